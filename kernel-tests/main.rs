@@ -1,0 +1,2 @@
+//! Tests that need root and a real kernel.
+fn main() {}

@@ -1,0 +1,30 @@
+//! fansync keeps remote copies of a directory tree equal to it, within milliseconds of each change.
+//!
+//! ```text
+//! kernel ─► source ─► ring ─► resolve ─► dirty ─► sync ─► rsync children
+//!             └── lost sight of a subtree ──┘        └─ one queue, back-off and standby pool per target
+//! ```
+//!
+//! How a change travels:
+//!
+//! 1. [`source`]: the *reader* thread moves bytes from the fanotify (or inotify) queue into buffers and hands them whole
+//!    through the [`ring`]. It parses nothing, so the kernel's queue stays short. A full ring pauses it; events then wait
+//!    in the kernel.
+//! 2. [`resolve`]: the *engine* thread decodes the records in place and turns each directory handle into a path with the
+//!    path tree; [`filter`] drops what is excluded.
+//! 3. [`dirty`]: one set per target says which paths to look at. An event never says what happened, only "look here": the
+//!    state is read from the disk when the batch leaves, so the queue is as long as the number of distinct dirty paths.
+//! 4. [`sync`]: batches leave through `rsync --files-from`, by preference through a process that already stands by
+//!    connected. A path leaves the dirty set only when rsync's outcome confirmed it.
+//!
+//! The promise: **every change is on the target, or on its way there, or its subtree is marked lost and will be scanned.**
+
+pub mod config;
+pub mod dirty;
+pub mod filter;
+pub mod path;
+pub mod resolve;
+pub mod ring;
+pub mod source;
+pub mod sync;
+pub mod sys;

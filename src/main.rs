@@ -1,0 +1,2 @@
+//! The `fansync` command.
+fn main() {}

@@ -1,0 +1,196 @@
+//! Paths below a watch root, as bytes.
+//!
+//! A file name on Linux is any byte string without `/` and NUL, so paths are bytes from the kernel's buffer to rsync's
+//! list and become text only for a human eye.
+
+use std::borrow::Borrow;
+use std::ffi::OsStr;
+use std::fmt;
+use std::ops::Deref;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// The longest path that is handed to rsync, in bytes. Linux `PATH_MAX` is 4,096; rsync 3.5.0 truncates beyond 4,095 and
+/// then looks the truncated name up (measured), so longer ones are refused before they are sent.
+pub const MAX_PATH_BYTES: usize = 4000;
+
+/// A path relative to the watch root: raw bytes, no leading, trailing or doubled `/`, no `.` or `..` component. The root
+/// itself is the empty path.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct RelPath(Vec<u8>);
+
+impl RelPath {
+    /// The watch root itself.
+    pub const fn root() -> RelPath {
+        RelPath(Vec::new())
+    }
+
+    /// Normalises `bytes` (doubled slashes, `.` components, leading and trailing slashes); `None` when a component is
+    /// `..` or a byte is NUL, which no path below a root holds.
+    pub fn new(bytes: &[u8]) -> Option<RelPath> {
+        let mut out = Vec::with_capacity(bytes.len());
+        for part in bytes.split(|&b| b == b'/') {
+            match part {
+                b"" | b"." => continue,
+                b".." => return None,
+                _ if part.contains(&0) => return None,
+                _ => {
+                    if !out.is_empty() {
+                        out.push(b'/');
+                    }
+                    out.extend_from_slice(part);
+                }
+            }
+        }
+        Some(RelPath(out))
+    }
+
+    /// Takes bytes that are known to be normal: built from a parent's path and a kernel's file name.
+    pub fn from_normal(bytes: impl Into<Vec<u8>>) -> RelPath {
+        let bytes = bytes.into();
+        debug_assert!(RelPath::new(&bytes).is_some_and(|p| p.0 == bytes), "not a normal path: {}", Shown(&bytes));
+        RelPath(bytes)
+    }
+
+    /// This path with `name` below it.
+    pub fn join(&self, name: &[u8]) -> RelPath {
+        let mut out = self.0.clone();
+        push(&mut out, name);
+        RelPath(out)
+    }
+
+    /// Whether this is the watch root.
+    pub fn is_root(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The raw bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// As a relative filesystem path (`.` for the root, so that it can be opened from the root's descriptor).
+    pub fn as_path(&self) -> &Path {
+        Path::new(OsStr::from_bytes(if self.0.is_empty() { b"." } else { &self.0 }))
+    }
+}
+
+impl Deref for RelPath {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Borrow<[u8]> for RelPath {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Display for RelPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Shown(&self.0).fmt(f)
+    }
+}
+
+impl fmt::Debug for RelPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", Shown(&self.0))
+    }
+}
+
+/// Appends `name` to `dir` with a `/` between, none after the root.
+pub fn push(dir: &mut Vec<u8>, name: &[u8]) {
+    if !dir.is_empty() {
+        dir.push(b'/');
+    }
+    dir.extend_from_slice(name);
+}
+
+/// The parent of a relative path; `None` for the root.
+pub fn parent(path: &[u8]) -> Option<&[u8]> {
+    if path.is_empty() {
+        return None;
+    }
+    Some(memchr::memrchr(b'/', path).map_or(&b""[..], |at| &path[..at]))
+}
+
+/// The last component; empty for the root.
+pub fn base(path: &[u8]) -> &[u8] {
+    memchr::memrchr(b'/', path).map_or(path, |at| &path[at + 1..])
+}
+
+/// Whether `path` is `above` or lies below it. Everything is below the root.
+pub fn is_at_or_below(path: &[u8], above: &[u8]) -> bool {
+    above.is_empty() || (path.starts_with(above) && (path.len() == above.len() || path[above.len()] == b'/'))
+}
+
+/// A path for a human eye: control bytes and invalid UTF-8 as `\xNN`, the root as `.`. Not meant to be parsed.
+pub struct Shown<'a>(pub &'a [u8]);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str(".");
+        }
+        for chunk in self.0.utf8_chunks() {
+            for c in chunk.valid().chars() {
+                match c {
+                    '\\' => f.write_str("\\\\")?,
+                    c if c.is_control() => {
+                        for b in c.encode_utf8(&mut [0; 4]).bytes() {
+                            write!(f, "\\x{b:02x}")?;
+                        }
+                    }
+                    c => write!(f, "{c}")?,
+                }
+            }
+            for b in chunk.invalid() {
+                write!(f, "\\x{b:02x}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn normal_form() {
+        for (given, want) in [
+            (&b"a/b"[..], Some(&b"a/b"[..])),
+            (b"/a//b/", Some(b"a/b")),
+            (b"./a/./b", Some(b"a/b")),
+            (b".", Some(b"")),
+            (b"a/../b", None),
+            (b"..", None),
+            (b"...", Some(b"...")),
+            (b"a\0b", None),
+            (b"\xff/ \n", Some(b"\xff/ \n")),
+        ] {
+            assert_eq!(RelPath::new(given).as_deref(), want, "{}", Shown(given));
+        }
+    }
+
+    #[test]
+    fn relations() {
+        assert_eq!(parent(b"a/b/c"), Some(&b"a/b"[..]));
+        assert_eq!(parent(b"a"), Some(&b""[..]));
+        assert_eq!(parent(b""), None);
+        assert_eq!(base(b"a/b"), b"b");
+        assert!(is_at_or_below(b"a/b", b"a"));
+        assert!(is_at_or_below(b"a", b"a"));
+        assert!(!is_at_or_below(b"ab", b"a"));
+        assert!(is_at_or_below(b"x", b""));
+    }
+
+    #[test]
+    fn shown_is_one_line_and_reversible_by_eye() {
+        assert_eq!(Shown(b"a\nb\xff\\").to_string(), "a\\x0ab\\xff\\\\");
+        assert_eq!(Shown(b"").to_string(), ".");
+        assert_eq!(Shown("é".as_bytes()).to_string(), "é");
+    }
+}

@@ -1,0 +1,1 @@
+//! The ring between reader and engine.
