@@ -1,1 +1,39 @@
-//! What is to be looked at, per target.
+//! What is to be looked at, per target: a set of distinct dirty paths, however many events made them dirty.
+//!
+//! An event only says "look here": the state of a path is read from the disk when its batch leaves. So merging is cheap and
+//! the queue is as long as the number of distinct dirty paths. Everything in this module is pure: no system calls, no
+//! threads, time is an argument.
+//!
+//! A path is in one of three places, and stays counted in its [`Epochs`] until the target confirmed it:
+//!
+//! * *pending* in the [`DirtySet`];
+//! * *in flight* in a [`Batch`]: nothing that touches it, above or below, leaves before that batch came back;
+//! * with the caller, who waits to try it again ([`Batch::entries`] that failed), and hands it back with
+//!   [`DirtySet::restore`] or [`DirtySet::take_again`].
+
+mod epochs;
+mod set;
+
+pub use epochs::{Epoch, Epochs};
+pub use set::{Batch, BatchId, DirtySet, Entry, Kind, Limits};
+
+/// What a source saw happen to a path. Sources of every kind speak this language.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// A file was closed after writing, or moved to this name: it is complete now.
+    Written,
+    /// The attributes of a file or directory changed.
+    Touched,
+    /// A non-directory appeared and is perhaps still being written.
+    Created,
+    /// A non-directory was deleted or moved away.
+    Gone,
+    /// A directory was made, and its children raise events of their own from the first moment (fanotify).
+    CreatedDir,
+    /// A directory was deleted or moved away: absorbs all that was pending below.
+    GoneDir,
+    /// One level of the directory must be compared, with deletes.
+    Contents,
+    /// Everything at and below the path must be compared, with deletes: a directory moved in, a subtree out of sight.
+    Subtree,
+}

@@ -1,0 +1,587 @@
+//! The merge rules as tables, and a simulation with an oracle: random histories on a model tree, events delivered late,
+//! several batches in flight, failures, and in the end the target's model must equal the source's.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const ALL: Limits = Limits { max_paths: usize::MAX, ignore_holds: false };
+
+fn set() -> DirtySet {
+    DirtySet::new(1_000_000)
+}
+
+/// Takes everything and shows it as `kind path` lines, sorted; `!` marks what was seen to go.
+fn drain(s: &mut DirtySet) -> Vec<String> {
+    let mut out = Vec::new();
+    for batch in [s.take_shallow(ALL), s.take_deep(ALL)].into_iter().flatten() {
+        for e in &batch.entries {
+            let kind = match e.kind {
+                Kind::Entry => "e",
+                Kind::Contents => "c",
+                Kind::Subtree => "s",
+            };
+            out.push(format!("{kind}{} {}", if e.gone { "!" } else { "" }, e.path));
+        }
+        assert_eq!(s.confirm(batch.id, batch.entries), vec![]);
+    }
+    out.sort();
+    out
+}
+
+#[test]
+fn merge_table() {
+    use Seen::*;
+    #[rustfmt::skip]
+    let table: &[(&str, &[(&str, Seen)], &[&str])] = &[
+        ("many events of one file are one path",       &[("a/f", Created), ("a/f", Written), ("a/f", Touched), ("a/f", Written)], &["e a/f"]),
+        ("a created file comes and goes",              &[("a/f", Created), ("a/f", Written), ("a/f", Gone)], &["e a"]),
+        ("an old file goes",                           &[("a/f", Written), ("a/f", Gone)], &["e! a/f"]),
+        ("a deleted file is made again",               &[("f", Gone), ("f", Created), ("f", Written)], &["e! f"]),
+        ("an editor's save",                           &[(".f~", Created), (".f~", Written), (".f~", Gone), ("f", Written)], &["e .", "e f"]),
+        ("a directory's deletion absorbs",             &[("d/a", Written), ("d/b/c", Gone), ("d", GoneDir)], &["e! d"]),
+        ("a new directory and its files",              &[("d", CreatedDir), ("d/f", Created), ("d/f", Written)], &["e d", "e d/f"]),
+        ("a new directory comes and goes with all",    &[("d", CreatedDir), ("d/f", Written), ("d", GoneDir)], &["e ."]),
+        ("a directory deleted and made again",         &[("d", GoneDir), ("d", CreatedDir), ("d/f", Written)], &["s d"]),
+        ("a directory made over dirty paths",          &[("d/f", Written), ("d", CreatedDir)], &["s d"]),
+        ("a directory made where a file was deleted",  &[("d", Gone), ("d", CreatedDir)], &["s d"]),
+        ("a directory moved in absorbs",               &[("d/f", Written), ("d", Subtree), ("d/g", Written)], &["s d"]),
+        ("a directory moved within",                   &[("a", GoneDir), ("b", Subtree)], &["e! a", "s b"]),
+        ("two directories swapped",                    &[("a", GoneDir), ("b", Subtree), ("b", GoneDir), ("a", Subtree)], &["s a", "s b"]),
+        ("contents absorb files",                      &[("d/f", Written), ("d/g", Touched), ("d", Contents), ("d/h", Written)], &["c d"]),
+        ("contents keep deeper paths",                 &[("d/e/f", Written), ("d", Contents)], &["c d", "e d/e/f"]),
+        ("contents keep what was a directory",         &[("d/e", GoneDir), ("d", Contents)], &["c d", "e! d/e"]),
+        ("a new directory below contents",             &[("d", Contents), ("d/e", CreatedDir)], &["c d", "e d/e"]),
+        ("the whole tree absorbs all",                 &[("a", Written), ("", Subtree), ("b/c", Written), ("d", GoneDir)], &["s ."]),
+        ("attributes of the root",                     &[("", Touched)], &["e ."]),
+        ("names that share a beginning are strangers", &[("ab", Written), ("a/b", Written), ("a", GoneDir)], &["e ab", "e! a"]),
+    ];
+    for (name, events, want) in table {
+        let mut s = set();
+        for (path, seen) in *events {
+            s.see(path.as_bytes(), *seen);
+        }
+        assert_eq!(drain(&mut s), *want, "{name}");
+        assert_eq!((s.pending(), s.epochs().total(), s.nodes.len() - s.free.len()), (0, 0, 1), "{name}: something is left");
+    }
+}
+
+#[test]
+fn nothing_leaves_above_below_or_beside_itself_in_flight() {
+    let mut s = set();
+    s.see(b"a/b/f", Seen::Written);
+    let first = s.take_shallow(ALL).unwrap();
+    for (path, seen) in [("a/b/f", Seen::Written), ("a", Seen::GoneDir), ("a/b/g", Seen::Written), ("x", Seen::Written)] {
+        s.see(path.as_bytes(), seen);
+    }
+    let second = s.take_shallow(ALL).unwrap();
+    assert_eq!(second.entries.iter().map(|e| e.path.to_string()).collect::<Vec<_>>(), ["x"], "a waits, and all below it with it");
+    s.confirm(first.id, first.entries);
+    s.confirm(second.id, second.entries);
+    assert_eq!(drain(&mut s), ["e a/b/g", "e! a"]);
+}
+
+#[test]
+fn a_directory_made_again_while_its_deletion_is_in_flight_is_compared_whole() {
+    let mut s = set();
+    s.see(b"d", Seen::GoneDir);
+    let batch = s.take_shallow(ALL).unwrap();
+    s.see(b"d", Seen::CreatedDir);
+    s.confirm(batch.id, batch.entries);
+    assert_eq!(drain(&mut s), ["s d"]);
+}
+
+#[test]
+fn what_a_deep_run_may_have_sent_is_not_fresh() {
+    let mut s = set();
+    s.see(b"d", Seen::Subtree);
+    let deep = s.take_deep(ALL).unwrap();
+    s.see(b"d/tmp", Seen::Created);
+    s.see(b"d/tmp", Seen::Gone);
+    s.confirm(deep.id, deep.entries);
+    assert_eq!(drain(&mut s), ["e! d/tmp"], "the deep run may have carried it to the target");
+}
+
+#[test]
+fn a_held_file_waits_for_its_closing_write_its_time_or_a_flush() {
+    let until = Duration::from_secs(1);
+    let held = |s: &mut DirtySet| {
+        s.see(b"f", Seen::Created);
+        let mut batch = s.take_shallow(ALL).unwrap();
+        assert!(batch.entries[0].held);
+        s.hold(batch.id, batch.entries.pop().unwrap(), until);
+        assert!(s.take_shallow(ALL).is_none());
+        assert_eq!((s.pending(), s.ready(false), s.next_hold()), (1, 0, Some(until)));
+    };
+    let mut s = set();
+    held(&mut s);
+    s.see(b"f", Seen::Touched);
+    assert!(s.take_shallow(ALL).is_none(), "attributes do not end the hold");
+    s.see(b"f", Seen::Written);
+    assert_eq!(drain(&mut s), ["e f"]);
+    held(&mut s);
+    s.tick(until);
+    assert_eq!(drain(&mut s), ["e f"]);
+    held(&mut s);
+    let batch = s.take_shallow(Limits { ignore_holds: true, ..ALL }).unwrap();
+    s.confirm(batch.id, batch.entries);
+    held(&mut s);
+    s.see(b"f", Seen::Gone);
+    assert_eq!(drain(&mut s), ["e ."], "it never left");
+}
+
+#[test]
+fn a_flush_waits_for_what_came_before_it_through_failures() {
+    let mut s = set();
+    s.tick(Duration::from_secs(1));
+    s.see(b"a", Seen::Written);
+    let flush = s.close_epoch();
+    s.see(b"b", Seen::Written);
+    let batch = s.take_shallow(ALL).unwrap();
+    s.park(batch.id, &batch.entries);
+    assert!(!s.epochs().clear_until(flush));
+    for e in batch.entries {
+        s.restore(e);
+    }
+    assert!(!s.epochs().clear_until(flush));
+    s.see(b"", Seen::Subtree);
+    assert!(!s.epochs().clear_until(flush), "absorbed paths pass their age on");
+    drain(&mut s);
+    assert!(s.epochs().clear_until(flush));
+}
+
+#[test]
+fn a_long_deep_run_lets_others_pass_and_they_are_sent_again() {
+    let mut s = set();
+    s.see(b"", Seen::Subtree);
+    let deep = s.take_deep(ALL).unwrap();
+    s.see(b"a/f", Seen::Written);
+    assert!(s.take_shallow(ALL).is_none());
+    s.soften(&deep);
+    let small = s.take_shallow(ALL).unwrap();
+    assert_eq!(small.entries[0].over, Some(deep.id));
+    let again = s.confirm(small.id, small.entries);
+    assert_eq!(again.len(), 1);
+    assert!(s.confirm(deep.id, deep.entries).is_empty());
+    for e in again {
+        s.restore(e);
+    }
+    assert_eq!(drain(&mut s), ["e a/f"]);
+    assert_eq!(s.epochs().total(), 0);
+}
+
+#[test]
+fn beyond_the_bound_directories_become_coarser_and_nothing_is_dropped() {
+    let mut s = DirtySet::new(100);
+    for d in 0..50 {
+        for f in 0..40 {
+            s.see(format!("top/d{d}/f{f}").as_bytes(), Seen::Written);
+            assert!(s.pending() <= 100);
+        }
+    }
+    assert!(s.coarsened() > 0);
+    let covered: Vec<Entry> = [s.take_shallow(ALL), s.take_deep(ALL)].into_iter().flatten().flat_map(|b| b.entries).collect();
+    for d in 0..50 {
+        for f in 0..40 {
+            let path = format!("top/d{d}/f{f}");
+            assert!(
+                covered.iter().any(|e| match e.kind {
+                    Kind::Entry => *e.path == *path.as_bytes(),
+                    Kind::Contents => path::parent(path.as_bytes()) == Some(&e.path),
+                    Kind::Subtree => path::is_at_or_below(path.as_bytes(), &e.path),
+                }),
+                "{path} was dropped"
+            );
+        }
+    }
+}
+
+// ----- the simulation -----
+
+#[derive(Clone, Debug, PartialEq)]
+enum Obj {
+    Dir,
+    File(u32),
+}
+
+type Tree = BTreeMap<String, Obj>;
+
+fn below<'a>(t: &'a Tree, dir: &str) -> Vec<(&'a String, &'a Obj)> {
+    t.iter().filter(|(p, _)| path::is_at_or_below(p.as_bytes(), dir.as_bytes()) && *p != dir).collect()
+}
+
+fn remove(t: &mut Tree, at: &str) {
+    t.retain(|p, _| !path::is_at_or_below(p.as_bytes(), at.as_bytes()));
+}
+
+fn put(t: &mut Tree, at: &str, obj: &Obj) {
+    for (i, _) in at.match_indices('/') {
+        if t.get(&at[..i]) != Some(&Obj::Dir) {
+            remove(t, &at[..i]);
+            t.insert(at[..i].into(), Obj::Dir);
+        }
+    }
+    match (t.get(at), obj) {
+        (Some(Obj::Dir), Obj::Dir) => {}
+        _ => {
+            remove(t, at);
+            t.insert(at.into(), obj.clone());
+        }
+    }
+}
+
+/// What one run read from the source for one entry; applied to the target later.
+enum Found {
+    Missing(String),
+    Same(String, Obj),
+    Level(String, Vec<(String, Obj)>),
+    All(String, Tree),
+}
+
+/// Reads the source as a run does: rule N, then the state of what is there.
+fn read(source: &Tree, e: &Entry) -> Found {
+    let p = String::from_utf8(e.path.to_vec()).unwrap();
+    if p.is_empty() {
+        return match e.kind {
+            Kind::Entry => Found::Same(p, Obj::Dir),
+            Kind::Contents => {
+                Found::Level(p, source.iter().filter(|(q, _)| !q.contains('/')).map(|(q, o)| (q.clone(), o.clone())).collect())
+            }
+            Kind::Subtree => Found::All(p, source.clone()),
+        };
+    }
+    let mut ends: Vec<usize> = p.match_indices('/').map(|(i, _)| i).collect();
+    ends.push(p.len());
+    for end in ends {
+        match source.get(&p[..end]) {
+            None => return Found::Missing(p[..end].into()),
+            Some(f @ Obj::File(_)) => return Found::Same(p[..end].into(), f.clone()),
+            Some(Obj::Dir) => {}
+        }
+    }
+    let prefix = format!("{p}/");
+    let whole = || below(source, &p).into_iter().map(|(q, o)| (q.clone(), o.clone())).collect();
+    match e.kind {
+        Kind::Entry if !e.gone => Found::Same(p, Obj::Dir),
+        Kind::Contents => {
+            let level = below(source, &p)
+                .into_iter()
+                .filter(|(q, _)| !q[prefix.len()..].contains('/'))
+                .map(|(q, o)| (q.clone(), o.clone()))
+                .collect();
+            Found::Level(p, level)
+        }
+        _ => Found::All(p.clone(), whole()),
+    }
+}
+
+fn apply(target: &mut Tree, found: Found) {
+    match found {
+        Found::Missing(p) => remove(target, &p),
+        Found::Same(p, o) if !p.is_empty() => put(target, &p, &o),
+        Found::Same(..) => {}
+        Found::Level(p, level) => {
+            if !p.is_empty() {
+                put(target, &p, &Obj::Dir);
+            }
+            let prefix = if p.is_empty() { String::new() } else { format!("{p}/") };
+            let extra: Vec<String> = target
+                .keys()
+                .filter(|q| q.starts_with(&prefix) && !q[prefix.len()..].contains('/') && !level.iter().any(|(l, _)| l == *q))
+                .cloned()
+                .collect();
+            for q in extra {
+                remove(target, &q);
+            }
+            for (q, o) in level {
+                put(target, &q, &o);
+            }
+        }
+        Found::All(p, tree) => {
+            if p.is_empty() {
+                target.clear();
+            } else {
+                put(target, &p, &Obj::Dir);
+                let own: Vec<String> = below(target, &p).into_iter().map(|(q, _)| q.clone()).collect();
+                for q in own {
+                    target.remove(&q);
+                }
+            }
+            target.extend(tree);
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Write(u8, bool),
+    Mkdir(u8),
+    Delete(u8),
+    Rename(u8, u8),
+    Lost(u8, bool),
+    Deliver(u8),
+    Dispatch { deep: bool, max: u8 },
+    Read(u8),
+    Land { which: u8, fails: u8 },
+    Soften,
+    Restore,
+}
+
+/// A small name space, so that histories collide: 3 names on 3 levels.
+fn name(n: u8) -> String {
+    let n = n % 39;
+    let c = |x: u8| char::from(b'a' + x % 3);
+    match n {
+        0..3 => c(n).to_string(),
+        3..12 => format!("{}/{}", c(n - 3), c((n - 3) / 3)),
+        _ => format!("{}/{}/{}", c(n - 12), c((n - 12) / 3), c((n - 12) / 9)),
+    }
+}
+
+struct Sim {
+    source: Tree,
+    target: Tree,
+    events: VecDeque<(String, Seen)>,
+    set: DirtySet,
+    flying: Vec<(Batch, bool, Option<Vec<Found>>)>,
+    parked: Vec<Entry>,
+    after: Vec<(BatchId, Entry)>,
+    version: u32,
+}
+
+impl Sim {
+    fn ev(&mut self, path: &str, seen: Seen) {
+        self.events.push_back((path.into(), seen));
+    }
+
+    fn parent_is_dir(&self, p: &str) -> bool {
+        p.rfind('/').is_none_or(|i| self.source.get(&p[..i]) == Some(&Obj::Dir))
+    }
+
+    fn delete(&mut self, p: &str) {
+        match self.source.get(p) {
+            Some(Obj::File(_)) => {
+                self.source.remove(p);
+                self.ev(p, Seen::Gone);
+            }
+            Some(Obj::Dir) => {
+                let inner: Vec<(String, Obj)> = below(&self.source, p).into_iter().map(|(q, o)| (q.clone(), o.clone())).collect();
+                for (q, o) in inner.into_iter().rev() {
+                    self.source.remove(&q);
+                    self.ev(&q, if o == Obj::Dir { Seen::GoneDir } else { Seen::Gone });
+                }
+                self.source.remove(p);
+                self.ev(p, Seen::GoneDir);
+            }
+            None => {}
+        }
+    }
+
+    fn step(&mut self, step: &Step) {
+        match step {
+            Step::Write(n, closed) => {
+                let p = name(*n);
+                if self.parent_is_dir(&p) && self.source.get(&p) != Some(&Obj::Dir) {
+                    self.version += 1;
+                    if self.source.insert(p.clone(), Obj::File(self.version)).is_none() {
+                        self.ev(&p, Seen::Created);
+                    }
+                    // A file that is still open is closed at the end of the history.
+                    if *closed {
+                        self.ev(&p, Seen::Written);
+                    }
+                }
+            }
+            Step::Mkdir(n) => {
+                let p = name(*n);
+                if self.parent_is_dir(&p) && !self.source.contains_key(&p) {
+                    self.source.insert(p.clone(), Obj::Dir);
+                    self.ev(&p, Seen::CreatedDir);
+                }
+            }
+            Step::Delete(n) => self.delete(&name(*n)),
+            Step::Rename(a, b) => {
+                let (a, b) = (name(*a), name(*b));
+                let Some(obj) = self.source.get(&a).cloned() else { return };
+                if !self.parent_is_dir(&b)
+                    || path::is_at_or_below(b.as_bytes(), a.as_bytes())
+                    || path::is_at_or_below(a.as_bytes(), b.as_bytes())
+                {
+                    return;
+                }
+                match (&obj, self.source.get(&b)) {
+                    (_, None) | (Obj::File(_), Some(Obj::File(_))) => {}
+                    (Obj::Dir, Some(Obj::Dir)) if below(&self.source, &b).is_empty() => {}
+                    _ => return,
+                }
+                let moved: Tree =
+                    below(&self.source, &a).into_iter().map(|(q, o)| (format!("{b}{}", &q[a.len()..]), o.clone())).collect();
+                remove(&mut self.source, &a);
+                remove(&mut self.source, &b);
+                self.source.insert(b.clone(), obj.clone());
+                self.source.extend(moved);
+                let dir = obj == Obj::Dir;
+                self.ev(&a, if dir { Seen::GoneDir } else { Seen::Gone });
+                self.ev(&b, if dir { Seen::Subtree } else { Seen::Written });
+            }
+            Step::Lost(n, deep) => {
+                // Out of sight: everything queued below is lost, and the subtree is marked.
+                let p = if n % 4 == 0 { String::new() } else { name(*n) };
+                let seen = if *deep { Seen::Subtree } else { Seen::Contents };
+                if *deep {
+                    self.events.retain(|(q, _)| !path::is_at_or_below(q.as_bytes(), p.as_bytes()) || *q == p);
+                }
+                self.ev(&p, seen);
+            }
+            Step::Deliver(n) => {
+                for _ in 0..*n {
+                    if let Some((p, seen)) = self.events.pop_front() {
+                        self.set.see(p.as_bytes(), seen);
+                    }
+                }
+            }
+            Step::Dispatch { deep, max } => {
+                let limits = Limits { max_paths: 1 + *max as usize, ignore_holds: false };
+                let batch = if *deep { self.set.take_deep(limits) } else { self.set.take_shallow(limits) };
+                self.flying.extend(batch.map(|b| (b, *deep, None)));
+            }
+            Step::Read(n) => {
+                if let Some(i) = self.pick(*n) {
+                    let source = &self.source;
+                    let (batch, _, found) = &mut self.flying[i];
+                    if found.is_none() {
+                        *found = Some(batch.entries.iter().map(|e| read(source, e)).collect());
+                    }
+                }
+            }
+            Step::Land { which, fails } => {
+                let Some(i) = self.pick(*which) else { return };
+                let (batch, _, found) = self.flying.swap_remove(i);
+                let Some(found) = found else {
+                    self.set.park(batch.id, &batch.entries);
+                    self.parked.extend(batch.entries);
+                    return;
+                };
+                let n = found.len();
+                let keep = if *fails % 4 == 0 { *fails as usize % (n + 1) } else { n };
+                for f in found.into_iter().take(keep) {
+                    apply(&mut self.target, f);
+                }
+                let id = batch.id;
+                if keep == n {
+                    let again = self.set.confirm(batch.id, batch.entries);
+                    for e in again {
+                        self.park_after(e);
+                    }
+                } else {
+                    self.set.park(batch.id, &batch.entries);
+                    self.parked.extend(batch.entries);
+                }
+                let (now, later): (Vec<_>, Vec<_>) =
+                    std::mem::take(&mut self.after).into_iter().partition(|(over, _)| *over == id);
+                self.after = later;
+                for (_, e) in now {
+                    self.set.restore(e);
+                }
+            }
+            Step::Soften => {
+                if let Some((b, ..)) = self.flying.iter().find(|(_, deep, _)| *deep) {
+                    self.set.soften(b);
+                }
+            }
+            Step::Restore => {
+                let parked = std::mem::take(&mut self.parked);
+                if self.version % 2 == 0 {
+                    self.flying.extend(self.set.take_again(parked, 1).map(|b| (b, false, None)));
+                } else {
+                    parked.into_iter().for_each(|e| self.set.restore(e));
+                }
+            }
+        }
+    }
+
+    fn park_after(&mut self, e: Entry) {
+        let over = e.over.unwrap();
+        if self.flying.iter().any(|(b, ..)| b.id == over) {
+            self.after.push((over, e));
+        } else {
+            self.set.restore(e);
+        }
+    }
+
+    fn pick(&self, n: u8) -> Option<usize> {
+        (!self.flying.is_empty()).then(|| n as usize % self.flying.len())
+    }
+
+    fn finish(&mut self) {
+        let open: Vec<String> = self.source.iter().filter(|(_, o)| **o != Obj::Dir).map(|(p, _)| p.clone()).collect();
+        for p in open {
+            self.ev(&p, Seen::Written);
+        }
+        for _ in 0..200 {
+            self.step(&Step::Deliver(255));
+            self.step(&Step::Restore);
+            self.step(&Step::Dispatch { deep: false, max: 255 });
+            self.step(&Step::Dispatch { deep: true, max: 255 });
+            for n in 0..8 {
+                self.step(&Step::Read(n));
+            }
+            while !self.flying.is_empty() {
+                self.step(&Step::Read(0));
+                self.step(&Step::Land { which: 0, fails: 1 });
+            }
+            if self.events.is_empty() && self.set.epochs().total() == 0 {
+                return;
+            }
+        }
+        panic!("never in sync: {} pending, {} unconfirmed", self.set.pending(), self.set.epochs().total());
+    }
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let n = any::<u8>;
+    proptest::collection::vec(
+        prop_oneof![
+            6 => (n(), any::<bool>()).prop_map(|(a, c)| Step::Write(a, c)),
+            5 => n().prop_map(Step::Mkdir),
+            4 => n().prop_map(Step::Delete),
+            4 => (n(), n()).prop_map(|(a, b)| Step::Rename(a, b)),
+            1 => (n(), any::<bool>()).prop_map(|(a, d)| Step::Lost(a, d)),
+            6 => (0..6u8).prop_map(Step::Deliver),
+            5 => (any::<bool>(), 0..6u8).prop_map(|(deep, max)| Step::Dispatch { deep, max }),
+            5 => n().prop_map(Step::Read),
+            5 => (n(), n()).prop_map(|(which, fails)| Step::Land { which, fails }),
+            1 => Just(Step::Soften),
+            2 => Just(Step::Restore),
+        ],
+        1..120,
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3000, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+    #[test]
+    fn any_history_ends_equal(steps in steps(), bound in prop_oneof![Just(1_000_000usize), 2..12usize]) {
+        let mut sim = Sim {
+            source: Tree::new(),
+            target: Tree::new(),
+            events: VecDeque::new(),
+            set: DirtySet::new(bound),
+            flying: Vec::new(),
+            parked: Vec::new(),
+            after: Vec::new(),
+            version: 0,
+        };
+        for step in &steps {
+            sim.step(step);
+        }
+        sim.finish();
+        prop_assert_eq!(&sim.source, &sim.target);
+        prop_assert_eq!(sim.set.pending(), 0);
+        prop_assert_eq!(sim.set.nodes.len() - sim.set.free.len(), 1, "the tree is not empty");
+        prop_assert_eq!(sim.set.waiting, 0);
+    }
+}
