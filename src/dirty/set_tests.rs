@@ -562,7 +562,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1500, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
     #[test]
     fn any_history_ends_equal(steps in steps(), bound in prop_oneof![Just(1_000_000usize), 2..12usize]) {
         let mut sim = Sim {
