@@ -1,1 +1,3 @@
 //! Where changes come from.
+
+pub mod fan_decode;

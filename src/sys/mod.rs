@@ -2,3 +2,7 @@
 //!
 //! Functions take borrowed descriptors and slices and return owned descriptors and `io::Result`; nothing here knows of the
 //! pipeline.
+
+pub mod event;
+pub mod fanotify;
+pub mod handle;
