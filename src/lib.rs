@@ -22,6 +22,7 @@
 pub mod config;
 pub mod dirty;
 pub mod filter;
+pub mod lost;
 pub mod path;
 pub mod resolve;
 pub mod ring;

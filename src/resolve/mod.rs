@@ -1,1 +1,3 @@
 //! Handles to paths.
+
+pub mod tree;

@@ -1,0 +1,61 @@
+//! Loss of sight, as one value on one road.
+//!
+//! Whatever makes the daemon miss events becomes `Lost { subtree, cause }`: the subtree is compared whole, counted by cause,
+//! and said once. Nothing else reports missed events, so nothing is missed silently.
+
+use std::fmt;
+
+use crate::path::RelPath;
+
+/// Why the daemon does not know what happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Cause {
+    /// The kernel's queue was full: `fs.fanotify.max_queued_events` or `fs.inotify.max_queued_events`.
+    QueueOverflow,
+    /// A buffer held bytes that no kernel writes.
+    CorruptRecord,
+    /// The kernel named an object by a handle that could not be turned into a path.
+    UnresolvableHandle,
+    /// A directory could not be watched: inotify's limit of watches, or an error.
+    Unwatched,
+    /// A filesystem was mounted or unmounted below the root.
+    MountChanged,
+    /// Reading events failed.
+    ReaderFailed,
+}
+
+impl Cause {
+    /// The name used in logs, status and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Cause::QueueOverflow => "queue_overflow",
+            Cause::CorruptRecord => "corrupt_record",
+            Cause::UnresolvableHandle => "unresolvable_handle",
+            Cause::Unwatched => "unwatched",
+            Cause::MountChanged => "mount_changed",
+            Cause::ReaderFailed => "reader_failed",
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A subtree of which something was missed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// The smallest subtree that holds everything missed.
+    pub subtree: RelPath,
+    /// Why.
+    pub cause: Cause,
+}
+
+impl Lost {
+    /// The whole tree.
+    pub fn all(cause: Cause) -> Lost {
+        Lost { subtree: RelPath::root(), cause }
+    }
+}

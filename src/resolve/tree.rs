@@ -1,0 +1,350 @@
+//! The path tree: directory handle → node, node → path.
+//!
+//! A node is {parent, name, handle}; a directory's rename re-hangs one node and every handle below stays valid. Only
+//! directories that raised events have nodes (and their ancestors). The memory is bounded: beyond `max_dirs`, nodes that no
+//! event used since the last sweep are forgotten; a forgotten handle is looked up again at its next event.
+//!
+//! *Detached* nodes have lost their way up (the directory was deleted, or moved out): a path through one is no path, and its
+//! handle is looked up again.
+
+use std::hash::{Hash, Hasher};
+
+use hashbrown::HashTable;
+use rustc_hash::FxHasher;
+
+use crate::path;
+
+/// A directory in the tree. Valid until the directory is forgotten; look it up again by handle, do not keep it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeId(u32);
+
+/// The key of a directory: filesystem id, handle type, handle bytes.
+pub type Key<'a> = (u64, i32, &'a [u8]);
+
+/// What is known of a handle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// A directory inside the root.
+    Inside(NodeId),
+    /// A directory outside of it, or hidden below a mount.
+    Foreign,
+    /// Nothing, or nothing that still holds.
+    Nothing,
+}
+
+const NONE: u32 = u32::MAX;
+const ROOT: u32 = 0;
+
+struct Node {
+    parent: u32,
+    name: Box<[u8]>,
+    handle: Option<Handle>,
+    /// Whether the filter excludes this directory, and in which generation that was found.
+    verdict: (u32, bool),
+    used: bool,
+    live: bool,
+}
+
+struct Handle {
+    fs: u64,
+    kind: i32,
+    bytes: Box<[u8]>,
+}
+
+impl Handle {
+    fn key(&self) -> Key<'_> {
+        (self.fs, self.kind, &self.bytes)
+    }
+}
+
+/// See the module's text.
+pub struct Tree {
+    nodes: Vec<Node>,
+    free: Vec<u32>,
+    by_name: HashTable<u32>,
+    by_handle: HashTable<u32>,
+    foreign: HashTable<Handle>,
+    generation: u32,
+    max_dirs: usize,
+}
+
+fn hash(of: impl Hash) -> u64 {
+    let mut h = FxHasher::default();
+    of.hash(&mut h);
+    h.finish()
+}
+
+impl Tree {
+    /// A tree that holds the root. `max_dirs`: nodes kept, and foreign directories remembered, each.
+    pub fn new(max_dirs: usize) -> Tree {
+        let root = Node { parent: NONE, name: Box::default(), handle: None, verdict: (0, false), used: true, live: true };
+        Tree {
+            nodes: vec![root],
+            free: Vec::new(),
+            by_name: HashTable::new(),
+            by_handle: HashTable::new(),
+            foreign: HashTable::new(),
+            generation: 1,
+            max_dirs: max_dirs.max(16),
+        }
+    }
+
+    /// The watch root.
+    pub fn root(&self) -> NodeId {
+        NodeId(ROOT)
+    }
+
+    /// Directories known, inside and foreign.
+    pub fn sizes(&self) -> (usize, usize) {
+        (self.nodes.len() - self.free.len(), self.foreign.len())
+    }
+
+    /// Looks a handle up: one or two hash look-ups.
+    pub fn get(&mut self, key: Key<'_>) -> Known {
+        let nodes = &self.nodes;
+        let h = hash(key);
+        if let Some(&at) = self.by_handle.find(h, |&at| nodes[at as usize].handle.as_ref().is_some_and(|k| k.key() == key)) {
+            self.nodes[at as usize].used = true;
+            return Known::Inside(NodeId(at));
+        }
+        match self.foreign.find(h, |k| k.key() == key) {
+            Some(_) => Known::Foreign,
+            None => Known::Nothing,
+        }
+    }
+
+    /// Writes the path of `node` into `out` (cleared first). `false` when the node is detached.
+    pub fn path(&self, node: NodeId, out: &mut Vec<u8>) -> bool {
+        out.clear();
+        let mut bytes = 0;
+        let mut at = node.0;
+        while at != ROOT {
+            let n = &self.nodes[at as usize];
+            bytes += n.name.len() + 1;
+            at = n.parent;
+            if at == NONE {
+                return false;
+            }
+        }
+        if bytes == 0 {
+            return true;
+        }
+        out.resize(bytes - 1, b'/');
+        let mut end = bytes - 1;
+        let mut at = node.0;
+        while at != ROOT {
+            let n = &self.nodes[at as usize];
+            out[end - n.name.len()..end].copy_from_slice(&n.name);
+            end = end.saturating_sub(n.name.len() + 1);
+            at = n.parent;
+        }
+        true
+    }
+
+    /// The child of `parent` called `name`, if it has a node.
+    pub fn child(&self, parent: NodeId, name: &[u8]) -> Option<NodeId> {
+        let nodes = &self.nodes;
+        self.by_name
+            .find(hash((parent.0, name)), |&at| {
+                let n = &nodes[at as usize];
+                n.parent == parent.0 && *n.name == *name
+            })
+            .map(|&at| NodeId(at))
+    }
+
+    /// The node at `path`, made with its ancestors if need be.
+    pub fn ensure(&mut self, path: &[u8]) -> NodeId {
+        let mut at = self.root();
+        for name in path.split(|&b| b == b'/').filter(|n| !n.is_empty()) {
+            at = match self.child(at, name) {
+                Some(child) => child,
+                None => self.add(at, name),
+            };
+            self.nodes[at.0 as usize].used = true;
+        }
+        at
+    }
+
+    fn add(&mut self, parent: NodeId, name: &[u8]) -> NodeId {
+        let node = Node { parent: parent.0, name: name.into(), handle: None, verdict: (0, false), used: true, live: true };
+        let at = match self.free.pop() {
+            Some(at) => {
+                self.nodes[at as usize] = node;
+                at
+            }
+            None => {
+                self.nodes.push(node);
+                (self.nodes.len() - 1) as u32
+            }
+        };
+        self.index_name(at);
+        NodeId(at)
+    }
+
+    fn index_name(&mut self, at: u32) {
+        let nodes = &self.nodes;
+        let of = |at: u32| hash((nodes[at as usize].parent, &*nodes[at as usize].name));
+        self.by_name.insert_unique(of(at), at, |&at| of(at));
+    }
+
+    fn unindex_name(&mut self, at: u32) {
+        let n = &self.nodes[at as usize];
+        if let Ok(slot) = self.by_name.find_entry(hash((n.parent, &*n.name)), |&x| x == at) {
+            slot.remove();
+        }
+    }
+
+    /// Hangs a handle on `node`; taken off the node that had it before.
+    pub fn bind(&mut self, node: NodeId, key: Key<'_>) {
+        self.unbind(key);
+        self.drop_handle(node.0);
+        self.nodes[node.0 as usize].handle = Some(Handle { fs: key.0, kind: key.1, bytes: key.2.into() });
+        let nodes = &self.nodes;
+        self.by_handle.insert_unique(hash(key), node.0, |&at| {
+            hash(nodes[at as usize].handle.as_ref().expect("indexed nodes have a handle").key())
+        });
+    }
+
+    fn unbind(&mut self, key: Key<'_>) {
+        let nodes = &self.nodes;
+        let same = |&at: &u32| nodes[at as usize].handle.as_ref().is_some_and(|k| k.key() == key);
+        if let Ok(slot) = self.by_handle.find_entry(hash(key), same) {
+            let (at, _) = slot.remove();
+            self.nodes[at as usize].handle = None;
+        }
+        if let Ok(slot) = self.foreign.find_entry(hash(key), |k| k.key() == key) {
+            slot.remove();
+        }
+    }
+
+    fn drop_handle(&mut self, at: u32) {
+        if let Some(old) = self.nodes[at as usize].handle.take()
+            && let Ok(slot) = self.by_handle.find_entry(hash(old.key()), |&x| x == at)
+        {
+            slot.remove();
+        }
+    }
+
+    /// Remembers that a handle is outside the root.
+    pub fn set_foreign(&mut self, key: Key<'_>) {
+        self.unbind(key);
+        if self.foreign.len() >= self.max_dirs {
+            self.foreign.clear();
+        }
+        let handle = Handle { fs: key.0, kind: key.1, bytes: key.2.into() };
+        self.foreign.insert_unique(hash(key), handle, |k| hash(k.key()));
+    }
+
+    /// Forgets all foreign directories: one of them, with all below it, may have come inside.
+    pub fn forget_foreign(&mut self) {
+        self.foreign.clear();
+    }
+
+    /// Takes a directory and all below it off the tree: O(1). Handles below are looked up again when they raise events.
+    pub fn detach(&mut self, node: NodeId) {
+        if node.0 == ROOT || self.nodes[node.0 as usize].parent == NONE {
+            return;
+        }
+        self.unindex_name(node.0);
+        self.nodes[node.0 as usize].parent = NONE;
+    }
+
+    /// Moves a directory, with all below it, to (`parent`, `name`): O(1). What had that place is detached.
+    pub fn rename(&mut self, node: NodeId, parent: NodeId, name: &[u8]) {
+        if node.0 == ROOT {
+            return;
+        }
+        match self.child(parent, name) {
+            Some(there) if there == node => return,
+            Some(there) => self.detach(there),
+            None => {}
+        }
+        // A stale parent that lies below the node itself would close a circle: then nothing is known of either.
+        let mut at = parent.0;
+        while at != NONE {
+            if at == node.0 {
+                return self.detach(node);
+            }
+            at = self.nodes[at as usize].parent;
+        }
+        self.detach(node);
+        let n = &mut self.nodes[node.0 as usize];
+        n.parent = parent.0;
+        n.name = name.into();
+        self.index_name(node.0);
+        self.new_verdicts();
+    }
+
+    /// Forgets which directories the filter excludes: its rules, or a path, changed.
+    pub fn new_verdicts(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
+    }
+
+    /// Whether the filter excludes `node`, if that is known.
+    pub fn verdict(&self, node: NodeId) -> Option<bool> {
+        let (generation, excluded) = self.nodes[node.0 as usize].verdict;
+        (generation == self.generation).then_some(excluded)
+    }
+
+    /// Remembers whether the filter excludes `node`.
+    pub fn set_verdict(&mut self, node: NodeId, excluded: bool) {
+        self.nodes[node.0 as usize].verdict = (self.generation, excluded);
+    }
+
+    /// Keeps the memory within its bound; to be called between buffers, when nobody holds a [`NodeId`]. Over the bound, it
+    /// forgets what no event used since the last sweep, and everything detached. When nearly all is in use, all is forgotten
+    /// but the root: it comes back by look-ups.
+    pub fn sweep(&mut self) {
+        if self.nodes.len() - self.free.len() <= self.max_dirs {
+            return;
+        }
+        let mut keep = vec![false; self.nodes.len()];
+        keep[ROOT as usize] = true;
+        let attached = |nodes: &[Node], mut at: u32| {
+            while at != ROOT {
+                at = nodes[at as usize].parent;
+                if at == NONE {
+                    return false;
+                }
+            }
+            true
+        };
+        for at in 1..self.nodes.len() as u32 {
+            let n = &self.nodes[at as usize];
+            if n.live && n.used && n.handle.is_some() && attached(&self.nodes, at) {
+                let mut up = at;
+                while !keep[up as usize] {
+                    keep[up as usize] = true;
+                    up = self.nodes[up as usize].parent;
+                }
+            }
+        }
+        let kept = keep.iter().filter(|&&k| k).count();
+        if kept > self.max_dirs / 4 * 3 {
+            keep.fill(false);
+            keep[ROOT as usize] = true;
+        }
+        for at in 1..self.nodes.len() as u32 {
+            self.nodes[at as usize].used = false;
+            if self.nodes[at as usize].live && !keep[at as usize] {
+                self.drop_handle(at);
+                if self.nodes[at as usize].parent != NONE {
+                    self.unindex_name(at);
+                }
+                let n = &mut self.nodes[at as usize];
+                (n.parent, n.live, n.name) = (NONE, false, Box::default());
+                self.free.push(at);
+            }
+        }
+    }
+}
+
+/// The path of an entry: `dir` (as bytes of a path) with `name` appended in place.
+pub fn entry_path<'a>(dir: &'a mut Vec<u8>, name: &[u8]) -> &'a [u8] {
+    path::push(dir, name);
+    dir
+}
+
+#[cfg(test)]
+#[path = "tree_tests.rs"]
+mod tests;
