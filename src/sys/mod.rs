@@ -2,3 +2,5 @@
 //!
 //! Functions take borrowed descriptors and slices and return owned descriptors and `io::Result`; nothing here knows of the
 //! pipeline.
+
+pub mod memfd;
