@@ -1,1 +1,17 @@
 //! Batches through rsync.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`location`] | where a target is |
+//! | [`argv`] | the command lines of every pass, and the environment they run in |
+//! | [`filelist`] | the list of paths as rsync reads it |
+//! | [`normal`] | the last look at the disk before a list leaves: what is listed, and in which state it is |
+//! | [`output`] | rsync's output, read line by line in bounded memory |
+//! | [`outcome`] | exit code and output, judged by what to do next |
+//! | [`run`] | one rsync, from its start to its outcome |
+//! | [`probe`] | what the local rsync can do, and whether a target is usable |
+
+pub mod argv;
+pub mod filelist;
+pub mod location;
+pub mod probe;

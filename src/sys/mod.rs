@@ -6,3 +6,4 @@
 pub mod event;
 pub mod fanotify;
 pub mod handle;
+pub mod memfd;
