@@ -1,3 +1,471 @@
-//! Handles to paths.
+//! fanotify events to dirty paths: each directory handle becomes a path below the watch root, and the mask becomes what
+//! the dirty set wants to know.
+//!
+//! Promises: an event inside the root is never credited to a wrong path for good, and never dropped without a [`Lost`].
+//! A path may be *newer* than its event (the look-up sees the present); the renames that lie between are still in the
+//! queue and are replayed by handle, so the tree ends right.
+//!
+//! How: the path tree ([`tree`]) knows the directories; an unknown handle costs one `open_by_handle_at` and one readlink,
+//! and is hung on the node that its path leads to, after that path was checked to lead back to the same inode. (It does not
+//! for a directory hidden below a mount, nor for one that a bind mount shows under a path like ours.) Handles outside the
+//! root are remembered as foreign and cost one hash look-up from then on.
+//!
+//! Gives up: a directory that is visible at two paths below the root (a bind mount) is followed at one of them.
 
 pub mod tree;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{AtFlags, OFlag, open};
+use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
+
+use crate::dirty::Seen;
+use crate::filter::Filter;
+use crate::lost::{Cause, Lost};
+use crate::path::{self, RelPath};
+use crate::source::fan_decode::{FanEvent, Fid, Place};
+use crate::sys::handle::{FsId, fd_path, fs_id, open_by_handle};
+use tree::{Known, NodeId, Tree};
+
+/// The watched directory, held open: the anchor of every look-up, and the proof that it is still the same one.
+#[derive(Debug)]
+pub struct Root {
+    path: PathBuf,
+    fd: OwnedFd,
+    dev: u64,
+    ino: u64,
+}
+
+impl Root {
+    /// Opens `source`, which must be a directory. The path is made canonical.
+    ///
+    /// # Errors
+    /// Those of realpath(3) and open(2); `ENOTDIR`.
+    pub fn open(source: &Path) -> io::Result<Root> {
+        let path = source.canonicalize()?;
+        let fd = open(&path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+        let stat = fstat(&fd)?;
+        Ok(Root { path, fd, dev: stat.st_dev, ino: stat.st_ino })
+    }
+
+    /// Canonical and absolute.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Device of the root, `st_dev`.
+    pub fn dev(&self) -> u64 {
+        self.dev
+    }
+
+    /// Whether the path still leads to the directory that was opened. What else it leads to is told in words.
+    pub fn check(&self) -> Result<(), String> {
+        match nix::sys::stat::lstat(&self.path) {
+            Err(e) => Err(format!("the source {} cannot be looked at: {}", self.path.display(), e.desc())),
+            Ok(s) if s.st_dev == self.dev && s.st_ino == self.ino => Ok(()),
+            Ok(s) if s.st_dev != self.dev => Err(format!(
+                "the source {} lies on another filesystem than at the start (unmounted, or something mounted over it)",
+                self.path.display()
+            )),
+            Ok(_) => Err(format!("the source {} is not the directory it was at the start (replaced)", self.path.display())),
+        }
+    }
+
+    /// The part of an absolute path below the root; empty for the root itself, `None` for a path outside.
+    fn strip<'p>(&self, absolute: &'p [u8]) -> Option<&'p [u8]> {
+        let root = self.path.as_os_str().as_bytes();
+        let root = if root == b"/" { b"" } else { root };
+        let rest = absolute.strip_prefix(root)?;
+        match rest {
+            b"" => Some(rest),
+            _ => rest.strip_prefix(b"/"),
+        }
+    }
+}
+
+impl AsFd for Root {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// A filesystem that has a mark.
+struct Marked {
+    fs: FsId,
+    /// Any descriptor on the mount: handles are opened, and paths read, through it.
+    fd: OwnedFd,
+}
+
+/// Counters; never reset.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stats {
+    /// Events decoded.
+    pub events: u64,
+    /// Events outside the root, or excluded.
+    pub foreign: u64,
+    /// Handles that had to be opened.
+    pub opened: u64,
+    /// Events of directories that were gone by the time their handle was opened.
+    pub gone: u64,
+    /// Info records of unknown type.
+    pub unknown_records: u64,
+}
+
+/// Turns fanotify events into dirty paths.
+pub struct Resolver {
+    marked: Vec<Marked>,
+    tree: Tree,
+    stats: Stats,
+    dir: Vec<u8>,
+    fd_errors_said: bool,
+}
+
+enum Dir {
+    Inside(NodeId),
+    Outside,
+}
+
+/// What an event led to: paths are told as they are found, losses are returned.
+type Outcome = Result<(), Lost>;
+
+impl Resolver {
+    /// `max_dirs`: directories remembered inside, and outside, the root.
+    pub fn new(max_dirs: usize) -> Resolver {
+        Resolver {
+            marked: Vec::new(),
+            tree: Tree::new(max_dirs),
+            stats: Stats::default(),
+            dir: Vec::new(),
+            fd_errors_said: false,
+        }
+    }
+
+    /// Takes a filesystem in, by a descriptor on its mount that is open for reading (`open_by_handle_at` refuses `O_PATH`
+    /// there: EBADF, measured on 6.18). Foreign memories end: what was hidden may be visible now.
+    ///
+    /// # Errors
+    /// Those of fstatfs(2).
+    pub fn add_mount(&mut self, fd: OwnedFd) -> io::Result<FsId> {
+        let fs = fs_id(fd.as_fd())?;
+        self.marked.push(Marked { fs, fd });
+        self.tree.forget_foreign();
+        Ok(fs)
+    }
+
+    /// Drops every mount whose filesystem is not in `keep`, and what is known of paths: mounts changed below the root.
+    pub fn remount(&mut self) {
+        self.marked.clear();
+        self.tree = Tree::new(self.tree.max_dirs());
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// Directories known inside and outside the root.
+    pub fn known(&self) -> (usize, usize) {
+        self.tree.sizes()
+    }
+
+    /// To be called between buffers; keeps the memory within its bound.
+    pub fn maintain(&mut self) {
+        self.tree.sweep();
+    }
+
+    /// Tells `out` the paths that `event` makes dirty.
+    ///
+    /// # Errors
+    /// [`Lost`] when the event cannot be credited to a path; `out` may have been told some already.
+    pub fn event(&mut self, root: &Root, filter: &Filter, event: &FanEvent<'_>, out: &mut dyn FnMut(&[u8], Seen)) -> Outcome {
+        self.stats.events += 1;
+        self.stats.unknown_records += u64::from(event.skipped);
+        let mask = event.mask;
+        if mask & libc::FAN_Q_OVERFLOW != 0 {
+            return Err(Lost::all(Cause::QueueOverflow));
+        }
+        let is_dir = mask & libc::FAN_ONDIR != 0;
+        if mask & libc::FAN_RENAME != 0 {
+            return self.renamed(root, filter, event, is_dir, out);
+        }
+        let Some(Place { fid, name }) = event.dir else { return self.nameless(root, filter, event, out) };
+        let Dir::Inside(dir) = self.resolve(root, &fid)? else {
+            self.stats.foreign += 1;
+            // One of a pair without FAN_RENAME: what leaves a foreign directory may arrive inside.
+            return Ok(());
+        };
+        if name.is_empty() || name == b"." {
+            return self.tell(filter, dir, b"", true, &[Seen::Touched], out);
+        }
+        let appears = mask & (libc::FAN_CREATE | libc::FAN_MOVED_TO) != 0;
+        let goes = mask & (libc::FAN_DELETE | libc::FAN_MOVED_FROM) != 0;
+        if is_dir {
+            if goes && let Some(child) = self.tree.child(dir, name) {
+                self.tree.detach(child);
+            }
+            if mask & libc::FAN_MOVED_TO != 0 {
+                if let Some(old) = self.tree.child(dir, name) {
+                    self.tree.detach(old);
+                }
+                self.tree.forget_foreign();
+            }
+            let seen: &[Seen] = match (appears, goes) {
+                (true, false) if mask & libc::FAN_MOVED_TO == 0 => &[Seen::CreatedDir],
+                (true, _) => &[Seen::Subtree],
+                (false, true) => &[Seen::GoneDir],
+                (false, false) => &[Seen::Touched],
+            };
+            return self.tell(filter, dir, name, true, seen, out);
+        }
+        let written = mask & (libc::FAN_CLOSE_WRITE | libc::FAN_MOVED_TO) != 0;
+        let seen: &[Seen] = match (mask & libc::FAN_CREATE != 0, goes) {
+            (true, false) if written => &[Seen::Created, Seen::Written],
+            (true, false) => &[Seen::Created],
+            // Merged by the kernel, in an order that is lost: look, without any assumption.
+            (true, true) => &[Seen::Gone, Seen::Written],
+            (false, true) if written => &[Seen::Gone, Seen::Written],
+            (false, true) => &[Seen::Gone],
+            (false, false) if written => &[Seen::Written],
+            (false, false) => &[Seen::Touched],
+        };
+        self.tell(filter, dir, name, false, seen, out)
+    }
+
+    fn renamed(
+        &mut self,
+        root: &Root,
+        filter: &Filter,
+        event: &FanEvent<'_>,
+        is_dir: bool,
+        out: &mut dyn FnMut(&[u8], Seen),
+    ) -> Outcome {
+        let mut place = |of: Option<Place<'_>>| match of {
+            Some(p) => self.resolve(root, &p.fid),
+            None => Ok(Dir::Outside),
+        };
+        let (old, new) = (place(event.old)?, place(event.new)?);
+        let (old_name, new_name) = (event.old.map_or(&b""[..], |p| p.name), event.new.map_or(&b""[..], |p| p.name));
+        if is_dir {
+            // By its own handle where the kernel tells it: a look-up may have put it ahead of this event.
+            let child = event.child.filter(|c| !c.handle.is_empty());
+            let node = match child.map(|c| self.tree.get((c.fs.0, c.kind, c.handle))) {
+                Some(Known::Inside(node)) => Some(node),
+                _ => match old {
+                    Dir::Inside(dir) => self.tree.child(dir, old_name),
+                    Dir::Outside => None,
+                },
+            };
+            match (node, &new) {
+                (Some(node), Dir::Inside(dir)) => self.tree.rename(node, *dir, new_name),
+                (Some(node), Dir::Outside) => self.tree.detach(node),
+                (None, Dir::Inside(dir)) => {
+                    if let Some(overwritten) = self.tree.child(*dir, new_name) {
+                        self.tree.detach(overwritten);
+                    }
+                }
+                (None, Dir::Outside) => {}
+            }
+            if let (Dir::Outside, Dir::Inside(_)) = (&old, &new) {
+                self.tree.forget_foreign();
+            }
+        }
+        if let Dir::Inside(dir) = old {
+            self.tell(filter, dir, old_name, is_dir, &[if is_dir { Seen::GoneDir } else { Seen::Gone }], out)?;
+        }
+        match new {
+            Dir::Inside(dir) => {
+                self.tell(filter, dir, new_name, is_dir, &[if is_dir { Seen::Subtree } else { Seen::Written }], out)
+            }
+            Dir::Outside => Ok(()),
+        }
+    }
+
+    /// An event of a file whose name the kernel does not know: its link count changed, or someone works by file handle (an
+    /// NFS server whose cache lost the name). Such a file's path is looked up like a directory's.
+    fn nameless(&mut self, root: &Root, filter: &Filter, event: &FanEvent<'_>, out: &mut dyn FnMut(&[u8], Seen)) -> Outcome {
+        let Some(child) = event.child.filter(|c| !c.handle.is_empty()) else {
+            self.stats.gone += 1;
+            return Ok(());
+        };
+        match self.look_up(root, &child)? {
+            Whereabouts::Inside(at) => {
+                let is_dir = event.mask & libc::FAN_ONDIR != 0;
+                if !filter.excludes(&at, is_dir) {
+                    let written = event.mask & libc::FAN_CLOSE_WRITE != 0;
+                    out(&at, if written { Seen::Written } else { Seen::Touched });
+                }
+                Ok(())
+            }
+            Whereabouts::Foreign | Whereabouts::Gone => {
+                self.stats.foreign += 1;
+                Ok(())
+            }
+            Whereabouts::NoName => Err(Lost::all(Cause::UnresolvableHandle)),
+        }
+    }
+
+    fn tell(
+        &mut self,
+        filter: &Filter,
+        dir: NodeId,
+        name: &[u8],
+        is_dir: bool,
+        seen: &[Seen],
+        out: &mut dyn FnMut(&[u8], Seen),
+    ) -> Outcome {
+        if !self.tree.path(dir, &mut self.dir) {
+            // Detached between its look-up and here, by this very event: what is above covers it.
+            return Ok(());
+        }
+        if !filter.is_empty() {
+            let excluded = match self.tree.verdict(dir) {
+                Some(known) => known,
+                None => {
+                    let excluded = filter.excludes(&self.dir, true);
+                    self.tree.set_verdict(dir, excluded);
+                    excluded
+                }
+            };
+            if excluded {
+                self.stats.foreign += 1;
+                return Ok(());
+            }
+        }
+        if !name.is_empty() {
+            path::push(&mut self.dir, name);
+            if !filter.is_empty() && filter.excludes_leaf(&self.dir, is_dir) {
+                self.stats.foreign += 1;
+                return Ok(());
+            }
+        }
+        for &s in seen {
+            out(&self.dir, s);
+        }
+        Ok(())
+    }
+
+    /// Handle to node, through the tree or by opening it.
+    fn resolve(&mut self, root: &Root, fid: &Fid<'_>) -> Result<Dir, Lost> {
+        let key = (fid.fs.0, fid.kind, fid.handle);
+        match self.tree.get(key) {
+            Known::Inside(node) if self.tree.path(node, &mut self.dir) => return Ok(Dir::Inside(node)),
+            Known::Foreign => return Ok(Dir::Outside),
+            Known::Inside(_) | Known::Nothing => {}
+        }
+        match self.look_up(root, fid)? {
+            Whereabouts::Inside(at) => {
+                let node = self.tree.ensure(&at);
+                self.tree.bind(node, key);
+                Ok(Dir::Inside(node))
+            }
+            Whereabouts::Foreign | Whereabouts::NoName => {
+                self.tree.set_foreign(key);
+                Ok(Dir::Outside)
+            }
+            Whereabouts::Gone => {
+                // The event that removed it, or a directory above it, was seen or is still to come.
+                self.stats.gone += 1;
+                Ok(Dir::Outside)
+            }
+        }
+    }
+
+    fn look_up(&mut self, root: &Root, fid: &Fid<'_>) -> Result<Whereabouts, Lost> {
+        self.stats.opened += 1;
+        let mut found = Whereabouts::Foreign;
+        for at in 0..self.marked.len() {
+            if self.marked[at].fs != fid.fs {
+                continue;
+            }
+            let fd = match open_by_handle(self.marked[at].fd.as_fd(), fid.handle_ref()) {
+                Ok(fd) => fd,
+                Err(e) if matches!(e.raw_os_error(), Some(libc::ESTALE | libc::ENOENT)) => return Ok(Whereabouts::Gone),
+                Err(e) => {
+                    if !std::mem::replace(&mut self.fd_errors_said, true) {
+                        tracing::warn!(
+                            error = %e,
+                            "cannot open a directory by its handle; the whole tree will be compared instead. \
+                             Opening by handle needs CAP_DAC_READ_SEARCH and a free file descriptor"
+                        );
+                    }
+                    return Err(Lost::all(Cause::UnresolvableHandle));
+                }
+            };
+            match where_is(root, fd.as_fd()) {
+                Whereabouts::Foreign => {}
+                Whereabouts::NoName => found = Whereabouts::NoName,
+                other => return Ok(other),
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Where an opened object is.
+enum Whereabouts {
+    Inside(RelPath),
+    Foreign,
+    /// Unlinked.
+    Gone,
+    /// It exists, and the kernel has no path for it.
+    NoName,
+}
+
+fn same(a: &FileStat, b: &FileStat) -> bool {
+    (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
+}
+
+/// Reads the path of `fd` and checks that it leads back to the same inode. A rename in between changes the path, so a
+/// mismatch only counts when the path stays the same.
+fn where_is(root: &Root, fd: BorrowedFd<'_>) -> Whereabouts {
+    let Ok(own) = fstat(fd) else { return Whereabouts::Foreign };
+    if own.st_nlink == 0 {
+        return Whereabouts::Gone;
+    }
+    let mut before: Option<Vec<u8>> = None;
+    loop {
+        let Ok(path) = fd_path(fd) else { return Whereabouts::Foreign };
+        if path.ends_with(b" (deleted)") && fstat(fd).map_or(true, |s| s.st_nlink == 0 || is_dir(&s)) {
+            // A living directory may really be called so; then its path leads back to it.
+            if let Some(rel) = root.strip(&path).and_then(RelPath::new)
+                && stat_at(root, &rel).is_some_and(|s| same(&s, &own))
+            {
+                return Whereabouts::Inside(rel);
+            }
+            return Whereabouts::Gone;
+        }
+        let Some(rel) = root.strip(&path) else {
+            if path == b"/" && !is_dir(&own) {
+                return Whereabouts::NoName; // a file whose directory entry is not in the kernel's cache
+            }
+            return Whereabouts::Foreign;
+        };
+        let Some(rel) = RelPath::new(rel) else { return Whereabouts::Foreign };
+        if stat_at(root, &rel).is_some_and(|s| same(&s, &own)) {
+            return Whereabouts::Inside(rel);
+        }
+        if before.as_deref() == Some(&path) {
+            let unnamed = !is_dir(&own) && rel.is_root();
+            return if unnamed { Whereabouts::NoName } else { Whereabouts::Foreign };
+        }
+        before = Some(path);
+    }
+}
+
+fn is_dir(s: &FileStat) -> bool {
+    s.st_mode & libc::S_IFMT == libc::S_IFDIR
+}
+
+fn stat_at(root: &Root, rel: &RelPath) -> Option<FileStat> {
+    if rel.is_root() {
+        return fstat(root).ok();
+    }
+    fstatat(root, rel.as_path(), AtFlags::AT_SYMLINK_NOFOLLOW).ok()
+}
+
+#[cfg(test)]
+#[path = "resolve_tests.rs"]
+mod tests;

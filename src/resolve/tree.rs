@@ -12,8 +12,6 @@ use std::hash::{Hash, Hasher};
 use hashbrown::HashTable;
 use rustc_hash::FxHasher;
 
-use crate::path;
-
 /// A directory in the tree. Valid until the directory is forgotten; look it up again by handle, do not keep it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeId(u32);
@@ -92,6 +90,11 @@ impl Tree {
     /// The watch root.
     pub fn root(&self) -> NodeId {
         NodeId(ROOT)
+    }
+
+    /// The bound given at the start.
+    pub fn max_dirs(&self) -> usize {
+        self.max_dirs
     }
 
     /// Directories known, inside and foreign.
@@ -337,12 +340,6 @@ impl Tree {
             }
         }
     }
-}
-
-/// The path of an entry: `dir` (as bytes of a path) with `name` appended in place.
-pub fn entry_path<'a>(dir: &'a mut Vec<u8>, name: &[u8]) -> &'a [u8] {
-    path::push(dir, name);
-    dir
 }
 
 #[cfg(test)]

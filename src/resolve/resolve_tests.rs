@@ -1,0 +1,153 @@
+//! Against the running kernel: a directory on a filesystem with a mark, changes, and the paths that are told. Needs root.
+
+use std::fs;
+use std::os::fd::AsRawFd;
+
+use super::*;
+use crate::source::fan_decode::events;
+use crate::sys::fanotify::{Group, Options};
+
+struct Watched {
+    dir: tempfile::TempDir,
+    group: Group,
+    root: Root,
+    resolver: Resolver,
+    filter: Filter,
+}
+
+impl Watched {
+    fn new(exclude: &[&str], rename_events: bool) -> Watched {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("root")).unwrap();
+        fs::create_dir(dir.path().join("outside")).unwrap();
+        let group = Group::open(&Options { rename_events, ..Options::default() }).expect("needs root");
+        group.mark_filesystem(dir.path()).unwrap();
+        let root = Root::open(&dir.path().join("root")).unwrap();
+        let mut resolver = Resolver::new(1000);
+        resolver.add_mount(fs::File::open(root.path()).unwrap().into()).unwrap();
+        let filter = Filter::new::<&str, &str>(&[], exclude).unwrap();
+        Watched { dir, group, root, resolver, filter }
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.dir.path().join(path)
+    }
+
+    /// Everything told since the last call, as `what path`.
+    fn told(&mut self) -> Vec<String> {
+        let mut out = Vec::new();
+        let mut buf = vec![0; 65536];
+        while let Ok(n) = nix::unistd::read(&self.group, &mut buf) {
+            for event in events(&buf[..n]) {
+                let mut tell = |p: &[u8], s: Seen| out.push(format!("{s:?} {}", path::Shown(p)));
+                self.resolver.event(&self.root, &self.filter, &event.unwrap(), &mut tell).unwrap();
+            }
+        }
+        out.retain(|s| !s.starts_with("Touched"));
+        out.dedup();
+        out
+    }
+}
+
+#[test]
+fn paths_follow_directories_wherever_they_go() {
+    for rename_events in [true, false] {
+        let mut w = Watched::new(&[], rename_events);
+        fs::create_dir_all(w.at("root/a/b")).unwrap();
+        fs::write(w.at("root/a/b/f"), "1").unwrap();
+        assert_eq!(w.told(), ["CreatedDir a", "CreatedDir a/b", "Created a/b/f", "Written a/b/f"]);
+        fs::rename(w.at("root/a"), w.at("root/c")).unwrap();
+        fs::write(w.at("root/c/b/f"), "2").unwrap();
+        assert_eq!(w.told(), ["GoneDir a", "Subtree c", "Written c/b/f"], "rename events {rename_events}");
+        fs::rename(w.at("root/c"), w.at("outside/c")).unwrap();
+        fs::write(w.at("outside/c/b/f"), "3").unwrap();
+        assert_eq!(w.told(), ["GoneDir c"]);
+        fs::write(w.at("outside/c/b/g"), "3").unwrap();
+        assert!(w.told().is_empty());
+        fs::rename(w.at("outside/c"), w.at("root/d")).unwrap();
+        fs::write(w.at("root/d/b/f"), "4").unwrap();
+        assert_eq!(w.told(), ["Subtree d", "Written d/b/f"], "a foreign directory came inside with all below it");
+        fs::remove_dir_all(w.at("root/d")).unwrap();
+        assert_eq!(w.told().last().map(String::as_str), Some("GoneDir d"));
+    }
+}
+
+#[test]
+fn many_renames_drained_late_end_right() {
+    let mut w = Watched::new(&[], true);
+    fs::create_dir_all(w.at("root/a/x")).unwrap();
+    for (from, to) in [("a", "b"), ("b", "c"), ("c", "d")] {
+        fs::rename(w.at("root").join(from), w.at("root").join(to)).unwrap();
+    }
+    fs::write(w.at("root/d/x/f"), "1").unwrap();
+    let told = w.told();
+    assert!(told.contains(&"Written d/x/f".into()) && told.contains(&"Subtree d".into()), "{told:?}");
+    fs::write(w.at("root/d/x/g"), "1").unwrap();
+    assert_eq!(w.told(), ["Created d/x/g", "Written d/x/g"]);
+    let flags = nix::fcntl::RenameFlags::RENAME_EXCHANGE;
+    fs::create_dir(w.at("root/e")).unwrap();
+    fs::write(w.at("root/e/one"), "1").unwrap();
+    w.told();
+    nix::fcntl::renameat2(nix::fcntl::AT_FDCWD, &w.at("root/d"), nix::fcntl::AT_FDCWD, &w.at("root/e"), flags).unwrap();
+    fs::write(w.at("root/e/x/f"), "2").unwrap();
+    fs::write(w.at("root/d/one"), "2").unwrap();
+    let told = w.told();
+    assert!(told.contains(&"Written e/x/f".into()) && told.contains(&"Written d/one".into()), "{told:?}");
+}
+
+#[test]
+fn excluded_and_foreign_paths_are_not_told() {
+    let mut w = Watched::new(&["/cache/", "*.tmp"], true);
+    fs::create_dir_all(w.at("root/cache/deep")).unwrap();
+    fs::write(w.at("root/cache/deep/f"), "1").unwrap();
+    fs::write(w.at("root/f.tmp"), "1").unwrap();
+    fs::write(w.at("outside/f"), "1").unwrap();
+    assert!(w.told().is_empty());
+    fs::rename(w.at("root/f.tmp"), w.at("root/f")).unwrap();
+    assert_eq!(w.told(), ["Written f"]);
+    fs::rename(w.at("root/cache"), w.at("root/kept")).unwrap();
+    fs::write(w.at("root/kept/deep/f"), "2").unwrap();
+    assert_eq!(w.told(), ["Subtree kept", "Written kept/deep/f"], "verdicts end with the rename");
+    fs::rename(w.at("root/kept"), w.at("root/cache")).unwrap();
+    fs::write(w.at("root/cache/deep/f"), "3").unwrap();
+    assert_eq!(w.told(), ["GoneDir kept"]);
+}
+
+/// An NFS server works by file handle; with the name out of the cache, the kernel reports the file alone.
+#[test]
+fn a_file_written_by_handle_is_found_or_lost_but_never_ignored() {
+    let mut w = Watched::new(&[], true);
+    fs::write(w.at("root/f"), "1").unwrap();
+    w.told();
+    let dir = fs::File::open(w.at("root")).unwrap();
+    let handle = crate::sys::handle::name_to_handle(dir.as_fd(), Path::new("f")).unwrap();
+    let by_handle = |w: &Watched| {
+        let fd = open_by_handle(w.root.as_fd(), handle.as_ref()).unwrap();
+        fs::write(format!("/proc/self/fd/{}", fd.as_raw_fd()), "by handle").unwrap();
+    };
+    by_handle(&w);
+    assert!(w.told().contains(&"Written f".into()));
+    let nameless = FanEvent {
+        mask: libc::FAN_CLOSE_WRITE,
+        pid: 1,
+        dir: None,
+        old: None,
+        new: None,
+        child: Some(Fid { fs: fs_id(dir.as_fd()).unwrap(), kind: handle.kind, handle: &handle.bytes }),
+        skipped: 0,
+    };
+    let mut told = Vec::new();
+    let mut tell = |p: &[u8], s: Seen| told.push((p.to_vec(), s));
+    w.resolver.event(&w.root, &w.filter, &nameless, &mut tell).unwrap();
+    assert_eq!(told, [(b"f".to_vec(), Seen::Written)]);
+}
+
+#[test]
+fn a_root_that_is_replaced_is_noticed() {
+    let w = Watched::new(&[], true);
+    assert_eq!(w.root.check(), Ok(()));
+    fs::rename(w.at("root"), w.at("was")).unwrap();
+    assert!(w.root.check().unwrap_err().contains("cannot be looked at"));
+    std::os::unix::fs::symlink("was", w.at("root")).unwrap();
+    assert!(w.root.check().unwrap_err().contains("replaced"));
+}
