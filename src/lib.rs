@@ -20,6 +20,7 @@
 //! The promise: **every change is on the target, or on its way there, or its subtree is marked lost and will be scanned.**
 
 pub mod config;
+pub mod control;
 pub mod dirty;
 pub mod filter;
 pub mod lost;
@@ -27,5 +28,6 @@ pub mod path;
 pub mod resolve;
 pub mod ring;
 pub mod source;
+pub mod status;
 pub mod sync;
 pub mod sys;

@@ -1,0 +1,362 @@
+//! The control socket: one request per connection, a line of JSON each way.
+//!
+//! The socket is mode 0600, so only its owner and root reach it. A request is bounded in length and time; what cannot be
+//! parsed is refused. A socket file left by a dead daemon is replaced, one of a living daemon is not.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, Sender, bounded};
+use serde::{Deserialize, Serialize};
+
+use crate::status::{self, Snapshot};
+use crate::sys::event::EventFd;
+
+/// The longest request or small reply, in bytes.
+const MAX_REQUEST_BYTES: u64 = 64 * 1024;
+/// How long a client may take to send its request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an engine may take to answer a question about its state.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a client asks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "cmd", rename_all = "lowercase")]
+pub enum Request {
+    /// The snapshot.
+    Status,
+    /// Wait until every change made before this request is on the targets.
+    Flush {
+        /// Only this mirror.
+        mirror: Option<String>,
+        /// Only this target.
+        target: Option<String>,
+        /// How long to wait, in milliseconds.
+        timeout_ms: u64,
+    },
+}
+
+/// What the daemon answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "lowercase")]
+pub enum Reply {
+    /// To [`Request::Status`].
+    Status(Box<Snapshot>),
+    /// To [`Request::Flush`].
+    Flush(Flushed),
+    /// The request cannot be served.
+    Error {
+        /// Why.
+        message: String,
+    },
+}
+
+/// How a flush ended.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Flushed {
+    /// One line per target that does not hold every change; empty when all do.
+    pub waiting: Vec<Waiting>,
+}
+
+/// A target that a flush waited for in vain.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// `mirror/target`.
+    pub target: String,
+    /// What is left and why.
+    pub why: String,
+    /// It cannot be reached (or refuses us).
+    pub unreachable: bool,
+}
+
+/// What an engine is told.
+pub enum Command {
+    /// Send the mirror's status.
+    Status(Sender<status::Mirror>),
+    /// See [`Request::Flush`]; answered when done, when only failed paths are left, or at the deadline.
+    Flush {
+        /// Only this target.
+        target: Option<String>,
+        /// When to answer at the latest.
+        deadline: Instant,
+        /// Where to.
+        reply: Sender<Vec<Waiting>>,
+    },
+    /// Compare the whole tree with every target.
+    Reconcile,
+    /// Send what is pending, then end; at the deadline end anyway.
+    Stop {
+        /// When to end at the latest.
+        deadline: Instant,
+    },
+}
+
+/// The way to one engine.
+#[derive(Clone)]
+pub struct Handle {
+    /// The mirror's name.
+    pub mirror: String,
+    /// The names of its targets.
+    pub targets: Vec<String>,
+    /// Its commands.
+    pub commands: Sender<Command>,
+    /// Rung after each command.
+    pub wake: Arc<EventFd>,
+}
+
+impl Handle {
+    /// Sends a command; `false` when the engine has ended.
+    pub fn tell(&self, command: Command) -> bool {
+        let sent = self.commands.send(command).is_ok();
+        self.wake.wake();
+        sent
+    }
+}
+
+/// What cannot be done with the socket.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another daemon answers there.
+    #[error("another fansync answers on {path}; stop it, or give this one a socket of its own (--socket, status_socket)")]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The socket cannot be made.
+    #[error("cannot listen on {path}")]
+    Listen {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Nobody answers.
+    #[error("cannot reach a fansync daemon on {path}; is it running, and is this its socket (--socket)?")]
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The talk broke off.
+    #[error("the daemon on {path} gave no proper answer")]
+    Talk {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// The listening socket; its file is removed on drop.
+pub struct Listener {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Listener {
+    /// Binds `path`, making its directory (mode 0755) if need be.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] when a daemon answers there, [`Error::Listen`] otherwise.
+    pub fn bind(path: &Path) -> Result<Listener, Error> {
+        let failed = |source| Error::Listen { path: path.into(), source };
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir).map_err(failed)?;
+        }
+        match UnixStream::connect(path) {
+            Ok(_) => return Err(Error::InUse { path: path.into() }),
+            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path).map_err(failed)?,
+            Err(_) => {}
+        }
+        // Not reachable by others for a moment either: the mode is set by the umask when the file is made.
+        let old = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
+        let listener = UnixListener::bind(path);
+        nix::sys::stat::umask(old);
+        let listener = listener.map_err(failed)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        Ok(Listener { listener, path: path.into() })
+    }
+
+    /// Where it listens.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Serves requests for ever, each on a thread of its own.
+    pub fn serve(self, started: Instant, engines: Vec<Handle>) {
+        let engines = Arc::new(engines);
+        let listener = match self.listener.try_clone() {
+            Ok(listener) => listener,
+            Err(error) => return tracing::error!(%error, "the control socket is not served"),
+        };
+        std::thread::Builder::new()
+            .name("fansync-control".into())
+            .spawn(move || {
+                for stream in listener.incoming().flatten() {
+                    let engines = Arc::clone(&engines);
+                    let _ = std::thread::Builder::new()
+                        .name("fansync-request".into())
+                        .spawn(move || answer(stream, started, &engines));
+                }
+            })
+            .map(drop)
+            .unwrap_or_else(|error| tracing::error!(%error, "the control socket is not served"));
+        // The file outlives this value: `remove` ends it.
+        std::mem::forget(self);
+    }
+
+    /// Removes the socket's file.
+    pub fn remove(path: &Path) {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        Listener::remove(&self.path);
+    }
+}
+
+fn answer(stream: UnixStream, started: Instant, engines: &[Handle]) {
+    let _ = stream.set_read_timeout(Some(REQUEST_TIMEOUT));
+    let _ = stream.set_write_timeout(Some(REQUEST_TIMEOUT));
+    let mut line = String::new();
+    let reply = match BufReader::new((&stream).take(MAX_REQUEST_BYTES)).read_line(&mut line) {
+        Err(_) | Ok(0) => return,
+        Ok(_) => match serde_json::from_str::<Request>(&line) {
+            Ok(request) => serve_request(request, started, engines),
+            Err(e) => Reply::Error { message: format!("not a request: {e}") },
+        },
+    };
+    let mut text = serde_json::to_string(&reply).unwrap_or_default();
+    text.push('\n');
+    let _ = (&stream).write_all(text.as_bytes());
+}
+
+fn serve_request(request: Request, started: Instant, engines: &[Handle]) -> Reply {
+    match request {
+        Request::Status => {
+            let asked: Vec<(&Handle, Receiver<status::Mirror>)> = engines
+                .iter()
+                .map(|e| {
+                    let (tx, rx) = bounded(1);
+                    e.tell(Command::Status(tx));
+                    (e, rx)
+                })
+                .collect();
+            let mut mirrors = Vec::new();
+            for (engine, rx) in asked {
+                match rx.recv_timeout(STATUS_TIMEOUT) {
+                    Ok(m) => mirrors.push(m),
+                    Err(_) => {
+                        return Reply::Error { message: format!("the engine of mirror {} does not answer", engine.mirror) };
+                    }
+                }
+            }
+            Reply::Status(Box::new(Snapshot {
+                version: env!("CARGO_PKG_VERSION").into(),
+                pid: std::process::id(),
+                uptime_seconds: started.elapsed().as_secs_f64(),
+                mirrors,
+            }))
+        }
+        Request::Flush { mirror, target, timeout_ms } => flush(engines, mirror.as_deref(), target.as_deref(), timeout_ms),
+    }
+}
+
+fn flush(engines: &[Handle], mirror: Option<&str>, target: Option<&str>, timeout_ms: u64) -> Reply {
+    let deadline = Instant::now() + Duration::from_millis(timeout_ms.min(u64::from(u32::MAX)));
+    let chosen: Vec<&Handle> = engines
+        .iter()
+        .filter(|e| mirror.is_none_or(|m| m == e.mirror) && target.is_none_or(|t| e.targets.iter().any(|x| x == t)))
+        .collect();
+    if chosen.is_empty() {
+        let known: Vec<String> = engines.iter().flat_map(|e| e.targets.iter().map(|t| format!("{}/{t}", e.mirror))).collect();
+        let asked = format!("{}/{}", mirror.unwrap_or("*"), target.unwrap_or("*"));
+        return Reply::Error { message: format!("no target {asked}; there are: {}", known.join(", ")) };
+    }
+    let asked: Vec<(&Handle, Receiver<Vec<Waiting>>)> = chosen
+        .into_iter()
+        .map(|e| {
+            let (reply, rx) = bounded(1);
+            e.tell(Command::Flush { target: target.map(Into::into), deadline, reply });
+            (e, rx)
+        })
+        .collect();
+    let mut flushed = Flushed::default();
+    for (engine, rx) in asked {
+        // The engine answers at the deadline by itself; the grace only covers one that is stuck.
+        let grace = deadline.saturating_duration_since(Instant::now()) + STATUS_TIMEOUT;
+        match rx.recv_timeout(grace) {
+            Ok(waiting) => flushed.waiting.extend(waiting),
+            Err(_) => {
+                return Reply::Error { message: format!("the engine of mirror {} ended or does not answer", engine.mirror) };
+            }
+        }
+    }
+    Reply::Flush(flushed)
+}
+
+/// Asks the daemon at `path`; `patience` bounds the wait for its answer.
+///
+/// # Errors
+/// [`Error::Connect`] when nobody listens, [`Error::Talk`] when the answer is missing or not understood.
+pub fn ask(path: &Path, request: &Request, patience: Duration) -> Result<Reply, Error> {
+    let stream = UnixStream::connect(path).map_err(|source| Error::Connect { path: path.into(), source })?;
+    let talk = |source| Error::Talk { path: path.into(), source };
+    stream.set_read_timeout(Some(patience + STATUS_TIMEOUT * 2)).map_err(talk)?;
+    let mut line = serde_json::to_string(request).map_err(|e| talk(e.into()))?;
+    line.push('\n');
+    (&stream).write_all(line.as_bytes()).map_err(talk)?;
+    let mut answer = String::new();
+    BufReader::new(&stream).read_line(&mut answer).map_err(talk)?;
+    serde_json::from_str(&answer).map_err(|e| talk(e.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listener() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run/x.sock");
+        Listener::bind(&path).unwrap().serve(Instant::now(), Vec::new());
+        (dir, path)
+    }
+
+    #[test]
+    fn talks_refuses_and_keeps_others_out() {
+        let (_dir, path) = listener();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let ask = |r| ask(&path, &r, Duration::from_secs(1)).unwrap();
+        assert!(matches!(ask(Request::Status), Reply::Status(s) if s.mirrors.is_empty()));
+        let flush = Request::Flush { mirror: Some("m".into()), target: None, timeout_ms: 1 };
+        assert!(matches!(ask(flush), Reply::Error { message } if message.contains("no target m/*")));
+        for junk in ["\n", "{}\n", "[[[[\n"] {
+            let mut s = UnixStream::connect(&path).unwrap();
+            s.write_all(junk.as_bytes()).unwrap();
+            let mut answer = String::new();
+            s.read_to_string(&mut answer).unwrap();
+            assert!(answer.contains("not a request"), "{junk:?}: {answer}");
+        }
+        assert!(matches!(Listener::bind(&path), Err(Error::InUse { .. })));
+    }
+
+    #[test]
+    fn a_dead_daemons_socket_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        let l = Listener::bind(&path).unwrap();
+        assert_eq!(l.path(), path);
+        drop(l);
+        assert!(!path.exists());
+        assert!(matches!(ask(&path, &Request::Status, Duration::ZERO), Err(Error::Connect { .. })));
+    }
+}

@@ -1,0 +1,271 @@
+//! What the daemon tells of itself: one `Snapshot` type, printed as JSON or for a human.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything, at one moment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The daemon's version.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime_seconds: f64,
+    /// One per `[[mirror]]`.
+    pub mirrors: Vec<Mirror>,
+}
+
+/// One mirror.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Mirror {
+    /// Its name.
+    pub name: String,
+    /// The canonical watch root.
+    pub source: String,
+    /// How each filesystem is watched.
+    pub watch: Vec<Watch>,
+    /// How events are read, and why so.
+    pub reader: String,
+    /// Whether all marks (or watches) are in place.
+    pub ready: bool,
+    /// Why nothing is sent although targets may be well; empty when it is.
+    pub held: String,
+    /// Events decoded.
+    pub events: u64,
+    /// Events that made no path dirty: outside the root, or excluded.
+    pub foreign: u64,
+    /// Directories that were looked up by handle.
+    pub lookups: u64,
+    /// Directories known inside the root.
+    pub directories: u64,
+    /// Losses of sight, by cause.
+    pub lost: BTreeMap<String, u64>,
+    /// `running`, `done` or `none`.
+    pub initial: String,
+    /// One per target.
+    pub targets: Vec<Target>,
+}
+
+/// How one filesystem is watched.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Watch {
+    /// Where it is mounted (or the root).
+    pub mount: String,
+    /// `fanotify` or `inotify`.
+    pub backend: String,
+    /// Why this one.
+    pub why: String,
+    /// inotify: directories watched.
+    pub watches: u64,
+    /// inotify: subtrees that could not be watched and are compared again and again instead.
+    pub unwatched: Vec<String>,
+}
+
+/// One target.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Target {
+    /// Its name.
+    pub name: String,
+    /// Where it is, without passwords.
+    pub url: String,
+    /// `probing`, `idle`, `syncing`, `down`, `config`, `held`.
+    pub state: String,
+    /// Why it is not `idle` or `syncing`.
+    pub reason: String,
+    /// Distinct paths that wait to be sent.
+    pub pending: u64,
+    /// Paths in flight.
+    pub in_flight: u64,
+    /// Age of the oldest change that is not confirmed.
+    pub lag_seconds: f64,
+    /// When a batch was last confirmed, seconds since 1970; 0 for never.
+    pub last_success_unix: f64,
+    /// Seconds until the target is tried again; 0 when it is up.
+    pub retry_seconds: f64,
+    /// Batches confirmed.
+    pub batches: u64,
+    /// rsync runs that carried a batch.
+    pub runs: u64,
+    /// Runs that did not end well, by class.
+    pub bad_runs: BTreeMap<String, u64>,
+    /// Batches that left through a process that stood by.
+    pub standby_hits: u64,
+    /// Processes standing by.
+    pub standby: u64,
+    /// Files whose content was sent.
+    pub files_sent: u64,
+    /// Names deleted on the target.
+    pub deleted: u64,
+    /// Bytes on the wire, as rsync counts them.
+    pub bytes_sent: u64,
+    /// How often the bound on pending paths made directories coarser.
+    pub coarsened: u64,
+    /// Progress of a running pass over the whole tree.
+    pub reconcile: Option<Reconcile>,
+    /// Paths that failed again and again.
+    pub failures: Vec<Failure>,
+    /// Failures that did not fit into the list.
+    pub failures_more: u64,
+    /// The last batch.
+    pub last_batch: String,
+}
+
+/// Progress of a pass over the whole tree.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Reconcile {
+    /// Seconds it has been running.
+    pub seconds: f64,
+    /// Files looked at so far, and altogether (0: not known yet).
+    pub files_done: u64,
+    /// All files; 0 while not known.
+    pub files_total: u64,
+    /// Content sent, in bytes.
+    pub bytes: u64,
+}
+
+/// A path that does not go through.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Failure {
+    /// Escaped for display.
+    pub path: String,
+    /// rsync's words.
+    pub reason: String,
+    /// Failed attempts.
+    pub tries: u32,
+    /// Seconds until the next one.
+    pub retry_seconds: f64,
+}
+
+impl Snapshot {
+    /// Several lines for a terminal: what is in sync, what is not, and why.
+    pub fn human(&self) -> String {
+        let mut out = String::new();
+        let _ = writeln!(out, "fansync {} pid {} up {}", self.version, self.pid, span(self.uptime_seconds));
+        for m in &self.mirrors {
+            let _ = writeln!(out, "\nmirror {}  {}", m.name, m.source);
+            if !m.held.is_empty() {
+                let _ = writeln!(out, "  HELD   {}", m.held);
+            }
+            for w in &m.watch {
+                let _ = write!(out, "  watch  {} on {} ({})", w.backend, w.mount, w.why);
+                if w.backend == "inotify" {
+                    let _ = write!(out, ", {} watches", w.watches);
+                }
+                out.push('\n');
+                for u in &w.unwatched {
+                    let _ = writeln!(out, "         not watched, compared periodically: {u}");
+                }
+            }
+            let _ = writeln!(out, "  events {} read by {}, {} outside or excluded", m.events, m.reader, m.foreign);
+            for (cause, n) in &m.lost {
+                let _ = writeln!(out, "  lost   {cause}: {n} (compared again)");
+            }
+            for t in &m.targets {
+                let _ = writeln!(out, "  target {}  {}", t.name, t.url);
+                let _ = write!(out, "    state   {}", t.state);
+                if !t.reason.is_empty() {
+                    let _ = write!(out, ": {}", t.reason);
+                }
+                if t.retry_seconds > 0.0 {
+                    let _ = write!(out, " (next try in {})", span(t.retry_seconds));
+                }
+                out.push('\n');
+                let lag = if t.lag_seconds > 0.0 { span(t.lag_seconds) } else { "none, in sync".into() };
+                let _ = writeln!(out, "    lag     {lag}; {} pending, {} in flight", t.pending, t.in_flight);
+                if let Some(r) = &t.reconcile {
+                    let total = if r.files_total > 0 { format!(" of {}", r.files_total) } else { String::new() };
+                    let _ = writeln!(
+                        out,
+                        "    full    comparing the whole tree for {}: {}{total} files, {} sent",
+                        span(r.seconds),
+                        r.files_done,
+                        bytesize::ByteSize(r.bytes)
+                    );
+                }
+                let _ = writeln!(
+                    out,
+                    "    sent    {} files, {} deleted, {} in {} runs ({} from standby)",
+                    t.files_sent,
+                    t.deleted,
+                    bytesize::ByteSize(t.bytes_sent),
+                    t.runs,
+                    t.standby_hits
+                );
+                if !t.last_batch.is_empty() {
+                    let _ = writeln!(out, "    last    {}", t.last_batch);
+                }
+                for f in &t.failures {
+                    let _ = writeln!(
+                        out,
+                        "    FAILED  {} after {} tries, next in {}: {}",
+                        f.path,
+                        f.tries,
+                        span(f.retry_seconds),
+                        f.reason
+                    );
+                }
+                if t.failures_more > 0 {
+                    let _ = writeln!(out, "    FAILED  and {} more", t.failures_more);
+                }
+            }
+        }
+        out
+    }
+}
+
+/// Seconds for a human: `12ms`, `3.4s`, `5m 10s`.
+fn span(seconds: f64) -> String {
+    let whole = std::time::Duration::from_secs(seconds.max(0.0) as u64);
+    match seconds {
+        s if s < 1.0 => format!("{:.0}ms", s * 1000.0),
+        s if s < 60.0 => format!("{s:.1}s"),
+        _ => humantime::format_duration(whole).to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_human_sees_what_is_wrong() {
+        let target = Target {
+            name: "backup".into(),
+            url: "rsync://b/data".into(),
+            state: "down".into(),
+            reason: "connection refused".into(),
+            lag_seconds: 75.0,
+            retry_seconds: 4.0,
+            pending: 3,
+            failures: vec![Failure { path: "a\\x0a".into(), reason: "denied".into(), tries: 4, retry_seconds: 0.5 }],
+            ..Target::default()
+        };
+        let mirror = Mirror {
+            name: "data".into(),
+            source: "/data".into(),
+            watch: vec![],
+            reader: "io_uring".into(),
+            ready: true,
+            held: String::new(),
+            events: 1,
+            foreign: 0,
+            lookups: 0,
+            directories: 1,
+            lost: [("queue_overflow".into(), 2)].into(),
+            initial: "done".into(),
+            targets: vec![target],
+        };
+        let text = Snapshot { version: "1".into(), pid: 1, uptime_seconds: 0.5, mirrors: vec![mirror] }.human();
+        for want in [
+            "state   down: connection refused (next try in 4.0s)",
+            "lag     1m 15s; 3 pending",
+            "queue_overflow: 2",
+            "FAILED  a\\x0a",
+        ] {
+            assert!(text.contains(want), "{want:?} is not in\n{text}");
+        }
+    }
+}
