@@ -43,7 +43,22 @@ pub struct Entry {
     /// more when that run has ended.
     pub over: Option<BatchId>,
     fresh: bool,
+    taken: bool,
     epoch: Epoch,
+}
+
+impl Entry {
+    /// Moves the entry out and leaves its path and kind behind, marked as taken.
+    pub fn take(&mut self) -> Entry {
+        let whole = self.clone();
+        self.taken = true;
+        whole
+    }
+
+    /// Whether [`Entry::take`] moved it out: what is left counts nowhere.
+    pub fn is_taken(&self) -> bool {
+        self.taken
+    }
 }
 
 /// Paths that leave together. Returned to the set by [`DirtySet::confirm`] or [`DirtySet::restore`].
@@ -580,6 +595,7 @@ impl DirtySet {
             held: n.flags & OPEN != 0,
             over,
             fresh: n.flags & FRESH != 0,
+            taken: false,
             epoch: n.epoch,
         };
         let epoch = self.clear(at).expect("it was pending");
@@ -690,6 +706,26 @@ impl DirtySet {
         }
         if self.pending > self.max_pending {
             self.coarsen();
+        }
+    }
+
+    /// Replaces a parked entry by others of the same age, each of kind `Entry`: all of it is on the target but these paths.
+    pub fn narrow(&mut self, entry: Entry, paths: impl IntoIterator<Item = RelPath>) -> Vec<Entry> {
+        let narrowed: Vec<Entry> = paths
+            .into_iter()
+            .map(|path| Entry { path, kind: Kind::Entry, gone: false, held: false, over: None, fresh: false, ..entry })
+            .collect();
+        for _ in &narrowed {
+            self.epochs.add(entry.epoch);
+        }
+        self.epochs.remove(entry.epoch);
+        narrowed
+    }
+
+    /// Forgets parked entries that turned out to be needless.
+    pub fn forget(&mut self, entries: Vec<Entry>) {
+        for entry in entries {
+            self.epochs.remove(entry.epoch);
         }
     }
 

@@ -15,3 +15,4 @@ pub mod argv;
 pub mod filelist;
 pub mod location;
 pub mod probe;
+pub mod retries;

@@ -1,0 +1,259 @@
+//! Paths that did not go through: when they are tried again, together with which others, and when one is called a failure.
+//!
+//! A batch that fails in part is run again whole, twice, because nearly every failure is the source changing under rsync.
+//! After that it is split: by the paths that rsync's messages named, else in halves, until a failing path stands alone.
+//! Such a path is a *failure*: listed with its reason, tried again with growing pauses, and nothing else waits for it.
+//!
+//! Pure: time is an argument (since the daemon's start), jitter too.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::dirty::{Entry, Kind};
+use crate::path::{self, RelPath};
+
+/// Rounds that a batch is run whole before it is split.
+const WHOLE_ROUNDS: u32 = 3;
+/// The pause before a batch's second round; grows fourfold with each.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+/// Pauses that double from `min` to `max`, each shortened at random by up to a half, so that many clients of one server do
+/// not come at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Backoff {
+    /// The first pause.
+    pub min: Duration,
+    /// The longest.
+    pub max: Duration,
+}
+
+impl Backoff {
+    /// The pause after `tries` failures (1 for the first). `jitter`: in `[0, 1)`.
+    pub fn pause(&self, tries: u32, jitter: f64) -> Duration {
+        let full = self.min.saturating_mul(1 << tries.saturating_sub(1).min(24)).min(self.max);
+        full.mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0)
+    }
+}
+
+/// A path that fails alone.
+#[derive(Debug)]
+pub struct Failure {
+    /// What is to be sent.
+    pub entry: Entry,
+    /// rsync's words.
+    pub reason: String,
+    /// Failed attempts.
+    pub tries: u32,
+    /// When it is tried next.
+    pub due: Duration,
+}
+
+#[derive(Debug)]
+struct Group {
+    due: Duration,
+    entries: Vec<Entry>,
+    round: u32,
+}
+
+/// Entries parked outside the dirty set. See the module's text.
+#[derive(Debug)]
+pub struct Retries {
+    groups: Vec<Group>,
+    failures: BTreeMap<RelPath, Failure>,
+    backoff: Backoff,
+}
+
+/// Whether a message about `named` speaks of `entry`: the path itself, or one that it covers, or a directory above it.
+fn concerns(named: &RelPath, entry: &Entry) -> bool {
+    path::is_at_or_below(named, &entry.path) || path::is_at_or_below(&entry.path, named)
+}
+
+impl Retries {
+    /// `backoff`: for failures.
+    pub fn new(backoff: Backoff) -> Retries {
+        Retries { groups: Vec::new(), failures: BTreeMap::new(), backoff }
+    }
+
+    /// Takes the entries of a batch that failed in part in its `round` (0 for the first). `named`: paths that rsync's
+    /// messages told, perhaps not all; not beginning with the root.
+    pub fn failed(&mut self, now: Duration, entries: Vec<Entry>, round: u32, named: &[RelPath], reason: &str, jitter: f64) {
+        if entries.is_empty() {
+            return;
+        }
+        if round + 1 < WHOLE_ROUNDS {
+            self.groups.push(Group { due: now + FIRST_PAUSE * 4u32.pow(round), entries, round: round + 1 });
+            return;
+        }
+        if entries.len() == 1 {
+            return self.fail(now, entries, reason, jitter);
+        }
+        let (bad, good): (Vec<Entry>, Vec<Entry>) =
+            entries.into_iter().partition(|e| named.iter().any(|n| !n.is_root() && concerns(n, e)));
+        match (bad.is_empty(), good.is_empty()) {
+            // All named: each one a failure of its own, tried again together.
+            (false, true) => self.fail(now, bad, reason, jitter),
+            (true, _) => {
+                let mut first = good;
+                let second = first.split_off(first.len() / 2);
+                for entries in [first, second] {
+                    self.groups.push(Group { due: now, entries, round: WHOLE_ROUNDS });
+                }
+            }
+            (false, false) => {
+                for entries in [good, bad] {
+                    self.groups.push(Group { due: now, entries, round: WHOLE_ROUNDS });
+                }
+            }
+        }
+    }
+
+    /// Records each of `entries` as a failure.
+    pub fn fail(&mut self, now: Duration, entries: Vec<Entry>, reason: &str, jitter: f64) {
+        for entry in entries {
+            let tries = self.failures.get(&entry.path).map_or(0, |f| f.tries) + 1;
+            // A whole subtree is dear to try.
+            let factor = if entry.kind == Kind::Subtree { 10 } else { 1 };
+            let due = now + self.backoff.pause(tries, jitter) * factor;
+            let failure = Failure { entry, reason: reason.into(), tries, due };
+            if let Some(old) = self.failures.insert(failure.entry.path.clone(), failure)
+                && !old.entry.is_taken()
+            {
+                // The same path failed by two ways; the older is still counted and goes on by itself.
+                self.groups.push(Group { due, entries: vec![old.entry], round: WHOLE_ROUNDS });
+            }
+        }
+    }
+
+    /// Takes the next entries whose time has come, with their round. All failures that are due come together.
+    pub fn take_due(&mut self, now: Duration) -> Option<(Vec<Entry>, u32)> {
+        if let Some(at) = self.groups.iter().position(|g| g.due <= now) {
+            let group = self.groups.swap_remove(at);
+            return Some((group.entries, group.round));
+        }
+        let due: Vec<Entry> =
+            self.failures.values_mut().filter(|f| f.due <= now && !f.entry.is_taken()).map(|f| f.entry.take()).collect();
+        (!due.is_empty()).then_some((due, WHOLE_ROUNDS))
+    }
+
+    /// When [`Retries::take_due`] has something next.
+    pub fn next_due(&self) -> Option<Duration> {
+        let groups = self.groups.iter().map(|g| g.due);
+        groups.chain(self.failures.values().filter(|f| !f.entry.is_taken()).map(|f| f.due)).min()
+    }
+
+    /// The target holds `path` (and, for a subtree, all below): its failures are over.
+    pub fn confirmed(&mut self, entry: &Entry) -> Vec<Entry> {
+        if self.failures.is_empty() {
+            return Vec::new();
+        }
+        let over: Vec<RelPath> = match entry.kind {
+            Kind::Subtree => self.failures.keys().filter(|p| path::is_at_or_below(p, &entry.path)).cloned().collect(),
+            _ => self.failures.get_key_value(&entry.path).map(|(p, _)| p.clone()).into_iter().collect(),
+        };
+        over.into_iter().filter_map(|p| self.failures.remove(&p)).map(|f| f.entry).filter(|e| !e.is_taken()).collect()
+    }
+
+    /// Makes everything due now.
+    pub fn hurry(&mut self, now: Duration) {
+        self.groups.iter_mut().for_each(|g| g.due = g.due.min(now));
+        self.failures.values_mut().for_each(|f| f.due = f.due.min(now));
+    }
+
+    /// Takes everything back: the target went down, and all will be sent anew.
+    pub fn take_all(&mut self) -> Vec<Entry> {
+        let groups = std::mem::take(&mut self.groups).into_iter().flat_map(|g| g.entries);
+        groups.collect()
+    }
+
+    /// Entries that wait for another round.
+    pub fn waiting(&self) -> usize {
+        self.groups.iter().map(|g| g.entries.len()).sum()
+    }
+
+    /// Failures, by path.
+    pub fn failures(&self) -> impl ExactSizeIterator<Item = &Failure> {
+        self.failures.values()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dirty::{DirtySet, Limits, Seen};
+
+    fn entries(n: usize) -> Vec<Entry> {
+        let mut set = DirtySet::new(1_000_000);
+        for i in 0..n {
+            set.see(format!("d/{i}").as_bytes(), Seen::Written);
+        }
+        set.take_shallow(Limits { max_paths: usize::MAX, ignore_holds: false }).unwrap().entries
+    }
+
+    fn retries() -> Retries {
+        Retries::new(Backoff { min: Duration::from_secs(1), max: Duration::from_secs(60) })
+    }
+
+    /// Runs groups until only failures are left; `bad` fail, and are named or not. Returns runs needed.
+    fn run(r: &mut Retries, all: usize, bad: &[&str], named: bool) -> usize {
+        let mut now = Duration::ZERO;
+        let mut batch = Some((entries(all), 0));
+        let mut runs = 0;
+        let mut done = 0;
+        while let Some((entries, round)) = batch.take() {
+            runs += 1;
+            let failing: Vec<RelPath> =
+                entries.iter().map(|e| e.path.clone()).filter(|p| bad.contains(&p.to_string().as_str())).collect();
+            if failing.is_empty() {
+                done += entries.len();
+            } else {
+                r.failed(now, entries, round, if named { &failing } else { &[] }, "no", 0.0);
+            }
+            while r.waiting() > 0 {
+                now += Duration::from_millis(10);
+                if r.groups.iter().any(|g| g.due <= now) {
+                    batch = r.take_due(now);
+                    break;
+                }
+            }
+        }
+        assert_eq!(done + r.failures().len(), all, "every path is either through or a failure");
+        runs
+    }
+
+    #[test]
+    fn bad_paths_end_up_alone_and_the_rest_goes_through() {
+        for named in [true, false] {
+            let mut r = retries();
+            let runs = run(&mut r, 1000, &["d/17", "d/900"], named);
+            let failed: Vec<String> = r.failures().map(|f| f.entry.path.to_string()).collect();
+            assert_eq!(failed, ["d/17", "d/900"]);
+            assert!(runs <= if named { 6 } else { 3 + 2 * 2 * 10 }, "{runs} runs");
+        }
+    }
+
+    #[test]
+    fn failures_come_together_with_growing_pauses_until_confirmed() {
+        let mut r = retries();
+        r.fail(Duration::ZERO, entries(3), "denied", 0.0);
+        assert_eq!(r.next_due(), Some(Duration::from_secs(1)));
+        assert!(r.take_due(Duration::from_millis(999)).is_none());
+        let (again, round) = r.take_due(Duration::from_secs(1)).unwrap();
+        assert_eq!((again.len(), round, r.next_due()), (3, 3, None));
+        r.failed(Duration::from_secs(1), again, round, &[RelPath::new(b"d").unwrap()], "denied", 0.0);
+        assert_eq!(r.next_due(), Some(Duration::from_secs(3)), "the second pause is twice as long");
+        assert!(r.failures().all(|f| f.tries == 2));
+        r.hurry(Duration::from_secs(2));
+        let (again, _) = r.take_due(Duration::from_secs(2)).unwrap();
+        for e in &again {
+            r.confirmed(e);
+        }
+        assert_eq!(r.failures().len(), 0);
+    }
+
+    #[test]
+    fn backoff_doubles_up_to_its_bound_and_jitter_only_shortens() {
+        let b = Backoff { min: Duration::from_millis(500), max: Duration::from_secs(60) };
+        assert_eq!([1, 2, 3, 9, 99].map(|n| b.pause(n, 0.0).as_millis()), [500, 1000, 2000, 60_000, 60_000]);
+        assert_eq!(b.pause(2, 0.999).as_millis(), 500);
+    }
+}
