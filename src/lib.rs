@@ -28,3 +28,6 @@ pub mod ring;
 pub mod source;
 pub mod sync;
 pub mod sys;
+
+#[cfg(test)]
+mod scratch;
