@@ -31,3 +31,6 @@ pub mod source;
 pub mod status;
 pub mod sync;
 pub mod sys;
+
+#[cfg(test)]
+mod scratch;

@@ -12,9 +12,17 @@
 //! info   ┌ type u8 │ – u8 │ len u16 │ fsid 8 │ handle_bytes u32 │ handle_type i32 │ handle … │ name … NUL, padding ┐
 //! ```
 //!
-//! What the kernel does with a directory's own attributes, with merged masks, and with renames, is in the module's tests
-//! next to `sys::fanotify`; in short: `chmod` of a directory arrives as the directory's handle with the name `.`, for a
-//! marked filesystem's root too; a record's mask is the union of everything merged, without order.
+//! What the kernel says, measured on 6.18, ext4, xfs, btrfs and tmpfs alike (tests beside `sys::fanotify`):
+//! - A directory's own attributes: the directory's handle with the name `.`, no child; the filesystem's root too.
+//! - A mask is the union of what was merged, without order. Merging needs the same object, so a name deleted and made again
+//!   gives two records, in order: `CREATE|CLOSE_WRITE|DELETE` of the first file, then `CREATE|CLOSE_WRITE` of the second.
+//! - `FAN_RENAME`: only `old` and `new`, no `dir`; an exchange gives one record for each direction. The overwritten file has
+//!   a record without a place, below.
+//! - **Records without a place**, `dir` = `None` and `child` set. `FAN_ATTRIB`: a file's link count changed (at every link and
+//!   unlink, beside the record that names the entry). But also `FAN_CLOSE_WRITE` and `FAN_ATTRIB` of a change made through a
+//!   file handle whose directory entry is not in memory: knfsd after a restart or under memory pressure. Opening the child's
+//!   handle tells: `ESTALE`, it is gone and its `FAN_DELETE` says so; a path, that is the place; the path `/` alone, the kernel
+//!   does not know where it is, and the change is lost until a scan finds it by its ctime.
 
 use crate::sys::handle::{FsId, HandleRef};
 
@@ -60,7 +68,7 @@ pub struct FanEvent<'a> {
     pub mask: u64,
     /// The process that caused the (first) event; 0 for an overflow or a process outside this pid namespace.
     pub pid: i32,
-    /// Where it happened; all but overflow and rename.
+    /// Where it happened; `None` for overflow, rename, and records without a place (see the module).
     pub dir: Option<Place<'a>>,
     /// `FAN_RENAME`: the place before.
     pub old: Option<Place<'a>>,

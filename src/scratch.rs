@@ -1,0 +1,59 @@
+//! Throw-away filesystems for tests, so that what is heard is only what the test did.
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// A filesystem mounted for one test; unmounted and removed when dropped, on panic too.
+pub(crate) struct Scratch {
+    point: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Scratch {
+    /// A fresh filesystem of `kind` (`tmpfs`, or what `mkfs.KIND` makes in a loop-mounted image). `None` without root or
+    /// without the tools; says so on stderr under the name of `test`.
+    pub(crate) fn new(kind: &str, test: &str) -> Option<Scratch> {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        // Paths read back from the kernel hold no symlinks.
+        let base = dir.path().canonicalize().expect("the temporary directory's path");
+        let point = base.join("mnt");
+        std::fs::create_dir(&point).expect("a mount point");
+        let done = match kind {
+            "tmpfs" => {
+                mount(Some("scratch"), &point, Some("tmpfs"), MsFlags::empty(), Some("size=256m")).map_err(|e| e.to_string())
+            }
+            _ => mount_image(kind, &base.join("image"), &point),
+        };
+        match done {
+            Ok(()) => Some(Scratch { point, _dir: dir }),
+            Err(why) => {
+                eprintln!("SKIPPED {test} on {kind}: {why}");
+                None
+            }
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.point
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = umount2(&self.point, MntFlags::MNT_DETACH);
+    }
+}
+
+fn mount_image(kind: &str, image: &Path, point: &Path) -> Result<(), String> {
+    // The smallest that mkfs.xfs accepts; sparse, so it costs what the test writes.
+    const IMAGE_BYTES: u64 = 320 << 20;
+    std::fs::File::create(image).and_then(|file| file.set_len(IMAGE_BYTES)).map_err(|e| e.to_string())?;
+    run(Command::new(format!("mkfs.{kind}")).arg("-q").arg(image))?;
+    run(Command::new("mount").args(["-o", "loop"]).args([image, point]))
+}
+
+fn run(command: &mut Command) -> Result<(), String> {
+    let out = command.stdin(Stdio::null()).output().map_err(|e| format!("{command:?}: {e}"))?;
+    if out.status.success() { Ok(()) } else { Err(format!("{command:?}: {}", String::from_utf8_lossy(&out.stderr).trim())) }
+}
