@@ -1,1 +1,3 @@
 //! Batches through rsync.
+
+pub mod location;
