@@ -94,13 +94,9 @@ pub(super) fn parse(pattern: &[u8]) -> Option<Rule> {
 impl Rule {
     /// Whether a component must be empty, `.` or `..`, which no component of a path is.
     fn names_no_component(&self) -> bool {
-        // A leading slash in the text `/path` is real where the pattern begins with `**`; it cannot be literal there.
-        self.tokens.split(|t| *t == Token::Byte(b'/')).any(|component| match component {
-            [] => true,
-            [Token::Byte(b'.')] => true,
-            [Token::Byte(b'.'), Token::Byte(b'.')] => true,
-            _ => false,
-        })
+        use Token::Byte;
+        let none = |component: &[Token]| matches!(component, [] | [Byte(b'.')] | [Byte(b'.'), Byte(b'.')]);
+        self.tokens.split(|t| *t == Byte(b'/')).any(none)
     }
 
     /// The rule as an expression over the name, or over the path with a slash before it and, for a directory, one behind.

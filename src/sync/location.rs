@@ -1,93 +1,438 @@
-//! Where a target is.
+//! Where a target lies: an rsync daemon's module, a directory behind ssh, or a directory of this host.
+//!
+//! A location is checked when it is read, not when rsync is run: host, user and module become words of a command line
+//! that runs as root, so nothing that another program could read as an option or that would break a log line gets this far.
+//! Paths are absolute and name a real place below the root; `..` is refused, since what it means is decided elsewhere.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Component, Path, PathBuf};
 
-/// A target's address.
+use serde::{Serialize, Serializer};
+
+/// A checked target location. `Display` writes it as [`Location::parse`] reads it; it never holds a password.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Location {
-    /// A module of an rsync daemon.
+    /// A module of an rsync daemon: `rsync://[user@]host[:port]/module[/path]` or `[user@]host::module[/path]`.
     Daemon {
-        /// Who to authenticate as, where the module asks for it.
+        /// Whom to log in as.
         user: Option<String>,
         /// Name or address; an IPv6 address without brackets.
         host: String,
-        /// TCP port; 873 where none is given.
+        /// TCP port, 873 if not given.
         port: Option<u16>,
         /// The module's name.
         module: String,
-        /// Path inside the module, without leading and trailing `/`; empty for the module's root.
+        /// The directory in the module, without leading or trailing slash; empty for the module itself.
         path: String,
     },
-    /// A path on a host reached through a remote shell.
+    /// A directory behind a remote shell: `[user@]host:/path`.
     Ssh {
-        /// Who to log in as.
+        /// Whom to log in as.
         user: Option<String>,
-        /// Name or address; an IPv6 address without brackets.
+        /// Name, alias or address; an IPv6 address without brackets.
         host: String,
-        /// Path on that host; relative ones start at the login directory.
+        /// Absolute, without trailing slash.
         path: String,
     },
-    /// An absolute path on this machine.
+    /// A directory of this host: `/path`, without trailing slash.
     Local(PathBuf),
 }
 
+/// Why a text is no location.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LocationError {
+    /// The text is not shown, nor may the caller show it.
+    #[error(
+        "the target holds a password, which would show in process lists and logs; put it into a file, give the file as password_file, and write only user@host"
+    )]
+    Password,
+    /// A relative local path, or something else without host.
+    #[error(
+        "the target \"{0}\" is neither a remote place nor an absolute path; write /the/whole/path, host:/path, host::module or rsync://host/module"
+    )]
+    NotAbsolute(String),
+    /// `host:path`.
+    #[error("the target \"{0}\" has a relative path; write an absolute one, as in host:/home/user/{1} (~ is not expanded)")]
+    RelativeRemote(String, String),
+    /// `ssh://`, `file://`, ...
+    #[error("the target \"{0}\" has a scheme that rsync does not know; write rsync://host/module, host:/path or /path")]
+    Scheme(String),
+    /// `rsync://host` or `host::`.
+    #[error("the target \"{0}\" names no module; write rsync://host/module/path")]
+    NoModule(String),
+    /// A part cannot be used.
+    #[error("the target \"{target}\" has the {part} \"{text}\", which {reason}")]
+    Part {
+        /// The whole text.
+        target: String,
+        /// Which part.
+        part: &'static str,
+        /// It.
+        text: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+}
+
 impl Location {
-    /// Whether an rsync daemon answers there, so that its options (`--password-file`, `--contimeout`) are legal.
+    /// Reads a target as the command line and the configuration write it.
+    ///
+    /// # Errors
+    /// See [`LocationError`]; a relative path, a password, a part that another program might misread.
+    pub fn parse(text: &str) -> Result<Location, LocationError> {
+        let part = |part, given: &str, reason| LocationError::Part { target: shown(text), part, text: shown(given), reason };
+        if text.starts_with('/') {
+            let path = absolute(text).map_err(|reason| part("path", text, reason))?;
+            return Ok(Location::Local(path.into()));
+        }
+        if let Some(rest) = text.strip_prefix("rsync://") {
+            let (authority, place) = rest.split_once('/').unwrap_or((rest, ""));
+            let (user, host) = split_user(authority);
+            if user.is_some_and(|u| u.contains(':')) {
+                return Err(LocationError::Password);
+            }
+            let (host, port) = match split_host(host).ok_or_else(|| part("host", host, "has no closing bracket"))? {
+                (host, "") => (host, None),
+                (host, after) => {
+                    let port = after.strip_prefix(':').and_then(|p| p.parse().ok()).filter(|&p: &u16| p > 0);
+                    (host, Some(port.ok_or_else(|| part("port", after, "is not a number from 1 to 65535"))?))
+                }
+            };
+            return daemon(text, user, host, port, place);
+        }
+        if text.split_once("://").is_some_and(|(scheme, _)| !scheme.contains(['/', '@', ':'])) {
+            return Err(LocationError::Scheme(shown(text)));
+        }
+
+        // The user ends at the last `@` before the first byte that only a host or a path can hold.
+        let user_end = text.find([':', '[', '/']).map_or(text.len(), |at| text[..at].rfind('@').map_or(0, |at| at + 1));
+        let (user, rest) = (text[..user_end].strip_suffix('@'), &text[user_end..]);
+        let (host, after) = split_host(rest).ok_or_else(|| part("host", rest, "has no closing bracket"))?;
+        let Some(place) = after.strip_prefix(':').filter(|_| !host.contains('/')) else {
+            return Err(LocationError::NotAbsolute(shown(text)));
+        };
+        if let Some(place) = place.strip_prefix(':') {
+            return daemon(text, user, host, None, place);
+        }
+        if place.contains('@') && !place.starts_with('/') {
+            return Err(LocationError::Password);
+        }
+        check_user(text, user)?;
+        check_host(text, host)?;
+        if !place.starts_with('/') {
+            let tail = place.trim_start_matches(['~', '/']);
+            return Err(LocationError::RelativeRemote(shown(text), shown(tail)));
+        }
+        let path = absolute(place).map_err(|reason| part("path", place, reason))?;
+        Ok(Location::Ssh { user: user.map(str::to_owned), host: host.to_owned(), path })
+    }
+
+    /// The destination argument for rsync. It ends in `/.`, so that rsync reports a missing directory and does not create
+    /// it (measured with 3.5.0: exit code 3 or 11).
+    pub fn dest(&self) -> OsString {
+        match self {
+            Location::Local(path) => path.join(".").into_os_string(),
+            remote => format!("{remote}/.").into(),
+        }
+    }
+
+    /// Whether an rsync daemon is spoken to, which knows of password files, `--contimeout` and socket options.
     pub fn is_daemon(&self) -> bool {
         matches!(self, Location::Daemon { .. })
     }
 
-    /// The destination argument, ending in `/.`: rsync creates a missing target directory of the form `DST`, so that a
-    /// target that is not mounted would be filled beneath its mount point; `DST/.` fails instead.
-    pub fn dest(&self) -> OsString {
-        let user = |user: &Option<String>| user.as_ref().map_or(String::new(), |u| format!("{u}@"));
-        let host = |host: &str| if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-        let mut out = match self {
-            Location::Daemon { user: u, host: h, port, module, path } => {
-                let port = port.map_or(String::new(), |p| format!(":{p}"));
-                let slash = if path.is_empty() { "" } else { "/" };
-                OsString::from(format!("rsync://{}{}{port}/{module}{slash}{path}", user(u), host(h)))
-            }
-            Location::Ssh { user: u, host: h, path } => {
-                // An empty path is the login directory; written bare it would become `host:/.`, the root of the disk.
-                let path = if path.is_empty() { "." } else { path };
-                OsString::from(format!("{}{}:{path}", user(u), host(h)))
-            }
-            Location::Local(path) => path.clone().into_os_string(),
+    /// The path below `self` that `other` is, if it is the same place (empty) or lies below. Two names for one host are
+    /// not recognised.
+    pub fn holds(&self, other: &Location) -> Option<String> {
+        let below = |above: &str, path: &str| match path.strip_prefix(above)? {
+            "" => Some(String::new()),
+            rest if above.is_empty() => Some(rest.to_owned()),
+            rest => rest.strip_prefix('/').map(str::to_owned),
         };
-        let ends_in_slash = out.as_bytes().ends_with(b"/");
-        out.push(OsStr::new(if ends_in_slash { "." } else { "/." }));
-        out
+        match (self, other) {
+            (
+                Location::Daemon { host: h, port: n, module: m, path: p, .. },
+                Location::Daemon { host, port, module, path, .. },
+            ) if h.eq_ignore_ascii_case(host) && n.unwrap_or(873) == port.unwrap_or(873) && m == module => below(p, path),
+            (Location::Ssh { user: u, host: h, path: p }, Location::Ssh { user, host, path })
+                if u == user && h.eq_ignore_ascii_case(host) =>
+            {
+                below(p, path)
+            }
+            (Location::Local(p), Location::Local(path)) => below(p.to_str()?, path.to_str()?),
+            _ => None,
+        }
     }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = |user: &Option<String>| user.as_ref().map_or(String::new(), |u| format!("{u}@"));
+        let bracketed = |host: &str| if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        match self {
+            Location::Daemon { user, host, port, module, path } => {
+                write!(f, "rsync://{}{}", at(user), bracketed(host))?;
+                port.map_or(Ok(()), |port| write!(f, ":{port}"))?;
+                write!(f, "/{module}")?;
+                if path.is_empty() { Ok(()) } else { write!(f, "/{path}") }
+            }
+            Location::Ssh { user, host, path } => write!(f, "{}{}:{path}", at(user), bracketed(host)),
+            Location::Local(path) => path.display().fmt(f),
+        }
+    }
+}
+
+impl Serialize for Location {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+fn daemon(text: &str, user: Option<&str>, host: &str, port: Option<u16>, place: &str) -> Result<Location, LocationError> {
+    let part = |part, given: &str, reason| LocationError::Part { target: shown(text), part, text: shown(given), reason };
+    check_user(text, user)?;
+    check_host(text, host)?;
+    let (module, path) = place.split_once('/').unwrap_or((place, ""));
+    if module.is_empty() {
+        return Err(LocationError::NoModule(shown(text)));
+    }
+    if module.starts_with('-') {
+        return Err(part("module", module, "begins with -, as an option does"));
+    }
+    if module.chars().any(char::is_control) || matches!(module, "." | "..") || module.starts_with(':') {
+        return Err(part("module", module, "is no name of a module"));
+    }
+    let path =
+        if path.is_empty() { String::new() } else { components(Path::new(path)).map_err(|reason| part("path", path, reason))? };
+    Ok(Location::Daemon { user: user.map(str::to_owned), host: host.to_owned(), port, module: module.to_owned(), path })
+}
+
+/// `user@rest`; the user may hold an `@` itself, as rsync has it.
+fn split_user(text: &str) -> (Option<&str>, &str) {
+    text.rsplit_once('@').map_or((None, text), |(user, rest)| (Some(user), rest))
+}
+
+/// The host and what follows it from the colon on; `None` when a bracket is not closed.
+fn split_host(text: &str) -> Option<(&str, &str)> {
+    match text.strip_prefix('[') {
+        Some(inner) => inner.split_once(']'),
+        None => Some(text.split_at(text.find(':').unwrap_or(text.len()))),
+    }
+}
+
+fn check_user(text: &str, user: Option<&str>) -> Result<(), LocationError> {
+    let Some(user) = user else { return Ok(()) };
+    let reason = if user.is_empty() {
+        "is empty"
+    } else if user.starts_with('-') {
+        "begins with -, as an option does"
+    } else if user.contains(|c: char| c.is_control() || c.is_whitespace() || matches!(c, '/' | ':' | '[' | ']')) {
+        "holds a character that no user name has"
+    } else {
+        return Ok(());
+    };
+    Err(LocationError::Part { target: shown(text), part: "user", text: shown(user), reason })
+}
+
+fn check_host(text: &str, host: &str) -> Result<(), LocationError> {
+    let reason = if host.is_empty() {
+        "is empty"
+    } else if host.starts_with('-') {
+        "begins with -, as an option does"
+    } else if host.contains(':') && host.split('%').next().is_none_or(|a| a.parse::<std::net::Ipv6Addr>().is_err()) {
+        "is not an IPv6 address"
+    } else if host.contains(|c: char| c.is_control() || c.is_whitespace() || "/@[]\\\"'`$&;|<>(){}*?!#,".contains(c)) {
+        "holds a character that no host name has"
+    } else {
+        return Ok(());
+    };
+    Err(LocationError::Part { target: shown(text), part: "host", text: shown(host), reason })
+}
+
+/// An absolute path in normal form.
+fn absolute(text: &str) -> Result<String, &'static str> {
+    let path = components(Path::new(text))?;
+    // A mirror that deletes has no business at the root of a whole system.
+    if path.is_empty() { Err("is the root of the file system; write a directory below it") } else { Ok(format!("/{path}")) }
+}
+
+/// The components, joined; no leading or trailing slash.
+fn components(path: &Path) -> Result<String, &'static str> {
+    let mut out = Vec::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => out.push(name.to_str().ok_or("is not UTF-8")?),
+            Component::ParentDir => return Err("holds .. ; write the path that it means"),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    if out.iter().any(|name| name.contains(char::is_control)) {
+        return Err("holds a control character");
+    }
+    Ok(out.join("/"))
+}
+
+/// For a message: one line, whatever is in it.
+fn shown(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    fn module(user: Option<&str>, host: &str, port: Option<u16>, module: &str, path: &str) -> Location {
+        let (user, host, module, path) = (user.map(str::to_owned), host.into(), module.into(), path.into());
+        Location::Daemon { user, host, port, module, path }
+    }
+
+    fn ssh(user: Option<&str>, host: &str, path: &str) -> Location {
+        Location::Ssh { user: user.map(str::to_owned), host: host.into(), path: path.into() }
+    }
 
     #[test]
-    fn destinations_end_in_slash_dot() {
-        let daemon = |user: Option<&str>, host: &str, port, path: &str| Location::Daemon {
-            user: user.map(String::from),
-            host: host.into(),
-            port,
-            module: "m".into(),
-            path: path.into(),
-        };
-        let ssh = |path: &str| Location::Ssh { user: Some("u".into()), host: "h".into(), path: path.into() };
-        for (location, want) in [
-            (daemon(None, "h", None, ""), "rsync://h/m/."),
-            (daemon(Some("u"), "h", Some(8730), "a/b"), "rsync://u@h:8730/m/a/b/."),
-            (daemon(None, "::1", Some(1), ""), "rsync://[::1]:1/m/."),
-            (ssh("/srv/x"), "u@h:/srv/x/."),
-            (ssh("/"), "u@h:/."),
-            (ssh(""), "u@h:./."),
-            (Location::Local("/srv/x".into()), "/srv/x/."),
-            (Location::Local("/srv/x/".into()), "/srv/x/."),
+    fn forms() {
+        for (text, want, dest) in [
+            ("rsync://h/m", module(None, "h", None, "m", ""), "rsync://h/m/."),
+            ("rsync://u@h:8730/m/a//b/", module(Some("u"), "h", Some(8730), "m", "a/b"), "rsync://u@h:8730/m/a/b/."),
+            ("rsync://[::1]:873/m/", module(None, "::1", Some(873), "m", ""), "rsync://[::1]:873/m/."),
+            ("h::m", module(None, "h", None, "m", ""), "rsync://h/m/."),
+            ("u@h::m/a/./b", module(Some("u"), "h", None, "m", "a/b"), "rsync://u@h/m/a/b/."),
+            ("u@[fe80::1%eth0]::m/a b", module(Some("u"), "fe80::1%eth0", None, "m", "a b"), "rsync://u@[fe80::1%eth0]/m/a b/."),
+            ("u@h:/a/", ssh(Some("u"), "h", "/a"), "u@h:/a/."),
+            ("u@dom@h:/a", ssh(Some("u@dom"), "h", "/a"), "u@dom@h:/a/."),
+            ("h:/a:b@c", ssh(None, "h", "/a:b@c"), "h:/a:b@c/."),
+            ("[::1]:/a", ssh(None, "::1", "/a"), "[::1]:/a/."),
+            ("/a/b", Location::Local("/a/b".into()), "/a/b/."),
+            ("//a/./b:c/", Location::Local("/a/b:c".into()), "/a/b:c/."),
         ] {
-            assert_eq!(location.dest(), want);
+            let parsed = Location::parse(text).unwrap_or_else(|e| panic!("{text}: {e}"));
+            assert_eq!((&parsed, parsed.dest()), (&want, dest.into()), "{text}");
+            assert_eq!(Location::parse(&parsed.to_string()).as_ref(), Ok(&want), "{text}");
+        }
+    }
+
+    #[test]
+    fn refused() {
+        for text in [
+            "",
+            "a",
+            "a/b",
+            "./a",
+            "../a",
+            "~/a",
+            "a/b:c",
+            "h:a",
+            "h:",
+            "h:~/a",
+            "h::",
+            "h::/a",
+            "rsync://h",
+            "rsync://h/",
+            "rsync:///m",
+            "rsync://h:0/m",
+            "rsync://h:99999/m",
+            "rsync://h:x/m",
+            "rsync://[::1/m",
+            "[::1:/a",
+            "[x:y]:/a",
+            "ssh://h/a",
+            "file:///a",
+            "/",
+            "//",
+            "/a/../b",
+            "h:/..",
+            "h:/",
+            "h::m/../x",
+            "h::..",
+            "rsync://h/m/..",
+            "-oProxyCommand=x:/a",
+            "-h::m",
+            "h::-m",
+            "u@-h:/a",
+            "-u@h:/a",
+            "@h:/a",
+            "h h:/a",
+            "h;x:/a",
+            "$(x):/a",
+            "h\n:/a",
+            "/a\nb",
+            "h::m\n",
+            "h:/a\tb",
+            "rsync://-h/m",
+            "rsync://h/-m",
+        ] {
+            assert!(Location::parse(text).is_err(), "{text:?} gives {:?}", Location::parse(text));
+        }
+    }
+
+    #[test]
+    fn a_password_is_refused_and_not_repeated() {
+        for text in ["rsync://u:secret@h/m", "u:secret@h::m", "u:secret@h:/a", "rsync://u:secret@h", "rsync://u:sec@ret@h/m"] {
+            let error = Location::parse(text).unwrap_err();
+            assert_eq!(error, LocationError::Password, "{text}");
+            assert!(error.to_string().contains("password_file") && !error.to_string().contains("sec"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_module_named_with_a_slash_is_a_path() {
+        assert_eq!(Location::parse("h::m/x").unwrap(), module(None, "h", None, "m", "x"));
+    }
+
+    #[test]
+    fn which_place_holds_which() {
+        for (above, other, want) in [
+            ("rsync://h/m", "h::m", Some("")),
+            ("rsync://h/m", "u@H::m/a/b", Some("a/b")),
+            ("rsync://h:873/m/a", "h::m/a/b", Some("b")),
+            ("h::m/a", "h::m/ab", None),
+            ("h::m/a", "h::m", None),
+            ("h::m", "h::n", None),
+            ("rsync://h:1/m", "h::m", None),
+            ("/a", "/a/b/c", Some("b/c")),
+            ("/a", "/ab", None),
+            ("h:/a", "h:/a", Some("")),
+            ("h:/a", "/a", None),
+        ] {
+            let [above, other] = [above, other].map(|t| Location::parse(t).unwrap());
+            assert_eq!(above.holds(&other).as_deref(), want, "{above} {other}");
+        }
+    }
+
+    fn location() -> impl Strategy<Value = Location> {
+        let user = proptest::option::of("[a-zA-Z0-9_.éß-]{1,8}(@[a-z.]{1,5})?".prop_filter("an option", |u| !u.starts_with('-')));
+        let host = prop_oneof![
+            "[a-zA-Z0-9_.][a-zA-Z0-9_.-]{0,12}",
+            any::<std::net::Ipv6Addr>().prop_map(|a| a.to_string()),
+            any::<std::net::Ipv6Addr>().prop_map(|a| format!("{a}%eth0")),
+        ];
+        let name = "[^/\\pC]{1,9}".prop_filter("no name", |n| !matches!(n.as_str(), "." | ".."));
+        let path = proptest::collection::vec(name, 0..4).prop_map(|p| p.join("/"));
+        let module = "[^/\\pC:-][^/\\pC]{0,9}".prop_filter("no name", |n| !matches!(n.as_str(), "." | ".."));
+        let some = path.clone().prop_filter("the root", |p| !p.is_empty()).prop_map(|p| format!("/{p}"));
+        prop_oneof![
+            (user.clone(), host.clone(), proptest::option::of(1u16..), module, path)
+                .prop_map(|(user, host, port, module, path)| Location::Daemon { user, host, port, module, path }),
+            (user, host, some.clone()).prop_map(|(user, host, path)| Location::Ssh { user, host, path }),
+            some.prop_map(|p| Location::Local(p.into())),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn reads_what_it_writes(x in location()) {
+            prop_assert_eq!(Location::parse(&x.to_string()), Ok(x));
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused_on_one_line(text in "\\PC{0,20}|[ru@:/\\[\\]a.\n-]{0,16}") {
+            match Location::parse(&text) {
+                Ok(x) => prop_assert_eq!(Location::parse(&x.to_string()), Ok(x)),
+                Err(e) => prop_assert!(!e.to_string().contains('\n')),
+            }
         }
     }
 }
