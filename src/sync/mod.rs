@@ -14,4 +14,6 @@
 pub mod argv;
 pub mod filelist;
 pub mod location;
+pub mod outcome;
+pub mod output;
 pub mod probe;
