@@ -14,6 +14,7 @@
 pub mod argv;
 pub mod filelist;
 pub mod location;
+pub mod normal;
 pub mod outcome;
 pub mod output;
 pub mod probe;

@@ -4,3 +4,4 @@
 //! pipeline.
 
 pub mod memfd;
+pub mod statx;
