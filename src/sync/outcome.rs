@@ -9,16 +9,9 @@
 
 use crate::path::{RelPath, Shown};
 
-use super::output::{Counters, Output};
+pub use crate::sys::child::Exit;
 
-/// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Exit {
-    /// With this code.
-    Code(i32),
-    /// By this signal.
-    Signal(i32),
-}
+use super::output::{Counters, Output};
 
 /// What the outcome depends on besides rsync's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

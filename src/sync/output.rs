@@ -21,6 +21,8 @@ use memchr::memmem;
 use super::location::Location;
 use crate::path::RelPath;
 
+pub use crate::sys::child::Stream;
+
 /// How many failed paths are kept.
 pub const MAX_FAILED: usize = 1000;
 /// How many message lines are kept from the start, and as many from the end.
@@ -30,15 +32,6 @@ pub const MAX_LINES: usize = 20;
 const MAX_LINE_BYTES: usize = 64 * 1024;
 /// Bytes kept of a message.
 const MAX_MESSAGE_BYTES: usize = 1024;
-
-/// Which of a child's outputs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Stream {
-    /// Itemised changes, progress, and some of the messages.
-    Stdout,
-    /// Errors, of rsync and of the remote shell.
-    Stderr,
-}
 
 /// What a run did, as far as rsync says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

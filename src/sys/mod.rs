@@ -3,5 +3,8 @@
 //! Functions take borrowed descriptors and slices and return owned descriptors and `io::Result`; nothing here knows of the
 //! pipeline.
 
+pub mod child;
 pub mod memfd;
+pub mod pipe;
+pub mod reactor;
 pub mod statx;
