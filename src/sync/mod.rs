@@ -14,5 +14,8 @@
 pub mod argv;
 pub mod filelist;
 pub mod location;
+pub mod normal;
+pub mod outcome;
+pub mod output;
 pub mod probe;
 pub mod retries;

@@ -6,4 +6,8 @@
 pub mod event;
 pub mod fanotify;
 pub mod handle;
+pub mod child;
 pub mod memfd;
+pub mod pipe;
+pub mod reactor;
+pub mod statx;

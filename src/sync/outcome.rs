@@ -1,0 +1,354 @@
+//! Exit code and output of one run, judged by what to do next.
+//!
+//! Promises: [`Verdict::Done`] only when rsync said that everything listed is on the target. Exit code 0 alone does not: a
+//! refused deletion, a skipped file and the `--max-delete` limit (of a daemon) all end with 0 and one line of text. Nearly every other code can be
+//! caused by the source changing meanwhile, so paths are never given up here; that is for the caller to decide, by count.
+//!
+//! Texts come before codes where both speak: a server that refuses often resets the connection, and whether the client ends
+//! with the refusal's code or with 10 or 12 is a race.
+
+use crate::path::{RelPath, Shown};
+
+pub use crate::sys::child::Exit;
+
+use super::output::{Counters, Output};
+
+/// What the outcome depends on besides rsync's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Context {
+    /// The pass had filters: directories that stay because of excluded content are as wished.
+    pub filters: bool,
+    /// The pass deleted. Without, nothing that stays on the target is a failure.
+    pub delete: bool,
+}
+
+/// What to do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Everything listed is on the target.
+    Done,
+    /// Some paths failed, the others went through. Look at the disk again and re-run; after some rounds split the batch.
+    Partial,
+    /// The source changed during the run. Look at the disk again and re-run at once.
+    SourceRace,
+    /// The receiver cannot delete missing arguments: nothing was transferred. List deletions by parent from now on.
+    NoMissingArgs,
+    /// The `--max-delete` limit stopped deletions. Hold them and alert: each repetition deletes as many again.
+    DeletesHeld,
+    /// The source's root cannot be entered. Check it before anything else, delete nothing.
+    SourceRoot,
+    /// The target's directory is not there or cannot be entered.
+    TargetMissing,
+    /// No space on the target. What came after the file that did not fit was not sent; deletions first may make room.
+    TargetFull,
+    /// No connection, or it broke. Retry with back-off.
+    TargetDown,
+    /// The target was silent for too long. Retry with back-off.
+    TimedOut,
+    /// The server has no free connection. Retry with back-off.
+    Busy,
+    /// The server refuses this option for good.
+    Refused {
+        /// As the server wrote it: `--delete`.
+        option: String,
+    },
+    /// Retrying cannot help before somebody changes something: unknown module, authentication, read only, bad option.
+    Config,
+    /// rsync was killed, by us or by others, or could not get memory. Retry.
+    Killed,
+    /// A code without known meaning. Retry with back-off.
+    Unknown,
+}
+
+/// A run's end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// What to do next.
+    pub verdict: Verdict,
+    /// One line for a human: rsync's own most telling message, and how it ended. Empty for [`Verdict::Done`].
+    pub reason: String,
+    /// Paths that messages named, as far as they can be told: at most [`super::output::MAX_FAILED`]. Not complete; the
+    /// paths of a batch that are not in here are not thereby confirmed.
+    pub failed: Vec<RelPath>,
+    /// Failures whose path could not be told or did not fit.
+    pub failed_more: u64,
+    /// What the run did.
+    pub counters: Counters,
+}
+
+impl Outcome {
+    /// Whether everything listed is on the target.
+    pub fn is_done(&self) -> bool {
+        self.verdict == Verdict::Done
+    }
+}
+
+/// Judges a run. `output`: both streams read to their end, [`Output::finish`] called. Pure.
+pub fn classify(exit: Exit, output: &Output, context: Context) -> Outcome {
+    let verdict = verdict(exit, output, context);
+    let done = verdict == Verdict::Done;
+    Outcome {
+        reason: if done { String::new() } else { reason(exit, output) },
+        failed: if done { Vec::new() } else { output.failed.clone() },
+        failed_more: if done { 0 } else { output.failed_more },
+        counters: output.counters,
+        verdict,
+    }
+}
+
+fn verdict(exit: Exit, output: &Output, context: Context) -> Verdict {
+    let signs = &output.signs;
+    let code = match exit {
+        Exit::Signal(_) => return Verdict::Killed,
+        Exit::Code(code) => code,
+    };
+    // Of any code: a daemon's client ends with 0 at the limit, and with 24 or 23 when other things failed too.
+    if signs.max_delete || code == 25 {
+        return Verdict::DeletesHeld;
+    }
+    if code == 0 || code == 24 {
+        let kept = output.counters.dirs_kept > 0 && context.delete && !context.filters;
+        return if signs.skipped || signs.deletes_skipped || kept {
+            Verdict::Partial
+        } else if code == 24 {
+            Verdict::SourceRace
+        } else {
+            Verdict::Done
+        };
+    }
+    if code == 23 {
+        return Verdict::Partial;
+    }
+    if let Some(option) = &signs.refused {
+        return Verdict::Refused { option: option.clone() };
+    }
+    if signs.busy {
+        return Verdict::Busy;
+    }
+    if signs.rejected || signs.no_program {
+        return Verdict::Config;
+    }
+    match code {
+        1 | 4 | 5 | 126 | 127 => Verdict::Config,
+        2 if signs.missing_args_unknown => Verdict::NoMissingArgs,
+        2 if signs.source_race => Verdict::SourceRace,
+        2 => Verdict::Config,
+        3 if signs.target_missing && !signs.source_root => Verdict::TargetMissing,
+        3 => Verdict::SourceRoot,
+        11 | 12 if signs.target_full => Verdict::TargetFull,
+        11 | 12 if signs.target_missing => Verdict::TargetMissing,
+        10 | 11 | 12 | 35 | 255 => Verdict::TargetDown,
+        14 | 16 | 19 | 20 | 22 => Verdict::Killed,
+        30 => Verdict::TimedOut,
+        _ => Verdict::Unknown,
+    }
+}
+
+fn reason(exit: Exit, output: &Output) -> String {
+    let end = match exit {
+        Exit::Code(code) => format!("rsync exit {code}"),
+        Exit::Signal(signal) => match nix::sys::signal::Signal::try_from(signal) {
+            Ok(signal) => format!("rsync killed by {signal}"),
+            Err(_) => format!("rsync killed by signal {signal}"),
+        },
+    };
+    match output.telling() {
+        Some(line) => format!("{} ({end})", Shown(line)),
+        None => end,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::output::{Names, Stream};
+    use super::*;
+
+    const PLAIN: Context = Context { filters: false, delete: true };
+    const FILTERED: Context = Context { filters: true, delete: true };
+
+    fn judged(exit: Exit, stdout: &str, stderr: &str, context: Context) -> Outcome {
+        let mut output = Output::new(Names::default());
+        output.push(Stream::Stdout, stdout.as_bytes());
+        output.push(Stream::Stderr, stderr.as_bytes());
+        output.finish();
+        classify(exit, &output, context)
+    }
+
+    /// Texts of rsync 3.5.0, from real runs, unless said otherwise.
+    #[test]
+    fn every_code_and_text() {
+        use Verdict::*;
+        let refuse = "rsync: The server is configured to refuse --delete\nrsync error: requested action not supported (code 4) at clientserver.c(1267) [Receiver=3.5.0]\nrsync: [sender] read error: Connection reset by peer (104)\n";
+        let limit = "Deletions stopped due to --max-delete limit (3 skipped)\n";
+        for (name, code, stdout, stderr, context, want) in [
+            ("done", 0, "<f+++++++++ a\n", "", PLAIN, Done),
+            ("banner of a remote shell", 0, "", "Welcome to h\n", PLAIN, Done),
+            ("kept directory", 0, "cannot delete non-empty directory: gone\n", "", PLAIN, Partial),
+            ("kept for excluded content", 0, "cannot delete non-empty directory: gone\n", "", FILTERED, Done),
+            ("refused missing args, unprivileged node", 0, "skipping non-regular file \"gone\"\n", "", PLAIN, Partial),
+            ("skipped directory", 0, "skipping directory d\n", "", PLAIN, Partial),
+            ("deletes skipped", 0, "IO error encountered -- skipping file deletion\n", "", FILTERED, Partial),
+            ("limit of a daemon", 0, "*deleting   g1\n", limit, PLAIN, DeletesHeld),
+            ("limit local", 25, "*deleting   g1\n", limit, PLAIN, DeletesHeld),
+            ("limit and vanished", 24, "", limit, PLAIN, DeletesHeld),
+            ("limit and failures", 23, "", limit, PLAIN, DeletesHeld),
+            ("vanished", 24, "", "file has vanished: \"/s/gone\"\n", PLAIN, SourceRace),
+            ("vanished, and a directory kept", 24, "cannot delete non-empty directory: g\n", "", PLAIN, Partial),
+            (
+                "unreadable",
+                23,
+                "",
+                "rsync: [sender] send_files failed to open \"/s/x\": Permission denied (13)\n",
+                PLAIN,
+                Partial,
+            ),
+            (
+                "race in the list",
+                2,
+                "",
+                "ABORTING due to invalid path from sender: a/b\nrsync error: protocol incompatibility (code 2) at flist.c(1)\n",
+                PLAIN,
+                SourceRace,
+            ),
+            (
+                "no missing args",
+                2,
+                "",
+                "invalid file mode 00 for gone [Receiver]\nrsync error: protocol incompatibility (code 2) at flist.c(1206) [Receiver=3.5.0]\n",
+                PLAIN,
+                NoMissingArgs,
+            ),
+            ("shell that talks", 2, "", "protocol version mismatch -- is your shell clean?\n", PLAIN, Config),
+            (
+                "source gone",
+                3,
+                "",
+                "rsync: [sender] change_dir \"/s/\" failed: No such file or directory (2)\n",
+                PLAIN,
+                SourceRoot,
+            ),
+            (
+                "target gone",
+                3,
+                "",
+                "rsync: [Receiver] change_dir#3 \"/t/.\" failed: No such file or directory (2)\n",
+                PLAIN,
+                TargetMissing,
+            ),
+            (
+                "target gone",
+                11,
+                "",
+                "rsync: [Receiver] mkdir \"/no/such/.\" (in m) failed: No such file or directory (2)\nrsync error: error in file IO (code 11) at main.c(808) [Receiver=3.5.0]\n",
+                PLAIN,
+                TargetMissing,
+            ),
+            (
+                "target full",
+                11,
+                "<f+++++++++ big\n",
+                "rsync: [receiver] write failed on \"/big\" (in small): No space left on device (28)\nrsync error: error in file IO (code 11) at receiver.c(657) [receiver=3.5.0]\n",
+                PLAIN,
+                TargetFull,
+            ),
+            ("quota", 11, "", "rsync: [receiver] write failed on \"/big\": Disk quota exceeded (122)\n", PLAIN, TargetFull),
+            (
+                "connection refused",
+                10,
+                "",
+                "rsync: [sender] failed to connect to 127.0.0.1 (127.0.0.1): Connection refused (111)\n",
+                PLAIN,
+                TargetDown,
+            ),
+            (
+                "connection lost",
+                12,
+                "",
+                "rsync: connection unexpectedly closed (0 bytes received so far) [sender]\n",
+                PLAIN,
+                TargetDown,
+            ),
+            ("ssh failed", 255, "", "ssh: connect to host 127.0.0.1 port 1: Connection refused\n", PLAIN, TargetDown),
+            ("connect timed out", 35, "", "rsync error: timeout waiting for daemon connection (code 35)\n", PLAIN, TargetDown),
+            (
+                "silence",
+                30,
+                "",
+                "[sender] io timeout after 3 seconds -- exiting\nrsync error: timeout in data send/receive (code 30)\n",
+                PLAIN,
+                TimedOut,
+            ),
+            ("unknown module", 5, "", "@ERROR: Unknown module 'zz'\n", PLAIN, Config),
+            ("authentication", 5, "", "Password: @ERROR: auth failed on module auth\n", PLAIN, Config),
+            (
+                "not an rsync daemon",
+                5,
+                "",
+                "rsync: server sent \"HTTP/1.1 400 Bad Request\" rather than greeting\n",
+                PLAIN,
+                Config,
+            ),
+            ("no connection free", 5, "", "@ERROR: max connections (1) reached -- try again later\n", PLAIN, Busy),
+            (
+                "read only",
+                1,
+                "",
+                "ERROR: module is read only\nrsync error: syntax or usage error (code 1) at main.c(1185) [Receiver=3.5.0]\n",
+                PLAIN,
+                Config,
+            ),
+            ("read only, the reset seen first", 12, "", "ERROR: module is read only\n", PLAIN, Config),
+            ("unknown option", 1, "", "rsync: --bogus: unknown option\n", PLAIN, Config),
+            ("refused", 4, "", refuse, PLAIN, Refused { option: "--delete".into() }),
+            ("refused, the reset seen first", 10, "", refuse, PLAIN, Refused { option: "--delete".into() }),
+            ("pre-xfer exec", 4, "", "pre-xfer exec returned failure (256)\n", PLAIN, Config),
+            ("no compression of that name", 4, "", "unknown compress name: foo\n", PLAIN, Config),
+            ("no remote rsync", 127, "", "sh: /no/rsync: not found\n", PLAIN, Config),
+            (
+                "no remote shell",
+                14,
+                "",
+                "rsync: [sender] Failed to exec /nonexistent: No such file or directory (2)\n",
+                PLAIN,
+                Config,
+            ),
+            ("pipe trouble", 14, "", "", PLAIN, Killed),
+            ("terminated", 20, "", "rsync error: received SIGINT, SIGTERM, or SIGHUP (code 20) at rsync.c(716)\n", PLAIN, Killed),
+            ("out of memory", 22, "", "", PLAIN, Killed),
+            ("no such code", 99, "", "", PLAIN, Unknown),
+        ] {
+            let outcome = judged(Exit::Code(code), stdout, stderr, context);
+            assert_eq!(outcome.verdict, want, "{name}: {outcome:?}");
+            assert_eq!(outcome.reason.is_empty(), want == Done, "{name}: {outcome:?}");
+        }
+        assert_eq!(judged(Exit::Signal(9), "", "", PLAIN).verdict, Killed);
+    }
+
+    #[test]
+    fn the_reason_quotes_the_telling_line() {
+        let reason = |code, stderr: &str| judged(Exit::Code(code), "", stderr, PLAIN).reason;
+        assert_eq!(
+            reason(
+                255,
+                "Host key verification failed.\nrsync: connection unexpectedly closed (0 bytes received so far) [sender]\nrsync error: unexplained error (code 255) at io.c(285)\n"
+            ),
+            "Host key verification failed. (rsync exit 255)"
+        );
+        assert_eq!(
+            reason(
+                11,
+                "rsync: [generator] failed to set times on \"/.\": Operation not permitted (1)\nrsync: [receiver] write failed on \"/a\\#012b\": No space left on device (28)\nrsync error: error in file IO (code 11)\n"
+            ),
+            "rsync: [receiver] write failed on \"/a\\x0ab\": No space left on device (28) (rsync exit 11)"
+        );
+        assert_eq!(reason(12, ""), "rsync exit 12");
+        assert_eq!(judged(Exit::Signal(9), "", "", PLAIN).reason, "rsync killed by SIGKILL");
+    }
+
+    #[test]
+    fn failed_paths_are_told_unless_done() {
+        let stdout = "cannot delete non-empty directory: gone\n";
+        assert_eq!(judged(Exit::Code(0), stdout, "", PLAIN).failed, [RelPath::new(b"gone").unwrap()]);
+        assert_eq!(judged(Exit::Code(0), stdout, "", FILTERED).failed, []);
+    }
+}

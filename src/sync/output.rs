@@ -1,0 +1,629 @@
+//! rsync's output, read line by line in bounded memory.
+//!
+//! Promises: every line is judged, however many there are (a full pass prints one per changed file), and no more is kept than
+//! counters, the first [`MAX_FAILED`] failed paths and the first and last [`MAX_LINES`] messages. So a message that decides the
+//! outcome is never lost in the middle of a long output.
+//!
+//! rsync mixes three things on stdout: itemised changes (`<f+++++++++ name`), messages, and progress (ending in `\r`). Bytes of
+//! names that are not printable come as `\#ooo`, so a line is a line, and a message is recognised by how the line *starts*:
+//! nothing in a file's name can forge one. An itemised change is printed when a file is sent, also when the target then
+//! fails to take it: it is counted, never taken for a confirmation.
+//!
+//! Gives up: which path failed is told in a dozen styles (absolute source paths, target paths with temporary names, relative
+//! names). What can be mapped back to a path below the root is; the rest counts as [`Output::failed_more`].
+
+use std::collections::VecDeque;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use memchr::memmem;
+
+use super::location::Location;
+use crate::path::RelPath;
+
+pub use crate::sys::child::Stream;
+
+/// How many failed paths are kept.
+pub const MAX_FAILED: usize = 1000;
+/// How many message lines are kept from the start, and as many from the end.
+pub const MAX_LINES: usize = 20;
+/// Bytes kept of a line that is not yet ended: a path of 4,096 bytes is 20,480 when every byte is escaped, and twice for a
+/// rename.
+const MAX_LINE_BYTES: usize = 64 * 1024;
+/// Bytes kept of a message.
+const MAX_MESSAGE_BYTES: usize = 1024;
+
+/// What a run did, as far as rsync says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Regular files whose content was sent.
+    pub files_sent: u64,
+    /// Entries created or changed without content: directories, links, nodes, attributes.
+    pub other_changes: u64,
+    /// Entries deleted on the target.
+    pub deleted: u64,
+    /// Directories that stay on the target because something in them may not go.
+    pub dirs_kept: u64,
+    /// Bytes written to the wire (or to the local receiver); 0 until a run ends well.
+    pub wire_sent: u64,
+    /// Bytes read from it.
+    pub wire_received: u64,
+}
+
+/// How far a run with progress is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// Bytes of files that are done, sent or not.
+    pub bytes: u64,
+    /// Share of the tree's bytes that is done, 0 to 100.
+    pub percent: u8,
+    /// Entries looked at.
+    pub files_done: u64,
+    /// Entries in the tree; of what was found so far while `scanning`.
+    pub files_total: u64,
+    /// The tree is still being read, so the total grows.
+    pub scanning: bool,
+}
+
+/// One itemised change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// rsync(1) `%i`: `YXcstpoguax`, or `*deleting  `.
+    pub change: [u8; 11],
+    /// Path relative to the root, unescaped; of a symbolic link without its target.
+    pub path: RelPath,
+}
+
+/// How paths in rsync's messages are written: what to take off to get a path below the root.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Names {
+    source: Vec<u8>,
+    target: Vec<u8>,
+}
+
+impl Names {
+    /// For a run from `root` (canonical) to `location`.
+    pub fn new(root: &Path, location: &Location) -> Names {
+        let target = match location {
+            Location::Daemon { path, .. } => format!("/{path}").into_bytes(),
+            Location::Ssh { path, .. } => path.clone().into_bytes(),
+            Location::Local(path) => path.as_os_str().as_bytes().to_vec(),
+        };
+        Names { source: root.as_os_str().as_bytes().to_vec(), target }
+    }
+
+    /// `name` as written by the `sender` or the other side, below the root.
+    fn relative(&self, name: &[u8], sender: bool) -> Option<RelPath> {
+        if !name.starts_with(b"/") {
+            return RelPath::new(name);
+        }
+        let root = if sender { &self.source } else { &self.target };
+        let root = root.strip_suffix(b"/").unwrap_or(root);
+        let below = name.strip_prefix(&root[..])?;
+        below.starts_with(b"/").then(|| RelPath::new(below)).flatten()
+    }
+}
+
+/// What the lines so far said that decides the outcome.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Signs {
+    /// A deletion stopped at the `--max-delete` limit.
+    pub max_delete: bool,
+    /// Deletions were skipped, because the source could not be read completely.
+    pub deletes_skipped: bool,
+    /// Something listed was not transferred although the exit code may be 0.
+    pub skipped: bool,
+    /// The receiver does not know missing arguments.
+    pub missing_args_unknown: bool,
+    /// The path list broke because the source changed while it was read.
+    pub source_race: bool,
+    /// ENOSPC or EDQUOT on the target.
+    pub target_full: bool,
+    /// The target's directory could not be entered.
+    pub target_missing: bool,
+    /// The source's root could not be entered.
+    pub source_root: bool,
+    /// The server has no free connection.
+    pub busy: bool,
+    /// The server refuses this option (`--delete`).
+    pub refused: Option<String>,
+    /// The server, or something before it, says no for good: unknown module, authentication, read only.
+    pub rejected: bool,
+    /// A program could not be started.
+    pub no_program: bool,
+}
+
+/// How lines start that decide the outcome by themselves; the first that fits counts.
+const DECISIVE: [(&[u8], fn(&mut Signs) -> &mut bool); 11] = [
+    (b"IO error encountered -- skipping file deletion", |signs| &mut signs.deletes_skipped),
+    (b"Deletions stopped due to --max-delete limit", |signs| &mut signs.max_delete),
+    (b"invalid file mode 0", |signs| &mut signs.missing_args_unknown),
+    (b"ABORTING due to invalid path from sender", |signs| &mut signs.source_race),
+    (b"@ERROR: max connections", |signs| &mut signs.busy),
+    (b"@ERROR", |signs| &mut signs.rejected),
+    (b"ERROR: module is read only", |signs| &mut signs.rejected),
+    (b"ERROR: destination must be a directory", |signs| &mut signs.target_missing),
+    (b"ERROR: cannot overwrite non-directory", |signs| &mut signs.target_missing),
+    (b"rsync: server sent \"", |signs| &mut signs.rejected),
+    (b"pre-xfer exec returned failure", |signs| &mut signs.rejected),
+];
+
+/// Reads both outputs of one run.
+#[derive(Debug, Clone, Default)]
+pub struct Output {
+    names: Names,
+    lines: [Partial; 2],
+    /// Counters so far.
+    pub counters: Counters,
+    /// Progress so far; `None` before the first report.
+    pub progress: Option<Progress>,
+    /// What decides the outcome.
+    pub signs: Signs,
+    /// Paths that messages named as failed, at most [`MAX_FAILED`], in the order of the messages, without repetition of
+    /// the last one.
+    pub failed: Vec<RelPath>,
+    /// Messages about failures whose path is not in `failed`.
+    pub failed_more: u64,
+    /// Itemised changes, when asked for by [`Output::keep_items`].
+    pub items: Vec<Item>,
+    /// Itemised changes beyond that limit.
+    pub items_more: u64,
+    keep_items: usize,
+    head: Vec<Vec<u8>>,
+    tail: VecDeque<Vec<u8>>,
+    dropped: u64,
+    best: Option<(u8, Vec<u8>)>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Partial {
+    bytes: Vec<u8>,
+    /// The line is longer than is kept; the rest up to its end is passed over.
+    cut: bool,
+}
+
+impl Output {
+    /// A reader for a run whose messages name paths as `names` says.
+    pub fn new(names: Names) -> Output {
+        Output { names, ..Output::default() }
+    }
+
+    /// Keeps the first `limit` itemised changes in [`Output::items`]: for verification, and for what a failed run left.
+    pub fn keep_items(&mut self, limit: usize) {
+        self.keep_items = limit;
+    }
+
+    /// Takes the next bytes of `stream`, cut anywhere.
+    pub fn push(&mut self, stream: Stream, mut bytes: &[u8]) {
+        let at = stream as usize;
+        while let Some(end) = memchr::memchr2(b'\n', b'\r', bytes) {
+            let (line, rest) = bytes.split_at(end);
+            if self.lines[at].bytes.is_empty() && !self.lines[at].cut {
+                self.line(stream, line);
+            } else {
+                self.lines[at].extend(line);
+                self.end_line(stream);
+            }
+            bytes = &rest[1..];
+        }
+        self.lines[at].extend(bytes);
+    }
+
+    /// Judges what is left of lines without an end. Call once both outputs are read.
+    pub fn finish(&mut self) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            self.end_line(stream);
+        }
+    }
+
+    /// The messages that were kept, unescaped, one per line, for a log at debug level.
+    pub fn messages(&self) -> Vec<Vec<u8>> {
+        let mut out = self.head.clone();
+        if self.dropped > 0 {
+            out.push(format!("({} more lines)", self.dropped).into_bytes());
+        }
+        out.extend(self.tail.iter().cloned());
+        out
+    }
+
+    /// The message that tells most about why a run failed, unescaped.
+    pub fn telling(&self) -> Option<&[u8]> {
+        self.best.as_ref().map(|(_, line)| &line[..])
+    }
+
+    fn end_line(&mut self, stream: Stream) {
+        let mut partial = std::mem::take(&mut self.lines[stream as usize]);
+        if !partial.bytes.is_empty() {
+            self.line(stream, &partial.bytes);
+        }
+        partial.bytes.clear();
+        partial.cut = false;
+        self.lines[stream as usize] = partial;
+    }
+
+    fn line(&mut self, stream: Stream, line: &[u8]) {
+        if line.is_empty() || (stream == Stream::Stdout && (self.itemised(line) || self.report(line))) {
+            return;
+        }
+        self.message(line);
+    }
+
+    /// `<f+++++++++ name`, `*deleting   name`: rsync(1) `--itemize-changes`, eleven characters since 3.0.
+    fn itemised(&mut self, line: &[u8]) -> bool {
+        if line.len() < 13 || line[11] != b' ' {
+            return false;
+        }
+        match line[0] {
+            b'*' if line.starts_with(b"*deleting ") => self.counters.deleted += 1,
+            b'<' | b'>' if line[1] == b'f' => self.counters.files_sent += 1,
+            b'<' | b'>' | b'c' | b'h' | b'.' if b"fdLDS".contains(&line[1]) => self.counters.other_changes += 1,
+            _ => return false,
+        }
+        if self.keep_items > self.items.len() {
+            let mut change = [0; 11];
+            change.copy_from_slice(&line[..11]);
+            let name = &line[12..];
+            // A link's target follows its name; a name that holds the arrow itself is cut short.
+            let arrow = if change[1] == b'L' { &b" -> "[..] } else { b" => " };
+            let has_arrow = change[1] == b'L' || change[0] == b'h';
+            let name = if has_arrow { memmem::find(name, arrow).map_or(name, |end| &name[..end]) } else { name };
+            match RelPath::new(&unescape(name)) {
+                Some(path) => self.items.push(Item { change, path }),
+                None => self.items_more += 1,
+            }
+        } else if self.keep_items > 0 {
+            self.items_more += 1;
+        }
+        true
+    }
+
+    /// Progress and the closing statistics.
+    fn report(&mut self, line: &[u8]) -> bool {
+        let words = || line.split(|&b| b == b' ').filter(|word| !word.is_empty());
+        if line.starts_with(b"sent ") {
+            let mut numbers = words().filter_map(number);
+            let (Some(sent), Some(received)) = (numbers.next(), numbers.next()) else { return false };
+            (self.counters.wire_sent, self.counters.wire_received) = (sent, received);
+            return true;
+        }
+        if line.starts_with(b"total size is ") {
+            return true;
+        }
+        if !line.starts_with(b" ") {
+            return false;
+        }
+        let mut words = words();
+        let (Some(bytes), Some(percent)) = (words.next().and_then(number), words.next()) else { return false };
+        let Some(percent) = percent.strip_suffix(b"%").and_then(number) else { return false };
+        let mut progress = self.progress.unwrap_or_default();
+        progress.bytes = bytes;
+        progress.percent = percent.min(100) as u8;
+        for word in words {
+            let counts = word.strip_prefix(b"to-chk=").map(|counts| (counts, false));
+            let Some((counts, scanning)) = counts.or_else(|| word.strip_prefix(b"ir-chk=").map(|counts| (counts, true))) else {
+                continue;
+            };
+            let counts = counts.strip_suffix(b")").unwrap_or(counts);
+            let mut counts = counts.split(|&b| b == b'/').filter_map(number);
+            if let (Some(left), Some(total)) = (counts.next(), counts.next()) {
+                (progress.files_done, progress.files_total) = (total.saturating_sub(left), total);
+                progress.scanning = scanning;
+            }
+        }
+        self.progress = Some(progress);
+        true
+    }
+
+    fn message(&mut self, line: &[u8]) {
+        let weight = self.judge(line);
+        let mut kept = unescape(line);
+        kept.truncate(MAX_MESSAGE_BYTES);
+        if self.best.as_ref().is_none_or(|(best, _)| weight > *best) {
+            self.best = Some((weight, kept.clone()));
+        }
+        if self.head.len() < MAX_LINES {
+            self.head.push(kept);
+        } else {
+            if self.tail.len() == MAX_LINES {
+                self.tail.pop_front();
+                self.dropped += 1;
+            }
+            self.tail.push_back(kept);
+        }
+    }
+
+    fn failed(&mut self, path: Option<RelPath>) {
+        match path {
+            Some(path) if self.failed.last() == Some(&path) => {}
+            Some(path) if self.failed.len() < MAX_FAILED => self.failed.push(path),
+            _ => self.failed_more += 1,
+        }
+    }
+
+    /// Notes what a message means; returns how much it tells about the reason of a failure.
+    fn judge(&mut self, line: &[u8]) -> u8 {
+        const NOTHING: u8 = 0;
+        const VAGUE: u8 = 1;
+        const PATH: u8 = 2;
+        const DECIDES: u8 = 3;
+
+        // Where the whole rest is the path.
+        if let Some(name) = line.strip_prefix(b"cannot delete non-empty directory: ") {
+            self.counters.dirs_kept += 1;
+            self.failed(RelPath::new(&unescape(name)));
+            return PATH;
+        }
+        if line.starts_with(b"could not make way for ") {
+            let name = memmem::find(line, b": ").map(|at| &line[at + 2..]);
+            self.failed(name.and_then(|name| RelPath::new(&unescape(name))));
+            return PATH;
+        }
+        if line.starts_with(b"skipping non-regular file \"") || line.starts_with(b"skipping directory ") {
+            self.signs.skipped = true;
+            let name = quoted(line).unwrap_or_else(|| &line[b"skipping directory ".len().min(line.len())..]);
+            self.failed(RelPath::new(&unescape(name)));
+            return PATH;
+        }
+        // A password prompt has no line end, so that the server's answer follows it.
+        let unprompted = line.strip_prefix(b"Password: ").unwrap_or(line);
+        if let Some((_, sign)) = DECISIVE.iter().find(|(start, _)| unprompted.starts_with(start)) {
+            *sign(&mut self.signs) = true;
+            return DECIDES;
+        }
+        if let Some(rest) = line.strip_prefix(b"rsync: The server is configured to refuse ") {
+            self.signs.refused = Some(String::from_utf8_lossy(rest).trim().to_owned());
+            return DECIDES;
+        }
+        if line.starts_with(b"rsync error: ") || line.starts_with(b"rsync warning: ") || line.starts_with(b"*** Skipping any") {
+            return NOTHING;
+        }
+        if line.starts_with(b"file has vanished: ") {
+            self.failed_at(line, true);
+            return PATH;
+        }
+        if line.starts_with(b"WARNING: ") || line.starts_with(b"ERROR: ") {
+            let verification = memmem::find(line, b" failed verification -- update");
+            match verification {
+                Some(end) => {
+                    let start = memmem::find(line, b": ").map_or(0, |at| at + 2);
+                    self.failed(RelPath::new(&unescape(&line[start.min(end)..end])));
+                }
+                None if line.starts_with(b"ERROR: ") => self.failed_at(line, false),
+                None => {}
+            }
+            return PATH;
+        }
+        let Some(rest) = line.strip_prefix(b"rsync: ") else {
+            // The remote shell, or what it started.
+            return PATH;
+        };
+        if rest.starts_with(b"connection unexpectedly closed")
+            || memmem::find(rest, b" error: Connection reset by peer").is_some()
+        {
+            return VAGUE;
+        }
+        let sender = rest.starts_with(b"[sender] ") || !rest.starts_with(b"[");
+        let told = if rest.starts_with(b"[") { memmem::find(rest, b"] ").map_or(rest, |at| &rest[at + 2..]) } else { rest };
+        let error = errno(told);
+        if told.starts_with(b"Failed to exec ") {
+            self.signs.no_program = true;
+            return DECIDES;
+        }
+        if told.starts_with(b"change_dir") || (told.starts_with(b"mkdir \"") && memmem::find(told, b"/.\" ").is_some()) {
+            *(if sender { &mut self.signs.source_root } else { &mut self.signs.target_missing }) = true;
+            return DECIDES;
+        }
+        if !sender && matches!(error, Some(libc::ENOSPC | libc::EDQUOT)) {
+            self.signs.target_full = true;
+            self.failed_at(told, false);
+            return DECIDES;
+        }
+        if quoted(told).is_some() || told.starts_with(b"delete_file: ") {
+            self.failed_at(told, sender);
+            return PATH;
+        }
+        PATH
+    }
+
+    /// Notes the path that a message names in quotes, or in the parentheses of `delete_file: unlink(…)`.
+    fn failed_at(&mut self, told: &[u8], sender: bool) {
+        let parenthesised = || {
+            let rest = told.strip_prefix(b"delete_file: ")?;
+            let start = memchr::memchr(b'(', rest)? + 1;
+            let end = memmem::rfind(rest, b") failed")?;
+            rest.get(start..end)
+        };
+        let Some(name) = parenthesised().or_else(|| quoted(told)) else { return self.failed(None) };
+        // rename "temporary" -> "final"
+        let name = memmem::rfind(name, b"\" -> \"").map_or(name, |at| &name[at + 6..]);
+        let mut path = self.names.relative(&unescape(name), sender);
+        if told.starts_with(b"mkstemp ") {
+            path = path.map(without_temporary);
+        }
+        self.failed(path);
+    }
+}
+
+impl Partial {
+    fn extend(&mut self, bytes: &[u8]) {
+        let room = MAX_LINE_BYTES - self.bytes.len();
+        self.bytes.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        self.cut |= bytes.len() > room;
+    }
+}
+
+/// rsync's `\#ooo` turned back into bytes; a literal `\#ooo` in a name comes as `\#134#ooo`.
+pub fn unescape(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = memmem::find(rest, b"\\#") {
+        out.extend_from_slice(&rest[..at]);
+        let digits = rest.get(at + 2..at + 5).filter(|digits| digits.iter().all(|b| (b'0'..=b'7').contains(b)));
+        let value = digits.map(|digits| digits.iter().fold(0_u32, |value, &b| value * 8 + u32::from(b - b'0')));
+        match value.and_then(|value| u8::try_from(value).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                rest = &rest[at + 5..];
+            }
+            None => {
+                out.extend_from_slice(b"\\#");
+                rest = &rest[at + 2..];
+            }
+        }
+    }
+    out.extend_from_slice(rest);
+    out
+}
+
+/// From the first quote to the last: names may hold quotes, error texts do not.
+fn quoted(text: &[u8]) -> Option<&[u8]> {
+    let start = memchr::memchr(b'"', text)? + 1;
+    let end = memchr::memrchr(b'"', text)?;
+    text.get(start..end)
+}
+
+/// The number in `… (28)` at the end of a message.
+fn errno(text: &[u8]) -> Option<i32> {
+    let text = text.strip_suffix(b")")?;
+    let start = memchr::memrchr(b'(', text)? + 1;
+    number(&text[start..]).and_then(|value| i32::try_from(value).ok())
+}
+
+/// Decimal with thousands separators; `None` for anything else.
+fn number(text: &[u8]) -> Option<u64> {
+    let mut value: Option<u64> = None;
+    for &b in text {
+        match b {
+            b'0'..=b'9' => value = Some(value.unwrap_or(0).checked_mul(10)?.checked_add(u64::from(b - b'0'))?),
+            b',' if value.is_some() => {}
+            _ => return None,
+        }
+    }
+    value
+}
+
+/// `dir/.name.XXXXXX` → `dir/name`: the receiver's temporary file.
+fn without_temporary(path: RelPath) -> RelPath {
+    let base = crate::path::base(&path);
+    let name = base.strip_prefix(b".").and_then(|name| name.len().checked_sub(7).map(|end| name.split_at(end)));
+    match name {
+        Some((name, suffix)) if !name.is_empty() && suffix[0] == b'.' && suffix[1..].iter().all(u8::is_ascii_alphanumeric) => {
+            let mut out = crate::path::parent(&path).unwrap_or_default().to_vec();
+            crate::path::push(&mut out, name);
+            RelPath::new(&out).unwrap_or(path)
+        }
+        _ => path,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::path::Shown;
+
+    fn read(stdout: &[u8], stderr: &[u8], piece: usize) -> Output {
+        let location = Location::Daemon { user: None, host: "h".into(), port: None, module: "m".into(), path: "sub".into() };
+        let mut output = Output::new(Names::new(Path::new("/data"), &location));
+        output.keep_items(3);
+        stdout.chunks(piece).for_each(|bytes| output.push(Stream::Stdout, bytes));
+        stderr.chunks(piece).for_each(|bytes| output.push(Stream::Stderr, bytes));
+        output.finish();
+        output
+    }
+
+    #[test]
+    fn counts_whatever_the_pieces() {
+        let stdout = b"*deleting   gone/\n.d..t...... ./\n<f+++++++++ we\"ird \\#134#012 n\\#012l\ncL+++++++++ l -> a\n\
+            hf+++++++++ h => a\ncannot delete non-empty directory: keep/x\n\nsent 1,234 bytes  received 75 bytes  578.00 bytes/sec\n\
+            total size is 8  speedup is 0.03\n";
+        for piece in [1, 2, 7, 64, 4096] {
+            let output = read(stdout, b"", piece);
+            let want = Counters { files_sent: 1, other_changes: 3, deleted: 1, dirs_kept: 1, wire_sent: 1234, wire_received: 75 };
+            assert_eq!(output.counters, want, "in pieces of {piece}");
+            assert_eq!(output.failed, [RelPath::from_normal(&b"keep/x"[..])]);
+            let names: Vec<_> = output.items.iter().map(|item| item.path.as_bytes()).collect();
+            assert_eq!(names, [&b"gone"[..], b"", b"we\"ird \\#012 n\nl"]);
+            assert_eq!(output.items_more, 2);
+            assert_eq!(output.messages().len(), 1);
+        }
+    }
+
+    #[test]
+    fn progress_follows_the_last_report() {
+        let output = read(b"\r              3   0%    0.00kB/s    0:00:00  \r              3   0%    0.00kB/s    0:00:00 (xfr#1, ir-chk=1100/1302)\n", b"", 10);
+        assert_eq!(output.progress, Some(Progress { bytes: 3, percent: 0, files_done: 202, files_total: 1302, scanning: true }));
+        let output = read(b"\r     52,535,146  99%   21.91MB/s    0:00:02 (xfr#19747, to-chk=254/20202)\r", b"", 1000);
+        let want = Progress { bytes: 52_535_146, percent: 99, files_done: 19_948, files_total: 20_202, scanning: false };
+        assert_eq!(output.progress, Some(want));
+        assert!(output.messages().is_empty());
+    }
+
+    #[test]
+    fn failed_paths_come_back_below_the_root() {
+        for (line, want) in [
+            (&b"rsync: [sender] link_stat \"/data/a/b\" failed: Not a directory (20)"[..], Some(&b"a/b"[..])),
+            (b"file has vanished: \"/data/nodir\"", Some(b"nodir")),
+            (b"file has vanished: \"/other/nodir\"", None),
+            (b"rsync: [sender] send_files failed to open \"/data/x\": Permission denied (13)", Some(b"x")),
+            (
+                b"rsync: [receiver] mkstemp \"/sub/d/.we\"ird \\#134#012.dvIuBh\" (in m) failed: Permission denied (13)",
+                Some(b"d/we\"ird \\#012"),
+            ),
+            (b"rsync: [generator] delete_file: unlink(gone (1)) failed: Permission denied (13)", Some(b"gone (1)")),
+            (b"rsync: [generator] failed to set times on \"/sub/.\" (in m): Operation not permitted (1)", Some(b"")),
+            (b"rsync: [receiver] rename \"/sub/.a.abcdef\" -> \"a\": Is a directory (21)", Some(b"a")),
+            (b"ERROR: daemon refused to receive directory \"secret\"", Some(b"secret")),
+            (b"ERROR: d/a failed verification -- update discarded.", Some(b"d/a")),
+            (b"could not make way for new regular file: new", Some(b"new")),
+            (b"skipping non-regular file \"gone\"", Some(b"gone")),
+            (b"skipping directory d", Some(b"d")),
+        ] {
+            let output = read(b"", line, 4096);
+            assert_eq!(output.failed.first().map(|path| path.as_bytes()), want, "{}", Shown(line));
+            assert_eq!(output.failed_more, u64::from(want.is_none()), "{}", Shown(line));
+        }
+    }
+
+    #[test]
+    fn a_name_forges_no_message() {
+        let output = read(
+            b"<f+++++++++ Deletions stopped due to --max-delete limit\n*deleting   sent 5 bytes  received 6 bytes\n",
+            b"",
+            4096,
+        );
+        assert_eq!(output.signs, Signs::default());
+        assert_eq!((output.counters.files_sent, output.counters.deleted, output.counters.wire_sent), (1, 1, 0));
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let mut output = Output::new(Names::default());
+        for i in 0..5_000 {
+            output
+                .push(Stream::Stderr, format!("rsync: [sender] link_stat \"x{i}\" failed: Permission denied (13)\n").as_bytes());
+        }
+        output.push(Stream::Stderr, b"Deletions stopped due to --max-delete limit (3 skipped)\n");
+        for _ in 0..200 {
+            output.push(Stream::Stdout, &[b'x'; 1000]);
+        }
+        output.finish();
+        assert_eq!(output.failed.len() as u64 + output.failed_more, 5_000);
+        assert_eq!(output.failed.len(), MAX_FAILED);
+        assert_eq!(output.messages().len(), 2 * MAX_LINES + 1);
+        assert!(output.messages().iter().all(|line| line.len() <= MAX_MESSAGE_BYTES));
+        assert!(output.signs.max_delete, "a message in the middle decides");
+    }
+
+    #[test]
+    fn unescaping() {
+        for (text, want) in [
+            (&b"a\\#012b"[..], &b"a\nb"[..]),
+            (b"\\#134#012", b"\\#012"),
+            (b"\\#377\\#400\\#9", b"\xff\\#400\\#9"),
+            (b"\\#01", b"\\#01"),
+            (b"plain \\ #", b"plain \\ #"),
+        ] {
+            assert_eq!(unescape(text), want, "{}", Shown(text));
+        }
+    }
+}

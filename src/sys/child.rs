@@ -1,0 +1,513 @@
+//! Child processes that are watched through descriptors.
+//!
+//! Promises: nothing of a child outlives its [`Child`] value: dropping it kills what still runs in its process group and
+//! reaps it. A list is given to a waiting child whole, or the child is killed: rsync would carry out a list that is cut off.
+//!
+//! How: the child leads a process group of its own, so that a signal reaches the remote shell and the local receiver too. It is
+//! signalled only before it is reaped, when its group cannot yet belong to another. Its end is read from a pidfd, its outputs
+//! from non-blocking pipes. Every descriptor is close-on-exec, so no child holds the pipe of another open.
+//!
+//! Gives up: a process that leaves the group on purpose (the master connection of a remote shell) is not followed. It may keep the
+//! output pipes open, which is why their end is no condition for anything once the child is gone.
+
+#![allow(unsafe_code)]
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::{self, Pid};
+use thiserror::Error;
+
+use super::pipe;
+
+/// How long a drop waits for a killed child before it leaves the waiting to a thread: one stuck in the kernel (a dead network
+/// filesystem) ends when that does.
+const REAP_PATIENCE: Duration = Duration::from_millis(200);
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Exit {
+    /// With this code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+/// Which of a child's outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stream {
+    /// Descriptor 1.
+    Stdout,
+    /// Descriptor 2.
+    Stderr,
+}
+
+/// What a child reads.
+#[derive(Debug)]
+pub enum Stdin {
+    /// Nothing.
+    Null,
+    /// A file, from its current position.
+    File(File),
+    /// One list, later, by [`Child::feed`]; through a pipe that should hold this many bytes.
+    Later(usize),
+}
+
+/// Why a child could not be started.
+#[derive(Debug, Error)]
+pub enum SpawnError {
+    /// The program: not found, not executable, no memory, no process.
+    #[error("cannot run {program:?}: is it installed and executable?")]
+    Program {
+        /// As given.
+        program: OsString,
+        /// From execve(2) or fork(2).
+        #[source]
+        source: io::Error,
+    },
+    /// A pipe or a pidfd: too many open files, most likely.
+    #[error("cannot make the descriptors for {program:?}: raise the limit of open files")]
+    Descriptors {
+        /// As given.
+        program: OsString,
+        /// From pipe2(2), fcntl(2), pidfd_open(2).
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Why a list could not be given. The child is killed.
+#[derive(Debug, Error)]
+pub enum FeedError {
+    /// It was started without [`Stdin::Later`], or is fed already.
+    #[error("the child does not wait for a list")]
+    NotWaiting,
+    /// The list is longer than the pipe; ask [`Child::capacity`] before.
+    #[error("the list of {len} bytes does not fit into the pipe of {capacity}")]
+    TooLong {
+        /// Bytes of the list.
+        len: usize,
+        /// Bytes the pipe holds.
+        capacity: usize,
+    },
+    /// The child is gone, or a part of the list was not taken.
+    #[error("cannot write the list to the waiting child: it is gone, start another")]
+    Write(#[source] io::Error),
+}
+
+/// A started process.
+#[derive(Debug)]
+pub struct Child {
+    process: Option<std::process::Child>,
+    pid: Pid,
+    pidfd: OwnedFd,
+    outputs: [Option<OwnedFd>; 2],
+    stdin: Option<Feed>,
+    exit: Option<Exit>,
+    output_bytes: u64,
+}
+
+#[derive(Debug)]
+struct Feed {
+    pipe: OwnedFd,
+    capacity: usize,
+}
+
+impl Child {
+    /// Starts `argv` (the first element is the program, looked up in the `PATH` of `env`) with exactly the environment `env`, in `/`.
+    ///
+    /// # Errors
+    /// See [`SpawnError`].
+    ///
+    /// # Panics
+    /// When `argv` is empty.
+    pub fn spawn(argv: &[OsString], env: &[(OsString, OsString)], stdin: Stdin) -> Result<Child, SpawnError> {
+        let program = &argv[0];
+        let descriptors = |source: io::Error| SpawnError::Descriptors { program: program.clone(), source };
+        let (stdout, child_stdout) = output_pipe().map_err(descriptors)?;
+        let (stderr, child_stderr) = output_pipe().map_err(descriptors)?;
+        let (child_stdin, feed) = match stdin {
+            Stdin::Null => (Stdio::null(), None),
+            Stdin::File(file) => (Stdio::from(file), None),
+            Stdin::Later(wish) => {
+                let (rx, tx) = pipe::pipe().map_err(descriptors)?;
+                pipe::set_nonblocking(&tx).map_err(descriptors)?;
+                let capacity = pipe::ask_capacity(&tx, wish).map_err(descriptors)?;
+                (Stdio::from(rx), Some(Feed { pipe: tx, capacity }))
+            }
+        };
+        let mut command = Command::new(program);
+        command.args(&argv[1..]).env_clear().envs(env.iter().map(|(name, value)| (name, value)));
+        command.stdin(child_stdin).stdout(child_stdout).stderr(child_stderr);
+        // No working directory of ours is pinned by it; the standard library takes posix_spawn(3) for all of this, which does
+        // not copy the page tables of a large daemon.
+        command.current_dir("/").process_group(0);
+        let process = command.spawn().map_err(|source| SpawnError::Program { program: program.clone(), source })?;
+        // The ends that the child has inherited.
+        drop(command);
+        let pid = Pid::from_raw(process.id() as i32);
+        let pidfd = match pidfd_open(process.id()) {
+            Ok(pidfd) => pidfd,
+            Err(source) => {
+                let mut process = process;
+                let _ = killpg(pid, Signal::SIGKILL);
+                let _ = process.wait();
+                return Err(descriptors(source));
+            }
+        };
+        Ok(Child {
+            process: Some(process),
+            pid,
+            pidfd,
+            outputs: [Some(stdout), Some(stderr)],
+            stdin: feed,
+            exit: None,
+            output_bytes: 0,
+        })
+    }
+
+    /// Its process id; also that of its group.
+    pub fn pid(&self) -> u32 {
+        self.pid.as_raw() as u32
+    }
+
+    /// Readable once the process has ended.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// An output to wait on; `None` once it came to its end.
+    pub fn output(&self, stream: Stream) -> Option<BorrowedFd<'_>> {
+        self.outputs[stream as usize].as_ref().map(AsFd::as_fd)
+    }
+
+    /// How many bytes of a list a waiting child takes; `None` when it does not wait.
+    pub fn capacity(&self) -> Option<usize> {
+        self.stdin.as_ref().map(|feed| feed.capacity)
+    }
+
+    /// Gives a waiting child its list, in one write, and ends it.
+    ///
+    /// # Errors
+    /// See [`FeedError`]. The child is killed, so that it cannot carry out a part of the list.
+    pub fn feed(&mut self, list: &[u8]) -> Result<(), FeedError> {
+        let Some(feed) = &self.stdin else {
+            self.kill();
+            return Err(FeedError::NotWaiting);
+        };
+        let capacity = feed.capacity;
+        let result = if list.len() > capacity {
+            Err(FeedError::TooLong { len: list.len(), capacity })
+        } else {
+            match unistd::write(&feed.pipe, list) {
+                Ok(len) if len == list.len() => Ok(()),
+                Ok(_) => Err(FeedError::Write(io::ErrorKind::WriteZero.into())),
+                Err(errno) => Err(FeedError::Write(errno.into())),
+            }
+        };
+        if result.is_err() {
+            // Before the pipe is closed: its end is what the child waits for.
+            self.kill();
+        }
+        self.stdin = None;
+        result
+    }
+
+    /// Reads what is there of an output: `Some(n)` bytes, `Some(0)` at its end (which then stays), `None` when nothing is there now.
+    ///
+    /// # Errors
+    /// read(2): EIO. The output counts as ended.
+    pub fn read(&mut self, stream: Stream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        let output = &mut self.outputs[stream as usize];
+        let Some(pipe) = output else { return Ok(Some(0)) };
+        loop {
+            return match unistd::read(&*pipe, buffer) {
+                Ok(0) => {
+                    *output = None;
+                    Ok(Some(0))
+                }
+                Ok(len) => {
+                    self.output_bytes += len as u64;
+                    Ok(Some(len))
+                }
+                Err(Errno::EAGAIN) => Ok(None),
+                Err(Errno::EINTR) => continue,
+                Err(errno) => {
+                    *output = None;
+                    Err(errno.into())
+                }
+            };
+        }
+    }
+
+    /// How the process ended, without waiting; reaps it.
+    ///
+    /// # Errors
+    /// waitid(2): ECHILD, when somebody else reaped it.
+    pub fn try_wait(&mut self) -> io::Result<Option<Exit>> {
+        if self.exit.is_none()
+            && let Some(process) = &mut self.process
+            && let Some(status) = process.try_wait()?
+        {
+            self.exit = Some(match (status.code(), status.signal()) {
+                (Some(code), _) => Exit::Code(code),
+                (None, signal) => Exit::Signal(signal.unwrap_or(0)),
+            });
+        }
+        Ok(self.exit)
+    }
+
+    /// Asks the process and its group to end (SIGTERM): rsync removes its temporary files.
+    pub fn terminate(&mut self) {
+        self.signal(Signal::SIGTERM);
+    }
+
+    /// Ends the process and its group (SIGKILL). A local receiver's temporary file stays, until a pass with deletes.
+    pub fn kill(&mut self) {
+        self.signal(Signal::SIGKILL);
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        if self.exit.is_none() {
+            // ESRCH: it ended by itself.
+            let _ = killpg(self.pid, signal);
+        }
+    }
+
+    /// A number that grows for as long as the process does something: its output, what it read and wrote (proc(5), `/proc/PID/io`:
+    /// files, pipes and sockets) and its CPU time. A process that waits in the kernel leaves it as it is.
+    pub fn progress_mark(&self) -> u64 {
+        let pid = self.pid;
+        let io = fs::read(format!("/proc/{pid}/io")).unwrap_or_default();
+        let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+        self.output_bytes.wrapping_add(io_bytes(&io)).wrapping_add(cpu_ticks(&stat))
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if self.try_wait().is_ok_and(|exit| exit.is_some()) {
+            return;
+        }
+        self.kill();
+        let Some(mut process) = self.process.take() else { return };
+        if ended_within(self.pidfd.as_fd(), REAP_PATIENCE) {
+            let _ = process.wait();
+            return;
+        }
+        let pid = self.pid;
+        let reaper = std::thread::Builder::new().name("reaper".into()).spawn(move || drop(process.wait()));
+        if let Err(error) = reaper {
+            tracing::warn!(%pid, %error, "a killed child does not end, and no thread can be started to reap it");
+        }
+    }
+}
+
+/// A descriptor for a process, close-on-exec; readable once the process has ended.
+///
+/// # Errors
+/// pidfd_open(2), Linux 5.3: ESRCH, EMFILE, ENOSYS.
+pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: two numbers, no pointers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+fn output_pipe() -> io::Result<(OwnedFd, Stdio)> {
+    let (rx, tx) = pipe::pipe()?;
+    pipe::set_nonblocking(&rx)?;
+    Ok((rx, Stdio::from(tx)))
+}
+
+fn ended_within(pidfd: BorrowedFd<'_>, patience: Duration) -> bool {
+    let deadline = Instant::now() + patience;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Rounded up, so that the last fraction of a millisecond does not spin.
+        let timeout = PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(pidfd, PollFlags::POLLIN)], timeout) {
+            Ok(ready) if ready > 0 => return true,
+            Err(Errno::EINTR) => {}
+            _ => return false,
+        }
+    }
+}
+
+/// `rchar` and `wchar` of `/proc/PID/io`, added.
+fn io_bytes(text: &[u8]) -> u64 {
+    let values = text.split(|&b| b == b'\n').filter_map(|line| {
+        let value = line.strip_prefix(b"rchar: ").or_else(|| line.strip_prefix(b"wchar: "))?;
+        std::str::from_utf8(value).ok()?.parse::<u64>().ok()
+    });
+    values.fold(0, u64::wrapping_add)
+}
+
+/// `utime` and `stime` of `/proc/PID/stat`, added: fields 14 and 15; the name in field 2 may hold anything.
+fn cpu_ticks(text: &[u8]) -> u64 {
+    let Some(end) = memchr::memrchr(b')', text) else { return 0 };
+    let fields = text[end + 1..].split(|&b| b == b' ').filter(|field| !field.is_empty());
+    let ticks = fields.skip(11).take(2).filter_map(|field| std::str::from_utf8(field).ok()?.parse::<u64>().ok());
+    ticks.fold(0, u64::wrapping_add)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn shell(script: &str, stdin: Stdin) -> Child {
+        let argv = ["sh", "-c", script].map(OsString::from);
+        Child::spawn(&argv, &[("PATH".into(), "/usr/bin:/bin".into())], stdin).unwrap()
+    }
+
+    fn wait(child: &mut Child) -> Exit {
+        assert!(ended_within(child.pidfd(), Duration::from_secs(10)), "the child does not end");
+        child.try_wait().unwrap().expect("the pidfd said so")
+    }
+
+    fn read_all(child: &mut Child, stream: Stream) -> Vec<u8> {
+        let (mut out, mut buffer) = (Vec::new(), [0; 512]);
+        loop {
+            match child.read(stream, &mut buffer).unwrap() {
+                Some(0) => return out,
+                Some(len) => out.extend_from_slice(&buffer[..len]),
+                None => {
+                    let fd = child.output(stream).expect("not at its end");
+                    let ready = poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::from(10_000_u16)).unwrap();
+                    assert!(ready > 0, "no output and no end");
+                }
+            }
+        }
+    }
+
+    fn is_alive(pid: u32) -> bool {
+        // A zombie has no command line.
+        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
+    }
+
+    fn gone_within(pid: u32, patience: Duration) -> bool {
+        match pidfd_open(pid) {
+            Ok(pidfd) => ended_within(pidfd.as_fd(), patience),
+            Err(error) => error.raw_os_error() == Some(libc::ESRCH),
+        }
+    }
+
+    #[test]
+    fn outputs_exit_code_and_environment() {
+        let mut child = shell(
+            "echo out; echo err >&2; cat; env; pwd; exit 23",
+            Stdin::File(super::super::memfd::sealed(c"list", b"list\n").unwrap()),
+        );
+        assert_eq!(read_all(&mut child, Stream::Stderr), b"err\n");
+        let out = String::from_utf8(read_all(&mut child, Stream::Stdout)).unwrap();
+        assert!(out.starts_with("out\nlist\n") && out.ends_with("\n/\n"), "{out}");
+        assert!(!out.contains("CARGO"), "the environment is the given one: {out}");
+        assert_eq!(wait(&mut child), Exit::Code(23));
+        assert_eq!(child.try_wait().unwrap(), Some(Exit::Code(23)), "told again");
+    }
+
+    #[test]
+    fn a_waiting_child_is_fed_once() {
+        let mut child = shell("cat", Stdin::Later(128 * 1024));
+        let capacity = child.capacity().unwrap();
+        assert!(capacity >= 128 * 1024, "root may have this pipe size");
+        let list = vec![b'x'; 100_000];
+        child.feed(&list).unwrap();
+        assert_eq!(read_all(&mut child, Stream::Stdout), list);
+        assert_eq!(wait(&mut child), Exit::Code(0));
+        assert!(matches!(child.feed(b"more"), Err(FeedError::NotWaiting)));
+    }
+
+    #[test]
+    fn a_list_that_does_not_fit_kills() {
+        let mut child = shell("cat >/dev/null; echo carried out", Stdin::Later(4096));
+        let list = vec![b'x'; child.capacity().unwrap() + 1];
+        assert!(matches!(child.feed(&list), Err(FeedError::TooLong { .. })));
+        assert_eq!(wait(&mut child), Exit::Signal(libc::SIGKILL));
+        assert_eq!(read_all(&mut child, Stream::Stdout), b"");
+    }
+
+    #[test]
+    fn a_child_that_left_is_told_by_the_write() {
+        let mut child = shell("exit 5", Stdin::Later(4096));
+        assert_eq!(wait(&mut child), Exit::Code(5));
+        assert!(matches!(child.feed(b"./a\0"), Err(FeedError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe));
+    }
+
+    #[test]
+    fn signals_reach_the_group() {
+        let mut child = shell("sleep 1000 & echo $!; wait", Stdin::Null);
+        let mut buffer = [0; 32];
+        while child.read(Stream::Stdout, &mut buffer).unwrap().is_none() {
+            let fd = child.output(Stream::Stdout).unwrap();
+            poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::NONE).unwrap();
+        }
+        let text = String::from_utf8_lossy(&buffer);
+        let grandchild: u32 = text.lines().next().unwrap().parse().unwrap();
+        assert!(is_alive(grandchild));
+        child.terminate();
+        assert_eq!(wait(&mut child), Exit::Signal(libc::SIGTERM));
+        assert!(gone_within(grandchild, Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn a_drop_leaves_neither_process_nor_zombie() {
+        let child = shell("trap '' TERM; while :; do sleep 1000; done", Stdin::Later(4096));
+        let pid = child.pid();
+        drop(child);
+        assert!(!Path::new(&format!("/proc/{pid}")).exists());
+    }
+
+    #[test]
+    fn no_child_holds_the_pipe_of_another() {
+        let mut first = shell("cat", Stdin::Later(4096));
+        let second = shell("sleep 1000", Stdin::Later(4096));
+        first.feed(b"x").unwrap();
+        assert_eq!(read_all(&mut first, Stream::Stdout), b"x", "the end arrives while the second child lives");
+        drop(second);
+    }
+
+    #[test]
+    fn the_mark_moves_with_work_and_stands_still_with_none() {
+        let mut child = shell("read line; while :; do :; done", Stdin::Later(4096));
+        // Until it waits in its read, marks may move.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let settled = |child: &Child| {
+            let mark = child.progress_mark();
+            std::iter::repeat_with(|| child.progress_mark()).take(2000).all(|now| now == mark)
+        };
+        while !settled(&child) {
+            assert!(Instant::now() < deadline, "an idle child moves its mark");
+        }
+        let mark = child.progress_mark();
+        child.feed(b"go\n").unwrap();
+        while child.progress_mark() == mark {
+            assert!(Instant::now() < deadline, "a busy child does not move its mark");
+        }
+    }
+
+    #[test]
+    fn proc_files() {
+        assert_eq!(io_bytes(b"rchar: 10\nwchar: 5\nsyscr: 7\nread_bytes: 100\n"), 15);
+        assert_eq!(cpu_ticks(b"12 (a) b) S 1 2 3 4 5 6 7 8 9 10 11 12 13 0"), 23);
+        assert_eq!((io_bytes(b""), cpu_ticks(b"")), (0, 0));
+    }
+
+    #[test]
+    fn an_absent_program_says_so() {
+        let error = Child::spawn(&["/no/such/rsync".into()], &[], Stdin::Null).unwrap_err();
+        assert_eq!(error.to_string(), "cannot run \"/no/such/rsync\": is it installed and executable?");
+    }
+}
