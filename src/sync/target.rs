@@ -14,17 +14,16 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::argv::{self, Deletions, Pass, Spec, argv};
+use super::argv::{self, Deletions, Pass, Spec};
 use super::filelist::{self, Form, Refusal};
 use super::normal::{self, Normal, State as Look};
-use super::outcome::{Exit, Outcome, Verdict};
-use super::output::{Names, Stream};
-use super::probe::{self, Probed, RsyncFacts};
+use super::outcome::{Outcome, Verdict};
+use super::output::Stream;
+use super::probe::{self, RsyncFacts, TargetState};
 use super::retries::{Backoff, Retries};
-use super::run::{Child, Stdin};
+use super::run::{Input, Run};
 use crate::config::{self, Mirror};
 use crate::dirty::{Batch, BatchId, DirtySet, Entry, Epoch, Kind, Limits, Seen};
 use crate::filter::Filter;
@@ -70,7 +69,10 @@ pub struct Context<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
     /// Being asked whether it is usable.
-    Probing,
+    Probing {
+        /// Failures so far.
+        tries: u32,
+    },
     /// Usable.
     Up,
     /// Not usable until somebody or something changes; tried again at `next`.
@@ -84,8 +86,8 @@ enum Load {
     Batch(Batch),
 }
 
-struct Run {
-    child: Child,
+struct Flight {
+    run: Run,
     load: Load,
     pass: Pass,
     small: bool,
@@ -113,12 +115,11 @@ pub struct Target {
     index: u16,
     filter_args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
-    names: Names,
     set: DirtySet,
     state: State,
     /// Whether the receiver can delete missing arguments.
     missing_args: bool,
-    runs: BTreeMap<u32, Run>,
+    runs: BTreeMap<u32, Flight>,
     next_run: u32,
     retries: Retries,
     backoff: Backoff,
@@ -151,7 +152,7 @@ const EXIT: u8 = 2;
 
 impl Target {
     /// A target that is asked at the next [`Target::tick`] whether it is usable.
-    pub fn new(index: usize, mirror: &Mirror, cfg: &config::Target, facts: &RsyncFacts, root: &Root) -> Target {
+    pub fn new(index: usize, mirror: &Mirror, cfg: &config::Target, facts: &RsyncFacts) -> Target {
         let backoff = Backoff { min: cfg.retry_min, max: cfg.retry_max };
         Target {
             cfg: cfg.clone(),
@@ -160,7 +161,6 @@ impl Target {
             index: index as u16,
             filter_args: mirror.filter.rsync_args(),
             env: argv::environment(std::env::vars_os()),
-            names: Names::new(root.path(), &cfg.location),
             set: DirtySet::new(mirror.batch.max_pending),
             state: State::Away { config: false, reason: "not asked yet".into(), tries: 0, next: Duration::ZERO },
             missing_args: true,
@@ -276,7 +276,7 @@ impl Target {
         self.stopping || !self.flushes.is_empty()
     }
 
-    fn batches(&self) -> impl Iterator<Item = (&Run, &Batch)> {
+    fn batches(&self) -> impl Iterator<Item = (&Flight, &Batch)> {
         self.runs.values().filter_map(|r| match &r.load {
             Load::Batch(b) => Some((r, b)),
             _ => None,
@@ -378,7 +378,7 @@ impl Target {
             Ok(normal) => normal,
             Err(e) => {
                 self.give_back(batch);
-                *cx.held = Some(format!("{e}: {}", io_reason(&e)));
+                *cx.held = Some(chain(&e));
                 return false;
             }
         };
@@ -542,7 +542,7 @@ impl Target {
         let pass = Pass::Full { progress: true };
         tracing::info!(target_name = %self.cfg.name, "comparing the whole tree");
         let ancestors = BTreeMap::new();
-        self.start(cx, pass, Stdin::Null, Load::Batch(batch), 1, false, ancestors)
+        self.start(cx, pass, Input::None, Load::Batch(batch), 1, false, ancestors)
     }
 
     fn start_listed(
@@ -555,7 +555,7 @@ impl Target {
     ) -> bool {
         if list.is_empty() {
             // The root's own attributes travel with any list, so with one that names nothing there is.
-            list.push((RelPath::from_normal(probe::probe_name()), Form::Plain));
+            list.push((RelPath::from_normal(format!(".probe-{:016x}", fastrand::u64(..))), Form::Plain));
         }
         let one_level = list.iter().any(|(_, form)| *form == Form::OneLevel);
         let encoded = filelist::encode(list.iter().map(|(p, f)| (p, *f)));
@@ -573,7 +573,7 @@ impl Target {
         let entries = encoded.entries;
         let mut batch = Some(batch);
         if small && let Some((serial, mut run)) = self.take_standby(&encoded.bytes) {
-            match run.child.feed_list(&encoded.bytes) {
+            match run.run.feed(&encoded.bytes) {
                 Ok(()) => {
                     run.load = Load::Batch(batch.take().expect("not used yet"));
                     (run.started, run.marked) = (cx.now, cx.now);
@@ -588,15 +588,7 @@ impl Target {
             }
         }
         let batch = batch.expect("no standby took it");
-        let stdin = match crate::sys::memfd::sealed("fansync-list", &encoded.bytes) {
-            Ok(file) => Stdin::List(file),
-            Err(error) => {
-                self.give_back(batch);
-                self.went_away(cx, false, format!("cannot make a memory file for the list: {error}"));
-                return false;
-            }
-        };
-        self.start(cx, pass, stdin, Load::Batch(batch), entries, small, ancestors)
+        self.start(cx, pass, Input::List(&encoded.bytes), Load::Batch(batch), entries, small, ancestors)
     }
 
     /// Paths that rsync cannot be told become failures at once; they are reported, not dropped.
@@ -617,36 +609,36 @@ impl Target {
         &mut self,
         cx: &mut Context<'_>,
         pass: Pass,
-        stdin: Stdin,
+        input: Input<'_>,
         load: Load,
         paths: usize,
         small: bool,
         ancestors: BTreeMap<RelPath, FileTime>,
     ) -> bool {
-        let args = argv(&self.spec(cx.root.path()), pass);
         let serial = self.next_run;
         self.next_run = self.next_run.wrapping_add(1);
-        let started = Child::spawn(&args, &self.env, stdin, self.names.clone()).and_then(|child| {
-            for (fd, which) in [(child.stdout(), STDOUT), (child.stderr(), STDERR), (child.pidfd(), EXIT)] {
-                cx.reactor.add(fd, Interest::Read, token(self.index, serial, which))?;
+        let started = Run::start(&self.spec(cx.root.path()), pass, &self.env, input).map_err(|e| chain(&e)).and_then(|run| {
+            let fds = [(run.output_fd(Stream::Stdout), STDOUT), (run.output_fd(Stream::Stderr), STDERR), (Some(run.pidfd()), EXIT)];
+            for (fd, which) in fds {
+                let Some(fd) = fd else { continue };
+                let added = cx.reactor.add(fd, Interest::Read, token(self.index, serial, which));
+                added.map_err(|e| format!("cannot wait for it: {e}"))?;
             }
-            Ok(child)
+            Ok(run)
         });
-        let child = match started {
-            Ok(child) => child,
+        let run = match started {
+            Ok(run) => run,
             Err(error) => {
-                for which in [STDOUT, STDERR, EXIT] {
-                    let _ = cx.reactor.remove(token(self.index, serial, which));
-                }
+                self.unregister(cx, serial);
                 if let Load::Batch(batch) = load {
                     self.give_back(batch);
                 }
-                self.went_away(cx, false, format!("cannot start {}: {error}", self.mirror.rsync.display()));
+                self.went_away(cx, false, format!("cannot start rsync: {error}"));
                 return false;
             }
         };
-        let run = Run {
-            child,
+        let run = Flight {
+            run,
             load,
             pass,
             small,
@@ -673,15 +665,15 @@ impl Target {
         }
         let have = self.runs.values().filter(|r| matches!(r.load, Load::Standby)).count();
         for _ in have..self.cfg.standby {
-            if !self.start(cx, Pass::Shallow, Stdin::Pipe, Load::Standby, 0, true, BTreeMap::new()) {
+            if !self.start(cx, Pass::Shallow, Input::Standby, Load::Standby, 0, true, BTreeMap::new()) {
                 return;
             }
         }
     }
 
-    fn take_standby(&mut self, list: &[u8]) -> Option<(u32, Run)> {
+    fn take_standby(&mut self, list: &[u8]) -> Option<(u32, Flight)> {
         let (&serial, _) =
-            self.runs.iter().find(|(_, r)| matches!(r.load, Load::Standby) && r.child.capacity() >= list.len())?;
+            self.runs.iter().find(|(_, r)| matches!(r.load, Load::Standby) && r.run.capacity().is_some_and(|c| c >= list.len()))?;
         self.runs.remove(&serial).map(|run| (serial, run))
     }
 
@@ -696,11 +688,15 @@ impl Target {
     }
 
     /// Takes a run's descriptors out of the reactor and ends its process.
-    fn discard(&mut self, cx: &mut Context<'_>, serial: u32, run: Run) {
+    fn discard(&mut self, cx: &mut Context<'_>, serial: u32, run: Flight) {
+        self.unregister(cx, serial);
+        drop(run);
+    }
+
+    fn unregister(&self, cx: &mut Context<'_>, serial: u32) {
         for which in [STDOUT, STDERR, EXIT] {
             let _ = cx.reactor.remove(token(self.index, serial, which));
         }
-        drop(run);
     }
 
     // ----- what comes back -----
@@ -715,43 +711,34 @@ impl Target {
         match which {
             STDOUT | STDERR => {
                 let stream = if which == STDOUT { Stream::Stdout } else { Stream::Stderr };
-                if run.child.on_readable(stream) {
+                if !run.run.on_readable(stream) {
                     let _ = cx.reactor.remove(token_);
                 }
             }
             _ => {
-                if let Some(exit) = run.child.try_wait()
-                    && let Some(mut run) = self.runs.remove(&serial)
-                {
-                    for which in [STDOUT, STDERR, EXIT] {
-                        let _ = cx.reactor.remove(token(self.index, serial, which));
-                    }
-                    run.child.drain();
-                    self.ended(cx, run, exit);
+                let outcome = match run.run.on_exit() {
+                    Ok(Some(outcome)) => outcome,
+                    Ok(None) => return,
+                    Err(error) => Outcome::unknown(format!("how rsync ended is not known: {error}")),
+                };
+                let Some(mut run) = self.runs.remove(&serial) else { return };
+                self.unregister(cx, serial);
+                let load = std::mem::replace(&mut run.load, Load::Probe);
+                match load {
+                    Load::Probe => self.probed(cx, &run, &outcome),
+                    Load::Standby => self.standby_ended(cx, &run, &outcome),
+                    Load::Batch(batch) => self.batch_ended(cx, run, batch, outcome),
                 }
             }
         }
     }
 
-    fn ended(&mut self, cx: &mut Context<'_>, mut run: Run, exit: Exit) {
-        let spec = self.spec(cx.root.path());
-        let outcome = run.child.outcome(exit, &spec, run.pass);
-        let load = std::mem::replace(&mut run.load, Load::Probe);
-        match load {
-            Load::Probe => self.probed(cx, &outcome),
-            Load::Standby => self.standby_ended(cx, &run, &outcome),
-            Load::Batch(batch) => self.batch_ended(cx, run, batch, outcome),
-        }
-    }
-
-    fn probed(&mut self, cx: &mut Context<'_>, outcome: &Outcome) {
-        match probe::interpret(outcome) {
-            Probed::Usable | Probed::NoMissingArgs => {
-                let by_name = matches!(probe::interpret(outcome), Probed::Usable);
-                self.came_up(cx, by_name);
-            }
-            Probed::Config(reason) => self.went_away(cx, true, reason),
-            Probed::Down(reason) => self.went_away(cx, false, reason),
+    fn probed(&mut self, cx: &mut Context<'_>, run: &Flight, outcome: &Outcome) {
+        match probe::interpret_probe(outcome, &run.run.output().signs) {
+            TargetState::Usable => self.came_up(cx, true),
+            TargetState::UseFallback => self.came_up(cx, false),
+            TargetState::Config(reason) => self.went_away(cx, true, reason),
+            TargetState::Down(reason) => self.went_away(cx, false, reason),
         }
     }
 
@@ -775,7 +762,7 @@ impl Target {
     fn went_away(&mut self, cx: &mut Context<'_>, config: bool, reason: String) {
         let tries = match &self.state {
             State::Away { tries, .. } => tries + 1,
-            State::Probing => self.stats.retry_seconds as u32 + 1,
+            State::Probing { tries } => tries + 1,
             State::Up => 1,
         };
         let pause = self.backoff.pause(tries, fastrand::f64()) * if config { CONFIG_PAUSE } else { 1 };
@@ -794,7 +781,7 @@ impl Target {
         self.drop_standbys(cx);
     }
 
-    fn standby_ended(&mut self, cx: &mut Context<'_>, run: &Run, outcome: &Outcome) {
+    fn standby_ended(&mut self, cx: &mut Context<'_>, run: &Flight, outcome: &Outcome) {
         if cx.now.saturating_sub(run.started) > STANDBY_INFANT || self.stopping || self.state != State::Up {
             return self.refill_standby(cx);
         }
@@ -809,7 +796,7 @@ impl Target {
         }
     }
 
-    fn batch_ended(&mut self, cx: &mut Context<'_>, mut run: Run, batch: Batch, outcome: Outcome) {
+    fn batch_ended(&mut self, cx: &mut Context<'_>, mut run: Flight, batch: Batch, outcome: Outcome) {
         let took = cx.now.saturating_sub(run.started);
         let id = batch.id;
         self.count(&run, &outcome, took);
@@ -818,7 +805,7 @@ impl Target {
         self.log(&run, &batch, &outcome, took);
         match &outcome.verdict {
             Verdict::Done => self.confirm(cx, id, batch.entries),
-            Verdict::Partial | Verdict::SourceRace => self.partial(cx, batch, &outcome),
+            Verdict::Partial | Verdict::SourceRace => self.partial(cx, &run, batch, &outcome),
             Verdict::NoMissingArgs => {
                 self.give_back(batch);
                 self.drop_standbys(cx);
@@ -879,13 +866,13 @@ impl Target {
         let _ = cx;
     }
 
-    fn partial(&mut self, cx: &Context<'_>, batch: Batch, outcome: &Outcome) {
+    fn partial(&mut self, cx: &Context<'_>, run: &Flight, batch: Batch, outcome: &Outcome) {
         let Batch { id, mut entries, round } = batch;
         self.set.park(id, &entries);
         // A deep run that has named all it could not do, and skipped no deletions, is done but for these.
         let named = &outcome.failed;
         let deep_alone = entries.len() == 1 && entries[0].kind == Kind::Subtree;
-        if round >= 2 && deep_alone && !named.is_empty() && outcome.failed_more == 0 && !outcome.deletes_skipped {
+        if round >= 2 && deep_alone && !named.is_empty() && outcome.failed_more == 0 && !run.run.output().signs.deletes_skipped {
             let entry = entries.remove(0);
             if entry.path.is_root() {
                 self.reconciles += 1;
@@ -898,7 +885,7 @@ impl Target {
 
     /// Directories above both this run's paths and those of a run still in flight, seen with different times: whichever ends
     /// last may have set the older ones.
-    fn overlaps(&mut self, ended: &Run) {
+    fn overlaps(&mut self, ended: &Flight) {
         for other in self.runs.values_mut().filter(|r| matches!(r.load, Load::Batch(_))) {
             for (dir, seen) in &ended.ancestors {
                 if other.ancestors.get(dir).is_some_and(|theirs| theirs != seen) && !other.repair.contains(dir) {
@@ -908,7 +895,7 @@ impl Target {
         }
     }
 
-    fn count(&mut self, run: &Run, outcome: &Outcome, took: Duration) {
+    fn count(&mut self, run: &Flight, outcome: &Outcome, took: Duration) {
         let s = &mut self.stats;
         s.runs += 1;
         s.standby_hits += u64::from(run.stood_by);
@@ -923,7 +910,7 @@ impl Target {
         }
     }
 
-    fn log(&mut self, run: &Run, batch: &Batch, outcome: &Outcome, took: Duration) {
+    fn log(&mut self, run: &Flight, batch: &Batch, outcome: &Outcome, took: Duration) {
         let c = &outcome.counters;
         let first = batch.entries.first().map(|e| e.path.to_string()).unwrap_or_default();
         let pass = match run.pass {
@@ -962,14 +949,9 @@ impl Target {
             && *next <= cx.now
             && cx.held.is_none()
         {
-            self.stats.retry_seconds = f64::from(*tries);
-            self.state = State::Probing;
-            match crate::sys::memfd::sealed("fansync-probe", &probe::probe_list()) {
-                Ok(file) => {
-                    self.start(cx, Pass::Probe, Stdin::List(file), Load::Probe, 0, false, BTreeMap::new());
-                }
-                Err(error) => self.went_away(cx, false, format!("cannot make a memory file: {error}")),
-            }
+            self.state = State::Probing { tries: *tries };
+            let list = probe::probe_list();
+            self.start(cx, Pass::Probe, Input::List(&list), Load::Probe, 0, false, BTreeMap::new());
         }
         let mut softened = Vec::new();
         let mut old = Vec::new();
@@ -984,21 +966,21 @@ impl Target {
                 _ => {}
             }
             if !matches!(run.load, Load::Standby) && cx.now.saturating_sub(run.marked) >= self.cfg.watchdog {
-                let mark = run.child.progress_mark();
+                let mark = run.run.progress_mark();
                 if mark == run.mark {
                     if run.ended_badly.is_some() {
-                        run.child.kill();
+                        run.run.kill();
                     } else {
                         tracing::warn!(target_name = %self.cfg.name, "a run made no progress for {:?}, ending it", self.cfg.watchdog);
                         run.ended_badly = Some("watchdog");
-                        run.child.terminate();
+                        run.run.terminate();
                     }
                 }
                 (run.mark, run.marked) = (mark, cx.now);
             }
         }
         for serial in softened {
-            if let Some(Run { load: Load::Batch(batch), .. }) = self.runs.get(&serial) {
+            if let Some(Flight { load: Load::Batch(batch), .. }) = self.runs.get(&serial) {
                 self.set.soften(batch);
             }
         }
@@ -1056,7 +1038,7 @@ impl Target {
         s.coarsened = self.set.coarsened();
         s.retry_seconds = 0.0;
         match &self.state {
-            State::Probing => s.state = "probing".into(),
+            State::Probing { .. } => s.state = "probing".into(),
             State::Up => {
                 s.state = if self.in_sync() { "idle" } else { "syncing" }.into();
                 s.reason.clear();
@@ -1068,7 +1050,7 @@ impl Target {
             }
         }
         s.reconcile = self.batches().find(|(r, _)| matches!(r.pass, Pass::Full { .. })).map(|(run, _)| {
-            let p = run.child.progress().unwrap_or_default();
+            let p = run.run.output().progress.unwrap_or_default();
             status::Reconcile {
                 seconds: now.saturating_sub(run.started).as_secs_f64(),
                 files_done: p.files_done,
@@ -1096,8 +1078,16 @@ fn deep(pass: Pass) -> bool {
     matches!(pass, Pass::Deep | Pass::Full { .. })
 }
 
-fn io_reason(e: &dyn std::error::Error) -> String {
-    e.source().map(ToString::to_string).unwrap_or_default()
+/// An error with its causes, in one line.
+fn chain(e: &dyn std::error::Error) -> String {
+    let mut out = e.to_string();
+    let mut next = e.source();
+    while let Some(cause) = next {
+        out.push_str(": ");
+        out.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    out
 }
 
 /// The name of an outcome in logs and status.

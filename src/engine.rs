@@ -1,0 +1,537 @@
+//! One mirror's engine: a thread that owns the path tree, the targets and their children, and waits on one reactor.
+//!
+//! Each turn: wait; take filled buffers from the ring and turn them into dirty paths; serve children that have something to
+//! say; send what may leave. Nothing in a turn blocks, but for look-ups on the source's own disk.
+//!
+//! Order at the start: marks first, then [`Engine::run`] begins with the whole tree, so a change during the first pass is
+//! heard. Loss of sight, of whatever cause, goes through `Engine::lost`: the subtree becomes dirty whole.
+
+mod watching;
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, Sender, TryRecvError, unbounded};
+
+use crate::config::{Initial, Mirror};
+use crate::control::{Command, Handle, Waiting};
+use crate::dirty::{Epoch, Seen};
+use crate::lost::{Cause, Lost};
+use crate::path::RelPath;
+use crate::resolve::{Resolver, Root};
+use crate::source::fan_decode;
+use crate::source::reader::{Feed, Item, Reader};
+use crate::status;
+use crate::sync::probe::RsyncFacts;
+use crate::sync::target::{self, Context, TOKEN_BASE, Target};
+use crate::sys::event::EventFd;
+use crate::sys::reactor::{Backend, Interest, Reactor};
+use crate::sys::statx::Statter;
+use watching::Watching;
+
+pub use watching::WatchError;
+
+const WAKE: u64 = 1;
+const MOUNTS: u64 = 2;
+
+/// Buffers handled before children and commands get their turn.
+const BUFFERS_PER_TURN: usize = 64;
+/// How often a source that is gone is looked for.
+const ROOT_CHECK: Duration = Duration::from_secs(1);
+/// The pause before the same subtree is compared again for the same cause doubles from here …
+const LOST_PAUSE_MIN: Duration = Duration::from_secs(1);
+/// … to here.
+const LOST_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// How often subtrees that cannot be watched are compared.
+const UNWATCHED_EVERY: Duration = Duration::from_secs(30);
+/// Directories remembered inside and outside the root, each; about 120 bytes and the name.
+const MAX_DIRS: usize = 1_000_000;
+
+/// Why a mirror cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The source.
+    #[error("cannot open the source {path}")]
+    Source {
+        /// As configured.
+        path: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Nothing can be watched.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+    /// A system call that every kernel has.
+    #[error("cannot set up the mirror {mirror}: {what}")]
+    Setup {
+        /// The mirror's name.
+        mirror: String,
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+struct Flush {
+    token: u64,
+    only: Option<String>,
+    deadline: Instant,
+    reply: Sender<Vec<Waiting>>,
+    /// Which targets wait for which epoch; `None` until every event before the request is in the dirty sets.
+    waits: Option<Vec<(usize, Epoch)>>,
+}
+
+/// When a lost subtree was last compared, and how long the next time has to wait.
+struct Recent {
+    at: Duration,
+    pause: Duration,
+    scheduled: bool,
+}
+
+/// See the module's text.
+pub struct Engine {
+    mirror: Mirror,
+    started: Instant,
+    root: Root,
+    resolver: Resolver,
+    watching: Watching,
+    reader: Reader,
+    reactor: Reactor,
+    statter: Statter,
+    wake: Arc<EventFd>,
+    targets: Vec<Target>,
+    commands: Receiver<Command>,
+    flushes: Vec<Flush>,
+    next_token: u64,
+    losses: BTreeMap<Cause, u64>,
+    recent: BTreeMap<RelPath, Recent>,
+    next_unwatched: Option<Duration>,
+    held: Option<String>,
+    next_root_check: Duration,
+    next_full: Option<Duration>,
+    stop_at: Option<Instant>,
+    /// The drain that a stop asked for; `None` once everything before it is in the dirty sets.
+    stop_drain: Option<u64>,
+    events: u64,
+}
+
+impl Engine {
+    /// Opens the source, sets the marks, and starts the reader: from here on every change is heard.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start(mirror: &Mirror, facts: &RsyncFacts) -> Result<(Engine, Handle), StartError> {
+        let setup = |what| move |source| StartError::Setup { mirror: mirror.name.clone(), what, source };
+        let root = Root::open(&mirror.source)
+            .map_err(|source| StartError::Source { path: mirror.source.clone(), source })?;
+        let wake = Arc::new(EventFd::new().map_err(setup("cannot make an eventfd"))?);
+        let backend = if mirror.kernel.io_uring { Backend::Auto } else { Backend::Poll };
+        let mut reactor = Reactor::new(backend).map_err(setup("cannot wait for descriptors"))?;
+        let mut resolver = Resolver::new(MAX_DIRS);
+        let (watching, reader) = Watching::start(mirror, &root, &mut resolver, &wake)?;
+        reactor.add(wake.as_fd(), Interest::Read, WAKE).map_err(setup("cannot wait for events"))?;
+        if let Some(mounts) = watching.mounts_fd() {
+            reactor.add(mounts, Interest::Priority, MOUNTS).map_err(setup("cannot wait for mounts"))?;
+        }
+        let targets: Vec<Target> =
+            mirror.targets.iter().enumerate().map(|(i, t)| Target::new(i, mirror, t, facts)).collect();
+        let (tx, commands) = unbounded();
+        let handle = Handle {
+            mirror: mirror.name.clone(),
+            targets: mirror.targets.iter().map(|t| t.name.clone()).collect(),
+            commands: tx,
+            wake: Arc::clone(&wake),
+        };
+        let engine = Engine {
+            mirror: mirror.clone(),
+            started: Instant::now(),
+            root,
+            resolver,
+            watching,
+            reader,
+            reactor,
+            statter: Statter::new(),
+            wake,
+            targets,
+            commands,
+            flushes: Vec::new(),
+            next_token: 0,
+            losses: BTreeMap::new(),
+            recent: BTreeMap::new(),
+            next_unwatched: None,
+            held: None,
+            next_root_check: Duration::ZERO,
+            next_full: mirror.full_every,
+            stop_at: None,
+            stop_drain: None,
+            events: 0,
+        };
+        Ok((engine, handle))
+    }
+
+    /// Runs until told to stop. Returns the number of changes that are not on some target.
+    pub fn run(mut self) -> usize {
+        if self.mirror.initial == Initial::Reconcile {
+            self.see_all(b"", Seen::Subtree);
+        }
+        for lost in self.watching.take_lost() {
+            self.lost(lost);
+        }
+        let mut ready = Vec::new();
+        loop {
+            ready.clear();
+            let timeout = self.next_due().map(|due| due.saturating_sub(self.started.elapsed()));
+            if let Err(error) = self.reactor.wait(&mut ready, timeout) {
+                panic!("the engine cannot wait for its descriptors: {error}");
+            }
+            let mut more = false;
+            for &token in &ready {
+                match token {
+                    WAKE => {
+                        self.wake.clear();
+                    }
+                    MOUNTS => self.mounts_changed(),
+                    t if t & TOKEN_BASE != 0 => {
+                        self.with_target(target::token_target(t), |target, cx| target.on_ready(cx, t));
+                    }
+                    _ => {}
+                }
+            }
+            more |= self.take_events();
+            self.take_commands();
+            self.tick();
+            for at in 0..self.targets.len() {
+                self.with_target(at, |target, cx| target.dispatch(cx));
+            }
+            self.serve_flushes();
+            if more {
+                self.wake.wake();
+            }
+            if self.stop_at.is_some_and(|at| Instant::now() >= at || self.drained()) {
+                return self.targets.iter().map(Target::unconfirmed).sum();
+            }
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn with_target(&mut self, at: usize, work: impl FnOnce(&mut Target, &mut Context<'_>)) {
+        let now = self.started.elapsed();
+        let held_before = self.held.is_some();
+        let Some(target) = self.targets.get_mut(at) else { return };
+        let mut cx = Context {
+            now,
+            root: &self.root,
+            filter: &self.mirror.filter,
+            statter: &mut self.statter,
+            reactor: &mut self.reactor,
+            held: &mut self.held,
+        };
+        work(target, &mut cx);
+        if let (false, Some(why)) = (held_before, &self.held) {
+            tracing::error!(
+                mirror = %self.mirror.name,
+                "sending stops and nothing is deleted on any target: {why}. Bring the source back as it was and sending goes on; \
+                 if the new one is meant, restart fansync"
+            );
+        }
+    }
+
+    // ----- events -----
+
+    fn see_all(&mut self, path: &[u8], seen: Seen) {
+        let now = self.now();
+        for target in &mut self.targets {
+            target.see(now, path, seen);
+        }
+    }
+
+    /// Takes buffers from the ring; `true` when there may be more.
+    fn take_events(&mut self) -> bool {
+        for _ in 0..BUFFERS_PER_TURN {
+            let Some(item) = self.reader.pop() else {
+                self.resolver.maintain();
+                return false;
+            };
+            match item {
+                Item::Buf(buf) => {
+                    match buf.feed {
+                        Feed::Fanotify => self.fanotify(&buf.data),
+                        Feed::Inotify => self.inotify(&buf.data),
+                    }
+                    self.reader.give_back(buf);
+                }
+                Item::Drained(token) => self.drained_until(token),
+                Item::Failed { feed, error } => {
+                    tracing::error!(mirror = %self.mirror.name, ?feed, %error, "reading events failed; the whole tree will be compared");
+                    self.lost(Lost::all(Cause::ReaderFailed));
+                }
+            }
+        }
+        true
+    }
+
+    fn fanotify(&mut self, bytes: &[u8]) {
+        let now = self.started.elapsed();
+        let mut losses = Vec::new();
+        for event in fan_decode::events(bytes) {
+            self.events += 1;
+            let targets = &mut self.targets;
+            let mut out = |path: &[u8], seen: Seen| {
+                tracing::trace!(path = %crate::path::Shown(path), ?seen, "event");
+                for target in targets.iter_mut() {
+                    target.see(now, path, seen);
+                }
+            };
+            let told = match event {
+                Ok(event) => self.resolver.event(&self.root, &self.mirror.filter, &event, &mut out),
+                Err(corrupt) => {
+                    tracing::error!(mirror = %self.mirror.name, "{corrupt}");
+                    Err(Lost::all(Cause::CorruptRecord))
+                }
+            };
+            losses.extend(told.err());
+        }
+        losses.into_iter().for_each(|l| self.lost(l));
+    }
+
+    fn inotify(&mut self, bytes: &[u8]) {
+        let now = self.started.elapsed();
+        let targets = &mut self.targets;
+        let mut out = |path: &[u8], seen: Seen| {
+            tracing::trace!(path = %crate::path::Shown(path), ?seen, "event");
+            for target in targets.iter_mut() {
+                target.see(now, path, seen);
+            }
+        };
+        self.events += self.watching.inotify(&self.root, &self.mirror.filter, bytes, &mut out);
+        for lost in self.watching.take_lost() {
+            self.lost(lost);
+        }
+    }
+
+    /// The one road of every loss of sight: the subtree is compared whole; for the same subtree with growing pauses.
+    fn lost(&mut self, lost: Lost) {
+        *self.losses.entry(lost.cause).or_insert(0) += 1;
+        let now = self.now();
+        if lost.cause == Cause::Unwatched && self.next_unwatched.is_none() {
+            self.next_unwatched = Some(now + UNWATCHED_EVERY);
+        }
+        let recent = self.recent.entry(lost.subtree.clone()).or_insert(Recent {
+            at: Duration::ZERO,
+            pause: Duration::ZERO,
+            scheduled: false,
+        });
+        if recent.scheduled {
+            return; // compared later anyway
+        }
+        if now.saturating_sub(recent.at) > recent.pause * 4 {
+            recent.pause = Duration::ZERO; // quiet for long enough
+        }
+        if now >= recent.at + recent.pause {
+            recent.at = now;
+            recent.pause = (recent.pause * 2).clamp(LOST_PAUSE_MIN, LOST_PAUSE_MAX);
+            tracing::warn!(
+                mirror = %self.mirror.name, subtree = %lost.subtree, cause = %lost.cause,
+                "events were missed; the subtree is compared with every target"
+            );
+            self.see_all(&lost.subtree, Seen::Subtree);
+        } else {
+            recent.scheduled = true;
+        }
+    }
+
+    fn mounts_changed(&mut self) {
+        for lost in self.watching.remount(&self.mirror, &self.root, &mut self.resolver) {
+            self.lost(lost);
+        }
+    }
+
+    // ----- time -----
+
+    fn tick(&mut self) {
+        let now = self.now();
+        let due: Vec<RelPath> =
+            self.recent.iter().filter(|(_, r)| r.scheduled && r.at + r.pause <= now).map(|(p, _)| p.clone()).collect();
+        for path in due {
+            if let Some(recent) = self.recent.get_mut(&path) {
+                recent.scheduled = false;
+                recent.at = now;
+                recent.pause = (recent.pause * 2).clamp(LOST_PAUSE_MIN, LOST_PAUSE_MAX);
+            }
+            self.see_all(&path, Seen::Subtree);
+        }
+        if self.recent.len() > 1000 {
+            self.recent.retain(|_, r| r.scheduled || now.saturating_sub(r.at) < r.pause * 4);
+        }
+        if self.next_unwatched.is_some_and(|at| at <= now) {
+            self.next_unwatched = None;
+            let unwatched = self.watching.retry_unwatched(&self.root, &self.mirror.filter);
+            for path in unwatched {
+                self.see_all(&path, Seen::Subtree);
+                self.next_unwatched = Some(now + UNWATCHED_EVERY);
+            }
+        }
+        if self.watching.housekeeping_due(now) {
+            self.watching.housekeeping(now);
+        }
+        if self.next_full.is_some_and(|at| at <= now) {
+            self.next_full = self.mirror.full_every.map(|every| now + every);
+            tracing::info!(mirror = %self.mirror.name, "the periodic comparison of the whole tree is due");
+            self.see_all(b"", Seen::Subtree);
+        }
+        if self.held.is_some() && self.next_root_check <= now {
+            self.next_root_check = now + ROOT_CHECK;
+            match self.root.check() {
+                Ok(()) => {
+                    tracing::info!(mirror = %self.mirror.name, "the source is back as it was; sending goes on");
+                    self.held = None;
+                    // While it was away, changes could be made to it that nobody heard of.
+                    self.lost(Lost::all(Cause::MountChanged));
+                }
+                Err(why) => self.held = Some(why),
+            }
+        }
+        for at in 0..self.targets.len() {
+            self.with_target(at, |target, cx| target.tick(cx));
+        }
+    }
+
+    /// When something is to be done next, as a time since the start.
+    fn next_due(&self) -> Option<Duration> {
+        let mut due: Vec<Duration> = Vec::new();
+        for target in &self.targets {
+            due.extend(target.next_due().filter(|_| self.held.is_none()));
+        }
+        due.extend(self.recent.values().filter(|r| r.scheduled).map(|r| r.at + r.pause));
+        due.extend(self.next_unwatched);
+        due.extend(self.watching.next_housekeeping());
+        due.extend(self.next_full);
+        due.extend(self.held.is_some().then_some(self.next_root_check));
+        let since = |at: Instant| at.saturating_duration_since(self.started);
+        due.extend(self.flushes.iter().map(|f| since(f.deadline)));
+        due.extend(self.stop_at.map(since));
+        due.into_iter().min()
+    }
+
+    // ----- commands -----
+
+    fn take_commands(&mut self) {
+        loop {
+            match self.commands.try_recv() {
+                Ok(Command::Status(reply)) => {
+                    let _ = reply.send(self.status());
+                }
+                Ok(Command::Flush { target, deadline, reply }) => {
+                    self.next_token += 1;
+                    let token = self.next_token;
+                    self.flushes.push(Flush { token, only: target, deadline, reply, waits: None });
+                    self.reader.request_drain(token);
+                }
+                Ok(Command::Reconcile) => {
+                    tracing::info!(mirror = %self.mirror.name, "a comparison of the whole tree was asked for");
+                    self.see_all(b"", Seen::Subtree);
+                }
+                Ok(Command::Stop { deadline }) => {
+                    self.stop_at = Some(deadline);
+                    for at in 0..self.targets.len() {
+                        self.with_target(at, |target, cx| target.stop(cx));
+                    }
+                    self.next_token += 1;
+                    self.stop_drain = Some(self.next_token);
+                    self.reader.request_drain(self.next_token);
+                }
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Every event from before the request is in the dirty sets now: the flush can tell what it waits for.
+    fn drained_until(&mut self, token: u64) {
+        self.stop_drain.take_if(|t| *t == token);
+        for flush in self.flushes.iter_mut().filter(|f| f.token == token) {
+            let only = flush.only.as_deref();
+            let chosen = self.targets.iter_mut().enumerate().filter(|(_, t)| only.is_none_or(|name| name == t.cfg.name));
+            flush.waits = Some(chosen.map(|(at, target)| (at, target.flush())).collect());
+        }
+    }
+
+    fn serve_flushes(&mut self) {
+        let now = Instant::now();
+        let mut at = 0;
+        while at < self.flushes.len() {
+            let flush = &self.flushes[at];
+            let late = now >= flush.deadline;
+            let waiting: Option<Vec<Waiting>> = match &flush.waits {
+                None if late => Some(vec![Waiting {
+                    target: self.mirror.name.clone(),
+                    why: "the event queue could not be drained in time".into(),
+                    unreachable: false,
+                }]),
+                None => None,
+                Some(waits) => {
+                    let open: Vec<usize> =
+                        waits.iter().filter(|(t, epoch)| !self.targets[*t].flushed(*epoch)).map(|(t, _)| *t).collect();
+                    let hopeless = open.iter().all(|&t| self.targets[t].stuck());
+                    (late || hopeless).then(|| {
+                        open.iter()
+                            .map(|&t| {
+                                let (why, unreachable) = match &self.held {
+                                    Some(why) => (why.clone(), false),
+                                    None => self.targets[t].why_waiting(),
+                                };
+                                Waiting { target: format!("{}/{}", self.mirror.name, self.targets[t].cfg.name), why, unreachable }
+                            })
+                            .collect()
+                    })
+                }
+            };
+            match waiting {
+                None => at += 1,
+                Some(waiting) => {
+                    let flush = self.flushes.swap_remove(at);
+                    for (t, epoch) in flush.waits.into_iter().flatten() {
+                        self.targets[t].end_flush(epoch);
+                    }
+                    let _ = flush.reply.send(waiting);
+                }
+            }
+        }
+    }
+
+    /// While stopping: whether nothing is left that could still be sent.
+    fn drained(&self) -> bool {
+        self.stop_drain.is_none() && self.targets.iter().all(|t| t.in_sync() || !t.is_up() || t.stuck())
+    }
+
+    // ----- status -----
+
+    fn status(&self) -> status::Mirror {
+        let stats = self.resolver.stats();
+        let initial = match self.mirror.initial {
+            Initial::None => "none",
+            Initial::Reconcile if self.targets.iter().all(|t| t.reconciles() > 0) => "done",
+            Initial::Reconcile => "running",
+        };
+        status::Mirror {
+            name: self.mirror.name.clone(),
+            source: crate::path::Shown(std::os::unix::ffi::OsStrExt::as_bytes(self.root.path().as_os_str())).to_string(),
+            watch: self.watching.status(),
+            reader: format!("{} ({})", self.reader.backend_name(), self.reader.backend_reason()),
+            ready: true,
+            held: self.held.clone().unwrap_or_default(),
+            events: self.events,
+            foreign: stats.foreign,
+            lookups: stats.opened,
+            directories: self.resolver.known().0 as u64,
+            lost: self.losses.iter().map(|(cause, n)| (cause.name().to_owned(), *n)).collect(),
+            initial: initial.into(),
+            targets: self.targets.iter().map(|t| t.status(self.now())).collect(),
+        }
+    }
+}
