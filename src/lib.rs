@@ -19,8 +19,10 @@
 //!
 //! The promise: **every change is on the target, or on its way there, or its subtree is marked lost and will be scanned.**
 
+pub mod cli;
 pub mod config;
 pub mod dirty;
+pub mod exit;
 pub mod filter;
 pub mod path;
 pub mod resolve;
