@@ -33,7 +33,7 @@ pub const MAX_PATTERN_BYTES: usize = 4000;
 
 /// A pattern that rsync and this module could not be made to read alike.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("cannot use the pattern \"{}\": {reason}", Shown(.pattern))]
+#[error("cannot use the pattern \"{}\": {reason}", if .pattern.is_empty() { String::new() } else { Shown(.pattern).to_string() })]
 pub struct FilterError {
     /// The pattern as given.
     pub pattern: Vec<u8>,

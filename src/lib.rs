@@ -19,9 +19,11 @@
 //!
 //! The promise: **every change is on the target, or on its way there, or its subtree is marked lost and will be scanned.**
 
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod dirty;
+pub mod exit;
 pub mod filter;
 pub mod lost;
 pub mod path;

@@ -1,0 +1,325 @@
+//! The command line, parsed and not judged: what the words mean together is for [`crate::config`].
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Level, LogFormat, Overrides, Watch, units};
+use crate::exit::ExitCode;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0   done
+  1   there are differences, or some paths failed
+  64  the command line is wrong
+  69  the kernel or rsync lacks something, or no daemon answers
+  70  a bug
+  75  a target cannot be reached
+  77  not permitted
+  78  the configuration is wrong";
+
+/// Keeps remote copies of a directory tree equal to it, within milliseconds of each change.
+#[derive(Debug, Clone, PartialEq, Eq, Parser)]
+#[command(name = "fansync", version, after_help = EXIT_CODES, arg_required_else_help = true, max_term_width = 120)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Mirror a tree to one or more targets, without a configuration file
+    #[command(after_help = MIRROR_HELP)]
+    Mirror(MirrorArgs),
+    /// Run the daemon in the foreground
+    #[command(after_help = RUN_HELP)]
+    Run(RunArgs),
+    /// Check a configuration file
+    #[command(after_help = CHECK_HELP)]
+    Check(CheckArgs),
+    /// Tell what a running daemon does
+    #[command(after_help = STATUS_HELP)]
+    Status(StatusArgs),
+    /// Wait until every change made so far is on the targets
+    #[command(after_help = FLUSH_HELP)]
+    Flush(FlushArgs),
+}
+
+const MIRROR_HELP: &str = "\
+Targets:
+  rsync://[user@]host[:port]/module[/path]   an rsync daemon, also [user@]host::module[/path]
+  [user@]host:/path                          ssh
+  /path                                      this host
+
+Examples:
+  fansync mirror /srv/data rsync://backup/data
+  fansync mirror /srv/data root@a:/srv/data root@b:/srv/data --exclude '*.swp' --exclude /cache/
+  fansync mirror --once /srv/data /mnt/copy
+
+Exit codes: 0 done (--once, or stopped by a signal), 1 some paths failed, 64 usage, 69 kernel or rsync lacks something,
+75 target unreachable (--once), 77 not permitted, 78 the arguments do not fit together.";
+
+const RUN_HELP: &str = "\
+SIGTERM stops with pending work saved, SIGHUP reads the configuration again.
+
+Example:
+  fansync run --config /etc/fansync/fansync.toml
+
+Exit codes: 0 stopped by a signal, 64 usage, 69 kernel or rsync lacks something, 77 not permitted, 78 configuration.";
+
+const CHECK_HELP: &str = "\
+Examples:
+  fansync check --config /etc/fansync/fansync.toml
+  fansync check --config /etc/fansync/fansync.toml --effective > all-values.toml
+
+Exit codes: 0 nothing is wrong, 64 usage, 78 something is.";
+
+const STATUS_HELP: &str = "\
+Examples:
+  fansync status
+  fansync status --json --socket /run/fansync/web.sock
+
+Exit codes: 0 told, 64 usage, 69 no daemon answers, 77 not permitted.";
+
+const FLUSH_HELP: &str = "\
+Every change made before the call is on the targets when it returns 0.
+
+Examples:
+  fansync flush
+  fansync flush --mirror data --target backup --timeout 5m
+
+Exit codes: 0 done, 1 some paths failed, 64 usage, 69 no daemon answers, 75 not done in time, 77 not permitted.";
+
+/// `fansync mirror`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct MirrorArgs {
+    /// The tree
+    #[arg(value_name = "SRC")]
+    pub source: PathBuf,
+    /// Where the copies go
+    #[arg(value_name = "TARGET", required = true)]
+    pub targets: Vec<String>,
+    /// Make the targets equal to the tree and leave
+    #[arg(long)]
+    pub once: bool,
+    /// Leave out what matches, in rsync's pattern syntax; may be repeated
+    #[arg(long, value_name = "PATTERN", allow_hyphen_values = true)]
+    pub exclude: Vec<OsString>,
+    /// Keep what matches although --exclude says otherwise; may be repeated
+    #[arg(long, value_name = "PATTERN", allow_hyphen_values = true)]
+    pub include: Vec<OsString>,
+    /// Never delete on the targets
+    #[arg(long)]
+    pub no_delete: bool,
+    /// Where to hear of changes
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = Watch::Auto)]
+    pub watch: Watch,
+    /// File with the password of the rsync daemons
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+    /// rsync runs at the same time, per target
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<usize>,
+    /// Unix socket for status and flush
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Directory for pending work
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Form of the log
+    #[arg(long, value_enum, value_name = "FORM")]
+    pub log_format: Option<LogFormat>,
+    /// Log more: -v each batch, -vv each event
+    #[arg(short, long, action = clap::ArgAction::Count, conflicts_with = "quiet")]
+    pub verbose: u8,
+    /// Log less: -q warnings and errors, -qq errors
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub quiet: u8,
+}
+
+/// `fansync run`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct RunArgs {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+/// `fansync check`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct CheckArgs {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Print the configuration with every default filled in
+    #[arg(long)]
+    pub effective: bool,
+}
+
+/// `fansync status`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct StatusArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// The daemon's socket, if not the usual one
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+}
+
+/// `fansync flush`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct FlushArgs {
+    /// Only the targets with this name
+    #[arg(long, value_name = "NAME")]
+    pub target: Option<String>,
+    /// Only the mirror with this name
+    #[arg(long, value_name = "NAME")]
+    pub mirror: Option<String>,
+    /// How long to wait
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::duration)]
+    pub timeout: Duration,
+    /// The daemon's socket, if not the usual one
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+}
+
+impl MirrorArgs {
+    /// What the options say, for [`crate::config::Config::for_mirror`].
+    pub fn overrides(&self) -> Overrides {
+        let bytes = |patterns: &[OsString]| patterns.iter().map(|p| p.clone().into_vec()).collect();
+        Overrides {
+            include: bytes(&self.include),
+            exclude: bytes(&self.exclude),
+            no_delete: self.no_delete,
+            watch: Some(self.watch),
+            password_file: self.password_file.clone(),
+            jobs: self.jobs,
+            status_socket: self.socket.clone(),
+            state_dir: self.state_dir.clone(),
+            log_format: self.log_format,
+            log_level: match (self.verbose, self.quiet) {
+                (0, 0) => None,
+                (0, 1) => Some(Level::Warn),
+                (0, _) => Some(Level::Error),
+                (1, _) => Some(Level::Debug),
+                _ => Some(Level::Trace),
+            },
+        }
+    }
+}
+
+/// Parses a command line, the program's name first.
+///
+/// # Errors
+/// What to print, and the code to leave with: [`ExitCode::Usage`] where clap would leave with 2, [`ExitCode::Done`] for
+/// help and version.
+pub fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> Result<Cli, (clap::Error, ExitCode)> {
+    Cli::try_parse_from(words).map_err(|error| {
+        let code = match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::Done,
+            _ => ExitCode::Usage,
+        };
+        (error, code)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn words(line: &str) -> Result<Cli, (clap::Error, ExitCode)> {
+        parse(std::iter::once("fansync").chain(line.split_whitespace()))
+    }
+
+    fn mirror(line: &str) -> MirrorArgs {
+        match words(line).unwrap_or_else(|(e, _)| panic!("{line}: {e}")).command {
+            Command::Mirror(args) => args,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_shape_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn mirror_takes_its_options_before_and_after() {
+        let args =
+            mirror("mirror --once /a h::m /b --exclude *.swp --exclude -x --include +y --no-delete --watch inotify --jobs 3 -vv");
+        assert_eq!((args.source.to_str(), &args.targets[..]), (Some("/a"), &["h::m".to_owned(), "/b".to_owned()][..]));
+        let o = args.overrides();
+        assert!(args.once && o.no_delete);
+        assert_eq!((o.exclude, o.include), (vec![b"*.swp".to_vec(), b"-x".to_vec()], vec![b"+y".to_vec()]));
+        assert_eq!((o.watch, o.jobs, o.log_level), (Some(Watch::Inotify), Some(3), Some(Level::Trace)));
+        let o = mirror("mirror a h::m --socket s --state-dir d --password-file p --log-format json -q").overrides();
+        assert_eq!((o.status_socket, o.state_dir, o.password_file), (Some("s".into()), Some("d".into()), Some("p".into())));
+        assert_eq!((o.log_format, o.log_level), (Some(LogFormat::Json), Some(Level::Warn)));
+        assert_eq!(mirror("mirror a h::m").overrides(), Overrides { watch: Some(Watch::Auto), ..Overrides::default() });
+    }
+
+    #[test]
+    fn a_pattern_need_not_be_text() {
+        let word = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
+        let line = [&b"fansync"[..], b"mirror", b"/a", b"h::m", b"--exclude", b"\xff*"].map(word);
+        let Command::Mirror(args) = parse(line).unwrap().command else { panic!("not mirror") };
+        assert_eq!(args.overrides().exclude, [b"\xff*".to_vec()]);
+    }
+
+    #[test]
+    fn the_other_commands() {
+        let command = |line| words(line).unwrap_or_else(|(e, _)| panic!("{line}: {e}")).command;
+        assert_eq!(command("run --config f"), Command::Run(RunArgs { config: "f".into() }));
+        assert_eq!(command("check --config f --effective"), Command::Check(CheckArgs { config: "f".into(), effective: true }));
+        assert_eq!(command("status --json"), Command::Status(StatusArgs { json: true, socket: None }));
+        let flush = |target: Option<&str>, secs| FlushArgs {
+            target: target.map(str::to_owned),
+            mirror: None,
+            timeout: Duration::from_secs(secs),
+            socket: None,
+        };
+        assert_eq!(command("flush"), Command::Flush(flush(None, 30)));
+        assert_eq!(command("flush --target b --timeout 5m"), Command::Flush(flush(Some("b"), 300)));
+    }
+
+    #[test]
+    fn codes() {
+        for (line, code) in [
+            ("", ExitCode::Usage),
+            ("--help", ExitCode::Done),
+            ("mirror --help", ExitCode::Done),
+            ("--version", ExitCode::Done),
+            ("mirror /a", ExitCode::Usage),
+            ("mirror /a h::m --nope", ExitCode::Usage),
+            ("mirror /a h::m -v -q", ExitCode::Usage),
+            ("mirror /a h::m --watch kqueue", ExitCode::Usage),
+            ("run", ExitCode::Usage),
+            ("flush --timeout 5", ExitCode::Usage),
+            ("nope", ExitCode::Usage),
+        ] {
+            assert_eq!(words(line).map_err(|(_, code)| code), Err(code), "{line}");
+        }
+    }
+
+    #[test]
+    fn help_lists_every_exit_code() {
+        let help = Cli::command().render_long_help().to_string();
+        use ExitCode::*;
+        for code in [Done, Differences, Usage, Unavailable, Bug, TargetUnreachable, NotPermitted, Config] {
+            assert!(help.lines().any(|l| l.trim_start().starts_with(&format!("{} ", code.code()))), "{code:?}\n{help}");
+        }
+        let mut command = Cli::command();
+        for sub in command.get_subcommands_mut() {
+            let help = sub.render_long_help().to_string();
+            assert!(help.contains("Example") && help.contains("Exit codes: 0 "), "{help}");
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! The configuration that the daemon runs on: every value present, every rule held.
+//!
+//! Serialised it is the effective configuration: TOML that reads back as an equal value. All defaults are here, in the
+//! `Default` and `new` functions.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use serde::ser::{Error as _, SerializeStruct};
+use serde::{Serialize, Serializer};
+
+use super::units;
+use crate::filter::Filter;
+use crate::sync::location::Location;
+
+/// Everything.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Config {
+    /// `[daemon]`.
+    pub daemon: Daemon,
+    /// `[[mirror]]`, at least one, with different names.
+    #[serde(rename = "mirror")]
+    pub mirrors: Vec<Mirror>,
+}
+
+/// What concerns the process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Daemon {
+    /// Where pending work survives a restart. Absolute.
+    pub state_dir: PathBuf,
+    /// The socket that `status` and `flush` speak to. Absolute.
+    pub status_socket: PathBuf,
+    /// How long SIGTERM waits for runs in flight.
+    #[serde(serialize_with = "units::serialize")]
+    pub stop_timeout: Duration,
+    /// `[daemon.log]`.
+    pub log: LogConfig,
+}
+
+/// What the log looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct LogConfig {
+    /// Form of a line.
+    pub format: LogFormat,
+    /// The least level that is written.
+    pub level: Level,
+}
+
+/// Form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Severity of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Something is wrong and needs somebody.
+    Error,
+    /// Something is wrong and is being dealt with.
+    Warn,
+    /// What the daemon does, in large.
+    Info,
+    /// Each batch.
+    Debug,
+    /// Each event.
+    Trace,
+}
+
+/// One source and its targets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mirror {
+    /// Letters, digits, `-`, `_`, `.`.
+    pub name: String,
+    /// The tree. Absolute; need not exist yet.
+    pub source: PathBuf,
+    /// Whether what is gone from the source goes from the targets.
+    pub delete: bool,
+    /// What happens at the start.
+    pub initial: Initial,
+    /// Where changes are heard from.
+    pub watch: Watch,
+    /// What belongs to the mirror.
+    pub filter: Filter,
+    /// Time between full passes, if there are to be any.
+    pub full_every: Option<Duration>,
+    /// `[mirror.batch]`.
+    pub batch: Batch,
+    /// The rsync program: absolute, or a name to look up in `PATH`.
+    pub rsync: PathBuf,
+    /// `[mirror.kernel]`.
+    pub kernel: KernelSwitches,
+    /// `[[mirror.target]]`, at least one, with different names.
+    pub targets: Vec<Target>,
+}
+
+/// What happens at the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Initial {
+    /// The targets are made equal to the source.
+    Reconcile,
+    /// Only changes from now on are carried over.
+    None,
+}
+
+/// Where changes are heard from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Watch {
+    /// fanotify where the kernel and the filesystem have it, else inotify; per filesystem.
+    Auto,
+    /// fanotify or an error.
+    Fanotify,
+    /// inotify, one watch per directory.
+    Inotify,
+}
+
+/// How changes are gathered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Batch {
+    /// Cadence at which the kernel's queue is drained once it is busy.
+    #[serde(serialize_with = "units::serialize")]
+    pub settle: Duration,
+    /// The longest time a change may wait for others to join it.
+    #[serde(serialize_with = "units::serialize")]
+    pub max_delay: Duration,
+    /// How long a file that was created and not closed is held back.
+    #[serde(serialize_with = "units::serialize")]
+    pub create_hold: Duration,
+    /// Paths in one rsync run.
+    pub max_paths: usize,
+    /// Pending paths per target; past it, directories stand for what is below them.
+    pub max_pending: usize,
+}
+
+/// Kernel features that can be switched off, to find faults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct KernelSwitches {
+    /// `FAN_UNLIMITED_QUEUE`.
+    pub unlimited_queue: bool,
+    /// `FAN_RENAME`.
+    pub rename_events: bool,
+    /// io_uring for reading events and driving rsync.
+    pub io_uring: bool,
+}
+
+/// One copy to keep.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Target {
+    /// Letters, digits, `-`, `_`, `.`.
+    pub name: String,
+    /// Where it lies.
+    #[serde(rename = "url")]
+    pub location: Location,
+    /// The rsync daemon's password. Absolute; only for [`Location::Daemon`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    /// Compression on the wire.
+    pub compress: Compress,
+    /// More rsync options, each of them judged harmless.
+    pub args: Vec<String>,
+    /// Runs at the same time for large batches.
+    pub jobs: usize,
+    /// Runs at the same time for small batches, beside `jobs`.
+    pub small_jobs: usize,
+    /// rsync processes that wait connected.
+    pub standby: usize,
+    /// Age at which a waiting process is replaced.
+    #[serde(serialize_with = "units::serialize")]
+    pub standby_max_age: Duration,
+    /// rsync's `--timeout`; whole seconds.
+    #[serde(serialize_with = "units::serialize")]
+    pub timeout: Duration,
+    /// Time to connect; whole seconds.
+    #[serde(serialize_with = "units::serialize")]
+    pub connect_timeout: Duration,
+    /// A run without any progress for this long is ended. More than `timeout`.
+    #[serde(serialize_with = "units::serialize")]
+    pub watchdog: Duration,
+    /// The first wait after a failure.
+    #[serde(serialize_with = "units::serialize")]
+    pub retry_min: Duration,
+    /// The longest wait after failures.
+    #[serde(serialize_with = "units::serialize")]
+    pub retry_max: Duration,
+    /// The remote shell and its words, as in `ssh -p 2222 -i key`; only for [`Location::Ssh`]. `ssh` if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ssh: Option<String>,
+    /// The rsync program on the other side; only for [`Location::Ssh`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rsync_path: Option<String>,
+}
+
+/// Compression on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Compress {
+    /// None; right for fast networks.
+    None,
+    /// zstd.
+    Zstd,
+    /// lz4.
+    Lz4,
+    /// zlib, which every rsync has.
+    Zlib,
+}
+
+impl Default for Daemon {
+    fn default() -> Daemon {
+        Daemon {
+            state_dir: "/var/lib/fansync".into(),
+            status_socket: "/run/fansync/status.sock".into(),
+            stop_timeout: Duration::from_secs(10),
+            log: LogConfig::default(),
+        }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> LogConfig {
+        LogConfig { format: LogFormat::Text, level: Level::Info }
+    }
+}
+
+impl Default for Batch {
+    fn default() -> Batch {
+        Batch {
+            settle: Duration::from_millis(2),
+            max_delay: Duration::from_millis(300),
+            create_hold: Duration::from_secs(1),
+            max_paths: 20_000,
+            max_pending: 1_000_000,
+        }
+    }
+}
+
+impl Default for KernelSwitches {
+    fn default() -> KernelSwitches {
+        KernelSwitches { unlimited_queue: true, rename_events: true, io_uring: true }
+    }
+}
+
+impl Mirror {
+    /// A mirror with all defaults and no targets yet.
+    pub fn new(name: impl Into<String>, source: impl Into<PathBuf>) -> Mirror {
+        Mirror {
+            name: name.into(),
+            source: source.into(),
+            delete: true,
+            initial: Initial::Reconcile,
+            watch: Watch::Auto,
+            filter: Filter::none(),
+            full_every: None,
+            batch: Batch::default(),
+            rsync: "rsync".into(),
+            kernel: KernelSwitches::default(),
+            targets: Vec::new(),
+        }
+    }
+}
+
+impl Target {
+    /// A target with all defaults.
+    pub fn new(name: impl Into<String>, location: Location) -> Target {
+        Target {
+            name: name.into(),
+            location,
+            password_file: None,
+            compress: Compress::None,
+            args: Vec::new(),
+            jobs: 2,
+            small_jobs: 4,
+            standby: 2,
+            standby_max_age: Duration::from_secs(4 * 60),
+            timeout: Duration::from_secs(60),
+            connect_timeout: Duration::from_secs(10),
+            watchdog: Duration::from_secs(150),
+            retry_min: Duration::from_millis(500),
+            retry_max: Duration::from_secs(60),
+            ssh: None,
+            rsync_path: None,
+        }
+    }
+}
+
+impl Config {
+    /// The effective configuration as TOML.
+    ///
+    /// # Errors
+    /// A path or pattern that is not UTF-8, which a configuration file cannot hold; only `mirror` on the command line can.
+    pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
+        toml::to_string(self)
+    }
+}
+
+/// By hand for the order of the keys (tables last) and for the filter, whose two lists are keys of the mirror.
+impl Serialize for Mirror {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let texts = |patterns: &[Vec<u8>]| {
+            let text = |p: &Vec<u8>| String::from_utf8(p.clone()).map_err(|_| S::Error::custom("a pattern is not UTF-8"));
+            patterns.iter().map(text).collect::<Result<Vec<_>, _>>()
+        };
+        let mut out = serializer.serialize_struct("Mirror", 12)?;
+        out.serialize_field("name", &self.name)?;
+        out.serialize_field("source", &self.source)?;
+        out.serialize_field("delete", &self.delete)?;
+        out.serialize_field("initial", &self.initial)?;
+        out.serialize_field("watch", &self.watch)?;
+        out.serialize_field("include", &texts(self.filter.include())?)?;
+        out.serialize_field("exclude", &texts(self.filter.exclude())?)?;
+        if let Some(every) = self.full_every {
+            out.serialize_field("full_every", &units::shown(every))?;
+        }
+        out.serialize_field("rsync", &self.rsync)?;
+        out.serialize_field("batch", &self.batch)?;
+        out.serialize_field("kernel", &self.kernel)?;
+        out.serialize_field("target", &self.targets)?;
+        out.end()
+    }
+}

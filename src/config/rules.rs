@@ -1,0 +1,291 @@
+//! What must hold between and within values, whether a file or a command line gave them.
+//!
+//! The rules about places guard data: a target inside its source feeds itself, two mirrors that delete in one place
+//! delete each other's files.
+
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use super::args;
+use super::checked::{Config, Daemon, Mirror, Target};
+use super::units::shown;
+use crate::sync::location::Location;
+
+/// A rule that does not hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Complaint {
+    /// The key it is about, as a path: `mirror.0.target.1.args.2`.
+    pub(super) key: String,
+    pub(super) message: String,
+    pub(super) help: String,
+}
+
+/// Collects complaints about one section.
+struct Section<'a> {
+    path: String,
+    /// How messages call it.
+    title: String,
+    out: &'a mut Vec<Complaint>,
+}
+
+impl Section<'_> {
+    fn complain(&mut self, key: &str, message: impl AsRef<str>, help: impl Into<String>) {
+        let key = if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) };
+        let message = format!("{}: {}", self.title, message.as_ref());
+        self.out.push(Complaint { key, message, help: help.into() });
+    }
+
+    fn name(&mut self, name: &str) {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if name.is_empty() || name.len() > 64 || !name.chars().all(plain) || name.starts_with(['-', '.']) {
+            let help =
+                "use up to 64 letters, digits, - _ and . , beginning with a letter or digit; it names files and shows in status";
+            self.complain("name", format!("the name {name:?} cannot be used"), help);
+        }
+    }
+
+    fn absolute(&mut self, key: &str, path: &Path) {
+        if !path.is_absolute() {
+            self.complain(
+                key,
+                format!("{key} {path:?} is not an absolute path"),
+                "write the whole path; ~ and $HOME are not expanded",
+            );
+        } else if path.components().any(|c| c == Component::ParentDir) {
+            self.complain(key, format!("{key} {path:?} holds .."), "write the path that it means");
+        }
+    }
+
+    fn count(&mut self, key: &str, value: usize, from: usize, to: usize) {
+        if !(from..=to).contains(&value) {
+            self.complain(key, format!("{key} is {value}"), format!("use a number from {from} to {to}"));
+        }
+    }
+
+    fn whole_seconds(&mut self, key: &str, value: Duration) {
+        if value.subsec_nanos() != 0 || value.as_secs() > i32::MAX as u64 {
+            self.complain(
+                key,
+                format!("{key} is {}, and rsync counts in whole seconds", shown(value)),
+                "write it in seconds, as in \"10s\"",
+            );
+        }
+    }
+
+    /// `small` must not exceed `large`.
+    fn ordered(&mut self, small: (&str, Duration), large: (&str, Duration)) {
+        if small.1 > large.1 {
+            let message = format!("{} is {}, more than {} with {}", small.0, shown(small.1), large.0, shown(large.1));
+            self.complain(small.0, message, format!("lower {} or raise {}", small.0, large.0));
+        }
+    }
+
+    fn words(&mut self, key: &str, value: &Option<String>, ssh: bool) {
+        let Some(value) = value else { return };
+        if !ssh {
+            self.complain(key, format!("{key} is for targets behind ssh only"), "remove it, or write the url as host:/path");
+        } else if value.trim().is_empty() || value.contains(char::is_control) {
+            self.complain(
+                key,
+                format!("{key} {value:?} is no command"),
+                "write the program and its words, as in \"ssh -p 2222\"",
+            );
+        } else if value.starts_with('-') {
+            self.complain(key, format!("{key} {value:?} begins with an option"), "begin with the program, as in \"ssh -p 2222\"");
+        }
+    }
+}
+
+/// All rules; empty if they hold.
+pub(super) fn check(config: &Config) -> Vec<Complaint> {
+    let mut out = Vec::new();
+    daemon(&config.daemon, &mut out);
+    for (i, m) in config.mirrors.iter().enumerate() {
+        mirror(m, &format!("mirror.{i}"), &mut out);
+    }
+    conflicts(config, &mut out);
+    out
+}
+
+fn daemon(daemon: &Daemon, out: &mut Vec<Complaint>) {
+    let mut section = Section { path: "daemon".into(), title: "daemon".into(), out };
+    section.absolute("state_dir", &daemon.state_dir);
+    section.absolute("status_socket", &daemon.status_socket);
+    // unix(7): sun_path has 108 bytes with the NUL.
+    if daemon.status_socket.as_os_str().len() > 107 {
+        section.complain(
+            "status_socket",
+            "the path of status_socket is longer than 107 bytes, which no socket can have",
+            "use a shorter one",
+        );
+    }
+}
+
+fn mirror(mirror: &Mirror, path: &str, out: &mut Vec<Complaint>) {
+    let mut section = Section { path: path.into(), title: format!("mirror {:?}", mirror.name), out };
+    section.name(&mirror.name);
+    section.absolute("source", &mirror.source);
+    let rsync = &mirror.rsync;
+    if rsync.as_os_str().is_empty() || (!rsync.is_absolute() && rsync.components().count() != 1) || rsync.as_os_str() == ".." {
+        let help = "write an absolute path, or a plain name to be found in PATH";
+        section.complain("rsync", format!("rsync {rsync:?} is neither an absolute path nor a plain name"), help);
+    }
+    if mirror.targets.is_empty() {
+        section.complain("target", "there is no target", "add a [[mirror.target]] with a name and a url");
+    }
+    let batch = mirror.batch;
+    section.path = format!("{path}.batch");
+    section.ordered(("settle", batch.settle), ("max_delay", batch.max_delay));
+    section.count("max_paths", batch.max_paths, 1, 1_000_000);
+    section.count("max_pending", batch.max_pending, 1000, 1_000_000_000);
+    for (i, t) in mirror.targets.iter().enumerate() {
+        target(mirror, t, &format!("{path}.target.{i}"), out);
+    }
+}
+
+fn target(mirror: &Mirror, target: &Target, path: &str, out: &mut Vec<Complaint>) {
+    let title = format!("mirror {:?}, target {:?}", mirror.name, target.name);
+    let mut section = Section { path: path.into(), title, out };
+    section.name(&target.name);
+    if let Some(file) = &target.password_file {
+        if !target.location.is_daemon() {
+            let help = "remove it; ssh uses keys, and a local copy needs no password";
+            section.complain("password_file", "password_file is for rsync daemons only", help);
+        }
+        section.absolute("password_file", file);
+    }
+    for refused in args::check(&target.args) {
+        let message = format!("the rsync option {} is refused", refused.option);
+        section.complain(&format!("args.{}", refused.word), message, refused.reason);
+    }
+    section.count("jobs", target.jobs, 1, 64);
+    section.count("small_jobs", target.small_jobs, 1, 64);
+    section.count("standby", target.standby, 0, 64);
+    section.whole_seconds("timeout", target.timeout);
+    section.whole_seconds("connect_timeout", target.connect_timeout);
+    section.ordered(("timeout", target.timeout), ("watchdog", target.watchdog));
+    section.ordered(("retry_min", target.retry_min), ("retry_max", target.retry_max));
+    let ssh = matches!(target.location, Location::Ssh { .. });
+    section.words("ssh", &target.ssh, ssh);
+    section.words("rsync_path", &target.rsync_path, ssh);
+}
+
+/// What must hold between sections.
+fn conflicts(config: &Config, out: &mut Vec<Complaint>) {
+    if config.mirrors.is_empty() {
+        let (key, message) = ("mirror".to_owned(), "there is no mirror".to_owned());
+        out.push(Complaint { key, message, help: "add a [[mirror]] with a name, a source and a [[mirror.target]]".into() });
+    }
+    for (i, mirror) in config.mirrors.iter().enumerate() {
+        let title = format!("mirror {:?}", mirror.name);
+        let mut section = Section { path: format!("mirror.{i}"), title, out };
+        if config.mirrors[..i].iter().any(|m| m.name == mirror.name) {
+            section.complain("name", "another mirror has this name", "give each mirror its own");
+        }
+        let source = resolved(&mirror.source);
+        let state = &config.daemon.state_dir;
+        if let Ok(inside) = resolved(state).strip_prefix(&source)
+            && !mirror.filter.excludes(inside.as_os_str().as_encoded_bytes(), true)
+        {
+            let message = format!("the daemon's state_dir {} lies inside the source", state.display());
+            let help = format!("each write to it would be a change to mirror; move it, or exclude \"/{}/\"", inside.display());
+            section.complain("source", message, help);
+        }
+        for (j, target) in mirror.targets.iter().enumerate() {
+            section.title = format!("mirror {:?}, target {:?}", mirror.name, target.name);
+            if mirror.targets[..j].iter().any(|t| t.name == target.name) {
+                section.complain(
+                    &format!("target.{j}.name"),
+                    "another target of this mirror has this name",
+                    "give each target its own",
+                );
+            }
+            let Location::Local(path) = &target.location else { continue };
+            let path = resolved(path);
+            let key = format!("target.{j}.url");
+            if path.starts_with(&source) {
+                let message = format!("the target {} lies inside the source {}", target.location, mirror.source.display());
+                section.complain(&key, message, "the copy would contain itself; choose a place outside the source");
+            } else if source.starts_with(&path) {
+                let message = format!("the source {} lies inside the target {}", mirror.source.display(), target.location);
+                section.complain(&key, message, "the source would be taken for a leftover and deleted; choose another place");
+            }
+        }
+    }
+    between_targets(config, out);
+}
+
+/// No two targets in one place, none below one that is deleted in.
+fn between_targets(config: &Config, out: &mut Vec<Complaint>) {
+    let all = || {
+        let of = |(i, m)| move |(j, t)| (i, j, m, t);
+        config.mirrors.iter().enumerate().flat_map(move |(i, m): (usize, &Mirror)| m.targets.iter().enumerate().map(of((i, m))))
+    };
+    for (i, j, mirror, target) in all() {
+        for (k, l, other_mirror, other) in all().filter(|(k, l, ..)| (*k, *l) != (i, j)) {
+            let Some(below) = canonical(&target.location).holds(&canonical(&other.location)) else { continue };
+            let same = below.is_empty();
+            // Each pair once; and what a mirror neither deletes nor copies to may be another's.
+            let harmless = if same {
+                (k, l) < (i, j) || (k != i && !mirror.delete && !other_mirror.delete)
+            } else {
+                !mirror.delete || mirror.filter.excludes(below.as_bytes(), true)
+            };
+            if harmless {
+                continue;
+            }
+            let title = format!("mirror {:?}, target {:?}", other_mirror.name, other.name);
+            let mut section = Section { path: format!("mirror.{k}.target.{l}"), title, out };
+            let (first, second) = (&target.location, &other.location);
+            if same {
+                let message = format!("{second} is a target of mirror {:?} already", mirror.name);
+                section.complain("url", message, "two runs in one place undo each other's work; give each its own directory");
+            } else {
+                let message = format!("{second} lies inside the target {first} of mirror {:?}, which deletes there", mirror.name);
+                section.complain(
+                    "url",
+                    message,
+                    format!("choose another place, or exclude \"/{below}/\" in mirror {:?}", mirror.name),
+                );
+            }
+        }
+    }
+    // A pair of local mirrors that feed each other.
+    let local = |m: &Mirror| -> Vec<PathBuf> {
+        m.targets.iter().filter_map(|t| if let Location::Local(p) = &t.location { Some(resolved(p)) } else { None }).collect()
+    };
+    let touches = |a: &Path, b: &Path| a.starts_with(b) || b.starts_with(a);
+    for (i, a) in config.mirrors.iter().enumerate() {
+        for (j, b) in config.mirrors.iter().enumerate().skip(i + 1) {
+            let feeds = |from: &Mirror, to: &Mirror| local(from).iter().any(|p| touches(p, &resolved(&to.source)));
+            if feeds(a, b) && feeds(b, a) {
+                let mut section = Section { path: format!("mirror.{j}"), title: format!("mirror {:?}", b.name), out };
+                let message = format!("it and mirror {:?} copy into each other's source", a.name);
+                section.complain(
+                    "source",
+                    message,
+                    "a mirror has one direction; changes on both sides would overwrite each other",
+                );
+            }
+        }
+    }
+}
+
+fn canonical(location: &Location) -> Location {
+    match location {
+        Location::Local(path) => Location::Local(resolved(path)),
+        remote => remote.clone(),
+    }
+}
+
+/// `path` with symbolic links resolved as far as it exists.
+pub(super) fn resolved(path: &Path) -> PathBuf {
+    let existing = path.ancestors().find_map(|above| Some((above, std::fs::canonicalize(above).ok()?)));
+    match existing {
+        Some((above, real)) => match path.strip_prefix(above) {
+            Ok(rest) if !rest.as_os_str().is_empty() => real.join(rest),
+            _ => real,
+        },
+        None => path.to_owned(),
+    }
+}

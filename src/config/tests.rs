@@ -1,0 +1,479 @@
+//! What a configuration means, what is refused, and how that reads.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::time::Duration;
+
+use super::*;
+
+fn read(text: &str) -> Result<Config, ConfigErrors> {
+    toml::parse(text, Some(Path::new("f.toml")))
+}
+
+fn messages(text: &str) -> Vec<String> {
+    read(text).err().map_or(Vec::new(), |e| e.problems().iter().map(|p| p.message.clone()).collect())
+}
+
+/// The least that is a configuration, and more below the mirror and the target.
+fn least(mirror: &str, target: &str) -> String {
+    format!(
+        "[[mirror]]\nname = \"m\"\nsource = \"/no/such/tree\"\n{mirror}\n[[mirror.target]]\nname = \"t\"\nurl = \"rsync://h/m\"\n{target}\n"
+    )
+}
+
+/// Every key, each with a value that is not its default.
+const EVERY_KEY: &str = r#"
+[daemon]
+state_dir = "/s"
+status_socket = "/r/sock"
+stop_timeout = "20s"
+[daemon.log]
+format = "json"
+level = "debug"
+[[mirror]]
+name = "data"
+source = "/no/such/tree"
+delete = false
+initial = "none"
+watch = "inotify"
+include = ["keep.swp", "\u00e9"]
+exclude = ["*.swp", "/cache/", "+ x", "a\nb"]
+full_every = "1h 30m"
+rsync = "/opt/rsync"
+[mirror.batch]
+settle = "3ms"
+max_delay = "1s"
+create_hold = "1500us"
+max_paths = 100
+max_pending = 5000
+[mirror.kernel]
+unlimited_queue = false
+rename_events = false
+io_uring = false
+[[mirror.target]]
+name = "a"
+url = "rsync://u@[::1]:8730/m/p"
+password_file = "/etc/p"
+compress = "zstd"
+args = ["-H", "--bwlimit=10m"]
+jobs = 3
+small_jobs = 5
+standby = 0
+standby_max_age = "1m"
+timeout = "30s"
+connect_timeout = "5s"
+watchdog = "100s"
+retry_min = "1s"
+retry_max = "30s"
+[[mirror.target]]
+name = "b"
+url = "h:/p"
+ssh = "ssh -p 2222"
+rsync_path = "sudo rsync"
+[[mirror]]
+name = "other"
+source = "/no/such/other"
+[[mirror.target]]
+name = "a"
+url = "/no/such/copy"
+"#;
+
+#[test]
+fn the_least_configuration_has_the_defaults() {
+    let config = read(&least("", "")).unwrap();
+    assert_eq!(config.daemon, Daemon::default());
+    let mut mirror = Mirror::new("m", "/no/such/tree");
+    mirror.targets.push(Target::new("t", Location::parse("h::m").unwrap()));
+    assert_eq!(config.mirrors, [mirror]);
+}
+
+#[test]
+fn every_key_is_read() {
+    let config = read(EVERY_KEY).unwrap();
+    let (d, m) = (&config.daemon, &config.mirrors[0]);
+    assert_eq!((d.state_dir.to_str(), d.status_socket.to_str()), (Some("/s"), Some("/r/sock")));
+    assert_eq!((d.stop_timeout, d.log.format, d.log.level), (Duration::from_secs(20), LogFormat::Json, Level::Debug));
+    assert_eq!((m.delete, m.initial, m.watch), (false, Initial::None, Watch::Inotify));
+    assert_eq!(m.filter, Filter::new(&["keep.swp", "\u{e9}"], &["*.swp", "/cache/", "+ x", "a\nb"]).unwrap());
+    assert_eq!((m.full_every, m.rsync.to_str()), (Some(Duration::from_secs(5400)), Some("/opt/rsync")));
+    let [settle, max_delay, create_hold] = [3_000, 1_000_000, 1_500].map(Duration::from_micros);
+    assert_eq!(m.batch, Batch { settle, max_delay, create_hold, max_paths: 100, max_pending: 5000 });
+    assert_eq!(m.kernel, KernelSwitches { unlimited_queue: false, rename_events: false, io_uring: false });
+    let [standby_max_age, timeout, connect_timeout, watchdog, retry_min, retry_max] =
+        [60, 30, 5, 100, 1, 30].map(Duration::from_secs);
+    let want = Target {
+        name: "a".into(),
+        location: Location::parse("rsync://u@[::1]:8730/m/p").unwrap(),
+        password_file: Some("/etc/p".into()),
+        compress: Compress::Zstd,
+        args: vec!["-H".into(), "--bwlimit=10m".into()],
+        jobs: 3,
+        small_jobs: 5,
+        standby: 0,
+        standby_max_age,
+        timeout,
+        connect_timeout,
+        watchdog,
+        retry_min,
+        retry_max,
+        ssh: None,
+        rsync_path: None,
+    };
+    assert_eq!(m.targets[0], want);
+    assert_eq!((m.targets[1].ssh.as_deref(), m.targets[1].rsync_path.as_deref()), (Some("ssh -p 2222"), Some("sudo rsync")));
+}
+
+#[test]
+fn the_effective_configuration_reads_back_equal() {
+    for text in [EVERY_KEY.to_owned(), least("", "")] {
+        let config = read(&text).unwrap();
+        let effective = config.to_toml().unwrap();
+        assert_eq!(read(&effective).unwrap_or_else(|e| panic!("{effective}\n{e}")), config, "{effective}");
+        assert_eq!(read(&effective).unwrap().to_toml().unwrap(), effective);
+    }
+}
+
+/// All paths of keys, without the numbers of list items.
+fn keys(config: &Config) -> std::collections::BTreeSet<String> {
+    fn walk(value: &::toml::Value, path: &str, out: &mut std::collections::BTreeSet<String>) {
+        match value {
+            ::toml::Value::Table(table) => table.iter().for_each(|(k, v)| walk(v, &format!("{path}.{k}"), out)),
+            ::toml::Value::Array(items) if items.iter().all(|i| i.is_table()) && !items.is_empty() => {
+                items.iter().for_each(|i| walk(i, path, out));
+            }
+            _ => _ = out.insert(path[1..].to_owned()),
+        }
+    }
+    let mut out = Default::default();
+    walk(&config.to_toml().unwrap().parse::<::toml::Table>().unwrap().into(), "", &mut out);
+    out
+}
+
+/// The reference has a row `| key | default | …` for each key, below the heading of its table, and its default is the
+/// one that an unset key has.
+#[test]
+fn the_reference_tells_every_key_and_default() {
+    let reference = include_str!("../../docs/config.md");
+    let (every, default) = (read(EVERY_KEY).unwrap(), read(&least("", "")).unwrap());
+    let default: ::toml::Table = default.to_toml().unwrap().parse().unwrap();
+    let mut told = std::collections::BTreeSet::new();
+    let mut table = "";
+    for line in reference.lines() {
+        if let Some(heading) = line.strip_prefix("## `") {
+            table = heading.split('`').next().unwrap().trim_matches(['[', ']']);
+        }
+        let cells: Vec<_> = line.split(" | ").map(|c| c.trim_matches(['|', ' '])).collect();
+        let Some(key) = cells[0].strip_prefix('`').and_then(|k| k.strip_suffix('`')) else { continue };
+        assert_eq!(cells.len(), 4, "a row has key, default, unit and meaning, example: {line}");
+        told.insert(format!("{table}.{key}"));
+        let value = table
+            .split('.')
+            .try_fold(&::toml::Value::Table(default.clone()), |v, k| {
+                let below = v.get(k)?;
+                below.as_array().map_or(Some(below), |a| a.first())
+            })
+            .and_then(|t| t.get(key))
+            .cloned();
+        match (cells[1], value) {
+            ("required", Some(_)) | ("unset", None) => {}
+            (cell, Some(value)) => assert_eq!(cell.trim_matches('`'), value.to_string(), "default of {table}.{key}"),
+            (cell, None) => panic!("{table}.{key} has no default, but the reference says {cell}"),
+        }
+        let example = cells[3].trim_matches('`');
+        assert!(example.parse::<::toml::Table>().is_ok_and(|t| t.contains_key(key)), "example of {table}.{key}: {example}");
+    }
+    let known = keys(&every);
+    assert_eq!(told, known, "the keys in docs/config.md and those of the daemon differ");
+}
+
+#[test]
+fn the_sample_is_good() {
+    let config = read(include_str!("../../scripts/dist/fansync.toml")).unwrap_or_else(|e| panic!("{e}"));
+    assert!(!config.mirrors[0].targets.is_empty());
+    // What it shows commented out must be right too.
+    let lines = include_str!("../../scripts/dist/fansync.toml").lines();
+    let all: Vec<_> = lines.map(|l| l.strip_prefix('#').filter(|l| !l.starts_with([' ', '#'])).unwrap_or(l)).collect();
+    let all = all.join("\n");
+    assert_ne!(read(&all).unwrap_or_else(|e| panic!("{e}")), config);
+}
+
+#[test]
+fn all_problems_are_told_with_their_places() {
+    let text = r#"[daemon]
+stop_timout = "5s"
+[[mirror]]
+name = "m"
+delete = "yes"
+watch = "kqueue"
+exclude = ["ok", ""]
+[mirror.batch]
+settle = 5
+max_paths = -1
+[[mirror.target]]
+url = "rsync://h"
+compres = "lz4"
+frobnicate = 1
+"#;
+    let errors = read(text).unwrap_err();
+    let got = errors.to_string();
+    let want = r#"error: unknown key "stop_timout" in [daemon]
+ --> f.toml:2:1
+  |
+2 | stop_timout = "5s"
+  | ^^^^^^^^^^^
+help: did you mean "stop_timeout"?
+
+error: [[mirror]] has no source
+ --> f.toml:3:1
+  |
+3 | [[mirror]]
+  | ^^^^^^^^^^
+help: add source = "/the/tree"
+
+error: delete is a string, and should be true or false
+ --> f.toml:5:10
+  |
+5 | delete = "yes"
+  |          ^^^^^
+
+error: watch is "kqueue", and should be one of "auto", "fanotify", "inotify"
+ --> f.toml:6:9
+  |
+6 | watch = "kqueue"
+  |         ^^^^^^^^
+
+error: cannot use the pattern "": it is empty; remove it, or write "*" to match everything
+ --> f.toml:7:18
+  |
+7 | exclude = ["ok", ""]
+  |                  ^^
+
+error: settle is a number, and should be a time in quotes, as in "500ms"
+ --> f.toml:9:10
+  |
+9 | settle = 5
+  |          ^
+
+error: max_paths is a negative number, and should be a whole number, not negative
+  --> f.toml:10:13
+"#;
+    assert!(got.starts_with(&want[..want.len() - 36]), "{got}");
+    for rest in [
+        "error: [[mirror.target]] has no name",
+        "error: the target \"rsync://h\" names no module; write rsync://host/module/path\n --> f.toml:12:7",
+        "unknown key \"compres\" in [[mirror.target]]\n --> f.toml:13:1\n   |\n13 | compres = \"lz4\"\n   | ^^^^^^^\nhelp: did you mean \"compress\"?",
+        "unknown key \"frobnicate\" in [[mirror.target]]",
+    ] {
+        assert!(got.contains(rest), "{rest}\nin\n{got}");
+    }
+    assert_eq!(errors.problems().len(), 11, "{got}");
+}
+
+#[test]
+fn broken_toml_is_told_with_its_place() {
+    let got = read("[daemon\nx = 1\n[[mirror]]\nname = \n").unwrap_err().to_string();
+    assert!(got.contains("f.toml:1:") && got.contains("f.toml:4:"), "{got}");
+    let twice = read("[daemon]\nstate_dir = \"/a\"\nstate_dir = \"/b\"\n").unwrap_err().to_string();
+    assert!(twice.contains("f.toml:3:1"), "{twice}");
+}
+
+#[test]
+fn rules_within_a_mirror() {
+    for (mirror, target, want) in [
+        ("", "jobs = 0", "jobs is 0"),
+        ("", "standby = 65", "standby is 65"),
+        ("", "timeout = \"1500ms\"", "timeout is 1s 500ms, and rsync counts in whole seconds"),
+        ("", "timeout = \"0s\"", "more than zero"),
+        ("", "timeout = \"10\"", "has no unit"),
+        ("", "watchdog = \"59s\"", "timeout is 1m, more than watchdog with 59s"),
+        ("", "retry_min = \"2m\"", "retry_min is 2m, more than retry_max with 1m"),
+        ("batch = { settle = \"1s\" }", "", "settle is 1s, more than max_delay with 300ms"),
+        ("batch = { max_paths = 0 }", "", "max_paths is 0"),
+        ("batch = { max_pending = 10 }", "", "max_pending is 10"),
+        ("batch = 5", "", "batch is a number, and should be a table, written [mirror.batch]"),
+        ("rsync = \"./rsync\"", "", "neither an absolute path nor a plain name"),
+        ("rsync = \"\"", "", "neither an absolute path nor a plain name"),
+        ("target = 1", "", ""),
+        ("full_every = \"0s\"", "", "more than zero"),
+        ("", "password_file = \"p\"", "not an absolute path"),
+        ("", "ssh = \"ssh\"", "ssh is for targets behind ssh only"),
+        ("", "args = [\"-uz\"]", "the rsync option -u is refused"),
+        ("", "args = [\"-H\", 5]", "args is a number, and should be a list of strings"),
+        ("", "args = \"-H\"", "args is a string, and should be a list of strings"),
+    ] {
+        let got = messages(&least(mirror, target)).join("\n");
+        assert!(!got.is_empty() && got.contains(want), "{mirror} {target}: {got}");
+    }
+    let one = |name: &str, source: &str, url: &str, more: &str| {
+        let text = format!("[[mirror]]\nname={name:?}\nsource={source:?}\n[[mirror.target]]\nname=\"t\"\nurl={url:?}\n{more}");
+        messages(&text).join("\n")
+    };
+    assert_eq!(one("m", "/no/such", "h::m", ""), "");
+    assert!(one("a b", "/no/such", "h::m", "").contains("name \"a b\" cannot be used"));
+    assert!(one("..", "/no/such", "h::m", "").contains("cannot be used"));
+    assert!(one("m", "no/such", "h::m", "").contains("source \"no/such\" is not an absolute path"));
+    assert!(one("m", "/no/../such", "h::m", "").contains("holds .."));
+    assert!(one("m", "/no/such", "h:/p", "password_file = \"/p\"").contains("for rsync daemons only"));
+    assert!(one("m", "/no/such", "h:/p", "ssh = \" \"").contains("is no command"));
+    assert!(one("m", "/no/such", "h:/p", "rsync_path = \"--server\"").contains("begins with an option"));
+    assert!(messages("").join("").contains("there is no mirror"));
+    assert!(messages("[[mirror]]\nname=\"m\"\nsource=\"/x\"").join("").contains("there is no target"));
+    assert!(messages("[daemon]\nstate_dir = \"x\"\n").join("").contains("state_dir \"x\" is not an absolute path"));
+    let socket = format!("[daemon]\nstatus_socket = \"/{}\"\n", "x".repeat(107));
+    assert!(messages(&socket).join("").contains("longer than 107 bytes"));
+}
+
+#[test]
+fn a_rule_about_a_list_item_points_at_it() {
+    let got = read(&least("", "args = [\"-H\",\n  \"--inplace\"]")).unwrap_err().to_string();
+    assert!(got.contains("f.toml:9:3\n  |\n9 |   \"--inplace\"]\n  |   ^^^^^^^^^^^\nhelp: an interrupted transfer"), "{got}");
+}
+
+#[test]
+fn a_password_in_the_url_is_not_shown() {
+    let text = least("", "").replace("rsync://h/m", "rsync://u:hunter2@h/m");
+    let got = read(&text).unwrap_err().to_string();
+    assert!(got.contains("password_file") && got.contains("f.toml:7:7") && !got.contains("hunter2"), "{got}");
+}
+
+#[test]
+fn rules_between_places() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().canonicalize().unwrap();
+    fs::create_dir_all(root.join("src/sub")).unwrap();
+    fs::create_dir_all(root.join("dst")).unwrap();
+    symlink(root.join("src"), root.join("link")).unwrap();
+    let root = root.to_str().unwrap();
+    // (mirrors as name, source, delete, exclude, targets; part of the message or none)
+    type M<'a> = (&'a str, &'a str, bool, &'a str, &'a [&'a str]);
+    let cases: &[(&[M<'_>], &str)] = &[
+        (&[("a", "R/src", true, "", &["R/dst"])], ""),
+        (&[("a", "R/src", true, "", &["R/src"])], "lies inside the source"),
+        (&[("a", "R/src", true, "", &["R/src/sub/new/deep"])], "lies inside the source"),
+        (&[("a", "R/src", true, "", &["R/link/sub"])], "lies inside the source"),
+        (&[("a", "R/link", true, "", &["R/src/x"])], "lies inside the source"),
+        (&[("a", "R/src/sub", true, "", &["R/src"])], "lies inside the target"),
+        (&[("a", "R/src", true, "", &["R/srcs"])], ""),
+        (&[("a", "R/src", true, "", &["h::m", "h::m"])], "is a target of mirror \"a\" already"),
+        (&[("a", "R/src", false, "", &["h::m", "h::m"])], "is a target of mirror \"a\" already"),
+        (&[("a", "R/src", true, "", &["h::m", "h::n", "h:/m"])], ""),
+        (&[("a", "R/src", true, "", &["h::m"]), ("b", "R/dst", true, "", &["h::m"])], "is a target of mirror \"a\" already"),
+        (&[("a", "R/src", false, "", &["h::m"]), ("b", "R/dst", false, "", &["h::m"])], ""),
+        (
+            &[("a", "R/src", true, "", &["h::m"]), ("b", "R/dst", true, "", &["h::m/b"])],
+            "inside the target rsync://h/m of mirror \"a\"",
+        ),
+        (
+            &[("b", "R/dst", true, "", &["h::m/b"]), ("a", "R/src", true, "", &["h::m"])],
+            "inside the target rsync://h/m of mirror \"a\"",
+        ),
+        (&[("a", "R/src", true, "/b/", &["h::m"]), ("b", "R/dst", true, "", &["h::m/b"])], ""),
+        (&[("a", "R/src", false, "", &["h::m"]), ("b", "R/dst", true, "", &["h::m/b"])], ""),
+        (&[("a", "R/src", true, "", &["h::m"]), ("a", "R/dst", true, "", &["h::n"])], "another mirror has this name"),
+        (&[("a", "R/src", true, "", &["R/dst"]), ("b", "R/dst", true, "", &["R/third"])], ""),
+        (&[("a", "R/src", true, "", &["R/dst"]), ("b", "R/dst", true, "", &["R/src"])], "copy into each other's source"),
+        (&[("a", "/", true, "", &["h::m"])], "the daemon's state_dir /var/lib/fansync lies inside the source"),
+        (&[("a", "/", true, "/var/lib/fansync/", &["h::m"])], ""),
+    ];
+    for (mirrors, want) in cases {
+        let mut text = String::new();
+        for (name, source, delete, exclude, targets) in *mirrors {
+            text += &format!(
+                "[[mirror]]\nname = \"{name}\"\nsource = \"{source}\"\ndelete = {delete}\nexclude = [\"{}\"]\n",
+                if exclude.is_empty() { "zzz" } else { exclude }
+            );
+            for (i, url) in targets.iter().enumerate() {
+                text += &format!("[[mirror.target]]\nname = \"t{i}\"\nurl = \"{url}\"\n");
+            }
+        }
+        let text = text.replace("R/", &format!("{root}/"));
+        let got = messages(&text);
+        assert!(
+            if want.is_empty() { got.is_empty() } else { got.len() == 1 && got[0].contains(want) },
+            "{text}{got:?}\nwanted {want:?}"
+        );
+    }
+}
+
+#[test]
+fn files_that_must_not_be_trusted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("f.toml");
+    let load = || Config::load(&path).map_err(|e| e.to_string());
+    assert!(load().unwrap_err().contains("cannot read the configuration: No such file"));
+    fs::write(&path, least("", "")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(load().is_ok());
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o646)).unwrap();
+    assert!(load().unwrap_err().contains("mode 0646 lets everybody change it"));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(&path, b"\xff").unwrap();
+    assert!(load().unwrap_err().contains("not UTF-8"));
+    assert!(Config::load(dir.path()).unwrap_err().to_string().contains("cannot read"));
+}
+
+#[test]
+fn without_a_file() {
+    let targets = ["rsync://h/m".to_owned(), "h:/p".to_owned()];
+    let overrides = Overrides {
+        include: vec![b"a\xff".to_vec()],
+        exclude: vec![b"*".to_vec()],
+        no_delete: true,
+        watch: Some(Watch::Fanotify),
+        password_file: Some("pass".into()),
+        jobs: Some(7),
+        status_socket: Some("x.sock".into()),
+        state_dir: Some("../state".into()),
+        log_format: Some(LogFormat::Json),
+        log_level: Some(Level::Warn),
+    };
+    let config = Config::for_mirror(Path::new("no-such-tree"), &targets, &overrides).unwrap();
+    let here = std::env::current_dir().unwrap();
+    let m = &config.mirrors[0];
+    assert_eq!((m.name.as_str(), &m.source), ("mirror", &here.join("no-such-tree")));
+    assert_eq!(m.targets.iter().map(|t| (t.name.as_str(), t.jobs)).collect::<Vec<_>>(), [("t1", 7), ("t2", 7)]);
+    assert_eq!((&m.targets[0].password_file, &m.targets[1].password_file), (&Some(here.join("pass")), &None));
+    assert!(!m.delete && m.watch == Watch::Fanotify && !m.filter.excludes(b"a\xff", false) && m.filter.excludes(b"b", false));
+    assert_eq!(config.daemon.status_socket, here.join("x.sock"));
+    assert_eq!(config.daemon.state_dir, here.canonicalize().unwrap().parent().unwrap().join("state"));
+    assert_eq!((config.daemon.log.format, config.daemon.log.level), (LogFormat::Json, Level::Warn));
+    // Patterns that are not text cannot be written into a file.
+    assert!(config.to_toml().is_err());
+
+    let plain = Config::for_mirror(Path::new("/no/such"), &targets, &Overrides::default()).unwrap();
+    assert_eq!(read(&plain.to_toml().unwrap()).unwrap(), plain);
+}
+
+#[test]
+fn wrong_arguments_are_told_all_at_once() {
+    let overrides = Overrides { exclude: vec![Vec::new()], ..Overrides::default() };
+    let errors = Config::for_mirror(Path::new("/no/such"), &["x".into(), "h::".into()], &overrides).unwrap_err();
+    assert_eq!(errors.problems().len(), 3, "{errors}");
+    let overrides = Overrides { password_file: Some("/p".into()), ..Overrides::default() };
+    let errors = Config::for_mirror(Path::new("/no/such"), &["h:/p".into()], &overrides).unwrap_err();
+    assert_eq!(errors.to_string(), "error: a password file is given, but no target is an rsync daemon");
+    let errors = Config::for_mirror(Path::new("/no/such"), &[], &Overrides::default()).unwrap_err();
+    assert!(errors.to_string().contains("there is no target"));
+    let errors = Config::for_mirror(Path::new("."), &["/no/../x".into()], &Overrides::default()).unwrap_err();
+    assert!(errors.to_string().contains(".."));
+}
+
+#[test]
+fn what_the_disk_says_is_a_warning() {
+    let dir = tempfile::tempdir().unwrap();
+    let pass = dir.path().join("pass");
+    let text = |source: &Path| {
+        least("exclude = [\"./cache\", \"*.swp\"]", &format!("password_file = {pass:?}"))
+            .replace("/no/such/tree", source.to_str().unwrap())
+    };
+    let warnings = read(&text(Path::new("/no/such/tree"))).unwrap().warnings();
+    assert_eq!(warnings.len(), 3, "{warnings:?}");
+    assert!(warnings[0].contains("source /no/such/tree: No such file"), "{warnings:?}");
+    assert!(warnings[1].contains("\"./cache\" matches no path"), "{warnings:?}");
+    assert!(warnings[2].contains("cannot look at the password file"), "{warnings:?}");
+
+    fs::write(&pass, "x").unwrap();
+    fs::set_permissions(&pass, fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(read(&text(dir.path())).unwrap().warnings().len(), 1);
+    assert!(read(&text(&pass)).unwrap().warnings()[0].contains("is not a directory"));
+}

@@ -1,0 +1,361 @@
+//! The configuration file: from TOML to the checked form.
+//!
+//! The document is taken apart key by key: each is read into its type or noted as a problem, and what is left over at
+//! the end of a section is unknown. So one run of `check` tells everything that is wrong in shape, not only the first
+//! thing, which is what a derived deserialiser would do.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::ValueEnum;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::checked::{Batch, Config, Daemon, KernelSwitches, LogConfig, Mirror, Target};
+use super::cite::{ConfigErrors, Problem, nearest};
+use super::{rules, units};
+use crate::filter::Filter;
+use crate::sync::location::{Location, LocationError};
+
+/// Reads `text`; `file` is named in the errors.
+///
+/// # Errors
+/// All that is wrong in shape; if nothing is, all rules that do not hold.
+pub(super) fn parse(text: &str, file: Option<&Path>) -> Result<Config, ConfigErrors> {
+    let (document, errors) = DeTable::parse_recoverable(text);
+    let mut found = Found::default();
+    if !errors.is_empty() {
+        // What follows a syntax error is guesswork of the parser: tell only the errors.
+        let problems = errors.iter().map(|e| Problem { at: e.span(), ..Problem::new(e.message()) }).collect();
+        return Err(ConfigErrors::new(file, text, problems));
+    }
+    let config = whole(document, &mut found);
+    let Found { mut problems, places } = found;
+    match config {
+        Some(config) if problems.is_empty() => {
+            problems.extend(rules::check(&config).into_iter().map(|c| Problem {
+                // A key that has its default stands for the section it is in.
+                at: ancestors(&c.key).find_map(|key| places.get(key)).cloned(),
+                ..Problem::new(c.message).help(c.help)
+            }));
+            if problems.is_empty() { Ok(config) } else { Err(ConfigErrors::new(file, text, problems)) }
+        }
+        _ => Err(ConfigErrors::new(file, text, problems)),
+    }
+}
+
+fn ancestors(key: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(key), |key| key.rsplit_once('.').map(|(above, _)| above))
+}
+
+/// What reading has found besides values.
+#[derive(Default)]
+struct Found {
+    problems: Vec<Problem>,
+    /// Where the value of a key is, by its path (`mirror.0.target.1.args.2`).
+    places: HashMap<String, Range<usize>>,
+}
+
+/// A table that is being read; [`Section::finish`] tells what nobody asked for.
+struct Section<'i, 'f> {
+    table: DeTable<'i>,
+    at: Range<usize>,
+    path: String,
+    /// As the file writes it: `[mirror.batch]`.
+    title: &'static str,
+    asked: Vec<&'static str>,
+    found: &'f mut Found,
+}
+
+impl<'i, 'f> Section<'i, 'f> {
+    fn new(table: Spanned<DeTable<'i>>, path: String, title: &'static str, found: &'f mut Found) -> Self {
+        let at = table.span();
+        found.places.insert(path.clone(), at.clone());
+        Section { table: table.into_inner(), at, path, title, asked: Vec::new(), found }
+    }
+
+    /// The path of a key here; at the top it is the key.
+    fn below(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    fn take(&mut self, key: &'static str) -> Option<Spanned<DeValue<'i>>> {
+        self.asked.push(key);
+        let value = self.table.remove(key)?;
+        self.found.places.insert(self.below(key), value.span());
+        Some(value)
+    }
+
+    fn wrong(&mut self, key: &str, value: &Spanned<DeValue<'_>>, want: &str) {
+        let message = format!("{key} is {}, and should be {want}", kind(value.get_ref()));
+        self.found.problems.push(Problem::new(message).at(value.span()));
+    }
+
+    /// Reads a string by `parse`; a problem becomes none.
+    fn text<T, E: Display>(&mut self, key: &'static str, want: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Option<T> {
+        let value = self.take(key)?;
+        let Some(text) = value.get_ref().as_str() else {
+            self.wrong(key, &value, want);
+            return None;
+        };
+        parse(text).map_err(|e| self.found.problems.push(Problem::new(e.to_string()).at(value.span()))).ok()
+    }
+
+    fn required<T>(&mut self, key: &'static str, what: &str, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
+        if self.table.contains_key(key) {
+            return read(self);
+        }
+        self.asked.push(key);
+        let problem = Problem::new(format!("{} has no {key}", self.title)).at(self.at.clone());
+        self.found.problems.push(problem.help(format!("add {key} = {what}")));
+        None
+    }
+
+    fn string(&mut self, key: &'static str) -> Option<String> {
+        self.text(key, "a string", |t| Ok::<_, String>(t.to_owned()))
+    }
+
+    fn path(&mut self, key: &'static str) -> Option<PathBuf> {
+        self.string(key).map(PathBuf::from)
+    }
+
+    fn duration(&mut self, key: &'static str) -> Option<Duration> {
+        self.text(key, "a time in quotes, as in \"500ms\"", units::duration)
+    }
+
+    fn flag(&mut self, key: &'static str) -> Option<bool> {
+        let value = self.take(key)?;
+        let flag = value.get_ref().as_bool();
+        if flag.is_none() {
+            self.wrong(key, &value, "true or false");
+        }
+        flag
+    }
+
+    fn count(&mut self, key: &'static str) -> Option<usize> {
+        let value = self.take(key)?;
+        let count = value.get_ref().as_integer().and_then(|i| usize::from_str_radix(i.as_str(), i.radix()).ok());
+        if count.is_none() {
+            self.wrong(key, &value, "a whole number, not negative");
+        }
+        count
+    }
+
+    fn choice<T: ValueEnum>(&mut self, key: &'static str) -> Option<T> {
+        let names: Vec<_> =
+            T::value_variants().iter().filter_map(|v| Some(format!("{:?}", v.to_possible_value()?.get_name()))).collect();
+        let want = format!("one of {}", names.join(", "));
+        self.text(key, &want, |text| T::from_str(text, false).map_err(|_| format!("{key} is {text:?}, and should be {want}")))
+    }
+
+    /// The strings of a list with their places.
+    fn strings(&mut self, key: &'static str) -> Option<Vec<Spanned<String>>> {
+        let value = self.take(key)?;
+        let Some(array) = value.get_ref().as_array() else {
+            self.wrong(key, &value, "a list of strings");
+            return None;
+        };
+        let mut out = Vec::new();
+        for (i, item) in array.iter().enumerate() {
+            self.found.places.insert(format!("{}.{i}", self.below(key)), item.span());
+            match item.get_ref().as_str() {
+                Some(text) => out.push(Spanned::new(item.span(), text.to_owned())),
+                None => self.wrong(key, item, "a list of strings"),
+            }
+        }
+        (out.len() == array.len()).then_some(out)
+    }
+
+    /// A table below this one; without it, an empty one, so that its defaults are read in one place.
+    fn table<T>(&mut self, key: &'static str, title: &'static str, read: impl FnOnce(&mut Section<'i, '_>) -> T) -> T {
+        let table = match self.take(key) {
+            None => Spanned::new(self.at.clone(), DeTable::new()),
+            Some(value) => {
+                let span = value.span();
+                match value.into_inner() {
+                    DeValue::Table(table) => Spanned::new(span, table),
+                    other => {
+                        self.wrong(key, &Spanned::new(span.clone(), other), &format!("a table, written {title}"));
+                        Spanned::new(span, DeTable::new())
+                    }
+                }
+            }
+        };
+        let mut section = Section::new(table, self.below(key), title, self.found);
+        let out = read(&mut section);
+        section.finish();
+        out
+    }
+
+    /// The tables of a list of them, in order; `None` for each that is incomplete.
+    fn tables<T>(
+        &mut self,
+        key: &'static str,
+        title: &'static str,
+        read: impl Fn(&mut Section<'i, '_>) -> Option<T>,
+    ) -> Vec<Option<T>> {
+        let Some(value) = self.take(key) else { return Vec::new() };
+        let span = value.span();
+        let DeValue::Array(array) = value.into_inner() else {
+            let problem = Problem::new(format!("{key} should be a list of tables")).at(span);
+            self.found.problems.push(problem.help(format!("write {title} with double brackets")));
+            return Vec::new();
+        };
+        let mut out = Vec::new();
+        for (i, item) in array.into_iter().enumerate() {
+            let span = item.span();
+            let path = format!("{}.{i}", self.below(key));
+            out.push(match item.into_inner() {
+                DeValue::Table(table) => {
+                    let mut section = Section::new(Spanned::new(span, table), path, title, self.found);
+                    let read = read(&mut section);
+                    section.finish();
+                    read
+                }
+                other => {
+                    self.wrong(key, &Spanned::new(span, other), &format!("a table, written {title}"));
+                    None
+                }
+            });
+        }
+        out
+    }
+
+    fn finish(self) {
+        for key in self.table.keys() {
+            let place = if self.path.is_empty() { String::new() } else { format!(" in {}", self.title) };
+            let problem = Problem::new(format!("unknown key {:?}{place}", key.get_ref())).at(key.span());
+            self.found.problems.push(match nearest(key.get_ref(), &self.asked) {
+                Some(meant) => problem.help(format!("did you mean {meant:?}?")),
+                None => problem.help(format!("the keys here are: {}", self.asked.join(", "))),
+            });
+        }
+    }
+}
+
+fn kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(i) if i.as_str().starts_with('-') => "a negative number",
+        DeValue::Integer(_) => "a number",
+        DeValue::Float(_) => "a number with a fraction",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+fn whole(document: Spanned<DeTable<'_>>, found: &mut Found) -> Option<Config> {
+    let mut top = Section::new(document, String::new(), "the file", found);
+    let daemon = top.table("daemon", "[daemon]", daemon);
+    let mirrors = top.tables("mirror", "[[mirror]]", mirror);
+    top.finish();
+    Some(Config { daemon, mirrors: mirrors.into_iter().collect::<Option<_>>()? })
+}
+
+fn daemon(s: &mut Section<'_, '_>) -> Daemon {
+    let d = Daemon::default();
+    Daemon {
+        state_dir: s.path("state_dir").unwrap_or(d.state_dir),
+        status_socket: s.path("status_socket").unwrap_or(d.status_socket),
+        stop_timeout: s.duration("stop_timeout").unwrap_or(d.stop_timeout),
+        log: s.table("log", "[daemon.log]", |s| LogConfig {
+            format: s.choice("format").unwrap_or(d.log.format),
+            level: s.choice("level").unwrap_or(d.log.level),
+        }),
+    }
+}
+
+fn mirror(s: &mut Section<'_, '_>) -> Option<Mirror> {
+    let name = s.required("name", "\"NAME\"", |s| s.string("name"));
+    let source = s.required("source", "\"/the/tree\"", |s| s.path("source"));
+    let d = Mirror::new(name.clone().unwrap_or_default(), source.clone().unwrap_or_default());
+    let mirror = Mirror {
+        delete: s.flag("delete").unwrap_or(d.delete),
+        initial: s.choice("initial").unwrap_or(d.initial),
+        watch: s.choice("watch").unwrap_or(d.watch),
+        filter: filter(s),
+        full_every: s.duration("full_every").or(d.full_every),
+        rsync: s.path("rsync").unwrap_or(d.rsync),
+        batch: s.table("batch", "[mirror.batch]", batch),
+        kernel: s.table("kernel", "[mirror.kernel]", kernel),
+        ..Mirror::new(d.name, d.source)
+    };
+    let targets: Option<Vec<_>> = s.tables("target", "[[mirror.target]]", target).into_iter().collect();
+    name.and(source)?;
+    Some(Mirror { targets: targets?, ..mirror })
+}
+
+/// A pattern that cannot be used is a problem at its place, and the filter is empty.
+fn filter(s: &mut Section<'_, '_>) -> Filter {
+    let include = s.strings("include").unwrap_or_default();
+    let exclude = s.strings("exclude").unwrap_or_default();
+    let texts = |list: &[Spanned<String>]| list.iter().map(|p| p.get_ref().clone()).collect::<Vec<_>>();
+    Filter::new(&texts(&include), &texts(&exclude)).unwrap_or_else(|error| {
+        let at = include.iter().chain(&exclude).find(|p| p.get_ref().as_bytes() == error.pattern).map(Spanned::span);
+        s.found.problems.push(Problem { at, ..Problem::new(error.to_string()) });
+        Filter::none()
+    })
+}
+
+fn batch(s: &mut Section<'_, '_>) -> Batch {
+    let d = Batch::default();
+    Batch {
+        settle: s.duration("settle").unwrap_or(d.settle),
+        max_delay: s.duration("max_delay").unwrap_or(d.max_delay),
+        create_hold: s.duration("create_hold").unwrap_or(d.create_hold),
+        max_paths: s.count("max_paths").unwrap_or(d.max_paths),
+        max_pending: s.count("max_pending").unwrap_or(d.max_pending),
+    }
+}
+
+fn kernel(s: &mut Section<'_, '_>) -> KernelSwitches {
+    let d = KernelSwitches::default();
+    KernelSwitches {
+        unlimited_queue: s.flag("unlimited_queue").unwrap_or(d.unlimited_queue),
+        rename_events: s.flag("rename_events").unwrap_or(d.rename_events),
+        io_uring: s.flag("io_uring").unwrap_or(d.io_uring),
+    }
+}
+
+fn target(s: &mut Section<'_, '_>) -> Option<Target> {
+    let name = s.required("name", "\"NAME\"", |s| s.string("name"));
+    let location = s.required("url", "\"rsync://host/module\"", location);
+    // A place that nobody sees: the target is dropped when there was none.
+    let d = Target::new(name.clone().unwrap_or_default(), location.clone().unwrap_or(Location::Local(PathBuf::new())));
+    let args = s.strings("args").map(|args| args.into_iter().map(Spanned::into_inner).collect());
+    let target = Target {
+        password_file: s.path("password_file"),
+        compress: s.choice("compress").unwrap_or(d.compress),
+        args: args.unwrap_or(d.args),
+        jobs: s.count("jobs").unwrap_or(d.jobs),
+        small_jobs: s.count("small_jobs").unwrap_or(d.small_jobs),
+        standby: s.count("standby").unwrap_or(d.standby),
+        standby_max_age: s.duration("standby_max_age").unwrap_or(d.standby_max_age),
+        timeout: s.duration("timeout").unwrap_or(d.timeout),
+        connect_timeout: s.duration("connect_timeout").unwrap_or(d.connect_timeout),
+        watchdog: s.duration("watchdog").unwrap_or(d.watchdog),
+        retry_min: s.duration("retry_min").unwrap_or(d.retry_min),
+        retry_max: s.duration("retry_max").unwrap_or(d.retry_max),
+        ssh: s.string("ssh"),
+        rsync_path: s.string("rsync_path"),
+        name: d.name,
+        location: d.location,
+    };
+    name.and(location)?;
+    Some(target)
+}
+
+fn location(s: &mut Section<'_, '_>) -> Option<Location> {
+    let mut secret = false;
+    let location =
+        s.text("url", "a string", |text| Location::parse(text).inspect_err(|e| secret = *e == LocationError::Password));
+    if secret && let Some(problem) = s.found.problems.last_mut() {
+        problem.secret = true;
+    }
+    location
+}

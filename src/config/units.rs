@@ -1,0 +1,59 @@
+//! Values with their units, as the configuration and the command line write them.
+
+use std::time::Duration;
+
+use serde::Serializer;
+
+/// Reads `500ms`, `2s`, `1h 30m`. Zero is refused: nothing here is switched off by a time of zero.
+///
+/// # Errors
+/// What is wrong with the text, and what one looks like.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    if text.trim().parse::<f64>().is_ok() {
+        return Err(format!("the time \"{text}\" has no unit; write \"{}s\" or \"{}ms\"", text.trim(), text.trim()));
+    }
+    let value = humantime::parse_duration(text)
+        .map_err(|e| format!("\"{text}\" is no time ({e}); write one like \"500ms\", \"10s\", \"5m\" or \"1h 30m\""))?;
+    if value.is_zero() { Err(format!("the time \"{text}\" must be more than zero")) } else { Ok(value) }
+}
+
+/// A duration as [`duration`] reads it.
+pub fn shown(value: Duration) -> String {
+    humantime::format_duration(value).to_string()
+}
+
+pub(super) fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&shown(*value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(duration("24h"), Ok(Duration::from_secs(86_400)));
+        for (text, hint) in [
+            ("10", "write \"10s\""),
+            ("1.5", "no unit"),
+            ("0s", "more than zero"),
+            ("", "is no time"),
+            ("-1s", "is no time"),
+            ("5 parsecs", "500ms"),
+        ] {
+            let error = duration(text).unwrap_err();
+            assert!(error.contains(hint), "{text}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn reads_what_it_writes(secs in 0..10_000_000_000u64, nanos in 1..1_000_000_000u32) {
+            let value = Duration::new(secs, nanos);
+            prop_assert_eq!(duration(&shown(value)), Ok(value));
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! What the process's exit code says, after sysexits(3).
+
+use std::process;
+
+/// Every way to leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExitCode {
+    /// Done.
+    Done = 0,
+    /// There are differences, or some paths failed.
+    Differences = 1,
+    /// The command line is wrong (`EX_USAGE`).
+    Usage = 64,
+    /// The kernel or rsync lacks something, or no daemon answers (`EX_UNAVAILABLE`).
+    Unavailable = 69,
+    /// A bug (`EX_SOFTWARE`).
+    Bug = 70,
+    /// A target cannot be reached; trying again later may help (`EX_TEMPFAIL`).
+    TargetUnreachable = 75,
+    /// Not permitted (`EX_NOPERM`).
+    NotPermitted = 77,
+    /// The configuration is wrong (`EX_CONFIG`).
+    Config = 78,
+}
+
+impl ExitCode {
+    /// The number.
+    pub const fn code(self) -> u8 {
+        self as u8
+    }
+}
+
+impl From<ExitCode> for process::ExitCode {
+    fn from(code: ExitCode) -> process::ExitCode {
+        process::ExitCode::from(code.code())
+    }
+}
