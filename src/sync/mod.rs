@@ -18,3 +18,4 @@ pub mod normal;
 pub mod outcome;
 pub mod output;
 pub mod probe;
+pub mod run;
