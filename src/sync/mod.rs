@@ -19,3 +19,4 @@ pub mod outcome;
 pub mod output;
 pub mod probe;
 pub mod retries;
+pub mod run;

@@ -293,6 +293,7 @@ mod tests {
 
     const SOON: Option<Duration> = Some(Duration::from_secs(5));
     const NOW: Option<Duration> = Some(Duration::ZERO);
+    const NOTHING: [u64; 0] = [];
 
     fn each(test: impl Fn(Reactor)) {
         for (backend, name) in [(Backend::Poll, "poll"), (Backend::Uring, "io_uring")] {
@@ -314,7 +315,7 @@ mod tests {
         each(|mut reactor| {
             let (mut rx, mut tx) = io::pipe().unwrap();
             reactor.add(rx.as_fd(), Interest::Read, 7).unwrap();
-            assert_eq!(wait(&mut reactor, NOW), []);
+            assert_eq!(wait(&mut reactor, NOW), NOTHING);
             tx.write_all(b"ab").unwrap();
             let mut byte = [0];
             for _ in 0..2 {
@@ -324,7 +325,7 @@ mod tests {
             }
             // At most one late token, then silence.
             wait(&mut reactor, NOW);
-            assert_eq!(wait(&mut reactor, NOW), []);
+            assert_eq!(wait(&mut reactor, NOW), NOTHING);
             drop(tx);
             assert_eq!(wait(&mut reactor, SOON), [7], "the end is readable");
         });
@@ -352,7 +353,7 @@ mod tests {
             let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
             let pidfd = crate::sys::child::pidfd_open(child.id()).unwrap();
             reactor.add(pidfd.as_fd(), Interest::Read, 5).unwrap();
-            assert_eq!(wait(&mut reactor, NOW), []);
+            assert_eq!(wait(&mut reactor, NOW), NOTHING);
             drop(child.stdin.take());
             assert_eq!(wait(&mut reactor, SOON), [5]);
             child.wait().unwrap();
@@ -364,16 +365,16 @@ mod tests {
         each(|mut reactor| {
             let (rx, mut tx) = io::pipe().unwrap();
             reactor.add(rx.as_fd(), Interest::Read, 1).unwrap();
-            assert_eq!(wait(&mut reactor, NOW), []);
+            assert_eq!(wait(&mut reactor, NOW), NOTHING);
             reactor.remove(1).unwrap();
             reactor.remove(1).unwrap();
             tx.write_all(b"x").unwrap();
-            assert_eq!(wait(&mut reactor, NOW), []);
+            assert_eq!(wait(&mut reactor, NOW), NOTHING);
             // Fired, but not yet seen when it is removed.
             reactor.add(rx.as_fd(), Interest::Read, 2).unwrap();
             assert_eq!(wait(&mut reactor, SOON), [2]);
             reactor.remove(2).unwrap();
-            assert_eq!(wait(&mut reactor, NOW), []);
+            assert_eq!(wait(&mut reactor, NOW), NOTHING);
         });
     }
 
@@ -383,7 +384,7 @@ mod tests {
             for round in 0..600 {
                 let (rx, mut tx) = io::pipe().unwrap();
                 reactor.add(rx.as_fd(), Interest::Read, 4).unwrap();
-                assert_eq!(wait(&mut reactor, NOW), [], "round {round}");
+                assert_eq!(wait(&mut reactor, NOW), NOTHING, "round {round}");
                 tx.write_all(b"x").unwrap();
                 if round % 2 == 0 {
                     assert_eq!(wait(&mut reactor, SOON), [4]);
@@ -398,7 +399,7 @@ mod tests {
         each(|mut reactor| {
             let (rx, mut tx) = io::pipe().unwrap();
             reactor.add(rx.as_fd(), Interest::Read, 1).unwrap();
-            assert_eq!(wait(&mut reactor, NOW), []);
+            assert_eq!(wait(&mut reactor, NOW), NOTHING);
             reactor.remove(1).unwrap();
             drop(rx);
             assert_eq!(tx.write_all(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
@@ -412,7 +413,7 @@ mod tests {
             for (token, event) in events.iter().enumerate() {
                 reactor.add(event.as_fd(), Interest::Read, token as u64).unwrap();
             }
-            assert_eq!(wait(&mut reactor, NOW), []);
+            assert_eq!(wait(&mut reactor, NOW), NOTHING);
             for event in &events {
                 event.write(1).unwrap();
             }
@@ -433,7 +434,7 @@ mod tests {
             // The best of some: a busy machine wakes late, a rounding reactor always does.
             let took = (0..50).map(|_| {
                 let start = Instant::now();
-                assert_eq!(wait(&mut reactor, Some(timeout)), []);
+                assert_eq!(wait(&mut reactor, Some(timeout)), NOTHING);
                 start.elapsed()
             });
             let best = took.min().unwrap();

@@ -8,7 +8,12 @@
 //! kernel hands every statx from io_uring to a worker thread, so with a warm cache it loses at every size (6.18, ext4, two
 //! cores, medians of `benches/normal.rs`):
 //!
-//! TABLE
+//! | paths (with the directories above) | statx(2) | io_uring |
+//! | --- | --- | --- |
+//! | 1 (3) | 5 µs | 45 µs |
+//! | 64 (138) | 161 µs | 334 µs |
+//! | 1,000 (1,210) | 1.6 ms | 3.4 ms |
+//! | 20,000 (20,210) | 42 ms | 59 ms |
 //!
 //! [`Statter::new`] therefore takes the plain loop. io_uring is for sources whose look-ups wait for a device or a server, where
 //! [`QUEUE_DEPTH`] of them wait together.

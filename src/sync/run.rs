@@ -1,0 +1,294 @@
+//! One rsync, from its start to its outcome.
+//!
+//! Promises: an outcome comes out once the process has ended and all it wrote has been read; no output pipe that a stranger
+//! keeps open (the master connection of a remote shell) can hold that up. A run that is dropped is killed.
+//!
+//! How: the owner waits on [`Run::pidfd`] and [`Run::output_fd`] in its reactor and calls [`Run::on_readable`] and [`Run::on_exit`];
+//! nothing here blocks. [`Run::wait`] does all of it for callers that may block.
+//!
+//! Gives up: a run has no time limit of its own. rsync's `--timeout` bounds a silent peer, but a sender that opens a file which has just become
+//! a FIFO hangs for ever in spite of it (measured, to 20 s); whoever owns the run watches [`Run::progress_mark`], and
+//! terminates what stands still.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+
+use super::argv::{Pass, Spec, argv};
+use super::outcome::{Context, Exit, Outcome, classify};
+use super::output::{Names, Output, Stream};
+use crate::sys::child::{Child, FeedError, SpawnError, Stdin};
+use crate::sys::memfd;
+use crate::sys::reactor::{Backend, Interest, Reactor};
+
+/// Bytes that a standby's list may have, where the kernel grants the pipe.
+pub const STANDBY_LIST_BYTES: usize = 256 * 1024;
+/// Bytes read from an output at a time.
+const READ_BYTES: usize = 64 * 1024;
+/// Reads of one output before the owner gets its turn again.
+const READS_PER_TURN: usize = 16;
+/// Between SIGTERM and SIGKILL when [`Run::wait`] runs out of time.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Where the list of paths comes from.
+#[derive(Debug, Clone, Copy)]
+pub enum Input<'a> {
+    /// There is none: [`Pass::Full`].
+    None,
+    /// An encoded list ([`super::filelist::encode`]).
+    List(&'a [u8]),
+    /// It is given later with [`Run::feed`]; meanwhile rsync connects and waits.
+    Standby,
+}
+
+/// Why a run did not start.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// The process.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    /// The list's file in memory.
+    #[error("cannot write a list of {bytes} bytes into memory: is memory short?")]
+    List {
+        /// Bytes of the list.
+        bytes: usize,
+        /// memfd_create(2), write(2).
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A started rsync.
+#[derive(Debug)]
+pub struct Run {
+    child: Child,
+    output: Output,
+    context: Context,
+}
+
+impl Run {
+    /// Starts rsync for `pass` with the environment `env` ([`super::argv::environment`]).
+    ///
+    /// # Errors
+    /// See [`RunError`].
+    pub fn start(spec: &Spec<'_>, pass: Pass, env: &[(OsString, OsString)], input: Input<'_>) -> Result<Run, RunError> {
+        let stdin = match input {
+            Input::None => Stdin::Null,
+            Input::Standby => Stdin::Later(STANDBY_LIST_BYTES),
+            Input::List(list) => {
+                let file = memfd::sealed(c"fansync-list", list);
+                Stdin::File(file.map_err(|source| RunError::List { bytes: list.len(), source })?)
+            }
+        };
+        let child = Child::spawn(&argv(spec, pass), env, stdin)?;
+        let context = Context { filters: !spec.filter_args.is_empty(), delete: spec.delete };
+        Ok(Run { child, output: Output::new(Names::new(spec.root, spec.location)), context })
+    }
+
+    /// Keeps the first `limit` itemised changes; call before the first output is read. See [`Output::items`].
+    pub fn keep_items(&mut self, limit: usize) {
+        self.output.keep_items(limit);
+    }
+
+    /// rsync's process id.
+    pub fn pid(&self) -> u32 {
+        self.child.pid()
+    }
+
+    /// Readable once rsync has ended.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.child.pidfd()
+    }
+
+    /// An output to wait on; `None` once it came to its end.
+    pub fn output_fd(&self, stream: Stream) -> Option<BorrowedFd<'_>> {
+        self.child.output(stream)
+    }
+
+    /// What rsync said so far: counters, progress, messages.
+    pub fn output(&self) -> &Output {
+        &self.output
+    }
+
+    /// How many bytes of a list a standby takes; `None` when it does not wait for one.
+    pub fn capacity(&self) -> Option<usize> {
+        self.child.capacity()
+    }
+
+    /// Gives a standby its list, which starts the transfer.
+    ///
+    /// # Errors
+    /// See [`FeedError`]; rsync is killed then, nothing of the list was carried out.
+    pub fn feed(&mut self, list: &[u8]) -> Result<(), FeedError> {
+        self.child.feed(list)
+    }
+
+    /// Reads what is there of an output, at most about 1 MiB. Returns whether the output is still open; once it is not, its
+    /// descriptor is closed, so take it out of the reactor **before** (or ignore that reactor's late token).
+    pub fn on_readable(&mut self, stream: Stream) -> bool {
+        let mut buffer = [0; READ_BYTES];
+        for _ in 0..READS_PER_TURN {
+            match self.child.read(stream, &mut buffer) {
+                Ok(Some(0)) => return false,
+                Ok(Some(len)) => self.output.push(stream, &buffer[..len]),
+                Ok(None) => return true,
+                Err(error) => {
+                    // A pipe has no read errors; take it for the end and let the exit code speak.
+                    tracing::warn!(pid = self.pid(), ?stream, %error, "cannot read rsync's output");
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// The outcome, once rsync has ended; `None` before. Call when [`Run::pidfd`] is readable.
+    ///
+    /// # Errors
+    /// waitid(2): the process was reaped by somebody else; how it ended is unknown, treat it as killed.
+    pub fn on_exit(&mut self) -> io::Result<Option<Outcome>> {
+        let Some(exit) = self.child.try_wait()? else { return Ok(None) };
+        // All that rsync wrote is in the pipes by now, and no pipe holds more than one turn reads.
+        self.on_readable(Stream::Stdout);
+        self.on_readable(Stream::Stderr);
+        self.output.finish();
+        Ok(Some(classify(exit, &self.output, self.context)))
+    }
+
+    /// Asks rsync to end. Its temporary files are removed.
+    pub fn terminate(&mut self) {
+        self.child.terminate();
+    }
+
+    /// Ends rsync at once.
+    pub fn kill(&mut self) {
+        self.child.kill();
+    }
+
+    /// A number that changes for as long as rsync does something. Costs two reads from /proc.
+    pub fn progress_mark(&self) -> u64 {
+        self.child.progress_mark()
+    }
+
+    /// Blocks until rsync has ended, at most `timeout` (then it is terminated, and killed two seconds later). `progress` is called after
+    /// each piece of output.
+    ///
+    /// # Errors
+    /// As [`Run::on_exit`], and as [`Reactor::wait`].
+    pub fn wait(&mut self, timeout: Duration, mut progress: impl FnMut(&Output)) -> io::Result<Outcome> {
+        const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
+        const EXIT: u64 = 2;
+        let mut reactor = Reactor::new(Backend::Poll)?;
+        reactor.add(self.pidfd(), Interest::Read, EXIT)?;
+        for stream in STREAMS {
+            if let Some(fd) = self.output_fd(stream) {
+                reactor.add(fd, Interest::Read, stream as u64)?;
+            }
+        }
+        let mut deadline = Instant::now() + timeout;
+        let mut terminated = false;
+        let mut ready = Vec::new();
+        loop {
+            reactor.wait(&mut ready, Some(deadline.saturating_duration_since(Instant::now())))?;
+            for stream in STREAMS {
+                if ready.contains(&(stream as u64)) {
+                    if !self.on_readable(stream) {
+                        reactor.remove(stream as u64)?;
+                    }
+                    progress(&self.output);
+                }
+            }
+            if ready.contains(&EXIT)
+                && let Some(outcome) = self.on_exit()?
+            {
+                return Ok(outcome);
+            }
+            if Instant::now() >= deadline {
+                if terminated {
+                    self.kill()
+                } else {
+                    self.terminate()
+                }
+                terminated = true;
+                deadline = Instant::now() + GRACE;
+            }
+        }
+    }
+}
+
+/// Runs a program to its end and returns what it wrote, at most `limit` bytes of each output. For short questions to rsync.
+///
+/// # Errors
+/// [`SpawnError`], or TimedOut in [`CollectError::Io`] after `timeout`; the program is killed then.
+pub fn collect(
+    argv: &[OsString],
+    env: &[(OsString, OsString)],
+    limit: usize,
+    timeout: Duration,
+) -> Result<Collected, CollectError> {
+    let mut child = Child::spawn(argv, env, Stdin::Null)?;
+    let deadline = Instant::now() + timeout;
+    let mut reactor = Reactor::new(Backend::Poll)?;
+    let mut texts = [Vec::new(), Vec::new()];
+    let mut ready = Vec::new();
+    const EXIT: u64 = 2;
+    reactor.add(child.pidfd(), Interest::Read, EXIT)?;
+    for stream in [Stream::Stdout, Stream::Stderr] {
+        if let Some(fd) = child.output(stream) {
+            reactor.add(fd, Interest::Read, stream as u64)?;
+        }
+    }
+    let mut buffer = [0; READ_BYTES];
+    loop {
+        reactor.wait(&mut ready, Some(deadline.saturating_duration_since(Instant::now())))?;
+        let exit = if ready.contains(&EXIT) { child.try_wait()? } else { None };
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            for _ in 0..READS_PER_TURN {
+                match child.read(stream, &mut buffer)? {
+                    Some(0) => {
+                        reactor.remove(stream as u64)?;
+                        break;
+                    }
+                    Some(len) => {
+                        let text = &mut texts[stream as usize];
+                        let room = limit - text.len();
+                        text.extend_from_slice(&buffer[..len.min(room)]);
+                    }
+                    None => break,
+                }
+            }
+        }
+        if let Some(exit) = exit {
+            let [stdout, stderr] = texts;
+            return Ok(Collected { exit, stdout, stderr });
+        }
+        if Instant::now() >= deadline {
+            return Err(io::Error::from(io::ErrorKind::TimedOut).into());
+        }
+    }
+}
+
+/// What [`collect`] brings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Collected {
+    /// How it ended.
+    pub exit: Exit,
+    /// The start of what it wrote.
+    pub stdout: Vec<u8>,
+    /// The start of what it complained of.
+    pub stderr: Vec<u8>,
+}
+
+/// Why [`collect`] brings nothing.
+#[derive(Debug, Error)]
+pub enum CollectError {
+    /// The process did not start.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    /// Waiting or reading failed, or took too long.
+    #[error("cannot read what a program says")]
+    Io(#[from] io::Error),
+}
