@@ -125,8 +125,7 @@ impl Engine {
     /// See [`StartError`].
     pub fn start(mirror: &Mirror, facts: &RsyncFacts) -> Result<(Engine, Handle), StartError> {
         let setup = |what| move |source| StartError::Setup { mirror: mirror.name.clone(), what, source };
-        let root = Root::open(&mirror.source)
-            .map_err(|source| StartError::Source { path: mirror.source.clone(), source })?;
+        let root = Root::open(&mirror.source).map_err(|source| StartError::Source { path: mirror.source.clone(), source })?;
         let wake = Arc::new(EventFd::new().map_err(setup("cannot make an eventfd"))?);
         let backend = if mirror.kernel.io_uring { Backend::Auto } else { Backend::Poll };
         let mut reactor = Reactor::new(backend).map_err(setup("cannot wait for descriptors"))?;
@@ -136,8 +135,7 @@ impl Engine {
         if let Some(mounts) = watching.mounts_fd() {
             reactor.add(mounts, Interest::Priority, MOUNTS).map_err(setup("cannot wait for mounts"))?;
         }
-        let targets: Vec<Target> =
-            mirror.targets.iter().enumerate().map(|(i, t)| Target::new(i, mirror, t, facts)).collect();
+        let targets: Vec<Target> = mirror.targets.iter().enumerate().map(|(i, t)| Target::new(i, mirror, t, facts)).collect();
         let (tx, commands) = unbounded();
         let handle = Handle {
             mirror: mirror.name.clone(),

@@ -22,7 +22,9 @@
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod daemon;
 pub mod dirty;
+pub mod engine;
 pub mod exit;
 pub mod filter;
 pub mod lost;

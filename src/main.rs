@@ -1,2 +1,151 @@
-//! The `fansync` command.
-fn main() {}
+//! The `fansync` command: parses, calls the library, maps the result to an exit code.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode as ProcessExit;
+use std::time::Duration;
+
+use fansync::cli::{self, Command};
+use fansync::config::{Config, ConfigErrors, Daemon, LogConfig, LogFormat};
+use fansync::control::{self, Reply, Request};
+use fansync::daemon::{self, Mode};
+use fansync::exit::ExitCode;
+
+fn main() -> ProcessExit {
+    let cli = match cli::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err((error, code)) => {
+            let _ = error.print();
+            return code.into();
+        }
+    };
+    let code = match cli.command {
+        Command::Mirror(args) => match Config::for_mirror(&args.source, &args.targets, &args.overrides()) {
+            Ok(config) => run(&config, Mode { once: args.once, any_socket: args.socket.is_none() }),
+            Err(errors) => refuse(&errors),
+        },
+        Command::Run(args) => match Config::load(&args.config) {
+            Ok(config) => run(&config, Mode::default()),
+            Err(errors) => refuse(&errors),
+        },
+        Command::Check(args) => match Config::load(&args.config) {
+            Ok(config) => check(&config, args.effective),
+            Err(errors) => refuse(&errors),
+        },
+        Command::Status(args) => status(args.socket, args.json),
+        Command::Flush(args) => {
+            let timeout_ms = args.timeout.as_millis() as u64;
+            flush(args.socket, Request::Flush { mirror: args.mirror, target: args.target, timeout_ms }, args.timeout)
+        }
+    };
+    code.into()
+}
+
+fn refuse(errors: &ConfigErrors) -> ExitCode {
+    eprintln!("{errors}");
+    ExitCode::Config
+}
+
+fn fail(error: &dyn Error, help: Option<String>) {
+    eprint!("error: {error}");
+    let mut next = error.source();
+    while let Some(cause) = next {
+        eprint!(": {cause}");
+        next = cause.source();
+    }
+    eprintln!();
+    if let Some(help) = help {
+        eprintln!("help:  {help}");
+    }
+}
+
+fn log_to_stderr(log: LogConfig) {
+    let level = tracing::Level::from(log.level);
+    let builder = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false);
+    match log.format {
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+        LogFormat::Text => {
+            builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();
+        }
+    }
+}
+
+fn run(config: &Config, mode: Mode) -> ExitCode {
+    log_to_stderr(config.daemon.log);
+    match daemon::run(config, mode) {
+        Ok(code) => code,
+        Err(error) => {
+            fail(&error, error.help());
+            error.exit_code()
+        }
+    }
+}
+
+fn check(config: &Config, effective: bool) -> ExitCode {
+    for warning in config.warnings() {
+        eprintln!("warning: {warning}");
+    }
+    if effective {
+        print!("{}", config.to_toml());
+    } else {
+        println!("the configuration is valid");
+    }
+    ExitCode::Done
+}
+
+fn socket(given: Option<PathBuf>) -> PathBuf {
+    given.unwrap_or_else(|| daemon::find_socket(&Daemon::default().status_socket))
+}
+
+fn ask(path: &std::path::Path, request: &Request, patience: Duration) -> Result<Reply, ExitCode> {
+    match control::ask(path, request, patience) {
+        Ok(Reply::Error { message }) => {
+            eprintln!("error: {message}");
+            Err(ExitCode::Usage)
+        }
+        Ok(reply) => Ok(reply),
+        Err(error) => {
+            fail(&error, None);
+            let denied = error.source().and_then(|e| e.downcast_ref::<std::io::Error>());
+            Err(match denied.map(std::io::Error::kind) {
+                Some(std::io::ErrorKind::PermissionDenied) => ExitCode::NotPermitted,
+                _ => ExitCode::Unavailable,
+            })
+        }
+    }
+}
+
+fn status(path: Option<PathBuf>, json: bool) -> ExitCode {
+    match ask(&socket(path), &Request::Status, Duration::from_secs(10)) {
+        Ok(Reply::Status(snapshot)) if json => match serde_json::to_string(&snapshot) {
+            Ok(text) => {
+                println!("{text}");
+                ExitCode::Done
+            }
+            Err(_) => ExitCode::Bug,
+        },
+        Ok(Reply::Status(snapshot)) => {
+            print!("{}", snapshot.human());
+            ExitCode::Done
+        }
+        Ok(_) => ExitCode::Bug,
+        Err(code) => code,
+    }
+}
+
+fn flush(path: Option<PathBuf>, request: Request, timeout: Duration) -> ExitCode {
+    match ask(&socket(path), &request, timeout) {
+        Ok(Reply::Flush(flushed)) => {
+            for w in &flushed.waiting {
+                eprintln!("error: {} does not hold every change: {}", w.target, w.why);
+            }
+            match flushed.waiting.as_slice() {
+                [] => ExitCode::Done,
+                some if some.iter().any(|w| w.unreachable) => ExitCode::TargetUnreachable,
+                _ => ExitCode::Differences,
+            }
+        }
+        Ok(_) => ExitCode::Bug,
+        Err(code) => code,
+    }
+}

@@ -85,6 +85,8 @@ pub struct Target {
     pub last_success_unix: f64,
     /// Seconds until the target is tried again; 0 when it is up.
     pub retry_seconds: f64,
+    /// Failed attempts to reach it, since it was last up.
+    pub tries: u64,
     /// Batches confirmed.
     pub batches: u64,
     /// rsync runs that carried a batch.

@@ -212,6 +212,30 @@ pub enum Compress {
     Zlib,
 }
 
+impl Compress {
+    /// The name that rsync's `--compress-choice` takes; `None` for no compression.
+    pub fn choice(self) -> Option<&'static str> {
+        match self {
+            Compress::None => None,
+            Compress::Zstd => Some("zstd"),
+            Compress::Lz4 => Some("lz4"),
+            Compress::Zlib => Some("zlib"),
+        }
+    }
+}
+
+impl From<Level> for tracing::Level {
+    fn from(level: Level) -> tracing::Level {
+        match level {
+            Level::Error => tracing::Level::ERROR,
+            Level::Warn => tracing::Level::WARN,
+            Level::Info => tracing::Level::INFO,
+            Level::Debug => tracing::Level::DEBUG,
+            Level::Trace => tracing::Level::TRACE,
+        }
+    }
+}
+
 impl Default for Daemon {
     fn default() -> Daemon {
         Daemon {

@@ -1,3 +1,4 @@
 //! Where changes come from.
 
 pub mod fan_decode;
+pub mod reader;

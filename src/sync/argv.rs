@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use super::location::Location;
 use super::probe::RsyncFacts;
+use crate::config::Compress;
 
 /// What one rsync is started for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,32 +61,6 @@ pub enum Deletions {
     /// List the nearest existing directory above it as a one-level entry (`./parent/`) in [`Pass::ShallowOneLevel`]. A
     /// missing path listed by name is ignored.
     ByParent,
-}
-
-/// Compression on the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Compress {
-    /// None.
-    #[default]
-    None,
-    /// zstd.
-    Zstd,
-    /// lz4.
-    Lz4,
-    /// zlib, which every rsync has.
-    Zlib,
-}
-
-impl Compress {
-    /// The name that `--compress-choice` takes; `None` for no compression.
-    pub fn choice(self) -> Option<&'static str> {
-        match self {
-            Compress::None => None,
-            Compress::Zstd => Some("zstd"),
-            Compress::Lz4 => Some("lz4"),
-            Compress::Zlib => Some("zlib"),
-        }
-    }
 }
 
 /// One target as the command lines need it.

@@ -20,3 +20,4 @@ pub mod output;
 pub mod probe;
 pub mod retries;
 pub mod run;
+pub mod target;

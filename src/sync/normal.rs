@@ -19,19 +19,9 @@ use std::os::fd::BorrowedFd;
 use nix::errno::Errno;
 use thiserror::Error;
 
+pub use crate::dirty::Kind;
 use crate::path::{self, RelPath};
 use crate::sys::statx::{FileTime, Paths, StatBrief, Statter};
-
-/// How much of a path is to be made equal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    /// The entry itself.
-    Entry,
-    /// A directory and one level of its content.
-    Contents,
-    /// Everything below.
-    Subtree,
-}
 
 /// What the disk says about a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -77,6 +77,11 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Of a run whose end nobody saw.
+    pub fn unknown(reason: String) -> Outcome {
+        Outcome { verdict: Verdict::Unknown, reason, failed: Vec::new(), failed_more: 0, counters: Counters::default() }
+    }
+
     /// Whether everything listed is on the target.
     pub fn is_done(&self) -> bool {
         self.verdict == Verdict::Done

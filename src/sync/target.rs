@@ -618,7 +618,8 @@ impl Target {
         let serial = self.next_run;
         self.next_run = self.next_run.wrapping_add(1);
         let started = Run::start(&self.spec(cx.root.path()), pass, &self.env, input).map_err(|e| chain(&e)).and_then(|run| {
-            let fds = [(run.output_fd(Stream::Stdout), STDOUT), (run.output_fd(Stream::Stderr), STDERR), (Some(run.pidfd()), EXIT)];
+            let fds =
+                [(run.output_fd(Stream::Stdout), STDOUT), (run.output_fd(Stream::Stderr), STDERR), (Some(run.pidfd()), EXIT)];
             for (fd, which) in fds {
                 let Some(fd) = fd else { continue };
                 let added = cx.reactor.add(fd, Interest::Read, token(self.index, serial, which));
@@ -672,8 +673,10 @@ impl Target {
     }
 
     fn take_standby(&mut self, list: &[u8]) -> Option<(u32, Flight)> {
-        let (&serial, _) =
-            self.runs.iter().find(|(_, r)| matches!(r.load, Load::Standby) && r.run.capacity().is_some_and(|c| c >= list.len()))?;
+        let (&serial, _) = self
+            .runs
+            .iter()
+            .find(|(_, r)| matches!(r.load, Load::Standby) && r.run.capacity().is_some_and(|c| c >= list.len()))?;
         self.runs.remove(&serial).map(|run| (serial, run))
     }
 
@@ -739,6 +742,13 @@ impl Target {
             TargetState::UseFallback => self.came_up(cx, false),
             TargetState::Config(reason) => self.went_away(cx, true, reason),
             TargetState::Down(reason) => self.went_away(cx, false, reason),
+            TargetState::Source(reason) => match cx.root.check() {
+                Err(why) => {
+                    *cx.held = Some(why);
+                    self.went_away(cx, false, reason);
+                }
+                Ok(()) => self.went_away(cx, false, reason),
+            },
         }
     }
 
@@ -777,6 +787,7 @@ impl Target {
             );
         }
         self.stats.reason = reason.clone();
+        self.missing_args = true; // it may come back with another rsync; the probe asks anew
         self.state = State::Away { config, reason, tries, next: cx.now + pause };
         self.drop_standbys(cx);
     }
@@ -1043,8 +1054,9 @@ impl Target {
                 s.state = if self.in_sync() { "idle" } else { "syncing" }.into();
                 s.reason.clear();
             }
-            State::Away { config, reason, next, .. } => {
+            State::Away { config, reason, next, tries } => {
                 s.state = if *config { "config" } else { "down" }.into();
+                s.tries = u64::from(*tries);
                 s.reason = reason.clone();
                 s.retry_seconds = next.saturating_sub(now).as_secs_f64();
             }

@@ -3,10 +3,10 @@
 //! Functions take borrowed descriptors and slices and return owned descriptors and `io::Result`; nothing here knows of the
 //! pipeline.
 
+pub mod child;
 pub mod event;
 pub mod fanotify;
 pub mod handle;
-pub mod child;
 pub mod memfd;
 pub mod pipe;
 pub mod reactor;

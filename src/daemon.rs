@@ -1,0 +1,365 @@
+//! The process: engines on their threads, signals, the control socket, progress, and the end.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::bounded;
+use indicatif::{ProgressBar, ProgressStyle};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::iterator::Signals;
+
+use crate::config::{Config, Initial};
+use crate::control::{self, Command, Handle, Listener};
+use crate::engine::{Engine, StartError};
+use crate::exit::ExitCode;
+use crate::status;
+use crate::sync::argv;
+use crate::sync::probe::{ProbeError, RsyncFacts};
+
+/// How often progress is drawn, and how often it is logged where there is no terminal.
+const DRAW_EVERY: Duration = Duration::from_millis(200);
+const LOG_EVERY: Duration = Duration::from_secs(10);
+/// With `--once`, attempts at a target that is down before it is given up.
+const ONCE_TRIES: u64 = 3;
+
+/// Why the daemon does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// rsync.
+    #[error(transparent)]
+    Rsync(#[from] ProbeError),
+    /// A mirror.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The control socket.
+    #[error(transparent)]
+    Control(#[from] control::Error),
+    /// A thread or a signal handler.
+    #[error("cannot start {what}")]
+    Setup {
+        /// What.
+        what: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    /// What the process leaves with.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Error::Rsync(_) => ExitCode::Unavailable,
+            Error::Start(StartError::Source { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                ExitCode::NotPermitted
+            }
+            Error::Start(StartError::Source { .. }) => ExitCode::Config,
+            Error::Start(StartError::Watch(e)) => e.exit_code(),
+            Error::Start(StartError::Setup { .. }) | Error::Setup { .. } => ExitCode::Unavailable,
+            Error::Control(control::Error::InUse { .. }) => ExitCode::Config,
+            Error::Control(_) => ExitCode::NotPermitted,
+        }
+    }
+
+    /// What the administrator can do, where the message does not say so itself.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Error::Start(StartError::Watch(e)) => e.help(),
+            Error::Start(StartError::Source { .. }) => {
+                Some("the source must be a directory that exists and that this user may read".into())
+            }
+            Error::Control(control::Error::Listen { .. }) => {
+                Some("run as root, or give a socket that this user may make (--socket, status_socket)".into())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// How to run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Mode {
+    /// Leave once the targets are equal.
+    pub once: bool,
+    /// If another daemon has the default socket, take one by process id beside it.
+    pub any_socket: bool,
+}
+
+enum Wish {
+    Stop(&'static str),
+    Reconcile,
+}
+
+struct Running {
+    handle: Handle,
+    thread: JoinHandle<usize>,
+}
+
+/// Runs the daemon in the foreground until a signal, or until the work of `--once` is done.
+///
+/// # Errors
+/// What keeps it from starting; see [`Error`].
+pub fn run(config: &Config, mode: Mode) -> Result<ExitCode, Error> {
+    let started = Instant::now();
+    let wishes = signals()?;
+    let listener = listen(config, mode)?;
+    let socket = listener.path().to_owned();
+    let env = argv::environment(std::env::vars_os());
+    let mut engines = Vec::new();
+    for mirror in &config.mirrors {
+        let facts = RsyncFacts::probe(&mirror.rsync, &env)?;
+        tracing::debug!(rsync = %mirror.rsync.display(), version = %facts.version, confine_root = facts.confine_root, "rsync");
+        let (engine, handle) = Engine::start(mirror, &facts)?;
+        engines.push((engine, handle));
+    }
+    let handles: Vec<Handle> = engines.iter().map(|(_, h)| h.clone()).collect();
+    listener.serve(started, handles.clone());
+    let _socket = Unlink(socket.clone());
+    let mut running = Vec::new();
+    for (engine, handle) in engines {
+        let thread = std::thread::Builder::new()
+            .name(format!("fansync-{}", handle.mirror))
+            .spawn(move || engine.run())
+            .map_err(|source| Error::Setup { what: "an engine thread", source })?;
+        running.push(Running { handle, thread });
+    }
+    tracing::info!(socket = %socket.display(), mirrors = config.mirrors.len(), "watching");
+    let why = watch_over(config, mode, &handles, &wishes, &running);
+    Ok(end(config, why, running, mode))
+}
+
+struct Unlink(PathBuf);
+
+impl Drop for Unlink {
+    fn drop(&mut self) {
+        Listener::remove(&self.0);
+    }
+}
+
+fn listen(config: &Config, mode: Mode) -> Result<Listener, Error> {
+    let path = &config.daemon.status_socket;
+    match Listener::bind(path) {
+        Err(control::Error::InUse { .. }) if mode.any_socket => {
+            let own = path.with_file_name(format!("{}.sock", std::process::id()));
+            let listener = Listener::bind(&own)?;
+            tracing::info!(socket = %own.display(), "another fansync has the usual socket; use --socket with status and flush");
+            Ok(listener)
+        }
+        other => Ok(other?),
+    }
+}
+
+fn signals() -> Result<mpsc::Receiver<Wish>, Error> {
+    let failed = |source| Error::Setup { what: "the signal handler", source };
+    let (tx, rx) = mpsc::channel();
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR1]).map_err(failed)?;
+    std::thread::Builder::new()
+        .name("fansync-signals".into())
+        .spawn(move || {
+            for signal in signals.forever() {
+                let wish = match signal {
+                    SIGUSR1 => Wish::Reconcile,
+                    SIGINT => Wish::Stop("SIGINT"),
+                    _ => Wish::Stop("SIGTERM"),
+                };
+                if tx.send(wish).is_err() {
+                    return;
+                }
+            }
+        })
+        .map_err(failed)?;
+    Ok(rx)
+}
+
+enum End {
+    Signal(&'static str),
+    Once(ExitCode),
+    EngineDied,
+}
+
+/// Waits for a signal, and meanwhile shows the first pass and decides about `--once`.
+fn watch_over(config: &Config, mode: Mode, handles: &[Handle], wishes: &mpsc::Receiver<Wish>, running: &[Running]) -> End {
+    let terminal = std::io::stderr().is_terminal();
+    let reconciling = config.mirrors.iter().any(|m| m.initial == Initial::Reconcile);
+    let mut progress = reconciling.then(|| Progress::new(terminal));
+    loop {
+        let pause = match (&progress, mode.once) {
+            (_, true) => Duration::from_millis(20),
+            (Some(_), _) if terminal => DRAW_EVERY,
+            (Some(_), _) => Duration::from_secs(1),
+            (None, _) => Duration::from_secs(24 * 3600), // an engine that dies wakes us by its signal
+        };
+        match wishes.recv_timeout(pause) {
+            Ok(Wish::Stop(signal)) => return End::Signal(signal),
+            Ok(Wish::Reconcile) => handles.iter().for_each(|h| {
+                h.tell(Command::Reconcile);
+            }),
+            Err(_) => {}
+        }
+        if running.iter().any(|r| r.thread.is_finished()) {
+            return End::EngineDied;
+        }
+        if progress.is_some() || mode.once {
+            let mirrors = ask_all(handles);
+            if let Some(p) = &mut progress
+                && p.show(&mirrors)
+            {
+                progress = None;
+            }
+            if mode.once
+                && let Some(code) = once_done(&mirrors)
+            {
+                return End::Once(code);
+            }
+        }
+    }
+}
+
+fn ask_all(handles: &[Handle]) -> Vec<status::Mirror> {
+    handles
+        .iter()
+        .filter_map(|h| {
+            let (tx, rx) = bounded(1);
+            h.tell(Command::Status(tx));
+            rx.recv_timeout(Duration::from_secs(10)).ok()
+        })
+        .collect()
+}
+
+/// With `--once`: the code to leave with, once nothing more can be done.
+fn once_done(mirrors: &[status::Mirror]) -> Option<ExitCode> {
+    let mut worst = ExitCode::Done;
+    for m in mirrors {
+        if !m.held.is_empty() {
+            return Some(ExitCode::Config);
+        }
+        for t in &m.targets {
+            let away = t.state == "down" || t.state == "config";
+            let in_sync = t.state == "idle" && m.initial == "done";
+            let only_failures = t.pending == 0 && t.in_flight == 0 && !t.failures.is_empty() && t.state == "syncing";
+            match (in_sync, away, only_failures) {
+                (true, ..) => {}
+                (_, true, _) if t.state == "config" => worst = ExitCode::Config,
+                (_, true, _) if t.tries >= ONCE_TRIES => {
+                    if worst != ExitCode::Config {
+                        worst = ExitCode::TargetUnreachable;
+                    }
+                }
+                (_, _, true) => {
+                    if worst == ExitCode::Done {
+                        worst = ExitCode::Differences;
+                    }
+                }
+                _ => return None,
+            }
+        }
+    }
+    Some(worst)
+}
+
+/// Tells every engine to finish, waits for it, and says what is left.
+fn end(config: &Config, why: End, running: Vec<Running>, mode: Mode) -> ExitCode {
+    let patience = match why {
+        End::Signal(signal) => {
+            tracing::info!("{signal}: finishing what is pending, at most {:?}", config.daemon.stop_timeout);
+            config.daemon.stop_timeout
+        }
+        End::Once(_) | End::EngineDied => Duration::ZERO,
+    };
+    // The children need a moment of the time to end.
+    let deadline = Instant::now() + patience.mul_f64(0.9);
+    for r in &running {
+        r.handle.tell(Command::Stop { deadline });
+    }
+    let mut left = 0;
+    let mut died = false;
+    for r in running {
+        let mirror = r.handle.mirror.clone();
+        match r.thread.join() {
+            Ok(n) => left += n,
+            Err(_) => {
+                died = true;
+                tracing::error!(%mirror, "the engine ended by a bug; its last message is above. Restart fansync: it compares the whole tree first");
+            }
+        }
+    }
+    match why {
+        End::Once(code) => code,
+        _ if died => ExitCode::Bug,
+        _ if left > 0 => {
+            tracing::warn!(
+                paths = left,
+                "stopped with changes that are not on every target; the next start compares the whole tree"
+            );
+            let _ = mode;
+            ExitCode::Done
+        }
+        _ => {
+            tracing::info!("stopped, every target holds every change");
+            ExitCode::Done
+        }
+    }
+}
+
+/// The first pass, on a terminal as a bar, elsewhere as a line now and then.
+struct Progress {
+    bar: Option<ProgressBar>,
+    logged: Instant,
+}
+
+impl Progress {
+    fn new(terminal: bool) -> Progress {
+        let bar = terminal.then(|| {
+            let bar = ProgressBar::new_spinner();
+            let style =
+                ProgressStyle::with_template("{spinner} comparing {bar:30} {pos}/{len} files {msg} [{elapsed}, eta {eta}]");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar
+        });
+        Progress { bar, logged: Instant::now() }
+    }
+
+    /// Shows the sum over all targets; `true` when the first pass is over everywhere.
+    fn show(&mut self, mirrors: &[status::Mirror]) -> bool {
+        let running = || mirrors.iter().flat_map(|m| &m.targets).filter_map(|t| t.reconcile.as_ref());
+        if !mirrors.is_empty() && mirrors.iter().all(|m| m.initial != "running") {
+            if let Some(bar) = &self.bar {
+                bar.finish_and_clear();
+            }
+            return true;
+        }
+        let (done, total, bytes) = running().fold((0, 0, 0), |(d, t, b), r| (d + r.files_done, t + r.files_total, b + r.bytes));
+        match &self.bar {
+            Some(bar) => {
+                bar.set_length(total);
+                bar.set_position(done);
+                bar.set_message(bytesize::ByteSize(bytes).to_string());
+                bar.tick();
+            }
+            None if self.logged.elapsed() >= LOG_EVERY && running().next().is_some() => {
+                self.logged = Instant::now();
+                tracing::info!(files = done, of = total, sent = %bytesize::ByteSize(bytes), "comparing the whole tree");
+            }
+            None => {}
+        }
+        false
+    }
+}
+
+/// The socket that `status` and `flush` use when none is named: the usual one, or the only one there is beside it.
+pub fn find_socket(usual: &Path) -> PathBuf {
+    if std::os::unix::net::UnixStream::connect(usual).is_ok() {
+        return usual.into();
+    }
+    let Some(dir) = usual.parent().and_then(|d| std::fs::read_dir(d).ok()) else { return usual.into() };
+    let mut living = dir
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| p.extension().is_some_and(|x| x == "sock") && std::os::unix::net::UnixStream::connect(p).is_ok());
+    match (living.next(), living.next()) {
+        (Some(only), None) => only,
+        _ => usual.into(),
+    }
+}
