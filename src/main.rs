@@ -86,7 +86,13 @@ fn check(config: &Config, effective: bool) -> ExitCode {
         eprintln!("warning: {warning}");
     }
     if effective {
-        print!("{}", config.to_toml());
+        match config.to_toml() {
+            Ok(text) => print!("{text}"),
+            Err(error) => {
+                fail(&error, None);
+                return ExitCode::Bug;
+            }
+        }
     } else {
         println!("the configuration is valid");
     }
