@@ -5,7 +5,7 @@
 //! undo each other's work. `filter/tests.rs` holds the two side by side on random trees and patterns.
 //!
 //! How it works: rules come in two groups, includes first, and the first match wins; so the order within a group does
-//! not matter and each group can be one set. [`pattern`] takes a pattern apart as rsync does. The common shapes (a name,
+//! not matter and each group can be one set. `pattern.rs` takes a pattern apart as rsync does. The common shapes (a name,
 //! `*.ext`, `prefix*`, `/a/path`) become hash and suffix look-ups; all others of a group become one regular expression,
 //! so that no pattern, however nested its stars, costs more than time linear in the path.
 //!
