@@ -111,6 +111,13 @@ fn verdict(exit: Exit, output: &Output, context: Context) -> Verdict {
     if signs.max_delete || code == 25 {
         return Verdict::DeletesHeld;
     }
+    // Without a list a source that is gone ends with 23. A dry run to a target that is not there ends with 0.
+    if signs.source_root {
+        return Verdict::SourceRoot;
+    }
+    if signs.target_missing && matches!(code, 0 | 3 | 11 | 12 | 23 | 24) {
+        return Verdict::TargetMissing;
+    }
     if code == 0 || code == 24 {
         let kept = output.counters.dirs_kept > 0 && context.delete && !context.filters;
         return if signs.skipped || signs.deletes_skipped || kept {
@@ -138,10 +145,8 @@ fn verdict(exit: Exit, output: &Output, context: Context) -> Verdict {
         2 if signs.missing_args_unknown => Verdict::NoMissingArgs,
         2 if signs.source_race => Verdict::SourceRace,
         2 => Verdict::Config,
-        3 if signs.target_missing && !signs.source_root => Verdict::TargetMissing,
         3 => Verdict::SourceRoot,
         11 | 12 if signs.target_full => Verdict::TargetFull,
-        11 | 12 if signs.target_missing => Verdict::TargetMissing,
         10 | 11 | 12 | 35 | 255 => Verdict::TargetDown,
         14 | 16 | 19 | 20 | 22 => Verdict::Killed,
         30 => Verdict::TimedOut,
@@ -165,14 +170,16 @@ fn reason(exit: Exit, output: &Output) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::location::Location;
     use super::super::output::{Names, Stream};
     use super::*;
+    use std::path::Path;
 
     const PLAIN: Context = Context { filters: false, delete: true };
     const FILTERED: Context = Context { filters: true, delete: true };
 
     fn judged(exit: Exit, stdout: &str, stderr: &str, context: Context) -> Outcome {
-        let mut output = Output::new(Names::default());
+        let mut output = Output::new(Names::new(Path::new("/s"), &Location::Local("/t".into())));
         output.push(Stream::Stdout, stdout.as_bytes());
         output.push(Stream::Stderr, stderr.as_bytes());
         output.finish();

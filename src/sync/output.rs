@@ -92,6 +92,11 @@ impl Names {
         Names { source: root.as_os_str().as_bytes().to_vec(), target }
     }
 
+    fn is_source_root(&self, escaped: &[u8]) -> bool {
+        let root = |path: &[u8]| RelPath::new(path);
+        root(&unescape(escaped)) == root(&self.source)
+    }
+
     /// `name` as written by the `sender` or the other side, below the root.
     fn relative(&self, name: &[u8], sender: bool) -> Option<RelPath> {
         if !name.starts_with(b"/") {
@@ -119,7 +124,7 @@ pub struct Signs {
     pub source_race: bool,
     /// ENOSPC or EDQUOT on the target.
     pub target_full: bool,
-    /// The target's directory could not be entered.
+    /// The target's directory could not be entered; a dry run would have to make it.
     pub target_missing: bool,
     /// The source's root could not be entered.
     pub source_root: bool,
@@ -134,7 +139,7 @@ pub struct Signs {
 }
 
 /// How lines start that decide the outcome by themselves; the first that fits counts.
-const DECISIVE: [(&[u8], fn(&mut Signs) -> &mut bool); 11] = [
+const DECISIVE: [(&[u8], fn(&mut Signs) -> &mut bool); 12] = [
     (b"IO error encountered -- skipping file deletion", |signs| &mut signs.deletes_skipped),
     (b"Deletions stopped due to --max-delete limit", |signs| &mut signs.max_delete),
     (b"invalid file mode 0", |signs| &mut signs.missing_args_unknown),
@@ -146,6 +151,7 @@ const DECISIVE: [(&[u8], fn(&mut Signs) -> &mut bool); 11] = [
     (b"ERROR: cannot overwrite non-directory", |signs| &mut signs.target_missing),
     (b"rsync: server sent \"", |signs| &mut signs.rejected),
     (b"pre-xfer exec returned failure", |signs| &mut signs.rejected),
+    (b"created directory ", |signs| &mut signs.target_missing),
 ];
 
 /// Reads both outputs of one run.
@@ -252,6 +258,10 @@ impl Output {
     fn itemised(&mut self, line: &[u8]) -> bool {
         if line.len() < 13 || line[11] != b' ' {
             return false;
+        }
+        if line == b"cd+++++++++ ./" {
+            // Only a dry run gets that far: a real one fails to make `DST/.`.
+            self.signs.target_missing = true;
         }
         match line[0] {
             b'*' if line.starts_with(b"*deleting ") => self.counters.deleted += 1,
@@ -409,8 +419,13 @@ impl Output {
             self.signs.no_program = true;
             return DECIDES;
         }
-        if told.starts_with(b"change_dir") || (told.starts_with(b"mkdir \"") && memmem::find(told, b"/.\" ").is_some()) {
-            *(if sender { &mut self.signs.source_root } else { &mut self.signs.target_missing }) = true;
+        let enters = told.starts_with(b"change_dir");
+        if enters && sender && self.names.is_source_root(quoted(told).unwrap_or_default()) {
+            self.signs.source_root = true;
+            return DECIDES;
+        }
+        if !sender && (enters || (told.starts_with(b"mkdir \"") && memmem::find(told, b"/.\" ").is_some())) {
+            self.signs.target_missing = true;
             return DECIDES;
         }
         if !sender && matches!(error, Some(libc::ENOSPC | libc::EDQUOT)) {

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use super::argv::{Pass, Spec, argv};
+use super::argv::{Pass, PasswordError, Spec, argv, password, with_password};
 use super::outcome::{Context, Exit, Outcome, classify};
 use super::output::{Names, Output, Stream};
 use crate::sys::child::{Child, FeedError, SpawnError, Stdin};
@@ -50,6 +50,9 @@ pub enum RunError {
     /// The process.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
+    /// The password file: a matter of configuration.
+    #[error(transparent)]
+    Password(#[from] PasswordError),
     /// The list's file in memory.
     #[error("cannot write a list of {bytes} bytes into memory: is memory short?")]
     List {
@@ -83,7 +86,10 @@ impl Run {
                 Stdin::File(file.map_err(|source| RunError::List { bytes: list.len(), source })?)
             }
         };
-        let child = Child::spawn(&argv(spec, pass), env, stdin)?;
+        let child = match spec.password_file.filter(|_| spec.location.is_daemon()) {
+            Some(path) => Child::spawn(&argv(spec, pass), &with_password(env, password(path)?), stdin)?,
+            None => Child::spawn(&argv(spec, pass), env, stdin)?,
+        };
         let context = Context { filters: !spec.filter_args.is_empty(), delete: spec.delete };
         Ok(Run { child, output: Output::new(Names::new(spec.root, spec.location)), context })
     }
