@@ -21,6 +21,18 @@ pub fn cases() -> Vec<Case> {
             m.check();
             Ok(())
         }),
+        case("more_than_may_be_pending", ALL, |fs| {
+            let m = Setup::new(fs).batch("max_pending", 1_000).batch("max_paths", 300).start()?;
+            files(&m.src, 5_000);
+            m.check();
+            for n in (0..5_000).step_by(2) {
+                m.src.write(path(n), format!("changed {n}"));
+                m.src.remove(path(n + 1));
+            }
+            m.src.rename("d1", "moved");
+            m.check();
+            Ok(())
+        }),
         case("ten_thousand_in_one_dir", ALL, |fs| {
             let m = Setup::new(fs).start()?;
             m.src.mkdir("d");

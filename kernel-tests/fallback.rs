@@ -2,7 +2,7 @@
 
 use crate::fixture::fs::{ALL, Fs, Mount};
 use crate::fixture::proc::poll_until;
-use crate::fixture::{Case, Mirror, Run, Setup, WAIT, case, real};
+use crate::fixture::{Case, Mirror, Run, Setup, Skip, WAIT, case, real};
 
 use std::fs::read_to_string;
 use std::path::Path;
@@ -78,7 +78,16 @@ pub fn cases() -> Vec<Case> {
             m.check();
             Ok(())
         }),
-        case("inotify_overflow", &[Fs::Tmpfs, Fs::Ext4], inotify_overflow),
+        case("without_io_uring", &[Fs::Ext4, Fs::Tmpfs], |fs| {
+            let m = Setup::new(fs).without("io_uring").start()?;
+            assert_ne!(m.daemon.status().mirrors[0].reader, "io_uring");
+            work_out(&m)
+        }),
+        case("without_rename_events", ALL, |fs| work_out(&Setup::new(fs).without("rename_events").start()?)),
+        case("fanotify_overflow", &[Fs::Tmpfs, Fs::Ext4], |fs| {
+            overflow(Setup::new(fs).watch("fanotify").without("unlimited_queue"), "fanotify")
+        }),
+        case("inotify_overflow", &[Fs::Tmpfs, Fs::Ext4], |fs| overflow(Setup::new(fs).watch("inotify"), "inotify")),
         case("fanotify_frozen_reader", &[Fs::Tmpfs, Fs::Ext4], |fs| {
             let m = Setup::new(fs).start()?;
             m.daemon.freeze();
@@ -175,19 +184,19 @@ fn nested_work_out(m: &Mirror) {
 }
 
 /// More events than the kernel's queue takes while the daemon does not get to run.
-fn inotify_overflow(fs: Fs) -> Run<()> {
-    let limit = read_to_string("/proc/sys/fs/inotify/max_queued_events").expect("the limit can be read");
+fn overflow(setup: Setup, backend: &str) -> Run<()> {
+    let limit = read_to_string(format!("/proc/sys/fs/{backend}/max_queued_events")).expect("the limit can be read");
     let limit: usize = limit.trim().parse().expect("the limit is a number");
     if limit > 60_000 {
-        return Err(crate::fixture::Skip(format!("fs.inotify.max_queued_events is {limit}: too many to overflow in a test")));
+        return Err(Skip(format!("fs.{backend}.max_queued_events is {limit}: too many to overflow in a test")));
     }
-    let m = Setup::new(fs).watch("inotify").start()?;
+    let m = setup.start()?;
     m.src.mkdir("d");
     m.check();
     m.daemon.freeze();
-    // Each file is at least a create and a close event; the files are few, as they are written over and over.
+    // fanotify merges events of one file and one kind, so each needs a file of its own.
     for n in 0..limit + 1_000 {
-        m.src.write(format!("d/{}", n % 1_000), format!("{n}"));
+        m.src.write(format!("d/{n}"), b"");
     }
     m.src.mkdirs("unheard of/deep");
     m.src.write("unheard of/deep/file", b"its event was dropped");
