@@ -1,2 +1,127 @@
-//! Tests that need root and a real kernel.
-fn main() {}
+//! Tests that need root and a real kernel: the `fansync` binary, real filesystems, real rsync.
+//!
+//! Each case runs on a fresh filesystem of every kind it names; `ext4::renames::chain` is one test. Names are filtered as with
+//! `cargo test`, two tests run at a time. Where the machine lacks something, the test is skipped, and the end of the run says so
+//! aloud; with `FANSYNC_TEST_STRICT=1` a skip is a failure. `FANSYNC_TEST_LOG` is the daemon's log level,
+//! `FANSYNC_TEST_BINARY` another binary to test, `FANSYNC_TEST_TIMES=1` lists the slowest tests.
+
+mod bursts;
+mod events;
+mod fallback;
+mod filters;
+mod fixture;
+mod history;
+mod lifecycle;
+mod names;
+mod renames;
+mod rewrite;
+mod targets;
+mod types;
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+use fixture::fs::Fs;
+use fixture::{Case, Run, Skip};
+
+/// The most tests at a time: each is a daemon, an rsync daemon and several rsync processes.
+const MOST_THREADS: usize = 2;
+
+fn main() -> ExitCode {
+    let mut args = Arguments::from_args();
+    args.test_threads = Some(args.test_threads.map_or(MOST_THREADS, |n| n.min(MOST_THREADS)));
+    let strict = std::env::var_os("FANSYNC_TEST_STRICT").is_some_and(|v| v == "1");
+    // Listing needs no ground to stand on.
+    let entered = if args.list { Err("only listing".to_string()) } else { fixture::fs::enter() };
+    let missing = entered.as_ref().err().cloned();
+    std::panic::set_hook(Box::new(|info| {
+        let place = info.location().map(|l| format!(" ({l})")).unwrap_or_default();
+        let payload = info.payload();
+        let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        let text = text.unwrap_or("a panic without words");
+        PANIC.with_borrow_mut(|panic| *panic = format!("{text}{place}\n"));
+    }));
+
+    let spent = Arc::new(Mutex::new(Vec::new()));
+    let skipped = Arc::new(Mutex::new(Vec::new()));
+    let mut trials = Vec::new();
+    for (subject, cases) in subjects() {
+        for case in cases {
+            let case = Arc::new(case);
+            for &fs in case.on {
+                let name = format!("{}::{subject}::{}", fs.name(), case.name);
+                let (case, missing, told) = (case.clone(), missing.clone(), name.clone());
+                let (skipped, spent) = (skipped.clone(), spent.clone());
+                trials.push(Trial::ignorable_test(name, move || {
+                    let begun = Instant::now();
+                    let result = match missing {
+                        Some(why) => Ok(Err(Skip(why))),
+                        None => run(&case, fs),
+                    };
+                    spent.lock().expect("no holder panics").push((begun.elapsed(), told.clone()));
+                    match result? {
+                        Ok(()) => Ok(Completion::Completed),
+                        Err(Skip(why)) if strict => Err(Failed::from(format!("skipped, which strict runs forbid: {why}"))),
+                        Err(Skip(why)) => {
+                            skipped.lock().expect("no holder panics").push(format!("{told}: {why}"));
+                            Ok(Completion::ignored_with(why))
+                        }
+                    }
+                }));
+            }
+        }
+    }
+    let conclusion = libtest_mimic::run(&args, trials);
+    drop(entered);
+    tell_skips(&skipped.lock().expect("no holder panics"), missing.as_deref());
+    if std::env::var_os("FANSYNC_TEST_TIMES").is_some() {
+        tell_times(&mut spent.lock().expect("no holder panics"));
+    }
+    conclusion.exit_code()
+}
+
+fn subjects() -> Vec<(&'static str, Vec<Case>)> {
+    vec![
+        ("events", events::cases()),
+        ("renames", renames::cases()),
+        ("rewrite", rewrite::cases()),
+        ("types", types::cases()),
+        ("names", names::cases()),
+        ("bursts", bursts::cases()),
+        ("filters", filters::cases()),
+        ("targets", targets::cases()),
+        ("fallback", fallback::cases()),
+        ("lifecycle", lifecycle::cases()),
+        ("history", history::cases()),
+    ]
+}
+
+thread_local! {
+    static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Runs a case; a panic becomes a failure that carries what the daemon and the trees had to say.
+fn run(case: &Case, fs: Fs) -> Result<Run<()>, Failed> {
+    catch_unwind(AssertUnwindSafe(|| (case.run)(fs)))
+        .map_err(|_| Failed::from(format!("{}{}", PANIC.take(), fixture::take_report())))
+}
+
+fn tell_times(spent: &mut [(Duration, String)]) {
+    spent.sort();
+    for (time, name) in spent.iter().rev().take(25) {
+        eprintln!("{:7.2} s  {name}", time.as_secs_f64());
+    }
+}
+
+fn tell_skips(skipped: &[String], missing: Option<&str>) {
+    match (skipped, missing) {
+        ([], _) => {}
+        (all, Some(why)) => eprintln!("WARNING: all {} kernel tests were SKIPPED: {why}", all.len()),
+        (some, None) => eprintln!("WARNING: {} kernel tests were SKIPPED:\n  {}", some.len(), some.join("\n  ")),
+    }
+}

@@ -1,0 +1,114 @@
+//! Many changes at once: more than any queue should have to hold, and whole trees as people copy and remove them.
+
+use crate::fixture::fs::ALL;
+use crate::fixture::tree::{Dir, count};
+use crate::fixture::{Case, Setup, case, real};
+
+use std::path::Path;
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        case("ten_thousand_files", ALL, |fs| {
+            let m = Setup::new(fs).start()?;
+            files(&m.src, 10_000);
+            m.check();
+            for n in (0..10_000).step_by(3) {
+                m.src.write(path(n), format!("changed {n}"));
+            }
+            for n in (1..10_000).step_by(3) {
+                m.src.remove(path(n));
+            }
+            m.check();
+            Ok(())
+        }),
+        case("more_than_may_be_pending", ALL, |fs| {
+            let m = Setup::new(fs).batch("max_pending", 1_000).batch("max_paths", 300).start()?;
+            files(&m.src, 5_000);
+            m.check();
+            for n in (0..5_000).step_by(2) {
+                m.src.write(path(n), format!("changed {n}"));
+                m.src.remove(path(n + 1));
+            }
+            m.src.rename("d1", "moved");
+            m.check();
+            Ok(())
+        }),
+        case("ten_thousand_in_one_dir", ALL, |fs| {
+            let m = Setup::new(fs).start()?;
+            m.src.mkdir("d");
+            for n in 0..10_000 {
+                m.src.write(format!("d/{n}"), format!("{n}"));
+            }
+            m.check();
+            m.src.remove("d");
+            m.check();
+            Ok(())
+        }),
+        case("real_tree_copied_and_removed", ALL, |fs| {
+            let m = Setup::new(fs).start()?;
+            m.src.mkdir("copy");
+            real::copy_into(&Dir::new(m.src.at("copy")))?;
+            m.check();
+            let entries = count(&m.dst().at("copy")).expect("the target can be read");
+            assert!(entries >= real::ENTRIES, "only {entries} entries were copied");
+            m.src.remove("copy");
+            m.check();
+            Ok(())
+        }),
+        case("real_tree_moved_in_and_around", ALL, |fs| {
+            let m = Setup::new(fs).start()?;
+            m.out.mkdir("tree");
+            real::copy_into(&Dir::new(m.out.at("tree")))?;
+            m.out.rename_to("tree", &m.src, "tree");
+            m.check();
+            m.src.mkdir("below");
+            m.src.rename("tree", "below/tree");
+            m.check();
+            m.src.rename_to("below/tree", &m.out, "tree");
+            m.check();
+            Ok(())
+        }),
+        case("copied_while_it_is_removed", ALL, |fs| {
+            let m = Setup::new(fs).start()?;
+            // Batches leave while what they list is already going again.
+            for round in 0..3 {
+                files(&m.src, 2_000);
+                for dir in 0..20 {
+                    m.src.remove(format!("d{dir}"));
+                }
+                m.src.write("kept", format!("round {round}"));
+            }
+            m.check();
+            Ok(())
+        }),
+        case("deep_tree", ALL, |fs| {
+            let m = Setup::new(fs).start()?;
+            let deep: String = (0..200).map(|n| format!("d{n}/")).collect();
+            m.src.mkdirs(&deep);
+            let mut at = String::new();
+            for n in 0..200 {
+                at += &format!("d{n}/");
+                m.src.write(format!("{at}file"), &at);
+            }
+            m.check();
+            m.src.rename("d0/d1", "top");
+            m.src.write("top/d2/d3/d4/file", b"changed");
+            m.check();
+            Ok(())
+        }),
+    ]
+}
+
+/// `many` files in 20 directories.
+fn files(src: &Dir, many: usize) {
+    for n in 0..20 {
+        src.mkdirs(format!("d{n}"));
+    }
+    for n in 0..many {
+        src.write(path(n), format!("{n}"));
+    }
+}
+
+fn path(n: usize) -> impl AsRef<Path> {
+    format!("d{}/{n}", n % 20)
+}

@@ -1,0 +1,174 @@
+//! Excluded names, judged by an oracle: a third tree kept by `rsync -a --delete` with the same excludes.
+//!
+//! What an excluded name leaves behind is the time of its directory: whether that travels at once or with the next change of
+//! the directory is not promised, so directory times are compared only after every directory was touched.
+
+use crate::fixture::fs::ALL;
+use crate::fixture::tree::{Dir, Times, differences};
+use crate::fixture::{Case, Mirror, Run, Setup, case, fs::Fs, proc::must};
+
+use std::process::Command;
+
+const EXCLUDE: &[&str] = &["*.swp", "/cache/", "node_modules", "deep/**/skip"];
+
+/// A mirror with excludes, beside it the tree `rsync` would have made.
+struct Judged {
+    m: Mirror,
+    oracle: Dir,
+}
+
+impl Judged {
+    fn start(fs: Fs) -> Run<Judged> {
+        let m = Setup::new(fs).exclude(EXCLUDE).start()?;
+        let oracle = Dir::new(m.scratch("oracle"));
+        oracle.mkdir(".");
+        Ok(Judged { m, oracle })
+    }
+
+    /// Both trees catch up and have to be equal.
+    #[track_caller]
+    fn check(&self, times: Times) {
+        self.m.daemon.flush(None);
+        let mut rsync = Command::new("rsync");
+        rsync.args(["-a", "--delete", "--numeric-ids", "--modify-window=-1"]);
+        rsync.args(EXCLUDE.iter().map(|pattern| format!("--exclude={pattern}")));
+        must(rsync.arg("--").arg(self.m.src.at("").join("")).arg(self.oracle.root()));
+        let found = differences(self.oracle.root(), self.m.dst().root(), times, &|_| false);
+        assert!(found.is_empty(), "rsync's tree (as source) and the target differ:\n{found}");
+    }
+
+    /// Something excluded that only the target has, put into both trees.
+    fn plant(&self, path: &str) {
+        for tree in [&self.oracle, self.m.dst()] {
+            tree.write(path, b"the target's own");
+        }
+    }
+}
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        case("in_events", ALL, |fs| {
+            let j = Judged::start(fs)?;
+            let src = &j.m.src;
+            src.write("a", b"included");
+            src.write(".a.swp", b"excluded");
+            src.mkdirs("cache/sub");
+            src.write("cache/sub/file", b"excluded by its parent");
+            src.mkdirs("d/cache");
+            src.write("d/cache/file", b"included: the pattern is anchored");
+            src.mkdirs("d/node_modules/x");
+            src.write("d/node_modules/x/file", b"excluded");
+            src.mkdirs("deep/1/2");
+            src.write("deep/1/2/skip", b"excluded");
+            src.write("deep/1/2/keep", b"included");
+            j.check(Times::NotOfDirs);
+            src.write(".a.swp", b"excluded, again");
+            src.write("cache/sub/file", b"excluded, again");
+            src.write("d/cache/file", b"included, again");
+            src.remove("d/node_modules");
+            j.check(Times::NotOfDirs);
+            for (n, dir) in [".", "d", "d/cache", "deep", "deep/1", "deep/1/2"].into_iter().enumerate() {
+                src.set_mtime(dir, 1_000_000_000 + n as i64, 1);
+            }
+            j.check(Times::All);
+            Ok(())
+        }),
+        case("only_excluded_changes_send_nothing", ALL, |fs| {
+            let j = Judged::start(fs)?;
+            let src = &j.m.src;
+            src.mkdirs("cache/sub");
+            j.check(Times::NotOfDirs);
+            let runs = |j: &Judged| j.m.daemon.target_status("t1").runs;
+            let before = runs(&j);
+            for n in 0..500 {
+                src.write(format!("cache/sub/{n}"), b"excluded");
+            }
+            j.check(Times::NotOfDirs);
+            let after = runs(&j);
+            assert!(after == before, "changes below an excluded directory started {} rsync runs", after - before);
+            Ok(())
+        }),
+        case("in_bursts", ALL, |fs| {
+            let j = Judged::start(fs)?;
+            for dir in 0..10 {
+                j.m.src.mkdirs(format!("d{dir}/node_modules"));
+                for n in 0..100 {
+                    j.m.src.write(format!("d{dir}/{n}"), b"included");
+                    j.m.src.write(format!("d{dir}/{n}.swp"), b"excluded");
+                    j.m.src.write(format!("d{dir}/node_modules/{n}"), b"excluded");
+                }
+            }
+            j.check(Times::NotOfDirs);
+            for dir in 0..10 {
+                j.m.src.set_mtime(format!("d{dir}"), 1_000_000_000 + dir, 2);
+            }
+            j.m.src.set_mtime(".", 1_000_000_000, 3);
+            j.check(Times::All);
+            Ok(())
+        }),
+        case("renamed_out_of_exclusion_and_back", ALL, |fs| {
+            let j = Judged::start(fs)?;
+            let src = &j.m.src;
+            src.write("f.swp", b"a file");
+            src.mkdirs("node_modules/x/deep");
+            src.write("node_modules/x/deep/file", b"a tree");
+            j.check(Times::NotOfDirs);
+            src.rename("f.swp", "f");
+            src.rename("node_modules", "modules");
+            src.write("modules/x/deep/new", b"now included");
+            j.check(Times::NotOfDirs);
+            src.rename("f", "f.swp");
+            src.rename("modules", "node_modules");
+            j.check(Times::NotOfDirs);
+            src.rename("node_modules/x", "x");
+            j.check(Times::NotOfDirs);
+            src.rename("x", "cache");
+            src.write("cache/deep/file", b"excluded now");
+            j.check(Times::NotOfDirs);
+            src.set_mtime(".", 1_000_000_000, 4);
+            j.check(Times::All);
+            Ok(())
+        }),
+        case("editor_save_by_rename", ALL, |fs| {
+            let j = Judged::start(fs)?;
+            for n in 0..20 {
+                j.m.src.write("text.swp", format!("edition {n}"));
+                j.m.src.rename("text.swp", "text");
+                j.check(Times::NotOfDirs);
+            }
+            j.m.src.set_mtime(".", 1_000_000_000, 5);
+            j.check(Times::All);
+            Ok(())
+        }),
+        case("deleted_dir_keeps_what_only_the_target_has", ALL, |fs| {
+            let j = Judged::start(fs)?;
+            let src = &j.m.src;
+            src.mkdirs("d/sub");
+            src.write("d/sub/file", b"included");
+            src.mkdirs("e/sub");
+            src.write("e/sub/file", b"included");
+            j.check(Times::NotOfDirs);
+            j.plant("d/sub/theirs.swp");
+            src.remove("d");
+            src.rename("e", "e2");
+            j.check(Times::NotOfDirs);
+            assert!(j.m.dst().has("d/sub/theirs.swp"), "an excluded file of the target was deleted with its directory");
+            Ok(())
+        }),
+        case("present_at_start", ALL, |fs| {
+            let m = Setup::new(fs).exclude(EXCLUDE).before(|src| {
+                src.write("a.swp", b"excluded");
+                src.mkdir("cache");
+                src.write("cache/file", b"excluded");
+                src.write("a", b"included");
+            });
+            let m = m.start()?;
+            let oracle = Dir::new(m.scratch("oracle"));
+            oracle.mkdir(".");
+            let j = Judged { m, oracle };
+            j.check(Times::All);
+            assert!(!j.m.dst().has("cache") && !j.m.dst().has("a.swp"), "an excluded name was sent at the start");
+            Ok(())
+        }),
+    ]
+}

@@ -1,0 +1,113 @@
+//! Several targets, their kinds, and one that is away.
+
+use crate::fixture::daemon::Until;
+use crate::fixture::fs::{ALL, Fs};
+use crate::fixture::proc::poll_until;
+use crate::fixture::tree::{Dir, Times, differences};
+use crate::fixture::{Case, Mirror, Setup, To, WAIT, case};
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        case("module_and_local", ALL, |fs| work_out(&Setup::new(fs).targets(&[To::Module, To::Local]).start()?)),
+        case("local", ALL, |fs| work_out(&Setup::new(fs).targets(&[To::Local]).start()?)),
+        case("module_local_and_ssh", &[Fs::Ext4], |fs| {
+            work_out(&Setup::new(fs).targets(&[To::Module, To::Local, To::Ssh]).start()?)
+        }),
+        case("ssh", &[Fs::Tmpfs], |fs| work_out(&Setup::new(fs).targets(&[To::Ssh]).start()?)),
+        case("one_away_does_not_hold_up_the_other", &[Fs::Ext4, Fs::Tmpfs], |fs| {
+            let mut m = Setup::new(fs).targets(&[To::Module, To::Local]).start()?;
+            tree(&m.src);
+            m.check();
+            rsyncd(&mut m).stop();
+            for n in 0..20 {
+                m.src.write(format!("while away {n}"), b"x");
+                m.daemon.flush(Some("t2"));
+            }
+            m.src.rename("d", "e");
+            m.src.write("e/later", b"y");
+            m.daemon.flush(Some("t2"));
+            let found = differences(m.src.root(), m.targets[1].dir.root(), Times::All, &|_| false);
+            assert!(found.is_empty(), "the target that is there lacks something:\n{found}");
+            assert!(!m.dst().has("while away 0"), "the target that is away received something");
+            let down = || (m.daemon.target_status("t1").state == "down").then_some(());
+            assert!(poll_until(WAIT, down).is_some(), "the status does not say that the target is down");
+            rsyncd(&mut m).restart();
+            m.check();
+            Ok(())
+        }),
+        case("away_and_back_many_times", &[Fs::Tmpfs], |fs| {
+            let mut m = Setup::new(fs).start()?;
+            tree(&m.src);
+            m.check();
+            for round in 0..5 {
+                rsyncd(&mut m).stop();
+                m.src.write("d/file", format!("round {round}"));
+                m.src.write(format!("new {round}"), b"x");
+                rsyncd(&mut m).restart();
+                m.src.write(format!("newer {round}"), b"y");
+                m.check();
+            }
+            Ok(())
+        }),
+        case("cut_off_in_a_burst", &[Fs::Ext4], |fs| {
+            let mut m = Setup::new(fs).start()?;
+            for n in 0..3_000 {
+                m.src.write(format!("file {n}"), vec![7; 3_000]);
+                if n % 1_000 == 700 {
+                    rsyncd(&mut m).restart();
+                }
+            }
+            m.check();
+            Ok(())
+        }),
+        case("away_over_a_restart", &[Fs::Ext4], |fs| {
+            let mut m = Setup::new(fs).start()?;
+            tree(&m.src);
+            m.check();
+            rsyncd(&mut m).stop();
+            m.src.write("d/file", b"changed while the target is away");
+            m.src.remove("d/sub");
+            m.daemon.terminate();
+            m.src.write("new", b"written while nobody looks");
+            rsyncd(&mut m).restart();
+            m.restart(Until::Watching);
+            m.check();
+            Ok(())
+        }),
+    ]
+}
+
+fn tree(src: &Dir) {
+    src.mkdirs("d/sub");
+    src.write("d/file", b"one");
+    src.write("d/sub/file", b"two");
+    src.symlink("file", "d/link");
+}
+
+/// A little of everything, checked on all targets in between.
+fn work_out(m: &Mirror) -> crate::fixture::Run<()> {
+    tree(&m.src);
+    m.check();
+    m.src.write("d/file", b"changed");
+    m.src.append("d/sub/file", b" and longer");
+    m.src.chmod("d/sub", 0o700);
+    m.check();
+    m.src.rename("d/sub", "sub");
+    m.src.write("sub/#hash", b"hostile");
+    m.src.write("sub/new\nline", b"hostile");
+    m.check();
+    m.src.remove("d");
+    m.src.write("d", b"a file now");
+    m.check();
+    for n in 0..500 {
+        m.src.write(format!("sub/{n}"), format!("{n}"));
+    }
+    m.check();
+    m.src.remove("sub");
+    m.check();
+    Ok(())
+}
+
+fn rsyncd(m: &mut Mirror) -> &mut crate::fixture::rsyncd::Rsyncd {
+    m.rsyncd.as_mut().expect("the mirror has a module target")
+}
