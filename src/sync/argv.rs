@@ -22,18 +22,13 @@
 //! bounds a silent peer, though not a run: see [`super::run`]. `--info=stats1` adds the line with the bytes on the wire, at no
 //! measurable cost.
 //!
-//! A password travels in the environment ([`password`]), not as `--password-file`: with `--confine-root`, rsync 3.5.0 refuses to open
+//! A password travels in the environment ([`super::password`]), not as `--password-file`: with `--confine-root`, rsync 3.5.0 refuses to open
 //! a password file outside of the source (`Too many levels of symbolic links`, exit 1).
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
-
-use thiserror::Error;
 
 use super::location::Location;
 use super::probe::RsyncFacts;
@@ -201,7 +196,7 @@ pub fn argv(spec: &Spec<'_>, pass: Pass) -> Vec<OsString> {
 /// changes rsync's behaviour or language.
 ///
 /// `RSYNC_PASSWORD` is set to nothing: without any password rsync asks on the terminal it was started from, and a child in
-/// a background process group is then stopped. With it, the module answers `auth failed`. [`with_password`] replaces it.
+/// a background process group is then stopped. With it, the module answers `auth failed`. [`super::password::with_password`] replaces it.
 pub fn environment(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Vec<(OsString, OsString)> {
     const KEPT: [&str; 7] = ["PATH", "HOME", "SSH_AUTH_SOCK", "USER", "LOGNAME", "TMPDIR", "KRB5CCNAME"];
     let mut out: Vec<_> = vars.into_iter().filter(|(name, _)| KEPT.iter().any(|kept| name == kept)).collect();
@@ -211,71 +206,6 @@ pub fn environment(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Vec<
     out.push(("LC_ALL".into(), "C".into()));
     out.push(("RSYNC_PASSWORD".into(), OsString::new()));
     out
-}
-
-/// `env` with the password for a module, as rsync looks for it. Others than the user and root cannot read a process's environment.
-pub fn with_password(env: &[(OsString, OsString)], password: Vec<u8>) -> Vec<(OsString, OsString)> {
-    let others = env.iter().filter(|(name, _)| name != "RSYNC_PASSWORD").cloned();
-    others.chain([("RSYNC_PASSWORD".into(), OsString::from_vec(password))]).collect()
-}
-
-/// Why a password file is not used.
-#[derive(Debug, Error)]
-pub enum PasswordError {
-    /// It cannot be read.
-    #[error("cannot read password file {path:?}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// open(2), read(2).
-        #[source]
-        source: io::Error,
-    },
-    /// Others may read it.
-    #[error("password file {path:?} can be read or written by others: chmod 600 {path:?}")]
-    Open {
-        /// The file.
-        path: PathBuf,
-    },
-    /// It belongs to somebody else, who could change it.
-    #[error("password file {path:?} belongs to user {owner}, not to root: chown root {path:?}")]
-    Owner {
-        /// The file.
-        path: PathBuf,
-        /// Its owner's number.
-        owner: u32,
-    },
-    /// Its first line is empty or holds a NUL, or is longer than rsync takes.
-    #[error("password file {path:?} holds no password in its first line, or one that no environment can hold")]
-    Empty {
-        /// The file.
-        path: PathBuf,
-    },
-}
-
-/// The password in the first line of a file, under the conditions that rsync sets for its `--password-file`: no access for others, and root's
-/// when run by root.
-///
-/// # Errors
-/// See [`PasswordError`].
-pub fn password(path: &Path) -> Result<Vec<u8>, PasswordError> {
-    let read = |source| PasswordError::Read { path: path.into(), source };
-    // Not blocking: a FIFO would hold up the engine.
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(read)?;
-    let stat = file.metadata().map_err(read)?;
-    if stat.mode() & 0o006 != 0 {
-        return Err(PasswordError::Open { path: path.into() });
-    }
-    if nix::unistd::geteuid().is_root() && stat.uid() != 0 {
-        return Err(PasswordError::Owner { path: path.into(), owner: stat.uid() });
-    }
-    let mut text = Vec::new();
-    file.take(4096).read_to_end(&mut text).map_err(read)?;
-    let line = text.split(|&b| b == b'\n' || b == b'\r').next().unwrap_or_default();
-    if line.is_empty() || line.contains(&0) || line.len() == 4096 {
-        return Err(PasswordError::Empty { path: path.into() });
-    }
-    Ok(line.to_vec())
 }
 
 fn whole_seconds(duration: Duration) -> u64 {
@@ -459,33 +389,5 @@ mod tests {
         assert_eq!(get("HOME"), ["/root"]);
         assert_eq!(get("PATH").len(), 1);
         assert_eq!(env.len(), 4);
-        let env = with_password(&env, b"pw".to_vec());
-        assert_eq!(env.iter().filter(|(name, value)| name == "RSYNC_PASSWORD" && value == "pw").count(), 1);
-        assert_eq!(env.len(), 4);
-    }
-
-    #[test]
-    fn password_files() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("pass");
-        let with = |text: &[u8], mode: u32| {
-            std::fs::write(&path, text).unwrap();
-            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
-            password(&path)
-        };
-        for mode in [0o600, 0o640, 0o400] {
-            assert_eq!(with(b"p w\nrest\n", mode).unwrap(), b"p w");
-        }
-        assert_eq!(with(b"\xff", 0o600).unwrap(), b"\xff");
-        assert!(matches!(with(b"pw", 0o644), Err(PasswordError::Open { .. })));
-        assert!(matches!(with(b"pw", 0o602), Err(PasswordError::Open { .. })));
-        for text in [&b""[..], b"\npw", b"a\0b", &[b'x'; 5000]] {
-            assert!(matches!(with(text, 0o600), Err(PasswordError::Empty { .. })), "{text:?}");
-        }
-        if nix::unistd::geteuid().is_root() {
-            nix::unistd::chown(&path, Some(65534.into()), None).unwrap();
-            assert!(matches!(with(b"pw", 0o600), Err(PasswordError::Owner { owner: 65534, .. })));
-        }
-        assert!(matches!(password(&dir.path().join("none")), Err(PasswordError::Read { .. })));
     }
 }

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`location`] | where a target is |
 //! | [`argv`] | the command lines of every pass, and the environment they run in |
+//! | [`password`] | a module's password, from its file to that environment |
 //! | [`filelist`] | the list of paths as rsync reads it |
 //! | [`normal`] | the last look at the disk before a list leaves: what is listed, and in which state it is |
 //! | [`output`] | rsync's output, read line by line in bounded memory |
@@ -17,7 +18,9 @@ pub mod location;
 pub mod normal;
 pub mod outcome;
 pub mod output;
+pub mod password;
 pub mod probe;
 pub mod retries;
 pub mod run;
 pub mod target;
+mod words;

@@ -85,9 +85,9 @@ pub fn normalise(root: BorrowedFd<'_>, paths: &[(RelPath, Kind)], statter: &mut 
 
     // Where the walk from the root stops: at the first component that failed or is no directory.
     let mut stops: Vec<Option<usize>> = Vec::with_capacity(batch.len());
-    for index in 0..batch.len() {
+    for (index, found) in looked.iter().enumerate() {
         let above = batch.parent(index).and_then(|parent| stops[parent]);
-        let stops_here = !matches!(looked[index], Ok(stat) if stat.is_dir());
+        let stops_here = !matches!(found, Ok(stat) if stat.is_dir());
         stops.push(above.or(stops_here.then_some(index)));
     }
 

@@ -13,14 +13,13 @@
 //! names). What can be mapped back to a path below the root is; the rest counts as [`Output::failed_more`].
 
 use std::collections::VecDeque;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 use memchr::memmem;
 
-use super::location::Location;
+use super::words::{errno, number, quoted, without_temporary};
 use crate::path::RelPath;
 
+pub use super::words::{Names, unescape};
 pub use crate::sys::child::Stream;
 
 /// How many failed paths are kept.
@@ -74,41 +73,6 @@ pub struct Item {
     pub path: RelPath,
 }
 
-/// How paths in rsync's messages are written: what to take off to get a path below the root.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Names {
-    source: Vec<u8>,
-    target: Vec<u8>,
-}
-
-impl Names {
-    /// For a run from `root` (canonical) to `location`.
-    pub fn new(root: &Path, location: &Location) -> Names {
-        let target = match location {
-            Location::Daemon { path, .. } => format!("/{path}").into_bytes(),
-            Location::Ssh { path, .. } => path.clone().into_bytes(),
-            Location::Local(path) => path.as_os_str().as_bytes().to_vec(),
-        };
-        Names { source: root.as_os_str().as_bytes().to_vec(), target }
-    }
-
-    fn is_source_root(&self, escaped: &[u8]) -> bool {
-        let root = |path: &[u8]| RelPath::new(path);
-        root(&unescape(escaped)) == root(&self.source)
-    }
-
-    /// `name` as written by the `sender` or the other side, below the root.
-    fn relative(&self, name: &[u8], sender: bool) -> Option<RelPath> {
-        if !name.starts_with(b"/") {
-            return RelPath::new(name);
-        }
-        let root = if sender { &self.source } else { &self.target };
-        let root = root.strip_suffix(b"/").unwrap_or(root);
-        let below = name.strip_prefix(&root[..])?;
-        below.starts_with(b"/").then(|| RelPath::new(below)).flatten()
-    }
-}
-
 /// What the lines so far said that decides the outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Signs {
@@ -138,8 +102,11 @@ pub struct Signs {
     pub no_program: bool,
 }
 
+/// A field of [`Signs`].
+type Sign = fn(&mut Signs) -> &mut bool;
+
 /// How lines start that decide the outcome by themselves; the first that fits counts.
-const DECISIVE: [(&[u8], fn(&mut Signs) -> &mut bool); 12] = [
+const DECISIVE: [(&[u8], Sign); 12] = [
     (b"IO error encountered -- skipping file deletion", |signs| &mut signs.deletes_skipped),
     (b"Deletions stopped due to --max-delete limit", |signs| &mut signs.max_delete),
     (b"invalid file mode 0", |signs| &mut signs.missing_args_unknown),
@@ -467,74 +434,12 @@ impl Partial {
     }
 }
 
-/// rsync's `\#ooo` turned back into bytes; a literal `\#ooo` in a name comes as `\#134#ooo`.
-pub fn unescape(text: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = memmem::find(rest, b"\\#") {
-        out.extend_from_slice(&rest[..at]);
-        let digits = rest.get(at + 2..at + 5).filter(|digits| digits.iter().all(|b| (b'0'..=b'7').contains(b)));
-        let value = digits.map(|digits| digits.iter().fold(0_u32, |value, &b| value * 8 + u32::from(b - b'0')));
-        match value.and_then(|value| u8::try_from(value).ok()) {
-            Some(byte) => {
-                out.push(byte);
-                rest = &rest[at + 5..];
-            }
-            None => {
-                out.extend_from_slice(b"\\#");
-                rest = &rest[at + 2..];
-            }
-        }
-    }
-    out.extend_from_slice(rest);
-    out
-}
-
-/// From the first quote to the last: names may hold quotes, error texts do not.
-fn quoted(text: &[u8]) -> Option<&[u8]> {
-    let start = memchr::memchr(b'"', text)? + 1;
-    let end = memchr::memrchr(b'"', text)?;
-    text.get(start..end)
-}
-
-/// The number in `… (28)` at the end of a message.
-fn errno(text: &[u8]) -> Option<i32> {
-    let text = text.strip_suffix(b")")?;
-    let start = memchr::memrchr(b'(', text)? + 1;
-    number(&text[start..]).and_then(|value| i32::try_from(value).ok())
-}
-
-/// Decimal with thousands separators; `None` for anything else.
-fn number(text: &[u8]) -> Option<u64> {
-    let mut value: Option<u64> = None;
-    for &b in text {
-        match b {
-            b'0'..=b'9' => value = Some(value.unwrap_or(0).checked_mul(10)?.checked_add(u64::from(b - b'0'))?),
-            b',' if value.is_some() => {}
-            _ => return None,
-        }
-    }
-    value
-}
-
-/// `dir/.name.XXXXXX` → `dir/name`: the receiver's temporary file.
-fn without_temporary(path: RelPath) -> RelPath {
-    let base = crate::path::base(&path);
-    let name = base.strip_prefix(b".").and_then(|name| name.len().checked_sub(7).map(|end| name.split_at(end)));
-    match name {
-        Some((name, suffix)) if !name.is_empty() && suffix[0] == b'.' && suffix[1..].iter().all(u8::is_ascii_alphanumeric) => {
-            let mut out = crate::path::parent(&path).unwrap_or_default().to_vec();
-            crate::path::push(&mut out, name);
-            RelPath::new(&out).unwrap_or(path)
-        }
-        _ => path,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::location::Location;
     use super::*;
     use crate::path::Shown;
+    use std::path::Path;
 
     fn read(stdout: &[u8], stderr: &[u8], piece: usize) -> Output {
         let location = Location::Daemon { user: None, host: "h".into(), port: None, module: "m".into(), path: "sub".into() };
@@ -627,18 +532,5 @@ mod tests {
         assert_eq!(output.messages().len(), 2 * MAX_LINES + 1);
         assert!(output.messages().iter().all(|line| line.len() <= MAX_MESSAGE_BYTES));
         assert!(output.signs.max_delete, "a message in the middle decides");
-    }
-
-    #[test]
-    fn unescaping() {
-        for (text, want) in [
-            (&b"a\\#012b"[..], &b"a\nb"[..]),
-            (b"\\#134#012", b"\\#012"),
-            (b"\\#377\\#400\\#9", b"\xff\\#400\\#9"),
-            (b"\\#01", b"\\#01"),
-            (b"plain \\ #", b"plain \\ #"),
-        ] {
-            assert_eq!(unescape(text), want, "{}", Shown(text));
-        }
     }
 }

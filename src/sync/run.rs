@@ -17,9 +17,10 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use super::argv::{Pass, PasswordError, Spec, argv, password, with_password};
+use super::argv::{Pass, Spec, argv};
 use super::outcome::{Context, Exit, Outcome, classify};
 use super::output::{Names, Output, Stream};
+use super::password::{PasswordError, password, with_password};
 use crate::sys::child::{Child, FeedError, SpawnError, Stdin};
 use crate::sys::memfd;
 use crate::sys::reactor::{Backend, Interest, Reactor};

@@ -57,7 +57,7 @@ pub enum Backend {
 pub struct Reactor(Kind);
 
 enum Kind {
-    Uring(Uring),
+    Uring(Box<Uring>),
     Poll(Poll),
 }
 
@@ -70,9 +70,9 @@ impl Reactor {
     pub fn new(backend: Backend) -> io::Result<Reactor> {
         let kind = match backend {
             Backend::Poll => Kind::Poll(Poll::default()),
-            Backend::Uring => Kind::Uring(Uring::new()?),
+            Backend::Uring => Kind::Uring(Box::new(Uring::new()?)),
             Backend::Auto => match Uring::new() {
-                Ok(uring) => Kind::Uring(uring),
+                Ok(uring) => Kind::Uring(Box::new(uring)),
                 Err(error) => {
                     tracing::info!(%error, "io_uring is not available, waiting with poll");
                     Kind::Poll(Poll::default())
