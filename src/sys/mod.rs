@@ -6,3 +6,5 @@
 pub mod event;
 pub mod fanotify;
 pub mod handle;
+pub mod queue;
+pub mod uring;
