@@ -1,4 +1,5 @@
 //! Where changes come from.
 
 pub mod fan_decode;
+mod port;
 pub mod reader;

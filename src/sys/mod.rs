@@ -11,3 +11,5 @@ pub mod memfd;
 pub mod pipe;
 pub mod reactor;
 pub mod statx;
+pub mod queue;
+pub mod uring;

@@ -1,0 +1,348 @@
+//! Every test runs with each backend. Pipes and eventfds stand in for event queues where only the transport is judged.
+
+use super::*;
+use crate::scratch::Scratch;
+use crate::source::fan_decode::events;
+use crate::sys::fanotify::{Group, Options};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::{pipe, write};
+use std::collections::HashSet;
+use std::fs;
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+/// Long enough for any machine; reached only by a failing test.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Rig {
+    reader: Reader,
+    wake: Arc<EventFd>,
+}
+
+impl Rig {
+    fn new(inputs: Vec<Input>, config: ReaderConfig) -> Rig {
+        let wake = Arc::new(EventFd::new().unwrap());
+        Rig { reader: Reader::spawn(inputs, config, wake.clone()).unwrap(), wake }
+    }
+
+    /// The next item, sleeping as the engine does: clear, look, poll.
+    fn next(&self) -> Item {
+        self.next_within(PATIENCE).expect("an item before patience ends")
+    }
+
+    fn next_within(&self, limit: Duration) -> Option<Item> {
+        let deadline = Instant::now() + limit;
+        loop {
+            self.wake.clear();
+            if let Some(item) = self.reader.pop() {
+                return Some(item);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            poll(&mut [PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)], PollTimeout::try_from(left).unwrap()).unwrap();
+        }
+    }
+
+    /// The bytes of all buffers up to `Drained(token)`, by input.
+    fn bytes_until(&self, token: u64, inputs: usize) -> Vec<Vec<u8>> {
+        let mut out = vec![Vec::new(); inputs];
+        loop {
+            match self.next() {
+                Item::Buf(buf) => {
+                    out[buf.input].extend_from_slice(&buf);
+                    self.reader.give_back(buf);
+                }
+                Item::Drained(found) if found == token => return out,
+                other => panic!("not expected here: {other:?}"),
+            }
+        }
+    }
+
+    fn until(&self, what: &str, holds: impl Fn(ReaderStats) -> bool) {
+        let begun = Instant::now();
+        while !holds(self.reader.stats()) {
+            assert!(begun.elapsed() < PATIENCE, "never came: {what}; {:?}", self.reader.stats());
+            std::thread::yield_now();
+        }
+    }
+}
+
+fn config(backend: Backend) -> ReaderConfig {
+    ReaderConfig { backend, ..ReaderConfig::default() }
+}
+
+/// Runs `test` with each backend that works here.
+fn with_each_backend(test: impl Fn(Backend)) {
+    test(Backend::Poll);
+    match Port::open(Vec::new(), Backend::Uring) {
+        Ok(_) => test(Backend::Uring),
+        Err(why) => eprintln!("SKIPPED with io_uring: {why}"),
+    }
+}
+
+fn pipe_input() -> (Input, OwnedFd) {
+    let (fd, writer) = pipe().unwrap();
+    (Input { feed: Feed::Inotify, fd }, writer)
+}
+
+/// Writes the numbers 0..count as 8 bytes each; blocks when the pipe is full.
+fn write_numbers(writer: OwnedFd, count: u64) {
+    for n in 0..count {
+        assert_eq!(write(&writer, &n.to_ne_bytes()), Ok(8));
+    }
+}
+
+#[test]
+fn bytes_arrive_in_order_whatever_the_ring_is() {
+    const COUNT: u64 = 40_000;
+    with_each_backend(|backend| {
+        for (bufs, settle) in [(1, 0), (1, 2), (2, 0), (16, 2)] {
+            let (input, writer) = pipe_input();
+            let settle = Duration::from_millis(settle);
+            let rig = Rig::new(vec![input], ReaderConfig { settle, bufs, buf_bytes: MIN_BUF_BYTES, backend });
+            let thread = std::thread::spawn(move || write_numbers(writer, COUNT));
+            let mut got = Vec::new();
+            let error = loop {
+                match rig.next() {
+                    Item::Buf(buf) => {
+                        got.extend_from_slice(&buf);
+                        rig.reader.give_back(buf);
+                    }
+                    Item::Failed { error, .. } => break error,
+                    other => panic!("not expected here: {other:?}"),
+                }
+            };
+            thread.join().unwrap();
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "the pipe's end is told");
+            let numbers = got.chunks_exact(8).map(|bytes| u64::from_ne_bytes(bytes.try_into().unwrap()));
+            assert!(numbers.eq(0..COUNT), "{backend:?}, {bufs} buffers: bytes lost or out of order");
+            assert_eq!(rig.reader.stats().bytes, COUNT * 8);
+        }
+    });
+}
+
+#[test]
+fn a_held_buffer_pauses_the_reader_and_loses_nothing() {
+    with_each_backend(|backend| {
+        let (input, writer) = pipe_input();
+        let rig = Rig::new(vec![input], ReaderConfig { bufs: 1, ..config(backend) });
+        write(&writer, b"first").unwrap();
+        let Item::Buf(first) = rig.next() else { panic!("events expected") };
+        write(&writer, b"second").unwrap();
+        rig.until("a pause for want of a buffer", |stats| stats.full_pauses == 1);
+        assert!(rig.reader.pop().is_none());
+        assert_eq!(&*first, b"first");
+        rig.reader.give_back(first);
+        let Item::Buf(second) = rig.next() else { panic!("events expected") };
+        assert_eq!(&*second, b"second");
+    });
+}
+
+#[test]
+fn more_drain_tokens_than_the_ring_holds() {
+    with_each_backend(|backend| {
+        let (input, _writer) = pipe_input();
+        let rig = Rig::new(vec![input], ReaderConfig { bufs: 1, ..config(backend) });
+        for token in 0..100 {
+            rig.reader.request_drain(token);
+        }
+        for token in 0..100 {
+            assert!(matches!(rig.next(), Item::Drained(found) if found == token));
+        }
+    });
+}
+
+#[test]
+fn a_drain_comes_behind_all_that_was_queued_before() {
+    with_each_backend(|backend| {
+        let ((a, to_a), (b, to_b)) = (pipe_input(), pipe_input());
+        let rig = Rig::new(vec![a, b], config(backend));
+        for token in 0..200u64 {
+            write(&to_a, &token.to_ne_bytes()).unwrap();
+            write(&to_b, &(!token).to_ne_bytes()).unwrap();
+            rig.reader.request_drain(token);
+            assert_eq!(rig.bytes_until(token, 2), [token.to_ne_bytes(), (!token).to_ne_bytes()]);
+        }
+    });
+}
+
+/// The pipe is never empty while the writer lives, so a drain "until empty" would not end.
+#[test]
+fn a_drain_ends_while_a_writer_is_faster() {
+    with_each_backend(|backend| {
+        let (input, writer) = pipe_input();
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::spawn({
+            let stop = stop.clone();
+            move || {
+                while !stop.load(Ordering::Relaxed) && write(&writer, &[1; 4096]).is_ok() {}
+            }
+        });
+        let rig = Rig::new(vec![input], ReaderConfig { settle: Duration::ZERO, buf_bytes: MIN_BUF_BYTES, ..config(backend) });
+        for token in 0..20 {
+            rig.reader.request_drain(token);
+            rig.bytes_until(token, 1);
+        }
+        stop.store(true, Ordering::Relaxed);
+        drop(rig);
+        thread.join().unwrap();
+    });
+}
+
+#[test]
+fn an_idle_reader_sleeps() {
+    with_each_backend(|backend| {
+        let (input, writer) = pipe_input();
+        let rig = Rig::new(vec![input], config(backend));
+        rig.until("the first sleep", |stats| stats.sleeps == 1);
+        write(&writer, b"x").unwrap();
+        let Item::Buf(buf) = rig.next() else { panic!("events expected") };
+        rig.reader.give_back(buf);
+        rig.until("the next sleep", |stats| stats.sleeps == 2);
+        let before = rig.reader.stats();
+        assert_eq!(before.reads, 1);
+        assert!(rig.next_within(Duration::from_millis(100)).is_none());
+        assert_eq!(rig.reader.stats(), before, "woken for nothing");
+    });
+}
+
+#[test]
+fn a_cadence_of_drains_follows_the_first_event() {
+    with_each_backend(|backend| {
+        let (input, writer) = pipe_input();
+        let settle = Duration::from_millis(200);
+        let rig = Rig::new(vec![input], ReaderConfig { settle, ..config(backend) });
+        rig.until("the first sleep", |stats| stats.sleeps == 1);
+        let begun = Instant::now();
+        write(&writer, b"a").unwrap();
+        // The first drain is at once; the next after 1/8, then 1/4, 1/2, 1 and 1 times settle more.
+        let least = [0, 0, 25, 75, 175, 375].map(Duration::from_millis);
+        loop {
+            let Item::Buf(buf) = rig.next() else { panic!("events expected") };
+            let drains = rig.reader.stats().wakeups as usize;
+            let passed = begun.elapsed();
+            assert!(passed >= least[drains], "{backend:?}: drain {drains} came after {passed:?}");
+            rig.reader.give_back(buf);
+            if drains == 5 {
+                break;
+            }
+            // Written when the one before was seen, so every drain finds something.
+            write(&writer, b"b").unwrap();
+        }
+        let begun = Instant::now();
+        rig.reader.request_drain(1);
+        rig.bytes_until(1, 1);
+        assert!(begun.elapsed() < settle / 2, "a request must not wait for the pause to end");
+    });
+}
+
+#[test]
+fn stopping_is_prompt_in_every_state() {
+    with_each_backend(|backend| {
+        type Setup = fn(&Rig, &OwnedFd) -> Option<Buf>;
+        let states: [(&str, Setup); 3] = [
+            ("asleep", |rig, _| {
+                rig.until("sleep", |stats| stats.sleeps == 1);
+                None
+            }),
+            ("in a pause of the cadence", |rig, writer| {
+                write(writer, b"x").unwrap();
+                rig.until("a read", |stats| stats.reads == 1);
+                None
+            }),
+            ("paused for want of a buffer", |rig, writer| {
+                write(writer, b"x").unwrap();
+                let Item::Buf(buf) = rig.next() else { panic!("events expected") };
+                rig.reader.request_drain(1);
+                rig.until("a pause", |stats| stats.full_pauses > 0);
+                Some(buf)
+            }),
+        ];
+        for (state, setup) in states {
+            let (input, writer) = pipe_input();
+            let settle = Duration::from_secs(3600);
+            let mut rig = Rig::new(vec![input], ReaderConfig { settle, bufs: 1, ..config(backend) });
+            let held = setup(&rig, &writer);
+            let begun = Instant::now();
+            rig.reader.stop();
+            assert!(begun.elapsed() < PATIENCE, "{state}");
+            drop(held);
+        }
+    });
+}
+
+#[test]
+fn a_failed_input_is_told_once_and_the_others_go_on() {
+    with_each_backend(|backend| {
+        let ((a, to_a), (b, to_b)) = (pipe_input(), pipe_input());
+        let rig = Rig::new(vec![a, b], config(backend));
+        drop(to_a);
+        assert!(matches!(rig.next(), Item::Failed { feed: Feed::Inotify, input: 0, .. }));
+        write(&to_b, b"still here").unwrap();
+        rig.reader.request_drain(7);
+        assert_eq!(rig.bytes_until(7, 2), [&b""[..], b"still here"]);
+    });
+}
+
+#[test]
+fn a_worker_that_cannot_go_on_fails_every_input() {
+    let ((a, _to_a), (b, _to_b)) = (pipe_input(), pipe_input());
+    let rig = Rig::new(vec![a, b], config(Backend::Poll));
+    rig.until("sleep", |stats| stats.sleeps == 1);
+    // As the thread does when it leaves its loop; itself it cannot be made to fail from outside.
+    rig.reader.shared.fallen.store(2, Ordering::Release);
+    rig.wake.wake();
+    let mut failed = HashSet::new();
+    for _ in 0..2 {
+        let Item::Failed { input, .. } = rig.next() else { panic!("a failure expected") };
+        failed.insert(input);
+    }
+    assert_eq!(failed, HashSet::from([0, 1]));
+    assert!(rig.reader.pop().is_none());
+}
+
+#[test]
+fn sizes_that_cannot_work_are_refused() {
+    for (buf_bytes, bufs) in [(MIN_BUF_BYTES - 1, 4), (MIN_BUF_BYTES, 0)] {
+        let wake = Arc::new(EventFd::new().unwrap());
+        let error = Reader::spawn(Vec::new(), ReaderConfig { buf_bytes, bufs, ..config(Backend::Poll) }, wake).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
+}
+
+/// Real events: each file of 3,000 is heard of, whichever backend, with a ring so small that the reader must pause.
+#[test]
+fn fanotify_events_come_through() {
+    with_each_backend(|backend| {
+        let Some(scratch) = Scratch::new("tmpfs", "fanotify_events_come_through") else { return };
+        let group = Group::open(&Options::default()).unwrap();
+        group.mark_filesystem(scratch.path()).unwrap();
+        let input = Input { feed: Feed::Fanotify, fd: group.as_fd().try_clone_to_owned().unwrap() };
+        let rig = Rig::new(vec![input], ReaderConfig { bufs: 2, buf_bytes: MIN_BUF_BYTES, ..config(backend) });
+        for n in 0..3000 {
+            fs::write(scratch.path().join(n.to_string()), "").unwrap();
+        }
+        rig.reader.request_drain(1);
+        let bytes = rig.bytes_until(1, 1).remove(0);
+        let names: HashSet<_> = events(&bytes).map(|event| event.unwrap().dir.unwrap().name.to_vec()).collect();
+        assert_eq!(names.len(), 3000);
+    });
+}
+
+/// What the bound of a drain rests on.
+#[test]
+fn fionread_covers_every_queued_fanotify_event() {
+    let Some(scratch) = Scratch::new("tmpfs", "fionread_covers_every_queued_fanotify_event") else { return };
+    let group = Group::open(&Options::default()).unwrap();
+    group.mark_filesystem(scratch.path()).unwrap();
+    for n in 0..10 {
+        fs::write(scratch.path().join(n.to_string()), "").unwrap();
+    }
+    let bound = Feed::Fanotify.bound(queued_bytes(&group).unwrap());
+    let mut buf = [0; 65536];
+    let len = nix::unistd::read(&group, &mut buf).unwrap();
+    assert_eq!(Feed::Fanotify.part(&buf[..len]), 10);
+    assert!(bound >= 10, "FIONREAD stands for {bound} events of 10");
+}
