@@ -11,7 +11,7 @@ mod watching;
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam::channel::{Receiver, Sender, TryRecvError, unbounded};
 
@@ -95,6 +95,8 @@ struct Recent {
 pub struct Engine {
     mirror: Mirror,
     started: Instant,
+    /// `started` by the wall clock, seconds since 1970.
+    wall_start: i64,
     root: Root,
     resolver: Resolver,
     watching: Watching,
@@ -146,6 +148,7 @@ impl Engine {
         let engine = Engine {
             mirror: mirror.clone(),
             started: Instant::now(),
+            wall_start: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() as i64,
             root,
             resolver,
             watching,
@@ -218,12 +221,32 @@ impl Engine {
         self.started.elapsed()
     }
 
+    /// Looks whether the source is still the one that was opened; if not, nothing is sent until it is.
+    fn check_root(&mut self) {
+        if self.held.is_none()
+            && let Err(why) = self.root.check()
+        {
+            self.hold(why);
+        }
+    }
+
+    fn hold(&mut self, why: String) {
+        tracing::error!(
+            mirror = %self.mirror.name,
+            "sending stops and nothing is deleted on any target: {why}. Bring the source back as it was and sending goes on; \
+             if the new one is meant, restart fansync"
+        );
+        self.held = Some(why);
+        self.next_root_check = self.now() + ROOT_CHECK;
+    }
+
     fn with_target(&mut self, at: usize, work: impl FnOnce(&mut Target, &mut Context<'_>)) {
         let now = self.started.elapsed();
         let held_before = self.held.is_some();
         let Some(target) = self.targets.get_mut(at) else { return };
         let mut cx = Context {
             now,
+            wall_start: self.wall_start,
             root: &self.root,
             filter: &self.mirror.filter,
             statter: &mut self.statter,
@@ -231,12 +254,8 @@ impl Engine {
             held: &mut self.held,
         };
         work(target, &mut cx);
-        if let (false, Some(why)) = (held_before, &self.held) {
-            tracing::error!(
-                mirror = %self.mirror.name,
-                "sending stops and nothing is deleted on any target: {why}. Bring the source back as it was and sending goes on; \
-                 if the new one is meant, restart fansync"
-            );
+        if !held_before && let Some(why) = self.held.take() {
+            self.hold(why);
         }
     }
 
@@ -259,13 +278,13 @@ impl Engine {
             match item {
                 Item::Buf(buf) => {
                     match buf.feed {
-                        Feed::Fanotify => self.fanotify(&buf.data),
-                        Feed::Inotify => self.inotify(&buf.data),
+                        Feed::Fanotify => self.fanotify(&buf),
+                        Feed::Inotify => self.inotify(&buf),
                     }
                     self.reader.give_back(buf);
                 }
                 Item::Drained(token) => self.drained_until(token),
-                Item::Failed { feed, error } => {
+                Item::Failed { feed, error, .. } => {
                     tracing::error!(mirror = %self.mirror.name, ?feed, %error, "reading events failed; the whole tree will be compared");
                     self.lost(Lost::all(Cause::ReaderFailed));
                 }
@@ -423,6 +442,7 @@ impl Engine {
         loop {
             match self.commands.try_recv() {
                 Ok(Command::Status(reply)) => {
+                    self.check_root();
                     let _ = reply.send(self.status());
                 }
                 Ok(Command::Flush { target, deadline, reply }) => {
@@ -529,7 +549,7 @@ impl Engine {
             directories: self.resolver.known().0 as u64,
             lost: self.losses.iter().map(|(cause, n)| (cause.name().to_owned(), *n)).collect(),
             initial: initial.into(),
-            targets: self.targets.iter().map(|t| t.status(self.now())).collect(),
+            targets: self.targets.iter().map(|t| t.status(self.now(), self.held.as_deref())).collect(),
         }
     }
 }

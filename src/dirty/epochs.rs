@@ -13,6 +13,13 @@ const EPOCH_MS: u64 = 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Epoch(u64);
 
+impl Epoch {
+    /// When it begins, as a time since the daemon's start.
+    pub fn begins(self) -> Duration {
+        Duration::from_millis(self.0 * EPOCH_MS)
+    }
+}
+
 /// Unconfirmed paths by epoch. Memory: one entry per epoch that still has a path.
 #[derive(Debug, Default)]
 pub struct Epochs {

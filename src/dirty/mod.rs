@@ -34,6 +34,8 @@ pub enum Seen {
     GoneDir,
     /// One level of the directory must be compared, with deletes.
     Contents,
-    /// Everything at and below the path must be compared, with deletes: a directory moved in, a subtree out of sight.
+    /// A directory moved to this name, with all below it: everything must be compared, and what looks the same may not be.
+    MovedDir,
+    /// Everything at and below the path must be compared, with deletes: a subtree out of sight.
     Subtree,
 }

@@ -37,6 +37,8 @@ pub struct Entry {
     /// It was deleted or moved away in this window. If a directory is found there after all, it is another one and must
     /// be compared whole.
     pub gone: bool,
+    /// Its content may be another although size and times are the same: it was written or moved here, and not only touched.
+    pub content: bool,
     /// It appeared and no closing write has been seen yet: a regular file waits.
     pub held: bool,
     /// A long deep run that began earlier passes over this path too and may undo what this batch does, so it must be sent once
@@ -53,6 +55,11 @@ impl Entry {
         let whole = self.clone();
         self.taken = true;
         whole
+    }
+
+    /// When it became dirty, as a time since the daemon's start; to within an epoch.
+    pub fn since(&self) -> Duration {
+        self.epoch.begins()
     }
 
     /// Whether [`Entry::take`] moved it out: what is left counts nowhere.
@@ -93,6 +100,8 @@ const OPEN: u8 = 4;
 const WAITS: u8 = 8;
 /// The batch in flight here is a long deep run: others may pass below it.
 const SOFT: u8 = 16;
+/// Written or moved here; see [`Entry::content`].
+const CONTENT: u8 = 32;
 
 struct Node {
     parent: u32,
@@ -404,13 +413,15 @@ impl DirtySet {
         Some(epoch)
     }
 
-    /// Clears all that is pending strictly below `top` (what is in flight stays) and tells the oldest epoch among it.
-    fn absorb_below(&mut self, top: u32) -> Option<Epoch> {
-        let mut oldest: Option<Epoch> = None;
+    /// Clears all that is pending strictly below `top` (what is in flight stays). Tells the oldest epoch among it and `own`,
+    /// and `CONTENT` if something among it had that flag.
+    fn absorb_below(&mut self, top: u32, own: Epoch) -> (Epoch, u8) {
+        let (mut oldest, mut content) = (own, 0);
         let mut stack: Vec<u32> = self.children(top).collect();
         while let Some(at) = stack.pop() {
+            content |= self.nodes[at as usize].flags & CONTENT;
             if let Some(epoch) = self.clear(at) {
-                oldest = Some(oldest.map_or(epoch, |o| o.min(epoch)));
+                oldest = oldest.min(epoch);
             }
             if self.nodes[at as usize].first_child != NONE {
                 stack.extend(self.children(at));
@@ -418,7 +429,7 @@ impl DirtySet {
                 self.prune_up_to(at, top);
             }
         }
-        oldest
+        (oldest, content)
     }
 
     /// Like [`DirtySet::prune`], but leaves `top` in place even if nothing needs it.
@@ -465,60 +476,76 @@ impl DirtySet {
         let unknown_to_target = was.is_none() && n.flying == 0 && !flying_above;
         let covered_by_parent = parent_kind == Some(Kind::Contents);
         match seen {
-            Seen::Written | Seen::Touched | Seen::Created if covered_by_parent && was.is_none() => self.prune(at),
+            Seen::Touched if covered_by_parent && was.is_none() => self.prune(at),
             Seen::Gone if covered_by_parent && was.is_none() && !has_children => self.prune(at),
             Seen::Written => {
                 self.mark(at, Kind::Entry, epoch);
                 self.end_wait(at);
+                self.nodes[at as usize].flags |= CONTENT;
             }
             Seen::Touched => self.mark(at, Kind::Entry, epoch),
             Seen::Created => {
                 self.mark(at, Kind::Entry, epoch);
-                self.nodes[at as usize].flags |= OPEN | if unknown_to_target && !has_children { FRESH } else { 0 };
+                self.nodes[at as usize].flags |= OPEN | CONTENT | if unknown_to_target && !has_children { FRESH } else { 0 };
             }
             Seen::CreatedDir if unknown_to_target && !has_children => {
                 self.mark(at, Kind::Entry, epoch);
                 self.nodes[at as usize].flags |= FRESH;
             }
-            Seen::CreatedDir | Seen::Subtree => {
-                let below = self.absorb_below(at).map_or(epoch, |e| e.min(epoch));
+            Seen::CreatedDir | Seen::MovedDir | Seen::Subtree => {
+                let (below, mut content) = self.absorb_below(at, epoch);
+                if at == ROOT {
+                    content = 0; // to take nothing in the whole tree for the same would cost more than it is worth
+                } else if seen == Seen::MovedDir {
+                    content = CONTENT;
+                }
                 self.mark(at, Kind::Subtree, below);
                 self.end_wait(at);
-                self.nodes[at as usize].flags &= !(FRESH | GONE);
+                let n = &mut self.nodes[at as usize];
+                n.flags = n.flags & !(FRESH | GONE) | content;
             }
             Seen::Gone | Seen::GoneDir if was_fresh && was == Some(Kind::Entry) => {
                 // It came and went within one window; only its parent's times tell of it.
-                let below = self.absorb_below(at);
+                let (below, _) = self.absorb_below(at, epoch);
                 let own = self.clear(at).unwrap_or(epoch);
                 let parent = self.nodes[at as usize].parent;
                 self.prune_up_to(at, parent);
-                self.mark(parent, Kind::Entry, below.map_or(own, |e| e.min(own)));
+                self.mark(parent, Kind::Entry, below.min(own));
             }
             Seen::Gone | Seen::GoneDir => {
-                let below = self.absorb_below(at).map_or(epoch, |e| e.min(epoch));
+                // What comes here after a deletion may look like what was deleted.
+                let (below, _) = self.absorb_below(at, epoch);
                 self.mark(at, Kind::Entry, below);
                 self.end_wait(at);
                 let n = &mut self.nodes[at as usize];
-                n.flags = n.flags & !FRESH | GONE;
+                n.flags = n.flags & !FRESH | GONE | CONTENT;
             }
-            Seen::Contents => {
-                let children: Vec<u32> = self.children(at).collect();
-                let mut oldest = epoch;
-                for child in children {
-                    let n = &self.nodes[child as usize];
-                    if n.kind == Some(Kind::Entry) && n.flags & GONE == 0 {
-                        oldest = self.clear(child).map_or(oldest, |e| e.min(oldest));
-                        self.prune_up_to(child, at);
-                    }
-                }
-                self.mark(at, Kind::Contents, oldest);
-                self.end_wait(at);
-                self.nodes[at as usize].flags &= !FRESH;
-            }
+            Seen::Contents => self.level(at, epoch, false),
         }
         if self.pending > self.max_pending {
             self.coarsen();
         }
+    }
+
+    /// Makes a directory's contents pending, and clean what that covers: its children, but not those that were deleted (a
+    /// directory may be there again). What was written is covered only if asked for: the whole level is then compared without
+    /// trust in times.
+    fn level(&mut self, at: u32, epoch: Epoch, with_content: bool) {
+        let children: Vec<u32> = self.children(at).collect();
+        let (mut oldest, mut content) = (epoch, 0);
+        for child in children {
+            let n = &self.nodes[child as usize];
+            let written = n.flags & CONTENT;
+            if n.kind == Some(Kind::Entry) && n.flags & GONE == 0 && (with_content || written == 0) {
+                content |= written;
+                oldest = self.clear(child).map_or(oldest, |e| e.min(oldest));
+                self.prune_up_to(child, at);
+            }
+        }
+        self.mark(at, Kind::Contents, oldest);
+        self.end_wait(at);
+        let n = &mut self.nodes[at as usize];
+        n.flags = n.flags & !FRESH | content;
     }
 
     // ----- batches -----
@@ -592,6 +619,7 @@ impl DirtySet {
             path,
             kind: n.kind.expect("only pending paths are lifted"),
             gone: n.flags & GONE != 0,
+            content: n.flags & CONTENT != 0,
             held: n.flags & OPEN != 0,
             over,
             fresh: n.flags & FRESH != 0,
@@ -688,13 +716,19 @@ impl DirtySet {
             };
         }
         let fresh = self.nodes[at as usize].kind.is_none();
-        let epoch = match entry.kind {
-            Kind::Subtree => self.absorb_below(at).map_or(entry.epoch, |e| e.min(entry.epoch)),
-            _ => entry.epoch,
+        let (epoch, mut content) = match entry.kind {
+            Kind::Subtree => self.absorb_below(at, entry.epoch),
+            _ => (entry.epoch, 0),
         };
+        if entry.content {
+            content = CONTENT;
+        }
+        if at == ROOT {
+            content = 0;
+        }
         self.mark(at, entry.kind, epoch);
         let n = &mut self.nodes[at as usize];
-        n.flags &= !FRESH;
+        n.flags = n.flags & !FRESH | content;
         if entry.gone {
             n.flags |= GONE;
         }
@@ -713,7 +747,16 @@ impl DirtySet {
     pub fn narrow(&mut self, entry: Entry, paths: impl IntoIterator<Item = RelPath>) -> Vec<Entry> {
         let narrowed: Vec<Entry> = paths
             .into_iter()
-            .map(|path| Entry { path, kind: Kind::Entry, gone: false, held: false, over: None, fresh: false, ..entry })
+            .map(|path| Entry {
+                path,
+                kind: Kind::Entry,
+                gone: false,
+                content: true,
+                held: false,
+                over: None,
+                fresh: false,
+                ..entry
+            })
             .collect();
         for _ in &narrowed {
             self.epochs.add(entry.epoch);
@@ -758,6 +801,7 @@ impl DirtySet {
                 kept.epoch = kept.epoch.min(dup.epoch);
                 kept.kind = kept.kind.max(dup.kind);
                 kept.gone |= dup.gone;
+                kept.content |= dup.content;
             }
             same
         });
@@ -780,6 +824,7 @@ impl DirtySet {
                         && kind <= entry.kind
                     {
                         entry.gone |= self.nodes[at as usize].flags & GONE != 0;
+                        entry.content |= self.nodes[at as usize].flags & CONTENT != 0;
                         self.clear(at);
                     }
                     self.fly(at, id);
@@ -788,6 +833,19 @@ impl DirtySet {
             }
         }
         (!go.is_empty()).then_some(Batch { id, entries: go, round })
+    }
+
+    /// Moves `entries` of a batch in flight into a batch of their own.
+    pub fn split(&mut self, batch: &Batch, entries: Vec<Entry>) -> Batch {
+        let id = self.new_batch_id();
+        for entry in &entries {
+            if let Some(at) = self.find(&entry.path)
+                && self.nodes[at as usize].flying == batch.id
+            {
+                self.nodes[at as usize].flying = id;
+            }
+        }
+        Batch { id, entries, round: batch.round }
     }
 
     /// Whether a path of this kind can leave with batch `own`; `Ok(over)` names the long deep run it would pass.
@@ -831,8 +889,8 @@ impl DirtySet {
                     .filter(|&c| self.nodes[c as usize].kind == Some(Kind::Entry) && self.nodes[c as usize].flags & GONE == 0)
                     .count();
                 if dirty >= 2 {
-                    let path = self.path_of(at);
-                    self.see(&path, Seen::Contents);
+                    let epoch = self.epochs.current();
+                    self.level(at, epoch, true);
                 }
             }
             if self.pending <= goal {

@@ -51,7 +51,8 @@ fn merge_table() {
         ("a directory moved in absorbs",               &[("d/f", Written), ("d", Subtree), ("d/g", Written)], &["s d"]),
         ("a directory moved within",                   &[("a", GoneDir), ("b", Subtree)], &["e! a", "s b"]),
         ("two directories swapped",                    &[("a", GoneDir), ("b", Subtree), ("b", GoneDir), ("a", Subtree)], &["s a", "s b"]),
-        ("contents absorb files",                      &[("d/f", Written), ("d/g", Touched), ("d", Contents), ("d/h", Written)], &["c d"]),
+        ("contents absorb what was touched or goes",   &[("d/f", Touched), ("d", Contents), ("d/g", Touched), ("d/h", Gone)], &["c d"]),
+        ("contents keep what was written",             &[("d/f", Written), ("d", Contents), ("d/h", Written)], &["c d", "e d/f", "e d/h"]),
         ("contents keep deeper paths",                 &[("d/e/f", Written), ("d", Contents)], &["c d", "e d/e/f"]),
         ("contents keep what was a directory",         &[("d/e", GoneDir), ("d", Contents)], &["c d", "e! d/e"]),
         ("a new directory below contents",             &[("d", Contents), ("d/e", CreatedDir)], &["c d", "e d/e"]),
@@ -131,6 +132,27 @@ fn a_held_file_waits_for_its_closing_write_its_time_or_a_flush() {
     held(&mut s);
     s.see(b"f", Seen::Gone);
     assert_eq!(drain(&mut s), ["e ."], "it never left");
+}
+
+#[test]
+fn what_was_written_or_moved_may_differ_under_the_same_times() {
+    use Seen::*;
+    for (events, path, content) in [
+        (&[("f", Touched)][..], "f", false),
+        (&[("f", Touched), ("f", Written), ("f", Touched)], "f", true),
+        (&[("f", Created)], "f", true),
+        (&[("d/f", Written), ("d", Subtree)], "d", true),
+        (&[("d/f", Touched), ("d", Subtree)], "d", false),
+        (&[("d", MovedDir)], "d", true),
+        (&[("d", GoneDir), ("d", CreatedDir)], "d", true),
+        (&[("d/f", Written), ("", Subtree)], ".", false),
+    ] {
+        let mut s = set();
+        events.iter().for_each(|(p, seen)| s.see(p.as_bytes(), *seen));
+        let batches = [s.take_shallow(ALL), s.take_deep(ALL)].into_iter().flatten();
+        let entry = batches.flat_map(|b| b.entries).find(|e| e.path.to_string() == path).unwrap();
+        assert_eq!(entry.content, content, "{events:?}");
+    }
 }
 
 #[test]
@@ -425,7 +447,7 @@ impl Sim {
                 self.source.extend(moved);
                 let dir = obj == Obj::Dir;
                 self.ev(&a, if dir { Seen::GoneDir } else { Seen::Gone });
-                self.ev(&b, if dir { Seen::Subtree } else { Seen::Written });
+                self.ev(&b, if dir { Seen::MovedDir } else { Seen::Written });
             }
             Step::Lost(n, deep) => {
                 // Out of sight: everything queued below is lost, and the subtree is marked.

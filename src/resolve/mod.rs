@@ -214,7 +214,8 @@ impl Resolver {
             }
             let seen: &[Seen] = match (appears, goes) {
                 (true, false) if mask & libc::FAN_MOVED_TO == 0 => &[Seen::CreatedDir],
-                (true, _) => &[Seen::Subtree],
+                (true, false) => &[Seen::MovedDir],
+                (true, true) => &[Seen::GoneDir, Seen::MovedDir],
                 (false, true) => &[Seen::GoneDir],
                 (false, false) => &[Seen::Touched],
             };
@@ -277,7 +278,7 @@ impl Resolver {
         }
         match new {
             Dir::Inside(dir) => {
-                self.tell(filter, dir, new_name, is_dir, &[if is_dir { Seen::Subtree } else { Seen::Written }], out)
+                self.tell(filter, dir, new_name, is_dir, &[if is_dir { Seen::MovedDir } else { Seen::Written }], out)
             }
             Dir::Outside => Ok(()),
         }

@@ -58,7 +58,7 @@ fn paths_follow_directories_wherever_they_go() {
         assert_eq!(w.told(), ["CreatedDir a", "CreatedDir a/b", "Created a/b/f", "Written a/b/f"]);
         fs::rename(w.at("root/a"), w.at("root/c")).unwrap();
         fs::write(w.at("root/c/b/f"), "2").unwrap();
-        assert_eq!(w.told(), ["GoneDir a", "Subtree c", "Written c/b/f"], "rename events {rename_events}");
+        assert_eq!(w.told(), ["GoneDir a", "MovedDir c", "Written c/b/f"], "rename events {rename_events}");
         fs::rename(w.at("root/c"), w.at("outside/c")).unwrap();
         fs::write(w.at("outside/c/b/f"), "3").unwrap();
         assert_eq!(w.told(), ["GoneDir c"]);
@@ -66,7 +66,7 @@ fn paths_follow_directories_wherever_they_go() {
         assert!(w.told().is_empty());
         fs::rename(w.at("outside/c"), w.at("root/d")).unwrap();
         fs::write(w.at("root/d/b/f"), "4").unwrap();
-        assert_eq!(w.told(), ["Subtree d", "Written d/b/f"], "a foreign directory came inside with all below it");
+        assert_eq!(w.told(), ["MovedDir d", "Written d/b/f"], "a foreign directory came inside with all below it");
         fs::remove_dir_all(w.at("root/d")).unwrap();
         assert_eq!(w.told().last().map(String::as_str), Some("GoneDir d"));
     }
@@ -81,7 +81,7 @@ fn many_renames_drained_late_end_right() {
     }
     fs::write(w.at("root/d/x/f"), "1").unwrap();
     let told = w.told();
-    assert!(told.contains(&"Written d/x/f".into()) && told.contains(&"Subtree d".into()), "{told:?}");
+    assert!(told.contains(&"Written d/x/f".into()) && told.contains(&"MovedDir d".into()), "{told:?}");
     fs::write(w.at("root/d/x/g"), "1").unwrap();
     assert_eq!(w.told(), ["Created d/x/g", "Written d/x/g"]);
     let flags = nix::fcntl::RenameFlags::RENAME_EXCHANGE;
@@ -107,7 +107,7 @@ fn excluded_and_foreign_paths_are_not_told() {
     assert_eq!(w.told(), ["Written f"]);
     fs::rename(w.at("root/cache"), w.at("root/kept")).unwrap();
     fs::write(w.at("root/kept/deep/f"), "2").unwrap();
-    assert_eq!(w.told(), ["Subtree kept", "Written kept/deep/f"], "verdicts end with the rename");
+    assert_eq!(w.told(), ["MovedDir kept", "Written kept/deep/f"], "verdicts end with the rename");
     fs::rename(w.at("root/kept"), w.at("root/cache")).unwrap();
     fs::write(w.at("root/cache/deep/f"), "3").unwrap();
     assert_eq!(w.told(), ["GoneDir kept"]);

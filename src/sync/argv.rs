@@ -81,6 +81,8 @@ pub struct Spec<'a> {
     pub delete: bool,
     /// Whether the receiver can delete missing arguments; see [`super::probe`].
     pub missing_args: bool,
+    /// Compare content also where size and times are the same (`--ignore-times`).
+    pub thorough: bool,
     /// What `rsync` can do.
     pub facts: &'a RsyncFacts,
     /// `--exclude=…`, `--include=…`, `--filter=…`, one argument each, in rsync's order (the first match decides).
@@ -141,6 +143,9 @@ pub fn argv(spec: &Spec<'_>, pass: Pass) -> Vec<OsString> {
         add(&if by_name { "--delete-missing-args" } else { "--ignore-missing-args" });
     }
     add(&"--modify-window=-1");
+    if spec.thorough {
+        add(&"--ignore-times");
+    }
     if listed && spec.facts.confine_root {
         let mut confine = OsString::from("--confine-root=");
         confine.push(spec.root);
@@ -265,6 +270,7 @@ mod tests {
             password_file: None,
             delete: true,
             missing_args: true,
+            thorough: false,
             facts,
             filter_args: &[],
             compress: Compress::None,

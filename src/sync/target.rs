@@ -31,7 +31,7 @@ use crate::path::{self, RelPath, Shown};
 use crate::resolve::Root;
 use crate::status;
 use crate::sys::reactor::{Interest, Reactor};
-use crate::sys::statx::{FileTime, Statter};
+use crate::sys::statx::{FileTime, StatBrief, Statter};
 
 /// Most paths in a batch of the small lane.
 const SMALL_PATHS: usize = 200;
@@ -44,6 +44,8 @@ const DELAY_RUNS: u32 = 20;
 const DELAY_MIN: Duration = Duration::from_millis(50);
 /// A standby that ends before this age says something about the target; a later end is the server's idle timeout.
 const STANDBY_INFANT: Duration = Duration::from_secs(3);
+/// Between the moment a change happens and the moment its event is seen; generous, since the price is only a needless comparison.
+const TWIN_SLACK_SECS: i64 = 2;
 /// Failures listed in the status.
 const SHOWN_FAILURES: usize = 50;
 /// Probes of a configuration error come this much rarer than those of a target that is down.
@@ -53,6 +55,8 @@ const CONFIG_PAUSE: u32 = 4;
 pub struct Context<'a> {
     /// Time since the daemon's start.
     pub now: Duration,
+    /// The daemon's start by the wall clock, seconds since 1970.
+    pub wall_start: i64,
     /// The watch root.
     pub root: &'a Root,
     /// What is left out.
@@ -130,7 +134,29 @@ pub struct Target {
     flushes: Vec<Epoch>,
     stopping: bool,
     reconciles: u64,
+    /// Said already that the target's top directory cannot be changed.
+    top_refused: bool,
     stats: status::Target,
+}
+
+/// What one run carries: entries, and how they are listed.
+struct Part {
+    batch: Batch,
+    list: Vec<(RelPath, Form)>,
+}
+
+impl Part {
+    fn new(id: BatchId, round: u32) -> Part {
+        Part { batch: Batch { id, entries: Vec::new(), round }, list: Vec::new() }
+    }
+}
+
+/// Whether the content of a file that was written or moved here may be another one although its size and mtime are those
+/// that the target has: it changed after `since` (seconds since 1970). The mtime can have been set back (`cp -p`, archives), it can have come with a
+/// rename, and two writes within one tick of the kernel's clock (4 ms, before Linux 6.13) leave the same. A file that was
+/// only opened for writing has an older ctime.
+fn may_be_twin(stat: &StatBrief, since: i64) -> bool {
+    stat.ctime.secs + TWIN_SLACK_SECS >= since
 }
 
 /// A token's parts: which target, which run, which of its descriptors.
@@ -175,6 +201,7 @@ impl Target {
             flushes: Vec::new(),
             stopping: false,
             reconciles: 0,
+            top_refused: false,
             stats: status::Target { name: cfg.name.clone(), url: cfg.location.to_string(), ..Default::default() },
         }
     }
@@ -383,8 +410,19 @@ impl Target {
             }
         };
         let deep = batch.entries.iter().any(|e| e.kind == Kind::Subtree);
-        let Some((batch, list)) = self.compose(cx, batch, &normal, deep) else { return false };
-        self.start_listed(cx, batch, list, &normal, deep)
+        let (quick, thorough) = self.compose(cx, batch, &normal, deep);
+        let mut started = false;
+        for (thorough, part) in [(false, quick), (true, thorough)] {
+            if part.batch.entries.is_empty() {
+                continue;
+            }
+            if self.state == State::Up {
+                started |= self.start_listed(cx, part, &normal, deep, thorough);
+            } else {
+                self.give_back(part.batch); // the first part found the target gone
+            }
+        }
+        started
     }
 
     /// Of a batch that holds the whole tree, anything else is covered by it.
@@ -405,18 +443,14 @@ impl Target {
     }
 
     /// Decides the form of each entry by what was found. Entries that need another kind of pass go back to the set as such.
-    fn compose(
-        &mut self,
-        cx: &mut Context<'_>,
-        batch: Batch,
-        normal: &Normal,
-        deep: bool,
-    ) -> Option<(Batch, Vec<(RelPath, Form)>)> {
-        let deletions = self.spec(cx.root.path()).deletions();
+    /// The first part is compared by
+    /// size and mtime; the second holds what may differ although these are the same ([`may_be_twin`]), and what has neither.
+    fn compose(&mut self, cx: &mut Context<'_>, batch: Batch, normal: &Normal, deep: bool) -> (Part, Part) {
+        let deletions = self.spec(cx.root.path(), false).deletions();
         let found: BTreeMap<&[u8], &normal::Item> = normal.items.iter().map(|i| (&*i.path, i)).collect();
         let Batch { id, entries, round } = batch;
-        let mut keep = Vec::with_capacity(entries.len());
-        let mut list = Vec::with_capacity(entries.len());
+        let mut quick = Part::new(id, round);
+        let mut thorough = Part::new(id, round);
         let mut done = Vec::new();
         for mut entry in entries {
             // The item of the path itself, or of the component above it that decides.
@@ -433,9 +467,11 @@ impl Target {
             let Some(item) = item else {
                 // Only the root's own attributes: they travel with any list.
                 if entry.path.is_root() && entry.kind == Kind::Contents {
-                    list.push((RelPath::root(), Form::OneLevel));
+                    quick.list.push((RelPath::root(), Form::OneLevel));
+                    quick.batch.entries.push(entry);
+                } else {
+                    thorough.batch.entries.push(entry);
                 }
-                keep.push(entry);
                 continue;
             };
             let own = item.path == entry.path;
@@ -470,9 +506,20 @@ impl Target {
                         continue;
                     }
                     let form = if own && item.kind == Kind::Contents { Form::OneLevel } else { Form::Plain };
-                    if !(item.path.is_root() && form == Form::Plain) {
-                        list.push((item.path.clone(), form));
+                    let since = cx.wall_start + entry.since().as_secs() as i64;
+                    let trusted = match deep || form == Form::OneLevel {
+                        true => !entry.content,
+                        // Of others than files nothing is compared but what is sent anyway.
+                        false => stat.is_file() && !(own && entry.content && may_be_twin(&stat, since)),
+                    };
+                    if item.path.is_root() && form == Form::Plain {
+                        thorough.batch.entries.push(entry);
+                        continue;
                     }
+                    let part = if trusted { &mut quick } else { &mut thorough };
+                    part.list.push((item.path.clone(), form));
+                    part.batch.entries.push(entry);
+                    continue;
                 }
                 Look::Missing => match deletions {
                     Deletions::ByName if deep => {
@@ -481,20 +528,20 @@ impl Target {
                         self.turn(id, entry);
                         continue;
                     }
-                    Deletions::ByName => list.push((item.path.clone(), Form::Plain)),
+                    Deletions::ByName => thorough.list.push((item.path.clone(), Form::Plain)),
                     Deletions::ByParent | Deletions::Never => {
                         self.by_parent(id, entry, &item.path, deletions, &mut done);
                         continue;
                     }
                 },
             }
-            keep.push(entry);
+            thorough.batch.entries.push(entry);
         }
         self.set.forget(done);
-        if keep.is_empty() {
-            return None;
+        if !quick.batch.entries.is_empty() {
+            thorough.batch = self.set.split(&quick.batch, thorough.batch.entries);
         }
-        Some((Batch { id, entries: keep, round }, list))
+        (quick, thorough)
     }
 
     /// Sends an entry back to the set with its new kind.
@@ -519,7 +566,7 @@ impl Target {
         }
     }
 
-    fn spec<'s>(&'s self, root: &'s std::path::Path) -> Spec<'s> {
+    fn spec<'s>(&'s self, root: &'s std::path::Path, thorough: bool) -> Spec<'s> {
         Spec {
             rsync: &self.mirror.rsync,
             root,
@@ -527,6 +574,7 @@ impl Target {
             password_file: self.cfg.password_file.as_deref(),
             delete: self.mirror.delete,
             missing_args: self.missing_args,
+            thorough,
             facts: &self.facts,
             filter_args: &self.filter_args,
             compress: self.cfg.compress,
@@ -542,17 +590,11 @@ impl Target {
         let pass = Pass::Full { progress: true };
         tracing::info!(target_name = %self.cfg.name, "comparing the whole tree");
         let ancestors = BTreeMap::new();
-        self.start(cx, pass, Input::None, Load::Batch(batch), 1, false, ancestors)
+        self.start(cx, pass, Input::None, Load::Batch(batch), 1, false, false, ancestors)
     }
 
-    fn start_listed(
-        &mut self,
-        cx: &mut Context<'_>,
-        batch: Batch,
-        mut list: Vec<(RelPath, Form)>,
-        normal: &Normal,
-        deep: bool,
-    ) -> bool {
+    fn start_listed(&mut self, cx: &mut Context<'_>, part: Part, normal: &Normal, deep: bool, thorough: bool) -> bool {
+        let Part { batch, mut list } = part;
         if list.is_empty() {
             // The root's own attributes travel with any list, so with one that names nothing there is.
             list.push((RelPath::from_normal(format!(".probe-{:016x}", fastrand::u64(..))), Form::Plain));
@@ -572,7 +614,10 @@ impl Target {
         let ancestors: BTreeMap<RelPath, FileTime> = normal.ancestors.iter().cloned().collect();
         let entries = encoded.entries;
         let mut batch = Some(batch);
-        if small && let Some((serial, mut run)) = self.take_standby(&encoded.bytes) {
+        if small
+            && thorough
+            && let Some((serial, mut run)) = self.take_standby(&encoded.bytes)
+        {
             match run.run.feed(&encoded.bytes) {
                 Ok(()) => {
                     run.load = Load::Batch(batch.take().expect("not used yet"));
@@ -588,7 +633,7 @@ impl Target {
             }
         }
         let batch = batch.expect("no standby took it");
-        self.start(cx, pass, Input::List(&encoded.bytes), Load::Batch(batch), entries, small, ancestors)
+        self.start(cx, pass, Input::List(&encoded.bytes), Load::Batch(batch), entries, small, thorough, ancestors)
     }
 
     /// Paths that rsync cannot be told become failures at once; they are reported, not dropped.
@@ -613,20 +658,22 @@ impl Target {
         load: Load,
         paths: usize,
         small: bool,
+        thorough: bool,
         ancestors: BTreeMap<RelPath, FileTime>,
     ) -> bool {
         let serial = self.next_run;
         self.next_run = self.next_run.wrapping_add(1);
-        let started = Run::start(&self.spec(cx.root.path()), pass, &self.env, input).map_err(|e| chain(&e)).and_then(|run| {
-            let fds =
-                [(run.output_fd(Stream::Stdout), STDOUT), (run.output_fd(Stream::Stderr), STDERR), (Some(run.pidfd()), EXIT)];
-            for (fd, which) in fds {
-                let Some(fd) = fd else { continue };
-                let added = cx.reactor.add(fd, Interest::Read, token(self.index, serial, which));
-                added.map_err(|e| format!("cannot wait for it: {e}"))?;
-            }
-            Ok(run)
-        });
+        let started =
+            Run::start(&self.spec(cx.root.path(), thorough), pass, &self.env, input).map_err(|e| chain(&e)).and_then(|run| {
+                let fds =
+                    [(run.output_fd(Stream::Stdout), STDOUT), (run.output_fd(Stream::Stderr), STDERR), (Some(run.pidfd()), EXIT)];
+                for (fd, which) in fds {
+                    let Some(fd) = fd else { continue };
+                    let added = cx.reactor.add(fd, Interest::Read, token(self.index, serial, which));
+                    added.map_err(|e| format!("cannot wait for it: {e}"))?;
+                }
+                Ok(run)
+            });
         let run = match started {
             Ok(run) => run,
             Err(error) => {
@@ -666,7 +713,7 @@ impl Target {
         }
         let have = self.runs.values().filter(|r| matches!(r.load, Load::Standby)).count();
         for _ in have..self.cfg.standby {
-            if !self.start(cx, Pass::Shallow, Input::Standby, Load::Standby, 0, true, BTreeMap::new()) {
+            if !self.start(cx, Pass::Shallow, Input::Standby, Load::Standby, 0, true, true, BTreeMap::new()) {
                 return;
             }
         }
@@ -882,8 +929,21 @@ impl Target {
         self.set.park(id, &entries);
         // A deep run that has named all it could not do, and skipped no deletions, is done but for these.
         let named = &outcome.failed;
+        let clean = outcome.failed_more == 0 && !run.run.output().signs.deletes_skipped;
+        if clean && !named.is_empty() && named.iter().all(RelPath::is_root) {
+            // A module that may not change its own top directory. Nothing else failed, and nothing helps.
+            if !std::mem::replace(&mut self.top_refused, true) {
+                tracing::warn!(target_name = %self.cfg.name, "the target's top directory keeps its own times and mode: {}", outcome.reason);
+            }
+            for e in &entries {
+                let over = self.retries.confirmed(e);
+                self.set.forget(over);
+                self.reconciles += u64::from(e.path.is_root() && e.kind == Kind::Subtree);
+            }
+            return self.set.forget(entries);
+        }
         let deep_alone = entries.len() == 1 && entries[0].kind == Kind::Subtree;
-        if round >= 2 && deep_alone && !named.is_empty() && outcome.failed_more == 0 && !run.run.output().signs.deletes_skipped {
+        if round >= 2 && deep_alone && !named.is_empty() && clean {
             let entry = entries.remove(0);
             if entry.path.is_root() {
                 self.reconciles += 1;
@@ -962,7 +1022,7 @@ impl Target {
         {
             self.state = State::Probing { tries: *tries };
             let list = probe::probe_list();
-            self.start(cx, Pass::Probe, Input::List(&list), Load::Probe, 0, false, BTreeMap::new());
+            self.start(cx, Pass::Probe, Input::List(&list), Load::Probe, 0, false, false, BTreeMap::new());
         }
         let mut softened = Vec::new();
         let mut old = Vec::new();
@@ -1040,7 +1100,7 @@ impl Target {
     // ----- status -----
 
     /// The current numbers.
-    pub fn status(&self, now: Duration) -> status::Target {
+    pub fn status(&self, now: Duration, held: Option<&str>) -> status::Target {
         let mut s = self.stats.clone();
         s.pending = self.set.pending() as u64;
         s.in_flight = self.batches().map(|(_, b)| b.entries.len() as u64).sum();
@@ -1060,6 +1120,9 @@ impl Target {
                 s.reason = reason.clone();
                 s.retry_seconds = next.saturating_sub(now).as_secs_f64();
             }
+        }
+        if let Some(why) = held {
+            (s.state, s.reason) = ("held".into(), why.into());
         }
         s.reconcile = self.batches().find(|(r, _)| matches!(r.pass, Pass::Full { .. })).map(|(run, _)| {
             let p = run.run.output().progress.unwrap_or_default();

@@ -9,7 +9,7 @@ pub mod fanotify;
 pub mod handle;
 pub mod memfd;
 pub mod pipe;
+pub mod queue;
 pub mod reactor;
 pub mod statx;
-pub mod queue;
 pub mod uring;
