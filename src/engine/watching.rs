@@ -1,34 +1,58 @@
 //! How each filesystem of a mirror is watched, found by trying: a fanotify mark on the whole filesystem, else inotify.
+//!
+//! A mirror may span several filesystems: the one of its root, and what is mounted below. Each gets the best it takes, and
+//! says why. Filesystems that are mounted later are taken in and compared. One that is unmounted leaves an empty directory behind,
+//! which must not be taken for a deletion: sending stops until it is back ([`Watching::check`]).
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::config::{Mirror, Watch};
 use crate::dirty::Seen;
 use crate::exit::ExitCode;
 use crate::filter::Filter;
-use crate::lost::Lost;
-use crate::path::RelPath;
+use crate::lost::{Cause, Lost};
+use crate::path::{RelPath, Shown};
 use crate::resolve::{Resolver, Root};
+use crate::source::inotify::{Rules, WatchReport, Watches};
 use crate::source::reader::{Backend, Feed, Input, Reader, ReaderConfig};
 use crate::status;
 use crate::sys::event::EventFd;
 use crate::sys::fanotify::{self, Group, Options};
+use crate::sys::inotify::Inotify;
+use crate::sys::mount::{MountWatch, Mounts};
+
+/// Buffers between reader and engine, and the size of each: 4 MiB hold about 50,000 events.
+const BUFFERS: usize = 32;
+const BUFFER_BYTES: usize = 128 * 1024;
 
 /// Why nothing can be watched.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
     /// fanotify was asked for and is not to be had.
-    #[error("cannot watch {path} with fanotify")]
+    #[error("cannot watch {path:?} with fanotify, and watch = \"fanotify\" allows nothing else")]
     Fanotify {
         /// The filesystem's mount, or the root.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// Why.
         source: fanotify::Error,
     },
+    /// inotify does not work either.
+    #[error("cannot watch {path:?} with inotify")]
+    Inotify {
+        /// The watch root.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The root cannot be opened for it.
+    #[error(transparent)]
+    Tree(#[from] crate::source::inotify::Error),
     /// The reader thread.
     #[error("cannot start reading events")]
     Reader(#[source] std::io::Error),
@@ -47,60 +71,356 @@ impl WatchError {
     pub fn help(&self) -> Option<String> {
         match self {
             WatchError::Fanotify { source, .. } => source.help().map(Into::into),
-            WatchError::Reader(_) => None,
+            WatchError::Inotify { .. } => {
+                Some("fs.inotify.max_user_instances may be used up; raise it with sysctl, or end other watchers".into())
+            }
+            WatchError::Tree(_) | WatchError::Reader(_) => None,
         }
     }
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    Fanotify,
+    Inotify,
+}
+
+/// One filesystem of the mirror.
+struct Place {
+    at: RelPath,
+    dev: u64,
+    by: By,
+    why: String,
+}
+
 /// See the module's text.
 pub struct Watching {
-    told: Vec<status::Watch>,
+    watch: Watch,
+    options: Options,
+    group: Option<Group>,
+    /// Why there is no group, once it was tried.
+    no_group: Option<(String, Option<fanotify::Error>)>,
+    watches: Option<Watches>,
+    expires: Option<Instant>,
+    mount_watch: Option<MountWatch>,
+    places: Vec<Place>,
+    unwatched: Vec<RelPath>,
+    lost: Vec<Lost>,
+    started: Instant,
+}
+
+/// The closures that inotify walks need.
+macro_rules! rules {
+    ($filter:expr, $places:expr, $name:ident) => {
+        let excluded = |path: &[u8], is_dir: bool| $filter.excludes(path, is_dir);
+        let marked: Vec<u64> = $places.iter().filter(|p| p.by == By::Fanotify).map(|p| p.dev).collect();
+        let cross = |dev: u64| !marked.contains(&dev);
+        let $name = Rules { excluded: &excluded, cross: &cross };
+    };
 }
 
 impl Watching {
-    /// Marks.
+    /// Sets every mark and watch, then starts reading.
+    ///
+    /// # Errors
+    /// See [`WatchError`].
     pub fn start(
         mirror: &Mirror,
         root: &Root,
         resolver: &mut Resolver,
         wake: &Arc<EventFd>,
     ) -> Result<(Watching, Reader), WatchError> {
-        let group =
-            Group::open(&Options { unlimited_queue: mirror.kernel.unlimited_queue, rename_events: mirror.kernel.rename_events })
-                .map_err(|source| WatchError::Fanotify { path: root.path().into(), source })?;
-        group.mark_filesystem(root.path()).map_err(|source| WatchError::Fanotify { path: root.path().into(), source })?;
-        resolver.add_mount(File::open(root.path()).map_err(WatchError::Reader)?.into()).map_err(WatchError::Reader)?;
-        let reader = Reader::spawn(
-            vec![Input { feed: Feed::Fanotify, fd: group.into() }],
-            ReaderConfig { settle: mirror.batch.settle, buf_bytes: 128 << 10, bufs: 16, backend: Backend::Auto },
-            Arc::clone(wake),
-        )
-        .map_err(WatchError::Reader)?;
-        Ok((Watching { told: vec![] }, reader))
+        let kernel = &mirror.kernel;
+        let mut watching = Watching {
+            watch: mirror.watch,
+            options: Options { unlimited_queue: kernel.unlimited_queue, rename_events: kernel.rename_events },
+            group: None,
+            no_group: None,
+            watches: None,
+            expires: None,
+            // Before the list is read, so that no change falls between.
+            mount_watch: MountWatch::open().ok(),
+            places: Vec::new(),
+            unwatched: Vec::new(),
+            lost: Vec::new(),
+            started: Instant::now(),
+        };
+        for at in watching.mounts_below(root) {
+            watching.take_in(&at, root, resolver)?;
+        }
+        let mut inputs = Vec::new();
+        if let Some(group) = &watching.group {
+            let fd = group.as_fd().try_clone_to_owned().map_err(WatchError::Reader)?;
+            inputs.push(Input { feed: Feed::Fanotify, fd });
+        }
+        if watching.places.iter().any(|p| p.by == By::Inotify) || watching.watch == Watch::Auto {
+            // With `auto` also when nothing needs it yet: a filesystem mounted later may. An idle queue costs nothing.
+            let inotify = Inotify::new().map_err(|source| WatchError::Inotify { path: root.path().into(), source })?;
+            let watches = Watches::new(inotify, root.path())?;
+            let fd = watches.queue().try_clone_to_owned().map_err(WatchError::Reader)?;
+            inputs.push(Input { feed: Feed::Inotify, fd });
+            watching.watches = Some(watches);
+            let by_inotify: Vec<RelPath> =
+                watching.places.iter().filter(|p| p.by == By::Inotify).map(|p| p.at.clone()).collect();
+            for at in by_inotify {
+                watching.add_tree(&mirror.filter, &at);
+            }
+        }
+        for p in &watching.places {
+            tracing::info!(mirror = %mirror.name, filesystem = %watching.shown(root, &p.at), by = p.by.name(), "watching: {}", p.why);
+        }
+        let config = ReaderConfig {
+            settle: mirror.batch.settle,
+            buf_bytes: BUFFER_BYTES,
+            bufs: BUFFERS,
+            backend: if kernel.io_uring { Backend::Auto } else { Backend::Poll },
+        };
+        let reader = Reader::spawn(inputs, config, Arc::clone(wake)).map_err(WatchError::Reader)?;
+        Ok((watching, reader))
     }
+
+    /// The root and every mount below it that is visible, as paths below the root, the root first.
+    fn mounts_below(&self, root: &Root) -> Vec<RelPath> {
+        let mut out = vec![RelPath::root()];
+        match Mounts::read() {
+            Ok(mounts) => out.extend(
+                mounts.below(root.path()).into_iter().filter_map(|m| m.point.strip_prefix(root.path()).ok().map(Path::to_owned)).filter_map(
+                    |p| RelPath::new(p.as_os_str().as_bytes()).filter(|p| !p.is_root()),
+                ),
+            ),
+            Err(error) => tracing::warn!(%error, "cannot read the list of mounts; filesystems mounted below the source are not watched"),
+        }
+        out
+    }
+
+    /// Watches the filesystem at `at`, if it is not watched yet.
+    fn take_in(&mut self, at: &RelPath, root: &Root, resolver: &mut Resolver) -> Result<(), WatchError> {
+        let path = root.path().join(at.as_path());
+        let fd = match File::open(&path) {
+            Ok(fd) => fd,
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "cannot open a filesystem below the source; it is compared periodically instead");
+                self.unwatch(at.clone());
+                return Ok(());
+            }
+        };
+        let dev = fd.metadata().map(|m| m.dev()).unwrap_or_default();
+        let (by, why) = match self.try_mark(&path, fd.as_fd()) {
+            Ok(why) => {
+                if let Err(error) = resolver.add_mount(fd.into()) {
+                    tracing::warn!(path = %path.display(), %error, "cannot tell which filesystem this is");
+                }
+                (By::Fanotify, why)
+            }
+            Err((_, Some(source))) if self.watch == Watch::Fanotify => return Err(WatchError::Fanotify { path, source }),
+            Err((why, _)) => (By::Inotify, why),
+        };
+        self.places.push(Place { at: at.clone(), dev, by, why });
+        Ok(())
+    }
+
+    /// Marks the filesystem of `dir`; tells why that is good, or why it cannot be.
+    fn try_mark(&mut self, path: &Path, dir: BorrowedFd<'_>) -> Result<String, (String, Option<fanotify::Error>)> {
+        if self.watch == Watch::Inotify {
+            return Err(("watch = \"inotify\"".into(), None));
+        }
+        if self.group.is_none() {
+            if let Some((why, _)) = &self.no_group {
+                return Err((why.clone(), None));
+            }
+            match Group::open(&self.options) {
+                Ok(group) => self.group = Some(group),
+                Err(e) => {
+                    let why = reason(&e);
+                    self.no_group = Some((why.clone(), None));
+                    return Err((why, Some(e)));
+                }
+            }
+        }
+        let Some(group) = &self.group else { return Err(("no fanotify".into(), None)) };
+        match group.mark_filesystem_of(dir, path) {
+            Ok(()) => {
+                let f = group.features();
+                Ok(format!(
+                    "the whole filesystem by one mark{}{}",
+                    if f.rename { ", renames in one record" } else { ", without rename records" },
+                    if f.unlimited_queue { ", queue without limit" } else { ", limited queue" },
+                ))
+            }
+            Err(e) => Err((reason(&e), Some(e))),
+        }
+    }
+
+    fn add_tree(&mut self, filter: &Filter, at: &RelPath) {
+        let Some(watches) = &mut self.watches else { return self.unwatch(at.clone()) };
+        rules!(filter, self.places, rules);
+        let report = watches.add_tree(at, &rules);
+        self.report(report);
+    }
+
+    fn report(&mut self, report: WatchReport) {
+        if let Some(out) = &report.out_of_watches {
+            tracing::error!("{out}");
+        }
+        for path in report.lost {
+            self.unwatch(path);
+        }
+    }
+
+    fn unwatch(&mut self, path: RelPath) {
+        if !self.unwatched.contains(&path) {
+            self.unwatched.push(path.clone());
+        }
+        self.lost.push(Lost { subtree: path, cause: Cause::Unwatched });
+    }
+
+    /// Readiness for priority data tells that mounts changed.
     pub fn mounts_fd(&self) -> Option<BorrowedFd<'_>> {
-        None
+        self.mount_watch.as_ref().map(AsFd::as_fd)
     }
+
+    /// What was lost sight of since the last call.
     pub fn take_lost(&mut self) -> Vec<Lost> {
-        vec![]
+        std::mem::take(&mut self.lost)
     }
-    pub fn inotify(&mut self, _r: &Root, _f: &Filter, _b: &[u8], _o: &mut dyn FnMut(&[u8], Seen)) -> u64 {
-        0
+
+    /// Takes in a buffer of inotify records; returns how many there were.
+    pub fn inotify(&mut self, filter: &Filter, bytes: &[u8], out: &mut dyn FnMut(&[u8], Seen)) -> u64 {
+        let Some(watches) = &mut self.watches else { return 0 };
+        rules!(filter, self.places, rules);
+        let handled = watches.handle(bytes, Instant::now(), &rules, out);
+        self.expires = watches.expire(Instant::now());
+        if handled.overflow {
+            self.lost.push(Lost::all(Cause::QueueOverflow));
+        }
+        if handled.corrupt.is_some() {
+            self.lost.push(Lost::all(Cause::CorruptRecord));
+        }
+        let events = handled.events as u64;
+        let overflow = handled.overflow;
+        self.report(handled.report);
+        if overflow {
+            // Directories may have appeared unheard: their watches are missing.
+            let places: Vec<RelPath> = self.places.iter().filter(|p| p.by == By::Inotify).map(|p| p.at.clone()).collect();
+            for at in places {
+                self.add_tree(filter, &at);
+            }
+        }
+        events
     }
-    pub fn remount(&mut self, _m: &Mirror, _r: &Root, _s: &mut Resolver) -> Vec<Lost> {
-        vec![]
+
+    /// Follows mounts that came and went. What came is marked, then compared.
+    pub fn remount(&mut self, mirror: &Mirror, root: &Root, resolver: &mut Resolver) -> Vec<Lost> {
+        if let Some(watch) = &mut self.mount_watch {
+            watch.clear();
+        }
+        let now = self.mounts_below(root);
+        // One that is there again, or has another filesystem on top, is a new one.
+        let stale = |p: &Place| !p.at.is_root() && now.contains(&p.at) && dev_of(root, &p.at) != Some(p.dev);
+        self.places.retain(|p| !stale(p));
+        let mut lost = Vec::new();
+        for at in now {
+            if self.places.iter().any(|p| p.at == at) {
+                continue;
+            }
+            if let Err(error) = self.take_in(&at, root, resolver) {
+                tracing::error!(mirror = %mirror.name, path = %Shown(&at), "{error}; it is compared periodically instead");
+                self.unwatch(at.clone());
+            } else if self.places.last().is_some_and(|p| p.by == By::Inotify) {
+                self.add_tree(&mirror.filter, &at);
+            }
+            if let Some(p) = self.places.iter().find(|p| p.at == at) {
+                tracing::info!(mirror = %mirror.name, filesystem = %self.shown(root, &at), by = p.by.name(), "mounted below the source: {}", p.why);
+            }
+            lost.push(Lost { subtree: at, cause: Cause::MountChanged });
+        }
+        lost.append(&mut self.lost);
+        lost
     }
-    pub fn retry_unwatched(&mut self, _r: &Root, _f: &Filter) -> Vec<RelPath> {
-        vec![]
+
+    /// Whether every filesystem below the root is still there. One that is gone left an empty directory, and nothing may be
+    /// concluded from that.
+    pub fn check(&self, root: &Root) -> Result<(), String> {
+        for p in self.places.iter().filter(|p| !p.at.is_root()) {
+            if dev_of(root, &p.at) != Some(p.dev) {
+                return Err(format!("the filesystem mounted at {} is gone", self.shown(root, &p.at)));
+            }
+        }
+        Ok(())
     }
-    pub fn housekeeping_due(&self, _n: Duration) -> bool {
-        false
+
+    /// Tries to watch what could not be watched; gives out what could, and returns what still cannot.
+    pub fn retry_unwatched(&mut self, filter: &Filter, out: &mut dyn FnMut(&[u8], Seen)) -> Vec<RelPath> {
+        if let Some(watches) = &mut self.watches {
+            rules!(filter, self.places, rules);
+            let report = watches.retry_unwatched(&rules, out);
+            self.unwatched.retain(|p| report.lost.contains(p));
+            for path in report.lost {
+                if !self.unwatched.contains(&path) {
+                    self.unwatched.push(path);
+                }
+            }
+        }
+        self.unwatched.clone()
     }
-    pub fn housekeeping(&mut self, _n: Duration) {}
-    pub fn next_housekeeping(&self) -> Option<Duration> {
-        None
+
+    /// Removes watches of directories that left the tree, when their time has come.
+    pub fn expire(&mut self) {
+        if self.expires.is_some_and(|at| at <= Instant::now())
+            && let Some(watches) = &mut self.watches
+        {
+            self.expires = watches.expire(Instant::now());
+        }
     }
-    pub fn status(&self) -> Vec<status::Watch> {
-        self.told.clone()
+
+    /// When [`Watching::expire`] has something to do, as a time since `started`.
+    pub fn expires(&self, started: Instant) -> Option<Duration> {
+        self.expires.map(|at| at.saturating_duration_since(started))
     }
+
+    fn shown(&self, root: &Root, at: &RelPath) -> String {
+        let mut path = root.path().as_os_str().as_bytes().to_vec();
+        if !at.is_root() {
+            crate::path::push(&mut path, at);
+        }
+        Shown(&path).to_string()
+    }
+
+    /// For the status.
+    pub fn status(&self, root: &Root) -> Vec<status::Watch> {
+        let mut unwatched: Vec<String> = self.unwatched.iter().map(ToString::to_string).collect();
+        self.places
+            .iter()
+            .map(|p| status::Watch {
+                mount: self.shown(root, &p.at),
+                backend: p.by.name().into(),
+                why: p.why.clone(),
+                watches: match p.by {
+                    By::Inotify => self.watches.as_ref().map_or(0, |w| w.count() as u64),
+                    By::Fanotify => 0,
+                },
+                unwatched: std::mem::take(&mut unwatched),
+            })
+            .collect()
+    }
+}
+
+impl By {
+    const fn name(self) -> &'static str {
+        match self {
+            By::Fanotify => "fanotify",
+            By::Inotify => "inotify",
+        }
+    }
+}
+
+fn dev_of(root: &Root, at: &RelPath) -> Option<u64> {
+    std::fs::symlink_metadata(root.path().join(at.as_path())).ok().map(|m| m.dev())
+}
+
+/// An error with its cause, and what to do, in one line.
+fn reason(e: &fanotify::Error) -> String {
+    let cause = std::error::Error::source(e).map(|c| format!(": {c}")).unwrap_or_default();
+    let help = e.help().map(|h| format!(" ({h})")).unwrap_or_default();
+    format!("no fanotify: {e}{cause}{help}")
 }
