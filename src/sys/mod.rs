@@ -6,5 +6,6 @@
 pub mod event;
 pub mod fanotify;
 pub mod handle;
+pub mod inotify;
 pub mod queue;
 pub mod uring;
