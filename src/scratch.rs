@@ -3,6 +3,44 @@
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// `fs.inotify.max_user_watches` is one for the machine: who watches holds it shared, who changes it alone.
+static WATCH_LIMIT: RwLock<()> = RwLock::new(());
+
+/// To be held by every test that adds inotify watches.
+pub(crate) fn inotify_watching() -> RwLockReadGuard<'static, ()> {
+    WATCH_LIMIT.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A sysctl set for one test, and set back when dropped, on panic too.
+pub(crate) struct WatchLimit {
+    before: String,
+    _alone: RwLockWriteGuard<'static, ()>,
+}
+
+impl WatchLimit {
+    const PATH: &'static str = "/proc/sys/fs/inotify/max_user_watches";
+
+    /// `None` without the right to set it; says so.
+    pub(crate) fn set(limit: u64, test: &str) -> Option<WatchLimit> {
+        let alone = WATCH_LIMIT.write().unwrap_or_else(PoisonError::into_inner);
+        let before = std::fs::read_to_string(Self::PATH).expect("the sysctl can be read");
+        match std::fs::write(Self::PATH, limit.to_string()) {
+            Ok(()) => Some(WatchLimit { before, _alone: alone }),
+            Err(why) => {
+                eprintln!("SKIPPED {test}: {why}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for WatchLimit {
+    fn drop(&mut self) {
+        std::fs::write(Self::PATH, &self.before).expect("the sysctl can be set back");
+    }
+}
 
 /// A filesystem mounted for one test; unmounted and removed when dropped, on panic too.
 pub(crate) struct Scratch {

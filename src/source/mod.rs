@@ -1,5 +1,8 @@
 //! Where changes come from.
 
+mod dirs;
 pub mod fan_decode;
+pub mod ino_decode;
+pub mod inotify;
 mod port;
 pub mod reader;

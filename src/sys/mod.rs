@@ -9,6 +9,7 @@ pub mod fanotify;
 pub mod handle;
 pub mod memfd;
 pub mod pipe;
+pub mod inotify;
 pub mod queue;
 pub mod reactor;
 pub mod statx;

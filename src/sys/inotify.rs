@@ -1,0 +1,73 @@
+//! inotify(7): one queue, a watch for every directory. The fallback where a filesystem cannot be marked.
+
+use nix::errno::Errno;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify as NixInotify, WatchDescriptor};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+/// A watch, until the kernel or we remove it. The kernel numbers them upwards and does not use a number again for a long
+/// time (`idr_alloc_cyclic`, Linux 2.6.39; 2^31 watches later), so an event of a removed watch is known as such.
+pub type Wd = WatchDescriptor;
+
+/// What is asked for on every directory: names that come, go and move, files closed after writing, attributes. Not through
+/// symlinks, only directories, and nothing of files that are unlinked already (`IN_EXCL_UNLINK`, 2.6.36).
+const MASK: AddWatchFlags = AddWatchFlags::IN_CREATE
+    .union(AddWatchFlags::IN_DELETE)
+    .union(AddWatchFlags::IN_MOVED_FROM)
+    .union(AddWatchFlags::IN_MOVED_TO)
+    .union(AddWatchFlags::IN_CLOSE_WRITE)
+    .union(AddWatchFlags::IN_ATTRIB)
+    .union(AddWatchFlags::IN_ONLYDIR)
+    .union(AddWatchFlags::from_bits_retain(libc::IN_EXCL_UNLINK));
+
+/// The same, and the directory's own move; for the root of a tree, which no watched parent tells of. Not `IN_DELETE_SELF`:
+/// it comes when the last descriptor is closed, and who watches a root holds one.
+const MASK_ROOT: AddWatchFlags = MASK.union(AddWatchFlags::IN_MOVE_SELF);
+
+/// An inotify queue; close-on-exec, non-blocking.
+#[derive(Debug)]
+pub struct Inotify(NixInotify);
+
+impl Inotify {
+    /// A new queue without watches.
+    ///
+    /// # Errors
+    /// `EMFILE` at `fs.inotify.max_user_instances`, `ENFILE`, `ENOMEM`.
+    pub fn new() -> io::Result<Inotify> {
+        Ok(Inotify(NixInotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?))
+    }
+
+    /// Watches the directory that `dir` is open on, whatever its path is by now. A directory that is watched already keeps
+    /// its watch, which is returned again. `root`: report its own move too.
+    ///
+    /// # Errors
+    /// `ENOSPC` at `fs.inotify.max_user_watches`, `ENOMEM`, `ENOENT` without /proc, `EACCES` without read permission.
+    pub fn watch(&self, dir: BorrowedFd<'_>, root: bool) -> io::Result<Wd> {
+        // inotify has no call that takes a descriptor; the link under /proc leads to the open directory itself.
+        let link = format!("/proc/self/fd/{}", dir.as_raw_fd());
+        Ok(self.0.add_watch(link.as_str(), if root { MASK_ROOT } else { MASK })?)
+    }
+
+    /// Removes a watch. One that the kernel has removed already is fine.
+    pub fn unwatch(&self, wd: Wd) {
+        match self.0.rm_watch(wd) {
+            Ok(()) | Err(Errno::EINVAL) => {}
+            Err(errno) => tracing::debug!(%errno, wd = wd.as_raw(), "inotify_rm_watch failed"),
+        }
+    }
+}
+
+impl AsFd for Inotify {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// The sysctl `fs.inotify.max_user_watches`: how many watches one user may have, over all processes.
+///
+/// # Errors
+/// Those of reading /proc/sys.
+pub fn max_user_watches() -> io::Result<u64> {
+    let text = std::fs::read_to_string("/proc/sys/fs/inotify/max_user_watches")?;
+    text.trim().parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "fs.inotify.max_user_watches is not a number"))
+}
