@@ -224,7 +224,7 @@ impl Engine {
     /// Looks whether the source is still the one that was opened; if not, nothing is sent until it is.
     fn check_root(&mut self) {
         if self.held.is_none()
-            && let Err(why) = self.root.check()
+            && let Err(why) = self.root.check().and_then(|()| self.watching.check(&self.root))
         {
             self.hold(why);
         }
@@ -248,6 +248,7 @@ impl Engine {
             now,
             wall_start: self.wall_start,
             root: &self.root,
+            check: &|| self.root.check().and_then(|()| self.watching.check(&self.root)),
             filter: &self.mirror.filter,
             statter: &mut self.statter,
             reactor: &mut self.reactor,
@@ -326,7 +327,7 @@ impl Engine {
                 target.see(now, path, seen);
             }
         };
-        self.events += self.watching.inotify(&self.root, &self.mirror.filter, bytes, &mut out);
+        self.events += self.watching.inotify(&self.mirror.filter, bytes, &mut out);
         for lost in self.watching.take_lost() {
             self.lost(lost);
         }
@@ -367,6 +368,7 @@ impl Engine {
         for lost in self.watching.remount(&self.mirror, &self.root, &mut self.resolver) {
             self.lost(lost);
         }
+        self.check_root();
     }
 
     // ----- time -----
@@ -388,15 +390,15 @@ impl Engine {
         }
         if self.next_unwatched.is_some_and(|at| at <= now) {
             self.next_unwatched = None;
-            let unwatched = self.watching.retry_unwatched(&self.root, &self.mirror.filter);
+            let targets = &mut self.targets;
+            let mut out = |path: &[u8], seen: Seen| targets.iter_mut().for_each(|t| t.see(now, path, seen));
+            let unwatched = self.watching.retry_unwatched(&self.mirror.filter, &mut out);
             for path in unwatched {
                 self.see_all(&path, Seen::Subtree);
                 self.next_unwatched = Some(now + UNWATCHED_EVERY);
             }
         }
-        if self.watching.housekeeping_due(now) {
-            self.watching.housekeeping(now);
-        }
+        self.watching.expire();
         if self.next_full.is_some_and(|at| at <= now) {
             self.next_full = self.mirror.full_every.map(|every| now + every);
             tracing::info!(mirror = %self.mirror.name, "the periodic comparison of the whole tree is due");
@@ -404,7 +406,7 @@ impl Engine {
         }
         if self.held.is_some() && self.next_root_check <= now {
             self.next_root_check = now + ROOT_CHECK;
-            match self.root.check() {
+            match self.root.check().and_then(|()| self.watching.check(&self.root)) {
                 Ok(()) => {
                     tracing::info!(mirror = %self.mirror.name, "the source is back as it was; sending goes on");
                     self.held = None;
@@ -427,7 +429,7 @@ impl Engine {
         }
         due.extend(self.recent.values().filter(|r| r.scheduled).map(|r| r.at + r.pause));
         due.extend(self.next_unwatched);
-        due.extend(self.watching.next_housekeeping());
+        due.extend(self.watching.expires(self.started));
         due.extend(self.next_full);
         due.extend(self.held.is_some().then_some(self.next_root_check));
         let since = |at: Instant| at.saturating_duration_since(self.started);
@@ -539,7 +541,7 @@ impl Engine {
         status::Mirror {
             name: self.mirror.name.clone(),
             source: crate::path::Shown(std::os::unix::ffi::OsStrExt::as_bytes(self.root.path().as_os_str())).to_string(),
-            watch: self.watching.status(),
+            watch: self.watching.status(&self.root),
             reader: format!("{} ({})", self.reader.backend_name(), self.reader.backend_reason()),
             ready: true,
             held: self.held.clone().unwrap_or_default(),

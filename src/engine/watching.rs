@@ -106,7 +106,6 @@ pub struct Watching {
     places: Vec<Place>,
     unwatched: Vec<RelPath>,
     lost: Vec<Lost>,
-    started: Instant,
 }
 
 /// The closures that inotify walks need.
@@ -143,7 +142,6 @@ impl Watching {
             places: Vec::new(),
             unwatched: Vec::new(),
             lost: Vec::new(),
-            started: Instant::now(),
         };
         for at in watching.mounts_below(root) {
             watching.take_in(&at, root, resolver)?;
@@ -262,7 +260,10 @@ impl Watching {
         if let Some(out) = &report.out_of_watches {
             tracing::error!("{out}");
         }
-        for path in report.lost {
+        for (path, error) in report.lost {
+            if report.out_of_watches.is_none() {
+                tracing::error!(path = %path, %error, "cannot watch a directory; it is compared periodically instead");
+            }
             self.unwatch(path);
         }
     }
@@ -288,7 +289,12 @@ impl Watching {
     pub fn inotify(&mut self, filter: &Filter, bytes: &[u8], out: &mut dyn FnMut(&[u8], Seen)) -> u64 {
         let Some(watches) = &mut self.watches else { return 0 };
         rules!(filter, self.places, rules);
-        let handled = watches.handle(bytes, Instant::now(), &rules, out);
+        let mut events = 0;
+        let mut out = |path: &[u8], seen: Seen| {
+            events += 1;
+            out(path, seen);
+        };
+        let handled = watches.handle(bytes, Instant::now(), &rules, &mut out);
         self.expires = watches.expire(Instant::now());
         if handled.overflow {
             self.lost.push(Lost::all(Cause::QueueOverflow));
@@ -296,7 +302,6 @@ impl Watching {
         if handled.corrupt.is_some() {
             self.lost.push(Lost::all(Cause::CorruptRecord));
         }
-        let events = handled.events as u64;
         let overflow = handled.overflow;
         self.report(handled.report);
         if overflow {
@@ -354,8 +359,8 @@ impl Watching {
         if let Some(watches) = &mut self.watches {
             rules!(filter, self.places, rules);
             let report = watches.retry_unwatched(&rules, out);
-            self.unwatched.retain(|p| report.lost.contains(p));
-            for path in report.lost {
+            self.unwatched.retain(|p| report.lost.iter().any(|(lost, _)| lost == p));
+            for (path, _) in report.lost {
                 if !self.unwatched.contains(&path) {
                     self.unwatched.push(path);
                 }

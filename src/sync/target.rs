@@ -59,6 +59,8 @@ pub struct Context<'a> {
     pub wall_start: i64,
     /// The watch root.
     pub root: &'a Root,
+    /// Whether the source is still what it was, all filesystems below it included; asked before every run.
+    pub check: &'a dyn Fn() -> Result<(), String>,
     /// What is left out.
     pub filter: &'a Filter,
     /// For rule N.
@@ -390,7 +392,7 @@ impl Target {
 
     /// Looks at the disk, decides how each entry is listed, and starts the run. `false` when nothing was left to send.
     fn launch(&mut self, cx: &mut Context<'_>, batch: Batch) -> bool {
-        if let Err(why) = cx.root.check() {
+        if let Err(why) = (cx.check)() {
             self.give_back(batch);
             *cx.held = Some(why);
             return false;
@@ -789,7 +791,7 @@ impl Target {
             TargetState::UseFallback => self.came_up(cx, false),
             TargetState::Config(reason) => self.went_away(cx, true, reason),
             TargetState::Down(reason) => self.went_away(cx, false, reason),
-            TargetState::Source(reason) => match cx.root.check() {
+            TargetState::Source(reason) => match (cx.check)() {
                 Err(why) => {
                     *cx.held = Some(why);
                     self.went_away(cx, false, reason);
@@ -871,7 +873,7 @@ impl Target {
             }
             Verdict::SourceRoot => {
                 self.give_back(batch);
-                match cx.root.check() {
+                match (cx.check)() {
                     Err(why) => *cx.held = Some(why),
                     Ok(()) => self.went_away(cx, false, outcome.reason.clone()),
                 }

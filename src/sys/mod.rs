@@ -14,3 +14,4 @@ pub mod queue;
 pub mod reactor;
 pub mod statx;
 pub mod uring;
+pub mod mount;
