@@ -158,8 +158,7 @@ impl Watching {
             let fd = watches.queue().try_clone_to_owned().map_err(WatchError::Reader)?;
             inputs.push(Input { feed: Feed::Inotify, fd });
             watching.watches = Some(watches);
-            let by_inotify: Vec<RelPath> =
-                watching.places.iter().filter(|p| p.by == By::Inotify).map(|p| p.at.clone()).collect();
+            let by_inotify: Vec<RelPath> = watching.places.iter().filter(|p| p.by == By::Inotify).map(|p| p.at.clone()).collect();
             for at in by_inotify {
                 watching.add_tree(&mirror.filter, &at);
             }
@@ -182,11 +181,15 @@ impl Watching {
         let mut out = vec![RelPath::root()];
         match Mounts::read() {
             Ok(mounts) => out.extend(
-                mounts.below(root.path()).into_iter().filter_map(|m| m.point.strip_prefix(root.path()).ok().map(Path::to_owned)).filter_map(
-                    |p| RelPath::new(p.as_os_str().as_bytes()).filter(|p| !p.is_root()),
-                ),
+                mounts
+                    .below(root.path())
+                    .into_iter()
+                    .filter_map(|m| m.point.strip_prefix(root.path()).ok().map(Path::to_owned))
+                    .filter_map(|p| RelPath::new(p.as_os_str().as_bytes()).filter(|p| !p.is_root())),
             ),
-            Err(error) => tracing::warn!(%error, "cannot read the list of mounts; filesystems mounted below the source are not watched"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot read the list of mounts; filesystems mounted below the source are not watched")
+            }
         }
         out
     }

@@ -4,7 +4,7 @@
 //! - Every directory below the root, except the excluded and those on other filesystems, has a watch, or its path is in
 //!   [`WatchReport::lost`]; such a subtree is remembered and tried again by [`Watches::retry_unwatched`].
 //! - A new directory is watched first and read afterwards, so what appears in it is either in the listing or raises an
-//!   event. It is given out as [`Seen::Subtree`] behind that: what happened before the watch is found by looking.
+//!   event. It is given out as [`Seen::MovedDir`] behind that: what happened before the watch is found by looking.
 //! - An event is credited to the path its directory has *at that point of the queue*, or to none: never to a path that the
 //!   directory has left, and never to one inside when it has left the tree.
 //! - The way down from the root never follows a symlink: each component is opened from the one above, and the watch is set
@@ -328,7 +328,7 @@ impl Watches {
             libc::IN_CREATE if !excluded => {
                 let dir = self.dirs.child_or_insert(parent, event.name);
                 handled.report.merge(self.walk(dir, rules));
-                Seen::Subtree
+                Seen::MovedDir // what was written below before the watch raised no event: trust no times there
             }
             libc::IN_MOVED_TO => {
                 // From the back: nearly always the event before this one.
@@ -345,7 +345,7 @@ impl Watches {
                     };
                     handled.report.merge(self.walk(dir, rules));
                 }
-                Seen::Subtree
+                Seen::MovedDir
             }
             libc::IN_DELETE => {
                 if let Some(child) = child {
@@ -360,7 +360,16 @@ impl Watches {
                     self.dirs.detach(child);
                     self.limbo.push_back(Limbo { dir: child, cookie: event.cookie, since: now });
                 }
-                Seen::GoneDir
+                if !excluded && self.is_dir(path) {
+                    // Two directories changed places: what left is at hand under its new name, and the other one is here
+                    // already. What its watch says from now on belongs to this name.
+                    out(path, Seen::GoneDir);
+                    let dir = self.dirs.child_or_insert(parent, event.name);
+                    handled.report.merge(self.walk(dir, rules));
+                    Seen::MovedDir
+                } else {
+                    Seen::GoneDir
+                }
             }
             libc::IN_ATTRIB => Seen::Touched,
             _ => return,
@@ -368,6 +377,12 @@ impl Watches {
         if !excluded {
             out(path, seen);
         }
+    }
+
+    fn is_dir(&self, path: &[u8]) -> bool {
+        let path = std::path::Path::new(std::ffi::OsStr::from_bytes(path));
+        let stat = nix::sys::stat::fstatat(&self.root, path, nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW);
+        stat.is_ok_and(|s| s.st_mode & libc::S_IFMT == libc::S_IFDIR)
     }
 
     /// A directory was moved onto a name: of what came (`moved`, from limbo) and what hangs there (`child`), keeps the one

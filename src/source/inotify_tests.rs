@@ -118,7 +118,7 @@ fn kinds_of_events() {
             &["Written in"],
         ),
         ("file moved out", |r| fs::rename(r.at("in"), r.outside("in")).unwrap(), &["Gone in"]),
-        ("directory made", |r| fs::create_dir(r.at("d")).unwrap(), &["Subtree d"]),
+        ("directory made", |r| fs::create_dir(r.at("d")).unwrap(), &["MovedDir d"]),
         ("file in it", |r| fs::write(r.at("d/f"), "").unwrap(), &["Created d/f", "Written d/f"]),
         (
             "its attributes, from its own watch and its parent's",
@@ -128,9 +128,9 @@ fn kinds_of_events() {
             &["Touched d", "Touched d"],
         ),
         ("the root's attributes", |r| fs::set_permissions(r.at(""), fs::Permissions::from_mode(0o711)).unwrap(), &["Touched ."]),
-        ("directories at once", |r| fs::create_dir_all(r.at("p/q/r")).unwrap(), &["Subtree p"]),
+        ("directories at once", |r| fs::create_dir_all(r.at("p/q/r")).unwrap(), &["MovedDir p"]),
         ("and in the last of them", |r| fs::write(r.at("p/q/r/f"), "").unwrap(), &["Created p/q/r/f", "Written p/q/r/f"]),
-        ("directory renamed", |r| fs::rename(r.at("p/q"), r.at("d/q")).unwrap(), &["GoneDir p/q", "Subtree d/q"]),
+        ("directory renamed", |r| fs::rename(r.at("p/q"), r.at("d/q")).unwrap(), &["GoneDir p/q", "MovedDir d/q"]),
         ("below it", |r| fs::write(r.at("d/q/r/f"), "1").unwrap(), &["Written d/q/r/f"]),
         (
             "excluded",
@@ -142,19 +142,19 @@ fn kinds_of_events() {
             },
             &[],
         ),
-        ("excluded until renamed", |r| fs::rename(r.at("d/.skip"), r.at("d/kept")).unwrap(), &["Subtree d/kept"]),
+        ("excluded until renamed", |r| fs::rename(r.at("d/.skip"), r.at("d/kept")).unwrap(), &["MovedDir d/kept"]),
         ("then watched", |r| fs::write(r.at("d/kept/x/f"), "1").unwrap(), &["Written d/kept/x/f"]),
         ("renamed into the excluded", |r| fs::rename(r.at("d/kept"), r.at("d/.skip")).unwrap(), &["GoneDir d/kept"]),
         ("then unheard", |r| fs::write(r.at("d/.skip/x/f"), "2").unwrap(), &[]),
         ("directory deleted", |r| fs::remove_dir_all(r.at("d/q/r")).unwrap(), &["Gone d/q/r/f", "GoneDir d/q/r"]),
-        ("made again", |r| fs::create_dir(r.at("d/q/r")).unwrap(), &["Subtree d/q/r"]),
+        ("made again", |r| fs::create_dir(r.at("d/q/r")).unwrap(), &["MovedDir d/q/r"]),
         (
             "renamed over an empty one",
             |r| {
                 fs::create_dir(r.at("e")).unwrap();
                 fs::rename(r.at("d/q"), r.at("e")).unwrap();
             },
-            &["Subtree e", "GoneDir d/q", "Subtree e"],
+            &["MovedDir e", "GoneDir d/q", "MovedDir e"],
         ),
         (
             "a name of bytes",
@@ -162,7 +162,7 @@ fn kinds_of_events() {
                 fs::create_dir(r.at("").join(OsStr::from_bytes(b"\xff\n"))).unwrap();
                 fs::write(r.at("").join(OsStr::from_bytes(b"\xff\n/#")), "").unwrap();
             },
-            &["Subtree \\xff\\x0a"],
+            &["MovedDir \\xff\\x0a"],
         ),
     ];
     let mut rig = Rig::new();
@@ -252,7 +252,7 @@ fn a_renamed_directory_keeps_its_watches() {
     fs::rename(rig.at("big"), rig.at("large")).unwrap();
     let buf = rig.queued();
     let (seen, handled) = rig.handle(&buf);
-    assert_eq!(seen, ["GoneDir big", "Subtree large"]);
+    assert_eq!(seen, ["GoneDir big", "MovedDir large"]);
     assert_eq!((handled.report.added, rig.watches.count()), (0, before));
     fs::write(rig.at("large/7/x/f"), "").unwrap();
     assert_eq!(rig.seen(), ["Created large/7/x/f", "Written large/7/x/f"]);
@@ -275,7 +275,7 @@ fn a_rename_may_be_split_between_buffers() {
     assert_eq!(rig.handle(&head).0, ["GoneDir a"]);
     assert_eq!(rig.watches.count(), 3, "kept for the second half");
     let (seen, _) = rig.handle(&buf[head.len()..]);
-    assert_eq!(seen, ["Subtree b", "Subtree b/x/new", "Created b/x/f", "Written b/x/f"]);
+    assert_eq!(seen, ["MovedDir b", "MovedDir b/x/new", "Created b/x/f", "Written b/x/f"]);
     rig.assert_covered();
 }
 
@@ -289,7 +289,11 @@ fn what_happens_outside_is_credited_to_nothing() {
     // The name is taken again while the old directory's events are still queued.
     fs::create_dir_all(rig.at("a/x")).unwrap();
     fs::write(rig.outside("a/x/g"), "").unwrap();
-    assert_eq!(rig.seen(), ["GoneDir a", "Subtree a"]);
+    assert_eq!(
+        rig.seen(),
+        ["GoneDir a", "MovedDir a", "MovedDir a"],
+        "its name was found taken again at once, then by its own event"
+    );
     fs::write(rig.outside("a/x/h"), "").unwrap();
     assert_eq!(rig.seen(), [""; 0]);
     let due = rig.watches.expire(rig.now).expect("a directory that left");
@@ -310,12 +314,31 @@ fn out_and_in_again() {
     rig.add_all();
     fs::rename(rig.at("a"), rig.outside("a")).unwrap();
     fs::rename(rig.outside("a"), rig.at("b")).unwrap();
-    assert_eq!(rig.seen(), ["GoneDir a", "Subtree b"]);
+    assert_eq!(rig.seen(), ["GoneDir a", "MovedDir b"]);
     rig.now += MOVE_GRACE;
     rig.watches.expire(rig.now);
     rig.assert_covered();
     fs::write(rig.at("b/x/f"), "").unwrap();
     assert_eq!(rig.seen(), ["Created b/x/f", "Written b/x/f"]);
+}
+
+/// Two directories change places: each must be heard under its new name, whichever event comes first.
+#[test]
+fn two_directories_swapped() {
+    use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+    let mut rig = Rig::new();
+    fs::create_dir_all(rig.at("a/x")).unwrap();
+    fs::create_dir_all(rig.at("b/y")).unwrap();
+    rig.add_all();
+    renameat2(AT_FDCWD, &rig.at("a"), AT_FDCWD, &rig.at("b"), RenameFlags::RENAME_EXCHANGE).unwrap();
+    rig.seen();
+    rig.now += MOVE_GRACE;
+    rig.watches.expire(rig.now);
+    rig.assert_covered();
+    for path in ["a/f", "a/y/f", "b/f", "b/x/f"] {
+        fs::write(rig.at(path), "").unwrap();
+        assert_eq!(rig.seen(), [format!("Created {path}"), format!("Written {path}")]);
+    }
 }
 
 /// A walk comes upon the new place of a directory before the rename's events are handled.
@@ -395,7 +418,7 @@ fn a_new_directory_without_a_watch_is_lost_by_path() {
     let buf = rig.queued();
     let (seen, handled) = rig.handle(&buf);
     drop(limit);
-    assert_eq!(seen, ["Subtree a/b", "Created a/f", "Written a/f"]);
+    assert_eq!(seen, ["MovedDir a/b", "Created a/f", "Written a/f"]);
     assert_eq!(handled.report.lost.iter().map(|lost| lost.0.as_bytes()).collect::<Vec<_>>(), [b"a/b"]);
     assert_eq!(handled.report.lost[0].1.raw_os_error(), Some(libc::ENOSPC));
 }
