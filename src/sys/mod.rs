@@ -9,7 +9,6 @@ pub mod fanotify;
 pub mod handle;
 pub mod inotify;
 pub mod memfd;
-pub mod mount;
 pub mod pipe;
 pub mod queue;
 pub mod reactor;
