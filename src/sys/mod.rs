@@ -3,9 +3,11 @@
 //! Functions take borrowed descriptors and slices and return owned descriptors and `io::Result`; nothing here knows of the
 //! pipeline.
 
+pub mod caps;
 pub mod event;
 pub mod fanotify;
 pub mod handle;
 pub mod inotify;
+pub mod mount;
 pub mod queue;
 pub mod uring;
