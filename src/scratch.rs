@@ -5,12 +5,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// `fs.inotify.max_user_watches` is one for the machine: who watches holds it shared, who changes it alone.
-static WATCH_LIMIT: RwLock<()> = RwLock::new(());
+/// What tests share: the watch limit is one for the machine, and a child between fork and exec holds every descriptor of
+/// this process, so a file closed by a test has its event later. Who starts children or changes the limit holds this alone;
+/// who judges events holds it shared, and only once: a second time waits for whoever waits to have it alone.
+static MACHINE: RwLock<()> = RwLock::new(());
 
-/// To be held by every test that adds inotify watches.
-pub(crate) fn inotify_watching() -> RwLockReadGuard<'static, ()> {
-    WATCH_LIMIT.read().unwrap_or_else(PoisonError::into_inner)
+/// To be held by every test that judges events without having a [`Scratch`].
+pub(crate) fn judging() -> RwLockReadGuard<'static, ()> {
+    MACHINE.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn alone() -> RwLockWriteGuard<'static, ()> {
+    MACHINE.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A sysctl set for one test, and set back when dropped, on panic too.
@@ -24,7 +30,7 @@ impl WatchLimit {
 
     /// `None` without the right to set it; says so.
     pub(crate) fn set(limit: u64, test: &str) -> Option<WatchLimit> {
-        let alone = WATCH_LIMIT.write().unwrap_or_else(PoisonError::into_inner);
+        let alone = alone();
         let before = std::fs::read_to_string(Self::PATH).expect("the sysctl can be read");
         match std::fs::write(Self::PATH, limit.to_string()) {
             Ok(()) => Some(WatchLimit { before, _alone: alone }),
@@ -46,10 +52,12 @@ impl Drop for WatchLimit {
 pub(crate) struct Scratch {
     point: PathBuf,
     _dir: tempfile::TempDir,
+    _judging: RwLockReadGuard<'static, ()>,
 }
 
 impl Scratch {
-    /// A fresh filesystem of `kind` (`tmpfs`, or what `mkfs.KIND` makes in a loop-mounted image). `None` without root or
+    /// A fresh filesystem of `kind` (`tmpfs`, or what `mkfs.KIND` makes in a loop-mounted image; in btrfs a subvolume
+    /// `sub`). `None` without root or
     /// without the tools; says so on stderr under the name of `test`.
     pub(crate) fn new(kind: &str, test: &str) -> Option<Scratch> {
         let dir = tempfile::tempdir().expect("a temporary directory");
@@ -57,14 +65,16 @@ impl Scratch {
         let base = dir.path().canonicalize().expect("the temporary directory's path");
         let point = base.join("mnt");
         std::fs::create_dir(&point).expect("a mount point");
+        let alone = alone();
         let done = match kind {
             "tmpfs" => {
                 mount(Some("scratch"), &point, Some("tmpfs"), MsFlags::empty(), Some("size=256m")).map_err(|e| e.to_string())
             }
             _ => mount_image(kind, &base.join("image"), &point),
         };
+        drop(alone);
         match done {
-            Ok(()) => Some(Scratch { point, _dir: dir }),
+            Ok(()) => Some(Scratch { point, _dir: dir, _judging: judging() }),
             Err(why) => {
                 eprintln!("SKIPPED {test} on {kind}: {why}");
                 None
@@ -88,7 +98,12 @@ fn mount_image(kind: &str, image: &Path, point: &Path) -> Result<(), String> {
     const IMAGE_BYTES: u64 = 320 << 20;
     std::fs::File::create(image).and_then(|file| file.set_len(IMAGE_BYTES)).map_err(|e| e.to_string())?;
     run(Command::new(format!("mkfs.{kind}")).arg("-q").arg(image))?;
-    run(Command::new("mount").args(["-o", "loop"]).args([image, point]))
+    run(Command::new("mount").args(["-o", "loop"]).args([image, point]))?;
+    match kind {
+        // Beside the top level, what distributions put data in.
+        "btrfs" => run(Command::new("btrfs").args(["subvolume", "create"]).arg(point.join("sub"))),
+        _ => Ok(()),
+    }
 }
 
 fn run(command: &mut Command) -> Result<(), String> {

@@ -1,7 +1,7 @@
 //! Real trees and real events. The kernel queues an event before the system call that causes it returns, so nothing waits.
 
 use super::*;
-use crate::scratch::{WatchLimit, inotify_watching};
+use crate::scratch::{WatchLimit, judging};
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -13,7 +13,7 @@ struct Rig {
     watches: Watches,
     now: Instant,
     dir: tempfile::TempDir,
-    _watching: Option<RwLockReadGuard<'static, ()>>,
+    _judging: Option<RwLockReadGuard<'static, ()>>,
 }
 
 /// `.skip` and `cache` at the root are excluded; other filesystems are not crossed.
@@ -21,8 +21,8 @@ const RULES: Rules<'static> = Rules { excluded: &|path, _| path::base(path) == b
 
 impl Rig {
     fn new() -> Rig {
-        let watching = inotify_watching();
-        Rig { _watching: Some(watching), ..Rig::under_a_limit() }
+        let judging = judging();
+        Rig { _judging: Some(judging), ..Rig::under_a_limit() }
     }
 
     /// For a test that holds the limit itself.
@@ -31,7 +31,7 @@ impl Rig {
         fs::create_dir(dir.path().join("tree")).unwrap();
         fs::create_dir(dir.path().join("outside")).unwrap();
         let watches = Watches::new(Inotify::new().unwrap(), &dir.path().join("tree")).unwrap();
-        Rig { watches, now: Instant::now(), dir, _watching: None }
+        Rig { watches, now: Instant::now(), dir, _judging: None }
     }
 
     fn at(&self, path: &str) -> PathBuf {
@@ -191,7 +191,6 @@ fn symlinks_lead_nowhere() {
 #[test]
 fn another_filesystem_is_left_alone_unless_told() {
     let Some(scratch) = crate::scratch::Scratch::new("tmpfs", "another_filesystem_is_left_alone_unless_told") else { return };
-    let _watching = inotify_watching();
     let mut watches = Watches::new(Inotify::new().unwrap(), scratch.path().parent().unwrap()).unwrap();
     fs::create_dir(scratch.path().join("inside")).unwrap();
     watches.add_tree(b"", &RULES);
@@ -382,9 +381,9 @@ fn too_few_watches_are_told_and_made_good() {
     for n in 0..6 {
         fs::create_dir_all(rig.at(&format!("{n}/x"))).unwrap();
     }
-    let Rig { mut watches, now, dir, _watching } = rig;
+    let Rig { mut watches, now, dir, _judging } = rig;
     assert_eq!(watches.add_tree(b"0", &RULES).added, 2);
-    drop(_watching);
+    drop(_judging);
     let Some(limit) = WatchLimit::set(1, "too_few_watches_are_told_and_made_good") else { return };
     let report = watches.add_tree(b"", &RULES);
     // The root too is one that cannot be watched; what is below is not looked at.
@@ -396,12 +395,12 @@ fn too_few_watches_are_told_and_made_good() {
     let still = watches.retry_unwatched(&RULES, &mut |path, what| seen.push((path.to_vec(), what)));
     assert!(still.out_of_watches.is_some() && seen.is_empty() && watches.unwatched() == 1);
     drop(limit);
-    let _watching = inotify_watching();
+    let _judging = judging();
     let healed = watches.retry_unwatched(&RULES, &mut |path, what| seen.push((path.to_vec(), what)));
     assert!(healed.lost.is_empty() && healed.out_of_watches.is_none());
     assert_eq!(seen, [(Vec::new(), Seen::Subtree)]);
     assert_eq!(watches.unwatched(), 0);
-    let rig = Rig { watches, now, dir, _watching: Some(_watching) };
+    let rig = Rig { watches, now, dir, _judging: Some(_judging) };
     rig.assert_covered();
 }
 
@@ -411,7 +410,7 @@ fn a_new_directory_without_a_watch_is_lost_by_path() {
     let mut rig = Rig::new();
     fs::create_dir(rig.at("a")).unwrap();
     rig.add_all();
-    rig._watching = None;
+    rig._judging = None;
     let Some(limit) = WatchLimit::set(1, "a_new_directory_without_a_watch_is_lost_by_path") else { return };
     fs::create_dir(rig.at("a/b")).unwrap();
     fs::write(rig.at("a/f"), "").unwrap();

@@ -4,12 +4,14 @@
 //! pipeline.
 
 pub mod child;
+pub mod caps;
 pub mod event;
 pub mod fanotify;
 pub mod handle;
 pub mod inotify;
 pub mod memfd;
 pub mod pipe;
+pub mod mount;
 pub mod queue;
 pub mod reactor;
 pub mod statx;

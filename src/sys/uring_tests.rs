@@ -81,7 +81,7 @@ fn errors_and_ends_come_back_with_the_buffer() {
 #[test]
 fn a_read_of_an_event_queue_waits_and_is_cancelled() {
     let Some(mut uring) = open(1) else { return };
-    let _watching = crate::scratch::inotify_watching();
+    let _judging = crate::scratch::judging();
     let dir = tempfile::tempdir().unwrap();
     let queue = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).unwrap();
     queue.add_watch(dir.path(), AddWatchFlags::IN_CREATE).unwrap();
