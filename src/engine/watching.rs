@@ -138,7 +138,7 @@ impl Watching {
             watches: None,
             expires: None,
             // Before the list is read, so that no change falls between.
-            mount_watch: MountWatch::open().ok(),
+            mount_watch: MountWatch::new().ok(),
             places: Vec::new(),
             unwatched: Vec::new(),
             lost: Vec::new(),
@@ -319,8 +319,8 @@ impl Watching {
 
     /// Follows mounts that came and went. What came is marked, then compared.
     pub fn remount(&mut self, mirror: &Mirror, root: &Root, resolver: &mut Resolver) -> Vec<Lost> {
-        if let Some(watch) = &mut self.mount_watch {
-            watch.clear();
+        if let Some(watch) = &self.mount_watch {
+            let _ = watch.changed(); // acknowledges; what changed is found below
         }
         let now = self.mounts_below(root);
         // One that is there again, or has another filesystem on top, is a new one.

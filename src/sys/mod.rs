@@ -3,15 +3,15 @@
 //! Functions take borrowed descriptors and slices and return owned descriptors and `io::Result`; nothing here knows of the
 //! pipeline.
 
-pub mod child;
 pub mod caps;
+pub mod child;
 pub mod event;
 pub mod fanotify;
 pub mod handle;
 pub mod inotify;
 pub mod memfd;
-pub mod pipe;
 pub mod mount;
+pub mod pipe;
 pub mod queue;
 pub mod reactor;
 pub mod statx;
