@@ -15,7 +15,7 @@ mod epochs;
 mod set;
 
 pub use epochs::{Epoch, Epochs};
-pub use set::{Batch, BatchId, DirtySet, Entry, Kind, Limits};
+pub use set::{Batch, BatchId, DirtySet, Entry, Kind, LEVEL_MIN, Limits};
 
 /// What a source saw happen to a path. Sources of every kind speak this language.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -88,6 +88,9 @@ pub struct Limits {
     pub ignore_holds: bool,
 }
 
+/// New files in a directory before it is asked whether to compare its level instead.
+pub const LEVEL_MIN: usize = 50;
+
 const NONE: u32 = u32::MAX;
 const ROOT: u32 = 0;
 
@@ -551,8 +554,11 @@ impl DirtySet {
     // ----- batches -----
 
     /// Takes pending `Entry` and `Contents` paths that touch nothing in flight. `None` when there are none.
-    pub fn take_shallow(&mut self, limits: Limits) -> Option<Batch> {
-        self.take(limits, false)
+    ///
+    /// `by_level(directory, n)` is asked about directories with at least [`LEVEL_MIN`] new, complete files whether these `n`
+    /// had better be found by a comparison of its whole level than be listed.
+    pub fn take_shallow(&mut self, limits: Limits, by_level: &mut dyn FnMut(&RelPath, usize) -> bool) -> Option<Batch> {
+        self.take(limits, false, by_level)
     }
 
     /// Takes pending `Subtree` paths that touch nothing in flight. `None` when there are none. The whole tree comes alone.
@@ -560,10 +566,10 @@ impl DirtySet {
         if self.subtrees == 0 {
             return None;
         }
-        self.take(limits, true)
+        self.take(limits, true, &mut |_, _| false)
     }
 
-    fn take(&mut self, limits: Limits, deep: bool) -> Option<Batch> {
+    fn take(&mut self, limits: Limits, deep: bool, by_level: &mut dyn FnMut(&RelPath, usize) -> bool) -> Option<Batch> {
         if self.ready(limits.ignore_holds) == 0 {
             return None;
         }
@@ -578,6 +584,10 @@ impl DirtySet {
                 over = Some(n.flying);
             }
             let mut descend = n.first_child != NONE;
+            if descend && !deep && n.flying == 0 && n.flying_below == 0 && over.is_none() {
+                self.try_level(at, by_level);
+            }
+            let n = &self.nodes[at as usize];
             if let Some(kind) = n.kind {
                 let whole_tree = at == ROOT && kind == Kind::Entry; // attributes of the root travel with every batch
                 if n.flying_below > 0 && !whole_tree {
@@ -604,6 +614,36 @@ impl DirtySet {
         let id = self.new_batch_id();
         let entries = picked.into_iter().map(|(at, over)| self.lift(at, id, over)).collect();
         Some(Batch { id, entries, round: 0 })
+    }
+
+    /// Turns a directory with many new files into one comparison of its level, if `by_level` says so. All of them must be new
+    /// to the target: then nothing there can look the same and be another; and complete: the comparison sends what it finds.
+    fn try_level(&mut self, at: u32, by_level: &mut dyn FnMut(&RelPath, usize) -> bool) {
+        let mut new = 0;
+        for child in self.children(at) {
+            let n = &self.nodes[child as usize];
+            match n.kind {
+                Some(Kind::Entry) if n.flags & OPEN != 0 => return,
+                Some(Kind::Entry) if n.flags & FRESH != 0 && n.first_child == NONE => new += 1,
+                _ => {}
+            }
+        }
+        if new < LEVEL_MIN || !by_level(&self.path_of(at), new) {
+            return;
+        }
+        let fresh: Vec<u32> = self
+            .children(at)
+            .filter(|&c| {
+                let n = &self.nodes[c as usize];
+                n.kind == Some(Kind::Entry) && n.flags & FRESH != 0 && n.first_child == NONE
+            })
+            .collect();
+        let mut oldest = self.epochs.current();
+        for child in fresh {
+            oldest = self.clear(child).map_or(oldest, |e| e.min(oldest));
+            self.prune_up_to(child, at);
+        }
+        self.mark(at, Kind::Contents, oldest);
     }
 
     fn new_batch_id(&mut self) -> BatchId {

@@ -17,7 +17,7 @@ fn set() -> DirtySet {
 /// Takes everything and shows it as `kind path` lines, sorted; `!` marks what was seen to go.
 fn drain(s: &mut DirtySet) -> Vec<String> {
     let mut out = Vec::new();
-    for batch in [s.take_shallow(ALL), s.take_deep(ALL)].into_iter().flatten() {
+    for batch in [s.take_shallow(ALL, &mut |_, _| false), s.take_deep(ALL)].into_iter().flatten() {
         for e in &batch.entries {
             let kind = match e.kind {
                 Kind::Entry => "e",
@@ -74,11 +74,11 @@ fn merge_table() {
 fn nothing_leaves_above_below_or_beside_itself_in_flight() {
     let mut s = set();
     s.see(b"a/b/f", Seen::Written);
-    let first = s.take_shallow(ALL).unwrap();
+    let first = s.take_shallow(ALL, &mut |_, _| false).unwrap();
     for (path, seen) in [("a/b/f", Seen::Written), ("a", Seen::GoneDir), ("a/b/g", Seen::Written), ("x", Seen::Written)] {
         s.see(path.as_bytes(), seen);
     }
-    let second = s.take_shallow(ALL).unwrap();
+    let second = s.take_shallow(ALL, &mut |_, _| false).unwrap();
     assert_eq!(second.entries.iter().map(|e| e.path.to_string()).collect::<Vec<_>>(), ["x"], "a waits, and all below it with it");
     s.confirm(first.id, first.entries);
     s.confirm(second.id, second.entries);
@@ -89,7 +89,7 @@ fn nothing_leaves_above_below_or_beside_itself_in_flight() {
 fn a_directory_made_again_while_its_deletion_is_in_flight_is_compared_whole() {
     let mut s = set();
     s.see(b"d", Seen::GoneDir);
-    let batch = s.take_shallow(ALL).unwrap();
+    let batch = s.take_shallow(ALL, &mut |_, _| false).unwrap();
     s.see(b"d", Seen::CreatedDir);
     s.confirm(batch.id, batch.entries);
     assert_eq!(drain(&mut s), ["s d"]);
@@ -111,27 +111,64 @@ fn a_held_file_waits_for_its_closing_write_its_time_or_a_flush() {
     let until = Duration::from_secs(1);
     let held = |s: &mut DirtySet| {
         s.see(b"f", Seen::Created);
-        let mut batch = s.take_shallow(ALL).unwrap();
+        let mut batch = s.take_shallow(ALL, &mut |_, _| false).unwrap();
         assert!(batch.entries[0].held);
         s.hold(batch.id, batch.entries.pop().unwrap(), until);
-        assert!(s.take_shallow(ALL).is_none());
+        assert!(s.take_shallow(ALL, &mut |_, _| false).is_none());
         assert_eq!((s.pending(), s.ready(false), s.next_hold()), (1, 0, Some(until)));
     };
     let mut s = set();
     held(&mut s);
     s.see(b"f", Seen::Touched);
-    assert!(s.take_shallow(ALL).is_none(), "attributes do not end the hold");
+    assert!(s.take_shallow(ALL, &mut |_, _| false).is_none(), "attributes do not end the hold");
     s.see(b"f", Seen::Written);
     assert_eq!(drain(&mut s), ["e f"]);
     held(&mut s);
     s.tick(until);
     assert_eq!(drain(&mut s), ["e f"]);
     held(&mut s);
-    let batch = s.take_shallow(Limits { ignore_holds: true, ..ALL }).unwrap();
+    let batch = s.take_shallow(Limits { ignore_holds: true, ..ALL }, &mut |_, _| false).unwrap();
     s.confirm(batch.id, batch.entries);
     held(&mut s);
     s.see(b"f", Seen::Gone);
     assert_eq!(drain(&mut s), ["e ."], "it never left");
+}
+
+#[test]
+fn many_new_files_of_a_directory_become_one_comparison_of_its_level() {
+    let fill = |s: &mut DirtySet| {
+        for n in 0..LEVEL_MIN {
+            for seen in [Seen::Created, Seen::Written] {
+                s.see(format!("d/{n}").as_bytes(), seen);
+            }
+        }
+    };
+    let take = |s: &mut DirtySet, yes: bool| {
+        let mut asked = Vec::new();
+        let mut by_level = |p: &RelPath, n: usize| {
+            asked.push((p.to_string(), n));
+            yes
+        };
+        let batch = s.take_shallow(ALL, &mut by_level).unwrap();
+        let mut paths: Vec<String> = batch.entries.iter().map(|e| format!("{:?} {}", e.kind, e.path)).collect();
+        paths.sort();
+        s.confirm(batch.id, batch.entries);
+        assert_eq!((s.pending(), s.epochs().total()), (0, 0));
+        (asked, paths)
+    };
+    let mut s = set();
+    fill(&mut s);
+    s.see(b"d/old", Seen::Written);
+    s.see(b"e", Seen::Written);
+    let (asked, paths) = take(&mut s, true);
+    assert_eq!(asked, [("d".to_owned(), LEVEL_MIN)]);
+    assert_eq!(paths, ["Contents d", "Entry d/old", "Entry e"], "an old file may look the same and be another: listed");
+    fill(&mut s);
+    assert_eq!(take(&mut s, false).1.len(), LEVEL_MIN);
+    fill(&mut s);
+    s.see(b"d/open", Seen::Created);
+    let (asked, paths) = take(&mut s, true);
+    assert_eq!((asked.len(), paths.len()), (0, LEVEL_MIN + 1), "a level is not sent while a file in it is open");
 }
 
 #[test]
@@ -149,7 +186,7 @@ fn what_was_written_or_moved_may_differ_under_the_same_times() {
     ] {
         let mut s = set();
         events.iter().for_each(|(p, seen)| s.see(p.as_bytes(), *seen));
-        let batches = [s.take_shallow(ALL), s.take_deep(ALL)].into_iter().flatten();
+        let batches = [s.take_shallow(ALL, &mut |_, _| false), s.take_deep(ALL)].into_iter().flatten();
         let entry = batches.flat_map(|b| b.entries).find(|e| e.path.to_string() == path).unwrap();
         assert_eq!(entry.content, content, "{events:?}");
     }
@@ -162,7 +199,7 @@ fn a_flush_waits_for_what_came_before_it_through_failures() {
     s.see(b"a", Seen::Written);
     let flush = s.close_epoch();
     s.see(b"b", Seen::Written);
-    let batch = s.take_shallow(ALL).unwrap();
+    let batch = s.take_shallow(ALL, &mut |_, _| false).unwrap();
     s.park(batch.id, &batch.entries);
     assert!(!s.epochs().clear_until(flush));
     for e in batch.entries {
@@ -181,9 +218,9 @@ fn a_long_deep_run_lets_others_pass_and_they_are_sent_again() {
     s.see(b"", Seen::Subtree);
     let deep = s.take_deep(ALL).unwrap();
     s.see(b"a/f", Seen::Written);
-    assert!(s.take_shallow(ALL).is_none());
+    assert!(s.take_shallow(ALL, &mut |_, _| false).is_none());
     s.soften(&deep);
-    let small = s.take_shallow(ALL).unwrap();
+    let small = s.take_shallow(ALL, &mut |_, _| false).unwrap();
     assert_eq!(small.entries[0].over, Some(deep.id));
     let again = s.confirm(small.id, small.entries);
     assert_eq!(again.len(), 1);
@@ -205,7 +242,8 @@ fn beyond_the_bound_directories_become_coarser_and_nothing_is_dropped() {
         }
     }
     assert!(s.coarsened() > 0);
-    let covered: Vec<Entry> = [s.take_shallow(ALL), s.take_deep(ALL)].into_iter().flatten().flat_map(|b| b.entries).collect();
+    let covered: Vec<Entry> =
+        [s.take_shallow(ALL, &mut |_, _| false), s.take_deep(ALL)].into_iter().flatten().flat_map(|b| b.entries).collect();
     for d in 0..50 {
         for f in 0..40 {
             let path = format!("top/d{d}/f{f}");
@@ -467,7 +505,7 @@ impl Sim {
             }
             Step::Dispatch { deep, max } => {
                 let limits = Limits { max_paths: 1 + *max as usize, ignore_holds: false };
-                let batch = if *deep { self.set.take_deep(limits) } else { self.set.take_shallow(limits) };
+                let batch = if *deep { self.set.take_deep(limits) } else { self.set.take_shallow(limits, &mut |_, _| false) };
                 self.flying.extend(batch.map(|b| (b, *deep, None)));
             }
             Step::Read(n) => {

@@ -186,7 +186,7 @@ mod tests {
         for i in 0..n {
             set.see(format!("d/{i}").as_bytes(), Seen::Written);
         }
-        set.take_shallow(Limits { max_paths: usize::MAX, ignore_holds: false }).unwrap().entries
+        set.take_shallow(Limits { max_paths: usize::MAX, ignore_holds: false }, &mut |_, _| false).unwrap().entries
     }
 
     fn retries() -> Retries {
