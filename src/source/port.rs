@@ -18,7 +18,7 @@ use std::time::Duration;
 /// Which way of waiting and reading is wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Backend {
-    /// What works here; see [`Port::open`] for the order.
+    /// io_uring where it works and an idle one does not count as iowait (Linux 6.15), else poll.
     #[default]
     Auto,
     /// io_uring or an error.
