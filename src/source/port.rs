@@ -1,7 +1,9 @@
 //! How the reader sleeps and reads: by poll(2) and read(2), or by io_uring. One small surface, so all else is shared.
 //!
 //! What io_uring saves is the second system call at a wake-up: its sleep ends with the first bytes already read. Emptying a
-//! queue is read(2) either way, since the ring has no trying read for event queues (see `sys::uring`).
+//! queue is read(2) either way, since the ring has no trying read for event queues (see `sys::uring`). It is not faster for
+//! it (6.18, 2 cores, 100,000 files written, drained every 2 ms: 0.10-0.15 CPU-seconds with io_uring, 0.10-0.18 with poll;
+//! a single event after quiet, from mkdir's return to the engine, median: 33-41 µs with io_uring, 22-29 µs with poll).
 
 use crate::sys::event::EventFd;
 use crate::sys::queue::set_nonblocking;
@@ -16,7 +18,7 @@ use std::time::Duration;
 /// Which way of waiting and reading is wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Backend {
-    /// What works here; see [`Port::open`] for the order.
+    /// io_uring where it works and an idle one does not count as iowait (Linux 6.15), else poll.
     #[default]
     Auto,
     /// io_uring or an error.
