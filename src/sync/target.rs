@@ -40,6 +40,8 @@ use crate::sys::statx::{FileTime, StatBrief, Statter};
 const SMALL_PATHS: usize = 200;
 /// A deep run that takes longer lets others pass below it.
 const SOFT_AFTER: Duration = Duration::from_millis(500);
+/// No event for this many times `settle` (events come at that cadence), and a burst is taken to be over.
+const PAUSE_SETTLES: u32 = 3;
 /// Quiet for this many times `settle`, and the next event is handled at once.
 const QUIET_SETTLES: u32 = 4;
 /// The delay of a busy target, in runs' lengths, and its lower bound.
@@ -348,7 +350,7 @@ impl Target {
             return Some(Duration::ZERO);
         }
         let oldest = self.first_ready.unwrap_or(Duration::ZERO);
-        Some((self.last_seen + self.mirror.batch.settle).min(oldest + self.delay()))
+        Some((self.last_seen + self.mirror.batch.settle * PAUSE_SETTLES).min(oldest + self.delay()))
     }
 
     /// Sends what may leave now.
@@ -920,9 +922,6 @@ impl Target {
         }
         if self.set.ready(false) > 0 && self.first_ready.is_none() {
             self.first_ready = Some(cx.now);
-        }
-        if self.set.pending() > 0 && self.batches().next().is_none() {
-            self.go_now = true; // it has waited for what was in flight
         }
     }
 
