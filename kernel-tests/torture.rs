@@ -1,7 +1,7 @@
 //! Torture: everything at once, at full speed, by two threads, on a small name space, while a target hangs, falls and rises
 //! and the daemon is killed; and then whole trees have to be equal in every attribute.
 //!
-//! [`cases`] is the short form, with fixed seeds: about 130,000 operations for each filesystem. [`soak`] is the long form,
+//! [`cases`] is the short form, with fixed seeds: about 60,000 operations on each filesystem. [`soak`] is the long form,
 //! with a seed and a duration of choice (`scripts/soak`).
 
 mod ops;
@@ -16,12 +16,6 @@ use crate::fixture::{Case, Run, Setup, Skip, case};
 use ops::Mood;
 use storm::{Differs, World};
 
-/// Operations of a storm.
-const SHORT: usize = 32_000;
-const LONG: usize = 60_000;
-/// Pairs of storms in the short form.
-const ROUNDS: usize = 2;
-
 pub fn cases() -> Vec<Case> {
     vec![
         case("seed_1", ALL, |fs| play(Setup::new(fs), 1)),
@@ -31,9 +25,9 @@ pub fn cases() -> Vec<Case> {
 
 fn play(setup: Setup, seed: u64) -> Run<()> {
     let mut world = storm::setup(setup, seed)?;
-    for _ in 0..ROUNDS {
+    for force in storm::FORCES {
         for mood in [Mood::Any, Mood::Crash] {
-            if let Err(Differs(text)) = world.storm(mood, SHORT) {
+            if let Err(Differs(text)) = world.storm(mood, force) {
                 panic!("{text}");
             }
         }
@@ -74,8 +68,8 @@ fn weather(mut world: World, duration: Duration) -> ExitCode {
     let (mut cycle, mut total) = (0, 0);
     while begun.elapsed() < duration {
         cycle += 1;
-        let mood = if cycle % 2 == 1 { Mood::Any } else { Mood::Crash };
-        let tally = match world.storm(mood, LONG) {
+        let mood = if cycle % 3 > 0 { Mood::Any } else { Mood::Crash };
+        let tally = match world.storm(mood, storm::FORCES[cycle % storm::FORCES.len()]) {
             Ok(tally) => tally,
             Err(differs) => {
                 println!("{}", differs.0);
@@ -89,7 +83,7 @@ fn weather(mut world: World, duration: Duration) -> ExitCode {
         total += tally.operations;
         let mirror = world.mirror.daemon.status().mirrors.remove(0);
         println!(
-            "{:7.1} s  cycle {cycle}  {mood:5?}  {} ops  {:6.0} ops/s  lag {:5.0} ms  rss {:5.1} MiB  runs {}",
+            "{:7.1} s  cycle {cycle:4}  {mood:5?}  {:5} ops  {:6.0} ops/s  lag {:5.0} ms  rss {:5.1} MiB  runs {}",
             begun.elapsed().as_secs_f64(),
             tally.operations,
             tally.operations as f64 / tally.took.as_secs_f64(),

@@ -20,6 +20,22 @@ const THREADS: u64 = 2;
 const SHOWN_OPS: usize = 25;
 const SHOWN_PATHS: usize = 4;
 
+/// How hard it blows. Whatever a storm leaves wrong, the rest of it may put right, so most of the checks are after light ones.
+#[derive(Clone, Copy, Debug)]
+pub struct Force {
+    /// Operations without a pause, at most.
+    burst: usize,
+    operations: usize,
+}
+
+/// From single changes to full speed.
+pub const FORCES: [Force; 4] = [
+    Force { burst: 1, operations: 150 },
+    Force { burst: 8, operations: 1_000 },
+    Force { burst: 100, operations: 6_000 },
+    Force { burst: 1_500, operations: 24_000 },
+];
+
 /// What happens beside the changes, at a share of the storm's operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Blow {
@@ -78,11 +94,11 @@ pub fn setup(setup: Setup, seed: u64) -> Run<World> {
 }
 
 impl World {
-    /// One storm of about `operations`, then quiet, then the comparison.
+    /// One storm, then quiet, then the comparison.
     ///
     /// # Errors
     /// A target that never became equal, or is not, with everything there is to know.
-    pub fn storm(&mut self, mood: Mood, operations: usize) -> Result<Tally, Differs> {
+    pub fn storm(&mut self, mood: Mood, force: Force) -> Result<Tally, Differs> {
         self.storms += 1;
         let seed = self.seed.wrapping_mul(1_000_003).wrapping_add(self.storms);
         if mood == Mood::Crash {
@@ -99,15 +115,14 @@ impl World {
             let threads: Vec<_> = (0..THREADS)
                 .map(|thread| {
                     let count = &count;
-                    let share = operations / THREADS as usize;
                     let dice = Dice::new(seed.wrapping_mul(31).wrapping_add(thread), mood);
-                    scope.spawn(move || work(thread, dice, mood, place, share, serial, count))
+                    scope.spawn(move || work(thread, dice, mood, force, place, serial, count))
                 })
                 .collect();
             while let Some((share, blow)) = blows.pop() {
                 let due = poll_until(WAIT * 4, || {
                     let done = count.load(Ordering::Relaxed);
-                    (done >= operations * share / 100 || threads.iter().all(|t| t.is_finished())).then_some(())
+                    (done >= force.operations * share / 100 || threads.iter().all(|t| t.is_finished())).then_some(())
                 });
                 assert!(due.is_some(), "the storm's threads hang");
                 strike(mirror, blow);
@@ -130,7 +145,7 @@ impl World {
         }
         if !text.is_empty() {
             let last = log.last().map_or(0, |done| done.ended);
-            let head = format!("seed {}, storm {} ({mood:?}), numbers up to {last}: ", self.seed, self.storms);
+            let head = format!("seed {}, storm {} ({mood:?}, {force:?}), numbers up to {last}: ", self.seed, self.storms);
             return Err(Differs(head + &text));
         }
         Ok(Tally { operations: log.len(), took, lag })
@@ -188,15 +203,15 @@ fn work(
     thread: u64,
     mut dice: Dice,
     mood: Mood,
+    force: Force,
     place: &Place,
-    operations: usize,
     serials: &AtomicU64,
     count: &AtomicUsize,
 ) -> Vec<Done> {
+    let operations = force.operations / THREADS as usize;
     let mut log = Vec::with_capacity(operations);
     while log.len() < operations {
-        let burst = [1, 5, 50, 1_000][dice.below(4)];
-        for _ in 0..(1 + dice.below(burst)).min(operations - log.len()) {
+        for _ in 0..(1 + dice.below(force.burst)).min(operations - log.len()) {
             let op = dice.throw();
             let serial = serials.fetch_add(1, Ordering::Relaxed);
             let result = op.apply(place, mood, serial).map_err(|e| e.raw_os_error());
