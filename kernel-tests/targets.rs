@@ -60,6 +60,24 @@ pub fn cases() -> Vec<Case> {
             m.check();
             Ok(())
         }),
+        case("killed_server_leaves_no_litter", &[Fs::Tmpfs], |fs| {
+            let mut m = Setup::new(fs).start()?;
+            m.src.mkdir("d");
+            m.check();
+            m.src.sparse("d/large", 400 << 20);
+            let receiving = |m: &Mirror| {
+                let names = std::fs::read_dir(m.dst().at("d")).expect("the target can be read").flatten();
+                names.into_iter().any(|entry| entry.file_name().as_encoded_bytes().starts_with(b".large."))
+            };
+            assert!(poll_until(WAIT, || receiving(&m).then_some(())).is_some(), "no file arrives");
+            rsyncd(&mut m).freeze();
+            assert!(receiving(&m), "the file arrived faster than the server can be stopped; it must be larger");
+            rsyncd(&mut m).restart();
+            // The file itself may go again meanwhile: then nothing else looks at the directory's content.
+            m.src.remove("d/large");
+            m.check();
+            Ok(())
+        }),
         case("away_over_a_restart", &[Fs::Ext4], |fs| {
             let mut m = Setup::new(fs).start()?;
             tree(&m.src);

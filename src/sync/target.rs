@@ -12,7 +12,7 @@
 //! Runs that overlap never touch the same path, but each sets the times of the directories above its paths. Where they saw
 //! different times, the directory is sent once more after both (`Run::repair`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -912,7 +912,11 @@ impl Target {
             }
             verdict => {
                 let config = matches!(verdict, Verdict::Config | Verdict::Refused { .. } | Verdict::DeletesHeld);
+                let littered = self.littered(verdict, &batch);
                 self.give_back(batch);
+                for dir in littered {
+                    self.set.see(&dir, Seen::Contents);
+                }
                 for e in self.retries.take_all() {
                     self.set.restore(e);
                 }
@@ -928,6 +932,14 @@ impl Target {
         if self.set.ready(false) > 0 && self.first_ready.is_none() {
             self.first_ready = Some(cx.now);
         }
+    }
+
+    /// Directories of a batch where a receiver that was killed has perhaps left its temporary files (`.name.XXXXXX`): only a
+    /// comparison of the level finds these. What is compared with deletions anyway finds its own.
+    fn littered(&self, verdict: &Verdict, batch: &Batch) -> BTreeSet<RelPath> {
+        let died = matches!(verdict, Verdict::TargetDown | Verdict::TimedOut | Verdict::Killed | Verdict::Unknown);
+        let entries = batch.entries.iter().filter(|e| died && self.mirror.delete && e.kind == Kind::Entry);
+        entries.filter_map(|e| path::parent(&e.path)).map(RelPath::from_normal).collect()
     }
 
     fn confirm(&mut self, cx: &Context<'_>, id: BatchId, entries: Vec<Entry>) {
