@@ -106,7 +106,8 @@ struct Wish {
 
 impl Wish {
     fn read(args: &[String]) -> Result<Wish, String> {
-        let mut wish = Wish { duration: Duration::from_secs(600), seed: fastrand::u64(..1 << 32), fs: Fs::Ext4, watch: "auto".into() };
+        let mut wish =
+            Wish { duration: Duration::from_secs(600), seed: fastrand::u64(..1 << 32), fs: Fs::Ext4, watch: "auto".into() };
         let mut args = args.iter();
         while let Some(arg) = args.next() {
             let mut value = || args.next().ok_or(format!("{arg} needs a value"));
@@ -122,7 +123,8 @@ impl Wish {
                     other => return Err(format!("--watch: {other} is none of auto, fanotify, inotify")),
                 },
                 duration => {
-                    wish.duration = humantime::parse_duration(duration).map_err(|e| format!("{duration:?} is no duration: {e}"))?;
+                    wish.duration =
+                        humantime::parse_duration(duration).map_err(|e| format!("{duration:?} is no duration: {e}"))?;
                 }
             }
         }

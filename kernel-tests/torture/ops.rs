@@ -216,9 +216,7 @@ impl Op {
             Op::Remove(path) => remove(&at(path)),
             Op::Rmdir(path) => fs::remove_dir(at(path)),
             Op::Rename(from, to) => fs::rename(at(from), at(to)),
-            Op::Exchange(one, two) => {
-                Ok(renameat2(AT_FDCWD, &at(one), AT_FDCWD, &at(two), RenameFlags::RENAME_EXCHANGE)?)
-            }
+            Op::Exchange(one, two) => Ok(renameat2(AT_FDCWD, &at(one), AT_FDCWD, &at(two), RenameFlags::RENAME_EXCHANGE)?),
             Op::Out(path, slot) => fs::rename(at(path), place.out.join(slot)),
             Op::In(slot, path) => fs::rename(place.out.join(slot), at(path)),
             Op::Drop(slot) => remove(&place.out.join(slot)),
