@@ -10,7 +10,7 @@
 //! Two lanes: up to `small_jobs` short lists, by preference through a process that stands by, beside `jobs` bulk runs. A run is
 //! confirmed by its exit, which rsync delays up to 45 ms after the change is visible, so several small ones overlap.
 //! Runs that overlap never touch the same path, but each sets the times of the directories above its paths. Where they saw
-//! different times, the directory is sent once more after both (`Run::repair`).
+//! different times, the directory is sent once more after both.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -110,8 +110,6 @@ struct Flight {
     soft: bool,
     /// Directories above the listed paths, with the ctime seen.
     ancestors: BTreeMap<RelPath, FileTime>,
-    /// Directories whose times another run may have set back.
-    repair: Vec<RelPath>,
     /// Entries that went through meanwhile and that this run may have undone.
     after: Vec<Entry>,
     mark: u64,
@@ -237,6 +235,21 @@ impl Target {
         }
         self.last_seen = now;
         self.set.see(path, seen);
+    }
+
+    /// See [`DirtySet::wants_barrier`].
+    pub fn wants_barrier(&self) -> bool {
+        self.set.wants_barrier()
+    }
+
+    /// See [`DirtySet::begin_barrier`].
+    pub fn begin_barrier(&mut self) {
+        self.set.begin_barrier();
+    }
+
+    /// See [`DirtySet::end_barrier`].
+    pub fn end_barrier(&mut self) {
+        self.set.end_barrier();
     }
 
     /// Begins a flush: the returned epoch is done when [`Target::flushed`] says so. Until then nothing is delayed.
@@ -719,7 +732,6 @@ impl Target {
             paths,
             soft: false,
             ancestors,
-            repair: Vec::new(),
             after: Vec::new(),
             mark: 0,
             marked: cx.now,
@@ -882,8 +894,8 @@ impl Target {
         let took = cx.now.saturating_sub(run.started);
         let id = batch.id;
         self.count(&run, &outcome, took);
-        self.overlaps(&run);
-        let (repair, after) = (std::mem::take(&mut run.repair), std::mem::take(&mut run.after));
+        self.repair_overlaps(&run, &batch);
+        let after = std::mem::take(&mut run.after);
         self.log(&run, &batch, &outcome, took);
         match &outcome.verdict {
             Verdict::Done => self.confirm(cx, id, batch.entries),
@@ -906,6 +918,7 @@ impl Target {
                 self.retries.failed(cx.now, batch.entries, batch.round, &outcome.failed, &why, fastrand::f64());
             }
             verdict => {
+                self.sweep_leftovers(&batch);
                 let config = matches!(verdict, Verdict::Config | Verdict::Refused { .. } | Verdict::DeletesHeld);
                 self.give_back(batch);
                 for e in self.retries.take_all() {
@@ -916,9 +929,6 @@ impl Target {
         }
         for entry in after {
             self.set.restore(entry);
-        }
-        for dir in repair {
-            self.set.see(&dir, Seen::Touched);
         }
         if self.set.ready(false) > 0 && self.first_ready.is_none() {
             self.first_ready = Some(cx.now);
@@ -976,14 +986,35 @@ impl Target {
     }
 
     /// Directories above both this run's paths and those of a run still in flight, seen with different times: whichever ends
-    /// last may have set the older ones.
-    fn overlaps(&mut self, ended: &Flight) {
-        for other in self.runs.values_mut().filter(|r| matches!(r.load, Load::Batch(_))) {
+    /// last may set the older ones. They are sent again; as something below them is in flight, not before that has ended. Who
+    /// waits for this run's changes waits for that too.
+    fn repair_overlaps(&mut self, ended: &Flight, batch: &Batch) {
+        let Some(since) = batch.entries.iter().map(Entry::epoch).min() else { return };
+        let mut differing: Vec<&RelPath> = Vec::new();
+        for other in self.runs.values().filter(|r| matches!(r.load, Load::Batch(_))) {
             for (dir, seen) in &ended.ancestors {
-                if other.ancestors.get(dir).is_some_and(|theirs| theirs != seen) && !other.repair.contains(dir) {
-                    other.repair.push(dir.clone());
+                if other.ancestors.get(dir).is_some_and(|theirs| theirs != seen) && !differing.contains(&dir) {
+                    differing.push(dir);
                 }
             }
+        }
+        for dir in differing {
+            self.set.see_since(dir, Seen::Touched, since);
+        }
+    }
+
+    /// A receiver that was cut off may have left temporary files beside those it was receiving. A pass over the level
+    /// removes them.
+    fn sweep_leftovers(&mut self, batch: &Batch) {
+        if !self.mirror.delete {
+            return;
+        }
+        let mut dirs: Vec<&[u8]> =
+            batch.entries.iter().filter(|e| e.kind == Kind::Entry && !e.gone).filter_map(|e| path::parent(&e.path)).collect();
+        dirs.sort_unstable();
+        dirs.dedup();
+        for dir in dirs {
+            self.set.see_since(dir, Seen::Contents, batch.entries[0].epoch());
         }
     }
 
