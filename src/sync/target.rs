@@ -23,10 +23,10 @@ use super::argv::{self, Deletions, Pass, Spec};
 use super::filelist::{self, Form, Refusal};
 use super::normal::{self, Normal, State as Look};
 use super::outcome::{Outcome, Verdict};
-use super::output::Stream;
+use super::output::{Output, Stream};
 use super::probe::{self, RsyncFacts, TargetState};
-use super::retries::{Backoff, Retries};
-use super::run::{Input, Run};
+use super::retries::{Backoff, Retries, WHOLE_ROUNDS};
+use super::run::{Input, Run, RunError};
 use crate::config::{self, Mirror};
 use crate::dirty::{Batch, BatchId, DirtySet, Entry, Epoch, Kind, Limits, Seen};
 use crate::filter::Filter;
@@ -136,6 +136,10 @@ pub struct Target {
     next_run: u32,
     retries: Retries,
     backoff: Backoff,
+    /// Failures since the target last took something. That it answers a probe does not end the row: a full disk does so too.
+    tries: u32,
+    /// The target's directory was not there: what comes back in its place may hold nothing of what was sent before.
+    suspect: bool,
     last_seen: Duration,
     first_ready: Option<Duration>,
     go_now: bool,
@@ -214,6 +218,8 @@ impl Target {
             next_run: 0,
             retries: Retries::new(backoff),
             backoff,
+            tries: 0,
+            suspect: false,
             last_seen: Duration::ZERO,
             first_ready: None,
             go_now: true,
@@ -642,6 +648,9 @@ impl Target {
             && thorough
             && let Some((serial, mut run)) = self.take_standby(&encoded.bytes)
         {
+            if cx.now.saturating_sub(run.started) > STANDBY_INFANT {
+                self.proven(cx);
+            }
             match run.run.feed(&encoded.bytes) {
                 Ok(()) => {
                     run.load = Load::Batch(batch.take().expect("not used yet"));
@@ -687,25 +696,26 @@ impl Target {
     ) -> bool {
         let serial = self.next_run;
         self.next_run = self.next_run.wrapping_add(1);
-        let started =
-            Run::start(&self.spec(cx.root.path(), thorough), pass, &self.env, input).map_err(|e| chain(&e)).and_then(|run| {
+        let started = Run::start(&self.spec(cx.root.path(), thorough), pass, &self.env, input)
+            .map_err(|e| (matches!(e, RunError::Password(_)), chain(&e)))
+            .and_then(|run| {
                 let fds =
                     [(run.output_fd(Stream::Stdout), STDOUT), (run.output_fd(Stream::Stderr), STDERR), (Some(run.pidfd()), EXIT)];
                 for (fd, which) in fds {
                     let Some(fd) = fd else { continue };
                     let added = cx.reactor.add(fd, Interest::Read, token(self.index, serial, which));
-                    added.map_err(|e| format!("cannot wait for it: {e}"))?;
+                    added.map_err(|e| (false, format!("cannot wait for it: {e}")))?;
                 }
                 Ok(run)
             });
         let run = match started {
             Ok(run) => run,
-            Err(error) => {
+            Err((config, error)) => {
                 self.unregister(cx, serial);
                 if let Load::Batch(batch) = load {
                     self.give_back(batch);
                 }
-                self.went_away(cx, false, format!("cannot start rsync: {error}"));
+                self.went_away(cx, config, format!("cannot start rsync: {error}"));
                 return false;
             }
         };
@@ -808,6 +818,7 @@ impl Target {
     }
 
     fn probed(&mut self, cx: &mut Context<'_>, run: &Flight, outcome: &Outcome) {
+        self.suspect |= gone(outcome, run.run.output());
         match probe::interpret_probe(outcome, &run.run.output().signs) {
             TargetState::Usable => self.came_up(cx, true),
             TargetState::UseFallback => self.came_up(cx, false),
@@ -837,15 +848,25 @@ impl Target {
         }
         self.state = State::Up;
         self.go_now = true;
+        if std::mem::take(&mut self.suspect) {
+            tracing::warn!(target_name = %self.cfg.name, "the target's directory was gone, so the whole tree is compared with what came back");
+            self.see(cx.now, b"", Seen::Subtree);
+        }
         self.refill_standby(cx);
     }
 
+    /// The target has taken something, or a connection to it has lived: an outage, if there was one, is over.
+    fn proven(&mut self, cx: &Context<'_>) {
+        if std::mem::take(&mut self.tries) > 0 {
+            self.stats.reason.clear();
+            // What failed may have failed for the same cause.
+            self.retries.hurry(cx.now);
+        }
+    }
+
     fn went_away(&mut self, cx: &mut Context<'_>, config: bool, reason: String) {
-        let tries = match &self.state {
-            State::Away { tries, .. } => tries + 1,
-            State::Probing { tries } => tries + 1,
-            State::Up => 1,
-        };
+        self.tries += 1;
+        let tries = self.tries;
         let pause = self.backoff.pause(tries, fastrand::f64()) * if config { CONFIG_PAUSE } else { 1 };
         // Once per cause; what repeats is counted and shown in the status.
         if self.stats.reason != reason {
@@ -864,7 +885,11 @@ impl Target {
     }
 
     fn standby_ended(&mut self, cx: &mut Context<'_>, run: &Flight, outcome: &Outcome) {
-        if cx.now.saturating_sub(run.started) > STANDBY_INFANT || self.stopping || self.state != State::Up {
+        let old = cx.now.saturating_sub(run.started) > STANDBY_INFANT;
+        if old || self.stopping || self.state != State::Up {
+            if old && self.state == State::Up {
+                self.proven(cx);
+            }
             return self.refill_standby(cx);
         }
         match outcome.verdict {
@@ -885,9 +910,21 @@ impl Target {
         self.overlaps(&run);
         let (repair, after) = (std::mem::take(&mut run.repair), std::mem::take(&mut run.after));
         self.log(&run, &batch, &outcome, took);
+        self.suspect |= gone(&outcome, run.run.output());
         match &outcome.verdict {
-            Verdict::Done => self.confirm(cx, id, batch.entries),
-            Verdict::Partial | Verdict::SourceRace => self.partial(cx, &run, batch, &outcome),
+            Verdict::Done => {
+                self.proven(cx);
+                self.confirm(cx, id, batch.entries);
+            }
+            Verdict::Partial | Verdict::SourceRace => {
+                self.proven(cx);
+                self.partial(cx, &run, batch, &outcome);
+            }
+            // Somebody else did that to our process, the target has no part in it. The kernel, when memory is short: smaller lists may help.
+            Verdict::Killed if run.ended_badly.is_none() && batch.round + 1 < WHOLE_ROUNDS => {
+                self.set.park(id, &batch.entries);
+                self.retries.failed(cx.now, batch.entries, batch.round, &[], &outcome.reason, fastrand::f64());
+            }
             Verdict::NoMissingArgs => {
                 self.give_back(batch);
                 self.drop_standbys(cx);
@@ -897,7 +934,8 @@ impl Target {
                 self.give_back(batch);
                 match (cx.check)() {
                     Err(why) => *cx.held = Some(why),
-                    Ok(()) => self.went_away(cx, false, outcome.reason.clone()),
+                    Ok(()) if self.is_up() => self.went_away(cx, false, outcome.reason.clone()),
+                    Ok(()) => {}
                 }
             }
             Verdict::Killed if run.ended_badly.is_some() => {
@@ -911,7 +949,10 @@ impl Target {
                 for e in self.retries.take_all() {
                     self.set.restore(e);
                 }
-                self.went_away(cx, config, outcome.reason.clone());
+                // Of several runs that meet the same outage, the first counts.
+                if self.is_up() {
+                    self.went_away(cx, config, outcome.reason.clone());
+                }
             }
         }
         for entry in after {
@@ -1168,6 +1209,11 @@ impl Target {
         s.failures_more = self.retries.failures().len().saturating_sub(SHOWN_FAILURES) as u64;
         s
     }
+}
+
+/// Whether a run found that the target's directory, or the module that stands for it, is not there.
+fn gone(outcome: &Outcome, output: &Output) -> bool {
+    outcome.verdict == Verdict::TargetMissing || output.signs.module_missing
 }
 
 fn deep(pass: Pass) -> bool {
