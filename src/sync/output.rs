@@ -88,6 +88,8 @@ pub struct Signs {
     pub source_race: bool,
     /// ENOSPC or EDQUOT on the target.
     pub target_full: bool,
+    /// Something failed because a filesystem of the target is read-only.
+    pub read_only: bool,
     /// The target's directory could not be entered; a dry run would have to make it.
     pub target_missing: bool,
     /// The source's root could not be entered.
@@ -414,6 +416,7 @@ impl Output {
             self.signs.target_missing = true;
             return DECIDES;
         }
+        self.signs.read_only |= !sender && error == Some(libc::EROFS);
         if !sender && matches!(error, Some(libc::ENOSPC | libc::EDQUOT)) {
             self.signs.target_full = true;
             self.failed_at(told, false);

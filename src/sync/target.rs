@@ -53,6 +53,8 @@ const STANDBY_INFANT: Duration = Duration::from_secs(3);
 const TWIN_SLACK_SECS: i64 = 2;
 /// Entries of a directory that cost as much as one listed path.
 const LEVEL_ENTRIES_PER_PATH: usize = 4;
+/// Outages in a row by a full disk before the file that did not fit is set apart.
+const UNFIT_TRIES: u32 = 2;
 /// Failures listed in the status.
 const SHOWN_FAILURES: usize = 50;
 /// Probes of a configuration error come this much rarer than those of a target that is down.
@@ -138,6 +140,8 @@ pub struct Target {
     backoff: Backoff,
     /// Failures since the target last took something. That it answers a probe does not end the row: a full disk does so too.
     tries: u32,
+    /// Until then one connection at a time: the server had none left for us.
+    crowded: Option<Duration>,
     /// The target's directory was not there: what comes back in its place may hold nothing of what was sent before.
     suspect: bool,
     last_seen: Duration,
@@ -219,6 +223,7 @@ impl Target {
             retries: Retries::new(backoff),
             backoff,
             tries: 0,
+            crowded: None,
             suspect: false,
             last_seen: Duration::ZERO,
             first_ready: None,
@@ -339,6 +344,9 @@ impl Target {
     fn lanes_free(&self) -> (bool, bool) {
         let small = self.batches().filter(|(r, _)| r.small).count();
         let bulk = self.batches().count() - small;
+        if self.crowded.is_some() && small + bulk > 0 {
+            return (false, false);
+        }
         (small < self.cfg.small_jobs, bulk < self.cfg.jobs)
     }
 
@@ -446,10 +454,11 @@ impl Target {
             if part.batch.entries.is_empty() {
                 continue;
             }
-            if self.state == State::Up {
+            // A second part waits for the first where there is one connection only.
+            if self.state == State::Up && (self.crowded.is_none() || !started) {
                 started |= self.start_listed(cx, part, &normal, deep, thorough);
             } else {
-                self.give_back(part.batch); // the first part found the target gone
+                self.give_back(part.batch);
             }
         }
         started
@@ -470,6 +479,19 @@ impl Target {
         for e in batch.entries {
             self.set.restore(e);
         }
+    }
+
+    /// The same; but files that did not fit again and again, though the target had time to make room, become failures, or
+    /// they would hold up all that comes after them: rsync ends at the first that does not fit.
+    fn give_back_but_unfit(&mut self, cx: &Context<'_>, mut batch: Batch, outcome: &Outcome) {
+        if outcome.verdict == Verdict::TargetFull && self.tries >= UNFIT_TRIES {
+            let unfit = |e: &Entry| e.kind == Kind::Entry && outcome.failed.contains(&e.path);
+            let (bad, good): (Vec<Entry>, Vec<Entry>) = batch.entries.into_iter().partition(unfit);
+            self.set.park(batch.id, &bad);
+            self.retries.fail(cx.now, bad, &outcome.reason, fastrand::f64());
+            batch.entries = good;
+        }
+        self.give_back(batch);
     }
 
     /// Decides the form of each entry by what was found. Entries that need another kind of pass go back to the set as such.
@@ -742,7 +764,7 @@ impl Target {
     // ----- standby -----
 
     fn refill_standby(&mut self, cx: &mut Context<'_>) {
-        if self.state != State::Up || self.stopping || cx.held.is_some() {
+        if self.state != State::Up || self.stopping || cx.held.is_some() || self.crowded.is_some() {
             return;
         }
         let have = self.runs.values().filter(|r| matches!(r.load, Load::Standby)).count();
@@ -895,12 +917,22 @@ impl Target {
         match outcome.verdict {
             Verdict::Done => self.went_away(cx, false, "rsync ended before it was given a list".into()),
             // No connection to spare for standing by: work goes on without.
-            Verdict::Busy => {
-                tracing::info!(target_name = %self.cfg.name, "no connection is left for standing by: {}", outcome.reason);
-                self.cfg.standby = self.cfg.standby.saturating_sub(1);
-            }
+            Verdict::Busy => self.crowd(cx, outcome),
             _ => self.went_away(cx, matches!(outcome.verdict, Verdict::Config | Verdict::Refused { .. }), outcome.reason.clone()),
         }
+    }
+
+    /// The server's connections are used up. What we hold beyond the one that works may be the cause, so it is let go for
+    /// as long as a process would stand by; then it is tried again.
+    fn crowd(&mut self, cx: &mut Context<'_>, outcome: &Outcome) {
+        if self.crowded.replace(cx.now + self.cfg.standby_max_age).is_none() {
+            tracing::warn!(
+                target_name = %self.cfg.name,
+                "one connection at a time for {:?}: {}. Raise the module's max connections to {} or more",
+                self.cfg.standby_max_age, outcome.reason, self.cfg.jobs + self.cfg.small_jobs + self.cfg.standby,
+            );
+        }
+        self.drop_standbys(cx);
     }
 
     fn batch_ended(&mut self, cx: &mut Context<'_>, mut run: Flight, batch: Batch, outcome: Outcome) {
@@ -916,9 +948,29 @@ impl Target {
                 self.proven(cx);
                 self.confirm(cx, id, batch.entries);
             }
+            Verdict::Partial
+                if read_only(&batch, &outcome, run.run.output())
+                    && (batch.round + 1 == WHOLE_ROUNDS || (batch.round == 0 && self.tries > 0)) =>
+            {
+                self.give_back(batch);
+                if self.is_up() {
+                    self.went_away(cx, true, outcome.reason.clone());
+                }
+            }
             Verdict::Partial | Verdict::SourceRace => {
-                self.proven(cx);
+                if !run.run.output().signs.read_only {
+                    self.proven(cx);
+                }
                 self.partial(cx, &run, batch, &outcome);
+            }
+            Verdict::Busy => {
+                self.give_back(batch);
+                // With others of ours it was a matter of our own number, and their ends free a connection.
+                let others = self.runs.values().any(|r| matches!(r.load, Load::Standby | Load::Batch(_)));
+                self.crowd(cx, &outcome);
+                if self.is_up() && !others {
+                    self.went_away(cx, false, outcome.reason.clone());
+                }
             }
             // Somebody else did that to our process, the target has no part in it. The kernel, when memory is short: smaller lists may help.
             Verdict::Killed if run.ended_badly.is_none() && batch.round + 1 < WHOLE_ROUNDS => {
@@ -945,7 +997,7 @@ impl Target {
             }
             verdict => {
                 let config = matches!(verdict, Verdict::Config | Verdict::Refused { .. } | Verdict::DeletesHeld);
-                self.give_back(batch);
+                self.give_back_but_unfit(cx, batch, &outcome);
                 for e in self.retries.take_all() {
                     self.set.restore(e);
                 }
@@ -1086,6 +1138,7 @@ impl Target {
             let list = probe::probe_list();
             self.start(cx, Pass::Probe, Input::List(&list), Load::Probe, 0, false, false, BTreeMap::new());
         }
+        self.crowded.take_if(|until| *until <= cx.now);
         let mut softened = Vec::new();
         let mut old = Vec::new();
         for (&serial, run) in &mut self.runs {
@@ -1141,6 +1194,7 @@ impl Target {
             }
         }
         due.extend(self.set.next_hold());
+        due.extend(self.crowded);
         for run in self.runs.values() {
             match run.load {
                 Load::Standby => due.push(run.started + self.cfg.standby_max_age),
@@ -1214,6 +1268,14 @@ impl Target {
 /// Whether a run found that the target's directory, or the module that stands for it, is not there.
 fn gone(outcome: &Outcome, output: &Output) -> bool {
     outcome.verdict == Verdict::TargetMissing || output.signs.module_missing
+}
+
+/// Whether a batch found the whole target read-only, as a filesystem is after an error: every path failed, and for this. A
+/// read-only part of a target looks the same for as long as nothing else changes; so it is asked of whole rounds only, and what
+/// was set apart already stays a matter of its paths.
+fn read_only(batch: &Batch, outcome: &Outcome, output: &Output) -> bool {
+    let named = |e: &Entry| outcome.failed.iter().any(|path| path::is_at_or_below(path, &e.path));
+    output.signs.read_only && batch.entries.iter().all(named)
 }
 
 fn deep(pass: Pass) -> bool {
