@@ -12,7 +12,7 @@
 //! Runs that overlap never touch the same path, but each sets the times of the directories above its paths. Where they saw
 //! different times, the directory is sent once more after both (`Run::repair`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -997,7 +997,11 @@ impl Target {
             }
             verdict => {
                 let config = matches!(verdict, Verdict::Config | Verdict::Refused { .. } | Verdict::DeletesHeld);
+                let litter = leftovers(&batch, &outcome);
                 self.give_back_but_unfit(cx, batch, &outcome);
+                for dir in litter {
+                    self.set.see(&dir, Seen::Contents);
+                }
                 for e in self.retries.take_all() {
                     self.set.restore(e);
                 }
@@ -1276,6 +1280,14 @@ fn gone(outcome: &Outcome, output: &Output) -> bool {
 fn read_only(batch: &Batch, outcome: &Outcome, output: &Output) -> bool {
     let named = |e: &Entry| outcome.failed.iter().any(|path| path::is_at_or_below(path, &e.path));
     output.signs.read_only && batch.entries.iter().all(named)
+}
+
+/// Directories where a receiver that was killed has left temporary files, which only a pass with deletes over them removes. One
+/// that lives longer than its client cleans up.
+fn leftovers(batch: &Batch, outcome: &Outcome) -> BTreeSet<RelPath> {
+    let broken = matches!(outcome.verdict, Verdict::TargetDown | Verdict::TimedOut) && outcome.counters.files_sent > 0;
+    let files = batch.entries.iter().filter(|e| broken && e.kind == Kind::Entry);
+    files.filter_map(|e| path::parent(&e.path).map(RelPath::from_normal)).collect()
 }
 
 fn deep(pass: Pass) -> bool {
