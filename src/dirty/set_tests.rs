@@ -35,8 +35,9 @@ fn drain(s: &mut DirtySet) -> Vec<String> {
 #[test]
 fn merge_table() {
     use Seen::*;
+    type Case<'a> = (&'a str, &'a [(&'a str, Seen)], &'a [&'a str]);
     #[rustfmt::skip]
-    let table: &[(&str, &[(&str, Seen)], &[&str])] = &[
+    let table: &[Case<'_>] = &[
         ("many events of one file are one path",       &[("a/f", Created), ("a/f", Written), ("a/f", Touched), ("a/f", Written)], &["e a/f"]),
         ("a created file comes and goes",              &[("a/f", Created), ("a/f", Written), ("a/f", Gone)], &["e a"]),
         ("an old file goes",                           &[("a/f", Written), ("a/f", Gone)], &["e! a/f"]),
@@ -554,7 +555,7 @@ impl Sim {
             }
             Step::Restore => {
                 let parked = std::mem::take(&mut self.parked);
-                if self.version % 2 == 0 {
+                if self.version.is_multiple_of(2) {
                     self.flying.extend(self.set.take_again(parked, 1).map(|b| (b, false, None)));
                 } else {
                     parked.into_iter().for_each(|e| self.set.restore(e));

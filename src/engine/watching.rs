@@ -183,7 +183,6 @@ impl Watching {
             Ok(mounts) => out.extend(
                 mounts
                     .below(root.path())
-                    .into_iter()
                     .filter_map(|m| m.point.strip_prefix(root.path()).ok().map(Path::to_owned))
                     .filter_map(|p| RelPath::new(p.as_os_str().as_bytes()).filter(|p| !p.is_root())),
             ),

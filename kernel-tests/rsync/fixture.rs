@@ -12,7 +12,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use fansync::path::{RelPath, Shown};
-use fansync::sync::argv::{Compress, Pass, Spec, environment};
+use fansync::config::Compress;
+use fansync::sync::argv::{Pass, Spec, environment};
 use fansync::sync::filelist::{Form, encode};
 use fansync::sync::location::Location;
 use fansync::sync::outcome::{Outcome, Verdict};
@@ -97,6 +98,7 @@ impl Drop for Daemon {
 pub struct Options {
     pub keep: bool,
     pub no_missing_args: bool,
+            thorough: false,
     pub filters: Vec<OsString>,
     pub extra: Vec<String>,
 }
