@@ -230,7 +230,7 @@ fn two_mirrors(fs: Fs) -> Run<()> {
     let table = |name: &str, source: &Dir| MirrorTable {
         name: name.into(),
         source: source.root().into(),
-        target: vec![TargetTable { name: format!("to-{name}"), url: rsyncd.url(name), ssh: None }],
+        target: vec![TargetTable { name: format!("to-{name}"), url: rsyncd.url(name), ..TargetTable::default() }],
         ..MirrorTable::default()
     };
     let config = Config::new(work.path(), vec![table("one", one), table("two", two)]);

@@ -13,6 +13,7 @@ mod fixture;
 mod history;
 mod lifecycle;
 mod names;
+mod outages;
 mod renames;
 mod rewrite;
 mod targets;
@@ -95,6 +96,7 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("bursts", bursts::cases()),
         ("filters", filters::cases()),
         ("targets", targets::cases()),
+        ("outages", outages::cases()),
         ("fallback", fallback::cases()),
         ("lifecycle", lifecycle::cases()),
         ("history", history::cases()),

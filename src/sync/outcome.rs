@@ -137,7 +137,7 @@ fn verdict(exit: Exit, output: &Output, context: Context) -> Verdict {
     if signs.busy {
         return Verdict::Busy;
     }
-    if signs.rejected || signs.no_program {
+    if signs.rejected || signs.module_missing || signs.no_program {
         return Verdict::Config;
     }
     match code {
@@ -264,6 +264,23 @@ mod tests {
                 TargetFull,
             ),
             ("quota", 11, "", "rsync: [receiver] write failed on \"/big\": Disk quota exceeded (122)\n", PLAIN, TargetFull),
+            (
+                "target removed under a waiting process",
+                23,
+                "<f+++++++++ f\n",
+                "rsync: [receiver] mkstemp \"/t/.f.vuJwHe\" failed: No such file or directory (2)\n",
+                PLAIN,
+                TargetMissing,
+            ),
+            (
+                "a directory of the target removed during the run",
+                23,
+                "<f+++++++++ d/f\n",
+                "rsync: [receiver] mkstemp \"/t/d/.f.vuJwHe\" failed: No such file or directory (2)\n",
+                PLAIN,
+                Partial,
+            ),
+            ("module's directory gone", 5, "", "@ERROR: chroot failed\n", PLAIN, Config),
             (
                 "connection refused",
                 10,
