@@ -38,6 +38,8 @@ use crate::sys::statx::{FileTime, StatBrief, Statter};
 
 /// Most paths in a batch of the small lane.
 const SMALL_PATHS: usize = 200;
+/// How often a run is asked whether a FIFO holds it up: rsync opens what was a file when it looked, and waits for a writer.
+const FIFO_LOOK: Duration = Duration::from_millis(200);
 /// A deep run that takes longer lets others pass below it.
 const SOFT_AFTER: Duration = Duration::from_millis(500);
 /// No event for this many times `settle` (events come at that cadence), and a burst is taken to be over.
@@ -116,7 +118,9 @@ struct Flight {
     after: Vec<Entry>,
     mark: u64,
     marked: Duration,
-    ended_badly: Option<&'static str>,
+    /// When it was last asked about FIFOs.
+    looked: Duration,
+    ended_badly: Option<String>,
 }
 
 /// See the module's text.
@@ -689,7 +693,7 @@ impl Target {
             match run.run.feed(&encoded.bytes) {
                 Ok(()) => {
                     run.load = Load::Batch(batch.take().expect("not used yet"));
-                    (run.started, run.marked) = (cx.now, cx.now);
+                    (run.started, run.marked, run.looked) = (cx.now, cx.now, cx.now);
                     (run.stood_by, run.small, run.paths, run.ancestors) = (true, true, entries, ancestors);
                     self.runs.insert(serial, run);
                     return true;
@@ -767,6 +771,7 @@ impl Target {
             after: Vec::new(),
             mark: 0,
             marked: cx.now,
+            looked: cx.now,
             ended_badly: None,
         };
         self.runs.insert(serial, run);
@@ -1003,7 +1008,7 @@ impl Target {
                 }
             }
             Verdict::Killed if run.ended_badly.is_some() => {
-                let why = format!("no progress for {}s, ended by the watchdog", self.cfg.watchdog.as_secs());
+                let why = run.ended_badly.take().unwrap_or_default();
                 self.set.park(id, &batch.entries);
                 self.retries.failed(cx.now, batch.entries, batch.round, &outcome.failed, &why, fastrand::f64());
             }
@@ -1193,11 +1198,19 @@ impl Target {
                         run.run.kill();
                     } else {
                         tracing::warn!(target_name = %self.cfg.name, "a run made no progress for {:?}, ending it", self.cfg.watchdog);
-                        run.ended_badly = Some("watchdog");
+                        run.ended_badly = Some(format!("no progress for {:?}, ended by the watchdog", self.cfg.watchdog));
                         run.run.terminate();
                     }
                 }
                 (run.mark, run.marked) = (mark, cx.now);
+            }
+            if !matches!(run.load, Load::Standby) && run.ended_badly.is_none() && cx.now.saturating_sub(run.looked) >= FIFO_LOOK {
+                run.looked = cx.now;
+                if run.run.waits_for_fifo() {
+                    tracing::info!(target_name = %self.cfg.name, "a file became a FIFO under a run, which is ended and done again");
+                    run.ended_badly = Some("a file became a FIFO while it was to be sent".into());
+                    run.run.terminate();
+                }
             }
         }
         for serial in softened {
@@ -1238,6 +1251,7 @@ impl Target {
             }
             if !matches!(run.load, Load::Standby) {
                 due.push(run.marked + self.cfg.watchdog);
+                due.extend(run.ended_badly.is_none().then_some(run.looked + FIFO_LOOK));
             }
         }
         due.into_iter().min()

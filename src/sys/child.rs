@@ -290,6 +290,12 @@ impl Child {
         let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
         self.output_bytes.wrapping_add(io_bytes(&io)).wrapping_add(cpu_ticks(&stat))
     }
+
+    /// Whether the process sits in open(2) of a FIFO and waits for its other end (proc(5), `/proc/PID/wchan`; the kernel's
+    /// function is `wait_for_partner`, fs/pipe.c). `false` also where the kernel does not tell.
+    pub fn waits_for_fifo(&self) -> bool {
+        fs::read(format!("/proc/{}/wchan", self.pid)).is_ok_and(|at| at == b"wait_for_partner")
+    }
 }
 
 impl Drop for Child {
@@ -484,6 +490,23 @@ mod tests {
         while child.progress_mark() == mark {
             assert!(Instant::now() < deadline, "a busy child does not move its mark");
         }
+    }
+
+    #[test]
+    fn a_fifo_without_its_other_end_is_found_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        if fs::read("/proc/self/wchan").is_err() {
+            return; // a kernel that does not tell
+        }
+        let idle = shell("read line", Stdin::Later(4096));
+        let stuck = shell(&format!("exec cat {}", fifo.display()), Stdin::Null);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !stuck.waits_for_fifo() {
+            assert!(Instant::now() < deadline, "a process that opens a FIFO is not found to wait for it");
+        }
+        assert!(!idle.waits_for_fifo());
     }
 
     #[test]
