@@ -358,10 +358,13 @@ impl Engine {
         if now >= recent.at + recent.pause {
             recent.at = now;
             recent.pause = (recent.pause * 2).clamp(LOST_PAUSE_MIN, LOST_PAUSE_MAX);
-            tracing::warn!(
-                mirror = %self.mirror.name, subtree = %lost.subtree, cause = %lost.cause,
-                "events were missed; the subtree is compared with every target"
-            );
+            // What cannot be watched was said when that was found out.
+            if lost.cause != Cause::Unwatched {
+                tracing::warn!(
+                    mirror = %self.mirror.name, subtree = %lost.subtree, cause = %lost.cause,
+                    "events were missed; the subtree is compared with every target"
+                );
+            }
             self.see_all(&lost.subtree, Seen::Subtree);
         } else {
             recent.scheduled = true;
@@ -452,6 +455,7 @@ impl Engine {
                     let _ = reply.send(self.status());
                 }
                 Ok(Command::Flush { target, deadline, reply }) => {
+                    self.check_root();
                     self.next_token += 1;
                     let token = self.next_token;
                     self.flushes.push(Flush { token, only: target, deadline, reply, waits: None });
@@ -512,8 +516,11 @@ impl Engine {
                 }]),
                 None => None,
                 Some(waits) => {
-                    let open: Vec<usize> =
-                        waits.iter().filter(|(t, epoch)| !self.targets[*t].flushed(*epoch)).map(|(t, _)| *t).collect();
+                    let open: Vec<usize> = waits
+                        .iter()
+                        .filter(|(t, epoch)| self.held.is_some() || !self.targets[*t].flushed(*epoch))
+                        .map(|(t, _)| *t)
+                        .collect();
                     let hopeless = open.iter().all(|&t| self.targets[t].stuck());
                     (late || hopeless).then(|| {
                         open.iter()

@@ -272,6 +272,9 @@ impl Target {
         let epoch = self.set.close_epoch();
         self.flushes.push(epoch);
         self.retries.hurry(Duration::ZERO);
+        if let State::Away { next, .. } = &mut self.state {
+            *next = Duration::ZERO; // somebody waits: ask at once, once
+        }
         epoch
     }
 
@@ -1155,11 +1158,11 @@ impl Target {
         if outcome.is_done() {
             tracing::info!(
                 target_name = %self.cfg.name, pass, paths = run.paths, sent = c.files_sent, deleted = c.deleted, bytes = c.wire_sent,
-                ms = format_args!("{ms:.1}"), standby = run.stood_by, %first, "batch"
+                ms = (ms * 10.0).round() / 10.0, standby = run.stood_by, %first, "batch"
             );
         } else {
             tracing::warn!(
-                target_name = %self.cfg.name, pass, paths = run.paths, ms = format_args!("{ms:.1}"), round = batch.round, %first,
+                target_name = %self.cfg.name, pass, paths = run.paths, ms = (ms * 10.0).round() / 10.0, round = batch.round, %first,
                 class = class(&outcome.verdict), "batch did not end well, its paths are kept: {}", outcome.reason
             );
         }
