@@ -11,8 +11,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use fansync::config::Compress;
 use fansync::path::RelPath;
-use fansync::sync::argv::{Compress, Pass, Spec, environment};
+use fansync::sync::argv::{Pass, Spec, environment};
 use fansync::sync::filelist::{Form, encode};
 use fansync::sync::location::Location;
 use fansync::sync::probe::RsyncFacts;
@@ -117,6 +118,7 @@ fn main() {
             password_file: None,
             delete: true,
             missing_args: true,
+            thorough: false,
             facts: &facts,
             filter_args: &[],
             compress: Compress::None,

@@ -14,6 +14,7 @@ mod fixture;
 mod history;
 mod lifecycle;
 mod names;
+mod outages;
 mod renames;
 mod rewrite;
 mod targets;
@@ -101,6 +102,7 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("bursts", bursts::cases()),
         ("filters", filters::cases()),
         ("targets", targets::cases()),
+        ("outages", outages::cases()),
         ("fallback", fallback::cases()),
         ("lifecycle", lifecycle::cases()),
         ("history", history::cases()),

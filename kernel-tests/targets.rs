@@ -1,5 +1,7 @@
 //! Several targets, their kinds, and one that is away.
 
+use nix::sys::signal::Signal;
+
 use crate::fixture::daemon::Until;
 use crate::fixture::fs::{ALL, Fs};
 use crate::fixture::proc::poll_until;
@@ -70,7 +72,7 @@ pub fn cases() -> Vec<Case> {
                 names.into_iter().any(|entry| entry.file_name().as_encoded_bytes().starts_with(b".large."))
             };
             assert!(poll_until(WAIT, || receiving(&m).then_some(())).is_some(), "no file arrives");
-            rsyncd(&mut m).freeze();
+            rsyncd(&mut m).signal(Signal::SIGSTOP, true);
             assert!(receiving(&m), "the file arrived faster than the server can be stopped; it must be larger");
             rsyncd(&mut m).restart();
             // The file itself may go again meanwhile: then nothing else looks at the directory's content.

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+
 use crate::fixture::daemon::Until;
 use crate::fixture::proc::poll_until;
 use crate::fixture::tree::{Times, differing, listed, show};
@@ -189,8 +191,8 @@ fn blows(mood: Mood, dice: &mut Dice) -> Vec<(usize, Blow)> {
 fn strike(mirror: &mut Mirror, blow: Blow) {
     let rsyncd = mirror.rsyncd.as_mut().expect("one target is a module");
     match blow {
-        Blow::FreezeTarget => rsyncd.freeze(),
-        Blow::ThawTarget => rsyncd.thaw(),
+        Blow::FreezeTarget => rsyncd.signal(Signal::SIGSTOP, true),
+        Blow::ThawTarget => rsyncd.signal(Signal::SIGCONT, true),
         Blow::StopTarget => rsyncd.stop(),
         Blow::StartTarget => rsyncd.restart(),
         Blow::CrashDaemon => mirror.daemon.crash(),

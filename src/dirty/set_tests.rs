@@ -14,6 +14,14 @@ fn set() -> DirtySet {
     DirtySet::new(1_000_000)
 }
 
+/// As when every event from before has been seen.
+fn settle(s: &mut DirtySet) {
+    for _ in 0..2 {
+        s.begin_barrier();
+        s.end_barrier();
+    }
+}
+
 /// Takes everything and shows it as `kind path` lines, sorted; `!` marks what was seen to go.
 fn drain(s: &mut DirtySet) -> Vec<String> {
     let mut out = Vec::new();
@@ -35,8 +43,9 @@ fn drain(s: &mut DirtySet) -> Vec<String> {
 #[test]
 fn merge_table() {
     use Seen::*;
+    type Case<'a> = (&'a str, &'a [(&'a str, Seen)], &'a [&'a str]);
     #[rustfmt::skip]
-    let table: &[(&str, &[(&str, Seen)], &[&str])] = &[
+    let table: &[Case<'_>] = &[
         ("many events of one file are one path",       &[("a/f", Created), ("a/f", Written), ("a/f", Touched), ("a/f", Written)], &["e a/f"]),
         ("a created file comes and goes",              &[("a/f", Created), ("a/f", Written), ("a/f", Gone)], &["e a"]),
         ("an old file goes",                           &[("a/f", Written), ("a/f", Gone)], &["e! a/f"]),
@@ -96,6 +105,30 @@ fn a_directory_made_again_while_its_deletion_is_in_flight_is_compared_whole() {
 }
 
 #[test]
+fn what_landed_before_its_event_was_seen_is_not_new() {
+    let mut s = set();
+    let land = |s: &mut DirtySet| {
+        settle(s);
+        s.see(b"d", Seen::GoneDir);
+        let batch = s.take_shallow(ALL, &mut |_, _| false).unwrap();
+        s.confirm(batch.id, batch.entries);
+        assert!(s.wants_barrier());
+    };
+    land(&mut s);
+    s.see(b"d", Seen::CreatedDir);
+    assert_eq!(drain(&mut s), ["s d"], "the run may have found the new directory and left the old one's contents");
+    land(&mut s);
+    s.begin_barrier();
+    s.see(b"d", Seen::Created);
+    s.see(b"d", Seen::Gone);
+    assert_eq!(drain(&mut s), ["e! d"]);
+    land(&mut s);
+    settle(&mut s);
+    s.see(b"d", Seen::CreatedDir);
+    assert_eq!(drain(&mut s), ["e d"], "every event from before has been seen: this one is later");
+}
+
+#[test]
 fn what_a_deep_run_may_have_sent_is_not_fresh() {
     let mut s = set();
     s.see(b"d", Seen::Subtree);
@@ -110,6 +143,7 @@ fn what_a_deep_run_may_have_sent_is_not_fresh() {
 fn a_held_file_waits_for_its_closing_write_its_time_or_a_flush() {
     let until = Duration::from_secs(1);
     let held = |s: &mut DirtySet| {
+        settle(s);
         s.see(b"f", Seen::Created);
         let mut batch = s.take_shallow(ALL, &mut |_, _| false).unwrap();
         assert!(batch.entries[0].held);
@@ -410,6 +444,8 @@ struct Sim {
     parked: Vec<Entry>,
     after: Vec<(BatchId, Entry)>,
     version: u32,
+    /// Events still to be delivered before the barrier that has begun ends.
+    barrier: Option<usize>,
 }
 
 impl Sim {
@@ -493,6 +529,8 @@ impl Sim {
                 let seen = if *deep { Seen::Subtree } else { Seen::Contents };
                 if *deep {
                     self.events.retain(|(q, _)| !path::is_at_or_below(q.as_bytes(), p.as_bytes()) || *q == p);
+                    // What is left of them, and the loss itself, come before the barrier ends.
+                    self.barrier = self.barrier.map(|_| self.events.len() + 1);
                 }
                 self.ev(&p, seen);
             }
@@ -500,6 +538,11 @@ impl Sim {
                 for _ in 0..*n {
                     if let Some((p, seen)) = self.events.pop_front() {
                         self.set.see(p.as_bytes(), seen);
+                        self.barrier = self.barrier.map(|left| left.saturating_sub(1));
+                    }
+                    if self.barrier == Some(0) {
+                        self.barrier = None;
+                        self.set.end_barrier();
                     }
                 }
             }
@@ -523,7 +566,7 @@ impl Sim {
                 let Some(found) = found else {
                     self.set.park(batch.id, &batch.entries);
                     self.parked.extend(batch.entries);
-                    return;
+                    return self.release(batch.id);
                 };
                 let n = found.len();
                 let keep = if *fails % 4 == 0 { *fails as usize % (n + 1) } else { n };
@@ -540,11 +583,9 @@ impl Sim {
                     self.set.park(batch.id, &batch.entries);
                     self.parked.extend(batch.entries);
                 }
-                let (now, later): (Vec<_>, Vec<_>) =
-                    std::mem::take(&mut self.after).into_iter().partition(|(over, _)| *over == id);
-                self.after = later;
-                for (_, e) in now {
-                    self.set.restore(e);
+                self.release(id);
+                if fails % 2 == 0 {
+                    self.begin_barrier();
                 }
             }
             Step::Soften => {
@@ -554,12 +595,28 @@ impl Sim {
             }
             Step::Restore => {
                 let parked = std::mem::take(&mut self.parked);
-                if self.version % 2 == 0 {
+                if self.version.is_multiple_of(2) {
                     self.flying.extend(self.set.take_again(parked, 1).map(|b| (b, false, None)));
                 } else {
                     parked.into_iter().for_each(|e| self.set.restore(e));
                 }
             }
+        }
+    }
+
+    /// A run has ended: what passed below it meanwhile is sent again.
+    fn release(&mut self, id: BatchId) {
+        let (now, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.after).into_iter().partition(|(over, _)| *over == id);
+        self.after = later;
+        for (_, e) in now {
+            self.set.restore(e);
+        }
+    }
+
+    fn begin_barrier(&mut self) {
+        if self.barrier.is_none() && self.set.wants_barrier() {
+            self.set.begin_barrier();
+            self.barrier = Some(self.events.len());
         }
     }
 
@@ -582,6 +639,7 @@ impl Sim {
             self.ev(&p, Seen::Written);
         }
         for _ in 0..200 {
+            self.begin_barrier();
             self.step(&Step::Deliver(255));
             self.step(&Step::Restore);
             self.step(&Step::Dispatch { deep: false, max: 255 });
@@ -634,6 +692,7 @@ proptest! {
             parked: Vec::new(),
             after: Vec::new(),
             version: 0,
+            barrier: None,
         };
         for step in &steps {
             sim.step(step);
@@ -643,5 +702,17 @@ proptest! {
         prop_assert_eq!(sim.set.pending(), 0);
         prop_assert_eq!(sim.set.nodes.len() - sim.set.free.len(), 1, "the tree is not empty");
         prop_assert_eq!(sim.set.waiting, 0);
+    }
+}
+
+#[test]
+fn part_of_an_older_change_makes_what_covers_it_as_old() {
+    for covering in [Seen::Subtree, Seen::Contents] {
+        let mut set = DirtySet::new(1000);
+        let old = set.close_epoch();
+        set.see(b"d", covering);
+        assert!(set.epochs().clear_until(old), "{covering:?} came after the flush");
+        set.see_since(b"d/f", Seen::Touched, old);
+        assert!(!set.epochs().clear_until(old), "under {covering:?}, the flush would not wait for its own change");
     }
 }

@@ -93,7 +93,12 @@ pub fn classify(exit: Exit, output: &Output, context: Context) -> Outcome {
     let verdict = verdict(exit, output, context);
     let done = verdict == Verdict::Done;
     Outcome {
-        reason: if done { String::new() } else { reason(exit, output) },
+        reason: match verdict {
+            Verdict::Done => String::new(),
+            // Of a dry run, whose words would be that it was created.
+            Verdict::TargetMissing if exit == Exit::Code(0) => "the target directory does not exist; create it".into(),
+            _ => reason(exit, output),
+        },
         failed: if done { Vec::new() } else { output.failed.clone() },
         failed_more: if done { 0 } else { output.failed_more },
         counters: output.counters,
@@ -137,7 +142,7 @@ fn verdict(exit: Exit, output: &Output, context: Context) -> Verdict {
     if signs.busy {
         return Verdict::Busy;
     }
-    if signs.rejected || signs.no_program {
+    if signs.rejected || signs.module_missing || signs.no_program {
         return Verdict::Config;
     }
     match code {
@@ -264,6 +269,23 @@ mod tests {
                 TargetFull,
             ),
             ("quota", 11, "", "rsync: [receiver] write failed on \"/big\": Disk quota exceeded (122)\n", PLAIN, TargetFull),
+            (
+                "target removed under a waiting process",
+                23,
+                "<f+++++++++ f\n",
+                "rsync: [receiver] mkstemp \"/t/.f.vuJwHe\" failed: No such file or directory (2)\n",
+                PLAIN,
+                TargetMissing,
+            ),
+            (
+                "a directory of the target removed during the run",
+                23,
+                "<f+++++++++ d/f\n",
+                "rsync: [receiver] mkstemp \"/t/d/.f.vuJwHe\" failed: No such file or directory (2)\n",
+                PLAIN,
+                Partial,
+            ),
+            ("module's directory gone", 5, "", "@ERROR: chroot failed\n", PLAIN, Config),
             (
                 "connection refused",
                 10,

@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use memchr::memmem;
 
 use super::words::{errno, number, quoted, without_temporary};
-use crate::path::RelPath;
+use crate::path::{self, RelPath};
 
 pub use super::words::{Names, unescape};
 pub use crate::sys::child::Stream;
@@ -88,6 +88,8 @@ pub struct Signs {
     pub source_race: bool,
     /// ENOSPC or EDQUOT on the target.
     pub target_full: bool,
+    /// Something failed because a filesystem of the target is read-only.
+    pub read_only: bool,
     /// The target's directory could not be entered; a dry run would have to make it.
     pub target_missing: bool,
     /// The source's root could not be entered.
@@ -98,6 +100,8 @@ pub struct Signs {
     pub refused: Option<String>,
     /// The server, or something before it, says no for good: unknown module, authentication, read only.
     pub rejected: bool,
+    /// The server knows no such module, or the module's directory is not there.
+    pub module_missing: bool,
     /// A program could not be started.
     pub no_program: bool,
 }
@@ -106,12 +110,15 @@ pub struct Signs {
 type Sign = fn(&mut Signs) -> &mut bool;
 
 /// How lines start that decide the outcome by themselves; the first that fits counts.
-const DECISIVE: [(&[u8], Sign); 12] = [
+const DECISIVE: [(&[u8], Sign); 15] = [
     (b"IO error encountered -- skipping file deletion", |signs| &mut signs.deletes_skipped),
     (b"Deletions stopped due to --max-delete limit", |signs| &mut signs.max_delete),
     (b"invalid file mode 0", |signs| &mut signs.missing_args_unknown),
     (b"ABORTING due to invalid path from sender", |signs| &mut signs.source_race),
     (b"@ERROR: max connections", |signs| &mut signs.busy),
+    (b"@ERROR: Unknown module", |signs| &mut signs.module_missing),
+    (b"@ERROR: chroot failed", |signs| &mut signs.module_missing),
+    (b"@ERROR: chdir failed", |signs| &mut signs.module_missing),
     (b"@ERROR", |signs| &mut signs.rejected),
     (b"ERROR: module is read only", |signs| &mut signs.rejected),
     (b"ERROR: destination must be a directory", |signs| &mut signs.target_missing),
@@ -309,6 +316,15 @@ impl Output {
         }
     }
 
+    /// Whether a message of the target is about making an entry of its top directory.
+    fn makes_in_root(&self, told: &[u8]) -> bool {
+        let made = told.strip_prefix(b"recv_generator: ").unwrap_or(told);
+        (made.starts_with(b"mkstemp \"") || made.starts_with(b"mkdir \""))
+            && quoted(told)
+                .and_then(|name| self.names.relative(&unescape(name), false))
+                .is_some_and(|path| path::parent(&path).is_some_and(<[u8]>::is_empty))
+    }
+
     fn failed(&mut self, path: Option<RelPath>) {
         match path {
             Some(path) if self.failed.last() == Some(&path) => {}
@@ -395,6 +411,12 @@ impl Output {
             self.signs.target_missing = true;
             return DECIDES;
         }
+        if !sender && error == Some(libc::ENOENT) && self.makes_in_root(told) {
+            // Only below a directory that was itself removed: this process still stands in it.
+            self.signs.target_missing = true;
+            return DECIDES;
+        }
+        self.signs.read_only |= !sender && error == Some(libc::EROFS);
         if !sender && matches!(error, Some(libc::ENOSPC | libc::EDQUOT)) {
             self.signs.target_full = true;
             self.failed_at(told, false);

@@ -13,7 +13,7 @@ use crate::dirty::{Entry, Kind};
 use crate::path::{self, RelPath};
 
 /// Rounds that a batch is run whole before it is split.
-const WHOLE_ROUNDS: u32 = 3;
+pub(super) const WHOLE_ROUNDS: u32 = 3;
 /// The pause before a batch's second round; grows fourfold with each.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 

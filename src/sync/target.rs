@@ -10,9 +10,9 @@
 //! Two lanes: up to `small_jobs` short lists, by preference through a process that stands by, beside `jobs` bulk runs. A run is
 //! confirmed by its exit, which rsync delays up to 45 ms after the change is visible, so several small ones overlap.
 //! Runs that overlap never touch the same path, but each sets the times of the directories above its paths. Where they saw
-//! different times, the directory is sent once more after both (`Run::repair`).
+//! different times, the directory is sent once more after both.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -23,10 +23,10 @@ use super::argv::{self, Deletions, Pass, Spec};
 use super::filelist::{self, Form, Refusal};
 use super::normal::{self, Normal, State as Look};
 use super::outcome::{Outcome, Verdict};
-use super::output::Stream;
+use super::output::{Output, Stream};
 use super::probe::{self, RsyncFacts, TargetState};
-use super::retries::{Backoff, Retries};
-use super::run::{Input, Run};
+use super::retries::{Backoff, Retries, WHOLE_ROUNDS};
+use super::run::{Input, Run, RunError};
 use crate::config::{self, Mirror};
 use crate::dirty::{Batch, BatchId, DirtySet, Entry, Epoch, Kind, Limits, Seen};
 use crate::filter::Filter;
@@ -55,6 +55,8 @@ const STANDBY_INFANT: Duration = Duration::from_secs(3);
 const TWIN_SLACK_SECS: i64 = 2;
 /// Entries of a directory that cost as much as one listed path.
 const LEVEL_ENTRIES_PER_PATH: usize = 4;
+/// Outages in a row by a full disk before the file that did not fit is set apart.
+const UNFIT_TRIES: u32 = 2;
 /// Failures listed in the status.
 const SHOWN_FAILURES: usize = 50;
 /// Probes of a configuration error come this much rarer than those of a target that is down.
@@ -112,8 +114,6 @@ struct Flight {
     soft: bool,
     /// Directories above the listed paths, with the ctime seen.
     ancestors: BTreeMap<RelPath, FileTime>,
-    /// Directories whose times another run may have set back.
-    repair: Vec<RelPath>,
     /// Entries that went through meanwhile and that this run may have undone.
     after: Vec<Entry>,
     mark: u64,
@@ -140,6 +140,12 @@ pub struct Target {
     next_run: u32,
     retries: Retries,
     backoff: Backoff,
+    /// Failures since the target last took something. That it answers a probe does not end the row: a full disk does so too.
+    tries: u32,
+    /// Until then one connection at a time: the server had none left for us.
+    crowded: Option<Duration>,
+    /// The target's directory was not there: what comes back in its place may hold nothing of what was sent before.
+    suspect: bool,
     last_seen: Duration,
     first_ready: Option<Duration>,
     go_now: bool,
@@ -218,6 +224,9 @@ impl Target {
             next_run: 0,
             retries: Retries::new(backoff),
             backoff,
+            tries: 0,
+            crowded: None,
+            suspect: false,
             last_seen: Duration::ZERO,
             first_ready: None,
             go_now: true,
@@ -243,11 +252,29 @@ impl Target {
         self.set.see(path, seen);
     }
 
+    /// See [`DirtySet::wants_barrier`].
+    pub fn wants_barrier(&self) -> bool {
+        self.set.wants_barrier()
+    }
+
+    /// See [`DirtySet::begin_barrier`].
+    pub fn begin_barrier(&mut self) {
+        self.set.begin_barrier();
+    }
+
+    /// See [`DirtySet::end_barrier`].
+    pub fn end_barrier(&mut self) {
+        self.set.end_barrier();
+    }
+
     /// Begins a flush: the returned epoch is done when [`Target::flushed`] says so. Until then nothing is delayed.
     pub fn flush(&mut self) -> Epoch {
         let epoch = self.set.close_epoch();
         self.flushes.push(epoch);
         self.retries.hurry(Duration::ZERO);
+        if let State::Away { next, .. } = &mut self.state {
+            *next = Duration::ZERO; // somebody waits: ask at once, once
+        }
         epoch
     }
 
@@ -337,6 +364,9 @@ impl Target {
     fn lanes_free(&self) -> (bool, bool) {
         let small = self.batches().filter(|(r, _)| r.small).count();
         let bulk = self.batches().count() - small;
+        if self.crowded.is_some() && small + bulk > 0 {
+            return (false, false);
+        }
         (small < self.cfg.small_jobs, bulk < self.cfg.jobs)
     }
 
@@ -444,10 +474,11 @@ impl Target {
             if part.batch.entries.is_empty() {
                 continue;
             }
-            if self.state == State::Up {
+            // A second part waits for the first where there is one connection only.
+            if self.state == State::Up && (self.crowded.is_none() || !started) {
                 started |= self.start_listed(cx, part, &normal, deep, thorough);
             } else {
-                self.give_back(part.batch); // the first part found the target gone
+                self.give_back(part.batch);
             }
         }
         started
@@ -468,6 +499,19 @@ impl Target {
         for e in batch.entries {
             self.set.restore(e);
         }
+    }
+
+    /// The same; but files that did not fit again and again, though the target had time to make room, become failures, or
+    /// they would hold up all that comes after them: rsync ends at the first that does not fit.
+    fn give_back_but_unfit(&mut self, cx: &Context<'_>, mut batch: Batch, outcome: &Outcome) {
+        if outcome.verdict == Verdict::TargetFull && self.tries >= UNFIT_TRIES {
+            let unfit = |e: &Entry| e.kind == Kind::Entry && outcome.failed.contains(&e.path);
+            let (bad, good): (Vec<Entry>, Vec<Entry>) = batch.entries.into_iter().partition(unfit);
+            self.set.park(batch.id, &bad);
+            self.retries.fail(cx.now, bad, &outcome.reason, fastrand::f64());
+            batch.entries = good;
+        }
+        self.give_back(batch);
     }
 
     /// Decides the form of each entry by what was found. Entries that need another kind of pass go back to the set as such.
@@ -646,6 +690,9 @@ impl Target {
             && thorough
             && let Some((serial, mut run)) = self.take_standby(&encoded.bytes)
         {
+            if cx.now.saturating_sub(run.started) > STANDBY_INFANT {
+                self.proven(cx);
+            }
             match run.run.feed(&encoded.bytes) {
                 Ok(()) => {
                     run.load = Load::Batch(batch.take().expect("not used yet"));
@@ -691,25 +738,26 @@ impl Target {
     ) -> bool {
         let serial = self.next_run;
         self.next_run = self.next_run.wrapping_add(1);
-        let started =
-            Run::start(&self.spec(cx.root.path(), thorough), pass, &self.env, input).map_err(|e| chain(&e)).and_then(|run| {
+        let started = Run::start(&self.spec(cx.root.path(), thorough), pass, &self.env, input)
+            .map_err(|e| (matches!(e, RunError::Password(_)), chain(&e)))
+            .and_then(|run| {
                 let fds =
                     [(run.output_fd(Stream::Stdout), STDOUT), (run.output_fd(Stream::Stderr), STDERR), (Some(run.pidfd()), EXIT)];
                 for (fd, which) in fds {
                     let Some(fd) = fd else { continue };
                     let added = cx.reactor.add(fd, Interest::Read, token(self.index, serial, which));
-                    added.map_err(|e| format!("cannot wait for it: {e}"))?;
+                    added.map_err(|e| (false, format!("cannot wait for it: {e}")))?;
                 }
                 Ok(run)
             });
         let run = match started {
             Ok(run) => run,
-            Err(error) => {
+            Err((config, error)) => {
                 self.unregister(cx, serial);
                 if let Load::Batch(batch) = load {
                     self.give_back(batch);
                 }
-                self.went_away(cx, false, format!("cannot start rsync: {error}"));
+                self.went_away(cx, config, format!("cannot start rsync: {error}"));
                 return false;
             }
         };
@@ -723,7 +771,6 @@ impl Target {
             paths,
             soft: false,
             ancestors,
-            repair: Vec::new(),
             after: Vec::new(),
             mark: 0,
             marked: cx.now,
@@ -737,7 +784,7 @@ impl Target {
     // ----- standby -----
 
     fn refill_standby(&mut self, cx: &mut Context<'_>) {
-        if self.state != State::Up || self.stopping || cx.held.is_some() {
+        if self.state != State::Up || self.stopping || cx.held.is_some() || self.crowded.is_some() {
             return;
         }
         let have = self.runs.values().filter(|r| matches!(r.load, Load::Standby)).count();
@@ -813,6 +860,7 @@ impl Target {
     }
 
     fn probed(&mut self, cx: &mut Context<'_>, run: &Flight, outcome: &Outcome) {
+        self.suspect |= gone(outcome, run.run.output());
         match probe::interpret_probe(outcome, &run.run.output().signs) {
             TargetState::Usable => self.came_up(cx, true),
             TargetState::UseFallback => self.came_up(cx, false),
@@ -842,15 +890,25 @@ impl Target {
         }
         self.state = State::Up;
         self.go_now = true;
+        if std::mem::take(&mut self.suspect) {
+            tracing::warn!(target_name = %self.cfg.name, "the target's directory was gone, so the whole tree is compared with what came back");
+            self.see(cx.now, b"", Seen::Subtree);
+        }
         self.refill_standby(cx);
     }
 
+    /// The target has taken something, or a connection to it has lived: an outage, if there was one, is over.
+    fn proven(&mut self, cx: &Context<'_>) {
+        if std::mem::take(&mut self.tries) > 0 {
+            self.stats.reason.clear();
+            // What failed may have failed for the same cause.
+            self.retries.hurry(cx.now);
+        }
+    }
+
     fn went_away(&mut self, cx: &mut Context<'_>, config: bool, reason: String) {
-        let tries = match &self.state {
-            State::Away { tries, .. } => tries + 1,
-            State::Probing { tries } => tries + 1,
-            State::Up => 1,
-        };
+        self.tries += 1;
+        let tries = self.tries;
         let pause = self.backoff.pause(tries, fastrand::f64()) * if config { CONFIG_PAUSE } else { 1 };
         // Once per cause; what repeats is counted and shown in the status.
         if self.stats.reason != reason {
@@ -869,30 +927,76 @@ impl Target {
     }
 
     fn standby_ended(&mut self, cx: &mut Context<'_>, run: &Flight, outcome: &Outcome) {
-        if cx.now.saturating_sub(run.started) > STANDBY_INFANT || self.stopping || self.state != State::Up {
+        let old = cx.now.saturating_sub(run.started) > STANDBY_INFANT;
+        if old || self.stopping || self.state != State::Up {
+            if old && self.state == State::Up {
+                self.proven(cx);
+            }
             return self.refill_standby(cx);
         }
         match outcome.verdict {
             Verdict::Done => self.went_away(cx, false, "rsync ended before it was given a list".into()),
             // No connection to spare for standing by: work goes on without.
-            Verdict::Busy => {
-                tracing::info!(target_name = %self.cfg.name, "no connection is left for standing by: {}", outcome.reason);
-                self.cfg.standby = self.cfg.standby.saturating_sub(1);
-            }
+            Verdict::Busy => self.crowd(cx, outcome),
             _ => self.went_away(cx, matches!(outcome.verdict, Verdict::Config | Verdict::Refused { .. }), outcome.reason.clone()),
         }
+    }
+
+    /// The server's connections are used up. What we hold beyond the one that works may be the cause, so it is let go for
+    /// as long as a process would stand by; then it is tried again.
+    fn crowd(&mut self, cx: &mut Context<'_>, outcome: &Outcome) {
+        if self.crowded.replace(cx.now + self.cfg.standby_max_age).is_none() {
+            tracing::warn!(
+                target_name = %self.cfg.name,
+                "one connection at a time for {:?}: {}. Raise the module's max connections to {} or more",
+                self.cfg.standby_max_age, outcome.reason, self.cfg.jobs + self.cfg.small_jobs + self.cfg.standby,
+            );
+        }
+        self.drop_standbys(cx);
     }
 
     fn batch_ended(&mut self, cx: &mut Context<'_>, mut run: Flight, batch: Batch, outcome: Outcome) {
         let took = cx.now.saturating_sub(run.started);
         let id = batch.id;
         self.count(&run, &outcome, took);
-        self.overlaps(&run);
-        let (repair, after) = (std::mem::take(&mut run.repair), std::mem::take(&mut run.after));
+        self.repair_overlaps(&run, &batch);
+        let after = std::mem::take(&mut run.after);
         self.log(&run, &batch, &outcome, took);
+        self.suspect |= gone(&outcome, run.run.output());
         match &outcome.verdict {
-            Verdict::Done => self.confirm(cx, id, batch.entries),
-            Verdict::Partial | Verdict::SourceRace => self.partial(cx, &run, batch, &outcome),
+            Verdict::Done => {
+                self.proven(cx);
+                self.confirm(cx, id, batch.entries);
+            }
+            Verdict::Partial
+                if read_only(&batch, &outcome, run.run.output())
+                    && (batch.round + 1 == WHOLE_ROUNDS || (batch.round == 0 && self.tries > 0)) =>
+            {
+                self.give_back(batch);
+                if self.is_up() {
+                    self.went_away(cx, true, outcome.reason.clone());
+                }
+            }
+            Verdict::Partial | Verdict::SourceRace => {
+                if !run.run.output().signs.read_only {
+                    self.proven(cx);
+                }
+                self.partial(cx, &run, batch, &outcome);
+            }
+            Verdict::Busy => {
+                self.give_back(batch);
+                // With others of ours it was a matter of our own number, and their ends free a connection.
+                let others = self.runs.values().any(|r| matches!(r.load, Load::Standby | Load::Batch(_)));
+                self.crowd(cx, &outcome);
+                if self.is_up() && !others {
+                    self.went_away(cx, false, outcome.reason.clone());
+                }
+            }
+            // Somebody else did that to our process, the target has no part in it. The kernel, when memory is short: smaller lists may help.
+            Verdict::Killed if run.ended_badly.is_none() && batch.round + 1 < WHOLE_ROUNDS => {
+                self.set.park(id, &batch.entries);
+                self.retries.failed(cx.now, batch.entries, batch.round, &[], &outcome.reason, fastrand::f64());
+            }
             Verdict::NoMissingArgs => {
                 self.give_back(batch);
                 self.drop_standbys(cx);
@@ -902,7 +1006,8 @@ impl Target {
                 self.give_back(batch);
                 match (cx.check)() {
                     Err(why) => *cx.held = Some(why),
-                    Ok(()) => self.went_away(cx, false, outcome.reason.clone()),
+                    Ok(()) if self.is_up() => self.went_away(cx, false, outcome.reason.clone()),
+                    Ok(()) => {}
                 }
             }
             Verdict::Killed if run.ended_badly.is_some() => {
@@ -911,35 +1016,26 @@ impl Target {
                 self.retries.failed(cx.now, batch.entries, batch.round, &outcome.failed, &why, fastrand::f64());
             }
             verdict => {
-                let config = matches!(verdict, Verdict::Config | Verdict::Refused { .. } | Verdict::DeletesHeld);
-                let littered = self.littered(verdict, &batch);
-                self.give_back(batch);
-                for dir in littered {
-                    self.set.see(&dir, Seen::Contents);
+                if matches!(verdict, Verdict::TargetDown | Verdict::TimedOut | Verdict::Killed | Verdict::Unknown) {
+                    self.sweep_leftovers(&batch);
                 }
+                let config = matches!(verdict, Verdict::Config | Verdict::Refused { .. } | Verdict::DeletesHeld);
+                self.give_back_but_unfit(cx, batch, &outcome);
                 for e in self.retries.take_all() {
                     self.set.restore(e);
                 }
-                self.went_away(cx, config, outcome.reason.clone());
+                // Of several runs that meet the same outage, the first counts.
+                if self.is_up() {
+                    self.went_away(cx, config, outcome.reason.clone());
+                }
             }
         }
         for entry in after {
             self.set.restore(entry);
         }
-        for dir in repair {
-            self.set.see(&dir, Seen::Touched);
-        }
         if self.set.ready(false) > 0 && self.first_ready.is_none() {
             self.first_ready = Some(cx.now);
         }
-    }
-
-    /// Directories of a batch where a receiver that was killed has perhaps left its temporary files (`.name.XXXXXX`): only a
-    /// comparison of the level finds these. What is compared with deletions anyway finds its own.
-    fn littered(&self, verdict: &Verdict, batch: &Batch) -> BTreeSet<RelPath> {
-        let died = matches!(verdict, Verdict::TargetDown | Verdict::TimedOut | Verdict::Killed | Verdict::Unknown);
-        let entries = batch.entries.iter().filter(|e| died && self.mirror.delete && e.kind == Kind::Entry);
-        entries.filter_map(|e| path::parent(&e.path)).map(RelPath::from_normal).collect()
     }
 
     fn confirm(&mut self, cx: &Context<'_>, id: BatchId, entries: Vec<Entry>) {
@@ -993,14 +1089,36 @@ impl Target {
     }
 
     /// Directories above both this run's paths and those of a run still in flight, seen with different times: whichever ends
-    /// last may have set the older ones.
-    fn overlaps(&mut self, ended: &Flight) {
-        for other in self.runs.values_mut().filter(|r| matches!(r.load, Load::Batch(_))) {
+    /// last may set the older ones. They are sent again; as something below them is in flight, not before that has ended. Who
+    /// waits for this run's changes waits for that too.
+    fn repair_overlaps(&mut self, ended: &Flight, batch: &Batch) {
+        let Some(since) = batch.entries.iter().map(Entry::epoch).min() else { return };
+        let mut differing: Vec<&RelPath> = Vec::new();
+        for other in self.runs.values().filter(|r| matches!(r.load, Load::Batch(_))) {
             for (dir, seen) in &ended.ancestors {
-                if other.ancestors.get(dir).is_some_and(|theirs| theirs != seen) && !other.repair.contains(dir) {
-                    other.repair.push(dir.clone());
+                if other.ancestors.get(dir).is_some_and(|theirs| theirs != seen) && !differing.contains(&dir) {
+                    differing.push(dir);
                 }
             }
+        }
+        for dir in differing {
+            self.set.see_since(dir, Seen::Touched, since);
+        }
+    }
+
+    /// A receiver that was killed has perhaps left a temporary file (`.name.XXXXXX`) beside the one it was receiving, sent or not
+    /// by rsync's count. Nothing on the source ever speaks of it; only a pass with deletes over the level removes it. A subtree is
+    /// passed over again anyway.
+    fn sweep_leftovers(&mut self, batch: &Batch) {
+        if !self.mirror.delete {
+            return;
+        }
+        let mut dirs: Vec<&[u8]> =
+            batch.entries.iter().filter(|e| e.kind == Kind::Entry).filter_map(|e| path::parent(&e.path)).collect();
+        dirs.sort_unstable();
+        dirs.dedup();
+        for dir in dirs {
+            self.set.see_since(dir, Seen::Contents, batch.entries[0].epoch());
         }
     }
 
@@ -1039,11 +1157,11 @@ impl Target {
         if outcome.is_done() {
             tracing::info!(
                 target_name = %self.cfg.name, pass, paths = run.paths, sent = c.files_sent, deleted = c.deleted, bytes = c.wire_sent,
-                ms = format_args!("{ms:.1}"), standby = run.stood_by, %first, "batch"
+                ms = (ms * 10.0).round() / 10.0, standby = run.stood_by, %first, "batch"
             );
         } else {
             tracing::warn!(
-                target_name = %self.cfg.name, pass, paths = run.paths, ms = format_args!("{ms:.1}"), round = batch.round, %first,
+                target_name = %self.cfg.name, pass, paths = run.paths, ms = (ms * 10.0).round() / 10.0, round = batch.round, %first,
                 class = class(&outcome.verdict), "batch did not end well, its paths are kept: {}", outcome.reason
             );
         }
@@ -1062,6 +1180,7 @@ impl Target {
             let list = probe::probe_list();
             self.start(cx, Pass::Probe, Input::List(&list), Load::Probe, 0, false, false, BTreeMap::new());
         }
+        self.crowded.take_if(|until| *until <= cx.now);
         let mut softened = Vec::new();
         let mut old = Vec::new();
         for (&serial, run) in &mut self.runs {
@@ -1125,6 +1244,7 @@ impl Target {
             }
         }
         due.extend(self.set.next_hold());
+        due.extend(self.crowded);
         for run in self.runs.values() {
             match run.load {
                 Load::Standby => due.push(run.started + self.cfg.standby_max_age),
@@ -1194,6 +1314,19 @@ impl Target {
         s.failures_more = self.retries.failures().len().saturating_sub(SHOWN_FAILURES) as u64;
         s
     }
+}
+
+/// Whether a run found that the target's directory, or the module that stands for it, is not there.
+fn gone(outcome: &Outcome, output: &Output) -> bool {
+    outcome.verdict == Verdict::TargetMissing || output.signs.module_missing
+}
+
+/// Whether a batch found the whole target read-only, as a filesystem is after an error: every path failed, and for this. A
+/// read-only part of a target looks the same for as long as nothing else changes; so it is asked of whole rounds only, and what
+/// was set apart already stays a matter of its paths.
+fn read_only(batch: &Batch, outcome: &Outcome, output: &Output) -> bool {
+    let named = |e: &Entry| outcome.failed.iter().any(|path| path::is_at_or_below(path, &e.path));
+    output.signs.read_only && batch.entries.iter().all(named)
 }
 
 fn deep(pass: Pass) -> bool {

@@ -282,8 +282,8 @@ impl Child {
         }
     }
 
-    /// A number that grows for as long as the process does something: its output, what it read and wrote (proc(5), `/proc/PID/io`:
-    /// files, pipes and sockets) and its CPU time. A process that waits in the kernel leaves it as it is.
+    /// A number that grows for as long as the process gets on: its output, what it read (proc(5), `/proc/PID/io`: files, pipes
+    /// and sockets) and its CPU time. Not what it wrote: to a peer that was stopped, rsync goes on sending keep-alives.
     pub fn progress_mark(&self) -> u64 {
         let pid = self.pid;
         let io = fs::read(format!("/proc/{pid}/io")).unwrap_or_default();
@@ -354,7 +354,7 @@ fn ended_within(pidfd: BorrowedFd<'_>, patience: Duration) -> bool {
 /// `rchar` and `wchar` of `/proc/PID/io`, added.
 fn io_bytes(text: &[u8]) -> u64 {
     let values = text.split(|&b| b == b'\n').filter_map(|line| {
-        let value = line.strip_prefix(b"rchar: ").or_else(|| line.strip_prefix(b"wchar: "))?;
+        let value = line.strip_prefix(b"rchar: ")?;
         std::str::from_utf8(value).ok()?.parse::<u64>().ok()
     });
     values.fold(0, u64::wrapping_add)
@@ -511,7 +511,7 @@ mod tests {
 
     #[test]
     fn proc_files() {
-        assert_eq!(io_bytes(b"rchar: 10\nwchar: 5\nsyscr: 7\nread_bytes: 100\n"), 15);
+        assert_eq!(io_bytes(b"rchar: 10\nwchar: 5\nsyscr: 7\nread_bytes: 100\n"), 10);
         assert_eq!(cpu_ticks(b"12 (a) b) S 1 2 3 4 5 6 7 8 9 10 11 12 13 0"), 23);
         assert_eq!((io_bytes(b""), cpu_ticks(b"")), (0, 0));
     }

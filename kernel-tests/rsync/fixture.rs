@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use fansync::config::Compress;
 use fansync::path::{RelPath, Shown};
-use fansync::sync::argv::{Compress, Pass, Spec, environment};
+use fansync::sync::argv::{Pass, Spec, environment};
 use fansync::sync::filelist::{Form, encode};
 use fansync::sync::location::Location;
 use fansync::sync::outcome::{Outcome, Verdict};
@@ -154,6 +155,7 @@ impl Fixture {
             password_file: None,
             delete: !self.options.keep,
             missing_args: !self.options.no_missing_args,
+            thorough: false,
             facts: &self.facts,
             filter_args: &self.options.filters,
             compress: Compress::None,
