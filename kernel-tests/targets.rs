@@ -1,10 +1,12 @@
 //! Several targets, their kinds, and one that is away.
 
+use std::process::Command;
+
 use nix::sys::signal::Signal;
 
 use crate::fixture::daemon::Until;
 use crate::fixture::fs::{ALL, Fs};
-use crate::fixture::proc::poll_until;
+use crate::fixture::proc::{must, poll_until};
 use crate::fixture::tree::{Dir, Times, differences};
 use crate::fixture::{Case, Mirror, Setup, To, WAIT, case};
 
@@ -59,6 +61,23 @@ pub fn cases() -> Vec<Case> {
                     rsyncd(&mut m).restart();
                 }
             }
+            m.check();
+            Ok(())
+        }),
+        case("tree_that_could_not_be_made_comes_whole_later", &[Fs::Tmpfs], |fs| {
+            let m = Setup::new(fs).target_key("retry_min", "100ms").target_key("retry_max", "200ms").start()?;
+            m.src.mkdir("d");
+            m.out.mkdirs("sub/deeper");
+            m.out.write("sub/file", b"one");
+            m.out.write("sub/deeper/file", b"two");
+            m.check();
+            let attribute = |sign: &str| must(Command::new("chattr").arg(format!("{sign}i")).arg(m.dst().at("d")));
+            attribute("+");
+            m.out.rename_to("sub", &m.src, "d/sub");
+            let failed =
+                poll_until(WAIT, || m.daemon.target_status("t1").failures.iter().any(|f| f.path == "d/sub").then_some(()));
+            attribute("-");
+            assert!(failed.is_some(), "the status does not tell of the directory that cannot be made");
             m.check();
             Ok(())
         }),

@@ -826,20 +826,13 @@ impl DirtySet {
         }
     }
 
-    /// Replaces a parked entry by others of the same age, each of kind `Entry`: all of it is on the target but these paths.
-    pub fn narrow(&mut self, entry: Entry, paths: impl IntoIterator<Item = RelPath>) -> Vec<Entry> {
+    /// Replaces a parked entry by others of the same age: all of it is on the target but these paths, each with what is to be
+    /// sent of it.
+    pub fn narrow(&mut self, entry: Entry, paths: impl IntoIterator<Item = (RelPath, Kind)>) -> Vec<Entry> {
+        self.landed.add(&entry);
         let narrowed: Vec<Entry> = paths
             .into_iter()
-            .map(|path| Entry {
-                path,
-                kind: Kind::Entry,
-                gone: false,
-                content: true,
-                held: false,
-                over: None,
-                fresh: false,
-                ..entry
-            })
+            .map(|(path, kind)| Entry { path, kind, gone: false, content: true, held: false, over: None, fresh: false, ..entry })
             .collect();
         for _ in &narrowed {
             self.epochs.add(entry.epoch);

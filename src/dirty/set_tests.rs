@@ -140,6 +140,20 @@ fn what_a_deep_run_may_have_sent_is_not_fresh() {
 }
 
 #[test]
+fn what_all_but_a_part_of_a_deep_run_sent_is_not_new_either() {
+    let mut s = set();
+    s.see(b"d", Seen::Subtree);
+    let mut deep = s.take_deep(ALL).unwrap();
+    s.park(deep.id, &deep.entries);
+    let left = s.narrow(deep.entries.remove(0), [(RelPath::new(b"d/bad").unwrap(), Kind::Entry)]);
+    s.see(b"d/tmp", Seen::Created);
+    s.see(b"d/tmp", Seen::Gone);
+    assert_eq!(drain(&mut s), ["e! d/tmp"], "the deep run has perhaps carried it to the target");
+    s.forget(left);
+    assert_eq!(s.epochs().total(), 0);
+}
+
+#[test]
 fn a_held_file_waits_for_its_closing_write_its_time_or_a_flush() {
     let until = Duration::from_secs(1);
     let held = |s: &mut DirtySet| {

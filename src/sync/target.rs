@@ -16,8 +16,9 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use nix::fcntl::OFlag;
-use nix::sys::stat::Mode;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::stat::{Mode, SFlag, fstatat};
 
 use super::argv::{self, Deletions, Pass, Spec};
 use super::filelist::{self, Form, Refusal};
@@ -1069,12 +1070,7 @@ impl Target {
             if !std::mem::replace(&mut self.top_refused, true) {
                 tracing::warn!(target_name = %self.cfg.name, "the target's top directory keeps its own times and mode: {}", outcome.reason);
             }
-            for e in &entries {
-                let over = self.retries.confirmed(e);
-                self.set.forget(over);
-                self.reconciles += u64::from(e.path.is_root() && e.kind == Kind::Subtree);
-            }
-            return self.set.forget(entries);
+            return self.confirm(cx, id, entries);
         }
         let deep_alone = entries.len() == 1 && entries[0].kind == Kind::Subtree;
         if round >= 2 && deep_alone && !named.is_empty() && clean {
@@ -1082,7 +1078,8 @@ impl Target {
             if entry.path.is_root() {
                 self.reconciles += 1;
             }
-            entries = self.set.narrow(entry, named.iter().filter(|p| !p.is_root()).cloned());
+            let kinds = named.iter().filter(|p| !p.is_root()).map(|p| (p.clone(), kind_on_source(cx.root, p)));
+            entries = self.set.narrow(entry, kinds);
             return self.retries.fail(cx.now, entries, &outcome.reason, fastrand::f64());
         }
         self.retries.failed(cx.now, entries, round, named, &outcome.reason, fastrand::f64());
@@ -1327,6 +1324,15 @@ fn gone(outcome: &Outcome, output: &Output) -> bool {
 fn read_only(batch: &Batch, outcome: &Outcome, output: &Output) -> bool {
     let named = |e: &Entry| outcome.failed.iter().any(|path| path::is_at_or_below(path, &e.path));
     output.signs.read_only && batch.entries.iter().all(named)
+}
+
+/// What has to be sent of a path that a deep run named: what is below a directory that could not be made was skipped with it.
+fn kind_on_source(root: &Root, path: &RelPath) -> Kind {
+    match fstatat(root, path.as_path(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Ok(stat) if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFDIR.bits() => Kind::Entry,
+        Err(Errno::ENOENT | Errno::ENOTDIR) => Kind::Entry,
+        Ok(_) | Err(_) => Kind::Subtree,
+    }
 }
 
 fn deep(pass: Pass) -> bool {
