@@ -513,7 +513,8 @@ impl DirtySet {
                 let (below, mut content) = self.absorb_below(at, epoch);
                 if at == ROOT {
                     content = 0; // to take nothing in the whole tree for the same would cost more than it is worth
-                } else if seen == Seen::MovedDir {
+                } else if seen != Seen::Subtree {
+                    // Another directory under a name that the target has: what looks the same in it may not be.
                     content = CONTENT;
                 }
                 self.mark(at, Kind::Subtree, below);

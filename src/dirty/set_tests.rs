@@ -230,6 +230,7 @@ fn what_was_written_or_moved_may_differ_under_the_same_times() {
         (&[("d/f", Touched), ("d", Subtree)], "d", false),
         (&[("d", MovedDir)], "d", true),
         (&[("d", GoneDir), ("d", CreatedDir)], "d", true),
+        (&[("d/f", Touched), ("d", CreatedDir), ("d/f", Written)], "d", true),
         (&[("d/f", Written), ("", Subtree)], ".", false),
     ] {
         let mut s = set();
