@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use fansync::path::{RelPath, Shown};
 use fansync::config::Compress;
+use fansync::path::{RelPath, Shown};
 use fansync::sync::argv::{Pass, Spec, environment};
 use fansync::sync::filelist::{Form, encode};
 use fansync::sync::location::Location;
@@ -98,7 +98,6 @@ impl Drop for Daemon {
 pub struct Options {
     pub keep: bool,
     pub no_missing_args: bool,
-            thorough: false,
     pub filters: Vec<OsString>,
     pub extra: Vec<String>,
 }
@@ -156,6 +155,7 @@ impl Fixture {
             password_file: None,
             delete: !self.options.keep,
             missing_args: !self.options.no_missing_args,
+            thorough: false,
             facts: &self.facts,
             filter_args: &self.options.filters,
             compress: Compress::None,

@@ -906,6 +906,15 @@ impl Target {
         self.drop_standbys(cx);
     }
 
+    /// What made the waiting processes' connections useless may have befallen the target: asks it at once, and nothing is
+    /// sent before it has answered.
+    fn doubt(&mut self, cx: &mut Context<'_>, reason: &str) {
+        if self.is_up() {
+            self.state = State::Away { config: false, reason: reason.into(), tries: self.tries, next: cx.now };
+            self.drop_standbys(cx);
+        }
+    }
+
     fn standby_ended(&mut self, cx: &mut Context<'_>, run: &Flight, outcome: &Outcome) {
         let old = cx.now.saturating_sub(run.started) > STANDBY_INFANT;
         if old || self.stopping || self.state != State::Up {
@@ -972,6 +981,16 @@ impl Target {
                     self.went_away(cx, false, outcome.reason.clone());
                 }
             }
+            // The connection was old, and rsync does not look at it before it has its list: the server may have been restarted since,
+            // or something on the way forgot about it. A probe tells whether the target is there.
+            Verdict::TargetDown | Verdict::TimedOut if run.stood_by => {
+                let litter = leftovers(&batch, &outcome);
+                self.give_back(batch);
+                for dir in litter {
+                    self.set.see(&dir, Seen::Contents);
+                }
+                self.doubt(cx, &outcome.reason);
+            }
             // Somebody else did that to our process, the target has no part in it. The kernel, when memory is short: smaller lists may help.
             Verdict::Killed if run.ended_badly.is_none() && batch.round + 1 < WHOLE_ROUNDS => {
                 self.set.park(id, &batch.entries);
@@ -994,6 +1013,9 @@ impl Target {
                 let why = format!("no progress for {}s, ended by the watchdog", self.cfg.watchdog.as_secs());
                 self.set.park(id, &batch.entries);
                 self.retries.failed(cx.now, batch.entries, batch.round, &outcome.failed, &why, fastrand::f64());
+                if run.stood_by {
+                    self.doubt(cx, &why);
+                }
             }
             verdict => {
                 let config = matches!(verdict, Verdict::Config | Verdict::Refused { .. } | Verdict::DeletesHeld);
