@@ -12,6 +12,7 @@ use super::{becomes, chattr, kept, noise, other_is_well, rsyncd, status_until, t
 use crate::fixture::daemon::Until;
 use crate::fixture::fs::{Fs, needs};
 use crate::fixture::proc::{descendants, poll_until};
+use crate::fixture::tree::{Times, differences};
 use crate::fixture::{Case, WAIT, case};
 
 /// A file of this size takes a second or two at the rate below.
@@ -69,17 +70,28 @@ pub fn cases() -> Vec<Case> {
             Ok(())
         }),
         case("connections_stopped_one_by_one", &[Fs::Tmpfs], |fs| {
-            // New connections work, only those that are open hang, as behind a firewall that forgot them.
-            let mut m = two(fs).target_key("timeout", "1s").target_key("watchdog", "4s").start()?;
+            // New connections work, only those that are open hang, as on a server whose disk does.
+            let mut m = two(fs).target_key("timeout", "1s").target_key("watchdog", "2s").start()?;
             tree(&m.src);
             m.check();
             status_until(&m, "processes standing by", |t| t.standby > 0);
-            rsyncd(&mut m).signal(Signal::SIGSTOP, false);
+            let hung = rsyncd(&mut m).children();
+            hung.iter().for_each(|&pid| _ = kill(pid, Signal::SIGSTOP));
             m.src.write("d/file", b"while it hangs");
             other_is_well(&m);
             status_until(&m, "a time-out", |t| t.bad_runs.contains_key("timed_out"));
+            m.src.write("d/file", b"and what is written since");
             m.check();
-            rsyncd(&mut m).signal(Signal::SIGCONT, false);
+            // They wake up and carry out what they were given long ago; that is found when it is looked at again.
+            hung.iter().for_each(|&pid| _ = kill(pid, Signal::SIGCONT));
+            let ended = || hung.iter().all(|&pid| kill(pid, None).is_err()).then_some(());
+            assert!(poll_until(WAIT, ended).is_some(), "connections whose clients are gone do not end");
+            let mut found = String::new();
+            let equal = poll_until(WAIT, || {
+                found = differences(m.src.root(), m.dst().root(), Times::All, &|_| false);
+                found.is_empty().then_some(())
+            });
+            assert!(equal.is_some(), "what a hanging connection did late is not put right:\n{found}");
             m.check();
             Ok(())
         }),

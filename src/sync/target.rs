@@ -53,6 +53,8 @@ const STANDBY_INFANT: Duration = Duration::from_secs(3);
 const TWIN_SLACK_SECS: i64 = 2;
 /// Entries of a directory that cost as much as one listed path.
 const LEVEL_ENTRIES_PER_PATH: usize = 4;
+/// What a target did not answer is looked at again after this many times `watchdog`.
+const UNANSWERED_WATCHDOGS: u32 = 2;
 /// Outages in a row by a full disk before the file that did not fit is set apart.
 const UNFIT_TRIES: u32 = 2;
 /// Failures listed in the status.
@@ -140,6 +142,8 @@ pub struct Target {
     backoff: Backoff,
     /// Failures since the target last took something. That it answers a probe does not end the row: a full disk does so too.
     tries: u32,
+    /// What runs carried that the target did not answer, and when it is looked at again.
+    unanswered: Vec<(Duration, Vec<(RelPath, Kind)>)>,
     /// Until then one connection at a time: the server had none left for us.
     crowded: Option<Duration>,
     /// The target's directory was not there: what comes back in its place may hold nothing of what was sent before.
@@ -223,6 +227,7 @@ impl Target {
             retries: Retries::new(backoff),
             backoff,
             tries: 0,
+            unanswered: Vec::new(),
             crowded: None,
             suspect: false,
             last_seen: Duration::ZERO,
@@ -952,6 +957,11 @@ impl Target {
         let (repair, after) = (std::mem::take(&mut run.repair), std::mem::take(&mut run.after));
         self.log(&run, &batch, &outcome, took);
         self.suspect |= gone(&outcome, run.run.output());
+        // A receiver that hangs keeps what it got, and may carry it out when it wakes up, over what was sent since (measured).
+        if outcome.verdict == Verdict::TimedOut || run.ended_badly.is_some() {
+            let carried = batch.entries.iter().map(|e| (e.path.clone(), e.kind)).collect();
+            self.unanswered.push((cx.now + self.cfg.watchdog * UNANSWERED_WATCHDOGS, carried));
+        }
         match &outcome.verdict {
             Verdict::Done => {
                 self.proven(cx);
@@ -993,6 +1003,9 @@ impl Target {
             }
             // Somebody else did that to our process, the target has no part in it. The kernel, when memory is short: smaller lists may help.
             Verdict::Killed if run.ended_badly.is_none() && batch.round + 1 < WHOLE_ROUNDS => {
+                for dir in leftovers(&batch, &outcome) {
+                    self.set.see(&dir, Seen::Contents);
+                }
                 self.set.park(id, &batch.entries);
                 self.retries.failed(cx.now, batch.entries, batch.round, &[], &outcome.reason, fastrand::f64());
             }
@@ -1165,6 +1178,18 @@ impl Target {
             self.start(cx, Pass::Probe, Input::List(&list), Load::Probe, 0, false, false, BTreeMap::new());
         }
         self.crowded.take_if(|until| *until <= cx.now);
+        if self.is_up() {
+            for (_, carried) in self.unanswered.extract_if(.., |(due, _)| *due <= cx.now).collect::<Vec<_>>() {
+                for (path, kind) in carried {
+                    let seen = match kind {
+                        Kind::Entry => Seen::Touched,
+                        Kind::Contents => Seen::Contents,
+                        Kind::Subtree => Seen::Subtree,
+                    };
+                    self.see(cx.now, &path, seen);
+                }
+            }
+        }
         let mut softened = Vec::new();
         let mut old = Vec::new();
         for (&serial, run) in &mut self.runs {
@@ -1218,6 +1243,7 @@ impl Target {
             if bulk {
                 due.extend(self.retries.next_due());
             }
+            due.extend(self.unanswered.iter().map(|(due, _)| *due));
         }
         due.extend(self.set.next_hold());
         due.extend(self.crowded);
@@ -1307,7 +1333,12 @@ fn read_only(batch: &Batch, outcome: &Outcome, output: &Output) -> bool {
 /// Directories where a receiver that was killed has left temporary files, which only a pass with deletes over them removes. One
 /// that lives longer than its client cleans up.
 fn leftovers(batch: &Batch, outcome: &Outcome) -> BTreeSet<RelPath> {
-    let broken = matches!(outcome.verdict, Verdict::TargetDown | Verdict::TimedOut) && outcome.counters.files_sent > 0;
+    let broken = match outcome.verdict {
+        Verdict::TargetDown | Verdict::TimedOut => outcome.counters.files_sent > 0,
+        // What it had said so far is lost with it; with a local target the receiver is killed as well, most likely.
+        Verdict::Killed => true,
+        _ => false,
+    };
     let files = batch.entries.iter().filter(|e| broken && e.kind == Kind::Entry);
     files.filter_map(|e| path::parent(&e.path).map(RelPath::from_normal)).collect()
 }
