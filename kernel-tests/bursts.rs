@@ -81,6 +81,22 @@ pub fn cases() -> Vec<Case> {
             m.check();
             Ok(())
         }),
+        case("shared_parents", ALL, |fs| {
+            let m = Setup::new(fs).start()?;
+            // Every rsync run brings the times of the parents of what it lists: of runs side by side, the last to arrive
+            // need not have been the last to look.
+            m.src.mkdirs("a/b");
+            for round in 0..8 {
+                for n in 0..700 {
+                    m.src.write(format!("{round}-{n}"), b"in the root");
+                    if n % 5 == 0 {
+                        m.src.write(format!("a/b/{round}-{n}"), b"further down");
+                    }
+                }
+                m.check();
+            }
+            Ok(())
+        }),
         case("deep_tree", ALL, |fs| {
             let m = Setup::new(fs).start()?;
             let deep: String = (0..200).map(|n| format!("d{n}/")).collect();

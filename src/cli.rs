@@ -66,7 +66,7 @@ Exit codes: 0 done (--once, or stopped by a signal), 1 some paths failed, 64 usa
 75 target unreachable (--once), 77 not permitted, 78 the arguments do not fit together.";
 
 const RUN_HELP: &str = "\
-SIGTERM stops with pending work saved, SIGHUP reads the configuration again.
+SIGTERM and SIGINT finish what is pending, at most stop_timeout; SIGUSR1 compares the whole tree.
 
 Example:
   fansync run --config /etc/fansync/fansync.toml
@@ -135,7 +135,7 @@ pub struct MirrorArgs {
     /// Form of the log
     #[arg(long, value_enum, value_name = "FORM")]
     pub log_format: Option<LogFormat>,
-    /// Log more: -v each batch, -vv each event
+    /// Log more: -v for detail, -vv each event
     #[arg(short, long, action = clap::ArgAction::Count, conflicts_with = "quiet")]
     pub verbose: u8,
     /// Log less: -q warnings and errors, -qq errors

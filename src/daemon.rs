@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::bounded;
 use indicatif::{ProgressBar, ProgressStyle};
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::config::{Config, Initial};
@@ -154,12 +154,16 @@ fn listen(config: &Config, mode: Mode) -> Result<Listener, Error> {
 fn signals() -> Result<mpsc::Receiver<Wish>, Error> {
     let failed = |source| Error::Setup { what: "the signal handler", source };
     let (tx, rx) = mpsc::channel();
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR1]).map_err(failed)?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR1, SIGHUP]).map_err(failed)?;
     std::thread::Builder::new()
         .name("fansync-signals".into())
         .spawn(move || {
             for signal in signals.forever() {
                 let wish = match signal {
+                    SIGHUP => {
+                        tracing::warn!("SIGHUP does nothing here: restart fansync to read a changed configuration");
+                        continue;
+                    }
                     SIGUSR1 => Wish::Reconcile,
                     SIGINT => Wish::Stop("SIGINT"),
                     _ => Wish::Stop("SIGTERM"),

@@ -117,6 +117,8 @@ pub struct Engine {
     stop_at: Option<Instant>,
     /// The drain that a stop asked for; `None` once everything before it is in the dirty sets.
     stop_drain: Option<u64>,
+    /// The drain under way for [`DirtySet::begin_barrier`](crate::dirty::DirtySet::begin_barrier).
+    barrier: Option<u64>,
     events: u64,
 }
 
@@ -168,6 +170,7 @@ impl Engine {
             next_full: mirror.full_every,
             stop_at: None,
             stop_drain: None,
+            barrier: None,
             events: 0,
         };
         Ok((engine, handle))
@@ -208,6 +211,7 @@ impl Engine {
                 self.with_target(at, |target, cx| target.dispatch(cx));
             }
             self.serve_flushes();
+            self.raise_barrier();
             if more {
                 self.wake.wake();
             }
@@ -354,10 +358,13 @@ impl Engine {
         if now >= recent.at + recent.pause {
             recent.at = now;
             recent.pause = (recent.pause * 2).clamp(LOST_PAUSE_MIN, LOST_PAUSE_MAX);
-            tracing::warn!(
-                mirror = %self.mirror.name, subtree = %lost.subtree, cause = %lost.cause,
-                "events were missed; the subtree is compared with every target"
-            );
+            // What cannot be watched was said when that was found out.
+            if lost.cause != Cause::Unwatched {
+                tracing::warn!(
+                    mirror = %self.mirror.name, subtree = %lost.subtree, cause = %lost.cause,
+                    "events were missed; the subtree is compared with every target"
+                );
+            }
             self.see_all(&lost.subtree, Seen::Subtree);
         } else {
             recent.scheduled = true;
@@ -448,6 +455,7 @@ impl Engine {
                     let _ = reply.send(self.status());
                 }
                 Ok(Command::Flush { target, deadline, reply }) => {
+                    self.check_root();
                     self.next_token += 1;
                     let token = self.next_token;
                     self.flushes.push(Flush { token, only: target, deadline, reply, waits: None });
@@ -471,9 +479,22 @@ impl Engine {
         }
     }
 
+    /// After something landed: asks for a drain, so that it is known when every event from before has been seen.
+    fn raise_barrier(&mut self) {
+        if self.barrier.is_none() && self.targets.iter().any(Target::wants_barrier) {
+            self.targets.iter_mut().for_each(Target::begin_barrier);
+            self.next_token += 1;
+            self.barrier = Some(self.next_token);
+            self.reader.request_drain(self.next_token);
+        }
+    }
+
     /// Every event from before the request is in the dirty sets now: the flush can tell what it waits for.
     fn drained_until(&mut self, token: u64) {
         self.stop_drain.take_if(|t| *t == token);
+        if self.barrier.take_if(|t| *t == token).is_some() {
+            self.targets.iter_mut().for_each(Target::end_barrier);
+        }
         for flush in self.flushes.iter_mut().filter(|f| f.token == token) {
             let only = flush.only.as_deref();
             let chosen = self.targets.iter_mut().enumerate().filter(|(_, t)| only.is_none_or(|name| name == t.cfg.name));
@@ -495,8 +516,11 @@ impl Engine {
                 }]),
                 None => None,
                 Some(waits) => {
-                    let open: Vec<usize> =
-                        waits.iter().filter(|(t, epoch)| !self.targets[*t].flushed(*epoch)).map(|(t, _)| *t).collect();
+                    let open: Vec<usize> = waits
+                        .iter()
+                        .filter(|(t, epoch)| self.held.is_some() || !self.targets[*t].flushed(*epoch))
+                        .map(|(t, _)| *t)
+                        .collect();
                     let hopeless = open.iter().all(|&t| self.targets[t].stuck());
                     (late || hopeless).then(|| {
                         open.iter()

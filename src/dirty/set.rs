@@ -8,7 +8,7 @@ use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use hashbrown::HashTable;
-use rustc_hash::FxHasher;
+use rustc_hash::{FxHashSet, FxHasher};
 
 use super::{Epoch, Epochs, Seen};
 use crate::path::{self, RelPath};
@@ -60,6 +60,11 @@ impl Entry {
     /// When it became dirty, as a time since the daemon's start; to within an epoch.
     pub fn since(&self) -> Duration {
         self.epoch.begins()
+    }
+
+    /// The epoch it became dirty in.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
     }
 
     /// Whether [`Entry::take`] moved it out: what is left counts nowhere.
@@ -114,7 +119,7 @@ struct Node {
     prev: u32,
     name: Box<[u8]>,
     epoch: Epoch,
-    /// Nodes in flight strictly below, soft ones not counted.
+    /// Nodes in flight strictly below.
     flying_below: u32,
     /// The batch that carries this path; 0 = none.
     flying: BatchId,
@@ -135,6 +140,7 @@ pub struct DirtySet {
     max_pending: usize,
     coarsened: u64,
     next_batch: BatchId,
+    landed: Landed,
     /// Files that wait for their closing write, by the time they stop waiting (oldest first).
     holds: std::collections::VecDeque<(Duration, RelPath)>,
 }
@@ -174,6 +180,7 @@ impl DirtySet {
             max_pending: max_pending.max(1),
             coarsened: 0,
             next_batch: 0,
+            landed: Landed::default(),
             holds: Default::default(),
         }
     }
@@ -330,6 +337,7 @@ impl DirtySet {
             *self = DirtySet {
                 epochs: std::mem::take(&mut self.epochs),
                 holds: std::mem::take(&mut self.holds),
+                landed: std::mem::take(&mut self.landed),
                 nodes: {
                     self.nodes.truncate(1);
                     self.nodes.shrink_to_fit();
@@ -454,7 +462,11 @@ impl DirtySet {
 
     /// Takes in that `seen` happened to `path` just now.
     pub fn see(&mut self, path: &[u8], seen: Seen) {
-        let epoch = self.epochs.current();
+        self.see_since(path, seen, self.epochs.current());
+    }
+
+    /// Takes in that `seen` happened to `path`, as part of a change from `epoch`: whoever waits for that waits for this too.
+    pub fn see_since(&mut self, path: &[u8], seen: Seen, epoch: Epoch) {
         let mut at = ROOT;
         let mut flying_above = false;
         let mut parent_kind = None;
@@ -476,7 +488,7 @@ impl DirtySet {
             return;
         }
         let (was, was_fresh, has_children) = (n.kind, n.flags & FRESH != 0, n.first_child != NONE);
-        let unknown_to_target = was.is_none() && n.flying == 0 && !flying_above;
+        let unknown_to_target = was.is_none() && n.flying == 0 && !flying_above && !self.landed.covers(path);
         let covered_by_parent = parent_kind == Some(Kind::Contents);
         match seen {
             Seen::Touched if covered_by_parent && was.is_none() => self.prune(at),
@@ -668,12 +680,26 @@ impl DirtySet {
         };
         let epoch = self.clear(at).expect("it was pending");
         self.epochs.add(epoch);
-        self.fly(at, id);
+        self.fly(at, id, entry.kind);
         entry
     }
 
-    fn fly(&mut self, at: u32, id: BatchId) {
+    fn fly(&mut self, at: u32, id: BatchId, kind: Kind) {
         debug_assert!(self.nodes[at as usize].flying == 0 || at == ROOT);
+        // What lies above travels too: as a directory that is implied, or in place of the path where it is none any more.
+        let mut above = at;
+        while above != ROOT {
+            above = self.nodes[above as usize].parent;
+            self.nodes[above as usize].flags &= !FRESH;
+        }
+        if kind > Kind::Entry {
+            // And so may what is below, although it is pending by itself.
+            let mut below: Vec<u32> = self.children(at).collect();
+            while let Some(at) = below.pop() {
+                self.nodes[at as usize].flags &= !FRESH;
+                below.extend(self.children(at));
+            }
+        }
         if self.nodes[at as usize].flying != 0 {
             return; // the root's attributes under a whole-tree pass: that pass keeps the place
         }
@@ -694,12 +720,9 @@ impl DirtySet {
         if self.nodes[at as usize].flying != id {
             return;
         }
-        let soft = self.nodes[at as usize].flags & SOFT != 0;
         self.nodes[at as usize].flying = 0;
         self.nodes[at as usize].flags &= !SOFT;
-        if !soft {
-            self.count_flying(at, -1);
-        }
+        self.count_flying(at, -1);
         self.prune(at);
     }
 
@@ -712,7 +735,6 @@ impl DirtySet {
                 && self.nodes[at as usize].flags & SOFT == 0
             {
                 self.nodes[at as usize].flags |= SOFT;
-                self.count_flying(at, -1);
             }
         }
     }
@@ -722,6 +744,7 @@ impl DirtySet {
     pub fn confirm(&mut self, id: BatchId, entries: Vec<Entry>) -> Vec<Entry> {
         let mut again = Vec::new();
         for entry in entries {
+            self.landed.add(&entry);
             self.land(&entry.path, id);
             if entry.over.is_some() {
                 again.push(entry);
@@ -730,6 +753,24 @@ impl DirtySet {
             }
         }
         again
+    }
+
+    /// Whether something landed since the last [`DirtySet::begin_barrier`].
+    pub fn wants_barrier(&self) -> bool {
+        !self.landed.recent.is_empty() && self.landed.settling.is_empty()
+    }
+
+    /// A drain of every event source begins. What landed before it may have carried changes whose events are still on their
+    /// way; once the drain has ended ([`DirtySet::end_barrier`]) those have been seen.
+    pub fn begin_barrier(&mut self) {
+        if self.landed.settling.is_empty() {
+            std::mem::swap(&mut self.landed.recent, &mut self.landed.settling);
+        }
+    }
+
+    /// See [`DirtySet::begin_barrier`].
+    pub fn end_barrier(&mut self) {
+        self.landed.settling.clear();
     }
 
     /// Ends the flight of `entries` without sending them; they stay counted and are the caller's until it hands them to
@@ -867,7 +908,7 @@ impl DirtySet {
                         entry.content |= self.nodes[at as usize].flags & CONTENT != 0;
                         self.clear(at);
                     }
-                    self.fly(at, id);
+                    self.fly(at, id, entry.kind);
                     go.push(entry);
                 }
             }
@@ -962,6 +1003,55 @@ impl DirtySet {
             levels.push(next);
         }
         levels
+    }
+}
+
+/// What went to the target a moment ago. An event that was raised before rsync looked, and is seen only after that run has
+/// ended, tells of something that the target has already: it must not be taken for new there.
+#[derive(Default)]
+struct Landed {
+    recent: Landing,
+    settling: Landing,
+}
+
+#[derive(Default)]
+struct Landing {
+    paths: FxHashSet<RelPath>,
+    /// Directories compared with what is below them, deep or one level.
+    above: Vec<RelPath>,
+}
+
+impl Landing {
+    fn is_empty(&self) -> bool {
+        self.paths.is_empty()
+    }
+
+    fn clear(&mut self) {
+        *self = Landing::default();
+    }
+
+    fn covers(&self, path: &[u8]) -> bool {
+        !self.is_empty() && (self.paths.contains(path) || self.above.iter().any(|above| path::is_at_or_below(path, above)))
+    }
+}
+
+impl Landed {
+    fn add(&mut self, entry: &Entry) {
+        // With the directories above: they travel with it, or in its place.
+        let mut path: &[u8] = &entry.path;
+        while self.recent.paths.insert(RelPath::from_normal(path)) {
+            match path::parent(path) {
+                Some(above) => path = above,
+                None => break,
+            }
+        }
+        if entry.kind > Kind::Entry {
+            self.recent.above.push(entry.path.clone());
+        }
+    }
+
+    fn covers(&self, path: &[u8]) -> bool {
+        self.recent.covers(path) || self.settling.covers(path)
     }
 }
 

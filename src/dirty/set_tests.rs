@@ -14,6 +14,14 @@ fn set() -> DirtySet {
     DirtySet::new(1_000_000)
 }
 
+/// As when every event from before has been seen.
+fn settle(s: &mut DirtySet) {
+    for _ in 0..2 {
+        s.begin_barrier();
+        s.end_barrier();
+    }
+}
+
 /// Takes everything and shows it as `kind path` lines, sorted; `!` marks what was seen to go.
 fn drain(s: &mut DirtySet) -> Vec<String> {
     let mut out = Vec::new();
@@ -97,6 +105,30 @@ fn a_directory_made_again_while_its_deletion_is_in_flight_is_compared_whole() {
 }
 
 #[test]
+fn what_landed_before_its_event_was_seen_is_not_new() {
+    let mut s = set();
+    let land = |s: &mut DirtySet| {
+        settle(s);
+        s.see(b"d", Seen::GoneDir);
+        let batch = s.take_shallow(ALL, &mut |_, _| false).unwrap();
+        s.confirm(batch.id, batch.entries);
+        assert!(s.wants_barrier());
+    };
+    land(&mut s);
+    s.see(b"d", Seen::CreatedDir);
+    assert_eq!(drain(&mut s), ["s d"], "the run may have found the new directory and left the old one's contents");
+    land(&mut s);
+    s.begin_barrier();
+    s.see(b"d", Seen::Created);
+    s.see(b"d", Seen::Gone);
+    assert_eq!(drain(&mut s), ["e! d"]);
+    land(&mut s);
+    settle(&mut s);
+    s.see(b"d", Seen::CreatedDir);
+    assert_eq!(drain(&mut s), ["e d"], "every event from before has been seen: this one is later");
+}
+
+#[test]
 fn what_a_deep_run_may_have_sent_is_not_fresh() {
     let mut s = set();
     s.see(b"d", Seen::Subtree);
@@ -111,6 +143,7 @@ fn what_a_deep_run_may_have_sent_is_not_fresh() {
 fn a_held_file_waits_for_its_closing_write_its_time_or_a_flush() {
     let until = Duration::from_secs(1);
     let held = |s: &mut DirtySet| {
+        settle(s);
         s.see(b"f", Seen::Created);
         let mut batch = s.take_shallow(ALL, &mut |_, _| false).unwrap();
         assert!(batch.entries[0].held);
@@ -411,6 +444,8 @@ struct Sim {
     parked: Vec<Entry>,
     after: Vec<(BatchId, Entry)>,
     version: u32,
+    /// Events still to be delivered before the barrier that has begun ends.
+    barrier: Option<usize>,
 }
 
 impl Sim {
@@ -494,6 +529,8 @@ impl Sim {
                 let seen = if *deep { Seen::Subtree } else { Seen::Contents };
                 if *deep {
                     self.events.retain(|(q, _)| !path::is_at_or_below(q.as_bytes(), p.as_bytes()) || *q == p);
+                    // What is left of them, and the loss itself, come before the barrier ends.
+                    self.barrier = self.barrier.map(|_| self.events.len() + 1);
                 }
                 self.ev(&p, seen);
             }
@@ -501,6 +538,11 @@ impl Sim {
                 for _ in 0..*n {
                     if let Some((p, seen)) = self.events.pop_front() {
                         self.set.see(p.as_bytes(), seen);
+                        self.barrier = self.barrier.map(|left| left.saturating_sub(1));
+                    }
+                    if self.barrier == Some(0) {
+                        self.barrier = None;
+                        self.set.end_barrier();
                     }
                 }
             }
@@ -524,7 +566,7 @@ impl Sim {
                 let Some(found) = found else {
                     self.set.park(batch.id, &batch.entries);
                     self.parked.extend(batch.entries);
-                    return;
+                    return self.release(batch.id);
                 };
                 let n = found.len();
                 let keep = if *fails % 4 == 0 { *fails as usize % (n + 1) } else { n };
@@ -541,11 +583,9 @@ impl Sim {
                     self.set.park(batch.id, &batch.entries);
                     self.parked.extend(batch.entries);
                 }
-                let (now, later): (Vec<_>, Vec<_>) =
-                    std::mem::take(&mut self.after).into_iter().partition(|(over, _)| *over == id);
-                self.after = later;
-                for (_, e) in now {
-                    self.set.restore(e);
+                self.release(id);
+                if fails % 2 == 0 {
+                    self.begin_barrier();
                 }
             }
             Step::Soften => {
@@ -561,6 +601,22 @@ impl Sim {
                     parked.into_iter().for_each(|e| self.set.restore(e));
                 }
             }
+        }
+    }
+
+    /// A run has ended: what passed below it meanwhile is sent again.
+    fn release(&mut self, id: BatchId) {
+        let (now, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.after).into_iter().partition(|(over, _)| *over == id);
+        self.after = later;
+        for (_, e) in now {
+            self.set.restore(e);
+        }
+    }
+
+    fn begin_barrier(&mut self) {
+        if self.barrier.is_none() && self.set.wants_barrier() {
+            self.set.begin_barrier();
+            self.barrier = Some(self.events.len());
         }
     }
 
@@ -583,6 +639,7 @@ impl Sim {
             self.ev(&p, Seen::Written);
         }
         for _ in 0..200 {
+            self.begin_barrier();
             self.step(&Step::Deliver(255));
             self.step(&Step::Restore);
             self.step(&Step::Dispatch { deep: false, max: 255 });
@@ -635,6 +692,7 @@ proptest! {
             parked: Vec::new(),
             after: Vec::new(),
             version: 0,
+            barrier: None,
         };
         for step in &steps {
             sim.step(step);

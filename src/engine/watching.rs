@@ -17,7 +17,7 @@ use crate::dirty::Seen;
 use crate::exit::ExitCode;
 use crate::filter::Filter;
 use crate::lost::{Cause, Lost};
-use crate::path::{RelPath, Shown};
+use crate::path::{RelPath, Shown, is_at_or_below};
 use crate::resolve::{Resolver, Root};
 use crate::source::inotify::{Rules, WatchReport, Watches};
 use crate::source::reader::{Backend, Feed, Input, Reader, ReaderConfig};
@@ -27,6 +27,8 @@ use crate::sys::fanotify::{self, Group, Options};
 use crate::sys::inotify::Inotify;
 use crate::sys::mount::{MountWatch, Mounts};
 
+/// Subtrees without a watch that are listed one by one.
+const MAX_UNWATCHED: usize = 100;
 /// Buffers between reader and engine, and the size of each: 4 MiB hold about 50,000 events.
 const BUFFERS: usize = 32;
 const BUFFER_BYTES: usize = 128 * 1024;
@@ -271,9 +273,15 @@ impl Watching {
     }
 
     fn unwatch(&mut self, path: RelPath) {
-        if !self.unwatched.contains(&path) {
-            self.unwatched.push(path.clone());
+        if self.unwatched.iter().any(|above| is_at_or_below(&path, above)) {
+            return;
         }
+        if self.unwatched.len() >= MAX_UNWATCHED {
+            // So many that one comparison of everything is the cheaper.
+            self.unwatched = vec![RelPath::root()];
+            return self.lost.push(Lost::all(Cause::Unwatched));
+        }
+        self.unwatched.push(path.clone());
         self.lost.push(Lost { subtree: path, cause: Cause::Unwatched });
     }
 
@@ -361,9 +369,9 @@ impl Watching {
         if let Some(watches) = &mut self.watches {
             rules!(filter, self.places, rules);
             let report = watches.retry_unwatched(&rules, out);
-            self.unwatched.retain(|p| report.lost.iter().any(|(lost, _)| lost == p));
+            self.unwatched.retain(|p| report.lost.iter().any(|(lost, _)| is_at_or_below(lost, p)));
             for (path, _) in report.lost {
-                if !self.unwatched.contains(&path) {
+                if !self.unwatched.iter().any(|above| is_at_or_below(&path, above)) {
                     self.unwatched.push(path);
                 }
             }

@@ -93,7 +93,12 @@ pub fn classify(exit: Exit, output: &Output, context: Context) -> Outcome {
     let verdict = verdict(exit, output, context);
     let done = verdict == Verdict::Done;
     Outcome {
-        reason: if done { String::new() } else { reason(exit, output) },
+        reason: match verdict {
+            Verdict::Done => String::new(),
+            // Of a dry run, whose words would be that it was created.
+            Verdict::TargetMissing if exit == Exit::Code(0) => "the target directory does not exist; create it".into(),
+            _ => reason(exit, output),
+        },
         failed: if done { Vec::new() } else { output.failed.clone() },
         failed_more: if done { 0 } else { output.failed_more },
         counters: output.counters,

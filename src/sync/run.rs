@@ -180,6 +180,11 @@ impl Run {
         self.child.progress_mark()
     }
 
+    /// Whether it has run into a FIFO where there was a file, and waits for somebody to write to it. It will do so for ever.
+    pub fn waits_for_fifo(&self) -> bool {
+        self.child.waits_for_fifo()
+    }
+
     /// Blocks until rsync has ended, at most `timeout` (then it is terminated, and killed two seconds later). `progress` is called after
     /// each piece of output.
     ///

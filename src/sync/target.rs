@@ -10,7 +10,7 @@
 //! Two lanes: up to `small_jobs` short lists, by preference through a process that stands by, beside `jobs` bulk runs. A run is
 //! confirmed by its exit, which rsync delays up to 45 ms after the change is visible, so several small ones overlap.
 //! Runs that overlap never touch the same path, but each sets the times of the directories above its paths. Where they saw
-//! different times, the directory is sent once more after both (`Run::repair`).
+//! different times, the directory is sent once more after both.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -38,6 +38,8 @@ use crate::sys::statx::{FileTime, StatBrief, Statter};
 
 /// Most paths in a batch of the small lane.
 const SMALL_PATHS: usize = 200;
+/// How often a run is asked whether a FIFO holds it up: rsync opens what was a file when it looked, and waits for a writer.
+const FIFO_LOOK: Duration = Duration::from_millis(200);
 /// A deep run that takes longer lets others pass below it.
 const SOFT_AFTER: Duration = Duration::from_millis(500);
 /// No event for this many times `settle` (events come at that cadence), and a burst is taken to be over.
@@ -114,13 +116,13 @@ struct Flight {
     soft: bool,
     /// Directories above the listed paths, with the ctime seen.
     ancestors: BTreeMap<RelPath, FileTime>,
-    /// Directories whose times another run may have set back.
-    repair: Vec<RelPath>,
     /// Entries that went through meanwhile and that this run may have undone.
     after: Vec<Entry>,
     mark: u64,
     marked: Duration,
-    ended_badly: Option<&'static str>,
+    /// When it was last asked about FIFOs.
+    looked: Duration,
+    ended_badly: Option<String>,
 }
 
 /// See the module's text.
@@ -255,11 +257,29 @@ impl Target {
         self.set.see(path, seen);
     }
 
+    /// See [`DirtySet::wants_barrier`].
+    pub fn wants_barrier(&self) -> bool {
+        self.set.wants_barrier()
+    }
+
+    /// See [`DirtySet::begin_barrier`].
+    pub fn begin_barrier(&mut self) {
+        self.set.begin_barrier();
+    }
+
+    /// See [`DirtySet::end_barrier`].
+    pub fn end_barrier(&mut self) {
+        self.set.end_barrier();
+    }
+
     /// Begins a flush: the returned epoch is done when [`Target::flushed`] says so. Until then nothing is delayed.
     pub fn flush(&mut self) -> Epoch {
         let epoch = self.set.close_epoch();
         self.flushes.push(epoch);
         self.retries.hurry(Duration::ZERO);
+        if let State::Away { next, .. } = &mut self.state {
+            *next = Duration::ZERO; // somebody waits: ask at once, once
+        }
         epoch
     }
 
@@ -681,7 +701,7 @@ impl Target {
             match run.run.feed(&encoded.bytes) {
                 Ok(()) => {
                     run.load = Load::Batch(batch.take().expect("not used yet"));
-                    (run.started, run.marked) = (cx.now, cx.now);
+                    (run.started, run.marked, run.looked) = (cx.now, cx.now, cx.now);
                     (run.stood_by, run.small, run.paths, run.ancestors) = (true, true, entries, ancestors);
                     self.runs.insert(serial, run);
                     return true;
@@ -756,10 +776,10 @@ impl Target {
             paths,
             soft: false,
             ancestors,
-            repair: Vec::new(),
             after: Vec::new(),
             mark: 0,
             marked: cx.now,
+            looked: cx.now,
             ended_badly: None,
         };
         self.runs.insert(serial, run);
@@ -953,8 +973,8 @@ impl Target {
         let took = cx.now.saturating_sub(run.started);
         let id = batch.id;
         self.count(&run, &outcome, took);
-        self.overlaps(&run);
-        let (repair, after) = (std::mem::take(&mut run.repair), std::mem::take(&mut run.after));
+        self.repair_overlaps(&run, &batch);
+        let after = std::mem::take(&mut run.after);
         self.log(&run, &batch, &outcome, took);
         self.suspect |= gone(&outcome, run.run.output());
         // A receiver that hangs keeps what it got, and may carry it out when it wakes up, over what was sent since (measured).
@@ -1023,7 +1043,7 @@ impl Target {
                 }
             }
             Verdict::Killed if run.ended_badly.is_some() => {
-                let why = format!("no progress for {}s, ended by the watchdog", self.cfg.watchdog.as_secs());
+                let why = run.ended_badly.take().unwrap_or_default();
                 self.set.park(id, &batch.entries);
                 self.retries.failed(cx.now, batch.entries, batch.round, &outcome.failed, &why, fastrand::f64());
                 if run.stood_by {
@@ -1031,6 +1051,7 @@ impl Target {
                 }
             }
             verdict => {
+                self.sweep_leftovers(&batch);
                 let config = matches!(verdict, Verdict::Config | Verdict::Refused { .. } | Verdict::DeletesHeld);
                 let litter = leftovers(&batch, &outcome);
                 self.give_back_but_unfit(cx, batch, &outcome);
@@ -1048,9 +1069,6 @@ impl Target {
         }
         for entry in after {
             self.set.restore(entry);
-        }
-        for dir in repair {
-            self.set.see(&dir, Seen::Touched);
         }
         if self.set.ready(false) > 0 && self.first_ready.is_none() {
             self.first_ready = Some(cx.now);
@@ -1108,14 +1126,35 @@ impl Target {
     }
 
     /// Directories above both this run's paths and those of a run still in flight, seen with different times: whichever ends
-    /// last may have set the older ones.
-    fn overlaps(&mut self, ended: &Flight) {
-        for other in self.runs.values_mut().filter(|r| matches!(r.load, Load::Batch(_))) {
+    /// last may set the older ones. They are sent again; as something below them is in flight, not before that has ended. Who
+    /// waits for this run's changes waits for that too.
+    fn repair_overlaps(&mut self, ended: &Flight, batch: &Batch) {
+        let Some(since) = batch.entries.iter().map(Entry::epoch).min() else { return };
+        let mut differing: Vec<&RelPath> = Vec::new();
+        for other in self.runs.values().filter(|r| matches!(r.load, Load::Batch(_))) {
             for (dir, seen) in &ended.ancestors {
-                if other.ancestors.get(dir).is_some_and(|theirs| theirs != seen) && !other.repair.contains(dir) {
-                    other.repair.push(dir.clone());
+                if other.ancestors.get(dir).is_some_and(|theirs| theirs != seen) && !differing.contains(&dir) {
+                    differing.push(dir);
                 }
             }
+        }
+        for dir in differing {
+            self.set.see_since(dir, Seen::Touched, since);
+        }
+    }
+
+    /// A receiver that was cut off may have left temporary files beside those it was receiving. A pass over the level
+    /// removes them.
+    fn sweep_leftovers(&mut self, batch: &Batch) {
+        if !self.mirror.delete {
+            return;
+        }
+        let mut dirs: Vec<&[u8]> =
+            batch.entries.iter().filter(|e| e.kind == Kind::Entry && !e.gone).filter_map(|e| path::parent(&e.path)).collect();
+        dirs.sort_unstable();
+        dirs.dedup();
+        for dir in dirs {
+            self.set.see_since(dir, Seen::Contents, batch.entries[0].epoch());
         }
     }
 
@@ -1154,11 +1193,11 @@ impl Target {
         if outcome.is_done() {
             tracing::info!(
                 target_name = %self.cfg.name, pass, paths = run.paths, sent = c.files_sent, deleted = c.deleted, bytes = c.wire_sent,
-                ms = format_args!("{ms:.1}"), standby = run.stood_by, %first, "batch"
+                ms = (ms * 10.0).round() / 10.0, standby = run.stood_by, %first, "batch"
             );
         } else {
             tracing::warn!(
-                target_name = %self.cfg.name, pass, paths = run.paths, ms = format_args!("{ms:.1}"), round = batch.round, %first,
+                target_name = %self.cfg.name, pass, paths = run.paths, ms = (ms * 10.0).round() / 10.0, round = batch.round, %first,
                 class = class(&outcome.verdict), "batch did not end well, its paths are kept: {}", outcome.reason
             );
         }
@@ -1209,11 +1248,19 @@ impl Target {
                         run.run.kill();
                     } else {
                         tracing::warn!(target_name = %self.cfg.name, "a run made no progress for {:?}, ending it", self.cfg.watchdog);
-                        run.ended_badly = Some("watchdog");
+                        run.ended_badly = Some(format!("no progress for {:?}, ended by the watchdog", self.cfg.watchdog));
                         run.run.terminate();
                     }
                 }
                 (run.mark, run.marked) = (mark, cx.now);
+            }
+            if !matches!(run.load, Load::Standby) && run.ended_badly.is_none() && cx.now.saturating_sub(run.looked) >= FIFO_LOOK {
+                run.looked = cx.now;
+                if run.run.waits_for_fifo() {
+                    tracing::info!(target_name = %self.cfg.name, "a file became a FIFO under a run, which is ended and done again");
+                    run.ended_badly = Some("a file became a FIFO while it was to be sent".into());
+                    run.run.terminate();
+                }
             }
         }
         for serial in softened {
@@ -1255,6 +1302,7 @@ impl Target {
             }
             if !matches!(run.load, Load::Standby) {
                 due.push(run.marked + self.cfg.watchdog);
+                due.extend(run.ended_badly.is_none().then_some(run.looked + FIFO_LOOK));
             }
         }
         due.into_iter().min()

@@ -282,13 +282,19 @@ impl Child {
         }
     }
 
-    /// A number that grows for as long as the process does something: its output, what it read and wrote (proc(5), `/proc/PID/io`:
-    /// files, pipes and sockets) and its CPU time. A process that waits in the kernel leaves it as it is.
+    /// A number that grows for as long as the process gets on: its output, what it read (proc(5), `/proc/PID/io`: files, pipes
+    /// and sockets) and its CPU time. Not what it wrote: to a peer that was stopped, rsync goes on sending keep-alives.
     pub fn progress_mark(&self) -> u64 {
         let pid = self.pid;
         let io = fs::read(format!("/proc/{pid}/io")).unwrap_or_default();
         let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
         self.output_bytes.wrapping_add(io_bytes(&io)).wrapping_add(cpu_ticks(&stat))
+    }
+
+    /// Whether the process sits in open(2) of a FIFO and waits for its other end (proc(5), `/proc/PID/wchan`; the kernel's
+    /// function is `wait_for_partner`, fs/pipe.c). `false` also where the kernel does not tell.
+    pub fn waits_for_fifo(&self) -> bool {
+        fs::read(format!("/proc/{}/wchan", self.pid)).is_ok_and(|at| at == b"wait_for_partner")
     }
 }
 
@@ -348,7 +354,7 @@ fn ended_within(pidfd: BorrowedFd<'_>, patience: Duration) -> bool {
 /// `rchar` and `wchar` of `/proc/PID/io`, added.
 fn io_bytes(text: &[u8]) -> u64 {
     let values = text.split(|&b| b == b'\n').filter_map(|line| {
-        let value = line.strip_prefix(b"rchar: ").or_else(|| line.strip_prefix(b"wchar: "))?;
+        let value = line.strip_prefix(b"rchar: ")?;
         std::str::from_utf8(value).ok()?.parse::<u64>().ok()
     });
     values.fold(0, u64::wrapping_add)
@@ -487,8 +493,25 @@ mod tests {
     }
 
     #[test]
+    fn a_fifo_without_its_other_end_is_found_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        if fs::read("/proc/self/wchan").is_err() {
+            return; // a kernel that does not tell
+        }
+        let idle = shell("read line", Stdin::Later(4096));
+        let stuck = shell(&format!("exec cat {}", fifo.display()), Stdin::Null);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !stuck.waits_for_fifo() {
+            assert!(Instant::now() < deadline, "a process that opens a FIFO is not found to wait for it");
+        }
+        assert!(!idle.waits_for_fifo());
+    }
+
+    #[test]
     fn proc_files() {
-        assert_eq!(io_bytes(b"rchar: 10\nwchar: 5\nsyscr: 7\nread_bytes: 100\n"), 15);
+        assert_eq!(io_bytes(b"rchar: 10\nwchar: 5\nsyscr: 7\nread_bytes: 100\n"), 10);
         assert_eq!(cpu_ticks(b"12 (a) b) S 1 2 3 4 5 6 7 8 9 10 11 12 13 0"), 23);
         assert_eq!((io_bytes(b""), cpu_ticks(b"")), (0, 0));
     }
