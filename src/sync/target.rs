@@ -974,6 +974,8 @@ impl Target {
         let id = batch.id;
         self.count(&run, &outcome, took);
         self.repair_overlaps(&run, &batch);
+        let since = batch.entries.iter().map(Entry::epoch).min();
+        let litter = if self.mirror.delete { leftovers(&run, &batch, &outcome) } else { BTreeSet::new() };
         let after = std::mem::take(&mut run.after);
         self.log(&run, &batch, &outcome, took);
         self.suspect |= gone(&outcome, run.run.output());
@@ -1014,18 +1016,11 @@ impl Target {
             // The connection was old, and rsync does not look at it before it has its list: the server may have been restarted since,
             // or something on the way forgot about it. A probe tells whether the target is there.
             Verdict::TargetDown | Verdict::TimedOut if run.stood_by => {
-                let litter = leftovers(&batch, &outcome);
                 self.give_back(batch);
-                for dir in litter {
-                    self.set.see(&dir, Seen::Contents);
-                }
                 self.doubt(cx, &outcome.reason);
             }
             // Somebody else did that to our process, the target has no part in it. The kernel, when memory is short: smaller lists may help.
             Verdict::Killed if run.ended_badly.is_none() && batch.round + 1 < WHOLE_ROUNDS => {
-                for dir in leftovers(&batch, &outcome) {
-                    self.set.see(&dir, Seen::Contents);
-                }
                 self.set.park(id, &batch.entries);
                 self.retries.failed(cx.now, batch.entries, batch.round, &[], &outcome.reason, fastrand::f64());
             }
@@ -1051,13 +1046,8 @@ impl Target {
                 }
             }
             verdict => {
-                self.sweep_leftovers(&batch);
                 let config = matches!(verdict, Verdict::Config | Verdict::Refused { .. } | Verdict::DeletesHeld);
-                let litter = leftovers(&batch, &outcome);
                 self.give_back_but_unfit(cx, batch, &outcome);
-                for dir in litter {
-                    self.set.see(&dir, Seen::Contents);
-                }
                 for e in self.retries.take_all() {
                     self.set.restore(e);
                 }
@@ -1069,6 +1059,9 @@ impl Target {
         }
         for entry in after {
             self.set.restore(entry);
+        }
+        if let Some(since) = since {
+            litter.iter().for_each(|dir| self.set.see_since(dir, Seen::Contents, since));
         }
         if self.set.ready(false) > 0 && self.first_ready.is_none() {
             self.first_ready = Some(cx.now);
@@ -1140,21 +1133,6 @@ impl Target {
         }
         for dir in differing {
             self.set.see_since(dir, Seen::Touched, since);
-        }
-    }
-
-    /// A receiver that was cut off may have left temporary files beside those it was receiving. A pass over the level
-    /// removes them.
-    fn sweep_leftovers(&mut self, batch: &Batch) {
-        if !self.mirror.delete {
-            return;
-        }
-        let mut dirs: Vec<&[u8]> =
-            batch.entries.iter().filter(|e| e.kind == Kind::Entry && !e.gone).filter_map(|e| path::parent(&e.path)).collect();
-        dirs.sort_unstable();
-        dirs.dedup();
-        for dir in dirs {
-            self.set.see_since(dir, Seen::Contents, batch.entries[0].epoch());
         }
     }
 
@@ -1380,9 +1358,10 @@ fn read_only(batch: &Batch, outcome: &Outcome, output: &Output) -> bool {
 
 /// Directories where a receiver that was killed has left temporary files, which only a pass with deletes over them removes. One
 /// that lives longer than its client cleans up.
-fn leftovers(batch: &Batch, outcome: &Outcome) -> BTreeSet<RelPath> {
+fn leftovers(run: &Flight, batch: &Batch, outcome: &Outcome) -> BTreeSet<RelPath> {
     let broken = match outcome.verdict {
-        Verdict::TargetDown | Verdict::TimedOut => outcome.counters.files_sent > 0,
+        // One that stood by was connected; another may never have been.
+        Verdict::TargetDown | Verdict::TimedOut => run.stood_by || outcome.counters.files_sent > 0,
         // What it had said so far is lost with it; with a local target the receiver is killed as well, most likely.
         Verdict::Killed => true,
         _ => false,
