@@ -234,6 +234,22 @@ impl Engine {
         }
     }
 
+    /// While held: looks whether the source is back as it was.
+    fn recheck_root(&mut self) {
+        self.next_root_check = self.now() + ROOT_CHECK;
+        match self.root.check().and_then(|()| self.watching.check(&self.root)) {
+            Ok(()) => {
+                tracing::info!(mirror = %self.mirror.name, "the source is back as it was; sending goes on");
+                self.held = None;
+                // While it was away its paths led nowhere, so what was learnt of them then is wrong; and changes could be made that
+                // nobody heard of.
+                self.resolver.forget(&self.root);
+                self.lost(Lost::all(Cause::MountChanged));
+            }
+            Err(why) => self.held = Some(why),
+        }
+    }
+
     fn hold(&mut self, why: String) {
         tracing::error!(
             mirror = %self.mirror.name,
@@ -371,6 +387,21 @@ impl Engine {
         }
     }
 
+    /// Compares the lost subtrees whose pause is over, or all of them for somebody who waits.
+    fn compare_scheduled(&mut self, all: bool) {
+        let now = self.now();
+        let due: Vec<RelPath> =
+            self.recent.iter().filter(|(_, r)| r.scheduled && (all || r.at + r.pause <= now)).map(|(p, _)| p.clone()).collect();
+        for path in due {
+            if let Some(recent) = self.recent.get_mut(&path) {
+                recent.scheduled = false;
+                recent.at = now;
+                recent.pause = (recent.pause * 2).clamp(LOST_PAUSE_MIN, LOST_PAUSE_MAX);
+            }
+            self.see_all(&path, Seen::Subtree);
+        }
+    }
+
     fn mounts_changed(&mut self) {
         for lost in self.watching.remount(&self.mirror, &self.root, &mut self.resolver) {
             self.lost(lost);
@@ -382,16 +413,7 @@ impl Engine {
 
     fn tick(&mut self) {
         let now = self.now();
-        let due: Vec<RelPath> =
-            self.recent.iter().filter(|(_, r)| r.scheduled && r.at + r.pause <= now).map(|(p, _)| p.clone()).collect();
-        for path in due {
-            if let Some(recent) = self.recent.get_mut(&path) {
-                recent.scheduled = false;
-                recent.at = now;
-                recent.pause = (recent.pause * 2).clamp(LOST_PAUSE_MIN, LOST_PAUSE_MAX);
-            }
-            self.see_all(&path, Seen::Subtree);
-        }
+        self.compare_scheduled(false);
         if self.recent.len() > 1000 {
             self.recent.retain(|_, r| r.scheduled || now.saturating_sub(r.at) < r.pause * 4);
         }
@@ -412,16 +434,7 @@ impl Engine {
             self.see_all(b"", Seen::Subtree);
         }
         if self.held.is_some() && self.next_root_check <= now {
-            self.next_root_check = now + ROOT_CHECK;
-            match self.root.check().and_then(|()| self.watching.check(&self.root)) {
-                Ok(()) => {
-                    tracing::info!(mirror = %self.mirror.name, "the source is back as it was; sending goes on");
-                    self.held = None;
-                    // While it was away, changes could be made to it that nobody heard of.
-                    self.lost(Lost::all(Cause::MountChanged));
-                }
-                Err(why) => self.held = Some(why),
-            }
+            self.recheck_root();
         }
         for at in 0..self.targets.len() {
             self.with_target(at, |target, cx| target.tick(cx));
@@ -455,6 +468,10 @@ impl Engine {
                     let _ = reply.send(self.status());
                 }
                 Ok(Command::Flush { target, deadline, reply }) => {
+                    // Before the flush's epoch is closed: what a source that came back needs belongs to it.
+                    if self.held.is_some() {
+                        self.recheck_root();
+                    }
                     self.check_root();
                     self.next_token += 1;
                     let token = self.next_token;
@@ -494,6 +511,9 @@ impl Engine {
         self.stop_drain.take_if(|t| *t == token);
         if self.barrier.take_if(|t| *t == token).is_some() {
             self.targets.iter_mut().for_each(Target::end_barrier);
+        }
+        if self.flushes.iter().any(|f| f.token == token) {
+            self.compare_scheduled(true); // a flush waits for what is lost, too
         }
         for flush in self.flushes.iter_mut().filter(|f| f.token == token) {
             let only = flush.only.as_deref();

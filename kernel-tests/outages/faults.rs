@@ -12,7 +12,8 @@ use super::{becomes, chattr, kept, noise, other_is_well, rsyncd, status_until, t
 use crate::fixture::daemon::Until;
 use crate::fixture::fs::{Fs, needs};
 use crate::fixture::proc::{descendants, poll_until};
-use crate::fixture::{Case, Mirror, WAIT, case};
+use crate::fixture::tree::{Times, differences};
+use crate::fixture::{Case, WAIT, case};
 
 /// A file of this size takes a second or two at the rate below.
 const BIG: usize = 3 << 20;
@@ -55,10 +56,10 @@ pub fn cases() -> Vec<Case> {
             Ok(())
         }),
         case("stopped_and_continued", &[Fs::Tmpfs], |fs| {
-            let m = two(fs).target_key("timeout", "1s").target_key("watchdog", "4s").start()?;
+            let m = two(fs).target_key("timeout", "1s").target_key("connect_timeout", "1s");
+            let mut m = m.target_key("watchdog", "4s").start()?;
             tree(&m.src);
             m.check();
-            let mut m = m;
             rsyncd(&mut m).signal(Signal::SIGSTOP, true);
             m.src.write("d/file", b"while it hangs");
             becomes(&m, "down", "timeout");
@@ -69,17 +70,28 @@ pub fn cases() -> Vec<Case> {
             Ok(())
         }),
         case("connections_stopped_one_by_one", &[Fs::Tmpfs], |fs| {
-            // New connections work, only those that are open hang, as behind a firewall that forgot them.
-            let mut m = two(fs).target_key("timeout", "1s").target_key("watchdog", "4s").start()?;
+            // New connections work, only those that are open hang, as on a server whose disk does.
+            let mut m = two(fs).target_key("timeout", "1s").target_key("watchdog", "2s").start()?;
             tree(&m.src);
             m.check();
             status_until(&m, "processes standing by", |t| t.standby > 0);
-            rsyncd(&mut m).signal(Signal::SIGSTOP, false);
+            let hung = rsyncd(&mut m).children();
+            hung.iter().for_each(|&pid| _ = kill(pid, Signal::SIGSTOP));
             m.src.write("d/file", b"while it hangs");
             other_is_well(&m);
             status_until(&m, "a time-out", |t| t.bad_runs.contains_key("timed_out"));
+            m.src.write("d/file", b"and what is written since");
             m.check();
-            rsyncd(&mut m).signal(Signal::SIGCONT, false);
+            // They wake up and carry out what they were given long ago; that is found when it is looked at again.
+            hung.iter().for_each(|&pid| _ = kill(pid, Signal::SIGCONT));
+            let ended = || hung.iter().all(|&pid| kill(pid, None).is_err()).then_some(());
+            assert!(poll_until(WAIT, ended).is_some(), "connections whose clients are gone do not end");
+            let mut found = String::new();
+            let equal = poll_until(WAIT, || {
+                found = differences(m.src.root(), m.dst().root(), Times::All, &|_| false);
+                found.is_empty().then_some(())
+            });
+            assert!(equal.is_some(), "what a hanging connection did late is not put right:\n{found}");
             m.check();
             Ok(())
         }),
@@ -198,10 +210,11 @@ pub fn cases() -> Vec<Case> {
             let m = two(fs).target_key("args", vec![RATE.to_string()]);
             let m = m.target_key("timeout", "1s").target_key("watchdog", "1s").start()?;
             m.out.mkdir("d");
-            m.out.write("d/a big one first", noise(1, BIG));
+            m.out.write("d/a big one first", noise(1, 2 * BIG));
             m.out.write("d/z", b"a file when the list is made");
             m.out.rename_to("d", &m.src, "d");
             while_receiving(m.dst(), "d");
+            m.daemon.flush(Some("t2"));
             m.src.remove("d/z");
             m.src.fifo("d/z");
             let hung = status_until(&m, "a run ended by the watchdog", |t| t.bad_runs.contains_key("killed"));
@@ -219,7 +232,7 @@ pub fn cases() -> Vec<Case> {
             m.src.write("d/big", &new);
             while_receiving(m.dst(), "d");
             // Ended children that are not collected yet cannot be signalled, and need not be.
-            descendants(m.daemon.pid()).into_iter().for_each(|pid| drop(kill(pid, Signal::SIGKILL)));
+            descendants(m.daemon.pid()).into_iter().for_each(|pid| _ = kill(pid, Signal::SIGKILL));
             whole(m.dst(), "d/big", &[&old]);
             let killed = status_until(&m, "a killed run", |t| t.bad_runs.contains_key("killed"));
             assert!(killed.state != "config", "{killed:?}");
@@ -273,18 +286,17 @@ pub fn cases() -> Vec<Case> {
 
 /// Six runs that break at once are one outage, and the first pause is the shortest.
 fn one_outage_counts_once(fs: Fs) -> crate::fixture::Run<()> {
-    let mut m = two(fs).target_key("args", vec![RATE.to_string()]).target_key("retry_min", "5s").target_key("retry_max", "60s");
-    m = m.target_key("standby", 0);
-    let mut m = m.start()?;
+    let m = two(fs).target_key("args", vec![RATE.to_string()]).target_key("retry_min", "3s").target_key("retry_max", "60s");
+    let mut m = m.target_key("standby", 0).start()?;
     for n in 0..4 {
-        m.src.write(format!("{n}"), noise(n, BIG));
+        m.src.write(format!("{n}"), noise(n, BIG / 2));
         while_receiving(m.dst(), ".");
     }
     let before = m.daemon.target_status("t1");
     assert!(before.in_flight >= 1, "{before:?}");
     rsyncd(&mut m).stop();
     let status = status_until(&m, "down, all runs ended", |t| t.state == "down" && t.in_flight == 0);
-    assert!(status.tries == 1 && status.retry_seconds <= 5.0, "one outage is counted {} times: {status:?}", status.tries);
+    assert!(status.tries == 1 && status.retry_seconds <= 3.0, "one outage is counted {} times: {status:?}", status.tries);
     rsyncd(&mut m).restart();
     m.check();
     Ok(())

@@ -76,7 +76,7 @@ pub fn cases() -> Vec<Case> {
                 let dir = work_dir();
                 let rsync = program(&dir.path().join("stand-in"), STAND_IN);
                 fs::write(dir.path().join("play"), script).expect("a play can be written");
-                let m = two(fs).rsync(rsync).before(tree).while_reconciling().start()?;
+                let m = two(fs).rsync(rsync).target_key("standby", 0).before(tree).while_reconciling().start()?;
                 let met = status_until(&m, &format!("a run of class {class} after `{script}`"), |t| !t.bad_runs.is_empty());
                 assert_eq!(met.bad_runs.keys().collect::<Vec<_>>(), [class], "after `{script}`");
                 m.check();

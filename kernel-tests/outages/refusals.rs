@@ -8,7 +8,7 @@ use std::path::Path;
 
 use nix::sys::signal::Signal;
 
-use super::{becomes, kept, other_is_well, rsyncd, status_until, tree, two};
+use super::{becomes, kept, other_is_well, rsyncd, tree, two};
 use crate::fixture::daemon::{Config, MirrorTable, TargetTable, fansync};
 use crate::fixture::fs::{Fs, work_dir};
 use crate::fixture::proc::poll_until;
@@ -90,8 +90,8 @@ pub fn cases() -> Vec<Case> {
             m.check();
             let dir = rsyncd(&mut m).remove("t1");
             rsyncd(&mut m).signal(Signal::SIGKILL, false);
-            becomes(&m, "config", "Unknown module");
             m.src.write("d/file", b"nowhere to go");
+            becomes(&m, "config", "Unknown module");
             other_is_well(&m);
             kept(&m);
             // What comes back under the name need not be what it was.
@@ -128,9 +128,9 @@ fn refused(fs: Fs, lines: &str, words: &str) -> crate::fixture::Run<()> {
     rsyncd(&mut m).module("t1", lines);
     // The connections that wait were made under the old terms.
     rsyncd(&mut m).signal(Signal::SIGKILL, false);
-    becomes(&m, "config", words);
     m.src.write("d/file", b"refused");
     m.src.remove("d/sub");
+    becomes(&m, "config", words);
     other_is_well(&m);
     kept(&m);
     assert!(m.dst().has("d/sub"), "a target that refuses has changed");
@@ -143,7 +143,8 @@ fn at_most_one_connection(m: &mut Mirror) {
     let lock = m.scratch("rsyncd.lock").display().to_string();
     rsyncd(m).module("t1", &format!("max connections = 1\nlock file = {lock}"));
     rsyncd(m).signal(Signal::SIGKILL, false);
-    status_until(m, "up again", |t| t.state == "idle");
+    m.src.write("limited", b"x");
+    m.check();
 }
 
 /// A client of the module that says nothing after its name; `None` when there is no connection left.

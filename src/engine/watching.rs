@@ -209,7 +209,7 @@ impl Watching {
         let dev = fd.metadata().map(|m| m.dev()).unwrap_or_default();
         let (by, why) = match self.try_mark(&path, fd.as_fd()) {
             Ok(why) => {
-                if let Err(error) = resolver.add_mount(fd.into()) {
+                if let Err(error) = resolver.add_mount(root, fd.into()) {
                     tracing::warn!(path = %path.display(), %error, "cannot tell which filesystem this is");
                 }
                 (By::Fanotify, why)

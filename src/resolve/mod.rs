@@ -27,7 +27,7 @@ use crate::filter::Filter;
 use crate::lost::{Cause, Lost};
 use crate::path::{self, RelPath};
 use crate::source::fan_decode::{FanEvent, Fid, Place};
-use crate::sys::handle::{FsId, fd_path, fs_id, open_by_handle};
+use crate::sys::handle::{FsId, fd_path, fs_id, name_to_handle, open_by_handle};
 use tree::{Known, NodeId, Tree};
 
 /// The watched directory, held open: the anchor of every look-up, and the proof that it is still the same one.
@@ -148,17 +148,25 @@ impl Resolver {
     ///
     /// # Errors
     /// Those of fstatfs(2).
-    pub fn add_mount(&mut self, fd: OwnedFd) -> io::Result<FsId> {
+    pub fn add_mount(&mut self, root: &Root, fd: OwnedFd) -> io::Result<FsId> {
         let fs = fs_id(fd.as_fd())?;
         self.marked.push(Marked { fs, fd });
+        self.know_root(root);
         self.tree.forget_foreign();
         Ok(fs)
     }
 
-    /// Drops every mount whose filesystem is not in `keep`, and what is known of paths: mounts changed below the root.
-    pub fn remount(&mut self) {
-        self.marked.clear();
+    /// Forgets every path: the root was away, and what was looked up then is wrong.
+    pub fn forget(&mut self, root: &Root) {
         self.tree = Tree::new(self.tree.max_dirs());
+        self.know_root(root);
+    }
+
+    /// Hangs the root's own handle on the tree, so that its events are inside even at a moment when its path leads elsewhere.
+    fn know_root(&mut self, root: &Root) {
+        if let (Ok(fs), Ok(handle)) = (fs_id(root.as_fd()), name_to_handle(root.as_fd(), Path::new(""))) {
+            self.tree.bind(self.tree.root(), (fs.0, handle.kind, &handle.bytes));
+        }
     }
 
     /// Counters.

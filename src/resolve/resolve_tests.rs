@@ -24,7 +24,7 @@ impl Watched {
         group.mark_filesystem(dir.path()).unwrap();
         let root = Root::open(&dir.path().join("root")).unwrap();
         let mut resolver = Resolver::new(1000);
-        resolver.add_mount(fs::File::open(root.path()).unwrap().into()).unwrap();
+        resolver.add_mount(&root, fs::File::open(root.path()).unwrap().into()).unwrap();
         let filter = Filter::new::<&str, &str>(&[], exclude).unwrap();
         Watched { dir, group, root, resolver, filter }
     }

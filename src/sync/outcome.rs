@@ -146,6 +146,7 @@ fn verdict(exit: Exit, output: &Output, context: Context) -> Verdict {
         return Verdict::Config;
     }
     match code {
+        5 if signs.cut_off => Verdict::TargetDown,
         1 | 4 | 5 | 126 | 127 => Verdict::Config,
         2 if signs.missing_args_unknown => Verdict::NoMissingArgs,
         2 if signs.source_race => Verdict::SourceRace,
@@ -285,6 +286,7 @@ mod tests {
                 PLAIN,
                 Partial,
             ),
+            ("server killed at the greeting", 5, "", "rsync: didn't get server startup line\n", PLAIN, TargetDown),
             ("module's directory gone", 5, "", "@ERROR: chroot failed\n", PLAIN, Config),
             (
                 "connection refused",

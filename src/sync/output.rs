@@ -102,6 +102,8 @@ pub struct Signs {
     pub rejected: bool,
     /// The server knows no such module, or the module's directory is not there.
     pub module_missing: bool,
+    /// The server ended the connection before it had said who it is.
+    pub cut_off: bool,
     /// A program could not be started.
     pub no_program: bool,
 }
@@ -110,7 +112,7 @@ pub struct Signs {
 type Sign = fn(&mut Signs) -> &mut bool;
 
 /// How lines start that decide the outcome by themselves; the first that fits counts.
-const DECISIVE: [(&[u8], Sign); 15] = [
+const DECISIVE: [(&[u8], Sign); 17] = [
     (b"IO error encountered -- skipping file deletion", |signs| &mut signs.deletes_skipped),
     (b"Deletions stopped due to --max-delete limit", |signs| &mut signs.max_delete),
     (b"invalid file mode 0", |signs| &mut signs.missing_args_unknown),
@@ -124,6 +126,8 @@ const DECISIVE: [(&[u8], Sign); 15] = [
     (b"ERROR: destination must be a directory", |signs| &mut signs.target_missing),
     (b"ERROR: cannot overwrite non-directory", |signs| &mut signs.target_missing),
     (b"rsync: server sent \"", |signs| &mut signs.rejected),
+    (b"rsync: didn't get server startup line", |signs| &mut signs.cut_off),
+    (b"rsync: did not see server greeting", |signs| &mut signs.cut_off),
     (b"pre-xfer exec returned failure", |signs| &mut signs.rejected),
     (b"created directory ", |signs| &mut signs.target_missing),
 ];

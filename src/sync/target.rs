@@ -12,7 +12,7 @@
 //! Runs that overlap never touch the same path, but each sets the times of the directories above its paths. Where they saw
 //! different times, the directory is sent once more after both.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -56,6 +56,8 @@ const STANDBY_INFANT: Duration = Duration::from_secs(3);
 const TWIN_SLACK_SECS: i64 = 2;
 /// Entries of a directory that cost as much as one listed path.
 const LEVEL_ENTRIES_PER_PATH: usize = 4;
+/// What a target did not answer is looked at again after this many times `watchdog`.
+const UNANSWERED_WATCHDOGS: u32 = 2;
 /// Outages in a row by a full disk before the file that did not fit is set apart.
 const UNFIT_TRIES: u32 = 2;
 /// Failures listed in the status.
@@ -121,7 +123,16 @@ struct Flight {
     marked: Duration,
     /// When it was last asked about FIFOs.
     looked: Duration,
-    ended_badly: Option<String>,
+    ended_badly: Option<Ended>,
+}
+
+/// Why a run was ended from here.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// No progress for the time of the watchdog; perhaps the target hangs.
+    Stalled,
+    /// A FIFO of the source held it up. The target has no part in it.
+    Fifo,
 }
 
 /// See the module's text.
@@ -143,6 +154,8 @@ pub struct Target {
     backoff: Backoff,
     /// Failures since the target last took something. That it answers a probe does not end the row: a full disk does so too.
     tries: u32,
+    /// What runs carried that the target did not answer, and when it is looked at again.
+    unanswered: Vec<(Duration, Vec<(RelPath, Kind)>)>,
     /// Until then one connection at a time: the server had none left for us.
     crowded: Option<Duration>,
     /// The target's directory was not there: what comes back in its place may hold nothing of what was sent before.
@@ -226,6 +239,7 @@ impl Target {
             retries: Retries::new(backoff),
             backoff,
             tries: 0,
+            unanswered: Vec::new(),
             crowded: None,
             suspect: false,
             last_seen: Duration::ZERO,
@@ -927,6 +941,15 @@ impl Target {
         self.drop_standbys(cx);
     }
 
+    /// What made the waiting processes' connections useless may have befallen the target: asks it at once, and nothing is
+    /// sent before it has answered.
+    fn doubt(&mut self, cx: &mut Context<'_>, reason: &str) {
+        if self.is_up() {
+            self.state = State::Away { config: false, reason: reason.into(), tries: self.tries, next: cx.now };
+            self.drop_standbys(cx);
+        }
+    }
+
     fn standby_ended(&mut self, cx: &mut Context<'_>, run: &Flight, outcome: &Outcome) {
         let old = cx.now.saturating_sub(run.started) > STANDBY_INFANT;
         if old || self.stopping || self.state != State::Up {
@@ -961,9 +984,16 @@ impl Target {
         let id = batch.id;
         self.count(&run, &outcome, took);
         self.repair_overlaps(&run, &batch);
+        let since = batch.entries.iter().map(Entry::epoch).min();
+        let litter = if self.mirror.delete { leftovers(&batch, &outcome) } else { BTreeSet::new() };
         let after = std::mem::take(&mut run.after);
         self.log(&run, &batch, &outcome, took);
         self.suspect |= gone(&outcome, run.run.output());
+        // A receiver that hangs keeps what it got, and may carry it out when it wakes up, over what was sent since (measured).
+        if outcome.verdict == Verdict::TimedOut || run.ended_badly == Some(Ended::Stalled) {
+            let carried = batch.entries.iter().map(|e| (e.path.clone(), e.kind)).collect();
+            self.unanswered.push((cx.now + self.cfg.watchdog * UNANSWERED_WATCHDOGS, carried));
+        }
         match &outcome.verdict {
             Verdict::Done => {
                 self.proven(cx);
@@ -993,6 +1023,12 @@ impl Target {
                     self.went_away(cx, false, outcome.reason.clone());
                 }
             }
+            // The connection was old, and rsync does not look at it before it has its list: the server may have been restarted since,
+            // or something on the way forgot about it. A probe tells whether the target is there.
+            Verdict::TargetDown | Verdict::TimedOut if run.stood_by => {
+                self.give_back(batch);
+                self.doubt(cx, &outcome.reason);
+            }
             // Somebody else did that to our process, the target has no part in it. The kernel, when memory is short: smaller lists may help.
             Verdict::Killed if run.ended_badly.is_none() && batch.round + 1 < WHOLE_ROUNDS => {
                 self.set.park(id, &batch.entries);
@@ -1012,14 +1048,17 @@ impl Target {
                 }
             }
             Verdict::Killed if run.ended_badly.is_some() => {
-                let why = run.ended_badly.take().unwrap_or_default();
+                let why = match run.ended_badly {
+                    Some(Ended::Fifo) => "a file became a FIFO while it was to be sent".into(),
+                    _ => format!("no progress for {:?}, ended by the watchdog", self.cfg.watchdog),
+                };
                 self.set.park(id, &batch.entries);
                 self.retries.failed(cx.now, batch.entries, batch.round, &outcome.failed, &why, fastrand::f64());
+                if run.stood_by && run.ended_badly == Some(Ended::Stalled) {
+                    self.doubt(cx, &why);
+                }
             }
             verdict => {
-                if matches!(verdict, Verdict::TargetDown | Verdict::TimedOut | Verdict::Killed | Verdict::Unknown) {
-                    self.sweep_leftovers(&batch);
-                }
                 let config = matches!(verdict, Verdict::Config | Verdict::Refused { .. } | Verdict::DeletesHeld);
                 self.give_back_but_unfit(cx, batch, &outcome);
                 for e in self.retries.take_all() {
@@ -1033,6 +1072,9 @@ impl Target {
         }
         for entry in after {
             self.set.restore(entry);
+        }
+        if let Some(since) = since {
+            litter.iter().for_each(|dir| self.set.see_since(dir, Seen::Contents, since));
         }
         if self.set.ready(false) > 0 && self.first_ready.is_none() {
             self.first_ready = Some(cx.now);
@@ -1103,22 +1145,6 @@ impl Target {
         }
     }
 
-    /// A receiver that was killed has perhaps left a temporary file (`.name.XXXXXX`) beside the one it was receiving, sent or not
-    /// by rsync's count. Nothing on the source ever speaks of it; only a pass with deletes over the level removes it. A subtree is
-    /// passed over again anyway.
-    fn sweep_leftovers(&mut self, batch: &Batch) {
-        if !self.mirror.delete {
-            return;
-        }
-        let mut dirs: Vec<&[u8]> =
-            batch.entries.iter().filter(|e| e.kind == Kind::Entry).filter_map(|e| path::parent(&e.path)).collect();
-        dirs.sort_unstable();
-        dirs.dedup();
-        for dir in dirs {
-            self.set.see_since(dir, Seen::Contents, batch.entries[0].epoch());
-        }
-    }
-
     fn count(&mut self, run: &Flight, outcome: &Outcome, took: Duration) {
         let s = &mut self.stats;
         s.runs += 1;
@@ -1178,6 +1204,18 @@ impl Target {
             self.start(cx, Pass::Probe, Input::List(&list), Load::Probe, 0, false, false, BTreeMap::new());
         }
         self.crowded.take_if(|until| *until <= cx.now);
+        if self.is_up() {
+            for (_, carried) in self.unanswered.extract_if(.., |(due, _)| *due <= cx.now).collect::<Vec<_>>() {
+                for (path, kind) in carried {
+                    let seen = match kind {
+                        Kind::Entry => Seen::Touched,
+                        Kind::Contents => Seen::Contents,
+                        Kind::Subtree => Seen::Subtree,
+                    };
+                    self.see(cx.now, &path, seen);
+                }
+            }
+        }
         let mut softened = Vec::new();
         let mut old = Vec::new();
         for (&serial, run) in &mut self.runs {
@@ -1197,7 +1235,7 @@ impl Target {
                         run.run.kill();
                     } else {
                         tracing::warn!(target_name = %self.cfg.name, "a run made no progress for {:?}, ending it", self.cfg.watchdog);
-                        run.ended_badly = Some(format!("no progress for {:?}, ended by the watchdog", self.cfg.watchdog));
+                        run.ended_badly = Some(Ended::Stalled);
                         run.run.terminate();
                     }
                 }
@@ -1207,7 +1245,7 @@ impl Target {
                 run.looked = cx.now;
                 if run.run.waits_for_fifo() {
                     tracing::info!(target_name = %self.cfg.name, "a file became a FIFO under a run, which is ended and done again");
-                    run.ended_badly = Some("a file became a FIFO while it was to be sent".into());
+                    run.ended_badly = Some(Ended::Fifo);
                     run.run.terminate();
                 }
             }
@@ -1239,6 +1277,7 @@ impl Target {
             if bulk {
                 due.extend(self.retries.next_due());
             }
+            due.extend(self.unanswered.iter().map(|(due, _)| *due));
         }
         due.extend(self.set.next_hold());
         due.extend(self.crowded);
@@ -1333,6 +1372,15 @@ fn kind_on_source(root: &Root, path: &RelPath) -> Kind {
         Err(Errno::ENOENT | Errno::ENOTDIR) => Kind::Entry,
         Ok(_) | Err(_) => Kind::Subtree,
     }
+}
+
+/// Directories where a receiver that was killed has perhaps left a temporary file, which only a pass with deletes over them
+/// removes. One that lives longer than its client cleans up. rsync counts a file when all of it was sent, so a count of none
+/// says nothing about the first.
+fn leftovers(batch: &Batch, outcome: &Outcome) -> BTreeSet<RelPath> {
+    let broken = matches!(outcome.verdict, Verdict::TargetDown | Verdict::TimedOut | Verdict::Killed | Verdict::Unknown);
+    let files = batch.entries.iter().filter(|e| broken && e.kind == Kind::Entry);
+    files.filter_map(|e| path::parent(&e.path).map(RelPath::from_normal)).collect()
 }
 
 fn deep(pass: Pass) -> bool {
