@@ -208,7 +208,7 @@ pub fn cases() -> Vec<Case> {
         }),
         case("fifo_in_place_of_a_file", &[Fs::Tmpfs], |fs| {
             let m = two(fs).target_key("args", vec![RATE.to_string()]);
-            let m = m.target_key("timeout", "1s").target_key("watchdog", "1s").start()?;
+            let m = m.target_key("timeout", "25s").target_key("watchdog", "60s").start()?;
             m.out.mkdir("d");
             m.out.write("d/a big one first", noise(1, 2 * BIG));
             m.out.write("d/z", b"a file when the list is made");
@@ -217,7 +217,7 @@ pub fn cases() -> Vec<Case> {
             m.daemon.flush(Some("t2"));
             m.src.remove("d/z");
             m.src.fifo("d/z");
-            let hung = status_until(&m, "a run ended by the watchdog", |t| t.bad_runs.contains_key("killed"));
+            let hung = status_until(&m, "a run ended for the FIFO", |t| t.bad_runs.contains_key("killed"));
             assert!(hung.state != "down", "the target is blamed for what the source did: {hung:?}");
             other_is_well(&m);
             m.check();
