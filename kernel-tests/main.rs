@@ -3,7 +3,8 @@
 //! Each case runs on a fresh filesystem of every kind it names; `ext4::renames::chain` is one test. Names are filtered as with
 //! `cargo test`, two tests run at a time. Where the machine lacks something, the test is skipped, and the end of the run says so
 //! aloud; with `FANSYNC_TEST_STRICT=1` a skip is a failure. `FANSYNC_TEST_LOG` is the daemon's log level,
-//! `FANSYNC_TEST_BINARY` another binary to test, `FANSYNC_TEST_TIMES=1` lists the slowest tests.
+//! `FANSYNC_TEST_BINARY` another binary to test, `FANSYNC_TEST_TIMES=1` lists the slowest tests. With `--soak` as its first
+//! argument the binary runs the long form of the torture test instead (`scripts/soak`).
 
 mod bursts;
 mod events;
@@ -17,6 +18,7 @@ mod outages;
 mod renames;
 mod rewrite;
 mod targets;
+mod torture;
 mod types;
 
 use std::cell::RefCell;
@@ -34,6 +36,10 @@ use fixture::{Case, Run, Skip};
 const MOST_THREADS: usize = 2;
 
 fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if words.first().is_some_and(|word| word == "--soak") {
+        return torture::soak(&words[1..]);
+    }
     let mut args = Arguments::from_args();
     args.test_threads = Some(args.test_threads.map_or(MOST_THREADS, |n| n.min(MOST_THREADS)));
     let strict = std::env::var_os("FANSYNC_TEST_STRICT").is_some_and(|v| v == "1");
@@ -100,6 +106,7 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("fallback", fallback::cases()),
         ("lifecycle", lifecycle::cases()),
         ("history", history::cases()),
+        ("torture", torture::cases()),
     ]
 }
 

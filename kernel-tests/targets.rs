@@ -1,8 +1,12 @@
 //! Several targets, their kinds, and one that is away.
 
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+
 use crate::fixture::daemon::Until;
 use crate::fixture::fs::{ALL, Fs};
-use crate::fixture::proc::poll_until;
+use crate::fixture::proc::{must, poll_until};
 use crate::fixture::tree::{Dir, Times, differences};
 use crate::fixture::{Case, Mirror, Setup, To, WAIT, case};
 
@@ -57,6 +61,41 @@ pub fn cases() -> Vec<Case> {
                     rsyncd(&mut m).restart();
                 }
             }
+            m.check();
+            Ok(())
+        }),
+        case("tree_that_could_not_be_made_comes_whole_later", &[Fs::Tmpfs], |fs| {
+            let m = Setup::new(fs).target_key("retry_min", "100ms").target_key("retry_max", "200ms").start()?;
+            m.src.mkdir("d");
+            m.out.mkdirs("sub/deeper");
+            m.out.write("sub/file", b"one");
+            m.out.write("sub/deeper/file", b"two");
+            m.check();
+            let attribute = |sign: &str| must(Command::new("chattr").arg(format!("{sign}i")).arg(m.dst().at("d")));
+            attribute("+");
+            m.out.rename_to("sub", &m.src, "d/sub");
+            let failed =
+                poll_until(WAIT, || m.daemon.target_status("t1").failures.iter().any(|f| f.path == "d/sub").then_some(()));
+            attribute("-");
+            assert!(failed.is_some(), "the status does not tell of the directory that cannot be made");
+            m.check();
+            Ok(())
+        }),
+        case("killed_server_leaves_no_litter", &[Fs::Tmpfs], |fs| {
+            let mut m = Setup::new(fs).start()?;
+            m.src.mkdir("d");
+            m.check();
+            m.src.sparse("d/large", 400 << 20);
+            let receiving = |m: &Mirror| {
+                let names = std::fs::read_dir(m.dst().at("d")).expect("the target can be read").flatten();
+                names.into_iter().any(|entry| entry.file_name().as_encoded_bytes().starts_with(b".large."))
+            };
+            assert!(poll_until(WAIT, || receiving(&m).then_some(())).is_some(), "no file arrives");
+            rsyncd(&mut m).signal(Signal::SIGSTOP, true);
+            assert!(receiving(&m), "the file arrived faster than the server can be stopped; it must be larger");
+            rsyncd(&mut m).restart();
+            // The file itself may go again meanwhile: then nothing else looks at the directory's content.
+            m.src.remove("d/large");
             m.check();
             Ok(())
         }),

@@ -473,7 +473,7 @@ impl DirtySet {
         for name in components(path) {
             let n = &self.nodes[at as usize];
             if n.kind == Some(Kind::Subtree) {
-                return;
+                return self.mark(at, Kind::Subtree, epoch);
             }
             parent_kind = n.kind;
             flying_above |= n.flying != 0;
@@ -485,14 +485,16 @@ impl DirtySet {
         let n = &self.nodes[at as usize];
         if n.kind == Some(Kind::Subtree) {
             // Already to be compared whole. Of one that is gone now, too: what is there counts when the batch leaves.
-            return;
+            return self.mark(at, Kind::Subtree, epoch);
         }
         let (was, was_fresh, has_children) = (n.kind, n.flags & FRESH != 0, n.first_child != NONE);
         let unknown_to_target = was.is_none() && n.flying == 0 && !flying_above && !self.landed.covers(path);
         let covered_by_parent = parent_kind == Some(Kind::Contents);
         match seen {
-            Seen::Touched if covered_by_parent && was.is_none() => self.prune(at),
-            Seen::Gone if covered_by_parent && was.is_none() && !has_children => self.prune(at),
+            Seen::Touched | Seen::Gone if covered_by_parent && was.is_none() && (seen == Seen::Touched || !has_children) => {
+                self.mark(self.nodes[at as usize].parent, Kind::Contents, epoch);
+                self.prune(at);
+            }
             Seen::Written => {
                 self.mark(at, Kind::Entry, epoch);
                 self.end_wait(at);
@@ -511,7 +513,8 @@ impl DirtySet {
                 let (below, mut content) = self.absorb_below(at, epoch);
                 if at == ROOT {
                     content = 0; // to take nothing in the whole tree for the same would cost more than it is worth
-                } else if seen == Seen::MovedDir {
+                } else if seen != Seen::Subtree {
+                    // Another directory under a name that the target has: what looks the same in it may not be.
                     content = CONTENT;
                 }
                 self.mark(at, Kind::Subtree, below);
@@ -824,20 +827,13 @@ impl DirtySet {
         }
     }
 
-    /// Replaces a parked entry by others of the same age, each of kind `Entry`: all of it is on the target but these paths.
-    pub fn narrow(&mut self, entry: Entry, paths: impl IntoIterator<Item = RelPath>) -> Vec<Entry> {
+    /// Replaces a parked entry by others of the same age: all of it is on the target but these paths, each with what is to be
+    /// sent of it.
+    pub fn narrow(&mut self, entry: Entry, paths: impl IntoIterator<Item = (RelPath, Kind)>) -> Vec<Entry> {
+        self.landed.add(&entry);
         let narrowed: Vec<Entry> = paths
             .into_iter()
-            .map(|path| Entry {
-                path,
-                kind: Kind::Entry,
-                gone: false,
-                content: true,
-                held: false,
-                over: None,
-                fresh: false,
-                ..entry
-            })
+            .map(|(path, kind)| Entry { path, kind, gone: false, content: true, held: false, over: None, fresh: false, ..entry })
             .collect();
         for _ in &narrowed {
             self.epochs.add(entry.epoch);

@@ -140,6 +140,20 @@ fn what_a_deep_run_may_have_sent_is_not_fresh() {
 }
 
 #[test]
+fn what_all_but_a_part_of_a_deep_run_sent_is_not_new_either() {
+    let mut s = set();
+    s.see(b"d", Seen::Subtree);
+    let mut deep = s.take_deep(ALL).unwrap();
+    s.park(deep.id, &deep.entries);
+    let left = s.narrow(deep.entries.remove(0), [(RelPath::new(b"d/bad").unwrap(), Kind::Entry)]);
+    s.see(b"d/tmp", Seen::Created);
+    s.see(b"d/tmp", Seen::Gone);
+    assert_eq!(drain(&mut s), ["e! d/tmp"], "the deep run has perhaps carried it to the target");
+    s.forget(left);
+    assert_eq!(s.epochs().total(), 0);
+}
+
+#[test]
 fn a_held_file_waits_for_its_closing_write_its_time_or_a_flush() {
     let until = Duration::from_secs(1);
     let held = |s: &mut DirtySet| {
@@ -216,6 +230,7 @@ fn what_was_written_or_moved_may_differ_under_the_same_times() {
         (&[("d/f", Touched), ("d", Subtree)], "d", false),
         (&[("d", MovedDir)], "d", true),
         (&[("d", GoneDir), ("d", CreatedDir)], "d", true),
+        (&[("d/f", Touched), ("d", CreatedDir), ("d/f", Written)], "d", true),
         (&[("d/f", Written), ("", Subtree)], ".", false),
     ] {
         let mut s = set();
@@ -702,5 +717,17 @@ proptest! {
         prop_assert_eq!(sim.set.pending(), 0);
         prop_assert_eq!(sim.set.nodes.len() - sim.set.free.len(), 1, "the tree is not empty");
         prop_assert_eq!(sim.set.waiting, 0);
+    }
+}
+
+#[test]
+fn part_of_an_older_change_makes_what_covers_it_as_old() {
+    for covering in [Seen::Subtree, Seen::Contents] {
+        let mut set = DirtySet::new(1000);
+        let old = set.close_epoch();
+        set.see(b"d", covering);
+        assert!(set.epochs().clear_until(old), "{covering:?} came after the flush");
+        set.see_since(b"d/f", Seen::Touched, old);
+        assert!(!set.epochs().clear_until(old), "under {covering:?}, the flush would not wait for its own change");
     }
 }

@@ -12,12 +12,13 @@
 //! Runs that overlap never touch the same path, but each sets the times of the directories above its paths. Where they saw
 //! different times, the directory is sent once more after both.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use nix::fcntl::OFlag;
-use nix::sys::stat::Mode;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::stat::{Mode, SFlag, fstatat};
 
 use super::argv::{self, Deletions, Pass, Spec};
 use super::filelist::{self, Form, Refusal};
@@ -975,7 +976,7 @@ impl Target {
         self.count(&run, &outcome, took);
         self.repair_overlaps(&run, &batch);
         let since = batch.entries.iter().map(Entry::epoch).min();
-        let litter = if self.mirror.delete { leftovers(&run, &batch, &outcome) } else { BTreeSet::new() };
+        let litter = if self.mirror.delete { leftovers(&batch, &outcome) } else { BTreeSet::new() };
         let after = std::mem::take(&mut run.after);
         self.log(&run, &batch, &outcome, took);
         self.suspect |= gone(&outcome, run.run.output());
@@ -1099,12 +1100,7 @@ impl Target {
             if !std::mem::replace(&mut self.top_refused, true) {
                 tracing::warn!(target_name = %self.cfg.name, "the target's top directory keeps its own times and mode: {}", outcome.reason);
             }
-            for e in &entries {
-                let over = self.retries.confirmed(e);
-                self.set.forget(over);
-                self.reconciles += u64::from(e.path.is_root() && e.kind == Kind::Subtree);
-            }
-            return self.set.forget(entries);
+            return self.confirm(cx, id, entries);
         }
         let deep_alone = entries.len() == 1 && entries[0].kind == Kind::Subtree;
         if round >= 2 && deep_alone && !named.is_empty() && clean {
@@ -1112,7 +1108,8 @@ impl Target {
             if entry.path.is_root() {
                 self.reconciles += 1;
             }
-            entries = self.set.narrow(entry, named.iter().filter(|p| !p.is_root()).cloned());
+            let kinds = named.iter().filter(|p| !p.is_root()).map(|p| (p.clone(), kind_on_source(cx.root, p)));
+            entries = self.set.narrow(entry, kinds);
             return self.retries.fail(cx.now, entries, &outcome.reason, fastrand::f64());
         }
         self.retries.failed(cx.now, entries, round, named, &outcome.reason, fastrand::f64());
@@ -1358,16 +1355,25 @@ fn read_only(batch: &Batch, outcome: &Outcome, output: &Output) -> bool {
 
 /// Directories where a receiver that was killed has left temporary files, which only a pass with deletes over them removes. One
 /// that lives longer than its client cleans up.
-fn leftovers(run: &Flight, batch: &Batch, outcome: &Outcome) -> BTreeSet<RelPath> {
+fn leftovers(batch: &Batch, outcome: &Outcome) -> BTreeSet<RelPath> {
     let broken = match outcome.verdict {
-        // One that stood by was connected; another may never have been.
-        Verdict::TargetDown | Verdict::TimedOut => run.stood_by || outcome.counters.files_sent > 0,
+        // Whatever rsync counted as sent until then. Who never got a connection left nothing.
+        Verdict::TargetDown | Verdict::TimedOut | Verdict::Unknown => !outcome.reason.contains("failed to connect"),
         // What it had said so far is lost with it; with a local target the receiver is killed as well, most likely.
         Verdict::Killed => true,
         _ => false,
     };
     let files = batch.entries.iter().filter(|e| broken && e.kind == Kind::Entry);
     files.filter_map(|e| path::parent(&e.path).map(RelPath::from_normal)).collect()
+}
+
+/// What has to be sent of a path that a deep run named: what is below a directory that could not be made was skipped with it.
+fn kind_on_source(root: &Root, path: &RelPath) -> Kind {
+    match fstatat(root, path.as_path(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Ok(stat) if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFDIR.bits() => Kind::Entry,
+        Err(Errno::ENOENT | Errno::ENOTDIR) => Kind::Entry,
+        Ok(_) | Err(_) => Kind::Subtree,
+    }
 }
 
 fn deep(pass: Pass) -> bool {
