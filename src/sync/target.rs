@@ -12,7 +12,7 @@
 //! Runs that overlap never touch the same path, but each sets the times of the directories above its paths. Where they saw
 //! different times, the directory is sent once more after both.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
