@@ -710,10 +710,12 @@ impl Target {
             }
         }
         let batch = batch.expect("no standby took it");
-        let compare = match (thorough, batch.round) {
-            (false, _) => Compare::Quick,
-            (true, 0) => Compare::Resend,
-            (true, _) => Compare::Checksum,
+        let compare = match batch.round {
+            // Set apart, and perhaps for want of room: what is there already must not be sent for a time stamp.
+            WHOLE_ROUNDS.. => Compare::Checksum,
+            1.. if thorough => Compare::Checksum,
+            0 if thorough => Compare::Resend,
+            _ => Compare::Quick,
         };
         self.start(cx, pass, Input::List(&encoded.bytes), Load::Batch(batch), entries, small, compare, ancestors)
     }
