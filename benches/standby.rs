@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use fansync::config::Compress;
 use fansync::path::RelPath;
-use fansync::sync::argv::{Pass, Spec, environment};
+use fansync::sync::argv::{Compare, Pass, Spec, environment};
 use fansync::sync::filelist::{Form, encode};
 use fansync::sync::location::Location;
 use fansync::sync::probe::RsyncFacts;
@@ -118,7 +118,7 @@ fn main() {
             password_file: None,
             delete: true,
             missing_args: true,
-            thorough: false,
+            compare: Compare::Quick,
             facts: &facts,
             filter_args: &[],
             compress: Compress::None,

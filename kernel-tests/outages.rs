@@ -68,6 +68,18 @@ fn becomes(m: &Mirror, state: &str, words: &str) {
     assert!(status.retry_seconds < 2.0, "the next try is not told, or far: {status:?}");
 }
 
+/// Everything arrives in time, also what a flush does not wait for: failed paths, and what is looked at again by itself.
+#[track_caller]
+fn arrives(m: &Mirror) {
+    let mut found = String::new();
+    let equal = poll_until(WAIT, || {
+        found = differences(m.src.root(), m.dst().root(), Times::All, &|_| false);
+        found.is_empty().then_some(())
+    });
+    assert!(equal.is_some(), "the first target still differs:\n{found}");
+    m.check();
+}
+
 /// Something waits for the first target.
 #[track_caller]
 fn kept(m: &Mirror) {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use fansync::config::Compress;
 use fansync::path::{RelPath, Shown};
-use fansync::sync::argv::{Pass, Spec, environment};
+use fansync::sync::argv::{Compare, Pass, Spec, environment};
 use fansync::sync::filelist::{Form, encode};
 use fansync::sync::location::Location;
 use fansync::sync::outcome::{Outcome, Verdict};
@@ -155,7 +155,7 @@ impl Fixture {
             password_file: None,
             delete: !self.options.keep,
             missing_args: !self.options.no_missing_args,
-            thorough: false,
+            compare: Compare::Quick,
             facts: &self.facts,
             filter_args: &self.options.filters,
             compress: Compress::None,

@@ -54,6 +54,17 @@ pub enum Pass {
     Probe,
 }
 
+/// What is done with files whose size and times are the same on the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compare {
+    /// They are taken for equal.
+    Quick,
+    /// They are sent (`--ignore-times`): without reading twice, but a copy must fit beside the old one.
+    Resend,
+    /// They are read on both sides and sent if they differ. For what was perhaps sent before.
+    Checksum,
+}
+
 /// How a deletion is to be listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deletions {
@@ -81,8 +92,8 @@ pub struct Spec<'a> {
     pub delete: bool,
     /// Whether the receiver can delete missing arguments; see [`super::probe`].
     pub missing_args: bool,
-    /// Compare content also where size and times are the same (`--ignore-times`).
-    pub thorough: bool,
+    /// What is done with files whose size and times are the same.
+    pub compare: Compare,
     /// What `rsync` can do.
     pub facts: &'a RsyncFacts,
     /// `--exclude=…`, `--include=…`, `--filter=…`, one argument each, in rsync's order (the first match decides).
@@ -143,8 +154,10 @@ pub fn argv(spec: &Spec<'_>, pass: Pass) -> Vec<OsString> {
         add(&if by_name { "--delete-missing-args" } else { "--ignore-missing-args" });
     }
     add(&"--modify-window=-1");
-    if spec.thorough {
-        add(&"--ignore-times");
+    match spec.compare {
+        Compare::Quick => {}
+        Compare::Resend => add(&"--ignore-times"),
+        Compare::Checksum => add(&"--checksum"),
     }
     if listed && spec.facts.confine_root {
         let mut confine = OsString::from("--confine-root=");
@@ -270,7 +283,7 @@ mod tests {
             password_file: None,
             delete: true,
             missing_args: true,
-            thorough: false,
+            compare: Compare::Quick,
             facts,
             filter_args: &[],
             compress: Compress::None,

@@ -20,7 +20,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::{Mode, SFlag, fstatat};
 
-use super::argv::{self, Deletions, Pass, Spec};
+use super::argv::{self, Compare, Deletions, Pass, Spec};
 use super::filelist::{self, Form, Refusal};
 use super::normal::{self, Normal, State as Look};
 use super::outcome::{Outcome, Verdict};
@@ -58,8 +58,6 @@ const TWIN_SLACK_SECS: i64 = 2;
 const LEVEL_ENTRIES_PER_PATH: usize = 4;
 /// What a target did not answer is looked at again after this many times `watchdog`.
 const UNANSWERED_WATCHDOGS: u32 = 2;
-/// Outages in a row by a full disk before the file that did not fit is set apart.
-const UNFIT_TRIES: u32 = 2;
 /// Failures listed in the status.
 const SHOWN_FAILURES: usize = 50;
 /// Probes of a configuration error come this much rarer than those of a target that is down.
@@ -158,6 +156,8 @@ pub struct Target {
     unanswered: Vec<(Duration, Vec<(RelPath, Kind)>)>,
     /// Until then one connection at a time: the server had none left for us.
     crowded: Option<Duration>,
+    /// The last outage was for want of space.
+    full: bool,
     /// The target's directory was not there: what comes back in its place may hold nothing of what was sent before.
     suspect: bool,
     last_seen: Duration,
@@ -241,6 +241,7 @@ impl Target {
             tries: 0,
             unanswered: Vec::new(),
             crowded: None,
+            full: false,
             suspect: false,
             last_seen: Duration::ZERO,
             first_ready: None,
@@ -516,24 +517,20 @@ impl Target {
         }
     }
 
-    /// The same; but files that did not fit again and again, though the target had time to make room, become failures, or
-    /// they would hold up all that comes after them: rsync ends at the first that does not fit.
-    fn give_back_but_unfit(&mut self, cx: &Context<'_>, mut batch: Batch, outcome: &Outcome) {
-        if outcome.verdict == Verdict::TargetFull && self.tries >= UNFIT_TRIES {
-            let unfit = |e: &Entry| e.kind == Kind::Entry && outcome.failed.contains(&e.path);
-            let (bad, good): (Vec<Entry>, Vec<Entry>) = batch.entries.into_iter().partition(unfit);
-            self.set.park(batch.id, &bad);
-            self.retries.fail(cx.now, bad, &outcome.reason, fastrand::f64());
-            batch.entries = good;
-        }
-        self.give_back(batch);
+    /// Makes the files that did not fit failures, for rsync ends at the first such and never gets to what comes after it.
+    fn set_unfit_apart(&mut self, cx: &Context<'_>, batch: &mut Batch, outcome: &Outcome) {
+        let unfit = |e: &Entry| e.kind == Kind::Entry && outcome.failed.contains(&e.path);
+        let (bad, good): (Vec<Entry>, Vec<Entry>) = std::mem::take(&mut batch.entries).into_iter().partition(unfit);
+        self.set.park(batch.id, &bad);
+        self.retries.fail(cx.now, bad, &outcome.reason, fastrand::f64());
+        batch.entries = good;
     }
 
     /// Decides the form of each entry by what was found. Entries that need another kind of pass go back to the set as such.
     /// The first part is compared by
     /// size and mtime; the second holds what may differ although these are the same ([`may_be_twin`]), and what has neither.
     fn compose(&mut self, cx: &mut Context<'_>, batch: Batch, normal: &Normal, deep: bool) -> (Part, Part) {
-        let deletions = self.spec(cx.root.path(), false).deletions();
+        let deletions = self.spec(cx.root.path(), Compare::Quick).deletions();
         let found: BTreeMap<&[u8], &normal::Item> = normal.items.iter().map(|i| (&*i.path, i)).collect();
         let Batch { id, entries, round } = batch;
         let mut quick = Part::new(id, round);
@@ -653,7 +650,7 @@ impl Target {
         }
     }
 
-    fn spec<'s>(&'s self, root: &'s std::path::Path, thorough: bool) -> Spec<'s> {
+    fn spec<'s>(&'s self, root: &'s std::path::Path, compare: Compare) -> Spec<'s> {
         Spec {
             rsync: &self.mirror.rsync,
             root,
@@ -661,7 +658,7 @@ impl Target {
             password_file: self.cfg.password_file.as_deref(),
             delete: self.mirror.delete,
             missing_args: self.missing_args,
-            thorough,
+            compare,
             facts: &self.facts,
             filter_args: &self.filter_args,
             compress: self.cfg.compress,
@@ -677,7 +674,7 @@ impl Target {
         let pass = Pass::Full { progress: true };
         tracing::info!(target_name = %self.cfg.name, "comparing the whole tree");
         let ancestors = BTreeMap::new();
-        self.start(cx, pass, Input::None, Load::Batch(batch), 1, false, false, ancestors)
+        self.start(cx, pass, Input::None, Load::Batch(batch), 1, false, Compare::Quick, ancestors)
     }
 
     fn start_listed(&mut self, cx: &mut Context<'_>, part: Part, normal: &Normal, deep: bool, thorough: bool) -> bool {
@@ -723,7 +720,14 @@ impl Target {
             }
         }
         let batch = batch.expect("no standby took it");
-        self.start(cx, pass, Input::List(&encoded.bytes), Load::Batch(batch), entries, small, thorough, ancestors)
+        let compare = match batch.round {
+            // Set apart, and perhaps for want of room: what is there already must not be sent for a time stamp.
+            WHOLE_ROUNDS.. => Compare::Checksum,
+            1.. if thorough => Compare::Checksum,
+            0 if thorough => Compare::Resend,
+            _ => Compare::Quick,
+        };
+        self.start(cx, pass, Input::List(&encoded.bytes), Load::Batch(batch), entries, small, compare, ancestors)
     }
 
     /// Paths that rsync cannot be told become failures at once; they are reported, not dropped.
@@ -748,12 +752,12 @@ impl Target {
         load: Load,
         paths: usize,
         small: bool,
-        thorough: bool,
+        compare: Compare,
         ancestors: BTreeMap<RelPath, FileTime>,
     ) -> bool {
         let serial = self.next_run;
         self.next_run = self.next_run.wrapping_add(1);
-        let started = Run::start(&self.spec(cx.root.path(), thorough), pass, &self.env, input)
+        let started = Run::start(&self.spec(cx.root.path(), compare), pass, &self.env, input)
             .map_err(|e| (matches!(e, RunError::Password(_)), chain(&e)))
             .and_then(|run| {
                 let fds =
@@ -804,7 +808,7 @@ impl Target {
         }
         let have = self.runs.values().filter(|r| matches!(r.load, Load::Standby)).count();
         for _ in have..self.cfg.standby {
-            if !self.start(cx, Pass::Shallow, Input::Standby, Load::Standby, 0, true, true, BTreeMap::new()) {
+            if !self.start(cx, Pass::Shallow, Input::Standby, Load::Standby, 0, true, Compare::Resend, BTreeMap::new()) {
                 return;
             }
         }
@@ -914,6 +918,7 @@ impl Target {
 
     /// The target has taken something, or a connection to it has lived: an outage, if there was one, is over.
     fn proven(&mut self, cx: &Context<'_>) {
+        self.full = false;
         if std::mem::take(&mut self.tries) > 0 {
             self.stats.reason.clear();
             // What failed may have failed for the same cause.
@@ -996,7 +1001,12 @@ impl Target {
         }
         match &outcome.verdict {
             Verdict::Done => {
-                self.proven(cx);
+                if self.full && outcome.counters.deleted > 0 {
+                    self.retries.hurry(cx.now); // there may be room now
+                }
+                if !self.full || outcome.counters.files_sent + outcome.counters.deleted > 0 {
+                    self.proven(cx);
+                }
                 self.confirm(cx, id, batch.entries);
             }
             Verdict::Partial
@@ -1022,6 +1032,16 @@ impl Target {
                 if self.is_up() && !others {
                     self.went_away(cx, false, outcome.reason.clone());
                 }
+            }
+            Verdict::TargetFull => {
+                self.full = true;
+                let mut batch = batch;
+                self.set_unfit_apart(cx, &mut batch, &outcome);
+                // One that was tried alone tells nothing new of the others.
+                if !batch.entries.is_empty() && self.is_up() {
+                    self.went_away(cx, false, outcome.reason.clone());
+                }
+                self.give_back(batch);
             }
             // The connection was old, and rsync does not look at it before it has its list: the server may have been restarted since,
             // or something on the way forgot about it. A probe tells whether the target is there.
@@ -1060,7 +1080,7 @@ impl Target {
             }
             verdict => {
                 let config = matches!(verdict, Verdict::Config | Verdict::Refused { .. } | Verdict::DeletesHeld);
-                self.give_back_but_unfit(cx, batch, &outcome);
+                self.give_back(batch);
                 for e in self.retries.take_all() {
                     self.set.restore(e);
                 }
@@ -1201,7 +1221,7 @@ impl Target {
         {
             self.state = State::Probing { tries: *tries };
             let list = probe::probe_list();
-            self.start(cx, Pass::Probe, Input::List(&list), Load::Probe, 0, false, false, BTreeMap::new());
+            self.start(cx, Pass::Probe, Input::List(&list), Load::Probe, 0, false, Compare::Quick, BTreeMap::new());
         }
         self.crowded.take_if(|until| *until <= cx.now);
         if self.is_up() {
@@ -1365,6 +1385,20 @@ fn read_only(batch: &Batch, outcome: &Outcome, output: &Output) -> bool {
     output.signs.read_only && batch.entries.iter().all(named)
 }
 
+/// Directories where a receiver that was killed has left temporary files, which only a pass with deletes over them removes. One
+/// that lives longer than its client cleans up.
+fn leftovers(batch: &Batch, outcome: &Outcome) -> BTreeSet<RelPath> {
+    let broken = match outcome.verdict {
+        // Whatever rsync counted as sent until then. Who never got a connection left nothing.
+        Verdict::TargetDown | Verdict::TimedOut | Verdict::Unknown => !outcome.reason.contains("failed to connect"),
+        // What it had said so far is lost with it; with a local target the receiver is killed as well, most likely.
+        Verdict::Killed => true,
+        _ => false,
+    };
+    let files = batch.entries.iter().filter(|e| broken && e.kind == Kind::Entry);
+    files.filter_map(|e| path::parent(&e.path).map(RelPath::from_normal)).collect()
+}
+
 /// What has to be sent of a path that a deep run named: what is below a directory that could not be made was skipped with it.
 fn kind_on_source(root: &Root, path: &RelPath) -> Kind {
     match fstatat(root, path.as_path(), AtFlags::AT_SYMLINK_NOFOLLOW) {
@@ -1372,15 +1406,6 @@ fn kind_on_source(root: &Root, path: &RelPath) -> Kind {
         Err(Errno::ENOENT | Errno::ENOTDIR) => Kind::Entry,
         Ok(_) | Err(_) => Kind::Subtree,
     }
-}
-
-/// Directories where a receiver that was killed has perhaps left a temporary file, which only a pass with deletes over them
-/// removes. One that lives longer than its client cleans up. rsync counts a file when all of it was sent, so a count of none
-/// says nothing about the first.
-fn leftovers(batch: &Batch, outcome: &Outcome) -> BTreeSet<RelPath> {
-    let broken = matches!(outcome.verdict, Verdict::TargetDown | Verdict::TimedOut | Verdict::Killed | Verdict::Unknown);
-    let files = batch.entries.iter().filter(|e| broken && e.kind == Kind::Entry);
-    files.filter_map(|e| path::parent(&e.path).map(RelPath::from_normal)).collect()
 }
 
 fn deep(pass: Pass) -> bool {
