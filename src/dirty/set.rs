@@ -842,6 +842,22 @@ impl DirtySet {
         narrowed
     }
 
+    /// An entry for a path's attributes that the caller keeps until it restores it; counted since `since`.
+    pub fn parked(&mut self, path: RelPath, since: Epoch) -> Entry {
+        self.epochs.add(since);
+        Entry {
+            path,
+            kind: Kind::Entry,
+            gone: false,
+            content: false,
+            held: false,
+            over: None,
+            fresh: false,
+            taken: false,
+            epoch: since,
+        }
+    }
+
     /// Forgets parked entries that turned out to be needless.
     pub fn forget(&mut self, entries: Vec<Entry>) {
         for entry in entries {

@@ -695,7 +695,8 @@ impl Target {
             (false, false) => Pass::Shallow,
         };
         let small = batch.entries.len() <= SMALL_PATHS && pass == Pass::Shallow && batch.round == 0;
-        let ancestors: BTreeMap<RelPath, FileTime> = normal.ancestors.iter().cloned().collect();
+        let mut ancestors: BTreeMap<RelPath, FileTime> = normal.ancestors.iter().cloned().collect();
+        ancestors.insert(RelPath::root(), normal.root.ctime); // its attributes travel with every list
         let entries = encoded.entries;
         let mut batch = Some(batch);
         if small
@@ -1148,20 +1149,17 @@ impl Target {
     }
 
     /// Directories above both this run's paths and those of a run still in flight, seen with different times: whichever ends
-    /// last may set the older ones. They are sent again; as something below them is in flight, not before that has ended. Who
-    /// waits for this run's changes waits for that too.
+    /// last may have set the older ones. They are sent again when the other has ended; who waits for this run's changes waits
+    /// for that too.
     fn repair_overlaps(&mut self, ended: &Flight, batch: &Batch) {
         let Some(since) = batch.entries.iter().map(Entry::epoch).min() else { return };
-        let mut differing: Vec<&RelPath> = Vec::new();
-        for other in self.runs.values().filter(|r| matches!(r.load, Load::Batch(_))) {
+        for other in self.runs.values_mut().filter(|r| matches!(r.load, Load::Batch(_))) {
             for (dir, seen) in &ended.ancestors {
-                if other.ancestors.get(dir).is_some_and(|theirs| theirs != seen) && !differing.contains(&dir) {
-                    differing.push(dir);
+                let waits = |e: &Entry| e.path == *dir && e.kind == Kind::Entry;
+                if other.ancestors.get(dir).is_some_and(|theirs| theirs != seen) && !other.after.iter().any(waits) {
+                    other.after.push(self.set.parked(dir.clone(), since));
                 }
             }
-        }
-        for dir in differing {
-            self.set.see_since(dir, Seen::Touched, since);
         }
     }
 
