@@ -1,0 +1,412 @@
+//! Batches: what is taken, kept apart while it flies, and comes back.
+
+use super::*;
+
+impl DirtySet {
+    /// Takes pending `Entry` and `Contents` paths that touch nothing in flight. `None` when there are none.
+    ///
+    /// `by_level(directory, n)` is asked about directories with at least [`LEVEL_MIN`] new, complete files whether these `n`
+    /// had better be found by a comparison of its whole level than be listed.
+    pub fn take_shallow(&mut self, limits: Limits, by_level: &mut dyn FnMut(&RelPath, usize) -> bool) -> Option<Batch> {
+        self.take(limits, false, by_level)
+    }
+
+    /// Takes pending `Subtree` paths that touch nothing in flight. `None` when there are none. The whole tree comes alone.
+    pub fn take_deep(&mut self, limits: Limits) -> Option<Batch> {
+        if self.subtrees == 0 {
+            return None;
+        }
+        self.take(limits, true, &mut |_, _| false)
+    }
+
+    pub(super) fn take(
+        &mut self,
+        limits: Limits,
+        deep: bool,
+        by_level: &mut dyn FnMut(&RelPath, usize) -> bool,
+    ) -> Option<Batch> {
+        if self.ready(limits.ignore_holds) == 0 {
+            return None;
+        }
+        let mut picked: Vec<(u32, Option<BatchId>)> = Vec::new();
+        let mut stack: Vec<(u32, Option<BatchId>)> = vec![(ROOT, None)];
+        while let Some((at, mut over)) = stack.pop() {
+            let n = &self.nodes[at as usize];
+            if n.flying != 0 {
+                if n.flags & SOFT == 0 || n.flags & GONE != 0 || n.kind.is_some_and(|k| k > Kind::Entry) {
+                    continue; // in flight; and what became dirty again waits for its turn, with all below it
+                }
+                over = Some(n.flying);
+            }
+            let mut descend = n.first_child != NONE;
+            if descend && !deep && n.flying == 0 && n.flying_below == 0 && over.is_none() {
+                self.try_level(at, by_level);
+            }
+            let n = &self.nodes[at as usize];
+            if let Some(kind) = n.kind {
+                let whole_tree = at == ROOT && kind == Kind::Entry; // attributes of the root travel with every batch
+                if n.flying_below > 0 && !whole_tree {
+                    continue; // so that it cannot starve, nothing below it leaves any more
+                }
+                let waits = n.flags & WAITS != 0 && !limits.ignore_holds || n.flying != 0 && at != ROOT;
+                if (kind == Kind::Subtree) == deep && !waits {
+                    picked.push((at, over));
+                }
+                descend &= kind != Kind::Subtree;
+            }
+            if picked.len() >= limits.max_paths {
+                break;
+            }
+            if descend {
+                let from = stack.len();
+                stack.extend(Children { nodes: &self.nodes, next: n.first_child }.map(|c| (c, over)));
+                stack[from..].reverse();
+            }
+        }
+        if picked.is_empty() {
+            return None;
+        }
+        let id = self.new_batch_id();
+        let entries = picked.into_iter().map(|(at, over)| self.lift(at, id, over)).collect();
+        Some(Batch { id, entries, round: 0 })
+    }
+
+    /// Turns a directory with many new files into one comparison of its level, if `by_level` says so. All of them must be new
+    /// to the target: then nothing there can look the same and be another; and complete: the comparison sends what it finds.
+    pub(super) fn try_level(&mut self, at: u32, by_level: &mut dyn FnMut(&RelPath, usize) -> bool) {
+        let mut new = 0;
+        for child in self.children(at) {
+            let n = &self.nodes[child as usize];
+            match n.kind {
+                Some(Kind::Entry) if n.flags & OPEN != 0 => return,
+                Some(Kind::Entry) if n.flags & FRESH != 0 && n.first_child == NONE => new += 1,
+                _ => {}
+            }
+        }
+        if new < LEVEL_MIN || !by_level(&self.path_of(at), new) {
+            return;
+        }
+        let fresh: Vec<u32> = self
+            .children(at)
+            .filter(|&c| {
+                let n = &self.nodes[c as usize];
+                n.kind == Some(Kind::Entry) && n.flags & FRESH != 0 && n.first_child == NONE
+            })
+            .collect();
+        let mut oldest = self.epochs.current();
+        for child in fresh {
+            oldest = self.clear(child).map_or(oldest, |e| e.min(oldest));
+            self.prune_up_to(child, at);
+        }
+        self.mark(at, Kind::Contents, oldest);
+    }
+
+    pub(super) fn new_batch_id(&mut self) -> BatchId {
+        self.next_batch = self.next_batch.checked_add(1).unwrap_or(1);
+        self.next_batch
+    }
+
+    /// Moves one pending path into batch `id`. Its epoch stays counted.
+    pub(super) fn lift(&mut self, at: u32, id: BatchId, over: Option<BatchId>) -> Entry {
+        let path = self.path_of(at);
+        let n = &self.nodes[at as usize];
+        let entry = Entry {
+            path,
+            kind: n.kind.expect("only pending paths are lifted"),
+            gone: n.flags & GONE != 0,
+            content: n.flags & CONTENT != 0,
+            held: n.flags & OPEN != 0,
+            over,
+            fresh: n.flags & FRESH != 0,
+            taken: false,
+            epoch: n.epoch,
+        };
+        let epoch = self.clear(at).expect("it was pending");
+        self.epochs.add(epoch);
+        self.fly(at, id, entry.kind);
+        entry
+    }
+
+    pub(super) fn fly(&mut self, at: u32, id: BatchId, kind: Kind) {
+        debug_assert!(self.nodes[at as usize].flying == 0 || at == ROOT);
+        // What lies above travels too: as a directory that is implied, or in place of the path where it is none any more.
+        let mut above = at;
+        while above != ROOT {
+            above = self.nodes[above as usize].parent;
+            self.nodes[above as usize].flags &= !FRESH;
+        }
+        if kind > Kind::Entry {
+            // And so may what is below, although it is pending by itself.
+            let mut below: Vec<u32> = self.children(at).collect();
+            while let Some(at) = below.pop() {
+                self.nodes[at as usize].flags &= !FRESH;
+                below.extend(self.children(at));
+            }
+        }
+        if self.nodes[at as usize].flying != 0 {
+            return; // the root's attributes under a whole-tree pass: that pass keeps the place
+        }
+        self.nodes[at as usize].flying = id;
+        self.count_flying(at, 1);
+    }
+
+    pub(super) fn count_flying(&mut self, mut at: u32, by: i32) {
+        while at != ROOT {
+            at = self.nodes[at as usize].parent;
+            let n = &mut self.nodes[at as usize];
+            n.flying_below = n.flying_below.checked_add_signed(by).expect("what lands was in flight");
+        }
+    }
+
+    pub(super) fn land(&mut self, path: &[u8], id: BatchId) {
+        let Some(at) = self.find(path) else { return };
+        if self.nodes[at as usize].flying != id {
+            return;
+        }
+        self.nodes[at as usize].flying = 0;
+        self.nodes[at as usize].flags &= !SOFT;
+        self.count_flying(at, -1);
+        self.prune(at);
+    }
+
+    /// Lets other batches pass below the paths of `batch`, a deep run that takes long. What they carry must be sent again
+    /// after it ([`Entry::over`]).
+    pub fn soften(&mut self, batch: &Batch) {
+        for entry in &batch.entries {
+            if let Some(at) = self.find(&entry.path)
+                && self.nodes[at as usize].flying == batch.id
+                && self.nodes[at as usize].flags & SOFT == 0
+            {
+                self.nodes[at as usize].flags |= SOFT;
+            }
+        }
+    }
+
+    /// The target holds `entries` of batch `id`: they are done. Those that a longer run may undo
+    /// ([`Entry::over`]) are returned, and stay counted: restore them when that run has ended.
+    pub fn confirm(&mut self, id: BatchId, entries: Vec<Entry>) -> Vec<Entry> {
+        let mut again = Vec::new();
+        for entry in entries {
+            self.landed.add(&entry);
+            self.land(&entry.path, id);
+            if entry.over.is_some() {
+                again.push(entry);
+            } else {
+                self.epochs.remove(entry.epoch);
+            }
+        }
+        again
+    }
+
+    /// Whether something landed since the last [`DirtySet::begin_barrier`].
+    pub fn wants_barrier(&self) -> bool {
+        !self.landed.recent.is_empty() && self.landed.settling.is_empty()
+    }
+
+    /// A drain of every event source begins. What landed before it may have carried changes whose events are still on their
+    /// way; once the drain has ended ([`DirtySet::end_barrier`]) those have been seen.
+    pub fn begin_barrier(&mut self) {
+        if self.landed.settling.is_empty() {
+            std::mem::swap(&mut self.landed.recent, &mut self.landed.settling);
+        }
+    }
+
+    /// See [`DirtySet::begin_barrier`].
+    pub fn end_barrier(&mut self) {
+        self.landed.settling.clear();
+    }
+
+    /// Ends the flight of `entries` without sending them; they stay counted and are the caller's until it hands them to
+    /// [`DirtySet::restore`] or [`DirtySet::take_again`].
+    pub fn park(&mut self, id: BatchId, entries: &[Entry]) {
+        for entry in entries {
+            self.land(&entry.path, id);
+        }
+    }
+
+    /// Makes an entry that was parked pending again, merged with what has become dirty meanwhile.
+    pub fn restore(&mut self, entry: Entry) {
+        self.epochs.remove(entry.epoch);
+        let mut at = ROOT;
+        for name in components(&entry.path) {
+            if self.nodes[at as usize].kind == Some(Kind::Subtree) {
+                let epoch = entry.epoch;
+                self.mark(at, Kind::Subtree, epoch);
+                return;
+            }
+            at = match self.child(at, name) {
+                Some(child) => child,
+                None => self.make_child(at, name),
+            };
+        }
+        let fresh = self.nodes[at as usize].kind.is_none();
+        let (epoch, mut content) = match entry.kind {
+            Kind::Subtree => self.absorb_below(at, entry.epoch),
+            _ => (entry.epoch, 0),
+        };
+        if entry.content {
+            content = CONTENT;
+        }
+        if at == ROOT {
+            content = 0;
+        }
+        self.mark(at, entry.kind, epoch);
+        let n = &mut self.nodes[at as usize];
+        n.flags = n.flags & !FRESH | content;
+        if entry.gone {
+            n.flags |= GONE;
+        }
+        if entry.held && fresh {
+            n.flags |= OPEN;
+        }
+        if n.kind == Some(Kind::Subtree) {
+            self.end_wait(at);
+        }
+        if self.pending > self.max_pending {
+            self.coarsen();
+        }
+    }
+
+    /// Replaces a parked entry by others of the same age: all of it is on the target but these paths, each with what is to be
+    /// sent of it.
+    pub fn narrow(&mut self, entry: Entry, paths: impl IntoIterator<Item = (RelPath, Kind)>) -> Vec<Entry> {
+        self.landed.add(&entry);
+        let narrowed: Vec<Entry> = paths
+            .into_iter()
+            .map(|(path, kind)| Entry { path, kind, gone: false, content: true, held: false, over: None, fresh: false, ..entry })
+            .collect();
+        for _ in &narrowed {
+            self.epochs.add(entry.epoch);
+        }
+        self.epochs.remove(entry.epoch);
+        narrowed
+    }
+
+    /// An entry for a path's attributes that the caller keeps until it restores it; counted since `since`.
+    pub fn parked(&mut self, path: RelPath, since: Epoch) -> Entry {
+        self.epochs.add(since);
+        Entry {
+            path,
+            kind: Kind::Entry,
+            gone: false,
+            content: false,
+            held: false,
+            over: None,
+            fresh: false,
+            taken: false,
+            epoch: since,
+        }
+    }
+
+    /// Forgets parked entries that turned out to be needless.
+    pub fn forget(&mut self, entries: Vec<Entry>) {
+        for entry in entries {
+            self.epochs.remove(entry.epoch);
+        }
+    }
+
+    /// Puts a file that was found to be still open back until `until` (time since the daemon's start) or its closing write.
+    pub fn hold(&mut self, id: BatchId, entry: Entry, until: Duration) {
+        self.land(&entry.path, id);
+        let (path, fresh) = (entry.path.clone(), entry.fresh);
+        self.restore(entry);
+        if let Some(at) = self.find(&path) {
+            let n = &mut self.nodes[at as usize];
+            // Only if nothing newer has been merged into it: a closing write has cleared OPEN.
+            if n.kind == Some(Kind::Entry) && n.flags & OPEN != 0 && n.flags & WAITS == 0 {
+                n.flags |= WAITS | if fresh { FRESH } else { 0 };
+                self.waiting += 1;
+                self.holds.push_back((until, path));
+            }
+        }
+    }
+
+    /// Sends parked entries again as a batch of their own. Those that touch something in flight are restored instead;
+    /// `None` when that leaves nothing.
+    pub fn take_again(&mut self, mut entries: Vec<Entry>, round: u32) -> Option<Batch> {
+        // Parents first, so that an entry never finds its own batch below itself.
+        entries.sort_by(|a, b| a.path.cmp(&b.path));
+        let epochs = &mut self.epochs;
+        entries.dedup_by(|dup, kept| {
+            let same = dup.path == kept.path;
+            if same {
+                epochs.remove(dup.epoch.max(kept.epoch));
+                kept.epoch = kept.epoch.min(dup.epoch);
+                kept.kind = kept.kind.max(dup.kind);
+                kept.gone |= dup.gone;
+                kept.content |= dup.content;
+            }
+            same
+        });
+        let id = self.new_batch_id();
+        let mut go = Vec::new();
+        for mut entry in entries {
+            match self.flying_over(&entry.path, entry.kind, id) {
+                Err(InTheWay) => self.restore(entry),
+                Ok(over) => {
+                    entry.over = over;
+                    let mut at = ROOT;
+                    for name in components(&entry.path) {
+                        at = match self.child(at, name) {
+                            Some(child) => child,
+                            None => self.make_child(at, name),
+                        };
+                    }
+                    // What became dirty on the very path meanwhile leaves with it.
+                    if let Some(kind) = self.nodes[at as usize].kind
+                        && kind <= entry.kind
+                    {
+                        entry.gone |= self.nodes[at as usize].flags & GONE != 0;
+                        entry.content |= self.nodes[at as usize].flags & CONTENT != 0;
+                        self.clear(at);
+                    }
+                    self.fly(at, id, entry.kind);
+                    go.push(entry);
+                }
+            }
+        }
+        (!go.is_empty()).then_some(Batch { id, entries: go, round })
+    }
+
+    /// Moves `entries` of a batch in flight into a batch of their own.
+    pub fn split(&mut self, batch: &Batch, entries: Vec<Entry>) -> Batch {
+        let id = self.new_batch_id();
+        for entry in &entries {
+            if let Some(at) = self.find(&entry.path)
+                && self.nodes[at as usize].flying == batch.id
+            {
+                self.nodes[at as usize].flying = id;
+            }
+        }
+        Batch { id, entries, round: batch.round }
+    }
+
+    /// Whether a path of this kind can leave with batch `own`; `Ok(over)` names the long deep run it would pass.
+    fn flying_over(&self, path: &[u8], kind: Kind, own: BatchId) -> Result<Option<BatchId>, InTheWay> {
+        let mut over = None;
+        let mut at = ROOT;
+        let mut rest = components(path);
+        loop {
+            let n = &self.nodes[at as usize];
+            if n.flying != 0 && n.flying != own {
+                if n.flags & SOFT == 0 {
+                    return Err(InTheWay);
+                }
+                over = Some(n.flying);
+            }
+            let Some(name) = rest.next() else { break };
+            match self.child(at, name) {
+                Some(child) => at = child,
+                None => return Ok(over),
+            }
+        }
+        let n = &self.nodes[at as usize];
+        if n.flying_below > 0 || n.flying != 0 || kind == Kind::Subtree && over.is_some() {
+            return Err(InTheWay);
+        }
+        Ok(over)
+    }
+}
+
+/// Something in flight is above, below or at the path.
+struct InTheWay;

@@ -1,0 +1,55 @@
+//! What landed a moment ago, and whose events may still be on their way.
+
+use rustc_hash::FxHashSet;
+
+use super::{Entry, Kind};
+use crate::path::{self, RelPath};
+
+/// What went to the target a moment ago. An event that was raised before rsync looked, and is seen only after that run has
+/// ended, tells of something that the target has already: it must not be taken for new there.
+#[derive(Default)]
+pub(super) struct Landed {
+    pub(super) recent: Landing,
+    pub(super) settling: Landing,
+}
+
+#[derive(Default)]
+pub(super) struct Landing {
+    paths: FxHashSet<RelPath>,
+    /// Directories compared with what is below them, deep or one level.
+    above: Vec<RelPath>,
+}
+
+impl Landing {
+    pub(super) fn is_empty(&self) -> bool {
+        self.paths.is_empty()
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Landing::default();
+    }
+
+    pub(super) fn covers(&self, path: &[u8]) -> bool {
+        !self.is_empty() && (self.paths.contains(path) || self.above.iter().any(|above| path::is_at_or_below(path, above)))
+    }
+}
+
+impl Landed {
+    pub(super) fn add(&mut self, entry: &Entry) {
+        // With the directories above: they travel with it, or in its place.
+        let mut path: &[u8] = &entry.path;
+        while self.recent.paths.insert(RelPath::from_normal(path)) {
+            match path::parent(path) {
+                Some(above) => path = above,
+                None => break,
+            }
+        }
+        if entry.kind > Kind::Entry {
+            self.recent.above.push(entry.path.clone());
+        }
+    }
+
+    pub(super) fn covers(&self, path: &[u8]) -> bool {
+        self.recent.covers(path) || self.settling.covers(path)
+    }
+}

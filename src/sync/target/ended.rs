@@ -1,0 +1,423 @@
+//! What comes back from runs: confirmed, to be tried again, or the target is not to be had.
+
+use super::*;
+
+impl Target {
+    /// A descriptor of one of this target's children is ready.
+    pub fn on_ready(&mut self, cx: &mut Context<'_>, token_: u64) {
+        let (serial, which) = ((token_ >> 8) as u32, token_ as u8);
+        let Some(run) = self.runs.get_mut(&serial) else {
+            let _ = cx.reactor.remove(token_);
+            return;
+        };
+        match which {
+            STDOUT | STDERR => {
+                let stream = if which == STDOUT { Stream::Stdout } else { Stream::Stderr };
+                if !run.run.on_readable(stream) {
+                    let _ = cx.reactor.remove(token_);
+                }
+            }
+            _ => {
+                let outcome = match run.run.on_exit() {
+                    Ok(Some(outcome)) => outcome,
+                    Ok(None) => return,
+                    Err(error) => Outcome::unknown(format!("how rsync ended is not known: {error}")),
+                };
+                let Some(mut run) = self.runs.remove(&serial) else { return };
+                self.unregister(cx, serial);
+                let load = std::mem::replace(&mut run.load, Load::Probe);
+                match load {
+                    Load::Probe => self.probed(cx, &run, &outcome),
+                    Load::Standby => self.standby_ended(cx, &run, &outcome),
+                    Load::Batch(batch) => self.batch_ended(cx, run, batch, outcome),
+                }
+            }
+        }
+    }
+
+    pub(super) fn probed(&mut self, cx: &mut Context<'_>, run: &Flight, outcome: &Outcome) {
+        self.suspect |= gone(outcome, run.run.output());
+        match probe::interpret_probe(outcome, &run.run.output().signs) {
+            TargetState::Usable => self.came_up(cx, true),
+            TargetState::UseFallback => self.came_up(cx, false),
+            TargetState::Config(reason) => self.went_away(cx, true, reason),
+            TargetState::Down(reason) => self.went_away(cx, false, reason),
+            TargetState::Source(reason) => match (cx.check)() {
+                Err(why) => {
+                    *cx.held = Some(why);
+                    self.went_away(cx, false, reason);
+                }
+                Ok(()) => self.went_away(cx, false, reason),
+            },
+        }
+    }
+
+    pub(super) fn came_up(&mut self, cx: &mut Context<'_>, missing_args: bool) {
+        self.missing_args = missing_args;
+        if !missing_args {
+            tracing::warn!(
+                target_name = %self.cfg.name,
+                "the target's rsync cannot delete by name (--delete-missing-args); its directories are compared one level deep instead, \
+                 which costs more. rsync 3.4.4 and later can"
+            );
+        }
+        if self.state != State::Up {
+            tracing::info!(target_name = %self.cfg.name, url = %self.cfg.location, pending = self.unconfirmed(), "target is up");
+        }
+        self.state = State::Up;
+        self.go_now = true;
+        if std::mem::take(&mut self.suspect) {
+            tracing::warn!(target_name = %self.cfg.name, "the target's directory was gone, so the whole tree is compared with what came back");
+            self.see(cx.now, b"", Seen::Subtree);
+        }
+        self.refill_standby(cx);
+    }
+
+    /// The target has taken something, or a connection to it has lived: an outage, if there was one, is over.
+    pub(super) fn proven(&mut self, cx: &Context<'_>) {
+        self.full = false;
+        if std::mem::take(&mut self.tries) > 0 {
+            self.stats.reason.clear();
+            // What failed may have failed for the same cause.
+            self.retries.hurry(cx.now);
+        }
+    }
+
+    pub(super) fn went_away(&mut self, cx: &mut Context<'_>, config: bool, reason: String) {
+        self.tries += 1;
+        let tries = self.tries;
+        let pause = self.backoff.pause(tries, fastrand::f64()) * if config { CONFIG_PAUSE } else { 1 };
+        // Once per cause; what repeats is counted and shown in the status.
+        if self.stats.reason != reason {
+            tracing::warn!(
+                target_name = %self.cfg.name,
+                url = %self.cfg.location,
+                pending = self.unconfirmed(),
+                "target {}: {reason}",
+                if config { "refuses us, somebody must change something" } else { "is down" },
+            );
+        }
+        self.stats.reason = reason.clone();
+        self.missing_args = true; // it may come back with another rsync; the probe asks anew
+        self.state = State::Away { config, reason, tries, next: cx.now + pause };
+        self.drop_standbys(cx);
+    }
+
+    /// What made the waiting processes' connections useless may have befallen the target: asks it at once, and nothing is
+    /// sent before it has answered.
+    pub(super) fn doubt(&mut self, cx: &mut Context<'_>, reason: &str) {
+        if self.is_up() {
+            self.state = State::Away { config: false, reason: reason.into(), tries: self.tries, next: cx.now };
+            self.drop_standbys(cx);
+        }
+    }
+
+    pub(super) fn standby_ended(&mut self, cx: &mut Context<'_>, run: &Flight, outcome: &Outcome) {
+        let old = cx.now.saturating_sub(run.started) > STANDBY_INFANT;
+        if old || self.stopping || self.state != State::Up {
+            if old && self.state == State::Up {
+                self.proven(cx);
+            }
+            return self.refill_standby(cx);
+        }
+        match outcome.verdict {
+            Verdict::Done => self.went_away(cx, false, "rsync ended before it was given a list".into()),
+            // No connection to spare for standing by: work goes on without.
+            Verdict::Busy => self.crowd(cx, outcome),
+            _ => self.went_away(cx, matches!(outcome.verdict, Verdict::Config | Verdict::Refused { .. }), outcome.reason.clone()),
+        }
+    }
+
+    /// The server's connections are used up. What we hold beyond the one that works may be the cause, so it is let go for
+    /// as long as a process would stand by; then it is tried again.
+    pub(super) fn crowd(&mut self, cx: &mut Context<'_>, outcome: &Outcome) {
+        if self.crowded.replace(cx.now + self.cfg.standby_max_age).is_none() {
+            tracing::warn!(
+                target_name = %self.cfg.name,
+                "one connection at a time for {:?}: {}. Raise the module's max connections to {} or more",
+                self.cfg.standby_max_age, outcome.reason, self.cfg.jobs + self.cfg.small_jobs + self.cfg.standby,
+            );
+        }
+        self.drop_standbys(cx);
+    }
+
+    pub(super) fn batch_ended(&mut self, cx: &mut Context<'_>, mut run: Flight, batch: Batch, outcome: Outcome) {
+        let took = cx.now.saturating_sub(run.started);
+        let id = batch.id;
+        self.count(&run, &outcome, took);
+        self.repair_overlaps(&run, &batch);
+        let since = batch.entries.iter().map(Entry::epoch).min();
+        let litter = if self.mirror.delete { leftovers(&batch, &outcome) } else { BTreeSet::new() };
+        let after = std::mem::take(&mut run.after);
+        self.log(&run, &batch, &outcome, took);
+        self.suspect |= gone(&outcome, run.run.output());
+        // A receiver that hangs keeps what it got, and may carry it out when it wakes up, over what was sent since (measured).
+        if outcome.verdict == Verdict::TimedOut || run.ended_badly == Some(Ended::Stalled) {
+            let carried = batch.entries.iter().map(|e| (e.path.clone(), e.kind)).collect();
+            self.unanswered.push((cx.now + self.cfg.watchdog * UNANSWERED_WATCHDOGS, carried));
+        }
+        match &outcome.verdict {
+            Verdict::Done => {
+                if self.full && outcome.counters.deleted > 0 {
+                    self.retries.hurry(cx.now); // there may be room now
+                }
+                if !self.full || outcome.counters.files_sent + outcome.counters.deleted > 0 {
+                    self.proven(cx);
+                }
+                self.confirm(cx, id, batch.entries);
+            }
+            Verdict::Partial
+                if read_only(&batch, &outcome, run.run.output())
+                    && (batch.round + 1 == WHOLE_ROUNDS || (batch.round == 0 && self.tries > 0)) =>
+            {
+                self.give_back(batch);
+                if self.is_up() {
+                    self.went_away(cx, true, outcome.reason.clone());
+                }
+            }
+            Verdict::Partial | Verdict::SourceRace => {
+                if !run.run.output().signs.read_only {
+                    self.proven(cx);
+                }
+                self.partial(cx, &run, batch, &outcome);
+            }
+            Verdict::Busy => {
+                self.give_back(batch);
+                // With others of ours it was a matter of our own number, and their ends free a connection.
+                let others = self.runs.values().any(|r| matches!(r.load, Load::Standby | Load::Batch(_)));
+                self.crowd(cx, &outcome);
+                if self.is_up() && !others {
+                    self.went_away(cx, false, outcome.reason.clone());
+                }
+            }
+            Verdict::TargetFull => {
+                self.full = true;
+                let mut batch = batch;
+                self.set_unfit_apart(cx, &mut batch, &outcome);
+                // One that was tried alone tells nothing new of the others.
+                if !batch.entries.is_empty() && self.is_up() {
+                    self.went_away(cx, false, outcome.reason.clone());
+                }
+                self.give_back(batch);
+            }
+            // The connection was old, and rsync does not look at it before it has its list: the server may have been restarted since,
+            // or something on the way forgot about it. A probe tells whether the target is there.
+            Verdict::TargetDown | Verdict::TimedOut if run.stood_by => {
+                self.give_back(batch);
+                self.doubt(cx, &outcome.reason);
+            }
+            // Somebody else did that to our process, the target has no part in it. The kernel, when memory is short: smaller lists may help.
+            Verdict::Killed if run.ended_badly.is_none() && batch.round + 1 < WHOLE_ROUNDS => {
+                self.set.park(id, &batch.entries);
+                self.retries.failed(cx.now, batch.entries, batch.round, &[], &outcome.reason, fastrand::f64());
+            }
+            Verdict::NoMissingArgs => {
+                self.give_back(batch);
+                self.drop_standbys(cx);
+                self.came_up(cx, false);
+            }
+            Verdict::SourceRoot => {
+                self.give_back(batch);
+                match (cx.check)() {
+                    Err(why) => *cx.held = Some(why),
+                    Ok(()) if self.is_up() => self.went_away(cx, false, outcome.reason.clone()),
+                    Ok(()) => {}
+                }
+            }
+            Verdict::Killed if run.ended_badly.is_some() => {
+                let why = match run.ended_badly {
+                    Some(Ended::Fifo) => "a file became a FIFO while it was to be sent".into(),
+                    _ => format!("no progress for {:?}, ended by the watchdog", self.cfg.watchdog),
+                };
+                self.set.park(id, &batch.entries);
+                self.retries.failed(cx.now, batch.entries, batch.round, &outcome.failed, &why, fastrand::f64());
+                if run.stood_by && run.ended_badly == Some(Ended::Stalled) {
+                    self.doubt(cx, &why);
+                }
+            }
+            verdict => {
+                let config = matches!(verdict, Verdict::Config | Verdict::Refused { .. } | Verdict::DeletesHeld);
+                self.give_back(batch);
+                for e in self.retries.take_all() {
+                    self.set.restore(e);
+                }
+                // Of several runs that meet the same outage, the first counts.
+                if self.is_up() {
+                    self.went_away(cx, config, outcome.reason.clone());
+                }
+            }
+        }
+        for entry in after {
+            self.set.restore(entry);
+        }
+        if let Some(since) = since {
+            litter.iter().for_each(|dir| self.set.see_since(dir, Seen::Contents, since));
+        }
+        if self.set.ready(false) > 0 && self.first_ready.is_none() {
+            self.first_ready = Some(cx.now);
+        }
+    }
+
+    pub(super) fn confirm(&mut self, cx: &Context<'_>, id: BatchId, entries: Vec<Entry>) {
+        self.stats.batches += 1;
+        self.stats.last_success_unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        for entry in &entries {
+            let over = self.retries.confirmed(entry);
+            self.set.forget(over);
+            if entry.path.is_root() && entry.kind == Kind::Subtree {
+                self.reconciles += 1;
+            }
+        }
+        for entry in self.set.confirm(id, entries) {
+            let over = entry.over;
+            match self.runs.values_mut().find(|r| matches!(&r.load, Load::Batch(b) if Some(b.id) == over)) {
+                Some(run) => run.after.push(entry),
+                None => self.set.restore(entry),
+            }
+        }
+        let _ = cx;
+    }
+
+    pub(super) fn partial(&mut self, cx: &Context<'_>, run: &Flight, batch: Batch, outcome: &Outcome) {
+        let Batch { id, mut entries, round } = batch;
+        self.set.park(id, &entries);
+        // A deep run that has named all it could not do, and skipped no deletions, is done but for these.
+        let named = &outcome.failed;
+        let clean = outcome.failed_more == 0 && !run.run.output().signs.deletes_skipped;
+        if clean && !named.is_empty() && named.iter().all(RelPath::is_root) {
+            // A module that may not change its own top directory. Nothing else failed, and nothing helps.
+            if !std::mem::replace(&mut self.top_refused, true) {
+                tracing::warn!(target_name = %self.cfg.name, "the target's top directory keeps its own times and mode: {}", outcome.reason);
+            }
+            return self.confirm(cx, id, entries);
+        }
+        let deep_alone = entries.len() == 1 && entries[0].kind == Kind::Subtree;
+        if round >= 2 && deep_alone && !named.is_empty() && clean {
+            let entry = entries.remove(0);
+            if entry.path.is_root() {
+                self.reconciles += 1;
+            }
+            let kinds = named.iter().filter(|p| !p.is_root()).map(|p| (p.clone(), kind_on_source(cx.root, p)));
+            entries = self.set.narrow(entry, kinds);
+            return self.retries.fail(cx.now, entries, &outcome.reason, fastrand::f64());
+        }
+        self.retries.failed(cx.now, entries, round, named, &outcome.reason, fastrand::f64());
+    }
+
+    /// Directories above both this run's paths and those of a run still in flight, seen with different times: whichever ends
+    /// last may have set the older ones. They are sent again when the other has ended; who waits for this run's changes waits
+    /// for that too.
+    pub(super) fn repair_overlaps(&mut self, ended: &Flight, batch: &Batch) {
+        let Some(since) = batch.entries.iter().map(Entry::epoch).min() else { return };
+        for other in self.runs.values_mut().filter(|r| matches!(r.load, Load::Batch(_))) {
+            for (dir, seen) in &ended.ancestors {
+                let waits = |e: &Entry| e.path == *dir && e.kind == Kind::Entry;
+                if other.ancestors.get(dir).is_some_and(|theirs| theirs != seen) && !other.after.iter().any(waits) {
+                    other.after.push(self.set.parked(dir.clone(), since));
+                }
+            }
+        }
+    }
+
+    pub(super) fn count(&mut self, run: &Flight, outcome: &Outcome, took: Duration) {
+        let s = &mut self.stats;
+        s.runs += 1;
+        s.standby_hits += u64::from(run.stood_by);
+        s.files_sent += outcome.counters.files_sent;
+        s.deleted += outcome.counters.deleted;
+        s.bytes_sent += outcome.counters.wire_sent;
+        if !outcome.is_done() {
+            *s.bad_runs.entry(class(&outcome.verdict).into()).or_insert(0) += 1;
+        }
+        if run.small || run.pass == Pass::Shallow {
+            self.run_length = (self.run_length * 3 + took) / 4;
+        }
+    }
+
+    pub(super) fn log(&mut self, run: &Flight, batch: &Batch, outcome: &Outcome, took: Duration) {
+        let c = &outcome.counters;
+        let first = batch.entries.first().map(|e| e.path.to_string()).unwrap_or_default();
+        let pass = match run.pass {
+            Pass::Full { .. } => "full",
+            Pass::Deep => "deep",
+            Pass::ShallowOneLevel => "one-level",
+            Pass::Shallow | Pass::Probe => "shallow",
+        };
+        let ms = took.as_secs_f64() * 1000.0;
+        self.stats.last_batch = format!(
+            "{} paths ({pass}), {} files sent, {} deleted, {ms:.1} ms: {}",
+            run.paths,
+            c.files_sent,
+            c.deleted,
+            if outcome.is_done() { "done" } else { &outcome.reason }
+        );
+        if outcome.is_done() {
+            tracing::info!(
+                target_name = %self.cfg.name, pass, paths = run.paths, sent = c.files_sent, deleted = c.deleted, bytes = c.wire_sent,
+                ms = (ms * 10.0).round() / 10.0, standby = run.stood_by, %first, "batch"
+            );
+        } else {
+            tracing::warn!(
+                target_name = %self.cfg.name, pass, paths = run.paths, ms = (ms * 10.0).round() / 10.0, round = batch.round, %first,
+                class = class(&outcome.verdict), "batch did not end well, its paths are kept: {}", outcome.reason
+            );
+        }
+    }
+}
+
+/// Whether a run found that the target's directory, or the module that stands for it, is not there.
+fn gone(outcome: &Outcome, output: &Output) -> bool {
+    outcome.verdict == Verdict::TargetMissing || output.signs.module_missing
+}
+
+/// Whether a batch found the whole target read-only, as a filesystem is after an error: every path failed, and for this. A
+/// read-only part of a target looks the same for as long as nothing else changes; so it is asked of whole rounds only, and what
+/// was set apart already stays a matter of its paths.
+fn read_only(batch: &Batch, outcome: &Outcome, output: &Output) -> bool {
+    let named = |e: &Entry| outcome.failed.iter().any(|path| path::is_at_or_below(path, &e.path));
+    output.signs.read_only && batch.entries.iter().all(named)
+}
+
+/// Directories where a receiver that was killed has left temporary files, which only a pass with deletes over them removes. One
+/// that lives longer than its client cleans up.
+fn leftovers(batch: &Batch, outcome: &Outcome) -> BTreeSet<RelPath> {
+    let broken = match outcome.verdict {
+        // Whatever rsync counted as sent until then. Who never got a connection left nothing.
+        Verdict::TargetDown | Verdict::TimedOut | Verdict::Unknown => !outcome.reason.contains("failed to connect"),
+        // What it had said so far is lost with it; with a local target the receiver is killed as well, most likely.
+        Verdict::Killed => true,
+        _ => false,
+    };
+    let files = batch.entries.iter().filter(|e| broken && e.kind == Kind::Entry);
+    files.filter_map(|e| path::parent(&e.path).map(RelPath::from_normal)).collect()
+}
+
+/// What has to be sent of a path that a deep run named: what is below a directory that could not be made was skipped with it.
+fn kind_on_source(root: &Root, path: &RelPath) -> Kind {
+    match fstatat(root, path.as_path(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Ok(stat) if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFDIR.bits() => Kind::Entry,
+        Err(Errno::ENOENT | Errno::ENOTDIR) => Kind::Entry,
+        Ok(_) | Err(_) => Kind::Subtree,
+    }
+}
+
+/// The name of an outcome in logs and status.
+fn class(verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::Done => "done",
+        Verdict::Partial => "partial",
+        Verdict::SourceRace => "source_race",
+        Verdict::NoMissingArgs => "no_missing_args",
+        Verdict::DeletesHeld => "deletes_held",
+        Verdict::SourceRoot => "source_root",
+        Verdict::TargetMissing => "target_missing",
+        Verdict::TargetFull => "target_full",
+        Verdict::TargetDown => "target_down",
+        Verdict::TimedOut => "timed_out",
+        Verdict::Busy => "busy",
+        Verdict::Refused { .. } => "refused",
+        Verdict::Config => "config",
+        Verdict::Killed => "killed",
+        Verdict::Unknown => "unknown",
+    }
+}

@@ -1,0 +1,54 @@
+//! A target in numbers.
+
+use super::*;
+
+impl Target {
+    /// The current numbers.
+    pub fn status(&self, now: Duration, held: Option<&str>) -> status::Target {
+        let mut s = self.stats.clone();
+        s.pending = self.set.pending() as u64;
+        s.in_flight = self.batches().map(|(_, b)| b.entries.len() as u64).sum();
+        s.lag_seconds = self.set.epochs().lag(now).unwrap_or_default().as_secs_f64();
+        s.standby = self.runs.values().filter(|r| matches!(r.load, Load::Standby)).count() as u64;
+        s.coarsened = self.set.coarsened();
+        s.retry_seconds = 0.0;
+        match &self.state {
+            State::Probing { .. } => s.state = "probing".into(),
+            State::Up => {
+                s.state = if self.in_sync() { "idle" } else { "syncing" }.into();
+                s.reason.clear();
+            }
+            State::Away { config, reason, next, tries } => {
+                s.state = if *config { "config" } else { "down" }.into();
+                s.tries = u64::from(*tries);
+                s.reason = reason.clone();
+                s.retry_seconds = next.saturating_sub(now).as_secs_f64();
+            }
+        }
+        if let Some(why) = held {
+            (s.state, s.reason) = ("held".into(), why.into());
+        }
+        s.reconcile = self.batches().find(|(r, _)| matches!(r.pass, Pass::Full { .. })).map(|(run, _)| {
+            let p = run.run.output().progress.unwrap_or_default();
+            status::Reconcile {
+                seconds: now.saturating_sub(run.started).as_secs_f64(),
+                files_done: p.files_done,
+                files_total: if p.scanning { 0 } else { p.files_total },
+                bytes: p.bytes,
+            }
+        });
+        s.failures = self
+            .retries
+            .failures()
+            .take(SHOWN_FAILURES)
+            .map(|f| status::Failure {
+                path: Shown(&f.entry.path).to_string(),
+                reason: f.reason.clone(),
+                tries: f.tries,
+                retry_seconds: f.due.saturating_sub(now).as_secs_f64(),
+            })
+            .collect();
+        s.failures_more = self.retries.failures().len().saturating_sub(SHOWN_FAILURES) as u64;
+        s
+    }
+}

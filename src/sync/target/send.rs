@@ -1,0 +1,522 @@
+//! What leaves a target: when, how it is listed, and through which process.
+
+use super::*;
+
+/// What one run carries: entries, and how they are listed.
+struct Part {
+    batch: Batch,
+    list: Vec<(RelPath, Form)>,
+}
+
+impl Part {
+    fn new(id: BatchId, round: u32) -> Part {
+        Part { batch: Batch { id, entries: Vec::new(), round }, list: Vec::new() }
+    }
+}
+
+/// Whether the content of a file that was written or moved here may be another one although its size and mtime are those
+/// that the target has: it changed after `since` (seconds since 1970). The mtime can have been set back (`cp -p`, archives), it can have come with a
+/// rename, and two writes within one tick of the kernel's clock (4 ms, before Linux 6.13) leave the same. A file that was
+/// only opened for writing has an older ctime.
+fn may_be_twin(stat: &StatBrief, since: i64) -> bool {
+    stat.ctime.secs + TWIN_SLACK_SECS >= since
+}
+
+/// Whether `new` files are so large a part of a directory that comparing its whole level is cheaper than listing them. rsync
+/// reads a list at 1.1 µs a byte and spends 6 to 12 µs on an entry of a level (measured, 3.5.0): listed at about 40 bytes,
+/// a path costs as much as four or more entries.
+fn mostly_new(root: &Root, dir: &RelPath, new: usize) -> bool {
+    let most = new * LEVEL_ENTRIES_PER_PATH;
+    match nix::dir::Dir::openat(root, dir.as_path(), OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW, Mode::empty()) {
+        Ok(mut listing) => listing.iter().take(most + 3).count() <= most + 2, // with `.` and `..`
+        Err(_) => false,
+    }
+}
+
+impl Target {
+    pub(super) fn hurry(&self) -> bool {
+        self.stopping || !self.flushes.is_empty()
+    }
+
+    pub(super) fn batches(&self) -> impl Iterator<Item = (&Flight, &Batch)> {
+        self.runs.values().filter_map(|r| match &r.load {
+            Load::Batch(b) => Some((r, b)),
+            _ => None,
+        })
+    }
+
+    pub(super) fn lanes_free(&self) -> (bool, bool) {
+        let small = self.batches().filter(|(r, _)| r.small).count();
+        let bulk = self.batches().count() - small;
+        if self.crowded.is_some() && small + bulk > 0 {
+            return (false, false);
+        }
+        (small < self.cfg.small_jobs, bulk < self.cfg.jobs)
+    }
+
+    /// How long the oldest change waits for company at most.
+    pub(super) fn delay(&self) -> Duration {
+        (self.run_length * DELAY_RUNS).clamp(DELAY_MIN.min(self.mirror.batch.max_delay), self.mirror.batch.max_delay)
+    }
+
+    /// When the pending paths may leave; `None` when there are none.
+    pub(super) fn leaves_at(&self) -> Option<Duration> {
+        if self.set.ready(self.hurry()) == 0 {
+            return None;
+        }
+        if self.go_now || self.hurry() {
+            return Some(Duration::ZERO);
+        }
+        let oldest = self.first_ready.unwrap_or(Duration::ZERO);
+        Some((self.last_seen + self.mirror.batch.settle * PAUSE_SETTLES).min(oldest + self.delay()))
+    }
+
+    /// Sends what may leave now.
+    pub fn dispatch(&mut self, cx: &mut Context<'_>) {
+        self.set.tick(cx.now);
+        if self.state != State::Up || cx.held.is_some() {
+            return;
+        }
+        loop {
+            let (small, bulk) = self.lanes_free();
+            if !bulk {
+                break;
+            }
+            let Some((entries, round)) = self.retries.take_due(cx.now) else { break };
+            let _ = small;
+            if let Some(batch) = self.set.take_again(entries, round) {
+                self.launch(cx, batch);
+            }
+            if self.state != State::Up || cx.held.is_some() {
+                return;
+            }
+        }
+        let mut launched = false;
+        while self.leaves_at().is_some_and(|at| at <= cx.now) {
+            let (small, bulk) = self.lanes_free();
+            let ignore_holds = self.hurry();
+            let few = self.set.ready(ignore_holds) <= SMALL_PATHS && !self.set.has_deep();
+            let max_paths = match (small, bulk) {
+                (true, _) if few => SMALL_PATHS,
+                (_, true) => self.mirror.batch.max_paths,
+                _ => break,
+            };
+            let batch =
+                match self.set.take_shallow(Limits { max_paths, ignore_holds }, &mut |dir, new| mostly_new(cx.root, dir, new)) {
+                    Some(batch) => batch,
+                    None if bulk => match self.set.take_deep(Limits { max_paths, ignore_holds }) {
+                        Some(batch) => batch,
+                        None => break,
+                    },
+                    None => break,
+                };
+            launched |= self.launch(cx, batch);
+            if self.state != State::Up || cx.held.is_some() {
+                return;
+            }
+        }
+        if launched {
+            self.go_now = false;
+        }
+        if self.set.ready(false) == 0 {
+            self.first_ready = None;
+        } else if launched {
+            // What is left waits for something in flight; its own delay begins anew.
+            self.first_ready = Some(cx.now);
+        }
+        // Starting a process takes a core from the transfer that just began; what stands by is replaced after it.
+        if self.batches().next().is_none() || !self.runs.values().any(|r| matches!(r.load, Load::Standby)) {
+            self.refill_standby(cx);
+        }
+    }
+
+    /// Looks at the disk, decides how each entry is listed, and starts the run. `false` when nothing was left to send.
+    pub(super) fn launch(&mut self, cx: &mut Context<'_>, batch: Batch) -> bool {
+        if let Err(why) = (cx.check)() {
+            self.give_back(batch);
+            *cx.held = Some(why);
+            return false;
+        }
+        let whole_tree = batch.entries.iter().any(|e| e.path.is_root() && e.kind == Kind::Subtree);
+        if whole_tree {
+            let batch = Batch { entries: self.only_root(batch.entries), ..batch };
+            return self.start_full(cx, batch);
+        }
+        let paths: Vec<(RelPath, Kind)> = batch.entries.iter().map(|e| (e.path.clone(), e.kind)).collect();
+        let normal = match normal::normalise(std::os::fd::AsFd::as_fd(cx.root), &paths, cx.statter) {
+            Ok(normal) => normal,
+            Err(e) => {
+                self.give_back(batch);
+                *cx.held = Some(chain(&e));
+                return false;
+            }
+        };
+        let deep = batch.entries.iter().any(|e| e.kind == Kind::Subtree);
+        let (quick, thorough) = self.compose(cx, batch, &normal, deep);
+        let mut started = false;
+        for (thorough, part) in [(false, quick), (true, thorough)] {
+            if part.batch.entries.is_empty() {
+                continue;
+            }
+            // A second part waits for the first where there is one connection only.
+            if self.state == State::Up && (self.crowded.is_none() || !started) {
+                started |= self.start_listed(cx, part, &normal, deep, thorough);
+            } else {
+                self.give_back(part.batch);
+            }
+        }
+        started
+    }
+
+    /// Of a batch that holds the whole tree, anything else is covered by it.
+    pub(super) fn only_root(&mut self, entries: Vec<Entry>) -> Vec<Entry> {
+        let (root, rest): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(|e| e.path.is_root());
+        for e in rest {
+            self.set.park(0, std::slice::from_ref(&e));
+            self.set.restore(e);
+        }
+        root
+    }
+
+    pub(super) fn give_back(&mut self, batch: Batch) {
+        self.set.park(batch.id, &batch.entries);
+        for e in batch.entries {
+            self.set.restore(e);
+        }
+    }
+
+    /// Makes the files that did not fit failures, for rsync ends at the first such and never gets to what comes after it.
+    pub(super) fn set_unfit_apart(&mut self, cx: &Context<'_>, batch: &mut Batch, outcome: &Outcome) {
+        let unfit = |e: &Entry| e.kind == Kind::Entry && outcome.failed.contains(&e.path);
+        let (bad, good): (Vec<Entry>, Vec<Entry>) = std::mem::take(&mut batch.entries).into_iter().partition(unfit);
+        self.set.park(batch.id, &bad);
+        self.retries.fail(cx.now, bad, &outcome.reason, fastrand::f64());
+        batch.entries = good;
+    }
+
+    /// Decides the form of each entry by what was found. Entries that need another kind of pass go back to the set as such.
+    /// The first part is compared by
+    /// size and mtime; the second holds what may differ although these are the same ([`may_be_twin`]), and what has neither.
+    fn compose(&mut self, cx: &mut Context<'_>, batch: Batch, normal: &Normal, deep: bool) -> (Part, Part) {
+        let deletions = self.spec(cx.root.path(), Compare::Quick).deletions();
+        let found: BTreeMap<&[u8], &normal::Item> = normal.items.iter().map(|i| (&*i.path, i)).collect();
+        let Batch { id, entries, round } = batch;
+        let mut quick = Part::new(id, round);
+        let mut thorough = Part::new(id, round);
+        let mut done = Vec::new();
+        for mut entry in entries {
+            // The item of the path itself, or of the component above it that decides.
+            let mut at: &[u8] = &entry.path;
+            let item = loop {
+                match found.get(at) {
+                    Some(item) => break Some(*item),
+                    None => match path::parent(at) {
+                        Some(up) => at = up,
+                        None => break None,
+                    },
+                }
+            };
+            let Some(item) = item else {
+                // Only the root's own attributes: they travel with any list.
+                if entry.path.is_root() && entry.kind == Kind::Contents {
+                    quick.list.push((RelPath::root(), Form::OneLevel));
+                    quick.batch.entries.push(entry);
+                } else {
+                    thorough.batch.entries.push(entry);
+                }
+                continue;
+            };
+            let own = item.path == entry.path;
+            match item.state {
+                Look::Unreadable(errno) => {
+                    self.set.park(id, std::slice::from_ref(&entry));
+                    let why = format!("cannot look at it on the source: {}", errno.desc());
+                    self.retries.failed(cx.now, vec![entry], u32::MAX - 1, &[], &why, fastrand::f64());
+                    continue;
+                }
+                Look::Present(stat) => {
+                    let dir = stat.is_dir();
+                    if !item.path.is_root() && cx.filter.excludes(&item.path, dir) {
+                        // Its type changed to one that is left out: to the target it is a deletion.
+                        self.by_parent(id, entry, &item.path, deletions, &mut done);
+                        continue;
+                    }
+                    if own && dir && entry.gone && entry.kind < Kind::Subtree {
+                        entry.kind = Kind::Subtree;
+                        entry.gone = false;
+                        self.turn(id, entry);
+                        continue;
+                    }
+                    if own && entry.held && stat.is_file() && stat.nlink == 1 && !self.hurry() {
+                        let until = cx.now + self.mirror.batch.create_hold;
+                        self.set.hold(id, entry, until);
+                        continue;
+                    }
+                    if deep && !dir {
+                        entry.kind = Kind::Entry;
+                        self.turn(id, entry);
+                        continue;
+                    }
+                    let form = if own && item.kind == Kind::Contents { Form::OneLevel } else { Form::Plain };
+                    let since = cx.wall_start + entry.since().as_secs() as i64;
+                    let trusted = match deep || form == Form::OneLevel {
+                        true => !entry.content,
+                        // Of others than files nothing is compared but what is sent anyway.
+                        false => stat.is_file() && !(own && entry.content && may_be_twin(&stat, since)),
+                    };
+                    if item.path.is_root() && form == Form::Plain {
+                        thorough.batch.entries.push(entry);
+                        continue;
+                    }
+                    let part = if trusted { &mut quick } else { &mut thorough };
+                    part.list.push((item.path.clone(), form));
+                    part.batch.entries.push(entry);
+                    continue;
+                }
+                Look::Missing => match deletions {
+                    Deletions::ByName if deep => {
+                        entry.kind = Kind::Entry;
+                        entry.gone = true;
+                        self.turn(id, entry);
+                        continue;
+                    }
+                    Deletions::ByName => thorough.list.push((item.path.clone(), Form::Plain)),
+                    Deletions::ByParent | Deletions::Never => {
+                        self.by_parent(id, entry, &item.path, deletions, &mut done);
+                        continue;
+                    }
+                },
+            }
+            thorough.batch.entries.push(entry);
+        }
+        self.set.forget(done);
+        if !quick.batch.entries.is_empty() {
+            thorough.batch = self.set.split(&quick.batch, thorough.batch.entries);
+        }
+        (quick, thorough)
+    }
+
+    /// Sends an entry back to the set with its new kind.
+    pub(super) fn turn(&mut self, id: BatchId, entry: Entry) {
+        self.set.park(id, std::slice::from_ref(&entry));
+        self.set.restore(entry);
+    }
+
+    /// A deletion that cannot be listed by name becomes a one-level pass over the directory above; where nothing may be
+    /// deleted, only that directory's times are left to send.
+    pub(super) fn by_parent(
+        &mut self,
+        id: BatchId,
+        mut entry: Entry,
+        missing: &RelPath,
+        deletions: Deletions,
+        done: &mut Vec<Entry>,
+    ) {
+        self.set.park(id, std::slice::from_ref(&entry));
+        match path::parent(missing) {
+            Some(parent) => {
+                entry.path = RelPath::from_normal(parent);
+                entry.kind = if deletions == Deletions::Never { Kind::Entry } else { Kind::Contents };
+                entry.gone = false;
+                entry.held = false;
+                self.set.restore(entry);
+            }
+            None => done.push(entry),
+        }
+    }
+
+    pub(super) fn spec<'s>(&'s self, root: &'s std::path::Path, compare: Compare) -> Spec<'s> {
+        Spec {
+            rsync: &self.mirror.rsync,
+            root,
+            location: &self.cfg.location,
+            password_file: self.cfg.password_file.as_deref(),
+            delete: self.mirror.delete,
+            missing_args: self.missing_args,
+            compare,
+            facts: &self.facts,
+            filter_args: &self.filter_args,
+            compress: self.cfg.compress,
+            extra: &self.cfg.args,
+            timeout: self.cfg.timeout,
+            connect_timeout: self.cfg.connect_timeout,
+            ssh: self.cfg.ssh.as_deref(),
+            remote_rsync: self.cfg.rsync_path.as_deref(),
+        }
+    }
+
+    pub(super) fn start_full(&mut self, cx: &mut Context<'_>, batch: Batch) -> bool {
+        let pass = Pass::Full { progress: true };
+        tracing::info!(target_name = %self.cfg.name, "comparing the whole tree");
+        let ancestors = BTreeMap::new();
+        self.start(cx, pass, Input::None, Load::Batch(batch), 1, false, Compare::Quick, ancestors)
+    }
+
+    fn start_listed(&mut self, cx: &mut Context<'_>, part: Part, normal: &Normal, deep: bool, thorough: bool) -> bool {
+        let Part { batch, mut list } = part;
+        if list.is_empty() {
+            // The root's own attributes travel with any list, so with one that names nothing there is.
+            list.push((RelPath::from_normal(format!(".probe-{:016x}", fastrand::u64(..))), Form::Plain));
+        }
+        let one_level = list.iter().any(|(_, form)| *form == Form::OneLevel);
+        let encoded = filelist::encode(list.iter().map(|(p, f)| (p, *f)));
+        let batch = self.refuse(cx, batch, &encoded.refused);
+        if batch.entries.is_empty() {
+            return false;
+        }
+        let pass = match (deep, one_level) {
+            (true, _) => Pass::Deep,
+            (false, true) => Pass::ShallowOneLevel,
+            (false, false) => Pass::Shallow,
+        };
+        let small = batch.entries.len() <= SMALL_PATHS && pass == Pass::Shallow && batch.round == 0;
+        let mut ancestors: BTreeMap<RelPath, FileTime> = normal.ancestors.iter().cloned().collect();
+        ancestors.insert(RelPath::root(), normal.root.ctime); // its attributes travel with every list
+        let entries = encoded.entries;
+        let mut batch = Some(batch);
+        if small
+            && thorough
+            && let Some((serial, mut run)) = self.take_standby(&encoded.bytes)
+        {
+            if cx.now.saturating_sub(run.started) > STANDBY_INFANT {
+                self.proven(cx);
+            }
+            match run.run.feed(&encoded.bytes) {
+                Ok(()) => {
+                    run.load = Load::Batch(batch.take().expect("not used yet"));
+                    (run.started, run.marked, run.looked) = (cx.now, cx.now, cx.now);
+                    (run.stood_by, run.small, run.paths, run.ancestors) = (true, true, entries, ancestors);
+                    self.runs.insert(serial, run);
+                    return true;
+                }
+                Err(error) => {
+                    tracing::debug!(target_name = %self.cfg.name, %error, "a standby took no list");
+                    self.discard(cx, serial, run);
+                }
+            }
+        }
+        let batch = batch.expect("no standby took it");
+        let compare = match batch.round {
+            // Set apart, and perhaps for want of room: what is there already must not be sent for a time stamp.
+            WHOLE_ROUNDS.. => Compare::Checksum,
+            1.. if thorough => Compare::Checksum,
+            0 if thorough => Compare::Resend,
+            _ => Compare::Quick,
+        };
+        self.start(cx, pass, Input::List(&encoded.bytes), Load::Batch(batch), entries, small, compare, ancestors)
+    }
+
+    /// Paths that rsync cannot be told become failures at once; they are reported, not dropped.
+    pub(super) fn refuse(&mut self, cx: &Context<'_>, mut batch: Batch, refused: &[(RelPath, Refusal)]) -> Batch {
+        for (path, why) in refused {
+            let Refusal::TooLong = why else { continue };
+            let (bad, good): (Vec<Entry>, Vec<Entry>) = batch.entries.into_iter().partition(|e| e.path.starts_with(path));
+            batch.entries = good;
+            self.set.park(batch.id, &bad);
+            let reason = format!("the path has {} bytes, rsync takes at most {}", path.len(), path::MAX_PATH_BYTES);
+            self.retries.fail(cx.now, bad, &reason, 0.0);
+        }
+        batch
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn start(
+        &mut self,
+        cx: &mut Context<'_>,
+        pass: Pass,
+        input: Input<'_>,
+        load: Load,
+        paths: usize,
+        small: bool,
+        compare: Compare,
+        ancestors: BTreeMap<RelPath, FileTime>,
+    ) -> bool {
+        let serial = self.next_run;
+        self.next_run = self.next_run.wrapping_add(1);
+        let started = Run::start(&self.spec(cx.root.path(), compare), pass, &self.env, input)
+            .map_err(|e| (matches!(e, RunError::Password(_)), chain(&e)))
+            .and_then(|run| {
+                let fds =
+                    [(run.output_fd(Stream::Stdout), STDOUT), (run.output_fd(Stream::Stderr), STDERR), (Some(run.pidfd()), EXIT)];
+                for (fd, which) in fds {
+                    let Some(fd) = fd else { continue };
+                    let added = cx.reactor.add(fd, Interest::Read, token(self.index, serial, which));
+                    added.map_err(|e| (false, format!("cannot wait for it: {e}")))?;
+                }
+                Ok(run)
+            });
+        let run = match started {
+            Ok(run) => run,
+            Err((config, error)) => {
+                self.unregister(cx, serial);
+                if let Load::Batch(batch) = load {
+                    self.give_back(batch);
+                }
+                self.went_away(cx, config, format!("cannot start rsync: {error}"));
+                return false;
+            }
+        };
+        let run = Flight {
+            run,
+            load,
+            pass,
+            small,
+            stood_by: false,
+            started: cx.now,
+            paths,
+            soft: false,
+            ancestors,
+            after: Vec::new(),
+            mark: 0,
+            marked: cx.now,
+            looked: cx.now,
+            ended_badly: None,
+        };
+        self.runs.insert(serial, run);
+        true
+    }
+
+    // ----- standby -----
+
+    pub(super) fn refill_standby(&mut self, cx: &mut Context<'_>) {
+        if self.state != State::Up || self.stopping || cx.held.is_some() || self.crowded.is_some() {
+            return;
+        }
+        let have = self.runs.values().filter(|r| matches!(r.load, Load::Standby)).count();
+        for _ in have..self.cfg.standby {
+            if !self.start(cx, Pass::Shallow, Input::Standby, Load::Standby, 0, true, Compare::Resend, BTreeMap::new()) {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn take_standby(&mut self, list: &[u8]) -> Option<(u32, Flight)> {
+        let (&serial, _) = self
+            .runs
+            .iter()
+            .find(|(_, r)| matches!(r.load, Load::Standby) && r.run.capacity().is_some_and(|c| c >= list.len()))?;
+        self.runs.remove(&serial).map(|run| (serial, run))
+    }
+
+    pub(super) fn drop_standbys(&mut self, cx: &mut Context<'_>) {
+        let serials: Vec<u32> =
+            self.runs.iter().filter(|(_, r)| matches!(r.load, Load::Standby)).map(|(&serial, _)| serial).collect();
+        for serial in serials {
+            if let Some(run) = self.runs.remove(&serial) {
+                self.discard(cx, serial, run);
+            }
+        }
+    }
+
+    /// Takes a run's descriptors out of the reactor and ends its process.
+    pub(super) fn discard(&mut self, cx: &mut Context<'_>, serial: u32, run: Flight) {
+        self.unregister(cx, serial);
+        drop(run);
+    }
+
+    pub(super) fn unregister(&self, cx: &mut Context<'_>, serial: u32) {
+        for which in [STDOUT, STDERR, EXIT] {
+            let _ = cx.reactor.remove(token(self.index, serial, which));
+        }
+    }
+}
