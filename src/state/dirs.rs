@@ -123,7 +123,7 @@ impl Dirs {
         self.key
     }
 
-    pub(super) fn floor(&self) -> Wall {
+    pub(crate) fn floor(&self) -> Wall {
         self.floor
     }
 
@@ -135,7 +135,7 @@ impl Dirs {
         self.recent.iter().filter_map(|(&p, &since)| Some((Place(p), Object(*self.known.get(&p)?), since)))
     }
 
-    pub(super) fn reserve(&mut self, more: usize) {
+    pub(crate) fn reserve(&mut self, more: usize) {
         self.known.reserve(more);
     }
 }
@@ -152,7 +152,7 @@ fn start(key: &Key, what: u8, fs: FsId, handle: HandleRef<'_>) -> SipHasher24 {
 }
 
 /// What happened to a place between two saves; `None`: nothing is known there.
-pub(super) type Delta = (Place, Option<(Object, Wall)>);
+pub(crate) type Delta = (Place, Option<(Object, Wall)>);
 
 /// Opens a directory of a filesystem by its handle, `O_PATH` will do.
 pub type OpenByHandle<'a> = dyn FnMut(FsId, HandleRef<'_>) -> io::Result<OwnedFd> + 'a;
@@ -186,7 +186,7 @@ pub struct DirSet {
 
 impl DirSet {
     /// A set that does not follow the events yet: an earlier run's, or an empty one.
-    pub(super) fn new(dirs: Arc<Dirs>, complete_at: Option<Wall>) -> DirSet {
+    pub(crate) fn new(dirs: Arc<Dirs>, complete_at: Option<Wall>) -> DirSet {
         DirSet { dirs, complete_at, live: false, build: None, looks: HashMap::default(), gone: HashSet::default() }
     }
 
@@ -243,14 +243,14 @@ impl DirSet {
 
     /// A walk begins, now: from here on places that change are kept in mind, so that what it read of them does not count.
     /// An earlier walk that is still under way is forgotten. The caller hears of every event already.
-    pub(super) fn begin_build(&mut self, now: Wall) {
+    pub(crate) fn begin_build(&mut self, now: Wall) {
         self.live = false;
         self.looks.clear();
         self.build = Some(Build { began: now, places: HashSet::default(), spoiled: false });
     }
 
     /// A walk ended and found `walked`. `false`: events were lost meanwhile, another one is needed.
-    pub(super) fn finish_build(&mut self, mut walked: Dirs) -> bool {
+    pub(crate) fn finish_build(&mut self, mut walked: Dirs) -> bool {
         let Some(build) = self.build.take() else { return false };
         if build.spoiled || walked.key != self.dirs.key {
             self.looks.clear();
@@ -295,7 +295,7 @@ impl DirSet {
     ///
     /// # Errors
     /// Those of `now`; then `out` is to be saved all the same.
-    pub(super) fn settle(
+    pub(crate) fn settle(
         &mut self,
         now: &mut dyn FnMut() -> io::Result<Wall>,
         open: &mut OpenByHandle<'_>,

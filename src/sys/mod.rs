@@ -4,6 +4,7 @@
 //! pipeline.
 
 pub mod child;
+pub mod dirent;
 pub mod event;
 pub mod fanotify;
 pub mod handle;
