@@ -223,7 +223,8 @@ impl Scope<'_> {
 }
 
 #[cfg(test)]
-#[path = "facts.rs"]
+mod cases;
+#[cfg(test)]
 mod facts;
 #[cfg(test)]
 mod tests;

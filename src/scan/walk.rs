@@ -263,6 +263,10 @@ impl<'a> Walker<'a> {
 
     fn read(&mut self, job: Job, jobs: &mut Vec<Job>) {
         let parent = &*job.parent;
+        if parent.depth + 1 >= MAX_DEPTH {
+            // Not recorded either, so told again next time.
+            return self.unreadable(parent, &job.name, Kind::Subtree);
+        }
         let fs = job.mount.unwrap_or(parent.fs);
         let opened = open_dir(parent.fd.as_fd(), &job.name).and_then(|fd| {
             let stat = stat_fd(fd.as_fd())?;
@@ -300,19 +304,17 @@ impl<'a> Walker<'a> {
                         covered = true;
                     }
                     Some(since) => {
-                        if since >= old.since {
+                        let moved = since >= old.since;
+                        if moved {
                             self.told.add(&parent.path, &job.name, Kind::Subtree, since);
                         }
-                        if ctime >= old.since {
+                        // Whoever needs an earlier change has it with the subtree.
+                        if ctime >= old.since && !(moved && since >= ctime) {
                             self.told.add(&parent.path, &job.name, Kind::Contents, ctime);
                         }
                     }
                 }
             }
-        }
-        if parent.depth + 1 >= MAX_DEPTH {
-            // Not recorded either, so told again next time.
-            return self.unreadable(parent, &job.name, Kind::Subtree);
         }
         self.found.places.push((place, object, since));
         let mut path = parent.path.clone();

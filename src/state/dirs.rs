@@ -35,11 +35,11 @@ use crate::sys::handle::{FsId, HandleRef, name_to_handle};
 
 /// The hash of a parent's handle and a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Place(pub(super) u64);
+pub struct Place(pub(crate) u64);
 
 /// The hash of a directory's handle; never zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Object(pub(super) u64);
+pub struct Object(pub(crate) u64);
 
 /// Most places that wait to be looked at; what comes beyond stays unknown. About 100 bytes each.
 const MAX_LOOKS: usize = 100_000;
@@ -127,7 +127,7 @@ impl Dirs {
         self.floor
     }
 
-    pub(super) fn all(&self) -> impl ExactSizeIterator<Item = (Place, Object)> {
+    pub(crate) fn all(&self) -> impl ExactSizeIterator<Item = (Place, Object)> {
         self.known.iter().map(|(&p, &o)| (Place(p), Object(o)))
     }
 
