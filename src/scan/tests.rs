@@ -10,10 +10,9 @@ use std::time::SystemTime;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use proptest::prelude::*;
 
-use super::facts::{ctime, moment};
+use super::facts::moment;
 use super::*;
 use crate::path::{is_at_or_below, parent};
-use crate::scratch::Scratch;
 use crate::state::DirSet;
 use crate::sys::handle::{Handle, HandleRef, fs_id, name_to_handle, open_by_handle};
 
@@ -408,7 +407,7 @@ impl Sim {
     fn hear(&mut self, n: usize) {
         for _ in 0..n.min(self.events.len()) {
             // In no order that could be relied upon: the kernel merges a later one into an earlier one.
-            let event = if n % 2 == 0 { self.events.pop_front() } else { self.events.pop_back() };
+            let event = if n.is_multiple_of(2) { self.events.pop_front() } else { self.events.pop_back() };
             let (parent, name) = event.expect("counted");
             self.set.changed(self.real.fs, parent.as_ref(), name.as_bytes());
         }
