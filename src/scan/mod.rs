@@ -25,6 +25,19 @@
 //! Directories are opened one below the other, `O_NOFOLLOW`, so that a directory which becomes a symbolic link does not lead the
 //! walk out. Nothing is written, and no access time changed where the process may avoid that.
 //!
+//! # What it costs
+//! 200,000 files in 2,000 directories, in memory, 100 of them changed, a daemon's module on loopback; 6.18, two cores that other
+//! work kept busy (load 10 to 20, so the seconds are comparable within a column only; medians of three):
+//!
+//! | | tmpfs | ext4 |
+//! | --- | --- | --- |
+//! | the walk, then rsync with the 100 paths | 0.78 s, 11 kB sent | 1.55 s, 11 kB sent |
+//! | `rsync -a --delete` | 2.2 s, 3.4 MB sent | 4.0 s, 3.6 MB sent |
+//!
+//! Look-ups by plain statx(2) took 0.39 s on tmpfs, through io_uring 0.69 s (`benches/scan.rs`, one thread): with names and inodes
+//! in memory the plain call wins, so it is the default. A second thread gained a factor of 1.6 with cores to spare, and nothing,
+//! or a loss, without.
+//!
 //! # What it gives up
 //! Directories more than [`MAX_DEPTH`] deep are told as `Subtree` each time: every level costs an open descriptor. Mounts
 //! the caller did not list are not entered.
@@ -90,10 +103,10 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// One thread per core, at most four; see `benches/scan.rs`.
+    /// Two threads where there are as many cores, plain look-ups: what was measured, see the module.
     fn default() -> Options {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Options { threads: cores.min(4), backend: statx::Backend::Plain }
+        Options { threads: cores.min(2), backend: statx::Backend::Plain }
     }
 }
 

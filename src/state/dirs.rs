@@ -8,7 +8,7 @@
 //! Each object has the time since when it is known at its place. A target whose watermark is not behind that time cannot be
 //! trusted to have the contents: the directory moved in, and was perhaps not sent yet.
 //!
-//! Live, [`DirSet::changed`] takes a place out at once; what is there is read from the disk later ([`DirSet::settle`]), by
+//! Live, [`DirSet::changed`] takes a place out at once; what is there is read from the disk later, at the next save, by
 //! the parent's handle. It does not matter then in which order the events came: the kernel merges an event
 //! into an earlier equal one (of the renames `a b`, `b a`, `a b` of one directory the third vanishes in the first), so
 //! the objects that events name may be told in an order that never was.

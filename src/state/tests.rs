@@ -5,7 +5,6 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use super::file::StateFile;
 use super::keeper::in_words;
 use super::record::{Head, Saved};
 use super::*;
