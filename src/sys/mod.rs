@@ -5,6 +5,7 @@
 
 pub mod caps;
 pub mod child;
+pub mod dirent;
 pub mod event;
 pub mod fanotify;
 pub mod handle;

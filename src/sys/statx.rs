@@ -65,6 +65,8 @@ pub struct StatBrief {
     pub mtime: FileTime,
     /// Last change of the content or the metadata.
     pub ctime: FileTime,
+    /// It is the root of a mount, seen from above: something is mounted here (`STATX_ATTR_MOUNT_ROOT`, Linux 5.8).
+    pub mount_root: bool,
 }
 
 impl StatBrief {
@@ -121,6 +123,12 @@ impl Paths {
     /// The parent of the path at `index`.
     pub fn parent(&self, index: usize) -> Option<usize> {
         self.entries[index].parent
+    }
+
+    /// Forgets all paths, keeps the memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.entries.clear();
     }
 
     /// How many paths there are.
@@ -209,12 +217,16 @@ fn inherited(parent: Option<usize>, looked: impl Fn(usize) -> Looked) -> Option<
 }
 
 fn plain(root: RawFd, paths: &Paths, entry: &PathEntry) -> Looked {
+    plain_with(root, paths, entry, FLAGS)
+}
+
+fn plain_with(root: RawFd, paths: &Paths, entry: &PathEntry, flags: i32) -> Looked {
     let path = paths.bytes[entry.start..].as_ptr().cast();
     let mut buffer = MaybeUninit::<libc::statx>::zeroed();
     loop {
         // SAFETY: `path` points into `paths.bytes`, where `Paths::push` ends every entry with a NUL, and lives as long as
         // the borrow of `paths`; `buffer` is a whole statx that the kernel may fill.
-        let done = unsafe { libc::statx(root, path, FLAGS, MASK, buffer.as_mut_ptr()) };
+        let done = unsafe { libc::statx(root, path, flags, MASK, buffer.as_mut_ptr()) };
         if done == 0 {
             // SAFETY: zeroed at the start, and every bit pattern is a statx.
             return Ok(brief(unsafe { buffer.assume_init_ref() }));
@@ -236,7 +248,18 @@ fn brief(raw: &libc::statx) -> StatBrief {
         size: raw.stx_size,
         mtime: time(raw.stx_mtime),
         ctime: time(raw.stx_ctime),
+        mount_root: raw.stx_attributes & libc::STATX_ATTR_MOUNT_ROOT as u64 != 0,
     }
+}
+
+/// Looks at what `fd` is open on; `O_PATH` will do.
+///
+/// # Errors
+/// Those of statx(2): `EIO`, `ENOMEM`; `ESTALE` on network filesystems.
+pub fn stat_fd(fd: BorrowedFd<'_>) -> Looked {
+    let mut paths = Paths { bytes: vec![0], entries: Vec::new() };
+    paths.entries.push(PathEntry { start: 0, parent: None, depth: 0 });
+    plain_with(fd.as_raw_fd(), &paths, &paths.entries[0], FLAGS | libc::AT_EMPTY_PATH)
 }
 
 struct Uring {
@@ -365,6 +388,20 @@ mod tests {
             assert_eq!((got.mtime.secs, i64::from(got.mtime.nanos)), (want.mtime(), want.mtime_nsec()));
             assert_eq!((got.ctime.secs, i64::from(got.ctime.nanos)), (want.ctime(), want.ctime_nsec()));
             assert_eq!(libc::makedev(got.dev.0, got.dev.1), want.dev());
+            assert_eq!(stat_fd(File::open(dir.path().join("f")).unwrap().as_fd()), Ok(got));
+        }
+    }
+
+    #[test]
+    fn a_mount_is_seen_from_above() {
+        let root = File::open("/").unwrap();
+        let mut paths = Paths::default();
+        for path in [&b"proc"[..], b"proc/self", b"etc"] {
+            paths.push(path, None);
+        }
+        for mut statter in backends() {
+            let out = statter.stat_all(root.as_fd(), &paths);
+            assert_eq!([0, 1, 2].map(|i: usize| out[i].unwrap().mount_root), [true, false, false]);
         }
     }
 
