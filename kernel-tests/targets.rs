@@ -113,6 +113,24 @@ pub fn cases() -> Vec<Case> {
             m.check();
             Ok(())
         }),
+        case("pending_over_a_restart_without_a_comparison", &[Fs::Ext4], |fs| {
+            let mut m = Setup::new(fs).initial("none").start()?;
+            tree(&m.src);
+            m.check();
+            rsyncd(&mut m).stop();
+            m.src.write("d/file", b"changed while the target is away");
+            m.src.remove("d/sub");
+            m.src.rename("d/link", "link");
+            m.daemon.terminate();
+            // Stopped twice before the target is back: what was saved stays.
+            m.restart(Until::Watching);
+            m.src.write("new", b"in between");
+            m.daemon.terminate();
+            rsyncd(&mut m).restart();
+            m.restart(Until::Watching);
+            m.check();
+            Ok(())
+        }),
     ]
 }
 

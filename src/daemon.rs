@@ -57,6 +57,7 @@ impl Error {
             }
             Error::Start(StartError::Source { .. }) => ExitCode::Config,
             Error::Start(StartError::Watch(e)) => e.exit_code(),
+            Error::Start(StartError::State(_)) => ExitCode::NotPermitted,
             Error::Start(StartError::Setup { .. }) | Error::Setup { .. } => ExitCode::Unavailable,
             Error::Control(control::Error::InUse { .. }) => ExitCode::Config,
             Error::Control(_) => ExitCode::NotPermitted,
@@ -111,7 +112,7 @@ pub fn run(config: &Config, mode: Mode) -> Result<ExitCode, Error> {
     for mirror in &config.mirrors {
         let facts = RsyncFacts::probe(&mirror.rsync, &env)?;
         tracing::debug!(rsync = %mirror.rsync.display(), version = %facts.version, confine_root = facts.confine_root, "rsync");
-        let (engine, handle) = Engine::start(mirror, &facts)?;
+        let (engine, handle) = Engine::start(mirror, &facts, &config.daemon.state_dir)?;
         engines.push((engine, handle));
     }
     let handles: Vec<Handle> = engines.iter().map(|(_, h)| h.clone()).collect();
@@ -127,7 +128,7 @@ pub fn run(config: &Config, mode: Mode) -> Result<ExitCode, Error> {
     }
     tracing::info!(socket = %socket.display(), mirrors = config.mirrors.len(), "watching");
     let why = watch_over(config, mode, &handles, &wishes, &running);
-    Ok(end(config, why, running, mode))
+    Ok(end(config, why, running))
 }
 
 struct Unlink(PathBuf);
@@ -264,7 +265,7 @@ fn once_done(mirrors: &[status::Mirror]) -> Option<ExitCode> {
 }
 
 /// Tells every engine to finish, waits for it, and says what is left.
-fn end(config: &Config, why: End, running: Vec<Running>, mode: Mode) -> ExitCode {
+fn end(config: &Config, why: End, running: Vec<Running>) -> ExitCode {
     let patience = match why {
         End::Signal(signal) => {
             tracing::info!("{signal}: finishing what is pending, at most {:?}", config.daemon.stop_timeout);
@@ -295,9 +296,8 @@ fn end(config: &Config, why: End, running: Vec<Running>, mode: Mode) -> ExitCode
         _ if left > 0 => {
             tracing::warn!(
                 paths = left,
-                "stopped with changes that are not on every target; the next start compares the whole tree"
+                "stopped with changes that are not on every target; the next start compares the whole tree, or takes up what was saved"
             );
-            let _ = mode;
             ExitCode::Done
         }
         _ => {

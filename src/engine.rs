@@ -10,6 +10,7 @@ mod watching;
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -23,6 +24,7 @@ use crate::path::RelPath;
 use crate::resolve::{Resolver, Root};
 use crate::source::fan_decode;
 use crate::source::reader::{Feed, Item, Reader};
+use crate::state::pending::{Pending, PendingError, PendingFile};
 use crate::status;
 use crate::sync::probe::RsyncFacts;
 use crate::sync::target::{self, Context, TOKEN_BASE, Target};
@@ -63,6 +65,9 @@ pub enum StartError {
     /// Nothing can be watched.
     #[error(transparent)]
     Watch(#[from] WatchError),
+    /// Where pending paths are saved.
+    #[error(transparent)]
+    State(#[from] PendingError),
     /// A system call that every kernel has.
     #[error("cannot set up the mirror {mirror}: {what}")]
     Setup {
@@ -94,6 +99,8 @@ struct Recent {
 /// See the module's text.
 pub struct Engine {
     mirror: Mirror,
+    /// Where pending paths outlive the daemon, and what the last one left is taken from; only with `initial = "none"`.
+    saved: Option<PendingFile>,
     started: Instant,
     /// `started` by the wall clock, seconds since 1970.
     wall_start: i64,
@@ -127,7 +134,9 @@ impl Engine {
     ///
     /// # Errors
     /// See [`StartError`].
-    pub fn start(mirror: &Mirror, facts: &RsyncFacts) -> Result<(Engine, Handle), StartError> {
+    ///
+    /// `state_dir`: where paths that are pending at the end are kept; used by mirrors that do not begin with a comparison.
+    pub fn start(mirror: &Mirror, facts: &RsyncFacts, state_dir: &Path) -> Result<(Engine, Handle), StartError> {
         let setup = |what| move |source| StartError::Setup { mirror: mirror.name.clone(), what, source };
         let root = Root::open(&mirror.source).map_err(|source| StartError::Source { path: mirror.source.clone(), source })?;
         let wake = Arc::new(EventFd::new().map_err(setup("cannot make an eventfd"))?);
@@ -147,7 +156,12 @@ impl Engine {
             commands: tx,
             wake: Arc::clone(&wake),
         };
+        let saved = match mirror.initial {
+            Initial::Reconcile => None,
+            Initial::None => Some(PendingFile::open(state_dir, &mirror.name)?),
+        };
         let engine = Engine {
+            saved,
             mirror: mirror.clone(),
             started: Instant::now(),
             wall_start: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() as i64,
@@ -181,6 +195,7 @@ impl Engine {
         if self.mirror.initial == Initial::Reconcile {
             self.see_all(b"", Seen::Subtree);
         }
+        self.take_up();
         for lost in self.watching.take_lost() {
             self.lost(lost);
         }
@@ -216,8 +231,45 @@ impl Engine {
                 self.wake.wake();
             }
             if self.stop_at.is_some_and(|at| Instant::now() >= at || self.drained()) {
+                self.leave();
                 return self.targets.iter().map(Target::unconfirmed).sum();
             }
+        }
+    }
+
+    /// Takes up what the last daemon could not send.
+    fn take_up(&mut self) {
+        let Some(saved) = &self.saved else { return };
+        let left = match saved.load() {
+            Ok(left) => left,
+            Err(error) => {
+                tracing::error!(mirror = %self.mirror.name, "{error}; comparing the whole tree instead");
+                return self.see_all(b"", Seen::Subtree);
+            }
+        };
+        let now = self.now();
+        for target in &mut self.targets {
+            let Some(pending) = left.iter().find(|p| p.target == target.identity()) else { continue };
+            tracing::info!(mirror = %self.mirror.name, target_name = %target.cfg.name, paths = pending.paths.len(), "taking up what was pending at the last stop");
+            for (path, seen) in &pending.paths {
+                target.see(now, path, *seen);
+            }
+        }
+    }
+
+    /// At the end: saves what is not on every target, or forgets what was saved.
+    fn leave(&mut self) {
+        let Some(saved) = &self.saved else { return };
+        let pending: Vec<Pending> = self
+            .targets
+            .iter()
+            .map(|t| Pending { target: t.identity(), paths: t.remaining() })
+            .filter(|p| !p.paths.is_empty())
+            .collect();
+        let done = if pending.is_empty() { saved.remove() } else { saved.save(&pending) };
+        if let Err(error) = done {
+            let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            tracing::error!(mirror = %self.mirror.name, "{error}: {cause}; compare the whole tree after the next start (SIGUSR1)");
         }
     }
 

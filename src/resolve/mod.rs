@@ -14,6 +14,7 @@
 
 pub mod tree;
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -268,7 +269,14 @@ impl Resolver {
                 },
             };
             match (node, &new) {
-                (Some(node), Dir::Inside(dir)) => self.tree.rename(node, *dir, new_name),
+                (Some(node), Dir::Inside(dir)) => {
+                    self.tree.rename(node, *dir, new_name);
+                    // The kernel merges a rename into an earlier one with the same names, so their order may be lost (a to b, b to a, a to b
+                    // arrive as two, measured on 6.18). A place that does not lead to the directory is no place: it is looked up.
+                    if self.tree.path(node, &mut self.dir) && !child.is_some_and(|c| leads_to(root, &self.dir, &c)) {
+                        self.tree.detach(node);
+                    }
+                }
                 (Some(node), Dir::Outside) => self.tree.detach(node),
                 (None, Dir::Inside(dir)) => {
                     if let Some(overwritten) = self.tree.child(*dir, new_name) {
@@ -462,6 +470,11 @@ fn where_is(root: &Root, fd: BorrowedFd<'_>) -> Whereabouts {
         }
         before = Some(path);
     }
+}
+
+/// Whether a path below the root names the object of this handle at this moment.
+fn leads_to(root: &Root, path: &[u8], fid: &Fid<'_>) -> bool {
+    name_to_handle(root.as_fd(), Path::new(OsStr::from_bytes(path))).is_ok_and(|h| h.as_ref() == fid.handle_ref())
 }
 
 fn is_dir(s: &FileStat) -> bool {

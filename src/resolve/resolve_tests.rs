@@ -95,6 +95,22 @@ fn many_renames_drained_late_end_right() {
     assert!(told.contains(&"Written e/x/f".into()) && told.contains(&"Written d/one".into()), "{told:?}");
 }
 
+/// The kernel merges the third rename into the first, so the last record says "back to a".
+#[test]
+fn a_directory_that_went_to_and_fro_is_found_where_it_is() {
+    let mut w = Watched::new(&[], true);
+    fs::create_dir_all(w.at("root/a/x")).unwrap();
+    fs::write(w.at("root/a/x/f"), "1").unwrap();
+    w.told();
+    for (from, to) in [("a", "b"), ("b", "a"), ("a", "b")] {
+        fs::rename(w.at("root").join(from), w.at("root").join(to)).unwrap();
+    }
+    w.told();
+    fs::write(w.at("root/b/f"), "2").unwrap();
+    fs::write(w.at("root/b/x/f"), "2").unwrap();
+    assert_eq!(w.told(), ["Created b/f", "Written b/f", "Written b/x/f"]);
+}
+
 #[test]
 fn excluded_and_foreign_paths_are_not_told() {
     let mut w = Watched::new(&["/cache/", "*.tmp"], true);

@@ -165,6 +165,12 @@ impl Retries {
         groups.collect()
     }
 
+    /// Every entry that is kept here, failures included.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        let groups = self.groups.iter().flat_map(|g| &g.entries);
+        groups.chain(self.failures.values().map(|f| &f.entry).filter(|e| !e.is_taken()))
+    }
+
     /// Entries that wait for another round.
     pub fn waiting(&self) -> usize {
         self.groups.iter().map(|g| g.entries.len()).sum()

@@ -303,6 +303,19 @@ impl Target {
         self.set.epochs().total()
     }
 
+    /// Every path that is not confirmed, and as what it has to be seen again by the next daemon.
+    pub fn remaining(&self) -> Vec<(RelPath, Seen)> {
+        let mut out = self.set.waiting_paths();
+        let flying = self.batches().flat_map(|(run, batch)| batch.entries.iter().chain(&run.after));
+        out.extend(flying.chain(self.retries.entries()).map(|e| (e.path.clone(), e.seen_again())));
+        out
+    }
+
+    /// What it is, for the file of pending paths.
+    pub fn identity(&self) -> String {
+        format!("{} {}", self.cfg.name, self.cfg.location)
+    }
+
     /// Whether nothing is left to do.
     pub fn in_sync(&self) -> bool {
         self.unconfirmed() == 0
