@@ -45,10 +45,12 @@ use crate::sys::statx::{FileTime, StatBrief, Statter};
 const SMALL_PATHS: usize = 200;
 /// How often a run is asked whether a FIFO holds it up: rsync opens what was a file when it looked, and waits for a writer.
 const FIFO_LOOK: Duration = Duration::from_millis(200);
+/// Fewer paths are not shared out among jobs.
+const SHARE_MIN: usize = 500;
 /// A deep run that takes longer lets others pass below it.
 const SOFT_AFTER: Duration = Duration::from_millis(500);
 /// No event for this many times `settle` (events come at that cadence), and a burst is taken to be over.
-const PAUSE_SETTLES: u32 = 3;
+const PAUSE_SETTLES: u32 = 5;
 /// Quiet for this many times `settle`, and the next event is handled at once.
 const QUIET_SETTLES: u32 = 4;
 /// The delay of a busy target, in runs' lengths, and its lower bound.

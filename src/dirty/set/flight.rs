@@ -29,6 +29,8 @@ impl DirtySet {
             return None;
         }
         let mut picked: Vec<(u32, Option<BatchId>)> = Vec::new();
+        // A level that stands for many files counts as many.
+        let mut weight = 0;
         let mut stack: Vec<(u32, Option<BatchId>)> = vec![(ROOT, None)];
         while let Some((at, mut over)) = stack.pop() {
             let n = &self.nodes[at as usize];
@@ -40,7 +42,7 @@ impl DirtySet {
             }
             let mut descend = n.first_child != NONE;
             if descend && !deep && n.flying == 0 && n.flying_below == 0 && over.is_none() {
-                self.try_level(at, by_level);
+                weight += self.try_level(at, by_level);
             }
             let n = &self.nodes[at as usize];
             if let Some(kind) = n.kind {
@@ -51,10 +53,11 @@ impl DirtySet {
                 let waits = n.flags & WAITS != 0 && !limits.ignore_holds || n.flying != 0 && at != ROOT;
                 if (kind == Kind::Subtree) == deep && !waits {
                     picked.push((at, over));
+                    weight += 1;
                 }
                 descend &= kind != Kind::Subtree;
             }
-            if picked.len() >= limits.max_paths {
+            if weight >= limits.max_paths {
                 break;
             }
             if descend {
@@ -73,18 +76,19 @@ impl DirtySet {
 
     /// Turns a directory with many new files into one comparison of its level, if `by_level` says so. All of them must be new
     /// to the target: then nothing there can look the same and be another; and complete: the comparison sends what it finds.
-    pub(super) fn try_level(&mut self, at: u32, by_level: &mut dyn FnMut(&RelPath, usize) -> bool) {
+    /// Returns how many files the level stands for; 0 when it stays as it is.
+    pub(super) fn try_level(&mut self, at: u32, by_level: &mut dyn FnMut(&RelPath, usize) -> bool) -> usize {
         let mut new = 0;
         for child in self.children(at) {
             let n = &self.nodes[child as usize];
             match n.kind {
-                Some(Kind::Entry) if n.flags & OPEN != 0 => return,
+                Some(Kind::Entry) if n.flags & OPEN != 0 => return 0,
                 Some(Kind::Entry) if n.flags & FRESH != 0 && n.first_child == NONE => new += 1,
                 _ => {}
             }
         }
         if new < LEVEL_MIN || !by_level(&self.path_of(at), new) {
-            return;
+            return 0;
         }
         let fresh: Vec<u32> = self
             .children(at)
@@ -99,6 +103,7 @@ impl DirtySet {
             self.prune_up_to(child, at);
         }
         self.mark(at, Kind::Contents, oldest);
+        new
     }
 
     pub(super) fn new_batch_id(&mut self) -> BatchId {
