@@ -129,9 +129,6 @@ pub struct MirrorArgs {
     /// Unix socket for status and flush
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
-    /// Directory for pending work
-    #[arg(long, value_name = "DIR")]
-    pub state_dir: Option<PathBuf>,
     /// Form of the log
     #[arg(long, value_enum, value_name = "FORM")]
     pub log_format: Option<LogFormat>,
@@ -202,7 +199,6 @@ impl MirrorArgs {
             password_file: self.password_file.clone(),
             jobs: self.jobs,
             status_socket: self.socket.clone(),
-            state_dir: self.state_dir.clone(),
             log_format: self.log_format,
             log_level: match (self.verbose, self.quiet) {
                 (0, 0) => None,
@@ -260,8 +256,8 @@ mod tests {
         assert!(args.once && o.no_delete);
         assert_eq!((o.exclude, o.include), (vec![b"*.swp".to_vec(), b"-x".to_vec()], vec![b"+y".to_vec()]));
         assert_eq!((o.watch, o.jobs, o.log_level), (Some(Watch::Inotify), Some(3), Some(Level::Trace)));
-        let o = mirror("mirror a h::m --socket s --state-dir d --password-file p --log-format json -q").overrides();
-        assert_eq!((o.status_socket, o.state_dir, o.password_file), (Some("s".into()), Some("d".into()), Some("p".into())));
+        let o = mirror("mirror a h::m --socket s --password-file p --log-format json -q").overrides();
+        assert_eq!((o.status_socket, o.password_file), (Some("s".into()), Some("p".into())));
         assert_eq!((o.log_format, o.log_level), (Some(LogFormat::Json), Some(Level::Warn)));
         assert_eq!(mirror("mirror a h::m").overrides(), Overrides { watch: Some(Watch::Auto), ..Overrides::default() });
     }

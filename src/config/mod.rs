@@ -47,8 +47,6 @@ pub struct Overrides {
     pub jobs: Option<usize>,
     /// The status socket; relative to the working directory.
     pub status_socket: Option<PathBuf>,
-    /// The state directory; relative to the working directory.
-    pub state_dir: Option<PathBuf>,
     /// Form of the log.
     pub log_format: Option<LogFormat>,
     /// Least level of the log.
@@ -104,9 +102,6 @@ impl Config {
         let mut daemon = Daemon::default();
         if let Some(socket) = &overrides.status_socket {
             daemon.status_socket = path(socket);
-        }
-        if let Some(state) = &overrides.state_dir {
-            daemon.state_dir = path(state);
         }
         daemon.log.format = overrides.log_format.unwrap_or(daemon.log.format);
         daemon.log.level = overrides.log_level.unwrap_or(daemon.log.level);

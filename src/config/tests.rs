@@ -423,7 +423,6 @@ fn without_a_file() {
         password_file: Some("pass".into()),
         jobs: Some(7),
         status_socket: Some("x.sock".into()),
-        state_dir: Some("../state".into()),
         log_format: Some(LogFormat::Json),
         log_level: Some(Level::Warn),
     };
@@ -435,7 +434,6 @@ fn without_a_file() {
     assert_eq!((&m.targets[0].password_file, &m.targets[1].password_file), (&Some(here.join("pass")), &None));
     assert!(!m.delete && m.watch == Watch::Fanotify && !m.filter.excludes(b"a\xff", false) && m.filter.excludes(b"b", false));
     assert_eq!(config.daemon.status_socket, here.join("x.sock"));
-    assert_eq!(config.daemon.state_dir, here.canonicalize().unwrap().parent().unwrap().join("state"));
     assert_eq!((config.daemon.log.format, config.daemon.log.level), (LogFormat::Json, Level::Warn));
     // Patterns that are not text cannot be written into a file.
     assert!(config.to_toml().is_err());
