@@ -91,6 +91,17 @@ pub struct Mode {
 enum Wish {
     Stop(&'static str),
     Reconcile,
+    /// An engine's thread has ended.
+    EngineEnded,
+}
+
+/// Tells the main thread that an engine has ended, by a panic too.
+struct Farewell(mpsc::Sender<Wish>);
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        let _ = self.0.send(Wish::EngineEnded);
+    }
 }
 
 struct Running {
@@ -104,7 +115,7 @@ struct Running {
 /// What keeps it from starting; see [`Error`].
 pub fn run(config: &Config, mode: Mode) -> Result<ExitCode, Error> {
     let started = Instant::now();
-    let wishes = signals()?;
+    let (wish, wishes) = signals()?;
     let listener = listen(config, mode)?;
     let socket = listener.path().to_owned();
     let env = argv::environment(std::env::vars_os());
@@ -120,9 +131,13 @@ pub fn run(config: &Config, mode: Mode) -> Result<ExitCode, Error> {
     let _socket = Unlink(socket.clone());
     let mut running = Vec::new();
     for (engine, handle) in engines {
+        let farewell = Farewell(wish.clone());
         let thread = std::thread::Builder::new()
             .name(format!("fansync-{}", handle.mirror))
-            .spawn(move || engine.run())
+            .spawn(move || {
+                let _farewell = farewell;
+                engine.run()
+            })
             .map_err(|source| Error::Setup { what: "an engine thread", source })?;
         running.push(Running { handle, thread });
     }
@@ -152,9 +167,10 @@ fn listen(config: &Config, mode: Mode) -> Result<Listener, Error> {
     }
 }
 
-fn signals() -> Result<mpsc::Receiver<Wish>, Error> {
+fn signals() -> Result<(mpsc::Sender<Wish>, mpsc::Receiver<Wish>), Error> {
     let failed = |source| Error::Setup { what: "the signal handler", source };
     let (tx, rx) = mpsc::channel();
+    let wish: mpsc::Sender<Wish> = tx.clone();
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR1, SIGHUP]).map_err(failed)?;
     std::thread::Builder::new()
         .name("fansync-signals".into())
@@ -175,7 +191,7 @@ fn signals() -> Result<mpsc::Receiver<Wish>, Error> {
             }
         })
         .map_err(failed)?;
-    Ok(rx)
+    Ok((wish, rx))
 }
 
 enum End {
@@ -194,13 +210,14 @@ fn watch_over(config: &Config, mode: Mode, handles: &[Handle], wishes: &mpsc::Re
             (_, true) => Duration::from_millis(20),
             (Some(_), _) if terminal => DRAW_EVERY,
             (Some(_), _) => Duration::from_secs(1),
-            (None, _) => Duration::from_secs(24 * 3600), // an engine that dies wakes us by its signal
+            (None, _) => Duration::from_secs(24 * 3600), // whatever happens sends a wish
         };
         match wishes.recv_timeout(pause) {
             Ok(Wish::Stop(signal)) => return End::Signal(signal),
             Ok(Wish::Reconcile) => handles.iter().for_each(|h| {
                 h.tell(Command::Reconcile);
             }),
+            Ok(Wish::EngineEnded) => return End::EngineDied,
             Err(_) => {}
         }
         if running.iter().any(|r| r.thread.is_finished()) {

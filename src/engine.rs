@@ -358,8 +358,14 @@ impl Engine {
                 }
                 Item::Drained(token) => self.drained_until(token),
                 Item::Failed { feed, error, .. } => {
-                    tracing::error!(mirror = %self.mirror.name, ?feed, %error, "reading events failed; the whole tree will be compared");
+                    tracing::error!(
+                        mirror = %self.mirror.name, ?feed, %error,
+                        "events can no longer be read; the whole tree is compared every {} s instead. Restart fansync",
+                        UNWATCHED_EVERY.as_secs()
+                    );
+                    self.watching.blind();
                     self.lost(Lost::all(Cause::ReaderFailed));
+                    self.next_unwatched = Some(self.now() + UNWATCHED_EVERY);
                 }
             }
         }

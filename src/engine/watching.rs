@@ -272,6 +272,12 @@ impl Watching {
         }
     }
 
+    /// Events cannot be read any more: everything is compared periodically from here on.
+    pub fn blind(&mut self) {
+        self.watches = None;
+        self.unwatched = vec![RelPath::root()];
+    }
+
     fn unwatch(&mut self, path: RelPath) {
         if self.unwatched.iter().any(|above| is_at_or_below(&path, above)) {
             return;
