@@ -1,6 +1,6 @@
 //! Paths that were not on a target when the daemon stopped, for mirrors that do not begin with a comparison of everything.
 //!
-//! One file per mirror, written whole and put in place in one step, with the checksums of [`super::log`]. It is believed
+//! One file per mirror, written whole and put in place in one step, with the checksums of the state file. It is believed
 //! only if it is whole: what cannot be proven is compared. The file stays until every target holds everything again, so
 //! a daemon that dies before that finds it once more.
 //!
