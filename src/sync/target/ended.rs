@@ -164,7 +164,7 @@ impl Target {
                 if !self.full || outcome.counters.files_sent + outcome.counters.deleted > 0 {
                     self.proven(cx);
                 }
-                self.confirm(cx, id, batch.entries);
+                self.confirm(id, batch.entries);
             }
             Verdict::Partial
                 if read_only(&batch, &outcome, run.run.output())
@@ -258,7 +258,7 @@ impl Target {
         }
     }
 
-    pub(super) fn confirm(&mut self, cx: &Context<'_>, id: BatchId, entries: Vec<Entry>) {
+    pub(super) fn confirm(&mut self, id: BatchId, entries: Vec<Entry>) {
         self.stats.batches += 1;
         self.stats.last_success_unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         for entry in &entries {
@@ -275,7 +275,6 @@ impl Target {
                 None => self.set.restore(entry),
             }
         }
-        let _ = cx;
     }
 
     pub(super) fn partial(&mut self, cx: &Context<'_>, run: &Flight, batch: Batch, outcome: &Outcome) {
@@ -289,7 +288,7 @@ impl Target {
             if !std::mem::replace(&mut self.top_refused, true) {
                 tracing::warn!(target_name = %self.cfg.name, "the target's top directory keeps its own times and mode: {}", outcome.reason);
             }
-            return self.confirm(cx, id, entries);
+            return self.confirm(id, entries);
         }
         let deep_alone = entries.len() == 1 && entries[0].kind == Kind::Subtree;
         if round >= 2 && deep_alone && !named.is_empty() && clean {

@@ -77,13 +77,8 @@ impl Target {
         if self.state != State::Up || cx.held.is_some() {
             return;
         }
-        loop {
-            let (small, bulk) = self.lanes_free();
-            if !bulk {
-                break;
-            }
+        while self.lanes_free().1 {
             let Some((entries, round)) = self.retries.take_due(cx.now) else { break };
-            let _ = small;
             if let Some(batch) = self.set.take_again(entries, round) {
                 self.launch(cx, batch);
             }
