@@ -566,7 +566,9 @@ impl Engine {
 
     /// Every event from before the request is in the dirty sets now: the flush can tell what it waits for.
     fn drained_until(&mut self, token: u64) {
-        self.stop_drain.take_if(|t| *t == token);
+        if self.stop_drain.take_if(|t| *t == token).is_some() {
+            self.compare_scheduled(true); // so that it is sent, or counted as left
+        }
         if self.barrier.take_if(|t| *t == token).is_some() {
             self.targets.iter_mut().for_each(Target::end_barrier);
         }

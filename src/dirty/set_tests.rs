@@ -104,6 +104,24 @@ fn a_directory_made_again_while_its_deletion_is_in_flight_is_compared_whole() {
     assert_eq!(drain(&mut s), ["s d"]);
 }
 
+/// Failures come together when they are due, and the whole tree may be among them.
+#[test]
+fn the_whole_tree_covers_what_is_tried_again_with_it() {
+    let mut s = set();
+    s.see(b"a/f", Seen::Written);
+    let small = s.take_shallow(ALL, &mut |_, _| false).unwrap();
+    s.park(small.id, &small.entries);
+    s.see(b"", Seen::Subtree);
+    let whole = s.take_deep(ALL).unwrap();
+    s.park(whole.id, &whole.entries);
+    let both = s.take_again(small.entries.into_iter().chain(whole.entries).collect(), 3).unwrap();
+    assert_eq!(both.entries.iter().map(|e| (e.path.to_string(), e.kind)).collect::<Vec<_>>(), [(".".into(), Kind::Subtree)]);
+    s.confirm(both.id, both.entries);
+    s.see(b"a/f", Seen::Written);
+    assert_eq!(drain(&mut s), ["e a/f"], "nothing is left in flight");
+    assert_eq!((s.epochs().total(), s.nodes.len() - s.free.len()), (0, 1));
+}
+
 #[test]
 fn what_landed_before_its_event_was_seen_is_not_new() {
     let mut s = set();

@@ -334,6 +334,13 @@ impl DirtySet {
         let epochs = &mut self.epochs;
         entries.dedup_by(|dup, kept| {
             let same = dup.path == kept.path;
+            let whole_tree = kept.path.is_root() && kept.kind == Kind::Subtree;
+            if whole_tree && !same {
+                // The whole tree comes alone: it covers everything.
+                epochs.remove(dup.epoch.max(kept.epoch));
+                kept.epoch = kept.epoch.min(dup.epoch);
+                return true;
+            }
             if same {
                 epochs.remove(dup.epoch.max(kept.epoch));
                 kept.epoch = kept.epoch.min(dup.epoch);

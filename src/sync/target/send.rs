@@ -139,7 +139,6 @@ impl Target {
         }
         let whole_tree = batch.entries.iter().any(|e| e.path.is_root() && e.kind == Kind::Subtree);
         if whole_tree {
-            let batch = Batch { entries: self.only_root(batch.entries), ..batch };
             return self.start_full(cx, batch);
         }
         let paths: Vec<(RelPath, Kind)> = batch.entries.iter().map(|e| (e.path.clone(), e.kind)).collect();
@@ -168,16 +167,6 @@ impl Target {
         started
     }
 
-    /// Of a batch that holds the whole tree, anything else is covered by it.
-    pub(super) fn only_root(&mut self, entries: Vec<Entry>) -> Vec<Entry> {
-        let (root, rest): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(|e| e.path.is_root());
-        for e in rest {
-            self.set.park(0, std::slice::from_ref(&e));
-            self.set.restore(e);
-        }
-        root
-    }
-
     pub(super) fn give_back(&mut self, batch: Batch) {
         self.set.park(batch.id, &batch.entries);
         for e in batch.entries {
@@ -195,8 +184,7 @@ impl Target {
     }
 
     /// Decides the form of each entry by what was found. Entries that need another kind of pass go back to the set as such.
-    /// The first part is compared by
-    /// size and mtime; the second holds what may differ although these are the same ([`may_be_twin`]), and what has neither.
+    /// The first part is compared by size and mtime; the second holds what may differ although these are the same ([`may_be_twin`]), and what has neither.
     fn compose(&mut self, cx: &mut Context<'_>, batch: Batch, normal: &Normal, deep: bool) -> (Part, Part) {
         let deletions = self.spec(cx.root.path(), Compare::Quick).deletions();
         let found: BTreeMap<&[u8], &normal::Item> = normal.items.iter().map(|i| (&*i.path, i)).collect();
