@@ -6,6 +6,8 @@
 //! Order at the start: marks first, then [`Engine::run`] begins with the whole tree, so a change during the first pass is
 //! heard. Loss of sight, of whatever cause, goes through `Engine::lost`: the subtree becomes dirty whole.
 
+mod commands;
+mod losses;
 mod watching;
 
 use std::collections::BTreeMap;
@@ -14,11 +16,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossbeam::channel::{Receiver, Sender, TryRecvError, unbounded};
+use crossbeam::channel::{Receiver, unbounded};
 
 use crate::config::{Initial, Mirror};
-use crate::control::{Command, Handle, Waiting};
-use crate::dirty::{Epoch, Seen};
+use crate::control::{Command, Handle};
+use crate::dirty::Seen;
 use crate::lost::{Cause, Lost};
 use crate::path::RelPath;
 use crate::resolve::{Resolver, Root};
@@ -31,6 +33,8 @@ use crate::sync::target::{self, Context, TOKEN_BASE, Target};
 use crate::sys::event::EventFd;
 use crate::sys::reactor::{Backend, Interest, Reactor};
 use crate::sys::statx::Statter;
+use commands::Flush;
+use losses::Recent;
 use watching::Watching;
 
 pub use watching::WatchError;
@@ -40,12 +44,6 @@ const MOUNTS: u64 = 2;
 
 /// Buffers handled before children and commands get their turn.
 const BUFFERS_PER_TURN: usize = 64;
-/// How often a source that is gone is looked for.
-const ROOT_CHECK: Duration = Duration::from_secs(1);
-/// The pause before the same subtree is compared again for the same cause doubles from here …
-const LOST_PAUSE_MIN: Duration = Duration::from_secs(1);
-/// … to here.
-const LOST_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// How often subtrees that cannot be watched are compared.
 const UNWATCHED_EVERY: Duration = Duration::from_secs(30);
 /// Directories remembered inside and outside the root, each; about 120 bytes and the name.
@@ -78,22 +76,6 @@ pub enum StartError {
         /// Why not.
         source: std::io::Error,
     },
-}
-
-struct Flush {
-    token: u64,
-    only: Option<String>,
-    deadline: Instant,
-    reply: Sender<Vec<Waiting>>,
-    /// Which targets wait for which epoch; `None` until every event before the request is in the dirty sets.
-    waits: Option<Vec<(usize, Epoch)>>,
-}
-
-/// When a lost subtree was last compared, and how long the next time has to wait.
-struct Recent {
-    at: Duration,
-    pause: Duration,
-    scheduled: bool,
 }
 
 /// See the module's text.
@@ -277,41 +259,6 @@ impl Engine {
         self.started.elapsed()
     }
 
-    /// Looks whether the source is still the one that was opened; if not, nothing is sent until it is.
-    fn check_root(&mut self) {
-        if self.held.is_none()
-            && let Err(why) = self.root.check().and_then(|()| self.watching.check(&self.root))
-        {
-            self.hold(why);
-        }
-    }
-
-    /// While held: looks whether the source is back as it was.
-    fn recheck_root(&mut self) {
-        self.next_root_check = self.now() + ROOT_CHECK;
-        match self.root.check().and_then(|()| self.watching.check(&self.root)) {
-            Ok(()) => {
-                tracing::info!(mirror = %self.mirror.name, "the source is back as it was; sending goes on");
-                self.held = None;
-                // While it was away its paths led nowhere, so what was learnt of them then is wrong; and changes could be made that
-                // nobody heard of.
-                self.resolver.forget(&self.root);
-                self.lost(Lost::all(Cause::MountChanged));
-            }
-            Err(why) => self.held = Some(why),
-        }
-    }
-
-    fn hold(&mut self, why: String) {
-        tracing::error!(
-            mirror = %self.mirror.name,
-            "sending stops and nothing is deleted on any target: {why}. Bring the source back as it was and sending goes on; \
-             if the new one is meant, restart fansync"
-        );
-        self.held = Some(why);
-        self.next_root_check = self.now() + ROOT_CHECK;
-    }
-
     fn with_target(&mut self, at: usize, work: impl FnOnce(&mut Target, &mut Context<'_>)) {
         let now = self.started.elapsed();
         let held_before = self.held.is_some();
@@ -411,55 +358,6 @@ impl Engine {
         }
     }
 
-    /// The one road of every loss of sight: the subtree is compared whole; for the same subtree with growing pauses.
-    fn lost(&mut self, lost: Lost) {
-        *self.losses.entry(lost.cause).or_insert(0) += 1;
-        let now = self.now();
-        if lost.cause == Cause::Unwatched && self.next_unwatched.is_none() {
-            self.next_unwatched = Some(now + UNWATCHED_EVERY);
-        }
-        let recent = self.recent.entry(lost.subtree.clone()).or_insert(Recent {
-            at: Duration::ZERO,
-            pause: Duration::ZERO,
-            scheduled: false,
-        });
-        if recent.scheduled {
-            return; // compared later anyway
-        }
-        if now.saturating_sub(recent.at) > recent.pause * 4 {
-            recent.pause = Duration::ZERO; // quiet for long enough
-        }
-        if now >= recent.at + recent.pause {
-            recent.at = now;
-            recent.pause = (recent.pause * 2).clamp(LOST_PAUSE_MIN, LOST_PAUSE_MAX);
-            // What cannot be watched was said when that was found out.
-            if lost.cause != Cause::Unwatched {
-                tracing::warn!(
-                    mirror = %self.mirror.name, subtree = %lost.subtree, cause = %lost.cause,
-                    "events were missed; the subtree is compared with every target"
-                );
-            }
-            self.see_all(&lost.subtree, Seen::Subtree);
-        } else {
-            recent.scheduled = true;
-        }
-    }
-
-    /// Compares the lost subtrees whose pause is over, or all of them for somebody who waits.
-    fn compare_scheduled(&mut self, all: bool) {
-        let now = self.now();
-        let due: Vec<RelPath> =
-            self.recent.iter().filter(|(_, r)| r.scheduled && (all || r.at + r.pause <= now)).map(|(p, _)| p.clone()).collect();
-        for path in due {
-            if let Some(recent) = self.recent.get_mut(&path) {
-                recent.scheduled = false;
-                recent.at = now;
-                recent.pause = (recent.pause * 2).clamp(LOST_PAUSE_MIN, LOST_PAUSE_MAX);
-            }
-            self.see_all(&path, Seen::Subtree);
-        }
-    }
-
     fn mounts_changed(&mut self) {
         for lost in self.watching.remount(&self.mirror, &self.root, &mut self.resolver) {
             self.lost(lost);
@@ -514,118 +412,6 @@ impl Engine {
         due.extend(self.flushes.iter().map(|f| since(f.deadline)));
         due.extend(self.stop_at.map(since));
         due.into_iter().min()
-    }
-
-    // ----- commands -----
-
-    fn take_commands(&mut self) {
-        loop {
-            match self.commands.try_recv() {
-                Ok(Command::Status(reply)) => {
-                    self.check_root();
-                    let _ = reply.send(self.status());
-                }
-                Ok(Command::Flush { target, deadline, reply }) => {
-                    // Before the flush's epoch is closed: what a source that came back needs belongs to it.
-                    if self.held.is_some() {
-                        self.recheck_root();
-                    }
-                    self.check_root();
-                    self.next_token += 1;
-                    let token = self.next_token;
-                    self.flushes.push(Flush { token, only: target, deadline, reply, waits: None });
-                    self.reader.request_drain(token);
-                }
-                Ok(Command::Reconcile) => {
-                    tracing::info!(mirror = %self.mirror.name, "a comparison of the whole tree was asked for");
-                    self.see_all(b"", Seen::Subtree);
-                }
-                Ok(Command::Stop { deadline }) => {
-                    self.stop_at = Some(deadline);
-                    for at in 0..self.targets.len() {
-                        self.with_target(at, |target, cx| target.stop(cx));
-                    }
-                    self.next_token += 1;
-                    self.stop_drain = Some(self.next_token);
-                    self.reader.request_drain(self.next_token);
-                }
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return,
-            }
-        }
-    }
-
-    /// After something landed: asks for a drain, so that it is known when every event from before has been seen.
-    fn raise_barrier(&mut self) {
-        if self.barrier.is_none() && self.targets.iter().any(Target::wants_barrier) {
-            self.targets.iter_mut().for_each(Target::begin_barrier);
-            self.next_token += 1;
-            self.barrier = Some(self.next_token);
-            self.reader.request_drain(self.next_token);
-        }
-    }
-
-    /// Every event from before the request is in the dirty sets now: the flush can tell what it waits for.
-    fn drained_until(&mut self, token: u64) {
-        if self.stop_drain.take_if(|t| *t == token).is_some() {
-            self.compare_scheduled(true); // so that it is sent, or counted as left
-        }
-        if self.barrier.take_if(|t| *t == token).is_some() {
-            self.targets.iter_mut().for_each(Target::end_barrier);
-        }
-        if self.flushes.iter().any(|f| f.token == token) {
-            self.compare_scheduled(true); // a flush waits for what is lost, too
-        }
-        for flush in self.flushes.iter_mut().filter(|f| f.token == token) {
-            let only = flush.only.as_deref();
-            let chosen = self.targets.iter_mut().enumerate().filter(|(_, t)| only.is_none_or(|name| name == t.cfg.name));
-            flush.waits = Some(chosen.map(|(at, target)| (at, target.flush())).collect());
-        }
-    }
-
-    fn serve_flushes(&mut self) {
-        let now = Instant::now();
-        let mut at = 0;
-        while at < self.flushes.len() {
-            let flush = &self.flushes[at];
-            let late = now >= flush.deadline;
-            let waiting: Option<Vec<Waiting>> = match &flush.waits {
-                None if late => Some(vec![Waiting {
-                    target: self.mirror.name.clone(),
-                    why: "the event queue could not be drained in time".into(),
-                    unreachable: false,
-                }]),
-                None => None,
-                Some(waits) => {
-                    let open: Vec<usize> = waits
-                        .iter()
-                        .filter(|(t, epoch)| self.held.is_some() || !self.targets[*t].flushed(*epoch))
-                        .map(|(t, _)| *t)
-                        .collect();
-                    let hopeless = open.iter().all(|&t| self.targets[t].stuck());
-                    (late || hopeless).then(|| {
-                        open.iter()
-                            .map(|&t| {
-                                let (why, unreachable) = match &self.held {
-                                    Some(why) => (why.clone(), false),
-                                    None => self.targets[t].why_waiting(),
-                                };
-                                Waiting { target: format!("{}/{}", self.mirror.name, self.targets[t].cfg.name), why, unreachable }
-                            })
-                            .collect()
-                    })
-                }
-            };
-            match waiting {
-                None => at += 1,
-                Some(waiting) => {
-                    let flush = self.flushes.swap_remove(at);
-                    for (t, epoch) in flush.waits.into_iter().flatten() {
-                        self.targets[t].end_flush(epoch);
-                    }
-                    let _ = flush.reply.send(waiting);
-                }
-            }
-        }
     }
 
     /// While stopping: whether nothing is left that could still be sent.

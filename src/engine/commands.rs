@@ -1,0 +1,132 @@
+//! What is asked of an engine while it runs: status, flush, reconcile, stop; and the drains that make "everything before this" exact.
+
+use std::time::Instant;
+
+use crossbeam::channel::{Sender, TryRecvError};
+
+use super::Engine;
+use crate::control::{Command, Waiting};
+use crate::dirty::{Epoch, Seen};
+use crate::sync::target::Target;
+
+/// A flush that somebody waits for.
+pub(super) struct Flush {
+    pub(super) token: u64,
+    pub(super) only: Option<String>,
+    pub(super) deadline: Instant,
+    pub(super) reply: Sender<Vec<Waiting>>,
+    /// Which targets wait for which epoch; `None` until every event before the request is in the dirty sets.
+    pub(super) waits: Option<Vec<(usize, Epoch)>>,
+}
+
+impl Engine {
+    pub(super) fn take_commands(&mut self) {
+        loop {
+            match self.commands.try_recv() {
+                Ok(Command::Status(reply)) => {
+                    self.check_root();
+                    let _ = reply.send(self.status());
+                }
+                Ok(Command::Flush { target, deadline, reply }) => {
+                    // Before the flush's epoch is closed: what a source that came back needs belongs to it.
+                    if self.held.is_some() {
+                        self.recheck_root();
+                    }
+                    self.check_root();
+                    self.next_token += 1;
+                    let token = self.next_token;
+                    self.flushes.push(Flush { token, only: target, deadline, reply, waits: None });
+                    self.reader.request_drain(token);
+                }
+                Ok(Command::Reconcile) => {
+                    tracing::info!(mirror = %self.mirror.name, "a comparison of the whole tree was asked for");
+                    self.see_all(b"", Seen::Subtree);
+                }
+                Ok(Command::Stop { deadline }) => {
+                    self.stop_at = Some(deadline);
+                    for at in 0..self.targets.len() {
+                        self.with_target(at, |target, cx| target.stop(cx));
+                    }
+                    self.next_token += 1;
+                    self.stop_drain = Some(self.next_token);
+                    self.reader.request_drain(self.next_token);
+                }
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// After something landed: asks for a drain, so that it is known when every event from before has been seen.
+    pub(super) fn raise_barrier(&mut self) {
+        if self.barrier.is_none() && self.targets.iter().any(Target::wants_barrier) {
+            self.targets.iter_mut().for_each(Target::begin_barrier);
+            self.next_token += 1;
+            self.barrier = Some(self.next_token);
+            self.reader.request_drain(self.next_token);
+        }
+    }
+
+    /// Every event from before the request is in the dirty sets now: the flush can tell what it waits for.
+    pub(super) fn drained_until(&mut self, token: u64) {
+        if self.stop_drain.take_if(|t| *t == token).is_some() {
+            self.compare_scheduled(true); // so that it is sent, or counted as left
+        }
+        if self.barrier.take_if(|t| *t == token).is_some() {
+            self.targets.iter_mut().for_each(Target::end_barrier);
+        }
+        if self.flushes.iter().any(|f| f.token == token) {
+            self.compare_scheduled(true); // a flush waits for what is lost, too
+        }
+        for flush in self.flushes.iter_mut().filter(|f| f.token == token) {
+            let only = flush.only.as_deref();
+            let chosen = self.targets.iter_mut().enumerate().filter(|(_, t)| only.is_none_or(|name| name == t.cfg.name));
+            flush.waits = Some(chosen.map(|(at, target)| (at, target.flush())).collect());
+        }
+    }
+
+    pub(super) fn serve_flushes(&mut self) {
+        let now = Instant::now();
+        let mut at = 0;
+        while at < self.flushes.len() {
+            let flush = &self.flushes[at];
+            let late = now >= flush.deadline;
+            let waiting: Option<Vec<Waiting>> = match &flush.waits {
+                None if late => Some(vec![Waiting {
+                    target: self.mirror.name.clone(),
+                    why: "the event queue could not be drained in time".into(),
+                    unreachable: false,
+                }]),
+                None => None,
+                Some(waits) => {
+                    let open: Vec<usize> = waits
+                        .iter()
+                        .filter(|(t, epoch)| self.held.is_some() || !self.targets[*t].flushed(*epoch))
+                        .map(|(t, _)| *t)
+                        .collect();
+                    let hopeless = open.iter().all(|&t| self.targets[t].stuck());
+                    (late || hopeless).then(|| {
+                        open.iter()
+                            .map(|&t| {
+                                let (why, unreachable) = match &self.held {
+                                    Some(why) => (why.clone(), false),
+                                    None => self.targets[t].why_waiting(),
+                                };
+                                Waiting { target: format!("{}/{}", self.mirror.name, self.targets[t].cfg.name), why, unreachable }
+                            })
+                            .collect()
+                    })
+                }
+            };
+            match waiting {
+                None => at += 1,
+                Some(waiting) => {
+                    let flush = self.flushes.swap_remove(at);
+                    for (t, epoch) in flush.waits.into_iter().flatten() {
+                        self.targets[t].end_flush(epoch);
+                    }
+                    let _ = flush.reply.send(waiting);
+                }
+            }
+        }
+    }
+}

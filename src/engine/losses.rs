@@ -1,0 +1,108 @@
+//! Loss of sight, and a source that is gone: what is compared again and when, and what stops everything.
+
+use std::time::Duration;
+
+use super::{Engine, UNWATCHED_EVERY};
+use crate::dirty::Seen;
+use crate::lost::{Cause, Lost};
+use crate::path::RelPath;
+
+/// How often a source that is gone is looked for.
+const ROOT_CHECK: Duration = Duration::from_secs(1);
+/// The pause before the same subtree is compared again for the same cause doubles from here …
+const LOST_PAUSE_MIN: Duration = Duration::from_secs(1);
+/// … to here.
+const LOST_PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// When a lost subtree was last compared, and how long the next time has to wait.
+pub(super) struct Recent {
+    pub(super) at: Duration,
+    pub(super) pause: Duration,
+    pub(super) scheduled: bool,
+}
+
+impl Engine {
+    /// Looks whether the source is still the one that was opened; if not, nothing is sent until it is.
+    pub(super) fn check_root(&mut self) {
+        if self.held.is_none()
+            && let Err(why) = self.root.check().and_then(|()| self.watching.check(&self.root))
+        {
+            self.hold(why);
+        }
+    }
+
+    /// While held: looks whether the source is back as it was.
+    pub(super) fn recheck_root(&mut self) {
+        self.next_root_check = self.now() + ROOT_CHECK;
+        match self.root.check().and_then(|()| self.watching.check(&self.root)) {
+            Ok(()) => {
+                tracing::info!(mirror = %self.mirror.name, "the source is back as it was; sending goes on");
+                self.held = None;
+                // While it was away its paths led nowhere, so what was learnt of them then is wrong; and changes could be made that
+                // nobody heard of.
+                self.resolver.forget(&self.root);
+                self.lost(Lost::all(Cause::MountChanged));
+            }
+            Err(why) => self.held = Some(why),
+        }
+    }
+
+    pub(super) fn hold(&mut self, why: String) {
+        tracing::error!(
+            mirror = %self.mirror.name,
+            "sending stops and nothing is deleted on any target: {why}. Bring the source back as it was and sending goes on; \
+             if the new one is meant, restart fansync"
+        );
+        self.held = Some(why);
+        self.next_root_check = self.now() + ROOT_CHECK;
+    }
+
+    /// The one road of every loss of sight: the subtree is compared whole; for the same subtree with growing pauses.
+    pub(super) fn lost(&mut self, lost: Lost) {
+        *self.losses.entry(lost.cause).or_insert(0) += 1;
+        let now = self.now();
+        if lost.cause == Cause::Unwatched && self.next_unwatched.is_none() {
+            self.next_unwatched = Some(now + UNWATCHED_EVERY);
+        }
+        let recent = self.recent.entry(lost.subtree.clone()).or_insert(Recent {
+            at: Duration::ZERO,
+            pause: Duration::ZERO,
+            scheduled: false,
+        });
+        if recent.scheduled {
+            return; // compared later anyway
+        }
+        if now.saturating_sub(recent.at) > recent.pause * 4 {
+            recent.pause = Duration::ZERO; // quiet for long enough
+        }
+        if now >= recent.at + recent.pause {
+            recent.at = now;
+            recent.pause = (recent.pause * 2).clamp(LOST_PAUSE_MIN, LOST_PAUSE_MAX);
+            // What cannot be watched was said when that was found out.
+            if lost.cause != Cause::Unwatched {
+                tracing::warn!(
+                    mirror = %self.mirror.name, subtree = %lost.subtree, cause = %lost.cause,
+                    "events were missed; the subtree is compared with every target"
+                );
+            }
+            self.see_all(&lost.subtree, Seen::Subtree);
+        } else {
+            recent.scheduled = true;
+        }
+    }
+
+    /// Compares the lost subtrees whose pause is over, or all of them for somebody who waits.
+    pub(super) fn compare_scheduled(&mut self, all: bool) {
+        let now = self.now();
+        let due: Vec<RelPath> =
+            self.recent.iter().filter(|(_, r)| r.scheduled && (all || r.at + r.pause <= now)).map(|(p, _)| p.clone()).collect();
+        for path in due {
+            if let Some(recent) = self.recent.get_mut(&path) {
+                recent.scheduled = false;
+                recent.at = now;
+                recent.pause = (recent.pause * 2).clamp(LOST_PAUSE_MIN, LOST_PAUSE_MAX);
+            }
+            self.see_all(&path, Seen::Subtree);
+        }
+    }
+}
