@@ -1,7 +1,7 @@
 //! Starts, stops, crashes, exit codes, and a source that is not what it was.
 
 use crate::fixture::daemon::{Config, Daemon, MirrorTable, TargetTable, Until, fansync};
-use crate::fixture::fs::{ALL, Fs, Ground, work_dir};
+use crate::fixture::fs::{ALL, Fs, Ground, Mount, work_dir};
 use crate::fixture::proc::Ran;
 use crate::fixture::rsyncd::{Rsyncd, free_port};
 use crate::fixture::tree::{Dir, Times, count, differences};
@@ -134,6 +134,33 @@ pub fn cases() -> Vec<Case> {
                 assert!(ran.stderr.contains("bad.toml:4:1"), "{command} does not say where: {}", ran.stderr);
                 assert!(ran.stderr.contains("no_such_key"), "{command} does not say what: {}", ran.stderr);
             }
+            Ok(())
+        }),
+        case("check_sees_a_loop_through_other_mounts", &[Fs::Tmpfs], |fs| {
+            let work = work_dir();
+            let ground = Ground::new(fs, work.path())?;
+            ground.src.mkdirs("sub/copy");
+            let bind = Mount::bind(&ground.src.at("sub"), &work.path().join("bind"));
+            let disk = Mount::tmpfs(&work.path().join("disk"));
+            let inside = Mount::bind(&work.path().join("disk"), &ground.src.at("disk"));
+            let source = ground.src.root().to_path_buf();
+            let work = work.path();
+            let cases = [
+                (source.clone(), work.join("bind/copy"), "lies inside the source"),
+                (source.clone(), work.join("disk/copy"), "lies inside the source"),
+                (work.join("bind"), source.clone(), "lies inside the target"),
+                (source, work.join("fs/out"), ""),
+            ];
+            for (source, target, words) in cases {
+                let target = TargetTable { name: "t".into(), url: target.display().to_string(), ..TargetTable::default() };
+                let mirror = MirrorTable { name: "m".into(), source, target: vec![target], ..MirrorTable::default() };
+                let path = Config::new(work, vec![mirror]).write(work).display().to_string();
+                let ran = fansync(&["check", "--config", &path], WAIT);
+                ended(if words.is_empty() { 0 } else { 78 }, &ran);
+                let place = words.is_empty() || ran.stderr.contains("fansync.toml:");
+                assert!(ran.stderr.contains(words) && place, "{}", ran.stderr);
+            }
+            drop((inside, disk, bind));
             Ok(())
         }),
         case("bad_usage", &[Fs::Tmpfs], |_| {

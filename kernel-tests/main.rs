@@ -17,6 +17,7 @@ mod names;
 mod outages;
 mod renames;
 mod rewrite;
+mod steering;
 mod targets;
 mod torture;
 mod types;
@@ -105,6 +106,7 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("outages", outages::cases()),
         ("fallback", fallback::cases()),
         ("lifecycle", lifecycle::cases()),
+        ("steering", steering::cases()),
         ("history", history::cases()),
         ("torture", torture::cases()),
     ]

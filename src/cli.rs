@@ -49,6 +49,15 @@ pub enum Command {
     /// Wait until every change made so far is on the targets
     #[command(after_help = FLUSH_HELP)]
     Flush(FlushArgs),
+    /// Stop sending, and go on collecting changes
+    #[command(after_help = PAUSE_HELP)]
+    Pause(SteerArgs),
+    /// Send again
+    #[command(after_help = RESUME_HELP)]
+    Resume(SteerArgs),
+    /// Try failed paths, and targets that are away, at once
+    #[command(after_help = RETRY_HELP)]
+    Retry(SteerArgs),
 }
 
 const MIRROR_HELP: &str = "\
@@ -95,6 +104,32 @@ Examples:
   fansync flush --mirror data --target backup --timeout 5m
 
 Exit codes: 0 done, 1 some paths failed, 64 usage, 69 no daemon answers, 75 not done in time, 77 not permitted.";
+
+const PAUSE_HELP: &str = "\
+Runs in flight end, then nothing is sent. A pause outlives the daemon: it ends with `fansync resume` only, and `fansync status` and
+a warning at each start tell of it.
+
+Examples:
+  fansync pause
+  fansync pause --mirror data --target backup
+
+Exit codes: 0 done, 1 not done, 64 usage, 69 no daemon answers, 77 not permitted.";
+
+const RESUME_HELP: &str = "\
+Examples:
+  fansync resume
+  fansync resume --mirror data --target backup
+
+Exit codes: 0 done, 1 not done, 64 usage, 69 no daemon answers, 77 not permitted.";
+
+const RETRY_HELP: &str = "\
+Without it they are tried after pauses that grow (retry_min, retry_max).
+
+Examples:
+  fansync retry
+  fansync retry --target backup
+
+Exit codes: 0 done, 1 not done (paused, or the source is held), 64 usage, 69 no daemon answers, 77 not permitted.";
 
 /// `fansync mirror`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
@@ -182,6 +217,20 @@ pub struct FlushArgs {
     /// How long to wait
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::duration)]
     pub timeout: Duration,
+    /// The daemon's socket, if not the usual one
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+}
+
+/// `fansync pause`, `resume`, `retry`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct SteerArgs {
+    /// Only the targets with this name
+    #[arg(long, value_name = "NAME")]
+    pub target: Option<String>,
+    /// Only the mirror with this name
+    #[arg(long, value_name = "NAME")]
+    pub mirror: Option<String>,
     /// The daemon's socket, if not the usual one
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
@@ -284,6 +333,14 @@ mod tests {
         };
         assert_eq!(command("flush"), Command::Flush(flush(None, 30)));
         assert_eq!(command("flush --target b --timeout 5m"), Command::Flush(flush(Some("b"), 300)));
+        let steer = |target: Option<&str>, mirror: Option<&str>| SteerArgs {
+            target: target.map(str::to_owned),
+            mirror: mirror.map(str::to_owned),
+            socket: None,
+        };
+        assert_eq!(command("pause --mirror m"), Command::Pause(steer(None, Some("m"))));
+        assert_eq!(command("resume --target b"), Command::Resume(steer(Some("b"), None)));
+        assert_eq!(command("retry"), Command::Retry(steer(None, None)));
     }
 
     #[test]

@@ -38,6 +38,27 @@ pub enum Request {
         /// How long to wait, in milliseconds.
         timeout_ms: u64,
     },
+    /// Pause, resume or retry targets.
+    Steer {
+        /// What to do.
+        what: Steer,
+        /// Only this mirror.
+        mirror: Option<String>,
+        /// Only this target.
+        target: Option<String>,
+    },
+}
+
+/// What can be asked of a target while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Steer {
+    /// Send nothing more, and go on collecting. Runs in flight end.
+    Pause,
+    /// Send again.
+    Resume,
+    /// Try what failed, and a target that is away, now and not after its pause.
+    Retry,
 }
 
 /// What the daemon answers.
@@ -48,6 +69,11 @@ pub enum Reply {
     Status(Box<Snapshot>),
     /// To [`Request::Flush`].
     Flush(Flushed),
+    /// To [`Request::Steer`].
+    Steer {
+        /// One for each target.
+        targets: Vec<Steered>,
+    },
     /// The request cannot be served.
     Error {
         /// Why.
@@ -73,6 +99,17 @@ pub struct Waiting {
     pub unreachable: bool,
 }
 
+/// What became of a [`Steer`] for one target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Steered {
+    /// `mirror/target`.
+    pub target: String,
+    /// What was done, or why it could not be.
+    pub said: String,
+    /// Whether it was done.
+    pub done: bool,
+}
+
 /// What an engine is told.
 pub enum Command {
     /// Send the mirror's status.
@@ -85,6 +122,15 @@ pub enum Command {
         deadline: Instant,
         /// Where to.
         reply: Sender<Vec<Waiting>>,
+    },
+    /// See [`Request::Steer`].
+    Steer {
+        /// What to do.
+        what: Steer,
+        /// Only this target.
+        target: Option<String>,
+        /// Where the answer goes.
+        reply: Sender<Vec<Steered>>,
     },
     /// Compare the whole tree with every target.
     Reconcile,
@@ -266,20 +312,47 @@ fn serve_request(request: Request, started: Instant, engines: &[Handle]) -> Repl
             }))
         }
         Request::Flush { mirror, target, timeout_ms } => flush(engines, mirror.as_deref(), target.as_deref(), timeout_ms),
+        Request::Steer { what, mirror, target } => steer(engines, what, mirror.as_deref(), target.as_deref()),
     }
+}
+
+/// The engines that have what was asked for.
+fn choose<'e>(engines: &'e [Handle], mirror: Option<&str>, target: Option<&str>) -> Result<Vec<&'e Handle>, Reply> {
+    let has = |e: &&Handle| mirror.is_none_or(|m| m == e.mirror) && target.is_none_or(|t| e.targets.iter().any(|x| x == t));
+    let chosen: Vec<&Handle> = engines.iter().filter(has).collect();
+    if chosen.is_empty() {
+        let known: Vec<String> = engines.iter().flat_map(|e| e.targets.iter().map(|t| format!("{}/{t}", e.mirror))).collect();
+        let asked = format!("{}/{}", mirror.unwrap_or("*"), target.unwrap_or("*"));
+        return Err(Reply::Error { message: format!("no target {asked}; there are: {}", known.join(", ")) });
+    }
+    Ok(chosen)
+}
+
+fn steer(engines: &[Handle], what: Steer, mirror: Option<&str>, target: Option<&str>) -> Reply {
+    let chosen = match choose(engines, mirror, target) {
+        Ok(chosen) => chosen,
+        Err(reply) => return reply,
+    };
+    let mut targets = Vec::new();
+    for engine in chosen {
+        let (reply, rx) = bounded(1);
+        engine.tell(Command::Steer { what, target: target.map(Into::into), reply });
+        match rx.recv_timeout(STATUS_TIMEOUT) {
+            Ok(steered) => targets.extend(steered),
+            Err(_) => {
+                return Reply::Error { message: format!("the engine of mirror {} ended or does not answer", engine.mirror) };
+            }
+        }
+    }
+    Reply::Steer { targets }
 }
 
 fn flush(engines: &[Handle], mirror: Option<&str>, target: Option<&str>, timeout_ms: u64) -> Reply {
     let deadline = Instant::now() + Duration::from_millis(timeout_ms.min(u64::from(u32::MAX)));
-    let chosen: Vec<&Handle> = engines
-        .iter()
-        .filter(|e| mirror.is_none_or(|m| m == e.mirror) && target.is_none_or(|t| e.targets.iter().any(|x| x == t)))
-        .collect();
-    if chosen.is_empty() {
-        let known: Vec<String> = engines.iter().flat_map(|e| e.targets.iter().map(|t| format!("{}/{t}", e.mirror))).collect();
-        let asked = format!("{}/{}", mirror.unwrap_or("*"), target.unwrap_or("*"));
-        return Reply::Error { message: format!("no target {asked}; there are: {}", known.join(", ")) };
-    }
+    let chosen = match choose(engines, mirror, target) {
+        Ok(chosen) => chosen,
+        Err(reply) => return reply,
+    };
     let asked: Vec<(&Handle, Receiver<Vec<Waiting>>)> = chosen
         .into_iter()
         .map(|e| {

@@ -258,9 +258,15 @@ fn once_done(mirrors: &[status::Mirror]) -> Option<ExitCode> {
             return Some(ExitCode::Config);
         }
         for t in &m.targets {
+            if t.state == "paused" {
+                if worst != ExitCode::Config {
+                    worst = ExitCode::TargetUnreachable;
+                }
+                continue;
+            }
             let away = t.state == "down" || t.state == "config";
             let in_sync = t.state == "idle" && m.initial == "done";
-            let only_failures = t.pending == 0 && t.in_flight == 0 && !t.failures.is_empty() && t.state == "syncing";
+            let only_failures = t.in_flight == 0 && t.state == "failing";
             match (in_sync, away, only_failures) {
                 (true, ..) => {}
                 (_, true, _) if t.state == "config" => worst = ExitCode::Config,

@@ -8,6 +8,7 @@
 
 mod commands;
 mod losses;
+mod steering;
 mod watching;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ use crate::path::RelPath;
 use crate::resolve::{Resolver, Root};
 use crate::source::fan_decode;
 use crate::source::reader::{Feed, Item, Reader};
+use crate::state::pauses::PauseFile;
 use crate::state::pending::{Pending, PendingError, PendingFile};
 use crate::status;
 use crate::sync::probe::RsyncFacts;
@@ -83,6 +85,7 @@ pub struct Engine {
     mirror: Mirror,
     /// Where pending paths outlive the daemon, and what the last one left is taken from; only with `initial = "none"`.
     saved: Option<PendingFile>,
+    pauses: PauseFile,
     started: Instant,
     /// `started` by the wall clock, seconds since 1970.
     wall_start: i64,
@@ -144,6 +147,7 @@ impl Engine {
         };
         let engine = Engine {
             saved,
+            pauses: PauseFile::new(state_dir, &mirror.name, root.path()),
             mirror: mirror.clone(),
             started: Instant::now(),
             wall_start: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() as i64,
@@ -178,6 +182,7 @@ impl Engine {
             self.see_all(b"", Seen::Subtree);
         }
         self.take_up();
+        self.take_up_pauses();
         for lost in self.watching.take_lost() {
             self.lost(lost);
         }
@@ -416,12 +421,13 @@ impl Engine {
 
     /// While stopping: whether nothing is left that could still be sent.
     fn drained(&self) -> bool {
-        self.stop_drain.is_none() && self.targets.iter().all(|t| t.in_sync() || !t.is_up() || t.stuck())
+        self.stop_drain.is_none() && self.targets.iter().all(|t| t.in_sync() || !t.is_up() || t.at_rest())
     }
 
     // ----- status -----
 
     fn status(&self) -> status::Mirror {
+        let put_off = self.recent.values().filter(|r| r.scheduled).map(|r| self.now().saturating_sub(r.since)).max();
         let stats = self.resolver.stats();
         let initial = match self.mirror.initial {
             Initial::None => "none",
@@ -441,7 +447,7 @@ impl Engine {
             directories: self.resolver.known().0 as u64,
             lost: self.losses.iter().map(|(cause, n)| (cause.name().to_owned(), *n)).collect(),
             initial: initial.into(),
-            targets: self.targets.iter().map(|t| t.status(self.now(), self.held.as_deref())).collect(),
+            targets: self.targets.iter().map(|t| t.status(self.now(), self.held.as_deref(), put_off)).collect(),
         }
     }
 }

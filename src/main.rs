@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode as ProcessExit;
 use std::time::Duration;
 
-use fansync::cli::{self, Command};
+use fansync::cli::{self, Command, SteerArgs};
 use fansync::config::{Config, ConfigErrors, Daemon, LogConfig, LogFormat};
-use fansync::control::{self, Reply, Request};
+use fansync::control::{self, Reply, Request, Steer};
 use fansync::daemon::{self, Mode};
 use fansync::exit::ExitCode;
 
@@ -37,6 +37,9 @@ fn main() -> ProcessExit {
             let timeout_ms = args.timeout.as_millis() as u64;
             flush(args.socket, Request::Flush { mirror: args.mirror, target: args.target, timeout_ms }, args.timeout)
         }
+        Command::Pause(args) => steer(args, Steer::Pause),
+        Command::Resume(args) => steer(args, Steer::Resume),
+        Command::Retry(args) => steer(args, Steer::Retry),
     };
     code.into()
 }
@@ -150,6 +153,23 @@ fn flush(path: Option<PathBuf>, request: Request, timeout: Duration) -> ExitCode
                 some if some.iter().any(|w| w.unreachable) => ExitCode::TargetUnreachable,
                 _ => ExitCode::Differences,
             }
+        }
+        Ok(_) => ExitCode::Bug,
+        Err(code) => code,
+    }
+}
+
+fn steer(args: SteerArgs, what: Steer) -> ExitCode {
+    let request = Request::Steer { what, mirror: args.mirror, target: args.target };
+    match ask(&socket(args.socket), &request, Duration::from_secs(10)) {
+        Ok(Reply::Steer { targets }) => {
+            for t in &targets {
+                match t.done {
+                    true => println!("{}: {}", t.target, t.said),
+                    false => eprintln!("error: {}: {}", t.target, t.said),
+                }
+            }
+            if targets.iter().all(|t| t.done) { ExitCode::Done } else { ExitCode::Differences }
         }
         Ok(_) => ExitCode::Bug,
         Err(code) => code,

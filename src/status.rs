@@ -71,7 +71,7 @@ pub struct Target {
     pub name: String,
     /// Where it is, without passwords.
     pub url: String,
-    /// `probing`, `idle`, `syncing`, `down`, `config`, `held`.
+    /// `probing`, `idle`, `syncing`, `failing` (nothing is left but paths that keep failing), `down`, `config`, `paused`, `held`.
     pub state: String,
     /// Why it is not `idle` or `syncing`.
     pub reason: String,
@@ -79,6 +79,8 @@ pub struct Target {
     pub pending: u64,
     /// Paths in flight.
     pub in_flight: u64,
+    /// Since when it is paused, seconds since 1970; 0 when it is not.
+    pub paused_unix: f64,
     /// Age of the oldest change that is not confirmed.
     pub lag_seconds: f64,
     /// When a batch was last confirmed, seconds since 1970; 0 for never.

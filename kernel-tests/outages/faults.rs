@@ -70,7 +70,8 @@ pub fn cases() -> Vec<Case> {
         }),
         case("connections_stopped_one_by_one", &[Fs::Tmpfs], |fs| {
             // New connections work, only those that are open hang, as on a server whose disk does.
-            let mut m = two(fs).target_key("timeout", "1s").target_key("watchdog", "2s").start()?;
+            let mut m =
+                two(fs).target_key("timeout", "1s").target_key("connect_timeout", "1s").target_key("watchdog", "2s").start()?;
             tree(&m.src);
             m.check();
             status_until(&m, "processes standing by", |t| t.standby > 0);

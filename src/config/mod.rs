@@ -8,6 +8,7 @@
 mod args;
 mod checked;
 mod cite;
+mod ground;
 mod rules;
 mod secret;
 #[cfg(test)]

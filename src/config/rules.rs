@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::args;
 use super::checked::{Config, Daemon, Mirror, Target};
+use super::ground::Ground;
 use super::units::shown;
 use crate::sync::location::Location;
 
@@ -69,6 +70,14 @@ impl Section<'_> {
                 format!("{key} is {}, and rsync counts in whole seconds", shown(value)),
                 "write it in seconds, as in \"10s\"",
             );
+        }
+    }
+
+    /// `small` must be less than `large`.
+    fn below(&mut self, small: (&str, Duration), large: (&str, Duration)) {
+        if small.1 >= large.1 {
+            let message = format!("{} is {}, not less than {} with {}", small.0, shown(small.1), large.0, shown(large.1));
+            self.complain(small.0, message, format!("lower {} or raise {}", small.0, large.0));
         }
     }
 
@@ -163,7 +172,9 @@ fn target(mirror: &Mirror, target: &Target, path: &str, out: &mut Vec<Complaint>
     section.count("standby", target.standby, 0, 64);
     section.whole_seconds("timeout", target.timeout);
     section.whole_seconds("connect_timeout", target.connect_timeout);
-    section.ordered(("timeout", target.timeout), ("watchdog", target.watchdog));
+    // Else the watchdog ends a run that rsync was about to end by itself, with its own words.
+    section.below(("timeout", target.timeout), ("watchdog", target.watchdog));
+    section.below(("connect_timeout", target.connect_timeout), ("watchdog", target.watchdog));
     section.ordered(("retry_min", target.retry_min), ("retry_max", target.retry_max));
     let ssh = matches!(target.location, Location::Ssh { .. });
     section.words("ssh", &target.ssh, ssh);
@@ -176,6 +187,7 @@ fn conflicts(config: &Config, out: &mut Vec<Complaint>) {
         let (key, message) = ("mirror".to_owned(), "there is no mirror".to_owned());
         out.push(Complaint { key, message, help: "add a [[mirror]] with a name, a source and a [[mirror.target]]".into() });
     }
+    let ground = Ground::look();
     for (i, mirror) in config.mirrors.iter().enumerate() {
         let title = format!("mirror {:?}", mirror.name);
         let mut section = Section { path: format!("mirror.{i}"), title, out };
@@ -203,16 +215,19 @@ fn conflicts(config: &Config, out: &mut Vec<Complaint>) {
             let Location::Local(path) = &target.location else { continue };
             let path = resolved(path);
             let key = format!("target.{j}.url");
-            if path.starts_with(&source) {
-                let message = format!("the target {} lies inside the source {}", target.location, mirror.source.display());
+            if ground.holds(&source, &path) {
+                let by = if path.starts_with(&source) { "" } else { ", by another mount" };
+                let message = format!("the target {} lies inside the source {}{by}", target.location, mirror.source.display());
                 section.complain(&key, message, "the copy would contain itself; choose a place outside the source");
-            } else if source.starts_with(&path) {
-                let message = format!("the source {} lies inside the target {}", mirror.source.display(), target.location);
+            } else if ground.holds(&path, &source) {
+                let by = if source.starts_with(&path) { "" } else { ", by another mount" };
+                let message = format!("the source {} lies inside the target {}{by}", mirror.source.display(), target.location);
                 section.complain(&key, message, "the source would be taken for a leftover and deleted; choose another place");
             }
         }
     }
     between_targets(config, out);
+    loops(config, &ground, out);
 }
 
 /// No two targets in one place, none below one that is deleted in.
@@ -250,24 +265,49 @@ fn between_targets(config: &Config, out: &mut Vec<Complaint>) {
             }
         }
     }
-    // A pair of local mirrors that feed each other.
-    let local = |m: &Mirror| -> Vec<PathBuf> {
-        m.targets.iter().filter_map(|t| if let Location::Local(p) = &t.location { Some(resolved(p)) } else { None }).collect()
+}
+
+/// Mirrors of local directories that copy into each other's source, in a circle.
+fn loops(config: &Config, ground: &Ground, out: &mut Vec<Complaint>) {
+    let mirrors = &config.mirrors;
+    let sources: Vec<PathBuf> = mirrors.iter().map(|m| resolved(&m.source)).collect();
+    let feeds = |from: usize, to: usize| {
+        from != to
+            && mirrors[from].targets.iter().any(|t| match &t.location {
+                Location::Local(path) => ground.touch(&resolved(path), &sources[to]),
+                _ => false,
+            })
     };
-    let touches = |a: &Path, b: &Path| a.starts_with(b) || b.starts_with(a);
-    for (i, a) in config.mirrors.iter().enumerate() {
-        for (j, b) in config.mirrors.iter().enumerate().skip(i + 1) {
-            let feeds = |from: &Mirror, to: &Mirror| local(from).iter().any(|p| touches(p, &resolved(&to.source)));
-            if feeds(a, b) && feeds(b, a) {
-                let mut section = Section { path: format!("mirror.{j}"), title: format!("mirror {:?}", b.name), out };
-                let message = format!("it and mirror {:?} copy into each other's source", a.name);
-                section.complain(
-                    "source",
-                    message,
-                    "a mirror has one direction; changes on both sides would overwrite each other",
-                );
+    let fed: Vec<Vec<usize>> =
+        (0..mirrors.len()).map(|from| (0..mirrors.len()).filter(|&to| feeds(from, to)).collect()).collect();
+    for last in 0..mirrors.len() {
+        // The shortest way back to it by mirrors before it, so that each circle is told of once.
+        let mut came_from: Vec<Option<usize>> = vec![None; mirrors.len()];
+        let mut queue = std::collections::VecDeque::from([last]);
+        let closes = std::iter::from_fn(|| {
+            let at = queue.pop_front()?;
+            for &to in fed[at].iter().filter(|&&to| to < last) {
+                if came_from[to].is_none() {
+                    came_from[to] = Some(at);
+                    queue.push_back(to);
+                }
             }
+            Some(at)
+        });
+        let Some(end) = closes.into_iter().find(|&at| at != last && fed[at].contains(&last)) else { continue };
+        let mut way = vec![mirrors[end].name.as_str()];
+        let mut at = end;
+        while let Some(before) = came_from[at].filter(|&before| before != last) {
+            way.push(&mirrors[before].name);
+            at = before;
         }
+        way.reverse();
+        let mut section = Section { path: format!("mirror.{last}"), title: format!("mirror {:?}", mirrors[last].name), out };
+        let message = match way.as_slice() {
+            [other] => format!("it and mirror {other:?} copy into each other's source"),
+            others => format!("it and the mirrors {} copy into each other's source, in a circle", others.join(", ")),
+        };
+        section.complain("source", message, "a mirror has one direction; changes on both sides would overwrite each other");
     }
 }
 

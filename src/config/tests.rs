@@ -285,7 +285,8 @@ fn rules_within_a_mirror() {
         ("", "timeout = \"1500ms\"", "timeout is 1s 500ms, and rsync counts in whole seconds"),
         ("", "timeout = \"0s\"", "more than zero"),
         ("", "timeout = \"10\"", "has no unit"),
-        ("", "watchdog = \"59s\"", "timeout is 1m, more than watchdog with 59s"),
+        ("", "timeout = \"5s\"\nwatchdog = \"9s\"", "connect_timeout is 10s, not less than watchdog with 9s"),
+        ("", "watchdog = \"59s\"", "timeout is 1m, not less than watchdog with 59s"),
         ("", "retry_min = \"2m\"", "retry_min is 2m, more than retry_max with 1m"),
         ("batch = { settle = \"1s\" }", "", "settle is 1s, more than max_delay with 300ms"),
         ("batch = { max_paths = 0 }", "", "max_paths is 0"),
@@ -372,6 +373,14 @@ fn rules_between_places() {
         (&[("a", "R/src", true, "", &["h::m"]), ("a", "R/dst", true, "", &["h::n"])], "another mirror has this name"),
         (&[("a", "R/src", true, "", &["R/dst"]), ("b", "R/dst", true, "", &["R/third"])], ""),
         (&[("a", "R/src", true, "", &["R/dst"]), ("b", "R/dst", true, "", &["R/src"])], "copy into each other's source"),
+        (
+            &[
+                ("a", "R/src", false, "", &["R/dst/in"]),
+                ("b", "R/dst", false, "", &["R/third"]),
+                ("c", "R/third", false, "", &["R/link/back"]),
+            ],
+            "it and the mirrors a, b copy into each other's source, in a circle",
+        ),
         (&[("a", "/", true, "", &["h::m"])], "the daemon's state_dir /var/lib/fansync lies inside the source"),
         (&[("a", "/", true, "/var/lib/fansync/", &["h::m"])], ""),
     ];

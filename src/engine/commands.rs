@@ -38,6 +38,9 @@ impl Engine {
                     self.flushes.push(Flush { token, only: target, deadline, reply, waits: None });
                     self.reader.request_drain(token);
                 }
+                Ok(Command::Steer { what, target, reply }) => {
+                    let _ = reply.send(self.steer(what, target.as_deref()));
+                }
                 Ok(Command::Reconcile) => {
                     tracing::info!(mirror = %self.mirror.name, "a comparison of the whole tree was asked for");
                     self.see_all(b"", Seen::Subtree);
@@ -103,7 +106,7 @@ impl Engine {
                         .filter(|(t, epoch)| self.held.is_some() || !self.targets[*t].flushed(*epoch))
                         .map(|(t, _)| *t)
                         .collect();
-                    let hopeless = open.iter().all(|&t| self.targets[t].stuck());
+                    let hopeless = open.iter().all(|&t| self.targets[t].at_rest());
                     (late || hopeless).then(|| {
                         open.iter()
                             .map(|&t| {

@@ -19,6 +19,8 @@ pub(super) struct Recent {
     pub(super) at: Duration,
     pub(super) pause: Duration,
     pub(super) scheduled: bool,
+    /// When the loss happened whose comparison is scheduled.
+    pub(super) since: Duration,
 }
 
 impl Engine {
@@ -68,6 +70,7 @@ impl Engine {
             at: Duration::ZERO,
             pause: Duration::ZERO,
             scheduled: false,
+            since: now,
         });
         if recent.scheduled {
             return; // compared later anyway
@@ -87,7 +90,7 @@ impl Engine {
             }
             self.see_all(&lost.subtree, Seen::Subtree);
         } else {
-            recent.scheduled = true;
+            (recent.scheduled, recent.since) = (true, now);
         }
     }
 

@@ -35,6 +35,7 @@ pub mod dirs;
 mod file;
 mod keeper;
 mod log;
+pub mod pauses;
 pub mod pending;
 mod record;
 pub mod watermark;

@@ -15,6 +15,7 @@
 mod ended;
 mod report;
 mod send;
+mod steer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -172,6 +173,8 @@ pub struct Target {
     run_length: Duration,
     flushes: Vec<Epoch>,
     stopping: bool,
+    /// Nothing is sent until somebody says so; since when, in seconds since 1970.
+    paused: Option<f64>,
     reconciles: u64,
     /// Said already that the target's top directory cannot be changed.
     top_refused: bool,
@@ -224,6 +227,7 @@ impl Target {
             run_length: Duration::ZERO,
             flushes: Vec::new(),
             stopping: false,
+            paused: None,
             reconciles: 0,
             top_refused: false,
             stats: status::Target { name: cfg.name.clone(), url: cfg.location.to_string(), ..Default::default() },
@@ -290,6 +294,9 @@ impl Target {
     /// Why not everything is on the target.
     pub fn why_waiting(&self) -> (String, bool) {
         let failures = self.retries.failures().len();
+        if let Some(why) = self.why_paused() {
+            return (why, false);
+        }
         match &self.state {
             State::Away { reason, .. } => (format!("{reason}; {} paths pending", self.unconfirmed()), true),
             _ if failures > 0 => {
@@ -360,13 +367,14 @@ impl Target {
         if let State::Away { next, tries, .. } = &self.state
             && *next <= cx.now
             && cx.held.is_none()
+            && self.paused.is_none()
         {
             self.state = State::Probing { tries: *tries };
             let list = probe::probe_list();
             self.start(cx, Pass::Probe, Input::List(&list), Load::Probe, 0, false, Compare::Quick, BTreeMap::new());
         }
         self.crowded.take_if(|until| *until <= cx.now);
-        if self.is_up() {
+        if self.is_up() && self.paused.is_none() {
             for (_, carried) in self.unanswered.extract_if(.., |(due, _)| *due <= cx.now).collect::<Vec<_>>() {
                 for (path, kind) in carried {
                     let seen = match kind {
@@ -396,7 +404,7 @@ impl Target {
                     if run.ended_badly.is_some() {
                         run.run.kill();
                     } else {
-                        tracing::warn!(target_name = %self.cfg.name, "a run made no progress for {:?}, ending it", self.cfg.watchdog);
+                        tracing::warn!(mirror = %self.mirror.name, target_name = %self.cfg.name, "a run made no progress for {:?}, ending it", self.cfg.watchdog);
                         run.ended_badly = Some(Ended::Stalled);
                         run.run.terminate();
                     }
@@ -406,7 +414,7 @@ impl Target {
             if !matches!(run.load, Load::Standby) && run.ended_badly.is_none() && cx.now.saturating_sub(run.looked) >= FIFO_LOOK {
                 run.looked = cx.now;
                 if run.run.waits_for_fifo() {
-                    tracing::info!(target_name = %self.cfg.name, "a file became a FIFO under a run, which is ended and done again");
+                    tracing::info!(mirror = %self.mirror.name, target_name = %self.cfg.name, "a file became a FIFO under a run, which is ended and done again");
                     run.ended_badly = Some(Ended::Fifo);
                     run.run.terminate();
                 }
@@ -428,10 +436,13 @@ impl Target {
     /// When [`Target::tick`] or [`Target::dispatch`] has something to do next, if nothing else happens.
     pub fn next_due(&self) -> Option<Duration> {
         let mut due = Vec::new();
-        if let State::Away { next, .. } = &self.state {
+        let goes = self.paused.is_none();
+        if let State::Away { next, .. } = &self.state
+            && goes
+        {
             due.push(*next);
         }
-        if self.state == State::Up {
+        if self.state == State::Up && goes {
             let (small, bulk) = self.lanes_free();
             if small || bulk {
                 due.extend(self.leaves_at().filter(|_| !self.blocked()));

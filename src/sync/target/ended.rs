@@ -56,18 +56,18 @@ impl Target {
         self.missing_args = missing_args;
         if !missing_args {
             tracing::warn!(
-                target_name = %self.cfg.name,
+                mirror = %self.mirror.name, target_name = %self.cfg.name,
                 "the target's rsync cannot delete by name (--delete-missing-args); its directories are compared one level deep instead, \
                  which costs more. rsync 3.4.4 and later can"
             );
         }
         if self.state != State::Up {
-            tracing::info!(target_name = %self.cfg.name, url = %self.cfg.location, pending = self.unconfirmed(), "target is up");
+            tracing::info!(mirror = %self.mirror.name, target_name = %self.cfg.name, url = %self.cfg.location, pending = self.unconfirmed(), "target is up");
         }
         self.state = State::Up;
         self.go_now = true;
         if std::mem::take(&mut self.suspect) {
-            tracing::warn!(target_name = %self.cfg.name, "the target's directory was gone, so the whole tree is compared with what came back");
+            tracing::warn!(mirror = %self.mirror.name, target_name = %self.cfg.name, "the target's directory was gone, so the whole tree is compared with what came back");
             self.see(cx.now, b"", Seen::Subtree);
         }
         self.refill_standby(cx);
@@ -90,7 +90,7 @@ impl Target {
         // Once per cause; what repeats is counted and shown in the status.
         if self.stats.reason != reason {
             tracing::warn!(
-                target_name = %self.cfg.name,
+                mirror = %self.mirror.name, target_name = %self.cfg.name,
                 url = %self.cfg.location,
                 pending = self.unconfirmed(),
                 "target {}: {reason}",
@@ -133,7 +133,7 @@ impl Target {
     pub(super) fn crowd(&mut self, cx: &mut Context<'_>, outcome: &Outcome) {
         if self.crowded.replace(cx.now + self.cfg.standby_max_age).is_none() {
             tracing::warn!(
-                target_name = %self.cfg.name,
+                mirror = %self.mirror.name, target_name = %self.cfg.name,
                 "one connection at a time for {:?}: {}. Raise the module's max connections to {} or more",
                 self.cfg.standby_max_age, outcome.reason, self.cfg.jobs + self.cfg.small_jobs + self.cfg.standby,
             );
@@ -286,7 +286,7 @@ impl Target {
         if clean && !named.is_empty() && named.iter().all(RelPath::is_root) {
             // A module that may not change its own top directory. Nothing else failed, and nothing helps.
             if !std::mem::replace(&mut self.top_refused, true) {
-                tracing::warn!(target_name = %self.cfg.name, "the target's top directory keeps its own times and mode: {}", outcome.reason);
+                tracing::warn!(mirror = %self.mirror.name, target_name = %self.cfg.name, "the target's top directory keeps its own times and mode: {}", outcome.reason);
             }
             return self.confirm(id, entries);
         }
@@ -352,12 +352,12 @@ impl Target {
         );
         if outcome.is_done() {
             tracing::info!(
-                target_name = %self.cfg.name, pass, paths = run.paths, sent = c.files_sent, deleted = c.deleted, bytes = c.wire_sent,
+                mirror = %self.mirror.name, target_name = %self.cfg.name, pass, paths = run.paths, sent = c.files_sent, deleted = c.deleted, bytes = c.wire_sent,
                 ms = (ms * 10.0).round() / 10.0, standby = run.stood_by, %first, "batch"
             );
         } else {
             tracing::warn!(
-                target_name = %self.cfg.name, pass, paths = run.paths, ms = (ms * 10.0).round() / 10.0, round = batch.round, %first,
+                mirror = %self.mirror.name, target_name = %self.cfg.name, pass, paths = run.paths, ms = (ms * 10.0).round() / 10.0, round = batch.round, %first,
                 class = class(&outcome.verdict), "batch did not end well, its paths are kept: {}", outcome.reason
             );
         }

@@ -4,19 +4,33 @@ use super::*;
 
 impl Target {
     /// The current numbers.
-    pub fn status(&self, now: Duration, held: Option<&str>) -> status::Target {
+    ///
+    /// `held`: why the mirror sends nothing. `put_off`: how long a subtree that was lost sight of has been waiting to be compared.
+    pub fn status(&self, now: Duration, held: Option<&str>, put_off: Option<Duration>) -> status::Target {
         let mut s = self.stats.clone();
         s.pending = self.set.pending() as u64;
         s.in_flight = self.batches().map(|(_, b)| b.entries.len() as u64).sum();
-        s.lag_seconds = self.set.epochs().lag(now).unwrap_or_default().as_secs_f64();
+        s.lag_seconds = self.set.epochs().lag(now).max(put_off).unwrap_or_default().as_secs_f64();
         s.standby = self.runs.values().filter(|r| matches!(r.load, Load::Standby)).count() as u64;
         s.coarsened = self.set.coarsened();
         s.retry_seconds = 0.0;
         match &self.state {
             State::Probing { .. } => s.state = "probing".into(),
             State::Up => {
-                s.state = if self.in_sync() { "idle" } else { "syncing" }.into();
                 s.reason.clear();
+                s.state = match put_off {
+                    _ if self.only_failures() => {
+                        s.reason = self.why_waiting().0;
+                        "failing"
+                    }
+                    Some(_) if self.in_sync() => {
+                        s.reason = "a subtree that was lost sight of again will be compared soon".into();
+                        "syncing"
+                    }
+                    None if self.in_sync() => "idle",
+                    _ => "syncing",
+                }
+                .into();
             }
             State::Away { config, reason, next, tries } => {
                 s.state = if *config { "config" } else { "down" }.into();
@@ -25,6 +39,10 @@ impl Target {
                 s.retry_seconds = next.saturating_sub(now).as_secs_f64();
             }
         }
+        if let Some(why) = self.why_paused() {
+            (s.state, s.reason, s.retry_seconds) = ("paused".into(), why, 0.0);
+        }
+        s.paused_unix = self.paused.unwrap_or_default();
         if let Some(why) = held {
             (s.state, s.reason) = ("held".into(), why.into());
         }

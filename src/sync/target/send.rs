@@ -74,7 +74,7 @@ impl Target {
     /// Sends what may leave now.
     pub fn dispatch(&mut self, cx: &mut Context<'_>) {
         self.set.tick(cx.now);
-        if self.state != State::Up || cx.held.is_some() {
+        if self.state != State::Up || cx.held.is_some() || self.paused.is_some() {
             return;
         }
         while self.lanes_free().1 {
@@ -335,7 +335,7 @@ impl Target {
 
     pub(super) fn start_full(&mut self, cx: &mut Context<'_>, batch: Batch) -> bool {
         let pass = Pass::Full { progress: true };
-        tracing::info!(target_name = %self.cfg.name, "comparing the whole tree");
+        tracing::info!(mirror = %self.mirror.name, target_name = %self.cfg.name, "comparing the whole tree");
         let ancestors = BTreeMap::new();
         self.start(cx, pass, Input::None, Load::Batch(batch), 1, false, Compare::Quick, ancestors)
     }
@@ -378,7 +378,7 @@ impl Target {
                     return true;
                 }
                 Err(error) => {
-                    tracing::debug!(target_name = %self.cfg.name, %error, "a standby took no list");
+                    tracing::debug!(mirror = %self.mirror.name, target_name = %self.cfg.name, %error, "a standby took no list");
                     self.discard(cx, serial, run);
                 }
             }
@@ -467,7 +467,7 @@ impl Target {
     // ----- standby -----
 
     pub(super) fn refill_standby(&mut self, cx: &mut Context<'_>) {
-        if self.state != State::Up || self.stopping || cx.held.is_some() || self.crowded.is_some() {
+        if self.state != State::Up || self.stopping || self.paused.is_some() || cx.held.is_some() || self.crowded.is_some() {
             return;
         }
         let have = self.runs.values().filter(|r| matches!(r.load, Load::Standby)).count();

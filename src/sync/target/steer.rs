@@ -1,0 +1,57 @@
+//! What somebody tells a target to do: pause, go on, try again now.
+
+use super::*;
+
+/// A time for people.
+fn told(unix: f64) -> String {
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs_f64(unix.max(0.0))).to_string()
+}
+
+impl Target {
+    /// From now on nothing is sent; what is in flight ends, and changes are collected. `since`: seconds since 1970.
+    pub fn pause(&mut self, cx: &mut Context<'_>, since: f64) {
+        self.paused.get_or_insert(since);
+        self.drop_standbys(cx);
+    }
+
+    /// Sends again.
+    pub fn resume(&mut self, cx: &mut Context<'_>) {
+        self.paused = None;
+        self.hurry_up(cx);
+    }
+
+    /// Makes everything due that waits for its time: failed paths, and a target that is away. The pauses after the next failure
+    /// are as long as they would have been.
+    pub fn hurry_up(&mut self, cx: &mut Context<'_>) {
+        self.retries.hurry(cx.now);
+        if let State::Away { next, .. } = &mut self.state {
+            *next = cx.now;
+        }
+        self.crowded = None;
+        self.go_now = true;
+    }
+
+    /// Since when it is paused, in seconds since 1970.
+    pub fn paused(&self) -> Option<f64> {
+        self.paused
+    }
+
+    /// Why nothing is sent, while paused.
+    pub(super) fn why_paused(&self) -> Option<String> {
+        let since = told(self.paused?);
+        Some(format!("paused since {since}; {} paths are kept; `fansync resume` sends them", self.unconfirmed()))
+    }
+
+    /// Whether it can do nothing more by itself: a stop or a flush need not wait for it.
+    pub fn at_rest(&self) -> bool {
+        self.stuck() || (self.paused.is_some() && self.batches().next().is_none())
+    }
+
+    /// Whether nothing is left but paths that keep failing; they may be under way once more.
+    pub(super) fn only_failures(&self) -> bool {
+        self.set.pending() == 0
+            && self.retries.waiting() == 0
+            && self.retries.failures().len() > 0
+            && self.batches().all(|(_, batch)| batch.round >= WHOLE_ROUNDS)
+    }
+}
