@@ -17,6 +17,7 @@ mod names;
 mod outages;
 mod renames;
 mod rewrite;
+mod roles;
 mod steering;
 mod targets;
 mod torture;
@@ -102,6 +103,7 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("names", names::cases()),
         ("bursts", bursts::cases()),
         ("filters", filters::cases()),
+        ("roles", roles::cases()),
         ("targets", targets::cases()),
         ("outages", outages::cases()),
         ("fallback", fallback::cases()),

@@ -71,12 +71,18 @@ pub struct Target {
     pub name: String,
     /// Where it is, without passwords.
     pub url: String,
-    /// `probing`, `idle`, `syncing`, `failing` (nothing is left but paths that keep failing), `down`, `config`, `paused`, `held`.
+    /// `probing`, `idle`, `syncing`, `failing` (nothing is left but paths that keep failing), `down`, `config`, `fenced`, `paused`, `held`.
     pub state: String,
     /// Why it is not `idle` or `syncing`.
     pub reason: String,
     /// Distinct paths that wait to be sent.
     pub pending: u64,
+    /// The epoch that is pushed as; 0 where no roles are honoured, and while fenced.
+    #[serde(default)]
+    pub epoch: u64,
+    /// What runs replace on the target is kept there: the first pass of an epoch is not through.
+    #[serde(default)]
+    pub keeps_aside: bool,
     /// Paths in flight.
     pub in_flight: u64,
     /// Since when it is paused, seconds since 1970; 0 when it is not.
@@ -177,6 +183,10 @@ impl Snapshot {
                     let _ = write!(out, " (next try in {})", span(t.retry_seconds));
                 }
                 out.push('\n');
+                if t.epoch > 0 {
+                    let aside = if t.keeps_aside { "; what only the target held is kept aside" } else { "" };
+                    let _ = writeln!(out, "    role    primary of epoch {}{aside}", t.epoch);
+                }
                 let lag = if t.lag_seconds > 0.0 { span(t.lag_seconds) } else { "none, in sync".into() };
                 let _ = writeln!(out, "    lag     {lag}; {} pending, {} in flight", t.pending, t.in_flight);
                 if let Some(r) = &t.reconcile {

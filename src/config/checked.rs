@@ -86,6 +86,8 @@ pub struct Mirror {
     pub initial: Initial,
     /// Where changes are heard from.
     pub watch: Watch,
+    /// Whether the role marks of source and targets decide who may push.
+    pub roles: bool,
     /// What belongs to the mirror.
     pub filter: Filter,
     /// Time between full passes, if there are to be any.
@@ -280,6 +282,7 @@ impl Mirror {
             delete: true,
             initial: Initial::Reconcile,
             watch: Watch::Auto,
+            roles: false,
             filter: Filter::none(),
             full_every: None,
             batch: Batch::default(),
@@ -331,12 +334,13 @@ impl Serialize for Mirror {
             let text = |p: &Vec<u8>| String::from_utf8(p.clone()).map_err(|_| S::Error::custom("a pattern is not UTF-8"));
             patterns.iter().map(text).collect::<Result<Vec<_>, _>>()
         };
-        let mut out = serializer.serialize_struct("Mirror", 12)?;
+        let mut out = serializer.serialize_struct("Mirror", 13)?;
         out.serialize_field("name", &self.name)?;
         out.serialize_field("source", &self.source)?;
         out.serialize_field("delete", &self.delete)?;
         out.serialize_field("initial", &self.initial)?;
         out.serialize_field("watch", &self.watch)?;
+        out.serialize_field("roles", &self.roles)?;
         out.serialize_field("include", &texts(self.filter.include())?)?;
         out.serialize_field("exclude", &texts(self.filter.exclude())?)?;
         if let Some(every) = self.full_every {

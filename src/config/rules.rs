@@ -10,6 +10,7 @@ use super::args;
 use super::checked::{Config, Daemon, Mirror, Target};
 use super::ground::Ground;
 use super::units::shown;
+use crate::failover::mark;
 use crate::sync::location::Location;
 
 /// A rule that does not hold.
@@ -138,6 +139,10 @@ fn mirror(mirror: &Mirror, path: &str, out: &mut Vec<Complaint>) {
     if rsync.as_os_str().is_empty() || (!rsync.is_absolute() && rsync.components().count() != 1) || rsync.as_os_str() == ".." {
         let help = "write an absolute path, or a plain name to be found in PATH";
         section.complain("rsync", format!("rsync {rsync:?} is neither an absolute path nor a plain name"), help);
+    }
+    if mirror.roles && !mirror.filter.excludes(mark::DIR.as_bytes(), true) {
+        let help = format!("make the include pattern narrower, so that it does not match {}", mark::DIR);
+        section.complain("include", format!("with roles = true, {} must be left out, and is included", mark::DIR), help);
     }
     if mirror.targets.is_empty() {
         section.complain("target", "there is no target", "add a [[mirror.target]] with a name and a url");

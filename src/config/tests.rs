@@ -36,6 +36,7 @@ source = "/no/such/tree"
 delete = false
 initial = "none"
 watch = "inotify"
+roles = true
 include = ["keep.swp", "\u00e9"]
 exclude = ["*.swp", "/cache/", "+ x", "a\nb"]
 full_every = "1h 30m"
@@ -93,8 +94,9 @@ fn every_key_is_read() {
     let (d, m) = (&config.daemon, &config.mirrors[0]);
     assert_eq!((d.state_dir.to_str(), d.status_socket.to_str()), (Some("/s"), Some("/r/sock")));
     assert_eq!((d.stop_timeout, d.log.format, d.log.level), (Duration::from_secs(20), LogFormat::Json, Level::Debug));
+    assert!(m.roles);
     assert_eq!((m.delete, m.initial, m.watch), (false, Initial::None, Watch::Inotify));
-    assert_eq!(m.filter, Filter::new(&["keep.swp", "\u{e9}"], &["*.swp", "/cache/", "+ x", "a\nb"]).unwrap());
+    assert_eq!(m.filter, Filter::new(&["keep.swp", "\u{e9}"], &["*.swp", "/cache/", "+ x", "a\nb", "/.fansync"]).unwrap());
     assert_eq!((m.full_every, m.rsync.to_str()), (Some(Duration::from_secs(5400)), Some("/opt/rsync")));
     let [settle, max_delay, create_hold] = [3_000, 1_000_000, 1_500].map(Duration::from_micros);
     assert_eq!(m.batch, Batch { settle, max_delay, create_hold, max_paths: 100, max_pending: 5000 });

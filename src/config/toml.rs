@@ -17,6 +17,7 @@ use toml::de::{DeTable, DeValue};
 use super::checked::{Batch, Config, Daemon, KernelSwitches, LogConfig, Mirror, Target};
 use super::cite::{ConfigErrors, Problem, nearest};
 use super::{rules, units};
+use crate::failover::mark;
 use crate::filter::Filter;
 use crate::sync::location::{Location, LocationError};
 
@@ -278,6 +279,7 @@ fn mirror(s: &mut Section<'_, '_>) -> Option<Mirror> {
         delete: s.flag("delete").unwrap_or(d.delete),
         initial: s.choice("initial").unwrap_or(d.initial),
         watch: s.choice("watch").unwrap_or(d.watch),
+        roles: s.flag("roles").unwrap_or(d.roles),
         filter: filter(s),
         full_every: s.duration("full_every").or(d.full_every),
         rsync: s.path("rsync").unwrap_or(d.rsync),
@@ -285,9 +287,21 @@ fn mirror(s: &mut Section<'_, '_>) -> Option<Mirror> {
         kernel: s.table("kernel", "[mirror.kernel]", kernel),
         ..Mirror::new(d.name, d.source)
     };
+    let mirror = keep_out_marks(mirror);
     let targets: Option<Vec<_>> = s.tables("target", "[[mirror.target]]", target).into_iter().collect();
     name.and(source)?;
     Some(Mirror { targets: targets?, ..mirror })
+}
+
+/// With roles, the directory of the marks belongs to each side and to no mirror.
+fn keep_out_marks(mirror: Mirror) -> Mirror {
+    let pattern = format!("/{}", mark::DIR).into_bytes();
+    if !mirror.roles || mirror.filter.exclude().contains(&pattern) {
+        return mirror;
+    }
+    let exclude: Vec<Vec<u8>> = mirror.filter.exclude().iter().cloned().chain([pattern]).collect();
+    let filter = Filter::new(mirror.filter.include(), &exclude);
+    Mirror { filter: filter.expect("these patterns were taken before, and the new one is a plain path"), ..mirror }
 }
 
 /// A pattern that cannot be used is a problem at its place, and the filter is empty.

@@ -33,6 +33,7 @@ use std::time::Duration;
 use super::location::Location;
 use super::probe::RsyncFacts;
 use crate::config::Compress;
+use crate::failover::mark;
 
 /// What one rsync is started for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +53,8 @@ pub enum Pass {
     },
     /// A dry run of a shallow batch that names nothing there is: is the target usable.
     Probe,
+    /// Copies the target's role mark ([`crate::failover::mark`]) into [`Spec::root`].
+    Role,
 }
 
 /// What is done with files whose size and times are the same on the target.
@@ -129,6 +132,9 @@ impl Spec<'_> {
 pub fn argv(spec: &Spec<'_>, pass: Pass) -> Vec<OsString> {
     let mut args = vec![spec.rsync.as_os_str().to_owned()];
     let mut add = |arg: &dyn AsRef<OsStr>| args.push(arg.as_ref().to_owned());
+    if pass == Pass::Role {
+        return fetch_role(spec);
+    }
     let listed = !matches!(pass, Pass::Full { .. });
     let recursive = matches!(pass, Pass::Deep | Pass::Full { .. });
 
@@ -166,6 +172,7 @@ pub fn argv(spec: &Spec<'_>, pass: Pass) -> Vec<OsString> {
     }
     match pass {
         Pass::Probe => add(&"-n"),
+        Pass::Role => {}
         Pass::Shallow => spec.filter_args.iter().for_each(|arg| add(&receiver_only(arg))),
         Pass::ShallowOneLevel | Pass::Deep | Pass::Full { .. } => spec.filter_args.iter().for_each(|arg| add(arg)),
     }
@@ -182,23 +189,7 @@ pub fn argv(spec: &Spec<'_>, pass: Pass) -> Vec<OsString> {
     } else {
         add(&"--info=stats1");
     }
-    match spec.location {
-        Location::Daemon { .. } => {
-            add(&"--no-motd");
-            add(&format!("--contimeout={}", whole_seconds(spec.connect_timeout)));
-            add(&"--sockopts=TCP_NODELAY");
-        }
-        Location::Ssh { .. } => {
-            add(&"-s");
-            let default = || format!("ssh -o BatchMode=yes -o ConnectTimeout={}", whole_seconds(spec.connect_timeout));
-            add(&"-e");
-            add(&spec.ssh.map_or_else(default, String::from));
-            if let Some(path) = spec.remote_rsync {
-                add(&format!("--rsync-path={path}"));
-            }
-        }
-        Location::Local(_) => {}
-    }
+    transport(spec).iter().for_each(|arg| add(arg));
     spec.extra.iter().for_each(|arg| add(arg));
     add(&"--");
     let mut source = spec.root.as_os_str().to_owned();
@@ -207,6 +198,33 @@ pub fn argv(spec: &Spec<'_>, pass: Pass) -> Vec<OsString> {
     }
     add(&source);
     add(&spec.location.dest());
+    args
+}
+
+/// The options that the kind of target asks for.
+fn transport(spec: &Spec<'_>) -> Vec<String> {
+    let seconds = whole_seconds(spec.connect_timeout);
+    match spec.location {
+        Location::Daemon { .. } => {
+            vec!["--no-motd".into(), format!("--contimeout={seconds}"), "--sockopts=TCP_NODELAY".into()]
+        }
+        Location::Ssh { .. } => {
+            let ssh = spec.ssh.map_or_else(|| format!("ssh -o BatchMode=yes -o ConnectTimeout={seconds}"), String::from);
+            let mut args = vec!["-s".into(), "-e".into(), ssh];
+            args.extend(spec.remote_rsync.map(|path| format!("--rsync-path={path}")));
+            args
+        }
+        Location::Local(_) => Vec::new(),
+    }
+}
+
+/// A plain copy of one small file, towards us.
+fn fetch_role(spec: &Spec<'_>) -> Vec<OsString> {
+    let mut args = vec![spec.rsync.as_os_str().to_owned(), format!("--timeout={}", whole_seconds(spec.timeout)).into()];
+    args.extend(transport(spec).into_iter().map(OsString::from));
+    args.push("--".into());
+    args.push(format!("{}/{}", spec.location, mark::FILE).into());
+    args.push(spec.root.join("").into());
     args
 }
 

@@ -13,6 +13,7 @@
 //! different times, the directory is sent once more after both.
 
 mod ended;
+mod fence;
 mod report;
 mod send;
 mod steer;
@@ -107,6 +108,8 @@ enum State {
 #[derive(Debug)]
 enum Load {
     Probe,
+    /// Fetches the target's mark.
+    Role,
     Standby,
     Batch(Batch),
 }
@@ -129,6 +132,8 @@ struct Flight {
     /// When it was last asked about FIFOs.
     looked: Duration,
     ended_badly: Option<Ended>,
+    /// The epoch for which it keeps aside what it replaces.
+    aside: Option<u64>,
 }
 
 /// Why a run was ended from here.
@@ -178,6 +183,8 @@ pub struct Target {
     reconciles: u64,
     /// Said already that the target's top directory cannot be changed.
     top_refused: bool,
+    /// Of mirrors that honour roles.
+    fence: Option<fence::Fence>,
     stats: status::Target,
 }
 
@@ -230,6 +237,7 @@ impl Target {
             paused: None,
             reconciles: 0,
             top_refused: false,
+            fence: fence::Fence::new(mirror),
             stats: status::Target { name: cfg.name.clone(), url: cfg.location.to_string(), ..Default::default() },
         }
     }
@@ -373,6 +381,9 @@ impl Target {
             let list = probe::probe_list();
             self.start(cx, Pass::Probe, Input::List(&list), Load::Probe, 0, false, Compare::Quick, BTreeMap::new());
         }
+        if self.role_due().is_some_and(|due| due <= cx.now) {
+            self.ask_role(cx);
+        }
         self.crowded.take_if(|until| *until <= cx.now);
         if self.is_up() && self.paused.is_none() {
             for (_, carried) in self.unanswered.extract_if(.., |(due, _)| *due <= cx.now).collect::<Vec<_>>() {
@@ -452,6 +463,7 @@ impl Target {
             }
             due.extend(self.unanswered.iter().map(|(due, _)| *due));
         }
+        due.extend(self.role_due());
         due.extend(self.set.next_hold());
         due.extend(self.crowded);
         for run in self.runs.values() {

@@ -28,6 +28,7 @@ impl Target {
                 let load = std::mem::replace(&mut run.load, Load::Probe);
                 match load {
                     Load::Probe => self.probed(cx, &run, &outcome),
+                    Load::Role => self.role_answered(cx, &outcome),
                     Load::Standby => self.standby_ended(cx, &run, &outcome),
                     Load::Batch(batch) => self.batch_ended(cx, run, batch, outcome),
                 }
@@ -38,8 +39,8 @@ impl Target {
     pub(super) fn probed(&mut self, cx: &mut Context<'_>, run: &Flight, outcome: &Outcome) {
         self.suspect |= gone(outcome, run.run.output());
         match probe::interpret_probe(outcome, &run.run.output().signs) {
-            TargetState::Usable => self.came_up(cx, true),
-            TargetState::UseFallback => self.came_up(cx, false),
+            TargetState::Usable => self.answered(cx, true),
+            TargetState::UseFallback => self.answered(cx, false),
             TargetState::Config(reason) => self.went_away(cx, true, reason),
             TargetState::Down(reason) => self.went_away(cx, false, reason),
             TargetState::Source(reason) => match (cx.check)() {
@@ -151,6 +152,7 @@ impl Target {
         let after = std::mem::take(&mut run.after);
         self.log(&run, &batch, &outcome, took);
         self.suspect |= gone(&outcome, run.run.output());
+        let reconciles = self.reconciles;
         // A receiver that hangs keeps what it got, and may carry it out when it wakes up, over what was sent since (measured).
         if outcome.verdict == Verdict::TimedOut || run.ended_badly == Some(Ended::Stalled) {
             let carried = batch.entries.iter().map(|e| (e.path.clone(), e.kind)).collect();
@@ -250,6 +252,9 @@ impl Target {
         for entry in after {
             self.set.restore(entry);
         }
+        if let Some(epoch) = run.aside.filter(|_| self.reconciles > reconciles) {
+            self.aside_done(cx, epoch);
+        }
         if let Some(since) = since {
             litter.iter().for_each(|dir| self.set.see_since(dir, Seen::Contents, since));
         }
@@ -340,7 +345,7 @@ impl Target {
             Pass::Full { .. } => "full",
             Pass::Deep => "deep",
             Pass::ShallowOneLevel => "one-level",
-            Pass::Shallow | Pass::Probe => "shallow",
+            Pass::Shallow | Pass::Probe | Pass::Role => "shallow",
         };
         let ms = took.as_secs_f64() * 1000.0;
         self.stats.last_batch = format!(

@@ -33,7 +33,15 @@ impl Target {
                 .into();
             }
             State::Away { config, reason, next, tries } => {
-                s.state = if *config { "config" } else { "down" }.into();
+                let fenced = self.fence.as_ref().is_some_and(|f| f.fenced);
+                s.state = if fenced {
+                    "fenced"
+                } else if *config {
+                    "config"
+                } else {
+                    "down"
+                }
+                .into();
                 s.tries = u64::from(*tries);
                 s.reason = reason.clone();
                 s.retry_seconds = next.saturating_sub(now).as_secs_f64();
@@ -43,6 +51,8 @@ impl Target {
             (s.state, s.reason, s.retry_seconds) = ("paused".into(), why, 0.0);
         }
         s.paused_unix = self.paused.unwrap_or_default();
+        s.epoch = self.fence.as_ref().map_or(0, |f| f.epoch);
+        s.keeps_aside = self.fence.as_ref().is_some_and(|f| f.aside);
         if let Some(why) = held {
             (s.state, s.reason) = ("held".into(), why.into());
         }

@@ -137,6 +137,11 @@ impl Target {
             *cx.held = Some(why);
             return false;
         }
+        if let Err(why) = self.own_role() {
+            self.give_back(batch);
+            self.fence_off(cx, why);
+            return false;
+        }
         let whole_tree = batch.entries.iter().any(|e| e.path.is_root() && e.kind == Kind::Subtree);
         if whole_tree {
             return self.start_full(cx, batch);
@@ -421,7 +426,10 @@ impl Target {
     ) -> bool {
         let serial = self.next_run;
         self.next_run = self.next_run.wrapping_add(1);
-        let started = Run::start(&self.spec(cx.root.path(), compare), pass, &self.env, input)
+        let extra = self.aside_args(serial);
+        let root = if pass == Pass::Role { self.inbox() } else { cx.root.path() };
+        let spec = Spec { extra: &extra, ..self.spec(root, compare) };
+        let started = Run::start(&spec, pass, &self.env, input)
             .map_err(|e| (matches!(e, RunError::Password(_)), chain(&e)))
             .and_then(|run| {
                 let fds =
@@ -459,6 +467,7 @@ impl Target {
             marked: cx.now,
             looked: cx.now,
             ended_badly: None,
+            aside: self.fence.as_ref().and_then(|f| f.aside.then_some(f.epoch)),
         };
         self.runs.insert(serial, run);
         true

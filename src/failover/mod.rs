@@ -1,0 +1,8 @@
+//! Failover of NFS clients between a primary server and its mirror, and back, without losing a write.
+//!
+//! Both servers' trees carry a [`mark`]: which role the server has, and since which epoch. The epoch goes up with each switch. A
+//! mirror daemon asks for its target's mark before it sends anything ([`fence`]), so a primary that was away while its backup
+//! took over cannot undo what the backup received.
+
+pub mod fence;
+pub mod mark;

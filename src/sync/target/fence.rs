@@ -1,0 +1,224 @@
+//! Roles: before anything is sent, and every [`LOOK`] after, a target is asked for its mark ([`crate::failover::mark`]), and before
+//! each batch our own is read. A target that is fenced off gets nothing; it is asked again, and goes on by itself once the
+//! marks allow it.
+//!
+//! The first time an epoch of ours reaches a target, the target may hold what no other server has: writes that it acknowledged as
+//! the primary before. So until one pass over the whole tree has ended well, every run keeps what it replaces or deletes
+//! (`--backup`), each in a directory of its own below [`mark::DIR`]`/conflict/EPOCH` of the target: with one for all, a
+//! second run replaced what the first had kept (measured).
+//!
+//! Gives up: a target that is promoted without our noticing (it still takes our connection) may be pushed to for up to
+//! [`LOOK`], and by runs that were in flight. Whoever promotes it therefore asks its peer to step down first, which is
+//! heard at the next batch.
+
+use super::*;
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::failover::fence::{self, Ruling, Seen as Role};
+use crate::failover::mark::{self, MarkError};
+
+/// How often a target is asked for its mark while it is up, and after it was fenced off.
+pub(super) const LOOK: Duration = Duration::from_secs(2);
+
+/// What is known of roles; only for mirrors that honour them.
+pub(super) struct Fence {
+    /// Where the target's mark is fetched to; private.
+    inbox: PathBuf,
+    /// When to ask next while the target is up.
+    next: Duration,
+    asking: bool,
+    /// Nothing is sent, for the marks say so.
+    pub(super) fenced: bool,
+    /// What the probe found, kept until the mark is known.
+    missing_args: bool,
+    /// The epoch that we push as; 0 while we do not.
+    pub(super) epoch: u64,
+    /// What runs replace is kept aside.
+    pub(super) aside: bool,
+}
+
+impl Fence {
+    pub(super) fn new(mirror: &Mirror) -> Option<Fence> {
+        mirror.roles.then(|| Fence {
+            inbox: PathBuf::new(),
+            next: Duration::ZERO,
+            asking: false,
+            fenced: false,
+            missing_args: true,
+            epoch: 0,
+            aside: false,
+        })
+    }
+}
+
+impl Drop for Fence {
+    fn drop(&mut self) {
+        if !self.inbox.as_os_str().is_empty() {
+            let _ = fs::remove_file(self.inbox.join("role"));
+            let _ = fs::remove_dir(&self.inbox);
+        }
+    }
+}
+
+impl Target {
+    /// The probe was answered: up at once, or after the target's mark has allowed it.
+    pub(super) fn answered(&mut self, cx: &mut Context<'_>, missing_args: bool) {
+        match &mut self.fence {
+            None => self.came_up(cx, missing_args),
+            Some(fence) => {
+                fence.missing_args = missing_args;
+                self.ask_role(cx);
+            }
+        }
+    }
+
+    /// When to look next, while up.
+    pub(super) fn role_due(&self) -> Option<Duration> {
+        let fence = self.fence.as_ref()?;
+        (self.is_up() && !fence.asking).then_some(fence.next)
+    }
+
+    pub(super) fn ask_role(&mut self, cx: &mut Context<'_>) {
+        // Our own first: it costs nothing, and a follower need not ask anybody.
+        if let Err(why) = self.own_role() {
+            return self.fence_off(cx, why);
+        }
+        let Some(fence) = &mut self.fence else { return };
+        if fence.inbox.as_os_str().is_empty() {
+            match nix::unistd::mkdtemp(&std::env::temp_dir().join("fansync-role.XXXXXX")) {
+                Ok(dir) => fence.inbox = dir,
+                Err(errno) => {
+                    let why = format!("cannot make a directory in {:?} to read the target's role: {errno}", std::env::temp_dir());
+                    return self.went_away(cx, false, why);
+                }
+            }
+        }
+        if let Err(error) = fs::remove_file(fence.inbox.join("role"))
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            return self.went_away(cx, false, format!("cannot remove an old role mark: {error}"));
+        }
+        fence.asking = true;
+        let started = self.start(cx, Pass::Role, Input::None, Load::Role, 0, false, Compare::Quick, BTreeMap::new());
+        if let (false, Some(fence)) = (started, &mut self.fence) {
+            fence.asking = false;
+        }
+    }
+
+    /// The directory that [`Pass::Role`] copies into.
+    pub(super) fn inbox(&self) -> &std::path::Path {
+        self.fence.as_ref().map_or(std::path::Path::new(""), |f| &f.inbox)
+    }
+
+    /// The run that fetched the target's mark has ended.
+    pub(super) fn role_answered(&mut self, cx: &mut Context<'_>, outcome: &Outcome) {
+        let Some(fence) = &mut self.fence else { return };
+        fence.asking = false;
+        fence.next = cx.now + LOOK;
+        let theirs = if outcome.is_done() {
+            match mark::read_file(&fence.inbox.join("role")) {
+                // Said to be done and nothing came: what lies there is no regular file.
+                Ok(None) => Role::Unreadable(format!("{} of the target is not a regular file", mark::FILE)),
+                Err(MarkError::Damaged { what, .. }) => {
+                    Role::Unreadable(format!("the role mark {} of the target is damaged ({what})", mark::FILE))
+                }
+                other => other.into(),
+            }
+        } else if outcome.verdict == Verdict::Partial && outcome.reason.contains("No such file or directory") {
+            Role::None
+        } else if matches!(outcome.verdict, Verdict::Partial | Verdict::Config | Verdict::Refused { .. }) {
+            Role::Unreadable(outcome.reason.clone())
+        } else {
+            return self.went_away(cx, false, format!("cannot read the target's role: {}", outcome.reason));
+        };
+        match fence::judge(&self.own_mark(), &theirs) {
+            Ruling::Fenced(why) => self.fence_off(cx, why),
+            Ruling::Push { epoch } => self.may_push(cx, epoch),
+        }
+    }
+
+    fn own_mark(&self) -> Role {
+        mark::read(&self.mirror.source).into()
+    }
+
+    /// Whether our own mark lets us push; always without roles. One small read.
+    pub(super) fn own_role(&self) -> Result<(), String> {
+        if self.fence.is_none() {
+            return Ok(());
+        }
+        match fence::own(&self.own_mark()) {
+            Ruling::Push { .. } => Ok(()),
+            Ruling::Fenced(why) => Err(why),
+        }
+    }
+
+    /// Where it is noted up to which epoch the target holds nothing that we do not know of.
+    fn known_path(&self) -> PathBuf {
+        self.mirror.source.join(mark::DIR).join(format!("known.{}", self.cfg.name))
+    }
+
+    fn may_push(&mut self, cx: &mut Context<'_>, epoch: u64) {
+        let known: u64 = fs::read_to_string(self.known_path()).ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0);
+        let Some(fence) = &mut self.fence else { return };
+        let missing_args = fence.missing_args;
+        let new = fence.epoch != epoch;
+        (fence.fenced, fence.epoch) = (false, epoch);
+        // Of the first epoch nobody was primary before.
+        let aside = epoch > 1 && known < epoch;
+        let begins = aside && (new || !fence.aside);
+        fence.aside = aside;
+        if begins {
+            tracing::warn!(
+                target_name = %self.cfg.name, epoch,
+                "first push of this epoch: the whole tree is compared, and what only the target holds is kept in {}/conflict/{epoch} there",
+                mark::DIR
+            );
+            self.drop_standbys(cx);
+            self.see(cx.now, b"", Seen::Subtree);
+        }
+        if !self.is_up() {
+            self.came_up(cx, missing_args);
+        }
+    }
+
+    /// A pass over the whole tree that kept things aside has ended well.
+    pub(super) fn aside_done(&mut self, cx: &mut Context<'_>, epoch: u64) {
+        let path = self.known_path();
+        let Some(fence) = self.fence.as_mut().filter(|f| f.aside && f.epoch == epoch) else { return };
+        if let Err(error) = mark::put_file(&path, format!("{epoch}\n").as_bytes(), 0o644) {
+            // Then it is done again after the next start, which loses nothing.
+            tracing::warn!(target_name = %self.cfg.name, path = %path.display(), %error, "cannot note that the target is known");
+        }
+        fence.aside = false;
+        tracing::info!(target_name = %self.cfg.name, epoch, "the target holds nothing any more that is not kept or known");
+        self.drop_standbys(cx);
+    }
+
+    /// What a run keeps aside, as rsync arguments.
+    pub(super) fn aside_args(&self, serial: u32) -> Vec<String> {
+        let mut args = self.cfg.args.clone();
+        if let Some(fence) = self.fence.as_ref().filter(|f| f.aside) {
+            let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+            args.push("--backup".into());
+            args.push(format!("--backup-dir={}/conflict/{}/{at}-{serial}", mark::DIR, fence.epoch));
+        }
+        args
+    }
+
+    /// From now on nothing is sent; what is under way is ended.
+    pub(super) fn fence_off(&mut self, cx: &mut Context<'_>, why: String) {
+        let Some(fence) = &mut self.fence else { return };
+        fence.epoch = 0;
+        if !std::mem::replace(&mut fence.fenced, true) || self.stats.reason != why {
+            tracing::warn!(target_name = %self.cfg.name, url = %self.cfg.location, pending = self.unconfirmed(), "{why}");
+        }
+        self.stats.reason = why.clone();
+        self.state = State::Away { config: true, reason: why, tries: self.tries, next: cx.now + LOOK };
+        self.drop_standbys(cx);
+        for run in self.runs.values_mut().filter(|r| matches!(r.load, Load::Batch(_))) {
+            run.run.terminate();
+        }
+    }
+}
