@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Level, LogFormat, Overrides, Watch, units};
 use crate::exit::ExitCode;
+use crate::failover::cli::{self as failover, FailoverArgs};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -58,6 +59,9 @@ pub enum Command {
     /// Try failed paths, and targets that are away, at once
     #[command(after_help = RETRY_HELP)]
     Retry(SteerArgs),
+    /// Roles of two servers, and the switch between them
+    #[command(after_help = failover::HELP)]
+    Failover(FailoverArgs),
 }
 
 const MIRROR_HELP: &str = "\

@@ -10,6 +10,7 @@ use fansync::config::{Config, ConfigErrors, Daemon, LogConfig, LogFormat};
 use fansync::control::{self, Reply, Request, Steer};
 use fansync::daemon::{self, Mode};
 use fansync::exit::ExitCode;
+use fansync::failover::cli::{Action, FailoverArgs, role};
 
 fn main() -> ProcessExit {
     let cli = match cli::parse(std::env::args_os()) {
@@ -40,8 +41,22 @@ fn main() -> ProcessExit {
         Command::Pause(args) => steer(args, Steer::Pause),
         Command::Resume(args) => steer(args, Steer::Resume),
         Command::Retry(args) => steer(args, Steer::Retry),
+        Command::Failover(args) => failover(args),
     };
     code.into()
+}
+
+fn failover(args: FailoverArgs) -> ExitCode {
+    match args.action {
+        Action::Role(args) => {
+            let (said, code) = role(&args);
+            match said {
+                Ok(text) => println!("{text}"),
+                Err(text) => eprintln!("error: {text}"),
+            }
+            code
+        }
+    }
 }
 
 fn refuse(errors: &ConfigErrors) -> ExitCode {

@@ -24,6 +24,7 @@ pub use checked::{Batch, Compress, Config, Daemon, Initial, KernelSwitches, Leve
 pub use cite::{ConfigErrors, Problem};
 pub use secret::{SecretFileError, check_secret_file};
 
+use crate::failover::mark;
 use crate::filter::Filter;
 use crate::path::Shown;
 use crate::sync::location::Location;
@@ -148,6 +149,9 @@ impl Config {
                 Ok(meta) if meta.is_dir() => {}
                 Ok(_) => warn(format!("the source {} is not a directory", mirror.source.display())),
                 Err(e) => warn(format!("cannot look at the source {}: {e}", mirror.source.display())),
+            }
+            if !mirror.roles && mirror.source.join(mark::FILE).exists() {
+                warn(format!("the source holds a role mark ({}), which is copied as data without roles = true", mark::FILE));
             }
             for pattern in mirror.filter.never_matching() {
                 warn(format!("the pattern \"{}\" matches no path", Shown(pattern)));

@@ -4,5 +4,6 @@
 //! mirror daemon asks for its target's mark before it sends anything ([`fence`]), so a primary that was away while its backup
 //! took over cannot undo what the backup received.
 
+pub mod cli;
 pub mod fence;
 pub mod mark;
