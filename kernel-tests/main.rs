@@ -11,8 +11,10 @@ mod events;
 mod fallback;
 mod filters;
 mod fixture;
+mod follow;
 mod history;
 mod lifecycle;
+mod muting;
 mod names;
 mod outages;
 mod renames;
@@ -104,6 +106,8 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("bursts", bursts::cases()),
         ("filters", filters::cases()),
         ("roles", roles::cases()),
+        ("follow", follow::cases()),
+        ("muting", muting::cases()),
         ("targets", targets::cases()),
         ("outages", outages::cases()),
         ("fallback", fallback::cases()),

@@ -159,6 +159,9 @@ pub struct MirrorArgs {
     /// Where to hear of changes
     #[arg(long, value_enum, value_name = "HOW", default_value_t = Watch::Auto)]
     pub watch: Watch,
+    /// Send files while they are open for writing, each at most every 2 s
+    #[arg(long)]
+    pub follow_open_files: bool,
     /// File with the password of the rsync daemons
     #[arg(long, value_name = "FILE")]
     pub password_file: Option<PathBuf>,
@@ -249,6 +252,7 @@ impl MirrorArgs {
             exclude: bytes(&self.exclude),
             no_delete: self.no_delete,
             watch: Some(self.watch),
+            follow_open_files: self.follow_open_files,
             password_file: self.password_file.clone(),
             jobs: self.jobs,
             status_socket: self.socket.clone(),
@@ -302,11 +306,12 @@ mod tests {
 
     #[test]
     fn mirror_takes_its_options_before_and_after() {
-        let args =
-            mirror("mirror --once /a h::m /b --exclude *.swp --exclude -x --include +y --no-delete --watch inotify --jobs 3 -vv");
+        let args = mirror(
+            "mirror --once /a h::m /b --exclude *.swp --exclude -x --include +y --no-delete --watch inotify --follow-open-files --jobs 3 -vv",
+        );
         assert_eq!((args.source.to_str(), &args.targets[..]), (Some("/a"), &["h::m".to_owned(), "/b".to_owned()][..]));
         let o = args.overrides();
-        assert!(args.once && o.no_delete);
+        assert!(args.once && o.no_delete && o.follow_open_files);
         assert_eq!((o.exclude, o.include), (vec![b"*.swp".to_vec(), b"-x".to_vec()], vec![b"+y".to_vec()]));
         assert_eq!((o.watch, o.jobs, o.log_level), (Some(Watch::Inotify), Some(3), Some(Level::Trace)));
         let o = mirror("mirror a h::m --socket s --password-file p --log-format json -q").overrides();

@@ -7,6 +7,7 @@
 //! heard. Loss of sight, of whatever cause, goes through `Engine::lost`: the subtree becomes dirty whole.
 
 mod commands;
+mod follow;
 mod losses;
 mod steering;
 mod watching;
@@ -36,6 +37,7 @@ use crate::sys::event::EventFd;
 use crate::sys::reactor::{Backend, Interest, Reactor};
 use crate::sys::statx::Statter;
 use commands::Flush;
+use follow::Written;
 use losses::Recent;
 use watching::Watching;
 
@@ -95,6 +97,7 @@ pub struct Engine {
     reader: Reader,
     reactor: Reactor,
     statter: Statter,
+    written: Written,
     wake: Arc<EventFd>,
     targets: Vec<Target>,
     commands: Receiver<Command>,
@@ -157,6 +160,7 @@ impl Engine {
             reader,
             reactor,
             statter: Statter::new(),
+            written: Written::new(mirror.follow_interval),
             wake,
             targets,
             commands,
@@ -326,6 +330,7 @@ impl Engine {
 
     fn fanotify(&mut self, bytes: &[u8]) {
         let now = self.started.elapsed();
+        self.resolver.tick(now);
         let mut losses = Vec::new();
         for event in fan_decode::events(bytes) {
             self.events += 1;
@@ -350,8 +355,11 @@ impl Engine {
 
     fn inotify(&mut self, bytes: &[u8]) {
         let now = self.started.elapsed();
-        let targets = &mut self.targets;
+        let (targets, written) = (&mut self.targets, &mut self.written);
         let mut out = |path: &[u8], seen: Seen| {
+            if !written.see(path, seen, now) {
+                return;
+            }
             tracing::trace!(path = %crate::path::Shown(path), ?seen, "event");
             for target in targets.iter_mut() {
                 target.see(now, path, seen);
@@ -389,6 +397,9 @@ impl Engine {
             }
         }
         self.watching.expire();
+        if self.next_followed().is_some_and(|at| at <= now) {
+            self.tell_followed(now);
+        }
         if self.next_full.is_some_and(|at| at <= now) {
             self.next_full = self.mirror.full_every.map(|every| now + every);
             tracing::info!(mirror = %self.mirror.name, "the periodic comparison of the whole tree is due");
@@ -410,6 +421,7 @@ impl Engine {
         }
         due.extend(self.recent.values().filter(|r| r.scheduled).map(|r| r.at + r.pause));
         due.extend(self.next_unwatched);
+        due.extend(self.next_followed());
         due.extend(self.watching.expires(self.started));
         due.extend(self.next_full);
         due.extend(self.held.is_some().then_some(self.next_root_check));
@@ -429,6 +441,7 @@ impl Engine {
     fn status(&self) -> status::Mirror {
         let put_off = self.recent.values().filter(|r| r.scheduled).map(|r| self.now().saturating_sub(r.since)).max();
         let stats = self.resolver.stats();
+        let muted = self.resolver.muted();
         let initial = match self.mirror.initial {
             Initial::None => "none",
             Initial::Reconcile if self.targets.iter().all(|t| t.reconciles() > 0) => "done",
@@ -445,6 +458,9 @@ impl Engine {
             foreign: stats.foreign,
             lookups: stats.opened,
             directories: self.resolver.known().0 as u64,
+            muted_directories: muted.directories,
+            muted_files: muted.files,
+            following: muted.followed + self.written.len() as u64,
             lost: self.losses.iter().map(|(cause, n)| (cause.name().to_owned(), *n)).collect(),
             initial: initial.into(),
             targets: self.targets.iter().map(|t| t.status(self.now(), self.held.as_deref(), put_off)).collect(),

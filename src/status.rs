@@ -41,6 +41,12 @@ pub struct Mirror {
     pub lookups: u64,
     /// Directories known inside the root.
     pub directories: u64,
+    /// Directories outside the root or left out that the kernel was told not to report, as they were busy.
+    pub muted_directories: u64,
+    /// Files outside the root or left out whose writes the kernel was told not to report (`follow_open_files`).
+    pub muted_files: u64,
+    /// Files that are being written and are looked at when `follow_interval` is over (`follow_open_files`).
+    pub following: u64,
     /// Losses of sight, by cause.
     pub lost: BTreeMap<String, u64>,
     /// `running`, `done` or `none`.
@@ -170,6 +176,13 @@ impl Snapshot {
                 }
             }
             let _ = writeln!(out, "  events {} read by {}, {} outside or excluded", m.events, m.reader, m.foreign);
+            if m.muted_directories + m.muted_files + m.following > 0 {
+                let _ = writeln!(
+                    out,
+                    "  muted  {} directories and {} files outside or excluded; {} files followed while open",
+                    m.muted_directories, m.muted_files, m.following
+                );
+            }
             for (cause, n) in &m.lost {
                 let _ = writeln!(out, "  lost   {cause}: {n} (compared again)");
             }
@@ -268,6 +281,9 @@ mod tests {
             foreign: 0,
             lookups: 0,
             directories: 1,
+            muted_directories: 2,
+            muted_files: 0,
+            following: 1,
             lost: [("queue_overflow".into(), 2)].into(),
             initial: "done".into(),
             targets: vec![target],
@@ -277,6 +293,7 @@ mod tests {
             "state   down: connection refused (next try in 4.0s)",
             "lag     1m 15s; 3 pending",
             "queue_overflow: 2",
+            "muted  2 directories and 0 files outside or excluded; 1 files followed",
             "FAILED  a\\x0a",
         ] {
             assert!(text.contains(want), "{want:?} is not in\n{text}");

@@ -88,6 +88,10 @@ pub struct Mirror {
     pub watch: Watch,
     /// Whether the role marks of source and targets decide who may push.
     pub roles: bool,
+    /// Whether files are sent while they are open for writing.
+    pub follow_open_files: bool,
+    /// The least time between two looks at a file that is being written.
+    pub follow_interval: Duration,
     /// What belongs to the mirror.
     pub filter: Filter,
     /// Time between full passes, if there are to be any.
@@ -283,6 +287,8 @@ impl Mirror {
             initial: Initial::Reconcile,
             watch: Watch::Auto,
             roles: false,
+            follow_open_files: false,
+            follow_interval: Duration::from_secs(2),
             filter: Filter::none(),
             full_every: None,
             batch: Batch::default(),
@@ -334,13 +340,15 @@ impl Serialize for Mirror {
             let text = |p: &Vec<u8>| String::from_utf8(p.clone()).map_err(|_| S::Error::custom("a pattern is not UTF-8"));
             patterns.iter().map(text).collect::<Result<Vec<_>, _>>()
         };
-        let mut out = serializer.serialize_struct("Mirror", 13)?;
+        let mut out = serializer.serialize_struct("Mirror", 15)?;
         out.serialize_field("name", &self.name)?;
         out.serialize_field("source", &self.source)?;
         out.serialize_field("delete", &self.delete)?;
         out.serialize_field("initial", &self.initial)?;
         out.serialize_field("watch", &self.watch)?;
         out.serialize_field("roles", &self.roles)?;
+        out.serialize_field("follow_open_files", &self.follow_open_files)?;
+        out.serialize_field("follow_interval", &units::shown(self.follow_interval))?;
         out.serialize_field("include", &texts(self.filter.include())?)?;
         out.serialize_field("exclude", &texts(self.filter.exclude())?)?;
         if let Some(every) = self.full_every {

@@ -43,6 +43,8 @@ pub struct Overrides {
     pub no_delete: bool,
     /// Where changes are heard from.
     pub watch: Option<Watch>,
+    /// Send files while they are open for writing.
+    pub follow_open_files: bool,
     /// For all targets that are rsync daemons; relative to the working directory.
     pub password_file: Option<PathBuf>,
     /// Runs at the same time, per target.
@@ -112,6 +114,7 @@ impl Config {
         let password_file = overrides.password_file.as_deref().map(&mut path);
         mirror.delete = !overrides.no_delete;
         mirror.watch = overrides.watch.unwrap_or(mirror.watch);
+        mirror.follow_open_files = overrides.follow_open_files;
         match Filter::new(&overrides.include, &overrides.exclude) {
             Ok(filter) => mirror.filter = filter,
             Err(e) => note(e.to_string()),

@@ -37,6 +37,8 @@ delete = false
 initial = "none"
 watch = "inotify"
 roles = true
+follow_open_files = true
+follow_interval = "700ms"
 include = ["keep.swp", "\u00e9"]
 exclude = ["*.swp", "/cache/", "+ x", "a\nb"]
 full_every = "1h 30m"
@@ -97,6 +99,7 @@ fn every_key_is_read() {
     assert!(m.roles);
     assert_eq!((m.delete, m.initial, m.watch), (false, Initial::None, Watch::Inotify));
     assert_eq!(m.filter, Filter::new(&["keep.swp", "\u{e9}"], &["*.swp", "/cache/", "+ x", "a\nb", "/.fansync"]).unwrap());
+    assert_eq!((m.follow_open_files, m.follow_interval), (true, Duration::from_millis(700)));
     assert_eq!((m.full_every, m.rsync.to_str()), (Some(Duration::from_secs(5400)), Some("/opt/rsync")));
     let [settle, max_delay, create_hold] = [3_000, 1_000_000, 1_500].map(Duration::from_micros);
     assert_eq!(m.batch, Batch { settle, max_delay, create_hold, max_paths: 100, max_pending: 5000 });
@@ -298,6 +301,7 @@ fn rules_within_a_mirror() {
         ("rsync = \"\"", "", "neither an absolute path nor a plain name"),
         ("target = 1", "", ""),
         ("full_every = \"0s\"", "", "more than zero"),
+        ("follow_interval = \"0s\"", "", "more than zero"),
         ("", "password_file = \"p\"", "not an absolute path"),
         ("", "ssh = \"ssh\"", "ssh is for targets behind ssh only"),
         ("", "args = [\"-uz\"]", "the rsync option -u is refused"),
@@ -431,6 +435,7 @@ fn without_a_file() {
         exclude: vec![b"*".to_vec()],
         no_delete: true,
         watch: Some(Watch::Fanotify),
+        follow_open_files: true,
         password_file: Some("pass".into()),
         jobs: Some(7),
         status_socket: Some("x.sock".into()),
@@ -443,7 +448,13 @@ fn without_a_file() {
     assert_eq!((m.name.as_str(), &m.source), ("mirror", &here.join("no-such-tree")));
     assert_eq!(m.targets.iter().map(|t| (t.name.as_str(), t.jobs)).collect::<Vec<_>>(), [("t1", 7), ("t2", 7)]);
     assert_eq!((&m.targets[0].password_file, &m.targets[1].password_file), (&Some(here.join("pass")), &None));
-    assert!(!m.delete && m.watch == Watch::Fanotify && !m.filter.excludes(b"a\xff", false) && m.filter.excludes(b"b", false));
+    assert!(
+        !m.delete
+            && m.follow_open_files
+            && m.watch == Watch::Fanotify
+            && !m.filter.excludes(b"a\xff", false)
+            && m.filter.excludes(b"b", false)
+    );
     assert_eq!(config.daemon.status_socket, here.join("x.sock"));
     assert_eq!((config.daemon.log.format, config.daemon.log.level), (LogFormat::Json, Level::Warn));
     // Patterns that are not text cannot be written into a file.

@@ -280,6 +280,8 @@ fn mirror(s: &mut Section<'_, '_>) -> Option<Mirror> {
         initial: s.choice("initial").unwrap_or(d.initial),
         watch: s.choice("watch").unwrap_or(d.watch),
         roles: s.flag("roles").unwrap_or(d.roles),
+        follow_open_files: s.flag("follow_open_files").unwrap_or(d.follow_open_files),
+        follow_interval: s.duration("follow_interval").unwrap_or(d.follow_interval),
         filter: filter(s),
         full_every: s.duration("full_every").or(d.full_every),
         rsync: s.path("rsync").unwrap_or(d.rsync),

@@ -22,6 +22,8 @@ pub use set::{Batch, BatchId, DirtySet, Entry, Kind, LEVEL_MIN, Limits};
 pub enum Seen {
     /// A file was closed after writing, or moved to this name: it is complete now.
     Written,
+    /// A file is being written, and need not be complete.
+    Modified,
     /// The attributes of a file or directory changed.
     Touched,
     /// A non-directory appeared and is perhaps still being written.

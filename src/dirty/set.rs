@@ -535,6 +535,11 @@ impl DirtySet {
                 self.end_wait(at);
                 self.nodes[at as usize].flags |= CONTENT;
             }
+            Seen::Modified => {
+                // One that has just been created goes on waiting for its close.
+                self.mark(at, Kind::Entry, epoch);
+                self.nodes[at as usize].flags |= CONTENT;
+            }
             Seen::Touched => self.mark(at, Kind::Entry, epoch),
             Seen::Created => {
                 self.mark(at, Kind::Entry, epoch);

@@ -1,6 +1,6 @@
 //! What is asked of an engine while it runs: status, flush, reconcile, stop; and the drains that make "everything before this" exact.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Sender, TryRecvError};
 
@@ -73,12 +73,14 @@ impl Engine {
     pub(super) fn drained_until(&mut self, token: u64) {
         if self.stop_drain.take_if(|t| *t == token).is_some() {
             self.compare_scheduled(true); // so that it is sent, or counted as left
+            self.tell_followed(Duration::MAX);
         }
         if self.barrier.take_if(|t| *t == token).is_some() {
             self.targets.iter_mut().for_each(Target::end_barrier);
         }
         if self.flushes.iter().any(|f| f.token == token) {
             self.compare_scheduled(true); // a flush waits for what is lost, too
+            self.tell_followed(Duration::MAX);
         }
         for flush in self.flushes.iter_mut().filter(|f| f.token == token) {
             let only = flush.only.as_deref();

@@ -18,12 +18,13 @@ use crate::exit::ExitCode;
 use crate::filter::Filter;
 use crate::lost::{Cause, Lost};
 use crate::path::{RelPath, Shown, is_at_or_below};
-use crate::resolve::{Resolver, Root};
+use crate::resolve::{MuteBy, Resolver, Root};
 use crate::source::inotify::{Rules, WatchReport, Watches};
 use crate::source::reader::{Backend, Feed, Input, Reader, ReaderConfig};
 use crate::status;
 use crate::sys::event::EventFd;
 use crate::sys::fanotify::{self, Group, Options};
+use crate::sys::ignore::Ignorer;
 use crate::sys::inotify::Inotify;
 use crate::sys::mount::{MountWatch, Mounts};
 
@@ -102,6 +103,8 @@ pub struct Watching {
     group: Option<Group>,
     /// Why there is no group, once it was tried.
     no_group: Option<(String, Option<fanotify::Error>)>,
+    /// Writes are heard, and told in this interval.
+    follow: Option<Duration>,
     watches: Option<Watches>,
     expires: Option<Instant>,
     mount_watch: Option<MountWatch>,
@@ -134,9 +137,14 @@ impl Watching {
         let kernel = &mirror.kernel;
         let mut watching = Watching {
             watch: mirror.watch,
-            options: Options { unlimited_queue: kernel.unlimited_queue, rename_events: kernel.rename_events },
+            options: Options {
+                unlimited_queue: kernel.unlimited_queue,
+                rename_events: kernel.rename_events,
+                writes: mirror.follow_open_files,
+            },
             group: None,
             no_group: None,
+            follow: mirror.follow_open_files.then_some(mirror.follow_interval),
             watches: None,
             expires: None,
             // Before the list is read, so that no change falls between.
@@ -155,7 +163,8 @@ impl Watching {
         }
         if watching.places.iter().any(|p| p.by == By::Inotify) || watching.watch == Watch::Auto {
             // With `auto` also when nothing needs it yet: a filesystem mounted later may. An idle queue costs nothing.
-            let inotify = Inotify::new().map_err(|source| WatchError::Inotify { path: root.path().into(), source })?;
+            let inotify = Inotify::new(mirror.follow_open_files)
+                .map_err(|source| WatchError::Inotify { path: root.path().into(), source })?;
             let watches = Watches::new(inotify, root.path())?;
             let fd = watches.queue().try_clone_to_owned().map_err(WatchError::Reader)?;
             inputs.push(Input { feed: Feed::Inotify, fd });
@@ -212,12 +221,23 @@ impl Watching {
                 if let Err(error) = resolver.add_mount(root, fd.into()) {
                     tracing::warn!(path = %path.display(), %error, "cannot tell which filesystem this is");
                 }
+                self.let_mute(resolver)?;
                 (By::Fanotify, why)
             }
             Err((_, Some(source))) if self.watch == Watch::Fanotify => return Err(WatchError::Fanotify { path, source }),
             Err((why, _)) => (By::Inotify, why),
         };
         self.places.push(Place { at: at.clone(), dev, by, why });
+        Ok(())
+    }
+
+    /// Gives the resolver the means to mute what does not matter.
+    fn let_mute(&self, resolver: &mut Resolver) -> Result<(), WatchError> {
+        if let Some(group) = self.group.as_ref().filter(|_| !resolver.mutes()) {
+            let ignorer = Ignorer::new(group).map_err(WatchError::Reader)?;
+            tracing::debug!(directories = ignorer.can_ignore_entries(), evictable = ignorer.is_evictable(), "can be muted");
+            resolver.mute_by(MuteBy { ignorer, follow: self.follow, names_files: group.features().target_fid });
+        }
         Ok(())
     }
 
@@ -335,6 +355,8 @@ impl Watching {
         if let Some(watch) = &self.mount_watch {
             let _ = watch.changed(); // acknowledges; what changed is found below
         }
+        // What lies outside may have become visible inside.
+        resolver.hear_all();
         let now = self.mounts_below(root);
         // One that is there again, or has another filesystem on top, is a new one.
         let stale = |p: &Place| !p.at.is_root() && now.contains(&p.at) && dev_of(root, &p.at) != Some(p.dev);

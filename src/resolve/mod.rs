@@ -12,6 +12,9 @@
 //!
 //! Gives up: a directory that is visible at two paths below the root (a bind mount) is followed at one of them.
 
+pub mod follow;
+pub mod mute;
+mod muting;
 pub mod tree;
 
 use std::ffi::OsStr;
@@ -19,6 +22,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::fcntl::{AtFlags, OFlag, open};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
@@ -30,6 +34,8 @@ use crate::path::{self, RelPath};
 use crate::source::fan_decode::{FanEvent, Fid, Place};
 use crate::sys::handle::{FsId, fd_path, fs_id, name_to_handle, open_by_handle};
 use tree::{Known, NodeId, Tree};
+
+pub use muting::MuteBy;
 
 /// The watched directory, held open: the anchor of every look-up, and the proof that it is still the same one.
 #[derive(Debug)]
@@ -122,6 +128,20 @@ pub struct Resolver {
     stats: Stats,
     dir: Vec<u8>,
     fd_errors_said: bool,
+    muting: Option<muting::Muting>,
+    now: Duration,
+}
+
+/// Where an entry is, by what is known of its directory.
+enum Placed {
+    /// Inside; its path is in `Resolver::dir`.
+    Here,
+    /// The filter leaves its directory out.
+    ExcludedDir,
+    /// The filter leaves out the entry, and not its directory.
+    Excluded,
+    /// Detached by the event at hand: what is above covers it.
+    Nowhere,
 }
 
 enum Dir {
@@ -141,6 +161,8 @@ impl Resolver {
             stats: Stats::default(),
             dir: Vec::new(),
             fd_errors_said: false,
+            muting: None,
+            now: Duration::ZERO,
         }
     }
 
@@ -154,11 +176,14 @@ impl Resolver {
         self.marked.push(Marked { fs, fd });
         self.know_root(root);
         self.tree.forget_foreign();
+        self.hear_all();
         Ok(fs)
     }
 
-    /// Forgets every path: the root was away, and what was looked up then is wrong.
+    /// Forgets every path, and hears of everything: the root was away and what was looked up then is wrong, or events were
+    /// missed, and a rename among them. What changed unheard has to be compared after this call.
     pub fn forget(&mut self, root: &Root) {
+        self.hear_all();
         self.tree = Tree::new(self.tree.max_dirs());
         self.know_root(root);
     }
@@ -194,6 +219,7 @@ impl Resolver {
         self.stats.unknown_records += u64::from(event.skipped);
         let mask = event.mask;
         if mask & libc::FAN_Q_OVERFLOW != 0 {
+            self.forget(root);
             return Err(Lost::all(Cause::QueueOverflow));
         }
         let is_dir = mask & libc::FAN_ONDIR != 0;
@@ -203,11 +229,12 @@ impl Resolver {
         let Some(Place { fid, name }) = event.dir else { return self.nameless(root, filter, event, out) };
         let Dir::Inside(dir) = self.resolve(root, &fid)? else {
             self.stats.foreign += 1;
-            // One of a pair without FAN_RENAME: what leaves a foreign directory may arrive inside.
+            self.useless(event, &fid, false);
             return Ok(());
         };
         if name.is_empty() || name == b"." {
-            return self.tell(filter, dir, b"", true, &[Seen::Touched], out);
+            self.tell(filter, dir, b"", true, &[Seen::Touched], out);
+            return Ok(());
         }
         let appears = mask & (libc::FAN_CREATE | libc::FAN_MOVED_TO) != 0;
         let goes = mask & (libc::FAN_DELETE | libc::FAN_MOVED_FROM) != 0;
@@ -220,6 +247,7 @@ impl Resolver {
                     self.tree.detach(old);
                 }
                 self.tree.forget_foreign();
+                self.dir_came(true);
             }
             let seen: &[Seen] = match (appears, goes) {
                 (true, false) if mask & libc::FAN_MOVED_TO == 0 => &[Seen::CreatedDir],
@@ -228,8 +256,10 @@ impl Resolver {
                 (false, true) => &[Seen::GoneDir],
                 (false, false) => &[Seen::Touched],
             };
-            return self.tell(filter, dir, name, true, seen, out);
+            self.tell(filter, dir, name, true, seen, out);
+            return Ok(());
         }
+        self.unmute(event);
         let written = mask & (libc::FAN_CLOSE_WRITE | libc::FAN_MOVED_TO) != 0;
         let seen: &[Seen] = match (mask & libc::FAN_CREATE != 0, goes) {
             (true, false) if written => &[Seen::Created, Seen::Written],
@@ -239,9 +269,18 @@ impl Resolver {
             (false, true) if written => &[Seen::Gone, Seen::Written],
             (false, true) => &[Seen::Gone],
             (false, false) if written => &[Seen::Written],
-            (false, false) => &[Seen::Touched],
+            (false, false) if mask & libc::FAN_ATTRIB != 0 => &[Seen::Touched],
+            (false, false) => &[],
         };
-        self.tell(filter, dir, name, false, seen, out)
+        match self.tell(filter, dir, name, false, seen, out) {
+            Placed::ExcludedDir => self.useless(event, &fid, true),
+            Placed::Excluded => self.useless_file(event, true),
+            Placed::Here if mask & libc::FAN_MODIFY != 0 && !written && !goes && !self.follow(event, event.dir.as_ref()) => {
+                out(&self.dir, Seen::Modified);
+            }
+            Placed::Here | Placed::Nowhere => {}
+        }
+        Ok(())
     }
 
     fn renamed(
@@ -285,19 +324,23 @@ impl Resolver {
                 }
                 (None, Dir::Outside) => {}
             }
-            if let (Dir::Outside, Dir::Inside(_)) = (&old, &new) {
-                self.tree.forget_foreign();
+            if let Dir::Inside(_) = new {
+                let from_outside = matches!(old, Dir::Outside);
+                if from_outside {
+                    self.tree.forget_foreign();
+                }
+                self.dir_came(from_outside);
             }
+        } else if let (Dir::Inside(_), _) | (_, Dir::Inside(_)) = (&old, &new) {
+            self.unmute(event);
         }
         if let Dir::Inside(dir) = old {
-            self.tell(filter, dir, old_name, is_dir, &[if is_dir { Seen::GoneDir } else { Seen::Gone }], out)?;
+            self.tell(filter, dir, old_name, is_dir, &[if is_dir { Seen::GoneDir } else { Seen::Gone }], out);
         }
-        match new {
-            Dir::Inside(dir) => {
-                self.tell(filter, dir, new_name, is_dir, &[if is_dir { Seen::MovedDir } else { Seen::Written }], out)
-            }
-            Dir::Outside => Ok(()),
+        if let Dir::Inside(dir) = new {
+            self.tell(filter, dir, new_name, is_dir, &[if is_dir { Seen::MovedDir } else { Seen::Written }], out);
         }
+        Ok(())
     }
 
     /// An event of a file whose name the kernel does not know: its link count changed, or someone works by file handle (an
@@ -310,20 +353,31 @@ impl Resolver {
         match self.look_up(root, &child)? {
             Whereabouts::Inside(at) => {
                 let is_dir = event.mask & libc::FAN_ONDIR != 0;
-                if !filter.excludes(&at, is_dir) {
-                    let written = event.mask & libc::FAN_CLOSE_WRITE != 0;
-                    out(&at, if written { Seen::Written } else { Seen::Touched });
+                if filter.excludes(&at, is_dir) {
+                    self.useless_file(event, true);
+                    return Ok(());
+                }
+                self.unmute(event);
+                let has = |bits| event.mask & bits != 0;
+                if has(libc::FAN_CLOSE_WRITE) {
+                    out(&at, Seen::Written);
+                } else if has(libc::FAN_MODIFY) && !is_dir && !self.follow(event, None) {
+                    out(&at, Seen::Modified);
+                } else if has(libc::FAN_ATTRIB) || is_dir {
+                    out(&at, Seen::Touched);
                 }
                 Ok(())
             }
             Whereabouts::Foreign | Whereabouts::Gone => {
                 self.stats.foreign += 1;
+                self.useless_file(event, false);
                 Ok(())
             }
             Whereabouts::NoName => Err(Lost::all(Cause::UnresolvableHandle)),
         }
     }
 
+    /// Tells the entry `name` of `dir`, or `dir` itself, unless it is left out.
     fn tell(
         &mut self,
         filter: &Filter,
@@ -332,10 +386,20 @@ impl Resolver {
         is_dir: bool,
         seen: &[Seen],
         out: &mut dyn FnMut(&[u8], Seen),
-    ) -> Outcome {
+    ) -> Placed {
+        let placed = self.place(filter, dir, name, is_dir);
+        match placed {
+            Placed::Here => seen.iter().for_each(|&s| out(&self.dir, s)),
+            Placed::ExcludedDir | Placed::Excluded => self.stats.foreign += 1,
+            Placed::Nowhere => {}
+        }
+        placed
+    }
+
+    /// Writes the path of the entry `name` of `dir` (empty: of `dir`) into `self.dir`.
+    fn place(&mut self, filter: &Filter, dir: NodeId, name: &[u8], is_dir: bool) -> Placed {
         if !self.tree.path(dir, &mut self.dir) {
-            // Detached between its look-up and here, by this very event: what is above covers it.
-            return Ok(());
+            return Placed::Nowhere;
         }
         if !filter.is_empty() {
             let excluded = match self.tree.verdict(dir) {
@@ -347,21 +411,16 @@ impl Resolver {
                 }
             };
             if excluded {
-                self.stats.foreign += 1;
-                return Ok(());
+                return Placed::ExcludedDir;
             }
         }
         if !name.is_empty() {
             path::push(&mut self.dir, name);
             if !filter.is_empty() && filter.excludes_leaf(&self.dir, is_dir) {
-                self.stats.foreign += 1;
-                return Ok(());
+                return Placed::Excluded;
             }
         }
-        for &s in seen {
-            out(&self.dir, s);
-        }
-        Ok(())
+        Placed::Here
     }
 
     /// Handle to node, through the tree or by opening it.

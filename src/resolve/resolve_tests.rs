@@ -7,20 +7,24 @@ use super::*;
 use crate::source::fan_decode::events;
 use crate::sys::fanotify::{Group, Options};
 
-struct Watched {
-    dir: tempfile::TempDir,
-    group: Group,
-    root: Root,
-    resolver: Resolver,
-    filter: Filter,
+pub(super) struct Watched {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) group: Group,
+    pub(super) root: Root,
+    pub(super) resolver: Resolver,
+    pub(super) filter: Filter,
 }
 
 impl Watched {
     fn new(exclude: &[&str], rename_events: bool) -> Watched {
-        let dir = tempfile::tempdir().unwrap();
+        let options = Options { rename_events, ..Options::default() };
+        Watched::on(tempfile::tempdir().unwrap(), exclude, &options)
+    }
+
+    pub(super) fn on(dir: tempfile::TempDir, exclude: &[&str], options: &Options) -> Watched {
         fs::create_dir(dir.path().join("root")).unwrap();
         fs::create_dir(dir.path().join("outside")).unwrap();
-        let group = Group::open(&Options { rename_events, ..Options::default() }).expect("needs root");
+        let group = Group::open(options).expect("needs root");
         group.mark_filesystem(dir.path()).unwrap();
         let root = Root::open(&dir.path().join("root")).unwrap();
         let mut resolver = Resolver::new(1000);
@@ -29,12 +33,12 @@ impl Watched {
         Watched { dir, group, root, resolver, filter }
     }
 
-    fn at(&self, path: &str) -> PathBuf {
+    pub(super) fn at(&self, path: &str) -> PathBuf {
         self.dir.path().join(path)
     }
 
     /// Everything told since the last call, as `what path`.
-    fn told(&mut self) -> Vec<String> {
+    pub(super) fn told(&mut self) -> Vec<String> {
         let mut out = Vec::new();
         let mut buf = vec![0; 65536];
         while let Ok(n) = nix::unistd::read(&self.group, &mut buf) {

@@ -66,7 +66,8 @@ pub struct Tree {
     max_dirs: usize,
 }
 
-fn hash(of: impl Hash) -> u64 {
+/// The hash that the tables here go by.
+pub(super) fn hash(of: impl Hash) -> u64 {
     let mut h = FxHasher::default();
     of.hash(&mut h);
     h.finish()

@@ -289,7 +289,7 @@ impl Watches {
             return;
         }
         if event.name.is_empty() {
-            if has(libc::IN_ATTRIB) {
+            if has(libc::IN_ATTRIB | libc::IN_MODIFY) {
                 out(path, Seen::Touched);
             }
             return;
@@ -302,6 +302,7 @@ impl Watches {
             libc::IN_CREATE => Seen::Created,
             libc::IN_CLOSE_WRITE | libc::IN_MOVED_TO => Seen::Written,
             libc::IN_DELETE | libc::IN_MOVED_FROM => Seen::Gone,
+            libc::IN_MODIFY => Seen::Modified,
             libc::IN_ATTRIB => Seen::Touched,
             _ => return,
         };
@@ -371,7 +372,7 @@ impl Watches {
                     Seen::GoneDir
                 }
             }
-            libc::IN_ATTRIB => Seen::Touched,
+            libc::IN_ATTRIB | libc::IN_MODIFY => Seen::Touched,
             _ => return,
         };
         if !excluded {

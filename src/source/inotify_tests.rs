@@ -30,7 +30,7 @@ impl Rig {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("tree")).unwrap();
         fs::create_dir(dir.path().join("outside")).unwrap();
-        let watches = Watches::new(Inotify::new().unwrap(), &dir.path().join("tree")).unwrap();
+        let watches = Watches::new(Inotify::new(false).unwrap(), &dir.path().join("tree")).unwrap();
         Rig { watches, now: Instant::now(), dir, _judging: None }
     }
 
@@ -191,7 +191,7 @@ fn symlinks_lead_nowhere() {
 #[test]
 fn another_filesystem_is_left_alone_unless_told() {
     let Some(scratch) = crate::scratch::Scratch::new("tmpfs", "another_filesystem_is_left_alone_unless_told") else { return };
-    let mut watches = Watches::new(Inotify::new().unwrap(), scratch.path().parent().unwrap()).unwrap();
+    let mut watches = Watches::new(Inotify::new(false).unwrap(), scratch.path().parent().unwrap()).unwrap();
     fs::create_dir(scratch.path().join("inside")).unwrap();
     watches.add_tree(b"", &RULES);
     assert_eq!(watches.count(), 1);

@@ -182,7 +182,7 @@ const CODES: [(Seen, u8); 6] = [
 fn code(seen: Seen) -> u8 {
     let plain = match seen {
         // What matters of these after a restart is that the path is looked at.
-        Seen::Created => Seen::Written,
+        Seen::Created | Seen::Modified => Seen::Written,
         Seen::CreatedDir => Seen::MovedDir,
         Seen::GoneDir => Seen::Gone,
         other => other,

@@ -5,11 +5,12 @@
 //! `source::fan_decode`.
 //!
 //! What the mask asks for, and why not more: names that come, go and move; a file closed after writing; changed attributes.
-//! Nothing about reading, and not `FAN_MODIFY`, which costs every writer on the filesystem 1.1 µs per write(2) (measured,
-//! 6.18). So a process that only reads, as rsync's sender and the daemon's scans do, raises no events here: opening,
+//! Nothing about reading, and `FAN_MODIFY` only when asked for ([`Options::writes`]): it costs every writer on the filesystem
+//! 1.1 µs per write(2) (measured, 6.18) unless the file is muted (`sys::ignore`). So a process that only reads, as rsync's sender and the daemon's scans do, raises no events here: opening,
 //! reading, atime updates and directory listings are all outside the mask (tested).
 //!
-//! Gives up, silently (no event at all, measured on 6.18, ext4, xfs, btrfs, tmpfs; all of it raises `FAN_MODIFY` only):
+//! Gives up without [`Options::writes`], silently (no event at all, measured on 6.18, ext4, xfs, btrfs, tmpfs; all of it raises
+//! `FAN_MODIFY` only, but for writes through a mapping, which raise nothing before the end):
 //! - truncate(2) by path of a file that nobody has open for writing (ftruncate(2) shows at the close);
 //! - a changed mtime with the atime left alone (`UTIME_OMIT`, `touch -m` of a directory; both together raise `FAN_ATTRIB`);
 //! - writes to a file that stays open, or stays mapped, until it is closed and unmapped.
@@ -48,6 +49,8 @@ const MASK: u64 = libc::FAN_CREATE | libc::FAN_DELETE | libc::FAN_CLOSE_WRITE | 
 const MASK_MOVED: u64 = libc::FAN_MOVED_FROM | libc::FAN_MOVED_TO;
 /// One record with the old and the new place (5.17). Stands alone: no `FAN_MOVED_*` comes besides it unless asked for.
 const MASK_RENAME: u64 = libc::FAN_RENAME;
+/// Each write(2), truncate(2), and mtime set alone (2.6.37).
+const MASK_WRITES: u64 = libc::FAN_MODIFY;
 
 /// What to ask the kernel for; what it gave is in [`Features`].
 #[derive(Clone, Copy, Debug)]
@@ -56,11 +59,13 @@ pub struct Options {
     pub unlimited_queue: bool,
     /// Renames as one record with both places.
     pub rename_events: bool,
+    /// Changes to files while they are open, and those that no close follows.
+    pub writes: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { unlimited_queue: true, rename_events: true }
+        Options { unlimited_queue: true, rename_events: true, writes: false }
     }
 }
 
@@ -128,6 +133,7 @@ impl Error {
 pub struct Group {
     fd: OwnedFd,
     features: Features,
+    writes: bool,
 }
 
 impl Group {
@@ -150,6 +156,8 @@ impl Group {
                 let flags = FAN_CLASS_NOTIF
                     | libc::FAN_CLOEXEC
                     | libc::FAN_NONBLOCK
+                    // Ignore marks are bounded by who sets them (2.6.37; needs CAP_SYS_ADMIN, as filesystem marks do).
+                    | libc::FAN_UNLIMITED_MARKS
                     | FAN_REPORT_IDS
                     | if target_fid { FAN_REPORT_TARGET_FID } else { 0 }
                     | if unlimited_queue { FAN_UNLIMITED_QUEUE } else { 0 };
@@ -159,7 +167,11 @@ impl Group {
                         // SAFETY: fanotify_init succeeded, so `fd` is a new descriptor that nobody else owns.
                         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
                         let rename = options.rename_events && knows_rename(fd.as_fd());
-                        return Ok(Group { fd, features: Features { unlimited_queue, target_fid, rename } });
+                        return Ok(Group {
+                            fd,
+                            features: Features { unlimited_queue, target_fid, rename },
+                            writes: options.writes,
+                        });
                     }
                     Err(error) => last = error,
                 }
@@ -175,7 +187,8 @@ impl Group {
 
     /// The events asked for at every mark.
     pub fn mask(&self) -> u64 {
-        MASK | if self.features.rename { MASK_RENAME } else { MASK_MOVED }
+        let renames = if self.features.rename { MASK_RENAME } else { MASK_MOVED };
+        MASK | renames | if self.writes { MASK_WRITES } else { 0 }
     }
 
     /// Marks the whole filesystem that `dir` lies on: changes through any mount of it, inside or outside `dir`, are heard

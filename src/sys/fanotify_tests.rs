@@ -176,7 +176,7 @@ fn records_carry_the_handles_that_name_to_handle_gives() {
 fn without_rename_events_both_halves_come() {
     let Some(scratch) = Scratch::new("tmpfs", "without_rename_events_both_halves_come") else { return };
     let root = File::open(scratch.path()).unwrap();
-    let group = Group::open(&Options { unlimited_queue: false, rename_events: false }).unwrap();
+    let group = Group::open(&Options { unlimited_queue: false, rename_events: false, writes: false }).unwrap();
     assert!(!group.features().rename && !group.features().unlimited_queue);
     group.mark_filesystem(scratch.path()).unwrap();
     fs::create_dir(scratch.path().join("a")).unwrap();

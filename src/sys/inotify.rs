@@ -26,15 +26,18 @@ const MASK_ROOT: AddWatchFlags = MASK.union(AddWatchFlags::IN_MOVE_SELF);
 
 /// An inotify queue; close-on-exec, non-blocking.
 #[derive(Debug)]
-pub struct Inotify(NixInotify);
+pub struct Inotify {
+    queue: NixInotify,
+    writes: bool,
+}
 
 impl Inotify {
-    /// A new queue without watches.
+    /// A new queue without watches. `writes`: hears of each write(2), truncate(2) and mtime set alone, too.
     ///
     /// # Errors
     /// `EMFILE` at `fs.inotify.max_user_instances`, `ENFILE`, `ENOMEM`.
-    pub fn new() -> io::Result<Inotify> {
-        Ok(Inotify(NixInotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?))
+    pub fn new(writes: bool) -> io::Result<Inotify> {
+        Ok(Inotify { queue: NixInotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?, writes })
     }
 
     /// Watches the directory that `dir` is open on, whatever its path is by now. A directory that is watched already keeps
@@ -45,12 +48,13 @@ impl Inotify {
     pub fn watch(&self, dir: BorrowedFd<'_>, root: bool) -> io::Result<Wd> {
         // inotify has no call that takes a descriptor; the link under /proc leads to the open directory itself.
         let link = format!("/proc/self/fd/{}", dir.as_raw_fd());
-        Ok(self.0.add_watch(link.as_str(), if root { MASK_ROOT } else { MASK })?)
+        let writes = if self.writes { AddWatchFlags::IN_MODIFY } else { AddWatchFlags::empty() };
+        Ok(self.queue.add_watch(link.as_str(), writes | if root { MASK_ROOT } else { MASK })?)
     }
 
     /// Removes a watch. One that the kernel has removed already is fine.
     pub fn unwatch(&self, wd: Wd) {
-        match self.0.rm_watch(wd) {
+        match self.queue.rm_watch(wd) {
             Ok(()) | Err(Errno::EINVAL) => {}
             Err(errno) => tracing::debug!(%errno, wd = wd.as_raw(), "inotify_rm_watch failed"),
         }
@@ -59,7 +63,7 @@ impl Inotify {
 
 impl AsFd for Inotify {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.queue.as_fd()
     }
 }
 

@@ -9,6 +9,7 @@ pub mod dirent;
 pub mod event;
 pub mod fanotify;
 pub mod handle;
+pub mod ignore;
 pub mod inotify;
 pub mod memfd;
 pub mod mount;

@@ -1,0 +1,114 @@
+//! `follow_open_files`: when a file that is being written is told, by either kind of events.
+//!
+//! With fanotify the resolver does it, and mutes the file meanwhile (`resolve::follow`). With inotify nothing can be muted: each
+//! write that finds the queue's last event another than its own is an event; here they become one look per file and interval.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use super::Engine;
+use crate::dirty::Seen;
+use crate::path::RelPath;
+
+/// Files in their interval at a time; one more is told at once.
+const MAX_WRITTEN: usize = 65_536;
+
+/// Files that inotify says are being written, each until its interval is over.
+pub(super) struct Written {
+    interval: Duration,
+    files: HashMap<RelPath, Duration>,
+    /// By time. What is not in `files` with this time any more is skipped.
+    due: VecDeque<(Duration, RelPath)>,
+}
+
+impl Written {
+    pub(super) fn new(interval: Duration) -> Written {
+        Written { interval, files: HashMap::new(), due: VecDeque::new() }
+    }
+
+    /// Takes in what was seen of `path`; `true` when it is to be told now.
+    pub(super) fn see(&mut self, path: &[u8], seen: Seen, now: Duration) -> bool {
+        match seen {
+            Seen::Modified => {
+                if self.files.contains_key(path) {
+                    return false;
+                }
+                if self.files.len() >= MAX_WRITTEN {
+                    return true;
+                }
+                let (due, path) = (now + self.interval, RelPath::from_normal(path));
+                self.files.insert(path.clone(), due);
+                self.due.push_back((due, path));
+                false
+            }
+            Seen::Written | Seen::Gone => {
+                self.files.remove(path);
+                true
+            }
+            _ => true,
+        }
+    }
+
+    /// The next file whose interval is over at `now`. Where it moved meanwhile, the move told the new name.
+    pub(super) fn take_due(&mut self, now: Duration) -> Option<RelPath> {
+        while self.due.front().is_some_and(|(due, _)| *due <= now) {
+            let (due, path) = self.due.pop_front()?;
+            if self.files.get(&path) == Some(&due) {
+                self.files.remove(&path);
+                return Some(path);
+            }
+        }
+        None
+    }
+
+    pub(super) fn next_due(&self) -> Option<Duration> {
+        self.due.front().map(|(due, _)| *due)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.files.len()
+    }
+}
+
+impl Engine {
+    /// Tells the files whose interval is over; with [`Duration::MAX`] all, for somebody who waits for what is written so far.
+    pub(super) fn tell_followed(&mut self, until: Duration) {
+        let now = self.now();
+        let targets = &mut self.targets;
+        let mut out = |path: &[u8], seen: Seen| targets.iter_mut().for_each(|target| target.see(now, path, seen));
+        let told = self.resolver.tell_followed(&self.root, &self.mirror.filter, until, &mut out);
+        while let Some(path) = self.written.take_due(until) {
+            out(&path, Seen::Modified);
+        }
+        if let Err(lost) = told {
+            self.lost(lost);
+        }
+    }
+
+    /// When there is something to tell.
+    pub(super) fn next_followed(&self) -> Option<Duration> {
+        self.resolver.next_followed().into_iter().chain(self.written.next_due()).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn writes_are_told_once_per_interval_and_a_close_at_once() {
+        let mut written = Written::new(SECOND * 2);
+        assert!((0..5).all(|_| !written.see(b"log", Seen::Modified, SECOND)));
+        assert_eq!((written.take_due(SECOND * 2), written.next_due()), (None, Some(SECOND * 3)));
+        assert_eq!(written.take_due(SECOND * 3).as_deref(), Some(&b"log"[..]));
+        assert_eq!(written.take_due(SECOND * 9), None);
+        assert!(!written.see(b"log", Seen::Modified, SECOND * 4));
+        assert!(written.see(b"log", Seen::Written, SECOND * 5));
+        assert!(!written.see(b"log", Seen::Modified, SECOND * 5));
+        assert_eq!(written.take_due(SECOND * 6), None, "the interval before the close is void");
+        assert_eq!(written.take_due(Duration::MAX).as_deref(), Some(&b"log"[..]));
+        assert_eq!((written.len(), written.next_due()), (0, None));
+    }
+}

@@ -1,0 +1,229 @@
+//! What the kernel need not tell: ignore marks on files that are being written and on directories whose events lead nowhere.
+//!
+//! Two kinds of objects are muted:
+//! - *Useless* ones, for as long as they are useless: a directory outside the root or left out by the filter, after [`HOT`] events
+//!   of its files within a window of [`WINDOW`]; and, when writes are heard at all, a file outside at its first write.
+//! - *Followed* ones, for a moment: a file inside the root, from its first write until it is told ([`follow`](super::follow)).
+//!
+//! Promises: what matters is heard. A useless object can come to matter only by an event that is heard, for no mark hides a rename,
+//! nor anything about a directory: a directory comes inside, or its path changes, by a rename; a file by a rename or a link. What
+//! that event makes dirty is read from the disk later than the mark is taken away, so a write in between is not missed. Where
+//! no event tells (filter, mounts, a queue that overflowed), [`Mutes::hear_all`] has to be called.
+//!
+//! Handles are kept as hashes: a collision unmutes something too early, which costs events and nothing else. Memory is bounded by
+//! [`MAX_USELESS`]; beyond it all marks are dropped, and what is still hot gets its mark anew.
+
+use std::collections::HashSet;
+use std::hash::BuildHasherDefault;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use rustc_hash::FxHasher;
+
+use crate::sys::ignore::Ignorer;
+
+/// Useless events of one directory within a [`WINDOW`] that mute it. A mark costs about as much as ten events.
+pub const HOT: u32 = 200;
+/// How long they are counted together.
+pub const WINDOW: Duration = Duration::from_secs(10);
+/// Objects muted as useless at a time; an evictable mark takes about 200 bytes of the kernel's memory.
+pub const MAX_USELESS: usize = 65_536;
+/// Directories counted at a time.
+const SLOTS: usize = 1024;
+
+/// What is muted at the moment; for the status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Muted {
+    /// Directories outside the root or excluded.
+    pub directories: u64,
+    /// Files outside the root or excluded.
+    pub files: u64,
+    /// Files inside, until they are told.
+    pub followed: u64,
+}
+
+/// Counts events by directory with a fixed memory: a slot belongs to whoever has most of its events (a majority vote), so a
+/// hot directory is found although quiet ones share its slot.
+#[derive(Debug)]
+struct Heat {
+    slots: Box<[(u64, u32)]>,
+    since: Duration,
+}
+
+impl Heat {
+    fn new() -> Heat {
+        Heat { slots: vec![(0, 0); SLOTS].into(), since: Duration::ZERO }
+    }
+
+    /// Counts one event of `dir`; `true` when it was the [`HOT`]th.
+    fn count(&mut self, dir: u64, now: Duration) -> bool {
+        if now.saturating_sub(self.since) > WINDOW {
+            self.slots.fill((0, 0));
+            self.since = now;
+        }
+        // The low bits of this hash are its best mixed ones only after the rotation that hash tables do as well.
+        let slot = &mut self.slots[(dir.rotate_left(26) as usize) % SLOTS];
+        if slot.1 == 0 {
+            *slot = (dir, 0);
+        }
+        if slot.0 != dir {
+            slot.1 -= 1;
+            return false;
+        }
+        slot.1 += 1;
+        if slot.1 < HOT {
+            return false;
+        }
+        slot.1 = 0;
+        true
+    }
+}
+
+type Hashes = HashSet<u64, BuildHasherDefault<FxHasher>>;
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Mutes {
+    ignorer: Ignorer,
+    dirs: Hashes,
+    files: Hashes,
+    heat: Heat,
+    /// Something is muted for the filter's sake: a path that changes may change that.
+    filtered: bool,
+    said: bool,
+}
+
+impl Mutes {
+    /// Nothing is muted yet.
+    pub fn new(ignorer: Ignorer) -> Mutes {
+        Mutes { ignorer, dirs: Hashes::default(), files: Hashes::default(), heat: Heat::new(), filtered: false, said: false }
+    }
+
+    /// Counts a useless event of an entry of directory `dir`. `true`: it is worth [`Mutes::directory`].
+    pub fn heats(&mut self, dir: u64, now: Duration) -> bool {
+        self.ignorer.can_ignore_entries() && self.heat.count(dir, now)
+    }
+
+    /// Mutes a directory whose events lead nowhere.
+    pub fn directory(&mut self, dir: u64, fd: BorrowedFd<'_>, filtered: bool) {
+        self.make_room();
+        self.filtered |= filtered;
+        match self.ignorer.ignore_entries(fd) {
+            Ok(()) => drop(self.dirs.insert(dir)),
+            Err(error) => self.say(&error),
+        }
+    }
+
+    /// Mutes a file whose events lead nowhere.
+    pub fn file(&mut self, file: u64, fd: BorrowedFd<'_>, filtered: bool) {
+        self.make_room();
+        self.filtered |= filtered;
+        match self.ignorer.ignore_writes(fd) {
+            Ok(()) => drop(self.files.insert(file)),
+            Err(error) => self.say(&error),
+        }
+    }
+
+    /// Mutes a file for a moment; who calls remembers it.
+    pub fn briefly(&mut self, fd: BorrowedFd<'_>) {
+        if let Err(error) = self.ignorer.ignore_writes(fd) {
+            self.say(&error);
+        }
+    }
+
+    /// Whether a file is muted as useless.
+    pub fn is_useless(&self, file: u64) -> bool {
+        self.files.contains(&file)
+    }
+
+    /// A file is gone, and its mark with it.
+    pub fn forget(&mut self, file: u64) {
+        self.files.remove(&file);
+    }
+
+    /// Counts a file that is muted already as a useless one.
+    pub fn keep(&mut self, file: u64) {
+        self.make_room();
+        self.files.insert(file);
+    }
+
+    /// Hears of writes to a file again. If that cannot be had, of everything.
+    pub fn hear(&mut self, file: u64, fd: BorrowedFd<'_>) {
+        self.files.remove(&file);
+        if let Err(error) = self.ignorer.hear_writes(fd) {
+            tracing::debug!(%error, "an ignore mark cannot be removed; all are");
+            self.hear_all();
+        }
+    }
+
+    /// Hears everything again. Whoever calls this has to compare what may have changed unheard.
+    ///
+    /// # Panics
+    /// If the kernel refuses, which it has no reason to: what is muted would stay so, unseen.
+    pub fn hear_all(&mut self) {
+        if let Err(error) = self.ignorer.hear_all() {
+            panic!("the kernel does not remove ignore marks: {error}");
+        }
+        self.dirs.clear();
+        self.files.clear();
+        self.filtered = false;
+    }
+
+    /// Whether a file is muted as useless.
+    pub fn any_file(&self) -> bool {
+        !self.files.is_empty()
+    }
+
+    /// Whether something is muted because the filter leaves it out.
+    pub fn any_filtered(&self) -> bool {
+        self.filtered
+    }
+
+    /// Whether anything useless is muted.
+    pub fn any(&self) -> bool {
+        !self.dirs.is_empty() || !self.files.is_empty()
+    }
+
+    /// Directories and files muted as useless.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.dirs.len() as u64, self.files.len() as u64)
+    }
+
+    fn make_room(&mut self) {
+        if self.dirs.len() + self.files.len() >= MAX_USELESS {
+            // Useless is useless: nothing inside went unheard by these.
+            self.hear_all();
+        }
+    }
+
+    fn say(&mut self, error: &std::io::Error) {
+        if !std::mem::replace(&mut self.said, true) {
+            tracing::warn!(
+                %error,
+                "cannot keep the kernel from telling of writes that do not matter; they cost CPU time only. \
+                 Raise fs.fanotify.max_user_marks if that is the reason"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hot_directory_is_found_among_quiet_ones() {
+        let mut heat = Heat::new();
+        let found = (0..u64::from(HOT) * 3).filter(|n| {
+            heat.count(n.wrapping_mul(0x9e37_79b9_7f4a_7c15), Duration::ZERO);
+            heat.count(7, Duration::ZERO)
+        });
+        assert!((2..=3).contains(&found.count()));
+    }
+
+    #[test]
+    fn a_slow_one_is_not() {
+        let mut heat = Heat::new();
+        assert!((0..HOT * 10).all(|n| !heat.count(7, WINDOW * n / (HOT / 2))));
+    }
+}

@@ -1,0 +1,222 @@
+//! Which event mutes what, and which one unmutes it: [`mute`](super::mute) and [`follow`](super::follow) put to use.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use nix::sys::stat::fstat;
+
+use super::follow::{Followed, Follows};
+use super::mute::{Muted, Mutes};
+use super::tree::hash;
+use super::{Dir, Outcome, Placed, Resolver, Root, Whereabouts};
+use crate::dirty::Seen;
+use crate::filter::Filter;
+use crate::lost::{Cause, Lost};
+use crate::source::fan_decode::{FanEvent, Fid, Place};
+use crate::sys::handle::open_by_handle;
+use crate::sys::ignore::Ignorer;
+
+/// Ends what a mute was for: the file is complete, or is somewhere else, or has another name.
+const TURNS: u64 =
+    libc::FAN_CREATE | libc::FAN_DELETE | libc::FAN_MOVED_FROM | libc::FAN_MOVED_TO | libc::FAN_RENAME | libc::FAN_CLOSE_WRITE;
+
+/// Nobody need be writing any more: not worth a mark.
+const OVER: u64 = libc::FAN_DELETE | libc::FAN_CLOSE_WRITE;
+
+/// The means to mute, and what is followed.
+pub(super) struct Muting {
+    mutes: Mutes,
+    /// Only when writes are heard.
+    follows: Option<Follows>,
+    /// Every record names the file by handle, so a muted file cannot come inside unnoticed.
+    names_files: bool,
+}
+
+/// What [`Muting`] is given.
+pub struct MuteBy {
+    /// For the marks of the group that the events come from.
+    pub ignorer: Ignorer,
+    /// Writes are heard; a file that is written is told once in this time.
+    pub follow: Option<Duration>,
+    /// The group reports the handle of what is created and moved (`FAN_REPORT_TARGET_FID`).
+    pub names_files: bool,
+}
+
+fn hash_of(fid: &Fid<'_>) -> u64 {
+    hash((fid.fs.0, fid.kind, fid.handle))
+}
+
+impl Resolver {
+    /// Mutes what does not matter from here on, and follows files if asked to.
+    pub fn mute_by(&mut self, by: MuteBy) {
+        let follows = by.follow.map(Follows::new);
+        self.muting = Some(Muting { mutes: Mutes::new(by.ignorer), follows, names_files: by.names_files });
+    }
+
+    /// Whether [`Resolver::mute_by`] was called.
+    pub fn mutes(&self) -> bool {
+        self.muting.is_some()
+    }
+
+    /// Tells the time (since the daemon's start); to be called before each buffer.
+    pub fn tick(&mut self, now: Duration) {
+        self.now = now;
+    }
+
+    /// What is muted.
+    pub fn muted(&self) -> Muted {
+        let Some(muting) = &self.muting else { return Muted::default() };
+        let (directories, files) = muting.mutes.counts();
+        Muted { directories, files, followed: muting.follows.as_ref().map_or(0, |f| f.len() as u64) }
+    }
+
+    /// Hears of everything again: what did not matter may from now on, and no event tells so. What was changed there unheard has
+    /// to be compared after this call.
+    pub fn hear_all(&mut self) {
+        if let Some(muting) = &mut self.muting
+            && muting.mutes.any()
+        {
+            muting.mutes.hear_all();
+        }
+    }
+
+    /// A directory has come to a place inside, from outside or from another one inside: what is muted may matter there.
+    pub(super) fn dir_came(&mut self, from_outside: bool) {
+        if let Some(muting) = &mut self.muting
+            && (from_outside && muting.mutes.any() || muting.mutes.any_filtered())
+        {
+            muting.mutes.hear_all();
+        }
+    }
+
+    /// An event of an entry of `dir` led nowhere; `filtered`: for the filter's sake.
+    pub(super) fn useless(&mut self, event: &FanEvent<'_>, dir: &Fid<'_>, filtered: bool) {
+        let Some(muting) = &mut self.muting else { return };
+        // Directories are heard whatever is muted, so theirs do not count.
+        if event.mask & libc::FAN_ONDIR != 0 {
+            return;
+        }
+        let hashed = hash_of(dir);
+        if muting.mutes.heats(hashed, self.now)
+            && let Ok(fd) = open(&self.marked, dir)
+        {
+            muting.mutes.directory(hashed, fd.as_fd(), filtered);
+        }
+        self.useless_file(event, filtered);
+    }
+
+    /// As [`Resolver::useless`], of the file alone: its directory matters, or is not known.
+    pub(super) fn useless_file(&mut self, event: &FanEvent<'_>, filtered: bool) {
+        let Some(muting) = &mut self.muting else { return };
+        if muting.follows.is_none() || !muting.names_files || event.mask & libc::FAN_MODIFY == 0 || event.mask & OVER != 0 {
+            return;
+        }
+        if let Some(file) = event.child.filter(|c| !c.handle.is_empty())
+            && let Ok(fd) = open(&self.marked, &file)
+        {
+            muting.mutes.file(hash_of(&file), fd.as_fd(), filtered);
+        }
+    }
+
+    /// To be called with every event of a file inside, before it is told: if it turns, its writes are heard again.
+    pub(super) fn unmute(&mut self, event: &FanEvent<'_>) {
+        let Some(muting) = &mut self.muting else { return };
+        let Some(follows) = &mut muting.follows else { return };
+        if event.mask & TURNS == 0 || follows.is_empty() && !muting.mutes.any_file() {
+            return;
+        }
+        let Some(file) = event.child else { return };
+        let hashed = hash_of(&file);
+        if !follows.remove(&file) && !muting.mutes.is_useless(hashed) {
+            return;
+        }
+        match open(&self.marked, &file) {
+            Ok(fd) => muting.mutes.hear(hashed, fd.as_fd()),
+            // It is gone, and its mark with it.
+            Err(error) if is_gone(&error) => muting.mutes.forget(hashed),
+            Err(_) => muting.mutes.hear_all(),
+        }
+    }
+
+    /// Starts a file's interval. `false`: it has to be told at once.
+    pub(super) fn follow(&mut self, event: &FanEvent<'_>, place: Option<&Place<'_>>) -> bool {
+        let Some(Muting { mutes, follows: Some(follows), .. }) = &mut self.muting else { return false };
+        let Some(file) = event.child.filter(|c| !c.handle.is_empty()) else { return false };
+        if !follows.add(&file, place, self.now) {
+            return false;
+        }
+        // Also if it is in its interval already: the kernel may have evicted the mark. One that is gone needs none.
+        if let Ok(fd) = open(&self.marked, &file) {
+            mutes.briefly(fd.as_fd());
+        }
+        true
+    }
+
+    /// When [`Resolver::tell_followed`] has something to do.
+    pub fn next_followed(&self) -> Option<Duration> {
+        self.muting.as_ref()?.follows.as_ref()?.next_due()
+    }
+
+    /// Tells the files whose interval is over at `now`, each unmuted before; with [`Duration::MAX`] all.
+    ///
+    /// # Errors
+    /// [`Lost`] when one cannot be credited to a path; the others have been told.
+    pub fn tell_followed(&mut self, root: &Root, filter: &Filter, now: Duration, out: &mut dyn FnMut(&[u8], Seen)) -> Outcome {
+        let mut outcome = Ok(());
+        while let Some(followed) =
+            self.muting.as_mut().and_then(|muting| muting.follows.as_mut()).and_then(|follows| follows.take_due(now))
+        {
+            outcome = outcome.and(self.tell_one(root, filter, &followed, out));
+        }
+        outcome
+    }
+
+    fn tell_one(&mut self, root: &Root, filter: &Filter, followed: &Followed, out: &mut dyn FnMut(&[u8], Seen)) -> Outcome {
+        let Some(muting) = &mut self.muting else { return Ok(()) };
+        let file = followed.file.fid();
+        match open(&self.marked, &file) {
+            // Unlinked and still written: no path. Should it be given a name after all, that raises an event of its own.
+            Ok(fd) if muting.names_files && fstat(&fd).is_ok_and(|stat| stat.st_nlink == 0) => {
+                muting.mutes.keep(hash_of(&file));
+                return Ok(());
+            }
+            Ok(fd) => muting.mutes.hear(hash_of(&file), fd.as_fd()),
+            Err(error) if is_gone(&error) => return Ok(()),
+            Err(_) => muting.mutes.hear_all(),
+        }
+        let Some((dir, name)) = &followed.place else {
+            return match self.look_up(root, &file)? {
+                Whereabouts::Inside(at) => {
+                    if !filter.excludes(&at, false) {
+                        out(&at, Seen::Modified);
+                    }
+                    Ok(())
+                }
+                Whereabouts::Foreign | Whereabouts::Gone => Ok(()),
+                Whereabouts::NoName => Err(Lost::all(Cause::UnresolvableHandle)),
+            };
+        };
+        let Dir::Inside(dir) = self.resolve(root, &dir.fid())? else { return Ok(()) };
+        if let Placed::Here = self.place(filter, dir, name, false) {
+            out(&self.dir, Seen::Modified);
+        }
+        Ok(())
+    }
+}
+
+/// Opens an object by handle, through any mount of its filesystem.
+fn open(marked: &[super::Marked], fid: &Fid<'_>) -> io::Result<OwnedFd> {
+    match marked.iter().find(|m| m.fs == fid.fs) {
+        Some(mount) => open_by_handle(mount.fd.as_fd(), fid.handle_ref()),
+        None => Err(io::ErrorKind::NotFound.into()),
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ESTALE | libc::ENOENT))
+}
+
+#[cfg(test)]
+#[path = "muting_tests.rs"]
+mod tests;
