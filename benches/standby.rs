@@ -119,6 +119,7 @@ fn main() {
             delete: true,
             missing_args: true,
             compare: Compare::Quick,
+            extras: Default::default(),
             facts: &facts,
             filter_args: &[],
             compress: Compress::None,

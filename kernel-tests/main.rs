@@ -13,6 +13,7 @@ mod filters;
 mod fixture;
 mod follow;
 mod history;
+mod identity;
 mod lifecycle;
 mod muting;
 mod names;
@@ -102,6 +103,7 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("renames", renames::cases()),
         ("rewrite", rewrite::cases()),
         ("types", types::cases()),
+        ("identity", identity::cases()),
         ("names", names::cases()),
         ("bursts", bursts::cases()),
         ("filters", filters::cases()),

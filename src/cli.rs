@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Level, LogFormat, Overrides, Watch, units};
+use crate::config::{Extras, Level, LogFormat, Overrides, Watch, units};
 use crate::exit::ExitCode;
 use crate::failover::cli::{self as failover, FailoverArgs};
 
@@ -156,6 +156,18 @@ pub struct MirrorArgs {
     /// Never delete on the targets
     #[arg(long)]
     pub no_delete: bool,
+    /// Keep names of one file names of one file on the targets
+    #[arg(long)]
+    pub hard_links: bool,
+    /// Carry extended attributes over
+    #[arg(long)]
+    pub xattrs: bool,
+    /// Carry access control lists over
+    #[arg(long)]
+    pub acls: bool,
+    /// Leave holes in files holes
+    #[arg(long)]
+    pub sparse: bool,
     /// Where to hear of changes
     #[arg(long, value_enum, value_name = "HOW", default_value_t = Watch::Auto)]
     pub watch: Watch,
@@ -251,6 +263,7 @@ impl MirrorArgs {
             include: bytes(&self.include),
             exclude: bytes(&self.exclude),
             no_delete: self.no_delete,
+            extras: Extras { hard_links: self.hard_links, xattrs: self.xattrs, acls: self.acls, sparse: self.sparse },
             watch: Some(self.watch),
             follow_open_files: self.follow_open_files,
             password_file: self.password_file.clone(),

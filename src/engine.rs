@@ -8,6 +8,7 @@
 
 mod commands;
 mod follow;
+mod linked;
 mod losses;
 mod steering;
 mod watching;
@@ -115,6 +116,8 @@ pub struct Engine {
     /// The drain under way for [`DirtySet::begin_barrier`](crate::dirty::DirtySet::begin_barrier).
     barrier: Option<u64>,
     events: u64,
+    /// Which names are one file; only with `hard_links`.
+    linking: Option<linked::Linking>,
 }
 
 impl Engine {
@@ -176,6 +179,7 @@ impl Engine {
             stop_drain: None,
             barrier: None,
             events: 0,
+            linking: mirror.extras.hard_links.then(linked::Linking::new),
         };
         Ok((engine, handle))
     }
@@ -213,6 +217,7 @@ impl Engine {
             more |= self.take_events();
             self.take_commands();
             self.tick();
+            self.follow_links();
             for at in 0..self.targets.len() {
                 self.with_target(at, |target, cx| target.dispatch(cx));
             }
@@ -278,6 +283,7 @@ impl Engine {
             root: &self.root,
             check: &|| self.root.check().and_then(|()| self.watching.check(&self.root)),
             filter: &self.mirror.filter,
+            links: self.linking.as_mut().map(|l| &mut l.links),
             statter: &mut self.statter,
             reactor: &mut self.reactor,
             held: &mut self.held,
@@ -422,6 +428,7 @@ impl Engine {
         due.extend(self.recent.values().filter(|r| r.scheduled).map(|r| r.at + r.pause));
         due.extend(self.next_unwatched);
         due.extend(self.next_followed());
+        due.extend(self.linking.as_ref().and_then(|l| l.links.next_due()));
         due.extend(self.watching.expires(self.started));
         due.extend(self.next_full);
         due.extend(self.held.is_some().then_some(self.next_root_check));
@@ -461,6 +468,10 @@ impl Engine {
             muted_directories: muted.directories,
             muted_files: muted.files,
             following: muted.followed + self.written.len() as u64,
+            links: self.linking.as_ref().map(|l| {
+                let (files, names) = l.links.sizes();
+                status::Links { files: files as u64, names: names as u64, walks: l.links.walks() }
+            }),
             lost: self.losses.iter().map(|(cause, n)| (cause.name().to_owned(), *n)).collect(),
             initial: initial.into(),
             targets: self.targets.iter().map(|t| t.status(self.now(), self.held.as_deref(), put_off)).collect(),

@@ -28,6 +28,7 @@ pub mod engine;
 pub mod exit;
 pub mod failover;
 pub mod filter;
+pub mod links;
 pub mod lost;
 pub mod path;
 pub mod resolve;

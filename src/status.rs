@@ -47,12 +47,25 @@ pub struct Mirror {
     pub muted_files: u64,
     /// Files that are being written and are looked at when `follow_interval` is over (`follow_open_files`).
     pub following: u64,
+    /// Files with several names; only with `hard_links`.
+    pub links: Option<Links>,
     /// Losses of sight, by cause.
     pub lost: BTreeMap<String, u64>,
     /// `running`, `done` or `none`.
     pub initial: String,
     /// One per target.
     pub targets: Vec<Target>,
+}
+
+/// What is known of hard links.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Links {
+    /// Files with several names.
+    pub files: u64,
+    /// Their names.
+    pub names: u64,
+    /// Walks over the source in search of them.
+    pub walks: u64,
 }
 
 /// How one filesystem is watched.
@@ -183,6 +196,9 @@ impl Snapshot {
                     m.muted_directories, m.muted_files, m.following
                 );
             }
+            if let Some(l) = &m.links {
+                let _ = writeln!(out, "  links  {} files with {} names, looked for {} times", l.files, l.names, l.walks);
+            }
             for (cause, n) in &m.lost {
                 let _ = writeln!(out, "  lost   {cause}: {n} (compared again)");
             }
@@ -284,6 +300,7 @@ mod tests {
             muted_directories: 2,
             muted_files: 0,
             following: 1,
+            links: None,
             lost: [("queue_overflow".into(), 2)].into(),
             initial: "done".into(),
             targets: vec![target],

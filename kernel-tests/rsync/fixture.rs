@@ -156,6 +156,7 @@ impl Fixture {
             delete: !self.options.keep,
             missing_args: !self.options.no_missing_args,
             compare: Compare::Quick,
+            extras: Default::default(),
             facts: &self.facts,
             filter_args: &self.options.filters,
             compress: Compress::None,

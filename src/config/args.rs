@@ -7,7 +7,7 @@
 use std::ops::ControlFlow;
 
 /// May be added. A trailing `=` marks options with a value.
-const FINE: &str = "acls no-acls no-A xattrs no-xattrs no-X hard-links no-hard-links no-H atimes no-atimes no-U open-noatime no-open-noatime \
+const FINE: &str = "acls no-acls no-A xattrs no-xattrs no-X no-hard-links no-H atimes no-atimes no-U open-noatime no-open-noatime \
     crtimes no-crtimes no-N omit-dir-times no-omit-dir-times no-O omit-link-times no-omit-link-times no-J perms no-perms no-p executability \
     owner no-owner no-o group no-group no-g devices no-devices specials no-specials no-D times links super no-super fake-super \
     numeric-ids no-numeric-ids usermap= groupmap= chown= chmod= munge-links no-munge-links sparse no-sparse no-S preallocate \
@@ -20,6 +20,7 @@ const FINE: &str = "acls no-acls no-A xattrs no-xattrs no-X hard-links no-hard-l
 
 /// May not be added, and why.
 const REFUSED: &[(&str, &str)] = &[
+    ("hard-links", "it links only what happens to be sent together; set hard_links = true in the mirror"),
     ("dry-run list-only", "nothing would be copied"),
     ("update", "a file that is newer on the target would stay different for good"),
     ("existing ignore-non-existing ignore-existing", "part of the tree would never be copied"),
@@ -272,8 +273,8 @@ mod tests {
     fn allowed() {
         for args in [
             &[][..],
-            &["-H", "-AXS", "--bwlimit=10m", "--chmod", "D755"],
-            &["-HT/tmp/x", "-T", "/tmp/x", "-B=1024"],
+            &["-D", "-AXS", "--bwlimit=10m", "--chmod", "D755"],
+            &["-XT/tmp/x", "-T", "/tmp/x", "-B=1024"],
             &["--partial-dir=.rsync-partial", "--fsync", "-M--fake-super", "--remote-option=--fake-super", "-M", "--log-file=/x"],
             &["--no-owner", "--no-group", "-c"],
         ] {
@@ -285,8 +286,8 @@ mod tests {
     fn not_allowed() {
         for (args, want) in [
             (&["-uz"][..], &[(0, "-u"), (0, "-z")][..]),
-            (&["-aH"], &[(0, "-a")]),
-            (&["-H", "--inplace"], &[(1, "--inplace")]),
+            (&["-aH"], &[(0, "-a"), (0, "-H")]),
+            (&["-A", "--inplace"], &[(1, "--inplace")]),
             (&["--partial"], &[(0, "--partial")]),
             (&["-P"], &[(0, "-P")]),
             (&["--files-from=x", "--delete"], &[(0, "--files-from"), (1, "--delete")]),
@@ -300,14 +301,14 @@ mod tests {
             (&["/etc"], &[(0, "/etc")]),
             (&["-"], &[(0, "-")]),
             (&[""], &[(0, "")]),
-            (&["--", "-H"], &[(0, "--")]),
+            (&["--", "-A"], &[(0, "--")]),
             (&["--no-such"], &[(0, "--no-such")]),
             (&["-Q"], &[(0, "-Q")]),
             (&["-M--delete-excluded"], &[(0, "-M--delete-excluded")]),
             (&["-M", "-n"], &[(0, "-M-n")]),
             (&["-M-M-n"], &[(0, "-M-n")]),
             (&["-e", "sh -c x"], &[(0, "-e")]),
-            (&["-H\n"], &[(0, "-H\n")]),
+            (&["-A\n"], &[(0, "-A\n")]),
         ] {
             let want: Vec<_> = want.iter().map(|(w, o)| (*w, o.to_string())).collect();
             assert_eq!(refused(args), want, "{args:?}");

@@ -94,6 +94,8 @@ pub struct Mirror {
     pub follow_interval: Duration,
     /// What belongs to the mirror.
     pub filter: Filter,
+    /// What is carried over beside content, owner, mode and times.
+    pub extras: Extras,
     /// Time between full passes, if there are to be any.
     pub full_every: Option<Duration>,
     /// `[mirror.batch]`.
@@ -104,6 +106,19 @@ pub struct Mirror {
     pub kernel: KernelSwitches,
     /// `[[mirror.target]]`, at least one, with different names.
     pub targets: Vec<Target>,
+}
+
+/// What is carried over beside content, owner, mode and times; keys of the mirror.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Extras {
+    /// Which names are one file (`-H`).
+    pub hard_links: bool,
+    /// Extended attributes (`-X`).
+    pub xattrs: bool,
+    /// Access control lists (`-A`).
+    pub acls: bool,
+    /// Holes in files stay holes (`-S`).
+    pub sparse: bool,
 }
 
 /// What happens at the start.
@@ -290,6 +305,7 @@ impl Mirror {
             follow_open_files: false,
             follow_interval: Duration::from_secs(2),
             filter: Filter::none(),
+            extras: Extras::default(),
             full_every: None,
             batch: Batch::default(),
             rsync: "rsync".into(),
@@ -340,7 +356,7 @@ impl Serialize for Mirror {
             let text = |p: &Vec<u8>| String::from_utf8(p.clone()).map_err(|_| S::Error::custom("a pattern is not UTF-8"));
             patterns.iter().map(text).collect::<Result<Vec<_>, _>>()
         };
-        let mut out = serializer.serialize_struct("Mirror", 15)?;
+        let mut out = serializer.serialize_struct("Mirror", 19)?;
         out.serialize_field("name", &self.name)?;
         out.serialize_field("source", &self.source)?;
         out.serialize_field("delete", &self.delete)?;
@@ -351,6 +367,10 @@ impl Serialize for Mirror {
         out.serialize_field("follow_interval", &units::shown(self.follow_interval))?;
         out.serialize_field("include", &texts(self.filter.include())?)?;
         out.serialize_field("exclude", &texts(self.filter.exclude())?)?;
+        out.serialize_field("hard_links", &self.extras.hard_links)?;
+        out.serialize_field("xattrs", &self.extras.xattrs)?;
+        out.serialize_field("acls", &self.extras.acls)?;
+        out.serialize_field("sparse", &self.extras.sparse)?;
         if let Some(every) = self.full_every {
             out.serialize_field("full_every", &units::shown(every))?;
         }

@@ -20,7 +20,9 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
-pub use checked::{Batch, Compress, Config, Daemon, Initial, KernelSwitches, Level, LogConfig, LogFormat, Mirror, Target, Watch};
+pub use checked::{
+    Batch, Compress, Config, Daemon, Extras, Initial, KernelSwitches, Level, LogConfig, LogFormat, Mirror, Target, Watch,
+};
 pub use cite::{ConfigErrors, Problem};
 pub use secret::{SecretFileError, check_secret_file};
 
@@ -41,6 +43,8 @@ pub struct Overrides {
     pub exclude: Vec<Vec<u8>>,
     /// Never delete on the targets.
     pub no_delete: bool,
+    /// What is carried over beside content, owner, mode and times.
+    pub extras: Extras,
     /// Where changes are heard from.
     pub watch: Option<Watch>,
     /// Send files while they are open for writing.
@@ -113,6 +117,7 @@ impl Config {
         let mut mirror = Mirror::new("mirror", path(source));
         let password_file = overrides.password_file.as_deref().map(&mut path);
         mirror.delete = !overrides.no_delete;
+        mirror.extras = overrides.extras;
         mirror.watch = overrides.watch.unwrap_or(mirror.watch);
         mirror.follow_open_files = overrides.follow_open_files;
         match Filter::new(&overrides.include, &overrides.exclude) {
@@ -160,12 +165,36 @@ impl Config {
                 warn(format!("the pattern \"{}\" matches no path", Shown(pattern)));
             }
             for target in &mirror.targets {
+                for text in mirror.extras.refused_by(&target.location) {
+                    warn(format!("target {:?}: {text}", target.name));
+                }
                 if let Some(Err(e)) = target.password_file.as_deref().map(check_secret_file) {
                     warn(format!("target {:?}: {e}", target.name));
                 }
             }
         }
         out
+    }
+}
+
+impl Extras {
+    /// What a target on this host cannot take. Others tell only when something is sent.
+    fn refused_by(self, location: &Location) -> Vec<String> {
+        let Location::Local(path) = location else { return Vec::new() };
+        let asked = [
+            (self.xattrs, "user.fansync", "extended attributes", "xattrs"),
+            (self.acls, "system.posix_acl_access", "ACLs", "acls"),
+        ];
+        let takes_none = |name: &str| {
+            // getxattr(2): ENODATA where it could be there.
+            xattr::get(path, name).is_err_and(|e| e.raw_os_error() == Some(nix::libc::EOPNOTSUPP))
+        };
+        let refused = asked.into_iter().filter(|(wanted, name, ..)| *wanted && takes_none(name));
+        refused
+            .map(|(_, _, what, key)| {
+                format!("the filesystem of {} takes no {what}: files that have some will fail; set {key} = false, or args = [\"--no-{key}\"] for this target", path.display())
+            })
+            .collect()
     }
 }
 

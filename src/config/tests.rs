@@ -58,7 +58,7 @@ name = "a"
 url = "rsync://u@[::1]:8730/m/p"
 password_file = "/etc/p"
 compress = "zstd"
-args = ["-H", "--bwlimit=10m"]
+args = ["-A", "--bwlimit=10m"]
 jobs = 3
 small_jobs = 5
 standby = 0
@@ -111,7 +111,7 @@ fn every_key_is_read() {
         location: Location::parse("rsync://u@[::1]:8730/m/p").unwrap(),
         password_file: Some("/etc/p".into()),
         compress: Compress::Zstd,
-        args: vec!["-H".into(), "--bwlimit=10m".into()],
+        args: vec!["-A".into(), "--bwlimit=10m".into()],
         jobs: 3,
         small_jobs: 5,
         standby: 0,
@@ -431,6 +431,7 @@ fn files_that_must_not_be_trusted() {
 fn without_a_file() {
     let targets = ["rsync://h/m".to_owned(), "h:/p".to_owned()];
     let overrides = Overrides {
+        extras: Extras { hard_links: true, acls: true, ..Extras::default() },
         include: vec![b"a\xff".to_vec()],
         exclude: vec![b"*".to_vec()],
         no_delete: true,

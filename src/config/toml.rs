@@ -14,7 +14,7 @@ use clap::ValueEnum;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::checked::{Batch, Config, Daemon, KernelSwitches, LogConfig, Mirror, Target};
+use super::checked::{Batch, Config, Daemon, Extras, KernelSwitches, LogConfig, Mirror, Target};
 use super::cite::{ConfigErrors, Problem, nearest};
 use super::{rules, units};
 use crate::failover::mark;
@@ -283,6 +283,12 @@ fn mirror(s: &mut Section<'_, '_>) -> Option<Mirror> {
         follow_open_files: s.flag("follow_open_files").unwrap_or(d.follow_open_files),
         follow_interval: s.duration("follow_interval").unwrap_or(d.follow_interval),
         filter: filter(s),
+        extras: Extras {
+            hard_links: s.flag("hard_links").unwrap_or(d.extras.hard_links),
+            xattrs: s.flag("xattrs").unwrap_or(d.extras.xattrs),
+            acls: s.flag("acls").unwrap_or(d.extras.acls),
+            sparse: s.flag("sparse").unwrap_or(d.extras.sparse),
+        },
         full_every: s.duration("full_every").or(d.full_every),
         rsync: s.path("rsync").unwrap_or(d.rsync),
         batch: s.table("batch", "[mirror.batch]", batch),

@@ -55,6 +55,11 @@ pub struct Entry {
 }
 
 impl Entry {
+    fn plain(path: RelPath, epoch: Epoch) -> Entry {
+        let (gone, content, held, fresh, taken) = (false, false, false, false, false);
+        Entry { path, kind: Kind::Entry, gone, content, held, over: None, fresh, taken, epoch }
+    }
+
     /// Moves the entry out and leaves its path and kind behind, marked as taken.
     pub fn take(&mut self) -> Entry {
         let whole = self.clone();

@@ -749,3 +749,28 @@ fn part_of_an_older_change_makes_what_covers_it_as_old() {
         assert!(!set.epochs().clear_until(old), "under {covering:?}, the flush would not wait for its own change");
     }
 }
+
+#[test]
+fn another_path_joins_a_batch_once_and_not_past_one_in_flight() {
+    let mut set = DirtySet::new(1000);
+    let p = |path: &str| RelPath::new(path.as_bytes()).unwrap();
+    let all = Limits { max_paths: 100, ignore_holds: false };
+    set.see(b"d", Seen::Touched);
+    set.see(b"d/a", Seen::Written);
+    let mut first = set.take_shallow(all, &mut |_, _| false).unwrap();
+    let since = first.entries[0].epoch();
+    set.see(b"e/b", Seen::Written);
+    // The directory above travels with the batch too, for its attributes: that does not make it carry what is in it.
+    let joined = [p("e/b"), p("d/c")].map(|path| set.join(first.id, &path, since).unwrap().expect("not in the batch yet"));
+    assert!(joined[0].content && !joined[1].content, "what was pending of it comes along");
+    assert_eq!(set.pending(), 0);
+    first.entries.extend(joined);
+    assert!(matches!(set.join(first.id, &p("d/c"), since), Ok(None)));
+    set.see(b"x", Seen::Written);
+    let second = set.take_shallow(all, &mut |_, _| false).unwrap();
+    assert_eq!(set.join(second.id, &p("e/b"), since).unwrap_err(), Some(first.id));
+    set.confirm(first.id, std::mem::take(&mut first.entries));
+    let late = set.join(second.id, &p("e/b"), since).unwrap().unwrap();
+    set.confirm(second.id, second.entries.into_iter().chain([late]).collect());
+    assert_eq!(set.epochs().total(), 0);
+}

@@ -79,6 +79,7 @@ impl Engine {
             self.targets.iter_mut().for_each(Target::end_barrier);
         }
         if self.flushes.iter().any(|f| f.token == token) {
+            self.hurry_links();
             self.compare_scheduled(true); // a flush waits for what is lost, too
             self.tell_followed(Duration::MAX);
         }

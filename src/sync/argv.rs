@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use super::location::Location;
 use super::probe::RsyncFacts;
-use crate::config::Compress;
+use crate::config::{Compress, Extras};
 use crate::failover::mark;
 
 /// What one rsync is started for.
@@ -97,6 +97,8 @@ pub struct Spec<'a> {
     pub missing_args: bool,
     /// What is done with files whose size and times are the same.
     pub compare: Compare,
+    /// What is carried over beside content, owner, mode and times.
+    pub extras: Extras,
     /// What `rsync` can do.
     pub facts: &'a RsyncFacts,
     /// `--exclude=…`, `--include=…`, `--filter=…`, one argument each, in rsync's order (the first match decides).
@@ -141,6 +143,13 @@ pub fn argv(spec: &Spec<'_>, pass: Pass) -> Vec<OsString> {
     add(&"-lptgoD");
     if recursive {
         add(&"-r");
+    }
+    // Every pass alike: one without them would undo what another did.
+    let Extras { hard_links, xattrs, acls, sparse } = spec.extras;
+    for (option, wanted) in [("-H", hard_links), ("-X", xattrs), ("-A", acls), ("-S", sparse)] {
+        if wanted {
+            add(&option);
+        }
     }
     add(&"--numeric-ids");
     if listed {
@@ -302,6 +311,7 @@ mod tests {
             delete: true,
             missing_args: true,
             compare: Compare::Quick,
+            extras: Extras::default(),
             facts,
             filter_args: &[],
             compress: Compress::None,

@@ -14,6 +14,7 @@
 
 mod ended;
 mod fence;
+mod linked;
 mod report;
 mod send;
 mod steer;
@@ -37,6 +38,7 @@ use super::run::{Input, Run, RunError};
 use crate::config::{self, Mirror};
 use crate::dirty::{Batch, BatchId, DirtySet, Entry, Epoch, Kind, Limits, Seen};
 use crate::filter::Filter;
+use crate::links::Links;
 use crate::path::{self, RelPath, Shown};
 use crate::resolve::Root;
 use crate::status;
@@ -85,6 +87,8 @@ pub struct Context<'a> {
     pub filter: &'a Filter,
     /// For rule N.
     pub statter: &'a mut Statter,
+    /// Which names are one file; only where links are kept.
+    pub links: Option<&'a mut Links>,
     /// Where children's descriptors are registered.
     pub reactor: &'a mut Reactor,
     /// Set by a target that found the root gone.
@@ -180,6 +184,7 @@ pub struct Target {
     stopping: bool,
     /// Nothing is sent until somebody says so; since when, in seconds since 1970.
     paused: Option<f64>,
+    linking: linked::Linking,
     reconciles: u64,
     /// Said already that the target's top directory cannot be changed.
     top_refused: bool,
@@ -235,6 +240,7 @@ impl Target {
             flushes: Vec::new(),
             stopping: false,
             paused: None,
+            linking: Default::default(),
             reconciles: 0,
             top_refused: false,
             fence: fence::Fence::new(mirror),
@@ -324,7 +330,7 @@ impl Target {
     pub fn remaining(&self) -> Vec<(RelPath, Seen)> {
         let mut out = self.set.waiting_paths();
         let flying = self.batches().flat_map(|(run, batch)| batch.entries.iter().chain(&run.after));
-        out.extend(flying.chain(self.retries.entries()).map(|e| (e.path.clone(), e.seen_again())));
+        out.extend(flying.chain(self.retries.entries()).chain(self.linking.waiting()).map(|e| (e.path.clone(), e.seen_again())));
         out
     }
 

@@ -290,17 +290,7 @@ impl DirtySet {
     /// An entry for a path's attributes that the caller keeps until it restores it; counted since `since`.
     pub fn parked(&mut self, path: RelPath, since: Epoch) -> Entry {
         self.epochs.add(since);
-        Entry {
-            path,
-            kind: Kind::Entry,
-            gone: false,
-            content: false,
-            held: false,
-            over: None,
-            fresh: false,
-            taken: false,
-            epoch: since,
-        }
+        Entry::plain(path, since)
     }
 
     /// Forgets parked entries that turned out to be needless.
@@ -378,6 +368,52 @@ impl DirtySet {
             }
         }
         (!go.is_empty()).then_some(Batch { id, entries: go, round })
+    }
+
+    /// Takes `path` into batch `id` beside what it holds, as old as `since`, with what is pending of it. `Ok(None)` when the batch has it already.
+    ///
+    /// # Errors
+    /// The batch in flight that is in the way, when it is at or above the path.
+    pub fn join(&mut self, id: BatchId, path: &RelPath, since: Epoch) -> Result<Option<Entry>, Option<BatchId>> {
+        let mut at = ROOT;
+        let mut blocks = self.blocks(ROOT, id);
+        for name in components(path) {
+            match self.child(at, name) {
+                Some(child) => at = child,
+                None => {
+                    at = NONE;
+                    break;
+                }
+            }
+            blocks = blocks.or(self.blocks(at, id));
+        }
+        // Itself: a directory above it is there for its attributes perhaps.
+        if at != NONE && self.nodes[at as usize].flying == id {
+            return Ok(None);
+        }
+        let over = self.flying_over(path, Kind::Entry, id).map_err(|InTheWay| blocks)?;
+        let mut at = ROOT;
+        for name in components(path) {
+            at = match self.child(at, name) {
+                Some(child) => child,
+                None => self.make_child(at, name),
+            };
+        }
+        let n = &self.nodes[at as usize];
+        let mut entry = Entry { over, ..Entry::plain(path.clone(), since) };
+        if n.kind == Some(Kind::Entry) {
+            (entry.gone, entry.content) = (n.flags & GONE != 0, n.flags & CONTENT != 0);
+            let epoch = self.clear(at).expect("it was pending");
+            entry.epoch = epoch.min(since);
+        }
+        self.epochs.add(entry.epoch);
+        self.fly(at, id, Kind::Entry);
+        Ok(Some(entry))
+    }
+
+    fn blocks(&self, at: u32, own: BatchId) -> Option<BatchId> {
+        let n = &self.nodes[at as usize];
+        (n.flying != 0 && n.flying != own && n.flags & SOFT == 0).then_some(n.flying)
     }
 
     /// Moves `entries` of a batch in flight into a batch of their own.

@@ -1,5 +1,6 @@
 //! What leaves a target: when, how it is listed, and through which process.
 
+use super::linked::Linked;
 use super::*;
 
 /// What one run carries: entries, and how they are listed.
@@ -18,7 +19,7 @@ impl Part {
 /// that the target has: it changed after `since` (seconds since 1970). The mtime can have been set back (`cp -p`, archives), it can have come with a
 /// rename, and two writes within one tick of the kernel's clock (4 ms, before Linux 6.13) leave the same. A file that was
 /// only opened for writing has an older ctime.
-fn may_be_twin(stat: &StatBrief, since: i64) -> bool {
+pub(super) fn may_be_twin(stat: &StatBrief, since: i64) -> bool {
     stat.ctime.secs + TWIN_SLACK_SECS >= since
 }
 
@@ -101,15 +102,17 @@ impl Target {
                 }
                 _ => break,
             };
-            let batch =
-                match self.set.take_shallow(Limits { max_paths, ignore_holds }, &mut |dir, new| mostly_new(cx.root, dir, new)) {
+            let batch = match self.set.take_shallow(Limits { max_paths, ignore_holds }, &mut |dir, new| {
+                // Each name has to be looked at for the others of its file.
+                !self.mirror.extras.hard_links && mostly_new(cx.root, dir, new)
+            }) {
+                Some(batch) => batch,
+                None if bulk => match self.set.take_deep(Limits { max_paths, ignore_holds }) {
                     Some(batch) => batch,
-                    None if bulk => match self.set.take_deep(Limits { max_paths, ignore_holds }) {
-                        Some(batch) => batch,
-                        None => break,
-                    },
                     None => break,
-                };
+                },
+                None => break,
+            };
             launched |= self.launch(cx, batch);
             if self.state != State::Up || cx.held.is_some() {
                 return;
@@ -144,6 +147,9 @@ impl Target {
         }
         let whole_tree = batch.entries.iter().any(|e| e.path.is_root() && e.kind == Kind::Subtree);
         if whole_tree {
+            if let Some(links) = cx.links.as_deref_mut().filter(|_| self.reconciles > 0) {
+                links.want(&RelPath::root(), true); // what the pass links is not known yet
+            }
             return self.start_full(cx, batch);
         }
         let paths: Vec<(RelPath, Kind)> = batch.entries.iter().map(|e| (e.path.clone(), e.kind)).collect();
@@ -155,8 +161,9 @@ impl Target {
                 return false;
             }
         };
+        let Some((batch, normal, linked)) = self.join_links(cx, batch, normal) else { return false };
         let deep = batch.entries.iter().any(|e| e.kind == Kind::Subtree);
-        let (quick, thorough) = self.compose(cx, batch, &normal, deep);
+        let (quick, thorough) = self.compose(cx, batch, &normal, deep, &linked);
         let mut started = false;
         for (thorough, part) in [(false, quick), (true, thorough)] {
             if part.batch.entries.is_empty() {
@@ -190,7 +197,7 @@ impl Target {
 
     /// Decides the form of each entry by what was found. Entries that need another kind of pass go back to the set as such.
     /// The first part is compared by size and mtime; the second holds what may differ although these are the same ([`may_be_twin`]), and what has neither.
-    fn compose(&mut self, cx: &mut Context<'_>, batch: Batch, normal: &Normal, deep: bool) -> (Part, Part) {
+    fn compose(&mut self, cx: &mut Context<'_>, batch: Batch, normal: &Normal, deep: bool, linked: &Linked) -> (Part, Part) {
         let deletions = self.spec(cx.root.path(), Compare::Quick).deletions();
         let found: BTreeMap<&[u8], &normal::Item> = normal.items.iter().map(|i| (&*i.path, i)).collect();
         let Batch { id, entries, round } = batch;
@@ -245,17 +252,20 @@ impl Target {
                         self.set.hold(id, entry, until);
                         continue;
                     }
-                    if deep && !dir {
+                    if deep && !dir && !linked.is_shared(&stat) {
                         entry.kind = Kind::Entry;
                         self.turn(id, entry);
                         continue;
                     }
                     let form = if own && item.kind == Kind::Contents { Form::OneLevel } else { Form::Plain };
                     let since = cx.wall_start + entry.since().as_secs() as i64;
-                    let trusted = match deep || form == Form::OneLevel {
-                        true => !entry.content,
-                        // Of others than files nothing is compared but what is sent anyway.
-                        false => stat.is_file() && !(own && entry.content && may_be_twin(&stat, since)),
+                    let trusted = match linked.together(&stat, form == Form::OneLevel || deep && dir) {
+                        Some(trusted) => trusted,
+                        None => match deep || form == Form::OneLevel {
+                            true => !entry.content,
+                            // Of others than files nothing is compared but what is sent anyway.
+                            false => stat.is_file() && !(own && entry.content && may_be_twin(&stat, since)),
+                        },
                     };
                     if item.path.is_root() && form == Form::Plain {
                         thorough.batch.entries.push(entry);
@@ -327,6 +337,7 @@ impl Target {
             delete: self.mirror.delete,
             missing_args: self.missing_args,
             compare,
+            extras: self.mirror.extras,
             facts: &self.facts,
             filter_args: &self.filter_args,
             compress: self.cfg.compress,

@@ -1,0 +1,61 @@
+//! The walks that find hard links: begun when the index wants one, on a thread of their own, one at a time.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use crossbeam::channel::{Receiver, Sender, bounded};
+
+use super::Engine;
+use crate::links::{Found, Job, Links, MAX_NAMES, search};
+
+/// The index and its walk.
+pub(super) struct Linking {
+    pub(super) links: Links,
+    done: (Sender<Found>, Receiver<Found>),
+}
+
+impl Linking {
+    pub(super) fn new() -> Linking {
+        Linking { links: Links::new(MAX_NAMES), done: bounded(1) }
+    }
+}
+
+impl Engine {
+    /// Somebody waits for everything: a walk that is wanted begins now.
+    pub(super) fn hurry_links(&mut self) {
+        if let Some(linking) = &mut self.linking {
+            linking.links.hurry();
+        }
+    }
+
+    /// Takes in a walk that has ended, and begins the next one.
+    pub(super) fn follow_links(&mut self) {
+        let now = self.now();
+        let Some(linking) = &mut self.linking else { return };
+        if let Ok(found) = linking.done.1.try_recv() {
+            let took = found.took;
+            let again = linking.links.end(now, found);
+            let (files, names) = linking.links.sizes();
+            tracing::debug!(mirror = %self.mirror.name, ?took, files, names, again = again.len(), "looked for hard links");
+            self.targets.iter_mut().for_each(|target| target.links_found(&linking.links, now, &again));
+        }
+        if let Some(job) = linking.links.begin(now)
+            && let Err(error) = self.walk_for_links(job)
+        {
+            // What waits for it would wait for ever.
+            panic!("cannot start a thread that looks for hard links: {error}");
+        }
+    }
+
+    fn walk_for_links(&self, job: Job) -> std::io::Result<()> {
+        let Some(linking) = &self.linking else { return Ok(()) };
+        let root = self.root.as_fd().try_clone_to_owned()?;
+        let (filter, done, wake) = (self.mirror.filter.clone(), linking.done.0.clone(), Arc::clone(&self.wake));
+        std::thread::Builder::new().name("links".into()).spawn(move || {
+            // An engine that has ended meanwhile does not listen any more.
+            let _ = done.send(search::search(root.as_fd(), &filter, job));
+            wake.wake();
+        })?;
+        Ok(())
+    }
+}

@@ -1,0 +1,455 @@
+//! Which names are one file: an index of the files that have several names below the root.
+//!
+//! # What it promises
+//! rsync links names of one file at the target only when one run lists them all; a run that lists one of them breaks its link
+//! and leaves the others as they were. So every batch that holds a name of such a file gets the other names too
+//! ([`Links::partners`], [`Links::crossing`]), provided they are known; and when names become known that were not, all names of the file
+//! are sent again, together.
+//!
+//! # How it works
+//! Names are learnt from looks at the disk: each path of a batch is looked up before it leaves, and a link count above one tells. What
+//! the looks do not tell (link(2) raises an event for the new name, not for the old) is found by a walk in the background
+//! ([`search`]): over a directory that is compared whole, or over everything when a file has more names than are known. Names that
+//! a walk over everything did not find lie outside of the root, and are counted so that they are not looked for again.
+//!
+//! Nothing here is believed: a name is looked up again before it joins a batch, and dropped when it leads elsewhere.
+//!
+//! # What it gives up
+//! Files with one name are not remembered; the first link to one costs a walk over the tree, at most every `Links::pause`. More than [`MAX_NAMES`]
+//! names are not remembered: what goes beyond is joined in full passes only. A link that was broken while fansync did not look, by a copy with
+//! the same size, time and content, stays a link on the target: rsync does not part what is equal.
+
+pub mod search;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::path::{self, RelPath};
+use crate::sys::statx::StatBrief;
+
+/// Names remembered; each takes about 120 bytes and its path.
+pub const MAX_NAMES: usize = 2_000_000;
+/// What waits for the next walk at most; with a longer pause it is sent as files of their own, and linked after the walk.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// The pause after a walk that found nothing of use doubles up to this.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// Directories that wait to be walked; with more it is a walk over everything.
+const MAX_SCOPES: usize = 1000;
+
+/// A file, whatever its names: device and inode.
+pub type Inode = ((u32, u32), u64);
+
+/// Which walk something waits for: over everything or not, and the number of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    whole: bool,
+    number: u64,
+}
+
+#[derive(Default)]
+struct Group {
+    names: Vec<Arc<[u8]>>,
+    /// Names that a walk over everything did not find.
+    outside: u32,
+}
+
+/// See the module's text. One for all targets of a mirror.
+pub struct Links {
+    groups: HashMap<Inode, Group>,
+    names: BTreeMap<Arc<[u8]>, Inode>,
+    most: usize,
+    full_said: bool,
+    /// Directories to be walked; `true`: with all below.
+    scopes: BTreeMap<RelPath, bool>,
+    whole: bool,
+    /// For which files the next walk over everything was asked for, and for which the one under way was.
+    asked: HashSet<Inode>,
+    sought: HashSet<Inode>,
+    /// A walk over some directories found names whose fellows lie elsewhere: the walk that finds these.
+    rest: Option<Ticket>,
+    running: bool,
+    /// Walks begun and ended: over some directories, over everything.
+    begun: [u64; 2],
+    ended: [u64; 2],
+    pause: Duration,
+    /// No walk over everything before.
+    next_whole: Duration,
+}
+
+/// What a walk has to look at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// Everything, and this is the walk at the start.
+    pub first: bool,
+    /// Everything.
+    pub whole: bool,
+    /// These directories; `true`: with all below.
+    pub scopes: BTreeMap<RelPath, bool>,
+}
+
+/// What a walk found.
+#[derive(Debug)]
+pub struct Found {
+    /// What it was to look at.
+    pub job: Job,
+    /// Names of files with several, and the number of names that these have.
+    pub names: Vec<(RelPath, Inode, u32)>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// The file behind a look, if it has several names. Directories have none but their own.
+pub fn shared(stat: &StatBrief) -> Option<Inode> {
+    (stat.nlink > 1 && !stat.is_dir()).then_some((stat.dev, stat.ino))
+}
+
+impl Links {
+    /// An empty index that wants its first walk.
+    pub fn new(most: usize) -> Links {
+        Links {
+            groups: HashMap::new(),
+            names: BTreeMap::new(),
+            most,
+            full_said: false,
+            scopes: BTreeMap::new(),
+            whole: true,
+            asked: HashSet::new(),
+            sought: HashSet::new(),
+            rest: None,
+            running: false,
+            begun: [0; 2],
+            ended: [0; 2],
+            pause: Duration::ZERO,
+            next_whole: Duration::ZERO,
+        }
+    }
+
+    /// Files with several names, and these names.
+    pub fn sizes(&self) -> (usize, usize) {
+        (self.groups.len(), self.names.len())
+    }
+
+    /// Walks that ended.
+    pub fn walks(&self) -> u64 {
+        self.ended.iter().sum()
+    }
+
+    /// Takes in that `path` leads to `inode`. `true` when that is new.
+    pub fn note(&mut self, path: &[u8], inode: Inode) -> bool {
+        match self.names.get(path) {
+            Some(known) if *known == inode => return false,
+            Some(_) => self.forget(path),
+            None => {}
+        }
+        if self.names.len() >= self.most {
+            if !std::mem::replace(&mut self.full_said, true) {
+                tracing::warn!(
+                    names = self.most,
+                    "more names of linked files than are remembered; the rest is linked by full comparisons only"
+                );
+            }
+            return false;
+        }
+        let name: Arc<[u8]> = path.into();
+        self.groups.entry(inode).or_default().names.push(Arc::clone(&name));
+        self.names.insert(name, inode);
+        true
+    }
+
+    /// `path` leads elsewhere, or nowhere.
+    pub fn forget(&mut self, path: &[u8]) {
+        let Some(inode) = self.names.remove(path) else { return };
+        if let Some(group) = self.groups.get_mut(&inode) {
+            group.names.retain(|name| **name != *path);
+            if group.names.is_empty() {
+                self.groups.remove(&inode);
+            }
+        }
+    }
+
+    /// Nothing is there any more, at `dir` and below.
+    pub fn forget_below(&mut self, dir: &[u8]) {
+        self.forget(dir);
+        let gone: Vec<Arc<[u8]>> = self.below(dir).map(|(name, _)| Arc::clone(name)).collect();
+        gone.iter().for_each(|name| self.forget(name));
+    }
+
+    fn below<'a>(&'a self, dir: &'a [u8]) -> impl Iterator<Item = (&'a Arc<[u8]>, Inode)> {
+        let mut from = dir.to_vec();
+        if !dir.is_empty() {
+            from.push(b'/');
+        }
+        let range = self.names.range::<[u8], _>((std::ops::Bound::Included(&*from), std::ops::Bound::Unbounded));
+        range.take_while(move |(name, _)| path::is_at_or_below(name, dir)).map(|(name, inode)| (name, *inode))
+    }
+
+    /// The names of a file that are known.
+    pub fn partners(&self, inode: Inode) -> impl Iterator<Item = &[u8]> {
+        self.groups.get(&inode).into_iter().flat_map(|group| group.names.iter().map(|name| &**name))
+    }
+
+    /// Whether all names below the root are known of a file that has `nlink` names.
+    pub fn complete(&self, inode: Inode, nlink: u32) -> bool {
+        self.groups.get(&inode).is_some_and(|group| group.names.len() as u32 + group.outside >= nlink)
+    }
+
+    /// What was looked for and not found lies outside.
+    pub fn settle(&mut self, inode: Inode, nlink: u32) {
+        if let Some(group) = self.groups.get_mut(&inode) {
+            group.outside = nlink.saturating_sub(group.names.len() as u32);
+        }
+    }
+
+    /// Names outside of a directory (`deep`: and of all below it) of files that have a name in it.
+    pub fn crossing(&self, dir: &[u8], deep: bool) -> BTreeSet<RelPath> {
+        let mut out = BTreeSet::new();
+        for (name, inode) in self.below(dir) {
+            if covers(dir, deep, name) {
+                let across = self.partners(inode).filter(|other| !covers(dir, deep, other));
+                out.extend(across.map(RelPath::from_normal));
+            }
+        }
+        out
+    }
+
+    // ----- walks -----
+
+    /// Asks for a walk over `dir`.
+    pub fn want(&mut self, dir: &RelPath, deep: bool) -> Ticket {
+        if dir.is_root() && deep || self.scopes.len() >= MAX_SCOPES {
+            self.whole = true;
+            self.next_whole = Duration::ZERO;
+            if dir.is_root() {
+                self.scopes.insert(RelPath::root(), true);
+            }
+            return Ticket { whole: true, number: self.begun[1] + 1 };
+        }
+        *self.scopes.entry(dir.clone()).or_default() |= deep;
+        Ticket { whole: false, number: self.begun[0] + 1 }
+    }
+
+    /// Asks for a walk over everything, to find the names of `inode`; tells whether it will begin soon.
+    pub fn want_whole(&mut self, now: Duration, inode: Inode) -> (Ticket, bool) {
+        self.whole = true;
+        self.asked.insert(inode);
+        (Ticket { whole: true, number: self.begun[1] + 1 }, self.next_whole <= now + PATIENCE)
+    }
+
+    /// Somebody waits: what is wanted begins at once.
+    pub fn hurry(&mut self) {
+        self.next_whole = Duration::ZERO;
+    }
+
+    /// Whether the walk has ended.
+    pub fn has_ended(&self, ticket: Ticket) -> bool {
+        self.ended[usize::from(ticket.whole)] >= ticket.number
+    }
+
+    /// The walk that will find what walks over some directories left open.
+    pub fn rest(&self) -> Option<Ticket> {
+        self.rest.filter(|ticket| !self.has_ended(*ticket))
+    }
+
+    /// The walk to begin now, if one is wanted and none is under way.
+    pub fn begin(&mut self, now: Duration) -> Option<Job> {
+        let whole = self.whole && self.next_whole <= now;
+        if self.running || !whole && self.scopes.is_empty() {
+            return None;
+        }
+        self.running = true;
+        let first = self.begun[1] == 0 && whole;
+        if whole {
+            self.whole = false;
+            self.begun[1] += 1;
+            self.sought = std::mem::take(&mut self.asked);
+        }
+        let scopes = std::mem::take(&mut self.scopes);
+        if !scopes.is_empty() {
+            self.begun[0] += 1;
+        }
+        Some(Job { first, whole, scopes })
+    }
+
+    /// When [`Links::begin`] has something to do.
+    pub fn next_due(&self) -> Option<Duration> {
+        match (self.running, self.scopes.is_empty()) {
+            (true, _) => None,
+            (false, false) => Some(Duration::ZERO),
+            (false, true) => self.whole.then_some(self.next_whole),
+        }
+    }
+
+    /// Takes in what a walk found. Returns the names that have to be sent again, together: of files of which a name became known.
+    pub fn end(&mut self, now: Duration, found: Found) -> Vec<RelPath> {
+        let Found { job, names, took } = found;
+        self.running = false;
+        if job.whole {
+            self.ended[1] = self.begun[1];
+        }
+        if !job.scopes.is_empty() {
+            self.ended[0] = self.begun[0];
+        }
+        let mut changed: BTreeMap<Inode, u32> = BTreeMap::new();
+        let mut counts: HashMap<Inode, u32> = HashMap::new();
+        for (path, inode, nlink) in names {
+            if self.note(&path, inode) {
+                changed.insert(inode, nlink);
+            }
+            counts.insert(inode, nlink);
+        }
+        if job.whole {
+            counts.iter().for_each(|(inode, nlink)| self.settle(*inode, *nlink));
+        }
+        let mut again = Vec::new();
+        for (inode, nlink) in changed {
+            let Some(group) = self.groups.get(&inode) else { continue };
+            // The pass over a directory links what lies in it.
+            let in_one = |(dir, deep): (&RelPath, &bool)| group.names.iter().all(|name| covers(dir, *deep, name));
+            if !job.first && group.names.len() > 1 && !job.scopes.iter().any(in_one) {
+                again.extend(group.names.iter().map(|name| RelPath::from_normal(&**name)));
+            }
+            if !job.whole && group.names.len() as u32 + group.outside < nlink {
+                self.whole = true;
+                self.asked.insert(inode);
+                self.rest = Some(Ticket { whole: true, number: self.begun[1] + 1 });
+            }
+        }
+        if job.whole && !job.first {
+            // Soon again where it was of use, seldom where links lead out of the tree.
+            let sought = std::mem::take(&mut self.sought);
+            let in_vain = |inode: &Inode| self.groups.get(inode).is_some_and(|group| group.outside > 0);
+            let longer = !sought.is_empty() && sought.iter().all(in_vain);
+            self.pause = if longer { self.pause.max(took * 10) * 2 } else { took * 2 }.min(PAUSE_MAX);
+            self.next_whole = now + self.pause;
+        }
+        again
+    }
+}
+
+fn covers(dir: &[u8], deep: bool, name: &[u8]) -> bool {
+    if deep { path::is_at_or_below(name, dir) } else { path::parent(name).is_some_and(|parent| parent == dir) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: Inode = ((8, 1), 10);
+    const B: Inode = ((8, 1), 11);
+
+    fn p(path: &str) -> RelPath {
+        RelPath::new(path.as_bytes()).unwrap()
+    }
+
+    fn found(job: Job, names: &[(&str, Inode, u32)]) -> Found {
+        let names = names.iter().map(|(path, inode, nlink)| (p(path), *inode, *nlink)).collect();
+        Found { job, names, took: Duration::from_millis(10) }
+    }
+
+    fn started() -> Links {
+        let mut links = Links::new(100);
+        let job = links.begin(Duration::ZERO).unwrap();
+        assert!(job.first && job.whole);
+        assert_eq!(
+            links.end(Duration::ZERO, found(job, &[("a", A, 2), ("d/b", A, 2), ("d/x", B, 2)])),
+            [],
+            "rsync's first pass links them"
+        );
+        links
+    }
+
+    #[test]
+    fn names_of_one_file_are_told_together() {
+        let links = started();
+        assert_eq!(links.partners(A).collect::<Vec<_>>(), [&b"a"[..], b"d/b"]);
+        assert!(links.complete(A, 2) && !links.complete(A, 3));
+        assert!(links.complete(B, 2), "the other name lies outside");
+        assert_eq!(links.crossing(b"d", true), [p("a")].into());
+        assert_eq!(links.crossing(b"", false), [p("d/b")].into());
+        assert_eq!(links.crossing(b"", true), BTreeSet::new());
+    }
+
+    #[test]
+    fn a_name_that_leads_elsewhere_leaves_its_group() {
+        let mut links = started();
+        assert!(links.note(b"a", B));
+        assert_eq!(links.partners(A).collect::<Vec<_>>(), [&b"d/b"[..]]);
+        links.forget_below(b"d");
+        assert_eq!(links.sizes(), (1, 1));
+        assert_eq!(links.partners(B).collect::<Vec<_>>(), [&b"a"[..]]);
+    }
+
+    #[test]
+    fn a_new_link_to_an_old_file_is_looked_for_and_both_are_sent() {
+        let mut links = started();
+        let c = ((8, 1), 12);
+        links.note(b"new", c);
+        assert!(!links.complete(c, 2));
+        let (ticket, soon) = links.want_whole(Duration::ZERO, c);
+        assert!(soon);
+        let job = links.begin(Duration::ZERO).unwrap();
+        assert!(links.begin(Duration::ZERO).is_none(), "one at a time");
+        assert!(!links.has_ended(ticket));
+        assert_eq!(links.end(Duration::ZERO, found(job, &[("old", c, 2), ("new", c, 2)])), [p("new"), p("old")]);
+        assert!(links.has_ended(ticket) && links.complete(c, 2));
+    }
+
+    #[test]
+    fn what_waits_for_a_walk_waits_for_one_that_begins_later() {
+        let mut links = started();
+        links.want_whole(Duration::ZERO, A);
+        let job = links.begin(Duration::ZERO).unwrap();
+        let (late, _) = links.want_whole(Duration::ZERO, A);
+        links.end(Duration::ZERO, found(job, &[]));
+        assert!(!links.has_ended(late));
+        assert!(links.next_due().is_some());
+    }
+
+    #[test]
+    fn walks_that_find_nothing_become_rare_and_nobody_waits_for_them() {
+        let mut links = started();
+        let (mut now, mut walks) = (Duration::ZERO, 0);
+        while now < Duration::from_secs(100) {
+            let soon = links.want_whole(now, B).1;
+            now = now.max(links.next_due().unwrap());
+            let mut job = links.begin(now).unwrap();
+            job.first = false;
+            links.end(now, found(job, &[]));
+            walks += 1;
+            assert!(walks < 5 || soon || links.pause > PATIENCE);
+        }
+        assert!(walks < 15, "{walks}");
+        assert!(!links.want_whole(now, B).1);
+        links.hurry();
+        assert!(links.want_whole(now, B).1);
+    }
+
+    #[test]
+    fn a_directory_links_what_is_in_it_and_the_rest_is_sent_after_it() {
+        let mut links = started();
+        let (c, d) = (((8, 1), 12), ((8, 1), 13));
+        let ticket = links.want(&p("m"), true);
+        links.note(b"old", d);
+        let job = links.begin(Duration::ZERO).unwrap();
+        assert!(!job.whole);
+        let again = links.end(Duration::ZERO, found(job, &[("m/1", c, 2), ("m/2", c, 2), ("m/3", d, 2)]));
+        assert_eq!(again, [p("old"), p("m/3")]);
+        assert!(links.has_ended(ticket));
+        let job = {
+            links.want(&p("m"), true);
+            links.begin(Duration::ZERO).unwrap()
+        };
+        links.end(Duration::ZERO, found(job, &[("m/9", ((8, 1), 14), 2)]));
+        assert!(links.whole && links.rest().is_some(), "its other name is nowhere in m");
+    }
+
+    #[test]
+    fn the_index_is_bounded() {
+        let mut links = Links::new(3);
+        for n in 0..10 {
+            links.note(format!("f{n}").as_bytes(), A);
+        }
+        assert_eq!(links.sizes(), (1, 3));
+    }
+}

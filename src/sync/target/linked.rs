@@ -1,0 +1,271 @@
+//! Hard links: all names of a file leave in one run.
+//!
+//! rsync links the names of a file that one run lists; one that is listed without the others is parted from them. So a batch is
+//! completed before it leaves ([`Target::join_links`]), and what cannot be completed yet, because names are not known, waits for the walk
+//! that finds them. What waits is counted like anything else that is not confirmed, so a flush waits for it too.
+
+use std::collections::{HashMap, HashSet};
+
+use super::send::may_be_twin;
+use super::*;
+use crate::links::{Inode, Ticket, shared};
+
+/// What waits for a walk over the source.
+enum Waits {
+    /// A path that has not left.
+    Held(Entry),
+    /// A path that left without the other names of its file; the entry is there to be counted.
+    Alone(Entry, Inode),
+    /// A directory that left; the entry is there to be counted.
+    Left(Entry),
+}
+
+impl Waits {
+    fn entry(&self) -> &Entry {
+        let (Waits::Held(entry) | Waits::Alone(entry, _) | Waits::Left(entry)) = self;
+        entry
+    }
+}
+
+/// What waits for walks over the source, and what has.
+#[derive(Default)]
+pub(super) struct Linking {
+    waiting: Vec<(Ticket, Waits)>,
+    /// Paths that have waited once. What was not found for them then is not there.
+    released: HashSet<RelPath>,
+}
+
+impl Linking {
+    /// For the file of pending paths.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &Entry> {
+        self.waiting.iter().map(|(_, waits)| waits.entry())
+    }
+}
+
+/// How the files of a batch that have several names are compared.
+#[derive(Default)]
+pub(super) struct Linked {
+    on: bool,
+    /// Files of which a name was written: all names are sent without trust in size and times.
+    distrusted: HashSet<Inode>,
+    /// Names were added on behalf of directories: these and all shared files go in one run, trusted or not.
+    one_run: Option<bool>,
+}
+
+impl Linked {
+    pub(super) fn is_shared(&self, stat: &StatBrief) -> bool {
+        self.on && shared(stat).is_some()
+    }
+
+    /// Whether size and times of this one are trusted, where that follows from others; `compared`: it is a directory that is compared with
+    /// what is in it.
+    pub(super) fn together(&self, stat: &StatBrief, compared: bool) -> Option<bool> {
+        match shared(stat) {
+            Some(inode) if self.on => Some(self.one_run.unwrap_or_else(|| stat.is_file() && !self.distrusted.contains(&inode))),
+            _ if compared => self.one_run,
+            _ => None,
+        }
+    }
+}
+
+impl Target {
+    /// Adds to a batch the other names of the files in it. What waits for a walk, or for a batch in flight that holds such a name, is taken out.
+    /// `None` when nothing is left.
+    pub(super) fn join_links(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut batch: Batch,
+        normal: Normal,
+    ) -> Option<(Batch, Normal, Linked)> {
+        let now = cx.now;
+        let Some(links) = cx.links.as_deref_mut() else { return Some((batch, normal, Linked::default())) };
+        if self.stopping || !self.flushes.is_empty() {
+            links.hurry();
+        }
+        // What is to be added, and on whose behalf; what has to wait.
+        let mut wanted: BTreeMap<RelPath, RelPath> = BTreeMap::new();
+        let mut waits: HashMap<RelPath, Ticket> = HashMap::new();
+        let mut across = false;
+        let since = batch.entries.iter().map(Entry::epoch).min()?;
+        for item in &normal.items {
+            let waited = self.linking.released.remove(&item.path);
+            match item.state {
+                Look::Present(stat) if stat.is_dir() => {
+                    if item.kind > Kind::Entry {
+                        let deep = item.kind == Kind::Subtree;
+                        let others = links.crossing(&item.path, deep);
+                        across |= !others.is_empty();
+                        wanted.extend(others.into_iter().map(|name| (name, item.path.clone())));
+                        // What it holds besides is found while rsync looks; somebody may wait for it.
+                        let ticket = links.want(&item.path, deep);
+                        self.linking.waiting.push((ticket, Waits::Left(self.set.parked(item.path.clone(), since))));
+                    }
+                }
+                Look::Present(stat) => match shared(&stat) {
+                    Some(_) if cx.filter.excludes(&item.path, false) => {}
+                    Some(inode) => {
+                        links.note(&item.path, inode);
+                        if waited {
+                            links.settle(inode, stat.nlink);
+                        }
+                        if !links.complete(inode, stat.nlink) {
+                            let (ticket, soon) = links.want_whole(now, inode);
+                            if soon {
+                                waits.insert(item.path.clone(), ticket);
+                                continue;
+                            }
+                            self.linking.waiting.push((ticket, Waits::Alone(self.set.parked(item.path.clone(), since), inode)));
+                        }
+                        let others = links.partners(inode).filter(|name| **name != *item.path);
+                        wanted.extend(others.map(|name| (RelPath::from_normal(name), item.path.clone())));
+                    }
+                    None => links.forget(&item.path),
+                },
+                Look::Missing => links.forget_below(&item.path),
+                Look::Unreadable(_) => {}
+            }
+        }
+        let found: BTreeMap<&[u8], &normal::Item> = normal.items.iter().map(|i| (&*i.path, i)).collect();
+        let inode_at = |path: &[u8]| match found.get(path)?.state {
+            Look::Present(stat) => shared(&stat),
+            _ => None,
+        };
+        wanted.retain(|name, _| !found.contains_key(&**name));
+        let paths: Vec<(RelPath, Kind)> = wanted.keys().map(|name| (name.clone(), Kind::Entry)).collect();
+        let mut added = false;
+        let mut blocked: HashMap<RelPath, Option<BatchId>> = HashMap::new();
+        if !paths.is_empty() {
+            let looked = match normal::normalise(std::os::fd::AsFd::as_fd(cx.root), &paths, cx.statter) {
+                Ok(looked) => looked,
+                Err(e) => {
+                    self.give_back(batch);
+                    *cx.held = Some(chain(&e));
+                    return None;
+                }
+            };
+            let there: BTreeMap<&[u8], Inode> = looked
+                .items
+                .iter()
+                .filter_map(|item| match item.state {
+                    Look::Present(stat) => Some((&*item.path, shared(&stat)?)),
+                    _ => None,
+                })
+                .collect();
+            for (name, owner) in &wanted {
+                let known = there.get(&**name).filter(|inode| inode_at(owner).is_none_or(|wanted| wanted == **inode));
+                let Some(inode) = known else {
+                    links.forget(name);
+                    continue;
+                };
+                links.note(name, *inode);
+                if blocked.contains_key(owner) || waits.contains_key(owner) {
+                    continue;
+                }
+                match self.set.join(batch.id, name, since) {
+                    Ok(Some(entry)) => {
+                        added = true;
+                        batch.entries.push(entry);
+                    }
+                    Ok(None) => {}
+                    Err(by) => {
+                        blocked.insert(owner.clone(), by);
+                    }
+                }
+            }
+        }
+        let held_up = |path: &&[u8]| waits.contains_key(*path) || blocked.contains_key(*path);
+        let on_behalf = |entry: &Entry| path_and_above(&entry.path).find(held_up).map(RelPath::from_normal);
+        let (out, stays): (Vec<Entry>, Vec<Entry>) =
+            std::mem::take(&mut batch.entries).into_iter().partition(|entry| on_behalf(entry).is_some());
+        batch.entries = stays;
+        self.set.park(batch.id, &out);
+        for entry in out {
+            let Some(owner) = on_behalf(&entry) else { continue };
+            if let Some(ticket) = waits.get(&owner) {
+                self.linking.waiting.push((*ticket, Waits::Held(entry)));
+                continue;
+            }
+            let by = blocked.get(&owner).copied().flatten();
+            let holds = |r: &&mut Flight| matches!(&r.load, Load::Batch(b) if by.is_none_or(|by| b.id == by));
+            match self.runs.values_mut().find(holds) {
+                Some(run) => run.after.push(entry),
+                // Its run has just ended.
+                None => self.set.restore(entry),
+            }
+        }
+        if batch.entries.is_empty() {
+            return None;
+        }
+        let mut linked = Linked { on: true, ..Linked::default() };
+        let mut any = false;
+        for entry in &batch.entries {
+            match found.get(&*entry.path).map(|item| (item.kind, item.state)) {
+                Some((kind, Look::Present(stat))) if stat.is_dir() => any |= kind > Kind::Entry && entry.content,
+                Some((_, Look::Present(stat))) => {
+                    // A name that was made and never written is a link: there is nothing to doubt, unless another file had the name.
+                    let written = entry.content && (entry.gone || !entry.held);
+                    let seen = cx.wall_start + entry.since().as_secs() as i64;
+                    if let Some(inode) = shared(&stat).filter(|_| written && may_be_twin(&stat, seen)) {
+                        linked.distrusted.insert(inode);
+                    }
+                }
+                _ => {}
+            }
+        }
+        linked.one_run = across.then_some(!any && linked.distrusted.is_empty());
+        if !added {
+            return Some((batch, normal, linked));
+        }
+        let paths: Vec<(RelPath, Kind)> = batch.entries.iter().map(|e| (e.path.clone(), e.kind)).collect();
+        match normal::normalise(std::os::fd::AsFd::as_fd(cx.root), &paths, cx.statter) {
+            Ok(normal) => Some((batch, normal, linked)),
+            Err(e) => {
+                self.give_back(batch);
+                *cx.held = Some(chain(&e));
+                None
+            }
+        }
+    }
+
+    /// A walk has ended: `again` are names to be sent together, and what waited for the walk goes on.
+    pub fn links_found(&mut self, links: &Links, now: Duration, again: &[RelPath]) {
+        let (done, waiting): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.linking.waiting).into_iter().partition(|(ticket, _)| links.has_ended(*ticket));
+        self.linking.waiting = waiting;
+        let since = done.iter().map(|(_, waits)| waits.entry().epoch()).min();
+        for name in again {
+            // Who waits for the change that led to the walk waits for this too.
+            match since {
+                Some(since) => self.set.see_since(name, Seen::Touched, since),
+                None => self.set.see(name, Seen::Touched),
+            }
+        }
+        for (_, waits) in done {
+            match waits {
+                Waits::Held(entry) => {
+                    self.linking.released.insert(entry.path.clone());
+                    self.set.restore(entry);
+                }
+                Waits::Alone(entry, inode) => {
+                    // Found by whatever walk or look.
+                    if links.partners(inode).nth(1).is_some() {
+                        links.partners(inode).for_each(|name| self.set.see_since(name, Seen::Touched, entry.epoch()));
+                    }
+                    self.set.forget(vec![entry]);
+                }
+                Waits::Left(entry) => match links.rest() {
+                    Some(ticket) => self.linking.waiting.push((ticket, Waits::Left(entry))),
+                    None => self.set.forget(vec![entry]),
+                },
+            }
+        }
+        if self.set.ready(false) > 0 && self.first_ready.is_none() {
+            self.first_ready = Some(now);
+        }
+    }
+}
+
+/// `path`, and every directory above it.
+fn path_and_above(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::successors(Some(path), |path| path::parent(path))
+}
