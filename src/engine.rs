@@ -393,14 +393,7 @@ impl Engine {
             self.recent.retain(|_, r| r.scheduled || now.saturating_sub(r.at) < r.pause * 4);
         }
         if self.next_unwatched.is_some_and(|at| at <= now) {
-            self.next_unwatched = None;
-            let targets = &mut self.targets;
-            let mut out = |path: &[u8], seen: Seen| targets.iter_mut().for_each(|t| t.see(now, path, seen));
-            let unwatched = self.watching.retry_unwatched(&self.mirror.filter, &mut out);
-            for path in unwatched {
-                self.see_all(&path, Seen::Subtree);
-                self.next_unwatched = Some(now + UNWATCHED_EVERY);
-            }
+            self.compare_unwatched();
         }
         self.watching.expire();
         if self.next_followed().is_some_and(|at| at <= now) {

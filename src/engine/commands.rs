@@ -73,6 +73,7 @@ impl Engine {
     pub(super) fn drained_until(&mut self, token: u64) {
         if self.stop_drain.take_if(|t| *t == token).is_some() {
             self.compare_scheduled(true); // so that it is sent, or counted as left
+            self.compare_unwatched();
             self.tell_followed(Duration::MAX);
         }
         if self.barrier.take_if(|t| *t == token).is_some() {
@@ -81,6 +82,7 @@ impl Engine {
         if self.flushes.iter().any(|f| f.token == token) {
             self.hurry_links();
             self.compare_scheduled(true); // a flush waits for what is lost, too
+            self.compare_unwatched();
             self.tell_followed(Duration::MAX);
         }
         for flush in self.flushes.iter_mut().filter(|f| f.token == token) {

@@ -108,4 +108,18 @@ impl Engine {
             self.see_all(&path, Seen::Subtree);
         }
     }
+
+    /// Compares what cannot be watched, for its time has come or somebody waits: of changes there nobody hears.
+    pub(super) fn compare_unwatched(&mut self) {
+        if self.next_unwatched.take().is_none() {
+            return;
+        }
+        let now = self.now();
+        let targets = &mut self.targets;
+        let mut out = |path: &[u8], seen: Seen| targets.iter_mut().for_each(|t| t.see(now, path, seen));
+        for path in self.watching.retry_unwatched(&self.mirror.filter, &mut out) {
+            self.see_all(&path, Seen::Subtree);
+            self.next_unwatched = Some(now + UNWATCHED_EVERY);
+        }
+    }
 }
