@@ -18,6 +18,7 @@ mod lifecycle;
 mod muting;
 mod names;
 mod outages;
+mod privilege;
 mod renames;
 mod rewrite;
 mod roles;
@@ -113,6 +114,7 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("targets", targets::cases()),
         ("outages", outages::cases()),
         ("fallback", fallback::cases()),
+        ("privilege", privilege::cases()),
         ("lifecycle", lifecycle::cases()),
         ("steering", steering::cases()),
         ("history", history::cases()),

@@ -307,6 +307,7 @@ fn serve_request(request: Request, started: Instant, engines: &[Handle]) -> Repl
             Reply::Status(Box::new(Snapshot {
                 version: env!("CARGO_PKG_VERSION").into(),
                 pid: std::process::id(),
+                capabilities: crate::sys::caps::Caps::effective().map(|caps| caps.names()).unwrap_or_default(),
                 uptime_seconds: started.elapsed().as_secs_f64(),
                 mirrors,
             }))

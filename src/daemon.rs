@@ -115,6 +115,7 @@ struct Running {
 /// What keeps it from starting; see [`Error`].
 pub fn run(config: &Config, mode: Mode) -> Result<ExitCode, Error> {
     let started = Instant::now();
+    crate::privilege::drop_surplus(config);
     let (wish, wishes) = signals()?;
     let listener = listen(config, mode)?;
     let socket = listener.path().to_owned();

@@ -31,6 +31,7 @@ pub mod filter;
 pub mod links;
 pub mod lost;
 pub mod path;
+pub mod privilege;
 pub mod resolve;
 pub mod ring;
 pub mod scan;

@@ -14,6 +14,9 @@ pub struct Snapshot {
     pub pid: u32,
     /// Seconds since it started.
     pub uptime_seconds: f64,
+    /// Capabilities in force, as in capabilities(7).
+    #[serde(default)]
+    pub capabilities: Vec<String>,
     /// One per `[[mirror]]`.
     pub mirrors: Vec<Mirror>,
 }
@@ -173,6 +176,11 @@ impl Snapshot {
     pub fn human(&self) -> String {
         let mut out = String::new();
         let _ = writeln!(out, "fansync {} pid {} up {}", self.version, self.pid, span(self.uptime_seconds));
+        let _ = writeln!(
+            out,
+            "capabilities {}",
+            if self.capabilities.is_empty() { "none".into() } else { self.capabilities.join(" ") }
+        );
         for m in &self.mirrors {
             let _ = writeln!(out, "\nmirror {}  {}", m.name, m.source);
             if !m.held.is_empty() {
@@ -305,7 +313,14 @@ mod tests {
             initial: "done".into(),
             targets: vec![target],
         };
-        let text = Snapshot { version: "1".into(), pid: 1, uptime_seconds: 0.5, mirrors: vec![mirror] }.human();
+        let text = Snapshot {
+            version: "1".into(),
+            pid: 1,
+            uptime_seconds: 0.5,
+            capabilities: vec!["CAP_SYS_ADMIN".into()],
+            mirrors: vec![mirror],
+        }
+        .human();
         for want in [
             "state   down: connection refused (next try in 4.0s)",
             "lag     1m 15s; 3 pending",

@@ -24,7 +24,7 @@ pub use checked::{
     Batch, Compress, Config, Daemon, Extras, Initial, KernelSwitches, Level, LogConfig, LogFormat, Mirror, Target, Watch,
 };
 pub use cite::{ConfigErrors, Problem};
-pub use secret::{SecretFileError, check_secret_file};
+pub use secret::{SecretFileError, check_secret_file, replaceable_by_others};
 
 use crate::failover::mark;
 use crate::filter::Filter;
@@ -85,7 +85,7 @@ impl Config {
         if meta.len() >= MAX_FILE_BYTES {
             return fail(Problem::new("cannot read the configuration: it is larger than 16 MiB").help("is this the right file?"));
         }
-        if let Some((reason, help)) = secret::distrust(&meta) {
+        if let Some((reason, help)) = secret::distrust(&meta).or_else(|| secret::replaceable(path)) {
             return fail(Problem::new(format!("cannot trust the configuration: {reason}")).help(help));
         }
         toml::parse(&text, Some(path))

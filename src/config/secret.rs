@@ -31,6 +31,14 @@ pub enum SecretFileError {
         /// Its permission bits.
         mode: u32,
     },
+    /// Somebody else could put another file in its place.
+    #[error("the password file {} can be replaced by others: {reason}", .path.display())]
+    Above {
+        /// The file.
+        path: PathBuf,
+        /// Which directory, and why.
+        reason: String,
+    },
     /// Somebody else could change it.
     #[error("the password file {} belongs to uid {owner}; it must belong to root or to the user fansync runs as", .path.display())]
     Owner {
@@ -63,7 +71,35 @@ pub fn check_secret_file(path: &Path) -> Result<(), SecretFileError> {
     if meta.uid() != 0 && meta.uid() != me {
         return Err(SecretFileError::Owner { path, owner: meta.uid() });
     }
-    Ok(())
+    match replaceable(&path) {
+        Some((reason, _)) => Err(SecretFileError::Above { path, reason }),
+        None => Ok(()),
+    }
+}
+
+/// Why others can put another file in the place of `path`, if they can.
+pub fn replaceable_by_others(path: &Path) -> Option<String> {
+    replaceable(path).map(|(reason, _)| reason)
+}
+
+/// Whether others can put another file in the place of `path`, at it or at a directory above it: where it leads, and where links on the way lie.
+pub(super) fn replaceable(path: &Path) -> Option<(String, String)> {
+    let me = geteuid().as_raw();
+    let named = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let real = std::fs::canonicalize(path).unwrap_or_else(|_| named.clone());
+    for dir in named.ancestors().skip(1).chain(real.ancestors().skip(1)) {
+        let Ok(meta) = std::fs::metadata(dir) else { continue };
+        // In a sticky directory (as /tmp) only the owner replaces a file.
+        if meta.mode() & 0o002 != 0 && meta.mode() & 0o1000 == 0 {
+            let mode = format!("the directory {} has mode {:04o}, so that everybody can", dir.display(), meta.mode() & 0o7777);
+            return Some((mode, format!("run: chmod o-w {}", dir.display())));
+        }
+        if meta.uid() != 0 && meta.uid() != me {
+            let owner = format!("the directory {} belongs to uid {}", dir.display(), meta.uid());
+            return Some((owner, "it must belong to root or to the user fansync runs as".to_owned()));
+        }
+    }
+    None
 }
 
 /// Why a configuration file with these properties must not be trusted, if so: it names commands that run as root.
@@ -83,6 +119,30 @@ mod tests {
     use super::*;
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, chown};
+
+    #[test]
+    fn directories_above_count_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let (open, sticky) = (dir.path().join("open"), dir.path().join("sticky"));
+        for (at, mode) in [(&open, 0o777), (&sticky, 0o1777)] {
+            fs::create_dir_all(at.join("sub")).unwrap();
+            fs::set_permissions(at, fs::Permissions::from_mode(mode)).unwrap();
+            fs::write(at.join("sub/pass"), "x").unwrap();
+            fs::set_permissions(at.join("sub/pass"), fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        check_secret_file(&sticky.join("sub/pass")).unwrap();
+        let error = check_secret_file(&open.join("sub/pass")).unwrap_err();
+        assert!(matches!(&error, SecretFileError::Above { reason, .. } if reason.contains("/open has mode 0777")), "{error}");
+        // A link from a safe place into it, and one that others can replace.
+        std::os::unix::fs::symlink(open.join("sub"), dir.path().join("link")).unwrap();
+        assert!(replaceable(&dir.path().join("link/pass")).is_some());
+        std::os::unix::fs::symlink(sticky.join("sub/pass"), open.join("link")).unwrap();
+        assert!(replaceable(&open.join("link")).is_some());
+        if geteuid().is_root() {
+            chown(&sticky, Some(4711), None).unwrap();
+            assert!(matches!(check_secret_file(&sticky.join("sub/pass")), Err(SecretFileError::Above { .. })));
+        }
+    }
 
     #[test]
     fn secret_files() {

@@ -3,6 +3,7 @@
 //! rsync reads such a file itself with `--password-file`, except that with `--confine-root` 3.5.0 refuses one outside of the source. So it is
 //! read here, at each start of a run (it may be changed at any time), under the conditions that rsync sets.
 
+use crate::config::replaceable_by_others;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
@@ -15,6 +16,14 @@ use thiserror::Error;
 /// Why a password file is not used.
 #[derive(Debug, Error)]
 pub enum PasswordError {
+    /// Others can put another file in its place.
+    #[error("the password file {} can be replaced by others: {reason}", .path.display())]
+    Above {
+        /// The file.
+        path: PathBuf,
+        /// Which directory, and why.
+        reason: String,
+    },
     /// It cannot be read.
     #[error("cannot read password file {path:?}")]
     Read {
@@ -62,6 +71,9 @@ pub fn password(path: &Path) -> Result<Vec<u8>, PasswordError> {
     if nix::unistd::geteuid().is_root() && stat.uid() != 0 {
         return Err(PasswordError::Owner { path: path.into(), owner: stat.uid() });
     }
+    if let Some(reason) = replaceable_by_others(path) {
+        return Err(PasswordError::Above { path: path.into(), reason });
+    }
     let mut text = Vec::new();
     file.take(4096).read_to_end(&mut text).map_err(read)?;
     let line = text.split(|&b| b == b'\n' || b == b'\r').next().unwrap_or_default();
@@ -80,6 +92,17 @@ pub fn with_password(env: &[(OsString, OsString)], password: Vec<u8>) -> Vec<(Os
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_above_that_others_may_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pass");
+        std::fs::write(&path, "pw").unwrap();
+        for (at, mode) in [(path.as_path(), 0o600), (dir.path(), 0o777)] {
+            std::fs::set_permissions(at, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        }
+        assert!(matches!(password(&path), Err(PasswordError::Above { .. })));
+    }
 
     #[test]
     fn password_files() {

@@ -21,6 +21,7 @@ use super::argv::{Pass, Spec, argv};
 use super::outcome::{Context, Exit, Outcome, classify};
 use super::output::{Names, Output, Stream};
 use super::password::{PasswordError, password, with_password};
+use crate::privilege;
 use crate::sys::child::{Child, FeedError, SpawnError, Stdin};
 use crate::sys::memfd;
 use crate::sys::reactor::{Backend, Interest, Reactor};
@@ -87,9 +88,10 @@ impl Run {
                 Stdin::File(file.map_err(|source| RunError::List { bytes: list.len(), source })?)
             }
         };
+        let caps = privilege::of_rsync(spec.location, spec.ssh, spec.extras);
         let child = match spec.password_file.filter(|_| spec.location.is_daemon()) {
-            Some(path) => Child::spawn(&argv(spec, pass), &with_password(env, password(path)?), stdin)?,
-            None => Child::spawn(&argv(spec, pass), env, stdin)?,
+            Some(path) => Child::spawn_with(&argv(spec, pass), &with_password(env, password(path)?), stdin, caps)?,
+            None => Child::spawn_with(&argv(spec, pass), env, stdin, caps)?,
         };
         let context = Context { filters: !spec.filter_args.is_empty(), delete: spec.delete };
         Ok(Run { child, output: Output::new(Names::new(spec.root, spec.location)), context })

@@ -1,6 +1,16 @@
-//! What this process may do: its effective capabilities (capabilities(7)).
+//! What this process and its children may do: capabilities(7).
+//!
+//! A process of root has every capability, and gets them back with every program that it starts, as far as its bounding set goes. So the
+//! daemon gives up what it does not need ([`keep_only`]), once, before its first thread: each thread has sets of its own. And a
+//! child of rsync takes what it does not need out of its bounding set between fork and exec ([`surplus`], [`give_up`]), for which the daemon keeps
+//! `CAP_SETPCAP`.
+//!
+//! A child never gets more than the daemon has: execve(2) would clear its parent-death signal then, and the daemon could not read its
+//! /proc/PID/io (both from the kernel's sources, 6.18: `commit_creds`, `cap_ptrace_access_check`).
 
 use std::io;
+
+use caps::{CapSet, Capability, CapsHashSet};
 
 /// A set of capabilities, as the kernel shows it in /proc/self/status.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,8 +42,66 @@ impl Caps {
         self.has(2)
     }
 
+    /// These capabilities.
+    pub fn of(list: &[Capability]) -> Caps {
+        Caps(list.iter().fold(0, |bits, cap| bits | cap.bitmask()))
+    }
+
+    /// Those of both.
+    #[must_use]
+    pub fn with(self, other: Caps) -> Caps {
+        Caps(self.0 | other.0)
+    }
+
+    /// Their names, as in capabilities(7).
+    pub fn names(self) -> Vec<String> {
+        self.list().map(|cap| cap.to_string()).collect()
+    }
+
+    fn list(self) -> impl Iterator<Item = Capability> {
+        let mut all: Vec<Capability> = caps::all().into_iter().filter(|cap| self.0 & cap.bitmask() != 0).collect();
+        all.sort_by_key(Capability::index);
+        all.into_iter()
+    }
+
     fn has(self, number: u32) -> bool {
         self.0 & (1 << number) != 0
+    }
+}
+
+/// Gives up, for good, what is not in `keep`. `children`: what programs may have that are started without being root.
+/// To be called before threads are started, as it concerns the calling one and those that it starts.
+///
+/// # Errors
+/// capset(2); prctl(2) for the ambient set.
+pub fn keep_only(keep: Caps, children: Caps) -> Result<(), caps::errors::CapsError> {
+    let permitted = caps::read(None, CapSet::Permitted)?;
+    let of = |set: Caps| -> CapsHashSet { set.list().filter(|cap| permitted.contains(cap)).collect() };
+    let (keep, children) = (of(keep), of(children));
+    // Root's programs get theirs by being root's.
+    let inherited = if nix::unistd::geteuid().is_root() { CapsHashSet::new() } else { children };
+    caps::set(None, CapSet::Effective, &keep)?;
+    caps::set(None, CapSet::Permitted, &keep)?;
+    caps::set(None, CapSet::Inheritable, &inherited)?;
+    // Kernels before 4.3 have no ambient set, and nothing to be inherited by it.
+    match caps::set(None, CapSet::Ambient, &inherited) {
+        Err(_) if inherited.is_empty() => Ok(()),
+        other => other,
+    }
+}
+
+/// What a child has to take out of its bounding set so that it ends with `keep` at most.
+pub fn surplus(keep: Caps) -> Vec<Capability> {
+    let bound = |cap: &Capability| caps::has_cap(None, CapSet::Bounding, *cap).unwrap_or(false);
+    let mut out: Vec<Capability> = caps::all().into_iter().filter(|cap| keep.0 & cap.bitmask() == 0 && bound(cap)).collect();
+    out.sort_by_key(Capability::index);
+    out
+}
+
+/// Takes capabilities out of the bounding set, between fork and exec: a prctl(2) for each. What may not be done, without `CAP_SETPCAP`, is left.
+pub fn give_up(surplus: &[Capability]) {
+    for cap in surplus {
+        let _ = caps::drop(None, CapSet::Bounding, *cap);
     }
 }
 
@@ -55,6 +123,27 @@ mod tests {
         for status in [&b""[..], b"CapEff:\tno\n", b"Name:\tCapEff:\t1\n"] {
             assert_eq!(Caps::parse(status), None);
         }
+    }
+
+    #[test]
+    fn names_and_sets() {
+        let caps = Caps::of(&[Capability::CAP_SYS_ADMIN, Capability::CAP_DAC_READ_SEARCH]);
+        assert_eq!(caps, Caps::parse(b"CapEff:\t0000000000200004\n").unwrap());
+        assert_eq!(caps.names(), ["CAP_DAC_READ_SEARCH", "CAP_SYS_ADMIN"]);
+        assert_eq!(caps.with(Caps::of(&[Capability::CAP_CHOWN])).names().len(), 3);
+    }
+
+    /// On a thread of its own, as what is given up does not come back.
+    #[test]
+    fn what_is_given_up_is_gone() {
+        let left = std::thread::spawn(|| {
+            let keep = Caps::of(&[Capability::CAP_DAC_READ_SEARCH]);
+            keep_only(keep, keep).unwrap();
+            caps::read(None, CapSet::Permitted).unwrap()
+        });
+        let left = left.join().unwrap();
+        assert!(left.iter().all(|cap| *cap == Capability::CAP_DAC_READ_SEARCH), "{left:?}");
+        assert!(!surplus(Caps::of(&[Capability::CAP_CHOWN])).contains(&Capability::CAP_CHOWN));
     }
 
     #[test]

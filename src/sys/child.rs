@@ -26,6 +26,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{self, Pid};
 use thiserror::Error;
 
+use super::caps::{self, Caps};
 use super::pipe;
 
 /// How long a drop waits for a killed child before it leaves the waiting to a thread: one stuck in the kernel (a dead network
@@ -130,6 +131,22 @@ impl Child {
     /// # Panics
     /// When `argv` is empty.
     pub fn spawn(argv: &[OsString], env: &[(OsString, OsString)], stdin: Stdin) -> Result<Child, SpawnError> {
+        Child::spawn_with(argv, env, stdin, None)
+    }
+
+    /// The same with these capabilities at most, and without a way to more (`no_new_privs`).
+    ///
+    /// # Errors
+    /// See [`SpawnError`].
+    ///
+    /// # Panics
+    /// When `argv` is empty.
+    pub fn spawn_with(
+        argv: &[OsString],
+        env: &[(OsString, OsString)],
+        stdin: Stdin,
+        caps: Option<Caps>,
+    ) -> Result<Child, SpawnError> {
         let program = &argv[0];
         let descriptors = |source: io::Error| SpawnError::Descriptors { program: program.clone(), source };
         let (stdout, child_stdout) = output_pipe().map_err(descriptors)?;
@@ -150,7 +167,12 @@ impl Child {
         // No working directory of ours is pinned by it.
         command.current_dir("/").process_group(0);
         let parent = unistd::getpid();
+        let surplus = caps.map(caps::surplus);
         let die_with_us = move || {
+            if let Some(surplus) = &surplus {
+                caps::give_up(surplus);
+                nix::sys::prctl::set_no_new_privs()?;
+            }
             // prctl(2): the signal comes when the thread that forked ends, and that thread lives as long as its mirror.
             nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?;
             // It may have ended before.

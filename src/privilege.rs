@@ -1,0 +1,101 @@
+//! Which capabilities the daemon and its children need (capabilities(7)), and why.
+//!
+//! | | daemon | rsync to another host | rsync to a directory here |
+//! | --- | --- | --- | --- |
+//! | `CAP_SYS_ADMIN` | fanotify marks, of filesystems mounted later too | with `xattrs`: `trusted.*` attributes show to nobody else | as to the left |
+//! | `CAP_DAC_READ_SEARCH` | directories by handle, and looking at everything | reading everything | reading everything |
+//! | `CAP_SETPCAP` | to take from children what they do not need | | |
+//! | `CAP_CHOWN` `CAP_FOWNER` `CAP_FSETID` `CAP_MKNOD` `CAP_DAC_OVERRIDE` | as its children, below | | owner, mode and times, set-ID bits, devices, writing everywhere |
+//! | `CAP_SETFCAP` | as its children, below | | with `xattrs`: file capabilities |
+//!
+//! The daemon has what its children have, else it could not look after them ([`crate::sys::caps`]); it uses none of it. Programs that the
+//! configuration names besides rsync are the administrator's, and what they need is not known: hooks start with what root has. A remote
+//! shell other than ssh may have to become another user (`sudo -u`), so with one nothing is given up.
+
+use std::path::Path;
+
+use caps::Capability;
+
+use crate::config::{Config, Extras, Mirror};
+use crate::sync::location::Location;
+use crate::sys::caps::{self as sys, Caps};
+
+/// What a run of rsync may have; `None`: whatever the daemon has.
+pub fn of_rsync(location: &Location, ssh: Option<&str>, extras: Extras) -> Option<Caps> {
+    let mut list = vec![Capability::CAP_DAC_READ_SEARCH];
+    if extras.xattrs {
+        list.push(Capability::CAP_SYS_ADMIN);
+    }
+    match location {
+        Location::Daemon { .. } => {}
+        Location::Ssh { .. } => {
+            if let Some(words) = ssh {
+                let program = Path::new(words.split_whitespace().next()?);
+                program.file_name().filter(|name| *name == "ssh")?;
+            }
+        }
+        Location::Local(_) => {
+            list.extend([
+                Capability::CAP_CHOWN,
+                Capability::CAP_DAC_OVERRIDE,
+                Capability::CAP_FOWNER,
+                Capability::CAP_FSETID,
+                Capability::CAP_MKNOD,
+            ]);
+            if extras.xattrs {
+                list.push(Capability::CAP_SETFCAP);
+            }
+        }
+    }
+    Some(Caps::of(&list))
+}
+
+/// What all rsync runs of a configuration need together; `None` when that cannot be told.
+fn of_children(mirrors: &[Mirror]) -> Option<Caps> {
+    let targets = mirrors.iter().flat_map(|m| m.targets.iter().map(move |t| (m, t)));
+    targets
+        .map(|(m, t)| of_rsync(&t.location, t.ssh.as_deref(), m.extras))
+        .try_fold(Caps::of(&[]), |all, one| Some(all.with(one?)))
+}
+
+/// Gives up what the daemon does not need. Before the first thread.
+pub fn drop_surplus(config: &Config) {
+    let Some(children) = of_children(&config.mirrors) else {
+        tracing::info!("every capability is kept, for a remote shell other than ssh may need any");
+        return;
+    };
+    let own = Caps::of(&[Capability::CAP_SYS_ADMIN, Capability::CAP_DAC_READ_SEARCH, Capability::CAP_SETPCAP]);
+    if let Err(error) = sys::keep_only(own.with(children), children) {
+        tracing::warn!(%error, "cannot give up the capabilities that are not needed; going on with them");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Target;
+
+    fn names(url: &str, ssh: Option<&str>, extras: Extras) -> Option<Vec<String>> {
+        of_rsync(&Location::parse(url).unwrap(), ssh, extras).map(Caps::names)
+    }
+
+    #[test]
+    fn what_runs_need() {
+        let xattrs = Extras { xattrs: true, ..Extras::default() };
+        assert_eq!(names("rsync://h/m", None, Extras::default()).unwrap(), ["CAP_DAC_READ_SEARCH"]);
+        assert_eq!(names("h:/d", Some("/usr/bin/ssh -p 22"), xattrs).unwrap(), ["CAP_DAC_READ_SEARCH", "CAP_SYS_ADMIN"]);
+        assert_eq!(names("/d", None, Extras::default()).unwrap().len(), 6);
+        assert_eq!(names("/d", None, xattrs).unwrap().len(), 8);
+        assert_eq!(names("h:/d", Some("sudo -u me ssh"), xattrs), None);
+    }
+
+    #[test]
+    fn one_wrapper_is_enough_to_keep_all() {
+        let mut mirror = Mirror::new("m", "/s");
+        mirror.targets =
+            vec![Target::new("a", Location::parse("/d").unwrap()), Target::new("b", Location::parse("h:/d").unwrap())];
+        assert_eq!(of_children(std::slice::from_ref(&mirror)).unwrap().names().len(), 6);
+        mirror.targets[1].ssh = Some("runuser -u me -- ssh".into());
+        assert_eq!(of_children(&[mirror]), None);
+    }
+}
