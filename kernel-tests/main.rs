@@ -13,6 +13,7 @@ mod filters;
 mod fixture;
 mod follow;
 mod history;
+mod hooks;
 mod identity;
 mod lifecycle;
 mod muting;
@@ -118,6 +119,7 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("lifecycle", lifecycle::cases()),
         ("steering", steering::cases()),
         ("history", history::cases()),
+        ("hooks", hooks::cases()),
         ("torture", torture::cases()),
     ]
 }

@@ -7,7 +7,7 @@ use crate::fixture::{Case, Setup, case};
 use std::path::PathBuf;
 
 /// All on one filesystem: nothing here but NUL and `/` is special to the kernel.
-fn hostile() -> Vec<PathBuf> {
+pub fn hostile() -> Vec<PathBuf> {
     let mut names: Vec<Vec<u8>> = [
         b"#comment".as_slice(),
         b";comment",

@@ -122,7 +122,8 @@ pub fn run(config: &Config, mode: Mode) -> Result<ExitCode, Error> {
     let env = argv::environment(std::env::vars_os());
     let mut engines = Vec::new();
     for mirror in &config.mirrors {
-        let facts = RsyncFacts::probe(&mirror.rsync, &env)?;
+        // Hooks alone need no rsync.
+        let facts = if mirror.targets.is_empty() { RsyncFacts::default() } else { RsyncFacts::probe(&mirror.rsync, &env)? };
         tracing::debug!(rsync = %mirror.rsync.display(), version = %facts.version, confine_root = facts.confine_root, "rsync");
         let (engine, handle) = Engine::start(mirror, &facts, &config.daemon.state_dir)?;
         engines.push((engine, handle));

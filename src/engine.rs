@@ -24,6 +24,7 @@ use crossbeam::channel::{Receiver, unbounded};
 use crate::config::{Initial, Mirror};
 use crate::control::{Command, Handle};
 use crate::dirty::Seen;
+use crate::hooks::Hooks;
 use crate::lost::{Cause, Lost};
 use crate::path::RelPath;
 use crate::resolve::{Resolver, Root};
@@ -118,6 +119,7 @@ pub struct Engine {
     events: u64,
     /// Which names are one file; only with `hard_links`.
     linking: Option<linked::Linking>,
+    hooks: Hooks,
 }
 
 impl Engine {
@@ -151,7 +153,9 @@ impl Engine {
             Initial::Reconcile => None,
             Initial::None => Some(PendingFile::open(state_dir, &mirror.name)?),
         };
+        let hooks = Hooks::start(mirror, root.path(), state_dir).map_err(setup("cannot start the threads of hooks"))?;
         let engine = Engine {
+            hooks,
             saved,
             pauses: PauseFile::new(state_dir, &mirror.name, root.path()),
             mirror: mirror.clone(),
@@ -228,6 +232,7 @@ impl Engine {
             }
             if self.stop_at.is_some_and(|at| Instant::now() >= at || self.drained()) {
                 self.leave();
+                self.hooks.stop(self.stop_at.unwrap_or_else(Instant::now));
                 return self.targets.iter().map(Target::unconfirmed).sum();
             }
         }
@@ -289,8 +294,12 @@ impl Engine {
             held: &mut self.held,
         };
         work(target, &mut cx);
+        let told = target.take_told();
         if !held_before && let Some(why) = self.held.take() {
             self.hold(why);
+        }
+        if let Some((told, settled)) = told {
+            self.hooks.confirmed(at, told, &settled, &self.targets);
         }
     }
 
@@ -341,11 +350,13 @@ impl Engine {
         for event in fan_decode::events(bytes) {
             self.events += 1;
             let targets = &mut self.targets;
+            let hooks = &mut self.hooks;
             let mut out = |path: &[u8], seen: Seen| {
                 tracing::trace!(path = %crate::path::Shown(path), ?seen, "event");
                 for target in targets.iter_mut() {
                     target.see(now, path, seen);
                 }
+                hooks.seen(path, seen);
             };
             let told = match event {
                 Ok(event) => self.resolver.event(&self.root, &self.mirror.filter, &event, &mut out),
@@ -362,6 +373,7 @@ impl Engine {
     fn inotify(&mut self, bytes: &[u8]) {
         let now = self.started.elapsed();
         let (targets, written) = (&mut self.targets, &mut self.written);
+        let hooks = &mut self.hooks;
         let mut out = |path: &[u8], seen: Seen| {
             if !written.see(path, seen, now) {
                 return;
@@ -370,6 +382,7 @@ impl Engine {
             for target in targets.iter_mut() {
                 target.see(now, path, seen);
             }
+            hooks.seen(path, seen);
         };
         self.events += self.watching.inotify(&self.mirror.filter, bytes, &mut out);
         for lost in self.watching.take_lost() {
@@ -398,6 +411,9 @@ impl Engine {
         self.watching.expire();
         if self.next_followed().is_some_and(|at| at <= now) {
             self.tell_followed(now);
+        }
+        if self.hooks.is_waiting() && self.targets.iter().all(Target::in_sync) {
+            self.hooks.all_in_sync();
         }
         if self.next_full.is_some_and(|at| at <= now) {
             self.next_full = self.mirror.full_every.map(|every| now + every);
@@ -468,6 +484,7 @@ impl Engine {
             lost: self.losses.iter().map(|(cause, n)| (cause.name().to_owned(), *n)).collect(),
             initial: initial.into(),
             targets: self.targets.iter().map(|t| t.status(self.now(), self.held.as_deref(), put_off)).collect(),
+            hooks: self.hooks.status(),
         }
     }
 }

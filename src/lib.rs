@@ -1,7 +1,7 @@
 //! fansync keeps remote copies of a directory tree equal to it, within milliseconds of each change.
 //!
 //! ```text
-//! kernel ─► source ─► ring ─► resolve ─► dirty ─► sync ─► rsync children
+//! kernel ─► source ─► ring ─► resolve ─► dirty ─► sync ─► rsync children ─► hooks
 //!             └── lost sight of a subtree ──┘        └─ one queue, back-off and standby pool per target
 //! ```
 //!
@@ -28,6 +28,7 @@ pub mod engine;
 pub mod exit;
 pub mod failover;
 pub mod filter;
+pub mod hooks;
 pub mod links;
 pub mod lost;
 pub mod path;

@@ -58,6 +58,9 @@ pub struct Mirror {
     pub initial: String,
     /// One per target.
     pub targets: Vec<Target>,
+    /// One per `[[mirror.hook]]`.
+    #[serde(default)]
+    pub hooks: Vec<Hook>,
 }
 
 /// What is known of hard links.
@@ -171,6 +174,41 @@ pub struct Failure {
     pub retry_seconds: f64,
 }
 
+/// One hook.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Hook {
+    /// Its name.
+    pub name: String,
+    /// `command`, `socket`, `http` or `cdn`.
+    pub kind: String,
+    /// `idle`, `working`, or `retrying` while its receiver cannot be had.
+    pub state: String,
+    /// Why it is `retrying`.
+    pub reason: String,
+    /// Seconds until it is tried again.
+    pub retry_seconds: f64,
+    /// Changes that wait for their delivery.
+    pub pending: u64,
+    /// Changes that are being delivered.
+    pub in_flight: u64,
+    /// Changes that one target holds and another one lacks.
+    pub waiting: u64,
+    /// Changes delivered.
+    pub delivered: u64,
+    /// Changes given up.
+    pub failed: u64,
+    /// Deliveries that failed and were, or are to be, tried again.
+    pub retries: u64,
+    /// Changes that did not fit into the queue.
+    pub dropped: u64,
+    /// When something was last delivered, seconds since 1970; 0 for never.
+    pub last_success_unix: f64,
+    /// Changes that keep failing, then those given up, the last first.
+    pub failures: Vec<Failure>,
+    /// Failures that did not fit into the list.
+    pub failures_more: u64,
+}
+
 impl Snapshot {
     /// Several lines for a terminal: what is in sync, what is not, and why.
     pub fn human(&self) -> String {
@@ -262,8 +300,34 @@ impl Snapshot {
                     let _ = writeln!(out, "    FAILED  and {} more", t.failures_more);
                 }
             }
+            m.hooks.iter().for_each(|h| h.human(&mut out));
         }
         out
+    }
+}
+
+impl Hook {
+    fn human(&self, out: &mut String) {
+        let _ = writeln!(out, "  hook {}  {}", self.name, self.kind);
+        let _ = write!(out, "    state   {}", self.state);
+        if !self.reason.is_empty() {
+            let _ = write!(out, ": {} (next try in {})", self.reason, span(self.retry_seconds));
+        }
+        let _ = write!(out, "\n    told    {}; {} pending, {} in flight", self.delivered, self.pending, self.in_flight);
+        if self.waiting > 0 {
+            let _ = write!(out, ", {} wait for another target", self.waiting);
+        }
+        out.push('\n');
+        if self.dropped > 0 {
+            let _ = writeln!(out, "    LOST    {} changes that did not fit into the queue", self.dropped);
+        }
+        for f in &self.failures {
+            let next = if f.retry_seconds > 0.0 { format!("next in {}", span(f.retry_seconds)) } else { "given up".into() };
+            let _ = writeln!(out, "    FAILED  {} after {} tries, {next}: {}", f.path, f.tries, f.reason);
+        }
+        if self.failures_more > 0 {
+            let _ = writeln!(out, "    FAILED  and {} more", self.failures_more);
+        }
     }
 }
 
@@ -312,6 +376,15 @@ mod tests {
             lost: [("queue_overflow".into(), 2)].into(),
             initial: "done".into(),
             targets: vec![target],
+            hooks: vec![Hook {
+                name: "purge".into(),
+                kind: "cdn".into(),
+                state: "retrying".into(),
+                reason: "refused".into(),
+                retry_seconds: 3.0,
+                dropped: 7,
+                ..Hook::default()
+            }],
         };
         let text = Snapshot {
             version: "1".into(),
@@ -327,6 +400,8 @@ mod tests {
             "queue_overflow: 2",
             "muted  2 directories and 0 files outside or excluded; 1 files followed",
             "FAILED  a\\x0a",
+            "state   retrying: refused (next try in 3.0s)",
+            "LOST    7 changes",
         ] {
             assert!(text.contains(want), "{want:?} is not in\n{text}");
         }

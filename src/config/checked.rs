@@ -10,6 +10,7 @@ use clap::ValueEnum;
 use serde::ser::{Error as _, SerializeStruct};
 use serde::{Serialize, Serializer};
 
+use super::hook::Hook;
 use super::units;
 use crate::filter::Filter;
 use crate::sync::location::Location;
@@ -104,8 +105,10 @@ pub struct Mirror {
     pub rsync: PathBuf,
     /// `[mirror.kernel]`.
     pub kernel: KernelSwitches,
-    /// `[[mirror.target]]`, at least one, with different names.
+    /// `[[mirror.target]]`, with different names; at least one, or else at least one hook.
     pub targets: Vec<Target>,
+    /// `[[mirror.hook]]`, with different names.
+    pub hooks: Vec<Hook>,
 }
 
 /// What is carried over beside content, owner, mode and times; keys of the mirror.
@@ -311,6 +314,7 @@ impl Mirror {
             rsync: "rsync".into(),
             kernel: KernelSwitches::default(),
             targets: Vec::new(),
+            hooks: Vec::new(),
         }
     }
 }
@@ -356,7 +360,7 @@ impl Serialize for Mirror {
             let text = |p: &Vec<u8>| String::from_utf8(p.clone()).map_err(|_| S::Error::custom("a pattern is not UTF-8"));
             patterns.iter().map(text).collect::<Result<Vec<_>, _>>()
         };
-        let mut out = serializer.serialize_struct("Mirror", 19)?;
+        let mut out = serializer.serialize_struct("Mirror", 20)?;
         out.serialize_field("name", &self.name)?;
         out.serialize_field("source", &self.source)?;
         out.serialize_field("delete", &self.delete)?;
@@ -377,7 +381,12 @@ impl Serialize for Mirror {
         out.serialize_field("rsync", &self.rsync)?;
         out.serialize_field("batch", &self.batch)?;
         out.serialize_field("kernel", &self.kernel)?;
-        out.serialize_field("target", &self.targets)?;
+        if !self.targets.is_empty() {
+            out.serialize_field("target", &self.targets)?;
+        }
+        if !self.hooks.is_empty() {
+            out.serialize_field("hook", &self.hooks)?;
+        }
         out.end()
     }
 }

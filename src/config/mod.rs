@@ -9,6 +9,7 @@ mod args;
 mod checked;
 mod cite;
 mod ground;
+pub mod hook;
 mod rules;
 mod secret;
 #[cfg(test)]

@@ -3,6 +3,8 @@
 //! The rules about places guard data: a target inside its source feeds itself, two mirrors that delete in one place
 //! delete each other's files.
 
+mod hook;
+
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
@@ -144,8 +146,8 @@ fn mirror(mirror: &Mirror, path: &str, out: &mut Vec<Complaint>) {
         let help = format!("make the include pattern narrower, so that it does not match {}", mark::DIR);
         section.complain("include", format!("with roles = true, {} must be left out, and is included", mark::DIR), help);
     }
-    if mirror.targets.is_empty() {
-        section.complain("target", "there is no target", "add a [[mirror.target]] with a name and a url");
+    if mirror.targets.is_empty() && mirror.hooks.is_empty() {
+        section.complain("target", "there is no target", "add a [[mirror.target]] with a name and a url, or a [[mirror.hook]]");
     }
     let batch = mirror.batch;
     section.path = format!("{path}.batch");
@@ -154,6 +156,9 @@ fn mirror(mirror: &Mirror, path: &str, out: &mut Vec<Complaint>) {
     section.count("max_pending", batch.max_pending, 1000, 1_000_000_000);
     for (i, t) in mirror.targets.iter().enumerate() {
         target(mirror, t, &format!("{path}.target.{i}"), out);
+    }
+    for (i, h) in mirror.hooks.iter().enumerate() {
+        hook::hook(mirror, h, i, &format!("{path}.hook.{i}"), out);
     }
 }
 

@@ -73,6 +73,73 @@ name = "b"
 url = "h:/p"
 ssh = "ssh -p 2222"
 rsync_path = "sudo rsync"
+[[mirror.hook]]
+name = "told"
+kind = "http"
+when = "confirmed"
+target = "b"
+kinds = ["deleted", "changed"]
+include = ["*/", "*.jpg"]
+exclude = ["*"]
+match = [".*\\.jpg"]
+batch = 7
+jobs = 3
+interval = "1s"
+timeout = "5s"
+tries = 2
+retry_min = "1s"
+retry_max = "5m"
+max_pending = 1000
+url = "https://h/p"
+headers = ["A: b", "C: d: e"]
+token_file = "/t"
+token_header = "X-Key: {token}"
+ca_file = "/ca"
+[[mirror.hook]]
+name = "run"
+kind = "command"
+prefix = "/bin/x 'a b'"
+suffix = "> /dev/null"
+shell = true
+input = "stdin"
+success = [0, 3]
+ignore_error = true
+[[mirror.hook]]
+name = "line"
+kind = "socket"
+address = "[::1]:80"
+acknowledge = true
+[[mirror.hook]]
+name = "path"
+kind = "socket"
+when = "event"
+path = "/run/s"
+form = "path"
+[[mirror.hook]]
+name = "china"
+kind = "cdn"
+form = "chinacache"
+base = "http://b"
+url_match = "x(y)"
+address = "h:80"
+domain = "d"
+user = "u"
+password = "p"
+[[mirror.hook]]
+name = "china-too"
+kind = "cdn"
+form = "chinacache"
+base = "http://b"
+address = "h:80"
+user = "u"
+password_file = "/p"
+[[mirror.hook]]
+name = "purge"
+kind = "cdn"
+base = "http://b"
+url = "https://api/z"
+method = "DELETE"
+body = '{"files": {urls}}'
 [[mirror]]
 name = "other"
 source = "/no/such/other"
@@ -154,18 +221,42 @@ fn keys(config: &Config) -> std::collections::BTreeSet<String> {
     out
 }
 
+/// One hook of each kind, with what it needs.
+const LEAST_HOOKS: &str = r#"
+[[mirror.hook]]
+name = "h"
+kind = "http"
+url = "http://h"
+[[mirror.hook]]
+name = "c"
+kind = "command"
+prefix = "x"
+[[mirror.hook]]
+name = "d"
+kind = "cdn"
+base = "http://b"
+url = "{url}"
+[[mirror.hook]]
+name = "s"
+kind = "socket"
+path = "/s"
+"#;
+
 /// The reference has a row `| key | default | …` for each key, below the heading of its table, and its default is the
 /// one that an unset key has.
 #[test]
 fn the_reference_tells_every_key_and_default() {
     let reference = include_str!("../../docs/config.md");
-    let (every, default) = (read(EVERY_KEY).unwrap(), read(&least("", "")).unwrap());
+    let (every, default) = (read(EVERY_KEY).unwrap(), read(&format!("{}{LEAST_HOOKS}", least("", ""))).unwrap());
     let default: ::toml::Table = default.to_toml().unwrap().parse().unwrap();
     let mut told = std::collections::BTreeSet::new();
     let mut table = "";
+    let mut of_kind = None;
     for line in reference.lines() {
         if let Some(heading) = line.strip_prefix("## `") {
-            table = heading.split('`').next().unwrap().trim_matches(['[', ']']);
+            let (name, rest) = heading.split_once('`').unwrap();
+            table = name.trim_matches(['[', ']']);
+            of_kind = rest.strip_prefix(", ").map(::toml::Value::from);
         }
         let cells: Vec<_> = line.split(" | ").map(|c| c.trim_matches(['|', ' '])).collect();
         let Some(key) = cells[0].strip_prefix('`').and_then(|k| k.strip_suffix('`')) else { continue };
@@ -175,12 +266,16 @@ fn the_reference_tells_every_key_and_default() {
             .split('.')
             .try_fold(&::toml::Value::Table(default.clone()), |v, k| {
                 let below = v.get(k)?;
-                below.as_array().map_or(Some(below), |a| a.first())
+                // Of hooks, one of the kind that the heading names.
+                let fits = |t: &&::toml::Value| of_kind.is_none() || t.get("kind") == of_kind.as_ref();
+                below.as_array().map_or(Some(below), |a| a.iter().find(fits).or(a.first()))
             })
             .and_then(|t| t.get(key))
             .cloned();
         match (cells[1], value) {
             ("required", Some(_)) | ("unset", None) => {}
+            // A socket has this one or the other.
+            ("unset", Some(_)) if key == "path" => {}
             (cell, Some(value)) => assert_eq!(cell.trim_matches('`'), value.to_string(), "default of {table}.{key}"),
             (cell, None) => panic!("{table}.{key} has no default, but the reference says {cell}"),
         }
@@ -497,4 +592,74 @@ fn what_the_disk_says_is_a_warning() {
     fs::set_permissions(&pass, fs::Permissions::from_mode(0o600)).unwrap();
     assert_eq!(read(&text(dir.path())).unwrap().warnings().len(), 1);
     assert!(read(&text(&pass)).unwrap().warnings()[0].contains("is not a directory"));
+}
+
+#[test]
+fn hooks() {
+    let config = read(EVERY_KEY).unwrap();
+    let hooks = &config.mirrors[0].hooks;
+    use hook::{Action, Address, CdnForm, Change, Secret, SocketForm, When};
+    let h = &hooks[0];
+    assert_eq!(
+        (h.when, h.target.as_deref(), &h.kinds[..]),
+        (When::Confirmed, Some("b"), &[Change::Deleted, Change::Changed][..])
+    );
+    assert!(h.matches[0].regex().is_match(b"/d/a.jpg") && !h.matches[0].regex().is_match(b"a.jpg.b"));
+    assert_eq!((h.batch, h.jobs, h.tries, h.max_pending), (7, 3, 2, 1000));
+    let Action::Http(http) = &h.action else { panic!("{h:?}") };
+    assert_eq!(http.request.headers, [("A".into(), "b".into()), ("C".into(), "d: e".into())]);
+    assert!(!format!("{h:?}").contains("d: e"), "a header may be a secret");
+    let Action::Command(c) = &hooks[1].action else { panic!("{:?}", hooks[1]) };
+    assert_eq!((&*c.prefix, c.shell, c.input, &c.success[..]), ("/bin/x 'a b'", true, hook::Input::Stdin, &[0, 3][..]));
+    let Action::Socket(s) = &hooks[3].action else { panic!("{:?}", hooks[3]) };
+    assert_eq!((hooks[3].when, s.form, &s.address), (When::Event, SocketForm::Path, &Address::Unix("/run/s".into())));
+    let Action::Cdn(cdn) = &hooks[5].action else { panic!("{:?}", hooks[5]) };
+    let CdnForm::Chinacache { domain, password, .. } = &cdn.form else { panic!("{cdn:?}") };
+    assert_eq!((&**domain, password), ("h", &Secret::File("/p".into())));
+    assert!(!format!("{:?}", hooks[4]).contains("\"p\""), "the password shows");
+
+    let alone = |more: &str| {
+        messages(&format!("[[mirror]]\nname = \"m\"\nsource = \"/no/such\"\n[[mirror.hook]]\nname = \"h\"\n{more}")).join("\n")
+    };
+    assert_eq!(alone("kind = \"command\"\nprefix = \"x\""), "");
+    for (more, want) in [
+        ("kind = \"command\"", "has no prefix"),
+        ("kind = \"commando\"", "should be one of \"command\", \"socket\", \"http\", \"cdn\""),
+        ("kind = \"command\"\nprefix = \"x\"\nwhen = \"confirmed\"", "nothing is ever confirmed"),
+        ("kind = \"command\"\nprefix = \"x\"\ntarget = \"t\"", "have no target"),
+        ("kind = \"command\"\nprefix = \"x\"\nbatch = 3", "unknown key \"batch\""),
+        ("kind = \"command\"\nprefix = \"x 'y\"", "a quote that does not end"),
+        ("kind = \"command\"\nprefix = \" \"", "prefix is empty"),
+        ("kind = \"command\"\nprefix = \"x\"\nsuccess = [\"0\"]", "should be a list of whole numbers"),
+        ("kind = \"command\"\nprefix = \"x\"\nsuccess = []", "success is empty"),
+        ("kind = \"command\"\nprefix = \"x\"\nkinds = []", "kinds is empty"),
+        ("kind = \"command\"\nprefix = \"x\"\nkinds = [\"moved\"]", "no kind of change \"moved\""),
+        ("kind = \"command\"\nprefix = \"x\"\nmatch = [\"(\"]", "no regular expression"),
+        ("kind = \"command\"\nprefix = \"x\"\njobs = 0", "jobs is 0"),
+        ("kind = \"socket\"", "one of address and path"),
+        ("kind = \"socket\"\naddress = \"h\"", "is not host:port"),
+        ("kind = \"socket\"\naddress = \"h:1\"\nform = \"path\"\nacknowledge = true", "not a line"),
+        ("kind = \"http\"\nurl = \"h/p\"", "no http:// or https:// URL"),
+        ("kind = \"http\"\nurl = \"http://h/\u{e9}\"", "a character that no URL may hold"),
+        ("kind = \"http\"\nurl = \"http://h\"\nheaders = [\"x\"]", "a header has no colon"),
+        ("kind = \"http\"\nurl = \"http://h\"\nheaders = [\"x y: z\"]", "cannot be sent"),
+        ("kind = \"http\"\nurl = \"http://h\"\ntoken_header = \"X: {token}\"", "no token_file"),
+        ("kind = \"http\"\nurl = \"http://h\"\ntoken_file = \"/t\"\ntoken_header = \"X: t\"", "no place for the token"),
+        ("kind = \"cdn\"\nbase = \"http://b\"\nurl = \"http://h\"", "a place for the URLs"),
+        ("kind = \"cdn\"\nbase = \"http://b\"\nurl = \"{url}\"\nmethod = \"p\"", "no HTTP method"),
+        (
+            "kind = \"cdn\"\nform = \"chinacache\"\nbase = \"http://b\"\naddress = \"h:80\"\nuser = \"u\"",
+            "password_file and password",
+        ),
+    ] {
+        let got = alone(more);
+        assert!(got.contains(want), "{more}: {got}");
+    }
+    let of = |more: &str| {
+        messages(&format!("{}[[mirror.hook]]\nname = \"h\"\nkind = \"command\"\nprefix = \"x\"\n{more}", least("", ""))).join("")
+    };
+    assert_eq!(of("target = \"t\""), "");
+    assert!(of("target = \"u\"").contains("has no target \"u\""));
+    assert!(of("when = \"event\"\ntarget = \"t\"").contains("have no target"));
+    assert!(of("[[mirror.hook]]\nname = \"h\"\nkind = \"command\"\nprefix = \"x\"").contains("another hook"));
 }

@@ -4,6 +4,8 @@
 //! the end of a section is unknown. So one run of `check` tells everything that is wrong in shape, not only the first
 //! thing, which is what a derived deserialiser would do.
 
+mod hook;
+
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::ops::Range;
@@ -297,8 +299,10 @@ fn mirror(s: &mut Section<'_, '_>) -> Option<Mirror> {
     };
     let mirror = keep_out_marks(mirror);
     let targets: Option<Vec<_>> = s.tables("target", "[[mirror.target]]", target).into_iter().collect();
+    let alone = targets.as_ref().is_some_and(Vec::is_empty);
+    let hooks: Option<Vec<_>> = s.tables("hook", "[[mirror.hook]]", |s| hook::hook(s, alone)).into_iter().collect();
     name.and(source)?;
-    Some(Mirror { targets: targets?, ..mirror })
+    Some(Mirror { targets: targets?, hooks: hooks?, ..mirror })
 }
 
 /// With roles, the directory of the marks belongs to each side and to no mirror.

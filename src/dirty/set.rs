@@ -302,6 +302,26 @@ impl DirtySet {
         Some(at)
     }
 
+    /// Whether the path is pending or in flight, itself or with a directory above it. Attributes of a directory above that wait say
+    /// nothing of what is in it; in flight they may belong to more.
+    pub fn owes(&self, path: &[u8]) -> bool {
+        let covers = |at: u32, own: bool| {
+            let n = &self.nodes[at as usize];
+            n.flying != 0 || n.kind.is_some_and(|kind| own || kind > Kind::Entry)
+        };
+        let mut at = ROOT;
+        for name in components(path) {
+            if covers(at, false) {
+                return true;
+            }
+            match self.child(at, name) {
+                Some(child) => at = child,
+                None => return false,
+            }
+        }
+        covers(at, true)
+    }
+
     fn make_child(&mut self, parent: u32, name: &[u8]) -> u32 {
         let prev = self.nodes[parent as usize].last_child;
         let node = Node {

@@ -74,8 +74,11 @@ impl Engine {
     /// Tells the files whose interval is over; with [`Duration::MAX`] all, for somebody who waits for what is written so far.
     pub(super) fn tell_followed(&mut self, until: Duration) {
         let now = self.now();
-        let targets = &mut self.targets;
-        let mut out = |path: &[u8], seen: Seen| targets.iter_mut().for_each(|target| target.see(now, path, seen));
+        let (targets, hooks) = (&mut self.targets, &mut self.hooks);
+        let mut out = |path: &[u8], seen: Seen| {
+            targets.iter_mut().for_each(|target| target.see(now, path, seen));
+            hooks.seen(path, seen);
+        };
         let told = self.resolver.tell_followed(&self.root, &self.mirror.filter, until, &mut out);
         while let Some(path) = self.written.take_due(until) {
             out(&path, Seen::Modified);

@@ -88,10 +88,16 @@ impl Engine {
                     "events were missed; the subtree is compared with every target"
                 );
             }
-            self.see_all(&lost.subtree, Seen::Subtree);
+            self.see_lost(&lost.subtree);
         } else {
             (recent.scheduled, recent.since) = (true, now);
         }
+    }
+
+    /// Whatever has changed there is looked for, and hooks that hear events are told that something may have.
+    pub(super) fn see_lost(&mut self, path: &[u8]) {
+        self.see_all(path, Seen::Subtree);
+        self.hooks.seen(path, Seen::Subtree);
     }
 
     /// Compares the lost subtrees whose pause is over, or all of them for somebody who waits.
@@ -105,7 +111,7 @@ impl Engine {
                 recent.at = now;
                 recent.pause = (recent.pause * 2).clamp(LOST_PAUSE_MIN, LOST_PAUSE_MAX);
             }
-            self.see_all(&path, Seen::Subtree);
+            self.see_lost(&path);
         }
     }
 
@@ -115,10 +121,13 @@ impl Engine {
             return;
         }
         let now = self.now();
-        let targets = &mut self.targets;
-        let mut out = |path: &[u8], seen: Seen| targets.iter_mut().for_each(|t| t.see(now, path, seen));
+        let (targets, hooks) = (&mut self.targets, &mut self.hooks);
+        let mut out = |path: &[u8], seen: Seen| {
+            targets.iter_mut().for_each(|t| t.see(now, path, seen));
+            hooks.seen(path, seen);
+        };
         for path in self.watching.retry_unwatched(&self.mirror.filter, &mut out) {
-            self.see_all(&path, Seen::Subtree);
+            self.see_lost(&path);
             self.next_unwatched = Some(now + UNWATCHED_EVERY);
         }
     }

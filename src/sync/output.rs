@@ -71,6 +71,8 @@ pub struct Item {
     pub change: [u8; 11],
     /// Path relative to the root, unescaped; of a symbolic link without its target.
     pub path: RelPath,
+    /// It is a directory, or was one.
+    pub dir: bool,
 }
 
 /// What the lines so far said that decides the outcome.
@@ -251,12 +253,13 @@ impl Output {
             let mut change = [0; 11];
             change.copy_from_slice(&line[..11]);
             let name = &line[12..];
-            // A link's target follows its name; a name that holds the arrow itself is cut short.
+            // A link's target follows its name; where the arrow is there twice, nobody can tell which one ends the name.
             let arrow = if change[1] == b'L' { &b" -> "[..] } else { b" => " };
             let has_arrow = change[1] == b'L' || change[0] == b'h';
             let name = if has_arrow { memmem::find(name, arrow).map_or(name, |end| &name[..end]) } else { name };
-            match RelPath::new(&unescape(name)) {
-                Some(path) => self.items.push(Item { change, path }),
+            let clear = !has_arrow || memmem::find_iter(&line[12..], arrow).nth(1).is_none();
+            match RelPath::new(&unescape(name)).filter(|_| clear) {
+                Some(path) => self.items.push(Item { change, path, dir: name.ends_with(b"/") }),
                 None => self.items_more += 1,
             }
         } else if self.keep_items > 0 {

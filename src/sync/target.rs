@@ -18,6 +18,9 @@ mod linked;
 mod report;
 mod send;
 mod steer;
+mod told;
+
+pub use told::{Owed, Told};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -31,7 +34,7 @@ use super::argv::{self, Compare, Deletions, Pass, Spec};
 use super::filelist::{self, Form, Refusal};
 use super::normal::{self, Normal, State as Look};
 use super::outcome::{Outcome, Verdict};
-use super::output::{Output, Stream};
+use super::output::{Item, Output, Stream};
 use super::probe::{self, RsyncFacts, TargetState};
 use super::retries::{Backoff, Retries, WHOLE_ROUNDS};
 use super::run::{Input, Run, RunError};
@@ -44,6 +47,7 @@ use crate::resolve::Root;
 use crate::status;
 use crate::sys::reactor::{Interest, Reactor};
 use crate::sys::statx::{FileTime, StatBrief, Statter};
+use told::Telling;
 
 /// Most paths in a batch of the small lane.
 const SMALL_PATHS: usize = 200;
@@ -190,6 +194,7 @@ pub struct Target {
     top_refused: bool,
     /// Of mirrors that honour roles.
     fence: Option<fence::Fence>,
+    telling: Telling,
     stats: status::Target,
 }
 
@@ -244,6 +249,7 @@ impl Target {
             reconciles: 0,
             top_refused: false,
             fence: fence::Fence::new(mirror),
+            telling: Telling::new(index, mirror, &cfg.name),
             stats: status::Target { name: cfg.name.clone(), url: cfg.location.to_string(), ..Default::default() },
         }
     }

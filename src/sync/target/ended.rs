@@ -150,6 +150,7 @@ impl Target {
         let since = batch.entries.iter().map(Entry::epoch).min();
         let litter = if self.mirror.delete { leftovers(&batch, &outcome) } else { BTreeSet::new() };
         let after = std::mem::take(&mut run.after);
+        self.telling.ran(run.run.output(), &batch, &outcome);
         self.log(&run, &batch, &outcome, took);
         self.suspect |= gone(&outcome, run.run.output());
         let reconciles = self.reconciles;
@@ -273,7 +274,10 @@ impl Target {
                 self.reconciles += 1;
             }
         }
-        for entry in self.set.confirm(id, entries) {
+        let paths: Vec<_> = entries.iter().filter(|_| self.telling.keep > 0).map(|e| (e.path.clone(), e.kind)).collect();
+        let again = self.set.confirm(id, entries);
+        self.telling.confirmed(id, &paths, &again);
+        for entry in again {
             let over = entry.over;
             match self.runs.values_mut().find(|r| matches!(&r.load, Load::Batch(b) if Some(b.id) == over)) {
                 Some(run) => run.after.push(entry),
@@ -301,6 +305,7 @@ impl Target {
             if entry.path.is_root() {
                 self.reconciles += 1;
             }
+            self.telling.done_but(id, &entry.path, named);
             let kinds = named.iter().filter(|p| !p.is_root()).map(|p| (p.clone(), kind_on_source(cx.root, p)));
             entries = self.set.narrow(entry, kinds);
             return self.retries.fail(cx.now, entries, &outcome.reason, fastrand::f64());
@@ -317,6 +322,7 @@ impl Target {
             for (dir, seen) in &ended.ancestors {
                 let waits = |e: &Entry| e.path == *dir && e.kind == Kind::Entry;
                 if other.ancestors.get(dir).is_some_and(|theirs| theirs != seen) && !other.after.iter().any(waits) {
+                    self.telling.own(dir);
                     other.after.push(self.set.parked(dir.clone(), since));
                 }
             }

@@ -319,6 +319,7 @@ impl Target {
         match path::parent(missing) {
             Some(parent) => {
                 entry.path = RelPath::from_normal(parent);
+                self.telling.own(&entry.path);
                 entry.kind = if deletions == Deletions::Never { Kind::Entry } else { Kind::Contents };
                 entry.gone = false;
                 entry.held = false;
@@ -442,7 +443,8 @@ impl Target {
         let spec = Spec { extra: &extra, ..self.spec(root, compare) };
         let started = Run::start(&spec, pass, &self.env, input)
             .map_err(|e| (matches!(e, RunError::Password(_)), chain(&e)))
-            .and_then(|run| {
+            .and_then(|mut run| {
+                run.keep_items(self.telling.keep);
                 let fds =
                     [(run.output_fd(Stream::Stdout), STDOUT), (run.output_fd(Stream::Stderr), STDERR), (Some(run.pidfd()), EXIT)];
                 for (fd, which) in fds {

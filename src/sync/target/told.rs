@@ -1,0 +1,240 @@
+//! What hooks are told of a target's runs.
+//!
+//! Promises: everything that a run changed on the target is told once it is confirmed, at least once, by name where rsync has said the
+//! names; where it has not, the directory that was compared is told as a subtree. So nothing changes without a word.
+//!
+//! How: a run itemises what it changes, and a pass that finds a path equal does not name it. So what a run named that did not end well is carried over until
+//! what it belongs to is confirmed by a later run. Listed paths are told whether they were named or not. Two kinds of listed directories are
+//! ours and no change of the source: those whose times were set anew after runs that overlapped, and those that stand for a deletion.
+//!
+//! Costs nothing without hooks: nothing is kept then.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rustc_hash::FxHashSet;
+
+use super::*;
+use crate::config::hook::{Change, When};
+
+/// One change that a target holds now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// Relative to the source.
+    pub path: RelPath,
+    /// What happened; `None`: nobody said, look at the source.
+    pub change: Option<Change>,
+    /// It is or was a directory.
+    pub dir: bool,
+    /// The number of the target that holds it.
+    pub target: usize,
+    /// The batch that confirmed it.
+    pub batch: BatchId,
+}
+
+/// See the module's text.
+#[derive(Default)]
+pub(super) struct Telling {
+    /// Names kept of one run, and of all that did not end well; 0 when no hook wants to hear.
+    pub(super) keep: usize,
+    target: usize,
+    /// Named by runs that did not end well.
+    carried: BTreeMap<RelPath, (Change, bool)>,
+    /// Compared by runs that did not say all they did.
+    doubtful: BTreeSet<RelPath>,
+    /// Named by the run that has just ended well.
+    fresh: Vec<RelPath>,
+    /// Directories that were listed for our own sake.
+    own: FxHashSet<RelPath>,
+    out: Vec<Told>,
+    settled: Vec<RelPath>,
+}
+
+/// What a line says; none for a directory whose attributes alone changed, which happens to every directory above a change.
+fn change_of(item: &Item) -> Option<(Change, bool)> {
+    match item.change {
+        [b'*', ..] => Some((Change::Deleted, item.dir)),
+        [b'.', b'd', ..] => None,
+        [_, b'd', ..] => Some((Change::Directory, true)),
+        _ => Some((Change::Changed, false)),
+    }
+}
+
+impl Telling {
+    pub(super) fn new(index: usize, mirror: &Mirror, name: &str) -> Telling {
+        let ours = mirror.hooks.iter().filter(|h| h.when == When::Confirmed && h.target.as_deref().is_none_or(|t| t == name));
+        Telling { keep: ours.map(|h| h.max_pending).max().unwrap_or(0), target: index, ..Telling::default() }
+    }
+
+    /// A directory is listed for our own sake.
+    pub(super) fn own(&mut self, dir: &RelPath) {
+        if self.keep > 0 {
+            self.own.insert(dir.clone());
+        }
+    }
+
+    /// A run has ended, and what it carried is not judged yet.
+    pub(super) fn ran(&mut self, output: &Output, batch: &Batch, outcome: &Outcome) {
+        if self.keep == 0 {
+            return;
+        }
+        // What it said last may be lost.
+        let cut_off = !matches!(outcome.verdict, Verdict::Done | Verdict::Partial | Verdict::SourceRace);
+        let compared = batch.entries.iter().filter(|e| e.kind > Kind::Entry);
+        let compared: FxHashSet<RelPath> = compared.map(|e| e.path.clone()).collect();
+        let more = output.items_more > 0;
+        if cut_off || more {
+            self.doubtful.extend(compared.iter().cloned());
+        }
+        self.fresh.clear();
+        for item in &output.items {
+            if let Some(said) = change_of(item) {
+                // Told as a part of what was compared: not some by name and others not.
+                if !(more && upwards(&item.path).any(|at| compared.contains(at))) {
+                    self.carried.insert(item.path.clone(), said);
+                    if outcome.is_done() {
+                        self.fresh.push(item.path.clone());
+                    }
+                }
+            } else if !item.change.starts_with(b".d..t......") {
+                self.own.remove(&item.path); // a change of its own, too
+            }
+        }
+        if self.carried.len() > self.keep.max(1000) * 2 {
+            self.carried.clear();
+            self.fresh.clear();
+            self.doubtful = [RelPath::root()].into();
+        }
+    }
+
+    /// The target holds these. `again`: those that have to be sent once more, and are told then.
+    pub(super) fn confirmed(&mut self, id: BatchId, entries: &[(RelPath, Kind)], again: &[Entry]) {
+        if self.keep == 0 {
+            return;
+        }
+        let again: FxHashSet<&[u8]> = again.iter().map(|e| e.path.as_bytes()).collect();
+        for (path, kind) in entries.iter().filter(|(path, _)| !again.contains(path.as_bytes())) {
+            self.settled.push(path.clone());
+            let named = self.carried.contains_key(path);
+            self.release(id, path, *kind);
+            if *kind == Kind::Entry && !path.is_root() && !self.own.remove(path) && !named {
+                self.tell(id, path.clone(), None, false);
+            }
+        }
+        // Directories made on the way to a path belong to no entry.
+        for path in std::mem::take(&mut self.fresh) {
+            if !upwards(&path).any(|at| again.contains(at))
+                && let Some((change, dir)) = self.carried.remove(&path)
+            {
+                self.tell(id, path, Some(change), dir);
+            }
+        }
+    }
+
+    /// Tells what was carried over and belongs to a path that is confirmed.
+    fn release(&mut self, id: BatchId, path: &RelPath, kind: Kind) {
+        let depth = |p: &RelPath| p.split(|&b| b == b'/').filter(|part| !part.is_empty()).count();
+        let level = depth(path) + 1;
+        let belongs = |p: &RelPath, change: Change| match kind {
+            Kind::Subtree => true,
+            // What is deleted goes with all that was below it.
+            _ if change == Change::Deleted => true,
+            Kind::Contents => depth(p) <= level,
+            Kind::Entry => p == path,
+        };
+        let found: Vec<RelPath> =
+            at_or_below(&self.carried, path).filter(|(p, said)| belongs(p, said.0)).map(|(p, _)| p.clone()).collect();
+        for path in found {
+            if let Some((change, dir)) = self.carried.remove(&path) {
+                self.tell(id, path, Some(change), dir);
+            }
+        }
+        let doubtful: Vec<RelPath> = self
+            .doubtful
+            .iter()
+            .filter(|p| **p == *path || (kind == Kind::Subtree && path::is_at_or_below(p, path)))
+            .cloned()
+            .collect();
+        for path in doubtful {
+            self.doubtful.remove(&path);
+            self.tell(id, path, Some(Change::Subtree), true);
+        }
+    }
+
+    /// A pass is done but for what it has named as `failed`.
+    pub(super) fn done_but(&mut self, id: BatchId, path: &RelPath, failed: &[RelPath]) {
+        if self.keep == 0 {
+            return;
+        }
+        let fails = |p: &RelPath| failed.iter().any(|f| path::is_at_or_below(p, f));
+        let (kept, done) = std::mem::take(&mut self.carried).into_iter().partition(|(p, _)| fails(p));
+        self.carried = done;
+        self.settled.push(path.clone());
+        self.release(id, path, Kind::Subtree);
+        self.carried.extend::<BTreeMap<_, _>>(kept);
+    }
+
+    fn tell(&mut self, batch: BatchId, path: RelPath, change: Option<Change>, dir: bool) {
+        self.out.push(Told { path, change, dir, target: self.target, batch });
+    }
+
+    /// What nothing that was confirmed has covered; told once nothing else is left.
+    fn rest(&mut self, id: BatchId) {
+        for (path, (change, dir)) in std::mem::take(&mut self.carried) {
+            self.tell(id, path, Some(change), dir);
+        }
+        for path in std::mem::take(&mut self.doubtful) {
+            self.tell(id, path, Some(Change::Subtree), true);
+        }
+        self.own.clear();
+    }
+}
+
+/// A path and all above it, the root last.
+fn upwards(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::successors(Some(path), |path| path::parent(path))
+}
+
+/// The part of a map at and below `path`. O(log n + what lies between).
+fn at_or_below<'m, V>(map: &'m BTreeMap<RelPath, V>, path: &RelPath) -> impl Iterator<Item = (&'m RelPath, &'m V)> {
+    let path = path.clone();
+    let above = path.clone();
+    map.range(path.clone()..).take_while(move |(p, _)| p.starts_with(&path)).filter(move |(p, _)| path::is_at_or_below(p, &above))
+}
+
+/// What a target lacks, to be asked of many paths.
+pub struct Owed<'t> {
+    set: &'t DirtySet,
+    /// With the caller of the set: what is tried again, or sent once more after a run.
+    parked: FxHashSet<RelPath>,
+    any: bool,
+}
+
+impl Owed<'_> {
+    /// Whether the target lacks a change of `path`, or may; of a subtree: anything at all.
+    pub fn covers(&self, path: &[u8], subtree: bool) -> bool {
+        self.any && (subtree || self.set.owes(path) || upwards(path).any(|at| self.parked.contains(at)))
+    }
+}
+
+impl Target {
+    /// What it lacks now.
+    pub fn owed(&self) -> Owed<'_> {
+        let after = self.batches().flat_map(|(run, _)| &run.after);
+        let parked = self.retries.entries().chain(after).map(|e| e.path.clone()).collect();
+        Owed { set: &self.set, parked, any: self.unconfirmed() > 0 }
+    }
+
+    /// What has been confirmed since the last call: what hooks are told, and every path that was confirmed.
+    pub fn take_told(&mut self) -> Option<(Vec<Told>, Vec<RelPath>)> {
+        if self.telling.keep == 0 {
+            return None;
+        }
+        if self.set.epochs().total() == 0 && !self.telling.settled.is_empty() {
+            self.telling.rest(0);
+        }
+        if self.telling.out.is_empty() && self.telling.settled.is_empty() {
+            return None;
+        }
+        Some((std::mem::take(&mut self.telling.out), std::mem::take(&mut self.telling.settled)))
+    }
+}
