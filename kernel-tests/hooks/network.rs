@@ -1,17 +1,23 @@
 //! Sockets and web services.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::receiver::{Inbox, anywhere, free_address, header, keep, lines, listen, web};
 use super::{ANY, told_all};
-use crate::fixture::proc::poll_until;
+use crate::fixture::daemon::Until;
+use crate::fixture::proc::{bound_command, poll_until};
 use crate::fixture::tree::bytes;
-use crate::fixture::{Case, Mirror, Setup, To, WAIT, case};
+use crate::fixture::{Case, Mirror, Run, Setup, Skip, To, WAIT, case};
 use crate::names;
 
 pub fn cases() -> Vec<Case> {
@@ -64,7 +70,7 @@ pub fn cases() -> Vec<Case> {
                 for (n, stream) in listener.incoming().flatten().enumerate() {
                     let mut stream = stream;
                     match n {
-                        0 => _ = std::io::Read::read(&mut stream, &mut [0; 10]),
+                        0 => _ = stream.read(&mut [0; 10]),
                         _ => lines(stream, &kept, b"ok\n"),
                     }
                 }
@@ -137,7 +143,9 @@ pub fn cases() -> Vec<Case> {
                 ),
             )?;
             m.src.write(bytes(b"a\xff\n\"$(x)"), b"x");
+            let begun = Instant::now();
             told_all(&m, "h");
+            assert!(begun.elapsed() > Duration::from_millis(900), "it came again before it was asked to");
             let (heads, bodies) = (web.heads.wait(2), web.bodies.wait(2));
             let heads: Vec<String> = heads.into_iter().map(|head| String::from_utf8_lossy(&head).into_owned()).collect();
             assert!(heads[0].starts_with("POST /told?x=1 HTTP/1.1\r\n"), "{}", heads[0]);
@@ -169,11 +177,213 @@ pub fn cases() -> Vec<Case> {
             assert_eq!(web.heads.all().len(), 1, "it was asked again");
             Ok(())
         }),
+        case("https_trusts_whom_ca_file_names_and_nobody_else", ANY, |fs| {
+            let work = tempfile::tempdir().expect("a directory can be made");
+            let tls = Tls::make(work.path())?;
+            let (mut trusted, mut stranger) = (tls.serve("trusted"), tls.serve("stranger"));
+            let token = work.path().join("token");
+            fs::write(&token, "sesame\n").expect("a token can be written");
+            let hook = |name: &str, address, more: &str| {
+                format!(
+                    "name = '{name}'\nkind = 'http'\nurl = 'https://{address}/in'\ntoken_file = '{}'\nkinds = ['changed']\n{more}",
+                    token.display()
+                )
+            };
+            fs::set_permissions(&token, fs::Permissions::from_mode(0o644)).expect("its mode can be set");
+            let m = Setup::new(fs)
+                .targets(&[To::Local])
+                .hook(&hook("good", trusted.address, &format!("ca_file = '{}'\nretry_max = '500ms'", tls.ca.display())))
+                .hook(&hook("bad", stranger.address, ""))
+                .start()?;
+            m.src.write("f", b"x");
+            m.check();
+            let reason = |hook: &str| Some(m.daemon.hook_status(hook).reason).filter(|reason| !reason.is_empty());
+            let open = poll_until(WAIT, || reason("good")).expect("a token that others can read is not used");
+            assert!(open.contains("chmod 600"), "{open}");
+            fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).expect("its mode can be set");
+            told_all(&m, "good");
+            let got = trusted.got();
+            assert!(got.starts_with("POST /in HTTP/1.1\r\n") && got.contains("\"path\":\"f\""), "{got}");
+            assert_eq!(header(&got, "authorization").as_deref(), Some("Bearer sesame"));
+            let untrusted = || reason("bad").filter(|reason| reason.contains("ertificate"));
+            assert!(poll_until(WAIT, untrusted).is_some(), "{:?}", m.daemon.hook_status("bad"));
+            assert_eq!((stranger.got().as_str(), m.daemon.hook_status("bad").delivered), ("", 0));
+            Ok(())
+        }),
+        case("chinacache_is_asked_as_sersync_asks_it", ANY, |fs| {
+            let inbox = Inbox::default();
+            let kept = inbox.clone();
+            let address = listen(anywhere(), move |mut stream| {
+                let mut head = Vec::new();
+                let mut byte = [0];
+                while !head.ends_with(b"\r\n\r\n") && stream.read_exact(&mut byte).is_ok() {
+                    head.push(byte[0]);
+                }
+                let denied = head.windows(7).any(|w| w == b"denied.");
+                kept.put(head);
+                let answer =
+                    if denied { "HTTP/1.0 403 No\r\n\r\n" } else { "HTTP/1.0 200 OK\r\nwhatsup: content=\"succeed\"\r\n\r\n" };
+                let _ = stream.write_all(answer.as_bytes());
+            });
+            let account = format!(
+                "form = 'chinacache'\naddress = '{address}'\ndomain = 'r.cdn.example'\nuser = 'u&1'\npassword = 'p w=%hush'"
+            );
+            let m = with(fs, &format!("kind = 'cdn'\nbase = 'http://pic.example/s'\n{account}"))?;
+            m.src.mkdir("d");
+            m.src.write("d/a-1_2.txt", b"x");
+            m.src.write(bytes(b"a b&urls=c\r\nX: y\xff"), b"x");
+            m.src.write("denied.", b"x");
+            told_all(&m, "h");
+            let request = |what: &str, url: &str| {
+                let target = format!("/index.jsp?user=u%261&pswd=p%20w%3D%25hush&ok=ok&{what}=http://pic.example/s/{url}");
+                format!("HEAD {target} HTTP/1.0\r\nHost: r.cdn.example\r\n\r\n").into_bytes()
+            };
+            let want = [
+                request("dirs", "d/"),
+                request("urls", "d/a-1_2.txt"),
+                request("urls", "a%20b%26urls%3Dc%0D%0AX%3A%20y%FF"),
+                request("urls", "denied."),
+            ];
+            let readable =
+                |all: Vec<Vec<u8>>| all.iter().map(|r| String::from_utf8_lossy(r).into_owned()).collect::<BTreeSet<_>>();
+            let want = readable(want.to_vec()).into_iter().map(|r| r.replace("X%3A", "X:")).collect::<BTreeSet<_>>();
+            assert_eq!(readable(inbox.wait(4)), want);
+            let h = m.daemon.hook_status("h");
+            assert_eq!((h.delivered, h.failed, h.failures[0].path.as_str()), (3, 1, "denied."));
+            let log = fs::read_to_string(m.scratch("fansync.log")).expect("there is a log");
+            assert!(log.contains("403") && !log.contains("hush") && !h.failures[0].reason.contains("hush"), "the password shows");
+            Ok(())
+        }),
+        case("cdn_purges_lists_and_single_urls", ANY, |fs| {
+            let ((list, lists), (one, ones)) = (web(|_| "200 OK".into()), web(|_| "200 OK".into()));
+            let m = Setup::new(fs)
+                .targets(&[To::Local])
+                .hook(&format!(
+                    "name = 'list'\nkind = 'cdn'\nbase = 'https://w.example'\nurl = 'http://{list}/zones/z/purge'\nbody = '{{\"files\": {{urls}}}}'\nbatch = 3\nkinds = ['changed']\n\
+                     url_match = '/site([/a-z0-9]*)\\.example/images'"
+                ))
+                .hook(&format!("name = 'one'\nkind = 'cdn'\nbase = 'http://{one}/x'\nurl = '{{url}}'\nmethod = 'PURGE'\nkinds = ['changed']\nexclude = ['/site/']"))
+                .start()?;
+            m.src.mkdirs("site/jx3.example/images/a");
+            for n in 0..7 {
+                m.src.write(format!("site/jx3.example/images/a/{n} \u{e9}.txt"), b"x");
+            }
+            m.src.write("x y?.txt", b"x");
+            told_all(&m, "list");
+            told_all(&m, "one");
+            let bodies: Vec<Value> = lists.bodies.all().iter().map(|body| parsed(body)).collect();
+            let of = |body: &Value| {
+                body["files"]
+                    .as_array()
+                    .expect("a list")
+                    .iter()
+                    .map(|u| u.as_str().expect("a URL").to_owned())
+                    .collect::<Vec<_>>()
+            };
+            assert!(bodies.iter().all(|body| (1..=3).contains(&of(body).len())), "{bodies:?}");
+            let urls: BTreeSet<String> = bodies.iter().flat_map(of).collect();
+            assert_eq!(urls, (0..7).map(|n| format!("https://w.example/jx3/a/{n}%20%C3%A9.txt")).collect());
+            let heads = ones.heads.wait(1);
+            assert!(
+                heads[0].starts_with(b"PURGE /x/x%20y%3F.txt HTTP/1.1\r\n") && heads.len() == 1,
+                "{:?}",
+                String::from_utf8_lossy(&heads[0])
+            );
+            Ok(())
+        }),
+        case("a_pass_over_the_tree_tells_what_it_changed", ANY, |fs| {
+            let inbox = Inbox::default();
+            let address = listen(anywhere(), keep(&inbox));
+            let mut m = with(
+                fs,
+                &format!("kind = 'socket'\nform = 'path'\naddress = '{address}'\nkinds = ['changed', 'deleted', 'subtree']"),
+            )?;
+            m.src.mkdirs("d/e");
+            for n in 0..20 {
+                m.src.write(format!("d/e/{n}"), b"x");
+            }
+            told_all(&m, "h");
+            let before = inbox.wait(20).len();
+            m.daemon.terminate();
+            m.src.write("d/e/new", b"1");
+            m.src.write("d/e/7", b"other");
+            m.src.remove("d/e/8");
+            m.restart(Until::Reconciled);
+            told_all(&m, "h");
+            let got: BTreeSet<Vec<u8>> = inbox.wait(before + 3).split_off(before).into_iter().collect();
+            assert_eq!(got, ["d/e/new", "d/e/7", "d/e/8"].map(|p| m.src.at(p).as_os_str().as_bytes().to_vec()).into());
+            Ok(())
+        }),
     ]
 }
 
+/// A certificate authority of the test's own, and a service that it vouches for.
+struct Tls {
+    work: PathBuf,
+    ca: PathBuf,
+}
+
+struct TlsServer {
+    address: std::net::SocketAddr,
+    out: PathBuf,
+    /// Its input has the answer, and must stay open.
+    child: Child,
+}
+
+impl Tls {
+    fn make(work: &Path) -> Run<Tls> {
+        let openssl = |line: &str| {
+            let ran = Command::new("openssl").args(line.split(' ')).current_dir(work).output();
+            match ran {
+                Ok(ran) => {
+                    assert!(ran.status.success(), "openssl {line}: {}", String::from_utf8_lossy(&ran.stderr));
+                    Ok(())
+                }
+                Err(e) => Err(Skip(format!("openssl cannot be run: {e}"))),
+            }
+        };
+        fs::write(work.join("ext"), "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n").expect("a file can be written");
+        let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+        openssl(&format!("req -x509 {key} -days 2 -subj /CN=authority -keyout ca.key -out ca.pem"))?;
+        openssl(&format!("req {key} -subj /CN=service -keyout service.key -out service.csr"))?;
+        openssl("x509 -req -in service.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out service.pem")?;
+        Ok(Tls { work: work.into(), ca: work.join("ca.pem") })
+    }
+
+    fn serve(&self, name: &str) -> TlsServer {
+        let address = free_address();
+        let out = self.work.join(name);
+        let file = fs::File::create(&out).expect("a file can be made");
+        let mut child = bound_command("openssl")
+            .args(["s_server", "-quiet", "-cert", "service.pem", "-key", "service.key", "-accept", &address.to_string()])
+            .current_dir(&self.work)
+            .stdin(Stdio::piped())
+            .stdout(file)
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("openssl has run before");
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        child.stdin.as_mut().expect("it is piped").write_all(answer).expect("a pipe takes as much");
+        TlsServer { address, out, child }
+    }
+}
+
+impl TlsServer {
+    /// What came in so far, decrypted.
+    fn got(&mut self) -> String {
+        fs::read_to_string(&self.out).expect("it is there")
+    }
+}
+
+impl Drop for TlsServer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// A mirror with one hook, named `h`.
-fn with(fs: crate::fixture::fs::Fs, hook: &str) -> crate::fixture::Run<Mirror> {
+fn with(fs: crate::fixture::fs::Fs, hook: &str) -> Run<Mirror> {
     Setup::new(fs).targets(&[To::Local]).hook(&format!("name = 'h'\n{hook}")).start()
 }
 

@@ -3,7 +3,7 @@
 //! Keys that all kinds share are fields of [`Hook`]; those of one kind are in its [`Action`].
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -345,6 +345,20 @@ impl Hook {
             max_pending: 100_000,
             action,
         }
+    }
+
+    /// The files with its secrets.
+    pub fn secret_files(&self) -> impl Iterator<Item = &Path> {
+        let files = match &self.action {
+            Action::Http(Http { request, .. }) | Action::Cdn(Cdn { form: CdnForm::Purge { request, .. }, .. }) => {
+                &request.token_file
+            }
+            Action::Cdn(Cdn { form: CdnForm::Chinacache { password: Secret::File(file), .. }, .. }) => {
+                return Some(&**file).into_iter();
+            }
+            _ => &None,
+        };
+        files.as_deref().into_iter()
     }
 
     /// Whether one delivery carries one change, whatever `batch` says.

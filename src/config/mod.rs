@@ -173,6 +173,14 @@ impl Config {
                     warn(format!("target {:?}: {e}", target.name));
                 }
             }
+            for hook in &mirror.hooks {
+                for pattern in hook.filter.never_matching() {
+                    warn(format!("hook {:?}: the pattern \"{}\" matches no path", hook.name, Shown(pattern)));
+                }
+                for e in hook.secret_files().filter_map(|file| check_secret_file(file).err()) {
+                    warn(format!("hook {:?}: {e}", hook.name));
+                }
+            }
         }
         out
     }

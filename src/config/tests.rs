@@ -592,6 +592,12 @@ fn what_the_disk_says_is_a_warning() {
     fs::set_permissions(&pass, fs::Permissions::from_mode(0o600)).unwrap();
     assert_eq!(read(&text(dir.path())).unwrap().warnings().len(), 1);
     assert!(read(&text(&pass)).unwrap().warnings()[0].contains("is not a directory"));
+
+    fs::set_permissions(&pass, fs::Permissions::from_mode(0o644)).unwrap();
+    let hook =
+        format!("[[mirror.hook]]\nname = \"h\"\nkind = \"http\"\nurl = \"http://h\"\ntoken_file = {pass:?}\nexclude = [\"./x\"]");
+    let warnings = read(&(least("", "").replace("/no/such/tree", dir.path().to_str().unwrap()) + &hook)).unwrap().warnings();
+    assert!(warnings.len() == 2 && warnings[0].contains("\"./x\"") && warnings[1].contains("chmod 600"), "{warnings:?}");
 }
 
 #[test]

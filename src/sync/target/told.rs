@@ -238,3 +238,98 @@ impl Target {
         Some((std::mem::take(&mut self.telling.out), std::mem::take(&mut self.telling.settled)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::output::Names;
+    use super::*;
+    use crate::dirty::Limits;
+
+    const LIMITS: Limits = Limits { max_paths: 100, ignore_holds: true };
+
+    fn batch(path: &str, seen: Seen) -> Batch {
+        let mut set = DirtySet::new(1000);
+        set.see(path.as_bytes(), seen);
+        set.take_shallow(LIMITS, &mut |_, _| false).or_else(|| set.take_deep(LIMITS)).expect("it was just seen")
+    }
+
+    fn ran(telling: &mut Telling, batch: &Batch, said: &str, verdict: Verdict, keep: usize) {
+        let mut output = Output::new(Names::default());
+        output.keep_items(keep);
+        output.push(Stream::Stdout, said.as_bytes());
+        output.finish();
+        telling.ran(&output, batch, &Outcome { verdict: verdict.clone(), ..Outcome::unknown(String::new()) });
+        if verdict == Verdict::Done {
+            let entries: Vec<_> = batch.entries.iter().map(|e| (e.path.clone(), e.kind)).collect();
+            telling.confirmed(batch.id, &entries, &[]);
+        }
+    }
+
+    fn told(telling: &mut Telling) -> Vec<(String, Option<Change>)> {
+        std::mem::take(&mut telling.out).into_iter().map(|t| (t.path.to_string(), t.change)).collect()
+    }
+
+    fn telling() -> Telling {
+        Telling { keep: 100, ..Telling::default() }
+    }
+
+    fn of(path: &str, change: impl Into<Option<Change>>) -> (String, Option<Change>) {
+        (path.into(), change.into())
+    }
+
+    #[test]
+    fn what_a_failed_run_named_is_told_when_it_is_confirmed() {
+        let (mut t, level) = (telling(), batch("d", Seen::Contents));
+        ran(&mut t, &level, "<f+++++++++ d/a\n*deleting   d/old/\n.d..t...... d/\n", Verdict::Partial, 100);
+        assert_eq!(told(&mut t), []);
+        // Nothing is left to change, so nothing is named.
+        ran(&mut t, &level, "", Verdict::Done, 100);
+        assert_eq!(told(&mut t), [of("d/a", Change::Changed), of("d/old", Change::Deleted)]);
+        ran(&mut t, &level, "", Verdict::Done, 100);
+        assert_eq!(told(&mut t), []);
+    }
+
+    #[test]
+    fn what_nobody_named_is_told_as_a_subtree() {
+        let (mut t, deep) = (telling(), batch("d", Seen::Subtree));
+        ran(&mut t, &deep, "<f+++++++++ d/a\n", Verdict::TargetDown, 100);
+        ran(&mut t, &deep, "", Verdict::Done, 100);
+        assert_eq!(told(&mut t), [of("d/a", Change::Changed), of("d", Change::Subtree)]);
+        ran(&mut t, &deep, "<f+++++++++ d/a\n<f+++++++++ d/b\n", Verdict::Done, 1);
+        assert_eq!(told(&mut t), [of("d", Change::Subtree)]);
+    }
+
+    #[test]
+    fn listed_paths_are_told_once_named_or_not() {
+        let (mut t, file) = (telling(), batch("d/f", Seen::Written));
+        ran(&mut t, &file, "", Verdict::Done, 100);
+        assert_eq!(told(&mut t), [of("d/f", None)]);
+        // With a directory that was made on the way.
+        ran(&mut t, &file, "cd+++++++++ d/\n<f+++++++++ d/f\n", Verdict::Done, 100);
+        assert_eq!(told(&mut t), [of("d/f", Change::Changed), of("d", Change::Directory)]);
+        ran(&mut t, &batch("gone", Seen::GoneDir), "*deleting   gone/x\n*deleting   gone/\n", Verdict::Done, 100);
+        assert_eq!(told(&mut t), [of("gone", Change::Deleted), of("gone/x", Change::Deleted)]);
+    }
+
+    #[test]
+    fn directories_listed_for_our_own_sake_are_not_told() {
+        let (mut t, dir) = (telling(), batch("d", Seen::Touched));
+        t.own(&dir.entries[0].path);
+        ran(&mut t, &dir, ".d..t...... d/\n", Verdict::Done, 100);
+        assert_eq!(told(&mut t), []);
+        // Unless its mode changed, too.
+        t.own(&dir.entries[0].path);
+        ran(&mut t, &dir, ".d...p..... d/\n", Verdict::Done, 100);
+        assert_eq!(told(&mut t), [of("d", None)]);
+        ran(&mut t, &dir, "", Verdict::Done, 100);
+        assert_eq!(told(&mut t), [of("d", None)]);
+    }
+
+    #[test]
+    fn nothing_is_kept_where_nobody_listens() {
+        let mut t = Telling::default();
+        ran(&mut t, &batch("d", Seen::Contents), "<f+++++++++ d/a\n", Verdict::Partial, 100);
+        ran(&mut t, &batch("d", Seen::Contents), "", Verdict::Done, 100);
+        assert!(t.out.is_empty() && t.settled.is_empty() && t.carried.is_empty());
+    }
+}
