@@ -54,7 +54,14 @@ fn bench(c: &mut Criterion) {
     let (dirs, report) = build_set(scope, &like, Options::default(), &Progress::default()).expect("a walk");
     assert_eq!(report.entries as usize, files + dirs.len());
     let since = Clock::now().expect("the clock").wall;
-    let resume = Resume { dirs: Arc::new(dirs), dirs_complete_at: Wall::MAX, watermarks: vec![Some(since)], since };
+    let resume = Resume {
+        dirs: Arc::new(dirs),
+        dirs_complete_at: Wall::MAX,
+        watermarks: vec![Some(since)],
+        since,
+        tidy: true,
+        without: vec![None],
+    };
     for (threads, backend) in [(1, Backend::Plain), (2, Backend::Plain), (1, Backend::Uring), (2, Backend::Uring)] {
         let options = Options { threads, backend };
         group.bench_function(BenchmarkId::new(format!("restart_{backend:?}"), threads), |b| {

@@ -21,6 +21,7 @@ mod names;
 mod outages;
 mod privilege;
 mod renames;
+mod restart;
 mod rewrite;
 mod roles;
 mod steering;
@@ -118,6 +119,7 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("privilege", privilege::cases()),
         ("lifecycle", lifecycle::cases()),
         ("steering", steering::cases()),
+        ("restart", restart::cases()),
         ("history", history::cases()),
         ("hooks", hooks::cases()),
         ("torture", torture::cases()),

@@ -15,6 +15,7 @@ use crate::config::{Config, Initial};
 use crate::control::{self, Command, Handle, Listener};
 use crate::engine::{Engine, StartError};
 use crate::exit::ExitCode;
+use crate::state::StateError;
 use crate::status;
 use crate::sync::argv;
 use crate::sync::probe::{ProbeError, RsyncFacts};
@@ -57,6 +58,7 @@ impl Error {
             }
             Error::Start(StartError::Source { .. }) => ExitCode::Config,
             Error::Start(StartError::Watch(e)) => e.exit_code(),
+            Error::Start(StartError::State(StateError::Locked { .. })) => ExitCode::Config,
             Error::Start(StartError::State(_)) => ExitCode::NotPermitted,
             Error::Start(StartError::Setup { .. }) | Error::Setup { .. } => ExitCode::Unavailable,
             Error::Control(control::Error::InUse { .. }) => ExitCode::Config,
@@ -84,6 +86,8 @@ impl Error {
 pub struct Mode {
     /// Leave once the targets are equal.
     pub once: bool,
+    /// Keep state, so that the next start need not compare everything.
+    pub state: bool,
     /// If another daemon has the default socket, take one by process id beside it.
     pub any_socket: bool,
 }
@@ -125,7 +129,7 @@ pub fn run(config: &Config, mode: Mode) -> Result<ExitCode, Error> {
         // Hooks alone need no rsync.
         let facts = if mirror.targets.is_empty() { RsyncFacts::default() } else { RsyncFacts::probe(&mirror.rsync, &env)? };
         tracing::debug!(rsync = %mirror.rsync.display(), version = %facts.version, confine_root = facts.confine_root, "rsync");
-        let (engine, handle) = Engine::start(mirror, &facts, &config.daemon.state_dir)?;
+        let (engine, handle) = Engine::start(mirror, &facts, &config.daemon.state_dir, mode.state)?;
         engines.push((engine, handle));
     }
     let handles: Vec<Handle> = engines.iter().map(|(_, h)| h.clone()).collect();
@@ -311,7 +315,7 @@ fn end(config: &Config, why: End, running: Vec<Running>) -> ExitCode {
             Ok(n) => left += n,
             Err(_) => {
                 died = true;
-                tracing::error!(%mirror, "the engine ended by a bug; its last message is above. Restart fansync: it compares the whole tree first");
+                tracing::error!(%mirror, "the engine ended by a bug; its last message is above. Restart fansync: it finds what is missing");
             }
         }
     }
@@ -319,10 +323,7 @@ fn end(config: &Config, why: End, running: Vec<Running>) -> ExitCode {
         End::Once(code) => code,
         _ if died => ExitCode::Bug,
         _ if left > 0 => {
-            tracing::warn!(
-                paths = left,
-                "stopped with changes that are not on every target; the next start compares the whole tree, or takes up what was saved"
-            );
+            tracing::warn!(paths = left, "stopped with changes that are not on every target; the next start finds them");
             ExitCode::Done
         }
         _ => {

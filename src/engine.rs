@@ -8,6 +8,7 @@
 
 mod commands;
 mod follow;
+mod history;
 mod linked;
 mod losses;
 mod steering;
@@ -21,7 +22,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam::channel::{Receiver, unbounded};
 
-use crate::config::{Initial, Mirror};
+use crate::config::Mirror;
 use crate::control::{Command, Handle};
 use crate::dirty::Seen;
 use crate::hooks::Hooks;
@@ -30,8 +31,8 @@ use crate::path::RelPath;
 use crate::resolve::{Resolver, Root};
 use crate::source::fan_decode;
 use crate::source::reader::{Feed, Item, Reader};
+use crate::state::StateError;
 use crate::state::pauses::PauseFile;
-use crate::state::pending::{Pending, PendingError, PendingFile};
 use crate::status;
 use crate::sync::probe::RsyncFacts;
 use crate::sync::target::{self, Context, TOKEN_BASE, Target};
@@ -40,6 +41,7 @@ use crate::sys::reactor::{Backend, Interest, Reactor};
 use crate::sys::statx::Statter;
 use commands::Flush;
 use follow::Written;
+use history::{Begin, History};
 use losses::Recent;
 use watching::Watching;
 
@@ -69,9 +71,9 @@ pub enum StartError {
     /// Nothing can be watched.
     #[error(transparent)]
     Watch(#[from] WatchError),
-    /// Where pending paths are saved.
+    /// Where state is kept.
     #[error(transparent)]
-    State(#[from] PendingError),
+    State(#[from] StateError),
     /// A system call that every kernel has.
     #[error("cannot set up the mirror {mirror}: {what}")]
     Setup {
@@ -87,8 +89,9 @@ pub enum StartError {
 /// See the module's text.
 pub struct Engine {
     mirror: Mirror,
-    /// Where pending paths outlive the daemon, and what the last one left is taken from; only with `initial = "none"`.
-    saved: Option<PendingFile>,
+    begin: Begin,
+    /// `None`: nothing is kept.
+    history: Option<History>,
     pauses: PauseFile,
     started: Instant,
     /// `started` by the wall clock, seconds since 1970.
@@ -128,9 +131,10 @@ impl Engine {
     /// # Errors
     /// See [`StartError`].
     ///
-    /// `state_dir`: where paths that are pending at the end are kept; used by mirrors that do not begin with a comparison.
-    pub fn start(mirror: &Mirror, facts: &RsyncFacts, state_dir: &Path) -> Result<(Engine, Handle), StartError> {
+    /// `keep`: whether the state is kept in `state_dir`, so that the next start need not compare everything.
+    pub fn start(mirror: &Mirror, facts: &RsyncFacts, state_dir: &Path, keep: bool) -> Result<(Engine, Handle), StartError> {
         let setup = |what| move |source| StartError::Setup { mirror: mirror.name.clone(), what, source };
+        let mut begin = Begin::now().map_err(setup("cannot read the clocks"))?;
         let root = Root::open(&mirror.source).map_err(|source| StartError::Source { path: mirror.source.clone(), source })?;
         let wake = Arc::new(EventFd::new().map_err(setup("cannot make an eventfd"))?);
         let backend = if mirror.kernel.io_uring { Backend::Auto } else { Backend::Poll };
@@ -149,14 +153,15 @@ impl Engine {
             commands: tx,
             wake: Arc::clone(&wake),
         };
-        let saved = match mirror.initial {
-            Initial::Reconcile => None,
-            Initial::None => Some(PendingFile::open(state_dir, &mirror.name)?),
+        let history = match keep {
+            true => Some(History::open(state_dir, mirror, &root, &watching, &targets, &mut begin)?),
+            false => None,
         };
         let hooks = Hooks::start(mirror, root.path(), state_dir).map_err(setup("cannot start the threads of hooks"))?;
         let engine = Engine {
+            begin,
+            history,
             hooks,
-            saved,
             pauses: PauseFile::new(state_dir, &mirror.name, root.path()),
             mirror: mirror.clone(),
             started: Instant::now(),
@@ -190,10 +195,7 @@ impl Engine {
 
     /// Runs until told to stop. Returns the number of changes that are not on some target.
     pub fn run(mut self) -> usize {
-        if self.mirror.initial == Initial::Reconcile {
-            self.see_all(b"", Seen::Subtree);
-        }
-        self.take_up();
+        self.begin();
         self.take_up_pauses();
         for lost in self.watching.take_lost() {
             self.lost(lost);
@@ -219,6 +221,7 @@ impl Engine {
                 }
             }
             more |= self.take_events();
+            more |= self.take_walk();
             self.take_commands();
             self.tick();
             self.follow_links();
@@ -235,42 +238,6 @@ impl Engine {
                 self.hooks.stop(self.stop_at.unwrap_or_else(Instant::now));
                 return self.targets.iter().map(Target::unconfirmed).sum();
             }
-        }
-    }
-
-    /// Takes up what the last daemon could not send.
-    fn take_up(&mut self) {
-        let Some(saved) = &self.saved else { return };
-        let left = match saved.load() {
-            Ok(left) => left,
-            Err(error) => {
-                tracing::error!(mirror = %self.mirror.name, "{error}; comparing the whole tree instead");
-                return self.see_all(b"", Seen::Subtree);
-            }
-        };
-        let now = self.now();
-        for target in &mut self.targets {
-            let Some(pending) = left.iter().find(|p| p.target == target.identity()) else { continue };
-            tracing::info!(mirror = %self.mirror.name, target_name = %target.cfg.name, paths = pending.paths.len(), "taking up what was pending at the last stop");
-            for (path, seen) in &pending.paths {
-                target.see(now, path, *seen);
-            }
-        }
-    }
-
-    /// At the end: saves what is not on every target, or forgets what was saved.
-    fn leave(&mut self) {
-        let Some(saved) = &self.saved else { return };
-        let pending: Vec<Pending> = self
-            .targets
-            .iter()
-            .map(|t| Pending { target: t.identity(), paths: t.remaining() })
-            .filter(|p| !p.paths.is_empty())
-            .collect();
-        let done = if pending.is_empty() { saved.remove() } else { saved.save(&pending) };
-        if let Err(error) = done {
-            let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-            tracing::error!(mirror = %self.mirror.name, "{error}: {cause}; compare the whole tree after the next start (SIGUSR1)");
         }
     }
 
@@ -310,6 +277,9 @@ impl Engine {
         for target in &mut self.targets {
             target.see(now, path, seen);
         }
+        if let Some(history) = &mut self.history {
+            history.touch(now);
+        }
     }
 
     /// Takes buffers from the ring; `true` when there may be more.
@@ -347,25 +317,37 @@ impl Engine {
         let now = self.started.elapsed();
         self.resolver.tick(now);
         let mut losses = Vec::new();
+        let mut dirty = false;
         for event in fan_decode::events(bytes) {
             self.events += 1;
             let targets = &mut self.targets;
             let hooks = &mut self.hooks;
+            let mut inside = false;
             let mut out = |path: &[u8], seen: Seen| {
+                inside = true;
                 tracing::trace!(path = %crate::path::Shown(path), ?seen, "event");
                 for target in targets.iter_mut() {
                     target.see(now, path, seen);
                 }
                 hooks.seen(path, seen);
             };
-            let told = match event {
-                Ok(event) => self.resolver.event(&self.root, &self.mirror.filter, &event, &mut out),
+            let told = match &event {
+                Ok(event) => self.resolver.event(&self.root, &self.mirror.filter, event, &mut out),
                 Err(corrupt) => {
                     tracing::error!(mirror = %self.mirror.name, "{corrupt}");
                     Err(Lost::all(Cause::CorruptRecord))
                 }
             };
             losses.extend(told.err());
+            dirty |= inside;
+            if let (Ok(event), Some(history)) = (&event, &mut self.history)
+                && History::concerns_places(event)
+            {
+                history.directory(event, inside);
+            }
+        }
+        if let Some(history) = self.history.as_mut().filter(|_| dirty) {
+            history.touch(now);
         }
         losses.into_iter().for_each(|l| self.lost(l));
     }
@@ -384,7 +366,11 @@ impl Engine {
             }
             hooks.seen(path, seen);
         };
-        self.events += self.watching.inotify(&self.mirror.filter, bytes, &mut out);
+        let events = self.watching.inotify(&self.mirror.filter, bytes, &mut out);
+        self.events += events;
+        if let Some(history) = self.history.as_mut().filter(|_| events > 0) {
+            history.touch(now);
+        }
         for lost in self.watching.take_lost() {
             self.lost(lost);
         }
@@ -418,6 +404,7 @@ impl Engine {
         if self.next_full.is_some_and(|at| at <= now) {
             self.next_full = self.mirror.full_every.map(|every| now + every);
             tracing::info!(mirror = %self.mirror.name, "the periodic comparison of the whole tree is due");
+            self.distrust_all();
             self.see_all(b"", Seen::Subtree);
         }
         if self.held.is_some() && self.next_root_check <= now {
@@ -426,6 +413,7 @@ impl Engine {
         for at in 0..self.targets.len() {
             self.with_target(at, |target, cx| target.tick(cx));
         }
+        self.keep_history();
     }
 
     /// When something is to be done next, as a time since the start.
@@ -438,6 +426,7 @@ impl Engine {
         due.extend(self.next_unwatched);
         due.extend(self.next_followed());
         due.extend(self.linking.as_ref().and_then(|l| l.links.next_due()));
+        due.extend(self.history.as_ref().and_then(History::next_due));
         due.extend(self.watching.expires(self.started));
         due.extend(self.next_full);
         due.extend(self.held.is_some().then_some(self.next_root_check));
@@ -449,7 +438,9 @@ impl Engine {
 
     /// While stopping: whether nothing is left that could still be sent.
     fn drained(&self) -> bool {
-        self.stop_drain.is_none() && self.targets.iter().all(|t| t.in_sync() || !t.is_up() || t.at_rest())
+        self.stop_drain.is_none()
+            && !self.begin.status.walking
+            && self.targets.iter().all(|t| t.in_sync() || !t.is_up() || t.at_rest())
     }
 
     // ----- status -----
@@ -458,11 +449,6 @@ impl Engine {
         let put_off = self.recent.values().filter(|r| r.scheduled).map(|r| self.now().saturating_sub(r.since)).max();
         let stats = self.resolver.stats();
         let muted = self.resolver.muted();
-        let initial = match self.mirror.initial {
-            Initial::None => "none",
-            Initial::Reconcile if self.targets.iter().all(|t| t.reconciles() > 0) => "done",
-            Initial::Reconcile => "running",
-        };
         status::Mirror {
             name: self.mirror.name.clone(),
             source: crate::path::Shown(std::os::unix::ffi::OsStrExt::as_bytes(self.root.path().as_os_str())).to_string(),
@@ -482,7 +468,8 @@ impl Engine {
                 status::Links { files: files as u64, names: names as u64, walks: l.links.walks() }
             }),
             lost: self.losses.iter().map(|(cause, n)| (cause.name().to_owned(), *n)).collect(),
-            initial: initial.into(),
+            initial: self.begun().into(),
+            start: self.begin.status.clone(),
             targets: self.targets.iter().map(|t| t.status(self.now(), self.held.as_deref(), put_off)).collect(),
             hooks: self.hooks.status(),
         }

@@ -22,6 +22,8 @@ pub enum Cause {
     MountChanged,
     /// Reading events failed.
     ReaderFailed,
+    /// An earlier run of the daemon was killed, or the machine went down under it, and not all it did can be proven.
+    UncleanStop,
 }
 
 impl Cause {
@@ -34,6 +36,7 @@ impl Cause {
             Cause::Unwatched => "unwatched",
             Cause::MountChanged => "mount_changed",
             Cause::ReaderFailed => "reader_failed",
+            Cause::UncleanStop => "unclean_stop",
         }
     }
 }

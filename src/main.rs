@@ -22,11 +22,11 @@ fn main() -> ProcessExit {
     };
     let code = match cli.command {
         Command::Mirror(args) => match Config::for_mirror(&args.source, &args.targets, &args.overrides()) {
-            Ok(config) => run(&config, Mode { once: args.once, any_socket: args.socket.is_none() }),
+            Ok(config) => run(&config, Mode { once: args.once, any_socket: args.socket.is_none(), state: false }),
             Err(errors) => refuse(&errors),
         },
         Command::Run(args) => match Config::load(&args.config) {
-            Ok(config) => run(&config, Mode::default()),
+            Ok(config) => run(&config, Mode { state: true, ..Mode::default() }),
             Err(errors) => refuse(&errors),
         },
         Command::Check(args) => match Config::load(&args.config) {

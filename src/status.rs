@@ -56,6 +56,8 @@ pub struct Mirror {
     pub lost: BTreeMap<String, u64>,
     /// `running`, `done` or `none`.
     pub initial: String,
+    /// How the mirror began.
+    pub start: Start,
     /// One per target.
     pub targets: Vec<Target>,
     /// One per `[[mirror.hook]]`.
@@ -72,6 +74,47 @@ pub struct Links {
     pub names: u64,
     /// Walks over the source in search of them.
     pub walks: u64,
+}
+
+/// How a mirror began, and what that took.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Start {
+    /// `comparison` of the whole tree with every target, `walk` over the source for what changed since the last stop, or
+    /// `none`: the targets were taken as they are.
+    pub how: String,
+    /// Why not by a walk; per target where only some need a comparison. Empty for a walk for all.
+    pub why: String,
+    /// The walk goes on.
+    pub walking: bool,
+    /// The walk: directories read.
+    pub directories: u64,
+    /// The walk: names looked at.
+    pub entries: u64,
+    /// The walk: paths found that may differ on a target, a subtree being one.
+    pub found: u64,
+    /// The walk: how long it took.
+    pub seconds: f64,
+}
+
+impl Start {
+    /// In one line.
+    fn human(&self) -> String {
+        let walked = || {
+            format!(
+                "{} directories and {} names looked at, {} paths found, {}",
+                self.directories,
+                self.entries,
+                self.found,
+                if self.walking { "still walking".into() } else { span(self.seconds) }
+            )
+        };
+        match (self.how.as_str(), self.why.as_str()) {
+            ("walk", "") => format!("walk over the source: {}", walked()),
+            ("walk", why) => format!("walk over the source: {}; {why}", walked()),
+            ("comparison", why) => format!("comparison of the whole tree: {why}"),
+            (_, why) => format!("nothing compared: {why}"),
+        }
+    }
 }
 
 /// How one filesystem is watched.
@@ -234,6 +277,9 @@ impl Snapshot {
                     let _ = writeln!(out, "         not watched, compared periodically: {u}");
                 }
             }
+            if !m.start.how.is_empty() {
+                let _ = writeln!(out, "  start  {}", m.start.human());
+            }
             let _ = writeln!(out, "  events {} read by {}, {} outside or excluded", m.events, m.reader, m.foreign);
             if m.muted_directories + m.muted_files + m.following > 0 {
                 let _ = writeln!(
@@ -375,6 +421,7 @@ mod tests {
             links: None,
             lost: [("queue_overflow".into(), 2)].into(),
             initial: "done".into(),
+            start: Start { how: "walk".into(), directories: 7, entries: 90, found: 3, seconds: 0.25, ..Start::default() },
             targets: vec![target],
             hooks: vec![Hook {
                 name: "purge".into(),
@@ -399,6 +446,7 @@ mod tests {
             "lag     1m 15s; 3 pending",
             "queue_overflow: 2",
             "muted  2 directories and 0 files outside or excluded; 1 files followed",
+            "start  walk over the source: 7 directories and 90 names looked at, 3 paths found, 250ms",
             "FAILED  a\\x0a",
             "state   retrying: refused (next try in 3.0s)",
             "LOST    7 changes",

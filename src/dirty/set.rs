@@ -72,11 +72,6 @@ impl Entry {
         self.epoch.begins()
     }
 
-    /// What another set has to see for it to become pending there.
-    pub fn seen_again(&self) -> Seen {
-        seen_again(self.kind, self.gone, self.content)
-    }
-
     /// The epoch it became dirty in.
     pub fn epoch(&self) -> Epoch {
         self.epoch
@@ -160,17 +155,6 @@ pub struct DirtySet {
     holds: std::collections::VecDeque<(Duration, RelPath)>,
 }
 
-fn seen_again(kind: Kind, gone: bool, content: bool) -> Seen {
-    match kind {
-        Kind::Entry if gone => Seen::Gone,
-        Kind::Entry if content => Seen::Written,
-        Kind::Entry => Seen::Touched,
-        Kind::Contents => Seen::Contents,
-        Kind::Subtree if content => Seen::MovedDir,
-        Kind::Subtree => Seen::Subtree,
-    }
-}
-
 fn hash_of(parent: u32, name: &[u8]) -> u64 {
     let mut h = FxHasher::default();
     parent.hash(&mut h);
@@ -224,20 +208,6 @@ impl DirtySet {
     /// Whether a subtree is pending.
     pub fn has_deep(&self) -> bool {
         self.subtrees > 0
-    }
-
-    /// Every path that waits to be sent, and as what it would have to be seen again by another set.
-    pub fn waiting_paths(&self) -> Vec<(RelPath, Seen)> {
-        let mut out = Vec::new();
-        let mut stack = vec![ROOT];
-        while let Some(at) = stack.pop() {
-            let n = &self.nodes[at as usize];
-            if let Some(kind) = n.kind {
-                out.push((self.path_of(at), seen_again(kind, n.flags & GONE != 0, n.flags & CONTENT != 0)));
-            }
-            stack.extend(self.children(at));
-        }
-        out
     }
 
     /// Whether the whole tree is pending.

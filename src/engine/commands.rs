@@ -15,6 +15,8 @@ pub(super) struct Flush {
     pub(super) only: Option<String>,
     pub(super) deadline: Instant,
     pub(super) reply: Sender<Vec<Waiting>>,
+    /// Every event from before the request is in the dirty sets.
+    pub(super) drained: bool,
     /// Which targets wait for which epoch; `None` until every event before the request is in the dirty sets.
     pub(super) waits: Option<Vec<(usize, Epoch)>>,
 }
@@ -35,7 +37,7 @@ impl Engine {
                     self.check_root();
                     self.next_token += 1;
                     let token = self.next_token;
-                    self.flushes.push(Flush { token, only: target, deadline, reply, waits: None });
+                    self.flushes.push(Flush { token, only: target, deadline, reply, drained: false, waits: None });
                     self.reader.request_drain(token);
                 }
                 Ok(Command::Steer { what, target, reply }) => {
@@ -43,6 +45,7 @@ impl Engine {
                 }
                 Ok(Command::Reconcile) => {
                     tracing::info!(mirror = %self.mirror.name, "a comparison of the whole tree was asked for");
+                    self.distrust_all();
                     self.see_all(b"", Seen::Subtree);
                 }
                 Ok(Command::Stop { deadline }) => {
@@ -79,13 +82,24 @@ impl Engine {
         if self.barrier.take_if(|t| *t == token).is_some() {
             self.targets.iter_mut().for_each(Target::end_barrier);
         }
+        self.drained_for_history(token);
         if self.flushes.iter().any(|f| f.token == token) {
             self.hurry_links();
             self.compare_scheduled(true); // a flush waits for what is lost, too
             self.compare_unwatched();
             self.tell_followed(Duration::MAX);
         }
-        for flush in self.flushes.iter_mut().filter(|f| f.token == token) {
+        self.flushes.iter_mut().filter(|f| f.token == token).for_each(|f| f.drained = true);
+        self.open_flushes();
+    }
+
+    /// Tells flushes what they wait for, as soon as all that may differ is in the dirty sets: what a walk after the start has
+    /// still to find was changed before any request.
+    pub(super) fn open_flushes(&mut self) {
+        if self.begin.status.walking {
+            return;
+        }
+        for flush in self.flushes.iter_mut().filter(|f| f.drained && f.waits.is_none()) {
             let only = flush.only.as_deref();
             let chosen = self.targets.iter_mut().enumerate().filter(|(_, t)| only.is_none_or(|name| name == t.cfg.name));
             flush.waits = Some(chosen.map(|(at, target)| (at, target.flush())).collect());
@@ -101,7 +115,10 @@ impl Engine {
             let waiting: Option<Vec<Waiting>> = match &flush.waits {
                 None if late => Some(vec![Waiting {
                     target: self.mirror.name.clone(),
-                    why: "the event queue could not be drained in time".into(),
+                    why: match self.begin.status.walking {
+                        true => "the walk over the source after the start goes on".into(),
+                        false => "the event queue could not be drained in time".into(),
+                    },
                     unreachable: false,
                 }]),
                 None => None,

@@ -63,6 +63,9 @@ impl Engine {
     pub(super) fn lost(&mut self, lost: Lost) {
         *self.losses.entry(lost.cause).or_insert(0) += 1;
         let now = self.now();
+        if let Some(history) = &mut self.history {
+            history.doubt(now);
+        }
         if lost.cause == Cause::Unwatched && self.next_unwatched.is_none() {
             self.next_unwatched = Some(now + UNWATCHED_EVERY);
         }
@@ -81,8 +84,8 @@ impl Engine {
         if now >= recent.at + recent.pause {
             recent.at = now;
             recent.pause = (recent.pause * 2).clamp(LOST_PAUSE_MIN, LOST_PAUSE_MAX);
-            // What cannot be watched was said when that was found out.
-            if lost.cause != Cause::Unwatched {
+            // These were said, with more words, when they were found out.
+            if !matches!(lost.cause, Cause::Unwatched | Cause::UncleanStop) {
                 tracing::warn!(
                     mirror = %self.mirror.name, subtree = %lost.subtree, cause = %lost.cause,
                     "events were missed; the subtree is compared with every target"

@@ -24,6 +24,7 @@ use crate::source::reader::{Backend, Feed, Input, Reader, ReaderConfig};
 use crate::status;
 use crate::sys::event::EventFd;
 use crate::sys::fanotify::{self, Group, Options};
+use crate::sys::handle::{FsId, fs_id};
 use crate::sys::ignore::Ignorer;
 use crate::sys::inotify::Inotify;
 use crate::sys::mount::{MountWatch, Mounts};
@@ -309,6 +310,27 @@ impl Watching {
         }
         self.unwatched.push(path.clone());
         self.lost.push(Lost { subtree: path, cause: Cause::Unwatched });
+    }
+
+    /// Whether every filesystem is watched by a mark, so that each directory's coming and going is heard where it happens.
+    pub fn by_marks(&self) -> bool {
+        self.places.iter().all(|p| p.by == By::Fanotify)
+    }
+
+    /// Whether something is not watched and compared again and again instead.
+    pub fn is_blind_somewhere(&self) -> bool {
+        !self.unwatched.is_empty()
+    }
+
+    /// The filesystems mounted below the root that are watched, open, with their ids.
+    pub fn mounts(&self, root: &Root) -> Vec<(RelPath, FsId, File)> {
+        let below = self.places.iter().filter(|p| !p.at.is_root());
+        below
+            .filter_map(|p| {
+                let fd = File::open(root.path().join(p.at.as_path())).ok()?;
+                Some((p.at.clone(), fs_id(fd.as_fd()).ok()?, fd))
+            })
+            .collect()
     }
 
     /// Readiness for priority data tells that mounts changed.

@@ -32,7 +32,7 @@ use crate::filter::Filter;
 use crate::lost::{Cause, Lost};
 use crate::path::{self, RelPath};
 use crate::source::fan_decode::{FanEvent, Fid, Place};
-use crate::sys::handle::{FsId, fd_path, fs_id, name_to_handle, open_by_handle};
+use crate::sys::handle::{FsId, HandleRef, fd_path, fs_id, name_to_handle, open_by_handle};
 use tree::{Known, NodeId, Tree};
 
 pub use muting::MuteBy;
@@ -56,6 +56,14 @@ impl Root {
         let fd = open(&path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
         let stat = fstat(&fd)?;
         Ok(Root { path, fd, dev: stat.st_dev, ino: stat.st_ino })
+    }
+
+    /// The same directory, for another thread.
+    ///
+    /// # Errors
+    /// Those of dup(2).
+    pub fn try_clone(&self) -> io::Result<Root> {
+        Ok(Root { path: self.path.clone(), fd: self.fd.try_clone()?, dev: self.dev, ino: self.ino })
     }
 
     /// Canonical and absolute.
@@ -178,6 +186,21 @@ impl Resolver {
         self.tree.forget_foreign();
         self.hear_all();
         Ok(fs)
+    }
+
+    /// Opens a directory of a filesystem that was taken in.
+    ///
+    /// # Errors
+    /// `ENODEV` for another filesystem; those of open_by_handle_at(2).
+    pub fn open(&self, fs: FsId, handle: HandleRef<'_>) -> io::Result<OwnedFd> {
+        let mut failed = io::Error::from(nix::errno::Errno::ENODEV);
+        for marked in self.marked.iter().filter(|m| m.fs == fs) {
+            match open_by_handle(marked.fd.as_fd(), handle) {
+                Ok(fd) => return Ok(fd),
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed)
     }
 
     /// Forgets every path, and hears of everything: the root was away and what was looked up then is wrong, or events were

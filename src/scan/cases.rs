@@ -42,6 +42,8 @@ impl Stopped {
                 dirs_complete_at: Wall::MAX,
                 watermarks: vec![],
                 since: Wall::MIN,
+                tidy: true,
+                without: vec![],
             },
             options: Options { threads: 1, backend: statx::Backend::Plain },
         };
@@ -364,7 +366,7 @@ fn from_stop_to_start_through_the_state_on_disk() {
     let walked = Clock::now().unwrap().wall;
     let mut second = |keeper: &mut Keeper| {
         let drain = keeper.drain().unwrap();
-        keeper.drained(drain, [epochs.close()]).unwrap();
+        keeper.drained(drain, [Some(epochs.close())]).unwrap();
         keeper.tick(|_, _| true, &mut |_, h| crate::sys::handle::open_by_handle(root.as_fd(), h)).unwrap();
         drain
     };
@@ -376,7 +378,7 @@ fn from_stop_to_start_through_the_state_on_disk() {
         std::thread::yield_now();
     }
     let last = second(&mut keeper);
-    keeper.stop(Some(last), true).unwrap();
+    keeper.stop(Some(last), true, true).unwrap();
 
     fs::write(src.join("a/b/c/f"), "y").unwrap();
     fs::rename(src.join("a/b"), src.join("b")).unwrap();

@@ -409,7 +409,7 @@ impl Sim {
             // In no order that could be relied upon: the kernel merges a later one into an earlier one.
             let event = if n.is_multiple_of(2) { self.events.pop_front() } else { self.events.pop_back() };
             let (parent, name) = event.expect("counted");
-            self.set.changed(self.real.fs, parent.as_ref(), name.as_bytes());
+            self.set.changed(self.real.fs, parent.as_ref(), name.as_bytes(), true);
         }
     }
 
@@ -443,6 +443,8 @@ impl Sim {
             dirs_complete_at: self.complete_at,
             watermarks: vec![Some(self.since)],
             since: self.since,
+            tidy: true,
+            without: vec![None],
         }
     }
 

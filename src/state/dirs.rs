@@ -211,8 +211,9 @@ impl DirSet {
     }
 
     /// An event says that a directory came to, left, or was replaced at the place `name` in `parent`. `fs`: as in the
-    /// event, and as in the walk's scope. No system calls.
-    pub fn changed(&mut self, fs: FsId, parent: HandleRef<'_>, name: &[u8]) {
+    /// event, and as in the walk's scope. `inside`: the place belongs to the mirror, so what is there is worth knowing; of another,
+    /// what is known is forgotten and no more. No system calls.
+    pub fn changed(&mut self, fs: FsId, parent: HandleRef<'_>, name: &[u8], inside: bool) {
         if self.build.is_none() && !self.live {
             return;
         }
@@ -226,7 +227,7 @@ impl DirSet {
                 return self.doubt();
             }
         }
-        if self.looks.len() < MAX_LOOKS {
+        if inside && self.looks.len() < MAX_LOOKS {
             let look = || Look { fs, kind: parent.kind, parent: parent.bytes.into(), name: name.into() };
             self.looks.entry(place).or_insert_with(look);
         }

@@ -83,7 +83,7 @@ impl Real {
     }
 
     fn told(&self, set: &mut DirSet, parent: &str, name: &str) {
-        set.changed(FS, self.handle(parent).as_ref(), name.as_bytes());
+        set.changed(FS, self.handle(parent).as_ref(), name.as_bytes(), true);
     }
 
     fn known(&self, set: &DirSet, parent: &str, name: &str) -> Option<Wall> {

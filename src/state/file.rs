@@ -13,6 +13,7 @@ use super::StateError;
 const FILE: &str = "state";
 const NEW: &str = "state.new";
 const LOCK: &str = "lock";
+const UNSENT: &str = "unsent";
 
 /// Beyond this many bytes appended, and beyond its size when it was written whole, the file is written whole again.
 const MIN_APPENDED: u64 = 1 << 20;
@@ -106,6 +107,31 @@ impl StateFile {
     /// Whether so much was appended that the file should be written whole.
     pub(super) fn is_long(&self) -> bool {
         self.len - self.whole > MIN_APPENDED.max(self.whole)
+    }
+
+    /// Leaves a mark beside the file, on the disk when this returns; whether there was one already.
+    pub(super) fn mark(&self) -> Result<bool, StateError> {
+        let path = self.dir.join(UNSENT);
+        let made = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|_| File::open(&self.dir)?.sync_all());
+        match made {
+            Err(source) if source.kind() == io::ErrorKind::AlreadyExists => Ok(true),
+            Err(source) => Err(StateError::Write { path, source }),
+            Ok(()) => Ok(false),
+        }
+    }
+
+    /// Takes the mark away.
+    pub(super) fn unmark(&self) -> Result<(), StateError> {
+        let path = self.dir.join(UNSENT);
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(StateError::Write { path, source }),
+            _ => Ok(()),
+        }
     }
 
     /// Removes the file.

@@ -1,5 +1,6 @@
 //! One mirror's state while the daemon runs.
 
+use std::fmt;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -22,6 +23,31 @@ pub struct Resume {
     pub watermarks: Vec<Option<Wall>>,
     /// The least of them.
     pub since: Wall,
+    /// No rsync was under way at the end, so none left temporary files on a target.
+    pub tidy: bool,
+    /// Per target: why it has no watermark.
+    pub without: Vec<Option<Without>>,
+}
+
+/// Why a target has no watermark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Without {
+    /// It was not there when the state was saved.
+    New,
+    /// Its place or its arguments are others.
+    Changed,
+    /// It did not have everything yet, or was to be compared whole for another reason.
+    Behind,
+}
+
+impl fmt::Display for Without {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Without::New => "the saved state knows nothing",
+            Without::Changed => "the settings have changed since the state was saved",
+            Without::Behind => "the comparison had not ended when the state was saved",
+        })
+    }
 }
 
 /// A moment at which the sources were asked for a drain: [`Keeper::drain`].
@@ -52,6 +78,7 @@ pub struct Keeper {
     behind: bool,
     clean: bool,
     durable: bool,
+    tidy: bool,
 }
 
 impl Keeper {
@@ -96,6 +123,7 @@ impl Keeper {
             behind: true,
             clean: false,
             durable: false,
+            tidy: false,
         };
         let begun = if keeper.is_on() { keeper.replace(true) } else { keeper.file.remove() };
         let Err(error) = begun else { return Ok((keeper, resume)) };
@@ -108,6 +136,22 @@ impl Keeper {
     /// Whether anything is kept.
     pub fn is_on(&self) -> bool {
         self.head.is_some()
+    }
+
+    /// For a mirror without state: leaves a mark that something may be missing on a target; whether an earlier run left one.
+    ///
+    /// # Errors
+    /// [`StateError::Write`].
+    pub fn mark_unsent(&self) -> Result<bool, StateError> {
+        self.file.mark()
+    }
+
+    /// Every target holds everything: takes that mark away.
+    ///
+    /// # Errors
+    /// [`StateError::Write`].
+    pub fn clear_unsent(&self) -> Result<(), StateError> {
+        self.file.unmark()
     }
 
     /// The live set of directories, to be told of changes.
@@ -152,6 +196,30 @@ impl Keeper {
         Ok(true)
     }
 
+    /// The target is taken for equal to the source as it was at `at`, because the administrator says so. Saved with the next
+    /// [`Keeper::tick`].
+    pub fn adopt(&mut self, target: usize, at: Wall) {
+        if let Some(watermark) = self.watermarks.get_mut(target) {
+            *watermark = Watermark::new(Some(at.before(SLACK)));
+            self.behind = true;
+        }
+    }
+
+    /// The target is to be compared whole, for a reason that no change time in the source tells: it may have lost what it had, or
+    /// somebody asked. Whatever ends the daemon before that is done, the next one does it. Saved at once.
+    ///
+    /// # Errors
+    /// [`StateError::Write`].
+    pub fn distrust(&mut self, target: usize) -> Result<(), StateError> {
+        match self.watermarks.get_mut(target) {
+            Some(watermark) if watermark.get().is_some() || watermark.waiting() => {
+                watermark.forget();
+                self.save(&[])
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// All that may differ is in the dirty sets, for every target without a watermark the whole tree. Watermarks
     /// move from here on, not before.
     pub fn all_told(&mut self) {
@@ -167,14 +235,14 @@ impl Keeper {
     }
 
     /// Every event from before `drain` has been told, to the dirty sets and to [`Keeper::dirs`]. `epochs`: of each target
-    /// in turn, closed now.
+    /// in turn, closed now; `None` for one that may yet lose what it has confirmed.
     ///
     /// Not to be called while the engine knows of something that may differ and is not in the dirty sets: a lost
     /// subtree that waits for its turn, a subtree that cannot be watched, a source that is away.
     ///
     /// # Errors
     /// [`StateError::System`].
-    pub fn drained(&mut self, drain: Drain, epochs: impl IntoIterator<Item = Epoch>) -> Result<(), StateError> {
+    pub fn drained(&mut self, drain: Drain, epochs: impl IntoIterator<Item = Option<Epoch>>) -> Result<(), StateError> {
         if !self.told {
             return Ok(());
         }
@@ -184,7 +252,9 @@ impl Keeper {
         }
         let at = at.before(SLACK);
         for (watermark, epoch) in self.watermarks.iter_mut().zip(epochs) {
-            watermark.drained(at, epoch);
+            if let Some(epoch) = epoch {
+                watermark.drained(at, epoch);
+            }
         }
         self.drained_at = self.drained_at.max(at);
         self.dirs.complete_until(at);
@@ -227,22 +297,27 @@ impl Keeper {
         Ok(self.dirs.unsettled() || self.watermarks.iter().any(Watermark::waiting))
     }
 
+    /// Whether [`Keeper::tick`] has places of directories to look at.
+    pub fn is_unsettled(&self) -> bool {
+        self.is_on() && self.dirs.unsettled()
+    }
+
     /// Saves for the last time, after a [`Keeper::tick`].
     ///
     /// `last`: a drain that was asked for after the last run of every target had ended, and was told to [`Keeper::drained`]; without
     /// it the stop counts as unclean. `synced`: after that, everything on the source's filesystems was written to
-    /// disk ([`sync_source`]); without it a restart after a boot compares everything.
+    /// disk ([`sync_source`]); without it a restart after a boot compares everything. `tidy`: no run was cut off.
     ///
     /// # Errors
     /// [`StateError::Write`].
-    pub fn stop(mut self, last: Option<Drain>, synced: bool) -> Result<(), StateError> {
+    pub fn stop(mut self, last: Option<Drain>, synced: bool, tidy: bool) -> Result<(), StateError> {
         if !self.is_on() {
             return Ok(());
         }
         self.clock = self.now()?;
         let complete = last.is_some_and(|d| self.drained_at >= d.0.wall.before(SLACK));
         self.clean = self.told && complete && self.dirs.is_live();
-        self.durable = synced;
+        (self.durable, self.tidy) = (synced, tidy);
         self.behind |= self.dirs.unsettled();
         self.save(&[])?;
         self.file.finish()
@@ -257,6 +332,7 @@ impl Keeper {
             clock: self.clock,
             clean: self.clean,
             durable: self.durable,
+            tidy: self.tidy,
             dirs_complete_at: self.dirs.complete_at(),
             watermarks: self.watermarks.iter().map(Watermark::get).collect(),
         }
@@ -309,14 +385,22 @@ fn resume(file: &StateFile, identity: &Identity, targets: &[TargetId], now: &Clo
         return Err(Why::PowerLoss);
     }
     let complete_at = saved.dirs_complete_at.ok_or(Why::NoDirs)?;
-    let watermarks: Vec<Option<Wall>> =
-        targets.iter().map(|t| state.head.targets.iter().position(|old| old == t).and_then(|at| saved.watermarks[at])).collect();
-    let since = watermarks.iter().flatten().min().copied().ok_or(Why::NothingConfirmed)?;
+    let watermark_of = |target: &TargetId| match state.head.targets.iter().position(|old| old.name == target.name) {
+        None => Err(Without::New),
+        Some(at) if state.head.targets[at] != *target => Err(Without::Changed),
+        Some(at) => saved.watermarks[at].ok_or(Without::Behind),
+    };
+    let (watermarks, without): (Vec<Option<Wall>>, Vec<Option<Without>>) =
+        targets.iter().map(watermark_of).map(|w| (w.ok(), w.err())).unzip();
+    let since = watermarks.iter().flatten().min().copied();
+    let since = since.ok_or_else(|| Why::NothingConfirmed(without.iter().flatten().max().copied().unwrap_or(Without::New)))?;
     Ok(Resume {
         dirs: Arc::new(state.dirs),
         dirs_complete_at: if saved.clean { Wall::MAX } else { complete_at },
         watermarks,
         since,
+        tidy: saved.tidy,
+        without,
     })
 }
 

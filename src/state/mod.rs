@@ -36,7 +36,6 @@ mod file;
 mod keeper;
 mod log;
 pub mod pauses;
-pub mod pending;
 mod record;
 pub mod watermark;
 
@@ -52,7 +51,7 @@ use crate::resolve::Root;
 use crate::sys::handle::{FsId, fs_id, name_to_handle};
 pub use clock::{Clock, SLACK, Wall};
 pub use dirs::{DirSet, Dirs, Object, OpenByHandle, Place};
-pub use keeper::{Drain, Keeper, Resume, sync_source};
+pub use keeper::{Drain, Keeper, Resume, Without, sync_source};
 pub use watermark::Watermark;
 
 /// Why a mirror cannot keep state. (Why there is none to resume from is [`Why`].)
@@ -109,9 +108,9 @@ pub enum Why {
     /// What decides about the targets' contents is different.
     #[error("the mirror's settings have changed since its state was saved")]
     OtherSettings,
-    /// None of the targets had everything yet.
-    #[error("no target had everything when the state was saved")]
-    NothingConfirmed,
+    /// None of the targets has a watermark; the gravest reason.
+    #[error("no target can go on from the saved state: of a target, {0}")]
+    NothingConfirmed(Without),
     /// The walk over the directories had not ended.
     #[error("the directories had not all been recorded when the state was saved")]
     NoDirs,

@@ -33,6 +33,8 @@ pub(super) struct Saved {
     pub clean: bool,
     /// The daemon stopped, and then the source's filesystems were synced: what the targets have, survives a power cut.
     pub durable: bool,
+    /// The daemon stopped, and no rsync was under way that could have left temporary files on a target.
+    pub tidy: bool,
     /// Up to when the set is complete; `None`: there is none.
     pub dirs_complete_at: Option<Wall>,
     /// Per target of the head.
@@ -167,7 +169,8 @@ pub(super) fn put_changes(chain: &mut Chain, changes: &[Delta], out: &mut Vec<u8
 pub(super) fn put_saved(chain: &mut Chain, saved: &Saved, out: &mut Vec<u8>) {
     let mut o = Out::default();
     o.wall(saved.clock.wall).u64(saved.clock.boot as u64).bytes(&saved.clock.boot_id.to_le_bytes());
-    o.u64(u64::from(saved.clean)).u64(u64::from(saved.durable)).maybe(saved.dirs_complete_at).u64(saved.watermarks.len() as u64);
+    o.u64(u64::from(saved.clean)).u64(u64::from(saved.durable)).u64(u64::from(saved.tidy));
+    o.maybe(saved.dirs_complete_at).u64(saved.watermarks.len() as u64);
     for at in &saved.watermarks {
         o.maybe(*at);
     }
@@ -177,11 +180,11 @@ pub(super) fn put_saved(chain: &mut Chain, saved: &Saved, out: &mut Vec<u8>) {
 fn get_saved(bytes: &[u8]) -> Option<Saved> {
     let mut i = In(bytes);
     let clock = Clock { wall: i.wall()?, boot: i.u64()? as i64, boot_id: u128::from_le_bytes(i.bytes()?.try_into().ok()?) };
-    let (clean, durable) = (i.u64()? == 1, i.u64()? == 1);
+    let (clean, durable, tidy) = (i.u64()? == 1, i.u64()? == 1, i.u64()? == 1);
     let dirs_complete_at = i.maybe()?;
     let n = i.u64()?;
     let watermarks = (0..n).map(|_| i.maybe()).collect::<Option<Vec<_>>>()?;
-    i.0.is_empty().then_some(Saved { clock, clean, durable, dirs_complete_at, watermarks })
+    i.0.is_empty().then_some(Saved { clock, clean, durable, tidy, dirs_complete_at, watermarks })
 }
 
 fn apply_dirs(dirs: &mut Dirs, bytes: &[u8]) -> Option<()> {
@@ -235,7 +238,7 @@ pub(super) fn meaning(contents: &Contents<'_>) -> Option<State> {
     }
     let mut last = last.filter(|l| l.watermarks.len() == head.targets.len())?;
     if contents.torn || end + 1 < rest.len() {
-        (last.clean, last.durable) = (false, false);
+        (last.clean, last.durable, last.tidy) = (false, false, false);
     }
     Some(State { head, dirs, last })
 }

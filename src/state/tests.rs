@@ -77,7 +77,7 @@ impl World {
     /// A drain, everything told, everything confirmed. Returns the watermark.
     fn second(&mut self, keeper: &mut Keeper) -> Wall {
         let drain = keeper.drain().unwrap();
-        let epochs: Vec<Epoch> = self.targets.iter().map(|_| self.epochs.close()).collect();
+        let epochs: Vec<Option<Epoch>> = self.targets.iter().map(|_| Some(self.epochs.close())).collect();
         keeper.drained(drain, epochs).unwrap();
         self.tick(keeper).unwrap();
         keeper.watermark(0).unwrap()
@@ -91,15 +91,15 @@ impl World {
     fn changed(&self, keeper: &mut Keeper, parent: &str, name: &str) {
         let root = self.root();
         let handle = name_to_handle(root.as_fd(), Path::new(parent)).unwrap();
-        keeper.dirs().changed(fs_id(root.as_fd()).unwrap(), handle.as_ref(), name.as_bytes());
+        keeper.dirs().changed(fs_id(root.as_fd()).unwrap(), handle.as_ref(), name.as_bytes(), true);
     }
 
     fn stop(&mut self, mut keeper: Keeper, synced: bool) {
         let drain = keeper.drain().unwrap();
-        let epochs: Vec<Epoch> = self.targets.iter().map(|_| self.epochs.close()).collect();
+        let epochs: Vec<Option<Epoch>> = self.targets.iter().map(|_| Some(self.epochs.close())).collect();
         keeper.drained(drain, epochs).unwrap();
         self.tick(&mut keeper).unwrap();
-        keeper.stop(Some(drain), synced).unwrap();
+        keeper.stop(Some(drain), synced, true).unwrap();
     }
 
     /// Rewrites the last save as if it had been made otherwise.
@@ -134,7 +134,7 @@ fn from_the_first_start_to_a_clean_restart() {
     assert!(keeper.needs_walk());
     assert_eq!(keeper.watermark(0), None);
     let before = keeper.drain().unwrap();
-    keeper.drained(before, [w.epochs.close()]).unwrap();
+    keeper.drained(before, [Some(w.epochs.close())]).unwrap();
     w.tick(&mut keeper).unwrap();
     assert_eq!(keeper.watermark(0), None, "the whole tree was not told yet, so an empty dirty set says nothing");
     let old = keeper.begin_walk().unwrap();
@@ -211,14 +211,14 @@ fn what_a_stop_must_not_promise() {
         ("the last drain never ended", |_, k| k.drain().ok()),
         ("directories are in doubt", |w, k| {
             let drain = k.drain().unwrap();
-            k.drained(drain, [w.epochs.close()]).unwrap();
+            k.drained(drain, [Some(w.epochs.close())]).unwrap();
             k.dirs().doubt();
             Some(drain)
         }),
         ("a walk is under way", |w, k| {
             k.begin_walk().unwrap();
             let drain = k.drain().unwrap();
-            k.drained(drain, [w.epochs.close()]).unwrap();
+            k.drained(drain, [Some(w.epochs.close())]).unwrap();
             Some(drain)
         }),
     ];
@@ -227,7 +227,7 @@ fn what_a_stop_must_not_promise() {
         let (mut keeper, _) = w.running();
         w.second(&mut keeper);
         let last = act(&mut w, &mut keeper);
-        keeper.stop(last, true).unwrap();
+        keeper.stop(last, true, true).unwrap();
         assert!(w.open().1.unwrap().dirs_complete_at < Wall::MAX, "{what}");
     }
     // Events that came with the last drain and were not looked at: unknown, and that is saved.
@@ -236,8 +236,8 @@ fn what_a_stop_must_not_promise() {
     w.second(&mut keeper);
     let last = keeper.drain().unwrap();
     w.changed(&mut keeper, "", "a");
-    keeper.drained(last, [w.epochs.close()]).unwrap();
-    keeper.stop(Some(last), true).unwrap();
+    keeper.drained(last, [Some(w.epochs.close())]).unwrap();
+    keeper.stop(Some(last), true, true).unwrap();
     let resume = w.open().1.unwrap();
     assert_eq!((resume.dirs_complete_at, resume.dirs.len()), (Wall::MAX, 1));
 }
@@ -296,6 +296,48 @@ fn a_new_target_beside_an_old_one() {
     w.targets.insert(0, target("zero"));
     let resume = w.open().1.unwrap();
     assert_eq!((resume.watermarks, resume.since), (vec![None, Some(at)], at));
+    assert_eq!(resume.without, [Some(Without::New), None]);
+}
+
+#[test]
+fn a_target_that_is_not_trusted_is_compared_whole_whatever_ends_the_daemon() {
+    let mut w = World::new();
+    w.targets.push(target("two"));
+    let (mut keeper, _) = w.running();
+    let at = w.second(&mut keeper);
+    keeper.distrust(1).unwrap();
+    drop(keeper);
+    let (mut keeper, resume) = w.running();
+    let resume = resume.unwrap();
+    assert_eq!((resume.watermarks, resume.without), (vec![Some(at), None], vec![None, Some(Without::Behind)]));
+    // Whoever is told no epoch for it, gets no watermark for it.
+    let drain = keeper.drain().unwrap();
+    keeper.drained(drain, [Some(w.epochs.close()), None]).unwrap();
+    w.tick(&mut keeper).unwrap();
+    assert!(keeper.watermark(0) > Some(at) && keeper.watermark(1).is_none());
+    w.second(&mut keeper);
+    assert!(keeper.watermark(1).is_some());
+}
+
+#[test]
+fn a_target_taken_for_equal_and_an_end_that_cut_runs_off() {
+    let w = World::new();
+    let (mut keeper, _) = w.running();
+    let at = keeper.clock.wall;
+    keeper.adopt(0, at);
+    w.tick(&mut keeper).unwrap();
+    drop(keeper);
+    let (keeper, resume) = w.running();
+    let resume = resume.unwrap();
+    assert_eq!((resume.since, resume.tidy), (at.before(SLACK), false), "a daemon that was killed may have left anything");
+    for tidy in [true, false] {
+        let mut w = World::new();
+        let (mut keeper, _) = w.running();
+        w.second(&mut keeper);
+        keeper.stop(None, true, tidy).unwrap();
+        assert_eq!(w.open().1.unwrap().tidy, tidy);
+    }
+    drop(keeper);
 }
 
 #[test]
@@ -322,7 +364,7 @@ fn a_filesystem_that_is_not_proven() {
     assert_eq!(resume.unwrap_err(), Why::Unproven(libc::PROC_SUPER_MAGIC as u64));
     assert!(!keeper.is_on() && !keeper.needs_walk() && !w.file().exists(), "an old state does not outlive a run without one");
     assert!(!w.tick(&mut keeper).unwrap());
-    keeper.stop(None, true).unwrap();
+    keeper.stop(None, true, true).unwrap();
     assert!(!w.file().exists());
 }
 
@@ -343,7 +385,7 @@ fn a_clock_set_back_while_running() {
     let (mut keeper, _) = w.running();
     let mut drain = keeper.drain().unwrap();
     drain.0.wall.0 += 10_000_000_000;
-    keeper.drained(drain, [w.epochs.close()]).unwrap();
+    keeper.drained(drain, [Some(w.epochs.close())]).unwrap();
     w.tick(&mut keeper).unwrap();
     assert!(keeper.watermark(0).unwrap() <= keeper.clock.wall.before(SLACK), "set back between the drain's request and its end");
 }
@@ -387,7 +429,7 @@ fn a_full_disk_costs_nothing_but_time() {
     let deadline = std::time::Instant::now() + Duration::from_secs(60);
     let drain = loop {
         let drain = keeper.drain().unwrap();
-        keeper.drained(drain, [w.epochs.close()]).unwrap();
+        keeper.drained(drain, [Some(w.epochs.close())]).unwrap();
         if w.tick(&mut keeper).is_err() {
             break drain;
         }
@@ -462,7 +504,7 @@ fn every_damage_leads_back_to_an_earlier_save() {
                 assert_eq!(resume.watermarks, saved.watermarks);
                 assert_eq!((Some(resume.dirs_complete_at), places(&resume.dirs)), (saved.dirs_complete_at, set));
             }
-            (Err(Why::NothingConfirmed), Some((saved, _))) => assert_eq!(saved.watermarks, [None]),
+            (Err(Why::NothingConfirmed(_)), Some((saved, _))) => assert_eq!(saved.watermarks, [None]),
             (Err(Why::Damaged { .. }), None) => {}
             (resume, saved) => panic!("cut at {cut}: {resume:?}, {saved:?}"),
         }
@@ -481,7 +523,14 @@ fn a_large_set_survives() {
     let head = Head { key: [3; 16], identity: Identity::of(&World::new().root(), "").unwrap(), targets: vec![] };
     record::put_head(&mut chain, &head, &mut out);
     record::put_dirs(&mut chain, &dirs, &mut out);
-    let saved = Saved { clock: Clock::now().unwrap(), clean: false, durable: false, dirs_complete_at: None, watermarks: vec![] };
+    let saved = Saved {
+        clock: Clock::now().unwrap(),
+        clean: false,
+        durable: false,
+        tidy: false,
+        dirs_complete_at: None,
+        watermarks: vec![],
+    };
     record::put_saved(&mut chain, &saved, &mut out);
     let back = record::meaning(&log::read(&out).unwrap()).unwrap();
     assert_eq!((back.head, back.last), (head, saved));

@@ -36,6 +36,11 @@ impl Watermark {
         self.at
     }
 
+    /// Nothing is known of the target any more, until a later drain's epoch is clear.
+    pub fn forget(&mut self) {
+        *self = Watermark::default();
+    }
+
     /// Every change before `at` belongs to `epoch` or an earlier one.
     pub fn drained(&mut self, at: Wall, epoch: Epoch) {
         if self.points.len() >= MAX_POINTS {

@@ -14,6 +14,7 @@
 
 mod ended;
 mod fence;
+mod history;
 mod linked;
 mod report;
 mod send;
@@ -174,6 +175,9 @@ pub struct Target {
     tries: u32,
     /// What runs carried that the target did not answer, and when it is looked at again.
     unanswered: Vec<(Duration, Vec<(RelPath, Kind)>)>,
+    /// After a restart: what a walk finds may be another content under the same size and time if it changed since then (seconds since
+    /// 1970), and how long that holds.
+    resumed: Option<(i64, Option<Epoch>)>,
     /// Until then one connection at a time: the server had none left for us.
     crowded: Option<Duration>,
     /// The last outage was for want of space.
@@ -235,6 +239,7 @@ impl Target {
             backoff,
             tries: 0,
             unanswered: Vec::new(),
+            resumed: None,
             crowded: None,
             full: false,
             suspect: false,
@@ -264,6 +269,8 @@ impl Target {
             self.go_now |= now.saturating_sub(self.last_seen) > self.mirror.batch.settle * QUIET_SETTLES;
         }
         self.last_seen = now;
+        // A directory of this name may have gone while nobody listened, and the target have it still.
+        let seen = if seen == Seen::CreatedDir && self.resumed.is_some() { Seen::MovedDir } else { seen };
         self.set.see(path, seen);
     }
 
@@ -332,19 +339,6 @@ impl Target {
         self.set.epochs().total()
     }
 
-    /// Every path that is not confirmed, and as what it has to be seen again by the next daemon.
-    pub fn remaining(&self) -> Vec<(RelPath, Seen)> {
-        let mut out = self.set.waiting_paths();
-        let flying = self.batches().flat_map(|(run, batch)| batch.entries.iter().chain(&run.after));
-        out.extend(flying.chain(self.retries.entries()).chain(self.linking.waiting()).map(|e| (e.path.clone(), e.seen_again())));
-        out
-    }
-
-    /// What it is, for the file of pending paths.
-    pub fn identity(&self) -> String {
-        format!("{} {}", self.cfg.name, self.cfg.location)
-    }
-
     /// Whether nothing is left to do.
     pub fn in_sync(&self) -> bool {
         self.unconfirmed() == 0
@@ -384,6 +378,7 @@ impl Target {
     /// Does what is due: probes, watchdog, standby renewal, softening of long deep runs.
     pub fn tick(&mut self, cx: &mut Context<'_>) {
         self.set.tick(cx.now);
+        self.resumed.take_if(|(_, until)| until.is_some_and(|epoch| self.set.epochs().clear_until(epoch)));
         if let State::Away { next, tries, .. } = &self.state
             && *next <= cx.now
             && cx.held.is_none()

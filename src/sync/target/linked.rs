@@ -35,13 +35,6 @@ pub(super) struct Linking {
     released: HashSet<RelPath>,
 }
 
-impl Linking {
-    /// For the file of pending paths.
-    pub(super) fn waiting(&self) -> impl Iterator<Item = &Entry> {
-        self.waiting.iter().map(|(_, waits)| waits.entry())
-    }
-}
-
 /// How the files of a batch that have several names are compared.
 #[derive(Default)]
 pub(super) struct Linked {

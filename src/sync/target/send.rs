@@ -204,7 +204,12 @@ impl Target {
         let mut quick = Part::new(id, round);
         let mut thorough = Part::new(id, round);
         let mut done = Vec::new();
+        let levels = self.found_below(&entries);
         for mut entry in entries {
+            if entry.kind == Kind::Contents && levels.contains(&entry.path) {
+                self.turn(id, entry);
+                continue;
+            }
             // The item of the path itself, or of the component above it that decides.
             let mut at: &[u8] = &entry.path;
             let item = loop {
@@ -258,7 +263,7 @@ impl Target {
                         continue;
                     }
                     let form = if own && item.kind == Kind::Contents { Form::OneLevel } else { Form::Plain };
-                    let since = cx.wall_start + entry.since().as_secs() as i64;
+                    let since = self.found_since(&entry).unwrap_or(cx.wall_start + entry.since().as_secs() as i64);
                     let trusted = match linked.together(&stat, form == Form::OneLevel || deep && dir) {
                         Some(trusted) => trusted,
                         None => match deep || form == Form::OneLevel {

@@ -8,6 +8,11 @@ fn told(unix: f64) -> String {
 }
 
 impl Target {
+    /// What it is, for the file of pauses: name and URL.
+    pub fn identity(&self) -> String {
+        format!("{} {}", self.cfg.name, self.cfg.location)
+    }
+
     /// From now on nothing is sent; what is in flight ends, and changes are collected. `since`: seconds since 1970.
     pub fn pause(&mut self, cx: &mut Context<'_>, since: f64) {
         self.paused.get_or_insert(since);

@@ -1,0 +1,715 @@
+//! How a mirror begins and ends: what the last run left on disk ([`crate::state`]), the walk that finds what changed since
+//! ([`crate::scan`]), and what this run leaves behind.
+//!
+//! # The start
+//! | state | what is done |
+//! | --- | --- |
+//! | usable | a walk over the source; each target gets what changed since its own watermark |
+//! | … but not for one target (new, other settings, not compared to the end) | that one is compared whole |
+//! | not usable, for whatever reason | every target is compared whole; the reason is in the log and in `status` |
+//! | none yet, and `initial = "none"` | the targets are taken as they are; from then on as above |
+//!
+//! The dirty sets themselves are not saved. A target's watermark stands for them: whatever is pending changed after it, so the
+//! walk finds it again, with what changed while nobody listened, and after any kind of end.
+//!
+//! # While it runs
+//! A second after something happened the sources are asked for a drain; what was told before it and is confirmed moves the
+//! watermarks, and what moved is saved. A drain speaks of what changed up to [`SLACK`] before it, so when all is quiet one more
+//! follows, and after it everything is covered. Nothing happens while nothing happens. The set of directories follows the
+//! events where all is heard by marks; where it cannot (inotify), or after a loss, it stands still, and the next walk trusts it less.
+//!
+//! # What it gives up
+//! A source on a filesystem that keeps no reliable change times (FUSE, NFS): nothing is kept. With `initial = "none"` a mark
+//! on the disk then tells the next start to compare everything if something was pending at the end, of whatever kind.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
+
+use super::Engine;
+use super::watching::Watching;
+use crate::config::{Initial, Mirror};
+use crate::dirty::{Epoch, Kind, Seen};
+use crate::filter::Filter;
+use crate::lost::{Cause, Lost};
+use crate::path::{self, RelPath};
+use crate::resolve::Root;
+use crate::scan::{self, Finding, Options, Progress, Report, ScanError, Scope};
+use crate::source::fan_decode::FanEvent;
+use crate::state::{Clock, Dirs, Drain, Identity, Keeper, Resume, SLACK, StateError, TargetId, Wall, Why, Without, sync_source};
+use crate::status;
+use crate::sync::target::{Context, Target};
+use crate::sys::event::EventFd;
+use crate::sys::handle::{FsId, fs_id};
+
+/// From something that happened to the drain after it, and from one attempt to move the watermarks to the next.
+const EVERY: Duration = Duration::from_secs(1);
+/// After an error of the disk that holds the state.
+const AFTER_ERROR: Duration = Duration::from_secs(10);
+/// Files that are written all the time are told at a drain at least so often.
+const FOLLOWED_EVERY: Duration = Duration::from_secs(10);
+/// The set of directories is made anew this long after the last loss of sight …
+const REBUILD_MIN: Duration = Duration::from_secs(10);
+/// … or, when losses recur, up to this long.
+const REBUILD_MAX: Duration = Duration::from_secs(600);
+/// Findings that travel together from the walk to the engine, the longest time they wait for that, and how many such parts
+/// are on their way or taken in one turn.
+const PART: usize = 1_000;
+const PART_WAIT: Duration = Duration::from_millis(20);
+const PARTS: usize = 16;
+/// At the end: for the last drain, and for what the directories' places need.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// At the end, beyond the time that the stop was given: for writing the source's filesystems to disk.
+const SYNC_GRACE: Duration = Duration::from_secs(1);
+/// What an event of a directory that came, went, or moved has in its mask.
+const PLACES: u64 = libc::FAN_CREATE | libc::FAN_DELETE | libc::FAN_MOVED_FROM | libc::FAN_MOVED_TO | libc::FAN_RENAME;
+
+/// See the module's text.
+pub(super) struct History {
+    keeper: Keeper,
+    /// All is heard by marks, so the set of directories can follow the events.
+    follows: bool,
+    fs: FsId,
+    walk: Option<Walk>,
+    /// The drain under way, by its token.
+    drain: Option<(u64, Drain)>,
+    /// Something happened since the last drain was asked for.
+    moved: bool,
+    /// When there is something to do.
+    next: Option<Duration>,
+    /// When the drain is due that covers the last changes, if it stays quiet.
+    closing: Option<Duration>,
+    /// When the set of directories is to be made anew, and the pause before that the next time.
+    rebuild: Option<Duration>,
+    rebuild_pause: Duration,
+    /// Since when drains counted for nothing because files were being written.
+    following_since: Option<Duration>,
+    /// The error of the disk that was told last.
+    said: String,
+}
+
+/// A walk under way.
+struct Walk {
+    told: Receiver<Told>,
+    progress: Arc<Progress>,
+    began: Instant,
+    /// `None`: only the set of directories is wanted.
+    restart: Option<Restart>,
+}
+
+/// What the findings of a walk are judged by.
+struct Restart {
+    watermarks: Vec<Option<Wall>>,
+    /// Directories known since then are not known to have moved.
+    floor: Wall,
+    /// Runs may have left temporary files.
+    untidy: bool,
+    /// Targets that are compared whole.
+    whole: Vec<bool>,
+}
+
+enum Told {
+    Found(Vec<(RelPath, Kind, Wall)>),
+    Ended(Result<(Dirs, Report), ScanError>),
+}
+
+/// How far the start is.
+pub(super) struct Begin {
+    /// What the state said; taken when the engine runs.
+    opened: Option<Result<Resume, Why>>,
+    /// Before the marks were set.
+    at: Wall,
+    pub(super) status: status::Start,
+    /// Per target: what has to be clear before it counts as begun; `None`: a comparison of everything.
+    pub(super) epochs: Option<Vec<Option<Epoch>>>,
+}
+
+impl Begin {
+    /// Before the marks are set.
+    pub(super) fn now() -> std::io::Result<Begin> {
+        Ok(Begin { opened: None, at: Clock::now()?.wall, status: status::Start::default(), epochs: None })
+    }
+}
+
+/// What decides about the contents of every target.
+fn settings(mirror: &Mirror) -> String {
+    format!("delete {} include {:?} exclude {:?}", mirror.delete, mirror.filter.include(), mirror.filter.exclude())
+}
+
+impl History {
+    /// Opens the state and makes it known on the disk that a run has begun. After the marks are set, before anything is sent.
+    ///
+    /// # Errors
+    /// See [`Keeper::open`].
+    pub(super) fn open(
+        state_dir: &Path,
+        mirror: &Mirror,
+        root: &Root,
+        watching: &Watching,
+        targets: &[Target],
+        begin: &mut Begin,
+    ) -> Result<History, StateError> {
+        let identity = Identity::of(root, &settings(mirror));
+        let targets: Vec<TargetId> =
+            targets.iter().map(|t| TargetId { name: t.cfg.name.clone(), settings: t.settings() }).collect();
+        let (keeper, opened) = Keeper::open(state_dir, &mirror.name, identity, &targets)?;
+        begin.opened = Some(opened);
+        Ok(History {
+            keeper,
+            follows: watching.by_marks(),
+            // Without one the keeper keeps nothing, and no walk is made.
+            fs: fs_id(root.as_fd()).unwrap_or(FsId(0)),
+            walk: None,
+            drain: None,
+            moved: false,
+            next: None,
+            closing: None,
+            rebuild: None,
+            rebuild_pause: REBUILD_MIN,
+            following_since: None,
+            said: String::new(),
+        })
+    }
+
+    /// When there is something to do, as a time since the daemon's start.
+    pub(super) fn next_due(&self) -> Option<Duration> {
+        [self.next, self.closing, self.rebuild.filter(|_| self.walk.is_none())].into_iter().flatten().min()
+    }
+
+    /// Something became dirty.
+    pub(super) fn touch(&mut self, now: Duration) {
+        if !self.moved && self.keeper.is_on() {
+            self.moved = true;
+            self.closing = None;
+            self.next.get_or_insert(now + EVERY);
+        }
+    }
+
+    /// Whether an event may concern the place of a directory.
+    pub(super) fn concerns_places(event: &FanEvent<'_>) -> bool {
+        event.mask & libc::FAN_ONDIR != 0 && event.mask & PLACES != 0
+    }
+
+    /// A directory came, went or moved. `inside`: in the mirror.
+    pub(super) fn directory(&mut self, event: &FanEvent<'_>, inside: bool) {
+        for place in [event.dir, event.old, event.new].into_iter().flatten() {
+            self.keeper.dirs().changed(place.fid.fs, place.fid.handle_ref(), place.name, inside);
+        }
+    }
+
+    /// Sight was lost: the set of directories cannot be trusted from here on.
+    pub(super) fn doubt(&mut self, now: Duration) {
+        self.keeper.dirs().doubt();
+        if self.follows && self.keeper.is_on() {
+            self.rebuild = Some(now + self.rebuild_pause);
+        }
+    }
+
+    fn start_walk(
+        &mut self,
+        root: &Root,
+        filter: &Filter,
+        watching: &Watching,
+        wake: &Arc<EventFd>,
+        resume: Option<Resume>,
+        whole: &[bool],
+    ) -> Result<(), String> {
+        let old = self.keeper.begin_walk().map_err(|e| e.to_string())?;
+        let (tell, told) = bounded(PARTS);
+        let progress = Arc::new(Progress::default());
+        let restart = resume.as_ref().map(|r| Restart {
+            watermarks: r.watermarks.clone(),
+            floor: r.dirs.floor(),
+            untidy: !r.tidy,
+            whole: whole.to_vec(),
+        });
+        let work = {
+            let root = root.try_clone().map_err(|e| e.to_string())?;
+            let mounts: Vec<(RelPath, FsId)> = watching.mounts(&root).into_iter().map(|(at, fs, _)| (at, fs)).collect();
+            let (filter, fs, wake, progress) = (filter.clone(), self.fs, Arc::clone(wake), Arc::clone(&progress));
+            move || {
+                let scope = Scope { root: &root, filter: &filter, fs, mounts: &mounts };
+                let mut parts = Parts { tell, wake, progress: &progress, part: Vec::new(), since: Instant::now() };
+                let ended = match &resume {
+                    Some(resume) => {
+                        scan::restart_scan(scope, resume, Options::default(), &progress, &mut |finding| parts.add(finding))
+                    }
+                    None => scan::build_set(scope, &old, Options::default(), &progress),
+                };
+                parts.end(ended);
+            }
+        };
+        std::thread::Builder::new().name("fansync-walk".into()).spawn(work).map_err(|e| e.to_string())?;
+        self.walk = Some(Walk { told, progress, began: Instant::now(), restart });
+        Ok(())
+    }
+
+    /// Says an error of the disk, once for as long as it is the same.
+    fn complain(&mut self, mirror: &str, error: &StateError) {
+        let cause = std::error::Error::source(error).map(|c| format!(": {c}")).unwrap_or_default();
+        let text = format!("{error}{cause}");
+        if self.said != text {
+            tracing::error!(%mirror, "{text}");
+            self.said = text;
+        }
+    }
+}
+
+/// The walk's end of the channel.
+struct Parts<'a> {
+    tell: Sender<Told>,
+    wake: Arc<EventFd>,
+    progress: &'a Progress,
+    part: Vec<(RelPath, Kind, Wall)>,
+    since: Instant,
+}
+
+impl Parts<'_> {
+    fn add(&mut self, finding: Finding<'_>) {
+        self.part.push((RelPath::from_normal(finding.path), finding.kind, finding.since));
+        if self.part.len() >= PART || self.since.elapsed() >= PART_WAIT {
+            self.send();
+        }
+    }
+
+    fn send(&mut self) {
+        self.since = Instant::now();
+        if self.tell.send(Told::Found(std::mem::take(&mut self.part))).is_err() {
+            self.progress.stop(); // nobody listens any more
+        }
+        self.wake.wake();
+    }
+
+    fn end(mut self, ended: Result<(Dirs, Report), ScanError>) {
+        self.send();
+        let _ = self.tell.send(Told::Ended(ended));
+        self.wake.wake();
+    }
+}
+
+impl Engine {
+    /// Begins: resumes from what the last run left, or compares everything.
+    pub(super) fn begin(&mut self) {
+        match self.begin.opened.take() {
+            None => match self.mirror.initial {
+                Initial::Reconcile => self.begin_whole("no state is kept"),
+                Initial::None => self.begin_with_nothing("initial = \"none\""),
+            },
+            Some(Ok(resume)) => self.begin_resumed(resume),
+            Some(Err(why)) => self.begin_anew(&why),
+        }
+    }
+
+    fn begin_anew(&mut self, why: &Why) {
+        let first = matches!(why, Why::None(_) | Why::OtherSource(_) | Why::NothingConfirmed(Without::New));
+        let stateless = matches!(why, Why::Unproven(_) | Why::NoHandles(_) | Why::Unwritable(_));
+        // Something was there, and an end that was none made it useless.
+        let unclean = matches!(
+            why,
+            Why::Damaged { .. } | Why::PowerLoss | Why::Clock(_) | Why::NoDirs | Why::NothingConfirmed(Without::Behind)
+        );
+        let none = self.mirror.initial == Initial::None;
+        if none && first {
+            let at = self.begin.at;
+            if let Some(history) = &mut self.history {
+                (0..self.targets.len()).for_each(|target| history.keeper.adopt(target, at));
+            }
+            self.begin_with_nothing("initial = \"none\", and this is the first start");
+        } else if none && stateless && !self.was_left_unsent() {
+            self.begin_with_nothing(&format!("initial = \"none\"; {why}"));
+        } else {
+            if unclean {
+                self.lost(Lost::all(Cause::UncleanStop));
+            }
+            self.begin_whole(&why.to_string());
+        }
+        if let Some(history) = &mut self.history {
+            history.keeper.all_told();
+            let now = self.started.elapsed();
+            history.touch(now);
+            if history.keeper.needs_walk() {
+                history.rebuild = Some(now);
+            }
+        }
+    }
+
+    /// Without state: whether the last run may have ended with something pending. Marks this one as such until it ends well.
+    fn was_left_unsent(&mut self) -> bool {
+        let Some(history) = &mut self.history else { return false };
+        match history.keeper.mark_unsent() {
+            Ok(was) => was,
+            Err(error) => {
+                history.complain(&self.mirror.name, &error);
+                false
+            }
+        }
+    }
+
+    fn begin_whole(&mut self, why: &str) {
+        tracing::info!(mirror = %self.mirror.name, "the whole tree is compared with every target: {why}");
+        self.begin.status = status::Start { how: "comparison".into(), why: why.into(), ..status::Start::default() };
+        self.begin.epochs = Some(vec![None; self.targets.len()]);
+        self.see_all(b"", Seen::Subtree);
+    }
+
+    fn begin_with_nothing(&mut self, why: &str) {
+        tracing::info!(mirror = %self.mirror.name, "nothing is compared at the start, the targets are taken for equal: {why}");
+        self.begin.status = status::Start { how: "none".into(), why: why.into(), ..status::Start::default() };
+        self.begin.epochs = Some(Vec::new());
+    }
+
+    fn begin_resumed(&mut self, resume: Resume) {
+        let (now, at) = (self.now(), self.begin.at);
+        let mut reasons = Vec::new();
+        let mut whole = vec![false; self.targets.len()];
+        for (target, without) in resume.without.iter().enumerate() {
+            let name = self.targets[target].cfg.name.clone();
+            match (without, resume.watermarks[target]) {
+                (Some(Without::New), _) if self.mirror.initial == Initial::None => {
+                    if let Some(history) = &mut self.history {
+                        history.keeper.adopt(target, at);
+                    }
+                    tracing::info!(mirror = %self.mirror.name, target_name = %name, "the new target is taken for equal: initial = \"none\"");
+                }
+                (Some(why), _) => {
+                    tracing::info!(mirror = %self.mirror.name, target_name = %name, "the whole tree is compared with this target: {why}");
+                    reasons.push(format!("the whole tree with {name}: {why}"));
+                    self.targets[target].see(now, b"", Seen::Subtree);
+                    whole[target] = true;
+                }
+                (None, Some(since)) => self.targets[target].walk_begins(since.0.div_euclid(1_000_000_000)),
+                (None, None) => {}
+            }
+        }
+        let clean = resume.tidy;
+        if !clean {
+            *self.losses.entry(Cause::UncleanStop).or_insert(0) += 1;
+        }
+        tracing::info!(
+            mirror = %self.mirror.name, directories = resume.dirs.len(), after_a_clean_stop = clean,
+            "walking over the source for what changed since the last stop"
+        );
+        self.begin.status =
+            status::Start { how: "walk".into(), why: reasons.join("; "), walking: true, ..status::Start::default() };
+        self.walk(Some(resume), &whole);
+    }
+
+    /// Starts a walk; where that is not possible, what it would have found is compared whole.
+    fn walk(&mut self, resume: Option<Resume>, whole: &[bool]) {
+        let Some(history) = &mut self.history else { return };
+        let restart = resume.is_some();
+        let wake = &self.wake;
+        if let Err(why) = history.start_walk(&self.root, &self.mirror.filter, &self.watching, wake, resume, whole) {
+            self.walk_failed(restart, &why);
+        }
+    }
+
+    fn walk_failed(&mut self, restart: bool, why: &str) {
+        let now = self.now();
+        let Some(history) = &mut self.history else { return };
+        let _ = history.keeper.walked(None); // writes nothing
+        history.rebuild_pause = (history.rebuild_pause * 2).min(REBUILD_MAX);
+        history.rebuild = history.follows.then_some(now + history.rebuild_pause);
+        tracing::warn!(mirror = %self.mirror.name, "the walk over the source failed: {why}");
+        if restart {
+            history.keeper.all_told();
+            self.begin_whole(&format!("the walk over the source failed: {why}"));
+        }
+    }
+
+    /// For the status: whether the start is over.
+    pub(super) fn begun(&self) -> &'static str {
+        let begun = |(at, epoch): (usize, &Option<Epoch>)| {
+            self.targets.get(at).is_none_or(|target| match epoch {
+                Some(epoch) => target.flushed(*epoch) || target.at_rest(),
+                None => target.reconciles() > 0,
+            })
+        };
+        match &self.begin.epochs {
+            Some(epochs) if epochs.is_empty() => "none",
+            Some(epochs) if epochs.iter().enumerate().all(begun) => "done",
+            _ => "running",
+        }
+    }
+
+    /// Takes what the walk has to say; whether there may be more.
+    pub(super) fn take_walk(&mut self) -> bool {
+        for _ in 0..PARTS {
+            let Some(Walk { told, .. }) = self.history.as_ref().and_then(|h| h.walk.as_ref()) else { return false };
+            match told.try_recv() {
+                Ok(Told::Found(part)) => self.found(&part),
+                Ok(Told::Ended(ended)) => {
+                    self.walk_ended(ended);
+                    self.open_flushes();
+                }
+                Err(TryRecvError::Empty) => return false,
+                Err(TryRecvError::Disconnected) => {
+                    self.walk_ended(Err(ScanError::System(std::io::Error::other("its thread ended by a bug"))));
+                    self.open_flushes();
+                }
+            }
+        }
+        true
+    }
+
+    fn found(&mut self, part: &[(RelPath, Kind, Wall)]) {
+        let now = self.now();
+        let Some(Restart { watermarks, floor, untidy, .. }) =
+            self.history.as_ref().and_then(|h| h.walk.as_ref()).and_then(|w| w.restart.as_ref())
+        else {
+            return;
+        };
+        self.begin.status.found += part.len() as u64;
+        let mut above: Option<&[u8]> = None;
+        for (path, kind, since) in part {
+            let seen = match kind {
+                Kind::Entry => Seen::Written,
+                Kind::Contents => Seen::Contents,
+                Kind::Subtree if *since > *floor => Seen::MovedDir,
+                Kind::Subtree => Seen::Subtree,
+            };
+            // What was being sent when the daemon was killed is found again; its temporary file lies beside it on the target.
+            let litter = path::parent(path).filter(|dir| *untidy && *kind == Kind::Entry && above != Some(dir));
+            above = litter.or(above);
+            self.hooks.seen(path, seen);
+            for (target, watermark) in self.targets.iter_mut().zip(watermarks) {
+                if watermark.is_some_and(|w| *since >= w) {
+                    target.see(now, path, seen);
+                    if let Some(dir) = litter {
+                        target.see(now, dir, Seen::Contents);
+                    }
+                }
+            }
+        }
+        if let Some(history) = &mut self.history {
+            history.touch(now);
+        }
+    }
+
+    fn walk_ended(&mut self, ended: Result<(Dirs, Report), ScanError>) {
+        let now = self.now();
+        let Some(history) = &mut self.history else { return };
+        let Some(walk) = history.walk.take() else { return };
+        if walk.restart.is_some() {
+            let s = &mut self.begin.status;
+            s.walking = false;
+            s.directories = walk.progress.dirs.load(Ordering::Relaxed);
+            s.entries = walk.progress.entries.load(Ordering::Relaxed);
+            s.seconds = walk.began.elapsed().as_secs_f64();
+        }
+        let (dirs, report) = match ended {
+            Ok(found) => found,
+            Err(error) => {
+                let cause = std::error::Error::source(&error).map(|c| format!(": {c}")).unwrap_or_default();
+                return self.walk_failed(walk.restart.is_some(), &format!("{error}{cause}"));
+            }
+        };
+        let seconds = (report.took.as_secs_f64() * 1000.0).round() / 1000.0;
+        if let Some(restart) = walk.restart {
+            tracing::info!(
+                mirror = %self.mirror.name, directories = report.dirs, names = report.entries, files_found = report.entry,
+                directories_found = report.contents, subtrees_found = report.subtree, unreadable = report.unreadable, seconds,
+                "walked over the source"
+            );
+            history.keeper.all_told();
+            let told = history.keeper.walked(Some(dirs));
+            let targets = self.targets.iter_mut().zip(restart.whole);
+            self.begin.epochs = Some(targets.map(|(target, whole)| (!whole).then(|| target.walk_ended())).collect());
+            self.set_remade(told, now);
+        } else {
+            tracing::debug!(mirror = %self.mirror.name, directories = report.dirs, seconds, "recorded where the directories are");
+            let told = history.keeper.walked(Some(dirs));
+            self.set_remade(told, now);
+        }
+    }
+
+    fn set_remade(&mut self, told: Result<bool, StateError>, now: Duration) {
+        let Some(history) = &mut self.history else { return };
+        history.rebuild = None;
+        match told {
+            Ok(true) => history.rebuild_pause = REBUILD_MIN,
+            Ok(false) => history.rebuild_pause = (history.rebuild_pause * 2).min(REBUILD_MAX),
+            Err(error) => history.complain(&self.mirror.name, &error),
+        }
+        if !history.follows {
+            // inotify does not tell of each directory's place.
+            history.keeper.dirs().doubt();
+        } else if history.keeper.needs_walk() {
+            history.rebuild = Some(now + history.rebuild_pause);
+        }
+        history.touch(now);
+    }
+
+    /// Does what is due: a drain, a save, a walk.
+    pub(super) fn keep_history(&mut self) {
+        let now = self.now();
+        let Some(history) = &mut self.history else { return };
+        for (at, _) in self.targets.iter().enumerate().filter(|(_, t)| t.is_suspect()) {
+            history.touch(now);
+            if let Err(error) = history.keeper.distrust(at) {
+                history.complain(&self.mirror.name, &error);
+            }
+        }
+        if history.walk.is_none() && history.rebuild.is_some_and(|at| at <= now) {
+            history.rebuild = None;
+            if history.keeper.needs_walk() {
+                self.walk(None, &[]);
+            }
+        }
+        let Some(history) = &mut self.history else { return };
+        if history.closing.take_if(|at| *at <= now).is_some() && history.drain.is_none() {
+            self.ask_for_drain();
+        }
+        let Some(history) = &mut self.history else { return };
+        if history.next.is_some_and(|at| at <= now) {
+            history.next = None;
+            if history.moved && history.drain.is_none() {
+                history.closing = Some(now + SLACK + EVERY);
+                self.ask_for_drain();
+            }
+            self.save_history();
+        }
+    }
+
+    /// Every target is to be compared whole because somebody asked: the next start does it if this one does not get there.
+    pub(super) fn distrust_all(&mut self) {
+        let now = self.now();
+        let Some(history) = &mut self.history else { return };
+        for target in 0..self.targets.len() {
+            if let Err(error) = history.keeper.distrust(target) {
+                history.complain(&self.mirror.name, &error);
+            }
+        }
+        history.touch(now);
+    }
+
+    fn ask_for_drain(&mut self) {
+        let Some(history) = &mut self.history else { return };
+        match history.keeper.drain() {
+            Ok(drain) => {
+                self.next_token += 1;
+                (history.drain, history.moved) = (Some((self.next_token, drain)), false);
+                self.reader.request_drain(self.next_token);
+            }
+            Err(error) => history.complain(&self.mirror.name, &error),
+        }
+    }
+
+    /// Whether something may differ that is not in the dirty sets.
+    fn knows_of_more(&self) -> bool {
+        self.held.is_some() || self.watching.is_blind_somewhere() || self.recent.values().any(|r| r.scheduled)
+    }
+
+    /// A drain came to its end. While something that may differ is not in the dirty sets, it says nothing.
+    pub(super) fn drained_for_history(&mut self, token: u64) {
+        let now = self.now();
+        let due = self.history.as_ref().is_some_and(|h| h.drain.is_some_and(|(t, _)| t == token));
+        if due && self.next_followed().is_some() {
+            // Files that are being written are told when their interval is over. To tell them at each drain would be to send them
+            // more often; never, and the watermarks would stand still.
+            let since = self.history.as_mut().map_or(now, |h| *h.following_since.get_or_insert(now));
+            if self.stop_at.is_some() || now.saturating_sub(since) >= FOLLOWED_EVERY {
+                self.tell_followed(Duration::MAX);
+            }
+        }
+        let waits = self.knows_of_more() || self.next_followed().is_some();
+        let Some(history) = &mut self.history else { return };
+        let Some((_, drain)) = history.drain.take_if(|(t, _)| *t == token) else { return };
+        if waits {
+            return history.touch(now);
+        }
+        history.following_since = None;
+        let epochs: Vec<Option<Epoch>> =
+            self.targets.iter_mut().map(|t| if t.in_doubt() { None } else { Some(t.close_epoch()) }).collect();
+        if epochs.contains(&None) {
+            history.touch(now); // for those, later
+        }
+        if let Err(error) = history.keeper.drained(drain, epochs) {
+            history.complain(&self.mirror.name, &error);
+        }
+        self.save_history();
+    }
+
+    /// Moves the watermarks and saves what moved; whether there is more to do.
+    fn save_history(&mut self) -> bool {
+        let now = self.now();
+        let Some(history) = &mut self.history else { return false };
+        let (targets, resolver) = (&self.targets, &self.resolver);
+        let mut clear = |target: usize, epoch| !targets[target].in_doubt() && targets[target].flushed(epoch);
+        let saved = history.keeper.tick(&mut clear, &mut |fs, handle| resolver.open(fs, handle));
+        let (more, pause) = match saved {
+            Ok(more) => {
+                history.said.clear();
+                (more, EVERY)
+            }
+            Err(error) => {
+                history.complain(&self.mirror.name, &error);
+                (true, AFTER_ERROR)
+            }
+        };
+        if more || history.moved {
+            history.next.get_or_insert(now + pause);
+        }
+        more
+    }
+
+    /// The end: no run goes on, and what this run leaves behind is saved.
+    pub(super) fn leave(&mut self) {
+        let mut cut = false;
+        for at in 0..self.targets.len() {
+            self.with_target(at, |target, cx: &mut Context<'_>| cut |= target.end_runs(cx));
+        }
+        if self.history.is_none() {
+            return;
+        }
+        let last = self.last_drain();
+        let until = Instant::now() + LAST_WORDS;
+        while self.save_history() && self.history.as_ref().is_some_and(|h| h.keeper.is_unsettled()) && Instant::now() < until {}
+        let in_sync = self.targets.iter().all(Target::in_sync) && !self.knows_of_more();
+        let Some(mut history) = self.history.take() else { return };
+        if let Some(walk) = &history.walk {
+            walk.progress.stop();
+        }
+        if in_sync
+            && last.is_some()
+            && let Err(error) = history.keeper.clear_unsent()
+        {
+            history.complain(&self.mirror.name, &error);
+        }
+        let patience = self.stop_at.map(|at| at.saturating_duration_since(Instant::now())).unwrap_or_default() + SYNC_GRACE;
+        let mut filesystems: Vec<std::os::fd::OwnedFd> = self.root.as_fd().try_clone_to_owned().into_iter().collect();
+        filesystems.extend(self.watching.mounts(&self.root).into_iter().map(|(_, _, fd)| fd.into()));
+        let synced = history.keeper.is_on() && !filesystems.is_empty() && sync_source(filesystems, patience);
+        if let Err(error) = history.keeper.stop(last, synced, !cut) {
+            tracing::error!(mirror = %self.mirror.name, error = %error, "the state could not be saved at the end");
+        }
+    }
+
+    /// One more drain, after the last run; `None` when it did not end in time or says nothing.
+    fn last_drain(&mut self) -> Option<Drain> {
+        let until = Instant::now() + LAST_WORDS;
+        if let Some(history) = &mut self.history {
+            history.drain = None; // one from before the last run's end
+        }
+        self.ask_for_drain();
+        let (token, drain) = self.history.as_ref()?.drain?;
+        let mut ready = Vec::new();
+        loop {
+            self.take_events();
+            match self.history.as_ref()?.drain {
+                // Whether it counted, the keeper knows.
+                None => return Some(drain),
+                Some((now, _)) if now != token => return None,
+                Some(_) => {}
+            }
+            let left = until.checked_duration_since(Instant::now())?;
+            ready.clear();
+            self.reactor.wait(&mut ready, Some(left)).ok()?;
+            self.wake.clear();
+        }
+    }
+}

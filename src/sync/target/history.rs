@@ -1,0 +1,77 @@
+//! What a restart and the state on disk need of a target.
+
+use std::path::Path;
+
+use super::*;
+
+impl Target {
+    /// A walk begins to tell what changed since `since` (seconds since 1970).
+    pub fn walk_begins(&mut self, since: i64) {
+        self.resumed = Some((since, None));
+    }
+
+    /// The walk has told everything. The returned epoch is clear when all of it is on the target.
+    pub fn walk_ended(&mut self) -> Epoch {
+        let epoch = self.set.close_epoch();
+        if let Some((_, until)) = &mut self.resumed {
+            *until = Some(epoch);
+        }
+        epoch
+    }
+
+    /// Of what a walk found: since when it may have changed, seconds since 1970.
+    pub(super) fn found_since(&self, entry: &Entry) -> Option<i64> {
+        let (since, until) = self.resumed?;
+        until.is_none_or(|until| entry.epoch() <= until).then_some(since)
+    }
+
+    /// The directories of files that a walk found. A comparison of such a level has to wait for the files: beside them it would find
+    /// the new ones missing, and send them once more.
+    pub(super) fn found_below(&self, entries: &[Entry]) -> BTreeSet<RelPath> {
+        let files = entries.iter().filter(|e| e.kind == Kind::Entry && e.content && self.found_since(e).is_some());
+        files.filter_map(|e| path::parent(&e.path).map(RelPath::from_normal)).collect()
+    }
+
+    /// Whether the target may have lost what it had, or may yet overwrite it: it is not known what it holds.
+    pub fn in_doubt(&self) -> bool {
+        self.suspect || !self.unanswered.is_empty()
+    }
+
+    /// Whether the target's directory was gone, so that whatever comes back must be compared whole.
+    pub fn is_suspect(&self) -> bool {
+        self.suspect
+    }
+
+    /// Closes the current epoch, without the hurry of [`Target::flush`].
+    pub fn close_epoch(&mut self) -> Epoch {
+        self.set.close_epoch()
+    }
+
+    /// Ends every run, at once. Whether one was cut off that may leave temporary files on the target.
+    pub fn end_runs(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut cut = false;
+        for (serial, run) in std::mem::take(&mut self.runs) {
+            cut |= matches!(run.load, Load::Batch(_));
+            self.discard(cx, serial, run);
+        }
+        cut
+    }
+
+    /// What decides about the contents of the target, in a form that is equal when they are: the arguments of a comparison of the
+    /// whole tree, less those that only say how it is reached.
+    pub fn settings(&self) -> String {
+        let nowhere = Path::new("/");
+        let spec = Spec {
+            rsync: nowhere,
+            compress: config::Compress::None,
+            timeout: Duration::ZERO,
+            connect_timeout: Duration::ZERO,
+            ssh: None,
+            remote_rsync: None,
+            password_file: None,
+            missing_args: true,
+            ..self.spec(nowhere, Compare::Quick)
+        };
+        format!("{:?}", argv::argv(&spec, Pass::Full { progress: false }))
+    }
+}
