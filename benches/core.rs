@@ -22,7 +22,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use fansync::dirty::{DirtySet, Seen};
 use fansync::filter::Filter;
 use fansync::resolve::{Resolver, Root};
@@ -141,10 +141,11 @@ impl Ground {
         Some(Ground { dir, group, core })
     }
 
-    /// Writes (creates, at the first time) `files` files, in turn in all directories.
-    fn load(&self, files: usize) {
+    /// Writes (creates, at the first time) `files` files, so many in one directory before the next one's turn.
+    fn load(&self, files: usize, run: usize) {
         for n in 0..files {
-            fs::write(self.dir.join(format!("root/d{:02}/of/users/document-{n:06}.txt", n % DIRS)), "x").expect("there is room");
+            fs::write(self.dir.join(format!("root/d{:02}/of/users/document-{n:06}.txt", n / run % DIRS)), "x")
+                .expect("there is room");
         }
     }
 
@@ -156,7 +157,7 @@ impl Ground {
     }
 
     fn record(&mut self, files: usize) -> Vec<u8> {
-        self.load(files);
+        self.load(files, 1);
         let (mut all, mut buf) = (Vec::new(), vec![0; BUF_BYTES]);
         self.drain(&mut buf, |_, bytes| all.extend_from_slice(bytes));
         all
@@ -252,12 +253,14 @@ fn live(c: &mut Criterion, ground: &mut Ground, files: usize) {
     let mut group = c.benchmark_group("core/live");
     group.throughput(Throughput::Elements(files as u64)).sample_size(10);
     let mut buf = vec![0; BUF_BYTES];
-    for what in ["raw", "known", "new"] {
-        group.bench_function(what, |b| {
+    // As a tree that is copied or unpacked gives them, and as many writers at once do.
+    let orders = [("in runs of 100", 100), ("scattered", 1)];
+    for ((order, run), what) in orders.iter().flat_map(|&order| ["raw", "known", "new"].map(|what| (order, what))) {
+        group.bench_function(BenchmarkId::new(what, order), |b| {
             b.iter_custom(|rounds| {
                 let mut spent = Duration::ZERO;
                 for _ in 0..rounds {
-                    ground.load(files);
+                    ground.load(files, run);
                     if what == "new" {
                         ground.core.forget_dirty();
                     }

@@ -1,12 +1,17 @@
-//! What a write(2) of 100 bytes costs its writer, by how the filesystem is listened to. Each on a filesystem of its own; needs root.
+//! What a change costs its writer, by how the filesystem is listened to; on a filesystem of its own, which needs root.
 //!
+//! `follow/write`: a write(2) of 100 bytes to an open file.
 //! `none`: nobody listens. `default`: a mark that does not hear of writes. `naive`: one that does, and a reader that drains every
 //! 2 ms. `muted`: the same, the file muted, as `follow_open_files` does it for all but the moment between two intervals.
+//!
+//! `muting/rewrite`: open, write, close of one of 1,000 files in a directory that does not matter. `none`, `heard`, and `muted`: the
+//! directory has an ignore mark.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use fansync::sys::fanotify::{Group, Options};
 use fansync::sys::ignore::Ignorer;
 use nix::sched::{CloneFlags, unshare};
+use nix::time::{ClockId, clock_gettime};
 use std::fs::{self, File};
 use std::io::{Seek as _, Write as _};
 use std::os::fd::AsFd;
@@ -35,57 +40,124 @@ fn drain(group: &Group, stop: &AtomicBool, bytes: &AtomicU64) {
     }
 }
 
-fn write(c: &mut Criterion) {
-    let dir = std::env::temp_dir().join(format!("fansync-bench-{}", std::process::id()));
-    if let Err(errno) = mounted(&dir) {
-        return eprintln!("SKIPPED: a filesystem of its own needs root: {errno}");
+/// How a filesystem is listened to.
+#[derive(Clone, Copy)]
+struct Way {
+    name: &'static str,
+    marked: bool,
+    writes: bool,
+    muted: bool,
+}
+
+impl Way {
+    const fn new(name: &'static str, marked: bool, writes: bool, muted: bool) -> Way {
+        Way { name, marked, writes, muted }
     }
+
+    /// Runs `work` while events are drained, and checks that they came if and only if they were to.
+    fn listen(self, dir: &Path, mute: impl FnOnce(&Ignorer), heard: bool, work: impl FnOnce() -> u64) {
+        let group = Group::open(&Options { writes: self.writes, ..Options::default() }).expect("root may");
+        if self.marked {
+            group.mark_filesystem(dir).expect("tmpfs can be marked");
+        }
+        if self.muted {
+            mute(&Ignorer::new(&group).expect("a descriptor"));
+        }
+        let (stop, bytes) = (AtomicBool::new(false), AtomicU64::new(0));
+        let came = || bytes.load(Ordering::Relaxed) > 0;
+        std::thread::scope(|scope| {
+            scope.spawn(|| drain(&group, &stop, &bytes));
+            // A filter on the command line may leave it out.
+            let heard = work() > 0 && heard;
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while heard && !came() && Instant::now() < deadline {
+                std::thread::yield_now();
+            }
+            stop.store(true, Ordering::Relaxed);
+            assert_eq!(came(), heard, "{}: what is heard is what was asked for", self.name);
+        });
+    }
+}
+
+fn write(c: &mut Criterion, dir: &Path) {
     let mut file = File::create(dir.join("log")).expect("an empty filesystem takes files");
     let mut bench = c.benchmark_group("follow/write");
     bench.throughput(Throughput::Elements(1));
-    for (name, marked, writes, muted) in [
-        ("none", false, false, false),
-        ("default", true, false, false),
-        ("naive", true, true, false),
-        ("muted", true, true, true),
+    for way in [
+        Way::new("none", false, false, false),
+        Way::new("default", true, false, false),
+        Way::new("naive", true, true, false),
+        Way::new("muted", true, true, true),
     ] {
-        let group = Group::open(&Options { writes, ..Options::default() }).expect("root may");
-        if marked {
-            group.mark_filesystem(&dir).expect("tmpfs can be marked");
-        }
-        if muted {
-            Ignorer::new(&group).expect("a descriptor").ignore_writes(file.as_fd()).expect("a file can be muted");
-        }
-        let (stop, bytes) = (AtomicBool::new(false), AtomicU64::new(0));
-        std::thread::scope(|scope| {
-            scope.spawn(|| drain(&group, &stop, &bytes));
-            bench.bench_function(name, |b| {
+        let fd = file.try_clone().expect("a descriptor");
+        let mute = |ignorer: &Ignorer| ignorer.ignore_writes(fd.as_fd()).expect("a file can be muted");
+        way.listen(dir, mute, way.writes && !way.muted, || {
+            let mut all = 0;
+            bench.bench_function(way.name, |b| {
                 b.iter_custom(|rounds| {
-                    let begun = Instant::now();
+                    all += rounds;
+                    let begun = cpu();
                     for n in 0..rounds {
                         if n.is_multiple_of(10_000) {
                             file.rewind().expect("a file can be rewound");
                         }
                         file.write_all(&[b'x'; 100]).expect("there is room");
                     }
-                    begun.elapsed()
+                    cpu() - begun
                 })
             });
-            // The last writes' events, too.
-            let heard = || bytes.load(Ordering::Relaxed) > 0;
-            let deadline = Instant::now() + Duration::from_secs(1);
-            while writes && !muted && !heard() && Instant::now() < deadline {
-                std::thread::yield_now();
-            }
-            stop.store(true, Ordering::Relaxed);
-            assert_eq!(heard(), writes && !muted, "{name}: what is heard is what was asked for");
+            all
         });
     }
     bench.finish();
-    drop(file);
+}
+
+fn rewrite(c: &mut Criterion, dir: &Path) {
+    let hot = dir.join("hot");
+    fs::create_dir(&hot).expect("an empty filesystem takes directories");
+    let names: Vec<_> = (0..1000).map(|n| hot.join(format!("file {n}"))).collect();
+    names.iter().for_each(|name| fs::write(name, "x").expect("there is room"));
+    let mut bench = c.benchmark_group("muting/rewrite");
+    bench.throughput(Throughput::Elements(1));
+    for way in
+        [Way::new("none", false, false, false), Way::new("heard", true, false, false), Way::new("muted", true, false, true)]
+    {
+        let mute = |ignorer: &Ignorer| {
+            let fd = File::open(&hot).expect("it is there");
+            ignorer.ignore_entries(fd.as_fd()).expect("a directory can be muted, from Linux 6.0 on");
+        };
+        way.listen(dir, mute, way.marked && !way.muted, || {
+            let mut all = 0;
+            bench.bench_function(way.name, |b| {
+                b.iter_custom(|rounds| {
+                    all += rounds;
+                    let begun = cpu();
+                    for n in 0..rounds as usize {
+                        fs::write(&names[n % names.len()], "y").expect("there is room");
+                    }
+                    cpu() - begun
+                })
+            });
+            all
+        });
+    }
+    bench.finish();
+}
+
+fn cpu() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("every kernel has it").into()
+}
+
+fn all(c: &mut Criterion) {
+    let dir = std::env::temp_dir().join(format!("fansync-bench-{}", std::process::id()));
+    if let Err(errno) = mounted(&dir) {
+        return eprintln!("SKIPPED: a filesystem of its own needs root: {errno}");
+    }
+    write(c, &dir);
+    rewrite(c, &dir);
     let _ = nix::mount::umount2(&dir, nix::mount::MntFlags::MNT_DETACH);
     let _ = fs::remove_dir(&dir);
 }
 
-criterion_group!(benches, write);
+criterion_group!(benches, all);
 criterion_main!(benches);
