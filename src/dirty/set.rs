@@ -121,6 +121,39 @@ const SOFT: u8 = 16;
 /// Written or moved here; see [`Entry::content`].
 const CONTENT: u8 = 32;
 
+/// Where the last path was found: events come in runs of one directory, and the walk down to it is most of the work.
+///
+/// Holds while no node was taken out, nothing above became a subtree or came to lie in a batch: whoever does such a thing calls
+/// [`Cursor::lose`].
+#[derive(Default)]
+struct Cursor {
+    dir: Vec<u8>,
+    /// `ROOT`: it was lost.
+    at: u32,
+    /// Something above `at` is in flight.
+    flying_above: bool,
+}
+
+impl Cursor {
+    fn lose(&mut self) {
+        self.at = ROOT;
+    }
+
+    /// Where to begin, whether something above that is in flight, and what is left of `path` then.
+    fn start<'p>(&self, path: &'p [u8]) -> (u32, bool, &'p [u8]) {
+        match path.strip_prefix(&self.dir[..]).and_then(|rest| rest.strip_prefix(b"/")) {
+            Some(rest) if self.at != ROOT => (self.at, self.flying_above, rest),
+            _ => (ROOT, false, path),
+        }
+    }
+
+    fn set(&mut self, dir: &[u8], at: u32, flying_above: bool) {
+        (self.at, self.flying_above) = (at, flying_above);
+        self.dir.clear();
+        self.dir.extend_from_slice(dir);
+    }
+}
+
 struct Node {
     parent: u32,
     first_child: u32,
@@ -151,6 +184,7 @@ pub struct DirtySet {
     coarsened: u64,
     next_batch: BatchId,
     landed: Landed,
+    cursor: Cursor,
     /// Files that wait for their closing write, by the time they stop waiting (oldest first).
     holds: std::collections::VecDeque<(Duration, RelPath)>,
 }
@@ -191,6 +225,7 @@ impl DirtySet {
             coarsened: 0,
             next_batch: 0,
             landed: Landed::default(),
+            cursor: Cursor::default(),
             holds: Default::default(),
         }
     }
@@ -360,6 +395,7 @@ impl DirtySet {
         if let Ok(slot) = self.by_name.find_entry(hash, |&x| x == at) {
             slot.remove();
         }
+        self.cursor.lose();
         self.nodes[at as usize].name = Box::default();
         self.free.push(at);
         if self.free.len() > 1024 && self.free.len() == self.nodes.len() - 1 {
@@ -419,6 +455,9 @@ impl DirtySet {
 
     /// Makes `at` pending with at least `kind`; counted since `epoch` if it was clean.
     fn mark(&mut self, at: u32, kind: Kind, epoch: Epoch) {
+        if kind == Kind::Subtree {
+            self.cursor.lose();
+        }
         match self.nodes[at as usize].kind {
             None => {
                 self.epochs.add(epoch);
@@ -497,11 +536,12 @@ impl DirtySet {
 
     /// Takes in that `seen` happened to `path`, as part of a change from `epoch`: whoever waits for that waits for this too.
     pub fn see_since(&mut self, path: &[u8], seen: Seen, epoch: Epoch) {
-        let mut at = ROOT;
-        let mut flying_above = false;
+        let (start, above_start, rest) = self.cursor.start(path);
+        let (mut at, mut flying_above, mut above_parent) = (start, above_start, above_start);
         let mut parent_kind = None;
-        for name in components(path) {
+        for name in components(rest) {
             let n = &self.nodes[at as usize];
+            above_parent = flying_above;
             if n.kind == Some(Kind::Subtree) {
                 return self.mark(at, Kind::Subtree, epoch);
             }
@@ -512,13 +552,21 @@ impl DirtySet {
                 None => self.make_child(at, name),
             };
         }
+        let parent = self.nodes[at as usize].parent;
+        if at != ROOT && parent != ROOT && parent != start {
+            self.cursor.set(path::parent(path).unwrap_or_default(), parent, above_parent);
+        }
         let n = &self.nodes[at as usize];
         if n.kind == Some(Kind::Subtree) {
             // Already to be compared whole. Of one that is gone now, too: what is there counts when the batch leaves.
             return self.mark(at, Kind::Subtree, epoch);
         }
         let (was, was_fresh, has_children) = (n.kind, n.flags & FRESH != 0, n.first_child != NONE);
-        let unknown_to_target = was.is_none() && n.flying == 0 && !flying_above && !self.landed.covers(path);
+        let unknown_to_target = matches!(seen, Seen::Created | Seen::CreatedDir)
+            && was.is_none()
+            && n.flying == 0
+            && !flying_above
+            && !self.landed.covers(path);
         let covered_by_parent = parent_kind == Some(Kind::Contents);
         match seen {
             Seen::Touched | Seen::Gone if covered_by_parent && was.is_none() && (seen == Seen::Touched || !has_children) => {

@@ -134,7 +134,10 @@ pub struct Resolver {
     marked: Vec<Marked>,
     tree: Tree,
     stats: Stats,
+    /// The path of the entry at hand.
     dir: Vec<u8>,
+    /// The directory whose path `dir` begins with, the tree's version then, and how long that path is.
+    at: Option<(NodeId, u64, usize)>,
     fd_errors_said: bool,
     muting: Option<muting::Muting>,
     now: Duration,
@@ -168,6 +171,7 @@ impl Resolver {
             tree: Tree::new(max_dirs),
             stats: Stats::default(),
             dir: Vec::new(),
+            at: None,
             fd_errors_said: false,
             muting: None,
             now: Duration::ZERO,
@@ -207,6 +211,7 @@ impl Resolver {
     /// missed, and a rename among them. What changed unheard has to be compared after this call.
     pub fn forget(&mut self, root: &Root) {
         self.hear_all();
+        self.at = None;
         self.tree = Tree::new(self.tree.max_dirs());
         self.know_root(root);
     }
@@ -335,7 +340,7 @@ impl Resolver {
                     self.tree.rename(node, *dir, new_name);
                     // The kernel merges a rename into an earlier one with the same names, so their order may be lost (a to b, b to a, a to b
                     // arrive as two, measured on 6.18). A place that does not lead to the directory is no place: it is looked up.
-                    if self.tree.path(node, &mut self.dir) && !child.is_some_and(|c| leads_to(root, &self.dir, &c)) {
+                    if self.dir_path(node) && !child.is_some_and(|c| leads_to(root, &self.dir, &c)) {
                         self.tree.detach(node);
                     }
                 }
@@ -421,7 +426,7 @@ impl Resolver {
 
     /// Writes the path of the entry `name` of `dir` (empty: of `dir`) into `self.dir`.
     fn place(&mut self, filter: &Filter, dir: NodeId, name: &[u8], is_dir: bool) -> Placed {
-        if !self.tree.path(dir, &mut self.dir) {
+        if !self.dir_path(dir) {
             return Placed::Nowhere;
         }
         if !filter.is_empty() {
@@ -446,11 +451,27 @@ impl Resolver {
         Placed::Here
     }
 
+    /// Writes the path of `node` into `self.dir`, unless that begins with it already; `false` when the node is detached.
+    fn dir_path(&mut self, node: NodeId) -> bool {
+        let version = self.tree.version();
+        match self.at {
+            Some((known, then, len)) if known == node && then == version => self.dir.truncate(len),
+            _ => {
+                self.at = None;
+                if !self.tree.path(node, &mut self.dir) {
+                    return false;
+                }
+                self.at = Some((node, version, self.dir.len()));
+            }
+        }
+        true
+    }
+
     /// Handle to node, through the tree or by opening it.
     fn resolve(&mut self, root: &Root, fid: &Fid<'_>) -> Result<Dir, Lost> {
         let key = (fid.fs.0, fid.kind, fid.handle);
         match self.tree.get(key) {
-            Known::Inside(node) if self.tree.path(node, &mut self.dir) => return Ok(Dir::Inside(node)),
+            Known::Inside(node) if self.dir_path(node) => return Ok(Dir::Inside(node)),
             Known::Foreign => return Ok(Dir::Outside),
             Known::Inside(_) | Known::Nothing => {}
         }

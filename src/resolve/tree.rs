@@ -63,6 +63,10 @@ pub struct Tree {
     by_handle: HashTable<u32>,
     foreign: HashTable<Handle>,
     generation: u32,
+    /// Counts what can change a path or make a node another directory's.
+    version: u64,
+    /// Whose handle was asked for last: events come in runs of one directory.
+    last: u32,
     max_dirs: usize,
 }
 
@@ -84,6 +88,8 @@ impl Tree {
             by_handle: HashTable::new(),
             foreign: HashTable::new(),
             generation: 1,
+            version: 0,
+            last: ROOT,
             max_dirs: max_dirs.max(16),
         }
     }
@@ -103,12 +109,25 @@ impl Tree {
         (self.nodes.len() - self.free.len(), self.foreign.len())
     }
 
-    /// Looks a handle up: one or two hash look-ups.
+    /// Changes whenever a path that [`Tree::path`] gave may not hold any more, or a [`NodeId`] may be another directory's.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Looks a handle up: one or two hash look-ups, none when it is the last one again.
     pub fn get(&mut self, key: Key<'_>) -> Known {
+        // A node has a handle only while it is indexed by it, so a match holds whatever happened since.
+        if let Some(node) = self.nodes.get_mut(self.last as usize)
+            && node.handle.as_ref().is_some_and(|k| k.key() == key)
+        {
+            node.used = true;
+            return Known::Inside(NodeId(self.last));
+        }
         let nodes = &self.nodes;
         let h = hash(key);
         if let Some(&at) = self.by_handle.find(h, |&at| nodes[at as usize].handle.as_ref().is_some_and(|k| k.key() == key)) {
             self.nodes[at as usize].used = true;
+            self.last = at;
             return Known::Inside(NodeId(at));
         }
         match self.foreign.find(h, |k| k.key() == key) {
@@ -249,6 +268,7 @@ impl Tree {
         if node.0 == ROOT || self.nodes[node.0 as usize].parent == NONE {
             return;
         }
+        self.version += 1;
         self.unindex_name(node.0);
         self.nodes[node.0 as usize].parent = NONE;
     }
@@ -272,6 +292,7 @@ impl Tree {
             at = self.nodes[at as usize].parent;
         }
         self.detach(node);
+        self.version += 1;
         let n = &mut self.nodes[node.0 as usize];
         n.parent = parent.0;
         n.name = name.into();
@@ -302,6 +323,7 @@ impl Tree {
         if self.nodes.len() - self.free.len() <= self.max_dirs {
             return;
         }
+        self.version += 1;
         let mut keep = vec![false; self.nodes.len()];
         keep[ROOT as usize] = true;
         let attached = |nodes: &[Node], mut at: u32| {

@@ -152,6 +152,7 @@ impl DirtySet {
             return; // the root's attributes under a whole-tree pass: that pass keeps the place
         }
         self.nodes[at as usize].flying = id;
+        self.cursor.lose();
         self.count_flying(at, 1);
     }
 
@@ -169,6 +170,7 @@ impl DirtySet {
             return;
         }
         self.nodes[at as usize].flying = 0;
+        self.cursor.lose();
         self.nodes[at as usize].flags &= !SOFT;
         self.count_flying(at, -1);
         self.prune(at);
@@ -424,6 +426,7 @@ impl DirtySet {
                 && self.nodes[at as usize].flying == batch.id
             {
                 self.nodes[at as usize].flying = id;
+                self.cursor.lose();
             }
         }
         Batch { id, entries, round: batch.round }
