@@ -117,6 +117,8 @@ fn main() {
             location,
             password_file: None,
             delete: true,
+            max_delete: None,
+            dry_run: false,
             missing_args: true,
             compare: Compare::Quick,
             extras: Default::default(),

@@ -13,6 +13,7 @@ mod filters;
 mod fixture;
 mod follow;
 mod history;
+mod holds;
 mod hooks;
 mod identity;
 mod lifecycle;
@@ -118,6 +119,7 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("fallback", fallback::cases()),
         ("privilege", privilege::cases()),
         ("lifecycle", lifecycle::cases()),
+        ("holds", holds::cases()),
         ("steering", steering::cases()),
         ("restart", restart::cases()),
         ("history", history::cases()),

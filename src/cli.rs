@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Extras, Level, LogFormat, Overrides, Watch, units};
+use crate::config::{Extras, Level, LogFormat, MaxDelete, Overrides, Watch, units};
 use crate::exit::ExitCode;
 use crate::failover::cli::{self as failover, FailoverArgs};
 
@@ -55,7 +55,7 @@ pub enum Command {
     Pause(SteerArgs),
     /// Send again
     #[command(after_help = RESUME_HELP)]
-    Resume(SteerArgs),
+    Resume(ResumeArgs),
     /// Try failed paths, and targets that are away, at once
     #[command(after_help = RETRY_HELP)]
     Retry(SteerArgs),
@@ -120,8 +120,13 @@ Examples:
 Exit codes: 0 done, 1 not done, 64 usage, 69 no daemon answers, 77 not permitted.";
 
 const RESUME_HELP: &str = "\
+A source that is missing, replaced or empty holds its mirror; more deletions than max_delete wait. What is wrong is in `fansync status`. If
+it is meant, accept it.
+
 Examples:
   fansync resume
+  fansync resume --mirror data --accept-source
+  fansync resume --target backup --accept-deletes
   fansync resume --mirror data --target backup
 
 Exit codes: 0 done, 1 not done, 64 usage, 69 no daemon answers, 77 not permitted.";
@@ -168,6 +173,12 @@ pub struct MirrorArgs {
     /// Leave holes in files holes
     #[arg(long)]
     pub sparse: bool,
+    /// Hold what would delete more on a target in one go: a number of entries, or a share as in 10%
+    #[arg(long, value_name = "N", value_parser = units::max_delete)]
+    pub max_delete: Option<MaxDelete>,
+    /// Go on when the source is empty although a target is not
+    #[arg(long)]
+    pub allow_empty: bool,
     /// Where to hear of changes
     #[arg(long, value_enum, value_name = "HOW", default_value_t = Watch::Auto)]
     pub watch: Watch,
@@ -255,6 +266,20 @@ pub struct SteerArgs {
     pub socket: Option<PathBuf>,
 }
 
+/// `fansync resume`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct ResumeArgs {
+    /// Which targets
+    #[command(flatten)]
+    pub which: SteerArgs,
+    /// Take the source as it is now although it was replaced or emptied; targets may lose what it lacks
+    #[arg(long)]
+    pub accept_source: bool,
+    /// Let the deletions through, once, that were held for being more than max_delete
+    #[arg(long)]
+    pub accept_deletes: bool,
+}
+
 impl MirrorArgs {
     /// What the options say, for [`crate::config::Config::for_mirror`].
     pub fn overrides(&self) -> Overrides {
@@ -264,6 +289,8 @@ impl MirrorArgs {
             exclude: bytes(&self.exclude),
             no_delete: self.no_delete,
             extras: Extras { hard_links: self.hard_links, xattrs: self.xattrs, acls: self.acls, sparse: self.sparse },
+            max_delete: self.max_delete,
+            allow_empty: self.allow_empty,
             watch: Some(self.watch),
             follow_open_files: self.follow_open_files,
             password_file: self.password_file.clone(),
@@ -319,6 +346,8 @@ mod tests {
 
     #[test]
     fn mirror_takes_its_options_before_and_after() {
+        let o = mirror("mirror /a /b --max-delete 10% --allow-empty").overrides();
+        assert_eq!((o.max_delete, o.allow_empty), (Some(MaxDelete::Percent(10)), true));
         let args = mirror(
             "mirror --once /a h::m /b --exclude *.swp --exclude -x --include +y --no-delete --watch inotify --follow-open-files --jobs 3 -vv",
         );
@@ -361,7 +390,10 @@ mod tests {
             socket: None,
         };
         assert_eq!(command("pause --mirror m"), Command::Pause(steer(None, Some("m"))));
-        assert_eq!(command("resume --target b"), Command::Resume(steer(Some("b"), None)));
+        let resume = |which, accept_source, accept_deletes| Command::Resume(ResumeArgs { which, accept_source, accept_deletes });
+        assert_eq!(command("resume --target b"), resume(steer(Some("b"), None), false, false));
+        assert_eq!(command("resume --accept-source"), resume(steer(None, None), true, false));
+        assert_eq!(command("resume --accept-deletes"), resume(steer(None, None), false, true));
         assert_eq!(command("retry"), Command::Retry(steer(None, None)));
     }
 
@@ -378,6 +410,7 @@ mod tests {
             ("mirror /a h::m --watch kqueue", ExitCode::Usage),
             ("run", ExitCode::Usage),
             ("flush --timeout 5", ExitCode::Usage),
+            ("mirror /a h::m --max-delete 0%", ExitCode::Usage),
             ("nope", ExitCode::Usage),
         ] {
             assert_eq!(words(line).map_err(|(_, code)| code), Err(code), "{line}");

@@ -56,7 +56,12 @@ pub enum Steer {
     /// Send nothing more, and go on collecting. Runs in flight end.
     Pause,
     /// Send again.
-    Resume,
+    Resume {
+        /// Take the source as it is now, and let deletions through that were held.
+        accept_source: bool,
+        /// Let deletions through that were held.
+        accept_deletes: bool,
+    },
     /// Try what failed, and a target that is away, now and not after its pause.
     Retry,
 }

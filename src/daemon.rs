@@ -13,7 +13,7 @@ use signal_hook::iterator::Signals;
 
 use crate::config::{Config, Initial};
 use crate::control::{self, Command, Handle, Listener};
-use crate::engine::{Engine, StartError};
+use crate::engine::{Ended, Engine, StartError};
 use crate::exit::ExitCode;
 use crate::state::StateError;
 use crate::status;
@@ -110,7 +110,8 @@ impl Drop for Farewell {
 
 struct Running {
     handle: Handle,
-    thread: JoinHandle<usize>,
+    /// How many changes are not on some target; `None`: the source could not be opened anew.
+    thread: JoinHandle<Option<usize>>,
 }
 
 /// Runs the daemon in the foreground until a signal, or until the work of `--once` is done.
@@ -142,7 +143,7 @@ pub fn run(config: &Config, mode: Mode) -> Result<ExitCode, Error> {
             .name(format!("fansync-{}", handle.mirror))
             .spawn(move || {
                 let _farewell = farewell;
-                engine.run()
+                run_on(engine)
             })
             .map_err(|source| Error::Setup { what: "an engine thread", source })?;
         running.push(Running { handle, thread });
@@ -150,6 +151,23 @@ pub fn run(config: &Config, mode: Mode) -> Result<ExitCode, Error> {
     tracing::info!(socket = %socket.display(), mirrors = config.mirrors.len(), "watching");
     let why = watch_over(config, mode, &handles, &wishes, &running);
     Ok(end(config, why, running))
+}
+
+/// Runs an engine, and those that take its place when its source is to be opened anew.
+fn run_on(mut engine: Engine) -> Option<usize> {
+    loop {
+        match engine.run() {
+            Ended::Stopped(left) => return Some(left),
+            Ended::Again(again) => match Engine::open(*again) {
+                Ok(next) => engine = next,
+                Err(error) => {
+                    let cause = std::error::Error::source(&error).map(|c| format!(": {c}")).unwrap_or_default();
+                    tracing::error!("{error}{cause}; the source cannot be opened anew, so fansync ends. Start it again");
+                    return None;
+                }
+            },
+        }
+    }
 }
 
 struct Unlink(PathBuf);
@@ -264,6 +282,9 @@ fn once_done(mirrors: &[status::Mirror]) -> Option<ExitCode> {
             return Some(ExitCode::Config);
         }
         for t in &m.targets {
+            if t.state == "held" {
+                return Some(ExitCode::Config);
+            }
             if t.state == "paused" {
                 if worst != ExitCode::Config {
                     worst = ExitCode::TargetUnreachable;
@@ -309,10 +330,12 @@ fn end(config: &Config, why: End, running: Vec<Running>) -> ExitCode {
     }
     let mut left = 0;
     let mut died = false;
+    let mut lost = false;
     for r in running {
         let mirror = r.handle.mirror.clone();
         match r.thread.join() {
-            Ok(n) => left += n,
+            Ok(Some(n)) => left += n,
+            Ok(None) => lost = true,
             Err(_) => {
                 died = true;
                 tracing::error!(%mirror, "the engine ended by a bug; its last message is above. Restart fansync: it finds what is missing");
@@ -322,6 +345,7 @@ fn end(config: &Config, why: End, running: Vec<Running>) -> ExitCode {
     match why {
         End::Once(code) => code,
         _ if died => ExitCode::Bug,
+        _ if lost => ExitCode::Unavailable,
         _ if left > 0 => {
             tracing::warn!(paths = left, "stopped with changes that are not on every target; the next start finds them");
             ExitCode::Done

@@ -9,6 +9,7 @@
 mod commands;
 mod follow;
 mod history;
+mod hold;
 mod linked;
 mod losses;
 mod steering;
@@ -16,7 +17,7 @@ mod watching;
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -34,6 +35,7 @@ use crate::source::reader::{Feed, Item, Reader};
 use crate::state::StateError;
 use crate::state::pauses::PauseFile;
 use crate::status;
+use crate::sync::guard::Hold;
 use crate::sync::probe::RsyncFacts;
 use crate::sync::target::{self, Context, TOKEN_BASE, Target};
 use crate::sys::event::EventFd;
@@ -86,12 +88,35 @@ pub enum StartError {
     },
 }
 
+/// How an engine ended.
+pub enum Ended {
+    /// For good, with so many changes that are not on some target.
+    Stopped(usize),
+    /// To begin again with the source as it is now.
+    Again(Box<Again>),
+}
+
+/// What an engine leaves to the one that takes its place.
+pub struct Again {
+    mirror: Mirror,
+    facts: RsyncFacts,
+    state_dir: PathBuf,
+    commands: Receiver<Command>,
+    wake: Arc<EventFd>,
+    keep: bool,
+    /// Somebody said that the source is meant: what it lacks may be deleted.
+    accepted: bool,
+}
+
 /// See the module's text.
 pub struct Engine {
     mirror: Mirror,
     begin: Begin,
     /// `None`: nothing is kept.
     history: Option<History>,
+    facts: RsyncFacts,
+    state_dir: PathBuf,
+    keep: bool,
     pauses: PauseFile,
     started: Instant,
     /// `started` by the wall clock, seconds since 1970.
@@ -111,7 +136,9 @@ pub struct Engine {
     losses: BTreeMap<Cause, u64>,
     recent: BTreeMap<RelPath, Recent>,
     next_unwatched: Option<Duration>,
-    held: Option<String>,
+    held: Option<Hold>,
+    /// The source is to be opened anew; whether somebody accepted it.
+    begin_again: Option<bool>,
     next_root_check: Duration,
     next_full: Option<Duration>,
     stop_at: Option<Instant>,
@@ -133,10 +160,40 @@ impl Engine {
     ///
     /// `keep`: whether the state is kept in `state_dir`, so that the next start need not compare everything.
     pub fn start(mirror: &Mirror, facts: &RsyncFacts, state_dir: &Path, keep: bool) -> Result<(Engine, Handle), StartError> {
+        let wake = EventFd::new().map_err(|source| StartError::Setup {
+            mirror: mirror.name.clone(),
+            what: "cannot make an eventfd",
+            source,
+        })?;
+        let (tx, commands) = unbounded();
+        let again = Again {
+            mirror: mirror.clone(),
+            facts: facts.clone(),
+            state_dir: state_dir.into(),
+            commands,
+            wake: Arc::new(wake),
+            keep,
+            accepted: false,
+        };
+        let handle = Handle {
+            mirror: mirror.name.clone(),
+            targets: mirror.targets.iter().map(|t| t.name.clone()).collect(),
+            commands: tx,
+            wake: Arc::clone(&again.wake),
+        };
+        Ok((Engine::open(again)?, handle))
+    }
+
+    /// The same on a channel that is there already.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn open(again: Again) -> Result<Engine, StartError> {
+        let Again { mirror, facts, state_dir, commands, wake, keep, accepted } = again;
+        let (mirror, facts, state_dir) = (&mirror, &facts, state_dir.as_path());
         let setup = |what| move |source| StartError::Setup { mirror: mirror.name.clone(), what, source };
         let mut begin = Begin::now().map_err(setup("cannot read the clocks"))?;
         let root = Root::open(&mirror.source).map_err(|source| StartError::Source { path: mirror.source.clone(), source })?;
-        let wake = Arc::new(EventFd::new().map_err(setup("cannot make an eventfd"))?);
         let backend = if mirror.kernel.io_uring { Backend::Auto } else { Backend::Poll };
         let mut reactor = Reactor::new(backend).map_err(setup("cannot wait for descriptors"))?;
         let mut resolver = Resolver::new(MAX_DIRS);
@@ -146,22 +203,18 @@ impl Engine {
             reactor.add(mounts, Interest::Priority, MOUNTS).map_err(setup("cannot wait for mounts"))?;
         }
         let targets: Vec<Target> = mirror.targets.iter().enumerate().map(|(i, t)| Target::new(i, mirror, t, facts)).collect();
-        let (tx, commands) = unbounded();
-        let handle = Handle {
-            mirror: mirror.name.clone(),
-            targets: mirror.targets.iter().map(|t| t.name.clone()).collect(),
-            commands: tx,
-            wake: Arc::clone(&wake),
-        };
         let history = match keep {
             true => Some(History::open(state_dir, mirror, &root, &watching, &targets, &mut begin)?),
             false => None,
         };
         let hooks = Hooks::start(mirror, root.path(), state_dir).map_err(setup("cannot start the threads of hooks"))?;
-        let engine = Engine {
+        let mut engine = Engine {
             begin,
             history,
             hooks,
+            facts: facts.clone(),
+            state_dir: state_dir.into(),
+            keep,
             pauses: PauseFile::new(state_dir, &mirror.name, root.path()),
             mirror: mirror.clone(),
             started: Instant::now(),
@@ -182,6 +235,7 @@ impl Engine {
             recent: BTreeMap::new(),
             next_unwatched: None,
             held: None,
+            begin_again: None,
             next_root_check: Duration::ZERO,
             next_full: mirror.full_every,
             stop_at: None,
@@ -190,11 +244,19 @@ impl Engine {
             events: 0,
             linking: mirror.extras.hard_links.then(linked::Linking::new),
         };
-        Ok((engine, handle))
+        if accepted {
+            engine.see_all(b"", Seen::Subtree);
+            for at in 0..engine.targets.len() {
+                engine.with_target(at, |target, cx| {
+                    target.accept_deletes(cx);
+                });
+            }
+        }
+        Ok(engine)
     }
 
-    /// Runs until told to stop. Returns the number of changes that are not on some target.
-    pub fn run(mut self) -> usize {
+    /// Runs until told to stop, or until the source is to be opened anew.
+    pub fn run(mut self) -> Ended {
         self.begin();
         self.take_up_pauses();
         for lost in self.watching.take_lost() {
@@ -236,7 +298,11 @@ impl Engine {
             if self.stop_at.is_some_and(|at| Instant::now() >= at || self.drained()) {
                 self.leave();
                 self.hooks.stop(self.stop_at.unwrap_or_else(Instant::now));
-                return self.targets.iter().map(Target::unconfirmed).sum();
+                return Ended::Stopped(self.targets.iter().map(Target::unconfirmed).sum());
+            }
+            if let Some(accepted) = self.begin_again {
+                self.hooks.stop(Instant::now());
+                return Ended::Again(Box::new(self.again(accepted)));
             }
         }
     }
@@ -254,6 +320,7 @@ impl Engine {
             wall_start: self.wall_start,
             root: &self.root,
             check: &|| self.root.check().and_then(|()| self.watching.check(&self.root)),
+            places: &|| self.watching.places(),
             filter: &self.mirror.filter,
             links: self.linking.as_mut().map(|l| &mut l.links),
             statter: &mut self.statter,
@@ -438,6 +505,9 @@ impl Engine {
 
     /// While stopping: whether nothing is left that could still be sent.
     fn drained(&self) -> bool {
+        if self.held.is_some() {
+            return !self.targets.iter().any(Target::is_sending);
+        }
         self.stop_drain.is_none()
             && !self.begin.status.walking
             && self.targets.iter().all(|t| t.in_sync() || !t.is_up() || t.at_rest())
@@ -447,6 +517,7 @@ impl Engine {
 
     fn status(&self) -> status::Mirror {
         let put_off = self.recent.values().filter(|r| r.scheduled).map(|r| self.now().saturating_sub(r.since)).max();
+        let held = self.held_words();
         let stats = self.resolver.stats();
         let muted = self.resolver.muted();
         status::Mirror {
@@ -455,7 +526,7 @@ impl Engine {
             watch: self.watching.status(&self.root),
             reader: format!("{} ({})", self.reader.backend_name(), self.reader.backend_reason()),
             ready: true,
-            held: self.held.clone().unwrap_or_default(),
+            held: self.held_words().unwrap_or_default(),
             events: self.events,
             foreign: stats.foreign,
             lookups: stats.opened,
@@ -470,7 +541,7 @@ impl Engine {
             lost: self.losses.iter().map(|(cause, n)| (cause.name().to_owned(), *n)).collect(),
             initial: self.begun().into(),
             start: self.begin.status.clone(),
-            targets: self.targets.iter().map(|t| t.status(self.now(), self.held.as_deref(), put_off)).collect(),
+            targets: self.targets.iter().map(|t| t.status(self.now(), held.as_deref(), put_off)).collect(),
             hooks: self.hooks.status(),
         }
     }

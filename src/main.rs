@@ -39,7 +39,10 @@ fn main() -> ProcessExit {
             flush(args.socket, Request::Flush { mirror: args.mirror, target: args.target, timeout_ms }, args.timeout)
         }
         Command::Pause(args) => steer(args, Steer::Pause),
-        Command::Resume(args) => steer(args, Steer::Resume),
+        Command::Resume(args) => {
+            let what = Steer::Resume { accept_source: args.accept_source, accept_deletes: args.accept_deletes };
+            steer(args.which, what)
+        }
         Command::Retry(args) => steer(args, Steer::Retry),
         Command::Failover(args) => failover(args),
     };

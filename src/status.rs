@@ -183,6 +183,10 @@ pub struct Target {
     pub coarsened: u64,
     /// Progress of a running pass over the whole tree.
     pub reconcile: Option<Reconcile>,
+    /// Deletions that wait for somebody to let them through.
+    pub held_deletes: u64,
+    /// Why; empty when there are none.
+    pub held_reason: String,
     /// Paths that failed again and again.
     pub failures: Vec<Failure>,
     /// Failures that did not fit into the list.
@@ -331,6 +335,9 @@ impl Snapshot {
                 );
                 if !t.last_batch.is_empty() {
                     let _ = writeln!(out, "    last    {}", t.last_batch);
+                }
+                if !t.held_reason.is_empty() {
+                    let _ = writeln!(out, "    HELD    {}", t.held_reason);
                 }
                 for f in &t.failures {
                     let _ = writeln!(

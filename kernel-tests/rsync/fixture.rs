@@ -154,6 +154,8 @@ impl Fixture {
             location: &self.location,
             password_file: None,
             delete: !self.options.keep,
+            max_delete: None,
+            dry_run: false,
             missing_args: !self.options.no_missing_args,
             compare: Compare::Quick,
             extras: Default::default(),

@@ -83,6 +83,10 @@ pub struct Mirror {
     pub source: PathBuf,
     /// Whether what is gone from the source goes from the targets.
     pub delete: bool,
+    /// What would delete more on a target is held until somebody lets it through.
+    pub max_delete: Option<MaxDelete>,
+    /// The source may lose everything at one blow without stopping the mirror.
+    pub allow_empty: bool,
     /// What happens at the start.
     pub initial: Initial,
     /// Where changes are heard from.
@@ -122,6 +126,33 @@ pub struct Extras {
     pub acls: bool,
     /// Holes in files stay holes (`-S`).
     pub sparse: bool,
+}
+
+/// How many entries one batch or one comparison may delete on a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MaxDelete {
+    /// So many.
+    Count(u64),
+    /// That share of the tree's entries, 1 to 100.
+    Percent(u8),
+}
+
+impl std::fmt::Display for MaxDelete {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            MaxDelete::Count(count) => write!(f, "{count}"),
+            MaxDelete::Percent(percent) => write!(f, "{percent}%"),
+        }
+    }
+}
+
+impl Serialize for MaxDelete {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            MaxDelete::Count(count) => serializer.serialize_u64(*count),
+            MaxDelete::Percent(_) => serializer.collect_str(self),
+        }
+    }
 }
 
 /// What happens at the start.
@@ -186,6 +217,9 @@ pub struct Target {
     /// The rsync daemon's password. Absolute; only for [`Location::Daemon`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password_file: Option<PathBuf>,
+    /// Instead of the mirror's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_delete: Option<MaxDelete>,
     /// Compression on the wire.
     pub compress: Compress,
     /// More rsync options, each of them judged harmless.
@@ -302,6 +336,8 @@ impl Mirror {
             name: name.into(),
             source: source.into(),
             delete: true,
+            max_delete: None,
+            allow_empty: false,
             initial: Initial::Reconcile,
             watch: Watch::Auto,
             roles: false,
@@ -326,6 +362,7 @@ impl Target {
             name: name.into(),
             location,
             password_file: None,
+            max_delete: None,
             compress: Compress::None,
             args: Vec::new(),
             jobs: 2,
@@ -360,10 +397,14 @@ impl Serialize for Mirror {
             let text = |p: &Vec<u8>| String::from_utf8(p.clone()).map_err(|_| S::Error::custom("a pattern is not UTF-8"));
             patterns.iter().map(text).collect::<Result<Vec<_>, _>>()
         };
-        let mut out = serializer.serialize_struct("Mirror", 20)?;
+        let mut out = serializer.serialize_struct("Mirror", 22)?;
         out.serialize_field("name", &self.name)?;
         out.serialize_field("source", &self.source)?;
         out.serialize_field("delete", &self.delete)?;
+        if let Some(limit) = self.max_delete {
+            out.serialize_field("max_delete", &limit)?;
+        }
+        out.serialize_field("allow_empty", &self.allow_empty)?;
         out.serialize_field("initial", &self.initial)?;
         out.serialize_field("watch", &self.watch)?;
         out.serialize_field("roles", &self.roles)?;

@@ -22,7 +22,8 @@ use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
 pub use checked::{
-    Batch, Compress, Config, Daemon, Extras, Initial, KernelSwitches, Level, LogConfig, LogFormat, Mirror, Target, Watch,
+    Batch, Compress, Config, Daemon, Extras, Initial, KernelSwitches, Level, LogConfig, LogFormat, MaxDelete, Mirror, Target,
+    Watch,
 };
 pub use cite::{ConfigErrors, Problem};
 pub use secret::{SecretFileError, check_secret_file, replaceable_by_others};
@@ -46,6 +47,10 @@ pub struct Overrides {
     pub no_delete: bool,
     /// What is carried over beside content, owner, mode and times.
     pub extras: Extras,
+    /// The bound on deletions.
+    pub max_delete: Option<MaxDelete>,
+    /// The source may become empty at one blow.
+    pub allow_empty: bool,
     /// Where changes are heard from.
     pub watch: Option<Watch>,
     /// Send files while they are open for writing.
@@ -119,6 +124,8 @@ impl Config {
         let password_file = overrides.password_file.as_deref().map(&mut path);
         mirror.delete = !overrides.no_delete;
         mirror.extras = overrides.extras;
+        mirror.max_delete = overrides.max_delete;
+        mirror.allow_empty = overrides.allow_empty;
         mirror.watch = overrides.watch.unwrap_or(mirror.watch);
         mirror.follow_open_files = overrides.follow_open_files;
         match Filter::new(&overrides.include, &overrides.exclude) {

@@ -34,6 +34,8 @@ level = "debug"
 name = "data"
 source = "/no/such/tree"
 delete = false
+max_delete = "10%"
+allow_empty = true
 initial = "none"
 watch = "inotify"
 roles = true
@@ -57,6 +59,7 @@ io_uring = false
 name = "a"
 url = "rsync://u@[::1]:8730/m/p"
 password_file = "/etc/p"
+max_delete = 500
 compress = "zstd"
 args = ["-A", "--bwlimit=10m"]
 jobs = 3
@@ -171,12 +174,14 @@ fn every_key_is_read() {
     let [settle, max_delay, create_hold] = [3_000, 1_000_000, 1_500].map(Duration::from_micros);
     assert_eq!(m.batch, Batch { settle, max_delay, create_hold, max_paths: 100, max_pending: 5000 });
     assert_eq!(m.kernel, KernelSwitches { unlimited_queue: false, rename_events: false, io_uring: false });
+    assert_eq!((m.max_delete, m.allow_empty), (Some(MaxDelete::Percent(10)), true));
     let [standby_max_age, timeout, connect_timeout, watchdog, retry_min, retry_max] =
         [60, 30, 5, 100, 1, 30].map(Duration::from_secs);
     let want = Target {
         name: "a".into(),
         location: Location::parse("rsync://u@[::1]:8730/m/p").unwrap(),
         password_file: Some("/etc/p".into()),
+        max_delete: Some(MaxDelete::Count(500)),
         compress: Compress::Zstd,
         args: vec!["-A".into(), "--bwlimit=10m".into()],
         jobs: 3,
@@ -381,6 +386,9 @@ fn broken_toml_is_told_with_its_place() {
 fn rules_within_a_mirror() {
     for (mirror, target, want) in [
         ("", "jobs = 0", "jobs is 0"),
+        ("max_delete = \"0%\"", "", "is no bound on deletions"),
+        ("max_delete = 1.5", "", "max_delete is a number with a fraction"),
+        ("", "max_delete = \"many\"", "is no bound on deletions"),
         ("", "standby = 65", "standby is 65"),
         ("", "timeout = \"1500ms\"", "timeout is 1s 500ms, and rsync counts in whole seconds"),
         ("", "timeout = \"0s\"", "more than zero"),
@@ -530,6 +538,8 @@ fn without_a_file() {
         include: vec![b"a\xff".to_vec()],
         exclude: vec![b"*".to_vec()],
         no_delete: true,
+        max_delete: Some(MaxDelete::Count(9)),
+        allow_empty: true,
         watch: Some(Watch::Fanotify),
         follow_open_files: true,
         password_file: Some("pass".into()),
@@ -544,6 +554,7 @@ fn without_a_file() {
     assert_eq!((m.name.as_str(), &m.source), ("mirror", &here.join("no-such-tree")));
     assert_eq!(m.targets.iter().map(|t| (t.name.as_str(), t.jobs)).collect::<Vec<_>>(), [("t1", 7), ("t2", 7)]);
     assert_eq!((&m.targets[0].password_file, &m.targets[1].password_file), (&Some(here.join("pass")), &None));
+    assert_eq!((m.max_delete, m.allow_empty), (Some(MaxDelete::Count(9)), true));
     assert!(
         !m.delete
             && m.follow_open_files

@@ -16,7 +16,7 @@ use clap::ValueEnum;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::checked::{Batch, Config, Daemon, Extras, KernelSwitches, LogConfig, Mirror, Target};
+use super::checked::{Batch, Config, Daemon, Extras, KernelSwitches, LogConfig, MaxDelete, Mirror, Target};
 use super::cite::{ConfigErrors, Problem, nearest};
 use super::{rules, units};
 use crate::failover::mark;
@@ -145,6 +145,18 @@ impl<'i, 'f> Section<'i, 'f> {
             self.wrong(key, &value, "a whole number, not negative");
         }
         count
+    }
+
+    /// A number, or a share in quotes.
+    fn max_delete(&mut self, key: &'static str) -> Option<MaxDelete> {
+        match self.table.get(key).map(|value| value.get_ref().as_str().is_some()) {
+            Some(true) => self.text(key, "", units::max_delete),
+            Some(false) => self.count(key).map(|count| MaxDelete::Count(count as u64)),
+            None => {
+                self.asked.push(key);
+                None
+            }
+        }
     }
 
     fn choice<T: ValueEnum>(&mut self, key: &'static str) -> Option<T> {
@@ -279,6 +291,8 @@ fn mirror(s: &mut Section<'_, '_>) -> Option<Mirror> {
     let d = Mirror::new(name.clone().unwrap_or_default(), source.clone().unwrap_or_default());
     let mirror = Mirror {
         delete: s.flag("delete").unwrap_or(d.delete),
+        max_delete: s.max_delete("max_delete"),
+        allow_empty: s.flag("allow_empty").unwrap_or(d.allow_empty),
         initial: s.choice("initial").unwrap_or(d.initial),
         watch: s.choice("watch").unwrap_or(d.watch),
         roles: s.flag("roles").unwrap_or(d.roles),
@@ -356,6 +370,7 @@ fn target(s: &mut Section<'_, '_>) -> Option<Target> {
     let args = s.strings("args").map(|args| args.into_iter().map(Spanned::into_inner).collect());
     let target = Target {
         password_file: s.path("password_file"),
+        max_delete: s.max_delete("max_delete"),
         compress: s.choice("compress").unwrap_or(d.compress),
         args: args.unwrap_or(d.args),
         jobs: s.count("jobs").unwrap_or(d.jobs),

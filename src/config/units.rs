@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::Serializer;
 
+use super::checked::MaxDelete;
+
 /// Reads `500ms`, `2s`, `1h 30m`. Zero is refused: nothing here is switched off by a time of zero.
 ///
 /// # Errors
@@ -26,6 +28,22 @@ pub(super) fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Resul
     serializer.serialize_str(&shown(*value))
 }
 
+/// Reads a bound on deletions: a number, or a share as in `10%`.
+///
+/// # Errors
+/// What one looks like.
+pub fn max_delete(text: &str) -> Result<MaxDelete, String> {
+    let text = text.trim();
+    let percent = text.strip_suffix('%').map(|share| share.trim().parse().ok().filter(|share| (1..=100).contains(share)));
+    match percent {
+        Some(percent) => percent.map(MaxDelete::Percent),
+        None => text.parse().ok().map(MaxDelete::Count),
+    }
+    .ok_or_else(|| {
+        format!("\"{text}\" is no bound on deletions; write a number of entries as in 1000, or a share from \"1%\" to \"100%\"")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,6 +64,16 @@ mod tests {
         ] {
             let error = duration(text).unwrap_err();
             assert!(error.contains(hint), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn bounds_on_deletions() {
+        assert_eq!(max_delete("0"), Ok(MaxDelete::Count(0)));
+        assert_eq!(max_delete(" 1000 "), Ok(MaxDelete::Count(1000)));
+        assert_eq!(max_delete("10%"), Ok(MaxDelete::Percent(10)));
+        for text in ["", "-1", "10k", "0%", "101%", "1.5%", "%", "many"] {
+            assert!(max_delete(text).unwrap_err().contains("1000"), "{text}");
         }
     }
 

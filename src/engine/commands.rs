@@ -132,8 +132,8 @@ impl Engine {
                     (late || hopeless).then(|| {
                         open.iter()
                             .map(|&t| {
-                                let (why, unreachable) = match &self.held {
-                                    Some(why) => (why.clone(), false),
+                                let (why, unreachable) = match self.held_words() {
+                                    Some(why) => (format!("{why}; nothing is sent or deleted"), false),
                                     None => self.targets[t].why_waiting(),
                                 };
                                 Waiting { target: format!("{}/{}", self.mirror.name, self.targets[t].cfg.name), why, unreachable }

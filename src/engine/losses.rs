@@ -1,4 +1,4 @@
-//! Loss of sight, and a source that is gone: what is compared again and when, and what stops everything.
+//! Loss of sight: what is compared again, and when.
 
 use std::time::Duration;
 
@@ -7,8 +7,6 @@ use crate::dirty::Seen;
 use crate::lost::{Cause, Lost};
 use crate::path::RelPath;
 
-/// How often a source that is gone is looked for.
-const ROOT_CHECK: Duration = Duration::from_secs(1);
 /// The pause before the same subtree is compared again for the same cause doubles from here …
 const LOST_PAUSE_MIN: Duration = Duration::from_secs(1);
 /// … to here.
@@ -24,41 +22,6 @@ pub(super) struct Recent {
 }
 
 impl Engine {
-    /// Looks whether the source is still the one that was opened; if not, nothing is sent until it is.
-    pub(super) fn check_root(&mut self) {
-        if self.held.is_none()
-            && let Err(why) = self.root.check().and_then(|()| self.watching.check(&self.root))
-        {
-            self.hold(why);
-        }
-    }
-
-    /// While held: looks whether the source is back as it was.
-    pub(super) fn recheck_root(&mut self) {
-        self.next_root_check = self.now() + ROOT_CHECK;
-        match self.root.check().and_then(|()| self.watching.check(&self.root)) {
-            Ok(()) => {
-                tracing::info!(mirror = %self.mirror.name, "the source is back as it was; sending goes on");
-                self.held = None;
-                // While it was away its paths led nowhere, so what was learnt of them then is wrong; and changes could be made that
-                // nobody heard of.
-                self.resolver.forget(&self.root);
-                self.lost(Lost::all(Cause::MountChanged));
-            }
-            Err(why) => self.held = Some(why),
-        }
-    }
-
-    pub(super) fn hold(&mut self, why: String) {
-        tracing::error!(
-            mirror = %self.mirror.name,
-            "sending stops and nothing is deleted on any target: {why}. Bring the source back as it was and sending goes on; \
-             if the new one is meant, restart fansync"
-        );
-        self.held = Some(why);
-        self.next_root_check = self.now() + ROOT_CHECK;
-    }
-
     /// The one road of every loss of sight: the subtree is compared whole; for the same subtree with growing pauses.
     pub(super) fn lost(&mut self, lost: Lost) {
         *self.losses.entry(lost.cause).or_insert(0) += 1;

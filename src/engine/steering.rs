@@ -30,6 +30,12 @@ impl Engine {
     }
 
     pub(super) fn steer(&mut self, what: Steer, only: Option<&str>) -> Vec<Steered> {
+        let accepts = matches!(what, Steer::Resume { accept_source: true, .. });
+        if accepts && let Err(said) = self.accept(only) {
+            let name = |t: &crate::sync::target::Target| format!("{}/{}", self.mirror.name, t.cfg.name);
+            let chosen = self.targets.iter().filter(|t| only.is_none_or(|name| name == t.cfg.name));
+            return chosen.map(|t| Steered { target: name(t), said: said.clone(), done: false }).collect();
+        }
         let chosen: Vec<usize> = self
             .targets
             .iter()
@@ -37,7 +43,7 @@ impl Engine {
             .filter(|(_, t)| only.is_none_or(|name| name == t.cfg.name))
             .map(|(at, _)| at)
             .collect();
-        if what != Steer::Pause && self.held.is_some() {
+        if what != Steer::Pause && self.held.is_some() && self.begin_again.is_none() {
             self.recheck_root();
         }
         let mut out: Vec<Steered> = chosen.iter().map(|&at| self.steer_one(what, at)).collect();
@@ -50,7 +56,11 @@ impl Engine {
                 }
             }
         }
-        if let Some(why) = &self.held
+        if self.begin_again == Some(true) {
+            for steered in &mut out {
+                steered.said.push_str("; the source is taken as it is now, and everything is compared");
+            }
+        } else if let Some(why) = self.held_words()
             && what != Steer::Pause
         {
             for steered in &mut out {
@@ -59,6 +69,22 @@ impl Engine {
             }
         }
         out
+    }
+
+    /// Takes the source as it is now, or, where it is not held, lets the deletions of the chosen targets through.
+    fn accept(&mut self, only: Option<&str>) -> Result<(), String> {
+        if self.held.is_none() {
+            for at in 0..self.targets.len() {
+                if only.is_none_or(|name| name == self.targets[at].cfg.name) {
+                    self.accept_deletes(at);
+                }
+            }
+            return Ok(());
+        }
+        if only.is_some() {
+            return Err("the source is one for all targets of the mirror: leave --target out".into());
+        }
+        self.accept_source()
     }
 
     fn steer_one(&mut self, what: Steer, at: usize) -> Steered {
@@ -73,10 +99,14 @@ impl Engine {
                 let collects = "changes are collected, and sent after `fansync resume`";
                 (if was { format!("was paused already; {collects}") } else { format!("paused; {collects}") }, true)
             }
-            Steer::Resume => {
+            Steer::Resume { accept_source, accept_deletes } => {
                 self.with_target(at, |target, cx| target.resume(cx));
                 let pending = self.targets[at].unconfirmed();
-                (if was { format!("resumed, {pending} paths to send") } else { "was not paused".into() }, true)
+                let mut said = if was { format!("resumed, {pending} paths to send") } else { "was not paused".into() };
+                if accept_deletes && !accept_source {
+                    said.push_str(&format!("; {}", self.accept_deletes(at).said));
+                }
+                (said, true)
             }
             Steer::Retry if was => ("is paused; `fansync resume` goes on".into(), false),
             Steer::Retry => {
@@ -89,7 +119,7 @@ impl Engine {
                 (said, true)
             }
         };
-        if what != Steer::Retry && was != (what == Steer::Pause) {
+        if what != Steer::Retry && was != (what == Steer::Pause) && self.begin_again.is_none() {
             tracing::info!(mirror = %self.mirror.name, target_name = %self.targets[at].cfg.name, "{said}");
         }
         Steered { target: name, said, done }

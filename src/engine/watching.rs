@@ -403,6 +403,11 @@ impl Watching {
         lost
     }
 
+    /// The root, and where filesystems are mounted below it.
+    pub fn places(&self) -> Vec<RelPath> {
+        self.places.iter().map(|p| p.at.clone()).collect()
+    }
+
     /// Whether every filesystem below the root is still there. One that is gone left an empty directory, and nothing may be
     /// concluded from that.
     pub fn check(&self, root: &Root) -> Result<(), String> {

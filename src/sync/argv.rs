@@ -93,6 +93,10 @@ pub struct Spec<'a> {
     pub password_file: Option<&'a Path>,
     /// Whether anything may be deleted on the target.
     pub delete: bool,
+    /// At most so many entries are deleted; rsync stops there, in the middle of a directory perhaps.
+    pub max_delete: Option<u64>,
+    /// Nothing is changed, only told.
+    pub dry_run: bool,
     /// Whether the receiver can delete missing arguments; see [`super::probe`].
     pub missing_args: bool,
     /// What is done with files whose size and times are the same.
@@ -163,6 +167,12 @@ pub fn argv(spec: &Spec<'_>, pass: Pass) -> Vec<OsString> {
             add(&"--delete");
         }
         add(&"--force");
+        if let Some(most) = spec.max_delete {
+            add(&format!("--max-delete={most}"));
+        }
+    }
+    if spec.dry_run {
+        add(&"-n");
     }
     if listed {
         let by_name = spec.deletions() == Deletions::ByName || (pass == Pass::Probe && spec.delete && spec.missing_args);
@@ -309,6 +319,8 @@ mod tests {
             location,
             password_file: None,
             delete: true,
+            max_delete: None,
+            dry_run: false,
             missing_args: true,
             compare: Compare::Quick,
             extras: Extras::default(),
@@ -355,6 +367,16 @@ mod tests {
             assert_eq!(line(&spec, pass), want, "{pass:?}");
         }
         assert!(line(&spec, Pass::Full { progress: true }).contains("--no-inc-recursive --info=progress2,stats1"));
+    }
+
+    #[test]
+    fn bounded_and_dry() {
+        let (location, facts) = (daemon(), RsyncFacts::default());
+        let spec = Spec { max_delete: Some(7), dry_run: true, ..spec(&location, &facts) };
+        for pass in [Pass::Shallow, Pass::ShallowOneLevel, Pass::Deep, Pass::Full { progress: true }] {
+            assert!(line(&spec, pass).contains("--force --max-delete=7 -n "), "{pass:?}");
+        }
+        assert!(!line(&Spec { delete: false, ..spec }, Pass::Deep).contains("max-delete"));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! | [`argv`] | the command lines of every pass, and the environment they run in |
 //! | [`password`] | a module's password, from its file to that environment |
 //! | [`filelist`] | the list of paths as rsync reads it |
+//! | [`guard`] | what keeps a source that lost its files from taking them off the targets |
 //! | [`normal`] | the last look at the disk before a list leaves: what is listed, and in which state it is |
 //! | [`output`] | rsync's output, read line by line in bounded memory |
 //! | [`outcome`] | exit code and output, judged by what to do next |
@@ -14,6 +15,7 @@
 
 pub mod argv;
 pub mod filelist;
+pub mod guard;
 pub mod location;
 pub mod normal;
 pub mod outcome;

@@ -14,6 +14,7 @@
 
 mod ended;
 mod fence;
+mod guarded;
 mod history;
 mod linked;
 mod report;
@@ -33,6 +34,7 @@ use nix::sys::stat::{Mode, SFlag, fstatat};
 
 use super::argv::{self, Compare, Deletions, Pass, Spec};
 use super::filelist::{self, Form, Refusal};
+use super::guard::Hold;
 use super::normal::{self, Normal, State as Look};
 use super::outcome::{Outcome, Verdict};
 use super::output::{Item, Output, Stream};
@@ -88,6 +90,8 @@ pub struct Context<'a> {
     pub root: &'a Root,
     /// Whether the source is still what it was, all filesystems below it included; asked before every run.
     pub check: &'a dyn Fn() -> Result<(), String>,
+    /// The root, and where filesystems are mounted below it.
+    pub places: &'a dyn Fn() -> Vec<RelPath>,
     /// What is left out.
     pub filter: &'a Filter,
     /// For rule N.
@@ -96,8 +100,8 @@ pub struct Context<'a> {
     pub links: Option<&'a mut Links>,
     /// Where children's descriptors are registered.
     pub reactor: &'a mut Reactor,
-    /// Set by a target that found the root gone.
-    pub held: &'a mut Option<String>,
+    /// Set by a target that found the source gone or emptied.
+    pub held: &'a mut Option<Hold>,
 }
 
 /// How the target is.
@@ -143,6 +147,10 @@ struct Flight {
     ended_badly: Option<Ended>,
     /// The epoch for which it keeps aside what it replaces.
     aside: Option<u64>,
+    /// It is dry, for this.
+    look: Option<guarded::Look>,
+    /// It leaves so many deletions out.
+    withholds: Option<u64>,
 }
 
 /// Why a run was ended from here.
@@ -193,6 +201,17 @@ pub struct Target {
     /// Nothing is sent until somebody says so; since when, in seconds since 1970.
     paused: Option<f64>,
     linking: linked::Linking,
+    /// Deletions that wait for somebody.
+    withheld: Vec<guarded::Withheld>,
+    /// How often they were judged, and how many were told of last.
+    judged: u32,
+    withheld_said: u64,
+    /// What became dirty until then may delete without a bound.
+    accepted: Option<Epoch>,
+    /// Entries of the tree when it was last compared whole.
+    tree: Option<u64>,
+    /// Names at the top of the root and of each filesystem below, when last counted.
+    tops: BTreeMap<RelPath, usize>,
     reconciles: u64,
     /// Said already that the target's top directory cannot be changed.
     top_refused: bool,
@@ -251,6 +270,12 @@ impl Target {
             stopping: false,
             paused: None,
             linking: Default::default(),
+            withheld: Vec::new(),
+            judged: 0,
+            withheld_said: 0,
+            accepted: None,
+            tree: None,
+            tops: BTreeMap::new(),
             reconciles: 0,
             top_refused: false,
             fence: fence::Fence::new(mirror),
@@ -310,11 +335,11 @@ impl Target {
         self.flushes.retain(|e| *e != epoch);
     }
 
-    /// What keeps a flush from ending, in words, when waiting cannot help: only failed paths are left.
+    /// What keeps a flush from ending, in words, when waiting cannot help: only failed paths, or deletions that somebody has to let through, are left.
     pub fn stuck(&self) -> bool {
         self.set.pending() == 0
             && self.retries.waiting() == 0
-            && self.retries.failures().len() > 0
+            && (self.retries.failures().len() > 0 || !self.withheld.is_empty())
             && self.batches().next().is_none()
     }
 
@@ -326,6 +351,7 @@ impl Target {
         }
         match &self.state {
             State::Away { reason, .. } => (format!("{reason}; {} paths pending", self.unconfirmed()), true),
+            _ if !self.withheld.is_empty() => (self.why_withheld().unwrap_or_default(), false),
             _ if failures > 0 => {
                 let first = self.retries.failures().next().map(|f| format!("{}: {}", f.entry.path, f.reason));
                 (format!("{failures} paths failed, the first: {}", first.unwrap_or_default()), false)
@@ -467,6 +493,7 @@ impl Target {
             }
             if bulk {
                 due.extend(self.retries.next_due());
+                due.extend(self.withheld.iter().map(|w| w.due));
             }
             due.extend(self.unanswered.iter().map(|(due, _)| *due));
         }

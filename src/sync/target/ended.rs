@@ -30,7 +30,14 @@ impl Target {
                     Load::Probe => self.probed(cx, &run, &outcome),
                     Load::Role => self.role_answered(cx, &outcome),
                     Load::Standby => self.standby_ended(cx, &run, &outcome),
-                    Load::Batch(batch) => self.batch_ended(cx, run, batch, outcome),
+                    Load::Batch(batch) => {
+                        let told = matches!(outcome.verdict, Verdict::Done | Verdict::Partial | Verdict::SourceRace);
+                        match (run.look.take(), run.withholds) {
+                            (Some(look), _) if told => self.looked(cx, run, batch, look, &outcome),
+                            (None, Some(deletes)) if told => self.withheld_ended(cx, run, batch, &outcome, deletes),
+                            _ => self.batch_ended(cx, run, batch, outcome),
+                        }
+                    }
                 }
             }
         }
@@ -45,7 +52,7 @@ impl Target {
             TargetState::Down(reason) => self.went_away(cx, false, reason),
             TargetState::Source(reason) => match (cx.check)() {
                 Err(why) => {
-                    *cx.held = Some(why);
+                    *cx.held = Some(Hold::Gone(why));
                     self.went_away(cx, false, reason);
                 }
                 Ok(()) => self.went_away(cx, false, reason),
@@ -167,6 +174,9 @@ impl Target {
                 if !self.full || outcome.counters.files_sent + outcome.counters.deleted > 0 {
                     self.proven(cx);
                 }
+                if let (Pass::Full { .. }, Some(progress)) = (run.pass, run.run.output().progress) {
+                    self.tree = Some(progress.files_total);
+                }
                 self.confirm(id, batch.entries);
             }
             Verdict::Partial
@@ -214,6 +224,11 @@ impl Target {
                 self.set.park(id, &batch.entries);
                 self.retries.failed(cx.now, batch.entries, batch.round, &[], &outcome.reason, fastrand::f64());
             }
+            // More went away between the dry run and the run.
+            Verdict::DeletesHeld if self.limit().is_some() => {
+                let deletes = self.cap().unwrap_or_default() + 1;
+                self.withhold_entries(cx, batch, deletes, true);
+            }
             Verdict::NoMissingArgs => {
                 self.give_back(batch);
                 self.drop_standbys(cx);
@@ -222,7 +237,7 @@ impl Target {
             Verdict::SourceRoot => {
                 self.give_back(batch);
                 match (cx.check)() {
-                    Err(why) => *cx.held = Some(why),
+                    Err(why) => *cx.held = Some(Hold::Gone(why)),
                     Ok(()) if self.is_up() => self.went_away(cx, false, outcome.reason.clone()),
                     Ok(()) => {}
                 }
@@ -284,6 +299,7 @@ impl Target {
                 None => self.set.restore(entry),
             }
         }
+        self.spend_acceptance();
     }
 
     pub(super) fn partial(&mut self, cx: &Context<'_>, run: &Flight, batch: Batch, outcome: &Outcome) {

@@ -132,7 +132,7 @@ impl Target {
                 Ok(looked) => looked,
                 Err(e) => {
                     self.give_back(batch);
-                    *cx.held = Some(chain(&e));
+                    *cx.held = Some(Hold::Gone(chain(&e)));
                     return None;
                 }
             };
@@ -214,7 +214,7 @@ impl Target {
             Ok(normal) => Some((batch, normal, linked)),
             Err(e) => {
                 self.give_back(batch);
-                *cx.held = Some(chain(&e));
+                *cx.held = Some(Hold::Gone(chain(&e)));
                 None
             }
         }

@@ -19,6 +19,10 @@ impl Target {
             State::Up => {
                 s.reason.clear();
                 s.state = match put_off {
+                    _ if !self.withheld.is_empty() && self.stuck() => {
+                        s.reason = self.why_waiting().0;
+                        "held"
+                    }
                     _ if self.only_failures() => {
                         s.reason = self.why_waiting().0;
                         "failing"
@@ -65,6 +69,8 @@ impl Target {
                 bytes: p.bytes,
             }
         });
+        s.held_deletes = self.withheld_deletes();
+        s.held_reason = self.why_withheld().unwrap_or_default();
         s.failures = self
             .retries
             .failures()

@@ -7,11 +7,34 @@ use super::*;
 struct Part {
     batch: Batch,
     list: Vec<(RelPath, Form)>,
+    /// Something listed is there.
+    present: bool,
 }
+
+/// What a part may delete, and who says so.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Deleting {
+    /// Nothing that was known when it was composed, or within the bounds.
+    Within,
+    /// Something, and a dry run comes first.
+    Guarded,
+    /// Whatever it finds: somebody let it through.
+    Free,
+}
+
+/// The kinds of parts, in the order in which they leave.
+const PARTS: [(Deleting, bool); 6] = [
+    (Deleting::Within, false),
+    (Deleting::Within, true),
+    (Deleting::Guarded, false),
+    (Deleting::Guarded, true),
+    (Deleting::Free, false),
+    (Deleting::Free, true),
+];
 
 impl Part {
     fn new(id: BatchId, round: u32) -> Part {
-        Part { batch: Batch { id, entries: Vec::new(), round }, list: Vec::new() }
+        Part { batch: Batch { id, entries: Vec::new(), round }, list: Vec::new(), present: false }
     }
 }
 
@@ -87,6 +110,12 @@ impl Target {
                 return;
             }
         }
+        if self.lanes_free().1 {
+            self.judge_again(cx);
+            if self.state != State::Up || cx.held.is_some() {
+                return;
+            }
+        }
         let mut launched = false;
         while self.leaves_at().is_some_and(|at| at <= cx.now) {
             let (small, bulk) = self.lanes_free();
@@ -137,7 +166,7 @@ impl Target {
     pub(super) fn launch(&mut self, cx: &mut Context<'_>, batch: Batch) -> bool {
         if let Err(why) = (cx.check)() {
             self.give_back(batch);
-            *cx.held = Some(why);
+            *cx.held = Some(Hold::Gone(why));
             return false;
         }
         if let Err(why) = self.own_role() {
@@ -157,21 +186,23 @@ impl Target {
             Ok(normal) => normal,
             Err(e) => {
                 self.give_back(batch);
-                *cx.held = Some(chain(&e));
+                *cx.held = Some(Hold::Gone(chain(&e)));
                 return false;
             }
         };
         let Some((batch, normal, linked)) = self.join_links(cx, batch, normal) else { return false };
         let deep = batch.entries.iter().any(|e| e.kind == Kind::Subtree);
-        let (quick, thorough) = self.compose(cx, batch, &normal, deep, &linked);
+        let suspect = self.suspect(cx, &batch.entries, Some(&normal));
+        let guards = self.mirror.delete && (suspect.is_some() || self.limit().is_some());
+        let parts = self.compose(cx, batch, &normal, deep, &linked, guards);
         let mut started = false;
-        for (thorough, part) in [(false, quick), (true, thorough)] {
+        for ((deleting, thorough), part) in PARTS.into_iter().zip(parts) {
             if part.batch.entries.is_empty() {
                 continue;
             }
-            // A second part waits for the first where there is one connection only.
+            // A further part waits for the first where there is one connection only.
             if self.state == State::Up && (self.crowded.is_none() || !started) {
-                started |= self.start_listed(cx, part, &normal, deep, thorough);
+                started |= self.start_listed(cx, part, &normal, deep, thorough, deleting, suspect.as_ref());
             } else {
                 self.give_back(part.batch);
             }
@@ -196,13 +227,30 @@ impl Target {
     }
 
     /// Decides the form of each entry by what was found. Entries that need another kind of pass go back to the set as such.
-    /// The first part is compared by size and mtime; the second holds what may differ although these are the same ([`may_be_twin`]), and what has neither.
-    fn compose(&mut self, cx: &mut Context<'_>, batch: Batch, normal: &Normal, deep: bool, linked: &Linked) -> (Part, Part) {
+    /// The parts are those of [`PARTS`]: what is compared by size and mtime, and what may differ although these are the same
+    /// ([`may_be_twin`]) or has neither; with `guards`, each in three by what it may delete.
+    fn compose(
+        &mut self,
+        cx: &mut Context<'_>,
+        batch: Batch,
+        normal: &Normal,
+        deep: bool,
+        linked: &Linked,
+        guards: bool,
+    ) -> [Part; 6] {
         let deletions = self.spec(cx.root.path(), Compare::Quick).deletions();
         let found: BTreeMap<&[u8], &normal::Item> = normal.items.iter().map(|i| (&*i.path, i)).collect();
         let Batch { id, entries, round } = batch;
-        let mut quick = Part::new(id, round);
-        let mut thorough = Part::new(id, round);
+        let mut parts: [Part; 6] = std::array::from_fn(|_| Part::new(id, round));
+        let accepted = self.accepted;
+        let place = |entry: &Entry, deletes: bool, thorough: bool| {
+            let deleting = match deletes && guards {
+                false => Deleting::Within,
+                true if accepted.is_some_and(|until| entry.epoch() <= until) => Deleting::Free,
+                true => Deleting::Guarded,
+            };
+            PARTS.iter().position(|part| *part == (deleting, thorough)).expect("every kind is there")
+        };
         let mut done = Vec::new();
         let levels = self.found_below(&entries);
         for mut entry in entries {
@@ -224,10 +272,12 @@ impl Target {
             let Some(item) = item else {
                 // Only the root's own attributes: they travel with any list.
                 if entry.path.is_root() && entry.kind == Kind::Contents {
-                    quick.list.push((RelPath::root(), Form::OneLevel));
-                    quick.batch.entries.push(entry);
+                    let part = &mut parts[place(&entry, true, false)];
+                    part.list.push((RelPath::root(), Form::OneLevel));
+                    part.present = true;
+                    part.batch.entries.push(entry);
                 } else {
-                    thorough.batch.entries.push(entry);
+                    parts[place(&entry, false, true)].batch.entries.push(entry);
                 }
                 continue;
             };
@@ -273,10 +323,13 @@ impl Target {
                         },
                     };
                     if item.path.is_root() && form == Form::Plain {
-                        thorough.batch.entries.push(entry);
+                        parts[place(&entry, false, true)].batch.entries.push(entry);
                         continue;
                     }
-                    let part = if trusted { &mut quick } else { &mut thorough };
+                    // What took the place of a directory takes away what was below.
+                    let deletes = deep || form == Form::OneLevel || entry.gone || !own;
+                    let part = &mut parts[place(&entry, deletes, !trusted)];
+                    part.present = true;
                     part.list.push((item.path.clone(), form));
                     part.batch.entries.push(entry);
                     continue;
@@ -288,20 +341,26 @@ impl Target {
                         self.turn(id, entry);
                         continue;
                     }
-                    Deletions::ByName => thorough.list.push((item.path.clone(), Form::Plain)),
+                    Deletions::ByName => {
+                        let part = &mut parts[place(&entry, true, true)];
+                        part.list.push((item.path.clone(), Form::Plain));
+                        part.batch.entries.push(entry);
+                        continue;
+                    }
                     Deletions::ByParent | Deletions::Never => {
                         self.by_parent(id, entry, &item.path, deletions, &mut done);
                         continue;
                     }
                 },
             }
-            thorough.batch.entries.push(entry);
         }
         self.set.forget(done);
-        if !quick.batch.entries.is_empty() {
-            thorough.batch = self.set.split(&quick.batch, thorough.batch.entries);
+        // The first keeps the batch's id.
+        let whole = Batch { id, entries: Vec::new(), round };
+        for part in parts.iter_mut().filter(|part| !part.batch.entries.is_empty()).skip(1) {
+            part.batch = self.set.split(&whole, std::mem::take(&mut part.batch.entries));
         }
-        (quick, thorough)
+        parts
     }
 
     /// Sends an entry back to the set with its new kind.
@@ -341,6 +400,8 @@ impl Target {
             location: &self.cfg.location,
             password_file: self.cfg.password_file.as_deref(),
             delete: self.mirror.delete,
+            max_delete: None,
+            dry_run: false,
             missing_args: self.missing_args,
             compare,
             extras: self.mirror.extras,
@@ -357,13 +418,33 @@ impl Target {
 
     pub(super) fn start_full(&mut self, cx: &mut Context<'_>, batch: Batch) -> bool {
         let pass = Pass::Full { progress: true };
+        let free = batch.entries.iter().all(|e| self.is_accepted(e));
+        if self.mirror.delete && !free {
+            let suspect = self.suspect(cx, &batch.entries, None);
+            if suspect.is_some() || self.limit().is_some() {
+                let (compare, ancestors) = (Compare::Quick, BTreeMap::new());
+                let run = guarded::Prepared { list: Vec::new(), present: true, compare, ancestors };
+                return self.look_first(cx, pass, batch, suspect, run);
+            }
+        }
         tracing::info!(mirror = %self.mirror.name, target_name = %self.cfg.name, "comparing the whole tree");
         let ancestors = BTreeMap::new();
-        self.start(cx, pass, Input::None, Load::Batch(batch), 1, false, Compare::Quick, ancestors)
+        let manner = guarded::Manner { free, ..Default::default() };
+        self.start_as(cx, manner, pass, Input::None, Load::Batch(batch), 1, false, Compare::Quick, ancestors)
     }
 
-    fn start_listed(&mut self, cx: &mut Context<'_>, part: Part, normal: &Normal, deep: bool, thorough: bool) -> bool {
-        let Part { batch, mut list } = part;
+    #[allow(clippy::too_many_arguments)]
+    fn start_listed(
+        &mut self,
+        cx: &mut Context<'_>,
+        part: Part,
+        normal: &Normal,
+        deep: bool,
+        thorough: bool,
+        deleting: Deleting,
+        suspect: Option<&guarded::Suspect>,
+    ) -> bool {
+        let Part { batch, mut list, present } = part;
         if list.is_empty() {
             // The root's own attributes travel with any list, so with one that names nothing there is.
             list.push((RelPath::from_normal(format!(".probe-{:016x}", fastrand::u64(..))), Form::Plain));
@@ -382,9 +463,22 @@ impl Target {
         let small = batch.entries.len() <= SMALL_PATHS && pass == Pass::Shallow && batch.round == 0;
         let mut ancestors: BTreeMap<RelPath, FileTime> = normal.ancestors.iter().cloned().collect();
         ancestors.insert(RelPath::root(), normal.root.ctime); // its attributes travel with every list
+        let compare = match batch.round {
+            // Set apart, and perhaps for want of room: what is there already must not be sent for a time stamp.
+            WHOLE_ROUNDS.. => Compare::Checksum,
+            1.. if thorough => Compare::Checksum,
+            0 if thorough => Compare::Resend,
+            _ => Compare::Quick,
+        };
+        if deleting == Deleting::Guarded {
+            let run = guarded::Prepared { list: encoded.bytes, present, compare, ancestors };
+            return self.look_first(cx, pass, batch, suspect.cloned(), run);
+        }
+        // A process that stands by has its bound on deletions already.
+        let standby = small && (deleting == Deleting::Within || self.limit().is_none());
         let entries = encoded.entries;
         let mut batch = Some(batch);
-        if small
+        if standby
             && thorough
             && let Some((serial, mut run)) = self.take_standby(&encoded.bytes)
         {
@@ -406,14 +500,8 @@ impl Target {
             }
         }
         let batch = batch.expect("no standby took it");
-        let compare = match batch.round {
-            // Set apart, and perhaps for want of room: what is there already must not be sent for a time stamp.
-            WHOLE_ROUNDS.. => Compare::Checksum,
-            1.. if thorough => Compare::Checksum,
-            0 if thorough => Compare::Resend,
-            _ => Compare::Quick,
-        };
-        self.start(cx, pass, Input::List(&encoded.bytes), Load::Batch(batch), entries, small, compare, ancestors)
+        let manner = guarded::Manner { free: deleting == Deleting::Free, ..Default::default() };
+        self.start_as(cx, manner, pass, Input::List(&encoded.bytes), Load::Batch(batch), entries, small, compare, ancestors)
     }
 
     /// Paths that rsync cannot be told become failures at once; they are reported, not dropped.
@@ -441,15 +529,34 @@ impl Target {
         compare: Compare,
         ancestors: BTreeMap<RelPath, FileTime>,
     ) -> bool {
+        self.start_as(cx, guarded::Manner::default(), pass, input, load, paths, small, compare, ancestors)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn start_as(
+        &mut self,
+        cx: &mut Context<'_>,
+        manner: guarded::Manner,
+        pass: Pass,
+        input: Input<'_>,
+        load: Load,
+        paths: usize,
+        small: bool,
+        compare: Compare,
+        ancestors: BTreeMap<RelPath, FileTime>,
+    ) -> bool {
         let serial = self.next_run;
         self.next_run = self.next_run.wrapping_add(1);
         let extra = self.aside_args(serial);
         let root = if pass == Pass::Role { self.inbox() } else { cx.root.path() };
-        let spec = Spec { extra: &extra, ..self.spec(root, compare) };
+        let mut spec = Spec { extra: &extra, ..self.spec(root, compare) };
+        spec.dry_run = manner.look.is_some();
+        spec.delete &= manner.withholds.is_none() && !matches!(manner.look, Some(guarded::Look::Entries));
+        spec.max_delete = self.cap().filter(|_| !spec.dry_run && !manner.free);
         let started = Run::start(&spec, pass, &self.env, input)
             .map_err(|e| (matches!(e, RunError::Password(_)), chain(&e)))
             .and_then(|mut run| {
-                run.keep_items(self.telling.keep);
+                run.keep_items(if manner.look.is_some() { Target::kept_items(manner.look.as_ref()) } else { self.telling.keep });
                 let fds =
                     [(run.output_fd(Stream::Stdout), STDOUT), (run.output_fd(Stream::Stderr), STDERR), (Some(run.pidfd()), EXIT)];
                 for (fd, which) in fds {
@@ -486,6 +593,8 @@ impl Target {
             looked: cx.now,
             ended_badly: None,
             aside: self.fence.as_ref().and_then(|f| f.aside.then_some(f.epoch)),
+            look: manner.look,
+            withholds: manner.withholds,
         };
         self.runs.insert(serial, run);
         true

@@ -33,6 +33,7 @@ impl Target {
             *next = cx.now;
         }
         self.crowded = None;
+        self.withheld.iter_mut().for_each(|w| w.due = cx.now);
         self.go_now = true;
     }
 
@@ -47,6 +48,11 @@ impl Target {
         Some(format!("paused since {since}; {} paths are kept; `fansync resume` sends them", self.unconfirmed()))
     }
 
+    /// Whether a run is under way.
+    pub fn is_sending(&self) -> bool {
+        self.batches().next().is_some()
+    }
+
     /// Whether it can do nothing more by itself: a stop or a flush need not wait for it.
     pub fn at_rest(&self) -> bool {
         self.stuck() || (self.paused.is_some() && self.batches().next().is_none())
@@ -57,6 +63,7 @@ impl Target {
         self.set.pending() == 0
             && self.retries.waiting() == 0
             && self.retries.failures().len() > 0
+            && self.withheld.is_empty()
             && self.batches().all(|(_, batch)| batch.round >= WHOLE_ROUNDS)
     }
 }
