@@ -8,6 +8,7 @@
 
 mod bursts;
 mod events;
+mod failover;
 mod fallback;
 mod filters;
 mod fixture;
@@ -111,6 +112,7 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("names", names::cases()),
         ("bursts", bursts::cases()),
         ("filters", filters::cases()),
+        ("failover", failover::cases()),
         ("roles", roles::cases()),
         ("follow", follow::cases()),
         ("muting", muting::cases()),

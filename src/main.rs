@@ -10,7 +10,8 @@ use fansync::config::{Config, ConfigErrors, Daemon, LogConfig, LogFormat};
 use fansync::control::{self, Reply, Request, Steer};
 use fansync::daemon::{self, Mode};
 use fansync::exit::ExitCode;
-use fansync::failover::cli::{Action, FailoverArgs, role};
+use fansync::failover::cli::{FailoverArgs, act};
+use fansync::failover::daemon::Mode as FailoverMode;
 
 fn main() -> ProcessExit {
     let cli = match cli::parse(std::env::args_os()) {
@@ -50,14 +51,25 @@ fn main() -> ProcessExit {
 }
 
 fn failover(args: FailoverArgs) -> ExitCode {
-    match args.action {
-        Action::Role(args) => {
-            let (said, code) = role(&args);
-            match said {
-                Ok(text) => println!("{text}"),
-                Err(text) => eprintln!("error: {text}"),
-            }
-            code
+    if let Some(action) = &args.action {
+        let (said, code) = act(action);
+        match said {
+            Ok(text) if text.is_empty() => {}
+            Ok(text) => println!("{text}"),
+            Err(text) => eprintln!("error: {text}"),
+        }
+        return code;
+    }
+    let config = match fansync::failover::config::Config::load(&args.config.unwrap_or_default()) {
+        Ok(config) => config,
+        Err(errors) => return refuse(&errors),
+    };
+    log_to_stderr(config.log());
+    match fansync::failover::daemon::run(&config, FailoverMode { once: args.once, dry_run: args.dry_run }) {
+        Ok(code) => code,
+        Err(error) => {
+            fail(&error, None);
+            error.exit_code()
         }
     }
 }

@@ -53,7 +53,7 @@ pub struct ConfigErrors {
 
 impl ConfigErrors {
     /// `text`: what was read from `file`; the problems' places lie in it.
-    pub(super) fn new(file: Option<&Path>, text: &str, mut problems: Vec<Problem>) -> ConfigErrors {
+    pub(crate) fn new(file: Option<&Path>, text: &str, mut problems: Vec<Problem>) -> ConfigErrors {
         debug_assert!(!problems.is_empty());
         problems.sort_by_key(|p| p.at.as_ref().map(|at| at.start));
         ConfigErrors { file: file.map(Path::to_owned), text: text.to_owned(), problems }

@@ -73,28 +73,7 @@ impl Config {
     /// # Errors
     /// The file cannot be read; others may change it (it names commands that run as root); everything that is wrong in it.
     pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
-        let fail = |problem| Err(ConfigErrors::new(Some(path), "", vec![problem]));
-        let mut text = String::new();
-        // The rights are those of the file that is read, not of what has its name a moment later.
-        let read = File::open(path).and_then(|file| {
-            let meta = file.metadata()?;
-            file.take(MAX_FILE_BYTES).read_to_string(&mut text)?;
-            Ok(meta)
-        });
-        let meta = match read {
-            Ok(meta) => meta,
-            Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {
-                return fail(Problem::new("cannot read the configuration: it is not UTF-8").help("save it as UTF-8"));
-            }
-            Err(e) => return fail(Problem::new(format!("cannot read the configuration: {e}"))),
-        };
-        if meta.len() >= MAX_FILE_BYTES {
-            return fail(Problem::new("cannot read the configuration: it is larger than 16 MiB").help("is this the right file?"));
-        }
-        if let Some((reason, help)) = secret::distrust(&meta).or_else(|| secret::replaceable(path)) {
-            return fail(Problem::new(format!("cannot trust the configuration: {reason}")).help(help));
-        }
-        toml::parse(&text, Some(path))
+        toml::parse(&read_trusted(path)?, Some(path))
     }
 
     /// The configuration of `fansync mirror SRC TARGET…`: one mirror named `mirror`, targets named `t1`, `t2`, ….
@@ -212,6 +191,32 @@ impl Extras {
             })
             .collect()
     }
+}
+
+/// The text of a configuration file that only its owner can change.
+pub(crate) fn read_trusted(path: &Path) -> Result<String, ConfigErrors> {
+    let fail = |problem| Err(ConfigErrors::new(Some(path), "", vec![problem]));
+    let mut text = String::new();
+    // The rights are those of the file that is read, not of what has its name a moment later.
+    let read = File::open(path).and_then(|file| {
+        let meta = file.metadata()?;
+        file.take(MAX_FILE_BYTES).read_to_string(&mut text)?;
+        Ok(meta)
+    });
+    let meta = match read {
+        Ok(meta) => meta,
+        Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {
+            return fail(Problem::new("cannot read the configuration: it is not UTF-8").help("save it as UTF-8"));
+        }
+        Err(e) => return fail(Problem::new(format!("cannot read the configuration: {e}"))),
+    };
+    if meta.len() >= MAX_FILE_BYTES {
+        return fail(Problem::new("cannot read the configuration: it is larger than 16 MiB").help("is this the right file?"));
+    }
+    if let Some((reason, help)) = secret::distrust(&meta).or_else(|| secret::replaceable(path)) {
+        return fail(Problem::new(format!("cannot trust the configuration: {reason}")).help(help));
+    }
+    Ok(text)
 }
 
 /// `path` from the root. `..` is resolved with the links that stand before it, as the shell's user sees it.

@@ -4,15 +4,63 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::control::{self, Answer, Ask};
+use super::machine::Side;
 use super::mark::{self, Mark, MarkError, Role};
+use super::monitor::Order;
 use crate::exit::ExitCode;
 
 pub(crate) const HELP: &str = "\
+With --config it runs in the foreground: the part of a server ([server]), of a client ([[failover]]), or both.
+
 Examples:
-  fansync failover role /srv/data
+  fansync failover --config /etc/fansync/failover.toml
+  fansync failover --config /etc/fansync/failover.toml --once --dry-run
+  fansync failover status
   fansync failover role /srv/data --set primary
 
-Exit codes: 0 done, 1 the mark is damaged, 64 usage, 69 there is no mark, 77 not permitted.";
+Exit codes: 0 done, 64 usage, 69 a mount or a port cannot be had, 77 not permitted, 78 configuration.";
+
+const STATUS_HELP: &str = "\
+Examples:
+  fansync failover status
+  fansync failover status --json
+
+Exit codes: 0 told, 64 usage, 69 nobody answers.";
+
+const SWITCH_HELP: &str = "\
+If the mounted server answers, it hands over orderly, and no write is lost; if it does not, the other is made primary.
+
+Examples:
+  fansync failover switch
+  fansync failover switch --to backup --name web
+
+Exit codes: 0 done, 1 not done, 64 usage, 69 nobody answers.";
+
+const FAILBACK_HELP: &str = "\
+The same as switch --to primary.
+
+Examples:
+  fansync failover failback
+  fansync failover failback --name web
+
+Exit codes: 0 done, 1 not done, 64 usage, 69 nobody answers.";
+
+const HOLD_HELP: &str = "\
+Remembered over restarts, until resume.
+
+Examples:
+  fansync failover hold
+  fansync failover hold --name web
+
+Exit codes: 0 done, 1 not done, 64 usage, 69 nobody answers.";
+
+const RESUME_HELP: &str = "\
+Examples:
+  fansync failover resume
+  fansync failover resume --name web
+
+Exit codes: 0 done, 1 not done, 64 usage, 69 nobody answers.";
 
 const ROLE_HELP: &str = "\
 Without --set the mark is shown. A tree without a mark becomes the primary or the follower of epoch 1; a primary that was a follower gets a new epoch.
@@ -27,19 +75,83 @@ Exit codes: 0 done, 1 the mark is damaged, 64 usage, 69 there is no mark, 77 not
 
 /// `fansync failover`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
-#[command(arg_required_else_help = true)]
+#[command(arg_required_else_help = true, args_conflicts_with_subcommands = true)]
 pub struct FailoverArgs {
-    /// What to do.
+    /// The configuration file
+    #[arg(long, value_name = "FILE", required = true)]
+    pub config: Option<PathBuf>,
+    /// Make one decision, tell what was seen, and leave
+    #[arg(long)]
+    pub once: bool,
+    /// Change nothing; tell what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// What to do by hand.
     #[command(subcommand)]
-    pub action: Action,
+    pub action: Option<Action>,
 }
 
 /// What to do by hand.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum Action {
+    /// Tell what is mounted, how the servers are, and what needs somebody
+    #[command(after_help = STATUS_HELP)]
+    Status(StatusArgs),
+    /// Move to the other server
+    #[command(after_help = SWITCH_HELP)]
+    Switch(SwitchArgs),
+    /// Move back to the primary
+    #[command(after_help = FAILBACK_HELP)]
+    Failback(ByHand),
+    /// Do nothing by itself
+    #[command(after_help = HOLD_HELP)]
+    Hold(ByHand),
+    /// Act by itself again
+    #[command(after_help = RESUME_HELP)]
+    Resume(ByHand),
     /// Show or set the role of a tree
     #[command(after_help = ROLE_HELP)]
     Role(RoleArgs),
+    /// One call that touches a mount; for fansync itself.
+    #[command(hide = true)]
+    Call {
+        /// Its name and arguments.
+        #[arg(required = true)]
+        words: Vec<String>,
+    },
+}
+
+/// `fansync failover status`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct StatusArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// The socket, if not the usual one
+    #[arg(long, value_name = "PATH", default_value = SOCKET)]
+    pub socket: PathBuf,
+}
+
+/// Orders to one `[[failover]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct ByHand {
+    /// Which [[failover]], where there are several
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// The socket, if not the usual one
+    #[arg(long, value_name = "PATH", default_value = SOCKET)]
+    pub socket: PathBuf,
+}
+
+/// `fansync failover switch`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct SwitchArgs {
+    /// Where to; the other one if not given
+    #[arg(long, value_enum, value_name = "SERVER")]
+    pub to: Option<Side>,
+    /// Which, and through what.
+    #[command(flatten)]
+    pub by_hand: ByHand,
 }
 
 /// `fansync failover role`.
@@ -54,6 +166,35 @@ pub struct RoleArgs {
     /// Write this epoch, whatever there was
     #[arg(long, value_name = "N", requires = "set", value_parser = clap::value_parser!(u64).range(1..))]
     pub epoch: Option<u64>,
+}
+
+const SOCKET: &str = "/run/fansync/failover.sock";
+
+/// Carries out one command: what to print, and the code to leave with.
+pub fn act(action: &Action) -> (Result<String, String>, ExitCode) {
+    let order = |by: &ByHand, order| ask(&by.socket, &Ask::Order { name: by.name.clone(), order }, false);
+    match action {
+        Action::Role(args) => role(args),
+        Action::Status(args) => ask(&args.socket, &Ask::Status, args.json),
+        Action::Switch(args) => order(&args.by_hand, Order::Switch { to: args.to }),
+        Action::Failback(by) => order(by, Order::Switch { to: Some(Side::Primary) }),
+        Action::Hold(by) => order(by, Order::Hold),
+        Action::Resume(by) => order(by, Order::Resume),
+        Action::Call { words } => match super::tool::call(words) {
+            Ok(()) => (Ok(String::new()), ExitCode::Done),
+            Err(e) => (Err(e.to_string()), ExitCode::Unavailable),
+        },
+    }
+}
+
+fn ask(socket: &std::path::Path, what: &Ask, json: bool) -> (Result<String, String>, ExitCode) {
+    match control::ask(socket, what) {
+        Ok(Answer::Status(status)) if json => (serde_json::to_string(&status).map_err(|e| e.to_string()), ExitCode::Done),
+        Ok(Answer::Status(status)) => (Ok(status.human().trim_end().to_owned()), ExitCode::Done),
+        Ok(Answer::Done { text }) => (Ok(text), ExitCode::Done),
+        Ok(Answer::Error { message }) => (Err(message), ExitCode::Differences),
+        Err(e) => (Err(format!("{e}; is `fansync failover --config FILE` running here?")), ExitCode::Unavailable),
+    }
 }
 
 /// Carries out `fansync failover role`: what to print, and the code to leave with.

@@ -4,6 +4,20 @@
 //! mirror daemon asks for its target's mark before it sends anything ([`fence`]), so a primary that was away while its backup
 //! took over cannot undo what the backup received.
 
+pub mod child;
 pub mod cli;
+pub mod config;
+pub mod control;
+pub mod daemon;
 pub mod fence;
+pub mod handover;
+pub mod machine;
 pub mod mark;
+pub mod monitor;
+pub mod mounts;
+pub mod notify;
+pub mod probe;
+pub mod server;
+pub mod stuck;
+pub mod tool;
+pub mod wire;

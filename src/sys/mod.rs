@@ -13,6 +13,7 @@ pub mod ignore;
 pub mod inotify;
 pub mod memfd;
 pub mod mount;
+pub mod movemount;
 pub mod pipe;
 pub mod queue;
 pub mod reactor;

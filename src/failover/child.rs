@@ -1,0 +1,152 @@
+//! Children that may never end: each call that can touch a mount runs in one, with a deadline; past it the child is killed and,
+//! if even that does not end it (a task in an uninterruptible wait), left alone and looked after later.
+
+use std::io::{self, Read};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+
+const LOOK: Duration = Duration::from_millis(2);
+/// How long a killed child may take before it is left alone.
+const AFTER_KILL: Duration = Duration::from_millis(500);
+
+/// Why a call did not succeed.
+#[derive(Debug, Error)]
+pub enum CallError {
+    /// It could not be started.
+    #[error("cannot start {what}: {source}")]
+    Start {
+        /// What.
+        what: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// It took too long; it was killed.
+    #[error("{what} did not end within {deadline:?}")]
+    Late {
+        /// What.
+        what: String,
+        /// How long it had.
+        deadline: Duration,
+    },
+    /// It failed.
+    #[error("{what}: {said}")]
+    Failed {
+        /// What.
+        what: String,
+        /// Its words.
+        said: String,
+    },
+}
+
+/// Starts children and keeps those that do not end.
+#[derive(Debug, Default)]
+pub struct Calls {
+    left: Vec<(String, Child)>,
+}
+
+impl Calls {
+    /// Runs a program to its end, at most for `deadline`.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn run(&mut self, what: &str, mut command: Command, deadline: Duration) -> Result<(), CallError> {
+        let begun = Instant::now();
+        let mut child = self.spawn(what, &mut command)?;
+        loop {
+            match child.try_wait() {
+                Ok(Some(status)) if status.success() => return Ok(()),
+                Ok(Some(status)) => return Err(failed(what, &mut child, &status.to_string())),
+                Ok(None) if begun.elapsed() < deadline => std::thread::sleep(LOOK),
+                Ok(None) => break,
+                Err(e) => return Err(CallError::Failed { what: what.into(), said: e.to_string() }),
+            }
+        }
+        let _ = child.kill();
+        let killed = Instant::now();
+        while killed.elapsed() < AFTER_KILL {
+            if !matches!(child.try_wait(), Ok(None)) {
+                return Err(CallError::Late { what: what.into(), deadline });
+            }
+            std::thread::sleep(LOOK);
+        }
+        self.left.push((what.into(), child));
+        Err(CallError::Late { what: what.into(), deadline })
+    }
+
+    /// Starts a program that nobody waits for.
+    ///
+    /// # Errors
+    /// [`CallError::Start`].
+    pub fn leave(&mut self, what: &str, mut command: Command) -> Result<(), CallError> {
+        let child = self.spawn(what, &mut command)?;
+        self.left.push((what.into(), child));
+        Ok(())
+    }
+
+    /// Starts a program and gives it to the caller, who looks after it.
+    ///
+    /// # Errors
+    /// [`CallError::Start`].
+    pub fn spawn(&mut self, what: &str, command: &mut Command) -> Result<Child, CallError> {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.spawn().map_err(|source| CallError::Start { what: what.into(), source })
+    }
+
+    /// Takes on a child that somebody else has given up.
+    pub fn adopt(&mut self, what: &str, mut child: Child) {
+        let _ = child.kill();
+        self.left.push((what.into(), child));
+    }
+
+    /// What still has not ended, with its process id. Those that have are buried.
+    pub fn still_there(&mut self) -> Vec<(String, u32)> {
+        self.left.retain_mut(|(_, child)| matches!(child.try_wait(), Ok(None)));
+        self.left.iter().map(|(what, child)| (what.clone(), child.id())).collect()
+    }
+}
+
+/// The first line that a failed child wrote.
+pub fn failed(what: &str, child: &mut Child, status: &str) -> CallError {
+    let mut text = Vec::new();
+    if let Some(stderr) = &mut child.stderr {
+        let _ = stderr.take(4096).read_to_end(&mut text);
+    }
+    let text = String::from_utf8_lossy(&text);
+    let said = text.lines().find(|l| !l.trim().is_empty()).unwrap_or(status).trim().to_owned();
+    CallError::Failed { what: what.into(), said }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn ends_fails_and_is_late() {
+        let mut calls = Calls::default();
+        let soon = Duration::from_secs(20);
+        assert!(calls.run("a", sh("true"), soon).is_ok());
+        let error = calls.run("b", sh("echo no such thing >&2; exit 3"), soon).unwrap_err();
+        assert_eq!(error.to_string(), "b: no such thing");
+        let begun = Instant::now();
+        assert!(matches!(calls.run("c", sh("exec sleep 60"), Duration::from_millis(50)), Err(CallError::Late { .. })));
+        assert!(begun.elapsed() < soon);
+        assert!(calls.still_there().is_empty(), "a child that was killed is buried");
+        calls.leave("d", sh("exec sleep 60")).unwrap();
+        let left = calls.still_there();
+        assert_eq!(left.len(), 1);
+        let pid = nix::unistd::Pid::from_raw(left[0].1 as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+        while !calls.still_there().is_empty() {
+            assert!(begun.elapsed() < soon, "a child that was left is never buried");
+            std::thread::yield_now();
+        }
+    }
+}

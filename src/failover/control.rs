@@ -1,0 +1,229 @@
+//! Status and orders over a socket of the process's own: a line of JSON each way, as with the mirror daemon.
+
+use std::fmt::Write as _;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crossbeam::channel::{Sender, bounded};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::machine::{Report, Side};
+use super::monitor::{Order, Shown, Told, words};
+use super::server::{Server, locked};
+
+const MAX_REQUEST_BYTES: u64 = 64 * 1024;
+/// An order by hand may wait for a hand-over.
+const ORDER: Duration = Duration::from_secs(90);
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "cmd", rename_all = "snake_case")]
+pub enum Ask {
+    /// Everything.
+    Status,
+    /// To one `[[failover]]`, or the only one.
+    Order {
+        /// Its name.
+        name: Option<String>,
+        /// What to do.
+        order: Order,
+    },
+}
+
+/// What is answered.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub enum Answer {
+    /// To [`Ask::Status`].
+    Status(Box<Status>),
+    /// Done.
+    Done {
+        /// For people.
+        text: String,
+    },
+    /// Not done.
+    Error {
+        /// Why.
+        message: String,
+    },
+}
+
+/// Everything.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Status {
+    /// The version.
+    pub version: String,
+    /// The server role, if this host has it.
+    pub server: Option<Report>,
+    /// The mounts.
+    pub failovers: Vec<Shown>,
+}
+
+/// What cannot be done with the socket.
+#[derive(Debug, Error)]
+pub enum ControlError {
+    /// Another one answers there.
+    #[error("another fansync failover answers on {path}")]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The rest.
+    #[error("cannot {what} {path}: {source}")]
+    Io {
+        /// `listen on`, `reach`, `talk to`.
+        what: &'static str,
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// The way to one monitor.
+pub struct Handle {
+    /// Its name.
+    pub name: String,
+    /// Its orders.
+    pub orders: Sender<Told>,
+    /// What it shows.
+    pub shown: Arc<Mutex<Shown>>,
+}
+
+/// Serves the socket on a thread.
+///
+/// # Errors
+/// See [`ControlError`].
+pub fn serve(path: &Path, server: Option<Arc<Server>>, handles: Vec<Handle>) -> Result<(), ControlError> {
+    let fail = |source| ControlError::Io { what: "listen on", path: path.into(), source };
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir).map_err(fail)?;
+    }
+    if UnixStream::connect(path).is_ok() {
+        return Err(ControlError::InUse { path: path.into() });
+    }
+    let _ = std::fs::remove_file(path);
+    let listener = UnixListener::bind(path).map_err(fail)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(fail)?;
+    let shared = Arc::new((server, handles));
+    let spawned = std::thread::Builder::new().name("fansync-control".into()).spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let shared = Arc::clone(&shared);
+            let _ = std::thread::Builder::new().name("fansync-request".into()).spawn(move || one(&stream, &shared.0, &shared.1));
+        }
+    });
+    spawned.map(drop).map_err(fail)
+}
+
+fn one(stream: &UnixStream, server: &Option<Arc<Server>>, handles: &[Handle]) {
+    let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
+    let mut line = String::new();
+    let answer = match BufReader::new(stream.take(MAX_REQUEST_BYTES)).read_line(&mut line) {
+        Err(_) | Ok(0) => return,
+        Ok(_) => match serde_json::from_str(&line) {
+            Ok(Ask::Status) => Answer::Status(Box::new(Status {
+                version: env!("CARGO_PKG_VERSION").into(),
+                server: server.as_ref().map(|s| s.report()),
+                failovers: handles.iter().map(|h| locked(&h.shown).clone()).collect(),
+            })),
+            Ok(Ask::Order { name, order }) => pass_on(handles, name.as_deref(), order),
+            Err(e) => Answer::Error { message: format!("not a request: {e}") },
+        },
+    };
+    let mut text = serde_json::to_string(&answer).unwrap_or_default();
+    text.push('\n');
+    let mut out = stream;
+    let _ = out.write_all(text.as_bytes());
+}
+
+fn pass_on(handles: &[Handle], name: Option<&str>, order: Order) -> Answer {
+    let names = || handles.iter().map(|h| h.name.as_str()).collect::<Vec<_>>().join(", ");
+    let chosen: Vec<&Handle> = handles.iter().filter(|h| name.is_none_or(|n| n == h.name)).collect();
+    let [handle] = chosen[..] else {
+        return Answer::Error { message: format!("say which one; there are: {}", names()) };
+    };
+    let (reply, outcome) = bounded(1);
+    if handle.orders.send((order, reply)).is_err() {
+        return Answer::Error { message: "its monitor has ended".into() };
+    }
+    match outcome.recv_timeout(ORDER) {
+        Ok(Ok(text)) => Answer::Done { text },
+        Ok(Err(message)) => Answer::Error { message },
+        Err(_) => Answer::Error { message: format!("not done within {ORDER:?}; see the log") },
+    }
+}
+
+/// Asks the process at `path`.
+///
+/// # Errors
+/// See [`ControlError`].
+pub fn ask(path: &Path, ask: &Ask) -> Result<Answer, ControlError> {
+    let io = |what| move |source| ControlError::Io { what, path: path.into(), source };
+    let stream = UnixStream::connect(path).map_err(io("reach"))?;
+    stream.set_read_timeout(Some(ORDER + Duration::from_secs(5))).map_err(io("talk to"))?;
+    let talk = || -> io::Result<Answer> {
+        writeln!(&stream, "{}", serde_json::to_string(ask)?)?;
+        let mut text = String::new();
+        BufReader::new(&stream).read_line(&mut text)?;
+        Ok(serde_json::from_str(&text)?)
+    };
+    talk().map_err(io("talk to"))
+}
+
+impl Status {
+    /// For a terminal.
+    pub fn human(&self) -> String {
+        let mut out = format!("fansync {}\n", self.version);
+        if let Some(server) = &self.server {
+            let mark = server.mark.as_ref().map_or("no role mark".into(), ToString::to_string);
+            let exported = if server.writable { "read-write" } else { "read-only" };
+            let _ = writeln!(out, "\nserver  {mark}, exported {exported}");
+            match server.peer_whole {
+                Some(false) => out.push_str("  the peer holds no whole copy yet\n"),
+                Some(true) => out.push_str("  the peer holds a whole copy\n"),
+                None => {}
+            }
+            if server.handing_over {
+                out.push_str("  hands over to its peer\n");
+            }
+            if !server.trouble.is_empty() {
+                let _ = writeln!(out, "  TROUBLE {}", server.trouble);
+            }
+        }
+        for f in &self.failovers {
+            let on = f.on.map_or("nothing".into(), |s: Side| s.to_string());
+            let _ = writeln!(out, "\nfailover {}  {} is on: {on} (epoch {})", f.name, f.mount, f.epoch);
+            if f.held {
+                out.push_str("  HELD    by hand; `fansync failover resume` ends it\n");
+            }
+            if let Some(alarm) = f.alarm {
+                let _ = writeln!(out, "  ALARM   {}", words(alarm));
+            }
+            for (side, s) in [Side::Primary, Side::Backup].into_iter().zip(&f.servers) {
+                let alive = if s.health.alive { "answers" } else { "DOES NOT ANSWER" };
+                let ready = if s.ready { "mounted" } else { "not mounted" };
+                let mark =
+                    s.health.report.as_ref().and_then(|r| r.mark.as_ref()).map_or("role unknown".into(), ToString::to_string);
+                let _ = writeln!(out, "  {side:<7} {}  {alive}, {ready}; {mark}", s.source);
+                if !s.trouble.is_empty() {
+                    let _ = writeln!(out, "          {}", s.trouble);
+                }
+            }
+            if !f.last_switch.is_empty() {
+                let _ = writeln!(out, "  last    {}", f.last_switch);
+            }
+            for s in &f.stuck {
+                let _ = writeln!(out, "  blocked at that time: {} ({}), {}", s.name, s.pid, s.waits);
+            }
+            for (what, pid) in &f.calls {
+                let _ = writeln!(out, "  waits on: {what} (pid {pid})");
+            }
+        }
+        out
+    }
+}

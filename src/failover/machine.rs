@@ -1,0 +1,343 @@
+//! What a client does, as a pure function: [`step`] takes the state, what one round of probes saw, and the time, and gives the new
+//! state and what to do. No I/O, no clock.
+//!
+//! Promises: the mount is moved only to a server that holds the newest epoch's primary mark, or that has just been given one. One
+//! move at a time. Nothing is decided on a single missed answer, and a server that flaps is not taken for returned.
+//!
+//! How it works: each server has a window of its last answers. `misses` of the last `of` missing make it dead; only
+//! `returns` answers in a row make it alive again. The marks rank above the probes: where two clients see different
+//! things, the one that is late finds the newer epoch and follows.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::mark::{Mark, Role};
+
+/// One of the two servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    /// Where clients belong while all is well.
+    Primary,
+    /// Where they go.
+    Backup,
+}
+
+impl Side {
+    /// The other one.
+    pub fn other(self) -> Side {
+        match self {
+            Side::Primary => Side::Backup,
+            Side::Backup => Side::Primary,
+        }
+    }
+
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
+impl std::fmt::Display for Side {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Side::Primary => "primary",
+            Side::Backup => "backup",
+        })
+    }
+}
+
+/// When a server counts as dead, and as back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Thresholds {
+    /// Missing answers that make it dead, ...
+    pub misses: u32,
+    /// ... of this many; at most 32.
+    pub of: u32,
+    /// Answers in a row that make it alive again.
+    pub returns: u32,
+    /// How long the primary has been alive before fail-back begins by itself; `None`: never by itself.
+    pub failback_after: Option<Duration>,
+    /// How long there may be no primary at all, with the other server dead, before this one is made it.
+    pub orphan_after: Duration,
+}
+
+/// What a server says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// Its tree's mark; `None` when there is none or it is damaged.
+    pub mark: Option<Mark>,
+    /// A hand-over to the other server is under way.
+    pub handing_over: bool,
+    /// Whether its exports are writable now.
+    pub writable: bool,
+    /// As a primary: whether the other server holds a whole copy. As far as it knows.
+    pub peer_whole: Option<bool>,
+    /// What is wrong, for people; empty when nothing is.
+    pub trouble: String,
+}
+
+/// One server in one round.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Answer {
+    /// NFS answered in time.
+    pub nfs: bool,
+    /// The server role answered in time.
+    pub report: Option<Report>,
+}
+
+/// What is known of one server.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Health {
+    /// Whether it counts as alive. Before anything was seen: no.
+    pub alive: bool,
+    /// Since when that holds; time of the monitor's clock.
+    pub since: Duration,
+    /// Missing answers, the newest in the lowest bit.
+    window: u32,
+    seen: u32,
+    row: u32,
+    /// What it said last.
+    pub report: Option<Report>,
+}
+
+impl Health {
+    fn take(&mut self, answer: &Answer, t: &Thresholds, now: Duration) {
+        self.window = self.window << 1 | u32::from(!answer.nfs);
+        self.seen = (self.seen + 1).min(32);
+        self.row = if answer.nfs { self.row.saturating_add(1) } else { 0 };
+        let mask = u32::MAX >> (32 - t.of.clamp(1, 32));
+        let missing = (self.window & mask).count_ones();
+        // The first answer of all counts at once: at the start something has to be mounted.
+        let alive = match self.alive {
+            true => missing < t.misses,
+            false => answer.nfs && (self.row >= t.returns || self.seen == self.row),
+        };
+        if alive != self.alive {
+            (self.alive, self.since) = (alive, now);
+            if alive {
+                self.window = 0;
+            }
+        }
+        self.report = answer.report.clone();
+    }
+
+    fn primary_epoch(&self) -> Option<u64> {
+        self.report.as_ref()?.mark.as_ref().filter(|m| m.role == Role::Primary).map(|m| m.epoch)
+    }
+
+    fn epoch(&self) -> u64 {
+        self.report.as_ref().and_then(|r| r.mark.as_ref()).map_or(0, |m| m.epoch)
+    }
+}
+
+/// Everything a client remembers.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct State {
+    /// What is mounted; `None` while nothing is.
+    pub on: Option<Side>,
+    /// The newest epoch heard of.
+    pub epoch: u64,
+    /// Somebody said `hold`: nothing is done by itself.
+    pub held: bool,
+    /// What is being done, until [`done`] is told.
+    pub busy: Option<Goal>,
+    /// Both servers.
+    pub servers: [Health; 2],
+    /// Whether the server that is not mounted held a whole copy, by the last word of the one that is.
+    pub copy_whole: Option<bool>,
+    /// Since when no server that answers is the newest primary.
+    orphan_since: Option<Duration>,
+    /// When a fail-back was asked for last.
+    asked: Option<Duration>,
+    /// What was said last, so that it is said once.
+    alarm: Option<Alarm>,
+}
+
+/// Something that takes time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "goal")]
+pub enum Goal {
+    /// A server is being made primary.
+    Promote {
+        /// Which.
+        to: Side,
+    },
+    /// The mount is being moved.
+    Switch {
+        /// Where to.
+        to: Side,
+    },
+}
+
+/// What needs somebody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Alarm {
+    /// Neither server answers.
+    BothDead,
+    /// The mounted one is dead, and the other holds no whole copy.
+    CopyNotWhole,
+    /// Both say that they are primary, of one epoch.
+    SplitBrain,
+    /// The mounted server is dead, and nothing is done since somebody said `hold`.
+    Held,
+    /// The other server's role does not answer, so it cannot be made primary.
+    NoAgent,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Ask the server to become primary of an epoch above `above`.
+    Promote {
+        /// Which.
+        to: Side,
+        /// The newest epoch known.
+        above: u64,
+    },
+    /// Move the mount.
+    Switch {
+        /// Where to.
+        to: Side,
+        /// What is mounted now does not answer: blocked calls on it may be ended with an error.
+        dead: bool,
+    },
+    /// Ask the server that clients are on to hand over to the other.
+    HandOver {
+        /// Who is asked.
+        from: Side,
+    },
+    /// Tell somebody.
+    Alarm(Alarm),
+    /// What the last alarm was about is over.
+    AllClear,
+    /// Look again soon: a hand-over is under way.
+    LookSoon,
+}
+
+/// Between two requests for a fail-back that was refused.
+const ASK_AGAIN: Duration = Duration::from_secs(15);
+
+/// One round. `answers`: primary, backup. `now`: monotonic.
+pub fn step(state: &State, answers: &[Answer; 2], t: &Thresholds, now: Duration) -> (State, Vec<Action>) {
+    let mut s = state.clone();
+    let mut out = Vec::new();
+    for (health, answer) in s.servers.iter_mut().zip(answers) {
+        health.take(answer, t, now);
+    }
+    let newest = s.servers.iter().map(Health::epoch).max().unwrap_or(0);
+    s.epoch = s.epoch.max(newest);
+    if let Some(whole) = s.on.and_then(|on| s.servers[on.index()].report.as_ref()?.peer_whole) {
+        s.copy_whole = Some(whole);
+    }
+    if answers.iter().any(|a| a.report.as_ref().is_some_and(|r| r.handing_over)) {
+        out.push(Action::LookSoon);
+    }
+    let authority = authority(&s);
+    let usable = authority.ok().flatten().is_some_and(|side| s.servers[side.index()].alive);
+    s.orphan_since = if usable { None } else { s.orphan_since.or(Some(now)) };
+    if s.busy.is_some() {
+        return (s, out);
+    }
+    let mut alarm = None;
+    let alive = |side: Side| s.servers[side.index()].alive;
+    let orphan = s.orphan_since.is_some_and(|since| now.saturating_sub(since) >= t.orphan_after);
+    let decision = match (s.on, authority) {
+        (_, Err(())) => {
+            alarm = Some(Alarm::SplitBrain);
+            None
+        }
+        // Nothing is mounted: what the newest mark says.
+        (None, Ok(Some(side))) if alive(side) => Some(Goal::Switch { to: side }),
+        // A client that starts while the primary is dead. It has no memory, so it waits longer than others.
+        (None, _) => {
+            let ready = |side: Side| alive(side) && s.servers[side.index()].report.as_ref().is_some_and(|r| r.mark.is_some());
+            let alone = [Side::Primary, Side::Backup].into_iter().find(|&side| ready(side) && !alive(side.other()));
+            alone.filter(|_| orphan).map(|to| Goal::Promote { to })
+        }
+        // Somebody else was faster, or a hand-over is through.
+        (Some(on), Ok(Some(side))) if side != on && alive(side) => Some(Goal::Switch { to: side }),
+        (Some(on), _) if !alive(on) => {
+            let other = on.other();
+            let agent = s.servers[other.index()].report.is_some();
+            match alive(other) {
+                false => {
+                    alarm = Some(Alarm::BothDead);
+                    None
+                }
+                true if !agent => {
+                    alarm = Some(Alarm::NoAgent);
+                    None
+                }
+                true if s.copy_whole == Some(false) => {
+                    alarm = Some(Alarm::CopyNotWhole);
+                    None
+                }
+                true => Some(Goal::Promote { to: other }),
+            }
+        }
+        // A hand-over that broke off between stepping down and the other's rise, and the other died.
+        (Some(on), Ok(None)) if !alive(on.other()) => {
+            let agent = s.servers[on.index()].report.is_some();
+            (orphan && agent).then_some(Goal::Promote { to: on })
+        }
+        _ => None,
+    };
+    if let Some(goal) = decision {
+        if s.held {
+            alarm = Some(Alarm::Held);
+        } else {
+            out.push(match goal {
+                Goal::Promote { to } => Action::Promote { to, above: s.epoch },
+                Goal::Switch { to } => Action::Switch { to, dead: s.on.is_some_and(|on| !alive(on)) },
+            });
+            s.busy = Some(goal);
+        }
+    } else if !s.held && alarm.is_none() && wants_failback(&s, t, now) {
+        s.asked = Some(now);
+        out.push(Action::HandOver { from: Side::Backup });
+    }
+    if s.alarm != alarm {
+        s.alarm = alarm;
+        out.push(alarm.map_or(Action::AllClear, Action::Alarm));
+    }
+    (s, out)
+}
+
+/// The primary of the newest epoch: `Ok(None)` when no server that answers is one, or a newer epoch is known; `Err` when both
+/// are of one epoch.
+fn authority(s: &State) -> Result<Option<Side>, ()> {
+    let [p, b] = [&s.servers[0], &s.servers[1]].map(Health::primary_epoch);
+    let best = match (p, b) {
+        (Some(p), Some(b)) if p == b => return Err(()),
+        (Some(p), Some(b)) => Some(if p > b { (Side::Primary, p) } else { (Side::Backup, b) }),
+        (Some(p), None) => Some((Side::Primary, p)),
+        (None, b) => b.map(|b| (Side::Backup, b)),
+    };
+    // An old primary that comes back alone, while the newer one is away, is no place to go.
+    Ok(best.filter(|(_, epoch)| *epoch >= s.epoch).map(|(side, _)| side))
+}
+
+fn wants_failback(s: &State, t: &Thresholds, now: Duration) -> bool {
+    let [primary, backup] = &s.servers;
+    let Some(after) = t.failback_after else { return false };
+    s.on == Some(Side::Backup)
+        && backup.alive
+        && backup.primary_epoch() == Some(s.epoch)
+        && primary.alive
+        && primary.report.as_ref().is_some_and(|r| r.mark.as_ref().is_some_and(|m| m.role == Role::Follower))
+        && s.copy_whole == Some(true)
+        && now.saturating_sub(primary.since) >= after
+        && s.asked.is_none_or(|asked| now.saturating_sub(asked) >= ASK_AGAIN)
+}
+
+/// A promotion or a switch has ended. `mounted`: what is mounted now. A promotion that went well is followed by the switch in
+/// the next round, for its mark is seen then.
+pub fn done(state: &State, mounted: Option<Side>) -> State {
+    State { busy: None, on: mounted, ..state.clone() }
+}
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;

@@ -1,0 +1,338 @@
+//! A server's part: it answers for its tree's mark, and exports the tree as the mark says.
+//!
+//! Promises: the tree is exported read-write only while its mark says primary **and** nobody is known to have taken over: after a
+//! start that is the peer's word, or an epoch that was raised since. A server that is promoted asks its peer to step down
+//! first; a peer that says no is obeyed, one that does not answer counts as dead. The mark is on the disk before the
+//! exports change to read-write, and after they have changed to read-only.
+//!
+//! Hand-over (fail-back) is in [`super::handover`].
+//!
+//! Gives up: two servers that cannot reach each other, promoted by two clients that each see one of them, are both primary until they
+//! see each other again; then the older epoch steps down, and what only it held is kept aside.
+
+use std::net::{TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
+
+use super::child::Calls;
+use super::config::Server as Config;
+use super::machine::Report;
+use super::mark::{self, Mark, MarkError, Role};
+use super::wire::{self, Key, Reply, Request};
+use crate::control;
+use crate::status;
+
+/// How long the peer may take to answer.
+pub(super) const PEER: Duration = Duration::from_millis(700);
+/// Between two looks at the peer and the mark.
+const TEND: Duration = Duration::from_millis(500);
+/// Exports are set anew this often: whoever restarts the NFS server makes them what /etc/exports says.
+const EXPORT_AGAIN: Duration = Duration::from_secs(10);
+const EXPORTFS: Duration = Duration::from_secs(10);
+/// How long somebody else may change roles before a request is refused.
+const BUSY: Duration = Duration::from_millis(400);
+const MOST_CONNECTIONS: usize = 64;
+
+/// The server role of this host.
+pub struct Server {
+    pub(super) cfg: Config,
+    pub(super) key: Key,
+    pub(super) host: String,
+    /// Held while the role changes.
+    gate: Mutex<()>,
+    pub(super) now: Mutex<Now>,
+    connections: AtomicUsize,
+}
+
+/// What changes.
+#[derive(Debug, Default)]
+pub(super) struct Now {
+    /// How it is exported; `None` before that was set.
+    pub(super) writable: Option<bool>,
+    exported: Option<Instant>,
+    /// The epoch that nobody is known to have overtaken.
+    pub(super) confirmed: u64,
+    /// The epoch at the first look: a later one was raised under our eyes.
+    first: Option<u64>,
+    pub(super) handing_over: bool,
+    peer_whole: Option<bool>,
+    trouble: String,
+}
+
+/// Locks what stays right even if a holder panicked.
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Server {
+    /// A server that serves nothing yet; exports are set by the first round of [`Server::run`].
+    pub fn new(cfg: &Config, key: &Key, host: &str) -> Arc<Server> {
+        Arc::new(Server {
+            cfg: cfg.clone(),
+            key: key.clone(),
+            host: host.into(),
+            gate: Mutex::new(()),
+            now: Mutex::default(),
+            connections: AtomicUsize::new(0),
+        })
+    }
+
+    /// Listens, and looks after mark, exports and peer from now on, on threads of its own.
+    ///
+    /// # Errors
+    /// The address cannot be listened on.
+    pub fn run(self: Arc<Self>) -> std::io::Result<()> {
+        let listener = TcpListener::bind(&self.cfg.listen)?;
+        let tending = Arc::clone(&self);
+        std::thread::Builder::new().name("fansync-tend".into()).spawn(move || {
+            tending.resume_hand_over();
+            loop {
+                tending.tend();
+                std::thread::sleep(TEND);
+            }
+        })?;
+        std::thread::Builder::new().name("fansync-roles".into()).spawn(move || {
+            for stream in listener.incoming().flatten() {
+                if self.connections.fetch_add(1, Ordering::Relaxed) >= MOST_CONNECTIONS {
+                    self.connections.fetch_sub(1, Ordering::Relaxed);
+                    continue;
+                }
+                let server = Arc::clone(&self);
+                let begun = std::thread::Builder::new().name("fansync-role".into()).spawn(move || {
+                    server.talk(&stream);
+                    server.connections.fetch_sub(1, Ordering::Relaxed);
+                });
+                if begun.is_err() {
+                    self.connections.fetch_sub(1, Ordering::Relaxed);
+                }
+            }
+        })?;
+        Ok(())
+    }
+
+    fn talk(self: &Arc<Self>, stream: &TcpStream) {
+        if let Err(error) = wire::answer(stream, &self.key, |request| self.serve(request)) {
+            tracing::debug!(%error, peer = ?stream.peer_addr().ok(), "a request was not served");
+        }
+    }
+
+    /// Answers one request.
+    pub fn serve(self: &Arc<Self>, request: Request) -> Reply {
+        let done = match request {
+            Request::Report => return Reply::Report(self.report()),
+            Request::Promote { above, by } => self.promote(above, &by),
+            Request::StepDown { by } => self.step_down(&by),
+            Request::HandOver { by } => self.hand_over(&by),
+        };
+        match done {
+            Ok(mark) => Reply::Done { mark },
+            Err(why) => Reply::Refused { why },
+        }
+    }
+
+    /// What is known of this side.
+    pub fn report(&self) -> Report {
+        let mark = mark::read(&self.cfg.tree);
+        let now = locked(&self.now);
+        Report {
+            trouble: mark.as_ref().err().map_or_else(|| now.trouble.clone(), ToString::to_string),
+            mark: mark.ok().flatten(),
+            handing_over: now.handing_over,
+            writable: now.writable == Some(true),
+            peer_whole: now.peer_whole,
+        }
+    }
+
+    /// Asks the peer.
+    pub(super) fn ask_peer(&self, request: &Request, deadline: Duration) -> Result<Reply, wire::WireError> {
+        wire::ask(&self.cfg.peer, &self.key, request, deadline)
+    }
+
+    fn gate(&self) -> Result<MutexGuard<'_, ()>, String> {
+        let begun = Instant::now();
+        loop {
+            match self.gate.try_lock() {
+                Ok(guard) => return Ok(guard),
+                Err(TryLockError::Poisoned(e)) => return Ok(e.into_inner()),
+                Err(TryLockError::WouldBlock) if begun.elapsed() < BUSY => std::thread::sleep(Duration::from_millis(5)),
+                Err(TryLockError::WouldBlock) => return Err("its role is being changed by somebody else".into()),
+            }
+        }
+    }
+
+    pub(super) fn own(&self) -> Result<Mark, String> {
+        match mark::read(&self.cfg.tree) {
+            Ok(Some(mark)) => Ok(mark),
+            Ok(None) => Err(format!("{} holds no role mark; write one with `fansync failover role`", self.cfg.tree.display())),
+            Err(e) => Err(e.to_string()),
+        }
+    }
+
+    pub(super) fn raise(&self, mark: &Mark) -> Result<(), String> {
+        mark::raise(&self.cfg.tree, mark).map(drop).map_err(|e: MarkError| e.to_string())
+    }
+
+    fn promote(&self, above: u64, by: &str) -> Result<Mark, String> {
+        let _gate = self.gate()?;
+        let own = self.own()?;
+        if own.role == Role::Primary && own.epoch > above {
+            return Ok(own);
+        }
+        let mut highest = above.max(own.epoch).max(self.reserved());
+        match self.ask_peer(&Request::StepDown { by: self.host.clone() }, PEER) {
+            Ok(Reply::Done { mark }) => highest = highest.max(mark.epoch),
+            Ok(Reply::Refused { why }) => return Err(format!("the peer does not step down: {why}")),
+            Ok(Reply::Report(_)) => return Err("the peer answers something else".into()),
+            Err(error) => tracing::warn!(%error, "the peer is not reached, and counts as dead"),
+        }
+        let mark = Mark::new(highest + 1, Role::Primary, &format!("promoted for {by}"));
+        self.raise(&mark)?;
+        locked(&self.now).confirmed = mark.epoch;
+        tracing::warn!(epoch = mark.epoch, by, "this server is primary now");
+        self.export(true);
+        Ok(mark)
+    }
+
+    pub(super) fn step_down(&self, by: &str) -> Result<Mark, String> {
+        let own = self.own()?;
+        if own.role == Role::Follower {
+            return Ok(own);
+        }
+        let _gate = self.gate()?;
+        if locked(&self.now).handing_over {
+            return Err("it hands over right now".into());
+        }
+        self.become_follower(&format!("stepped down for {by}"))
+    }
+
+    /// Read-only first: from then on no client is told that anything is stored.
+    pub(super) fn become_follower(&self, why: &str) -> Result<Mark, String> {
+        let own = self.own()?;
+        if !self.export(false) {
+            // The NFS server may be what is broken here. Clients leave by the mark, and what they write until then is kept aside later.
+            tracing::error!("stepping down although the exports cannot be made read-only");
+        }
+        let mark = Mark::new(own.epoch, Role::Follower, why);
+        self.raise(&mark)?;
+        tracing::warn!(epoch = mark.epoch, why, "this server is a follower now");
+        Ok(mark)
+    }
+
+    /// Sets the exports; whether that went well.
+    pub(super) fn export(&self, writable: bool) -> bool {
+        let options = if self.cfg.export_options.is_empty() { String::new() } else { format!(",{}", self.cfg.export_options) };
+        let mode = if writable { "rw" } else { "ro" };
+        for export in &self.cfg.exports {
+            let mut command = Command::new(&self.cfg.exportfs);
+            command.args(["-o", &format!("{mode}{options}"), export]);
+            if let Err(error) = Calls::default().run("exportfs", command, EXPORTFS) {
+                let text = format!("cannot export {export} {mode}: {error}");
+                let mut now = locked(&self.now);
+                if now.trouble != text {
+                    tracing::error!("{text}");
+                }
+                (now.trouble, now.writable, now.exported) = (text, None, None);
+                return false;
+            }
+        }
+        let mut now = locked(&self.now);
+        if now.writable != Some(writable) {
+            tracing::info!(exports = ?self.cfg.exports, "exported {}", if writable { "read-write" } else { "read-only" });
+        }
+        now.trouble.clear();
+        (now.writable, now.exported) = (Some(writable), Some(Instant::now()));
+        true
+    }
+
+    /// One round: is somebody newer, and are the exports as the mark says.
+    fn tend(&self) {
+        self.look_at_mirror();
+        let peer = self.ask_peer(&Request::Report, PEER);
+        let Ok(_gate) = self.gate() else { return };
+        if locked(&self.now).handing_over {
+            return;
+        }
+        let own = match self.own() {
+            Ok(own) => own,
+            Err(why) => {
+                if locked(&self.now).writable != Some(false) {
+                    tracing::error!("not exported read-write: {why}");
+                    self.export(false);
+                }
+                locked(&self.now).trouble = why;
+                return;
+            }
+        };
+        let first = *locked(&self.now).first.get_or_insert(own.epoch);
+        if own.epoch > first {
+            locked(&self.now).confirmed = own.epoch;
+        }
+        let mut split = false;
+        if own.role == Role::Primary
+            && let Ok(Reply::Report(report)) = &peer
+        {
+            match &report.mark {
+                Some(theirs) if theirs.epoch > own.epoch => {
+                    tracing::warn!(ours = own.epoch, "the peer is {theirs}, newer than we are: stepping down");
+                    let _ = self.become_follower("the peer has a newer epoch");
+                    return;
+                }
+                Some(theirs) if theirs.epoch == own.epoch && theirs.role == Role::Primary => split = true,
+                _ => locked(&self.now).confirmed = own.epoch,
+            }
+        }
+        let confirmed = locked(&self.now).confirmed == own.epoch;
+        let writable = own.role == Role::Primary && confirmed;
+        let (have, old) = {
+            let now = locked(&self.now);
+            (now.writable, now.exported.is_none_or(|at| at.elapsed() > EXPORT_AGAIN))
+        };
+        if (have != Some(writable) || old) && !(split && have.is_some()) {
+            self.export(writable);
+        }
+        let trouble = if split {
+            format!("both servers are primary of epoch {}: make one the follower with `fansync failover role`", own.epoch)
+        } else if own.role == Role::Primary && !confirmed {
+            "primary by its mark, but read-only until the peer answers that it has not taken over; \
+             if the peer is lost for good, raise the epoch: `fansync failover role TREE --set primary --epoch N`"
+                .into()
+        } else {
+            return;
+        };
+        let mut now = locked(&self.now);
+        if now.trouble != trouble {
+            tracing::error!("{trouble}");
+            now.trouble = trouble;
+        }
+    }
+
+    /// Whether the peer holds a whole copy, by the mirror daemon that pushes to it.
+    fn look_at_mirror(&self) {
+        let mirror = self.mirror();
+        let whole = mirror.as_ref().map(|m| {
+            let whole = |t: &status::Target| {
+                matches!(t.state.as_str(), "idle" | "syncing") && !t.keeps_aside && t.reconcile.is_none() && t.batches > 0
+            };
+            !m.targets.is_empty() && m.targets.iter().all(whole)
+        });
+        // A target that is down for a moment still holds the whole copy that it held.
+        let down = mirror.is_some_and(|m| m.targets.iter().any(|t| matches!(t.state.as_str(), "down" | "probing" | "paused")));
+        let mut now = locked(&self.now);
+        if let Some(whole) = whole
+            && !(down && now.peer_whole.is_some())
+        {
+            now.peer_whole = Some(whole);
+        }
+    }
+
+    /// What the mirror daemon says of itself.
+    pub(super) fn mirror(&self) -> Option<status::Mirror> {
+        let asked = control::ask(&self.cfg.mirror_socket, &control::Request::Status, Duration::from_millis(100));
+        match asked {
+            Ok(control::Reply::Status(snapshot)) => snapshot.mirrors.into_iter().find(|m| m.name == self.cfg.mirror),
+            _ => None,
+        }
+    }
+}

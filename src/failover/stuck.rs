@@ -1,0 +1,55 @@
+//! Who waits for a dead mount, by process id and name: told instead of hanging along.
+//!
+//! Looks at /proc only, where nothing asks a server: the names of open files and of the working directory come from the kernel's
+//! memory. A process is told when it waits for a network filesystem (by its wait channel), or sleeps without being
+//! interruptible and holds something below the mount.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// A process that waits.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Stuck {
+    /// Its id.
+    pub pid: u32,
+    /// Its name.
+    pub name: String,
+    /// What it waits for in the kernel.
+    pub waits: String,
+}
+
+/// Wait channels of calls to a server that does not answer (NFS 6.1 to 6.12; FUSE 6.18).
+const CHANNELS: [&str; 6] = ["rpc_", "nfs", "request_wait_answer", "folio_wait", "wait_on_page", "fuse"];
+
+/// Who waits for what is mounted at `mount`. Some milliseconds for some hundred processes.
+pub fn stuck(mount: &Path) -> Vec<Stuck> {
+    let Ok(listing) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = listing.flatten().filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|&pid| pid != std::process::id()).filter_map(|pid| look(pid, mount)).collect()
+}
+
+fn look(pid: u32, mount: &Path) -> Option<Stuck> {
+    let proc = Path::new("/proc").join(pid.to_string());
+    let stat = fs::read_to_string(proc.join("stat")).ok()?;
+    let state = stat.rsplit_once(") ")?.1.chars().next()?;
+    if !matches!(state, 'D' | 'S') {
+        return None;
+    }
+    let waits = fs::read_to_string(proc.join("wchan")).unwrap_or_default();
+    let network = CHANNELS.iter().any(|c| waits.contains(c));
+    if !network && state != 'D' {
+        return None;
+    }
+    let below =
+        |link: &Path| fs::read_link(link).is_ok_and(|to| to.as_os_str().as_bytes().starts_with(mount.as_os_str().as_bytes()));
+    let holds =
+        below(&proc.join("cwd")) || fs::read_dir(proc.join("fd")).is_ok_and(|fds| fds.flatten().any(|fd| below(&fd.path())));
+    // A call by path holds nothing that is seen here; kernel threads have no root.
+    let user = fs::read_link(proc.join("exe")).is_ok();
+    (user && (holds || network)).then(|| Stuck {
+        pid,
+        name: fs::read_to_string(proc.join("comm")).unwrap_or_default().trim().to_owned(),
+        waits: if waits.is_empty() || waits == "0" { format!("state {state}") } else { waits },
+    })
+}
