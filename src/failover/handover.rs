@@ -35,7 +35,7 @@ const FIRST_FLUSH: Duration = Duration::from_secs(30);
 const NOTICE: Duration = Duration::from_millis(1200);
 /// How long the peer may take to be promoted.
 const PROMOTE: Duration = Duration::from_secs(3);
-/// How long this process goes on asking before it leaves it to the rounds of the next start or a client.
+/// How long whoever asked for a hand-over waits; after that the rounds carry it on.
 const INSIST: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -191,7 +191,7 @@ impl Server {
         }
     }
 
-    /// Ends what a crash has interrupted. Called at the start, before the exports are set; waits for the peer if it has to.
+    /// Undoes what a crash has interrupted before the mark changed. Called at the start, before the exports are set.
     pub(super) fn resume_hand_over(&self) {
         let Some(journal) = self.journal() else {
             // One that is half there was never acted upon: its directory entry came after its content.
@@ -211,18 +211,23 @@ impl Server {
                     next = journal.next,
                     "a hand-over was interrupted after the mark changed: it is carried on"
                 );
-                locked(&self.now).handing_over = true;
-                let _flag = HandingOver(self);
                 self.export(false);
-                // The peer may be as far from its start as we are.
-                while let Err(why) = self.insist(&journal, INSIST) {
-                    tracing::warn!("{why}");
-                    if self.journal().is_none() {
-                        break;
-                    }
-                }
             }
             Err(why) => tracing::error!("{why}"),
+        }
+    }
+
+    /// Carries on what was interrupted after the mark changed, by a crash of either side or by a peer that did not answer for
+    /// long. Called in each round; one attempt.
+    pub(super) fn carry_on(&self) {
+        let Some(journal) = self.journal() else { return };
+        if std::mem::replace(&mut locked(&self.now).handing_over, true) {
+            return;
+        }
+        let _flag = HandingOver(self);
+        match self.insist(&journal, Duration::ZERO) {
+            Ok(mark) => tracing::warn!("handed over: the peer is {mark}"),
+            Err(why) => tracing::warn!("{why}"),
         }
     }
 }

@@ -89,6 +89,7 @@ impl Server {
         std::thread::Builder::new().name("fansync-tend".into()).spawn(move || {
             tending.resume_hand_over();
             loop {
+                tending.carry_on();
                 tending.tend();
                 std::thread::sleep(TEND);
             }
