@@ -84,11 +84,13 @@ pub fn cases() -> Vec<Case> {
             m.check();
             let before = m.daemon.status().mirrors[0].events;
             for n in 0..5_000 {
-                m.out.write("hot/f 0", format!("{n}"));
+                // One after the other, so that the kernel cannot merge them.
+                m.out.write(format!("hot/f {}", n % 500), format!("{n}"));
             }
             m.check();
             let heard = m.daemon.status().mirrors[0].events - before;
-            assert!(heard < 100, "{heard} events of a muted directory");
+            // The kernel may have evicted the mark; then it takes 200 events to earn another.
+            assert!(heard < 1_000, "{heard} events of a muted directory");
             Ok(())
         }),
     ]
