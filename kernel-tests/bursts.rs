@@ -1,13 +1,47 @@
 //! Many changes at once: more than any queue should have to hold, and whole trees as people copy and remove them.
 
-use crate::fixture::fs::ALL;
+use crate::fixture::fs::{ALL, Fs};
 use crate::fixture::tree::{Dir, count};
 use crate::fixture::{Case, Setup, case, real};
 
 use std::path::Path;
+use std::time::Duration;
 
 pub fn cases() -> Vec<Case> {
     vec![
+        case("more_paths_than_may_be_pending", &[Fs::Tmpfs], |fs| {
+            const MOST: u64 = 2_000;
+            let m = Setup::new(fs).batch("max_pending", MOST as i64).before(|src| {
+                (0..50).for_each(|d| src.mkdirs(format!("old{d}")));
+                (0..2_000).for_each(|n| src.write(format!("old{}/{n}", n % 50), b"old"));
+            });
+            let mut m = m.start()?;
+            m.check();
+            m.rsyncd.as_mut().expect("t1 is a module").stop();
+            // In few directories, in many, at the top, and below one that goes.
+            let mut seen = 0;
+            for n in 0..40_000 {
+                match n % 4 {
+                    0 => m.src.write(format!("old{}/{n}", n % 50), b"x"),
+                    1 if n % 200 == 1 => m.src.mkdirs(format!("new{}/sub", n / 200)),
+                    1 => m.src.write(format!("new{}/sub/{n}", n / 200), b"x"),
+                    2 => m.src.write(format!("{n}"), b"x"),
+                    _ => m.src.write(format!("old{}/{}", n % 50, n % 2_000), b"new"),
+                }
+                if n % 2_000 == 0 {
+                    seen = seen.max(m.daemon.target_status("t1").pending);
+                }
+            }
+            (0..10).for_each(|d| m.src.remove(format!("old{d}")));
+            // It cannot be done, but every event has been heard after it.
+            assert!(m.daemon.try_flush(Duration::from_secs(3)).is_err(), "flushed to a dead target");
+            let status = m.daemon.target_status("t1");
+            assert!(seen.max(status.pending) <= MOST, "{seen} and {} paths pending, with a bound of {MOST}", status.pending);
+            assert!(status.coarsened > 0, "{status:?}");
+            m.rsyncd.as_mut().expect("t1 is a module").restart();
+            m.check();
+            Ok(())
+        }),
         case("ten_thousand_files", ALL, |fs| {
             let m = Setup::new(fs).start()?;
             files(&m.src, 10_000);

@@ -1,8 +1,8 @@
 //! Files written again: within one second, with the same size, while open, halfway.
 
-use crate::fixture::fs::ALL;
+use crate::fixture::fs::{ALL, Fs};
 use crate::fixture::proc::poll_until;
-use crate::fixture::{Case, Setup, WAIT, case};
+use crate::fixture::{Case, Mirror, Setup, WAIT, case};
 
 use std::io::Write as _;
 
@@ -26,6 +26,28 @@ pub fn cases() -> Vec<Case> {
                     m.src.write(format!("f{file}"), format!("generation {generation:03} of {file:02}"));
                 }
             }
+            m.check();
+            Ok(())
+        }),
+        case("same_size_and_time_around_a_comparison", &[Fs::Ext4, Fs::Btrfs], |fs| {
+            let mut m = Setup::new(fs).start()?;
+            let write = |m: &Mirror, name: &str, content: &str| {
+                m.src.write(name, content);
+                m.src.set_mtime(name, 1_000_000_000, 7);
+            };
+            for name in ["before", "while it waits"] {
+                write(&m, name, "the old one");
+            }
+            m.check();
+            m.rsyncd.as_mut().expect("t1 is a module").stop();
+            write(&m, "before", "the new one");
+            m.src.write("seen", b"x");
+            nix::sys::signal::kill(m.daemon.pid(), nix::sys::signal::Signal::SIGUSR1).expect("the daemon lives");
+            // The comparison covers what waited beside it.
+            let waits = poll_until(WAIT, || (m.daemon.target_status("t1").pending == 1).then_some(()));
+            assert!(waits.is_some(), "the whole tree is not pending: {:?}", m.daemon.target_status("t1"));
+            write(&m, "while it waits", "the new one");
+            m.rsyncd.as_mut().expect("t1 is a module").restart();
             m.check();
             Ok(())
         }),

@@ -7,6 +7,7 @@
 mod bound;
 mod flight;
 mod landed;
+mod twins;
 
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
@@ -185,6 +186,7 @@ pub struct DirtySet {
     next_batch: BatchId,
     landed: Landed,
     cursor: Cursor,
+    twins: twins::Twins,
     /// Files that wait for their closing write, by the time they stop waiting (oldest first).
     holds: std::collections::VecDeque<(Duration, RelPath)>,
 }
@@ -226,6 +228,7 @@ impl DirtySet {
             next_batch: 0,
             landed: Landed::default(),
             cursor: Cursor::default(),
+            twins: Default::default(),
             holds: Default::default(),
         }
     }
@@ -404,6 +407,7 @@ impl DirtySet {
                 epochs: std::mem::take(&mut self.epochs),
                 holds: std::mem::take(&mut self.holds),
                 landed: std::mem::take(&mut self.landed),
+                twins: std::mem::take(&mut self.twins),
                 nodes: {
                     self.nodes.truncate(1);
                     self.nodes.shrink_to_fit();
@@ -499,7 +503,15 @@ impl DirtySet {
         let (mut oldest, mut content) = (own, 0);
         let mut stack: Vec<u32> = self.children(top).collect();
         while let Some(at) = stack.pop() {
-            content |= self.nodes[at as usize].flags & CONTENT;
+            let n = &self.nodes[at as usize];
+            content |= n.flags & CONTENT;
+            if top == ROOT
+                && n.flags & CONTENT != 0
+                && let Some(kind) = n.kind
+            {
+                let (path, seen) = (self.path_of(at), twins::told_by(kind, n.flags & GONE != 0));
+                self.twins.remember(&path, seen);
+            }
             if let Some(epoch) = self.clear(at) {
                 oldest = oldest.min(epoch);
             }
@@ -543,6 +555,9 @@ impl DirtySet {
             let n = &self.nodes[at as usize];
             above_parent = flying_above;
             if n.kind == Some(Kind::Subtree) {
+                if n.flags & CONTENT == 0 {
+                    self.twins.remember(path, seen);
+                }
                 return self.mark(at, Kind::Subtree, epoch);
             }
             parent_kind = n.kind;
@@ -595,7 +610,7 @@ impl DirtySet {
             Seen::CreatedDir | Seen::MovedDir | Seen::Subtree => {
                 let (below, mut content) = self.absorb_below(at, epoch);
                 if at == ROOT {
-                    content = 0; // to take nothing in the whole tree for the same would cost more than it is worth
+                    content = 0; // to take nothing in the whole tree for the same would cost too much; see `twins`
                 } else if seen != Seen::Subtree {
                     // Another directory under a name that the target has: what looks the same in it may not be.
                     content = CONTENT;

@@ -25,7 +25,10 @@ fn settle(s: &mut DirtySet) {
 /// Takes everything and shows it as `kind path` lines, sorted; `!` marks what was seen to go.
 fn drain(s: &mut DirtySet) -> Vec<String> {
     let mut out = Vec::new();
-    for batch in [s.take_shallow(ALL, &mut |_, _| false), s.take_deep(ALL)].into_iter().flatten() {
+    // Twice: what was written below a comparison goes after it.
+    for turn in 0..4 {
+        let batch = if turn % 2 == 0 { s.take_shallow(ALL, &mut |_, _| false) } else { s.take_deep(ALL) };
+        let Some(batch) = batch else { continue };
         for e in &batch.entries {
             let kind = match e.kind {
                 Kind::Entry => "e",
@@ -65,7 +68,8 @@ fn merge_table() {
         ("contents keep deeper paths",                 &[("d/e/f", Written), ("d", Contents)], &["c d", "e d/e/f"]),
         ("contents keep what was a directory",         &[("d/e", GoneDir), ("d", Contents)], &["c d", "e! d/e"]),
         ("a new directory below contents",             &[("d", Contents), ("d/e", CreatedDir)], &["c d", "e d/e"]),
-        ("the whole tree absorbs all",                 &[("a", Written), ("", Subtree), ("b/c", Written), ("d", GoneDir)], &["s ."]),
+        ("the whole tree absorbs all",                 &[("a", Touched), ("", Subtree), ("b/c", Touched), ("d", Contents)], &["s ."]),
+        ("what was written goes after the whole tree", &[("a", Written), ("", Subtree), ("b/c", Written), ("d", GoneDir)], &["e a", "e b/c", "e! d", "s ."]),
         ("attributes of the root",                     &[("", Touched)], &["e ."]),
         ("names that share a beginning are strangers", &[("ab", Written), ("a/b", Written), ("a", GoneDir)], &["e ab", "e! a"]),
     ];
@@ -773,4 +777,45 @@ fn another_path_joins_a_batch_once_and_not_past_one_in_flight() {
     let late = set.join(second.id, &p("e/b"), since).unwrap().unwrap();
     set.confirm(second.id, second.entries.into_iter().chain([late]).collect());
     assert_eq!(set.epochs().total(), 0);
+}
+
+#[test]
+fn what_is_written_below_a_comparison_goes_after_it_with_its_content() {
+    let all = Limits { max_paths: 100, ignore_holds: false };
+    let none = &mut |_: &RelPath, _| false;
+    for top in ["", "d"] {
+        let mut set = DirtySet::new(1000);
+        // Written before, while it waits, and while it flies; and one that was only touched.
+        if top.is_empty() {
+            set.see(b"d/before", Seen::Written);
+        }
+        set.see(top.as_bytes(), Seen::Subtree);
+        set.see(b"d/waiting", Seen::Written);
+        set.see(b"d/touched", Seen::Touched);
+        assert_eq!(set.pending(), 1);
+        let batch = set.take_deep(all).unwrap();
+        assert!(!batch.entries[0].content, "the whole is compared by size and time");
+        set.see(b"d/flying", Seen::Written);
+        assert!(set.take_shallow(all, none).is_none(), "not beside it");
+        set.confirm(batch.id, batch.entries);
+        let after = set.take_shallow(all, none).unwrap();
+        let mut paths: Vec<String> = after.entries.iter().map(|e| e.path.to_string()).collect();
+        paths.sort();
+        let want = if top.is_empty() { &["d/before", "d/flying", "d/waiting"][..] } else { &["d/flying", "d/waiting"] };
+        assert_eq!(paths, want, "below {top:?}");
+        assert!(after.entries.iter().all(|e| e.content));
+        set.confirm(after.id, after.entries);
+        assert_eq!((set.pending(), set.epochs().total()), (0, 0));
+    }
+}
+
+#[test]
+fn what_is_remembered_below_a_comparison_is_bounded() {
+    let mut set = DirtySet::new(100_000);
+    set.see(b"", Seen::Subtree);
+    (0..30_000).for_each(|n| set.see(format!("f{n}").as_bytes(), Seen::Written));
+    assert_eq!(set.pending(), 1);
+    let batch = set.take_deep(Limits { max_paths: 10, ignore_holds: false }).unwrap();
+    set.confirm(batch.id, batch.entries);
+    assert_eq!(set.pending(), 10_000);
 }

@@ -129,6 +129,9 @@ impl DirtySet {
         let epoch = self.clear(at).expect("it was pending");
         self.epochs.add(epoch);
         self.fly(at, id, entry.kind);
+        if entry.kind == Kind::Subtree && !entry.content {
+            self.send_twins_after(&entry.path, epoch);
+        }
         entry
     }
 
@@ -238,6 +241,9 @@ impl DirtySet {
         for name in components(&entry.path) {
             if self.nodes[at as usize].kind == Some(Kind::Subtree) {
                 let epoch = entry.epoch;
+                if entry.content && self.nodes[at as usize].flags & CONTENT == 0 {
+                    self.twins.remember(&entry.path, twins::told_by(entry.kind, entry.gone));
+                }
                 self.mark(at, Kind::Subtree, epoch);
                 return;
             }
@@ -323,12 +329,15 @@ impl DirtySet {
     pub fn take_again(&mut self, mut entries: Vec<Entry>, round: u32) -> Option<Batch> {
         // Parents first, so that an entry never finds its own batch below itself.
         entries.sort_by(|a, b| a.path.cmp(&b.path));
-        let epochs = &mut self.epochs;
+        let (epochs, twins) = (&mut self.epochs, &mut self.twins);
         entries.dedup_by(|dup, kept| {
             let same = dup.path == kept.path;
             let whole_tree = kept.path.is_root() && kept.kind == Kind::Subtree;
             if whole_tree && !same {
                 // The whole tree comes alone: it covers everything.
+                if dup.content {
+                    twins.remember(&dup.path, twins::told_by(dup.kind, dup.gone));
+                }
                 epochs.remove(dup.epoch.max(kept.epoch));
                 kept.epoch = kept.epoch.min(dup.epoch);
                 return true;
@@ -365,6 +374,9 @@ impl DirtySet {
                         self.clear(at);
                     }
                     self.fly(at, id, entry.kind);
+                    if entry.kind == Kind::Subtree && !entry.content {
+                        self.send_twins_after(&entry.path, entry.epoch);
+                    }
                     go.push(entry);
                 }
             }
