@@ -26,8 +26,8 @@ use super::config::{Client, Layout};
 use super::machine::Side;
 use crate::sys::mount::{MountEntry, Mounts as Table};
 
-/// For calls that do not ask a server.
-const CALL: Duration = Duration::from_secs(3);
+/// For calls that do not ask a server: only starting the process takes time, on a busy host seconds.
+const CALL: Duration = Duration::from_secs(10);
 /// For mounting, which does.
 const MOUNT: Duration = Duration::from_secs(15);
 /// Until a detached mount has left the mount table.
