@@ -124,6 +124,7 @@ fn main() {
             extras: Default::default(),
             facts: &facts,
             filter_args: &[],
+            guard_args: &[],
             compress: Compress::None,
             extra: &[],
             timeout: Duration::from_secs(60),

@@ -7,6 +7,7 @@
 //! argument the binary runs the long form of the torture test instead (`scripts/soak`).
 
 mod bursts;
+mod compat;
 mod events;
 mod failover;
 mod fallback;
@@ -116,6 +117,7 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("roles", roles::cases()),
         ("follow", follow::cases()),
         ("muting", muting::cases()),
+        ("compat", compat::cases()),
         ("targets", targets::cases()),
         ("outages", outages::cases()),
         ("fallback", fallback::cases()),

@@ -8,10 +8,12 @@
 
 mod commands;
 mod follow;
+mod gate;
 mod history;
 mod hold;
 mod linked;
 mod losses;
+mod record;
 mod steering;
 mod watching;
 
@@ -26,6 +28,7 @@ use crossbeam::channel::{Receiver, unbounded};
 use crate::config::Mirror;
 use crate::control::{Command, Handle};
 use crate::dirty::Seen;
+use crate::faillog::FailLog;
 use crate::hooks::Hooks;
 use crate::lost::{Cause, Lost};
 use crate::path::RelPath;
@@ -43,8 +46,10 @@ use crate::sys::reactor::{Backend, Interest, Reactor};
 use crate::sys::statx::Statter;
 use commands::Flush;
 use follow::Written;
+use gate::Gate;
 use history::{Begin, History};
 use losses::Recent;
+use record::Record;
 use watching::Watching;
 
 pub use watching::WatchError;
@@ -123,6 +128,7 @@ pub struct Engine {
     wall_start: i64,
     root: Root,
     resolver: Resolver,
+    gate: Gate,
     watching: Watching,
     reader: Reader,
     reactor: Reactor,
@@ -146,6 +152,7 @@ pub struct Engine {
     stop_drain: Option<u64>,
     /// The drain under way for [`DirtySet::begin_barrier`](crate::dirty::DirtySet::begin_barrier).
     barrier: Option<u64>,
+    record: Option<Record>,
     events: u64,
     /// Which names are one file; only with `hard_links`.
     linking: Option<linked::Linking>,
@@ -221,6 +228,7 @@ impl Engine {
             wall_start: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() as i64,
             root,
             resolver,
+            gate: Gate::new(mirror.events),
             watching,
             reader,
             reactor,
@@ -241,6 +249,7 @@ impl Engine {
             stop_at: None,
             stop_drain: None,
             barrier: None,
+            record: mirror.fail_log.as_deref().map(|path| Record::new(FailLog::open(path), mirror.targets.len())),
             events: 0,
             linking: mirror.extras.hard_links.then(linked::Linking::new),
         };
@@ -291,11 +300,13 @@ impl Engine {
                 self.with_target(at, |target, cx| target.dispatch(cx));
             }
             self.serve_flushes();
+            self.keep_record(false);
             self.raise_barrier();
             if more {
                 self.wake.wake();
             }
             if self.stop_at.is_some_and(|at| Instant::now() >= at || self.drained()) {
+                self.keep_record(true);
                 self.leave();
                 self.hooks.stop(self.stop_at.unwrap_or_else(Instant::now));
                 return Ended::Stopped(self.targets.iter().map(Target::unconfirmed).sum());
@@ -389,9 +400,12 @@ impl Engine {
             self.events += 1;
             let targets = &mut self.targets;
             let hooks = &mut self.hooks;
+            let gate = &mut self.gate;
+            let mask = event.as_ref().map_or(0, |e| e.mask);
             let mut inside = false;
             let mut out = |path: &[u8], seen: Seen| {
                 inside = true;
+                let Some(seen) = gate.admit(mask, path, seen) else { return };
                 tracing::trace!(path = %crate::path::Shown(path), ?seen, "event");
                 for target in targets.iter_mut() {
                     target.see(now, path, seen);
@@ -423,7 +437,9 @@ impl Engine {
         let now = self.started.elapsed();
         let (targets, written) = (&mut self.targets, &mut self.written);
         let hooks = &mut self.hooks;
-        let mut out = |path: &[u8], seen: Seen| {
+        let gate = &mut self.gate;
+        let mut out = |mask: u32, path: &[u8], seen: Seen| {
+            let Some(seen) = gate.admit(u64::from(mask), path, seen) else { return };
             if !written.see(path, seen, now) {
                 return;
             }
@@ -472,7 +488,7 @@ impl Engine {
             self.next_full = self.mirror.full_every.map(|every| now + every);
             tracing::info!(mirror = %self.mirror.name, "the periodic comparison of the whole tree is due");
             self.distrust_all();
-            self.see_all(b"", Seen::Subtree);
+            self.targets.iter_mut().for_each(|t| t.see_periodic(now));
         }
         if self.held.is_some() && self.next_root_check <= now {
             self.recheck_root();
@@ -496,6 +512,7 @@ impl Engine {
         due.extend(self.history.as_ref().and_then(History::next_due));
         due.extend(self.watching.expires(self.started));
         due.extend(self.next_full);
+        due.extend(self.record_due());
         due.extend(self.held.is_some().then_some(self.next_root_check));
         let since = |at: Instant| at.saturating_duration_since(self.started);
         due.extend(self.flushes.iter().map(|f| since(f.deadline)));

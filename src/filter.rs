@@ -9,10 +9,13 @@
 //! `*.ext`, `prefix*`, `/a/path`) become hash and suffix look-ups; all others of a group become one regular expression,
 //! so that no pattern, however nested its stars, costs more than time linear in the path.
 //!
+//! `regexes.rs` adds excludes that rsync has no words for.
+//!
 //! What it gives up: rsync's per-directory merge files, `--cvs-exclude`, rules for one side only and negated rules.
 //! Those depend on file contents or on the direction of the transfer and have no meaning for a change that is just heard of.
 
 mod pattern;
+mod regexes;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +30,7 @@ use rustc_hash::FxBuildHasher;
 
 use crate::path::{Shown, base};
 use pattern::{Head, Rule, Text, Token};
+use regexes::Extra;
 
 /// The longest pattern, in bytes. rsync 3.5.0 drops patterns of 4,096 bytes and more with no more than a message.
 pub const MAX_PATTERN_BYTES: usize = 4000;
@@ -54,6 +58,7 @@ struct Rules {
     files: Verdicts,
     dirs: Verdicts,
     never: Vec<Vec<u8>>,
+    extra: Extra,
 }
 
 struct Verdicts {
@@ -96,7 +101,26 @@ impl Filter {
         let (exclude_files, exclude_dirs) = compile(&exclude, &mut never)?;
         let files = Verdicts { include: include_files, exclude: exclude_files };
         let dirs = Verdicts { include: include_dirs, exclude: exclude_dirs };
-        Ok(Filter { rules: Arc::new(Rules { include, exclude, files, dirs, never }) })
+        Ok(Filter { rules: Arc::new(Rules { include, exclude, files, dirs, never, extra: Extra::default() }) })
+    }
+
+    /// As [`Filter::new`], and leaves out what one of `expressions` matches whole (`name` at the top of the source,
+    /// `/dir/name` below), and with `temporary` files that begin with a dot, end with `~` or are called `4913`.
+    ///
+    /// # Errors
+    /// Those of [`Filter::new`]; an expression that cannot be compiled.
+    pub fn with_regexes<I: AsRef<[u8]>, E: AsRef<[u8]>>(
+        include: &[I],
+        exclude: &[E],
+        expressions: &[String],
+        temporary: bool,
+    ) -> Result<Filter, FilterError> {
+        let plain = Filter::new(include, exclude)?;
+        let extra = Extra::new(expressions, temporary)?;
+        let mut rules = Arc::into_inner(plain.rules).expect("made just now");
+        rules.never.extend(extra.never.iter().cloned());
+        rules.extra = extra;
+        Ok(Filter { rules: Arc::new(rules) })
     }
 
     /// Nothing is left out.
@@ -104,9 +128,35 @@ impl Filter {
         Filter::new::<&[u8], &[u8]>(&[], &[]).expect("no pattern, no error")
     }
 
-    /// Whether no path is ever left out: there is no exclude pattern.
+    /// Whether no path is ever left out: there is no exclude of any kind.
     pub fn is_empty(&self) -> bool {
-        self.rules.exclude.is_empty()
+        self.rules.exclude.is_empty() && self.rules.extra.is_empty()
+    }
+
+    /// Whether rsync can be told all of this filter. Where it cannot, a pass that reads directories by itself would send too much: it
+    /// is run dry, and what it names is sent by lists.
+    pub fn is_rsyncs(&self) -> bool {
+        self.rules.extra.is_empty()
+    }
+
+    /// The regular expressions, as given.
+    pub fn expressions(&self) -> &[String] {
+        &self.rules.extra.expressions
+    }
+
+    /// Whether temporary names are left out.
+    pub fn temporary(&self) -> bool {
+        self.rules.extra.temporary
+    }
+
+    /// Patterns of rsync that match at least what rsync cannot be told exactly, see [`Filter::is_rsyncs`].
+    pub fn guards(&self) -> &[Vec<u8>] {
+        &self.rules.extra.guards
+    }
+
+    /// A pattern of rsync that matches `path` and nothing else.
+    pub fn exactly(path: &[u8]) -> Vec<u8> {
+        regexes::exactly(path)
     }
 
     /// The include patterns, as given.
@@ -140,7 +190,8 @@ impl Filter {
             return false;
         }
         let verdicts = if is_dir { &self.rules.dirs } else { &self.rules.files };
-        verdicts.exclude.matches(path, is_dir) && !verdicts.include.matches(path, is_dir)
+        (verdicts.exclude.matches(path, is_dir) || self.rules.extra.matches(path, is_dir))
+            && !verdicts.include.matches(path, is_dir)
     }
 
     /// The same rules in the same order as rsync arguments.
@@ -163,7 +214,10 @@ impl Default for Filter {
 
 impl PartialEq for Filter {
     fn eq(&self, other: &Filter) -> bool {
-        self.rules.include == other.rules.include && self.rules.exclude == other.rules.exclude
+        self.rules.include == other.rules.include
+            && self.rules.exclude == other.rules.exclude
+            && self.expressions() == other.expressions()
+            && self.temporary() == other.temporary()
     }
 }
 
@@ -173,7 +227,9 @@ impl fmt::Debug for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut list = f.debug_list();
         list.entries(self.rules.include.iter().map(|p| format!("+ {}", Shown(p))));
-        list.entries(self.rules.exclude.iter().map(|p| format!("- {}", Shown(p)))).finish()
+        list.entries(self.rules.exclude.iter().map(|p| format!("- {}", Shown(p))));
+        list.entries(self.expressions().iter().map(|e| format!("-~ {e}")));
+        list.entries(self.temporary().then_some("temporary names")).finish()
     }
 }
 

@@ -26,6 +26,7 @@ pub mod daemon;
 pub mod dirty;
 pub mod engine;
 pub mod exit;
+pub mod faillog;
 pub mod failover;
 pub mod filter;
 pub mod hooks;

@@ -161,6 +161,7 @@ impl Fixture {
             extras: Default::default(),
             facts: &self.facts,
             filter_args: &self.options.filters,
+            guard_args: &[],
             compress: Compress::None,
             extra: &self.options.extra,
             timeout: Duration::from_secs(30),

@@ -103,6 +103,12 @@ pub struct Mirror {
     pub extras: Extras,
     /// Time between full passes, if there are to be any.
     pub full_every: Option<Duration>,
+    /// What those passes leave alone besides: patterns of rsync.
+    pub full_exclude: Vec<String>,
+    /// `[mirror.events]`.
+    pub events: Events,
+    /// Where a record of the paths that failed for good is kept. Absolute.
+    pub fail_log: Option<PathBuf>,
     /// `[mirror.batch]`.
     pub batch: Batch,
     /// The rsync program: absolute, or a name to look up in `PATH`.
@@ -195,6 +201,25 @@ pub struct Batch {
     pub max_pending: usize,
 }
 
+/// Which changes are followed as they come. What is not followed is left to comparisons (`full_every`, a start, a loss of sight).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Events {
+    /// Files and directories that are deleted.
+    pub delete: bool,
+    /// Directories that are made, and all that happens below them.
+    pub create_folder: bool,
+    /// Files, links and nodes that are made; beside `close_write`, what is never written: links, FIFOs.
+    pub create_file: bool,
+    /// Files that were written.
+    pub close_write: bool,
+    /// Old names of what is renamed or moved away.
+    pub move_from: bool,
+    /// New names of what is renamed or moved in.
+    pub move_to: bool,
+    /// Mode, owner, times, extended attributes.
+    pub attrib: bool,
+}
+
 /// Kernel features that can be switched off, to find faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct KernelSwitches {
@@ -248,6 +273,9 @@ pub struct Target {
     /// The longest wait after failures.
     #[serde(serialize_with = "units::serialize")]
     pub retry_max: Duration,
+    /// The longest wait of a path that failed for good; `retry_max` if not given.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::serialize_some")]
+    pub retry_failed: Option<Duration>,
     /// The remote shell and its words, as in `ssh -p 2222 -i key`; only for [`Location::Ssh`]. `ssh` if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ssh: Option<String>,
@@ -323,6 +351,20 @@ impl Default for Batch {
     }
 }
 
+impl Default for Events {
+    fn default() -> Events {
+        Events {
+            delete: true,
+            create_folder: true,
+            create_file: true,
+            close_write: true,
+            move_from: true,
+            move_to: true,
+            attrib: true,
+        }
+    }
+}
+
 impl Default for KernelSwitches {
     fn default() -> KernelSwitches {
         KernelSwitches { unlimited_queue: true, rename_events: true, io_uring: true }
@@ -346,6 +388,9 @@ impl Mirror {
             filter: Filter::none(),
             extras: Extras::default(),
             full_every: None,
+            full_exclude: Vec::new(),
+            events: Events::default(),
+            fail_log: None,
             batch: Batch::default(),
             rsync: "rsync".into(),
             kernel: KernelSwitches::default(),
@@ -374,6 +419,7 @@ impl Target {
             watchdog: Duration::from_secs(150),
             retry_min: Duration::from_millis(500),
             retry_max: Duration::from_secs(60),
+            retry_failed: None,
             ssh: None,
             rsync_path: None,
         }
@@ -416,11 +462,18 @@ impl Serialize for Mirror {
         out.serialize_field("xattrs", &self.extras.xattrs)?;
         out.serialize_field("acls", &self.extras.acls)?;
         out.serialize_field("sparse", &self.extras.sparse)?;
+        out.serialize_field("exclude_regex", self.filter.expressions())?;
+        out.serialize_field("exclude_temporary", &self.filter.temporary())?;
         if let Some(every) = self.full_every {
             out.serialize_field("full_every", &units::shown(every))?;
         }
+        out.serialize_field("full_exclude", &self.full_exclude)?;
+        if let Some(fail_log) = &self.fail_log {
+            out.serialize_field("fail_log", fail_log)?;
+        }
         out.serialize_field("rsync", &self.rsync)?;
         out.serialize_field("batch", &self.batch)?;
+        out.serialize_field("events", &self.events)?;
         out.serialize_field("kernel", &self.kernel)?;
         if !self.targets.is_empty() {
             out.serialize_field("target", &self.targets)?;

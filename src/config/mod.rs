@@ -22,8 +22,8 @@ use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
 pub use checked::{
-    Batch, Compress, Config, Daemon, Extras, Initial, KernelSwitches, Level, LogConfig, LogFormat, MaxDelete, Mirror, Target,
-    Watch,
+    Batch, Compress, Config, Daemon, Events, Extras, Initial, KernelSwitches, Level, LogConfig, LogFormat, MaxDelete, Mirror,
+    Target, Watch,
 };
 pub use cite::{ConfigErrors, Problem};
 pub use secret::{SecretFileError, check_secret_file, replaceable_by_others};

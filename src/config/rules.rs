@@ -13,6 +13,7 @@ use super::checked::{Config, Daemon, Mirror, Target};
 use super::ground::Ground;
 use super::units::shown;
 use crate::failover::mark;
+use crate::filter::Filter;
 use crate::sync::location::Location;
 
 /// A rule that does not hold.
@@ -146,6 +147,19 @@ fn mirror(mirror: &Mirror, path: &str, out: &mut Vec<Complaint>) {
         let help = format!("make the include pattern narrower, so that it does not match {}", mark::DIR);
         section.complain("include", format!("with roles = true, {} must be left out, and is included", mark::DIR), help);
     }
+    if let Some(file) = &mirror.fail_log {
+        section.absolute("fail_log", file);
+    }
+    if let Err(error) = Filter::new::<&[u8], _>(&[], &mirror.full_exclude) {
+        section.complain("full_exclude", error.to_string(), "see \"Patterns\" in docs/config.md");
+    }
+    if !mirror.full_exclude.is_empty() && mirror.full_every.is_none() {
+        section.complain(
+            "full_exclude",
+            "full_exclude is for the passes of full_every, and there are none",
+            "set full_every, or remove it",
+        );
+    }
     if mirror.targets.is_empty() && mirror.hooks.is_empty() {
         section.complain("target", "there is no target", "add a [[mirror.target]] with a name and a url, or a [[mirror.hook]]");
     }
@@ -186,6 +200,9 @@ fn target(mirror: &Mirror, target: &Target, path: &str, out: &mut Vec<Complaint>
     section.below(("timeout", target.timeout), ("watchdog", target.watchdog));
     section.below(("connect_timeout", target.connect_timeout), ("watchdog", target.watchdog));
     section.ordered(("retry_min", target.retry_min), ("retry_max", target.retry_max));
+    if let Some(failed) = target.retry_failed {
+        section.ordered(("retry_min", target.retry_min), ("retry_failed", failed));
+    }
     let ssh = matches!(target.location, Location::Ssh { .. });
     section.words("ssh", &target.ssh, ssh);
     section.words("rsync_path", &target.rsync_path, ssh);

@@ -43,6 +43,10 @@ follow_open_files = true
 follow_interval = "700ms"
 include = ["keep.swp", "\u00e9"]
 exclude = ["*.swp", "/cache/", "+ x", "a\nb"]
+exclude_regex = ["(.*)\\.svn"]
+exclude_temporary = true
+full_exclude = ["*.php"]
+fail_log = "/v/failed.sh"
 full_every = "1h 30m"
 rsync = "/opt/rsync"
 [mirror.batch]
@@ -51,6 +55,14 @@ max_delay = "1s"
 create_hold = "1500us"
 max_paths = 100
 max_pending = 5000
+[mirror.events]
+delete = false
+create_folder = false
+create_file = false
+close_write = false
+move_from = false
+move_to = false
+attrib = false
 [mirror.kernel]
 unlimited_queue = false
 rename_events = false
@@ -71,6 +83,7 @@ connect_timeout = "5s"
 watchdog = "100s"
 retry_min = "1s"
 retry_max = "30s"
+retry_failed = "1h"
 [[mirror.target]]
 name = "b"
 url = "h:/p"
@@ -168,8 +181,25 @@ fn every_key_is_read() {
     assert_eq!((d.stop_timeout, d.log.format, d.log.level), (Duration::from_secs(20), LogFormat::Json, Level::Debug));
     assert!(m.roles);
     assert_eq!((m.delete, m.initial, m.watch), (false, Initial::None, Watch::Inotify));
-    assert_eq!(m.filter, Filter::new(&["keep.swp", "\u{e9}"], &["*.swp", "/cache/", "+ x", "a\nb", "/.fansync"]).unwrap());
     assert_eq!((m.follow_open_files, m.follow_interval), (true, Duration::from_millis(700)));
+    let expressions = [r"(.*)\.svn".to_owned()];
+    let filter =
+        Filter::with_regexes(&["keep.swp", "\u{e9}"], &["*.swp", "/cache/", "+ x", "a\nb", "/.fansync"], &expressions, true);
+    assert_eq!(m.filter, filter.unwrap());
+    assert_eq!(
+        (&m.full_exclude[..], m.fail_log.as_deref()),
+        (&["*.php".to_owned()][..], Some(std::path::Path::new("/v/failed.sh")))
+    );
+    let none = Events {
+        delete: false,
+        create_folder: false,
+        create_file: false,
+        close_write: false,
+        move_from: false,
+        move_to: false,
+        attrib: false,
+    };
+    assert_eq!(m.events, none);
     assert_eq!((m.full_every, m.rsync.to_str()), (Some(Duration::from_secs(5400)), Some("/opt/rsync")));
     let [settle, max_delay, create_hold] = [3_000, 1_000_000, 1_500].map(Duration::from_micros);
     assert_eq!(m.batch, Batch { settle, max_delay, create_hold, max_paths: 100, max_pending: 5000 });
@@ -193,6 +223,7 @@ fn every_key_is_read() {
         watchdog,
         retry_min,
         retry_max,
+        retry_failed: Some(Duration::from_secs(3600)),
         ssh: None,
         rsync_path: None,
     };

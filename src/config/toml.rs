@@ -16,7 +16,7 @@ use clap::ValueEnum;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::checked::{Batch, Config, Daemon, Extras, KernelSwitches, LogConfig, MaxDelete, Mirror, Target};
+use super::checked::{Batch, Config, Daemon, Events, Extras, KernelSwitches, LogConfig, MaxDelete, Mirror, Target};
 use super::cite::{ConfigErrors, Problem, nearest};
 use super::{rules, units};
 use crate::failover::mark;
@@ -306,6 +306,11 @@ fn mirror(s: &mut Section<'_, '_>) -> Option<Mirror> {
             sparse: s.flag("sparse").unwrap_or(d.extras.sparse),
         },
         full_every: s.duration("full_every").or(d.full_every),
+        full_exclude: s
+            .strings("full_exclude")
+            .map_or(d.full_exclude, |list| list.into_iter().map(Spanned::into_inner).collect()),
+        fail_log: s.path("fail_log").or(d.fail_log),
+        events: s.table("events", "[mirror.events]", events),
         rsync: s.path("rsync").unwrap_or(d.rsync),
         batch: s.table("batch", "[mirror.batch]", batch),
         kernel: s.table("kernel", "[mirror.kernel]", kernel),
@@ -326,7 +331,7 @@ fn keep_out_marks(mirror: Mirror) -> Mirror {
         return mirror;
     }
     let exclude: Vec<Vec<u8>> = mirror.filter.exclude().iter().cloned().chain([pattern]).collect();
-    let filter = Filter::new(mirror.filter.include(), &exclude);
+    let filter = Filter::with_regexes(mirror.filter.include(), &exclude, mirror.filter.expressions(), mirror.filter.temporary());
     Mirror { filter: filter.expect("these patterns were taken before, and the new one is a plain path"), ..mirror }
 }
 
@@ -334,9 +339,12 @@ fn keep_out_marks(mirror: Mirror) -> Mirror {
 fn filter(s: &mut Section<'_, '_>) -> Filter {
     let include = s.strings("include").unwrap_or_default();
     let exclude = s.strings("exclude").unwrap_or_default();
+    let regexes = s.strings("exclude_regex").unwrap_or_default();
+    let temporary = s.flag("exclude_temporary").unwrap_or_default();
     let texts = |list: &[Spanned<String>]| list.iter().map(|p| p.get_ref().clone()).collect::<Vec<_>>();
-    Filter::new(&texts(&include), &texts(&exclude)).unwrap_or_else(|error| {
-        let at = include.iter().chain(&exclude).find(|p| p.get_ref().as_bytes() == error.pattern).map(Spanned::span);
+    Filter::with_regexes(&texts(&include), &texts(&exclude), &texts(&regexes), temporary).unwrap_or_else(|error| {
+        let at =
+            include.iter().chain(&exclude).chain(&regexes).find(|p| p.get_ref().as_bytes() == error.pattern).map(Spanned::span);
         s.found.problems.push(Problem { at, ..Problem::new(error.to_string()) });
         Filter::none()
     })
@@ -350,6 +358,19 @@ fn batch(s: &mut Section<'_, '_>) -> Batch {
         create_hold: s.duration("create_hold").unwrap_or(d.create_hold),
         max_paths: s.count("max_paths").unwrap_or(d.max_paths),
         max_pending: s.count("max_pending").unwrap_or(d.max_pending),
+    }
+}
+
+fn events(s: &mut Section<'_, '_>) -> Events {
+    let d = Events::default();
+    Events {
+        delete: s.flag("delete").unwrap_or(d.delete),
+        create_folder: s.flag("create_folder").unwrap_or(d.create_folder),
+        create_file: s.flag("create_file").unwrap_or(d.create_file),
+        close_write: s.flag("close_write").unwrap_or(d.close_write),
+        move_from: s.flag("move_from").unwrap_or(d.move_from),
+        move_to: s.flag("move_to").unwrap_or(d.move_to),
+        attrib: s.flag("attrib").unwrap_or(d.attrib),
     }
 }
 
@@ -382,6 +403,7 @@ fn target(s: &mut Section<'_, '_>) -> Option<Target> {
         watchdog: s.duration("watchdog").unwrap_or(d.watchdog),
         retry_min: s.duration("retry_min").unwrap_or(d.retry_min),
         retry_max: s.duration("retry_max").unwrap_or(d.retry_max),
+        retry_failed: s.duration("retry_failed").or(d.retry_failed),
         ssh: s.string("ssh"),
         rsync_path: s.string("rsync_path"),
         name: d.name,

@@ -44,6 +44,14 @@ pub fn max_delete(text: &str) -> Result<MaxDelete, String> {
     })
 }
 
+/// For a value that is left out when there is none.
+pub(super) fn serialize_some<S: Serializer>(value: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => serialize(value, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

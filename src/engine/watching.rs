@@ -343,14 +343,14 @@ impl Watching {
         std::mem::take(&mut self.lost)
     }
 
-    /// Takes in a buffer of inotify records; returns how many there were.
-    pub fn inotify(&mut self, filter: &Filter, bytes: &[u8], out: &mut dyn FnMut(&[u8], Seen)) -> u64 {
+    /// Takes in a buffer of inotify records, and gives out what they tell with their masks; returns how many there were.
+    pub fn inotify(&mut self, filter: &Filter, bytes: &[u8], out: &mut dyn FnMut(u32, &[u8], Seen)) -> u64 {
         let Some(watches) = &mut self.watches else { return 0 };
         rules!(filter, self.places, rules);
         let mut events = 0;
-        let mut out = |path: &[u8], seen: Seen| {
+        let mut out = |mask: u32, path: &[u8], seen: Seen| {
             events += 1;
-            out(path, seen);
+            out(mask, path, seen);
         };
         let handled = watches.handle(bytes, Instant::now(), &rules, &mut out);
         self.expires = watches.expire(Instant::now());

@@ -237,13 +237,17 @@ impl Watches {
         None
     }
 
-    /// Decodes a buffer of records and gives out what was seen, oldest first, paths relative to the root. `now`: monotonic.
-    pub fn handle(&mut self, buf: &[u8], now: Instant, rules: &Rules<'_>, out: &mut dyn FnMut(&[u8], Seen)) -> Handled {
+    /// Decodes a buffer of records and gives out what was seen, oldest first, with the record's mask, paths relative to the
+    /// root. `now`: monotonic.
+    pub fn handle(&mut self, buf: &[u8], now: Instant, rules: &Rules<'_>, out: &mut dyn FnMut(u32, &[u8], Seen)) -> Handled {
         let mut handled = Handled::default();
         let mut path = Vec::new();
         for event in ino_decode::events(buf) {
             match event {
-                Ok(event) => self.event(&event, now, rules, &mut path, out, &mut handled),
+                Ok(event) => {
+                    let mut out = |path: &[u8], seen: Seen| out(event.mask, path, seen);
+                    self.event(&event, now, rules, &mut path, &mut out, &mut handled);
+                }
                 Err(corrupt) => handled.corrupt = Some(corrupt),
             }
         }

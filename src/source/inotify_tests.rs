@@ -59,7 +59,7 @@ impl Rig {
 
     fn handle(&mut self, buf: &[u8]) -> (Vec<String>, Handled) {
         let mut seen = Vec::new();
-        let handled = self.watches.handle(buf, self.now, &RULES, &mut |path, what| {
+        let handled = self.watches.handle(buf, self.now, &RULES, &mut |_, path, what| {
             seen.push(format!("{what:?} {}", path::Shown(path)));
         });
         (seen, handled)

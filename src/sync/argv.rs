@@ -107,6 +107,9 @@ pub struct Spec<'a> {
     pub facts: &'a RsyncFacts,
     /// `--exclude=…`, `--include=…`, `--filter=…`, one argument each, in rsync's order (the first match decides).
     pub filter_args: &'a [OsString],
+    /// What rsync may not delete on the target although no filter says so: receiver-only rules (`--filter=-r …`), and
+    /// before them exceptions. For what is excluded by other means than rsync's patterns, see [`crate::filter`].
+    pub guard_args: &'a [OsString],
     /// Compression on the wire.
     pub compress: Compress,
     /// Further arguments, already checked against what a user may not set.
@@ -160,7 +163,8 @@ pub fn argv(spec: &Spec<'_>, pass: Pass) -> Vec<OsString> {
         add(&"--from0");
         add(&"--files-from=-");
     }
-    let protects = !spec.filter_args.is_empty();
+    let guards = if spec.dry_run || !spec.delete { &[][..] } else { spec.guard_args };
+    let protects = !spec.filter_args.is_empty() || !guards.is_empty();
     if spec.delete {
         // The probe says all that any pass will say, so that a server that refuses an option is found out by it.
         if recursive || protects || !spec.missing_args || matches!(pass, Pass::ShallowOneLevel | Pass::Probe) {
@@ -188,6 +192,9 @@ pub fn argv(spec: &Spec<'_>, pass: Pass) -> Vec<OsString> {
         let mut confine = OsString::from("--confine-root=");
         confine.push(spec.root);
         add(&confine);
+    }
+    if pass != Pass::Probe {
+        guards.iter().for_each(|arg| add(arg));
     }
     match pass {
         Pass::Probe => add(&"-n"),
@@ -326,6 +333,7 @@ mod tests {
             extras: Extras::default(),
             facts,
             filter_args: &[],
+            guard_args: &[],
             compress: Compress::None,
             extra: &[],
             timeout: Duration::from_secs(60),

@@ -75,6 +75,13 @@ pub struct Item {
     pub dir: bool,
 }
 
+impl Item {
+    /// Whether it is deleted on the target.
+    pub fn deletes(&self) -> bool {
+        self.change[0] == b'*'
+    }
+}
+
 /// What the lines so far said that decides the outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Signs {
@@ -152,8 +159,12 @@ pub struct Output {
     pub failed_more: u64,
     /// Itemised changes, when asked for by [`Output::keep_items`].
     pub items: Vec<Item>,
-    /// Itemised changes beyond that limit.
+    /// Itemised changes beyond that limit, or without a clear name.
     pub items_more: u64,
+    /// Itemised changes without a clear name: of links, where the arrow is there twice.
+    pub items_unclear: u64,
+    /// The names that those may have.
+    pub unclear: Vec<RelPath>,
     keep_items: usize,
     head: Vec<Vec<u8>>,
     tail: VecDeque<Vec<u8>>,
@@ -257,8 +268,15 @@ impl Output {
             let arrow = if change[1] == b'L' { &b" -> "[..] } else { b" => " };
             let has_arrow = change[1] == b'L' || change[0] == b'h';
             let name = if has_arrow { memmem::find(name, arrow).map_or(name, |end| &name[..end]) } else { name };
-            let clear = !has_arrow || memmem::find_iter(&line[12..], arrow).nth(1).is_none();
-            match RelPath::new(&unescape(name)).filter(|_| clear) {
+            let arrows: Vec<usize> = memmem::find_iter(&line[12..], arrow).take(16).collect();
+            if has_arrow && arrows.len() > 1 {
+                self.items_unclear += 1;
+                let names = arrows.iter().map(|&end| RelPath::new(&unescape(&line[12..12 + end])));
+                self.unclear.extend(names.flatten());
+                self.items_more += 1;
+                return true;
+            }
+            match RelPath::new(&unescape(name)) {
                 Some(path) => self.items.push(Item { change, path, dir: name.ends_with(b"/") }),
                 None => self.items_more += 1,
             }

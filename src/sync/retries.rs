@@ -60,6 +60,7 @@ struct Group {
 pub struct Retries {
     groups: Vec<Group>,
     failures: BTreeMap<RelPath, Failure>,
+    changes: u64,
     backoff: Backoff,
 }
 
@@ -71,7 +72,7 @@ fn concerns(named: &RelPath, entry: &Entry) -> bool {
 impl Retries {
     /// `backoff`: for failures.
     pub fn new(backoff: Backoff) -> Retries {
-        Retries { groups: Vec::new(), failures: BTreeMap::new(), backoff }
+        Retries { groups: Vec::new(), failures: BTreeMap::new(), changes: 0, backoff }
     }
 
     /// Takes the entries of a batch that failed in part in its `round` (0 for the first). `named`: paths that rsync's
@@ -109,6 +110,7 @@ impl Retries {
 
     /// Records each of `entries` as a failure.
     pub fn fail(&mut self, now: Duration, entries: Vec<Entry>, reason: &str, jitter: f64) {
+        self.changes += 1;
         for entry in entries {
             let tries = self.failures.get(&entry.path).map_or(0, |f| f.tries) + 1;
             // A whole subtree is dear to try.
@@ -150,6 +152,7 @@ impl Retries {
             Kind::Subtree => self.failures.keys().filter(|p| path::is_at_or_below(p, &entry.path)).cloned().collect(),
             _ => self.failures.get_key_value(&entry.path).map(|(p, _)| p.clone()).into_iter().collect(),
         };
+        self.changes += u64::from(!over.is_empty());
         over.into_iter().filter_map(|p| self.failures.remove(&p)).map(|f| f.entry).filter(|e| !e.is_taken()).collect()
     }
 
@@ -174,6 +177,11 @@ impl Retries {
     /// Entries that wait for another round.
     pub fn waiting(&self) -> usize {
         self.groups.iter().map(|g| g.entries.len()).sum()
+    }
+
+    /// A number that grows with each change of the failures.
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// Failures, by path.

@@ -93,13 +93,21 @@ impl Run {
             Some(path) => Child::spawn_with(&argv(spec, pass), &with_password(env, password(path)?), stdin, caps)?,
             None => Child::spawn_with(&argv(spec, pass), env, stdin, caps)?,
         };
-        let context = Context { filters: !spec.filter_args.is_empty(), delete: spec.delete };
+        let context = Context { filters: !spec.filter_args.is_empty() || !spec.guard_args.is_empty(), delete: spec.delete };
         Ok(Run { child, output: Output::new(Names::new(spec.root, spec.location)), context })
     }
 
     /// Keeps the first `limit` itemised changes; call before the first output is read. See [`Output::items`].
     pub fn keep_items(&mut self, limit: usize) {
         self.output.keep_items(limit);
+    }
+
+    /// Takes out the itemised changes that were kept, and the names that unclear ones may have; `false` if there were more.
+    pub fn take_items(&mut self) -> (Vec<super::output::Item>, bool) {
+        let mut items = std::mem::take(&mut self.output.items);
+        let unclear = std::mem::take(&mut self.output.unclear);
+        items.extend(unclear.into_iter().map(|path| super::output::Item { change: *b"cL+++++++++", path, dir: false }));
+        (items, self.output.items_more == self.output.items_unclear)
     }
 
     /// rsync's process id.

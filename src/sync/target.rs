@@ -20,6 +20,7 @@ mod linked;
 mod report;
 mod send;
 mod steer;
+mod survey;
 mod told;
 
 pub use told::{Owed, Told};
@@ -151,6 +152,15 @@ struct Flight {
     look: Option<guarded::Look>,
     /// It leaves so many deletions out.
     withholds: Option<u64>,
+    compare: Compare,
+    /// Nothing is changed: what it tells is sent by a list, see [`survey`].
+    dry: bool,
+    /// Leaves alone what only the periodic comparisons leave alone.
+    limited: bool,
+    /// It carries whole subtrees, by itself or by a list.
+    wide: bool,
+    /// For the second half of a survey: what the first said.
+    survey: Option<survey::Survey>,
 }
 
 /// Why a run was ended from here.
@@ -170,6 +180,12 @@ pub struct Target {
     facts: RsyncFacts,
     index: u16,
     filter_args: Vec<OsString>,
+    /// `filter_args`, and what only the periodic comparisons leave alone.
+    limited_args: Vec<OsString>,
+    guard_args: Vec<OsString>,
+    /// What `guard_args` protect.
+    guarded: Filter,
+    periodic: survey::Periodic,
     env: Vec<(OsString, OsString)>,
     set: DirtySet,
     state: State,
@@ -242,19 +258,28 @@ impl Target {
     /// A target that is asked at the next [`Target::tick`] whether it is usable.
     pub fn new(index: usize, mirror: &Mirror, cfg: &config::Target, facts: &RsyncFacts) -> Target {
         let backoff = Backoff { min: cfg.retry_min, max: cfg.retry_max };
+        let failed = Backoff { min: cfg.retry_min, max: cfg.retry_failed.unwrap_or(cfg.retry_max) };
+        let filter_args = mirror.filter.rsync_args();
+        let none: &[&[u8]] = &[];
+        let patterns = |patterns| Filter::new(none, patterns).unwrap_or_default(); // checked with the configuration
+        let limits = Filter::new(none, &mirror.full_exclude).unwrap_or_default().rsync_args();
         Target {
             cfg: cfg.clone(),
             mirror: mirror.clone(),
             facts: facts.clone(),
             index: index as u16,
-            filter_args: mirror.filter.rsync_args(),
+            limited_args: filter_args.iter().cloned().chain(limits).collect(),
+            filter_args,
+            guard_args: mirror.filter.guards().iter().map(|p| survey::guard(b"-r", p)).collect(),
+            guarded: patterns(mirror.filter.guards()),
+            periodic: survey::Periodic::default(),
             env: argv::environment(std::env::vars_os()),
             set: DirtySet::new(mirror.batch.max_pending),
             state: State::Away { config: false, reason: "not asked yet".into(), tries: 0, next: Duration::ZERO },
             missing_args: true,
             runs: BTreeMap::new(),
             next_run: 0,
-            retries: Retries::new(backoff),
+            retries: Retries::new(failed),
             backoff,
             tries: 0,
             unanswered: Vec::new(),
@@ -288,6 +313,19 @@ impl Target {
 
     /// Takes in a change.
     pub fn see(&mut self, now: Duration, path: &[u8], seen: Seen) {
+        if path.is_empty() && seen == Seen::Subtree {
+            self.periodic.unlimited();
+        }
+        self.take_in(now, path, seen);
+    }
+
+    /// The periodic comparison of the whole tree is due.
+    pub fn see_periodic(&mut self, now: Duration) {
+        self.periodic.due(self.set.coarsened());
+        self.take_in(now, b"", Seen::Subtree);
+    }
+
+    fn take_in(&mut self, now: Duration, path: &[u8], seen: Seen) {
         self.set.tick(now);
         if self.first_ready.is_none() {
             self.first_ready = Some(now);
@@ -436,7 +474,7 @@ impl Target {
             let age = cx.now.saturating_sub(run.started);
             match &run.load {
                 Load::Standby if age > self.cfg.standby_max_age => old.push(serial),
-                Load::Batch(_) if !run.soft && deep(run.pass) && age >= SOFT_AFTER => {
+                Load::Batch(_) if !run.soft && run.wide && age >= SOFT_AFTER => {
                     run.soft = true;
                     softened.push(serial);
                 }
@@ -503,7 +541,7 @@ impl Target {
         for run in self.runs.values() {
             match run.load {
                 Load::Standby => due.push(run.started + self.cfg.standby_max_age),
-                Load::Batch(_) if !run.soft && deep(run.pass) => due.push(run.started + SOFT_AFTER),
+                Load::Batch(_) if !run.soft && run.wide => due.push(run.started + SOFT_AFTER),
                 _ => {}
             }
             if !matches!(run.load, Load::Standby) {
@@ -518,10 +556,6 @@ impl Target {
     fn blocked(&self) -> bool {
         !self.go_now && self.batches().next().is_some() && self.leaves_at() == Some(Duration::ZERO)
     }
-}
-
-fn deep(pass: Pass) -> bool {
-    matches!(pass, Pass::Deep | Pass::Full { .. })
 }
 
 /// An error with its causes, in one line.

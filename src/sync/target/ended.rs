@@ -33,6 +33,7 @@ impl Target {
                     Load::Batch(batch) => {
                         let told = matches!(outcome.verdict, Verdict::Done | Verdict::Partial | Verdict::SourceRace);
                         match (run.look.take(), run.withholds) {
+                            (None, _) if told && run.dry => self.surveyed(cx, run, batch, outcome),
                             (Some(look), _) if told => self.looked(cx, run, batch, look, &outcome),
                             (None, Some(deletes)) if told => self.withheld_ended(cx, run, batch, &outcome, deletes),
                             _ => self.batch_ended(cx, run, batch, outcome),
@@ -150,12 +151,18 @@ impl Target {
     }
 
     pub(super) fn batch_ended(&mut self, cx: &mut Context<'_>, mut run: Flight, batch: Batch, outcome: Outcome) {
+        if outcome.verdict != Verdict::Done {
+            self.periodic.back(run.limited);
+        }
         let took = cx.now.saturating_sub(run.started);
         let id = batch.id;
         self.count(&run, &outcome, took);
         self.repair_overlaps(&run, &batch);
         let since = batch.entries.iter().map(Entry::epoch).min();
-        let litter = if self.mirror.delete { leftovers(&batch, &outcome) } else { BTreeSet::new() };
+        let mut litter = if self.mirror.delete { leftovers(&batch, &outcome) } else { BTreeSet::new() };
+        if run.survey.is_none() && outcome.counters.dirs_kept > 0 && !self.mirror.filter.is_rsyncs() {
+            litter.extend(survey::above_kept(&run.run.output().failed));
+        }
         let after = std::mem::take(&mut run.after);
         self.telling.ran(run.run.output(), &batch, &outcome);
         self.log(&run, &batch, &outcome, took);
@@ -174,10 +181,15 @@ impl Target {
                 if !self.full || outcome.counters.files_sent + outcome.counters.deleted > 0 {
                     self.proven(cx);
                 }
-                if let (Pass::Full { .. }, Some(progress)) = (run.pass, run.run.output().progress) {
-                    self.tree = Some(progress.files_total);
+                match run.survey.take() {
+                    Some(survey) => self.survey_done(cx, batch, survey),
+                    None => {
+                        if let (Pass::Full { .. }, Some(progress)) = (run.pass, run.run.output().progress) {
+                            self.tree = Some(progress.files_total);
+                        }
+                        self.confirm(id, batch.entries);
+                    }
                 }
-                self.confirm(id, batch.entries);
             }
             Verdict::Partial
                 if read_only(&batch, &outcome, run.run.output())
@@ -192,7 +204,7 @@ impl Target {
                 if !run.run.output().signs.read_only {
                     self.proven(cx);
                 }
-                self.partial(cx, &run, batch, &outcome);
+                self.partial(cx, run.run.output().signs.deletes_skipped, batch, &outcome);
             }
             Verdict::Busy => {
                 self.give_back(batch);
@@ -302,12 +314,12 @@ impl Target {
         self.spend_acceptance();
     }
 
-    pub(super) fn partial(&mut self, cx: &Context<'_>, run: &Flight, batch: Batch, outcome: &Outcome) {
+    pub(super) fn partial(&mut self, cx: &Context<'_>, deletes_skipped: bool, batch: Batch, outcome: &Outcome) {
         let Batch { id, mut entries, round } = batch;
         self.set.park(id, &entries);
         // A deep run that has named all it could not do, and skipped no deletions, is done but for these.
         let named = &outcome.failed;
-        let clean = outcome.failed_more == 0 && !run.run.output().signs.deletes_skipped;
+        let clean = outcome.failed_more == 0 && !deletes_skipped;
         if clean && !named.is_empty() && named.iter().all(RelPath::is_root) {
             // A module that may not change its own top directory. Nothing else failed, and nothing helps.
             if !std::mem::replace(&mut self.top_refused, true) {

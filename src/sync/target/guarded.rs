@@ -37,6 +37,8 @@ pub(super) struct Prepared {
     /// Something listed is there, and can be sent without deletions.
     pub(super) present: bool,
     pub(super) compare: Compare,
+    /// In place of the usual guards of what is left out.
+    pub(super) guards: Option<Vec<OsString>>,
     pub(super) ancestors: BTreeMap<RelPath, FileTime>,
 }
 
@@ -58,6 +60,12 @@ pub(super) struct Manner {
     pub(super) withholds: Option<u64>,
     /// Somebody let the deletions through: no bound.
     pub(super) free: bool,
+    /// In place of the usual guards of what is left out.
+    pub(super) guards: Option<Vec<OsString>>,
+    /// Leaves alone what only the periodic comparisons leave alone.
+    pub(super) limited: bool,
+    /// The second half of a survey.
+    pub(super) second: bool,
 }
 
 /// Deletions that wait for somebody.
@@ -228,6 +236,8 @@ impl Target {
         small: bool,
         run: Prepared,
     ) {
+        let limited = matches!(pass, Pass::Full { .. }) && self.periodic.take(self.set.coarsened());
+        let manner = Manner { guards: run.guards, limited, ..manner };
         let input = if matches!(pass, Pass::Full { .. }) { Input::None } else { Input::List(&run.list) };
         self.start_as(cx, manner, pass, input, Load::Batch(batch), paths, small, run.compare, run.ancestors);
     }

@@ -1,6 +1,10 @@
 //! A target in numbers.
 
 use super::*;
+use crate::faillog;
+
+/// Failures in the record.
+const RECORDED_FAILURES: usize = 10_000;
 
 impl Target {
     /// The current numbers.
@@ -84,5 +88,49 @@ impl Target {
             .collect();
         s.failures_more = self.retries.failures().len().saturating_sub(SHOWN_FAILURES) as u64;
         s
+    }
+
+    /// A number that grows with each change of what [`Target::failure_record`] gives.
+    pub fn failure_changes(&self) -> u64 {
+        self.retries.changes()
+    }
+
+    /// The paths that failed for good, each with the reason and a shell line that sends it.
+    pub fn failure_record(&self, root: &std::path::Path) -> Vec<u8> {
+        let mut out = Vec::new();
+        let failures = self.retries.failures();
+        let more = failures.len().saturating_sub(RECORDED_FAILURES);
+        for f in failures.take(RECORDED_FAILURES) {
+            let (name, path, tries) = (&self.cfg.name, Shown(&f.entry.path), f.tries);
+            let told =
+                format!("# {}/{name}: {path} (tried {tries} times)\n# {}\n", self.mirror.name, f.reason.replace('\n', " "));
+            out.extend_from_slice(told.as_bytes());
+            let pass = if f.entry.kind == Kind::Entry { Pass::Shallow } else { Pass::Deep };
+            out.extend_from_slice(b"printf '%s\\0' ");
+            out.extend(faillog::quoted(&[b"./", f.entry.path.as_bytes()].concat()));
+            out.extend_from_slice(b" | ");
+            out.extend(self.command_line(root, pass));
+            out.push(b'\n');
+        }
+        if more > 0 {
+            out.extend_from_slice(format!("# {}/{}: {more} more\n", self.mirror.name, self.cfg.name).as_bytes());
+        }
+        out
+    }
+
+    /// The shell line for a pass.
+    fn command_line(&self, root: &std::path::Path, pass: Pass) -> Vec<u8> {
+        use std::os::unix::ffi::OsStrExt;
+        let spec = self.spec(root, Compare::Checksum);
+        let mut out = Vec::new();
+        if let Some(file) = spec.password_file.filter(|_| spec.location.is_daemon()) {
+            // As an option it is refused: it lies outside of the source, to which rsync is confined.
+            out.extend_from_slice(b"RSYNC_PASSWORD=\"$(cat ");
+            out.extend(faillog::quoted(file.as_os_str().as_bytes()));
+            out.extend_from_slice(b")\" ");
+        }
+        let words: Vec<Vec<u8>> = argv::argv(&spec, pass).iter().map(|w| faillog::quoted(w.as_bytes())).collect();
+        out.extend(words.join(&b' '));
+        out
     }
 }

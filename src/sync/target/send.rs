@@ -2,6 +2,7 @@
 
 use super::linked::Linked;
 use super::*;
+use crate::faillog;
 
 /// What one run carries: entries, and how they are listed.
 struct Part {
@@ -9,6 +10,8 @@ struct Part {
     list: Vec<(RelPath, Form)>,
     /// Something listed is there.
     present: bool,
+    /// Listed deletions of names that the guards would protect.
+    risks: Vec<RelPath>,
 }
 
 /// What a part may delete, and who says so.
@@ -34,7 +37,7 @@ const PARTS: [(Deleting, bool); 6] = [
 
 impl Part {
     fn new(id: BatchId, round: u32) -> Part {
-        Part { batch: Batch { id, entries: Vec::new(), round }, list: Vec::new(), present: false }
+        Part { batch: Batch { id, entries: Vec::new(), round }, list: Vec::new(), present: false, risks: Vec::new() }
     }
 }
 
@@ -117,6 +120,8 @@ impl Target {
             }
         }
         let mut launched = false;
+        // A level that is compared whole carries what is not to be followed.
+        let follows_all = self.mirror.events == config::Events::default();
         while self.leaves_at().is_some_and(|at| at <= cx.now) {
             let (small, bulk) = self.lanes_free();
             let ignore_holds = self.hurry();
@@ -133,7 +138,7 @@ impl Target {
             };
             let batch = match self.set.take_shallow(Limits { max_paths, ignore_holds }, &mut |dir, new| {
                 // Each name has to be looked at for the others of its file.
-                !self.mirror.extras.hard_links && mostly_new(cx.root, dir, new)
+                follows_all && !self.mirror.extras.hard_links && mostly_new(cx.root, dir, new)
             }) {
                 Some(batch) => batch,
                 None if bulk => match self.set.take_deep(Limits { max_paths, ignore_holds }) {
@@ -334,6 +339,12 @@ impl Target {
                     part.batch.entries.push(entry);
                     continue;
                 }
+                // Gone by an event that is not followed.
+                Look::Missing if !(self.follows_deletions() || own && entry.gone) => {
+                    self.set.park(id, std::slice::from_ref(&entry));
+                    done.push(entry);
+                    continue;
+                }
                 Look::Missing => match deletions {
                     Deletions::ByName if deep => {
                         entry.kind = Kind::Entry;
@@ -343,6 +354,13 @@ impl Target {
                     }
                     Deletions::ByName => {
                         let part = &mut parts[place(&entry, true, true)];
+                        let guarded = [&item.path, &entry.path].into_iter().filter(|p| self.guarded.excludes_leaf(p, false));
+                        part.risks.extend(guarded.cloned());
+                        if part.risks.len() > survey::MAX_RISKS {
+                            part.risks.truncate(survey::MAX_RISKS);
+                            self.turn(id, entry);
+                            continue;
+                        }
                         part.list.push((item.path.clone(), Form::Plain));
                         part.batch.entries.push(entry);
                         continue;
@@ -407,6 +425,7 @@ impl Target {
             extras: self.mirror.extras,
             facts: &self.facts,
             filter_args: &self.filter_args,
+            guard_args: &self.guard_args,
             compress: self.cfg.compress,
             extra: &self.cfg.args,
             timeout: self.cfg.timeout,
@@ -423,13 +442,14 @@ impl Target {
             let suspect = self.suspect(cx, &batch.entries, None);
             if suspect.is_some() || self.limit().is_some() {
                 let (compare, ancestors) = (Compare::Quick, BTreeMap::new());
-                let run = guarded::Prepared { list: Vec::new(), present: true, compare, ancestors };
+                let run = guarded::Prepared { list: Vec::new(), present: true, compare, guards: None, ancestors };
                 return self.look_first(cx, pass, batch, suspect, run);
             }
         }
         tracing::info!(mirror = %self.mirror.name, target_name = %self.cfg.name, "comparing the whole tree");
         let ancestors = BTreeMap::new();
-        let manner = guarded::Manner { free, ..Default::default() };
+        let limited = self.periodic.take(self.set.coarsened());
+        let manner = guarded::Manner { free, limited, ..Default::default() };
         self.start_as(cx, manner, pass, Input::None, Load::Batch(batch), 1, false, Compare::Quick, ancestors)
     }
 
@@ -444,7 +464,7 @@ impl Target {
         deleting: Deleting,
         suspect: Option<&guarded::Suspect>,
     ) -> bool {
-        let Part { batch, mut list, present } = part;
+        let Part { batch, mut list, present, risks } = part;
         if list.is_empty() {
             // The root's own attributes travel with any list, so with one that names nothing there is.
             list.push((RelPath::from_normal(format!(".probe-{:016x}", fastrand::u64(..))), Form::Plain));
@@ -470,8 +490,9 @@ impl Target {
             0 if thorough => Compare::Resend,
             _ => Compare::Quick,
         };
+        let guards = (!risks.is_empty()).then(|| self.guards_but(&risks));
         if deleting == Deleting::Guarded {
-            let run = guarded::Prepared { list: encoded.bytes, present, compare, ancestors };
+            let run = guarded::Prepared { list: encoded.bytes, present, compare, guards, ancestors };
             return self.look_first(cx, pass, batch, suspect.cloned(), run);
         }
         // A process that stands by has its bound on deletions already.
@@ -480,6 +501,7 @@ impl Target {
         let mut batch = Some(batch);
         if standby
             && thorough
+            && risks.is_empty()
             && let Some((serial, mut run)) = self.take_standby(&encoded.bytes)
         {
             if cx.now.saturating_sub(run.started) > STANDBY_INFANT {
@@ -500,7 +522,7 @@ impl Target {
             }
         }
         let batch = batch.expect("no standby took it");
-        let manner = guarded::Manner { free: deleting == Deleting::Free, ..Default::default() };
+        let manner = guarded::Manner { free: deleting == Deleting::Free, guards, ..Default::default() };
         self.start_as(cx, manner, pass, Input::List(&encoded.bytes), Load::Batch(batch), entries, small, compare, ancestors)
     }
 
@@ -549,14 +571,32 @@ impl Target {
         self.next_run = self.next_run.wrapping_add(1);
         let extra = self.aside_args(serial);
         let root = if pass == Pass::Role { self.inbox() } else { cx.root.path() };
+        // rsync is not left alone with directories when it cannot be told all that is left out of them.
+        let by_itself = matches!(pass, Pass::Deep | Pass::ShallowOneLevel | Pass::Full { .. }) && matches!(load, Load::Batch(_));
+        let dry = by_itself && manner.look.is_none() && !manner.second && !self.mirror.filter.is_rsyncs();
         let mut spec = Spec { extra: &extra, ..self.spec(root, compare) };
-        spec.dry_run = manner.look.is_some();
+        spec.dry_run = manner.look.is_some() || dry;
         spec.delete &= manner.withholds.is_none() && !matches!(manner.look, Some(guarded::Look::Entries));
         spec.max_delete = self.cap().filter(|_| !spec.dry_run && !manner.free);
+        if manner.limited {
+            spec.filter_args = &self.limited_args;
+        }
+        if let Some(guards) = &manner.guards {
+            spec.guard_args = guards;
+        }
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            let words: Vec<String> =
+                argv::argv(&spec, pass).iter().map(|w| Shown(&faillog::quoted(w.as_encoded_bytes())).to_string()).collect();
+            tracing::debug!(mirror = %self.mirror.name, target_name = %self.cfg.name, command = %words.join(" "), "starting rsync");
+        }
         let started = Run::start(&spec, pass, &self.env, input)
             .map_err(|e| (matches!(e, RunError::Password(_)), chain(&e)))
             .and_then(|mut run| {
-                run.keep_items(if manner.look.is_some() { Target::kept_items(manner.look.as_ref()) } else { self.telling.keep });
+                run.keep_items(match &manner.look {
+                    Some(_) => Target::kept_items(manner.look.as_ref()),
+                    None if dry => self.mirror.batch.max_pending,
+                    None => self.telling.keep,
+                });
                 let fds =
                     [(run.output_fd(Stream::Stdout), STDOUT), (run.output_fd(Stream::Stderr), STDERR), (Some(run.pidfd()), EXIT)];
                 for (fd, which) in fds {
@@ -571,13 +611,20 @@ impl Target {
             Err((config, error)) => {
                 self.unregister(cx, serial);
                 if let Load::Batch(batch) = load {
+                    self.periodic.back(manner.limited);
                     self.give_back(batch);
                 }
                 self.went_away(cx, config, format!("cannot start rsync: {error}"));
                 return false;
             }
         };
+        let wide = matches!(&load, Load::Batch(b) if b.entries.iter().any(|e| e.kind == Kind::Subtree));
         let run = Flight {
+            wide,
+            compare,
+            dry,
+            limited: manner.limited,
+            survey: None,
             run,
             load,
             pass,

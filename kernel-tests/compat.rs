@@ -1,0 +1,337 @@
+//! What is there for those who come from sersync: regular expressions and temporary names as excludes, switches for kinds of
+//! events, a filter for the periodic comparison, the record of failures.
+
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+
+use crate::fixture::fs::{ALL, Fs};
+use crate::fixture::proc::poll_until;
+use crate::fixture::tree::{Dir, Times};
+use crate::fixture::{Case, Mirror, Run, Setup, To, WAIT, case};
+
+const EXPRESSIONS: [&str; 5] = [r"(.*)\.svn", "^info/*", "^static/.*$", r"/sub/deep/.*\.gz", "(.*)cache_[0-9]+"];
+
+fn setup(fs: Fs) -> Setup {
+    let expressions = EXPRESSIONS.iter().map(|e| toml::Value::from(*e)).collect::<Vec<_>>();
+    Setup::new(fs).mirror_key("exclude_regex", expressions).mirror_key("exclude_temporary", true)
+}
+
+/// By hand, beside the daemon's own idea of it.
+fn left_out(path: &Path) -> bool {
+    let at = |n: usize| path.components().nth(n).map(|c| c.as_os_str().to_str().unwrap_or_default());
+    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    let numbered = name.strip_prefix("cache_").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    name.ends_with(".svn")
+        || at(0) == Some("info")
+        || (at(0) == Some("sub") && at(1) == Some("deep") && name.ends_with(".gz"))
+        || numbered
+        || (name.starts_with('.') && name != ".hidden")
+        || name.ends_with('~')
+        || name == "4913" // of files; the tree has one directory with such a name
+}
+
+/// A tree with every case of the rules.
+fn fill(src: &Dir, below: &str) {
+    let at = |name: &str| if below.is_empty() { name.to_owned() } else { format!("{below}/{name}") };
+    src.mkdirs(at("sub/deep"));
+    src.mkdirs(at(".hidden"));
+    src.mkdirs(at("sub/.hidden"));
+    for name in ["a", "a.svn", ".f", ".hidden/a", ".hidden/.f", "x~", "4913", "x.swp", "#x#", "a.tmp", "cache_12", "cache_1x"] {
+        src.write(at(name), name.as_bytes());
+        src.write(at(&format!("sub/{name}")), name.as_bytes().repeat(2));
+    }
+    for name in ["info", "informal", "sub/info", "sub/deep/a.gz", "a.gz", "sub/a.gz"] {
+        src.write(at(name), name.as_bytes());
+    }
+}
+
+#[track_caller]
+fn check(m: &Mirror) {
+    m.check_but(Times::NotOfDirs, &left_out);
+    for path in ["a.svn", "info", ".f", "x~", "4913", "cache_12", "sub/a.svn", "sub/deep/a.gz", "sub/cache_12", ".hidden/.f"] {
+        assert!(!m.dst().has(path), "{path} is on the target");
+    }
+}
+
+fn reconcile(m: &Mirror) {
+    let full = || m.daemon.status().mirrors[0].targets[0].runs;
+    let before = full();
+    kill(m.daemon.pid(), Signal::SIGUSR1).expect("the daemon runs");
+    poll_until(WAIT, || (full() > before).then_some(())).expect("a comparison of the whole tree");
+    m.daemon.flush(None);
+}
+
+fn events(fs: Fs, off: &[&str]) -> Setup {
+    let table: toml::Table = off.iter().map(|key| ((*key).to_owned(), toml::Value::from(false))).collect();
+    Setup::new(fs).mirror_key("events", table)
+}
+
+/// Does what a switch says is not followed; then the target is as it was but for the mark, and a comparison of the whole
+/// tree makes it equal.
+fn switch(off: &'static [&'static str], act: fn(&Mirror), lags: &'static [&'static str]) -> impl Fn(Fs) -> Run<()> {
+    move |fs| {
+        for watch in ["auto", "inotify"] {
+            let m = events(fs, off).watch(watch).before(|src| {
+                src.mkdirs("d/sub");
+                src.write("f", b"file");
+                src.write("g", b"another");
+                src.write("d/f", b"file");
+                src.write("d/sub/f", b"file");
+            });
+            let m = m.start()?;
+            m.check();
+            act(&m);
+            m.src.mkdirs("mark"); // of another kind than what is switched off, or nothing would have to travel at all
+            m.src.append("g", b", changed");
+            m.daemon.flush(None);
+            for path in lags {
+                // To read a FIFO is to wait.
+                let same = m.src.has(path) == m.dst().has(path) && (path == &"p" || m.src.read(path) == m.dst().read(path));
+                assert!(!same, "{watch}: {path} was followed although {off:?} are off");
+            }
+            reconcile(&m);
+            m.check();
+        }
+        Ok(())
+    }
+}
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        case("live", ALL, |fs| {
+            let m = setup(fs).start()?;
+            fill(&m.src, "");
+            check(&m);
+            for name in ["a", "a.svn", "sub/.f", "sub/cache_1x", ".hidden/a"] {
+                m.src.append(name, b"more");
+            }
+            check(&m);
+            // Names that only the guards know, and a directory that has the name of a temporary file.
+            m.src.remove("sub/cache_1x");
+            m.src.remove("a.svn");
+            m.src.remove(".hidden");
+            check(&m);
+            assert!(!m.dst().has("sub/cache_1x") && !m.dst().has(".hidden"));
+            Ok(())
+        }),
+        case("present_at_start", ALL, |fs| {
+            let m = setup(fs).before(|src| fill(src, "")).start()?;
+            check(&m);
+            Ok(())
+        }),
+        case("whole_directories", ALL, |fs| {
+            let m = setup(fs).start()?;
+            m.out.mkdir("push");
+            fill(&m.out, "push");
+            m.out.rename_to("push", &m.src, "sub");
+            check(&m);
+            assert!(m.dst().has("sub/a") && !m.dst().has("sub/.f") && !m.dst().has("sub/sub/a.svn"));
+            m.src.rename("sub", "sub2");
+            check(&m);
+            for n in 0..300 {
+                m.src.write(format!("sub2/{n}"), b"many in one directory");
+                m.src.write(format!("sub2/{n}.svn"), b"excluded");
+            }
+            check(&m);
+            assert!(!m.dst().has("sub2/17.svn"));
+            m.src.remove("sub2");
+            check(&m);
+            assert!(!m.dst().has("sub2"), "a directory that is gone stays");
+            Ok(())
+        }),
+        case("what_the_target_has_stays", ALL, |fs| {
+            let m = setup(fs).start()?;
+            fill(&m.src, "");
+            check(&m);
+            for path in ["theirs.svn", "sub/theirs.svn", "sub/.theirs", "sub/cache_7", "cache_7"] {
+                m.dst().write(path, b"the target's own");
+            }
+            m.dst().write("sub/cache_7x", b"the guards match it, no expression does");
+            reconcile(&m);
+            assert!(!m.dst().has("sub/cache_7x"), "what is not excluded stays");
+            m.src.remove("sub");
+            m.daemon.flush(None);
+            reconcile(&m);
+            for path in ["theirs.svn", "sub/theirs.svn", "sub/.theirs", "sub/cache_7", "cache_7"] {
+                assert!(m.dst().has(path), "{path} was deleted although it is excluded");
+            }
+            assert!(!m.dst().has("sub/a") && !m.dst().has("sub/deep"));
+            Ok(())
+        }),
+        case("renamed_out_of_exclusion_and_back", ALL, |fs| {
+            let m = setup(fs).start()?;
+            fill(&m.src, "");
+            check(&m);
+            m.src.rename("a.svn", "a.php");
+            m.src.rename(".f", "f");
+            m.src.rename("info", "sub/info2");
+            check(&m);
+            assert!(m.dst().has("a.php") && m.dst().has("f") && m.dst().has("sub/info2"));
+            m.src.rename("a.php", "a.svn");
+            m.src.rename("f", ".f");
+            m.daemon.flush(None);
+            assert!(!m.dst().has("a.php") && !m.dst().has("f"));
+            Ok(())
+        }),
+        case("a_receiver_that_cannot_delete_by_name", &[Fs::Tmpfs], |fs| {
+            // Include patterns take the same road.
+            let m = setup(fs).mirror_key("include", vec![toml::Value::from("keep.svn")]).start()?;
+            fill(&m.src, "");
+            m.src.write("keep.svn", b"included after all");
+            m.check_but(Times::NotOfDirs, &left_out);
+            assert!(m.dst().has("keep.svn") && !m.dst().has("a.svn"));
+            m.dst().write("sub/theirs.svn", b"the target's own");
+            m.src.remove("sub/a");
+            m.src.remove("sub/deep");
+            m.src.remove("a");
+            m.check_but(Times::NotOfDirs, &left_out);
+            assert!(!m.dst().has("sub/a") && !m.dst().has("sub/deep") && m.dst().has("sub/theirs.svn"));
+            Ok(())
+        }),
+        case(
+            "switch_delete",
+            &[Fs::Tmpfs],
+            switch(
+                &["delete"],
+                |m| {
+                    m.src.remove("f");
+                    m.src.remove("d");
+                },
+                &["f", "d/f"],
+            ),
+        ),
+        case(
+            "switch_create_folder",
+            &[Fs::Tmpfs],
+            switch(
+                &["create_folder"],
+                |m| {
+                    m.src.mkdirs("new/sub");
+                    m.src.write("new/sub/f", b"below a new directory");
+                },
+                &["new", "new/sub/f"],
+            ),
+        ),
+        // A link changes the attributes of what it links to.
+        case(
+            "switch_create_file",
+            &[Fs::Tmpfs],
+            switch(
+                &["create_file", "attrib"],
+                |m| {
+                    m.src.symlink("f", "l");
+                    m.src.link("f", "h");
+                    m.src.fifo("p");
+                },
+                &["l", "h", "p"],
+            ),
+        ),
+        // A file that is made and written is both.
+        case("switch_close_write", &[Fs::Tmpfs], switch(&["close_write"], |m| m.src.append("f", b", written"), &["f"])),
+        case(
+            "switch_move_from",
+            &[Fs::Tmpfs],
+            switch(
+                &["move_from"],
+                |m| {
+                    m.src.rename("f", "f2");
+                    m.src.rename("d", "d2");
+                },
+                &["f", "d/f"],
+            ),
+        ),
+        case(
+            "switch_move_to",
+            &[Fs::Tmpfs],
+            switch(
+                &["move_to"],
+                |m| {
+                    m.src.rename("f", "f2");
+                    m.src.rename("d", "d2");
+                },
+                &["f2", "d2/f"],
+            ),
+        ),
+        case("switch_attrib", &[Fs::Tmpfs], |fs| {
+            for watch in ["auto", "inotify"] {
+                let m = events(fs, &["attrib"]).watch(watch).before(|src| src.write("f", b"file")).start()?;
+                m.check();
+                m.src.chmod("f", 0o600);
+                m.daemon.flush(None);
+                let mode =
+                    |d: &Dir| std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(d.at("f")).unwrap().permissions());
+                assert_ne!(mode(&m.src) & 0o777, mode(m.dst()) & 0o777, "{watch}: a change of mode was followed");
+                m.src.append("f", b", written");
+                m.check();
+            }
+            Ok(())
+        }),
+        case("the_schedule_has_its_own_filter", &[Fs::Tmpfs], |fs| {
+            let m = Setup::new(fs)
+                .mirror_key("full_every", "400ms")
+                .mirror_key("full_exclude", vec![toml::Value::from("*.php")])
+                .before(|src| {
+                    src.write("a.php", b"live");
+                    src.write("b", b"live");
+                });
+            let m = m.start()?;
+            m.check();
+            // Changed behind the daemon's back.
+            m.dst().write("a.php", b"other");
+            m.dst().write("b", b"other");
+            m.dst().write("extra.php", b"extra");
+            m.dst().write("extra", b"extra");
+            let repaired = || (m.dst().read("b").as_deref() == Some(b"live") && !m.dst().has("extra")).then_some(());
+            poll_until(Duration::from_secs(20), repaired).expect("the periodic comparison repairs what it looks at");
+            assert_eq!(
+                m.dst().read("a.php").as_deref(),
+                Some(&b"other"[..]),
+                "the periodic comparison did not leave *.php alone"
+            );
+            assert!(m.dst().has("extra.php"));
+            m.src.append("a.php", b", again");
+            m.daemon.flush(None);
+            assert_eq!(m.src.read("a.php"), m.dst().read("a.php"), "live changes are not the schedule's");
+            m.dst().write("a.php", b"other");
+            reconcile(&m);
+            let whole = || (m.src.read("a.php") == m.dst().read("a.php") && !m.dst().has("extra.php")).then_some(());
+            poll_until(Duration::from_secs(20), whole).expect("a comparison that was asked for is of everything");
+            Ok(())
+        }),
+        case("record_of_failures", &[Fs::Tmpfs], |fs| {
+            let record = tempfile::tempdir().expect("a directory");
+            let path = record.path().join("fail_log.sh");
+            std::fs::write(&path, "touch /planted\n").expect("the file of an earlier program");
+            let m = Setup::new(fs)
+                .targets(&[To::Local])
+                .mirror_key("fail_log", path.to_str().unwrap())
+                .target_key("retry_max", "700ms")
+                .before(|src| src.mkdirs("d"));
+            let m = m.start()?;
+            let read = || std::fs::read_to_string(&path).unwrap_or_default();
+            poll_until(WAIT, || (!read().contains("planted")).then_some(())).expect("the old content is gone");
+            // A name in the way that rsync cannot remove.
+            crate::fixture::proc::must(std::process::Command::new("chattr").arg("+i").arg(m.dst().at("d")));
+            let name = "d/it's $(touch owned) `x`\n";
+            m.src.write(name, b"content");
+            let listed = poll_until(WAIT, || read().contains("it's $(touch owned)").then_some(()));
+            let text = read();
+            crate::fixture::proc::must(std::process::Command::new("chattr").arg("-i").arg(m.dst().at("d")));
+            listed.unwrap_or_else(|| panic!("the failure is not in the record:\n{text}"));
+            let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+            assert_eq!(mode & 0o777, 0o600);
+            poll_until(WAIT, || (!read().contains("owned")).then_some(())).expect("what went through leaves the record");
+            assert_eq!(m.dst().read(name).as_deref(), Some(&b"content"[..]));
+            // The line does by hand what the daemon did.
+            m.dst().remove(name);
+            let script = m.scratch("replay.sh");
+            std::fs::write(&script, text).expect("a script");
+            crate::fixture::proc::must(std::process::Command::new("sh").arg(&script).current_dir(record.path()));
+            assert_eq!(m.dst().read(name).as_deref(), Some(&b"content"[..]), "the recorded line does not send the path");
+            assert!(!record.path().join("owned").exists());
+            Ok(())
+        }),
+    ]
+}

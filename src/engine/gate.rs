@@ -1,0 +1,174 @@
+//! Which kinds of events are followed (`[mirror.events]`).
+//!
+//! An event that is not followed makes nothing dirty; the tree of directories has heard of it all the same. What is dirty for
+//! another reason is read from the disk as always, so a switch says what *starts* a transfer, not what it carries. A record of the
+//! kernel may stand for several events that it merged: it is followed if one of them is.
+//!
+//! With `create_folder` off, what happens below a directory that was made since the start is not followed either, as there is no
+//! such directory on the target. A rename to another place makes it one that was moved.
+
+use std::collections::BTreeSet;
+use std::ops::Bound;
+
+use crate::config::Events;
+use crate::dirty::Seen;
+use crate::path::{self, RelPath};
+
+// fanotify(7) and inotify(7) have the same bits for these.
+const ATTRIB: u64 = libc::FAN_ATTRIB;
+const CLOSE_WRITE: u64 = libc::FAN_CLOSE_WRITE;
+const CREATE: u64 = libc::FAN_CREATE;
+const DELETE: u64 = libc::FAN_DELETE;
+const MOVED_FROM: u64 = libc::FAN_MOVED_FROM | libc::FAN_RENAME;
+const MOVED_TO: u64 = libc::FAN_MOVED_TO | libc::FAN_RENAME;
+
+/// See the module's text.
+pub(super) struct Gate {
+    events: Events,
+    open: bool,
+    /// Directories that were made and not followed; none below another.
+    hidden: BTreeSet<RelPath>,
+}
+
+impl Gate {
+    pub(super) fn new(events: Events) -> Gate {
+        Gate { events, open: events == Events::default(), hidden: BTreeSet::new() }
+    }
+
+    /// What is to be made of a path that a record with this mask told of, if anything.
+    pub(super) fn admit(&mut self, mask: u64, path: &[u8], seen: Seen) -> Option<Seen> {
+        if self.open {
+            return Some(seen);
+        }
+        if !self.hidden.is_empty() && !self.below_hidden(mask, path, seen) {
+            return None;
+        }
+        let e = &self.events;
+        let has = |bits: u64| mask & bits != 0;
+        let moved_in = e.move_to && has(MOVED_TO);
+        let follow = match seen {
+            Seen::Created => e.create_file,
+            Seen::CreatedDir => e.create_folder,
+            // inotify tells of a new directory so, too.
+            Seen::MovedDir => moved_in || (e.create_folder && has(CREATE)) || !has(CREATE | MOVED_TO),
+            Seen::Written => {
+                moved_in
+                    || (e.close_write && has(CLOSE_WRITE))
+                    || (e.create_file && has(CREATE))
+                    || !has(MOVED_TO | CLOSE_WRITE | CREATE)
+            }
+            Seen::Gone | Seen::GoneDir => {
+                (e.delete && has(DELETE)) || (e.move_from && has(MOVED_FROM)) || !has(DELETE | MOVED_FROM)
+            }
+            Seen::Touched => e.attrib,
+            // Comes with follow_open_files only.
+            Seen::Modified | Seen::Contents | Seen::Subtree => true,
+        };
+        if follow {
+            return Some(seen);
+        }
+        if matches!(seen, Seen::CreatedDir | Seen::MovedDir) && has(CREATE) {
+            self.hide(path);
+            return None;
+        }
+        // The attributes of something that was there; the other half of a merged record.
+        (e.attrib && has(ATTRIB) && !matches!(seen, Seen::Gone | Seen::GoneDir)).then_some(Seen::Touched)
+    }
+
+    /// Keeps the hidden directories right; `false` if the path lies in one.
+    fn below_hidden(&mut self, mask: u64, path: &[u8], seen: Seen) -> bool {
+        let mut above = Some(path);
+        let hidden = std::iter::from_fn(|| {
+            let at = above?;
+            above = path::parent(at).filter(|p| !p.is_empty());
+            Some(at)
+        })
+        .find(|at| self.hidden.contains(*at))
+        .map(RelPath::from_normal);
+        match (&hidden, seen) {
+            // Moved onto its name, or gone: it is not the hidden one any more.
+            (Some(at), Seen::MovedDir) if **at == *path && mask & MOVED_TO != 0 => self.hidden.remove(path),
+            (Some(at), Seen::GoneDir) if **at == *path => self.hidden.remove(path),
+            (Some(_), _) => false,
+            (None, Seen::GoneDir) => {
+                let range = self.hidden.range::<[u8], _>((Bound::Excluded(path), Bound::Unbounded));
+                let gone: Vec<RelPath> =
+                    range.take_while(|p| p.starts_with(path)).filter(|p| path::is_at_or_below(p, path)).cloned().collect();
+                gone.iter().for_each(|p| _ = self.hidden.remove(p));
+                true
+            }
+            (None, _) => true,
+        }
+    }
+
+    fn hide(&mut self, path: &[u8]) {
+        self.hidden.insert(RelPath::from_normal(path));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gate(change: impl FnOnce(&mut Events)) -> Gate {
+        let mut events = Events::default();
+        change(&mut events);
+        Gate::new(events)
+    }
+
+    #[test]
+    fn each_switch() {
+        type Switch = fn(&mut Events);
+        let rename = libc::FAN_RENAME;
+        let cases: [(Switch, u64, Seen); 10] = [
+            (|e| e.delete = false, DELETE, Seen::Gone),
+            (|e| e.delete = false, DELETE, Seen::GoneDir),
+            (|e| e.create_folder = false, CREATE, Seen::CreatedDir),
+            (|e| e.create_folder = false, CREATE, Seen::MovedDir),
+            (|e| e.create_file = false, CREATE, Seen::Created),
+            (|e| e.close_write = false, CLOSE_WRITE, Seen::Written),
+            (|e| e.move_from = false, rename, Seen::Gone),
+            (|e| e.move_from = false, libc::FAN_MOVED_FROM, Seen::GoneDir),
+            (|e| e.move_to = false, rename, Seen::Written),
+            (|e| e.attrib = false, ATTRIB, Seen::Touched),
+        ];
+        for (i, (switch, mask, seen)) in cases.iter().enumerate() {
+            assert_eq!(gate(switch).admit(*mask, b"x", *seen), None, "case {i}");
+            // The others do not close it.
+            for (j, (other, ..)) in cases.iter().enumerate() {
+                let (mut own, mut all) = (Events::default(), Events::default());
+                switch(&mut own);
+                other(&mut all);
+                if own != all {
+                    assert_eq!(gate(other).admit(*mask, b"x", *seen), Some(*seen), "case {i}, switch {j}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn merged_records_are_followed_for_either_part() {
+        let mut g = gate(|e| e.create_file = false);
+        assert_eq!(g.admit(CREATE | CLOSE_WRITE, b"x", Seen::Written), Some(Seen::Written));
+        assert_eq!(g.admit(CREATE | ATTRIB, b"x", Seen::Created), Some(Seen::Touched));
+        let mut g = gate(|e| (e.delete, e.create_file) = (false, false));
+        assert_eq!(g.admit(CREATE | DELETE, b"x", Seen::Written), None);
+        assert_eq!(g.admit(0, b"x", Seen::Subtree), Some(Seen::Subtree));
+    }
+
+    #[test]
+    fn what_is_below_a_new_directory_stays_out_of_sight() {
+        let mut g = gate(|e| e.create_folder = false);
+        assert_eq!(g.admit(CREATE, b"d", Seen::CreatedDir), None);
+        assert_eq!(g.admit(CLOSE_WRITE, b"d/f", Seen::Written), None);
+        assert_eq!(g.admit(CREATE, b"d/e", Seen::CreatedDir), None);
+        assert_eq!(g.admit(CLOSE_WRITE, b"d.x", Seen::Written), Some(Seen::Written));
+        assert_eq!(g.admit(libc::FAN_RENAME, b"d", Seen::GoneDir), Some(Seen::GoneDir));
+        assert_eq!(g.admit(libc::FAN_RENAME, b"e", Seen::MovedDir), Some(Seen::MovedDir));
+        assert_eq!(g.admit(CLOSE_WRITE, b"e/f", Seen::Written), Some(Seen::Written));
+        assert!(g.hidden.is_empty());
+        assert_eq!(g.admit(CREATE, b"a/b", Seen::CreatedDir), None);
+        assert_eq!(g.admit(DELETE, b"a", Seen::GoneDir), Some(Seen::GoneDir));
+        assert!(g.hidden.is_empty(), "a directory that is gone stays hidden");
+    }
+}

@@ -1,0 +1,233 @@
+//! Comparing directories where rsync cannot be told all that is left out of them ([`Filter::is_rsyncs`]), in two halves.
+//!
+//! First rsync is run dry and tells what differs, on both sides. What the filter leaves out is dropped from that, and the rest goes by a
+//! list of exact paths, looked up once more. So nothing excluded is sent, also what came to be between the halves; and nothing
+//! excluded is deleted, since each deletion names its path and the guards protect what lies below. The batch is confirmed
+//! by the second half, and nothing that touches it leaves in between, as with any run.
+//!
+//! A receiver that cannot delete by name compares whole levels for that, where everything is hidden from rsync that the guards
+//! match. What only they match, and no expression, is then sent by itself and not deleted.
+//!
+//! Gives up: at most `max_pending` differences at a time; then the comparison is made again.
+
+use super::*;
+
+/// Exceptions from the guards in one command line.
+pub(super) const MAX_RISKS: usize = 500;
+
+/// What the first half leaves to the second.
+#[derive(Debug)]
+pub(super) struct Survey {
+    /// It did not see everything.
+    doubt: Option<Outcome>,
+    deletes_skipped: bool,
+    /// There are more differences than were kept.
+    again: bool,
+}
+
+/// A rule as an argument: `-r` protects on the receiver, `+r` exempts, `-` hides as well.
+pub(super) fn guard(sign: &[u8], pattern: &[u8]) -> OsString {
+    use std::os::unix::ffi::OsStringExt;
+    OsString::from_vec([b"--filter=", sign, b" ", pattern].concat())
+}
+
+/// Whether the next comparison of the whole tree is wanted by the schedule alone: then it leaves alone what the schedule's own filter
+/// says. Any other reason wants all of it.
+#[derive(Debug, Default)]
+pub(super) struct Periodic {
+    owed: bool,
+    limited: bool,
+    /// The set's count of directories that were made to stand for what is below; it may ask for the whole tree by itself.
+    coarsened: u64,
+}
+
+impl Periodic {
+    pub(super) fn due(&mut self, coarsened: u64) {
+        if !self.owed {
+            (self.limited, self.coarsened) = (true, coarsened);
+        }
+        self.owed = true;
+    }
+
+    pub(super) fn unlimited(&mut self) {
+        (self.owed, self.limited) = (true, false);
+    }
+
+    /// A comparison starts: whether it is a limited one.
+    pub(super) fn take(&mut self, coarsened: u64) -> bool {
+        self.owed = false;
+        std::mem::take(&mut self.limited) && self.coarsened == coarsened
+    }
+
+    /// One has to be made again.
+    pub(super) fn back(&mut self, limited: bool) {
+        if limited && !self.owed {
+            (self.owed, self.limited) = (true, true);
+        }
+    }
+}
+
+/// The directories above those that were kept on the target (`kept`, with their kept children before them): perhaps only the guards kept
+/// what is in them, for which a survey has to look.
+pub(super) fn above_kept(kept: &[RelPath]) -> BTreeSet<RelPath> {
+    let kept: BTreeSet<&[u8]> = kept.iter().map(|p| &**p).collect();
+    let tops = kept.iter().filter_map(|p| path::parent(p)).filter(|above| !kept.contains(above));
+    tops.map(RelPath::from_normal).collect()
+}
+
+impl Target {
+    /// Whether every deletion of the source raises an event that is followed.
+    pub(super) fn follows_deletions(&self) -> bool {
+        self.mirror.events.delete && self.mirror.events.move_from
+    }
+
+    /// The guards, but for these paths.
+    pub(super) fn guards_but(&self, paths: &[RelPath]) -> Vec<OsString> {
+        let risks = paths.iter().map(|p| guard(b"+r", &Filter::exactly(p)));
+        risks.chain(self.guard_args.iter().cloned()).collect()
+    }
+
+    /// The first half has ended: starts the second.
+    pub(super) fn surveyed(&mut self, cx: &mut Context<'_>, mut run: Flight, batch: Batch, outcome: Outcome) {
+        let (items, all) = run.run.take_items();
+        let after = std::mem::take(&mut run.after);
+        let survey = Survey {
+            deletes_skipped: run.run.output().signs.deletes_skipped,
+            again: !all,
+            doubt: (!outcome.is_done()).then_some(outcome),
+        };
+        tracing::debug!(target_name = %self.cfg.name, differences = items.len(), complete = all, "compared by a dry run");
+        let differs: Vec<_> = items.iter().filter(|i| !cx.filter.excludes(&i.path, i.dir)).collect();
+        let paths: Vec<_> = differs.iter().map(|i| (i.path.clone(), Kind::Entry)).collect();
+        let looked = (cx.check)()
+            .and_then(|()| normal::normalise(std::os::fd::AsFd::as_fd(cx.root), &paths, cx.statter).map_err(|e| chain(&e)));
+        let normal = match looked {
+            Ok(normal) => normal,
+            Err(why) => {
+                self.periodic.back(run.limited);
+                self.give_back(batch);
+                after.into_iter().for_each(|e| self.set.restore(e));
+                *cx.held = Some(Hold::Gone(why));
+                return;
+            }
+        };
+        let (list, guards, survey) = self.second_half(cx, &normal, &differs, survey);
+        if list.is_empty() {
+            self.proven(cx);
+            match run.withholds {
+                Some(deletes) => self.withhold_entries(cx, batch, deletes, false),
+                None => self.survey_done(cx, batch, survey),
+            }
+            after.into_iter().for_each(|e| self.set.restore(e));
+            return;
+        }
+        let one_level = list.iter().any(|(_, form)| *form == Form::OneLevel);
+        let encoded = filelist::encode(list.iter().map(|(p, f)| (p, *f)));
+        for (path, _) in encoded.refused.iter().filter(|(_, why)| *why == Refusal::TooLong) {
+            self.take_in(cx.now, path, Seen::Written); // to be reported by itself
+        }
+        let pass = if one_level { Pass::ShallowOneLevel } else { Pass::Shallow };
+        let mut ancestors: BTreeMap<RelPath, FileTime> = normal.ancestors.iter().cloned().collect();
+        ancestors.insert(RelPath::root(), normal.root.ctime);
+        // What it deletes was judged before the first half.
+        let withholds = run.withholds;
+        let manner = guarded::Manner { guards, withholds, limited: run.limited, free: true, second: true, ..Default::default() };
+        let serial = self.next_run;
+        let input = Input::List(&encoded.bytes);
+        if self.state == State::Up
+            && self.start_as(cx, manner, pass, input, Load::Batch(batch), encoded.entries, false, run.compare, ancestors)
+        {
+            let second = self.runs.get_mut(&serial).expect("started just now");
+            (second.after, second.soft, second.survey) = (after, run.soft, Some(survey));
+        } else {
+            after.into_iter().for_each(|e| self.set.restore(e));
+        }
+    }
+
+    /// The list of what differs, and the guards for it.
+    fn second_half(
+        &mut self,
+        cx: &Context<'_>,
+        normal: &Normal,
+        differs: &[&Item],
+        mut survey: Survey,
+    ) -> (Vec<(RelPath, Form)>, Option<Vec<OsString>>, Survey) {
+        let deletions = self.spec(cx.root.path(), Compare::Quick).deletions();
+        let missing = normal.items.iter().any(|i| i.state == Look::Missing);
+        let by_level = deletions == Deletions::ByParent && missing;
+        let mut list = Vec::new();
+        for item in &normal.items {
+            match item.state {
+                Look::Unreadable(errno) => {
+                    let why = format!("cannot look at {} on the source: {}", item.path, errno.desc());
+                    survey.doubt.get_or_insert_with(|| Outcome { verdict: Verdict::Partial, ..Outcome::unknown(why) });
+                }
+                Look::Present(stat) if item.path.is_root() || cx.filter.excludes(&item.path, stat.is_dir()) => {
+                    // The root's attributes travel with any list.
+                    if item.path.is_root() && normal.items.len() == 1 {
+                        list.push((RelPath::from_normal(format!(".probe-{:016x}", fastrand::u64(..))), Form::Plain));
+                    }
+                }
+                Look::Present(_) if by_level && self.guarded.excludes(&item.path, false) => {
+                    self.take_in(cx.now, &item.path, Seen::Touched);
+                }
+                Look::Present(_) => list.push((item.path.clone(), Form::Plain)),
+                Look::Missing => match deletions {
+                    Deletions::Never => {}
+                    Deletions::ByName => list.push((item.path.clone(), Form::Plain)),
+                    Deletions::ByParent => {
+                        let parent = path::parent(&item.path).unwrap_or_default();
+                        list.push((RelPath::from_normal(parent), Form::OneLevel));
+                    }
+                },
+            }
+        }
+        if by_level {
+            let hidden = self.mirror.filter.guards().iter().map(|p| guard(b"-", p)).collect();
+            return (list, Some(hidden), survey);
+        }
+        // What is to go by name must not be protected for its name.
+        let guarded = differs.iter().filter(|i| i.deletes() && self.guarded.excludes_leaf(&i.path, false));
+        let mut risks: Vec<RelPath> = guarded.map(|i| i.path.clone()).collect();
+        survey.again |= risks.len() > MAX_RISKS;
+        risks.truncate(MAX_RISKS);
+        let guards = (!risks.is_empty()).then(|| self.guards_but(&risks));
+        (list, guards, survey)
+    }
+
+    /// Both halves went through.
+    pub(super) fn survey_done(&mut self, cx: &Context<'_>, batch: Batch, survey: Survey) {
+        match survey.doubt {
+            _ if survey.again => self.give_back(batch),
+            Some(outcome) => self.partial(cx, survey.deletes_skipped, batch, &outcome),
+            None => self.confirm(batch.id, batch.entries),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_schedule_alone_limits() {
+        let mut p = Periodic::default();
+        p.due(0);
+        assert!(p.take(0));
+        p.back(true);
+        assert!(p.take(0), "a second try");
+        p.due(0);
+        p.unlimited();
+        assert!(!p.take(0));
+        p.unlimited();
+        p.due(0);
+        assert!(!p.take(0), "a loss came first");
+        p.due(0);
+        assert!(!p.take(1), "the set asked by itself");
+        p.due(0);
+        assert!(p.take(0));
+        p.unlimited();
+        p.back(true);
+        assert!(!p.take(0), "a loss while the limited one failed");
+    }
+}
