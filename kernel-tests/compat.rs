@@ -15,7 +15,7 @@ const EXPRESSIONS: [&str; 5] = [r"(.*)\.svn", "^info/*", "^static/.*$", r"/sub/d
 
 fn setup(fs: Fs) -> Setup {
     let expressions = EXPRESSIONS.iter().map(|e| toml::Value::from(*e)).collect::<Vec<_>>();
-    Setup::new(fs).mirror_key("exclude_regex", expressions).mirror_key("exclude_temporary", true)
+    Setup::new(fs).key("exclude_regex", expressions).key("exclude_temporary", true)
 }
 
 /// By hand, beside the daemon's own idea of it.
@@ -65,7 +65,7 @@ fn reconcile(m: &Mirror) {
 
 fn events(fs: Fs, off: &[&str]) -> Setup {
     let table: toml::Table = off.iter().map(|key| ((*key).to_owned(), toml::Value::from(false))).collect();
-    Setup::new(fs).mirror_key("events", table)
+    Setup::new(fs).key("events", table)
 }
 
 /// Does what a switch says is not followed; then the target is as it was but for the mark, and a comparison of the whole
@@ -177,7 +177,7 @@ pub fn cases() -> Vec<Case> {
         }),
         case("a_receiver_that_cannot_delete_by_name", &[Fs::Tmpfs], |fs| {
             // Include patterns take the same road.
-            let m = setup(fs).mirror_key("include", vec![toml::Value::from("keep.svn")]).start()?;
+            let m = setup(fs).key("include", vec![toml::Value::from("keep.svn")]).start()?;
             fill(&m.src, "");
             m.src.write("keep.svn", b"included after all");
             m.check_but(Times::NotOfDirs, &left_out);
@@ -269,10 +269,8 @@ pub fn cases() -> Vec<Case> {
             Ok(())
         }),
         case("the_schedule_has_its_own_filter", &[Fs::Tmpfs], |fs| {
-            let m = Setup::new(fs)
-                .mirror_key("full_every", "400ms")
-                .mirror_key("full_exclude", vec![toml::Value::from("*.php")])
-                .before(|src| {
+            let m =
+                Setup::new(fs).key("full_every", "400ms").key("full_exclude", vec![toml::Value::from("*.php")]).before(|src| {
                     src.write("a.php", b"live");
                     src.write("b", b"live");
                 });
@@ -306,7 +304,7 @@ pub fn cases() -> Vec<Case> {
             std::fs::write(&path, "touch /planted\n").expect("the file of an earlier program");
             let m = Setup::new(fs)
                 .targets(&[To::Local])
-                .mirror_key("fail_log", path.to_str().unwrap())
+                .key("fail_log", path.to_str().unwrap())
                 .target_key("retry_max", "700ms")
                 .before(|src| src.mkdirs("d"));
             let m = m.start()?;

@@ -27,6 +27,7 @@ mod renames;
 mod restart;
 mod rewrite;
 mod roles;
+mod sersync;
 mod steering;
 mod targets;
 mod torture;
@@ -118,6 +119,7 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("follow", follow::cases()),
         ("muting", muting::cases()),
         ("compat", compat::cases()),
+        ("sersync", sersync::cases()),
         ("targets", targets::cases()),
         ("outages", outages::cases()),
         ("fallback", fallback::cases()),

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::error::ErrorKind;
@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::{Extras, Level, LogFormat, MaxDelete, Overrides, Watch, units};
 use crate::exit::ExitCode;
 use crate::failover::cli::{self as failover, FailoverArgs};
+use crate::sersync::{ImportArgs, SersyncArgs};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -59,6 +60,12 @@ pub enum Command {
     /// Try failed paths, and targets that are away, at once
     #[command(after_help = RETRY_HELP)]
     Retry(SteerArgs),
+    /// Run sersync's configuration as sersync does; also when called as sersync or sersync2
+    #[command(after_help = SERSYNC_HELP)]
+    Sersync(SersyncArgs),
+    /// Print the TOML that sersync's configuration means
+    #[command(after_help = IMPORT_HELP)]
+    Import(ImportArgs),
     /// Roles of two servers, and the switch between them
     #[command(after_help = failover::HELP)]
     Failover(FailoverArgs),
@@ -77,6 +84,24 @@ Examples:
 
 Exit codes: 0 done (--once, or stopped by a signal), 1 some paths failed, 64 usage, 69 kernel or rsync lacks something,
 75 target unreachable (--once), 77 not permitted, 78 the arguments do not fit together.";
+
+const SERSYNC_HELP: &str = "\
+The file is checked as `fansync check` does; what is different from sersync is told in the log.
+
+Examples:
+  fansync sersync -r -o /etc/sersync/confxml.xml
+  sersync2 -dro /etc/sersync/confxml.xml
+
+Exit codes: 0 stopped by a signal (with -d: it watches), 64 usage, 69 kernel or rsync lacks something, 77 not permitted, 78 configuration,
+or this file is run already.";
+
+const IMPORT_HELP: &str = "\
+Give -r and -n as sersync gets them. Comments tell what is different.
+
+Example:
+  fansync import -r -n 10 confxml.xml > /etc/fansync/fansync.toml
+
+Exit codes: 0 done, 64 usage, 78 the file is wrong.";
 
 const RUN_HELP: &str = "\
 SIGTERM and SIGINT finish what is pending, at most stop_timeout; SIGUSR1 compares the whole tree.
@@ -314,6 +339,11 @@ impl MirrorArgs {
 /// What to print, and the code to leave with: [`ExitCode::Usage`] where clap would leave with 2, [`ExitCode::Done`] for
 /// help and version.
 pub fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> Result<Cli, (clap::Error, ExitCode)> {
+    let mut words: Vec<OsString> = words.into_iter().map(Into::into).collect();
+    let called = words.first().map(PathBuf::from);
+    if called.as_deref().and_then(Path::file_name).is_some_and(|name| name == "sersync" || name == "sersync2") {
+        words.insert(1, "sersync".into());
+    }
     Cli::try_parse_from(words).map_err(|error| {
         let code = match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::Done,
@@ -398,6 +428,19 @@ mod tests {
     }
 
     #[test]
+    fn called_as_sersync() {
+        let of = |line: &str| match parse(line.split_whitespace()).unwrap_or_else(|(e, _)| panic!("{line}: {e}")).command {
+            Command::Sersync(args) => (args.detach, args.reconcile, args.workers, args.file),
+            other => panic!("{line}: {other:?}"),
+        };
+        let usual = PathBuf::from("confxml.xml");
+        assert_eq!(of("sersync2"), (false, false, None, usual.clone()));
+        assert_eq!(of("/opt/sersync -dro /c.xml"), (true, true, None, "/c.xml".into()));
+        assert_eq!(of("fansync sersync -d -n -3 -r"), (true, true, Some("-3".into()), usual.clone()));
+        assert_eq!(of("sersync -rn12"), (false, true, Some("12".into()), usual));
+    }
+
+    #[test]
     fn codes() {
         for (line, code) in [
             ("", ExitCode::Usage),
@@ -412,6 +455,8 @@ mod tests {
             ("flush --timeout 5", ExitCode::Usage),
             ("mirror /a h::m --max-delete 0%", ExitCode::Usage),
             ("nope", ExitCode::Usage),
+            ("sersync -x", ExitCode::Usage),
+            ("sersync -h", ExitCode::Done),
         ] {
             assert_eq!(words(line).map_err(|(_, code)| code), Err(code), "{line}");
         }

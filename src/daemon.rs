@@ -90,6 +90,8 @@ pub struct Mode {
     pub state: bool,
     /// If another daemon has the default socket, take one by process id beside it.
     pub any_socket: bool,
+    /// Called once everything is watched.
+    pub ready: Option<fn()>,
 }
 
 enum Wish {
@@ -149,6 +151,9 @@ pub fn run(config: &Config, mode: Mode) -> Result<ExitCode, Error> {
         running.push(Running { handle, thread });
     }
     tracing::info!(socket = %socket.display(), mirrors = config.mirrors.len(), "watching");
+    if let Some(ready) = mode.ready {
+        ready();
+    }
     let why = watch_over(config, mode, &handles, &wishes, &running);
     Ok(end(config, why, running))
 }

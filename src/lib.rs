@@ -37,6 +37,7 @@ pub mod privilege;
 pub mod resolve;
 pub mod ring;
 pub mod scan;
+pub mod sersync;
 pub mod source;
 pub mod state;
 pub mod status;

@@ -12,6 +12,8 @@ use fansync::daemon::{self, Mode};
 use fansync::exit::ExitCode;
 use fansync::failover::cli::{FailoverArgs, act};
 use fansync::failover::daemon::Mode as FailoverMode;
+use fansync::sersync::detach::{self, Detached};
+use fansync::sersync::{Flags, SersyncArgs};
 
 fn main() -> ProcessExit {
     let cli = match cli::parse(std::env::args_os()) {
@@ -23,11 +25,30 @@ fn main() -> ProcessExit {
     };
     let code = match cli.command {
         Command::Mirror(args) => match Config::for_mirror(&args.source, &args.targets, &args.overrides()) {
-            Ok(config) => run(&config, Mode { once: args.once, any_socket: args.socket.is_none(), state: false }),
+            Ok(config) => {
+                run(&config, Mode { once: args.once, any_socket: args.socket.is_none(), state: false, ..Mode::default() })
+            }
             Err(errors) => refuse(&errors),
         },
         Command::Run(args) => match Config::load(&args.config) {
             Ok(config) => run(&config, Mode { state: true, ..Mode::default() }),
+            Err(errors) => refuse(&errors),
+        },
+        Command::Sersync(args) => sersync(&args),
+        Command::Import(args) => match fansync::sersync::load(&args.file, &Flags::from(&args)) {
+            Ok(loaded) => print(fansync::sersync::toml(&loaded)),
+            Err(errors) => refuse(&errors),
+        },
+        Command::Check(args) if begins_as_xml(&args.config) => match fansync::sersync::load(&args.config, &Flags::default()) {
+            Ok(loaded) => {
+                for note in &loaded.notes {
+                    eprintln!("{}:{}: {}", args.config.display(), note.line, note.text);
+                }
+                for text in loaded.unseen() {
+                    eprintln!("look at the target: {text}");
+                }
+                check(&loaded.config, args.effective)
+            }
             Err(errors) => refuse(&errors),
         },
         Command::Check(args) => match Config::load(&args.config) {
@@ -74,6 +95,58 @@ fn failover(args: FailoverArgs) -> ExitCode {
     }
 }
 
+fn begins_as_xml(path: &std::path::Path) -> bool {
+    use std::io::Read;
+    let mut start = Vec::new();
+    std::fs::File::open(path).is_ok_and(|f| f.take(4096).read_to_end(&mut start).is_ok()) && fansync::sersync::is_xml(&start)
+}
+
+fn print(text: Result<String, impl Error>) -> ExitCode {
+    match text {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::Done
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::Bug
+        }
+    }
+}
+
+fn sersync(args: &SersyncArgs) -> ExitCode {
+    let loaded = match fansync::sersync::load(&args.file, &Flags::from(args)) {
+        Ok(loaded) => loaded,
+        Err(errors) => return refuse(&errors),
+    };
+    if args.detach {
+        let log = detach::log_path(&loaded.config.daemon.state_dir, &args.file);
+        match detach::detach(&log) {
+            Ok(Detached::Run) => {}
+            Ok(Detached::Leave(code)) => return code,
+            Err(error) => {
+                eprintln!("error: cannot detach: {error}");
+                return ExitCode::Unavailable;
+            }
+        }
+    }
+    let _lock = match detach::Lock::take(&args.file) {
+        Ok(lock) => lock,
+        Err(error) => {
+            fail(&error, None);
+            return match error {
+                detach::LockError::Taken { .. } => ExitCode::Config,
+                detach::LockError::File { .. } => ExitCode::NotPermitted,
+            };
+        }
+    };
+    log_to_stderr(loaded.config.daemon.log);
+    for note in &loaded.notes {
+        tracing::info!(line = note.line, "{}: {}", args.file.display(), note.text);
+    }
+    serve(&loaded.config, Mode { state: true, any_socket: true, ready: Some(detach::ready), ..Mode::default() })
+}
+
 fn refuse(errors: &ConfigErrors) -> ExitCode {
     eprintln!("{errors}");
     ExitCode::Config
@@ -105,6 +178,10 @@ fn log_to_stderr(log: LogConfig) {
 
 fn run(config: &Config, mode: Mode) -> ExitCode {
     log_to_stderr(config.daemon.log);
+    serve(config, mode)
+}
+
+fn serve(config: &Config, mode: Mode) -> ExitCode {
     match daemon::run(config, mode) {
         Ok(code) => code,
         Err(error) => {

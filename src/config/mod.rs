@@ -17,8 +17,10 @@ mod tests;
 mod toml;
 pub mod units;
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
+use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
 pub use checked::{
@@ -74,6 +76,14 @@ impl Config {
     /// The file cannot be read; others may change it (it names commands that run as root); everything that is wrong in it.
     pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
         toml::parse(&read_trusted(path)?, Some(path))
+    }
+
+    /// The same for a file's text.
+    ///
+    /// # Errors
+    /// Everything that is wrong in it.
+    pub fn from_toml(text: &str) -> Result<Config, ConfigErrors> {
+        toml::parse(text, None)
     }
 
     /// The configuration of `fansync mirror SRC TARGET…`: one mirror named `mirror`, targets named `t1`, `t2`, ….
@@ -195,19 +205,24 @@ impl Extras {
 
 /// The text of a configuration file that only its owner can change.
 pub(crate) fn read_trusted(path: &Path) -> Result<String, ConfigErrors> {
+    String::from_utf8(read_trusted_bytes(path)?).map_err(|_| {
+        let problem = Problem::new("cannot read the configuration: it is not UTF-8").help("save it as UTF-8");
+        ConfigErrors::new(Some(path), "", vec![problem])
+    })
+}
+
+/// The same for a file in any encoding.
+pub(crate) fn read_trusted_bytes(path: &Path) -> Result<Vec<u8>, ConfigErrors> {
     let fail = |problem| Err(ConfigErrors::new(Some(path), "", vec![problem]));
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     // The rights are those of the file that is read, not of what has its name a moment later.
     let read = File::open(path).and_then(|file| {
         let meta = file.metadata()?;
-        file.take(MAX_FILE_BYTES).read_to_string(&mut text)?;
+        file.take(MAX_FILE_BYTES).read_to_end(&mut bytes)?;
         Ok(meta)
     });
     let meta = match read {
         Ok(meta) => meta,
-        Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {
-            return fail(Problem::new("cannot read the configuration: it is not UTF-8").help("save it as UTF-8"));
-        }
         Err(e) => return fail(Problem::new(format!("cannot read the configuration: {e}"))),
     };
     if meta.len() >= MAX_FILE_BYTES {
@@ -216,7 +231,21 @@ pub(crate) fn read_trusted(path: &Path) -> Result<String, ConfigErrors> {
     if let Some((reason, help)) = secret::distrust(&meta).or_else(|| secret::replaceable(path)) {
         return fail(Problem::new(format!("cannot trust the configuration: {reason}")).help(help));
     }
-    Ok(text)
+    Ok(bytes)
+}
+
+/// The rules that do not hold, each where its key stands, or the section that it is missing in.
+pub(crate) fn judge(config: &Config, places: &HashMap<String, Range<usize>>) -> Vec<Problem> {
+    fn ancestors(key: &str) -> impl Iterator<Item = &str> {
+        std::iter::successors(Some(key), |key| key.rsplit_once('.').map(|(above, _)| above))
+    }
+    let complaints = rules::check(config).into_iter();
+    complaints
+        .map(|c| Problem {
+            at: ancestors(&c.key).find_map(|key| places.get(key)).cloned(),
+            ..Problem::new(c.message).help(c.help)
+        })
+        .collect()
 }
 
 /// `path` from the root. `..` is resolved with the links that stand before it, as the shell's user sees it.

@@ -18,7 +18,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::checked::{Batch, Config, Daemon, Events, Extras, KernelSwitches, LogConfig, MaxDelete, Mirror, Target};
 use super::cite::{ConfigErrors, Problem, nearest};
-use super::{rules, units};
+use super::units;
 use crate::failover::mark;
 use crate::filter::Filter;
 use crate::sync::location::{Location, LocationError};
@@ -39,19 +39,11 @@ pub(super) fn parse(text: &str, file: Option<&Path>) -> Result<Config, ConfigErr
     let Found { mut problems, places } = found;
     match config {
         Some(config) if problems.is_empty() => {
-            problems.extend(rules::check(&config).into_iter().map(|c| Problem {
-                // A key that has its default stands for the section it is in.
-                at: ancestors(&c.key).find_map(|key| places.get(key)).cloned(),
-                ..Problem::new(c.message).help(c.help)
-            }));
+            problems.extend(super::judge(&config, &places));
             if problems.is_empty() { Ok(config) } else { Err(ConfigErrors::new(file, text, problems)) }
         }
         _ => Err(ConfigErrors::new(file, text, problems)),
     }
-}
-
-fn ancestors(key: &str) -> impl Iterator<Item = &str> {
-    std::iter::successors(Some(key), |key| key.rsplit_once('.').map(|(above, _)| above))
 }
 
 /// What reading has found besides values.

@@ -32,7 +32,7 @@ use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
 
 use super::Engine;
 use super::watching::Watching;
-use crate::config::{Initial, Mirror};
+use crate::config::{Events, Initial, Mirror};
 use crate::dirty::{Epoch, Kind, Seen};
 use crate::filter::Filter;
 use crate::lost::{Cause, Lost};
@@ -137,7 +137,16 @@ impl Begin {
 
 /// What decides about the contents of every target.
 fn settings(mirror: &Mirror) -> String {
-    format!("delete {} include {:?} exclude {:?}", mirror.delete, mirror.filter.include(), mirror.filter.exclude())
+    let (filter, delete) = (&mirror.filter, mirror.delete);
+    let mut out = format!("delete {delete} include {:?} exclude {:?}", filter.include(), filter.exclude());
+    if !filter.is_rsyncs() {
+        out += &format!(" expressions {:?} temporary {}", filter.expressions(), filter.temporary());
+    }
+    if mirror.events != Events::default() && mirror.initial == Initial::Reconcile {
+        // What was not followed was seen, but is not on the targets: only a comparison brings it, so no run is like another.
+        out += &format!(" run {:016x}", fastrand::u64(..));
+    }
+    out
 }
 
 impl History {

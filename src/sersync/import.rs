@@ -1,0 +1,71 @@
+//! A configuration of sersync's as TOML.
+
+use std::fmt::Write as _;
+
+use super::Loaded;
+use crate::config::{Config, Daemon, Mirror, Target};
+
+/// The TOML that `loaded` means: what is not a default, and as comments what is different from sersync.
+///
+/// # Errors
+/// A path that is not UTF-8, which no XML holds.
+pub fn toml(loaded: &Loaded) -> Result<String, toml::ser::Error> {
+    let mut out = String::from(
+        "# From a configuration of sersync's. Keys that are not here have their defaults; docs/config.md has all.\n",
+    );
+    if !loaded.notes.is_empty() {
+        out.push_str("#\n# What is different, by the line of the XML:\n");
+    }
+    for note in &loaded.notes {
+        let text = note.text.replace('\n', " ");
+        _ = match note.line {
+            0 => writeln!(out, "#   {text}"),
+            line => writeln!(out, "#   {line}: {text}"),
+        };
+    }
+    let failed = |e: toml::de::Error| <toml::ser::Error as serde::ser::Error>::custom(e);
+    let config = &loaded.config;
+    let mirrors = config.mirrors.iter().map(|m| Mirror {
+        targets: m.targets.iter().map(|t| Target::new(t.name.clone(), t.location.clone())).collect(),
+        ..Mirror::new(m.name.clone(), m.source.clone())
+    });
+    let usual = Config { daemon: Daemon::default(), mirrors: mirrors.collect() };
+    let own: toml::Table = config.to_toml()?.parse().map_err(failed)?;
+    let usual: toml::Table = usual.to_toml()?.parse().map_err(failed)?;
+    let rest = beyond(own, &usual);
+    if !rest.is_empty() {
+        out.push('\n');
+        out.push_str(&toml::to_string(&rest)?);
+    }
+    Ok(out)
+}
+
+/// The entries of `own` that are not in `usual`, and what every section needs.
+fn beyond(own: toml::Table, usual: &toml::Table) -> toml::Table {
+    const NEEDED: [&str; 4] = ["name", "source", "url", "kind"];
+    let mut out = toml::Table::new();
+    for (key, value) in own {
+        let kept = match (value, usual.get(&key)) {
+            (toml::Value::Table(own), Some(toml::Value::Table(usual))) => {
+                let rest = beyond(own, usual);
+                (!rest.is_empty()).then_some(toml::Value::Table(rest))
+            }
+            (toml::Value::Array(own), Some(toml::Value::Array(usual))) if own.iter().any(toml::Value::is_table) => {
+                let none = toml::Table::new();
+                let pairs = own.into_iter().enumerate().map(|(i, own)| match own {
+                    toml::Value::Table(own) => {
+                        toml::Value::Table(beyond(own, usual.get(i).and_then(toml::Value::as_table).unwrap_or(&none)))
+                    }
+                    other => other,
+                });
+                Some(toml::Value::Array(pairs.collect()))
+            }
+            (value, usual) if NEEDED.contains(&key.as_str()) || usual != Some(&value) => Some(value),
+            _ => None,
+        };
+        if let Some(value) = kept {
+            out.insert(key, value);
+        }
+    }
+    out
+}

@@ -1,0 +1,158 @@
+//! A drop-in for sersync 2.5.4: its command line, its `confxml.xml`, its meaning of them.
+//!
+//! There is one road: `xml.rs` reads the file and knows where everything stands, `convert.rs` makes of it the same
+//! [`Config`] that a TOML file gives, and the same rules judge it, with the places of the XML in their messages. So whatever the XML
+//! asks for is something that TOML can say as well, and `import.rs` says it. What sersync did and this does not, and the other way round,
+//! is told as a [`Note`], never passed over.
+//!
+//! `detach.rs` is `-d`: a process of its own, one for each configuration file.
+
+mod convert;
+pub mod detach;
+mod import;
+mod params;
+mod plugins;
+#[cfg(test)]
+mod tests;
+mod xml;
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::config::{Config, ConfigErrors};
+
+pub use import::toml;
+pub use xml::is_xml;
+
+/// `fansync sersync`, and every `sersync` and `sersync2`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct SersyncArgs {
+    /// Detach from the terminal; a second one for the same file does not start
+    #[arg(short = 'd')]
+    pub detach: bool,
+    /// First make the targets equal to the trees; changes are watched meanwhile
+    #[arg(short = 'r')]
+    pub reconcile: bool,
+    /// rsync runs at the same time, per target
+    #[arg(short = 'n', value_name = "N", allow_hyphen_values = true)]
+    pub workers: Option<String>,
+    /// The configuration, sersync's XML
+    #[arg(short = 'o', value_name = "FILE", default_value = "confxml.xml")]
+    pub file: PathBuf,
+    /// Only this plugin, without any rsync
+    #[arg(short = 'm', value_name = "NAME", value_parser = plugins::NAMES)]
+    pub plugin: Option<String>,
+}
+
+/// `fansync import`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct ImportArgs {
+    /// What sersync is run with -r for: make the targets equal at each start
+    #[arg(short = 'r')]
+    pub reconcile: bool,
+    /// What sersync is run with -n for: rsync runs at the same time, per target
+    #[arg(short = 'n', value_name = "N", allow_hyphen_values = true)]
+    pub workers: Option<String>,
+    /// What sersync is run with -m for: only this plugin
+    #[arg(short = 'm', value_name = "NAME", value_parser = plugins::NAMES)]
+    pub plugin: Option<String>,
+    /// The configuration, sersync's XML
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+}
+
+/// What the command line says beside the file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Flags {
+    /// `-r`.
+    pub reconcile: bool,
+    /// `-n`, as given.
+    pub workers: Option<String>,
+    /// `-m`.
+    pub plugin: Option<String>,
+}
+
+impl From<&SersyncArgs> for Flags {
+    fn from(args: &SersyncArgs) -> Flags {
+        Flags { reconcile: args.reconcile, workers: args.workers.clone(), plugin: args.plugin.clone() }
+    }
+}
+
+impl From<&ImportArgs> for Flags {
+    fn from(args: &ImportArgs) -> Flags {
+        Flags { reconcile: args.reconcile, workers: args.workers.clone(), plugin: args.plugin.clone() }
+    }
+}
+
+/// Something in the file that does nothing here, or something else than it did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// Line in the file, from 1; 0 for the command line.
+    pub line: usize,
+    /// What, and why.
+    pub text: String,
+}
+
+/// A configuration that was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    /// What it means.
+    pub config: Config,
+    /// In the order of the file.
+    pub notes: Vec<Note>,
+}
+
+impl Loaded {
+    /// What of the targets cannot be seen from here, and is often wrong where sersync was.
+    pub fn unseen(&self) -> Vec<String> {
+        let targets = self.config.mirrors.iter().flat_map(|m| m.targets.iter().map(move |t| (m, t)));
+        let daemons = targets.filter(|(_, t)| t.location.is_daemon());
+        daemons
+            .map(|(m, t)| {
+                let deletes = if m.delete { "\"ignore errors\" deletes files that could not be read; " } else { "" };
+                format!(
+                    "{}: no module tells its settings. With \"use chroot = no\" and without \"munge symlinks = no\", symbolic links are stored as \
+                     /rsyncd-munged/…; {deletes}\"max connections\" must be {} or more; \"timeout\" more than {:?}",
+                    t.location,
+                    t.jobs + t.small_jobs + t.standby,
+                    t.standby_max_age,
+                )
+            })
+            .collect()
+    }
+}
+
+/// Reads and checks sersync's configuration file.
+///
+/// # Errors
+/// As [`Config::load`], with the places in the XML.
+pub fn load(path: &Path, flags: &Flags) -> Result<Loaded, ConfigErrors> {
+    read(&crate::config::read_trusted_bytes(path)?, Some(path), flags)
+}
+
+/// The same for the file's content.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn read(bytes: &[u8], path: Option<&Path>, flags: &Flags) -> Result<Loaded, ConfigErrors> {
+    let decoded = xml::decode(bytes).map_err(|problem| ConfigErrors::new(path, "", vec![problem]))?;
+    let text = &decoded.text;
+    let options = roxmltree::ParsingOptions { allow_dtd: false, nodes_limit: 100_000, ..Default::default() };
+    let document = roxmltree::Document::parse_with_options(text, options)
+        .map_err(|error| ConfigErrors::new(path, text, vec![xml::syntax(text, &error)]))?;
+    let (config, found) = convert::config(&document, &decoded, flags);
+    let mut problems = found.problems;
+    if problems.is_empty() {
+        problems = crate::config::judge(&config, &found.places);
+    }
+    if !problems.is_empty() {
+        return Err(ConfigErrors::new(path, text, problems));
+    }
+    let line = |at: &Range<usize>| text.as_bytes()[..at.start].iter().filter(|&&b| b == b'\n').count() + 1;
+    let mut notes: Vec<Note> =
+        found.notes.into_iter().map(|(at, text)| Note { line: at.as_ref().map_or(0, line), text }).collect();
+    notes.sort_by_key(|n| n.line);
+    Ok(Loaded { config, notes })
+}
