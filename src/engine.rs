@@ -152,6 +152,8 @@ pub struct Engine {
     stop_drain: Option<u64>,
     /// The drain under way for [`DirtySet::begin_barrier`](crate::dirty::DirtySet::begin_barrier).
     barrier: Option<u64>,
+    /// The drain under way for [`Resolver::settle`].
+    settling: Option<u64>,
     record: Option<Record>,
     events: u64,
     /// Which names are one file; only with `hard_links`.
@@ -249,6 +251,7 @@ impl Engine {
             stop_at: None,
             stop_drain: None,
             barrier: None,
+            settling: None,
             record: mirror.fail_log.as_deref().map(|path| Record::new(FailLog::open(path), mirror.targets.len())),
             events: 0,
             linking: mirror.extras.hard_links.then(linked::Linking::new),

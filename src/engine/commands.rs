@@ -62,7 +62,8 @@ impl Engine {
         }
     }
 
-    /// After something landed: asks for a drain, so that it is known when every event from before has been seen.
+    /// After something landed, or changed in a way not understood yet: asks for a drain, so that it is known when every event from
+    /// before has been seen.
     pub(super) fn raise_barrier(&mut self) {
         if self.barrier.is_none() && self.targets.iter().any(Target::wants_barrier) {
             self.targets.iter_mut().for_each(Target::begin_barrier);
@@ -70,10 +71,19 @@ impl Engine {
             self.barrier = Some(self.next_token);
             self.reader.request_drain(self.next_token);
         }
+        if self.settling.is_none() && self.resolver.has_unexplained() {
+            self.next_token += 1;
+            self.settling = Some(self.next_token);
+            self.reader.request_drain(self.next_token);
+        }
     }
 
     /// Every event from before the request is in the dirty sets now: the flush can tell what it waits for.
     pub(super) fn drained_until(&mut self, token: u64) {
+        self.settling.take_if(|t| *t == token);
+        if let Err(lost) = self.resolver.settle() {
+            self.lost(lost);
+        }
         if self.stop_drain.take_if(|t| *t == token).is_some() {
             self.compare_scheduled(true); // so that it is sent, or counted as left
             self.compare_unwatched();

@@ -16,6 +16,7 @@ pub mod follow;
 pub mod mute;
 mod muting;
 pub mod tree;
+mod unexplained;
 
 use std::ffi::OsStr;
 use std::io;
@@ -140,6 +141,7 @@ pub struct Resolver {
     at: Option<(NodeId, u64, usize)>,
     fd_errors_said: bool,
     muting: Option<muting::Muting>,
+    unexplained: unexplained::Unexplained,
     now: Duration,
 }
 
@@ -174,6 +176,7 @@ impl Resolver {
             at: None,
             fd_errors_said: false,
             muting: None,
+            unexplained: unexplained::Unexplained::default(),
             now: Duration::ZERO,
         }
     }
@@ -255,6 +258,9 @@ impl Resolver {
             return self.renamed(root, filter, event, is_dir, out);
         }
         let Some(Place { fid, name }) = event.dir else { return self.nameless(root, filter, event, out) };
+        if mask & (libc::FAN_CREATE | libc::FAN_DELETE) != 0 {
+            self.unexplained.explained(event.child.as_ref());
+        }
         let Dir::Inside(dir) = self.resolve(root, &fid)? else {
             self.stats.foreign += 1;
             self.useless(event, &fid, false);
@@ -401,7 +407,29 @@ impl Resolver {
                 self.useless_file(event, false);
                 Ok(())
             }
-            Whereabouts::NoName => Err(Lost::all(Cause::UnresolvableHandle)),
+            Whereabouts::NoName => {
+                let link_count = event.mask & (libc::FAN_CLOSE_WRITE | libc::FAN_MODIFY) == 0;
+                match link_count && self.unexplained.hold(&child) {
+                    true => Ok(()),
+                    false => Err(Lost::all(Cause::UnresolvableHandle)),
+                }
+            }
+        }
+    }
+
+    /// Whether a drain is needed for [`Resolver::settle`].
+    pub fn has_unexplained(&self) -> bool {
+        self.unexplained.any()
+    }
+
+    /// To be called when everything that was queued has been seen.
+    ///
+    /// # Errors
+    /// [`Lost`] when a file changed that no path is known for.
+    pub fn settle(&mut self) -> Outcome {
+        match self.unexplained.settle() {
+            true => Err(Lost::all(Cause::UnresolvableHandle)),
+            false => Ok(()),
         }
     }
 

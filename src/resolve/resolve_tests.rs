@@ -171,3 +171,39 @@ fn a_root_that_is_replaced_is_noticed() {
     std::os::unix::fs::symlink("was", w.at("root")).unwrap();
     assert!(w.root.check().unwrap_err().contains("replaced"));
 }
+
+/// Drops what the kernel caches of names, so that a file is known by its inode alone.
+fn forget_names() {
+    fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
+}
+
+fn lost(w: &mut Watched) -> bool {
+    w.told();
+    w.resolver.settle().is_err()
+}
+
+#[test]
+fn the_other_names_of_a_file_are_no_concern_but_a_change_by_handle_is() {
+    let mut w = Watched::new(&[], true);
+    fs::write(w.at("outside/one"), "1").unwrap();
+    fs::create_dir(w.at("outside/d")).unwrap();
+    fs::hard_link(w.at("outside/one"), w.at("outside/d/two")).unwrap();
+    let fd = fs::File::open(w.at("outside")).unwrap();
+    let handle = name_to_handle(fd.as_fd(), Path::new("one")).unwrap();
+    w.told();
+    assert!(!lost(&mut w));
+    forget_names();
+    fs::remove_file(w.at("outside/d/two")).unwrap();
+    assert!(!lost(&mut w), "a name was removed, nothing else");
+    forget_names();
+    let by_handle = open_by_handle(fd.as_fd(), handle.as_ref()).unwrap();
+    nix::sys::stat::fchmodat(
+        nix::fcntl::AT_FDCWD,
+        &PathBuf::from(format!("/proc/self/fd/{}", by_handle.as_raw_fd())),
+        Mode::S_IRWXU,
+        nix::sys::stat::FchmodatFlags::FollowSymlink,
+    )
+    .unwrap();
+    assert!(lost(&mut w), "changed by handle, and nobody knows where");
+    assert!(!lost(&mut w));
+}
