@@ -166,6 +166,23 @@ fn others() -> Vec<Case> {
             assert!(links.walks < 20, "a walk over the tree for each link: {links:?}");
             Ok(())
         }),
+        case("links_where_deletions_are_bounded", &[Fs::Ext4, Fs::Btrfs], |fs| {
+            let m = Setup::new(fs).carrying(&["hard_links"]).key("max_delete", 10).before(linked_tree).start()?;
+            m.check();
+            // One batch, in which only one name of the file takes another one's place.
+            m.daemon.does(&["pause"]);
+            m.src.remove("alone");
+            m.src.link("a/one", "alone");
+            m.daemon.does(&["resume"]);
+            m.check();
+            m.daemon.does(&["pause"]);
+            m.src.remove("b/one");
+            m.src.mkdir("b/one");
+            m.src.link("alone", "b/one/in a directory");
+            m.daemon.does(&["resume"]);
+            m.check();
+            Ok(())
+        }),
         case("many_links_in_one_window", ALL, |fs| {
             let m = with_links(fs)?;
             for n in 0..300 {

@@ -248,10 +248,13 @@ impl Target {
         let Batch { id, entries, round } = batch;
         let mut parts: [Part; 6] = std::array::from_fn(|_| Part::new(id, round));
         let accepted = self.accepted;
-        let place = |entry: &Entry, deletes: bool, thorough: bool| {
-            let deleting = match deletes && guards {
+        // Names of one file go in one run, so what holds for one of them holds for all: `tied`.
+        let newest = entries.iter().map(Entry::epoch).max();
+        let place = |entry: &Entry, deletes: bool, tied: bool, thorough: bool| {
+            let since = newest.filter(|_| tied).unwrap_or(entry.epoch());
+            let deleting = match (deletes || tied) && guards {
                 false => Deleting::Within,
-                true if accepted.is_some_and(|until| entry.epoch() <= until) => Deleting::Free,
+                true if accepted.is_some_and(|until| since <= until) => Deleting::Free,
                 true => Deleting::Guarded,
             };
             PARTS.iter().position(|part| *part == (deleting, thorough)).expect("every kind is there")
@@ -277,12 +280,12 @@ impl Target {
             let Some(item) = item else {
                 // Only the root's own attributes: they travel with any list.
                 if entry.path.is_root() && entry.kind == Kind::Contents {
-                    let part = &mut parts[place(&entry, true, false)];
+                    let part = &mut parts[place(&entry, true, false, false)];
                     part.list.push((RelPath::root(), Form::OneLevel));
                     part.present = true;
                     part.batch.entries.push(entry);
                 } else {
-                    parts[place(&entry, false, true)].batch.entries.push(entry);
+                    parts[place(&entry, false, false, true)].batch.entries.push(entry);
                 }
                 continue;
             };
@@ -319,7 +322,8 @@ impl Target {
                     }
                     let form = if own && item.kind == Kind::Contents { Form::OneLevel } else { Form::Plain };
                     let since = self.found_since(&entry).unwrap_or(cx.wall_start + entry.since().as_secs() as i64);
-                    let trusted = match linked.together(&stat, form == Form::OneLevel || deep && dir) {
+                    let together = linked.together(&stat, form == Form::OneLevel || deep && dir);
+                    let trusted = match together {
                         Some(trusted) => trusted,
                         None => match deep || form == Form::OneLevel {
                             true => !entry.content,
@@ -328,12 +332,12 @@ impl Target {
                         },
                     };
                     if item.path.is_root() && form == Form::Plain {
-                        parts[place(&entry, false, true)].batch.entries.push(entry);
+                        parts[place(&entry, false, false, true)].batch.entries.push(entry);
                         continue;
                     }
                     // What took the place of a directory takes away what was below.
                     let deletes = deep || form == Form::OneLevel || entry.gone || !own;
-                    let part = &mut parts[place(&entry, deletes, !trusted)];
+                    let part = &mut parts[place(&entry, deletes, together.is_some(), !trusted)];
                     part.present = true;
                     part.list.push((item.path.clone(), form));
                     part.batch.entries.push(entry);
@@ -353,7 +357,7 @@ impl Target {
                         continue;
                     }
                     Deletions::ByName => {
-                        let part = &mut parts[place(&entry, true, true)];
+                        let part = &mut parts[place(&entry, true, false, true)];
                         let guarded = [&item.path, &entry.path].into_iter().filter(|p| self.guarded.excludes_leaf(p, false));
                         part.risks.extend(guarded.cloned());
                         if part.risks.len() > survey::MAX_RISKS {
