@@ -58,7 +58,8 @@ impl Target {
     }
 
     /// What decides about the contents of the target, in a form that is equal when they are: the arguments of a comparison of the
-    /// whole tree, less those that only say how it is reached.
+    /// whole tree, less those that only say how it is reached. The command for the remote shell is none of these: its options may
+    /// lead to another machine.
     pub fn settings(&self) -> String {
         let nowhere = Path::new("/");
         let spec = Spec {
@@ -66,12 +67,37 @@ impl Target {
             compress: config::Compress::None,
             timeout: Duration::ZERO,
             connect_timeout: Duration::ZERO,
-            ssh: None,
-            remote_rsync: None,
             password_file: None,
             missing_args: true,
             ..self.spec(nowhere, Compare::Quick)
         };
         format!("{:?}", argv::argv(&spec, Pass::Full { progress: false }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::location::Location;
+
+    #[test]
+    fn settings_that_make_it_another_target() {
+        let of = |change: fn(&mut config::Target)| {
+            let mut cfg = config::Target::new("t", Location::parse("host:/dir").unwrap());
+            change(&mut cfg);
+            Target::new(0, &Mirror::new("m", "/src"), &cfg, &RsyncFacts::default()).settings()
+        };
+        let same = of(|_| {});
+        for (what, change, other) in [
+            ("location", (|t| t.location = Location::parse("host:/other").unwrap()) as fn(&mut config::Target), true),
+            ("another port behind the same name", |t| t.ssh = Some("ssh -p 2222".into()), true),
+            ("another place by the server's program", |t| t.rsync_path = Some("sudo -u b rsync".into()), true),
+            ("arguments", |t| t.args = vec!["--chmod=F644".into()], true),
+            ("patience", |t| t.timeout *= 2, false),
+            ("compression", |t| t.compress = config::Compress::Zlib, false),
+            ("jobs", |t| t.jobs += 1, false),
+        ] {
+            assert_eq!(of(change) != same, other, "{what}");
+        }
     }
 }
