@@ -7,6 +7,7 @@ use crate::fixture::fs::{Fs, Ground, Mount, work_dir};
 use crate::fixture::proc::poll_until;
 use crate::fixture::tree::{Dir, Times, count, differences};
 use crate::fixture::{Case, Mirror, Setup, To, WAIT, case};
+use crate::outages::program;
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -272,6 +273,23 @@ pub fn cases() -> Vec<Case> {
             m.check();
             Ok(())
         }),
+        // Accepted while the dry run that would hold them is under way.
+        case("accepted_before_they_are_held", &[Fs::Tmpfs], |fs| {
+            let dir = work_dir();
+            let rsync = program(&dir.path().join("slow-when-dry"), SLOW_WHEN_DRY);
+            let m = Setup::guarded(fs).rsync(rsync).key("max_delete", 10).before(twenty).start()?;
+            m.check();
+            let (gate, waits) = (dir.path().join("gate"), dir.path().join("waits"));
+            std::fs::write(&gate, b"").expect("a file can be made");
+            empty_some(&m);
+            let counting = || waits.exists().then_some(());
+            assert!(poll_until(WAIT, counting).is_some(), "nothing is counted before it is deleted");
+            m.daemon.does(&["resume", "--accept-deletes"]);
+            std::fs::remove_file(&gate).expect("it can be removed");
+            m.check();
+            assert!(!m.dst().has("d0"), "accepted deletions are held");
+            Ok(())
+        }),
         case("max_delete_lets_go_what_came_back", &[Fs::Tmpfs], |fs| {
             let m = Setup::guarded(fs).key("max_delete", 10).before(twenty).start()?;
             m.check();
@@ -360,6 +378,17 @@ fn twenty(src: &Dir) {
 /// Moves everything that [`twenty`] made out of the source, in as short a time as it takes.
 fn empty(m: &Mirror) {
     at_once(m, || move_out(m));
+}
+
+/// Stays in each dry run while there is a file `gate` beside it.
+const SLOW_WHEN_DRY: &str = r#"
+case " $* " in *" -n "*) while [ -e "${0%/*}/gate" ]; do : >"${0%/*}/waits"; sleep 0.02; done ;; esac
+exec rsync "$@"
+"#;
+
+/// More than a bound of 10, less than nearly everything.
+fn empty_some(m: &Mirror) {
+    at_once(m, || (0..12).for_each(|n| m.src.remove(format!("d{n}"))));
 }
 
 /// So fast that fansync sees nothing of it before it is done.

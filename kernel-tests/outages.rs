@@ -5,6 +5,8 @@ mod faults;
 mod plays;
 mod refusals;
 
+pub use refusals::program;
+
 use std::path::Path;
 use std::process::Command;
 

@@ -172,6 +172,10 @@ impl Target {
         if self.state != State::Up || cx.held.is_some() || self.paused.is_some() {
             return self.give_back(batch);
         }
+        // Somebody let it through while it was counted.
+        if batch.entries.iter().all(|e| self.is_accepted(e)) {
+            return self.give_back(batch);
+        }
         let Look::Deletes { suspect, run: prepared } = look else {
             self.tree = Some(found);
             self.launch(cx, batch);
@@ -267,6 +271,10 @@ impl Target {
 
     /// `soon`: the number of deletions is a guess, and is to be found out.
     pub(super) fn withhold_entries(&mut self, cx: &Context<'_>, batch: Batch, deletes: u64, soon: bool) {
+        // Somebody let it through while its run was under way.
+        if batch.entries.iter().all(|e| self.is_accepted(e)) {
+            return self.give_back(batch);
+        }
         self.set.park(batch.id, &batch.entries);
         let pause = if soon { JUDGE_SOON } else { JUDGE_MIN.saturating_mul(1 << self.judged.min(6)).min(JUDGE_MAX) };
         self.judged += 1;
