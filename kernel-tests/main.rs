@@ -19,6 +19,7 @@ mod holds;
 mod hooks;
 mod identity;
 mod lifecycle;
+mod losses;
 mod muting;
 mod names;
 mod outages;
@@ -123,6 +124,7 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("targets", targets::cases()),
         ("outages", outages::cases()),
         ("fallback", fallback::cases()),
+        ("losses", losses::cases()),
         ("privilege", privilege::cases()),
         ("lifecycle", lifecycle::cases()),
         ("holds", holds::cases()),

@@ -545,6 +545,7 @@ impl Engine {
             source: crate::path::Shown(std::os::unix::ffi::OsStrExt::as_bytes(self.root.path().as_os_str())).to_string(),
             watch: self.watching.status(&self.root),
             reader: format!("{} ({})", self.reader.backend_name(), self.reader.backend_reason()),
+            reader_pauses: self.reader.stats().full_pauses,
             ready: true,
             held: self.held_words().unwrap_or_default(),
             events: self.events,
@@ -558,7 +559,7 @@ impl Engine {
                 let (files, names) = l.links.sizes();
                 status::Links { files: files as u64, names: names as u64, walks: l.links.walks() }
             }),
-            lost: self.losses.iter().map(|(cause, n)| (cause.name().to_owned(), *n)).collect(),
+            lost: self.losses_by_cause(),
             initial: self.begun().into(),
             start: self.begin.status.clone(),
             targets: self.targets.iter().map(|t| t.status(self.now(), held.as_deref(), put_off)).collect(),

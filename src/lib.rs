@@ -46,3 +46,6 @@ pub mod sys;
 
 #[cfg(test)]
 mod scratch;
+
+#[cfg(test)]
+mod docs_tests;

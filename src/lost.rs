@@ -2,6 +2,9 @@
 //!
 //! Whatever makes the daemon miss events becomes `Lost { subtree, cause }`: the subtree is compared whole, counted by cause,
 //! and said once. Nothing else reports missed events, so nothing is missed silently.
+//!
+//! Two causes concern one target alone, and no event is missed: [`Cause::PendingBound`] and [`Cause::FailingPath`]. That target
+//! compares the subtree, or tries the path again, by itself; they are counted here with the others.
 
 use std::fmt;
 
@@ -24,6 +27,10 @@ pub enum Cause {
     ReaderFailed,
     /// An earlier run of the daemon was killed, or the machine went down under it, and not all it did can be proven.
     UncleanStop,
+    /// More paths waited for a target than `max_pending`: directories stand for what is below them, and are compared with it.
+    PendingBound,
+    /// rsync failed on a path again and again: whether the target holds it is open until a later try.
+    FailingPath,
 }
 
 impl Cause {
@@ -37,6 +44,8 @@ impl Cause {
             Cause::MountChanged => "mount_changed",
             Cause::ReaderFailed => "reader_failed",
             Cause::UncleanStop => "unclean_stop",
+            Cause::PendingBound => "pending_bound",
+            Cause::FailingPath => "failing_path",
         }
     }
 }

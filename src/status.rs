@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
+use crate::lost::Cause;
+
 /// Everything, at one moment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Snapshot {
@@ -32,6 +34,9 @@ pub struct Mirror {
     pub watch: Vec<Watch>,
     /// How events are read, and why so.
     pub reader: String,
+    /// How often the reader waited because the ring was full, or all buffers were; events then wait in the kernel.
+    #[serde(default)]
+    pub reader_pauses: u64,
     /// Whether all marks (or watches) are in place.
     pub ready: bool,
     /// Why nothing is sent although targets may be well; empty when it is.
@@ -284,7 +289,11 @@ impl Snapshot {
             if !m.start.how.is_empty() {
                 let _ = writeln!(out, "  start  {}", m.start.human());
             }
-            let _ = writeln!(out, "  events {} read by {}, {} outside or excluded", m.events, m.reader, m.foreign);
+            let _ = write!(out, "  events {} read by {}, {} outside or excluded", m.events, m.reader, m.foreign);
+            if m.reader_pauses > 0 {
+                let _ = write!(out, "; the reader waited {} times", m.reader_pauses);
+            }
+            out.push('\n');
             if m.muted_directories + m.muted_files + m.following > 0 {
                 let _ = writeln!(
                     out,
@@ -296,7 +305,8 @@ impl Snapshot {
                 let _ = writeln!(out, "  links  {} files with {} names, looked for {} times", l.files, l.names, l.walks);
             }
             for (cause, n) in &m.lost {
-                let _ = writeln!(out, "  lost   {cause}: {n} (compared again)");
+                let then = if cause == Cause::FailingPath.name() { "tried" } else { "compared" };
+                let _ = writeln!(out, "  lost   {cause}: {n} ({then} again)");
             }
             for t in &m.targets {
                 let _ = writeln!(out, "  target {}  {}", t.name, t.url);
@@ -416,6 +426,7 @@ mod tests {
             source: "/data".into(),
             watch: vec![],
             reader: "io_uring".into(),
+            reader_pauses: 4,
             ready: true,
             held: String::new(),
             events: 1,
@@ -426,7 +437,7 @@ mod tests {
             muted_files: 0,
             following: 1,
             links: None,
-            lost: [("queue_overflow".into(), 2)].into(),
+            lost: [("queue_overflow".into(), 2), ("failing_path".into(), 5)].into(),
             initial: "done".into(),
             start: Start { how: "walk".into(), directories: 7, entries: 90, found: 3, seconds: 0.25, ..Start::default() },
             targets: vec![target],
@@ -451,7 +462,9 @@ mod tests {
         for want in [
             "state   down: connection refused (next try in 4.0s)",
             "lag     1m 15s; 3 pending",
-            "queue_overflow: 2",
+            "queue_overflow: 2 (compared again)",
+            "failing_path: 5 (tried again)",
+            "the reader waited 4 times",
             "muted  2 directories and 0 files outside or excluded; 1 files followed",
             "start  walk over the source: 7 directories and 90 names looked at, 3 paths found, 250ms",
             "FAILED  a\\x0a",

@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{Backlog, listen};
 
 use super::{arrives, becomes, chattr, kept, noise, other_is_well, rsyncd, status_until, tree, two, while_receiving, whole};
-use crate::fixture::daemon::Until;
+use crate::fixture::daemon::{TargetStatus, Until};
 use crate::fixture::fs::{Fs, needs};
 use crate::fixture::proc::{descendants, poll_until};
 use crate::fixture::{Case, WAIT, case};
@@ -86,6 +86,54 @@ pub fn cases() -> Vec<Case> {
             hung.iter().for_each(|&pid| _ = kill(pid, Signal::SIGCONT));
             let ended = || hung.iter().all(|&pid| kill(pid, None).is_err()).then_some(());
             assert!(poll_until(WAIT, ended).is_some(), "connections whose clients are gone do not end");
+            arrives(&m);
+            Ok(())
+        }),
+        // rsync's own time-out does not always fire there: what its sender writes to keep the connection counts as progress.
+        case("hangs_in_mid_transfer", &[Fs::Tmpfs, Fs::Ext4], |fs| {
+            let m = two(fs).target_key("timeout", "2s").target_key("connect_timeout", "2s").target_key("watchdog", "3s");
+            let mut m = m.target_key("args", vec![RATE.to_string()]).start()?;
+            let (old, new) = (noise(1, BIG), noise(2, BIG));
+            m.src.mkdir("d");
+            m.src.write("d/big", &old);
+            m.check();
+            m.src.write("d/big", &new);
+            while_receiving(m.dst(), "d");
+            let hung = rsyncd(&mut m).children();
+            hung.iter().for_each(|&pid| _ = kill(pid, Signal::SIGSTOP));
+            other_is_well(&m);
+            let ended = |t: &TargetStatus| ["timed_out", "killed"].iter().any(|class| t.bad_runs.contains_key(*class));
+            status_until(&m, "a run that was ended", ended);
+            let arrived = || (m.dst().read("d/big").as_deref() == Some(&new[..])).then_some(());
+            assert!(poll_until(WAIT, arrived).is_some(), "the file is not sent by other connections");
+            hung.iter().for_each(|&pid| _ = kill(pid, Signal::SIGCONT));
+            arrives(&m);
+            Ok(())
+        }),
+        // rsync itself hangs, so its own time-outs do not help: the watchdog ends it.
+        case("client_hangs_in_mid_transfer", &[Fs::Tmpfs, Fs::Ext4], |fs| {
+            let m = two(fs).target_key("timeout", "2s").target_key("connect_timeout", "2s").target_key("watchdog", "3s");
+            let m = m.target_key("args", vec![RATE.to_string()]).start()?;
+            let (old, new) = (noise(1, BIG), noise(2, BIG));
+            m.src.mkdir("d");
+            m.src.write("d/big", &old);
+            m.check();
+            m.src.write("d/big", &new);
+            while_receiving(m.dst(), "d");
+            let to_the_first = |pid: &nix::unistd::Pid| {
+                std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.windows(8).any(|w| w == b"rsync://"))
+            };
+            let hung: Vec<_> = descendants(m.daemon.pid()).into_iter().filter(to_the_first).collect();
+            assert!(!hung.is_empty(), "nobody sends to the first target");
+            hung.iter().for_each(|&pid| _ = kill(pid, Signal::SIGSTOP));
+            whole(m.dst(), "d/big", &[&old, &new]);
+            other_is_well(&m);
+            let killed = status_until(&m, "a run that was ended", |t| t.bad_runs.contains_key("killed"));
+            assert!(killed.state != "config", "{killed:?}");
+            assert!(m.daemon.log().contains("a run made no progress"), "the log does not tell of the watchdog");
+            let arrived = || (m.dst().read("d/big").as_deref() == Some(&new[..])).then_some(());
+            assert!(poll_until(WAIT, arrived).is_some(), "the file is not sent again");
+            hung.iter().for_each(|&pid| _ = kill(pid, Signal::SIGCONT));
             arrives(&m);
             Ok(())
         }),

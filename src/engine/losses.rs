@@ -1,11 +1,13 @@
 //! Loss of sight: what is compared again, and when.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Engine, UNWATCHED_EVERY};
 use crate::dirty::Seen;
 use crate::lost::{Cause, Lost};
 use crate::path::RelPath;
+use crate::sync::target::Target;
 
 /// The pause before the same subtree is compared again for the same cause doubles from here …
 const LOST_PAUSE_MIN: Duration = Duration::from_secs(1);
@@ -58,6 +60,15 @@ impl Engine {
         } else {
             (recent.scheduled, recent.since) = (true, now);
         }
+    }
+
+    /// Every loss since the start, for the status: those of the mirror, and those of each target.
+    pub(super) fn losses_by_cause(&self) -> BTreeMap<String, u64> {
+        let mut all = self.losses.clone();
+        for (cause, n) in self.targets.iter().flat_map(Target::losses).filter(|(_, n)| *n > 0) {
+            *all.entry(cause).or_insert(0) += n;
+        }
+        all.into_iter().map(|(cause, n)| (cause.name().to_owned(), n)).collect()
     }
 
     /// Whatever has changed there is looked for, and hooks that hear events are told that something may have.

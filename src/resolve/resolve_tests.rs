@@ -54,6 +54,20 @@ impl Watched {
 }
 
 #[test]
+fn a_directory_that_cannot_be_opened_by_its_handle_is_a_loss() {
+    let mut w = Watched::new(&[], true);
+    fs::create_dir(w.at("root/a")).unwrap();
+    fs::write(w.at("root/a/f"), "1").unwrap();
+    // Capabilities belong to a thread, and so does a test.
+    caps::clear(None, caps::CapSet::Effective).unwrap();
+    let mut buf = vec![0; 65536];
+    let n = nix::unistd::read(&w.group, &mut buf).unwrap();
+    let told: Vec<Outcome> =
+        events(&buf[..n]).map(|e| w.resolver.event(&w.root, &w.filter, &e.unwrap(), &mut |_, _| {})).collect();
+    assert!(told.contains(&Err(Lost::all(Cause::UnresolvableHandle))), "{told:?}");
+}
+
+#[test]
 fn paths_follow_directories_wherever_they_go() {
     for rename_events in [true, false] {
         let mut w = Watched::new(&[], rename_events);

@@ -61,6 +61,7 @@ pub struct Retries {
     groups: Vec<Group>,
     failures: BTreeMap<RelPath, Failure>,
     changes: u64,
+    became_failures: u64,
     backoff: Backoff,
 }
 
@@ -72,7 +73,7 @@ fn concerns(named: &RelPath, entry: &Entry) -> bool {
 impl Retries {
     /// `backoff`: for failures.
     pub fn new(backoff: Backoff) -> Retries {
-        Retries { groups: Vec::new(), failures: BTreeMap::new(), changes: 0, backoff }
+        Retries { groups: Vec::new(), failures: BTreeMap::new(), changes: 0, became_failures: 0, backoff }
     }
 
     /// Takes the entries of a batch that failed in part in its `round` (0 for the first). `named`: paths that rsync's
@@ -113,6 +114,7 @@ impl Retries {
         self.changes += 1;
         for entry in entries {
             let tries = self.failures.get(&entry.path).map_or(0, |f| f.tries) + 1;
+            self.became_failures += u64::from(tries == 1);
             // A whole subtree is dear to try.
             let factor = if entry.kind == Kind::Subtree { 10 } else { 1 };
             let due = now + self.backoff.pause(tries, jitter) * factor;
@@ -182,6 +184,11 @@ impl Retries {
     /// A number that grows with each change of the failures.
     pub fn changes(&self) -> u64 {
         self.changes
+    }
+
+    /// How often a path became a failure; one that fails on and on counts once.
+    pub fn became_failures(&self) -> u64 {
+        self.became_failures
     }
 
     /// Failures, by path.
@@ -256,12 +263,15 @@ mod tests {
         r.failed(Duration::from_secs(1), again, round, &[RelPath::new(b"d").unwrap()], "denied", 0.0);
         assert_eq!(r.next_due(), Some(Duration::from_secs(3)), "the second pause is twice as long");
         assert!(r.failures().all(|f| f.tries == 2));
+        assert_eq!(r.became_failures(), 3, "each path counts once, however often it fails");
         r.hurry(Duration::from_secs(2));
         let (again, _) = r.take_due(Duration::from_secs(2)).unwrap();
         for e in &again {
             r.confirmed(e);
         }
         assert_eq!(r.failures().len(), 0);
+        r.fail(Duration::from_secs(9), again, "denied again", 0.0);
+        assert_eq!(r.became_failures(), 6, "after it went through once it is a new failure");
     }
 
     #[test]

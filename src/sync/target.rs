@@ -46,6 +46,7 @@ use crate::config::{self, Mirror};
 use crate::dirty::{Batch, BatchId, DirtySet, Entry, Epoch, Kind, Limits, Seen};
 use crate::filter::Filter;
 use crate::links::Links;
+use crate::lost::Cause;
 use crate::path::{self, RelPath, Shown};
 use crate::resolve::Root;
 use crate::status;
@@ -231,6 +232,8 @@ pub struct Target {
     reconciles: u64,
     /// Said already that the target's top directory cannot be changed.
     top_refused: bool,
+    /// Said already that more waits than `max_pending`.
+    bound_said: bool,
     /// Of mirrors that honour roles.
     fence: Option<fence::Fence>,
     telling: Telling,
@@ -303,6 +306,7 @@ impl Target {
             tops: BTreeMap::new(),
             reconciles: 0,
             top_refused: false,
+            bound_said: false,
             fence: fence::Fence::new(mirror),
             telling: Telling::new(index, mirror, &cfg.name),
             stats: status::Target { name: cfg.name.clone(), url: cfg.location.to_string(), ..Default::default() },
@@ -456,6 +460,13 @@ impl Target {
             self.ask_role(cx);
         }
         self.crowded.take_if(|until| *until <= cx.now);
+        if self.set.coarsened() > 0 && !std::mem::replace(&mut self.bound_said, true) {
+            tracing::warn!(
+                mirror = %self.mirror.name, target_name = %self.cfg.name, cause = %Cause::PendingBound,
+                "more than {} paths wait (max_pending); whole directories stand for them and are compared when they leave",
+                self.mirror.batch.max_pending
+            );
+        }
         if self.is_up() && self.paused.is_none() {
             for (_, carried) in self.unanswered.extract_if(.., |(due, _)| *due <= cx.now).collect::<Vec<_>>() {
                 for (path, kind) in carried {

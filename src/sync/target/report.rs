@@ -7,6 +7,11 @@ use crate::faillog;
 const RECORDED_FAILURES: usize = 10_000;
 
 impl Target {
+    /// Losses that concern this target alone, by cause, since the start.
+    pub fn losses(&self) -> [(Cause, u64); 2] {
+        [(Cause::PendingBound, self.set.coarsened()), (Cause::FailingPath, self.retries.became_failures())]
+    }
+
     /// The current numbers.
     ///
     /// `held`: why the mirror sends nothing. `put_off`: how long a subtree that was lost sight of has been waiting to be compared.
