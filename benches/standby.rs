@@ -131,6 +131,7 @@ fn main() {
             connect_timeout: Duration::from_secs(10),
             ssh: None,
             remote_rsync: None,
+            renamed: None,
         };
         measure(name, &spec, &env, &dst, rounds);
     }

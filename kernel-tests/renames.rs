@@ -1,5 +1,8 @@
 //! Renames: within the tree, into it, out of it, over something, in chains, and swaps.
 
+mod carried;
+mod guarded;
+
 use crate::fixture::fs::ALL;
 use crate::fixture::tree::Dir;
 use crate::fixture::{Case, Mirror, Setup, case, step};
@@ -18,6 +21,13 @@ fn two_dirs(src: &Dir) {
 }
 
 pub fn cases() -> Vec<Case> {
+    let mut cases = told();
+    cases.extend(carried::cases());
+    cases.extend(guarded::cases());
+    cases
+}
+
+fn told() -> Vec<Case> {
     let of = |name, act: fn(&Mirror)| step(name, ALL, two_dirs, act);
     vec![
         of("file", |m| m.src.rename("f", "f2")),

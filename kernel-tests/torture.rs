@@ -25,6 +25,9 @@ pub fn cases() -> Vec<Case> {
 
 fn play(setup: Setup, seed: u64) -> Run<()> {
     let mut world = storm::setup(setup, seed)?;
+    if let Err(Differs(text)) = world.storm(Mood::Moves, storm::STEPS) {
+        panic!("{text}");
+    }
     for force in storm::FORCES {
         for mood in [Mood::Any, Mood::Crash] {
             if let Err(Differs(text)) = world.storm(mood, force) {
@@ -68,8 +71,9 @@ fn weather(mut world: World, duration: Duration) -> ExitCode {
     let (mut cycle, mut total) = (0, 0);
     while begun.elapsed() < duration {
         cycle += 1;
-        let mood = if cycle % 3 > 0 { Mood::Any } else { Mood::Crash };
-        let tally = match world.storm(mood, storm::FORCES[cycle % storm::FORCES.len()]) {
+        let mood = [Mood::Crash, Mood::Any, Mood::Moves, Mood::Any][cycle % 4];
+        let force = if mood == Mood::Moves { storm::STEPS } else { storm::FORCES[(cycle + cycle / 4) % storm::FORCES.len()] };
+        let tally = match world.storm(mood, force) {
             Ok(tally) => tally,
             Err(differs) => {
                 println!("{}", differs.0);
@@ -89,7 +93,12 @@ fn weather(mut world: World, duration: Duration) -> ExitCode {
             tally.operations as f64 / tally.took.as_secs_f64(),
             tally.lag.as_secs_f64() * 1e3,
             world.mirror.daemon.rss() as f64 / (1 << 20) as f64,
-            mirror.targets.iter().map(|t| format!("{} {}", t.name, t.runs)).collect::<Vec<_>>().join(", "),
+            mirror
+                .targets
+                .iter()
+                .map(|t| format!("{} {} ({} renames)", t.name, t.runs, t.renames))
+                .collect::<Vec<_>>()
+                .join(", "),
         );
     }
     println!("{cycle} cycles, {total} operations, no difference");

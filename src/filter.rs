@@ -14,6 +14,7 @@
 //! What it gives up: rsync's per-directory merge files, `--cvs-exclude`, rules for one side only and negated rules.
 //! Those depend on file contents or on the direction of the transfer and have no meaning for a change that is just heard of.
 
+mod below;
 mod pattern;
 mod regexes;
 #[cfg(test)]

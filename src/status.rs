@@ -184,6 +184,10 @@ pub struct Target {
     pub deleted: u64,
     /// Bytes on the wire, as rsync counts them.
     pub bytes_sent: u64,
+    /// Renames that the target carried out itself.
+    pub renames: u64,
+    /// Renames whose content was sent all the same: something changed meanwhile, or the target could not.
+    pub renames_sent_whole: u64,
     /// How often the bound on pending paths made directories coarser.
     pub coarsened: u64,
     /// Progress of a running pass over the whole tree.
@@ -343,6 +347,9 @@ impl Snapshot {
                     t.runs,
                     t.standby_hits
                 );
+                if t.renames + t.renames_sent_whole > 0 {
+                    let _ = writeln!(out, "    renames {} made on the target, {} sent whole", t.renames, t.renames_sent_whole);
+                }
                 if !t.last_batch.is_empty() {
                     let _ = writeln!(out, "    last    {}", t.last_batch);
                 }

@@ -167,6 +167,7 @@ impl Fixture {
             timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
             ssh: Some(&self.shell),
+            renamed: None,
             remote_rsync: None,
         })
     }

@@ -27,6 +27,8 @@ pub enum Mood {
     Any,
     /// Nothing that a comparison of size and mtime cannot see.
     Crash,
+    /// Anything, but mostly renames, and at a pace that leaves the targets in sync in between: so that they travel as such.
+    Moves,
 }
 
 /// Where the operations work: all on one filesystem.
@@ -110,6 +112,11 @@ impl Dice {
     /// The names of a level: about 200 paths down to depth 4, hostile ones among them.
     fn path(&mut self) -> PathBuf {
         let depth = [1, 1, 2, 2, 2, 3, 3, 4][self.below(8)];
+        if self.mood == Mood::Moves {
+            return (0..depth.min(3))
+                .map(|level| ["a", "b", "c d", "#e", "f"][self.below(if level < 2 { 5 } else { 2 })])
+                .collect();
+        }
         (0..depth).map(|level| ["a", "b", "#c", "d \n", "e"][self.below(if level < 2 { 5 } else { 2 })]).collect()
     }
 
@@ -125,6 +132,9 @@ impl Dice {
     }
 
     fn len(&mut self) -> usize {
+        if self.mood == Mood::Moves && self.below(3) == 0 {
+            return 300_000; // large enough to be renamed by itself
+        }
         match self.below(100) {
             0 => 300_000,
             1..=4 => 5_000 + self.below(9_000),
@@ -136,6 +146,24 @@ impl Dice {
     /// The next operation.
     pub fn throw(&mut self) -> Op {
         let path = self.path();
+        if self.mood == Mood::Moves {
+            return match self.below(100) {
+                0..=47 => Op::Rename(path, self.path()),
+                48..=51 => Op::Exchange(path, self.path()),
+                52..=61 => Op::Plant(path, self.path()),
+                62..=69 => Op::Create(path, self.len()),
+                70..=73 => Op::Overwrite(path),
+                74..=77 => Op::Twin(path),
+                78..=79 => Op::Append(path, self.len()),
+                80..=84 => Op::Chmod(path, 0o600 + self.below(0o200) as u32),
+                85..=89 => Op::Mkdir(path),
+                90..=92 => Op::Remove(path),
+                93..=94 => Op::Replace(path, self.len()),
+                95..=96 => Op::Symlink(self.path(), path),
+                97..=98 => Op::Time(path, Some(self.below(3) as i64)),
+                _ => Op::Retype(path, [Kind::File, Kind::Dir, Kind::Symlink, Kind::Fifo][self.below(4)]),
+            };
+        }
         match self.below(100) {
             0..=9 => Op::Create(path, self.len()),
             10..=15 => Op::Rewrite(path, self.len()),

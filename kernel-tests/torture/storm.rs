@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 
 use crate::fixture::daemon::Until;
-use crate::fixture::proc::poll_until;
+use crate::fixture::proc::{descendants, poll_until};
 use crate::fixture::tree::{Times, differing, listed, show};
 use crate::fixture::{Mirror, Run, Setup, To, WAIT};
 
@@ -38,6 +38,9 @@ pub const FORCES: [Force; 4] = [
     Force { burst: 1_500, operations: 24_000 },
 ];
 
+/// For [`Mood::Moves`]: single changes, most of them with time to arrive.
+pub const STEPS: Force = Force { burst: 2, operations: 300 };
+
 /// What happens beside the changes, at a share of the storm's operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Blow {
@@ -47,6 +50,8 @@ enum Blow {
     StartTarget,
     CrashDaemon,
     StartDaemon,
+    /// Every rsync that the daemon has at this moment is killed.
+    KillRuns,
 }
 
 /// One operation as it went. Its number was taken before it began, `ended` after it.
@@ -178,6 +183,9 @@ fn blows(mood: Mood, dice: &mut Dice) -> Vec<(usize, Blow)> {
     };
     match mood {
         Mood::Any => [Blow::FreezeTarget, Blow::ThawTarget, Blow::StopTarget, Blow::StartTarget].map(&mut next).into(),
+        Mood::Moves => {
+            [Blow::KillRuns, Blow::KillRuns, Blow::StopTarget, Blow::StartTarget, Blow::KillRuns].map(&mut next).into()
+        }
         // Not frozen while the daemon falls: an rsync server that wakes up with the last words of a dead client in its pipes
         // writes an old file over a new one, and nobody can hear of it.
         Mood::Crash => {
@@ -197,6 +205,7 @@ fn strike(mirror: &mut Mirror, blow: Blow) {
         Blow::StartTarget => rsyncd.restart(),
         Blow::CrashDaemon => mirror.daemon.crash(),
         Blow::StartDaemon => mirror.restart(Until::Watching),
+        Blow::KillRuns => descendants(mirror.daemon.pid()).into_iter().for_each(|pid| _ = kill(pid, Signal::SIGKILL)),
     }
 }
 
@@ -220,7 +229,8 @@ fn work(
             log.push(Done { serial, ended: serials.load(Ordering::Relaxed), thread, op, result });
             count.fetch_add(1, Ordering::Relaxed);
         }
-        let pause = [0, 3, 10, 40][dice.below(4)];
+        let pauses = if mood == Mood::Moves { [0, 10, 40, 150] } else { [0, 3, 10, 40] };
+        let pause = pauses[dice.below(4)];
         wait(Duration::from_millis(pause));
     }
     log

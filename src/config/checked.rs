@@ -93,6 +93,8 @@ pub struct Mirror {
     pub watch: Watch,
     /// Whether the role marks of source and targets decide who may push.
     pub roles: bool,
+    /// Renames are carried out on the targets instead of sending their content.
+    pub send_renames: bool,
     /// Whether files are sent while they are open for writing.
     pub follow_open_files: bool,
     /// The least time between two looks at a file that is being written.
@@ -383,6 +385,7 @@ impl Mirror {
             initial: Initial::Reconcile,
             watch: Watch::Auto,
             roles: false,
+            send_renames: false,
             follow_open_files: false,
             follow_interval: Duration::from_secs(2),
             filter: Filter::none(),
@@ -443,7 +446,7 @@ impl Serialize for Mirror {
             let text = |p: &Vec<u8>| String::from_utf8(p.clone()).map_err(|_| S::Error::custom("a pattern is not UTF-8"));
             patterns.iter().map(text).collect::<Result<Vec<_>, _>>()
         };
-        let mut out = serializer.serialize_struct("Mirror", 22)?;
+        let mut out = serializer.serialize_struct("Mirror", 23)?;
         out.serialize_field("name", &self.name)?;
         out.serialize_field("source", &self.source)?;
         out.serialize_field("delete", &self.delete)?;
@@ -454,6 +457,7 @@ impl Serialize for Mirror {
         out.serialize_field("initial", &self.initial)?;
         out.serialize_field("watch", &self.watch)?;
         out.serialize_field("roles", &self.roles)?;
+        out.serialize_field("send_renames", &self.send_renames)?;
         out.serialize_field("follow_open_files", &self.follow_open_files)?;
         out.serialize_field("follow_interval", &units::shown(self.follow_interval))?;
         out.serialize_field("include", &texts(self.filter.include())?)?;

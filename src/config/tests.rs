@@ -39,6 +39,7 @@ allow_empty = true
 initial = "none"
 watch = "inotify"
 roles = true
+send_renames = true
 follow_open_files = true
 follow_interval = "700ms"
 include = ["keep.swp", "\u00e9"]
@@ -179,7 +180,7 @@ fn every_key_is_read() {
     let (d, m) = (&config.daemon, &config.mirrors[0]);
     assert_eq!((d.state_dir.to_str(), d.status_socket.to_str()), (Some("/s"), Some("/r/sock")));
     assert_eq!((d.stop_timeout, d.log.format, d.log.level), (Duration::from_secs(20), LogFormat::Json, Level::Debug));
-    assert!(m.roles);
+    assert!(m.roles && m.send_renames);
     assert_eq!((m.delete, m.initial, m.watch), (false, Initial::None, Watch::Inotify));
     assert_eq!((m.follow_open_files, m.follow_interval), (true, Duration::from_millis(700)));
     let expressions = [r"(.*)\.svn".to_owned()];

@@ -288,6 +288,7 @@ fn mirror(s: &mut Section<'_, '_>) -> Option<Mirror> {
         initial: s.choice("initial").unwrap_or(d.initial),
         watch: s.choice("watch").unwrap_or(d.watch),
         roles: s.flag("roles").unwrap_or(d.roles),
+        send_renames: s.flag("send_renames").unwrap_or(d.send_renames),
         follow_open_files: s.flag("follow_open_files").unwrap_or(d.follow_open_files),
         follow_interval: s.duration("follow_interval").unwrap_or(d.follow_interval),
         filter: filter(s),

@@ -15,7 +15,7 @@ mod epochs;
 mod set;
 
 pub use epochs::{Epoch, Epochs};
-pub use set::{Batch, BatchId, DirtySet, Entry, Kind, LEVEL_MIN, Limits};
+pub use set::{Batch, BatchId, DirtySet, Entry, Kind, LEVEL_MIN, Limits, Moves};
 
 /// What a source saw happen to a path. Sources of every kind speak this language.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,4 +40,25 @@ pub enum Seen {
     MovedDir,
     /// Everything at and below the path must be compared, with deletes: a subtree out of sight.
     Subtree,
+    /// As `Gone`, and what went is told next, as `Arrived`: one rename within the tree.
+    Left,
+    /// As `GoneDir`, and what went is told next, as `ArrivedDir`.
+    LeftDir,
+    /// As `Written`, of what was told to have `Left` just before.
+    Arrived,
+    /// As `MovedDir`, of what was told to have left just before.
+    ArrivedDir,
+}
+
+impl Seen {
+    /// The same without what ties the two halves of a rename together.
+    pub fn plain(self) -> Seen {
+        match self {
+            Seen::Left => Seen::Gone,
+            Seen::LeftDir => Seen::GoneDir,
+            Seen::Arrived => Seen::Written,
+            Seen::ArrivedDir => Seen::MovedDir,
+            other => other,
+        }
+    }
 }

@@ -7,6 +7,7 @@
 mod bound;
 mod flight;
 mod landed;
+mod moves;
 mod twins;
 
 use std::hash::{Hash, Hasher};
@@ -18,6 +19,8 @@ use rustc_hash::FxHasher;
 use super::{Epoch, Epochs, Seen};
 use crate::path::{self, RelPath};
 use landed::Landed;
+pub use moves::Moves;
+use moves::Renames;
 
 /// How much of a path is to be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -111,16 +114,21 @@ const NONE: u32 = u32::MAX;
 const ROOT: u32 = 0;
 
 /// Created in this window under a name that the target cannot know: if it goes again before it left, nothing is to do.
-const FRESH: u8 = 1;
-const GONE: u8 = 2;
+const FRESH: u16 = 1;
+const GONE: u16 = 2;
 /// Created, no closing write seen.
-const OPEN: u8 = 4;
+const OPEN: u16 = 4;
 /// `OPEN`, and the caller found a regular file there: not to be taken before its time.
-const WAITS: u8 = 8;
+const WAITS: u16 = 8;
 /// The batch in flight here is a long deep run: others may pass below it.
-const SOFT: u8 = 16;
+const SOFT: u16 = 16;
 /// Written or moved here; see [`Entry::content`].
-const CONTENT: u8 = 32;
+const CONTENT: u16 = 32;
+/// It came here by a rename, and the target holds it under its old name still. See [`moves`].
+const MOVED: u16 = 64;
+/// The old name of such a thing.
+const ORIGIN: u16 = 128;
+const PAIRED: u16 = MOVED | ORIGIN;
 
 /// Where the last path was found: events come in runs of one directory, and the walk down to it is most of the work.
 ///
@@ -168,7 +176,7 @@ struct Node {
     /// The batch that carries this path; 0 = none.
     flying: BatchId,
     kind: Option<Kind>,
-    flags: u8,
+    flags: u16,
 }
 
 /// Dirty paths of one target. See the module's text for the places a path can be in.
@@ -187,6 +195,7 @@ pub struct DirtySet {
     landed: Landed,
     cursor: Cursor,
     twins: twins::Twins,
+    renames: Renames,
     /// Files that wait for their closing write, by the time they stop waiting (oldest first).
     holds: std::collections::VecDeque<(Duration, RelPath)>,
 }
@@ -229,6 +238,7 @@ impl DirtySet {
             landed: Landed::default(),
             cursor: Cursor::default(),
             twins: Default::default(),
+            renames: Renames::default(),
             holds: Default::default(),
         }
     }
@@ -408,6 +418,7 @@ impl DirtySet {
                 holds: std::mem::take(&mut self.holds),
                 landed: std::mem::take(&mut self.landed),
                 twins: std::mem::take(&mut self.twins),
+                renames: std::mem::take(&mut self.renames),
                 nodes: {
                     self.nodes.truncate(1);
                     self.nodes.shrink_to_fit();
@@ -489,6 +500,10 @@ impl DirtySet {
     /// Makes `at` clean again and tells its epoch, which is no longer counted.
     fn clear(&mut self, at: u32) -> Option<Epoch> {
         let kind = self.nodes[at as usize].kind.take()?;
+        self.renames.forget_left();
+        if self.nodes[at as usize].flags & PAIRED != 0 {
+            self.unpair(at);
+        }
         self.end_wait(at);
         self.nodes[at as usize].flags &= SOFT;
         self.tally(kind, -1);
@@ -499,7 +514,7 @@ impl DirtySet {
 
     /// Clears all that is pending strictly below `top` (what is in flight stays). Tells the oldest epoch among it and `own`,
     /// and `CONTENT` if something among it had that flag.
-    fn absorb_below(&mut self, top: u32, own: Epoch) -> (Epoch, u8) {
+    fn absorb_below(&mut self, top: u32, own: Epoch) -> (Epoch, u16) {
         let (mut oldest, mut content) = (own, 0);
         let mut stack: Vec<u32> = self.children(top).collect();
         while let Some(at) = stack.pop() {
@@ -548,10 +563,23 @@ impl DirtySet {
 
     /// Takes in that `seen` happened to `path`, as part of a change from `epoch`: whoever waits for that waits for this too.
     pub fn see_since(&mut self, path: &[u8], seen: Seen, epoch: Epoch) {
+        let (moved_here, half) = (matches!(seen, Seen::Arrived | Seen::ArrivedDir), self.half_of_rename(path, seen));
+        self.see_plain(path, seen.plain(), epoch);
+        if moved_here && let Some(at) = self.find(path) {
+            // Two names that are exchanged are told as two renames: what is told to leave next is not what came just now.
+            self.nodes[at as usize].flags &= !FRESH;
+        }
+        if let Some(half) = half {
+            self.pair(path, half);
+        }
+    }
+
+    fn see_plain(&mut self, path: &[u8], seen: Seen, epoch: Epoch) {
         let (start, above_start, rest) = self.cursor.start(path);
         let (mut at, mut flying_above, mut above_parent) = (start, above_start, above_start);
         let mut parent_kind = None;
         for name in components(rest) {
+            self.disturb(at);
             let n = &self.nodes[at as usize];
             above_parent = flying_above;
             if n.kind == Some(Kind::Subtree) {
@@ -571,6 +599,7 @@ impl DirtySet {
         if at != ROOT && parent != ROOT && parent != start {
             self.cursor.set(path::parent(path).unwrap_or_default(), parent, above_parent);
         }
+        self.disturb(at);
         let n = &self.nodes[at as usize];
         if n.kind == Some(Kind::Subtree) {
             // Already to be compared whole. Of one that is gone now, too: what is there counts when the batch leaves.
@@ -637,6 +666,7 @@ impl DirtySet {
                 n.flags = n.flags & !FRESH | GONE | CONTENT;
             }
             Seen::Contents => self.level(at, epoch, false),
+            Seen::Left | Seen::LeftDir | Seen::Arrived | Seen::ArrivedDir => unreachable!("made plain before"),
         }
         if self.pending > self.max_pending {
             self.coarsen();
@@ -650,6 +680,7 @@ impl DirtySet {
         let children: Vec<u32> = self.children(at).collect();
         let (mut oldest, mut content) = (epoch, 0);
         for child in children {
+            self.disturb(child); // this pass would delete the one name and make the other
             let n = &self.nodes[child as usize];
             let written = n.flags & CONTENT;
             if n.kind == Some(Kind::Entry) && n.flags & GONE == 0 && (with_content || written == 0) {

@@ -28,7 +28,7 @@ impl Written {
 
     /// Takes in what was seen of `path`; `true` when it is to be told now.
     pub(super) fn see(&mut self, path: &[u8], seen: Seen, now: Duration) -> bool {
-        match seen {
+        match seen.plain() {
             Seen::Modified => {
                 if self.files.contains_key(path) {
                     return false;

@@ -40,6 +40,7 @@ impl Gate {
         if self.open {
             return Some(seen);
         }
+        let seen = seen.plain(); // what is not all followed is not told of as renames
         if !self.hidden.is_empty() && !self.below_hidden(mask, path, seen) {
             return None;
         }
@@ -50,14 +51,14 @@ impl Gate {
             Seen::Created => e.create_file,
             Seen::CreatedDir => e.create_folder,
             // inotify tells of a new directory so, too.
-            Seen::MovedDir => moved_in || (e.create_folder && has(CREATE)) || !has(CREATE | MOVED_TO),
-            Seen::Written => {
+            Seen::MovedDir | Seen::ArrivedDir => moved_in || (e.create_folder && has(CREATE)) || !has(CREATE | MOVED_TO),
+            Seen::Written | Seen::Arrived => {
                 moved_in
                     || (e.close_write && has(CLOSE_WRITE))
                     || (e.create_file && has(CREATE))
                     || !has(MOVED_TO | CLOSE_WRITE | CREATE)
             }
-            Seen::Gone | Seen::GoneDir => {
+            Seen::Gone | Seen::GoneDir | Seen::Left | Seen::LeftDir => {
                 (e.delete && has(DELETE)) || (e.move_from && has(MOVED_FROM)) || !has(DELETE | MOVED_FROM)
             }
             Seen::Touched => e.attrib,

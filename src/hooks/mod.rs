@@ -118,11 +118,11 @@ impl Hooks {
 
     fn event_seen(&self, path: &[u8], seen: Seen) {
         let (change, dir) = match seen {
-            Seen::Written | Seen::Modified | Seen::Created => (Some(Change::Changed), false),
+            Seen::Written | Seen::Arrived | Seen::Modified | Seen::Created => (Some(Change::Changed), false),
             Seen::Touched => (None, false),
-            Seen::Gone => (Some(Change::Deleted), false),
-            Seen::GoneDir => (Some(Change::Deleted), true),
-            Seen::CreatedDir | Seen::MovedDir => (Some(Change::Directory), true),
+            Seen::Gone | Seen::Left => (Some(Change::Deleted), false),
+            Seen::GoneDir | Seen::LeftDir => (Some(Change::Deleted), true),
+            Seen::CreatedDir | Seen::MovedDir | Seen::ArrivedDir => (Some(Change::Directory), true),
             Seen::Contents | Seen::Subtree => (Some(Change::Subtree), true),
         };
         // A file is told of when it is closed.

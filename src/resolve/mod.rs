@@ -368,11 +368,18 @@ impl Resolver {
         } else if let (Dir::Inside(_), _) | (_, Dir::Inside(_)) = (&old, &new) {
             self.unmute(event);
         }
+        let (left, arrived) = if is_dir { (Seen::LeftDir, Seen::ArrivedDir) } else { (Seen::Left, Seen::Arrived) };
+        // Where only one half is to be told, it is no rename to a target.
+        let mut told = false;
         if let Dir::Inside(dir) = old {
-            self.tell(filter, dir, old_name, is_dir, &[if is_dir { Seen::GoneDir } else { Seen::Gone }], out);
+            let left = if matches!(new, Dir::Inside(_)) { left } else { left.plain() };
+            self.tell(filter, dir, old_name, is_dir, &[left], &mut |path, seen| {
+                told = true;
+                out(path, seen);
+            });
         }
         if let Dir::Inside(dir) = new {
-            self.tell(filter, dir, new_name, is_dir, &[if is_dir { Seen::MovedDir } else { Seen::Written }], out);
+            self.tell(filter, dir, new_name, is_dir, &[if told { arrived } else { arrived.plain() }], out);
         }
         Ok(())
     }

@@ -107,7 +107,7 @@ fn a_muted_excluded_directory_that_gets_another_name_is_heard() {
     // Also when it is the directory above whose name the pattern has.
     w.heat("root/old/sub");
     fs::rename(w.at("root/old"), w.at("root/new")).unwrap();
-    assert_eq!(w.told(), ["GoneDir old", "MovedDir new"]);
+    assert_eq!(w.told(), ["LeftDir old", "ArrivedDir new"]);
     fs::write(w.at("root/new/sub/hot 0"), "3").unwrap();
     assert_eq!(w.told(), ["Written new/sub/hot 0"]);
 }
@@ -193,7 +193,7 @@ fn a_followed_file_is_found_wherever_it_went() {
     write(&mut a);
     w.told();
     fs::rename(w.at("root/e/a"), w.at("root/c")).unwrap();
-    assert_eq!(w.told(), ["Gone e/a", "Written c"]);
+    assert_eq!(w.told(), ["Left e/a", "Arrived c"]);
     write(&mut a);
     w.told();
     assert_eq!(w.followed(Duration::MAX), ["Modified c"]);

@@ -137,6 +137,8 @@ pub struct Watches {
     dirs: Dirs,
     /// Oldest first.
     limbo: VecDeque<Limbo>,
+    /// The cookie of what was told to have left, if nothing came after it.
+    left: Option<u32>,
     unwatched: BTreeSet<DirId>,
     walks: u32,
 }
@@ -154,7 +156,7 @@ impl Watches {
         };
         let (fd, root_dev) = open().map_err(|source| Error::Root { path: root.into(), source })?;
         let (dirs, unwatched) = (Dirs::new(), BTreeSet::new());
-        Ok(Watches { inotify, root: fd, root_dev, dirs, limbo: VecDeque::new(), unwatched, walks: 0 })
+        Ok(Watches { inotify, root: fd, root_dev, dirs, limbo: VecDeque::new(), left: None, unwatched, walks: 0 })
     }
 
     /// The queue, for a reader.
@@ -265,6 +267,8 @@ impl Watches {
         handled: &mut Handled,
     ) {
         let has = |bits: u32| event.mask & bits != 0;
+        // The kernel queues both halves of a rename in one go; with anything between, it is told as two changes.
+        let paired = self.left.take() == Some(event.cookie);
         if has(libc::IN_Q_OVERFLOW) {
             handled.overflow = true;
             return;
@@ -300,17 +304,20 @@ impl Watches {
         }
         path::push(path, event.name);
         if has(libc::IN_ISDIR) {
-            return self.dir_event(event, dir, now, rules, path, out, handled);
+            return self.dir_event(event, paired, dir, now, rules, path, out, handled);
         }
         let seen = match event.mask & libc::IN_ALL_EVENTS {
             libc::IN_CREATE => Seen::Created,
+            libc::IN_MOVED_TO if paired => Seen::Arrived,
             libc::IN_CLOSE_WRITE | libc::IN_MOVED_TO => Seen::Written,
-            libc::IN_DELETE | libc::IN_MOVED_FROM => Seen::Gone,
+            libc::IN_MOVED_FROM => Seen::Left,
+            libc::IN_DELETE => Seen::Gone,
             libc::IN_MODIFY => Seen::Modified,
             libc::IN_ATTRIB => Seen::Touched,
             _ => return,
         };
         if !(rules.excluded)(path, false) {
+            self.left = (seen == Seen::Left).then_some(event.cookie);
             out(path, seen);
         }
     }
@@ -320,6 +327,7 @@ impl Watches {
     fn dir_event(
         &mut self,
         event: &InoEvent<'_>,
+        paired: bool,
         parent: DirId,
         now: Instant,
         rules: &Rules<'_>,
@@ -350,7 +358,7 @@ impl Watches {
                     };
                     handled.report.merge(self.walk(dir, rules));
                 }
-                Seen::MovedDir
+                if paired { Seen::ArrivedDir } else { Seen::MovedDir }
             }
             libc::IN_DELETE => {
                 if let Some(child) = child {
@@ -373,13 +381,14 @@ impl Watches {
                     handled.report.merge(self.walk(dir, rules));
                     Seen::MovedDir
                 } else {
-                    Seen::GoneDir
+                    Seen::LeftDir
                 }
             }
             libc::IN_ATTRIB | libc::IN_MODIFY => Seen::Touched,
             _ => return,
         };
         if !excluded {
+            self.left = (seen == Seen::LeftDir).then_some(event.cookie);
             out(path, seen);
         }
     }

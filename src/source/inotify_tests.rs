@@ -107,7 +107,7 @@ fn kinds_of_events() {
         ("symlink", |r| symlink("f", r.at("l")).unwrap(), &["Created l"]),
         ("symlink to a directory", |r| symlink(r.outside(""), r.at("out")).unwrap(), &["Created out"]),
         ("hard link", |r| fs::hard_link(r.at("f"), r.at("h")).unwrap(), &["Created h"]),
-        ("file renamed", |r| fs::rename(r.at("h"), r.at("g")).unwrap(), &["Gone h", "Written g"]),
+        ("file renamed", |r| fs::rename(r.at("h"), r.at("g")).unwrap(), &["Left h", "Arrived g"]),
         ("file deleted", |r| fs::remove_file(r.at("g")).unwrap(), &["Gone g"]),
         (
             "file moved in",
@@ -117,7 +117,7 @@ fn kinds_of_events() {
             },
             &["Written in"],
         ),
-        ("file moved out", |r| fs::rename(r.at("in"), r.outside("in")).unwrap(), &["Gone in"]),
+        ("file moved out", |r| fs::rename(r.at("in"), r.outside("in")).unwrap(), &["Left in"]),
         ("directory made", |r| fs::create_dir(r.at("d")).unwrap(), &["MovedDir d"]),
         ("file in it", |r| fs::write(r.at("d/f"), "").unwrap(), &["Created d/f", "Written d/f"]),
         (
@@ -130,7 +130,7 @@ fn kinds_of_events() {
         ("the root's attributes", |r| fs::set_permissions(r.at(""), fs::Permissions::from_mode(0o711)).unwrap(), &["Touched ."]),
         ("directories at once", |r| fs::create_dir_all(r.at("p/q/r")).unwrap(), &["MovedDir p"]),
         ("and in the last of them", |r| fs::write(r.at("p/q/r/f"), "").unwrap(), &["Created p/q/r/f", "Written p/q/r/f"]),
-        ("directory renamed", |r| fs::rename(r.at("p/q"), r.at("d/q")).unwrap(), &["GoneDir p/q", "MovedDir d/q"]),
+        ("directory renamed", |r| fs::rename(r.at("p/q"), r.at("d/q")).unwrap(), &["LeftDir p/q", "ArrivedDir d/q"]),
         ("below it", |r| fs::write(r.at("d/q/r/f"), "1").unwrap(), &["Written d/q/r/f"]),
         (
             "excluded",
@@ -144,7 +144,7 @@ fn kinds_of_events() {
         ),
         ("excluded until renamed", |r| fs::rename(r.at("d/.skip"), r.at("d/kept")).unwrap(), &["MovedDir d/kept"]),
         ("then watched", |r| fs::write(r.at("d/kept/x/f"), "1").unwrap(), &["Written d/kept/x/f"]),
-        ("renamed into the excluded", |r| fs::rename(r.at("d/kept"), r.at("d/.skip")).unwrap(), &["GoneDir d/kept"]),
+        ("renamed into the excluded", |r| fs::rename(r.at("d/kept"), r.at("d/.skip")).unwrap(), &["LeftDir d/kept"]),
         ("then unheard", |r| fs::write(r.at("d/.skip/x/f"), "2").unwrap(), &[]),
         ("directory deleted", |r| fs::remove_dir_all(r.at("d/q/r")).unwrap(), &["Gone d/q/r/f", "GoneDir d/q/r"]),
         ("made again", |r| fs::create_dir(r.at("d/q/r")).unwrap(), &["MovedDir d/q/r"]),
@@ -154,7 +154,7 @@ fn kinds_of_events() {
                 fs::create_dir(r.at("e")).unwrap();
                 fs::rename(r.at("d/q"), r.at("e")).unwrap();
             },
-            &["MovedDir e", "GoneDir d/q", "MovedDir e"],
+            &["MovedDir e", "LeftDir d/q", "ArrivedDir e"],
         ),
         (
             "a name of bytes",
@@ -251,7 +251,7 @@ fn a_renamed_directory_keeps_its_watches() {
     fs::rename(rig.at("big"), rig.at("large")).unwrap();
     let buf = rig.queued();
     let (seen, handled) = rig.handle(&buf);
-    assert_eq!(seen, ["GoneDir big", "MovedDir large"]);
+    assert_eq!(seen, ["LeftDir big", "ArrivedDir large"]);
     assert_eq!((handled.report.added, rig.watches.count()), (0, before));
     fs::write(rig.at("large/7/x/f"), "").unwrap();
     assert_eq!(rig.seen(), ["Created large/7/x/f", "Written large/7/x/f"]);
@@ -271,10 +271,10 @@ fn a_rename_may_be_split_between_buffers() {
     assert_eq!(first.mask & libc::IN_MOVED_FROM, libc::IN_MOVED_FROM);
     let mut head = Vec::new();
     ino_decode::encode_event(&mut head, &first);
-    assert_eq!(rig.handle(&head).0, ["GoneDir a"]);
+    assert_eq!(rig.handle(&head).0, ["LeftDir a"]);
     assert_eq!(rig.watches.count(), 3, "kept for the second half");
     let (seen, _) = rig.handle(&buf[head.len()..]);
-    assert_eq!(seen, ["MovedDir b", "MovedDir b/x/new", "Created b/x/f", "Written b/x/f"]);
+    assert_eq!(seen, ["ArrivedDir b", "MovedDir b/x/new", "Created b/x/f", "Written b/x/f"]);
     rig.assert_covered();
 }
 
@@ -313,7 +313,7 @@ fn out_and_in_again() {
     rig.add_all();
     fs::rename(rig.at("a"), rig.outside("a")).unwrap();
     fs::rename(rig.outside("a"), rig.at("b")).unwrap();
-    assert_eq!(rig.seen(), ["GoneDir a", "MovedDir b"]);
+    assert_eq!(rig.seen(), ["LeftDir a", "MovedDir b"]);
     rig.now += MOVE_GRACE;
     rig.watches.expire(rig.now);
     rig.assert_covered();

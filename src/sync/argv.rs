@@ -32,6 +32,7 @@ use std::time::Duration;
 
 use super::location::Location;
 use super::probe::RsyncFacts;
+use super::renames::{self, Renamed};
 use crate::config::{Compress, Extras};
 use crate::failover::mark;
 
@@ -51,6 +52,14 @@ pub enum Pass {
         /// memory (about 100 bytes a file on both ends) and its scan before the first byte: 0.4 s for 200,000 cached files.
         progress: bool,
     },
+    /// The content of one directory, to another name on the target, where it is linked from the old one ([`Spec::renamed`]).
+    MovedTree,
+    /// The listed files of one directory, linked from another one of the target ([`Spec::renamed`]).
+    MovedFiles,
+    /// The listed files of one directory, made block by block from what is like them there.
+    LikeOthers,
+    /// The listed names of one directory, removed from the target whatever the source has there ([`Spec::renamed`]).
+    Clear,
     /// A dry run of a shallow batch that names nothing there is: is the target usable.
     Probe,
     /// Copies the target's role mark ([`crate::failover::mark`]) into [`Spec::root`].
@@ -122,6 +131,8 @@ pub struct Spec<'a> {
     pub ssh: Option<&'a str>,
     /// Path of rsync on the target, where it is not in its `PATH`.
     pub remote_rsync: Option<&'a str>,
+    /// From where to where, for the passes that need it.
+    pub renamed: Option<&'a Renamed>,
 }
 
 impl Spec<'_> {
@@ -129,7 +140,7 @@ impl Spec<'_> {
     pub fn deletions(&self) -> Deletions {
         if !self.delete {
             Deletions::Never
-        } else if self.missing_args && self.filter_args.iter().all(|arg| is_exclude(arg.as_bytes())) {
+        } else if self.missing_args && excludes_only(self.filter_args) {
             Deletions::ByName
         } else {
             Deletions::ByParent
@@ -139,6 +150,9 @@ impl Spec<'_> {
 
 /// The argument vector of `pass`; the first element is the program. Every path is one argument, no shell is involved.
 pub fn argv(spec: &Spec<'_>, pass: Pass) -> Vec<OsString> {
+    if let Some(renamed) = spec.renamed {
+        return renames::argv(spec, renamed, pass);
+    }
     let mut args = vec![spec.rsync.as_os_str().to_owned()];
     let mut add = |arg: &dyn AsRef<OsStr>| args.push(arg.as_ref().to_owned());
     if pass == Pass::Role {
@@ -198,7 +212,7 @@ pub fn argv(spec: &Spec<'_>, pass: Pass) -> Vec<OsString> {
     }
     match pass {
         Pass::Probe => add(&"-n"),
-        Pass::Role => {}
+        Pass::Role | Pass::MovedTree | Pass::MovedFiles | Pass::LikeOthers | Pass::Clear => {}
         Pass::Shallow => spec.filter_args.iter().for_each(|arg| add(&receiver_only(arg))),
         Pass::ShallowOneLevel | Pass::Deep | Pass::Full { .. } => spec.filter_args.iter().for_each(|arg| add(arg)),
     }
@@ -228,7 +242,7 @@ pub fn argv(spec: &Spec<'_>, pass: Pass) -> Vec<OsString> {
 }
 
 /// The options that the kind of target asks for.
-fn transport(spec: &Spec<'_>) -> Vec<String> {
+pub(super) fn transport(spec: &Spec<'_>) -> Vec<String> {
     let seconds = whole_seconds(spec.connect_timeout);
     match spec.location {
         Location::Daemon { .. } => {
@@ -270,7 +284,7 @@ pub fn environment(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Vec<
     out
 }
 
-fn whole_seconds(duration: Duration) -> u64 {
+pub(super) fn whole_seconds(duration: Duration) -> u64 {
     (duration.as_secs() + u64::from(duration.subsec_nanos() > 0)).max(1)
 }
 
@@ -299,12 +313,17 @@ fn plain_rule(arg: &[u8]) -> Option<(bool, &[u8])> {
     }
 }
 
+/// Whether every filter is a plain exclude, so that a deletion can be listed by name.
+pub(super) fn excludes_only(filter_args: &[OsString]) -> bool {
+    filter_args.iter().all(|arg| is_exclude(arg.as_bytes()))
+}
+
 fn is_exclude(arg: &[u8]) -> bool {
     matches!(plain_rule(arg), Some((true, _)))
 }
 
 /// The receiver's half of a rule: protects (or releases) on the target, hides nothing on the source. Other rules stay.
-fn receiver_only(arg: &OsStr) -> OsString {
+pub(super) fn receiver_only(arg: &OsStr) -> OsString {
     let Some((excludes, pattern)) = plain_rule(arg.as_bytes()) else { return arg.to_owned() };
     let mut out = if excludes { b"--filter=-r ".to_vec() } else { b"--filter=+r ".to_vec() };
     out.extend_from_slice(pattern);
@@ -340,6 +359,7 @@ mod tests {
             connect_timeout: Duration::from_millis(9500),
             ssh: None,
             remote_rsync: None,
+            renamed: None,
         }
     }
 

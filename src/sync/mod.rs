@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`location`] | where a target is |
 //! | [`argv`] | the command lines of every pass, and the environment they run in |
+//! | [`renames`] | the command lines that carry a rename |
 //! | [`password`] | a module's password, from its file to that environment |
 //! | [`filelist`] | the list of paths as rsync reads it |
 //! | [`guard`] | what keeps a source that lost its files from taking them off the targets |
@@ -22,6 +23,7 @@ pub mod outcome;
 pub mod output;
 pub mod password;
 pub mod probe;
+pub mod renames;
 pub mod retries;
 pub mod run;
 pub mod target;

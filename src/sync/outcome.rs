@@ -20,6 +20,8 @@ pub struct Context {
     pub filters: bool,
     /// The pass deleted. Without, nothing that stays on the target is a failure.
     pub delete: bool,
+    /// The pass makes the target directory.
+    pub makes_target: bool,
 }
 
 /// What to do next.
@@ -120,7 +122,7 @@ fn verdict(exit: Exit, output: &Output, context: Context) -> Verdict {
     if signs.source_root {
         return Verdict::SourceRoot;
     }
-    if signs.target_missing && matches!(code, 0 | 3 | 11 | 12 | 23 | 24) {
+    if signs.target_missing && !context.makes_target && matches!(code, 0 | 3 | 11 | 12 | 23 | 24) {
         return Verdict::TargetMissing;
     }
     if code == 0 || code == 24 {
@@ -181,8 +183,8 @@ mod tests {
     use super::*;
     use std::path::Path;
 
-    const PLAIN: Context = Context { filters: false, delete: true };
-    const FILTERED: Context = Context { filters: true, delete: true };
+    const PLAIN: Context = Context { filters: false, delete: true, makes_target: false };
+    const FILTERED: Context = Context { filters: true, delete: true, makes_target: false };
 
     fn judged(exit: Exit, stdout: &str, stderr: &str, context: Context) -> Outcome {
         let mut output = Output::new(Names::new(Path::new("/s"), &Location::Local("/t".into())));

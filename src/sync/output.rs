@@ -101,6 +101,8 @@ pub struct Signs {
     pub read_only: bool,
     /// The target's directory could not be entered; a dry run would have to make it.
     pub target_missing: bool,
+    /// The directory to link or copy from is not on the target.
+    pub no_basis: bool,
     /// The source's root could not be entered.
     pub source_root: bool,
     /// The server has no free connection.
@@ -121,7 +123,7 @@ pub struct Signs {
 type Sign = fn(&mut Signs) -> &mut bool;
 
 /// How lines start that decide the outcome by themselves; the first that fits counts.
-const DECISIVE: [(&[u8], Sign); 17] = [
+const DECISIVE: [(&[u8], Sign); 19] = [
     (b"IO error encountered -- skipping file deletion", |signs| &mut signs.deletes_skipped),
     (b"Deletions stopped due to --max-delete limit", |signs| &mut signs.max_delete),
     (b"invalid file mode 0", |signs| &mut signs.missing_args_unknown),
@@ -139,6 +141,8 @@ const DECISIVE: [(&[u8], Sign); 17] = [
     (b"rsync: did not see server greeting", |signs| &mut signs.cut_off),
     (b"pre-xfer exec returned failure", |signs| &mut signs.rejected),
     (b"created directory ", |signs| &mut signs.target_missing),
+    (b"--link-dest arg does not exist", |signs| &mut signs.no_basis),
+    (b"--copy-dest arg does not exist", |signs| &mut signs.no_basis),
 ];
 
 /// Reads both outputs of one run.

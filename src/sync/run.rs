@@ -12,7 +12,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
@@ -89,11 +89,16 @@ impl Run {
             }
         };
         let caps = privilege::of_rsync(spec.location, spec.ssh, spec.extras);
+        let source = spec.renamed.map(|renamed| renamed.source.as_fd());
         let child = match spec.password_file.filter(|_| spec.location.is_daemon()) {
-            Some(path) => Child::spawn_with(&argv(spec, pass), &with_password(env, password(path)?), stdin, caps)?,
-            None => Child::spawn_with(&argv(spec, pass), env, stdin, caps)?,
+            Some(path) => Child::spawn_with(&argv(spec, pass), &with_password(env, password(path)?), stdin, caps, source)?,
+            None => Child::spawn_with(&argv(spec, pass), env, stdin, caps, source)?,
         };
-        let context = Context { filters: !spec.filter_args.is_empty() || !spec.guard_args.is_empty(), delete: spec.delete };
+        let context = Context {
+            filters: !spec.filter_args.is_empty() || !spec.guard_args.is_empty(),
+            delete: spec.delete,
+            makes_target: pass == Pass::MovedTree,
+        };
         Ok(Run { child, output: Output::new(Names::new(spec.root, spec.location)), context })
     }
 

@@ -17,6 +17,7 @@ mod fence;
 mod guarded;
 mod history;
 mod linked;
+mod renames;
 mod report;
 mod send;
 mod steer;
@@ -162,6 +163,8 @@ struct Flight {
     wide: bool,
     /// For the second half of a survey: what the first said.
     survey: Option<survey::Survey>,
+    /// It carries a rename.
+    moving: Option<renames::Moving>,
 }
 
 /// Why a run was ended from here.
@@ -195,6 +198,7 @@ pub struct Target {
     runs: BTreeMap<u32, Flight>,
     next_run: u32,
     retries: Retries,
+    renames: renames::Renames,
     backoff: Backoff,
     /// Failures since the target last took something. That it answers a probe does not end the row: a full disk does so too.
     tries: u32,
@@ -212,6 +216,8 @@ pub struct Target {
     last_seen: Duration,
     first_ready: Option<Duration>,
     go_now: bool,
+    /// All that is pending was seen to wait for something in flight, and only its end is worth another look.
+    waits: bool,
     run_length: Duration,
     flushes: Vec<Epoch>,
     stopping: bool,
@@ -283,6 +289,7 @@ impl Target {
             runs: BTreeMap::new(),
             next_run: 0,
             retries: Retries::new(failed),
+            renames: renames::Renames::new(),
             backoff,
             tries: 0,
             unanswered: Vec::new(),
@@ -293,6 +300,7 @@ impl Target {
             last_seen: Duration::ZERO,
             first_ready: None,
             go_now: true,
+            waits: false,
             run_length: Duration::ZERO,
             flushes: Vec::new(),
             stopping: false,
@@ -338,6 +346,7 @@ impl Target {
         self.last_seen = now;
         // A directory of this name may have gone while nobody listened, and the target have it still.
         let seen = if seen == Seen::CreatedDir && self.resumed.is_some() { Seen::MovedDir } else { seen };
+        let seen = self.may_be_half(path, seen);
         self.set.see(path, seen);
     }
 
@@ -537,7 +546,7 @@ impl Target {
         }
         if self.state == State::Up && goes {
             let (small, bulk) = self.lanes_free();
-            if small || bulk {
+            if (small || bulk) && !self.waits {
                 due.extend(self.leaves_at().filter(|_| !self.blocked()));
             }
             if bulk {
@@ -547,6 +556,7 @@ impl Target {
             due.extend(self.unanswered.iter().map(|(due, _)| *due));
         }
         due.extend(self.role_due());
+        due.extend(self.set.next_linked());
         due.extend(self.set.next_hold());
         due.extend(self.crowded);
         for run in self.runs.values() {

@@ -15,7 +15,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -131,10 +131,11 @@ impl Child {
     /// # Panics
     /// When `argv` is empty.
     pub fn spawn(argv: &[OsString], env: &[(OsString, OsString)], stdin: Stdin) -> Result<Child, SpawnError> {
-        Child::spawn_with(argv, env, stdin, None)
+        Child::spawn_with(argv, env, stdin, None, None)
     }
 
-    /// The same with these capabilities at most, and without a way to more (`no_new_privs`).
+    /// The same with these capabilities at most, and without a way to more (`no_new_privs`). `inherit`: a descriptor that the child
+    /// has open under the same number, as `/proc/self/fd/N`. (Ours, `/proc/PID/fd/N`, it may not look at with fewer capabilities.)
     ///
     /// # Errors
     /// See [`SpawnError`].
@@ -146,6 +147,7 @@ impl Child {
         env: &[(OsString, OsString)],
         stdin: Stdin,
         caps: Option<Caps>,
+        inherit: Option<BorrowedFd<'_>>,
     ) -> Result<Child, SpawnError> {
         let program = &argv[0];
         let descriptors = |source: io::Error| SpawnError::Descriptors { program: program.clone(), source };
@@ -168,7 +170,15 @@ impl Child {
         command.current_dir("/").process_group(0);
         let parent = unistd::getpid();
         let surplus = caps.map(caps::surplus);
+        let inherit = inherit.map(|fd| fd.as_raw_fd());
         let die_with_us = move || {
+            if let Some(fd) = inherit {
+                // SAFETY: fcntl(2) with F_SETFD takes no pointer; the number is of a descriptor that the caller lends for the whole
+                // of this function, so it is open in the forked child.
+                if unsafe { libc::fcntl(fd, libc::F_SETFD, 0) } < 0 {
+                    return Err(Errno::last().into());
+                }
+            }
             if let Some(surplus) = &surplus {
                 caps::give_up(surplus);
                 nix::sys::prctl::set_no_new_privs()?;

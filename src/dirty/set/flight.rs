@@ -45,12 +45,17 @@ impl DirtySet {
                 weight += self.try_level(at, by_level);
             }
             let n = &self.nodes[at as usize];
+            if n.flags & PAIRED != 0 {
+                continue; // leaves with `take_moves`
+            }
             if let Some(kind) = n.kind {
                 let whole_tree = at == ROOT && kind == Kind::Entry; // attributes of the root travel with every batch
                 if n.flying_below > 0 && !whole_tree {
                     continue; // so that it cannot starve, nothing below it leaves any more
                 }
-                let waits = n.flags & WAITS != 0 && !limits.ignore_holds || n.flying != 0 && at != ROOT;
+                let waits = n.flags & WAITS != 0 && !limits.ignore_holds
+                    || n.flying != 0 && at != ROOT
+                    || self.renames.has_linked() && self.near_linked(&self.path_of(at), kind, n.flags & GONE != 0);
                 if (kind == Kind::Subtree) == deep && !waits {
                     picked.push((at, over));
                     weight += 1;
@@ -239,6 +244,7 @@ impl DirtySet {
         self.epochs.remove(entry.epoch);
         let mut at = ROOT;
         for name in components(&entry.path) {
+            self.disturb(at);
             if self.nodes[at as usize].kind == Some(Kind::Subtree) {
                 let epoch = entry.epoch;
                 if entry.content && self.nodes[at as usize].flags & CONTENT == 0 {
@@ -252,6 +258,7 @@ impl DirtySet {
                 None => self.make_child(at, name),
             };
         }
+        self.disturb(at);
         let fresh = self.nodes[at as usize].kind.is_none();
         let (epoch, mut content) = match entry.kind {
             Kind::Subtree => self.absorb_below(at, entry.epoch),
@@ -446,6 +453,9 @@ impl DirtySet {
 
     /// Whether a path of this kind can leave with batch `own`; `Ok(over)` names the long deep run it would pass.
     fn flying_over(&self, path: &[u8], kind: Kind, own: BatchId) -> Result<Option<BatchId>, InTheWay> {
+        if self.renames.has_linked() && self.near_linked(path, kind, true) {
+            return Err(InTheWay);
+        }
         let mut over = None;
         let mut at = ROOT;
         let mut rest = components(path);

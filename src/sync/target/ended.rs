@@ -63,6 +63,7 @@ impl Target {
 
     pub(super) fn came_up(&mut self, cx: &mut Context<'_>, missing_args: bool) {
         self.missing_args = missing_args;
+        self.renames.came_up();
         if !missing_args {
             tracing::warn!(
                 mirror = %self.mirror.name, target_name = %self.cfg.name,
@@ -164,14 +165,21 @@ impl Target {
             litter.extend(survey::above_kept(&run.run.output().failed));
         }
         let after = std::mem::take(&mut run.after);
-        self.telling.ran(run.run.output(), &batch, &outcome);
+        if run.moving.is_none() {
+            self.telling.ran(run.run.output(), &batch, &outcome);
+        }
         self.log(&run, &batch, &outcome, took);
-        self.suspect |= gone(&outcome, run.run.output());
+        // The directory that a rename goes to is below the target's own.
+        self.suspect |= run.moving.is_none() && gone(&outcome, run.run.output());
         let reconciles = self.reconciles;
         // A receiver that hangs keeps what it got, and may carry it out when it wakes up, over what was sent since (measured).
         if outcome.verdict == Verdict::TimedOut || run.ended_badly == Some(Ended::Stalled) {
             let carried = batch.entries.iter().map(|e| (e.path.clone(), e.kind)).collect();
             self.unanswered.push((cx.now + self.cfg.watchdog * UNANSWERED_WATCHDOGS, carried));
+        }
+        if let Some(moving) = run.moving.take() {
+            self.moving_ended(cx, &run, moving, batch, &outcome);
+            return after.into_iter().for_each(|entry| self.set.restore(entry));
         }
         match &outcome.verdict {
             Verdict::Done => {
@@ -380,6 +388,8 @@ impl Target {
             Pass::Deep => "deep",
             Pass::ShallowOneLevel => "one-level",
             Pass::Shallow | Pass::Probe | Pass::Role => "shallow",
+            Pass::MovedTree | Pass::MovedFiles | Pass::LikeOthers => "rename",
+            Pass::Clear => "old name",
         };
         let ms = took.as_secs_f64() * 1000.0;
         self.stats.last_batch = format!(

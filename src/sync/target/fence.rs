@@ -196,6 +196,11 @@ impl Target {
         self.drop_standbys(cx);
     }
 
+    /// Whether it keeps what it replaces or deletes on the target.
+    pub(super) fn keeps_aside(&self) -> bool {
+        self.fence.as_ref().is_some_and(|f| f.aside)
+    }
+
     /// What a run keeps aside, as rsync arguments.
     pub(super) fn aside_args(&self, serial: u32) -> Vec<String> {
         let mut args = self.cfg.args.clone();

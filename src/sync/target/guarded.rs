@@ -12,6 +12,7 @@
 use super::super::guard::{self, Hold};
 use super::*;
 use crate::config::MaxDelete;
+use crate::sync::renames::Renamed;
 
 /// The first pause before what is withheld is judged again; it doubles …
 const JUDGE_MIN: Duration = Duration::from_secs(60);
@@ -53,7 +54,7 @@ pub(super) struct Suspect {
 
 /// In which way a run is started.
 #[derive(Default)]
-pub(super) struct Manner {
+pub(super) struct Manner<'r> {
     /// Dry, for this.
     pub(super) look: Option<Look>,
     /// Without deletions; so many are left out.
@@ -66,6 +67,8 @@ pub(super) struct Manner {
     pub(super) limited: bool,
     /// The second half of a survey.
     pub(super) second: bool,
+    /// It carries a rename.
+    pub(super) renamed: Option<&'r Renamed>,
 }
 
 /// Deletions that wait for somebody.
@@ -233,7 +236,7 @@ impl Target {
     fn start_prepared(
         &mut self,
         cx: &mut Context<'_>,
-        manner: Manner,
+        manner: Manner<'_>,
         pass: Pass,
         batch: Batch,
         paths: usize,

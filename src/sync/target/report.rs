@@ -22,6 +22,7 @@ impl Target {
         s.lag_seconds = self.set.epochs().lag(now).max(put_off).unwrap_or_default().as_secs_f64();
         s.standby = self.runs.values().filter(|r| matches!(r.load, Load::Standby)).count() as u64;
         s.coarsened = self.set.coarsened();
+        s.renames_sent_whole += self.set.parted();
         s.retry_seconds = 0.0;
         match &self.state {
             State::Probing { .. } => s.state = "probing".into(),

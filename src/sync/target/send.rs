@@ -113,13 +113,17 @@ impl Target {
                 return;
             }
         }
+        self.waits = false;
         if self.lanes_free().1 {
             self.judge_again(cx);
             if self.state != State::Up || cx.held.is_some() {
                 return;
             }
         }
-        let mut launched = false;
+        let mut launched = self.dispatch_renames(cx);
+        if self.state != State::Up || cx.held.is_some() {
+            return;
+        }
         // A level that is compared whole carries what is not to be followed.
         let follows_all = self.mirror.events == config::Events::default();
         while self.leaves_at().is_some_and(|at| at <= cx.now) {
@@ -143,7 +147,10 @@ impl Target {
                 Some(batch) => batch,
                 None if bulk => match self.set.take_deep(Limits { max_paths, ignore_holds }) {
                     Some(batch) => batch,
-                    None => break,
+                    None => {
+                        self.waits = true;
+                        break;
+                    }
                 },
                 None => break,
             };
@@ -436,6 +443,7 @@ impl Target {
             connect_timeout: self.cfg.connect_timeout,
             ssh: self.cfg.ssh.as_deref(),
             remote_rsync: self.cfg.rsync_path.as_deref(),
+            renamed: None,
         }
     }
 
@@ -562,7 +570,7 @@ impl Target {
     pub(super) fn start_as(
         &mut self,
         cx: &mut Context<'_>,
-        manner: guarded::Manner,
+        manner: guarded::Manner<'_>,
         pass: Pass,
         input: Input<'_>,
         load: Load,
@@ -578,7 +586,7 @@ impl Target {
         // rsync is not left alone with directories when it cannot be told all that is left out of them.
         let by_itself = matches!(pass, Pass::Deep | Pass::ShallowOneLevel | Pass::Full { .. }) && matches!(load, Load::Batch(_));
         let dry = by_itself && manner.look.is_none() && !manner.second && !self.mirror.filter.is_rsyncs();
-        let mut spec = Spec { extra: &extra, ..self.spec(root, compare) };
+        let mut spec = Spec { extra: &extra, renamed: manner.renamed, ..self.spec(root, compare) };
         spec.dry_run = manner.look.is_some() || dry;
         spec.delete &= manner.withholds.is_none() && !matches!(manner.look, Some(guarded::Look::Entries));
         spec.max_delete = self.cap().filter(|_| !spec.dry_run && !manner.free);
@@ -646,6 +654,7 @@ impl Target {
             aside: self.fence.as_ref().and_then(|f| f.aside.then_some(f.epoch)),
             look: manner.look,
             withholds: manner.withholds,
+            moving: None,
         };
         self.runs.insert(serial, run);
         true

@@ -72,6 +72,13 @@ impl Telling {
         }
     }
 
+    /// A run that carries a rename has ended. What it names is relative to another root, and what it linked it does not name.
+    pub(super) fn moved(&mut self, dir: &RelPath) {
+        if self.keep > 0 {
+            self.doubtful.insert(dir.clone());
+        }
+    }
+
     /// A run has ended, and what it carried is not judged yet.
     pub(super) fn ran(&mut self, output: &Output, batch: &Batch, outcome: &Outcome) {
         if self.keep == 0 {

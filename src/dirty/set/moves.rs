@@ -1,0 +1,290 @@
+//! Renames whose two halves are both pending: the target holds under the old name what belongs under the new.
+//!
+//! A pair is nothing but a mark on two pending paths, each of which is pending as it would be without: the new name with all
+//! it holds, the old name as a deletion. So dropping the mark is always right, and it is dropped at the first sign that the
+//! two are not the same any more: anything seen at or below one of them, or above in a way that covers it. What is marked
+//! does not leave by itself; [`DirtySet::take_moves`] takes both names together.
+//!
+//! A pair is made only where the old name was in sync when it went: nothing pending or in flight at it, below it, or above
+//! it so that it is covered; and where nothing is known of the new name.
+//!
+//! *Linked* paths are old names whose files may share inodes with the new ones on the target, since a run that makes hard
+//! links has begun. A change of mode there would change the other name too. So the old name has to go from the target before
+//! anything else is sent at it, below it or above it: [`DirtySet::take_linked`], whatever is on the source there by then.
+
+use std::collections::BTreeMap;
+
+use rustc_hash::FxHashMap;
+
+use super::*;
+
+/// Pairs that are kept at a time; of what is renamed beyond that, the content is sent.
+const MOST_PAIRS: usize = 10_000;
+/// Attempts to remove a linked name before it is given up.
+const LINKED_TRIES: u32 = 4;
+/// The pause after the first failed attempt; grows fourfold.
+const LINKED_PAUSE: Duration = Duration::from_millis(200);
+
+#[derive(Default)]
+pub(super) struct Renames {
+    /// New name to old, and back, as nodes.
+    old_of: FxHashMap<u32, u32>,
+    new_of: FxHashMap<u32, u32>,
+    /// What left just now, clean.
+    left: Option<u32>,
+    linked: BTreeMap<RelPath, Linked>,
+    broken: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Linked {
+    tries: u32,
+    due: Duration,
+    flying: bool,
+}
+
+impl Renames {
+    pub(super) fn has_linked(&self) -> bool {
+        !self.linked.is_empty()
+    }
+
+    /// Something is not pending any more; if it is what left, its node may come to stand for another path.
+    pub(super) fn forget_left(&mut self) {
+        self.left = None;
+    }
+}
+
+/// The half of a rename that is being told.
+pub(super) enum Half {
+    Left,
+    Arrived { old: u32 },
+}
+
+/// Renames that leave together.
+#[derive(Debug)]
+pub struct Moves {
+    /// New and old name in turn. One directory; or files of one directory, all to the same other one, or all within it.
+    pub batch: Batch,
+    /// What it is: directories have all below them moved.
+    pub dir: bool,
+}
+
+impl DirtySet {
+    /// Before a half of a rename is taken in: whether it can become a pair.
+    pub(super) fn half_of_rename(&mut self, path: &[u8], seen: Seen) -> Option<Half> {
+        let left = self.renames.left.take();
+        match seen {
+            Seen::Left | Seen::LeftDir => {
+                (self.renames.old_of.len() < MOST_PAIRS && self.is_clean(path, GONE | FRESH)).then_some(Half::Left)
+            }
+            Seen::Arrived | Seen::ArrivedDir => {
+                let old = left?;
+                self.is_clean(path, GONE).then_some(Half::Arrived { old })
+            }
+            _ => None,
+        }
+    }
+
+    /// After it was taken in.
+    pub(super) fn pair(&mut self, path: &[u8], half: Half) {
+        let Some(at) = self.find(path) else { return };
+        match half {
+            Half::Left => self.renames.left = Some(at),
+            Half::Arrived { old } => {
+                let pending = |at: u32| self.nodes[at as usize].kind.is_some() && self.nodes[at as usize].flying == 0;
+                if at != old && pending(at) && pending(old) && self.nodes[old as usize].flags & GONE != 0 {
+                    self.cursor.lose(); // what comes next below has to pass here
+                    self.nodes[at as usize].flags |= MOVED;
+                    self.nodes[old as usize].flags |= ORIGIN;
+                    self.renames.old_of.insert(at, old);
+                    self.renames.new_of.insert(old, at);
+                }
+            }
+        }
+    }
+
+    /// Whether nothing is pending or in flight at `path`, below it, or above it so that it is covered. `bad`: flags that a
+    /// directory above must not have.
+    fn is_clean(&self, path: &[u8], bad: u16) -> bool {
+        if self.renames.has_linked() && self.near_linked(path, Kind::Subtree, true) {
+            return false;
+        }
+        let mut at = ROOT;
+        for name in components(path) {
+            let n = &self.nodes[at as usize];
+            // What covers more than itself, or is another than it was. What flies above an old name may do so as well.
+            if n.kind.is_some_and(|k| k > Kind::Entry) || n.flags & (bad | PAIRED) != 0 || n.flying != 0 && bad & FRESH != 0 {
+                return false;
+            }
+            at = match self.child(at, name) {
+                Some(child) => child,
+                None => return true,
+            };
+        }
+        false // there is a node, so there is something
+    }
+
+    /// Something happened at or below this node.
+    pub(super) fn disturb(&mut self, at: u32) {
+        if self.nodes[at as usize].flags & PAIRED != 0 {
+            self.unpair(at);
+        }
+    }
+
+    pub(super) fn unpair(&mut self, at: u32) {
+        let (new, old) = match (self.renames.old_of.get(&at), self.renames.new_of.get(&at)) {
+            (Some(&old), _) => (at, old),
+            (_, Some(&new)) => (new, at),
+            (None, None) => return,
+        };
+        self.part(new, old);
+        self.renames.broken += 1;
+    }
+
+    fn part(&mut self, new: u32, old: u32) {
+        self.renames.old_of.remove(&new);
+        self.renames.new_of.remove(&old);
+        for at in [new, old] {
+            self.nodes[at as usize].flags &= !PAIRED;
+        }
+    }
+
+    /// Pairs that were parted before they left, since the start.
+    pub fn parted(&self) -> u64 {
+        self.renames.broken
+    }
+
+    /// Whether renames are pending.
+    pub fn has_moves(&self) -> bool {
+        !self.renames.old_of.is_empty()
+    }
+
+    /// Whether something waits to be removed from the target by [`DirtySet::take_linked`].
+    pub fn has_linked(&self) -> bool {
+        self.renames.has_linked()
+    }
+
+    /// Takes renames that touch nothing in flight and whose new directory is on the target. `None` when there are none.
+    pub fn take_moves(&mut self, max: usize) -> Option<Moves> {
+        let mut order: Vec<(u32, u32)> = self.renames.old_of.iter().map(|(&new, &old)| (new, old)).collect();
+        order.sort_unstable_by_key(|&(new, old)| (self.nodes[new as usize].parent, self.nodes[old as usize].parent, new));
+        let mut picked: Vec<(u32, u32)> = Vec::new();
+        let mut group = None;
+        for (new, old) in order {
+            let (n, o) = (&self.nodes[new as usize], &self.nodes[old as usize]);
+            let dir = n.kind == Some(Kind::Subtree);
+            let same_name = n.name == o.name;
+            if picked.len() >= max
+                || group.is_some_and(|g| g != (n.parent, o.parent, same_name, false))
+                || !picked.is_empty() && dir
+            {
+                break;
+            }
+            if !self.way_is_free(new, true) || !self.way_is_free(old, false) {
+                continue;
+            }
+            picked.push((new, old));
+            group = Some((n.parent, o.parent, same_name, dir));
+            if dir {
+                break;
+            }
+        }
+        let (_, _, _, dir) = group?;
+        let id = self.new_batch_id();
+        let mut entries = Vec::new();
+        for (new, old) in picked {
+            self.part(new, old);
+            entries.push(self.lift(new, id, None));
+            entries.push(self.lift(old, id, None));
+        }
+        Some(Moves { batch: Batch { id, entries, round: 0 }, dir })
+    }
+
+    /// Whether nothing flies at, above or below, and, if asked for, nothing above is still to be sent.
+    fn way_is_free(&self, at: u32, settled: bool) -> bool {
+        let n = &self.nodes[at as usize];
+        if n.flying != 0 || n.flying_below > 0 {
+            return false;
+        }
+        if self.renames.has_linked() && self.near_linked(&self.path_of(at), Kind::Subtree, true) {
+            return false;
+        }
+        let mut at = n.parent;
+        while at != NONE {
+            let n = &self.nodes[at as usize];
+            if n.flying != 0 || settled && at != ROOT && n.kind.is_some() {
+                return false;
+            }
+            at = n.parent;
+        }
+        true
+    }
+
+    /// Hard links of `path` are being made on the target.
+    pub fn link(&mut self, path: RelPath) {
+        self.renames.linked.insert(path, Linked::default());
+    }
+
+    /// Whether something of this kind at `path` has to wait for the removal of a linked name.
+    pub(super) fn near_linked(&self, path: &[u8], kind: Kind, gone: bool) -> bool {
+        self.renames.linked.keys().any(|linked| {
+            path::is_at_or_below(path, linked) || (kind > Kind::Entry || gone) && path::is_at_or_below(linked, path)
+        })
+    }
+
+    /// Takes a linked name that touches nothing in flight, to be removed from the target whatever the source holds there.
+    pub fn take_linked(&mut self, now: Duration) -> Option<Batch> {
+        let free = |set: &DirtySet, path: &RelPath| {
+            let mut at = ROOT;
+            for name in components(path) {
+                if set.nodes[at as usize].flying != 0 {
+                    return false;
+                }
+                match set.child(at, name) {
+                    Some(child) => at = child,
+                    None => return true,
+                }
+            }
+            set.nodes[at as usize].flying == 0 && set.nodes[at as usize].flying_below == 0
+        };
+        let due = self.renames.linked.iter().filter(|(_, l)| !l.flying && l.due <= now);
+        let path = due.map(|(path, _)| path).find(|path| free(self, path)).cloned()?;
+        self.renames.linked.get_mut(&path)?.flying = true;
+        let id = self.new_batch_id();
+        let mut at = ROOT;
+        for name in components(&path) {
+            at = match self.child(at, name) {
+                Some(child) => child,
+                None => self.make_child(at, name),
+            };
+        }
+        self.fly(at, id, Kind::Subtree);
+        let since = self.epochs.current();
+        Some(Batch { id, entries: vec![self.parked(path, since)], round: 0 })
+    }
+
+    /// When [`DirtySet::take_linked`] may be tried again, as a time since the daemon's start.
+    pub fn next_linked(&self) -> Option<Duration> {
+        self.renames.linked.values().filter(|l| !l.flying && !l.due.is_zero()).map(|l| l.due).min()
+    }
+
+    /// The flight of a linked name has ended. `gone`: it is not on the target any more. `count`: a failure speaks of this name
+    /// and not of the target. Returns `false` when it is given up.
+    pub fn unlinked(&mut self, path: &RelPath, gone: bool, count: bool, now: Duration) -> bool {
+        let Some(linked) = self.renames.linked.get_mut(path) else { return true };
+        linked.flying = false;
+        if count && !gone {
+            linked.due = now + LINKED_PAUSE * 4u32.pow(linked.tries);
+            linked.tries += 1;
+        }
+        let given_up = linked.tries >= LINKED_TRIES;
+        if gone || given_up {
+            self.renames.linked.remove(path);
+        }
+        gone || !given_up
+    }
+}
+
+#[cfg(test)]
+#[path = "moves_tests.rs"]
+mod tests;

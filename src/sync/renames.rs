@@ -1,0 +1,141 @@
+//! The command lines that carry a rename: the target makes the new name from the old one, and hardly a byte is sent.
+//!
+//! | pass | source | target | how |
+//! | --- | --- | --- | --- |
+//! | [`Pass::MovedTree`] | `NEW/`, whole | `NEW/`, which it must make itself | `--link-dest=OLD`: equal in size, mtime and attributes → one more hard link |
+//! | [`Pass::MovedFiles`] | files of `NEWDIR/` | `NEWDIR/` | `--link-dest=OLDDIR`, the same names there |
+//! | [`Pass::LikeOthers`] | files of a directory, with other names | the same | `--fuzzy` by size and mtime, and the content checked block by block (`--ignore-times`) |
+//! | [`Pass::Clear`] | an empty directory | the directory above `OLD` | `OLD` is listed, missing, and deleted |
+//!
+//! The source is named by a descriptor that rsync inherits (`/proc/self/fd/N/`). So it is the directory that was looked
+//! at, wherever it is moved meanwhile, and no symbolic link that takes its place is followed.
+//!
+//! A file that changes both its name and its directory is sent: `--fuzzy` twice finds no basis in another directory of a module
+//! (it does on a local target), and a link is made for the same name only.
+//!
+//! Links are only as right as the target's old name was: see [`crate::dirty`] for when it is trusted. Where the file system
+//! cannot link, or the old copy has other attributes, rsync itself copies on the target; where there is no old copy, it sends.
+//!
+//! Names are arguments here, not list entries. A server expands wildcards in them, and line breaks are its protocol's, so
+//! [`fits`] says which names travel this way. All others are sent as new ones are.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use super::argv::{Pass, Spec, receiver_only, transport, whole_seconds};
+use super::location::Location;
+use crate::config::Extras;
+use crate::path::RelPath;
+
+/// Blocks of [`Pass::LikeOthers`]: the largest there are, since nearly all are expected to match.
+const BLOCK_BYTES: u32 = 128 * 1024;
+
+/// Where a renamed thing was and is.
+#[derive(Debug)]
+pub struct Renamed {
+    /// The directory to read. The child inherits it.
+    pub source: OwnedFd,
+    /// The directory on the target, relative to its root.
+    pub dest: RelPath,
+    /// The directory on the target that is linked from.
+    pub basis: Option<RelPath>,
+    /// Exclude rules that hold in both.
+    pub filter_args: Vec<OsString>,
+}
+
+/// Whether a path may be an argument; see the module's text.
+pub fn fits(path: &[u8]) -> bool {
+    path.iter().all(|&b| b >= b' ' && b != 0x7f && !b"*?[]\\\"'`$".contains(&b))
+}
+
+pub(super) fn argv(spec: &Spec<'_>, renamed: &Renamed, pass: Pass) -> Vec<OsString> {
+    let mut args = vec![spec.rsync.as_os_str().to_owned()];
+    let mut add = |arg: &dyn AsRef<OsStr>| args.push(arg.as_ref().to_owned());
+    add(&"-lptgoD");
+    match pass {
+        Pass::MovedTree => add(&"-r"),
+        _ => {
+            add(&"--from0");
+            add(&"--files-from=-");
+        }
+    }
+    // All but the links among files: what has several names does not travel this way.
+    let Extras { hard_links: _, xattrs, acls, sparse } = spec.extras;
+    for (option, wanted) in [("-X", xattrs), ("-A", acls), ("-S", sparse)] {
+        if wanted {
+            add(&option);
+        }
+    }
+    add(&"--numeric-ids");
+    add(&"--modify-window=-1");
+    match pass {
+        Pass::Clear => {
+            // `--delete` does nothing to a list; with it the receiver hears of the filters and protects what they name.
+            if !renamed.filter_args.is_empty() {
+                add(&"--delete");
+            }
+            add(&"--delete-missing-args");
+            add(&"--force");
+            renamed.filter_args.iter().for_each(|arg| add(&receiver_only(arg)));
+        }
+        Pass::MovedTree => renamed.filter_args.iter().for_each(|arg| add(arg)),
+        _ => {}
+    }
+    if let Some(choice) = spec.compress.choice() {
+        add(&"-z");
+        add(&format!("--compress-choice={choice}"));
+    }
+    add(&format!("--timeout={}", whole_seconds(spec.timeout)));
+    add(&"-i");
+    add(&"--info=stats1");
+    if let Location::Daemon { .. } = spec.location {
+        add(&"-s"); // as always over ssh: nothing that reads line by line gets to see the names
+    }
+    transport(spec).iter().for_each(|arg| add(arg));
+    spec.extra.iter().for_each(|arg| add(arg));
+    match pass {
+        Pass::MovedTree | Pass::MovedFiles => {
+            if let Some(basis) = &renamed.basis {
+                let mut link = OsString::from("--link-dest=");
+                link.push(spec.location.seen_there(basis));
+                add(&link);
+            }
+            if pass == Pass::MovedFiles {
+                add(&"-ii"); // what was linked is told as well
+            }
+        }
+        Pass::LikeOthers => {
+            add(&"--ignore-times");
+            add(&"--no-whole-file");
+            add(&"--fuzzy");
+            add(&format!("--block-size={BLOCK_BYTES}"));
+        }
+        _ => {}
+    }
+    add(&"--");
+    add(&format!("/proc/self/fd/{}/", renamed.source.as_raw_fd()));
+    let mut dest = spec.location.dest_below(&renamed.dest);
+    // A tree's own directory is made by its run. Any other has to be there: with the dot it is an error if it is not.
+    dest.push(if pass == Pass::MovedTree { "/" } else { "/." });
+    add(&dest);
+    args
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_travel_as_arguments() {
+        for (name, fit) in [
+            (&b"a b/c-d_e.f"[..], true),
+            ("été".as_bytes(), true),
+            (b"-n", true),
+            (b"a*", false),
+            (b"x\ny", false),
+            (b"$(x)", false),
+        ] {
+            assert_eq!(fits(name), fit, "{}", crate::path::Shown(name));
+        }
+    }
+}
