@@ -8,14 +8,26 @@ use nix::sys::signal::{Signal, kill};
 
 use crate::fixture::fs::{ALL, Fs};
 use crate::fixture::proc::poll_until;
-use crate::fixture::tree::{Dir, Times};
+use crate::fixture::tree::{Dir, Times, count};
 use crate::fixture::{Case, Mirror, Run, Setup, To, WAIT, case};
 
 const EXPRESSIONS: [&str; 5] = [r"(.*)\.svn", "^info/*", "^static/.*$", r"/sub/deep/.*\.gz", "(.*)cache_[0-9]+"];
 
 fn setup(fs: Fs) -> Setup {
+    guarded(fs).key("allow_empty", true)
+}
+
+/// The same, held when its source is emptied.
+fn guarded(fs: Fs) -> Setup {
     let expressions = EXPRESSIONS.iter().map(|e| toml::Value::from(*e)).collect::<Vec<_>>();
-    Setup::new(fs).key("exclude_regex", expressions).key("exclude_temporary", true)
+    Setup::guarded(fs).key("exclude_regex", expressions).key("exclude_temporary", true)
+}
+
+/// So fast that fansync sees nothing of it before it is done.
+fn at_once<T>(m: &Mirror, act: impl FnOnce() -> T) {
+    m.daemon.freeze();
+    act();
+    m.daemon.thaw();
 }
 
 /// By hand, beside the daemon's own idea of it.
@@ -188,6 +200,104 @@ pub fn cases() -> Vec<Case> {
             m.src.remove("a");
             m.check_but(Times::NotOfDirs, &left_out);
             assert!(!m.dst().has("sub/a") && !m.dst().has("sub/deep") && m.dst().has("sub/theirs.svn"));
+            Ok(())
+        }),
+        case("deletions_are_bounded_and_what_is_left_out_does_not_count", &[Fs::Tmpfs], |fs| {
+            let m = guarded(fs)
+                .key("max_delete", 10)
+                .before(|src| {
+                    fill(src, "");
+                    src.mkdir("big");
+                    (0..30).for_each(|n| src.write(format!("big/{n}"), b"one of many"));
+                })
+                .before_on_target(|dst| {
+                    // More than the bound, and a directory that holds nothing else.
+                    (0..20).for_each(|n| dst.write(format!(".own{n}"), b"the target's own"));
+                    (0..20).for_each(|n| dst.write(format!("own{n}.svn"), b"the target's own"));
+                    dst.mkdirs("kept/by");
+                    dst.write("kept/by/.f", b"the target's own");
+                    dst.mkdir("big");
+                    dst.write("big/.f", b"the target's own");
+                })
+                .start()?;
+            let own = |path: &Path| left_out(path) || path.starts_with("kept");
+            let equal = |m: &Mirror| {
+                m.check_but(Times::NotOfDirs, &own);
+                assert_eq!(m.daemon.target_status("t1").held_deletes, 0, "something is held");
+                (0..20).for_each(|n| assert!(m.dst().has(format!(".own{n}")) && m.dst().has(format!("own{n}.svn"))));
+                assert!(m.dst().has("kept/by/.f"), "a directory of what is left out was deleted");
+            };
+            equal(&m);
+            // By a comparison and by name, within the bound.
+            (0..5).for_each(|n| m.dst().write(format!("extra{n}"), b"the source has no such"));
+            reconcile(&m);
+            equal(&m);
+            at_once(&m, || ["a", "sub/a", "sub/deep/a.gz", "informal"].map(|name| m.src.remove(name)));
+            equal(&m);
+            // Beyond: what is left out in there is not counted, nor the directory, which stays for it.
+            at_once(&m, || m.src.remove("big"));
+            m.src.write("goes on", b"beside what is held");
+            let held = || m.daemon.try_status().filter(|s| s.mirrors[0].targets[0].held_deletes > 0);
+            let held = poll_until(WAIT, held).expect("what is beyond the bound is held").mirrors.remove(0).targets.remove(0);
+            assert_eq!((held.held_deletes, held.state.as_str()), (30, "held"), "{held:?}");
+            assert!(poll_until(WAIT, || m.dst().has("goes on").then_some(())).is_some(), "what is held holds up the rest");
+            (0..30).for_each(|n| assert!(m.dst().has(format!("big/{n}")), "big/{n} was deleted"));
+            m.daemon.does(&["resume", "--accept-deletes"]);
+            m.daemon.flush(None);
+            assert!(m.dst().has("big/.f") && !m.dst().has("big/0"));
+            m.check_but(Times::NotOfDirs, &|path| own(path) || path.starts_with("big"));
+            reconcile(&m);
+            assert_eq!(m.daemon.target_status("t1").held_deletes, 0, "what is left out is held");
+            Ok(())
+        }),
+        case("emptied_but_for_what_is_left_out", &[Fs::Tmpfs], |fs| {
+            let m = guarded(fs)
+                .before(|src| {
+                    fill(src, "");
+                    (0..20).for_each(|n| src.write(format!("f{n}"), b"one of many"));
+                })
+                .before_on_target(|dst| dst.write("theirs.svn", b"the target's own"))
+                .start()?;
+            check(&m);
+            let before = count(m.dst().root()).expect("it can be read");
+            at_once(&m, || {
+                let names = std::fs::read_dir(m.src.root()).expect("the source can be read");
+                let names = names.map(|entry| entry.expect("an entry").file_name()).collect::<Vec<_>>();
+                for name in names.iter().filter(|name| !left_out(Path::new(name))) {
+                    m.src.remove(name);
+                }
+            });
+            assert!(m.src.has("a.svn") && m.src.has(".f"), "what is left out is still there");
+            let held = || m.daemon.try_status().filter(|s| s.mirrors[0].held.contains("at one blow"));
+            assert!(poll_until(WAIT, held).is_some(), "an emptied source is not held");
+            assert_eq!(count(m.dst().root()).expect("it can be read"), before, "something was deleted");
+            m.daemon.does(&["resume", "--accept-source"]);
+            m.check_but(Times::NotOfDirs, &left_out);
+            assert!(!m.dst().has("f0") && m.dst().has("theirs.svn"));
+            Ok(())
+        }),
+        case("a_small_source_is_not_held_for_what_the_target_has", &[Fs::Tmpfs], |fs| {
+            // Nothing to send at the start, and nothing that could be lost.
+            let m = guarded(fs)
+                .before(|src| src.write(".only", b"left out"))
+                .before_on_target(|dst| (0..15).for_each(|n| dst.write(format!(".own{n}"), b"the target's own")))
+                .start()?;
+            let equal = |m: &Mirror| {
+                m.check_but(Times::NotOfDirs, &left_out);
+                let status = m.daemon.status();
+                assert_eq!(status.mirrors[0].held, "", "the mirror is held");
+                (0..15).for_each(|n| assert!(m.dst().has(format!(".own{n}")), "what is left out was deleted"));
+            };
+            equal(&m);
+            m.src.mkdir("d");
+            m.src.write("d/f", b"the only one");
+            equal(&m);
+            (0..15).for_each(|n| m.dst().write(format!("d/.own{n}"), b"the target's own"));
+            m.src.remove("d");
+            m.check_but(Times::NotOfDirs, &|path| left_out(path) || path == Path::new("d"));
+            assert!(!m.dst().has("d/f") && m.dst().has("d/.own3"));
+            reconcile(&m);
+            assert_eq!(m.daemon.status().mirrors[0].held, "", "a comparison of an empty source is held");
             Ok(())
         }),
         case(

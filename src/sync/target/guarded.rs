@@ -71,6 +71,26 @@ pub(super) struct Manner<'r> {
     pub(super) renamed: Option<&'r Renamed>,
 }
 
+/// What a dry run said would be deleted and the run itself leaves alone: what the filter leaves out, where rsync cannot be told that,
+/// and the directories above it.
+fn spared(filter: &Filter, items: &[Item]) -> BTreeSet<RelPath> {
+    let mut spared = BTreeSet::new();
+    if filter.is_rsyncs() {
+        return spared;
+    }
+    let deleted: BTreeSet<&[u8]> = items.iter().filter(|i| i.deletes()).map(|i| &*i.path).collect();
+    for item in items.iter().filter(|i| i.deletes() && filter.excludes(&i.path, i.dir)) {
+        let mut at = Some(&*item.path);
+        while let Some(path) = at.filter(|path| deleted.contains(path)) {
+            if !spared.insert(RelPath::from_normal(path)) {
+                break;
+            }
+            at = path::parent(path);
+        }
+    }
+    spared
+}
+
 /// Deletions that wait for somebody.
 pub(super) struct Withheld {
     pub(super) entries: Vec<Entry>,
@@ -157,9 +177,10 @@ impl Target {
     }
 
     /// How many changes of a dry run are kept with their paths.
-    pub(super) fn kept_items(look: Option<&Look>) -> usize {
+    pub(super) fn kept_items(&self, look: &Look) -> usize {
         match look {
-            Some(Look::Deletes { suspect: Some(_), .. }) => KEPT_ITEMS,
+            Look::Deletes { .. } if !self.mirror.filter.is_rsyncs() => self.mirror.batch.max_pending,
+            Look::Deletes { suspect: Some(_), .. } => KEPT_ITEMS,
             _ => 0,
         }
     }
@@ -171,7 +192,8 @@ impl Target {
         }
         let full = matches!(run.pass, Pass::Full { .. });
         let found = run.run.output().progress.map_or(0, |p| p.files_total);
-        let deletes = outcome.counters.deleted;
+        let spared = spared(cx.filter, &run.run.output().items);
+        let deletes = outcome.counters.deleted.saturating_sub(spared.len() as u64);
         if self.state != State::Up || cx.held.is_some() || self.paused.is_some() {
             return self.give_back(batch);
         }
@@ -186,9 +208,7 @@ impl Target {
         };
         if let Some(suspect) = suspect {
             let output = run.run.output();
-            let there = |i: &&super::super::output::Item| {
-                i.change.starts_with(b"*deleting") && path::is_at_or_below(&i.path, &suspect.at)
-            };
+            let there = |i: &&Item| i.deletes() && path::is_at_or_below(&i.path, &suspect.at) && !spared.contains(&i.path);
             let lost = match suspect.at.is_root() {
                 true => deletes,
                 false => output.items.iter().filter(there).count() as u64 + output.items_more,

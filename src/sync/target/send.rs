@@ -605,7 +605,7 @@ impl Target {
             .map_err(|e| (matches!(e, RunError::Password(_)), chain(&e)))
             .and_then(|mut run| {
                 run.keep_items(match &manner.look {
-                    Some(_) => Target::kept_items(manner.look.as_ref()),
+                    Some(look) => self.kept_items(look),
                     None if dry => self.mirror.batch.max_pending,
                     None => self.telling.keep,
                 });
