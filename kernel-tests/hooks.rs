@@ -3,7 +3,7 @@
 
 mod command;
 mod network;
-mod receiver;
+pub mod receiver;
 
 use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;

@@ -1,5 +1,7 @@
 //! sersync's configuration, unchanged but for addresses and paths, between two network namespaces, `source` and `backup`.
 
+mod plugins;
+
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -208,7 +210,7 @@ fn mirrors(delete: bool, filter: bool) -> impl Fn(Fs) -> Run<()> {
 }
 
 pub fn cases() -> Vec<Case> {
-    vec![
+    let mut all = vec![
         case("as_it_is", &[Fs::Tmpfs], mirrors(false, false)),
         case("with_delete_and_filters", &[Fs::Tmpfs], mirrors(true, true)),
         case("checked_and_imported", &[Fs::Tmpfs], |_| {
@@ -262,5 +264,7 @@ pub fn cases() -> Vec<Case> {
             kill(Pid::from_raw(pid.expect("a process")), Signal::SIGTERM).expect("it runs");
             Ok(())
         }),
-    ]
+    ];
+    all.extend(plugins::cases());
+    all
 }
