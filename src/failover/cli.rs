@@ -135,7 +135,7 @@ pub struct StatusArgs {
 /// Orders to one `[[failover]]`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct ByHand {
-    /// Which [[failover]], where there are several
+    /// Which failover block, where there are several
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
     /// The socket, if not the usual one

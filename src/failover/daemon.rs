@@ -61,7 +61,7 @@ pub struct Mode {
 /// Runs until a signal, or for the rounds of `--once`.
 ///
 /// # Errors
-/// See [`Error`].
+/// See [`enum@Error`].
 pub fn run(config: &Config, mode: Mode) -> Result<ExitCode, Error> {
     let setup = |what: &str| {
         let what = what.to_owned();

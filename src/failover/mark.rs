@@ -1,6 +1,6 @@
 //! The role and the epoch of a tree, in a small file inside of it.
 //!
-//! Promises: what [`write`] returned from survives a power cut, whole; a reader sees the old mark or the new one. A file that is
+//! Promises: what [`write()`] returned from survives a power cut, whole; a reader sees the old mark or the new one. A file that is
 //! neither (cut off, edited by hand and wrong) is an error and never taken for "no mark": who cannot read the epoch must not
 //! push. An epoch never goes down by [`raise`].
 //!

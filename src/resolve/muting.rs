@@ -33,7 +33,7 @@ pub(super) struct Muting {
     names_files: bool,
 }
 
-/// What [`Muting`] is given.
+/// What `Muting` is given.
 pub struct MuteBy {
     /// For the marks of the group that the events come from.
     pub ignorer: Ignorer,
