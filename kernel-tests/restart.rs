@@ -6,17 +6,15 @@ use crate::fixture::fs::{ALL, Fs};
 use crate::fixture::proc::{must, poll_until};
 use crate::fixture::rsyncd::Rsyncd;
 use crate::fixture::tree::Dir;
-use crate::fixture::{Case, Mirror, Run, Setup, To, WAIT, case};
+use crate::fixture::{Case, Mirror, Run, SLACK, Setup, To, WAIT, case};
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 const DIRS: usize = 20;
 const FILES_PER_DIR: usize = 25;
-/// What changed so shortly before a stop is looked at once more.
-const SLACK: Duration = Duration::from_millis(2_100);
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -231,16 +229,9 @@ fn old_tree(setup: Setup) -> Run<Mirror> {
     Ok(m)
 }
 
-/// Waits until the saved state covers everything up to now.
+/// See [`Mirror::rest`].
 fn covered(m: &Mirror) {
-    let now = SystemTime::now();
-    m.src.write("d0/f24", b"0 24"); // so that there is something to save
-    let saved = || fs::metadata(state_file(m)).and_then(|m| m.modified()).is_ok_and(|at| at > now + SLACK);
-    poll_until(WAIT, || saved().then_some(())).expect("the daemon saves its state once it is quiet");
-}
-
-fn state_file(m: &Mirror) -> PathBuf {
-    m.scratch("state/mirror/state")
+    m.rest("d0/f24", b"0 24");
 }
 
 /// A little of everything.
@@ -318,10 +309,10 @@ fn unusable(fs: Fs) -> Run<()> {
     };
     type Act = Box<dyn Fn(&mut Mirror)>;
     let table: Vec<(&str, Act)> = vec![
-        ("there is no saved state", Box::new(|m| fs::remove_file(state_file(m)).expect("it can be removed"))),
+        ("there is no saved state", Box::new(|m| fs::remove_file(m.state_file()).expect("it can be removed"))),
         ("the mirror's settings have changed", Box::new(|m| m.configure(|table| table.exclude = vec!["*.none".into()]))),
         ("the source is another directory", Box::new(replaced)),
-        ("cannot be used", Box::new(|m| fs::write(state_file(m), b"no state").expect("it can be written"))),
+        ("cannot be used", Box::new(|m| fs::write(m.state_file(), b"no state").expect("it can be written"))),
     ];
     for (reason, act) in table {
         m.daemon.terminate();
@@ -353,14 +344,14 @@ fn damaged(fs: Fs) -> Run<()> {
         m.src.rename("d3/aside", "d2");
         m.check();
         m.daemon.terminate();
-        let mut bytes = fs::read(state_file(&m)).expect("the state can be read");
+        let mut bytes = fs::read(m.state_file()).expect("the state can be read");
         let at = bytes.len() * (step % 6) / 6 + 3;
         if step < 6 {
             bytes.truncate(at)
         } else {
             bytes[at] ^= 0x10
         }
-        fs::write(state_file(&m), bytes).expect("the state can be written");
+        fs::write(m.state_file(), bytes).expect("the state can be written");
         m.src.write("d1/f2", format!("{step}"));
         m.src.rename(format!("d{}", 5 + step), format!("d{} moved", 5 + step));
         m.restart(Until::Watching);
