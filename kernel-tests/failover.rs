@@ -231,11 +231,7 @@ pub fn cases() -> Vec<Case> {
             Ok(())
         }),
         case("fail_back_under_load", T, |_| {
-            let mut c = Cluster::with_mirrors();
-            let web = c.web("web", "failback = \"manual\"");
-            c.whole_and_seen(&web);
-            c.servers[0].die();
-            web.on("backup");
+            let (mut c, web) = Cluster::switched();
             c.servers[0].live();
             c.whole(1);
             let ledger = c.write_while_writable(1);
@@ -248,11 +244,7 @@ pub fn cases() -> Vec<Case> {
             Ok(())
         }),
         case("fail_back_is_refused_on_any_doubt", T, |_| {
-            let mut c = Cluster::with_mirrors();
-            let web = c.web("web", "failback = \"manual\"");
-            c.whole_and_seen(&web);
-            c.servers[0].die();
-            web.on("backup");
+            let (mut c, web) = Cluster::switched();
             // Nobody there to hand over to.
             let (code, said) = web.order(&["failback"]);
             assert!(code == 1 && said.contains("hand over"), "{said}");

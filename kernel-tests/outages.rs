@@ -50,16 +50,7 @@ fn other_is_well(m: &Mirror) {
 /// Waits until the first target's status pleases `wanted`; `what` it was, for the message.
 #[track_caller]
 fn status_until(m: &Mirror, what: &str, wanted: impl Fn(&TargetStatus) -> bool) -> TargetStatus {
-    let mut last = None;
-    let found = poll_until(WAIT, || {
-        let now = m.daemon.target_status("t1");
-        if wanted(&now) {
-            return Some(now);
-        }
-        last = Some(now);
-        None
-    });
-    found.unwrap_or_else(|| panic!("the status never said {what}; it says {last:?}"))
+    m.daemon.target_status_until("t1", what, wanted)
 }
 
 /// Waits until the first target is in `state`, for a reason that holds `words`.

@@ -3,11 +3,11 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::fixture::daemon::{TargetStatus, Until};
+use crate::fixture::daemon::Until;
 use crate::fixture::fs::{Fs, needs};
 use crate::fixture::proc::{must, poll_until};
 use crate::fixture::tree::{Times, differences};
-use crate::fixture::{Case, Mirror, Setup, To, WAIT, case};
+use crate::fixture::{Case, Setup, To, WAIT, case};
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -97,7 +97,7 @@ pub fn cases() -> Vec<Case> {
             let mut m = m.targets(&[To::Module, To::Local]).start()?;
             m.rsyncd.as_mut().expect("t1 is a module").stop();
             m.src.write("f", b"x");
-            status(&m, |t| t.state == "down" && t.retry_seconds > 600.0);
+            m.daemon.target_status_until("t1", "that the target is down", |t| t.state == "down" && t.retry_seconds > 600.0);
             m.rsyncd.as_mut().expect("t1 is a module").restart();
             assert!(m.daemon.does(&["retry"]).contains("mirror/t1: trying again now"));
             m.check();
@@ -112,7 +112,7 @@ pub fn cases() -> Vec<Case> {
             must(Command::new("chattr").arg("+i").arg(m.dst().at("bad")));
             m.src.write("bad", b"new");
             m.src.write("good", b"new");
-            let failing = status(&m, |t| t.state == "failing");
+            let failing = m.daemon.target_status_until("t1", "that it fails", |t| t.state == "failing");
             assert!(failing.reason.contains("1 paths failed") && failing.reason.contains("bad"), "{failing:?}");
             assert!(failing.failures[0].reason.contains("not permitted"), "{failing:?}");
             assert!(failing.failures[0].retry_seconds > 600.0, "{failing:?}");
@@ -121,7 +121,7 @@ pub fn cases() -> Vec<Case> {
             assert!(told.code == 1 && told.stderr.contains("1 paths failed, the first: bad"), "{}: {}", told.code, told.stderr);
             must(Command::new("chattr").arg("-i").arg(m.dst().at("bad")));
             assert!(m.daemon.does(&["retry", "--target", "t1"]).contains("trying 1 failed paths"));
-            status(&m, |t| t.state == "idle");
+            m.daemon.target_status_until("t1", "that it is idle", |t| t.state == "idle");
             let found = differences(m.src.root(), m.dst().root(), Times::All, &|_| false);
             assert!(found.is_empty(), "{found}");
             Ok(())
@@ -136,18 +136,4 @@ pub fn cases() -> Vec<Case> {
             Ok(())
         }),
     ]
-}
-
-#[track_caller]
-fn status(m: &Mirror, wanted: impl Fn(&TargetStatus) -> bool) -> TargetStatus {
-    let mut last = None;
-    let found = poll_until(WAIT, || {
-        let now = m.daemon.target_status("t1");
-        if wanted(&now) {
-            return Some(now);
-        }
-        last = Some(now);
-        None
-    });
-    found.unwrap_or_else(|| panic!("the status never was as expected; it says {last:?}"))
 }

@@ -238,6 +238,17 @@ impl Cluster {
         web.rounds(2);
     }
 
+    /// Two servers that mirror and a client that went to the backup, as the primary died.
+    #[track_caller]
+    pub fn switched() -> (Cluster, Web) {
+        let mut c = Cluster::with_mirrors();
+        let web = c.web("web", "failback = \"manual\"");
+        c.whole_and_seen(&web);
+        c.servers[0].die();
+        web.on("backup");
+        (c, web)
+    }
+
     pub fn flush(&self, n: usize) {
         self.servers[n].daemon().flush(None);
     }

@@ -12,7 +12,7 @@ use super::{arrives, becomes, chattr, kept, noise, other_is_well, rsyncd, status
 use crate::fixture::daemon::{TargetStatus, Until};
 use crate::fixture::fs::{Fs, needs};
 use crate::fixture::proc::{descendants, poll_until};
-use crate::fixture::{Case, WAIT, case};
+use crate::fixture::{Case, Mirror, WAIT, case};
 
 /// A file of this size takes a second or two at the rate below.
 const BIG: usize = 3 << 20;
@@ -93,12 +93,7 @@ pub fn cases() -> Vec<Case> {
         case("hangs_in_mid_transfer", &[Fs::Tmpfs, Fs::Ext4], |fs| {
             let m = two(fs).target_key("timeout", "2s").target_key("connect_timeout", "2s").target_key("watchdog", "3s");
             let mut m = m.target_key("args", vec![RATE.to_string()]).start()?;
-            let (old, new) = (noise(1, BIG), noise(2, BIG));
-            m.src.mkdir("d");
-            m.src.write("d/big", &old);
-            m.check();
-            m.src.write("d/big", &new);
-            while_receiving(m.dst(), "d");
+            let (_, new) = sending(&m);
             let hung = rsyncd(&mut m).children();
             hung.iter().for_each(|&pid| _ = kill(pid, Signal::SIGSTOP));
             other_is_well(&m);
@@ -114,12 +109,7 @@ pub fn cases() -> Vec<Case> {
         case("client_hangs_in_mid_transfer", &[Fs::Tmpfs, Fs::Ext4], |fs| {
             let m = two(fs).target_key("timeout", "2s").target_key("connect_timeout", "2s").target_key("watchdog", "3s");
             let m = m.target_key("args", vec![RATE.to_string()]).start()?;
-            let (old, new) = (noise(1, BIG), noise(2, BIG));
-            m.src.mkdir("d");
-            m.src.write("d/big", &old);
-            m.check();
-            m.src.write("d/big", &new);
-            while_receiving(m.dst(), "d");
+            let (old, new) = sending(&m);
             let to_the_first = |pid: &nix::unistd::Pid| {
                 std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.windows(8).any(|w| w == b"rsync://"))
             };
@@ -269,12 +259,7 @@ pub fn cases() -> Vec<Case> {
         }),
         case("clients_killed", &[Fs::Tmpfs, Fs::Ext4], |fs| {
             let m = two(fs).target_key("args", vec![RATE.to_string()]).start()?;
-            let (old, new) = (noise(1, BIG), noise(2, BIG));
-            m.src.mkdir("d");
-            m.src.write("d/big", &old);
-            m.check();
-            m.src.write("d/big", &new);
-            while_receiving(m.dst(), "d");
+            let (old, _) = sending(&m);
             // Ended children that are not collected yet cannot be signalled, and need not be.
             descendants(m.daemon.pid()).into_iter().for_each(|pid| _ = kill(pid, Signal::SIGKILL));
             whole(m.dst(), "d/big", &[&old]);
@@ -380,4 +365,16 @@ impl Drop for Immutable {
     fn drop(&mut self) {
         self.0.iter().for_each(|path| chattr("-i", path));
     }
+}
+
+/// A large file is there, and goes out with other content at this moment: the old content and the new.
+#[track_caller]
+fn sending(m: &Mirror) -> (Vec<u8>, Vec<u8>) {
+    let (old, new) = (noise(1, BIG), noise(2, BIG));
+    m.src.mkdir("d");
+    m.src.write("d/big", &old);
+    m.check();
+    m.src.write("d/big", &new);
+    while_receiving(m.dst(), "d");
+    (old, new)
 }

@@ -1,6 +1,6 @@
 //! fanotify records to events: safe code over bytes, no system calls, no allocation.
 //!
-//! Promises: every byte string is either decoded or refused with [`Corrupt`], none panics, and nothing outside the given
+//! Promises: every byte string is either decoded or refused with [`Corrupt`](super::records::Corrupt), none panics, and nothing outside the given
 //! slice is read. Records of unknown type are skipped by their length and counted, so a newer kernel's additions pass by.
 //! Events borrow from the buffer; a buffer is decoded where the kernel wrote it.
 //!
@@ -24,6 +24,7 @@
 //!   handle tells: `ESTALE`, it is gone and its `FAN_DELETE` says so; a path, that is the place; the path `/` alone, the kernel
 //!   does not know where it is, and the change is lost until a scan finds it by its ctime.
 
+use super::records::{Record, Records};
 use crate::sys::handle::{FsId, HandleRef};
 
 const HEAD_BYTES: usize = 24;
@@ -80,84 +81,47 @@ pub struct FanEvent<'a> {
     pub skipped: u32,
 }
 
-/// Bytes that no kernel would write. The buffer's remainder cannot be trusted, so its changes count as lost.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("fanotify record at byte {at} of the buffer is corrupt: {what}; its changes count as lost, a rescan is needed")]
-pub struct Corrupt {
-    /// Where the record begins, in bytes from the buffer's start.
-    pub at: usize,
-    /// What is wrong with it.
-    pub what: &'static str,
+/// The events of `buf`, as read(2) filled it, oldest first. Ends after the first [`Corrupt`](super::records::Corrupt).
+pub fn events(buf: &[u8]) -> Records<'_, FanEvent<'_>> {
+    Records::of(buf)
 }
 
-/// The events of `buf`, as read(2) filled it, oldest first. Ends after the first [`Corrupt`].
-pub fn events(buf: &[u8]) -> Events<'_> {
-    Events { rest: buf, len: buf.len() }
-}
-
-/// Iterator of [`events`].
-#[derive(Clone, Debug)]
-pub struct Events<'a> {
-    rest: &'a [u8],
-    len: usize,
-}
-
-impl<'a> Iterator for Events<'a> {
-    type Item = Result<FanEvent<'a>, Corrupt>;
+impl<'a> Record<'a> for FanEvent<'a> {
+    const SOURCE: &'static str = "fanotify";
 
     #[inline]
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.rest.is_empty() {
-            return None;
+    fn split(buf: &'a [u8]) -> Result<(FanEvent<'a>, &'a [u8]), &'static str> {
+        let head: &[u8; HEAD_BYTES] = buf.first_chunk().ok_or("shorter than an event's head")?;
+        let event_len = u32_at(head, 0) as usize;
+        if head[4] != VERSION {
+            return Err("unknown version of the event's head");
         }
-        let at = self.len - self.rest.len();
-        Some(match split_event(self.rest) {
-            Ok((event, rest)) => {
-                self.rest = rest;
-                Ok(event)
-            }
-            Err(what) => {
-                self.rest = &[];
-                Err(Corrupt { at, what })
-            }
-        })
-    }
-}
-
-impl std::iter::FusedIterator for Events<'_> {}
-
-#[inline]
-fn split_event(buf: &[u8]) -> Result<(FanEvent<'_>, &[u8]), &'static str> {
-    let head: &[u8; HEAD_BYTES] = buf.first_chunk().ok_or("shorter than an event's head")?;
-    let event_len = u32_at(head, 0) as usize;
-    if head[4] != VERSION {
-        return Err("unknown version of the event's head");
-    }
-    let head_len = u16::from_ne_bytes([head[6], head[7]]) as usize;
-    if head_len < HEAD_BYTES {
-        return Err("metadata_len is shorter than an event's head");
-    }
-    if u32_at(head, 16) as i32 >= 0 {
-        return Err("carries a descriptor, which no group with file ids reports");
-    }
-    let (event, rest) = buf.split_at_checked(event_len).ok_or("event_len is longer than the buffer")?;
-    let mut infos = event.get(head_len..).ok_or("event_len is shorter than metadata_len")?;
-    let mask = u64::from_ne_bytes([head[8], head[9], head[10], head[11], head[12], head[13], head[14], head[15]]);
-    let pid = u32_at(head, 20) as i32;
-    let mut out = FanEvent { mask, pid, dir: None, old: None, new: None, child: None, skipped: 0 };
-    while !infos.is_empty() {
-        let (kind, info, more) = split_info(infos)?;
-        infos = more;
-        match kind {
-            libc::FAN_EVENT_INFO_TYPE_DFID_NAME => out.dir = Some(place(info)?),
-            libc::FAN_EVENT_INFO_TYPE_FID => out.child = Some(fid(info)?.0),
-            libc::FAN_EVENT_INFO_TYPE_OLD_DFID_NAME => out.old = Some(place(info)?),
-            libc::FAN_EVENT_INFO_TYPE_NEW_DFID_NAME => out.new = Some(place(info)?),
-            libc::FAN_EVENT_INFO_TYPE_DFID => out.dir = Some(Place { fid: fid(info)?.0, name: &[] }),
-            _ => out.skipped += 1,
+        let head_len = u16::from_ne_bytes([head[6], head[7]]) as usize;
+        if head_len < HEAD_BYTES {
+            return Err("metadata_len is shorter than an event's head");
         }
+        if u32_at(head, 16) as i32 >= 0 {
+            return Err("carries a descriptor, which no group with file ids reports");
+        }
+        let (event, rest) = buf.split_at_checked(event_len).ok_or("event_len is longer than the buffer")?;
+        let mut infos = event.get(head_len..).ok_or("event_len is shorter than metadata_len")?;
+        let mask = u64::from_ne_bytes([head[8], head[9], head[10], head[11], head[12], head[13], head[14], head[15]]);
+        let pid = u32_at(head, 20) as i32;
+        let mut out = FanEvent { mask, pid, dir: None, old: None, new: None, child: None, skipped: 0 };
+        while !infos.is_empty() {
+            let (kind, info, more) = split_info(infos)?;
+            infos = more;
+            match kind {
+                libc::FAN_EVENT_INFO_TYPE_DFID_NAME => out.dir = Some(place(info)?),
+                libc::FAN_EVENT_INFO_TYPE_FID => out.child = Some(fid(info)?.0),
+                libc::FAN_EVENT_INFO_TYPE_OLD_DFID_NAME => out.old = Some(place(info)?),
+                libc::FAN_EVENT_INFO_TYPE_NEW_DFID_NAME => out.new = Some(place(info)?),
+                libc::FAN_EVENT_INFO_TYPE_DFID => out.dir = Some(Place { fid: fid(info)?.0, name: &[] }),
+                _ => out.skipped += 1,
+            }
+        }
+        Ok((out, rest))
     }
-    Ok((out, rest))
 }
 
 /// One info record off the front: its type, all its bytes, and what follows.

@@ -1,5 +1,6 @@
 //! Decoder against encoder, against hostile bytes, and against a table of faults.
 
+use super::super::records::Corrupt;
 use super::*;
 use proptest::prelude::*;
 
@@ -84,7 +85,7 @@ fn faults_end_the_iteration() {
     ] {
         let mut found = events(&buf);
         assert_eq!(found.next(), Some(Ok(created())), "{what}");
-        assert_eq!(found.next(), Some(Err(Corrupt { at: head, what })));
+        assert_eq!(found.next(), Some(Err(Corrupt { source_name: "fanotify", at: head, what })));
         assert_eq!(found.next(), None, "{what}");
     }
 }

@@ -6,6 +6,8 @@
 //! ┌ wd i32 │ mask u32 │ cookie u32 │ len u32 │ name, NUL, padding … len bytes ┐
 //! ```
 
+use super::records::{Record, Records};
+
 const HEAD_BYTES: usize = 16;
 
 /// One event.
@@ -21,60 +23,25 @@ pub struct InoEvent<'a> {
     pub name: &'a [u8],
 }
 
-/// Bytes that no kernel would write. The buffer's remainder cannot be trusted, so its changes count as lost.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("inotify record at byte {at} of the buffer is corrupt: {what}; its changes count as lost, a rescan is needed")]
-pub struct Corrupt {
-    /// Where the record begins, in bytes from the buffer's start.
-    pub at: usize,
-    /// What is wrong with it.
-    pub what: &'static str,
+/// The events of `buf`, as read(2) filled it, oldest first. Ends after the first [`Corrupt`](super::records::Corrupt).
+pub fn events(buf: &[u8]) -> Records<'_, InoEvent<'_>> {
+    Records::of(buf)
 }
 
-/// The events of `buf`, as read(2) filled it, oldest first. Ends after the first [`Corrupt`].
-pub fn events(buf: &[u8]) -> Events<'_> {
-    Events { rest: buf, len: buf.len() }
-}
+impl<'a> Record<'a> for InoEvent<'a> {
+    const SOURCE: &'static str = "inotify";
 
-/// Iterator of [`events`].
-#[derive(Clone, Debug)]
-pub struct Events<'a> {
-    rest: &'a [u8],
-    len: usize,
-}
-
-impl<'a> Iterator for Events<'a> {
-    type Item = Result<InoEvent<'a>, Corrupt>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.rest.is_empty() {
-            return None;
-        }
-        let at = self.len - self.rest.len();
-        Some(match split_event(self.rest) {
-            Ok((event, rest)) => {
-                self.rest = rest;
-                Ok(event)
-            }
-            Err(what) => {
-                self.rest = &[];
-                Err(Corrupt { at, what })
-            }
-        })
+    #[inline]
+    fn split(buf: &'a [u8]) -> Result<(InoEvent<'a>, &'a [u8]), &'static str> {
+        let (head, rest) = buf.split_first_chunk::<HEAD_BYTES>().ok_or("shorter than an event's head")?;
+        let word = |at: usize| u32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let (name, rest) = rest.split_at_checked(word(12) as usize).ok_or("a name is longer than the buffer")?;
+        let name = match name {
+            [] => name,
+            _ => &name[..memchr::memchr(0, name).ok_or("a name does not end in NUL")?],
+        };
+        Ok((InoEvent { wd: word(0) as i32, mask: word(4), cookie: word(8), name }, rest))
     }
-}
-
-impl std::iter::FusedIterator for Events<'_> {}
-
-fn split_event(buf: &[u8]) -> Result<(InoEvent<'_>, &[u8]), &'static str> {
-    let (head, rest) = buf.split_first_chunk::<HEAD_BYTES>().ok_or("shorter than an event's head")?;
-    let word = |at: usize| u32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-    let (name, rest) = rest.split_at_checked(word(12) as usize).ok_or("a name is longer than the buffer")?;
-    let name = match name {
-        [] => name,
-        _ => &name[..memchr::memchr(0, name).ok_or("a name does not end in NUL")?],
-    };
-    Ok((InoEvent { wd: word(0) as i32, mask: word(4), cookie: word(8), name }, rest))
 }
 
 /// Appends `event` to `out` as the kernel would write it, the name padded to a multiple of 16 bytes. For tests and benches.
@@ -94,6 +61,7 @@ pub fn encode_event(out: &mut Vec<u8>, event: &InoEvent<'_>) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::records::Corrupt;
     use super::*;
     use proptest::prelude::*;
 
@@ -126,7 +94,7 @@ mod tests {
         ] {
             let mut found = events(&buf);
             assert_eq!(found.next(), Some(Ok(good)), "{what}");
-            assert_eq!(found.next(), Some(Err(Corrupt { at: head, what })));
+            assert_eq!(found.next(), Some(Err(Corrupt { source_name: "inotify", at: head, what })));
             assert_eq!(found.next(), None, "{what}");
         }
     }

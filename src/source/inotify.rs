@@ -20,7 +20,8 @@
 //! Changes during an overflow, until the caller has rescanned and called [`Watches::add_tree`] on the root.
 
 use super::dirs::{DirId, Dirs};
-use super::ino_decode::{self, Corrupt, InoEvent};
+use super::ino_decode::{self, InoEvent};
+use super::records::Corrupt;
 use crate::dirty::Seen;
 use crate::path::{self, RelPath};
 use crate::sys::inotify::{Inotify, max_user_watches};

@@ -6,3 +6,4 @@ pub mod ino_decode;
 pub mod inotify;
 mod port;
 pub mod reader;
+pub mod records;

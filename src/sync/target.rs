@@ -16,6 +16,7 @@ mod ended;
 mod fence;
 mod guarded;
 mod history;
+mod launch;
 mod linked;
 mod renames;
 mod report;
@@ -53,6 +54,7 @@ use crate::resolve::Root;
 use crate::status;
 use crate::sys::reactor::{Interest, Reactor};
 use crate::sys::statx::{FileTime, StatBrief, Statter};
+use launch::Launch;
 use told::Telling;
 
 /// Most paths in a batch of the small lane.
@@ -463,7 +465,7 @@ impl Target {
         {
             self.state = State::Probing { tries: *tries };
             let list = probe::probe_list();
-            self.start(cx, Pass::Probe, Input::List(&list), Load::Probe, 0, false, Compare::Quick, BTreeMap::new());
+            self.start(cx, Launch::of(Pass::Probe, Input::List(&list), Load::Probe));
         }
         if self.role_due().is_some_and(|due| due <= cx.now) {
             self.ask_role(cx);

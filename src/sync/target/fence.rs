@@ -101,7 +101,7 @@ impl Target {
             return self.went_away(cx, false, format!("cannot remove an old role mark: {error}"));
         }
         fence.asking = true;
-        let started = self.start(cx, Pass::Role, Input::None, Load::Role, 0, false, Compare::Quick, BTreeMap::new());
+        let started = self.start(cx, Launch::of(Pass::Role, Input::None, Load::Role));
         if let (false, Some(fence)) = (started, &mut self.fence) {
             fence.asking = false;
         }

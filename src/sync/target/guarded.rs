@@ -167,13 +167,13 @@ impl Target {
         if self.tree.is_none() && !full && matches!(self.limit(), Some(MaxDelete::Percent(_))) {
             let manner = Manner { look: Some(Look::Entries), ..Manner::default() };
             let pass = Pass::Full { progress: true };
-            return self.start_as(cx, manner, pass, Input::None, Load::Batch(batch), 0, small, Compare::Quick, BTreeMap::new());
+            return self.start(cx, Launch { manner, small, ..Launch::of(pass, Input::None, Load::Batch(batch)) });
         }
         let bytes = run.list.clone();
         let input = if full { Input::None } else { Input::List(&bytes) };
         let paths = batch.entries.len();
         let manner = Manner { look: Some(Look::Deletes { suspect, run }), ..Manner::default() };
-        self.start_as(cx, manner, pass, input, Load::Batch(batch), paths, small, Compare::Quick, BTreeMap::new())
+        self.start(cx, Launch { manner, paths, small, ..Launch::of(pass, input, Load::Batch(batch)) })
     }
 
     /// How many changes of a dry run are kept with their paths.
@@ -266,7 +266,8 @@ impl Target {
         let limited = matches!(pass, Pass::Full { .. }) && self.periodic.take(self.set.coarsened());
         let manner = Manner { guards: run.guards, limited, ..manner };
         let input = if matches!(pass, Pass::Full { .. }) { Input::None } else { Input::List(&run.list) };
-        self.start_as(cx, manner, pass, input, Load::Batch(batch), paths, small, run.compare, run.ancestors);
+        let (compare, ancestors) = (run.compare, run.ancestors);
+        self.start(cx, Launch { manner, paths, small, compare, ancestors, ..Launch::of(pass, input, Load::Batch(batch)) });
     }
 
     /// A run without the deletions that were withheld has ended, and has sent the rest, all but what failed.

@@ -261,7 +261,7 @@ impl Target {
         let linked: Vec<RelPath> = batch.entries.iter().filter(|_| pass == Pass::Clear).map(|e| e.path.clone()).collect();
         let id = batch.id;
         let manner = guarded::Manner { renamed: Some(renamed), ..Default::default() };
-        if !self.start_as(cx, manner, pass, input, Load::Batch(batch), paths, false, Compare::Quick, BTreeMap::new()) {
+        if !self.start(cx, Launch { manner, paths, ..Launch::of(pass, input, Load::Batch(batch)) }) {
             for path in &linked {
                 self.set.unlinked(path, false, false, cx.now);
             }

@@ -2,7 +2,6 @@
 
 use super::linked::Linked;
 use super::*;
-use crate::faillog;
 
 /// What one run carries: entries, and how they are listed.
 struct Part {
@@ -459,10 +458,9 @@ impl Target {
             }
         }
         tracing::info!(mirror = %self.mirror.name, target_name = %self.cfg.name, "comparing the whole tree");
-        let ancestors = BTreeMap::new();
         let limited = self.periodic.take(self.set.coarsened());
         let manner = guarded::Manner { free, limited, ..Default::default() };
-        self.start_as(cx, manner, pass, Input::None, Load::Batch(batch), 1, false, Compare::Quick, ancestors)
+        self.start(cx, Launch { manner, paths: 1, ..Launch::of(pass, Input::None, Load::Batch(batch)) })
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -535,7 +533,8 @@ impl Target {
         }
         let batch = batch.expect("no standby took it");
         let manner = guarded::Manner { free: deleting == Deleting::Free, guards, ..Default::default() };
-        self.start_as(cx, manner, pass, Input::List(&encoded.bytes), Load::Batch(batch), entries, small, compare, ancestors)
+        let to_start = Launch::of(pass, Input::List(&encoded.bytes), Load::Batch(batch));
+        self.start(cx, Launch { manner, paths: entries, small, compare, ancestors, ..to_start })
     }
 
     /// Paths that rsync cannot be told become failures at once; they are reported, not dropped.
@@ -551,115 +550,6 @@ impl Target {
         batch
     }
 
-    #[allow(clippy::too_many_arguments)]
-    pub(super) fn start(
-        &mut self,
-        cx: &mut Context<'_>,
-        pass: Pass,
-        input: Input<'_>,
-        load: Load,
-        paths: usize,
-        small: bool,
-        compare: Compare,
-        ancestors: BTreeMap<RelPath, FileTime>,
-    ) -> bool {
-        self.start_as(cx, guarded::Manner::default(), pass, input, load, paths, small, compare, ancestors)
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    pub(super) fn start_as(
-        &mut self,
-        cx: &mut Context<'_>,
-        manner: guarded::Manner<'_>,
-        pass: Pass,
-        input: Input<'_>,
-        load: Load,
-        paths: usize,
-        small: bool,
-        compare: Compare,
-        ancestors: BTreeMap<RelPath, FileTime>,
-    ) -> bool {
-        let serial = self.next_run;
-        self.next_run = self.next_run.wrapping_add(1);
-        let extra = self.aside_args(serial);
-        let root = if pass == Pass::Role { self.inbox() } else { cx.root.path() };
-        // rsync is not left alone with directories when it cannot be told all that is left out of them.
-        let by_itself = matches!(pass, Pass::Deep | Pass::ShallowOneLevel | Pass::Full { .. }) && matches!(load, Load::Batch(_));
-        let dry = by_itself && manner.look.is_none() && !manner.second && !self.mirror.filter.is_rsyncs();
-        let mut spec = Spec { extra: &extra, renamed: manner.renamed, ..self.spec(root, compare) };
-        spec.dry_run = manner.look.is_some() || dry;
-        spec.delete &= manner.withholds.is_none() && !matches!(manner.look, Some(guarded::Look::Entries));
-        spec.max_delete = self.cap().filter(|_| !spec.dry_run && !manner.free);
-        if manner.limited {
-            spec.filter_args = &self.limited_args;
-        }
-        if let Some(guards) = &manner.guards {
-            spec.guard_args = guards;
-        }
-        if tracing::enabled!(tracing::Level::DEBUG) {
-            let words: Vec<String> =
-                argv::argv(&spec, pass).iter().map(|w| Shown(&faillog::quoted(w.as_encoded_bytes())).to_string()).collect();
-            tracing::debug!(mirror = %self.mirror.name, target_name = %self.cfg.name, command = %words.join(" "), "starting rsync");
-        }
-        let started = Run::start(&spec, pass, &self.env, input)
-            .map_err(|e| (matches!(e, RunError::Password(_)), chain(&e)))
-            .and_then(|mut run| {
-                run.keep_items(match &manner.look {
-                    Some(look) => self.kept_items(look),
-                    None if dry => self.mirror.batch.max_pending,
-                    None => self.telling.keep,
-                });
-                let fds =
-                    [(run.output_fd(Stream::Stdout), STDOUT), (run.output_fd(Stream::Stderr), STDERR), (Some(run.pidfd()), EXIT)];
-                for (fd, which) in fds {
-                    let Some(fd) = fd else { continue };
-                    let added = cx.reactor.add(fd, Interest::Read, token(self.index, serial, which));
-                    added.map_err(|e| (false, format!("cannot wait for it: {e}")))?;
-                }
-                Ok(run)
-            });
-        let run = match started {
-            Ok(run) => run,
-            Err((config, error)) => {
-                self.unregister(cx, serial);
-                if let Load::Batch(batch) = load {
-                    self.periodic.back(manner.limited);
-                    self.give_back(batch);
-                }
-                self.went_away(cx, config, format!("cannot start rsync: {error}"));
-                return false;
-            }
-        };
-        let wide = matches!(&load, Load::Batch(b) if b.entries.iter().any(|e| e.kind == Kind::Subtree));
-        let run = Flight {
-            wide,
-            compare,
-            dry,
-            limited: manner.limited,
-            survey: None,
-            run,
-            load,
-            pass,
-            small,
-            stood_by: false,
-            started: cx.now,
-            paths,
-            soft: false,
-            ancestors,
-            after: Vec::new(),
-            mark: 0,
-            marked: cx.now,
-            looked: cx.now,
-            ended_badly: None,
-            aside: self.fence.as_ref().and_then(|f| f.aside.then_some(f.epoch)),
-            look: manner.look,
-            withholds: manner.withholds,
-            moving: None,
-        };
-        self.runs.insert(serial, run);
-        true
-    }
-
     // ----- standby -----
 
     pub(super) fn refill_standby(&mut self, cx: &mut Context<'_>) {
@@ -668,7 +558,8 @@ impl Target {
         }
         let have = self.runs.values().filter(|r| matches!(r.load, Load::Standby)).count();
         for _ in have..self.cfg.standby {
-            if !self.start(cx, Pass::Shallow, Input::Standby, Load::Standby, 0, true, Compare::Resend, BTreeMap::new()) {
+            let standby = Launch::of(Pass::Shallow, Input::Standby, Load::Standby);
+            if !self.start(cx, Launch { small: true, compare: Compare::Resend, ..standby }) {
                 return;
             }
         }

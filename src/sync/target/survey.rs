@@ -133,10 +133,9 @@ impl Target {
         let withholds = run.withholds;
         let manner = guarded::Manner { guards, withholds, limited: run.limited, free: true, second: true, ..Default::default() };
         let serial = self.next_run;
-        let input = Input::List(&encoded.bytes);
-        if self.state == State::Up
-            && self.start_as(cx, manner, pass, input, Load::Batch(batch), encoded.entries, false, run.compare, ancestors)
-        {
+        let to_start = Launch::of(pass, Input::List(&encoded.bytes), Load::Batch(batch));
+        let to_start = Launch { manner, paths: encoded.entries, compare: run.compare, ancestors, ..to_start };
+        if self.state == State::Up && self.start(cx, to_start) {
             let second = self.runs.get_mut(&serial).expect("started just now");
             (second.after, second.soft, second.survey) = (after, run.soft, Some(survey));
         } else {

@@ -1,0 +1,126 @@
+//! How one rsync is started and entered among the target's runs.
+
+use super::*;
+use crate::faillog;
+
+/// One rsync to start.
+pub(super) struct Launch<'a> {
+    pub(super) pass: Pass,
+    pub(super) input: Input<'a>,
+    pub(super) load: Load,
+    pub(super) manner: guarded::Manner<'a>,
+    /// How many paths it is told.
+    pub(super) paths: usize,
+    /// It carries so little that its end is near.
+    pub(super) small: bool,
+    pub(super) compare: Compare,
+    /// Directories above what it carries, with their ctime when it was composed.
+    pub(super) ancestors: BTreeMap<RelPath, FileTime>,
+}
+
+impl<'a> Launch<'a> {
+    /// In the plain manner, with a quick comparison.
+    pub(super) fn of(pass: Pass, input: Input<'a>, load: Load) -> Launch<'a> {
+        let (manner, ancestors) = (guarded::Manner::default(), BTreeMap::new());
+        Launch { pass, input, load, manner, paths: 0, small: false, compare: Compare::Quick, ancestors }
+    }
+
+    /// It runs dry before it runs, as rsync is not left alone with directories when it cannot be told all that is left out of them.
+    fn dry_first(&self, filter: &Filter) -> bool {
+        let by_itself = matches!(self.pass, Pass::Deep | Pass::ShallowOneLevel | Pass::Full { .. });
+        let plain = self.manner.look.is_none() && !self.manner.second;
+        by_itself && plain && matches!(self.load, Load::Batch(_)) && !filter.is_rsyncs()
+    }
+}
+
+impl Target {
+    /// Returns whether it runs. If not, its batch is pending again and the target counts as away.
+    pub(super) fn start(&mut self, cx: &mut Context<'_>, launch: Launch<'_>) -> bool {
+        let serial = self.next_run;
+        self.next_run = self.next_run.wrapping_add(1);
+        let dry = launch.dry_first(&self.mirror.filter);
+        let started = self.spawn(cx, serial, &launch, dry);
+        let Launch { pass, load, manner, paths, small, compare, ancestors, .. } = launch;
+        let run = match started {
+            Ok(run) => run,
+            Err((config, error)) => {
+                self.unregister(cx, serial);
+                if let Load::Batch(batch) = load {
+                    self.periodic.back(manner.limited);
+                    self.give_back(batch);
+                }
+                self.went_away(cx, config, format!("cannot start rsync: {error}"));
+                return false;
+            }
+        };
+        let wide = matches!(&load, Load::Batch(b) if b.entries.iter().any(|e| e.kind == Kind::Subtree));
+        let run = Flight {
+            wide,
+            compare,
+            dry,
+            limited: manner.limited,
+            survey: None,
+            run,
+            load,
+            pass,
+            small,
+            stood_by: false,
+            started: cx.now,
+            paths,
+            soft: false,
+            ancestors,
+            after: Vec::new(),
+            mark: 0,
+            marked: cx.now,
+            looked: cx.now,
+            ended_badly: None,
+            aside: self.fence.as_ref().and_then(|f| f.aside.then_some(f.epoch)),
+            look: manner.look,
+            withholds: manner.withholds,
+            moving: None,
+        };
+        self.runs.insert(serial, run);
+        true
+    }
+
+    /// Starts the process and waits for its output and its end.
+    ///
+    /// # Errors
+    /// What went wrong, and whether the configuration is to blame.
+    fn spawn(&self, cx: &mut Context<'_>, serial: u32, launch: &Launch<'_>, dry: bool) -> Result<Run, (bool, String)> {
+        let manner = &launch.manner;
+        let extra = self.aside_args(serial);
+        let root = if launch.pass == Pass::Role { self.inbox() } else { cx.root.path() };
+        let mut spec = Spec { extra: &extra, renamed: manner.renamed, ..self.spec(root, launch.compare) };
+        spec.dry_run = manner.look.is_some() || dry;
+        spec.delete &= manner.withholds.is_none() && !matches!(manner.look, Some(guarded::Look::Entries));
+        spec.max_delete = self.cap().filter(|_| !spec.dry_run && !manner.free);
+        if manner.limited {
+            spec.filter_args = &self.limited_args;
+        }
+        if let Some(guards) = &manner.guards {
+            spec.guard_args = guards;
+        }
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            let words: Vec<String> = argv::argv(&spec, launch.pass)
+                .iter()
+                .map(|w| Shown(&faillog::quoted(w.as_encoded_bytes())).to_string())
+                .collect();
+            tracing::debug!(mirror = %self.mirror.name, target_name = %self.cfg.name, command = %words.join(" "), "starting rsync");
+        }
+        let mut run = Run::start(&spec, launch.pass, &self.env, launch.input)
+            .map_err(|e| (matches!(e, RunError::Password(_)), chain(&e)))?;
+        run.keep_items(match &manner.look {
+            Some(look) => self.kept_items(look),
+            None if dry => self.mirror.batch.max_pending,
+            None => self.telling.keep,
+        });
+        let fds = [(run.output_fd(Stream::Stdout), STDOUT), (run.output_fd(Stream::Stderr), STDERR), (Some(run.pidfd()), EXIT)];
+        for (fd, which) in fds {
+            let Some(fd) = fd else { continue };
+            let added = cx.reactor.add(fd, Interest::Read, token(self.index, serial, which));
+            added.map_err(|e| (false, format!("cannot wait for it: {e}")))?;
+        }
+        Ok(run)
+    }
+}
