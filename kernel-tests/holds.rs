@@ -92,6 +92,41 @@ pub fn cases() -> Vec<Case> {
             assert!(!m.dst().has("inner/f"));
             Ok(())
         }),
+        case("nested_mount_absent_at_the_start", &[Fs::Ext4], |fs| {
+            let with_inner = |m: &Mirror, name: &str| {
+                std::mem::forget(Mount::tmpfs(&m.src.at("inner")));
+                m.src.write(name, b"on the filesystem below");
+            };
+            let without_inner = |m: &mut Mirror| {
+                m.daemon.terminate();
+                umount2(&m.src.at("inner"), MntFlags::MNT_DETACH).expect("it is mounted");
+                m.restart(Until::Watching);
+                held(m, "inner is gone");
+                assert!(m.dst().has("inner/f"));
+            };
+            let mut m = Setup::guarded(fs).start()?;
+            with_inner(&m, "inner/f");
+            m.src.write("f", b"beside it");
+            let seen = || m.daemon.status().mirrors[0].watch.iter().any(|w| w.mount.ends_with("inner")).then_some(());
+            assert!(poll_until(WAIT, seen).is_some(), "the new mount is not watched");
+            m.check();
+            without_inner(&mut m);
+            // Back, with another content: that is what counts.
+            with_inner(&m, "inner/g");
+            m.check();
+            assert!(!m.dst().has("inner/f"));
+            m.src.write("inner/f", b"again");
+            m.check();
+            without_inner(&mut m);
+            accept(&m);
+            m.check();
+            assert!(!m.dst().has("inner/f"));
+            // Once is once.
+            m.daemon.terminate();
+            m.restart(Until::Reconciled);
+            m.check();
+            Ok(())
+        }),
         // The source is there, and empty.
         case("source_emptied_at_one_blow", &[Fs::Tmpfs, Fs::Ext4], |fs| {
             let m = Setup::guarded(fs).targets(&[To::Module, To::Local]).before(twenty).start()?;

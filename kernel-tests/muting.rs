@@ -1,6 +1,6 @@
 //! Busy directories that do not matter are muted in the kernel, and heard again when they do.
 
-use crate::fixture::fs::{ALL, Fs};
+use crate::fixture::fs::{ALL, Fs, Mount};
 use crate::fixture::proc::poll_until;
 use crate::fixture::tree::{Dir, Times};
 use crate::fixture::{Case, Mirror, Setup, WAIT, case};
@@ -63,6 +63,27 @@ pub fn cases() -> Vec<Case> {
             m.check();
             Ok(())
         }),
+        case("unrelated_mounts", &[Fs::Ext4], |fs| {
+            let m = Setup::new(fs).start()?;
+            m.out.mkdir("hot");
+            heat(&m, &m.out, "hot");
+            let muted = |m: &Mirror| m.daemon.status().mirrors[0].muted_directories;
+            let before = muted(&m);
+            for n in 0..5 {
+                drop(Mount::tmpfs(&m.scratch(&format!("elsewhere {n}"))));
+                m.daemon.flush(None);
+                assert!(muted(&m) >= before, "a mount that does not concern the source took the marks away");
+            }
+            // One below the source may show what lies outside.
+            m.out.write("hot/shown", b"1");
+            let _mount = Mount::bind(&m.out.at("hot"), &m.src.at("inside"));
+            let heard = || (muted(&m) == 0).then_some(());
+            assert!(poll_until(WAIT, heard).is_some(), "still muted although it is visible below the source");
+            m.check();
+            m.src.write("inside/f 1", b"seen through the mount");
+            m.check();
+            Ok(())
+        }),
         case("deleted_and_made_again_inside", &[Fs::Ext4, Fs::Tmpfs], |fs| {
             let m = Setup::new(fs).start()?;
             m.out.mkdir("hot");
@@ -96,8 +117,7 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// Writes files in `dir` until it is muted: until they raise no events any more. The number of marks would not do: a mount
-/// anywhere, another test's for one, drops them all.
+/// Writes files in `dir` until it is muted: until they raise no events any more.
 #[track_caller]
 fn heat(m: &Mirror, tree: &Dir, dir: &str) {
     let events = || {

@@ -13,11 +13,12 @@ mod history;
 mod hold;
 mod linked;
 mod losses;
+mod mounted;
 mod record;
 mod steering;
 mod watching;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,6 +37,7 @@ use crate::resolve::{Resolver, Root};
 use crate::source::fan_decode;
 use crate::source::reader::{Feed, Item, Reader};
 use crate::state::StateError;
+use crate::state::mounts::MountsFile;
 use crate::state::pauses::PauseFile;
 use crate::status;
 use crate::sync::guard::Hold;
@@ -123,6 +125,8 @@ pub struct Engine {
     state_dir: PathBuf,
     keep: bool,
     pauses: PauseFile,
+    /// Where filesystems were mounted, and what of that is on disk; `None`: nothing is kept.
+    mounts: Option<(MountsFile, BTreeSet<RelPath>)>,
     started: Instant,
     /// `started` by the wall clock, seconds since 1970.
     wall_start: i64,
@@ -206,7 +210,9 @@ impl Engine {
         let backend = if mirror.kernel.io_uring { Backend::Auto } else { Backend::Poll };
         let mut reactor = Reactor::new(backend).map_err(setup("cannot wait for descriptors"))?;
         let mut resolver = Resolver::new(MAX_DIRS);
-        let (watching, reader) = Watching::start(mirror, &root, &mut resolver, &wake)?;
+        let mounts = keep.then(|| hold::remembered_mounts(state_dir, mirror, &root));
+        let expected = mounts.as_ref().filter(|_| !accepted).map(|(_, seen)| seen.clone()).unwrap_or_default();
+        let (watching, reader) = Watching::start(mirror, &root, expected, &mut resolver, &wake)?;
         reactor.add(wake.as_fd(), Interest::Read, WAKE).map_err(setup("cannot wait for events"))?;
         if let Some(mounts) = watching.mounts_fd() {
             reactor.add(mounts, Interest::Priority, MOUNTS).map_err(setup("cannot wait for mounts"))?;
@@ -225,6 +231,7 @@ impl Engine {
             state_dir: state_dir.into(),
             keep,
             pauses: PauseFile::new(state_dir, &mirror.name, root.path()),
+            mounts,
             mirror: mirror.clone(),
             started: Instant::now(),
             wall_start: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() as i64,
@@ -271,6 +278,8 @@ impl Engine {
     pub fn run(mut self) -> Ended {
         self.begin();
         self.take_up_pauses();
+        self.remember_mounts();
+        self.check_root();
         for lost in self.watching.take_lost() {
             self.lost(lost);
         }
@@ -463,9 +472,9 @@ impl Engine {
     }
 
     fn mounts_changed(&mut self) {
-        for lost in self.watching.remount(&self.mirror, &self.root, &mut self.resolver) {
-            self.lost(lost);
-        }
+        let Some(lost) = self.watching.remount(&self.mirror, &self.root, &mut self.resolver) else { return };
+        lost.into_iter().for_each(|lost| self.lost(lost));
+        self.remember_mounts();
         self.check_root();
     }
 

@@ -2,25 +2,50 @@
 //!
 //! | the source | is held until |
 //! | --- | --- |
-//! | is missing, unmounted, replaced by another directory or by a link; a filesystem below it is gone | it is back as it was, or accepted |
+//! | is missing, unmounted, replaced by another directory or by a link; a filesystem below it is gone, also since before the start | it is back as it was, or accepted |
 //! | lost nearly everything at one blow | half of its top is there again, or accepted |
 //! | was empty from the start, with targets that are not | something is mounted on it, or accepted |
 //!
 //! A source that is accepted, and is not the directory that was opened, is opened anew: the engine ends, and begins again on
 //! the same channel ([`Again`]).
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
 use super::{Again, Engine};
+use crate::config::Mirror;
 use crate::control::Steered;
 use crate::lost::{Cause, Lost};
+use crate::path::RelPath;
 use crate::resolve::Root;
+use crate::state::mounts::MountsFile;
 use crate::sync::guard::{self, Hold};
 
 /// How often a source that is held is looked at.
 const ROOT_CHECK: Duration = Duration::from_secs(1);
 
+/// Where an earlier run saw filesystems mounted below the source.
+pub(super) fn remembered_mounts(state_dir: &Path, mirror: &Mirror, root: &Root) -> (MountsFile, BTreeSet<RelPath>) {
+    let file = MountsFile::new(state_dir, &mirror.name, root.path());
+    let seen = file.load().unwrap_or_else(|error| {
+        tracing::error!(mirror = %mirror.name, "{error}. A filesystem below the source that is not mounted now is not missed");
+        BTreeSet::new()
+    });
+    (file, seen)
+}
+
 impl Engine {
+    /// Saves where filesystems are mounted below the source, if that has changed.
+    pub(super) fn remember_mounts(&mut self) {
+        let expected = self.watching.expected();
+        let Some((file, saved)) = self.mounts.as_mut().filter(|(_, saved)| saved != expected) else { return };
+        match file.save(expected) {
+            Ok(()) => saved.clone_from(expected),
+            Err(error) => tracing::error!(mirror = %self.mirror.name, "{error}"),
+        }
+    }
+
     fn source_is_itself(&self) -> Result<(), String> {
         self.root.check().and_then(|()| self.watching.check(&self.root))
     }
@@ -65,7 +90,7 @@ impl Engine {
         Root::open(&self.mirror.source).is_ok_and(|new| {
             new.dev() != self.root.dev()
                 && new.path() == self.root.path()
-                && guard::left(&new, &self.mirror.filter, &crate::path::RelPath::root(), 1) == Some(1)
+                && guard::left(&new, &self.mirror.filter, &RelPath::root(), 1) == Some(1)
         })
     }
 

@@ -2,8 +2,9 @@
 //!
 //! A mirror may span several filesystems: the one of its root, and what is mounted below. Each gets the best it takes, and
 //! says why. Filesystems that are mounted later are taken in and compared. One that is unmounted leaves an empty directory behind,
-//! which must not be taken for a deletion: sending stops until it is back ([`Watching::check`]).
+//! which must not be taken for a deletion: sending stops until it is back ([`Watching::check`]); also when it went before the start.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::mounted::Mounted;
 use crate::config::{Mirror, Watch};
 use crate::dirty::Seen;
 use crate::exit::ExitCode;
@@ -27,7 +29,6 @@ use crate::sys::fanotify::{self, Group, Options};
 use crate::sys::handle::{FsId, fs_id};
 use crate::sys::ignore::Ignorer;
 use crate::sys::inotify::Inotify;
-use crate::sys::mount::{MountWatch, Mounts};
 
 /// Subtrees without a watch that are listed one by one.
 const MAX_UNWATCHED: usize = 100;
@@ -108,7 +109,7 @@ pub struct Watching {
     follow: Option<Duration>,
     watches: Option<Watches>,
     expires: Option<Instant>,
-    mount_watch: Option<MountWatch>,
+    mounted: Mounted,
     places: Vec<Place>,
     unwatched: Vec<RelPath>,
     lost: Vec<Lost>,
@@ -125,13 +126,14 @@ macro_rules! rules {
 }
 
 impl Watching {
-    /// Sets every mark and watch, then starts reading.
+    /// Sets every mark and watch, then starts reading. `expected`: where filesystems were mounted in an earlier run.
     ///
     /// # Errors
     /// See [`WatchError`].
     pub fn start(
         mirror: &Mirror,
         root: &Root,
+        expected: BTreeSet<RelPath>,
         resolver: &mut Resolver,
         wake: &Arc<EventFd>,
     ) -> Result<(Watching, Reader), WatchError> {
@@ -148,13 +150,12 @@ impl Watching {
             follow: mirror.follow_open_files.then_some(mirror.follow_interval),
             watches: None,
             expires: None,
-            // Before the list is read, so that no change falls between.
-            mount_watch: MountWatch::new().ok(),
+            mounted: Mounted::new(expected),
             places: Vec::new(),
             unwatched: Vec::new(),
             lost: Vec::new(),
         };
-        for at in watching.mounts_below(root) {
+        for at in watching.mounted.look(root.path(), &mirror.filter).unwrap_or_default() {
             watching.take_in(&at, root, resolver)?;
         }
         let mut inputs = Vec::new();
@@ -186,23 +187,6 @@ impl Watching {
         };
         let reader = Reader::spawn(inputs, config, Arc::clone(wake)).map_err(WatchError::Reader)?;
         Ok((watching, reader))
-    }
-
-    /// The root and every mount below it that is visible, as paths below the root, the root first.
-    fn mounts_below(&self, root: &Root) -> Vec<RelPath> {
-        let mut out = vec![RelPath::root()];
-        match Mounts::read() {
-            Ok(mounts) => out.extend(
-                mounts
-                    .below(root.path())
-                    .filter_map(|m| m.point.strip_prefix(root.path()).ok().map(Path::to_owned))
-                    .filter_map(|p| RelPath::new(p.as_os_str().as_bytes()).filter(|p| !p.is_root())),
-            ),
-            Err(error) => {
-                tracing::warn!(%error, "cannot read the list of mounts; filesystems mounted below the source are not watched")
-            }
-        }
-        out
     }
 
     /// Watches the filesystem at `at`, if it is not watched yet.
@@ -333,9 +317,14 @@ impl Watching {
             .collect()
     }
 
-    /// Readiness for priority data tells that mounts changed.
+    /// Readiness for priority data tells that mounts changed, anywhere.
     pub fn mounts_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.mount_watch.as_ref().map(AsFd::as_fd)
+        self.mounted.fd()
+    }
+
+    /// Where filesystems have to be mounted, so that nothing is taken for deleted.
+    pub fn expected(&self) -> &BTreeSet<RelPath> {
+        self.mounted.expected()
     }
 
     /// What was lost sight of since the last call.
@@ -372,14 +361,11 @@ impl Watching {
         events
     }
 
-    /// Follows mounts that came and went. What came is marked, then compared.
-    pub fn remount(&mut self, mirror: &Mirror, root: &Root, resolver: &mut Resolver) -> Vec<Lost> {
-        if let Some(watch) = &self.mount_watch {
-            let _ = watch.changed(); // acknowledges; what changed is found below
-        }
+    /// Follows mounts that came and went. What came is marked, then compared. `None`: none of them concerns the source.
+    pub fn remount(&mut self, mirror: &Mirror, root: &Root, resolver: &mut Resolver) -> Option<Vec<Lost>> {
+        let now = self.mounted.look(root.path(), &mirror.filter)?;
         // What lies outside may have become visible inside.
         resolver.hear_all();
-        let now = self.mounts_below(root);
         // One that is there again, or has another filesystem on top, is a new one.
         let stale = |p: &Place| !p.at.is_root() && now.contains(&p.at) && dev_of(root, &p.at) != Some(p.dev);
         self.places.retain(|p| !stale(p));
@@ -400,7 +386,7 @@ impl Watching {
             lost.push(Lost { subtree: at, cause: Cause::MountChanged });
         }
         lost.append(&mut self.lost);
-        lost
+        Some(lost)
     }
 
     /// The root, and where filesystems are mounted below it.
@@ -411,12 +397,12 @@ impl Watching {
     /// Whether every filesystem below the root is still there. One that is gone left an empty directory, and nothing may be
     /// concluded from that.
     pub fn check(&self, root: &Root) -> Result<(), String> {
-        for p in self.places.iter().filter(|p| !p.at.is_root()) {
-            if dev_of(root, &p.at) != Some(p.dev) {
-                return Err(format!("the filesystem mounted at {} is gone", self.shown(root, &p.at)));
-            }
+        // The list of mounts may be a moment behind, which the devices are not; a bind mount is told by the list alone.
+        let is_gone = |p: &&Place| self.mounted.expected().contains(&p.at) && dev_of(root, &p.at) != Some(p.dev);
+        match self.mounted.absent().or_else(|| self.places.iter().find(is_gone).map(|p| &p.at)) {
+            Some(at) => Err(format!("the filesystem mounted at {} is gone", self.shown(root, at))),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Tries to watch what could not be watched; gives out what could, and returns what still cannot.

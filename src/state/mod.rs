@@ -35,6 +35,8 @@ pub mod dirs;
 mod file;
 mod keeper;
 mod log;
+pub mod mounts;
+pub mod note;
 pub mod pauses;
 mod record;
 pub mod watermark;

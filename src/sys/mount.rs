@@ -108,6 +108,12 @@ impl Mounts {
         at.map(|at| &self.entries[at])
     }
 
+    /// The mounts that decide what is seen at `root` (absolute, without symlinks) and below it: those on the way to it, and those
+    /// below. Hidden ones too.
+    pub fn concerning<'a>(&'a self, root: &'a Path) -> impl Iterator<Item = &'a MountEntry> {
+        self.entries.iter().filter(move |mount| root.starts_with(&mount.point) || mount.point.starts_with(root))
+    }
+
     /// The mounts that can be reached below `root` (absolute, without symlinks), without that of `root` itself: on each
     /// directory the topmost, and none that is hidden by another mount above.
     pub fn below<'a>(&'a self, root: &'a Path) -> impl Iterator<Item = &'a MountEntry> {
