@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::{Extras, Level, LogFormat, MaxDelete, Overrides, Watch, units};
 use crate::exit::ExitCode;
 use crate::failover::cli::{self as failover, FailoverArgs};
+use crate::manual::{self, CompletionsArgs, ManArgs};
 use crate::sersync::{ImportArgs, SersyncArgs};
 
 const EXIT_CODES: &str = "\
@@ -69,6 +70,12 @@ pub enum Command {
     /// Roles of two servers, and the switch between them
     #[command(after_help = failover::HELP)]
     Failover(FailoverArgs),
+    /// Print what lets a shell complete the words of a command line
+    #[command(after_help = manual::COMPLETIONS_HELP)]
+    Completions(CompletionsArgs),
+    /// Write the manual pages
+    #[command(after_help = manual::MAN_HELP)]
+    Man(ManArgs),
 }
 
 const MIRROR_HELP: &str = "\
@@ -339,12 +346,14 @@ impl MirrorArgs {
 /// What to print, and the code to leave with: [`ExitCode::Usage`] where clap would leave with 2, [`ExitCode::Done`] for
 /// help and version.
 pub fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> Result<Cli, (clap::Error, ExitCode)> {
-    let mut words: Vec<OsString> = words.into_iter().map(Into::into).collect();
+    let words: Vec<OsString> = words.into_iter().map(Into::into).collect();
     let called = words.first().map(PathBuf::from);
-    if called.as_deref().and_then(Path::file_name).is_some_and(|name| name == "sersync" || name == "sersync2") {
-        words.insert(1, "sersync".into());
-    }
-    Cli::try_parse_from(words).map_err(|error| {
+    let parsed = match called.as_deref().and_then(Path::file_name).and_then(|name| name.to_str()) {
+        Some("sersync") => as_sersync("sersync", words),
+        Some("sersync2") => as_sersync("sersync2", words),
+        _ => Cli::try_parse_from(words),
+    };
+    parsed.map_err(|error| {
         let code = match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::Done,
             _ => ExitCode::Usage,
@@ -353,10 +362,20 @@ pub fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> R
     })
 }
 
+/// The command line of a program called `name`: that of `fansync sersync`, and no other command.
+fn as_sersync(name: &'static str, words: Vec<OsString>) -> Result<Cli, clap::Error> {
+    let all = Cli::command();
+    let about = all.find_subcommand("sersync").and_then(|c| c.get_about()).cloned().unwrap_or_default();
+    let command = clap::Command::new(name).version(env!("CARGO_PKG_VERSION")).about(about).after_help(SERSYNC_HELP);
+    let mut command = SersyncArgs::augment_args(command.max_term_width(120));
+    let matches = command.try_get_matches_from_mut(words)?;
+    let args = SersyncArgs::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+    Ok(Cli { command: Command::Sersync(args) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     fn words(line: &str) -> Result<Cli, (clap::Error, ExitCode)> {
         parse(std::iter::once("fansync").chain(line.split_whitespace()))
@@ -438,6 +457,8 @@ mod tests {
         assert_eq!(of("/opt/sersync -dro /c.xml"), (true, true, None, "/c.xml".into()));
         assert_eq!(of("fansync sersync -d -n -3 -r"), (true, true, Some("-3".into()), usual.clone()));
         assert_eq!(of("sersync -rn12"), (false, true, Some("12".into()), usual));
+        let help = parse(["/opt/sersync2", "-h"]).map_err(|(error, _)| error.to_string());
+        assert!(help.as_ref().is_err_and(|text| text.contains("Usage: sersync2 [OPTIONS]")), "{help:?}");
     }
 
     #[test]

@@ -58,3 +58,177 @@ fn every_test_that_the_table_of_faults_names_is_there() {
     }
     assert!(named > 80, "only {named} tests were found in the table; is it read as it is written?");
 }
+
+/// The blocks of `lang` in a document, each with its line.
+fn blocks<'t>(text: &'t str, lang: &'t str) -> impl Iterator<Item = (usize, String)> + 't {
+    let mut lines = text.lines().enumerate();
+    std::iter::from_fn(move || {
+        let (begin, _) = lines.find(|(_, line)| line.strip_prefix("```") == Some(lang))?;
+        let inside = lines.by_ref().map(|(_, line)| line).take_while(|line| !line.starts_with("```"));
+        Some((begin + 1, inside.fold(String::new(), |text, line| text + line + "\n")))
+    })
+}
+
+/// README and everything in docs, other languages included.
+fn documents() -> Vec<(PathBuf, String)> {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files: Vec<PathBuf> = Vec::new();
+    for dir in [top.to_owned(), top.join("docs"), top.join("docs/zh-CN")] {
+        files.extend(fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()));
+    }
+    files.retain(|path| path.extension().is_some_and(|ext| ext == "md"));
+    files.sort();
+    let text = |path: &PathBuf| fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    files.iter().map(|path| (path.clone(), text(path))).collect()
+}
+
+/// What a piece of configuration needs around it to be a whole one.
+fn whole(snippet: &str) -> String {
+    const MIRROR: &str = "[[mirror]]\nname = \"m\"\nsource = \"/s\"\n";
+    const TARGET: &str = "[[mirror.target]]\nname = \"t\"\nurl = \"h::m\"\n";
+    let hook = |kind: &str| format!("{MIRROR}{TARGET}[[mirror.hook]]\nname = \"h\"\nkind = {kind:?}\n{snippet}");
+    let has = |what: &str| snippet.lines().any(|line| line.starts_with(what));
+    match () {
+        () if has("[[mirror]]") && !has("[[mirror.") => format!("{snippet}{TARGET}"),
+        () if has("[[mirror]]") => snippet.to_owned(),
+        () if has("[[mirror.target]]") => format!("{MIRROR}{snippet}"),
+        () if has("[mirror.") || has("[[mirror.") => format!("{MIRROR}{snippet}{TARGET}"),
+        () if has("[daemon") => format!("{snippet}{MIRROR}{TARGET}"),
+        () if has("prefix") => hook("command"),
+        () if has("base") => hook("cdn"),
+        () => format!("{MIRROR}{snippet}{TARGET}"),
+    }
+}
+
+#[test]
+fn every_configuration_that_the_documents_show_is_right() {
+    let mut seen = 0;
+    for (path, text) in documents() {
+        for (line, snippet) in blocks(&text, "toml") {
+            let place = format!("{}:{line}", path.display());
+            if snippet.contains("[server]") || snippet.contains("[[failover]]") {
+                crate::failover::config::Config::parse(&snippet, None).unwrap_or_else(|e| panic!("{place}: {e}"));
+            } else {
+                crate::config::Config::from_toml(&whole(&snippet)).unwrap_or_else(|e| panic!("{place}: {e}"));
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen >= 10, "only {seen} were found");
+}
+
+/// A message of the log as the source has it: level, and text with a NUL for what varies.
+struct Logged {
+    place: String,
+    level: &'static str,
+    text: String,
+}
+
+/// The string literals of a macro call that begins behind its parenthesis, as (what stands before it, text).
+fn literals(call: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let (mut depth, mut before) = (1, String::new());
+    let mut chars = call.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' => depth -= 1,
+            '"' => {
+                let mut text = String::new();
+                while let Some(c) = chars.next().filter(|c| *c != '"') {
+                    match c {
+                        // An escape; a line's end with what indents the next one is nothing.
+                        '\\' if chars.next_if_eq(&'\n').is_some() => while chars.next_if(|c| c.is_whitespace()).is_some() {},
+                        '\\' => text.extend(chars.next()),
+                        c => text.push(c),
+                    }
+                }
+                found.push((std::mem::take(&mut before), text));
+                continue;
+            }
+            _ => {}
+        }
+        if depth == 0 {
+            break;
+        }
+        before.push(c);
+    }
+    found
+}
+
+/// Everything that the source logs as a warning or an error, tests aside.
+fn logged() -> Vec<Logged> {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut all = Vec::new();
+    for (path, text) in sources(&src) {
+        if path.to_string_lossy().contains("tests") {
+            continue;
+        }
+        let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        for (level, name) in [("warn", "warn!("), ("error", "error!(")] {
+            for (at, _) in text.match_indices(name) {
+                let place = format!("{}:{}", path.display(), text[..at].lines().count());
+                // The message is not the value of a field.
+                let message =
+                    literals(&text[at + name.len()..]).into_iter().rfind(|(before, _)| !before.trim_end().ends_with('='));
+                let Some((_, message)) = message else { continue };
+                all.push(Logged { place, level, text: varying(&message) });
+            }
+        }
+    }
+    all
+}
+
+/// `{…}` of a format becomes a NUL.
+fn varying(format: &str) -> String {
+    let mut parts = format.split('{');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| text + "\0" + part.split_once('}').map_or("", |(_, rest)| rest))
+}
+
+/// Whether the pieces occur in `text` one behind the other.
+fn in_order(pieces: &[&str], text: &str) -> bool {
+    let mut rest = text;
+    pieces.iter().all(|piece| {
+        let Some((_, behind)) = rest.split_once(piece) else { return false };
+        rest = behind;
+        true
+    })
+}
+
+#[test]
+fn every_warning_and_error_of_the_log_is_in_the_guide() {
+    let guide = include_str!("../docs/operating.md");
+    let mut rows = Vec::new();
+    for line in guide.lines() {
+        let cells: Vec<&str> = line.split(" | ").map(|cell| cell.trim_matches(['|', ' '])).collect();
+        if cells.len() != 3 || !matches!(cells[0], "warn" | "error") {
+            continue;
+        }
+        assert!(!cells[2].is_empty() && cells[2] != "…", "a row says nothing: {line}");
+        for span in cells[1].split('`').skip(1).step_by(2).filter(|span| !span.ends_with('=')) {
+            let pieces: Vec<&str> = span.split('…').map(str::trim).filter(|piece| !piece.is_empty()).collect();
+            assert!(pieces.iter().map(|p| p.len()).sum::<usize>() > 7, "this matches nearly everything: {span}");
+            rows.push((cells[0], span, pieces));
+        }
+    }
+    let logged = logged();
+    assert!(logged.len() > 60, "only {} messages were found", logged.len());
+    // Only what has words of its own can be looked for; the others pass on the words of an error.
+    let worded = |text: &str| text.split('\0').any(|piece| piece.trim().len() >= 8);
+    let missing: Vec<_> = logged
+        .iter()
+        .filter(|m| worded(&m.text))
+        .filter(|m| !rows.iter().any(|(level, _, pieces)| *level == m.level && in_order(pieces, &m.text)))
+        .map(|m| format!("{}: {}: {}", m.place, m.level, m.text.replace('\0', "…")))
+        .collect();
+    assert!(missing.is_empty(), "docs/operating.md lacks\n{}", missing.join("\n"));
+    // And the other way round, as far as the words are those of the message itself.
+    let src: String = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).into_iter().map(|(_, text)| text).collect();
+    let src = src.replace("\\\n", "").split_whitespace().collect::<Vec<_>>().join(" ");
+    for (_, span, pieces) in &rows {
+        for piece in pieces {
+            assert!(src.contains(piece.trim_end_matches(':')), "docs/operating.md has {span:?}, which nothing says: {piece:?}");
+        }
+    }
+}

@@ -32,6 +32,7 @@ pub mod filter;
 pub mod hooks;
 pub mod links;
 pub mod lost;
+pub mod manual;
 pub mod path;
 pub mod privilege;
 pub mod resolve;

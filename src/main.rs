@@ -12,6 +12,7 @@ use fansync::daemon::{self, Mode};
 use fansync::exit::ExitCode;
 use fansync::failover::cli::{FailoverArgs, act};
 use fansync::failover::daemon::Mode as FailoverMode;
+use fansync::manual;
 use fansync::sersync::detach::{self, Detached};
 use fansync::sersync::{Flags, SersyncArgs};
 
@@ -67,8 +68,33 @@ fn main() -> ProcessExit {
         }
         Command::Retry(args) => steer(args, Steer::Retry),
         Command::Failover(args) => failover(args),
+        Command::Completions(args) => completions(args.shell),
+        Command::Man(args) => man(&args.dir),
     };
     code.into()
+}
+
+fn completions(shell: clap_complete::Shell) -> ExitCode {
+    use std::io::Write;
+    match std::io::stdout().write_all(&manual::completions(shell)) {
+        Ok(()) => ExitCode::Done,
+        // Nobody reads on, as in `fansync completions bash | head`.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::Done,
+        Err(error) => {
+            eprintln!("error: cannot write to standard output: {error}");
+            ExitCode::Unavailable
+        }
+    }
+}
+
+fn man(dir: &std::path::Path) -> ExitCode {
+    match manual::write(dir) {
+        Ok(()) => ExitCode::Done,
+        Err(error) => {
+            fail(&error, None);
+            error.exit_code()
+        }
+    }
 }
 
 fn failover(args: FailoverArgs) -> ExitCode {

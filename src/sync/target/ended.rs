@@ -103,8 +103,8 @@ impl Target {
                 mirror = %self.mirror.name, target_name = %self.cfg.name,
                 url = %self.cfg.location,
                 pending = self.unconfirmed(),
-                "target {}: {reason}",
-                if config { "refuses us, somebody must change something" } else { "is down" },
+                "{}: {reason}",
+                if config { "target refuses us, somebody must change something" } else { "target is down" },
             );
         }
         self.stats.reason = reason.clone();
