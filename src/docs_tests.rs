@@ -168,9 +168,9 @@ fn logged() -> Vec<Logged> {
         for (level, name) in [("warn", "warn!("), ("error", "error!(")] {
             for (at, _) in text.match_indices(name) {
                 let place = format!("{}:{}", path.display(), text[..at].lines().count());
-                // The message is not the value of a field.
-                let message =
-                    literals(&text[at + name.len()..]).into_iter().rfind(|(before, _)| !before.trim_end().ends_with('='));
+                // Behind a comma or first: neither the value of a field nor within one.
+                let alone = |before: &str| before.trim().is_empty() || before.trim_end().ends_with(',');
+                let message = literals(&text[at + name.len()..]).into_iter().find(|(before, _)| alone(before));
                 let Some((_, message)) = message else { continue };
                 all.push(Logged { place, level, text: varying(&message) });
             }
