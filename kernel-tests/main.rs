@@ -20,6 +20,7 @@ mod hooks;
 mod identity;
 mod lifecycle;
 mod losses;
+mod monitoring;
 mod muting;
 mod names;
 mod outages;
@@ -125,6 +126,7 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("outages", outages::cases()),
         ("fallback", fallback::cases()),
         ("losses", losses::cases()),
+        ("monitoring", monitoring::cases()),
         ("privilege", privilege::cases()),
         ("lifecycle", lifecycle::cases()),
         ("holds", holds::cases()),

@@ -291,35 +291,43 @@ fn answer(stream: UnixStream, started: Instant, engines: &[Handle]) {
 
 fn serve_request(request: Request, started: Instant, engines: &[Handle]) -> Reply {
     match request {
-        Request::Status => {
-            let asked: Vec<(&Handle, Receiver<status::Mirror>)> = engines
-                .iter()
-                .map(|e| {
-                    let (tx, rx) = bounded(1);
-                    e.tell(Command::Status(tx));
-                    (e, rx)
-                })
-                .collect();
-            let mut mirrors = Vec::new();
-            for (engine, rx) in asked {
-                match rx.recv_timeout(STATUS_TIMEOUT) {
-                    Ok(m) => mirrors.push(m),
-                    Err(_) => {
-                        return Reply::Error { message: format!("the engine of mirror {} does not answer", engine.mirror) };
-                    }
-                }
-            }
-            Reply::Status(Box::new(Snapshot {
-                version: env!("CARGO_PKG_VERSION").into(),
-                pid: std::process::id(),
-                capabilities: crate::sys::caps::Caps::effective().map(|caps| caps.names()).unwrap_or_default(),
-                uptime_seconds: started.elapsed().as_secs_f64(),
-                mirrors,
-            }))
-        }
+        Request::Status => match snapshot(started, engines, STATUS_TIMEOUT) {
+            Ok(snapshot) => Reply::Status(Box::new(snapshot)),
+            Err(message) => Reply::Error { message },
+        },
         Request::Flush { mirror, target, timeout_ms } => flush(engines, mirror.as_deref(), target.as_deref(), timeout_ms),
         Request::Steer { what, mirror, target } => steer(engines, what, mirror.as_deref(), target.as_deref()),
     }
+}
+
+/// Asks every engine how it is. `patience`: for all answers together.
+///
+/// # Errors
+/// In words, which engine does not answer.
+pub fn snapshot(started: Instant, engines: &[Handle], patience: Duration) -> Result<Snapshot, String> {
+    let deadline = Instant::now() + patience;
+    let asked: Vec<(&Handle, Receiver<status::Mirror>)> = engines
+        .iter()
+        .map(|e| {
+            let (tx, rx) = bounded(1);
+            e.tell(Command::Status(tx));
+            (e, rx)
+        })
+        .collect();
+    let mut mirrors = Vec::new();
+    for (engine, rx) in asked {
+        match rx.recv_deadline(deadline) {
+            Ok(m) => mirrors.push(m),
+            Err(_) => return Err(format!("the engine of mirror {} does not answer", engine.mirror)),
+        }
+    }
+    Ok(Snapshot {
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: std::process::id(),
+        capabilities: crate::sys::caps::Caps::effective().map(|caps| caps.names()).unwrap_or_default(),
+        uptime_seconds: started.elapsed().as_secs_f64(),
+        mirrors,
+    })
 }
 
 /// The engines that have what was asked for.

@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -15,10 +15,13 @@ use crate::config::{Config, Initial};
 use crate::control::{self, Command, Handle, Listener};
 use crate::engine::{Ended, Engine, StartError};
 use crate::exit::ExitCode;
+use crate::metrics::sampler::{self, Sampler, Sampling};
 use crate::state::StateError;
 use crate::status;
 use crate::sync::argv;
 use crate::sync::probe::{ProbeError, RsyncFacts};
+use crate::web::http::{HttpError, Server};
+use crate::web::site;
 
 /// How often progress is drawn, and how often it is logged where there is no terminal.
 const DRAW_EVERY: Duration = Duration::from_millis(200);
@@ -38,6 +41,9 @@ pub enum Error {
     /// The control socket.
     #[error(transparent)]
     Control(#[from] control::Error),
+    /// The port of metrics and the page.
+    #[error(transparent)]
+    Http(#[from] HttpError),
     /// A thread or a signal handler.
     #[error("cannot start {what}")]
     Setup {
@@ -62,6 +68,7 @@ impl Error {
             Error::Start(StartError::State(_)) => ExitCode::NotPermitted,
             Error::Start(StartError::Setup { .. }) | Error::Setup { .. } => ExitCode::Unavailable,
             Error::Control(control::Error::InUse { .. }) => ExitCode::Config,
+            Error::Http(e) => e.exit_code(),
             Error::Control(_) => ExitCode::NotPermitted,
         }
     }
@@ -122,6 +129,8 @@ struct Running {
 /// What keeps it from starting; see [`Error`].
 pub fn run(config: &Config, mode: Mode) -> Result<ExitCode, Error> {
     let started = Instant::now();
+    // Before capabilities go: the port may be one below 1024.
+    let http = config.daemon.metrics.map(Server::bind).transpose()?;
     crate::privilege::drop_surplus(config);
     let (wish, wishes) = signals()?;
     let listener = listen(config, mode)?;
@@ -138,6 +147,7 @@ pub fn run(config: &Config, mode: Mode) -> Result<ExitCode, Error> {
     let handles: Vec<Handle> = engines.iter().map(|(_, h)| h.clone()).collect();
     listener.serve(started, handles.clone());
     let _socket = Unlink(socket.clone());
+    let _sampling = tell_metrics(&config.daemon, http, started, handles.clone())?;
     let mut running = Vec::new();
     for (engine, handle) in engines {
         let farewell = Farewell(wish.clone());
@@ -156,6 +166,26 @@ pub fn run(config: &Config, mode: Mode) -> Result<ExitCode, Error> {
     }
     let why = watch_over(config, mode, &handles, &wishes, &running);
     Ok(end(config, why, running))
+}
+
+/// Serves and writes metrics, as far as the configuration asks for them.
+fn tell_metrics(
+    daemon: &crate::config::Daemon,
+    http: Option<Server>,
+    started: Instant,
+    engines: Vec<Handle>,
+) -> Result<Option<Sampling>, Error> {
+    if http.is_none() && daemon.metrics_file.is_none() {
+        return Ok(None);
+    }
+    let failed = |source| Error::Setup { what: "the threads of metrics", source };
+    let sampler = Sampler::new(Box::new(move || control::snapshot(started, &engines, sampler::PATIENCE)));
+    if let Some(http) = http {
+        tracing::info!(address = %http.address(), "serving metrics");
+        http.serve(Arc::new(site::daemon(Arc::clone(&sampler)))).map_err(failed)?;
+    }
+    let file = daemon.metrics_file.as_deref().map(|path| (path, daemon.metrics_interval));
+    sampler.start(file).map(Some).map_err(failed)
 }
 
 /// Runs an engine, and those that take its place when its source is to be opened anew.

@@ -33,6 +33,7 @@ pub mod hooks;
 pub mod links;
 pub mod lost;
 pub mod manual;
+pub mod metrics;
 pub mod path;
 pub mod privilege;
 pub mod resolve;
@@ -44,6 +45,7 @@ pub mod state;
 pub mod status;
 pub mod sync;
 pub mod sys;
+pub mod web;
 
 #[cfg(test)]
 mod scratch;

@@ -34,6 +34,19 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// Every cause.
+    pub const ALL: [Cause; 9] = [
+        Cause::QueueOverflow,
+        Cause::CorruptRecord,
+        Cause::UnresolvableHandle,
+        Cause::Unwatched,
+        Cause::MountChanged,
+        Cause::ReaderFailed,
+        Cause::UncleanStop,
+        Cause::PendingBound,
+        Cause::FailingPath,
+    ];
+
     /// The name used in logs, status and metrics.
     pub const fn name(self) -> &'static str {
         match self {

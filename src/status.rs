@@ -137,6 +137,12 @@ pub struct Watch {
     pub unwatched: Vec<String>,
 }
 
+/// What [`Target::state`] can be.
+pub const TARGET_STATES: [&str; 9] = ["probing", "idle", "syncing", "failing", "down", "config", "fenced", "paused", "held"];
+
+/// What [`Hook::state`] can be.
+pub const HOOK_STATES: [&str; 3] = ["idle", "working", "retrying"];
+
 /// One target.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Target {
@@ -144,12 +150,18 @@ pub struct Target {
     pub name: String,
     /// Where it is, without passwords.
     pub url: String,
-    /// `probing`, `idle`, `syncing`, `failing` (nothing is left but paths that keep failing), `down`, `config`, `fenced`, `paused`, `held`.
+    /// One of [`TARGET_STATES`]; `failing`: nothing is left but paths that keep failing.
     pub state: String,
     /// Why it is not `idle` or `syncing`.
     pub reason: String,
     /// Distinct paths that wait to be sent.
     pub pending: u64,
+    /// Some of them, the oldest of these first.
+    #[serde(default)]
+    pub pending_paths: Vec<Pending>,
+    /// Changes that made no path more wait, as it waited already.
+    #[serde(default)]
+    pub merged: u64,
     /// The epoch that is pushed as; 0 where no roles are honoured, and while fenced.
     #[serde(default)]
     pub epoch: u64,
@@ -202,6 +214,17 @@ pub struct Target {
     pub failures_more: u64,
     /// The last batch.
     pub last_batch: String,
+}
+
+/// A path that waits to be sent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Pending {
+    /// Escaped for display; empty for the whole tree.
+    pub path: String,
+    /// `entry`, `contents` (one level of a directory) or `subtree`.
+    pub kind: String,
+    /// How long it has been waiting.
+    pub seconds: f64,
 }
 
 /// Progress of a pass over the whole tree.
@@ -412,11 +435,11 @@ fn span(seconds: f64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    #[test]
-    fn a_human_sees_what_is_wrong() {
+    /// A mirror with a target that is down, and a hook that does not get through.
+    pub(crate) fn snapshot() -> Snapshot {
         let target = Target {
             name: "backup".into(),
             url: "rsync://b/data".into(),
@@ -458,14 +481,18 @@ mod tests {
                 ..Hook::default()
             }],
         };
-        let text = Snapshot {
+        Snapshot {
             version: "1".into(),
             pid: 1,
             uptime_seconds: 0.5,
             capabilities: vec!["CAP_SYS_ADMIN".into()],
             mirrors: vec![mirror],
         }
-        .human();
+    }
+
+    #[test]
+    fn a_human_sees_what_is_wrong() {
+        let text = snapshot().human();
         for want in [
             "state   down: connection refused (next try in 4.0s)",
             "lag     1m 15s; 3 pending",

@@ -3,6 +3,7 @@
 //! Serialised it is the effective configuration: TOML that reads back as an equal value. All defaults are here, in the
 //! `Default` and `new` functions.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,6 +36,15 @@ pub struct Daemon {
     /// How long SIGTERM waits for runs in flight.
     #[serde(serialize_with = "units::serialize")]
     pub stop_timeout: Duration,
+    /// Where metrics and the status page are served, if at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<SocketAddr>,
+    /// A file of metrics for node_exporter's textfile collector, if there is to be one. Absolute, ends in `.prom`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics_file: Option<PathBuf>,
+    /// How often that file is written.
+    #[serde(serialize_with = "units::serialize")]
+    pub metrics_interval: Duration,
     /// `[daemon.log]`.
     pub log: LogConfig,
 }
@@ -330,6 +340,9 @@ impl Default for Daemon {
             state_dir: "/var/lib/fansync".into(),
             status_socket: "/run/fansync/status.sock".into(),
             stop_timeout: Duration::from_secs(10),
+            metrics: None,
+            metrics_file: None,
+            metrics_interval: Duration::from_secs(15),
             log: LogConfig::default(),
         }
     }

@@ -132,6 +132,17 @@ fn daemon(daemon: &Daemon, out: &mut Vec<Complaint>) {
             "use a shorter one",
         );
     }
+    if let Some(file) = &daemon.metrics_file {
+        section.absolute("metrics_file", file);
+        if file.extension().is_none_or(|end| end != "prom") {
+            let message = format!("metrics_file {file:?} does not end in .prom");
+            section.complain("metrics_file", message, "node_exporter's textfile collector reads files that end in .prom only");
+        }
+    }
+    if !(Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&daemon.metrics_interval) {
+        let message = format!("metrics_interval is {}", shown(daemon.metrics_interval));
+        section.complain("metrics_interval", message, "use a time from \"1s\" to \"1h\"");
+    }
 }
 
 fn mirror(mirror: &Mirror, path: &str, out: &mut Vec<Complaint>) {

@@ -27,6 +27,9 @@ const EVERY_KEY: &str = r#"
 state_dir = "/s"
 status_socket = "/r/sock"
 stop_timeout = "20s"
+metrics = "[::1]:9847"
+metrics_file = "/m/fansync.prom"
+metrics_interval = "1m"
 [daemon.log]
 format = "json"
 level = "debug"
@@ -180,6 +183,8 @@ fn every_key_is_read() {
     let (d, m) = (&config.daemon, &config.mirrors[0]);
     assert_eq!((d.state_dir.to_str(), d.status_socket.to_str()), (Some("/s"), Some("/r/sock")));
     assert_eq!((d.stop_timeout, d.log.format, d.log.level), (Duration::from_secs(20), LogFormat::Json, Level::Debug));
+    let metrics = (d.metrics.map(|a| a.to_string()), d.metrics_file.as_deref(), d.metrics_interval);
+    assert_eq!(metrics, (Some("[::1]:9847".into()), Some("/m/fansync.prom".as_ref()), Duration::from_secs(60)));
     assert!(m.roles && m.send_renames);
     assert_eq!((m.delete, m.initial, m.watch), (false, Initial::None, Watch::Inotify));
     assert_eq!((m.follow_open_files, m.follow_interval), (true, Duration::from_millis(700)));
@@ -461,6 +466,16 @@ fn rules_within_a_mirror() {
     assert!(messages("").join("").contains("there is no mirror"));
     assert!(messages("[[mirror]]\nname=\"m\"\nsource=\"/x\"").join("").contains("there is no target"));
     assert!(messages("[daemon]\nstate_dir = \"x\"\n").join("").contains("state_dir \"x\" is not an absolute path"));
+    for (daemon, want) in [
+        ("metrics = \"localhost:1\"", "is no address with a port"),
+        ("metrics = 9846", "metrics is a number, and should be an address and a port"),
+        ("metrics_file = \"m.prom\"", "metrics_file \"m.prom\" is not an absolute path"),
+        ("metrics_file = \"/m/x.txt\"", "does not end in .prom"),
+        ("metrics_interval = \"100ms\"", "metrics_interval is 100ms"),
+    ] {
+        let got = messages(&format!("[daemon]\n{daemon}\n{}", least("", ""))).join("\n");
+        assert!(got.contains(want), "{daemon}: {got}");
+    }
     let socket = format!("[daemon]\nstatus_socket = \"/{}\"\n", "x".repeat(107));
     assert!(messages(&socket).join("").contains("longer than 107 bytes"));
 }

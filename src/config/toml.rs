@@ -270,6 +270,9 @@ fn daemon(s: &mut Section<'_, '_>) -> Daemon {
         state_dir: s.path("state_dir").unwrap_or(d.state_dir),
         status_socket: s.path("status_socket").unwrap_or(d.status_socket),
         stop_timeout: s.duration("stop_timeout").unwrap_or(d.stop_timeout),
+        metrics: s.text("metrics", "an address and a port, as in \"127.0.0.1:9846\"", units::address),
+        metrics_file: s.path("metrics_file"),
+        metrics_interval: s.duration("metrics_interval").unwrap_or(d.metrics_interval),
         log: s.table("log", "[daemon.log]", |s| LogConfig {
             format: s.choice("format").unwrap_or(d.log.format),
             level: s.choice("level").unwrap_or(d.log.level),

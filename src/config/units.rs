@@ -1,5 +1,6 @@
 //! Values with their units, as the configuration and the command line write them.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::Serializer;
@@ -44,6 +45,17 @@ pub fn max_delete(text: &str) -> Result<MaxDelete, String> {
     })
 }
 
+/// Reads an address of this host with a port: `127.0.0.1:9846`, `[::1]:9846`, `0.0.0.0:9846`.
+///
+/// # Errors
+/// What one looks like. Names are refused: what they stand for can change, and with it who can connect.
+pub fn address(text: &str) -> Result<SocketAddr, String> {
+    let address: Option<SocketAddr> = text.trim().parse().ok();
+    address
+        .filter(|address| address.port() != 0)
+        .ok_or_else(|| format!("\"{text}\" is no address with a port; write one like \"127.0.0.1:9846\" or \"[::1]:9846\""))
+}
+
 /// For a value that is left out when there is none.
 pub(super) fn serialize_some<S: Serializer>(value: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
     match value {
@@ -82,6 +94,15 @@ mod tests {
         assert_eq!(max_delete("10%"), Ok(MaxDelete::Percent(10)));
         for text in ["", "-1", "10k", "0%", "101%", "1.5%", "%", "many"] {
             assert!(max_delete(text).unwrap_err().contains("1000"), "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses() {
+        assert_eq!(address("127.0.0.1:9846").unwrap().to_string(), "127.0.0.1:9846");
+        assert_eq!(address(" [::1]:80 ").unwrap().to_string(), "[::1]:80");
+        for text in ["", "9846", ":9846", "localhost:9846", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:70000", "::1:9846"] {
+            assert!(address(text).unwrap_err().contains("127.0.0.1:9846"), "{text}");
         }
     }
 

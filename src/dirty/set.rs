@@ -7,6 +7,7 @@
 mod bound;
 mod flight;
 mod landed;
+mod list;
 mod moves;
 mod twins;
 
@@ -191,6 +192,7 @@ pub struct DirtySet {
     waiting: usize,
     max_pending: usize,
     coarsened: u64,
+    merged: u64,
     next_batch: BatchId,
     landed: Landed,
     cursor: Cursor,
@@ -234,6 +236,7 @@ impl DirtySet {
             waiting: 0,
             max_pending: max_pending.max(1),
             coarsened: 0,
+            merged: 0,
             next_batch: 0,
             landed: Landed::default(),
             cursor: Cursor::default(),
@@ -271,6 +274,11 @@ impl DirtySet {
     /// How often the bound on pending paths made directories coarser.
     pub fn coarsened(&self) -> u64 {
         self.coarsened
+    }
+
+    /// Changes that made no path more wait: it waited already, or something above it did, or it was gone before it left.
+    pub fn merged(&self) -> u64 {
+        self.merged
     }
 
     /// Age bookkeeping of everything that is not confirmed, in flight and waiting to be tried again included.
@@ -429,6 +437,7 @@ impl DirtySet {
                 contents: self.contents,
                 waiting: self.waiting,
                 coarsened: self.coarsened,
+                merged: self.merged,
                 next_batch: self.next_batch,
                 ..DirtySet::new(self.max_pending)
             };
@@ -558,7 +567,9 @@ impl DirtySet {
 
     /// Takes in that `seen` happened to `path` just now.
     pub fn see(&mut self, path: &[u8], seen: Seen) {
+        let before = self.pending;
         self.see_since(path, seen, self.epochs.current());
+        self.merged += u64::from(self.pending <= before);
     }
 
     /// Takes in that `seen` happened to `path`, as part of a change from `epoch`: whoever waits for that waits for this too.

@@ -2,6 +2,7 @@
 //!
 //! Read by serde, told with the same citations as the mirror's file: an unknown key is an error with its place.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -36,6 +37,9 @@ pub struct Daemon {
     /// Where mounts are kept ready, and what was held is remembered.
     #[serde(default = "run_dir")]
     pub run_dir: PathBuf,
+    /// Where metrics are served, if at all.
+    #[serde(default, deserialize_with = "address")]
+    pub metrics: Option<SocketAddr>,
     /// `text` or `json`.
     #[serde(default = "text", deserialize_with = "choice")]
     pub log_format: LogFormat,
@@ -395,6 +399,11 @@ fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     units::duration(&text).map_err(serde::de::Error::custom)
 }
 
+fn address<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(from)?;
+    units::address(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
 fn choice<'de, D: Deserializer<'de>, T: clap::ValueEnum>(from: D) -> Result<T, D::Error> {
     let text = String::deserialize(from)?;
     T::from_str(&text, false).map_err(serde::de::Error::custom)
@@ -422,6 +431,7 @@ version = "3"
     #[test]
     fn a_client_with_defaults() {
         let config = Config::parse(CLIENT, None).unwrap();
+        assert_eq!(config.daemon.metrics, None);
         let c = &config.clients[0];
         assert_eq!((c.layout, c.failback, c.probe), (Layout::Mount, Failback::Auto, Probe::default()));
         assert_eq!(
@@ -437,6 +447,7 @@ version = "3"
     #[test]
     fn what_is_wrong_is_told_with_its_place() {
         for (from, to, want) in [
+            ("[[failover]]", "metrics = \"9847\"\n[[failover]]", "no address with a port"),
             ("name = \"web\"", "nam = \"web\"", "5:1"),
             ("host = \"10.0.0.1\"", "host = 3", "8:8"),
             ("version = \"3\"", "version = \"5\"", "NFS version"),

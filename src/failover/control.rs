@@ -95,11 +95,30 @@ pub struct Handle {
     pub shown: Arc<Mutex<Shown>>,
 }
 
+/// What a process has of both roles.
+pub struct Parts {
+    /// The server role, if this host has it.
+    pub server: Option<Arc<Server>>,
+    /// The monitors.
+    pub monitors: Vec<Handle>,
+}
+
+impl Parts {
+    /// Everything, now.
+    pub fn status(&self) -> Status {
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            server: self.server.as_ref().map(|s| s.report()),
+            failovers: self.monitors.iter().map(|h| locked(&h.shown).clone()).collect(),
+        }
+    }
+}
+
 /// Serves the socket on a thread.
 ///
 /// # Errors
 /// See [`ControlError`].
-pub fn serve(path: &Path, server: Option<Arc<Server>>, handles: Vec<Handle>) -> Result<(), ControlError> {
+pub fn serve(path: &Path, parts: Arc<Parts>) -> Result<(), ControlError> {
     let fail = |source| ControlError::Io { what: "listen on", path: path.into(), source };
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir).map_err(fail)?;
@@ -110,28 +129,23 @@ pub fn serve(path: &Path, server: Option<Arc<Server>>, handles: Vec<Handle>) -> 
     let _ = std::fs::remove_file(path);
     let listener = UnixListener::bind(path).map_err(fail)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(fail)?;
-    let shared = Arc::new((server, handles));
     let spawned = std::thread::Builder::new().name("fansync-control".into()).spawn(move || {
         for stream in listener.incoming().flatten() {
-            let shared = Arc::clone(&shared);
-            let _ = std::thread::Builder::new().name("fansync-request".into()).spawn(move || one(&stream, &shared.0, &shared.1));
+            let parts = Arc::clone(&parts);
+            let _ = std::thread::Builder::new().name("fansync-request".into()).spawn(move || one(&stream, &parts));
         }
     });
     spawned.map(drop).map_err(fail)
 }
 
-fn one(stream: &UnixStream, server: &Option<Arc<Server>>, handles: &[Handle]) {
+fn one(stream: &UnixStream, parts: &Parts) {
     let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
     let mut line = String::new();
     let answer = match BufReader::new(stream.take(MAX_REQUEST_BYTES)).read_line(&mut line) {
         Err(_) | Ok(0) => return,
         Ok(_) => match serde_json::from_str(&line) {
-            Ok(Ask::Status) => Answer::Status(Box::new(Status {
-                version: env!("CARGO_PKG_VERSION").into(),
-                server: server.as_ref().map(|s| s.report()),
-                failovers: handles.iter().map(|h| locked(&h.shown).clone()).collect(),
-            })),
-            Ok(Ask::Order { name, order }) => pass_on(handles, name.as_deref(), order),
+            Ok(Ask::Status) => Answer::Status(Box::new(parts.status())),
+            Ok(Ask::Order { name, order }) => pass_on(&parts.monitors, name.as_deref(), order),
             Err(e) => Answer::Error { message: format!("not a request: {e}") },
         },
     };

@@ -9,12 +9,14 @@ use signal_hook::iterator::Signals;
 use thiserror::Error;
 
 use super::config::Config;
-use super::control::{self, ControlError, Handle};
+use super::control::{self, ControlError, Handle, Parts};
 use super::monitor::{Monitor, Shown};
 use super::mounts::MountError;
 use super::server::Server;
 use super::wire::{Key, KeyError};
 use crate::exit::ExitCode;
+use crate::web::http::{HttpError, Server as HttpServer};
+use crate::web::site;
 
 /// Why it does not run.
 #[derive(Debug, Error)]
@@ -28,6 +30,9 @@ pub enum Error {
     /// The socket.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// The port of metrics.
+    #[error(transparent)]
+    Http(#[from] HttpError),
     /// The rest.
     #[error("cannot {what}")]
     Setup {
@@ -44,6 +49,7 @@ impl Error {
         match self {
             Error::Key(_) | Error::Control(ControlError::InUse { .. }) => ExitCode::Config,
             Error::Control(_) => ExitCode::NotPermitted,
+            Error::Http(e) => e.exit_code(),
             Error::Mount(_) | Error::Setup { .. } => ExitCode::Unavailable,
         }
     }
@@ -79,6 +85,7 @@ pub fn run(config: &Config, mode: Mode) -> Result<ExitCode, Error> {
         }
         _ => None,
     };
+    let http = config.daemon.metrics.filter(|_| !mode.once).map(HttpServer::bind).transpose()?;
     let mut handles = Vec::new();
     let mut threads = Vec::new();
     for client in &config.clients {
@@ -101,7 +108,12 @@ pub fn run(config: &Config, mode: Mode) -> Result<ExitCode, Error> {
         return Ok(ExitCode::Done);
     }
     let socket: PathBuf = config.daemon.socket.clone();
-    control::serve(&socket, server, handles)?;
+    let parts = Arc::new(Parts { server, monitors: handles });
+    control::serve(&socket, Arc::clone(&parts))?;
+    if let Some(http) = http {
+        tracing::info!(address = %http.address(), "serving metrics");
+        http.serve(Arc::new(site::failover(parts))).map_err(setup("serve metrics"))?;
+    }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(socket = %socket.display(), failovers = config.clients.len(), "watching");
     // Mounts stay as they are, and so do exports: a restart of this process must not be seen by clients.

@@ -186,6 +186,22 @@ pub enum Alarm {
     NoAgent,
 }
 
+impl Alarm {
+    /// Every alarm.
+    pub const ALL: [Alarm; 5] = [Alarm::BothDead, Alarm::CopyNotWhole, Alarm::SplitBrain, Alarm::Held, Alarm::NoAgent];
+
+    /// The name used in status and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Alarm::BothDead => "both_dead",
+            Alarm::CopyNotWhole => "copy_not_whole",
+            Alarm::SplitBrain => "split_brain",
+            Alarm::Held => "held",
+            Alarm::NoAgent => "no_agent",
+        }
+    }
+}
+
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {

@@ -62,6 +62,49 @@ pub enum Verdict {
     Unknown,
 }
 
+/// What [`Verdict::class`] can be.
+pub const CLASSES: [&str; 15] = [
+    "done",
+    "partial",
+    "source_race",
+    "no_missing_args",
+    "deletes_held",
+    "source_root",
+    "target_missing",
+    "target_full",
+    "target_down",
+    "timed_out",
+    "busy",
+    "refused",
+    "config",
+    "killed",
+    "unknown",
+];
+
+impl Verdict {
+    /// The name used in logs, status and metrics.
+    pub fn class(&self) -> &'static str {
+        let at = match self {
+            Verdict::Done => 0,
+            Verdict::Partial => 1,
+            Verdict::SourceRace => 2,
+            Verdict::NoMissingArgs => 3,
+            Verdict::DeletesHeld => 4,
+            Verdict::SourceRoot => 5,
+            Verdict::TargetMissing => 6,
+            Verdict::TargetFull => 7,
+            Verdict::TargetDown => 8,
+            Verdict::TimedOut => 9,
+            Verdict::Busy => 10,
+            Verdict::Refused { .. } => 11,
+            Verdict::Config => 12,
+            Verdict::Killed => 13,
+            Verdict::Unknown => 14,
+        };
+        CLASSES[at]
+    }
+}
+
 /// A run's end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {

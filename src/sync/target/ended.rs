@@ -373,7 +373,7 @@ impl Target {
         s.deleted += outcome.counters.deleted;
         s.bytes_sent += outcome.counters.wire_sent;
         if !outcome.is_done() {
-            *s.bad_runs.entry(class(&outcome.verdict).into()).or_insert(0) += 1;
+            *s.bad_runs.entry(outcome.verdict.class().into()).or_insert(0) += 1;
         }
         if run.small || run.pass == Pass::Shallow {
             self.run_length = (self.run_length * 3 + took) / 4;
@@ -407,7 +407,7 @@ impl Target {
         } else {
             tracing::warn!(
                 mirror = %self.mirror.name, target_name = %self.cfg.name, pass, paths = run.paths, ms = (ms * 10.0).round() / 10.0, round = batch.round, %first,
-                class = class(&outcome.verdict), "batch did not end well, its paths are kept: {}", outcome.reason
+                class = outcome.verdict.class(), "batch did not end well, its paths are kept: {}", outcome.reason
             );
         }
     }
@@ -446,26 +446,5 @@ fn kind_on_source(root: &Root, path: &RelPath) -> Kind {
         Ok(stat) if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFDIR.bits() => Kind::Entry,
         Err(Errno::ENOENT | Errno::ENOTDIR) => Kind::Entry,
         Ok(_) | Err(_) => Kind::Subtree,
-    }
-}
-
-/// The name of an outcome in logs and status.
-fn class(verdict: &Verdict) -> &'static str {
-    match verdict {
-        Verdict::Done => "done",
-        Verdict::Partial => "partial",
-        Verdict::SourceRace => "source_race",
-        Verdict::NoMissingArgs => "no_missing_args",
-        Verdict::DeletesHeld => "deletes_held",
-        Verdict::SourceRoot => "source_root",
-        Verdict::TargetMissing => "target_missing",
-        Verdict::TargetFull => "target_full",
-        Verdict::TargetDown => "target_down",
-        Verdict::TimedOut => "timed_out",
-        Verdict::Busy => "busy",
-        Verdict::Refused { .. } => "refused",
-        Verdict::Config => "config",
-        Verdict::Killed => "killed",
-        Verdict::Unknown => "unknown",
     }
 }

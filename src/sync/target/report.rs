@@ -3,6 +3,8 @@
 use super::*;
 use crate::faillog;
 
+/// Pending paths in the status.
+const SHOWN_PENDING: usize = 20;
 /// Failures in the record.
 const RECORDED_FAILURES: usize = 10_000;
 
@@ -18,6 +20,8 @@ impl Target {
     pub fn status(&self, now: Duration, held: Option<&str>, put_off: Option<Duration>) -> status::Target {
         let mut s = self.stats.clone();
         s.pending = self.set.pending() as u64;
+        s.pending_paths = self.some_pending(now);
+        s.merged = self.set.merged();
         s.in_flight = self.batches().map(|(_, b)| b.entries.len() as u64).sum();
         s.lag_seconds = self.set.epochs().lag(now).max(put_off).unwrap_or_default().as_secs_f64();
         s.standby = self.runs.values().filter(|r| matches!(r.load, Load::Standby)).count() as u64;
@@ -94,6 +98,22 @@ impl Target {
             .collect();
         s.failures_more = self.retries.failures().len().saturating_sub(SHOWN_FAILURES) as u64;
         s
+    }
+
+    fn some_pending(&self, now: Duration) -> Vec<status::Pending> {
+        let kind = |kind| match kind {
+            Kind::Entry => "entry",
+            Kind::Contents => "contents",
+            Kind::Subtree => "subtree",
+        };
+        let waits = self.set.some_pending(SHOWN_PENDING).into_iter();
+        waits
+            .map(|w| status::Pending {
+                path: Shown(&w.path).to_string(),
+                kind: kind(w.kind).into(),
+                seconds: now.saturating_sub(w.epoch.begins()).as_secs_f64(),
+            })
+            .collect()
     }
 
     /// A number that grows with each change of what [`Target::failure_record`] gives.

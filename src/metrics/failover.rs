@@ -1,0 +1,88 @@
+//! The failover monitor's metrics: of this host's part as a server, and of each mount.
+
+use prometheus::proto::MetricFamily;
+
+use super::Kind::{Counter, Gauge};
+use super::{Metric, Row, row, truth};
+use crate::failover::control::Status;
+use crate::failover::machine::{Alarm, Report, Side};
+use crate::failover::mark::Role;
+use crate::failover::monitor::{Shown, ShownServer};
+
+const SERVER: &[Row<Report>] = &[
+    row(Gauge, "fansync_failover_role_primary", &[], "1 while this server's tree is marked as the primary's.", |r, v| {
+        v.put(truth(r.mark.as_ref().is_some_and(|m| m.role == Role::Primary)));
+    }),
+    row(Gauge, "fansync_failover_role_epoch", &[], "The epoch of this server's mark; 0 without one.", |r, v| {
+        v.put(r.mark.as_ref().map_or(0.0, |m| m.epoch as f64));
+    }),
+    row(Gauge, "fansync_failover_export_writable", &[], "1 while this server exports read-write.", |r, v| {
+        v.put(truth(r.writable))
+    }),
+    row(Gauge, "fansync_failover_peer_whole", &[], "1 while the other server is known to hold a whole copy.", |r, v| {
+        v.put(truth(r.peer_whole == Some(true)));
+    }),
+    row(Gauge, "fansync_failover_handing_over", &[], "1 while this server hands over.", |r, v| v.put(truth(r.handing_over))),
+    row(Gauge, "fansync_failover_server_trouble", &[], "1 while something is wrong with this server's part.", |r, v| {
+        v.put(truth(!r.trouble.is_empty()));
+    }),
+];
+
+const MOUNT: &[Row<Shown>] = &[
+    row(Gauge, "fansync_failover_mounted", S, "1 for the side that the mount is on.", |f, v| {
+        for side in [Side::Primary, Side::Backup] {
+            v.with(&[&side.to_string()], truth(f.on == Some(side)));
+        }
+    }),
+    row(Gauge, "fansync_failover_epoch", F, "The newest epoch seen.", |f, v| v.put(f.epoch as f64)),
+    row(Gauge, "fansync_failover_held", F, "1 while somebody has said hold.", |f, v| v.put(truth(f.held))),
+    row(Gauge, "fansync_failover_alarm", &["failover", "alarm"], "1 for what needs somebody.", |f, v| {
+        v.one_of(&Alarm::ALL.map(Alarm::name), f.alarm.map_or("", Alarm::name));
+    }),
+    row(Counter, "fansync_failover_probe_rounds_total", F, "Rounds of probes made.", |f, v| v.put(f.rounds as f64)),
+    row(Counter, "fansync_failover_switches_total", F, "Times the mount was moved.", |f, v| v.put(f.switches as f64)),
+    row(Gauge, "fansync_failover_last_switch_duration_seconds", F, "How long the last move took; 0 before the first.", |f, v| {
+        v.put(f.last_switch_seconds);
+    }),
+    row(
+        Gauge,
+        "fansync_failover_blocked_processes",
+        F,
+        "Processes that were blocked on the dead server at the last move.",
+        |f, v| {
+            v.put(f.stuck.len() as f64);
+        },
+    ),
+    row(Gauge, "fansync_failover_unfinished_calls", F, "Mount calls that were given up and have not ended.", |f, v| {
+        v.put(f.calls.len() as f64);
+    }),
+];
+
+const SIDE: &[Row<ShownServer>] = &[
+    row(Gauge, "fansync_failover_server_up", S, "1 while this server counts as alive.", |s, v| v.put(truth(s.health.alive))),
+    row(Gauge, "fansync_failover_server_ready", S, "1 while this server is mounted, in place or aside.", |s, v| {
+        v.put(truth(s.ready))
+    }),
+];
+
+const F: &[&str] = &["failover"];
+const S: &[&str] = &["failover", "side"];
+
+pub(super) fn families(status: &Status) -> Vec<MetricFamily> {
+    let mounts = status.failovers.iter();
+    let sides = mounts.clone().flat_map(|f| {
+        let named = ["primary", "backup"].into_iter().zip(&f.servers);
+        named.map(|(side, s)| (vec![f.name.as_str(), side], s))
+    });
+    [
+        super::families(SERVER, status.server.iter().map(|r| (Vec::new(), r))),
+        super::families(MOUNT, mounts.map(|f| (vec![f.name.as_str()], f))),
+        super::families(SIDE, sides),
+    ]
+    .concat()
+}
+
+pub(super) fn all() -> Vec<Metric> {
+    let (server, mount, side) = (SERVER.iter().map(|r| r.metric), MOUNT.iter().map(|r| r.metric), SIDE.iter().map(|r| r.metric));
+    server.chain(mount).chain(side).collect()
+}

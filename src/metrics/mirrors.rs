@@ -1,0 +1,187 @@
+//! The mirror daemon's metrics: of each mirror, target and hook.
+
+use prometheus::proto::MetricFamily;
+
+use super::Kind::{Counter, Gauge};
+use super::{Metric, Row, row, truth};
+use crate::lost::Cause;
+use crate::status::{HOOK_STATES, Hook, Mirror, Snapshot, TARGET_STATES, Target};
+use crate::sync::outcome::CLASSES;
+
+const MIRROR: &[Row<Mirror>] = &[
+    row(Gauge, "fansync_mirror_held", M, "1 while the source is missing, replaced or emptied, and nothing is sent.", |m, v| {
+        v.put(truth(!m.held.is_empty()));
+    }),
+    row(Gauge, "fansync_mirror_initial_pass_running", M, "1 until the first comparison is through.", |m, v| {
+        v.put(truth(m.initial == "running"));
+    }),
+    row(Counter, "fansync_events_total", M, "Events heard from the kernel.", |m, v| v.put(m.events as f64)),
+    row(Counter, "fansync_events_ignored_total", M, "Events outside of the source, or excluded.", |m, v| v.put(m.foreign as f64)),
+    row(
+        Counter,
+        "fansync_reader_pauses_total",
+        M,
+        "How often reading waited as fansync was behind; events then wait in the kernel.",
+        |m, v| v.put(m.reader_pauses as f64),
+    ),
+    row(Counter, "fansync_directory_lookups_total", M, "Directories looked up by handle.", |m, v| v.put(m.lookups as f64)),
+    row(Gauge, "fansync_directories", M, "Directories known in the source.", |m, v| v.put(m.directories as f64)),
+    row(
+        Gauge,
+        "fansync_muted_directories",
+        M,
+        "Busy directories that do not matter, of which the kernel does not tell.",
+        |m, v| {
+            v.put(m.muted_directories as f64);
+        },
+    ),
+    row(Gauge, "fansync_followed_files", M, "Files sent while they are open for writing.", |m, v| v.put(m.following as f64)),
+    row(Gauge, "fansync_watched_filesystems", &["mirror", "backend"], "Filesystems watched, by fanotify or inotify.", |m, v| {
+        for backend in ["fanotify", "inotify"] {
+            v.with(&[backend], m.watch.iter().filter(|w| w.backend == backend).count() as f64);
+        }
+    }),
+    row(Gauge, "fansync_inotify_watches", M, "Directories watched by inotify.", |m, v| {
+        v.put(m.watch.iter().map(|w| w.watches).max().unwrap_or(0) as f64);
+    }),
+    row(Gauge, "fansync_unwatched_subtrees", M, "Subtrees that cannot be watched and are compared periodically.", |m, v| {
+        v.put(m.watch.iter().map(|w| w.unwatched.len()).sum::<usize>() as f64);
+    }),
+    row(
+        Counter,
+        "fansync_rescans_total",
+        &["mirror", "cause"],
+        "Losses of sight, by cause; each is followed by a comparison, a failing path by another try.",
+        |m, v| {
+            for cause in Cause::ALL {
+                v.with(&[cause.name()], m.lost.get(cause.name()).copied().unwrap_or(0) as f64);
+            }
+        },
+    ),
+];
+
+const TARGET: &[Row<Target>] = &[
+    row(Gauge, "fansync_target_state", &["mirror", "target", "state"], "1 for the state that the target is in.", |t, v| {
+        v.one_of(&TARGET_STATES, &t.state);
+    }),
+    row(Gauge, "fansync_target_lag_seconds", T, "Age of the oldest change that is not confirmed; 0 in sync.", |t, v| {
+        v.put(t.lag_seconds);
+    }),
+    row(Gauge, "fansync_target_pending_paths", T, "Paths that wait to be sent.", |t, v| v.put(t.pending as f64)),
+    row(Gauge, "fansync_target_in_flight_paths", T, "Paths in running batches.", |t, v| v.put(t.in_flight as f64)),
+    row(
+        Counter,
+        "fansync_target_merged_changes_total",
+        T,
+        "Changes that made no path more wait, as it waited already.",
+        |t, v| v.put(t.merged as f64),
+    ),
+    row(Gauge, "fansync_target_failed_paths", T, "Paths that failed again and again.", |t, v| {
+        v.put(t.failures.len() as f64 + t.failures_more as f64);
+    }),
+    row(Gauge, "fansync_target_held_deletions", T, "Deletions that wait for somebody to let them through.", |t, v| {
+        v.put(t.held_deletes as f64);
+    }),
+    row(
+        Gauge,
+        "fansync_target_last_success_timestamp_seconds",
+        T,
+        "When a batch was last confirmed, in seconds since 1970; 0 for never.",
+        |t, v| v.put(t.last_success_unix),
+    ),
+    row(Counter, "fansync_target_batches_total", T, "Batches confirmed.", |t, v| v.put(t.batches as f64)),
+    row(
+        Counter,
+        "fansync_target_rsync_runs_total",
+        &["mirror", "target", "outcome"],
+        "Runs of rsync that carried a batch, by how they ended.",
+        |t, v| {
+            let bad: u64 = t.bad_runs.values().sum();
+            v.with(&["done"], t.runs.saturating_sub(bad) as f64);
+            for class in CLASSES.into_iter().filter(|class| *class != "done") {
+                v.with(&[class], t.bad_runs.get(class).copied().unwrap_or(0) as f64);
+            }
+        },
+    ),
+    row(Counter, "fansync_target_standby_hits_total", T, "Batches that left through a process that stood by.", |t, v| {
+        v.put(t.standby_hits as f64);
+    }),
+    row(Gauge, "fansync_target_standby_processes", T, "Processes standing by.", |t, v| v.put(t.standby as f64)),
+    row(Counter, "fansync_target_sent_bytes_total", T, "Bytes sent, as rsync counts them.", |t, v| v.put(t.bytes_sent as f64)),
+    row(Counter, "fansync_target_sent_files_total", T, "Files whose content was sent.", |t, v| v.put(t.files_sent as f64)),
+    row(Counter, "fansync_target_deleted_names_total", T, "Names deleted on the target.", |t, v| v.put(t.deleted as f64)),
+    row(
+        Counter,
+        "fansync_target_renames_total",
+        &["mirror", "target", "how"],
+        "Renames with send_renames: made on the target, or sent whole after all.",
+        |t, v| {
+            v.with(&["on_target"], t.renames as f64);
+            v.with(&["sent_whole"], t.renames_sent_whole as f64);
+        },
+    ),
+    row(Counter, "fansync_target_coarsened_total", T, "How often max_pending made directories coarser.", |t, v| {
+        v.put(t.coarsened as f64);
+    }),
+    row(Gauge, "fansync_target_connection_attempts", T, "Failed attempts to reach it since it was last up.", |t, v| {
+        v.put(t.tries as f64);
+    }),
+    row(Gauge, "fansync_target_full_pass_running", T, "1 while the whole tree is being compared.", |t, v| {
+        v.put(truth(t.reconcile.is_some()));
+    }),
+    row(
+        Gauge,
+        "fansync_target_epoch",
+        T,
+        "With roles: the epoch that is pushed as; 0 without roles and while fenced.",
+        |t, v| {
+            v.put(t.epoch as f64);
+        },
+    ),
+];
+
+const HOOK: &[Row<Hook>] = &[
+    row(Gauge, "fansync_hook_state", &["mirror", "hook", "state"], "1 for the state that the hook is in.", |h, v| {
+        v.one_of(&HOOK_STATES, &h.state);
+    }),
+    row(Gauge, "fansync_hook_pending_changes", H, "Changes that wait for their delivery.", |h, v| v.put(h.pending as f64)),
+    row(Gauge, "fansync_hook_in_flight_changes", H, "Changes that are being delivered.", |h, v| v.put(h.in_flight as f64)),
+    row(Gauge, "fansync_hook_waiting_changes", H, "Changes that one target holds and another one lacks.", |h, v| {
+        v.put(h.waiting as f64);
+    }),
+    row(Counter, "fansync_hook_delivered_changes_total", H, "Changes delivered.", |h, v| v.put(h.delivered as f64)),
+    row(Counter, "fansync_hook_failed_changes_total", H, "Changes given up.", |h, v| v.put(h.failed as f64)),
+    row(Counter, "fansync_hook_dropped_changes_total", H, "Changes that did not fit into the queue.", |h, v| {
+        v.put(h.dropped as f64)
+    }),
+    row(Counter, "fansync_hook_retries_total", H, "Deliveries that failed and are tried again.", |h, v| v.put(h.retries as f64)),
+    row(
+        Gauge,
+        "fansync_hook_last_success_timestamp_seconds",
+        H,
+        "When something was last delivered, in seconds since 1970; 0 for never.",
+        |h, v| v.put(h.last_success_unix),
+    ),
+];
+
+const M: &[&str] = &["mirror"];
+const T: &[&str] = &["mirror", "target"];
+const H: &[&str] = &["mirror", "hook"];
+
+pub(super) fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
+    let mirrors = snapshot.mirrors.iter();
+    let targets = mirrors.clone().flat_map(|m| m.targets.iter().map(|t| (vec![m.name.as_str(), t.name.as_str()], t)));
+    let hooks = mirrors.clone().flat_map(|m| m.hooks.iter().map(|h| (vec![m.name.as_str(), h.name.as_str()], h)));
+    [
+        super::families(MIRROR, mirrors.map(|m| (vec![m.name.as_str()], m))),
+        super::families(TARGET, targets),
+        super::families(HOOK, hooks),
+    ]
+    .concat()
+}
+
+pub(super) fn all() -> Vec<Metric> {
+    let (mirror, target, hook) =
+        (MIRROR.iter().map(|r| r.metric), TARGET.iter().map(|r| r.metric), HOOK.iter().map(|r| r.metric));
+    mirror.chain(target).chain(hook).collect()
+}

@@ -1,0 +1,159 @@
+//! Numbers for Prometheus, in its text format.
+//!
+//! Each number is one row of a table (`mirrors`, `failover`, `process`): name, kind, labels, help, and how it is read from the
+//! same [`Snapshot`] that `fansync status` prints, so the two agree. The tables are all there is: documents, alert rules and the
+//! dashboard are checked against them.
+//!
+//! A snapshot is asked for at most every [`sampler::FRESH`], whoever asks how often, so an engine's work does not grow with the
+//! number of scrapes; an engine that does not answer makes the scrape fail instead of showing old numbers.
+//!
+//! Names follow Prometheus' conventions: prefix `fansync_`, base units, `_total` for counters. So do those of the process
+//! (`fansync_process_…`): in the textfile collector's file, `process_…` would collide with node_exporter's own.
+//! Counters of a mirror begin at 0 with the process, and when its source is opened anew.
+
+mod failover;
+mod file;
+mod mirrors;
+mod process;
+pub mod sampler;
+
+use prometheus::TextEncoder;
+use prometheus::proto::{self, LabelPair, MetricFamily, MetricType};
+
+use crate::failover::control::Status as FailoverStatus;
+use crate::status::Snapshot;
+pub use file::{FileError, MetricsFile};
+
+/// The content type of [`of_daemon`] and [`of_failover`].
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// How a number moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Up only, from 0 at the start.
+    Counter,
+    /// Up and down.
+    Gauge,
+}
+
+/// What is known of a metric beside its values.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    /// With prefix and suffix.
+    pub name: &'static str,
+    /// How it moves.
+    pub kind: Kind,
+    /// The names of its labels, in order.
+    pub labels: &'static [&'static str],
+    /// One sentence.
+    pub help: &'static str,
+}
+
+/// A metric of `T`, and how to read it.
+struct Row<T: ?Sized> {
+    metric: Metric,
+    read: fn(&T, &mut Values<'_>),
+}
+
+const fn row<T: ?Sized>(
+    kind: Kind,
+    name: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+    read: fn(&T, &mut Values<'_>),
+) -> Row<T> {
+    Row { metric: Metric { name, kind, labels, help }, read }
+}
+
+/// Where a row puts its values: those of the first labels are given, those of the others come with each value.
+struct Values<'a> {
+    metric: &'a Metric,
+    first: &'a [&'a str],
+    out: &'a mut Vec<proto::Metric>,
+}
+
+impl Values<'_> {
+    fn put(&mut self, value: f64) {
+        self.with(&[], value);
+    }
+
+    fn with(&mut self, more: &[&str], value: f64) {
+        let values = self.first.iter().chain(more);
+        debug_assert_eq!(self.first.len() + more.len(), self.metric.labels.len(), "{}", self.metric.name);
+        let pairs = self.metric.labels.iter().zip(values).map(|(name, value)| {
+            let mut pair = LabelPair::default();
+            pair.set_name((*name).into());
+            pair.set_value((*value).into());
+            pair
+        });
+        let mut metric = proto::Metric::from_label(pairs.collect());
+        match self.metric.kind {
+            Kind::Counter => {
+                let mut counter = proto::Counter::default();
+                counter.set_value(value);
+                metric.set_counter(counter);
+            }
+            Kind::Gauge => {
+                let mut gauge = proto::Gauge::default();
+                gauge.set_value(value);
+                metric.set_gauge(gauge);
+            }
+        }
+        self.out.push(metric);
+    }
+
+    /// 1 for the one of `all` that is `now`, 0 for the others; `now` counts even if `all` lacks it.
+    fn one_of(&mut self, all: &[&str], now: &str) {
+        all.iter().filter(|name| **name != now).for_each(|name| self.with(&[name], 0.0));
+        if !now.is_empty() {
+            self.with(&[now], 1.0);
+        }
+    }
+}
+
+/// What rows give for all of `things`, each with the values of its first labels.
+fn families<'t, T: 't>(rows: &[Row<T>], things: impl Iterator<Item = (Vec<&'t str>, &'t T)> + Clone) -> Vec<MetricFamily> {
+    let family = |row: &Row<T>| {
+        let mut out = Vec::new();
+        for (first, thing) in things.clone() {
+            (row.read)(thing, &mut Values { metric: &row.metric, first: &first, out: &mut out });
+        }
+        let mut family = MetricFamily::default();
+        family.set_name(row.metric.name.into());
+        family.set_help(row.metric.help.into());
+        family.set_field_type(match row.metric.kind {
+            Kind::Counter => MetricType::COUNTER,
+            Kind::Gauge => MetricType::GAUGE,
+        });
+        family.set_metric(out);
+        family
+    };
+    // The format knows no family without a value.
+    rows.iter().map(family).filter(|family| !family.get_metric().is_empty()).collect()
+}
+
+fn text(families: &[MetricFamily]) -> String {
+    TextEncoder::new().encode_to_string(families).unwrap_or_else(|e| panic!("families have names and values: {e}"))
+}
+
+/// The mirror daemon's metrics.
+pub fn of_daemon(snapshot: &Snapshot) -> String {
+    text(&[process::families(), mirrors::families(snapshot)].concat())
+}
+
+/// The failover monitor's metrics.
+pub fn of_failover(status: &FailoverStatus) -> String {
+    text(&[process::families(), failover::families(status)].concat())
+}
+
+/// Every metric there is, of both daemons, each once.
+pub fn all() -> Vec<Metric> {
+    [process::all(), mirrors::all(), failover::all()].concat()
+}
+
+fn truth(yes: bool) -> f64 {
+    f64::from(u8::from(yes))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,128 @@
+//! What is exported, and what documents, rules and dashboard make of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::*;
+use crate::failover::control::Status as FailoverStatus;
+use crate::failover::machine::{Alarm, Report, Side};
+use crate::failover::monitor::{Shown, ShownServer};
+use crate::status::tests::snapshot;
+
+fn failover() -> FailoverStatus {
+    let shown = Shown {
+        name: "web".into(),
+        on: Some(Side::Backup),
+        epoch: 4,
+        alarm: Some(Alarm::SplitBrain),
+        servers: vec![ShownServer::default(); 2],
+        ..Shown::default()
+    };
+    FailoverStatus { version: "1".into(), server: Some(Report { writable: true, ..Report::default() }), failovers: vec![shown] }
+}
+
+fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Whole words that begin with the prefix; a name that goes on after `*` or `…` names several.
+fn named(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '*' || c == '…'));
+    words.filter(|w| w.starts_with("fansync_") && !w.contains(['*', '…'])).collect()
+}
+
+/// Names and labels as Prometheus reads them, with their values.
+fn series(text: &str) -> BTreeMap<String, f64> {
+    let lines = text.lines().filter(|l| !l.starts_with('#'));
+    lines.map(|l| l.rsplit_once(' ').map(|(name, value)| (name.to_owned(), value.parse().unwrap())).unwrap()).collect()
+}
+
+#[test]
+fn names_follow_the_conventions() {
+    let mut seen = BTreeSet::new();
+    for m in all() {
+        assert!(seen.insert(m.name), "{} is there twice", m.name);
+        assert!(m.name.starts_with("fansync_") && m.name.chars().all(|c| c.is_ascii_lowercase() || c == '_'), "{}", m.name);
+        assert_eq!(m.name.ends_with("_total"), m.kind == Kind::Counter, "{}", m.name);
+        assert!(m.help.ends_with('.') && !m.help.contains('\n'), "{}: {}", m.name, m.help);
+        for unit in ["_ms", "_milliseconds", "_kb", "_kilobytes", "_minutes", "_percent", "_time", "_unix"] {
+            assert!(!m.name.trim_end_matches("_total").ends_with(unit), "{} is in no base unit", m.name);
+        }
+    }
+}
+
+#[test]
+fn every_metric_is_exported_with_help_and_type() {
+    let text = of_daemon(&snapshot()) + &of_failover(&failover());
+    for m in all() {
+        let kind = if m.kind == Kind::Counter { "counter" } else { "gauge" };
+        for line in [format!("# HELP {} {}\n", m.name, m.help), format!("# TYPE {} {kind}\n", m.name)] {
+            assert!(text.contains(&line), "{line:?} is not in\n{text}");
+        }
+        let has_value = text.lines().any(|l| l.strip_prefix(m.name).is_some_and(|rest| rest.starts_with(['{', ' '])));
+        assert!(has_value, "{} has no value", m.name);
+    }
+}
+
+#[test]
+fn values_are_those_of_the_status() {
+    let mut s = snapshot();
+    let t = &mut s.mirrors[0].targets[0];
+    (t.runs, t.bytes_sent, t.paused_unix) = (10, 1 << 40, 5.0);
+    t.bad_runs = [("busy".into(), 2), ("target_down".into(), 1)].into();
+    t.failures_more = 6;
+    let got = series(&of_daemon(&s));
+    let target = "mirror=\"data\",target=\"backup\"";
+    for (name, value) in [
+        (format!("fansync_target_lag_seconds{{{target}}}"), 75.0),
+        (format!("fansync_target_pending_paths{{{target}}}"), 3.0),
+        (format!("fansync_target_state{{{target},state=\"down\"}}"), 1.0),
+        (format!("fansync_target_state{{{target},state=\"idle\"}}"), 0.0),
+        (format!("fansync_target_rsync_runs_total{{{target},outcome=\"done\"}}"), 7.0),
+        (format!("fansync_target_rsync_runs_total{{{target},outcome=\"busy\"}}"), 2.0),
+        (format!("fansync_target_rsync_runs_total{{{target},outcome=\"killed\"}}"), 0.0),
+        (format!("fansync_target_failed_paths{{{target}}}"), 7.0),
+        (format!("fansync_target_sent_bytes_total{{{target}}}"), (1u64 << 40) as f64),
+        ("fansync_rescans_total{mirror=\"data\",cause=\"queue_overflow\"}".into(), 2.0),
+        ("fansync_rescans_total{mirror=\"data\",cause=\"unwatched\"}".into(), 0.0),
+        ("fansync_reader_pauses_total{mirror=\"data\"}".into(), 4.0),
+        ("fansync_hook_state{mirror=\"data\",hook=\"purge\",state=\"retrying\"}".into(), 1.0),
+        ("fansync_hook_dropped_changes_total{mirror=\"data\",hook=\"purge\"}".into(), 7.0),
+    ] {
+        assert_eq!(got.get(&name), Some(&value), "{name} in {got:#?}");
+    }
+    let got = series(&of_failover(&failover()));
+    for (name, value) in [
+        ("fansync_failover_mounted{failover=\"web\",side=\"backup\"}", 1.0),
+        ("fansync_failover_mounted{failover=\"web\",side=\"primary\"}", 0.0),
+        ("fansync_failover_alarm{failover=\"web\",alarm=\"split_brain\"}", 1.0),
+        ("fansync_failover_alarm{failover=\"web\",alarm=\"held\"}", 0.0),
+        ("fansync_failover_export_writable", 1.0),
+    ] {
+        assert_eq!(got.get(name), Some(&value), "{name}");
+    }
+}
+
+#[test]
+fn a_state_or_cause_that_the_list_lacks_is_not_swallowed() {
+    let mut s = snapshot();
+    s.mirrors[0].targets[0].state = "dreaming".into();
+    let text = of_daemon(&s);
+    assert!(text.contains("state=\"dreaming\"} 1\n"), "{text}");
+}
+
+#[test]
+fn the_documents_list_every_metric_and_no_other() {
+    let known: BTreeSet<&str> = all().iter().map(|m| m.name).collect();
+    let docs = read("docs/monitoring.md");
+    let unknown: Vec<_> = named(&docs).into_iter().filter(|name| !known.contains(name)).collect();
+    assert!(unknown.is_empty(), "docs/monitoring.md names what is not exported: {unknown:?}");
+    let row = |m: &Metric| {
+        let kind = if m.kind == Kind::Counter { "counter" } else { "gauge" };
+        let labels = m.labels.iter().map(|l| format!("`{l}`")).collect::<Vec<_>>().join(", ");
+        format!("| `{}` | {kind} | {labels} | {} |", m.name, m.help).replace("|  |", "| |")
+    };
+    let lacks: Vec<_> = all().iter().map(row).filter(|row| !docs.lines().any(|line| line == row)).collect();
+    assert!(lacks.is_empty(), "docs/monitoring.md lacks these rows:\n{}", lacks.join("\n"));
+}

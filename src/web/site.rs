@@ -1,0 +1,126 @@
+//! Which document is where, and for whom.
+//!
+//! `/metrics` is for whoever can connect. The page, `status.json` and `history.json` hold names of files and hosts, so they are for
+//! connections from this host; over ssh's `-L` that is one, too.
+//!
+//! A web site that somebody on this host looks at must not be able to read any of it. Browsers keep other origins from reading
+//! answers, unless the site's own name is made to stand for 127.0.0.1 (DNS rebinding). Such requests carry that name as their
+//! `Host`, so from this host only `localhost` and loopback addresses are taken.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::http::{Request, Response};
+use crate::failover::control::Parts;
+use crate::metrics::sampler::Sampler;
+use crate::metrics::{CONTENT_TYPE, of_daemon, of_failover};
+
+/// The mirror daemon's documents.
+pub fn daemon(sampler: Arc<Sampler>) -> impl Fn(&Request) -> Response + Send + Sync {
+    move |request| {
+        guarded(request, || match request.path.as_str() {
+            "/metrics" => match sampler.snapshot() {
+                Ok(snapshot) => Response::ok(CONTENT_TYPE, of_daemon(&snapshot)),
+                Err(why) => Response::refuse(503, &why),
+            },
+            _ => Response::refuse(404, "there is /metrics"),
+        })
+    }
+}
+
+/// The failover monitor's document.
+pub fn failover(parts: Arc<Parts>) -> impl Fn(&Request) -> Response + Send + Sync {
+    move |request| {
+        guarded(request, || match request.path.as_str() {
+            "/metrics" => Response::ok(CONTENT_TYPE, of_failover(&parts.status())),
+            _ => Response::refuse(404, "there is /metrics"),
+        })
+    }
+}
+
+/// Answers only whom it may.
+pub fn guarded(request: &Request, answer: impl FnOnce() -> Response) -> Response {
+    let here = request.peer.ip().to_canonical().is_loopback();
+    if here && !request.host.as_deref().is_some_and(stands_for_this_host) {
+        return Response::refuse(421, "from this host, ask for localhost, 127.0.0.1 or [::1], not for another name");
+    }
+    if !here && request.path != "/metrics" {
+        return Response::refuse(
+            403,
+            "this is for connections from the same host only, as over ssh -L; from elsewhere there is /metrics",
+        );
+    }
+    answer()
+}
+
+/// Whether a `Host`, with or without a port, can only mean the loopback interface.
+fn stands_for_this_host(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').map_or("", |(address, _)| address),
+        None => host.split_once(':').map_or(host, |(name, _)| name),
+    };
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::tests::snapshot;
+
+    fn ask(peer: &str, host: Option<&str>, path: &str) -> Response {
+        let site = daemon(Sampler::new(Box::new(|| Ok(snapshot()))));
+        let request =
+            Request { method: "GET".into(), path: path.into(), host: host.map(Into::into), peer: peer.parse().unwrap() };
+        site(&request)
+    }
+
+    #[test]
+    fn names_that_mean_this_host() {
+        for host in ["localhost", "LOCALHOST:9846", "127.0.0.1", "127.0.0.1:9846", "127.9.9.9:1", "[::1]", "[::1]:9846"] {
+            assert!(stands_for_this_host(host), "{host}");
+        }
+        for host in [
+            "",
+            "evil.example",
+            "evil.example:9846",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example",
+            "10.0.0.1",
+            "[::2]:1",
+            "[::1",
+            "::1",
+            "0.0.0.0",
+        ] {
+            assert!(!stands_for_this_host(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn another_name_for_this_host_is_refused_and_others_get_metrics_only() {
+        for (peer, host, path, status) in [
+            ("127.0.0.1:5", Some("127.0.0.1:9846"), "/metrics", 200),
+            ("[::ffff:127.0.0.1]:5", Some("localhost:9846"), "/metrics", 200),
+            ("127.0.0.1:5", Some("rebound.example:9846"), "/metrics", 421),
+            ("127.0.0.1:5", None, "/metrics", 421),
+            ("10.0.0.9:5", Some("mirror.example:9846"), "/metrics", 200),
+            ("10.0.0.9:5", Some("localhost"), "/", 403),
+            ("10.0.0.9:5", Some("127.0.0.1"), "/status.json", 403),
+            ("127.0.0.1:5", Some("localhost"), "/../etc/passwd", 404),
+        ] {
+            assert_eq!(ask(peer, host, path).status, status, "{peer} {host:?} {path}");
+        }
+    }
+
+    #[test]
+    fn an_engine_that_does_not_answer_fails_the_scrape() {
+        let site = daemon(Sampler::new(Box::new(|| Err("the engine of mirror m does not answer".into()))));
+        let request = Request {
+            method: "GET".into(),
+            path: "/metrics".into(),
+            host: Some("localhost".into()),
+            peer: "127.0.0.1:5".parse().unwrap(),
+        };
+        let response = site(&request);
+        assert_eq!((response.status, &response.body[..]), (503, &b"the engine of mirror m does not answer\n"[..]));
+    }
+}
