@@ -40,6 +40,7 @@ pub mod resolve;
 pub mod ring;
 pub mod scan;
 pub mod sersync;
+pub mod short;
 pub mod source;
 pub mod state;
 pub mod status;

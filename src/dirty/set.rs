@@ -19,6 +19,7 @@ use rustc_hash::FxHasher;
 
 use super::{Epoch, Epochs, Seen};
 use crate::path::{self, RelPath};
+use crate::short::Short;
 use landed::Landed;
 pub use moves::Moves;
 use moves::Renames;
@@ -170,7 +171,7 @@ struct Node {
     last_child: u32,
     next: u32,
     prev: u32,
-    name: Box<[u8]>,
+    name: Short,
     epoch: Epoch,
     /// Nodes in flight strictly below.
     flying_below: u32,
@@ -218,7 +219,7 @@ impl DirtySet {
             last_child: NONE,
             next: NONE,
             prev: NONE,
-            name: Box::default(),
+            name: Short::default(),
             epoch: Epoch::default(),
             flying_below: 0,
             flying: 0,
@@ -417,7 +418,7 @@ impl DirtySet {
             slot.remove();
         }
         self.cursor.lose();
-        self.nodes[at as usize].name = Box::default();
+        self.nodes[at as usize].name = Short::default();
         self.free.push(at);
         if self.free.len() > 1024 && self.free.len() == self.nodes.len() - 1 {
             // All but the root are free: give the memory of a past burst back.

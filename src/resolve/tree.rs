@@ -12,6 +12,8 @@ use std::hash::{Hash, Hasher};
 use hashbrown::HashTable;
 use rustc_hash::FxHasher;
 
+use crate::short::Short;
+
 /// A directory in the tree. Valid until the directory is forgotten; look it up again by handle, do not keep it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeId(u32);
@@ -35,7 +37,7 @@ const ROOT: u32 = 0;
 
 struct Node {
     parent: u32,
-    name: Box<[u8]>,
+    name: Short,
     handle: Option<Handle>,
     /// Whether the filter excludes this directory, and in which generation that was found.
     verdict: (u32, bool),
@@ -46,7 +48,7 @@ struct Node {
 struct Handle {
     fs: u64,
     kind: i32,
-    bytes: Box<[u8]>,
+    bytes: Short,
 }
 
 impl Handle {
@@ -80,7 +82,7 @@ pub(super) fn hash(of: impl Hash) -> u64 {
 impl Tree {
     /// A tree that holds the root. `max_dirs`: nodes kept, and foreign directories remembered, each.
     pub fn new(max_dirs: usize) -> Tree {
-        let root = Node { parent: NONE, name: Box::default(), handle: None, verdict: (0, false), used: true, live: true };
+        let root = Node { parent: NONE, name: Short::default(), handle: None, verdict: (0, false), used: true, live: true };
         Tree {
             nodes: vec![root],
             free: Vec::new(),
@@ -358,7 +360,7 @@ impl Tree {
                     self.unindex_name(at);
                 }
                 let n = &mut self.nodes[at as usize];
-                (n.parent, n.live, n.name) = (NONE, false, Box::default());
+                (n.parent, n.live, n.name) = (NONE, false, Short::default());
                 self.free.push(at);
             }
         }

@@ -173,7 +173,7 @@ impl DirtySet {
         for (new, old) in order {
             let (n, o) = (&self.nodes[new as usize], &self.nodes[old as usize]);
             let dir = n.kind == Some(Kind::Subtree);
-            let same_name = n.name == o.name;
+            let same_name = *n.name == *o.name;
             if picked.len() >= max
                 || group.is_some_and(|g| g != (n.parent, o.parent, same_name, false))
                 || !picked.is_empty() && dir
