@@ -25,6 +25,7 @@ mod muting;
 mod names;
 mod outages;
 mod privilege;
+mod races;
 mod renames;
 mod restart;
 mod rewrite;
@@ -112,6 +113,7 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("renames", renames::cases()),
         ("rewrite", rewrite::cases()),
         ("types", types::cases()),
+        ("races", races::cases()),
         ("identity", identity::cases()),
         ("names", names::cases()),
         ("bursts", bursts::cases()),

@@ -95,6 +95,13 @@ fn told() -> Vec<Case> {
             m.src.write("a/sub/deep/new", b"in what was b");
             m.src.append("b/file", b" in what was a");
         }),
+        of("dirs_swapped_by_three_renames", |m| {
+            m.src.rename("a", "c");
+            m.src.rename("b", "a");
+            m.src.rename("c", "b");
+            m.src.write("a/sub/deep/new", b"in what was b");
+            m.src.append("b/file", b" in what was a");
+        }),
         of("exchange_files", |m| m.src.exchange("f", "g")),
         of("exchange_dir_and_file", |m| m.src.exchange("a", "f")),
         of("exchange_nested", |m| m.src.exchange("a/sub", "b")),

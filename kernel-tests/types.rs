@@ -1,6 +1,6 @@
 //! Names that change what they are, between and within batches, with content in the way.
 
-use crate::fixture::fs::ALL;
+use crate::fixture::fs::{ALL, Fs};
 use crate::fixture::tree::Dir;
 use crate::fixture::{Case, Mirror, Setup, case, step};
 
@@ -71,6 +71,27 @@ pub fn cases() -> Vec<Case> {
                 m.check();
                 m.src.remove("x");
                 m.src.write("x", format!("a file, turn {turn}"));
+                m.check();
+            }
+            Ok(())
+        }),
+        case("dir_to_file_to_symlink_and_back", &[Fs::Ext4], |fs| {
+            let m = Setup::new(fs).start()?;
+            full_dir(&m.src);
+            m.check();
+            for turn in 0..3 {
+                m.src.rename("x", "away");
+                m.src.write("x", format!("a file, turn {turn}"));
+                m.check();
+                m.src.remove("x");
+                m.src.symlink("away", "x");
+                m.src.write("away/file", format!("turn {turn}"));
+                m.check();
+                // The link goes and the directory comes back in one window, with content written under either name.
+                m.src.write("x/sub/through the link", b"x");
+                m.src.remove("x");
+                m.src.rename("away", "x");
+                m.src.write("x/sub/new", format!("turn {turn}"));
                 m.check();
             }
             Ok(())
