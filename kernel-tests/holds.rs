@@ -336,6 +336,18 @@ pub fn cases() -> Vec<Case> {
             m.check();
             Ok(())
         }),
+        case("max_delete_judges_again_what_a_wider_run_has_covered", &[Fs::Tmpfs], |fs| {
+            let m = Setup::guarded(fs).key("max_delete", 10).before(twenty).start()?;
+            m.check();
+            at_once(&m, || (0..12).for_each(|n| m.src.rename_to(format!("d{n}"), &m.out, format!("d{n}"))));
+            status(&m, |t| t.held_deletes > 10);
+            // Six entries are left to delete, and nobody asks.
+            (0..9).for_each(|n| m.out.rename_to(format!("d{n}"), &m.src, format!("d{n}")));
+            status(&m, |t| t.state == "idle" && t.held_deletes == 0);
+            m.check();
+            assert!(!m.dst().has("d9"));
+            Ok(())
+        }),
         case("max_delete_of_a_comparison", &[Fs::Tmpfs, Fs::Ext4], |fs| {
             let mut m = Setup::guarded(fs).key("max_delete", "20%").before(twenty).start()?;
             m.check();

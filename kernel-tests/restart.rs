@@ -3,7 +3,7 @@
 
 use crate::fixture::daemon::{Until, fansync, log_path};
 use crate::fixture::fs::{ALL, Fs};
-use crate::fixture::proc::{must, poll_until};
+use crate::fixture::proc::{descendants, must, poll_until};
 use crate::fixture::rsyncd::Rsyncd;
 use crate::fixture::tree::Dir;
 use crate::fixture::{Case, Mirror, Run, SLACK, Setup, To, WAIT, case};
@@ -12,6 +12,13 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::SystemTime;
+
+use nix::sys::signal::{Signal, kill};
+
+/// Whether rsync's temporary file of a transfer lies in a directory.
+fn partial(dir: &Path) -> bool {
+    fs::read_dir(dir).is_ok_and(|mut l| l.any(|e| e.is_ok_and(|e| e.file_name().as_encoded_bytes()[0] == b'.')))
+}
 
 const DIRS: usize = 20;
 const FILES_PER_DIR: usize = 25;
@@ -56,9 +63,6 @@ pub fn cases() -> Vec<Case> {
             for round in 0..2 {
                 m.src.write("d1/large", vec![b'a' + round; 2 << 20]);
                 m.src.write("d2/other", vec![b'k' + round; 1 << 20]);
-                let partial = |dir: &Path| {
-                    fs::read_dir(dir).is_ok_and(|mut l| l.any(|e| e.is_ok_and(|e| e.file_name().as_encoded_bytes()[0] == b'.')))
-                };
                 let begun = poll_until(WAIT, || partial(&m.dst().at("d1")).then_some(()));
                 begun.expect("the first target receives the large file");
                 m.daemon.kill();
@@ -68,6 +72,46 @@ pub fn cases() -> Vec<Case> {
                 m.restart(Until::Watching);
             }
             m.check();
+            Ok(())
+        }),
+        case("killed_in_mid_transfer_and_stopped_before_it_was_sent", &[Fs::Ext4], |fs| {
+            let slow = Setup::new(fs).targets(&[To::Local]).target_key("args", vec!["--bwlimit=400"]);
+            let mut m = old_tree(slow)?;
+            m.src.write("d1/large", b"small");
+            m.check();
+            covered(&m);
+            m.src.write("d1/large", vec![b'a'; 800 << 10]);
+            poll_until(WAIT, || partial(&m.dst().at("d1")).then_some(())).expect("the target receives the large file");
+            // So that nothing is sent by the next daemon, which then stops in order.
+            m.daemon.does(&["pause"]);
+            // A receiver that outlives its client removes the file.
+            let all = descendants(m.daemon.pid());
+            let send = |signal| all.iter().for_each(|pid| _ = kill(*pid, signal));
+            send(Signal::SIGSTOP);
+            m.daemon.kill();
+            send(Signal::SIGKILL);
+            m.restart(Until::Watching);
+            let walked = || (!m.daemon.status().mirrors[0].start.walking).then_some(());
+            poll_until(WAIT, walked).expect("the walk ends");
+            m.daemon.terminate();
+            m.restart(Until::Watching);
+            assert!(partial(&m.dst().at("d1")), "nothing was left behind, so this shows nothing");
+            m.daemon.does(&["resume"]);
+            m.check();
+            Ok(())
+        }),
+        case("target_emptied_while_stopped", &[Fs::Ext4], |fs| {
+            let mut m = old_tree(Setup::new(fs).targets(&[To::Module, To::Local]))?;
+            covered(&m);
+            m.daemon.terminate();
+            for name in fs::read_dir(m.dst().root()).expect("it is there").flatten() {
+                m.dst().remove(name.file_name());
+            }
+            m.src.write("d3/f3", b"while it was stopped");
+            m.restart(Until::Watching);
+            m.check();
+            assert!(m.daemon.log().contains("lacks what it had at the last stop"));
+            assert_eq!(m.daemon.target_status("t2").files_sent, 1, "the other target was not left alone");
             Ok(())
         }),
         case("same_content_size_and_time_at_a_kill", ALL, |fs| {

@@ -124,6 +124,8 @@ pub(super) struct Begin {
     /// Before the marks were set.
     at: Wall,
     pub(super) status: status::Start,
+    /// An earlier run may have left temporary files on targets, beside what the walk finds.
+    untidy: bool,
     /// Per target: what has to be clear before it counts as begun; `None`: a comparison of everything.
     pub(super) epochs: Option<Vec<Option<Epoch>>>,
 }
@@ -131,7 +133,7 @@ pub(super) struct Begin {
 impl Begin {
     /// Before the marks are set.
     pub(super) fn now() -> std::io::Result<Begin> {
-        Ok(Begin { opened: None, at: Clock::now()?.wall, status: status::Start::default(), epochs: None })
+        Ok(Begin { opened: None, at: Clock::now()?.wall, status: status::Start::default(), untidy: false, epochs: None })
     }
 }
 
@@ -390,11 +392,18 @@ impl Engine {
                     self.targets[target].see(now, b"", Seen::Subtree);
                     whole[target] = true;
                 }
-                (None, Some(since)) => self.targets[target].walk_begins(since.0.div_euclid(1_000_000_000)),
+                (None, Some(since)) => {
+                    let since = since.0.div_euclid(1_000_000_000);
+                    self.targets[target].walk_begins(since);
+                    if self.mirror.initial == Initial::Reconcile {
+                        self.targets[target].was_equal(since);
+                    }
+                }
                 (None, None) => {}
             }
         }
         let clean = resume.tidy;
+        self.begin.untidy = !clean;
         if !clean {
             *self.losses.entry(Cause::UncleanStop).or_insert(0) += 1;
         }
@@ -668,7 +677,8 @@ impl Engine {
 
     /// The end: no run goes on, and what this run leaves behind is saved.
     pub(super) fn leave(&mut self) {
-        let mut cut = false;
+        // Before the runs are ended: what they carry is not on the targets.
+        let mut cut = !self.tidied_up();
         for at in 0..self.targets.len() {
             self.with_target(at, |target, cx: &mut Context<'_>| cut |= target.end_runs(cx));
         }
@@ -696,6 +706,15 @@ impl Engine {
         if let Err(error) = history.keeper.stop(last, synced, !cut) {
             tracing::error!(mirror = %self.mirror.name, error = %error, "the state could not be saved at the end");
         }
+    }
+
+    /// Whether what an earlier run may have left on the targets is gone: everything that the walk found has been sent.
+    fn tidied_up(&self) -> bool {
+        let sent = |(target, epoch): (&Target, &Option<Epoch>)| match epoch {
+            Some(epoch) => target.flushed(*epoch),
+            None => target.reconciles() > 0,
+        };
+        !self.begin.untidy || self.begin.epochs.as_ref().is_some_and(|epochs| self.targets.iter().zip(epochs).all(sent))
     }
 
     /// One more drain, after the last run; `None` when it did not end in time or says nothing.

@@ -21,6 +21,7 @@ mod linked;
 mod renames;
 mod report;
 mod send;
+mod standing;
 mod steer;
 mod survey;
 mod told;
@@ -169,6 +170,15 @@ struct Flight {
     moving: Option<renames::Moving>,
 }
 
+/// What runs carried that the target did not answer.
+struct Unanswered {
+    /// When it is looked at again.
+    due: Duration,
+    /// The epoch of the oldest change among it: until it was looked at, that is not known to be on the target.
+    since: Epoch,
+    carried: Vec<(RelPath, Kind)>,
+}
+
 /// Why a run was ended from here.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ended {
@@ -204,8 +214,8 @@ pub struct Target {
     backoff: Backoff,
     /// Failures since the target last took something. That it answers a probe does not end the row: a full disk does so too.
     tries: u32,
-    /// What runs carried that the target did not answer, and when it is looked at again.
-    unanswered: Vec<(Duration, Vec<(RelPath, Kind)>)>,
+    /// See [`Unanswered`].
+    unanswered: Vec<Unanswered>,
     /// After a restart: what a walk finds may be another content under the same size and time if it changed since then (seconds since
     /// 1970), and how long that holds.
     resumed: Option<(i64, Option<Epoch>)>,
@@ -215,6 +225,8 @@ pub struct Target {
     full: bool,
     /// The target's directory was not there: what comes back in its place may hold nothing of what was sent before.
     suspect: bool,
+    /// After a restart, until a probe has told.
+    standing: Option<standing::Standing>,
     last_seen: Duration,
     first_ready: Option<Duration>,
     go_now: bool,
@@ -299,6 +311,7 @@ impl Target {
             crowded: None,
             full: false,
             suspect: false,
+            standing: None,
             last_seen: Duration::ZERO,
             first_ready: None,
             go_now: true,
@@ -464,7 +477,7 @@ impl Target {
             && self.paused.is_none()
         {
             self.state = State::Probing { tries: *tries };
-            let list = probe::probe_list();
+            let list = self.probe_list(cx);
             self.start(cx, Launch::of(Pass::Probe, Input::List(&list), Load::Probe));
         }
         if self.role_due().is_some_and(|due| due <= cx.now) {
@@ -479,16 +492,7 @@ impl Target {
             );
         }
         if self.is_up() && self.paused.is_none() {
-            for (_, carried) in self.unanswered.extract_if(.., |(due, _)| *due <= cx.now).collect::<Vec<_>>() {
-                for (path, kind) in carried {
-                    let seen = match kind {
-                        Kind::Entry => Seen::Touched,
-                        Kind::Contents => Seen::Contents,
-                        Kind::Subtree => Seen::Subtree,
-                    };
-                    self.see(cx.now, &path, seen);
-                }
-            }
+            self.look_again_at_unanswered(cx.now);
         }
         let mut softened = Vec::new();
         let mut old = Vec::new();
@@ -555,7 +559,7 @@ impl Target {
                 due.extend(self.retries.next_due());
                 due.extend(self.withheld.iter().map(|w| w.due));
             }
-            due.extend(self.unanswered.iter().map(|(due, _)| *due));
+            due.extend(self.unanswered.iter().map(|u| u.due));
         }
         due.extend(self.role_due());
         due.extend(self.set.next_linked());

@@ -46,6 +46,9 @@ impl Target {
 
     pub(super) fn probed(&mut self, cx: &mut Context<'_>, run: &Flight, outcome: &Outcome) {
         self.suspect |= gone(outcome, run.run.output());
+        if self.stands_no_more(cx, run.run.output(), outcome) {
+            return;
+        }
         match probe::interpret_probe(outcome, &run.run.output().signs) {
             TargetState::Usable => self.answered(cx, true),
             TargetState::UseFallback => self.answered(cx, false),
@@ -138,6 +141,21 @@ impl Target {
         }
     }
 
+    /// What the target did not answer becomes dirty again when its time has come, as old as it was: no watermark may pass it before.
+    pub(super) fn look_again_at_unanswered(&mut self, now: Duration) {
+        for Unanswered { since, carried, .. } in self.unanswered.extract_if(.., |u| u.due <= now).collect::<Vec<_>>() {
+            for (path, kind) in carried {
+                let seen = match kind {
+                    Kind::Entry => Seen::Touched,
+                    Kind::Contents => Seen::Contents,
+                    Kind::Subtree => Seen::Subtree,
+                };
+                self.set.see_since(&path, seen, since);
+            }
+            self.first_ready.get_or_insert(now);
+        }
+    }
+
     /// The server's connections are used up. What we hold beyond the one that works may be the cause, so it is let go for
     /// as long as a process would stand by; then it is tried again.
     pub(super) fn crowd(&mut self, cx: &mut Context<'_>, outcome: &Outcome) {
@@ -175,7 +193,8 @@ impl Target {
         // A receiver that hangs keeps what it got, and may carry it out when it wakes up, over what was sent since (measured).
         if outcome.verdict == Verdict::TimedOut || run.ended_badly == Some(Ended::Stalled) {
             let carried = batch.entries.iter().map(|e| (e.path.clone(), e.kind)).collect();
-            self.unanswered.push((cx.now + self.cfg.watchdog * UNANSWERED_WATCHDOGS, carried));
+            let due = cx.now + self.cfg.watchdog * UNANSWERED_WATCHDOGS;
+            self.unanswered.extend(since.map(|since| Unanswered { due, since, carried }));
         }
         if let Some(moving) = run.moving.take() {
             self.moving_ended(cx, &run, moving, batch, &outcome);
@@ -302,6 +321,7 @@ impl Target {
     pub(super) fn confirm(&mut self, id: BatchId, entries: Vec<Entry>) {
         self.stats.batches += 1;
         self.stats.last_success_unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        self.judge_covered(&entries);
         for entry in &entries {
             let over = self.retries.confirmed(entry);
             self.set.forget(over);

@@ -331,6 +331,15 @@ impl Target {
         }
     }
 
+    /// A run has ended well that carried `entries`: what is withheld below them may be done with it, and is judged at once.
+    pub(super) fn judge_covered(&mut self, entries: &[Entry]) {
+        let wide = |e: &&Entry| e.kind > Kind::Entry;
+        let covered = |e: &Entry| entries.iter().filter(wide).any(|run| path::is_at_or_below(&e.path, &run.path));
+        for withheld in self.withheld.iter_mut().filter(|w| w.entries.iter().any(covered)) {
+            withheld.due = Duration::ZERO;
+        }
+    }
+
     pub(super) fn withheld_deletes(&self) -> u64 {
         self.withheld.iter().map(|w| w.deletes).sum()
     }

@@ -80,6 +80,20 @@ mod tests {
     use super::*;
     use crate::sync::location::Location;
 
+    /// A watermark moves past an epoch that is flushed, and a restart looks at nothing before it.
+    #[test]
+    fn what_was_not_answered_is_looked_at_again_as_old_as_it_is() {
+        let cfg = config::Target::new("t", Location::parse("host:/dir").unwrap());
+        let mut target = Target::new(0, &Mirror::new("m", "/src"), &cfg, &RsyncFacts::default());
+        let since = target.close_epoch();
+        let carried = vec![(RelPath::new(b"f").unwrap(), Kind::Entry)];
+        target.unanswered.push(Unanswered { due: Duration::from_secs(9), since, carried });
+        target.look_again_at_unanswered(Duration::from_secs(8));
+        assert!(target.flushed(since) && target.in_doubt(), "the doubt keeps the watermark");
+        target.look_again_at_unanswered(Duration::from_secs(9));
+        assert!(!target.flushed(since) && !target.in_doubt(), "the path does");
+    }
+
     #[test]
     fn settings_that_make_it_another_target() {
         let of = |change: fn(&mut config::Target)| {

@@ -113,7 +113,7 @@ impl Target {
         run.keep_items(match &manner.look {
             Some(look) => self.kept_items(look),
             None if dry => self.mirror.batch.max_pending,
-            None => self.telling.keep,
+            None => self.telling.keep.max(self.kept_for_standing(&launch.load)),
         });
         let fds = [(run.output_fd(Stream::Stdout), STDOUT), (run.output_fd(Stream::Stderr), STDERR), (Some(run.pidfd()), EXIT)];
         for (fd, which) in fds {

@@ -94,7 +94,7 @@ impl Target {
         };
         let parked = self.retries.entries().chain(self.runs.values().flat_map(|r| &r.after));
         let busy = parked.map(|e| (&e.path, e.kind, e.gone)).any(|(p, kind, gone)| near(p, kind, gone))
-            || self.unanswered.iter().flat_map(|(_, carried)| carried).any(|(p, kind)| near(p, *kind, true));
+            || self.unanswered.iter().flat_map(|u| &u.carried).any(|(p, kind)| near(p, *kind, true));
         if by_name && self.renames.refused < REFUSALS && fits(path) && !busy { seen } else { seen.plain() }
     }
 
