@@ -20,6 +20,7 @@ mod hooks;
 mod identity;
 mod lifecycle;
 mod losses;
+mod manager;
 mod monitoring;
 mod muting;
 mod names;
@@ -131,6 +132,7 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("monitoring", monitoring::cases()),
         ("privilege", privilege::cases()),
         ("lifecycle", lifecycle::cases()),
+        ("manager", manager::cases()),
         ("holds", holds::cases()),
         ("steering", steering::cases()),
         ("restart", restart::cases()),

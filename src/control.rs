@@ -3,11 +3,14 @@
 //! The socket is mode 0600, so only its owner and root reach it. A request is bounded in length and time; what cannot be
 //! parsed is refused. A socket file left by a dead daemon is replaced, one of a living daemon is not.
 
+mod engines;
+
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
@@ -15,6 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::status::{self, Snapshot};
 use crate::sys::event::EventFd;
+
+pub use engines::Engines;
 
 /// The longest request or small reply, in bytes.
 const MAX_REQUEST_BYTES: u64 = 64 * 1024;
@@ -157,6 +162,8 @@ pub struct Handle {
     pub commands: Sender<Command>,
     /// Rung after each command.
     pub wake: Arc<EventFd>,
+    /// Counts the engine's turns. One that was woken and whose count stands still is stuck.
+    pub turns: Arc<AtomicU64>,
 }
 
 impl Handle {
@@ -239,8 +246,7 @@ impl Listener {
     }
 
     /// Serves requests for ever, each on a thread of its own.
-    pub fn serve(self, started: Instant, engines: Vec<Handle>) {
-        let engines = Arc::new(engines);
+    pub fn serve(self, started: Instant, engines: Engines) {
         let listener = match self.listener.try_clone() {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(%error, "the control socket is not served"),
@@ -249,10 +255,10 @@ impl Listener {
             .name("fansync-control".into())
             .spawn(move || {
                 for stream in listener.incoming().flatten() {
-                    let engines = Arc::clone(&engines);
+                    let engines = engines.clone();
                     let _ = std::thread::Builder::new()
                         .name("fansync-request".into())
-                        .spawn(move || answer(stream, started, &engines));
+                        .spawn(move || answer(stream, started, &engines.all()));
                 }
             })
             .map(drop)
@@ -412,7 +418,7 @@ mod tests {
     fn listener() -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run/x.sock");
-        Listener::bind(&path).unwrap().serve(Instant::now(), Vec::new());
+        Listener::bind(&path).unwrap().serve(Instant::now(), Engines::default());
         (dir, path)
     }
 

@@ -1,5 +1,9 @@
 //! The process: engines on their threads, signals, the control socket, progress, and the end.
 
+mod notify;
+mod progress;
+mod summary;
+
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
@@ -7,12 +11,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::bounded;
-use indicatif::{ProgressBar, ProgressStyle};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::config::{Config, Initial};
-use crate::control::{self, Command, Handle, Listener};
+use crate::control::{self, Command, Engines, Handle, Listener};
 use crate::engine::{Ended, Engine, StartError};
 use crate::exit::ExitCode;
 use crate::metrics::sampler::{self, Sampler, Sampling};
@@ -22,10 +25,11 @@ use crate::sync::argv;
 use crate::sync::probe::{ProbeError, RsyncFacts};
 use crate::web::http::{HttpError, Server};
 use crate::web::site;
+use notify::Manager;
+use progress::{DRAW_EVERY, Progress};
 
-/// How often progress is drawn, and how often it is logged where there is no terminal.
-const DRAW_EVERY: Duration = Duration::from_millis(200);
-const LOG_EVERY: Duration = Duration::from_secs(10);
+/// At the end, beyond `stop_timeout`: for the last drain, and for saving the state.
+const END_GRACE: Duration = Duration::from_secs(10);
 /// With `--once`, attempts at a target that is down before it is given up.
 const ONCE_TRIES: u64 = 3;
 
@@ -108,12 +112,17 @@ enum Wish {
     EngineEnded,
 }
 
-/// Tells the main thread that an engine has ended, by a panic too.
-struct Farewell(mpsc::Sender<Wish>);
+/// Tells the others that an engine has ended, by a panic too.
+struct Farewell {
+    wish: mpsc::Sender<Wish>,
+    engines: Engines,
+    mirror: String,
+}
 
 impl Drop for Farewell {
     fn drop(&mut self) {
-        let _ = self.0.send(Wish::EngineEnded);
+        self.engines.remove(&self.mirror);
+        let _ = self.wish.send(Wish::EngineEnded);
     }
 }
 
@@ -135,6 +144,8 @@ pub fn run(config: &Config, mode: Mode) -> Result<ExitCode, Error> {
     let (wish, wishes) = signals()?;
     let listener = listen(config, mode)?;
     let socket = listener.path().to_owned();
+    let known = Engines::default();
+    let manager = Manager::start(&known);
     let env = argv::environment(std::env::vars_os());
     let mut engines = Vec::new();
     for mirror in &config.mirrors {
@@ -145,12 +156,13 @@ pub fn run(config: &Config, mode: Mode) -> Result<ExitCode, Error> {
         engines.push((engine, handle));
     }
     let handles: Vec<Handle> = engines.iter().map(|(_, h)| h.clone()).collect();
-    listener.serve(started, handles.clone());
+    handles.iter().for_each(|h| known.put(h.clone()));
+    listener.serve(started, known.clone());
     let _socket = Unlink(socket.clone());
-    let _sampling = tell_metrics(&config.daemon, http, started, handles.clone())?;
+    let _sampling = tell_metrics(&config.daemon, http, started, known.clone())?;
     let mut running = Vec::new();
     for (engine, handle) in engines {
-        let farewell = Farewell(wish.clone());
+        let farewell = Farewell { wish: wish.clone(), engines: known.clone(), mirror: handle.mirror.clone() };
         let thread = std::thread::Builder::new()
             .name(format!("fansync-{}", handle.mirror))
             .spawn(move || {
@@ -164,8 +176,9 @@ pub fn run(config: &Config, mode: Mode) -> Result<ExitCode, Error> {
     if let Some(ready) = mode.ready {
         ready();
     }
+    manager.ready();
     let why = watch_over(config, mode, &handles, &wishes, &running);
-    Ok(end(config, why, running))
+    Ok(end(config, why, running, &manager))
 }
 
 /// Serves and writes metrics, as far as the configuration asks for them.
@@ -173,13 +186,13 @@ fn tell_metrics(
     daemon: &crate::config::Daemon,
     http: Option<Server>,
     started: Instant,
-    engines: Vec<Handle>,
+    engines: Engines,
 ) -> Result<Option<Sampling>, Error> {
     if http.is_none() && daemon.metrics_file.is_none() {
         return Ok(None);
     }
     let failed = |source| Error::Setup { what: "the threads of metrics", source };
-    let sampler = Sampler::new(Box::new(move || control::snapshot(started, &engines, sampler::PATIENCE)));
+    let sampler = Sampler::new(Box::new(move || control::snapshot(started, &engines.all(), sampler::PATIENCE)));
     if let Some(http) = http {
         tracing::info!(address = %http.address(), "serving metrics");
         http.serve(Arc::new(site::daemon(Arc::clone(&sampler)))).map_err(failed)?;
@@ -350,7 +363,7 @@ fn once_done(mirrors: &[status::Mirror]) -> Option<ExitCode> {
 }
 
 /// Tells every engine to finish, waits for it, and says what is left.
-fn end(config: &Config, why: End, running: Vec<Running>) -> ExitCode {
+fn end(config: &Config, why: End, running: Vec<Running>, manager: &Manager) -> ExitCode {
     let patience = match why {
         End::Signal(signal) => {
             tracing::info!("{signal}: finishing what is pending, at most {:?}", config.daemon.stop_timeout);
@@ -358,6 +371,7 @@ fn end(config: &Config, why: End, running: Vec<Running>) -> ExitCode {
         }
         End::Once(_) | End::EngineDied => Duration::ZERO,
     };
+    manager.stopping(patience + END_GRACE);
     // The children need a moment of the time to end.
     let deadline = Instant::now() + patience.mul_f64(0.9);
     for r in &running {
@@ -389,51 +403,6 @@ fn end(config: &Config, why: End, running: Vec<Running>) -> ExitCode {
             tracing::info!("stopped, every target holds every change");
             ExitCode::Done
         }
-    }
-}
-
-/// The first pass, on a terminal as a bar, elsewhere as a line now and then.
-struct Progress {
-    bar: Option<ProgressBar>,
-    logged: Instant,
-}
-
-impl Progress {
-    fn new(terminal: bool) -> Progress {
-        let bar = terminal.then(|| {
-            let bar = ProgressBar::new_spinner();
-            let style =
-                ProgressStyle::with_template("{spinner} comparing {bar:30} {pos}/{len} files {msg} [{elapsed}, eta {eta}]");
-            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-            bar
-        });
-        Progress { bar, logged: Instant::now() }
-    }
-
-    /// Shows the sum over all targets; `true` when the first pass is over everywhere.
-    fn show(&mut self, mirrors: &[status::Mirror]) -> bool {
-        let running = || mirrors.iter().flat_map(|m| &m.targets).filter_map(|t| t.reconcile.as_ref());
-        if !mirrors.is_empty() && mirrors.iter().all(|m| m.initial != "running") {
-            if let Some(bar) = &self.bar {
-                bar.finish_and_clear();
-            }
-            return true;
-        }
-        let (done, total, bytes) = running().fold((0, 0, 0), |(d, t, b), r| (d + r.files_done, t + r.files_total, b + r.bytes));
-        match &self.bar {
-            Some(bar) => {
-                bar.set_length(total);
-                bar.set_position(done);
-                bar.set_message(bytesize::ByteSize(bytes).to_string());
-                bar.tick();
-            }
-            None if self.logged.elapsed() >= LOG_EVERY && running().next().is_some() => {
-                self.logged = Instant::now();
-                tracing::info!(files = done, of = total, sent = %bytesize::ByteSize(bytes), "comparing the whole tree");
-            }
-            None => {}
-        }
-        false
     }
 }
 

@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam::channel::{Receiver, unbounded};
@@ -110,6 +111,7 @@ pub struct Again {
     state_dir: PathBuf,
     commands: Receiver<Command>,
     wake: Arc<EventFd>,
+    turns: Arc<AtomicU64>,
     keep: bool,
     /// Somebody said that the source is meant: what it lacks may be deleted.
     accepted: bool,
@@ -139,6 +141,7 @@ pub struct Engine {
     statter: Statter,
     written: Written,
     wake: Arc<EventFd>,
+    turns: Arc<AtomicU64>,
     targets: Vec<Target>,
     commands: Receiver<Command>,
     flushes: Vec<Flush>,
@@ -185,6 +188,7 @@ impl Engine {
             state_dir: state_dir.into(),
             commands,
             wake: Arc::new(wake),
+            turns: Arc::default(),
             keep,
             accepted: false,
         };
@@ -193,6 +197,7 @@ impl Engine {
             targets: mirror.targets.iter().map(|t| t.name.clone()).collect(),
             commands: tx,
             wake: Arc::clone(&again.wake),
+            turns: Arc::clone(&again.turns),
         };
         Ok((Engine::open(again)?, handle))
     }
@@ -202,7 +207,7 @@ impl Engine {
     /// # Errors
     /// See [`StartError`].
     pub fn open(again: Again) -> Result<Engine, StartError> {
-        let Again { mirror, facts, state_dir, commands, wake, keep, accepted } = again;
+        let Again { mirror, facts, state_dir, commands, wake, turns, keep, accepted } = again;
         let (mirror, facts, state_dir) = (&mirror, &facts, state_dir.as_path());
         let setup = |what| move |source| StartError::Setup { mirror: mirror.name.clone(), what, source };
         let mut begin = Begin::now().map_err(setup("cannot read the clocks"))?;
@@ -244,6 +249,7 @@ impl Engine {
             statter: Statter::new(),
             written: Written::new(mirror.follow_interval),
             wake,
+            turns,
             targets,
             commands,
             flushes: Vec::new(),
@@ -327,6 +333,7 @@ impl Engine {
                 self.hooks.stop(Instant::now());
                 return Ended::Again(Box::new(self.again(accepted)));
             }
+            self.turns.fetch_add(1, Ordering::Relaxed);
         }
     }
 

@@ -156,7 +156,7 @@ impl Engine {
 
     /// What the next engine of this mirror begins with.
     pub(super) fn again(self, accepted: bool) -> Again {
-        let Engine { mirror, facts, state_dir, keep, commands, wake, .. } = self;
-        Again { mirror, facts, state_dir, commands, wake, keep, accepted }
+        let Engine { mirror, facts, state_dir, keep, commands, wake, turns, .. } = self;
+        Again { mirror, facts, state_dir, commands, wake, turns, keep, accepted }
     }
 }

@@ -1,0 +1,115 @@
+//! What a service manager is told (sd_notify(3)), heard on a socket of the test's own.
+
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::fixture::fs::{Fs, Ground, needs, work_dir};
+use crate::fixture::proc::must;
+use crate::fixture::{Case, Setup, WAIT, case};
+
+/// `WATCHDOG_USEC` of these tests.
+const WATCHDOG: Duration = Duration::from_millis(400);
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        case("ready_status_and_stop", &[Fs::Tmpfs], |fs| {
+            let manager = Manager::new();
+            // Without a first pass only events carry changes: what is written once it is ready arrives if marks were set by then.
+            let mut m = manager.watch_over(Setup::new(fs).initial("none").while_reconciling()).start()?;
+            assert!(manager.hear(WAIT, |line| line == "READY=1"), "it does not say that it is ready");
+            m.src.write("f", b"as soon as it was ready");
+            m.check();
+            assert!(manager.hear(WAIT, |line| line == "STATUS=the target is in sync"), "no such status line");
+            m.rsyncd.as_mut().expect("the target is a module").stop();
+            m.src.write("g", b"for later");
+            let down = |line: &str| {
+                line.starts_with("STATUS=0 of 1 targets in sync; mirror/t1 down; ") && line.contains(" paths pending, lag ")
+            };
+            assert!(manager.hear(WAIT, down), "no status line tells that the target is down");
+            m.daemon.terminate();
+            // 10 s to send, and 10 s to save.
+            let stopping = |text: &str| text == "STOPPING=1\nEXTEND_TIMEOUT_USEC=20000000";
+            assert!(manager.hear(WAIT, stopping), "it does not say that it stops");
+            Ok(())
+        }),
+        case("a_stuck_engine_is_not_vouched_for", &[Fs::Tmpfs], |fs| {
+            needs("fsfreeze")?;
+            let work = work_dir();
+            let disk = Ground::new(Fs::Ext4, work.path())?;
+            let manager = Manager::new();
+            let m = manager.watch_over(Setup::new(fs).state_dir(disk.out.root().into())).start()?;
+            assert!(manager.hear(WAIT, |line| line == "WATCHDOG=1"), "no ping");
+            {
+                // The disk that holds the state hangs, so the engine does when it saves; no other thread does.
+                let _frozen = Frozen::new(disk.out.root());
+                m.src.write("f", b"something to save");
+                assert!(
+                    manager.hear(WAIT, |line| line == "STATUS=mirror mirror does not answer"),
+                    "the status line does not tell"
+                );
+                assert!(!manager.hear(WATCHDOG * 5, |line| line == "WATCHDOG=1"), "a ping while the engine hangs");
+            }
+            assert!(manager.hear(WAIT, |line| line == "WATCHDOG=1"), "no ping once it goes on");
+            m.check();
+            Ok(())
+        }),
+    ]
+}
+
+/// Listens as a service manager does.
+struct Manager {
+    socket: UnixDatagram,
+    path: PathBuf,
+    _dir: TempDir,
+}
+
+impl Manager {
+    fn new() -> Manager {
+        let dir = work_dir();
+        let path = dir.path().join("notify");
+        Manager { socket: UnixDatagram::bind(&path).expect("a socket can be bound"), path, _dir: dir }
+    }
+
+    fn watch_over(&self, setup: Setup) -> Setup {
+        let path = self.path.to_str().expect("it is text");
+        setup.env("NOTIFY_SOCKET", path).env("WATCHDOG_USEC", WATCHDOG.as_micros().to_string())
+    }
+
+    /// Waits for a message like this; what comes before is dropped.
+    fn hear(&self, within: Duration, wanted: impl Fn(&str) -> bool) -> bool {
+        let end = Instant::now() + within;
+        let mut buf = [0; 4096];
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            self.socket.set_read_timeout(Some(left)).expect("a timeout can be set");
+            let Ok(len) = self.socket.recv(&mut buf) else { continue };
+            if wanted(String::from_utf8_lossy(&buf[..len]).trim_end()) {
+                return true;
+            }
+        }
+    }
+}
+
+/// A filesystem on which every write waits, until this is dropped.
+struct Frozen<'a>(&'a Path);
+
+impl Frozen<'_> {
+    fn new(at: &Path) -> Frozen<'_> {
+        let top = at.parent().expect("it lies below the mount");
+        must(Command::new("fsfreeze").arg("-f").arg(top));
+        Frozen(top)
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("fsfreeze").arg("-u").arg(self.0).status();
+    }
+}
