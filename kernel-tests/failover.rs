@@ -11,6 +11,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use fansync::failover::mark::{self, Mark, Role};
+use fansync::sys::mount::{MountEntry, Mounts};
 use nix::sys::signal::Signal;
 
 use crate::fixture::fs::Fs;
@@ -222,6 +223,8 @@ pub fn cases() -> Vec<Case> {
             let (code, said) = web.order(&["failback"]);
             assert_eq!(code, 0, "{said}");
             web.on("primary");
+            let (code, said) = web.order(&["failback"]);
+            assert!(code == 0 && said.contains("already"), "a second order: {said}");
             assert_eq!((c.servers[0].mark(), c.servers[1].mark()), ((3, Role::Primary), (2, Role::Follower)));
             assert_eq!((c.servers[0].exported(), c.servers[1].exported()), ("rw".into(), "ro".into()));
             c.servers[0].write("after", b"2");
@@ -263,6 +266,41 @@ pub fn cases() -> Vec<Case> {
             assert_eq!(code, 0, "{said}");
             Ok(())
         }),
+        case("a_switch_that_broke_off_half_way_is_ended", T, |_| {
+            let mut c = Cluster::new();
+            let web = c.web("web", "failback = \"manual\"");
+            web.on("primary");
+            web.is_ready(1);
+            // The monitor ends after it has moved the backup's mount below the primary's.
+            let ahead = web.ahead("backup");
+            drop(web);
+            let mount = c.prepare("web", "failback = \"manual\"", "").mount;
+            let at = mount.to_str().expect("the path is text");
+            assert_eq!(calls(&[&["beneath", &ahead, at]]), ["null"]);
+            assert_eq!(on(&mount), [c.source(0), c.source(1), "fansync-placeholder".into()]);
+            c.servers[0].die();
+            let web = c.web("web", "failback = \"manual\"");
+            web.on("backup");
+            assert_eq!(on(&mount), [c.source(1), "fansync-placeholder".into()]);
+            Ok(())
+        }),
+        case("a_detach_that_comes_late_leaves_what_came_in_its_place", T, |_| {
+            let work = crate::fixture::fs::work_dir();
+            let _below = crate::fixture::fs::Mount::tmpfs(&work.path().join("m"));
+            let point = work.path().join("m");
+            let at = point.to_str().expect("the path is text");
+            let id = mounts_on(&point)[0].id.to_string();
+            let (late, wrong) = (["detach", at, &id], ["detach", at, "0"]);
+            // Something else has come on top, as the new server's mount does.
+            let above = crate::fixture::fs::Mount::tmpfs(&point);
+            let said = calls(&[&late, &wrong]);
+            assert!(said.iter().all(|s| s.contains("any more")), "{said:?}");
+            assert_eq!(mounts_on(&point).len(), 2);
+            drop(above);
+            assert_eq!(calls(&[&late]), ["null"]);
+            assert_eq!(mounts_on(&point).len(), 0);
+            Ok(())
+        }),
         // Each step: who dies when exportfs is called with what, and on which server clients end.
         case("a_crash_before_the_backup_is_read_only", T, |_| crash(1, "ro", "kill -9 $PPID; sleep 1", "backup")),
         case("a_crash_after_the_backup_is_read_only", T, |_| crash(1, "ro", "note \"$@\"; kill -9 $PPID; sleep 1", "backup")),
@@ -274,6 +312,40 @@ pub fn cases() -> Vec<Case> {
             crash(0, "rw", "kill -9 $(cat ../s1/agent.pid); kill -9 $PPID; sleep 1", "primary")
         }),
     ]
+}
+
+/// Has a process make calls that touch mounts, as the monitor has; its answers.
+fn calls(requests: &[&[&str]]) -> Vec<String> {
+    let mut child = Command::new(cluster::binary())
+        .args(["failover", "call"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("fansync starts");
+    let mut input = child.stdin.take().expect("it is piped");
+    for request in requests {
+        writeln!(input, "{}", serde_json::json!(request)).expect("it reads");
+    }
+    drop(input);
+    let out = child.wait_with_output().expect("it ends").stdout;
+    String::from_utf8(out).expect("answers are text").lines().map(str::to_owned).collect()
+}
+
+/// The mounts on a directory, topmost first.
+fn mounts_on(point: &Path) -> Vec<MountEntry> {
+    let table = Mounts::read().expect("the mount table can be read");
+    let mut on: Vec<MountEntry> = Vec::new();
+    let mut at = table.mount_of(point).filter(|e| e.point == point);
+    while let Some(entry) = at {
+        on.push(entry.clone());
+        at = table.iter().find(|e| e.id == entry.parent && e.point == entry.point);
+    }
+    on
+}
+
+/// What is mounted on a directory, topmost first.
+fn on(point: &Path) -> Vec<String> {
+    mounts_on(point).iter().map(|e| String::from_utf8_lossy(&e.source).into_owned()).collect()
 }
 
 /// Fails back, with a crash in the middle; restarts who has crashed, and expects one writable server that holds everything.

@@ -81,7 +81,7 @@ pub struct Web {
     _service: Service,
 }
 
-fn binary() -> PathBuf {
+pub fn binary() -> PathBuf {
     std::env::var_os("FANSYNC_TEST_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_fansync").into(), PathBuf::from)
 }
 
@@ -422,6 +422,17 @@ impl Web {
         let there = poll_until(WAIT, || (self.on_now() == side).then_some(()));
         let log = fs::read_to_string(self.dir.join("log")).unwrap_or_default();
         assert!(there.is_some(), "{} is not on the {side}: {}\n{log}", self.name, self.status());
+    }
+
+    /// Waits until a server is mounted, in place or ahead.
+    pub fn is_ready(&self, n: usize) {
+        let ready = || (self.status()["servers"][n]["ready"] == true).then_some(());
+        assert!(poll_until(WAIT, ready).is_some(), "server {n} is not mounted ahead: {}", self.status());
+    }
+
+    /// Where a server is mounted while it waits.
+    pub fn ahead(&self, side: &str) -> String {
+        self.dir.join(format!("run/mounts/{}.{side}", self.name)).display().to_string()
     }
 
     pub fn alive(&self, n: usize) -> bool {

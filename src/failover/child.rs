@@ -9,7 +9,7 @@ use thiserror::Error;
 
 const LOOK: Duration = Duration::from_millis(2);
 /// How long a killed child may take before it is left alone.
-const AFTER_KILL: Duration = Duration::from_millis(500);
+const AFTER_KILL: Duration = Duration::from_millis(100);
 
 /// Why a call did not succeed.
 #[derive(Debug, Error)]
@@ -37,6 +37,8 @@ pub enum CallError {
         what: String,
         /// Its words.
         said: String,
+        /// The error number, where it was a system call; else 0.
+        errno: i32,
     },
 }
 
@@ -60,29 +62,29 @@ impl Calls {
                 Ok(Some(status)) => return Err(failed(what, &mut child, &status.to_string())),
                 Ok(None) if begun.elapsed() < deadline => std::thread::sleep(LOOK),
                 Ok(None) => break,
-                Err(e) => return Err(CallError::Failed { what: what.into(), said: e.to_string() }),
+                Err(e) => return Err(CallError::Failed { what: what.into(), said: e.to_string(), errno: 0 }),
             }
         }
+        self.abandon(what, child);
+        Err(CallError::Late { what: what.into(), deadline })
+    }
+
+    /// Kills a child, and leaves it alone if that does not end it.
+    pub fn abandon(&mut self, what: &str, mut child: Child) {
         let _ = child.kill();
         let killed = Instant::now();
         while killed.elapsed() < AFTER_KILL {
             if !matches!(child.try_wait(), Ok(None)) {
-                return Err(CallError::Late { what: what.into(), deadline });
+                return;
             }
             std::thread::sleep(LOOK);
         }
-        self.left.push((what.into(), child));
-        Err(CallError::Late { what: what.into(), deadline })
+        self.keep(what, child);
     }
 
-    /// Starts a program that nobody waits for.
-    ///
-    /// # Errors
-    /// [`CallError::Start`].
-    pub fn leave(&mut self, what: &str, mut command: Command) -> Result<(), CallError> {
-        let child = self.spawn(what, &mut command)?;
+    /// Takes on a child that nobody waits for.
+    pub fn keep(&mut self, what: &str, child: Child) {
         self.left.push((what.into(), child));
-        Ok(())
     }
 
     /// Starts a program and gives it to the caller, who looks after it.
@@ -94,16 +96,15 @@ impl Calls {
         command.spawn().map_err(|source| CallError::Start { what: what.into(), source })
     }
 
-    /// Takes on a child that somebody else has given up.
-    pub fn adopt(&mut self, what: &str, mut child: Child) {
-        let _ = child.kill();
-        self.left.push((what.into(), child));
-    }
-
     /// What still has not ended, with its process id. Those that have are buried.
     pub fn still_there(&mut self) -> Vec<(String, u32)> {
         self.left.retain_mut(|(_, child)| matches!(child.try_wait(), Ok(None)));
         self.left.iter().map(|(what, child)| (what.clone(), child.id())).collect()
+    }
+
+    /// Whether a child that was left has ended.
+    pub fn has_ended(&mut self, pid: u32) -> bool {
+        self.left.iter_mut().find(|(_, child)| child.id() == pid).is_none_or(|(_, child)| !matches!(child.try_wait(), Ok(None)))
     }
 }
 
@@ -115,7 +116,7 @@ pub fn failed(what: &str, child: &mut Child, status: &str) -> CallError {
     }
     let text = String::from_utf8_lossy(&text);
     let said = text.lines().find(|l| !l.trim().is_empty()).unwrap_or(status).trim().to_owned();
-    CallError::Failed { what: what.into(), said }
+    CallError::Failed { what: what.into(), said, errno: 0 }
 }
 
 #[cfg(test)]
@@ -139,7 +140,8 @@ mod tests {
         assert!(matches!(calls.run("c", sh("exec sleep 60"), Duration::from_millis(50)), Err(CallError::Late { .. })));
         assert!(begun.elapsed() < soon);
         assert!(calls.still_there().is_empty(), "a child that was killed is buried");
-        calls.leave("d", sh("exec sleep 60")).unwrap();
+        let child = calls.spawn("d", &mut sh("exec sleep 60")).unwrap();
+        calls.keep("d", child);
         let left = calls.still_there();
         assert_eq!(left.len(), 1);
         let pid = nix::unistd::Pid::from_raw(left[0].1 as i32);

@@ -1,9 +1,10 @@
 //! The words of `fansync failover`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
+use super::config::Config;
 use super::control::{self, Answer, Ask};
 use super::machine::Side;
 use super::mark::{self, Mark, MarkError, Role};
@@ -24,9 +25,9 @@ Exit codes: 0 done, 64 usage, 69 a mount or a port cannot be had, 77 not permitt
 const STATUS_HELP: &str = "\
 Examples:
   fansync failover status
-  fansync failover status --json
+  fansync failover status --json --config /etc/fansync/failover-web.toml
 
-Exit codes: 0 told, 64 usage, 69 nobody answers.";
+Exit codes: 0 told, 64 usage, 69 nobody answers, 78 configuration.";
 
 const SWITCH_HELP: &str = "\
 If the mounted server answers, it hands over orderly, and no write is lost; if it does not, the other is made primary.
@@ -112,13 +113,9 @@ pub enum Action {
     /// Show or set the role of a tree
     #[command(after_help = ROLE_HELP)]
     Role(RoleArgs),
-    /// One call that touches a mount; for fansync itself.
+    /// Calls that touch a mount, from standard input; for fansync itself.
     #[command(hide = true)]
-    Call {
-        /// Its name and arguments.
-        #[arg(required = true)]
-        words: Vec<String>,
-    },
+    Call,
 }
 
 /// `fansync failover status`.
@@ -127,9 +124,35 @@ pub struct StatusArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
-    /// The socket, if not the usual one
-    #[arg(long, value_name = "PATH", default_value = SOCKET)]
-    pub socket: PathBuf,
+    /// Of which process.
+    #[command(flatten)]
+    pub at: At,
+}
+
+/// Which process is meant.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct At {
+    /// The socket of the process
+    #[arg(long, value_name = "PATH", conflicts_with = "config")]
+    pub socket: Option<PathBuf>,
+    /// The configuration file of the process, which names its socket
+    #[arg(long, value_name = "FILE", default_value = CONFIG)]
+    pub config: PathBuf,
+}
+
+impl At {
+    /// The socket: the one given, or the configuration's. Without the usual configuration, which a user who is not root may not be
+    /// allowed to read, the usual socket.
+    fn socket(&self) -> Result<PathBuf, String> {
+        if let Some(socket) = &self.socket {
+            return Ok(socket.clone());
+        }
+        match Config::load(&self.config) {
+            Ok(config) => Ok(config.daemon.socket),
+            Err(_) if self.config == Path::new(CONFIG) => Ok(super::config::socket()),
+            Err(e) => Err(e.to_string()),
+        }
+    }
 }
 
 /// Orders to one `[[failover]]`.
@@ -138,9 +161,9 @@ pub struct ByHand {
     /// Which failover block, where there are several
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// The socket, if not the usual one
-    #[arg(long, value_name = "PATH", default_value = SOCKET)]
-    pub socket: PathBuf,
+    /// To which process.
+    #[command(flatten)]
+    pub at: At,
 }
 
 /// `fansync failover switch`.
@@ -168,27 +191,32 @@ pub struct RoleArgs {
     pub epoch: Option<u64>,
 }
 
-const SOCKET: &str = "/run/fansync/failover.sock";
+/// What is read for the socket unless something else is given.
+const CONFIG: &str = "/etc/fansync/failover.toml";
 
 /// Carries out one command: what to print, and the code to leave with.
 pub fn act(action: &Action) -> (Result<String, String>, ExitCode) {
-    let order = |by: &ByHand, order| ask(&by.socket, &Ask::Order { name: by.name.clone(), order }, false);
+    let order = |by: &ByHand, order| ask(&by.at, &Ask::Order { name: by.name.clone(), order }, false);
     match action {
         Action::Role(args) => role(args),
-        Action::Status(args) => ask(&args.socket, &Ask::Status, args.json),
+        Action::Status(args) => ask(&args.at, &Ask::Status, args.json),
         Action::Switch(args) => order(&args.by_hand, Order::Switch { to: args.to }),
         Action::Failback(by) => order(by, Order::Switch { to: Some(Side::Primary) }),
         Action::Hold(by) => order(by, Order::Hold),
         Action::Resume(by) => order(by, Order::Resume),
-        Action::Call { words } => match super::tool::call(words) {
+        Action::Call => match super::tool::serve(std::io::stdin().lock(), std::io::stdout().lock()) {
             Ok(()) => (Ok(String::new()), ExitCode::Done),
             Err(e) => (Err(e.to_string()), ExitCode::Unavailable),
         },
     }
 }
 
-fn ask(socket: &std::path::Path, what: &Ask, json: bool) -> (Result<String, String>, ExitCode) {
-    match control::ask(socket, what) {
+fn ask(at: &At, what: &Ask, json: bool) -> (Result<String, String>, ExitCode) {
+    let socket = match at.socket() {
+        Ok(socket) => socket,
+        Err(why) => return (Err(why), ExitCode::Config),
+    };
+    match control::ask(&socket, what) {
         Ok(Answer::Status(status)) if json => (serde_json::to_string(&status).map_err(|e| e.to_string()), ExitCode::Done),
         Ok(Answer::Status(status)) => (Ok(status.human().trim_end().to_owned()), ExitCode::Done),
         Ok(Answer::Done { text }) => (Ok(text), ExitCode::Done),
@@ -238,6 +266,17 @@ pub fn role(args: &RoleArgs) -> (Result<String, String>, ExitCode) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_socket_is_the_configurations() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("f.toml");
+        let at = |socket: Option<&str>, config: &Path| At { socket: socket.map(Into::into), config: config.into() };
+        assert_eq!(at(Some("/s"), &file).socket(), Ok("/s".into()));
+        assert!(at(None, &file).socket().unwrap_err().contains("f.toml"), "a file that was named and is not there");
+        std::fs::write(&file, "[daemon]\nkey_file = \"/k\"\nsocket = \"/run/other.sock\"\n[server]\ntree = \"/srv/a\"\npeer = \"b:1\"\nmirror = \"m\"\nexports = [\"h:/srv/a\"]\n").unwrap();
+        assert_eq!(at(None, &file).socket(), Ok("/run/other.sock".into()));
+    }
 
     fn say(args: RoleArgs) -> (String, ExitCode) {
         let (text, code) = role(&args);

@@ -351,7 +351,8 @@ impl Config {
     }
 }
 
-fn socket() -> PathBuf {
+/// The usual socket.
+pub(super) fn socket() -> PathBuf {
     "/run/fansync/failover.sock".into()
 }
 fn run_dir() -> PathBuf {

@@ -94,7 +94,12 @@ pub fn run(config: &Config, mode: Mode) -> Result<ExitCode, Error> {
         let monitor = Monitor::new(client, &key, &host, &config.daemon.run_dir, mode.dry_run, Arc::clone(&shown))?;
         let rounds = mode.once.then_some(client.probe.of.max(client.probe.returns));
         let named = std::thread::Builder::new().name(format!("fansync-{}", client.name));
-        threads.push(named.spawn(move || monitor.run(&told, rounds)).map_err(setup("start a monitor"))?);
+        let run = move || {
+            if let Err(error) = monitor.run(&told, rounds) {
+                tracing::error!(%error, "a monitor cannot ask its servers");
+            }
+        };
+        threads.push(named.spawn(run).map_err(setup("start a monitor"))?);
         handles.push(Handle { name: client.name.clone(), orders, shown });
     }
     if mode.once {

@@ -1,7 +1,9 @@
-//! What a client does, as a pure function: [`step`] takes the state, what one round of probes saw, and the time, and gives the new
+//! What a client does, as a pure function: [`step`] takes the state, what probes saw since, and the time, and gives the new
 //! state and what to do. No I/O, no clock.
 //!
-//! Promises: the mount is moved only to a server that holds the newest epoch's primary mark, or that has just been given one. One
+//! The answers of one server never wait for those of the other: a server that is dead takes the whole time-out to be missed, each time.
+//!
+//! Promises: nothing is decided before both servers were asked once. The mount is moved only to a server that holds the newest epoch's primary mark, or that has just been given one. One
 //! move at a time. Nothing is decided on a single missed answer, and a server that flaps is not taken for returned.
 //!
 //! How it works: each server has a window of its last answers. `misses` of the last `of` missing make it dead; only
@@ -140,6 +142,8 @@ pub struct State {
     pub epoch: u64,
     /// Somebody said `hold`: nothing is done by itself.
     pub held: bool,
+    /// Somebody ordered this move, and the server is primary by now: it is made even while held.
+    pub ordered: Option<Side>,
     /// What is being done, until [`done`] is told.
     pub busy: Option<Goal>,
     /// Both servers.
@@ -235,25 +239,27 @@ pub enum Action {
 /// Between two requests for a fail-back that was refused.
 const ASK_AGAIN: Duration = Duration::from_secs(15);
 
-/// One round. `answers`: primary, backup. `now`: monotonic.
-pub fn step(state: &State, answers: &[Answer; 2], t: &Thresholds, now: Duration) -> (State, Vec<Action>) {
+/// One round. `answers`: primary, backup; `None`: nothing since the last round. `now`: monotonic.
+pub fn step(state: &State, answers: &[Option<Answer>; 2], t: &Thresholds, now: Duration) -> (State, Vec<Action>) {
     let mut s = state.clone();
     let mut out = Vec::new();
     for (health, answer) in s.servers.iter_mut().zip(answers) {
-        health.take(answer, t, now);
+        if let Some(answer) = answer {
+            health.take(answer, t, now);
+        }
     }
     let newest = s.servers.iter().map(Health::epoch).max().unwrap_or(0);
     s.epoch = s.epoch.max(newest);
     if let Some(whole) = s.on.and_then(|on| s.servers[on.index()].report.as_ref()?.peer_whole) {
         s.copy_whole = Some(whole);
     }
-    if answers.iter().any(|a| a.report.as_ref().is_some_and(|r| r.handing_over)) {
+    if s.servers.iter().any(|h| h.report.as_ref().is_some_and(|r| r.handing_over)) {
         out.push(Action::LookSoon);
     }
     let authority = authority(&s);
     let usable = authority.ok().flatten().is_some_and(|side| s.servers[side.index()].alive);
     s.orphan_since = if usable { None } else { s.orphan_since.or(Some(now)) };
-    if s.busy.is_some() {
+    if s.busy.is_some() || s.servers.iter().any(|h| h.seen == 0) {
         return (s, out);
     }
     let mut alarm = None;
@@ -301,7 +307,8 @@ pub fn step(state: &State, answers: &[Answer; 2], t: &Thresholds, now: Duration)
         _ => None,
     };
     if let Some(goal) = decision {
-        if s.held {
+        let ordered = matches!(goal, Goal::Switch { to } if s.ordered == Some(to));
+        if s.held && !ordered {
             alarm = Some(Alarm::Held);
         } else {
             out.push(match goal {
@@ -323,7 +330,11 @@ pub fn step(state: &State, answers: &[Answer; 2], t: &Thresholds, now: Duration)
 
 /// The primary of the newest epoch: `Ok(None)` when no server that answers is one, or a newer epoch is known; `Err` when both
 /// are of one epoch.
-fn authority(s: &State) -> Result<Option<Side>, ()> {
+///
+/// # Errors
+/// Both say that they are primary of one epoch.
+#[allow(clippy::result_unit_err)]
+pub fn authority(s: &State) -> Result<Option<Side>, ()> {
     let [p, b] = [&s.servers[0], &s.servers[1]].map(Health::primary_epoch);
     let best = match (p, b) {
         (Some(p), Some(b)) if p == b => return Err(()),
@@ -348,10 +359,19 @@ fn wants_failback(s: &State, t: &Thresholds, now: Duration) -> bool {
         && s.asked.is_none_or(|asked| now.saturating_sub(asked) >= ASK_AGAIN)
 }
 
-/// A promotion or a switch has ended. `mounted`: what is mounted now. A promotion that went well is followed by the switch in
-/// the next round, for its mark is seen then.
+/// A promotion or a switch has ended. `mounted`: what is mounted now.
 pub fn done(state: &State, mounted: Option<Side>) -> State {
-    State { busy: None, on: mounted, ..state.clone() }
+    let ordered = state.ordered.filter(|&to| mounted != Some(to));
+    State { busy: None, on: mounted, ordered, ..state.clone() }
+}
+
+/// A server has said that it is primary now: as good as a report of it, so the switch need not wait for the next.
+pub fn promoted(state: &State, side: Side, mark: &Mark) -> State {
+    let mut s = state.clone();
+    let report = s.servers[side.index()].report.get_or_insert_default();
+    (report.mark, report.handing_over) = (Some(mark.clone()), false);
+    s.epoch = s.epoch.max(mark.epoch);
+    s
 }
 
 #[cfg(test)]

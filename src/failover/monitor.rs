@@ -1,23 +1,25 @@
 //! A client's monitor: probes both servers, asks [`super::machine`] what to do, and does it.
 //!
-//! One thread for each `[[failover]]`. A round probes both servers at once, each by threads with their own deadlines, so a round
-//! takes no longer than `timeout`. Orders by hand ([`super::control`]) come between rounds.
+//! One thread for each `[[failover]]`, which decides, and one for each server, which asks it ([`Prober`]); a dead server, which takes
+//! the whole time-out to be missed, does not delay what the other says. Orders by hand ([`super::control`]) come between.
+//! Nothing here waits for a hand-over, which may take long and whose servers may die meanwhile.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, Sender};
+use crossbeam::channel::{Receiver, Sender, select, unbounded};
 use serde::{Deserialize, Serialize};
 
 use super::config::{Client, Event};
 use super::machine::{self, Action, Alarm, Answer, Goal, Health, Side, State, Thresholds, step};
+use super::mark::Mark;
 use super::mounts::{MountError, Mounts};
 use super::notify::{self, Notice};
+use super::prober::{Heard, Prober};
 use super::server::locked;
 use super::stuck::{Stuck, stuck};
 use super::wire::{self, Key, Reply, Request};
-use super::{mark, probe};
 
 /// Between rounds while a hand-over is under way.
 const SOON: Duration = Duration::from_millis(40);
@@ -25,6 +27,10 @@ const SOON: Duration = Duration::from_millis(40);
 const PROMOTE: Duration = Duration::from_secs(3);
 /// How long a hand-over may take; nobody waits for it.
 const HAND_OVER: Duration = Duration::from_secs(60);
+/// How long whoever gave an order waits for the mount to follow the roles. After that it is tried on, and told as an error.
+const MOVE: Duration = Duration::from_secs(20);
+/// Promotions that fail in a row and are tried again at once; further ones are tried with each answer.
+const INSIST: u32 = 5;
 
 /// By hand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,8 +47,23 @@ pub enum Order {
     Resume,
 }
 
+/// What became of an order, for people.
+pub type Outcome = Result<String, String>;
+
 /// An order, and where its outcome goes.
-pub type Told = (Order, Sender<Result<String, String>>);
+pub type Told = (Order, Sender<Outcome>);
+
+/// A move that somebody ordered and that is not made yet.
+struct Pending {
+    to: Side,
+    reply: Sender<Outcome>,
+    /// Since when the server is primary.
+    since: Option<Instant>,
+    /// Why it was not moved at the last attempt.
+    why: Option<String>,
+}
+
+type Handed = (Side, Result<Mark, String>);
 
 /// What is shown of one `[[failover]]`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -65,8 +86,10 @@ pub struct Shown {
     pub servers: Vec<ShownServer>,
     /// Rounds of probes made.
     pub rounds: u64,
-    /// Switches made.
+    /// Switches made since the start.
     pub switches: u64,
+    /// Attempts to move the mount, or to make a server primary, that failed since the start.
+    pub failures: u64,
     /// The last one, for people.
     pub last_switch: String,
     /// How long the last one took, seconds.
@@ -102,7 +125,17 @@ pub struct Monitor {
     dry_run: bool,
     held_file: PathBuf,
     alarm: Option<Alarm>,
-    rounds: u64,
+    /// Answers of each server.
+    rounds: [u64; 2],
+    /// What was asked before is old: roles have changed since.
+    not_before: Instant,
+    pending: Option<Pending>,
+    /// Outcomes of hand-overs, and who was to become primary.
+    handed: (Sender<Handed>, Receiver<Handed>),
+    /// Who was blocked when the promotion began.
+    waiting: Option<Vec<Stuck>>,
+    /// Promotions that failed in a row, and why.
+    refused: (u32, String),
     shown: Arc<Mutex<Shown>>,
 }
 
@@ -134,78 +167,87 @@ impl Monitor {
             dry_run,
             held_file,
             alarm: None,
-            rounds: 0,
+            rounds: [0, 0],
+            not_before: Instant::now(),
+            pending: None,
+            handed: unbounded(),
+            waiting: None,
+            refused: (0, String::new()),
             shown,
         })
     }
 
-    /// Rounds for ever, or `rounds` of them.
-    pub fn run(mut self, orders: &Receiver<Told>, rounds: Option<u32>) {
-        let mut made = 0;
+    /// Watches for ever, or until both servers were asked `rounds` times.
+    ///
+    /// # Errors
+    /// A thread cannot be started.
+    pub fn run(mut self, orders: &Receiver<Told>, rounds: Option<u32>) -> std::io::Result<()> {
+        let (heard, answers) = unbounded();
+        let start = |side| Prober::start(side, self.client.remote(side), &self.key, self.client.probe, heard.clone());
+        let probers = [start(Side::Primary)?, start(Side::Backup)?];
+        let handed = self.handed.1.clone();
         loop {
-            let begun = Instant::now();
-            let soon = self.round();
-            made += 1;
-            if rounds.is_some_and(|n| made >= n) {
-                return;
+            let soon = select! {
+                recv(answers) -> heard => heard.is_ok_and(|heard| self.hear(heard)),
+                recv(handed) -> outcome => outcome.is_ok_and(|(to, outcome)| self.handed_over(to, outcome)),
+                recv(orders) -> told => match told {
+                    Ok((order, reply)) => self.order(order, reply),
+                    Err(_) => return Ok(()),
+                },
+            };
+            self.tell_outcome();
+            self.show();
+            if rounds.is_some_and(|n| self.rounds.iter().all(|&made| made >= n.into())) {
+                return Ok(());
             }
-            let every = if soon { SOON } else { self.client.probe.every };
-            match orders.recv_timeout(every.saturating_sub(begun.elapsed())) {
-                Ok((order, reply)) => {
-                    let done = self.order(order);
-                    let _ = reply.send(done);
-                    self.show();
-                }
-                Err(crossbeam::channel::RecvTimeoutError::Timeout) => {}
-                Err(crossbeam::channel::RecvTimeoutError::Disconnected) => return,
+            if soon {
+                probers.iter().for_each(|p| p.soon(SOON));
             }
         }
     }
 
-    fn probe(&self) -> [Answer; 2] {
-        let (client, key) = (&self.client, &self.key);
-        let timeout = client.probe.timeout;
-        std::thread::scope(|s| {
-            [Side::Primary, Side::Backup]
-                .map(|side| {
-                    let remote = client.remote(side);
-                    let nfs = s.spawn(move || probe::null_call(&remote.host, remote.port, remote.major(), timeout).is_ok());
-                    let report = s.spawn(move || match wire::ask(&remote.agent(), key, &Request::Report, timeout) {
-                        Ok(Reply::Report(report)) => Some(report),
-                        _ => None,
-                    });
-                    (nfs, report)
-                })
-                .map(|(nfs, report)| Answer { nfs: nfs.join().unwrap_or_default(), report: report.join().unwrap_or_default() })
-        })
-    }
-
-    /// One round; whether the next should come soon.
-    fn round(&mut self) -> bool {
-        let answers = self.probe();
-        self.rounds += 1;
-        // Somebody may have mounted or unmounted by hand.
-        match self.mounts.mounted() {
-            Ok(on) => self.state.on = on,
-            Err(error) => tracing::warn!(failover = %self.client.name, %error, "what is mounted is not known"),
+    /// Takes one server's answer; whether the next should come soon.
+    fn hear(&mut self, heard: Heard) -> bool {
+        self.rounds[heard.side as usize] += 1;
+        let mut answers = [None, None];
+        if heard.asked >= self.not_before {
+            answers[heard.side as usize] = Some(heard.answer);
         }
-        let before = self.state.clone();
-        let (state, actions) = step(&self.state, &answers, &self.thresholds, self.begun.elapsed());
-        self.state = state;
-        self.tell_changes(&before);
-        let mut soon = false;
-        for action in actions {
-            soon |= self.act(action);
-        }
+        let soon = self.advance(answers);
         if !self.dry_run {
-            for side in [Side::Primary, Side::Backup] {
-                if self.state.on != Some(side) && self.state.servers[side as usize].alive {
-                    self.mounts.make_ready(side);
-                }
+            let side = heard.side;
+            if self.state.on != Some(side) && self.state.servers[side as usize].alive {
+                self.mounts.make_ready(side);
             }
         }
-        self.show();
         soon
+    }
+
+    /// Decides and acts until there is nothing more to do; whether to look again soon.
+    fn advance(&mut self, mut answers: [Option<Answer>; 2]) -> bool {
+        loop {
+            // Somebody may have mounted or unmounted by hand.
+            match self.mounts.mounted() {
+                Ok(on) => self.state.on = on,
+                Err(error) => tracing::warn!(failover = %self.client.name, %error, "what is mounted is not known"),
+            }
+            let before = self.state.clone();
+            let (state, actions) = step(&self.state, &answers, &self.thresholds, self.begun.elapsed());
+            self.state = state;
+            self.tell_changes(&before);
+            let (mut soon, mut again) = (false, false);
+            for action in actions {
+                match self.act(action) {
+                    After::Nothing => {}
+                    After::Soon => soon = true,
+                    After::Again => again = true,
+                }
+            }
+            if !again {
+                return soon;
+            }
+            answers = [None, None];
+        }
     }
 
     fn tell_changes(&self, before: &State) {
@@ -226,63 +268,120 @@ impl Monitor {
         }
     }
 
-    /// Does one thing; whether to look again soon.
-    fn act(&mut self, action: Action) -> bool {
+    /// Does one thing.
+    fn act(&mut self, action: Action) -> After {
         if self.dry_run {
             if action != Action::LookSoon {
                 tracing::warn!(failover = %self.client.name, "would: {action:?}");
             }
             self.state = machine::done(&self.state, self.state.on);
-            return false;
+            return After::Nothing;
         }
         match action {
-            Action::LookSoon => true,
-            Action::Promote { to, above } => {
-                if let Err(why) = self.promote(to, above) {
-                    tracing::error!(failover = %self.client.name, "cannot make the {to} primary: {why}");
-                }
-                self.state = machine::done(&self.state, self.state.on);
-                true
-            }
+            Action::LookSoon => After::Soon,
+            Action::Promote { to, above } => self.make_primary(to, above),
             Action::Switch { to, dead } => {
                 if let Err(why) = self.switch(to, dead) {
                     tracing::error!(failover = %self.client.name, "{why}");
+                    if let Some(pending) = self.pending.as_mut().filter(|p| p.to == to) {
+                        pending.why = Some(why);
+                    }
                 }
-                false
+                After::Nothing
             }
             Action::HandOver { from } => {
-                let (agent, key) = (self.client.remote(from).agent(), self.key.clone());
-                let (by, name) = (self.host.clone(), self.client.name.clone());
-                tracing::info!(failover = %name, "the primary is back: asking the {from} to hand over");
-                let spawned = std::thread::Builder::new().name("fansync-handover".into()).spawn(move || {
-                    match wire::ask(&agent, &key, &Request::HandOver { by }, HAND_OVER) {
-                        Ok(Reply::Refused { why }) => tracing::warn!(failover = %name, "no hand-over: {why}"),
-                        Ok(_) => {}
-                        Err(error) => tracing::warn!(failover = %name, %error, "no hand-over"),
-                    }
-                });
-                if let Err(error) = spawned {
-                    tracing::warn!(%error, "cannot ask for a hand-over");
-                }
-                true
+                tracing::info!(failover = %self.client.name, "the primary is back: asking the {from} to hand over");
+                self.ask_to_hand_over(from);
+                After::Soon
             }
             Action::Alarm(alarm) => {
                 self.alarm = Some(alarm);
                 let text = words(alarm);
                 tracing::error!(failover = %self.client.name, "{text}");
                 self.notify(Event::Alarm, text.into());
-                false
+                After::Nothing
             }
             Action::AllClear => {
                 if self.alarm.take().is_some() {
                     tracing::info!(failover = %self.client.name, "the alarm is over");
                 }
-                false
+                After::Nothing
             }
         }
     }
 
-    fn promote(&self, to: Side, above: u64) -> Result<mark::Mark, String> {
+    /// Who is blocked is looked up meanwhile: the switch ends their calls, where it can.
+    fn make_primary(&mut self, to: Side, above: u64) -> After {
+        let dead = self.state.on.is_some_and(|on| !self.state.servers[on as usize].alive);
+        let point = self.mounts.point().to_owned();
+        let (promoted, waiting) = std::thread::scope(|s| {
+            let waiting = dead.then(|| s.spawn(|| stuck(&point)));
+            (self.promote(to, above), waiting.and_then(|w| w.join().ok()))
+        });
+        self.state = machine::done(&self.state, self.state.on);
+        match promoted {
+            Ok(mark) => {
+                self.refused = (0, String::new());
+                self.waiting = waiting;
+                self.primary_is(to, &mark);
+                After::Again
+            }
+            Err(why) => {
+                locked(&self.shown).failures += 1;
+                if self.refused.1 != why {
+                    tracing::error!(failover = %self.client.name, "cannot make the {to} primary: {why}");
+                }
+                self.refused = (self.refused.0 + 1, why);
+                if self.refused.0 < INSIST { After::Soon } else { After::Nothing }
+            }
+        }
+    }
+
+    /// A server says that it is primary now; what was asked before is old.
+    fn primary_is(&mut self, side: Side, mark: &Mark) {
+        self.state = machine::promoted(&self.state, side, mark);
+        self.not_before = Instant::now();
+    }
+
+    /// Has a server hand over to the other, by a thread; its outcome comes to [`Monitor::handed_over`].
+    fn ask_to_hand_over(&self, from: Side) {
+        let (agent, key, by) = (self.client.remote(from).agent(), self.key.clone(), self.host.clone());
+        let outcome = self.handed.0.clone();
+        let spawned = std::thread::Builder::new().name("fansync-handover".into()).spawn(move || {
+            let handed = match wire::ask(&agent, &key, &Request::HandOver { by }, HAND_OVER) {
+                Ok(Reply::Done { mark }) => Ok(mark),
+                Ok(Reply::Refused { why }) => Err(why),
+                Ok(Reply::Report(_)) => Err("it answers something else".into()),
+                Err(e) => Err(e.to_string()),
+            };
+            let _ = outcome.send((from.other(), handed));
+        });
+        if let Err(e) = spawned {
+            let _ = self.handed.0.send((from.other(), Err(format!("cannot ask it: {e}"))));
+        }
+    }
+
+    /// A hand-over has ended; whether to look again soon.
+    fn handed_over(&mut self, to: Side, outcome: Result<Mark, String>) -> bool {
+        match outcome {
+            Ok(mark) => {
+                if let Some(pending) = self.pending.as_mut().filter(|p| p.to == to) {
+                    (pending.since, self.state.ordered) = (Some(Instant::now()), Some(to));
+                }
+                self.primary_is(to, &mark);
+                self.advance([None, None])
+            }
+            Err(why) => {
+                tracing::warn!(failover = %self.client.name, "no hand-over: {why}");
+                if let Some(pending) = self.pending.take() {
+                    let _ = pending.reply.send(Err(format!("the {} does not hand over: {why}", pending.to.other())));
+                }
+                true
+            }
+        }
+    }
+
+    fn promote(&self, to: Side, above: u64) -> Result<Mark, String> {
         tracing::warn!(failover = %self.client.name, above, "making the {to} primary");
         let request = Request::Promote { above, by: self.host.clone() };
         match wire::ask(&self.client.remote(to).agent(), &self.key, &request, PROMOTE) {
@@ -294,7 +393,11 @@ impl Monitor {
     }
 
     fn switch(&mut self, to: Side, dead: bool) -> Result<String, String> {
-        let waiting = if dead { stuck(self.mounts.point()) } else { Vec::new() };
+        let waiting = match self.waiting.take() {
+            Some(waiting) => waiting,
+            None if dead => stuck(self.mounts.point()),
+            None => Vec::new(),
+        };
         let moved = self.mounts.switch(to, dead);
         let on = self.mounts.mounted().unwrap_or(self.state.on);
         self.state = machine::done(&self.state, on);
@@ -324,7 +427,8 @@ impl Monitor {
                 Ok(text)
             }
             Err(error) => {
-                let text = format!("cannot move {} to the {to}: {error}", self.client.mount.display());
+                let text = format!("cannot move {} to the {to}: {error}; it is tried again", self.client.mount.display());
+                locked(&self.shown).failures += 1;
                 self.notify(Event::Alarm, text.clone());
                 Err(text)
             }
@@ -344,49 +448,101 @@ impl Monitor {
         notify::tell(&self.client, event, &notice);
     }
 
-    fn order(&mut self, order: Order) -> Result<String, String> {
+    /// Carries out an order, or begins to; whether to look again soon.
+    fn order(&mut self, order: Order, reply: Sender<Outcome>) -> bool {
         tracing::warn!(failover = %self.client.name, "by hand: {order:?}");
-        if self.dry_run && !matches!(order, Order::Switch { .. }) {
-            return Err("this monitor runs with --dry-run".into());
+        let done = match order {
+            Order::Hold | Order::Resume if self.dry_run => Err("this monitor runs with --dry-run".into()),
+            Order::Hold => self.hold(true),
+            Order::Resume => self.hold(false),
+            Order::Switch { to } => match self.begin_move(to) {
+                Ok(Some(text)) => Ok(text),
+                Err(why) => Err(why),
+                Ok(None) => {
+                    let to = to.or(self.state.on.map(Side::other)).unwrap_or(Side::Primary);
+                    self.pending = Some(Pending { to, reply, since: None, why: None });
+                    return self.order_roles(to);
+                }
+            },
+        };
+        let _ = reply.send(done);
+        false
+    }
+
+    fn hold(&mut self, held: bool) -> Outcome {
+        let done = if held { std::fs::write(&self.held_file, b"") } else { std::fs::remove_file(&self.held_file) };
+        match done {
+            Err(e) if held || e.kind() != std::io::ErrorKind::NotFound => return Err(format!("cannot remember it: {e}")),
+            _ => self.state.held = held,
         }
-        let remember = |e: std::io::Error| format!("cannot remember it: {e}");
-        match order {
-            Order::Hold => {
-                std::fs::write(&self.held_file, b"").map_err(remember)?;
-                self.state.held = true;
-                Ok("held: nothing is switched by itself until resume".into())
+        Ok(if held { "held: nothing is switched by itself until resume" } else { "switches by itself again" }.into())
+    }
+
+    /// Whether a move may begin: `Some` when there is nothing to do.
+    fn begin_move(&self, to: Option<Side>) -> Result<Option<String>, String> {
+        if let Some(pending) = &self.pending {
+            return Err(format!("a move to the {} is being made already", pending.to));
+        }
+        let on = self.state.on.ok_or("nothing is mounted; the first round that finds a primary mounts it")?;
+        let to = to.unwrap_or(on.other());
+        let newest = machine::authority(&self.state).ok().flatten();
+        if to == on && newest == Some(on) {
+            return Ok(Some(format!("it is on the {to} already")));
+        }
+        if to == on {
+            return Err(format!("it is on the {to}, which is not primary"));
+        }
+        Ok(self.dry_run.then(|| format!("would move to the {to}")))
+    }
+
+    /// Makes a server primary for an ordered move: orderly when the mounted one answers, and not at all when it is primary already,
+    /// as after a hand-over that the mount did not follow.
+    fn order_roles(&mut self, to: Side) -> bool {
+        if machine::authority(&self.state) == Ok(Some(to)) {
+            self.ordered(to);
+            return self.advance([None, None]);
+        }
+        if self.state.servers[to.other() as usize].alive {
+            self.ask_to_hand_over(to.other());
+            return true;
+        }
+        match self.promote(to, self.state.epoch) {
+            Ok(mark) => {
+                self.ordered(to);
+                self.primary_is(to, &mark);
+                self.advance([None, None])
             }
-            Order::Resume => {
-                match std::fs::remove_file(&self.held_file) {
-                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(remember(e)),
-                    _ => self.state.held = false,
+            Err(why) => {
+                if let Some(pending) = self.pending.take() {
+                    let _ = pending.reply.send(Err(why));
                 }
-                Ok("switches by itself again".into())
-            }
-            Order::Switch { to } => {
-                let on = self.state.on.ok_or("nothing is mounted; the first round that finds a primary mounts it")?;
-                let to = to.unwrap_or(on.other());
-                if to == on {
-                    return Err(format!("it is on the {to} already"));
-                }
-                if self.dry_run {
-                    return Ok(format!("would move to the {to}"));
-                }
-                let alive = self.state.servers[on as usize].alive;
-                if alive {
-                    let agent = self.client.remote(on).agent();
-                    match wire::ask(&agent, &self.key, &Request::HandOver { by: self.host.clone() }, HAND_OVER) {
-                        Ok(Reply::Done { .. }) => {}
-                        Ok(Reply::Refused { why }) => return Err(format!("the {on} does not hand over: {why}")),
-                        Ok(Reply::Report(_)) => return Err("it answers something else".into()),
-                        Err(e) => return Err(e.to_string()),
-                    }
-                } else {
-                    self.promote(to, self.state.epoch)?;
-                }
-                self.switch(to, !alive)
+                false
             }
         }
+    }
+
+    fn ordered(&mut self, to: Side) {
+        self.state.ordered = Some(to);
+        if let Some(pending) = &mut self.pending {
+            pending.since = Some(Instant::now());
+        }
+    }
+
+    /// Tells whoever gave an order, once the mount has followed or has not for long.
+    fn tell_outcome(&mut self) {
+        let Some(pending) = self.pending.take() else { return };
+        let outcome = match &pending.since {
+            _ if self.state.on == Some(pending.to) => Ok(locked(&self.shown).last_switch.clone()),
+            Some(since) if since.elapsed() > MOVE => {
+                let why = pending.why.as_deref().unwrap_or("the server does not answer");
+                Err(format!("the {} is primary, but the mount has not followed yet, which is tried on: {why}", pending.to))
+            }
+            _ => {
+                self.pending = Some(pending);
+                return;
+            }
+        };
+        let _ = pending.reply.send(outcome);
     }
 
     fn show(&mut self) {
@@ -402,12 +558,21 @@ impl Monitor {
             }
         });
         let mut shown = locked(&self.shown);
-        shown.rounds = self.rounds;
+        shown.rounds = self.rounds[0].min(self.rounds[1]);
         shown.name.clone_from(&self.client.name);
         shown.mount = self.client.mount.display().to_string();
         (shown.on, shown.epoch, shown.held, shown.busy) = (self.state.on, self.state.epoch, self.state.held, self.state.busy);
         (shown.alarm, shown.servers, shown.calls) = (self.alarm, servers.into(), calls);
     }
+}
+
+/// What follows an action.
+enum After {
+    Nothing,
+    /// Look again soon.
+    Soon,
+    /// Decide again at once: roles have changed.
+    Again,
 }
 
 /// An alarm for people.

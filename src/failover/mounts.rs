@@ -3,12 +3,14 @@
 //! Promises: nothing here waits for a dead server. Paths below the mount are never looked up by this process; the mount table is
 //! read, and every call is made by a child with a deadline ([`super::child`]). A mount that answers is never forced.
 //!
-//! How a switch goes: the other server is mounted already, in a private directory. Where the kernel has
+//! How a switch goes: the other server is mounted already, in a private directory, and is looked at now and then, since a server that
+//! was rebuilt leaves a mount of which every call says ESTALE. Where the kernel has
 //! `/sys/fs/nfs/MAJ:MIN/shutdown` and the mounted server is dead, that ends every blocked call with an error. Then the new mount is
 //! moved below the old one (Linux 6.5; no moment without a mount), and the old one detached by a child that nobody waits
 //! for: tearing an NFS mount down asks its server several times, 180 s each (measured). Older kernels detach first; what is
 //! then seen for some milliseconds is an empty read-only filesystem put below at the start, so that a write in the gap fails and does not
-//! vanish into the local directory.
+//! vanish into the local directory. Each step is what the mount table calls for, so a switch that broke off half-way is ended by the
+//! next attempt, whatever was done before.
 //!
 //! Gives up: a file that is open stays on the old server. With what was mounted before the monitor's first start, and without
 //! the newer kernel, there is no read-only filesystem below until the first switch.
@@ -24,17 +26,23 @@ use thiserror::Error;
 use super::child::{CallError, Calls, failed};
 use super::config::{Client, Layout};
 use super::machine::Side;
+use super::worker::{Worker, Workers};
 use crate::sys::mount::{MountEntry, Mounts as Table};
 
-/// For calls that do not ask a server: only starting the process takes time, on a busy host seconds.
+/// For calls that do not ask a server: on a busy host a process may wait for seconds to be run.
 const CALL: Duration = Duration::from_secs(10);
 /// For mounting, which does.
 const MOUNT: Duration = Duration::from_secs(15);
-/// Until a detached mount has left the mount table.
-const GONE: Duration = Duration::from_secs(3);
+/// For all steps of one attempt to move a mount. The next attempt goes on where it ended.
+const ATTEMPT: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(2);
-/// Before a mount that failed is tried again.
+/// Before a mount that failed is tried again, and between two looks at one that waits.
 const AGAIN: Duration = Duration::from_secs(5);
+/// Before a detach that has ended without effect is tried again.
+const DETACH_AGAIN: Duration = Duration::from_millis(200);
+/// For a look at a mount that waits, and for the last one before it is used.
+const LOOKED: Duration = Duration::from_secs(3);
+const LAST_LOOK: Duration = Duration::from_millis(300);
 /// What the read-only filesystem below is called in the mount table.
 pub const PLACEHOLDER: &str = "fansync-placeholder";
 
@@ -55,7 +63,7 @@ pub enum MountError {
         source: io::Error,
     },
     /// The old mount does not leave the mount table.
-    #[error("{path} is still mounted after {GONE:?}")]
+    #[error("{path} is still mounted after {ATTEMPT:?}")]
     Stays {
         /// Where.
         path: PathBuf,
@@ -84,10 +92,12 @@ pub struct Mounts {
     client: Client,
     /// A private filesystem for what is kept ready.
     dir: PathBuf,
-    exe: PathBuf,
-    /// Children.
+    workers: Workers,
+    /// Children that were given up.
     pub calls: Calls,
     mounting: Option<(Side, Child, Instant)>,
+    looking: Option<(Side, Worker, Instant)>,
+    looked: Option<Instant>,
     failed: [Option<(Instant, String)>; 2],
 }
 
@@ -100,7 +110,16 @@ impl Mounts {
         let exe =
             std::env::current_exe().map_err(|source| MountError::Io { what: "find", path: "/proc/self/exe".into(), source })?;
         let dir = run_dir.join("mounts");
-        let mut m = Mounts { client: client.clone(), dir, exe, calls: Calls::default(), mounting: None, failed: [None, None] };
+        let mut m = Mounts {
+            client: client.clone(),
+            dir,
+            workers: Workers::new(&exe),
+            calls: Calls::default(),
+            mounting: None,
+            looking: None,
+            looked: None,
+            failed: [None, None],
+        };
         m.make_dir(&m.dir.clone())?;
         // A mount can be moved only out of a mount that is not shared with other namespaces.
         let private = m.table()?.iter().any(|e| e.point == m.dir);
@@ -181,6 +200,18 @@ impl Mounts {
         }
     }
 
+    /// The mounts on the mount point that lie on each other, topmost first.
+    fn stack(&self) -> Result<Vec<MountEntry>, MountError> {
+        let table = self.table()?;
+        let mut at = table.mount_of(&self.client.mount).filter(|e| e.point == self.client.mount);
+        let mut out = Vec::new();
+        while let Some(entry) = at {
+            out.push(entry.clone());
+            at = table.iter().find(|e| e.id == entry.parent && e.point == entry.point && e.id != entry.id);
+        }
+        Ok(out)
+    }
+
     /// Whether a side is mounted where it waits.
     pub fn is_ready(&self, side: Side) -> bool {
         self.entry_at(&self.ahead(side)).is_ok_and(|e| e.is_some_and(|e| self.side_of(&e) == Some(side)))
@@ -207,31 +238,18 @@ impl Mounts {
         command
     }
 
-    /// Mounts a side where it waits, by and by; call it in each round. Never waits.
+    /// Mounts a side where it waits, by and by, and looks whether it is of use; call it in each round. Never waits.
     pub fn make_ready(&mut self, side: Side) {
-        if let Some((which, child, begun)) = &mut self.mounting {
-            let which = *which;
-            match child.try_wait() {
-                Ok(None) if begun.elapsed() < MOUNT => return,
-                Ok(Some(status)) if status.success() => self.failed[which as usize] = None,
-                Ok(Some(status)) => {
-                    let why = failed("mount", child, &status.to_string()).to_string();
-                    if self.failed[which as usize].as_ref().is_none_or(|(_, said)| *said != why) {
-                        tracing::warn!(failover = %self.client.name, server = %which, "cannot mount it ahead: {why}");
-                    }
-                    self.failed[which as usize] = Some((Instant::now(), why));
-                }
-                Ok(None) | Err(_) => {
-                    self.failed[which as usize] = Some((Instant::now(), format!("mount did not end within {MOUNT:?}")));
-                    if let Some((_, child, _)) = self.mounting.take() {
-                        self.calls.adopt("mount", child);
-                    }
-                }
-            }
-            self.mounting = None;
+        self.workers.refill();
+        self.end_mounting();
+        if self.mounting.is_some() {
+            return;
         }
         let recently = self.failed[side as usize].as_ref().is_some_and(|(at, _)| at.elapsed() < AGAIN);
-        if recently || self.is_ready(side) {
+        if self.is_ready(side) {
+            return self.look_at(side);
+        }
+        if recently {
             return;
         }
         let mut command = self.mount_command(side);
@@ -241,42 +259,115 @@ impl Mounts {
         }
     }
 
-    /// Mounts a side where it waits, and waits for that.
+    fn end_mounting(&mut self) {
+        let Some((side, mut child, begun)) = self.mounting.take() else { return };
+        match child.try_wait() {
+            Ok(None) if begun.elapsed() < MOUNT => self.mounting = Some((side, child, begun)),
+            Ok(Some(status)) if status.success() => self.failed[side as usize] = None,
+            Ok(Some(status)) => {
+                let why = failed("mount", &mut child, &status.to_string()).to_string();
+                self.trouble_with(side, format!("cannot mount it ahead: {why}"));
+            }
+            Ok(None) | Err(_) => {
+                self.calls.abandon("mount", child);
+                self.trouble_with(side, format!("cannot mount it ahead: mount did not end within {MOUNT:?}"));
+            }
+        }
+    }
+
+    fn trouble_with(&mut self, side: Side, why: String) {
+        if self.failed[side as usize].as_ref().is_none_or(|(_, said)| *said != why) {
+            tracing::warn!(failover = %self.client.name, server = %side, "{why}");
+        }
+        self.failed[side as usize] = Some((Instant::now(), why));
+    }
+
+    /// Whether what waits answers, now and then, by a worker. A stale one is taken out, and mounted anew by a later round.
+    fn look_at(&mut self, side: Side) {
+        if let Some((which, mut worker, begun)) = self.looking.take() {
+            match worker.answer(Duration::ZERO) {
+                Ok(None) if begun.elapsed() < LOOKED => self.looking = Some((which, worker, begun)),
+                Ok(Some(answer)) => {
+                    self.workers.back(worker);
+                    match answer {
+                        Ok(()) => self.failed[which as usize] = None,
+                        Err(refusal) => self.not_usable(which, refusal.errno, &refusal.said),
+                    }
+                }
+                Ok(None) | Err(_) => {
+                    self.workers.abandon(&mut self.calls, "look at a mount that waits", worker);
+                    self.trouble_with(which, format!("mounted ahead, but a look at it did not end within {LOOKED:?}"));
+                }
+            }
+            return;
+        }
+        if self.looked.is_some_and(|at| at.elapsed() < AGAIN) {
+            return;
+        }
+        self.looked = Some(Instant::now());
+        let at = self.ahead(side);
+        match self.workers.begin("look at a mount that waits", &["look", path(&at)]) {
+            Ok(worker) => self.looking = Some((side, worker, Instant::now())),
+            Err(error) => tracing::warn!(failover = %self.client.name, %error, "cannot look at a mount that waits"),
+        }
+    }
+
+    /// A server that was rebuilt does not know the old handle of its root.
+    fn not_usable(&mut self, side: Side, errno: i32, said: &str) {
+        self.trouble_with(side, format!("mounted ahead, but of no use: {said}"));
+        if errno == libc::ESTALE
+            && let Ok(Some(entry)) = self.entry_at(&self.ahead(side))
+            && self.side_of(&entry) == Some(side)
+            && let Err(error) = self.detach(&entry)
+        {
+            tracing::warn!(failover = %self.client.name, %error, "cannot take out a stale mount");
+        }
+        // The next round mounts it.
+        self.failed[side as usize] = None;
+    }
+
+    /// Sees to it that a side is mounted where it waits and of use.
     fn ready_now(&mut self, side: Side) -> Result<(), MountError> {
         let begun = Instant::now();
         while self.mounting.is_some() && begun.elapsed() < MOUNT {
-            self.make_ready(side);
+            self.end_mounting();
             std::thread::sleep(LOOK);
         }
         if self.is_ready(side) {
-            return Ok(());
+            let at = self.ahead(side);
+            match self.workers.run(&mut self.calls, "look at the mount", &["look", path(&at)], LAST_LOOK) {
+                Err(CallError::Failed { said, errno, .. }) if errno == libc::ESTALE => {
+                    self.not_usable(side, errno, &said);
+                    while self.is_ready(side) && begun.elapsed() < MOUNT {
+                        std::thread::sleep(LOOK);
+                    }
+                }
+                // Slow, or in other trouble: mounting it again would ask the same server.
+                _ => return Ok(()),
+            }
         }
         let command = self.mount_command(side);
         Ok(self.calls.run("mount", command, MOUNT)?)
     }
 
-    /// One of the calls of [`super::tool`], in a child.
-    fn tool(&mut self, what: &str, args: &[&str]) -> Result<(), MountError> {
-        let command = self.tool_command(args);
-        Ok(self.calls.run(what, command, CALL)?)
+    /// One of the calls of [`super::tool`], in a worker.
+    fn tool(&mut self, what: &str, words: &[&str]) -> Result<(), MountError> {
+        Ok(self.workers.run(&mut self.calls, what, words, CALL)?)
     }
 
-    fn tool_command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(&self.exe);
-        command.args(["failover", "call"]).args(args);
-        command
-    }
-
-    /// Puts a server in place. `dead`: what is mounted now does not answer.
+    /// Puts a server in place. `dead`: what is mounted now does not answer. Called again after an error, it goes on from what the
+    /// mount table shows.
     ///
     /// # Errors
     /// See [`MountError`]; the mount is then what [`Mounts::mounted`] says.
     pub fn switch(&mut self, to: Side, dead: bool) -> Result<Moved, MountError> {
-        self.ready_now(to)?;
         let begun = Instant::now();
         let how = match self.client.layout {
             Layout::Mount => self.replace(to, dead)?,
-            Layout::Symlink => self.flip(to, dead)?,
+            Layout::Symlink => {
+                self.ready_now(to)?;
+                self.flip(to, dead)?
+            }
         };
         match self.mounted()? {
             Some(side) if side == to => Ok(Moved { took: begun.elapsed(), how }),
@@ -287,63 +378,90 @@ impl Mounts {
         }
     }
 
+    /// Does what the mount table calls for until the new mount is on top.
     fn replace(&mut self, to: Side, dead: bool) -> Result<String, MountError> {
-        let ahead = self.ahead(to);
-        let point = self.client.mount.clone();
-        let old = self.top()?.filter(|e| e.source != PLACEHOLDER.as_bytes());
-        let Some(old) = old else {
-            self.tool("move the mount into place", &["move", path(&ahead), path(&point)])?;
-            return Ok("moved into place".into());
-        };
-        let ended = if dead { self.shut_down(&old) } else { "" };
-        if self.tool("move the mount below the old one", &["beneath", path(&ahead), path(&point)]).is_ok() {
-            self.detach(&point, &old)?;
-            return Ok(format!("{ended}moved below the old mount, which was then detached"));
+        let (ahead, point) = (self.ahead(to), self.client.mount.clone());
+        let begun = Instant::now();
+        let mut how: Vec<&str> = Vec::new();
+        let (mut ready, mut asked, mut too_old) = (false, false, false);
+        let mut detaching: Option<(u32, u32, Instant)> = None;
+        loop {
+            let stack = self.stack()?;
+            let Some(top) = stack.first().filter(|e| e.source != PLACEHOLDER.as_bytes()) else {
+                if stack.is_empty() {
+                    self.tool("put a read-only filesystem below the mount", &["placeholder", path(&point)])?;
+                }
+                // Not twice: between the detach and this, clients see the read-only filesystem.
+                if !ready {
+                    self.ready_now(to)?;
+                    ready = true;
+                }
+                self.tool("move the mount into place", &["move", path(&ahead), path(&point)])?;
+                how.push("moved into place");
+                continue;
+            };
+            if self.side_of(top) == Some(to) {
+                return Ok(how.join(", "));
+            }
+            if begun.elapsed() > ATTEMPT {
+                return Err(MountError::Stays { path: point });
+            }
+            let below = stack.iter().any(|e| self.side_of(e) == Some(to));
+            if !below && !ready {
+                self.ready_now(to)?;
+                ready = true;
+            }
+            if dead && !asked {
+                asked = true;
+                how.extend(self.shut_down(top));
+            }
+            if !below && !too_old {
+                match self.tool("move the mount below the old one", &["beneath", path(&ahead), path(&point)]) {
+                    Ok(()) => how.push("moved below the old mount"),
+                    Err(MountError::Call(CallError::Failed { .. })) => too_old = true,
+                    Err(error) => return Err(error),
+                }
+                continue;
+            }
+            // The call is bound to this mount, so one that ends late does no harm.
+            match detaching {
+                Some((id, pid, at)) if id == top.id && !(self.calls.has_ended(pid) && at.elapsed() > DETACH_AGAIN) => {}
+                _ => {
+                    detaching = Some((top.id, self.detach(top)?, Instant::now()));
+                    how.push("old mount detached");
+                }
+            }
+            std::thread::sleep(LOOK);
         }
-        self.detach(&point, &old)?;
-        // A read-only filesystem of ours may have been below, or the local directory.
-        if self.top()?.is_none() {
-            self.tool("put a read-only filesystem below the mount", &["placeholder", path(&point)])?;
-        }
-        self.tool("move the mount into place", &["move", path(&ahead), path(&point)])?;
-        Ok(format!("{ended}old mount detached, then moved into place"))
     }
 
     /// Ends every blocked call on a dead NFS mount with an error, where the kernel can (6.5). Otherwise those stay blocked, and
     /// what they write lands on the old server when it comes back.
-    fn shut_down(&mut self, old: &MountEntry) -> &'static str {
+    fn shut_down(&mut self, old: &MountEntry) -> Option<&'static str> {
         let file = format!("/sys/fs/nfs/{}:{}/shutdown", old.dev.0, old.dev.1);
         if !old.fs_type.starts_with(b"nfs") || !Path::new(&file).exists() {
-            return "";
+            return None;
         }
         match self.tool("end blocked calls", &["shutdown", &file]) {
-            Ok(()) => "blocked calls ended, ",
+            Ok(()) => Some("blocked calls ended"),
             Err(error) => {
                 tracing::warn!(failover = %self.client.name, %error, "blocked calls go on");
-                ""
+                None
             }
         }
     }
 
-    /// Takes the topmost mount out, by a child that nobody waits for.
-    fn detach(&mut self, point: &Path, old: &MountEntry) -> Result<(), MountError> {
-        let command = self.tool_command(&["detach", path(point)]);
-        self.calls.leave("detach the old mount", command)?;
-        let begun = Instant::now();
-        while self.table()?.iter().any(|e| e.id == old.id && e.point == old.point) {
-            if begun.elapsed() > GONE {
-                return Err(MountError::Stays { path: point.into() });
-            }
-            std::thread::sleep(LOOK);
-        }
-        Ok(())
+    /// Begins to take a mount out, by a worker that nobody waits for; its process id.
+    fn detach(&mut self, old: &MountEntry) -> Result<u32, MountError> {
+        let id = old.id.to_string();
+        Ok(self.workers.leave(&mut self.calls, "detach the old mount", &["detach", path(&old.point), &id])?)
     }
 
     /// rename(2) does not look where the old link leads; mv(1) does, and hangs.
     fn flip(&mut self, to: Side, dead: bool) -> Result<String, MountError> {
-        let mut ended = "";
+        let mut how = Vec::new();
         if dead && let Some(old) = self.entry_at(&self.ahead(to.other()))?.filter(|e| self.side_of(e).is_some()) {
-            ended = self.shut_down(&old);
+            how.extend(self.shut_down(&old));
         }
         let mut aside = self.client.mount.as_os_str().to_owned();
         aside.push(".new");
@@ -357,10 +475,10 @@ impl Mounts {
         fs::rename(&aside, &self.client.mount).map_err(fail("replace the link"))?;
         // The dead one is mounted anew, or its files would fail for ever after a shutdown.
         if dead && let Some(old) = self.entry_at(&self.ahead(to.other()))?.filter(|e| self.side_of(e).is_some()) {
-            let at = old.point.clone();
-            self.detach(&at, &old)?;
+            self.detach(&old)?;
         }
-        Ok(format!("{ended}link replaced"))
+        how.push("link replaced");
+        Ok(how.join(", "))
     }
 
     /// The device of what is mounted, to find who waits for it.

@@ -26,6 +26,8 @@ use crate::status;
 
 /// How long the peer may take to answer.
 pub(super) const PEER: Duration = Duration::from_millis(700);
+/// How long a peer that accepts the connection may take to step down: it sets exports and writes its mark.
+const STEP_DOWN: Duration = Duration::from_secs(2);
 /// Between two looks at the peer and the mark.
 const TEND: Duration = Duration::from_millis(500);
 /// Exports are set anew this often: whoever restarts the NFS server makes them what /etc/exports says.
@@ -182,7 +184,7 @@ impl Server {
             return Ok(own);
         }
         let mut highest = above.max(own.epoch).max(self.reserved());
-        match self.ask_peer(&Request::StepDown { by: self.host.clone() }, PEER) {
+        match self.ask_peer(&Request::StepDown { by: self.host.clone() }, STEP_DOWN) {
             Ok(Reply::Done { mark }) => highest = highest.max(mark.epoch),
             Ok(Reply::Refused { why }) => return Err(format!("the peer does not step down: {why}")),
             Ok(Reply::Report(_)) => return Err("the peer answers something else".into()),

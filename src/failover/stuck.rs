@@ -1,7 +1,7 @@
 //! Who waits for a dead mount, by process id and name: told instead of hanging along.
 //!
 //! Looks at /proc only, where nothing asks a server: the names of open files and of the working directory come from the kernel's
-//! memory. A process is told when it waits for a network filesystem (by its wait channel), or sleeps without being
+//! memory. A process is told when one of its threads waits for a network filesystem (by its wait channel), or sleeps without being
 //! interruptible and holds something below the mount.
 
 use std::fs;
@@ -31,25 +31,40 @@ pub fn stuck(mount: &Path) -> Vec<Stuck> {
 
 fn look(pid: u32, mount: &Path) -> Option<Stuck> {
     let proc = Path::new("/proc").join(pid.to_string());
-    let stat = fs::read_to_string(proc.join("stat")).ok()?;
-    let state = stat.rsplit_once(") ")?.1.chars().next()?;
-    if !matches!(state, 'D' | 'S') {
-        return None;
-    }
-    let waits = fs::read_to_string(proc.join("wchan")).unwrap_or_default();
-    let network = CHANNELS.iter().any(|c| waits.contains(c));
-    if !network && state != 'D' {
-        return None;
-    }
+    let tasks = fs::read_dir(proc.join("task")).ok()?.flatten();
+    let waits = tasks.filter_map(|task| waits(&task.path())).min_by_key(|w| !w.network)?;
     let below =
         |link: &Path| fs::read_link(link).is_ok_and(|to| to.as_os_str().as_bytes().starts_with(mount.as_os_str().as_bytes()));
     let holds =
         below(&proc.join("cwd")) || fs::read_dir(proc.join("fd")).is_ok_and(|fds| fds.flatten().any(|fd| below(&fd.path())));
     // A call by path holds nothing that is seen here; kernel threads have no root.
     let user = fs::read_link(proc.join("exe")).is_ok();
-    (user && (holds || network)).then(|| Stuck {
+    (user && (holds || waits.network)).then(|| Stuck {
         pid,
         name: fs::read_to_string(proc.join("comm")).unwrap_or_default().trim().to_owned(),
-        waits: if waits.is_empty() || waits == "0" { format!("state {state}") } else { waits },
+        waits: waits.channel,
     })
+}
+
+/// What one thread waits for.
+struct Waits {
+    channel: String,
+    /// That is a call to a server.
+    network: bool,
+}
+
+/// `None` when the thread runs, or sleeps as idle ones do.
+fn waits(task: &Path) -> Option<Waits> {
+    let stat = fs::read_to_string(task.join("stat")).ok()?;
+    let state = stat.rsplit_once(") ")?.1.chars().next()?;
+    if !matches!(state, 'D' | 'S') {
+        return None;
+    }
+    let channel = fs::read_to_string(task.join("wchan")).unwrap_or_default();
+    let network = CHANNELS.iter().any(|c| channel.contains(c));
+    if !network && state != 'D' {
+        return None;
+    }
+    let nameless = channel.is_empty() || channel == "0";
+    Some(Waits { channel: if nameless { format!("state {state}") } else { channel }, network })
 }

@@ -41,6 +41,15 @@ const MOUNT: &[Row<Shown>] = &[
     }),
     row(Counter, "fansync_failover_probe_rounds_total", F, "Rounds of probes made.", |f, v| v.put(f.rounds as f64)),
     row(Counter, "fansync_failover_switches_total", F, "Times the mount was moved.", |f, v| v.put(f.switches as f64)),
+    row(
+        Counter,
+        "fansync_failover_failures_total",
+        F,
+        "Moves of the mount and promotions that failed; each is tried again.",
+        |f, v| {
+            v.put(f.failures as f64);
+        },
+    ),
     row(Gauge, "fansync_failover_last_switch_duration_seconds", F, "How long the last move took; 0 before the first.", |f, v| {
         v.put(f.last_switch_seconds);
     }),

@@ -1,0 +1,185 @@
+//! Processes started ahead that make the calls that can touch a mount ([`super::tool`]): a switch then costs no fork and no exec.
+//!
+//! Each reads requests from its standard input, a line each, and answers each with a line. One whose call does not end by its
+//! deadline is killed and, if even that does not end it, left alone. One that is told something nobody waits for is given
+//! up at once: it ends with its call, as its input is closed.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::{Deserialize, Serialize};
+use std::os::fd::AsFd;
+
+use super::child::{CallError, Calls};
+
+/// How many wait for work: one for the calls that follow each other, one for the detach, one for a look at a mount.
+const SPARE: usize = 3;
+
+/// What a worker answers when a call has failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// The error number; 0 when there is none.
+    pub errno: i32,
+    /// The words.
+    pub said: String,
+}
+
+/// One process.
+#[derive(Debug)]
+pub struct Worker {
+    child: Child,
+    heard: Vec<u8>,
+}
+
+impl Worker {
+    fn start(exe: &Path) -> io::Result<Worker> {
+        let mut command = Command::new(exe);
+        command.args(["failover", "call"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        Ok(Worker { child: command.spawn()?, heard: Vec::new() })
+    }
+
+    fn tell(&mut self, words: &[&str]) -> io::Result<()> {
+        let mut line = serde_json::to_vec(words)?;
+        line.push(b'\n');
+        // A request is shorter than the pipe is empty, so this does not wait.
+        self.child.stdin.as_mut().ok_or(io::ErrorKind::BrokenPipe)?.write_all(&line)
+    }
+
+    /// Its answer, if there is one by then; `None` while the call goes on.
+    ///
+    /// # Errors
+    /// It has ended without one.
+    pub fn answer(&mut self, within: Duration) -> io::Result<Option<Result<(), Refusal>>> {
+        let begun = Instant::now();
+        let out = self.child.stdout.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
+        loop {
+            if let Some(end) = memchr::memchr(b'\n', &self.heard) {
+                let answer = serde_json::from_slice::<Option<Refusal>>(&self.heard[..end])?;
+                self.heard.drain(..=end);
+                return Ok(Some(answer.map_or(Ok(()), Err)));
+            }
+            let left = within.saturating_sub(begun.elapsed());
+            let wait = PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
+            let wait = if left.is_zero() { PollTimeout::ZERO } else { wait };
+            match poll(&mut [PollFd::new(out.as_fd(), PollFlags::POLLIN)], wait) {
+                Ok(0) if left.is_zero() => return Ok(None),
+                Ok(0) | Err(Errno::EINTR) => {}
+                Ok(_) => {
+                    let mut some = [0; 4096];
+                    match io::Read::read(out, &mut some)? {
+                        0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                        n => self.heard.extend_from_slice(&some[..n]),
+                    }
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Closes its input, after which it ends with its call.
+    fn give_up(mut self) -> Child {
+        self.child.stdin = None;
+        self.child
+    }
+}
+
+/// Workers that wait for work.
+#[derive(Debug)]
+pub struct Workers {
+    exe: std::path::PathBuf,
+    idle: Vec<Worker>,
+}
+
+impl Workers {
+    /// Starts none yet. `exe`: this program.
+    pub fn new(exe: &Path) -> Workers {
+        Workers { exe: exe.into(), idle: Vec::new() }
+    }
+
+    /// Starts what is missing, for the next time.
+    pub fn refill(&mut self) {
+        self.idle.retain_mut(|w| matches!(w.child.try_wait(), Ok(None)));
+        while self.idle.len() < SPARE {
+            match Worker::start(&self.exe) {
+                Ok(worker) => self.idle.push(worker),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot start a process for mount calls ahead");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Gives a request to one that waits, or to one started for it. For [`Workers::back`] when it has answered.
+    ///
+    /// # Errors
+    /// [`CallError::Start`].
+    pub fn begin(&mut self, what: &str, words: &[&str]) -> Result<Worker, CallError> {
+        // One that somebody has killed shows by its broken pipe.
+        while let Some(mut worker) = self.idle.pop() {
+            if worker.tell(words).is_ok() {
+                return Ok(worker);
+            }
+            let _ = worker.child.kill();
+            let _ = worker.child.wait();
+        }
+        let start = || {
+            let mut worker = Worker::start(&self.exe)?;
+            worker.tell(words)?;
+            Ok(worker)
+        };
+        start().map_err(|source| CallError::Start { what: what.into(), source })
+    }
+
+    /// Takes back one that has answered.
+    pub fn back(&mut self, worker: Worker) {
+        self.idle.push(worker);
+    }
+
+    /// Makes one call, and waits for it.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn run(&mut self, calls: &mut Calls, what: &str, words: &[&str], deadline: Duration) -> Result<(), CallError> {
+        let mut worker = self.begin(what, words)?;
+        match worker.answer(deadline) {
+            Ok(Some(answer)) => {
+                self.back(worker);
+                answer.map_err(|r| CallError::Failed { what: what.into(), said: r.said, errno: r.errno })
+            }
+            Ok(None) => {
+                calls.abandon(what, worker.child);
+                Err(CallError::Late { what: what.into(), deadline })
+            }
+            Err(e) => {
+                calls.abandon(what, worker.child);
+                Err(CallError::Failed { what: what.into(), said: format!("its process ended: {e}"), errno: 0 })
+            }
+        }
+    }
+
+    /// Begins a call that nobody waits for; its process id.
+    ///
+    /// # Errors
+    /// [`CallError::Start`].
+    pub fn leave(&mut self, calls: &mut Calls, what: &str, words: &[&str]) -> Result<u32, CallError> {
+        let worker = self.begin(what, words)?;
+        let pid = worker.pid();
+        calls.keep(what, worker.give_up());
+        Ok(pid)
+    }
+
+    /// Gives up one whose call takes too long.
+    pub fn abandon(&mut self, calls: &mut Calls, what: &str, worker: Worker) {
+        calls.abandon(what, worker.child);
+    }
+}
