@@ -5,10 +5,11 @@
 //! A path may be *newer* than its event (the look-up sees the present); the renames that lie between are still in the
 //! queue and are replayed by handle, so the tree ends right.
 //!
-//! How: the path tree ([`tree`]) knows the directories; an unknown handle costs one `open_by_handle_at` and one readlink,
-//! and is hung on the node that its path leads to, after that path was checked to lead back to the same inode. (It does not
-//! for a directory hidden below a mount, nor for one that a bind mount shows under a path like ours.) Handles outside the
-//! root are remembered as foreign and cost one hash look-up from then on.
+//! How: the path tree ([`tree`]) knows the directories; an unknown handle costs one `open_by_handle_at` and one readlink, whose
+//! path was checked to lead back to the same inode. (It does not for a directory hidden below a mount, nor for one that a bind mount
+//! shows under a path like ours.) It is hung on its parent, and that one on its own as far up as need be, each known by its
+//! handle: a path would not do, as the tree is as old as the queue's head, and another directory may have the name there. Handles
+//! outside the root are remembered as foreign and cost one hash look-up from then on.
 //!
 //! Gives up: a directory that is visible at two paths below the root (a bind mount) is followed at one of them.
 
@@ -25,7 +26,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::fcntl::{AtFlags, OFlag, open};
+use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 
 use crate::dirty::Seen;
@@ -33,7 +34,7 @@ use crate::filter::Filter;
 use crate::lost::{Cause, Lost};
 use crate::path::{self, RelPath};
 use crate::source::fan_decode::{FanEvent, Fid, Place};
-use crate::sys::handle::{FsId, HandleRef, fd_path, fs_id, name_to_handle, open_by_handle};
+use crate::sys::handle::{FsId, Handle, HandleRef, fd_path, fs_id, name_to_handle, open_by_handle};
 use tree::{Known, NodeId, Tree};
 
 pub use muting::MuteBy;
@@ -114,6 +115,9 @@ struct Marked {
     /// Any descriptor on the mount: handles are opened, and paths read, through it.
     fd: OwnedFd,
 }
+
+/// So often a directory is looked up that moves under our hands.
+const HANG_TRIES: u32 = 10;
 
 /// Counters; never reset.
 #[derive(Clone, Copy, Debug, Default)]
@@ -332,21 +336,31 @@ impl Resolver {
         let (old, new) = (place(event.old)?, place(event.new)?);
         let (old_name, new_name) = (event.old.map_or(&b""[..], |p| p.name), event.new.map_or(&b""[..], |p| p.name));
         if is_dir {
-            // By its own handle where the kernel tells it: a look-up may have put it ahead of this event.
+            // By its own handle alone: what has the old name in the tree may be another directory that a look-up put there ahead of
+            // this event. Where the handle is not known, or not told, that place is given up.
             let child = event.child.filter(|c| !c.handle.is_empty());
             let node = match child.map(|c| self.tree.get((c.fs.0, c.kind, c.handle))) {
                 Some(Known::Inside(node)) => Some(node),
-                _ => match old {
-                    Dir::Inside(dir) => self.tree.child(dir, old_name),
-                    Dir::Outside => None,
-                },
+                _ => {
+                    if let Dir::Inside(dir) = old
+                        && let Some(there) = self.tree.child(dir, old_name)
+                    {
+                        self.tree.detach(there);
+                    }
+                    None
+                }
             };
             match (node, &new) {
                 (Some(node), Dir::Inside(dir)) => {
                     self.tree.rename(node, *dir, new_name);
                     // The kernel merges a rename into an earlier one with the same names, so their order may be lost (a to b, b to a, a to b
                     // arrive as two, measured on 6.18). A place that does not lead to the directory is no place: it is looked up.
-                    if self.dir_path(node) && !child.is_some_and(|c| leads_to(root, &self.dir, &c)) {
+                    // The same of the directory above it: another one may have its name, with one of this name in it.
+                    let leads = |path: &[u8]| {
+                        child.is_some_and(|c| leads_to(root, path, &c))
+                            && event.new.is_some_and(|n| path::parent(path).is_some_and(|up| leads_to(root, up, &n.fid)))
+                    };
+                    if self.dir_path(node) && !leads(&self.dir) {
                         self.tree.detach(node);
                     }
                 }
@@ -510,17 +524,25 @@ impl Resolver {
             Known::Foreign => return Ok(Dir::Outside),
             Known::Inside(_) | Known::Nothing => {}
         }
-        match self.look_up(root, fid)? {
-            Whereabouts::Inside(at) => {
-                let node = self.tree.ensure(&at);
-                self.tree.bind(node, key);
-                Ok(Dir::Inside(node))
-            }
-            Whereabouts::Foreign | Whereabouts::NoName => {
+        self.at_hand(root, fid, HANG_TRIES)
+    }
+
+    /// Looks a directory up and hangs it on the tree.
+    fn at_hand(&mut self, root: &Root, fid: &Fid<'_>, tries: u32) -> Result<Dir, Lost> {
+        let key = (fid.fs.0, fid.kind, fid.handle);
+        match self.open_and_find(root, fid)? {
+            (Whereabouts::Inside(at), Some(fd)) => match self.hang(fd, key, &at) {
+                Ok(node) => Ok(Dir::Inside(node)),
+                // It has moved in between, or a directory above it.
+                Err(_) if tries > 0 => self.at_hand(root, fid, tries - 1),
+                Err(_) => Err(Lost::all(Cause::UnresolvableHandle)),
+            },
+            (Whereabouts::Inside(_), None) => Err(Lost::all(Cause::UnresolvableHandle)),
+            (Whereabouts::Foreign | Whereabouts::NoName, _) => {
                 self.tree.set_foreign(key);
                 Ok(Dir::Outside)
             }
-            Whereabouts::Gone => {
+            (Whereabouts::Gone, _) => {
                 // The event that removed it, or a directory above it, was seen or is still to come.
                 self.stats.gone += 1;
                 Ok(Dir::Outside)
@@ -528,7 +550,44 @@ impl Resolver {
         }
     }
 
+    /// Hangs the directory `fd` (`key`, at `path`) on its parent, with the directories above that are not known.
+    ///
+    /// # Errors
+    /// Those of looking upwards; `ESTALE` where a directory does not have its name any more.
+    fn hang(&mut self, fd: OwnedFd, key: tree::Key<'_>, path: &[u8]) -> io::Result<NodeId> {
+        let mut below: Vec<(u64, Handle, &[u8])> = Vec::new();
+        let (mut fd, mut path) = (fd, path);
+        let mut own = (key.0, Handle { kind: key.1, bytes: key.2.into(), mount_id: 0 });
+        let top = loop {
+            let Some(above) = path::parent(path) else { break self.tree.root() };
+            let up = openat(&fd, "..", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+            let (name, parent) = (path::base(path), name_to_handle(up.as_fd(), Path::new(""))?);
+            let named = name_to_handle(up.as_fd(), Path::new(OsStr::from_bytes(name)))?;
+            if named.as_ref() != own.1.as_ref() {
+                return Err(nix::errno::Errno::ESTALE.into());
+            }
+            let parent = (fs_id(up.as_fd())?.0, parent);
+            let known = self.tree.get((parent.0, parent.1.kind, &parent.1.bytes));
+            below.push((own.0, own.1, name));
+            if let Known::Inside(node) = known
+                && self.tree.is_attached(node)
+            {
+                break node;
+            }
+            (fd, own, path) = (up, parent, above);
+        };
+        Ok(below
+            .into_iter()
+            .rev()
+            .fold(top, |parent, (fs, handle, name)| self.tree.put(parent, name, (fs, handle.kind, &handle.bytes))))
+    }
+
     fn look_up(&mut self, root: &Root, fid: &Fid<'_>) -> Result<Whereabouts, Lost> {
+        self.open_and_find(root, fid).map(|(found, _)| found)
+    }
+
+    /// Where an object is, and the object.
+    fn open_and_find(&mut self, root: &Root, fid: &Fid<'_>) -> Result<(Whereabouts, Option<OwnedFd>), Lost> {
         self.stats.opened += 1;
         let mut found = Whereabouts::Foreign;
         for at in 0..self.marked.len() {
@@ -537,7 +596,7 @@ impl Resolver {
             }
             let fd = match open_by_handle(self.marked[at].fd.as_fd(), fid.handle_ref()) {
                 Ok(fd) => fd,
-                Err(e) if matches!(e.raw_os_error(), Some(libc::ESTALE | libc::ENOENT)) => return Ok(Whereabouts::Gone),
+                Err(e) if matches!(e.raw_os_error(), Some(libc::ESTALE | libc::ENOENT)) => return Ok((Whereabouts::Gone, None)),
                 Err(e) => {
                     if !std::mem::replace(&mut self.fd_errors_said, true) {
                         tracing::warn!(
@@ -552,10 +611,10 @@ impl Resolver {
             match where_is(root, fd.as_fd()) {
                 Whereabouts::Foreign => {}
                 Whereabouts::NoName => found = Whereabouts::NoName,
-                other => return Ok(other),
+                other => return Ok((other, Some(fd))),
             }
         }
-        Ok(found)
+        Ok((found, None))
     }
 }
 

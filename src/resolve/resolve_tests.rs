@@ -130,6 +130,40 @@ fn a_directory_that_went_to_and_fro_is_found_where_it_is() {
     assert_eq!(w.told(), ["Created b/f", "Written b/f", "Written b/x/f"]);
 }
 
+/// The look-up of the first finds it where the exchange has put it, and the exchange is told after that.
+#[test]
+fn a_directory_looked_up_ahead_is_not_taken_for_the_one_it_was_exchanged_with() {
+    let mut w = Watched::new(&[], true);
+    for dir in ["d/c", "e/c"] {
+        fs::create_dir_all(w.at("root").join(dir)).unwrap();
+    }
+    w.told();
+    let flags = nix::fcntl::RenameFlags::RENAME_EXCHANGE;
+    fs::write(w.at("root/e/c/before"), "1").unwrap();
+    nix::fcntl::renameat2(nix::fcntl::AT_FDCWD, &w.at("root/e/c"), nix::fcntl::AT_FDCWD, &w.at("root/d/c"), flags).unwrap();
+    w.told();
+    fs::write(w.at("root/d/c/after"), "1").unwrap();
+    fs::write(w.at("root/e/c/after"), "1").unwrap();
+    assert_eq!(w.told(), ["Created d/c/after", "Written d/c/after", "Created e/c/after", "Written e/c/after"]);
+}
+
+/// The same with what is above it: found below the name that its parent has by now, which in the tree still is another's.
+#[test]
+fn a_directory_looked_up_ahead_is_not_hung_on_the_one_that_had_its_parents_name() {
+    let mut w = Watched::new(&[], true);
+    for dir in ["p/q", "x/q"] {
+        fs::create_dir_all(w.at("root").join(dir)).unwrap();
+        fs::write(w.at("root").join(dir).parent().unwrap().join("f"), "1").unwrap();
+    }
+    w.told();
+    fs::write(w.at("root/x/q/before"), "1").unwrap();
+    fs::rename(w.at("root/p"), w.at("root/r")).unwrap();
+    fs::rename(w.at("root/x"), w.at("root/p")).unwrap();
+    w.told();
+    fs::write(w.at("root/p/q/after"), "1").unwrap();
+    assert_eq!(w.told(), ["Created p/q/after", "Written p/q/after"]);
+}
+
 #[test]
 fn excluded_and_foreign_paths_are_not_told() {
     let mut w = Watched::new(&["/cache/", "*.tmp"], true);

@@ -190,6 +190,32 @@ impl Tree {
         at
     }
 
+    /// Hangs the directory `key` on `parent` as `name`, wherever it was; what had that place is detached.
+    pub fn put(&mut self, parent: NodeId, name: &[u8], key: Key<'_>) -> NodeId {
+        if let Known::Inside(node) = self.get(key) {
+            self.rename(node, parent, name);
+            return node;
+        }
+        if let Some(there) = self.child(parent, name) {
+            self.detach(there);
+        }
+        let node = self.add(parent, name);
+        self.bind(node, key);
+        node
+    }
+
+    /// Whether the way up from `node` ends at the root.
+    pub fn is_attached(&self, node: NodeId) -> bool {
+        let mut at = node.0;
+        while at != ROOT {
+            at = self.nodes[at as usize].parent;
+            if at == NONE {
+                return false;
+            }
+        }
+        true
+    }
+
     fn add(&mut self, parent: NodeId, name: &[u8]) -> NodeId {
         let node = Node { parent: parent.0, name: name.into(), handle: None, verdict: (0, false), used: true, live: true };
         let at = match self.free.pop() {
@@ -328,18 +354,9 @@ impl Tree {
         self.version += 1;
         let mut keep = vec![false; self.nodes.len()];
         keep[ROOT as usize] = true;
-        let attached = |nodes: &[Node], mut at: u32| {
-            while at != ROOT {
-                at = nodes[at as usize].parent;
-                if at == NONE {
-                    return false;
-                }
-            }
-            true
-        };
         for at in 1..self.nodes.len() as u32 {
             let n = &self.nodes[at as usize];
-            if n.live && n.used && n.handle.is_some() && attached(&self.nodes, at) {
+            if n.live && n.used && n.handle.is_some() && self.is_attached(NodeId(at)) {
                 let mut up = at;
                 while !keep[up as usize] {
                     keep[up as usize] = true;
