@@ -109,6 +109,14 @@ def accepts(port):
         return False
 
 
+def free_port():
+    """Below the ports the kernel hands out, so that no outgoing connection sits on it."""
+    while True:
+        port = random.randrange(20000, 32000)
+        if not accepts(port):
+            return port
+
+
 class Arena:
     """A fresh tmpfs with an rsync daemon on 127.0.0.1 that exports directories of it; use as a context."""
 
@@ -139,16 +147,17 @@ class Arena:
         config += "".join(f"[{name}]\npath = {self.work}/{name}\n" for name in self.modules)
         (self.work / "rsyncd.conf").write_text(config)
         for _ in range(10):
-            # Below the ports the kernel hands out, so that no outgoing connection sits on it.
-            self.port = random.randrange(20000, 32000)
-            if accepts(self.port):
-                continue
-            command = ["rsync", "--daemon", "--no-detach", f"--port={self.port}", f"--config={self.work}/rsyncd.conf"]
-            self.server = subprocess.Popen(command + [f"--log-file={self.log()}"], start_new_session=True)
-            eventually("an rsync daemon", lambda: accepts(self.port) or self.server.poll() is not None)
-            if self.server.poll() is None:
+            self.port = free_port()
+            if self.serve_again():
                 return
         raise Failed("no rsync daemon would start")
+
+    def serve_again(self):
+        """Starts the rsync daemon on the port it had."""
+        command = ["rsync", "--daemon", "--no-detach", f"--port={self.port}", f"--config={self.work}/rsyncd.conf"]
+        self.server = subprocess.Popen(command + [f"--log-file={self.log()}"], start_new_session=True)
+        eventually("an rsync daemon", lambda: accepts(self.port) or self.server.poll() is not None)
+        return self.server.poll() is None
 
     def log(self):
         return self.work / "rsyncd.log"

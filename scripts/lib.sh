@@ -44,6 +44,18 @@ need_cargo() {
     fi
 }
 
+# The program to test: $FANSYNC, else the debug binary, built as the user who called.
+fansync_binary() {
+    local built
+    if [[ -n ${FANSYNC:-} ]]; then
+        printf '%s\n' "$FANSYNC"
+        return
+    fi
+    need_cargo
+    built=$(as_caller cargo build --quiet --bin fansync --message-format=json-render-diagnostics)
+    sed -n 's/.*"name":"fansync".*"executable":"\([^"]*\)".*/\1/p' <<<"$built" | tail -n 1
+}
+
 # Installs the packages of the given command:package pairs whose command is missing; where that is not possible, tells what
 # to install and ends.
 need_commands() {

@@ -194,7 +194,7 @@ fn tell_metrics(
     let failed = |source| Error::Setup { what: "the threads of metrics", source };
     let sampler = Sampler::new(Box::new(move || control::snapshot(started, &engines.all(), sampler::PATIENCE)));
     if let Some(http) = http {
-        tracing::info!(address = %http.address(), "serving metrics");
+        tracing::info!(address = %http.address(), "serving metrics and the status page");
         http.serve(Arc::new(site::daemon(Arc::clone(&sampler)))).map_err(failed)?;
     }
     let file = daemon.metrics_file.as_deref().map(|path| (path, daemon.metrics_interval));

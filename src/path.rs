@@ -126,7 +126,8 @@ pub fn is_at_or_below(path: &[u8], above: &[u8]) -> bool {
     above.is_empty() || (path.starts_with(above) && (path.len() == above.len() || path[above.len()] == b'/'))
 }
 
-/// A path for a human eye: control bytes and invalid UTF-8 as `\xNN`, the root as `.`. Not meant to be parsed.
+/// A path for a human eye: control bytes, invalid UTF-8, and what turns the writing direction or breaks lines as `\xNN`, the root
+/// as `.`. Not meant to be parsed.
 pub struct Shown<'a>(pub &'a [u8]);
 
 impl fmt::Display for Shown<'_> {
@@ -138,7 +139,10 @@ impl fmt::Display for Shown<'_> {
             for c in chunk.valid().chars() {
                 match c {
                     '\\' => f.write_str("\\\\")?,
-                    c if c.is_control() => {
+                    // By the last four, "gpj.exe" could read "exe.jpg".
+                    c if c.is_control()
+                        || matches!(c, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') =>
+                    {
                         for b in c.encode_utf8(&mut [0; 4]).bytes() {
                             write!(f, "\\x{b:02x}")?;
                         }
@@ -190,6 +194,7 @@ mod tests {
     #[test]
     fn shown_is_one_line_and_reversible_by_eye() {
         assert_eq!(Shown(b"a\nb\xff\\").to_string(), "a\\x0ab\\xff\\\\");
+        assert_eq!(Shown("\u{202e}gpj.exe".as_bytes()).to_string(), "\\xe2\\x80\\xaegpj.exe");
         assert_eq!(Shown(b"").to_string(), ".");
         assert_eq!(Shown("é".as_bytes()).to_string(), "é");
     }

@@ -219,7 +219,7 @@ pub struct Target {
 /// A path that waits to be sent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Pending {
-    /// Escaped for display; empty for the whole tree.
+    /// Escaped for display; `.` is the source itself.
     pub path: String,
     /// `entry`, `contents` (one level of a directory) or `subtree`.
     pub kind: String,

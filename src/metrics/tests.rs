@@ -126,3 +126,94 @@ fn the_documents_list_every_metric_and_no_other() {
     let lacks: Vec<_> = all().iter().map(row).filter(|row| !docs.lines().any(|line| line == row)).collect();
     assert!(lacks.is_empty(), "docs/monitoring.md lacks these rows:\n{}", lacks.join("\n"));
 }
+
+/// A metric of an expression, with the labels that are chosen by.
+fn selectors(expression: &str) -> Vec<(String, Vec<String>)> {
+    let metric = regex::Regex::new(r#"(fansync_[a-z_]+)(?:\{([^}]*)\})?"#).unwrap();
+    let label = regex::Regex::new(r#"([a-z_]+)\s*[=!]~?=?\s*""#).unwrap();
+    let labels = |of: &str| label.captures_iter(of).map(|c| c[1].to_owned()).collect();
+    metric.captures_iter(expression).map(|c| (c[1].to_owned(), c.get(2).map_or(Vec::new(), |of| labels(of.as_str())))).collect()
+}
+
+#[track_caller]
+fn check_expression(expression: &str, place: &str) {
+    for (name, labels) in selectors(expression) {
+        let metric = all().into_iter().find(|m| m.name == name);
+        let metric = metric.unwrap_or_else(|| panic!("{place}: {name} is not exported: {expression}"));
+        for label in labels {
+            let there = metric.labels.contains(&label.as_str()) || ["job", "instance"].contains(&label.as_str());
+            assert!(there, "{place}: {name} has no label {label}: {expression}");
+        }
+    }
+}
+
+#[test]
+fn the_alert_rules_ask_for_what_is_exported() {
+    let rules = read("scripts/dist/fansync.rules.yml");
+    let mut seen = 0;
+    for line in rules.lines() {
+        if let Some(expression) = line.trim().strip_prefix("expr: ") {
+            check_expression(expression, "fansync.rules.yml");
+            seen += 1;
+        }
+        // Annotations may name labels of what their rule asks for.
+        if let Some(state) = line.trim().strip_prefix("expr: fansync_target_state{state=~\"") {
+            let states = state.split('"').next().unwrap().split('|');
+            states.for_each(|s| assert!(crate::status::TARGET_STATES.contains(&s), "{s} is no state"));
+        }
+    }
+    assert_eq!(seen, rules.matches("- alert:").count());
+    let docs = read("docs/monitoring.md");
+    for alert in rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+        assert!(docs.contains(&format!("| `{alert}` |")), "docs/monitoring.md does not tell of {alert}");
+    }
+    let tested = read("scripts/dist/fansync.rules.test.yml");
+    named(&tested).iter().for_each(|name| check_expression(name, "fansync.rules.test.yml"));
+}
+
+#[test]
+fn the_dashboard_is_sound_and_asks_for_what_is_exported() {
+    let dashboard: serde_json::Value = serde_json::from_str(&read("scripts/dist/fansync-dashboard.json")).unwrap();
+    let text = |v: &serde_json::Value| v.as_str().unwrap_or_default().to_owned();
+    assert_eq!((text(&dashboard["title"]), text(&dashboard["uid"])), ("fansync".into(), "fansync".into()));
+    assert!(dashboard["id"].is_null() && dashboard["schemaVersion"].as_u64() >= Some(36));
+    let variables: Vec<String> = dashboard["templating"]["list"].as_array().unwrap().iter().map(|v| text(&v["name"])).collect();
+    let known = |expression: &str| {
+        let word = regex::Regex::new(r"\$\{?([a-z_]+)").unwrap();
+        for c in word.captures_iter(expression) {
+            assert!(variables.contains(&c[1].to_owned()) || c[1].starts_with("__"), "${} is no variable: {expression}", &c[1]);
+        }
+        check_expression(expression, "fansync-dashboard.json");
+    };
+    for variable in dashboard["templating"]["list"].as_array().unwrap() {
+        known(&text(&variable["definition"]));
+    }
+    known(&text(&dashboard["annotations"]["list"][1]["expr"]));
+    let mut ids = BTreeSet::new();
+    let mut taken = BTreeSet::new();
+    for panel in dashboard["panels"].as_array().unwrap() {
+        let title = text(&panel["title"]);
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title} has the id of another panel");
+        let [x, y, w, h] = ["x", "y", "w", "h"].map(|k| panel["gridPos"][k].as_u64().unwrap());
+        assert!(w > 0 && h > 0 && x + w <= 24, "{title} does not fit into 24 columns");
+        for cell in (x..x + w).flat_map(|x| (y..y + h).map(move |y| (x, y))) {
+            assert!(taken.insert(cell), "{title} lies on another panel");
+        }
+        let kind = text(&panel["type"]);
+        if kind == "row" {
+            continue;
+        }
+        assert!(["stat", "timeseries", "state-timeline"].contains(&kind.as_str()), "{title} is of kind {kind}");
+        let targets = panel["targets"].as_array().unwrap();
+        assert!(!targets.is_empty() && panel["fieldConfig"]["defaults"]["unit"].is_string(), "{title}");
+        let mut letters = BTreeSet::new();
+        for target in targets {
+            let expression = text(&target["expr"]);
+            assert!(!selectors(&expression).is_empty(), "{title} asks for nothing: {expression}");
+            assert!(letters.insert(text(&target["refId"])), "{title} has a refId twice");
+            assert_eq!(text(&target["datasource"]["uid"]), "${datasource}", "{title}");
+            known(&expression);
+        }
+    }
+    assert!(ids.len() > 15);
+}

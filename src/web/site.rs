@@ -14,17 +14,33 @@ use super::http::{Request, Response};
 use crate::failover::control::Parts;
 use crate::metrics::sampler::Sampler;
 use crate::metrics::{CONTENT_TYPE, of_daemon, of_failover};
+use crate::status::Snapshot;
 
 /// The mirror daemon's documents.
 pub fn daemon(sampler: Arc<Sampler>) -> impl Fn(&Request) -> Response + Send + Sync {
     move |request| {
         guarded(request, || match request.path.as_str() {
-            "/metrics" => match sampler.snapshot() {
-                Ok(snapshot) => Response::ok(CONTENT_TYPE, of_daemon(&snapshot)),
-                Err(why) => Response::refuse(503, &why),
-            },
-            _ => Response::refuse(404, "there is /metrics"),
+            "/" => Response::ok("text/html; charset=utf-8", include_str!("page.html")),
+            "/page.js" => Response::ok("text/javascript; charset=utf-8", include_str!("page.js")),
+            "/page.css" => Response::ok("text/css; charset=utf-8", include_str!("page.css")),
+            "/icon.svg" => Response::ok("image/svg+xml", include_str!("icon.svg")),
+            "/history.json" => Response::ok(JSON, sampler.history()),
+            "/metrics" => told(&sampler, |snapshot| Response::ok(CONTENT_TYPE, of_daemon(snapshot))),
+            "/status.json" => told(&sampler, |snapshot| match serde_json::to_vec(snapshot) {
+                Ok(json) => Response::ok(JSON, json),
+                Err(e) => Response::refuse(503, &e.to_string()),
+            }),
+            _ => Response::refuse(404, "there is /, /metrics, /status.json and /history.json"),
         })
+    }
+}
+
+const JSON: &str = "application/json";
+
+fn told(sampler: &Sampler, answer: impl FnOnce(&Snapshot) -> Response) -> Response {
+    match sampler.snapshot() {
+        Ok(snapshot) => answer(&snapshot),
+        Err(why) => Response::refuse(503, &why),
     }
 }
 
@@ -109,6 +125,44 @@ mod tests {
         ] {
             assert_eq!(ask(peer, host, path).status, status, "{peer} {host:?} {path}");
         }
+    }
+
+    #[test]
+    fn the_page_loads_and_runs_only_what_is_served_here() {
+        let at = |path: &str| {
+            let response = ask("127.0.0.1:5", Some("localhost"), path);
+            assert_eq!(response.status, 200, "{path}");
+            String::from_utf8(response.body).unwrap()
+        };
+        let page = at("/");
+        for quoted in page.split("src=\"").skip(1).chain(page.split("href=\"").skip(1)) {
+            let path = format!("/{}", quoted.split('"').next().unwrap());
+            at(&path);
+        }
+        assert!(
+            !page.contains("<style") && !page.contains(" on") && !page.contains("style=") && page.matches("<script").count() == 1
+        );
+        for path in ["/", "/page.js", "/page.css", "/icon.svg"] {
+            let text = at(path).replace("http://www.w3.org/2000/svg", "");
+            for way_out in [
+                "http:",
+                "https:",
+                "//cdn",
+                "url(",
+                "@import",
+                "innerHTML",
+                "outerHTML",
+                "insertAdjacent",
+                "document.write",
+                "eval(",
+                "Function(",
+            ] {
+                assert!(!text.contains(way_out), "{path} has {way_out}");
+            }
+        }
+        let status: Snapshot = serde_json::from_str(&at("/status.json")).unwrap();
+        assert_eq!(status.mirrors[0].targets[0].failures[0].path, "a\\x0a");
+        assert!(at("/history.json").starts_with('{'));
     }
 
     #[test]

@@ -35,7 +35,7 @@ impl DirtySet {
             }
             stack.extend(Children { nodes: &self.nodes, next: n.first_child }.take(MAX_LOOKS));
         }
-        found.sort_by_key(|w| w.epoch);
+        found.sort_by(|a, b| (a.epoch, &a.path).cmp(&(b.epoch, &b.path)));
         found
     }
 }
