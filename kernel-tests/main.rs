@@ -36,6 +36,7 @@ mod steering;
 mod targets;
 mod torture;
 mod types;
+mod verify;
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -135,6 +136,7 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("manager", manager::cases()),
         ("holds", holds::cases()),
         ("steering", steering::cases()),
+        ("verify", verify::cases()),
         ("restart", restart::cases()),
         ("history", history::cases()),
         ("hooks", hooks::cases()),

@@ -13,6 +13,7 @@ use crate::exit::ExitCode;
 use crate::failover::cli::{self as failover, FailoverArgs};
 use crate::manual::{self, CompletionsArgs, ManArgs};
 use crate::sersync::{ImportArgs, SersyncArgs};
+use crate::verify::cli::{self as verify, VerifyArgs};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -52,6 +53,9 @@ pub enum Command {
     /// Wait until every change made so far is on the targets
     #[command(after_help = FLUSH_HELP)]
     Flush(FlushArgs),
+    /// Compare targets with their source
+    #[command(after_help = verify::HELP)]
+    Verify(VerifyArgs),
     /// Stop sending, and go on collecting changes
     #[command(after_help = PAUSE_HELP)]
     Pause(SteerArgs),

@@ -16,8 +16,10 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use serde::{Deserialize, Serialize};
 
+use crate::engine;
 use crate::status::{self, Snapshot};
 use crate::sys::event::EventFd;
+use crate::verify;
 
 pub use engines::Engines;
 
@@ -42,6 +44,15 @@ pub enum Request {
         target: Option<String>,
         /// How long to wait, in milliseconds.
         timeout_ms: u64,
+    },
+    /// Compare targets with their source.
+    Verify {
+        /// Only this mirror.
+        mirror: Option<String>,
+        /// Only this target.
+        target: Option<String>,
+        /// How.
+        options: verify::Options,
     },
     /// Pause, resume or retry targets.
     Steer {
@@ -79,6 +90,11 @@ pub enum Reply {
     Status(Box<Snapshot>),
     /// To [`Request::Flush`].
     Flush(Flushed),
+    /// To [`Request::Verify`].
+    Verify {
+        /// One for each target.
+        reports: Vec<verify::Report>,
+    },
     /// To [`Request::Steer`].
     Steer {
         /// One for each target.
@@ -142,6 +158,8 @@ pub enum Command {
         /// Where the answer goes.
         reply: Sender<Vec<Steered>>,
     },
+    /// Do this between two turns.
+    Ask(engine::Question),
     /// Compare the whole tree with every target.
     Reconcile,
     /// Send what is pending, then end; at the deadline end anyway.
@@ -286,7 +304,7 @@ fn answer(stream: UnixStream, started: Instant, engines: &[Handle]) {
     let reply = match BufReader::new((&stream).take(MAX_REQUEST_BYTES)).read_line(&mut line) {
         Err(_) | Ok(0) => return,
         Ok(_) => match serde_json::from_str::<Request>(&line) {
-            Ok(request) => serve_request(request, started, engines),
+            Ok(request) => serve_request(request, started, engines, &stream),
             Err(e) => Reply::Error { message: format!("not a request: {e}") },
         },
     };
@@ -295,13 +313,17 @@ fn answer(stream: UnixStream, started: Instant, engines: &[Handle]) {
     let _ = (&stream).write_all(text.as_bytes());
 }
 
-fn serve_request(request: Request, started: Instant, engines: &[Handle]) -> Reply {
+fn serve_request(request: Request, started: Instant, engines: &[Handle], client: &UnixStream) -> Reply {
     match request {
         Request::Status => match snapshot(started, engines, STATUS_TIMEOUT) {
             Ok(snapshot) => Reply::Status(Box::new(snapshot)),
             Err(message) => Reply::Error { message },
         },
         Request::Flush { mirror, target, timeout_ms } => flush(engines, mirror.as_deref(), target.as_deref(), timeout_ms),
+        Request::Verify { mirror, target, options } => match choose(engines, mirror.as_deref(), target.as_deref()) {
+            Ok(chosen) => Reply::Verify { reports: verify::answer(client, &chosen, target.as_deref(), options) },
+            Err(reply) => reply,
+        },
         Request::Steer { what, mirror, target } => steer(engines, what, mirror.as_deref(), target.as_deref()),
     }
 }

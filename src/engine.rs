@@ -6,6 +6,7 @@
 //! Order at the start: marks first, then [`Engine::run`] begins with the whole tree, so a change during the first pass is
 //! heard. Loss of sight, of whatever cause, goes through `Engine::lost`: the subtree becomes dirty whole.
 
+mod asking;
 mod commands;
 mod follow;
 mod gate;
@@ -16,6 +17,7 @@ mod losses;
 mod mounted;
 mod record;
 mod steering;
+mod verifying;
 mod watching;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,14 +49,18 @@ use crate::sync::target::{self, Context, TOKEN_BASE, Target};
 use crate::sys::event::EventFd;
 use crate::sys::reactor::{Backend, Interest, Reactor};
 use crate::sys::statx::Statter;
+use asking::Asked;
 use commands::Flush;
 use follow::Written;
 use gate::Gate;
 use history::{Begin, History};
 use losses::Recent;
 use record::Record;
+use verifying::Verifying;
 use watching::Watching;
 
+pub use asking::Question;
+pub use verifying::{Board, Live};
 pub use watching::WatchError;
 
 const WAKE: u64 = 1;
@@ -166,6 +172,8 @@ pub struct Engine {
     /// Which names are one file; only with `hard_links`.
     linking: Option<linked::Linking>,
     hooks: Hooks,
+    asked: Vec<Asked>,
+    verifying: Verifying,
 }
 
 impl Engine {
@@ -268,6 +276,8 @@ impl Engine {
             record: mirror.fail_log.as_deref().map(|path| Record::new(FailLog::open(path), mirror.targets.len())),
             events: 0,
             linking: mirror.extras.hard_links.then(linked::Linking::new),
+            asked: Vec::new(),
+            verifying: Verifying::new(mirror.targets.len()),
         };
         if accepted {
             engine.see_all(b"", Seen::Subtree);
@@ -578,8 +588,13 @@ impl Engine {
             lost: self.losses_by_cause(),
             initial: self.begun().into(),
             start: self.begin.status.clone(),
-            targets: self.targets.iter().map(|t| t.status(self.now(), held.as_deref(), put_off)).collect(),
+            targets: (0..self.targets.len()).map(|at| self.target_status(at, held.as_deref(), put_off)).collect(),
             hooks: self.hooks.status(),
         }
+    }
+
+    fn target_status(&self, at: usize, held: Option<&str>, put_off: Option<Duration>) -> status::Target {
+        let told = self.targets[at].status(self.now(), held, put_off);
+        status::Target { verify: self.verifying.status(at), ..told }
     }
 }

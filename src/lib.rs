@@ -46,6 +46,7 @@ pub mod state;
 pub mod status;
 pub mod sync;
 pub mod sys;
+pub mod verify;
 pub mod web;
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use fansync::failover::daemon::Mode as FailoverMode;
 use fansync::manual;
 use fansync::sersync::detach::{self, Detached};
 use fansync::sersync::{Flags, SersyncArgs};
+use fansync::verify::cli::{self as verify, Failed, VerifyArgs};
 
 fn main() -> ProcessExit {
     let cli = match cli::parse(std::env::args_os()) {
@@ -61,6 +62,7 @@ fn main() -> ProcessExit {
             let timeout_ms = args.timeout.as_millis() as u64;
             flush(args.socket, Request::Flush { mirror: args.mirror, target: args.target, timeout_ms }, args.timeout)
         }
+        Command::Verify(args) => verify(&args),
         Command::Pause(args) => steer(args, Steer::Pause),
         Command::Resume(args) => {
             let what = Steer::Resume { accept_source: args.accept_source, accept_deletes: args.accept_deletes };
@@ -240,7 +242,12 @@ fn socket(given: Option<PathBuf>) -> PathBuf {
 }
 
 fn ask(path: &std::path::Path, request: &Request, patience: Duration) -> Result<Reply, ExitCode> {
-    match control::ask(path, request, patience) {
+    answered(control::ask(path, request, patience))
+}
+
+/// The daemon's answer, unless it is that the request cannot be served.
+fn answered(asked: Result<Reply, control::Error>) -> Result<Reply, ExitCode> {
+    match asked {
         Ok(Reply::Error { message }) => {
             eprintln!("error: {message}");
             Err(ExitCode::Usage)
@@ -254,6 +261,29 @@ fn ask(path: &std::path::Path, request: &Request, patience: Duration) -> Result<
                 _ => ExitCode::Unavailable,
             })
         }
+    }
+}
+
+fn verify(args: &VerifyArgs) -> ExitCode {
+    let reply = match args.run(|| socket(None)) {
+        Ok(reply) => answered(Ok(reply)),
+        Err(Failed::Ask(error)) => answered(Err(error)),
+        Err(Failed::Config(errors)) => Err(refuse(&errors)),
+        Err(failed) => {
+            eprintln!("error: {failed}");
+            Err(failed.exit_code())
+        }
+    };
+    match reply {
+        Ok(Reply::Verify { reports }) => {
+            match args.json {
+                true => println!("{}", serde_json::json!({ "reports": reports })),
+                false => print!("{}", verify::human(&reports)),
+            }
+            verify::exit_code(&reports)
+        }
+        Ok(_) => ExitCode::Bug,
+        Err(code) => code,
     }
 }
 

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 
 use crate::lost::Cause;
+pub use crate::verify::board::Verify;
 
 /// Everything, at one moment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -214,6 +215,9 @@ pub struct Target {
     pub failures_more: u64,
     /// The last batch.
     pub last_batch: String,
+    /// The last comparison with the source, or the one that runs.
+    #[serde(default)]
+    pub verify: Option<Verify>,
 }
 
 /// A path that waits to be sent.
@@ -376,6 +380,9 @@ impl Snapshot {
                 if !t.last_batch.is_empty() {
                     let _ = writeln!(out, "    last    {}", t.last_batch);
                 }
+                if let Some(v) = &t.verify {
+                    v.human(&mut out);
+                }
                 if !t.held_reason.is_empty() {
                     let _ = writeln!(out, "    HELD    {}", t.held_reason);
                 }
@@ -425,7 +432,7 @@ impl Hook {
 }
 
 /// Seconds for a human: `12ms`, `3.4s`, `5m 10s`.
-fn span(seconds: f64) -> String {
+pub(crate) fn span(seconds: f64) -> String {
     let whole = std::time::Duration::from_secs(seconds.max(0.0) as u64);
     match seconds {
         s if s < 1.0 => format!("{:.0}ms", s * 1000.0),

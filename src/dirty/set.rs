@@ -349,6 +349,12 @@ impl DirtySet {
         covers(at, true)
     }
 
+    /// Whether something in the directory `path` is pending or in flight, or below one of its directories.
+    pub fn owes_in(&self, path: &[u8]) -> bool {
+        // Nodes are there for that alone.
+        self.find(path).is_some_and(|at| self.nodes[at as usize].first_child != NONE)
+    }
+
     fn make_child(&mut self, parent: u32, name: &[u8]) -> u32 {
         let prev = self.nodes[parent as usize].last_child;
         let node = Node {

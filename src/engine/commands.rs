@@ -43,6 +43,7 @@ impl Engine {
                 Ok(Command::Steer { what, target, reply }) => {
                     let _ = reply.send(self.steer(what, target.as_deref()));
                 }
+                Ok(Command::Ask(question)) => self.asked(question),
                 Ok(Command::Reconcile) => {
                     tracing::info!(mirror = %self.mirror.name, "a comparison of the whole tree was asked for");
                     self.distrust_all();
@@ -93,6 +94,7 @@ impl Engine {
             self.targets.iter_mut().for_each(Target::end_barrier);
         }
         self.drained_for_history(token);
+        self.drained_for_questions(token);
         if self.flushes.iter().any(|f| f.token == token) {
             self.hurry_links();
             self.compare_scheduled(true); // a flush waits for what is lost, too

@@ -33,7 +33,7 @@ use std::time::Duration;
 use super::location::Location;
 use super::probe::RsyncFacts;
 use super::renames::{self, Renamed};
-use crate::config::{Compress, Extras};
+use crate::config::{self, Compress, Extras};
 use crate::failover::mark;
 
 /// What one rsync is started for.
@@ -135,7 +135,33 @@ pub struct Spec<'a> {
     pub renamed: Option<&'a Renamed>,
 }
 
-impl Spec<'_> {
+impl<'a> Spec<'a> {
+    /// What `mirror` and `target` say, for runs that read below `root`; without filters, and nothing dry.
+    pub fn new(mirror: &'a config::Mirror, target: &'a config::Target, facts: &'a RsyncFacts, root: &'a Path) -> Spec<'a> {
+        Spec {
+            rsync: &mirror.rsync,
+            root,
+            location: &target.location,
+            password_file: target.password_file.as_deref(),
+            delete: mirror.delete,
+            max_delete: None,
+            dry_run: false,
+            missing_args: true,
+            compare: Compare::Quick,
+            extras: mirror.extras,
+            facts,
+            filter_args: &[],
+            guard_args: &[],
+            compress: target.compress,
+            extra: &target.args,
+            timeout: target.timeout,
+            connect_timeout: target.connect_timeout,
+            ssh: target.ssh.as_deref(),
+            remote_rsync: target.rsync_path.as_deref(),
+            renamed: None,
+        }
+    }
+
     /// How deletions are to be listed for this target; see the module's documentation.
     pub fn deletions(&self) -> Deletions {
         if !self.delete {

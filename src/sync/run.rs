@@ -206,6 +206,19 @@ impl Run {
     /// # Errors
     /// As [`Run::on_exit`], and as [`Reactor::wait`].
     pub fn wait(&mut self, timeout: Duration, mut progress: impl FnMut(&Output)) -> io::Result<Outcome> {
+        let deadline = Instant::now() + timeout;
+        self.wait_while(timeout, |run| {
+            progress(&run.output);
+            Instant::now() < deadline
+        })
+    }
+
+    /// Blocks until rsync has ended. `going` is asked after each piece of output, and at least every `look`; once it says no, rsync
+    /// is terminated, and killed two seconds later.
+    ///
+    /// # Errors
+    /// As [`Run::on_exit`], and as [`Reactor::wait`].
+    pub fn wait_while(&mut self, look: Duration, mut going: impl FnMut(&Run) -> bool) -> io::Result<Outcome> {
         const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
         const EXIT: u64 = 2;
         let mut reactor = Reactor::new(Backend::Poll)?;
@@ -215,17 +228,14 @@ impl Run {
                 reactor.add(fd, Interest::Read, stream as u64)?;
             }
         }
-        let mut deadline = Instant::now() + timeout;
-        let mut terminated = false;
+        let mut kill_at: Option<Instant> = None;
         let mut ready = Vec::new();
         loop {
-            reactor.wait(&mut ready, Some(deadline.saturating_duration_since(Instant::now())))?;
+            let limit = kill_at.map_or(look, |at| at.saturating_duration_since(Instant::now()));
+            reactor.wait(&mut ready, Some(limit))?;
             for stream in STREAMS {
-                if ready.contains(&(stream as u64)) {
-                    if !self.on_readable(stream) {
-                        reactor.remove(stream as u64)?;
-                    }
-                    progress(&self.output);
+                if ready.contains(&(stream as u64)) && !self.on_readable(stream) {
+                    reactor.remove(stream as u64)?;
                 }
             }
             if ready.contains(&EXIT)
@@ -233,14 +243,16 @@ impl Run {
             {
                 return Ok(outcome);
             }
-            if Instant::now() >= deadline {
-                if terminated {
-                    self.kill()
-                } else {
-                    self.terminate()
+            match kill_at {
+                Some(at) if Instant::now() >= at => {
+                    self.kill();
+                    kill_at = Some(Instant::now() + GRACE);
                 }
-                terminated = true;
-                deadline = Instant::now() + GRACE;
+                None if !going(self) => {
+                    self.terminate();
+                    kill_at = Some(Instant::now() + GRACE);
+                }
+                _ => {}
             }
         }
     }

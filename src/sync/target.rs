@@ -25,8 +25,12 @@ mod standing;
 mod steer;
 mod survey;
 mod told;
+mod watched;
 
+pub use guarded::spared;
+pub use survey::limited_args;
 pub use told::{Owed, Told};
+pub use watched::{Sides, Wrong};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -257,6 +261,10 @@ pub struct Target {
     /// Of mirrors that honour roles.
     fence: Option<fence::Fence>,
     telling: Telling,
+    /// Of verifications under way.
+    watches: Vec<watched::Watch>,
+    /// Files whose content was found to be another one, or may be, until they are confirmed.
+    doubted: BTreeSet<RelPath>,
     stats: status::Target,
 }
 
@@ -285,13 +293,12 @@ impl Target {
         let filter_args = mirror.filter.rsync_args();
         let none: &[&[u8]] = &[];
         let patterns = |patterns| Filter::new(none, patterns).unwrap_or_default(); // checked with the configuration
-        let limits = Filter::new(none, &mirror.full_exclude).unwrap_or_default().rsync_args();
         Target {
             cfg: cfg.clone(),
             mirror: mirror.clone(),
             facts: facts.clone(),
             index: index as u16,
-            limited_args: filter_args.iter().cloned().chain(limits).collect(),
+            limited_args: limited_args(mirror),
             filter_args,
             guard_args: mirror.filter.guards().iter().map(|p| survey::guard(b"-r", p)).collect(),
             guarded: patterns(mirror.filter.guards()),
@@ -332,6 +339,8 @@ impl Target {
             bound_said: false,
             fence: fence::Fence::new(mirror),
             telling: Telling::new(index, mirror, &cfg.name),
+            watches: Vec::new(),
+            doubted: BTreeSet::new(),
             stats: status::Target { name: cfg.name.clone(), url: cfg.location.to_string(), ..Default::default() },
         }
     }
@@ -362,6 +371,7 @@ impl Target {
         // A directory of this name may have gone while nobody listened, and the target have it still.
         let seen = if seen == Seen::CreatedDir && self.resumed.is_some() { Seen::MovedDir } else { seen };
         let seen = self.may_be_half(path, seen);
+        self.watches.iter_mut().for_each(|watch| watch.see(path, seen));
         self.set.see(path, seen);
     }
 

@@ -325,6 +325,7 @@ impl Target {
         for entry in &entries {
             let over = self.retries.confirmed(entry);
             self.set.forget(over);
+            self.doubted.remove(&entry.path);
             if entry.path.is_root() && entry.kind == Kind::Subtree {
                 self.reconciles += 1;
             }

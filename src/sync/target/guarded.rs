@@ -73,7 +73,7 @@ pub(super) struct Manner<'r> {
 
 /// What a dry run said would be deleted and the run itself leaves alone: what the filter leaves out, where rsync cannot be told that,
 /// and the directories above it.
-fn spared(filter: &Filter, items: &[Item]) -> BTreeSet<RelPath> {
+pub fn spared(filter: &Filter, items: &[Item]) -> BTreeSet<RelPath> {
     let mut spared = BTreeSet::new();
     if filter.is_rsyncs() {
         return spared;

@@ -35,6 +35,13 @@ pub(super) struct Linking {
     released: HashSet<RelPath>,
 }
 
+impl Linking {
+    /// Everything that waits.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.waiting.iter().map(|(_, waits)| waits.entry())
+    }
+}
+
 /// How the files of a batch that have several names are compared.
 #[derive(Default)]
 pub(super) struct Linked {
@@ -198,7 +205,8 @@ impl Target {
                     // A name that was made and never written is a link: there is nothing to doubt, unless another file had the name.
                     let written = entry.content && (entry.gone || !entry.held);
                     let seen = cx.wall_start + entry.since().as_secs() as i64;
-                    if let Some(inode) = shared(&stat).filter(|_| written && may_be_twin(&stat, seen)) {
+                    let doubted = self.doubted.contains(&entry.path) || written && may_be_twin(&stat, seen);
+                    if let Some(inode) = shared(&stat).filter(|_| doubted) {
                         linked.distrusted.insert(inode);
                     }
                 }

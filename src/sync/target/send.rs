@@ -334,7 +334,11 @@ impl Target {
                         None => match deep || form == Form::OneLevel {
                             true => !entry.content,
                             // Of others than files nothing is compared but what is sent anyway.
-                            false => stat.is_file() && !(own && entry.content && may_be_twin(&stat, since)),
+                            false => {
+                                stat.is_file()
+                                    && !(own
+                                        && (entry.content && may_be_twin(&stat, since) || self.doubted.contains(&entry.path)))
+                            }
                         },
                     };
                     if item.path.is_root() && form == Form::Plain {
@@ -423,26 +427,11 @@ impl Target {
 
     pub(super) fn spec<'s>(&'s self, root: &'s std::path::Path, compare: Compare) -> Spec<'s> {
         Spec {
-            rsync: &self.mirror.rsync,
-            root,
-            location: &self.cfg.location,
-            password_file: self.cfg.password_file.as_deref(),
-            delete: self.mirror.delete,
-            max_delete: None,
-            dry_run: false,
             missing_args: self.missing_args,
             compare,
-            extras: self.mirror.extras,
-            facts: &self.facts,
             filter_args: &self.filter_args,
             guard_args: &self.guard_args,
-            compress: self.cfg.compress,
-            extra: &self.cfg.args,
-            timeout: self.cfg.timeout,
-            connect_timeout: self.cfg.connect_timeout,
-            ssh: self.cfg.ssh.as_deref(),
-            remote_rsync: self.cfg.rsync_path.as_deref(),
-            renamed: None,
+            ..Spec::new(&self.mirror, &self.cfg, &self.facts, root)
         }
     }
 

@@ -31,6 +31,13 @@ pub(super) fn guard(sign: &[u8], pattern: &[u8]) -> OsString {
     OsString::from_vec([b"--filter=", sign, b" ", pattern].concat())
 }
 
+/// The arguments for what the periodic comparisons of a mirror leave alone: what its filter says, and `full_exclude`.
+pub fn limited_args(mirror: &Mirror) -> Vec<OsString> {
+    let none: &[&[u8]] = &[];
+    let limits = Filter::new(none, &mirror.full_exclude).unwrap_or_default(); // checked with the configuration
+    mirror.filter.rsync_args().into_iter().chain(limits.rsync_args()).collect()
+}
+
 /// Whether the next comparison of the whole tree is wanted by the schedule alone: then it leaves alone what the schedule's own filter
 /// says. Any other reason wants all of it.
 #[derive(Debug, Default)]

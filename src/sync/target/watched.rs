@@ -1,0 +1,176 @@
+//! What a verification needs of a target: whether a path is owed, which paths become dirty while it looks, and what it found wrong
+//! to be put right.
+//!
+//! A verification compares beside the target's own work, so what it finds may be under way, or have changed between two looks. It asks
+//! for [`Target::watch`] on the paths it doubts, looks once more, and takes for wrong only what was neither owed nor touched
+//! meanwhile. Costs one test for each change while nobody watches.
+
+use rustc_hash::FxHashSet;
+
+use super::*;
+
+/// Paths that somebody watches; which of them were touched.
+pub(super) struct Watch {
+    id: u64,
+    paths: BTreeMap<RelPath, bool>,
+}
+
+impl Watch {
+    /// Takes in a change: of the path, of the directory it is in (whose times change with it), and of all that is below what is told
+    /// as a whole.
+    pub(super) fn see(&mut self, path: &[u8], seen: Seen) {
+        let above = path::parent(path);
+        for at in [Some(path), above].into_iter().flatten() {
+            if let Some(touched) = self.paths.get_mut(at) {
+                *touched = true;
+            }
+        }
+        let whole = !matches!(seen.plain(), Seen::Written | Seen::Modified | Seen::Touched | Seen::Created | Seen::Gone);
+        if whole {
+            let from = RelPath::from_normal(path);
+            let below = self.paths.range_mut(from..).take_while(|(at, _)| at.starts_with(path));
+            below.filter(|(at, _)| path::is_at_or_below(at, path)).for_each(|(_, touched)| *touched = true);
+        }
+    }
+}
+
+/// Paths that wait outside of the dirty set.
+#[derive(Default)]
+struct Parked {
+    /// Themselves, and the directories they are in, whose times may be behind.
+    paths: FxHashSet<RelPath>,
+    /// Those that stand for what is below.
+    whole: FxHashSet<RelPath>,
+}
+
+impl Parked {
+    fn add(&mut self, path: &RelPath, whole: bool) {
+        self.paths.insert(path.clone());
+        self.paths.extend(path::parent(path).map(RelPath::from_normal));
+        if whole {
+            self.whole.insert(path.clone());
+        }
+    }
+
+    fn covers(&self, path: &[u8]) -> bool {
+        self.paths.contains(path) || std::iter::successors(Some(path), |at| path::parent(at)).any(|at| self.whole.contains(at))
+    }
+}
+
+/// What is wrong with a path on the target, as far as putting it right goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wrong {
+    /// Relative to the source.
+    pub path: RelPath,
+    /// A directory that the target lacks, with all that is in it.
+    pub whole: bool,
+    /// Something goes from the target: it has what the source has not, or has under another type.
+    pub removes: bool,
+}
+
+impl Target {
+    /// Notes from here on which of `paths` become dirty; returns which of them are owed already.
+    pub fn watch(&mut self, id: u64, paths: Vec<RelPath>) -> Vec<RelPath> {
+        let parked = self.parked();
+        let owed = paths.iter().filter(|path| self.is_owed(&parked, path)).cloned().collect();
+        self.watches.push(Watch { id, paths: paths.into_iter().map(|path| (path, false)).collect() });
+        owed
+    }
+
+    /// Ends a watch: which of its paths became dirty, or are owed.
+    pub fn unwatch(&mut self, id: u64) -> Vec<RelPath> {
+        let Some(at) = self.watches.iter().position(|w| w.id == id) else { return Vec::new() };
+        let watch = self.watches.swap_remove(at);
+        let parked = self.parked();
+        watch.paths.into_iter().filter(|(path, touched)| *touched || self.is_owed(&parked, path)).map(|(path, _)| path).collect()
+    }
+
+    /// Whether the target may lack a change of `path` that is known here: pending, in flight, waiting for another try or for somebody.
+    fn is_owed(&self, parked: &Parked, path: &[u8]) -> bool {
+        self.set.owes(path) || self.set.owes_in(path) || parked.covers(path)
+    }
+
+    /// What is not in the dirty set, and not confirmed either. O(what there is), so that each path can then be looked up.
+    fn parked(&self) -> Parked {
+        let mut parked = Parked::default();
+        let withheld = self.withheld.iter().flat_map(|w| &w.entries);
+        let after = self.batches().flat_map(|(run, _)| &run.after);
+        for e in self.retries.entries().chain(withheld).chain(self.linking.entries()).chain(after) {
+            parked.add(&e.path, e.kind > Kind::Entry || e.gone);
+        }
+        let unanswered = self.unanswered.iter().flat_map(|u| &u.carried);
+        unanswered.for_each(|(path, kind)| parked.add(path, *kind > Kind::Entry));
+        parked
+    }
+
+    /// Sends what was found wrong. Files are sent whatever their size and times: these may be right, and the content another one.
+    pub fn repair(&mut self, now: Duration, wrong: Vec<Wrong>) {
+        self.set.tick(now);
+        let since = self.set.epochs().current();
+        for Wrong { path, whole, removes } in wrong {
+            if !removes {
+                self.doubted.insert(path.clone());
+            }
+            let mut entry = self.set.parked(path, since);
+            entry.kind = if whole { Kind::Subtree } else { Kind::Entry };
+            entry.gone = removes;
+            self.set.restore(entry);
+        }
+        self.first_ready.get_or_insert(now);
+        self.go_now = true;
+    }
+
+    /// What a comparison from outside needs to run as this target's own would.
+    pub fn sides(&self) -> Sides {
+        Sides {
+            target: self.cfg.clone(),
+            facts: self.facts.clone(),
+            missing_args: self.missing_args,
+            top_refused: self.top_refused,
+        }
+    }
+}
+
+/// See [`Target::sides`].
+#[derive(Debug, Clone)]
+pub struct Sides {
+    /// The configuration.
+    pub target: config::Target,
+    /// What our rsync can do.
+    pub facts: RsyncFacts,
+    /// Whether the receiver can delete missing arguments.
+    pub missing_args: bool,
+    /// The target's top directory keeps its own times and mode.
+    pub top_refused: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn touched(events: &[(&str, Seen)], watched: &[&str]) -> Vec<String> {
+        let path = |p: &&str| (RelPath::new(p.as_bytes()).unwrap(), false);
+        let mut watch = Watch { id: 0, paths: watched.iter().map(path).collect() };
+        events.iter().for_each(|(path, seen)| watch.see(path.as_bytes(), *seen));
+        watch.paths.iter().filter(|(_, touched)| **touched).map(|(path, _)| path.to_string()).collect()
+    }
+
+    #[test]
+    fn what_is_parked_covers() {
+        let mut parked = Parked::default();
+        parked.add(&RelPath::from_normal("a/b/f"), false);
+        parked.add(&RelPath::from_normal("c/d"), true);
+        let told = ["a/b/f", "a/b", "c/d", "c/d/x/y", "c", "a", "a/b/g", "c/dx", ""].map(|p| parked.covers(p.as_bytes()));
+        assert_eq!(told, [true, true, true, true, true, false, false, false, false]);
+    }
+
+    #[test]
+    fn a_watch_hears_of_the_path_its_directory_and_what_is_told_whole() {
+        let all = ["a", "a/b", "a/b/c", "a/b.x", "ab"];
+        assert_eq!(touched(&[("a/b", Seen::Written)], &all), ["a", "a/b"]);
+        assert_eq!(touched(&[("a/b", Seen::GoneDir)], &all), ["a", "a/b", "a/b/c"]);
+        assert_eq!(touched(&[("a", Seen::ArrivedDir)], &all), ["a", "a/b", "a/b.x", "a/b/c"]);
+        assert_eq!(touched(&[("", Seen::Subtree)], &all).len(), all.len());
+        assert_eq!(touched(&[("z", Seen::Written), ("a/b/d/e", Seen::Written)], &all), [""; 0]);
+    }
+}

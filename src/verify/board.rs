@@ -1,0 +1,68 @@
+//! What `status` tells of a target's verifications.
+
+use std::fmt::Write as _;
+use std::time::{Duration, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::status::span;
+
+/// A comparison of a target with the source (`fansync verify`, `verify_every`).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Verify {
+    /// One runs now.
+    pub running: bool,
+    /// Of that one: entries looked at so far.
+    pub files_done: u64,
+    /// Of that one: all entries; 0 while not known.
+    pub files_total: u64,
+    /// When the last one ended, seconds since 1970; 0 for never. All below is of that one.
+    pub ended_unix: f64,
+    /// How long it took.
+    pub seconds: f64,
+    /// Files of equal size and times were read, too.
+    pub checksum: bool,
+    /// Entries compared.
+    pub entries: u64,
+    /// Paths that differed.
+    pub differing: u64,
+    /// Of these, paths that were put right.
+    pub repaired: u64,
+    /// The first of them, with what was different.
+    pub paths: Vec<String>,
+    /// Paths that differ and wait to be sent anyway, or changed again and again.
+    pub unsettled: u64,
+    /// Why it could not compare everything; empty when it could.
+    pub error: String,
+}
+
+impl Verify {
+    /// For a terminal, below the lines of its target.
+    pub(crate) fn human(&self, out: &mut String) {
+        if self.running {
+            let total = if self.files_total > 0 { format!(" of {}", self.files_total) } else { String::new() };
+            let _ = writeln!(out, "    verify  running: {}{total} entries compared", self.files_done);
+        }
+        if self.ended_unix == 0.0 {
+            return;
+        }
+        let how = if self.checksum { " by content" } else { "" };
+        let at = UNIX_EPOCH + Duration::from_secs_f64(self.ended_unix.max(0.0));
+        let _ = write!(out, "    verify  {}{how}: ", humantime::format_rfc3339_seconds(at));
+        let _ = match (self.differing, self.repaired) {
+            (0, _) if !self.error.is_empty() => write!(out, "not known"),
+            (0, _) => write!(out, "equal"),
+            (n, 0) => write!(out, "{n} paths differ"),
+            (n, repaired) => write!(out, "{n} paths differed, {repaired} were put right"),
+        };
+        let _ = write!(out, "; {} entries in {}", self.entries, span(self.seconds));
+        if self.unsettled > 0 {
+            let _ = write!(out, "; {} more were changing or waited to be sent", self.unsettled);
+        }
+        let error = if self.error.is_empty() { String::new() } else { format!("; {}", self.error) };
+        let _ = writeln!(out, "{error}");
+        for path in &self.paths {
+            let _ = writeln!(out, "            {path}");
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! `fansync verify`: asks the daemon, or compares by itself where none runs.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{Error, Options, Report, offline, verify};
+use crate::config::{Config, ConfigErrors, Mirror};
+use crate::control::{self, Reply, Request};
+use crate::exit::ExitCode;
+use crate::status::span;
+use crate::sync::argv;
+use crate::sync::probe::RsyncFacts;
+use crate::sync::target::Sides;
+
+/// Longer than any comparison takes.
+const PATIENCE: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// The end of `fansync verify --help`.
+pub const HELP: &str = "\
+Compares as the mirror's own full pass does: type, mode, owner, times to the nanosecond, deletions, and what hard_links, xattrs and acls add;
+less what the filter and full_exclude leave out. What waits to be sent, or changes meanwhile, is counted and not reported. With --config,
+and no daemon running on that configuration's socket, it compares by itself, and what the daemon had still to send differs.
+
+Examples:
+  fansync verify
+  fansync verify --mirror data --target backup --checksum
+  fansync verify --repair
+  fansync verify --config /etc/fansync/fansync.toml --json
+
+Exit codes: 0 equal (or put right), 1 not equal, or not all could be compared, 64 usage, 69 no daemon answers, or rsync lacks something,
+75 target unreachable, 77 not permitted, 78 configuration.";
+
+/// `fansync verify`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct VerifyArgs {
+    /// Only the targets with this name
+    #[arg(long, value_name = "NAME")]
+    pub target: Option<String>,
+    /// Only the mirror with this name
+    #[arg(long, value_name = "NAME")]
+    pub mirror: Option<String>,
+    /// Read files of equal size and times on both sides, too
+    #[arg(long)]
+    pub checksum: bool,
+    /// Put right what differs, within max_delete; needs the running daemon
+    #[arg(long)]
+    pub repair: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// The configuration file: where the daemon's socket is, and what to compare when no daemon runs
+    #[arg(long, value_name = "FILE", conflicts_with = "socket")]
+    pub config: Option<PathBuf>,
+    /// The daemon's socket, if not the usual one
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+}
+
+/// Why there are no reports.
+#[derive(Debug, thiserror::Error)]
+pub enum Failed {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
+    /// No such mirror or target, says the configuration.
+    #[error("{0}")]
+    Unknown(String),
+    /// `--repair` without a daemon.
+    #[error(
+        "--repair works through the running daemon, and none answers on {socket}; start it (its start compares everything), or make the \
+         targets equal once with `fansync mirror --once`"
+    )]
+    NoDaemon {
+        /// Its socket.
+        socket: PathBuf,
+    },
+    /// Asked in vain, or refused.
+    #[error(transparent)]
+    Ask(#[from] control::Error),
+}
+
+impl VerifyArgs {
+    fn options(&self) -> Options {
+        Options { checksum: self.checksum, repair: self.repair }
+    }
+
+    /// What the daemon is asked.
+    pub fn request(&self) -> Request {
+        Request::Verify { mirror: self.mirror.clone(), target: self.target.clone(), options: self.options() }
+    }
+
+    /// Compares. `usual`: where the daemon is, if the command line does not say.
+    ///
+    /// # Errors
+    /// See [`Failed`].
+    pub fn run(&self, usual: impl FnOnce() -> PathBuf) -> Result<Reply, Failed> {
+        let Some(file) = &self.config else {
+            let socket = self.socket.clone().unwrap_or_else(usual);
+            return Ok(control::ask(&socket, &self.request(), PATIENCE)?);
+        };
+        let config = Config::load(file)?;
+        let socket = &config.daemon.status_socket;
+        match control::ask(socket, &self.request(), PATIENCE) {
+            Err(control::Error::Connect { source, .. }) if is_nobody(&source) => {}
+            other => return Ok(other?),
+        }
+        if self.repair {
+            return Err(Failed::NoDaemon { socket: socket.clone() });
+        }
+        Ok(Reply::Verify { reports: self.alone(&config)? })
+    }
+
+    /// Without a daemon.
+    fn alone(&self, config: &Config) -> Result<Vec<Report>, Failed> {
+        let mut reports = Vec::new();
+        for mirror in config.mirrors.iter().filter(|m| self.mirror.as_ref().is_none_or(|name| *name == m.name)) {
+            for target in mirror.targets.iter().filter(|t| self.target.as_ref().is_none_or(|name| *name == t.name)) {
+                let compared = alone(mirror, target.clone(), self.options());
+                let name = format!("{}/{}", mirror.name, target.name);
+                reports.push(compared.unwrap_or_else(|error| Report::failed(name, &error)));
+            }
+        }
+        let all = |name: &Option<String>| name.clone().unwrap_or_else(|| "*".into());
+        match reports.is_empty() {
+            true => Err(Failed::Unknown(format!("the configuration has no target {}/{}", all(&self.mirror), all(&self.target)))),
+            false => Ok(reports),
+        }
+    }
+}
+
+fn is_nobody(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused)
+}
+
+fn alone(mirror: &Mirror, target: crate::config::Target, options: Options) -> Result<Report, Error> {
+    let env = argv::environment(std::env::vars_os());
+    let facts = RsyncFacts::probe(&mirror.rsync, &env).map_err(|e| Error::Unavailable(e.to_string()))?;
+    let plan = offline(mirror, Sides { target, facts, missing_args: true, top_refused: false })?;
+    Ok(verify(&plan, None, options, &|| true))
+}
+
+/// The reports for a terminal: a line for each target, and one for each path that differs.
+pub fn human(reports: &[Report]) -> String {
+    let mut out = String::new();
+    for r in reports {
+        let _ = write!(out, "{}: ", r.target);
+        let _ = match r.differing() {
+            0 if !r.error.is_empty() => write!(out, "not known"),
+            0 => write!(out, "equal"),
+            1 => write!(out, "1 path differs"),
+            n => write!(out, "{n} paths differ"),
+        };
+        if r.repaired > 0 {
+            let _ = write!(out, ", {} put right", r.repaired);
+        }
+        if r.entries > 0 {
+            let how = if r.checksum { " by content" } else { "" };
+            let _ = write!(out, "; {} entries compared{how} in {}", r.entries, span(r.seconds));
+        }
+        if r.unsettled > 0 {
+            let _ = write!(out, "; {} more wait to be sent or changed meanwhile", r.unsettled);
+        }
+        if !r.error.is_empty() {
+            let _ = write!(out, "; {}", r.error);
+        }
+        out.push('\n');
+        for d in &r.differences {
+            let _ = writeln!(out, "  {}: {}", d.path, d.why);
+        }
+        if r.more > 0 {
+            let _ = writeln!(out, "  and {} more", r.more);
+        }
+    }
+    out
+}
+
+/// What to leave with.
+pub fn exit_code(reports: &[Report]) -> ExitCode {
+    let any = |what: fn(&Report) -> bool| reports.iter().any(what);
+    if any(|r| r.differing() > 0) {
+        ExitCode::Differences
+    } else if any(|r| r.unreachable) {
+        ExitCode::TargetUnreachable
+    } else if any(|r| r.unavailable) {
+        ExitCode::Unavailable
+    } else if any(|r| !r.error.is_empty()) {
+        ExitCode::Differences
+    } else {
+        ExitCode::Done
+    }
+}
+
+impl Failed {
+    /// What to leave with, where it is no matter of the connection.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Failed::Config(_) => ExitCode::Config,
+            Failed::Unknown(_) => ExitCode::Usage,
+            Failed::NoDaemon { .. } | Failed::Ask(_) => ExitCode::Unavailable,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Difference;
+    use super::*;
+
+    #[test]
+    fn what_is_printed_and_returned() {
+        let equal = Report { target: "m/a".into(), entries: 7, seconds: 0.5, unsettled: 2, ..Report::default() };
+        let differs = Report {
+            target: "m/b".into(),
+            differences: vec![Difference { path: "d/\\x0a".into(), why: "size, times".into() }],
+            more: 3,
+            ..Report::default()
+        };
+        let away = Report::failed("m/c".into(), &Error::Unreachable("refused".into()));
+        let partial = Report::failed("m/d".into(), &Error::Incomplete("denied".into()));
+        let gone = Report::failed("m/e".into(), &Error::engine());
+        let text = human(&[equal.clone(), differs.clone(), away.clone()]);
+        let want = "m/a: equal; 7 entries compared in 500ms; 2 more wait to be sent or changed meanwhile\n\
+                    m/b: 4 paths differ\n  d/\\x0a: size, times\n  and 3 more\nm/c: not known; refused\n";
+        assert_eq!(text, want);
+        for (reports, code) in [
+            (vec![equal.clone()], ExitCode::Done),
+            (vec![equal.clone(), differs.clone(), away.clone()], ExitCode::Differences),
+            (vec![equal.clone(), away], ExitCode::TargetUnreachable),
+            (vec![equal.clone(), partial], ExitCode::Differences),
+            (vec![equal, gone], ExitCode::Unavailable),
+        ] {
+            assert_eq!(exit_code(&reports), code, "{reports:?}");
+        }
+    }
+}

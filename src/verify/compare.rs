@@ -1,0 +1,218 @@
+//! Dry runs of rsync, told as paths that differ.
+//!
+//! The command lines are those of the mirror's own passes ([`argv`]), made from the same configuration, so what a verification takes
+//! for equal is what a full pass would leave alone. What such a pass leaves alone although rsync cannot be told so
+//! ([`Filter::is_rsyncs`](crate::filter::Filter::is_rsyncs)) is taken out of what it says.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::fd::AsFd;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use super::why::Why;
+use super::{Error, Plan};
+use crate::dirty::Kind;
+use crate::path::{self, RelPath};
+use crate::sync::argv::{self, Compare, Deletions, Pass, Spec};
+use crate::sync::filelist::{self, Form};
+use crate::sync::normal::{self, State as Look};
+use crate::sync::outcome::{Outcome, Verdict};
+use crate::sync::output::Item;
+use crate::sync::run::{Input, Run};
+use crate::sync::target::{limited_args, spared};
+use crate::sys::statx::Statter;
+
+/// Differences kept of one run.
+pub(super) const MAX_KEPT: usize = 100_000;
+/// Paths that are looked at again by name; more, and the whole tree is compared again.
+const MAX_LISTED: usize = 20_000;
+/// How often it is looked whether rsync goes on.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Paths that differ, with what is different.
+pub(super) type Differing = BTreeMap<RelPath, Why>;
+
+/// What one comparison found.
+pub(super) struct Found {
+    pub(super) differing: Differing,
+    /// Differences beyond [`MAX_KEPT`].
+    pub(super) more: u64,
+    /// Entries of the tree; 0 for a comparison by names.
+    pub(super) entries: u64,
+    /// Why not everything was seen.
+    pub(super) incomplete: Option<String>,
+}
+
+/// Compares a target; one for the whole of a verification.
+pub(super) struct Comparer<'p> {
+    plan: &'p Plan,
+    compare: Compare,
+    filter_args: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    going: &'p dyn Fn() -> bool,
+}
+
+impl<'p> Comparer<'p> {
+    /// `going`: asked now and then; once it says no, the comparison ends with [`Error::Cancelled`].
+    pub(super) fn new(plan: &'p Plan, checksum: bool, going: &'p dyn Fn() -> bool) -> Comparer<'p> {
+        Comparer {
+            plan,
+            compare: if checksum { Compare::Checksum } else { Compare::Quick },
+            filter_args: limited_args(&plan.mirror),
+            env: argv::environment(std::env::vars_os()),
+            going,
+        }
+    }
+
+    fn spec(&self) -> Spec<'_> {
+        let Plan { mirror, sides, root, .. } = self.plan;
+        Spec {
+            dry_run: true,
+            missing_args: sides.missing_args,
+            compare: self.compare,
+            filter_args: &self.filter_args,
+            ..Spec::new(mirror, &sides.target, &sides.facts, root.path())
+        }
+    }
+
+    /// The whole tree.
+    pub(super) fn whole(&self) -> Result<Found, Error> {
+        self.run(Pass::Full { progress: true }, Input::None)
+    }
+
+    /// These paths alone. Others may be in what is found.
+    pub(super) fn again(&self, paths: &Differing) -> Result<Found, Error> {
+        let wanted: Vec<(RelPath, Kind)> = paths.keys().map(|path| (path.clone(), Kind::Entry)).collect();
+        let mut statter = Statter::new();
+        let normal =
+            normal::normalise(self.plan.root.as_fd(), &wanted, &mut statter).map_err(|e| Error::Source(e.to_string()))?;
+        let linked = |state: &Look| matches!(state, Look::Present(stat) if stat.nlink > 1 && !stat.is_dir());
+        let links = self.plan.mirror.extras.hard_links && normal.items.iter().any(|i| linked(&i.state));
+        if wanted.len() > MAX_LISTED || links {
+            return self.whole(); // all names of a file have to be in the list
+        }
+        let mut list = vec![(RelPath::from_normal(format!(".probe-{:016x}", fastrand::u64(..))), Form::Plain)];
+        for item in normal.items {
+            let form = match (item.state, self.spec().deletions()) {
+                (Look::Present(_), _) | (Look::Missing, Deletions::ByName) => (item.path, Form::Plain),
+                (Look::Missing, Deletions::ByParent) => {
+                    (RelPath::from_normal(path::parent(&item.path).unwrap_or_default()), Form::OneLevel)
+                }
+                (Look::Missing, Deletions::Never) | (Look::Unreadable(_), _) => continue,
+            };
+            list.push(form);
+        }
+        let one_level = list.iter().any(|(_, form)| *form == Form::OneLevel);
+        let pass = if one_level { Pass::ShallowOneLevel } else { Pass::Shallow };
+        let encoded = filelist::encode(list.iter().map(|(path, form)| (path, *form)));
+        self.run(pass, Input::List(&encoded.bytes))
+    }
+
+    fn run(&self, pass: Pass, input: Input<'_>) -> Result<Found, Error> {
+        self.run_as(&self.spec(), pass, input)
+    }
+
+    fn run_as(&self, spec: &Spec<'_>, pass: Pass, input: Input<'_>) -> Result<Found, Error> {
+        self.plan.root.check().map_err(Error::Source)?;
+        let mut run = Run::start(spec, pass, &self.env, input).map_err(Error::start)?;
+        run.keep_items(MAX_KEPT);
+        let ended = Cell::new(None);
+        let mark = Cell::new((run.progress_mark(), Instant::now()));
+        let outcome = run.wait_while(LOOK, |run| {
+            self.show(run);
+            let why = self.why_end(run, &mark);
+            let goes = why.is_none();
+            ended.set(why);
+            goes
+        });
+        let outcome = outcome.unwrap_or_else(|e| Outcome::unknown(format!("how rsync ended is not known: {e}")));
+        match ended.take() {
+            Some(error) if outcome.verdict != Verdict::Done => Err(error),
+            _ => self.found(&run, &outcome),
+        }
+    }
+
+    /// Why a run should not go on.
+    fn why_end(&self, run: &Run, mark: &Cell<(u64, Instant)>) -> Option<Error> {
+        if !(self.going)() {
+            return Some(Error::Cancelled);
+        }
+        if run.waits_for_fifo() {
+            return Some(Error::Incomplete("a file became a FIFO under the comparison".into()));
+        }
+        let (seen, since) = mark.get();
+        let watchdog = self.plan.sides.target.watchdog;
+        if since.elapsed() >= watchdog {
+            let now = run.progress_mark();
+            if now == seen {
+                return Some(Error::Unreachable(format!("the comparison made no progress for {watchdog:?}")));
+            }
+            mark.set((now, Instant::now()));
+        }
+        None
+    }
+
+    fn show(&self, run: &Run) {
+        if let Some(progress) = run.output().progress {
+            let mut board = self.plan.board.lock().unwrap_or_else(PoisonError::into_inner);
+            board.files_done = progress.files_done;
+            board.files_total = if progress.scanning { 0 } else { progress.files_total };
+        }
+    }
+
+    fn found(&self, run: &Run, outcome: &Outcome) -> Result<Found, Error> {
+        let output = run.output();
+        let doubt = output.signs.deletes_skipped || output.signs.skipped;
+        let incomplete = match outcome.verdict {
+            Verdict::Done => None,
+            // What vanished from the source while rsync looked.
+            Verdict::SourceRace if !doubt => None,
+            Verdict::Partial | Verdict::SourceRace => Some(outcome.reason.clone()),
+            Verdict::SourceRoot => return Err(Error::Source(outcome.reason.clone())),
+            Verdict::Killed | Verdict::Unknown => return Err(Error::Incomplete(outcome.reason.clone())),
+            _ => return Err(Error::Unreachable(outcome.reason.clone())),
+        };
+        let mut differing = self.differing(&output.items);
+        // Of the names that such a line may mean, those that are there.
+        let link = |path: &&RelPath| self.plan.root.path().join(path.as_path()).symlink_metadata().is_ok_and(|m| !m.is_dir());
+        differing.extend(output.unclear.iter().filter(link).map(|path| (path.clone(), Why::unclear())));
+        Ok(Found {
+            differing,
+            more: output.items_more - output.items_unclear,
+            entries: output.progress.map_or(0, |p| p.files_total),
+            incomplete,
+        })
+    }
+
+    /// What a full pass would change.
+    fn differing(&self, items: &[Item]) -> Differing {
+        let Plan { mirror, sides, .. } = self.plan;
+        let spared = spared(&mirror.filter, items);
+        let concerns = |item: &&Item| {
+            let tolerated = item.path.is_root() && sides.top_refused;
+            let kept = item.deletes() && spared.contains(&item.path);
+            !(tolerated || kept || mirror.filter.excludes(&item.path, item.dir))
+        };
+        items.iter().filter(concerns).map(|item| (item.path.clone(), Why::new(item))).collect()
+    }
+
+    /// Tells what is missing from what is there under another type: rsync says the same of both, but creates nothing where it may not
+    /// (`--existing`).
+    pub(super) fn tell_types(&self, differing: &mut Differing) -> Result<(), Error> {
+        let new = differing.iter().filter(|(_, why)| why.is_new()).map(|(path, _)| (path, Form::Plain));
+        let list = filelist::encode(new.take(MAX_LISTED));
+        if list.entries == 0 {
+            return Ok(());
+        }
+        let extra: Vec<String> = self.plan.sides.target.args.iter().cloned().chain(["--existing".into()]).collect();
+        let found = self.run_as(&Spec { extra: &extra, ..self.spec() }, Pass::Shallow, Input::List(&list.bytes))?;
+        for path in found.differing.iter().filter(|(_, why)| why.is_new()).map(|(path, _)| path) {
+            if let Some(why) = differing.get_mut(path) {
+                *why = why.with_other_type();
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,171 @@
+//! What of the differences is one: not on its way, and not of a path that changed while it was looked at.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime};
+
+use super::compare::{Comparer, Differing, Found};
+use super::{Error, Plan, is_recent};
+use crate::engine::Live;
+use crate::path::{self, RelPath};
+use crate::sync::target::Wrong;
+
+/// How often a path is judged before it is called unsettled.
+pub(super) const ROUNDS: u32 = 3;
+/// How often a comparison that could not see everything is made.
+const TRIES: u32 = 3;
+/// How long what was heard of is waited for in one go; what is not through by then is owed.
+const FLUSH: Duration = Duration::from_secs(10);
+
+/// What was found.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Judged {
+    pub(super) differing: Differing,
+    /// Differences that were counted and not kept.
+    pub(super) more: u64,
+    /// Paths that differ and are owed, or changed in every round.
+    pub(super) unsettled: u64,
+    pub(super) entries: u64,
+    pub(super) incomplete: Option<String>,
+}
+
+/// Compares the whole tree, and looks at what differs until it is known to, or not.
+pub(super) fn judge(comparer: &Comparer<'_>, live: Option<&Live>, plan: &Plan) -> Result<Judged, Error> {
+    let found = complete(comparer)?;
+    let first = Judged { more: found.more, entries: found.entries, incomplete: found.incomplete, ..Judged::default() };
+    match live {
+        None => Ok(Judged { differing: found.differing, ..first }),
+        Some(live) => settle(comparer, live, plan, found.differing, first),
+    }
+}
+
+/// One comparison, made again while the source changes under it in a way that hides something.
+fn complete(comparer: &Comparer<'_>) -> Result<Found, Error> {
+    let mut tries = 1;
+    loop {
+        match comparer.whole() {
+            Ok(Found { incomplete: Some(_), .. }) | Err(Error::Incomplete(_)) if tries < TRIES => tries += 1,
+            other => return other,
+        }
+    }
+}
+
+fn settle(comparer: &Comparer<'_>, live: &Live, plan: &Plan, mut doubted: Differing, mut out: Judged) -> Result<Judged, Error> {
+    for _ in 0..ROUNDS {
+        if doubted.is_empty() {
+            break;
+        }
+        live.flush(FLUSH).ok_or_else(Error::engine)?;
+        let (watch, owed) = live.watch(doubted.keys().cloned().collect()).ok_or_else(Error::engine)?;
+        out.unsettled += owed.len() as u64;
+        owed.iter().for_each(|path| _ = doubted.remove(path));
+        let begun = SystemTime::now();
+        let again = if doubted.is_empty() { Ok(None) } else { comparer.again(&doubted).map(Some) };
+        let touched: BTreeSet<RelPath> = live.unwatch(watch).ok_or_else(Error::engine)?.into_iter().collect();
+        let Some(again) = again? else { break };
+        let unseen = again.incomplete.is_some() || again.more > 0;
+        let mut left = Differing::new();
+        for (path, before) in std::mem::take(&mut doubted) {
+            let changed = touched.contains(&path) || is_recent(&plan.root, &path, begun);
+            match again.differing.get(&path) {
+                Some(why) if changed => _ = left.insert(path, *why),
+                Some(why) => _ = out.differing.insert(path, *why),
+                None if unseen => _ = left.insert(path, before),
+                None => {}
+            }
+        }
+        doubted = left;
+    }
+    out.unsettled += doubted.len() as u64;
+    if out.differing.is_empty() && out.unsettled > 0 {
+        // What was not kept is of the same kind: the whole tree is on its way.
+        out.unsettled += std::mem::take(&mut out.more);
+    }
+    Ok(out)
+}
+
+/// Puts the differing paths into the mirror's queue, waits until they are through, and compares them once more.
+pub(super) fn repair(
+    comparer: &Comparer<'_>,
+    live: &Live,
+    plan: &Plan,
+    judged: Judged,
+    going: &dyn Fn() -> bool,
+) -> Result<Judged, Error> {
+    live.repair(wrong(&judged)).ok_or_else(Error::engine)?;
+    loop {
+        let (waiting, hopeless) = live.flush(FLUSH).ok_or_else(Error::engine)?;
+        if let Some(away) = waiting.iter().find(|w| w.unreachable) {
+            return Err(Error::Unreachable(away.why.clone()));
+        }
+        if waiting.is_empty() || hopeless {
+            break;
+        }
+        if !going() {
+            return Err(Error::Cancelled);
+        }
+    }
+    let rest = Judged { differing: Differing::new(), more: 0, ..judged };
+    let found = match judged.more {
+        0 => comparer.again(&judged.differing)?,
+        _ => complete(comparer)?,
+    };
+    let doubted: Differing =
+        found.differing.into_iter().filter(|(path, _)| judged.more > 0 || judged.differing.contains_key(path)).collect();
+    // What is owed still is so for a reason, and is told as different.
+    let owed = live.watch(doubted.keys().cloned().collect()).ok_or_else(Error::engine)?;
+    live.unwatch(owed.0).ok_or_else(Error::engine)?;
+    let held: Differing =
+        doubted.iter().filter(|(path, _)| owed.1.contains(path)).map(|(path, why)| (path.clone(), *why)).collect();
+    let mut left = settle(comparer, live, plan, doubted, rest)?;
+    left.unsettled = left.unsettled.saturating_sub(held.len() as u64);
+    left.differing.extend(held);
+    Ok(left)
+}
+
+/// What is to be sent: what lies below something that goes or comes as a whole is not listed by itself.
+fn wrong(judged: &Judged) -> Vec<Wrong> {
+    if judged.more > 0 {
+        return vec![Wrong { path: RelPath::root(), whole: true, removes: false }];
+    }
+    let whole = |path: &[u8]| judged.differing.get(path).is_some_and(|why| why.is_extra() || (why.is_dir() && why.is_missing()));
+    let covered = |path: &[u8]| std::iter::successors(path::parent(path), |at| path::parent(at)).any(whole);
+    let tops = judged.differing.iter().filter(|(path, _)| !covered(path));
+    let wrong =
+        tops.map(|(path, why)| Wrong { path: path.clone(), whole: why.is_dir() && why.is_missing(), removes: why.removes() });
+    wrong.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::why::Why;
+    use super::*;
+    use crate::sync::output::Item;
+
+    #[test]
+    fn what_is_below_something_whole_is_not_sent_by_itself() {
+        let path = |p: &str| RelPath::new(p.as_bytes()).unwrap();
+        let why = |change: &[u8; 11]| Why::new(&Item { change: *change, path: RelPath::root(), dir: false });
+        let differing = [
+            ("gone", b"*deleting  "),
+            ("gone.x", b"<f..t......"),
+            ("gone/a/b", b"*deleting  "),
+            ("new", b"cd+++++++++"),
+            ("new/f", b"<f+++++++++"),
+            ("old", b".d..t......"),
+            ("old/f", b"<f+++++++++"),
+        ];
+        let differing = differing.iter().map(|(p, change)| (path(p), why(change))).collect();
+        let judged = Judged { differing, ..Judged::default() };
+        let told: Vec<_> = wrong(&judged).into_iter().map(|w| (w.path.to_string(), w.whole, w.removes)).collect();
+        let want = [
+            ("gone", false, true),
+            ("gone.x", false, false),
+            ("new", true, true),
+            ("old", false, false),
+            ("old/f", false, true),
+        ];
+        assert_eq!(told, want.map(|(p, whole, removes)| (p.to_owned(), whole, removes)));
+        let all = wrong(&Judged { more: 1, ..judged });
+        assert!(all.len() == 1 && all[0].path.is_root() && all[0].whole);
+    }
+}

@@ -1,0 +1,247 @@
+//! Is a target equal to its source? `fansync verify`, and `verify_every` in the background.
+//!
+//! Promises: a path is told as different only when nothing that is under way explains it. The target is not changed, unless it is asked
+//! to be put right; that goes through the mirror's own queue, so every guard on deletions holds.
+//!
+//! How: rsync is run dry over the whole tree with the arguments of the mirror's own full pass ([`compare`]). What it names may be on its way,
+//! or have changed while rsync looked. So, with a daemon running ([`judge`]): everything that was heard of is let through (a flush), the
+//! paths in doubt are watched, and compared once more by name. A path that still differs, that the target was not owed and that did not
+//! change meanwhile, differs. The others are judged again, and after [`judge::ROUNDS`] rounds called unsettled.
+//!
+//! Without a daemon nothing is under way, and the first comparison is the answer.
+//!
+//! Gives up: what is written to a file that stays open raises no event (without `follow_open_files`); such a file is unsettled while it is being
+//! written, and differs once nobody writes to it although it is open. Differences beyond [`compare::MAX_KEPT`] are counted only.
+
+mod answer;
+pub mod board;
+pub mod cli;
+mod compare;
+mod judge;
+mod why;
+
+use std::os::unix::fs::MetadataExt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Mirror;
+use crate::engine::{Board, Live};
+use crate::path::RelPath;
+use crate::resolve::Root;
+use crate::sync::run::RunError;
+use crate::sync::target::Sides;
+
+pub(crate) use answer::answer;
+use compare::{Comparer, Differing};
+use judge::Judged;
+
+/// Paths of a verification that the status keeps.
+const SHOWN: usize = 10;
+/// Differing paths that a report lists.
+const LISTED: usize = 10_000;
+
+/// What is compared with what.
+pub struct Plan {
+    /// The mirror.
+    pub mirror: Mirror,
+    /// The target.
+    pub sides: Sides,
+    /// The source.
+    pub root: Root,
+    /// Where it is told how far the comparison is, and what it found.
+    pub board: Board,
+}
+
+/// How to compare.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Options {
+    /// Files of equal size and times are read on both sides.
+    pub checksum: bool,
+    /// What differs is put right.
+    pub repair: bool,
+}
+
+/// Why a comparison gives no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The target.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The source is gone, or not the one it was.
+    #[error("the source cannot be compared: {0}")]
+    Source(String),
+    /// rsync ended before it had seen everything.
+    #[error("not everything could be compared: {0}")]
+    Incomplete(String),
+    /// rsync, or the engine.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Whoever asked has left.
+    #[error("the comparison was called off")]
+    Cancelled,
+}
+
+impl Error {
+    fn start(error: RunError) -> Error {
+        let cause = std::error::Error::source(&error).map(|e| format!(": {e}")).unwrap_or_default();
+        Error::Unavailable(format!("{error}{cause}"))
+    }
+
+    fn engine() -> Error {
+        Error::Unavailable("the engine of the mirror has ended or does not answer".into())
+    }
+}
+
+/// How a verification ended.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// `mirror/target`.
+    pub target: String,
+    /// Paths that differ, with what is different; of a repair, those that still do. The first [`LISTED`].
+    pub differences: Vec<Difference>,
+    /// Further paths that differ.
+    pub more: u64,
+    /// Paths that were put right.
+    pub repaired: u64,
+    /// Paths that differ and wait to be sent anyway, or changed again and again.
+    pub unsettled: u64,
+    /// Entries compared.
+    pub entries: u64,
+    /// How long it took.
+    pub seconds: f64,
+    /// Files of equal size and times were read, too.
+    pub checksum: bool,
+    /// Why there is no answer, or none for everything; empty otherwise.
+    pub error: String,
+    /// There is none because the target cannot be reached.
+    pub unreachable: bool,
+    /// There is none because rsync or the engine is not to be had.
+    pub unavailable: bool,
+}
+
+/// A path that differs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// Relative to the source, escaped for display.
+    pub path: String,
+    /// What is different.
+    pub why: String,
+}
+
+impl Report {
+    fn failed(target: String, error: &Error) -> Report {
+        Report {
+            target,
+            error: error.to_string(),
+            unreachable: matches!(error, Error::Unreachable(_)),
+            unavailable: matches!(error, Error::Unavailable(_)),
+            ..Report::default()
+        }
+    }
+
+    /// Whether every path that could be judged is equal, and every one could.
+    pub fn is_equal(&self) -> bool {
+        self.differing() == 0 && self.error.is_empty()
+    }
+
+    /// Paths that differ.
+    pub fn differing(&self) -> u64 {
+        self.differences.len() as u64 + self.more
+    }
+}
+
+/// Compares a target of a running daemon. `going`: asked now and then; once it says no, the comparison ends.
+pub(crate) fn of_daemon(live: &Live, options: Options, going: &dyn Fn() -> bool) -> Report {
+    let plan = match live.plan() {
+        Some(Ok(plan)) => plan,
+        Some(Err(why)) => return Report::failed(live.name(), &Error::Source(why)),
+        None => return Report::failed(live.name(), &Error::engine()),
+    };
+    verify(&plan, Some(live), options, going)
+}
+
+/// Compares, tells the board of it, and puts right what differs if asked to.
+fn verify(plan: &Plan, live: Option<&Live>, options: Options, going: &dyn Fn() -> bool) -> Report {
+    let begun = Instant::now();
+    let name = format!("{}/{}", plan.mirror.name, plan.sides.target.name);
+    on_board(plan, |board| (board.running, board.files_done, board.files_total) = (true, 0, 0));
+    let comparer = Comparer::new(plan, options.checksum, going);
+    let judged = judge::judge(&comparer, live, plan).and_then(|mut judged| {
+        comparer.tell_types(&mut judged.differing)?;
+        Ok(judged)
+    });
+    let first = judged.as_ref().map(|j| j.differing.clone()).unwrap_or_default();
+    let repaired = judged.and_then(|judged| match live {
+        Some(live) if options.repair && !judged.differing.is_empty() => judge::repair(&comparer, live, plan, judged, going),
+        _ => Ok(judged),
+    });
+    let mut report = match &repaired {
+        Ok(judged) => report(judged, first.len() as u64),
+        Err(error) => Report::failed(name.clone(), error),
+    };
+    (report.target, report.checksum, report.seconds) = (name, options.checksum, begun.elapsed().as_secs_f64());
+    on_board(plan, |board| {
+        board.running = false;
+        if repaired != Err(Error::Cancelled) {
+            tell(board, &report, &first);
+        }
+    });
+    report
+}
+
+fn report(judged: &Judged, at_first: u64) -> Report {
+    let left = judged.differing.len() as u64;
+    let listed = judged.differing.iter().take(LISTED);
+    let differences: Vec<Difference> =
+        listed.map(|(path, why)| Difference { path: path.to_string(), why: why.words() }).collect();
+    Report {
+        more: left - differences.len() as u64 + judged.more,
+        differences,
+        repaired: at_first.saturating_sub(left),
+        unsettled: judged.unsettled,
+        entries: judged.entries,
+        error: judged.incomplete.clone().map(|why| Error::Incomplete(why).to_string()).unwrap_or_default(),
+        ..Report::default()
+    }
+}
+
+fn on_board(plan: &Plan, tell: impl FnOnce(&mut board::Verify)) {
+    tell(&mut plan.board.lock().unwrap_or_else(PoisonError::into_inner));
+}
+
+fn tell(board: &mut board::Verify, report: &Report, first: &Differing) {
+    *board = board::Verify {
+        running: false,
+        files_done: 0,
+        files_total: 0,
+        ended_unix: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
+        seconds: report.seconds,
+        checksum: report.checksum,
+        entries: report.entries,
+        differing: first.len() as u64 + report.more,
+        repaired: report.repaired,
+        paths: first.iter().take(SHOWN).map(|(path, why)| format!("{path}: {}", why.words())).collect(),
+        unsettled: report.unsettled,
+        error: report.error.clone(),
+    };
+}
+
+/// A target of a configuration whose daemon does not run.
+///
+/// # Errors
+/// The source cannot be opened.
+pub(crate) fn offline(mirror: &Mirror, sides: Sides) -> Result<Plan, Error> {
+    let root = Root::open(&mirror.source).map_err(|e| Error::Source(format!("{}: {e}", mirror.source.display())))?;
+    Ok(Plan { mirror: mirror.clone(), sides, root, board: Arc::new(Mutex::default()) })
+}
+
+/// Whether the source has changed there since `begun`.
+fn is_recent(root: &Root, path: &RelPath, begun: SystemTime) -> bool {
+    // The kernel's clock for files lags by up to a tick (4 ms, before Linux 6.13; 10 ms with HZ=100).
+    const TICK: Duration = Duration::from_millis(10);
+    let since = begun.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(TICK);
+    let meta = root.path().join(path.as_path()).symlink_metadata();
+    meta.is_ok_and(|m| (m.ctime(), m.ctime_nsec()) >= (since.as_secs() as i64, i64::from(since.subsec_nanos())))
+}

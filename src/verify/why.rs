@@ -1,0 +1,115 @@
+//! What rsync's itemised changes say is different, in words.
+
+use crate::sync::output::Item;
+
+/// What is different about a path. The first that is true of these, or all of the last kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Why {
+    change: [u8; 11],
+    /// Something of another type has the name on the target, and is to be removed.
+    other_type: bool,
+}
+
+/// Attributes by their place in `YXcstpoguax` (rsync(1), `--itemize-changes`), less the first three.
+const ATTRIBUTES: [(usize, &str); 6] = [(4, "times"), (5, "mode"), (6, "owner"), (7, "group"), (9, "ACL"), (10, "xattrs")];
+
+impl Why {
+    pub(super) fn new(item: &Item) -> Why {
+        Why { change: item.change, other_type: false }
+    }
+
+    /// A symbolic link whose line does not tell what is different.
+    pub(super) fn unclear() -> Why {
+        Why { change: *b"cLc        ", other_type: false }
+    }
+
+    pub(super) fn with_other_type(self) -> Why {
+        Why { other_type: true, ..self }
+    }
+
+    /// The target has it, the source has not.
+    pub(super) fn is_extra(&self) -> bool {
+        self.change[0] == b'*'
+    }
+
+    /// Something may go from the target when this is put right.
+    pub(super) fn removes(&self) -> bool {
+        self.is_extra() || self.is_new()
+    }
+
+    /// The source has it, the target has not.
+    pub(super) fn is_missing(&self) -> bool {
+        self.is_new() && !self.other_type
+    }
+
+    /// What rsync would make anew: it is missing, or there is something of another type.
+    pub(super) fn is_new(&self) -> bool {
+        self.change[2..].iter().all(|&b| b == b'+')
+    }
+
+    /// It is a directory of the source.
+    pub(super) fn is_dir(&self) -> bool {
+        self.change[1] == b'd'
+    }
+
+    /// In words.
+    pub(super) fn words(&self) -> String {
+        let [how, kind, ..] = self.change;
+        if self.is_extra() {
+            return "extra on the target".into();
+        }
+        if self.other_type {
+            return "of another type on the target".into();
+        }
+        if self.is_missing() {
+            return "missing on the target".into();
+        }
+        let set = |at: usize| !matches!(self.change[at], b'.' | b' ');
+        let mut words = Vec::new();
+        match kind {
+            b'L' if set(2) || set(3) => words.push("link target"),
+            b'D' | b'S' if set(2) || set(3) => words.push("device number"),
+            b'f' if set(3) => words.push("size"),
+            b'f' if set(2) => words.push("content"),
+            _ => {}
+        }
+        words.extend(ATTRIBUTES.iter().filter(|(at, _)| set(*at)).map(|(_, word)| *word));
+        match (how, words.is_empty()) {
+            (b'h', _) => "not linked to the other names of its file".into(),
+            (_, true) => format!("differs ({})", String::from_utf8_lossy(&self.change).trim_end()),
+            (_, false) => words.join(", "),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::path::RelPath;
+
+    #[test]
+    fn what_a_line_says() {
+        for (change, want) in [
+            (b"*deleting  ", "extra on the target"),
+            (b"<f+++++++++", "missing on the target"),
+            (b"cd+++++++++", "missing on the target"),
+            (b"<fc........", "content"),
+            (b"<fcs.......", "size"),
+            (b">f.st......", "size, times"),
+            (b"<f..t......", "times"),
+            (b".f..tpog...", "times, mode, owner, group"),
+            (b".d..t......", "times"),
+            (b".f........x", "xattrs"),
+            (b".f...p...a.", "mode, ACL"),
+            (b"cLc........", "link target"),
+            (b".L..T......", "times"),
+            (b"cDc.t......", "device number, times"),
+            (b"hf..t......", "not linked to the other names of its file"),
+        ] {
+            let why = Why::new(&Item { change: *change, path: RelPath::root(), dir: false });
+            assert_eq!(why.words(), want, "{}", String::from_utf8_lossy(change));
+        }
+        let why = Why::new(&Item { change: *b"cd+++++++++", path: RelPath::root(), dir: true }).with_other_type();
+        assert!(!why.is_missing() && why.words() == "of another type on the target");
+    }
+}
