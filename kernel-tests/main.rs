@@ -19,6 +19,7 @@ mod holds;
 mod hooks;
 mod identity;
 mod lifecycle;
+mod looking;
 mod losses;
 mod manager;
 mod monitoring;
@@ -130,6 +131,7 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("outages", outages::cases()),
         ("fallback", fallback::cases()),
         ("losses", losses::cases()),
+        ("looking", looking::cases()),
         ("monitoring", monitoring::cases()),
         ("privilege", privilege::cases()),
         ("lifecycle", lifecycle::cases()),

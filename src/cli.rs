@@ -9,7 +9,9 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::{Extras, Level, LogFormat, MaxDelete, Overrides, Watch, units};
+use crate::events::{self, EventsArgs};
 use crate::exit::ExitCode;
+use crate::explain::{self, ExplainArgs};
 use crate::failover::cli::{self as failover, FailoverArgs};
 use crate::manual::{self, CompletionsArgs, ManArgs};
 use crate::sersync::{ImportArgs, SersyncArgs};
@@ -56,6 +58,12 @@ pub enum Command {
     /// Compare targets with their source
     #[command(after_help = verify::HELP)]
     Verify(VerifyArgs),
+    /// Tell where a path is on its way, and why
+    #[command(after_help = explain::HELP)]
+    Explain(ExplainArgs),
+    /// Follow what is heard
+    #[command(after_help = events::HELP)]
+    Events(EventsArgs),
     /// Stop sending, and go on collecting changes
     #[command(after_help = PAUSE_HELP)]
     Pause(SteerArgs),

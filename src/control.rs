@@ -17,6 +17,8 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use serde::{Deserialize, Serialize};
 
 use crate::engine;
+use crate::events;
+use crate::explain::{self, Explained};
 use crate::status::{self, Snapshot};
 use crate::sys::event::EventFd;
 use crate::verify;
@@ -53,6 +55,16 @@ pub enum Request {
         target: Option<String>,
         /// How.
         options: verify::Options,
+    },
+    /// Tell what is heard, until the client hangs up: after [`Reply::Events`] a line of JSON for each event ([`events::Event`]).
+    Events {
+        /// Only this mirror.
+        mirror: Option<String>,
+    },
+    /// Say where a path is on its way.
+    Explain {
+        /// What it may mean, absolute, as bytes; the first that lies below a source counts.
+        paths: Vec<Vec<u8>>,
     },
     /// Pause, resume or retry targets.
     Steer {
@@ -95,6 +107,10 @@ pub enum Reply {
         /// One for each target.
         reports: Vec<verify::Report>,
     },
+    /// To [`Request::Events`].
+    Events,
+    /// To [`Request::Explain`].
+    Explain(Explained),
     /// To [`Request::Steer`].
     Steer {
         /// One for each target.
@@ -304,7 +320,10 @@ fn answer(stream: UnixStream, started: Instant, engines: &[Handle]) {
     let reply = match BufReader::new((&stream).take(MAX_REQUEST_BYTES)).read_line(&mut line) {
         Err(_) | Ok(0) => return,
         Ok(_) => match serde_json::from_str::<Request>(&line) {
-            Ok(request) => serve_request(request, started, engines, &stream),
+            Ok(request) => match serve_request(request, started, engines, &stream) {
+                Some(reply) => reply,
+                None => return,
+            },
             Err(e) => Reply::Error { message: format!("not a request: {e}") },
         },
     };
@@ -313,8 +332,9 @@ fn answer(stream: UnixStream, started: Instant, engines: &[Handle]) {
     let _ = (&stream).write_all(text.as_bytes());
 }
 
-fn serve_request(request: Request, started: Instant, engines: &[Handle], client: &UnixStream) -> Reply {
-    match request {
+/// The answer, if it is not given already.
+fn serve_request(request: Request, started: Instant, engines: &[Handle], client: &UnixStream) -> Option<Reply> {
+    Some(match request {
         Request::Status => match snapshot(started, engines, STATUS_TIMEOUT) {
             Ok(snapshot) => Reply::Status(Box::new(snapshot)),
             Err(message) => Reply::Error { message },
@@ -324,8 +344,16 @@ fn serve_request(request: Request, started: Instant, engines: &[Handle], client:
             Ok(chosen) => Reply::Verify { reports: verify::answer(client, &chosen, target.as_deref(), options) },
             Err(reply) => reply,
         },
+        Request::Events { mirror } => match choose(engines, mirror.as_deref(), None) {
+            Ok(chosen) => {
+                let _ = events::serve(client, &chosen); // whatever ends it, nobody listens any more
+                return None;
+            }
+            Err(reply) => reply,
+        },
+        Request::Explain { paths } => explain::answer(engines, &paths),
         Request::Steer { what, mirror, target } => steer(engines, what, mirror.as_deref(), target.as_deref()),
-    }
+    })
 }
 
 /// Asks every engine how it is. `patience`: for all answers together.
@@ -422,15 +450,25 @@ fn flush(engines: &[Handle], mirror: Option<&str>, target: Option<&str>, timeout
 /// # Errors
 /// [`Error::Connect`] when nobody listens, [`Error::Talk`] when the answer is missing or not understood.
 pub fn ask(path: &Path, request: &Request, patience: Duration) -> Result<Reply, Error> {
-    let stream = UnixStream::connect(path).map_err(|source| Error::Connect { path: path.into(), source })?;
+    let stream = request_to(path, request)?;
     let talk = |source| Error::Talk { path: path.into(), source };
     stream.set_read_timeout(Some(patience + STATUS_TIMEOUT * 2)).map_err(talk)?;
-    let mut line = serde_json::to_string(request).map_err(|e| talk(e.into()))?;
-    line.push('\n');
-    (&stream).write_all(line.as_bytes()).map_err(talk)?;
     let mut answer = String::new();
     BufReader::new(&stream).read_line(&mut answer).map_err(talk)?;
     serde_json::from_str(&answer).map_err(|e| talk(e.into()))
+}
+
+/// Sends a request to the daemon at `path`; the answer can be read from what is returned.
+///
+/// # Errors
+/// [`Error::Connect`] when nobody listens, [`Error::Talk`] when the request cannot be sent.
+pub fn request_to(path: &Path, request: &Request) -> Result<UnixStream, Error> {
+    let stream = UnixStream::connect(path).map_err(|source| Error::Connect { path: path.into(), source })?;
+    let talk = |source| Error::Talk { path: path.into(), source };
+    let mut line = serde_json::to_string(request).map_err(|e| talk(e.into()))?;
+    line.push('\n');
+    (&stream).write_all(line.as_bytes()).map_err(talk)?;
+    Ok(stream)
 }
 
 #[cfg(test)]

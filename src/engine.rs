@@ -8,11 +8,13 @@
 
 mod asking;
 mod commands;
+mod explaining;
 mod follow;
 mod gate;
 mod history;
 mod hold;
 mod linked;
+mod listening;
 mod losses;
 mod mounted;
 mod record;
@@ -32,6 +34,7 @@ use crossbeam::channel::{Receiver, unbounded};
 use crate::config::Mirror;
 use crate::control::{Command, Handle};
 use crate::dirty::Seen;
+use crate::events::Listeners;
 use crate::faillog::FailLog;
 use crate::hooks::Hooks;
 use crate::lost::{Cause, Lost};
@@ -60,6 +63,8 @@ use verifying::Verifying;
 use watching::Watching;
 
 pub use asking::Question;
+pub(crate) use explaining::{Said, explain};
+pub(crate) use listening::listen;
 pub use verifying::{Board, Live};
 pub use watching::WatchError;
 
@@ -173,6 +178,7 @@ pub struct Engine {
     linking: Option<linked::Linking>,
     hooks: Hooks,
     asked: Vec<Asked>,
+    listeners: Listeners,
     verifying: Verifying,
 }
 
@@ -277,6 +283,7 @@ impl Engine {
             events: 0,
             linking: mirror.extras.hard_links.then(linked::Linking::new),
             asked: Vec::new(),
+            listeners: Listeners::default(),
             verifying: Verifying::new(mirror.targets.len()),
         };
         if accepted {
@@ -430,10 +437,14 @@ impl Engine {
             let targets = &mut self.targets;
             let hooks = &mut self.hooks;
             let gate = &mut self.gate;
-            let mask = event.as_ref().map_or(0, |e| e.mask);
+            let (mask, pid) = event.as_ref().map_or((0, 0), |e| (e.mask, e.pid));
+            let listeners = &mut self.listeners;
             let mut inside = false;
             let mut out = |path: &[u8], seen: Seen| {
                 inside = true;
+                if listeners.any() {
+                    listeners.tell(mask, pid, path, seen);
+                }
                 let Some(seen) = gate.admit(mask, path, seen) else { return };
                 tracing::trace!(path = %crate::path::Shown(path), ?seen, "event");
                 for target in targets.iter_mut() {
@@ -456,6 +467,9 @@ impl Engine {
                 history.directory(event, inside);
             }
         }
+        if self.listeners.any() {
+            self.listeners.forget_commands();
+        }
         if let Some(history) = self.history.as_mut().filter(|_| dirty) {
             history.touch(now);
         }
@@ -467,7 +481,11 @@ impl Engine {
         let (targets, written) = (&mut self.targets, &mut self.written);
         let hooks = &mut self.hooks;
         let gate = &mut self.gate;
+        let listeners = &mut self.listeners;
         let mut out = |mask: u32, path: &[u8], seen: Seen| {
+            if listeners.any() {
+                listeners.tell(u64::from(mask), 0, path, seen);
+            }
             let Some(seen) = gate.admit(u64::from(mask), path, seen) else { return };
             if !written.see(path, seen, now) {
                 return;

@@ -19,6 +19,9 @@ mod pattern;
 mod regexes;
 #[cfg(test)]
 mod tests;
+mod why;
+
+pub use why::{Deciding, Decision};
 
 use std::ffi::OsString;
 use std::fmt;

@@ -9,7 +9,9 @@ use fansync::cli::{self, Command, SteerArgs};
 use fansync::config::{Config, ConfigErrors, Daemon, LogConfig, LogFormat};
 use fansync::control::{self, Reply, Request, Steer};
 use fansync::daemon::{self, Mode};
+use fansync::events::{self, EventsArgs, Followed};
 use fansync::exit::ExitCode;
+use fansync::explain::{self, ExplainArgs};
 use fansync::failover::cli::{FailoverArgs, act};
 use fansync::failover::daemon::Mode as FailoverMode;
 use fansync::manual;
@@ -63,6 +65,8 @@ fn main() -> ProcessExit {
             flush(args.socket, Request::Flush { mirror: args.mirror, target: args.target, timeout_ms }, args.timeout)
         }
         Command::Verify(args) => verify(&args),
+        Command::Explain(args) => explain(args),
+        Command::Events(args) => events(args),
         Command::Pause(args) => steer(args, Steer::Pause),
         Command::Resume(args) => {
             let what = Steer::Resume { accept_source: args.accept_source, accept_deletes: args.accept_deletes };
@@ -261,6 +265,44 @@ fn answered(asked: Result<Reply, control::Error>) -> Result<Reply, ExitCode> {
                 _ => ExitCode::Unavailable,
             })
         }
+    }
+}
+
+fn explain(args: ExplainArgs) -> ExitCode {
+    let paths = match explain::meanings(&args.path) {
+        Ok(paths) => paths,
+        Err(error) => {
+            eprintln!("error: cannot tell the working directory: {error}; give an absolute path");
+            return ExitCode::Usage;
+        }
+    };
+    match ask(&socket(args.socket), &Request::Explain { paths }, Duration::from_secs(10)) {
+        Ok(Reply::Explain(told)) => {
+            match args.json {
+                true => println!("{}", serde_json::json!(told)),
+                false => print!("{}", told.human()),
+            }
+            if told.mirrors.is_empty() {
+                eprintln!("error: {}", explain::nowhere(&args.path, &told.elsewhere));
+                return ExitCode::Differences;
+            }
+            ExitCode::Done
+        }
+        Ok(_) => ExitCode::Bug,
+        Err(code) => code,
+    }
+}
+
+fn events(mut args: EventsArgs) -> ExitCode {
+    let path = socket(args.socket.take());
+    match events::follow(&path, &args, &mut std::io::stdout().lock()) {
+        Ok(Followed::Told) => ExitCode::Done,
+        Ok(Followed::Ended) => {
+            eprintln!("error: the daemon has ended");
+            ExitCode::Unavailable
+        }
+        Ok(Followed::Refused(reply)) => answered(Ok(*reply)).map_or_else(|code| code, |_| ExitCode::Bug),
+        Err(error) => answered(Err(error)).map_or_else(|code| code, |_| ExitCode::Bug),
     }
 }
 

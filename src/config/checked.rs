@@ -12,6 +12,7 @@ use serde::ser::{Error as _, SerializeStruct};
 use serde::{Serialize, Serializer};
 
 use super::hook::Hook;
+use super::origins::Origins;
 use super::units;
 use crate::filter::Filter;
 use crate::sync::location::Location;
@@ -111,6 +112,8 @@ pub struct Mirror {
     pub follow_interval: Duration,
     /// What belongs to the mirror.
     pub filter: Filter,
+    /// Where its patterns are written.
+    pub origins: Origins,
     /// What is carried over beside content, owner, mode and times.
     pub extras: Extras,
     /// Time between full passes, if there are to be any.
@@ -402,6 +405,7 @@ impl Mirror {
             follow_open_files: false,
             follow_interval: Duration::from_secs(2),
             filter: Filter::none(),
+            origins: Origins::default(),
             extras: Extras::default(),
             full_every: None,
             full_exclude: Vec::new(),

@@ -51,6 +51,13 @@ pub struct ConfigErrors {
     problems: Vec<Problem>,
 }
 
+/// Line and column of a place in `text`, both from 1; the column counts characters.
+pub(super) fn line_and_column(text: &str, at: usize) -> (usize, usize) {
+    let before = text.get(..at).unwrap_or(text);
+    let start = before.rfind('\n').map_or(0, |n| n + 1);
+    (before.matches('\n').count() + 1, before[start..].chars().count() + 1)
+}
+
 impl ConfigErrors {
     /// `text`: what was read from `file`; the problems' places lie in it.
     pub(crate) fn new(file: Option<&Path>, text: &str, mut problems: Vec<Problem>) -> ConfigErrors {
@@ -64,18 +71,11 @@ impl ConfigErrors {
         &self.problems
     }
 
-    /// Line and column of a place, both from 1; the column counts characters.
-    fn line_and_column(&self, at: usize) -> (usize, usize) {
-        let before = self.text.get(..at).unwrap_or(&self.text);
-        let start = before.rfind('\n').map_or(0, |n| n + 1);
-        (before.matches('\n').count() + 1, before[start..].chars().count() + 1)
-    }
-
     fn cite(&self, f: &mut fmt::Formatter<'_>, problem: &Problem) -> fmt::Result {
         write!(f, "error: {}", problem.message)?;
         let file = self.file.as_deref().map(Path::display);
         if let Some(at) = &problem.at {
-            let (number, column) = self.line_and_column(at.start);
+            let (number, column) = line_and_column(&self.text, at.start);
             if let Some(file) = file {
                 write!(f, "\n --> {file}:{number}:{column}")?;
             }

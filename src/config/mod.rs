@@ -10,6 +10,7 @@ mod checked;
 mod cite;
 mod ground;
 pub mod hook;
+mod origins;
 mod rules;
 mod secret;
 #[cfg(test)]
@@ -28,6 +29,7 @@ pub use checked::{
     Target, Watch,
 };
 pub use cite::{ConfigErrors, Problem};
+pub use origins::Origins;
 pub use secret::{SecretFileError, check_secret_file, replaceable_by_others};
 
 use crate::failover::mark;
@@ -118,7 +120,10 @@ impl Config {
         mirror.watch = overrides.watch.unwrap_or(mirror.watch);
         mirror.follow_open_files = overrides.follow_open_files;
         match Filter::new(&overrides.include, &overrides.exclude) {
-            Ok(filter) => mirror.filter = filter,
+            Ok(filter) => {
+                mirror.filter = filter;
+                mirror.origins = Origins::options(overrides.include.len(), overrides.exclude.len());
+            }
             Err(e) => note(e.to_string()),
         }
         for (i, text) in targets.iter().enumerate() {

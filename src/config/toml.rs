@@ -38,8 +38,9 @@ pub(super) fn parse(text: &str, file: Option<&Path>) -> Result<Config, ConfigErr
     let config = whole(document, &mut found);
     let Found { mut problems, places } = found;
     match config {
-        Some(config) if problems.is_empty() => {
+        Some(mut config) if problems.is_empty() => {
             problems.extend(super::judge(&config, &places));
+            super::origins::note(&mut config.mirrors, &places, text, file);
             if problems.is_empty() { Ok(config) } else { Err(ConfigErrors::new(file, text, problems)) }
         }
         _ => Err(ConfigErrors::new(file, text, problems)),

@@ -8,6 +8,7 @@ mod bound;
 mod flight;
 mod landed;
 mod list;
+mod look;
 mod moves;
 mod twins;
 

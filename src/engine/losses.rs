@@ -27,6 +27,7 @@ impl Engine {
     /// The one road of every loss of sight: the subtree is compared whole; for the same subtree with growing pauses.
     pub(super) fn lost(&mut self, lost: Lost) {
         *self.losses.entry(lost.cause).or_insert(0) += 1;
+        self.listeners.tell_lost(&lost);
         let now = self.now();
         if let Some(history) = &mut self.history {
             history.doubt(now);

@@ -17,6 +17,7 @@ use super::mounted::Mounted;
 use crate::config::{Mirror, Watch};
 use crate::dirty::Seen;
 use crate::exit::ExitCode;
+use crate::explain;
 use crate::filter::Filter;
 use crate::lost::{Cause, Lost};
 use crate::path::{RelPath, Shown, is_at_or_below};
@@ -440,6 +441,19 @@ impl Watching {
             crate::path::push(&mut path, at);
         }
         Shown(&path).to_string()
+    }
+
+    /// How the filesystem of `path` is watched; and the subtree above or at it that is not, empty if there is none.
+    pub fn explain(&self, root: &Root, path: &RelPath) -> (explain::Watched, String) {
+        let unwatched = self.unwatched.iter().find(|at| is_at_or_below(path, at)).map(ToString::to_string).unwrap_or_default();
+        let place = self.places.iter().filter(|p| is_at_or_below(path, &p.at)).max_by_key(|p| p.at.len());
+        let watched = place.map(|p| explain::Watched {
+            mount: self.shown(root, &p.at),
+            nested: !p.at.is_root(),
+            backend: p.by.name().into(),
+            why: p.why.clone(),
+        });
+        (watched.unwrap_or_default(), unwatched)
     }
 
     /// For the status.

@@ -92,7 +92,7 @@ impl Root {
     }
 
     /// The part of an absolute path below the root; empty for the root itself, `None` for a path outside.
-    fn strip<'p>(&self, absolute: &'p [u8]) -> Option<&'p [u8]> {
+    pub(crate) fn strip<'p>(&self, absolute: &'p [u8]) -> Option<&'p [u8]> {
         let root = self.path.as_os_str().as_bytes();
         let root = if root == b"/" { b"" } else { root };
         let rest = absolute.strip_prefix(root)?;

@@ -13,6 +13,7 @@
 //! different times, the directory is sent once more after both.
 
 mod ended;
+mod explained;
 mod fence;
 mod guarded;
 mod history;
@@ -27,6 +28,7 @@ mod survey;
 mod told;
 mod watched;
 
+pub use explained::PathState;
 pub use guarded::spared;
 pub use survey::limited_args;
 pub use told::{Owed, Told};

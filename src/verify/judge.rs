@@ -157,13 +157,8 @@ mod tests {
         let differing = differing.iter().map(|(p, change)| (path(p), why(change))).collect();
         let judged = Judged { differing, ..Judged::default() };
         let told: Vec<_> = wrong(&judged).into_iter().map(|w| (w.path.to_string(), w.whole, w.removes)).collect();
-        let want = [
-            ("gone", false, true),
-            ("gone.x", false, false),
-            ("new", true, true),
-            ("old", false, false),
-            ("old/f", false, true),
-        ];
+        let want =
+            [("gone", false, true), ("gone.x", false, false), ("new", true, true), ("old", false, false), ("old/f", false, true)];
         assert_eq!(told, want.map(|(p, whole, removes)| (p.to_owned(), whole, removes)));
         let all = wrong(&Judged { more: 1, ..judged });
         assert!(all.len() == 1 && all[0].path.is_root() && all[0].whole);

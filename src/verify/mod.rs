@@ -33,7 +33,7 @@ use crate::resolve::Root;
 use crate::sync::run::RunError;
 use crate::sync::target::Sides;
 
-pub(crate) use answer::answer;
+pub(crate) use answer::{answer, has_hung_up};
 use compare::{Comparer, Differing};
 use judge::Judged;
 

@@ -1,0 +1,204 @@
+//! `fansync explain` and `fansync events`: what they say of paths and changes.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::fixture::daemon::binary;
+use crate::fixture::fs::Fs;
+use crate::fixture::proc::poll_until;
+use crate::fixture::{Case, Mirror, Setup, To, WAIT, case};
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        case("explain_tells_the_state_at_each_target", &[Fs::Tmpfs], |fs| {
+            let m = Setup::new(fs).targets(&[To::Module, To::Local]).start()?;
+            m.src.write("f", b"x");
+            m.check();
+            let told = explain(&m, "f", 0);
+            assert!(told.contains("found   a file of 1 bytes") && told.contains("no pattern matches"), "{told}");
+            assert!(told.contains("watch   fanotify on ") && told.matches("    in sync: ").count() == 2, "{told}");
+            m.daemon.does(&["pause", "--target", "t1"]);
+            m.src.write("f", b"xy");
+            m.src.mkdir("d");
+            m.daemon.flush(Some("t2"));
+            let told = explain(&m, "f", 0);
+            assert!(told.contains("    pending: for ") && told.contains("    paused since "), "{told}");
+            assert_eq!(told.matches("    in sync: ").count(), 1, "{told}");
+            m.src.remove("f");
+            assert!(explain(&m, "f", 0).contains("found   nothing is there"));
+            m.daemon.does(&["resume"]);
+            m.check();
+            assert_eq!(explain(&m, "f", 0).matches("    in sync: ").count(), 2, "gone from both is in sync");
+            let json = m.daemon.does(&["explain", "--json", &m.src.at("d").display().to_string()]);
+            let json: serde_json::Value = serde_json::from_str(&json).expect("one JSON object");
+            assert_eq!(json["mirrors"][0]["targets"][1]["state"], "in sync", "{json}");
+            Ok(())
+        }),
+        case("explain_names_the_rule_and_its_place", &[Fs::Tmpfs], |fs| {
+            let m = Setup::new(fs).exclude(&["*.tmp", "/cache/"]).key("include", vec!["keep.tmp".to_string()]).start()?;
+            m.src.mkdirs("cache/deep");
+            m.src.write("keep.tmp", b"");
+            m.src.write("x.tmp", b"");
+            m.src.symlink("cache", "link");
+            let config = m.scratch("fansync.toml");
+            let text = std::fs::read_to_string(&config).expect("it was written for the daemon");
+            let place = |pattern: &str| {
+                let at = text.find(pattern).expect("it is in the file");
+                let line = text[..at].matches('\n').count() + 1;
+                let column = at - text[..at].rfind('\n').map_or(0, |n| n + 1) + 1;
+                format!("({}:{line}:{column})", config.display())
+            };
+            let told = explain(&m, "x.tmp", 0);
+            let want = format!("left out by exclude \"*.tmp\" {}\n", place("\"*.tmp\""));
+            assert!(told.contains(&want) && told.contains("    left out: "), "{want} is not in\n{told}");
+            let told = explain(&m, "keep.tmp", 0);
+            assert!(told.contains(&format!("by include \"keep.tmp\" {}", place("\"keep.tmp\""))), "{told}");
+            // Gone, below a directory that is left out, through a link.
+            m.src.remove("cache/deep");
+            let told = explain(&m, "link/deep/gone", 0);
+            let want = format!("left out by exclude \"/cache/\" {}, for cache above it", place("\"/cache/\""));
+            assert!(told.starts_with("cache/deep/gone in mirror mirror of ") && told.contains(&want), "{told}");
+            // Relative to where somebody stands.
+            let socket = m.scratch("status.sock");
+            let mut relative = Command::new(binary());
+            relative.args(["explain", "../src/x.tmp", "--socket"]).arg(&socket).current_dir(m.src.at("cache/.."));
+            let told = relative.output().expect("it runs");
+            assert!(told.status.success() && told.stdout.starts_with(b"x.tmp in mirror"), "{told:?}");
+            let told = m.daemon.client(&["explain", "/etc/hostname"], WAIT);
+            assert!(told.code == 1 && told.stderr.contains("the sources are: "), "{}: {}", told.code, told.stderr);
+            Ok(())
+        }),
+        case("explain_tells_why_a_path_fails", &[Fs::Tmpfs], |fs| {
+            let m = Setup::new(fs).targets(&[To::Local]).target_key("retry_max", "60s").start()?;
+            m.src.write("f", b"x");
+            m.check();
+            // A mount keeps its name from being replaced.
+            m.dst().mkdir("busy");
+            let mount = crate::fixture::fs::Mount::tmpfs(&m.dst().at("busy"));
+            m.src.write("busy", b"a file");
+            let failed = poll_until(WAIT, || Some(explain(&m, "busy", 0)).filter(|told| told.contains("    failed: ")));
+            let told = failed.unwrap_or_else(|| panic!("{}", explain(&m, "busy", 0)));
+            assert!(told.contains("times, next in "), "{told}");
+            drop(mount);
+            m.daemon.does(&["retry"]);
+            m.check();
+            Ok(())
+        }),
+        case("events_tell_what_who_and_where", &[Fs::Tmpfs], |fs| {
+            let m = Setup::new(fs).exclude(&["*.tmp"]).start()?;
+            let mut listener = Listener::start(&m, &[]);
+            listener.hears(|| m.src.write("begin", b""));
+            m.src.write("x.tmp", b"");
+            let touched = Command::new("touch").arg(m.src.at("by touch\n")).status().expect("it runs");
+            assert!(touched.success());
+            let line = listener.line_with("by touch\\x0a");
+            assert!(line.contains(" mirror ") && line.contains("close_write"), "{line}");
+            // The process may have ended before its event was taken.
+            assert!(line.contains(" touch by touch") || line.contains(" ? by touch"), "{line}");
+            m.src.write("own", b"");
+            let line = listener.line_with(" own");
+            assert!(line.contains(&format!(" {} ", std::process::id())), "{line}");
+            m.src.rename("own", "other");
+            assert!(listener.line_with(" own").contains(" moved_from "));
+            let all = listener.end();
+            assert!(!all.contains("x.tmp"), "what is left out is told:\n{all}");
+            let count = m.daemon.client(&["events", "--count", "0", "--json"], WAIT);
+            assert_eq!((count.code, count.stdout.as_str()), (0, ""));
+            Ok(())
+        }),
+        case("a_listener_that_stands_still_holds_up_nothing", &[Fs::Tmpfs], |fs| {
+            let m = Setup::new(fs).start()?;
+            let mut still = Listener::start(&m, &["--json"]);
+            still.hears(|| m.src.write("begin", b""));
+            still.signal(Signal::SIGSTOP);
+            let mut dead = Listener::start(&m, &[]);
+            dead.hears(|| m.src.write("begin", b""));
+            drop(dead);
+            // More than a queue and a socket hold.
+            for n in 0..12_000 {
+                m.src.write(format!("{n:0200}"), b"");
+            }
+            m.check();
+            still.signal(Signal::SIGCONT);
+            let told = still.line_with("\"dropped\":");
+            let told: serde_json::Value = serde_json::from_str(&told).expect("one JSON object a line");
+            assert!(told["dropped"].as_u64().is_some_and(|n| n > 0), "{told}");
+            Ok(())
+        }),
+    ]
+}
+
+fn explain(m: &Mirror, path: &str, code: i32) -> String {
+    let ran = m.daemon.client(&["explain", &m.src.at(path).display().to_string()], WAIT);
+    assert_eq!(ran.code, code, "{}{}", ran.stdout, ran.stderr);
+    ran.stdout
+}
+
+/// A running `fansync events`.
+struct Listener {
+    child: Child,
+    lines: BufReader<Box<dyn Read + Send>>,
+    told: String,
+}
+
+impl Listener {
+    fn start(m: &Mirror, args: &[&str]) -> Listener {
+        let mut command = Command::new(binary());
+        command.arg("events").args(args).arg("--socket").arg(m.scratch("status.sock"));
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the client starts");
+        let lines = BufReader::new(Box::new(child.stdout.take().expect("it was asked for")) as Box<dyn Read + Send>);
+        Listener { child, lines, told: String::new() }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).expect("it runs");
+    }
+
+    /// Makes changes until one is heard: from there on it listens.
+    fn hears(&mut self, change: impl Fn()) {
+        use std::os::fd::AsFd;
+        let Some(out) = self.ready_fd() else { panic!("no output") };
+        let heard = poll_until(WAIT, || {
+            change();
+            let mut fds = [nix::poll::PollFd::new(out.as_fd(), nix::poll::PollFlags::POLLIN)];
+            nix::poll::poll(&mut fds, 20u8).is_ok_and(|n| n > 0).then_some(())
+        });
+        assert!(heard.is_some(), "nothing is heard");
+    }
+
+    fn ready_fd(&self) -> Option<std::fs::File> {
+        let link = format!("/proc/{}/fd/1", self.child.id());
+        std::fs::File::open(link).ok()
+    }
+
+    /// The next line that holds `word`.
+    fn line_with(&mut self, word: &str) -> String {
+        loop {
+            let mut line = String::new();
+            let len = self.lines.read_line(&mut line).expect("it can be read");
+            assert!(len > 0, "it ended before {word:?}:\n{}", self.told);
+            self.told.push_str(&line);
+            if line.contains(word) {
+                return line;
+            }
+        }
+    }
+
+    /// Ends it; everything it told.
+    fn end(mut self) -> String {
+        self.child.kill().expect("it runs");
+        let mut rest = String::new();
+        self.lines.read_to_string(&mut rest).expect("it can be read");
+        self.told.clone() + &rest
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

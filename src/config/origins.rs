@@ -1,0 +1,51 @@
+//! Where the patterns of a mirror are written, for who asks why a path is left out.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::Path;
+
+use super::checked::Mirror;
+use super::cite::line_and_column;
+
+/// Places by key and number. Any two are equal: where something was said is no part of what was said.
+#[derive(Debug, Clone, Default)]
+pub struct Origins(HashMap<(&'static str, usize), String>);
+
+impl PartialEq for Origins {
+    fn eq(&self, _: &Origins) -> bool {
+        true
+    }
+}
+
+impl Eq for Origins {}
+
+/// The keys that hold patterns.
+const KEYS: [&str; 3] = ["include", "exclude", "exclude_regex"];
+
+impl Origins {
+    /// The place of the pattern number `n` of a key: `FILE:LINE:COLUMN`, or an option; empty when not known.
+    pub fn of(&self, key: &str, n: usize) -> String {
+        let found = self.0.iter().find(|((k, at), _)| *k == key && *at == n);
+        found.map(|(_, origin)| origin.clone()).unwrap_or_default()
+    }
+
+    /// Those of a command line.
+    pub(super) fn options(include: usize, exclude: usize) -> Origins {
+        let all = |key: &'static str, option: &'static str, len| (0..len).map(move |n| ((key, n), option.to_owned()));
+        Origins(all("include", "--include", include).chain(all("exclude", "--exclude", exclude)).collect())
+    }
+}
+
+/// Notes the places of every mirror's patterns. `places`: by the path of a key, in bytes of `text`.
+pub(super) fn note(mirrors: &mut [Mirror], places: &HashMap<String, Range<usize>>, text: &str, file: Option<&Path>) {
+    let Some(file) = file.map(Path::display) else { return };
+    for (i, mirror) in mirrors.iter_mut().enumerate() {
+        let lengths = [mirror.filter.include().len(), mirror.filter.exclude().len(), mirror.filter.expressions().len()];
+        let all = KEYS.into_iter().zip(lengths).flat_map(|(key, len)| (0..len).map(move |n| (key, n)));
+        let placed = all.filter_map(|(key, n)| {
+            let (line, column) = line_and_column(text, places.get(&format!("mirror.{i}.{key}.{n}"))?.start);
+            Some(((key, n), format!("{file}:{line}:{column}")))
+        });
+        mirror.origins = Origins(placed.collect());
+    }
+}

@@ -1,0 +1,120 @@
+//! The engine's part in `fansync explain`.
+
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Engine;
+use super::asking::ask;
+use crate::config::Origins;
+use crate::control::Handle;
+use crate::explain::{AtTarget, Explanation, Verdict};
+use crate::failover::mark;
+use crate::filter::Deciding;
+use crate::path::{RelPath, Shown};
+
+/// How long an engine may take to answer; it drains its event queues first.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What one engine says of a path.
+pub(crate) enum Said {
+    /// It lies below the source.
+    Explained(Box<Explanation>),
+    /// It does not; where the source is.
+    Elsewhere(String),
+}
+
+/// Asks an engine about the first of these absolute paths that lies below its source. `None`: it has ended, or does not answer.
+pub(crate) fn explain(handle: &Handle, paths: Vec<PathBuf>) -> Option<Said> {
+    ask(handle, true, PATIENCE, move |engine| {
+        let below = paths.iter().find_map(|path| RelPath::new(engine.root.strip(path.as_os_str().as_bytes())?));
+        match below {
+            Some(path) => Said::Explained(Box::new(engine.explain(&path))),
+            None => Said::Elsewhere(Shown(engine.root.path().as_os_str().as_bytes()).to_string()),
+        }
+    })
+}
+
+impl Engine {
+    fn explain(&mut self, path: &RelPath) -> Explanation {
+        self.check_root();
+        let meta = self.root.path().join(path.as_path()).symlink_metadata();
+        let dir = meta.as_ref().is_ok_and(|m| m.is_dir());
+        let filter = self.verdict(path, dir);
+        let targets = (0..self.targets.len()).map(|at| self.at_target(at, path, &filter, meta.is_ok())).collect();
+        let (watch, unwatched) = self.watching.explain(&self.root, path);
+        Explanation {
+            mirror: self.mirror.name.clone(),
+            source: Shown(self.root.path().as_os_str().as_bytes()).to_string(),
+            path: path.to_string(),
+            found: match &meta {
+                Ok(meta) => kind_of(meta),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => "nothing is there".into(),
+                Err(e) => format!("it cannot be looked at: {e}"),
+            },
+            held: self.held_words().unwrap_or_default(),
+            filter,
+            watch,
+            unwatched,
+            walking: self.begin.status.walking,
+            targets,
+        }
+    }
+
+    fn at_target(&self, at: usize, path: &RelPath, filter: &Verdict, there: bool) -> AtTarget {
+        let target = &self.targets[at];
+        let told = target.explain(self.now(), path);
+        let (state, why) = match filter.excluded {
+            true => ("left out", "it is neither sent nor deleted there".to_owned()),
+            false if !there && !self.mirror.delete && told.state == "in sync" => {
+                ("in sync", "gone from the source; delete = false keeps on the target what was sent".to_owned())
+            }
+            false => (told.state, told.why),
+        };
+        AtTarget {
+            name: target.cfg.name.clone(),
+            url: target.cfg.location.to_string(),
+            state: state.into(),
+            why,
+            stopped: target.why_stopped().unwrap_or_default(),
+        }
+    }
+
+    fn verdict(&self, path: &RelPath, dir: bool) -> Verdict {
+        let filter = &self.mirror.filter;
+        let decision = filter.decide(path, dir);
+        let origins: &Origins = &self.mirror.origins;
+        let pattern = |list: &[Vec<u8>], n: usize| list.get(n).map(|p| Shown(p).to_string()).unwrap_or_default();
+        let (rule, pattern, origin) = match decision.rule {
+            None => ("", String::new(), String::new()),
+            Some(Deciding::Include(n)) => ("include", pattern(filter.include(), n), origins.of("include", n)),
+            Some(Deciding::Exclude(n)) => {
+                let ours = filter.exclude()[n] == format!("/{}", mark::DIR).into_bytes() && self.mirror.roles;
+                let origin = origins.of("exclude", n);
+                ("exclude", pattern(filter.exclude(), n), if ours && origin.is_empty() { "roles = true".into() } else { origin })
+            }
+            Some(Deciding::Expression(n)) => {
+                ("exclude_regex", filter.expressions().get(n).cloned().unwrap_or_default(), origins.of("exclude_regex", n))
+            }
+            Some(Deciding::Temporary) => ("exclude_temporary", "true".into(), String::new()),
+        };
+        Verdict { excluded: decision.excluded, rule: rule.into(), pattern, origin, at: Shown(&decision.at).to_string() }
+    }
+}
+
+fn kind_of(meta: &std::fs::Metadata) -> String {
+    let kind = meta.file_type();
+    let special = "which a target can take from root only";
+    if kind.is_file() {
+        format!("a file of {} bytes", meta.size())
+    } else if kind.is_dir() {
+        "a directory".into()
+    } else if kind.is_symlink() {
+        "a symbolic link".into()
+    } else if kind.is_fifo() || kind.is_socket() {
+        format!("a {}", if kind.is_fifo() { "FIFO" } else { "socket" })
+    } else {
+        format!("a device node, {special}")
+    }
+}
