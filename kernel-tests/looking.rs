@@ -95,7 +95,7 @@ pub fn cases() -> Vec<Case> {
             let touched = Command::new("touch").arg(m.src.at("by touch\n")).status().expect("it runs");
             assert!(touched.success());
             let line = listener.line_with("by touch\\x0a");
-            assert!(line.contains(" mirror ") && line.contains("close_write"), "{line}");
+            assert!(line.contains(" mirror create"), "{line}");
             // The process may have ended before its event was taken.
             assert!(line.contains(" touch by touch") || line.contains(" ? by touch"), "{line}");
             m.src.write("own", b"");
@@ -117,11 +117,13 @@ pub fn cases() -> Vec<Case> {
             let mut dead = Listener::start(&m, &[]);
             dead.hears(|| m.src.write("begin", b""));
             drop(dead);
-            // More than a queue and a socket hold.
-            for n in 0..12_000 {
+            // More than a queue and a socket hold; kept back, as this is about hearing of it.
+            m.daemon.does(&["pause"]);
+            for n in 0..10_000 {
                 m.src.write(format!("{n:0200}"), b"");
             }
-            m.check();
+            let all = || (m.daemon.target_status("t1").pending >= 10_000).then_some(());
+            assert!(poll_until(WAIT, all).is_some(), "the engine waits for a listener\n{}", m.daemon.report());
             still.signal(Signal::SIGCONT);
             let told = still.line_with("\"dropped\":");
             let told: serde_json::Value = serde_json::from_str(&told).expect("one JSON object a line");

@@ -203,6 +203,75 @@ pub fn cases() -> Vec<Case> {
             assert!(ran.code == 75 && ran.stdout.contains("Connection refused"), "{}{}", ran.stdout, ran.stderr);
             Ok(())
         }),
+        case("in_the_background_and_put_right", &[Fs::Tmpfs], |fs| {
+            let m = Setup::new(fs).key("verify_every", "300ms").start()?;
+            fill(&m.src);
+            m.check();
+            m.dst().write("mode", b"written by somebody else");
+            m.dst().write("extra", b"");
+            let told = poll_until(WAIT, || m.daemon.target_status("t1").verify.filter(|v| v.differing > 0));
+            let told = told.unwrap_or_else(|| panic!("nothing is found\n{}", m.daemon.report()));
+            assert_eq!(told.repaired, told.differing, "{told:?}");
+            m.compare(crate::fixture::tree::Times::All, &|_| false);
+            let log = m.daemon.log();
+            assert!(log.contains("was not equal to its source") && log.contains("extra: extra on the target"), "{log}");
+            let equal = || m.daemon.target_status("t1").verify.filter(|v| v.differing == 0 && !v.running);
+            assert!(poll_until(WAIT, equal).is_some(), "it is not equal once it was put right");
+            assert!(m.daemon.does(&["status"]).contains(": equal; "), "{}", m.daemon.does(&["status"]));
+            Ok(())
+        }),
+        case("in_the_background_and_told_only", &[Fs::Tmpfs], |fs| {
+            let m = Setup::new(fs)
+                .targets(&[To::Local])
+                .key("verify_every", "300ms")
+                .key("verify_checksum", true)
+                .key("verify_repair", false)
+                .start()?;
+            fill(&m.src);
+            m.check();
+            spoil_content(m.dst());
+            let told = poll_until(WAIT, || m.daemon.target_status("t1").verify.filter(|v| v.differing > 0));
+            let told = told.unwrap_or_else(|| panic!("nothing is found\n{}", m.daemon.report()));
+            assert_eq!((told.differing, told.repaired), (1, 0), "{told:?}");
+            assert_eq!(m.dst().read("same content").as_deref(), Some(&b"SAME CONTENT"[..]), "it was put right");
+            Ok(())
+        }),
+        case("a_rehearsal_changes_nothing", &[Fs::Tmpfs], |fs| {
+            let work = crate::fixture::fs::work_dir();
+            let ground = crate::fixture::fs::Ground::new(fs, work.path())?;
+            let (target, before) = (Dir::new(work.path().join("t")), Dir::new(work.path().join("before")));
+            fill(&ground.src);
+            target.mkdir(".");
+            target.write("old", b"");
+            target.write("mode", b"other");
+            let snapshot = |of: &Dir, to: &Dir| {
+                let copied = std::process::Command::new("cp").arg("-a").arg(of.root()).arg(to.root()).status();
+                assert!(copied.is_ok_and(|status| status.success()), "cp");
+            };
+            snapshot(&target, &before);
+            let (src, url) = (ground.src.root().display().to_string(), target.root().display().to_string());
+            let ran = fansync(&["mirror", "--dry-run", &src, &url, "--exclude", "times"], WAIT);
+            assert_eq!(ran.code, 0, "{}{}", ran.stdout, ran.stderr);
+            for want in [
+                "would send 8 files of 43 B, make or set ",
+                "  send   mode: size",
+                "  send   new\\x0aline \\xff -> #x: missing on the target\n",
+                "  set    link: missing on the target\n",
+                "  delete old\n",
+                "nothing was changed\n",
+            ] {
+                assert!(ran.stdout.contains(want), "{want:?} is not in\n{}", ran.stdout);
+            }
+            assert!(!ran.stdout.contains("times: missing"), "{}", ran.stdout);
+            let found =
+                crate::fixture::tree::differences(before.root(), target.root(), crate::fixture::tree::Times::All, &|_| false);
+            assert!(found.is_empty(), "the target has changed:\n{found}");
+            let ran = fansync(&["mirror", "--dry-run", "--max-delete", "0", &src, &url], WAIT);
+            assert!(ran.code == 0 && ran.stdout.contains("  HELD   1 deletions are more than"), "{}{}", ran.stdout, ran.stderr);
+            let ran = fansync(&["mirror", "--dry-run", &src, "rsync://127.0.0.1:1/m"], WAIT);
+            assert!(ran.code == 75 && ran.stderr.contains("Connection refused"), "{}{}", ran.stdout, ran.stderr);
+            Ok(())
+        }),
         case("a_client_that_leaves_ends_the_comparison", &[Fs::Tmpfs], |fs| {
             let m = Setup::new(fs).target_key("args", vec!["--bwlimit=1".to_string()]).start()?;
             let running = || m.daemon.target_status("t1").verify.is_some_and(|v| v.running);

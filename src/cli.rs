@@ -99,6 +99,7 @@ Targets:
 Examples:
   fansync mirror /srv/data rsync://backup/data
   fansync mirror /srv/data root@a:/srv/data root@b:/srv/data --exclude '*.swp' --exclude /cache/
+  fansync mirror --dry-run /srv/data rsync://backup/data
   fansync mirror --once /srv/data /mnt/copy
 
 Exit codes: 0 done (--once, or stopped by a signal), 1 some paths failed, 64 usage, 69 kernel or rsync lacks something,
@@ -196,6 +197,9 @@ pub struct MirrorArgs {
     /// Make the targets equal to the tree and leave
     #[arg(long)]
     pub once: bool,
+    /// Tell what the first pass would send and delete, change nothing, and leave
+    #[arg(long)]
+    pub dry_run: bool,
     /// Leave out what matches, in rsync's pattern syntax; may be repeated
     #[arg(long, value_name = "PATTERN", allow_hyphen_values = true)]
     pub exclude: Vec<OsString>,

@@ -52,6 +52,7 @@ use crate::sync::target::{self, Context, TOKEN_BASE, Target};
 use crate::sys::event::EventFd;
 use crate::sys::reactor::{Backend, Interest, Reactor};
 use crate::sys::statx::Statter;
+use crate::verify::background;
 use asking::Asked;
 use commands::Flush;
 use follow::Written;
@@ -213,7 +214,9 @@ impl Engine {
             wake: Arc::clone(&again.wake),
             turns: Arc::clone(&again.turns),
         };
-        Ok((Engine::open(again)?, handle))
+        let engine = Engine::open(again)?;
+        background::start(mirror, &handle);
+        Ok((engine, handle))
     }
 
     /// The same on a channel that is there already.

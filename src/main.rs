@@ -29,6 +29,7 @@ fn main() -> ProcessExit {
     };
     let code = match cli.command {
         Command::Mirror(args) => match Config::for_mirror(&args.source, &args.targets, &args.overrides()) {
+            Ok(config) if args.dry_run => rehearse(&config),
             Ok(config) => {
                 run(&config, Mode { once: args.once, any_socket: args.socket.is_none(), state: false, ..Mode::default() })
             }
@@ -266,6 +267,15 @@ fn answered(asked: Result<Reply, control::Error>) -> Result<Reply, ExitCode> {
             })
         }
     }
+}
+
+fn rehearse(config: &Config) -> ExitCode {
+    let code = fansync::verify::rehearse(config, &mut |told| match told {
+        Ok(text) => print!("{text}"),
+        Err(text) => eprintln!("error: {text}"),
+    });
+    println!("nothing was changed");
+    code
 }
 
 fn explain(args: ExplainArgs) -> ExitCode {

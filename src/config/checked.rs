@@ -120,6 +120,12 @@ pub struct Mirror {
     pub full_every: Option<Duration>,
     /// What those passes leave alone besides: patterns of rsync.
     pub full_exclude: Vec<String>,
+    /// Time between comparisons in the background, if there are to be any.
+    pub verify_every: Option<Duration>,
+    /// They read files of equal size and times, too.
+    pub verify_checksum: bool,
+    /// What they find is put right.
+    pub verify_repair: bool,
     /// `[mirror.events]`.
     pub events: Events,
     /// Where a record of the paths that failed for good is kept. Absolute.
@@ -409,6 +415,9 @@ impl Mirror {
             extras: Extras::default(),
             full_every: None,
             full_exclude: Vec::new(),
+            verify_every: None,
+            verify_checksum: false,
+            verify_repair: true,
             events: Events::default(),
             fail_log: None,
             batch: Batch::default(),
@@ -463,7 +472,7 @@ impl Serialize for Mirror {
             let text = |p: &Vec<u8>| String::from_utf8(p.clone()).map_err(|_| S::Error::custom("a pattern is not UTF-8"));
             patterns.iter().map(text).collect::<Result<Vec<_>, _>>()
         };
-        let mut out = serializer.serialize_struct("Mirror", 23)?;
+        let mut out = serializer.serialize_struct("Mirror", 26)?;
         out.serialize_field("name", &self.name)?;
         out.serialize_field("source", &self.source)?;
         out.serialize_field("delete", &self.delete)?;
@@ -489,6 +498,11 @@ impl Serialize for Mirror {
             out.serialize_field("full_every", &units::shown(every))?;
         }
         out.serialize_field("full_exclude", &self.full_exclude)?;
+        if let Some(every) = self.verify_every {
+            out.serialize_field("verify_every", &units::shown(every))?;
+        }
+        out.serialize_field("verify_checksum", &self.verify_checksum)?;
+        out.serialize_field("verify_repair", &self.verify_repair)?;
         if let Some(fail_log) = &self.fail_log {
             out.serialize_field("fail_log", fail_log)?;
         }

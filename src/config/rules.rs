@@ -171,6 +171,14 @@ fn mirror(mirror: &Mirror, path: &str, out: &mut Vec<Complaint>) {
             "set full_every, or remove it",
         );
     }
+    if mirror.verify_every.is_none() && (mirror.verify_checksum || !mirror.verify_repair) {
+        let key = if mirror.verify_checksum { "verify_checksum" } else { "verify_repair" };
+        section.complain(
+            key,
+            format!("{key} is for the comparisons of verify_every, and there are none"),
+            "set verify_every, or remove it",
+        );
+    }
     if mirror.targets.is_empty() && mirror.hooks.is_empty() {
         section.complain("target", "there is no target", "add a [[mirror.target]] with a name and a url, or a [[mirror.hook]]");
     }

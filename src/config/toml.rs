@@ -306,6 +306,9 @@ fn mirror(s: &mut Section<'_, '_>) -> Option<Mirror> {
         full_exclude: s
             .strings("full_exclude")
             .map_or(d.full_exclude, |list| list.into_iter().map(Spanned::into_inner).collect()),
+        verify_every: s.duration("verify_every").or(d.verify_every),
+        verify_checksum: s.flag("verify_checksum").unwrap_or(d.verify_checksum),
+        verify_repair: s.flag("verify_repair").unwrap_or(d.verify_repair),
         fail_log: s.path("fail_log").or(d.fail_log),
         events: s.table("events", "[mirror.events]", events),
         rsync: s.path("rsync").unwrap_or(d.rsync),

@@ -76,7 +76,7 @@ impl Live {
             }
             let root = engine.root.try_clone().map_err(|e| format!("cannot open the source once more: {e}"))?;
             let board = Arc::clone(&engine.verifying.boards[at]);
-            Ok(Plan { mirror: engine.mirror.clone(), sides: engine.targets[at].sides(), root, board })
+            Ok(Plan { mirror: engine.mirror.clone(), sides: engine.targets[at].sides(), root, board, idle: false })
         })
     }
 

@@ -15,6 +15,7 @@ pub mod memfd;
 pub mod mount;
 pub mod movemount;
 pub mod pipe;
+pub mod priority;
 pub mod queue;
 pub mod reactor;
 pub mod statx;

@@ -6,14 +6,11 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Error, Options, Report, offline, verify};
-use crate::config::{Config, ConfigErrors, Mirror};
+use super::{Options, Report, alone, verify};
+use crate::config::{Config, ConfigErrors};
 use crate::control::{self, Reply, Request};
 use crate::exit::ExitCode;
 use crate::status::span;
-use crate::sync::argv;
-use crate::sync::probe::RsyncFacts;
-use crate::sync::target::Sides;
 
 /// Longer than any comparison takes.
 const PATIENCE: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -118,7 +115,7 @@ impl VerifyArgs {
         let mut reports = Vec::new();
         for mirror in config.mirrors.iter().filter(|m| self.mirror.as_ref().is_none_or(|name| *name == m.name)) {
             for target in mirror.targets.iter().filter(|t| self.target.as_ref().is_none_or(|name| *name == t.name)) {
-                let compared = alone(mirror, target.clone(), self.options());
+                let compared = alone(mirror, target.clone()).map(|plan| verify(&plan, None, self.options(), &|| true));
                 let name = format!("{}/{}", mirror.name, target.name);
                 reports.push(compared.unwrap_or_else(|error| Report::failed(name, &error)));
             }
@@ -133,13 +130,6 @@ impl VerifyArgs {
 
 fn is_nobody(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused)
-}
-
-fn alone(mirror: &Mirror, target: crate::config::Target, options: Options) -> Result<Report, Error> {
-    let env = argv::environment(std::env::vars_os());
-    let facts = RsyncFacts::probe(&mirror.rsync, &env).map_err(|e| Error::Unavailable(e.to_string()))?;
-    let plan = offline(mirror, Sides { target, facts, missing_args: true, top_refused: false })?;
-    Ok(verify(&plan, None, options, &|| true))
 }
 
 /// The reports for a terminal: a line for each target, and one for each path that differs.
@@ -206,7 +196,7 @@ impl Failed {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Difference;
+    use super::super::{Difference, Error};
     use super::*;
 
     #[test]

@@ -22,6 +22,7 @@ use crate::sync::outcome::{Outcome, Verdict};
 use crate::sync::output::Item;
 use crate::sync::run::{Input, Run};
 use crate::sync::target::{limited_args, spared};
+use crate::sys::priority::idle_group;
 use crate::sys::statx::Statter;
 
 /// Differences kept of one run.
@@ -118,6 +119,11 @@ impl<'p> Comparer<'p> {
         self.plan.root.check().map_err(Error::Source)?;
         let mut run = Run::start(spec, pass, &self.env, input).map_err(Error::start)?;
         run.keep_items(MAX_KEPT);
+        if self.plan.idle
+            && let Err(error) = idle_group(run.pid())
+        {
+            tracing::debug!(%error, "the comparison runs at normal priority");
+        }
         let ended = Cell::new(None);
         let mark = Cell::new((run.progress_mark(), Instant::now()));
         let outcome = run.wait_while(LOOK, |run| {

@@ -14,10 +14,12 @@
 //! written, and differs once nobody writes to it although it is open. Differences beyond [`compare::MAX_KEPT`] are counted only.
 
 mod answer;
+pub(crate) mod background;
 pub mod board;
 pub mod cli;
 mod compare;
 mod judge;
+mod rehearse;
 mod why;
 
 use std::os::unix::fs::MetadataExt;
@@ -26,12 +28,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Mirror;
+use crate::config::{Mirror, Target};
 use crate::engine::{Board, Live};
 use crate::path::RelPath;
 use crate::resolve::Root;
+use crate::sync::argv;
+use crate::sync::probe::RsyncFacts;
 use crate::sync::run::RunError;
 use crate::sync::target::Sides;
+
+pub use rehearse::rehearse;
 
 pub(crate) use answer::{answer, has_hung_up};
 use compare::{Comparer, Differing};
@@ -52,6 +58,8 @@ pub struct Plan {
     pub root: Root,
     /// Where it is told how far the comparison is, and what it found.
     pub board: Board,
+    /// rsync gets only what other processes leave over.
+    pub idle: bool,
 }
 
 /// How to compare.
@@ -103,6 +111,10 @@ pub struct Report {
     pub differences: Vec<Difference>,
     /// Further paths that differ.
     pub more: u64,
+    /// Paths that differed before anything was put right.
+    pub found: u64,
+    /// The first of these.
+    pub first: Vec<Difference>,
     /// Paths that were put right.
     pub repaired: u64,
     /// Paths that differ and wait to be sent anyway, or changed again and again.
@@ -178,28 +190,28 @@ fn verify(plan: &Plan, live: Option<&Live>, options: Options, going: &dyn Fn() -
         _ => Ok(judged),
     });
     let mut report = match &repaired {
-        Ok(judged) => report(judged, first.len() as u64),
+        Ok(judged) => report(judged, &first),
         Err(error) => Report::failed(name.clone(), error),
     };
     (report.target, report.checksum, report.seconds) = (name, options.checksum, begun.elapsed().as_secs_f64());
     on_board(plan, |board| {
         board.running = false;
         if repaired != Err(Error::Cancelled) {
-            tell(board, &report, &first);
+            tell(board, &report);
         }
     });
     report
 }
 
-fn report(judged: &Judged, at_first: u64) -> Report {
+fn report(judged: &Judged, first: &Differing) -> Report {
     let left = judged.differing.len() as u64;
-    let listed = judged.differing.iter().take(LISTED);
-    let differences: Vec<Difference> =
-        listed.map(|(path, why)| Difference { path: path.to_string(), why: why.words() }).collect();
+    let differences = listed(&judged.differing, LISTED);
     Report {
         more: left - differences.len() as u64 + judged.more,
         differences,
-        repaired: at_first.saturating_sub(left),
+        found: first.len() as u64 + judged.more,
+        first: listed(first, SHOWN),
+        repaired: (first.len() as u64).saturating_sub(left),
         unsettled: judged.unsettled,
         entries: judged.entries,
         error: judged.incomplete.clone().map(|why| Error::Incomplete(why).to_string()).unwrap_or_default(),
@@ -207,11 +219,16 @@ fn report(judged: &Judged, at_first: u64) -> Report {
     }
 }
 
+fn listed(differing: &Differing, most: usize) -> Vec<Difference> {
+    let first = differing.iter().take(most);
+    first.map(|(path, why)| Difference { path: path.to_string(), why: why.words() }).collect()
+}
+
 fn on_board(plan: &Plan, tell: impl FnOnce(&mut board::Verify)) {
     tell(&mut plan.board.lock().unwrap_or_else(PoisonError::into_inner));
 }
 
-fn tell(board: &mut board::Verify, report: &Report, first: &Differing) {
+fn tell(board: &mut board::Verify, report: &Report) {
     *board = board::Verify {
         running: false,
         files_done: 0,
@@ -220,21 +237,24 @@ fn tell(board: &mut board::Verify, report: &Report, first: &Differing) {
         seconds: report.seconds,
         checksum: report.checksum,
         entries: report.entries,
-        differing: first.len() as u64 + report.more,
+        differing: report.found,
         repaired: report.repaired,
-        paths: first.iter().take(SHOWN).map(|(path, why)| format!("{path}: {}", why.words())).collect(),
+        paths: report.first.iter().map(|d| format!("{}: {}", d.path, d.why)).collect(),
         unsettled: report.unsettled,
         error: report.error.clone(),
     };
 }
 
-/// A target of a configuration whose daemon does not run.
+/// A target of a configuration, compared without a daemon.
 ///
 /// # Errors
-/// The source cannot be opened.
-pub(crate) fn offline(mirror: &Mirror, sides: Sides) -> Result<Plan, Error> {
+/// rsync is not to be had; the source cannot be opened.
+fn alone(mirror: &Mirror, target: Target) -> Result<Plan, Error> {
+    let env = argv::environment(std::env::vars_os());
+    let facts = RsyncFacts::probe(&mirror.rsync, &env).map_err(|e| Error::Unavailable(e.to_string()))?;
+    let sides = Sides { target, facts, missing_args: true, top_refused: false };
     let root = Root::open(&mirror.source).map_err(|e| Error::Source(format!("{}: {e}", mirror.source.display())))?;
-    Ok(Plan { mirror: mirror.clone(), sides, root, board: Arc::new(Mutex::default()) })
+    Ok(Plan { mirror: mirror.clone(), sides, root, board: Arc::new(Mutex::default()), idle: false })
 }
 
 /// Whether the source has changed there since `begun`.

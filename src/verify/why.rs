@@ -32,6 +32,11 @@ impl Why {
         self.change[0] == b'*'
     }
 
+    /// The content of a file would be sent.
+    pub(super) fn sends(&self) -> bool {
+        matches!(self.change, [b'<' | b'>', b'f', ..])
+    }
+
     /// Something may go from the target when this is put right.
     pub(super) fn removes(&self) -> bool {
         self.is_extra() || self.is_new()
