@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Options, Report, alone, verify};
+use super::{Options, Report, alone, bar, verify};
 use crate::config::{Config, ConfigErrors};
 use crate::control::{self, Reply, Request};
 use crate::exit::ExitCode;
@@ -96,11 +96,11 @@ impl VerifyArgs {
     pub fn run(&self, usual: impl FnOnce() -> PathBuf) -> Result<Reply, Failed> {
         let Some(file) = &self.config else {
             let socket = self.socket.clone().unwrap_or_else(usual);
-            return Ok(control::ask(&socket, &self.request(), PATIENCE)?);
+            return Ok(bar::beside(&socket, || control::ask(&socket, &self.request(), PATIENCE))?);
         };
         let config = Config::load(file)?;
         let socket = &config.daemon.status_socket;
-        match control::ask(socket, &self.request(), PATIENCE) {
+        match bar::beside(socket, || control::ask(socket, &self.request(), PATIENCE)) {
             Err(control::Error::Connect { source, .. }) if is_nobody(&source) => {}
             other => return Ok(other?),
         }

@@ -15,6 +15,7 @@
 
 mod answer;
 pub(crate) mod background;
+mod bar;
 pub mod board;
 pub mod cli;
 mod compare;
