@@ -135,6 +135,7 @@ const CHECK_HELP: &str = "\
 Examples:
   fansync check --config /etc/fansync/fansync.toml
   fansync check --config /etc/fansync/fansync.toml --effective > all-values.toml
+  fansync check --config /etc/fansync/failover.toml
 
 Exit codes: 0 nothing is wrong, 64 usage, 78 something is.";
 

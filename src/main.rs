@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode as ProcessExit;
 use std::time::Duration;
 
-use fansync::cli::{self, Command, SteerArgs};
+use fansync::cli::{self, CheckArgs, Command, SteerArgs};
 use fansync::config::{Config, ConfigErrors, Daemon, LogConfig, LogFormat};
 use fansync::control::{self, Reply, Request, Steer};
 use fansync::daemon::{self, Mode};
@@ -13,6 +13,7 @@ use fansync::events::{self, EventsArgs, Followed};
 use fansync::exit::ExitCode;
 use fansync::explain::{self, ExplainArgs};
 use fansync::failover::cli::{FailoverArgs, act};
+use fansync::failover::config::Config as FailoverConfig;
 use fansync::failover::daemon::Mode as FailoverMode;
 use fansync::manual;
 use fansync::sersync::detach::{self, Detached};
@@ -56,6 +57,7 @@ fn main() -> ProcessExit {
             }
             Err(errors) => refuse(&errors),
         },
+        Command::Check(args) if FailoverConfig::is_one(&args.config) => check_failover(&args),
         Command::Check(args) => match Config::load(&args.config) {
             Ok(config) => check(&config, args.effective),
             Err(errors) => refuse(&errors),
@@ -114,7 +116,7 @@ fn failover(args: FailoverArgs) -> ExitCode {
         }
         return code;
     }
-    let config = match fansync::failover::config::Config::load(&args.config.unwrap_or_default()) {
+    let config = match FailoverConfig::load(&args.config.unwrap_or_default()) {
         Ok(config) => config,
         Err(errors) => return refuse(&errors),
     };
@@ -125,6 +127,20 @@ fn failover(args: FailoverArgs) -> ExitCode {
             fail(&error, None);
             error.exit_code()
         }
+    }
+}
+
+fn check_failover(args: &CheckArgs) -> ExitCode {
+    if args.effective {
+        eprintln!("error: --effective is for a configuration with a [[mirror]]");
+        return ExitCode::Usage;
+    }
+    match FailoverConfig::load(&args.config) {
+        Ok(_) => {
+            println!("the configuration is valid");
+            ExitCode::Done
+        }
+        Err(errors) => refuse(&errors),
     }
 }
 

@@ -255,6 +255,14 @@ impl Remote {
 }
 
 impl Config {
+    /// Whether a file is meant for `fansync failover` and not for the mirror: it says `[server]` or `[[failover]]`, and no `[[mirror]]`. Not so
+    /// for what cannot be read, or is no TOML.
+    pub fn is_one(path: &Path) -> bool {
+        let Ok(text) = std::fs::read_to_string(path) else { return false };
+        let Ok(table) = text.parse::<toml::Table>() else { return false };
+        (table.contains_key("failover") || table.contains_key("server")) && !table.contains_key("mirror")
+    }
+
     /// Reads and checks a file.
     ///
     /// # Errors
@@ -428,6 +436,22 @@ host = "fe80::2"
 export = "/srv/data"
 version = "3"
 "#;
+
+    #[test]
+    fn told_apart_from_a_mirrors() {
+        let dir = tempfile::tempdir().unwrap();
+        let is_one = |text: &str| {
+            let path = dir.path().join("file");
+            std::fs::write(&path, text).unwrap();
+            Config::is_one(&path)
+        };
+        assert!(is_one(CLIENT));
+        assert!(is_one("[server]"));
+        assert!(!is_one("[[mirror]]\n[server]"));
+        assert!(!is_one("[daemon]"));
+        assert!(!is_one("[server"));
+        assert!(!Config::is_one(&dir.path().join("none")));
+    }
 
     #[test]
     fn a_client_with_defaults() {
