@@ -116,7 +116,11 @@ want_globals() {
         if ! includes merge; then lines="&merge /etc/rsyncd.d"; fi
     fi
     if ! includes include; then lines+=${lines:+$'\n'}"&include /etc/rsyncd.d"; fi
-    if [[ ! -e $at && $PORT != 873 ]]; then lines="port = $PORT"$'\n'"$lines"; fi
+    if [[ ! -e $at ]] || is_recorded file "$RSYNCD_CONF"; then
+        # Before a module is known only the global part counts, and a name server that is away would hold up each connection.
+        lines="reverse lookup = no"$'\n'"$lines"
+        if [[ $PORT != 873 ]]; then lines="port = $PORT"$'\n'"$lines"; fi
+    fi
     if [[ -z $lines && -e $at ]] && grep -qxF -- "$BLOCK_BEGIN" "$at"; then return 0; fi
     if [[ -n $lines ]]; then want_lines_at_top "$RSYNCD_CONF" "$lines"; fi
 }

@@ -36,6 +36,7 @@ source:
   --confxml FILE         In place of all these: a configuration of sersync's, with the flags of its call in
   --sersync "FLAGS"      as "-r -n 10"
   --password-file FILE   Whose first line is the rsync daemon's password; without it one is made up
+  --metrics ADDR:PORT    Where Prometheus and a browser find it (nowhere)
   --instance NAME        One of several: fansync@NAME.service, /etc/fansync/NAME.toml
 
 backup:
@@ -77,7 +78,7 @@ END
 wrong() { stop_because 64 "$1" "${2:-scripts/deploy --help lists all options}"; }
 
 ROLE='' ROOT='' DRY=0 UNINSTALL=0 REPLACE=0 START=1 BINARY=''
-SOURCE='' DELETE=1 ROLES=0 CONFXML='' SERSYNC='' PASSWORD_FILE='' INSTANCE=''
+SOURCE='' DELETE=1 ROLES=0 CONFXML='' SERSYNC='' PASSWORD_FILE='' METRICS='' INSTANCE=''
 AUTH_USER=fansync FAKE_SUPER=1 RUN_AS=root RUN_UID='' PORT=873
 MOUNT='' PRIMARY='' BACKUP='' KEY_FILE='' NFS_VERSION=4.2 FAILBACK=auto
 TREE='' PEER='' MIRROR=''
@@ -85,7 +86,7 @@ TARGETS=() EXCLUDES=() MODULES=() HOSTS=() CLIENTS=()
 
 # Which options take a value in which role.
 declare -A TAKES=(
-    [source]=" --source --target --exclude --confxml --sersync --password-file --instance "
+    [source]=" --source --target --exclude --confxml --sersync --password-file --metrics --instance "
     [backup]=" --module --user --password-file --hosts-allow --run-as --uid --port "
     [web]=" --mount --primary --backup --key-file --nfs-version --failback "
     [server]=" --tree --peer --clients --mirror --key-file "
@@ -159,6 +160,7 @@ take_value() {
     --confxml) CONFXML=$2 ;;
     --sersync) SERSYNC=$2 ;;
     --password-file) PASSWORD_FILE=$2 ;;
+    --metrics) METRICS=$2 ;;
     --instance) INSTANCE=$2 ;;
     --module) MODULES+=("$2") ;;
     --user) AUTH_USER=$2 ;;

@@ -54,7 +54,7 @@ write_source_config() {
     if [[ -n $CONFXML ]]; then
         read -ra flags <<<"$SERSYNC"
         "$binary" import ${flags[0]+"${flags[@]}"} "$CONFXML" >"$new" || stop_because 78 "fansync import refuses $CONFXML" "correct what is said above; --sersync takes -r, -n N and -m NAME"
-        place_of_instance >>"$new"
+        daemon_config >>"$new"
     elif [[ -n $SOURCE ]]; then
         source_config "$2" >"$new"
     else
@@ -63,16 +63,16 @@ write_source_config() {
     check_config "$new"
 }
 
-place_of_instance() {
-    if [[ -n $INSTANCE ]]; then
-        printf '\n[daemon]\nstate_dir = "/var/lib/fansync/%s"\nstatus_socket = "/run/fansync/%s.sock"\n' "$INSTANCE" "$INSTANCE"
-    fi
+daemon_config() {
+    if [[ -n $INSTANCE || -n $METRICS ]]; then printf '\n[daemon]\n'; fi
+    if [[ -n $INSTANCE ]]; then printf 'state_dir = "/var/lib/fansync/%s"\nstatus_socket = "/run/fansync/%s.sock"\n' "$INSTANCE" "$INSTANCE"; fi
+    if [[ -n $METRICS ]]; then printf 'metrics = %s\n' "$(quoted "$METRICS")"; fi
 }
 
 source_config() {
     local word name url count=0
     printf '# Written by scripts/deploy. docs/config.md has every key; after a change: fansync check --config FILE.\n'
-    place_of_instance
+    daemon_config
     name=$(basename "$SOURCE" | tr -c 'A-Za-z0-9_.\n-' _ | sed 's/^[.-]/_/' | cut -c1-64)
     printf '\n[[mirror]]\nname = %s\nsource = %s\n' "$(quoted "$name")" "$(quoted "$SOURCE")"
     if [[ $DELETE -eq 0 ]]; then printf 'delete = false\n'; fi

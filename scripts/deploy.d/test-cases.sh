@@ -18,9 +18,9 @@ CASES=(
     interrupted_anywhere_then_taken_back
 )
 
-SOURCE_ROLE=(source --source /srv/data --target rsync://mirror@127.0.0.1/data --exclude '*.swp' --binary /tmp/fansync)
+SOURCE_ROLE=(source --source /srv/data --target rsync://mirror@127.0.0.1/data --exclude '*.swp' --binary /run/image/fansync)
 BACKUP_ROLE=(backup --module data=/srv/copy --user mirror --hosts-allow 127.0.0.1)
-WEB_ROLE=(web --mount /srv/www --primary 10.0.0.1:/data --backup 10.0.0.2:/data --binary /tmp/fansync)
+WEB_ROLE=(web --mount /srv/www --primary 10.0.0.1:/data --backup 10.0.0.2:/data --binary /run/image/fansync)
 
 broken() {
     printf 'BROKEN: %s\n' "$*"
@@ -41,23 +41,14 @@ said_that() { [[ $said == *"$1"* ]] || broken "it does not say '$1'"; }
 said_nothing_of() { [[ $said != *"$1"* ]] || broken "it says '$1'"; }
 
 # Everything that a case put into the image itself is part of what has to be found again.
-as_it_is() { (cd /tmp/upper && find . -printf '%p %y %m %U:%G %T@ ' \( -type f -exec sha256sum {} \; -o -printf '%l\n' \)); }
+as_it_is() { (cd /run/image/upper && find . -printf '%p %y %m %U:%G %T@ ' \( -type f -exec sha256sum {} \; -o -printf '%l\n' \)); }
 
 # untouched [PATH…]: nothing is in the upper layer that differs from the host, besides what is below these paths.
 untouched() {
-    local path at
+    local left
     compgen -G '/tmp/fansync-deploy.*' >/dev/null && broken "a scratch directory is left"
-    while IFS= read -r -d '' path; do
-        for at in "$@"; do if [[ /$path == "$at" || /$path == "$at"/* ]]; then continue 2; fi; done
-        [[ -e /tmp/lower/$path || -L /tmp/lower/$path ]] || broken "/$path is left"
-        [[ -e /$path || -L /$path ]] || broken "/$path is gone"
-        [[ $(stat -c '%F %a %u:%g' "/$path") == $(stat -c '%F %a %u:%g' "/tmp/lower/$path") ]] || broken "type, mode or owner of /$path differ"
-        if [[ -d /$path ]]; then
-            for at in "/tmp/lower/$path"/*; do [[ -e /$path/${at##*/} || -L /$path/${at##*/} || ! -e $at ]] || broken "/$path/${at##*/} is gone"; done
-        else
-            cmp "/$path" "/tmp/lower/$path" || broken "/$path differs"
-        fi
-    done < <(cd /tmp/upper && find . -mindepth 1 -printf '%P\0')
+    left=$(traces "$@")
+    [[ -z $left ]] || broken "$left"
 }
 
 # there PATH MODE OWNER
@@ -88,7 +79,7 @@ source_twice_and_back() {
     there /etc/fansync/fansync.pass 600 root:root
     there /var/lib/fansync 700 root:root
     there /usr/local/bin/fansync 755 root:root
-    cmp /tmp/fansync /usr/local/bin/fansync
+    cmp /run/image/fansync /usr/local/bin/fansync
     /usr/local/bin/fansync check --config /etc/fansync/fansync.toml --effective | grep -q '"\*.swp"' || broken "the pattern is not in the configuration"
     grep -q '^ExecStart=/usr/local/bin/fansync run --config /etc/fansync/fansync.toml$' /etc/systemd/system/fansync.service || broken "the unit starts something else"
     # What the daemon writes there goes along.
@@ -180,7 +171,7 @@ several_roles_share() {
     twice "${WEB_ROLE[@]}"
     /usr/local/bin/fansync check --config /etc/fansync/failover.toml || broken "the monitor's configuration is wrong"
     there /etc/fansync/failover.key 600 root:root
-    deploy 1 server --tree /srv/data --peer 10.0.0.2 --clients 10.0.0.0/24 --binary /tmp/fansync
+    deploy 1 server --tree /srv/data --peer 10.0.0.2 --clients 10.0.0.0/24 --binary /run/image/fansync
     said_that "is the configuration of another role"
     grep -q '\[failover.primary\]' /etc/fansync/failover.toml || broken "the other role's file was replaced"
     deploy 0 server --uninstall
@@ -190,7 +181,7 @@ several_roles_share() {
     [[ -d /var/lib/fansync/one ]] || broken "another instance's state is gone"
     /usr/local/bin/fansync check --config /etc/fansync/one.toml --effective | grep -q '/var/lib/fansync/one' || broken "the instance has no state of its own"
     deploy 0 web --uninstall
-    twice server --tree /srv/data --peer 10.0.0.2 --clients 10.0.0.0/24 --binary /tmp/fansync
+    twice server --tree /srv/data --peer 10.0.0.2 --clients 10.0.0.0/24 --binary /run/image/fansync
     deploy 0 server --uninstall
     deploy 0 source --instance one --uninstall
     untouched /srv/data
@@ -205,7 +196,7 @@ what_an_administrator_wrote_stays() {
     printf '[mine]\npath = /srv/mine\n' >>/etc/rsyncd.conf
     deploy 0 "${SOURCE_ROLE[@]}"
     said_that "/etc/fansync/fansync.toml was changed since it was put there and is left as it is"
-    deploy 0 source --binary /tmp/fansync
+    deploy 0 source --binary /run/image/fansync
     deploy 0 source --uninstall
     said_that "/etc/fansync/fansync.toml was changed since it was put there and is kept"
     grep -q '# mine' /etc/fansync/fansync.toml || broken "the administrator's file is gone"
@@ -227,7 +218,7 @@ a_program_that_was_there() {
     deploy 0 source --uninstall
     untouched /srv/data /usr/local/bin/fansync
     deploy 0 "${SOURCE_ROLE[@]}" --replace
-    cmp /tmp/fansync /usr/local/bin/fansync || broken "it was not replaced"
+    cmp /run/image/fansync /usr/local/bin/fansync || broken "it was not replaced"
     deploy 0 "${SOURCE_ROLE[@]}"
     said_that "nothing to change"
     deploy 0 source --uninstall
@@ -276,8 +267,8 @@ END
     cp /bin/sleep /tmp/sersync2
     /tmp/sersync2 600 &
     local old=$!
-    twice source --confxml /tmp/confxml.xml --sersync "-r -n 3" --binary /tmp/fansync
-    deploy 0 source --confxml /tmp/confxml.xml --sersync "-r -n 3" --binary /tmp/fansync
+    twice source --confxml /tmp/confxml.xml --sersync "-r -n 3" --binary /run/image/fansync
+    deploy 0 source --confxml /tmp/confxml.xml --sersync "-r -n 3" --binary /run/image/fansync
     said_that "sersync still runs as process $old"
     kill -0 "$old" || broken "sersync was ended"
     kill "$old"
@@ -376,7 +367,7 @@ another_root() {
 refused_before_anything_is_changed() {
     mkdir -p /srv/data
     local code=0
-    chmod 755 /tmp/fansync
+    chmod 755 /run/image/fansync
     setpriv --reuid 65534 --clear-groups scripts/deploy "${SOURCE_ROLE[@]}" 2>/tmp/said || code=$?
     [[ $code -eq 77 ]] || broken "without root: exit code $code: $(cat /tmp/said)"
     deploy 64
@@ -388,7 +379,7 @@ refused_before_anything_is_changed() {
     deploy 64 backup --module data --hosts-allow 127.0.0.1
     deploy 64 web --mount /srv/www
     deploy 64 "${SOURCE_ROLE[@]}" --root /srv/data
-    deploy 78 source --source /srv/data --target /srv/data/inside --binary /tmp/fansync
+    deploy 78 source --source /srv/data --target /srv/data/inside --binary /run/image/fansync
     said_that "nothing was changed"
     deploy 69 source --source /srv/data --target /srv/copy --binary /tmp/none
     printf '[data]\npath = /x\n' >/etc/rsyncd.conf
