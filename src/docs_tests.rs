@@ -245,3 +245,17 @@ fn the_unit_of_several_instances_is_that_of_one() {
     assert!(one.len() > 20, "{one:?}");
     assert_eq!(one, settings("fansync@.service"));
 }
+
+#[test]
+fn each_dependency_has_its_reason() {
+    let manifest: toml::Table = include_str!("../Cargo.toml").parse().expect("Cargo parses it too");
+    let mut used: Vec<&str> = ["dependencies", "dev-dependencies"]
+        .into_iter()
+        .flat_map(|table| manifest[table].as_table().expect("a table").keys().map(String::as_str))
+        .collect();
+    let named = |line: &'static str| Some(line.strip_prefix("| `")?.split_once('`')?.0);
+    let mut told: Vec<&str> = include_str!("../docs/dependencies.md").lines().filter_map(named).collect();
+    used.sort_unstable();
+    told.sort_unstable();
+    assert_eq!(told, used, "docs/dependencies.md and Cargo.toml differ");
+}
