@@ -102,7 +102,7 @@ pub fn cases() -> Vec<Case> {
             let line = listener.line_with(" own");
             assert!(line.contains(&format!(" {} ", std::process::id())), "{line}");
             m.src.rename("own", "other");
-            assert!(listener.line_with(" own").contains(" moved_from "));
+            assert!(listener.line_with(" moved_from ").ends_with(" own\n"));
             let all = listener.end();
             assert!(!all.contains("x.tmp"), "what is left out is told:\n{all}");
             let count = m.daemon.client(&["events", "--count", "0", "--json"], WAIT);
