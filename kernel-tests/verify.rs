@@ -204,7 +204,8 @@ pub fn cases() -> Vec<Case> {
             Ok(())
         }),
         case("in_the_background_and_put_right", &[Fs::Tmpfs], |fs| {
-            let m = Setup::new(fs).key("verify_every", "300ms").start()?;
+            // Long enough for the status to be seen before the next one is equal.
+            let m = Setup::new(fs).key("verify_every", "1s").start()?;
             fill(&m.src);
             m.check();
             m.dst().write("mode", b"written by somebody else");
