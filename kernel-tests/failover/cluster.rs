@@ -214,8 +214,15 @@ impl Cluster {
 
     pub fn dry_run(&self, name: &str) -> (i32, String) {
         let p = self.prepare(name, "", "");
+        let below = p.dir.display().to_string();
+        let mounts = || {
+            let table = fs::read_to_string("/proc/self/mountinfo").expect("the mount table can be read");
+            table.lines().filter(|line| line.contains(&below)).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let before = mounts();
         let ran =
             run(Command::new(binary()).args(["failover", "--once", "--dry-run", "--config"]).arg(p.dir.join("config")), WAIT);
+        assert_eq!(mounts(), before, "a dry run changed what is mounted");
         (ran.code, ran.stdout + &ran.stderr)
     }
 

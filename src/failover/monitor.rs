@@ -152,7 +152,10 @@ impl Monitor {
         dry_run: bool,
         shown: Arc<Mutex<Shown>>,
     ) -> Result<Monitor, MountError> {
-        let mounts = Mounts::new(client, run_dir)?;
+        let mut mounts = Mounts::new(client, run_dir)?;
+        if !dry_run {
+            mounts.prepare()?;
+        }
         let held_file = run_dir.join(format!("{}.held", client.name));
         let mut state = State::default();
         (state.on, state.held) = (mounts.mounted()?, held_file.exists());

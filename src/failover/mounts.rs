@@ -102,7 +102,7 @@ pub struct Mounts {
 }
 
 impl Mounts {
-    /// Prepares the private directory and, where nothing is mounted yet, the read-only filesystem below.
+    /// Changes nothing; [`Mounts::prepare`] comes before everything that does.
     ///
     /// # Errors
     /// See [`MountError`].
@@ -110,7 +110,7 @@ impl Mounts {
         let exe =
             std::env::current_exe().map_err(|source| MountError::Io { what: "find", path: "/proc/self/exe".into(), source })?;
         let dir = run_dir.join("mounts");
-        let mut m = Mounts {
+        Ok(Mounts {
             client: client.clone(),
             dir,
             workers: Workers::new(&exe),
@@ -119,37 +119,45 @@ impl Mounts {
             looking: None,
             looked: None,
             failed: [None, None],
-        };
-        m.make_dir(&m.dir.clone())?;
+        })
+    }
+
+    /// Makes the private directory and, where nothing is mounted yet, the read-only filesystem below.
+    ///
+    /// # Errors
+    /// See [`MountError`].
+    pub fn prepare(&mut self) -> Result<(), MountError> {
+        let client = self.client.clone();
+        self.make_dir(&self.dir.clone())?;
         // A mount can be moved only out of a mount that is not shared with other namespaces.
-        let private = m.table()?.iter().any(|e| e.point == m.dir);
+        let private = self.table()?.iter().any(|e| e.point == self.dir);
         if !private {
-            let dir = m.dir.clone();
-            m.tool("keep a private directory for mounts", &["private", path(&dir)])?;
+            let dir = self.dir.clone();
+            self.tool("keep a private directory for mounts", &["private", path(&dir)])?;
         }
         match client.layout {
             Layout::Mount => {
                 for side in [Side::Primary, Side::Backup] {
-                    m.make_dir(&m.ahead(side))?;
+                    self.make_dir(&self.ahead(side))?;
                 }
                 if !client.mount.exists_without_look()? {
-                    m.make_dir(&client.mount)?;
+                    self.make_dir(&client.mount)?;
                 }
-                if m.top()?.is_none() {
-                    m.tool("put a read-only filesystem below the mount", &["placeholder", path(&client.mount)])?;
+                if self.top()?.is_none() {
+                    self.tool("put a read-only filesystem below the mount", &["placeholder", path(&client.mount)])?;
                 }
             }
             Layout::Symlink => {
                 for side in [Side::Primary, Side::Backup] {
-                    let at = m.ahead(side);
-                    if m.entry_at(&at)?.is_none() {
-                        m.make_dir(&at)?;
-                        m.tool("put a read-only filesystem below the mount", &["placeholder", path(&at)])?;
+                    let at = self.ahead(side);
+                    if self.entry_at(&at)?.is_none() {
+                        self.make_dir(&at)?;
+                        self.tool("put a read-only filesystem below the mount", &["placeholder", path(&at)])?;
                     }
                 }
             }
         }
-        Ok(m)
+        Ok(())
     }
 
     fn make_dir(&self, at: &Path) -> Result<(), MountError> {
