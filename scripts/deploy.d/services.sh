@@ -30,6 +30,8 @@ reload_units() {
     if [[ $DRY -eq 0 ]]; then systemctl daemon-reload; fi
 }
 
+# SYSTEMCTL_SKIP_SYSV, below: Debian's rsync has an init script as well, whose links in /etc/rc?.d would be turned and not come back as they were.
+
 # want_service UNIT BY_HAND: enabled and running; what runs and has another unit, program or configuration by now is told of it.
 # BY_HAND: the command that starts it without systemd.
 want_service() {
@@ -46,7 +48,7 @@ want_service() {
         change '$' "systemctl enable $unit"
         if [[ $DRY -eq 0 ]]; then
             record enabled "$unit"
-            systemctl --quiet enable "$unit"
+            SYSTEMCTL_SKIP_SYSV=1 systemctl --quiet enable "$unit"
         fi
     fi
     if ! systemctl is-active --quiet "$unit" 2>/dev/null; then
@@ -72,7 +74,7 @@ take_back_service() {
     if [[ $1 == started ]] && ! systemctl is-active --quiet "$2" 2>/dev/null; then return 0; fi
     if [[ $1 == enabled ]] && ! systemctl is-enabled --quiet "$2" 2>/dev/null; then return 0; fi
     change '$' "systemctl ${what[*]}"
-    if [[ $DRY -eq 0 ]]; then systemctl "${what[@]}"; fi
+    if [[ $DRY -eq 0 ]]; then SYSTEMCTL_SKIP_SYSV=1 systemctl "${what[@]}"; fi
 }
 
 # What is never touched, and may stand in the way.

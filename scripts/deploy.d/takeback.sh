@@ -3,7 +3,11 @@
 
 take_back_all() {
     local line kind path first second
-    [[ -e $(manifest) ]] || { say "nothing to take back: there is no record $(manifest)" && return 0; }
+    if [[ ! -e $(manifest) ]]; then
+        say "nothing to take back: there is no record $(manifest)"
+        forget
+        return 0
+    fi
     if [[ $DRY -eq 0 ]]; then begin_changes; fi
     refuse_while_running
     local -A seen=()
@@ -118,6 +122,8 @@ take_back_dir() {
         change - "directory $1, if it is empty then"
     elif rmdir "$ROOT$1" 2>/dev/null; then
         change - "directory $1"
+    elif mountpoint -q "$ROOT$1"; then
+        keep "$1 is kept, for something is mounted there"
     else
         keep "$1 is kept, for something is in it"
     fi
@@ -172,7 +178,7 @@ forget() {
     if [[ ${saved_needed:-0} -eq 0 ]]; then
         while IFS=$'\t' read -r _ _ _ name; do
             if [[ -n $name ]]; then rm -f "$ROOT$STATE/saved/$name"; fi
-        done < <(grep '^changed' "$(manifest)")
+        done < <(grep '^changed' "$(manifest)" 2>/dev/null)
     fi
     rm -f "$(manifest)"
     rmdir "$ROOT$STATE/saved" 2>/dev/null || true

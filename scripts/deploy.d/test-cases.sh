@@ -89,6 +89,10 @@ source_twice_and_back() {
     untouched /srv/data
     deploy 0 source --uninstall
     said_that "nothing to take back"
+    # Cut off before there was a record.
+    mkdir -m 700 /var/lib/fansync-deploy && touch /var/lib/fansync-deploy/lock
+    deploy 0 source --uninstall
+    untouched /srv/data
 }
 
 # The rsyncd.conf of old sites: its globals would break links, delete after read errors, and are not inherited.
@@ -424,14 +428,14 @@ interrupted_anywhere_then_completed() {
 }
 
 interrupted_anywhere_then_taken_back() {
-    local at=2
+    local at=1
     while cut_off "$at" "${BACKUP_ROLE[@]}"; do
         rm -rf /tmp/fansync-deploy.*
-        # Half of them in the middle of that, too.
-        if [[ $((at % 2)) -eq 0 ]] && cut_off 2 backup --uninstall; then rm -rf /tmp/fansync-deploy.*; fi
+        # Some of them in the middle of that, too.
+        if [[ $((at % 5)) -eq 0 ]] && cut_off 2 backup --uninstall; then rm -rf /tmp/fansync-deploy.*; fi
         scripts/deploy backup --uninstall || broken "after $at steps"
         untouched
-        at=$((at + 5))
+        at=$((at + 1))
     done
-    [[ $at -gt 12 ]] || broken "only $at steps"
+    [[ $at -gt 25 ]] || broken "only $at steps"
 }
