@@ -1,5 +1,7 @@
 //! What the documents say of the tests holds: each test they name is there.
 
+mod translated;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -206,7 +208,8 @@ fn every_warning_and_error_of_the_log_is_in_the_guide() {
             continue;
         }
         assert!(!cells[2].is_empty() && cells[2] != "…", "a row says nothing: {line}");
-        for span in cells[1].split('`').skip(1).step_by(2).filter(|span| !span.ends_with('=')) {
+        // A message has several words; the names of fields are one.
+        for span in cells[1].split('`').skip(1).step_by(2).filter(|span| span.contains(' ')) {
             let pieces: Vec<&str> = span.split('…').map(str::trim).filter(|piece| !piece.is_empty()).collect();
             assert!(pieces.iter().map(|p| p.len()).sum::<usize>() > 7, "this matches nearly everything: {span}");
             rows.push((cells[0], span, pieces));
@@ -258,4 +261,33 @@ fn each_dependency_has_its_reason() {
     used.sort_unstable();
     told.sort_unstable();
     assert_eq!(told, used, "docs/dependencies.md and Cargo.toml differ");
+}
+
+/// What GitHub makes of a heading.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim().to_lowercase();
+    kept.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_')).map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let mut seen = 0;
+    for (path, text) in documents() {
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target) {
+            if target.contains("://") {
+                continue;
+            }
+            let (file, part) = target.split_once('#').map_or((target, None), |(file, part)| (file, Some(part)));
+            let at = if file.is_empty() { path.clone() } else { path.parent().expect("in a directory").join(file) };
+            let there = fs::read_to_string(&at).unwrap_or_else(|e| panic!("{} leads to {target}: {e}", path.display()));
+            let headings = || there.lines().filter(|l| l.starts_with('#')).map(|l| anchor(l.trim_start_matches('#')));
+            assert!(
+                part.is_none_or(|part| headings().any(|h| h == part)),
+                "{} leads to {target}: no such heading",
+                path.display()
+            );
+            seen += 1;
+        }
+    }
+    assert!(seen > 50, "only {seen} links were found");
 }
