@@ -142,6 +142,7 @@ Exit codes: 0 nothing is wrong, 64 usage, 78 something is.";
 const STATUS_HELP: &str = "\
 Examples:
   fansync status
+  fansync status --watch
   fansync status --json --socket /run/fansync/web.sock
 
 Exit codes: 0 told, 64 usage, 69 no daemon answers, 77 not permitted.";
@@ -279,6 +280,9 @@ pub struct StatusArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+    /// Show it on the terminal and follow it, until q is pressed
+    #[arg(long, conflicts_with = "json")]
+    pub watch: bool,
     /// The daemon's socket, if not the usual one
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
@@ -441,7 +445,7 @@ mod tests {
         let command = |line| words(line).unwrap_or_else(|(e, _)| panic!("{line}: {e}")).command;
         assert_eq!(command("run --config f"), Command::Run(RunArgs { config: "f".into() }));
         assert_eq!(command("check --config f --effective"), Command::Check(CheckArgs { config: "f".into(), effective: true }));
-        assert_eq!(command("status --json"), Command::Status(StatusArgs { json: true, socket: None }));
+        assert_eq!(command("status --json"), Command::Status(StatusArgs { json: true, watch: false, socket: None }));
         let flush = |target: Option<&str>, secs| FlushArgs {
             target: target.map(str::to_owned),
             mirror: None,
@@ -490,6 +494,7 @@ mod tests {
             ("mirror /a h::m -v -q", ExitCode::Usage),
             ("mirror /a h::m --watch kqueue", ExitCode::Usage),
             ("run", ExitCode::Usage),
+            ("status --watch --json", ExitCode::Usage),
             ("flush --timeout 5", ExitCode::Usage),
             ("mirror /a h::m --max-delete 0%", ExitCode::Usage),
             ("nope", ExitCode::Usage),

@@ -49,6 +49,7 @@ pub mod status;
 pub mod sync;
 pub mod sys;
 pub mod verify;
+pub mod watch;
 pub mod web;
 
 #[cfg(test)]

@@ -62,6 +62,7 @@ fn main() -> ProcessExit {
             Ok(config) => check(&config, args.effective),
             Err(errors) => refuse(&errors),
         },
+        Command::Status(args) if args.watch => watch(&socket(args.socket)),
         Command::Status(args) => status(args.socket, args.json),
         Command::Flush(args) => {
             let timeout_ms = args.timeout.as_millis() as u64;
@@ -352,6 +353,16 @@ fn verify(args: &VerifyArgs) -> ExitCode {
         }
         Ok(_) => ExitCode::Bug,
         Err(code) => code,
+    }
+}
+
+fn watch(socket: &std::path::Path) -> ExitCode {
+    match fansync::watch::run(socket) {
+        Ok(()) => ExitCode::Done,
+        Err(error) => {
+            fail(&error, None);
+            error.exit_code()
+        }
     }
 }
 

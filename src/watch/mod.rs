@@ -1,0 +1,192 @@
+//! `fansync status --watch`: the status on a terminal, in place.
+//!
+//! A thread asks the daemon every [`EVERY`] and hands over what it said; the terminal's thread draws, and listens to keys and to
+//! changes of size. So a daemon that does not answer blocks no key. What is drawn is a pure function of the last answers
+//! ([`view`]), tested without a terminal.
+//!
+//! Colours follow the terminal's own palette, and there are none with `NO_COLOR` (<https://no-color.org>); each state has a sign
+//! of its own besides. The terminal is put back on every way out: keys, SIGTERM, SIGHUP, a panic.
+
+mod rates;
+mod view;
+
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, Sender, bounded};
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use signal_hook::consts::{SIGHUP, SIGTERM};
+
+use crate::control::{self, Reply, Request};
+use crate::exit::ExitCode;
+use crate::status::Snapshot;
+use rates::Rates;
+pub use view::Look;
+
+/// Between two questions to the daemon.
+const EVERY: Duration = Duration::from_secs(1);
+/// How long an answer may take before it counts as none.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks at what the other thread brought; a key is seen at once.
+const GLANCE: Duration = Duration::from_millis(100);
+
+/// It cannot be shown.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// There is nothing to draw on.
+    #[error("--watch draws on a terminal, and standard output is none; for a script there is `fansync status --json`")]
+    NoTerminal,
+    /// It does not do as told.
+    #[error("cannot draw on the terminal")]
+    Terminal(#[from] io::Error),
+}
+
+impl WatchError {
+    /// What the process leaves with.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            WatchError::NoTerminal => ExitCode::Usage,
+            WatchError::Terminal(_) => ExitCode::Unavailable,
+        }
+    }
+}
+
+/// What is known, and when it was told.
+#[derive(Default)]
+pub struct Known {
+    /// The last answer.
+    pub snapshot: Option<Snapshot>,
+    /// When it came; of the monotonic clock.
+    pub told: Option<Instant>,
+    /// Why the last question has no answer; empty when it has.
+    pub silence: String,
+    /// Changes in the last seconds.
+    pub rates: Rates,
+}
+
+impl Known {
+    /// For how long there has been no answer, and why; `None` while there are answers, and before the first one.
+    pub fn silent(&self, now: Instant) -> Option<(Duration, &str)> {
+        let age = now.saturating_duration_since(self.told?);
+        match self.silence.as_str() {
+            "" if age > PATIENCE => Some((age, "it has not answered yet")),
+            "" => None,
+            why => Some((age, why)),
+        }
+    }
+
+    /// Takes in an answer, or why there is none.
+    pub fn take(&mut self, answer: Result<Snapshot, String>, now: Instant) {
+        match answer {
+            Ok(snapshot) => {
+                self.rates.take(&snapshot);
+                (self.snapshot, self.told) = (Some(snapshot), Some(now));
+                self.silence.clear();
+            }
+            Err(why) => self.silence = why,
+        }
+    }
+}
+
+/// Shows the daemon at `socket` until somebody presses `q`.
+///
+/// # Errors
+/// See [`WatchError`]. A daemon that does not answer is none: that is shown, and it is asked again.
+pub fn run(socket: &Path) -> Result<(), WatchError> {
+    if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
+        return Err(WatchError::NoTerminal);
+    }
+    let (tell, told) = bounded(1);
+    let socket_path: PathBuf = socket.into();
+    std::thread::Builder::new().name("fansync-ask".into()).spawn(move || ask_on(&socket_path, &tell))?;
+    let look = Look { colour: std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) };
+    let ended = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&ended))?;
+    }
+    let mut terminal = ratatui::try_init()?;
+    let shown = show(&mut terminal, &told, socket, look, &ended);
+    ratatui::try_restore()?;
+    Ok(shown?)
+}
+
+/// Asks for ever; ends when nobody listens.
+fn ask_on(socket: &Path, tell: &Sender<Result<Snapshot, String>>) {
+    loop {
+        let begun = Instant::now();
+        let answer = match control::ask(socket, &Request::Status, PATIENCE) {
+            Ok(Reply::Status(snapshot)) => Ok(*snapshot),
+            Ok(Reply::Error { message }) => Err(message),
+            Ok(_) => Err("the daemon gave no proper answer".into()),
+            Err(error) => {
+                let cause = std::error::Error::source(&error).map(|c| format!(": {c}")).unwrap_or_default();
+                Err(format!("{error}{cause}"))
+            }
+        };
+        if tell.send(answer).is_err() {
+            return;
+        }
+        std::thread::sleep(EVERY.saturating_sub(begun.elapsed()));
+    }
+}
+
+fn show(
+    terminal: &mut ratatui::DefaultTerminal,
+    told: &Receiver<Result<Snapshot, String>>,
+    socket: &Path,
+    look: Look,
+    ended: &AtomicBool,
+) -> io::Result<()> {
+    let mut known = Known::default();
+    let mut scroll = 0;
+    let mut dirty = true;
+    let mut drawn = Instant::now();
+    while !ended.load(Ordering::Relaxed) {
+        while let Ok(answer) = told.try_recv() {
+            known.take(answer, Instant::now());
+            dirty = true;
+        }
+        if dirty || drawn.elapsed() >= EVERY {
+            terminal.draw(|frame| scroll = view::draw(frame, &known, socket, look, Instant::now(), scroll))?;
+            (dirty, drawn) = (false, Instant::now());
+        }
+        if !event::poll(GLANCE)? {
+            continue;
+        }
+        dirty = true;
+        match event::read()? {
+            Event::Key(key) if key.kind != KeyEventKind::Release => match pressed(key) {
+                Some(Pressed::Quit) => return Ok(()),
+                Some(Pressed::Scroll(by)) => scroll = scroll.saturating_add_signed(by),
+                None => {}
+            },
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Pressed {
+    Quit,
+    Scroll(i16),
+}
+
+fn pressed(key: KeyEvent) -> Option<Pressed> {
+    match key.code {
+        KeyCode::Char('q') | KeyCode::Esc => Some(Pressed::Quit),
+        KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => Some(Pressed::Quit),
+        KeyCode::Up | KeyCode::Char('k') => Some(Pressed::Scroll(-1)),
+        KeyCode::Down | KeyCode::Char('j') => Some(Pressed::Scroll(1)),
+        KeyCode::PageUp => Some(Pressed::Scroll(-10)),
+        KeyCode::PageDown | KeyCode::Char(' ') => Some(Pressed::Scroll(10)),
+        KeyCode::Home | KeyCode::Char('g') => Some(Pressed::Scroll(i16::MIN)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;
