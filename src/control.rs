@@ -341,6 +341,9 @@ fn serve_request(request: Request, started: Instant, engines: &[Handle], client:
         },
         Request::Flush { mirror, target, timeout_ms } => flush(engines, mirror.as_deref(), target.as_deref(), timeout_ms),
         Request::Verify { mirror, target, options } => match choose(engines, mirror.as_deref(), target.as_deref()) {
+            Ok(chosen) if chosen.iter().all(|e| e.targets.is_empty()) => {
+                Reply::Error { message: "there is no target to compare, only hooks".into() }
+            }
             Ok(chosen) => Reply::Verify { reports: verify::answer(client, &chosen, target.as_deref(), options) },
             Err(reply) => reply,
         },

@@ -105,7 +105,6 @@ impl Engine {
 
 fn kind_of(meta: &std::fs::Metadata) -> String {
     let kind = meta.file_type();
-    let special = "which a target can take from root only";
     if kind.is_file() {
         format!("a file of {} bytes", meta.size())
     } else if kind.is_dir() {
@@ -115,6 +114,6 @@ fn kind_of(meta: &std::fs::Metadata) -> String {
     } else if kind.is_fifo() || kind.is_socket() {
         format!("a {}", if kind.is_fifo() { "FIFO" } else { "socket" })
     } else {
-        format!("a device node, {special}")
+        "a device node, which only a receiver that runs as root can make".into()
     }
 }

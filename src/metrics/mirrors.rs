@@ -5,7 +5,7 @@ use prometheus::proto::MetricFamily;
 use super::Kind::{Counter, Gauge};
 use super::{Metric, Row, row, truth};
 use crate::lost::Cause;
-use crate::status::{HOOK_STATES, Hook, Mirror, Snapshot, TARGET_STATES, Target};
+use crate::status::{HOOK_STATES, Hook, Mirror, Snapshot, TARGET_STATES, Target, Verify};
 use crate::sync::outcome::CLASSES;
 
 const MIRROR: &[Row<Mirror>] = &[
@@ -138,7 +138,29 @@ const TARGET: &[Row<Target>] = &[
             v.put(t.epoch as f64);
         },
     ),
+    row(
+        Gauge,
+        "fansync_target_verify_timestamp_seconds",
+        T,
+        "When it was last compared with the source (verify), in seconds since 1970; 0 for never.",
+        |t, v| v.put(verified(t, |v| v.ended_unix)),
+    ),
+    row(Gauge, "fansync_target_verify_duration_seconds", T, "How long that took.", |t, v| v.put(verified(t, |v| v.seconds))),
+    row(Gauge, "fansync_target_verify_differing_paths", T, "Paths that differed then.", |t, v| {
+        v.put(verified(t, |v| v.differing as f64))
+    }),
+    row(Gauge, "fansync_target_verify_repaired_paths", T, "Of these, paths that were put right.", |t, v| {
+        v.put(verified(t, |v| v.repaired as f64))
+    }),
+    row(Gauge, "fansync_target_verify_incomplete", T, "1 if not everything could be compared.", |t, v| {
+        v.put(verified(t, |v| truth(!v.error.is_empty())))
+    }),
 ];
+
+/// Of the last comparison; 0 when there was none.
+fn verified(t: &Target, of: fn(&Verify) -> f64) -> f64 {
+    t.verify.as_ref().filter(|v| v.ended_unix > 0.0).map_or(0.0, of)
+}
 
 const HOOK: &[Row<Hook>] = &[
     row(Gauge, "fansync_hook_state", &["mirror", "hook", "state"], "1 for the state that the hook is in.", |h, v| {

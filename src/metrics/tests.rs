@@ -113,6 +113,25 @@ fn a_state_or_cause_that_the_list_lacks_is_not_swallowed() {
 }
 
 #[test]
+fn the_last_comparison_is_told_and_none_is_zero() {
+    let mut s = snapshot();
+    let series = |text: &str, name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name} in\n{text}"));
+        line.rsplit(' ').next().map(str::to_owned)
+    };
+    s.mirrors[0].targets[0].verify = None;
+    assert_eq!(series(&of_daemon(&s), "fansync_target_verify_differing_paths{").as_deref(), Some("0"));
+    let (ended_unix, differing, repaired, error) = (1_700_000_000.0, 3, 2, "denied".to_owned());
+    s.mirrors[0].targets[0].verify = Some(crate::status::Verify { ended_unix, differing, repaired, error, ..Default::default() });
+    let text = of_daemon(&s);
+    for (name, value) in
+        [("timestamp_seconds", "1700000000"), ("differing_paths", "3"), ("repaired_paths", "2"), ("incomplete", "1")]
+    {
+        assert_eq!(series(&text, &format!("fansync_target_verify_{name}{{")).as_deref(), Some(value), "{name}");
+    }
+}
+
+#[test]
 fn the_documents_list_every_metric_and_no_other() {
     let known: BTreeSet<&str> = all().iter().map(|m| m.name).collect();
     let docs = read("docs/monitoring.md");

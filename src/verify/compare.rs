@@ -205,20 +205,20 @@ impl<'p> Comparer<'p> {
     }
 
     /// Tells what is missing from what is there under another type: rsync says the same of both, but creates nothing where it may not
-    /// (`--existing`).
-    pub(super) fn tell_types(&self, differing: &mut Differing) -> Result<(), Error> {
+    /// (`--existing`). Where that cannot be asked (a server may refuse the option), both are called missing.
+    pub(super) fn tell_types(&self, differing: &mut Differing) {
         let new = differing.iter().filter(|(_, why)| why.is_new()).map(|(path, _)| (path, Form::Plain));
         let list = filelist::encode(new.take(MAX_LISTED));
         if list.entries == 0 {
-            return Ok(());
+            return;
         }
         let extra: Vec<String> = self.plan.sides.target.args.iter().cloned().chain(["--existing".into()]).collect();
-        let found = self.run_as(&Spec { extra: &extra, ..self.spec() }, Pass::Shallow, Input::List(&list.bytes))?;
+        let spec = Spec { extra: &extra, ..self.spec() };
+        let Ok(found) = self.run_as(&spec, Pass::Shallow, Input::List(&list.bytes)) else { return };
         for path in found.differing.iter().filter(|(_, why)| why.is_new()).map(|(path, _)| path) {
             if let Some(why) = differing.get_mut(path) {
                 *why = why.with_other_type();
             }
         }
-        Ok(())
     }
 }

@@ -181,9 +181,9 @@ fn verify(plan: &Plan, live: Option<&Live>, options: Options, going: &dyn Fn() -
     let name = format!("{}/{}", plan.mirror.name, plan.sides.target.name);
     on_board(plan, |board| (board.running, board.files_done, board.files_total) = (true, 0, 0));
     let comparer = Comparer::new(plan, options.checksum, going);
-    let judged = judge::judge(&comparer, live, plan).and_then(|mut judged| {
-        comparer.tell_types(&mut judged.differing)?;
-        Ok(judged)
+    let judged = judge::judge(&comparer, live, plan).map(|mut judged| {
+        comparer.tell_types(&mut judged.differing);
+        judged
     });
     let first = judged.as_ref().map(|j| j.differing.clone()).unwrap_or_default();
     let repaired = judged.and_then(|judged| match live {
