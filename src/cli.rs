@@ -211,6 +211,9 @@ pub struct MirrorArgs {
     /// Never delete on the targets
     #[arg(long)]
     pub no_delete: bool,
+    /// Rename on the targets what is renamed, and do not send it as new content; young
+    #[arg(long)]
+    pub send_renames: bool,
     /// Keep names of one file names of one file on the targets
     #[arg(long)]
     pub hard_links: bool,
@@ -341,6 +344,7 @@ impl MirrorArgs {
             include: bytes(&self.include),
             exclude: bytes(&self.exclude),
             no_delete: self.no_delete,
+            send_renames: self.send_renames,
             extras: Extras { hard_links: self.hard_links, xattrs: self.xattrs, acls: self.acls, sparse: self.sparse },
             max_delete: self.max_delete,
             allow_empty: self.allow_empty,

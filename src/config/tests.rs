@@ -585,6 +585,7 @@ fn without_a_file() {
         include: vec![b"a\xff".to_vec()],
         exclude: vec![b"*".to_vec()],
         no_delete: true,
+        send_renames: true,
         max_delete: Some(MaxDelete::Count(9)),
         allow_empty: true,
         watch: Some(Watch::Fanotify),
@@ -604,6 +605,7 @@ fn without_a_file() {
     assert_eq!((m.max_delete, m.allow_empty), (Some(MaxDelete::Count(9)), true));
     assert!(
         !m.delete
+            && m.send_renames
             && m.follow_open_files
             && m.watch == Watch::Fanotify
             && !m.filter.excludes(b"a\xff", false)
