@@ -1,8 +1,9 @@
 //! Many changes at once: more than any queue should have to hold, and whole trees as people copy and remove them.
 
 use crate::fixture::fs::{ALL, Fs};
+use crate::fixture::proc::poll_until;
 use crate::fixture::tree::{Dir, count};
-use crate::fixture::{Case, Setup, case, real};
+use crate::fixture::{Case, Mirror, Setup, WAIT, case, real};
 
 use std::path::Path;
 use std::time::Duration;
@@ -65,6 +66,23 @@ pub fn cases() -> Vec<Case> {
             }
             m.src.rename("d1", "moved");
             m.check();
+            Ok(())
+        }),
+        case("a_huge_file_holds_up_no_small_one", &[Fs::Tmpfs], |fs| {
+            // The huge one takes ten seconds at this rate.
+            let m = Setup::new(fs).target_key("args", vec!["--bwlimit=400"]).start()?;
+            m.src.write("huge", vec![7; 4 << 20]);
+            let begun = |m: &Mirror| {
+                std::fs::read_dir(m.dst().root())
+                    .is_ok_and(|mut l| l.any(|e| e.is_ok_and(|e| e.file_name().as_encoded_bytes().starts_with(b".huge"))))
+            };
+            assert!(poll_until(WAIT, || begun(&m).then_some(())).is_some(), "the huge file is not being sent");
+            for n in 0..20 {
+                m.src.write(format!("small {n}"), b"one of many");
+            }
+            let all = || (0..20).all(|n| m.dst().has(format!("small {n}"))).then_some(());
+            assert!(poll_until(WAIT, all).is_some(), "small files did not arrive");
+            assert!(!m.dst().has("huge") && begun(&m), "they arrived after the huge one");
             Ok(())
         }),
         case("ten_thousand_in_one_dir", ALL, |fs| {
