@@ -76,7 +76,7 @@ const MOUNTS: u64 = 2;
 const BUFFERS_PER_TURN: usize = 64;
 /// How often subtrees that cannot be watched are compared.
 const UNWATCHED_EVERY: Duration = Duration::from_secs(30);
-/// Directories remembered inside and outside the root, each; about 120 bytes and the name.
+/// Directories remembered inside and outside the root, each; about 100 bytes, name and handle included.
 const MAX_DIRS: usize = 1_000_000;
 
 /// Why a mirror cannot start.
