@@ -4,8 +4,15 @@ use crate::fixture::daemon::TargetStatus;
 use crate::fixture::fs::Fs;
 use crate::fixture::proc::poll_until;
 use crate::fixture::{Case, Mirror, Setup, To, WAIT, case};
+use crate::outages::program;
 
 const MIB: usize = 1 << 20;
+
+/// rsync, but before an old name is removed from `d` somebody puts a file in the place of that.
+const FILE_IN_BETWEEN: &str = r#"
+for last in "$@"; do :; done
+case "$last" in */t1/d/.) rm -rf "${last%/.}"; echo x >"${last%/.}";; esac
+exec rsync "$@""#;
 
 fn fill(m: &Mirror, dir: &str) {
     m.src.mkdirs(format!("{dir}/sub"));
@@ -82,6 +89,16 @@ pub fn cases() -> Vec<Case> {
             m.daemon.does(&["resume"]);
             m.check();
             assert_eq!((first(&m).renames, first(&m).renames_sent_whole), (1, 0));
+            Ok(())
+        }),
+        case("old_name_below_what_is_no_directory_any_more", &[Fs::Ext4], |fs| {
+            let dir = tempfile::tempdir().expect("a directory");
+            let rsync = program(&dir.path().join("in-between"), FILE_IN_BETWEEN);
+            let m = Setup::new(fs).targets(&[To::Local]).rsync(rsync).start()?;
+            fill(&m, "d/a");
+            m.src.rename("d/a", "c");
+            m.check();
+            assert_eq!(first(&m).renames, 1);
             Ok(())
         }),
         case("switched_off", &[Fs::Ext4], |fs| {

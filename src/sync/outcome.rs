@@ -299,6 +299,14 @@ mod tests {
                 TargetMissing,
             ),
             (
+                "a file in the place of a directory above the target",
+                3,
+                "",
+                "rsync: [Receiver] ERROR: cannot stat destination \"/d/.\" (in t1): Not a directory (20)\n",
+                PLAIN,
+                TargetMissing,
+            ),
+            (
                 "target gone",
                 11,
                 "",

@@ -440,6 +440,10 @@ impl Output {
             self.signs.target_missing = true;
             return DECIDES;
         }
+        if told.starts_with(b"ERROR: cannot stat destination ") && matches!(error, Some(libc::ENOENT | libc::ENOTDIR)) {
+            self.signs.target_missing = true;
+            return DECIDES;
+        }
         if !sender && error == Some(libc::ENOENT) && self.makes_in_root(told) {
             // Only below a directory that was itself removed: this process still stands in it.
             self.signs.target_missing = true;

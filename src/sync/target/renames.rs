@@ -284,17 +284,20 @@ impl Target {
             outcome.verdict,
             Verdict::TargetDown | Verdict::TimedOut | Verdict::Busy | Verdict::TargetFull | Verdict::Killed | Verdict::SourceRoot
         );
+        // Where the directory above an old name is not there, the name is not either.
+        let gone = done || run.pass == Pass::Clear && outcome.verdict == Verdict::TargetMissing;
         if done {
             self.renames.refused = 0;
             self.proven(cx);
-        } else if !line && !matches!(outcome.verdict, Verdict::Partial | Verdict::SourceRace) {
+        } else if !line && !gone && !matches!(outcome.verdict, Verdict::Partial | Verdict::SourceRace) {
             self.renames.refused += 1;
             if self.renames.refused == REFUSALS {
                 tracing::warn!(target_name = %self.cfg.name, "renames are sent as new content from now on: {}", outcome.reason);
             }
         }
         if run.pass == Pass::Clear {
-            self.cleared(cx, batch, done, !line);
+            // Its source is a directory of ours, so that cannot be what is missing.
+            self.cleared(cx, batch, gone, !line || outcome.verdict == Verdict::SourceRoot);
         } else {
             self.moved(run, moving, batch, outcome);
         }
