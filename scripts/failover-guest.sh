@@ -105,9 +105,16 @@ status_socket = "/s/$1/status.sock"
 name = "data"
 source = "/srv/$1"
 roles = true
+follow_open_files = true
+follow_interval = "200ms"
+[mirror.batch] # few processes of rsync, of which an emulated processor starts some a second
+settle = "500ms"
+max_delay = "1s"
 [[mirror.target]]
 name = "peer"
 url = "rsync://$2/data"
+jobs = 1
+small_jobs = 1
 retry_max = "2s"
 connect_timeout = "2s"
 timeout = "10s"
@@ -377,8 +384,9 @@ fail_back() {
 }
 verdict() { # so far
     local bad=''
-    $work check /srv/primary /s/web/ledger >/s/web/verdict || bad=1
-    grep -v '^ledger' /s/web/verdict | head -20
+    $work check /s/web/ledger /srv/primary /srv/backup >/s/web/verdict || bad=1
+    grep '^LOST' /s/web/verdict | head -20
+    grep -v '^ledger\|^LOST' /s/web/verdict | head -10
     say "$(grep '^ledger' /s/web/verdict)"
     usual || [ -z "$bad" ] || fail "acknowledged writes are lost"
 }

@@ -2,7 +2,8 @@
 //! stored, then tells what of that is there.
 //!
 //!     failover-work run MOUNT LEDGER STOP     until the file STOP exists
-//!     failover-work check TREE LEDGER         TREE: the server's; prints one line of counts, exit status 1 when something is lost
+//!     failover-work check LEDGER TREE OTHER   TREE: the server's that clients are on; OTHER may hold what was kept aside there; prints one
+//!                                             line of counts, exit status 1 when something is lost
 //!
 //! Four kinds of writers: new files, a state file rewritten in place, a log held open, deletes; each operation is fsynced before it goes
 //! into the ledger. A writer that is blocked is given up after a while and another started, as a pool of web server processes does;
@@ -22,7 +23,7 @@ use fansync::sys::mount::Mounts;
 
 /// Between two operations of one writer, at least; a writer also rests twice as long as its operation took, so that what a slow machine
 /// can do is not only to write.
-const PAUSE: Duration = Duration::from_millis(200);
+const PAUSE: Duration = Duration::from_millis(300);
 const MOST_PAUSE: Duration = Duration::from_secs(1);
 /// A writer that has done nothing for this long is blocked.
 const BLOCKED: Duration = Duration::from_secs(3);
@@ -35,9 +36,28 @@ fn main() -> io::Result<()> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words[..] {
         ["run", mount, ledger, stop] => run(Path::new(mount), Path::new(ledger), Path::new(stop)),
-        ["check", tree, ledger] => std::process::exit(check(Path::new(tree), &fs::read_to_string(ledger)?)),
-        _ => Err(io::Error::other("run MOUNT LEDGER STOP, or check TREE LEDGER")),
+        ["check", ledger, tree, other] => {
+            std::process::exit(check(Path::new(tree), Path::new(other), &fs::read_to_string(ledger)?))
+        }
+        _ => Err(io::Error::other("run MOUNT LEDGER STOP, or check LEDGER TREE OTHER")),
     }
+}
+
+/// What a writer and whoever watches it share.
+#[derive(Default)]
+struct Life {
+    /// Operations that ended.
+    beats: AtomicU64,
+    /// It ends after its operation.
+    over: AtomicBool,
+}
+
+/// A writer that is watched.
+struct Writer {
+    kind: &'static str,
+    life: Arc<Life>,
+    seen: u64,
+    since: Instant,
 }
 
 /// Where what was written went: the ids of mounts that were seen, and a ledger of one line each operation.
@@ -74,43 +94,40 @@ impl Book {
 fn run(mount: &Path, ledger: &Path, stop: &Path) -> io::Result<()> {
     let out = OpenOptions::new().create(true).append(true).open(ledger)?;
     let book = Arc::new(Book { mount: mount.into(), out, servers: Mutex::default() });
-    let ended = Arc::new(AtomicBool::new(false));
-    let mut writers: Vec<(usize, Arc<AtomicU64>, u64, Instant)> = Vec::new();
     let mut generation = 0;
-    let start = |kind: usize, generation: u64| {
-        let beats = Arc::new(AtomicU64::new(0));
-        let (book, ended, shared) = (Arc::clone(&book), Arc::clone(&ended), Arc::clone(&beats));
-        std::thread::spawn(move || write(&book, KINDS[kind], generation, &ended, &shared));
-        (kind, beats, 0, Instant::now())
+    let start = |kind: &'static str, generation: u64| {
+        let life = Arc::new(Life::default());
+        let (book, shared) = (Arc::clone(&book), Arc::clone(&life));
+        std::thread::spawn(move || write(&book, kind, generation, &shared));
+        Writer { kind, life, seen: 0, since: Instant::now() }
     };
-    for kind in 0..KINDS.len() {
-        writers.push(start(kind, generation));
-    }
+    let mut writers: Vec<Writer> = KINDS.iter().map(|kind| start(kind, generation)).collect();
     while !stop.exists() {
         std::thread::sleep(PAUSE);
         for writer in &mut writers {
-            let beats = writer.1.load(Ordering::Relaxed);
-            if beats != writer.2 {
-                (writer.2, writer.3) = (beats, Instant::now());
-            } else if writer.3.elapsed() > BLOCKED {
+            let beats = writer.life.beats.load(Ordering::Relaxed);
+            if beats != writer.seen {
+                (writer.seen, writer.since) = (beats, Instant::now());
+            } else if writer.since.elapsed() > BLOCKED {
                 generation += 1;
-                book.note(&format!("blocked {} generation {generation} takes over", KINDS[writer.0]));
-                *writer = start(writer.0, generation);
+                book.note(&format!("blocked {} generation {generation} takes over", writer.kind));
+                writer.life.over.store(true, Ordering::Relaxed);
+                *writer = start(writer.kind, generation);
             }
         }
     }
-    ended.store(true, Ordering::Relaxed);
+    writers.iter().for_each(|w| w.life.over.store(true, Ordering::Relaxed));
     std::thread::sleep(MOST_PAUSE);
     // Threads that are blocked for good do not keep us: whoever exits leaves them behind.
     std::process::exit(0)
 }
 
-/// One writer, until the end.
-fn write(book: &Book, kind: &str, generation: u64, ended: &AtomicBool, beats: &AtomicU64) {
+/// One writer, until it is over.
+fn write(book: &Book, kind: &str, generation: u64, life: &Life) {
     let mut log = None;
     let mut failing = false;
     for n in 0.. {
-        if ended.load(Ordering::Relaxed) {
+        if life.over.load(Ordering::Relaxed) {
             return;
         }
         let begun = Instant::now();
@@ -132,7 +149,7 @@ fn write(book: &Book, kind: &str, generation: u64, ended: &AtomicBool, beats: &A
                 }
             }
         }
-        beats.fetch_add(1, Ordering::Relaxed);
+        life.beats.fetch_add(1, Ordering::Relaxed);
         std::thread::sleep((begun.elapsed() * 2).clamp(PAUSE, MOST_PAUSE));
     }
 }
@@ -200,9 +217,10 @@ impl Held {
     }
 }
 
-fn check(tree: &Path, ledger: &str) -> i32 {
+fn check(tree: &Path, other: &Path, ledger: &str) -> i32 {
     let children = |at: &Path| fs::read_dir(at).into_iter().flatten().flatten().map(|e| e.path()).collect::<Vec<_>>();
-    let aside = children(&tree.join(".fansync/conflict")).iter().flat_map(|epoch| children(epoch)).collect();
+    let epochs = [tree, other].into_iter().flat_map(|tree| children(&tree.join(".fansync/conflict")));
+    let aside = epochs.flat_map(|epoch| children(&epoch)).collect();
     let held = Held { tree: tree.into(), aside };
     let mut counts: HashMap<&str, u32> = HashMap::new();
     let mut cache: HashMap<String, (Option<String>, Vec<String>)> = HashMap::new();
