@@ -149,7 +149,7 @@ fn watch(fs: Fs) -> Run<()> {
     terminal.shows("● in sync");
     m.rsyncd.as_mut().expect("the target is a module").stop();
     m.src.write("f", b"x");
-    terminal.shows("▲ trouble with the target");
+    terminal.shows("▲ trouble with t1");
     terminal.shows("refused");
     must(&mut terminal.tmux(&["resize-window", "-x", "40", "-y", "12"]));
     let narrow =

@@ -156,6 +156,9 @@ impl Config {
     /// line. Some of it may be right again by the time the daemon starts, so none of it is an error here.
     pub fn warnings(&self) -> Vec<String> {
         let mut out = Vec::new();
+        if let Some(dir) = self.daemon.metrics_file.as_deref().and_then(Path::parent).filter(|dir| !dir.is_dir()) {
+            out.push(format!("daemon: the directory of metrics_file, {}, is not there", dir.display()));
+        }
         for mirror in &self.mirrors {
             let mut warn = |text: String| out.push(format!("mirror {:?}: {text}", mirror.name));
             match std::fs::metadata(&mirror.source) {

@@ -129,6 +129,28 @@ const TARGET: &[Row<Target>] = &[
     row(Gauge, "fansync_target_full_pass_running", T, "1 while the whole tree is being compared.", |t, v| {
         v.put(truth(t.reconcile.is_some()));
     }),
+    row(Gauge, "fansync_target_verify_running", T, "1 while the target is compared with the source by verify.", |t, v| {
+        v.put(truth(t.verify.as_ref().is_some_and(|v| v.running)));
+    }),
+    row(
+        Gauge,
+        "fansync_target_verify_last_end_timestamp_seconds",
+        T,
+        "When verify last ended, in seconds since 1970; 0 for never.",
+        |t, v| v.put(t.verify.as_ref().map_or(0.0, |v| v.ended_unix)),
+    ),
+    row(
+        Gauge,
+        "fansync_target_verify_differing_paths",
+        T,
+        "Paths that differed at the last verify and were not put right.",
+        |t, v| {
+            v.put(t.verify.as_ref().map_or(0.0, |v| v.differing.saturating_sub(v.repaired) as f64));
+        },
+    ),
+    row(Gauge, "fansync_target_verify_failed", T, "1 when the last verify could not compare everything.", |t, v| {
+        v.put(truth(t.verify.as_ref().is_some_and(|v| !v.error.is_empty())));
+    }),
     row(
         Gauge,
         "fansync_target_epoch",

@@ -62,9 +62,9 @@ fn the_second_line_says_how_things_are() {
     };
     for (known, second) in [
         (known(well), "● in sync"),
-        (known(behind), "◐ the target is behind, at most 12.0s"),
-        (known(paused), "◐ the target is behind, at most 12.0s"),
-        (known(|_| {}), "▲ trouble with the target"),
+        (known(behind), "◐ backup is behind, at most 12.0s"),
+        (known(paused), "◐ backup is behind, at most 12.0s"),
+        (known(|_| {}), "▲ trouble with backup"),
         (known(|s| s.mirrors.clear()), "no targets"),
     ] {
         assert_eq!(screen(&known, (80, 24))[1], second);
@@ -137,7 +137,7 @@ fn a_daemon_that_goes_away_is_told_and_what_it_said_stays() {
     assert!(shown[1].starts_with("▲ no answer for 7 s, asking again: cannot reach"), "{}", shown[1]);
     has(&shown, "backup");
     known.take(Ok(snapshot()), Instant::now());
-    assert_eq!(screen(&known, (80, 24))[1], "▲ trouble with the target");
+    assert_eq!(screen(&known, (80, 24))[1], "▲ trouble with backup");
     let told = known.told.unwrap();
     assert!(known.silent(told + Duration::from_secs(2)).is_none());
     assert!(known.silent(told + Duration::from_secs(30)).is_some(), "the question itself waits");

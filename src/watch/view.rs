@@ -99,9 +99,10 @@ fn head(known: &Known, socket: &Path, look: Look, now: Instant, width: usize) ->
     }
     let targets: Vec<&Target> = s.mirrors.iter().flat_map(|m| &m.targets).collect();
     let worst = targets.iter().map(|t| Grade::of(t)).max().unwrap_or(Grade::Rest);
-    let count = targets.iter().filter(|t| Grade::of(t) == worst).count();
+    let named: Vec<&str> = targets.iter().filter(|t| Grade::of(t) == worst).map(|t| t.name.as_str()).collect();
+    let count = named.len();
     let lag = targets.iter().map(|t| t.lag_seconds).fold(0.0, f64::max);
-    let of = if count == 1 && targets.len() == 1 { "the target".into() } else { format!("{count} of {} targets", targets.len()) };
+    let of = if let [one] = named[..] { one.to_owned() } else { format!("{count} of {} targets", targets.len()) };
     let are = if count == 1 { "is" } else { "are" };
     let said = match worst {
         Grade::Good => format!("{} in sync", worst.sign()),
@@ -153,7 +154,8 @@ fn target(m: &Mirror, t: &Target, known: &Known, look: Look, width: usize, out: 
     let grade = Grade::of(t);
     let lag = if t.lag_seconds > 0.0 { format!("{} behind", span(t.lag_seconds)) } else { "in sync".into() };
     let queue = format!("{} pending, {} in flight", t.pending, t.in_flight);
-    let rate = known.rates.bytes(&m.name, &t.name).map(|r| format!("  {}/s", ByteSize(r as u64))).unwrap_or_default();
+    let rate = known.rates.bytes(&m.name, &t.name).filter(|r| *r > 0.0);
+    let rate = rate.map(|r| format!("  {}/s", ByteSize(r as u64))).unwrap_or_default();
     let said = format!("  {} {:<12} {:<8} ", grade.sign(), t.name, t.state);
     let rest = format!("{lag}  {queue}{rate}");
     // On a narrow terminal the queue goes below.

@@ -180,6 +180,15 @@ function pending(key, t) {
   return list(key, plural(t.pending, "pending path"), "", false, items, t.pending - items.length);
 }
 
+function verified(v) {
+  if (!v) return null;
+  if (v.running) return make("p", { class: "why" }, `Verify runs: ${number(v.files_done)}${v.files_total > 0 ? ` of ${number(v.files_total)}` : ""} entries compared.`);
+  const left = v.differing - v.repaired;
+  const found = v.error || (left > 0 ? `${plural(left, "path")} ${left === 1 ? "differs" : "differ"} from the source: ${v.paths.slice(0, 5).join("; ")}` : "equal to the source");
+  const bad = v.error || left > 0;
+  return v.ended_unix > 0 ? make("p", { class: bad ? "note bad reason" : "why reason" }, `Verified ${ago(v.ended_unix)}: ${found}`) : null;
+}
+
 function card(m, t, verdict) {
   const key = `${m.name}/${t.name}`;
   const line = past && past.targets.find((l) => l.mirror === m.name && l.target === t.name);
@@ -192,6 +201,7 @@ function card(m, t, verdict) {
     why && make("p", { class: "why reason" }, why),
     t.held_reason && make("p", { class: "note bad reason" }, t.held_reason),
     progress && make("p", { class: "why" }, progress),
+    verified(t.verify),
     graph(line, past ? past.step_seconds : 5, t),
     make("dl", {}, fact("Behind", t.lag_seconds > 0 ? span(t.lag_seconds) : "no"), fact("Pending", plural(t.pending, "path")),
       fact("In flight", plural(t.in_flight, "path")), fact("Last confirmed", ago(t.last_success_unix)),
