@@ -28,6 +28,7 @@ mod names;
 mod outages;
 mod privilege;
 mod races;
+mod reload;
 mod renames;
 mod restart;
 mod rewrite;
@@ -136,6 +137,7 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("privilege", privilege::cases()),
         ("lifecycle", lifecycle::cases()),
         ("manager", manager::cases()),
+        ("reload", reload::cases()),
         ("holds", holds::cases()),
         ("steering", steering::cases()),
         ("verify", verify::cases()),

@@ -24,6 +24,9 @@ pub fn cases() -> Vec<Case> {
             m.src.write("f", b"as soon as it was ready");
             m.check();
             assert!(manager.hear(WAIT, |line| line == "STATUS=the target is in sync"), "no such status line");
+            m.daemon.hang_up();
+            let reloading = |text: &str| text.starts_with("RELOADING=1\nMONOTONIC_USEC=");
+            assert!(manager.hear(WAIT, reloading) && manager.hear(WAIT, |line| line == "READY=1"), "a reload is not told");
             m.rsyncd.as_mut().expect("the target is a module").stop();
             m.src.write("g", b"for later");
             let down = |line: &str| {

@@ -124,7 +124,7 @@ Example:
 Exit codes: 0 done, 64 usage, 78 the file is wrong.";
 
 const RUN_HELP: &str = "\
-SIGTERM and SIGINT finish what is pending, at most stop_timeout; SIGUSR1 compares the whole tree.
+SIGTERM and SIGINT finish what is pending, at most stop_timeout; SIGHUP reads the configuration again; SIGUSR1 compares the whole tree.
 
 Example:
   fansync run --config /etc/fansync/fansync.toml

@@ -16,10 +16,12 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use serde::{Deserialize, Serialize};
 
+use crate::config::Mirror;
 use crate::engine;
 use crate::events;
 use crate::explain::{self, Explained};
 use crate::status::{self, Snapshot};
+use crate::sync::probe::RsyncFacts;
 use crate::sys::event::EventFd;
 use crate::verify;
 
@@ -178,11 +180,23 @@ pub enum Command {
     Ask(engine::Question),
     /// Compare the whole tree with every target.
     Reconcile,
+    /// As [`Command::Stop`], with another engine in its place that serves what was asked of this one.
+    Replace(Box<Replacement>),
     /// Send what is pending, then end; at the deadline end anyway.
     Stop {
         /// When to end at the latest.
         deadline: Instant,
     },
+}
+
+/// What an engine is replaced with.
+pub struct Replacement {
+    /// What it will run on.
+    pub mirror: Mirror,
+    /// Its rsync.
+    pub facts: RsyncFacts,
+    /// When to end at the latest.
+    pub deadline: Instant,
 }
 
 /// The way to one engine.
@@ -292,7 +306,7 @@ impl Listener {
                     let engines = engines.clone();
                     let _ = std::thread::Builder::new()
                         .name("fansync-request".into())
-                        .spawn(move || answer(stream, started, &engines.all()));
+                        .spawn(move || answer(stream, started, &engines));
                 }
             })
             .map(drop)
@@ -313,7 +327,7 @@ impl Drop for Listener {
     }
 }
 
-fn answer(stream: UnixStream, started: Instant, engines: &[Handle]) {
+fn answer(stream: UnixStream, started: Instant, engines: &Engines) {
     let _ = stream.set_read_timeout(Some(REQUEST_TIMEOUT));
     let _ = stream.set_write_timeout(Some(REQUEST_TIMEOUT));
     let mut line = String::new();
@@ -333,29 +347,30 @@ fn answer(stream: UnixStream, started: Instant, engines: &[Handle]) {
 }
 
 /// The answer, if it is not given already.
-fn serve_request(request: Request, started: Instant, engines: &[Handle], client: &UnixStream) -> Option<Reply> {
+fn serve_request(request: Request, started: Instant, engines: &Engines, client: &UnixStream) -> Option<Reply> {
+    let all = engines.all();
     Some(match request {
         Request::Status => match snapshot(started, engines, STATUS_TIMEOUT) {
             Ok(snapshot) => Reply::Status(Box::new(snapshot)),
             Err(message) => Reply::Error { message },
         },
-        Request::Flush { mirror, target, timeout_ms } => flush(engines, mirror.as_deref(), target.as_deref(), timeout_ms),
-        Request::Verify { mirror, target, options } => match choose(engines, mirror.as_deref(), target.as_deref()) {
+        Request::Flush { mirror, target, timeout_ms } => flush(&all, mirror.as_deref(), target.as_deref(), timeout_ms),
+        Request::Verify { mirror, target, options } => match choose(&all, mirror.as_deref(), target.as_deref()) {
             Ok(chosen) if chosen.iter().all(|e| e.targets.is_empty()) => {
                 Reply::Error { message: "there is no target to compare, only hooks".into() }
             }
             Ok(chosen) => Reply::Verify { reports: verify::answer(client, &chosen, target.as_deref(), options) },
             Err(reply) => reply,
         },
-        Request::Events { mirror } => match choose(engines, mirror.as_deref(), None) {
+        Request::Events { mirror } => match choose(&all, mirror.as_deref(), None) {
             Ok(chosen) => {
                 let _ = events::serve(client, &chosen); // whatever ends it, nobody listens any more
                 return None;
             }
             Err(reply) => reply,
         },
-        Request::Explain { paths } => explain::answer(engines, &paths),
-        Request::Steer { what, mirror, target } => steer(engines, what, mirror.as_deref(), target.as_deref()),
+        Request::Explain { paths } => explain::answer(&all, &paths),
+        Request::Steer { what, mirror, target } => steer(&all, what, mirror.as_deref(), target.as_deref()),
     })
 }
 
@@ -363,9 +378,10 @@ fn serve_request(request: Request, started: Instant, engines: &[Handle], client:
 ///
 /// # Errors
 /// In words, which engine does not answer.
-pub fn snapshot(started: Instant, engines: &[Handle], patience: Duration) -> Result<Snapshot, String> {
+pub fn snapshot(started: Instant, engines: &Engines, patience: Duration) -> Result<Snapshot, String> {
     let deadline = Instant::now() + patience;
-    let asked: Vec<(&Handle, Receiver<status::Mirror>)> = engines
+    let all = engines.all();
+    let asked: Vec<(&Handle, Receiver<status::Mirror>)> = all
         .iter()
         .map(|e| {
             let (tx, rx) = bounded(1);
@@ -385,6 +401,7 @@ pub fn snapshot(started: Instant, engines: &[Handle], patience: Duration) -> Res
         pid: std::process::id(),
         capabilities: crate::sys::caps::Caps::effective().map(|caps| caps.names()).unwrap_or_default(),
         uptime_seconds: started.elapsed().as_secs_f64(),
+        config_error: engines.trouble(),
         mirrors,
     })
 }

@@ -1,13 +1,14 @@
 //! The process: engines on their threads, signals, the control socket, progress, and the end.
 
+mod crew;
 mod notify;
 mod progress;
+mod reload;
 mod summary;
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::bounded;
@@ -16,17 +17,20 @@ use signal_hook::iterator::Signals;
 
 use crate::config::{Config, Initial};
 use crate::control::{self, Command, Engines, Handle, Listener};
-use crate::engine::{Ended, Engine, StartError};
+use crate::engine::StartError;
 use crate::exit::ExitCode;
 use crate::metrics::sampler::{self, Sampler, Sampling};
 use crate::state::StateError;
 use crate::status;
-use crate::sync::argv;
-use crate::sync::probe::{ProbeError, RsyncFacts};
+use crate::sync::probe::ProbeError;
 use crate::web::http::{HttpError, Server};
 use crate::web::site;
+use crew::Crew;
 use notify::Manager;
 use progress::{DRAW_EVERY, Progress};
+use reload::Reloader;
+
+pub use reload::Reread;
 
 /// At the end, beyond `stop_timeout`: for the last drain, and for saving the state.
 const END_GRACE: Duration = Duration::from_secs(10);
@@ -108,77 +112,54 @@ pub struct Mode {
 enum Wish {
     Stop(&'static str),
     Reconcile,
-    /// An engine's thread has ended.
-    EngineEnded,
+    /// Read the configuration again.
+    Reload,
+    /// The engine of a mirror that was added or changed runs, or why not.
+    Begun {
+        mirror: String,
+        result: Result<(), String>,
+    },
+    /// The thread of this mirror's engine has ended.
+    EngineEnded(String),
 }
 
-/// Tells the others that an engine has ended, by a panic too.
-struct Farewell {
-    wish: mpsc::Sender<Wish>,
-    engines: Engines,
-    mirror: String,
-}
-
-impl Drop for Farewell {
-    fn drop(&mut self) {
-        self.engines.remove(&self.mirror);
-        let _ = self.wish.send(Wish::EngineEnded);
-    }
-}
-
-struct Running {
-    handle: Handle,
-    /// How many changes are not on some target; `None`: the source could not be opened anew.
-    thread: JoinHandle<Option<usize>>,
-}
-
-/// Runs the daemon in the foreground until a signal, or until the work of `--once` is done.
+/// Runs the daemon in the foreground until a signal, or until the work of `--once` is done. `reread`: reads the configuration anew, for
+/// SIGHUP.
 ///
 /// # Errors
 /// What keeps it from starting; see [`Error`].
-pub fn run(config: &Config, mode: Mode) -> Result<ExitCode, Error> {
+pub fn run(config: &Config, mode: Mode, reread: Option<Reread<'_>>) -> Result<ExitCode, Error> {
     let started = Instant::now();
     // Before capabilities go: the port may be one below 1024.
     let http = config.daemon.metrics.map(Server::bind).transpose()?;
-    crate::privilege::drop_surplus(config);
+    let given_up = crate::privilege::drop_surplus(config);
     let (wish, wishes) = signals()?;
     let listener = listen(config, mode)?;
     let socket = listener.path().to_owned();
     let known = Engines::default();
     let manager = Manager::start(&known);
-    let env = argv::environment(std::env::vars_os());
-    let mut engines = Vec::new();
+    let mut crew = Crew::new(known.clone(), wish, config.daemon.state_dir.clone(), mode.state);
+    let mut opened = Vec::new();
     for mirror in &config.mirrors {
-        // Hooks alone need no rsync.
-        let facts = if mirror.targets.is_empty() { RsyncFacts::default() } else { RsyncFacts::probe(&mirror.rsync, &env)? };
-        tracing::debug!(rsync = %mirror.rsync.display(), version = %facts.version, confine_root = facts.confine_root, "rsync");
-        let (engine, handle) = Engine::start(mirror, &facts, &config.daemon.state_dir, mode.state)?;
-        engines.push((engine, handle));
+        let facts = crew.facts(mirror)?;
+        let (engine, handle) = crew.open(mirror, &facts)?;
+        opened.push((mirror, facts, engine, handle));
     }
-    let handles: Vec<Handle> = engines.iter().map(|(_, h)| h.clone()).collect();
-    handles.iter().for_each(|h| known.put(h.clone()));
+    opened.iter().for_each(|(.., handle)| known.put(handle.clone()));
     listener.serve(started, known.clone());
     let _socket = Unlink(socket.clone());
-    let _sampling = tell_metrics(&config.daemon, http, started, known.clone())?;
-    let mut running = Vec::new();
-    for (engine, handle) in engines {
-        let farewell = Farewell { wish: wish.clone(), engines: known.clone(), mirror: handle.mirror.clone() };
-        let thread = std::thread::Builder::new()
-            .name(format!("fansync-{}", handle.mirror))
-            .spawn(move || {
-                let _farewell = farewell;
-                run_on(engine)
-            })
-            .map_err(|source| Error::Setup { what: "an engine thread", source })?;
-        running.push(Running { handle, thread });
+    let _sampling = tell_metrics(&config.daemon, http, started, known)?;
+    for (mirror, facts, engine, handle) in opened {
+        crew.run(mirror.clone(), facts, engine, handle)?;
     }
     tracing::info!(socket = %socket.display(), mirrors = config.mirrors.len(), "watching");
     if let Some(ready) = mode.ready {
         ready();
     }
     manager.ready();
-    let why = watch_over(config, mode, &handles, &wishes, &running);
-    Ok(end(config, why, running, &manager))
+    let mut life = Life { config: config.clone(), mode, crew, manager, reloader: Reloader::new(reread, given_up) };
+    let why = life.watch_over(&wishes);
+    Ok(life.end(why))
 }
 
 /// Serves and writes metrics, as far as the configuration asks for them.
@@ -192,30 +173,13 @@ fn tell_metrics(
         return Ok(None);
     }
     let failed = |source| Error::Setup { what: "the threads of metrics", source };
-    let sampler = Sampler::new(Box::new(move || control::snapshot(started, &engines.all(), sampler::PATIENCE)));
+    let sampler = Sampler::new(Box::new(move || control::snapshot(started, &engines, sampler::PATIENCE)));
     if let Some(http) = http {
         tracing::info!(address = %http.address(), "serving metrics and the status page");
         http.serve(Arc::new(site::daemon(Arc::clone(&sampler)))).map_err(failed)?;
     }
     let file = daemon.metrics_file.as_deref().map(|path| (path, daemon.metrics_interval));
     sampler.start(file).map(Some).map_err(failed)
-}
-
-/// Runs an engine, and those that take its place when its source is to be opened anew.
-fn run_on(mut engine: Engine) -> Option<usize> {
-    loop {
-        match engine.run() {
-            Ended::Stopped(left) => return Some(left),
-            Ended::Again(again) => match Engine::open(*again) {
-                Ok(next) => engine = next,
-                Err(error) => {
-                    let cause = std::error::Error::source(&error).map(|c| format!(": {c}")).unwrap_or_default();
-                    tracing::error!("{error}{cause}; the source cannot be opened anew, so fansync ends. Start it again");
-                    return None;
-                }
-            },
-        }
-    }
 }
 
 struct Unlink(PathBuf);
@@ -249,10 +213,7 @@ fn signals() -> Result<(mpsc::Sender<Wish>, mpsc::Receiver<Wish>), Error> {
         .spawn(move || {
             for signal in signals.forever() {
                 let wish = match signal {
-                    SIGHUP => {
-                        tracing::warn!("SIGHUP does nothing here: restart fansync to read a changed configuration");
-                        continue;
-                    }
+                    SIGHUP => Wish::Reload,
                     SIGUSR1 => Wish::Reconcile,
                     SIGINT => Wish::Stop("SIGINT"),
                     _ => Wish::Stop("SIGTERM"),
@@ -272,40 +233,98 @@ enum End {
     EngineDied,
 }
 
-/// Waits for a signal, and meanwhile shows the first pass and decides about `--once`.
-fn watch_over(config: &Config, mode: Mode, handles: &[Handle], wishes: &mpsc::Receiver<Wish>, running: &[Running]) -> End {
-    let terminal = std::io::stderr().is_terminal();
-    let reconciling = config.mirrors.iter().any(|m| m.initial == Initial::Reconcile);
-    let mut progress = reconciling.then(|| Progress::new(terminal));
-    loop {
-        let pause = match (&progress, mode.once) {
-            (_, true) => Duration::from_millis(20),
-            (Some(_), _) if terminal => DRAW_EVERY,
-            (Some(_), _) => Duration::from_secs(1),
-            (None, _) => Duration::from_secs(24 * 3600), // whatever happens sends a wish
-        };
-        match wishes.recv_timeout(pause) {
-            Ok(Wish::Stop(signal)) => return End::Signal(signal),
-            Ok(Wish::Reconcile) => handles.iter().for_each(|h| {
-                h.tell(Command::Reconcile);
-            }),
-            Ok(Wish::EngineEnded) => return End::EngineDied,
-            Err(_) => {}
-        }
-        if running.iter().any(|r| r.thread.is_finished()) {
-            return End::EngineDied;
-        }
-        if progress.is_some() || mode.once {
-            let mirrors = ask_all(handles);
-            if let Some(p) = &mut progress
-                && p.show(&mirrors)
+/// The daemon between its start and its end.
+struct Life<'a> {
+    config: Config,
+    mode: Mode,
+    crew: Crew,
+    manager: Manager,
+    reloader: Reloader<'a>,
+}
+
+impl Life<'_> {
+    /// Waits for a signal, and meanwhile shows the first pass and decides about `--once`.
+    fn watch_over(&mut self, wishes: &mpsc::Receiver<Wish>) -> End {
+        let terminal = std::io::stderr().is_terminal();
+        let reconciling = self.config.mirrors.iter().any(|m| m.initial == Initial::Reconcile);
+        let mut progress = reconciling.then(|| Progress::new(terminal));
+        loop {
+            let pause = match (&progress, self.mode.once) {
+                (_, true) => Duration::from_millis(20),
+                (Some(_), _) if terminal => DRAW_EVERY,
+                (Some(_), _) => Duration::from_secs(1),
+                (None, _) => Duration::from_secs(24 * 3600), // whatever happens sends a wish
+            };
+            if let Ok(wish) = wishes.recv_timeout(pause)
+                && let Some(end) = self.grant(wish)
             {
-                progress = None;
+                return end;
             }
-            if mode.once
-                && let Some(code) = once_done(&mirrors)
-            {
-                return End::Once(code);
+            if progress.is_some() || self.mode.once {
+                let mirrors = ask_all(&self.crew.engines().all());
+                if let Some(p) = &mut progress
+                    && p.show(&mirrors)
+                {
+                    progress = None;
+                }
+                if self.mode.once
+                    && let Some(code) = once_done(&mirrors)
+                {
+                    return End::Once(code);
+                }
+            }
+        }
+    }
+
+    fn grant(&mut self, wish: Wish) -> Option<End> {
+        let Life { config, crew, manager, reloader, .. } = self;
+        match wish {
+            Wish::Stop(signal) => return Some(End::Signal(signal)),
+            Wish::Reconcile => crew.tell(|| Command::Reconcile),
+            Wish::Reload => reloader.ask(config, crew, manager),
+            Wish::Begun { mirror, result } => reloader.begun(&mirror, result, crew, manager),
+            Wish::EngineEnded(mirror) => {
+                if !crew.let_go(&mirror) {
+                    return Some(End::EngineDied);
+                }
+                reloader.gone(&mirror, crew, manager);
+            }
+        }
+        if reloader.is_due_again() {
+            reloader.ask(config, crew, manager);
+        }
+        None
+    }
+
+    /// Tells every engine to finish, waits for it, and says what is left.
+    fn end(self, why: End) -> ExitCode {
+        let patience = match why {
+            End::Signal(signal) => {
+                let patience = self.config.daemon.stop_timeout;
+                tracing::info!("{signal}: finishing what is pending, at most {patience:?}");
+                patience
+            }
+            End::Once(_) | End::EngineDied => Duration::ZERO,
+        };
+        self.manager.stopping(patience + END_GRACE);
+        // The children need a moment of the time to end.
+        let deadline = Instant::now() + patience.mul_f64(0.9);
+        self.crew.tell(|| Command::Stop { deadline });
+        let left = self.crew.join();
+        match why {
+            End::Once(code) => code,
+            _ if left.died => ExitCode::Bug,
+            _ if left.lost => ExitCode::Unavailable,
+            _ if left.changes > 0 => {
+                tracing::warn!(
+                    paths = left.changes,
+                    "stopped with changes that are not on every target; the next start finds them"
+                );
+                ExitCode::Done
+            }
+            _ => {
+                tracing::info!("stopped, every target holds every change");
+                ExitCode::Done
             }
         }
     }
@@ -362,48 +381,9 @@ fn once_done(mirrors: &[status::Mirror]) -> Option<ExitCode> {
     Some(worst)
 }
 
-/// Tells every engine to finish, waits for it, and says what is left.
-fn end(config: &Config, why: End, running: Vec<Running>, manager: &Manager) -> ExitCode {
-    let patience = match why {
-        End::Signal(signal) => {
-            tracing::info!("{signal}: finishing what is pending, at most {:?}", config.daemon.stop_timeout);
-            config.daemon.stop_timeout
-        }
-        End::Once(_) | End::EngineDied => Duration::ZERO,
-    };
-    manager.stopping(patience + END_GRACE);
-    // The children need a moment of the time to end.
-    let deadline = Instant::now() + patience.mul_f64(0.9);
-    for r in &running {
-        r.handle.tell(Command::Stop { deadline });
-    }
-    let mut left = 0;
-    let mut died = false;
-    let mut lost = false;
-    for r in running {
-        let mirror = r.handle.mirror.clone();
-        match r.thread.join() {
-            Ok(Some(n)) => left += n,
-            Ok(None) => lost = true,
-            Err(_) => {
-                died = true;
-                tracing::error!(%mirror, "the engine ended by a bug; its last message is above. Restart fansync: it finds what is missing");
-            }
-        }
-    }
-    match why {
-        End::Once(code) => code,
-        _ if died => ExitCode::Bug,
-        _ if lost => ExitCode::Unavailable,
-        _ if left > 0 => {
-            tracing::warn!(paths = left, "stopped with changes that are not on every target; the next start finds them");
-            ExitCode::Done
-        }
-        _ => {
-            tracing::info!("stopped, every target holds every change");
-            ExitCode::Done
-        }
-    }
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(error.source(), |e| e.source()).fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// The socket that `status` and `flush` use when none is named: the usual one, or the only one there is beside it.

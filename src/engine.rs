@@ -52,7 +52,6 @@ use crate::sync::target::{self, Context, TOKEN_BASE, Target};
 use crate::sys::event::EventFd;
 use crate::sys::reactor::{Backend, Interest, Reactor};
 use crate::sys::statx::Statter;
-use crate::verify::background;
 use asking::Asked;
 use commands::Flush;
 use follow::Written;
@@ -127,6 +126,34 @@ pub struct Again {
     keep: bool,
     /// Somebody said that the source is meant: what it lacks may be deleted.
     accepted: bool,
+    /// Asked of the engine before, and not answered.
+    flushes: Vec<Flush>,
+    /// The configuration is another one: what it was before.
+    before: Option<Box<(Mirror, RsyncFacts)>>,
+}
+
+impl Again {
+    /// The mirror's name.
+    pub fn mirror(&self) -> &str {
+        &self.mirror.name
+    }
+
+    /// The same with the configuration before, where it is another.
+    pub fn before(&self) -> Option<Again> {
+        let (mirror, facts) = self.before.as_deref()?.clone();
+        Some(Again {
+            mirror,
+            facts,
+            state_dir: self.state_dir.clone(),
+            commands: self.commands.clone(),
+            wake: Arc::clone(&self.wake),
+            turns: Arc::clone(&self.turns),
+            keep: self.keep,
+            accepted: self.accepted,
+            flushes: self.flushes.clone(),
+            before: None,
+        })
+    }
 }
 
 /// See the module's text.
@@ -164,6 +191,8 @@ pub struct Engine {
     held: Option<Hold>,
     /// The source is to be opened anew; whether somebody accepted it.
     begin_again: Option<bool>,
+    /// The configuration that the mirror is to go on with.
+    successor: Option<Box<(Mirror, RsyncFacts)>>,
     next_root_check: Duration,
     next_full: Option<Duration>,
     stop_at: Option<Instant>,
@@ -191,6 +220,15 @@ impl Engine {
     ///
     /// `keep`: whether the state is kept in `state_dir`, so that the next start need not compare everything.
     pub fn start(mirror: &Mirror, facts: &RsyncFacts, state_dir: &Path, keep: bool) -> Result<(Engine, Handle), StartError> {
+        let (again, handle) = Engine::prepare(mirror, facts, state_dir, keep)?;
+        Ok((Engine::open(again)?, handle))
+    }
+
+    /// What [`Engine::open`] needs, and the way to the engine; it is taken in once that runs.
+    ///
+    /// # Errors
+    /// [`StartError::Setup`].
+    pub fn prepare(mirror: &Mirror, facts: &RsyncFacts, state_dir: &Path, keep: bool) -> Result<(Again, Handle), StartError> {
         let wake = EventFd::new().map_err(|source| StartError::Setup {
             mirror: mirror.name.clone(),
             what: "cannot make an eventfd",
@@ -206,6 +244,8 @@ impl Engine {
             turns: Arc::default(),
             keep,
             accepted: false,
+            flushes: Vec::new(),
+            before: None,
         };
         let handle = Handle {
             mirror: mirror.name.clone(),
@@ -214,9 +254,7 @@ impl Engine {
             wake: Arc::clone(&again.wake),
             turns: Arc::clone(&again.turns),
         };
-        let engine = Engine::open(again)?;
-        background::start(mirror, &handle);
-        Ok((engine, handle))
+        Ok((again, handle))
     }
 
     /// The same on a channel that is there already.
@@ -224,7 +262,7 @@ impl Engine {
     /// # Errors
     /// See [`StartError`].
     pub fn open(again: Again) -> Result<Engine, StartError> {
-        let Again { mirror, facts, state_dir, commands, wake, turns, keep, accepted } = again;
+        let Again { mirror, facts, state_dir, commands, wake, turns, keep, accepted, flushes, .. } = again;
         let (mirror, facts, state_dir) = (&mirror, &facts, state_dir.as_path());
         let setup = |what| move |source| StartError::Setup { mirror: mirror.name.clone(), what, source };
         let mut begin = Begin::now().map_err(setup("cannot read the clocks"))?;
@@ -276,6 +314,7 @@ impl Engine {
             next_unwatched: None,
             held: None,
             begin_again: None,
+            successor: None,
             next_root_check: Duration::ZERO,
             next_full: mirror.full_every,
             stop_at: None,
@@ -297,6 +336,7 @@ impl Engine {
                 });
             }
         }
+        engine.take_over(flushes);
         Ok(engine)
     }
 
@@ -347,6 +387,9 @@ impl Engine {
                 self.keep_record(true);
                 self.leave();
                 self.hooks.stop(self.stop_at.unwrap_or_else(Instant::now));
+                if self.successor.is_some() {
+                    return Ended::Again(Box::new(self.again(false)));
+                }
                 return Ended::Stopped(self.targets.iter().map(Target::unconfirmed).sum());
             }
             if let Some(accepted) = self.begin_again {

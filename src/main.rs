@@ -8,7 +8,7 @@ use std::time::Duration;
 use fansync::cli::{self, CheckArgs, Command, SteerArgs};
 use fansync::config::{Config, ConfigErrors, Daemon, LogConfig, LogFormat};
 use fansync::control::{self, Reply, Request, Steer};
-use fansync::daemon::{self, Mode};
+use fansync::daemon::{self, Mode, Reread};
 use fansync::events::{self, EventsArgs, Followed};
 use fansync::exit::ExitCode;
 use fansync::explain::{self, ExplainArgs};
@@ -32,12 +32,13 @@ fn main() -> ProcessExit {
         Command::Mirror(args) => match Config::for_mirror(&args.source, &args.targets, &args.overrides()) {
             Ok(config) if args.dry_run => rehearse(&config),
             Ok(config) => {
-                run(&config, Mode { once: args.once, any_socket: args.socket.is_none(), state: false, ..Mode::default() })
+                let mode = Mode { once: args.once, any_socket: args.socket.is_none(), state: false, ..Mode::default() };
+                run(&config, mode, None)
             }
             Err(errors) => refuse(&errors),
         },
         Command::Run(args) => match Config::load(&args.config) {
-            Ok(config) => run(&config, Mode { state: true, ..Mode::default() }),
+            Ok(config) => run(&config, Mode { state: true, ..Mode::default() }, Some(&|| Config::load(&args.config))),
             Err(errors) => refuse(&errors),
         },
         Command::Sersync(args) => sersync(&args),
@@ -194,7 +195,9 @@ fn sersync(args: &SersyncArgs) -> ExitCode {
     for note in &loaded.notes {
         tracing::info!(line = note.line, "{}: {}", args.file.display(), note.text);
     }
-    serve(&loaded.config, Mode { state: true, any_socket: true, ready: Some(detach::ready), ..Mode::default() })
+    let mode = Mode { state: true, any_socket: true, ready: Some(detach::ready), ..Mode::default() };
+    let reread = || fansync::sersync::load(&args.file, &Flags::from(args)).map(|loaded| loaded.config);
+    serve(&loaded.config, mode, Some(&reread))
 }
 
 fn refuse(errors: &ConfigErrors) -> ExitCode {
@@ -226,13 +229,13 @@ fn log_to_stderr(log: LogConfig) {
     }
 }
 
-fn run(config: &Config, mode: Mode) -> ExitCode {
+fn run(config: &Config, mode: Mode, reread: Option<Reread<'_>>) -> ExitCode {
     log_to_stderr(config.daemon.log);
-    serve(config, mode)
+    serve(config, mode, reread)
 }
 
-fn serve(config: &Config, mode: Mode) -> ExitCode {
-    match daemon::run(config, mode) {
+fn serve(config: &Config, mode: Mode, reread: Option<Reread<'_>>) -> ExitCode {
+    match daemon::run(config, mode, reread) {
         Ok(code) => code,
         Err(error) => {
             fail(&error, error.help());

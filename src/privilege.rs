@@ -58,16 +58,32 @@ fn of_children(mirrors: &[Mirror]) -> Option<Caps> {
         .try_fold(Caps::of(&[]), |all, one| Some(all.with(one?)))
 }
 
-/// Gives up what the daemon does not need. Before the first thread.
-pub fn drop_surplus(config: &Config) {
+/// What the daemon needs beside what its children need.
+fn own() -> Caps {
+    Caps::of(&[Capability::CAP_SYS_ADMIN, Capability::CAP_DAC_READ_SEARCH, Capability::CAP_SETPCAP])
+}
+
+/// Gives up what the daemon does not need, and returns that. Before the first thread.
+pub fn drop_surplus(config: &Config) -> Caps {
+    let none = Caps::of(&[]);
     let Some(children) = of_children(&config.mirrors) else {
         tracing::info!("every capability is kept, for a remote shell other than ssh may need any");
-        return;
+        return none;
     };
-    let own = Caps::of(&[Capability::CAP_SYS_ADMIN, Capability::CAP_DAC_READ_SEARCH, Capability::CAP_SETPCAP]);
-    if let Err(error) = sys::keep_only(own.with(children), children) {
+    let before = Caps::effective().unwrap_or(none);
+    let kept = own().with(children);
+    if let Err(error) = sys::keep_only(kept, children) {
         tracing::warn!(%error, "cannot give up the capabilities that are not needed; going on with them");
+        return none;
     }
+    before.without(kept)
+}
+
+/// What `config` needs of what was given up; `None` when it needs nothing of that.
+pub fn lacks(config: &Config, given_up: Caps) -> Option<String> {
+    let needed = of_children(&config.mirrors).map_or(given_up, |children| own().with(children).in_common(given_up));
+    let names = needed.names();
+    (!names.is_empty()).then(|| names.join(" "))
 }
 
 #[cfg(test)]
@@ -97,5 +113,20 @@ mod tests {
         assert_eq!(of_children(std::slice::from_ref(&mirror)).unwrap().names().len(), 6);
         mirror.targets[1].ssh = Some("runuser -u me -- ssh".into());
         assert_eq!(of_children(&[mirror]), None);
+    }
+
+    #[test]
+    fn what_was_given_up_is_not_there_for_another_configuration() {
+        let of = |url: &str, ssh: Option<&str>| {
+            let mut mirror = Mirror::new("m", "/s");
+            mirror.targets = vec![Target::new("a", Location::parse(url).unwrap())];
+            mirror.targets[0].ssh = ssh.map(Into::into);
+            Config { daemon: crate::config::Daemon::default(), mirrors: vec![mirror] }
+        };
+        let given_up = Caps::of(&[Capability::CAP_CHOWN, Capability::CAP_MKNOD, Capability::CAP_NET_ADMIN]);
+        assert_eq!(lacks(&of("rsync://h/m", None), given_up), None);
+        assert_eq!(lacks(&of("/d", None), given_up).unwrap(), "CAP_CHOWN CAP_MKNOD");
+        assert_eq!(lacks(&of("h:/d", Some("sudo -u me ssh")), given_up).unwrap(), "CAP_CHOWN CAP_NET_ADMIN CAP_MKNOD");
+        assert_eq!(lacks(&of("h:/d", Some("sudo -u me ssh")), Caps::of(&[])), None, "nothing was given up");
     }
 }

@@ -20,6 +20,9 @@ pub struct Snapshot {
     /// Capabilities in force, as in capabilities(7).
     #[serde(default)]
     pub capabilities: Vec<String>,
+    /// Why the configuration in force is not that of the file, with its place there; empty when it is.
+    #[serde(default)]
+    pub config_error: String,
     /// One per `[[mirror]]`.
     pub mirrors: Vec<Mirror>,
 }
@@ -302,6 +305,9 @@ impl Snapshot {
             "capabilities {}",
             if self.capabilities.is_empty() { "none".into() } else { self.capabilities.join(" ") }
         );
+        if !self.config_error.is_empty() {
+            let _ = writeln!(out, "CONFIG {}", self.config_error);
+        }
         for m in &self.mirrors {
             let _ = writeln!(out, "\nmirror {}  {}", m.name, m.source);
             if !m.held.is_empty() {
@@ -493,6 +499,7 @@ pub(crate) mod tests {
             pid: 1,
             uptime_seconds: 0.5,
             capabilities: vec!["CAP_SYS_ADMIN".into()],
+            config_error: "/etc/fansync.toml:4:1: unknown key".into(),
             mirrors: vec![mirror],
         }
     }
@@ -501,6 +508,7 @@ pub(crate) mod tests {
     fn a_human_sees_what_is_wrong() {
         let text = snapshot().human();
         for want in [
+            "CONFIG /etc/fansync.toml:4:1: unknown key",
             "state   down: connection refused (next try in 4.0s)",
             "lag     1m 15s; 3 pending",
             "queue_overflow: 2 (compared again)",

@@ -71,6 +71,20 @@ impl ConfigErrors {
         &self.problems
     }
 
+    /// Each problem as `FILE:LINE:COLUMN: what`, for places that take one line.
+    pub fn one_line_each(&self) -> Vec<String> {
+        let line = |problem: &Problem| {
+            let file = self.file.as_deref().map(|f| format!("{}:", f.display())).unwrap_or_default();
+            let place = problem
+                .at
+                .as_ref()
+                .map(|at| line_and_column(&self.text, at.start))
+                .map(|(line, column)| format!("{line}:{column}:"));
+            format!("{file}{} {}", place.unwrap_or_default(), problem.message).trim_start().to_owned()
+        };
+        self.problems.iter().map(line).collect()
+    }
+
     fn cite(&self, f: &mut fmt::Formatter<'_>, problem: &Problem) -> fmt::Result {
         write!(f, "error: {}", problem.message)?;
         let file = self.file.as_deref().map(Path::display);
@@ -143,6 +157,7 @@ mod tests {
         );
         let want = "error: first\n --> /etc/f.toml\n\nerror: late\n --> /etc/f.toml:2:9\n  |\n2 | \tstop = \"é\u{fffd}\"\n  | \t       ^^^^\nhelp: do this";
         assert_eq!(errors.to_string(), want);
+        assert_eq!(errors.one_line_each(), ["/etc/f.toml: first", "/etc/f.toml:2:9: late"]);
     }
 
     #[test]

@@ -4,14 +4,27 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use super::Handle;
 
-/// The ways to all engines. Clones share one list.
+/// The ways to all engines, and what is to be known of all together. Clones share one value.
 #[derive(Clone, Default)]
-pub struct Engines(Arc<RwLock<Arc<[Handle]>>>);
+pub struct Engines {
+    list: Arc<RwLock<Arc<[Handle]>>>,
+    note: Arc<RwLock<String>>,
+}
 
 impl Engines {
     /// The engines of this moment.
     pub fn all(&self) -> Arc<[Handle]> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.list.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Why the configuration in force is not that of the file; empty when it is.
+    pub fn trouble(&self) -> String {
+        self.note.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What [`Engines::trouble`] tells from now on.
+    pub fn note(&self, trouble: String) {
+        *self.note.write().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 
     /// From now on this one, too, in the place of that of the same mirror if there is one.
@@ -33,7 +46,7 @@ impl Engines {
     }
 
     fn change(&self, how: impl FnOnce(&mut Vec<Handle>)) {
-        let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut list = self.list.write().unwrap_or_else(PoisonError::into_inner);
         let mut handles = list.to_vec();
         how(&mut handles);
         *list = handles.into();

@@ -33,6 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// What the daemon is about to do, or has done.
 enum Word {
     Ready,
+    Reloading,
     Stopping(Duration),
 }
 
@@ -62,6 +63,16 @@ impl Manager {
 
     /// Everything is watched.
     pub(super) fn ready(&self) {
+        self.say(Word::Ready);
+    }
+
+    /// The configuration is read again.
+    pub(super) fn reloading(&self) {
+        self.say(Word::Reloading);
+    }
+
+    /// That is over, well or not.
+    pub(super) fn reloaded(&self) {
         self.say(Word::Ready);
     }
 
@@ -124,6 +135,12 @@ impl Speaker {
                 self.phase = Phase::Running;
                 tell(&[NotifyState::Ready]);
             }
+            Word::Reloading => {
+                self.phase = Phase::Busy;
+                // Both in one message, or systemd 253 and later takes the reload for failed.
+                let now = NotifyState::monotonic_usec_now();
+                tell(&[Some(NotifyState::Reloading), now.ok()].into_iter().flatten().collect::<Vec<_>>());
+            }
             Word::Stopping(patience) => {
                 self.phase = Phase::Stopping;
                 tell(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(micros(patience))]);
@@ -134,13 +151,14 @@ impl Speaker {
 
     fn pulse(&mut self) {
         let engines = self.engines.all();
-        let turned = self.turned(&engines);
-        if turned && self.watchdog {
-            tell(&[NotifyState::Watchdog]);
-        }
+        let mut turned = self.turned(&engines);
         engines.iter().for_each(|e| e.wake.wake());
         if self.phase == Phase::Busy && self.more.is_due(Instant::now(), used()) {
             tell(&[NotifyState::ExtendTimeoutUsec(micros(EXTEND_BY))]);
+            turned = true; // an engine that a reload replaces sets its marks
+        }
+        if turned && self.watchdog {
+            tell(&[NotifyState::Watchdog]);
         }
         if Instant::now() >= self.next_line {
             self.show();
@@ -189,7 +207,10 @@ impl Speaker {
                 Err(_) => return format!("mirror {} does not answer", engine.mirror),
             }
         }
-        summary::line(&mirrors)
+        match self.engines.trouble() {
+            trouble if trouble.is_empty() => summary::line(&mirrors),
+            trouble => format!("{}; {}", summary::line(&mirrors), trouble.replace('\n', " ")),
+        }
     }
 }
 

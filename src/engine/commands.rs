@@ -10,6 +10,7 @@ use crate::dirty::{Epoch, Seen};
 use crate::sync::target::Target;
 
 /// A flush that somebody waits for.
+#[derive(Clone)]
 pub(super) struct Flush {
     pub(super) token: u64,
     pub(super) only: Option<String>,
@@ -49,17 +50,45 @@ impl Engine {
                     self.distrust_all();
                     self.see_all(b"", Seen::Subtree);
                 }
+                // A stop for good stays one.
+                Ok(Command::Replace(_)) if self.stop_at.is_some() && self.successor.is_none() => {}
+                Ok(Command::Replace(with)) => {
+                    tracing::info!(mirror = %self.mirror.name, "the mirror's configuration is another; it begins anew with it");
+                    self.successor = Some(Box::new((with.mirror, with.facts)));
+                    self.wind_up(with.deadline);
+                }
                 Ok(Command::Stop { deadline }) => {
-                    self.stop_at = Some(deadline);
-                    for at in 0..self.targets.len() {
-                        self.with_target(at, |target, cx| target.stop(cx));
-                    }
-                    self.next_token += 1;
-                    self.stop_drain = Some(self.next_token);
-                    self.reader.request_drain(self.next_token);
+                    self.successor = None;
+                    self.wind_up(deadline);
                 }
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => return,
             }
+        }
+    }
+
+    /// From here on nothing is delayed, and the engine ends once all that can be sent is, or at the deadline.
+    fn wind_up(&mut self, deadline: Instant) {
+        self.stop_at = Some(self.stop_at.map_or(deadline, |at| at.min(deadline)));
+        for at in 0..self.targets.len() {
+            self.with_target(at, |target, cx| target.stop(cx));
+        }
+        self.next_token += 1;
+        self.stop_drain = Some(self.next_token);
+        self.reader.request_drain(self.next_token);
+    }
+
+    /// Takes over flushes that the engine before did not answer: what they wait for is found by the walk, so they begin anew.
+    pub(super) fn take_over(&mut self, flushes: Vec<Flush>) {
+        for flush in flushes {
+            if let Some(name) = flush.only.as_ref().filter(|name| self.targets.iter().all(|t| t.cfg.name != **name)) {
+                let why = "the configuration has this target no more".into();
+                let target = format!("{}/{name}", self.mirror.name);
+                let _ = flush.reply.send(vec![Waiting { target, why, unreachable: false }]);
+                continue;
+            }
+            self.next_token += 1;
+            self.reader.request_drain(self.next_token);
+            self.flushes.push(Flush { token: self.next_token, drained: false, waits: None, ..flush });
         }
     }
 

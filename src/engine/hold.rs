@@ -156,7 +156,11 @@ impl Engine {
 
     /// What the next engine of this mirror begins with.
     pub(super) fn again(self, accepted: bool) -> Again {
-        let Engine { mirror, facts, state_dir, keep, commands, wake, turns, .. } = self;
-        Again { mirror, facts, state_dir, commands, wake, turns, keep, accepted }
+        let Engine { mirror, facts, state_dir, keep, commands, wake, turns, flushes, successor, .. } = self;
+        let ((mirror, facts), before) = match successor {
+            Some(next) => (*next, Some(Box::new((mirror, facts)))),
+            None => ((mirror, facts), None),
+        };
+        Again { mirror, facts, state_dir, commands, wake, turns, keep, accepted, flushes, before }
     }
 }

@@ -53,6 +53,18 @@ impl Caps {
         Caps(self.0 | other.0)
     }
 
+    /// Those that `other` has not.
+    #[must_use]
+    pub fn without(self, other: Caps) -> Caps {
+        Caps(self.0 & !other.0)
+    }
+
+    /// Those that `other` has, too.
+    #[must_use]
+    pub fn in_common(self, other: Caps) -> Caps {
+        Caps(self.0 & other.0)
+    }
+
     /// Their names, as in capabilities(7).
     pub fn names(self) -> Vec<String> {
         self.list().map(|cap| cap.to_string()).collect()

@@ -4,8 +4,9 @@
 //! comes one interval after the start. What differs is told, and put right unless `verify_repair` says no: a difference that
 //! nothing explains is a change that was lost, and none may stay lost that is known.
 //!
-//! The thread of a mirror ends at the first turn at which its engine has ended.
+//! The thread of a mirror ends when its [`Verifying`] is dropped, or at the first turn at which its engine has ended.
 
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,20 +21,27 @@ static TURN: Mutex<()> = Mutex::new(());
 /// Paths that the log names.
 const NAMED: usize = 5;
 
+/// Keeps the thread of a mirror running; where the mirror wants none, nothing.
+#[derive(Default)]
+pub(crate) struct Verifying {
+    _lives: Option<mpsc::Sender<()>>,
+}
+
 /// Starts the thread of a mirror that wants one.
-pub(crate) fn start(mirror: &Mirror, engine: &Handle) {
-    let Some(every) = mirror.verify_every else { return };
+pub(crate) fn start(mirror: &Mirror, engine: &Handle) -> Verifying {
+    let Some(every) = mirror.verify_every else { return Verifying::default() };
+    let (lives, ended) = mpsc::channel();
     let options = Options { checksum: mirror.verify_checksum, repair: mirror.verify_repair };
     let engine = engine.clone();
-    let thread = std::thread::Builder::new().name("fansync-verify".into()).spawn(move || run(&engine, every, options));
+    let thread = std::thread::Builder::new().name("fansync-verify".into()).spawn(move || run(&engine, every, options, &ended));
     if let Err(error) = thread {
         tracing::error!(mirror = %mirror.name, %error, "targets are not verified: no thread can be started for it; restart fansync");
     }
+    Verifying { _lives: Some(lives) }
 }
 
-fn run(engine: &Handle, every: Duration, options: Options) {
-    loop {
-        std::thread::sleep(every);
+fn run(engine: &Handle, every: Duration, options: Options, ended: &mpsc::Receiver<()>) {
+    while ended.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
         for target in &engine.targets {
             let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
             let live = Live::new(engine.clone(), target.clone());

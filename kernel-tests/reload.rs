@@ -1,0 +1,168 @@
+//! The configuration read again: what changed begins anew and misses nothing, what did not is not touched.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use crate::fixture::daemon::{Config, Daemon, MirrorTable, TargetTable, Until};
+use crate::fixture::fs::{Fs, Ground, work_dir};
+use crate::fixture::proc::{descendants, poll_until};
+use crate::fixture::rsyncd::Rsyncd;
+use crate::fixture::tree::{Dir, Times, differences};
+use crate::fixture::{Case, Run, Setup, To, WAIT, case};
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        case("a_bad_file_changes_nothing", &[Fs::Tmpfs], |fs| {
+            let m = Setup::new(fs).start()?;
+            m.check();
+            let before = waiting(&m.daemon);
+            let path = m.write_config();
+            let good = fs::read_to_string(&path).expect("the config can be read");
+            for (bad, says) in [
+                (good.replace("[[mirror]]", "[[mirror]]\nno_such_key = 1"), "unknown key"),
+                (good.replace(&m.src.root().display().to_string(), "/nowhere/at/all"), "cannot open the source /nowhere/at/all"),
+                (good.replace("rsync://127.0.0.1", "/tmp/127.0.0.1"), "CAP_CHOWN"),
+            ] {
+                assert_ne!(bad, good);
+                fs::write(&path, &bad).expect("the config can be written");
+                assert!(!m.daemon.reload(), "a bad file is taken:\n{bad}");
+                let told = m.daemon.status().config_error;
+                assert!(told.contains(says) && m.daemon.log().contains(&told), "the status says {told:?}");
+                if says == "unknown key" {
+                    let line = bad.lines().position(|l| l.starts_with("no_such_key")).expect("it is there") + 1;
+                    assert!(told.contains(&format!("fansync.toml:{line}:1:")), "no place in {told:?}");
+                }
+            }
+            assert_eq!(everyone(&m.daemon, &before), before, "processes that stood by were ended");
+            m.src.write("f", b"goes on");
+            m.check();
+            m.write_config();
+            assert!(m.daemon.reload() && m.daemon.status().config_error.is_empty());
+            Ok(())
+        }),
+        case("mirrors_come_and_go_beside_one_that_stays", &[Fs::Tmpfs], come_and_go),
+        case("targets_come_and_go_and_what_is_pending_stays", &[Fs::Tmpfs], |fs| {
+            let mut m = Setup::new(fs).targets(&[To::Module, To::Local]).start()?;
+            m.check();
+            m.rsyncd.as_mut().expect("a target is a module").stop();
+            (0..40).for_each(|n| m.src.write(format!("pending {n}"), b"while the target is away"));
+            m.daemon.flush(Some("t2"));
+            let mut second = None;
+            m.configure(|table| second = table.target.pop());
+            m.write_config();
+            assert!(m.daemon.reload());
+            let names: Vec<String> = m.daemon.status().mirrors.remove(0).targets.into_iter().map(|t| t.name).collect();
+            assert_eq!(names, ["t1"]);
+            m.src.write("later", b"for the first alone");
+            m.rsyncd.as_mut().expect("a target is a module").restart();
+            m.daemon.flush(None);
+            let found = differences(m.src.root(), m.dst().root(), Times::All, &|_| false);
+            assert!(found.is_empty(), "what was pending is missing:\n{found}");
+            assert_eq!(m.targets[1].dir.read("later"), None, "a target that is no more was sent to");
+            m.configure(|table| table.target.extend(second));
+            m.write_config();
+            assert!(m.daemon.reload());
+            m.check();
+            Ok(())
+        }),
+        case("another_filter", &[Fs::Tmpfs], |fs| {
+            let mut m = Setup::new(fs).exclude(&["*.old"]).start()?;
+            m.src.write("a.old", b"left out at first");
+            m.src.write("b.tmp", b"left out later");
+            m.daemon.flush(None);
+            assert_eq!(m.dst().read("a.old"), None);
+            m.configure(|table| table.exclude = vec!["*.tmp".into()]);
+            m.write_config();
+            assert!(m.daemon.reload());
+            m.src.remove("b.tmp");
+            m.daemon.flush(None);
+            assert_eq!(m.dst().read("a.old").as_deref(), Some(&b"left out at first"[..]), "what is included now did not arrive");
+            assert!(m.dst().read("b.tmp").is_some(), "what is excluded now was deleted");
+            m.src.write("a.old", b"and is followed");
+            m.check_but(Times::All, &|path| path.ends_with("b.tmp"));
+            Ok(())
+        }),
+        case("nothing_is_missed_meanwhile", &[Fs::Ext4], |fs| {
+            let mut m = Setup::new(fs).start()?;
+            (0..10).for_each(|n| m.src.mkdir(format!("d{n}")));
+            m.check();
+            for round in 0..3 {
+                m.configure(|table| drop(table.batch.insert("max_paths".into(), (10_000 + round).into())));
+                m.write_config();
+                m.daemon.hang_up();
+                for n in 0..300 {
+                    m.src.write(format!("d{}/{round} {n}", n % 10), format!("{n}"));
+                }
+                m.src.rename("d3", format!("moved {round}"));
+                m.src.mkdir("d3");
+                // Asked of the engine that ends, or of the one that comes.
+                m.check();
+            }
+            let again = || (m.daemon.log().matches("the configuration is in force").count() == 3).then_some(());
+            assert!(poll_until(WAIT, again).is_some(), "not every reload came to its end");
+            let how = m.daemon.status().mirrors.remove(0).start;
+            assert_eq!((how.how.as_str(), how.why.as_str()), ("walk", ""), "{how:?}");
+            Ok(())
+        }),
+    ]
+}
+
+/// The processes that stand by for every target.
+fn waiting(daemon: &Daemon) -> BTreeSet<i32> {
+    let standing = || {
+        let standby: u64 = daemon.status().mirrors.iter().flat_map(|m| &m.targets).map(|t| t.standby).sum();
+        let found: BTreeSet<i32> = descendants(daemon.pid()).iter().map(|pid| pid.as_raw()).collect();
+        (standby >= 2 && found.len() as u64 == standby).then_some(found)
+    };
+    poll_until(WAIT, standing).expect("processes stand by")
+}
+
+/// Those of `before` that live.
+fn everyone(daemon: &Daemon, before: &BTreeSet<i32>) -> BTreeSet<i32> {
+    descendants(daemon.pid()).iter().map(|pid| pid.as_raw()).filter(|pid| before.contains(pid)).collect()
+}
+
+fn come_and_go(fs: Fs) -> Run<()> {
+    let work = work_dir();
+    let ground = Ground::new(fs, work.path())?;
+    let dirs: Vec<Dir> = ["one", "two"].iter().map(|name| Dir::new(work.path().join(name))).collect();
+    dirs.iter().for_each(|dir| dir.mkdir("."));
+    let modules: Vec<_> = ["one", "two"].iter().zip(&dirs).map(|(n, dir)| (n.to_string(), dir.root().to_path_buf())).collect();
+    let rsyncd = Rsyncd::start(work.path(), &modules)?;
+    let table = |name: &str, source: &Dir| MirrorTable {
+        name: name.into(),
+        source: source.root().into(),
+        target: vec![TargetTable { name: "t".into(), url: rsyncd.url(name), ..TargetTable::default() }],
+        ..MirrorTable::default()
+    };
+    let (one, two) = (table("one", &ground.src), table("two", &ground.out));
+    let config = Config::new(work.path(), vec![one.clone()]);
+    let daemon = Daemon::run(work.path(), &config, Until::Reconciled);
+    let before = waiting(&daemon);
+    let runs = |daemon: &Daemon| daemon.status().mirrors[0].targets[0].runs;
+    let had = runs(&daemon);
+    let take = |mirrors: Vec<MirrorTable>| {
+        Config::new(work.path(), mirrors).write(work.path());
+        assert!(daemon.reload(), "a good file is not taken\n{}", daemon.report());
+    };
+    let names = || daemon.status().mirrors.into_iter().map(|m| m.name).collect::<Vec<_>>();
+
+    ground.out.write("f", b"there before");
+    take(vec![one.clone(), two]);
+    assert_eq!(names(), ["one", "two"]);
+    ground.out.write("g", b"and after");
+    daemon.flush(None);
+    let found = differences(ground.out.root(), dirs[1].root(), Times::All, &|_| false);
+    assert!(found.is_empty(), "the new mirror's target differs:\n{found}");
+    take(vec![one]);
+    assert_eq!(names(), ["one"]);
+    let threads = fs::read_dir(format!("/proc/{}/task", daemon.pid())).expect("the daemon lives").flatten();
+    let left = threads.filter_map(|t| fs::read_to_string(t.path().join("comm")).ok()).find(|name| name.contains("two"));
+    assert_eq!(left, None, "the removed mirror runs on");
+    assert_eq!((runs(&daemon), everyone(&daemon, &before)), (had, before), "the mirror that stayed was touched");
+    ground.src.write("f", b"and works");
+    daemon.flush(None);
+    let found = differences(ground.src.root(), dirs[0].root(), Times::All, &|_| false);
+    assert!(found.is_empty(), "it differs:\n{found}");
+    Ok(())
+}

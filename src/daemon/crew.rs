@@ -1,0 +1,243 @@
+//! The engines on their threads: begun, replaced by ones with another configuration, ended.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use super::{Error, Wish, chain};
+use crate::config::Mirror;
+use crate::control::{Command, Engines, Handle, Replacement};
+use crate::engine::{Again, Ended, Engine, StartError};
+use crate::sync::argv;
+use crate::sync::probe::{ProbeError, RsyncFacts};
+use crate::verify::background::{self, Verifying};
+
+/// One mirror as it runs.
+struct Member {
+    mirror: Mirror,
+    facts: RsyncFacts,
+    handle: Handle,
+    /// How many changes are not on some target; `None`: the source could not be opened anew.
+    thread: JoinHandle<Option<usize>>,
+    verifying: Verifying,
+    /// It was told to end for good while the others go on.
+    leaving: bool,
+}
+
+/// See the module's text.
+pub(super) struct Crew {
+    members: Vec<Member>,
+    engines: Engines,
+    wish: mpsc::Sender<Wish>,
+    env: Vec<(OsString, OsString)>,
+    state_dir: PathBuf,
+    keep: bool,
+}
+
+/// How all of them ended.
+#[derive(Default)]
+pub(super) struct Left {
+    /// Changes that are not on some target.
+    pub(super) changes: usize,
+    /// By a bug.
+    pub(super) died: bool,
+    /// A source could not be opened anew.
+    pub(super) lost: bool,
+}
+
+/// Tells the others that an engine has ended, by a panic too.
+struct Farewell {
+    wish: mpsc::Sender<Wish>,
+    engines: Engines,
+    mirror: String,
+}
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        self.engines.remove(&self.mirror);
+        let _ = self.wish.send(Wish::EngineEnded(std::mem::take(&mut self.mirror)));
+    }
+}
+
+impl Crew {
+    pub(super) fn new(engines: Engines, wish: mpsc::Sender<Wish>, state_dir: PathBuf, keep: bool) -> Crew {
+        let env = argv::environment(std::env::vars_os());
+        Crew { members: Vec::new(), engines, wish, env, state_dir, keep }
+    }
+
+    /// What the rsync of a mirror can do: asked, or known from one that runs.
+    pub(super) fn facts(&self, mirror: &Mirror) -> Result<RsyncFacts, ProbeError> {
+        // Hooks alone need no rsync.
+        if mirror.targets.is_empty() {
+            return Ok(RsyncFacts::default());
+        }
+        let same = |m: &&Member| !m.mirror.targets.is_empty() && m.mirror.rsync == mirror.rsync;
+        if let Some(member) = self.members.iter().find(same) {
+            return Ok(member.facts.clone());
+        }
+        let facts = RsyncFacts::probe(&mirror.rsync, &self.env)?;
+        tracing::debug!(rsync = %mirror.rsync.display(), version = %facts.version, confine_root = facts.confine_root, "rsync");
+        Ok(facts)
+    }
+
+    /// Opens an engine: from here on every change is heard.
+    pub(super) fn open(&self, mirror: &Mirror, facts: &RsyncFacts) -> Result<(Engine, Handle), StartError> {
+        Engine::start(mirror, facts, &self.state_dir, self.keep)
+    }
+
+    /// Lets an opened engine run.
+    pub(super) fn run(&mut self, mirror: Mirror, facts: RsyncFacts, engine: Engine, handle: Handle) -> Result<(), Error> {
+        self.engines.put(handle.clone());
+        self.spawn(mirror, facts, handle, move |wish| run_on(engine, wish))
+    }
+
+    /// Opens and runs an engine while the others run; [`Wish::Begun`] tells how that went.
+    pub(super) fn add(&mut self, mirror: Mirror, facts: RsyncFacts) -> Result<(), Error> {
+        let (again, handle) = Engine::prepare(&mirror, &facts, &self.state_dir, self.keep)?;
+        let (engines, told) = (self.engines.clone(), handle.clone());
+        self.spawn(mirror, facts, handle, move |wish| {
+            let mirror = told.mirror.clone();
+            match Engine::open(again) {
+                Ok(engine) => {
+                    engines.put(told);
+                    let _ = wish.send(Wish::Begun { mirror, result: Ok(()) });
+                    run_on(engine, wish)
+                }
+                Err(error) => {
+                    let _ = wish.send(Wish::Begun { mirror, result: Err(chain(&error)) });
+                    Some(0)
+                }
+            }
+        })
+    }
+
+    fn spawn(
+        &mut self,
+        mirror: Mirror,
+        facts: RsyncFacts,
+        handle: Handle,
+        body: impl FnOnce(&mpsc::Sender<Wish>) -> Option<usize> + Send + 'static,
+    ) -> Result<(), Error> {
+        let farewell = Farewell { wish: self.wish.clone(), engines: self.engines.clone(), mirror: mirror.name.clone() };
+        let thread = std::thread::Builder::new()
+            .name(format!("fansync-{}", mirror.name))
+            .spawn(move || {
+                let farewell = farewell;
+                body(&farewell.wish)
+            })
+            .map_err(|source| Error::Setup { what: "an engine thread", source })?;
+        let verifying = background::start(&mirror, &handle);
+        self.members.push(Member { mirror, facts, handle, thread, verifying, leaving: false });
+        Ok(())
+    }
+
+    fn member(&mut self, mirror: &str) -> Option<&mut Member> {
+        self.members.iter_mut().find(|m| m.mirror.name == mirror)
+    }
+
+    /// The mirrors that run, as they are configured.
+    pub(super) fn mirrors(&self) -> impl Iterator<Item = &Mirror> {
+        self.members.iter().map(|m| &m.mirror)
+    }
+
+    /// Ends the engine of a mirror and begins one with another configuration in its place, on the same channel; [`Wish::Begun`] tells
+    /// how that went. What is in flight is given time until `deadline`.
+    pub(super) fn replace(&mut self, mirror: &Mirror, facts: RsyncFacts, deadline: Instant) {
+        if let Some(member) = self.member(&mirror.name) {
+            member.handle.tell(Command::Replace(Box::new(Replacement { mirror: mirror.clone(), facts, deadline })));
+        }
+    }
+
+    /// A replacement runs.
+    pub(super) fn replaced(&mut self, mirror: Mirror, facts: RsyncFacts) {
+        let engines = self.engines.clone();
+        if let Some(member) = self.member(&mirror.name) {
+            member.handle.targets = mirror.targets.iter().map(|t| t.name.clone()).collect();
+            engines.put(member.handle.clone());
+            member.verifying = background::start(&mirror, &member.handle);
+            (member.mirror, member.facts) = (mirror, facts);
+        }
+    }
+
+    /// Ends the engine of a mirror for good.
+    pub(super) fn dismiss(&mut self, mirror: &str, deadline: Instant) {
+        if let Some(member) = self.member(mirror) {
+            member.leaving = true;
+            member.verifying = Verifying::default();
+            member.handle.tell(Command::Stop { deadline });
+        }
+    }
+
+    /// Puts the list of engines into the order of these names.
+    pub(super) fn sort(&self, names: &[&str]) {
+        self.engines.sort(names);
+    }
+
+    /// The engine of this mirror has ended: takes it out; `false` when it was not to end.
+    pub(super) fn let_go(&mut self, mirror: &str) -> bool {
+        let Some(at) = self.members.iter().position(|m| m.mirror.name == mirror && m.leaving) else { return false };
+        if let Ok(Some(left @ 1..)) = self.members.remove(at).thread.join() {
+            tracing::warn!(%mirror, paths = left, "the mirror ended with changes that are not on every target");
+        }
+        true
+    }
+
+    /// Tells all the same.
+    pub(super) fn tell(&self, command: impl Fn() -> Command) {
+        self.members.iter().for_each(|m| {
+            m.handle.tell(command());
+        });
+    }
+
+    /// The ways to those that run.
+    pub(super) fn engines(&self) -> &Engines {
+        &self.engines
+    }
+
+    /// Waits until all have ended.
+    pub(super) fn join(self) -> Left {
+        let mut out = Left::default();
+        for member in self.members {
+            match member.thread.join() {
+                Ok(Some(n)) => out.changes += n,
+                Ok(None) => out.lost = true,
+                Err(_) => {
+                    out.died = true;
+                    let mirror = member.mirror.name;
+                    tracing::error!(%mirror, "the engine ended by a bug; its last message is above. Restart fansync: it finds what is missing");
+                }
+            }
+        }
+        out
+    }
+}
+
+/// Runs an engine, and those that take its place when its source is to be opened anew or its configuration is another.
+fn run_on(mut engine: Engine, wish: &mpsc::Sender<Wish>) -> Option<usize> {
+    loop {
+        let again: Again = match engine.run() {
+            Ended::Stopped(left) => return Some(left),
+            Ended::Again(again) => *again,
+        };
+        let (mirror, before) = (again.mirror().to_owned(), again.before());
+        let reloading = before.is_some();
+        let (next, result) = match (Engine::open(again), before) {
+            (Ok(next), _) => (Ok(next), Ok(())),
+            (Err(error), Some(before)) => (Engine::open(before), Err(chain(&error))),
+            (Err(error), None) => (Err(error), Ok(())),
+        };
+        engine = match next {
+            Ok(next) => next,
+            Err(error) => {
+                let error = chain(&error);
+                tracing::error!("{error}; the source cannot be opened anew, so fansync ends. Start it again");
+                return None;
+            }
+        };
+        if reloading {
+            let _ = wish.send(Wish::Begun { mirror, result });
+        }
+    }
+}
