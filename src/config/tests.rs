@@ -52,6 +52,7 @@ exclude_temporary = true
 full_exclude = ["*.php"]
 fail_log = "/v/failed.sh"
 full_every = "1h 30m"
+verify_every = "1d"
 rsync = "/opt/rsync"
 [mirror.batch]
 settle = "3ms"

@@ -134,25 +134,6 @@ const TARGET: &[Row<Target>] = &[
     }),
     row(
         Gauge,
-        "fansync_target_verify_last_end_timestamp_seconds",
-        T,
-        "When verify last ended, in seconds since 1970; 0 for never.",
-        |t, v| v.put(t.verify.as_ref().map_or(0.0, |v| v.ended_unix)),
-    ),
-    row(
-        Gauge,
-        "fansync_target_verify_differing_paths",
-        T,
-        "Paths that differed at the last verify and were not put right.",
-        |t, v| {
-            v.put(t.verify.as_ref().map_or(0.0, |v| v.differing.saturating_sub(v.repaired) as f64));
-        },
-    ),
-    row(Gauge, "fansync_target_verify_failed", T, "1 when the last verify could not compare everything.", |t, v| {
-        v.put(truth(t.verify.as_ref().is_some_and(|v| !v.error.is_empty())));
-    }),
-    row(
-        Gauge,
         "fansync_target_epoch",
         T,
         "With roles: the epoch that is pushed as; 0 without roles and while fenced.",
@@ -168,7 +149,7 @@ const TARGET: &[Row<Target>] = &[
         |t, v| v.put(verified(t, |v| v.ended_unix)),
     ),
     row(Gauge, "fansync_target_verify_duration_seconds", T, "How long that took.", |t, v| v.put(verified(t, |v| v.seconds))),
-    row(Gauge, "fansync_target_verify_differing_paths", T, "Paths that differed then.", |t, v| {
+    row(Gauge, "fansync_target_verify_differing_paths", T, "Paths that differed then, with those put right.", |t, v| {
         v.put(verified(t, |v| v.differing as f64))
     }),
     row(Gauge, "fansync_target_verify_repaired_paths", T, "Of these, paths that were put right.", |t, v| {

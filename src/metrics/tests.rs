@@ -72,7 +72,7 @@ fn values_are_those_of_the_status() {
     (t.runs, t.bytes_sent, t.paused_unix) = (10, 1 << 40, 5.0);
     t.bad_runs = [("busy".into(), 2), ("target_down".into(), 1)].into();
     t.failures_more = 6;
-    t.verify = Some(crate::status::Verify { differing: 5, repaired: 2, error: "e".into(), ..Default::default() });
+    t.verify = Some(crate::status::Verify { running: true, ..Default::default() });
     let got = series(&of_daemon(&s));
     let target = "mirror=\"data\",target=\"backup\"";
     for (name, value) in [
@@ -83,8 +83,7 @@ fn values_are_those_of_the_status() {
         (format!("fansync_target_rsync_runs_total{{{target},outcome=\"done\"}}"), 7.0),
         (format!("fansync_target_rsync_runs_total{{{target},outcome=\"busy\"}}"), 2.0),
         (format!("fansync_target_rsync_runs_total{{{target},outcome=\"killed\"}}"), 0.0),
-        (format!("fansync_target_verify_differing_paths{{{target}}}"), 3.0),
-        (format!("fansync_target_verify_failed{{{target}}}"), 1.0),
+        (format!("fansync_target_verify_running{{{target}}}"), 1.0),
         (format!("fansync_target_failed_paths{{{target}}}"), 7.0),
         (format!("fansync_target_sent_bytes_total{{{target}}}"), (1u64 << 40) as f64),
         ("fansync_rescans_total{mirror=\"data\",cause=\"queue_overflow\"}".into(), 2.0),
