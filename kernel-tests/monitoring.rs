@@ -162,5 +162,13 @@ fn watch(fs: Fs) -> Run<()> {
     terminal.shows("● in sync");
     must(&mut terminal.tmux(&["send-keys", "q"]));
     poll_until(WAIT, || terminal.screen().is_none().then_some(())).expect("q ends it");
+    // Without the signal that a shell may keep from it, too.
+    let terminal = Terminal::start(&m.scratch("."), &format!("exec env --ignore-signal=HUP {command}"));
+    terminal.shows("● in sync");
+    let pid = terminal.tmux(&["display-message", "-p", "#{pane_pid}"]).output().expect("tmux can be run").stdout;
+    let process = Path::new("/proc").join(String::from_utf8_lossy(&pid).trim());
+    assert!(process.join("stat").exists(), "{} is not there", process.display());
+    drop(terminal);
+    poll_until(WAIT, || (!process.exists()).then_some(())).expect("it ends with its terminal");
     Ok(())
 }

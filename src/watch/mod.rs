@@ -5,20 +5,23 @@
 //! ([`view`]), tested without a terminal.
 //!
 //! Colours follow the terminal's own palette, and there are none with `NO_COLOR` (<https://no-color.org>); each state has a sign
-//! of its own besides. The terminal is put back on every way out: keys, SIGTERM, SIGHUP, a panic.
+//! of its own besides. The terminal is put back on every way out: keys, SIGTERM, a panic. When it is gone itself, so is this.
 
 mod rates;
 mod view;
 
 use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
-use signal_hook::consts::{SIGHUP, SIGTERM};
+use signal_hook::consts::SIGTERM;
 
 use crate::control::{self, Reply, Request};
 use crate::exit::ExitCode;
@@ -104,9 +107,7 @@ pub fn run(socket: &Path) -> Result<(), WatchError> {
     std::thread::Builder::new().name("fansync-ask".into()).spawn(move || ask_on(&socket_path, &tell))?;
     let look = Look { colour: std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) };
     let ended = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGHUP] {
-        signal_hook::flag::register(signal, Arc::clone(&ended))?;
-    }
+    signal_hook::flag::register(SIGTERM, Arc::clone(&ended))?;
     let mut terminal = ratatui::try_init()?;
     let shown = show(&mut terminal, &told, socket, look, &ended);
     ratatui::try_restore()?;
@@ -153,7 +154,10 @@ fn show(
             terminal.draw(|frame| scroll = view::draw(frame, &known, socket, look, Instant::now(), scroll))?;
             (dirty, drawn) = (false, Instant::now());
         }
-        if !event::poll(GLANCE)? {
+        if hung_up(GLANCE)? {
+            return Ok(());
+        }
+        if !event::poll(Duration::ZERO)? {
             continue;
         }
         dirty = true;
@@ -167,6 +171,17 @@ fn show(
         }
     }
     Ok(())
+}
+
+/// Waits for a key, a signal or the time; whether the terminal is gone. crossterm 0.29 would read its end for ever.
+fn hung_up(wait: Duration) -> io::Result<bool> {
+    let stdin = io::stdin();
+    let mut keys = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut keys, PollTimeout::try_from(wait).unwrap_or(PollTimeout::ZERO)) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(keys[0].revents().is_some_and(|got| got.intersects(PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL)))
 }
 
 #[derive(Debug, PartialEq, Eq)]
