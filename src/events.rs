@@ -3,7 +3,7 @@
 //! Promises: a listener never holds up the engine, and costs it nothing once it has gone. What a listener is too slow for is left out and
 //! counted, and the count is told with the next event.
 //!
-//! How: each listener has a bounded queue; the engine puts in what fits ([`Listeners::tell`]), and a thread of the control socket writes it out.
+//! How: each listener has a bounded queue; the engine puts in what fits (`Listeners::tell`), and a thread of the control socket writes it out.
 //! Without a listener an event costs one look at an empty list.
 //!
 //! Gives up: inotify tells no process. With fanotify, the command is read from `/proc/PID/comm` when the event is taken from

@@ -3,15 +3,15 @@
 //! Promises: a path is told as different only when nothing that is under way explains it. The target is not changed, unless it is asked
 //! to be put right; that goes through the mirror's own queue, so every guard on deletions holds.
 //!
-//! How: rsync is run dry over the whole tree with the arguments of the mirror's own full pass ([`compare`]). What it names may be on its way,
-//! or have changed while rsync looked. So, with a daemon running ([`judge`]): everything that was heard of is let through (a flush), the
+//! How: rsync is run dry over the whole tree with the arguments of the mirror's own full pass (`compare`). What it names may be on its way,
+//! or have changed while rsync looked. So, with a daemon running (`judge`): everything that was heard of is let through (a flush), the
 //! paths in doubt are watched, and compared once more by name. A path that still differs, that the target was not owed and that did not
-//! change meanwhile, differs. The others are judged again, and after [`judge::ROUNDS`] rounds called unsettled.
+//! change meanwhile, differs. The others are judged again, and after `judge::ROUNDS` rounds called unsettled.
 //!
 //! Without a daemon nothing is under way, and the first comparison is the answer.
 //!
 //! Gives up: what is written to a file that stays open raises no event (without `follow_open_files`); such a file is unsettled while it is being
-//! written, and differs once nobody writes to it although it is open. Differences beyond [`compare::MAX_KEPT`] are counted only.
+//! written, and differs once nobody writes to it although it is open. Differences beyond `compare::MAX_KEPT` are counted only.
 
 mod answer;
 pub(crate) mod background;
@@ -108,7 +108,7 @@ impl Error {
 pub struct Report {
     /// `mirror/target`.
     pub target: String,
-    /// Paths that differ, with what is different; of a repair, those that still do. The first [`LISTED`].
+    /// Paths that differ, with what is different; of a repair, those that still do. The first `LISTED`.
     pub differences: Vec<Difference>,
     /// Further paths that differ.
     pub more: u64,

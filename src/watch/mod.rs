@@ -1,8 +1,8 @@
 //! `fansync status --watch`: the status on a terminal, in place.
 //!
-//! A thread asks the daemon every [`EVERY`] and hands over what it said; the terminal's thread draws, and listens to keys and to
+//! A thread asks the daemon every `EVERY` and hands over what it said; the terminal's thread draws, and listens to keys and to
 //! changes of size. So a daemon that does not answer blocks no key. What is drawn is a pure function of the last answers
-//! ([`view`]), tested without a terminal.
+//! (`view`), tested without a terminal.
 //!
 //! Colours follow the terminal's own palette, and there are none with `NO_COLOR` (<https://no-color.org>); each state has a sign
 //! of its own besides. The terminal is put back on every way out: keys, SIGTERM, a panic. When it is gone itself, so is this.

@@ -1,7 +1,7 @@
 //! A server for a handful of small documents.
 //!
 //! `GET` and `HEAD`, one request per connection, the head parsed by httparse. Bounded in everything: size of a request, time to send
-//! it, time to take the answer, connections at the same time. A client that stalls costs one thread for [`PATIENCE`].
+//! it, time to take the answer, connections at the same time. A client that stalls costs one thread for `PATIENCE`.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
