@@ -136,7 +136,8 @@ pub fn cases() -> Vec<Case> {
             keeps_twenty(&m);
             let told = m.daemon.client(&["flush", "--timeout", "2s"], WAIT);
             assert!(told.code == 1 && told.stderr.contains("at one blow"), "{}: {}", told.code, told.stderr);
-            accept(&m);
+            let told = m.daemon.does(&["resume", "--accept-source"]);
+            assert!(told.contains("the source is accepted as it is"), "{told}");
             m.check();
             assert_eq!(count(m.dst().root()).expect("it can be read"), 0);
             // Once is once.

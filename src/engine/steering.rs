@@ -31,11 +31,14 @@ impl Engine {
 
     pub(super) fn steer(&mut self, what: Steer, only: Option<&str>) -> Vec<Steered> {
         let accepts = matches!(what, Steer::Resume { accept_source: true, .. });
-        if accepts && let Err(said) = self.accept(only) {
-            let name = |t: &crate::sync::target::Target| format!("{}/{}", self.mirror.name, t.cfg.name);
-            let chosen = self.targets.iter().filter(|t| only.is_none_or(|name| name == t.cfg.name));
-            return chosen.map(|t| Steered { target: name(t), said: said.clone(), done: false }).collect();
-        }
+        let accepted = match if accepts { self.accept(only) } else { Ok(false) } {
+            Ok(accepted) => accepted,
+            Err(said) => {
+                let name = |t: &crate::sync::target::Target| format!("{}/{}", self.mirror.name, t.cfg.name);
+                let chosen = self.targets.iter().filter(|t| only.is_none_or(|name| name == t.cfg.name));
+                return chosen.map(|t| Steered { target: name(t), said: said.clone(), done: false }).collect();
+            }
+        };
         let chosen: Vec<usize> = self
             .targets
             .iter()
@@ -46,7 +49,7 @@ impl Engine {
         if what != Steer::Pause && self.held.is_some() && self.begin_again.is_none() {
             self.recheck_root();
         }
-        let mut out: Vec<Steered> = chosen.iter().map(|&at| self.steer_one(what, at)).collect();
+        let mut out: Vec<Steered> = chosen.iter().map(|&at| self.steer_one(what, at, accepted)).collect();
         if what != Steer::Retry {
             let pauses: Pauses = self.targets.iter().filter_map(|t| Some((t.identity(), t.paused()?))).collect();
             if let Err(error) = self.pauses.save(&pauses) {
@@ -71,23 +74,25 @@ impl Engine {
         out
     }
 
-    /// Takes the source as it is now, or, where it is not held, lets the deletions of the chosen targets through.
-    fn accept(&mut self, only: Option<&str>) -> Result<(), String> {
+    /// Takes the source as it is now, or, where it is not held, lets the deletions of the chosen targets through. Whether it was held, and
+    /// is not any more.
+    fn accept(&mut self, only: Option<&str>) -> Result<bool, String> {
         if self.held.is_none() {
             for at in 0..self.targets.len() {
                 if only.is_none_or(|name| name == self.targets[at].cfg.name) {
                     self.accept_deletes(at);
                 }
             }
-            return Ok(());
+            return Ok(false);
         }
         if only.is_some() {
             return Err("the source is one for all targets of the mirror: leave --target out".into());
         }
-        self.accept_source()
+        self.accept_source()?;
+        Ok(self.held.is_none())
     }
 
-    fn steer_one(&mut self, what: Steer, at: usize) -> Steered {
+    fn steer_one(&mut self, what: Steer, at: usize, accepted: bool) -> Steered {
         let target = &self.targets[at];
         let name = format!("{}/{}", self.mirror.name, target.cfg.name);
         let was = target.paused().is_some();
@@ -102,7 +107,11 @@ impl Engine {
             Steer::Resume { accept_source, accept_deletes } => {
                 self.with_target(at, |target, cx| target.resume(cx));
                 let pending = self.targets[at].unconfirmed();
-                let mut said = if was { format!("resumed, {pending} paths to send") } else { "was not paused".into() };
+                let mut said = match (was, accepted) {
+                    (true, _) => format!("resumed, {pending} paths to send"),
+                    (false, true) => format!("the source is accepted as it is, {pending} paths to send"),
+                    (false, false) => "was not paused".into(),
+                };
                 if accept_deletes && !accept_source {
                     said.push_str(&format!("; {}", self.accept_deletes(at).said));
                 }
