@@ -1,25 +1,46 @@
 //! A server for a handful of small documents.
 //!
-//! `GET` and `HEAD`, one request per connection, the head parsed by httparse. Bounded in everything: size of a request, time to send
-//! it, time to take the answer, connections at the same time. A client that stalls costs one thread for `PATIENCE`.
+//! `GET` and `HEAD`, one request per connection, by hyper on a thread of its own; answers are made on others, so that one that takes long
+//! holds up nobody. Bounded in everything: size of a request, time to send it, time to take the answer, connections at the same time.
 
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{self, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 use crate::exit::ExitCode;
 
-/// The longest head of a request.
+/// The longest head of a request; hyper takes no less.
 const MAX_HEAD_BYTES: usize = 8 * 1024;
 const MAX_HEADERS: usize = 64;
-/// For sending a request, and again for taking its answer.
+/// For sending a request, and again for its answer and taking it.
 const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 5 });
-/// Connections at the same time; more are told to come back.
+/// Connections at the same time; more wait for their turn.
 const MAX_CONNECTIONS: usize = 16;
 /// Between attempts when no connection can be taken, as descriptors have run out.
 const REST: Duration = Duration::from_millis(100);
+/// Nothing may be loaded from elsewhere, run inline, framed or kept.
+const HEADERS: [(header::HeaderName, HeaderValue); 4] = [
+    (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    (
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; \
+             form-action 'none'; frame-ancestors 'none'",
+        ),
+    ),
+    (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+];
 
 /// Nothing can be served.
 #[derive(Debug, thiserror::Error)]
@@ -53,8 +74,6 @@ impl HttpError {
 /// A request that is well-formed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// `GET`, `HEAD`, or another.
-    pub method: String,
     /// Without a query.
     pub path: String,
     /// The `Host` header.
@@ -85,34 +104,17 @@ impl Response {
         Response { status, content_type: "text/plain; charset=utf-8", body: format!("{why}\n").into_bytes() }
     }
 
-    fn reason(&self) -> &'static str {
-        match self.status {
-            200 => "OK",
-            400 => "Bad Request",
-            403 => "Forbidden",
-            404 => "Not Found",
-            405 => "Method Not Allowed",
-            408 => "Request Timeout",
-            421 => "Misdirected Request",
-            431 => "Request Header Fields Too Large",
-            503 => "Service Unavailable",
-            _ => "",
+    fn encode(self) -> hyper::Response<Full<Bytes>> {
+        let mut out = hyper::Response::new(Full::new(Bytes::from(self.body)));
+        *out.status_mut() = hyper::StatusCode::from_u16(self.status).unwrap_or(hyper::StatusCode::INTERNAL_SERVER_ERROR);
+        let headers = out.headers_mut();
+        headers.extend(HEADERS);
+        headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.content_type));
+        if self.status == 405 {
+            headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         }
-    }
-
-    /// The head as it is sent. Nothing may be loaded from elsewhere, run inline, framed or kept.
-    fn head(&self) -> String {
-        let allow = if self.status == 405 { "Allow: GET, HEAD\r\n" } else { "" };
-        format!(
-            "HTTP/1.1 {} {}\r\nContent-Type: {}\r\nContent-Length: {}\r\n{allow}Connection: close\r\nCache-Control: no-store\r\n\
-             Content-Security-Policy: default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
-             base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\nX-Content-Type-Options: nosniff\r\n\
-             Referrer-Policy: no-referrer\r\nCross-Origin-Resource-Policy: same-origin\r\n\r\n",
-            self.status,
-            self.reason(),
-            self.content_type,
-            self.body.len()
-        )
+        out
     }
 }
 
@@ -146,137 +148,87 @@ impl Server {
     /// Serves for ever, on threads of its own.
     ///
     /// # Errors
-    /// The thread cannot be started.
+    /// The thread, or what hyper runs on, cannot be had.
     pub fn serve(self, handler: Arc<Handler>) -> io::Result<()> {
-        let busy = Arc::new(AtomicUsize::new(0));
-        let accept = move || {
-            loop {
-                match self.listener.accept() {
-                    Ok((stream, peer)) => hand_over(stream, peer, &busy, &handler),
-                    Err(_) => std::thread::sleep(REST),
-                }
-            }
+        self.listener.set_nonblocking(true)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .thread_name("fansync-web")
+            .max_blocking_threads(MAX_CONNECTIONS)
+            .build()?;
+        let listener = {
+            let _in = runtime.enter();
+            tokio::net::TcpListener::from_std(self.listener)?
         };
-        std::thread::Builder::new().name("fansync-http".into()).spawn(accept).map(drop)
+        let serve = move || runtime.block_on(accept(&listener, &handler));
+        std::thread::Builder::new().name("fansync-http".into()).spawn(serve).map(drop)
     }
 }
 
-/// Counts a connection while it lives.
-struct Busy(Arc<AtomicUsize>);
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-fn hand_over(stream: TcpStream, peer: SocketAddr, busy: &Arc<AtomicUsize>, handler: &Arc<Handler>) {
-    // Only the thread that accepts adds, so the bound cannot be passed by two at once.
-    let before = busy.fetch_add(1, Ordering::Relaxed);
-    let counted = Busy(Arc::clone(busy));
-    if before >= MAX_CONNECTIONS {
-        let _ = stream.set_nonblocking(true);
-        let full = Response::refuse(503, "too many connections at the same time");
-        let _ = (&stream).write(&[full.head().as_bytes(), &full.body].concat());
-        return;
-    }
-    let handler = Arc::clone(handler);
-    let _ = std::thread::Builder::new().name("fansync-web".into()).spawn(move || {
-        let _counted = counted;
-        let _ = one(&stream, peer, &*handler);
-    });
-}
-
-fn one(stream: &TcpStream, peer: SocketAddr, handler: &Handler) -> io::Result<()> {
-    let (bare, response) = match read(stream, peer, Instant::now() + PATIENCE) {
-        Ok(Some(request)) => (request.method == "HEAD", respond(&request, handler)),
-        Ok(None) => return Ok(()),
-        Err(response) => (false, response),
-    };
-    let mut out = response.head().into_bytes();
-    if !bare {
-        out.extend_from_slice(&response.body);
-    }
-    write(stream, &out, Instant::now() + PATIENCE)?;
-    // What is left unread would turn the close into a reset, and that can overtake the answer.
-    stream.shutdown(Shutdown::Write)?;
-    stream.set_read_timeout(Some(Duration::from_millis(500)))?;
-    let _ = io::copy(&mut stream.take(64 * 1024), &mut io::sink());
-    Ok(())
-}
-
-fn respond(request: &Request, handler: &Handler) -> Response {
-    match request.method.as_str() {
-        "GET" | "HEAD" => handler(request),
-        _ => Response::refuse(405, "only GET and HEAD are served"),
-    }
-}
-
-/// `None`: the client left without a word.
-fn read(mut stream: &TcpStream, peer: SocketAddr, deadline: Instant) -> Result<Option<Request>, Response> {
-    let mut head = Vec::new();
-    let mut chunk = [0; 1024];
+async fn accept(listener: &tokio::net::TcpListener, handler: &Arc<Handler>) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let late = || Response::refuse(408, "the request took too long");
-        if left.is_zero() || stream.set_read_timeout(Some(left)).is_err() {
-            return Err(late());
-        }
-        match stream.read(&mut chunk) {
-            Ok(0) if head.is_empty() => return Ok(None),
-            Ok(0) => return Err(Response::refuse(400, "the request is cut off")),
-            Ok(n) => head.extend_from_slice(&chunk[..n]),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(_) => return Err(late()),
-        }
-        if let Some(request) = parse(&head, peer)? {
-            return Ok(Some(request));
-        }
-        if head.len() >= MAX_HEAD_BYTES {
-            return Err(Response::refuse(431, "the request is too long"));
+        let place = Arc::clone(&places).acquire_owned().await;
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let handler = Arc::clone(handler);
+                tokio::spawn(async move {
+                    let _place = place;
+                    // It ends early when the client stalls or leaves: nothing of ours.
+                    let _ = tokio::time::timeout(2 * PATIENCE, one(stream, peer, handler)).await;
+                });
+            }
+            Err(_) => tokio::time::sleep(REST).await,
         }
     }
 }
 
-/// `None`: it is not complete.
-fn parse(head: &[u8], peer: SocketAddr) -> Result<Option<Request>, Response> {
-    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut parsed = httparse::Request::new(&mut headers);
-    match parsed.parse(head) {
-        Ok(httparse::Status::Partial) => return Ok(None),
-        Ok(httparse::Status::Complete(_)) => {}
-        Err(httparse::Error::TooManyHeaders) => return Err(Response::refuse(431, "the request has too many headers")),
-        Err(e) => return Err(Response::refuse(400, &format!("not a request: {e}"))),
+async fn one(stream: TcpStream, peer: SocketAddr, handler: Arc<Handler>) -> hyper::Result<()> {
+    let answer = service_fn(move |asked| respond(asked, peer, Arc::clone(&handler)));
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(PATIENCE)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .max_headers(MAX_HEADERS)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), answer)
+        .await
+}
+
+async fn respond(
+    asked: hyper::Request<Incoming>,
+    peer: SocketAddr,
+    handler: Arc<Handler>,
+) -> Result<hyper::Response<Full<Bytes>>, std::convert::Infallible> {
+    let response = match request(&asked, peer) {
+        Ok(request) => {
+            let made = tokio::task::spawn_blocking(move || handler(&request)).await;
+            made.unwrap_or_else(|_| Response::refuse(500, "the answer could not be made; the log says why"))
+        }
+        Err(refused) => refused,
+    };
+    Ok(response.encode())
+}
+
+/// What is asked, or why it is not answered.
+fn request(asked: &hyper::Request<Incoming>, peer: SocketAddr) -> Result<Request, Response> {
+    if !matches!(*asked.method(), hyper::Method::GET | hyper::Method::HEAD) {
+        return Err(Response::refuse(405, "only GET and HEAD are served"));
     }
-    let mut hosts = parsed.headers.iter().filter(|h| h.name.eq_ignore_ascii_case("host"));
-    let host = hosts.next().map(|h| String::from_utf8_lossy(h.value).trim().to_owned());
+    let mut hosts = asked.headers().get_all(header::HOST).iter();
+    let host = hosts.next().map(|host| String::from_utf8_lossy(host.as_bytes()).trim().to_owned());
     if hosts.next().is_some() {
         return Err(Response::refuse(400, "the request has more than one Host"));
     }
-    let path = parsed.path.unwrap_or_default();
-    let path = path.split_once('?').map_or(path, |(path, _)| path);
-    Ok(Some(Request { method: parsed.method.unwrap_or_default().into(), path: path.into(), host, peer }))
-}
-
-fn write(mut stream: &TcpStream, mut out: &[u8], deadline: Instant) -> io::Result<()> {
-    while !out.is_empty() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        stream.set_write_timeout(Some(left))?;
-        match stream.write(out) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(n) => out = &out[n..],
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
+    Ok(Request { path: asked.uri().path().into(), host, peer })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+
     use super::*;
 
     fn server() -> SocketAddr {
@@ -300,11 +252,17 @@ mod tests {
         let at = server();
         let got = say(at, b"GET /a?x=1 HTTP/1.1\r\nHost: h\r\n\r\n");
         assert!(got.starts_with("HTTP/1.1 200 OK\r\n") && got.ends_with("\r\n\r\n/a Some(\"h\")"), "{got}");
-        for header in ["Content-Security-Policy: default-src 'none'", "nosniff", "no-store", "Content-Length: 12\r\n"] {
+        for header in [
+            "content-security-policy: default-src 'none'",
+            "nosniff",
+            "no-store",
+            "content-length: 12\r\n",
+            "connection: close\r\n",
+        ] {
             assert!(got.contains(header), "{header} is not in {got}");
         }
         let head = say(at, b"HEAD /a HTTP/1.1\r\nHost: h\r\n\r\n");
-        assert!(head.contains("Content-Length: 12\r\n") && head.ends_with("\r\n\r\n"), "{head}");
+        assert!(head.contains("content-length: 12\r\n") && head.ends_with("\r\n\r\n"), "{head}");
         let many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(MAX_HEADERS + 1));
         let long = format!("GET /{} HTTP/1.1\r\n", "x".repeat(MAX_HEAD_BYTES));
         for (request, status) in [
@@ -318,7 +276,7 @@ mod tests {
             let got = say(at, request);
             assert!(got.starts_with(&format!("HTTP/1.1 {status} ")), "{status}: {got}");
         }
-        assert!(say(at, b"POST / HTTP/1.1\r\n\r\n").contains("Allow: GET, HEAD\r\n"));
+        assert!(say(at, b"POST / HTTP/1.1\r\n\r\n").contains("allow: GET, HEAD\r\n"));
     }
 
     #[test]
@@ -331,17 +289,25 @@ mod tests {
                 stream
             })
             .collect();
-        // Connections are taken in order, so all of these are known before the next one.
-        assert!(say(at, b"").starts_with("HTTP/1.1 503 "));
+        // It waits for a place, which the stalled ones lose in time.
+        assert!(say(at, b"GET / HTTP/1.0\r\n\r\n").contains(" 200 "));
         for mut stream in stalled {
+            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
             let mut answer = String::new();
-            stream.read_to_string(&mut answer).unwrap();
-            assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+            let ended = stream.read_to_string(&mut answer);
+            assert!(ended.is_ok() && answer.is_empty(), "{ended:?} {answer}");
         }
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while !say(at, b"GET / HTTP/1.0\r\n\r\n").contains(" 200 ") {
-            assert!(Instant::now() < deadline, "the places of stalled clients are not free again");
-        }
+    }
+
+    #[test]
+    fn an_answer_that_cannot_be_made_is_told() {
+        let server = Server::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let at = server.address();
+        server
+            .serve(Arc::new(|r: &Request| if r.path == "/" { panic!("as a test") } else { Response::ok("text/plain", "") }))
+            .unwrap();
+        assert!(say(at, b"GET / HTTP/1.0\r\n\r\n").contains(" 500 "));
+        assert!(say(at, b"GET /a HTTP/1.0\r\n\r\n").contains(" 200 "), "and the next is served");
     }
 
     #[test]

@@ -85,8 +85,7 @@ mod tests {
 
     fn ask(peer: &str, host: Option<&str>, path: &str) -> Response {
         let site = daemon(Sampler::new(Box::new(|| Ok(snapshot()))));
-        let request =
-            Request { method: "GET".into(), path: path.into(), host: host.map(Into::into), peer: peer.parse().unwrap() };
+        let request = Request { path: path.into(), host: host.map(Into::into), peer: peer.parse().unwrap() };
         site(&request)
     }
 
@@ -168,12 +167,7 @@ mod tests {
     #[test]
     fn an_engine_that_does_not_answer_fails_the_scrape() {
         let site = daemon(Sampler::new(Box::new(|| Err("the engine of mirror m does not answer".into()))));
-        let request = Request {
-            method: "GET".into(),
-            path: "/metrics".into(),
-            host: Some("localhost".into()),
-            peer: "127.0.0.1:5".parse().unwrap(),
-        };
+        let request = Request { path: "/metrics".into(), host: Some("localhost".into()), peer: "127.0.0.1:5".parse().unwrap() };
         let response = site(&request);
         assert_eq!((response.status, &response.body[..]), (503, &b"the engine of mirror m does not answer\n"[..]));
     }
