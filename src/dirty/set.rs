@@ -132,6 +132,8 @@ const MOVED: u16 = 64;
 /// The old name of such a thing.
 const ORIGIN: u16 = 128;
 const PAIRED: u16 = MOVED | ORIGIN;
+/// What flies here was new to the target and travels alone, by its name: nothing below it can be there yet.
+const ALONE: u16 = 256;
 
 /// Where the last path was found: events come in runs of one directory, and the walk down to it is most of the work.
 ///
@@ -142,7 +144,7 @@ struct Cursor {
     dir: Vec<u8>,
     /// `ROOT`: it was lost.
     at: u32,
-    /// Something above `at` is in flight.
+    /// Something above `at` is in flight, and perhaps what is below it as well.
     flying_above: bool,
 }
 
@@ -608,7 +610,7 @@ impl DirtySet {
                 return self.mark(at, Kind::Subtree, epoch);
             }
             parent_kind = n.kind;
-            flying_above |= n.flying != 0;
+            flying_above |= n.flying != 0 && n.flags & ALONE == 0;
             at = match self.child(at, name) {
                 Some(child) => child,
                 None => self.make_child(at, name),

@@ -108,6 +108,29 @@ fn a_directory_made_again_while_its_deletion_is_in_flight_is_compared_whole() {
     assert_eq!(drain(&mut s), ["s d"]);
 }
 
+#[test]
+fn what_is_made_in_a_new_directory_in_flight_is_new_to_the_target() {
+    let mut s = set();
+    s.see(b"d", Seen::CreatedDir);
+    let batch = s.take_shallow(ALL, &mut |_, _| false).unwrap();
+    s.see(b"d/e", Seen::CreatedDir);
+    s.see(b"d/e/f", Seen::Created);
+    s.see(b"d/e/f", Seen::Written);
+    s.see(b"d/g", Seen::CreatedDir);
+    s.see(b"d/g", Seen::GoneDir);
+    s.confirm(batch.id, batch.entries);
+    assert_eq!(drain(&mut s), ["e d", "e d/e", "e d/e/f"], "d once more: the times that d/g left");
+    // One that was there before may hold anything, and what is compared with all below it may have carried it.
+    for (seen, deep) in [(Seen::Touched, false), (Seen::Contents, false), (Seen::Subtree, true)] {
+        settle(&mut s);
+        s.see(b"o", seen);
+        let batch = if deep { s.take_deep(ALL) } else { s.take_shallow(ALL, &mut |_, _| false) }.unwrap();
+        s.see(b"o/e", Seen::CreatedDir);
+        s.confirm(batch.id, batch.entries);
+        assert_eq!(drain(&mut s), ["s o/e"], "{seen:?}");
+    }
+}
+
 /// Failures come together when they are due, and the whole tree may be among them.
 #[test]
 fn the_whole_tree_covers_what_is_tried_again_with_it() {

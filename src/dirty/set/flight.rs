@@ -134,6 +134,9 @@ impl DirtySet {
         let epoch = self.clear(at).expect("it was pending");
         self.epochs.add(epoch);
         self.fly(at, id, entry.kind);
+        if entry.fresh && entry.kind == Kind::Entry {
+            self.nodes[at as usize].flags |= ALONE;
+        }
         if entry.kind == Kind::Subtree && !entry.content {
             self.send_twins_after(&entry.path, epoch);
         }
@@ -179,7 +182,7 @@ impl DirtySet {
         }
         self.nodes[at as usize].flying = 0;
         self.cursor.lose();
-        self.nodes[at as usize].flags &= !SOFT;
+        self.nodes[at as usize].flags &= !(SOFT | ALONE);
         self.count_flying(at, -1);
         self.prune(at);
     }
