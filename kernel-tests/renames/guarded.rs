@@ -1,4 +1,4 @@
-//! Renames where deletions are guarded, and where renames are switched off.
+//! Renames where deletions are guarded, where a server refuses them, and where they are switched off.
 
 use crate::fixture::daemon::TargetStatus;
 use crate::fixture::fs::Fs;
@@ -99,6 +99,31 @@ pub fn cases() -> Vec<Case> {
             m.src.rename("d/a", "c");
             m.check();
             assert_eq!(first(&m).renames, 1);
+            Ok(())
+        }),
+        case("server_refuses_links", &[Fs::Ext4], |fs| {
+            let mut m = Setup::new(fs).module("refuse options = link-dest fuzzy").target_key("retry_min", "100ms").start()?;
+            fill(&m, "a");
+            let names = ["a", "b", "c", "d", "e"];
+            for pair in names.windows(2) {
+                m.src.rename(pair[0], pair[1]);
+                m.check();
+            }
+            // After three it is not asked for a fourth.
+            assert_eq!((first(&m).renames, first(&m).renames_sent_whole), (0, 3));
+            let told = m.daemon.log().matches("renames are sent as new content from now on").count();
+            assert_eq!(told, 1, "{}", m.daemon.report());
+            // It may be another one after it was away.
+            let rsyncd = m.rsyncd.as_mut().expect("a module");
+            rsyncd.stop();
+            rsyncd.module("t1", "");
+            m.src.write("noticed", b"x");
+            m.daemon.target_status_until("t1", "is down", |s| s.state == "down");
+            m.rsyncd.as_mut().expect("a module").restart();
+            m.check();
+            m.src.rename("e", "f");
+            m.check();
+            assert_eq!((first(&m).renames, first(&m).renames_sent_whole), (1, 3));
             Ok(())
         }),
         case("switched_off", &[Fs::Ext4], |fs| {

@@ -287,7 +287,10 @@ impl Target {
         // Where the directory above an old name is not there, the name is not either.
         let gone = done || run.pass == Pass::Clear && outcome.verdict == Verdict::TargetMissing;
         if done {
-            self.renames.refused = 0;
+            // What removes an old name links nothing, so a server that refuses to link does that as well.
+            if run.pass != Pass::Clear {
+                self.renames.refused = 0;
+            }
             self.proven(cx);
         } else if !line && !gone && !matches!(outcome.verdict, Verdict::Partial | Verdict::SourceRace) {
             self.renames.refused += 1;
