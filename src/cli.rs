@@ -211,9 +211,9 @@ pub struct MirrorArgs {
     /// Never delete on the targets
     #[arg(long)]
     pub no_delete: bool,
-    /// Rename on the targets what is renamed, and do not send it as new content; young
+    /// Send what is renamed as new content, and do not rename it on the targets
     #[arg(long)]
-    pub send_renames: bool,
+    pub no_send_renames: bool,
     /// Keep names of one file names of one file on the targets
     #[arg(long)]
     pub hard_links: bool,
@@ -344,7 +344,7 @@ impl MirrorArgs {
             include: bytes(&self.include),
             exclude: bytes(&self.exclude),
             no_delete: self.no_delete,
-            send_renames: self.send_renames,
+            no_send_renames: self.no_send_renames,
             extras: Extras { hard_links: self.hard_links, xattrs: self.xattrs, acls: self.acls, sparse: self.sparse },
             max_delete: self.max_delete,
             allow_empty: self.allow_empty,
@@ -423,11 +423,11 @@ mod tests {
         let o = mirror("mirror /a /b --max-delete 10% --allow-empty").overrides();
         assert_eq!((o.max_delete, o.allow_empty), (Some(MaxDelete::Percent(10)), true));
         let args = mirror(
-            "mirror --once /a h::m /b --exclude *.swp --exclude -x --include +y --no-delete --watch inotify --follow-open-files --jobs 3 -vv",
+            "mirror --once /a h::m /b --exclude *.swp --exclude -x --include +y --no-delete --no-send-renames --watch inotify --follow-open-files --jobs 3 -vv",
         );
         assert_eq!((args.source.to_str(), &args.targets[..]), (Some("/a"), &["h::m".to_owned(), "/b".to_owned()][..]));
         let o = args.overrides();
-        assert!(args.once && o.no_delete && o.follow_open_files);
+        assert!(args.once && o.no_delete && o.no_send_renames && o.follow_open_files);
         assert_eq!((o.exclude, o.include), (vec![b"*.swp".to_vec(), b"-x".to_vec()], vec![b"+y".to_vec()]));
         assert_eq!((o.watch, o.jobs, o.log_level), (Some(Watch::Inotify), Some(3), Some(Level::Trace)));
         let o = mirror("mirror a h::m --socket s --password-file p --log-format json -q").overrides();

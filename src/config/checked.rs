@@ -407,7 +407,7 @@ impl Mirror {
             initial: Initial::Reconcile,
             watch: Watch::Auto,
             roles: false,
-            send_renames: false,
+            send_renames: true,
             follow_open_files: false,
             follow_interval: Duration::from_secs(2),
             filter: Filter::none(),

@@ -49,8 +49,8 @@ pub struct Overrides {
     pub exclude: Vec<Vec<u8>>,
     /// Never delete on the targets.
     pub no_delete: bool,
-    /// Renames are carried out on the targets.
-    pub send_renames: bool,
+    /// What is renamed is sent as new content.
+    pub no_send_renames: bool,
     /// What is carried over beside content, owner, mode and times.
     pub extras: Extras,
     /// The bound on deletions.
@@ -116,7 +116,7 @@ impl Config {
         let mut mirror = Mirror::new("mirror", path(source));
         let password_file = overrides.password_file.as_deref().map(&mut path);
         mirror.delete = !overrides.no_delete;
-        mirror.send_renames = overrides.send_renames;
+        mirror.send_renames = !overrides.no_send_renames;
         mirror.extras = overrides.extras;
         mirror.max_delete = overrides.max_delete;
         mirror.allow_empty = overrides.allow_empty;

@@ -42,7 +42,7 @@ allow_empty = true
 initial = "none"
 watch = "inotify"
 roles = true
-send_renames = true
+send_renames = false
 follow_open_files = true
 follow_interval = "700ms"
 include = ["keep.swp", "\u00e9"]
@@ -186,7 +186,7 @@ fn every_key_is_read() {
     assert_eq!((d.stop_timeout, d.log.format, d.log.level), (Duration::from_secs(20), LogFormat::Json, Level::Debug));
     let metrics = (d.metrics.map(|a| a.to_string()), d.metrics_file.as_deref(), d.metrics_interval);
     assert_eq!(metrics, (Some("[::1]:9847".into()), Some("/m/fansync.prom".as_ref()), Duration::from_secs(60)));
-    assert!(m.roles && m.send_renames);
+    assert!(m.roles && !m.send_renames);
     assert_eq!((m.delete, m.initial, m.watch), (false, Initial::None, Watch::Inotify));
     assert_eq!((m.follow_open_files, m.follow_interval), (true, Duration::from_millis(700)));
     let expressions = [r"(.*)\.svn".to_owned()];
@@ -586,7 +586,7 @@ fn without_a_file() {
         include: vec![b"a\xff".to_vec()],
         exclude: vec![b"*".to_vec()],
         no_delete: true,
-        send_renames: true,
+        no_send_renames: true,
         max_delete: Some(MaxDelete::Count(9)),
         allow_empty: true,
         watch: Some(Watch::Fanotify),
@@ -606,7 +606,7 @@ fn without_a_file() {
     assert_eq!((m.max_delete, m.allow_empty), (Some(MaxDelete::Count(9)), true));
     assert!(
         !m.delete
-            && m.send_renames
+            && !m.send_renames
             && m.follow_open_files
             && m.watch == Watch::Fanotify
             && !m.filter.excludes(b"a\xff", false)

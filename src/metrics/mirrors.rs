@@ -114,7 +114,7 @@ const TARGET: &[Row<Target>] = &[
         Counter,
         "fansync_target_renames_total",
         &["mirror", "target", "how"],
-        "Renames with send_renames: made on the target, or sent whole after all.",
+        "Renames: made on the target, or sent whole after all.",
         |t, v| {
             v.with(&["on_target"], t.renames as f64);
             v.with(&["sent_whole"], t.renames_sent_whole as f64);
