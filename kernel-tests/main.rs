@@ -3,8 +3,9 @@
 //! Each case runs on a fresh filesystem of every kind it names; `ext4::renames::chain` is one test. Names are filtered as with
 //! `cargo test`, two tests run at a time. Where the machine lacks something, the test is skipped, and the end of the run says so
 //! aloud; with `FANSYNC_TEST_STRICT=1` a skip is a failure. `FANSYNC_TEST_LOG` is the daemon's log level,
-//! `FANSYNC_TEST_BINARY` another binary to test, `FANSYNC_TEST_TIMES=1` lists the slowest tests. With `--soak` as its first
-//! argument the binary runs the long form of the torture test instead (`scripts/soak`).
+//! `FANSYNC_TEST_BINARY` another binary to test, `FANSYNC_TEST_RSYNCD` another rsync for the daemons that are mirrored to,
+//! `FANSYNC_TEST_TIMES=1` lists the slowest tests. With `--soak` as its first argument the binary runs the long form of the
+//! torture test instead (`scripts/soak`).
 
 mod bursts;
 mod compat;

@@ -40,7 +40,7 @@ fn play(setup: Setup, seed: u64) -> Run<()> {
 
 /// The long form: storms until the time is over or something differs.
 ///
-/// `args`: `DURATION [--seed N] [--fs NAME] [--watch NAME]`. One line for each storm goes to standard output.
+/// `args`: `DURATION [--seed N] [--fs NAME] [--watch NAME] [--moves]`. One line for each storm goes to standard output.
 pub fn soak(args: &[String]) -> ExitCode {
     let wish = match Wish::read(args) {
         Ok(wish) => wish,
@@ -58,7 +58,7 @@ pub fn soak(args: &[String]) -> ExitCode {
     };
     println!("seed {}, {}, watch {}, {}", wish.seed, wish.fs.name(), wish.watch, humantime::format_duration(wish.duration));
     match storm::setup(Setup::new(wish.fs).watch(&wish.watch), wish.seed) {
-        Ok(world) => weather(world, wish.duration),
+        Ok(world) => weather(world, wish.duration, wish.moves),
         Err(Skip(why)) => {
             eprintln!("error: {why}");
             ExitCode::from(69)
@@ -66,12 +66,12 @@ pub fn soak(args: &[String]) -> ExitCode {
     }
 }
 
-fn weather(mut world: World, duration: Duration) -> ExitCode {
+fn weather(mut world: World, duration: Duration, moves: bool) -> ExitCode {
     let begun = Instant::now();
     let (mut cycle, mut total) = (0, 0);
     while begun.elapsed() < duration {
         cycle += 1;
-        let mood = [Mood::Crash, Mood::Any, Mood::Moves, Mood::Any][cycle % 4];
+        let mood = if moves { Mood::Moves } else { [Mood::Crash, Mood::Any, Mood::Moves, Mood::Any][cycle % 4] };
         let force = if mood == Mood::Moves { storm::STEPS } else { storm::FORCES[(cycle + cycle / 4) % storm::FORCES.len()] };
         let tally = match world.storm(mood, force) {
             Ok(tally) => tally,
@@ -111,16 +111,19 @@ struct Wish {
     seed: u64,
     fs: Fs,
     watch: String,
+    /// Only storms that are mostly renames.
+    moves: bool,
 }
 
 impl Wish {
     fn read(args: &[String]) -> Result<Wish, String> {
-        let mut wish =
-            Wish { duration: Duration::from_secs(600), seed: fastrand::u64(..1 << 32), fs: Fs::Ext4, watch: "auto".into() };
+        let (duration, seed) = (Duration::from_secs(600), fastrand::u64(..1 << 32));
+        let mut wish = Wish { duration, seed, fs: Fs::Ext4, watch: "auto".into(), moves: false };
         let mut args = args.iter();
         while let Some(arg) = args.next() {
             let mut value = || args.next().ok_or(format!("{arg} needs a value"));
             match arg.as_str() {
+                "--moves" => wish.moves = true,
                 "--seed" => wish.seed = value()?.parse().map_err(|e| format!("--seed: {e}"))?,
                 "--fs" => {
                     let name = value()?;
