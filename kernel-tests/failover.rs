@@ -246,6 +246,37 @@ pub fn cases() -> Vec<Case> {
             assert!(lost.is_empty(), "{} of {written} lost: {lost:?}", lost.len());
             Ok(())
         }),
+        case("a_server_that_is_told_to_step_down_pushes_first", T, |_| {
+            // Changes wait, so that there are some.
+            let c = Cluster::mirrored(|m| drop(m.batch.insert("settle".into(), "300ms".into())));
+            let web = c.web("web", "failback = \"manual\"");
+            c.whole_and_seen(&web);
+            let ledger = c.write_while_writable(0);
+            // Too slow for its clients, but alive.
+            c.servers[0].nfs.answer(false);
+            web.on("backup");
+            let written = ledger.stop();
+            assert_eq!((c.servers[0].mark(), c.servers[1].mark()), ((1, Role::Follower), (2, Role::Primary)));
+            let lost: Vec<u32> = (0..written).filter(|n| c.servers[1].read(&format!("load {n}")).is_none()).collect();
+            assert!(written > 20 && lost.is_empty(), "{} of {written} lost: {lost:?} {}", lost.len(), c.servers[0].log());
+            Ok(())
+        }),
+        case("a_mirror_that_does_not_follow_open_files_hands_nothing_over", T, |_| {
+            let c = Cluster::mirrored(|m| m.follow_open_files = None);
+            let web = c.web("web", "failback = \"manual\"");
+            c.whole_and_seen(&web);
+            assert!(c.servers[0].trouble("without follow_open_files"), "{}", c.servers[0].status());
+            assert!(
+                c.servers[0].check().contains("warning: the mirror data runs without follow_open_files"),
+                "{}",
+                c.servers[0].check()
+            );
+            let before = c.servers[0].exports();
+            let (code, said) = web.order(&["switch"]);
+            assert!(code == 1 && said.contains("without follow_open_files"), "{said}");
+            assert!(!c.servers[0].exports()[before.len()..].contains(&"ro".into()), "made read-only all the same");
+            Ok(())
+        }),
         case("fail_back_is_refused_on_any_doubt", T, |_| {
             let (mut c, web) = Cluster::switched();
             // Nobody there to hand over to.

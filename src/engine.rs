@@ -644,6 +644,7 @@ impl Engine {
             directories: self.resolver.known().0 as u64,
             muted_directories: muted.directories,
             muted_files: muted.files,
+            follow_open_files: self.mirror.follow_open_files,
             following: muted.followed + self.written.len() as u64,
             links: self.linking.as_ref().map(|l| {
                 let (files, names) = l.links.sizes();

@@ -138,7 +138,10 @@ fn check_failover(args: &CheckArgs) -> ExitCode {
         return ExitCode::Usage;
     }
     match FailoverConfig::load(&args.config) {
-        Ok(_) => {
+        Ok(config) => {
+            for warning in config.server.iter().flat_map(fansync::failover::mirror::warnings) {
+                eprintln!("warning: {warning}");
+            }
             println!("the configuration is valid");
             ExitCode::Done
         }

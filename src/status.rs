@@ -57,6 +57,9 @@ pub struct Mirror {
     pub muted_directories: u64,
     /// Files outside the root or left out whose writes the kernel was told not to report (`follow_open_files`).
     pub muted_files: u64,
+    /// Whether files are sent while they are open for writing.
+    #[serde(default)]
+    pub follow_open_files: bool,
     /// Files that are being written and are looked at when `follow_interval` is over (`follow_open_files`).
     pub following: u64,
     /// Files with several names; only with `hard_links`.
@@ -478,6 +481,7 @@ pub(crate) mod tests {
             directories: 1,
             muted_directories: 2,
             muted_files: 0,
+            follow_open_files: true,
             following: 1,
             links: None,
             lost: [("queue_overflow".into(), 2), ("failing_path".into(), 5)].into(),

@@ -106,17 +106,24 @@ impl Cluster {
 
     /// With a mirror daemon on each, towards the other.
     pub fn with_mirrors() -> Cluster {
+        Cluster::mirrored(|_| {})
+    }
+
+    /// As [`Cluster::with_mirrors`], with another configuration of the mirrors.
+    pub fn mirrored(change: impl Fn(&mut MirrorTable)) -> Cluster {
         let mut c = Cluster::prepared();
         let trees = [c.servers[1].tree.clone(), c.servers[0].tree.clone()];
         for (server, target) in c.servers.iter_mut().zip(trees) {
             let target = TargetTable { name: "peer".into(), url: target.display().to_string(), ..TargetTable::default() };
-            let table = MirrorTable {
+            let mut table = MirrorTable {
                 name: "data".into(),
                 source: server.tree.clone(),
                 roles: Some(true),
+                follow_open_files: Some(true),
                 target: vec![target],
                 ..MirrorTable::default()
             };
+            change(&mut table);
             server.mirror = Some((Config::new(&server.dir, vec![table]), None));
             server.live();
         }
@@ -373,6 +380,12 @@ impl Server {
             run(Command::new(binary()).args(["failover", "status", "--json", "--socket"]).arg(self.dir.join("socket")), WAIT);
         let all: Value = serde_json::from_str(&ran.stdout).unwrap_or_default();
         all["server"].clone()
+    }
+
+    /// What `fansync check` says of its configuration.
+    pub fn check(&self) -> String {
+        let ran = run(Command::new(binary()).args(["check", "--config"]).arg(self.dir.join("failover.toml")), WAIT);
+        ran.stdout + &ran.stderr
     }
 
     pub fn trouble(&self, what: &str) -> bool {

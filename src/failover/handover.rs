@@ -3,11 +3,11 @@
 //! The server that is primary does it; its mirror daemon keeps the peer equal all the time, and has kept aside what only the
 //! peer held ([`super::fence`]), so what is left at the end are the last changes. In this order:
 //!
-//! 1. The peer is asked: it is a follower. The mirror daemon is asked: the peer holds a whole copy. Clients look more often from
+//! 1. The peer is asked: it is a follower. The mirror daemon is asked: it follows open files, and the peer holds a whole copy. Clients look more often from
 //!    here on. What is pending is flushed until a flush takes a third of what clients may wait.
 //! 2. The intention is written down ([`JOURNAL`]), with the epoch that the peer gets.
 //! 3. Exports read-only: from now on clients get EROFS, and nothing more is acknowledged.
-//! 4. Flush, twice: a write that the NFS server had let in just before may end after the first.
+//! 4. Flush, twice, both within what clients may wait.
 //! 5. The mark: follower. This is the point of no return.
 //! 6. The peer is promoted, by which it exports read-write and pushes; clients see its mark and move.
 //!
@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::mark::{self, Mark, Role};
+use super::mirror;
 use super::server::{PEER, Server, locked};
 use super::wire::{Reply, Request};
 use crate::control;
@@ -94,6 +95,14 @@ impl Server {
         }
     }
 
+    /// The last changes of a server that has become read-only. Twice: a write that the NFS server had let in just before may end after the
+    /// first.
+    pub(super) fn flush_last(&self, within: Duration) -> Result<(), String> {
+        let begun = Instant::now();
+        self.flush(within)?;
+        self.flush(within.saturating_sub(begun.elapsed()))
+    }
+
     /// What is pending may be much; under load each flush is shorter than the one before, or the mirror cannot follow.
     fn flush_until_short(&self) -> Result<(), String> {
         let begun = Instant::now();
@@ -131,7 +140,10 @@ impl Server {
             Some(mark) => return Err(format!("the peer is {mark}, and not a follower of ours")),
             None => return Err(format!("the peer has no role mark: {}", peer.trouble)),
         }
-        let mirror = self.mirror().ok_or("the mirror daemon does not answer, so nobody knows what the peer holds")?;
+        let mirror = mirror::of(&self.cfg).ok_or("the mirror daemon does not answer, so nobody knows what the peer holds")?;
+        if let Some(why) = mirror::unfit(&mirror) {
+            return Err(why);
+        }
         for t in &mirror.targets {
             if t.keeps_aside || t.reconcile.is_some() || !matches!(t.state.as_str(), "idle" | "syncing") {
                 return Err(format!("the peer does not hold a whole copy yet: target {} is {} {}", t.name, t.state, t.reason));
@@ -147,7 +159,7 @@ impl Server {
             .map_err(|e| format!("cannot write {}: {e}", self.journal_path().display()))?;
         let frozen = Instant::now();
         let ready = match self.export(false) {
-            true => self.flush(self.cfg.flush_timeout).and_then(|()| self.flush(self.cfg.flush_timeout)),
+            true => self.flush_last(self.cfg.flush_timeout),
             false => Err("the exports cannot be made read-only".into()),
         };
         let still = self.own().and_then(|m| if m == own { Ok(()) } else { Err(format!("this server became {m} meanwhile")) });

@@ -5,6 +5,9 @@
 //! first; a peer that says no is obeyed, one that does not answer counts as dead. The mark is on the disk before the
 //! exports change to read-write, and after they have changed to read-only.
 //!
+//! A server that is told to step down is perhaps only slow: it becomes read-only, and pushes what it has acknowledged for as long as
+//! `flush_timeout` allows before its mark changes, since afterwards it is fenced.
+//!
 //! Hand-over (fail-back) is in [`super::handover`].
 //!
 //! Gives up: two servers that cannot reach each other, promoted by two clients that each see one of them, are both primary until they
@@ -18,15 +21,16 @@ use std::time::{Duration, Instant};
 
 use super::child::Calls;
 use super::config::Server as Config;
+use super::grace;
 use super::machine::Report;
 use super::mark::{self, Mark, MarkError, Role};
+use super::mirror;
 use super::wire::{self, Key, Reply, Request};
-use crate::control;
 use crate::status;
 
 /// How long the peer may take to answer.
 pub(super) const PEER: Duration = Duration::from_millis(700);
-/// How long a peer that accepts the connection may take to step down: it sets exports and writes its mark.
+/// How long a peer that accepts the connection may take to step down, besides its flush: it sets exports and writes its mark.
 const STEP_DOWN: Duration = Duration::from_secs(2);
 /// Between two looks at the peer and the mark.
 const TEND: Duration = Duration::from_millis(500);
@@ -61,6 +65,8 @@ pub(super) struct Now {
     pub(super) handing_over: bool,
     peer_whole: Option<bool>,
     trouble: String,
+    /// Why its mirror cannot hand over, whatever else is well.
+    unfit: String,
 }
 
 /// Locks what stays right even if a holder panicked.
@@ -140,7 +146,11 @@ impl Server {
         let mark = mark::read(&self.cfg.tree);
         let now = locked(&self.now);
         Report {
-            trouble: mark.as_ref().err().map_or_else(|| now.trouble.clone(), ToString::to_string),
+            trouble: match &mark {
+                Err(e) => e.to_string(),
+                Ok(_) if now.trouble.is_empty() => now.unfit.clone(),
+                Ok(_) => now.trouble.clone(),
+            },
             mark: mark.ok().flatten(),
             handing_over: now.handing_over,
             writable: now.writable == Some(true),
@@ -184,7 +194,7 @@ impl Server {
             return Ok(own);
         }
         let mut highest = above.max(own.epoch).max(self.reserved());
-        match self.ask_peer(&Request::StepDown { by: self.host.clone() }, STEP_DOWN) {
+        match self.ask_peer(&Request::StepDown { by: self.host.clone() }, STEP_DOWN + self.cfg.flush_timeout) {
             Ok(Reply::Done { mark }) => highest = highest.max(mark.epoch),
             Ok(Reply::Refused { why }) => return Err(format!("the peer does not step down: {why}")),
             Ok(Reply::Report(_)) => return Err("the peer answers something else".into()),
@@ -194,6 +204,8 @@ impl Server {
         self.raise(&mark)?;
         locked(&self.now).confirmed = mark.epoch;
         tracing::warn!(epoch = mark.epoch, by, "this server is primary now");
+        // Until now it was read-only, so no client holds anything here that it would claim again.
+        grace::end();
         self.export(true);
         Ok(mark)
     }
@@ -207,16 +219,26 @@ impl Server {
         if locked(&self.now).handing_over {
             return Err("it hands over right now".into());
         }
-        self.become_follower(&format!("stepped down for {by}"))
+        self.read_only();
+        match self.flush_last(self.cfg.flush_timeout) {
+            Ok(()) => tracing::info!("the peer holds everything that was acknowledged here"),
+            Err(why) => {
+                tracing::warn!("stepping down with writes that the peer does not hold, which are kept aside later: {why}")
+            }
+        }
+        self.follow(&format!("stepped down for {by}"))
     }
 
     /// Read-only first: from then on no client is told that anything is stored.
-    pub(super) fn become_follower(&self, why: &str) -> Result<Mark, String> {
-        let own = self.own()?;
+    fn read_only(&self) {
         if !self.export(false) {
             // The NFS server may be what is broken here. Clients leave by the mark, and what they write until then is kept aside later.
             tracing::error!("stepping down although the exports cannot be made read-only");
         }
+    }
+
+    fn follow(&self, why: &str) -> Result<Mark, String> {
+        let own = self.own()?;
         let mark = Mark::new(own.epoch, Role::Follower, why);
         self.raise(&mark)?;
         tracing::warn!(epoch = mark.epoch, why, "this server is a follower now");
@@ -279,7 +301,8 @@ impl Server {
             match &report.mark {
                 Some(theirs) if theirs.epoch > own.epoch => {
                     tracing::warn!(ours = own.epoch, "the peer is {theirs}, newer than we are: stepping down");
-                    let _ = self.become_follower("the peer has a newer epoch");
+                    self.read_only();
+                    let _ = self.follow("the peer has a newer epoch");
                     return;
                 }
                 Some(theirs) if theirs.epoch == own.epoch && theirs.role == Role::Primary => split = true,
@@ -313,7 +336,7 @@ impl Server {
 
     /// Whether the peer holds a whole copy, by the mirror daemon that pushes to it.
     fn look_at_mirror(&self) {
-        let mirror = self.mirror();
+        let mirror = mirror::of(&self.cfg);
         let whole = mirror.as_ref().map(|m| {
             let whole = |t: &status::Target| {
                 matches!(t.state.as_str(), "idle" | "syncing") && !t.keeps_aside && t.reconcile.is_none() && t.batches > 0
@@ -321,21 +344,18 @@ impl Server {
             !m.targets.is_empty() && m.targets.iter().all(whole)
         });
         // A target that is down for a moment still holds the whole copy that it held.
-        let down = mirror.is_some_and(|m| m.targets.iter().any(|t| matches!(t.state.as_str(), "down" | "probing" | "paused")));
+        let down =
+            mirror.as_ref().is_some_and(|m| m.targets.iter().any(|t| matches!(t.state.as_str(), "down" | "probing" | "paused")));
+        let unfit = mirror.as_ref().and_then(mirror::unfit).unwrap_or_default();
         let mut now = locked(&self.now);
+        if now.unfit != unfit && !unfit.is_empty() {
+            tracing::warn!("{unfit}");
+        }
+        now.unfit = unfit;
         if let Some(whole) = whole
             && !(down && now.peer_whole.is_some())
         {
             now.peer_whole = Some(whole);
-        }
-    }
-
-    /// What the mirror daemon says of itself.
-    pub(super) fn mirror(&self) -> Option<status::Mirror> {
-        let asked = control::ask(&self.cfg.mirror_socket, &control::Request::Status, Duration::from_millis(100));
-        match asked {
-            Ok(control::Reply::Status(snapshot)) => snapshot.mirrors.into_iter().find(|m| m.name == self.cfg.mirror),
-            _ => None,
         }
     }
 }
