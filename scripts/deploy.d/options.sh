@@ -32,7 +32,7 @@ source:
   --target [NAME=]URL    rsync://USER@HOST[:PORT]/MODULE, [USER@]HOST:/DIR (ssh), or /DIR. Any number
   --exclude PATTERN      What to leave out, in rsync's syntax. Any number
   --no-delete            Never delete on the targets
-  --roles                The marks of docs/failover.md decide who may push
+  --roles                For failover: the marks of docs/failover.md decide who may push, and open files are followed
   --confxml FILE         In place of all these: a configuration of sersync's, with the flags of its call in
   --sersync "FLAGS"      as "-r -n 10"
   --password-file FILE   Whose first line is the rsync daemon's password; without it one is made up

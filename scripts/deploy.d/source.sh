@@ -76,7 +76,10 @@ source_config() {
     name=$(basename "$SOURCE" | tr -c 'A-Za-z0-9_.\n-' _ | sed 's/^[.-]/_/' | cut -c1-64)
     printf '\n[[mirror]]\nname = %s\nsource = %s\n' "$(quoted "$name")" "$(quoted "$SOURCE")"
     if [[ $DELETE -eq 0 ]]; then printf 'delete = false\n'; fi
-    if [[ $ROLES -eq 1 ]]; then printf 'roles = true\n'; fi
+    if [[ $ROLES -eq 1 ]]; then
+        # An NFS 4 server keeps files open for as long as a client does.
+        printf 'roles = true\nfollow_open_files = true\nfollow_interval = "200ms"\n'
+    fi
     if [[ ${#EXCLUDES[@]} -gt 0 ]]; then printf 'exclude = %s\n' "$(quoted_list "${EXCLUDES[@]}")"; fi
     for word in "${TARGETS[@]}"; do
         count=$((count + 1))

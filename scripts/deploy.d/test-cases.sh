@@ -170,7 +170,8 @@ backup_with_users_and_data() {
 
 several_roles_share() {
     mkdir -p /srv/data
-    deploy 0 "${SOURCE_ROLE[@]}" --instance one
+    deploy 0 "${SOURCE_ROLE[@]}" --instance one --roles
+    /usr/local/bin/fansync check --config /etc/fansync/one.toml --effective | grep -qx 'follow_open_files = true' || broken "a server's mirror does not follow open files"
     deploy 0 "${SOURCE_ROLE[@]}"
     twice "${WEB_ROLE[@]}"
     /usr/local/bin/fansync check --config /etc/fansync/failover.toml || broken "the monitor's configuration is wrong"
