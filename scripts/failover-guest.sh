@@ -37,8 +37,28 @@ fail() {
     done
     grep -v ' ok ' /s/web/ledger | tail -20
     usual || $fansync failover status --socket /s/web/failover.sock
-    dmesg 2>/dev/null | tail -5
+    tell_kernel
     exit 1
+}
+# What the kernels know of who waits for what.
+tell_kernel() {
+    local task host f
+    for task in /proc/[0-9]*/task/[0-9]*; do
+        case "$(cat "$task/wchan" 2>/dev/null)" in
+            *rpc* | *nfs* | *folio_wait* | *rwsem* | *mutex*) ;;
+            *) grep -q '^State:.D' "$task/status" 2>/dev/null || continue ;;
+        esac
+        echo "--- ${task#/proc/} $(cat "$task/comm") $(cat "$task/wchan")" && head -12 "$task/stack"
+    done 2>/dev/null
+    for host in primary backup; do
+        if ! init_of $host >/dev/null 2>&1; then continue; fi
+        echo "--- $host: threads $(in_host $host cat /proc/fs/nfsd/threads), grace ended $(in_host $host cat /proc/fs/nfsd/v4_end_grace), gracetime" \
+            "$(in_host $host cat /proc/fs/nfsd/nfsv4gracetime), lease $(in_host $host cat /proc/fs/nfsd/nfsv4leasetime)"
+        in_host $host exportfs -v
+        for f in auth.unix.ip nfsd.export nfsd.fh; do in_host $host tail -n +1 "/proc/net/rpc/$f/content"; done
+    done 2>&1
+    echo "--- mounts of the web host" && in_host web grep -E ' /srv| nfs' /proc/self/mountinfo
+    dmesg 2>/dev/null | tail -15
 }
 mkdir -p /s/primary /s/backup /s/web /srv/www
 
@@ -87,6 +107,8 @@ power_off() {
 }
 
 # ---- servers
+# Beforehand: of two that mount nfsd at once, one can come while its module is being loaded, and gets none.
+modprobe -a nfsd nfs nfsv3 nfsv4 || fail "no NFS in this kernel"
 options="sync,no_subtree_check,no_root_squash,insecure,fsid=1"
 if [ "$version" = 3 ]; then
     printf '#!/usr/bin/bash\n[ -S /run/rpcbind.sock ] || rpcbind -w\nrpc.nfsd -V 3 -N 4 4\n' >/s/nfsd
@@ -156,9 +178,9 @@ mount -t tmpfs nfs-$1 /var/lib/nfs
 mount -t tmpfs run-$1 /run
 mkdir -p /var/lib/nfs/v4recovery /var/lib/nfs/sm /var/lib/nfs/rpc_pipefs
 : >/var/lib/nfs/etab; : >/var/lib/nfs/rmtab; : >/etc/exports
-mount -t nfsd nfsd /proc/fs/nfsd
-echo 10 >/proc/fs/nfsd/nfsv4leasetime 2>/dev/null
-echo 10 >/proc/fs/nfsd/nfsv4gracetime 2>/dev/null
+mount -t nfsd nfsd /proc/fs/nfsd || exit
+echo 10 >/proc/fs/nfsd/nfsv4leasetime
+echo 10 >/proc/fs/nfsd/nfsv4gracetime
 /s/nfsd
 rpc.mountd --no-udp -p 20048 2>/dev/null
 rsync --daemon --config=/s/$1/rsyncd.conf
@@ -267,6 +289,12 @@ dies() {
     case $scene in
         service) in_host primary rpc.nfsd 0 ;;
         reboot | both | power-*) power_off primary ;;
+        grace)
+            in_host backup bash -c 'rpc.nfsd 0 && /s/nfsd'
+            say "the backup refuses opens: grace ended $(in_host backup cat /proc/fs/nfsd/v4_end_grace)"
+            cut=$(now)
+            ip link set vprimary down
+            ;;
         *) ip link set vprimary down ;;
     esac
 }
