@@ -5,11 +5,12 @@
 //! aloud; with `FANSYNC_TEST_STRICT=1` a skip is a failure. `FANSYNC_TEST_LOG` is the daemon's log level,
 //! `FANSYNC_TEST_BINARY` another binary to test, `FANSYNC_TEST_RSYNCD` another rsync for the daemons that are mirrored to,
 //! `FANSYNC_TEST_TIMES=1` lists the slowest tests. With `--soak` as its first argument the binary runs the long form of the
-//! torture test instead (`scripts/soak`).
+//! torture test instead (`scripts/soak`), with `--facts` it tells what the kernel offers (`scripts/test-kernels`).
 
 mod bursts;
 mod compat;
 mod events;
+mod facts;
 mod failover;
 mod fallback;
 mod filters;
@@ -59,6 +60,9 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     if words.first().is_some_and(|word| word == "--soak") {
         return torture::soak(&words[1..]);
+    }
+    if words.first().is_some_and(|word| word == "--facts") {
+        return facts::tell();
     }
     let mut args = Arguments::from_args();
     args.test_threads = Some(args.test_threads.map_or(MOST_THREADS, |n| n.min(MOST_THREADS)));
