@@ -285,6 +285,7 @@ lines() { wc -l </s/web/ledger; }
 # ---- the primary dies
 dies() {
     from=$(($(lines) + 1))
+    since=$(date -u +%Y-%m-%dT%H:%M:%S)
     cut=$(now)
     case $scene in
         service) in_host primary rpc.nfsd 0 ;;
@@ -314,7 +315,8 @@ on_backup() { # tells what is measured on the way
     say "switch_seconds $(status web | grep -o '"last_switch_seconds":[0-9.e-]*' | cut -d: -f2)"
     say "how $(status web | grep -o '"last_switch":"[^"]*"')"
     # What took how long, by the monitor's clock.
-    tail -n +2 /s/web/failover.log | grep -E 'answer|primary|moved|blocked' | sed 's/^/  /' | tail -12
+    grep -hE 'answer|primary|moved|blocked|down|grace|acknowledged' /s/web/failover.log /s/backup/failover.log /s/primary/failover.log |
+        awk -v since="$since" '$1 >= since { print "  " $0 }' | sort
     say "blocked_processes $(status web | grep -o '"stuck":\[[^]]*\]' | grep -o '"pid"' | wc -l)"
 }
 comes_back() {
@@ -324,14 +326,17 @@ comes_back() {
         *) ip link set vprimary up ;;
     esac
 }
+switches() { status web | grep -o '"switches":[0-9]*' | cut -d: -f2; }
 disturb() {
     case $scene in
         flap)
+            local before
+            before=$(switches)
             for _ in 1 2 3 4 5 6 7 8; do
                 ip link set vprimary down && sleep 1
                 ip link set vprimary up && sleep 1.3
             done
-            say "switches $(status web | grep -o '"switches":[0-9]*' | cut -d: -f2), then on $(mounted)"
+            say "switches $(($(switches) - before)), then on $(mounted)"
             ;;
         stuck)
             # Pages that cannot be written back, and somebody whose working directory is there.
