@@ -42,13 +42,14 @@ fail() {
 }
 # What the kernels know of who waits for what.
 tell_kernel() {
-    local task host f
+    local task host f waits stat
     for task in /proc/[0-9]*/task/[0-9]*; do
-        case "$(cat "$task/wchan" 2>/dev/null)" in
-            *rpc* | *nfs* | *folio_wait* | *rwsem* | *mutex*) ;;
-            *) grep -q '^State:.D' "$task/status" 2>/dev/null || continue ;;
+        waits='' stat=''
+        read -r waits <"$task/wchan"
+        read -r stat <"$task/stat"
+        case "$waits $stat" in
+            *rpc_wait* | *nfs4_wait* | *folio_wait* | *rwsem_down* | *") D "*) echo "--- ${stat:0:40} $waits" && head -12 "$task/stack" ;;
         esac
-        echo "--- ${task#/proc/} $(cat "$task/comm") $(cat "$task/wchan")" && head -12 "$task/stack"
     done 2>/dev/null
     for host in primary backup; do
         if ! init_of $host >/dev/null 2>&1; then continue; fi
@@ -111,7 +112,14 @@ power_off() {
 modprobe -a nfsd nfs nfsv3 nfsv4 || fail "no NFS in this kernel"
 options="sync,no_subtree_check,no_root_squash,insecure,fsid=1"
 if [ "$version" = 3 ]; then
-    printf '#!/usr/bin/bash\n[ -S /run/rpcbind.sock ] || rpcbind -w\nrpc.nfsd -V 3 -N 4 4\n' >/s/nfsd
+    echo '_rpc:x:107:65534::/run/rpcbind:/bin/false' >>/etc/passwd # whom rpcbind runs as
+    cat >/s/nfsd <<'NFSD'
+#!/usr/bin/bash
+mkdir -p /run/rpcbind
+[ -S /run/rpcbind.sock ] || rpcbind -w
+until (exec 3<>/dev/tcp/127.0.0.1/111) 2>/dev/null; do sleep 0.1; done
+rpc.nfsd -V 3 -N 4 4
+NFSD
 else
     printf '#!/usr/bin/bash\nrpc.nfsd -N 3 -V 4.2 4\n' >/s/nfsd
 fi
@@ -176,11 +184,13 @@ mount --make-rprivate / 2>/dev/null
 mkdir -p /var/lib/nfs /run
 mount -t tmpfs nfs-$1 /var/lib/nfs
 mount -t tmpfs run-$1 /run
-mkdir -p /var/lib/nfs/v4recovery /var/lib/nfs/sm /var/lib/nfs/rpc_pipefs
+mkdir -p /var/lib/nfs/nfsdcld /var/lib/nfs/sm /var/lib/nfs/rpc_pipefs
+mount -t rpc_pipefs sunrpc /var/lib/nfs/rpc_pipefs
 : >/var/lib/nfs/etab; : >/var/lib/nfs/rmtab; : >/etc/exports
 mount -t nfsd nfsd /proc/fs/nfsd || exit
 echo 10 >/proc/fs/nfsd/nfsv4leasetime
 echo 10 >/proc/fs/nfsd/nfsv4gracetime
+nfsdcld
 /s/nfsd
 rpc.mountd --no-udp -p 20048 2>/dev/null
 rsync --daemon --config=/s/$1/rsyncd.conf
@@ -275,10 +285,10 @@ until_true 120 web_on primary || fail "the web host has not mounted the primary"
 
 # ---- the application
 : >/s/web/ledger
-application() { # MOUNT
-    nsenter --target "$(init_of web)" --mount --net --pid -- $work run "$1" /s/web/ledger /s/web/stop &
+application() { # FIRST
+    nsenter --target "$(init_of web)" --mount --net --pid -- $work run /srv/www /s/web/ledger /s/web/stop "$1" &
 }
-application /srv/www
+application 0
 stored_on() { tail -n "+$2" /s/web/ledger | grep -q " ok .* 10.0.0.$1:"; }
 lines() { wc -l </s/web/ledger; }
 
@@ -291,7 +301,13 @@ dies() {
         service) in_host primary rpc.nfsd 0 ;;
         reboot | both | power-*) power_off primary ;;
         grace)
+            # A client that the backup's NFS server knows, and that goes with the primary: it is waited for.
+            # ip netns exec mounts the /sys of that namespace.
+            ip netns exec primary bash -c 'echo other >/sys/fs/nfs/net/nfs_client/identifier
+                mount -t nfs -o vers=4.2 10.0.0.2:/srv/backup /mnt && exec sleep 1000' &
+            until_true 30 grep -q ' /mnt nfs' "/proc/$!/mounts" || fail "no second client"
             in_host backup bash -c 'rpc.nfsd 0 && /s/nfsd'
+            since=$(date -u +%Y-%m-%dT%H:%M:%S)
             say "the backup refuses opens: grace ended $(in_host backup cat /proc/fs/nfsd/v4_end_grace)"
             cut=$(now)
             ip link set vprimary down
@@ -395,8 +411,7 @@ fail_back() {
     until_true 120 whole backup || fail "the old primary holds no whole copy again"
     until_true 60 ready || fail "the primary is not mounted aside"
     if [ "$scene" = load ]; then
-        in_host web mkdir -p /srv/www/more
-        application /srv/www/more
+        application 1000000
         sleep 2
     fi
     case $scene in power-*) interrupted ;; esac
@@ -413,6 +428,7 @@ fail_back() {
     usual || ordered || fail "a second fail-back is an error: $(cat /s/web/failback.log)"
     sleep 3
     say "failback_pause_seconds $(tail -n "+$back" /s/web/ledger | awk '/ ok / { if (/10\.0\.0\.2:/) last = $1; else if (/10\.0\.0\.1:/ && last) { printf "%.2f", $1 - last; exit } }')"
+    usual || say "hand_over $(grep -h ' handed over: ' /s/backup/failover.log | tail -1 | grep -oE '(pause|whole)=[^ ]*' | tr '\n' ' ')"
     say "failback_errors $(tail -n "+$back" /s/web/ledger | grep -c ' error ')"
 }
 verdict() { # so far

@@ -1,9 +1,9 @@
 //! The application of the failover scenes: writes below a mount from several threads and keeps a ledger of what it was told is
 //! stored, then tells what of that is there.
 //!
-//!     failover-work run MOUNT LEDGER STOP     until the file STOP exists
-//!     failover-work check LEDGER TREE OTHER   TREE: the server's that clients are on; OTHER may hold what was kept aside there; prints one
-//!                                             line of counts, exit status 1 when something is lost
+//!     failover-work run MOUNT LEDGER STOP FIRST   until the file STOP exists; FIRST: number of its first writers, so that two can run
+//!     failover-work check LEDGER TREE OTHER       TREE: the server's that clients are on; OTHER may hold what was kept aside there; prints one
+//!                                                 line of counts, exit status 1 when something is lost
 //!
 //! Four kinds of writers: new files, a state file rewritten in place, a log held open, deletes; each operation is fsynced before it goes
 //! into the ledger. A writer that is blocked is given up after a while and another started, as a pool of web server processes does;
@@ -35,11 +35,14 @@ fn main() -> io::Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words[..] {
-        ["run", mount, ledger, stop] => run(Path::new(mount), Path::new(ledger), Path::new(stop)),
+        ["run", mount, ledger, stop, first] => {
+            let first = first.parse().map_err(io::Error::other)?;
+            run(Path::new(mount), Path::new(ledger), Path::new(stop), first)
+        }
         ["check", ledger, tree, other] => {
             std::process::exit(check(Path::new(tree), Path::new(other), &fs::read_to_string(ledger)?))
         }
-        _ => Err(io::Error::other("run MOUNT LEDGER STOP, or check LEDGER TREE OTHER")),
+        _ => Err(io::Error::other("run MOUNT LEDGER STOP FIRST, or check LEDGER TREE OTHER")),
     }
 }
 
@@ -91,10 +94,10 @@ impl Book {
     }
 }
 
-fn run(mount: &Path, ledger: &Path, stop: &Path) -> io::Result<()> {
+fn run(mount: &Path, ledger: &Path, stop: &Path, first: u64) -> io::Result<()> {
     let out = OpenOptions::new().create(true).append(true).open(ledger)?;
     let book = Arc::new(Book { mount: mount.into(), out, servers: Mutex::default() });
-    let mut generation = 0;
+    let mut generation = first;
     let start = |kind: &'static str, generation: u64| {
         let life = Arc::new(Life::default());
         let (book, shared) = (Arc::clone(&book), Arc::clone(&life));

@@ -8,12 +8,13 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-/// `N` during the grace time, `Y` after it; writing `Y` ends it (Linux 3.18). Of the network namespace that nfsd was mounted in.
-const FILE: &str = "/proc/fs/nfsd/v4_end_grace";
+/// Of the network namespace that it was mounted in. `v4_end_grace` says `N` during the grace time and `Y` after it; writing `Y` ends it
+/// (Linux 3.18), or fails with EBUSY where nothing keeps track of clients over restarts, as nfsdcld(8) does (6.12.117).
+const NFSD: &str = "/proc/fs/nfsd";
 
 /// Ends it, if there is one. Without the kernel's NFS server: nothing.
 pub fn end() {
-    match end_by(Path::new(FILE)) {
+    match end_in(Path::new(NFSD)) {
         Ok(true) => tracing::info!("the grace time of the NFS server is ended"),
         Ok(false) => {}
         Err(error) => {
@@ -23,20 +24,18 @@ pub fn end() {
 }
 
 /// Whether there was one.
-fn end_by(file: &Path) -> io::Result<bool> {
-    let state = match fs::read_to_string(file) {
+fn end_in(nfsd: &Path) -> io::Result<bool> {
+    let file = nfsd.join("v4_end_grace");
+    let state = match fs::read_to_string(&file) {
         Ok(state) => state,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(e) => return Err(e),
     };
-    if !state.starts_with('N') {
+    let runs = fs::read_to_string(nfsd.join("threads"))?.trim() != "0";
+    if !runs || !state.starts_with('N') {
         return Ok(false);
     }
-    match fs::write(file, b"Y") {
-        // Its threads are stopped.
-        Err(e) if e.kind() == io::ErrorKind::ResourceBusy => Ok(false),
-        done => done.map(|()| true),
-    }
+    fs::write(&file, b"Y").map(|()| true)
 }
 
 #[cfg(test)]
@@ -46,11 +45,14 @@ mod tests {
     #[test]
     fn ends_once() {
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("v4_end_grace");
-        assert!(!end_by(&file).unwrap(), "no NFS server");
+        let [file, threads] = ["v4_end_grace", "threads"].map(|name| dir.path().join(name));
+        assert!(!end_in(dir.path()).unwrap(), "no NFS server");
         fs::write(&file, "N\n").unwrap();
-        assert!(end_by(&file).unwrap());
+        fs::write(&threads, "0\n").unwrap();
+        assert!(!end_in(dir.path()).unwrap(), "it does not run");
+        fs::write(&threads, "8\n").unwrap();
+        assert!(end_in(dir.path()).unwrap());
         assert!(fs::read_to_string(&file).unwrap().starts_with('Y'));
-        assert!(!end_by(&file).unwrap());
+        assert!(!end_in(dir.path()).unwrap(), "once is enough");
     }
 }
