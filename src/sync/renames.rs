@@ -87,7 +87,8 @@ pub(super) fn argv(spec: &Spec<'_>, renamed: &Renamed, pass: Pass) -> Vec<OsStri
     }
     add(&format!("--timeout={}", whole_seconds(spec.timeout)));
     add(&"-i");
-    add(&"--info=stats1");
+    // That the directory was made is said under -i from 3.2.4 on, before only where names are told.
+    add(&if pass == Pass::MovedTree { "--info=stats1,name1" } else { "--info=stats1" });
     if let Location::Daemon { .. } = spec.location {
         add(&"-s"); // as always over ssh: nothing that reads line by line gets to see the names
     }
