@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import platform
+import queue
 import random
 import signal
 import socket
@@ -12,9 +13,12 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
+# The arguments fansync itself uses for a batch, without those of the network.
+BATCH = ["-lptgoD", "--numeric-ids", "--from0", "--files-from=-", "--delete-missing-args", "--force", "--modify-window=-1"]
 HERE = Path(__file__).resolve().parent.parent
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -200,6 +204,82 @@ class Fansync:
 
     def stop(self):
         end_process(self.child)
+
+
+class Relay:
+    """A port that leads to another, and hands each byte on so many seconds later, both ways; use as a context."""
+
+    def __init__(self, to, delay):
+        self.to, self.delay = to, delay
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+
+    def __enter__(self):
+        self.child = os.fork()
+        if self.child == 0:
+            try:
+                ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+                self.serve()
+            finally:
+                os._exit(1)
+        self.listener.close()
+        return self
+
+    def __exit__(self, *_):
+        os.kill(self.child, signal.SIGKILL)
+        os.waitpid(self.child, 0)
+
+    def serve(self):
+        while True:
+            near, _ = self.listener.accept()
+            far = socket.create_connection(("127.0.0.1", self.to))
+            for end in (near, far):
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for source, sink in ((near, far), (far, near)):
+                late = queue.Queue()
+                threading.Thread(target=self.take, args=(source, late), daemon=True).start()
+                threading.Thread(target=self.give, args=(sink, late), daemon=True).start()
+
+    def take(self, source, late):
+        while True:
+            try:
+                got = source.recv(1 << 18)
+            except OSError:
+                got = b""
+            late.put((time.monotonic() + self.delay, got))
+            if not got:
+                return
+
+    def give(self, sink, late):
+        try:
+            while True:
+                due, got = late.get()
+                time.sleep(max(0.0, due - time.monotonic()))
+                if not got:
+                    return sink.shutdown(socket.SHUT_WR)
+                sink.sendall(got)
+        except OSError:
+            pass  # the other end is gone
+
+
+def table(header, lines):
+    """A table as Markdown has it."""
+    print("| " + " | ".join(header) + " |")
+    print("|" + " --- |" * len(header))
+    for line in lines:
+        print("| " + " | ".join(str(cell) for cell in line) + " |")
+    print(flush=True)
+
+
+def real_tree(given=None):
+    """`given`, or a tree of some thousands of files that every machine of this kind has; and how many files it has."""
+    if given:
+        return given, sum(len(names) for _, _, names in os.walk(given))
+    for path in ("/usr/share/perl", "/usr/include", "/usr/lib/python3", "/usr/lib/python3.11", "/usr/share/doc", "/usr/share"):
+        count = sum(len(names) for _, _, names in os.walk(path))
+        if 2000 <= count <= 30000:
+            return path, count
+    raise Failed("no tree of 2,000 to 30,000 files was found; give one with --tree")
 
 
 def percentile(values, share):

@@ -48,9 +48,9 @@ pub(super) fn may_be_twin(stat: &StatBrief, since: i64) -> bool {
     stat.ctime.secs + TWIN_SLACK_SECS >= since
 }
 
-/// Whether `new` files are so large a part of a directory that comparing its whole level is cheaper than listing them. rsync
-/// reads a list at 1.1 µs a byte and spends 6 to 12 µs on an entry of a level (measured, 3.5.0): listed at about 40 bytes,
-/// a path costs as much as four or more entries.
+/// Whether `new` files are so large a part of a directory that comparing its whole level is cheaper than listing them: where
+/// they are one in four or five, with paths of 30 bytes as with 130 (`scripts/batching --only level`, rsync 3.5.0), since longer
+/// paths make the entries of a level dearer, too.
 fn mostly_new(root: &Root, dir: &RelPath, new: usize) -> bool {
     let most = new * LEVEL_ENTRIES_PER_PATH;
     match nix::dir::Dir::openat(root, dir.as_path(), OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW, Mode::empty()) {
