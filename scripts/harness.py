@@ -206,6 +206,22 @@ class Fansync:
         end_process(self.child)
 
 
+def drain(path):
+    """Hears of all that fansync hears of on a filesystem, every 2 ms, and does nothing with it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    report_names, nonblock, unlimited = 0xC00, 0x2, 0x10  # FAN_REPORT_DFID_NAME, FAN_NONBLOCK, FAN_UNLIMITED_QUEUE
+    add, whole_filesystem = 0x1, 0x100
+    mask = 0x4 | 0x8 | 0x100 | 0x200 | 0x10000000 | 0x40000000  # ATTRIB, CLOSE_WRITE, CREATE, DELETE, RENAME, ONDIR
+    group = libc.fanotify_init(report_names | nonblock | unlimited, os.O_RDONLY)
+    if group < 0 or libc.fanotify_mark(group, add | whole_filesystem, ctypes.c_uint64(mask), -100, os.fsencode(path)):
+        raise Failed(f"cannot hear of changes to {path}: {os.strerror(ctypes.get_errno())}")
+    while True:
+        try:
+            os.read(group, 1 << 18)
+        except BlockingIOError:
+            time.sleep(0.002)
+
+
 class Relay:
     """A port that leads to another, and hands each byte on so many seconds later, both ways; use as a context."""
 
