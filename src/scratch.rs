@@ -1,22 +1,19 @@
 //! Throw-away filesystems for tests, so that what is heard is only what the test did.
 
+use crate::sys::apart::apart;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// What tests share: the watch limit is one for the machine, and a child between fork and exec holds every descriptor of
-/// this process, so a file closed by a test has its event later. Who starts children or changes the limit holds this alone;
-/// who judges events holds it shared, and only once: a second time waits for whoever waits to have it alone.
-static MACHINE: RwLock<()> = RwLock::new(());
+/// The watch limit is one for the machine: who changes it holds this alone, who needs watches holds it shared, and only once: a
+/// second time waits for whoever waits to have it alone.
+static WATCHES: RwLock<()> = RwLock::new(());
 
-/// To be held by every test that judges events without having a [`Scratch`].
+/// To be held by every test that judges events without having a [`Scratch`], from before it opens its first file.
 pub(crate) fn judging() -> RwLockReadGuard<'static, ()> {
-    MACHINE.read().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn alone() -> RwLockWriteGuard<'static, ()> {
-    MACHINE.write().unwrap_or_else(PoisonError::into_inner)
+    apart();
+    WATCHES.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A sysctl set for one test, and set back when dropped, on panic too.
@@ -30,7 +27,7 @@ impl WatchLimit {
 
     /// `None` without the right to set it; says so.
     pub(crate) fn set(limit: u64, test: &str) -> Option<WatchLimit> {
-        let alone = alone();
+        let alone = WATCHES.write().unwrap_or_else(PoisonError::into_inner);
         let before = std::fs::read_to_string(Self::PATH).expect("the sysctl can be read");
         match std::fs::write(Self::PATH, limit.to_string()) {
             Ok(()) => Some(WatchLimit { before, _alone: alone }),
@@ -60,19 +57,18 @@ impl Scratch {
     /// `sub`). `None` without root or
     /// without the tools; says so on stderr under the name of `test`.
     pub(crate) fn new(kind: &str, test: &str) -> Option<Scratch> {
+        apart();
         let dir = tempfile::tempdir().expect("a temporary directory");
         // Paths read back from the kernel hold no symlinks.
         let base = dir.path().canonicalize().expect("the temporary directory's path");
         let point = base.join("mnt");
         std::fs::create_dir(&point).expect("a mount point");
-        let alone = alone();
         let done = match kind {
             "tmpfs" => {
                 mount(Some("scratch"), &point, Some("tmpfs"), MsFlags::empty(), Some("size=256m")).map_err(|e| e.to_string())
             }
             _ => mount_image(kind, &base.join("image"), &point),
         };
-        drop(alone);
         match done {
             Ok(()) => Some(Scratch { point, _dir: dir, _judging: judging() }),
             Err(why) => {

@@ -42,17 +42,17 @@ impl Watched {
 }
 
 /// `None`, said aloud, where this cannot be tested.
-fn ground(test: &str, exclude: &[&str], follow: Option<Duration>) -> Option<(Watched, Scratch)> {
+fn ground(test: &str, exclude: &[&str], follow: Option<Duration>) -> Option<Watched> {
     let scratch = Scratch::new("ext4", test)?;
     let options = Options { writes: follow.is_some(), ..Options::default() };
-    let mut w = Watched::on(tempfile::tempdir_in(scratch.path()).unwrap(), exclude, &options);
+    let mut w = Watched::on(scratch, exclude, &options);
     let ignorer = Ignorer::new(&w.group).unwrap();
     if !ignorer.can_ignore_entries() {
         eprintln!("SKIPPED {test}: this kernel has no FAN_MARK_IGNORE");
         return None;
     }
     w.resolver.mute_by(MuteBy { ignorer, follow, names_files: w.group.features().target_fid });
-    Some((w, scratch))
+    Some(w)
 }
 
 /// One byte.
@@ -62,7 +62,7 @@ fn write(file: &mut fs::File) {
 
 #[test]
 fn a_muted_directory_that_comes_inside_is_heard() {
-    let Some((mut w, _scratch)) = ground("a_muted_directory_that_comes_inside_is_heard", &[], None) else { return };
+    let Some(mut w) = ground("a_muted_directory_that_comes_inside_is_heard", &[], None) else { return };
     fs::create_dir_all(w.at("outside/d/below")).unwrap();
     w.told();
     w.heat("outside/d");
@@ -77,7 +77,7 @@ fn a_muted_directory_that_comes_inside_is_heard() {
 
 #[test]
 fn a_directory_above_a_muted_one_comes_inside() {
-    let Some((mut w, _scratch)) = ground("a_directory_above_a_muted_one_comes_inside", &[], None) else { return };
+    let Some(mut w) = ground("a_directory_above_a_muted_one_comes_inside", &[], None) else { return };
     fs::create_dir_all(w.at("outside/a/b/c")).unwrap();
     w.told();
     w.heat("outside/a/b/c");
@@ -90,7 +90,7 @@ fn a_directory_above_a_muted_one_comes_inside() {
 #[test]
 fn a_muted_excluded_directory_that_gets_another_name_is_heard() {
     let exclude = ["/cache/", "/old/sub/"];
-    let Some((mut w, _scratch)) = ground("a_muted_excluded_directory_that_gets_another_name_is_heard", &exclude, None) else {
+    let Some(mut w) = ground("a_muted_excluded_directory_that_gets_another_name_is_heard", &exclude, None) else {
         return;
     };
     fs::create_dir_all(w.at("root/cache/below")).unwrap();
@@ -114,7 +114,7 @@ fn a_muted_excluded_directory_that_gets_another_name_is_heard() {
 
 #[test]
 fn files_that_leave_a_muted_directory_arrive() {
-    let Some((mut w, _scratch)) = ground("files_that_leave_a_muted_directory_arrive", &[], None) else { return };
+    let Some(mut w) = ground("files_that_leave_a_muted_directory_arrive", &[], None) else { return };
     w.heat("outside");
     fs::rename(w.at("outside/hot 1"), w.at("root/f")).unwrap();
     fs::hard_link(w.at("outside/hot 2"), w.at("root/l")).unwrap();
@@ -126,7 +126,7 @@ fn files_that_leave_a_muted_directory_arrive() {
 
 #[test]
 fn what_was_missed_ends_every_memory() {
-    let Some((mut w, _scratch)) = ground("what_was_missed_ends_every_memory", &[], None) else { return };
+    let Some(mut w) = ground("what_was_missed_ends_every_memory", &[], None) else { return };
     fs::create_dir(w.at("outside/d")).unwrap();
     w.told();
     w.heat("outside/d");
@@ -145,7 +145,7 @@ const INTERVAL: Duration = Duration::from_secs(2);
 
 #[test]
 fn an_open_file_is_told_once_per_interval() {
-    let Some((mut w, _scratch)) = ground("an_open_file_is_told_once_per_interval", &[], Some(INTERVAL)) else { return };
+    let Some(mut w) = ground("an_open_file_is_told_once_per_interval", &[], Some(INTERVAL)) else { return };
     fs::write(w.at("root/log"), "").unwrap();
     w.told();
     let mut log = fs::OpenOptions::new().append(true).open(w.at("root/log")).unwrap();
@@ -173,9 +173,9 @@ fn an_open_file_is_told_once_per_interval() {
 
 #[test]
 fn a_followed_file_is_found_wherever_it_went() {
-    let Some((mut w, _scratch)) = ground("a_followed_file_is_found_wherever_it_went", &["*.tmp"], Some(INTERVAL)) else { return };
+    let Some(mut w) = ground("a_followed_file_is_found_wherever_it_went", &["*.tmp"], Some(INTERVAL)) else { return };
     fs::create_dir(w.at("root/d")).unwrap();
-    let open = |name: &str| fs::OpenOptions::new().create(true).append(true).open(w.dir.path().join(name)).unwrap();
+    let open = |name: &str| fs::OpenOptions::new().create(true).append(true).open(w.at(name)).unwrap();
     let (mut a, mut b, mut foreign, mut tmp) = (open("root/d/a"), open("root/d/b"), open("outside/f"), open("root/x.tmp"));
     w.told();
     [&mut a, &mut b, &mut foreign, &mut tmp].into_iter().for_each(write);
@@ -218,7 +218,7 @@ fn a_followed_file_is_found_wherever_it_went() {
 
 #[test]
 fn a_muted_file_that_is_linked_inside_is_heard() {
-    let Some((mut w, _scratch)) = ground("a_muted_file_that_is_linked_inside_is_heard", &[], Some(INTERVAL)) else { return };
+    let Some(mut w) = ground("a_muted_file_that_is_linked_inside_is_heard", &[], Some(INTERVAL)) else { return };
     let mut file = fs::File::create(w.at("outside/f")).unwrap();
     w.told();
     file.write_all(b"1").unwrap();
@@ -238,7 +238,7 @@ fn a_muted_file_that_is_linked_inside_is_heard() {
 fn truncate_and_mtime_alone_are_heard() {
     use nix::sys::stat::{UtimensatFlags, utimensat};
     use nix::sys::time::TimeSpec;
-    let Some((mut w, _scratch)) = ground("truncate_and_mtime_alone_are_heard", &[], Some(INTERVAL)) else { return };
+    let Some(mut w) = ground("truncate_and_mtime_alone_are_heard", &[], Some(INTERVAL)) else { return };
     fs::write(w.at("root/f"), "some").unwrap();
     fs::create_dir(w.at("root/d")).unwrap();
     w.told();

@@ -1,40 +1,44 @@
-//! Against the running kernel: a directory on a filesystem with a mark, changes, and the paths that are told. Needs root.
+//! Against the running kernel: a directory on a filesystem with a mark, changes, and the paths that are told. Each on a filesystem
+//! of its own, so that nothing else is heard. Needs root.
 
 use std::fs;
 use std::os::fd::AsRawFd;
 
 use super::*;
+use crate::scratch::Scratch;
 use crate::source::fan_decode::events;
 use crate::sys::fanotify::{Group, Options};
 
 pub(super) struct Watched {
-    pub(super) dir: tempfile::TempDir,
     pub(super) group: Group,
     pub(super) root: Root,
     pub(super) resolver: Resolver,
     pub(super) filter: Filter,
+    // Unmounted last.
+    scratch: Scratch,
 }
 
 impl Watched {
-    fn new(exclude: &[&str], rename_events: bool) -> Watched {
+    /// `None`, said aloud, where this cannot be tested.
+    fn new(test: &str, exclude: &[&str], rename_events: bool) -> Option<Watched> {
         let options = Options { rename_events, ..Options::default() };
-        Watched::on(tempfile::tempdir().unwrap(), exclude, &options)
+        Some(Watched::on(Scratch::new("ext4", test)?, exclude, &options))
     }
 
-    pub(super) fn on(dir: tempfile::TempDir, exclude: &[&str], options: &Options) -> Watched {
-        fs::create_dir(dir.path().join("root")).unwrap();
-        fs::create_dir(dir.path().join("outside")).unwrap();
+    pub(super) fn on(scratch: Scratch, exclude: &[&str], options: &Options) -> Watched {
+        fs::create_dir(scratch.path().join("root")).unwrap();
+        fs::create_dir(scratch.path().join("outside")).unwrap();
         let group = Group::open(options).expect("needs root");
-        group.mark_filesystem(dir.path()).unwrap();
-        let root = Root::open(&dir.path().join("root")).unwrap();
+        group.mark_filesystem(scratch.path()).unwrap();
+        let root = Root::open(&scratch.path().join("root")).unwrap();
         let mut resolver = Resolver::new(1000);
         resolver.add_mount(&root, fs::File::open(root.path()).unwrap().into()).unwrap();
         let filter = Filter::new::<&str, &str>(&[], exclude).unwrap();
-        Watched { dir, group, root, resolver, filter }
+        Watched { group, root, resolver, filter, scratch }
     }
 
     pub(super) fn at(&self, path: &str) -> PathBuf {
-        self.dir.path().join(path)
+        self.scratch.path().join(path)
     }
 
     /// Everything told since the last call, as `what path`.
@@ -55,7 +59,7 @@ impl Watched {
 
 #[test]
 fn a_directory_that_cannot_be_opened_by_its_handle_is_a_loss() {
-    let mut w = Watched::new(&[], true);
+    let Some(mut w) = Watched::new("a_directory_that_cannot_be_opened_by_its_handle_is_a_loss", &[], true) else { return };
     fs::create_dir(w.at("root/a")).unwrap();
     fs::write(w.at("root/a/f"), "1").unwrap();
     // Capabilities belong to a thread, and so does a test.
@@ -70,7 +74,7 @@ fn a_directory_that_cannot_be_opened_by_its_handle_is_a_loss() {
 #[test]
 fn paths_follow_directories_wherever_they_go() {
     for rename_events in [true, false] {
-        let mut w = Watched::new(&[], rename_events);
+        let Some(mut w) = Watched::new("paths_follow_directories_wherever_they_go", &[], rename_events) else { return };
         fs::create_dir_all(w.at("root/a/b")).unwrap();
         fs::write(w.at("root/a/b/f"), "1").unwrap();
         assert_eq!(w.told(), ["CreatedDir a", "CreatedDir a/b", "Created a/b/f", "Written a/b/f"]);
@@ -93,7 +97,7 @@ fn paths_follow_directories_wherever_they_go() {
 
 #[test]
 fn many_renames_drained_late_end_right() {
-    let mut w = Watched::new(&[], true);
+    let Some(mut w) = Watched::new("many_renames_drained_late_end_right", &[], true) else { return };
     fs::create_dir_all(w.at("root/a/x")).unwrap();
     for (from, to) in [("a", "b"), ("b", "c"), ("c", "d")] {
         fs::rename(w.at("root").join(from), w.at("root").join(to)).unwrap();
@@ -117,7 +121,7 @@ fn many_renames_drained_late_end_right() {
 /// The kernel merges the third rename into the first, so the last record says "back to a".
 #[test]
 fn a_directory_that_went_to_and_fro_is_found_where_it_is() {
-    let mut w = Watched::new(&[], true);
+    let Some(mut w) = Watched::new("a_directory_that_went_to_and_fro_is_found_where_it_is", &[], true) else { return };
     fs::create_dir_all(w.at("root/a/x")).unwrap();
     fs::write(w.at("root/a/x/f"), "1").unwrap();
     w.told();
@@ -133,7 +137,10 @@ fn a_directory_that_went_to_and_fro_is_found_where_it_is() {
 /// The look-up of the first finds it where the exchange has put it, and the exchange is told after that.
 #[test]
 fn a_directory_looked_up_ahead_is_not_taken_for_the_one_it_was_exchanged_with() {
-    let mut w = Watched::new(&[], true);
+    let Some(mut w) = Watched::new("a_directory_looked_up_ahead_is_not_taken_for_the_one_it_was_exchanged_with", &[], true)
+    else {
+        return;
+    };
     for dir in ["d/c", "e/c"] {
         fs::create_dir_all(w.at("root").join(dir)).unwrap();
     }
@@ -150,7 +157,10 @@ fn a_directory_looked_up_ahead_is_not_taken_for_the_one_it_was_exchanged_with() 
 /// The same with what is above it: found below the name that its parent has by now, which in the tree still is another's.
 #[test]
 fn a_directory_looked_up_ahead_is_not_hung_on_the_one_that_had_its_parents_name() {
-    let mut w = Watched::new(&[], true);
+    let Some(mut w) = Watched::new("a_directory_looked_up_ahead_is_not_hung_on_the_one_that_had_its_parents_name", &[], true)
+    else {
+        return;
+    };
     for dir in ["p/q", "x/q"] {
         fs::create_dir_all(w.at("root").join(dir)).unwrap();
         fs::write(w.at("root").join(dir).parent().unwrap().join("f"), "1").unwrap();
@@ -166,7 +176,7 @@ fn a_directory_looked_up_ahead_is_not_hung_on_the_one_that_had_its_parents_name(
 
 #[test]
 fn excluded_and_foreign_paths_are_not_told() {
-    let mut w = Watched::new(&["/cache/", "*.tmp"], true);
+    let Some(mut w) = Watched::new("excluded_and_foreign_paths_are_not_told", &["/cache/", "*.tmp"], true) else { return };
     fs::create_dir_all(w.at("root/cache/deep")).unwrap();
     fs::write(w.at("root/cache/deep/f"), "1").unwrap();
     fs::write(w.at("root/f.tmp"), "1").unwrap();
@@ -185,14 +195,14 @@ fn excluded_and_foreign_paths_are_not_told() {
 /// An NFS server works by file handle; with the name out of the cache, the kernel reports the file alone.
 #[test]
 fn a_file_written_by_handle_is_found_or_lost_but_never_ignored() {
-    let mut w = Watched::new(&[], true);
+    let Some(mut w) = Watched::new("a_file_written_by_handle_is_found_or_lost_but_never_ignored", &[], true) else { return };
     fs::write(w.at("root/f"), "1").unwrap();
     w.told();
     let dir = fs::File::open(w.at("root")).unwrap();
     let handle = crate::sys::handle::name_to_handle(dir.as_fd(), Path::new("f")).unwrap();
     let by_handle = |w: &Watched| {
         let fd = open_by_handle(w.root.as_fd(), handle.as_ref()).unwrap();
-        fs::write(format!("/proc/self/fd/{}", fd.as_raw_fd()), "by handle").unwrap();
+        fs::write(format!("/proc/thread-self/fd/{}", fd.as_raw_fd()), "by handle").unwrap();
     };
     by_handle(&w);
     assert!(w.told().contains(&"Written f".into()));
@@ -213,7 +223,7 @@ fn a_file_written_by_handle_is_found_or_lost_but_never_ignored() {
 
 #[test]
 fn a_root_that_is_replaced_is_noticed() {
-    let w = Watched::new(&[], true);
+    let Some(w) = Watched::new("a_root_that_is_replaced_is_noticed", &[], true) else { return };
     assert_eq!(w.root.check(), Ok(()));
     fs::rename(w.at("root"), w.at("was")).unwrap();
     assert!(w.root.check().unwrap_err().contains("cannot be looked at"));
@@ -233,7 +243,9 @@ fn lost(w: &mut Watched) -> bool {
 
 #[test]
 fn the_other_names_of_a_file_are_no_concern_but_a_change_by_handle_is() {
-    let mut w = Watched::new(&[], true);
+    let Some(mut w) = Watched::new("the_other_names_of_a_file_are_no_concern_but_a_change_by_handle_is", &[], true) else {
+        return;
+    };
     fs::write(w.at("outside/one"), "1").unwrap();
     fs::create_dir(w.at("outside/d")).unwrap();
     fs::hard_link(w.at("outside/one"), w.at("outside/d/two")).unwrap();
@@ -248,7 +260,7 @@ fn the_other_names_of_a_file_are_no_concern_but_a_change_by_handle_is() {
     let by_handle = open_by_handle(fd.as_fd(), handle.as_ref()).unwrap();
     nix::sys::stat::fchmodat(
         nix::fcntl::AT_FDCWD,
-        &PathBuf::from(format!("/proc/self/fd/{}", by_handle.as_raw_fd())),
+        &PathBuf::from(format!("/proc/thread-self/fd/{}", by_handle.as_raw_fd())),
         Mode::S_IRWXU,
         nix::sys::stat::FchmodatFlags::FollowSymlink,
     )

@@ -413,6 +413,7 @@ fn cpu_ticks(text: &[u8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::apart::apart;
     use super::*;
     use std::path::Path;
 
@@ -485,6 +486,8 @@ mod tests {
 
     #[test]
     fn a_child_that_left_is_told_by_the_write() {
+        // The reading end is this child's alone.
+        apart();
         let mut child = shell("exit 5", Stdin::Later(4096));
         assert_eq!(wait(&mut child), Exit::Code(5));
         assert!(matches!(child.feed(b"./a\0"), Err(FeedError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe));
@@ -511,7 +514,12 @@ mod tests {
         let child = shell("trap '' TERM; while :; do sleep 1000; done", Stdin::Later(4096));
         let pid = child.pid();
         drop(child);
-        assert!(!Path::new(&format!("/proc/{pid}")).exists());
+        // Past [`REAP_PATIENCE`], a thread reaps it.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while Path::new(&format!("/proc/{pid}")).exists() {
+            assert!(Instant::now() < deadline, "it is never reaped");
+            std::thread::yield_now();
+        }
     }
 
     #[test]

@@ -275,7 +275,7 @@ fn a_change_through_a_handle_has_no_place() {
         .expect("an open file without a directory entry in memory");
     let group = Group::open(&Options::default()).unwrap();
     group.mark_filesystem(scratch.path()).unwrap();
-    fs::write(format!("/proc/self/fd/{}", opened.as_raw_fd()), "changed").unwrap();
+    fs::write(format!("/proc/thread-self/fd/{}", opened.as_raw_fd()), "changed").unwrap();
     let buf = drain(&group);
     let got: Vec<_> = events(&buf).map(Result::unwrap).collect();
     assert_eq!(got.len(), 1, "{got:?}");

@@ -151,7 +151,13 @@ pub fn fs_id(fd: BorrowedFd<'_>) -> io::Result<FsId> {
     Ok(FsId(unsafe { transmute::<libc::fsid_t, u64>(stat.f_fsid) }))
 }
 
-/// The path of what `fd` is open on, raw bytes: readlink of /proc/self/fd/N. As seen from this process's root; ends in
+/// The link under /proc that leads to what `fd` is open on, for calls that take a path alone. The thread's, not the process's, which
+/// would be that of its first thread: a thread may have descriptors of its own (`CLONE_FILES`, clone(2)).
+pub(super) fn fd_link(fd: BorrowedFd<'_>) -> String {
+    format!("/proc/thread-self/fd/{}", fd.as_raw_fd())
+}
+
+/// The path of what `fd` is open on, raw bytes: readlink of its link under /proc. As seen from this process's root; ends in
 /// ` (deleted)` when the object was unlinked (a name may really end so: see `nlink`), and is not absolute for an object
 /// outside every mount this process sees.
 ///
@@ -159,7 +165,7 @@ pub fn fs_id(fd: BorrowedFd<'_>) -> io::Result<FsId> {
 /// `ENAMETOOLONG` when the path has more than 4,095 bytes (procfs builds it in one page), `ENOENT` without /proc.
 pub fn fd_path(fd: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
     // std grows its buffer from 256 bytes; nix would first ask lstat for a size, which procfs answers with 64.
-    Ok(std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?.into_os_string().into_vec())
+    Ok(std::fs::read_link(fd_link(fd))?.into_os_string().into_vec())
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@
 //! and what happens to the entries of a directory from 6.0 on (`FAN_MARK_IGNORE`, which takes `FAN_EVENT_ON_CHILD`).
 
 use super::fanotify::Group;
+use super::handle::fd_link;
 use fanotify::low_level::{AT_FDCWD, fanotify_mark};
 use nix::errno::Errno;
 use std::io;
@@ -100,8 +101,7 @@ impl Ignorer {
 
     fn mark(&self, flags: u32, mask: u64, object: BorrowedFd<'_>) -> io::Result<()> {
         // fanotify_mark(2) takes no O_PATH descriptor for the object itself; the link under /proc leads to it.
-        let link = format!("/proc/self/fd/{}", object.as_raw_fd());
-        fanotify_mark(self.group.as_raw_fd(), flags, mask, AT_FDCWD, Path::new(&link))
+        fanotify_mark(self.group.as_raw_fd(), flags, mask, AT_FDCWD, Path::new(&fd_link(object)))
     }
 }
 

@@ -1,9 +1,10 @@
 //! inotify(7): one queue, a watch for every directory. The fallback where a filesystem cannot be marked.
 
+use super::handle::fd_link;
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify as NixInotify, WatchDescriptor};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 /// A watch, until the kernel or we remove it. The kernel numbers them upwards and does not use a number again for a long
 /// time (`idr_alloc_cyclic`, Linux 2.6.39; 2^31 watches later), so an event of a removed watch is known as such.
@@ -47,9 +48,8 @@ impl Inotify {
     /// `ENOSPC` at `fs.inotify.max_user_watches`, `ENOMEM`, `ENOENT` without /proc, `EACCES` without read permission.
     pub fn watch(&self, dir: BorrowedFd<'_>, root: bool) -> io::Result<Wd> {
         // inotify has no call that takes a descriptor; the link under /proc leads to the open directory itself.
-        let link = format!("/proc/self/fd/{}", dir.as_raw_fd());
         let writes = if self.writes { AddWatchFlags::IN_MODIFY } else { AddWatchFlags::empty() };
-        Ok(self.queue.add_watch(link.as_str(), writes | if root { MASK_ROOT } else { MASK })?)
+        Ok(self.queue.add_watch(fd_link(dir).as_str(), writes | if root { MASK_ROOT } else { MASK })?)
     }
 
     /// Removes a watch. One that the kernel has removed already is fine.

@@ -3,6 +3,8 @@
 //! Functions take borrowed descriptors and slices and return owned descriptors and `io::Result`; nothing here knows of the
 //! pipeline.
 
+#[cfg(test)]
+pub(crate) mod apart;
 pub mod caps;
 pub mod child;
 pub mod dirent;

@@ -80,8 +80,8 @@ fn errors_and_ends_come_back_with_the_buffer() {
 /// On an event queue, non-blocking as the reader has it: a read waits in the ring, its time runs out, and it can be done again.
 #[test]
 fn a_read_of_an_event_queue_waits_and_is_cancelled() {
-    let Some(mut uring) = open(1) else { return };
     let _judging = crate::scratch::judging();
+    let Some(mut uring) = open(1) else { return };
     let dir = tempfile::tempdir().unwrap();
     let queue = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).unwrap();
     queue.add_watch(dir.path(), AddWatchFlags::IN_CREATE).unwrap();
