@@ -2,11 +2,13 @@
 
 use crate::fixture::daemon::{Config, Daemon, MirrorTable, TargetTable, Until, fansync};
 use crate::fixture::fs::{ALL, Fs, Ground, Mount, work_dir};
-use crate::fixture::proc::Ran;
+use crate::fixture::proc::{Ran, poll_until};
 use crate::fixture::rsyncd::{Rsyncd, free_port};
 use crate::fixture::tree::{Dir, Times, count, differences};
 use crate::fixture::{Case, Mirror, Run, Setup, WAIT, case, real};
+use crate::outages::program;
 
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -27,7 +29,7 @@ pub fn cases() -> Vec<Case> {
             // A daemon that knows nothing of what it has sent.
             let state = m.scratch("state");
             if state.exists() {
-                std::fs::remove_dir_all(state).expect("the state can be removed");
+                fs::remove_dir_all(state).expect("the state can be removed");
             }
             m.restart(Until::Watching);
             m.check();
@@ -198,8 +200,44 @@ pub fn cases() -> Vec<Case> {
             m.check();
             Ok(())
         }),
+        case("source_replaced_while_rsync_connects", &[Fs::Tmpfs], |fs| {
+            let dir = work_dir();
+            let gate = dir.path().join("gate");
+            let rsync = program(&dir.path().join("late"), LATE);
+            let m = Setup::new(fs).rsync(rsync).target_key("standby", 1).before(small_tree).start()?;
+            m.check();
+            fs::write(&gate, b"").expect("a gate can be made");
+            m.src.write("d/file", b"takes the process that stands by, so that another is started");
+            m.check();
+            let late = poll_until(WAIT, || fs::read_to_string(dir.path().join("waits")).ok().filter(|pid| pid.ends_with('\n')));
+            let late = late.expect("a process that is to stand by is started");
+            let (parent, name) = (Dir::new(m.src.root().parent().expect("it has one")), "src");
+            parent.rename(name, "elsewhere");
+            parent.mkdir(name);
+            fs::remove_file(&gate).expect("a gate can be opened");
+            // It has connected, and is in the directory that it will read.
+            let enters = || fs::read_link(format!("/proc/{}/cwd", late.trim())).ok().filter(|at| at != Path::new("/"));
+            poll_until(WAIT, enters).expect("rsync enters its source");
+            parent.remove(name);
+            parent.rename("elsewhere", name);
+            let (before, hits) = (count(m.dst().root()).expect("the target can be read"), m.daemon.target_status("t1").runs);
+            m.src.write("f", b"the source is back");
+            m.check();
+            assert_eq!(count(m.dst().root()).expect("the target can be read"), before);
+            assert_eq!(m.daemon.target_status("t1").runs, hits + 1, "sent, deleted and repaired");
+            Ok(())
+        }),
     ]
 }
+
+/// Hands on to rsync; what stands by does so once the gate is away.
+const LATE: &str = r#"
+at=${0%/*}
+case " $* " in *" -n "* | *" -VV "* | *" --version "*) exec rsync "$@" ;; esac
+[ -e "$at/gate" ] && echo $$ >"$at/waits"
+while [ -e "$at/gate" ]; do sleep 0.01; done
+exec rsync "$@"
+"#;
 
 fn small_tree(src: &Dir) {
     src.mkdirs("d/sub/deep");

@@ -26,6 +26,7 @@
 //! a password file outside of the source (`Too many levels of symbolic links`, exit 1).
 
 use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::time::Duration;
@@ -96,6 +97,8 @@ pub struct Spec<'a> {
     pub rsync: &'a Path,
     /// The source root, canonical: `--confine-root` fails everything below a path that holds a symbolic link.
     pub root: &'a Path,
+    /// The source root held open, which the child inherits and reads from; `None`: it reads what `root` leads to when it gets there.
+    pub source: Option<BorrowedFd<'a>>,
     /// The target.
     pub location: &'a Location,
     /// File with the password of a daemon's module; ignored for other targets. Read at each start of a run.
@@ -141,6 +144,7 @@ impl<'a> Spec<'a> {
         Spec {
             rsync: &mirror.rsync,
             root,
+            source: None,
             location: &target.location,
             password_file: target.password_file.as_deref(),
             delete: mirror.delete,
@@ -258,13 +262,19 @@ pub fn argv(spec: &Spec<'_>, pass: Pass) -> Vec<OsString> {
     transport(spec).iter().for_each(|arg| add(arg));
     spec.extra.iter().for_each(|arg| add(arg));
     add(&"--");
-    let mut source = spec.root.as_os_str().to_owned();
-    if !source.as_bytes().ends_with(b"/") {
-        source.push("/");
+    match spec.source {
+        Some(fd) => add(&format!("{}/", inherited(fd))),
+        None => add(&spec.root.join("")),
     }
-    add(&source);
     add(&spec.location.dest());
     args
+}
+
+/// How a child names a descriptor that it inherits. The directory it reads is then the one that was looked at, wherever it is moved
+/// meanwhile and whatever takes its place: rsync enters its source when it has connected, which for one that stands by may be much
+/// later than its start.
+pub(super) fn inherited(fd: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
 /// The options that the kind of target asks for.
@@ -368,6 +378,7 @@ mod tests {
         Spec {
             rsync: Path::new("rsync"),
             root: Path::new("/data"),
+            source: None,
             location,
             password_file: None,
             delete: true,

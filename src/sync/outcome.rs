@@ -256,6 +256,16 @@ mod tests {
             ("limit and vanished", 24, "", limit, PLAIN, DeletesHeld),
             ("limit and failures", 23, "", limit, PLAIN, DeletesHeld),
             ("vanished", 24, "", "file has vanished: \"/s/gone\"\n", PLAIN, SourceRace),
+            ("source removed under the run", 24, "", "file has vanished: \"/s/.\"\n", PLAIN, SourceRoot),
+            ("source unreadable", 23, "", "rsync: [sender] opendir \"/s/.\" failed: Permission denied (13)\n", PLAIN, SourceRoot),
+            (
+                "top directory of another's",
+                23,
+                "",
+                "rsync: [generator] failed to set times on \"/.\" (in m): Operation not permitted (1)\n",
+                PLAIN,
+                Partial,
+            ),
             ("vanished, and a directory kept", 24, "cannot delete non-empty directory: g\n", "", PLAIN, Partial),
             (
                 "unreadable",

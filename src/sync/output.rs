@@ -103,7 +103,7 @@ pub struct Signs {
     pub target_missing: bool,
     /// The directory to link or copy from is not on the target.
     pub no_basis: bool,
-    /// The source's root could not be entered.
+    /// The source's root could not be entered, or was not there any more.
     pub source_root: bool,
     /// The server has no free connection.
     pub busy: bool,
@@ -246,7 +246,10 @@ impl Output {
         if line.is_empty() || (stream == Stream::Stdout && (self.itemised(line) || self.report(line))) {
             return;
         }
-        self.message(line);
+        match self.names.plain(line) {
+            Some(plain) => self.message(&plain),
+            None => self.message(line),
+        }
     }
 
     /// `<f+++++++++ name`, `*deleting   name`: rsync(1) `--itemize-changes`, eleven characters since 3.0.
@@ -477,6 +480,8 @@ impl Output {
         if told.starts_with(b"mkstemp ") {
             path = path.map(without_temporary);
         }
+        // Gone, or not to be read: to rsync, every path in it is missing.
+        self.signs.source_root |= sender && path.as_ref().is_some_and(RelPath::is_root);
         self.failed(path);
     }
 }

@@ -20,9 +20,9 @@
 //! [`fits`] says which names travel this way. All others are sent as new ones are.
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
-use super::argv::{Pass, Spec, receiver_only, transport, whole_seconds};
+use super::argv::{Pass, Spec, inherited, receiver_only, transport, whole_seconds};
 use super::location::Location;
 use crate::config::Extras;
 use crate::path::RelPath;
@@ -114,7 +114,7 @@ pub(super) fn argv(spec: &Spec<'_>, renamed: &Renamed, pass: Pass) -> Vec<OsStri
         _ => {}
     }
     add(&"--");
-    add(&format!("/proc/self/fd/{}/", renamed.source.as_raw_fd()));
+    add(&format!("{}/", inherited(renamed.source.as_fd())));
     let mut dest = spec.location.dest_below(&renamed.dest);
     // A tree's own directory is made by its run. Any other has to be there: with the dot it is an error if it is not.
     dest.push(if pass == Pass::MovedTree { "/" } else { "/." });

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use super::argv::{Pass, Spec, argv};
+use super::argv::{Pass, Spec, argv, inherited};
 use super::outcome::{Context, Exit, Outcome, classify};
 use super::output::{Names, Output, Stream};
 use super::password::{PasswordError, password, with_password};
@@ -89,7 +89,7 @@ impl Run {
             }
         };
         let caps = privilege::of_rsync(spec.location, spec.ssh, spec.extras);
-        let source = spec.renamed.map(|renamed| renamed.source.as_fd());
+        let source = spec.renamed.map(|renamed| renamed.source.as_fd()).or(spec.source);
         let child = match spec.password_file.filter(|_| spec.location.is_daemon()) {
             Some(path) => Child::spawn_with(&argv(spec, pass), &with_password(env, password(path)?), stdin, caps, source)?,
             None => Child::spawn_with(&argv(spec, pass), env, stdin, caps, source)?,
@@ -99,7 +99,12 @@ impl Run {
             delete: spec.delete,
             makes_target: pass == Pass::MovedTree,
         };
-        Ok(Run { child, output: Output::new(Names::new(spec.root, spec.location)), context })
+        let names = Names::new(spec.root, spec.location);
+        let output = Output::new(match spec.source {
+            Some(fd) => names.told_as(inherited(fd)),
+            None => names,
+        });
+        Ok(Run { child, output, context })
     }
 
     /// Keeps the first `limit` itemised changes; call before the first output is read. See [`Output::items`].

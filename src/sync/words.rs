@@ -13,6 +13,8 @@ use crate::path::RelPath;
 pub struct Names {
     source: Vec<u8>,
     target: Vec<u8>,
+    /// What rsync calls the source; empty: by its path.
+    alias: Vec<u8>,
 }
 
 impl Names {
@@ -23,7 +25,24 @@ impl Names {
             Location::Ssh { path, .. } => path.clone().into_bytes(),
             Location::Local(path) => path.as_os_str().as_bytes().to_vec(),
         };
-        Names { source: root.as_os_str().as_bytes().to_vec(), target }
+        Names { source: root.as_os_str().as_bytes().to_vec(), target, alias: Vec::new() }
+    }
+
+    /// The same for a run that was given its source under another name.
+    pub fn told_as(self, alias: String) -> Names {
+        Names { alias: alias.into_bytes(), ..self }
+    }
+
+    /// A message with the source's own path in the place of the other name; `None` where that does not occur.
+    pub(super) fn plain(&self, line: &[u8]) -> Option<Vec<u8>> {
+        if self.alias.is_empty() {
+            return None;
+        }
+        // rsync puts paths between quotes.
+        let begins = |at: &usize| line[..*at].ends_with(b"\"") && matches!(line.get(at + self.alias.len()), Some(b'/' | b'"'));
+        let at = memmem::find_iter(line, &self.alias).find(begins)?;
+        let root = self.source.strip_suffix(b"/").unwrap_or(&self.source);
+        Some([&line[..at], &escaped(root), &line[at + self.alias.len()..]].concat())
     }
 
     /// Whether a message's path, still escaped, is the source's root.
@@ -42,6 +61,18 @@ impl Names {
         let below = name.strip_prefix(root)?;
         below.starts_with(b"/").then(|| RelPath::new(below)).flatten()
     }
+}
+
+/// `path` as [`unescape`] takes it.
+fn escaped(path: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(path.len());
+    for (at, &byte) in path.iter().enumerate() {
+        match path[at..].starts_with(b"\\#") {
+            true => out.extend_from_slice(b"\\#134"),
+            false => out.push(byte),
+        }
+    }
+    out
 }
 
 /// rsync's `\#ooo` turned back into bytes; a literal `\#ooo` in a name comes as `\#134#ooo`.
@@ -123,6 +154,22 @@ mod tests {
             (b"plain \\ #", b"plain \\ #"),
         ] {
             assert_eq!(unescape(text), want, "{}", Shown(text));
+        }
+    }
+
+    #[test]
+    fn the_source_is_told_by_its_own_path() {
+        let names = Names::new(Path::new("/s#\\#012"), &Location::Local("/t".into())).told_as("/proc/self/fd/9".into());
+        for (line, want) in [
+            (&b"file has vanished: \"/proc/self/fd/9/a\""[..], Some("a")),
+            (b"rsync: [sender] change_dir \"/proc/self/fd/9\" failed: x (2)", Some("")),
+            (b"rsync: [sender] link_stat \"/proc/self/fd/99/a\" failed: x (2)", None),
+            (b"file has vanished: \"/data/proc/self/fd/9/a\"", None),
+        ] {
+            let plain = names.plain(line);
+            let path = plain.as_deref().and_then(|line| names.relative(&unescape(line.split(|&b| b == b'"').nth(1)?), true));
+            assert_eq!(path.map(|p| p.to_string()).as_deref(), want.filter(|w| !w.is_empty()), "{}", Shown(line));
+            assert_eq!(plain.is_some(), want.is_some(), "{}", Shown(line));
         }
     }
 

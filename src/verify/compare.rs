@@ -70,6 +70,7 @@ impl<'p> Comparer<'p> {
     fn spec(&self) -> Spec<'_> {
         let Plan { mirror, sides, root, .. } = self.plan;
         Spec {
+            source: Some(root.as_fd()),
             dry_run: true,
             missing_args: sides.missing_args,
             compare: self.compare,

@@ -3,6 +3,8 @@
 use super::*;
 use crate::faillog;
 
+use std::os::fd::AsFd;
+
 /// One rsync to start.
 pub(super) struct Launch<'a> {
     pub(super) pass: Pass,
@@ -92,6 +94,7 @@ impl Target {
         let extra = self.aside_args(serial);
         let root = if launch.pass == Pass::Role { self.inbox() } else { cx.root.path() };
         let mut spec = Spec { extra: &extra, renamed: manner.renamed, ..self.spec(root, launch.compare) };
+        spec.source = (launch.pass != Pass::Role).then(|| cx.root.as_fd());
         spec.dry_run = manner.look.is_some() || dry;
         spec.delete &= manner.withholds.is_none() && !matches!(manner.look, Some(guarded::Look::Entries));
         spec.max_delete = self.cap().filter(|_| !spec.dry_run && !manner.free);
