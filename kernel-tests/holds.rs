@@ -127,6 +127,38 @@ pub fn cases() -> Vec<Case> {
             m.check();
             Ok(())
         }),
+        case("list_of_mounts_that_cannot_be_read", &[Fs::Tmpfs], |fs| {
+            let mut m = Setup::guarded(fs)
+                .before(|src| {
+                    src.mkdir("inner");
+                    src.write("inner/f", b"of a filesystem, perhaps");
+                    src.write("beside", b"stays");
+                })
+                .start()?;
+            m.check();
+            let list = m.scratch("state/mirror/mounts");
+            let damaged = |m: &mut Mirror| {
+                m.daemon.terminate();
+                std::fs::write(&list, b"{").expect("a file can be written");
+                m.src.remove("inner");
+                m.restart(Until::Watching);
+                held(m, "cannot understand");
+                assert!(m.dst().has("inner/f"));
+            };
+            damaged(&mut m);
+            std::fs::remove_file(&list).expect("it is there");
+            m.check();
+            m.src.mkdir("inner");
+            m.src.write("inner/f", b"once more");
+            m.check();
+            damaged(&mut m);
+            accept(&m);
+            m.check();
+            m.daemon.terminate();
+            m.restart(Until::Reconciled);
+            m.check();
+            Ok(())
+        }),
         // The source is there, and empty.
         case("source_emptied_at_one_blow", &[Fs::Tmpfs, Fs::Ext4], |fs| {
             let m = Setup::guarded(fs).targets(&[To::Module, To::Local]).before(twenty).start()?;

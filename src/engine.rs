@@ -22,7 +22,7 @@ mod steering;
 mod verifying;
 mod watching;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,7 +43,6 @@ use crate::resolve::{Resolver, Root};
 use crate::source::fan_decode;
 use crate::source::reader::{Feed, Item, Reader};
 use crate::state::StateError;
-use crate::state::mounts::MountsFile;
 use crate::state::pauses::PauseFile;
 use crate::status;
 use crate::sync::guard::Hold;
@@ -167,7 +166,7 @@ pub struct Engine {
     keep: bool,
     pauses: PauseFile,
     /// Where filesystems were mounted, and what of that is on disk; `None`: nothing is kept.
-    mounts: Option<(MountsFile, BTreeSet<RelPath>)>,
+    mounts: Option<hold::Remembered>,
     started: Instant,
     /// `started` by the wall clock, seconds since 1970.
     wall_start: i64,
@@ -270,8 +269,8 @@ impl Engine {
         let backend = if mirror.kernel.io_uring { Backend::Auto } else { Backend::Poll };
         let mut reactor = Reactor::new(backend).map_err(setup("cannot wait for descriptors"))?;
         let mut resolver = Resolver::new(MAX_DIRS);
-        let mounts = keep.then(|| hold::remembered_mounts(state_dir, mirror, &root));
-        let expected = mounts.as_ref().filter(|_| !accepted).map(|(_, seen)| seen.clone()).unwrap_or_default();
+        let mounts = keep.then(|| hold::Remembered::load(state_dir, mirror, &root, accepted));
+        let expected = mounts.as_ref().filter(|_| !accepted).map(hold::Remembered::expected).unwrap_or_default();
         let (watching, reader) = Watching::start(mirror, &root, expected, &mut resolver, &wake)?;
         reactor.add(wake.as_fd(), Interest::Read, WAKE).map_err(setup("cannot wait for events"))?;
         if let Some(mounts) = watching.mounts_fd() {

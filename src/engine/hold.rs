@@ -3,6 +3,7 @@
 //! | the source | is held until |
 //! | --- | --- |
 //! | is missing, unmounted, replaced by another directory or by a link; a filesystem below it is gone, also since before the start | it is back as it was, or accepted |
+//! | had filesystems below it, and the saved list of these cannot be read | the list can be read or is removed, or accepted |
 //! | lost nearly everything at one blow | half of its top is there again, or accepted |
 //! | was empty from the start, with targets that are not | something is mounted on it, or accepted |
 //!
@@ -26,28 +27,57 @@ use crate::sync::guard::{self, Hold};
 const ROOT_CHECK: Duration = Duration::from_secs(1);
 
 /// Where an earlier run saw filesystems mounted below the source.
-pub(super) fn remembered_mounts(state_dir: &Path, mirror: &Mirror, root: &Root) -> (MountsFile, BTreeSet<RelPath>) {
-    let file = MountsFile::new(state_dir, &mirror.name, root.path());
-    let seen = file.load().unwrap_or_else(|error| {
-        tracing::error!(mirror = %mirror.name, "{error}. A filesystem below the source that is not mounted now is not missed");
-        BTreeSet::new()
-    });
-    (file, seen)
+pub(super) struct Remembered {
+    file: MountsFile,
+    /// What is on disk; `None`: not known.
+    saved: Option<BTreeSet<RelPath>>,
+    /// Why it is not known, until somebody accepts the source without.
+    unread: Option<String>,
+}
+
+impl Remembered {
+    /// `accepted`: somebody said that the source is meant as it is now.
+    pub(super) fn load(state_dir: &Path, mirror: &Mirror, root: &Root, accepted: bool) -> Remembered {
+        let file = MountsFile::new(state_dir, &mirror.name, root.path());
+        let (saved, unread) = match file.load() {
+            Ok(seen) => (Some(seen), None),
+            Err(error) => (None, (!accepted).then(|| error.to_string())),
+        };
+        Remembered { file, saved, unread }
+    }
+
+    /// What has to be mounted now.
+    pub(super) fn expected(&self) -> BTreeSet<RelPath> {
+        self.saved.clone().unwrap_or_default()
+    }
+
+    /// Whether it is known what has to be mounted; if not, why.
+    fn known(&self) -> Result<(), String> {
+        self.unread.as_ref().map_or(Ok(()), |why| {
+            Err(format!("{why}. It names the filesystems that were mounted below the source; without it, one that is missing is taken for deleted"))
+        })
+    }
+
+    fn can_be_read_again(&self) -> bool {
+        self.unread.is_some() && self.file.load().is_ok()
+    }
 }
 
 impl Engine {
     /// Saves where filesystems are mounted below the source, if that has changed.
     pub(super) fn remember_mounts(&mut self) {
         let expected = self.watching.expected();
-        let Some((file, saved)) = self.mounts.as_mut().filter(|(_, saved)| saved != expected) else { return };
-        match file.save(expected) {
-            Ok(()) => saved.clone_from(expected),
+        let stale = |m: &&mut Remembered| m.unread.is_none() && m.saved.as_ref() != Some(expected);
+        let Some(mounts) = self.mounts.as_mut().filter(stale) else { return };
+        match mounts.file.save(expected) {
+            Ok(()) => mounts.saved = Some(expected.clone()),
             Err(error) => tracing::error!(mirror = %self.mirror.name, "{error}"),
         }
     }
 
     fn source_is_itself(&self) -> Result<(), String> {
-        self.root.check().and_then(|()| self.watching.check(&self.root))
+        let known = || self.mounts.as_ref().map_or(Ok(()), Remembered::known);
+        self.root.check().and_then(|()| self.watching.check(&self.root)).and_then(|()| known())
     }
 
     /// Looks whether the source is still the one that was opened; if not, nothing is sent until it is.
@@ -62,6 +92,11 @@ impl Engine {
     /// While held: looks whether the source is back.
     pub(super) fn recheck_root(&mut self) {
         self.next_root_check = self.now() + ROOT_CHECK;
+        if self.mounts.as_ref().is_some_and(Remembered::can_be_read_again) {
+            tracing::info!(mirror = %self.mirror.name, "the list of filesystems below the source can be read again");
+            self.begin_again = Some(false);
+            return;
+        }
         let itself = self.source_is_itself();
         match (self.held.take(), itself) {
             (Some(Hold::Gone(_)), Ok(())) => {

@@ -1,7 +1,7 @@
 //! Where filesystems were mounted below the source, so that one that is missing at the next start is noticed: its empty mount point must
 //! not be taken for a deletion of all that was there.
 //!
-//! A file that cannot be understood is as good as none; whoever loads it says so.
+//! A file that cannot be read or understood is not taken for none: then it is not known what has to be mounted.
 
 use std::collections::BTreeSet;
 use std::path::Path;
