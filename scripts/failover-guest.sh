@@ -306,11 +306,11 @@ dies() {
             ip netns exec primary bash -c 'echo other >/sys/fs/nfs/net/nfs_client/identifier
                 mount -t nfs -o vers=4.2 10.0.0.2:/srv/backup /mnt && exec sleep 1000' &
             until_true 30 grep -q ' /mnt nfs' "/proc/$!/mounts" || fail "no second client"
-            in_host backup bash -c 'rpc.nfsd 0 && /s/nfsd'
             since=$(date -u +%Y-%m-%dT%H:%M:%S)
-            say "the backup refuses opens: grace ended $(in_host backup cat /proc/fs/nfsd/v4_end_grace)"
             cut=$(now)
             ip link set vprimary down
+            in_host backup bash -c 'rpc.nfsd 0 && /s/nfsd'
+            say "grace time of the backup ended: $(in_host backup cat /proc/fs/nfsd/v4_end_grace)"
             ;;
         *) ip link set vprimary down ;;
     esac
