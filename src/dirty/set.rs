@@ -5,6 +5,7 @@
 //! by a hash of (parent, name).
 
 mod bound;
+mod cursors;
 mod flight;
 mod landed;
 mod list;
@@ -21,6 +22,7 @@ use rustc_hash::FxHasher;
 use super::{Epoch, Epochs, Seen};
 use crate::path::{self, RelPath};
 use crate::short::Short;
+use cursors::{Cursors, Found};
 use landed::Landed;
 pub use moves::Moves;
 use moves::Renames;
@@ -134,39 +136,10 @@ const ORIGIN: u16 = 128;
 const PAIRED: u16 = MOVED | ORIGIN;
 /// What flies here was new to the target and travels alone, by its name: nothing below it can be there yet.
 const ALONE: u16 = 256;
-
-/// Where the last path was found: events come in runs of one directory, and the walk down to it is most of the work.
-///
-/// Holds while no node was taken out, nothing above became a subtree or came to lie in a batch: whoever does such a thing calls
-/// [`Cursor::lose`].
-#[derive(Default)]
-struct Cursor {
-    dir: Vec<u8>,
-    /// `ROOT`: it was lost.
-    at: u32,
-    /// Something above `at` is in flight, and perhaps what is below it as well.
-    flying_above: bool,
-}
-
-impl Cursor {
-    fn lose(&mut self) {
-        self.at = ROOT;
-    }
-
-    /// Where to begin, whether something above that is in flight, and what is left of `path` then.
-    fn start<'p>(&self, path: &'p [u8]) -> (u32, bool, &'p [u8]) {
-        match path.strip_prefix(&self.dir[..]).and_then(|rest| rest.strip_prefix(b"/")) {
-            Some(rest) if self.at != ROOT => (self.at, self.flying_above, rest),
-            _ => (ROOT, false, path),
-        }
-    }
-
-    fn set(&mut self, dir: &[u8], at: u32, flying_above: bool) {
-        (self.at, self.flying_above) = (at, flying_above);
-        self.dir.clear();
-        self.dir.extend_from_slice(dir);
-    }
-}
+/// A cursor may lead here: those are lost when this is taken out.
+const NOTED: u16 = 512;
+/// What stays when a path becomes dirty, or clean.
+const LASTING: u16 = SOFT | ALONE | NOTED;
 
 struct Node {
     parent: u32,
@@ -199,7 +172,7 @@ pub struct DirtySet {
     merged: u64,
     next_batch: BatchId,
     landed: Landed,
-    cursor: Cursor,
+    cursors: Cursors,
     twins: twins::Twins,
     renames: Renames,
     /// Files that wait for their closing write, by the time they stop waiting (oldest first).
@@ -243,7 +216,7 @@ impl DirtySet {
             merged: 0,
             next_batch: 0,
             landed: Landed::default(),
-            cursor: Cursor::default(),
+            cursors: Cursors::default(),
             twins: Default::default(),
             renames: Renames::default(),
             holds: Default::default(),
@@ -322,6 +295,18 @@ impl DirtySet {
                 n.parent == parent && *n.name == *name
             })
             .copied()
+    }
+
+    /// The same where it is `last`, or, if asked for, the one behind that in its directory.
+    fn near(&self, parent: u32, name: &[u8], last: u32, or_next: bool) -> Option<u32> {
+        // A place that is free has no name, and one that was given away another name or parent.
+        let fits = |n: &Node| n.parent == parent && *n.name == *name;
+        let n = self.nodes.get(last as usize)?;
+        if fits(n) {
+            return Some(last);
+        }
+        let next = n.next;
+        (or_next && self.nodes.get(next as usize).is_some_and(fits)).then_some(next)
     }
 
     fn find(&self, path: &[u8]) -> Option<u32> {
@@ -426,7 +411,9 @@ impl DirtySet {
         if let Ok(slot) = self.by_name.find_entry(hash, |&x| x == at) {
             slot.remove();
         }
-        self.cursor.lose();
+        if self.nodes[at as usize].flags & NOTED != 0 {
+            self.cursors.lose();
+        }
         self.nodes[at as usize].name = Short::default();
         self.free.push(at);
         if self.free.len() > 1024 && self.free.len() == self.nodes.len() - 1 {
@@ -490,7 +477,7 @@ impl DirtySet {
     /// Makes `at` pending with at least `kind`; counted since `epoch` if it was clean.
     fn mark(&mut self, at: u32, kind: Kind, epoch: Epoch) {
         if kind == Kind::Subtree {
-            self.cursor.lose();
+            self.cursors.lose();
         }
         match self.nodes[at as usize].kind {
             None => {
@@ -498,7 +485,7 @@ impl DirtySet {
                 let n = &mut self.nodes[at as usize];
                 n.kind = Some(kind);
                 n.epoch = epoch;
-                n.flags &= SOFT;
+                n.flags &= LASTING;
                 self.tally(kind, 1);
             }
             Some(old) => {
@@ -524,7 +511,7 @@ impl DirtySet {
             self.unpair(at);
         }
         self.end_wait(at);
-        self.nodes[at as usize].flags &= SOFT;
+        self.nodes[at as usize].flags &= LASTING;
         self.tally(kind, -1);
         let epoch = self.nodes[at as usize].epoch;
         self.epochs.remove(epoch);
@@ -596,10 +583,11 @@ impl DirtySet {
     }
 
     fn see_plain(&mut self, path: &[u8], seen: Seen, epoch: Epoch) {
-        let (start, above_start, rest) = self.cursor.start(path);
-        let (mut at, mut flying_above, mut above_parent) = (start, above_start, above_start);
+        let start = self.cursors.start(path);
+        let Found { mut at, mut flying_above, last, in_turn } = start.found;
+        let mut above_parent = flying_above;
         let mut parent_kind = None;
-        for name in components(rest) {
+        for name in components(start.rest) {
             self.disturb(at);
             let n = &self.nodes[at as usize];
             above_parent = flying_above;
@@ -611,14 +599,19 @@ impl DirtySet {
             }
             parent_kind = n.kind;
             flying_above |= n.flying != 0 && n.flags & ALONE == 0;
-            at = match self.child(at, name) {
+            at = match self.near(at, name, last, in_turn).or_else(|| self.child(at, name)) {
                 Some(child) => child,
                 None => self.make_child(at, name),
             };
         }
         let parent = self.nodes[at as usize].parent;
-        if at != ROOT && parent != ROOT && parent != start {
-            self.cursor.set(path::parent(path).unwrap_or_default(), parent, above_parent);
+        if parent == start.found.at {
+            let neighbour = self.nodes.get(last as usize).is_some_and(|n| n.next == at);
+            self.cursors.passed(&start, at, neighbour || in_turn && last == at);
+        } else if at != ROOT && parent != ROOT {
+            let found = Found { at: parent, flying_above: above_parent, last: at, in_turn: false };
+            self.cursors.set(path::parent(path).unwrap_or_default(), found);
+            self.nodes[parent as usize].flags |= NOTED;
         }
         self.disturb(at);
         let n = &self.nodes[at as usize];

@@ -16,6 +16,7 @@
 pub mod follow;
 pub mod mute;
 mod muting;
+mod paths;
 pub mod tree;
 mod unexplained;
 
@@ -143,6 +144,7 @@ pub struct Resolver {
     dir: Vec<u8>,
     /// The directory whose path `dir` begins with, the tree's version then, and how long that path is.
     at: Option<(NodeId, u64, usize)>,
+    paths: paths::Paths,
     fd_errors_said: bool,
     muting: Option<muting::Muting>,
     unexplained: unexplained::Unexplained,
@@ -178,6 +180,7 @@ impl Resolver {
             stats: Stats::default(),
             dir: Vec::new(),
             at: None,
+            paths: paths::Paths::default(),
             fd_errors_said: false,
             muting: None,
             unexplained: unexplained::Unexplained::default(),
@@ -219,6 +222,7 @@ impl Resolver {
     pub fn forget(&mut self, root: &Root) {
         self.hear_all();
         self.at = None;
+        self.paths.forget();
         self.tree = Tree::new(self.tree.max_dirs());
         self.know_root(root);
     }
@@ -507,7 +511,7 @@ impl Resolver {
             Some((known, then, len)) if known == node && then == version => self.dir.truncate(len),
             _ => {
                 self.at = None;
-                if !self.tree.path(node, &mut self.dir) {
+                if !self.paths.write(&self.tree, node, &mut self.dir) {
                     return false;
                 }
                 self.at = Some((node, version, self.dir.len()));

@@ -18,6 +18,13 @@ use crate::short::Short;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeId(u32);
 
+impl NodeId {
+    /// Small, and no other directory's at the time.
+    pub(super) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// The key of a directory: filesystem id, handle type, handle bytes.
 pub type Key<'a> = (u64, i32, &'a [u8]);
 

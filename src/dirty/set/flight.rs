@@ -163,7 +163,7 @@ impl DirtySet {
             return; // the root's attributes under a whole-tree pass: that pass keeps the place
         }
         self.nodes[at as usize].flying = id;
-        self.cursor.lose();
+        self.cursors.lose();
         self.count_flying(at, 1);
     }
 
@@ -181,7 +181,7 @@ impl DirtySet {
             return;
         }
         self.nodes[at as usize].flying = 0;
-        self.cursor.lose();
+        self.cursors.lose();
         self.nodes[at as usize].flags &= !(SOFT | ALONE);
         self.count_flying(at, -1);
         self.prune(at);
@@ -448,7 +448,7 @@ impl DirtySet {
                 && self.nodes[at as usize].flying == batch.id
             {
                 self.nodes[at as usize].flying = id;
-                self.cursor.lose();
+                self.cursors.lose();
             }
         }
         Batch { id, entries, round: batch.round }

@@ -93,7 +93,7 @@ impl DirtySet {
             Half::Arrived { old } => {
                 let pending = |at: u32| self.nodes[at as usize].kind.is_some() && self.nodes[at as usize].flying == 0;
                 if at != old && pending(at) && pending(old) && self.nodes[old as usize].flags & GONE != 0 {
-                    self.cursor.lose(); // what comes next below has to pass here
+                    self.cursors.lose(); // what comes next below has to pass here
                     self.nodes[at as usize].flags |= MOVED;
                     self.nodes[old as usize].flags |= ORIGIN;
                     self.renames.old_of.insert(at, old);
