@@ -8,26 +8,23 @@
 //! Needs root: it mounts, in a mount namespace of its own, and sets four sysctls, which come back. Prints a table; as a test
 //! (`cargo test --bench limits`) one short step of each.
 
+mod daemon;
+
 use std::fs;
 use std::io::Write;
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fansync::control::{Reply, Request, ask};
-use fansync::status;
+use daemon::{Daemon, Tmpfs, equal, own_mounts};
 use nix::fcntl::{OFlag, openat};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
 
 const DIRECTORIES: usize = 200;
 const NAMES: usize = 200;
 const WRITERS: usize = 2;
-const PATIENCE: Duration = Duration::from_secs(120);
 const QUEUE: &str = "/proc/sys/fs/fanotify/max_queued_events";
 const INOTIFY_QUEUE: &str = "/proc/sys/fs/inotify/max_queued_events";
 const INOTIFY_WATCHES: &str = "/proc/sys/fs/inotify/max_user_watches";
@@ -67,95 +64,6 @@ impl Drop for Sysctl {
     }
 }
 
-/// A tmpfs until it is dropped.
-struct Tmpfs(PathBuf);
-
-impl Tmpfs {
-    fn new(path: PathBuf) -> Tmpfs {
-        fs::create_dir(&path).expect("the mount point is new");
-        mount(Some("tmpfs"), &path, Some("tmpfs"), MsFlags::empty(), Some("mode=700")).expect("a tmpfs");
-        Tmpfs(path)
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
-        let _ = fs::remove_dir(&self.0);
-    }
-}
-
-struct Daemon {
-    child: Child,
-    socket: PathBuf,
-    log: PathBuf,
-}
-
-impl Daemon {
-    fn start(setting: &Setting, work: &Path, source: &Path, target: &Path) -> Daemon {
-        let (socket, log) = (work.join("sock"), work.join("log"));
-        let config = work.join("fansync.toml");
-        let text = format!(
-            "[daemon]\nstate_dir = \"{0}/state\"\nstatus_socket = \"{1}\"\n[[mirror]]\nname = \"m\"\nsource = \"{2}\"\nwatch = \"{3}\"\n\
-             [mirror.kernel]\nunlimited_queue = {4}\n[[mirror.target]]\nname = \"t\"\nurl = \"{5}\"\n",
-            work.display(),
-            socket.display(),
-            source.display(),
-            setting.watch,
-            setting.unlimited,
-            target.display(),
-        );
-        fs::write(&config, text).expect("the configuration is written");
-        let out = fs::File::create(&log).expect("the log is new");
-        let child = Command::new(env!("CARGO_BIN_EXE_fansync"))
-            .args(["run", "--config"])
-            .arg(&config)
-            .stdout(Stdio::null())
-            .stderr(out)
-            .spawn()
-            .expect("fansync starts");
-        let mut daemon = Daemon { child, socket, log };
-        let begun = Instant::now();
-        while daemon.status().is_none_or(|m| m.initial == "running") {
-            assert!(daemon.child.try_wait().expect("a child of ours").is_none(), "fansync ended: {}", daemon.words());
-            assert!(begun.elapsed() < PATIENCE, "fansync is not ready: {}", daemon.words());
-            thread::sleep(Duration::from_millis(20));
-        }
-        daemon
-    }
-
-    fn words(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
-    fn status(&self) -> Option<status::Mirror> {
-        match ask(&self.socket, &Request::Status, PATIENCE) {
-            Ok(Reply::Status(snapshot)) => snapshot.mirrors.into_iter().next(),
-            _ => None,
-        }
-    }
-
-    /// Losses so far, those excepted that say only that something is not watched.
-    fn losses(&self) -> u64 {
-        self.status().expect("fansync answers").lost.iter().filter(|(cause, _)| *cause != "watch-limit").map(|(_, n)| n).sum()
-    }
-
-    fn flush(&self) {
-        let request = Request::Flush { mirror: None, target: None, timeout_ms: PATIENCE.as_millis() as u64 };
-        match ask(&self.socket, &request, PATIENCE) {
-            Ok(Reply::Flush(done)) if done.waiting.is_empty() => {}
-            other => panic!("the flush does not end: {other:?}: {}", self.words()),
-        }
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// Creates, writes and closes files at `rate` a second altogether (0: as fast as it goes) for `time`; the number made.
 fn load(source: &Path, rate: u64, time: Duration) -> u64 {
     let made = AtomicU64::new(0);
@@ -190,17 +98,9 @@ fn load(source: &Path, rate: u64, time: Duration) -> u64 {
     made.into_inner()
 }
 
-fn equal(source: &Path, target: &Path) -> bool {
-    let mut slash = source.as_os_str().to_owned();
-    slash.push("/");
-    let out = Command::new("rsync")
-        .args(["-anci", "--delete", "--modify-window=-1"])
-        .arg(slash)
-        .arg(target)
-        .output()
-        .expect("rsync runs");
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    out.stdout.is_empty()
+/// Losses so far, those excepted that say only that something is not watched.
+fn losses(daemon: &Daemon) -> u64 {
+    daemon.status().expect("fansync answers").lost.iter().filter(|(cause, _)| *cause != "watch-limit").map(|(_, n)| n).sum()
 }
 
 fn run(setting: &Setting, rates: &[u64], time: Duration) {
@@ -210,8 +110,9 @@ fn run(setting: &Setting, rates: &[u64], time: Duration) {
     for d in 0..DIRECTORIES {
         fs::create_dir(source.0.join(format!("d{d}"))).expect("the directory is new");
     }
-    let daemon = Daemon::start(setting, work.path(), &source.0, &target.0);
-    let losses_before = daemon.losses();
+    let more = format!("watch = \"{}\"\n[mirror.kernel]\nunlimited_queue = {}\n", setting.watch, setting.unlimited);
+    let daemon = Daemon::start(work.path(), &source.0, &target.0, &more);
+    let losses_before = losses(&daemon);
     let (mut borne, mut broke) = (None, None);
     for &rate in rates {
         let events = daemon.status().expect("fansync answers").events;
@@ -219,7 +120,7 @@ fn run(setting: &Setting, rates: &[u64], time: Duration) {
         let made = load(&source.0, rate, time);
         let seconds = begun.elapsed().as_secs_f64();
         let files = made as f64 / seconds;
-        if daemon.losses() > losses_before {
+        if losses(&daemon) > losses_before {
             broke = Some(files);
             break;
         }
@@ -243,12 +144,9 @@ fn run(setting: &Setting, rates: &[u64], time: Duration) {
 
 fn main() {
     let full = std::env::args().any(|a| a == "--bench");
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("SKIPPED: limits needs root: it mounts and sets sysctls");
+    if !own_mounts() {
         return;
     }
-    unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).expect("mounts of our own");
     println!("| | files/s borne | events/s | files/s at the first loss | losses | s to equal |");
     println!("| --- | --- | --- | --- | --- | --- |");
     for setting in SETTINGS {
