@@ -2,7 +2,8 @@
 //! only reads them.
 //!
 //! - `core/recorded`: a load's bytes from a file in memory, read in the reader's buffers. `raw` reads, `core` works on what it
-//!   read. `known`: every path is in the set already; `new`: none is.
+//!   read. `known`: every path is in the set already; `new`: none is. `no observer`: without the engine's look whether somebody
+//!   listens to `fansync events`; nobody does.
 //! - `core/live`: the same load, its events waiting in the kernel's queue.
 //!
 //! Timed is the thread's CPU time, so what else the machine does counts little. Both need root for a filesystem of their own;
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use fansync::dirty::{DirtySet, Seen};
+use fansync::events::Listeners;
 use fansync::filter::Filter;
 use fansync::resolve::{Resolver, Root};
 use fansync::source::fan_decode::events;
@@ -75,6 +77,7 @@ struct Core {
     resolver: Resolver,
     filter: Filter,
     set: DirtySet,
+    listeners: Listeners,
 }
 
 impl Core {
@@ -85,17 +88,20 @@ impl Core {
         }
     }
 
-    /// As the engine does it; tells how many events that were.
-    fn take(&mut self, bytes: &[u8]) -> u64 {
+    /// As the engine does it; tells how many events that were. `OBSERVABLE`: somebody could listen by `fansync events`.
+    fn take<const OBSERVABLE: bool>(&mut self, bytes: &[u8]) -> u64 {
         let now = Duration::from_secs(1);
-        let (set, mut count) = (&mut self.set, 0);
+        let (set, listeners, mut count) = (&mut self.set, &mut self.listeners, 0);
         self.resolver.tick(now);
         for event in events(bytes) {
+            let event = event.expect("the kernel's records are good");
             let mut out = |path: &[u8], seen: Seen| {
+                if OBSERVABLE && listeners.any() {
+                    listeners.tell(event.mask, event.pid, path, seen);
+                }
                 set.tick(now);
                 set.see(path, seen);
             };
-            let event = event.expect("the kernel's records are good");
             self.resolver.event(&self.root, &self.filter, &event, &mut out).expect("every handle can be resolved");
             count += 1;
         }
@@ -137,6 +143,7 @@ impl Ground {
             resolver,
             filter: Filter::new::<&str, _>(&[], &["*.swp", ".git/", "*~"]).expect("good"),
             set: DirtySet::new(1_000_000),
+            listeners: black_box(Listeners::default()),
         };
         Some(Ground { dir, group, core })
     }
@@ -186,7 +193,7 @@ fn timed(rounds: u64, mut round: impl FnMut()) -> Duration {
 
 /// The input is what it is taken for, and a pass over known paths allocates nothing.
 fn check(ground: &mut Ground, bytes: &[u8], files: usize) {
-    let count = ground.core.take(bytes);
+    let count = ground.core.take::<true>(bytes);
     assert_eq!(count, files as u64, "one merged record for each file");
     assert_eq!(ground.core.set.pending(), files, "every file is in the set");
     assert_eq!(ground.core.resolver.stats().opened, DIRS as u64, "each directory was looked up once");
@@ -194,7 +201,7 @@ fn check(ground: &mut Ground, bytes: &[u8], files: usize) {
     assert_eq!(black_box(vec![0u8; 100]).len(), 100);
     assert_eq!(ALLOCATIONS.get(), before + 1, "the allocator counts");
     let before = ALLOCATIONS.get();
-    ground.core.take(bytes);
+    ground.core.take::<true>(bytes);
     assert_eq!(ALLOCATIONS.get(), before, "the steady state allocates");
     assert_eq!(ground.core.set.pending(), files);
 }
@@ -236,12 +243,16 @@ fn recorded(c: &mut Criterion, ground: &mut Ground, files: usize) {
             timed(rounds, || read(&mut |bytes| core.resolve(bytes, &mut |path, seen| _ = black_box((path, seen)))))
         })
     });
-    group.bench_function("known", |b| b.iter_custom(|rounds| timed(rounds, || read(&mut |bytes| _ = core.take(bytes)))));
+    let unobserved = |b: &mut criterion::Bencher<'_, _>, core: &mut Core| {
+        b.iter_custom(|rounds| timed(rounds, || read(&mut |bytes| _ = core.take::<false>(bytes))))
+    };
+    group.bench_function("known, no observer", |b| unobserved(b, core));
+    group.bench_function("known", |b| b.iter_custom(|rounds| timed(rounds, || read(&mut |bytes| _ = core.take::<true>(bytes)))));
     group.bench_function("new", |b| {
         b.iter_custom(|rounds| {
             let each = || {
                 core.forget_dirty();
-                timed(1, || read(&mut |bytes| _ = core.take(bytes)))
+                timed(1, || read(&mut |bytes| _ = core.take::<true>(bytes)))
             };
             std::iter::repeat_with(each).take(rounds as usize).sum()
         })
@@ -267,7 +278,7 @@ fn live(c: &mut Criterion, ground: &mut Ground, files: usize) {
                     let (begun, mut count) = (cpu(), 0);
                     ground.drain(&mut buf, |core, bytes| match what {
                         "raw" => _ = black_box(bytes),
-                        _ => count += core.take(bytes),
+                        _ => count += core.take::<true>(bytes),
                     });
                     spent += cpu() - begun;
                     assert!(what == "raw" || count == files as u64, "{count} events for {files} files");

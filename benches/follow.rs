@@ -6,8 +6,14 @@
 //!
 //! `muting/rewrite`: open, write, close of one of 1,000 files in a directory that does not matter. `none`, `heard`, and `muted`: the
 //! directory has an ignore mark.
+//!
+//! `muting/daemon`: processor time, for one such change in an excluded directory, of the thread that drains every 2 ms and resolves.
+//! `heard`: it may not mute; `muted`: it does, once the directory is hot.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use fansync::filter::Filter;
+use fansync::resolve::{MuteBy, Resolver, Root};
+use fansync::source::fan_decode::events;
 use fansync::sys::fanotify::{Group, Options};
 use fansync::sys::ignore::Ignorer;
 use nix::sched::{CloneFlags, unshare};
@@ -144,6 +150,61 @@ fn rewrite(c: &mut Criterion, dir: &Path) {
     bench.finish();
 }
 
+/// What changes that do not matter cost the daemon.
+fn daemon(c: &mut Criterion, dir: &Path) {
+    let hot = dir.join("tree/hot");
+    fs::create_dir_all(&hot).expect("an empty filesystem takes directories");
+    let names: Vec<_> = (0..1000).map(|n| hot.join(format!("file {n}"))).collect();
+    names.iter().for_each(|name| fs::write(name, "x").expect("there is room"));
+    let filter = Filter::new::<&str, _>(&[], &["/hot/"]).expect("good");
+    let mut bench = c.benchmark_group("muting/daemon");
+    bench.throughput(Throughput::Elements(1)).sample_size(10);
+    for mutes in [false, true] {
+        let group = Group::open(&Options::default()).expect("root may");
+        group.mark_filesystem(dir).expect("tmpfs can be marked");
+        let root = Root::open(&dir.join("tree")).expect("it was just made");
+        let mut resolver = Resolver::new(1_000_000);
+        resolver.add_mount(&root, File::open(root.path()).expect("it is there").into()).expect("tmpfs has an id");
+        if mutes {
+            let ignorer = Ignorer::new(&group).expect("a descriptor");
+            resolver.mute_by(MuteBy { ignorer, follow: None, names_files: group.features().target_fid });
+        }
+        let (mut all, started, mut buf) = (0, Instant::now(), vec![0; 128 << 10]);
+        bench.bench_function(if mutes { "muted" } else { "heard" }, |b| {
+            b.iter_custom(|rounds| {
+                all += rounds;
+                let written = AtomicBool::new(false);
+                std::thread::scope(|scope| {
+                    scope.spawn(|| {
+                        (0..rounds as usize).for_each(|n| fs::write(&names[n % names.len()], "y").expect("there is room"));
+                        written.store(true, Ordering::Release);
+                    });
+                    let begun = cpu();
+                    loop {
+                        let last = written.load(Ordering::Acquire);
+                        resolver.tick(started.elapsed());
+                        while let Ok(len) = nix::unistd::read(&group, &mut buf) {
+                            for event in events(&buf[..len]) {
+                                let event = event.expect("the kernel's records are good");
+                                resolver
+                                    .event(&root, &filter, &event, &mut |path, _| panic!("{} is excluded", path.escape_ascii()))
+                                    .expect("every handle can be resolved");
+                            }
+                        }
+                        if last {
+                            break cpu() - begun;
+                        }
+                        std::thread::sleep(Duration::from_millis(2));
+                    }
+                })
+            })
+        });
+        let muted = resolver.muted().directories;
+        assert!(all < 1000 || muted == u64::from(mutes), "{muted} directories are muted");
+    }
+    bench.finish();
+}
+
 fn cpu() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("every kernel has it").into()
 }
@@ -155,6 +216,7 @@ fn all(c: &mut Criterion) {
     }
     write(c, &dir);
     rewrite(c, &dir);
+    daemon(c, &dir);
     let _ = nix::mount::umount2(&dir, nix::mount::MntFlags::MNT_DETACH);
     let _ = fs::remove_dir(&dir);
 }

@@ -111,7 +111,7 @@ struct Listener {
 
 /// Those who listen to an engine.
 #[derive(Default)]
-pub(crate) struct Listeners {
+pub struct Listeners {
     all: Vec<Listener>,
     /// Commands of the processes in the buffer at hand.
     commands: HashMap<i32, Option<Arc<str>>>,
@@ -119,12 +119,12 @@ pub(crate) struct Listeners {
 
 impl Listeners {
     /// Whether somebody listens.
-    pub(crate) fn any(&self) -> bool {
+    pub fn any(&self) -> bool {
         !self.all.is_empty()
     }
 
     /// Tells of an event. `pid`: 0 when not known.
-    pub(crate) fn tell(&mut self, mask: u64, pid: i32, path: &[u8], seen: Seen) {
+    pub fn tell(&mut self, mask: u64, pid: i32, path: &[u8], seen: Seen) {
         let command = match pid {
             0 => None,
             _ => self.commands.entry(pid).or_insert_with(|| command_of(pid)).clone(),
