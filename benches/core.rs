@@ -243,10 +243,9 @@ fn recorded(c: &mut Criterion, ground: &mut Ground, files: usize) {
             timed(rounds, || read(&mut |bytes| core.resolve(bytes, &mut |path, seen| _ = black_box((path, seen)))))
         })
     });
-    let unobserved = |b: &mut criterion::Bencher<'_, _>, core: &mut Core| {
+    group.bench_function("known, no observer", |b| {
         b.iter_custom(|rounds| timed(rounds, || read(&mut |bytes| _ = core.take::<false>(bytes))))
-    };
-    group.bench_function("known, no observer", |b| unobserved(b, core));
+    });
     group.bench_function("known", |b| b.iter_custom(|rounds| timed(rounds, || read(&mut |bytes| _ = core.take::<true>(bytes)))));
     group.bench_function("new", |b| {
         b.iter_custom(|rounds| {
