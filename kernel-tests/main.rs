@@ -29,6 +29,7 @@ mod muting;
 mod names;
 mod outages;
 mod privilege;
+mod progress;
 mod races;
 mod reload;
 mod renames;
@@ -140,6 +141,7 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("looking", looking::cases()),
         ("monitoring", monitoring::cases()),
         ("privilege", privilege::cases()),
+        ("progress", progress::cases()),
         ("lifecycle", lifecycle::cases()),
         ("manager", manager::cases()),
         ("reload", reload::cases()),

@@ -285,6 +285,9 @@ pub fn cases() -> Vec<Case> {
                 .spawn()
                 .expect("the client starts");
             assert!(poll_until(WAIT, || running().then_some(())).is_some(), "no comparison begins");
+            let told = || m.daemon.target_status("t1").verify?.progress.filter(|p| p.files_done > 0 || p.files_total > 0);
+            let told = poll_until(WAIT, told).expect("it tells how far it is");
+            assert!(told.what == "verifying" && !told.eta_unknown.is_empty(), "{told:?}");
             client.kill().expect("it runs");
             client.wait().expect("it is ours");
             assert!(

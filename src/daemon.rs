@@ -2,7 +2,6 @@
 
 mod crew;
 mod notify;
-mod progress;
 mod reload;
 mod summary;
 
@@ -15,11 +14,12 @@ use crossbeam::channel::bounded;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
-use crate::config::{Config, Initial};
+use crate::config::Config;
 use crate::control::{self, Command, Engines, Handle, Listener};
 use crate::engine::StartError;
 use crate::exit::ExitCode;
 use crate::metrics::sampler::{self, Sampler, Sampling};
+use crate::progress::Bar;
 use crate::state::StateError;
 use crate::status;
 use crate::sync::probe::ProbeError;
@@ -27,13 +27,14 @@ use crate::web::http::{HttpError, Server};
 use crate::web::site;
 use crew::Crew;
 use notify::Manager;
-use progress::{DRAW_EVERY, Progress};
 use reload::Reloader;
 
 pub use reload::Reread;
 
 /// At the end, beyond `stop_timeout`: for the last drain, and for saving the state.
 const END_GRACE: Duration = Duration::from_secs(10);
+/// On a terminal, how often it is looked whether something goes on that takes long.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// With `--once`, attempts at a target that is down before it is given up.
 const ONCE_TRIES: u64 = 3;
 
@@ -243,29 +244,26 @@ struct Life<'a> {
 }
 
 impl Life<'_> {
-    /// Waits for a signal, and meanwhile shows the first pass and decides about `--once`.
+    /// Waits for a signal, and meanwhile draws how far long work is, on a terminal, and decides about `--once`.
     fn watch_over(&mut self, wishes: &mpsc::Receiver<Wish>) -> End {
         let terminal = std::io::stderr().is_terminal();
-        let reconciling = self.config.mirrors.iter().any(|m| m.initial == Initial::Reconcile);
-        let mut progress = reconciling.then(|| Progress::new(terminal));
+        let mut bar: Option<Bar> = None;
         loop {
-            let pause = match (&progress, self.mode.once) {
-                (_, true) => Duration::from_millis(20),
-                (Some(_), _) if terminal => DRAW_EVERY,
-                (Some(_), _) => Duration::from_secs(1),
-                (None, _) => Duration::from_secs(24 * 3600), // whatever happens sends a wish
+            let pause = match (&bar, terminal, self.mode.once) {
+                (.., true) => Duration::from_millis(20),
+                (Some(_), ..) => Bar::DRAW_EVERY,
+                (None, true, _) => LOOK_EVERY,
+                (None, false, _) => Duration::from_secs(24 * 3600), // whatever happens sends a wish
             };
             if let Ok(wish) = wishes.recv_timeout(pause)
                 && let Some(end) = self.grant(wish)
             {
                 return end;
             }
-            if progress.is_some() || self.mode.once {
+            if terminal || self.mode.once {
                 let mirrors = ask_all(&self.crew.engines().all());
-                if let Some(p) = &mut progress
-                    && p.show(&mirrors)
-                {
-                    progress = None;
+                if terminal {
+                    draw(&mut bar, &mirrors);
                 }
                 if self.mode.once
                     && let Some(code) = once_done(&mirrors)
@@ -327,6 +325,15 @@ impl Life<'_> {
                 ExitCode::Done
             }
         }
+    }
+}
+
+/// Shows what goes on, in a bar that is there only while something does.
+fn draw(bar: &mut Option<Bar>, mirrors: &[status::Mirror]) {
+    let works: Vec<_> = mirrors.iter().flat_map(status::Mirror::works).collect();
+    match works.is_empty() {
+        true => *bar = None,
+        false => bar.get_or_insert_with(Bar::new).show(&works),
     }
 }
 

@@ -570,6 +570,7 @@ impl Engine {
             self.compare_unwatched();
         }
         self.watching.expire();
+        self.tell_walk();
         if self.next_followed().is_some_and(|at| at <= now) {
             self.tell_followed(now);
         }
@@ -651,7 +652,7 @@ impl Engine {
             }),
             lost: self.losses_by_cause(),
             initial: self.begun().into(),
-            start: self.begin.status.clone(),
+            start: self.start_status(),
             targets: (0..self.targets.len()).map(|at| self.target_status(at, held.as_deref(), put_off)).collect(),
             hooks: self.hooks.status(),
         }

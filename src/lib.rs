@@ -38,6 +38,7 @@ pub mod manual;
 pub mod metrics;
 pub mod path;
 pub mod privilege;
+pub mod progress;
 pub mod resolve;
 pub mod ring;
 pub mod scan;

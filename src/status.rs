@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 
 use crate::lost::Cause;
+use crate::progress::Progress;
 pub use crate::verify::board::Verify;
 
 /// Everything, at one moment.
@@ -98,6 +99,9 @@ pub struct Start {
     pub why: String,
     /// The walk goes on.
     pub walking: bool,
+    /// How far it is while it goes on.
+    #[serde(default)]
+    pub progress: Option<Progress>,
     /// The walk: directories read.
     pub directories: u64,
     /// The walk: names looked at.
@@ -118,7 +122,7 @@ impl Start {
                 self.entries,
                 self.found,
                 if self.walking { "still walking".into() } else { span(self.seconds) }
-            )
+            ) + &self.progress.as_ref().map(|p| format!(" ({})", p.figures())).unwrap_or_default()
         };
         match (self.how.as_str(), self.why.as_str()) {
             ("walk", "") => format!("walk over the source: {}", walked()),
@@ -142,6 +146,19 @@ pub struct Watch {
     pub watches: u64,
     /// inotify: subtrees that could not be watched and are compared again and again instead.
     pub unwatched: Vec<String>,
+}
+
+impl Mirror {
+    /// The long work that goes on, each with whom it concerns.
+    pub fn works(&self) -> Vec<(String, Progress)> {
+        let mut out: Vec<(String, Progress)> = self.start.progress.iter().map(|p| (self.name.clone(), p.clone())).collect();
+        for t in &self.targets {
+            let verify = t.verify.iter().filter_map(|v| v.progress.as_ref());
+            let works = t.reconcile.iter().chain(&t.passes).chain(verify);
+            out.extend(works.map(|p| (format!("{}/{}", self.name, t.name), p.clone())));
+        }
+        out
+    }
 }
 
 /// What [`Target::state`] can be.
@@ -210,7 +227,10 @@ pub struct Target {
     /// How often the bound on pending paths made directories coarser.
     pub coarsened: u64,
     /// Progress of a running pass over the whole tree.
-    pub reconcile: Option<Reconcile>,
+    pub reconcile: Option<Progress>,
+    /// Progress of the other runs that compare something, and of all that take long.
+    #[serde(default)]
+    pub passes: Vec<Progress>,
     /// Deletions that wait for somebody to let them through.
     pub held_deletes: u64,
     /// Why; empty when there are none.
@@ -235,19 +255,6 @@ pub struct Pending {
     pub kind: String,
     /// How long it has been waiting.
     pub seconds: f64,
-}
-
-/// Progress of a pass over the whole tree.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Reconcile {
-    /// Seconds it has been running.
-    pub seconds: f64,
-    /// Files looked at so far, and altogether (0: not known yet).
-    pub files_done: u64,
-    /// All files; 0 while not known.
-    pub files_total: u64,
-    /// Content sent, in bytes.
-    pub bytes: u64,
 }
 
 /// A path that does not go through.
@@ -364,15 +371,8 @@ impl Snapshot {
                 }
                 let lag = if t.lag_seconds > 0.0 { span(t.lag_seconds) } else { "none, in sync".into() };
                 let _ = writeln!(out, "    lag     {lag}; {} pending, {} in flight", t.pending, t.in_flight);
-                if let Some(r) = &t.reconcile {
-                    let total = if r.files_total > 0 { format!(" of {}", r.files_total) } else { String::new() };
-                    let _ = writeln!(
-                        out,
-                        "    full    comparing the whole tree for {}: {}{total} files, {} sent",
-                        span(r.seconds),
-                        r.files_done,
-                        bytesize::ByteSize(r.bytes)
-                    );
+                for (label, p) in t.reconcile.iter().map(|p| ("full", p)).chain(t.passes.iter().map(|p| ("pass", p))) {
+                    let _ = writeln!(out, "    {label}    {} for {}: {}", p.what, span(p.seconds), p.figures());
                 }
                 let _ = writeln!(
                     out,

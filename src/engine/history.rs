@@ -37,6 +37,7 @@ use crate::dirty::{Epoch, Kind, Seen};
 use crate::filter::Filter;
 use crate::lost::{Cause, Lost};
 use crate::path::{self, RelPath};
+use crate::progress::{self, Figures, LOG_EVERY};
 use crate::resolve::Root;
 use crate::scan::{self, Finding, Options, Progress, Report, ScanError, Scope};
 use crate::source::fan_decode::FanEvent;
@@ -97,6 +98,10 @@ struct Walk {
     told: Receiver<Told>,
     progress: Arc<Progress>,
     began: Instant,
+    /// Directories there were at the last stop.
+    before: usize,
+    /// When the log is told how far it is, as a time since the daemon's start.
+    tell_at: Duration,
     /// `None`: only the set of directories is wanted.
     restart: Option<Restart>,
 }
@@ -188,7 +193,8 @@ impl History {
 
     /// When there is something to do, as a time since the daemon's start.
     pub(super) fn next_due(&self) -> Option<Duration> {
-        [self.next, self.closing, self.rebuild.filter(|_| self.walk.is_none())].into_iter().flatten().min()
+        let tell = self.walk.as_ref().filter(|walk| walk.restart.is_some()).map(|walk| walk.tell_at);
+        [self.next, self.closing, self.rebuild.filter(|_| self.walk.is_none()), tell].into_iter().flatten().min()
     }
 
     /// Something became dirty.
@@ -228,8 +234,10 @@ impl History {
         wake: &Arc<EventFd>,
         resume: Option<Resume>,
         whole: &[bool],
+        now: Duration,
     ) -> Result<(), String> {
         let old = self.keeper.begin_walk().map_err(|e| e.to_string())?;
+        let before = resume.as_ref().map_or(0, |r| r.dirs.len());
         let (tell, told) = bounded(PARTS);
         let progress = Arc::new(Progress::default());
         let restart = resume.as_ref().map(|r| Restart {
@@ -255,7 +263,7 @@ impl History {
             }
         };
         std::thread::Builder::new().name("fansync-walk".into()).spawn(work).map_err(|e| e.to_string())?;
-        self.walk = Some(Walk { told, progress, began: Instant::now(), restart });
+        self.walk = Some(Walk { told, progress, began: Instant::now(), before, tell_at: now + LOG_EVERY, restart });
         Ok(())
     }
 
@@ -302,7 +310,41 @@ impl Parts<'_> {
     }
 }
 
+impl Walk {
+    /// How far the walk after a start is. Names cannot be foretold, directories can, from the last stop.
+    fn how_far(&self) -> Option<progress::Progress> {
+        self.restart.as_ref()?;
+        let elapsed = self.began.elapsed();
+        let (dirs, done) = (self.progress.dirs.load(Ordering::Relaxed), self.progress.entries.load(Ordering::Relaxed));
+        let share = (self.before > 0).then(|| dirs as f64 / self.before as f64).filter(|share| *share <= 1.0);
+        let unknown = "there are more directories than at the last stop";
+        let of = Figures { elapsed, moving: elapsed, done, share, unknown, ..Figures::default() };
+        Some(progress::Progress::new("walking over the source".into(), of))
+    }
+}
+
 impl Engine {
+    /// How the start goes, for the status.
+    pub(super) fn start_status(&self) -> status::Start {
+        let mut start = self.begin.status.clone();
+        if let Some(walk) = self.history.as_ref().and_then(|h| h.walk.as_ref()).filter(|walk| walk.restart.is_some()) {
+            start.directories = walk.progress.dirs.load(Ordering::Relaxed);
+            start.entries = walk.progress.entries.load(Ordering::Relaxed);
+            start.progress = walk.how_far();
+        }
+        start
+    }
+
+    /// Tells the log of a walk that takes long.
+    pub(super) fn tell_walk(&mut self) {
+        let now = self.now();
+        let Some(walk) = self.history.as_mut().and_then(|h| h.walk.as_mut()).filter(|walk| walk.tell_at <= now) else { return };
+        walk.tell_at = now + LOG_EVERY;
+        if let Some(progress) = walk.how_far() {
+            progress.log(&self.mirror.name, "");
+        }
+    }
+
     /// Begins: resumes from what the last run left, or compares everything.
     pub(super) fn begin(&mut self) {
         match self.begin.opened.take() {
@@ -418,10 +460,11 @@ impl Engine {
 
     /// Starts a walk; where that is not possible, what it would have found is compared whole.
     fn walk(&mut self, resume: Option<Resume>, whole: &[bool]) {
+        let now = self.now();
         let Some(history) = &mut self.history else { return };
         let restart = resume.is_some();
         let wake = &self.wake;
-        if let Err(why) = history.start_walk(&self.root, &self.mirror.filter, &self.watching, wake, resume, whole) {
+        if let Err(why) = history.start_walk(&self.root, &self.mirror.filter, &self.watching, wake, resume, whole, now) {
             self.walk_failed(restart, &why);
         }
     }

@@ -3,8 +3,9 @@
 use prometheus::proto::MetricFamily;
 
 use super::Kind::{Counter, Gauge};
-use super::{Metric, Row, row, truth};
+use super::{Metric, Row, Values, row, truth};
 use crate::lost::Cause;
+use crate::progress::Progress;
 use crate::status::{HOOK_STATES, Hook, Mirror, Snapshot, TARGET_STATES, Target, Verify};
 use crate::sync::outcome::CLASSES;
 
@@ -15,6 +16,15 @@ const MIRROR: &[Row<Mirror>] = &[
     row(Gauge, "fansync_mirror_initial_pass_running", M, "1 until the first comparison is through.", |m, v| {
         v.put(truth(m.initial == "running"));
     }),
+    row(
+        Gauge,
+        "fansync_mirror_start_walk_entries",
+        M,
+        "Names that the walk over the source after the start has looked at.",
+        |m, v| {
+            v.put(m.start.entries as f64);
+        },
+    ),
     row(Counter, "fansync_events_total", M, "Events heard from the kernel.", |m, v| v.put(m.events as f64)),
     row(Counter, "fansync_events_ignored_total", M, "Events outside of the source, or excluded.", |m, v| v.put(m.foreign as f64)),
     row(
@@ -134,6 +144,27 @@ const TARGET: &[Row<Target>] = &[
     }),
     row(
         Gauge,
+        "fansync_target_progress_entries",
+        W,
+        "Entries that work under way has done or found so far; 0 without any.",
+        |t, v| {
+            works(t, v, |p| p.files_done);
+        },
+    ),
+    row(
+        Gauge,
+        "fansync_target_progress_expected_entries",
+        W,
+        "Entries that it will have done at its end; 0 while not known.",
+        |t, v| {
+            works(t, v, |p| p.files_total);
+        },
+    ),
+    row(Gauge, "fansync_target_progress_bytes", W, "Content that it has sent, or read to compare it.", |t, v| {
+        works(t, v, |p| p.bytes)
+    }),
+    row(
+        Gauge,
         "fansync_target_epoch",
         T,
         "With roles: the epoch that is pushed as; 0 without roles and while fenced.",
@@ -159,6 +190,15 @@ const TARGET: &[Row<Target>] = &[
         v.put(verified(t, |v| truth(!v.error.is_empty())))
     }),
 ];
+
+/// Of the work under way, by kind.
+fn works(t: &Target, v: &mut Values<'_>, of: fn(&Progress) -> u64) {
+    let verify = t.verify.as_ref().and_then(|verify| verify.progress.as_ref());
+    let sum = |works: &mut dyn Iterator<Item = &Progress>| works.map(of).sum::<u64>() as f64;
+    v.with(&["full_pass"], sum(&mut t.reconcile.iter()));
+    v.with(&["pass"], sum(&mut t.passes.iter()));
+    v.with(&["verify"], sum(&mut verify.into_iter()));
+}
 
 /// Of the last comparison; 0 when there was none.
 fn verified(t: &Target, of: fn(&Verify) -> f64) -> f64 {
@@ -191,6 +231,7 @@ const HOOK: &[Row<Hook>] = &[
 
 const M: &[&str] = &["mirror"];
 const T: &[&str] = &["mirror", "target"];
+const W: &[&str] = &["mirror", "target", "work"];
 const H: &[&str] = &["mirror", "hook"];
 
 pub(super) fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {

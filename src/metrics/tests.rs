@@ -72,7 +72,9 @@ fn values_are_those_of_the_status() {
     (t.runs, t.bytes_sent, t.paused_unix) = (10, 1 << 40, 5.0);
     t.bad_runs = [("busy".into(), 2), ("target_down".into(), 1)].into();
     t.failures_more = 6;
-    t.verify = Some(crate::status::Verify { running: true, ..Default::default() });
+    let progress = |files_done, bytes| crate::progress::Progress { files_done, files_total: 90, bytes, ..Default::default() };
+    t.verify = Some(crate::status::Verify { running: true, progress: Some(progress(5, 0)), ..Default::default() });
+    t.passes = vec![progress(7, 2), progress(8, 3)];
     let got = series(&of_daemon(&s));
     let target = "mirror=\"data\",target=\"backup\"";
     for (name, value) in [
@@ -85,6 +87,10 @@ fn values_are_those_of_the_status() {
         (format!("fansync_target_rsync_runs_total{{{target},outcome=\"killed\"}}"), 0.0),
         (format!("fansync_target_verify_running{{{target}}}"), 1.0),
         (format!("fansync_target_failed_paths{{{target}}}"), 7.0),
+        (format!("fansync_target_progress_entries{{{target},work=\"pass\"}}"), 15.0),
+        (format!("fansync_target_progress_bytes{{{target},work=\"pass\"}}"), 5.0),
+        (format!("fansync_target_progress_expected_entries{{{target},work=\"verify\"}}"), 90.0),
+        (format!("fansync_target_progress_entries{{{target},work=\"full_pass\"}}"), 0.0),
         (format!("fansync_target_sent_bytes_total{{{target}}}"), (1u64 << 40) as f64),
         ("fansync_rescans_total{mirror=\"data\",cause=\"queue_overflow\"}".into(), 2.0),
         ("fansync_rescans_total{mirror=\"data\",cause=\"unwatched\"}".into(), 0.0),

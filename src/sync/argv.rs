@@ -252,12 +252,15 @@ pub fn argv(spec: &Spec<'_>, pass: Pass) -> Vec<OsString> {
     }
     add(&format!("--timeout={}", whole_seconds(spec.timeout)));
     add(&"-i");
-    if pass == (Pass::Full { progress: true }) {
-        // Without it the total grows while the scan runs ahead, and the percentage is of what was found so far.
-        add(&"--no-inc-recursive");
-        add(&"--info=progress2,stats1");
-    } else {
-        add(&"--info=stats1");
+    match pass {
+        Pass::Full { progress: true } => {
+            // Without it the total grows while the scan runs ahead, and the percentage is of what was found so far.
+            add(&"--no-inc-recursive");
+            add(&"--info=flist2,progress2,stats1");
+        }
+        // Its total comes to light late; the wait for a scan before the first file would come at once.
+        Pass::Deep => add(&"--info=progress2,stats1"),
+        _ => add(&"--info=stats1"),
     }
     transport(spec).iter().for_each(|arg| add(arg));
     spec.extra.iter().for_each(|arg| add(arg));
@@ -416,7 +419,13 @@ mod tests {
         for (pass, want) in [
             (Pass::Shallow, format!("rsync -lptgoD {list} --force --delete-missing-args {tail} {end}")),
             (Pass::ShallowOneLevel, format!("rsync -lptgoD {list} --delete --force --delete-missing-args {tail} {end}")),
-            (Pass::Deep, format!("rsync -lptgoD -r {list} --delete --force --delete-missing-args {tail} {end}")),
+            (
+                Pass::Deep,
+                format!(
+                    "rsync -lptgoD -r {list} --delete --force --delete-missing-args --modify-window=-1 --confine-root=/data \
+                     --timeout=60 -i --info=progress2,stats1 {end}"
+                ),
+            ),
             (
                 Pass::Full { progress: false },
                 format!("rsync -lptgoD -r --numeric-ids --delete --force --modify-window=-1 --timeout=60 -i --info=stats1 {end}"),
@@ -431,7 +440,7 @@ mod tests {
         ] {
             assert_eq!(line(&spec, pass), want, "{pass:?}");
         }
-        assert!(line(&spec, Pass::Full { progress: true }).contains("--no-inc-recursive --info=progress2,stats1"));
+        assert!(line(&spec, Pass::Full { progress: true }).contains("--no-inc-recursive --info=flist2,progress2,stats1"));
     }
 
     #[test]

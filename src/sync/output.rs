@@ -154,6 +154,10 @@ pub struct Output {
     pub counters: Counters,
     /// Progress so far; `None` before the first report.
     pub progress: Option<Progress>,
+    /// Entries found so far while the whole tree is read before anything is sent.
+    pub listed: u64,
+    /// Entries of the tree, once it was read whole.
+    pub considered: Option<u64>,
     /// What decides the outcome.
     pub signs: Signs,
     /// Paths that messages named as failed, at most [`MAX_FAILED`], in the order of the messages, without repetition of
@@ -302,7 +306,11 @@ impl Output {
             (self.counters.wire_sent, self.counters.wire_received) = (sent, received);
             return true;
         }
-        if line.starts_with(b"total size is ") {
+        if line.starts_with(b"total size is ") || line.starts_with(b"building file list ... ") {
+            return true;
+        }
+        if let Some(found) = line.strip_suffix(b" files to consider").and_then(number) {
+            self.considered = Some(found);
             return true;
         }
         if !line.starts_with(b" ") {
@@ -310,6 +318,10 @@ impl Output {
         }
         let mut words = words();
         let (Some(bytes), Some(percent)) = (words.next().and_then(number), words.next()) else { return false };
+        if percent == b"files..." {
+            self.listed = bytes;
+            return true;
+        }
         let Some(percent) = percent.strip_suffix(b"%").and_then(number) else { return false };
         let mut progress = self.progress.unwrap_or_default();
         progress.bytes = bytes;
@@ -526,6 +538,15 @@ mod tests {
             assert_eq!(output.items_more, 2);
             assert_eq!(output.messages().len(), 1);
         }
+    }
+
+    #[test]
+    fn what_is_read_before_anything_is_sent_is_counted() {
+        let output = read(b"building file list ... \n 0 files...\r 100 files...\r 200 files...\r", b"", 10);
+        assert_eq!((output.listed, output.considered, output.progress), (200, None, None));
+        let output = read(b"building file list ... \r 100 files...\r130 files to consider\n<f+++++++++ 100 files...\n", b"", 10);
+        assert_eq!((output.listed, output.considered, output.counters.files_sent), (100, Some(130), 1));
+        assert!(output.messages().is_empty(), "{:?}", output.messages());
     }
 
     #[test]

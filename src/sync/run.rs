@@ -72,6 +72,7 @@ pub struct Run {
     child: Child,
     output: Output,
     context: Context,
+    moving: Option<Instant>,
 }
 
 impl Run {
@@ -104,7 +105,7 @@ impl Run {
             Some(fd) => names.told_as(inherited(fd)),
             None => names,
         });
-        Ok(Run { child, output, context })
+        Ok(Run { child, output, context, moving: None })
     }
 
     /// Keeps the first `limit` itemised changes; call before the first output is read. See [`Output::items`].
@@ -160,7 +161,12 @@ impl Run {
         for _ in 0..READS_PER_TURN {
             match self.child.read(stream, &mut buffer) {
                 Ok(Some(0)) => return false,
-                Ok(Some(len)) => self.output.push(stream, &buffer[..len]),
+                Ok(Some(len)) => {
+                    self.output.push(stream, &buffer[..len]);
+                    if self.moving.is_none() && self.output.progress.is_some() {
+                        self.moving = Some(Instant::now());
+                    }
+                }
                 Ok(None) => return true,
                 Err(error) => {
                     // A pipe has no read errors; take it for the end and let the exit code speak.
@@ -198,6 +204,16 @@ impl Run {
     /// A number that changes for as long as rsync does something. Costs two reads from /proc.
     pub fn progress_mark(&self) -> u64 {
         self.child.progress_mark()
+    }
+
+    /// When rsync first told how far it is; `None` until then, and for passes that do not tell.
+    pub fn moving(&self) -> Option<Instant> {
+        self.moving
+    }
+
+    /// Bytes that rsync has read so far: of a sender nearly all of them content of files.
+    pub fn bytes_read(&self) -> u64 {
+        self.child.bytes_read()
     }
 
     /// Whether it has run into a FIFO where there was a file, and waits for somebody to write to it. It will do so for ever.

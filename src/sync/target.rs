@@ -14,6 +14,7 @@
 
 mod ended;
 mod explained;
+mod far;
 mod fence;
 mod guarded;
 mod history;
@@ -57,6 +58,7 @@ use crate::filter::Filter;
 use crate::links::Links;
 use crate::lost::Cause;
 use crate::path::{self, RelPath, Shown};
+use crate::progress::LOG_EVERY;
 use crate::resolve::Root;
 use crate::status;
 use crate::sys::reactor::{Interest, Reactor};
@@ -156,6 +158,8 @@ struct Flight {
     marked: Duration,
     /// When it was last asked about FIFOs.
     looked: Duration,
+    /// When the log was last told how far it is.
+    told: Duration,
     ended_badly: Option<Ended>,
     /// The epoch for which it keeps aside what it replaces.
     aside: Option<u64>,
@@ -550,6 +554,7 @@ impl Target {
                 self.discard(cx, serial, run);
             }
         }
+        self.tell_progress(cx.now);
         self.refill_standby(cx);
     }
 
@@ -586,6 +591,7 @@ impl Target {
             if !matches!(run.load, Load::Standby) {
                 due.push(run.marked + self.cfg.watchdog);
                 due.extend(run.ended_badly.is_none().then_some(run.looked + FIFO_LOOK));
+                due.push(run.told + LOG_EVERY);
             }
         }
         due.into_iter().min()

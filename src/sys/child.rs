@@ -334,6 +334,11 @@ impl Child {
         self.output_bytes.wrapping_add(io_bytes(&io)).wrapping_add(cpu_ticks(&stat))
     }
 
+    /// Bytes that the process has read so far, from files, pipes and sockets (proc(5), `/proc/PID/io`); 0 where the kernel does not tell.
+    pub fn bytes_read(&self) -> u64 {
+        io_bytes(&fs::read(format!("/proc/{}/io", self.pid)).unwrap_or_default())
+    }
+
     /// Whether the process sits in open(2) of a FIFO and waits for its other end (proc(5), `/proc/PID/wchan`; the kernel's
     /// function is `wait_for_partner`, fs/pipe.c). `false` also where the kernel does not tell.
     pub fn waits_for_fifo(&self) -> bool {

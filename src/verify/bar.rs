@@ -2,36 +2,25 @@
 
 use std::io::IsTerminal;
 use std::path::Path;
+use std::sync::PoisonError;
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::Duration;
-
-use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::control::{self, Reply, Request};
-use crate::status::Snapshot;
+use crate::engine::Board;
+use crate::progress::{Bar, Progress};
 
-/// How often it is drawn.
-const DRAW_EVERY: Duration = Duration::from_millis(200);
-
-/// Does `work`, which asks the daemon at `socket` for a long time, and draws meanwhile how far its verifications are.
-pub(super) fn beside<T: Send>(socket: &Path, work: impl FnOnce() -> T + Send) -> T {
+/// Does `work`, which takes long, and draws meanwhile what `ask` says of it.
+fn beside<T: Send>(ask: impl Fn() -> Vec<(String, Progress)> + Send, work: impl FnOnce() -> T + Send) -> T {
     if !std::io::stderr().is_terminal() {
         return work();
     }
     let (done, wait) = channel::<()>();
     std::thread::scope(|scope| {
         scope.spawn(move || {
-            let bar = ProgressBar::new_spinner();
-            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {bar:30} {pos}/{len} entries [{elapsed}, eta {eta}]")
-            {
-                bar.set_style(style);
+            let bar = Bar::new();
+            while wait.recv_timeout(Bar::DRAW_EVERY) == Err(RecvTimeoutError::Timeout) {
+                bar.show(&ask());
             }
-            while wait.recv_timeout(DRAW_EVERY) == Err(RecvTimeoutError::Timeout) {
-                if let Ok(Reply::Status(snapshot)) = control::ask(socket, &Request::Status, DRAW_EVERY) {
-                    draw(&bar, &snapshot);
-                }
-            }
-            bar.finish_and_clear();
         });
         let out = work();
         drop(done);
@@ -39,13 +28,22 @@ pub(super) fn beside<T: Send>(socket: &Path, work: impl FnOnce() -> T + Send) ->
     })
 }
 
-fn draw(bar: &ProgressBar, snapshot: &Snapshot) {
-    let targets = snapshot.mirrors.iter().flat_map(|m| m.targets.iter().map(move |t| (m, t)));
-    let running = targets.filter_map(|(m, t)| Some((m, t, t.verify.as_ref().filter(|v| v.running)?)));
-    for (mirror, target, verify) in running.take(1) {
-        bar.set_length(verify.files_total);
-        bar.set_position(verify.files_done);
-        bar.set_message(format!("comparing {}/{}", mirror.name, target.name));
-    }
-    bar.tick();
+/// Does `work`, which the daemon at `socket` is asked for.
+pub(super) fn of_daemon<T: Send>(socket: &Path, work: impl FnOnce() -> T + Send) -> T {
+    let ask = || match control::ask(socket, &Request::Status, Bar::DRAW_EVERY) {
+        Ok(Reply::Status(snapshot)) => snapshot.mirrors.iter().flat_map(verifications).collect(),
+        _ => Vec::new(),
+    };
+    beside(ask, work)
+}
+
+fn verifications(mirror: &crate::status::Mirror) -> Vec<(String, Progress)> {
+    let of = |t: &crate::status::Target| Some((format!("{}/{}", mirror.name, t.name), t.verify.as_ref()?.progress.clone()?));
+    mirror.targets.iter().filter_map(of).collect()
+}
+
+/// Does `work`, which tells `board`.
+pub(super) fn of_board<T: Send>(name: &str, board: &Board, work: impl FnOnce() -> T + Send) -> T {
+    let told = || board.lock().unwrap_or_else(PoisonError::into_inner).progress.clone();
+    beside(|| told().map(|progress| (name.to_owned(), progress)).into_iter().collect(), work)
 }

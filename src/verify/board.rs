@@ -5,6 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use crate::progress::Progress;
 use crate::status::span;
 
 /// A comparison of a target with the source (`fansync verify`, `verify_every`).
@@ -12,10 +13,9 @@ use crate::status::span;
 pub struct Verify {
     /// One runs now.
     pub running: bool,
-    /// Of that one: entries looked at so far.
-    pub files_done: u64,
-    /// Of that one: all entries; 0 while not known.
-    pub files_total: u64,
+    /// How far that one is.
+    #[serde(default)]
+    pub progress: Option<Progress>,
     /// When the last one ended, seconds since 1970; 0 for never. All below is of that one.
     pub ended_unix: f64,
     /// How long it took.
@@ -40,8 +40,8 @@ impl Verify {
     /// For a terminal, below the lines of its target.
     pub(crate) fn human(&self, out: &mut String) {
         if self.running {
-            let total = if self.files_total > 0 { format!(" of {}", self.files_total) } else { String::new() };
-            let _ = writeln!(out, "    verify  running: {}{total} entries compared", self.files_done);
+            let said = self.progress.as_ref().map(|p| format!("{} for {}: {}", p.what, span(p.seconds), p.figures()));
+            let _ = writeln!(out, "    verify  {}", said.unwrap_or_else(|| "begins".into()));
         }
         if self.ended_unix == 0.0 {
             return;

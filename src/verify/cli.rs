@@ -96,11 +96,11 @@ impl VerifyArgs {
     pub fn run(&self, usual: impl FnOnce() -> PathBuf) -> Result<Reply, Failed> {
         let Some(file) = &self.config else {
             let socket = self.socket.clone().unwrap_or_else(usual);
-            return Ok(bar::beside(&socket, || control::ask(&socket, &self.request(), PATIENCE))?);
+            return Ok(bar::of_daemon(&socket, || control::ask(&socket, &self.request(), PATIENCE))?);
         };
         let config = Config::load(file)?;
         let socket = &config.daemon.status_socket;
-        match bar::beside(socket, || control::ask(socket, &self.request(), PATIENCE)) {
+        match bar::of_daemon(socket, || control::ask(socket, &self.request(), PATIENCE)) {
             Err(control::Error::Connect { source, .. }) if is_nobody(&source) => {}
             other => return Ok(other?),
         }
@@ -115,8 +115,12 @@ impl VerifyArgs {
         let mut reports = Vec::new();
         for mirror in config.mirrors.iter().filter(|m| self.mirror.as_ref().is_none_or(|name| *name == m.name)) {
             for target in mirror.targets.iter().filter(|t| self.target.as_ref().is_none_or(|name| *name == t.name)) {
-                let compared = alone(mirror, target.clone()).map(|plan| verify(&plan, None, self.options(), &|| true));
                 let name = format!("{}/{}", mirror.name, target.name);
+                let verify = |plan| verify(&plan, None, self.options(), &|| true);
+                let compared = alone(mirror, target.clone()).map(|plan| {
+                    let board = plan.board.clone();
+                    bar::of_board(&name, &board, || verify(plan))
+                });
                 reports.push(compared.unwrap_or_else(|error| Report::failed(name, &error)));
             }
         }

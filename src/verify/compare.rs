@@ -15,6 +15,7 @@ use super::why::Why;
 use super::{Error, Plan};
 use crate::dirty::Kind;
 use crate::path::{self, RelPath};
+use crate::progress::{LOG_EVERY, Progress};
 use crate::sync::argv::{self, Compare, Deletions, Pass, Spec};
 use crate::sync::filelist::{self, Form};
 use crate::sync::normal::{self, State as Look};
@@ -53,6 +54,8 @@ pub(super) struct Comparer<'p> {
     filter_args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     going: &'p dyn Fn() -> bool,
+    /// Entries of the tree when it was last verified.
+    before: u64,
 }
 
 impl<'p> Comparer<'p> {
@@ -64,6 +67,7 @@ impl<'p> Comparer<'p> {
             filter_args: limited_args(&plan.mirror),
             env: argv::environment(std::env::vars_os()),
             going,
+            before: plan.board.lock().unwrap_or_else(PoisonError::into_inner).entries,
         }
     }
 
@@ -126,9 +130,11 @@ impl<'p> Comparer<'p> {
             tracing::debug!(%error, "the comparison runs at normal priority");
         }
         let ended = Cell::new(None);
+        let begun = Instant::now();
+        let logged = Cell::new(begun);
         let mark = Cell::new((run.progress_mark(), Instant::now()));
         let outcome = run.wait_while(LOOK, |run| {
-            self.show(run);
+            self.show(run, pass, begun.elapsed(), &logged);
             let why = self.why_end(run, &mark);
             let goes = why.is_none();
             ended.set(why);
@@ -161,12 +167,16 @@ impl<'p> Comparer<'p> {
         None
     }
 
-    fn show(&self, run: &Run) {
-        if let Some(progress) = run.output().progress {
-            let mut board = self.plan.board.lock().unwrap_or_else(PoisonError::into_inner);
-            board.files_done = progress.files_done;
-            board.files_total = if progress.scanning { 0 } else { progress.files_total };
+    fn show(&self, run: &Run, pass: Pass, elapsed: Duration, logged: &Cell<Instant>) {
+        let whole = matches!(pass, Pass::Full { .. });
+        let what = if whole { "verifying" } else { "verifying once more what differed" };
+        let progress = Progress::of_run(what.into(), run, elapsed, whole, 0);
+        let progress = if self.compare == Compare::Checksum { progress.reading(run, self.before) } else { progress };
+        if logged.get().elapsed() >= LOG_EVERY {
+            logged.set(Instant::now());
+            progress.log(&self.plan.mirror.name, &self.plan.sides.target.name);
         }
+        self.plan.board.lock().unwrap_or_else(PoisonError::into_inner).progress = Some(progress);
     }
 
     fn found(&self, run: &Run, outcome: &Outcome) -> Result<Found, Error> {

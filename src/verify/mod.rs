@@ -179,7 +179,7 @@ pub(crate) fn of_daemon(live: &Live, options: Options, going: &dyn Fn() -> bool)
 fn verify(plan: &Plan, live: Option<&Live>, options: Options, going: &dyn Fn() -> bool) -> Report {
     let begun = Instant::now();
     let name = format!("{}/{}", plan.mirror.name, plan.sides.target.name);
-    on_board(plan, |board| (board.running, board.files_done, board.files_total) = (true, 0, 0));
+    on_board(plan, |board| (board.running, board.progress) = (true, None));
     let comparer = Comparer::new(plan, options.checksum, going);
     let judged = judge::judge(&comparer, live, plan).map(|mut judged| {
         comparer.tell_types(&mut judged.differing);
@@ -196,7 +196,7 @@ fn verify(plan: &Plan, live: Option<&Live>, options: Options, going: &dyn Fn() -
     };
     (report.target, report.checksum, report.seconds) = (name, options.checksum, begun.elapsed().as_secs_f64());
     on_board(plan, |board| {
-        board.running = false;
+        (board.running, board.progress) = (false, None);
         if repaired != Err(Error::Cancelled) {
             tell(board, &report);
         }
@@ -232,8 +232,7 @@ fn on_board(plan: &Plan, tell: impl FnOnce(&mut board::Verify)) {
 fn tell(board: &mut board::Verify, report: &Report) {
     *board = board::Verify {
         running: false,
-        files_done: 0,
-        files_total: 0,
+        progress: None,
         ended_unix: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
         seconds: report.seconds,
         checksum: report.checksum,

@@ -145,6 +145,9 @@ fn mirror(m: &Mirror, known: &Known, look: Look, width: usize, out: &mut Vec<Lin
         None => format!("{} events", m.events),
     };
     out.push(Line::styled(cut(format!("{}  {events}  {}", m.name, m.source), width), Style::new().add_modifier(Modifier::BOLD)));
+    if let Some(p) = &m.start.progress {
+        out.extend(wrapped("  ", &format!("{}: {}", p.what, p.figures()), Style::new(), width));
+    }
     if !m.held.is_empty() {
         out.extend(wrapped("  HELD ", &m.held, Grade::Bad.style(look), width));
     }
@@ -169,10 +172,9 @@ fn target(m: &Mirror, t: &Target, known: &Known, look: Look, width: usize, out: 
         let next = if t.retry_seconds > 0.0 { format!(" (next try in {})", span(t.retry_seconds)) } else { String::new() };
         out.extend(wrapped("    ", &format!("{}{next}", t.reason), Style::new(), width));
     }
-    if let Some(r) = &t.reconcile {
-        let total = if r.files_total > 0 { format!(" of {}", r.files_total) } else { String::new() };
-        let said = format!("    comparing the whole tree: {}{total} files, {} sent", r.files_done, ByteSize(r.bytes));
-        out.push(Line::from(cut(said, width)));
+    let verify = t.verify.iter().filter_map(|v| v.progress.as_ref());
+    for p in t.reconcile.iter().chain(&t.passes).chain(verify) {
+        out.extend(wrapped("    ", &format!("{}: {}", p.what, p.figures()), Style::new(), width));
     }
     if !t.held_reason.is_empty() && t.held_reason != t.reason {
         out.extend(wrapped("    HELD ", &t.held_reason, Grade::Bad.style(look), width));

@@ -180,9 +180,19 @@ function pending(key, t) {
   return list(key, plural(t.pending, "pending path"), "", false, items, t.pending - items.length);
 }
 
+// How far long work is: words, and a bar where a total is known.
+function far(p) {
+  const rate = [p.files_per_second >= 0.5 && `${number(Math.round(p.files_per_second))} files/s`, p.bytes_per_second >= 1 && `${bytes(p.bytes_per_second)}/s`];
+  const left = p.eta_seconds !== null ? `${span(p.eta_seconds)} left` : `time left not known: ${p.eta_unknown}`;
+  const done = p.files_total > 0 ? `${number(p.files_done)} of ${plural(p.files_total, "file")}` : `${plural(p.files_done, "file")} so far`;
+  const said = [done, p.bytes > 0 && bytes(p.bytes), ...rate, left].filter(Boolean).join(", ");
+  return make("p", { class: "why" }, `${p.what[0].toUpperCase()}${p.what.slice(1)} for ${span(p.seconds)}: ${said}.`,
+    p.files_total > 0 && p.files_done > 0 ? make("progress", { max: p.files_total, value: p.files_done, "aria-label": p.what }) : null);
+}
+
 function verified(v) {
   if (!v) return null;
-  if (v.running) return make("p", { class: "why" }, `Verify runs: ${number(v.files_done)}${v.files_total > 0 ? ` of ${number(v.files_total)}` : ""} entries compared.`);
+  if (v.running) return v.progress && far(v.progress);
   const left = v.differing - v.repaired;
   const found = v.error || (left > 0 ? `${plural(left, "path")} ${left === 1 ? "differs" : "differ"} from the source: ${v.paths.slice(0, 5).join("; ")}` : "equal to the source");
   const bad = v.error || left > 0;
@@ -193,14 +203,13 @@ function card(m, t, verdict) {
   const key = `${m.name}/${t.name}`;
   const line = past && past.targets.find((l) => l.mirror === m.name && l.target === t.name);
   const why = [verdict.why, t.retry_seconds > 0 ? next(t.retry_seconds) : ""].filter(Boolean).join(" · ");
-  const progress = t.reconcile && `${number(t.reconcile.files_done)}${t.reconcile.files_total > 0 ? ` of ${number(t.reconcile.files_total)}` : ""} files, ${bytes(t.reconcile.bytes)} sent, for ${span(t.reconcile.seconds)}.`;
   return make("article", { class: `card ${verdict.rank === 4 ? "alarm" : ""}` },
     make("div", { class: "top" }, make("h3", {}, t.name),
       make("span", { class: `badge ${verdict.look}` }, make("span", { "aria-hidden": "true" }, verdict.mark), verdict.words),
       make("span", { class: "path" }, t.url)),
     why && make("p", { class: "why reason" }, why),
     t.held_reason && make("p", { class: "note bad reason" }, t.held_reason),
-    progress && make("p", { class: "why" }, progress),
+    ...[t.reconcile, ...t.passes].filter(Boolean).map(far),
     verified(t.verify),
     graph(line, past ? past.step_seconds : 5, t),
     make("dl", {}, fact("Behind", t.lag_seconds > 0 ? span(t.lag_seconds) : "no"), fact("Pending", plural(t.pending, "path")),
@@ -229,6 +238,7 @@ function mirror(m, judged, rate) {
     make("dl", {}, fact("Changes heard", rate === null ? number(m.events) : `${number(Math.round(rate))} / s`),
       fact("Watched by", watch), fact("Directories", number(m.directories)), lost ? fact("Sight lost", lost) : null),
     m.held && make("p", { class: "note bad reason" }, `Nothing is sent: ${m.held}`),
+    m.start.progress && far(m.start.progress),
     unwatched > 0 ? make("p", { class: "note" }, `${plural(unwatched, "subtree")} cannot be watched and ${unwatched === 1 ? "is" : "are"} compared periodically.`) : null,
     ...judged.map((x) => card(m, x.target, x.verdict)), ...m.hooks.map((h) => hook(m, h)));
 }

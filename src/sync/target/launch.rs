@@ -75,6 +75,7 @@ impl Target {
             mark: 0,
             marked: cx.now,
             looked: cx.now,
+            told: cx.now,
             ended_badly: None,
             aside: self.fence.as_ref().and_then(|f| f.aside.then_some(f.epoch)),
             look: manner.look,

@@ -74,15 +74,7 @@ impl Target {
         if let Some(why) = held {
             (s.state, s.reason) = ("held".into(), why.into());
         }
-        s.reconcile = self.batches().find(|(r, _)| matches!(r.pass, Pass::Full { .. })).map(|(run, _)| {
-            let p = run.run.output().progress.unwrap_or_default();
-            status::Reconcile {
-                seconds: now.saturating_sub(run.started).as_secs_f64(),
-                files_done: p.files_done,
-                files_total: if p.scanning { 0 } else { p.files_total },
-                bytes: p.bytes,
-            }
-        });
+        (s.reconcile, s.passes) = self.how_far(now);
         s.held_deletes = self.withheld_deletes();
         s.held_reason = self.why_withheld().unwrap_or_default();
         s.failures = self

@@ -509,7 +509,7 @@ impl Target {
             match run.run.feed(&encoded.bytes) {
                 Ok(()) => {
                     run.load = Load::Batch(batch.take().expect("not used yet"));
-                    (run.started, run.marked, run.looked) = (cx.now, cx.now, cx.now);
+                    (run.started, run.marked, run.looked, run.told) = (cx.now, cx.now, cx.now, cx.now);
                     (run.stood_by, run.small, run.paths, run.ancestors) = (true, true, entries, ancestors);
                     self.runs.insert(serial, run);
                     return true;

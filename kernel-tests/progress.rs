@@ -1,0 +1,72 @@
+//! How far long work is, as the status and the log tell.
+
+use nix::sys::signal::{Signal, kill};
+
+use crate::fixture::daemon::ProgressStatus;
+use crate::fixture::fs::Fs;
+use crate::fixture::{Case, Mirror, Run, Setup, WAIT, case};
+
+/// Sent in about a second.
+const SLOW: &str = "--bwlimit=4m";
+const LARGE: usize = 4 << 20;
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        case("the_first_pass_tells_how_far_it_is", &[Fs::Tmpfs], first_pass),
+        case("rescans_tell_how_far_they_are", &[Fs::Tmpfs], rescans),
+    ]
+}
+
+/// Two reports, the second further than the first.
+#[track_caller]
+fn advances(m: &Mirror, of: impl Fn(&Mirror) -> Option<ProgressStatus>) -> (ProgressStatus, ProgressStatus) {
+    let seen = std::cell::RefCell::new(Vec::<ProgressStatus>::new());
+    let further = || {
+        let now = of(m).filter(|p| p.bytes > 0)?;
+        let mut seen = seen.borrow_mut();
+        let further = seen.first().is_some_and(|first| first.bytes < now.bytes);
+        seen.push(now);
+        further.then_some(())
+    };
+    let told = crate::fixture::proc::poll_until(WAIT, further);
+    let mut seen = seen.into_inner();
+    assert!(told.is_some(), "no two reports, one further than the other: {seen:?}");
+    let last = seen.pop().expect("there are two");
+    (seen.swap_remove(0), last)
+}
+
+fn first_pass(fs: Fs) -> Run<()> {
+    let fill = |src: &crate::fixture::tree::Dir| {
+        src.write("large", vec![b'x'; LARGE]);
+        src.write("small", b"x");
+    };
+    let m = Setup::new(fs).target_key("args", vec![SLOW]).before(fill).while_reconciling().start()?;
+    // Two files and the root.
+    let counted = |m: &Mirror| m.daemon.target_status("t1").reconcile.filter(|p| p.files_total == 3 && p.eta_seconds.is_some());
+    let (first, last) = advances(&m, counted);
+    assert_eq!((first.what.as_str(), last.eta_unknown.as_str()), ("comparing the whole tree", ""));
+    assert!(last.bytes <= LARGE as u64 && last.bytes_per_second > 0.0 && last.seconds > first.seconds, "{first:?}, {last:?}");
+    let told = m.daemon.does(&["status"]);
+    assert!(told.contains("    full    comparing the whole tree for ") && told.contains(" of 3 files, "), "{told}");
+    m.check();
+    assert!(m.daemon.target_status("t1").reconcile.is_none(), "it is over");
+    Ok(())
+}
+
+fn rescans(fs: Fs) -> Run<()> {
+    let m = Setup::new(fs).target_key("args", vec![SLOW]).start()?;
+    m.out.mkdir("moved in");
+    m.out.write("moved in/large", vec![b'y'; LARGE]);
+    std::fs::rename(m.out.at("moved in"), m.src.at("moved in")).expect("both lie on one filesystem");
+    let (_, last) = advances(&m, |m| m.daemon.target_status("t1").passes.into_iter().next());
+    assert_eq!(last.what, "comparing moved in");
+    m.check();
+    assert!(m.daemon.target_status("t1").passes.is_empty(), "it is over");
+    // The whole tree, asked for.
+    m.dst().write("moved in/large", b"spoilt");
+    kill(m.daemon.pid(), Signal::SIGUSR1).expect("the daemon runs");
+    let (_, last) = advances(&m, |m| m.daemon.target_status("t1").reconcile);
+    assert_eq!((last.what.as_str(), last.files_total), ("comparing the whole tree", 3));
+    m.check();
+    Ok(())
+}

@@ -1,0 +1,223 @@
+//! How far long work is: comparing a tree or a part of it, verifying, walking over the source.
+//!
+//! One type for all of these, and for everything that shows them: status, page, metrics, log lines, and the bar on a terminal.
+//!
+//! The time left is told only where a total is known, and else the reason is. It follows the mean since the figures began to move: rsync reads the
+//! whole tree before it sends the first file of a full pass, and that time says nothing about the rest. A pass that sends most of what it
+//! comes to is as far as the slower of its entries and its bytes; of any other the bytes tell nothing, as those of what is equal are not counted.
+
+mod bar;
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+
+use crate::status::span;
+use crate::sync::run::Run;
+
+pub use bar::Bar;
+
+/// How often the log tells of work that goes on.
+pub const LOG_EVERY: Duration = Duration::from_secs(10);
+/// A mean over less than this is none.
+const MEAN_MIN: f64 = 0.5;
+
+/// How far a piece of work is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Progress {
+    /// In words: `comparing the whole tree`.
+    pub what: String,
+    /// Seconds it has been going on.
+    pub seconds: f64,
+    /// Entries (files, directories, links) done so far, or found while all are not known.
+    pub files_done: u64,
+    /// All entries; 0 while not known.
+    pub files_total: u64,
+    /// Content sent, or read to be compared, in bytes.
+    pub bytes: u64,
+    /// Entries in a second, the mean since the figures began to move; 0 while not known.
+    pub files_per_second: f64,
+    /// Bytes in a second, likewise.
+    pub bytes_per_second: f64,
+    /// Seconds left at this rate.
+    pub eta_seconds: Option<f64>,
+    /// Why that is not known; empty when it is.
+    pub eta_unknown: String,
+}
+
+/// What a [`Progress`] is made from.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Figures {
+    /// How long it has been going on.
+    pub elapsed: Duration,
+    /// Since the figures began to move.
+    pub moving: Duration,
+    /// Entries done.
+    pub done: u64,
+    /// All entries; 0 while not known.
+    pub total: u64,
+    /// Bytes sent or read.
+    pub bytes: u64,
+    /// Which part of the work is done, 0 to 1; `None` while not known.
+    pub share: Option<f64>,
+    /// Why not.
+    pub unknown: &'static str,
+}
+
+impl Progress {
+    /// `what`: see there.
+    pub fn new(what: String, of: Figures) -> Progress {
+        let moving = of.moving.as_secs_f64();
+        let per_second = |n: u64| if moving < MEAN_MIN { 0.0 } else { n as f64 / moving };
+        let eta_seconds =
+            of.share.filter(|share| *share > 0.0 && moving >= MEAN_MIN).map(|share| moving * (1.0 / share.min(1.0) - 1.0));
+        let unknown = if of.share.is_some() { "it has just begun" } else { of.unknown };
+        Progress {
+            what,
+            seconds: of.elapsed.as_secs_f64(),
+            files_done: of.done,
+            files_total: of.total,
+            bytes: of.bytes,
+            files_per_second: per_second(of.done),
+            bytes_per_second: per_second(of.bytes),
+            eta_seconds,
+            eta_unknown: if eta_seconds.is_some() { String::new() } else { unknown.into() },
+        }
+    }
+
+    /// Of a run that has been going on for `elapsed`. `told`: rsync was asked to tell how far it is; else `paths` were listed.
+    pub fn of_run(what: String, run: &Run, elapsed: Duration, told: bool, paths: usize) -> Progress {
+        let moving = run.moving().map_or(Duration::ZERO, |since| since.elapsed());
+        let of = Figures { elapsed, moving, ..Figures::default() };
+        let output = run.output();
+        if !told {
+            let unknown = "rsync does not tell how far it is in a list of paths";
+            let done = output.counters.files_sent + output.counters.other_changes;
+            let total = (paths as u64).max(done);
+            return Progress::new(what, Figures { moving: elapsed, done, total, bytes: run.bytes_read(), unknown, ..of });
+        }
+        let all = output.considered.unwrap_or_default();
+        let reported = output.progress.filter(|p| p.files_total > 0);
+        Progress::new(
+            what,
+            match (reported, output.progress) {
+                (Some(p), _) if p.scanning => Figures {
+                    done: p.files_done,
+                    bytes: p.bytes,
+                    unknown: "rsync reads the tree while it sends, and its end is not in sight",
+                    ..of
+                },
+                (Some(p), _) => {
+                    let entries = p.files_done as f64 / p.files_total as f64;
+                    let sends_most = output.counters.files_sent * 2 >= p.files_done;
+                    let share = if sends_most { entries.min(f64::from(p.percent) / 100.0) } else { entries };
+                    Figures { done: p.files_done, total: p.files_total, bytes: p.bytes, share: Some(share), ..of }
+                }
+                // The first file is on its way.
+                (None, Some(p)) => Figures { total: all, bytes: p.bytes, share: Some(f64::from(p.percent) / 100.0), ..of },
+                (None, None) if all > 0 => Figures {
+                    total: all,
+                    unknown: "rsync tells how far it is where it finds a difference, and has found none yet",
+                    ..of
+                },
+                (None, None) => {
+                    Figures { done: output.listed, moving: elapsed, unknown: "the source's tree is still being read", ..of }
+                }
+            },
+        )
+    }
+
+    /// The same, where the content of files is read to be compared: what rsync has read, and while it reads the source, the time that this takes,
+    /// if the tree had `before` entries when it was last compared.
+    #[must_use]
+    pub fn reading(self, run: &Run, before: u64) -> Progress {
+        let (elapsed, bytes) = (Duration::from_secs_f64(self.seconds), run.bytes_read());
+        if run.output().considered.is_some() || before == 0 {
+            return Progress { bytes, bytes_per_second: bytes as f64 / self.seconds.max(MEAN_MIN), ..self };
+        }
+        let (done, total) = (self.files_done, before.max(self.files_done));
+        let share = Some(done as f64 / total as f64);
+        let what = format!("{}: reading the source", self.what);
+        Progress::new(what, Figures { elapsed, moving: elapsed, done, total, bytes, share, unknown: "" })
+    }
+
+    /// The figures in one line: `1204 of 30301 files, 12.3 MiB, 310 files/s, 4.2 MiB/s, 1m 5s left`.
+    pub fn figures(&self) -> String {
+        let mut out = match (self.files_done, self.files_total) {
+            (done, 0) => format!("{done} files so far"),
+            (done, total) => format!("{done} of {total} files"),
+        };
+        if self.bytes > 0 {
+            let _ = write!(out, ", {}", ByteSize(self.bytes));
+        }
+        if let Some(rate) = self.rate() {
+            let _ = write!(out, ", {rate}");
+        }
+        match self.eta_seconds {
+            Some(left) => {
+                let _ = write!(out, ", {} left", span(left));
+            }
+            None if !self.eta_unknown.is_empty() => {
+                let _ = write!(out, "; time left not known: {}", self.eta_unknown);
+            }
+            None => {}
+        }
+        out
+    }
+
+    fn rate(&self) -> Option<String> {
+        let files = (self.files_per_second >= 0.5).then(|| format!("{:.0} files/s", self.files_per_second));
+        let bytes = (self.bytes_per_second >= 1.0).then(|| format!("{}/s", ByteSize(self.bytes_per_second as u64)));
+        let both: Vec<String> = files.into_iter().chain(bytes).collect();
+        (!both.is_empty()).then(|| both.join(", "))
+    }
+
+    /// Tells the log. Nothing while a bar shows it.
+    ///
+    /// `target`: empty for what concerns no target.
+    pub fn log(&self, mirror: &str, target: &str) {
+        if bar::is_drawn() {
+            return;
+        }
+        let (what, figures, seconds) = (&self.what, self.figures(), self.seconds.round());
+        match target {
+            "" => tracing::info!(%mirror, seconds, "{what}: {figures}"),
+            target => tracing::info!(%mirror, target_name = %target, seconds, "{what}: {figures}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECONDS: fn(u64) -> Duration = Duration::from_secs;
+
+    #[test]
+    fn the_time_left_needs_a_total_and_a_moment() {
+        let of = Figures {
+            elapsed: SECONDS(30),
+            moving: SECONDS(10),
+            done: 250,
+            total: 1000,
+            share: Some(0.25),
+            ..Figures::default()
+        };
+        let p = Progress::new("comparing".into(), of);
+        assert_eq!((p.eta_seconds, p.files_per_second, p.seconds), (Some(30.0), 25.0, 30.0));
+        assert_eq!(p.figures(), "250 of 1000 files, 25 files/s, 30.0s left");
+        let begun = Progress::new(String::new(), Figures { moving: Duration::from_millis(100), ..of });
+        assert_eq!(begun.figures(), "250 of 1000 files; time left not known: it has just begun");
+        let open = Figures { share: None, total: 0, bytes: 5 << 20, unknown: "its end is not in sight", ..of };
+        let open = Progress::new(String::new(), open);
+        assert_eq!(
+            open.figures(),
+            "250 files so far, 5.0 MiB, 25 files/s, 512.0 KiB/s; time left not known: its end is not in sight"
+        );
+        let done = Progress::new(String::new(), Figures { share: Some(1.0), done: 1000, ..of });
+        assert_eq!(done.eta_seconds, Some(0.0));
+    }
+}
