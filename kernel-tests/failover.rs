@@ -87,6 +87,17 @@ pub fn cases() -> Vec<Case> {
             assert_eq!(c.servers[0].exported(), "ro");
             Ok(())
         }),
+        case("hung_up_it_goes_on_and_says_what_it_does_not", T, |_| {
+            let c = Cluster::new();
+            let web = c.web("web", "");
+            web.on("primary");
+            web.signal(Signal::SIGHUP);
+            let told = || web.log().contains("the failover configuration is not read again").then_some(());
+            assert!(poll_until(WAIT, told).is_some(), "{}", web.log());
+            web.rounds(1);
+            web.on("primary");
+            Ok(())
+        }),
         case("flapping_and_hold", T, |_| {
             let c = Cluster::new();
             let web = c.web("web", "");

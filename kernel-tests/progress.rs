@@ -4,17 +4,23 @@ use nix::sys::signal::{Signal, kill};
 
 use crate::fixture::daemon::ProgressStatus;
 use crate::fixture::fs::Fs;
+use crate::fixture::tree::Dir;
 use crate::fixture::{Case, Mirror, Run, Setup, WAIT, case};
 
-/// Sent in about a second.
+/// So many files of this size, sent in a good second. rsync tells of each that is through, within one only once a second.
+const FILES: usize = 40;
+const SIZE: usize = 128 << 10;
 const SLOW: &str = "--bwlimit=4m";
-const LARGE: usize = 4 << 20;
 
 pub fn cases() -> Vec<Case> {
     vec![
         case("the_first_pass_tells_how_far_it_is", &[Fs::Tmpfs], first_pass),
         case("rescans_tell_how_far_they_are", &[Fs::Tmpfs], rescans),
     ]
+}
+
+fn fill(dir: &Dir, at: &str, with: u8) {
+    (0..FILES).for_each(|n| dir.write(format!("{at}{n}"), vec![with; SIZE]));
 }
 
 /// Two reports, the second further than the first.
@@ -36,18 +42,15 @@ fn advances(m: &Mirror, of: impl Fn(&Mirror) -> Option<ProgressStatus>) -> (Prog
 }
 
 fn first_pass(fs: Fs) -> Run<()> {
-    let fill = |src: &crate::fixture::tree::Dir| {
-        src.write("large", vec![b'x'; LARGE]);
-        src.write("small", b"x");
-    };
-    let m = Setup::new(fs).target_key("args", vec![SLOW]).before(fill).while_reconciling().start()?;
-    // Two files and the root.
-    let counted = |m: &Mirror| m.daemon.target_status("t1").reconcile.filter(|p| p.files_total == 3 && p.eta_seconds.is_some());
+    let m = Setup::new(fs).target_key("args", vec![SLOW]).before(|src| fill(src, "", b'x')).while_reconciling().start()?;
+    let all = FILES as u64 + 1; // with the root
+    let counted = |m: &Mirror| m.daemon.target_status("t1").reconcile.filter(|p| p.files_total == all && p.eta_seconds.is_some());
     let (first, last) = advances(&m, counted);
     assert_eq!((first.what.as_str(), last.eta_unknown.as_str()), ("comparing the whole tree", ""));
-    assert!(last.bytes <= LARGE as u64 && last.bytes_per_second > 0.0 && last.seconds > first.seconds, "{first:?}, {last:?}");
+    assert!(last.bytes <= (FILES * SIZE) as u64 && last.files_done > first.files_done, "{first:?}, {last:?}");
+    assert!(last.bytes_per_second > 0.0 && last.seconds > first.seconds, "{first:?}, {last:?}");
     let told = m.daemon.does(&["status"]);
-    assert!(told.contains("    full    comparing the whole tree for ") && told.contains(" of 3 files, "), "{told}");
+    assert!(told.contains("    full    comparing the whole tree for ") && told.contains(&format!(" of {all} files, ")), "{told}");
     m.check();
     assert!(m.daemon.target_status("t1").reconcile.is_none(), "it is over");
     Ok(())
@@ -56,17 +59,17 @@ fn first_pass(fs: Fs) -> Run<()> {
 fn rescans(fs: Fs) -> Run<()> {
     let m = Setup::new(fs).target_key("args", vec![SLOW]).start()?;
     m.out.mkdir("moved in");
-    m.out.write("moved in/large", vec![b'y'; LARGE]);
+    fill(&m.out, "moved in/", b'y');
     std::fs::rename(m.out.at("moved in"), m.src.at("moved in")).expect("both lie on one filesystem");
     let (_, last) = advances(&m, |m| m.daemon.target_status("t1").passes.into_iter().next());
     assert_eq!(last.what, "comparing moved in");
     m.check();
     assert!(m.daemon.target_status("t1").passes.is_empty(), "it is over");
     // The whole tree, asked for.
-    m.dst().write("moved in/large", b"spoilt");
+    (0..FILES).for_each(|n| m.dst().write(format!("moved in/{n}"), b"spoilt"));
     kill(m.daemon.pid(), Signal::SIGUSR1).expect("the daemon runs");
     let (_, last) = advances(&m, |m| m.daemon.target_status("t1").reconcile);
-    assert_eq!((last.what.as_str(), last.files_total), ("comparing the whole tree", 3));
+    assert_eq!((last.what.as_str(), last.files_total), ("comparing the whole tree", FILES as u64 + 2));
     m.check();
     Ok(())
 }

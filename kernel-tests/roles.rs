@@ -41,6 +41,28 @@ pub fn cases() -> Vec<Case> {
             assert!(m.dst().has("after"));
             Ok(())
         }),
+        case("a_reload_keeps_the_role", &[Fs::Tmpfs], |fs| {
+            let mut m = roles(fs, To::Module, 1, Some((1, Role::Follower))).start()?;
+            m.src.write("before", b"1");
+            check(&m);
+            let reload = |m: &mut Mirror, max_paths: i64| {
+                m.configure(|table| drop(table.batch.insert("max_paths".into(), max_paths.into())));
+                m.write_config();
+                assert!(m.daemon.reload(), "a good file is not taken");
+            };
+            reload(&mut m, 9_000);
+            m.src.write("after", b"2");
+            check(&m);
+            assert_eq!(m.daemon.target_status("t1").epoch, 1);
+            // Promoted under a daemon that begins anew.
+            mark(m.dst(), 2, Role::Primary);
+            m.dst().write("taken by the new primary", b"2");
+            reload(&mut m, 9_001);
+            m.src.write("late", b"3");
+            fenced(&m, "newer than our epoch 1");
+            assert!(!m.dst().has("late") && m.dst().has("taken by the new primary"), "pushed although fenced");
+            Ok(())
+        }),
         case("damaged_and_missing_marks_fence", &[Fs::Tmpfs], |fs| {
             let m = roles(fs, To::Module, 1, Some((1, Role::Follower))).start()?;
             m.src.write("a", b"1");

@@ -233,6 +233,33 @@ pub fn cases() -> Vec<Case> {
             assert_eq!(unknown.code, 64);
             Ok(())
         }),
+        case("hung_up_it_reads_its_file_again", &[Fs::Tmpfs], |_| {
+            let site = Site::new()?;
+            let config = site.config(true, true);
+            let mut daemon = site.start(&config, "-ro");
+            site.src.write("a.gz", b"filtered at first");
+            site.src.write("b", b"1");
+            site.until("it mirrors", |dst| dst.has("b"));
+            let says = |times: usize, what: &str| {
+                let log = || fs::read_to_string(site.log()).unwrap_or_default();
+                let told = poll_until(WAIT, || (log().matches(what).count() == times).then_some(()));
+                assert!(told.is_some(), "{what:?} is not there {times} times:\n{}", log());
+            };
+            let good = fs::read_to_string(&config).expect("the configuration");
+            fs::write(&config, good.replace("</sersync>", "")).expect("a file");
+            daemon.signal(Signal::SIGHUP);
+            says(1, "the earlier one stays in force: ");
+            site.src.write("c", b"2");
+            site.until("the earlier one works on", |dst| dst.has("c"));
+            assert!(!site.dst.has("a.gz"));
+            site.config(true, false);
+            daemon.signal(Signal::SIGHUP);
+            says(1, "the configuration is in force");
+            site.until("what is not filtered any more arrives", |dst| dst.has("a.gz"));
+            daemon.signal(Signal::SIGTERM);
+            assert!(daemon.wait(Duration::from_secs(20)).success());
+            Ok(())
+        }),
         case("detached_and_alone", &[Fs::Tmpfs], |_| {
             let site = Site::new()?;
             let config = site.config(false, false);

@@ -210,7 +210,7 @@ pub struct Handle {
     pub commands: Sender<Command>,
     /// Rung after each command.
     pub wake: Arc<EventFd>,
-    /// Counts the engine's turns. One that was woken and whose count stands still is stuck.
+    /// Counts the engine's turns, and the steps of what takes long within one. An engine that was woken and whose count stands still is stuck.
     pub turns: Arc<AtomicU64>,
 }
 

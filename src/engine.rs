@@ -271,7 +271,7 @@ impl Engine {
         let mut resolver = Resolver::new(MAX_DIRS);
         let mounts = keep.then(|| hold::Remembered::load(state_dir, mirror, &root, accepted));
         let expected = mounts.as_ref().filter(|_| !accepted).map(hold::Remembered::expected).unwrap_or_default();
-        let (watching, reader) = Watching::start(mirror, &root, expected, &mut resolver, &wake)?;
+        let (watching, reader) = Watching::start(mirror, &root, expected, &mut resolver, &wake, &turns)?;
         reactor.add(wake.as_fd(), Interest::Read, WAKE).map_err(setup("cannot wait for events"))?;
         if let Some(mounts) = watching.mounts_fd() {
             reactor.add(mounts, Interest::Priority, MOUNTS).map_err(setup("cannot wait for mounts"))?;

@@ -78,7 +78,7 @@ pub struct Web {
     pub mount: PathBuf,
     dir: PathBuf,
     name: String,
-    _service: Service,
+    service: Service,
 }
 
 pub fn binary() -> PathBuf {
@@ -421,7 +421,7 @@ impl Prepared {
     pub fn start(self) -> Web {
         let config = fs::read_to_string(self.dir.join("config")).expect("it was written");
         let service = start(&self.dir, &config);
-        Web { mount: self.mount, dir: self.dir, name: self.name, _service: service }
+        Web { mount: self.mount, dir: self.dir, name: self.name, service }
     }
 }
 
@@ -440,8 +440,15 @@ impl Web {
     #[track_caller]
     pub fn on(&self, side: &str) {
         let there = poll_until(WAIT, || (self.on_now() == side).then_some(()));
-        let log = fs::read_to_string(self.dir.join("log")).unwrap_or_default();
-        assert!(there.is_some(), "{} is not on the {side}: {}\n{log}", self.name, self.status());
+        assert!(there.is_some(), "{} is not on the {side}: {}\n{}", self.name, self.status(), self.log());
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        self.service.signal(signal);
     }
 
     /// Waits until a server is mounted, in place or ahead.

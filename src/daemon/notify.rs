@@ -2,7 +2,7 @@
 //!
 //! One thread tells it, and only where there is a `NOTIFY_SOCKET`. At each beat it rings every engine, and pings only if each has turned
 //! since the last ping. So an engine that hangs ends the pings, whatever the other threads do; one that sleeps is woken by the
-//! ring, for a turn without work.
+//! ring, for a turn without work. A turn in which inotify watches are set on a large tree takes minutes; it counts its steps as turns.
 //!
 //! More time for a start or a reload is asked for while the process uses processor time: setting a million watches does, waiting for
 //! a disk or a server that does not answer does not.
@@ -250,6 +250,26 @@ fn used() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_walk_of_an_engine_pings_and_a_stuck_one_does_not() {
+        use crate::config::{Mirror, Watch};
+        use crate::engine::Engine;
+        use crate::source::inotify::BEAT_DIRS;
+        use crate::sync::probe::RsyncFacts;
+
+        let (tree, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        (0..2 * BEAT_DIRS + 10).for_each(|n| std::fs::create_dir(tree.path().join(n.to_string())).unwrap());
+        let mirror = Mirror { watch: Watch::Inotify, ..Mirror::new("m", tree.path()) };
+        let (again, handle) = Engine::prepare(&mirror, &RsyncFacts::default(), state.path(), false).unwrap();
+        let mut speaker = Speaker::new(Engines::default());
+        let engines = [handle];
+        assert!(speaker.turned(&engines) && !speaker.turned(&engines), "it has not begun to walk");
+        // All of it before its first turn.
+        let _engine = Engine::open(again).unwrap();
+        assert_eq!(engines[0].turns.load(Ordering::Relaxed), 2);
+        assert!(speaker.turned(&engines) && !speaker.turned(&engines), "it is stuck after the walk");
+    }
 
     #[test]
     fn more_time_is_for_those_who_get_on() {

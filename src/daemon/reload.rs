@@ -9,13 +9,13 @@
 //! What it gives up: under `[daemon]`, all but `stop_timeout` takes effect at the next start. Totals of a mirror begin again. A mirror that
 //! cannot be begun after all goes on with its earlier configuration.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::chain;
 use super::crew::Crew;
 use super::notify::Manager;
-use crate::config::{Config, ConfigErrors, Mirror};
+use crate::config::{Config, ConfigErrors, Daemon, Mirror};
 use crate::privilege;
 use crate::resolve::Root;
 use crate::sync::probe::RsyncFacts;
@@ -187,7 +187,40 @@ impl UnderWay {
 /// Takes over what can change below `[daemon]`, and says what cannot.
 fn take_daemon(config: &mut Config, new: &Config) {
     config.daemon.stop_timeout = new.daemon.stop_timeout;
-    if config.daemon != new.daemon {
-        tracing::warn!("what changed in [daemon], but for stop_timeout, takes effect at the next start");
+    let keys = changed(&config.daemon, &new.daemon);
+    if !keys.is_empty() {
+        tracing::warn!("changed in [daemon], and in effect from the next start on: {}", keys.join(", "));
+    }
+}
+
+/// The keys below `[daemon]` that differ.
+fn changed(old: &Daemon, new: &Daemon) -> Vec<String> {
+    let table = |daemon| toml::Table::try_from(daemon).unwrap_or_default();
+    let (old, new) = (table(old), table(new));
+    let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    keys.into_iter().filter(|key| old.get(*key) != new.get(*key)).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_key_of_the_daemon_that_changed_is_named() {
+        let of = |keys: &str| {
+            Config::from_toml(&format!(
+                "[daemon]\n{keys}[[mirror]]\nname = \"m\"\nsource = \"/s\"\n\
+            [[mirror.target]]\nname = \"t\"\nurl = \"h::m\"\n"
+            ))
+            .unwrap()
+            .daemon
+        };
+        let old = of("metrics = \"127.0.0.1:9846\"\n");
+        assert!(changed(&old, &old).is_empty());
+        assert_eq!(changed(&old, &of("")), ["metrics"]);
+        let new = of(
+            "status_socket = \"/run/x.sock\"\nmetrics = \"127.0.0.1:9847\"\nmetrics_file = \"/x.prom\"\n[daemon.log]\nlevel = \"warn\"\n",
+        );
+        assert_eq!(changed(&old, &new), ["log", "metrics", "metrics_file", "status_socket"]);
     }
 }

@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::mounted::Mounted;
@@ -114,15 +115,19 @@ pub struct Watching {
     places: Vec<Place>,
     unwatched: Vec<RelPath>,
     lost: Vec<Lost>,
+    /// The engine's; see [`crate::control::Handle`].
+    turns: Arc<AtomicU64>,
 }
 
 /// The closures that inotify walks need.
 macro_rules! rules {
-    ($filter:expr, $places:expr, $name:ident) => {
+    ($filter:expr, $watching:expr, $name:ident) => {
         let excluded = |path: &[u8], is_dir: bool| $filter.excludes(path, is_dir);
-        let marked: Vec<u64> = $places.iter().filter(|p| p.by == By::Fanotify).map(|p| p.dev).collect();
+        let marked: Vec<u64> = $watching.places.iter().filter(|p| p.by == By::Fanotify).map(|p| p.dev).collect();
         let cross = |dev: u64| !marked.contains(&dev);
-        let $name = Rules { excluded: &excluded, cross: &cross };
+        // A walk over a million directories is one turn of the engine, and minutes long where the disk is slow.
+        let beat = || _ = $watching.turns.fetch_add(1, Ordering::Relaxed);
+        let $name = Rules { excluded: &excluded, cross: &cross, beat: &beat };
     };
 }
 
@@ -137,6 +142,7 @@ impl Watching {
         expected: BTreeSet<RelPath>,
         resolver: &mut Resolver,
         wake: &Arc<EventFd>,
+        turns: &Arc<AtomicU64>,
     ) -> Result<(Watching, Reader), WatchError> {
         let kernel = &mirror.kernel;
         let mut watching = Watching {
@@ -155,6 +161,7 @@ impl Watching {
             places: Vec::new(),
             unwatched: Vec::new(),
             lost: Vec::new(),
+            turns: Arc::clone(turns),
         };
         for at in watching.mounted.look(root.path(), &mirror.filter).unwrap_or_default() {
             watching.take_in(&at, root, resolver)?;
@@ -261,7 +268,7 @@ impl Watching {
 
     fn add_tree(&mut self, filter: &Filter, at: &RelPath) {
         let Some(watches) = &mut self.watches else { return self.unwatch(at.clone()) };
-        rules!(filter, self.places, rules);
+        rules!(filter, self, rules);
         let report = watches.add_tree(at, &rules);
         self.report(report);
     }
@@ -336,7 +343,7 @@ impl Watching {
     /// Takes in a buffer of inotify records, and gives out what they tell with their masks; returns how many there were.
     pub fn inotify(&mut self, filter: &Filter, bytes: &[u8], out: &mut dyn FnMut(u32, &[u8], Seen)) -> u64 {
         let Some(watches) = &mut self.watches else { return 0 };
-        rules!(filter, self.places, rules);
+        rules!(filter, self, rules);
         let mut events = 0;
         let mut out = |mask: u32, path: &[u8], seen: Seen| {
             events += 1;
@@ -409,7 +416,7 @@ impl Watching {
     /// Tries to watch what could not be watched; gives out what could, and returns what still cannot.
     pub fn retry_unwatched(&mut self, filter: &Filter, out: &mut dyn FnMut(&[u8], Seen)) -> Vec<RelPath> {
         if let Some(watches) = &mut self.watches {
-            rules!(filter, self.places, rules);
+            rules!(filter, self, rules);
             let report = watches.retry_unwatched(&rules, out);
             self.unwatched.retain(|p| report.lost.iter().any(|(lost, _)| is_at_or_below(lost, p)));
             for (path, _) in report.lost {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use crossbeam::channel::unbounded;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use thiserror::Error;
 
@@ -75,7 +75,7 @@ pub fn run(config: &Config, mode: Mode) -> Result<ExitCode, Error> {
     };
     let key = Key::read(&config.daemon.key_file)?;
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
-    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(setup("handle signals"))?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(setup("handle signals"))?;
     let server = match &config.server {
         Some(cfg) if !mode.dry_run && !mode.once => {
             let server = Server::new(cfg, &key, &host);
@@ -122,7 +122,15 @@ pub fn run(config: &Config, mode: Mode) -> Result<ExitCode, Error> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(socket = %socket.display(), failovers = config.clients.len(), "watching");
     // Mounts stay as they are, and so do exports: a restart of this process must not be seen by clients.
-    let why = signals.forever().next();
+    let hung_up = |signal: &i32| {
+        if *signal == SIGHUP {
+            tracing::warn!(
+                "SIGHUP: the failover configuration is not read again; restart fansync failover, which moves no mount and changes no export"
+            );
+        }
+        *signal == SIGHUP
+    };
+    let why = signals.forever().find(|signal| !hung_up(signal));
     tracing::info!(signal = ?why, "ending");
     let _ = std::fs::remove_file(&socket);
     Ok(ExitCode::Done)

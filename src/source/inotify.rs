@@ -46,12 +46,17 @@ pub const MOVE_GRACE: Duration = Duration::from_secs(1);
 /// than this however deep the tree is.
 const MAX_HELD: usize = 128;
 
-/// What not to watch.
+/// Directories of a walk between two calls of [`Rules::beat`]: some milliseconds' worth on a disk that answers.
+pub const BEAT_DIRS: usize = 256;
+
+/// What not to watch, and who is told that a walk gets on.
 pub struct Rules<'a> {
     /// Whether this path (relative, and whether it is a directory) and all below is of no interest.
     pub excluded: &'a dyn Fn(&[u8], bool) -> bool,
     /// Whether to go down into a directory on another filesystem than the root's, by its device number (`st_dev`).
     pub cross: &'a dyn Fn(u64) -> bool,
+    /// Called after every [`BEAT_DIRS`] directories of a walk, so that whoever waits sees that it gets on.
+    pub beat: &'a dyn Fn(),
 }
 
 /// What a walk did.
@@ -435,7 +440,11 @@ impl Watches {
         self.walks = self.walks.wrapping_add(1);
         let mut walk = Walk { report: WatchReport::default(), path: Vec::new(), full: false };
         let mut stack: Vec<(DirId, Option<Rc<Dir>>, usize)> = vec![(start, None, 0)];
+        let mut beats = (1..=BEAT_DIRS).cycle();
         while let Some((dir, parent, depth)) = stack.pop() {
+            if beats.next() == Some(BEAT_DIRS) {
+                (rules.beat)();
+            }
             if !self.dirs.path(dir, &mut walk.path) {
                 continue;
             }

@@ -17,7 +17,8 @@ struct Rig {
 }
 
 /// `.skip` and `cache` at the root are excluded; other filesystems are not crossed.
-const RULES: Rules<'static> = Rules { excluded: &|path, _| path::base(path) == b".skip" || path == b"cache", cross: &|_| false };
+const RULES: Rules<'static> =
+    Rules { excluded: &|path, _| path::base(path) == b".skip" || path == b"cache", cross: &|_| false, beat: &|| {} };
 
 impl Rig {
     fn new() -> Rig {
