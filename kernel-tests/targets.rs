@@ -33,8 +33,12 @@ pub fn cases() -> Vec<Case> {
             let found = differences(m.src.root(), m.targets[1].dir.root(), Times::All, &|_| false);
             assert!(found.is_empty(), "the target that is there lacks something:\n{found}");
             assert!(!m.dst().has("while away 0"), "the target that is away received something");
-            let down = || (m.daemon.target_status("t1").state == "down").then_some(());
-            assert!(poll_until(WAIT, down).is_some(), "the status does not say that the target is down");
+            let down = || Some(m.daemon.target_status("t1")).filter(|t| t.state == "down");
+            let down = poll_until(WAIT, down).expect("the status says that the target is down");
+            assert!(down.advice.contains("serves the module t1: `rsync rsync://127.0.0.1:"), "{down:?}");
+            let log = m.daemon.log();
+            let told = log.lines().find(|line| line.contains("target is down: ")).expect("the log tells");
+            assert!(told.contains("target_name=t1") && told.contains(&down.advice), "{told}");
             rsyncd(&mut m).restart();
             m.check();
             Ok(())

@@ -178,6 +178,9 @@ pub struct Target {
     pub state: String,
     /// Why it is not `idle` or `syncing`.
     pub reason: String,
+    /// What somebody can do about that; empty when there is nothing.
+    #[serde(default)]
+    pub advice: String,
     /// Distinct paths that wait to be sent.
     pub pending: u64,
     /// Some of them, the oldest of these first.
@@ -365,6 +368,9 @@ impl Snapshot {
                     let _ = write!(out, " (next try in {})", span(t.retry_seconds));
                 }
                 out.push('\n');
+                if !t.advice.is_empty() {
+                    let _ = writeln!(out, "    next    {}", t.advice);
+                }
                 if t.epoch > 0 {
                     let aside = if t.keeps_aside { "; what only the target held is kept aside" } else { "" };
                     let _ = writeln!(out, "    role    primary of epoch {}{aside}", t.epoch);

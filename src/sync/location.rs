@@ -40,6 +40,23 @@ pub enum Location {
     Local(PathBuf),
 }
 
+impl Location {
+    /// What to look at when it does not answer, as the end of a sentence.
+    pub fn advice(&self) -> String {
+        match self {
+            Location::Daemon { host, port, module, .. } => format!(
+                "see that {host} answers on port {} and serves the module {module}: `rsync {self}/` lists what is there",
+                port.unwrap_or(873)
+            ),
+            Location::Ssh { user, host, .. } => {
+                let user = user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
+                format!("see that `ssh -o BatchMode=yes {user}{host} rsync --version` works without a question, as the user that fansync runs as")
+            }
+            Location::Local(path) => format!("see that {} is there, and that what belongs there is mounted", path.display()),
+        }
+    }
+}
+
 /// Why a text is no location.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LocationError {
@@ -318,6 +335,19 @@ mod tests {
 
     fn ssh(user: Option<&str>, host: &str, path: &str) -> Location {
         Location::Ssh { user: user.map(str::to_owned), host: host.into(), path: path.into() }
+    }
+
+    #[test]
+    fn advice_names_what_to_try() {
+        for (text, wants) in [
+            ("rsync://u@h/m/sub", ["h answers on port 873 and serves the module m", "`rsync rsync://u@h/m/sub/`"]),
+            ("rsync://h:1/m", ["port 1 ", "`rsync rsync://h:1/m/`"]),
+            ("u@h:/a", ["`ssh -o BatchMode=yes u@h rsync --version`", "without a question"]),
+            ("/a/b", ["/a/b is there", "mounted"]),
+        ] {
+            let advice = Location::parse(text).unwrap().advice();
+            assert!(wants.iter().all(|want| advice.contains(want)), "{text}: {advice}");
+        }
     }
 
     #[test]

@@ -173,6 +173,9 @@ fn target(m: &Mirror, t: &Target, known: &Known, look: Look, width: usize, out: 
         out.extend(wrapped("    ", &format!("{}{next}", t.reason), Style::new(), width));
     }
     let verify = t.verify.iter().filter_map(|v| v.progress.as_ref());
+    if !t.advice.is_empty() {
+        out.extend(wrapped("    ", &t.advice, Style::new().add_modifier(Modifier::DIM), width));
+    }
     for p in t.reconcile.iter().chain(&t.passes).chain(verify) {
         out.extend(wrapped("    ", &format!("{}: {}", p.what, p.figures()), Style::new(), width));
     }

@@ -208,6 +208,7 @@ function card(m, t, verdict) {
       make("span", { class: `badge ${verdict.look}` }, make("span", { "aria-hidden": "true" }, verdict.mark), verdict.words),
       make("span", { class: "path" }, t.url)),
     why && make("p", { class: "why reason" }, why),
+    t.advice && make("p", { class: "why reason" }, t.advice),
     t.held_reason && make("p", { class: "note bad reason" }, t.held_reason),
     ...[t.reconcile, ...t.passes].filter(Boolean).map(far),
     verified(t.verify),

@@ -106,14 +106,23 @@ impl Target {
                 mirror = %self.mirror.name, target_name = %self.cfg.name,
                 url = %self.cfg.location,
                 pending = self.unconfirmed(),
-                "{}: {reason}",
+                "{}: {reason}. {}",
                 if config { "target refuses us, somebody must change something" } else { "target is down" },
+                self.advice(config),
             );
         }
         self.stats.reason = reason.clone();
         self.missing_args = true; // it may come back with another rsync; the probe asks anew
         self.state = State::Away { config, reason, tries, next: cx.now + pause };
         self.drop_standbys(cx);
+    }
+
+    /// What somebody can do about a target that cannot be sent to.
+    pub(super) fn advice(&self, config: bool) -> String {
+        match config {
+            true => "Once that is put right, `fansync retry` has it tried at once".into(),
+            false => format!("It is tried again by itself; meanwhile {}", self.cfg.location.advice()),
+        }
     }
 
     /// What made the waiting processes' connections useless may have befallen the target: asks it at once, and nothing is

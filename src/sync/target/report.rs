@@ -62,17 +62,20 @@ impl Target {
                 .into();
                 s.tries = u64::from(*tries);
                 s.reason = reason.clone();
+                s.advice = if fenced || *tries == 0 { String::new() } else { self.advice(*config) };
                 s.retry_seconds = next.saturating_sub(now).as_secs_f64();
             }
         }
         if let Some(why) = self.why_paused() {
             (s.state, s.reason, s.retry_seconds) = ("paused".into(), why, 0.0);
+            s.advice.clear();
         }
         s.paused_unix = self.paused.unwrap_or_default();
         s.epoch = self.fence.as_ref().map_or(0, |f| f.epoch);
         s.keeps_aside = self.fence.as_ref().is_some_and(|f| f.aside);
         if let Some(why) = held {
             (s.state, s.reason) = ("held".into(), why.into());
+            s.advice.clear();
         }
         (s.reconcile, s.passes) = self.how_far(now);
         s.held_deletes = self.withheld_deletes();
