@@ -51,6 +51,10 @@ pub fn cases() -> Vec<Case> {
             m.src.mkdirs("cache/below");
             m.src.mkdirs("a/tmp");
             heat(&m, &m.src, "cache");
+            let told = m.daemon.does(&["explain", m.src.at("cache/f 1").to_str().expect("text")]);
+            assert!(told.contains("  muted   its directory is left out and busy"), "{told}");
+            let told = m.daemon.does(&["explain", m.src.at("a").to_str().expect("text")]);
+            assert!(!told.contains("  muted "), "{told}");
             heat(&m, &m.src, "a/tmp");
             m.src.rename("cache", "kept");
             m.src.write("kept/f 1", b"behind the move");

@@ -56,6 +56,9 @@ pub struct Explanation {
     pub watch: Watched,
     /// The subtree that is not watched and is compared periodically instead; empty when it is watched.
     pub unwatched: String,
+    /// The kernel is told not to report of the entries of its directory, as they are left out and busy.
+    #[serde(default)]
+    pub muted: bool,
     /// The walk over the source after the start goes on: what changed before may not be known yet.
     pub walking: bool,
     /// One for each target.
@@ -186,6 +189,12 @@ impl Explanation {
         let _ = writeln!(out, "  watch   {} on {}{nested} ({})", self.watch.backend, self.watch.mount, self.watch.why);
         if !self.unwatched.is_empty() {
             let _ = writeln!(out, "          not watched, compared periodically: {}", self.unwatched);
+        }
+        if self.muted {
+            let _ = writeln!(
+                out,
+                "  muted   its directory is left out and busy, so the kernel is told not to report what happens there; heard again once it matters"
+            );
         }
         if self.walking {
             let _ = writeln!(

@@ -1,9 +1,13 @@
 //! The engine's part in `fansync explain`.
 
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::PathBuf;
 use std::time::Duration;
+
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
 
 use super::Engine;
 use super::asking::ask;
@@ -12,7 +16,7 @@ use crate::control::Handle;
 use crate::explain::{AtTarget, Explanation, Verdict};
 use crate::failover::mark;
 use crate::filter::Deciding;
-use crate::path::{RelPath, Shown};
+use crate::path::{self, RelPath, Shown};
 
 /// How long an engine may take to answer; it drains its event queues first.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -57,9 +61,19 @@ impl Engine {
             filter,
             watch,
             unwatched,
+            muted: self.is_muted(path, dir),
             walking: self.begin.status.walking,
             targets,
         }
+    }
+
+    /// Whether the kernel is told not to report of the directory that `path` is, or lies in.
+    fn is_muted(&self, path: &RelPath, dir: bool) -> bool {
+        let at = if dir { path.as_bytes() } else { path::parent(path).unwrap_or_default() };
+        let at = std::path::Path::new(std::ffi::OsStr::from_bytes(if at.is_empty() { b"." } else { at }));
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let opened = openat(&self.root, at, flags, Mode::empty());
+        opened.is_ok_and(|fd| self.resolver.mutes_directory(fd.as_fd()).unwrap_or(false))
     }
 
     fn at_target(&self, at: usize, path: &RelPath, filter: &Verdict, there: bool) -> AtTarget {

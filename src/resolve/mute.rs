@@ -131,6 +131,11 @@ impl Mutes {
         }
     }
 
+    /// Whether a directory is muted.
+    pub fn mutes_directory(&self, dir: u64) -> bool {
+        self.dirs.contains(&dir)
+    }
+
     /// Whether a file is muted as useless.
     pub fn is_useless(&self, file: u64) -> bool {
         self.files.contains(&file)

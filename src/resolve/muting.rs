@@ -1,7 +1,8 @@
 //! Which event mutes what, and which one unmutes it: [`mute`](super::mute) and [`follow`](super::follow) put to use.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::stat::fstat;
@@ -14,7 +15,7 @@ use crate::dirty::Seen;
 use crate::filter::Filter;
 use crate::lost::{Cause, Lost};
 use crate::source::fan_decode::{FanEvent, Fid, Place};
-use crate::sys::handle::open_by_handle;
+use crate::sys::handle::{fs_id, name_to_handle, open_by_handle};
 use crate::sys::ignore::Ignorer;
 
 /// Ends what a mute was for: the file is complete, or is somewhere else, or has another name.
@@ -69,6 +70,17 @@ impl Resolver {
         let Some(muting) = &self.muting else { return Muted::default() };
         let (directories, files) = muting.mutes.counts();
         Muted { directories, files, followed: muting.follows.as_ref().map_or(0, |f| f.len() as u64) }
+    }
+
+    /// Whether this directory is muted.
+    ///
+    /// # Errors
+    /// Those of asking for its handle.
+    pub fn mutes_directory(&self, dir: BorrowedFd<'_>) -> io::Result<bool> {
+        let Some(muting) = &self.muting else { return Ok(false) };
+        let handle = name_to_handle(dir, Path::new(""))?;
+        let fid = Fid { fs: fs_id(dir)?, kind: handle.kind, handle: &handle.bytes };
+        Ok(muting.mutes.mutes_directory(hash_of(&fid)))
     }
 
     /// Hears of everything again: what did not matter may from now on, and no event tells so. What was changed there unheard has
