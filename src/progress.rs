@@ -21,6 +21,8 @@ pub use bar::Bar;
 
 /// How often the log tells of work that goes on.
 pub const LOG_EVERY: Duration = Duration::from_secs(10);
+/// Of a pass whose list is read while it sends.
+const AHEAD: &str = "rsync reads the tree while it sends, and its end is not in sight";
 /// A mean over less than this is none.
 const MEAN_MIN: f64 = 0.5;
 
@@ -107,7 +109,7 @@ impl Progress {
                 (Some(p), _) if p.scanning => Figures {
                     done: p.files_done,
                     bytes: p.bytes,
-                    unknown: "rsync reads the tree while it sends, and its end is not in sight",
+                    unknown: AHEAD,
                     ..of
                 },
                 (Some(p), _) => {
@@ -117,7 +119,8 @@ impl Progress {
                     Figures { done: p.files_done, total: p.files_total, bytes: p.bytes, share: Some(share), ..of }
                 }
                 // The first file is on its way.
-                (None, Some(p)) => Figures { total: all, bytes: p.bytes, share: Some(f64::from(p.percent) / 100.0), ..of },
+                (None, Some(p)) if all > 0 => Figures { total: all, bytes: p.bytes, share: Some(f64::from(p.percent) / 100.0), ..of },
+                (None, Some(p)) => Figures { bytes: p.bytes, unknown: AHEAD, ..of },
                 (None, None) if all > 0 => Figures {
                     total: all,
                     unknown: "rsync tells how far it is where it finds a difference, and has found none yet",
