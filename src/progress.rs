@@ -106,12 +106,7 @@ impl Progress {
         Progress::new(
             what,
             match (reported, output.progress) {
-                (Some(p), _) if p.scanning => Figures {
-                    done: p.files_done,
-                    bytes: p.bytes,
-                    unknown: AHEAD,
-                    ..of
-                },
+                (Some(p), _) if p.scanning => Figures { done: p.files_done, bytes: p.bytes, unknown: AHEAD, ..of },
                 (Some(p), _) => {
                     let entries = p.files_done as f64 / p.files_total as f64;
                     let sends_most = output.counters.files_sent * 2 >= p.files_done;
@@ -119,7 +114,9 @@ impl Progress {
                     Figures { done: p.files_done, total: p.files_total, bytes: p.bytes, share: Some(share), ..of }
                 }
                 // The first file is on its way.
-                (None, Some(p)) if all > 0 => Figures { total: all, bytes: p.bytes, share: Some(f64::from(p.percent) / 100.0), ..of },
+                (None, Some(p)) if all > 0 => {
+                    Figures { total: all, bytes: p.bytes, share: Some(f64::from(p.percent) / 100.0), ..of }
+                }
                 (None, Some(p)) => Figures { bytes: p.bytes, unknown: AHEAD, ..of },
                 (None, None) if all > 0 => Figures {
                     total: all,

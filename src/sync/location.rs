@@ -50,7 +50,9 @@ impl Location {
             ),
             Location::Ssh { user, host, .. } => {
                 let user = user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
-                format!("see that `ssh -o BatchMode=yes {user}{host} rsync --version` works without a question, as the user that fansync runs as")
+                format!(
+                    "see that `ssh -o BatchMode=yes {user}{host} rsync --version` works without a question, as the user that fansync runs as"
+                )
             }
             Location::Local(path) => format!("see that {} is there, and that what belongs there is mounted", path.display()),
         }
