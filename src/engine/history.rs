@@ -100,8 +100,8 @@ struct Walk {
     began: Instant,
     /// Directories there were at the last stop.
     before: usize,
-    /// When the log is told how far it is, as a time since the daemon's start.
-    tell_at: Duration,
+    /// When the log is told how far it is, as a time since the daemon's start; set at the first turn.
+    tell_at: Option<Duration>,
     /// `None`: only the set of directories is wanted.
     restart: Option<Restart>,
 }
@@ -193,7 +193,7 @@ impl History {
 
     /// When there is something to do, as a time since the daemon's start.
     pub(super) fn next_due(&self) -> Option<Duration> {
-        let tell = self.walk.as_ref().filter(|walk| walk.restart.is_some()).map(|walk| walk.tell_at);
+        let tell = self.walk.as_ref().filter(|walk| walk.restart.is_some()).and_then(|walk| walk.tell_at);
         [self.next, self.closing, self.rebuild.filter(|_| self.walk.is_none()), tell].into_iter().flatten().min()
     }
 
@@ -234,7 +234,6 @@ impl History {
         wake: &Arc<EventFd>,
         resume: Option<Resume>,
         whole: &[bool],
-        now: Duration,
     ) -> Result<(), String> {
         let old = self.keeper.begin_walk().map_err(|e| e.to_string())?;
         let before = resume.as_ref().map_or(0, |r| r.dirs.len());
@@ -263,7 +262,7 @@ impl History {
             }
         };
         std::thread::Builder::new().name("fansync-walk".into()).spawn(work).map_err(|e| e.to_string())?;
-        self.walk = Some(Walk { told, progress, began: Instant::now(), before, tell_at: now + LOG_EVERY, restart });
+        self.walk = Some(Walk { told, progress, began: Instant::now(), before, tell_at: None, restart });
         Ok(())
     }
 
@@ -338,8 +337,11 @@ impl Engine {
     /// Tells the log of a walk that takes long.
     pub(super) fn tell_walk(&mut self) {
         let now = self.now();
-        let Some(walk) = self.history.as_mut().and_then(|h| h.walk.as_mut()).filter(|walk| walk.tell_at <= now) else { return };
-        walk.tell_at = now + LOG_EVERY;
+        let Some(walk) = self.history.as_mut().and_then(|h| h.walk.as_mut()) else { return };
+        if *walk.tell_at.get_or_insert(now + LOG_EVERY) > now {
+            return;
+        }
+        walk.tell_at = Some(now + LOG_EVERY);
         if let Some(progress) = walk.how_far() {
             progress.log(&self.mirror.name, "");
         }
@@ -460,11 +462,10 @@ impl Engine {
 
     /// Starts a walk; where that is not possible, what it would have found is compared whole.
     fn walk(&mut self, resume: Option<Resume>, whole: &[bool]) {
-        let now = self.now();
         let Some(history) = &mut self.history else { return };
         let restart = resume.is_some();
         let wake = &self.wake;
-        if let Err(why) = history.start_walk(&self.root, &self.mirror.filter, &self.watching, wake, resume, whole, now) {
+        if let Err(why) = history.start_walk(&self.root, &self.mirror.filter, &self.watching, wake, resume, whole) {
             self.walk_failed(restart, &why);
         }
     }
