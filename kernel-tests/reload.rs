@@ -1,12 +1,12 @@
 //! The configuration read again: what changed begins anew and misses nothing, what did not is not touched.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use crate::fixture::daemon::{Config, Daemon, MirrorTable, TargetTable, Until};
-use crate::fixture::fs::{Fs, Ground, work_dir};
+use crate::fixture::fs::{Fs, Ground, Mount, work_dir};
 use crate::fixture::proc::{descendants, poll_until};
-use crate::fixture::rsyncd::Rsyncd;
+use crate::fixture::rsyncd::{Rsyncd, free_port};
 use crate::fixture::tree::{Dir, Times, differences};
 use crate::fixture::{Case, Run, Setup, To, WAIT, case};
 
@@ -40,6 +40,7 @@ pub fn cases() -> Vec<Case> {
             assert!(m.daemon.reload() && m.daemon.status().config_error.is_empty());
             Ok(())
         }),
+        case("one_that_cannot_begin_goes_on_as_it_was", &[Fs::Tmpfs], cannot_begin),
         case("mirrors_come_and_go_beside_one_that_stays", &[Fs::Tmpfs], come_and_go),
         case("targets_come_and_go_and_what_is_pending_stays", &[Fs::Tmpfs], |fs| {
             let mut m = Setup::new(fs).targets(&[To::Module, To::Local]).start()?;
@@ -105,6 +106,66 @@ pub fn cases() -> Vec<Case> {
             Ok(())
         }),
     ]
+}
+
+/// A change that is seen not to work only when it is tried: what happens on a ramfs cannot be told by a mark, as it has no id.
+fn cannot_begin(fs: Fs) -> Run<()> {
+    let work = work_dir();
+    let ground = Ground::new(fs, work.path())?;
+    let _disk = Mount::ramfs(&work.path().join("ramfs"));
+    let second = Dir::new(work.path().join("ramfs"));
+    let dirs: Vec<Dir> = ["one", "two", "three"].iter().map(|name| Dir::new(work.path().join(name))).collect();
+    dirs.iter().for_each(|dir| dir.mkdir("."));
+    let modules: Vec<_> =
+        ["one", "two", "three"].iter().zip(&dirs).map(|(n, dir)| (n.to_string(), dir.root().to_path_buf())).collect();
+    let rsyncd = Rsyncd::start(work.path(), &modules)?;
+    let table = |name: &str, module: &str, source: &Dir, watch: &str| MirrorTable {
+        name: name.into(),
+        source: source.root().into(),
+        watch: Some(watch.into()),
+        target: vec![TargetTable { name: "t".into(), url: rsyncd.url(module), ..TargetTable::default() }],
+        ..MirrorTable::default()
+    };
+    let (one, two) = (table("one", "one", &ground.src, "auto"), table("two", "two", &second, "auto"));
+    let daemon = Daemon::run(work.path(), &Config::new(work.path(), vec![one.clone(), two.clone()]), Until::Reconciled);
+    let both_work = |name: &str| {
+        ground.src.write(name, b"x");
+        second.write(name, b"y");
+        daemon.flush(None);
+        assert!(
+            dirs[..2].iter().all(|dir| dir.has(name)),
+            "{name} is not on both
+{}",
+            daemon.report()
+        );
+    };
+    both_work("before");
+    let before = waiting(&daemon);
+
+    let bad = vec![one.clone(), table("two", "two", &second, "fanotify"), table("three", "three", &second, "fanotify")];
+    let metrics = BTreeMap::from([("metrics".to_owned(), format!("127.0.0.1:{}", free_port()).into())]);
+    Config::new(work.path(), bad).with_keys(metrics).write(work.path());
+    daemon.hang_up();
+    let told = || Some(daemon.status().config_error).filter(|why| why.contains("mirror two ") && why.contains("mirror three "));
+    let told = poll_until(WAIT, told).unwrap_or_else(|| {
+        panic!(
+            "the status does not tell
+{}",
+            daemon.report()
+        )
+    });
+    assert!(told.contains("cannot be run as the configuration has it: ") && told.contains("fanotify"), "{told}");
+    let log = daemon.log();
+    assert!(log.contains("changed in [daemon], and in effect from the next start on: metrics"), "{log}");
+    let names: Vec<String> = daemon.status().mirrors.into_iter().map(|m| m.name).collect();
+    assert_eq!(names, ["one", "two"], "{told}");
+    assert!(!everyone(&daemon, &before).is_empty(), "the mirror that stayed was touched");
+    both_work("after");
+
+    Config::new(work.path(), vec![one, two]).write(work.path());
+    assert!(daemon.reload() && daemon.status().config_error.is_empty());
+    both_work("at last");
+    Ok(())
 }
 
 /// The processes that stand by for every target.
