@@ -1,7 +1,7 @@
 //! Tests that need root and a real kernel: the `fansync` binary, real filesystems, real rsync.
 //!
 //! Each case runs on a fresh filesystem of every kind it names; `ext4::renames::chain` is one test. Names are filtered as with
-//! `cargo test`, two tests run at a time. Where the machine lacks something, the test is skipped, and the end of the run says so
+//! `cargo test`, four tests run at a time. Where the machine lacks something, the test is skipped, and the end of the run says so
 //! aloud; with `FANSYNC_TEST_STRICT=1` a skip is a failure. `FANSYNC_TEST_LOG` is the daemon's log level,
 //! `FANSYNC_TEST_BINARY` another binary to test, `FANSYNC_TEST_RSYNCD` another rsync for the daemons that are mirrored to,
 //! `FANSYNC_TEST_TIMES=1` lists the slowest tests. With `--soak` as its first argument the binary runs the long form of the
@@ -55,7 +55,7 @@ use fixture::fs::Fs;
 use fixture::{Case, Run, Skip};
 
 /// The most tests at a time: each is a daemon, an rsync daemon and several rsync processes.
-const MOST_THREADS: usize = 2;
+const MOST_THREADS: usize = 4;
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
