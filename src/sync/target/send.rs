@@ -13,6 +13,34 @@ struct Part {
     risks: Vec<RelPath>,
 }
 
+/// What the parts of a batch do that leave at the same time.
+#[derive(Default)]
+struct Begun {
+    /// Directories whose level is compared: what the source does not have there is deleted.
+    levels: BTreeSet<Vec<u8>>,
+    /// Directories in which files are made, under temporary names at first.
+    filled: BTreeSet<Vec<u8>>,
+}
+
+impl Begun {
+    /// Whether one would delete the file that another is writing: that one would fail, and its temporary name would be told as deleted.
+    fn meets(&self, entries: &[Entry]) -> bool {
+        entries.iter().any(|e| match e.kind {
+            Kind::Contents => self.filled.contains(&*e.path),
+            _ => path::parent(&e.path).is_some_and(|parent| self.levels.contains(parent)),
+        })
+    }
+
+    fn take(&mut self, entries: &[Entry]) {
+        for e in entries {
+            match e.kind {
+                Kind::Contents => _ = self.levels.insert(e.path.to_vec()),
+                _ => self.filled.extend(path::parent(&e.path).map(<[u8]>::to_vec)),
+            }
+        }
+    }
+}
+
 /// What a part may delete, and who says so.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Deleting {
@@ -206,13 +234,17 @@ impl Target {
         let suspect = self.suspect(cx, &batch.entries, Some(&normal));
         let guards = self.mirror.delete && (suspect.is_some() || self.limit().is_some());
         let parts = self.compose(cx, batch, &normal, deep, &linked, guards);
-        let mut started = false;
+        let (mut started, mut begun) = (false, Begun::default());
+        let several = parts.iter().filter(|part| !part.batch.entries.is_empty()).count() > 1;
         for ((deleting, thorough), part) in PARTS.into_iter().zip(parts) {
             if part.batch.entries.is_empty() {
                 continue;
             }
-            // A further part waits for the first where there is one connection only.
-            if self.state == State::Up && (self.crowded.is_none() || !started) {
+            // A further part waits for the first where there is one connection only, or where they would meet.
+            if self.state == State::Up && (self.crowded.is_none() || !started) && !begun.meets(&part.batch.entries) {
+                if several {
+                    begun.take(&part.batch.entries);
+                }
                 started |= self.start_listed(cx, part, &normal, deep, thorough, deleting, suspect.as_ref());
             } else {
                 self.give_back(part.batch);
@@ -581,6 +613,36 @@ impl Target {
     pub(super) fn unregister(&self, cx: &mut Context<'_>, serial: u32) {
         for which in [STDOUT, STDERR, EXIT] {
             let _ = cx.reactor.remove(token(self.index, serial, which));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(path: &str, seen: Seen) -> [Entry; 1] {
+        let mut set = DirtySet::new(10);
+        set.see(path.as_bytes(), seen);
+        let batch = set.take_shallow(Limits { max_paths: 10, ignore_holds: true }, &mut |_, _| false);
+        batch.unwrap().entries.try_into().unwrap()
+    }
+
+    #[test]
+    fn a_level_and_a_file_in_it_do_not_leave_together() {
+        use Seen::{Contents, Written};
+        for (first, second, meet) in [
+            (("", Contents), ("f", Written), true),
+            (("d/f", Written), ("d", Contents), true),
+            (("d", Contents), ("d/f", Written), true),
+            (("d", Contents), ("d/e/f", Written), false),
+            (("d", Contents), ("dd/f", Written), false),
+            (("d", Contents), ("d/e", Contents), false),
+            (("d/f", Written), ("d/g", Written), false),
+        ] {
+            let mut begun = Begun::default();
+            begun.take(&entry(first.0, first.1));
+            assert_eq!(begun.meets(&entry(second.0, second.1)), meet, "{first:?} {second:?}");
         }
     }
 }
