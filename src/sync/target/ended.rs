@@ -121,7 +121,7 @@ impl Target {
     pub(super) fn advice(&self, config: bool) -> String {
         match config {
             true => "Once that is put right, `fansync retry` has it tried at once".into(),
-            false => format!("It is tried again by itself; meanwhile {}", self.cfg.location.advice()),
+            false => format!("It is tried again for as long as fansync runs; {}", self.cfg.location.advice()),
         }
     }
 
