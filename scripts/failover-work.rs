@@ -25,8 +25,8 @@ use fansync::sys::mount::Mounts;
 /// can do is not only to write.
 const PAUSE: Duration = Duration::from_millis(300);
 const MOST_PAUSE: Duration = Duration::from_secs(1);
-/// A writer that has done nothing for this long is blocked.
-const BLOCKED: Duration = Duration::from_secs(3);
+/// A writer whose operation takes this long is blocked.
+const BLOCKED: Duration = Duration::from_secs(1);
 const KINDS: [&str; 4] = ["new", "rewrite", "append", "delete"];
 /// Files of a writer that deletes: how many lie between making one and deleting it.
 const BEHIND: u64 = 4;
@@ -49,7 +49,7 @@ fn main() -> io::Result<()> {
 /// What a writer and whoever watches it share.
 #[derive(Default)]
 struct Life {
-    /// Operations that ended.
+    /// Operations that began and that ended: odd while one is under way.
     beats: AtomicU64,
     /// It ends after its operation.
     over: AtomicBool,
@@ -109,7 +109,7 @@ fn run(mount: &Path, ledger: &Path, stop: &Path, first: u64) -> io::Result<()> {
         std::thread::sleep(PAUSE);
         for writer in &mut writers {
             let beats = writer.life.beats.load(Ordering::Relaxed);
-            if beats != writer.seen {
+            if beats != writer.seen || beats.is_multiple_of(2) {
                 (writer.seen, writer.since) = (beats, Instant::now());
             } else if writer.since.elapsed() > BLOCKED {
                 generation += 1;
@@ -134,6 +134,7 @@ fn write(book: &Book, kind: &str, generation: u64, life: &Life) {
             return;
         }
         let begun = Instant::now();
+        life.beats.fetch_add(1, Ordering::Relaxed);
         let done = match kind {
             "new" => new(book, generation, n),
             "rewrite" => rewrite(book, generation, n),

@@ -151,7 +151,7 @@ pub struct Remote {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Probe {
-    /// Between two rounds.
+    /// Between two questions to a server that answers.
     #[serde(deserialize_with = "duration")]
     pub every: Duration,
     /// For one answer.
@@ -206,8 +206,16 @@ impl Event {
 
 impl Default for Probe {
     fn default() -> Probe {
-        let [every, timeout, back_after] = [1, 1, 30].map(Duration::from_secs);
-        Probe { every, timeout, misses: 3, of: 4, returns: 3, back_after }
+        let [timeout, back_after] = [1, 30].map(Duration::from_secs);
+        Probe { every: Duration::from_millis(500), timeout, misses: 3, of: 4, returns: 3, back_after }
+    }
+}
+
+impl Probe {
+    /// From one question to the next. One that is refused, as while an NFS server restarts, counts for as long as one that is not
+    /// answered: what is borne is a time, whatever the trouble.
+    pub fn pace(&self, answered: bool) -> Duration {
+        if answered { self.every } else { self.every.max(self.timeout) }
     }
 }
 
@@ -228,7 +236,7 @@ impl Client {
             of: p.of,
             returns: p.returns,
             failback_after: (self.failback == Failback::Auto).then_some(p.back_after),
-            orphan_after: p.every * 10,
+            orphan_after: p.pace(false) * 10,
         }
     }
 }
@@ -451,6 +459,17 @@ version = "3"
         assert!(!is_one("[daemon]"));
         assert!(!is_one("[server"));
         assert!(!Config::is_one(&dir.path().join("none")));
+    }
+
+    #[test]
+    fn a_refusal_counts_for_as_long_as_silence() {
+        let ms = Duration::from_millis;
+        for (every, timeout, answered, pace) in
+            [(500, 1000, true, 500), (500, 1000, false, 1000), (2000, 1000, true, 2000), (2000, 1000, false, 2000)]
+        {
+            let probe = Probe { every: ms(every), timeout: ms(timeout), ..Probe::default() };
+            assert_eq!(probe.pace(answered), ms(pace), "{every} {timeout} {answered}");
+        }
     }
 
     #[test]

@@ -39,7 +39,8 @@ impl Prober {
             loop {
                 let asked = Instant::now();
                 let answer = ask(&remote, &key, every.timeout);
-                if out.send(Heard { side, asked, answer }).is_err() || !wait(&hurried, asked + every.every) {
+                let next = asked + every.pace(answer.nfs);
+                if out.send(Heard { side, asked, answer }).is_err() || !wait(&hurried, next) {
                     return;
                 }
             }

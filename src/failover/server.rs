@@ -32,6 +32,10 @@ use crate::status;
 pub(super) const PEER: Duration = Duration::from_millis(700);
 /// How long a peer that accepts the connection may take to step down, besides its flush: it sets exports and writes its mark.
 const STEP_DOWN: Duration = Duration::from_secs(2);
+/// A peer that this many looks in a row did not reach, ...
+const SILENT_LOOKS: u32 = 2;
+/// ... has this long to accept the connection over which it is told to step down, as clients wait meanwhile.
+const CONNECT_SILENT: Duration = Duration::from_millis(100);
 /// Between two looks at the peer and the mark.
 const TEND: Duration = Duration::from_millis(500);
 /// Exports are set anew this often: whoever restarts the NFS server makes them what /etc/exports says.
@@ -64,6 +68,8 @@ pub(super) struct Now {
     first: Option<u64>,
     pub(super) handing_over: bool,
     peer_whole: Option<bool>,
+    /// Looks in a row that did not reach the peer.
+    silent: u32,
     trouble: String,
     /// Why its mirror cannot hand over, whatever else is well.
     unfit: String,
@@ -72,6 +78,11 @@ pub(super) struct Now {
 /// Locks what stays right even if a holder panicked.
 pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How long a peer that so many looks in a row did not reach may take to accept a connection.
+fn to_connect(silent: u32) -> Duration {
+    if silent < SILENT_LOOKS { wire::CONNECT } else { CONNECT_SILENT }
 }
 
 impl Server {
@@ -163,6 +174,13 @@ impl Server {
         wire::ask(&self.cfg.peer, &self.key, request, deadline)
     }
 
+    fn ask_to_step_down(&self) -> Result<Reply, wire::WireError> {
+        let request = Request::StepDown { by: self.host.clone() };
+        let deadline = STEP_DOWN + self.cfg.flush_timeout;
+        let connect = to_connect(locked(&self.now).silent);
+        wire::ask_within(&self.cfg.peer, &self.key, &request, connect, deadline)
+    }
+
     fn gate(&self) -> Result<MutexGuard<'_, ()>, String> {
         let begun = Instant::now();
         loop {
@@ -194,7 +212,7 @@ impl Server {
             return Ok(own);
         }
         let mut highest = above.max(own.epoch).max(self.reserved());
-        match self.ask_peer(&Request::StepDown { by: self.host.clone() }, STEP_DOWN + self.cfg.flush_timeout) {
+        match self.ask_to_step_down() {
             Ok(Reply::Done { mark }) => highest = highest.max(mark.epoch),
             Ok(Reply::Refused { why }) => return Err(format!("the peer does not step down: {why}")),
             Ok(Reply::Report(_)) => return Err("the peer answers something else".into()),
@@ -275,6 +293,10 @@ impl Server {
     fn tend(&self) {
         self.look_at_mirror();
         let peer = self.ask_peer(&Request::Report, PEER);
+        {
+            let silent = &mut locked(&self.now).silent;
+            *silent = if peer.is_ok() { 0 } else { silent.saturating_add(1) };
+        }
         let Ok(_gate) = self.gate() else { return };
         if locked(&self.now).handing_over {
             return;
@@ -357,5 +379,16 @@ impl Server {
         {
             now.peer_whole = Some(whole);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_silent_peer_is_hurried() {
+        let silent = [0, 1, 2, 9].map(to_connect);
+        assert_eq!(silent, [wire::CONNECT, wire::CONNECT, CONNECT_SILENT, CONNECT_SILENT]);
     }
 }

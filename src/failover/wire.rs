@@ -145,13 +145,27 @@ struct Sealed {
 
 /// How long a host may take to accept a connection, which its kernel does however busy it is. A lost packet is sent again only
 /// after a second.
-const CONNECT: Duration = Duration::from_millis(400);
+pub(super) const CONNECT: Duration = Duration::from_millis(400);
 
 /// Sends one request. `deadline`: for all of it; connecting has at most 400 ms of it.
 ///
 /// # Errors
 /// See [`WireError`].
 pub fn ask(address: &str, key: &Key, request: &Request, deadline: Duration) -> Result<Reply, WireError> {
+    ask_within(address, key, request, CONNECT, deadline)
+}
+
+/// The same, with another bound for connecting.
+///
+/// # Errors
+/// See [`WireError`].
+pub fn ask_within(
+    address: &str,
+    key: &Key,
+    request: &Request,
+    connect: Duration,
+    deadline: Duration,
+) -> Result<Reply, WireError> {
     let begun = Instant::now();
     let io = |source| WireError::Io { address: address.into(), source };
     let left = || {
@@ -159,7 +173,7 @@ pub fn ask(address: &str, key: &Key, request: &Request, deadline: Duration) -> R
         left.ok_or_else(|| io(io::ErrorKind::TimedOut.into()))
     };
     let to = address.to_socket_addrs().map_err(io)?.next().ok_or_else(|| io(io::ErrorKind::NotFound.into()))?;
-    let stream = TcpStream::connect_timeout(&to, left()?.min(CONNECT)).map_err(io)?;
+    let stream = TcpStream::connect_timeout(&to, left()?.min(connect)).map_err(io)?;
     stream.set_read_timeout(Some(left()?)).map_err(io)?;
     stream.set_write_timeout(Some(left()?)).map_err(io)?;
     let mut lines = BufReader::new(&stream);
