@@ -132,6 +132,7 @@ fn main() {
             ssh: None,
             remote_rsync: None,
             renamed: None,
+            below: None,
             source: None,
         };
         measure(name, &spec, &env, &dst, rounds);

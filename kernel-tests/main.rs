@@ -7,6 +7,7 @@
 //! `FANSYNC_TEST_TIMES=1` lists the slowest tests. With `--soak` as its first argument the binary runs the long form of the
 //! torture test instead (`scripts/soak`), with `--facts` it tells what the kernel offers (`scripts/test-kernels`).
 
+mod below;
 mod bursts;
 mod compat;
 mod events;
@@ -126,6 +127,7 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("races", races::cases()),
         ("identity", identity::cases()),
         ("names", names::cases()),
+        ("below", below::cases()),
         ("bursts", bursts::cases()),
         ("filters", filters::cases()),
         ("failover", failover::cases()),

@@ -168,6 +168,7 @@ impl Fixture {
             connect_timeout: Duration::from_secs(10),
             ssh: Some(&self.shell),
             renamed: None,
+            below: None,
             source: None,
             remote_rsync: None,
         })

@@ -249,6 +249,14 @@ pub(super) fn check(args: &[String]) -> Vec<Refused> {
     refused
 }
 
+/// Whether one of `args` names a directory, which rsync may look for below the one it copies to. In doubt it does.
+pub fn name_directories(args: &[String]) -> bool {
+    args.iter().any(|arg| {
+        let arg = arg.strip_prefix("--remote-option=").unwrap_or(arg);
+        arg.contains("-dir") || (!arg.starts_with("--") && arg.contains('T'))
+    })
+}
+
 /// `-M--fake-super`: the other side's rsync gets the option; one word, by rsync's manual.
 fn check_remote(option: &str, refuse: &mut dyn FnMut(&str, &str)) {
     if option.starts_with("-M") || option.starts_with("--remote-option") {
@@ -279,6 +287,24 @@ mod tests {
             &["--no-owner", "--no-group", "-c"],
         ] {
             assert_eq!(refused(args), [], "{args:?}");
+        }
+    }
+
+    #[test]
+    fn named_directories() {
+        for (args, want) in [
+            (&[][..], false),
+            (&["--bwlimit=10m", "-AXS", "--chmod", "D755", "--sockopts=TCP_NODELAY"], false),
+            (&["--temp-dir=tmp"], true),
+            (&["--partial-dir", ".part"], true),
+            (&["-XTtmp"], true),
+            (&["-T", "tmp"], true),
+            (&["-M-Ttmp"], true),
+            (&["--remote-option=-Ttmp"], true),
+            (&["-M", "--temp-dir=tmp"], true),
+        ] {
+            let args: Vec<_> = args.iter().map(|a| a.to_string()).collect();
+            assert_eq!(name_directories(&args), want, "{args:?}");
         }
     }
 

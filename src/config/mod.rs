@@ -24,6 +24,7 @@ use std::io::Read;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
+pub use args::name_directories;
 pub use checked::{
     Batch, Compress, Config, Daemon, Events, Extras, Initial, KernelSwitches, Level, LogConfig, LogFormat, MaxDelete, Mirror,
     Target, Watch,

@@ -26,11 +26,12 @@
 //! a password file outside of the source (`Too many levels of symbolic links`, exit 1).
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::time::Duration;
 
+use super::below::Below;
 use super::location::Location;
 use super::probe::RsyncFacts;
 use super::renames::{self, Renamed};
@@ -136,6 +137,8 @@ pub struct Spec<'a> {
     pub remote_rsync: Option<&'a str>,
     /// From where to where, for the passes that need it.
     pub renamed: Option<&'a Renamed>,
+    /// Below the root, for lists that begin there.
+    pub below: Option<&'a Below>,
 }
 
 impl<'a> Spec<'a> {
@@ -163,6 +166,7 @@ impl<'a> Spec<'a> {
             ssh: target.ssh.as_deref(),
             remote_rsync: target.rsync_path.as_deref(),
             renamed: None,
+            below: None,
         }
     }
 
@@ -262,14 +266,17 @@ pub fn argv(spec: &Spec<'_>, pass: Pass) -> Vec<OsString> {
         Pass::Deep => add(&"--info=progress2,stats1"),
         _ => add(&"--info=stats1"),
     }
+    if spec.below.is_some() && spec.location.is_daemon() {
+        add(&"-s"); // as for renames: nothing that reads line by line gets to see the directory's name
+    }
     transport(spec).iter().for_each(|arg| add(arg));
     spec.extra.iter().for_each(|arg| add(arg));
     add(&"--");
-    match spec.source {
+    match spec.below.map(|below| below.source.as_fd()).or(spec.source) {
         Some(fd) => add(&format!("{}/", inherited(fd))),
         None => add(&spec.root.join("")),
     }
-    add(&spec.location.dest());
+    add(&spec.below.map_or_else(|| spec.location.dest(), |below| below.dest(spec.location)));
     args
 }
 
@@ -400,6 +407,7 @@ mod tests {
             ssh: None,
             remote_rsync: None,
             renamed: None,
+            below: None,
         }
     }
 

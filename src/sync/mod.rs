@@ -5,6 +5,7 @@
 //! | [`location`] | where a target is |
 //! | [`argv`] | the command lines of every pass, and the environment they run in |
 //! | [`renames`] | the command lines that carry a rename |
+//! | [`below`] | runs that begin below the root, so that long lists get shorter |
 //! | [`password`] | a module's password, from its file to that environment |
 //! | [`filelist`] | the list of paths as rsync reads it |
 //! | [`guard`] | what keeps a source that lost its files from taking them off the targets |
@@ -15,6 +16,7 @@
 //! | [`probe`] | what the local rsync can do, and whether a target is usable |
 
 pub mod argv;
+pub mod below;
 pub mod filelist;
 pub mod guard;
 pub mod location;

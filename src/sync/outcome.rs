@@ -213,9 +213,11 @@ fn reason(exit: Exit, output: &Output) -> String {
             Err(_) => format!("rsync killed by signal {signal}"),
         },
     };
-    match output.telling() {
-        Some(line) => format!("{} ({end})", Shown(line)),
-        None => end,
+    match (output.telling(), output.begins_at()) {
+        (Some(line), dir) if dir.is_root() => format!("{} ({end})", Shown(line)),
+        // It may name a path relative to where the run began.
+        (Some(line), dir) => format!("{} ({end}, in {dir})", Shown(line)),
+        (None, _) => end,
     }
 }
 

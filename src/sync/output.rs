@@ -231,6 +231,11 @@ impl Output {
         out
     }
 
+    /// Where the run begins, below the root: rsync's own words name paths below it.
+    pub fn begins_at(&self) -> &RelPath {
+        self.names.dir()
+    }
+
     /// The message that tells most about why a run failed, unescaped.
     pub fn telling(&self) -> Option<&[u8]> {
         self.best.as_ref().map(|(_, line)| &line[..])
@@ -282,12 +287,12 @@ impl Output {
             let arrows: Vec<usize> = memmem::find_iter(&line[12..], arrow).take(16).collect();
             if has_arrow && arrows.len() > 1 {
                 self.items_unclear += 1;
-                let names = arrows.iter().map(|&end| RelPath::new(&unescape(&line[12..12 + end])));
+                let names = arrows.iter().map(|&end| self.names.entry(&unescape(&line[12..12 + end])));
                 self.unclear.extend(names.flatten());
                 self.items_more += 1;
                 return true;
             }
-            match RelPath::new(&unescape(name)) {
+            match self.names.entry(&unescape(name)) {
                 Some(path) => self.items.push(Item { change, path, dir: name.ends_with(b"/") }),
                 None => self.items_more += 1,
             }
@@ -387,18 +392,18 @@ impl Output {
         // Where the whole rest is the path.
         if let Some(name) = line.strip_prefix(b"cannot delete non-empty directory: ") {
             self.counters.dirs_kept += 1;
-            self.failed(RelPath::new(&unescape(name)));
+            self.failed(self.names.entry(&unescape(name)));
             return PATH;
         }
         if line.starts_with(b"could not make way for ") {
             let name = memmem::find(line, b": ").map(|at| &line[at + 2..]);
-            self.failed(name.and_then(|name| RelPath::new(&unescape(name))));
+            self.failed(name.and_then(|name| self.names.entry(&unescape(name))));
             return PATH;
         }
         if line.starts_with(b"skipping non-regular file \"") || line.starts_with(b"skipping directory ") {
             self.signs.skipped = true;
             let name = quoted(line).unwrap_or_else(|| &line[b"skipping directory ".len().min(line.len())..]);
-            self.failed(RelPath::new(&unescape(name)));
+            self.failed(self.names.entry(&unescape(name)));
             return PATH;
         }
         // A password prompt has no line end, so that the server's answer follows it.
@@ -423,7 +428,7 @@ impl Output {
             match verification {
                 Some(end) => {
                     let start = memmem::find(line, b": ").map_or(0, |at| at + 2);
-                    self.failed(RelPath::new(&unescape(&line[start.min(end)..end])));
+                    self.failed(self.names.entry(&unescape(&line[start.min(end)..end])));
                 }
                 None if line.starts_with(b"ERROR: ") => self.failed_at(line, false),
                 None => {}
@@ -583,6 +588,59 @@ mod tests {
             assert_eq!(output.failed.first().map(|path| path.as_bytes()), want, "{}", Shown(line));
             assert_eq!(output.failed_more, u64::from(want.is_none()), "{}", Shown(line));
         }
+    }
+
+    #[test]
+    fn paths_of_a_run_that_began_below_come_back_below_the_root() {
+        let location = Location::Daemon { user: None, host: "h".into(), port: None, module: "m".into(), path: "sub".into() };
+        let to = |location| {
+            Names::new(Path::new("/data"), location).below(&RelPath::from_normal("a/b")).told_as("/proc/self/fd/8".into())
+        };
+        let local = Location::Local("/t".into());
+        let read = |names: Names, text: &[u8]| {
+            let mut output = Output::new(names);
+            output.keep_items(10);
+            output.push(
+                if text.starts_with(b"rsync") || text.starts_with(b"file") { Stream::Stderr } else { Stream::Stdout },
+                text,
+            );
+            output.finish();
+            output
+        };
+        let missing = b"rsync: [Receiver] mkdir \"/sub/a/b/.\" (in m) failed: No such file or directory (2)";
+        assert!(read(to(&location), missing).signs.target_missing);
+        let gone = b"rsync: [sender] change_dir \"/proc/self/fd/8\" failed: No such file or directory (2)";
+        assert!(read(to(&location), gone).signs.source_root);
+        for (text, want) in [
+            (&b"file has vanished: \"/proc/self/fd/8/d/f\""[..], "a/b/d/f"),
+            (b"file has vanished: \"/proc/self/fd/8/.\"", "a/b"),
+            (b"rsync: [receiver] mkstemp \"/sub/a/b/d/.f.dvIuBh\" (in m) failed: Permission denied (13)", "a/b/d/f"),
+            (b"rsync: [receiver] mkstemp \"/sub/a/b/.f.dvIuBh\" (in m) failed: No such file or directory (2)", "a/b/f"),
+            (b"rsync: [generator] delete_file: unlink(d/gone) failed: Permission denied (13)", "a/b/d/gone"),
+            (b"rsync: [receiver] rename \"/sub/a/b/.f.abcdef\" -> \"f\": Is a directory (21)", "a/b/f"),
+            (b"cannot delete non-empty directory: keep", "a/b/keep"),
+            (b"could not make way for new regular file: new", "a/b/new"),
+            (b"skipping non-regular file \"gone\"", "a/b/gone"),
+            (b"skipping directory d", "a/b/d"),
+            (b"ERROR: d/f failed verification -- update discarded.", "a/b/d/f"),
+        ] {
+            let output = read(to(&location), text);
+            let failed: Vec<String> = output.failed.iter().map(ToString::to_string).collect();
+            assert_eq!(failed, [want], "{}", Shown(text));
+            // Only the root itself may stand for a source or a target that is not there.
+            assert!(!output.signs.source_root && !output.signs.target_missing, "{}", Shown(text));
+        }
+        let text = b"rsync: [receiver] mkstemp \"/proc/self/fd/9/.f.dvIuBh\" failed: No such file or directory (2)";
+        let output = read(to(&local).target_told_as("/proc/self/fd/9".into()), text);
+        assert_eq!(output.failed, [RelPath::from_normal("a/b/f")]);
+        assert!(!output.signs.target_missing && output.telling().is_some_and(|t| memmem::find(t, b"\"/t/a/b/.f.").is_some()));
+        let output = read(
+            to(&local),
+            b".d..t...... ./\n<f+++++++++ d/f\n*deleting   d/gone/\ncL+++++++++ l -> x\ncL+++++++++ l -> x -> y\n",
+        );
+        let items: Vec<String> = output.items.iter().map(|i| i.path.to_string()).collect();
+        assert_eq!(items, ["a/b", "a/b/d/f", "a/b/d/gone", "a/b/l"]);
+        assert_eq!(output.unclear, ["a/b/l", "a/b/l -> x"].map(RelPath::from_normal));
     }
 
     #[test]

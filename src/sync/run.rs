@@ -90,21 +90,21 @@ impl Run {
             }
         };
         let caps = privilege::of_rsync(spec.location, spec.ssh, spec.extras);
-        let source = spec.renamed.map(|renamed| renamed.source.as_fd()).or(spec.source);
+        let inherit: Vec<BorrowedFd<'_>> = match (spec.renamed, spec.below) {
+            (Some(renamed), _) => vec![renamed.source.as_fd()],
+            (_, Some(below)) => std::iter::once(&below.source).chain(&below.target).map(AsFd::as_fd).collect(),
+            _ => spec.source.into_iter().collect(),
+        };
         let child = match spec.password_file.filter(|_| spec.location.is_daemon()) {
-            Some(path) => Child::spawn_with(&argv(spec, pass), &with_password(env, password(path)?), stdin, caps, source)?,
-            None => Child::spawn_with(&argv(spec, pass), env, stdin, caps, source)?,
+            Some(path) => Child::spawn_with(&argv(spec, pass), &with_password(env, password(path)?), stdin, caps, &inherit)?,
+            None => Child::spawn_with(&argv(spec, pass), env, stdin, caps, &inherit)?,
         };
         let context = Context {
             filters: !spec.filter_args.is_empty() || !spec.guard_args.is_empty(),
             delete: spec.delete,
             makes_target: pass == Pass::MovedTree,
         };
-        let names = Names::new(spec.root, spec.location);
-        let output = Output::new(match spec.source {
-            Some(fd) => names.told_as(inherited(fd)),
-            None => names,
-        });
+        let output = Output::new(names(spec));
         Ok(Run { child, output, context, moving: None })
     }
 
@@ -276,6 +276,22 @@ impl Run {
                 _ => {}
             }
         }
+    }
+}
+
+/// How the run's messages name paths.
+fn names(spec: &Spec<'_>) -> Names {
+    let names = Names::new(spec.root, spec.location);
+    match (spec.below, spec.source) {
+        (Some(below), _) => {
+            let names = names.below(&below.dir).told_as(inherited(below.source.as_fd()));
+            match &below.target {
+                Some(fd) => names.target_told_as(inherited(fd.as_fd())),
+                None => names,
+            }
+        }
+        (None, Some(fd)) => names.told_as(inherited(fd)),
+        (None, None) => names,
     }
 }
 

@@ -12,6 +12,7 @@
 //! Runs that overlap never touch the same path, but each sets the times of the directories above its paths. Where they saw
 //! different times, the directory is sent once more after both.
 
+mod below;
 mod ended;
 mod explained;
 mod far;
@@ -178,6 +179,8 @@ struct Flight {
     survey: Option<survey::Survey>,
     /// It carries a rename.
     moving: Option<renames::Moving>,
+    /// Where it begins, if not at the top.
+    below: Option<RelPath>,
 }
 
 /// What runs carried that the target did not answer.
@@ -221,6 +224,7 @@ pub struct Target {
     next_run: u32,
     retries: Retries,
     renames: renames::Renames,
+    descents: below::Descents,
     backoff: Backoff,
     /// Failures since the target last took something. That it answers a probe does not end the row: a full disk does so too.
     tries: u32,
@@ -317,6 +321,7 @@ impl Target {
             next_run: 0,
             retries: Retries::new(failed),
             renames: renames::Renames::new(),
+            descents: Default::default(),
             backoff,
             tries: 0,
             unanswered: Vec::new(),

@@ -13,8 +13,10 @@ use crate::path::RelPath;
 pub struct Names {
     source: Vec<u8>,
     target: Vec<u8>,
-    /// What rsync calls the source; empty: by its path.
-    alias: Vec<u8>,
+    /// What rsync was given in the place of a path, and that path.
+    aliases: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Where the run begins, below the root.
+    dir: RelPath,
 }
 
 impl Names {
@@ -25,24 +27,44 @@ impl Names {
             Location::Ssh { path, .. } => path.clone().into_bytes(),
             Location::Local(path) => path.as_os_str().as_bytes().to_vec(),
         };
-        Names { source: root.as_os_str().as_bytes().to_vec(), target, alias: Vec::new() }
+        Names { source: root.as_os_str().as_bytes().to_vec(), target, aliases: Vec::new(), dir: RelPath::root() }
+    }
+
+    /// The same for a run that begins in `dir` on both sides.
+    pub fn below(mut self, dir: &RelPath) -> Names {
+        for side in [&mut self.source, &mut self.target] {
+            side.truncate(without_slash(side).len());
+            side.push(b'/');
+            side.extend_from_slice(dir);
+        }
+        Names { dir: dir.clone(), ..self }
     }
 
     /// The same for a run that was given its source under another name.
-    pub fn told_as(self, alias: String) -> Names {
-        Names { alias: alias.into_bytes(), ..self }
+    pub fn told_as(mut self, alias: String) -> Names {
+        self.aliases.push((alias.into_bytes(), self.source.clone()));
+        self
     }
 
-    /// A message with the source's own path in the place of the other name; `None` where that does not occur.
+    /// The same for a run that was given its target under another name.
+    pub fn target_told_as(mut self, alias: String) -> Names {
+        self.aliases.push((alias.into_bytes(), self.target.clone()));
+        self
+    }
+
+    /// Where the run begins; the root for most.
+    pub(super) fn dir(&self) -> &RelPath {
+        &self.dir
+    }
+
+    /// A message with the path itself in the place of another name for it; `None` where no such name occurs.
     pub(super) fn plain(&self, line: &[u8]) -> Option<Vec<u8>> {
-        if self.alias.is_empty() {
-            return None;
-        }
-        // rsync puts paths between quotes.
-        let begins = |at: &usize| line[..*at].ends_with(b"\"") && matches!(line.get(at + self.alias.len()), Some(b'/' | b'"'));
-        let at = memmem::find_iter(line, &self.alias).find(begins)?;
-        let root = self.source.strip_suffix(b"/").unwrap_or(&self.source);
-        Some([&line[..at], &escaped(root), &line[at + self.alias.len()..]].concat())
+        self.aliases.iter().find_map(|(alias, path)| {
+            // rsync puts paths between quotes.
+            let begins = |at: &usize| line[..*at].ends_with(b"\"") && matches!(line.get(at + alias.len()), Some(b'/' | b'"'));
+            let at = memmem::find_iter(line, alias).find(begins)?;
+            Some([&line[..at], &escaped(without_slash(path)), &line[at + alias.len()..]].concat())
+        })
     }
 
     /// Whether a message's path, still escaped, is the source's root.
@@ -54,13 +76,26 @@ impl Names {
     /// `name` as written by the `sender` or the other side, below the root.
     pub(super) fn relative(&self, name: &[u8], sender: bool) -> Option<RelPath> {
         if !name.starts_with(b"/") {
-            return RelPath::new(name);
+            return self.entry(name);
         }
         let root = if sender { &self.source } else { &self.target };
-        let root = root.strip_suffix(b"/").unwrap_or(root);
-        let below = name.strip_prefix(root)?;
-        below.starts_with(b"/").then(|| RelPath::new(below)).flatten()
+        let below = name.strip_prefix(without_slash(root))?;
+        below.starts_with(b"/").then(|| self.entry(below)).flatten()
     }
+
+    /// `name`, relative to where the run begins, below the root.
+    pub(super) fn entry(&self, name: &[u8]) -> Option<RelPath> {
+        let path = RelPath::new(name)?;
+        Some(match (self.dir.is_root(), path.is_root()) {
+            (true, _) => path,
+            (false, true) => self.dir.clone(),
+            (false, false) => self.dir.join(&path),
+        })
+    }
+}
+
+fn without_slash(path: &[u8]) -> &[u8] {
+    path.strip_suffix(b"/").unwrap_or(path)
 }
 
 /// `path` as [`unescape`] takes it.

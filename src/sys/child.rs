@@ -131,11 +131,11 @@ impl Child {
     /// # Panics
     /// When `argv` is empty.
     pub fn spawn(argv: &[OsString], env: &[(OsString, OsString)], stdin: Stdin) -> Result<Child, SpawnError> {
-        Child::spawn_with(argv, env, stdin, None, None)
+        Child::spawn_with(argv, env, stdin, None, &[])
     }
 
-    /// The same with these capabilities at most, and without a way to more (`no_new_privs`). `inherit`: a descriptor that the child
-    /// has open under the same number, as `/proc/self/fd/N`. (Ours, `/proc/PID/fd/N`, it may not look at with fewer capabilities.)
+    /// The same with these capabilities at most, and without a way to more (`no_new_privs`). `inherit`: descriptors that the child
+    /// has open under the same numbers, as `/proc/self/fd/N`. (Ours, `/proc/PID/fd/N`, it may not look at with fewer capabilities.)
     ///
     /// # Errors
     /// See [`SpawnError`].
@@ -147,7 +147,7 @@ impl Child {
         env: &[(OsString, OsString)],
         stdin: Stdin,
         caps: Option<Caps>,
-        inherit: Option<BorrowedFd<'_>>,
+        inherit: &[BorrowedFd<'_>],
     ) -> Result<Child, SpawnError> {
         let program = &argv[0];
         let descriptors = |source: io::Error| SpawnError::Descriptors { program: program.clone(), source };
@@ -170,9 +170,9 @@ impl Child {
         command.current_dir("/").process_group(0);
         let parent = unistd::getpid();
         let surplus = caps.map(caps::surplus);
-        let inherit = inherit.map(|fd| fd.as_raw_fd());
+        let inherit: Vec<RawFd> = inherit.iter().map(AsRawFd::as_raw_fd).collect();
         let die_with_us = move || {
-            if let Some(fd) = inherit {
+            for &fd in &inherit {
                 // SAFETY: fcntl(2) with F_SETFD takes no pointer; the number is of a descriptor that the caller lends for the whole
                 // of this function, so it is open in the forked child.
                 if unsafe { libc::fcntl(fd, libc::F_SETFD, 0) } < 0 {

@@ -67,6 +67,7 @@ impl Target {
     pub(super) fn came_up(&mut self, cx: &mut Context<'_>, missing_args: bool) {
         self.missing_args = missing_args;
         self.renames.came_up();
+        self.descents.came_up();
         if !missing_args {
             tracing::warn!(
                 mirror = %self.mirror.name, target_name = %self.cfg.name,
@@ -196,8 +197,8 @@ impl Target {
             self.telling.ran(run.run.output(), &batch, &outcome);
         }
         self.log(&run, &batch, &outcome, took);
-        // The directory that a rename goes to is below the target's own.
-        self.suspect |= run.moving.is_none() && gone(&outcome, run.run.output());
+        // The directory that a rename goes to, or that a list begins in, is below the target's own.
+        self.suspect |= run.moving.is_none() && run.below.is_none() && gone(&outcome, run.run.output());
         let reconciles = self.reconciles;
         // A receiver that hangs keeps what it got, and may carry it out when it wakes up, over what was sent since (measured).
         if outcome.verdict == Verdict::TimedOut || run.ended_badly == Some(Ended::Stalled) {
@@ -223,9 +224,13 @@ impl Target {
                         if let (Pass::Full { .. }, Some(progress)) = (run.pass, run.run.output().progress) {
                             self.tree = Some(progress.files_total);
                         }
+                        self.descents.done(run.below.as_ref(), &batch.entries);
                         self.confirm(id, batch.entries);
                     }
                 }
+            }
+            verdict if run.below.is_some() && !matches!(verdict, Verdict::Partial | Verdict::SourceRace) => {
+                self.back_to_the_top(batch, run.below.take().expect("just seen"));
             }
             Verdict::Partial
                 if read_only(&batch, &outcome, run.run.output())
@@ -422,9 +427,11 @@ impl Target {
             Pass::Clear => "old name",
         };
         let ms = took.as_secs_f64() * 1000.0;
+        let below = run.below.as_ref().map(tracing::field::display);
         self.stats.last_batch = format!(
-            "{} paths ({pass}), {} files sent, {} deleted, {ms:.1} ms: {}",
+            "{} paths ({pass}{}), {} files sent, {} deleted, {ms:.1} ms: {}",
             run.paths,
+            run.below.as_ref().map(|dir| format!(" below {dir}")).unwrap_or_default(),
             c.files_sent,
             c.deleted,
             if outcome.is_done() { "done" } else { &outcome.reason }
@@ -432,11 +439,11 @@ impl Target {
         if outcome.is_done() {
             tracing::info!(
                 mirror = %self.mirror.name, target_name = %self.cfg.name, pass, paths = run.paths, sent = c.files_sent, deleted = c.deleted, bytes = c.wire_sent,
-                ms = (ms * 10.0).round() / 10.0, standby = run.stood_by, %first, "batch"
+                ms = (ms * 10.0).round() / 10.0, standby = run.stood_by, below, %first, "batch"
             );
         } else {
             tracing::warn!(
-                mirror = %self.mirror.name, target_name = %self.cfg.name, pass, paths = run.paths, ms = (ms * 10.0).round() / 10.0, round = batch.round, %first,
+                mirror = %self.mirror.name, target_name = %self.cfg.name, pass, paths = run.paths, ms = (ms * 10.0).round() / 10.0, round = batch.round, below, %first,
                 class = outcome.verdict.class(), "batch did not end well, its paths are kept: {}", outcome.reason
             );
         }

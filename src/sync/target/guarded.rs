@@ -12,6 +12,7 @@
 use super::super::guard::{self, Hold};
 use super::*;
 use crate::config::MaxDelete;
+use crate::sync::below::Below;
 use crate::sync::renames::Renamed;
 
 /// The first pause before what is withheld is judged again; it doubles …
@@ -69,6 +70,8 @@ pub(super) struct Manner<'r> {
     pub(super) second: bool,
     /// It carries a rename.
     pub(super) renamed: Option<&'r Renamed>,
+    /// It begins below the root.
+    pub(super) below: Option<&'r Below>,
 }
 
 /// What a dry run said would be deleted and the run itself leaves alone: what the filter leaves out, where rsync cannot be told that,

@@ -81,6 +81,7 @@ impl Target {
             look: manner.look,
             withholds: manner.withholds,
             moving: None,
+            below: manner.below.map(|below| below.dir.clone()),
         };
         self.runs.insert(serial, run);
         true
@@ -101,6 +102,9 @@ impl Target {
         spec.max_delete = self.cap().filter(|_| !spec.dry_run && !manner.free);
         if manner.limited {
             spec.filter_args = &self.limited_args;
+        }
+        if let Some(below) = manner.below {
+            (spec.below, spec.filter_args) = (manner.below, &below.filter_args);
         }
         if let Some(guards) = &manner.guards {
             spec.guard_args = guards;

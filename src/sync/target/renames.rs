@@ -12,10 +12,9 @@ use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 
-use nix::fcntl::openat;
-
 use super::*;
 use crate::dirty::Moves;
+use crate::sync::below::open_below;
 use crate::sync::guard::{self, Hold};
 use crate::sync::output::Item;
 use crate::sync::renames::{Renamed, fits};
@@ -50,16 +49,6 @@ impl Renames {
     pub(super) fn came_up(&mut self) {
         self.refused = 0;
     }
-}
-
-/// Opens a directory below `root`, one component at a time: no symbolic link is followed.
-fn open_below(root: &Root, path: &[u8]) -> nix::Result<OwnedFd> {
-    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_RDONLY;
-    let mut at = openat(root, ".", flags, Mode::empty())?;
-    for name in path.split(|&b| b == b'/').filter(|n| !n.is_empty()) {
-        at = openat(&at, std::path::Path::new(OsStr::from_bytes(name)), flags, Mode::empty())?;
-    }
-    Ok(at)
 }
 
 fn is_missing(root: &Root, path: &RelPath) -> bool {

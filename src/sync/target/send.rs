@@ -506,6 +506,7 @@ impl Target {
         if batch.entries.is_empty() {
             return false;
         }
+        let refused = !encoded.refused.is_empty();
         let pass = match (deep, one_level) {
             (true, _) => Pass::Deep,
             (false, true) => Pass::ShallowOneLevel,
@@ -526,8 +527,17 @@ impl Target {
             let run = guarded::Prepared { list: encoded.bytes, present, compare, guards, ancestors };
             return self.look_first(cx, pass, batch, suspect.cloned(), run);
         }
-        // A process that stands by has its bound on deletions already.
-        let standby = small && (deleting == Deleting::Within || self.limit().is_none());
+        let below = if refused || guards.is_some() { None } else { self.begins_below(cx, pass, &batch, &list) };
+        let encoded = match &below {
+            Some(below) => {
+                ancestors.retain(|dir, _| path::is_at_or_below(dir, &below.dir)); // the others it does not touch
+                let list: Vec<_> = list.iter().map(|(path, form)| (below.relative(path), *form)).collect();
+                filelist::encode(list.iter().map(|(path, form)| (path, *form)))
+            }
+            None => encoded,
+        };
+        // A process that stands by has its bound on deletions already, and begins at the top.
+        let standby = below.is_none() && small && (deleting == Deleting::Within || self.limit().is_none());
         let entries = encoded.entries;
         let mut batch = Some(batch);
         if standby
@@ -553,7 +563,7 @@ impl Target {
             }
         }
         let batch = batch.expect("no standby took it");
-        let manner = guarded::Manner { free: deleting == Deleting::Free, guards, ..Default::default() };
+        let manner = guarded::Manner { free: deleting == Deleting::Free, guards, below: below.as_ref(), ..Default::default() };
         let to_start = Launch::of(pass, Input::List(&encoded.bytes), Load::Batch(batch));
         self.start(cx, Launch { manner, paths: entries, small, compare, ancestors, ..to_start })
     }
