@@ -6,7 +6,7 @@ use crate::fixture::tree::{Dir, count};
 use crate::fixture::{Case, Mirror, Setup, WAIT, case, real};
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -83,6 +83,25 @@ pub fn cases() -> Vec<Case> {
             let all = || (0..20).all(|n| m.dst().has(format!("small {n}"))).then_some(());
             assert!(poll_until(WAIT, all).is_some(), "small files did not arrive");
             assert!(!m.dst().has("huge") && begun(&m), "they arrived after the huge one");
+            Ok(())
+        }),
+        case("no_spinning_while_a_flood_waits_for_its_job", &[Fs::Tmpfs], |fs| {
+            let m = Setup::new(fs).target_key("jobs", 1).target_key("args", vec!["--bwlimit=400"]).start()?;
+            let write = |dir: &str, many: usize, len: usize| {
+                m.src.mkdir(dir);
+                (0..many).for_each(|n| m.src.write(format!("{dir}/{n}"), vec![7; len]));
+            };
+            write("first", 300, 3 << 10);
+            m.daemon.target_status_until("t1", "sends the first", |t| t.in_flight > 0 && t.pending == 0);
+            write("second", 600, 1);
+            m.daemon.target_status_until("t1", "has the second pending", |t| t.pending > 250);
+            let (begun, cpu) = (Instant::now(), m.daemon.cpu());
+            let all = || m.dst().has("second/599").then_some(());
+            assert!(poll_until(WAIT, all).is_some(), "the second did not arrive");
+            let (took, cpu) = (begun.elapsed(), m.daemon.cpu() - cpu);
+            assert!(took > Duration::from_secs(1), "the first took no time: {took:?}");
+            assert!(cpu < took / 8, "{cpu:?} of CPU in {took:?}");
+            m.check();
             Ok(())
         }),
         case("ten_thousand_in_one_dir", ALL, |fs| {

@@ -3,9 +3,9 @@
 //! The engine thread owns it and calls in: [`Target::see`] for each change, [`Target::on_ready`] when a child's descriptor is
 //! ready, [`Target::tick`] when time has passed, [`Target::dispatch`] when something may leave.
 //!
-//! When a batch leaves: at once after a quiet time; else when no event came for `settle`, or when the oldest has waited
-//! for a delay that follows the length of the runs (at most `max_delay`). So a lone change travels in milliseconds, and a
-//! burst in few, large batches.
+//! When a batch leaves: at once after a quiet time; else in a pause of the events, or when the oldest change has waited for a delay that follows
+//! the length of the runs, and that is longer while a flood goes on (at most `max_delay`). So a lone change travels in milliseconds, and a
+//! burst in few, large batches. See [`pace`].
 //!
 //! Two lanes: up to `small_jobs` short lists, by preference through a process that stands by, beside `jobs` bulk runs. A run is
 //! confirmed by its exit, which rsync delays up to 45 ms after the change is visible, so several small ones overlap.
@@ -21,6 +21,7 @@ mod guarded;
 mod history;
 mod launch;
 mod linked;
+mod pace;
 mod renames;
 mod report;
 mod send;
@@ -65,23 +66,15 @@ use crate::status;
 use crate::sys::reactor::{Interest, Reactor};
 use crate::sys::statx::{FileTime, StatBrief, Statter};
 use launch::Launch;
+use pace::{Lane, Pace};
 use told::Telling;
 
 /// Most paths in a batch of the small lane.
 const SMALL_PATHS: usize = 200;
 /// How often a run is asked whether a FIFO holds it up: rsync opens what was a file when it looked, and waits for a writer.
 const FIFO_LOOK: Duration = Duration::from_millis(200);
-/// Fewer paths are not shared out among jobs.
-const SHARE_MIN: usize = 500;
 /// A deep run that takes longer lets others pass below it.
 const SOFT_AFTER: Duration = Duration::from_millis(500);
-/// No event for this many times `settle` (events come at that cadence), and a burst is taken to be over.
-const PAUSE_SETTLES: u32 = 5;
-/// Quiet for this many times `settle`, and the next event is handled at once.
-const QUIET_SETTLES: u32 = 4;
-/// The delay of a busy target, in runs' lengths, and its lower bound.
-const DELAY_RUNS: u32 = 20;
-const DELAY_MIN: Duration = Duration::from_millis(50);
 /// A standby that ends before this age says something about the target; a later end is the server's idle timeout.
 const STANDBY_INFANT: Duration = Duration::from_secs(3);
 /// Between the moment a change happens and the moment its event is seen; generous, since the price is only a needless comparison.
@@ -241,12 +234,9 @@ pub struct Target {
     suspect: bool,
     /// After a restart, until a probe has told.
     standing: Option<standing::Standing>,
-    last_seen: Duration,
-    first_ready: Option<Duration>,
-    go_now: bool,
+    pace: Pace,
     /// All that is pending was seen to wait for something in flight, and only its end is worth another look.
     waits: bool,
-    run_length: Duration,
     flushes: Vec<Epoch>,
     stopping: bool,
     /// Nothing is sent until somebody says so; since when, in seconds since 1970.
@@ -330,11 +320,8 @@ impl Target {
             full: false,
             suspect: false,
             standing: None,
-            last_seen: Duration::ZERO,
-            first_ready: None,
-            go_now: true,
+            pace: Pace::new(&mirror.batch),
             waits: false,
-            run_length: Duration::ZERO,
             flushes: Vec::new(),
             stopping: false,
             paused: None,
@@ -374,11 +361,7 @@ impl Target {
 
     fn take_in(&mut self, now: Duration, path: &[u8], seen: Seen) {
         self.set.tick(now);
-        if self.first_ready.is_none() {
-            self.first_ready = Some(now);
-            self.go_now |= now.saturating_sub(self.last_seen) > self.mirror.batch.settle * QUIET_SETTLES;
-        }
-        self.last_seen = now;
+        self.pace.seen(now);
         // A directory of this name may have gone while nobody listened, and the target have it still.
         let seen = if seen == Seen::CreatedDir && self.resumed.is_some() { Seen::MovedDir } else { seen };
         let seen = self.may_be_half(path, seen);
@@ -491,6 +474,7 @@ impl Target {
     /// Does what is due: probes, watchdog, standby renewal, softening of long deep runs.
     pub fn tick(&mut self, cx: &mut Context<'_>) {
         self.set.tick(cx.now);
+        self.pace.tick(cx.now, self.set.ready(false));
         self.resumed.take_if(|(_, until)| until.is_some_and(|epoch| self.set.epochs().clear_until(epoch)));
         if let State::Away { next, tries, .. } = &self.state
             && *next <= cx.now
@@ -573,11 +557,10 @@ impl Target {
             due.push(*next);
         }
         if self.state == State::Up && goes {
-            let (small, bulk) = self.lanes_free();
-            if (small || bulk) && !self.waits {
+            if self.next_lane().is_some() && !self.waits {
                 due.extend(self.leaves_at().filter(|_| !self.blocked()));
             }
-            if bulk {
+            if self.lanes_free().1 {
                 due.extend(self.retries.next_due());
                 due.extend(self.withheld.iter().map(|w| w.due));
             }
@@ -587,6 +570,7 @@ impl Target {
         due.extend(self.set.next_linked());
         due.extend(self.set.next_hold());
         due.extend(self.crowded);
+        due.extend(self.pace.flood_ends());
         for run in self.runs.values() {
             match run.load {
                 Load::Standby => due.push(run.started + self.cfg.standby_max_age),
@@ -604,7 +588,7 @@ impl Target {
 
     /// Whether all that could leave has just been seen to wait for something in flight: then only an end wakes it.
     fn blocked(&self) -> bool {
-        !self.go_now && self.batches().next().is_some() && self.leaves_at() == Some(Duration::ZERO)
+        !self.pace.hurries() && self.batches().next().is_some() && self.leaves_at() == Some(Duration::ZERO)
     }
 }
 

@@ -143,7 +143,7 @@ impl Target {
     pub(super) fn back_to_the_top(&mut self, batch: Batch, dir: RelPath) {
         self.descents.failed(dir);
         self.give_back(batch);
-        self.go_now = true;
+        self.pace.hurry();
     }
 }
 

@@ -79,7 +79,7 @@ impl Target {
             tracing::info!(mirror = %self.mirror.name, target_name = %self.cfg.name, url = %self.cfg.location, pending = self.unconfirmed(), "target is up");
         }
         self.state = State::Up;
-        self.go_now = true;
+        self.pace.hurry();
         if std::mem::take(&mut self.suspect) {
             tracing::warn!(mirror = %self.mirror.name, target_name = %self.cfg.name, "the target's directory was gone, so the whole tree is compared with what came back");
             self.see(cx.now, b"", Seen::Subtree);
@@ -162,7 +162,7 @@ impl Target {
                 };
                 self.set.see_since(&path, seen, since);
             }
-            self.first_ready.get_or_insert(now);
+            self.pace.waits(now);
         }
     }
 
@@ -327,8 +327,8 @@ impl Target {
         if let Some(since) = since {
             litter.iter().for_each(|dir| self.set.see_since(dir, Seen::Contents, since));
         }
-        if self.set.ready(false) > 0 && self.first_ready.is_none() {
-            self.first_ready = Some(cx.now);
+        if self.set.ready(false) > 0 {
+            self.pace.waits(cx.now);
         }
     }
 
@@ -411,7 +411,7 @@ impl Target {
             *s.bad_runs.entry(outcome.verdict.class().into()).or_insert(0) += 1;
         }
         if run.small || run.pass == Pass::Shallow {
-            self.run_length = (self.run_length * 3 + took) / 4;
+            self.pace.ran(took);
         }
     }
 

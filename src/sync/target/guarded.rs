@@ -368,7 +368,7 @@ impl Target {
             self.set.restore(entry);
         }
         (self.judged, self.withheld_said) = (0, 0);
-        self.go_now = true;
+        self.pace.hurry();
         held
     }
 

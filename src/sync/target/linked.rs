@@ -260,8 +260,8 @@ impl Target {
                 },
             }
         }
-        if self.set.ready(false) > 0 && self.first_ready.is_none() {
-            self.first_ready = Some(now);
+        if self.set.ready(false) > 0 {
+            self.pace.waits(now);
         }
     }
 }

@@ -298,8 +298,8 @@ impl Target {
         } else if outcome.verdict == Verdict::Busy {
             self.crowd(cx, outcome);
         }
-        if self.set.ready(false) > 0 && self.first_ready.is_none() {
-            self.first_ready = Some(cx.now);
+        if self.set.ready(false) > 0 {
+            self.pace.waits(cx.now);
         }
     }
 

@@ -108,21 +108,15 @@ impl Target {
         (small < self.cfg.small_jobs, bulk < self.cfg.jobs)
     }
 
-    /// How long the oldest change waits for company at most.
-    pub(super) fn delay(&self) -> Duration {
-        (self.run_length * DELAY_RUNS).clamp(DELAY_MIN.min(self.mirror.batch.max_delay), self.mirror.batch.max_delay)
-    }
-
     /// When the pending paths may leave; `None` when there are none.
     pub(super) fn leaves_at(&self) -> Option<Duration> {
-        if self.set.ready(self.hurry()) == 0 {
-            return None;
-        }
-        if self.go_now || self.hurry() {
-            return Some(Duration::ZERO);
-        }
-        let oldest = self.first_ready.unwrap_or(Duration::ZERO);
-        Some((self.last_seen + self.mirror.batch.settle * PAUSE_SETTLES).min(oldest + self.delay()))
+        self.pace.leaves_at(self.set.ready(self.hurry()), self.hurry())
+    }
+
+    /// Which lane the next batch takes; `None` when only a run's end makes room for it.
+    pub(super) fn next_lane(&self) -> Option<Lane> {
+        let few = self.set.ready(self.hurry()) <= SMALL_PATHS && !self.set.has_deep();
+        Lane::of(few, self.lanes_free())
     }
 
     /// Sends what may leave now.
@@ -154,47 +148,34 @@ impl Target {
         // A level that is compared whole carries what is not to be followed.
         let follows_all = self.mirror.events == config::Events::default();
         while self.leaves_at().is_some_and(|at| at <= cx.now) {
-            let (small, bulk) = self.lanes_free();
-            let ignore_holds = self.hurry();
-            let few = self.set.ready(ignore_holds) <= SMALL_PATHS && !self.set.has_deep();
-            let max_paths = match (small, bulk) {
-                (true, _) if few => SMALL_PATHS,
-                (_, true) => {
-                    // Shared out among the jobs that are free: two runs at once take two thirds of the time of one (measured).
+            let Some(lane) = self.next_lane() else { break };
+            let (bulk, ignore_holds) = (self.lanes_free().1, self.hurry());
+            let max_paths = match lane {
+                Lane::Small => SMALL_PATHS,
+                Lane::Bulk => {
                     let flying = self.batches().filter(|(r, _)| !r.small).count();
-                    let share = self.set.ready(ignore_holds).div_ceil(self.cfg.jobs.saturating_sub(flying).max(1));
-                    share.max(SHARE_MIN).min(self.mirror.batch.max_paths)
+                    let free = self.cfg.jobs.saturating_sub(flying);
+                    self.pace.share(cx.now, self.set.ready(ignore_holds), free, ignore_holds)
                 }
-                _ => break,
             };
             let batch = match self.set.take_shallow(Limits { max_paths, ignore_holds }, &mut |dir, new| {
                 // Each name has to be looked at for the others of its file.
                 follows_all && !self.mirror.extras.hard_links && mostly_new(cx.root, dir, new)
             }) {
-                Some(batch) => batch,
-                None if bulk => match self.set.take_deep(Limits { max_paths, ignore_holds }) {
-                    Some(batch) => batch,
-                    None => {
-                        self.waits = true;
-                        break;
-                    }
-                },
-                None => break,
+                Some(batch) => Some(batch),
+                None if bulk => self.set.take_deep(Limits { max_paths, ignore_holds }),
+                None => None,
+            };
+            let Some(batch) = batch else {
+                self.waits = true;
+                break;
             };
             launched |= self.launch(cx, batch);
             if self.state != State::Up || cx.held.is_some() {
                 return;
             }
         }
-        if launched {
-            self.go_now = false;
-        }
-        if self.set.ready(false) == 0 {
-            self.first_ready = None;
-        } else if launched {
-            // What is left waits for something in flight; its own delay begins anew.
-            self.first_ready = Some(cx.now);
-        }
+        self.pace.left(cx.now, launched, self.set.ready(false));
         // Starting a process takes a core from the transfer that just began; what stands by is replaced after it.
         if self.batches().next().is_none() || !self.runs.values().any(|r| matches!(r.load, Load::Standby)) {
             self.refill_standby(cx);
@@ -588,7 +569,7 @@ impl Target {
             return;
         }
         let have = self.runs.values().filter(|r| matches!(r.load, Load::Standby)).count();
-        for _ in have..self.cfg.standby {
+        for _ in have..self.pace.standbys(self.cfg.standby) {
             let standby = Launch::of(Pass::Shallow, Input::Standby, Load::Standby);
             if !self.start(cx, Launch { small: true, compare: Compare::Resend, ..standby }) {
                 return;

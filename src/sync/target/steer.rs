@@ -34,7 +34,7 @@ impl Target {
         }
         self.crowded = None;
         self.withheld.iter_mut().for_each(|w| w.due = cx.now);
-        self.go_now = true;
+        self.pace.hurry();
     }
 
     /// Since when it is paused, in seconds since 1970.

@@ -116,8 +116,8 @@ impl Target {
             entry.gone = removes;
             self.set.restore(entry);
         }
-        self.first_ready.get_or_insert(now);
-        self.go_now = true;
+        self.pace.waits(now);
+        self.pace.hurry();
     }
 
     /// What a comparison from outside needs to run as this target's own would.
