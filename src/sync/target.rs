@@ -73,6 +73,9 @@ use told::Telling;
 const SMALL_PATHS: usize = 200;
 /// How often a run is asked whether a FIFO holds it up: rsync opens what was a file when it looked, and waits for a writer.
 const FIFO_LOOK: Duration = Duration::from_millis(200);
+/// How often what a run writes is read. rsync writes each line by itself (`--outbuf` changes nothing, 3.5.0), and to be woken for each costs
+/// as much as the transfer of the file it names.
+const OUTPUT_PAUSE: Duration = Duration::from_millis(10);
 /// A deep run that takes longer lets others pass below it.
 const SOFT_AFTER: Duration = Duration::from_millis(500);
 /// A standby that ends before this age says something about the target; a later end is the server's idle timeout.
@@ -150,6 +153,8 @@ struct Flight {
     after: Vec<Entry>,
     mark: u64,
     marked: Duration,
+    /// What it writes is not read before then, see [`OUTPUT_PAUSE`].
+    unheard: Option<Duration>,
     /// When it was last asked about FIFOs.
     looked: Duration,
     /// When the log was last told how far it is.
@@ -543,6 +548,7 @@ impl Target {
                 self.discard(cx, serial, run);
             }
         }
+        self.hear_again(cx);
         self.tell_progress(cx.now);
         self.refill_standby(cx);
     }
@@ -582,6 +588,7 @@ impl Target {
                 due.extend(run.ended_badly.is_none().then_some(run.looked + FIFO_LOOK));
                 due.push(run.told + LOG_EVERY);
             }
+            due.extend(run.unheard);
         }
         due.into_iter().min()
     }

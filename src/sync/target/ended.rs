@@ -13,8 +13,12 @@ impl Target {
         match which {
             STDOUT | STDERR => {
                 let stream = if which == STDOUT { Stream::Stdout } else { Stream::Stderr };
-                if !run.run.on_readable(stream) {
+                let open = run.run.on_readable(stream);
+                if !open || stream == Stream::Stdout {
                     let _ = cx.reactor.remove(token_);
+                }
+                if open && stream == Stream::Stdout {
+                    run.unheard = Some(cx.now + OUTPUT_PAUSE);
                 }
             }
             _ => {
@@ -41,6 +45,19 @@ impl Target {
                     }
                 }
             }
+        }
+    }
+
+    /// Waits again for what runs write, where the pause is over. What they write meanwhile stays in the pipe; an end is seen at once, and reads the rest.
+    pub(super) fn hear_again(&mut self, cx: &mut Context<'_>) {
+        let index = self.index;
+        for (&serial, run) in &mut self.runs {
+            if run.unheard.take_if(|at| *at <= cx.now).is_none() {
+                continue;
+            }
+            let Some(fd) = run.run.output_fd(Stream::Stdout) else { continue };
+            // Refused is only a token in use, and this one was taken out.
+            let _ = cx.reactor.add(fd, Interest::Read, token(index, serial, STDOUT));
         }
     }
 

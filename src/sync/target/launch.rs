@@ -74,6 +74,7 @@ impl Target {
             after: Vec::new(),
             mark: 0,
             marked: cx.now,
+            unheard: None,
             looked: cx.now,
             told: cx.now,
             ended_badly: None,
