@@ -131,6 +131,26 @@ fn what_is_made_in_a_new_directory_in_flight_is_new_to_the_target() {
     }
 }
 
+#[test]
+fn a_new_directory_in_flight_stays_new_when_its_attributes_change() {
+    let mut s = set();
+    s.see(b"d", Seen::CreatedDir);
+    let batch = s.take_shallow(ALL, &mut |_, _| false).unwrap();
+    s.see(b"d", Seen::Touched);
+    s.see(b"d/e", Seen::CreatedDir);
+    s.confirm(batch.id, batch.entries);
+    assert_eq!(drain(&mut s), ["e d", "e d/e"]);
+    // When it leaves for the second time, more than it may be carried: it was not new then.
+    s.see(b"n", Seen::CreatedDir);
+    let batch = s.take_shallow(ALL, &mut |_, _| false).unwrap();
+    s.see(b"n", Seen::Touched);
+    s.confirm(batch.id, batch.entries);
+    let batch = s.take_shallow(ALL, &mut |_, _| false).unwrap();
+    s.see(b"n/e", Seen::CreatedDir);
+    s.confirm(batch.id, batch.entries);
+    assert_eq!(drain(&mut s), ["s n/e"]);
+}
+
 /// Failures come together when they are due, and the whole tree may be among them.
 #[test]
 fn the_whole_tree_covers_what_is_tried_again_with_it() {
