@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::fixture::fs::Fs;
 use crate::fixture::proc::poll_until;
@@ -123,6 +123,21 @@ pub fn cases() -> Vec<Case> {
             assert_eq!(begun_there(&m, "t1").len(), 1);
             Ok(())
         }),
+        case("begins_at_the_top_where_the_place_would_mean_another", &[Fs::Tmpfs], |fs| {
+            let hidden = format!("/{PLACE}/d1/left out");
+            for setup in [
+                Setup::new(fs).key("send_renames", false),
+                Setup::new(fs).targets(&[To::Local]).key("max_delete", 1_000),
+                Setup::new(fs).targets(&[To::Local]).exclude(&[&hidden]),
+            ] {
+                let m = setup.before(fill).start()?;
+                m.check();
+                together(&m, || rewrite(&m.src));
+                m.check();
+                assert!(begun_there(&m, "t1").is_empty(), "{}", m.daemon.log());
+            }
+            Ok(())
+        }),
         case("the_place_is_not_on_the_target", &[Fs::Tmpfs], |fs| {
             let m = Setup::new(fs).targets(&[To::Module, To::Local]).before(fill).start()?;
             m.check();
@@ -157,7 +172,7 @@ pub fn cases() -> Vec<Case> {
             assert!(begun_there(&m, "t2").iter().any(|l| l.contains("INFO")), "{}", m.daemon.log());
             Ok(())
         }),
-        case("the_place_goes_from_the_target_under_the_run", &[Fs::Tmpfs], |fs| {
+        case("directories_go_from_the_target_under_the_run", &[Fs::Tmpfs], |fs| {
             let m = Setup::new(fs)
                 .targets(&[To::Module, To::Local])
                 .target_key("args", vec!["--bwlimit=4m".to_string()])
@@ -165,13 +180,19 @@ pub fn cases() -> Vec<Case> {
                 .start()?;
             m.check();
             together(&m, || (0..FILES).for_each(|n| m.src.write(path(n), vec![n as u8; 10 << 10])));
-            for t in &m.targets {
-                let arrived = poll_until(WAIT, || t.dir.read(path(0)).filter(|c| c.len() > 1000).map(|_| ()));
+            let spoil = |target: &Dir, aside: PathBuf| {
+                let arrived = poll_until(WAIT, || target.read(path(0)).filter(|c| c.len() > 1000).map(|_| ()));
                 arrived.expect("the first file arrives");
-                // Files are made in it meanwhile.
-                let gone = poll_until(WAIT, || fs::remove_dir_all(t.dir.at(PLACE)).ok());
-                gone.expect("it can be removed");
-            }
+                fs::create_dir(&aside).expect("it can be made");
+                (0..3).for_each(|d| {
+                    fs::rename(target.at(format!("{PLACE}/d{d}")), aside.join(format!("d{d}"))).expect("it was there")
+                });
+            };
+            std::thread::scope(|scope| {
+                for t in &m.targets {
+                    scope.spawn(|| spoil(&t.dir, t.dir.root().with_extension("aside")));
+                }
+            });
             m.check();
             let log = m.daemon.log();
             assert!(!log.contains("target is down") && !log.contains("the target's directory was gone"), "{log}");
