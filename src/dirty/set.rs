@@ -113,7 +113,7 @@ pub struct Limits {
 }
 
 /// New files in a directory before it is asked whether to compare its level instead.
-pub const LEVEL_MIN: usize = 50;
+pub const LEVEL_MIN: usize = 10;
 
 const NONE: u32 = u32::MAX;
 const ROOT: u32 = 0;

@@ -55,7 +55,7 @@ use super::probe::{self, RsyncFacts, TargetState};
 use super::retries::{Backoff, Retries, WHOLE_ROUNDS};
 use super::run::{Input, Run, RunError};
 use crate::config::{self, Mirror};
-use crate::dirty::{Batch, BatchId, DirtySet, Entry, Epoch, Kind, Limits, Seen};
+use crate::dirty::{Batch, BatchId, DirtySet, Entry, Epoch, Kind, LEVEL_MIN, Limits, Seen};
 use crate::filter::Filter;
 use crate::links::Links;
 use crate::lost::Cause;
@@ -84,6 +84,8 @@ const STANDBY_INFANT: Duration = Duration::from_secs(3);
 const TWIN_SLACK_SECS: i64 = 2;
 /// Entries of a directory that cost as much as one listed path.
 const LEVEL_ENTRIES_PER_PATH: usize = 4;
+/// New files in a directory before its level is asked for, where a level costs more than itself.
+const DEAR_LEVEL_MIN: usize = 50;
 /// What a target did not answer is looked at again after this many times `watchdog`.
 const UNANSWERED_WATCHDOGS: u32 = 2;
 /// Failures listed in the status.

@@ -87,6 +87,12 @@ fn mostly_new(root: &Root, dir: &RelPath, new: usize) -> bool {
     }
 }
 
+/// New files in a directory before its level is asked for. In a small batch a level costs a process of its own, where the list goes to one that
+/// stands by; `dry_first`: it costs a dry run.
+fn level_min(lane: Lane, dry_first: bool) -> usize {
+    if lane == Lane::Small || dry_first { DEAR_LEVEL_MIN } else { LEVEL_MIN }
+}
+
 impl Target {
     pub(super) fn hurry(&self) -> bool {
         self.stopping || !self.flushes.is_empty()
@@ -158,9 +164,10 @@ impl Target {
                     self.pace.share(cx.now, self.set.ready(ignore_holds), free, ignore_holds)
                 }
             };
+            let level_min = level_min(lane, self.limit().is_some() || !self.mirror.filter.is_rsyncs());
             let batch = match self.set.take_shallow(Limits { max_paths, ignore_holds }, &mut |dir, new| {
                 // Each name has to be looked at for the others of its file.
-                follows_all && !self.mirror.extras.hard_links && mostly_new(cx.root, dir, new)
+                new >= level_min && follows_all && !self.mirror.extras.hard_links && mostly_new(cx.root, dir, new)
             }) {
                 Some(batch) => Some(batch),
                 None if bulk => self.set.take_deep(Limits { max_paths, ignore_holds }),
@@ -617,6 +624,15 @@ mod tests {
         set.see(path.as_bytes(), seen);
         let batch = set.take_shallow(Limits { max_paths: 10, ignore_holds: true }, &mut |_, _| false);
         batch.unwrap().entries.try_into().unwrap()
+    }
+
+    #[test]
+    fn a_level_is_asked_for_where_it_costs_no_more_than_itself() {
+        for (lane, dry_first, min) in
+            [(Lane::Bulk, false, 10), (Lane::Bulk, true, 50), (Lane::Small, false, 50), (Lane::Small, true, 50)]
+        {
+            assert_eq!(level_min(lane, dry_first), min, "{lane:?}, dry run first: {dry_first}");
+        }
     }
 
     #[test]
