@@ -5,7 +5,7 @@
 //!
 //! When a batch leaves: at once after a quiet time; else in a pause of the events, or when the oldest change has waited for a delay that follows
 //! the length of the runs, and that is longer while a flood goes on (at most `max_delay`). So a lone change travels in milliseconds, and a
-//! burst in few, large batches. See [`pace`].
+//! burst in few, large batches. See `pace`.
 //!
 //! Two lanes: up to `small_jobs` short lists, by preference through a process that stands by, beside `jobs` bulk runs. A run is
 //! confirmed by its exit, which rsync delays up to 45 ms after the change is visible, so several small ones overlap.
