@@ -137,7 +137,9 @@ impl Ground {
         group.mark_filesystem(&dir).expect("tmpfs can be marked");
         let root = Root::open(&dir.join("root")).expect("it was just made");
         let mut resolver = Resolver::new(1_000_000);
-        resolver.add_mount(&root, File::open(root.path()).expect("it is there").into()).expect("tmpfs has an id");
+        resolver
+            .add_mount(&root, &fansync::path::RelPath::root(), File::open(root.path()).expect("it is there").into())
+            .expect("tmpfs has an id");
         let core = Core {
             root,
             resolver,

@@ -164,7 +164,9 @@ fn daemon(c: &mut Criterion, dir: &Path) {
         group.mark_filesystem(dir).expect("tmpfs can be marked");
         let root = Root::open(&dir.join("tree")).expect("it was just made");
         let mut resolver = Resolver::new(1_000_000);
-        resolver.add_mount(&root, File::open(root.path()).expect("it is there").into()).expect("tmpfs has an id");
+        resolver
+            .add_mount(&root, &fansync::path::RelPath::root(), File::open(root.path()).expect("it is there").into())
+            .expect("tmpfs has an id");
         if mutes {
             let ignorer = Ignorer::new(&group).expect("a descriptor");
             resolver.mute_by(MuteBy { ignorer, follow: None, names_files: group.features().target_fid });

@@ -29,11 +29,11 @@ fn imports(c: &mut Criterion) {
         let loaded = load(&text);
         let mirror = &loaded.config.mirrors[0];
         assert_eq!((mirror.targets.len(), mirror.filter.expressions().len()), (remotes, excludes));
-        assert_eq!(toml(&loaded).expect("it is UTF-8").matches("[[mirror.target]]").count(), remotes);
+        assert_eq!(toml(&loaded, true).expect("it is UTF-8").matches("[[mirror.target]]").count(), remotes);
         group.throughput(Throughput::Elements((remotes + excludes) as u64));
         let name = format!("{remotes} remotes, {excludes} excludes");
         group.bench_function(BenchmarkId::new("read", &name), |b| b.iter(|| load(black_box(&text))));
-        group.bench_function(BenchmarkId::new("as TOML", &name), |b| b.iter(|| toml(black_box(&loaded))));
+        group.bench_function(BenchmarkId::new("as TOML", &name), |b| b.iter(|| toml(black_box(&loaded), true)));
     }
     group.finish();
 }

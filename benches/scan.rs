@@ -61,6 +61,7 @@ fn bench(c: &mut Criterion) {
         since,
         tidy: true,
         without: vec![None],
+        newest: Wall::MIN,
     };
     for (threads, backend) in [(1, Backend::Plain), (2, Backend::Plain), (1, Backend::Uring), (2, Backend::Uring)] {
         let options = Options { threads, backend };

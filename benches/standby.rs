@@ -119,6 +119,8 @@ fn main() {
             delete: true,
             max_delete: None,
             dry_run: false,
+            spare: false,
+            max_file_size: None,
             missing_args: true,
             compare: Compare::Quick,
             extras: Default::default(),

@@ -56,7 +56,8 @@ fn spoiled(m: &Mirror, spoil: impl Fn(&Path)) {
     });
     m.check();
     let log = m.daemon.log();
-    for wrong in ["target is down", "target refuses us", "the target's directory was gone", "level=ERROR"] {
+    for wrong in ["target is down", "target cannot be used as it is configured", "the target's directory was gone", "level=ERROR"]
+    {
         assert!(!log.contains(wrong), "{wrong}:\n{log}");
     }
 }

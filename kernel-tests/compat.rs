@@ -2,7 +2,6 @@
 //! events, a filter for the periodic comparison, the record of failures.
 
 use std::path::Path;
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 
@@ -392,7 +391,7 @@ pub fn cases() -> Vec<Case> {
             m.dst().write("extra.php", b"extra");
             m.dst().write("extra", b"extra");
             let repaired = || (m.dst().read("b").as_deref() == Some(b"live") && !m.dst().has("extra")).then_some(());
-            poll_until(Duration::from_secs(20), repaired).expect("the periodic comparison repairs what it looks at");
+            poll_until(WAIT, repaired).expect("the periodic comparison repairs what it looks at");
             assert_eq!(
                 m.dst().read("a.php").as_deref(),
                 Some(&b"other"[..]),
@@ -405,7 +404,7 @@ pub fn cases() -> Vec<Case> {
             m.dst().write("a.php", b"other");
             reconcile(&m);
             let whole = || (m.src.read("a.php") == m.dst().read("a.php") && !m.dst().has("extra.php")).then_some(());
-            poll_until(Duration::from_secs(20), whole).expect("a comparison that was asked for is of everything");
+            poll_until(WAIT, whole).expect("a comparison that was asked for is of everything");
             Ok(())
         }),
         case("record_of_failures", &[Fs::Tmpfs], |fs| {

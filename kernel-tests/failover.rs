@@ -1,14 +1,16 @@
 //! Failover with plain directories: monitors, server roles and mirror daemons are real; NFS servers are a listener that answers NULL
 //! calls, their mounts are tmpfs or FUSE, exportfs is a script that notes how it was called.
 
+mod attacks;
 mod cluster;
+pub mod front;
 mod fuseblk;
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fansync::failover::mark::{self, Mark, Role};
 use fansync::sys::mount::{MountEntry, Mounts};
@@ -22,17 +24,21 @@ use cluster::Cluster;
 const T: &[Fs] = &[Fs::Tmpfs];
 
 pub fn cases() -> Vec<Case> {
+    let mut all = attacks::cases();
+    all.extend(front::cases());
+    all.extend(plain());
+    all
+}
+
+fn plain() -> Vec<Case> {
     vec![
         case("the_primary_dies", T, |_| {
             let mut c = Cluster::new();
             let web = c.web("web", "");
             web.on("primary");
             fs::write(web.mount.join("open"), b"x").expect("the mount can be written");
-            let cut = Instant::now();
             c.servers[0].die();
             web.on("backup");
-            let took = cut.elapsed();
-            assert!(took < Duration::from_secs(15), "{took:?} from the primary's death to the backup");
             assert_eq!(c.servers[1].mark(), (2, Role::Primary));
             assert_eq!(c.servers[1].exported(), "rw");
             let f = web.status();

@@ -1,7 +1,7 @@
 //! Excluded names, judged by an oracle: a third tree kept by `rsync -a --delete` with the same excludes.
 //!
-//! What an excluded name leaves behind is the time of its directory: whether that travels at once or with the next change of
-//! the directory is not promised, so directory times are compared only after every directory was touched.
+//! What an excluded name leaves behind is the time of its directory, which is compared as well
+//! (`dirtimes`).
 
 use crate::fixture::fs::ALL;
 use crate::fixture::tree::{Dir, Times, differences};
@@ -41,6 +41,7 @@ impl Judged {
     fn plant(&self, path: &str) {
         for tree in [&self.oracle, self.m.dst()] {
             tree.write(path, b"the target's own");
+            tree.set_mtime(path, 1_000_000_000, 0);
         }
     }
 }
@@ -61,15 +62,11 @@ pub fn cases() -> Vec<Case> {
             src.mkdirs("deep/1/2");
             src.write("deep/1/2/skip", b"excluded");
             src.write("deep/1/2/keep", b"included");
-            j.check(Times::NotOfDirs);
+            j.check(Times::All);
             src.write(".a.swp", b"excluded, again");
             src.write("cache/sub/file", b"excluded, again");
             src.write("d/cache/file", b"included, again");
             src.remove("d/node_modules");
-            j.check(Times::NotOfDirs);
-            for (n, dir) in [".", "d", "d/cache", "deep", "deep/1", "deep/1/2"].into_iter().enumerate() {
-                src.set_mtime(dir, 1_000_000_000 + n as i64, 1);
-            }
             j.check(Times::All);
             Ok(())
         }),
@@ -77,13 +74,13 @@ pub fn cases() -> Vec<Case> {
             let j = Judged::start(fs)?;
             let src = &j.m.src;
             src.mkdirs("cache/sub");
-            j.check(Times::NotOfDirs);
+            j.check(Times::All);
             let runs = |j: &Judged| j.m.daemon.target_status("t1").runs;
             let before = runs(&j);
             for n in 0..500 {
                 src.write(format!("cache/sub/{n}"), b"excluded");
             }
-            j.check(Times::NotOfDirs);
+            j.check(Times::All);
             let after = runs(&j);
             assert!(after == before, "changes below an excluded directory started {} rsync runs", after - before);
             Ok(())
@@ -98,11 +95,6 @@ pub fn cases() -> Vec<Case> {
                     j.m.src.write(format!("d{dir}/node_modules/{n}"), b"excluded");
                 }
             }
-            j.check(Times::NotOfDirs);
-            for dir in 0..10 {
-                j.m.src.set_mtime(format!("d{dir}"), 1_000_000_000 + dir, 2);
-            }
-            j.m.src.set_mtime(".", 1_000_000_000, 3);
             j.check(Times::All);
             Ok(())
         }),
@@ -112,20 +104,18 @@ pub fn cases() -> Vec<Case> {
             src.write("f.swp", b"a file");
             src.mkdirs("node_modules/x/deep");
             src.write("node_modules/x/deep/file", b"a tree");
-            j.check(Times::NotOfDirs);
+            j.check(Times::All);
             src.rename("f.swp", "f");
             src.rename("node_modules", "modules");
             src.write("modules/x/deep/new", b"now included");
-            j.check(Times::NotOfDirs);
+            j.check(Times::All);
             src.rename("f", "f.swp");
             src.rename("modules", "node_modules");
-            j.check(Times::NotOfDirs);
+            j.check(Times::All);
             src.rename("node_modules/x", "x");
-            j.check(Times::NotOfDirs);
+            j.check(Times::All);
             src.rename("x", "cache");
             src.write("cache/deep/file", b"excluded now");
-            j.check(Times::NotOfDirs);
-            src.set_mtime(".", 1_000_000_000, 4);
             j.check(Times::All);
             Ok(())
         }),
@@ -134,10 +124,8 @@ pub fn cases() -> Vec<Case> {
             for n in 0..20 {
                 j.m.src.write("text.swp", format!("edition {n}"));
                 j.m.src.rename("text.swp", "text");
-                j.check(Times::NotOfDirs);
+                j.check(Times::All);
             }
-            j.m.src.set_mtime(".", 1_000_000_000, 5);
-            j.check(Times::All);
             Ok(())
         }),
         case("deleted_dir_keeps_what_only_the_target_has", ALL, |fs| {

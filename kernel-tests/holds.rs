@@ -17,7 +17,7 @@ pub fn cases() -> Vec<Case> {
             m.check();
             let parent = above(&m);
             parent.rename("src", "elsewhere");
-            held(&m, "cannot be looked at");
+            held(&m, "is not there");
             let told = m.daemon.client(&["resume", "--accept-source"], WAIT);
             assert!(told.code == 1 && told.stderr.contains("cannot open the source"), "{}: {}", told.code, told.stderr);
             keeps_twenty(&m);
@@ -85,7 +85,18 @@ pub fn cases() -> Vec<Case> {
             let m = m.start()?;
             m.check();
             umount2(&m.src.at("inner"), MntFlags::MNT_DETACH).expect("it is mounted");
-            held(&m, "inner is gone");
+            place_held(&m, "inner", "is gone");
+            assert!(m.dst().has("inner/f"));
+            // The rest goes on, deletions and comparisons too.
+            m.src.write("beside", b"x");
+            arrives(&m, "beside");
+            m.src.remove("beside");
+            assert!(poll_until(WAIT, || (!m.dst().has("beside")).then_some(())).is_some(), "a deletion elsewhere is held up");
+            m.dst().write("stray", b"a comparison deletes it");
+            m.daemon.reconcile();
+            assert!(poll_until(WAIT, || (!m.dst().has("stray")).then_some(())).is_some(), "no comparison deletes any more");
+            let told = m.daemon.client(&["flush", "--timeout", "20s"], WAIT);
+            assert!(told.code == 1 && told.stderr.contains("inner is gone"), "{}: {}", told.code, told.stderr);
             assert!(m.dst().has("inner/f"));
             accept(&m);
             m.check();
@@ -101,7 +112,7 @@ pub fn cases() -> Vec<Case> {
                 m.daemon.terminate();
                 umount2(&m.src.at("inner"), MntFlags::MNT_DETACH).expect("it is mounted");
                 m.restart(Until::Watching);
-                held(m, "inner is gone");
+                place_held(m, "inner", "is gone");
                 assert!(m.dst().has("inner/f"));
             };
             let mut m = Setup::guarded(fs).start()?;
@@ -199,10 +210,13 @@ pub fn cases() -> Vec<Case> {
                 Setup::guarded(fs).target_key("retry_min", "50ms").target_key("retry_max", "300ms").before(twenty).start()?;
             m.check();
             m.rsyncd.as_mut().expect("a module").stop();
+            m.src.write("d0/more", b"what finds out that it is away");
+            m.daemon.target_status_until("t1", "known to be away", |t| t.state == "down");
             // One by one, and all of it in one batch when the target is back.
             for n in 0..20 {
                 m.src.remove(format!("d{n}"));
             }
+            m.daemon.target_status_until("t1", "all of it is seen", |t| t.pending >= 20);
             m.rsyncd.as_mut().expect("a module").restart();
             held(&m, "at one blow");
             keeps_twenty(&m);
@@ -211,18 +225,26 @@ pub fn cases() -> Vec<Case> {
             Ok(())
         }),
         case("a_comparison_finds_the_source_emptied", &[Fs::Tmpfs], |fs| {
-            let m = Setup::guarded(fs).watch("inotify").before(twenty).start()?;
+            let busy = |src: &Dir| {
+                twenty(src);
+                src.mkdir("busy");
+            };
+            let m = Setup::guarded(fs).watch("inotify").before(busy).start()?;
             m.check();
-            // The queue overflows, so that nobody hears of what comes after: only the comparison can tell.
+            // The queue overflows, so that no event tells of what comes after: only the comparison
+            // finds it. A batch that
+            // leaves before may carry what the first events name, so that lies in none of the
+            // twenty.
             m.daemon.freeze();
             let limit = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").expect("the limit can be read");
             let limit: usize = limit.trim().parse().expect("the limit is a number");
             m.out.mkdir("flood");
             m.out.rename_to("flood", &m.src, "flood");
             for n in 0..limit {
-                m.src.write(format!("d0/{n}"), b"");
+                m.src.write(format!("busy/{n}"), b"");
             }
             m.src.remove("flood");
+            m.src.remove("busy");
             move_out(&m);
             m.daemon.thaw();
             held(&m, "at one blow");
@@ -507,6 +529,19 @@ fn until_held(daemon: &Daemon, words: &str) -> String {
     held.unwrap_or_else(|| panic!("the mirror is not held for {words:?}\n{}", daemon.report()))
 }
 
+/// Waits until a place is held for a reason with `words`, and the mirror is not; every target says so as well, and so does the log.
+#[track_caller]
+pub(crate) fn place_held(m: &Mirror, path: &str, words: &str) {
+    let held = poll_until(WAIT, || {
+        let mirror = m.daemon.try_status()?.mirrors.remove(0);
+        let place = mirror.apart.iter().any(|p| p.held && p.path == path && p.why.contains(words));
+        let told = |t: &TargetStatus| t.state == "held" && t.reason.contains(words);
+        (mirror.held.is_empty() && place && mirror.targets.iter().all(told)).then_some(())
+    });
+    assert!(held.is_some(), "{path} is not held for {words:?}\n{}", m.daemon.report());
+    assert!(m.daemon.log().contains("fansync resume --accept-source"), "the log does not say what to do");
+}
+
 /// Waits until the mirror is held for a reason with `words`; every target says so as well, and so does the log.
 #[track_caller]
 fn held(m: &Mirror, words: &str) {
@@ -515,7 +550,9 @@ fn held(m: &Mirror, words: &str) {
     for target in &status.mirrors[0].targets {
         assert!(target.state == "held" && target.reason.contains(words), "{target:?}");
     }
-    assert!(m.daemon.log().contains("fansync resume --accept-source"), "the log does not say what to do");
+    // A thread of its own writes the log.
+    let logged = || m.daemon.log().contains("fansync resume --accept-source").then_some(());
+    assert!(poll_until(WAIT, logged).is_some(), "the log does not say what to do");
 }
 
 #[track_caller]

@@ -91,6 +91,22 @@ pub fn cases() -> Vec<Case> {
             m.check();
             m.src.write("elsewhere", b"and back");
         }),
+        links("a_name_that_was_written_joins_another_batch", &[Fs::Ext4, Fs::Tmpfs], |m| {
+            m.src.mkdir("many");
+            m.src.write("many/first", b"one content");
+            m.src.set_mtime("many/first", 1_000_000_000, 0);
+            m.src.link("many/first", "many/last");
+            m.check();
+            // So many that they leave in more than one batch, the names of the file in different
+            // ones; as large and as
+            // old as before, so that only the event tells that the content is another.
+            m.daemon.freeze();
+            m.src.chmod("many/first", 0o640);
+            (0..2_000).for_each(|n| m.src.write(format!("many/{n}"), b"x"));
+            m.src.write("many/last", b"two content");
+            m.src.set_mtime("many/last", 1_000_000_000, 0);
+            m.daemon.thaw();
+        }),
         links("link_in_place_of_another_file", ALL, |m| {
             // As large and as old as what had the name: only the link tells.
             m.src.write("b/twin", b"ONE FILE");

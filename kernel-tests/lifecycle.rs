@@ -10,7 +10,6 @@ use crate::outages::program;
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -122,7 +121,7 @@ pub fn cases() -> Vec<Case> {
             let work = work_dir();
             let ground = Ground::new(fs, work.path())?;
             let (source, url) = (ground.src.root().display().to_string(), format!("rsync://127.0.0.1:{}/none", free_port()));
-            ended(75, &fansync(&["mirror", &source, &url, "--once"], Duration::from_secs(120)));
+            ended(75, &fansync(&["mirror", &source, &url, "--once"], WAIT));
             Ok(())
         }),
         case("bad_config", &[Fs::Tmpfs], |_| {

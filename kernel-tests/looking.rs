@@ -9,6 +9,7 @@ use nix::unistd::Pid;
 use crate::fixture::daemon::binary;
 use crate::fixture::fs::Fs;
 use crate::fixture::proc::poll_until;
+use crate::fixture::tree::Dir;
 use crate::fixture::{Case, Mirror, Setup, To, WAIT, case};
 
 pub fn cases() -> Vec<Case> {
@@ -71,6 +72,18 @@ pub fn cases() -> Vec<Case> {
             assert!(told.code == 1 && told.stderr.contains("the sources are: "), "{}: {}", told.code, told.stderr);
             Ok(())
         }),
+        case("explain_tells_of_a_file_that_is_too_large", &[Fs::Tmpfs], |fs| {
+            let large = |src: &Dir| src.write("large", [b'x'; 2048]);
+            let m = Setup::new(fs).key("max_file_size", "1KiB").before(large).start()?;
+            m.daemon.flush(None);
+            assert!(!m.dst().has("large"));
+            let told = explain(&m, "large", 0);
+            assert!(told.contains("    left out: it is larger than max_file_size"), "{told}");
+            m.src.write("large", b"small now");
+            m.check();
+            assert!(explain(&m, "large", 0).contains("    in sync: "));
+            Ok(())
+        }),
         case("explain_tells_why_a_path_fails", &[Fs::Tmpfs], |fs| {
             let m = Setup::new(fs).targets(&[To::Local]).target_key("retry_max", "60s").start()?;
             m.src.write("f", b"x");
@@ -81,7 +94,7 @@ pub fn cases() -> Vec<Case> {
             m.src.write("busy", b"a file");
             let failed = poll_until(WAIT, || Some(explain(&m, "busy", 0)).filter(|told| told.contains("    failed: ")));
             let told = failed.unwrap_or_else(|| panic!("{}", explain(&m, "busy", 0)));
-            assert!(told.contains("times, next in "), "{told}");
+            assert!(told.contains("(tried ") && told.contains(", next in "), "{told}");
             drop(mount);
             m.daemon.does(&["retry"]);
             m.check();

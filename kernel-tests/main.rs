@@ -4,45 +4,73 @@
 //! `cargo test`, four tests run at a time. Where the machine lacks something, the test is skipped, and the end of the run says so
 //! aloud; with `FANSYNC_TEST_STRICT=1` a skip is a failure. `FANSYNC_TEST_LOG` is the daemon's log level,
 //! `FANSYNC_TEST_BINARY` another binary to test, `FANSYNC_TEST_RSYNCD` another rsync for the daemons that are mirrored to,
-//! `FANSYNC_TEST_TIMES=1` lists the slowest tests. With `--soak` as its first argument the binary runs the long form of the
-//! torture test instead (`scripts/soak`), with `--facts` it tells what the kernel offers (`scripts/test-kernels`).
+//! `FANSYNC_TEST_TIMES=1` lists the slowest tests, `FANSYNC_TEST_FLOOD` is how many entries of each kind the hostile flood makes. With `--soak` as its first argument the binary runs the long form of the
+//! torture test instead (`scripts/soak`), with `--stress` that of the stress test (`scripts/stress`), with `--facts` it tells what the kernel offers (`scripts/test-kernels`).
 
 mod below;
 mod bursts;
+mod byhandle;
+mod commands;
 mod compat;
+mod damaged;
+mod dirtimes;
+mod emptied;
 mod events;
+mod exchanges;
+mod exported;
 mod facts;
 mod failover;
 mod fallback;
 mod filters;
+mod first;
 mod fixture;
 mod follow;
+mod foreign;
+mod frozen;
 mod history;
 mod holds;
 mod hooks;
+mod hostile;
 mod identity;
+mod idle;
+mod lanes;
 mod lifecycle;
+mod links;
 mod looking;
 mod losses;
 mod manager;
 mod monitoring;
+mod mounts;
 mod muting;
 mod names;
+mod options;
+mod order;
 mod outages;
+mod output;
 mod privilege;
 mod progress;
 mod races;
+mod recount;
 mod reload;
+mod remounts;
 mod renames;
 mod restart;
 mod rewrite;
 mod roles;
 mod sersync;
+mod snapshots;
+mod specials;
 mod steering;
+mod strays;
+mod stress;
 mod targets;
 mod torture;
+mod trust;
 mod types;
+mod unopened;
+mod unread;
 mod verify;
+mod words;
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -63,8 +91,14 @@ fn main() -> ExitCode {
     if words.first().is_some_and(|word| word == "--soak") {
         return torture::soak(&words[1..]);
     }
+    if words.first().is_some_and(|word| word == "--stress") {
+        return stress::long(&words[1..]);
+    }
     if words.first().is_some_and(|word| word == "--facts") {
         return facts::tell();
+    }
+    if words.first().is_some_and(|word| word == "--confined") {
+        return failover::front::confined(&words[1..]);
     }
     let mut args = Arguments::from_args();
     args.test_threads = Some(args.test_threads.map_or(MOST_THREADS, |n| n.min(MOST_THREADS)));
@@ -120,39 +154,67 @@ fn main() -> ExitCode {
 
 fn subjects() -> Vec<(&'static str, Vec<Case>)> {
     vec![
+        ("dirtimes", dirtimes::cases()),
+        ("emptied", emptied::cases()),
         ("events", events::cases()),
         ("renames", renames::cases()),
         ("rewrite", rewrite::cases()),
         ("types", types::cases()),
         ("races", races::cases()),
+        ("recount", recount::cases()),
         ("identity", identity::cases()),
+        ("lanes", lanes::cases()),
+        ("links", links::cases()),
         ("names", names::cases()),
         ("below", below::cases()),
         ("bursts", bursts::cases()),
+        ("byhandle", byhandle::cases()),
         ("filters", filters::cases()),
         ("failover", failover::cases()),
         ("roles", roles::cases()),
         ("follow", follow::cases()),
+        ("exported", exported::cases()),
+        ("foreign", foreign::cases()),
+        ("snapshots", snapshots::cases()),
+        ("specials", specials::cases()),
         ("muting", muting::cases()),
         ("compat", compat::cases()),
         ("sersync", sersync::cases()),
         ("targets", targets::cases()),
+        ("order", order::cases()),
         ("outages", outages::cases()),
+        ("output", output::cases()),
         ("fallback", fallback::cases()),
         ("losses", losses::cases()),
         ("looking", looking::cases()),
         ("monitoring", monitoring::cases()),
         ("privilege", privilege::cases()),
+        ("trust", trust::cases()),
         ("progress", progress::cases()),
+        ("commands", commands::cases()),
         ("lifecycle", lifecycle::cases()),
         ("manager", manager::cases()),
         ("reload", reload::cases()),
         ("holds", holds::cases()),
+        ("hostile", hostile::cases()),
+        ("mounts", mounts::cases()),
+        ("remounts", remounts::cases()),
+        ("idle", idle::cases()),
+        ("first", first::cases()),
         ("steering", steering::cases()),
         ("verify", verify::cases()),
+        ("words", words::cases()),
+        ("options", options::cases()),
+        ("unread", unread::cases()),
+        ("damaged", damaged::cases()),
+        ("unopened", unopened::cases()),
         ("restart", restart::cases()),
         ("history", history::cases()),
+        ("frozen", frozen::cases()),
         ("hooks", hooks::cases()),
+        ("exchanges", exchanges::cases()),
+        ("strays", strays::cases()),
+        ("stress", stress::cases()),
         ("torture", torture::cases()),
     ]
 }

@@ -1,15 +1,15 @@
 //! What a service manager is told (sd_notify(3)), heard on a socket of the test's own.
 
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
 use tempfile::TempDir;
 
-use crate::fixture::fs::{Fs, Ground, needs, work_dir};
-use crate::fixture::proc::must;
+use crate::fixture::fs::{Fs, work_dir};
 use crate::fixture::{Case, Setup, WAIT, case};
+use crate::frozen::{Stopped, server};
 
 /// `WATCHDOG_USEC` of these tests.
 const WATCHDOG: Duration = Duration::from_millis(400);
@@ -30,7 +30,9 @@ pub fn cases() -> Vec<Case> {
             m.rsyncd.as_mut().expect("the target is a module").stop();
             m.src.write("g", b"for later");
             let down = |line: &str| {
-                line.starts_with("STATUS=0 of 1 targets in sync; mirror/t1 down; ") && line.contains(" paths pending, lag ")
+                line.starts_with("STATUS=0 of 1 target in sync; mirror/t1 down; ")
+                    && line.contains(" path")
+                    && line.contains(" pending, lag ")
             };
             assert!(manager.hear(WAIT, down), "no status line tells that the target is down");
             m.daemon.terminate();
@@ -39,17 +41,15 @@ pub fn cases() -> Vec<Case> {
             assert!(manager.hear(WAIT, stopping), "it does not say that it stops");
             Ok(())
         }),
-        case("a_stuck_engine_is_not_vouched_for", &[Fs::Tmpfs], |fs| {
-            needs("fsfreeze")?;
-            let work = work_dir();
-            let disk = Ground::new(Fs::Ext4, work.path())?;
+        case("a_stuck_engine_is_not_vouched_for", &[Fs::Fuse], |fs| {
             let manager = Manager::new();
-            let m = manager.watch_over(Setup::new(fs).state_dir(disk.out.root().into())).start()?;
+            let m = manager.watch_over(Setup::new(fs)).start()?;
             assert!(manager.hear(WAIT, |line| line == "WATCHDOG=1"), "no ping");
             {
-                // The disk that holds the state hangs, so the engine does when it saves; no other thread does.
-                let _frozen = Frozen::new(disk.out.root());
-                m.src.write("f", b"something to save");
+                // The source's server does not answer, so the engine waits when it looks there; no
+                // other thread does.
+                let _stopped = Stopped::new(server(m.src.root().parent().expect("the mount is above")));
+                kill(m.daemon.pid(), Signal::SIGUSR1).expect("the daemon runs");
                 assert!(
                     manager.hear(WAIT, |line| line == "STATUS=mirror mirror does not answer"),
                     "the status line does not tell"
@@ -57,6 +57,7 @@ pub fn cases() -> Vec<Case> {
                 assert!(!manager.hear(WATCHDOG * 5, |line| line == "WATCHDOG=1"), "a ping while the engine hangs");
             }
             assert!(manager.hear(WAIT, |line| line == "WATCHDOG=1"), "no ping once it goes on");
+            m.src.write("f", b"afterwards");
             m.check();
             Ok(())
         }),
@@ -97,22 +98,5 @@ impl Manager {
                 return true;
             }
         }
-    }
-}
-
-/// A filesystem on which every write waits, until this is dropped.
-struct Frozen<'a>(&'a Path);
-
-impl Frozen<'_> {
-    fn new(at: &Path) -> Frozen<'_> {
-        let top = at.parent().expect("it lies below the mount");
-        must(Command::new("fsfreeze").arg("-f").arg(top));
-        Frozen(top)
-    }
-}
-
-impl Drop for Frozen<'_> {
-    fn drop(&mut self) {
-        let _ = Command::new("fsfreeze").arg("-u").arg(self.0).status();
     }
 }

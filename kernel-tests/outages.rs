@@ -4,6 +4,7 @@
 mod faults;
 mod plays;
 mod refusals;
+mod silent;
 
 pub use refusals::program;
 
@@ -18,7 +19,7 @@ use crate::fixture::tree::{Dir, Times, differences};
 use crate::fixture::{Case, Mirror, Setup, To, WAIT};
 
 pub fn cases() -> Vec<Case> {
-    [faults::cases(), refusals::cases(), plays::cases()].into_iter().flatten().collect()
+    [faults::cases(), refusals::cases(), silent::cases(), plays::cases()].into_iter().flatten().collect()
 }
 
 /// The target that has the fault, a module with short pauses, and one beside it.

@@ -2,7 +2,7 @@
 //! everything is compared and the reason is told.
 
 use crate::fixture::daemon::{Until, fansync, log_path};
-use crate::fixture::fs::{ALL, Fs};
+use crate::fixture::fs::{ALL, Fs, needs};
 use crate::fixture::proc::{descendants, must, poll_until};
 use crate::fixture::rsyncd::Rsyncd;
 use crate::fixture::tree::Dir;
@@ -29,6 +29,7 @@ pub fn cases() -> Vec<Case> {
         case("only_what_changed_is_sent_inotify", &[Fs::Ext4, Fs::Tmpfs], |fs| {
             only_what_changed(Setup::new(fs).watch("inotify"))
         }),
+        case("an_older_copy_of_the_source", &[Fs::Ext4], |_| an_older_copy_of_the_source()),
         case("nothing_changed", ALL, |fs| {
             let mut m = old_tree(Setup::new(fs))?;
             m.daemon.terminate();
@@ -51,6 +52,20 @@ pub fn cases() -> Vec<Case> {
             m.check();
             walked(&m, 60);
             assert_eq!(m.daemon.status().mirrors[0].lost.get("unclean_stop"), Some(&1));
+            Ok(())
+        }),
+        case("a_stop_before_the_first_comparison_is_a_stop", &[Fs::Tmpfs], |fs| {
+            let mut m = Setup::new(fs).rsyncd_away().while_reconciling().before(|src| src.write("f", b"1")).start()?;
+            m.daemon.target_status_until("t1", "down", |t| t.state == "down");
+            m.daemon.terminate();
+            m.restart(Until::Watching);
+            let lost = m.daemon.status().mirrors.remove(0).lost;
+            assert!(!lost.contains_key("unclean_stop"), "{lost:?}");
+            m.daemon.crash();
+            m.restart(Until::Watching);
+            assert_eq!(m.daemon.status().mirrors[0].lost.get("unclean_stop"), Some(&1), "killed");
+            m.rsyncd.as_mut().expect("the target is a module").restart();
+            m.check();
             Ok(())
         }),
         case("killed_in_mid_transfer", ALL, |fs| {
@@ -403,6 +418,46 @@ fn damaged(fs: Fs) -> Run<()> {
         *ways.entry(m.daemon.status().mirrors.remove(0).start.how).or_insert(0) += 1;
     }
     assert!(ways.get("comparison").is_some_and(|n| *n >= 2), "{ways:?}");
+    Ok(())
+}
+
+/// A snapshot of the block device is put back while the daemon is stopped: same filesystem, same
+/// root, old change times.
+fn an_older_copy_of_the_source() -> Run<()> {
+    needs("mkfs.ext4")?;
+    let mut m = old_tree(Setup::new(Fs::Ext4))?;
+    m.daemon.terminate();
+    let (image, older, content) = (m.scratch("volume"), m.scratch("older"), m.scratch("content"));
+    let root = m.src.root().to_owned();
+    let mount = || must(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&root));
+    let unmount = || must(Command::new("umount").arg(&root));
+    must(Command::new("cp").arg("-a").arg(&root).arg(&content));
+    must(Command::new("truncate").args(["-s", "32M"]).arg(&image));
+    must(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image));
+    mount();
+    must(Command::new("cp").arg("-a").arg(content.join(".")).arg(&root));
+    m.restart(Until::Watching);
+    m.check();
+    m.daemon.terminate();
+    unmount();
+    must(Command::new("cp").arg(&image).arg(&older));
+    mount();
+    m.restart(Until::Watching);
+    m.src.write("d1/f1", b"lost by what is put back");
+    m.src.rename("d2/f2", "d2/renamed");
+    m.src.remove("d3/f3");
+    m.check();
+    covered(&m);
+    m.daemon.terminate();
+    unmount();
+    must(Command::new("cp").arg(&older).arg(&image));
+    mount();
+    m.restart(Until::Watching);
+    m.check();
+    let start = m.daemon.status().mirrors.remove(0).start;
+    assert!(start.how == "comparison" && start.why.contains("older copy"), "{start:?}");
+    m.daemon.terminate();
+    unmount();
     Ok(())
 }
 

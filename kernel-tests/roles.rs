@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use fansync::failover::mark::{self, Mark, Role};
 
 use crate::fixture::daemon::{TargetStatus, Until};
-use crate::fixture::fs::Fs;
+use crate::fixture::fs::{Fs, work_dir};
 use crate::fixture::proc::poll_until;
 use crate::fixture::tree::{Dir, Times};
 use crate::fixture::{Case, Mirror, Setup, To, WAIT, case};
+use crate::outages::program;
+use crate::words::TALKS;
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -69,9 +71,17 @@ pub fn cases() -> Vec<Case> {
             check(&m);
             m.dst().write(mark::FILE, b"fansync-role 1\nepoch 1\nrole foll");
             fenced(&m, "damaged");
+            // What cannot be a mark is not even fetched whole.
+            m.dst().write(mark::FILE, [b'x'; 100_000]);
+            fenced(&m, "larger than a mark");
             mark(m.dst(), 1, Role::Follower);
             m.src.write("b", b"1");
             check(&m);
+            // One that a user moved there.
+            std::os::unix::fs::chown(m.src.at(mark::DIR), Some(4711), None).expect("root may");
+            m.src.write("b2", b"1");
+            fenced(&m, "belongs to uid 4711");
+            std::os::unix::fs::chown(m.src.at(mark::DIR), Some(0), None).expect("root may");
             m.src.remove(mark::FILE);
             m.src.write("c", b"1");
             fenced(&m, "holds no role mark");
@@ -79,8 +89,17 @@ pub fn cases() -> Vec<Case> {
             Ok(())
         }),
         case("the_first_push_of_an_epoch_keeps_aside_what_only_the_target_held", &[Fs::Ext4, Fs::Tmpfs], |fs| {
-            aside(fs, To::Module)?;
-            aside(fs, To::Local)
+            aside(roles(fs, To::Module, 2, None))?;
+            aside(roles(fs, To::Local, 2, None))?;
+            Ok(())
+        }),
+        case("a_first_push_that_a_dry_run_proves_is_the_last_that_keeps_aside", &[Fs::Tmpfs], |fs| {
+            let dir = work_dir();
+            let rsync = program(&dir.path().join("talks"), TALKS);
+            let m = aside(roles(fs, To::Local, 2, None).rsync(rsync).target_key("standby", 0))?;
+            let status = m.daemon.target_status("t1");
+            assert!(status.bad_runs.contains_key("unproven"), "{status:?}");
+            Ok(())
         }),
         case("marks_are_no_data", &[Fs::Tmpfs], |fs| {
             let m = roles(fs, To::Module, 1, Some((1, Role::Follower))).start()?;
@@ -154,8 +173,8 @@ fn old_primary(fs: Fs, to: To) -> Result<(), crate::fixture::Skip> {
     Ok(())
 }
 
-fn aside(fs: Fs, to: To) -> Result<(), crate::fixture::Skip> {
-    let setup = roles(fs, to, 2, None).before(|src| {
+fn aside(setup: Setup) -> Result<Mirror, crate::fixture::Skip> {
+    let setup = setup.before(|src| {
         mark(src, 2, Role::Primary);
         src.write("both", b"the newer content");
         src.write("was a directory", b"x");
@@ -184,7 +203,7 @@ fn aside(fs: Fs, to: To) -> Result<(), crate::fixture::Skip> {
     check(&m);
     assert_eq!(kept("both").len(), 1);
     assert!(kept("was a directory").is_empty());
-    Ok(())
+    Ok(m)
 }
 
 /// The directories in which things were kept aside.

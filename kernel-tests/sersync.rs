@@ -7,7 +7,6 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -169,7 +168,7 @@ impl Site {
 
     #[track_caller]
     fn until(&self, what: &str, holds: impl Fn(&Dir) -> bool) {
-        let arrived = poll_until(Duration::from_secs(20), || holds(&self.dst).then_some(()));
+        let arrived = poll_until(WAIT, || holds(&self.dst).then_some(()));
         assert!(arrived.is_some(), "{what}\n{}", fs::read_to_string(self.log()).unwrap_or_default());
     }
 }
@@ -204,7 +203,7 @@ fn mirrors(delete: bool, filter: bool) -> impl Fn(Fs) -> Run<()> {
             assert!(log.contains(want), "debug does not tell {want:?}:\n{log}");
         }
         daemon.signal(Signal::SIGTERM);
-        assert!(daemon.wait(Duration::from_secs(20)).success());
+        assert!(daemon.wait(WAIT).success());
         Ok(())
     }
 }
@@ -257,7 +256,7 @@ pub fn cases() -> Vec<Case> {
             says(1, "the configuration is in force");
             site.until("what is not filtered any more arrives", |dst| dst.has("a.gz"));
             daemon.signal(Signal::SIGTERM);
-            assert!(daemon.wait(Duration::from_secs(20)).success());
+            assert!(daemon.wait(WAIT).success());
             Ok(())
         }),
         case("detached_and_alone", &[Fs::Tmpfs], |_| {
@@ -283,7 +282,7 @@ pub fn cases() -> Vec<Case> {
             site.until("the detached process mirrors", |dst| dst.has("f"));
             kill(pid, Signal::SIGTERM).expect("it runs");
             let ended = || (!Path::new(&format!("/proc/{pid}")).exists()).then_some(());
-            poll_until(Duration::from_secs(20), ended).expect("it ends");
+            poll_until(WAIT, ended).expect("it ends");
             assert_eq!(start(), Some(0), "the lock is free again");
             assert_eq!(start(), Some(78));
             let log = fs::read_to_string(site.log()).unwrap_or_default();

@@ -1,7 +1,6 @@
 //! Pause, resume, retry, and what the status calls the states between.
 
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use crate::fixture::daemon::Until;
 use crate::fixture::fs::{Fs, needs};
@@ -49,10 +48,9 @@ pub fn cases() -> Vec<Case> {
             // With nothing to send, everything is on the target.
             m.daemon.flush(None);
             m.src.write("f", b"x");
-            let begun = Instant::now();
-            let told = m.daemon.client(&["flush", "--timeout", "60s"], WAIT);
+            // Longer than the client is waited for.
+            let told = m.daemon.client(&["flush", "--timeout", "1h"], WAIT);
             assert!(told.code == 1 && told.stderr.contains("paused since"), "{}: {}", told.code, told.stderr);
-            assert!(begun.elapsed() < Duration::from_secs(20), "a flush waits for what a pause keeps");
             Ok(())
         }),
         case("pause_outlives_the_daemon_and_is_told", &[Fs::Tmpfs], |fs| {
@@ -113,14 +111,14 @@ pub fn cases() -> Vec<Case> {
             m.src.write("bad", b"new");
             m.src.write("good", b"new");
             let failing = m.daemon.target_status_until("t1", "that it fails", |t| t.state == "failing");
-            assert!(failing.reason.contains("1 paths failed") && failing.reason.contains("bad"), "{failing:?}");
+            assert!(failing.reason.contains("1 path failed") && failing.reason.contains("bad"), "{failing:?}");
             assert!(failing.failures[0].reason.contains("not permitted"), "{failing:?}");
             assert!(failing.failures[0].retry_seconds > 600.0, "{failing:?}");
             assert_eq!(m.dst().read("good").as_deref(), Some(&b"new"[..]));
             let told = m.daemon.client(&["flush", "--timeout", "60s"], WAIT);
-            assert!(told.code == 1 && told.stderr.contains("1 paths failed, the first: bad"), "{}: {}", told.code, told.stderr);
+            assert!(told.code == 1 && told.stderr.contains("1 path failed, the first: bad"), "{}: {}", told.code, told.stderr);
             must(Command::new("chattr").arg("-i").arg(m.dst().at("bad")));
-            assert!(m.daemon.does(&["retry", "--target", "t1"]).contains("trying 1 failed paths"));
+            assert!(m.daemon.does(&["retry", "--target", "t1"]).contains("trying 1 failed path"));
             m.daemon.target_status_until("t1", "that it is idle", |t| t.state == "idle");
             let found = differences(m.src.root(), m.dst().root(), Times::All, &|_| false);
             assert!(found.is_empty(), "{found}");

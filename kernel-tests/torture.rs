@@ -40,7 +40,7 @@ fn play(setup: Setup, seed: u64) -> Run<()> {
 
 /// The long form: storms until the time is over or something differs.
 ///
-/// `args`: `DURATION [--seed N] [--fs NAME] [--watch NAME] [--moves]`. One line for each storm goes to standard output.
+/// `args`: `DURATION [--seed N] [--fs NAME] [--watch NAME] [--moves] [--hard-links]`. One line for each storm goes to standard output.
 pub fn soak(args: &[String]) -> ExitCode {
     let wish = match Wish::read(args) {
         Ok(wish) => wish,
@@ -56,8 +56,12 @@ pub fn soak(args: &[String]) -> ExitCode {
             return ExitCode::from(77);
         }
     };
-    println!("seed {}, {}, watch {}, {}", wish.seed, wish.fs.name(), wish.watch, humantime::format_duration(wish.duration));
-    match storm::setup(Setup::new(wish.fs).watch(&wish.watch), wish.seed) {
+    let links = if wish.hard_links { ", hard_links" } else { "" };
+    let duration = humantime::format_duration(wish.duration);
+    println!("seed {}, {}, watch {}{links}, {duration}", wish.seed, wish.fs.name(), wish.watch);
+    let setup = Setup::new(wish.fs).watch(&wish.watch);
+    let setup = if wish.hard_links { setup.carrying(&["hard_links"]) } else { setup };
+    match storm::setup(setup, wish.seed) {
         Ok(world) => weather(world, wish.duration, wish.moves),
         Err(Skip(why)) => {
             eprintln!("error: {why}");
@@ -113,17 +117,20 @@ struct Wish {
     watch: String,
     /// Only storms that are mostly renames.
     moves: bool,
+    /// Names of one file stay names of one file on the targets.
+    hard_links: bool,
 }
 
 impl Wish {
     fn read(args: &[String]) -> Result<Wish, String> {
         let (duration, seed) = (Duration::from_secs(600), fastrand::u64(..1 << 32));
-        let mut wish = Wish { duration, seed, fs: Fs::Ext4, watch: "auto".into(), moves: false };
+        let mut wish = Wish { duration, seed, fs: Fs::Ext4, watch: "auto".into(), moves: false, hard_links: false };
         let mut args = args.iter();
         while let Some(arg) = args.next() {
             let mut value = || args.next().ok_or(format!("{arg} needs a value"));
             match arg.as_str() {
                 "--moves" => wish.moves = true,
+                "--hard-links" => wish.hard_links = true,
                 "--seed" => wish.seed = value()?.parse().map_err(|e| format!("--seed: {e}"))?,
                 "--fs" => {
                     let name = value()?;

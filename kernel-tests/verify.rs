@@ -290,17 +290,14 @@ pub fn cases() -> Vec<Case> {
             assert!(told.what == "verifying" && !told.eta_unknown.is_empty(), "{told:?}");
             client.kill().expect("it runs");
             client.wait().expect("it is ours");
-            assert!(
-                poll_until(Duration::from_secs(10), || (!running()).then_some(())).is_some(),
-                "it goes on without its client"
-            );
+            assert!(poll_until(WAIT, || (!running()).then_some(())).is_some(), "it goes on without its client");
             Ok(())
         }),
     ]
 }
 
 fn verify(m: &Mirror, args: &[&str]) -> Ran {
-    m.daemon.client(&[&["verify"], args].concat(), Duration::from_secs(60))
+    m.daemon.client(&[&["verify"], args].concat(), WAIT)
 }
 
 fn hostile_path() -> std::path::PathBuf {

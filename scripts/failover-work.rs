@@ -1,7 +1,8 @@
 //! The application of the failover scenes: writes below a mount from several threads and keeps a ledger of what it was told is
 //! stored, then tells what of that is there.
 //!
-//!     failover-work run MOUNT LEDGER STOP FIRST   until the file STOP exists; FIRST: number of its first writers, so that two can run
+//!     failover-work run MOUNT LEDGER STOP FIRST PACE   until the file STOP exists; FIRST: number of its first writers, so that two can run;
+//!                                                      PACE: a file with a number, pauses are so many times as long
 //!     failover-work check LEDGER TREE OTHER       TREE: the server's that clients are on; OTHER may hold what was kept aside there; prints one
 //!                                                 line of counts, exit status 1 when something is lost
 //!
@@ -35,14 +36,14 @@ fn main() -> io::Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words[..] {
-        ["run", mount, ledger, stop, first] => {
+        ["run", mount, ledger, stop, first, pace] => {
             let first = first.parse().map_err(io::Error::other)?;
-            run(Path::new(mount), Path::new(ledger), Path::new(stop), first)
+            run(Path::new(mount), Path::new(ledger), Path::new(stop), first, pace.into())
         }
         ["check", ledger, tree, other] => {
             std::process::exit(check(Path::new(tree), Path::new(other), &fs::read_to_string(ledger)?))
         }
-        _ => Err(io::Error::other("run MOUNT LEDGER STOP FIRST, or check LEDGER TREE OTHER")),
+        _ => Err(io::Error::other("run MOUNT LEDGER STOP FIRST PACE, or check LEDGER TREE OTHER")),
     }
 }
 
@@ -67,6 +68,7 @@ struct Writer {
 struct Book {
     mount: PathBuf,
     out: File,
+    pace: PathBuf,
     servers: Mutex<HashMap<u64, String>>,
 }
 
@@ -86,6 +88,11 @@ impl Book {
         Ok(servers.get(&id).cloned().unwrap_or_else(|| "detached".into()))
     }
 
+    /// How many times as long pauses are; what is being written anew, or is none, is 1.
+    fn pace(&self) -> u32 {
+        fs::read_to_string(&self.pace).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1)
+    }
+
     /// One line, by one write.
     fn note(&self, what: &str) {
         let up = fs::read_to_string("/proc/uptime").unwrap_or_default();
@@ -94,9 +101,9 @@ impl Book {
     }
 }
 
-fn run(mount: &Path, ledger: &Path, stop: &Path, first: u64) -> io::Result<()> {
+fn run(mount: &Path, ledger: &Path, stop: &Path, first: u64, pace: PathBuf) -> io::Result<()> {
     let out = OpenOptions::new().create(true).append(true).open(ledger)?;
-    let book = Arc::new(Book { mount: mount.into(), out, servers: Mutex::default() });
+    let book = Arc::new(Book { mount: mount.into(), out, pace, servers: Mutex::default() });
     let mut generation = first;
     let start = |kind: &'static str, generation: u64| {
         let life = Arc::new(Life::default());
@@ -111,7 +118,7 @@ fn run(mount: &Path, ledger: &Path, stop: &Path, first: u64) -> io::Result<()> {
             let beats = writer.life.beats.load(Ordering::Relaxed);
             if beats != writer.seen || beats.is_multiple_of(2) {
                 (writer.seen, writer.since) = (beats, Instant::now());
-            } else if writer.since.elapsed() > BLOCKED {
+            } else if writer.since.elapsed() > BLOCKED * book.pace() {
                 generation += 1;
                 book.note(&format!("blocked {} generation {generation} takes over", writer.kind));
                 writer.life.over.store(true, Ordering::Relaxed);
@@ -154,7 +161,7 @@ fn write(book: &Book, kind: &str, generation: u64, life: &Life) {
             }
         }
         life.beats.fetch_add(1, Ordering::Relaxed);
-        std::thread::sleep((begun.elapsed() * 2).clamp(PAUSE, MOST_PAUSE));
+        std::thread::sleep((begun.elapsed() * 2).clamp(PAUSE, MOST_PAUSE) * book.pace());
     }
 }
 
@@ -198,11 +205,12 @@ fn delete(book: &Book, generation: u64, n: u64) -> io::Result<String> {
     let dir: OwnedFd = OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(&book.mount)?.into();
     let dir = File::from(dir);
     let server = book.server(&dir)?;
-    nix::unistd::unlinkat(
-        &dir,
-        format!("deleted-{generation}-{}", n - BEHIND).as_str(),
-        nix::unistd::UnlinkatFlags::NoRemoveDir,
-    )?;
+    let old = format!("deleted-{generation}-{}", n - BEHIND);
+    match nix::unistd::unlinkat(&dir, old.as_str(), nix::unistd::UnlinkatFlags::NoRemoveDir) {
+        // A request whose answer was lost is sent again by the NFS client; the server may have carried out the first.
+        Err(nix::errno::Errno::ENOENT) => book.note(&format!("gone delete {generation} {n} {server}")),
+        done => done?,
+    }
     dir.sync_all()?;
     Ok(server)
 }

@@ -80,7 +80,7 @@ def memory_kib(pid, field="VmRSS"):
     raise Failed(f"the memory of process {pid} cannot be read")
 
 
-def eventually(what, condition, seconds=30.0):
+def eventually(what, condition, seconds=180.0):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         value = condition()
@@ -124,8 +124,10 @@ def free_port():
 class Arena:
     """A fresh tmpfs with an rsync daemon on 127.0.0.1 that exports directories of it; use as a context."""
 
-    def __init__(self, name, modules):
+    def __init__(self, name, modules, tuned=True):
+        """`tuned`: the server sends small answers at once (TCP_NODELAY), which one that nobody set up does not."""
         self.modules = modules
+        self.tuned = tuned
         self.work = Path(tempfile.mkdtemp(prefix=f"fansync-{name}.", dir="/tmp"))
         self.mounted = False
         self.server = None
@@ -144,8 +146,9 @@ class Arena:
         return self
 
     def serve(self):
-        config = (
-            "socket options = TCP_NODELAY\naddress = 127.0.0.1\nreverse lookup = no\nuse chroot = yes\nmunge symlinks = no\n"
+        config = "socket options = TCP_NODELAY\n" if self.tuned else ""
+        config += (
+            "address = 127.0.0.1\nreverse lookup = no\nuse chroot = yes\nmunge symlinks = no\n"
             "numeric ids = yes\nuid = root\ngid = root\nread only = no\n"
         )
         config += "".join(f"[{name}]\npath = {self.work}/{name}\n" for name in self.modules)
@@ -304,7 +307,7 @@ def percentile(values, share):
     return ordered[max(0, -(-len(ordered) * share // 100) - 1)]
 
 
-def until_content(path, content, seconds=30.0):
+def until_content(path, content, seconds=180.0):
     """Polls without a pause until the file holds the content."""
     end = time.monotonic() + seconds
     while True:

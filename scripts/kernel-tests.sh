@@ -22,7 +22,7 @@ binary=$(sed -n 's/.*"name":"kernel".*"executable":"\([^"]*\)".*/\1/p' <<<"$buil
 [[ -x $binary ]] || die "cargo did not say where it put the kernel tests"
 
 settings=(FANSYNC_TEST_STRICT="$strict")
-for name in FANSYNC_TEST_LOG FANSYNC_TEST_BINARY FANSYNC_TEST_RSYNCD FANSYNC_TEST_TIMES; do
+for name in FANSYNC_TEST_LOG FANSYNC_TEST_BINARY FANSYNC_TEST_RSYNCD FANSYNC_TEST_TIMES FANSYNC_TEST_FLOOD; do
     if [[ -n ${!name:-} ]]; then settings+=("$name=${!name}"); fi
 done
 

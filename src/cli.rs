@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::config::{Extras, Level, LogFormat, MaxDelete, Overrides, Watch, units};
+use crate::config::{Extras, FollowOpenFiles, Level, LogFormat, MaxDelete, Overrides, Places, Watch, units};
 use crate::events::{self, EventsArgs};
 use crate::exit::ExitCode;
 use crate::explain::{self, ExplainArgs};
@@ -21,9 +21,11 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0   done
   1   there are differences, or some paths failed
+  2   status --exit-code: a target is in trouble
   64  the command line is wrong
   69  the kernel or rsync lacks something, or no daemon answers
   70  a bug
+  74  standard output cannot be written
   75  a target cannot be reached
   77  not permitted
   78  the configuration is wrong";
@@ -76,7 +78,7 @@ pub enum Command {
     /// Run sersync's configuration as sersync does; also when called as sersync or sersync2
     #[command(after_help = SERSYNC_HELP)]
     Sersync(SersyncArgs),
-    /// Print the TOML that sersync's configuration means
+    /// Print the TOML that a configuration of sersync's or lsyncd's means
     #[command(after_help = IMPORT_HELP)]
     Import(ImportArgs),
     /// Roles of two servers, and the switch between them
@@ -102,7 +104,7 @@ Examples:
   fansync mirror --dry-run /srv/data rsync://backup/data
   fansync mirror --once /srv/data /mnt/copy
 
-Exit codes: 0 done (--once, or stopped by a signal), 1 some paths failed, 64 usage, 69 kernel or rsync lacks something,
+Exit codes: 0 done (--once, or stopped by a signal), 1 some paths failed, 64 usage, 69 kernel or rsync lacks something, \
 75 target unreachable (--once), 77 not permitted, 78 the arguments do not fit together.";
 
 const SERSYNC_HELP: &str = "\
@@ -112,14 +114,15 @@ Examples:
   fansync sersync -r -o /etc/sersync/confxml.xml
   sersync2 -dro /etc/sersync/confxml.xml
 
-Exit codes: 0 stopped by a signal (with -d: it watches), 64 usage, 69 kernel or rsync lacks something, 77 not permitted, 78 configuration,
+Exit codes: 0 stopped by a signal (with -d: it watches), 64 usage, 69 kernel or rsync lacks something, 77 not permitted, 78 configuration, \
 or this file is run already.";
 
 const IMPORT_HELP: &str = "\
-Give -r and -n as sersync gets them. Comments tell what is different.
+For sersync, give -r and -n as sersync gets them. lsyncd's configuration is a Lua program; it is run without files, commands and network. Comments in the output say what is different.
 
-Example:
+Examples:
   fansync import -r -n 10 confxml.xml > /etc/fansync/fansync.toml
+  fansync import /etc/lsyncd/lsyncd.conf.lua > /etc/fansync/fansync.toml
 
 Exit codes: 0 done, 64 usage, 78 the file is wrong.";
 
@@ -143,12 +146,13 @@ const STATUS_HELP: &str = "\
 Examples:
   fansync status
   fansync status --watch
+  fansync status --brief --exit-code
   fansync status --json --socket /run/fansync/web.sock
 
-Exit codes: 0 told, 64 usage, 69 no daemon answers, 77 not permitted.";
+Exit codes: 0 told (with --exit-code: all is in sync), with --exit-code 1 behind, paused, or a configuration that is not in force, 2 in trouble; 64 usage, 69 no daemon answers, 77 not permitted.";
 
 const FLUSH_HELP: &str = "\
-Every change made before the call is on the targets when it returns 0.
+Every change made before the call is on the targets when it returns 0. A daemon that is starting is waited for.
 
 Examples:
   fansync flush
@@ -157,7 +161,7 @@ Examples:
 Exit codes: 0 done, 1 some paths failed, 64 usage, 69 no daemon answers, 75 not done in time, 77 not permitted.";
 
 const PAUSE_HELP: &str = "\
-Runs in flight end, then nothing is sent. A pause outlives the daemon: it ends with `fansync resume` only, and `fansync status` and
+Runs in flight end, then nothing is sent. A pause outlives the daemon: it ends with `fansync resume` only, and `fansync status` and \
 a warning at each start tell of it.
 
 Examples:
@@ -167,7 +171,7 @@ Examples:
 Exit codes: 0 done, 1 not done, 64 usage, 69 no daemon answers, 77 not permitted.";
 
 const RESUME_HELP: &str = "\
-A source that is missing, replaced or empty holds its mirror; more deletions than max_delete wait. What is wrong is in `fansync status`. If
+A source that is missing, replaced or empty holds its mirror; more deletions than max_delete wait. What is wrong is in `fansync status`. If \
 it is meant, accept it.
 
 Examples:
@@ -229,15 +233,19 @@ pub struct MirrorArgs {
     /// Hold what would delete more on a target in one go: a number of entries, or a share as in 10%
     #[arg(long, value_name = "N", value_parser = units::max_delete)]
     pub max_delete: Option<MaxDelete>,
+    /// Hold what the first comparison would delete on a target that this mirror has not filled, where it is more than this: a number of entries,
+    /// or a share of what the target has (from 100 entries on); 100% accepts all [default: 50%]
+    #[arg(long, value_name = "N", value_parser = units::max_delete)]
+    pub first_max_delete: Option<MaxDelete>,
     /// Go on when the source is empty although a target is not
     #[arg(long)]
     pub allow_empty: bool,
     /// Where to hear of changes
     #[arg(long, value_enum, value_name = "HOW", default_value_t = Watch::Auto)]
     pub watch: Watch,
-    /// Send files while they are open for writing, each at most every 2 s
-    #[arg(long)]
-    pub follow_open_files: bool,
+    /// Send files while they are open for writing, each at most every 2 s: auto (where NFS or Samba exports the source), true, false
+    #[arg(long, value_name = "WHEN", default_value = "auto", default_missing_value = "true", num_args = 0..=1, require_equals = true)]
+    pub follow_open_files: FollowOpenFiles,
     /// File with the password of the rsync daemons
     #[arg(long, value_name = "FILE")]
     pub password_file: Option<PathBuf>,
@@ -261,32 +269,58 @@ pub struct MirrorArgs {
 /// `fansync run`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct RunArgs {
-    /// The configuration file
+    /// The configuration file, if not /etc/fansync/fansync.toml (an ordinary user's: ~/.config/fansync/fansync.toml)
     #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
+    pub config: Option<PathBuf>,
+}
+
+impl RunArgs {
+    /// The configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.config.clone().unwrap_or_else(|| Places::own().config)
+    }
 }
 
 /// `fansync check`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct CheckArgs {
-    /// The configuration file
+    /// The configuration file, if not /etc/fansync/fansync.toml (an ordinary user's: ~/.config/fansync/fansync.toml)
     #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
-    /// Print the configuration with every default filled in
+    pub config: Option<PathBuf>,
+    /// Print the configuration with every default filled in, secrets as ***
     #[arg(long)]
     pub effective: bool,
+    /// Print secrets, too
+    #[arg(long, requires = "effective")]
+    pub show_secrets: bool,
+}
+
+impl CheckArgs {
+    /// The configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.config.clone().unwrap_or_else(|| Places::own().config)
+    }
 }
 
 /// `fansync status`.
-#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub struct StatusArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
-    /// Show it on the terminal and follow it, until q is pressed
+    /// Print the verdict and a line for each target only
     #[arg(long, conflicts_with = "json")]
+    pub brief: bool,
+    /// Leave with 0 when all is in sync, 1 when not, 2 when a target is in trouble
+    #[arg(long)]
+    pub exit_code: bool,
+    /// Only the mirror with this name
+    #[arg(long, value_name = "NAME")]
+    pub mirror: Option<String>,
+    /// Show it on the terminal and follow it, until q is pressed
+    #[arg(long, conflicts_with_all = ["json", "brief", "exit_code", "mirror"])]
     pub watch: bool,
-    /// The daemon's socket, if not the usual one
+    /// The daemon's socket, if not the usual one or FANSYNC_SOCKET
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
 }
@@ -303,7 +337,7 @@ pub struct FlushArgs {
     /// How long to wait
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::duration)]
     pub timeout: Duration,
-    /// The daemon's socket, if not the usual one
+    /// The daemon's socket, if not the usual one or FANSYNC_SOCKET
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
 }
@@ -317,7 +351,7 @@ pub struct SteerArgs {
     /// Only the mirror with this name
     #[arg(long, value_name = "NAME")]
     pub mirror: Option<String>,
-    /// The daemon's socket, if not the usual one
+    /// The daemon's socket, if not the usual one or FANSYNC_SOCKET
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
 }
@@ -331,7 +365,7 @@ pub struct ResumeArgs {
     /// Take the source as it is now although it was replaced or emptied; targets may lose what it lacks
     #[arg(long)]
     pub accept_source: bool,
-    /// Let the deletions through, once, that were held for being more than max_delete
+    /// Let the deletions through, once, that were held for being more than max_delete or first_max_delete
     #[arg(long)]
     pub accept_deletes: bool,
 }
@@ -347,6 +381,7 @@ impl MirrorArgs {
             no_send_renames: self.no_send_renames,
             extras: Extras { hard_links: self.hard_links, xattrs: self.xattrs, acls: self.acls, sparse: self.sparse },
             max_delete: self.max_delete,
+            first_max_delete: self.first_max_delete,
             allow_empty: self.allow_empty,
             watch: Some(self.watch),
             follow_open_files: self.follow_open_files,
@@ -420,14 +455,15 @@ mod tests {
 
     #[test]
     fn mirror_takes_its_options_before_and_after() {
-        let o = mirror("mirror /a /b --max-delete 10% --allow-empty").overrides();
+        let o = mirror("mirror /a /b --max-delete 10% --first-max-delete 100% --allow-empty").overrides();
         assert_eq!((o.max_delete, o.allow_empty), (Some(MaxDelete::Percent(10)), true));
+        assert_eq!(o.first_max_delete, Some(MaxDelete::Percent(100)));
         let args = mirror(
             "mirror --once /a h::m /b --exclude *.swp --exclude -x --include +y --no-delete --no-send-renames --watch inotify --follow-open-files --jobs 3 -vv",
         );
         assert_eq!((args.source.to_str(), &args.targets[..]), (Some("/a"), &["h::m".to_owned(), "/b".to_owned()][..]));
         let o = args.overrides();
-        assert!(args.once && o.no_delete && o.no_send_renames && o.follow_open_files);
+        assert!(args.once && o.no_delete && o.no_send_renames && o.follow_open_files == FollowOpenFiles::On);
         assert_eq!((o.exclude, o.include), (vec![b"*.swp".to_vec(), b"-x".to_vec()], vec![b"+y".to_vec()]));
         assert_eq!((o.watch, o.jobs, o.log_level), (Some(Watch::Inotify), Some(3), Some(Level::Trace)));
         let o = mirror("mirror a h::m --socket s --password-file p --log-format json -q").overrides();
@@ -447,9 +483,12 @@ mod tests {
     #[test]
     fn the_other_commands() {
         let command = |line| words(line).unwrap_or_else(|(e, _)| panic!("{line}: {e}")).command;
-        assert_eq!(command("run --config f"), Command::Run(RunArgs { config: "f".into() }));
-        assert_eq!(command("check --config f --effective"), Command::Check(CheckArgs { config: "f".into(), effective: true }));
-        assert_eq!(command("status --json"), Command::Status(StatusArgs { json: true, watch: false, socket: None }));
+        assert_eq!(command("run --config f"), Command::Run(RunArgs { config: Some("f".into()) }));
+        assert_eq!(
+            command("check --config f --effective"),
+            Command::Check(CheckArgs { config: Some("f".into()), effective: true, show_secrets: false })
+        );
+        assert_eq!(command("status --json"), Command::Status(StatusArgs { json: true, ..StatusArgs::default() }));
         let flush = |target: Option<&str>, secs| FlushArgs {
             target: target.map(str::to_owned),
             mirror: None,
@@ -497,8 +536,9 @@ mod tests {
             ("mirror /a h::m --nope", ExitCode::Usage),
             ("mirror /a h::m -v -q", ExitCode::Usage),
             ("mirror /a h::m --watch kqueue", ExitCode::Usage),
-            ("run", ExitCode::Usage),
             ("status --watch --json", ExitCode::Usage),
+            ("status --watch --exit-code", ExitCode::Usage),
+            ("status --brief --json", ExitCode::Usage),
             ("flush --timeout 5", ExitCode::Usage),
             ("mirror /a h::m --max-delete 0%", ExitCode::Usage),
             ("nope", ExitCode::Usage),
@@ -509,11 +549,28 @@ mod tests {
         }
     }
 
+    /// What follows a line of a paragraph would begin a line in the middle of a terminal that is narrower than the source.
+    #[test]
+    fn paragraphs_of_help_are_one_line_each() {
+        fn below(command: &clap::Command, seen: &mut usize) {
+            let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let begins = |line: &str| !line.is_empty() && !line.starts_with(' ');
+            for (one, next) in text.lines().zip(text.lines().skip(1)) {
+                assert!(!(begins(one) && begins(next)), "{}: {one:?} is broken before {next:?}", command.get_name());
+            }
+            *seen += usize::from(!text.is_empty());
+            command.get_subcommands().for_each(|sub| below(sub, seen));
+        }
+        let mut seen = 0;
+        below(&Cli::command(), &mut seen);
+        assert!(seen > 15, "{seen}");
+    }
+
     #[test]
     fn help_lists_every_exit_code() {
         let help = Cli::command().render_long_help().to_string();
         use ExitCode::*;
-        for code in [Done, Differences, Usage, Unavailable, Bug, TargetUnreachable, NotPermitted, Config] {
+        for code in [Done, Differences, Trouble, Usage, Unavailable, Bug, Output, TargetUnreachable, NotPermitted, Config] {
             assert!(help.lines().any(|l| l.trim_start().starts_with(&format!("{} ", code.code()))), "{code:?}\n{help}");
         }
         let mut command = Cli::command();

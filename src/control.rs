@@ -4,6 +4,8 @@
 //! parsed is refused. A socket file left by a dead daemon is replaced, one of a living daemon is not.
 
 mod engines;
+pub mod find;
+mod last;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -16,6 +18,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use serde::{Deserialize, Serialize};
 
+use crate::accept;
 use crate::config::Mirror;
 use crate::engine;
 use crate::events;
@@ -26,6 +29,7 @@ use crate::sys::event::EventFd;
 use crate::verify;
 
 pub use engines::Engines;
+pub use last::LastStatus;
 
 /// The longest request or small reply, in bytes.
 const MAX_REQUEST_BYTES: u64 = 64 * 1024;
@@ -139,7 +143,7 @@ pub struct Waiting {
     pub target: String,
     /// What is left and why.
     pub why: String,
-    /// It cannot be reached (or refuses us).
+    /// It cannot be reached (or it refuses the connection).
     pub unreachable: bool,
 }
 
@@ -212,6 +216,8 @@ pub struct Handle {
     pub wake: Arc<EventFd>,
     /// Counts the engine's turns, and the steps of what takes long within one. An engine that was woken and whose count stands still is stuck.
     pub turns: Arc<AtomicU64>,
+    /// What it answered last.
+    pub last: LastStatus,
 }
 
 impl Handle {
@@ -241,7 +247,7 @@ pub enum Error {
         source: io::Error,
     },
     /// Nobody answers.
-    #[error("cannot reach a fansync daemon on {path}; is it running, and is this its socket (--socket)?")]
+    #[error("no fansync daemon answers on {path}")]
     Connect {
         /// The socket.
         path: PathBuf,
@@ -258,6 +264,25 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// What the caller can do, where the message does not say so itself.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Error::Connect { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some("the socket belongs to another user: try it with sudo, or as that user")
+            }
+            Error::Connect { .. } => Some("see that it runs, and give the socket that it was told (--socket, FANSYNC_SOCKET)"),
+            _ => None,
+        }
+    }
+
+    /// Nobody listens there, which may be different soon.
+    pub fn is_nobody(&self) -> bool {
+        use io::ErrorKind::{ConnectionRefused, NotFound};
+        matches!(self, Error::Connect { source, .. } if matches!(source.kind(), NotFound | ConnectionRefused))
+    }
+}
+
 /// The listening socket; its file is removed on drop.
 pub struct Listener {
     listener: UnixListener,
@@ -272,7 +297,8 @@ impl Listener {
     pub fn bind(path: &Path) -> Result<Listener, Error> {
         let failed = |source| Error::Listen { path: path.into(), source };
         if let Some(dir) = path.parent() {
-            std::fs::create_dir_all(dir).map_err(failed)?;
+            // Below, names in it are removed and given a mode.
+            crate::trust::make_directory(dir, 0o755).map_err(|error| failed(error.into()))?;
         }
         match UnixStream::connect(path) {
             Ok(_) => return Err(Error::InUse { path: path.into() }),
@@ -302,12 +328,12 @@ impl Listener {
         std::thread::Builder::new()
             .name("fansync-control".into())
             .spawn(move || {
-                for stream in listener.incoming().flatten() {
+                accept::each(listener.incoming(), |stream| {
                     let engines = engines.clone();
                     let _ = std::thread::Builder::new()
                         .name("fansync-request".into())
                         .spawn(move || answer(stream, started, &engines));
-                }
+                });
             })
             .map(drop)
             .unwrap_or_else(|error| tracing::error!(%error, "the control socket is not served"));
@@ -392,8 +418,12 @@ pub fn snapshot(started: Instant, engines: &Engines, patience: Duration) -> Resu
     let mut mirrors = Vec::new();
     for (engine, rx) in asked {
         match rx.recv_deadline(deadline) {
-            Ok(m) => mirrors.push(m),
-            Err(_) => return Err(format!("the engine of mirror {} does not answer", engine.mirror)),
+            Ok(m) => mirrors.push(engine.last.keep(m)),
+            // What it was when it answered last: one that hangs hides no other.
+            Err(_) => match engine.last.get() {
+                Some(m) => mirrors.push(m),
+                None => return Err(format!("the engine of mirror {} does not answer", engine.mirror)),
+            },
         }
     }
     Ok(Snapshot {
@@ -402,6 +432,7 @@ pub fn snapshot(started: Instant, engines: &Engines, patience: Duration) -> Resu
         capabilities: crate::sys::caps::Caps::effective().map(|caps| caps.names()).unwrap_or_default(),
         uptime_seconds: started.elapsed().as_secs_f64(),
         config_error: engines.trouble(),
+        log_lost: crate::log::lost(),
         mirrors,
     })
 }

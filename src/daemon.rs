@@ -6,7 +6,7 @@ mod reload;
 mod summary;
 
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -67,6 +67,7 @@ impl Error {
     /// What the process leaves with.
     pub fn exit_code(&self) -> ExitCode {
         match self {
+            Error::Rsync(ProbeError::Unconfined { .. }) => ExitCode::Config,
             Error::Rsync(_) => ExitCode::Unavailable,
             Error::Start(StartError::Source { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => {
                 ExitCode::NotPermitted
@@ -97,6 +98,16 @@ impl Error {
     }
 }
 
+/// What a source that is missing at the start does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MissingSource {
+    /// The daemon does not run.
+    #[default]
+    Fails,
+    /// Its mirror is held until it is there; the others run.
+    IsAwaited,
+}
+
 /// How to run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Mode {
@@ -106,6 +117,10 @@ pub struct Mode {
     pub state: bool,
     /// If another daemon has the default socket, take one by process id beside it.
     pub any_socket: bool,
+    /// SIGHUP ends it: nothing can be read again, and it runs on a terminal.
+    pub ends_with_terminal: bool,
+    /// When a source is missing.
+    pub missing: MissingSource,
     /// Called once everything is watched.
     pub ready: Option<fn()>,
 }
@@ -134,6 +149,7 @@ pub fn run(config: &Config, mode: Mode, reread: Option<Reread<'_>>) -> Result<Ex
     // Before capabilities go: the port may be one below 1024.
     let http = config.daemon.metrics.map(Server::bind).transpose()?;
     let given_up = crate::privilege::drop_surplus(config);
+    crate::log::serve().map_err(|source| Error::Setup { what: "the thread of the log", source })?;
     let (wish, wishes) = signals()?;
     let listener = listen(config, mode)?;
     let socket = listener.path().to_owned();
@@ -143,7 +159,7 @@ pub fn run(config: &Config, mode: Mode, reread: Option<Reread<'_>>) -> Result<Ex
     let mut opened = Vec::new();
     for mirror in &config.mirrors {
         let facts = crew.facts(mirror)?;
-        let (engine, handle) = crew.open(mirror, &facts)?;
+        let (engine, handle) = crew.open(mirror, &facts, mode.missing)?;
         opened.push((mirror, facts, engine, handle));
     }
     opened.iter().for_each(|(.., handle)| known.put(handle.clone()));
@@ -177,7 +193,7 @@ fn tell_metrics(
     let sampler = Sampler::new(Box::new(move || control::snapshot(started, &engines, sampler::PATIENCE)));
     if let Some(http) = http {
         tracing::info!(address = %http.address(), "serving metrics and the status page");
-        http.serve(Arc::new(site::daemon(Arc::clone(&sampler)))).map_err(failed)?;
+        http.serve(Arc::new(site::daemon(Arc::clone(&sampler), daemon.page))).map_err(failed)?;
     }
     let file = daemon.metrics_file.as_deref().map(|path| (path, daemon.metrics_interval));
     sampler.start(file).map(Some).map_err(failed)
@@ -230,7 +246,8 @@ fn signals() -> Result<(mpsc::Sender<Wish>, mpsc::Receiver<Wish>), Error> {
 
 enum End {
     Signal(&'static str),
-    Once(ExitCode),
+    /// The work of `--once` is done, or not; in words, what is not.
+    Once(ExitCode, Vec<String>),
     EngineDied,
 }
 
@@ -268,7 +285,7 @@ impl Life<'_> {
                 if self.mode.once
                     && let Some(code) = once_done(&mirrors)
                 {
-                    return End::Once(code);
+                    return End::Once(code, undone(&mirrors));
                 }
             }
         }
@@ -279,6 +296,8 @@ impl Life<'_> {
         match wish {
             Wish::Stop(signal) => return Some(End::Signal(signal)),
             Wish::Reconcile => crew.tell(|| Command::Reconcile),
+            // There is no file to read again, and the terminal it runs on has been closed.
+            Wish::Reload if self.mode.ends_with_terminal => return Some(End::Signal("SIGHUP")),
             Wish::Reload => reloader.ask(config, crew, manager),
             Wish::Begun { mirror, result } => reloader.begun(&mirror, result, crew, manager),
             Wish::EngineEnded(mirror) => {
@@ -302,7 +321,7 @@ impl Life<'_> {
                 tracing::info!("{signal}: finishing what is pending, at most {patience:?}");
                 patience
             }
-            End::Once(_) | End::EngineDied => Duration::ZERO,
+            End::Once(..) | End::EngineDied => Duration::ZERO,
         };
         self.manager.stopping(patience + END_GRACE);
         // The children need a moment of the time to end.
@@ -310,7 +329,10 @@ impl Life<'_> {
         self.crew.tell(|| Command::Stop { deadline });
         let left = self.crew.join();
         match why {
-            End::Once(code) => code,
+            End::Once(code, undone) => {
+                undone.iter().for_each(crate::out::error);
+                code
+            }
             _ if left.died => ExitCode::Bug,
             _ if left.lost => ExitCode::Unavailable,
             _ if left.changes > 0 => {
@@ -388,23 +410,24 @@ fn once_done(mirrors: &[status::Mirror]) -> Option<ExitCode> {
     Some(worst)
 }
 
+/// What `--once` leaves undone.
+fn undone(mirrors: &[status::Mirror]) -> Vec<String> {
+    let mut out = Vec::new();
+    for m in mirrors {
+        if !m.held.is_empty() {
+            out.push(format!("{}: {}", m.name, m.held));
+            continue;
+        }
+        let behind = m.targets.iter().filter(|t| t.state != "idle");
+        out.extend(behind.map(|t| match t.tries {
+            0 => format!("{}/{} is {}: {}", m.name, t.name, t.state, t.reason),
+            n => format!("{}/{} is {} after {}: {}", m.name, t.name, t.state, status::plural(n, "try"), t.reason),
+        }));
+    }
+    out
+}
+
 /// An error and its causes in one line.
 fn chain(error: &dyn std::error::Error) -> String {
     std::iter::successors(error.source(), |e| e.source()).fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-}
-
-/// The socket that `status` and `flush` use when none is named: the usual one, or the only one there is beside it.
-pub fn find_socket(usual: &Path) -> PathBuf {
-    if std::os::unix::net::UnixStream::connect(usual).is_ok() {
-        return usual.into();
-    }
-    let Some(dir) = usual.parent().and_then(|d| std::fs::read_dir(d).ok()) else { return usual.into() };
-    let mut living = dir
-        .flatten()
-        .map(|e| e.path())
-        .filter(|p| p.extension().is_some_and(|x| x == "sock") && std::os::unix::net::UnixStream::connect(p).is_ok());
-    match (living.next(), living.next()) {
-        (Some(only), None) => only,
-        _ => usual.into(),
-    }
 }

@@ -6,10 +6,16 @@
 //! Order at the start: marks first, then [`Engine::run`] begins with the whole tree, so a change during the first pass is
 //! heard. Loss of sight, of whatever cause, goes through `Engine::lost`: the subtree becomes dirty whole.
 
+mod aliases;
 mod asking;
+mod byhandle;
 mod commands;
+mod detached;
+mod dir_times;
 mod explaining;
+mod exported;
 mod follow;
+mod foreign;
 mod gate;
 mod history;
 mod hold;
@@ -17,17 +23,22 @@ mod linked;
 mod listening;
 mod losses;
 mod mounted;
+mod nameless;
+mod names;
 mod record;
 mod steering;
+mod strays;
 mod verifying;
+mod waiting;
 mod watching;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, unbounded};
 
@@ -38,13 +49,15 @@ use crate::events::Listeners;
 use crate::faillog::FailLog;
 use crate::hooks::Hooks;
 use crate::lost::{Cause, Lost};
-use crate::path::RelPath;
+use crate::path::{RelPath, Shown};
 use crate::resolve::{Resolver, Root};
 use crate::source::fan_decode;
 use crate::source::reader::{Feed, Item, Reader};
 use crate::state::StateError;
+use crate::state::filled::FilledFile;
 use crate::state::pauses::PauseFile;
 use crate::status;
+use crate::sync::apart::Apart;
 use crate::sync::guard::Hold;
 use crate::sync::probe::RsyncFacts;
 use crate::sync::target::{self, Context, TOKEN_BASE, Target};
@@ -53,6 +66,7 @@ use crate::sys::reactor::{Backend, Interest, Reactor};
 use crate::sys::statx::Statter;
 use asking::Asked;
 use commands::Flush;
+use dir_times::DirTimes;
 use follow::Written;
 use gate::Gate;
 use history::{Begin, History};
@@ -64,7 +78,9 @@ use watching::Watching;
 pub use asking::Question;
 pub(crate) use explaining::{Said, explain};
 pub(crate) use listening::listen;
+pub(crate) use mounted::left_alone;
 pub use verifying::{Board, Live};
+pub use waiting::{Stage, Waiting};
 pub use watching::WatchError;
 
 const WAKE: u64 = 1;
@@ -125,6 +141,8 @@ pub struct Again {
     keep: bool,
     /// Somebody said that the source is meant: what it lacks may be deleted.
     accepted: bool,
+    /// Targets that were filled from the directory that the source's path led to before it was switched to another one.
+    switched: Option<Vec<String>>,
     /// Asked of the engine before, and not answered.
     flushes: Vec<Flush>,
     /// The configuration is another one: what it was before.
@@ -140,18 +158,24 @@ impl Again {
     /// The same with the configuration before, where it is another.
     pub fn before(&self) -> Option<Again> {
         let (mirror, facts) = self.before.as_deref()?.clone();
-        Some(Again {
-            mirror,
-            facts,
+        Some(Again { mirror, facts, ..self.once_more() })
+    }
+
+    /// The same, for a second try.
+    fn once_more(&self) -> Again {
+        Again {
+            mirror: self.mirror.clone(),
+            facts: self.facts.clone(),
             state_dir: self.state_dir.clone(),
             commands: self.commands.clone(),
             wake: Arc::clone(&self.wake),
             turns: Arc::clone(&self.turns),
             keep: self.keep,
             accepted: self.accepted,
+            switched: self.switched.clone(),
             flushes: self.flushes.clone(),
             before: None,
-        })
+        }
     }
 }
 
@@ -164,7 +188,10 @@ pub struct Engine {
     facts: RsyncFacts,
     state_dir: PathBuf,
     keep: bool,
-    pauses: PauseFile,
+    /// `None`: nothing is kept, and a pause ends with the process.
+    pauses: Option<PauseFile>,
+    /// Where it is kept which targets were filled, and which are known there; where state is kept.
+    filled: Option<(FilledFile, BTreeSet<String>)>,
     /// Where filesystems were mounted, and what of that is on disk; `None`: nothing is kept.
     mounts: Option<hold::Remembered>,
     started: Instant,
@@ -178,6 +205,7 @@ pub struct Engine {
     reactor: Reactor,
     statter: Statter,
     written: Written,
+    dir_times: DirTimes,
     wake: Arc<EventFd>,
     turns: Arc<AtomicU64>,
     targets: Vec<Target>,
@@ -188,6 +216,10 @@ pub struct Engine {
     recent: BTreeMap<RelPath, Recent>,
     next_unwatched: Option<Duration>,
     held: Option<Hold>,
+    /// Places that are left alone.
+    apart: Arc<Apart>,
+    /// The source's path leads to another directory now.
+    switched: bool,
     /// The source is to be opened anew; whether somebody accepted it.
     begin_again: Option<bool>,
     /// The configuration that the mirror is to go on with.
@@ -205,6 +237,12 @@ pub struct Engine {
     events: u64,
     /// Which names are one file; only with `hard_links`.
     linking: Option<linked::Linking>,
+    /// Names of changed files, where an event does not lead to all of them.
+    naming: names::Naming,
+    nameless_walks: nameless::Walks,
+    following: exported::Following,
+    by_handle: byhandle::ByHandle,
+    strays: strays::Strays,
     hooks: Hooks,
     asked: Vec<Asked>,
     listeners: Listeners,
@@ -243,6 +281,7 @@ impl Engine {
             turns: Arc::default(),
             keep,
             accepted: false,
+            switched: None,
             flushes: Vec::new(),
             before: None,
         };
@@ -252,6 +291,7 @@ impl Engine {
             commands: tx,
             wake: Arc::clone(&again.wake),
             turns: Arc::clone(&again.turns),
+            last: Default::default(),
         };
         Ok((again, handle))
     }
@@ -261,7 +301,7 @@ impl Engine {
     /// # Errors
     /// See [`StartError`].
     pub fn open(again: Again) -> Result<Engine, StartError> {
-        let Again { mirror, facts, state_dir, commands, wake, turns, keep, accepted, flushes, .. } = again;
+        let Again { mirror, facts, state_dir, commands, wake, turns, keep, accepted, switched, flushes, .. } = again;
         let (mirror, facts, state_dir) = (&mirror, &facts, state_dir.as_path());
         let setup = |what| move |source| StartError::Setup { mirror: mirror.name.clone(), what, source };
         let mut begin = Begin::now().map_err(setup("cannot read the clocks"))?;
@@ -271,7 +311,9 @@ impl Engine {
         let mut resolver = Resolver::new(MAX_DIRS);
         let mounts = keep.then(|| hold::Remembered::load(state_dir, mirror, &root, accepted));
         let expected = mounts.as_ref().filter(|_| !accepted).map(hold::Remembered::expected).unwrap_or_default();
-        let (watching, reader) = Watching::start(mirror, &root, expected, &mut resolver, &wake, &turns)?;
+        let by_handle = byhandle::ByHandle::new(byhandle::wall_clock());
+        let following = exported::Following::new(mirror.follow_open_files, &root);
+        let (watching, reader) = Watching::start(mirror, following.is_on(), &root, expected, &mut resolver, &wake, &turns)?;
         reactor.add(wake.as_fd(), Interest::Read, WAKE).map_err(setup("cannot wait for events"))?;
         if let Some(mounts) = watching.mounts_fd() {
             reactor.add(mounts, Interest::Priority, MOUNTS).map_err(setup("cannot wait for mounts"))?;
@@ -289,11 +331,12 @@ impl Engine {
             facts: facts.clone(),
             state_dir: state_dir.into(),
             keep,
-            pauses: PauseFile::new(state_dir, &mirror.name, root.path()),
+            pauses: keep.then(|| PauseFile::new(state_dir, &mirror.name, root.path())),
+            filled: keep.then(|| (FilledFile::new(state_dir, &mirror.name, root.path()), BTreeSet::new())),
             mounts,
             mirror: mirror.clone(),
             started: Instant::now(),
-            wall_start: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() as i64,
+            wall_start: byhandle::wall_clock(),
             root,
             resolver,
             gate: Gate::new(mirror.events),
@@ -302,6 +345,7 @@ impl Engine {
             reactor,
             statter: Statter::new(),
             written: Written::new(mirror.follow_interval),
+            dir_times: DirTimes::default(),
             wake,
             turns,
             targets,
@@ -312,6 +356,8 @@ impl Engine {
             recent: BTreeMap::new(),
             next_unwatched: None,
             held: None,
+            apart: Arc::default(),
+            switched: false,
             begin_again: None,
             successor: None,
             next_root_check: Duration::ZERO,
@@ -323,10 +369,18 @@ impl Engine {
             record: mirror.fail_log.as_deref().map(|path| Record::new(FailLog::open(path), mirror.targets.len())),
             events: 0,
             linking: mirror.extras.hard_links.then(linked::Linking::new),
+            naming: names::Naming::new(),
+            nameless_walks: nameless::Walks::new(),
+            following,
+            by_handle,
+            strays: strays::Strays::new(),
             asked: Vec::new(),
             listeners: Listeners::default(),
             verifying: Verifying::new(mirror.targets.len()),
         };
+        if let Some(filled) = switched {
+            engine.targets.iter_mut().for_each(|target| target.take_other_source(filled.contains(&target.cfg.name)));
+        }
         if accepted {
             engine.see_all(b"", Seen::Subtree);
             for at in 0..engine.targets.len() {
@@ -343,6 +397,8 @@ impl Engine {
     pub fn run(mut self) -> Ended {
         self.begin();
         self.take_up_pauses();
+        self.settle_places();
+        self.take_up_filled();
         self.remember_mounts();
         self.check_root();
         for lost in self.watching.take_lost() {
@@ -373,6 +429,10 @@ impl Engine {
             self.take_commands();
             self.tick();
             self.follow_links();
+            self.follow_names();
+            self.follow_nameless();
+            self.follow_by_handle();
+            self.follow_strays();
             for at in 0..self.targets.len() {
                 self.with_target(at, |target, cx| target.dispatch(cx));
             }
@@ -411,18 +471,25 @@ impl Engine {
             now,
             wall_start: self.wall_start,
             root: &self.root,
-            check: &|| self.root.check().and_then(|()| self.watching.check(&self.root)),
+            check: &|| hold::check(&self.root).and_then(|()| self.watching.check(&self.root, &self.apart)),
             places: &|| self.watching.places(),
             filter: &self.mirror.filter,
             links: self.linking.as_mut().map(|l| &mut l.links),
+            names: &mut self.naming.names,
             statter: &mut self.statter,
             reactor: &mut self.reactor,
             held: &mut self.held,
         };
+        target.keep_apart(&mut cx, &self.apart);
+        let filled = target.is_filled();
         work(target, &mut cx);
+        let filled = (!filled && target.is_filled()).then(|| target.identity());
         let told = target.take_told();
         if !held_before && let Some(why) = self.held.take() {
             self.hold(why);
+        }
+        if let Some(identity) = filled {
+            self.remember_filled(identity);
         }
         if let Some((told, settled)) = told {
             self.hooks.confirmed(at, told, &settled, &self.targets);
@@ -446,6 +513,7 @@ impl Engine {
         for _ in 0..BUFFERS_PER_TURN {
             let Some(item) = self.reader.pop() else {
                 self.resolver.maintain();
+                self.strays.caught_up(self.started.elapsed());
                 return false;
             };
             match item {
@@ -463,7 +531,7 @@ impl Engine {
                         "events can no longer be read; the whole tree is compared every {} s instead. Restart fansync",
                         UNWATCHED_EVERY.as_secs()
                     );
-                    self.watching.blind();
+                    self.watching.go_blind();
                     self.lost(Lost::all(Cause::ReaderFailed));
                     self.next_unwatched = Some(self.now() + UNWATCHED_EVERY);
                 }
@@ -477,6 +545,7 @@ impl Engine {
         self.resolver.tick(now);
         let mut losses = Vec::new();
         let mut dirty = false;
+        let (aliases, filter, mut relook) = (self.watching.aliases(), self.mirror.filter.clone(), false);
         for event in fan_decode::events(bytes) {
             self.events += 1;
             let targets = &mut self.targets;
@@ -484,8 +553,12 @@ impl Engine {
             let gate = &mut self.gate;
             let (mask, pid) = event.as_ref().map_or((0, 0), |e| (e.mask, e.pid));
             let listeners = &mut self.listeners;
+            let dir_times = &mut self.dir_times;
             let mut inside = false;
             let mut out = |path: &[u8], seen: Seen| {
+                if seen == Seen::DirTimes && (!gate.admits_dir_times(mask, path) || !dir_times.changed(path, now)) {
+                    return;
+                }
                 inside = true;
                 if listeners.any() {
                     listeners.tell(mask, pid, path, seen);
@@ -496,6 +569,13 @@ impl Engine {
                     target.see(now, path, seen);
                 }
                 hooks.seen(path, seen);
+                aliases.others(path, seen, &mut |path, seen| {
+                    if !filter.excludes(path, true) && !filter.excludes(path, false) {
+                        targets.iter_mut().for_each(|target| target.see(now, path, seen));
+                        hooks.seen(path, seen);
+                    }
+                });
+                relook |= aliases.change_with(path, seen);
             };
             let told = match &event {
                 Ok(event) => self.resolver.event(&self.root, &self.mirror.filter, event, &mut out),
@@ -506,6 +586,9 @@ impl Engine {
             };
             losses.extend(told.err());
             dirty |= inside;
+            for inode in self.resolver.take_survivors() {
+                names::seek_survivor(&mut self.naming.names, &mut self.targets, now, inode);
+            }
             if let (Ok(event), Some(history)) = (&event, &mut self.history)
                 && History::concerns_places(event)
             {
@@ -519,19 +602,29 @@ impl Engine {
             history.touch(now);
         }
         losses.into_iter().for_each(|l| self.lost(l));
+        if relook {
+            self.mounts_changed();
+        }
     }
 
     fn inotify(&mut self, bytes: &[u8]) {
         let now = self.started.elapsed();
-        let (targets, written) = (&mut self.targets, &mut self.written);
+        let (targets, written, strays) = (&mut self.targets, &mut self.written, &mut self.strays);
         let hooks = &mut self.hooks;
         let gate = &mut self.gate;
         let listeners = &mut self.listeners;
+        let (aliases, filter, mut relook) = (self.watching.aliases(), self.mirror.filter.clone(), false);
+        let (root, mut whiteouts) = (&self.root, Vec::new());
+        let dir_times = &mut self.dir_times;
         let mut out = |mask: u32, path: &[u8], seen: Seen| {
+            if seen == Seen::DirTimes && (!gate.admits_dir_times(mask.into(), path) || !dir_times.changed(path, now)) {
+                return;
+            }
             if listeners.any() {
                 listeners.tell(u64::from(mask), 0, path, seen);
             }
             let Some(seen) = gate.admit(u64::from(mask), path, seen) else { return };
+            let unsent = written.holds(path);
             if !written.see(path, seen, now) {
                 return;
             }
@@ -539,9 +632,28 @@ impl Engine {
             for target in targets.iter_mut() {
                 target.see(now, path, seen);
             }
+            let dropped = targets.iter().filter_map(Target::dropped_change).min();
+            strays.see(path, seen, dropped, unsent, now);
             hooks.seen(path, seen);
+            aliases.others(path, seen, &mut |path, seen| {
+                if !filter.excludes(path, true) && !filter.excludes(path, false) {
+                    targets.iter_mut().for_each(|target| target.see(now, path, seen));
+                    hooks.seen(path, seen);
+                }
+            });
+            relook |= aliases.change_with(path, seen);
+            if mask & libc::IN_MOVED_FROM != 0 && crate::resolve::is_whiteout(root, path) {
+                whiteouts.push(RelPath::from_normal(path));
+            }
         };
-        let events = self.watching.inotify(&self.mirror.filter, bytes, &mut out);
+        let (events, unplaced) = self.watching.inotify(&self.mirror.filter, bytes, &mut out);
+        if unplaced {
+            self.strays.astray(now);
+        }
+        for path in whiteouts {
+            self.targets.iter_mut().for_each(|target| target.see(now, &path, Seen::Written));
+            self.hooks.seen(&path, Seen::Written);
+        }
         self.events += events;
         if let Some(history) = self.history.as_mut().filter(|_| events > 0) {
             history.touch(now);
@@ -549,11 +661,15 @@ impl Engine {
         for lost in self.watching.take_lost() {
             self.lost(lost);
         }
+        if relook {
+            self.mounts_changed();
+        }
     }
 
     fn mounts_changed(&mut self) {
         let Some(lost) = self.watching.remount(&self.mirror, &self.root, &mut self.resolver) else { return };
         lost.into_iter().for_each(|lost| self.lost(lost));
+        self.settle_places();
         self.remember_mounts();
         self.check_root();
     }
@@ -569,6 +685,7 @@ impl Engine {
         if self.next_unwatched.is_some_and(|at| at <= now) {
             self.compare_unwatched();
         }
+        self.look_for_exports();
         self.watching.expire();
         self.tell_walk();
         if self.next_followed().is_some_and(|at| at <= now) {
@@ -583,7 +700,7 @@ impl Engine {
             self.distrust_all();
             self.targets.iter_mut().for_each(|t| t.see_periodic(now));
         }
-        if self.held.is_some() && self.next_root_check <= now {
+        if self.looks_at_source() && self.next_root_check <= now {
             self.recheck_root();
         }
         for at in 0..self.targets.len() {
@@ -602,11 +719,16 @@ impl Engine {
         due.extend(self.next_unwatched);
         due.extend(self.next_followed());
         due.extend(self.linking.as_ref().and_then(|l| l.links.next_due()));
+        due.extend(self.naming.names.next_due());
+        due.extend(self.resolver.nameless_due());
+        due.extend(self.following.next_due());
+        due.extend(self.by_handle.next_due().filter(|_| !self.watching.by_marks()));
+        due.extend(self.strays.next_due());
         due.extend(self.history.as_ref().and_then(History::next_due));
         due.extend(self.watching.expires(self.started));
         due.extend(self.next_full);
         due.extend(self.record_due());
-        due.extend(self.held.is_some().then_some(self.next_root_check));
+        due.extend(self.looks_at_source().then_some(self.next_root_check));
         let since = |at: Instant| at.saturating_duration_since(self.started);
         due.extend(self.flushes.iter().map(|f| since(f.deadline)));
         due.extend(self.stop_at.map(since));
@@ -620,6 +742,9 @@ impl Engine {
         }
         self.stop_drain.is_none()
             && !self.begin.status.walking
+            && !self.resolver.seeks_nameless()
+            && self.by_handle.is_idle()
+            && self.strays.is_idle()
             && self.targets.iter().all(|t| t.in_sync() || !t.is_up() || t.at_rest())
     }
 
@@ -630,26 +755,33 @@ impl Engine {
         let held = self.held_words();
         let stats = self.resolver.stats();
         let muted = self.resolver.muted();
+        let (state_unsaved_seconds, state_unsaved) = self.unsaved_state();
         status::Mirror {
             name: self.mirror.name.clone(),
-            source: crate::path::Shown(std::os::unix::ffi::OsStrExt::as_bytes(self.root.path().as_os_str())).to_string(),
-            watch: self.watching.status(&self.root),
+            source: Shown(self.root.path().as_os_str().as_bytes()).to_string(),
+            given: self.root.link().map(|given| Shown(given.as_os_str().as_bytes()).to_string()).unwrap_or_default(),
+            watch: self.watching.status(&self.root, &self.by_handle.words()),
             reader: format!("{} ({})", self.reader.backend_name(), self.reader.backend_reason()),
+            rsync: if self.mirror.targets.is_empty() { String::new() } else { self.facts.version.to_string() },
+            rsync_unsafe: self.facts.unconfined().filter(|_| !self.mirror.targets.is_empty()).unwrap_or_default(),
             reader_pauses: self.reader.stats().full_pauses,
             ready: true,
             held: self.held_words().unwrap_or_default(),
+            apart: self.apart_status(),
+            state_unsaved,
+            state_unsaved_seconds,
+            unanswered_seconds: 0.0,
             events: self.events,
             foreign: stats.foreign,
             lookups: stats.opened,
+            searches: self.resolver.nameless_walks(),
             directories: self.resolver.known().0 as u64,
             muted_directories: muted.directories,
             muted_files: muted.files,
-            follow_open_files: self.mirror.follow_open_files,
+            follow_open_files: self.following.is_on(),
+            follow_why: self.following.why().into(),
             following: muted.followed + self.written.len() as u64,
-            links: self.linking.as_ref().map(|l| {
-                let (files, names) = l.links.sizes();
-                status::Links { files: files as u64, names: names as u64, walks: l.links.walks() }
-            }),
+            links: self.links_status(),
             lost: self.losses_by_cause(),
             initial: self.begun().into(),
             start: self.start_status(),

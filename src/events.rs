@@ -35,7 +35,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// The end of `fansync events --help`.
 pub const HELP: &str = "\
-One line per event below a source that the filter does not leave out: time, mirror, what happened, process and command, path. What the
+One line per event below a source that the filter does not leave out: time, mirror, what happened, process and command, path. What the \
 kernel has merged is one event. Nothing is slowed down: what does not fit is left out, and counted.
 
 Examples:
@@ -56,7 +56,7 @@ pub struct EventsArgs {
     /// Leave after so many
     #[arg(long, value_name = "N")]
     pub count: Option<u64>,
-    /// The daemon's socket, if not the usual one
+    /// The daemon's socket, if not the usual one or FANSYNC_SOCKET
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
 }
@@ -244,7 +244,7 @@ fn write_line(mut client: &UnixStream, what: &impl Serialize) -> io::Result<()> 
 /// The client's side: prints what is heard to `out`, `count` events or until the daemon ends. `false`: it ended.
 ///
 /// # Errors
-/// [`control::Error`]; of `out`, as [`io::Error`] in the inner result.
+/// [`control::Error`].
 pub fn follow(socket: &Path, args: &EventsArgs, out: &mut impl Write) -> Result<Followed, control::Error> {
     let stream = control::request_to(socket, &Request::Events { mirror: args.mirror.clone() })?;
     let talk = |source| control::Error::Talk { path: socket.into(), source };
@@ -263,8 +263,8 @@ pub fn follow(socket: &Path, args: &EventsArgs, out: &mut impl Write) -> Result<
         }
         let event: Event = serde_json::from_str(&line).map_err(|e| talk(e.into()))?;
         let text = if args.json { line.clone() } else { event.human() };
-        if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
-            break; // nobody reads any more
+        if let Err(why) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            return Ok(Followed::NotWritten(why));
         }
         told += 1;
     }
@@ -273,8 +273,10 @@ pub fn follow(socket: &Path, args: &EventsArgs, out: &mut impl Write) -> Result<
 
 /// How following events ended.
 pub enum Followed {
-    /// As many were told as were asked for, or nobody reads them any more.
+    /// As many were told as were asked for.
     Told,
+    /// The output cannot be written, as when its reader has gone.
+    NotWritten(io::Error),
     /// The daemon has ended.
     Ended,
     /// It gave another answer.

@@ -10,12 +10,16 @@ pub enum ExitCode {
     Done = 0,
     /// There are differences, or some paths failed.
     Differences = 1,
+    /// `status --exit-code`: somebody should look.
+    Trouble = 2,
     /// The command line is wrong (`EX_USAGE`).
     Usage = 64,
     /// The kernel or rsync lacks something, or no daemon answers (`EX_UNAVAILABLE`).
     Unavailable = 69,
     /// A bug (`EX_SOFTWARE`).
     Bug = 70,
+    /// What was asked for cannot be written to standard output (`EX_IOERR`).
+    Output = 74,
     /// A target cannot be reached; trying again later may help (`EX_TEMPFAIL`).
     TargetUnreachable = 75,
     /// Not permitted (`EX_NOPERM`).

@@ -14,7 +14,7 @@ use crate::path::Shown;
 
 /// The end of `fansync explain --help`.
 pub const HELP: &str = "\
-PATH need not exist any more. Directories above it that are symbolic links are followed; PATH itself is followed only when it lies below no
+PATH need not exist any more. Directories above it that are symbolic links are followed; PATH itself is followed only when it lies below no \
 source as it is. Everything heard so far is taken into account.
 
 Examples:
@@ -32,7 +32,7 @@ pub struct ExplainArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
-    /// The daemon's socket, if not the usual one
+    /// The daemon's socket, if not the usual one or FANSYNC_SOCKET
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
 }
@@ -52,6 +52,10 @@ pub struct Explanation {
     pub held: String,
     /// Whether it belongs to the mirror.
     pub filter: Verdict,
+    /// What is mounted at it or above it does not belong to the mirror: where, and why; empty
+    /// otherwise.
+    #[serde(default)]
+    pub apart: String,
     /// How its filesystem is watched.
     pub watch: Watched,
     /// The subtree that is not watched and is compared periodically instead; empty when it is watched.
@@ -181,10 +185,14 @@ impl Explanation {
         let at = if f.at == self.path { String::new() } else { format!(", for {} above it", f.at) };
         let origin = if f.origin.is_empty() { String::new() } else { format!(" ({})", f.origin) };
         let _ = match (f.rule.as_str(), f.excluded) {
+            ("", _) if !self.apart.is_empty() => writeln!(out, "  filter  no pattern matches"),
             ("", _) => writeln!(out, "  filter  belongs to the mirror: no pattern matches"),
             (rule, true) => writeln!(out, "  filter  left out by {rule} \"{}\"{origin}{at}", f.pattern),
             (rule, false) => writeln!(out, "  filter  belongs to the mirror by {rule} \"{}\"{origin}", f.pattern),
         };
+        if !self.apart.is_empty() {
+            let _ = writeln!(out, "  apart   {}", self.apart);
+        }
         let nested = if self.watch.nested { ", mounted below the source" } else { "" };
         let _ = writeln!(out, "  watch   {} on {}{nested} ({})", self.watch.backend, self.watch.mount, self.watch.why);
         if !self.unwatched.is_empty() {
@@ -255,6 +263,7 @@ mod tests {
                 origin: "/etc/f.toml:4:12".into(),
                 at: "cache".into(),
             },
+            apart: "cache: tmpfs".into(),
             targets: vec![AtTarget {
                 name: "t".into(),
                 state: "left out".into(),
@@ -267,6 +276,7 @@ mod tests {
         for want in [
             "cache/x in mirror m of /s\n",
             "  filter  left out by exclude \"/cache/\" (/etc/f.toml:4:12), for cache above it\n",
+            "  apart   cache: tmpfs\n",
             "    left out: ",
             "\n    paused\n",
         ] {

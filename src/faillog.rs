@@ -13,6 +13,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 
+use crate::path::Shown;
+
 const HEAD: &str = "\
 # Paths that do not go through, and why. Each is tried again by itself, and leaves this file when it went through.
 # To send one by hand, run its line in a shell. Nothing runs this file.
@@ -92,12 +94,37 @@ impl FailLog {
     }
 }
 
-/// `word` as a shell reads it back, byte for byte.
+/// `word` as a shell reads it back, byte for byte, and as a terminal shows it harmlessly: what would steer one is written by its number, by
+/// `printf` in a command substitution, which every POSIX shell has.
 pub fn quoted(word: &[u8]) -> Vec<u8> {
     let plain = |b: &u8| b.is_ascii_alphanumeric() || b"%+,-./:=@_".contains(b);
     if !word.is_empty() && word.iter().all(plain) {
         return word.to_vec();
     }
+    // What is shown otherwise than it is has something in it that must not be shown.
+    let shown = Shown(word).to_string().replace("\\\\", "\\");
+    if word.is_empty() || shown.as_bytes() == word {
+        return single(word);
+    }
+    // A command substitution takes line breaks off the end of what it gives.
+    let end = word.iter().rposition(|&b| b != b'\n').map_or(0, |at| at + 1);
+    let mut out = b"\"$(printf '".to_vec();
+    for (at, &b) in word[..end].iter().enumerate() {
+        match b {
+            // As the first it would begin an option of printf.
+            b'-' if at == 0 => out.extend_from_slice(b"\\055"),
+            b'\'' | b'\\' | b'%' | 0..0x20 | 0x7f.. => out.extend_from_slice(format!("\\{b:03o}").as_bytes()),
+            _ => out.push(b),
+        }
+    }
+    out.extend_from_slice(b"')\"");
+    if end < word.len() {
+        out.extend(single(&word[end..]));
+    }
+    out
+}
+
+fn single(word: &[u8]) -> Vec<u8> {
     let mut out = vec![b'\''];
     for &b in word {
         if b == b'\'' {
@@ -148,6 +175,25 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), HEAD);
     }
 
+    #[test]
+    fn nothing_that_steers_a_terminal_is_in_it() {
+        for (word, want) in [
+            (&b"a b"[..], &b"'a b'"[..]),
+            (b"it's", b"'it'\\''s'"),
+            ("é ü".as_bytes(), "'é ü'".as_bytes()),
+            (b"back\\slash", b"'back\\slash'"),
+            (b"\x1b[2Jx", b"\"$(printf '\\033[2Jx')\""),
+            (b"a\rb%'\\$x`", b"\"$(printf 'a\\015b\\045\\047\\134$x`')\""),
+            (b"\xff", b"\"$(printf '\\377')\""),
+            (b"-\x7f-", b"\"$(printf '\\055\\177-')\""),
+            ("a\u{202e}b".as_bytes(), b"\"$(printf 'a\\342\\200\\256b')\""),
+            (b"a\n", b"\"$(printf 'a')\"'\n'"),
+            (b"", b"''"),
+        ] {
+            assert_eq!(quoted(word), want, "{}", Shown(&quoted(word)));
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(30))]
         #[test]
@@ -155,7 +201,9 @@ mod tests {
             use std::os::unix::ffi::OsStringExt;
             let script = [b"printf %s ".to_vec(), quoted(&word)].concat();
             let ran = Command::new("sh").arg("-c").arg(std::ffi::OsString::from_vec(script)).output().unwrap();
-            prop_assert_eq!(ran.stdout, word);
+            prop_assert_eq!(ran.stdout, word.clone());
+            let steers = |text: &[u8]| text.iter().any(|&b| (b < 0x20 && b != b'\n') || b == 0x7f);
+            prop_assert!(!steers(&quoted(&word)));
         }
     }
 }

@@ -163,6 +163,11 @@ impl Filter {
         regexes::exactly(path)
     }
 
+    /// A pattern of rsync that matches all that is directly in `path` and nothing else.
+    pub fn inside(path: &[u8]) -> Vec<u8> {
+        regexes::inside(path)
+    }
+
     /// The include patterns, as given.
     pub fn include(&self) -> &[Vec<u8>] {
         &self.rules.include

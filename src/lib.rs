@@ -19,23 +19,37 @@
 //!
 //! The promise: **every change is on the target, or on its way there, or its subtree is marked lost and will be scanned.**
 
+#![cfg_attr(
+    not(test),
+    deny(clippy::print_stdout, clippy::print_stderr, reason = "they panic where the output cannot be written")
+)]
+
+mod accept;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod cover;
 pub mod daemon;
 pub mod dirty;
 pub mod engine;
 pub mod events;
 pub mod exit;
 pub mod explain;
+pub mod exports;
 pub mod faillog;
 pub mod failover;
 pub mod filter;
+pub mod hash;
 pub mod hooks;
+pub mod import;
 pub mod links;
+pub mod log;
 pub mod lost;
+#[cfg(feature = "lsyncd")]
+pub mod lsyncd;
 pub mod manual;
 pub mod metrics;
+pub mod out;
 pub mod path;
 pub mod privilege;
 pub mod progress;
@@ -49,6 +63,7 @@ pub mod state;
 pub mod status;
 pub mod sync;
 pub mod sys;
+pub mod trust;
 pub mod verify;
 pub mod watch;
 pub mod web;

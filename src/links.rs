@@ -15,10 +15,13 @@
 //! Nothing here is believed: a name is looked up again before it joins a batch, and dropped when it leads elsewhere.
 //!
 //! # What it gives up
-//! Files with one name are not remembered; the first link to one costs a walk over the tree, at most every `Links::pause`. More than [`MAX_NAMES`]
+//! A file with more than [`MOST_TOGETHER`] names is not kept together: its names are sent as files of their own, as without `hard_links`, and only
+//! full passes link them. Files with one name are not remembered; the first link to one costs a walk over the tree, at most every `Links::pause`. More than [`MAX_NAMES`]
 //! names are not remembered: what goes beyond is joined in full passes only. A link that was broken while fansync did not look, by a copy with
 //! the same size, time and content, stays a link on the target: rsync does not part what is equal.
 
+pub mod names;
+pub mod objects;
 pub mod search;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -30,10 +33,15 @@ use crate::sys::statx::StatBrief;
 
 /// Names remembered; each takes about 120 bytes and its path.
 pub const MAX_NAMES: usize = 2_000_000;
+/// Names of one file that are kept together. What all of them cost, each of them would cost again, and a user can make 65,000: with more,
+/// each is sent as a file of its own.
+pub const MOST_TOGETHER: u32 = 1000;
 /// What waits for the next walk at most; with a longer pause it is sent as files of their own, and linked after the walk.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The pause after a walk that found nothing of use doubles up to this.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// After a walk that could not begin.
+const RETRY: Duration = Duration::from_secs(1);
 /// Directories that wait to be walked; with more it is a walk over everything.
 const MAX_SCOPES: usize = 1000;
 
@@ -60,6 +68,9 @@ pub struct Links {
     names: BTreeMap<Arc<[u8]>, Inode>,
     most: usize,
     full_said: bool,
+    /// Files with too many names.
+    apart: HashSet<Inode>,
+    apart_said: bool,
     /// Directories to be walked; `true`: with all below.
     scopes: BTreeMap<RelPath, bool>,
     whole: bool,
@@ -75,6 +86,8 @@ pub struct Links {
     pause: Duration,
     /// No walk over everything before.
     next_whole: Duration,
+    /// No walk before: the last one could not begin.
+    not_before: Duration,
 }
 
 /// What a walk has to look at.
@@ -95,6 +108,8 @@ pub struct Found {
     pub job: Job,
     /// Names of files with several, and the number of names that these have.
     pub names: Vec<(RelPath, Inode, u32)>,
+    /// Those of them that are neither files nor directories.
+    pub special: Vec<(RelPath, Inode)>,
     /// How long it took.
     pub took: Duration,
 }
@@ -112,6 +127,8 @@ impl Links {
             names: BTreeMap::new(),
             most,
             full_said: false,
+            apart: HashSet::new(),
+            apart_said: false,
             scopes: BTreeMap::new(),
             whole: true,
             asked: HashSet::new(),
@@ -122,12 +139,41 @@ impl Links {
             ended: [0; 2],
             pause: Duration::ZERO,
             next_whole: Duration::ZERO,
+            not_before: Duration::ZERO,
         }
     }
 
     /// Files with several names, and these names.
     pub fn sizes(&self) -> (usize, usize) {
         (self.groups.len(), self.names.len())
+    }
+
+    /// Files with too many names to be kept together.
+    pub fn apart(&self) -> usize {
+        self.apart.len()
+    }
+
+    /// Whether the names of a file are kept together, by the number of names that it has now.
+    pub fn keeps_together(&mut self, inode: Inode, nlink: u32, path: &[u8]) -> bool {
+        if nlink > MOST_TOGETHER {
+            self.set_apart(inode, path);
+            return false;
+        }
+        self.apart.remove(&inode);
+        true
+    }
+
+    fn set_apart(&mut self, inode: Inode, path: &[u8]) {
+        for name in self.groups.remove(&inode).into_iter().flat_map(|group| group.names) {
+            self.names.remove(&name);
+        }
+        if self.apart.insert(inode) && !std::mem::replace(&mut self.apart_said, true) {
+            tracing::warn!(
+                path = %path::Shown(path),
+                most = MOST_TOGETHER,
+                "a file has more names than are kept together; each is sent as a file of its own"
+            );
+        }
     }
 
     /// Walks that ended.
@@ -137,6 +183,10 @@ impl Links {
 
     /// Takes in that `path` leads to `inode`. `true` when that is new.
     pub fn note(&mut self, path: &[u8], inode: Inode) -> bool {
+        if self.apart.contains(&inode) {
+            self.forget(path);
+            return false;
+        }
         match self.names.get(path) {
             Some(known) if *known == inode => return false,
             Some(_) => self.forget(path),
@@ -149,6 +199,10 @@ impl Links {
                     "more names of linked files than are remembered; the rest is linked by full comparisons only"
                 );
             }
+            return false;
+        }
+        if self.partners(inode).nth(MOST_TOGETHER as usize - 1).is_some() {
+            self.set_apart(inode, path);
             return false;
         }
         let name: Arc<[u8]> = path.into();
@@ -203,14 +257,19 @@ impl Links {
 
     /// Names outside of a directory (`deep`: and of all below it) of files that have a name in it.
     pub fn crossing(&self, dir: &[u8], deep: bool) -> BTreeSet<RelPath> {
-        let mut out = BTreeSet::new();
+        let (mut out, mut gathered) = (BTreeSet::new(), HashSet::new());
         for (name, inode) in self.below(dir) {
-            if covers(dir, deep, name) {
+            if covers(dir, deep, name) && gathered.insert(inode) {
                 let across = self.partners(inode).filter(|other| !covers(dir, deep, other));
                 out.extend(across.map(RelPath::from_normal));
             }
         }
         out
+    }
+
+    /// The names at and below a directory.
+    pub fn names_below(&self, dir: &[u8]) -> Vec<RelPath> {
+        self.below(dir).map(|(name, _)| RelPath::from_normal(&**name)).collect()
     }
 
     // ----- walks -----
@@ -254,7 +313,7 @@ impl Links {
     /// The walk to begin now, if one is wanted and none is under way.
     pub fn begin(&mut self, now: Duration) -> Option<Job> {
         let whole = self.whole && self.next_whole <= now;
-        if self.running || !whole && self.scopes.is_empty() {
+        if self.running || now < self.not_before || !whole && self.scopes.is_empty() {
             return None;
         }
         self.running = true;
@@ -271,18 +330,35 @@ impl Links {
         Some(Job { first, whole, scopes })
     }
 
+    /// The walk could not begin; it is tried again.
+    pub fn put_off(&mut self, now: Duration, job: Job) {
+        self.running = false;
+        self.not_before = now + RETRY;
+        if job.whole {
+            self.whole = true;
+            self.begun[1] -= 1;
+            self.asked.extend(std::mem::take(&mut self.sought));
+        }
+        if !job.scopes.is_empty() {
+            self.begun[0] -= 1;
+        }
+        for (dir, deep) in job.scopes {
+            *self.scopes.entry(dir).or_default() |= deep;
+        }
+    }
+
     /// When [`Links::begin`] has something to do.
     pub fn next_due(&self) -> Option<Duration> {
         match (self.running, self.scopes.is_empty()) {
             (true, _) => None,
-            (false, false) => Some(Duration::ZERO),
-            (false, true) => self.whole.then_some(self.next_whole),
+            (false, false) => Some(self.not_before),
+            (false, true) => self.whole.then_some(self.next_whole.max(self.not_before)),
         }
     }
 
     /// Takes in what a walk found. Returns the names that have to be sent again, together: of files of which a name became known.
     pub fn end(&mut self, now: Duration, found: Found) -> Vec<RelPath> {
-        let Found { job, names, took } = found;
+        let Found { job, names, took, special: _ } = found;
         self.running = false;
         if job.whole {
             self.ended[1] = self.begun[1];
@@ -293,7 +369,7 @@ impl Links {
         let mut changed: BTreeMap<Inode, u32> = BTreeMap::new();
         let mut counts: HashMap<Inode, u32> = HashMap::new();
         for (path, inode, nlink) in names {
-            if self.note(&path, inode) {
+            if self.keeps_together(inode, nlink, &path) && self.note(&path, inode) {
                 changed.insert(inode, nlink);
             }
             counts.insert(inode, nlink);
@@ -333,7 +409,8 @@ impl Links {
     }
 }
 
-fn covers(dir: &[u8], deep: bool, name: &[u8]) -> bool {
+/// Whether a comparison of `dir`, with all below it if `deep`, includes `name`.
+pub fn covers(dir: &[u8], deep: bool, name: &[u8]) -> bool {
     if deep { path::is_at_or_below(name, dir) } else { path::parent(name).is_some_and(|parent| parent == dir) }
 }
 
@@ -350,7 +427,7 @@ mod tests {
 
     fn found(job: Job, names: &[(&str, Inode, u32)]) -> Found {
         let names = names.iter().map(|(path, inode, nlink)| (p(path), *inode, *nlink)).collect();
-        Found { job, names, took: Duration::from_millis(10) }
+        Found { job, names, special: Vec::new(), took: Duration::from_millis(10) }
     }
 
     fn started() -> Links {
@@ -363,6 +440,29 @@ mod tests {
             "rsync's first pass links them"
         );
         links
+    }
+
+    #[test]
+    fn a_walk_that_could_not_begin_is_tried_again() {
+        let mut links = started();
+        let (ticket, _) = links.want_whole(Duration::ZERO, A);
+        let near = links.want(&p("d"), true);
+        links.hurry();
+        let job = links.begin(Duration::ZERO).unwrap();
+        links.put_off(Duration::ZERO, job.clone());
+        // A flush waits, and the directory is asked about again: not before its time all the same.
+        links.hurry();
+        assert_eq!(links.want(&p("d"), false), near);
+        assert_eq!((links.begin(Duration::ZERO), links.next_due()), (None, Some(RETRY)));
+        assert_eq!(links.begin(RETRY), Some(job.clone()));
+        assert!(!links.has_ended(ticket) && !links.has_ended(near));
+        links.end(RETRY, found(job, &[]));
+        assert!(links.has_ended(ticket) && links.has_ended(near));
+        // The walk at the start is still that.
+        let mut links = Links::new(100);
+        let first = links.begin(Duration::ZERO).unwrap();
+        links.put_off(Duration::ZERO, first.clone());
+        assert_eq!(links.begin(RETRY), Some(first));
     }
 
     #[test]
@@ -459,6 +559,25 @@ mod tests {
         };
         links.end(Duration::ZERO, found(job, &[("m/9", ((8, 1), 14), 2)]));
         assert!(links.whole && links.rest().is_some(), "its other name is nowhere in m");
+    }
+
+    #[test]
+    fn a_file_with_too_many_names_is_not_kept_together() {
+        let mut links = Links::new(10_000);
+        for n in 0..3 * MOST_TOGETHER {
+            let name = format!("d/f{n}");
+            if links.keeps_together(A, n + 1, name.as_bytes()) {
+                links.note(name.as_bytes(), A);
+            }
+            assert!(links.partners(A).count() <= MOST_TOGETHER as usize);
+        }
+        assert_eq!((links.sizes(), links.apart()), ((0, 0), 1));
+        assert!(!links.note(b"d/f0", A) && links.crossing(b"d", true).is_empty());
+        // By names alone, too.
+        (0..=MOST_TOGETHER).for_each(|n| _ = links.note(format!("e/f{n}").as_bytes(), B));
+        assert_eq!((links.sizes(), links.apart()), ((0, 0), 2));
+        // When most of them are gone, the rest is one file again.
+        assert!(links.keeps_together(A, 2, b"d/f0") && links.note(b"d/f0", A));
     }
 
     #[test]

@@ -1,28 +1,37 @@
 //! The `fansync` command: parses, calls the library, maps the result to an exit code.
 
+#![deny(clippy::print_stdout, clippy::print_stderr, reason = "they panic where the output cannot be written")]
+
 use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode as ProcessExit;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use fansync::cli::{self, CheckArgs, Command, SteerArgs};
-use fansync::config::{Config, ConfigErrors, Daemon, LogConfig, LogFormat};
+use fansync::cli::{self, CheckArgs, Command, FlushArgs, StatusArgs, SteerArgs};
+use fansync::config::{Config, ConfigErrors};
 use fansync::control::{self, Reply, Request, Steer};
-use fansync::daemon::{self, Mode, Reread};
+use fansync::daemon::{self, MissingSource, Mode, Reread};
 use fansync::events::{self, EventsArgs, Followed};
 use fansync::exit::ExitCode;
 use fansync::explain::{self, ExplainArgs};
 use fansync::failover::cli::{FailoverArgs, act};
 use fansync::failover::config::Config as FailoverConfig;
 use fansync::failover::daemon::Mode as FailoverMode;
+use fansync::import::Program;
+use fansync::log;
 use fansync::manual;
+use fansync::out;
 use fansync::sersync::detach::{self, Detached};
 use fansync::sersync::{Flags, SersyncArgs};
 use fansync::verify::cli::{self as verify, Failed, VerifyArgs};
 
 fn main() -> ProcessExit {
+    // Passwords and keys pass through its memory. That it cannot be set leaves things as they were.
+    let _ = fansync::sys::child::no_core_dumps();
     let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
+        // Help and version are output; what is wrong with the command line goes to standard error.
+        Err((error, ExitCode::Done)) => return out::written(error.print(), ExitCode::Done).into(),
         Err((error, code)) => {
             let _ = error.print();
             return code.into();
@@ -32,43 +41,37 @@ fn main() -> ProcessExit {
         Command::Mirror(args) => match Config::for_mirror(&args.source, &args.targets, &args.overrides()) {
             Ok(config) if args.dry_run => rehearse(&config),
             Ok(config) => {
-                let mode = Mode { once: args.once, any_socket: args.socket.is_none(), state: false, ..Mode::default() };
+                let mode = Mode {
+                    once: args.once,
+                    any_socket: args.socket.is_none(),
+                    state: false,
+                    ends_with_terminal: std::io::IsTerminal::is_terminal(&std::io::stderr()),
+                    ..Mode::default()
+                };
                 run(&config, mode, None)
             }
             Err(errors) => refuse(&errors),
         },
-        Command::Run(args) => match Config::load(&args.config) {
-            Ok(config) => run(&config, Mode { state: true, ..Mode::default() }, Some(&|| Config::load(&args.config))),
-            Err(errors) => refuse(&errors),
-        },
-        Command::Sersync(args) => sersync(&args),
-        Command::Import(args) => match fansync::sersync::load(&args.file, &Flags::from(&args)) {
-            Ok(loaded) => print(fansync::sersync::toml(&loaded)),
-            Err(errors) => refuse(&errors),
-        },
-        Command::Check(args) if begins_as_xml(&args.config) => match fansync::sersync::load(&args.config, &Flags::default()) {
-            Ok(loaded) => {
-                for note in &loaded.notes {
-                    eprintln!("{}:{}: {}", args.config.display(), note.line, note.text);
-                }
-                for text in loaded.unseen() {
-                    eprintln!("look at the target: {text}");
-                }
-                check(&loaded.config, args.effective)
+        Command::Run(args) => {
+            let file = args.config();
+            match Config::load(&file) {
+                Ok(config) => run(
+                    &config,
+                    Mode { state: true, missing: MissingSource::IsAwaited, ..Mode::default() },
+                    Some(&|| Config::load(&file)),
+                ),
+                Err(errors) => refuse(&errors),
             }
-            Err(errors) => refuse(&errors),
-        },
-        Command::Check(args) if FailoverConfig::is_one(&args.config) => check_failover(&args),
-        Command::Check(args) => match Config::load(&args.config) {
-            Ok(config) => check(&config, args.effective),
-            Err(errors) => refuse(&errors),
-        },
-        Command::Status(args) if args.watch => watch(&socket(args.socket)),
-        Command::Status(args) => status(args.socket, args.json),
-        Command::Flush(args) => {
-            let timeout_ms = args.timeout.as_millis() as u64;
-            flush(args.socket, Request::Flush { mirror: args.mirror, target: args.target, timeout_ms }, args.timeout)
         }
+        Command::Sersync(args) => sersync(&args),
+        Command::Import(args) => match fansync::import::toml(&args) {
+            Ok(text) => print(Ok::<_, std::convert::Infallible>(text)),
+            Err(errors) => refuse(&errors),
+        },
+        Command::Check(args) => check_file(&args),
+        Command::Status(args) if args.watch => socket(args.socket).map_or_else(|code| code, |path| watch(&path)),
+        Command::Status(args) => status(args),
+        Command::Flush(args) => flush(&args),
         Command::Verify(args) => verify(&args),
         Command::Explain(args) => explain(args),
         Command::Events(args) => events(args),
@@ -79,23 +82,11 @@ fn main() -> ProcessExit {
         }
         Command::Retry(args) => steer(args, Steer::Retry),
         Command::Failover(args) => failover(args),
-        Command::Completions(args) => completions(args.shell),
+        Command::Completions(args) => out::write(&manual::completions(args.shell), ExitCode::Done),
         Command::Man(args) => man(&args.dir),
     };
+    log::finish();
     code.into()
-}
-
-fn completions(shell: clap_complete::Shell) -> ExitCode {
-    use std::io::Write;
-    match std::io::stdout().write_all(&manual::completions(shell)) {
-        Ok(()) => ExitCode::Done,
-        // Nobody reads on, as in `fansync completions bash | head`.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::Done,
-        Err(error) => {
-            eprintln!("error: cannot write to standard output: {error}");
-            ExitCode::Unavailable
-        }
-    }
 }
 
 fn man(dir: &std::path::Path) -> ExitCode {
@@ -111,18 +102,20 @@ fn man(dir: &std::path::Path) -> ExitCode {
 fn failover(args: FailoverArgs) -> ExitCode {
     if let Some(action) = &args.action {
         let (said, code) = act(action);
-        match said {
-            Ok(text) if text.is_empty() => {}
-            Ok(text) => println!("{text}"),
-            Err(text) => eprintln!("error: {text}"),
-        }
-        return code;
+        return match said {
+            Ok(text) if text.is_empty() => code,
+            Ok(text) => out::print(format_args!("{text}\n"), code),
+            Err(text) => {
+                out::error(text);
+                code
+            }
+        };
     }
     let config = match FailoverConfig::load(&args.config.unwrap_or_default()) {
         Ok(config) => config,
         Err(errors) => return refuse(&errors),
     };
-    log_to_stderr(config.log());
+    log::begin(config.log());
     match fansync::failover::daemon::run(&config, FailoverMode { once: args.once, dry_run: args.dry_run }) {
         Ok(code) => code,
         Err(error) => {
@@ -132,37 +125,52 @@ fn failover(args: FailoverArgs) -> ExitCode {
     }
 }
 
-fn check_failover(args: &CheckArgs) -> ExitCode {
-    if args.effective {
-        eprintln!("error: --effective is for a configuration with a [[mirror]]");
+fn check_file(args: &CheckArgs) -> ExitCode {
+    let file = args.config();
+    if let Some(program) = Program::of(&file) {
+        return match program.load(&file, &Flags::default(), false) {
+            Ok(loaded) => {
+                for note in &loaded.notes {
+                    out::note(format_args!("{}:{}: {}", file.display(), note.line, note.text));
+                }
+                for text in loaded.unseen() {
+                    out::note(format_args!("look at the target: {text}"));
+                }
+                check(&loaded.config, args)
+            }
+            Err(errors) => refuse(&errors),
+        };
+    }
+    if FailoverConfig::is_one(&file) {
+        return check_failover(&file, args.effective);
+    }
+    match Config::load(&file) {
+        Ok(config) => check(&config, args),
+        Err(errors) => refuse(&errors),
+    }
+}
+
+fn check_failover(file: &std::path::Path, effective: bool) -> ExitCode {
+    if effective {
+        out::error("--effective is for a configuration with a [[mirror]]");
         return ExitCode::Usage;
     }
-    match FailoverConfig::load(&args.config) {
+    match FailoverConfig::load(file) {
         Ok(config) => {
             for warning in config.server.iter().flat_map(fansync::failover::mirror::warnings) {
-                eprintln!("warning: {warning}");
+                out::warning(warning);
             }
-            println!("the configuration is valid");
-            ExitCode::Done
+            out::print("the configuration is valid\n", ExitCode::Done)
         }
         Err(errors) => refuse(&errors),
     }
 }
 
-fn begins_as_xml(path: &std::path::Path) -> bool {
-    use std::io::Read;
-    let mut start = Vec::new();
-    std::fs::File::open(path).is_ok_and(|f| f.take(4096).read_to_end(&mut start).is_ok()) && fansync::sersync::is_xml(&start)
-}
-
 fn print(text: Result<String, impl Error>) -> ExitCode {
     match text {
-        Ok(text) => {
-            print!("{text}");
-            ExitCode::Done
-        }
+        Ok(text) => out::print(text, ExitCode::Done),
         Err(error) => {
-            eprintln!("error: {error}");
+            out::error(error);
             ExitCode::Bug
         }
     }
@@ -179,7 +187,7 @@ fn sersync(args: &SersyncArgs) -> ExitCode {
             Ok(Detached::Run) => {}
             Ok(Detached::Leave(code)) => return code,
             Err(error) => {
-                eprintln!("error: cannot detach: {error}");
+                out::error(format_args!("cannot detach: {error}"));
                 return ExitCode::Unavailable;
             }
         }
@@ -194,50 +202,43 @@ fn sersync(args: &SersyncArgs) -> ExitCode {
             };
         }
     };
-    log_to_stderr(loaded.config.daemon.log);
+    log::begin(loaded.config.daemon.log);
     for note in &loaded.notes {
         tracing::info!(line = note.line, "{}: {}", args.file.display(), note.text);
     }
-    let mode = Mode { state: true, any_socket: true, ready: Some(detach::ready), ..Mode::default() };
+    let mode =
+        Mode { state: true, missing: MissingSource::IsAwaited, any_socket: true, ready: Some(detach::ready), ..Mode::default() };
     let reread = || fansync::sersync::load(&args.file, &Flags::from(args)).map(|loaded| loaded.config);
     serve(&loaded.config, mode, Some(&reread))
 }
 
 fn refuse(errors: &ConfigErrors) -> ExitCode {
-    eprintln!("{errors}");
+    out::explained(errors);
     ExitCode::Config
 }
 
 fn fail(error: &dyn Error, help: Option<String>) {
-    eprint!("error: {error}");
+    let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
-        eprint!(": {cause}");
+        text = format!("{text}: {cause}");
         next = cause.source();
     }
-    eprintln!();
+    out::error(text);
     if let Some(help) = help {
-        eprintln!("help:  {help}");
-    }
-}
-
-fn log_to_stderr(log: LogConfig) {
-    let level = tracing::Level::from(log.level);
-    let builder = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false);
-    match log.format {
-        LogFormat::Json => builder.json().flatten_event(true).init(),
-        LogFormat::Text => {
-            builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();
-        }
+        out::explained(format_args!("help: {help}"));
     }
 }
 
 fn run(config: &Config, mode: Mode, reread: Option<Reread<'_>>) -> ExitCode {
-    log_to_stderr(config.daemon.log);
+    log::begin(config.daemon.log);
     serve(config, mode, reread)
 }
 
 fn serve(config: &Config, mode: Mode, reread: Option<Reread<'_>>) -> ExitCode {
+    for text in config.others_can_change().into_iter().chain(config.set_id_changes_hands()) {
+        tracing::warn!("{text}");
+    }
     match daemon::run(config, mode, reread) {
         Ok(code) => code,
         Err(error) => {
@@ -247,42 +248,51 @@ fn serve(config: &Config, mode: Mode, reread: Option<Reread<'_>>) -> ExitCode {
     }
 }
 
-fn check(config: &Config, effective: bool) -> ExitCode {
+fn check(config: &Config, args: &CheckArgs) -> ExitCode {
     for warning in config.warnings() {
-        eprintln!("warning: {warning}");
+        out::warning(warning);
     }
-    if effective {
-        match config.to_toml() {
-            Ok(text) => print!("{text}"),
-            Err(error) => {
-                fail(&error, None);
-                return ExitCode::Bug;
-            }
+    let shown = || if args.show_secrets { config.to_toml() } else { config.without_secrets().to_toml() };
+    match args.effective.then(shown) {
+        None => out::print("the configuration is valid\n", ExitCode::Done),
+        Some(Ok(text)) => out::print(text, ExitCode::Done),
+        Some(Err(error)) => {
+            fail(&error, None);
+            ExitCode::Bug
         }
-    } else {
-        println!("the configuration is valid");
     }
-    ExitCode::Done
 }
 
-fn socket(given: Option<PathBuf>) -> PathBuf {
-    given.unwrap_or_else(|| daemon::find_socket(&Daemon::default().status_socket))
+/// The socket that the command line names, or the environment, or the only one that there is.
+fn socket(given: Option<PathBuf>) -> Result<PathBuf, ExitCode> {
+    given.map_or_else(usual_socket, Ok).map_err(|several| {
+        out::error(several);
+        ExitCode::Unavailable
+    })
 }
 
-fn ask(path: &std::path::Path, request: &Request, patience: Duration) -> Result<Reply, ExitCode> {
-    answered(control::ask(path, request, patience))
+/// The same for a command that has none of its own.
+fn usual_socket() -> Result<PathBuf, control::find::Several> {
+    match std::env::var_os("FANSYNC_SOCKET").filter(|value| !value.is_empty()) {
+        Some(path) => Ok(path.into()),
+        None => control::find::socket(),
+    }
+}
+
+fn ask(given: Option<PathBuf>, request: &Request, patience: Duration) -> Result<Reply, ExitCode> {
+    answered(control::ask(&socket(given)?, request, patience))
 }
 
 /// The daemon's answer, unless it is that the request cannot be served.
 fn answered(asked: Result<Reply, control::Error>) -> Result<Reply, ExitCode> {
     match asked {
         Ok(Reply::Error { message }) => {
-            eprintln!("error: {message}");
+            out::error(message);
             Err(ExitCode::Usage)
         }
         Ok(reply) => Ok(reply),
         Err(error) => {
-            fail(&error, None);
+            fail(&error, error.help().map(Into::into));
             let denied = error.source().and_then(|e| e.downcast_ref::<std::io::Error>());
             Err(match denied.map(std::io::Error::kind) {
                 Some(std::io::ErrorKind::PermissionDenied) => ExitCode::NotPermitted,
@@ -293,33 +303,37 @@ fn answered(asked: Result<Reply, control::Error>) -> Result<Reply, ExitCode> {
 }
 
 fn rehearse(config: &Config) -> ExitCode {
+    let mut printed = ExitCode::Done;
     let code = fansync::verify::rehearse(config, &mut |told| match told {
-        Ok(text) => print!("{text}"),
-        Err(text) => eprintln!("error: {text}"),
+        Ok(text) if printed == ExitCode::Done => printed = out::print(text, printed),
+        Ok(_) => {}
+        Err(text) => out::error(text),
     });
-    println!("nothing was changed");
-    code
+    match printed {
+        ExitCode::Done => out::print("nothing was changed\n", code),
+        failed => failed,
+    }
 }
 
 fn explain(args: ExplainArgs) -> ExitCode {
     let paths = match explain::meanings(&args.path) {
         Ok(paths) => paths,
         Err(error) => {
-            eprintln!("error: cannot tell the working directory: {error}; give an absolute path");
+            out::error(format_args!("cannot tell the working directory: {error}; give an absolute path"));
             return ExitCode::Usage;
         }
     };
-    match ask(&socket(args.socket), &Request::Explain { paths }, Duration::from_secs(10)) {
+    match ask(args.socket, &Request::Explain { paths }, Duration::from_secs(10)) {
         Ok(Reply::Explain(told)) => {
-            match args.json {
-                true => println!("{}", serde_json::json!(told)),
-                false => print!("{}", told.human()),
-            }
+            let code = if told.mirrors.is_empty() { ExitCode::Differences } else { ExitCode::Done };
+            let code = match args.json {
+                true => out::print(format_args!("{}\n", serde_json::json!(told)), code),
+                false => out::print(told.human(), code),
+            };
             if told.mirrors.is_empty() {
-                eprintln!("error: {}", explain::nowhere(&args.path, &told.elsewhere));
-                return ExitCode::Differences;
+                out::error(explain::nowhere(&std::path::absolute(&args.path).unwrap_or(args.path), &told.elsewhere));
             }
-            ExitCode::Done
+            code
         }
         Ok(_) => ExitCode::Bug,
         Err(code) => code,
@@ -327,11 +341,15 @@ fn explain(args: ExplainArgs) -> ExitCode {
 }
 
 fn events(mut args: EventsArgs) -> ExitCode {
-    let path = socket(args.socket.take());
-    match events::follow(&path, &args, &mut std::io::stdout().lock()) {
+    let path = match socket(args.socket.take()) {
+        Ok(path) => path,
+        Err(code) => return code,
+    };
+    match events::follow(&path, &args, &mut out::Patient(std::io::stdout().lock())) {
         Ok(Followed::Told) => ExitCode::Done,
+        Ok(Followed::NotWritten(why)) => out::written(Err(why), ExitCode::Done),
         Ok(Followed::Ended) => {
-            eprintln!("error: the daemon has ended");
+            out::error("the daemon has ended");
             ExitCode::Unavailable
         }
         Ok(Followed::Refused(reply)) => answered(Ok(*reply)).map_or_else(|code| code, |_| ExitCode::Bug),
@@ -340,22 +358,22 @@ fn events(mut args: EventsArgs) -> ExitCode {
 }
 
 fn verify(args: &VerifyArgs) -> ExitCode {
-    let reply = match args.run(|| socket(None)) {
+    let reply = match args.run(usual_socket) {
         Ok(reply) => answered(Ok(reply)),
         Err(Failed::Ask(error)) => answered(Err(error)),
         Err(Failed::Config(errors)) => Err(refuse(&errors)),
         Err(failed) => {
-            eprintln!("error: {failed}");
+            out::error(&failed);
             Err(failed.exit_code())
         }
     };
     match reply {
         Ok(Reply::Verify { reports }) => {
+            let code = verify::exit_code(&reports);
             match args.json {
-                true => println!("{}", serde_json::json!({ "reports": reports })),
-                false => print!("{}", verify::human(&reports)),
+                true => out::print(format_args!("{}\n", serde_json::json!({ "reports": reports })), code),
+                false => out::print(verify::human(&reports), code),
             }
-            verify::exit_code(&reports)
         }
         Ok(_) => ExitCode::Bug,
         Err(code) => code,
@@ -372,29 +390,61 @@ fn watch(socket: &std::path::Path) -> ExitCode {
     }
 }
 
-fn status(path: Option<PathBuf>, json: bool) -> ExitCode {
-    match ask(&socket(path), &Request::Status, Duration::from_secs(10)) {
-        Ok(Reply::Status(snapshot)) if json => match serde_json::to_string(&snapshot) {
-            Ok(text) => {
-                println!("{text}");
-                ExitCode::Done
-            }
+fn status(args: StatusArgs) -> ExitCode {
+    let mut snapshot = match ask(args.socket, &Request::Status, Duration::from_secs(10)) {
+        Ok(Reply::Status(snapshot)) => snapshot,
+        Ok(_) => return ExitCode::Bug,
+        Err(code) => return code,
+    };
+    if let Some(name) = &args.mirror {
+        let known: Vec<String> = snapshot.mirrors.iter().map(|m| m.name.clone()).collect();
+        snapshot.mirrors.retain(|m| m.name == *name);
+        if snapshot.mirrors.is_empty() {
+            out::error(format_args!("no mirror {name}; there are: {}", known.join(", ")));
+            return ExitCode::Usage;
+        }
+    }
+    let code = if args.exit_code { snapshot.health().exit_code() } else { ExitCode::Done };
+    match (args.json, args.brief) {
+        (true, _) => match serde_json::to_string(&snapshot) {
+            Ok(text) => out::print(format_args!("{text}\n"), code),
             Err(_) => ExitCode::Bug,
         },
-        Ok(Reply::Status(snapshot)) => {
-            print!("{}", snapshot.human());
-            ExitCode::Done
-        }
-        Ok(_) => ExitCode::Bug,
-        Err(code) => code,
+        (false, true) => out::print(snapshot.brief(), code),
+        (false, false) => out::print(snapshot.human(), code),
     }
 }
 
-fn flush(path: Option<PathBuf>, request: Request, timeout: Duration) -> ExitCode {
-    match ask(&socket(path), &request, timeout) {
+/// How often it is asked whether a daemon has come up.
+const DAEMON_POLL: Duration = Duration::from_millis(100);
+
+fn flush(args: &FlushArgs) -> ExitCode {
+    let deadline = Instant::now() + args.timeout;
+    let begun = Instant::now();
+    let mut mentioned = false;
+    let asked = loop {
+        let path = match socket(args.socket.clone()) {
+            Ok(path) => path,
+            Err(code) => return code,
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout_ms = left.as_millis() as u64;
+        let request = Request::Flush { mirror: args.mirror.clone(), target: args.target.clone(), timeout_ms };
+        match control::ask(&path, &request, left) {
+            // It may be starting, as in `fansync mirror … & fansync flush`.
+            Err(error) if error.is_nobody() && !left.is_zero() => {
+                if begun.elapsed() > Duration::from_secs(1) && !std::mem::replace(&mut mentioned, true) {
+                    out::note(format_args!("{error}; waiting for one, at most {:?}", args.timeout));
+                }
+                std::thread::sleep(DAEMON_POLL.min(left));
+            }
+            asked => break answered(asked),
+        }
+    };
+    match asked {
         Ok(Reply::Flush(flushed)) => {
             for w in &flushed.waiting {
-                eprintln!("error: {} does not hold every change: {}", w.target, w.why);
+                out::error(format_args!("{} does not hold every change: {}", w.target, w.why));
             }
             match flushed.waiting.as_slice() {
                 [] => ExitCode::Done,
@@ -409,15 +459,18 @@ fn flush(path: Option<PathBuf>, request: Request, timeout: Duration) -> ExitCode
 
 fn steer(args: SteerArgs, what: Steer) -> ExitCode {
     let request = Request::Steer { what, mirror: args.mirror, target: args.target };
-    match ask(&socket(args.socket), &request, Duration::from_secs(10)) {
+    match ask(args.socket, &request, Duration::from_secs(10)) {
         Ok(Reply::Steer { targets }) => {
+            let all_done = targets.iter().all(|t| t.done);
+            let mut code = if all_done { ExitCode::Done } else { ExitCode::Differences };
             for t in &targets {
+                let line = format!("{}: {}", t.target, t.said);
                 match t.done {
-                    true => println!("{}: {}", t.target, t.said),
-                    false => eprintln!("error: {}: {}", t.target, t.said),
+                    true => code = out::print(line + "\n", code),
+                    false => out::error(line),
                 }
             }
-            if targets.iter().all(|t| t.done) { ExitCode::Done } else { ExitCode::Differences }
+            code
         }
         Ok(_) => ExitCode::Bug,
         Err(code) => code,

@@ -4,9 +4,11 @@
 //! list and become text only for a human eye.
 
 use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt;
-use std::ops::Deref;
+use std::ops::{Bound, Deref};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -82,6 +84,12 @@ impl Deref for RelPath {
     }
 }
 
+impl AsRef<[u8]> for RelPath {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 impl Borrow<[u8]> for RelPath {
     fn borrow(&self) -> &[u8] {
         &self.0
@@ -124,6 +132,30 @@ pub fn base(path: &[u8]) -> &[u8] {
 /// Whether `path` is `above` or lies below it. Everything is below the root.
 pub fn is_at_or_below(path: &[u8], above: &[u8]) -> bool {
     above.is_empty() || (path.starts_with(above) && (path.len() == above.len() || path[above.len()] == b'/'))
+}
+
+/// Byte order in which everything below a directory follows it directly: `/` before all other bytes.
+pub fn tree_order(a: &[u8], b: &[u8]) -> Ordering {
+    let differs = a.iter().zip(b).position(|(a, b)| a != b);
+    match differs {
+        None => a.len().cmp(&b.len()),
+        Some(at) => match (a[at], b[at]) {
+            (b'/', _) => Ordering::Less,
+            (_, b'/') => Ordering::Greater,
+            (a, b) => a.cmp(&b),
+        },
+    }
+}
+
+/// Whether a key of `map` is `path` or lies below it. O(log n).
+pub fn any_at_or_below<V>(map: &BTreeMap<RelPath, V>, path: &[u8]) -> bool {
+    if path.is_empty() {
+        return !map.is_empty();
+    }
+    // Between the path and what is below it come other names that begin with it: `a`, `a-b`, `a/b`.
+    let from = [path, b"/"].concat();
+    let next = map.range::<[u8], _>((Bound::Included(&*from), Bound::Unbounded)).next();
+    map.contains_key(path) || next.is_some_and(|(next, _)| next.starts_with(&from))
 }
 
 /// A path for a human eye: control bytes, invalid UTF-8, and what turns the writing direction or breaks lines as `\xNN`, the root
@@ -189,6 +221,29 @@ mod tests {
         assert!(is_at_or_below(b"a", b"a"));
         assert!(!is_at_or_below(b"ab", b"a"));
         assert!(is_at_or_below(b"x", b""));
+    }
+
+    #[test]
+    fn order_of_the_tree() {
+        for (a, b) in [("a", "a/b"), ("a/b", "a-c"), ("a/z", "a\u{1}"), ("", "a"), ("a/b/c", "a/c"), ("a", "b")] {
+            assert_eq!(tree_order(a.as_bytes(), b.as_bytes()), Ordering::Less, "{a:?} {b:?}");
+            assert_eq!(tree_order(b.as_bytes(), a.as_bytes()), Ordering::Greater, "{a:?} {b:?}");
+        }
+    }
+
+    #[test]
+    fn one_that_begins_alike_is_not_below() {
+        for (keys, path, want) in [
+            (&["a/bc", "a-b", "a.b"][..], "a/b", false),
+            (&["a/bc", "a/b"], "a/b", true),
+            (&["a/b-c", "a/b/c"], "a/b", true),
+            (&["a"], "a/b", false),
+            (&["a"], "", true),
+            (&[], "", false),
+        ] {
+            let map: BTreeMap<RelPath, ()> = keys.iter().map(|key| (RelPath::from_normal(*key), ())).collect();
+            assert_eq!(any_at_or_below(&map, path.as_bytes()), want, "{keys:?} {path}");
+        }
     }
 
     #[test]

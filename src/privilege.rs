@@ -50,6 +50,15 @@ pub fn of_rsync(location: &Location, ssh: Option<&str>, extras: Extras) -> Optio
     Some(Caps::of(&list))
 }
 
+/// What a run may have that fetches the mark of a target: nothing, but to read it from a directory of this host.
+pub fn of_fetch(location: &Location, ssh: Option<&str>) -> Option<Caps> {
+    let usual = of_rsync(location, ssh, Extras::default())?;
+    Some(match location {
+        Location::Local(_) => usual.in_common(Caps::of(&[Capability::CAP_DAC_READ_SEARCH])),
+        Location::Daemon { .. } | Location::Ssh { .. } => Caps::of(&[]),
+    })
+}
+
 /// What all rsync runs of a configuration need together; `None` when that cannot be told.
 fn of_children(mirrors: &[Mirror]) -> Option<Caps> {
     let targets = mirrors.iter().flat_map(|m| m.targets.iter().map(move |t| (m, t)));

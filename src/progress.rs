@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
-use crate::status::span;
+use crate::status::{plural, span};
 use crate::sync::run::Run;
 
 pub use bar::Bar;
@@ -147,8 +147,8 @@ impl Progress {
     /// The figures in one line: `1204 of 30301 files, 12.3 MiB, 310 files/s, 4.2 MiB/s, 1m 5s left`.
     pub fn figures(&self) -> String {
         let mut out = match (self.files_done, self.files_total) {
-            (done, 0) => format!("{done} files so far"),
-            (done, total) => format!("{done} of {total} files"),
+            (done, 0) => format!("{} so far", plural(done, "file")),
+            (done, total) => format!("{done} of {}", plural(total, "file")),
         };
         if self.bytes > 0 {
             let _ = write!(out, ", {}", ByteSize(self.bytes));
@@ -166,6 +166,18 @@ impl Progress {
             None => {}
         }
         out
+    }
+
+    /// The figures where there is little room, what matters most first: `1m 5s left, 310 files/s, 1204 of 30301 files, 12.3 MiB`.
+    pub fn brief(&self) -> String {
+        let left = self.eta_seconds.map(|left| format!("{} left", span(left)));
+        let done = match (self.files_done, self.files_total) {
+            (done, 0) => format!("{} so far", plural(done, "file")),
+            (done, total) => format!("{done} of {}", plural(total, "file")),
+        };
+        let bytes = (self.bytes > 0).then(|| ByteSize(self.bytes).to_string());
+        let parts: Vec<String> = [left, self.rate(), Some(done), bytes].into_iter().flatten().collect();
+        parts.join(", ")
     }
 
     fn rate(&self) -> Option<String> {
@@ -217,6 +229,12 @@ mod tests {
             open.figures(),
             "250 files so far, 5.0 MiB, 25 files/s, 512.0 KiB/s; time left not known: its end is not in sight"
         );
+        assert_eq!(open.brief(), "25 files/s, 512.0 KiB/s, 250 files so far, 5.0 MiB");
+        let long = Figures { elapsed: SECONDS(120), moving: SECONDS(100), done: 69_010, total: 200_421, share: Some(0.34), ..of };
+        let brief = Progress::new(String::new(), long).brief();
+        assert_eq!(brief, "3m 14s left, 690 files/s, 69010 of 200421 files");
+        // What is left of 80 columns behind `⠦ mirror/t1: comparing the whole tree ██░░░░░░░░ `.
+        assert!(brief.split(", 69010").next().is_some_and(|vital| vital.len() <= 80 - 50), "{brief}");
         let done = Progress::new(String::new(), Figures { share: Some(1.0), done: 1000, ..of });
         assert_eq!(done.eta_seconds, Some(0.0));
     }

@@ -1,5 +1,7 @@
 //! What the daemon tells of itself: one `Snapshot` type, printed as JSON or for a human.
 
+mod verdict;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -8,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::lost::Cause;
 use crate::progress::Progress;
 pub use crate::verify::board::Verify;
+pub use verdict::Health;
 
 /// Everything, at one moment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -24,19 +27,31 @@ pub struct Snapshot {
     /// Why the configuration in force is not that of the file, with its place there; empty when it is.
     #[serde(default)]
     pub config_error: String,
+    /// Lines of the log that could not be written.
+    #[serde(default)]
+    pub log_lost: crate::log::Lost,
     /// One per `[[mirror]]`.
     pub mirrors: Vec<Mirror>,
 }
 
 /// One mirror.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Mirror {
     /// Its name.
     pub name: String,
     /// The canonical watch root.
     pub source: String,
+    /// The source as configured, where a symbolic link on it leads elsewhere; empty otherwise.
+    #[serde(default)]
+    pub given: String,
     /// How each filesystem is watched.
     pub watch: Vec<Watch>,
+    /// The rsync that is run; empty for a mirror without targets.
+    #[serde(default)]
+    pub rsync: String,
+    /// What is unsafe about that rsync; empty when nothing is known.
+    #[serde(default)]
+    pub rsync_unsafe: String,
     /// How events are read, and why so.
     pub reader: String,
     /// How often the reader waited because the ring was full, or all buffers were; events then wait in the kernel.
@@ -46,12 +61,27 @@ pub struct Mirror {
     pub ready: bool,
     /// Why nothing is sent although targets may be well; empty when it is.
     pub held: String,
+    /// Places below the source that are left alone.
+    #[serde(default)]
+    pub apart: Vec<Apart>,
+    /// Why the state that a restart begins with is not saved; empty when it is.
+    #[serde(default)]
+    pub state_unsaved: String,
+    /// For how long.
+    #[serde(default)]
+    pub state_unsaved_seconds: f64,
+    /// Its engine has not answered for so long; the rest is what it said then. 0 when it answers.
+    #[serde(default)]
+    pub unanswered_seconds: f64,
     /// Events decoded.
     pub events: u64,
     /// Events that made no path dirty: outside the root, or excluded.
     pub foreign: u64,
     /// Directories that were looked up by handle.
     pub lookups: u64,
+    /// Walks over the source for files that changed and had no path.
+    #[serde(default)]
+    pub searches: u64,
     /// Directories known inside the root.
     pub directories: u64,
     /// Directories outside the root or left out that the kernel was told not to report, as they were busy.
@@ -61,6 +91,9 @@ pub struct Mirror {
     /// Whether files are sent while they are open for writing.
     #[serde(default)]
     pub follow_open_files: bool,
+    /// Why, or why not.
+    #[serde(default)]
+    pub follow_why: String,
     /// Files that are being written and are looked at when `follow_interval` is over (`follow_open_files`).
     pub following: u64,
     /// Files with several names; only with `hard_links`.
@@ -78,6 +111,17 @@ pub struct Mirror {
     pub hooks: Vec<Hook>,
 }
 
+/// A place below the source that is left alone.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Apart {
+    /// Relative to the source.
+    pub path: String,
+    /// Why.
+    pub why: String,
+    /// What lies there waits; else it does not belong to the mirror.
+    pub held: bool,
+}
+
 /// What is known of hard links.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Links {
@@ -87,6 +131,9 @@ pub struct Links {
     pub names: u64,
     /// Walks over the source in search of them.
     pub walks: u64,
+    /// Files with too many names to be kept together: each name is sent as a file of its own.
+    #[serde(default)]
+    pub apart: u64,
 }
 
 /// How a mirror began, and what that took.
@@ -117,10 +164,10 @@ impl Start {
     fn human(&self) -> String {
         let walked = || {
             format!(
-                "{} directories and {} names looked at, {} paths found, {}",
-                self.directories,
-                self.entries,
-                self.found,
+                "{} and {} looked at, {} found, {}",
+                plural(self.directories, "directory"),
+                plural(self.entries, "name"),
+                plural(self.found, "path"),
                 if self.walking { "still walking".into() } else { span(self.seconds) }
             ) + &self.progress.as_ref().map(|p| format!(" ({})", p.figures())).unwrap_or_default()
         };
@@ -146,6 +193,9 @@ pub struct Watch {
     pub watches: u64,
     /// inotify: subtrees that could not be watched and are compared again and again instead.
     pub unwatched: Vec<String>,
+    /// inotify: what raises no event here, and what is done about it.
+    #[serde(default)]
+    pub unreported: String,
 }
 
 impl Mirror {
@@ -160,6 +210,13 @@ impl Mirror {
         out
     }
 }
+
+/// What to do about a source that is held.
+const BRING_BACK: &str =
+    "Bring the source back as it was and sending goes on; if it is meant as it is now: `fansync resume --accept-source`";
+
+/// What to do about a source that was missing at the start.
+const MAKE_SOURCE: &str = "Mount or make the source, and the mirror begins by itself; if the path is wrong, change it and reload";
 
 /// What [`Target::state`] can be.
 pub const TARGET_STATES: [&str; 9] = ["probing", "idle", "syncing", "failing", "down", "config", "fenced", "paused", "held"];
@@ -205,6 +262,9 @@ pub struct Target {
     pub last_success_unix: f64,
     /// Seconds until the target is tried again; 0 when it is up.
     pub retry_seconds: f64,
+    /// It is being tried at this moment.
+    #[serde(default)]
+    pub trying: bool,
     /// Failed attempts to reach it, since it was last up.
     pub tries: u64,
     /// Batches confirmed.
@@ -242,6 +302,9 @@ pub struct Target {
     pub failures: Vec<Failure>,
     /// Failures that did not fit into the list.
     pub failures_more: u64,
+    /// The last words of a run that were not understood; what they were about was compared once more. Empty for none.
+    #[serde(default)]
+    pub unknown_words: String,
     /// The last batch.
     pub last_batch: String,
     /// The last comparison with the source, or the one that runs.
@@ -311,7 +374,8 @@ pub struct Hook {
 impl Snapshot {
     /// Several lines for a terminal: what is in sync, what is not, and why.
     pub fn human(&self) -> String {
-        let mut out = String::new();
+        let mut out = self.brief();
+        out.push('\n');
         let _ = writeln!(out, "fansync {} pid {} up {}", self.version, self.pid, span(self.uptime_seconds));
         let _ = writeln!(
             out,
@@ -321,38 +385,79 @@ impl Snapshot {
         if !self.config_error.is_empty() {
             let _ = writeln!(out, "CONFIG {}", self.config_error);
         }
+        if self.log_lost.lines > 0 {
+            let since = if self.log_lost.failing { "the log cannot be written" } else { "the log is written again" };
+            let _ =
+                writeln!(out, "LOG    {} not written ({}); {since}", plural(self.log_lost.lines, "line"), self.log_lost.reason);
+        }
         for m in &self.mirrors {
-            let _ = writeln!(out, "\nmirror {}  {}", m.name, m.source);
+            let link = if m.given.is_empty() { String::new() } else { format!(" (given as {}, by a symbolic link)", m.given) };
+            let _ = writeln!(out, "\nmirror {}  {}{link}", m.name, m.source);
             if !m.held.is_empty() {
                 let _ = writeln!(out, "  HELD   {}", m.held);
+                let _ = writeln!(out, "  next   {}", if m.ready { BRING_BACK } else { MAKE_SOURCE });
+            }
+            if !m.rsync_unsafe.is_empty() {
+                let _ = writeln!(out, "  UNSAFE {}", m.rsync_unsafe);
+            }
+            if m.unanswered_seconds > 0.0 {
+                let since = span(m.unanswered_seconds);
+                let _ = writeln!(
+                    out,
+                    "  SILENT for {since}, it was as follows then: a call on its source or on state_dir does not return"
+                );
+            }
+            if !m.state_unsaved.is_empty() {
+                let since = span(m.state_unsaved_seconds);
+                let _ = writeln!(out, "  STATE  not saved for {since}: {}", m.state_unsaved);
+            }
+            for place in &m.apart {
+                let label = if place.held { "HELD" } else { "apart" };
+                let _ = writeln!(out, "  {label:<6} {}: {}", place.path, place.why);
             }
             for w in &m.watch {
                 let _ = write!(out, "  watch  {} on {} ({})", w.backend, w.mount, w.why);
                 if w.backend == "inotify" {
-                    let _ = write!(out, ", {} watches", w.watches);
+                    let _ = write!(out, ", {}", plural(w.watches, "watch"));
                 }
                 out.push('\n');
                 for u in &w.unwatched {
                     let _ = writeln!(out, "         not watched, compared periodically: {u}");
                 }
+                if !w.unreported.is_empty() {
+                    let _ = writeln!(out, "         not reported: {}", w.unreported);
+                }
             }
             if !m.start.how.is_empty() {
                 let _ = writeln!(out, "  start  {}", m.start.human());
             }
-            let _ = write!(out, "  events {} read by {}, {} outside or excluded", m.events, m.reader, m.foreign);
-            if m.reader_pauses > 0 {
-                let _ = write!(out, "; the reader waited {} times", m.reader_pauses);
+            // Nothing reads yet where the source is missing.
+            if !m.reader.is_empty() {
+                let _ = write!(out, "  events {} read by {}, {} outside or excluded", m.events, m.reader, m.foreign);
+                if m.reader_pauses > 0 {
+                    let _ = write!(out, "; the reader waited {}", plural(m.reader_pauses, "time"));
+                }
+                out.push('\n');
             }
-            out.push('\n');
+            if m.follow_open_files {
+                let _ = writeln!(out, "  follow files are sent while they are open: {}", m.follow_why);
+            }
             if m.muted_directories + m.muted_files + m.following > 0 {
                 let _ = writeln!(
                     out,
-                    "  muted  {} directories and {} files outside or excluded; {} files followed while open",
-                    m.muted_directories, m.muted_files, m.following
+                    "  muted  {} and {} outside or excluded; {} followed while open",
+                    plural(m.muted_directories, "directory"),
+                    plural(m.muted_files, "file"),
+                    plural(m.following, "file")
                 );
             }
             if let Some(l) = &m.links {
-                let _ = writeln!(out, "  links  {} files with {} names, looked for {} times", l.files, l.names, l.walks);
+                let (files, names, walks) = (plural(l.files, "file"), plural(l.names, "name"), plural(l.walks, "time"));
+                let _ = write!(out, "  links  {files} with {names}, looked for {walks}");
+                let _ = match l.apart {
+                    0 => writeln!(out),
+                    n => writeln!(out, "; {n} with too many names to be linked"),
+                };
             }
             for (cause, n) in &m.lost {
                 let then = if cause == Cause::FailingPath.name() { "tried" } else { "compared" };
@@ -366,6 +471,8 @@ impl Snapshot {
                 }
                 if t.retry_seconds > 0.0 {
                     let _ = write!(out, " (next try in {})", span(t.retry_seconds));
+                } else if t.trying && t.tries > 0 {
+                    let _ = write!(out, " (try {} goes on)", t.tries + 1);
                 }
                 out.push('\n');
                 if !t.advice.is_empty() {
@@ -382,11 +489,11 @@ impl Snapshot {
                 }
                 let _ = writeln!(
                     out,
-                    "    sent    {} files, {} deleted, {} in {} runs ({} from standby)",
-                    t.files_sent,
+                    "    sent    {}, {} deleted, {} in {} ({} from standby)",
+                    plural(t.files_sent, "file"),
                     t.deleted,
                     bytesize::ByteSize(t.bytes_sent),
-                    t.runs,
+                    plural(t.runs, "run"),
                     t.standby_hits
                 );
                 if t.renames + t.renames_sent_whole > 0 {
@@ -394,6 +501,9 @@ impl Snapshot {
                 }
                 if !t.last_batch.is_empty() {
                     let _ = writeln!(out, "    last    {}", t.last_batch);
+                }
+                if !t.unknown_words.is_empty() {
+                    let _ = writeln!(out, "    unknown {} (not understood, so compared once more)", t.unknown_words);
                 }
                 if let Some(v) = &t.verify {
                     v.human(&mut out);
@@ -404,9 +514,9 @@ impl Snapshot {
                 for f in &t.failures {
                     let _ = writeln!(
                         out,
-                        "    FAILED  {} after {} tries, next in {}: {}",
+                        "    FAILED  {} after {}, next in {}: {}",
                         f.path,
-                        f.tries,
+                        plural(f.tries.into(), "try"),
                         span(f.retry_seconds),
                         f.reason
                     );
@@ -434,15 +544,27 @@ impl Hook {
         }
         out.push('\n');
         if self.dropped > 0 {
-            let _ = writeln!(out, "    LOST    {} changes that did not fit into the queue", self.dropped);
+            let _ = writeln!(out, "    LOST    {} that did not fit into the queue", plural(self.dropped, "change"));
         }
         for f in &self.failures {
             let next = if f.retry_seconds > 0.0 { format!("next in {}", span(f.retry_seconds)) } else { "given up".into() };
-            let _ = writeln!(out, "    FAILED  {} after {} tries, {next}: {}", f.path, f.tries, f.reason);
+            let _ = writeln!(out, "    FAILED  {} after {}, {next}: {}", f.path, plural(f.tries.into(), "try"), f.reason);
         }
         if self.failures_more > 0 {
             let _ = writeln!(out, "    FAILED  and {} more", self.failures_more);
         }
+    }
+}
+
+/// A number of things: `1 path`, `2 paths`.
+pub(crate) fn plural(n: u64, noun: &str) -> String {
+    match (n, noun) {
+        (1, one) => format!("1 {one}"),
+        (n, noun) => match noun.strip_suffix('y').filter(|stem| !stem.ends_with(['a', 'e', 'o'])) {
+            Some(stem) => format!("{n} {stem}ies"),
+            None if ["s", "x", "ch", "sh"].iter().any(|end| noun.ends_with(end)) => format!("{n} {noun}es"),
+            None => format!("{n} {noun}s"),
+        },
     }
 }
 
@@ -476,18 +598,27 @@ pub(crate) mod tests {
         let mirror = Mirror {
             name: "data".into(),
             source: "/data".into(),
+            given: String::new(),
             watch: vec![],
             reader: "io_uring".into(),
+            rsync: "3.5.0".into(),
+            rsync_unsafe: String::new(),
             reader_pauses: 4,
             ready: true,
             held: String::new(),
+            apart: Vec::new(),
+            state_unsaved: String::new(),
+            state_unsaved_seconds: 0.0,
+            unanswered_seconds: 0.0,
             events: 1,
             foreign: 0,
             lookups: 0,
+            searches: 0,
             directories: 1,
             muted_directories: 2,
             muted_files: 0,
             follow_open_files: true,
+            follow_why: "NFS exports /srv (/var/lib/nfs/etab)".into(),
             following: 1,
             links: None,
             lost: [("queue_overflow".into(), 2), ("failing_path".into(), 5)].into(),
@@ -510,8 +641,17 @@ pub(crate) mod tests {
             uptime_seconds: 0.5,
             capabilities: vec!["CAP_SYS_ADMIN".into()],
             config_error: "/etc/fansync.toml:4:1: unknown key".into(),
+            log_lost: crate::log::Lost { lines: 1, reason: "No space left on device".into(), failing: true },
             mirrors: vec![mirror],
         }
+    }
+
+    #[test]
+    fn plurals() {
+        let of = |n| ["path", "entry", "batch", "directory", "try", "process", "day"].map(|noun| plural(n, noun)).join(" ");
+        assert_eq!(of(1), "1 path 1 entry 1 batch 1 directory 1 try 1 process 1 day");
+        assert_eq!(of(2), "2 paths 2 entries 2 batches 2 directories 2 tries 2 processes 2 days");
+        assert_eq!(plural(0, "path"), "0 paths");
     }
 
     #[test]
@@ -519,12 +659,13 @@ pub(crate) mod tests {
         let text = snapshot().human();
         for want in [
             "CONFIG /etc/fansync.toml:4:1: unknown key",
+            "LOG    1 line not written (No space left on device); the log cannot be written",
             "state   down: connection refused (next try in 4.0s)",
             "lag     1m 15s; 3 pending",
             "queue_overflow: 2 (compared again)",
             "failing_path: 5 (tried again)",
             "the reader waited 4 times",
-            "muted  2 directories and 0 files outside or excluded; 1 files followed",
+            "muted  2 directories and 0 files outside or excluded; 1 file followed",
             "start  walk over the source: 7 directories and 90 names looked at, 3 paths found, 250ms",
             "FAILED  a\\x0a",
             "state   retrying: refused (next try in 3.0s)",

@@ -353,6 +353,27 @@ impl Server {
         let _ = fs::remove_file(self.dir.join("exported"));
     }
 
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("socket")
+    }
+
+    /// To its role's process.
+    pub fn signal(&self, signal: Signal) {
+        self.agent.as_ref().expect("it lives").signal(signal);
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Changes its configuration for the next start.
+    pub fn configure(&self, from: &str, to: &str) {
+        let file = self.dir.join("config");
+        let text = fs::read_to_string(&file).expect("it was written");
+        assert!(text.contains(from), "{text}");
+        fs::write(file, text.replace(from, to)).expect("a config can be written");
+    }
+
     pub fn set(&self, epoch: u64, role: Role) {
         mark::write(&self.tree, &Mark::new(epoch, role, "test")).expect("a mark can be written");
     }
@@ -418,6 +439,10 @@ impl Server {
 }
 
 impl Prepared {
+    pub fn config(&self) -> PathBuf {
+        self.dir.join("config")
+    }
+
     pub fn start(self) -> Web {
         let config = fs::read_to_string(self.dir.join("config")).expect("it was written");
         let service = start(&self.dir, &config);
@@ -445,6 +470,10 @@ impl Web {
 
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("socket")
     }
 
     pub fn signal(&self, signal: Signal) {

@@ -95,6 +95,27 @@ pub fn cases() -> Vec<Case> {
             }
             Ok(())
         }),
+        case("events_of_a_moved_tree_are_one_subtree", ANY, |fs| {
+            let work = tempfile::tempdir().expect("a directory can be made");
+            let log = work.path().join("log");
+            let program = script(work.path(), &format!("echo \"$FANSYNC_KIND $FANSYNC_RELATIVE_PATH\" >> {}", log.display()));
+            let m = Setup::new(fs)
+                .watch("fanotify")
+                .targets(&[To::Local])
+                .hook(&format!("name = 'h'\nkind = 'command'\nwhen = 'event'\nprefix = '{}'", program.display()))
+                .start()?;
+            m.out.mkdirs("tree/e");
+            m.out.write("tree/e/f", b"1");
+            m.out.rename_to("tree", &m.src, "tree");
+            m.src.rename("tree", "renamed");
+            m.src.mkdir("made");
+            m.check();
+            told_all(&m, "h");
+            let told = fs::read_to_string(&log).unwrap_or_default();
+            let has = |line: &str| told.lines().any(|told| told == line);
+            assert!(has("subtree renamed") && has("directory made") && !has("directory renamed"), "{told}");
+            Ok(())
+        }),
         case("command_that_fails_is_tried_again_and_others_go_on", ANY, |fs| {
             let work = tempfile::tempdir().expect("a directory can be made");
             let (log, good) = (work.path().join("log"), work.path().join("good"));
@@ -240,7 +261,7 @@ pub fn cases() -> Vec<Case> {
             heard(&["changed f", "directory d", "changed link"]);
             m.src.remove("f");
             m.src.rename("d", "e");
-            heard(&["deleted f", "deleted d", "directory e"]);
+            heard(&["deleted f", "deleted d", "subtree e"]);
             assert!(!fs::read_to_string(&log).unwrap_or_default().contains("swp"), "what is excluded was told");
             Ok(())
         }),

@@ -25,7 +25,11 @@ const PLAYS: &[(&str, &str)] = &[
     ("partial", "echo 'cannot delete non-empty directory: d'; exit 0"),
     ("partial", "echo 'skipping non-regular file \"d/file\"'; exit 0"),
     ("partial", "echo 'IO error encountered -- skipping file deletion'; exit 0"),
+    ("partial", "echo 'Unable to create partial-dir for d/file -- discarding completed file.' >&2; exit 0"),
+    ("partial", "exit 13"),
+    ("unproven", "echo 'cannot frobnicate d/file' >&2; exit 0"),
     ("source_race", "exit 24"),
+    ("source_race", "echo 'file has vanished: \"d/x\"' >&2; exit 2"),
     ("source_race", "echo 'ABORTING due to invalid path from sender: d/file' >&2; exit 2"),
     ("no_missing_args", "echo 'invalid file mode 00 for gone [Receiver]' >&2; exit 2"),
     ("deletes_held", "echo 'Deletions stopped due to --max-delete limit (3 skipped)' >&2; exit 0"),
@@ -77,6 +81,11 @@ pub fn cases() -> Vec<Case> {
                 let rsync = program(&dir.path().join("stand-in"), STAND_IN);
                 fs::write(dir.path().join("play"), script).expect("a play can be written");
                 let m = two(fs).rsync(rsync).target_key("standby", 0).before(tree).while_reconciling().start()?;
+                if *class == "deletes_held" {
+                    // A first comparison is bounded by `--max-delete=0` itself, and goes on from what that counts.
+                    m.check();
+                    continue;
+                }
                 let met = status_until(&m, &format!("a run of class {class} after `{script}`"), |t| !t.bad_runs.is_empty());
                 assert_eq!(met.bad_runs.keys().collect::<Vec<_>>(), [class], "after `{script}`");
                 m.check();

@@ -79,7 +79,7 @@ pub fn cases() -> Vec<Case> {
             };
             assert!(poll_until(WAIT, dropped).is_some(), "a changed password is not noticed");
             fs::remove_file(&password).expect("the password file can be removed");
-            becomes(&m, "config", "cannot read password file");
+            becomes(&m, "config", "cannot use the password file");
             other_is_well(&m);
             secret(&password, "other\n");
             m.check();

@@ -21,7 +21,7 @@ use fansync::sync::output::Output;
 use fansync::sync::probe::RsyncFacts;
 use fansync::sync::run::{Input, Run};
 
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// How the target is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,6 +155,8 @@ impl Fixture {
             password_file: None,
             delete: !self.options.keep,
             max_delete: None,
+            spare: false,
+            max_file_size: None,
             dry_run: false,
             missing_args: !self.options.no_missing_args,
             compare: Compare::Quick,

@@ -107,7 +107,7 @@ fn modules_that_say_no() {
     f.location = daemon.module("excl");
     let outcome = f.run(Pass::Shallow, &[b"a", b"secret"]);
     assert_eq!(outcome.verdict, Verdict::Partial, "{outcome:?}");
-    assert_eq!(outcome.failed.iter().map(ToString::to_string).collect::<Vec<_>>(), ["secret"]);
+    assert_eq!(outcome.failed.iter().map(|f| f.path.to_string()).collect::<Vec<_>>(), ["secret"]);
 
     f.location = daemon.module("refmiss");
     assert_eq!(probe(&f), TargetState::UseFallback);

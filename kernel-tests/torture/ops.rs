@@ -2,8 +2,7 @@
 //!
 //! Left out is only what the kernel tells nobody, so that every difference counts:
 //!
-//! * A write through one name of a file with several is no event for the others. So linked files live under names of their own
-//!   ([`Dice::linked`]), which are linked, renamed and removed, never written.
+//! * A write through a name outside of the tree, of a file that has one inside.
 //! * A rewrite that keeps size *and* mtime ([`Op::Twin`]) is lost when the daemon dies before it was sent: its first pass
 //!   compares these two. In a storm with a crash in it ([`Mood::Crash`]) every write therefore sets an mtime that nothing had.
 //!
@@ -120,13 +119,6 @@ impl Dice {
         (0..depth).map(|level| ["a", "b", "#c", "d \n", "e"][self.below(if level < 2 { 5 } else { 2 })]).collect()
     }
 
-    /// The path of a file that may have several names.
-    fn linked(&mut self) -> PathBuf {
-        let mut path = self.path();
-        path.set_file_name(["L", "M"][self.below(2)]);
-        path
-    }
-
     fn slot(&mut self) -> String {
         format!("slot{}", self.below(SLOTS))
     }
@@ -190,10 +182,9 @@ impl Dice {
             87..=88 if self.mood == Mood::Any => Op::Time(path, Some(self.below(3) as i64)),
             87..=89 => Op::Time(path, None),
             90..=92 => Op::Retype(path, [Kind::File, Kind::Dir, Kind::Symlink, Kind::Fifo][self.below(4)]),
-            93..=95 => Op::Publish(self.linked(), self.below(2) == 0),
-            96..=97 => Op::Link(self.linked(), self.linked()),
-            98 => Op::Rename(self.linked(), self.linked()),
-            _ => Op::Remove(self.linked()),
+            93..=94 => Op::Publish(path, self.below(2) == 0),
+            // Written, renamed and removed by any of its names from then on.
+            _ => Op::Link(path, self.path()),
         }
     }
 }
@@ -354,7 +345,7 @@ pub fn wait(time: Duration) {
     let _ = nix::poll::poll(&mut [], time.as_millis().min(1_000) as u16);
 }
 
-/// Gives every file outside the linked ones an mtime of its own: afterwards no two files look alike by size and mtime.
+/// Gives every file an mtime of its own, once for all its names: afterwards no two files look alike by size and mtime.
 /// Returns how many there were.
 pub fn stamp(place: &Place, serial: &mut dyn FnMut() -> u64) -> io::Result<usize> {
     let mut dirs = vec![place.src.clone(), place.out.clone()];
@@ -365,7 +356,7 @@ pub fn stamp(place: &Place, serial: &mut dyn FnMut() -> u64) -> io::Result<usize
             let meta = fs::symlink_metadata(&path)?;
             if meta.is_dir() && path != place.store {
                 dirs.push(path);
-            } else if meta.is_file() && meta.nlink() == 1 {
+            } else if meta.is_file() {
                 let time = Writing { mood: Mood::Crash, serial: serial() }.own_time();
                 utimensat(AT_FDCWD, &path, &time, &time, UtimensatFlags::NoFollowSymlink)?;
                 stamped += 1;

@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use crate::fixture::daemon::Until;
 use crate::fixture::proc::{descendants, poll_until};
 use crate::fixture::tree::{Times, differing, listed, show};
-use crate::fixture::{Mirror, Run, Setup, To, WAIT};
+use crate::fixture::{Mirror, Run, Setup, To, WAIT, identity};
 
 use super::ops::{Dice, Mood, Op, Place, stamp, wait};
 
@@ -138,7 +138,7 @@ impl World {
         });
         let took = begun.elapsed();
         let quiet = Instant::now();
-        let flushed = mirror.daemon.try_flush(Duration::from_secs(60));
+        let flushed = mirror.daemon.try_flush(WAIT);
         let lag = quiet.elapsed();
         log.sort_by_key(|done| done.serial);
         let mut text = flushed.err().unwrap_or_default();
@@ -149,6 +149,7 @@ impl World {
                 let _ = write!(text, "source and target {} differ:\n{}", target.name, listed(&found));
                 text += &history(&log, &found);
             }
+            text += &identity::differences(self.mirror.src.root(), target.dir.root(), &self.mirror.config().mirror[0]);
         }
         if !text.is_empty() {
             let last = log.last().map_or(0, |done| done.ended);

@@ -74,7 +74,7 @@ modules_config() {
     # As links are in the source; without a chroot they would be stored as /rsyncd-munged/….
     use chroot = yes
     munge symlinks = no
-    # Owners, links and devices as attributes of files that belong to the user.
+    # yes: owners, links and devices as attributes of files that belong to the user above.
     fake super = $fake
     numeric ids = yes
     read only = no
@@ -94,6 +94,8 @@ modules_config() {
     refuse options =
     dont compress =
 END
+        # Files belong to this user here, whoever's they were: a set-ID program of a user of the source would be one of his.
+        if [[ $RUN_AS != root && $fake == no ]]; then printf '    incoming chmod = Fug-s\n'; fi
     done
 }
 

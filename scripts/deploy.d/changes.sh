@@ -41,7 +41,7 @@ change() {
 # stop_because CODE WHAT HELP
 stop_because() {
     printf 'error: %s\n' "$2" >&2
-    if [[ -n ${3:-} ]]; then printf 'help:  %s\n' "$3" >&2; fi
+    if [[ -n ${3:-} ]]; then printf 'help: %s\n' "$3" >&2; fi
     exit "$1"
 }
 

@@ -64,15 +64,15 @@ password() {
         cat "$2" >"$new"
     else
         head -c 24 /dev/urandom | base64 >"$new"
-        note "a password was made up. The other host needs the same, as its --password-file: $3"
+        note "a password is made up. The other host needs the same, as its --password-file: $3"
     fi
 }
 
-# check_config FILE: `fansync check`; what is wrong ends everything before anything is changed.
+# check_config FILE PLACE: `fansync check` of a file that is to lie at PLACE; what is wrong ends everything before anything is changed.
 check_config() {
     local said
     said=$("$binary" check --config "$1" 2>&1) || {
-        printf '%s\n' "${said//$STAGE\//}" >&2
+        printf '%s\n' "${said//$1/$2}" >&2
         stop_because 78 "the configuration is wrong, so nothing was changed" "correct the options, or the file they come from"
     }
 }

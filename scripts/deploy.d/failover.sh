@@ -38,7 +38,7 @@ deploy_server() {
 # deploy_monitor [MOUNT]
 deploy_monitor() {
     find_binary
-    if [[ -e $STAGE/config ]]; then check_config "$STAGE/config"; else check_config "$ROOT$FAILOVER_CONFIG"; fi
+    if [[ -e $STAGE/config ]]; then check_config "$STAGE/config" "$FAILOVER_CONFIG"; else check_config "$ROOT$FAILOVER_CONFIG" "$ROOT$FAILOVER_CONFIG"; fi
     begin_changes
     want_program
     if [[ -z $packaged ]]; then want_unit "$here/scripts/dist/systemd/fansync-failover.service"; fi
@@ -64,7 +64,7 @@ want_key() {
     else
         od -An -vtx1 -N16 /dev/urandom | tr -d ' \n' >"$new"
         echo >>"$new"
-        note "a key was made up. All hosts need the same: take $ROOT$FAILOVER_KEY there and give it to --key-file"
+        note "a key is made up. All hosts need the same: take $ROOT$FAILOVER_KEY there and give it to --key-file"
     fi
     want_file "$new" "$FAILOVER_KEY" 600 0:0 secret
 }

@@ -20,7 +20,8 @@ deploy_source() {
             password "$STAGE/password" "$ROOT$password" "$ROOT$password"
             want_file "$STAGE/password" "$password" 600 0:0 secret
         fi
-        want_file "$STAGE/config" "$config" 644 0:0 config
+        # A password of sersync's refreshCDN is in the file itself.
+        want_file "$STAGE/config" "$config" "$(if grep -q '^password = ' "$STAGE/config"; then printf 600; else printf 644; fi)" 0:0 config
     fi
     if [[ -n $INSTANCE ]]; then
         want_dir /var/lib/fansync 700 0:0
@@ -53,14 +54,14 @@ write_source_config() {
     local new=$STAGE/config flags
     if [[ -n $CONFXML ]]; then
         read -ra flags <<<"$SERSYNC"
-        "$binary" import ${flags[0]+"${flags[@]}"} "$CONFXML" >"$new" || stop_because 78 "fansync import refuses $CONFXML" "correct what is said above; --sersync takes -r, -n N and -m NAME"
+        (umask 077 && "$binary" import --show-secrets ${flags[0]+"${flags[@]}"} "$CONFXML" >"$new") || stop_because 78 "fansync import refuses $CONFXML" "correct what is said above; --sersync takes -r, -n N and -m NAME"
         daemon_config >>"$new"
     elif [[ -n $SOURCE ]]; then
         source_config "$2" >"$new"
     else
         new=$ROOT$1
     fi
-    check_config "$new"
+    check_config "$new" "$1"
 }
 
 daemon_config() {

@@ -11,6 +11,7 @@ CASES=(
     a_program_that_was_there
     passwords_stay
     configuration_of_sersyncs
+    password_of_sersyncs
     services_where_systemd_runs
     another_root
     refused_before_anything_is_changed
@@ -154,7 +155,9 @@ backup_with_users_and_data() {
     kill "$server"
     [[ -f /srv/copy/link && ! -L /srv/copy/link ]] || broken "fake super is not on"
     there /srv/copy/file 644 fsmirror:fsmirror
+    ! grep -q 'incoming chmod' /etc/rsyncd.d/fansync.conf || broken "modes are changed although owners are kept"
     deploy 0 "${role[@]}" --no-fake-super
+    grep -q '^    incoming chmod = Fug-s$' /etc/rsyncd.d/fansync.conf || broken "set-ID programs arrive as the user's own"
     rm -r /srv/copy/*
     serve
     rsync -a --numeric-ids --password-file=/tmp/pass /tmp/tree/ "rsync://mirror@127.0.0.1:$port/data/." || broken "nothing can be sent without fake super"
@@ -281,6 +284,34 @@ END
     deploy 0 source --uninstall
     cmp /etc/rsync.passwd <(echo secret) || broken "sersync's password file is gone"
     untouched /srv/data /etc/rsync.passwd
+}
+
+# What was in a private file stays in one.
+password_of_sersyncs() {
+    mkdir -p /srv/data
+    cat >/tmp/confxml.xml <<'END'
+<?xml version="1.0" encoding="ISO-8859-1"?>
+<head version="2.5">
+    <sersync>
+        <localpath watch="/srv/data"><remote ip="127.0.0.1" name="data"/></localpath>
+        <rsync><commonParams params="-az"/></rsync>
+        <plugin start="true" name="refreshCDN"/>
+    </sersync>
+    <plugin name="refreshCDN">
+        <localpath watch="/srv/data">
+            <cdninfo domainname="ccms.example" port="80" username="u" passwd="s3cret"/>
+            <sendurl base="http://pic.example"/>
+        </localpath>
+    </plugin>
+</head>
+END
+    chmod 600 /tmp/confxml.xml
+    twice source --confxml /tmp/confxml.xml --binary /run/image/fansync
+    grep -q '^password = "s3cret"$' /etc/fansync/fansync.toml || broken "the password is not carried over"
+    there /etc/fansync/fansync.toml 600 root:root
+    said_nothing_of s3cret
+    deploy 0 source --uninstall
+    untouched /srv/data
 }
 
 # A systemctl that remembers: for the order of calls, and for what was enabled or running before.

@@ -14,9 +14,9 @@ const FINE: &str = "acls no-acls no-A xattrs no-xattrs no-X no-hard-links no-H a
     whole-file no-whole-file no-W checksum no-checksum no-c checksum-choice= cc= checksum-seed= block-size= compress-level= zl= \
     compress-threads= zt= skip-compress= fuzzy no-fuzzy no-y max-alloc= temp-dir= partial-dir= delay-updates no-delay-updates fsync \
     bwlimit= no-bwlimit log-file= log-file-format= early-input= address= sockopts= ipv4 ipv6 blocking-io no-blocking-io \
-    inc-recursive no-inc-recursive i-r no-i-r secluded-args protect-args trust-sender qsort no-inplace no-append no-partial no-backup \
+    no-inc-recursive no-i-r secluded-args protect-args trust-sender no-inplace no-append no-partial no-backup \
     no-write-devices no-insecure-links no-iconv no-verbose no-v no-motd no-progress no-human-readable no-h no-msgs2stderr \
-    no-ignore-errors no-drop-D no-mkpath no-old-args no-relative no-R no-one-file-system no-x no-prune-empty-dirs no-m";
+    no-ignore-errors no-drop-D no-mkpath no-one-file-system no-x no-prune-empty-dirs no-m";
 
 /// May not be added, and why.
 const REFUSED: &[(&str, &str)] = &[
@@ -56,6 +56,12 @@ const REFUSED: &[(&str, &str)] = &[
         "copy-links copy-unsafe-links copy-dirlinks keep-dirlinks insecure-links",
         "fansync hears of changes below the source only and copies links as links",
     ),
+    (
+        "inc-recursive i-r",
+        "rsync loses track of its file list where the two sides do not agree on it (exit 2, on a local target)",
+    ),
+    ("no-relative no-R", "every path of a list would land at the top of the target"),
+    ("no-old-args", "where no shell reads the paths, rsync takes it for --old-args; it is off anyway"),
     ("safe-links no-links no-l", "links would be left out of the copy"),
     ("confine-root=", "fansync confines rsync to the source itself"),
     ("copy-devices", "a device would be read as a file, perhaps without end"),
@@ -69,6 +75,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("port=", "write the port into the url, as in rsync://host:8730/module"),
     ("rsh=", "set ssh in the target"),
     ("rsync-path=", "set rsync_path in the target"),
+    ("qsort", "the other side's rsync does not know how this option is passed on to it"),
     ("old-args no-secluded-args no-protect-args no-s", "file names could be read as commands by the remote shell"),
     ("copy-as=", "rsync would read the source as another user and take unreadable files for missing"),
     ("protocol=", "older protocols cut times to seconds"),
@@ -172,6 +179,12 @@ pub(super) struct Refused {
     pub(super) reason: String,
 }
 
+#[cfg(feature = "lsyncd")]
+/// Why `args` may not be given to rsync, a reason for each word that may not; empty when they may.
+pub(crate) fn reasons_against(args: &[String]) -> Vec<String> {
+    check(args).into_iter().map(|refused| refused.reason).collect()
+}
+
 /// Judges `args` as rsync would read them: clusters of short options letter by letter, values in the same word or in
 /// the next.
 pub(super) fn check(args: &[String]) -> Vec<Refused> {
@@ -257,6 +270,69 @@ pub fn name_directories(args: &[String]) -> bool {
     })
 }
 
+/// Whether one of `args` has the receiver use files or attributes beside those that it copies: directories for what is not complete, and
+/// attributes in place of owners. In doubt it does.
+pub fn names_places(args: &[String]) -> bool {
+    let named = |arg: &String| arg.contains("delay-updates") || arg.contains("fake-super");
+    name_directories(args) || args.iter().any(named)
+}
+
+/// Whether one of `args` is for the other side alone (`-M`).
+pub fn passes_options_on(args: &[String]) -> bool {
+    let short = |arg: &str| !arg.starts_with("--") && arg.starts_with('-') && arg.contains('M');
+    args.iter().any(|arg| arg.starts_with("--remote-option") || short(arg))
+}
+
+/// Whether the times of directories are copied, with `args`, which were checked; of several that
+/// contradict each other the last holds, as with rsync.
+pub fn copies_dir_times(args: &[String]) -> bool {
+    args.iter().fold(true, |copies, arg| match arg.as_str() {
+        "--omit-dir-times" => false,
+        "--no-omit-dir-times" | "--no-O" => true,
+        cluster if !cluster.starts_with("--") && letters(cluster).any(|c| c == 'O') => false,
+        _ => copies,
+    })
+}
+
+/// The letters of a cluster of short options. What follows a letter with a value is that value.
+fn letters(cluster: &str) -> impl Iterator<Item = char> + '_ {
+    cluster.trim_start_matches('-').chars().take_while(|c| !"TBMe@f".contains(*c))
+}
+
+/// Which nodes of the source are copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Nodes {
+    /// Block and character devices.
+    pub devices: bool,
+    /// Sockets and FIFOs.
+    pub specials: bool,
+}
+
+impl Default for Nodes {
+    fn default() -> Nodes {
+        Nodes { devices: true, specials: true }
+    }
+}
+
+impl Nodes {
+    /// With `args`, which were checked; of several that contradict each other the last holds, as with rsync.
+    pub fn copied(args: &[String]) -> Nodes {
+        let mut nodes = Nodes::default();
+        for arg in args {
+            match arg.as_str() {
+                "--no-D" => nodes = Nodes { devices: false, specials: false },
+                "--no-devices" => nodes.devices = false,
+                "--no-specials" => nodes.specials = false,
+                "--devices" => nodes.devices = true,
+                "--specials" => nodes.specials = true,
+                cluster if !cluster.starts_with("--") && letters(cluster).any(|c| c == 'D') => nodes = Nodes::default(),
+                _ => {}
+            }
+        }
+        nodes
+    }
+}
+
 /// `-M--fake-super`: the other side's rsync gets the option; one word, by rsync's manual.
 fn check_remote(option: &str, refuse: &mut dyn FnMut(&str, &str)) {
     if option.starts_with("-M") || option.starts_with("--remote-option") {
@@ -287,6 +363,40 @@ mod tests {
             &["--no-owner", "--no-group", "-c"],
         ] {
             assert_eq!(refused(args), [], "{args:?}");
+        }
+    }
+
+    #[test]
+    fn nodes_that_are_copied() {
+        for (args, devices, specials) in [
+            (&[][..], true, true),
+            (&["--no-D"], false, false),
+            (&["--no-devices"], false, true),
+            (&["--no-specials", "--fsync"], true, false),
+            (&["--no-D", "--specials"], false, true),
+            (&["--no-D", "-AD"], true, true),
+            (&["--no-D", "-ATD"], false, false),
+        ] {
+            let args: Vec<_> = args.iter().map(|a| a.to_string()).collect();
+            assert_eq!(Nodes::copied(&args), Nodes { devices, specials }, "{args:?}");
+        }
+    }
+
+    #[test]
+    fn times_of_directories() {
+        for (args, copied) in [
+            (&[][..], true),
+            (&["-O"], false),
+            (&["-WO"], false),
+            (&["--omit-dir-times"], false),
+            (&["-O", "--no-O"], true),
+            (&["--no-omit-dir-times", "-O"], false),
+            (&["-M--fake-super"], true),
+            (&["-T/Other"], true),
+            (&["--bwlimit=O"], true),
+        ] {
+            let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+            assert_eq!(copies_dir_times(&args), copied, "{args:?}");
         }
     }
 

@@ -40,6 +40,8 @@ pub struct Daemon {
     /// Where metrics and the status page are served, if at all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics: Option<SocketAddr>,
+    /// Whether that has the page, which shows names of files to every user of this host.
+    pub page: bool,
     /// A file of metrics for node_exporter's textfile collector, if there is to be one. Absolute, ends in `.prom`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics_file: Option<PathBuf>,
@@ -96,6 +98,10 @@ pub struct Mirror {
     pub delete: bool,
     /// What would delete more on a target is held until somebody lets it through.
     pub max_delete: Option<MaxDelete>,
+    /// A target that no run of this mirror has filled keeps what only it has, where that is more than this part of it.
+    pub first_max_delete: MaxDelete,
+    /// Larger files are left out, in bytes; what size they say that they have counts, whatever they take of the disk.
+    pub max_file_size: Option<u64>,
     /// The source may lose everything at one blow without stopping the mirror.
     pub allow_empty: bool,
     /// What happens at the start.
@@ -104,14 +110,18 @@ pub struct Mirror {
     pub watch: Watch,
     /// Whether the role marks of source and targets decide who may push.
     pub roles: bool,
+    /// Nothing runs unless rsync can be kept within the source.
+    pub require_confined: bool,
     /// Renames are carried out on the targets instead of sending their content.
     pub send_renames: bool,
     /// Whether files are sent while they are open for writing.
-    pub follow_open_files: bool,
+    pub follow_open_files: FollowOpenFiles,
     /// The least time between two looks at a file that is being written.
     pub follow_interval: Duration,
     /// What belongs to the mirror.
     pub filter: Filter,
+    /// Which filesystems below the source belong to the mirror.
+    pub mounts: Mounts,
     /// Where its patterns are written.
     pub origins: Origins,
     /// What is carried over beside content, owner, mode and times.
@@ -155,6 +165,16 @@ pub struct Extras {
     pub sparse: bool,
 }
 
+/// Filesystems below the source that do not belong to the mirror, and those that do although they are none by default. Each is a type, or a
+/// place: a path from the source, with a slash in front.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Mounts {
+    /// Left alone.
+    pub skip: Vec<String>,
+    /// Mirrored.
+    pub take: Vec<String>,
+}
+
 /// How many entries one batch or one comparison may delete on a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MaxDelete {
@@ -190,6 +210,48 @@ pub enum Initial {
     Reconcile,
     /// Only changes from now on are carried over.
     None,
+}
+
+/// When files are sent while they are open for writing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FollowOpenFiles {
+    /// Where other hosts write to the source: it is exported by NFS, or shared by Samba.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+impl From<bool> for FollowOpenFiles {
+    fn from(on: bool) -> FollowOpenFiles {
+        if on { FollowOpenFiles::On } else { FollowOpenFiles::Off }
+    }
+}
+
+impl std::str::FromStr for FollowOpenFiles {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<FollowOpenFiles, String> {
+        match text {
+            "auto" => Ok(FollowOpenFiles::Auto),
+            "true" => Ok(FollowOpenFiles::On),
+            "false" => Ok(FollowOpenFiles::Off),
+            _ => Err(format!("{text:?} is none of auto, true, false")),
+        }
+    }
+}
+
+/// As the configuration has it: a truth value, or a word.
+impl Serialize for FollowOpenFiles {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            FollowOpenFiles::Auto => serializer.serialize_str("auto"),
+            FollowOpenFiles::On => serializer.serialize_bool(true),
+            FollowOpenFiles::Off => serializer.serialize_bool(false),
+        }
+    }
 }
 
 /// Where changes are heard from.
@@ -345,11 +407,14 @@ impl From<Level> for tracing::Level {
 
 impl Default for Daemon {
     fn default() -> Daemon {
+        // Tests compare with what the documents say of root, whoever runs them.
+        let places = if cfg!(test) { super::Places::system() } else { super::Places::own() };
         Daemon {
-            state_dir: "/var/lib/fansync".into(),
-            status_socket: "/run/fansync/status.sock".into(),
+            status_socket: places.socket(),
+            state_dir: places.state,
             stop_timeout: Duration::from_secs(10),
             metrics: None,
+            page: true,
             metrics_file: None,
             metrics_interval: Duration::from_secs(15),
             log: LogConfig::default(),
@@ -403,14 +468,18 @@ impl Mirror {
             source: source.into(),
             delete: true,
             max_delete: None,
+            first_max_delete: MaxDelete::Percent(50),
+            max_file_size: None,
             allow_empty: false,
             initial: Initial::Reconcile,
             watch: Watch::Auto,
             roles: false,
+            require_confined: false,
             send_renames: true,
-            follow_open_files: false,
+            follow_open_files: FollowOpenFiles::Auto,
             follow_interval: Duration::from_secs(2),
             filter: Filter::none(),
+            mounts: Mounts::default(),
             origins: Origins::default(),
             extras: Extras::default(),
             full_every: None,
@@ -472,17 +541,22 @@ impl Serialize for Mirror {
             let text = |p: &Vec<u8>| String::from_utf8(p.clone()).map_err(|_| S::Error::custom("a pattern is not UTF-8"));
             patterns.iter().map(text).collect::<Result<Vec<_>, _>>()
         };
-        let mut out = serializer.serialize_struct("Mirror", 26)?;
+        let mut out = serializer.serialize_struct("Mirror", 28)?;
         out.serialize_field("name", &self.name)?;
         out.serialize_field("source", &self.source)?;
         out.serialize_field("delete", &self.delete)?;
         if let Some(limit) = self.max_delete {
             out.serialize_field("max_delete", &limit)?;
         }
+        out.serialize_field("first_max_delete", &self.first_max_delete)?;
+        if let Some(most) = self.max_file_size {
+            out.serialize_field("max_file_size", &format!("{most}B"))?;
+        }
         out.serialize_field("allow_empty", &self.allow_empty)?;
         out.serialize_field("initial", &self.initial)?;
         out.serialize_field("watch", &self.watch)?;
         out.serialize_field("roles", &self.roles)?;
+        out.serialize_field("require_confined", &self.require_confined)?;
         out.serialize_field("send_renames", &self.send_renames)?;
         out.serialize_field("follow_open_files", &self.follow_open_files)?;
         out.serialize_field("follow_interval", &units::shown(self.follow_interval))?;
@@ -507,6 +581,7 @@ impl Serialize for Mirror {
             out.serialize_field("fail_log", fail_log)?;
         }
         out.serialize_field("rsync", &self.rsync)?;
+        out.serialize_field("mounts", &self.mounts)?;
         out.serialize_field("batch", &self.batch)?;
         out.serialize_field("events", &self.events)?;
         out.serialize_field("kernel", &self.kernel)?;

@@ -58,6 +58,11 @@ pub(super) fn line_and_column(text: &str, at: usize) -> (usize, usize) {
     (before.matches('\n').count() + 1, before[start..].chars().count() + 1)
 }
 
+/// Without what moves a cursor: a parser's words may cite the file.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { '\u{fffd}' } else { c }).collect()
+}
+
 impl ConfigErrors {
     /// `text`: what was read from `file`; the problems' places lie in it.
     pub(crate) fn new(file: Option<&Path>, text: &str, mut problems: Vec<Problem>) -> ConfigErrors {
@@ -80,13 +85,13 @@ impl ConfigErrors {
                 .as_ref()
                 .map(|at| line_and_column(&self.text, at.start))
                 .map(|(line, column)| format!("{line}:{column}:"));
-            format!("{file}{} {}", place.unwrap_or_default(), problem.message).trim_start().to_owned()
+            format!("{file}{} {}", place.unwrap_or_default(), plain(&problem.message)).trim_start().to_owned()
         };
         self.problems.iter().map(line).collect()
     }
 
     fn cite(&self, f: &mut fmt::Formatter<'_>, problem: &Problem) -> fmt::Result {
-        write!(f, "error: {}", problem.message)?;
+        write!(f, "error: {}", plain(&problem.message))?;
         let file = self.file.as_deref().map(Path::display);
         if let Some(at) = &problem.at {
             let (number, column) = line_and_column(&self.text, at.start);
@@ -105,7 +110,7 @@ impl ConfigErrors {
         } else if let Some(file) = file {
             write!(f, "\n --> {file}")?;
         }
-        problem.help.as_ref().map_or(Ok(()), |help| write!(f, "\nhelp: {help}"))
+        problem.help.as_ref().map_or(Ok(()), |help| write!(f, "\nhelp: {}", plain(help)))
     }
 }
 
@@ -158,6 +163,13 @@ mod tests {
         let want = "error: first\n --> /etc/f.toml\n\nerror: late\n --> /etc/f.toml:2:9\n  |\n2 | \tstop = \"é\u{fffd}\"\n  | \t       ^^^^\nhelp: do this";
         assert_eq!(errors.to_string(), want);
         assert_eq!(errors.one_line_each(), ["/etc/f.toml: first", "/etc/f.toml:2:9: late"]);
+    }
+
+    #[test]
+    fn a_message_that_cites_the_file_steers_no_terminal() {
+        let errors = ConfigErrors::new(None, "", vec![Problem::new("expected a tag, not '\x1b[2J'").help("\x07")]);
+        assert_eq!(errors.to_string(), "error: expected a tag, not '\u{fffd}[2J'\nhelp: \u{fffd}");
+        assert!(!errors.one_line_each()[0].contains('\x1b'));
     }
 
     #[test]

@@ -11,12 +11,16 @@ mod cite;
 mod ground;
 pub mod hook;
 mod origins;
+mod places;
 mod rules;
-mod secret;
+mod secrets;
+mod setid;
 #[cfg(test)]
 mod tests;
 mod toml;
 pub mod units;
+mod whose;
+mod world;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -24,19 +28,25 @@ use std::io::Read;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
-pub use args::name_directories;
+#[cfg(feature = "lsyncd")]
+pub(crate) use args::reasons_against;
+pub use args::{Nodes, copies_dir_times, name_directories, names_places, passes_options_on};
 pub use checked::{
-    Batch, Compress, Config, Daemon, Events, Extras, Initial, KernelSwitches, Level, LogConfig, LogFormat, MaxDelete, Mirror,
-    Target, Watch,
+    Batch, Compress, Config, Daemon, Events, Extras, FollowOpenFiles, Initial, KernelSwitches, Level, LogConfig, LogFormat,
+    MaxDelete, Mirror, Mounts, Target, Watch,
 };
 pub use cite::{ConfigErrors, Problem};
 pub use origins::Origins;
-pub use secret::{SecretFileError, check_secret_file, replaceable_by_others};
+pub use places::Places;
+pub(crate) use secrets::{may_hold_url, readable};
 
 use crate::failover::mark;
 use crate::filter::Filter;
 use crate::path::Shown;
+use crate::sync::argv::environment;
 use crate::sync::location::Location;
+use crate::sync::probe::RsyncFacts;
+use crate::trust::{self, Mind, TrustError};
 
 /// A configuration file larger than this is something else.
 const MAX_FILE_BYTES: u64 = 16 << 20;
@@ -56,12 +66,14 @@ pub struct Overrides {
     pub extras: Extras,
     /// The bound on deletions.
     pub max_delete: Option<MaxDelete>,
+    /// The same for the first comparison with a target of unknown content.
+    pub first_max_delete: Option<MaxDelete>,
     /// The source may become empty at one blow.
     pub allow_empty: bool,
     /// Where changes are heard from.
     pub watch: Option<Watch>,
     /// Send files while they are open for writing.
-    pub follow_open_files: bool,
+    pub follow_open_files: FollowOpenFiles,
     /// For all targets that are rsync daemons; relative to the working directory.
     pub password_file: Option<PathBuf>,
     /// Runs at the same time, per target.
@@ -80,7 +92,14 @@ impl Config {
     /// # Errors
     /// The file cannot be read; others may change it (it names commands that run as root); everything that is wrong in it.
     pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
-        toml::parse(&read_trusted(path)?, Some(path))
+        let config = toml::parse(&read_trusted(path)?, Some(path))?;
+        match config.secret().map(|what| (what, readable(path))) {
+            Some((what, Some(error))) => {
+                let problem = Problem::new(format!("the configuration holds a secret ({what}), and {error}"));
+                Err(ConfigErrors::new(Some(path), "", vec![problem.help(error.help())]))
+            }
+            _ => Ok(config),
+        }
     }
 
     /// The same for a file's text.
@@ -93,7 +112,7 @@ impl Config {
 
     /// The configuration of `fansync mirror SRC TARGET…`: one mirror named `mirror`, targets named `t1`, `t2`, ….
     ///
-    /// `source` and the paths in `overrides` are relative to the working directory; `..` in them is resolved.
+    /// `source`, targets on this host and the paths in `overrides` are relative to the working directory; `..` in them is resolved.
     ///
     /// # Errors
     /// All that is wrong with the arguments, without places.
@@ -120,6 +139,7 @@ impl Config {
         mirror.send_renames = !overrides.no_send_renames;
         mirror.extras = overrides.extras;
         mirror.max_delete = overrides.max_delete;
+        mirror.first_max_delete = overrides.first_max_delete.unwrap_or(mirror.first_max_delete);
         mirror.allow_empty = overrides.allow_empty;
         mirror.watch = overrides.watch.unwrap_or(mirror.watch);
         mirror.follow_open_files = overrides.follow_open_files;
@@ -131,7 +151,10 @@ impl Config {
             Err(e) => note(e.to_string()),
         }
         for (i, text) in targets.iter().enumerate() {
-            match Location::parse(text) {
+            // As rsync reads it: without a colon before its first slash it is a path.
+            let here = !text.is_empty() && !text.split('/').next().unwrap_or_default().contains(':');
+            let whole = absolute(Path::new(text)).ok().filter(|_| here).and_then(|path| path.into_os_string().into_string().ok());
+            match Location::parse(whole.as_deref().unwrap_or(text)) {
                 Ok(location) => {
                     let mut target = Target::new(format!("t{}", i + 1), location);
                     target.jobs = overrides.jobs.unwrap_or(target.jobs);
@@ -160,33 +183,57 @@ impl Config {
         if let Some(dir) = self.daemon.metrics_file.as_deref().and_then(Path::parent).filter(|dir| !dir.is_dir()) {
             out.push(format!("daemon: the directory of metrics_file, {}, is not there", dir.display()));
         }
+        out.extend(self.others_can_change());
+        out.extend(self.set_id_changes_hands());
         for mirror in &self.mirrors {
             let mut warn = |text: String| out.push(format!("mirror {:?}: {text}", mirror.name));
             match std::fs::metadata(&mirror.source) {
                 Ok(meta) if meta.is_dir() => {}
-                Ok(_) => warn(format!("the source {} is not a directory", mirror.source.display())),
-                Err(e) => warn(format!("cannot look at the source {}: {e}", mirror.source.display())),
+                Ok(_) => warn(format!("the source {} is not a directory; correct the path", mirror.source.display())),
+                Err(e) => warn(format!(
+                    "cannot look at the source {}: {e}; correct the path, make the directory, or mount what belongs there",
+                    mirror.source.display()
+                )),
             }
             if !mirror.roles && mirror.source.join(mark::FILE).exists() {
                 warn(format!("the source holds a role mark ({}), which is copied as data without roles = true", mark::FILE));
             }
+            if !mirror.targets.is_empty()
+                && let Ok(facts) = RsyncFacts::probe(&mirror.rsync, &environment(std::env::vars_os()))
+                && let Some(text) = facts.unconfined()
+            {
+                match mirror.require_confined {
+                    true => warn(format!("it does not start, for require_confined is set: {text}")),
+                    false => warn(text),
+                }
+            }
             for pattern in mirror.filter.never_matching() {
                 warn(format!("the pattern \"{}\" matches no path", Shown(pattern)));
             }
+            world::of_mirror(mirror).into_iter().for_each(&mut warn);
             for target in &mirror.targets {
+                let refused = (!target.args.is_empty())
+                    .then(|| RsyncFacts::refused(&mirror.rsync, &target.args, &environment(std::env::vars_os())))
+                    .flatten();
+                if let Some(words) = refused {
+                    warn(format!("target {:?}: rsync on this host refuses args: {words}", target.name));
+                }
+                for text in world::of_target(target) {
+                    warn(format!("target {:?}: {text}", target.name));
+                }
                 for text in mirror.extras.refused_by(&target.location) {
                     warn(format!("target {:?}: {text}", target.name));
                 }
-                if let Some(Err(e)) = target.password_file.as_deref().map(check_secret_file) {
-                    warn(format!("target {:?}: {e}", target.name));
+                if let Some(Err(e)) = target.password_file.as_deref().map(|file| trust::file(file, Mind::Secret)) {
+                    warn(format!("target {:?}: password_file: {e}; {}", target.name, e.help()));
                 }
             }
             for hook in &mirror.hooks {
                 for pattern in hook.filter.never_matching() {
                     warn(format!("hook {:?}: the pattern \"{}\" matches no path", hook.name, Shown(pattern)));
                 }
-                for e in hook.secret_files().filter_map(|file| check_secret_file(file).err()) {
-                    warn(format!("hook {:?}: {e}", hook.name));
+                for e in hook.secret_files().filter_map(|file| trust::file(file, Mind::Secret).err()) {
+                    warn(format!("hook {:?}: the file with its secret: {e}; {}", hook.name, e.help()));
                 }
             }
         }
@@ -227,23 +274,32 @@ pub(crate) fn read_trusted(path: &Path) -> Result<String, ConfigErrors> {
 pub(crate) fn read_trusted_bytes(path: &Path) -> Result<Vec<u8>, ConfigErrors> {
     let fail = |problem| Err(ConfigErrors::new(Some(path), "", vec![problem]));
     let mut bytes = Vec::new();
-    // The rights are those of the file that is read, not of what has its name a moment later.
-    let read = File::open(path).and_then(|file| {
-        let meta = file.metadata()?;
-        file.take(MAX_FILE_BYTES).read_to_end(&mut bytes)?;
-        Ok(meta)
+    let read = open_trusted(path).and_then(|file| {
+        let read = file.take(MAX_FILE_BYTES).read_to_end(&mut bytes);
+        read.map_err(|source| TrustError::Io { path: path.to_owned(), source })
     });
-    let meta = match read {
-        Ok(meta) => meta,
-        Err(e) => return fail(Problem::new(format!("cannot read the configuration: {e}"))),
-    };
-    if meta.len() >= MAX_FILE_BYTES {
-        return fail(Problem::new("cannot read the configuration: it is larger than 16 MiB").help("is this the right file?"));
+    match read {
+        Ok(_) if bytes.len() as u64 >= MAX_FILE_BYTES => {
+            fail(Problem::new("cannot read the configuration: it is larger than 16 MiB").help("is this the right file?"))
+        }
+        Ok(_) => Ok(bytes),
+        Err(TrustError::Io { path: at, source }) if at == path => {
+            fail(Problem::new(format!("cannot read the configuration: {source}")))
+        }
+        Err(error @ (TrustError::Io { .. } | TrustError::Kind { .. })) => {
+            fail(Problem::new(format!("cannot read the configuration: {error}")))
+        }
+        Err(error) => fail(Problem::new(format!("cannot trust the configuration: {error}")).help(error.help())),
     }
-    if let Some((reason, help)) = secret::distrust(&meta).or_else(|| secret::replaceable(path)) {
-        return fail(Problem::new(format!("cannot trust the configuration: {reason}")).help(help));
+}
+
+/// What the caller has open is the caller's, and has no way to it that could be judged.
+fn open_trusted(path: &Path) -> Result<File, TrustError> {
+    let given = path == Path::new("/dev/stdin") || path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd");
+    match given {
+        true => File::open(path).map_err(|source| TrustError::Io { path: path.to_owned(), source }),
+        false => trust::open(path, Mind::Writing),
     }
-    Ok(bytes)
 }
 
 /// The rules that do not hold, each where its key stands, or the section that it is missing in.

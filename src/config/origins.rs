@@ -1,4 +1,4 @@
-//! Where the patterns of a mirror are written, for who asks why a path is left out.
+//! Where the patterns of a mirror, and its source, are written, for who asks why a path is left out, or what is missing.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -23,7 +23,7 @@ impl Eq for Origins {}
 const KEYS: [&str; 3] = ["include", "exclude", "exclude_regex"];
 
 impl Origins {
-    /// The place of the pattern number `n` of a key: `FILE:LINE:COLUMN`, or an option; empty when not known.
+    /// The place of the source, `("source", 0)`, or of the pattern number `n` of a key: `FILE:LINE:COLUMN`, or an option; empty when not known.
     pub fn of(&self, key: &str, n: usize) -> String {
         let found = self.0.iter().find(|((k, at), _)| *k == key && *at == n);
         found.map(|(_, origin)| origin.clone()).unwrap_or_default()
@@ -46,6 +46,8 @@ pub(super) fn note(mirrors: &mut [Mirror], places: &HashMap<String, Range<usize>
             let (line, column) = line_and_column(text, places.get(&format!("mirror.{i}.{key}.{n}"))?.start);
             Some(((key, n), format!("{file}:{line}:{column}")))
         });
-        mirror.origins = Origins(placed.collect());
+        let source = places.get(&format!("mirror.{i}.source")).map(|at| line_and_column(text, at.start));
+        let source = source.map(|(line, column)| (("source", 0), format!("{file}:{line}:{column}")));
+        mirror.origins = Origins(placed.chain(source).collect());
     }
 }

@@ -28,6 +28,7 @@ state_dir = "/s"
 status_socket = "/r/sock"
 stop_timeout = "20s"
 metrics = "[::1]:9847"
+page = false
 metrics_file = "/m/fansync.prom"
 metrics_interval = "1m"
 [daemon.log]
@@ -38,10 +39,13 @@ name = "data"
 source = "/no/such/tree"
 delete = false
 max_delete = "10%"
+first_max_delete = 7
+max_file_size = "10GiB"
 allow_empty = true
 initial = "none"
 watch = "inotify"
 roles = true
+require_confined = true
 send_renames = false
 follow_open_files = true
 follow_interval = "700ms"
@@ -54,6 +58,9 @@ fail_log = "/v/failed.sh"
 full_every = "1h 30m"
 verify_every = "1d"
 rsync = "/opt/rsync"
+[mirror.mounts]
+skip = ["overlay", "/scratch/"]
+take = ["fuse"]
 [mirror.batch]
 settle = "3ms"
 max_delay = "1s"
@@ -186,9 +193,9 @@ fn every_key_is_read() {
     assert_eq!((d.stop_timeout, d.log.format, d.log.level), (Duration::from_secs(20), LogFormat::Json, Level::Debug));
     let metrics = (d.metrics.map(|a| a.to_string()), d.metrics_file.as_deref(), d.metrics_interval);
     assert_eq!(metrics, (Some("[::1]:9847".into()), Some("/m/fansync.prom".as_ref()), Duration::from_secs(60)));
-    assert!(m.roles && !m.send_renames);
+    assert!(m.roles && !m.send_renames && m.require_confined);
     assert_eq!((m.delete, m.initial, m.watch), (false, Initial::None, Watch::Inotify));
-    assert_eq!((m.follow_open_files, m.follow_interval), (true, Duration::from_millis(700)));
+    assert_eq!((m.follow_open_files, m.follow_interval), (FollowOpenFiles::On, Duration::from_millis(700)));
     let expressions = [r"(.*)\.svn".to_owned()];
     let filter =
         Filter::with_regexes(&["keep.swp", "\u{e9}"], &["*.swp", "/cache/", "+ x", "a\nb", "/.fansync"], &expressions, true);
@@ -211,7 +218,10 @@ fn every_key_is_read() {
     let [settle, max_delay, create_hold] = [3_000, 1_000_000, 1_500].map(Duration::from_micros);
     assert_eq!(m.batch, Batch { settle, max_delay, create_hold, max_paths: 100, max_pending: 5000 });
     assert_eq!(m.kernel, KernelSwitches { unlimited_queue: false, rename_events: false, io_uring: false });
+    let mounts = [&m.mounts.skip, &m.mounts.take].map(|list| list.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(mounts, [vec!["overlay", "/scratch/"], vec!["fuse"]]);
     assert_eq!((m.max_delete, m.allow_empty), (Some(MaxDelete::Percent(10)), true));
+    assert_eq!((m.first_max_delete, m.max_file_size), (MaxDelete::Count(7), Some(10 << 30)));
     let [standby_max_age, timeout, connect_timeout, watchdog, retry_min, retry_max] =
         [60, 30, 5, 100, 1, 30].map(Duration::from_secs);
     let want = Target {
@@ -413,6 +423,18 @@ error: max_paths is a negative number, and should be a whole number, not negativ
 }
 
 #[test]
+fn a_key_of_another_table_is_told_where_it_belongs() {
+    let errors = read(&least("", "exclude = [\"*.swp\"]")).unwrap_err().to_string();
+    assert!(errors.contains("unknown key \"exclude\" in [[mirror.target]]"), "{errors}");
+    assert!(errors.contains("help: exclude is a key of [[mirror]]"), "{errors}");
+    let page = include_str!("../../docs/config.md");
+    for (key, table) in toml::ELSEWHERE {
+        let section = page.split("\n## ").find(|s| s.starts_with(&format!("`{table}`\n"))).unwrap_or_else(|| panic!("{table}"));
+        assert!(section.contains(&format!("\n| `{key}` |")), "{key} in {table}");
+    }
+}
+
+#[test]
 fn broken_toml_is_told_with_its_place() {
     let got = read("[daemon\nx = 1\n[[mirror]]\nname = \n").unwrap_err().to_string();
     assert!(got.contains("f.toml:1:") && got.contains("f.toml:4:"), "{got}");
@@ -571,11 +593,128 @@ fn files_that_must_not_be_trusted() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
     assert!(load().is_ok());
     fs::set_permissions(&path, fs::Permissions::from_mode(0o646)).unwrap();
-    assert!(load().unwrap_err().contains("mode 0646 lets everybody change it"));
+    assert!(load().unwrap_err().contains("has mode 0646, so that everybody can change it"));
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     fs::write(&path, b"\xff").unwrap();
     assert!(load().unwrap_err().contains("not UTF-8"));
+    if nix::unistd::geteuid().is_root() {
+        fs::write(&path, least("", "")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o660)).unwrap();
+        assert!(load().is_ok());
+        std::os::unix::fs::chown(&path, None, Some(65534)).unwrap();
+        assert!(load().unwrap_err().contains("group 65534 can change it"));
+    }
     assert!(Config::load(dir.path()).unwrap_err().to_string().contains("cannot read"));
+}
+
+const SECRETS: &str = r#"
+[[mirror.hook]]
+name = "h"
+kind = "http"
+url = "https://me:pw1@h/hooks?token=pw2"
+headers = ["Authorization: Bearer pw3", "X-Plain: shown"]
+[[mirror.hook]]
+name = "d"
+kind = "cdn"
+form = "chinacache"
+base = "http://b"
+address = "h:80"
+user = "me"
+password = "pw4"
+"#;
+
+#[test]
+fn a_file_with_a_secret_must_not_be_readable_by_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("f.toml");
+    let hooks: Vec<&str> = SECRETS.split("[[mirror.hook]]").skip(1).collect();
+    for hook in hooks {
+        fs::write(&path, format!("{}[[mirror.hook]]{hook}", least("", ""))).unwrap();
+        for (mode, taken) in [(0o600, true), (0o640, true), (0o644, false), (0o604, false)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let loaded = Config::load(&path).map_err(|e| e.to_string());
+            assert_eq!(loaded.is_ok(), taken, "{mode:o} {hook}: {loaded:?}");
+            assert!(taken || loaded.unwrap_err().contains("chmod 600"), "{hook}");
+        }
+    }
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let config = read(&(least("", "") + SECRETS)).unwrap();
+    let shown = config.without_secrets().to_toml().unwrap();
+    assert!(!shown.contains("pw") && shown.contains("X-Plain: shown") && shown.contains("password = \"***\""), "{shown}");
+    assert!(read(&shown).is_ok(), "{shown}");
+    // Neither are lines that are cited, wherever the mistake is in them.
+    for (from, to) in [
+        ("password = \"pw4\"", "password = \"pw4"),
+        ("password = ", "passwrd = "),
+        ("\"pw4\"", "[\"pw4\"]"),
+        ("\"Authorization: Bearer pw3\"", "\"Authorization Bearer pw3\""),
+        ("\"Authorization: Bearer pw3\"", "\"Authorization: Bearer pw3"),
+        ("url = \"https://me:pw1@h/hooks?token=pw2\"", "url = \"https://me:pw1@h/hooks?token=pw2<\""),
+        ("url = \"https://", "webhook = \"https://"),
+    ] {
+        let text = (least("", "") + SECRETS).replace(from, to);
+        let errors = read(&text).unwrap_err().to_string();
+        assert!(!errors.contains("pw"), "{to}: {errors}");
+    }
+}
+
+/// A key that is not known to be plain is never cited, which would make messages poor.
+#[test]
+fn every_key_is_known_to_be_plain_or_secret() {
+    for key in keys(&read(EVERY_KEY).unwrap()) {
+        let line = format!("{} = 1", key.rsplit('.').next().unwrap());
+        let secret = ["password", "headers", "body", "token_header"].iter().any(|k| line == format!("{k} = 1"));
+        assert_eq!(super::secrets::may_hold_secret(&line, 0), secret, "{key}");
+    }
+}
+
+#[test]
+fn check_warns_of_set_id_files_that_change_hands() {
+    let config = |url: &str, args: &str| read(&least("", args).replace("rsync://h/m", url)).unwrap();
+    let warned = |url: &str, args: &str| {
+        let config = config(url, args);
+        let (checked, started) = (config.warnings(), config.set_id_changes_hands());
+        assert!(started.iter().all(|text| checked.contains(text)), "{checked:?}");
+        started
+    };
+    let warnings = warned("bob@h:/d", "");
+    assert!(warnings.len() == 1 && warnings[0].contains("those of bob") && warnings[0].contains("--chmod=Fug-s"), "{warnings:?}");
+    assert_eq!(warned("bob@h:/d", "args = [\"--chmod=Fug-s\"]"), Vec::<String>::new());
+    assert_eq!(warned("rsync://h/m", ""), Vec::<String>::new());
+}
+
+#[test]
+fn a_hooks_program_that_others_can_change_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("purge");
+    fs::write(&program, "#!/bin/sh\n").unwrap();
+    let hook = format!("[[mirror.hook]]\nname = \"h\"\nkind = \"command\"\nprefix = \"{} -x\"\n", program.display());
+    let judged = |mode: u32| {
+        fs::set_permissions(&program, fs::Permissions::from_mode(mode)).unwrap();
+        messages(&(least("", "") + &hook))
+    };
+    assert_eq!(read(&(least("", "") + &hook)).map(|_| ()).map_err(|e| e.to_string()), Ok(()));
+    assert!(judged(0o777)[0].contains("others can change what it runs"));
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    // rsync, certificates, and where files are written are warned of.
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    fs::write(dir.path().join("ca.pem"), "").unwrap();
+    let d = dir.path().display();
+    let text = format!(
+        "[daemon]\nstate_dir = \"{d}/state\"\nstatus_socket = \"{d}/run/sock\"\nmetrics_file = \"{d}/f.prom\"\n{}\n\
+         [[mirror.hook]]\nname = \"h\"\nkind = \"http\"\nurl = \"http://h\"\nca_file = \"{d}/ca.pem\"\n",
+        least(&format!("rsync = \"{}\"\nfail_log = \"{d}/log\"", program.display()), "")
+            .replace("rsync://h/m", "h:/d\"\nssh = \"PROGRAM -p 1")
+    );
+    let warnings = read(&text.replace("PROGRAM", program.to_str().unwrap())).unwrap().others_can_change();
+    for what in ["state_dir", "status_socket", "metrics_file", "fail_log", "rsync", "ssh", "ca_file"] {
+        let found = warnings.iter().any(|w| w.contains(what) && w.contains("has mode 0777"));
+        assert!(found, "{what} is not warned of: {warnings:#?}");
+    }
+    assert_eq!(warnings.len(), 7, "{warnings:#?}");
 }
 
 #[test]
@@ -588,9 +727,10 @@ fn without_a_file() {
         no_delete: true,
         no_send_renames: true,
         max_delete: Some(MaxDelete::Count(9)),
+        first_max_delete: Some(MaxDelete::Percent(7)),
         allow_empty: true,
         watch: Some(Watch::Fanotify),
-        follow_open_files: true,
+        follow_open_files: FollowOpenFiles::On,
         password_file: Some("pass".into()),
         jobs: Some(7),
         status_socket: Some("x.sock".into()),
@@ -604,10 +744,11 @@ fn without_a_file() {
     assert_eq!(m.targets.iter().map(|t| (t.name.as_str(), t.jobs)).collect::<Vec<_>>(), [("t1", 7), ("t2", 7)]);
     assert_eq!((&m.targets[0].password_file, &m.targets[1].password_file), (&Some(here.join("pass")), &None));
     assert_eq!((m.max_delete, m.allow_empty), (Some(MaxDelete::Count(9)), true));
+    assert_eq!(m.first_max_delete, MaxDelete::Percent(7));
     assert!(
         !m.delete
             && !m.send_renames
-            && m.follow_open_files
+            && m.follow_open_files == FollowOpenFiles::On
             && m.watch == Watch::Fanotify
             && !m.filter.excludes(b"a\xff", false)
             && m.filter.excludes(b"b", false)
@@ -624,7 +765,7 @@ fn without_a_file() {
 #[test]
 fn wrong_arguments_are_told_all_at_once() {
     let overrides = Overrides { exclude: vec![Vec::new()], ..Overrides::default() };
-    let errors = Config::for_mirror(Path::new("/no/such"), &["x".into(), "h::".into()], &overrides).unwrap_err();
+    let errors = Config::for_mirror(Path::new("/no/such"), &["h:x".into(), "h::".into()], &overrides).unwrap_err();
     assert_eq!(errors.problems().len(), 3, "{errors}");
     let overrides = Overrides { password_file: Some("/p".into()), ..Overrides::default() };
     let errors = Config::for_mirror(Path::new("/no/such"), &["h:/p".into()], &overrides).unwrap_err();
@@ -647,7 +788,7 @@ fn what_the_disk_says_is_a_warning() {
     assert_eq!(warnings.len(), 3, "{warnings:?}");
     assert!(warnings[0].contains("source /no/such/tree: No such file"), "{warnings:?}");
     assert!(warnings[1].contains("\"./cache\" matches no path"), "{warnings:?}");
-    assert!(warnings[2].contains("cannot look at the password file"), "{warnings:?}");
+    assert!(warnings[2].contains("password_file: cannot look at"), "{warnings:?}");
 
     fs::write(&pass, "x").unwrap();
     fs::set_permissions(&pass, fs::Permissions::from_mode(0o600)).unwrap();

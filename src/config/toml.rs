@@ -16,8 +16,11 @@ use clap::ValueEnum;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::checked::{Batch, Config, Daemon, Events, Extras, KernelSwitches, LogConfig, MaxDelete, Mirror, Target};
+use super::checked::{
+    Batch, Config, Daemon, Events, Extras, FollowOpenFiles, KernelSwitches, LogConfig, MaxDelete, Mirror, Mounts, Target,
+};
 use super::cite::{ConfigErrors, Problem, nearest};
+use super::secrets::may_hold_secret;
 use super::units;
 use crate::failover::mark;
 use crate::filter::Filter;
@@ -32,18 +35,27 @@ pub(super) fn parse(text: &str, file: Option<&Path>) -> Result<Config, ConfigErr
     let mut found = Found::default();
     if !errors.is_empty() {
         // What follows a syntax error is guesswork of the parser: tell only the errors.
-        let problems = errors.iter().map(|e| Problem { at: e.span(), ..Problem::new(e.message()) }).collect();
+        let problem = |at: Option<Range<usize>>, message: &str| Problem {
+            secret: at.as_ref().is_some_and(|at| may_hold_secret(text, at.start)),
+            at,
+            ..Problem::new(message)
+        };
+        let problems = errors.iter().map(|e| problem(e.span(), e.message())).collect();
         return Err(ConfigErrors::new(file, text, problems));
     }
     let config = whole(document, &mut found);
     let Found { mut problems, places } = found;
+    let shield = |mut problems: Vec<Problem>| {
+        problems.iter_mut().for_each(|p| p.secret |= p.at.as_ref().is_some_and(|at| may_hold_secret(text, at.start)));
+        ConfigErrors::new(file, text, problems)
+    };
     match config {
         Some(mut config) if problems.is_empty() => {
             problems.extend(super::judge(&config, &places));
             super::origins::note(&mut config.mirrors, &places, text, file);
-            if problems.is_empty() { Ok(config) } else { Err(ConfigErrors::new(file, text, problems)) }
+            if problems.is_empty() { Ok(config) } else { Err(shield(problems)) }
         }
-        _ => Err(ConfigErrors::new(file, text, problems)),
+        _ => Err(shield(problems)),
     }
 }
 
@@ -129,6 +141,20 @@ impl<'i, 'f> Section<'i, 'f> {
             self.wrong(key, &value, "true or false");
         }
         flag
+    }
+
+    /// A truth value, or "auto".
+    fn follow_open_files(&mut self, key: &'static str) -> Option<FollowOpenFiles> {
+        let value = self.take(key)?;
+        let found = match (value.get_ref().as_bool(), value.get_ref().as_str()) {
+            (Some(on), _) => Some(on.into()),
+            (_, Some("auto")) => Some(FollowOpenFiles::Auto),
+            _ => None,
+        };
+        if found.is_none() {
+            self.wrong(key, &value, "true, false or \"auto\"");
+        }
+        found
     }
 
     fn count(&mut self, key: &'static str) -> Option<usize> {
@@ -232,17 +258,58 @@ impl<'i, 'f> Section<'i, 'f> {
         out
     }
 
+    /// The table that `key` belongs to, if it is another one. Hooks have keys of the same names
+    /// with other meanings.
+    fn owner_of(&self, key: &str) -> Option<&'static str> {
+        let table = ELSEWHERE.iter().find(|(name, _)| *name == key)?.1;
+        (table != self.title && self.title != "[[mirror.hook]]").then_some(table)
+    }
+
     fn finish(self) {
         for key in self.table.keys() {
             let place = if self.path.is_empty() { String::new() } else { format!(" in {}", self.title) };
             let problem = Problem::new(format!("unknown key {:?}{place}", key.get_ref())).at(key.span());
-            self.found.problems.push(match nearest(key.get_ref(), &self.asked) {
-                Some(meant) => problem.help(format!("did you mean {meant:?}?")),
-                None => problem.help(format!("the keys here are: {}", self.asked.join(", "))),
+            self.found.problems.push(match (self.owner_of(key.get_ref()), nearest(key.get_ref(), &self.asked)) {
+                (Some(table), _) => problem.help(format!("{} is a key of {table}", key.get_ref())),
+                (None, Some(meant)) => problem.help(format!("did you mean {meant:?}?")),
+                (None, None) => problem.help(format!("the keys here are: {}", self.asked.join(", "))),
             });
         }
     }
 }
+
+/// Keys that are often written into another table than their own.
+pub(super) const ELSEWHERE: &[(&str, &str)] = &[
+    ("state_dir", "[daemon]"),
+    ("status_socket", "[daemon]"),
+    ("metrics", "[daemon]"),
+    ("level", "[daemon.log]"),
+    ("format", "[daemon.log]"),
+    ("source", "[[mirror]]"),
+    ("delete", "[[mirror]]"),
+    ("include", "[[mirror]]"),
+    ("exclude", "[[mirror]]"),
+    ("hard_links", "[[mirror]]"),
+    ("xattrs", "[[mirror]]"),
+    ("acls", "[[mirror]]"),
+    ("sparse", "[[mirror]]"),
+    ("follow_open_files", "[[mirror]]"),
+    ("first_max_delete", "[[mirror]]"),
+    ("max_file_size", "[[mirror]]"),
+    ("full_every", "[[mirror]]"),
+    ("verify_every", "[[mirror]]"),
+    ("skip", "[mirror.mounts]"),
+    ("take", "[mirror.mounts]"),
+    ("max_delay", "[mirror.batch]"),
+    ("max_pending", "[mirror.batch]"),
+    ("url", "[[mirror.target]]"),
+    ("password_file", "[[mirror.target]]"),
+    ("compress", "[[mirror.target]]"),
+    ("args", "[[mirror.target]]"),
+    ("ssh", "[[mirror.target]]"),
+    ("timeout", "[[mirror.target]]"),
+    ("jobs", "[[mirror.target]]"),
+];
 
 fn kind(value: &DeValue<'_>) -> &'static str {
     match value {
@@ -272,6 +339,7 @@ fn daemon(s: &mut Section<'_, '_>) -> Daemon {
         status_socket: s.path("status_socket").unwrap_or(d.status_socket),
         stop_timeout: s.duration("stop_timeout").unwrap_or(d.stop_timeout),
         metrics: s.text("metrics", "an address and a port, as in \"127.0.0.1:9846\"", units::address),
+        page: s.flag("page").unwrap_or(d.page),
         metrics_file: s.path("metrics_file"),
         metrics_interval: s.duration("metrics_interval").unwrap_or(d.metrics_interval),
         log: s.table("log", "[daemon.log]", |s| LogConfig {
@@ -288,12 +356,15 @@ fn mirror(s: &mut Section<'_, '_>) -> Option<Mirror> {
     let mirror = Mirror {
         delete: s.flag("delete").unwrap_or(d.delete),
         max_delete: s.max_delete("max_delete"),
+        first_max_delete: s.max_delete("first_max_delete").unwrap_or(d.first_max_delete),
+        max_file_size: s.text("max_file_size", "", units::file_size),
         allow_empty: s.flag("allow_empty").unwrap_or(d.allow_empty),
         initial: s.choice("initial").unwrap_or(d.initial),
         watch: s.choice("watch").unwrap_or(d.watch),
         roles: s.flag("roles").unwrap_or(d.roles),
+        require_confined: s.flag("require_confined").unwrap_or(d.require_confined),
         send_renames: s.flag("send_renames").unwrap_or(d.send_renames),
-        follow_open_files: s.flag("follow_open_files").unwrap_or(d.follow_open_files),
+        follow_open_files: s.follow_open_files("follow_open_files").unwrap_or(d.follow_open_files),
         follow_interval: s.duration("follow_interval").unwrap_or(d.follow_interval),
         filter: filter(s),
         extras: Extras {
@@ -312,6 +383,7 @@ fn mirror(s: &mut Section<'_, '_>) -> Option<Mirror> {
         fail_log: s.path("fail_log").or(d.fail_log),
         events: s.table("events", "[mirror.events]", events),
         rsync: s.path("rsync").unwrap_or(d.rsync),
+        mounts: s.table("mounts", "[mirror.mounts]", mounts),
         batch: s.table("batch", "[mirror.batch]", batch),
         kernel: s.table("kernel", "[mirror.kernel]", kernel),
         ..Mirror::new(d.name, d.source)
@@ -322,6 +394,20 @@ fn mirror(s: &mut Section<'_, '_>) -> Option<Mirror> {
     let hooks: Option<Vec<_>> = s.tables("hook", "[[mirror.hook]]", |s| hook::hook(s, alone)).into_iter().collect();
     name.and(source)?;
     Some(Mirror { targets: targets?, hooks: hooks?, ..mirror })
+}
+
+fn mounts(s: &mut Section<'_, '_>) -> Mounts {
+    let mut list = |key| -> Vec<String> {
+        let given = s.strings(key).unwrap_or_default();
+        // A type has no slash; a place begins with one and is more than that.
+        for named in given.iter().filter(|n| n.get_ref().trim_matches('/').is_empty() || n.get_ref().find('/') > Some(0)) {
+            let problem = Problem::new(format!("{key} has {:?}, which is neither a type nor a place", named.get_ref()));
+            let help = "a type is written \"tmpfs\", a place with a slash in front, from the source: \"/scratch\"";
+            s.found.problems.push(problem.at(named.span()).help(help));
+        }
+        given.into_iter().map(Spanned::into_inner).collect()
+    };
+    Mounts { skip: list("skip"), take: list("take") }
 }
 
 /// With roles, the directory of the marks belongs to each side and to no mirror.

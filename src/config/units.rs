@@ -29,6 +29,17 @@ pub(super) fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Resul
     serializer.serialize_str(&shown(*value))
 }
 
+/// A size of a file: `10GiB`, `500MB`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn file_size(text: &str) -> Result<u64, String> {
+    match text.trim().parse::<bytesize::ByteSize>() {
+        Ok(size) if size.0 > 0 && text.trim().ends_with(['B', 'b']) => Ok(size.0),
+        _ => Err(format!("{text:?} is no size; a number with a unit, as in \"10GiB\"")),
+    }
+}
+
 /// Reads a bound on deletions: a number, or a share as in `10%`.
 ///
 /// # Errors
@@ -89,6 +100,11 @@ mod tests {
 
     #[test]
     fn bounds_on_deletions() {
+        for (text, want) in
+            [("10GiB", Some(10 << 30)), ("500 MB", Some(500_000_000)), ("1B", Some(1)), ("10", None), ("0B", None), ("", None)]
+        {
+            assert_eq!(file_size(text).ok(), want, "{text}");
+        }
         assert_eq!(max_delete("0"), Ok(MaxDelete::Count(0)));
         assert_eq!(max_delete(" 1000 "), Ok(MaxDelete::Count(1000)));
         assert_eq!(max_delete("10%"), Ok(MaxDelete::Percent(10)));

@@ -6,10 +6,10 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use super::{Error, Wish, chain};
+use super::{Error, MissingSource, Wish, chain};
 use crate::config::Mirror;
 use crate::control::{Command, Engines, Handle, Replacement};
-use crate::engine::{Again, Ended, Engine, StartError};
+use crate::engine::{Again, Ended, Engine, Stage, StartError};
 use crate::sync::argv;
 use crate::sync::probe::{ProbeError, RsyncFacts};
 use crate::verify::background::{self, Verifying};
@@ -74,23 +74,40 @@ impl Crew {
             return Ok(RsyncFacts::default());
         }
         let same = |m: &&Member| !m.mirror.targets.is_empty() && m.mirror.rsync == mirror.rsync;
-        if let Some(member) = self.members.iter().find(same) {
-            return Ok(member.facts.clone());
+        let facts = match self.members.iter().find(same) {
+            Some(member) => member.facts.clone(),
+            None => RsyncFacts::probe(&mirror.rsync, &self.env)?,
+        };
+        if let Some(text) = facts.unconfined() {
+            if mirror.require_confined {
+                let (mirror, rsync) = (mirror.name.clone(), mirror.rsync.clone());
+                return Err(ProbeError::Unconfined { mirror, rsync, found: facts.version });
+            }
+            tracing::warn!(mirror = %mirror.name, "{text}");
         }
-        let facts = RsyncFacts::probe(&mirror.rsync, &self.env)?;
         tracing::debug!(rsync = %mirror.rsync.display(), version = %facts.version, confine_root = facts.confine_root, "rsync");
         Ok(facts)
     }
 
     /// Opens an engine: from here on every change is heard.
-    pub(super) fn open(&self, mirror: &Mirror, facts: &RsyncFacts) -> Result<(Engine, Handle), StartError> {
-        Engine::start(mirror, facts, &self.state_dir, self.keep)
+    pub(super) fn open(
+        &self,
+        mirror: &Mirror,
+        facts: &RsyncFacts,
+        missing: MissingSource,
+    ) -> Result<(Stage, Handle), StartError> {
+        let (again, handle) = Engine::prepare(mirror, facts, &self.state_dir, self.keep)?;
+        let stage = match missing {
+            MissingSource::IsAwaited => Stage::open(again)?,
+            MissingSource::Fails => Stage::Runs(Box::new(Engine::open(again)?)),
+        };
+        Ok((stage, handle))
     }
 
     /// Lets an opened engine run.
-    pub(super) fn run(&mut self, mirror: Mirror, facts: RsyncFacts, engine: Engine, handle: Handle) -> Result<(), Error> {
+    pub(super) fn run(&mut self, mirror: Mirror, facts: RsyncFacts, stage: Stage, handle: Handle) -> Result<(), Error> {
         self.engines.put(handle.clone());
-        self.spawn(mirror, facts, handle, move |wish| run_on(engine, wish))
+        self.spawn(mirror, facts, handle, move |wish| run_on(stage, wish))
     }
 
     /// Opens and runs an engine while the others run; [`Wish::Begun`] tells how that went.
@@ -99,11 +116,11 @@ impl Crew {
         let (engines, told) = (self.engines.clone(), handle.clone());
         self.spawn(mirror, facts, handle, move |wish| {
             let mirror = told.mirror.clone();
-            match Engine::open(again) {
-                Ok(engine) => {
+            match Stage::open(again) {
+                Ok(stage) => {
                     engines.put(told);
                     let _ = wish.send(Wish::Begun { mirror, result: Ok(()) });
-                    run_on(engine, wish)
+                    run_on(stage, wish)
                 }
                 Err(error) => {
                     let _ = wish.send(Wish::Begun { mirror, result: Err(chain(&error)) });
@@ -214,21 +231,27 @@ impl Crew {
     }
 }
 
-/// Runs an engine, and those that take its place when its source is to be opened anew or its configuration is another.
-fn run_on(mut engine: Engine, wish: &mpsc::Sender<Wish>) -> Option<usize> {
+/// Runs an engine, and those that take its place when its source is to be opened anew, is there at last, or its configuration is another.
+fn run_on(mut stage: Stage, wish: &mpsc::Sender<Wish>) -> Option<usize> {
     loop {
-        let again: Again = match engine.run() {
-            Ended::Stopped(left) => return Some(left),
-            Ended::Again(again) => *again,
+        let again: Again = match stage {
+            Stage::Runs(engine) => match engine.run() {
+                Ended::Stopped(left) => return Some(left),
+                Ended::Again(again) => *again,
+            },
+            Stage::Waits(waiting) => match waiting.wait() {
+                Some(again) => again,
+                None => return Some(0),
+            },
         };
         let (mirror, before) = (again.mirror().to_owned(), again.before());
         let reloading = before.is_some();
-        let (next, result) = match (Engine::open(again), before) {
+        let (next, result) = match (Stage::open(again), before) {
             (Ok(next), _) => (Ok(next), Ok(())),
-            (Err(error), Some(before)) => (Engine::open(before), Err(chain(&error))),
+            (Err(error), Some(before)) => (Stage::open(before), Err(chain(&error))),
             (Err(error), None) => (Err(error), Ok(())),
         };
-        engine = match next {
+        stage = match next {
             Ok(next) => next,
             Err(error) => {
                 let error = chain(&error);

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::status::Mirror;
+use crate::status::{Mirror, plural};
 
 /// Targets in trouble that are named.
 const NAMED: usize = 3;
@@ -13,10 +13,10 @@ pub(super) fn line(mirrors: &[Mirror]) -> String {
     let targets = || mirrors.iter().flat_map(|m| m.targets.iter().map(move |t| (m, t)));
     let (all, idle) = (targets().count(), targets().filter(|(_, t)| t.state == "idle").count());
     let mut out = match (all, idle) {
-        (0, _) => format!("{} mirrors with hooks alone", mirrors.len()),
+        (0, _) => format!("{} with hooks alone", plural(mirrors.len() as u64, "mirror")),
         (1, 1) => "the target is in sync".into(),
         (all, idle) if all == idle => format!("all {all} targets in sync"),
-        (all, idle) => format!("{idle} of {all} targets in sync"),
+        (all, idle) => format!("{idle} of {} in sync", plural(all as u64, "target")),
     };
     let busy = ["idle", "syncing", "probing"];
     let trouble: Vec<String> = targets()
@@ -33,7 +33,7 @@ pub(super) fn line(mirrors: &[Mirror]) -> String {
     let lag = targets().map(|(_, t)| t.lag_seconds).fold(0.0, f64::max);
     if pending > 0 {
         let lag = humantime::format_duration(Duration::from_secs(lag as u64));
-        let _ = write!(out, "; {pending} paths pending, lag {lag}");
+        let _ = write!(out, "; {} pending, lag {lag}", plural(pending, "path"));
     }
     out
 }
@@ -65,7 +65,7 @@ mod tests {
         assert_eq!(of(&[a.clone(), a.clone()]), "all 2 targets in sync");
         assert_eq!(of(&[a.clone(), b.clone()]), "1 of 2 targets in sync; web/b down; 412 paths pending, lag 3m 5s");
         assert_eq!(of(&[b.clone(), b.clone(), b.clone(), b]).matches("web/b down").count(), 3);
-        assert_eq!(of(&[target("c", "syncing", 1, 0.2)]), "0 of 1 targets in sync; 1 paths pending, lag 0s");
-        assert_eq!(of(&[]), "1 mirrors with hooks alone");
+        assert_eq!(of(&[target("c", "syncing", 1, 0.2)]), "0 of 1 target in sync; 1 path pending, lag 0s");
+        assert_eq!(of(&[]), "1 mirror with hooks alone");
     }
 }

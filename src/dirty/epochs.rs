@@ -64,6 +64,11 @@ impl Epochs {
         self.counts.first_key_value().is_none_or(|(&first, _)| first > until.0)
     }
 
+    /// That of the oldest unconfirmed change.
+    pub fn oldest(&self) -> Option<Epoch> {
+        self.counts.first_key_value().map(|(&first, _)| Epoch(first))
+    }
+
     /// Unconfirmed paths altogether.
     pub fn total(&self) -> usize {
         self.counts.values().map(|&n| n as usize).sum()

@@ -15,17 +15,22 @@ mod epochs;
 mod set;
 
 pub use epochs::{Epoch, Epochs};
-pub use set::{Batch, BatchId, DirtySet, Entry, Kind, LEVEL_MIN, Limits, Moves};
+pub use set::{Batch, BatchId, DirtySet, Entry, Kind, LEVEL_MIN, Limits, LinkRead, Moves, Needs};
 
 /// What a source saw happen to a path. Sources of every kind speak this language.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// A file was closed after writing, or moved to this name: it is complete now.
+    /// A file was closed after writing: it is complete now.
     Written,
+    /// As `Written`, by a move to this name. Two names that are exchanged come as two renames, so what leaves the name next
+    /// need not be what came to it.
+    Replaced,
     /// A file is being written, and need not be complete.
     Modified,
     /// The attributes of a file or directory changed.
     Touched,
+    /// The times of the directory changed, by an entry of it that came or went and is left out.
+    DirTimes,
     /// A non-directory appeared and is perhaps still being written.
     Created,
     /// A non-directory was deleted or moved away.
@@ -44,7 +49,7 @@ pub enum Seen {
     Left,
     /// As `GoneDir`, and what went is told next, as `ArrivedDir`.
     LeftDir,
-    /// As `Written`, of what was told to have `Left` just before.
+    /// As `Replaced`, of what was told to have `Left` just before.
     Arrived,
     /// As `MovedDir`, of what was told to have left just before.
     ArrivedDir,
@@ -56,9 +61,19 @@ impl Seen {
         match self {
             Seen::Left => Seen::Gone,
             Seen::LeftDir => Seen::GoneDir,
-            Seen::Arrived => Seen::Written,
+            Seen::Arrived => Seen::Replaced,
             Seen::ArrivedDir => Seen::MovedDir,
+            Seen::DirTimes => Seen::Touched,
             other => other,
+        }
+    }
+
+    /// Whether an entry came or went, so that the times of its directory changed.
+    pub fn changes_dir(self) -> bool {
+        match self {
+            Seen::Written | Seen::Modified | Seen::Touched | Seen::DirTimes | Seen::Contents | Seen::Subtree => false,
+            Seen::Replaced | Seen::Created | Seen::Gone | Seen::CreatedDir | Seen::GoneDir | Seen::MovedDir => true,
+            Seen::Left | Seen::LeftDir | Seen::Arrived | Seen::ArrivedDir => true,
         }
     }
 }

@@ -11,21 +11,23 @@ mod landed;
 mod list;
 mod look;
 mod moves;
+mod order;
+mod shares;
 mod twins;
 
-use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use hashbrown::HashTable;
-use rustc_hash::FxHasher;
 
 use super::{Epoch, Epochs, Seen};
+use crate::hash;
 use crate::path::{self, RelPath};
 use crate::short::Short;
 use cursors::{Cursors, Found};
 use landed::Landed;
 pub use moves::Moves;
 use moves::Renames;
+pub use order::{LinkRead, Needs};
 
 /// How much of a path is to be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,6 +57,9 @@ pub struct Entry {
     pub content: bool,
     /// It appeared and no closing write has been seen yet: a regular file waits.
     pub held: bool,
+    /// An event told that the file behind this name changed: where it has other names, they changed too. Of a directory: the same of
+    /// files in it, which are not pending by themselves any more.
+    pub through: bool,
     /// A long deep run that began earlier passes over this path too and may undo what this batch does, so it must be sent once
     /// more when that run has ended.
     pub over: Option<BatchId>,
@@ -65,8 +70,8 @@ pub struct Entry {
 
 impl Entry {
     fn plain(path: RelPath, epoch: Epoch) -> Entry {
-        let (gone, content, held, fresh, taken) = (false, false, false, false, false);
-        Entry { path, kind: Kind::Entry, gone, content, held, over: None, fresh, taken, epoch }
+        let (gone, content, held, through, fresh, taken) = (false, false, false, false, false, false);
+        Entry { path, kind: Kind::Entry, gone, content, held, through, over: None, fresh, taken, epoch }
     }
 
     /// Moves the entry out and leaves its path and kind behind, marked as taken.
@@ -84,6 +89,12 @@ impl Entry {
     /// The epoch it became dirty in.
     pub fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    /// Whether the target may hold something else under this name: it was deleted, written or moved
+    /// here, and is not only new.
+    pub fn is_replaced(&self) -> bool {
+        self.gone || self.content && !self.fresh
     }
 
     /// Whether [`Entry::take`] moved it out: what is left counts nowhere.
@@ -138,6 +149,13 @@ const PAIRED: u16 = MOVED | ORIGIN;
 const ALONE: u16 = 256;
 /// A cursor may lead here: those are lost when this is taken out.
 const NOTED: u16 = 512;
+/// See [`Entry::through`].
+const THROUGH: u16 = 1024;
+/// The last look did not find what changed here: the event that says where it went is to come. Not to be taken before its time.
+const ABSENT: u16 = 2048;
+/// A symbolic link that leaves after what it leads to. See [`order`]. Not to be taken before its
+/// time.
+const LATER: u16 = 4096;
 /// What stays when a path becomes dirty, or clean.
 const LASTING: u16 = SOFT | ALONE | NOTED;
 
@@ -175,15 +193,24 @@ pub struct DirtySet {
     cursors: Cursors,
     twins: twins::Twins,
     renames: Renames,
+    /// The last path seen lost its file, and a change had come through it that may not have left:
+    /// when that was, at the earliest.
+    dropped: Option<Epoch>,
+    /// The same of a directory, and changes through names in it.
+    absorbed: bool,
+    /// What left just now, if it takes such changes along.
+    carried: Option<RelPath>,
     /// Files that wait for their closing write, by the time they stop waiting (oldest first).
     holds: std::collections::VecDeque<(Duration, RelPath)>,
+    /// The same of paths that are `ABSENT`.
+    absences: std::collections::VecDeque<(Duration, RelPath)>,
+    absent: usize,
+    order: order::Order,
+    later: usize,
 }
 
 fn hash_of(parent: u32, name: &[u8]) -> u64 {
-    let mut h = FxHasher::default();
-    parent.hash(&mut h);
-    name.hash(&mut h);
-    h.finish()
+    hash::of((parent, name))
 }
 
 impl DirtySet {
@@ -219,7 +246,14 @@ impl DirtySet {
             cursors: Cursors::default(),
             twins: Default::default(),
             renames: Renames::default(),
+            dropped: None,
+            absorbed: false,
+            carried: None,
             holds: Default::default(),
+            absences: Default::default(),
+            absent: 0,
+            order: Default::default(),
+            later: 0,
         }
     }
 
@@ -230,7 +264,15 @@ impl DirtySet {
 
     /// Pending paths that [`DirtySet::take_shallow`] or [`DirtySet::take_deep`] could return if nothing were in flight.
     pub fn ready(&self, ignore_holds: bool) -> usize {
-        if ignore_holds { self.pending } else { self.pending - self.waiting }
+        let pending = self.pending.saturating_sub(self.absent + self.later);
+        if ignore_holds { pending } else { pending.saturating_sub(self.waiting) }
+    }
+
+    /// Whether what was seen last took a name from its file through which a change had come, where
+    /// that has perhaps not left: when it came, at the earliest. The look of a batch that left may
+    /// have met another file under the name, whose coming was not seen yet.
+    pub fn dropped_change(&self) -> Option<Epoch> {
+        self.dropped
     }
 
     /// Whether a subtree is pending.
@@ -266,6 +308,12 @@ impl DirtySet {
     /// Tells the time (since the daemon's start); files whose hold ends by then become ready.
     pub fn tick(&mut self, now: Duration) {
         self.epochs.tick(now);
+        while self.absences.front().is_some_and(|(until, _)| *until <= now) {
+            let (_, path) = self.absences.pop_front().expect("the front was just looked at");
+            if let Some(at) = self.find(&path) {
+                self.end_absence(at);
+            }
+        }
         while self.holds.front().is_some_and(|(until, _)| *until <= now) {
             let (_, path) = self.holds.pop_front().expect("the front was just looked at");
             if let Some(at) = self.find(&path) {
@@ -277,7 +325,7 @@ impl DirtySet {
 
     /// When the next hold ends, as a time since the daemon's start.
     pub fn next_hold(&self) -> Option<Duration> {
-        self.holds.front().map(|(until, _)| *until)
+        self.holds.front().into_iter().chain(self.absences.front()).map(|(until, _)| *until).min()
     }
 
     /// Closes the current epoch for a flush; see [`Epochs::close`].
@@ -421,8 +469,13 @@ impl DirtySet {
             *self = DirtySet {
                 epochs: std::mem::take(&mut self.epochs),
                 holds: std::mem::take(&mut self.holds),
+                absences: std::mem::take(&mut self.absences),
+                dropped: self.dropped,
+                absorbed: self.absorbed,
+                carried: self.carried.take(),
                 landed: std::mem::take(&mut self.landed),
                 twins: std::mem::take(&mut self.twins),
+                order: std::mem::take(&mut self.order),
                 renames: std::mem::take(&mut self.renames),
                 nodes: {
                     self.nodes.truncate(1);
@@ -466,7 +519,15 @@ impl DirtySet {
         }
     }
 
+    fn end_absence(&mut self, at: u32) {
+        let flags = &mut self.nodes[at as usize].flags;
+        self.absent -= usize::from(*flags & ABSENT != 0);
+        *flags &= !ABSENT;
+        self.end_later(at);
+    }
+
     fn end_wait(&mut self, at: u32) {
+        self.end_absence(at);
         let n = &mut self.nodes[at as usize];
         if n.flags & WAITS != 0 {
             self.waiting -= 1;
@@ -519,13 +580,13 @@ impl DirtySet {
     }
 
     /// Clears all that is pending strictly below `top` (what is in flight stays). Tells the oldest epoch among it and `own`,
-    /// and `CONTENT` if something among it had that flag.
+    /// and those of `CONTENT` and `THROUGH` that something among it had.
     fn absorb_below(&mut self, top: u32, own: Epoch) -> (Epoch, u16) {
         let (mut oldest, mut content) = (own, 0);
         let mut stack: Vec<u32> = self.children(top).collect();
         while let Some(at) = stack.pop() {
             let n = &self.nodes[at as usize];
-            content |= n.flags & CONTENT;
+            content |= n.flags & (CONTENT | THROUGH);
             if top == ROOT
                 && n.flags & CONTENT != 0
                 && let Some(kind) = n.kind
@@ -571,33 +632,65 @@ impl DirtySet {
 
     /// Takes in that `seen` happened to `path`, as part of a change from `epoch`: whoever waits for that waits for this too.
     pub fn see_since(&mut self, path: &[u8], seen: Seen, epoch: Epoch) {
-        let (moved_here, half) = (matches!(seen, Seen::Arrived | Seen::ArrivedDir), self.half_of_rename(path, seen));
+        let half = self.half_of_rename(path, seen);
+        let carried = std::mem::take(&mut self.carried);
         self.see_plain(path, seen.plain(), epoch);
-        if moved_here && let Some(at) = self.find(path) {
-            // Two names that are exchanged are told as two renames: what is told to leave next is not what came just now.
-            self.nodes[at as usize].flags &= !FRESH;
+        match seen {
+            Seen::LeftDir | Seen::GoneDir if self.absorbed => {
+                self.set_flag(path, THROUGH, true);
+                self.carried = Some(RelPath::from_normal(path)).filter(|_| seen == Seen::LeftDir);
+            }
+            Seen::ArrivedDir => {
+                if let Some(old) = carried {
+                    self.set_flag(&old, THROUGH, false);
+                    self.set_flag(path, THROUGH, true);
+                }
+            }
+            _ => {}
         }
         if let Some(half) = half {
             self.pair(path, half);
         }
     }
 
+    fn set_flag(&mut self, path: &[u8], flag: u16, on: bool) {
+        if let Some(at) = self.find(path).filter(|&at| self.nodes[at as usize].kind.is_some()) {
+            let flags = &mut self.nodes[at as usize].flags;
+            *flags = if on { *flags | flag } else { *flags & !flag };
+        }
+    }
+
+    /// `path` is another name of a file that changed at `epoch` through one of its names; `content`: it was written, too.
+    pub fn see_other_name(&mut self, path: &[u8], content: bool, epoch: Epoch) {
+        let own = self.find(path).is_some_and(|at| self.nodes[at as usize].flags & THROUGH != 0);
+        // Whether one that is still open waits for its close is for its own events to say.
+        self.see_plain(path, if content { Seen::Modified } else { Seen::Touched }, epoch);
+        if !own && let Some(at) = self.find(path) {
+            self.nodes[at as usize].flags &= !THROUGH;
+        }
+    }
+
     fn see_plain(&mut self, path: &[u8], seen: Seen, epoch: Epoch) {
+        (self.dropped, self.absorbed) = (None, false);
+        let loses = matches!(seen, Seen::Gone | Seen::GoneDir | Seen::Replaced);
+        let changed = if matches!(seen, Seen::Written | Seen::Replaced | Seen::Modified | Seen::Touched) { THROUGH } else { 0 };
         let start = self.cursors.start(path);
         let Found { mut at, mut flying_above, last, in_turn } = start.found;
         let mut above_parent = flying_above;
-        let mut parent_kind = None;
+        let mut of_parent: Option<(Option<Kind>, bool, Epoch)> = None;
         for name in components(start.rest) {
             self.disturb(at);
             let n = &self.nodes[at as usize];
             above_parent = flying_above;
             if n.kind == Some(Kind::Subtree) {
+                self.dropped = (loses && n.flags & THROUGH != 0).then_some(n.epoch);
                 if n.flags & CONTENT == 0 {
                     self.twins.remember(path, seen);
                 }
+                self.nodes[at as usize].flags |= changed;
                 return self.mark(at, Kind::Subtree, epoch);
             }
-            parent_kind = n.kind;
+            of_parent = Some((n.kind, n.flags & THROUGH != 0, n.epoch));
             flying_above |= n.flying != 0 && n.flags & ALONE == 0;
             at = match self.near(at, name, last, in_turn).or_else(|| self.child(at, name)) {
                 Some(child) => child,
@@ -617,31 +710,49 @@ impl DirtySet {
         let n = &self.nodes[at as usize];
         if n.kind == Some(Kind::Subtree) {
             // Already to be compared whole. Of one that is gone now, too: what is there counts when the batch leaves.
+            self.absorbed = n.flags & THROUGH != 0;
+            self.dropped = (loses && self.absorbed).then_some(n.epoch);
             return self.mark(at, Kind::Subtree, epoch);
         }
         let (was, was_fresh, has_children) = (n.kind, n.flags & FRESH != 0, n.first_child != NONE);
+        let (in_flight, through) = (n.flying != 0 || flying_above, (n.flags & THROUGH != 0).then_some(n.epoch));
+        if loses {
+            let above = of_parent.filter(|of| of.0 == Some(Kind::Contents) && of.1).map(|of| of.2);
+            let sent = || (in_flight || self.landed.covers(path)).then(|| self.oldest());
+            self.dropped = through.into_iter().chain(above).min().or_else(sent);
+        }
+        let n = &self.nodes[at as usize];
         let unknown_to_target = matches!(seen, Seen::Created | Seen::CreatedDir)
             && was.is_none()
             && n.flying == 0
             && !flying_above
             && !self.landed.covers(path);
-        let covered_by_parent = parent_kind == Some(Kind::Contents);
+        let covered_by_parent = of_parent.is_some_and(|of| of.0 == Some(Kind::Contents));
         match seen {
             Seen::Touched | Seen::Gone if covered_by_parent && was.is_none() && (seen == Seen::Touched || !has_children) => {
-                self.mark(self.nodes[at as usize].parent, Kind::Contents, epoch);
+                let parent = self.nodes[at as usize].parent;
+                self.mark(parent, Kind::Contents, epoch);
+                self.nodes[parent as usize].flags |= changed;
                 self.prune(at);
             }
-            Seen::Written => {
+            Seen::Written | Seen::Replaced => {
                 self.mark(at, Kind::Entry, epoch);
                 self.end_wait(at);
-                self.nodes[at as usize].flags |= CONTENT;
+                let n = &mut self.nodes[at as usize];
+                n.flags |= CONTENT | THROUGH;
+                if seen == Seen::Replaced {
+                    n.flags &= !FRESH; // what leaves next may be the other half of an exchange
+                }
             }
             Seen::Modified => {
                 // One that has just been created goes on waiting for its close.
                 self.mark(at, Kind::Entry, epoch);
-                self.nodes[at as usize].flags |= CONTENT;
+                self.nodes[at as usize].flags |= CONTENT | THROUGH;
             }
-            Seen::Touched => self.mark(at, Kind::Entry, epoch),
+            Seen::Touched => {
+                self.mark(at, Kind::Entry, epoch);
+                self.nodes[at as usize].flags |= THROUGH;
+            }
             Seen::Created => {
                 self.mark(at, Kind::Entry, epoch);
                 self.nodes[at as usize].flags |= OPEN | CONTENT | if unknown_to_target && !has_children { FRESH } else { 0 };
@@ -651,21 +762,27 @@ impl DirtySet {
                 self.nodes[at as usize].flags |= FRESH;
             }
             Seen::CreatedDir | Seen::MovedDir | Seen::Subtree => {
-                let (below, mut content) = self.absorb_below(at, epoch);
+                let (below, flags) = self.absorb_below(at, epoch);
+                let (mut content, mut through) = (flags & CONTENT, flags & THROUGH);
                 if at == ROOT {
+                    through = 0; // every name is in it
                     content = 0; // to take nothing in the whole tree for the same would cost too much; see `twins`
                 } else if seen != Seen::Subtree {
                     // Another directory under a name that the target has: what looks the same in it may not be.
                     content = CONTENT;
+                } else {
+                    through = THROUGH; // who knows what changed in it
                 }
                 self.mark(at, Kind::Subtree, below);
                 self.end_wait(at);
                 let n = &mut self.nodes[at as usize];
-                n.flags = n.flags & !(FRESH | GONE) | content;
+                n.flags = n.flags & !(FRESH | GONE) | content | through;
             }
             Seen::Gone | Seen::GoneDir if was_fresh && was == Some(Kind::Entry) => {
                 // It came and went within one window; only its parent's times tell of it.
-                let (below, _) = self.absorb_below(at, epoch);
+                let (below, flags) = self.absorb_below(at, epoch);
+                self.absorbed = flags & THROUGH != 0;
+                self.dropped = self.dropped.or(self.absorbed.then_some(below));
                 let own = self.clear(at).unwrap_or(epoch);
                 let parent = self.nodes[at as usize].parent;
                 self.prune_up_to(at, parent);
@@ -673,18 +790,27 @@ impl DirtySet {
             }
             Seen::Gone | Seen::GoneDir => {
                 // What comes here after a deletion may look like what was deleted.
-                let (below, _) = self.absorb_below(at, epoch);
+                let (below, flags) = self.absorb_below(at, epoch);
+                let own = if was > Some(Kind::Entry) { self.nodes[at as usize].flags } else { 0 };
+                self.absorbed = (flags | own) & THROUGH != 0;
+                self.dropped = self.dropped.or(self.absorbed.then_some(below));
                 self.mark(at, Kind::Entry, below);
                 self.end_wait(at);
                 let n = &mut self.nodes[at as usize];
-                n.flags = n.flags & !FRESH | GONE | CONTENT;
+                n.flags = n.flags & !(FRESH | THROUGH) | GONE | CONTENT;
             }
             Seen::Contents => self.level(at, epoch, false),
-            Seen::Left | Seen::LeftDir | Seen::Arrived | Seen::ArrivedDir => unreachable!("made plain before"),
+            Seen::Left | Seen::LeftDir | Seen::Arrived | Seen::ArrivedDir | Seen::DirTimes => unreachable!("made plain before"),
         }
         if self.pending > self.max_pending {
             self.coarsen();
         }
+    }
+
+    /// When the oldest change came that may be on its way, or have left a moment ago.
+    fn oldest(&self) -> Epoch {
+        let current = self.epochs.current();
+        self.epochs.oldest().into_iter().chain(self.landed.oldest()).min().unwrap_or(current)
     }
 
     /// Makes a directory's contents pending, and clean what that covers: its children, but not those that were deleted (a
@@ -692,13 +818,15 @@ impl DirtySet {
     /// trust in times.
     fn level(&mut self, at: u32, epoch: Epoch, with_content: bool) {
         let children: Vec<u32> = self.children(at).collect();
-        let (mut oldest, mut content) = (epoch, 0);
+        let (mut oldest, mut content, mut through) = (epoch, 0, 0);
         for child in children {
             self.disturb(child); // this pass would delete the one name and make the other
             let n = &self.nodes[child as usize];
             let written = n.flags & CONTENT;
             if n.kind == Some(Kind::Entry) && n.flags & GONE == 0 && (with_content || written == 0) {
                 content |= written;
+                // Names that were made are not known by their own look any more, either.
+                through |= if n.flags & (THROUGH | CONTENT) != 0 { THROUGH } else { 0 };
                 oldest = self.clear(child).map_or(oldest, |e| e.min(oldest));
                 self.prune_up_to(child, at);
             }
@@ -706,7 +834,7 @@ impl DirtySet {
         self.mark(at, Kind::Contents, oldest);
         self.end_wait(at);
         let n = &mut self.nodes[at as usize];
-        n.flags = n.flags & !FRESH | content;
+        n.flags = n.flags & !FRESH | content | through;
     }
 }
 
@@ -734,3 +862,7 @@ fn components(path: &[u8]) -> impl Iterator<Item = &[u8]> {
 #[cfg(test)]
 #[path = "set_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "set/through_tests.rs"]
+mod through_tests;

@@ -18,6 +18,9 @@ pub(super) struct Flush {
     pub(super) reply: Sender<Vec<Waiting>>,
     /// Every event from before the request is in the dirty sets.
     pub(super) drained: bool,
+    /// The walks that find files that changed without a path, by handle, and through a name that they
+    /// have lost, before the request.
+    pub(super) sought: [u64; 3],
     /// Which targets wait for which epoch; `None` until every event before the request is in the dirty sets.
     pub(super) waits: Option<Vec<(usize, Epoch)>>,
 }
@@ -32,13 +35,21 @@ impl Engine {
                 }
                 Ok(Command::Flush { target, deadline, reply }) => {
                     // Before the flush's epoch is closed: what a source that came back needs belongs to it.
-                    if self.held.is_some() {
+                    if self.looks_at_source() {
                         self.recheck_root();
                     }
                     self.check_root();
                     self.next_token += 1;
                     let token = self.next_token;
-                    self.flushes.push(Flush { token, only: target, deadline, reply, drained: false, waits: None });
+                    self.flushes.push(Flush {
+                        token,
+                        only: target,
+                        deadline,
+                        reply,
+                        drained: false,
+                        sought: [0; 3],
+                        waits: None,
+                    });
                     self.reader.request_drain(token);
                 }
                 Ok(Command::Steer { what, target, reply }) => {
@@ -88,7 +99,7 @@ impl Engine {
             }
             self.next_token += 1;
             self.reader.request_drain(self.next_token);
-            self.flushes.push(Flush { token: self.next_token, drained: false, waits: None, ..flush });
+            self.flushes.push(Flush { token: self.next_token, drained: false, sought: [0; 3], waits: None, ..flush });
         }
     }
 
@@ -111,10 +122,11 @@ impl Engine {
     /// Every event from before the request is in the dirty sets now: the flush can tell what it waits for.
     pub(super) fn drained_until(&mut self, token: u64) {
         self.settling.take_if(|t| *t == token);
-        if let Err(lost) = self.resolver.settle() {
-            self.lost(lost);
-        }
+        self.resolver.settle();
         if self.stop_drain.take_if(|t| *t == token).is_some() {
+            self.resolver.nameless_files().hurry();
+            self.want_by_handle();
+            self.want_strays();
             self.compare_scheduled(true); // so that it is sent, or counted as left
             self.compare_unwatched();
             self.tell_followed(Duration::MAX);
@@ -126,11 +138,15 @@ impl Engine {
         self.drained_for_questions(token);
         if self.flushes.iter().any(|f| f.token == token) {
             self.hurry_links();
+            self.resolver.nameless_files().hurry();
             self.compare_scheduled(true); // a flush waits for what is lost, too
             self.compare_unwatched();
             self.tell_followed(Duration::MAX);
         }
-        self.flushes.iter_mut().filter(|f| f.token == token).for_each(|f| f.drained = true);
+        if self.flushes.iter().any(|f| f.token == token) {
+            let sought = [self.resolver.nameless_files().covered_by(), self.want_by_handle(), self.want_strays()];
+            self.flushes.iter_mut().filter(|f| f.token == token).for_each(|f| (f.drained, f.sought) = (true, sought));
+        }
         self.open_flushes();
     }
 
@@ -140,7 +156,9 @@ impl Engine {
         if self.begin.status.walking {
             return;
         }
-        for flush in self.flushes.iter_mut().filter(|f| f.drained && f.waits.is_none()) {
+        let walks = [self.resolver.nameless_walks(), self.by_handle.ended(), self.strays.ended()];
+        let found = |f: &Flush| f.drained && f.sought.iter().zip(&walks).all(|(sought, ended)| sought <= ended);
+        for flush in self.flushes.iter_mut().filter(|f| found(f) && f.waits.is_none()) {
             let only = flush.only.as_deref();
             let chosen = self.targets.iter_mut().enumerate().filter(|(_, t)| only.is_none_or(|name| name == t.cfg.name));
             flush.waits = Some(chosen.map(|(at, target)| (at, target.flush())).collect());
@@ -158,6 +176,7 @@ impl Engine {
                     target: self.mirror.name.clone(),
                     why: match self.begin.status.walking {
                         true => "the walk over the source after the start goes on".into(),
+                        false if flush.drained => "the walk over the source for files that changed without a path goes on".into(),
                         false => "the event queue could not be drained in time".into(),
                     },
                     unreachable: false,

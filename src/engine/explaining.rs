@@ -1,5 +1,6 @@
 //! The engine's part in `fansync explain`.
 
+use std::fs::Metadata;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -46,7 +47,7 @@ impl Engine {
         let meta = self.root.path().join(path.as_path()).symlink_metadata();
         let dir = meta.as_ref().is_ok_and(|m| m.is_dir());
         let filter = self.verdict(path, dir);
-        let targets = (0..self.targets.len()).map(|at| self.at_target(at, path, &filter, meta.is_ok())).collect();
+        let targets = (0..self.targets.len()).map(|at| self.at_target(at, path, &filter, meta.as_ref().ok())).collect();
         let (watch, unwatched) = self.watching.explain(&self.root, path);
         Explanation {
             mirror: self.mirror.name.clone(),
@@ -59,6 +60,7 @@ impl Engine {
             },
             held: self.held_words().unwrap_or_default(),
             filter,
+            apart: self.apart.foreign_over(path).map(|(at, why)| format!("{}: {}", Shown(at), why.words())).unwrap_or_default(),
             watch,
             unwatched,
             muted: self.is_muted(path, dir),
@@ -76,15 +78,21 @@ impl Engine {
         opened.is_ok_and(|fd| self.resolver.mutes_directory(fd.as_fd()).unwrap_or(false))
     }
 
-    fn at_target(&self, at: usize, path: &RelPath, filter: &Verdict, there: bool) -> AtTarget {
+    fn at_target(&self, at: usize, path: &RelPath, filter: &Verdict, meta: Option<&Metadata>) -> AtTarget {
         let target = &self.targets[at];
         let told = target.explain(self.now(), path);
-        let (state, why) = match filter.excluded {
-            true => ("left out", "it is neither sent nor deleted there".to_owned()),
-            false if !there && !self.mirror.delete && told.state == "in sync" => {
+        // The mount point itself is mirrored, as a directory.
+        let mounted = self.apart.foreign_over(path).filter(|(at, _)| *at != path);
+        let size = meta.filter(|meta| meta.is_file()).map(Metadata::size);
+        let too_large = size.zip(self.mirror.max_file_size).is_some_and(|(size, most)| size > most);
+        let (state, why) = match (filter.excluded, mounted) {
+            (true, _) => ("left out", "it is neither sent nor deleted there".to_owned()),
+            (false, Some((at, _))) => ("left out", format!("what is mounted at {} does not belong to the mirror", Shown(at))),
+            (false, None) if too_large && told.state == "in sync" => ("left out", "it is larger than max_file_size".into()),
+            (false, None) if meta.is_none() && !self.mirror.delete && told.state == "in sync" => {
                 ("in sync", "gone from the source; delete = false keeps on the target what was sent".to_owned())
             }
-            false => (told.state, told.why),
+            (false, None) => (told.state, told.why),
         };
         AtTarget {
             name: target.cfg.name.clone(),
@@ -117,7 +125,7 @@ impl Engine {
     }
 }
 
-fn kind_of(meta: &std::fs::Metadata) -> String {
+fn kind_of(meta: &Metadata) -> String {
     let kind = meta.file_type();
     if kind.is_file() {
         format!("a file of {} bytes", meta.size())

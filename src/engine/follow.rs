@@ -41,12 +41,17 @@ impl Written {
                 self.due.push_back((due, path));
                 false
             }
-            Seen::Written | Seen::Gone => {
+            Seen::Written | Seen::Replaced | Seen::Gone => {
                 self.files.remove(path);
                 true
             }
             _ => true,
         }
+    }
+
+    /// Whether a write of this file waits for its interval.
+    pub(super) fn holds(&self, path: &[u8]) -> bool {
+        self.files.contains_key(path)
     }
 
     /// The next file whose interval is over at `now`. Where it moved meanwhile, the move told the new name.
@@ -86,11 +91,12 @@ impl Engine {
         if let Err(lost) = told {
             self.lost(lost);
         }
+        self.take_dir_times(until);
     }
 
     /// When there is something to tell.
     pub(super) fn next_followed(&self) -> Option<Duration> {
-        self.resolver.next_followed().into_iter().chain(self.written.next_due()).min()
+        self.resolver.next_followed().into_iter().chain(self.written.next_due()).chain(self.dir_times.next_due()).min()
     }
 }
 

@@ -52,7 +52,7 @@ impl Gate {
             Seen::CreatedDir => e.create_folder,
             // inotify tells of a new directory so, too.
             Seen::MovedDir | Seen::ArrivedDir => moved_in || (e.create_folder && has(CREATE)) || !has(CREATE | MOVED_TO),
-            Seen::Written | Seen::Arrived => {
+            Seen::Written | Seen::Replaced | Seen::Arrived => {
                 moved_in
                     || (e.close_write && has(CLOSE_WRITE))
                     || (e.create_file && has(CREATE))
@@ -61,7 +61,7 @@ impl Gate {
             Seen::Gone | Seen::GoneDir | Seen::Left | Seen::LeftDir => {
                 (e.delete && has(DELETE)) || (e.move_from && has(MOVED_FROM)) || !has(DELETE | MOVED_FROM)
             }
-            Seen::Touched => e.attrib,
+            Seen::Touched | Seen::DirTimes => e.attrib,
             // Comes with follow_open_files only.
             Seen::Modified | Seen::Contents | Seen::Subtree => true,
         };
@@ -74,6 +74,22 @@ impl Gate {
         }
         // The attributes of something that was there; the other half of a merged record.
         (e.attrib && has(ATTRIB) && !matches!(seen, Seen::Gone | Seen::GoneDir)).then_some(Seen::Touched)
+    }
+
+    /// Whether the times of the directory `path` are followed where a record with this mask told of
+    /// an entry of it that is left out.
+    pub(super) fn admits_dir_times(&self, mask: u64, path: &[u8]) -> bool {
+        let e = &self.events;
+        let has = |bits: u64| mask & bits != 0;
+        // A file that is made is followed by its creation or by its close.
+        let created = if has(libc::FAN_ONDIR) { e.create_folder } else { e.create_file || e.close_write };
+        let followed = created && has(CREATE)
+            || e.delete && has(DELETE)
+            || e.move_from && has(MOVED_FROM)
+            || e.move_to && has(MOVED_TO)
+            || !has(CREATE | DELETE | MOVED_FROM | MOVED_TO);
+        let above = |at: &&[u8]| !self.hidden.contains(*at);
+        self.open || followed && std::iter::successors(Some(path), |at| path::parent(at)).all(|at| above(&at))
     }
 
     /// Keeps the hidden directories right; `false` if the path lies in one.
@@ -145,6 +161,28 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn an_entry_that_is_left_out_counts_for_its_directory() {
+        type Switch = fn(&mut Events);
+        let (dir, rename) = (libc::FAN_ONDIR, libc::FAN_RENAME);
+        let cases: [(Switch, u64, bool); 8] = [
+            (|_| (), CREATE, true),
+            (|e| e.delete = false, DELETE, false),
+            (|e| e.delete = false, CREATE | DELETE, true),
+            (|e| e.create_file = false, CREATE, true),
+            (|e| (e.create_file, e.close_write) = (false, false), CREATE, false),
+            (|e| e.create_folder = false, CREATE | dir, false),
+            (|e| (e.move_from, e.move_to) = (false, false), rename, false),
+            (|e| e.attrib = false, CREATE, true),
+        ];
+        for (switch, mask, want) in cases {
+            assert_eq!(gate(switch).admits_dir_times(mask, b"d"), want, "{mask:#x}");
+        }
+        let mut g = gate(|e| e.create_folder = false);
+        assert_eq!(g.admit(CREATE, b"d", Seen::CreatedDir), None);
+        assert!(!g.admits_dir_times(CREATE, b"d") && !g.admits_dir_times(CREATE, b"d/e") && g.admits_dir_times(CREATE, b"e"));
     }
 
     #[test]

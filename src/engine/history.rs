@@ -51,6 +51,8 @@ use crate::sys::handle::{FsId, fs_id};
 const EVERY: Duration = Duration::from_secs(1);
 /// After an error of the disk that holds the state.
 const AFTER_ERROR: Duration = Duration::from_secs(10);
+/// The state's disk does not answer for so long: it is worth a word.
+const UNANSWERED: Duration = Duration::from_secs(5);
 /// Files that are written all the time are told at a drain at least so often.
 const FOLLOWED_EVERY: Duration = Duration::from_secs(10);
 /// The set of directories is made anew this long after the last loss of sight …
@@ -91,6 +93,8 @@ pub(super) struct History {
     following_since: Option<Duration>,
     /// The error of the disk that was told last.
     said: String,
+    /// Since when the state cannot be saved.
+    unsaved: Option<Instant>,
 }
 
 /// A walk under way.
@@ -115,6 +119,8 @@ struct Restart {
     untidy: bool,
     /// Targets that are compared whole.
     whole: Vec<bool>,
+    /// See [`Resume::newest`].
+    newest: Wall,
 }
 
 enum Told {
@@ -188,6 +194,7 @@ impl History {
             rebuild_pause: REBUILD_MIN,
             following_since: None,
             said: String::new(),
+            unsaved: None,
         })
     }
 
@@ -244,6 +251,7 @@ impl History {
             floor: r.dirs.floor(),
             untidy: !r.tidy,
             whole: whole.to_vec(),
+            newest: r.newest,
         });
         let work = {
             let root = root.try_clone().map_err(|e| e.to_string())?;
@@ -268,12 +276,22 @@ impl History {
 
     /// Says an error of the disk, once for as long as it is the same.
     fn complain(&mut self, mirror: &str, error: &StateError) {
+        let since = *self.unsaved.get_or_insert_with(Instant::now);
+        // A disk that is busy answers soon.
+        if self.keeper.is_stuck() && since.elapsed() < UNANSWERED {
+            return;
+        }
         let cause = std::error::Error::source(error).map(|c| format!(": {c}")).unwrap_or_default();
         let text = format!("{error}{cause}");
         if self.said != text {
             tracing::error!(%mirror, "{text}");
             self.said = text;
         }
+    }
+
+    /// For how long the state could not be saved, and why.
+    fn unsaved(&self) -> Option<(Duration, &str)> {
+        self.unsaved.filter(|_| !self.said.is_empty()).map(|since| (since.elapsed(), &*self.said))
     }
 }
 
@@ -334,6 +352,12 @@ impl Engine {
         start
     }
 
+    /// Since when the state is not saved, in seconds, and why; for the status.
+    pub(super) fn unsaved_state(&self) -> (f64, String) {
+        let unsaved = self.history.as_ref().and_then(History::unsaved);
+        unsaved.map_or_else(Default::default, |(since, why)| (since.as_secs_f64(), why.to_owned()))
+    }
+
     /// Tells the log of a walk that takes long.
     pub(super) fn tell_walk(&mut self) {
         let now = self.now();
@@ -377,8 +401,11 @@ impl Engine {
         } else if none && stateless && !self.was_left_unsent() {
             self.begin_with_nothing(&format!("initial = \"none\"; {why}"));
         } else {
-            if unclean {
-                self.lost(Lost::all(Cause::UncleanStop));
+            match (unclean, self.history.as_ref().is_some_and(|history| history.keeper.is_after_stop())) {
+                (false, _) => {}
+                // Nothing was lost sight of. What changed since is not known, so hooks get the whole tree.
+                (true, true) => self.see_lost(b""),
+                (true, false) => self.lost(Lost::all(Cause::UncleanStop)),
             }
             self.begin_whole(&why.to_string());
         }
@@ -446,8 +473,8 @@ impl Engine {
                 (None, None) => {}
             }
         }
-        let clean = resume.tidy;
-        self.begin.untidy = !clean;
+        self.begin.untidy = !resume.tidy;
+        let clean = self.history.as_ref().is_some_and(|history| history.keeper.is_after_stop());
         if !clean {
             *self.losses.entry(Cause::UncleanStop).or_insert(0) += 1;
         }
@@ -570,6 +597,11 @@ impl Engine {
                 return self.walk_failed(walk.restart.is_some(), &format!("{error}{cause}"));
             }
         };
+        if walk.restart.as_ref().is_some_and(|restart| report.newest.is_some_and(|found| found < restart.newest)) {
+            self.distrust_all(); // no change time tells what differs, also not to a start after this one
+            return self.walk_failed(true, "nothing in it is as new as at the last stop: it is an older copy of itself");
+        }
+        history.keeper.saw(report.newest.unwrap_or(Wall::MIN));
         let seconds = (report.took.as_secs_f64() * 1000.0).round() / 1000.0;
         if let Some(restart) = walk.restart {
             tracing::info!(
@@ -663,7 +695,12 @@ impl Engine {
 
     /// Whether something may differ that is not in the dirty sets.
     fn knows_of_more(&self) -> bool {
-        self.held.is_some() || self.watching.is_blind_somewhere() || self.recent.values().any(|r| r.scheduled)
+        self.held.is_some()
+            || self.watching.is_blind_somewhere()
+            || self.by_handle.is_on()
+            || !self.strays.is_idle()
+            || self.resolver.seeks_nameless()
+            || self.recent.values().any(|r| r.scheduled)
     }
 
     /// A drain came to its end. While something that may differ is not in the dirty sets, it says nothing.
@@ -700,17 +737,22 @@ impl Engine {
     fn save_history(&mut self) -> bool {
         let now = self.now();
         let Some(history) = &mut self.history else { return false };
+        for newest in self.targets.iter_mut().filter_map(Target::take_newest) {
+            history.keeper.saw(newest.into());
+        }
         let (targets, resolver) = (&self.targets, &self.resolver);
         let mut clear = |target: usize, epoch| !targets[target].in_doubt() && targets[target].flushed(epoch);
         let saved = history.keeper.tick(&mut clear, &mut |fs, handle| resolver.open(fs, handle));
         let (more, pause) = match saved {
             Ok(more) => {
                 history.said.clear();
+                history.unsaved = None;
                 (more, EVERY)
             }
             Err(error) => {
                 history.complain(&self.mirror.name, &error);
-                (true, AFTER_ERROR)
+                // To see that a disk answers again costs nothing.
+                (true, if history.keeper.is_stuck() { EVERY } else { AFTER_ERROR })
             }
         };
         if more || history.moved {

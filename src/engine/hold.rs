@@ -1,26 +1,33 @@
-//! A source that is gone, or was emptied: everything stops until it is back, or until somebody says that it is meant.
+//! A source that is gone, or was emptied: nothing of it is sent until it is back, or until somebody says that it is meant.
 //!
-//! | the source | is held until |
-//! | --- | --- |
-//! | is missing, unmounted, replaced by another directory or by a link; a filesystem below it is gone, also since before the start | it is back as it was, or accepted |
-//! | had filesystems below it, and the saved list of these cannot be read | the list can be read or is removed, or accepted |
-//! | lost nearly everything at one blow | half of its top is there again, or accepted |
-//! | was empty from the start, with targets that are not | something is mounted on it, or accepted |
+//! | what happened | held | until |
+//! | --- | --- | --- |
+//! | the source is missing, unmounted, replaced by another directory | the mirror | it is back as it was, or accepted |
+//! | a filesystem below it is gone, also since before the start | its place ([`crate::sync::apart`]) | it is mounted there again, or accepted |
+//! | it had filesystems below it, and the saved list of these cannot be read | the mirror | the list can be read or is removed, or accepted |
+//! | the source, or a filesystem below it, lost nearly everything at one blow | the mirror, or that place | half of its top is there again, or accepted |
+//! | it was empty from the start, with targets that are not | the mirror, or that place | something is mounted on it, or accepted |
+//!
+//! Where the source's path leads to the same directory through another mount, or elsewhere because a link on the way was switched, nothing
+//! is held: it is opened anew, as at a start.
 //!
 //! A source that is accepted, and is not the directory that was opened, is opened anew: the engine ends, and begins again on
 //! the same channel ([`Again`]).
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Again, Engine};
 use crate::config::Mirror;
 use crate::control::Steered;
 use crate::lost::{Cause, Lost};
-use crate::path::RelPath;
-use crate::resolve::Root;
+use crate::path::{RelPath, Shown};
+use crate::resolve::{Astray, Root};
 use crate::state::mounts::MountsFile;
+use crate::status;
+use crate::sync::apart::{Apart, Why};
 use crate::sync::guard::{self, Hold};
 
 /// How often a source that is held is looked at.
@@ -63,6 +70,17 @@ impl Remembered {
     }
 }
 
+/// Whether the source's path leads to what was opened.
+///
+/// # Errors
+/// What is held, or to be opened anew.
+pub(super) fn check(root: &Root) -> Result<(), Hold> {
+    root.check().map_err(|astray| match astray {
+        Astray::Gone(why) => Hold::Gone(why),
+        Astray::Anew(why) => Hold::Moved(why),
+    })
+}
+
 impl Engine {
     /// Saves where filesystems are mounted below the source, if that has changed.
     pub(super) fn remember_mounts(&mut self) {
@@ -75,30 +93,40 @@ impl Engine {
         }
     }
 
-    fn source_is_itself(&self) -> Result<(), String> {
-        let known = || self.mounts.as_ref().map_or(Ok(()), Remembered::known);
-        self.root.check().and_then(|()| self.watching.check(&self.root)).and_then(|()| known())
+    fn source_is_itself(&self) -> Result<(), Hold> {
+        check(&self.root)?;
+        self.watching.check(&self.root, &self.apart)?;
+        self.mounts.as_ref().map_or(Ok(()), Remembered::known).map_err(Hold::Gone)
     }
 
-    /// Looks whether the source is still the one that was opened; if not, nothing is sent until it is.
+    /// Looks whether the source is still the one that was opened; if not, nothing is sent of what is not.
     pub(super) fn check_root(&mut self) {
         if self.held.is_none()
-            && let Err(why) = self.source_is_itself()
+            && let Err(hold) = self.source_is_itself()
         {
-            self.hold(Hold::Gone(why));
+            self.hold(hold);
         }
     }
 
-    /// While held: looks whether the source is back.
+    /// Whether the source has to be looked at again and again: something is held, or a link leads to it, whose switch raises no event.
+    pub(super) fn looks_at_source(&self) -> bool {
+        self.held.is_some() || self.root.is_linked() || self.apart.held().next().is_some()
+    }
+
+    /// Looks whether the source, and each place that is held, is back.
     pub(super) fn recheck_root(&mut self) {
         self.next_root_check = self.now() + ROOT_CHECK;
+        self.watching.release_detached();
         if self.mounts.as_ref().is_some_and(Remembered::can_be_read_again) {
             tracing::info!(mirror = %self.mirror.name, "the list of filesystems below the source can be read again");
             self.begin_again = Some(false);
             return;
         }
+        self.settle_places();
         let itself = self.source_is_itself();
         match (self.held.take(), itself) {
+            (None, Ok(())) => {}
+            (_, Err(hold @ (Hold::Moved(_) | Hold::Lost { .. }))) | (None, Err(hold)) => self.hold(hold),
             (Some(Hold::Gone(_)), Ok(())) => {
                 tracing::info!(mirror = %self.mirror.name, "the source is back as it was; sending goes on");
                 // While it was away its paths led nowhere, so what was learnt of them then is wrong; and changes could be made that
@@ -106,19 +134,64 @@ impl Engine {
                 self.resolver.forget(&self.root);
                 self.lost(Lost::all(Cause::MountChanged));
             }
-            (Some(Hold::Emptied { from_the_start: true, .. }), Err(why)) if self.something_is_mounted_on_it() => {
+            (Some(Hold::Emptied { from_the_start: true, .. }), Err(hold)) if self.something_is_mounted_on_it() => {
                 // Nothing was ever sent from what lies below: this is what a start a moment later would have found.
-                tracing::warn!(mirror = %self.mirror.name, "{why}; it was empty until now, so the new one is taken");
+                tracing::warn!(mirror = %self.mirror.name, "{}; it was empty until now, so the new one is taken", self.words(&hold));
                 self.begin_again = Some(false);
             }
-            (_, Err(why)) => self.held = Some(Hold::Gone(why)),
-            (Some(Hold::Emptied { at, enough: Some(enough), .. }), Ok(()))
-                if guard::left(&self.root, &self.mirror.filter, &at, enough).is_some_and(|left| left >= enough) =>
-            {
+            (_, Err(hold)) => self.held = Some(hold),
+            (Some(hold), Ok(())) if self.is_refilled(&hold) => {
                 tracing::info!(mirror = %self.mirror.name, "the source has its entries again; sending goes on");
             }
             (held, Ok(())) => self.held = held,
         }
+    }
+
+    fn is_refilled(&self, hold: &Hold) -> bool {
+        match hold {
+            Hold::Emptied { at, enough: Some(enough), .. } => {
+                guard::left(&self.root, &self.mirror.filter, at, *enough).is_some_and(|left| left >= *enough)
+            }
+            _ => false,
+        }
+    }
+
+    /// Finds anew which places are left alone. A hold ends where the filesystem is back, or the entries are.
+    pub(super) fn settle_places(&mut self) {
+        let mut apart = self.watching.apart();
+        for (at, hold) in self.apart.held() {
+            if apart.hold_at(at).is_some() {
+                continue;
+            }
+            let stays = match hold {
+                // The list of mounts may be a moment ahead of what is seen there.
+                Hold::Lost { .. } => self.watching.check(&self.root, &Apart::default()) == Err(hold.clone()),
+                hold => !self.is_refilled(hold),
+            };
+            if stays {
+                apart.put(at.clone(), Why::Held(hold.clone()));
+            } else {
+                tracing::info!(mirror = %self.mirror.name, place = %at, "it is back as it was; what waited there is sent");
+            }
+        }
+        self.keep_apart(apart);
+    }
+
+    fn keep_apart(&mut self, apart: Apart) {
+        if apart == *self.apart {
+            return;
+        }
+        for (at, hold) in apart.held().filter(|(at, _)| self.apart.hold_at(at).is_none()) {
+            tracing::error!(
+                mirror = %self.mirror.name, place = %at,
+                "nothing is sent or deleted there: {}. Bring it back as it was and sending goes on; if it is meant as it is now: \
+                 fansync resume --accept-source",
+                self.words(hold)
+            );
+        }
+        self.apart = Arc::new(apart);
+        self.next_root_check = self.now() + ROOT_CHECK;
+        self.wake.wake(); // the targets learn it in the next turn
     }
 
     fn something_is_mounted_on_it(&self) -> bool {
@@ -130,14 +203,54 @@ impl Engine {
     }
 
     pub(super) fn hold(&mut self, hold: Hold) {
-        tracing::error!(
-            mirror = %self.mirror.name,
-            "sending stops and nothing is deleted on any target: {}. Bring the source back as it was and sending goes on; \
-             if it is meant as it is now: fansync resume --accept-source",
-            self.words(&hold)
-        );
-        self.held = Some(hold);
-        self.next_root_check = self.now() + ROOT_CHECK;
+        match hold {
+            Hold::Moved(why) => {
+                tracing::warn!(mirror = %self.mirror.name, "{why}; it is opened anew, and everything is compared");
+                self.switched = self.mirror.source.canonicalize().is_ok_and(|now| now != self.root.path());
+                self.begin_again = Some(false);
+            }
+            Hold::Lost { ref at } => {
+                let at = at.clone();
+                self.mounts_changed();
+                if let Err(hold) = self.watching.check(&self.root, &self.apart) {
+                    self.hold_place(at, hold);
+                }
+            }
+            Hold::Emptied { ref at, .. } if !at.is_root() => {
+                let at = at.clone();
+                self.hold_place(at, hold);
+            }
+            hold => {
+                tracing::error!(
+                    mirror = %self.mirror.name,
+                    "sending stops and nothing is deleted on any target: {}. Bring the source back as it was and sending goes on; \
+                     if it is meant as it is now: fansync resume --accept-source",
+                    self.words(&hold)
+                );
+                self.held = Some(hold);
+                self.next_root_check = self.now() + ROOT_CHECK;
+            }
+        }
+    }
+
+    /// From here on nothing is sent of this place, or deleted there; the rest goes on.
+    fn hold_place(&mut self, at: RelPath, hold: Hold) {
+        let mut apart = (*self.apart).clone();
+        apart.put(at, Why::Held(hold));
+        self.keep_apart(apart);
+    }
+
+    /// What is left alone, for the status.
+    pub(super) fn apart_status(&self) -> Vec<status::Apart> {
+        let place = |(at, why): (&RelPath, &Why)| status::Apart {
+            path: Shown(at).to_string(),
+            why: match why {
+                Why::Held(hold) => self.words(hold),
+                why => why.words(),
+            },
+            held: matches!(why, Why::Held(_)),
+        };
+        self.apart.iter().map(place).collect()
     }
 
     pub(super) fn words(&self, hold: &Hold) -> String {
@@ -156,11 +269,7 @@ impl Engine {
     pub(super) fn accept_source(&mut self) -> Result<(), String> {
         match &self.held {
             None => {}
-            Some(Hold::Emptied { .. }) => {
-                tracing::warn!(mirror = %self.mirror.name, "the source is accepted as it is; sending goes on");
-                self.held = None;
-            }
-            Some(Hold::Gone(_)) => {
+            Some(Hold::Gone(_) | Hold::Moved(_)) => {
                 let path = self.mirror.source.display();
                 Root::open(&self.mirror.source)
                     .map_err(|e| format!("cannot open the source {path}: {e}; nothing has changed"))?;
@@ -168,7 +277,20 @@ impl Engine {
                 self.begin_again = Some(true);
                 return Ok(());
             }
+            Some(Hold::Emptied { .. } | Hold::Lost { .. }) => {
+                tracing::warn!(mirror = %self.mirror.name, "the source is accepted as it is; sending goes on");
+                self.held = None;
+            }
         }
+        let mut apart = (*self.apart).clone();
+        for (at, _) in self.apart.held() {
+            tracing::warn!(mirror = %self.mirror.name, place = %at, "it is accepted as it is; sending goes on there");
+            self.watching.give_up(at);
+            apart.remove(at);
+        }
+        self.keep_apart(apart);
+        self.watching.release_detached();
+        self.remember_mounts();
         for at in 0..self.targets.len() {
             self.with_target(at, |target, cx| {
                 target.accept_deletes(cx);
@@ -191,11 +313,13 @@ impl Engine {
 
     /// What the next engine of this mirror begins with.
     pub(super) fn again(self, accepted: bool) -> Again {
+        let filled = || self.targets.iter().filter(|t| t.is_filled()).map(|t| t.cfg.name.clone()).collect();
+        let switched = self.switched.then(filled);
         let Engine { mirror, facts, state_dir, keep, commands, wake, turns, flushes, successor, .. } = self;
         let ((mirror, facts), before) = match successor {
             Some(next) => (*next, Some(Box::new((mirror, facts)))),
             None => ((mirror, facts), None),
         };
-        Again { mirror, facts, state_dir, commands, wake, turns, keep, accepted, flushes, before }
+        Again { mirror, facts, state_dir, commands, wake, turns, keep, accepted, switched, flushes, before }
     }
 }

@@ -7,6 +7,7 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 
 use super::Engine;
 use crate::links::{Found, Job, Links, MAX_NAMES, search};
+use crate::status;
 
 /// The index and its walk.
 pub(super) struct Linking {
@@ -26,34 +27,49 @@ impl Engine {
         if let Some(linking) = &mut self.linking {
             linking.links.hurry();
         }
+        self.naming.names.hurry();
+    }
+
+    /// What is known of files with several names; `None` where none were met.
+    pub(super) fn links_status(&self) -> Option<status::Links> {
+        let sought = &self.naming.names;
+        let walks = sought.walks() + self.strays.ended();
+        let ((files, names), walks) = match &self.linking {
+            Some(l) => (l.links.sizes(), l.links.walks() + walks),
+            None if walks > 0 => (sought.sizes(), walks),
+            None => return None,
+        };
+        let apart = self.linking.as_ref().map_or(0, |l| l.links.apart()) as u64;
+        Some(status::Links { files: files as u64, names: names as u64, walks, apart })
     }
 
     /// Takes in a walk that has ended, and begins the next one.
     pub(super) fn follow_links(&mut self) {
         let now = self.now();
         let Some(linking) = &mut self.linking else { return };
-        if let Ok(found) = linking.done.1.try_recv() {
-            let took = found.took;
+        if let Ok(mut found) = linking.done.1.try_recv() {
+            let (took, special) = (found.took, std::mem::take(&mut found.special));
             let again = linking.links.end(now, found);
             let (files, names) = linking.links.sizes();
             tracing::debug!(mirror = %self.mirror.name, ?took, files, names, again = again.len(), "looked for hard links");
-            self.targets.iter_mut().for_each(|target| target.links_found(&linking.links, now, &again));
+            self.targets.iter_mut().for_each(|target| target.links_found(&linking.links, now, &again, &special));
         }
         if let Some(job) = linking.links.begin(now)
-            && let Err(error) = self.walk_for_links(job)
+            && let Err(error) = self.walk_for_links(job.clone())
+            && let Some(linking) = &mut self.linking
         {
-            // What waits for it would wait for ever.
-            panic!("cannot start a thread that looks for hard links: {error}");
+            tracing::warn!(mirror = %self.mirror.name, %error, "cannot start a thread that searches for hard links; tried again");
+            linking.links.put_off(now, job);
         }
     }
 
     fn walk_for_links(&self, job: Job) -> std::io::Result<()> {
         let Some(linking) = &self.linking else { return Ok(()) };
-        let root = self.root.as_fd().try_clone_to_owned()?;
+        let (root, apart) = (self.root.as_fd().try_clone_to_owned()?, Arc::clone(&self.apart));
         let (filter, done, wake) = (self.mirror.filter.clone(), linking.done.0.clone(), Arc::clone(&self.wake));
         std::thread::Builder::new().name("links".into()).spawn(move || {
             // An engine that has ended meanwhile does not listen any more.
-            let _ = done.send(search::search(root.as_fd(), &filter, job));
+            let _ = done.send(search::search(search::Within { fd: root.as_fd(), apart: &apart }, &filter, job));
             wake.wake();
         })?;
         Ok(())

@@ -6,12 +6,34 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::Engine;
 use crate::control::{Steer, Steered};
 use crate::state::pauses::Pauses;
+use crate::status::plural;
 
 impl Engine {
+    /// Takes up which targets an earlier daemon has filled.
+    pub(super) fn take_up_filled(&mut self) {
+        let Some((file, known)) = &mut self.filled else { return };
+        match file.load() {
+            Ok(filled) => *known = filled,
+            Err(error) => tracing::warn!(mirror = %self.mirror.name, "which targets were filled is not known: {error}"),
+        }
+        self.targets.iter_mut().filter(|t| known.contains(&t.identity())).for_each(|t| t.was_filled());
+    }
+
+    /// Keeps for the next start that a target was filled.
+    pub(super) fn remember_filled(&mut self, identity: String) {
+        let Some((file, known)) = &mut self.filled else { return };
+        if known.insert(identity)
+            && let Err(error) = file.save(known)
+        {
+            tracing::warn!(mirror = %self.mirror.name, "cannot save which targets were filled: {error}");
+        }
+    }
+
     /// Takes up the pauses of an earlier daemon.
     pub(super) fn take_up_pauses(&mut self) {
         let now = unix_now();
-        let paused: Vec<Option<f64>> = match self.pauses.load() {
+        let Some(pauses) = &self.pauses else { return };
+        let paused: Vec<Option<f64>> = match pauses.load() {
             Ok(pauses) => self.targets.iter().map(|t| pauses.get(&t.identity()).copied()).collect(),
             Err(error) => {
                 tracing::error!(mirror = %self.mirror.name, "{error}. Every target is taken for paused; `fansync resume` ends that");
@@ -46,16 +68,23 @@ impl Engine {
             .filter(|(_, t)| only.is_none_or(|name| name == t.cfg.name))
             .map(|(at, _)| at)
             .collect();
-        if what != Steer::Pause && self.held.is_some() && self.begin_again.is_none() {
+        if what != Steer::Pause && self.looks_at_source() && self.begin_again.is_none() {
             self.recheck_root();
         }
         let mut out: Vec<Steered> = chosen.iter().map(|&at| self.steer_one(what, at, accepted)).collect();
         if what != Steer::Retry {
             let pauses: Pauses = self.targets.iter().filter_map(|t| Some((t.identity(), t.paused()?))).collect();
-            if let Err(error) = self.pauses.save(&pauses) {
-                tracing::error!(mirror = %self.mirror.name, "{error}");
-                for steered in &mut out {
-                    steered.said.push_str(&format!("; this holds until fansync ends only: {error}"));
+            match self.pauses.as_ref().map(|file| file.save(&pauses)) {
+                None if what == Steer::Pause => {
+                    out.iter_mut()
+                        .for_each(|s| s.said.push_str("; this holds until fansync ends only, as `mirror` keeps no state"));
+                }
+                None | Some(Ok(())) => {}
+                Some(Err(error)) => {
+                    tracing::error!(mirror = %self.mirror.name, "{error}");
+                    for steered in &mut out {
+                        steered.said.push_str(&format!("; this holds until fansync ends only: {error}"));
+                    }
                 }
             }
         }
@@ -77,7 +106,7 @@ impl Engine {
     /// Takes the source as it is now, or, where it is not held, lets the deletions of the chosen targets through. Whether it was held, and
     /// is not any more.
     fn accept(&mut self, only: Option<&str>) -> Result<bool, String> {
-        if self.held.is_none() {
+        if self.held.is_none() && self.apart.held().next().is_none() {
             for at in 0..self.targets.len() {
                 if only.is_none_or(|name| name == self.targets[at].cfg.name) {
                     self.accept_deletes(at);
@@ -106,23 +135,23 @@ impl Engine {
             }
             Steer::Resume { accept_source, accept_deletes } => {
                 self.with_target(at, |target, cx| target.resume(cx));
-                let pending = self.targets[at].unconfirmed();
-                let mut said = match (was, accepted) {
-                    (true, _) => format!("resumed, {pending} paths to send"),
-                    (false, true) => format!("the source is accepted as it is, {pending} paths to send"),
-                    (false, false) => "was not paused".into(),
+                let pending = plural(self.targets[at].unconfirmed() as u64, "path");
+                let resumed = match (was, accepted) {
+                    (true, _) => Some(format!("resumed, {pending} to send")),
+                    (false, true) => Some(format!("the source is accepted as it is, {pending} to send")),
+                    (false, false) if accept_source => Some("the source was not held, and the target was not paused".into()),
+                    (false, false) if accept_deletes => None,
+                    (false, false) => Some("was not paused".into()),
                 };
-                if accept_deletes && !accept_source {
-                    said.push_str(&format!("; {}", self.accept_deletes(at).said));
-                }
-                (said, true)
+                let deletes = (accept_deletes && !accept_source).then(|| self.accept_deletes(at).said);
+                ([resumed, deletes].into_iter().flatten().collect::<Vec<_>>().join("; "), true)
             }
             Steer::Retry if was => ("is paused; `fansync resume` goes on".into(), false),
             Steer::Retry => {
                 self.with_target(at, |target, cx| target.hurry_up(cx));
                 let said = match away {
                     Some(reason) => format!("trying again now; it was away: {reason}"),
-                    None if failed > 0 => format!("trying {failed} failed paths again now"),
+                    None if failed > 0 => format!("trying {} again now", plural(failed as u64, "failed path")),
                     None => "nothing waited for another try".into(),
                 };
                 (said, true)

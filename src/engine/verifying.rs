@@ -96,13 +96,22 @@ impl Live {
         self.ask(true, |engine, at| {
             engine.verifying.next_watch += 1;
             let id = engine.verifying.next_watch;
+            engine.tell_followed(Duration::MAX);
             (id, engine.targets[at].watch(id, paths))
         })
     }
 
+    /// The paths that fail on every try.
+    pub fn failing(&self) -> Option<Vec<RelPath>> {
+        self.ask(true, |engine, at| engine.targets[at].failing_paths())
+    }
+
     /// Ends a watch: the paths that became dirty since, or are owed.
     pub fn unwatch(&self, id: u64) -> Option<Vec<RelPath>> {
-        self.ask(true, move |engine, at| engine.targets[at].unwatch(id))
+        self.ask(true, move |engine, at| {
+            engine.tell_followed(Duration::MAX);
+            engine.targets[at].unwatch(id)
+        })
     }
 
     /// Has the target put right.

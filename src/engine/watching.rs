@@ -2,19 +2,22 @@
 //!
 //! A mirror may span several filesystems: the one of its root, and what is mounted below. Each gets the best it takes, and
 //! says why. Filesystems that are mounted later are taken in and compared. One that is unmounted leaves an empty directory behind,
-//! which must not be taken for a deletion: sending stops until it is back ([`Watching::check`]); also when it went before the start.
+//! which must not be taken for a deletion: its place is held until it is back ([`Watching::check`]); also when it went before the start.
 
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::mounted::Mounted;
+use nix::fcntl::AT_FDCWD;
+
+use super::aliases::Aliases;
+use super::detached::Detached;
+use super::mounted::{Mounted, News};
 use crate::config::{Mirror, Watch};
 use crate::dirty::Seen;
 use crate::exit::ExitCode;
@@ -26,11 +29,14 @@ use crate::resolve::{MuteBy, Resolver, Root};
 use crate::source::inotify::{Rules, WatchReport, Watches};
 use crate::source::reader::{Backend, Feed, Input, Reader, ReaderConfig};
 use crate::status;
+use crate::sync::apart::{Apart, Why};
+use crate::sync::guard::Hold;
 use crate::sys::event::EventFd;
 use crate::sys::fanotify::{self, Group, Options};
 use crate::sys::handle::{FsId, fs_id};
 use crate::sys::ignore::Ignorer;
 use crate::sys::inotify::Inotify;
+use crate::sys::statx::{Sits, sits};
 
 /// Subtrees without a watch that are listed one by one.
 const MAX_UNWATCHED: usize = 100;
@@ -95,7 +101,8 @@ enum By {
 /// One filesystem of the mirror.
 struct Place {
     at: RelPath,
-    dev: u64,
+    /// What is seen there, and through which mount.
+    sits: Option<Sits>,
     by: By,
     why: String,
 }
@@ -112,8 +119,11 @@ pub struct Watching {
     watches: Option<Watches>,
     expires: Option<Instant>,
     mounted: Mounted,
+    detached: Detached,
     places: Vec<Place>,
     unwatched: Vec<RelPath>,
+    /// Files that are mounted each by itself. Their events name a directory elsewhere.
+    bound: BTreeSet<RelPath>,
     lost: Vec<Lost>,
     /// The engine's; see [`crate::control::Handle`].
     turns: Arc<AtomicU64>,
@@ -122,8 +132,11 @@ pub struct Watching {
 /// The closures that inotify walks need.
 macro_rules! rules {
     ($filter:expr, $watching:expr, $name:ident) => {
-        let excluded = |path: &[u8], is_dir: bool| $filter.excludes(path, is_dir);
-        let marked: Vec<u64> = $watching.places.iter().filter(|p| p.by == By::Fanotify).map(|p| p.dev).collect();
+        let foreign = $watching.mounted.foreign();
+        let foreign = |path: &[u8]| foreign.keys().any(|at| is_at_or_below(path, at));
+        let excluded = |path: &[u8], is_dir: bool| $filter.excludes(path, is_dir) || foreign(path);
+        let marked: Vec<u64> =
+            $watching.places.iter().filter(|p| p.by == By::Fanotify).filter_map(|p| Some(p.sits?.dev)).collect();
         let cross = |dev: u64| !marked.contains(&dev);
         // A walk over a million directories is one turn of the engine, and minutes long where the disk is slow.
         let beat = || _ = $watching.turns.fetch_add(1, Ordering::Relaxed);
@@ -138,6 +151,7 @@ impl Watching {
     /// See [`WatchError`].
     pub fn start(
         mirror: &Mirror,
+        follow: bool,
         root: &Root,
         expected: BTreeSet<RelPath>,
         resolver: &mut Resolver,
@@ -147,24 +161,32 @@ impl Watching {
         let kernel = &mirror.kernel;
         let mut watching = Watching {
             watch: mirror.watch,
-            options: Options {
-                unlimited_queue: kernel.unlimited_queue,
-                rename_events: kernel.rename_events,
-                writes: mirror.follow_open_files,
-            },
+            options: Options { unlimited_queue: kernel.unlimited_queue, rename_events: kernel.rename_events, writes: follow },
             group: None,
             no_group: None,
-            follow: mirror.follow_open_files.then_some(mirror.follow_interval),
+            follow: follow.then_some(mirror.follow_interval),
             watches: None,
             expires: None,
-            mounted: Mounted::new(expected),
+            mounted: Mounted::new(expected, &mirror.mounts),
+            detached: Detached::default(),
             places: Vec::new(),
             unwatched: Vec::new(),
+            bound: BTreeSet::new(),
             lost: Vec::new(),
             turns: Arc::clone(turns),
         };
-        for at in watching.mounted.look(root.path(), &mirror.filter).unwrap_or_default() {
+        if let Some(given) = root.link() {
+            tracing::info!(
+                mirror = %mirror.name,
+                "the source {} is given through a symbolic link and leads to {}; when the link is switched, the new tree is mirrored",
+                Shown(given.as_os_str().as_bytes()), Shown(root.path().as_os_str().as_bytes())
+            );
+        }
+        for at in watching.mounted.look(root.path(), &mirror.filter).unwrap_or_default().trees {
             watching.take_in(&at, root, resolver)?;
+        }
+        for (at, why) in watching.mounted.foreign() {
+            tracing::info!(mirror = %mirror.name, at = %watching.shown(root, at), "not mirrored and not watched: {}", why.words());
         }
         let mut inputs = Vec::new();
         if let Some(group) = &watching.group {
@@ -173,8 +195,7 @@ impl Watching {
         }
         if watching.places.iter().any(|p| p.by == By::Inotify) || watching.watch == Watch::Auto {
             // With `auto` also when nothing needs it yet: a filesystem mounted later may. An idle queue costs nothing.
-            let inotify = Inotify::new(mirror.follow_open_files)
-                .map_err(|source| WatchError::Inotify { path: root.path().into(), source })?;
+            let inotify = Inotify::new(follow).map_err(|source| WatchError::Inotify { path: root.path().into(), source })?;
             let watches = Watches::new(inotify, root.path())?;
             let fd = watches.queue().try_clone_to_owned().map_err(WatchError::Reader)?;
             inputs.push(Input { feed: Feed::Inotify, fd });
@@ -208,10 +229,14 @@ impl Watching {
                 return Ok(());
             }
         };
-        let dev = fd.metadata().map(|m| m.dev()).unwrap_or_default();
+        let sits = sits(fd.as_fd(), Path::new("")).ok();
+        if fd.metadata().is_ok_and(|m| !m.is_dir()) && self.bound.insert(at.clone()) {
+            tracing::info!(path = %path.display(), "a file is mounted here; it is compared periodically, as its events name another directory");
+            self.lost.push(Lost { subtree: at.clone(), cause: Cause::Unwatched });
+        }
         let (by, why) = match self.try_mark(&path, fd.as_fd()) {
             Ok(why) => {
-                if let Err(error) = resolver.add_mount(root, fd.into()) {
+                if let Err(error) = resolver.add_mount(root, at, fd.into()) {
                     tracing::warn!(path = %path.display(), %error, "cannot tell which filesystem this is");
                 }
                 self.let_mute(resolver)?;
@@ -220,8 +245,37 @@ impl Watching {
             Err((_, Some(source))) if self.watch == Watch::Fanotify => return Err(WatchError::Fanotify { path, source }),
             Err((why, _)) => (By::Inotify, why),
         };
-        self.places.push(Place { at: at.clone(), dev, by, why });
+        self.places.push(Place { at: at.clone(), sits, by, why });
         Ok(())
+    }
+
+    /// Writes to files that stay open are heard from here on.
+    pub fn follow_writes(&mut self, mirror: &Mirror, root: &Root, resolver: &mut Resolver) {
+        self.options.writes = true;
+        self.follow = Some(mirror.follow_interval);
+        resolver.follow_writes(mirror.follow_interval);
+        if let Some(group) = &mut self.group {
+            group.hear_writes();
+        }
+        let places: Vec<(RelPath, By)> = self.places.iter().map(|p| (p.at.clone(), p.by)).collect();
+        if let Some(watches) = &mut self.watches {
+            watches.hear_writes();
+        }
+        for (at, by) in places {
+            match by {
+                By::Inotify => self.add_tree(&mirror.filter, &at),
+                By::Fanotify => {
+                    let path = root.path().join(at.as_path());
+                    let marked = File::open(&path).map_err(|e| e.to_string()).and_then(|dir| {
+                        let group = self.group.as_ref().ok_or("no fanotify")?;
+                        group.mark_filesystem_of(dir.as_fd(), &path).map_err(|e| reason(&e))
+                    });
+                    if let Err(error) = marked {
+                        tracing::error!(path = %path.display(), "writes to open files cannot be followed here: {error}");
+                    }
+                }
+            }
+        }
     }
 
     /// Gives the resolver the means to mute what does not matter.
@@ -286,7 +340,7 @@ impl Watching {
     }
 
     /// Events cannot be read any more: everything is compared periodically from here on.
-    pub fn blind(&mut self) {
+    pub fn go_blind(&mut self) {
         self.watches = None;
         self.unwatched = vec![RelPath::root()];
     }
@@ -309,9 +363,14 @@ impl Watching {
         self.places.iter().all(|p| p.by == By::Fanotify)
     }
 
+    /// What is watched by inotify.
+    pub fn by_inotify(&self) -> Vec<RelPath> {
+        self.places.iter().filter(|p| p.by == By::Inotify).map(|p| p.at.clone()).collect()
+    }
+
     /// Whether something is not watched and compared again and again instead.
     pub fn is_blind_somewhere(&self) -> bool {
-        !self.unwatched.is_empty()
+        !self.unwatched.is_empty() || !self.bound.is_empty()
     }
 
     /// The filesystems mounted below the root that are watched, open, with their ids.
@@ -340,9 +399,10 @@ impl Watching {
         std::mem::take(&mut self.lost)
     }
 
-    /// Takes in a buffer of inotify records, and gives out what they tell with their masks; returns how many there were.
-    pub fn inotify(&mut self, filter: &Filter, bytes: &[u8], out: &mut dyn FnMut(u32, &[u8], Seen)) -> u64 {
-        let Some(watches) = &mut self.watches else { return 0 };
+    /// Takes in a buffer of inotify records, and gives out what they tell with their masks; returns how many there were,
+    /// and whether a file may have changed of which none of them told.
+    pub fn inotify(&mut self, filter: &Filter, bytes: &[u8], out: &mut dyn FnMut(u32, &[u8], Seen)) -> (u64, bool) {
+        let Some(watches) = &mut self.watches else { return (0, false) };
         rules!(filter, self, rules);
         let mut events = 0;
         let mut out = |mask: u32, path: &[u8], seen: Seen| {
@@ -357,7 +417,7 @@ impl Watching {
         if handled.corrupt.is_some() {
             self.lost.push(Lost::all(Cause::CorruptRecord));
         }
-        let overflow = handled.overflow;
+        let (overflow, unplaced) = (handled.overflow, handled.unplaced);
         self.report(handled.report);
         if overflow {
             // Directories may have appeared unheard: their watches are missing.
@@ -366,19 +426,29 @@ impl Watching {
                 self.add_tree(filter, &at);
             }
         }
-        events
+        (events, unplaced)
     }
 
     /// Follows mounts that came and went. What came is marked, then compared. `None`: none of them concerns the source.
     pub fn remount(&mut self, mirror: &Mirror, root: &Root, resolver: &mut Resolver) -> Option<Vec<Lost>> {
-        let now = self.mounted.look(root.path(), &mirror.filter)?;
+        let News { trees, moved, bared } = self.mounted.look(root.path(), &mirror.filter)?;
         // What lies outside may have become visible inside.
         resolver.hear_all();
-        // One that is there again, or has another filesystem on top, is a new one.
-        let stale = |p: &Place| !p.at.is_root() && now.contains(&p.at) && dev_of(root, &p.at) != Some(p.dev);
-        self.places.retain(|p| !stale(p));
-        let mut lost = Vec::new();
-        for at in now {
+        // One that is gone, is there again, or has another filesystem on top. Through the old mount no path leads here any more, though
+        // filesystem and directory may be the same.
+        let stale = |p: &Place| !p.at.is_root() && (!trees.contains(&p.at) || p.sits.is_none() || sits_at(root, &p.at) != p.sits);
+        for old in self.places.extract_if(.., |p| stale(p)).collect::<Vec<_>>() {
+            self.bound.remove(&old.at);
+            let fd = resolver.remove_mount(&old.at).filter(|_| self.mounted.absent().contains(&old.at));
+            fd.into_iter().for_each(|fd| self.detached.keep(old.at.clone(), Instant::now(), fd));
+            resolver.forget(root);
+        }
+        let mut lost: Vec<Lost> = moved.into_iter().map(|subtree| Lost { subtree, cause: Cause::MountChanged }).collect();
+        for at in bared {
+            tracing::info!(mirror = %mirror.name, at = %self.shown(root, &at), "unmounted; what lies below it is compared");
+            lost.push(Lost { subtree: at, cause: Cause::MountChanged });
+        }
+        for at in trees {
             if self.places.iter().any(|p| p.at == at) {
                 continue;
             }
@@ -393,8 +463,15 @@ impl Watching {
             }
             lost.push(Lost { subtree: at, cause: Cause::MountChanged });
         }
+        self.release_detached();
         lost.append(&mut self.lost);
         Some(lost)
+    }
+
+    /// Lets go of filesystems that were unmounted a while ago, or are mounted again.
+    pub fn release_detached(&mut self) {
+        let absent = self.mounted.absent();
+        self.detached.release(Instant::now(), |at| absent.contains(at));
     }
 
     /// The root, and where filesystems are mounted below it.
@@ -402,15 +479,31 @@ impl Watching {
         self.places.iter().map(|p| p.at.clone()).collect()
     }
 
-    /// Whether every filesystem below the root is still there. One that is gone left an empty directory, and nothing may be
-    /// concluded from that.
-    pub fn check(&self, root: &Root) -> Result<(), String> {
-        // The list of mounts may be a moment behind, which the devices are not; a bind mount is told by the list alone.
-        let is_gone = |p: &&Place| self.mounted.expected().contains(&p.at) && dev_of(root, &p.at) != Some(p.dev);
-        match self.mounted.absent().or_else(|| self.places.iter().find(is_gone).map(|p| &p.at)) {
-            Some(at) => Err(format!("the filesystem mounted at {} is gone", self.shown(root, at))),
-            None => Ok(()),
-        }
+    /// What is left alone: what is mounted below the root and not mirrored, and the places of filesystems that are gone.
+    pub fn apart(&self) -> Apart {
+        let mut apart = Apart::default();
+        self.mounted.foreign().iter().for_each(|(at, why)| apart.put(at.clone(), why.clone()));
+        self.mounted.absent().iter().for_each(|at| apart.put(at.clone(), Why::Held(Hold::Lost { at: at.clone() })));
+        apart
+    }
+
+    /// The source is meant without the filesystem that was mounted there.
+    pub fn give_up(&mut self, at: &RelPath) {
+        self.mounted.give_up(at);
+    }
+
+    /// Whether every filesystem below the root is still there, but for those that `apart` knows of. One that is gone left an empty directory,
+    /// and nothing may be concluded from that. The list of mounts may be a moment behind, which the directories are not.
+    ///
+    /// # Errors
+    /// The first that is not there.
+    pub fn check(&self, root: &Root, apart: &Apart) -> Result<(), Hold> {
+        let is_gone = |p: &&Place| {
+            self.mounted.expected().contains(&p.at)
+                && !apart.covers(&p.at)
+                && sits_at(root, &p.at).map(|s| s.dev) != p.sits.map(|s| s.dev)
+        };
+        self.places.iter().find(is_gone).map_or(Ok(()), |p| Err(Hold::Lost { at: p.at.clone() }))
     }
 
     /// Tries to watch what could not be watched; gives out what could, and returns what still cannot.
@@ -425,7 +518,17 @@ impl Watching {
                 }
             }
         }
-        self.unwatched.clone()
+        self.blind().cloned().collect()
+    }
+
+    /// What is not watched.
+    fn blind(&self) -> impl Iterator<Item = &RelPath> {
+        self.unwatched.iter().chain(&self.bound)
+    }
+
+    /// Which paths show the same.
+    pub fn aliases(&self) -> Aliases {
+        self.mounted.aliases().clone()
     }
 
     /// Removes watches of directories that left the tree, when their time has come.
@@ -452,7 +555,7 @@ impl Watching {
 
     /// How the filesystem of `path` is watched; and the subtree above or at it that is not, empty if there is none.
     pub fn explain(&self, root: &Root, path: &RelPath) -> (explain::Watched, String) {
-        let unwatched = self.unwatched.iter().find(|at| is_at_or_below(path, at)).map(ToString::to_string).unwrap_or_default();
+        let unwatched = self.blind().find(|at| is_at_or_below(path, at)).map(ToString::to_string).unwrap_or_default();
         let place = self.places.iter().filter(|p| is_at_or_below(path, &p.at)).max_by_key(|p| p.at.len());
         let watched = place.map(|p| explain::Watched {
             mount: self.shown(root, &p.at),
@@ -463,9 +566,9 @@ impl Watching {
         (watched.unwrap_or_default(), unwatched)
     }
 
-    /// For the status.
-    pub fn status(&self, root: &Root) -> Vec<status::Watch> {
-        let mut unwatched: Vec<String> = self.unwatched.iter().map(ToString::to_string).collect();
+    /// For the status. `unreported`: what inotify does not report.
+    pub fn status(&self, root: &Root, unreported: &str) -> Vec<status::Watch> {
+        let mut unwatched: Vec<String> = self.blind().map(ToString::to_string).collect();
         self.places
             .iter()
             .map(|p| status::Watch {
@@ -477,6 +580,10 @@ impl Watching {
                     By::Fanotify => 0,
                 },
                 unwatched: std::mem::take(&mut unwatched),
+                unreported: match p.by {
+                    By::Inotify => unreported.into(),
+                    By::Fanotify => String::new(),
+                },
             })
             .collect()
     }
@@ -491,8 +598,8 @@ impl By {
     }
 }
 
-fn dev_of(root: &Root, at: &RelPath) -> Option<u64> {
-    std::fs::symlink_metadata(root.path().join(at.as_path())).ok().map(|m| m.dev())
+fn sits_at(root: &Root, at: &RelPath) -> Option<Sits> {
+    sits(AT_FDCWD, &root.path().join(at.as_path())).ok()
 }
 
 /// An error with its cause, and what to do, in one line.

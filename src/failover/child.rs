@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+use crate::sys::child::as_usual;
+
 const LOOK: Duration = Duration::from_millis(2);
 /// How long a killed child may take before it is left alone.
 const AFTER_KILL: Duration = Duration::from_millis(100);
@@ -93,7 +95,7 @@ impl Calls {
     /// [`CallError::Start`].
     pub fn spawn(&mut self, what: &str, command: &mut Command) -> Result<Child, CallError> {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        command.spawn().map_err(|source| CallError::Start { what: what.into(), source })
+        as_usual(command).spawn().map_err(|source| CallError::Start { what: what.into(), source })
     }
 
     /// What still has not ended, with its process id. Those that have are buried.
@@ -132,18 +134,18 @@ mod tests {
     #[test]
     fn ends_fails_and_is_late() {
         let mut calls = Calls::default();
-        let soon = Duration::from_secs(20);
+        let soon = Duration::from_secs(60);
         assert!(calls.run("a", sh("true"), soon).is_ok());
         let error = calls.run("b", sh("echo no such thing >&2; exit 3"), soon).unwrap_err();
         assert_eq!(error.to_string(), "b: no such thing");
         let begun = Instant::now();
-        assert!(matches!(calls.run("c", sh("exec sleep 60"), Duration::from_millis(50)), Err(CallError::Late { .. })));
+        assert!(matches!(calls.run("c", sh("exec sleep 1000"), Duration::from_millis(50)), Err(CallError::Late { .. })));
         assert!(begun.elapsed() < soon);
         while !calls.still_there().is_empty() {
             assert!(begun.elapsed() < soon, "a child that was killed is never buried");
             std::thread::yield_now();
         }
-        let child = calls.spawn("d", &mut sh("exec sleep 60")).unwrap();
+        let child = calls.spawn("d", &mut sh("exec sleep 1000")).unwrap();
         calls.keep("d", child);
         let left = calls.still_there();
         assert_eq!(left.len(), 1);

@@ -64,7 +64,7 @@ Examples:
 Exit codes: 0 done, 1 not done, 64 usage, 69 nobody answers.";
 
 const ROLE_HELP: &str = "\
-Without --set the mark is shown. A tree without a mark becomes the primary or the follower of epoch 1; a primary that was a follower gets a new epoch.
+Without --set the mark is shown. A tree without a mark becomes the primary or the follower of epoch 1; a primary that was a follower gets a new epoch. \
 --epoch writes that epoch, whatever there was: for an administrator who knows both sides, and for damaged marks.
 
 Examples:
@@ -116,6 +116,9 @@ pub enum Action {
     /// Calls that touch a mount, from standard input; for fansync itself.
     #[command(hide = true)]
     Call,
+    /// Reads from the network, for fansync itself.
+    #[command(hide = true)]
+    Front,
 }
 
 /// `fansync failover status`.
@@ -187,7 +190,7 @@ pub struct RoleArgs {
     #[arg(long, value_enum, value_name = "ROLE")]
     pub set: Option<Role>,
     /// Write this epoch, whatever there was
-    #[arg(long, value_name = "N", requires = "set", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", requires = "set", value_parser = clap::value_parser!(u64).range(1..=mark::LAST_EPOCH))]
     pub epoch: Option<u64>,
 }
 
@@ -205,6 +208,10 @@ pub fn act(action: &Action) -> (Result<String, String>, ExitCode) {
         Action::Hold(by) => order(by, Order::Hold),
         Action::Resume(by) => order(by, Order::Resume),
         Action::Call => match super::tool::serve(std::io::stdin().lock(), std::io::stdout().lock()) {
+            Ok(()) => (Ok(String::new()), ExitCode::Done),
+            Err(e) => (Err(e.to_string()), ExitCode::Unavailable),
+        },
+        Action::Front => match super::front::process::serve() {
             Ok(()) => (Ok(String::new()), ExitCode::Done),
             Err(e) => (Err(e.to_string()), ExitCode::Unavailable),
         },

@@ -2,15 +2,17 @@
 //!
 //! Read by serde, told with the same citations as the mirror's file: an unknown key is an error with its place.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::unistd::User;
 use serde::{Deserialize, Deserializer};
 
+use super::front::sandbox::Identity;
 use super::machine::{Side, Thresholds};
 use super::{probe, wire};
-use crate::config::{ConfigErrors, Level, LogConfig, LogFormat, Problem, units};
+use crate::config::{ConfigErrors, Level, LogConfig, LogFormat, Problem, may_hold_url, units};
 
 /// Everything.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -40,6 +42,12 @@ pub struct Daemon {
     /// Where metrics are served, if at all.
     #[serde(default, deserialize_with = "address")]
     pub metrics: Option<SocketAddr>,
+    /// Whether what reads from the network has given up its rights.
+    #[serde(default)]
+    pub sandbox: Sandbox,
+    /// The user that it becomes then.
+    #[serde(default = "sandbox_user")]
+    pub sandbox_user: String,
     /// `text` or `json`.
     #[serde(default = "text", deserialize_with = "choice")]
     pub log_format: LogFormat,
@@ -48,15 +56,25 @@ pub struct Daemon {
     pub log_level: Level,
 }
 
+/// Whether the process that reads from the network gives up its rights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sandbox {
+    /// Without that nothing runs.
+    #[default]
+    Required,
+    /// It keeps them.
+    Off,
+}
+
 /// A server's part.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Server {
     /// The exported tree, which holds the mark.
     pub tree: PathBuf,
-    /// Address and port for the others.
-    #[serde(default = "listen")]
-    pub listen: String,
+    /// Address and port for the others; `None`: the address of this host that faces the peer.
+    pub listen: Option<String>,
     /// The other server's.
     pub peer: String,
     /// What is exported, as exportfs(8) takes it: `10.0.0.0/24:/srv/data`.
@@ -219,6 +237,55 @@ impl Probe {
     }
 }
 
+impl Daemon {
+    /// Whom the process that reads from the network becomes, if it is to give up its rights.
+    ///
+    /// # Errors
+    /// There is no such user, or it is root.
+    pub fn identity(&self) -> Result<Option<Identity>, String> {
+        if self.sandbox == Sandbox::Off {
+            return Ok(None);
+        }
+        let name = &self.sandbox_user;
+        let found = match name.parse() {
+            Ok(uid) => Ok(Some(Identity { uid, gid: uid })),
+            Err(_) => User::from_name(name).map(|user| user.map(|u| Identity { uid: u.uid.as_raw(), gid: u.gid.as_raw() })),
+        };
+        match found {
+            Ok(Some(Identity { uid: 0, .. } | Identity { gid: 0, .. })) => {
+                Err(format!("sandbox_user = {name:?} has the rights of root: name another user"))
+            }
+            Ok(Some(to)) => Ok(Some(to)),
+            Ok(None) => Err(format!("there is no user {name:?}, which sandbox_user names: name another, or give a number")),
+            Err(e) => Err(format!("the user {name:?}, which sandbox_user names, cannot be looked up: {e}")),
+        }
+    }
+}
+
+impl Server {
+    /// Where the server role listens: what the file says, else the usual port of the address from which the peer is reached, so that no other
+    /// network sees it.
+    ///
+    /// # Errors
+    /// The peer's name cannot be looked up, or no route leads to it.
+    pub fn listen_on(&self) -> std::io::Result<String> {
+        if let Some(listen) = &self.listen {
+            return Ok(listen.clone());
+        }
+        let peer = self.peer.to_socket_addrs()?.next().ok_or(std::io::ErrorKind::NotFound)?;
+        let any: SocketAddr = if peer.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
+        // Nothing is sent: connecting such a socket asks for the route alone.
+        let probe = UdpSocket::bind(any)?;
+        probe.connect(peer)?;
+        Ok(SocketAddr::new(probe.local_addr()?.ip(), wire::PORT).to_string())
+    }
+
+    /// The same, for people.
+    pub fn listen_text(&self) -> String {
+        self.listen.clone().unwrap_or_else(|| format!("port {} of the address that faces {}", wire::PORT, self.peer))
+    }
+}
+
 impl Client {
     /// The server of a side.
     pub fn remote(&self, side: Side) -> &Remote {
@@ -286,7 +353,8 @@ impl Config {
     /// As [`Config::load`].
     pub fn parse(text: &str, path: Option<&Path>) -> Result<Config, ConfigErrors> {
         let config: Config = toml::from_str(text).map_err(|e| {
-            let problem = Problem { at: e.span(), ..Problem::new(e.message()) };
+            let secret = e.span().is_some_and(|at| may_hold_url(text, at.start));
+            let problem = Problem { at: e.span(), secret, ..Problem::new(e.message()) };
             ConfigErrors::new(path, text, vec![problem])
         })?;
         let wrong = config.wrong();
@@ -374,14 +442,14 @@ pub(super) fn socket() -> PathBuf {
 fn run_dir() -> PathBuf {
     "/run/fansync/failover".into()
 }
+fn sandbox_user() -> String {
+    "nobody".into()
+}
 fn text() -> LogFormat {
     LogFormat::Text
 }
 fn info() -> Level {
     Level::Info
-}
-fn listen() -> String {
-    format!("0.0.0.0:{}", wire::PORT)
 }
 fn exportfs() -> PathBuf {
     "exportfs".into()
@@ -459,6 +527,26 @@ version = "3"
         assert!(!is_one("[daemon]"));
         assert!(!is_one("[server"));
         assert!(!Config::is_one(&dir.path().join("none")));
+    }
+
+    #[test]
+    fn whom_the_process_that_reads_from_the_network_becomes() {
+        for (line, want) in [
+            ("", Ok(Some(()))),
+            ("sandbox = \"required\"\nsandbox_user = \"65534\"", Ok(Some(()))),
+            ("sandbox = \"off\"\nsandbox_user = \"root\"", Ok(None)),
+            ("sandbox_user = \"root\"", Err("rights of root")),
+            ("sandbox_user = \"0\"", Err("rights of root")),
+            ("sandbox_user = \"no-such-user\"", Err("there is no user")),
+        ] {
+            let config = Config::parse(&CLIENT.replace("[[failover]]", &format!("{line}\n[[failover]]")), None).unwrap();
+            match (config.daemon.identity(), want) {
+                (Ok(got), Ok(want)) => assert_eq!(got.is_some(), want.is_some(), "{line}"),
+                (Err(got), Err(want)) => assert!(got.contains(want), "{line}: {got}"),
+                (got, want) => panic!("{line}: {got:?}, not {want:?}"),
+            }
+        }
+        assert!(Config::parse(&CLIENT.replace("[[failover]]", "sandbox = \"maybe\"\n[[failover]]"), None).is_err());
     }
 
     #[test]

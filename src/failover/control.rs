@@ -12,9 +12,11 @@ use crossbeam::channel::{Sender, bounded};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::front::{self, Front};
 use super::machine::{Report, Side};
 use super::monitor::{Order, Shown, Told, words};
 use super::server::{Server, locked};
+use crate::accept;
 
 const MAX_REQUEST_BYTES: u64 = 64 * 1024;
 /// An order by hand may wait for a hand-over.
@@ -62,6 +64,9 @@ pub struct Status {
     pub server: Option<Report>,
     /// The mounts.
     pub failovers: Vec<Shown>,
+    /// The process that reads from the network.
+    #[serde(default)]
+    pub front: front::Shown,
 }
 
 /// What cannot be done with the socket.
@@ -101,6 +106,8 @@ pub struct Parts {
     pub server: Option<Arc<Server>>,
     /// The monitors.
     pub monitors: Vec<Handle>,
+    /// What reads from the network for both.
+    pub front: Arc<Front>,
 }
 
 impl Parts {
@@ -110,6 +117,7 @@ impl Parts {
             version: env!("CARGO_PKG_VERSION").into(),
             server: self.server.as_ref().map(|s| s.report()),
             failovers: self.monitors.iter().map(|h| locked(&h.shown).clone()).collect(),
+            front: self.front.shown(),
         }
     }
 }
@@ -121,7 +129,7 @@ impl Parts {
 pub fn serve(path: &Path, parts: Arc<Parts>) -> Result<(), ControlError> {
     let fail = |source| ControlError::Io { what: "listen on", path: path.into(), source };
     if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir).map_err(fail)?;
+        crate::trust::make_directory(dir, 0o755).map_err(|error| fail(error.into()))?;
     }
     if UnixStream::connect(path).is_ok() {
         return Err(ControlError::InUse { path: path.into() });
@@ -130,10 +138,10 @@ pub fn serve(path: &Path, parts: Arc<Parts>) -> Result<(), ControlError> {
     let listener = UnixListener::bind(path).map_err(fail)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(fail)?;
     let spawned = std::thread::Builder::new().name("fansync-control".into()).spawn(move || {
-        for stream in listener.incoming().flatten() {
+        accept::each(listener.incoming(), |stream| {
             let parts = Arc::clone(&parts);
             let _ = std::thread::Builder::new().name("fansync-request".into()).spawn(move || one(&stream, &parts));
-        }
+        });
     });
     spawned.map(drop).map_err(fail)
 }
@@ -193,6 +201,17 @@ impl Status {
     /// For a terminal.
     pub fn human(&self) -> String {
         let mut out = format!("fansync {}\n", self.version);
+        let front = &self.front;
+        if front.pid == 0 {
+            let _ = writeln!(out, "  TROUBLE nothing is read from the network: {}", front.reason);
+        } else if front.restarts > 0 {
+            let times = if front.restarts == 1 { "once".into() } else { format!("{} times", front.restarts) };
+            let _ =
+                writeln!(out, "  what reads from the network was started again {times}, the last time since {}", front.reason);
+        }
+        if !front.confined {
+            out.push_str("  what reads from the network has all rights (sandbox = \"off\")\n");
+        }
         if let Some(server) = &self.server {
             let mark = server.mark.as_ref().map_or("no role mark".into(), ToString::to_string);
             let exported = if server.writable { "read-write" } else { "read-only" };

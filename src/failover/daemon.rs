@@ -10,10 +10,11 @@ use thiserror::Error;
 
 use super::config::Config;
 use super::control::{self, ControlError, Handle, Parts};
+use super::front::{self, Front, StartError};
 use super::monitor::{Monitor, Shown};
 use super::mounts::MountError;
 use super::server::Server;
-use super::wire::{Key, KeyError};
+use super::wire::{Key, KeyError, Pair};
 use crate::exit::ExitCode;
 use crate::web::http::{HttpError, Server as HttpServer};
 use crate::web::site;
@@ -27,6 +28,17 @@ pub enum Error {
     /// The mounts.
     #[error(transparent)]
     Mount(#[from] MountError),
+    /// The process that reads from the network has not given up its rights.
+    #[error(
+        "{source}: as root, outside of a container that lacks this, it can; with sandbox = \"off\" in [daemon] it keeps all rights"
+    )]
+    Sandbox {
+        /// Why.
+        source: StartError,
+    },
+    /// Whom it should become.
+    #[error("{0}")]
+    Identity(String),
     /// The socket.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -47,10 +59,10 @@ impl Error {
     /// What the process leaves with.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Error::Key(_) | Error::Control(ControlError::InUse { .. }) => ExitCode::Config,
-            Error::Control(_) => ExitCode::NotPermitted,
+            Error::Key(_) | Error::Identity(_) | Error::Control(ControlError::InUse { .. }) => ExitCode::Config,
+            Error::Control(_) | Error::Sandbox { source: StartError::Confine { .. } } => ExitCode::NotPermitted,
             Error::Http(e) => e.exit_code(),
-            Error::Mount(_) | Error::Setup { .. } => ExitCode::Unavailable,
+            Error::Mount(_) | Error::Sandbox { .. } | Error::Setup { .. } => ExitCode::Unavailable,
         }
     }
 }
@@ -73,14 +85,15 @@ pub fn run(config: &Config, mode: Mode) -> Result<ExitCode, Error> {
         let what = what.to_owned();
         move |source| Error::Setup { what, source }
     };
+    crate::log::serve().map_err(setup("start the thread of the log"))?;
     let key = Key::read(&config.daemon.key_file)?;
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(setup("handle signals"))?;
+    let front = start_front(config)?;
     let server = match &config.server {
         Some(cfg) if !mode.dry_run && !mode.once => {
-            let server = Server::new(cfg, &key, &host);
-            Arc::clone(&server).run().map_err(setup(&format!("listen on {}", cfg.listen)))?;
-            tracing::info!(listen = %cfg.listen, tree = %cfg.tree.display(), "server role");
+            let server = Server::new(cfg, &key, &host, &front).map_err(setup("make a number for this server"))?;
+            Arc::clone(&server).run().map_err(setup(&format!("listen for clients and the peer ({})", cfg.listen_text())))?;
             Some(server)
         }
         _ => None,
@@ -89,9 +102,10 @@ pub fn run(config: &Config, mode: Mode) -> Result<ExitCode, Error> {
     let mut handles = Vec::new();
     let mut threads = Vec::new();
     for client in &config.clients {
+        let pair = Arc::new(Pair::new(&front).map_err(setup("make a number for this client"))?);
         let (orders, told) = unbounded();
         let shown = Arc::new(Mutex::new(Shown { name: client.name.clone(), ..Shown::default() }));
-        let monitor = Monitor::new(client, &key, &host, &config.daemon.run_dir, mode.dry_run, Arc::clone(&shown))?;
+        let monitor = Monitor::new(client, &key, pair, &host, &config.daemon.run_dir, mode.dry_run, Arc::clone(&shown))?;
         let rounds = mode.once.then_some(client.probe.of.max(client.probe.returns));
         let named = std::thread::Builder::new().name(format!("fansync-{}", client.name));
         let run = move || {
@@ -108,12 +122,11 @@ pub fn run(config: &Config, mode: Mode) -> Result<ExitCode, Error> {
             let _ = thread.join();
         }
         let failovers = shown.iter().map(|s| super::server::locked(s).clone()).collect();
-        let status = control::Status { version: env!("CARGO_PKG_VERSION").into(), server: None, failovers };
-        print!("{}", status.human());
-        return Ok(ExitCode::Done);
+        let status = control::Status { version: env!("CARGO_PKG_VERSION").into(), server: None, failovers, front: front.shown() };
+        return Ok(crate::out::print(status.human(), ExitCode::Done));
     }
     let socket: PathBuf = config.daemon.socket.clone();
-    let parts = Arc::new(Parts { server, monitors: handles });
+    let parts = Arc::new(Parts { server, monitors: handles, front });
     control::serve(&socket, Arc::clone(&parts))?;
     if let Some(http) = http {
         tracing::info!(address = %http.address(), "serving metrics");
@@ -134,4 +147,18 @@ pub fn run(config: &Config, mode: Mode) -> Result<ExitCode, Error> {
     tracing::info!(signal = ?why, "ending");
     let _ = std::fs::remove_file(&socket);
     Ok(ExitCode::Done)
+}
+
+/// The process that reads from the network. By /proc/self/exe it is of this version, also after the program was replaced.
+fn start_front(config: &Config) -> Result<Arc<Front>, Error> {
+    let confine = config.daemon.identity().map_err(Error::Identity)?;
+    let exe = "/proc/self/exe".into();
+    let front = Front::start(front::Config { exe, confine, dir: config.daemon.run_dir.clone() });
+    let front = front.map_err(|source| Error::Sandbox { source })?;
+    let shown = front.shown();
+    match confine {
+        Some(to) => tracing::info!(pid = shown.pid, uid = to.uid, "what reads from the network has no rights"),
+        None => tracing::warn!(pid = shown.pid, "what reads from the network has all rights, as the configuration says"),
+    }
+    Ok(front)
 }

@@ -24,12 +24,13 @@ use serde::{Deserialize, Serialize};
 
 use super::mark::{self, Mark, Role};
 use super::mirror;
-use super::server::{PEER, Server, locked};
+use super::server::{PEER, Server, locked, next_epoch};
 use super::wire::{Reply, Request};
 use crate::control;
 
 /// The intention, beside the mark.
 pub const JOURNAL: &str = ".fansync/handover";
+const JOURNAL_NAME: &str = "handover";
 /// How long what is pending may take before anything is changed.
 const FIRST_FLUSH: Duration = Duration::from_secs(30);
 /// So that clients have heard of it before writes are refused.
@@ -64,7 +65,9 @@ impl Server {
     }
 
     fn journal(&self) -> Option<Journal> {
-        serde_json::from_slice(&fs::read(self.journal_path()).ok()?).ok()
+        // Only one that is root's or ours, as the mark: it says which epoch the peer gets.
+        let text = mark::beside(&self.cfg.tree, JOURNAL_NAME).ok()??;
+        serde_json::from_slice(&text).ok().filter(|j: &Journal| j.next <= mark::LAST_EPOCH)
     }
 
     /// The highest epoch that was promised to the peer and may be in use.
@@ -153,7 +156,9 @@ impl Server {
         std::thread::sleep(NOTICE);
         self.flush_until_short()?;
 
-        let journal = Journal { epoch: own.epoch, next: own.epoch.max(self.reserved()) + 1, by: by.into() };
+        let next = next_epoch(own.epoch.max(self.reserved()))?;
+        let by_whom: String = by.chars().take(200).collect();
+        let journal = Journal { epoch: own.epoch, next, by: by_whom };
         let text = serde_json::to_vec(&journal).map_err(|e| e.to_string())?;
         mark::put_file(&self.journal_path(), &text, 0o600)
             .map_err(|e| format!("cannot write {}: {e}", self.journal_path().display()))?;

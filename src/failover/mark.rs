@@ -8,25 +8,34 @@
 //! Writers take turns by flock(2) on a file beside it. The directory [`DIR`] is left out of every pass of a mirror that
 //! honours roles, and protected on its target.
 //!
-//! The checksum finds accidents. It is no protection from somebody who may write in the tree's top directory.
+//! The checksum finds accidents. Whoever may write in the tree's top directory can move [`DIR`] away and put another in its place; so a
+//! mark counts only in a directory, and as a file, that is root's or ours and that others cannot write. He can still take the mark
+//! away, which stops a server, or bring an old one of root's back.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::hash::Hasher;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag, openat};
+use nix::sys::stat::Mode;
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher24;
 use thiserror::Error;
+
+use crate::trust::{self, Mind, TrustError};
 
 /// Where a tree keeps its mark, and what a change of roles set aside.
 pub const DIR: &str = ".fansync";
 /// The mark itself, below the tree.
 pub const FILE: &str = ".fansync/role";
+/// No epoch is later. It leaves room above it, so that `epoch + 1` is always a number; one that is near the end was not reached by
+/// switching.
+pub const LAST_EPOCH: u64 = 1 << 53;
 /// A mark is shorter than this, in bytes.
 pub const MAX_BYTES: u64 = 1024;
 /// How long a writer waits for another.
@@ -46,6 +55,7 @@ pub enum Role {
 
 /// A tree's role since an epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Told")]
 pub struct Mark {
     /// Goes up with each switch; the highest one with the role of a primary is where clients belong. From 1.
     pub epoch: u64,
@@ -53,6 +63,26 @@ pub struct Mark {
     pub role: Role,
     /// Who wrote it and why, for people. One line.
     pub by: String,
+}
+
+/// A mark as another host says it.
+#[derive(Deserialize)]
+struct Told {
+    epoch: u64,
+    role: Role,
+    by: String,
+}
+
+impl TryFrom<Told> for Mark {
+    type Error = &'static str;
+
+    fn try_from(told: Told) -> Result<Mark, &'static str> {
+        Ok(Mark::new(known_epoch(told.epoch)?, told.role, &told.by))
+    }
+}
+
+fn known_epoch(epoch: u64) -> Result<u64, &'static str> {
+    if (1..=LAST_EPOCH).contains(&epoch) { Ok(epoch) } else { Err("its epoch is none that switching leads to") }
 }
 
 /// Why a mark cannot be read or written.
@@ -75,6 +105,16 @@ pub enum MarkError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// It, or its directory, was not put there by root or us, or others can change it.
+    #[error(
+        "the role mark {path} is not taken, for {source}: if it was moved there by somebody, remove it and write it anew with `fansync failover role`"
+    )]
+    Others {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        source: TrustError,
     },
     /// Somebody was faster, or has raised the epoch meanwhile.
     #[error("the epoch of {path} is {found} already, and cannot become {asked}: ask again for the state of both servers")]
@@ -130,12 +170,13 @@ impl Mark {
         };
         let by = field("by", "it is cut off")?.to_owned();
         let sum = field("check", "it is cut off")?;
-        let epoch = epoch.parse().ok().filter(|&e| e > 0).ok_or("its epoch is no number")?;
+        let epoch = epoch.parse().map_err(|_| "its epoch is no number")?;
         let mark = Mark { epoch, role, by };
         if u64::from_str_radix(sum, 16) != Ok(checksum(mark.body().as_bytes())) || mark.text() != text {
             return Err("its checksum is wrong");
         }
-        Ok(mark)
+        // Not as it was written, but as it may be shown: it may come from a host that is not trusted.
+        Ok(Mark::new(known_epoch(epoch)?, role, &mark.by))
     }
 }
 
@@ -160,34 +201,76 @@ fn checksum(bytes: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// The mark of a tree; `None` when it has none. One open and one read.
+/// The mark of a tree; `None` when it has none. Two opens and one read.
 ///
 /// # Errors
-/// [`MarkError::Damaged`] when there is a file that is no mark; [`MarkError::Io`] for everything but "no such file".
+/// [`MarkError::Damaged`] when there is a file that is no mark; [`MarkError::Others`] when it is not root's or ours alone;
+/// [`MarkError::Io`] for everything but "no such file".
 pub fn read(tree: &Path) -> Result<Option<Mark>, MarkError> {
-    read_file(&tree.join(FILE))
+    let path = tree.join(FILE);
+    match beside(tree, "role")? {
+        None => Ok(None),
+        Some(text) => Mark::parse(&text).map(Some).map_err(|what| MarkError::Damaged { path: path.display().to_string(), what }),
+    }
 }
 
-/// As [`read`], of a file of any name.
+/// The first [`MAX_BYTES`] of a file in a tree's [`DIR`], if it is there, and root's or ours.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn beside(tree: &Path, name: &str) -> Result<Option<Vec<u8>>, MarkError> {
+    let path = tree.join(DIR).join(name);
+    let fail = |source| MarkError::Io { what: "read", path: path.clone(), source };
+    let Some(dir) = directory(tree)? else { return Ok(None) };
+    // Not blocking, and no link: whoever can write in the tree could have put one there.
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let file: File = match openat(&dir, name, flags, Mode::empty()) {
+        Ok(fd) => fd.into(),
+        Err(Errno::ENOENT) => return Ok(None),
+        Err(errno) => return Err(fail(errno.into())),
+    };
+    trust::descriptor(&file, &path, Mind::Writing).map_err(|source| MarkError::Others { path: path.clone(), source })?;
+    content(file, &path).map(Some)
+}
+
+/// A tree's [`DIR`], if it is there, and root's or ours.
+fn directory(tree: &Path) -> Result<Option<File>, MarkError> {
+    let path = tree.join(DIR);
+    let open = OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&path);
+    let dir = match open {
+        Ok(dir) => dir,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(MarkError::Io { what: "read", path, source }),
+    };
+    match trust::descriptor(&dir, &path, Mind::Writing) {
+        Ok(()) => Ok(Some(dir)),
+        Err(source) => Err(MarkError::Others { path: tree.join(FILE), source }),
+    }
+}
+
+fn content(file: File, path: &Path) -> Result<Vec<u8>, MarkError> {
+    let fail = |source| MarkError::Io { what: "read", path: path.into(), source };
+    if !file.metadata().map_err(fail)?.is_file() {
+        return Err(MarkError::Damaged { path: path.display().to_string(), what: "it is not a regular file" });
+    }
+    let mut text = Vec::new();
+    file.take(MAX_BYTES).read_to_end(&mut text).map_err(fail)?;
+    Ok(text)
+}
+
+/// A mark that was fetched to a file of any name, whoever's it was.
 ///
 /// # Errors
 /// As [`read`].
 pub fn read_file(path: &Path) -> Result<Option<Mark>, MarkError> {
-    let fail = |source| MarkError::Io { what: "read", path: path.into(), source };
-    // Not blocking, and no link: whoever can write in the tree could put one there.
     let open = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(path);
     let file = match open {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(fail(e)),
+        Err(source) => return Err(MarkError::Io { what: "read", path: path.into(), source }),
     };
     let damaged = |what| MarkError::Damaged { path: path.display().to_string(), what };
-    if !file.metadata().map_err(fail)?.is_file() {
-        return Err(damaged("it is not a regular file"));
-    }
-    let mut text = Vec::new();
-    file.take(MAX_BYTES).read_to_end(&mut text).map_err(fail)?;
-    Mark::parse(&text).map(Some).map_err(damaged)
+    Mark::parse(&content(file, path)?).map(Some).map_err(damaged)
 }
 
 /// Writes the mark of a tree, whatever it was, and returns once it is on the disk. For the administrator's word; programs
@@ -223,15 +306,12 @@ fn lock(tree: &Path) -> Result<Flock<File>, MarkError> {
     let path = dir.join("lock");
     let fail = |source| MarkError::Io { what: "lock", path: path.clone(), source };
     // Others may look into it: an rsync daemon that runs as somebody else serves the mark.
-    match fs::DirBuilder::new().mode(0o755).create(&dir) {
+    match fs::DirBuilder::new().mode(0o755).create(&dir).and_then(|()| open_to_others(&dir)) {
         Ok(()) => File::open(tree).and_then(|top| top.sync_all()).map_err(fail)?,
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-            if !fs::symlink_metadata(&dir).map_err(fail)?.is_dir() {
-                return Err(fail(io::Error::from(io::ErrorKind::NotADirectory)));
-            }
-        }
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
         Err(e) => return Err(fail(e)),
     }
+    directory(tree)?.ok_or_else(|| fail(io::ErrorKind::NotFound.into()))?;
     let mut file = OpenOptions::new()
         .write(true)
         .create(true)
@@ -249,6 +329,12 @@ fn lock(tree: &Path) -> Result<Flock<File>, MarkError> {
         }
         std::thread::sleep(LOCK_LOOK);
     }
+}
+
+/// Whatever the umask was when it was made.
+fn open_to_others(dir: &Path) -> io::Result<()> {
+    let made = OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(dir)?;
+    made.set_permissions(fs::Permissions::from_mode(0o755))
 }
 
 /// Aside, fsync, rename, fsync of the directory. The lock is held.
@@ -274,6 +360,7 @@ pub fn put_file(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
         _ => {}
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&aside)?;
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
     file.write_all(content)?;
     file.sync_all()?;
     fs::rename(&aside, path)?;
@@ -315,6 +402,54 @@ mod tests {
         fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink("elsewhere", &path).unwrap();
         assert!(read(dir.path()).is_err());
+    }
+
+    /// The mark of a tree in which somebody else may write at the top.
+    #[test]
+    fn a_mark_that_others_put_there_is_not_taken() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        use std::os::unix::fs::chown;
+        let tree = tempfile::tempdir().unwrap();
+        let (dir, file) = (tree.path().join(DIR), tree.path().join(FILE));
+        let others = |what: &str| {
+            let found = read(tree.path());
+            assert!(matches!(&found, Err(MarkError::Others { .. })), "{what}: {found:?}");
+            assert!(raise(tree.path(), &mark(9, Role::Primary)).is_err(), "{what}");
+        };
+        write(tree.path(), &mark(3, Role::Follower)).unwrap();
+        chown(&file, Some(4711), None).unwrap();
+        others("his file in root's directory");
+        chown(&file, Some(0), None).unwrap();
+        assert_eq!(read(tree.path()).unwrap(), Some(mark(3, Role::Follower)));
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+        others("a file that everybody may write");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        chown(&dir, Some(4711), None).unwrap();
+        others("his directory");
+        assert!(write(tree.path(), &mark(9, Role::Primary)).is_err(), "nothing is written into it by hand either");
+        assert!(beside(tree.path(), "handover").is_err());
+        fs::rename(&dir, tree.path().join("moved")).unwrap();
+        std::os::unix::fs::symlink("moved", &dir).unwrap();
+        assert!(read(tree.path()).is_err(), "a link in its place");
+    }
+
+    #[test]
+    fn what_a_mark_says_is_fit_to_be_shown_and_its_epoch_can_be_outdone() {
+        let signed = |epoch: u64, by: &str| {
+            let mark = Mark { epoch, role: Role::Primary, by: by.into() };
+            Mark::parse(mark.text().as_bytes())
+        };
+        assert_eq!(signed(7, "x\x1b[2Jy").unwrap().by, "x [2Jy");
+        for epoch in [0, LAST_EPOCH + 1, u64::MAX] {
+            assert!(signed(epoch, "x").is_err(), "{epoch}");
+            let json = format!("{{\"epoch\":{epoch},\"role\":\"primary\",\"by\":\"x\"}}");
+            assert!(serde_json::from_str::<Mark>(&json).is_err(), "{epoch}");
+        }
+        assert_eq!(signed(LAST_EPOCH, "x").unwrap().epoch, LAST_EPOCH);
+        let told: Mark = serde_json::from_str("{\"epoch\":7,\"role\":\"primary\",\"by\":\"a\\u001bb\"}").unwrap();
+        assert_eq!(told.by, "a b");
     }
 
     #[test]
@@ -373,7 +508,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn reads_what_it_writes(epoch in 1u64.., primary: bool, by in "\\PC{0,40}") {
+        fn reads_what_it_writes(epoch in 1u64..=LAST_EPOCH, primary: bool, by in "\\PC{0,40}") {
             let mark = Mark::new(epoch, if primary { Role::Primary } else { Role::Follower }, &by);
             prop_assert_eq!(Mark::parse(mark.text().as_bytes()), Ok(mark));
         }

@@ -10,6 +10,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod fence;
+pub mod front;
 pub mod grace;
 pub mod handover;
 pub mod machine;

@@ -19,7 +19,7 @@ use super::notify::{self, Notice};
 use super::prober::{Heard, Prober};
 use super::server::locked;
 use super::stuck::{Stuck, stuck};
-use super::wire::{self, Key, Reply, Request};
+use super::wire::{Key, Pair, Reply, Request};
 
 /// Between rounds while a hand-over is under way.
 const SOON: Duration = Duration::from_millis(40);
@@ -117,6 +117,7 @@ pub struct ShownServer {
 pub struct Monitor {
     client: Client,
     key: Key,
+    pair: Arc<Pair>,
     host: String,
     thresholds: Thresholds,
     mounts: Mounts,
@@ -147,6 +148,7 @@ impl Monitor {
     pub fn new(
         client: &Client,
         key: &Key,
+        pair: Arc<Pair>,
         host: &str,
         run_dir: &std::path::Path,
         dry_run: bool,
@@ -162,6 +164,7 @@ impl Monitor {
         Ok(Monitor {
             client: client.clone(),
             key: key.clone(),
+            pair,
             host: host.into(),
             thresholds: client.thresholds(),
             mounts,
@@ -186,7 +189,7 @@ impl Monitor {
     /// A thread cannot be started.
     pub fn run(mut self, orders: &Receiver<Told>, rounds: Option<u32>) -> std::io::Result<()> {
         let (heard, answers) = unbounded();
-        let start = |side| Prober::start(side, self.client.remote(side), &self.key, self.client.probe, heard.clone());
+        let start = |side| Prober::start(side, self.client.remote(side), &self.key, &self.pair, self.client.probe, heard.clone());
         let probers = [start(Side::Primary)?, start(Side::Backup)?];
         let handed = self.handed.1.clone();
         loop {
@@ -349,9 +352,10 @@ impl Monitor {
     /// Has a server hand over to the other, by a thread; its outcome comes to [`Monitor::handed_over`].
     fn ask_to_hand_over(&self, from: Side) {
         let (agent, key, by) = (self.client.remote(from).agent(), self.key.clone(), self.host.clone());
+        let pair = Arc::clone(&self.pair);
         let outcome = self.handed.0.clone();
         let spawned = std::thread::Builder::new().name("fansync-handover".into()).spawn(move || {
-            let handed = match wire::ask(&agent, &key, &Request::HandOver { by }, HAND_OVER) {
+            let handed = match pair.ask(from, &agent, &key, &Request::HandOver { by }, HAND_OVER) {
                 Ok(Reply::Done { mark }) => Ok(mark),
                 Ok(Reply::Refused { why }) => Err(why),
                 Ok(Reply::Report(_)) => Err("it answers something else".into()),
@@ -387,7 +391,7 @@ impl Monitor {
     fn promote(&self, to: Side, above: u64) -> Result<Mark, String> {
         tracing::warn!(failover = %self.client.name, above, "making the {to} primary");
         let request = Request::Promote { above, by: self.host.clone() };
-        match wire::ask(&self.client.remote(to).agent(), &self.key, &request, PROMOTE) {
+        match self.pair.ask(to, &self.client.remote(to).agent(), &self.key, &request, PROMOTE) {
             Ok(Reply::Done { mark }) => Ok(mark),
             Ok(Reply::Refused { why }) => Err(why),
             Ok(Reply::Report(_)) => Err("it answers something else".into()),

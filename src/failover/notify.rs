@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::config::{Client, Event, Hook};
+use crate::sys::child::as_usual;
 
 /// How long a hook may take.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -42,15 +43,30 @@ pub fn tell(client: &Client, event: Event, notice: &Notice) {
     }
 }
 
+/// As the mirror's hooks do it: redirections are not followed, so that a receiver cannot send this host elsewhere; and no more of the URL is
+/// told than the host, as the rest may be a key.
+fn post(url: &str, body: String) -> Result<(), String> {
+    let host = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let host = host.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = host.rsplit_once('@').map_or(host, |(_, host)| host).to_owned();
+    let agent = crate::hooks::plain_agent(PATIENCE);
+    match agent.post(url).header("Content-Type", "application/json").send(body) {
+        Ok(response) if response.status().is_success() => Ok(()),
+        Ok(response) => Err(format!("{host}: HTTP status {}", response.status().as_u16())),
+        // Its text may hold the URL.
+        Err(ureq::Error::BadUri(_) | ureq::Error::Http(_)) => Err(format!("{host}: the URL cannot be used")),
+        Err(e) => Err(format!("{host}: {e}")),
+    }
+}
+
 fn run(hook: &Hook, notice: &Notice) -> Result<(), String> {
     if let Some(url) = &hook.url {
         let body = serde_json::to_string(notice).map_err(|e| e.to_string())?;
-        let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).build().into();
-        let sent = agent.post(url).header("Content-Type", "application/json").send(body);
-        return sent.map(drop).map_err(|e| format!("{url}: {e}"));
+        return post(url, body);
     }
     let [program, args @ ..] = &hook.command[..] else { return Ok(()) };
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    let mut child = as_usual(&mut command)
         .args(args)
         .envs([
             ("FANSYNC_EVENT", notice.event),
@@ -75,5 +91,44 @@ fn run(hook: &Hook, notice: &Notice) -> Result<(), String> {
                 return Err(format!("{program} did not end within {PATIENCE:?}"));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// Answers one connection, and tells whether there was one.
+    fn answering(answer: String) -> (String, std::thread::JoinHandle<bool>, TcpListener) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let ours = listener.try_clone().unwrap();
+        let thread = std::thread::spawn(move || {
+            let Ok((mut stream, _)) = listener.accept() else { return false };
+            let mut head = [0; 4096];
+            let asked = stream.read(&mut head).unwrap_or(0) > 0;
+            let _ = stream.write_all(answer.as_bytes());
+            asked
+        });
+        (address, thread, ours)
+    }
+
+    #[test]
+    fn a_redirection_is_not_followed_and_no_url_is_told() {
+        let (inner, inside, listener) = answering("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".into());
+        let (outer, _, _) = answering(format!("HTTP/1.1 302 Found\r\nLocation: http://{inner}/\r\nContent-Length: 0\r\n\r\n"));
+        let error = post(&format!("http://me:pw@{outer}/hook/KEY?token=KEY"), "{}".into()).unwrap_err();
+        assert!(error.contains("302") && error.starts_with(&outer) && !error.contains("KEY") && !error.contains("pw"), "{error}");
+        // Nobody was there: what ends the wait is this connection.
+        drop(std::net::TcpStream::connect(&inner).unwrap());
+        assert!(!inside.join().unwrap(), "the redirection was followed");
+        drop(listener);
+        let error = post("http://me:pw@127.0.0.1:1/KEY", "{}".into()).unwrap_err();
+        assert!(!error.contains("KEY") && !error.contains("pw"), "{error}");
+        let error = post("http://[/KEY", "{}".into()).unwrap_err();
+        assert!(!error.contains("KEY"), "{error}");
     }
 }

@@ -1,14 +1,20 @@
 //! Asks one server, again and again, on a thread of its own: its NFS service and its role, both with a deadline.
+//!
+//! A question that this host could not ask, since its front process was away, is no missing answer: it is asked again.
 
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 use super::config::{Probe, Remote};
 use super::machine::{Answer, Side};
-use super::probe;
-use super::wire::{self, Key, Reply, Request};
+use super::probe::{self, Miss};
+use super::wire::{Key, Pair, Reply, Request};
+
+/// After a question that could not be asked.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// What one server answered.
 #[derive(Debug, Clone)]
@@ -32,13 +38,23 @@ impl Prober {
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn start(side: Side, remote: &Remote, key: &Key, every: Probe, out: Sender<Heard>) -> io::Result<Prober> {
+    pub fn start(
+        side: Side,
+        remote: &Remote,
+        key: &Key,
+        pair: &Arc<Pair>,
+        every: Probe,
+        out: Sender<Heard>,
+    ) -> io::Result<Prober> {
         let (hurry, hurried) = unbounded();
-        let (remote, key) = (remote.clone(), key.clone());
+        let (remote, key, pair) = (remote.clone(), key.clone(), Arc::clone(pair));
         std::thread::Builder::new().name(format!("fansync-{side}")).spawn(move || {
             loop {
                 let asked = Instant::now();
-                let answer = ask(&remote, &key, every.timeout);
+                let Some(answer) = ask(side, &remote, &key, &pair, every.timeout) else {
+                    std::thread::sleep(AGAIN);
+                    continue;
+                };
                 let next = asked + every.pace(answer.nfs);
                 if out.send(Heard { side, asked, answer }).is_err() || !wait(&hurried, next) {
                     return;
@@ -65,14 +81,23 @@ fn wait(hurried: &Receiver<Duration>, mut until: Instant) -> bool {
     }
 }
 
-/// Both questions at once, so that it takes no longer than `timeout`.
-fn ask(remote: &Remote, key: &Key, timeout: Duration) -> Answer {
+/// Both questions at once, so that it takes no longer than `timeout`; `None` when one could not be asked.
+fn ask(side: Side, remote: &Remote, key: &Key, pair: &Pair, timeout: Duration) -> Option<Answer> {
     std::thread::scope(|s| {
-        let report = s.spawn(|| match wire::ask(&remote.agent(), key, &Request::Report, timeout) {
-            Ok(Reply::Report(report)) => Some(report),
-            _ => None,
+        let report = s.spawn(|| match pair.ask(side, &remote.agent(), key, &Request::Report, timeout) {
+            Ok(Reply::Report(report)) => Some(Some(report)),
+            Ok(_) => Some(None),
+            Err(error) => {
+                tracing::debug!(%error, "the {side}'s role is not known");
+                (!error.is_ours()).then_some(None)
+            }
         });
-        let nfs = probe::null_call(&remote.host, remote.port, remote.major(), timeout).is_ok();
-        Answer { nfs, report: report.join().unwrap_or_default() }
+        let nfs = match probe::null_call(pair.front(), &remote.host, remote.port, remote.major(), timeout) {
+            Ok(_) => Some(true),
+            Err(Miss::NotAsked(_)) => None,
+            Err(_) => Some(false),
+        };
+        let report = report.join().unwrap_or(Some(None));
+        Some(Answer { nfs: nfs?, report: report? })
     })
 }

@@ -13,19 +13,19 @@
 //! Gives up: two servers that cannot reach each other, promoted by two clients that each see one of them, are both primary until they
 //! see each other again; then the older epoch steps down, and what only it held is kept aside.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, ToSocketAddrs};
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use super::child::Calls;
 use super::config::Server as Config;
+use super::front::Front;
 use super::grace;
 use super::machine::Report;
 use super::mark::{self, Mark, MarkError, Role};
 use super::mirror;
-use super::wire::{self, Key, Reply, Request};
+use super::wire::{self, Asker, Id, Key, Reply, Request};
 use crate::status;
 
 /// How long the peer may take to answer.
@@ -43,7 +43,6 @@ const EXPORT_AGAIN: Duration = Duration::from_secs(10);
 const EXPORTFS: Duration = Duration::from_secs(10);
 /// How long somebody else may change roles before a request is refused.
 const BUSY: Duration = Duration::from_millis(400);
-const MOST_CONNECTIONS: usize = 64;
 
 /// The server role of this host.
 pub struct Server {
@@ -53,7 +52,8 @@ pub struct Server {
     /// Held while the role changes.
     gate: Mutex<()>,
     pub(super) now: Mutex<Now>,
-    connections: AtomicUsize,
+    id: Id,
+    front: Arc<Front>,
 }
 
 /// What changes.
@@ -80,6 +80,12 @@ pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The epoch above this one.
+pub(super) fn next_epoch(highest: u64) -> Result<u64, String> {
+    let next = highest.checked_add(1).filter(|next| *next <= mark::LAST_EPOCH);
+    next.ok_or_else(|| format!("there is no epoch above {highest}, which no switching leads to: write both marks anew, by hand"))
+}
+
 /// How long a peer that so many looks in a row did not reach may take to accept a connection.
 fn to_connect(silent: u32) -> Duration {
     if silent < SILENT_LOOKS { wire::CONNECT } else { CONNECT_SILENT }
@@ -87,15 +93,19 @@ fn to_connect(silent: u32) -> Duration {
 
 impl Server {
     /// A server that serves nothing yet; exports are set by the first round of [`Server::run`].
-    pub fn new(cfg: &Config, key: &Key, host: &str) -> Arc<Server> {
-        Arc::new(Server {
+    ///
+    /// # Errors
+    /// Those of reading /dev/urandom.
+    pub fn new(cfg: &Config, key: &Key, host: &str, front: &Arc<Front>) -> std::io::Result<Arc<Server>> {
+        Ok(Arc::new(Server {
             cfg: cfg.clone(),
             key: key.clone(),
             host: host.into(),
             gate: Mutex::new(()),
             now: Mutex::default(),
-            connections: AtomicUsize::new(0),
-        })
+            id: Id::new()?,
+            front: Arc::clone(front),
+        }))
     }
 
     /// Listens, and looks after mark, exports and peer from now on, on threads of its own.
@@ -103,7 +113,8 @@ impl Server {
     /// # Errors
     /// The address cannot be listened on.
     pub fn run(self: Arc<Self>) -> std::io::Result<()> {
-        let listener = TcpListener::bind(&self.cfg.listen)?;
+        let listener = TcpListener::bind(self.cfg.listen_on()?)?;
+        tracing::info!(listen = %listener.local_addr()?, tree = %self.cfg.tree.display(), "server role");
         let tending = Arc::clone(&self);
         std::thread::Builder::new().name("fansync-tend".into()).spawn(move || {
             tending.resume_hand_over();
@@ -113,28 +124,14 @@ impl Server {
                 std::thread::sleep(TEND);
             }
         })?;
-        std::thread::Builder::new().name("fansync-roles".into()).spawn(move || {
-            for stream in listener.incoming().flatten() {
-                if self.connections.fetch_add(1, Ordering::Relaxed) >= MOST_CONNECTIONS {
-                    self.connections.fetch_sub(1, Ordering::Relaxed);
-                    continue;
-                }
-                let server = Arc::clone(&self);
-                let begun = std::thread::Builder::new().name("fansync-role".into()).spawn(move || {
-                    server.talk(&stream);
-                    server.connections.fetch_sub(1, Ordering::Relaxed);
-                });
-                if begun.is_err() {
-                    self.connections.fetch_sub(1, Ordering::Relaxed);
-                }
-            }
-        })?;
-        Ok(())
+        let serving = Arc::clone(&self);
+        self.front.serve(listener, &self.key, self.id, Arc::new(move |request| serving.serve(request)))
     }
 
-    fn talk(self: &Arc<Self>, stream: &TcpStream) {
-        if let Err(error) = wire::answer(stream, &self.key, |request| self.serve(request)) {
-            tracing::debug!(%error, peer = ?stream.peer_addr().ok(), "a request was not served");
+    /// Notes the peer's addresses, whose connections find a place when strangers have taken the others: a name may get others.
+    fn look_up_peer(&self) {
+        if let Ok(found) = self.cfg.peer.to_socket_addrs() {
+            self.front.peers(found.map(|at| at.ip().to_canonical()).collect());
         }
     }
 
@@ -171,14 +168,15 @@ impl Server {
 
     /// Asks the peer.
     pub(super) fn ask_peer(&self, request: &Request, deadline: Duration) -> Result<Reply, wire::WireError> {
-        wire::ask(&self.cfg.peer, &self.key, request, deadline)
+        wire::ask(&self.front, &self.cfg.peer, &self.key, &Asker::server(self.id), request, deadline).map(|(reply, _)| reply)
     }
 
     fn ask_to_step_down(&self) -> Result<Reply, wire::WireError> {
         let request = Request::StepDown { by: self.host.clone() };
         let deadline = STEP_DOWN + self.cfg.flush_timeout;
         let connect = to_connect(locked(&self.now).silent);
-        wire::ask_within(&self.cfg.peer, &self.key, &request, connect, deadline)
+        let asker = Asker::server(self.id);
+        wire::ask_within(&self.front, &self.cfg.peer, &self.key, &asker, &request, connect, deadline).map(|(reply, _)| reply)
     }
 
     fn gate(&self) -> Result<MutexGuard<'_, ()>, String> {
@@ -216,9 +214,11 @@ impl Server {
             Ok(Reply::Done { mark }) => highest = highest.max(mark.epoch),
             Ok(Reply::Refused { why }) => return Err(format!("the peer does not step down: {why}")),
             Ok(Reply::Report(_)) => return Err("the peer answers something else".into()),
+            // Perhaps it lives, and was not asked.
+            Err(error) if error.is_ours() => return Err(error.to_string()),
             Err(error) => tracing::warn!(%error, "the peer is not reached, and counts as dead"),
         }
-        let mark = Mark::new(highest + 1, Role::Primary, &format!("promoted for {by}"));
+        let mark = Mark::new(next_epoch(highest)?, Role::Primary, &format!("promoted for {by}"));
         self.raise(&mark)?;
         locked(&self.now).confirmed = mark.epoch;
         tracing::warn!(epoch = mark.epoch, by, "this server is primary now");
@@ -292,10 +292,15 @@ impl Server {
     /// One round: is somebody newer, and are the exports as the mark says.
     fn tend(&self) {
         self.look_at_mirror();
+        self.look_up_peer();
         let peer = self.ask_peer(&Request::Report, PEER);
         {
             let silent = &mut locked(&self.now).silent;
-            *silent = if peer.is_ok() { 0 } else { silent.saturating_add(1) };
+            *silent = match &peer {
+                Ok(_) => 0,
+                Err(error) if error.is_ours() => *silent,
+                Err(_) => silent.saturating_add(1),
+            };
         }
         let Ok(_gate) = self.gate() else { return };
         if locked(&self.now).handing_over {

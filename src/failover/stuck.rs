@@ -8,6 +8,8 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use crate::path::Shown;
+
 /// A process that waits.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Stuck {
@@ -41,9 +43,14 @@ fn look(pid: u32, mount: &Path) -> Option<Stuck> {
     let user = fs::read_link(proc.join("exe")).is_ok();
     (user && (holds || waits.network)).then(|| Stuck {
         pid,
-        name: fs::read_to_string(proc.join("comm")).unwrap_or_default().trim().to_owned(),
+        name: process_name(&fs::read(proc.join("comm")).unwrap_or_default()),
         waits: waits.channel,
     })
+}
+
+/// A process chooses its name itself, escapes and line breaks included.
+fn process_name(comm: &[u8]) -> String {
+    Shown(comm.trim_ascii()).to_string()
 }
 
 /// What one thread waits for.
@@ -67,4 +74,16 @@ fn waits(task: &Path) -> Option<Waits> {
     }
     let nameless = channel.is_empty() || channel == "0";
     Some(Waits { channel: if nameless { format!("state {state}") } else { channel }, network })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_steers_a_terminal_is_shown_by_its_bytes() {
+        assert_eq!(process_name(b"rsync\n"), "rsync");
+        assert_eq!(process_name(b"\x1b[2Jx\ny\n"), "\\x1b[2Jx\\x0ay");
+        assert_eq!(process_name(b"\xff"), "\\xff");
+    }
 }

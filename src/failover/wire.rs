@@ -1,31 +1,44 @@
-//! What monitors and servers say to each other: one request a connection, a line of JSON each way, each with a message
-//! authentication code (SipHash-2-4-128) over a number that the server makes up for this connection.
+//! What monitors and servers say to each other: one request a connection, a message each way.
 //!
-//! Promises: without the key nobody gets an answer or changes anything, and a recorded request is of no use later. Gives up
-//! secrecy: roles and epochs can be read on the wire.
+//! ```text
+//! server  version, nonce, server
+//! client  code, nonce, client, server, request
+//! server  code, reply
+//! ```
+//!
+//! Promises: without the key nobody gets an answer, is believed, or changes anything. Each message has a fixed length ([`frame`]), and
+//! nothing of what a stranger sends is read but for the numbers in front of the request, before its code ([`code`]) has been found
+//! right. A message that was recorded is of no use later, nor on another connection, nor sent back to its sender, nor passed on
+//! to another server: the codes cover the numbers that both sides made up, sender and addressee, and the request that is answered.
+//!
+//! Gives up secrecy: roles and epochs can be read on the wire. A host in the way can keep messages from arriving.
 
-use std::fmt::Write as _;
-use std::hash::Hasher;
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::path::{Path, PathBuf};
+pub mod code;
+pub mod frame;
+pub mod places;
+
+use std::io;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use siphasher::sip128::{Hasher128, SipHasher24};
 use thiserror::Error;
 
-use super::machine::Report;
+use super::front::{Front, Lost};
+use super::machine::{Report, Side};
 use super::mark::Mark;
-use crate::config::{SecretFileError, check_secret_file};
+pub use code::{Id, Key, KeyError};
+use frame::{Asked, REPLY, REPLY_BODY, REQUEST, REQUEST_BODY};
 
 /// The usual port.
 pub const PORT: u16 = 7846;
-const MAX_LINE_BYTES: u64 = 64 * 1024;
+/// How long whoever has connected may take for its whole request. A lost packet is sent again only after a second.
+pub(super) const WHOLE_REQUEST: Duration = Duration::from_secs(2);
+/// How long it may take to take the answer.
+pub(super) const WHOLE_REPLY: Duration = Duration::from_secs(2);
 
 /// What a server is asked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "ask", rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
     /// Its state.
     Report,
@@ -49,8 +62,7 @@ pub enum Request {
 }
 
 /// What it answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "answer", rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
     /// To [`Request::Report`].
     Report(Report),
@@ -66,32 +78,6 @@ pub enum Reply {
     },
 }
 
-/// The key that all hosts of a set share.
-#[derive(Clone)]
-pub struct Key([u8; 16]);
-
-/// Why there is no key.
-#[derive(Debug, Error)]
-pub enum KeyError {
-    /// Its file is open to others, or not there.
-    #[error(transparent)]
-    File(#[from] SecretFileError),
-    /// It cannot be read.
-    #[error("cannot read the key file {path}: {source}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// It holds something else.
-    #[error("the key file {path} must hold 32 hexadecimal digits; make one: openssl rand -hex 16 > {path}")]
-    Form {
-        /// The file.
-        path: PathBuf,
-    },
-}
-
 /// Why there is no answer.
 #[derive(Debug, Error)]
 pub enum WireError {
@@ -103,56 +89,115 @@ pub enum WireError {
         /// Why.
         source: io::Error,
     },
-    /// The other side has another key, or is something else.
+    /// This host's front process is away, so nothing was asked or what was answered is not known.
+    #[error("{address} was not asked: {lost}")]
+    Away {
+        /// Where.
+        address: String,
+        /// Why.
+        lost: Lost,
+    },
+    /// The other side has another key, or a host in the way has changed or replayed what it said.
     #[error("{address} does not prove that it knows the key: compare the key files of both hosts")]
     Key {
         /// Where.
         address: String,
     },
+    /// The other side is of another version, or something else.
+    #[error("{address} does not speak {}: run the same version of fansync on all hosts", code::VERSION)]
+    Version {
+        /// Where.
+        address: String,
+    },
+    /// Another server answers there than should.
+    #[error("at {address} answers {}: correct the address, or look for a host in the way that sends connections elsewhere", .who)]
+    Misdirected {
+        /// Where.
+        address: String,
+        /// Who answers.
+        who: &'static str,
+    },
 }
 
-impl Key {
-    /// Reads it from a file that others cannot read.
+impl WireError {
+    /// It is this host that could not ask: nothing is known of the other.
+    pub fn is_ours(&self) -> bool {
+        matches!(self, WireError::Away { .. })
+    }
+}
+
+/// Who asks, and who must not be the one that answers.
+#[derive(Debug, Clone, Copy)]
+pub struct Asker {
+    /// Us.
+    pub id: Id,
+    /// The server that is asked is another one than this.
+    pub not: Option<(Id, &'static str)>,
+}
+
+impl Asker {
+    /// A server, which asks its peer and never itself.
+    pub fn server(id: Id) -> Asker {
+        Asker { id, not: Some((id, "this server itself")) }
+    }
+}
+
+/// A client's view of two servers: which process has answered for which.
+#[derive(Debug)]
+pub struct Pair {
+    front: Arc<Front>,
+    id: Id,
+    seen: Mutex<[Option<Id>; 2]>,
+}
+
+impl Pair {
+    /// Nothing was seen yet.
     ///
     /// # Errors
-    /// See [`KeyError`].
-    pub fn read(path: &Path) -> Result<Key, KeyError> {
-        check_secret_file(path)?;
-        let text = std::fs::read_to_string(path).map_err(|source| KeyError::Read { path: path.into(), source })?;
-        Key::parse(text.trim()).ok_or_else(|| KeyError::Form { path: path.into() })
+    /// Those of reading /dev/urandom.
+    pub fn new(front: &Arc<Front>) -> io::Result<Pair> {
+        Ok(Pair { front: Arc::clone(front), id: Id::new()?, seen: Mutex::default() })
     }
 
-    fn parse(text: &str) -> Option<Key> {
-        let number = u128::from_str_radix(text, 16).ok().filter(|_| text.len() == 32 && !text.starts_with('+'))?;
-        Some(Key(number.to_be_bytes()))
+    /// Asks the server of a side, which must not be the one that answers for the other side.
+    ///
+    /// # Errors
+    /// See [`WireError`].
+    pub fn ask(&self, side: Side, address: &str, key: &Key, request: &Request, deadline: Duration) -> Result<Reply, WireError> {
+        let other = self.seen()[side.other() as usize];
+        let asker = Asker { id: self.id, not: other.map(|id| (id, "the other of both servers")) };
+        let (reply, by) = ask(&self.front, address, key, &asker, request, deadline)?;
+        self.seen()[side as usize] = Some(by);
+        Ok(reply)
     }
 
-    fn code(&self, nonce: &str, way: &str, body: &str) -> String {
-        let mut hasher = SipHasher24::new_with_key(&self.0);
-        for part in [nonce, way, body] {
-            hasher.write(&(part.len() as u64).to_le_bytes());
-            hasher.write(part.as_bytes());
-        }
-        format!("{:032x}", hasher.finish128().as_u128())
+    /// Through which it asks.
+    pub fn front(&self) -> &Front {
+        &self.front
     }
-}
 
-#[derive(Serialize, Deserialize)]
-struct Sealed {
-    body: String,
-    code: String,
+    fn seen(&self) -> std::sync::MutexGuard<'_, [Option<Id>; 2]> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// How long a host may take to accept a connection, which its kernel does however busy it is. A lost packet is sent again only
 /// after a second.
 pub(super) const CONNECT: Duration = Duration::from_millis(400);
 
-/// Sends one request. `deadline`: for all of it; connecting has at most 400 ms of it.
+/// Sends one request. `deadline`: for all of it; connecting has at most 400 ms of it. Returns who has answered as well.
 ///
 /// # Errors
 /// See [`WireError`].
-pub fn ask(address: &str, key: &Key, request: &Request, deadline: Duration) -> Result<Reply, WireError> {
-    ask_within(address, key, request, CONNECT, deadline)
+pub fn ask(
+    front: &Front,
+    address: &str,
+    key: &Key,
+    asker: &Asker,
+    request: &Request,
+    deadline: Duration,
+) -> Result<(Reply, Id), WireError> {
+    ask_within(front, address, key, asker, request, CONNECT, deadline)
 }
 
 /// The same, with another bound for connecting.
@@ -160,146 +205,107 @@ pub fn ask(address: &str, key: &Key, request: &Request, deadline: Duration) -> R
 /// # Errors
 /// See [`WireError`].
 pub fn ask_within(
+    front: &Front,
     address: &str,
     key: &Key,
+    asker: &Asker,
     request: &Request,
     connect: Duration,
     deadline: Duration,
-) -> Result<Reply, WireError> {
-    let begun = Instant::now();
+) -> Result<(Reply, Id), WireError> {
+    let until = Instant::now() + deadline;
     let io = |source| WireError::Io { address: address.into(), source };
-    let left = || {
-        let left = deadline.checked_sub(begun.elapsed()).filter(|d| !d.is_zero());
-        left.ok_or_else(|| io(io::ErrorKind::TimedOut.into()))
+    let to: SocketAddr = address.to_socket_addrs().map_err(io)?.next().ok_or_else(|| io(io::ErrorKind::NotFound.into()))?;
+    let stream = TcpStream::connect_timeout(&to, left(until).map_err(io)?.min(connect)).map_err(io)?;
+    stream.set_nodelay(true).map_err(io)?;
+    let lost = |lost| match lost {
+        Lost::Connection(source) => WireError::Io { address: address.into(), source },
+        lost => WireError::Away { address: address.into(), lost },
     };
-    let to = address.to_socket_addrs().map_err(io)?.next().ok_or_else(|| io(io::ErrorKind::NotFound.into()))?;
-    let stream = TcpStream::connect_timeout(&to, left()?.min(connect)).map_err(io)?;
-    stream.set_read_timeout(Some(left()?)).map_err(io)?;
-    stream.set_write_timeout(Some(left()?)).map_err(io)?;
-    let mut lines = BufReader::new(&stream);
-    let nonce = line(&mut lines).map_err(io)?;
-    send(&stream, key, &nonce, "request", request).map_err(io)?;
-    stream.set_read_timeout(Some(left()?)).map_err(io)?;
-    let answer = line(&mut lines).map_err(io)?;
-    open(&answer, key, &nonce, "reply").ok_or_else(|| WireError::Key { address: address.into() })
-}
-
-/// Serves one connection.
-///
-/// # Errors
-/// Those of the connection; `PermissionDenied` for a request without the key.
-pub fn answer(stream: &TcpStream, key: &Key, serve: impl FnOnce(Request) -> Reply) -> io::Result<()> {
-    let patience = Some(Duration::from_secs(2));
-    stream.set_read_timeout(patience)?;
-    stream.set_write_timeout(patience)?;
-    stream.set_nodelay(true)?;
-    let nonce = nonce()?;
-    let mut out = stream;
-    writeln!(out, "{nonce}")?;
-    let text = line(&mut BufReader::new(stream))?;
-    let request = open(&text, key, &nonce, "request").ok_or(io::ErrorKind::PermissionDenied)?;
-    send(stream, key, &nonce, "reply", &serve(request))
-}
-
-/// 16 bytes that were never used before and cannot be told ahead.
-fn nonce() -> io::Result<String> {
-    let mut bytes = [0; 16];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    let mut out = String::new();
-    for byte in bytes {
-        let _ = write!(out, "{byte:02x}");
+    let job = front.talk(stream, until).map_err(lost)?;
+    let greeting = job.greeting().map_err(lost)?;
+    let (theirs, server) = frame::read_greeting(&greeting).ok_or_else(|| WireError::Version { address: address.into() })?;
+    if let Some((_, who)) = asker.not.filter(|(id, _)| *id == server) {
+        return Err(WireError::Misdirected { address: address.into(), who });
     }
-    Ok(out)
+    let body = request.encode();
+    let talk = Talk { nonces: [theirs, Id::new().map_err(io)?], client: asker.id, server };
+    let answer = job.ask(talk.ask(key, body).encode()).map_err(lost)?;
+    let (code, reply) = frame::split_reply(&answer);
+    if !talk.is_reply(key, code, &body, reply) {
+        return Err(WireError::Key { address: address.into() });
+    }
+    // It has the key, and says what is not understood.
+    let reply = Reply::decode(reply).ok_or_else(|| WireError::Version { address: address.into() })?;
+    Ok((reply, server))
 }
 
-fn line(from: &mut impl BufRead) -> io::Result<String> {
-    let mut text = String::new();
-    from.by_ref().take(MAX_LINE_BYTES).read_line(&mut text)?;
-    match text.strip_suffix('\n') {
-        Some(text) => Ok(text.to_owned()),
-        None => Err(io::ErrorKind::UnexpectedEof.into()),
+/// What both sides know of their connection before the request is sent.
+struct Talk {
+    /// The server's and the client's.
+    nonces: [Id; 2],
+    client: Id,
+    server: Id,
+}
+
+impl Talk {
+    fn request_parts<'a>(&'a self, body: &'a [u8; REQUEST_BODY]) -> [&'a [u8]; 6] {
+        let [theirs, ours] = &self.nonces;
+        [b"request", theirs.bytes(), ours.bytes(), self.client.bytes(), self.server.bytes(), body]
+    }
+
+    fn reply_parts<'a>(&'a self, body: &'a [u8; REQUEST_BODY], reply: &'a [u8; REPLY_BODY]) -> [&'a [u8]; 7] {
+        let [theirs, ours] = &self.nonces;
+        [b"reply", theirs.bytes(), ours.bytes(), self.server.bytes(), self.client.bytes(), body, reply]
+    }
+
+    fn ask(&self, key: &Key, body: [u8; REQUEST_BODY]) -> Asked {
+        let code = key.code(&self.request_parts(&body));
+        Asked { code, nonce: self.nonces[1], client: self.client, server: self.server, body }
+    }
+
+    fn answer(&self, key: &Key, body: &[u8; REQUEST_BODY], reply: &Reply) -> [u8; REPLY] {
+        let reply = reply.encode();
+        frame::reply(&key.code(&self.reply_parts(body, &reply)), &reply)
+    }
+
+    fn is_reply(&self, key: &Key, code: &[u8; code::CODE], body: &[u8; REQUEST_BODY], reply: &[u8; REPLY_BODY]) -> bool {
+        key.is_code(code, &self.reply_parts(body, reply))
     }
 }
 
-fn send(mut stream: &TcpStream, key: &Key, nonce: &str, way: &str, what: &impl Serialize) -> io::Result<()> {
-    let body = serde_json::to_string(what)?;
-    let code = key.code(nonce, way, &body);
-    let mut text = serde_json::to_string(&Sealed { body, code })?;
-    text.push('\n');
-    stream.write_all(text.as_bytes())
+/// How a request is to be answered.
+pub(super) struct Answering {
+    talk: Talk,
+    body: [u8; REQUEST_BODY],
 }
 
-fn open<T: DeserializeOwned>(text: &str, key: &Key, nonce: &str, way: &str) -> Option<T> {
-    let sealed: Sealed = serde_json::from_str(text).ok()?;
-    let want = key.code(nonce, way, &sealed.body);
-    // All bytes are looked at, whichever differ.
-    let same = want.len() == sealed.code.len() && want.bytes().zip(sealed.code.bytes()).fold(0, |d, (a, b)| d | (a ^ b)) == 0;
-    if same { serde_json::from_str(&sealed.body).ok() } else { None }
+impl Answering {
+    /// The message with this reply.
+    pub(super) fn with(&self, key: &Key, reply: &Reply) -> [u8; REPLY] {
+        self.talk.answer(key, &self.body, reply)
+    }
+}
+
+/// A request that is for `server` on this connection and was made by somebody with the key, and how to answer it. Nothing but the numbers in
+/// front of its body is read before that.
+pub(super) fn open(frame: &[u8; REQUEST], key: &Key, nonce: Id, server: Id) -> Option<(Request, Answering)> {
+    let Asked { code, nonce: theirs, client, server: to, body } = Asked::split(frame);
+    let talk = Talk { nonces: [nonce, theirs], client, server: to };
+    // A request of ours that comes back to us has our own number as its sender's.
+    let good = to == server && client != server && key.is_code(&code, &talk.request_parts(&body));
+    good.then(|| Request::decode(&body))?.map(|request| (request, Answering { talk, body }))
+}
+
+/// What is made of a message: for tests that feed it anything.
+pub fn opens(frame: &[u8; REQUEST], key: &Key, nonce: Id, server: Id) -> Option<Request> {
+    open(frame, key, nonce, server).map(|(request, _)| request)
+}
+
+fn left(until: Instant) -> io::Result<Duration> {
+    let left = until.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::net::TcpListener;
-
-    fn key(digit: char) -> Key {
-        Key::parse(&digit.to_string().repeat(32)).unwrap()
-    }
-
-    fn serve_one(key: Key) -> (String, std::thread::JoinHandle<io::Result<()>>) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let thread = std::thread::spawn(move || {
-            let (stream, _) = listener.accept()?;
-            answer(&stream, &key, |request| Reply::Refused { why: format!("{request:?}") })
-        });
-        (address, thread)
-    }
-
-    const SOON: Duration = Duration::from_secs(5);
-
-    #[test]
-    fn asks_and_answers() {
-        let (address, thread) = serve_one(key('a'));
-        let request = Request::Promote { above: 7, by: "web1".into() };
-        let reply = ask(&address, &key('a'), &request, SOON).unwrap();
-        assert_eq!(reply, Reply::Refused { why: format!("{request:?}") });
-        thread.join().unwrap().unwrap();
-    }
-
-    #[test]
-    fn without_the_key_nothing() {
-        let (address, thread) = serve_one(key('a'));
-        assert!(ask(&address, &key('b'), &Request::Report, SOON).is_err());
-        assert_eq!(thread.join().unwrap().unwrap_err().kind(), io::ErrorKind::PermissionDenied);
-        // A server that does not know it is not believed either.
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        std::thread::spawn(move || answer(&listener.accept().unwrap().0, &key('c'), |_| unreachable!()));
-        assert!(ask(&address, &key('a'), &Request::Report, SOON).is_err());
-    }
-
-    #[test]
-    fn a_recorded_request_is_of_no_use() {
-        let k = key('a');
-        let body = serde_json::to_string(&Request::StepDown { by: String::new() }).unwrap();
-        let text = serde_json::to_string(&Sealed { code: k.code("one", "request", &body), body }).unwrap();
-        assert!(open::<Request>(&text, &k, "one", "request").is_some());
-        assert!(open::<Request>(&text, &k, "two", "request").is_none());
-        assert!(open::<Request>(&text, &k, "one", "reply").is_none());
-    }
-
-    #[test]
-    fn keys() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("key");
-        for (text, good) in [("0123456789abcdef0123456789ABCDEF\n", true), ("0123", false), ("", false), (&"x".repeat(32), false)]
-        {
-            std::fs::write(&path, text).unwrap();
-            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-            assert_eq!(Key::read(&path).is_ok(), good, "{text:?}");
-        }
-        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
-        assert!(matches!(Key::read(&path), Err(KeyError::File(_))));
-    }
-}
+mod tests;

@@ -244,7 +244,18 @@ fn pattern(glob: Glob) -> Option<Vec<u8>> {
 
 /// `path` as a pattern that matches nothing else.
 pub(super) fn exactly(path: &[u8]) -> Vec<u8> {
-    let wild = path.iter().any(|b| b"*?[".contains(b));
+    literally(path, path.iter().any(|b| b"*?[".contains(b)))
+}
+
+/// A pattern that matches what is directly in `path`, and so keeps off all that is below.
+pub(super) fn inside(path: &[u8]) -> Vec<u8> {
+    let mut out = literally(path, true);
+    out.extend_from_slice(b"/*");
+    out
+}
+
+/// `wild`: the pattern has wildcards, so that a backslash means the character behind it.
+fn literally(path: &[u8], wild: bool) -> Vec<u8> {
     let mut out = vec![b'/'];
     for &b in path {
         if wild && b"*?[\\".contains(&b) {

@@ -63,6 +63,20 @@ fn key(text: &str) -> String {
     format!("{:032x}", hasher.finish128().as_u128())
 }
 
+/// What makes requests without following where an answer sends it, and without taking a status for an error.
+pub(crate) fn plain_agent(timeout: Duration) -> ureq::Agent {
+    settings(timeout).build().new_agent()
+}
+
+fn settings(timeout: Duration) -> ureq::config::ConfigBuilder<ureq::typestate::AgentScope> {
+    ureq::Agent::config_builder()
+        .timeout_global(Some(timeout))
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .user_agent(concat!("fansync/", env!("CARGO_PKG_VERSION")))
+}
+
 /// Makes requests and judges the answers.
 pub(super) struct Client {
     request: Request,
@@ -94,15 +108,7 @@ impl Client {
             }
             tls = tls.root_certs(RootCerts::from(certificates.into_iter()));
         }
-        let config = ureq::Agent::config_builder()
-            .tls_config(tls.build())
-            .timeout_global(Some(self.timeout))
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .allow_non_standard_methods(true)
-            .user_agent(concat!("fansync/", env!("CARGO_PKG_VERSION")))
-            .build();
+        let config = settings(self.timeout).tls_config(tls.build()).allow_non_standard_methods(true).build();
         let agent = config.new_agent();
         self.agent = Some(agent.clone());
         Ok(agent)

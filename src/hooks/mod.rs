@@ -21,6 +21,7 @@ mod saved;
 mod socket;
 mod worker;
 
+pub(crate) use http::plain_agent;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -118,12 +119,13 @@ impl Hooks {
 
     fn event_seen(&self, path: &[u8], seen: Seen) {
         let (change, dir) = match seen {
-            Seen::Written | Seen::Arrived | Seen::Modified | Seen::Created => (Some(Change::Changed), false),
-            Seen::Touched => (None, false),
+            Seen::Written | Seen::Replaced | Seen::Arrived | Seen::Modified | Seen::Created => (Some(Change::Changed), false),
+            Seen::Touched | Seen::DirTimes => (None, false),
             Seen::Gone | Seen::Left => (Some(Change::Deleted), false),
             Seen::GoneDir | Seen::LeftDir => (Some(Change::Deleted), true),
-            Seen::CreatedDir | Seen::MovedDir | Seen::ArrivedDir => (Some(Change::Directory), true),
-            Seen::Contents | Seen::Subtree => (Some(Change::Subtree), true),
+            Seen::CreatedDir => (Some(Change::Directory), true),
+            // What came along has no events of its own.
+            Seen::MovedDir | Seen::ArrivedDir | Seen::Contents | Seen::Subtree => (Some(Change::Subtree), true),
         };
         // A file is told of when it is closed.
         let hold = if seen == Seen::Created { self.create_hold } else { Duration::ZERO };

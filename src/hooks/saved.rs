@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -16,6 +17,10 @@ use serde::{Deserialize, Serialize};
 use super::queue::Event;
 use crate::config::hook::Change;
 use crate::path::RelPath;
+use crate::state::disk::Disk;
+
+/// The time that a write may take; it goes to the disk.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why nothing can be saved or loaded.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +36,7 @@ pub(super) enum SavedError {
 pub(super) struct SavedFile {
     dir: PathBuf,
     path: PathBuf,
+    disk: Disk,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -46,7 +52,7 @@ struct Line {
 impl SavedFile {
     pub(super) fn new(state_dir: &Path, mirror: &str, hook: &str) -> SavedFile {
         let dir = state_dir.join(mirror);
-        SavedFile { path: dir.join(format!("hook-{hook}.pending")), dir }
+        SavedFile { path: dir.join(format!("hook-{hook}.pending")), dir, disk: Disk::default() }
     }
 
     fn failed(&self, what: &'static str) -> impl FnOnce(io::Error) -> SavedError {
@@ -90,17 +96,8 @@ impl SavedFile {
             serde_json::to_writer(&mut text, &line).map_err(|e| self.failed("write")(e.into()))?;
             text.push(b'\n');
         }
-        self.replace(&text).map_err(self.failed("write"))
-    }
-
-    fn replace(&self, text: &[u8]) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
-        let new = self.path.with_extension("new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(text)?;
-        file.sync_all()?;
-        fs::rename(&new, &self.path)?;
-        File::open(&self.dir)?.sync_all()
+        let (dir, path) = (self.dir.clone(), self.path.clone());
+        self.disk.within_or_later(PATIENCE, move || replace(&dir, &path, &text)).map_err(self.failed("write"))
     }
 
     pub(super) fn remove(&self) {
@@ -111,6 +108,16 @@ impl SavedFile {
             _ => {}
         }
     }
+}
+
+fn replace(dir: &Path, path: &Path, text: &[u8]) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let new = path.with_extension("new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    file.write_all(text)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    File::open(dir)?.sync_all()
 }
 
 #[cfg(test)]

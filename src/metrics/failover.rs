@@ -5,6 +5,7 @@ use prometheus::proto::MetricFamily;
 use super::Kind::{Counter, Gauge};
 use super::{Metric, Row, row, truth};
 use crate::failover::control::Status;
+use crate::failover::front::Shown as Front;
 use crate::failover::machine::{Alarm, Report, Side};
 use crate::failover::mark::Role;
 use crate::failover::monitor::{Shown, ShownServer};
@@ -74,6 +75,16 @@ const SIDE: &[Row<ShownServer>] = &[
     }),
 ];
 
+const FRONT: &[Row<Front>] = &[
+    row(Gauge, "fansync_failover_front_up", &[], "1 while there is a process that reads from the network.", |f, v| {
+        v.put(truth(f.pid != 0));
+    }),
+    row(Gauge, "fansync_failover_front_confined", &[], "1 if that process has no rights.", |f, v| v.put(truth(f.confined))),
+    row(Counter, "fansync_failover_front_restarts_total", &[], "Times that process was started again.", |f, v| {
+        v.put(f.restarts as f64);
+    }),
+];
+
 const F: &[&str] = &["failover"];
 const S: &[&str] = &["failover", "side"];
 
@@ -87,11 +98,12 @@ pub(super) fn families(status: &Status) -> Vec<MetricFamily> {
         super::families(SERVER, status.server.iter().map(|r| (Vec::new(), r))),
         super::families(MOUNT, mounts.map(|f| (vec![f.name.as_str()], f))),
         super::families(SIDE, sides),
+        super::families(FRONT, std::iter::once((Vec::new(), &status.front))),
     ]
     .concat()
 }
 
 pub(super) fn all() -> Vec<Metric> {
     let (server, mount, side) = (SERVER.iter().map(|r| r.metric), MOUNT.iter().map(|r| r.metric), SIDE.iter().map(|r| r.metric));
-    server.chain(mount).chain(side).collect()
+    server.chain(mount).chain(side).chain(FRONT.iter().map(|r| r.metric)).collect()
 }

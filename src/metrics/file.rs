@@ -5,8 +5,9 @@
 //! crash it stays, and its age tells (`node_textfile_mtime_seconds`). A snapshot that cannot be had writes nothing, for the same
 //! reason.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// The file cannot be written.
@@ -40,11 +41,12 @@ impl MetricsFile {
     pub fn write(&self, text: &str) -> Result<(), FileError> {
         let fail = |source| FileError { path: self.path.clone(), source };
         let write = || {
-            // What is there may be a link that somebody else made.
+            // What has the name may be a link of somebody else's, who may write the directory; it is neither followed nor kept.
             let _ = fs::remove_file(&self.aside);
             let mut file = File::create_new(&self.aside)?;
+            // Of the file that was made, not of what has its name by now.
+            file.set_permissions(Permissions::from_mode(0o644))?;
             file.write_all(text.as_bytes())?;
-            fs::set_permissions(&self.aside, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
             fs::rename(&self.aside, &self.path)
         };
         write().map_err(fail)
@@ -79,6 +81,36 @@ mod tests {
         assert!(!file.aside.to_str().unwrap().ends_with(".prom"));
         drop(file);
         assert_eq!(names(), 0);
+    }
+
+    /// Whoever owns the directory puts a link in the place of the file aside, between its making and the next step.
+    #[test]
+    fn no_link_that_is_put_there_meanwhile_is_followed() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let dir = tempfile::tempdir().unwrap();
+        let victim = dir.path().join("victim");
+        fs::write(&victim, "mine").unwrap();
+        fs::set_permissions(&victim, Permissions::from_mode(0o600)).unwrap();
+        let places = dir.path().join("textfiles");
+        fs::create_dir(&places).unwrap();
+        let file = MetricsFile::new(&places.join("f.prom"));
+        let end = AtomicBool::new(false);
+        std::thread::scope(|s| {
+            s.spawn(|| {
+                let link = places.join("l");
+                while !end.load(Ordering::Relaxed) {
+                    let _ = symlink(&victim, &link);
+                    let _ = fs::rename(&link, &file.aside);
+                }
+            });
+            for _ in 0..3000 {
+                // It may fail, as the name is taken again and again.
+                let _ = file.write("x");
+            }
+            end.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(fs::metadata(&victim).unwrap().mode() & 0o7777, 0o600);
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "mine");
     }
 
     #[test]

@@ -13,6 +13,15 @@ const MIRROR: &[Row<Mirror>] = &[
     row(Gauge, "fansync_mirror_held", M, "1 while the source is missing, replaced or emptied, and nothing is sent.", |m, v| {
         v.put(truth(!m.held.is_empty()));
     }),
+    row(
+        Gauge,
+        "fansync_mirror_held_places",
+        M,
+        "Places below the source where nothing is sent until they are as they were.",
+        |m, v| {
+            v.put(m.apart.iter().filter(|place| place.held).count() as f64);
+        },
+    ),
     row(Gauge, "fansync_mirror_initial_pass_running", M, "1 until the first comparison is through.", |m, v| {
         v.put(truth(m.initial == "running"));
     }),
@@ -24,6 +33,20 @@ const MIRROR: &[Row<Mirror>] = &[
         |m, v| {
             v.put(m.start.entries as f64);
         },
+    ),
+    row(
+        Gauge,
+        "fansync_mirror_state_unsaved_seconds",
+        M,
+        "For how long the state that a restart begins with could not be saved; 0 when it is.",
+        |m, v| v.put(m.state_unsaved_seconds),
+    ),
+    row(
+        Gauge,
+        "fansync_mirror_unanswered_seconds",
+        M,
+        "How long ago the mirror's engine answered last, where it does not now, as while its source hangs; all else of the mirror is from then. 0 when it answers.",
+        |m, v| v.put(m.unanswered_seconds),
     ),
     row(Counter, "fansync_events_total", M, "Events heard from the kernel.", |m, v| v.put(m.events as f64)),
     row(Counter, "fansync_events_ignored_total", M, "Events outside of the source, or excluded.", |m, v| v.put(m.foreign as f64)),

@@ -40,6 +40,9 @@ const ROWS: &[Row<Process>] = &[
         // One of them is that of the directory itself.
         std::fs::read_dir("/proc/self/fd").into_iter().for_each(|dir| v.put(dir.count().saturating_sub(1) as f64));
     }),
+    row(Counter, "fansync_log_lost_lines_total", &[], "Lines of the log that could not be written.", |_, v| {
+        v.put(crate::log::lost().lines as f64);
+    }),
     row(Gauge, "fansync_process_max_fds", &[], "The limit of open file descriptors.", |_, v| {
         getrlimit(Resource::RLIMIT_NOFILE).into_iter().for_each(|(soft, _)| v.put(soft as f64));
     }),

@@ -18,7 +18,9 @@ fn failover() -> FailoverStatus {
         servers: vec![ShownServer::default(); 2],
         ..Shown::default()
     };
-    FailoverStatus { version: "1".into(), server: Some(Report { writable: true, ..Report::default() }), failovers: vec![shown] }
+    let front = crate::failover::front::Shown { confined: true, restarts: 3, ..Default::default() };
+    let server = Some(Report { writable: true, ..Report::default() });
+    FailoverStatus { version: "1".into(), server, failovers: vec![shown], front }
 }
 
 fn read(path: &str) -> String {
@@ -75,6 +77,8 @@ fn values_are_those_of_the_status() {
     let progress = |files_done, bytes| crate::progress::Progress { files_done, files_total: 90, bytes, ..Default::default() };
     t.verify = Some(crate::status::Verify { running: true, progress: Some(progress(5, 0)), ..Default::default() });
     t.passes = vec![progress(7, 2), progress(8, 3)];
+    let place = |held| crate::status::Apart { path: "d".into(), why: "gone".into(), held };
+    s.mirrors[0].apart = vec![place(true), place(false), place(true)];
     let got = series(&of_daemon(&s));
     let target = "mirror=\"data\",target=\"backup\"";
     for (name, value) in [
@@ -95,6 +99,7 @@ fn values_are_those_of_the_status() {
         ("fansync_rescans_total{mirror=\"data\",cause=\"queue_overflow\"}".into(), 2.0),
         ("fansync_rescans_total{mirror=\"data\",cause=\"unwatched\"}".into(), 0.0),
         ("fansync_reader_pauses_total{mirror=\"data\"}".into(), 4.0),
+        ("fansync_mirror_held_places{mirror=\"data\"}".into(), 2.0),
         ("fansync_hook_state{mirror=\"data\",hook=\"purge\",state=\"retrying\"}".into(), 1.0),
         ("fansync_hook_dropped_changes_total{mirror=\"data\",hook=\"purge\"}".into(), 7.0),
     ] {
@@ -107,6 +112,9 @@ fn values_are_those_of_the_status() {
         ("fansync_failover_alarm{failover=\"web\",alarm=\"split_brain\"}", 1.0),
         ("fansync_failover_alarm{failover=\"web\",alarm=\"held\"}", 0.0),
         ("fansync_failover_export_writable", 1.0),
+        ("fansync_failover_front_up", 0.0),
+        ("fansync_failover_front_confined", 1.0),
+        ("fansync_failover_front_restarts_total", 3.0),
     ] {
         assert_eq!(got.get(name), Some(&value), "{name}");
     }

@@ -16,6 +16,14 @@ pub(super) fn is_drawn() -> bool {
     DRAWN.load(Ordering::Relaxed)
 }
 
+/// With a total, and without: a bar that cannot be filled says nothing. On 80 columns there is room for the time left and the rate.
+const KNOWN: &str = "{spinner} {prefix} {bar:10} {wide_msg}";
+const UNKNOWN: &str = "{spinner} {prefix} {wide_msg}";
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
 /// A bar on standard error; gone when dropped.
 pub struct Bar {
     bar: ProgressBar,
@@ -29,8 +37,7 @@ impl Bar {
     #[expect(clippy::new_without_default, reason = "it has an effect on the terminal")]
     pub fn new() -> Bar {
         let bar = ProgressBar::new_spinner();
-        let style = ProgressStyle::with_template("{spinner} {prefix} {bar:20} {wide_msg} [{elapsed}]");
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_style(style(UNKNOWN));
         DRAWN.store(true, Ordering::Relaxed);
         Bar { bar }
     }
@@ -38,11 +45,18 @@ impl Bar {
     /// Draws the first of `works`, each with whom it concerns, and how many there are besides.
     pub fn show(&self, works: &[(String, Progress)]) {
         if let [(whom, work), more @ ..] = works {
-            let more = if more.is_empty() { String::new() } else { format!(" (and {} more)", more.len()) };
+            let more = if more.is_empty() { String::new() } else { format!(" (+{})", more.len()) };
+            // Each of these may draw: there is a bar only while the figures in place have a total.
+            if work.files_total == 0 {
+                self.bar.set_style(style(UNKNOWN));
+            }
             self.bar.set_prefix(format!("{whom}: {}{more}", work.what));
             self.bar.set_length(work.files_total);
             self.bar.set_position(work.files_done.min(work.files_total));
-            self.bar.set_message(work.figures());
+            self.bar.set_message(work.brief());
+            if work.files_total > 0 {
+                self.bar.set_style(style(KNOWN));
+            }
         }
         self.bar.tick();
     }

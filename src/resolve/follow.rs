@@ -22,7 +22,7 @@ use crate::source::fan_decode::{Fid, Place};
 pub const MAX_FOLLOWED: usize = 65_536;
 
 /// A handle of its own.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct OwnedFid {
     fs: u64,
     kind: i32,
@@ -30,7 +30,7 @@ pub struct OwnedFid {
 }
 
 impl OwnedFid {
-    fn of(fid: &Fid<'_>) -> OwnedFid {
+    pub(super) fn of(fid: &Fid<'_>) -> OwnedFid {
         OwnedFid { fs: fid.fs.0, kind: fid.kind, bytes: fid.handle.into() }
     }
 

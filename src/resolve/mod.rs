@@ -11,15 +11,19 @@
 //! handle: a path would not do, as the tree is as old as the queue's head, and another directory may have the name there. Handles
 //! outside the root are remembered as foreign and cost one hash look-up from then on.
 //!
-//! Gives up: a directory that is visible at two paths below the root (a bind mount) is followed at one of them.
+//! Gives up: a directory that is visible at two paths below the root (a bind mount) is found at one of them; the engine adds the others.
 
 pub mod follow;
 pub mod mute;
 mod muting;
+pub mod nameless;
+mod opening;
 mod paths;
+mod relinked;
 pub mod tree;
 mod unexplained;
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -27,15 +31,20 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::fcntl::{AtFlags, OFlag, open, openat};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open, openat};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 
 use crate::dirty::Seen;
 use crate::filter::Filter;
+use crate::links::Inode;
 use crate::lost::{Cause, Lost};
 use crate::path::{self, RelPath};
 use crate::source::fan_decode::{FanEvent, Fid, Place};
-use crate::sys::handle::{FsId, Handle, HandleRef, fd_path, fs_id, name_to_handle, open_by_handle};
+use crate::sys::handle::{FsId, Handle, HandleRef, fd_path, fs_id, name_to_handle};
+use crate::sys::statx::{Sits, sits};
+use nameless::{Change, Nameless};
+use opening::{Family, Opened, Opener};
 use tree::{Known, NodeId, Tree};
 
 pub use muting::MuteBy;
@@ -44,9 +53,21 @@ pub use muting::MuteBy;
 #[derive(Debug)]
 pub struct Root {
     path: PathBuf,
+    /// As it was given; where links lie on it, it may come to lead elsewhere.
+    given: PathBuf,
     fd: OwnedFd,
-    dev: u64,
-    ino: u64,
+    sits: Sits,
+}
+
+/// What the source's path leads to, when it is not the directory that was opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Astray {
+    /// Nothing, or what has nothing to do with it; in words.
+    #[error("{0}")]
+    Gone(String),
+    /// The same directory through another mount, or another one because a link was switched; in words.
+    #[error("{0}")]
+    Anew(String),
 }
 
 impl Root {
@@ -57,8 +78,8 @@ impl Root {
     pub fn open(source: &Path) -> io::Result<Root> {
         let path = source.canonicalize()?;
         let fd = open(&path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
-        let stat = fstat(&fd)?;
-        Ok(Root { path, fd, dev: stat.st_dev, ino: stat.st_ino })
+        let sits = sits(fd.as_fd(), Path::new(""))?;
+        Ok(Root { path, given: source.into(), fd, sits })
     }
 
     /// The same directory, for another thread.
@@ -66,7 +87,7 @@ impl Root {
     /// # Errors
     /// Those of dup(2).
     pub fn try_clone(&self) -> io::Result<Root> {
-        Ok(Root { path: self.path.clone(), fd: self.fd.try_clone()?, dev: self.dev, ino: self.ino })
+        Ok(Root { path: self.path.clone(), given: self.given.clone(), fd: self.fd.try_clone()?, sits: self.sits })
     }
 
     /// Canonical and absolute.
@@ -76,19 +97,49 @@ impl Root {
 
     /// Device of the root, `st_dev`.
     pub fn dev(&self) -> u64 {
-        self.dev
+        self.sits.dev
     }
 
-    /// Whether the path still leads to the directory that was opened. What else it leads to is told in words.
-    pub fn check(&self) -> Result<(), String> {
-        match nix::sys::stat::lstat(&self.path) {
-            Err(e) => Err(format!("the source {} cannot be looked at: {}", self.path.display(), e.desc())),
-            Ok(s) if s.st_dev == self.dev && s.st_ino == self.ino => Ok(()),
-            Ok(s) if s.st_dev != self.dev => Err(format!(
-                "the source {} lies on another filesystem than at the start (unmounted, or something mounted over it)",
-                self.path.display()
-            )),
-            Ok(_) => Err(format!("the source {} is not the directory it was at the start (replaced)", self.path.display())),
+    /// Whether the path was given through a symbolic link, which may be switched.
+    pub fn is_linked(&self) -> bool {
+        self.path != self.given
+    }
+
+    /// As it was given, if through a symbolic link.
+    pub fn link(&self) -> Option<&Path> {
+        self.is_linked().then_some(&*self.given)
+    }
+
+    /// Whether the path still leads to the directory that was opened, and through the mount that was there.
+    ///
+    /// # Errors
+    /// What it leads to instead.
+    pub fn check(&self) -> Result<(), Astray> {
+        let path = self.path.display();
+        if self.is_linked() {
+            let given = self.given.display();
+            match self.given.canonicalize() {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    return Err(Astray::Gone(format!("the source {given} is not there")));
+                }
+                Err(e) => return Err(Astray::Gone(format!("the source {given} cannot be looked at: {e}"))),
+                Ok(now) if now != self.path => {
+                    return Err(Astray::Anew(format!("the source {given} led to {path} and leads to {} now", now.display())));
+                }
+                Ok(_) => {}
+            }
+        }
+        match sits(AT_FDCWD, &self.path) {
+            Err(Errno::ENOENT) => Err(Astray::Gone(format!("the source {path} is not there"))),
+            Err(e) => Err(Astray::Gone(format!("the source {path} cannot be looked at: {}", e.desc()))),
+            Ok(now) if now == self.sits => Ok(()),
+            Ok(now) if now.dev != self.sits.dev => Err(Astray::Gone(format!(
+                "the source {path} lies on another filesystem than at the start (unmounted, or something mounted over it)"
+            ))),
+            Ok(now) if now.ino != self.sits.ino => {
+                Err(Astray::Gone(format!("the source {path} is not the directory it was at the start (replaced)")))
+            }
+            Ok(_) => Err(Astray::Anew(format!("the source {path} was mounted anew"))),
         }
     }
 
@@ -112,13 +163,24 @@ impl AsFd for Root {
 
 /// A filesystem that has a mark.
 struct Marked {
+    /// Where it is mounted below the root.
+    at: RelPath,
     fs: FsId,
-    /// Any descriptor on the mount: handles are opened, and paths read, through it.
-    fd: OwnedFd,
+    /// Handles are opened, and paths read, through the mount.
+    by: Opener,
 }
 
 /// So often a directory is looked up that moves under our hands.
 const HANG_TRIES: u32 = 10;
+
+/// The inode number of each subvolume's root on btrfs, and of nothing else: `BTRFS_FIRST_FREE_OBJECTID`.
+const BTRFS_SUBVOLUME_ROOT: u64 = 256;
+
+/// An entry gets a name, or another one.
+const NAMES: u64 = libc::FAN_CREATE | libc::FAN_MOVED_TO | libc::FAN_RENAME;
+
+/// What happens to a file, and not to a name.
+const CHANGES: u64 = libc::FAN_CLOSE_WRITE | libc::FAN_MODIFY | libc::FAN_ATTRIB;
 
 /// Counters; never reset.
 #[derive(Clone, Copy, Debug, Default)]
@@ -145,9 +207,12 @@ pub struct Resolver {
     /// The directory whose path `dir` begins with, the tree's version then, and how long that path is.
     at: Option<(NodeId, u64, usize)>,
     paths: paths::Paths,
-    fd_errors_said: bool,
+    errors_logged: BTreeSet<i32>,
     muting: Option<muting::Muting>,
     unexplained: unexplained::Unexplained,
+    nameless: Nameless,
+    relinked: relinked::Relinked,
+    survivors: Vec<Inode>,
     now: Duration,
 }
 
@@ -166,6 +231,8 @@ enum Placed {
 enum Dir {
     Inside(NodeId),
     Outside,
+    /// It cannot be opened, and is sought.
+    Sought,
 }
 
 /// What an event led to: paths are told as they are found, losses are returned.
@@ -181,9 +248,12 @@ impl Resolver {
             dir: Vec::new(),
             at: None,
             paths: paths::Paths::default(),
-            fd_errors_said: false,
+            errors_logged: BTreeSet::new(),
             muting: None,
             unexplained: unexplained::Unexplained::default(),
+            nameless: Nameless::default(),
+            relinked: relinked::Relinked::default(),
+            survivors: Vec::new(),
             now: Duration::ZERO,
         }
     }
@@ -193,13 +263,20 @@ impl Resolver {
     ///
     /// # Errors
     /// Those of fstatfs(2).
-    pub fn add_mount(&mut self, root: &Root, fd: OwnedFd) -> io::Result<FsId> {
+    pub fn add_mount(&mut self, root: &Root, at: &RelPath, fd: OwnedFd) -> io::Result<FsId> {
         let fs = fs_id(fd.as_fd())?;
-        self.marked.push(Marked { fs, fd });
+        self.remove_mount(at);
+        self.marked.push(Marked { at: at.clone(), fs, by: Opener::new(fd) });
         self.know_root(root);
-        self.tree.forget_foreign();
+        self.forget_foreign();
         self.hear_all();
         Ok(fs)
+    }
+
+    /// Lets go of the mount at `at`: it is gone, and a path read through it would lead nowhere.
+    /// Returns what it was open by.
+    pub fn remove_mount(&mut self, at: &RelPath) -> Option<OwnedFd> {
+        self.marked.extract_if(.., |marked| marked.at == *at).last().map(|marked| marked.by.into_fd())
     }
 
     /// Opens a directory of a filesystem that was taken in.
@@ -209,9 +286,10 @@ impl Resolver {
     pub fn open(&self, fs: FsId, handle: HandleRef<'_>) -> io::Result<OwnedFd> {
         let mut failed = io::Error::from(nix::errno::Errno::ENODEV);
         for marked in self.marked.iter().filter(|m| m.fs == fs) {
-            match open_by_handle(marked.fd.as_fd(), handle) {
-                Ok(fd) => return Ok(fd),
-                Err(error) => failed = error,
+            match marked.by.open(handle) {
+                Opened::Here(fd) => return Ok(fd),
+                Opened::Gone => failed = nix::errno::Errno::ESTALE.into(),
+                Opened::Failed(error) => failed = error,
             }
         }
         Err(failed)
@@ -232,6 +310,12 @@ impl Resolver {
         if let (Ok(fs), Ok(handle)) = (fs_id(root.as_fd()), name_to_handle(root.as_fd(), Path::new(""))) {
             self.tree.bind(self.tree.root(), (fs.0, handle.kind, &handle.bytes));
         }
+    }
+
+    /// What was outside may be inside, with all below it.
+    fn forget_foreign(&mut self) {
+        self.tree.forget_foreign();
+        self.nameless.forget_outside();
     }
 
     /// Counters.
@@ -262,17 +346,25 @@ impl Resolver {
             return Err(Lost::all(Cause::QueueOverflow));
         }
         let is_dir = mask & libc::FAN_ONDIR != 0;
+        if mask & NAMES != 0 {
+            self.nameless.named(event.child.as_ref());
+        }
         if mask & libc::FAN_RENAME != 0 {
             return self.renamed(root, filter, event, is_dir, out);
         }
-        let Some(Place { fid, name }) = event.dir else { return self.nameless(root, filter, event, out) };
-        if mask & (libc::FAN_CREATE | libc::FAN_DELETE) != 0 {
-            self.unexplained.explained(event.child.as_ref());
-        }
-        let Dir::Inside(dir) = self.resolve(root, &fid)? else {
-            self.stats.foreign += 1;
-            self.useless(event, &fid, false);
-            return Ok(());
+        let Some(Place { fid, name }) = event.dir else { return self.nameless(root, filter, event, out).map(drop) };
+        let living = match mask & (libc::FAN_CREATE | libc::FAN_DELETE) {
+            0 => None,
+            _ => self.unexplained.explained(event.child.as_ref()),
+        };
+        let dir = match self.resolve(root, &fid)? {
+            Dir::Inside(dir) => dir,
+            Dir::Outside => {
+                self.stats.foreign += 1;
+                self.useless(event, &fid, false);
+                return Ok(());
+            }
+            Dir::Sought => return Ok(()),
         };
         if name.is_empty() || name == b"." {
             self.tell(filter, dir, b"", true, &[Seen::Touched], out);
@@ -288,11 +380,13 @@ impl Resolver {
                 if let Some(old) = self.tree.child(dir, name) {
                     self.tree.detach(old);
                 }
-                self.tree.forget_foreign();
+                self.forget_foreign();
                 self.dir_came(true);
             }
             let seen: &[Seen] = match (appears, goes) {
-                (true, false) if mask & libc::FAN_MOVED_TO == 0 => &[Seen::CreatedDir],
+                (true, false) if mask & libc::FAN_MOVED_TO == 0 && !self.is_snapshot(root, filter, dir, &fid, name) => {
+                    &[Seen::CreatedDir]
+                }
                 (true, false) => &[Seen::MovedDir],
                 (true, true) => &[Seen::GoneDir, Seen::MovedDir],
                 (false, true) => &[Seen::GoneDir],
@@ -302,15 +396,28 @@ impl Resolver {
             return Ok(());
         }
         self.unmute(event);
+        if let Some(child) = event.child.filter(|c| mask & CHANGES != 0 && !c.handle.is_empty())
+            && self.relinked.may_stray(&child, name)
+            && self.strays(root, dir, name, &child)
+        {
+            // Where the file is not found by itself, what became of its name tells.
+            if self.nameless(root, filter, event, out)? && !appears && !goes {
+                return Ok(());
+            }
+        }
+        if let Some(inode) = living.filter(|_| goes) {
+            self.survivors.push(inode);
+        }
         let written = mask & (libc::FAN_CLOSE_WRITE | libc::FAN_MOVED_TO) != 0;
+        let complete = if mask & libc::FAN_MOVED_TO != 0 { Seen::Replaced } else { Seen::Written };
         let seen: &[Seen] = match (mask & libc::FAN_CREATE != 0, goes) {
-            (true, false) if written => &[Seen::Created, Seen::Written],
+            (true, false) if written => &[Seen::Created, complete],
             (true, false) => &[Seen::Created],
             // Merged by the kernel, in an order that is lost: look, without any assumption.
-            (true, true) => &[Seen::Gone, Seen::Written],
-            (false, true) if written => &[Seen::Gone, Seen::Written],
+            (true, true) => &[Seen::Gone, complete],
+            (false, true) if written => &[Seen::Gone, complete],
             (false, true) => &[Seen::Gone],
-            (false, false) if written => &[Seen::Written],
+            (false, false) if written => &[complete],
             (false, false) if mask & libc::FAN_ATTRIB != 0 => &[Seen::Touched],
             (false, false) => &[],
         };
@@ -334,7 +441,8 @@ impl Resolver {
         out: &mut dyn FnMut(&[u8], Seen),
     ) -> Outcome {
         let mut place = |of: Option<Place<'_>>| match of {
-            Some(p) => self.resolve(root, &p.fid),
+            // The one that is sought is compared with all below it, if it is inside.
+            Some(p) => self.resolve(root, &p.fid).map(|dir| if matches!(dir, Dir::Sought) { Dir::Outside } else { dir }),
             None => Ok(Dir::Outside),
         };
         let (old, new) = (place(event.old)?, place(event.new)?);
@@ -368,18 +476,18 @@ impl Resolver {
                         self.tree.detach(node);
                     }
                 }
-                (Some(node), Dir::Outside) => self.tree.detach(node),
+                (Some(node), Dir::Outside | Dir::Sought) => self.tree.detach(node),
                 (None, Dir::Inside(dir)) => {
                     if let Some(overwritten) = self.tree.child(*dir, new_name) {
                         self.tree.detach(overwritten);
                     }
                 }
-                (None, Dir::Outside) => {}
+                (None, Dir::Outside | Dir::Sought) => {}
             }
             if let Dir::Inside(_) = new {
                 let from_outside = matches!(old, Dir::Outside);
                 if from_outside {
-                    self.tree.forget_foreign();
+                    self.forget_foreign();
                 }
                 self.dir_came(from_outside);
             }
@@ -392,29 +500,43 @@ impl Resolver {
         if let Dir::Inside(dir) = old {
             let left = if matches!(new, Dir::Inside(_)) { left } else { left.plain() };
             self.tell(filter, dir, old_name, is_dir, &[left], &mut |path, seen| {
-                told = true;
+                told = seen != Seen::DirTimes;
                 out(path, seen);
             });
         }
+        let leaves_whiteout = told && is_whiteout(root, &self.dir);
         if let Dir::Inside(dir) = new {
             self.tell(filter, dir, new_name, is_dir, &[if told { arrived } else { arrived.plain() }], out);
+        }
+        if let (true, Dir::Inside(dir)) = (leaves_whiteout, old) {
+            self.tell(filter, dir, old_name, false, &[Seen::Written], out);
         }
         Ok(())
     }
 
     /// An event of a file whose name the kernel does not know: its link count changed, or someone works by file handle (an
-    /// NFS server whose cache lost the name). Such a file's path is looked up like a directory's.
-    fn nameless(&mut self, root: &Root, filter: &Filter, event: &FanEvent<'_>, out: &mut dyn FnMut(&[u8], Seen)) -> Outcome {
+    /// NFS server whose cache lost the name). Such a file's path is looked up like a directory's. Whether it was found, or is sought.
+    fn nameless(
+        &mut self,
+        root: &Root,
+        filter: &Filter,
+        event: &FanEvent<'_>,
+        out: &mut dyn FnMut(&[u8], Seen),
+    ) -> Result<bool, Lost> {
         let Some(child) = event.child.filter(|c| !c.handle.is_empty()) else {
             self.stats.gone += 1;
-            return Ok(());
+            return Ok(false);
         };
-        match self.look_up(root, &child)? {
+        let (found, _) = self.open_and_find(root, &child);
+        let is_dir = event.mask & libc::FAN_ONDIR != 0;
+        if event.mask & libc::FAN_ATTRIB != 0 && !is_dir && !matches!(found, Whereabouts::Gone | Whereabouts::Unknown) {
+            self.relinked.add(&child);
+        }
+        match found {
             Whereabouts::Inside(at) => {
-                let is_dir = event.mask & libc::FAN_ONDIR != 0;
                 if filter.excludes(&at, is_dir) {
                     self.useless_file(event, true);
-                    return Ok(());
+                    return Ok(true);
                 }
                 self.unmute(event);
                 let has = |bits| event.mask & bits != 0;
@@ -425,19 +547,23 @@ impl Resolver {
                 } else if has(libc::FAN_ATTRIB) || is_dir {
                     out(&at, Seen::Touched);
                 }
-                Ok(())
+                Ok(true)
             }
             Whereabouts::Foreign | Whereabouts::Gone => {
                 self.stats.foreign += 1;
                 self.useless_file(event, false);
-                Ok(())
+                Ok(false)
             }
-            Whereabouts::NoName => {
-                let link_count = event.mask & (libc::FAN_CLOSE_WRITE | libc::FAN_MODIFY) == 0;
-                match link_count && self.unexplained.hold(&child) {
-                    true => Ok(()),
-                    false => Err(Lost::all(Cause::UnresolvableHandle)),
+            Whereabouts::Unknown => {
+                self.seek(&child, is_dir, Change::of(event.mask))?;
+                Ok(true)
+            }
+            Whereabouts::NoName(inode) => {
+                let change = Change::of(event.mask);
+                if change != Change::Attributes || !self.unexplained.hold(&child, inode) {
+                    self.nameless.changed(self.now, inode, unexplained::owned(&child), change);
                 }
+                Ok(true)
             }
         }
     }
@@ -447,15 +573,57 @@ impl Resolver {
         self.unexplained.any()
     }
 
-    /// To be called when everything that was queued has been seen.
-    ///
-    /// # Errors
-    /// [`Lost`] when a file changed that no path is known for.
-    pub fn settle(&mut self) -> Outcome {
-        match self.unexplained.settle() {
-            true => Err(Lost::all(Cause::UnresolvableHandle)),
-            false => Ok(()),
+    /// To be called when everything that was queued has been seen: files that changed and have no path are sought from here on.
+    pub fn settle(&mut self) {
+        for (handle, inode) in self.unexplained.settle() {
+            self.nameless.changed(self.now, inode, handle, Change::Attributes);
         }
+    }
+
+    /// Takes the files that lost a name, by the events since the last call, and have others that no path is known for. What was
+    /// pending of the name belongs to these.
+    pub fn take_survivors(&mut self) -> Vec<Inode> {
+        std::mem::take(&mut self.survivors)
+    }
+
+    /// Whether the entry `name` of `dir` is another file, or none.
+    fn strays(&mut self, root: &Root, dir: NodeId, name: &[u8], child: &Fid<'_>) -> bool {
+        if !self.dir_path(dir) {
+            return false;
+        }
+        let mut at = self.dir.clone();
+        path::push(&mut at, name);
+        !leads_to(root, &at, child)
+    }
+
+    /// Files that changed and have no path.
+    pub fn nameless_files(&mut self) -> &mut Nameless {
+        &mut self.nameless
+    }
+
+    /// When the next walk for them begins.
+    pub fn nameless_due(&self) -> Option<Duration> {
+        self.nameless.next_due()
+    }
+
+    /// Whether such files are sought.
+    pub fn seeks_nameless(&self) -> bool {
+        self.nameless.any()
+    }
+
+    /// Walks for them.
+    pub fn nameless_walks(&self) -> u64 {
+        self.nameless.walks()
+    }
+
+    /// Whether the directory that was created is the root of a subvolume. That of a snapshot has content from its first moment, which
+    /// raises no events.
+    fn is_snapshot(&mut self, root: &Root, filter: &Filter, dir: NodeId, parent: &Fid<'_>, name: &[u8]) -> bool {
+        let snapshots = self.marked.iter().any(|m| m.fs == parent.fs && m.by.family() == Family::Btrfs);
+        snapshots
+            && matches!(self.place(filter, dir, name, true), Placed::Here)
+            && fstatat(root, OsStr::from_bytes(&self.dir), AtFlags::AT_SYMLINK_NOFOLLOW)
+                .is_ok_and(|s| is_dir(&s) && s.st_ino == BTRFS_SUBVOLUME_ROOT)
     }
 
     /// Tells the entry `name` of `dir`, or `dir` itself, unless it is left out.
@@ -471,7 +639,13 @@ impl Resolver {
         let placed = self.place(filter, dir, name, is_dir);
         match placed {
             Placed::Here => seen.iter().for_each(|&s| out(&self.dir, s)),
-            Placed::ExcludedDir | Placed::Excluded => self.stats.foreign += 1,
+            Placed::ExcludedDir => self.stats.foreign += 1,
+            Placed::Excluded => {
+                self.stats.foreign += 1;
+                if seen.iter().any(|seen| seen.changes_dir()) {
+                    out(path::parent(&self.dir).unwrap_or_default(), Seen::DirTimes);
+                }
+            }
             Placed::Nowhere => {}
         }
         placed
@@ -534,15 +708,15 @@ impl Resolver {
     /// Looks a directory up and hangs it on the tree.
     fn at_hand(&mut self, root: &Root, fid: &Fid<'_>, tries: u32) -> Result<Dir, Lost> {
         let key = (fid.fs.0, fid.kind, fid.handle);
-        match self.open_and_find(root, fid)? {
+        match self.open_and_find(root, fid) {
             (Whereabouts::Inside(at), Some(fd)) => match self.hang(fd, key, &at) {
                 Ok(node) => Ok(Dir::Inside(node)),
                 // It has moved in between, or a directory above it.
                 Err(_) if tries > 0 => self.at_hand(root, fid, tries - 1),
-                Err(_) => Err(Lost::all(Cause::UnresolvableHandle)),
+                Err(_) => self.seek(fid, true, Change::Attributes),
             },
-            (Whereabouts::Inside(_), None) => Err(Lost::all(Cause::UnresolvableHandle)),
-            (Whereabouts::Foreign | Whereabouts::NoName, _) => {
+            (Whereabouts::Inside(_), None) | (Whereabouts::Unknown, _) => self.seek(fid, true, Change::Attributes),
+            (Whereabouts::Foreign | Whereabouts::NoName(_), _) => {
                 self.tree.set_foreign(key);
                 Ok(Dir::Outside)
             }
@@ -586,39 +760,44 @@ impl Resolver {
             .fold(top, |parent, (fs, handle, name)| self.tree.put(parent, name, (fs, handle.kind, &handle.bytes))))
     }
 
-    fn look_up(&mut self, root: &Root, fid: &Fid<'_>) -> Result<Whereabouts, Lost> {
-        self.open_and_find(root, fid).map(|(found, _)| found)
+    /// Has an object that cannot be opened sought below the source.
+    ///
+    /// # Errors
+    /// Too many are.
+    fn seek(&mut self, fid: &Fid<'_>, is_dir: bool, change: Change) -> Result<Dir, Lost> {
+        match self.nameless.unopened(self.now, unexplained::owned(fid), is_dir, change) {
+            true => Ok(Dir::Sought),
+            false => Err(Lost::all(Cause::UnresolvableHandle)),
+        }
     }
 
     /// Where an object is, and the object.
-    fn open_and_find(&mut self, root: &Root, fid: &Fid<'_>) -> Result<(Whereabouts, Option<OwnedFd>), Lost> {
+    fn open_and_find(&mut self, root: &Root, fid: &Fid<'_>) -> (Whereabouts, Option<OwnedFd>) {
         self.stats.opened += 1;
         let mut found = Whereabouts::Foreign;
         for at in 0..self.marked.len() {
             if self.marked[at].fs != fid.fs {
                 continue;
             }
-            let fd = match open_by_handle(self.marked[at].fd.as_fd(), fid.handle_ref()) {
-                Ok(fd) => fd,
-                Err(e) if matches!(e.raw_os_error(), Some(libc::ESTALE | libc::ENOENT)) => return Ok((Whereabouts::Gone, None)),
-                Err(e) => {
-                    if !std::mem::replace(&mut self.fd_errors_said, true) {
-                        tracing::warn!(
-                            error = %e,
-                            "cannot open a directory by its handle; the whole tree will be compared instead. \
-                             Opening by handle needs CAP_DAC_READ_SEARCH and a free file descriptor"
-                        );
+            let fd = match self.marked[at].by.open(fid.handle_ref()) {
+                Opened::Here(fd) => fd,
+                Opened::Gone => return (Whereabouts::Gone, None),
+                Opened::Failed(error) => {
+                    let errno = error.raw_os_error().unwrap_or_default();
+                    if self.errors_logged.insert(errno) {
+                        let advice = opening::advice(errno);
+                        tracing::warn!(%error, "an object cannot be opened by its handle, and is sought below the source instead: {advice}");
                     }
-                    return Err(Lost::all(Cause::UnresolvableHandle));
+                    return (Whereabouts::Unknown, None);
                 }
             };
             match where_is(root, fd.as_fd()) {
                 Whereabouts::Foreign => {}
-                Whereabouts::NoName => found = Whereabouts::NoName,
-                other => return Ok((other, Some(fd))),
+                Whereabouts::NoName(inode) => found = Whereabouts::NoName(inode),
+                other => return (other, Some(fd)),
             }
         }
-        Ok((found, None))
+        (found, None)
     }
 }
 
@@ -629,7 +808,15 @@ enum Whereabouts {
     /// Unlinked.
     Gone,
     /// It exists, and the kernel has no path for it.
-    NoName,
+    NoName(Inode),
+    /// It cannot be opened.
+    Unknown,
+}
+
+/// As the walks over the source have it.
+fn inode_of(s: &FileStat) -> Inode {
+    let number = |n: u64| u32::try_from(n).unwrap_or_default();
+    ((number(nix::sys::stat::major(s.st_dev)), number(nix::sys::stat::minor(s.st_dev))), s.st_ino)
 }
 
 fn same(a: &FileStat, b: &FileStat) -> bool {
@@ -656,8 +843,8 @@ fn where_is(root: &Root, fd: BorrowedFd<'_>) -> Whereabouts {
             return Whereabouts::Gone;
         }
         let Some(rel) = root.strip(&path) else {
-            if path == b"/" && !is_dir(&own) {
-                return Whereabouts::NoName; // a file whose directory entry is not in the kernel's cache
+            if !is_dir(&own) && (path == b"/" || path.ends_with(b" (deleted)")) {
+                return Whereabouts::NoName(inode_of(&own)); // the names that it has are not in the kernel's cache
             }
             return Whereabouts::Foreign;
         };
@@ -666,8 +853,8 @@ fn where_is(root: &Root, fd: BorrowedFd<'_>) -> Whereabouts {
             return Whereabouts::Inside(rel);
         }
         if before.as_deref() == Some(&path) {
-            let unnamed = !is_dir(&own) && rel.is_root();
-            return if unnamed { Whereabouts::NoName } else { Whereabouts::Foreign };
+            let unnamed = !is_dir(&own) && (rel.is_root() || path.ends_with(b" (deleted)"));
+            return if unnamed { Whereabouts::NoName(inode_of(&own)) } else { Whereabouts::Foreign };
         }
         before = Some(path);
     }
@@ -692,3 +879,11 @@ fn stat_at(root: &Root, rel: &RelPath) -> Option<FileStat> {
 #[cfg(test)]
 #[path = "resolve_tests.rs"]
 mod tests;
+
+/// Whether a rename left a whiteout under its old name (renameat2(2), `RENAME_WHITEOUT`: a
+/// character
+/// device of number 0, as overlayfs makes them). No event tells of it.
+pub fn is_whiteout(root: &Root, path: &[u8]) -> bool {
+    let found = fstatat(root, OsStr::from_bytes(path), AtFlags::AT_SYMLINK_NOFOLLOW);
+    found.is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == 0)
+}

@@ -1,7 +1,7 @@
 //! Which event mutes what, and which one unmutes it: [`mute`](super::mute) and [`follow`](super::follow) put to use.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,13 +9,15 @@ use nix::sys::stat::fstat;
 
 use super::follow::{Followed, Follows};
 use super::mute::{Muted, Mutes};
+use super::nameless::Change;
+use super::opening::Opened;
 use super::tree::hash;
+use super::unexplained::owned;
 use super::{Dir, Outcome, Placed, Resolver, Root, Whereabouts};
 use crate::dirty::Seen;
 use crate::filter::Filter;
-use crate::lost::{Cause, Lost};
 use crate::source::fan_decode::{FanEvent, Fid, Place};
-use crate::sys::handle::{fs_id, name_to_handle, open_by_handle};
+use crate::sys::handle::{fs_id, name_to_handle};
 use crate::sys::ignore::Ignorer;
 
 /// Ends what a mute was for: the file is complete, or is somewhere else, or has another name.
@@ -52,7 +54,15 @@ impl Resolver {
     /// Mutes what does not matter from here on, and follows files if asked to.
     pub fn mute_by(&mut self, by: MuteBy) {
         let follows = by.follow.map(Follows::new);
+        self.nameless.names_files(by.names_files);
         self.muting = Some(Muting { mutes: Mutes::new(by.ignorer), follows, names_files: by.names_files });
+    }
+
+    /// Writes are heard from here on; a file that is written is told once in `interval`.
+    pub fn follow_writes(&mut self, interval: Duration) {
+        if let Some(muting) = &mut self.muting {
+            muting.follows.get_or_insert_with(|| Follows::new(interval));
+        }
     }
 
     /// Whether [`Resolver::mute_by`] was called.
@@ -86,6 +96,7 @@ impl Resolver {
     /// Hears of everything again: what did not matter may from now on, and no event tells so. What was changed there unheard has
     /// to be compared after this call.
     pub fn hear_all(&mut self) {
+        self.nameless.forget_outside();
         if let Some(muting) = &mut self.muting
             && muting.mutes.any()
         {
@@ -111,7 +122,7 @@ impl Resolver {
         }
         let hashed = hash_of(dir);
         if muting.mutes.heats(hashed, self.now)
-            && let Ok(fd) = open(&self.marked, dir)
+            && let Opened::Here(fd) = open(&self.marked, dir)
         {
             muting.mutes.directory(hashed, fd.as_fd(), filtered);
         }
@@ -125,7 +136,7 @@ impl Resolver {
             return;
         }
         if let Some(file) = event.child.filter(|c| !c.handle.is_empty())
-            && let Ok(fd) = open(&self.marked, &file)
+            && let Opened::Here(fd) = open(&self.marked, &file)
         {
             muting.mutes.file(hash_of(&file), fd.as_fd(), filtered);
         }
@@ -144,10 +155,10 @@ impl Resolver {
             return;
         }
         match open(&self.marked, &file) {
-            Ok(fd) => muting.mutes.hear(hashed, fd.as_fd()),
+            Opened::Here(fd) => muting.mutes.hear(hashed, fd.as_fd()),
             // It is gone, and its mark with it.
-            Err(error) if is_gone(&error) => muting.mutes.forget(hashed),
-            Err(_) => muting.mutes.hear_all(),
+            Opened::Gone => muting.mutes.forget(hashed),
+            Opened::Failed(_) => muting.mutes.hear_all(),
         }
     }
 
@@ -159,7 +170,7 @@ impl Resolver {
             return false;
         }
         // Also if it is in its interval already: the kernel may have evicted the mark. One that is gone needs none.
-        if let Ok(fd) = open(&self.marked, &file) {
+        if let Opened::Here(fd) = open(&self.marked, &file) {
             mutes.briefly(fd.as_fd());
         }
         true
@@ -173,7 +184,7 @@ impl Resolver {
     /// Tells the files whose interval is over at `now`, each unmuted before; with [`Duration::MAX`] all.
     ///
     /// # Errors
-    /// [`Lost`] when one cannot be credited to a path; the others have been told.
+    /// A loss, when one cannot be credited to a path; the others have been told.
     pub fn tell_followed(&mut self, root: &Root, filter: &Filter, now: Duration, out: &mut dyn FnMut(&[u8], Seen)) -> Outcome {
         let mut outcome = Ok(());
         while let Some(followed) =
@@ -189,16 +200,16 @@ impl Resolver {
         let file = followed.file.fid();
         match open(&self.marked, &file) {
             // Unlinked and still written: no path. Should it be given a name after all, that raises an event of its own.
-            Ok(fd) if muting.names_files && fstat(&fd).is_ok_and(|stat| stat.st_nlink == 0) => {
+            Opened::Here(fd) if muting.names_files && fstat(&fd).is_ok_and(|stat| stat.st_nlink == 0) => {
                 muting.mutes.keep(hash_of(&file));
                 return Ok(());
             }
-            Ok(fd) => muting.mutes.hear(hash_of(&file), fd.as_fd()),
-            Err(error) if is_gone(&error) => return Ok(()),
-            Err(_) => muting.mutes.hear_all(),
+            Opened::Here(fd) => muting.mutes.hear(hash_of(&file), fd.as_fd()),
+            Opened::Gone => return Ok(()),
+            Opened::Failed(_) => muting.mutes.hear_all(),
         }
         let Some((dir, name)) = &followed.place else {
-            return match self.look_up(root, &file)? {
+            return match self.open_and_find(root, &file).0 {
                 Whereabouts::Inside(at) => {
                     if !filter.excludes(&at, false) {
                         out(&at, Seen::Modified);
@@ -206,7 +217,11 @@ impl Resolver {
                     Ok(())
                 }
                 Whereabouts::Foreign | Whereabouts::Gone => Ok(()),
-                Whereabouts::NoName => Err(Lost::all(Cause::UnresolvableHandle)),
+                Whereabouts::NoName(inode) => {
+                    self.nameless.changed(self.now, inode, owned(&file), Change::Writing);
+                    Ok(())
+                }
+                Whereabouts::Unknown => self.seek(&file, false, Change::Writing).map(drop),
             };
         };
         let Dir::Inside(dir) = self.resolve(root, &dir.fid())? else { return Ok(()) };
@@ -218,15 +233,11 @@ impl Resolver {
 }
 
 /// Opens an object by handle, through any mount of its filesystem.
-fn open(marked: &[super::Marked], fid: &Fid<'_>) -> io::Result<OwnedFd> {
+fn open(marked: &[super::Marked], fid: &Fid<'_>) -> Opened {
     match marked.iter().find(|m| m.fs == fid.fs) {
-        Some(mount) => open_by_handle(mount.fd.as_fd(), fid.handle_ref()),
-        None => Err(io::ErrorKind::NotFound.into()),
+        Some(mount) => mount.by.open(fid.handle_ref()),
+        None => Opened::Failed(io::ErrorKind::NotFound.into()),
     }
-}
-
-fn is_gone(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ESTALE | libc::ENOENT))
 }
 
 #[cfg(test)]

@@ -7,10 +7,9 @@
 //! *Detached* nodes have lost their way up (the directory was deleted, or moved out): a path through one is no path, and its
 //! handle is looked up again.
 
-use std::hash::{Hash, Hasher};
+use std::hash::Hash;
 
 use hashbrown::HashTable;
-use rustc_hash::FxHasher;
 
 use crate::short::Short;
 
@@ -81,9 +80,7 @@ pub struct Tree {
 
 /// The hash that the tables here go by.
 pub(super) fn hash(of: impl Hash) -> u64 {
-    let mut h = FxHasher::default();
-    of.hash(&mut h);
-    h.finish()
+    crate::hash::of(of)
 }
 
 impl Tree {

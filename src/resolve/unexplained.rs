@@ -6,45 +6,44 @@
 //! filesystem, and it is of no concern: the name's own record tells what changed. The same record also comes when someone who
 //! works by file handle, an NFS server, changes a file that lost its name in the cache; that must not be missed.
 //!
-//! So such a record waits for one that adds or takes a name of the same file. When the queue was drained once and none came, it
-//! counts as lost.
+//! So such a record waits for one that adds or takes a name of the same file. When the queue was drained once and none came, the
+//! file is sought below the root ([`nameless`](super::nameless)).
 //!
 //! Gives up: of a change by handle that comes in one window with another name of the same file made or removed, that
 //! change is taken for the link count's.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
+use crate::links::Inode;
 use crate::source::fan_decode::Fid;
 
 /// More at once are not held: each names an inode of some hundred bytes of kernel queue, so this is never seen unless something is wrong.
 const MAX: usize = 10_000;
 
-type Owned = (u64, i32, Box<[u8]>);
+/// A handle of one's own: filesystem, type and bytes.
+pub(super) type Owned = (u64, i32, Box<[u8]>);
 
 /// See the module's text.
 #[derive(Debug, Default)]
-pub(super) struct Unexplained(HashSet<Owned>);
+pub(super) struct Unexplained(HashMap<Owned, Inode>);
 
-fn owned(fid: &Fid<'_>) -> Owned {
+/// That of a record.
+pub(super) fn owned(fid: &Fid<'_>) -> Owned {
     (fid.fs.0, fid.kind, fid.handle.into())
 }
 
 impl Unexplained {
     /// Holds a file back; `false` when there are too many.
-    pub fn hold(&mut self, file: &Fid<'_>) -> bool {
+    pub fn hold(&mut self, file: &Fid<'_>, inode: Inode) -> bool {
         self.0.len() < MAX && {
-            self.0.insert(owned(file));
+            self.0.insert(owned(file), inode);
             true
         }
     }
 
-    /// A name of `file` was made or removed.
-    pub fn explained(&mut self, file: Option<&Fid<'_>>) {
-        if !self.0.is_empty()
-            && let Some(file) = file
-        {
-            self.0.remove(&owned(file));
-        }
+    /// A name of `file` was made or removed. If it was held back, it lives and has other names.
+    pub fn explained(&mut self, file: Option<&Fid<'_>>) -> Option<Inode> {
+        if self.0.is_empty() { None } else { self.0.remove(&owned(file?)) }
     }
 
     /// Whether some wait.
@@ -52,10 +51,8 @@ impl Unexplained {
         !self.0.is_empty()
     }
 
-    /// Everything that the kernel had queued was seen: what is left has no explanation. Whether there was any.
-    pub fn settle(&mut self) -> bool {
-        let any = self.any();
-        self.0.clear();
-        any
+    /// Everything that the kernel had queued was seen: what is left has no explanation.
+    pub fn settle(&mut self) -> impl Iterator<Item = (Owned, Inode)> + '_ {
+        self.0.drain()
     }
 }

@@ -1,7 +1,7 @@
 //! Single situations, by name: what is told, and what not.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
@@ -44,6 +44,7 @@ impl Stopped {
                 since: Wall::MIN,
                 tidy: true,
                 without: vec![],
+                newest: Wall::MIN,
             },
             options: Options { threads: 1, backend: statx::Backend::Plain },
         };
@@ -52,7 +53,7 @@ impl Stopped {
         stopped.resume.dirs = Arc::new(dirs);
         // After the end of the walk, which the set says its places are known since.
         let now = Clock::now().unwrap().wall;
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while stopped.resume.since <= now {
             assert!(Instant::now() < deadline);
             stopped.resume.since = moment(&base.join("probe"));
@@ -222,6 +223,26 @@ fn mounts_are_entered_when_listed_and_are_suspect_after_a_kill() {
 }
 
 #[test]
+fn the_newest_time_of_all() {
+    let Some(scratch) = Scratch::new("tmpfs", "the_newest_time_of_all") else { return };
+    let stopped = sample(scratch.path());
+    let src = stopped.root.path().to_owned();
+    let newest = || stopped.scan().2.newest.unwrap();
+    let ctime = |path: &str| {
+        let m = fs::symlink_metadata(src.join(path)).unwrap();
+        Wall(m.ctime() * 1_000_000_000 + m.ctime_nsec())
+    };
+    fs::write(src.join("a/f"), "y").unwrap();
+    let written = newest();
+    assert_eq!(written, ctime("a/f"));
+    fs::remove_file(src.join("a/f")).unwrap();
+    let removed = newest();
+    assert!(removed >= written && removed == ctime("a"), "what is removed leaves a later time in its directory");
+    fs::rename(src.join("a"), src.join("b/a")).unwrap();
+    assert!(newest() >= removed);
+}
+
+#[test]
 fn btrfs_subvolumes_are_directories() {
     let Some(scratch) = Scratch::new("btrfs", "btrfs_subvolumes_are_directories") else { return };
     let src = scratch.path().join("src");
@@ -371,7 +392,7 @@ fn from_stop_to_start_through_the_state_on_disk() {
         drain
     };
     // The slack has to pass before what is there counts as old.
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while keeper.watermark(0).is_none_or(|w| w <= walked) {
         assert!(Instant::now() < deadline);
         second(&mut keeper);

@@ -27,7 +27,7 @@ pub(super) fn ctime(path: &Path) -> Wall {
 pub(super) fn moment(probe: &Path) -> Wall {
     fs::write(probe, "").unwrap();
     let before = ctime(probe);
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     for n in 0.. {
         // Its attributes, back and forth: a change that no filesystem merges with the one before.
         fs::set_permissions(probe, fs::Permissions::from_mode(0o600 | (n & 1) << 3)).unwrap();

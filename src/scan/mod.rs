@@ -160,6 +160,8 @@ pub struct Report {
     pub unreadable: u64,
     /// Mounts that were not entered.
     pub mounts_skipped: u64,
+    /// The newest ctime of all that was looked at.
+    pub newest: Option<Wall>,
     /// How long it took.
     pub took: Duration,
 }
@@ -218,6 +220,7 @@ fn run(
         }
         report.unreadable += part.unreadable;
         report.mounts_skipped += part.mounts_skipped;
+        report.newest = report.newest.max(part.newest);
     }
     report.dirs = progress.dirs.load(Ordering::Relaxed);
     report.entries = progress.entries.load(Ordering::Relaxed);

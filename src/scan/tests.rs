@@ -445,6 +445,7 @@ impl Sim {
             since: self.since,
             tidy: true,
             without: vec![None],
+            newest: Wall::MIN,
         }
     }
 

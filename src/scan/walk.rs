@@ -50,6 +50,7 @@ pub(super) struct Found {
     pub places: Vec<(Place, Object, Option<Wall>)>,
     pub unreadable: u64,
     pub mounts_skipped: u64,
+    pub newest: Option<Wall>,
 }
 
 /// A directory that was opened, for those below it.
@@ -245,6 +246,7 @@ impl<'a> Walker<'a> {
         let stat = stat_fd(fd.as_fd()).map_err(|errno| scope.failed(errno))?;
         let handle = name_to_handle(fd.as_fd(), Path::new("")).map_err(|e| scope.failed(e))?;
         let ctime = Wall::from(stat.ctime);
+        self.found.newest = self.found.newest.max(Some(ctime));
         if self.cx.old.is_some_and(|old| ctime >= old.since) {
             self.told.add(b"", b"", Kind::Contents, ctime);
         }
@@ -286,6 +288,7 @@ impl<'a> Walker<'a> {
             return self.unreadable(parent, &job.name, Kind::Subtree);
         };
         let ctime = Wall::from(stat.ctime);
+        self.found.newest = self.found.newest.max(Some(ctime));
         let place = self.cx.dirs.place(parent.fs, parent.handle.as_ref(), &job.name);
         let object = self.cx.dirs.object(fs, handle.as_ref());
         let mut covered = parent.covered;
@@ -397,6 +400,7 @@ impl<'a> Walker<'a> {
     fn seen(&mut self, dir: &Arc<Dir>, name: &[u8], stat: &StatBrief, jobs: &mut Vec<Job>) {
         if !stat.is_dir() {
             let ctime = Wall::from(stat.ctime);
+            self.found.newest = self.found.newest.max(Some(ctime));
             if !dir.covered && self.cx.old.is_some_and(|old| ctime >= old.since) {
                 self.told.add(&dir.path, name, Kind::Entry, ctime);
             }

@@ -191,7 +191,7 @@ fn inotify(head: Element<'_>, mirror: &mut Mirror, found: &mut Found) {
     mirror.events.move_from = move_from.0;
     mirror.events.move_to = move_to.0;
     mirror.events.attrib = attrib.0;
-    mirror.follow_open_files = modify.0;
+    mirror.follow_open_files = modify.0.into();
     if !create_file.0 {
         let text = "with <createFile> off, what is created and never written (symbolic links, hard links, FIFOs) comes with the next comparison of \
                     the whole tree only, as with sersync; on, it costs nothing here";
@@ -364,7 +364,7 @@ fn exclude_params(common: &mut Common, found: &mut Found) {
 }
 
 /// `text` as a name, not in `taken`.
-pub(super) fn name(text: &str, usual: &str, taken: &BTreeSet<&str>) -> String {
+pub(crate) fn name(text: &str, usual: &str, taken: &BTreeSet<&str>) -> String {
     let plain: String = text.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect();
     let plain = plain.trim_start_matches(['-', '.']).trim_end_matches('-');
     let plain = if plain.is_empty() { usual } else { &plain[..plain.len().min(56)] };
@@ -423,11 +423,17 @@ fn location(ip: &Value<'_>, module: &Value<'_>, common: &Common, found: &mut Fou
         false => ip.text.to_owned(),
     };
     let user = common.user.as_ref().map(|u| format!("{u}@")).unwrap_or_default();
-    let text = if common.ssh {
-        format!("{user}{host}:{}", module.text)
-    } else {
-        let port = common.port.map(|p| format!(":{p}")).unwrap_or_default();
-        format!("rsync://{user}{host}{port}/{}", module.text)
+    let text = |place: &str| match common.ssh {
+        true => format!("{user}{host}:{place}"),
+        false => {
+            let port = common.port.map(|p| format!(":{p}")).unwrap_or_default();
+            format!("rsync://{user}{host}{port}/{place}")
+        }
     };
-    Location::parse(&text).map_err(|e| found.wrong(module.at.clone(), e.to_string(), "see ip and name of this <remote>")).ok()
+    let wrong = |e| {
+        // With a place that is right what is left is the host.
+        let host = Location::parse(&text(if common.ssh { "/m" } else { "m" })).is_err();
+        found.wrong(if host { ip.at.clone() } else { module.at.clone() }, format!("{e}"), "see ip and name of this <remote>");
+    };
+    Location::parse(&text(module.text)).map_err(wrong).ok()
 }

@@ -8,7 +8,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::hash::Hasher;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -18,6 +18,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{dup2_stdout, geteuid, getpid, setsid};
 
 use crate::exit::ExitCode;
+use crate::out;
 
 /// Set for the process that was started by `-d`.
 const CHILD: &str = "FANSYNC_DETACHED";
@@ -77,6 +78,11 @@ impl Lock {
             .open(&path)
             .map_err(failed(&path))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            // Its last holder has just removed it: the lock of a file that has no name locks nobody out.
+            Ok(file) if !is_at(&file, &path) => {
+                drop(file);
+                Lock::take(config)
+            }
             Ok(file) => {
                 let mut writer: &File = &file;
                 let written = file.set_len(0).and_then(|()| writer.write_all(format!("{}\n", getpid()).as_bytes()));
@@ -96,6 +102,17 @@ impl Lock {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    let (there, here) = (std::fs::symlink_metadata(path), file.metadata());
+    there.ok().zip(here.ok()).is_some_and(|(a, b)| (a.dev(), a.ino()) == (b.dev(), b.ino()))
 }
 
 fn run_dir() -> PathBuf {
@@ -133,11 +150,11 @@ pub fn detach(log: &Path) -> io::Result<Detached> {
     }
     // Whom systemd waits for by a message of the process must stay that process.
     if std::env::var_os("NOTIFY_SOCKET").is_some() {
-        eprintln!("-d is not needed under systemd with Type=notify, and not done");
+        out::note("-d is not needed under systemd with Type=notify, and not done");
         return Ok(Detached::Run);
     }
     if std::env::var_os("INVOCATION_ID").is_some() && !io::stdin().is_terminal() {
-        eprintln!("-d is not needed under systemd: set Type=notify in the unit and leave it out");
+        out::note("-d is not needed under systemd: set Type=notify in the unit and leave it out");
     }
     let mut words = std::env::args_os();
     let called = words.next().unwrap_or_else(|| "fansync".into());
@@ -148,7 +165,7 @@ pub fn detach(log: &Path) -> io::Result<Detached> {
             DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         }
         command.stderr(OpenOptions::new().create(true).append(true).mode(0o600).open(log)?);
-        eprintln!("the log is {}", log.display());
+        out::note(format_args!("the log is {}", log.display()));
     }
     let mut child = command.spawn()?;
     let mut said = String::new();

@@ -1,20 +1,26 @@
-//! A configuration of sersync's as TOML.
+//! A configuration of another program's as TOML.
 
 use std::fmt::Write as _;
+
+use std::path::Path;
 
 use super::Loaded;
 use crate::config::{Config, Daemon, Mirror, Target};
 
-/// The TOML that `loaded` means: what is not a default, and as comments what is different from sersync.
+/// Where files for passwords are proposed.
+const PASSWORDS: &str = "/etc/fansync";
+
+/// The TOML that `loaded` means: what is not a default, and as comments what is different from the other program. A password is left out, and a
+/// file for it named in its place, unless `show_secrets`.
 ///
 /// # Errors
-/// A path that is not UTF-8, which no XML holds.
-pub fn toml(loaded: &Loaded) -> Result<String, toml::ser::Error> {
-    let mut out = String::from(
-        "# From a configuration of sersync's. Keys that are not here have their defaults; docs/config.md has all.\n",
-    );
+/// A path that is not UTF-8, which no file that is imported holds.
+pub fn toml(loaded: &Loaded, show_secrets: bool) -> Result<String, toml::ser::Error> {
+    let program = loaded.program;
+    let mut out =
+        format!("# From a configuration of {program}'s. Keys that are not here have their defaults; docs/config.md has all.\n",);
     if !loaded.notes.is_empty() {
-        out.push_str("#\n# What is different, by the line of the XML:\n");
+        out.push_str("#\n# What is different, by the line of that file:\n");
     }
     for note in &loaded.notes {
         let text = note.text.replace('\n', " ");
@@ -24,7 +30,16 @@ pub fn toml(loaded: &Loaded) -> Result<String, toml::ser::Error> {
         };
     }
     let failed = |e: toml::de::Error| <toml::ser::Error as serde::ser::Error>::custom(e);
-    let config = &loaded.config;
+    let mut config = loaded.config.clone();
+    if !show_secrets {
+        for file in config.move_passwords(Path::new(PASSWORDS)) {
+            _ = writeln!(
+                out,
+                "#\n# A password is not shown here. Write it into {} (mode 600), or run import with --show-secrets.",
+                file.display()
+            );
+        }
+    }
     let mirrors = config.mirrors.iter().map(|m| Mirror {
         targets: m.targets.iter().map(|t| Target::new(t.name.clone(), t.location.clone())).collect(),
         ..Mirror::new(m.name.clone(), m.source.clone())

@@ -23,6 +23,8 @@ use clap::Args;
 
 use crate::config::{Config, ConfigErrors};
 
+#[cfg(feature = "lsyncd")]
+pub(crate) use convert::name;
 pub use import::toml;
 pub use xml::is_xml;
 
@@ -58,7 +60,13 @@ pub struct ImportArgs {
     /// What sersync is run with -m for: only this plugin
     #[arg(short = 'm', value_name = "NAME", value_parser = plugins::NAMES)]
     pub plugin: Option<String>,
-    /// The configuration, sersync's XML
+    /// Write the password of refreshCDN out, and not the name of a file for it
+    #[arg(long)]
+    pub show_secrets: bool,
+    /// Read the files that lsyncd's configuration runs (dofile, require), below its own directory
+    #[arg(long)]
+    pub lua_files: bool,
+    /// The configuration, sersync's XML or lsyncd's Lua
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 }
@@ -102,6 +110,8 @@ pub struct Loaded {
     pub config: Config,
     /// In the order of the file.
     pub notes: Vec<Note>,
+    /// The program whose configuration it is.
+    pub program: &'static str,
 }
 
 impl Loaded {
@@ -129,7 +139,13 @@ impl Loaded {
 /// # Errors
 /// As [`Config::load`], with the places in the XML.
 pub fn load(path: &Path, flags: &Flags) -> Result<Loaded, ConfigErrors> {
-    read(&crate::config::read_trusted_bytes(path)?, Some(path), flags)
+    let mut loaded = read(&crate::config::read_trusted_bytes(path)?, Some(path), flags)?;
+    // sersync took such a file, so it is not refused here as one in TOML is.
+    if let (Some(what), Some(error)) = (loaded.config.secret(), crate::config::readable(path)) {
+        let text = format!("the file holds a secret ({what}), and {error}: {}", error.help());
+        loaded.notes.insert(0, Note { line: 0, text });
+    }
+    Ok(loaded)
 }
 
 /// The same for the file's content.
@@ -154,5 +170,5 @@ pub fn read(bytes: &[u8], path: Option<&Path>, flags: &Flags) -> Result<Loaded, 
     let mut notes: Vec<Note> =
         found.notes.into_iter().map(|(at, text)| Note { line: at.as_ref().map_or(0, line), text }).collect();
     notes.sort_by_key(|n| n.line);
-    Ok(Loaded { config, notes })
+    Ok(Loaded { config, notes, program: "sersync" })
 }

@@ -70,7 +70,7 @@ fn every_element_takes_effect() {
     let [tree, other] = &mirrors[..] else { panic!("{mirrors:?}") };
     assert_eq!((tree.name.as_str(), tree.source.to_str(), other.name.as_str()), ("tree", Some("/no/such/tree"), "other"));
     assert_eq!(tree.filter.expressions(), [r"(.*)\.svn", "^info/*"]);
-    assert!(tree.filter.temporary() && !tree.delete && tree.follow_open_files);
+    assert!(tree.filter.temporary() && !tree.delete && tree.follow_open_files == crate::config::FollowOpenFiles::On);
     let e = tree.events;
     assert_eq!((e.create_folder, e.create_file, e.close_write), (true, false, true));
     assert_eq!((e.move_from, e.move_to, e.attrib, e.delete), (true, true, false, true));
@@ -247,7 +247,7 @@ fn plugins() {
 /// The imported configuration is the one that the XML is run with.
 #[track_caller]
 fn imports(loaded: &Loaded) {
-    let text = super::toml(loaded).unwrap();
+    let text = super::toml(loaded, true).unwrap();
     let again = Config::from_toml(&text).unwrap_or_else(|e| panic!("{text}\n{e}"));
     assert_eq!(again, loaded.config, "{text}");
     let effective = loaded.config.to_toml().unwrap();
@@ -260,9 +260,20 @@ fn import_is_the_same_configuration() {
     let flags = Flags { reconcile: true, workers: Some("7".into()), plugin: None };
     let whole = read(WHOLE.as_bytes(), None, &flags).unwrap();
     imports(&whole);
-    let text = super::toml(&whole).unwrap();
+    let text = super::toml(&whole, true).unwrap();
     assert!(text.contains("#   13: with <createFile> off") && text.contains("jobs = 7"), "{text}");
     assert!(!text.contains("standby") && !text.contains("max_paths"), "a default is told:\n{text}");
+}
+
+#[test]
+fn import_leaves_a_password_out() {
+    let text = WHOLE.replace("    </sersync>\n</head>", PLUGINS);
+    let flags = Flags { plugin: Some("refreshCDN".into()), ..Flags::default() };
+    let loaded = read(text.as_bytes(), None, &flags).unwrap();
+    assert!(super::toml(&loaded, true).unwrap().contains("password = \"s3cret\""));
+    let shown = super::toml(&loaded, false).unwrap();
+    assert!(!shown.contains("s3cret") && shown.contains("password_file = \"/etc/fansync/"), "{shown}");
+    Config::from_toml(&shown).unwrap_or_else(|e| panic!("{shown}\n{e}"));
 }
 
 proptest! {

@@ -64,6 +64,8 @@ pub struct Rules<'a> {
 pub struct WatchReport {
     /// Directories newly watched.
     pub added: usize,
+    /// One of those had files in it.
+    pub filled: bool,
     /// Directories that were there when listed and not when opened; no loss, their parent's events tell.
     pub gone: usize,
     /// Subtrees without a watch, and why: to be polled until [`Watches::retry_unwatched`] no longer reports them.
@@ -75,6 +77,7 @@ pub struct WatchReport {
 impl WatchReport {
     fn merge(&mut self, other: WatchReport) {
         self.added += other.added;
+        self.filled |= other.filled;
         self.gone += other.gone;
         self.lost.extend(other.lost);
         self.out_of_watches = other.out_of_watches.or(self.out_of_watches.take());
@@ -109,6 +112,9 @@ pub struct Handled {
     pub corrupt: Option<Corrupt>,
     /// Events of watches that were removed, or of directories that have no path; credited to nothing.
     pub stale: usize,
+    /// A file changed, and the name that told of it has no path: it was in a directory that left, or whose watch came
+    /// later. Its other names may have one.
+    pub unplaced: bool,
     /// Walks of new directories.
     pub report: WatchReport,
 }
@@ -163,6 +169,11 @@ impl Watches {
         let (fd, root_dev) = open().map_err(|source| Error::Root { path: root.into(), source })?;
         let (dirs, unwatched) = (Dirs::new(), BTreeSet::new());
         Ok(Watches { inotify, root: fd, root_dev, dirs, limbo: VecDeque::new(), left: None, unwatched, walks: 0 })
+    }
+
+    /// Watches that are set from here on report writes, too; [`Watches::add_tree`] sets those again that are there.
+    pub fn hear_writes(&mut self) {
+        self.inotify.hear_writes();
     }
 
     /// The queue, for a reader.
@@ -279,8 +290,10 @@ impl Watches {
             handled.overflow = true;
             return;
         }
+        let changes = !event.name.is_empty() && has(libc::IN_CLOSE_WRITE | libc::IN_MODIFY | libc::IN_ATTRIB);
         let Some(dir) = self.dirs.by_wd(event.wd) else {
             handled.stale += 1;
+            handled.unplaced |= changes;
             return;
         };
         if has(libc::IN_IGNORED) {
@@ -294,6 +307,7 @@ impl Watches {
         }
         if !self.dirs.path(dir, path) {
             handled.stale += 1;
+            handled.unplaced |= changes;
             return;
         }
         if has(libc::IN_UNMOUNT) {
@@ -315,7 +329,8 @@ impl Watches {
         let seen = match event.mask & libc::IN_ALL_EVENTS {
             libc::IN_CREATE => Seen::Created,
             libc::IN_MOVED_TO if paired => Seen::Arrived,
-            libc::IN_CLOSE_WRITE | libc::IN_MOVED_TO => Seen::Written,
+            libc::IN_CLOSE_WRITE => Seen::Written,
+            libc::IN_MOVED_TO => Seen::Replaced,
             libc::IN_MOVED_FROM => Seen::Left,
             libc::IN_DELETE => Seen::Gone,
             libc::IN_MODIFY => Seen::Modified,
@@ -325,6 +340,8 @@ impl Watches {
         if !(rules.excluded)(path, false) {
             self.left = (seen == Seen::Left).then_some(event.cookie);
             out(path, seen);
+        } else {
+            left_out(path, seen, rules, out);
         }
     }
 
@@ -346,9 +363,12 @@ impl Watches {
         let seen = match event.mask & libc::IN_ALL_EVENTS {
             libc::IN_CREATE if !excluded => {
                 let dir = self.dirs.child_or_insert(parent, event.name);
-                handled.report.merge(self.walk(dir, rules));
+                let report = self.walk(dir, rules);
+                handled.unplaced |= report.filled;
+                handled.report.merge(report);
                 Seen::MovedDir // what was written below before the watch raised no event: trust no times there
             }
+            libc::IN_CREATE => Seen::CreatedDir,
             libc::IN_MOVED_TO => {
                 // From the back: nearly always the event before this one.
                 let moved = self.limbo.iter().rposition(|limbo| limbo.cookie == event.cookie);
@@ -396,6 +416,8 @@ impl Watches {
         if !excluded {
             self.left = (seen == Seen::LeftDir).then_some(event.cookie);
             out(path, seen);
+        } else {
+            left_out(path, seen, rules, out);
         }
     }
 
@@ -499,8 +521,9 @@ impl Watches {
         let wd = self.inotify.watch(fd.as_fd(), dir == Dirs::ROOT).inspect_err(|error| {
             walk.full |= error.raw_os_error() == Some(libc::ENOSPC);
         })?;
+        let mut new = true;
         match self.dirs.claim(dir, wd) {
-            Some(before) if before == wd => {}
+            Some(before) if before == wd => new = false,
             before => {
                 walk.report.added += 1;
                 // Another directory has the name now. Where the old one went is in the queue, and watches it again there.
@@ -511,12 +534,13 @@ impl Watches {
         }
         self.unwatched.remove(&dir);
         let mut listing = Dir::from_fd(fd)?;
-        let below = self.read(dir, &mut listing, rules, walk)?;
+        let below = self.read(dir, &mut listing, new, rules, walk)?;
         Ok(Some((listing, below)))
     }
 
-    /// The directories in `listing`, as children of `dir`; forgets the children that are not there any more.
-    fn read(&mut self, dir: DirId, listing: &mut Dir, rules: &Rules<'_>, walk: &mut Walk) -> io::Result<Vec<DirId>> {
+    /// The directories in `listing`, as children of `dir`; forgets the children that are not there any more. `new`: it was
+    /// not watched before.
+    fn read(&mut self, dir: DirId, listing: &mut Dir, new: bool, rules: &Rules<'_>, walk: &mut Walk) -> io::Result<Vec<DirId>> {
         let mut below = Vec::new();
         let at = walk.path.len();
         // Which entries may be directories; asked for after the listing, which borrows the descriptor.
@@ -529,7 +553,7 @@ impl Watches {
                 Some(Type::Directory) => names.push((name.to_vec(), true)),
                 // Some filesystems do not tell.
                 None => names.push((name.to_vec(), false)),
-                Some(_) => {}
+                Some(_) => walk.report.filled |= new,
             }
         }
         for (name, sure) in names {
@@ -589,6 +613,14 @@ fn open_dir(parent: BorrowedFd<'_>, name: &[u8], how: OFlag) -> nix::Result<Owne
 fn is_dir(parent: BorrowedFd<'_>, name: &[u8]) -> bool {
     fstatat(parent, OsStr::from_bytes(name), AtFlags::AT_SYMLINK_NOFOLLOW)
         .is_ok_and(|stat| stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits())
+}
+
+/// An event of an entry that is left out: of its directory only the times changed, if that.
+fn left_out(path: &[u8], seen: Seen, rules: &Rules<'_>, out: &mut dyn FnMut(&[u8], Seen)) {
+    let dir = path::parent(path).unwrap_or_default();
+    if seen.changes_dir() && !(rules.excluded)(dir, true) {
+        out(dir, Seen::DirTimes);
+    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::os::fd::AsFd;
 use std::time::Instant;
 
 /// Long enough for any machine; reached only by a failing test.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Rig {
     reader: Reader,
@@ -223,18 +223,33 @@ fn a_cadence_of_drains_follows_the_first_event() {
             let Item::Buf(buf) = rig.next() else { panic!("events expected") };
             let drains = rig.reader.stats().wakeups as usize;
             let passed = begun.elapsed();
-            assert!(passed >= least[drains], "{backend:?}: drain {drains} came after {passed:?}");
+            assert!(passed >= least[drains.min(5)], "{backend:?}: drain {drains} came after {passed:?}");
             rig.reader.give_back(buf);
-            if drains == 5 {
+            if drains >= 5 {
                 break;
             }
             // Written when the one before was seen, so every drain finds something.
             write(&writer, b"b").unwrap();
         }
+    });
+}
+
+#[test]
+fn a_request_does_not_wait_for_the_pause_to_end() {
+    with_each_backend(|backend| {
+        let (input, writer) = pipe_input();
+        // The first pause is an eighth of it, and far longer than any machine is slow.
+        let settle = Duration::from_secs(240);
+        let rig = Rig::new(vec![input], ReaderConfig { settle, ..config(backend) });
+        rig.until("the first sleep", |stats| stats.sleeps == 1);
+        write(&writer, b"a").unwrap();
+        let Item::Buf(buf) = rig.next() else { panic!("events expected") };
+        rig.reader.give_back(buf);
+        write(&writer, b"b").unwrap();
         let begun = Instant::now();
         rig.reader.request_drain(1);
         rig.bytes_until(1, 1);
-        assert!(begun.elapsed() < settle / 2, "a request must not wait for the pause to end");
+        assert!(begun.elapsed() < settle / 8, "it waited");
     });
 }
 

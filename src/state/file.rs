@@ -1,19 +1,27 @@
 //! The state file in its directory: locked, replaced whole, appended to.
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::StateError;
+use super::disk::Disk;
 
 const FILE: &str = "state";
 const NEW: &str = "state.new";
 const LOCK: &str = "lock";
 const UNSENT: &str = "unsent";
+
+/// The time that a write may take: while the mirror runs, at its start, and at its end.
+const PATIENCE: Duration = Duration::from_millis(500);
+const START_PATIENCE: Duration = Duration::from_secs(30);
+const END_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Beyond this many bytes appended, and beyond its size when it was written whole, the file is written whole again.
 const MIN_APPENDED: u64 = 1 << 20;
@@ -23,7 +31,8 @@ pub(super) struct StateFile {
     dir: PathBuf,
     /// Freed when the process ends, however it ends.
     _lock: Flock<File>,
-    file: Option<File>,
+    file: Option<Arc<File>>,
+    disk: Disk,
     whole: u64,
     len: u64,
 }
@@ -33,8 +42,9 @@ impl StateFile {
     pub(super) fn open(dir: &Path, mirror: &str) -> Result<StateFile, StateError> {
         let own = dir.join(mirror);
         let failed = |source| StateError::Directory { path: own.clone(), source };
-        DirBuilder::new().recursive(true).mode(0o700).create(&own).map_err(failed)?;
-        std::fs::set_permissions(&own, Permissions::from_mode(0o700)).map_err(failed)?;
+        // Nothing of the way may be for others to change: what is written here would go where they like, and what is read be theirs.
+        let place = crate::trust::make_directory(&own, 0o700).map_err(|error| failed(error.into()))?;
+        place.set_mode(0o700).map_err(failed)?;
         let path = own.join(LOCK);
         let lock = open(&path, true).map_err(|source| StateError::Directory { path: path.clone(), source })?;
         let lock = match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
@@ -42,7 +52,7 @@ impl StateFile {
             Err((_, Errno::EWOULDBLOCK)) => return Err(StateError::Locked { path }),
             Err((_, errno)) => return Err(StateError::Directory { path, source: errno.into() }),
         };
-        Ok(StateFile { dir: own, _lock: lock, file: None, whole: 0, len: 0 })
+        Ok(StateFile { dir: own, _lock: lock, file: None, disk: Disk::default(), whole: 0, len: 0 })
     }
 
     pub(super) fn path(&self) -> PathBuf {
@@ -60,39 +70,28 @@ impl StateFile {
     }
 
     /// Puts `bytes` in the place of the file, in one step. `durable`: the old content cannot come back after a power cut.
-    pub(super) fn replace(&mut self, bytes: &[u8], durable: bool) -> Result<(), StateError> {
-        let path = self.dir.join(NEW);
-        self.try_replace(&path, bytes, durable).map_err(|source| StateError::Write { path, source })
-    }
-
-    fn try_replace(&mut self, new: &Path, bytes: &[u8], durable: bool) -> io::Result<()> {
-        let file = open(new, true)?;
-        file.set_len(0)?;
-        file.write_all_at(bytes, 0)?;
-        if durable {
-            file.sync_all()?;
-        }
-        std::fs::rename(new, self.path())?;
-        if durable {
-            File::open(&self.dir)?.sync_all()?;
-            // The directory itself may be new.
-            if let Some(above) = self.dir.parent() {
-                File::open(above)?.sync_all()?;
-            }
-        }
-        (self.file, self.whole, self.len) = (Some(file), bytes.len() as u64, bytes.len() as u64);
+    pub(super) fn replace(&mut self, bytes: Vec<u8>, durable: bool) -> Result<(), StateError> {
+        let (dir, len) = (self.dir.clone(), bytes.len() as u64);
+        let patience = if durable { START_PATIENCE } else { PATIENCE };
+        let put = move || replace(&dir, &bytes, durable);
+        let failed = |source| StateError::Write { path: self.dir.join(NEW), source };
+        let file = self.disk.within(patience, put).map_err(failed)?;
+        (self.file, self.whole, self.len) = (Some(Arc::new(file)), len, len);
         Ok(())
     }
 
-    /// Appends; the end of a process loses nothing of it, a power cut may. After an error the file is as before.
-    pub(super) fn append(&mut self, bytes: &[u8]) -> Result<(), StateError> {
+    /// Appends; the end of a process loses nothing of it, a power cut may. After an error the file
+    /// is as before, or has it
+    /// later.
+    pub(super) fn append(&mut self, bytes: Vec<u8>) -> Result<(), StateError> {
         let path = self.path();
-        let failed = |source| StateError::Write { path: path.clone(), source };
-        let Some(file) = &self.file else { return Err(failed(Errno::EBADF.into())) };
+        let failed = |source| StateError::Write { path, source };
+        let Some(file) = self.file.clone() else { return Err(failed(Errno::EBADF.into())) };
+        let (at, len) = (self.len, bytes.len() as u64);
         // At its own place and not at the end: what an attempt that failed left behind is written over, or its checksum
         // ends the reading there.
-        file.write_all_at(bytes, self.len).map_err(failed)?;
-        self.len += bytes.len() as u64;
+        self.disk.within(PATIENCE, move || file.write_all_at(&bytes, at)).map_err(failed)?;
+        self.len += len;
         Ok(())
     }
 
@@ -100,8 +99,14 @@ impl StateFile {
     pub(super) fn finish(&mut self) -> Result<(), StateError> {
         let path = self.path();
         let failed = |source| StateError::Write { path, source };
-        let Some(file) = &self.file else { return Err(failed(Errno::EBADF.into())) };
-        file.set_len(self.len).and_then(|()| file.sync_all()).map_err(failed)
+        let Some(file) = self.file.clone() else { return Err(failed(Errno::EBADF.into())) };
+        let len = self.len;
+        self.disk.within(END_PATIENCE, move || file.set_len(len).and_then(|()| file.sync_all())).map_err(failed)
+    }
+
+    /// Whether a write has not come back.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.disk.is_stuck()
     }
 
     /// Whether so much was appended that the file should be written whole.
@@ -111,14 +116,15 @@ impl StateFile {
 
     /// Leaves a mark beside the file, on the disk when this returns; whether there was one already.
     pub(super) fn mark(&self) -> Result<bool, StateError> {
-        let path = self.dir.join(UNSENT);
-        let made = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)
-            .and_then(|_| File::open(&self.dir)?.sync_all());
-        match made {
+        let (path, dir) = (self.dir.join(UNSENT), self.dir.clone());
+        let make = {
+            let path = path.clone();
+            move || {
+                OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+                File::open(&dir)?.sync_all()
+            }
+        };
+        match self.disk.within(START_PATIENCE, make) {
             Err(source) if source.kind() == io::ErrorKind::AlreadyExists => Ok(true),
             Err(source) => Err(StateError::Write { path, source }),
             Ok(()) => Ok(false),
@@ -128,7 +134,8 @@ impl StateFile {
     /// Takes the mark away.
     pub(super) fn unmark(&self) -> Result<(), StateError> {
         let path = self.dir.join(UNSENT);
-        match std::fs::remove_file(&path) {
+        let gone = path.clone();
+        match self.disk.within(END_PATIENCE, move || std::fs::remove_file(gone)) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => Err(StateError::Write { path, source }),
             _ => Ok(()),
         }
@@ -136,13 +143,34 @@ impl StateFile {
 
     /// Removes the file.
     pub(super) fn remove(&mut self) -> Result<(), StateError> {
-        let path = self.path();
+        let (path, dir) = (self.path(), self.dir.clone());
         self.file = None;
-        match std::fs::remove_file(&path).and_then(|()| File::open(&self.dir)?.sync_all()) {
+        let gone = path.clone();
+        let remove = move || std::fs::remove_file(gone).and_then(|()| File::open(dir)?.sync_all());
+        match self.disk.within(START_PATIENCE, remove) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => Err(StateError::Write { path, source }),
             _ => Ok(()),
         }
     }
+}
+
+fn replace(dir: &Path, bytes: &[u8], durable: bool) -> io::Result<File> {
+    let new = dir.join(NEW);
+    let file = open(&new, true)?;
+    file.set_len(0)?;
+    file.write_all_at(bytes, 0)?;
+    if durable {
+        file.sync_all()?;
+    }
+    std::fs::rename(new, dir.join(FILE))?;
+    if durable {
+        File::open(dir)?.sync_all()?;
+        // The directory itself may be new.
+        if let Some(above) = dir.parent() {
+            File::open(above)?.sync_all()?;
+        }
+    }
+    Ok(file)
 }
 
 fn open(path: &Path, write: bool) -> io::Result<File> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::file::StateFile;
-use super::record::{Head, Saved};
+use super::record::{Head, Saved, Stop};
 use super::{Clock, DirSet, Dirs, Identity, OpenByHandle, SLACK, StateError, TargetId, Wall, Watermark, Why, dirs, log, record};
 use crate::dirty::Epoch;
 
@@ -27,6 +27,10 @@ pub struct Resume {
     pub tidy: bool,
     /// Per target: why it has no watermark.
     pub without: Vec<Option<Without>>,
+    /// After a clean stop: something in the source had changed as late as that. What is removed
+    /// leaves a later time in its
+    /// directory, so a source in which nothing is as new is an older copy of itself.
+    pub newest: Wall,
 }
 
 /// Why a target has no watermark.
@@ -78,7 +82,10 @@ pub struct Keeper {
     behind: bool,
     clean: bool,
     durable: bool,
-    tidy: bool,
+    stop: Stop,
+    newest: Wall,
+    /// The last daemon that kept this state stopped in order.
+    after_stop: bool,
 }
 
 impl Keeper {
@@ -97,7 +104,8 @@ impl Keeper {
     ) -> Result<(Keeper, Result<Resume, Why>), StateError> {
         let file = StateFile::open(state_dir, mirror)?;
         let clock = Clock::now().map_err(|source| StateError::System { what: "the clocks", source })?;
-        let resume = identity.clone().and_then(|identity| resume(&file, &identity, targets, &clock));
+        let mut last_stop = Stop::None;
+        let resume = identity.clone().and_then(|identity| resume(&file, &identity, targets, &clock, &mut last_stop));
         let key = match &resume {
             Ok(resume) => resume.dirs.key(),
             Err(_) => random().map_err(|source| StateError::System { what: "/dev/urandom", source })?,
@@ -123,7 +131,9 @@ impl Keeper {
             behind: true,
             clean: false,
             durable: false,
-            tidy: false,
+            stop: Stop::None,
+            newest: Wall::MIN,
+            after_stop: last_stop != Stop::None,
         };
         let begun = if keeper.is_on() { keeper.replace(true) } else { keeper.file.remove() };
         let Err(error) = begun else { return Ok((keeper, resume)) };
@@ -133,9 +143,19 @@ impl Keeper {
         Ok((keeper, Err(Why::Unwritable(in_words(&error)))))
     }
 
+    /// Whether the last daemon that kept this state stopped in order, whatever became of its state.
+    pub fn is_after_stop(&self) -> bool {
+        self.after_stop
+    }
+
     /// Whether anything is kept.
     pub fn is_on(&self) -> bool {
         self.head.is_some()
+    }
+
+    /// Whether a write has not come back.
+    pub fn is_stuck(&self) -> bool {
+        self.file.is_stuck()
     }
 
     /// For a mirror without state: leaves a mark that something may be missing on a target; whether an earlier run left one.
@@ -152,6 +172,14 @@ impl Keeper {
     /// [`StateError::Write`].
     pub fn clear_unsent(&self) -> Result<(), StateError> {
         self.file.unmark()
+    }
+
+    /// Something in the source has this change time. One from the future says nothing: its next
+    /// change will look older.
+    pub fn saw(&mut self, ctime: Wall) {
+        if ctime > self.newest && self.now().is_ok_and(|now| ctime <= now.wall) {
+            self.newest = ctime;
+        }
     }
 
     /// The live set of directories, to be told of changes.
@@ -278,6 +306,7 @@ impl Keeper {
             self.watermarks.iter_mut().for_each(|w| moved |= w.lower(to));
             self.dirs.lower(to);
             self.drained_at = self.drained_at.min(to);
+            self.newest = self.newest.min(to);
             moved = true;
         }
         self.clock = now;
@@ -317,7 +346,7 @@ impl Keeper {
         self.clock = self.now()?;
         let complete = last.is_some_and(|d| self.drained_at >= d.0.wall.before(SLACK));
         self.clean = self.told && complete && self.dirs.is_live();
-        (self.durable, self.tidy) = (synced, tidy);
+        (self.durable, self.stop) = (synced, if tidy { Stop::Tidy } else { Stop::Untidy });
         self.behind |= self.dirs.unsettled();
         self.save(&[])?;
         self.file.finish()
@@ -332,9 +361,10 @@ impl Keeper {
             clock: self.clock,
             clean: self.clean,
             durable: self.durable,
-            tidy: self.tidy,
+            stop: self.stop,
             dirs_complete_at: self.dirs.complete_at(),
             watermarks: self.watermarks.iter().map(Watermark::get).collect(),
+            newest: self.newest,
         }
     }
 
@@ -352,7 +382,7 @@ impl Keeper {
         record::put_saved(&mut chain, &self.saved(), &mut out);
         // What fails here is missing in the file for good.
         self.behind = true;
-        self.file.append(&out)?;
+        self.file.append(out)?;
         (self.chain, self.behind) = (Some(chain), false);
         Ok(())
     }
@@ -365,29 +395,32 @@ impl Keeper {
         record::put_head(&mut chain, head, &mut out);
         record::put_dirs(&mut chain, self.dirs.dirs(), &mut out);
         record::put_saved(&mut chain, &self.saved(), &mut out);
-        self.file.replace(&out, durable)?;
+        self.file.replace(out, durable)?;
         (self.chain, self.behind) = (Some(chain), false);
         Ok(())
     }
 }
 
-/// Judges what an earlier run left.
-fn resume(file: &StateFile, identity: &Identity, targets: &[TargetId], now: &Clock) -> Result<Resume, Why> {
+/// Judges what an earlier run left. `stop`: how that ended, where the file says.
+fn resume(file: &StateFile, identity: &Identity, targets: &[TargetId], now: &Clock, stop: &mut Stop) -> Result<Resume, Why> {
     let path = file.path();
     let damaged = |what: String| Why::Damaged { path: path.clone(), what };
     let bytes = file.read().map_err(|e| damaged(e.to_string()))?.ok_or_else(|| Why::None(path.clone()))?;
     let contents = log::read(&bytes).map_err(|e| damaged(e.to_string()))?;
     let state = record::meaning(&contents).ok_or_else(|| damaged("it breaks off before its first save".into()))?;
     let saved = &state.last;
+    *stop = saved.stop;
     identity.same(&state.head.identity)?;
     now.check_since(&saved.clock).map_err(Why::Clock)?;
     if now.boot_id != saved.clock.boot_id && !saved.durable {
         return Err(Why::PowerLoss);
     }
     let complete_at = saved.dirs_complete_at.ok_or(Why::NoDirs)?;
-    let watermark_of = |target: &TargetId| match state.head.targets.iter().position(|old| old.name == target.name) {
+    // By what it is: two targets are never one place, and a name may be given to another one.
+    let before = |is: &dyn Fn(&TargetId) -> bool| state.head.targets.iter().position(is);
+    let watermark_of = |target: &TargetId| match before(&|old| old.settings == target.settings) {
+        None if before(&|old| old.name == target.name).is_some() => Err(Without::Changed),
         None => Err(Without::New),
-        Some(at) if state.head.targets[at] != *target => Err(Without::Changed),
         Some(at) => saved.watermarks[at].ok_or(Without::Behind),
     };
     let (watermarks, without): (Vec<Option<Wall>>, Vec<Option<Without>>) =
@@ -399,8 +432,9 @@ fn resume(file: &StateFile, identity: &Identity, targets: &[TargetId], now: &Clo
         dirs_complete_at: if saved.clean { Wall::MAX } else { complete_at },
         watermarks,
         since,
-        tidy: saved.tidy,
+        tidy: saved.stop == Stop::Tidy,
         without,
+        newest: if saved.clean { saved.newest } else { Wall::MIN },
     })
 }
 

@@ -26,13 +26,17 @@
 //! - Changes that raise no event and are older than the watermark (see [`crate::sys::fanotify`]); among them writes to a file
 //!   that was open, or mapped, at the stop and was closed, without a further write, before the start. Its event comes with the
 //!   close, which nobody heard, and its ctime is from before the watermark. A later change or a comparison of everything brings it.
-//! - A source that was replaced by an older copy of the same filesystem (a block-level snapshot put back): it has the same
-//!   identity and old ctimes. Ask for a comparison of everything then.
+//! - A source that was replaced by an older copy of the same filesystem (a block-level snapshot put back), which has the same
+//!   identity and old ctimes, is known by its newest ctime ([`Resume::newest`]). Not known: after a
+//!   kill, with inotify, and where
+//!   something in it was changed again before the start. Ask for a comparison of everything then.
 //! - See also [`clock`].
 
 pub mod clock;
 pub mod dirs;
+pub(crate) mod disk;
 mod file;
+pub mod filled;
 mod keeper;
 mod log;
 pub mod mounts;

@@ -5,9 +5,15 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use super::disk::Disk;
+
+/// The time that a write may take; it goes to the disk.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why a note cannot be saved or loaded.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +33,7 @@ pub(super) struct Note {
     dir: PathBuf,
     name: &'static str,
     source: String,
+    disk: Disk,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -39,7 +46,7 @@ struct Content<T> {
 impl Note {
     /// The file `name` of `mirror` below `state_dir`. Nothing is made before there is something to save.
     pub(super) fn new(state_dir: &Path, mirror: &str, name: &'static str, source: &Path) -> Note {
-        Note { dir: state_dir.join(mirror), name, source: source.to_string_lossy().into_owned() }
+        Note { dir: state_dir.join(mirror), name, source: source.to_string_lossy().into_owned(), disk: Disk::default() }
     }
 
     pub(super) fn path(&self) -> PathBuf {
@@ -62,25 +69,31 @@ impl Note {
         Ok((content.source == self.source).then_some(content.note))
     }
 
-    /// Saves; on the disk when it returns. `None`: the file is removed. After an error what was saved before is still there.
+    /// Saves; on the disk when it returns. `None`: the file is removed. After an error what was
+    /// saved before is still there, or this
+    /// is, where the disk did not answer in time.
     pub(super) fn save<T: Serialize>(&self, note: Option<&T>) -> Result<(), NoteError> {
-        match note {
-            Some(note) => self.replace(note).map_err(self.failed("write")),
-            None => match fs::remove_file(self.path()) {
+        let path = self.path();
+        let Some(note) = note else {
+            return match self.disk.within_or_later(PATIENCE, move || fs::remove_file(path)) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => Err(self.failed("remove")(e)),
                 _ => Ok(()),
-            },
-        }
+            };
+        };
+        let content = Content { source: self.source.clone(), note };
+        let bytes = serde_json::to_vec(&content).map_err(|e| self.failed("write")(e.into()))?;
+        let dir = self.dir.clone();
+        self.disk.within_or_later(PATIENCE, move || replace(&dir, &path, &bytes)).map_err(self.failed("write"))
     }
+}
 
-    fn replace<T: Serialize>(&self, note: &T) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
-        let new = self.dir.join(format!("{}.new", self.name));
-        let flags = libc::O_NOFOLLOW;
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).custom_flags(flags).open(&new)?;
-        file.write_all(&serde_json::to_vec(&Content { source: self.source.clone(), note })?)?;
-        file.sync_all()?;
-        fs::rename(&new, self.path())?;
-        File::open(&self.dir)?.sync_all()
-    }
+fn replace(dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let new = path.with_extension("new");
+    let flags = libc::O_NOFOLLOW;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).custom_flags(flags).open(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    File::open(dir)?.sync_all()
 }

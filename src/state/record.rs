@@ -33,12 +33,43 @@ pub(super) struct Saved {
     pub clean: bool,
     /// The daemon stopped, and then the source's filesystems were synced: what the targets have, survives a power cut.
     pub durable: bool,
-    /// The daemon stopped, and no rsync was under way that could have left temporary files on a target.
-    pub tidy: bool,
+    /// How the daemon ended.
+    pub stop: Stop,
     /// Up to when the set is complete; `None`: there is none.
     pub dirs_complete_at: Option<Wall>,
     /// Per target of the head.
     pub watermarks: Vec<Option<Wall>>,
+    /// The newest change time that was seen in the source; [`Wall::MIN`]: none.
+    pub newest: Wall,
+}
+
+/// How a daemon ended, as far as it could write it down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// It did not: it runs, was killed, or the machine went down.
+    None,
+    /// In order. A run was cut off that may have left temporary files on a target.
+    Untidy,
+    /// In order, and no run was cut off.
+    Tidy,
+}
+
+impl Stop {
+    fn number(self) -> u64 {
+        match self {
+            Stop::None => 0,
+            Stop::Tidy => 1,
+            Stop::Untidy => 2,
+        }
+    }
+
+    fn of(number: u64) -> Stop {
+        match number {
+            1 => Stop::Tidy,
+            2 => Stop::Untidy,
+            _ => Stop::None,
+        }
+    }
 }
 
 /// A file's meaning.
@@ -169,22 +200,24 @@ pub(super) fn put_changes(chain: &mut Chain, changes: &[Delta], out: &mut Vec<u8
 pub(super) fn put_saved(chain: &mut Chain, saved: &Saved, out: &mut Vec<u8>) {
     let mut o = Out::default();
     o.wall(saved.clock.wall).u64(saved.clock.boot as u64).bytes(&saved.clock.boot_id.to_le_bytes());
-    o.u64(u64::from(saved.clean)).u64(u64::from(saved.durable)).u64(u64::from(saved.tidy));
+    o.u64(u64::from(saved.clean)).u64(u64::from(saved.durable)).u64(saved.stop.number());
     o.maybe(saved.dirs_complete_at).u64(saved.watermarks.len() as u64);
     for at in &saved.watermarks {
         o.maybe(*at);
     }
+    o.wall(saved.newest);
     chain.append(SAVED, &o.0, out);
 }
 
 fn get_saved(bytes: &[u8]) -> Option<Saved> {
     let mut i = In(bytes);
     let clock = Clock { wall: i.wall()?, boot: i.u64()? as i64, boot_id: u128::from_le_bytes(i.bytes()?.try_into().ok()?) };
-    let (clean, durable, tidy) = (i.u64()? == 1, i.u64()? == 1, i.u64()? == 1);
+    let (clean, durable, stop) = (i.u64()? == 1, i.u64()? == 1, Stop::of(i.u64()?));
     let dirs_complete_at = i.maybe()?;
     let n = i.u64()?;
     let watermarks = (0..n).map(|_| i.maybe()).collect::<Option<Vec<_>>>()?;
-    i.0.is_empty().then_some(Saved { clock, clean, durable, tidy, dirs_complete_at, watermarks })
+    let newest = i.wall()?;
+    i.0.is_empty().then_some(Saved { clock, clean, durable, stop, dirs_complete_at, watermarks, newest })
 }
 
 fn apply_dirs(dirs: &mut Dirs, bytes: &[u8]) -> Option<()> {
@@ -238,7 +271,7 @@ pub(super) fn meaning(contents: &Contents<'_>) -> Option<State> {
     }
     let mut last = last.filter(|l| l.watermarks.len() == head.targets.len())?;
     if contents.torn || end + 1 < rest.len() {
-        (last.clean, last.durable, last.tidy) = (false, false, false);
+        (last.clean, last.durable, last.stop) = (false, false, Stop::None);
     }
     Some(State { head, dirs, last })
 }

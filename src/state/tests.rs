@@ -300,6 +300,29 @@ fn a_new_target_beside_an_old_one() {
 }
 
 #[test]
+fn a_target_is_what_it_is_and_not_its_name() {
+    let named = |name: &str, place: &str| TargetId { name: name.into(), ..target(place) };
+    for (targets, without) in [
+        (vec![named("renamed", "one")], vec![None]),
+        (vec![named("two", "one"), named("one", "two")], vec![None, Some(Without::Changed)]),
+        (vec![named("one", "two")], vec![Some(Without::Changed)]),
+        (vec![target("two")], vec![Some(Without::New)]),
+    ] {
+        let mut w = World::new();
+        let (mut keeper, _) = w.running();
+        w.second(&mut keeper);
+        drop(keeper);
+        w.targets = targets;
+        let found = match w.open().1 {
+            Ok(resume) => resume.without,
+            Err(Why::NothingConfirmed(why)) => vec![Some(why)],
+            Err(why) => panic!("{why}"),
+        };
+        assert_eq!(found, without, "{:?}", w.targets);
+    }
+}
+
+#[test]
 fn a_target_that_is_not_trusted_is_compared_whole_whatever_ends_the_daemon() {
     let mut w = World::new();
     w.targets.push(target("two"));
@@ -335,9 +358,23 @@ fn a_target_taken_for_equal_and_an_end_that_cut_runs_off() {
         let (mut keeper, _) = w.running();
         w.second(&mut keeper);
         keeper.stop(None, true, tidy).unwrap();
-        assert_eq!(w.open().1.unwrap().tidy, tidy);
+        let (keeper, resume) = w.open();
+        assert_eq!((resume.unwrap().tidy, keeper.is_after_stop()), (tidy, true));
     }
     drop(keeper);
+}
+
+#[test]
+fn a_stop_in_order_is_known_whatever_became_of_the_state() {
+    let w = World::new();
+    let (keeper, _) = w.running();
+    assert!(!keeper.is_after_stop(), "the first start");
+    keeper.stop(None, true, false).unwrap();
+    let (keeper, resume) = w.running();
+    assert!(matches!(resume, Err(Why::NoDirs | Why::NothingConfirmed(_))), "{resume:?}");
+    assert!(keeper.is_after_stop(), "no target had been compared");
+    drop(keeper);
+    assert!(!w.running().0.is_after_stop(), "killed");
 }
 
 #[test]
@@ -388,6 +425,23 @@ fn a_clock_set_back_while_running() {
     keeper.drained(drain, [Some(w.epochs.close())]).unwrap();
     w.tick(&mut keeper).unwrap();
     assert!(keeper.watermark(0).unwrap() <= keeper.clock.wall.before(SLACK), "set back between the drain's request and its end");
+}
+
+#[test]
+fn the_newest_time_of_the_source_is_known_after_a_clean_stop() {
+    let mut w = World::new();
+    let (mut keeper, _) = w.running();
+    let now = keeper.clock.wall;
+    keeper.saw(now);
+    keeper.saw(now.before(Duration::from_secs(1)));
+    keeper.saw(Wall::MAX); // from the future: it says nothing
+    w.second(&mut keeper);
+    drop(keeper); // as SIGKILL does
+    let (mut keeper, resume) = w.running();
+    assert_eq!(resume.unwrap().newest, Wall::MIN, "directories that are told whole are not looked into");
+    keeper.saw(now);
+    w.stop(keeper, true);
+    assert_eq!(w.open().1.unwrap().newest, now);
 }
 
 #[test]
@@ -527,9 +581,10 @@ fn a_large_set_survives() {
         clock: Clock::now().unwrap(),
         clean: false,
         durable: false,
-        tidy: false,
+        stop: record::Stop::None,
         dirs_complete_at: None,
         watermarks: vec![],
+        newest: Wall(77),
     };
     record::put_saved(&mut chain, &saved, &mut out);
     let back = record::meaning(&log::read(&out).unwrap()).unwrap();

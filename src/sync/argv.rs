@@ -32,7 +32,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::below::Below;
-use super::location::Location;
+use super::location::{Location, remote_shell, whole_seconds};
 use super::probe::RsyncFacts;
 use super::renames::{self, Renamed};
 use crate::config::{self, Compress, Extras};
@@ -108,6 +108,10 @@ pub struct Spec<'a> {
     pub delete: bool,
     /// At most so many entries are deleted; rsync stops there, in the middle of a directory perhaps.
     pub max_delete: Option<u64>,
+    /// Larger files are left alone, on both sides.
+    pub max_file_size: Option<u64>,
+    /// What a comparison finds on the target alone stays there; what is listed by name is deleted.
+    pub spare: bool,
     /// Nothing is changed, only told.
     pub dry_run: bool,
     /// Whether the receiver can delete missing arguments; see [`super::probe`].
@@ -152,6 +156,8 @@ impl<'a> Spec<'a> {
             password_file: target.password_file.as_deref(),
             delete: mirror.delete,
             max_delete: None,
+            spare: false,
+            max_file_size: mirror.max_file_size,
             dry_run: false,
             missing_args: true,
             compare: Compare::Quick,
@@ -181,6 +187,10 @@ impl<'a> Spec<'a> {
         }
     }
 }
+
+/// As `-i` does it, but without what a link leads to. With that, a line may be too long for rsync's buffer, at which it gives up the
+/// whole run (exit 13, 3.5.0), and a name that holds an arrow cannot be told from the rest.
+pub(super) const ITEMS: &str = "--out-format=%i %n";
 
 /// The argument vector of `pass`; the first element is the program. Every path is one argument, no shell is involved.
 pub fn argv(spec: &Spec<'_>, pass: Pass) -> Vec<OsString> {
@@ -215,13 +225,17 @@ pub fn argv(spec: &Spec<'_>, pass: Pass) -> Vec<OsString> {
     let protects = !spec.filter_args.is_empty() || !guards.is_empty();
     if spec.delete {
         // The probe says all that any pass will say, so that a server that refuses an option is found out by it.
-        if recursive || protects || !spec.missing_args || matches!(pass, Pass::ShallowOneLevel | Pass::Probe) {
+        let compares = recursive || protects || !spec.missing_args || matches!(pass, Pass::ShallowOneLevel | Pass::Probe);
+        if compares && !spec.spare {
             add(&"--delete");
         }
         add(&"--force");
         if let Some(most) = spec.max_delete {
             add(&format!("--max-delete={most}"));
         }
+    }
+    if let Some(most) = spec.max_file_size.filter(|_| pass != Pass::Role) {
+        add(&format!("--max-size={most}"));
     }
     if spec.dry_run {
         add(&"-n");
@@ -232,6 +246,11 @@ pub fn argv(spec: &Spec<'_>, pass: Pass) -> Vec<OsString> {
     }
     add(&"--modify-window=-1");
     match spec.compare {
+        // With each comparison that a later pass may ask for: a server may refuse these, too.
+        _ if pass == Pass::Probe => {
+            add(&"--ignore-times");
+            add(&"--checksum");
+        }
         Compare::Quick => {}
         Compare::Resend => add(&"--ignore-times"),
         Compare::Checksum => add(&"--checksum"),
@@ -240,6 +259,14 @@ pub fn argv(spec: &Spec<'_>, pass: Pass) -> Vec<OsString> {
         let mut confine = OsString::from("--confine-root=");
         confine.push(spec.root);
         add(&confine);
+        if frees_receiver(spec) {
+            add(&"-M--confine-root=/");
+        }
+    }
+    if recursive && listed && is_local(spec) && (frees_receiver(spec) || config::passes_options_on(spec.extra)) {
+        // A local receiver that is given options of its own takes the list for one that comes in parts, or not, unlike its
+        // sender: `File-list index 0 not in 3 - 76`, exit 2 (3.5.0).
+        add(&"--no-inc-recursive");
     }
     if pass != Pass::Probe {
         guards.iter().for_each(|arg| add(arg));
@@ -255,7 +282,7 @@ pub fn argv(spec: &Spec<'_>, pass: Pass) -> Vec<OsString> {
         add(&format!("--compress-choice={choice}"));
     }
     add(&format!("--timeout={}", whole_seconds(spec.timeout)));
-    add(&"-i");
+    add(&ITEMS);
     match pass {
         Pass::Full { progress: true } => {
             // Without it the total grows while the scan runs ahead, and the percentage is of what was found so far.
@@ -270,7 +297,12 @@ pub fn argv(spec: &Spec<'_>, pass: Pass) -> Vec<OsString> {
         add(&"-s"); // as for renames: nothing that reads line by line gets to see the directory's name
     }
     transport(spec).iter().for_each(|arg| add(arg));
-    spec.extra.iter().for_each(|arg| add(arg));
+    // Without a shell between the two sides it changes nothing, and rsync 3.5.0 refuses it beside
+    // `-M`.
+    let idle = |arg: &&String| {
+        matches!(spec.location, Location::Local(_)) && matches!(arg.as_str(), "-s" | "--secluded-args" | "--protect-args")
+    };
+    spec.extra.iter().filter(|arg| !idle(arg)).for_each(|arg| add(arg));
     add(&"--");
     match spec.below.map(|below| below.source.as_fd()).or(spec.source) {
         Some(fd) => add(&format!("{}/", inherited(fd))),
@@ -278,6 +310,17 @@ pub fn argv(spec: &Spec<'_>, pass: Pass) -> Vec<OsString> {
     }
     add(&spec.below.map_or_else(|| spec.location.dest(), |below| below.dest(spec.location)));
     args
+}
+
+fn is_local(spec: &Spec<'_>) -> bool {
+    matches!(spec.location, Location::Local(_))
+}
+
+/// Whether a local receiver is freed of the source's confinement. rsync confines its own receiver as well, to the source, where no place
+/// of the target lies: with `--delay-updates` it then drops what it has received and ends with 0, with `--temp-dir` and
+/// `--fake-super` every file fails (3.5.0). Of two confinements the last holds, and `-M` is for the receiver alone.
+fn frees_receiver(spec: &Spec<'_>) -> bool {
+    is_local(spec) && spec.facts.confine_root && config::names_places(spec.extra)
 }
 
 /// How a child names a descriptor that it inherits. The directory it reads is then the one that was looked at, wherever it is moved
@@ -295,8 +338,7 @@ pub(super) fn transport(spec: &Spec<'_>) -> Vec<String> {
             vec!["--no-motd".into(), format!("--contimeout={seconds}"), "--sockopts=TCP_NODELAY".into()]
         }
         Location::Ssh { .. } => {
-            let ssh = spec.ssh.map_or_else(|| format!("ssh -o BatchMode=yes -o ConnectTimeout={seconds}"), String::from);
-            let mut args = vec!["-s".into(), "-e".into(), ssh];
+            let mut args = vec!["-s".into(), "-e".into(), remote_shell(spec.ssh, spec.connect_timeout)];
             args.extend(spec.remote_rsync.map(|path| format!("--rsync-path={path}")));
             args
         }
@@ -307,6 +349,8 @@ pub(super) fn transport(spec: &Spec<'_>) -> Vec<String> {
 /// A plain copy of one small file, towards us.
 fn fetch_role(spec: &Spec<'_>) -> Vec<OsString> {
     let mut args = vec![spec.rsync.as_os_str().to_owned(), format!("--timeout={}", whole_seconds(spec.timeout)).into()];
+    // Larger files are none of ours, and are not even begun; one that says a smaller size than it has is ended by the limit of the process.
+    args.push(format!("--max-size={}", mark::MAX_BYTES).into());
     args.extend(transport(spec).into_iter().map(OsString::from));
     args.push("--".into());
     args.push(format!("{}/{}", spec.location, mark::FILE).into());
@@ -328,10 +372,6 @@ pub fn environment(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Vec<
     out.push(("LC_ALL".into(), "C".into()));
     out.push(("RSYNC_PASSWORD".into(), OsString::new()));
     out
-}
-
-pub(super) fn whole_seconds(duration: Duration) -> u64 {
-    (duration.as_secs() + u64::from(duration.subsec_nanos() > 0)).max(1)
 }
 
 /// A filter argument taken apart: whether it excludes, and its pattern. `None` for rules that are neither a plain exclude
@@ -393,6 +433,8 @@ mod tests {
             password_file: None,
             delete: true,
             max_delete: None,
+            spare: false,
+            max_file_size: None,
             dry_run: false,
             missing_args: true,
             compare: Compare::Quick,
@@ -423,7 +465,7 @@ mod tests {
         let spec = spec(&location, &facts);
         let list = "--numeric-ids --from0 --files-from=-";
         let end = format!("{NET} -- /data/ rsync://h:1873/m/.");
-        let tail = "--modify-window=-1 --confine-root=/data --timeout=60 -i --info=stats1";
+        let tail = "--modify-window=-1 --confine-root=/data --timeout=60 --out-format=%i %n --info=stats1";
         for (pass, want) in [
             (Pass::Shallow, format!("rsync -lptgoD {list} --force --delete-missing-args {tail} {end}")),
             (Pass::ShallowOneLevel, format!("rsync -lptgoD {list} --delete --force --delete-missing-args {tail} {end}")),
@@ -431,24 +473,43 @@ mod tests {
                 Pass::Deep,
                 format!(
                     "rsync -lptgoD -r {list} --delete --force --delete-missing-args --modify-window=-1 --confine-root=/data \
-                     --timeout=60 -i --info=progress2,stats1 {end}"
+                     --timeout=60 --out-format=%i %n --info=progress2,stats1 {end}"
                 ),
             ),
             (
                 Pass::Full { progress: false },
-                format!("rsync -lptgoD -r --numeric-ids --delete --force --modify-window=-1 --timeout=60 -i --info=stats1 {end}"),
+                format!(
+                    "rsync -lptgoD -r --numeric-ids --delete --force --modify-window=-1 --timeout=60 --out-format=%i %n --info=stats1 {end}"
+                ),
             ),
             (
                 Pass::Probe,
                 format!(
-                    "rsync -lptgoD {list} --delete --force --delete-missing-args --modify-window=-1 --confine-root=/data -n \
-                     --timeout=60 -i --info=stats1 {end}"
+                    "rsync -lptgoD {list} --delete --force --delete-missing-args --modify-window=-1 --ignore-times --checksum --confine-root=/data -n \
+                     --timeout=60 --out-format=%i %n --info=stats1 {end}"
                 ),
             ),
         ] {
             assert_eq!(line(&spec, pass), want, "{pass:?}");
         }
         assert!(line(&spec, Pass::Full { progress: true }).contains("--no-inc-recursive --info=flist2,progress2,stats1"));
+    }
+
+    #[test]
+    fn a_local_receiver_is_not_confined_to_the_source() {
+        let facts = RsyncFacts { confine_root: true, ..RsyncFacts::default() };
+        let (local, module) = (Location::Local("/t".into()), daemon());
+        let (places, none) = (["--delay-updates".to_string()], ["--fsync".to_string()]);
+        for (location, extra, want) in
+            [(&local, &places[..], true), (&local, &none, false), (&local, &[], false), (&module, &places, false)]
+        {
+            for pass in [Pass::Shallow, Pass::ShallowOneLevel, Pass::Deep, Pass::Probe] {
+                let line = line(&Spec { extra, ..spec(location, &facts) }, pass);
+                assert!(line.contains(" --confine-root=/data "), "{line}");
+                assert_eq!(line.contains(" -M--confine-root=/ "), want, "{line}");
+                assert_eq!(line.contains(" --no-inc-recursive "), want && pass == Pass::Deep, "{line}");
+            }
+        }
     }
 
     #[test]
@@ -459,6 +520,18 @@ mod tests {
             assert!(line(&spec, pass).contains("--force --max-delete=7 -n "), "{pass:?}");
         }
         assert!(!line(&Spec { delete: false, ..spec }, Pass::Deep).contains("max-delete"));
+        let bounded = Spec { max_file_size: Some(1 << 30), ..spec };
+        assert!(
+            [Pass::Shallow, Pass::Deep, Pass::Full { progress: true }]
+                .iter()
+                .all(|pass| line(&bounded, *pass).contains("--max-size=1073741824 "))
+        );
+        // What only the target has stays; what is listed goes.
+        let spare = Spec { spare: true, max_delete: None, dry_run: false, ..spec };
+        for pass in [Pass::ShallowOneLevel, Pass::Deep] {
+            let line = line(&spare, pass);
+            assert!(!line.contains("--delete ") && line.contains("--delete-missing-args"), "{pass:?}: {line}");
+        }
     }
 
     #[test]

@@ -4,8 +4,11 @@
 //!
 //! - **Emptied at one blow.** A run is about to delete names at the top of the source (or of a filesystem mounted below it), and
 //!   next to nothing is left there: nothing at all, or less than a tenth of what was there. Then a dry run counts what
-//!   the target would lose. From [`EMPTIED_MIN`] entries on, everything stops until the entries are back or somebody says that the
-//!   source is meant; for the first comparison since the start, from the first entry on, for then nothing is known but that a
+//!   the target would lose. From [`EMPTIED_MIN`] entries on, the deletions wait until the entries
+//!   are back or are accepted;
+//!   where nothing at all is left that only its owner could remove, everything stops ([`extent`]).
+//!   For the first comparison
+//!   since the start everything stops from the first entry on, for then nothing is known but that a
 //!   disk may not be mounted. Sources that become empty in the course of things (a spool) say so with `allow_empty`.
 //! - **`max_delete`.** Where it is set, whatever may delete is run dry first. What would delete more is held, whole: it
 //!   stays pending, and the rest goes on. rsync's own `--max-delete` is no help there, as it deletes up to its bound,
@@ -16,8 +19,8 @@
 
 use std::os::fd::AsFd;
 
-use nix::fcntl::OFlag;
-use nix::sys::stat::Mode;
+use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::stat::{Mode, fstatat};
 
 use crate::config::MaxDelete;
 use crate::filter::Filter;
@@ -30,8 +33,15 @@ pub const EMPTIED_MIN: u64 = 10;
 /// Why a mirror sends nothing to any target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hold {
-    /// The source, or a filesystem below it, is not what it was; in words.
+    /// The source is not what it was; in words.
     Gone(String),
+    /// The source's path leads elsewhere, or through another mount: it is to be opened anew; in words.
+    Moved(String),
+    /// The filesystem that was mounted below the source is gone. It holds its own place alone.
+    Lost {
+        /// Where it was mounted.
+        at: RelPath,
+    },
     /// See the module's text.
     Emptied {
         /// The root, or where the filesystem is mounted.
@@ -49,7 +59,8 @@ impl Hold {
     /// What is wrong, for people. `root`: as they know it.
     pub fn words(&self, root: &str) -> String {
         match self {
-            Hold::Gone(why) => why.clone(),
+            Hold::Gone(why) | Hold::Moved(why) => why.clone(),
+            Hold::Lost { at } => format!("the filesystem mounted at {root}/{at} is gone"),
             Hold::Emptied { at, deletes, from_the_start, .. } => {
                 let place = if at.is_root() { root.to_owned() } else { format!("{root}/{at}") };
                 let since =
@@ -58,6 +69,30 @@ impl Hold {
             }
         }
     }
+}
+
+/// How much is held of a place that lost nearly everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// The place: nothing of it is sent.
+    Place,
+    /// The deletions at its top.
+    Deletions,
+}
+
+/// How much is held of a place at whose top `left` names are there. A place without anything may be
+/// a
+/// disk that is gone, or the work of `rm -rf`, unless
+/// it is `shared`: others than its owner may write there, and one of them must not stop the rest.
+pub fn extent(left: usize, shared: bool) -> Extent {
+    if left == 0 && !shared { Extent::Place } else { Extent::Deletions }
+}
+
+/// Whether others than its owner may write into the directory `at`. The bits of the group are the
+/// mask of an access
+/// control list, where there is one.
+pub fn is_shared(root: &Root, at: &RelPath) -> bool {
+    fstatat(root, at.as_path(), AtFlags::AT_SYMLINK_NOFOLLOW).is_ok_and(|stat| stat.st_mode & 0o022 != 0)
 }
 
 /// Whether `missing` names at the top of a place are suspicious, `left` being there.
@@ -134,6 +169,15 @@ mod tests {
             [(0, 0, true), (1, 1, false), (9, 1, false), (10, 1, true), (10, 2, false), (200, 20, true), (200, 21, false)]
         {
             assert_eq!(suspicious_level(known, left), want, "{known} known, {left} left");
+        }
+    }
+
+    #[test]
+    fn one_of_several_writers_holds_no_more_than_deletions() {
+        for (left, shared, want) in
+            [(0, false, Extent::Place), (0, true, Extent::Deletions), (1, false, Extent::Deletions), (1, true, Extent::Deletions)]
+        {
+            assert_eq!(extent(left, shared), want, "{left} left, shared: {shared}");
         }
     }
 

@@ -8,6 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
@@ -41,8 +42,8 @@ pub enum Location {
 }
 
 impl Location {
-    /// What to look at when it does not answer, as the end of a sentence.
-    pub fn advice(&self) -> String {
+    /// What to look at when it does not answer, as the end of a sentence. `ssh` and `connect_timeout`: as the target has them.
+    pub fn advice(&self, ssh: Option<&str>, connect_timeout: Duration) -> String {
         match self {
             Location::Daemon { host, port, module, .. } => format!(
                 "see that {host} answers on port {} and serves the module {module}: `rsync {self}/` lists what is there",
@@ -50,13 +51,65 @@ impl Location {
             ),
             Location::Ssh { user, host, .. } => {
                 let user = user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
+                let shell = remote_shell(ssh, connect_timeout);
                 format!(
-                    "see that `ssh -o BatchMode=yes {user}{host} rsync --version` works without a question, as the user that fansync runs as"
+                    "see that `{shell} {user}{host} rsync --version` works without a question, as the user that fansync runs as"
                 )
             }
             Location::Local(path) => format!("see that {} is there, and that what belongs there is mounted", path.display()),
         }
     }
+
+    /// What to look at when its directory is not there, as the end of a sentence.
+    pub fn missing_advice(&self) -> String {
+        match self {
+            Location::Daemon { module, path, .. } if path.is_empty() => format!("see what the module {module} has as its `path`"),
+            Location::Daemon { module, path, .. } => format!("the directory is {path} in the module {module}"),
+            Location::Ssh { host, path, .. } => format!("the directory is {path} on {host}"),
+            Location::Local(path) => format!("the directory is {}", path.display()),
+        }
+    }
+
+    /// What to look at when it refuses, for `reason`: a sentence and a space behind it, or nothing
+    /// where the reason says it.
+    pub fn refusal_advice(&self, reason: &str, password_file: Option<&Path>) -> String {
+        let Location::Daemon { user, host, port, module, .. } = self else { return String::new() };
+        if reason.contains("Unknown module") {
+            let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+            let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+            return format!("`rsync rsync://{host}{port}/` lists the modules that are served. ");
+        }
+        if !reason.contains("auth failed") {
+            return String::new();
+        }
+        match (user, password_file) {
+            (Some(user), Some(file)) => format!(
+                "See that {} holds the password of {user}, as in the `secrets file` of the module {module}, and that its `auth users` name \
+                 {user}. ",
+                file.display()
+            ),
+            (None, _) => {
+                format!("The module {module} wants a user: write it in the url, and its password into `password_file`. ")
+            }
+            (Some(user), None) => format!("The module {module} wants a password of {user}: set `password_file`. "),
+        }
+    }
+}
+
+/// The remote shell's command: what the target says, or ssh. An ssh must not ask on a terminal, nor wait for longer than `connect_timeout` for
+/// a connection; what the target says of either comes first, and so holds (ssh_config(5): the first value is used).
+pub fn remote_shell(words: Option<&str>, connect_timeout: Duration) -> String {
+    let words = words.unwrap_or("ssh");
+    let program = words.split_whitespace().next().map(Path::new).and_then(Path::file_name);
+    match program.is_some_and(|name| name == "ssh") {
+        true => format!("{words} -o BatchMode=yes -o ConnectTimeout={}", whole_seconds(connect_timeout)),
+        false => words.to_owned(),
+    }
+}
+
+/// Rounded up, at least one.
+pub(super) fn whole_seconds(duration: Duration) -> u64 {
+    (duration.as_secs() + u64::from(duration.subsec_nanos() > 0)).max(1)
 }
 
 /// Why a text is no location.
@@ -341,14 +394,37 @@ mod tests {
 
     #[test]
     fn advice_names_what_to_try() {
-        for (text, wants) in [
-            ("rsync://u@h/m/sub", ["h answers on port 873 and serves the module m", "`rsync rsync://u@h/m/sub/`"]),
-            ("rsync://h:1/m", ["port 1 ", "`rsync rsync://h:1/m/`"]),
-            ("u@h:/a", ["`ssh -o BatchMode=yes u@h rsync --version`", "without a question"]),
-            ("/a/b", ["/a/b is there", "mounted"]),
+        const OWN: Option<&str> = Some("/usr/bin/ssh -p 2222 -i /k");
+        for (text, shell, wants) in [
+            ("rsync://u@h/m/sub", None, ["h answers on port 873 and serves the module m", "`rsync rsync://u@h/m/sub/`"]),
+            ("rsync://h:1/m", None, ["port 1 ", "`rsync rsync://h:1/m/`"]),
+            ("u@h:/a", None, ["`ssh -o BatchMode=yes -o ConnectTimeout=5 u@h rsync --version`", "without a question"]),
+            ("u@h:/a", OWN, ["`/usr/bin/ssh -p 2222 -i /k -o BatchMode=yes -o ConnectTimeout=5 u@h rsync", "question"]),
+            ("u@h:/a", Some("sudo -u me ssh -p 1"), ["`sudo -u me ssh -p 1 u@h rsync --version`", "question"]),
+            ("/a/b", None, ["/a/b is there", "mounted"]),
         ] {
-            let advice = Location::parse(text).unwrap().advice();
+            let advice = Location::parse(text).unwrap().advice(shell, Duration::from_millis(4500));
             assert!(wants.iter().all(|want| advice.contains(want)), "{text}: {advice}");
+        }
+    }
+
+    #[test]
+    fn advice_on_a_refusal_names_what_to_correct() {
+        const FILE: Option<&str> = Some("/etc/fansync/p");
+        let auth = "@ERROR: auth failed on module m (rsync exit 5)";
+        let unknown = "@ERROR: Unknown module 'm' (rsync exit 5)";
+        for (text, reason, file, wants) in [
+            ("rsync://u@h/m", auth, FILE, ["/etc/fansync/p holds the password of u", "`auth users` name u"]),
+            ("rsync://u@h/m", auth, None, ["wants a password of u", "`password_file`"]),
+            ("rsync://h/m", auth, None, ["wants a user", "url"]),
+            ("rsync://u@h:1/m/sub", unknown, FILE, ["`rsync rsync://h:1/`", "lists the modules"]),
+            ("rsync://[::1]/m", unknown, FILE, ["`rsync rsync://[::1]/`", "lists the modules"]),
+        ] {
+            let advice = Location::parse(text).unwrap().refusal_advice(reason, file.map(Path::new));
+            assert!(wants.iter().all(|want| advice.contains(want)) && advice.ends_with(". "), "{text}: {advice}");
+        }
+        for (text, reason) in [("u@h:/a", auth), ("rsync://h/m", "@ERROR: module is read only (rsync exit 5)")] {
+            assert_eq!(Location::parse(text).unwrap().refusal_advice(reason, None), "");
         }
     }
 

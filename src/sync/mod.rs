@@ -12,21 +12,33 @@
 //! | [`normal`] | the last look at the disk before a list leaves: what is listed, and in which state it is |
 //! | [`output`] | rsync's output, read line by line in bounded memory |
 //! | [`outcome`] | exit code and output, judged by what to do next |
+//! | `messages` | which path a message of rsync is about, by its kind |
+//! | [`ambient`] | lines that come with every run and mean nothing |
 //! | [`run`] | one rsync, from its start to its outcome |
+//! | `acks` | quick acknowledgements on the connections of running rsyncs |
 //! | [`probe`] | what the local rsync can do, and whether a target is usable |
 
+mod acks;
+pub mod ambient;
+pub mod apart;
 pub mod argv;
 pub mod below;
+mod fewer;
 pub mod filelist;
+pub mod first;
 pub mod guard;
 pub mod location;
+mod messages;
 pub mod normal;
 pub mod outcome;
 pub mod output;
 pub mod password;
 pub mod probe;
+pub(crate) mod pulse;
 pub mod renames;
 pub mod retries;
 pub mod run;
+#[cfg(test)]
+mod scripted;
 pub mod target;
 mod words;

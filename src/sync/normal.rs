@@ -12,7 +12,7 @@
 //! Gives up: the source can change between this look and rsync's own. Whatever happens then raises an event of its own and
 //! comes by again.
 
-use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::BorrowedFd;
 
@@ -20,7 +20,7 @@ use nix::errno::Errno;
 use thiserror::Error;
 
 pub use crate::dirty::Kind;
-use crate::path::{self, RelPath};
+use crate::path::{self, RelPath, tree_order};
 use crate::sys::statx::{FileTime, Paths, StatBrief, Statter};
 
 /// What the disk says about a path.
@@ -55,6 +55,29 @@ pub struct Normal {
     pub ancestors: Vec<(RelPath, FileTime)>,
     /// The root itself.
     pub root: StatBrief,
+}
+
+impl Normal {
+    /// The newest change time of all that was looked at.
+    pub fn newest(&self) -> FileTime {
+        let items = self.items.iter().filter_map(|item| match &item.state {
+            State::Present(stat) => Some(stat.ctime),
+            _ => None,
+        });
+        items.chain(self.ancestors.iter().map(|(_, ctime)| *ctime)).fold(self.root.ctime, FileTime::max)
+    }
+}
+
+impl Normal {
+    /// Leaves these items out, and the directories that lie above none of the others.
+    pub fn remove(&mut self, paths: &BTreeSet<&[u8]>) {
+        self.items.retain(|item| !paths.contains(&*item.path));
+        let items = &self.items;
+        self.ancestors.retain(|(dir, _)| {
+            let first = items.partition_point(|item| tree_order(&item.path, dir).is_lt());
+            items[first..].iter().take(2).any(|item| item.path != *dir && path::is_at_or_below(&item.path, dir))
+        });
+    }
 }
 
 /// Why nothing can be said about a batch.
@@ -124,19 +147,6 @@ pub fn normalise(root: BorrowedFd<'_>, paths: &[(RelPath, Kind)], statter: &mut 
     Ok(Normal { ancestors: ancestors.collect(), items, root: top })
 }
 
-/// Byte order in which everything below a directory follows it directly: `/` before all other bytes.
-fn tree_order(a: &[u8], b: &[u8]) -> Ordering {
-    let differs = a.iter().zip(b).position(|(a, b)| a != b);
-    match differs {
-        None => a.len().cmp(&b.len()),
-        Some(at) => match (a[at], b[at]) {
-            (b'/', _) => Ordering::Less,
-            (_, b'/') => Ordering::Greater,
-            (a, b) => a.cmp(&b),
-        },
-    }
-}
-
 /// Drops what lies below a subtree. Whatever became of its root (directory, file, gone), it decides for all below.
 fn drop_covered(wanted: &mut Vec<(&RelPath, Kind)>) {
     let mut cover: Option<&RelPath> = None;
@@ -189,6 +199,21 @@ mod tests {
     use std::os::fd::AsFd;
     use std::os::unix::fs::{MetadataExt, symlink};
     use std::path::Path;
+
+    #[test]
+    fn what_is_left_out_leaves_no_directory_above_it() {
+        let stat = StatBrief::default();
+        let path = |text: &str| RelPath::from_normal(text.as_bytes());
+        let item = |text: &str| Item { path: path(text), kind: Kind::Entry, state: State::Present(stat) };
+        let above = |text: &str| (path(text), FileTime::default());
+        let ancestors = ["", "u", "v", "v/d", "w"].map(above).into();
+        let items = ["u/1", "v", "v/d/e", "w", "w/f"].map(item).into();
+        let mut normal = Normal { items, ancestors, root: stat };
+        normal.remove(&[&b"v/d/e"[..], b"w/f"].into());
+        let left: Vec<String> = normal.items.iter().map(|item| item.path.to_string()).collect();
+        let above: Vec<String> = normal.ancestors.iter().map(|(dir, _)| dir.to_string()).collect();
+        assert_eq!((left.join(" "), above.join(" ")), ("u/1 v w".into(), format!("{} u", RelPath::root())));
+    }
 
     /// `name`, `name/` and `name//` stand for the three kinds.
     fn parse(text: &str) -> (RelPath, Kind) {
@@ -281,14 +306,6 @@ mod tests {
         let want: Vec<_> = ["", "a", "a/b"].map(|path| (RelPath::from_normal(path), ctime(path))).into();
         assert_eq!(normal.ancestors, want);
         assert_eq!(normal.root.ctime, ctime(""));
-    }
-
-    #[test]
-    fn order_of_the_tree() {
-        for (a, b) in [("a", "a/b"), ("a/b", "a-c"), ("a/z", "a\u{1}"), ("", "a"), ("a/b/c", "a/c"), ("a", "b")] {
-            assert_eq!(tree_order(a.as_bytes(), b.as_bytes()), Ordering::Less, "{a:?} {b:?}");
-            assert_eq!(tree_order(b.as_bytes(), a.as_bytes()), Ordering::Greater, "{a:?} {b:?}");
-        }
     }
 
     mod random {

@@ -7,11 +7,11 @@
 //! Texts come before codes where both speak: a server that refuses often resets the connection, and whether the client ends
 //! with the refusal's code or with 10 or 12 is a race.
 
-use crate::path::{RelPath, Shown};
+use crate::path::Shown;
 
 pub use crate::sys::child::Exit;
 
-use super::output::{Counters, Output};
+use super::output::{Counters, Failed, Output};
 
 /// What the outcome depends on besides rsync's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -31,6 +31,8 @@ pub enum Verdict {
     Done,
     /// Some paths failed, the others went through. Look at the disk again and re-run; after some rounds split the batch.
     Partial,
+    /// rsync ended well, but wrote something that is not known to be harmless. What a dry run finds equal is on the target.
+    Unproven,
     /// The source changed during the run. Look at the disk again and re-run at once.
     SourceRace,
     /// The receiver cannot delete missing arguments: nothing was transferred. List deletions by parent from now on.
@@ -63,9 +65,10 @@ pub enum Verdict {
 }
 
 /// What [`Verdict::class`] can be.
-pub const CLASSES: [&str; 15] = [
+pub const CLASSES: [&str; 16] = [
     "done",
     "partial",
+    "unproven",
     "source_race",
     "no_missing_args",
     "deletes_held",
@@ -87,19 +90,20 @@ impl Verdict {
         let at = match self {
             Verdict::Done => 0,
             Verdict::Partial => 1,
-            Verdict::SourceRace => 2,
-            Verdict::NoMissingArgs => 3,
-            Verdict::DeletesHeld => 4,
-            Verdict::SourceRoot => 5,
-            Verdict::TargetMissing => 6,
-            Verdict::TargetFull => 7,
-            Verdict::TargetDown => 8,
-            Verdict::TimedOut => 9,
-            Verdict::Busy => 10,
-            Verdict::Refused { .. } => 11,
-            Verdict::Config => 12,
-            Verdict::Killed => 13,
-            Verdict::Unknown => 14,
+            Verdict::Unproven => 2,
+            Verdict::SourceRace => 3,
+            Verdict::NoMissingArgs => 4,
+            Verdict::DeletesHeld => 5,
+            Verdict::SourceRoot => 6,
+            Verdict::TargetMissing => 7,
+            Verdict::TargetFull => 8,
+            Verdict::TargetDown => 9,
+            Verdict::TimedOut => 10,
+            Verdict::Busy => 11,
+            Verdict::Refused { .. } => 12,
+            Verdict::Config => 13,
+            Verdict::Killed => 14,
+            Verdict::Unknown => 15,
         };
         CLASSES[at]
     }
@@ -114,9 +118,11 @@ pub struct Outcome {
     pub reason: String,
     /// Paths that messages named, as far as they can be told: at most [`super::output::MAX_FAILED`]. Not complete; the
     /// paths of a batch that are not in here are not thereby confirmed.
-    pub failed: Vec<RelPath>,
+    pub failed: Vec<Failed>,
     /// Failures whose path could not be told or did not fit.
     pub failed_more: u64,
+    /// Lines that are no known message; see [`Output::unknown`].
+    pub unknown: Vec<Vec<u8>>,
     /// What the run did.
     pub counters: Counters,
 }
@@ -124,7 +130,14 @@ pub struct Outcome {
 impl Outcome {
     /// Of a run whose end nobody saw.
     pub fn unknown(reason: String) -> Outcome {
-        Outcome { verdict: Verdict::Unknown, reason, failed: Vec::new(), failed_more: 0, counters: Counters::default() }
+        Outcome {
+            verdict: Verdict::Unknown,
+            reason,
+            failed: Vec::new(),
+            failed_more: 0,
+            unknown: Vec::new(),
+            counters: Counters::default(),
+        }
     }
 
     /// Whether everything listed is on the target.
@@ -132,6 +145,9 @@ impl Outcome {
         self.verdict == Verdict::Done
     }
 }
+
+/// What is said of a target whose directory is not there.
+pub const TARGET_MISSING: &str = "the target directory does not exist; create it, or mount what belongs there";
 
 /// Judges a run. `output`: both streams read to their end, [`Output::finish`] called. Pure.
 pub fn classify(exit: Exit, output: &Output, context: Context) -> Outcome {
@@ -141,11 +157,12 @@ pub fn classify(exit: Exit, output: &Output, context: Context) -> Outcome {
         reason: match verdict {
             Verdict::Done => String::new(),
             // Of a dry run, whose words would be that it was created.
-            Verdict::TargetMissing if exit == Exit::Code(0) => "the target directory does not exist; create it".into(),
+            Verdict::TargetMissing if exit == Exit::Code(0) => TARGET_MISSING.into(),
             _ => reason(exit, output),
         },
-        failed: if done { Vec::new() } else { output.failed.clone() },
+        failed: if done { Vec::new() } else { failed(exit, output) },
         failed_more: if done { 0 } else { output.failed_more },
+        unknown: output.unknown.clone(),
         counters: output.counters,
         verdict,
     }
@@ -170,7 +187,7 @@ fn verdict(exit: Exit, output: &Output, context: Context) -> Verdict {
     }
     if code == 0 || code == 24 {
         let kept = output.counters.dirs_kept > 0 && context.delete && !context.filters;
-        return if signs.skipped || signs.deletes_skipped || kept {
+        return if signs.skipped || signs.deletes_skipped || signs.failed || kept {
             Verdict::Partial
         } else if code == 24 {
             Verdict::SourceRace
@@ -194,30 +211,54 @@ fn verdict(exit: Exit, output: &Output, context: Context) -> Verdict {
         5 if signs.cut_off => Verdict::TargetDown,
         1 | 4 | 5 | 126 | 127 => Verdict::Config,
         2 if signs.missing_args_unknown => Verdict::NoMissingArgs,
-        2 if signs.source_race => Verdict::SourceRace,
+        // Where paths went away meanwhile, the numbers that both sides give them may differ.
+        2 if signs.source_race || signs.vanished => Verdict::SourceRace,
+        // The same where a file changed while it was read, and of a path that rsync stumbles at
+        // time and again.
+        2 if signs.failed => Verdict::Partial,
         2 => Verdict::Config,
         3 => Verdict::SourceRoot,
-        11 | 12 if signs.target_full => Verdict::TargetFull,
+        11 | 12 if signs.target_full || signs.too_large => Verdict::TargetFull,
         10 | 11 | 12 | 35 | 255 => Verdict::TargetDown,
+        // A message that is too long for rsync's buffer: a matter of the path that it is about.
+        13 => Verdict::Partial,
         14 | 16 | 19 | 20 | 22 => Verdict::Killed,
         30 => Verdict::TimedOut,
         _ => Verdict::Unknown,
     }
 }
 
-fn reason(exit: Exit, output: &Output) -> String {
-    let end = match exit {
+fn end(exit: Exit) -> String {
+    match exit {
         Exit::Code(code) => format!("rsync exit {code}"),
         Exit::Signal(signal) => match nix::sys::signal::Signal::try_from(signal) {
             Ok(signal) => format!("rsync killed by {signal}"),
             Err(_) => format!("rsync killed by signal {signal}"),
         },
-    };
+    }
+}
+
+/// What failed, each path with its own words and the run's end.
+fn failed(exit: Exit, output: &Output) -> Vec<Failed> {
+    let end = end(exit);
+    output.failed.iter().map(|f| Failed { words: format!("{} ({end})", f.words), ..f.clone() }).collect()
+}
+
+fn reason(exit: Exit, output: &Output) -> String {
+    let end = end(exit);
     match (output.telling(), output.begins_at()) {
         (Some(line), dir) if dir.is_root() => format!("{} ({end})", Shown(line)),
         // It may name a path relative to where the run began.
         (Some(line), dir) => format!("{} ({end}, in {dir})", Shown(line)),
         (None, _) => end,
+    }
+}
+
+/// A reason without the run's end: a probe and a waiting process end otherwise for the same cause.
+pub fn words(reason: &str) -> &str {
+    match reason.rfind(" (rsync exit ") {
+        Some(end) if reason.ends_with(')') => &reason[..end],
+        _ => reason,
     }
 }
 
@@ -227,6 +268,21 @@ mod tests {
     use super::super::output::{Names, Stream};
     use super::*;
     use std::path::Path;
+
+    #[test]
+    fn the_same_words_with_another_end_are_one_cause() {
+        let gone = "Host key verification failed.";
+        for (reason, want) in [
+            ("Host key verification failed. (rsync exit 12)", gone),
+            ("Host key verification failed. (rsync exit 255)", gone),
+            ("Host key verification failed. (rsync exit 255, in a/b)", gone),
+            ("rsync exit 12", "rsync exit 12"),
+            (TARGET_MISSING, TARGET_MISSING),
+            ("", ""),
+        ] {
+            assert_eq!(words(reason), want);
+        }
+    }
 
     const PLAIN: Context = Context { filters: false, delete: true, makes_target: false };
     const FILTERED: Context = Context { filters: true, delete: true, makes_target: false };
@@ -293,6 +349,23 @@ mod tests {
                 PLAIN,
                 NoMissingArgs,
             ),
+            (
+                "numbers that differ while paths go away",
+                2,
+                "",
+                "file has vanished: \"/s/gone\"\nFile-list index 5 not in 0 - -1\n",
+                PLAIN,
+                SourceRace,
+            ),
+            (
+                "a file that became shorter while it was read",
+                2,
+                "",
+                "rsync: [sender] read errors mapping \"/s/f\": No data available (61)\n",
+                PLAIN,
+                Partial,
+            ),
+            ("a message too long for rsync", 13, "", "", PLAIN, Partial),
             ("shell that talks", 2, "", "protocol version mismatch -- is your shell clean?\n", PLAIN, Config),
             (
                 "source gone",
@@ -331,6 +404,14 @@ mod tests {
                 11,
                 "<f+++++++++ big\n",
                 "rsync: [receiver] write failed on \"/big\" (in small): No space left on device (28)\nrsync error: error in file IO (code 11) at receiver.c(657) [receiver=3.5.0]\n",
+                PLAIN,
+                TargetFull,
+            ),
+            (
+                "larger than the target's filesystem allows",
+                11,
+                "",
+                "rsync: [receiver] write failed on \"/big\": File too large (27)\nrsync error: error in file IO (code 11)\n",
                 PLAIN,
                 TargetFull,
             ),
@@ -449,7 +530,22 @@ mod tests {
     #[test]
     fn failed_paths_are_told_unless_done() {
         let stdout = "cannot delete non-empty directory: gone\n";
-        assert_eq!(judged(Exit::Code(0), stdout, "", PLAIN).failed, [RelPath::new(b"gone").unwrap()]);
+        let failed = judged(Exit::Code(0), stdout, "", PLAIN).failed;
+        assert_eq!(failed.len(), 1);
+        assert_eq!(
+            (&*failed[0].path, &*failed[0].words),
+            (&b"gone"[..], "cannot delete non-empty directory: gone (rsync exit 0)")
+        );
         assert_eq!(judged(Exit::Code(0), stdout, "", FILTERED).failed, []);
+    }
+
+    #[test]
+    fn exit_0_confirms_nothing_beside_an_error_of_rsync() {
+        for line in [
+            "Unable to create partial-dir for a -- discarding completed file.\n",
+            "rsync: [generator] failed to open \"/t/a\", continuing: Permission denied (13)\n",
+        ] {
+            assert_eq!(judged(Exit::Code(0), ">f+++++++++ a\n", line, PLAIN).verdict, Verdict::Partial, "{line}");
+        }
     }
 }

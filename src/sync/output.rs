@@ -9,15 +9,16 @@
 //! nothing in a file's name can forge one. An itemised change is printed when a file is sent, also when the target then
 //! fails to take it: it is counted, never taken for a confirmation.
 //!
-//! Gives up: which path failed is told in a dozen styles (absolute source paths, target paths with temporary names, relative
-//! names). What can be mapped back to a path below the root is; the rest counts as [`Output::failed_more`].
+//! Which path a message is about is read by its kind (`messages`). What can be mapped back to a path below the root
+//! is; the rest counts as [`Output::failed_more`]. Lines of no known kind are kept as [`Output::unknown`].
 
 use std::collections::VecDeque;
 
 use memchr::memmem;
 
+use super::messages::{self, Meaning, Message};
 use super::words::{errno, number, quoted, without_temporary};
-use crate::path::{self, RelPath};
+use crate::path::{self, RelPath, Shown};
 
 pub use super::words::{Names, unescape};
 pub use crate::sys::child::Stream;
@@ -41,6 +42,10 @@ pub struct Counters {
     pub other_changes: u64,
     /// Entries deleted on the target.
     pub deleted: u64,
+    /// Entries that the target did not have.
+    pub created: u64,
+    /// Entries that were to be deleted, beyond the bound on deletions.
+    pub spared: u64,
     /// Directories that stay on the target because something in them may not go.
     pub dirs_kept: u64,
     /// Bytes written to the wire (or to the local receiver); 0 until a run ends well.
@@ -69,16 +74,70 @@ pub struct Progress {
 pub struct Item {
     /// rsync(1) `%i`: `YXcstpoguax`, or `*deleting  `.
     pub change: [u8; 11],
-    /// Path relative to the root, unescaped; of a symbolic link without its target.
+    /// Path relative to the root, unescaped.
     pub path: RelPath,
     /// It is a directory, or was one.
     pub dir: bool,
 }
 
 impl Item {
+    /// Whether nothing but the time of the last access differs (`--atimes`), which any reader changes, a comparison as well.
+    pub fn is_access_time(&self) -> bool {
+        self.change[0] == b'.' && self.change[8] == b'u' && (2..11).all(|at| at == 8 || matches!(self.change[at], b'.' | b' '))
+    }
+
     /// Whether it is deleted on the target.
     pub fn deletes(&self) -> bool {
         self.change[0] == b'*'
+    }
+}
+
+/// A path that a message named as failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    /// Relative to the root.
+    pub path: RelPath,
+    /// The message, for people.
+    pub words: String,
+    /// The sender says so: it could not read the path.
+    pub unread: bool,
+}
+
+impl AsRef<[u8]> for Failed {
+    fn as_ref(&self) -> &[u8] {
+        &self.path
+    }
+}
+
+/// Which message is about which path, of many.
+#[derive(Debug, Default)]
+pub struct Words<'f> {
+    all: Vec<&'f Failed>,
+    /// Those that lie below no other.
+    tops: Vec<&'f Failed>,
+}
+
+impl<'f> Words<'f> {
+    /// Of `failed`, in any order.
+    pub fn of(failed: &'f [Failed]) -> Words<'f> {
+        let mut all: Vec<&Failed> = failed.iter().collect();
+        all.sort_by(|a, b| path::tree_order(&a.path, &b.path));
+        let mut tops: Vec<&Failed> = Vec::new();
+        for &f in all.iter().filter(|f| !f.path.is_root()) {
+            if tops.last().is_none_or(|top| !path::is_at_or_below(&f.path, &top.path)) {
+                tops.push(f);
+            }
+        }
+        Words { all, tops }
+    }
+
+    /// The words about `path`: of a message that names it, else one that names something below it or above it.
+    pub fn about(&self, path: &RelPath) -> Option<&'f str> {
+        let at = self.all.partition_point(|f| path::tree_order(&f.path, path).is_lt());
+        let below = self.all.get(at).filter(|f| path::is_at_or_below(&f.path, path));
+        let behind = self.tops.partition_point(|f| path::tree_order(&f.path, path).is_le());
+        let above = || self.tops[..behind].last().filter(|f| path::is_at_or_below(path, &f.path));
+        below.or_else(above).map(|f| &*f.words)
     }
 }
 
@@ -91,12 +150,18 @@ pub struct Signs {
     pub deletes_skipped: bool,
     /// Something listed was not transferred although the exit code may be 0.
     pub skipped: bool,
+    /// Something failed, whatever the exit code says: rsync ends with 0 after some of its own error messages.
+    pub failed: bool,
+    /// A path was gone when rsync came to it.
+    pub vanished: bool,
     /// The receiver does not know missing arguments.
     pub missing_args_unknown: bool,
     /// The path list broke because the source changed while it was read.
     pub source_race: bool,
     /// ENOSPC or EDQUOT on the target.
     pub target_full: bool,
+    /// A file is larger than the target's filesystem, or a limit of the receiver, allows.
+    pub too_large: bool,
     /// Something failed because a filesystem of the target is read-only.
     pub read_only: bool,
     /// The target's directory could not be entered; a dry run would have to make it.
@@ -122,27 +187,32 @@ pub struct Signs {
 /// A field of [`Signs`].
 type Sign = fn(&mut Signs) -> &mut bool;
 
-/// How lines start that decide the outcome by themselves; the first that fits counts.
-const DECISIVE: [(&[u8], Sign); 19] = [
-    (b"IO error encountered -- skipping file deletion", |signs| &mut signs.deletes_skipped),
-    (b"Deletions stopped due to --max-delete limit", |signs| &mut signs.max_delete),
-    (b"invalid file mode 0", |signs| &mut signs.missing_args_unknown),
-    (b"ABORTING due to invalid path from sender", |signs| &mut signs.source_race),
-    (b"@ERROR: max connections", |signs| &mut signs.busy),
-    (b"@ERROR: Unknown module", |signs| &mut signs.module_missing),
-    (b"@ERROR: chroot failed", |signs| &mut signs.module_missing),
-    (b"@ERROR: chdir failed", |signs| &mut signs.module_missing),
-    (b"@ERROR", |signs| &mut signs.rejected),
-    (b"ERROR: module is read only", |signs| &mut signs.rejected),
-    (b"ERROR: destination must be a directory", |signs| &mut signs.target_missing),
-    (b"ERROR: cannot overwrite non-directory", |signs| &mut signs.target_missing),
-    (b"rsync: server sent \"", |signs| &mut signs.rejected),
-    (b"rsync: didn't get server startup line", |signs| &mut signs.cut_off),
-    (b"rsync: did not see server greeting", |signs| &mut signs.cut_off),
-    (b"pre-xfer exec returned failure", |signs| &mut signs.rejected),
-    (b"created directory ", |signs| &mut signs.target_missing),
-    (b"--link-dest arg does not exist", |signs| &mut signs.no_basis),
-    (b"--copy-dest arg does not exist", |signs| &mut signs.no_basis),
+/// How lines start that decide the outcome by themselves, and on which output, if on one only; the first that fits counts.
+const DECISIVE: [(&[u8], Option<Stream>, Sign); 22] = [
+    (b"IO error encountered -- skipping file deletion", None, |signs| &mut signs.deletes_skipped),
+    (b"Deletions stopped due to --max-delete limit", None, |signs| &mut signs.max_delete),
+    (b"invalid file mode 0", None, |signs| &mut signs.missing_args_unknown),
+    (b"ABORTING due to invalid path from sender", None, |signs| &mut signs.source_race),
+    // Of a run that lost count of its files, for whatever reason: a matter of what it carries.
+    (b"File-list index ", None, |signs| &mut signs.source_race),
+    (b"Invalid file index: ", None, |signs| &mut signs.source_race),
+    (b"Invalid dir index: ", None, |signs| &mut signs.source_race),
+    (b"@ERROR: max connections", None, |signs| &mut signs.busy),
+    (b"@ERROR: Unknown module", None, |signs| &mut signs.module_missing),
+    (b"@ERROR: chroot failed", None, |signs| &mut signs.module_missing),
+    (b"@ERROR: chdir failed", None, |signs| &mut signs.module_missing),
+    (b"@ERROR", None, |signs| &mut signs.rejected),
+    (b"ERROR: module is read only", None, |signs| &mut signs.rejected),
+    (b"ERROR: destination must be a directory", None, |signs| &mut signs.target_missing),
+    (b"ERROR: cannot overwrite non-directory", None, |signs| &mut signs.target_missing),
+    (b"rsync: server sent \"", None, |signs| &mut signs.rejected),
+    (b"rsync: didn't get server startup line", None, |signs| &mut signs.cut_off),
+    (b"rsync: did not see server greeting", None, |signs| &mut signs.cut_off),
+    (b"pre-xfer exec returned failure", None, |signs| &mut signs.rejected),
+    // A remote shell may greet with such a line, on the other output.
+    (b"created directory ", Some(Stream::Stdout), |signs| &mut signs.target_missing),
+    (b"--link-dest arg does not exist", None, |signs| &mut signs.no_basis),
+    (b"--copy-dest arg does not exist", None, |signs| &mut signs.no_basis),
 ];
 
 /// Reads both outputs of one run.
@@ -162,17 +232,17 @@ pub struct Output {
     pub signs: Signs,
     /// Paths that messages named as failed, at most [`MAX_FAILED`], in the order of the messages, without repetition of
     /// the last one.
-    pub failed: Vec<RelPath>,
+    pub failed: Vec<Failed>,
     /// Messages about failures whose path is not in `failed`.
     pub failed_more: u64,
+    /// The first lines that are no message of rsync's known here, unescaped: they may say anything, so they prove nothing.
+    pub unknown: Vec<Vec<u8>>,
+    /// Further such lines.
+    pub unknown_more: u64,
     /// Itemised changes, when asked for by [`Output::keep_items`].
     pub items: Vec<Item>,
-    /// Itemised changes beyond that limit, or without a clear name.
+    /// Itemised changes beyond that limit, or without a name below the root.
     pub items_more: u64,
-    /// Itemised changes without a clear name: of links, where the arrow is there twice.
-    pub items_unclear: u64,
-    /// The names that those may have.
-    pub unclear: Vec<RelPath>,
     keep_items: usize,
     head: Vec<Vec<u8>>,
     tail: VecDeque<Vec<u8>>,
@@ -256,8 +326,8 @@ impl Output {
             return;
         }
         match self.names.plain(line) {
-            Some(plain) => self.message(&plain),
-            None => self.message(line),
+            Some(plain) => self.message(stream, &plain),
+            None => self.message(stream, line),
         }
     }
 
@@ -276,22 +346,11 @@ impl Output {
             b'<' | b'>' | b'c' | b'h' | b'.' if b"fdLDS".contains(&line[1]) => self.counters.other_changes += 1,
             _ => return false,
         }
+        self.counters.created += u64::from(line[2] == b'+');
         if self.keep_items > self.items.len() {
             let mut change = [0; 11];
             change.copy_from_slice(&line[..11]);
             let name = &line[12..];
-            // A link's target follows its name; where the arrow is there twice, nobody can tell which one ends the name.
-            let arrow = if change[1] == b'L' { &b" -> "[..] } else { b" => " };
-            let has_arrow = change[1] == b'L' || change[0] == b'h';
-            let name = if has_arrow { memmem::find(name, arrow).map_or(name, |end| &name[..end]) } else { name };
-            let arrows: Vec<usize> = memmem::find_iter(&line[12..], arrow).take(16).collect();
-            if has_arrow && arrows.len() > 1 {
-                self.items_unclear += 1;
-                let names = arrows.iter().map(|&end| self.names.entry(&unescape(&line[12..12 + end])));
-                self.unclear.extend(names.flatten());
-                self.items_more += 1;
-                return true;
-            }
             match self.names.entry(&unescape(name)) {
                 Some(path) => self.items.push(Item { change, path, dir: name.ends_with(b"/") }),
                 None => self.items_more += 1,
@@ -311,10 +370,16 @@ impl Output {
             (self.counters.wire_sent, self.counters.wire_received) = (sent, received);
             return true;
         }
-        if line.starts_with(b"total size is ") || line.starts_with(b"building file list ... ") {
+        // The last, where `args` ask for incremental recursion.
+        if line.starts_with(b"total size is ")
+            || line.starts_with(b"building file list ... ")
+            || line == b"sending incremental file list"
+        {
             return true;
         }
-        if let Some(found) = line.strip_suffix(b" files to consider").and_then(number) {
+        // "1 file", "2 files".
+        let counted = line.strip_suffix(b" files to consider").or_else(|| line.strip_suffix(b" file to consider"));
+        if let Some(found) = counted.and_then(number) {
             self.considered = Some(found);
             return true;
         }
@@ -347,8 +412,12 @@ impl Output {
         true
     }
 
-    fn message(&mut self, line: &[u8]) {
-        let weight = self.judge(line);
+    fn message(&mut self, stream: Stream, line: &[u8]) {
+        let weight = self.judge(stream, line);
+        if let Some(rest) = line.strip_prefix(b"Deletions stopped due to --max-delete limit (") {
+            let digits = rest.iter().take_while(|b| b.is_ascii_digit()).map(|b| u64::from(b - b'0'));
+            self.counters.spared = digits.fold(0, |sum, digit| sum.saturating_mul(10).saturating_add(digit));
+        }
         let mut kept = unescape(line);
         kept.truncate(MAX_MESSAGE_BYTES);
         if self.best.as_ref().is_none_or(|(best, _)| weight > *best) {
@@ -374,41 +443,30 @@ impl Output {
                 .is_some_and(|path| path::parent(&path).is_some_and(<[u8]>::is_empty))
     }
 
-    fn failed(&mut self, path: Option<RelPath>) {
+    fn failed(&mut self, path: Option<RelPath>, unread: bool, line: &[u8]) {
         match path {
-            Some(path) if self.failed.last() == Some(&path) => {}
-            Some(path) if self.failed.len() < MAX_FAILED => self.failed.push(path),
+            Some(path) if self.failed.last().is_some_and(|last| last.path == path) => {}
+            Some(path) if self.failed.len() < MAX_FAILED => {
+                let mut words = unescape(line);
+                words.truncate(MAX_MESSAGE_BYTES);
+                self.failed.push(Failed { path, words: Shown(&words).to_string(), unread });
+            }
             _ => self.failed_more += 1,
         }
     }
 
     /// Notes what a message means; returns how much it tells about the reason of a failure.
-    fn judge(&mut self, line: &[u8]) -> u8 {
+    fn judge(&mut self, stream: Stream, line: &[u8]) -> u8 {
         const NOTHING: u8 = 0;
         const VAGUE: u8 = 1;
         const PATH: u8 = 2;
         const DECIDES: u8 = 3;
 
-        // Where the whole rest is the path.
-        if let Some(name) = line.strip_prefix(b"cannot delete non-empty directory: ") {
-            self.counters.dirs_kept += 1;
-            self.failed(self.names.entry(&unescape(name)));
-            return PATH;
-        }
-        if line.starts_with(b"could not make way for ") {
-            let name = memmem::find(line, b": ").map(|at| &line[at + 2..]);
-            self.failed(name.and_then(|name| self.names.entry(&unescape(name))));
-            return PATH;
-        }
-        if line.starts_with(b"skipping non-regular file \"") || line.starts_with(b"skipping directory ") {
-            self.signs.skipped = true;
-            let name = quoted(line).unwrap_or_else(|| &line[b"skipping directory ".len().min(line.len())..]);
-            self.failed(self.names.entry(&unescape(name)));
-            return PATH;
-        }
         // A password prompt has no line end, so that the server's answer follows it.
         let unprompted = line.strip_prefix(b"Password: ").unwrap_or(line);
-        if let Some((_, sign)) = DECISIVE.iter().find(|(start, _)| unprompted.starts_with(start)) {
+        if let Some((_, on, sign)) = DECISIVE.iter().find(|(start, ..)| unprompted.starts_with(start))
+            && (*on).is_none_or(|on| on == stream)
+        {
             *sign(&mut self.signs) = true;
             return DECIDES;
         }
@@ -416,37 +474,33 @@ impl Output {
             self.signs.refused = Some(String::from_utf8_lossy(rest).trim().to_owned());
             return DECIDES;
         }
-        if line.starts_with(b"rsync error: ") || line.starts_with(b"rsync warning: ") || line.starts_with(b"*** Skipping any") {
-            return NOTHING;
-        }
-        if line.starts_with(b"file has vanished: ") {
-            self.failed_at(line, true);
-            return PATH;
-        }
-        if line.starts_with(b"WARNING: ") || line.starts_with(b"ERROR: ") {
-            let verification = memmem::find(line, b" failed verification -- update");
-            match verification {
-                Some(end) => {
-                    let start = memmem::find(line, b": ").map_or(0, |at| at + 2);
-                    self.failed(self.names.entry(&unescape(&line[start.min(end)..end])));
-                }
-                None if line.starts_with(b"ERROR: ") => self.failed_at(line, false),
-                None => {}
-            }
-            return PATH;
-        }
         let Some(rest) = line.strip_prefix(b"rsync: ") else {
-            // The remote shell, or what it started.
-            return PATH;
+            let message = messages::plain(line);
+            return match message.meaning {
+                Meaning::Unknown => {
+                    if self.unknown.len() < MAX_LINES {
+                        let mut kept = unescape(line);
+                        kept.truncate(MAX_MESSAGE_BYTES);
+                        self.unknown.push(kept);
+                    } else {
+                        self.unknown_more += 1;
+                    }
+                    PATH
+                }
+                _ => {
+                    self.take(&message, line);
+                    if message.meaning == Meaning::Nothing { NOTHING } else { PATH }
+                }
+            };
         };
         if rest.starts_with(b"connection unexpectedly closed")
             || memmem::find(rest, b" error: Connection reset by peer").is_some()
         {
             return VAGUE;
         }
-        let sender = rest.starts_with(b"[sender] ") || !rest.starts_with(b"[");
-        let told = if rest.starts_with(b"[") { memmem::find(rest, b"] ").map_or(rest, |at| &rest[at + 2..]) } else { rest };
-        let error = errno(told);
+        let message = messages::with_errno(rest);
+        let (_, told) = messages::who(rest);
+        let (sender, error) = (message.sender, errno(told));
         if told.starts_with(b"Failed to exec ") {
             self.signs.no_program = true;
             return DECIDES;
@@ -470,36 +524,38 @@ impl Output {
             return DECIDES;
         }
         self.signs.read_only |= !sender && error == Some(libc::EROFS);
+        self.take(&message, line);
         if !sender && matches!(error, Some(libc::ENOSPC | libc::EDQUOT)) {
             self.signs.target_full = true;
-            self.failed_at(told, false);
             return DECIDES;
         }
-        if quoted(told).is_some() || told.starts_with(b"delete_file: ") {
-            self.failed_at(told, sender);
-            return PATH;
+        if !sender && error == Some(libc::EFBIG) {
+            self.signs.too_large = true;
+            return DECIDES;
         }
         PATH
     }
 
-    /// Notes the path that a message names in quotes, or in the parentheses of `delete_file: unlink(…)`.
-    fn failed_at(&mut self, told: &[u8], sender: bool) {
-        let parenthesised = || {
-            let rest = told.strip_prefix(b"delete_file: ")?;
-            let start = memchr::memchr(b'(', rest)? + 1;
-            let end = memmem::rfind(rest, b") failed")?;
-            rest.get(start..end)
-        };
-        let Some(name) = parenthesised().or_else(|| quoted(told)) else { return self.failed(None) };
-        // rename "temporary" -> "final"
-        let name = memmem::rfind(name, b"\" -> \"").map_or(name, |at| &name[at + 6..]);
-        let mut path = self.names.relative(&unescape(name), sender);
-        if told.starts_with(b"mkstemp ") {
+    /// Notes what a message says of a path.
+    fn take(&mut self, message: &Message<'_>, line: &[u8]) {
+        let sender = message.sender;
+        let mut path = message.name.and_then(|name| self.names.relative(&unescape(name), sender));
+        if message.temporary {
             path = path.map(without_temporary);
         }
         // Gone, or not to be read: to rsync, every path in it is missing.
-        self.signs.source_root |= sender && path.as_ref().is_some_and(RelPath::is_root);
-        self.failed(path);
+        let unreadable = message.meaning == Meaning::Failed && line.starts_with(b"rsync: ");
+        let gone = message.meaning == Meaning::Vanished || unreadable;
+        self.signs.source_root |= sender && gone && path.as_ref().is_some_and(RelPath::is_root);
+        match message.meaning {
+            Meaning::Nothing | Meaning::Unknown | Meaning::Retried => return,
+            Meaning::Node if self.names.leaves_out(path.as_ref()) => return,
+            Meaning::Kept => self.counters.dirs_kept += 1,
+            Meaning::Node | Meaning::Skipped => self.signs.skipped = true,
+            Meaning::Vanished => self.signs.vanished = true,
+            Meaning::Failed => self.signs.failed = true,
+        }
+        self.failed(path, sender && message.meaning == Meaning::Failed, line);
     }
 }
 
@@ -515,7 +571,6 @@ impl Partial {
 mod tests {
     use super::super::location::Location;
     use super::*;
-    use crate::path::Shown;
     use std::path::Path;
 
     fn read(stdout: &[u8], stderr: &[u8], piece: usize) -> Output {
@@ -528,16 +583,51 @@ mod tests {
         output
     }
 
+    fn failed(output: &Output) -> Vec<String> {
+        output.failed.iter().map(|f| f.path.to_string()).collect()
+    }
+
+    #[test]
+    fn words_are_those_about_the_path() {
+        let failed = ["d", "d/e/f", "x/y", "x-z"].map(|path| Failed {
+            path: RelPath::from_normal(path),
+            words: format!("about {path}"),
+            unread: false,
+        });
+        let words = Words::of(&failed);
+        for (path, want) in [
+            ("d", Some("about d")),
+            ("d/e/f", Some("about d/e/f")),
+            ("d/e", Some("about d/e/f")),
+            ("d/g/h", Some("about d")),
+            ("x", Some("about x/y")),
+            ("x-z", Some("about x-z")),
+            ("x/a", None),
+            ("y", None),
+        ] {
+            assert_eq!(words.about(&RelPath::from_normal(path)), want, "{path}");
+        }
+    }
+
     #[test]
     fn counts_whatever_the_pieces() {
         let stdout = b"*deleting   gone/\n.d..t...... ./\n<f+++++++++ we\"ird \\#134#012 n\\#012l\ncL+++++++++ l -> a\n\
-            hf+++++++++ h => a\ncannot delete non-empty directory: keep/x\n\nsent 1,234 bytes  received 75 bytes  578.00 bytes/sec\n\
+            hf+++++++++ h\ncannot delete non-empty directory: keep/x\n\nsent 1,234 bytes  received 75 bytes  578.00 bytes/sec\n\
             total size is 8  speedup is 0.03\n";
         for piece in [1, 2, 7, 64, 4096] {
             let output = read(stdout, b"", piece);
-            let want = Counters { files_sent: 1, other_changes: 3, deleted: 1, dirs_kept: 1, wire_sent: 1234, wire_received: 75 };
+            let want = Counters {
+                files_sent: 1,
+                other_changes: 3,
+                deleted: 1,
+                created: 3,
+                dirs_kept: 1,
+                wire_sent: 1234,
+                wire_received: 75,
+                ..Counters::default()
+            };
             assert_eq!(output.counters, want, "in pieces of {piece}");
-            assert_eq!(output.failed, [RelPath::from_normal(&b"keep/x"[..])]);
+            assert_eq!(failed(&output), ["keep/x"]);
             let names: Vec<_> = output.items.iter().map(|item| item.path.as_bytes()).collect();
             assert_eq!(names, [&b"gone"[..], b"", b"we\"ird \\#012 n\nl"]);
             assert_eq!(output.items_more, 2);
@@ -552,6 +642,11 @@ mod tests {
         let output = read(b"building file list ... \r 100 files...\r130 files to consider\n<f+++++++++ 100 files...\n", b"", 10);
         assert_eq!((output.listed, output.considered, output.counters.files_sent), (100, Some(130), 1));
         assert!(output.messages().is_empty(), "{:?}", output.messages());
+        let output = read(b"sending incremental file list\n", b"", 10);
+        assert!(output.messages().is_empty() && output.unknown.is_empty(), "{:?}", output.messages());
+        let output = read(b"building file list ... \n1 file to consider\n", b"", 10);
+        assert_eq!(output.considered, Some(1));
+        assert!(output.messages().is_empty() && output.unknown.is_empty(), "{:?}", output.messages());
     }
 
     #[test]
@@ -585,7 +680,7 @@ mod tests {
             (b"skipping directory d", Some(b"d")),
         ] {
             let output = read(b"", line, 4096);
-            assert_eq!(output.failed.first().map(|path| path.as_bytes()), want, "{}", Shown(line));
+            assert_eq!(output.failed.first().map(|f| f.path.as_bytes()), want, "{}", Shown(line));
             assert_eq!(output.failed_more, u64::from(want.is_none()), "{}", Shown(line));
         }
     }
@@ -625,22 +720,18 @@ mod tests {
             (b"ERROR: d/f failed verification -- update discarded.", "a/b/d/f"),
         ] {
             let output = read(to(&location), text);
-            let failed: Vec<String> = output.failed.iter().map(ToString::to_string).collect();
-            assert_eq!(failed, [want], "{}", Shown(text));
+            assert_eq!(failed(&output), [want], "{}", Shown(text));
             // Only the root itself may stand for a source or a target that is not there.
             assert!(!output.signs.source_root && !output.signs.target_missing, "{}", Shown(text));
         }
         let text = b"rsync: [receiver] mkstemp \"/proc/self/fd/9/.f.dvIuBh\" failed: No such file or directory (2)";
         let output = read(to(&local).target_told_as("/proc/self/fd/9".into()), text);
-        assert_eq!(output.failed, [RelPath::from_normal("a/b/f")]);
+        assert_eq!(failed(&output), ["a/b/f"]);
         assert!(!output.signs.target_missing && output.telling().is_some_and(|t| memmem::find(t, b"\"/t/a/b/.f.").is_some()));
-        let output = read(
-            to(&local),
-            b".d..t...... ./\n<f+++++++++ d/f\n*deleting   d/gone/\ncL+++++++++ l -> x\ncL+++++++++ l -> x -> y\n",
-        );
+        let output =
+            read(to(&local), b".d..t...... ./\n<f+++++++++ d/f\n*deleting   d/gone/\ncL+++++++++ l\ncL+++++++++ l -> x\n");
         let items: Vec<String> = output.items.iter().map(|i| i.path.to_string()).collect();
-        assert_eq!(items, ["a/b", "a/b/d/f", "a/b/d/gone", "a/b/l"]);
-        assert_eq!(output.unclear, ["a/b/l", "a/b/l -> x"].map(RelPath::from_normal));
+        assert_eq!(items, ["a/b", "a/b/d/f", "a/b/d/gone", "a/b/l", "a/b/l -> x"]);
     }
 
     #[test]

@@ -73,6 +73,18 @@ pub enum ProbeError {
         /// How it ended.
         exit: Exit,
     },
+    /// It cannot be confined, and the mirror asks for that.
+    #[error(
+        "mirror {mirror:?}: require_confined is set, and {rsync:?} is rsync {found}, which has no --confine-root: install rsync 3.5.0 or later, or remove require_confined"
+    )]
+    Unconfined {
+        /// The mirror.
+        mirror: String,
+        /// The program.
+        rsync: PathBuf,
+        /// What it says it is.
+        found: Version,
+    },
     /// It is too old.
     #[error("{rsync:?} is rsync {found}, which is too old: install rsync {OLDEST} or later")]
     TooOld {
@@ -107,6 +119,29 @@ impl RsyncFacts {
         // Options are read in their order, so an unknown one fails before the version is shown.
         facts.confine_root = ask(&["--confine-root=/", "--version"])?.exit == Exit::Code(0);
         Ok(facts)
+    }
+
+    /// What the program `rsync` says against options for it; `None` where it takes them, or cannot
+    /// be asked.
+    pub fn refused(rsync: &Path, args: &[String], env: &[(OsString, OsString)]) -> Option<String> {
+        // Options are read in their order, so one that it does not take fails before the version is
+        // shown.
+        let words = args.iter().map(OsString::from).chain(["--version".into()]);
+        let argv: Vec<OsString> = [rsync.as_os_str().to_owned()].into_iter().chain(words).collect();
+        let said = collect(&argv, env, 64 * 1024, PATIENCE).ok().filter(|said| said.exit != Exit::Code(0))?;
+        let line = said.stderr.split(|&b| b == b'\n').find(|line| !line.is_empty()).unwrap_or_default();
+        Some(Shown(line.strip_prefix(b"rsync: ").unwrap_or(line)).to_string())
+    }
+
+    /// What is to be said of a sender that cannot be confined; `None` of one that can.
+    pub fn unconfined(&self) -> Option<String> {
+        (!self.confine_root).then(|| {
+            format!(
+                "rsync {} has no --confine-root: whoever may write below the source can have any file of this host copied, also one that only root may read, by putting \
+                 a symbolic link in the place of a directory while it is sent; install rsync 3.5.0 or later where such users are not trusted",
+                self.version
+            )
+        })
     }
 
     /// Reads the output of `rsync -VV`: JSON, or the text of `--version`. `confine_root` is left off.
@@ -186,7 +221,6 @@ pub fn interpret_probe(outcome: &Outcome, signs: &Signs) -> TargetState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sync::output::Counters;
 
     #[test]
     fn json_and_text() {
@@ -227,8 +261,7 @@ mod tests {
     #[test]
     fn probes_interpreted() {
         let judged = |verdict: Verdict, skipped: bool| {
-            let outcome =
-                Outcome { verdict, reason: "why".into(), failed: Vec::new(), failed_more: 0, counters: Counters::default() };
+            let outcome = Outcome { verdict, ..Outcome::unknown("why".into()) };
             interpret_probe(&outcome, &Signs { skipped, ..Signs::default() })
         };
         let refused = |option: &str| Verdict::Refused { option: option.into() };

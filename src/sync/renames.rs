@@ -22,8 +22,9 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::argv::{Pass, Spec, inherited, receiver_only, transport, whole_seconds};
+use super::argv::{ITEMS, Pass, Spec, inherited, receiver_only, transport};
 use super::location::Location;
+use super::location::whole_seconds;
 use crate::config::Extras;
 use crate::path::RelPath;
 
@@ -86,8 +87,8 @@ pub(super) fn argv(spec: &Spec<'_>, renamed: &Renamed, pass: Pass) -> Vec<OsStri
         add(&format!("--compress-choice={choice}"));
     }
     add(&format!("--timeout={}", whole_seconds(spec.timeout)));
-    add(&"-i");
-    // That the directory was made is said under -i from 3.2.4 on, before only where names are told.
+    add(&ITEMS);
+    // That the directory was made is said with items from 3.2.4 on, before only where names are told.
     add(&if pass == Pass::MovedTree { "--info=stats1,name1" } else { "--info=stats1" });
     if let Location::Daemon { .. } = spec.location {
         add(&"-s"); // as always over ssh: nothing that reads line by line gets to see the names

@@ -2,13 +2,18 @@
 //!
 //! A batch that fails in part is run again whole, twice, because nearly every failure is the source changing under rsync.
 //! After that it is split: by the paths that rsync's messages named, else in halves, until a failing path stands alone.
-//! Such a path is a *failure*: listed with its reason, tried again with growing pauses, and nothing else waits for it.
+//! Such a path is a *failure*: listed with its reason, tried again with growing pauses, and nothing else waits for it. Of very many, directories
+//! stand for what fails in them (`fewer`).
 //!
 //! Pure: time is an argument (since the daemon's start), jitter too.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::fewer;
+use super::output::Failed;
+use super::output::Words;
+use crate::cover::Cover;
 use crate::dirty::{Entry, Kind};
 use crate::path::{self, RelPath};
 
@@ -60,25 +65,33 @@ struct Group {
 pub struct Retries {
     groups: Vec<Group>,
     failures: BTreeMap<RelPath, Failure>,
+    /// Of the failures' paths.
+    bytes: usize,
     changes: u64,
     became_failures: u64,
     backoff: Backoff,
 }
 
-/// Whether a message about `named` speaks of `entry`: the path itself, or one that it covers, or a directory above it.
-fn concerns(named: &RelPath, entry: &Entry) -> bool {
-    path::is_at_or_below(named, &entry.path) || path::is_at_or_below(&entry.path, named)
+/// A directory that is to stand for failures.
+#[derive(Debug)]
+pub struct Stand {
+    /// The directory.
+    pub dir: RelPath,
+    /// How much of it fails.
+    pub kind: Kind,
+    /// What it stands for; its entries to be replaced by one.
+    pub of: Vec<Failure>,
 }
 
 impl Retries {
     /// `backoff`: for failures.
     pub fn new(backoff: Backoff) -> Retries {
-        Retries { groups: Vec::new(), failures: BTreeMap::new(), changes: 0, became_failures: 0, backoff }
+        Retries { groups: Vec::new(), failures: BTreeMap::new(), bytes: 0, changes: 0, became_failures: 0, backoff }
     }
 
     /// Takes the entries of a batch that failed in part in its `round` (0 for the first). `named`: paths that rsync's
     /// messages told, perhaps not all; not beginning with the root.
-    pub fn failed(&mut self, now: Duration, entries: Vec<Entry>, round: u32, named: &[RelPath], reason: &str, jitter: f64) {
+    pub fn failed(&mut self, now: Duration, entries: Vec<Entry>, round: u32, named: &[Failed], reason: &str, jitter: f64) {
         if entries.is_empty() {
             return;
         }
@@ -87,13 +100,14 @@ impl Retries {
             return;
         }
         if entries.len() == 1 {
-            return self.fail(now, entries, reason, jitter);
+            return self.fail_each(now, entries, named, reason, jitter);
         }
-        let (bad, good): (Vec<Entry>, Vec<Entry>) =
-            entries.into_iter().partition(|e| named.iter().any(|n| !n.is_root() && concerns(n, e)));
+        // A message speaks of the path itself, or of one that it covers, or of a directory above it.
+        let cover = Cover::new(named.iter().filter(|n| !n.path.is_root()));
+        let (bad, good): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(|e| cover.meets(&e.path));
         match (bad.is_empty(), good.is_empty()) {
             // All named: each one a failure of its own, tried again together.
-            (false, true) => self.fail(now, bad, reason, jitter),
+            (false, true) => self.fail_each(now, bad, named, reason, jitter),
             (true, _) => {
                 let mut first = good;
                 let second = first.split_off(first.len() / 2);
@@ -109,6 +123,25 @@ impl Retries {
         }
     }
 
+    /// Takes entries that are to be tried again at once, in the round that they are in.
+    pub fn at_once(&mut self, now: Duration, entries: Vec<Entry>, round: u32) {
+        self.groups.push(Group { due: now, entries, round });
+    }
+
+    /// Whether this very path is a failure.
+    pub fn fails(&self, path: &RelPath) -> bool {
+        self.failures.contains_key(path)
+    }
+
+    /// Records each of `entries` as a failure, with the words about it, or with `reason` where there are none.
+    fn fail_each(&mut self, now: Duration, entries: Vec<Entry>, named: &[Failed], reason: &str, jitter: f64) {
+        let words = Words::of(named);
+        for entry in entries {
+            let why = words.about(&entry.path).unwrap_or(reason);
+            self.fail(now, vec![entry], why, jitter);
+        }
+    }
+
     /// Records each of `entries` as a failure.
     pub fn fail(&mut self, now: Duration, entries: Vec<Entry>, reason: &str, jitter: f64) {
         self.changes += 1;
@@ -119,13 +152,48 @@ impl Retries {
             let factor = if entry.kind == Kind::Subtree { 10 } else { 1 };
             let due = now + self.backoff.pause(tries, jitter) * factor;
             let failure = Failure { entry, reason: reason.into(), tries, due };
-            if let Some(old) = self.failures.insert(failure.entry.path.clone(), failure)
-                && !old.entry.is_taken()
-            {
+            self.bytes += failure.entry.path.len();
+            self.put(failure, due);
+        }
+    }
+
+    fn put(&mut self, failure: Failure, due: Duration) {
+        if let Some(old) = self.failures.insert(failure.entry.path.clone(), failure) {
+            self.bytes -= old.entry.path.len();
+            if !old.entry.is_taken() {
                 // The same path failed by two ways; the older is still counted and goes on by itself.
                 self.groups.push(Group { due, entries: vec![old.entry], round: WHOLE_ROUNDS });
             }
         }
+    }
+
+    /// Takes out failures that are too many to be kept, with the directories that are to stand for them ([`Retries::stand`]).
+    pub fn take_many(&mut self) -> Vec<Stand> {
+        if !fewer::too_many(self.failures.len(), self.bytes) {
+            return Vec::new();
+        }
+        self.changes += 1;
+        // What is being tried again just now comes back by itself.
+        let failing: Vec<(RelPath, Kind)> =
+            self.failures.values().filter(|f| !f.entry.is_taken()).map(|f| (f.entry.path.clone(), f.entry.kind)).collect();
+        let stands = fewer::fewer(&failing.iter().map(|(path, kind)| (path, *kind)).collect::<Vec<_>>());
+        let mut stand = |stand: fewer::Stand| {
+            let of = stand.of.iter().filter_map(|&at| self.failures.remove(&failing[at].0)).collect();
+            Stand { dir: stand.dir, kind: stand.kind, of }
+        };
+        let stands: Vec<Stand> = stands.into_iter().map(&mut stand).collect();
+        self.bytes = self.failures.keys().map(|path| path.len()).sum();
+        stands
+    }
+
+    /// Records that `entry` fails in place of others: with the reason of the first, tried when the first of them would have been.
+    pub fn stand(&mut self, entry: Entry, of: &[(String, u32, Duration)]) {
+        let Some((first, ..)) = of.first() else { return };
+        let reason = format!("{} paths in it failed, the first: {first}", of.len());
+        let tries = of.iter().map(|(_, tries, _)| *tries).max().unwrap_or(1);
+        let due = of.iter().map(|(_, _, due)| *due).min().unwrap_or_default();
+        self.bytes += entry.path.len();
+        self.put(Failure { entry, reason, tries, due }, due);
     }
 
     /// Takes the next entries whose time has come, with their round. All failures that are due come together.
@@ -155,6 +223,7 @@ impl Retries {
             _ => self.failures.get_key_value(&entry.path).map(|(p, _)| p.clone()).into_iter().collect(),
         };
         self.changes += u64::from(!over.is_empty());
+        self.bytes -= over.iter().map(|p| p.len()).sum::<usize>();
         over.into_iter().filter_map(|p| self.failures.remove(&p)).map(|f| f.entry).filter(|e| !e.is_taken()).collect()
     }
 
@@ -214,6 +283,11 @@ mod tests {
         Retries::new(Backoff { min: Duration::from_secs(1), max: Duration::from_secs(60) })
     }
 
+    fn named(paths: &[RelPath]) -> Vec<Failed> {
+        let words = |path: &RelPath| format!("no {path}");
+        paths.iter().map(|path| Failed { path: path.clone(), words: words(path), unread: false }).collect()
+    }
+
     /// Runs groups until only failures are left; `bad` fail, and are named or not. Returns runs needed.
     fn run(r: &mut Retries, all: usize, bad: &[&str], named: bool) -> usize {
         let mut now = Duration::ZERO;
@@ -224,10 +298,11 @@ mod tests {
             runs += 1;
             let failing: Vec<RelPath> =
                 entries.iter().map(|e| e.path.clone()).filter(|p| bad.contains(&p.to_string().as_str())).collect();
+            let all_named = self::named(&failing);
             if failing.is_empty() {
                 done += entries.len();
             } else {
-                r.failed(now, entries, round, if named { &failing } else { &[] }, "no", 0.0);
+                r.failed(now, entries, round, if named { &all_named } else { &[] }, "no", 0.0);
             }
             while r.waiting() > 0 {
                 now += Duration::from_millis(10);
@@ -248,6 +323,8 @@ mod tests {
             let runs = run(&mut r, 1000, &["d/17", "d/900"], named);
             let failed: Vec<String> = r.failures().map(|f| f.entry.path.to_string()).collect();
             assert_eq!(failed, ["d/17", "d/900"]);
+            let words: Vec<&str> = r.failures().map(|f| &*f.reason).collect();
+            assert_eq!(words, if named { ["no d/17", "no d/900"] } else { ["no", "no"] }, "each has its own words");
             assert!(runs <= if named { 6 } else { 3 + 2 * 2 * 10 }, "{runs} runs");
         }
     }
@@ -260,7 +337,7 @@ mod tests {
         assert!(r.take_due(Duration::from_millis(999)).is_none());
         let (again, round) = r.take_due(Duration::from_secs(1)).unwrap();
         assert_eq!((again.len(), round, r.next_due()), (3, 3, None));
-        r.failed(Duration::from_secs(1), again, round, &[RelPath::new(b"d").unwrap()], "denied", 0.0);
+        r.failed(Duration::from_secs(1), again, round, &named(&[RelPath::new(b"d").unwrap()]), "denied", 0.0);
         assert_eq!(r.next_due(), Some(Duration::from_secs(3)), "the second pause is twice as long");
         assert!(r.failures().all(|f| f.tries == 2));
         assert_eq!(r.became_failures(), 3, "each path counts once, however often it fails");
@@ -272,6 +349,36 @@ mod tests {
         assert_eq!(r.failures().len(), 0);
         r.fail(Duration::from_secs(9), again, "denied again", 0.0);
         assert_eq!(r.became_failures(), 6, "after it went through once it is a new failure");
+    }
+
+    #[test]
+    fn directories_stand_for_failures_that_are_too_many() {
+        let mut r = retries();
+        let mut set = DirtySet::new(1_000_000);
+        let of = |set: &mut DirtySet, dir: &str, n: usize| {
+            (0..n).for_each(|i| set.see(format!("{dir}/{i}").as_bytes(), Seen::Written));
+            let batch = set.take_shallow(Limits { max_paths: usize::MAX, ignore_holds: false }, &mut |_, _| false).unwrap();
+            set.park(batch.id, &batch.entries);
+            batch.entries
+        };
+        let (many, few) = (of(&mut set, "many", 20_000), of(&mut set, "few", 10));
+        r.fail(Duration::ZERO, few, "denied", 0.0);
+        assert!(r.take_many().is_empty());
+        r.fail(Duration::ZERO, many, "full", 0.0);
+        for Stand { dir, kind, of } in r.take_many() {
+            assert_eq!((dir.to_string().as_str(), kind, of.len()), ("many", Kind::Contents, 20_000));
+            let told: Vec<_> = of.iter().map(|f| (f.reason.clone(), f.tries, f.due)).collect();
+            let entry = set.widen(of.into_iter().map(|f| f.entry).collect(), dir, kind).unwrap();
+            r.stand(entry, &told);
+        }
+        assert_eq!((r.failures().len(), set.epochs().total()), (11, 11), "each is counted once, wherever it is");
+        let shown: Vec<_> = r.failures().map(|f| (f.entry.path.to_string(), f.reason.clone())).collect();
+        assert_eq!(shown[10], ("many".into(), "20000 paths in it failed, the first: full".into()));
+        // All are tried together, as before, and are over when they went through.
+        let (again, _) = r.take_due(Duration::from_secs(1)).unwrap();
+        assert_eq!(again.len(), 11);
+        let over: Vec<Entry> = again.iter().flat_map(|e| r.confirmed(e)).collect();
+        assert_eq!((over.len(), r.failures().len(), r.bytes), (0, 0, 0));
     }
 
     #[test]

@@ -17,12 +17,20 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+#[cfg(not(test))]
+use super::acks::hasten;
 use super::argv::{Pass, Spec, argv, inherited};
 use super::outcome::{Context, Exit, Outcome, classify};
 use super::output::{Names, Output, Stream};
 use super::password::{PasswordError, password, with_password};
+#[cfg(test)]
+use super::scripted::{Child, hasten};
+use crate::config;
+use crate::failover::mark;
 use crate::privilege;
-use crate::sys::child::{Child, FeedError, SpawnError, Stdin};
+#[cfg(not(test))]
+use crate::sys::child::Child;
+use crate::sys::child::{FeedError, Limits, OpenFile, SpawnError, Stdin, WaitsOn, Work};
 use crate::sys::memfd;
 use crate::sys::reactor::{Backend, Interest, Reactor};
 
@@ -72,6 +80,8 @@ pub struct Run {
     child: Child,
     output: Output,
     context: Context,
+    /// Its peer is an rsync daemon, by a connection of its own.
+    daemon: bool,
     moving: Option<Instant>,
 }
 
@@ -89,15 +99,23 @@ impl Run {
                 Stdin::File(file.map_err(|source| RunError::List { bytes: list.len(), source })?)
             }
         };
-        let caps = privilege::of_rsync(spec.location, spec.ssh, spec.extras);
+        // What a target sends as its mark is written to this host: no more than one mark, and without any right to more.
+        let fetches = pass == Pass::Role;
+        let limits = Limits { no_core: true, file_bytes: fetches.then_some(mark::MAX_BYTES) };
+        let caps = match fetches {
+            true => privilege::of_fetch(spec.location, spec.ssh),
+            false => privilege::of_rsync(spec.location, spec.ssh, spec.extras),
+        };
         let inherit: Vec<BorrowedFd<'_>> = match (spec.renamed, spec.below) {
             (Some(renamed), _) => vec![renamed.source.as_fd()],
             (_, Some(below)) => std::iter::once(&below.source).chain(&below.target).map(AsFd::as_fd).collect(),
             _ => spec.source.into_iter().collect(),
         };
         let child = match spec.password_file.filter(|_| spec.location.is_daemon()) {
-            Some(path) => Child::spawn_with(&argv(spec, pass), &with_password(env, password(path)?), stdin, caps, &inherit)?,
-            None => Child::spawn_with(&argv(spec, pass), env, stdin, caps, &inherit)?,
+            Some(path) => {
+                Child::spawn_with(&argv(spec, pass), &with_password(env, password(path)?), stdin, caps, limits, &inherit)?
+            }
+            None => Child::spawn_with(&argv(spec, pass), env, stdin, caps, limits, &inherit)?,
         };
         let context = Context {
             filters: !spec.filter_args.is_empty() || !spec.guard_args.is_empty(),
@@ -105,7 +123,12 @@ impl Run {
             makes_target: pass == Pass::MovedTree,
         };
         let output = Output::new(names(spec));
-        Ok(Run { child, output, context, moving: None })
+        let run = Run { child, output, context, daemon: spec.location.is_daemon(), moving: None };
+        // A spare process connects at leisure; it is hastened when it gets its list.
+        if !matches!(input, Input::Standby) {
+            run.hasten();
+        }
+        Ok(run)
     }
 
     /// Keeps the first `limit` itemised changes; call before the first output is read. See [`Output::items`].
@@ -113,12 +136,9 @@ impl Run {
         self.output.keep_items(limit);
     }
 
-    /// Takes out the itemised changes that were kept, and the names that unclear ones may have; `false` if there were more.
+    /// Takes out the itemised changes that were kept; `false` if there were more.
     pub fn take_items(&mut self) -> (Vec<super::output::Item>, bool) {
-        let mut items = std::mem::take(&mut self.output.items);
-        let unclear = std::mem::take(&mut self.output.unclear);
-        items.extend(unclear.into_iter().map(|path| super::output::Item { change: *b"cL+++++++++", path, dir: false }));
-        (items, self.output.items_more == self.output.items_unclear)
+        (std::mem::take(&mut self.output.items), self.output.items_more == 0)
     }
 
     /// rsync's process id.
@@ -151,7 +171,15 @@ impl Run {
     /// # Errors
     /// See [`FeedError`]; rsync is killed then, nothing of the list was carried out.
     pub fn feed(&mut self, list: &[u8]) -> Result<(), FeedError> {
-        self.child.feed(list)
+        self.child.feed(list)?;
+        self.hasten();
+        Ok(())
+    }
+
+    fn hasten(&self) {
+        if self.daemon {
+            hasten(self.child.pidfd(), self.child.pid());
+        }
     }
 
     /// Reads what is there of an output, at most about 1 MiB. Returns whether the output is still open; once it is not, its
@@ -206,6 +234,11 @@ impl Run {
         self.child.progress_mark()
     }
 
+    /// What rsync has done so far. Costs two reads from /proc.
+    pub fn work(&self) -> Work {
+        self.child.work()
+    }
+
     /// When rsync first told how far it is; `None` until then, and for passes that do not tell.
     pub fn moving(&self) -> Option<Instant> {
         self.moving
@@ -216,9 +249,14 @@ impl Run {
         self.child.bytes_read()
     }
 
-    /// Whether it has run into a FIFO where there was a file, and waits for somebody to write to it. It will do so for ever.
-    pub fn waits_for_fifo(&self) -> bool {
-        self.child.waits_for_fifo()
+    /// The largest file that it has open.
+    pub fn open_file(&self) -> Option<OpenFile> {
+        self.child.open_file()
+    }
+
+    /// What it waits on while it opens a file.
+    pub fn waits_on(&self) -> Option<WaitsOn> {
+        self.child.waits_on()
     }
 
     /// Blocks until rsync has ended, at most `timeout` (then it is terminated, and killed two seconds later). `progress` is called after
@@ -281,7 +319,7 @@ impl Run {
 
 /// How the run's messages name paths.
 fn names(spec: &Spec<'_>) -> Names {
-    let names = Names::new(spec.root, spec.location);
+    let names = Names::new(spec.root, spec.location).copying(config::Nodes::copied(spec.extra));
     match (spec.below, spec.source) {
         (Some(below), _) => {
             let names = names.below(&below.dir).told_as(inherited(below.source.as_fd()));

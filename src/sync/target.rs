@@ -12,23 +12,40 @@
 //! Runs that overlap never touch the same path, but each sets the times of the directories above its paths. Where they saw
 //! different times, the directory is sent once more after both.
 
+mod apart;
 mod below;
+mod emptied;
 mod ended;
 mod explained;
 mod far;
 mod fence;
+#[cfg(test)]
+mod golden;
 mod guarded;
 mod history;
+mod knots;
+mod lanes;
 mod launch;
+mod leases;
 mod linked;
+mod long;
+mod names;
+mod order;
 mod pace;
+mod probing;
+mod proof;
+mod recount;
 mod renames;
 mod report;
 mod send;
+mod slow;
+mod specials;
 mod standing;
 mod steer;
 mod survey;
 mod told;
+mod unread;
+mod watchdog;
 mod watched;
 
 pub use explained::PathState;
@@ -45,28 +62,34 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::{Mode, SFlag, fstatat};
 
+use super::ambient::Ambient;
 use super::argv::{self, Compare, Deletions, Pass, Spec};
 use super::filelist::{self, Form, Refusal};
+use super::first::Fill;
 use super::guard::Hold;
 use super::normal::{self, Normal, State as Look};
-use super::outcome::{Outcome, Verdict};
+use super::outcome::{self, Outcome, TARGET_MISSING, Verdict};
 use super::output::{Item, Output, Stream};
 use super::probe::{self, RsyncFacts, TargetState};
+use super::pulse::Pulse;
 use super::retries::{Backoff, Retries, WHOLE_ROUNDS};
 use super::run::{Input, Run, RunError};
 use crate::config::{self, Mirror};
 use crate::dirty::{Batch, BatchId, DirtySet, Entry, Epoch, Kind, LEVEL_MIN, Limits, Seen};
 use crate::filter::Filter;
 use crate::links::Links;
+use crate::links::names::Names;
 use crate::lost::Cause;
 use crate::path::{self, RelPath, Shown};
 use crate::progress::LOG_EVERY;
 use crate::resolve::Root;
-use crate::status;
+use crate::status::{self, plural};
+use crate::sys::child::WaitsOn;
 use crate::sys::reactor::{Interest, Reactor};
 use crate::sys::statx::{FileTime, StatBrief, Statter};
+use lanes::{Lane, Lanes, LargeFiles};
 use launch::Launch;
-use pace::{Lane, Pace};
+use pace::Pace;
 use told::Telling;
 
 /// Most paths in a batch of the small lane.
@@ -102,7 +125,7 @@ pub struct Context<'a> {
     /// The watch root.
     pub root: &'a Root,
     /// Whether the source is still what it was, all filesystems below it included; asked before every run.
-    pub check: &'a dyn Fn() -> Result<(), String>,
+    pub check: &'a dyn Fn() -> Result<(), Hold>,
     /// The root, and where filesystems are mounted below it.
     pub places: &'a dyn Fn() -> Vec<RelPath>,
     /// What is left out.
@@ -111,6 +134,8 @@ pub struct Context<'a> {
     pub statter: &'a mut Statter,
     /// Which names are one file; only where links are kept.
     pub links: Option<&'a mut Links>,
+    /// Names of changed files, where an event does not lead to all of them.
+    pub names: &'a mut Names,
     /// Where children's descriptors are registered.
     pub reactor: &'a mut Reactor,
     /// Set by a target that found the source gone or emptied.
@@ -122,13 +147,21 @@ pub struct Context<'a> {
 enum State {
     /// Being asked whether it is usable.
     Probing {
-        /// Failures so far.
-        tries: u32,
+        /// The last answer, where it was a failure: until there is another one, that is how the target is.
+        after: Option<Outage>,
     },
     /// Usable.
     Up,
     /// Not usable until somebody or something changes; tried again at `next`.
     Away { config: bool, reason: String, tries: u32, next: Duration },
+}
+
+/// Why a target cannot be sent to, as it was found by so many tries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Outage {
+    config: bool,
+    reason: String,
+    tries: u32,
 }
 
 #[derive(Debug)]
@@ -144,7 +177,8 @@ struct Flight {
     run: Run,
     load: Load,
     pass: Pass,
-    small: bool,
+    /// What it left by, which is where it counts.
+    lane: Lane,
     stood_by: bool,
     started: Duration,
     paths: usize,
@@ -153,8 +187,6 @@ struct Flight {
     ancestors: BTreeMap<RelPath, FileTime>,
     /// Entries that went through meanwhile and that this run may have undone.
     after: Vec<Entry>,
-    mark: u64,
-    marked: Duration,
     /// What it writes is not read before then, see [`OUTPUT_PAUSE`].
     unheard: Option<Duration>,
     /// When it was last asked about FIFOs.
@@ -162,17 +194,25 @@ struct Flight {
     /// When the log was last told how far it is.
     told: Duration,
     ended_badly: Option<Ended>,
+    /// It makes links (`-H`).
+    links: bool,
+    pulse: Pulse,
+    /// See [`lanes::crowded_tops`]; of bulk runs.
+    tops: BTreeSet<Vec<u8>>,
+    /// The file that it stands at.
+    standing: slow::Standing,
     /// The epoch for which it keeps aside what it replaces.
     aside: Option<u64>,
     /// It is dry, for this.
     look: Option<guarded::Look>,
     /// It leaves so many deletions out.
-    withholds: Option<u64>,
+    withholds: Option<guarded::Withholds>,
     compare: Compare,
     /// Nothing is changed: what it tells is sent by a list, see [`survey`].
     dry: bool,
     /// Leaves alone what only the periodic comparisons leave alone.
     limited: bool,
+    extra: guarded::Extra,
     /// It carries whole subtrees, by itself or by a list.
     wide: bool,
     /// For the second half of a survey: what the first said.
@@ -197,8 +237,24 @@ struct Unanswered {
 enum Ended {
     /// No progress for the time of the watchdog; perhaps the target hangs.
     Stalled,
+    /// Nothing but keep-alives for too long.
+    Idle,
+    /// It made links, and its processes waited for each other.
+    Knotted,
     /// A FIFO of the source held it up. The target has no part in it.
     Fifo,
+    /// A probe that the target does not answer.
+    Silent,
+    /// A lease on a file of the source did.
+    Lease,
+    /// The only file that it carried is gone.
+    Gone,
+    /// It would enter a place that is left alone since.
+    Apart,
+    /// A file of holes held it up.
+    Hollow,
+    /// It carries such a file, and a comparison waits for its end.
+    GivesWay,
 }
 
 /// See the module's text.
@@ -218,13 +274,26 @@ pub struct Target {
     env: Vec<(OsString, OsString)>,
     set: DirtySet,
     state: State,
+    /// While it is being asked.
+    silence: Option<probing::Silence>,
     /// Whether the receiver can delete missing arguments.
     missing_args: bool,
     runs: BTreeMap<u32, Flight>,
     next_run: u32,
+    /// Of what the looks before batches found, until it is asked for.
+    newest: Option<FileTime>,
     retries: Retries,
+    long: long::LongPaths,
+    large: LargeFiles,
+    /// Files that were met and are larger than `max_file_size`, the first of them.
+    left_out: BTreeSet<RelPath>,
+    leases: leases::Leases,
     renames: renames::Renames,
     descents: below::Descents,
+    /// Places that are left alone.
+    shelf: apart::Shelf,
+    /// The source is another directory than the one that was mirrored: equal size and time say nothing until it was compared whole.
+    another_source: bool,
     backoff: Backoff,
     /// Failures since the target last took something. That it answers a probe does not end the row: a full disk does so too.
     tries: u32,
@@ -249,11 +318,17 @@ pub struct Target {
     /// Nothing is sent until somebody says so; since when, in seconds since 1970.
     paused: Option<f64>,
     linking: linked::Linking,
+    specials: specials::Specials,
+    /// Changed files whose other names are sought.
+    sought: names::Sought,
     /// Deletions that wait for somebody.
     withheld: Vec<guarded::Withheld>,
     /// How often they were judged, and how many were told of last.
     judged: u32,
     withheld_said: u64,
+    recount: recount::Recount,
+    /// Whether a run of this mirror has filled the target.
+    fill: Fill,
     /// What became dirty until then may delete without a bound.
     accepted: Option<Epoch>,
     /// Entries of the tree when it was last compared whole.
@@ -268,6 +343,11 @@ pub struct Target {
     /// Of mirrors that honour roles.
     fence: Option<fence::Fence>,
     telling: Telling,
+    knots: knots::Knots,
+    /// What comparisons leave alone.
+    unread: unread::Unread,
+    /// What its probes say beside their result.
+    ambient: Ambient,
     /// Of verifications under way.
     watches: Vec<watched::Watch>,
     /// Files whose content was found to be another one, or may be, until they are confirmed.
@@ -313,12 +393,20 @@ impl Target {
             env: argv::environment(std::env::vars_os()),
             set: DirtySet::new(mirror.batch.max_pending),
             state: State::Away { config: false, reason: "not asked yet".into(), tries: 0, next: Duration::ZERO },
+            silence: None,
             missing_args: true,
             runs: BTreeMap::new(),
             next_run: 0,
+            newest: None,
             retries: Retries::new(failed),
+            long: long::LongPaths::new(failed),
+            large: LargeFiles::default(),
+            left_out: BTreeSet::new(),
+            leases: Default::default(),
             renames: renames::Renames::new(),
             descents: Default::default(),
+            shelf: Default::default(),
+            another_source: false,
             backoff,
             tries: 0,
             unanswered: Vec::new(),
@@ -333,9 +421,17 @@ impl Target {
             stopping: false,
             paused: None,
             linking: Default::default(),
+            specials: Default::default(),
+            sought: Default::default(),
             withheld: Vec::new(),
             judged: 0,
             withheld_said: 0,
+            recount: Default::default(),
+            fill: match mirror.initial {
+                // Comparisons that were asked for are meant to make it equal.
+                config::Initial::None if mirror.full_every.is_none() => Fill::Kept,
+                _ => Fill::Unknown,
+            },
             accepted: None,
             tree: None,
             tops: BTreeMap::new(),
@@ -344,6 +440,9 @@ impl Target {
             bound_said: false,
             fence: fence::Fence::new(mirror),
             telling: Telling::new(index, mirror, &cfg.name),
+            knots: Default::default(),
+            unread: Default::default(),
+            ambient: Ambient::default(),
             watches: Vec::new(),
             doubted: BTreeSet::new(),
             stats: status::Target { name: cfg.name.clone(), url: cfg.location.to_string(), ..Default::default() },
@@ -360,6 +459,11 @@ impl Target {
         self.take_in(now, path, seen);
     }
 
+    /// Whether it gets the times of directories.
+    pub fn sends_dir_times(&self) -> bool {
+        config::copies_dir_times(&self.cfg.args)
+    }
+
     /// The periodic comparison of the whole tree is due.
     pub fn see_periodic(&mut self, now: Duration) {
         self.periodic.due(self.set.coarsened());
@@ -373,6 +477,11 @@ impl Target {
         let seen = if seen == Seen::CreatedDir && self.resumed.is_some() { Seen::MovedDir } else { seen };
         let seen = self.may_be_half(path, seen);
         self.watches.iter_mut().for_each(|watch| watch.see(path, seen));
+        if let Some(dir) = long::place_of(path) {
+            self.see_long(now, dir, path.len(), self.set.epochs().current());
+            // Its times changed with what is in it. To one half of a rename it says that the other does not come.
+            return self.set.see(dir, Seen::Touched);
+        }
         self.set.see(path, seen);
     }
 
@@ -396,6 +505,7 @@ impl Target {
         let epoch = self.set.close_epoch();
         self.flushes.push(epoch);
         self.retries.hurry(Duration::ZERO);
+        self.long.hurry(Duration::ZERO);
         if let State::Away { next, .. } = &mut self.state {
             *next = Duration::ZERO; // somebody waits: ask at once, once
         }
@@ -415,25 +525,28 @@ impl Target {
     /// What keeps a flush from ending, in words, when waiting cannot help: only failed paths, or deletions that somebody has to let through, are left.
     pub fn stuck(&self) -> bool {
         self.set.pending() == 0
+            && self.large.len() == 0
             && self.retries.waiting() == 0
-            && (self.retries.failures().len() > 0 || !self.withheld.is_empty())
+            && self.recount.entries().is_empty()
+            && (self.failing() > 0 || !self.withheld.is_empty() || !self.shelf.is_empty())
             && self.batches().next().is_none()
     }
 
     /// Why not everything is on the target.
     pub fn why_waiting(&self) -> (String, bool) {
-        let failures = self.retries.failures().len();
+        let failures = self.failing();
         if let Some(why) = self.why_paused() {
             return (why, false);
         }
-        match &self.state {
-            State::Away { reason, .. } => (format!("{reason}; {} paths pending", self.unconfirmed()), true),
+        match self.away() {
+            Some((reason, ..)) => (format!("{reason}; {} pending", plural(self.unconfirmed() as u64, "path")), true),
             _ if !self.withheld.is_empty() => (self.why_withheld().unwrap_or_default(), false),
+            _ if !self.shelf.is_empty() => (self.why_shelved().unwrap_or_default(), false),
             _ if failures > 0 => {
-                let first = self.retries.failures().next().map(|f| format!("{}: {}", f.entry.path, f.reason));
-                (format!("{failures} paths failed, the first: {}", first.unwrap_or_default()), false)
+                let first = self.failures().into_iter().next().map(|(path, reason)| format!("{path}: {reason}"));
+                (format!("{} failed, the first: {}", plural(failures as u64, "path"), first.unwrap_or_default()), false)
             }
-            _ => (format!("{} paths not confirmed yet", self.unconfirmed()), false),
+            _ => (format!("{} not confirmed yet", plural(self.unconfirmed() as u64, "path")), false),
         }
     }
 
@@ -456,7 +569,8 @@ impl Target {
     pub fn away(&self) -> Option<(&str, bool, u32)> {
         match &self.state {
             State::Away { reason, config, tries, .. } => Some((reason, *config, *tries)),
-            _ => None,
+            State::Probing { after: Some(Outage { reason, config, tries }) } => Some((reason, *config, *tries)),
+            State::Probing { after: None } | State::Up => None,
         }
     }
 
@@ -467,13 +581,33 @@ impl Target {
 
     /// Paths that keep failing, with rsync's words.
     pub fn failures(&self) -> Vec<(String, String)> {
-        self.retries.failures().map(|f| (f.entry.path.to_string(), f.reason.clone())).collect()
+        let failures = self.retries.failures().map(|f| (f.entry.path.to_string(), f.reason.clone()));
+        failures.chain(self.long.places().map(|p| (p.dir().to_string(), p.reason()))).collect()
+    }
+
+    /// How many of these there are.
+    pub(super) fn failing(&self) -> usize {
+        self.retries.failures().len() + self.long.len()
+    }
+
+    /// These paths.
+    pub fn failing_paths(&self) -> Vec<RelPath> {
+        self.retries.failures().map(|f| f.entry.path.clone()).collect()
     }
 
     /// From now on nothing is delayed and no process is kept standing by.
     pub fn stop(&mut self, cx: &mut Context<'_>) {
         self.stopping = true;
         self.drop_standbys(cx);
+    }
+
+    /// The source is another directory than before: its first comparison reads contents. `filled`: the target was filled from the one
+    /// before, so what goes with the switch is no surprise.
+    pub fn take_other_source(&mut self, filled: bool) {
+        self.another_source = true;
+        if filled && self.fill == Fill::Unknown {
+            self.fill = Fill::Filled;
+        }
     }
 
     // ----- time -----
@@ -483,15 +617,8 @@ impl Target {
         self.set.tick(cx.now);
         self.pace.tick(cx.now, self.set.ready(false));
         self.resumed.take_if(|(_, until)| until.is_some_and(|epoch| self.set.epochs().clear_until(epoch)));
-        if let State::Away { next, tries, .. } = &self.state
-            && *next <= cx.now
-            && cx.held.is_none()
-            && self.paused.is_none()
-        {
-            self.state = State::Probing { tries: *tries };
-            let list = self.probe_list(cx);
-            self.start(cx, Launch::of(Pass::Probe, Input::List(&list), Load::Probe));
-        }
+        self.probe_if_due(cx);
+        self.end_silent_probe(cx.now);
         if self.role_due().is_some_and(|due| due <= cx.now) {
             self.ask_role(cx);
         }
@@ -518,27 +645,42 @@ impl Target {
                 }
                 _ => {}
             }
-            if !matches!(run.load, Load::Standby) && cx.now.saturating_sub(run.marked) >= self.cfg.watchdog {
-                let mark = run.run.progress_mark();
-                if mark == run.mark {
-                    if run.ended_badly.is_some() {
-                        run.run.kill();
-                    } else {
-                        tracing::warn!(mirror = %self.mirror.name, target_name = %self.cfg.name, "a run made no progress for {:?}, ending it", self.cfg.watchdog);
-                        run.ended_badly = Some(Ended::Stalled);
-                        run.run.terminate();
-                    }
-                }
-                (run.mark, run.marked) = (mark, cx.now);
-            }
             if !matches!(run.load, Load::Standby) && run.ended_badly.is_none() && cx.now.saturating_sub(run.looked) >= FIFO_LOOK {
                 run.looked = cx.now;
-                if run.run.waits_for_fifo() {
-                    tracing::info!(mirror = %self.mirror.name, target_name = %self.cfg.name, "a file became a FIFO under a run, which is ended and done again");
-                    run.ended_badly = Some(Ended::Fifo);
+                let (why, what) = match run.run.waits_on() {
+                    Some(WaitsOn::Fifo) => (Some(Ended::Fifo), "a file became a FIFO under a run, which is ended and done again"),
+                    // A pass over a tree would begin anew, and meet it again.
+                    Some(WaitsOn::Lease) if !run.wide => (
+                        Some(Ended::Lease),
+                        "a program holds a lease on a file of a run, which is ended and done again without it",
+                    ),
+                    _ if run.lane == Lane::Large && leases::is_gone(cx.root, &run.load) => {
+                        (Some(Ended::Gone), "the only file of a run is gone, so the run is ended")
+                    }
+                    _ if run.lane == Lane::Large
+                        && self.set.has_deep()
+                        && self.unread.gives_way(&run.load, cx.now.saturating_sub(run.started)) =>
+                    {
+                        (Some(Ended::GivesWay), "a file of holes gives way to a comparison, and is sent again after it")
+                    }
+                    _ if run.soft || run.pass == Pass::ShallowOneLevel => match run.standing.judge(cx.now, run.run.open_file()) {
+                        Some(slow::Stop::Gone) => {
+                            (Some(Ended::Gone), "a comparison reads a file that is gone, and is made again")
+                        }
+                        Some(slow::Stop::Hollow(at)) if self.unread.hide_hollow(cx.root, &run.load, &at) => {
+                            (Some(Ended::Hollow), "a comparison stands at a file of holes, and is made again without it")
+                        }
+                        _ => (None, ""),
+                    },
+                    _ => (None, ""),
+                };
+                if why.is_some() {
+                    tracing::info!(mirror = %self.mirror.name, target_name = %self.cfg.name, "{what}");
+                    run.ended_badly = why;
                     run.run.terminate();
                 }
             }
+            run.watch_over(cx.now, &self.mirror.name, &self.cfg);
         }
         for serial in softened {
             if let Some(Flight { load: Load::Batch(batch), .. }) = self.runs.get(&serial) {
@@ -565,15 +707,21 @@ impl Target {
             due.push(*next);
         }
         if self.state == State::Up && goes {
-            if self.next_lane().is_some() && !self.waits {
+            if (self.next_lane().is_some() || self.lanes_free().0) && !self.waits {
                 due.extend(self.leaves_at().filter(|_| !self.blocked()));
+            }
+            if self.large.len() > 0 && self.large_goes() {
+                due.push(Duration::ZERO);
             }
             if self.lanes_free().1 {
                 due.extend(self.retries.next_due());
                 due.extend(self.withheld.iter().map(|w| w.due));
+                due.extend(self.recount_due());
             }
             due.extend(self.unanswered.iter().map(|u| u.due));
+            due.extend(self.long.next_due());
         }
+        due.extend(self.silence.as_ref().map(probing::Silence::due));
         due.extend(self.role_due());
         due.extend(self.set.next_linked());
         due.extend(self.set.next_hold());
@@ -586,7 +734,7 @@ impl Target {
                 _ => {}
             }
             if !matches!(run.load, Load::Standby) {
-                due.push(run.marked + self.cfg.watchdog);
+                due.push(run.watched_next(self.cfg.watchdog));
                 due.extend(run.ended_badly.is_none().then_some(run.looked + FIFO_LOOK));
                 due.push(run.told + LOG_EVERY);
             }

@@ -6,6 +6,7 @@ use std::path::Path;
 use memchr::memmem;
 
 use super::location::Location;
+use crate::config::Nodes;
 use crate::path::RelPath;
 
 /// How paths in rsync's messages are written: what to take off to get a path below the root.
@@ -17,6 +18,8 @@ pub struct Names {
     aliases: Vec<(Vec<u8>, Vec<u8>)>,
     /// Where the run begins, below the root.
     dir: RelPath,
+    /// The nodes that the run is to copy.
+    nodes: Nodes,
 }
 
 impl Names {
@@ -27,7 +30,13 @@ impl Names {
             Location::Ssh { path, .. } => path.clone().into_bytes(),
             Location::Local(path) => path.as_os_str().as_bytes().to_vec(),
         };
-        Names { source: root.as_os_str().as_bytes().to_vec(), target, aliases: Vec::new(), dir: RelPath::root() }
+        Names {
+            source: root.as_os_str().as_bytes().to_vec(),
+            target,
+            aliases: Vec::new(),
+            dir: RelPath::root(),
+            nodes: Nodes::default(),
+        }
     }
 
     /// The same for a run that begins in `dir` on both sides.
@@ -50,6 +59,27 @@ impl Names {
     pub fn target_told_as(mut self, alias: String) -> Names {
         self.aliases.push((alias.into_bytes(), self.target.clone()));
         self
+    }
+
+    /// The same for a run that copies these nodes only.
+    pub fn copying(self, nodes: Nodes) -> Names {
+        Names { nodes, ..self }
+    }
+
+    /// Whether a node that the run did not make is one that it was not to copy.
+    pub(super) fn leaves_out(&self, path: Option<&RelPath>) -> bool {
+        use std::os::unix::fs::FileTypeExt;
+        match (self.nodes.devices, self.nodes.specials) {
+            (true, true) => false,
+            (false, false) => true,
+            (devices, _) => path.is_some_and(|path| {
+                // Where the run begins is in the path already.
+                let top = self.source.strip_suffix(self.dir.as_bytes()).unwrap_or(&self.source);
+                let found = Path::new(std::ffi::OsStr::from_bytes(top)).join(path.as_path()).symlink_metadata();
+                let kind = found.map(|found| found.file_type());
+                kind.is_ok_and(|kind| (kind.is_block_device() || kind.is_char_device()) != devices)
+            }),
+        }
     }
 
     /// Where the run begins; the root for most.

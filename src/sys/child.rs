@@ -22,7 +22,9 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, killpg};
+use nix::sys::stat::{Mode, umask};
 use nix::unistd::{self, Pid};
 use thiserror::Error;
 
@@ -60,6 +62,82 @@ pub enum Stdin {
     File(File),
     /// One list, later, by [`Child::feed`]; through a pipe that should hold this many bytes.
     Later(usize),
+}
+
+/// What a child may do at most, besides its capabilities.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Limits {
+    /// It leaves no image of its memory when it crashes: a password may be in it.
+    pub no_core: bool,
+    /// Bytes of each file that it writes.
+    pub file_bytes: Option<u64>,
+}
+
+/// What programs are started with, whatever our own is: under the unit that is 077, for the files that fansync itself makes, and what
+/// rsync and hooks make is as it would be without.
+const USUAL_UMASK: libc::mode_t = 0o022;
+
+/// Starts a program of [`Command`] as children of this module are started: with the usual umask.
+pub fn as_usual(command: &mut Command) -> &mut Command {
+    let set = || {
+        umask(Mode::from_bits_truncate(USUAL_UMASK));
+        Ok(())
+    };
+    // SAFETY: the closure makes one bare system call between fork and exec, umask(2), which is async-signal-safe, and allocates nothing.
+    unsafe { command.pre_exec(set) }
+}
+
+impl Limits {
+    /// Between fork and exec: three system calls.
+    fn set(self) -> nix::Result<()> {
+        umask(Mode::from_bits_truncate(USUAL_UMASK));
+        if self.no_core {
+            no_core_dumps()?;
+        }
+        match self.file_bytes {
+            Some(bytes) => setrlimit(Resource::RLIMIT_FSIZE, bytes, bytes),
+            None => Ok(()),
+        }
+    }
+}
+
+/// From now on this process, and what it starts, leaves no image of its memory when it crashes.
+///
+/// # Errors
+/// setrlimit(2).
+pub fn no_core_dumps() -> nix::Result<()> {
+    // core(5), fs/coredump.c (Linux 6.18): to a file nothing shorter than a page is written; and where a program takes the image, which
+    // 0 would not keep from it, 1 does.
+    setrlimit(Resource::RLIMIT_CORE, 1, 1)
+}
+
+/// What a process has done, as far as the kernel counts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Work {
+    /// Bytes of output that were read from it.
+    pub written: u64,
+    /// Bytes that it read from files, pipes and sockets.
+    pub read: u64,
+    /// Its processor time, in ticks of the clock.
+    pub ticks: u64,
+}
+
+/// Bytes and ticks that keeping idle connections alive may take, whenever it was begun …
+const IDLE_BYTES: u64 = 64;
+const IDLE_TICKS: u64 = 1;
+/// … and for each second: with the shortest time-out, rsync sends four bytes twice a second.
+const IDLE_BYTES_A_SECOND: u64 = 16;
+/// A tick more in so many seconds.
+const IDLE_TICK_SECONDS: u64 = 20;
+
+impl Work {
+    /// Whether more was done in the time since `before` than keeping connections alive.
+    pub fn goes_on_from(&self, before: &Work, since: Duration) -> bool {
+        let seconds = since.as_secs();
+        self.written != before.written
+            || self.read.wrapping_sub(before.read) > IDLE_BYTES + IDLE_BYTES_A_SECOND * seconds
+            || self.ticks.wrapping_sub(before.ticks) > IDLE_TICKS + seconds / IDLE_TICK_SECONDS
+    }
 }
 
 /// Why a child could not be started.
@@ -131,7 +209,7 @@ impl Child {
     /// # Panics
     /// When `argv` is empty.
     pub fn spawn(argv: &[OsString], env: &[(OsString, OsString)], stdin: Stdin) -> Result<Child, SpawnError> {
-        Child::spawn_with(argv, env, stdin, None, &[])
+        Child::spawn_with(argv, env, stdin, None, Limits::default(), &[])
     }
 
     /// The same with these capabilities at most, and without a way to more (`no_new_privs`). `inherit`: descriptors that the child
@@ -147,6 +225,7 @@ impl Child {
         env: &[(OsString, OsString)],
         stdin: Stdin,
         caps: Option<Caps>,
+        limits: Limits,
         inherit: &[BorrowedFd<'_>],
     ) -> Result<Child, SpawnError> {
         let program = &argv[0];
@@ -183,6 +262,7 @@ impl Child {
                 caps::give_up(surplus);
                 nix::sys::prctl::set_no_new_privs()?;
             }
+            limits.set()?;
             // prctl(2): the signal comes when the thread that forked ends, and that thread lives as long as its mirror.
             nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?;
             // It may have ended before.
@@ -334,16 +414,65 @@ impl Child {
         self.output_bytes.wrapping_add(io_bytes(&io)).wrapping_add(cpu_ticks(&stat))
     }
 
+    /// What the process itself has done so far. Costs two reads from /proc.
+    pub fn work(&self) -> Work {
+        let stat = fs::read(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        Work { written: self.output_bytes, read: self.bytes_read(), ticks: cpu_ticks(&stat) }
+    }
+
     /// Bytes that the process has read so far, from files, pipes and sockets (proc(5), `/proc/PID/io`); 0 where the kernel does not tell.
     pub fn bytes_read(&self) -> u64 {
         io_bytes(&fs::read(format!("/proc/{}/io", self.pid)).unwrap_or_default())
     }
 
-    /// Whether the process sits in open(2) of a FIFO and waits for its other end (proc(5), `/proc/PID/wchan`; the kernel's
-    /// function is `wait_for_partner`, fs/pipe.c). `false` also where the kernel does not tell.
-    pub fn waits_for_fifo(&self) -> bool {
-        fs::read(format!("/proc/{}/wchan", self.pid)).is_ok_and(|at| at == b"wait_for_partner")
+    /// The largest regular file that the process has open beside its standard input and outputs
+    /// (proc(5), `/proc/PID/fd`). `None` also where
+    /// that cannot be read.
+    pub fn open_file(&self) -> Option<OpenFile> {
+        use std::os::unix::fs::MetadataExt;
+        let open = |entry: fs::DirEntry| {
+            let number: u32 = entry.file_name().to_str()?.parse().ok()?;
+            let found = fs::metadata(entry.path()).ok().filter(|found| number > 2 && found.is_file())?;
+            let (inode, size, blocks, links) = (found.ino(), found.size(), found.blocks(), found.nlink());
+            Some(OpenFile { path: fs::read_link(entry.path()).ok()?, inode, size, blocks, links })
+        };
+        let all = fs::read_dir(format!("/proc/{}/fd", self.pid)).ok()?;
+        all.flatten().filter_map(open).max_by_key(|file| file.size)
     }
+
+    /// What the process waits on in open(2) (proc(5), `/proc/PID/wchan`: the kernel's function). `None` also where the kernel does not
+    /// tell.
+    pub fn waits_on(&self) -> Option<WaitsOn> {
+        match &*fs::read(format!("/proc/{}/wchan", self.pid)).ok()? {
+            b"wait_for_partner" => Some(WaitsOn::Fifo), // fs/pipe.c
+            b"__break_lease" => Some(WaitsOn::Lease),   // fs/locks.c
+            _ => None,
+        }
+    }
+}
+
+/// A file that a process has open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenFile {
+    /// As the kernel names it.
+    pub path: std::path::PathBuf,
+    /// The inode's number.
+    pub inode: u64,
+    /// Its size.
+    pub size: u64,
+    /// Its blocks of 512 bytes.
+    pub blocks: u64,
+    /// Its names.
+    pub links: u64,
+}
+
+/// See [`Child::waits_on`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitsOn {
+    /// The other end of a FIFO; for ever, if need be.
+    Fifo,
+    /// A program gives up its lease on a file, or the kernel takes it away (`fs.lease-break-time`, 45 s).
+    Lease,
 }
 
 impl Drop for Child {
@@ -422,13 +551,16 @@ mod tests {
     use super::*;
     use std::path::Path;
 
+    /// Only a failure reaches it.
+    const SOON: Duration = Duration::from_secs(60);
+
     fn shell(script: &str, stdin: Stdin) -> Child {
         let argv = ["sh", "-c", script].map(OsString::from);
         Child::spawn(&argv, &[("PATH".into(), "/usr/bin:/bin".into())], stdin).unwrap()
     }
 
     fn wait(child: &mut Child) -> Exit {
-        assert!(ended_within(child.pidfd(), Duration::from_secs(10)), "the child does not end");
+        assert!(ended_within(child.pidfd(), SOON), "the child does not end");
         child.try_wait().unwrap().expect("the pidfd said so")
     }
 
@@ -440,7 +572,7 @@ mod tests {
                 Some(len) => out.extend_from_slice(&buffer[..len]),
                 None => {
                     let fd = child.output(stream).expect("not at its end");
-                    let ready = poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::from(10_000_u16)).unwrap();
+                    let ready = poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::from(60_000_u16)).unwrap();
                     assert!(ready > 0, "no output and no end");
                 }
             }
@@ -511,7 +643,7 @@ mod tests {
         let grandchild = pidfd_open(grandchild).expect("it lives");
         child.terminate();
         assert_eq!(wait(&mut child), Exit::Signal(libc::SIGTERM));
-        assert!(ended_within(grandchild.as_fd(), Duration::from_secs(10)));
+        assert!(ended_within(grandchild.as_fd(), SOON));
     }
 
     #[test]
@@ -520,7 +652,7 @@ mod tests {
         let pid = child.pid();
         drop(child);
         // Past [`REAP_PATIENCE`], a thread reaps it.
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + SOON;
         while Path::new(&format!("/proc/{pid}")).exists() {
             assert!(Instant::now() < deadline, "it is never reaped");
             std::thread::yield_now();
@@ -540,7 +672,7 @@ mod tests {
     fn the_mark_moves_with_work_and_stands_still_with_none() {
         let mut child = shell("read line; while :; do :; done", Stdin::Later(4096));
         // Until it waits in its read, marks may move.
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + SOON;
         let settled = |child: &Child| {
             let mark = child.progress_mark();
             std::iter::repeat_with(|| child.progress_mark()).take(2000).all(|now| now == mark)
@@ -565,11 +697,28 @@ mod tests {
         }
         let idle = shell("read line", Stdin::Later(4096));
         let stuck = shell(&format!("exec cat {}", fifo.display()), Stdin::Null);
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while !stuck.waits_for_fifo() {
+        let deadline = Instant::now() + SOON;
+        while stuck.waits_on() != Some(WaitsOn::Fifo) {
             assert!(Instant::now() < deadline, "a process that opens a FIFO is not found to wait for it");
         }
-        assert!(!idle.waits_for_fifo());
+        assert_eq!(idle.waits_on(), None);
+    }
+
+    #[test]
+    fn the_file_that_a_process_reads() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 40).unwrap();
+        let child = shell(&format!("exec 7<{}; read line", file.path().display()), Stdin::Later(4096));
+        let deadline = Instant::now() + SOON;
+        let open = loop {
+            match child.open_file() {
+                Some(open) if open.size == 1 << 40 => break open,
+                _ => assert!(Instant::now() < deadline, "it is not found"),
+            }
+        };
+        assert_eq!((open.path.as_path(), open.links, open.blocks < 100), (file.path(), 1, true));
+        drop(file);
+        assert_eq!(child.open_file().unwrap().links, 0);
     }
 
     #[test]
@@ -577,6 +726,49 @@ mod tests {
         assert_eq!(io_bytes(b"rchar: 10\nwchar: 5\nsyscr: 7\nread_bytes: 100\n"), 10);
         assert_eq!(cpu_ticks(b"12 (a) b) S 1 2 3 4 5 6 7 8 9 10 11 12 13 0"), 23);
         assert_eq!((io_bytes(b""), cpu_ticks(b"")), (0, 0));
+    }
+
+    #[test]
+    fn children_leave_no_core() {
+        let argv = ["cat", "/proc/self/limits"].map(OsString::from);
+        let env = [("PATH".into(), "/usr/bin:/bin".into())];
+        let limits = Limits { no_core: true, file_bytes: None };
+        let mut child = Child::spawn_with(&argv, &env, Stdin::Null, None, limits, &[]).unwrap();
+        let text = String::from_utf8(all_of(&mut child)).unwrap();
+        let line = text.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+        assert_eq!(line.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["1", "1"], "{line}");
+    }
+
+    #[test]
+    fn a_fetched_mark_is_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("f");
+        let argv = ["sh", "-c", &format!("umask; head -c 100000 /dev/zero >{}", file.display())].map(OsString::from);
+        let env = [("PATH".into(), "/usr/bin:/bin".into())];
+        let limits = Limits { no_core: true, file_bytes: Some(1024) };
+        let mut child = Child::spawn_with(&argv, &env, Stdin::Null, None, limits, &[]).unwrap();
+        let said = all_of(&mut child);
+        assert_eq!(std::fs::metadata(&file).unwrap().len(), 1024);
+        assert_eq!(said.trim_ascii(), b"0022", "the usual umask");
+    }
+
+    /// What a child writes to its standard output, to its end.
+    fn all_of(child: &mut Child) -> Vec<u8> {
+        let (mut out, mut piece) = (Vec::new(), [0; 4096]);
+        loop {
+            match child.read(Stream::Stdout, &mut piece).unwrap() {
+                Some(0) => break,
+                Some(n) => out.extend_from_slice(&piece[..n]),
+                None => {
+                    let pipe = child.output(Stream::Stdout).unwrap();
+                    let _ = poll(&mut [PollFd::new(pipe, PollFlags::POLLIN)], PollTimeout::from(1000u16));
+                }
+            }
+        }
+        while child.try_wait().unwrap().is_none() {
+            std::thread::yield_now();
+        }
+        out
     }
 
     #[test]

@@ -58,6 +58,14 @@ impl<'a> Iterator for Entries<'a> {
     type Item = (&'a [u8], Type);
 
     fn next(&mut self) -> Option<(&'a [u8], Type)> {
+        self.next_numbered().map(|(name, kind, _)| (name, kind))
+    }
+}
+
+impl<'a> Entries<'a> {
+    /// The next name with its type and inode number. The number is that of the name itself, not of what is mounted on it, and not every
+    /// filesystem gives the one that stat(2) gives: see [`numbers_are_inodes`].
+    pub fn next_numbered(&mut self) -> Option<(&'a [u8], Type, u64)> {
         loop {
             let length = usize::from(u16::from_ne_bytes(self.rest.get(16..18)?.try_into().ok()?));
             let record = self.rest.get(..length)?;
@@ -70,10 +78,18 @@ impl<'a> Iterator for Entries<'a> {
                     libc::DT_UNKNOWN => Type::Unknown,
                     _ => Type::Other,
                 };
-                return Some((name, kind));
+                return Some((name, kind, u64::from_ne_bytes(record.get(..8)?.try_into().ok()?)));
             }
         }
     }
+}
+
+/// Whether the numbers in a listing of the directory `dir` are those of stat(2). Not so on overlayfs and others that make numbers up;
+/// of a filesystem that is not known it is not assumed.
+pub fn numbers_are_inodes(dir: BorrowedFd<'_>) -> bool {
+    use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC, fstatfs};
+    let known = [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, TMPFS_MAGIC, F2FS_SUPER_MAGIC];
+    fstatfs(dir).is_ok_and(|fs| known.contains(&fs.filesystem_type()))
 }
 
 #[cfg(test)]

@@ -213,6 +213,11 @@ impl Group {
         })
     }
 
+    /// Marks that are set from here on report writes, too; one that is set again reports them in addition.
+    pub fn hear_writes(&mut self) {
+        self.writes = true;
+    }
+
     /// Takes the filesystem's mark away again; events already queued stay queued.
     ///
     /// # Errors

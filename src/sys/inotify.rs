@@ -52,6 +52,11 @@ impl Inotify {
         Ok(self.queue.add_watch(fd_link(dir).as_str(), writes | if root { MASK_ROOT } else { MASK })?)
     }
 
+    /// Watches that are set from here on, or set again, report writes, too.
+    pub fn hear_writes(&mut self) {
+        self.writes = true;
+    }
+
     /// Removes a watch. One that the kernel has removed already is fine.
     pub fn unwatch(&self, wd: Wd) {
         match self.queue.rm_watch(wd) {

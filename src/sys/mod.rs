@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 pub(crate) mod apart;
+pub mod borrowed;
 pub mod caps;
 pub mod child;
 pub mod dirent;
@@ -13,9 +14,11 @@ pub mod fanotify;
 pub mod handle;
 pub mod ignore;
 pub mod inotify;
+pub mod lease;
 pub mod memfd;
 pub mod mount;
 pub mod movemount;
+pub mod packets;
 pub mod pipe;
 pub mod priority;
 pub mod queue;

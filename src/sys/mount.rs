@@ -34,6 +34,8 @@ pub struct MountEntry {
     pub fs_type: Vec<u8>,
     /// What is mounted: a device, `server:/export`, or anything.
     pub source: Vec<u8>,
+    /// Whose FUSE daemon serves it (`user_id=`); `None` for what is no FUSE filesystem.
+    pub user: Option<u32>,
 }
 
 /// The mount table at one moment.
@@ -139,7 +141,11 @@ fn parse_line(line: &[u8]) -> Result<MountEntry, &'static str> {
     let fs_type = unescape(next("no filesystem type")?);
     // A source may be empty; it is a field all the same.
     let source = unescape(next("no source")?);
-    Ok(MountEntry { id, parent, dev, root, point, fs_type, source })
+    // A user may choose the words of a source, not these.
+    let mut options = next("no options of the filesystem")?.split(|&b| b == b',');
+    let user = options.find_map(|option| number(option.strip_prefix(b"user_id=")?));
+    let user = user.filter(|_| fs_type.starts_with(b"fuse"));
+    Ok(MountEntry { id, parent, dev, root, point, fs_type, source, user })
 }
 
 /// A decimal number of digits alone.

@@ -34,6 +34,7 @@ fn fields() {
         point: "/srv".into(),
         fs_type: b"btrfs".to_vec(),
         source: b"/dev/sdd".to_vec(),
+        user: None,
     };
     assert_eq!(by_id(40), &want);
     assert_eq!((by_id(31).source.as_slice(), by_id(30).fs_type.as_slice()), (&b""[..], &b"xfs"[..]));
@@ -106,6 +107,7 @@ fn faults_are_told_with_their_line() {
         ("22 1 8:1 / / rw shared:1", "no hyphen behind the optional fields"),
         ("22 1 8:1 / / rw -", "no filesystem type"),
         ("22 1 8:1 / / rw - ext4", "no source"),
+        ("22 1 8:1 / / rw - ext4 a", "no options of the filesystem"),
     ] {
         let text = format!("21 1 8:1 / / rw - ext4 a rw\n{line}\n");
         let malformed = Mounts::parse(text.as_bytes()).unwrap_err();
@@ -182,10 +184,10 @@ proptest! {
         optional in prop::sample::select(vec!["", "shared:1 ", "shared:1 master:2 unbindable "]),
     ) {
         let mut text = format!("{id} {parent} {}:{} ", dev.0, dev.1).into_bytes();
-        text.extend([&escape(&root)[..], b" ", &escape(&point), b" rw ", optional.as_bytes(), b"- fuse.x ", &escape(&source), b" rw\n"].concat());
+        text.extend([&escape(&root)[..], b" ", &escape(&point), b" rw ", optional.as_bytes(), b"- fuse.x ", &escape(&source), b" rw,user_id=7\n"].concat());
         let mounts = Mounts::parse(&text).unwrap();
         let point = PathBuf::from(OsString::from_vec(point));
-        let want = MountEntry { id, parent, dev, root, point, fs_type: b"fuse.x".to_vec(), source };
+        let want = MountEntry { id, parent, dev, root, point, fs_type: b"fuse.x".to_vec(), source, user: Some(7) };
         prop_assert_eq!(mounts.iter().collect::<Vec<_>>(), vec![&want]);
     }
 }

@@ -23,6 +23,7 @@
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 
 use io_uring::{IoUring, opcode, types};
 use nix::errno::Errno;
@@ -73,6 +74,11 @@ impl StatBrief {
     /// A directory.
     pub fn is_dir(&self) -> bool {
         self.mode & libc::S_IFMT == libc::S_IFDIR
+    }
+
+    /// A symbolic link.
+    pub fn is_symlink(&self) -> bool {
+        self.mode & libc::S_IFMT == libc::S_IFLNK
     }
 
     /// A regular file.
@@ -151,15 +157,26 @@ pub enum Backend {
     Uring,
 }
 
+/// Replaces parts of an answer.
+#[cfg(test)]
+pub(crate) type SeenAs = Box<dyn FnMut(&mut StatBrief) + Send>;
+
 /// Looks up batches of paths.
 pub struct Statter {
     uring: Option<Uring>,
+    /// What a test puts in the place of inode numbers and times, which are the machine's.
+    #[cfg(test)]
+    pub(crate) seen_as: Option<SeenAs>,
 }
 
 impl Statter {
     /// With the plain loop, which never fails to start.
     pub fn new() -> Statter {
-        Statter { uring: None }
+        Statter {
+            uring: None,
+            #[cfg(test)]
+            seen_as: None,
+        }
     }
 
     /// With the given backend.
@@ -167,12 +184,12 @@ impl Statter {
     /// # Errors
     /// io_uring_setup(2): ENOSYS, EPERM (`kernel.io_uring_disabled`, seccomp), ENOMEM; EOPNOTSUPP when the ring does not know statx.
     pub fn with(backend: Backend) -> io::Result<Statter> {
-        Ok(Statter {
-            uring: match backend {
-                Backend::Plain => None,
-                Backend::Uring => Some(Uring::new()?),
-            },
-        })
+        let mut statter = Statter::new();
+        statter.uring = match backend {
+            Backend::Plain => None,
+            Backend::Uring => Some(Uring::new()?),
+        };
+        Ok(statter)
     }
 
     /// The backend in use.
@@ -196,6 +213,10 @@ impl Statter {
         for entry in &paths.entries {
             let looked = inherited(entry.parent, |parent| out[parent]).unwrap_or_else(|| plain(root.as_raw_fd(), paths, entry));
             out.push(looked);
+        }
+        #[cfg(test)]
+        if let Some(seen_as) = &mut self.seen_as {
+            out.iter_mut().flatten().for_each(seen_as);
         }
         out
     }
@@ -250,6 +271,46 @@ fn brief(raw: &libc::statx) -> StatBrief {
         ctime: time(raw.stx_ctime),
         mount_root: raw.stx_attributes & libc::STATX_ATTR_MOUNT_ROOT as u64 != 0,
     }
+}
+
+/// Which object a path leads to, and through which mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sits {
+    /// `st_dev`.
+    pub dev: u64,
+    /// `st_ino`.
+    pub ino: u64,
+    /// The mount, by a number that is never used again (Linux 6.8), or by the one in the mount table (5.8); `None` before.
+    pub mount: Option<u64>,
+}
+
+/// Looks where `path` below `dir` leads; with an empty path, `dir` itself. A link at its end is not followed, and nothing is mounted for
+/// it.
+///
+/// # Errors
+/// Those of statx(2); `EINVAL` for a NUL in the path.
+pub fn sits(dir: BorrowedFd<'_>, path: &std::path::Path) -> nix::Result<Sits> {
+    const MOUNT_UNIQUE: u32 = 0x4000; // STATX_MNT_ID_UNIQUE
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
+    let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT | libc::AT_EMPTY_PATH;
+    let mut buffer = MaybeUninit::<libc::statx>::zeroed();
+    loop {
+        let mask = libc::STATX_INO | libc::STATX_MNT_ID | MOUNT_UNIQUE;
+        // SAFETY: `path` is NUL-terminated and outlives the call; `buffer` is a whole statx that the kernel may fill.
+        let done = unsafe { libc::statx(dir.as_raw_fd(), path.as_ptr(), flags, mask, buffer.as_mut_ptr()) };
+        match (done, Errno::last()) {
+            (0, _) => break,
+            (_, Errno::EINTR) => {}
+            (_, errno) => return Err(errno),
+        }
+    }
+    // SAFETY: zeroed at the start, and every bit pattern is a statx.
+    let raw = unsafe { buffer.assume_init_ref() };
+    Ok(Sits {
+        dev: nix::sys::stat::makedev(raw.stx_dev_major.into(), raw.stx_dev_minor.into()),
+        ino: raw.stx_ino,
+        mount: (raw.stx_mask & (libc::STATX_MNT_ID | MOUNT_UNIQUE) != 0).then_some(raw.stx_mnt_id),
+    })
 }
 
 /// Looks at what `fd` is open on; `O_PATH` will do.

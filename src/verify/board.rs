@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::progress::Progress;
-use crate::status::span;
+use crate::status::{plural, span};
 
 /// A comparison of a target with the source (`fansync verify`, `verify_every`).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -52,10 +52,11 @@ impl Verify {
         let _ = match (self.differing, self.repaired) {
             (0, _) if !self.error.is_empty() => write!(out, "not known"),
             (0, _) => write!(out, "equal"),
+            (1, 0) => write!(out, "1 path differs"),
             (n, 0) => write!(out, "{n} paths differ"),
-            (n, repaired) => write!(out, "{n} paths differed, {repaired} were put right"),
+            (n, repaired) => write!(out, "{} differed, {repaired} put right", plural(n, "path")),
         };
-        let _ = write!(out, "; {} entries in {}", self.entries, span(self.seconds));
+        let _ = write!(out, "; {} in {}", plural(self.entries, "entry"), span(self.seconds));
         if self.unsettled > 0 {
             let _ = write!(out, "; {} more were changing or waited to be sent", self.unsettled);
         }

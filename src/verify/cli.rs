@@ -17,8 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The end of `fansync verify --help`.
 pub const HELP: &str = "\
-Compares as the mirror's own full pass does: type, mode, owner, times to the nanosecond, deletions, and what hard_links, xattrs and acls add;
-less what the filter and full_exclude leave out. What waits to be sent, or changes meanwhile, is counted and not reported. With --config,
+Compares as the mirror's own full pass does: type, mode, owner, times to the nanosecond, deletions, and what hard_links, xattrs and acls add; \
+less what the filter and full_exclude leave out. What waits to be sent, or changes meanwhile, is counted and not reported. With --config, \
 and no daemon running on that configuration's socket, it compares by itself, and what the daemon had still to send differs.
 
 Examples:
@@ -27,7 +27,7 @@ Examples:
   fansync verify --repair
   fansync verify --config /etc/fansync/fansync.toml --json
 
-Exit codes: 0 equal (or put right), 1 not equal, or not all could be compared, 64 usage, 69 no daemon answers, or rsync lacks something,
+Exit codes: 0 equal (or put right), 1 not equal, or not all could be compared, 64 usage, 69 no daemon answers, or rsync lacks something, \
 75 target unreachable, 77 not permitted, 78 configuration.";
 
 /// `fansync verify`.
@@ -51,7 +51,7 @@ pub struct VerifyArgs {
     /// The configuration file: where the daemon's socket is, and what to compare when no daemon runs
     #[arg(long, value_name = "FILE", conflicts_with = "socket")]
     pub config: Option<PathBuf>,
-    /// The daemon's socket, if not the usual one
+    /// The daemon's socket, if not the usual one or FANSYNC_SOCKET
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
 }
@@ -77,6 +77,9 @@ pub enum Failed {
     /// Asked in vain, or refused.
     #[error(transparent)]
     Ask(#[from] control::Error),
+    /// It is not known which daemon to ask.
+    #[error(transparent)]
+    Several(#[from] control::find::Several),
 }
 
 impl VerifyArgs {
@@ -89,19 +92,19 @@ impl VerifyArgs {
         Request::Verify { mirror: self.mirror.clone(), target: self.target.clone(), options: self.options() }
     }
 
-    /// Compares. `usual`: where the daemon is, if the command line does not say.
+    /// Compares. `usual`: finds the daemon, if the command line does not say where it is.
     ///
     /// # Errors
     /// See [`Failed`].
-    pub fn run(&self, usual: impl FnOnce() -> PathBuf) -> Result<Reply, Failed> {
+    pub fn run(&self, usual: impl FnOnce() -> Result<PathBuf, control::find::Several>) -> Result<Reply, Failed> {
         let Some(file) = &self.config else {
-            let socket = self.socket.clone().unwrap_or_else(usual);
+            let socket = self.socket.clone().map_or_else(usual, Ok)?;
             return Ok(bar::of_daemon(&socket, || control::ask(&socket, &self.request(), PATIENCE))?);
         };
         let config = Config::load(file)?;
         let socket = &config.daemon.status_socket;
         match bar::of_daemon(socket, || control::ask(socket, &self.request(), PATIENCE)) {
-            Err(control::Error::Connect { source, .. }) if is_nobody(&source) => {}
+            Err(error) if error.is_nobody() => {}
             other => return Ok(other?),
         }
         if self.repair {
@@ -117,7 +120,7 @@ impl VerifyArgs {
             for target in mirror.targets.iter().filter(|t| self.target.as_ref().is_none_or(|name| *name == t.name)) {
                 let name = format!("{}/{}", mirror.name, target.name);
                 let verify = |plan| verify(&plan, None, self.options(), &|| true);
-                let compared = alone(mirror, target.clone()).map(|plan| {
+                let compared = alone(mirror, target.clone(), Some(&config.daemon.state_dir)).map(|plan| {
                     let board = plan.board.clone();
                     bar::of_board(&name, &board, || verify(plan))
                 });
@@ -130,10 +133,6 @@ impl VerifyArgs {
             false => Ok(reports),
         }
     }
-}
-
-fn is_nobody(error: &std::io::Error) -> bool {
-    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused)
 }
 
 /// The reports for a terminal: a line for each target, and one for each path that differs.
@@ -193,7 +192,7 @@ impl Failed {
         match self {
             Failed::Config(_) => ExitCode::Config,
             Failed::Unknown(_) => ExitCode::Usage,
-            Failed::NoDaemon { .. } | Failed::Ask(_) => ExitCode::Unavailable,
+            Failed::NoDaemon { .. } | Failed::Ask(_) | Failed::Several(_) => ExitCode::Unavailable,
         }
     }
 }

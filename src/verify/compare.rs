@@ -4,7 +4,7 @@
 //! for equal is what a full pass would leave alone. What such a pass leaves alone although rsync cannot be told so
 //! ([`Filter::is_rsyncs`](crate::filter::Filter::is_rsyncs)) is taken out of what it says.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::fd::AsFd;
@@ -21,6 +21,7 @@ use crate::sync::filelist::{self, Form};
 use crate::sync::normal::{self, State as Look};
 use crate::sync::outcome::{Outcome, Verdict};
 use crate::sync::output::Item;
+use crate::sync::pulse::{Beat, Carries, Pulse};
 use crate::sync::run::{Input, Run};
 use crate::sync::target::{limited_args, spared};
 use crate::sys::priority::idle_group;
@@ -64,7 +65,7 @@ impl<'p> Comparer<'p> {
         Comparer {
             plan,
             compare: if checksum { Compare::Checksum } else { Compare::Quick },
-            filter_args: limited_args(&plan.mirror),
+            filter_args: plan.sides.apart.iter().cloned().chain(limited_args(&plan.mirror)).collect(),
             env: argv::environment(std::env::vars_os()),
             going,
             before: plan.board.lock().unwrap_or_else(PoisonError::into_inner).entries,
@@ -121,7 +122,7 @@ impl<'p> Comparer<'p> {
     }
 
     fn run_as(&self, spec: &Spec<'_>, pass: Pass, input: Input<'_>) -> Result<Found, Error> {
-        self.plan.root.check().map_err(Error::Source)?;
+        self.plan.root.check().map_err(|astray| Error::Source(astray.to_string()))?;
         let mut run = Run::start(spec, pass, &self.env, input).map_err(Error::start)?;
         run.keep_items(MAX_KEPT);
         if self.plan.idle
@@ -132,10 +133,10 @@ impl<'p> Comparer<'p> {
         let ended = Cell::new(None);
         let begun = Instant::now();
         let logged = Cell::new(begun);
-        let mark = Cell::new((run.progress_mark(), Instant::now()));
+        let pulse = RefCell::new(Pulse::new(Duration::ZERO));
         let outcome = run.wait_while(LOOK, |run| {
             self.show(run, pass, begun.elapsed(), &logged);
-            let why = self.why_end(run, &mark);
+            let why = self.why_end(run, begun.elapsed(), &mut pulse.borrow_mut());
             let goes = why.is_none();
             ended.set(why);
             goes
@@ -148,23 +149,24 @@ impl<'p> Comparer<'p> {
     }
 
     /// Why a run should not go on.
-    fn why_end(&self, run: &Run, mark: &Cell<(u64, Instant)>) -> Option<Error> {
+    fn why_end(&self, run: &Run, now: Duration, pulse: &mut Pulse) -> Option<Error> {
         if !(self.going)() {
             return Some(Error::Cancelled);
         }
-        if run.waits_for_fifo() {
+        if run.waits_on() == Some(crate::sys::child::WaitsOn::Fifo) {
             return Some(Error::Incomplete("a file became a FIFO under the comparison".into()));
         }
-        let (seen, since) = mark.get();
         let watchdog = self.plan.sides.target.watchdog;
-        if since.elapsed() >= watchdog {
-            let now = run.progress_mark();
-            if now == seen {
-                return Some(Error::Unreachable(format!("the comparison made no progress for {watchdog:?}")));
-            }
-            mark.set((now, Instant::now()));
+        if pulse.due(Carries::Whole, watchdog) > now {
+            return None;
         }
-        None
+        match pulse.take(now, run.work(), Carries::Whole, watchdog) {
+            Beat::Goes => None,
+            Beat::Silent => Some(Error::Unreachable(format!("the comparison made no progress for {watchdog:?}"))),
+            Beat::Idle | Beat::Knotted => {
+                Some(Error::Unreachable("the comparison did nothing but keep its connection alive".into()))
+            }
+        }
     }
 
     fn show(&self, run: &Run, pass: Pass, elapsed: Duration, logged: &Cell<Instant>) {
@@ -191,13 +193,9 @@ impl<'p> Comparer<'p> {
             Verdict::Killed | Verdict::Unknown => return Err(Error::Incomplete(outcome.reason.clone())),
             _ => return Err(Error::Unreachable(outcome.reason.clone())),
         };
-        let mut differing = self.differing(&output.items);
-        // Of the names that such a line may mean, those that are there.
-        let link = |path: &&RelPath| self.plan.root.path().join(path.as_path()).symlink_metadata().is_ok_and(|m| !m.is_dir());
-        differing.extend(output.unclear.iter().filter(link).map(|path| (path.clone(), Why::unclear())));
         Ok(Found {
-            differing,
-            more: output.items_more - output.items_unclear,
+            differing: self.differing(&output.items),
+            more: output.items_more,
             entries: output.progress.map_or(0, |p| p.files_total),
             incomplete,
         })
@@ -210,7 +208,7 @@ impl<'p> Comparer<'p> {
         let concerns = |item: &&Item| {
             let tolerated = item.path.is_root() && sides.top_refused;
             let kept = item.deletes() && spared.contains(&item.path);
-            !(tolerated || kept || mirror.filter.excludes(&item.path, item.dir))
+            !(tolerated || kept || item.is_access_time() || mirror.filter.excludes(&item.path, item.dir))
         };
         items.iter().filter(concerns).map(|item| (item.path.clone(), Why::new(item))).collect()
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use super::compare::{Comparer, Differing, Found};
+use super::why::Why;
 use super::{Error, Plan, is_recent};
 use crate::engine::Live;
 use crate::path::{self, RelPath};
@@ -50,14 +51,20 @@ fn complete(comparer: &Comparer<'_>) -> Result<Found, Error> {
 }
 
 fn settle(comparer: &Comparer<'_>, live: &Live, plan: &Plan, mut doubted: Differing, mut out: Judged) -> Result<Judged, Error> {
+    let failing: BTreeSet<RelPath> = live.failing().ok_or_else(Error::engine)?.into_iter().collect();
     for _ in 0..ROUNDS {
         if doubted.is_empty() {
             break;
         }
         live.flush(FLUSH).ok_or_else(Error::engine)?;
         let (watch, owed) = live.watch(doubted.keys().cloned().collect()).ok_or_else(Error::engine)?;
-        out.unsettled += owed.len() as u64;
-        owed.iter().for_each(|path| _ = doubted.remove(path));
+        for path in &owed {
+            match doubted.remove(path) {
+                // It is owed because it fails, so nothing under way explains it.
+                Some(why) if failing.contains(path) => _ = out.differing.insert(path.clone(), why),
+                _ => out.unsettled += 1,
+            }
+        }
         let begun = SystemTime::now();
         let again = if doubted.is_empty() { Ok(None) } else { comparer.again(&doubted).map(Some) };
         let touched: BTreeSet<RelPath> = live.unwatch(watch).ok_or_else(Error::engine)?.into_iter().collect();
@@ -76,6 +83,10 @@ fn settle(comparer: &Comparer<'_>, live: &Live, plan: &Plan, mut doubted: Differ
         doubted = left;
     }
     out.unsettled += doubted.len() as u64;
+    // What failed meanwhile or is left alone by comparisons is not equal either, whatever size and times say.
+    for path in live.failing().ok_or_else(Error::engine)? {
+        out.differing.entry(path).or_insert_with(Why::failing);
+    }
     if out.differing.is_empty() && out.unsettled > 0 {
         // What was not kept is of the same kind: the whole tree is on its way.
         out.unsettled += std::mem::take(&mut out.more);
@@ -137,7 +148,6 @@ fn wrong(judged: &Judged) -> Vec<Wrong> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::why::Why;
     use super::*;
     use crate::sync::output::Item;
 

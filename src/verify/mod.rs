@@ -24,15 +24,17 @@ mod rehearse;
 mod why;
 
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Mirror, Target};
-use crate::engine::{Board, Live};
+use crate::engine::{Board, Live, left_alone};
 use crate::path::RelPath;
 use crate::resolve::Root;
+use crate::state::mounts::MountsFile;
 use crate::sync::argv;
 use crate::sync::probe::RsyncFacts;
 use crate::sync::run::RunError;
@@ -245,15 +247,20 @@ fn tell(board: &mut board::Verify, report: &Report) {
     };
 }
 
-/// A target of a configuration, compared without a daemon.
+/// A target of a configuration, compared without a daemon. `state_dir`: where one has kept its
+/// state.
 ///
 /// # Errors
 /// rsync is not to be had; the source cannot be opened.
-fn alone(mirror: &Mirror, target: Target) -> Result<Plan, Error> {
+fn alone(mirror: &Mirror, target: Target, state_dir: Option<&Path>) -> Result<Plan, Error> {
     let env = argv::environment(std::env::vars_os());
     let facts = RsyncFacts::probe(&mirror.rsync, &env).map_err(|e| Error::Unavailable(e.to_string()))?;
-    let sides = Sides { target, facts, missing_args: true, top_refused: false };
     let root = Root::open(&mirror.source).map_err(|e| Error::Source(format!("{}: {e}", mirror.source.display())))?;
+    let expected = state_dir.map(|dir| MountsFile::new(dir, &mirror.name, root.path()).load());
+    let expected = expected.transpose().map_err(|e| Error::Source(e.to_string()))?.unwrap_or_default();
+    let apart = left_alone(root.path(), &mirror.mounts, expected)
+        .map_err(|e| Error::Source(format!("the list of mounts cannot be read: {e}")))?;
+    let sides = Sides { target, facts, missing_args: true, top_refused: false, apart: apart.rules() };
     Ok(Plan { mirror: mirror.clone(), sides, root, board: Arc::new(Mutex::default()), idle: false })
 }
 

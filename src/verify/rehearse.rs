@@ -35,7 +35,7 @@ pub fn rehearse(config: &Config, tell: &mut dyn FnMut(Result<String, String>)) -
 }
 
 fn one(mirror: &Mirror, target: &Target) -> Result<String, Error> {
-    let plan = alone(mirror, target.clone())?;
+    let plan = alone(mirror, target.clone(), None)?;
     let comparer = Comparer::new(&plan, false, &|| true);
     let found = comparer.whole()?;
     if let Some(why) = found.incomplete {

@@ -18,9 +18,9 @@ impl Why {
         Why { change: item.change, other_type: false }
     }
 
-    /// A symbolic link whose line does not tell what is different.
-    pub(super) fn unclear() -> Why {
-        Why { change: *b"cLc        ", other_type: false }
+    /// A path that fails on every try, whatever a comparison sees of it.
+    pub(super) fn failing() -> Why {
+        Why { change: *b"!          ", other_type: false }
     }
 
     pub(super) fn with_other_type(self) -> Why {
@@ -60,6 +60,9 @@ impl Why {
     /// In words.
     pub(super) fn words(&self) -> String {
         let [how, kind, ..] = self.change;
+        if self.change[0] == b'!' {
+            return "fails on every try, see FAILED in `fansync status`".into();
+        }
         if self.is_extra() {
             return "extra on the target".into();
         }

@@ -196,7 +196,7 @@ function verified(v) {
   const left = v.differing - v.repaired;
   const found = v.error || (left > 0 ? `${plural(left, "path")} ${left === 1 ? "differs" : "differ"} from the source: ${v.paths.slice(0, 5).join("; ")}` : "equal to the source");
   const bad = v.error || left > 0;
-  return v.ended_unix > 0 ? make("p", { class: bad ? "note bad reason" : "why reason" }, `Verified ${ago(v.ended_unix)}: ${found}`) : null;
+  return v.ended_unix > 0 ? make("p", { class: bad ? "note bad reason" : "why reason" }, `${v.error ? "Could not be verified" : "Verified"} ${ago(v.ended_unix)}: ${found}`) : null;
 }
 
 function card(m, t, verdict) {

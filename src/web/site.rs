@@ -16,10 +16,11 @@ use crate::metrics::sampler::Sampler;
 use crate::metrics::{CONTENT_TYPE, of_daemon, of_failover};
 use crate::status::Snapshot;
 
-/// The mirror daemon's documents.
-pub fn daemon(sampler: Arc<Sampler>) -> impl Fn(&Request) -> Response + Send + Sync {
+/// The mirror daemon's documents; without `page` only those that hold no names of files.
+pub fn daemon(sampler: Arc<Sampler>, page: bool) -> impl Fn(&Request) -> Response + Send + Sync {
     move |request| {
         guarded(request, || match request.path.as_str() {
+            path if !page && path != "/metrics" => Response::refuse(404, "there is /metrics; the page is switched off (page)"),
             "/" => Response::ok("text/html; charset=utf-8", include_str!("page.html")),
             "/page.js" => Response::ok("text/javascript; charset=utf-8", include_str!("page.js")),
             "/page.css" => Response::ok("text/css; charset=utf-8", include_str!("page.css")),
@@ -84,7 +85,7 @@ mod tests {
     use crate::status::tests::snapshot;
 
     fn ask(peer: &str, host: Option<&str>, path: &str) -> Response {
-        let site = daemon(Sampler::new(Box::new(|| Ok(snapshot()))));
+        let site = daemon(Sampler::new(Box::new(|| Ok(snapshot()))), true);
         let request = Request { path: path.into(), host: host.map(Into::into), peer: peer.parse().unwrap() };
         site(&request)
     }
@@ -165,8 +166,22 @@ mod tests {
     }
 
     #[test]
+    fn without_the_page_no_name_of_a_file_is_served() {
+        let site = daemon(Sampler::new(Box::new(|| Ok(snapshot()))), false);
+        let ask = |path: &str| {
+            let request = Request { path: path.into(), host: Some("localhost".into()), peer: "127.0.0.1:5".parse().unwrap() };
+            site(&request)
+        };
+        for path in ["/", "/page.js", "/status.json", "/history.json"] {
+            assert_eq!(ask(path).status, 404, "{path}");
+        }
+        let metrics = ask("/metrics");
+        assert!(metrics.status == 200 && !String::from_utf8(metrics.body).unwrap().contains("a\\x0a"));
+    }
+
+    #[test]
     fn an_engine_that_does_not_answer_fails_the_scrape() {
-        let site = daemon(Sampler::new(Box::new(|| Err("the engine of mirror m does not answer".into()))));
+        let site = daemon(Sampler::new(Box::new(|| Err("the engine of mirror m does not answer".into()))), true);
         let request = Request { path: "/metrics".into(), host: Some("localhost".into()), peer: "127.0.0.1:5".parse().unwrap() };
         let response = site(&request);
         assert_eq!((response.status, &response.body[..]), (503, &b"the engine of mirror m does not answer\n"[..]));

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use super::{Complaint, Section};
 use crate::config::checked::Mirror;
-use crate::config::hook::{Action, Address, CdnForm, Hook, Request, Secret, SocketForm, When};
+use crate::config::hook::{Action, Address, CdnForm, Command, Hook, Request, Secret, SocketForm, When};
+use crate::config::whose::judge_program;
 
 pub(super) fn hook(mirror: &Mirror, hook: &Hook, at: usize, path: &str, out: &mut Vec<Complaint>) {
     let title = format!("mirror {:?}, hook {:?}", mirror.name, hook.name);
@@ -48,6 +49,7 @@ pub(super) fn hook(mirror: &Mirror, hook: &Hook, at: usize, path: &str, out: &mu
             if command.prefix.trim().is_empty() {
                 section.complain("prefix", "prefix is empty, so no program is named", "begin it with the program");
             }
+            section.program(command);
             if command.success.is_empty() && !command.ignore_error {
                 section.complain("success", "success is empty, so no run would be one", "write success = [0]");
             }
@@ -104,6 +106,19 @@ pub(super) fn hook(mirror: &Mirror, hook: &Hook, at: usize, path: &str, out: &mu
 }
 
 impl Section<'_> {
+    /// Whoever can change the program runs what he likes as the daemon's user.
+    fn program(&mut self, command: &Command) {
+        // The first word of a shell's text is a program only where it is plain; a shell has others in it that are not seen from here.
+        let words = shlex::split(&command.prefix).unwrap_or_default();
+        let Some(first) = words.first() else { return };
+        match judge_program(Path::new(first)) {
+            Err(error) if !error.is_missing() => {
+                self.complain("prefix", format!("others can change what it runs: {error}"), error.help());
+            }
+            _ => {}
+        }
+    }
+
     fn address(&mut self, key: &str, address: &str) {
         let sound = address.rsplit_once(':').is_some_and(|(host, port)| {
             let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);

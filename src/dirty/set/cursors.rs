@@ -9,11 +9,8 @@
 //!
 //! Gives up: directories at the same place of the table push each other out, and are walked to.
 
-use std::hash::{Hash, Hasher};
-
-use rustc_hash::FxHasher;
-
 use super::ROOT;
+use crate::hash;
 
 /// Directories remembered at a time, a power of two.
 const SLOTS: usize = 1024;
@@ -66,9 +63,7 @@ impl Cursors {
     }
 
     fn place(dir: &[u8]) -> usize {
-        let mut h = FxHasher::default();
-        dir.hash(&mut h);
-        h.finish() as usize % SLOTS
+        hash::of(dir) as usize % SLOTS
     }
 
     /// Where to begin with `path`: at its directory, at the one above that, or at the root.

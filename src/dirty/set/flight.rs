@@ -1,5 +1,8 @@
 //! Batches: what is taken, kept apart while it flies, and comes back.
 
+use std::collections::BTreeSet;
+
+use super::shares::Shares;
 use super::*;
 
 impl DirtySet {
@@ -25,14 +28,36 @@ impl DirtySet {
         deep: bool,
         by_level: &mut dyn FnMut(&RelPath, usize) -> bool,
     ) -> Option<Batch> {
+        self.take_from(Shares::new(), limits, deep, by_level)
+    }
+
+    /// Takes what [`DirtySet::take_shallow`] would, but for what lies at or below these names in
+    /// the root. Nothing where the root itself
+    /// is to be compared or is in flight.
+    pub fn take_beside(&mut self, limits: Limits, tops: &BTreeSet<Vec<u8>>) -> Option<Batch> {
+        let root = &self.nodes[ROOT as usize];
+        if root.flying != 0 || root.kind.is_some_and(|kind| kind > Kind::Entry) {
+            return None;
+        }
+        let beside: Vec<u32> = self.children(ROOT).filter(|&at| !tops.contains(&*self.nodes[at as usize].name)).collect();
+        let shares = Shares::of(&beside, &self.nodes);
+        self.take_from(shares, limits, false, &mut |_, _| false)
+    }
+
+    fn take_from(
+        &mut self,
+        mut shares: Shares,
+        limits: Limits,
+        deep: bool,
+        by_level: &mut dyn FnMut(&RelPath, usize) -> bool,
+    ) -> Option<Batch> {
         if self.ready(limits.ignore_holds) == 0 {
             return None;
         }
         let mut picked: Vec<(u32, Option<BatchId>)> = Vec::new();
         // A level that stands for many files counts as many.
         let mut weight = 0;
-        let mut stack: Vec<(u32, Option<BatchId>)> = vec![(ROOT, None)];
-        while let Some((at, mut over)) = stack.pop() {
+        while let Some((at, mut over)) = shares.next() {
             let n = &self.nodes[at as usize];
             if n.flying != 0 {
                 if n.flags & SOFT == 0 || n.flags & GONE != 0 || n.kind.is_some_and(|k| k > Kind::Entry) {
@@ -42,7 +67,9 @@ impl DirtySet {
             }
             let mut descend = n.first_child != NONE;
             if descend && !deep && n.flying == 0 && n.flying_below == 0 && over.is_none() {
-                weight += self.try_level(at, by_level);
+                let level = self.try_level(at, by_level);
+                weight += level;
+                shares.took(level);
             }
             let n = &self.nodes[at as usize];
             if n.flags & PAIRED != 0 {
@@ -54,11 +81,14 @@ impl DirtySet {
                     continue; // so that it cannot starve, nothing below it leaves any more
                 }
                 let waits = n.flags & WAITS != 0 && !limits.ignore_holds
+                    || n.flags & (ABSENT | LATER) != 0
+                    || n.flags & GONE != 0 && !self.order.is_empty() && self.order.keeps(&self.path_of(at), n.epoch, 0)
                     || n.flying != 0 && at != ROOT
                     || self.renames.has_linked() && self.near_linked(&self.path_of(at), kind, n.flags & GONE != 0);
                 if (kind == Kind::Subtree) == deep && !waits {
                     picked.push((at, over));
                     weight += 1;
+                    shares.took(1);
                 }
                 descend &= kind != Kind::Subtree;
             }
@@ -66,9 +96,8 @@ impl DirtySet {
                 break;
             }
             if descend {
-                let from = stack.len();
-                stack.extend(Children { nodes: &self.nodes, next: n.first_child }.map(|c| (c, over)));
-                stack[from..].reverse();
+                let children = Children { nodes: &self.nodes, next: n.first_child };
+                shares.descend(&self.nodes, children, over);
             }
         }
         if picked.is_empty() {
@@ -126,6 +155,7 @@ impl DirtySet {
             gone: n.flags & GONE != 0,
             content: n.flags & CONTENT != 0,
             held: n.flags & OPEN != 0,
+            through: n.flags & THROUGH != 0,
             over,
             fresh: n.flags & FRESH != 0,
             taken: false,
@@ -133,6 +163,9 @@ impl DirtySet {
         };
         let epoch = self.clear(at).expect("it was pending");
         self.epochs.add(epoch);
+        if !self.order.is_empty() {
+            self.order.taken(&entry.path, epoch, id);
+        }
         self.fly(at, id, entry.kind);
         if entry.fresh && entry.kind == Kind::Entry {
             self.nodes[at as usize].flags |= ALONE;
@@ -253,6 +286,9 @@ impl DirtySet {
                 if entry.content && self.nodes[at as usize].flags & CONTENT == 0 {
                     self.twins.remember(&entry.path, twins::told_by(entry.kind, entry.gone));
                 }
+                if entry.through && at != ROOT {
+                    self.nodes[at as usize].flags |= THROUGH;
+                }
                 self.mark(at, Kind::Subtree, epoch);
                 return;
             }
@@ -268,7 +304,7 @@ impl DirtySet {
             _ => (entry.epoch, 0),
         };
         if entry.content {
-            content = CONTENT;
+            content |= CONTENT;
         }
         if at == ROOT {
             content = 0;
@@ -278,6 +314,9 @@ impl DirtySet {
         n.flags = n.flags & !FRESH | content;
         if entry.gone {
             n.flags |= GONE;
+        }
+        if entry.through {
+            n.flags |= THROUGH;
         }
         if entry.held && fresh {
             n.flags |= OPEN;
@@ -296,13 +335,24 @@ impl DirtySet {
         self.landed.add(&entry);
         let narrowed: Vec<Entry> = paths
             .into_iter()
-            .map(|(path, kind)| Entry { path, kind, gone: false, content: true, held: false, over: None, fresh: false, ..entry })
+            .map(|(path, kind)| {
+                let (gone, held, through, fresh) = (false, false, false, false);
+                Entry { path, kind, gone, content: true, held, through, over: None, fresh, ..entry }
+            })
             .collect();
         for _ in &narrowed {
             self.epochs.add(entry.epoch);
         }
         self.epochs.remove(entry.epoch);
         narrowed
+    }
+
+    /// Replaces parked entries by one for a directory above all of them, as old as the oldest. `None` for none.
+    pub fn widen(&mut self, entries: Vec<Entry>, path: RelPath, kind: Kind) -> Option<Entry> {
+        let epoch = entries.iter().map(|e| e.epoch).min()?;
+        self.epochs.add(epoch);
+        self.forget(entries);
+        Some(Entry { kind, content: true, ..Entry::plain(path, epoch) })
     }
 
     /// An entry for a path's attributes that the caller keeps until it restores it; counted since `since`.
@@ -334,6 +384,23 @@ impl DirtySet {
         }
     }
 
+    /// Puts an entry back that was not found where it changed, until `until` (time since the daemon's start) or the event that tells
+    /// where it went. It is sent as one that went.
+    pub fn hold_absent(&mut self, id: BatchId, mut entry: Entry, until: Duration) {
+        self.land(&entry.path, id);
+        entry.gone = true;
+        let path = entry.path.clone();
+        self.restore(entry);
+        if let Some(at) = self.find(&path)
+            && self.nodes[at as usize].kind == Some(Kind::Entry)
+            && self.nodes[at as usize].flags & ABSENT == 0
+        {
+            self.nodes[at as usize].flags |= ABSENT;
+            self.absent += 1;
+            self.absences.push_back((until, path));
+        }
+    }
+
     /// Sends parked entries again as a batch of their own. Those that touch something in flight are restored instead;
     /// `None` when that leaves nothing.
     pub fn take_again(&mut self, mut entries: Vec<Entry>, round: u32) -> Option<Batch> {
@@ -358,6 +425,7 @@ impl DirtySet {
                 kept.kind = kept.kind.max(dup.kind);
                 kept.gone |= dup.gone;
                 kept.content |= dup.content;
+                kept.through |= dup.through;
             }
             same
         });
@@ -381,7 +449,11 @@ impl DirtySet {
                     {
                         entry.gone |= self.nodes[at as usize].flags & GONE != 0;
                         entry.content |= self.nodes[at as usize].flags & CONTENT != 0;
+                        entry.through |= self.nodes[at as usize].flags & THROUGH != 0;
                         self.clear(at);
+                    }
+                    if round == 0 && !self.order.is_empty() {
+                        self.order.taken(&entry.path, entry.epoch, id);
                     }
                     self.fly(at, id, entry.kind);
                     if entry.kind == Kind::Subtree && !entry.content {
@@ -427,8 +499,12 @@ impl DirtySet {
         let mut entry = Entry { over, ..Entry::plain(path.clone(), since) };
         if n.kind == Some(Kind::Entry) {
             (entry.gone, entry.content) = (n.flags & GONE != 0, n.flags & CONTENT != 0);
+            entry.through = n.flags & THROUGH != 0;
             let epoch = self.clear(at).expect("it was pending");
             entry.epoch = epoch.min(since);
+            if !self.order.is_empty() {
+                self.order.taken(path, entry.epoch, id);
+            }
         }
         self.epochs.add(entry.epoch);
         self.fly(at, id, Kind::Entry);
@@ -443,6 +519,7 @@ impl DirtySet {
     /// Moves `entries` of a batch in flight into a batch of their own.
     pub fn split(&mut self, batch: &Batch, entries: Vec<Entry>) -> Batch {
         let id = self.new_batch_id();
+        self.order.split(batch.id, id, &entries);
         for entry in &entries {
             if let Some(at) = self.find(&entry.path)
                 && self.nodes[at as usize].flying == batch.id

@@ -1,8 +1,7 @@
 //! What landed a moment ago, and whose events may still be on their way.
 
-use rustc_hash::FxHashSet;
-
-use super::{Entry, Kind};
+use super::{Entry, Epoch, Kind};
+use crate::hash::KeyedSet;
 use crate::path::{self, RelPath};
 
 /// What went to the target a moment ago. An event that was raised before rsync looked, and is seen only after that run has
@@ -15,9 +14,11 @@ pub(super) struct Landed {
 
 #[derive(Default)]
 pub(super) struct Landing {
-    paths: FxHashSet<RelPath>,
+    paths: KeyedSet<RelPath>,
     /// Directories compared with what is below them, deep or one level.
     above: Vec<RelPath>,
+    /// When the oldest of them became dirty.
+    oldest: Option<Epoch>,
 }
 
 impl Landing {
@@ -36,6 +37,8 @@ impl Landing {
 
 impl Landed {
     pub(super) fn add(&mut self, entry: &Entry) {
+        let oldest = self.recent.oldest.get_or_insert(entry.epoch);
+        *oldest = entry.epoch.min(*oldest);
         // With the directories above: they travel with it, or in its place.
         let mut path: &[u8] = &entry.path;
         while self.recent.paths.insert(RelPath::from_normal(path)) {
@@ -47,6 +50,10 @@ impl Landed {
         if entry.kind > Kind::Entry {
             self.recent.above.push(entry.path.clone());
         }
+    }
+
+    pub(super) fn oldest(&self) -> Option<Epoch> {
+        self.recent.oldest.into_iter().chain(self.settling.oldest).min()
     }
 
     pub(super) fn covers(&self, path: &[u8]) -> bool {

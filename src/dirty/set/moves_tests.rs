@@ -151,6 +151,42 @@ fn what_was_exchanged_with_something_new_is_not_forgotten() {
 }
 
 #[test]
+fn what_was_exchanged_with_something_new_is_not_forgotten_where_renames_are_no_pairs() {
+    // To a target that is sent no renames, of a name outside of the tree, and of a kernel without rename events, each half
+    // comes alone.
+    for (what, halves) in [
+        ("a file with a file", [(Seen::Created, "new"), (Seen::Arrived, "new"), (Seen::Left, "new"), (Seen::Arrived, "old")]),
+        (
+            "a file with a directory",
+            [(Seen::Created, "new"), (Seen::ArrivedDir, "new"), (Seen::Left, "new"), (Seen::Arrived, "old")],
+        ),
+        (
+            "a directory with a file",
+            [(Seen::CreatedDir, "new"), (Seen::Arrived, "new"), (Seen::LeftDir, "new"), (Seen::ArrivedDir, "old")],
+        ),
+    ] {
+        let mut set = DirtySet::new(1000);
+        for (seen, path) in halves {
+            set.see(path.as_bytes(), seen.plain());
+        }
+        let mut left = Vec::new();
+        for batch in [shallow(&mut set), set.take_deep(ALL)].into_iter().flatten() {
+            left.extend(shown(&batch.entries));
+        }
+        assert!(left.iter().any(|entry| entry.ends_with(" new")), "{what}: {left:?}");
+    }
+    // What came and went by itself, as what is written aside and renamed over a file, still costs nothing.
+    let mut set = DirtySet::new(1000);
+    set.see(b"aside", Seen::Created);
+    set.see(b"aside", Seen::Written);
+    set.see(b"aside", Seen::Left.plain());
+    set.see(b"f", Seen::Arrived.plain());
+    let batch = shallow(&mut set).unwrap();
+    let left = shown(&batch.entries);
+    assert!(left.iter().any(|entry| entry.ends_with(" f")) && !left.iter().any(|entry| entry.ends_with(" aside")), "{left:?}");
+}
+
+#[test]
 fn a_move_waits_for_its_directory_and_for_what_flies() {
     let mut set = DirtySet::new(1000);
     set.see(b"p", Seen::CreatedDir);

@@ -17,7 +17,7 @@ pub(super) struct Twins {
 
 fn rank(seen: Seen) -> u8 {
     match seen {
-        Seen::Written => 1,
+        Seen::Written | Seen::Replaced => 1,
         Seen::Gone => 2,
         Seen::MovedDir => 3,
         _ => 0,

@@ -97,11 +97,13 @@ impl Target {
         // The root's own attributes travel with a list from the top alone. A deep list names few paths. A second round is there for what
         // the first could not do, perhaps for where it began.
         let plain = matches!(pass, Pass::Shallow | Pass::ShallowOneLevel);
-        if !plain || batch.round > 0 || batch.entries.iter().any(|e| e.path.is_root()) {
+        // What is hidden from it is hidden by its path from the top.
+        let hides = !self.unread.rules(&batch.entries).is_empty();
+        if !plain || hides || batch.round > 0 || batch.entries.iter().any(|e| e.path.is_root()) {
             return None;
         }
         let dir = shared(list.iter().map(|(path, _)| path))?;
-        if !self.means_the_same_below() || !self.descents.may_reach(&dir) || !self.has(&dir) {
+        if !self.means_the_same_below() || !self.descents.may_reach(&dir) || !self.has(&dir) || self.shelf.meets(&dir) {
             return None;
         }
         let filter_args = if cx.filter.is_empty() { Vec::new() } else { cx.filter.alike_below(&dir, &dir)? };
@@ -132,9 +134,18 @@ impl Target {
 
     /// Whether the target should have this directory: nothing at it or above it waits, is under way, or failed.
     fn has(&self, dir: &RelPath) -> bool {
-        let withheld = self.withheld.iter().flat_map(|w| &w.entries);
+        let withheld = self.withheld.iter().flat_map(guarded::Withheld::entries);
         let after = self.batches().flat_map(|(run, _)| &run.after);
-        let mut outside = self.retries.entries().chain(withheld).chain(self.linking.entries()).chain(after);
+        let mut outside = self
+            .retries
+            .entries()
+            .chain(withheld)
+            .chain(self.recount.entries())
+            .chain(self.linking.entries())
+            .chain(self.sought.entries())
+            .chain(self.large.entries())
+            .chain(self.shelf.entries())
+            .chain(after);
         let own = |e: &Entry| e.path.is_root() && e.kind == Kind::Entry; // the root's attributes, which say nothing of what is in it
         !self.set.owes(dir) && !outside.any(|e| path::is_at_or_below(dir, &e.path) && !own(e))
     }

@@ -1,6 +1,8 @@
 //! What comes back from runs: confirmed, to be tried again, or the target is not to be had.
 
 use super::*;
+use crate::cover::Cover;
+use crate::sync::first;
 
 impl Target {
     /// A descriptor of one of this target's children is ready.
@@ -35,11 +37,14 @@ impl Target {
                     Load::Role => self.role_answered(cx, &outcome),
                     Load::Standby => self.standby_ended(cx, &run, &outcome),
                     Load::Batch(batch) => {
-                        let told = matches!(outcome.verdict, Verdict::Done | Verdict::Partial | Verdict::SourceRace);
-                        match (run.look.take(), run.withholds) {
+                        let outcome = self.ambient.weigh(outcome);
+                        let told =
+                            matches!(outcome.verdict, Verdict::Done | Verdict::Unproven | Verdict::Partial | Verdict::SourceRace);
+                        match (run.look.take(), run.withholds.take()) {
                             (None, _) if told && run.dry => self.surveyed(cx, run, batch, outcome),
+                            (Some(guarded::Look::Proof(proof)), _) if told => self.proved(cx, run, batch, proof, &outcome),
                             (Some(look), _) if told => self.looked(cx, run, batch, look, &outcome),
-                            (None, Some(deletes)) if told => self.withheld_ended(cx, run, batch, &outcome, deletes),
+                            (None, Some(withholds)) if told => self.withheld_ended(cx, run, batch, &outcome, withholds),
                             _ => self.batch_ended(cx, run, batch, outcome),
                         }
                     }
@@ -62,18 +67,28 @@ impl Target {
     }
 
     pub(super) fn probed(&mut self, cx: &mut Context<'_>, run: &Flight, outcome: &Outcome) {
+        self.silence = None;
+        if run.ended_badly == Some(Ended::Silent) {
+            return self.went_away(cx, false, self.no_answer());
+        }
         self.suspect |= gone(outcome, run.run.output());
         if self.stands_no_more(cx, run.run.output(), outcome) {
             return;
         }
         match probe::interpret_probe(outcome, &run.run.output().signs) {
-            TargetState::Usable => self.answered(cx, true),
-            TargetState::UseFallback => self.answered(cx, false),
+            TargetState::Usable => {
+                self.ambient.learn(outcome);
+                self.answered(cx, true);
+            }
+            TargetState::UseFallback => {
+                self.ambient.learn(outcome);
+                self.answered(cx, false);
+            }
             TargetState::Config(reason) => self.went_away(cx, true, reason),
             TargetState::Down(reason) => self.went_away(cx, false, reason),
             TargetState::Source(reason) => match (cx.check)() {
-                Err(why) => {
-                    *cx.held = Some(Hold::Gone(why));
+                Err(hold) => {
+                    *cx.held = Some(hold);
                     self.went_away(cx, false, reason);
                 }
                 Ok(()) => self.went_away(cx, false, reason),
@@ -119,14 +134,14 @@ impl Target {
         let tries = self.tries;
         let pause = self.backoff.pause(tries, fastrand::f64()) * if config { CONFIG_PAUSE } else { 1 };
         // Once per cause; what repeats is counted and shown in the status.
-        if self.stats.reason != reason {
+        if outcome::words(&self.stats.reason) != outcome::words(&reason) {
             tracing::warn!(
                 mirror = %self.mirror.name, target_name = %self.cfg.name,
                 url = %self.cfg.location,
                 pending = self.unconfirmed(),
                 "{}: {reason}. {}",
-                if config { "target refuses us, somebody must change something" } else { "target is down" },
-                self.advice(config),
+                if config { "target cannot be used as it is configured" } else { "target is down" },
+                self.advice(config, &reason),
             );
         }
         self.stats.reason = reason.clone();
@@ -136,10 +151,19 @@ impl Target {
     }
 
     /// What somebody can do about a target that cannot be sent to.
-    pub(super) fn advice(&self, config: bool) -> String {
+    pub(super) fn advice(&self, config: bool, reason: &str) -> String {
+        let config::Target { location, ssh, connect_timeout, password_file, .. } = &self.cfg;
         match config {
-            true => "Once that is put right, `fansync retry` has it tried at once".into(),
-            false => format!("It is tried again for as long as fansync runs; {}", self.cfg.location.advice()),
+            true => {
+                let place = location.refusal_advice(reason, password_file.as_deref());
+                format!("{place}Once that is put right, `fansync retry` has it tried at once")
+            }
+            false if reason == TARGET_MISSING => {
+                format!("It is tried again for as long as fansync runs; {}", location.missing_advice())
+            }
+            false => {
+                format!("It is tried again for as long as fansync runs; {}", location.advice(ssh.as_deref(), *connect_timeout))
+            }
         }
     }
 
@@ -207,7 +231,8 @@ impl Target {
         let since = batch.entries.iter().map(Entry::epoch).min();
         let mut litter = if self.mirror.delete { leftovers(&batch, &outcome) } else { BTreeSet::new() };
         if run.survey.is_none() && outcome.counters.dirs_kept > 0 && !self.mirror.filter.is_rsyncs() {
-            litter.extend(survey::above_kept(&run.run.output().failed));
+            let kept: Vec<RelPath> = run.run.output().failed.iter().map(|f| f.path.clone()).collect();
+            litter.extend(survey::above_kept(&kept));
         }
         let after = std::mem::take(&mut run.after);
         if run.moving.is_none() {
@@ -218,7 +243,7 @@ impl Target {
         self.suspect |= run.moving.is_none() && run.below.is_none() && gone(&outcome, run.run.output());
         let reconciles = self.reconciles;
         // A receiver that hangs keeps what it got, and may carry it out when it wakes up, over what was sent since (measured).
-        if outcome.verdict == Verdict::TimedOut || run.ended_badly == Some(Ended::Stalled) {
+        if outcome.verdict == Verdict::TimedOut || matches!(run.ended_badly, Some(Ended::Stalled | Ended::Idle)) {
             let carried = batch.entries.iter().map(|e| (e.path.clone(), e.kind)).collect();
             let due = cx.now + self.cfg.watchdog * UNANSWERED_WATCHDOGS;
             self.unanswered.extend(since.map(|since| Unanswered { due, since, carried }));
@@ -236,17 +261,18 @@ impl Target {
                     self.proven(cx);
                 }
                 match run.survey.take() {
-                    Some(survey) => self.survey_done(cx, batch, survey),
+                    Some(survey) => self.survey_done(cx, batch, (run.compare, run.limited), survey),
                     None => {
                         if let (Pass::Full { .. }, Some(progress)) = (run.pass, run.run.output().progress) {
                             self.tree = Some(progress.files_total);
                         }
                         self.descents.done(run.below.as_ref(), &batch.entries);
-                        self.confirm(id, batch.entries);
+                        self.link_after(cx, &batch.entries);
+                        self.confirm_read(cx, batch);
                     }
                 }
             }
-            verdict if run.below.is_some() && !matches!(verdict, Verdict::Partial | Verdict::SourceRace) => {
+            verdict if run.below.is_some() && !matches!(verdict, Verdict::Partial | Verdict::Unproven | Verdict::SourceRace) => {
                 self.back_to_the_top(batch, run.below.take().expect("just seen"));
             }
             Verdict::Partial
@@ -262,7 +288,15 @@ impl Target {
                 if !run.run.output().signs.read_only {
                     self.proven(cx);
                 }
-                self.partial(cx, run.run.output().signs.deletes_skipped, batch, &outcome);
+                let limited = run.limited;
+                self.partial(cx, run.run.output().signs.deletes_skipped, batch, (run.compare, limited), outcome.clone());
+            }
+            Verdict::Unproven => {
+                self.proven(cx);
+                match run.survey.take() {
+                    Some(_) => self.partial(cx, false, batch, (run.compare, run.limited), outcome.clone()),
+                    None => self.prove(cx, batch, run.compare, run.limited, outcome.clone()),
+                }
             }
             Verdict::Busy => {
                 self.give_back(batch);
@@ -274,11 +308,14 @@ impl Target {
                 }
             }
             Verdict::TargetFull => {
-                self.full = true;
+                let signs = &run.run.output().signs;
+                let too_large = signs.too_large && !signs.target_full;
+                self.full = !too_large;
+                let hidden = self.hides_unfit(cx.root, &batch, &outcome, too_large);
                 let mut batch = batch;
                 self.set_unfit_apart(cx, &mut batch, &outcome);
                 // One that was tried alone tells nothing new of the others.
-                if !batch.entries.is_empty() && self.is_up() {
+                if !batch.entries.is_empty() && !hidden && !too_large && self.is_up() {
                     self.went_away(cx, false, outcome.reason.clone());
                 }
                 self.give_back(batch);
@@ -294,10 +331,25 @@ impl Target {
                 self.set.park(id, &batch.entries);
                 self.retries.failed(cx.now, batch.entries, batch.round, &[], &outcome.reason, fastrand::f64());
             }
+            // Everything else has gone through. What is found in the second of two such comparisons was counted in the first.
+            Verdict::DeletesHeld if run.extra == guarded::Extra::Counted => {
+                self.proven(cx);
+                let found = run.run.output().progress.map_or(0, |p| p.files_total);
+                let (deletes, kept) = (outcome.counters.spared, found.saturating_sub(outcome.counters.created));
+                if first::exceeds(self.mirror.first_max_delete, deletes, kept) {
+                    if let Err(batch) = self.count_later(cx, batch) {
+                        self.reconciles += 1;
+                        self.withhold_entries(cx, batch, guarded::Withholds::beyond(deletes), false);
+                    }
+                } else {
+                    self.fill = Fill::Counted;
+                    self.give_back(batch);
+                }
+            }
             // More went away between the dry run and the run.
             Verdict::DeletesHeld if self.limit().is_some() => {
                 let deletes = self.cap().unwrap_or_default() + 1;
-                self.withhold_entries(cx, batch, deletes, true);
+                self.withhold_entries(cx, batch, guarded::Withholds::beyond(deletes), true);
             }
             Verdict::NoMissingArgs => {
                 self.give_back(batch);
@@ -307,14 +359,31 @@ impl Target {
             Verdict::SourceRoot => {
                 self.give_back(batch);
                 match (cx.check)() {
-                    Err(why) => *cx.held = Some(Hold::Gone(why)),
+                    Err(hold) => *cx.held = Some(hold),
                     Ok(()) if self.is_up() => self.went_away(cx, false, outcome.reason.clone()),
                     Ok(()) => {}
                 }
             }
+            Verdict::Killed if matches!(run.ended_badly, Some(Ended::Gone | Ended::Apart | Ended::Hollow)) => {
+                self.give_back(batch)
+            }
+            Verdict::Killed if run.ended_badly == Some(Ended::GivesWay) => {
+                self.set.park(id, &batch.entries);
+                batch.entries.into_iter().for_each(|entry| self.wait_for_large_lane(entry, batch.round));
+            }
+            _ if run.ended_badly == Some(Ended::Knotted) => self.untie(cx, batch, "hard links: rsync came to wait for itself"),
+            // Done in the same way it would hang again.
+            Verdict::Killed if run.ended_badly == Some(Ended::Idle) => {
+                let why = "nothing but keep-alives, ended by the watchdog";
+                let list = batch.entries.iter().all(|e| e.kind == Kind::Entry);
+                let round = if list { WHOLE_ROUNDS } else { batch.round };
+                self.set.park(id, &batch.entries);
+                self.retries.failed(cx.now, batch.entries, round, &[], why, fastrand::f64());
+            }
             Verdict::Killed if run.ended_badly.is_some() => {
                 let why = match run.ended_badly {
                     Some(Ended::Fifo) => "a file became a FIFO while it was to be sent".into(),
+                    Some(Ended::Lease) => leases::REASON.into(),
                     _ => format!("no progress for {:?}, ended by the watchdog", self.cfg.watchdog),
                 };
                 self.set.park(id, &batch.entries);
@@ -338,6 +407,9 @@ impl Target {
         for entry in after {
             self.set.restore(entry);
         }
+        if self.reconciles > reconciles && outcome.verdict != Verdict::DeletesHeld && run.extra != guarded::Extra::Stays {
+            self.filled();
+        }
         if let Some(epoch) = run.aside.filter(|_| self.reconciles > reconciles) {
             self.aside_done(cx, epoch);
         }
@@ -349,16 +421,25 @@ impl Target {
         }
     }
 
+    /// The target was made equal: from now on it holds what the source once had.
+    pub(super) fn filled(&mut self) {
+        if matches!(self.fill, Fill::Unknown | Fill::Counted) {
+            self.fill = Fill::Filled;
+        }
+    }
+
     pub(super) fn confirm(&mut self, id: BatchId, entries: Vec<Entry>) {
         self.stats.batches += 1;
         self.stats.last_success_unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         self.judge_covered(&entries);
         for entry in &entries {
+            self.unread.confirmed(entry);
             let over = self.retries.confirmed(entry);
             self.set.forget(over);
             self.doubted.remove(&entry.path);
             if entry.path.is_root() && entry.kind == Kind::Subtree {
                 self.reconciles += 1;
+                self.another_source = false;
             }
         }
         let paths: Vec<_> = entries.iter().filter(|_| self.telling.keep > 0).map(|e| (e.path.clone(), e.kind)).collect();
@@ -374,31 +455,40 @@ impl Target {
         self.spend_acceptance();
     }
 
-    pub(super) fn partial(&mut self, cx: &Context<'_>, deletes_skipped: bool, batch: Batch, outcome: &Outcome) {
-        let Batch { id, mut entries, round } = batch;
-        self.set.park(id, &entries);
-        // A deep run that has named all it could not do, and skipped no deletions, is done but for these.
+    /// Some of a run's paths failed. `ran`: how they were compared, and whether it was a limited comparison.
+    pub(super) fn partial(
+        &mut self,
+        cx: &mut Context<'_>,
+        deletes_skipped: bool,
+        batch: Batch,
+        ran: (Compare, bool),
+        mut outcome: Outcome,
+    ) {
+        self.place(cx.root, &mut outcome.failed);
         let named = &outcome.failed;
-        let clean = outcome.failed_more == 0 && !deletes_skipped;
-        if clean && !named.is_empty() && named.iter().all(RelPath::is_root) {
+        let clean = outcome.failed_more == 0 && outcome.unknown.is_empty() && !deletes_skipped;
+        if clean && !named.is_empty() && named.iter().all(|f| f.path.is_root()) {
+            let Batch { id, entries, .. } = batch;
+            self.set.park(id, &entries);
             // A module that may not change its own top directory. Nothing else failed, and nothing helps.
             if !std::mem::replace(&mut self.top_refused, true) {
                 tracing::warn!(mirror = %self.mirror.name, target_name = %self.cfg.name, "the target's top directory keeps its own times and mode: {}", outcome.reason);
             }
             return self.confirm(id, entries);
         }
-        let deep_alone = entries.len() == 1 && entries[0].kind == Kind::Subtree;
-        if round >= 2 && deep_alone && !named.is_empty() && clean {
-            let entry = entries.remove(0);
-            if entry.path.is_root() {
-                self.reconciles += 1;
-            }
-            self.telling.done_but(id, &entry.path, named);
-            let kinds = named.iter().filter(|p| !p.is_root()).map(|p| (p.clone(), kind_on_source(cx.root, p)));
-            entries = self.set.narrow(entry, kinds);
-            return self.retries.fail(cx.now, entries, &outcome.reason, fastrand::f64());
+        // The first time it may be the source that changed.
+        if deletes_skipped && batch.round > 0 && self.hides_unread(cx.root, &batch, &outcome) {
+            let Batch { id, entries, round } = batch;
+            self.set.park(id, &entries);
+            return self.retries.at_once(cx.now, entries, round);
         }
-        self.retries.failed(cx.now, entries, round, named, &outcome.reason, fastrand::f64());
+        let deep_alone = batch.entries.len() == 1 && batch.entries[0].kind == Kind::Subtree;
+        if batch.round >= 2 && deep_alone && !deletes_skipped {
+            return self.prove(cx, batch, ran.0, ran.1, outcome);
+        }
+        let Batch { id, entries, round } = batch;
+        self.set.park(id, &entries);
+        self.retries.failed(cx.now, entries, round, &outcome.failed, &outcome.reason, fastrand::f64());
     }
 
     /// Directories above both this run's paths and those of a run still in flight, seen with different times: whichever ends
@@ -422,12 +512,13 @@ impl Target {
         s.runs += 1;
         s.standby_hits += u64::from(run.stood_by);
         s.files_sent += outcome.counters.files_sent;
-        s.deleted += outcome.counters.deleted;
+        // The old name of what was renamed on the target: nothing is lost there.
+        s.deleted += if run.pass == Pass::Clear { 0 } else { outcome.counters.deleted };
         s.bytes_sent += outcome.counters.wire_sent;
-        if !outcome.is_done() {
+        if !outcome.is_done() && !counted(run, outcome) {
             *s.bad_runs.entry(outcome.verdict.class().into()).or_insert(0) += 1;
         }
-        if run.small || run.pass == Pass::Shallow {
+        if run.pass == Pass::Shallow && run.lane != Lane::Large {
             self.pace.ran(took);
         }
     }
@@ -446,14 +537,14 @@ impl Target {
         let ms = took.as_secs_f64() * 1000.0;
         let below = run.below.as_ref().map(tracing::field::display);
         self.stats.last_batch = format!(
-            "{} paths ({pass}{}), {} files sent, {} deleted, {ms:.1} ms: {}",
-            run.paths,
+            "{} ({pass}{}), {} sent, {} deleted, {ms:.1} ms: {}",
+            plural(run.paths as u64, "path"),
             run.below.as_ref().map(|dir| format!(" below {dir}")).unwrap_or_default(),
-            c.files_sent,
+            plural(c.files_sent, "file"),
             c.deleted,
             if outcome.is_done() { "done" } else { &outcome.reason }
         );
-        if outcome.is_done() {
+        if outcome.is_done() || counted(run, outcome) {
             tracing::info!(
                 mirror = %self.mirror.name, target_name = %self.cfg.name, pass, paths = run.paths, sent = c.files_sent, deleted = c.deleted, bytes = c.wire_sent,
                 ms = (ms * 10.0).round() / 10.0, standby = run.stood_by, below, %first, "batch"
@@ -467,6 +558,11 @@ impl Target {
     }
 }
 
+/// Whether a run ended as it should that was to count what it would delete.
+fn counted(run: &Flight, outcome: &Outcome) -> bool {
+    run.extra == guarded::Extra::Counted && outcome.verdict == Verdict::DeletesHeld
+}
+
 /// Whether a run found that the target's directory, or the module that stands for it, is not there.
 fn gone(outcome: &Outcome, output: &Output) -> bool {
     outcome.verdict == Verdict::TargetMissing || output.signs.module_missing
@@ -476,8 +572,8 @@ fn gone(outcome: &Outcome, output: &Output) -> bool {
 /// read-only part of a target looks the same for as long as nothing else changes; so it is asked of whole rounds only, and what
 /// was set apart already stays a matter of its paths.
 fn read_only(batch: &Batch, outcome: &Outcome, output: &Output) -> bool {
-    let named = |e: &Entry| outcome.failed.iter().any(|path| path::is_at_or_below(path, &e.path));
-    output.signs.read_only && batch.entries.iter().all(named)
+    let failed = Cover::new(&outcome.failed);
+    output.signs.read_only && batch.entries.iter().all(|e| failed.reaches(&e.path))
 }
 
 /// Directories where a receiver that was killed has left temporary files, which only a pass with deletes over them removes. One
@@ -495,7 +591,7 @@ fn leftovers(batch: &Batch, outcome: &Outcome) -> BTreeSet<RelPath> {
 }
 
 /// What has to be sent of a path that a deep run named: what is below a directory that could not be made was skipped with it.
-fn kind_on_source(root: &Root, path: &RelPath) -> Kind {
+pub(super) fn kind_on_source(root: &Root, path: &RelPath) -> Kind {
     match fstatat(root, path.as_path(), AtFlags::AT_SYMLINK_NOFOLLOW) {
         Ok(stat) if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFDIR.bits() => Kind::Entry,
         Err(Errno::ENOENT | Errno::ENOTDIR) => Kind::Entry,

@@ -23,7 +23,7 @@ fn words(run: &Flight, batch: &Batch) -> String {
         (Pass::Full { .. }, None) if run.dry => "comparing the whole tree, dry".into(),
         (Pass::Full { .. }, None) => "comparing the whole tree".into(),
         (Pass::Deep | Pass::ShallowOneLevel, None) => first("comparing"),
-        _ => format!("sending {} paths", run.paths),
+        _ => format!("sending {}", plural(run.paths as u64, "path")),
     }
 }
 

@@ -120,7 +120,9 @@ impl Target {
         let theirs = if outcome.is_done() {
             match mark::read_file(&fence.inbox.join("role")) {
                 // Said to be done and nothing came: what lies there is no regular file.
-                Ok(None) => Role::Unreadable(format!("{} of the target is not a regular file", mark::FILE)),
+                Ok(None) => {
+                    Role::Unreadable(format!("{} of the target is not a regular file, or is larger than a mark", mark::FILE))
+                }
                 Err(MarkError::Damaged { what, .. }) => {
                     Role::Unreadable(format!("the role mark {} of the target is damaged ({what})", mark::FILE))
                 }

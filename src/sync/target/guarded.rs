@@ -3,16 +3,22 @@
 //! ```text
 //! part that may delete ─► dry run ─► within the bounds ─► the run itself
 //!                                 ├► too many deletions ─► the same run without deletions, then the part waits (Withheld)
-//!                                 └► the source was emptied ─► the whole mirror is held
+//!                                 ├► a place lost nearly everything ─► the same, and its names are
+//!                                 guarded (Lost)
+//!                                 └► … and nothing is left in it ─► the place or the whole mirror
+//!                                 is held
 //! ```
 //!
 //! What waits stays pending. It is judged again after growing pauses, for the files may have come back, and goes through once
 //! somebody accepted it ([`Target::accept_deletes`]).
 
 use super::super::guard::{self, Hold};
+use super::emptied::{self, Found, Lost, Was};
 use super::*;
 use crate::config::MaxDelete;
+use crate::cover::Cover;
 use crate::sync::below::Below;
+use crate::sync::first;
 use crate::sync::renames::Renamed;
 
 /// The first pause before what is withheld is judged again; it doubles …
@@ -21,13 +27,17 @@ const JUDGE_MIN: Duration = Duration::from_secs(60);
 const JUDGE_MAX: Duration = Duration::from_secs(3600);
 /// The same where a run stopped at its bound although its dry run did not foresee that.
 const JUDGE_SOON: Duration = Duration::from_secs(1);
-/// Deletions whose paths are looked at, to tell which place they are in.
+/// How often it is looked whether what a place lost is there again.
+const JUDGE_LOST: Duration = Duration::from_secs(5);
+/// Changes whose paths are looked at, to learn what a run has done.
 const KEPT_ITEMS: usize = 10_000;
 
 /// What a dry run is for.
 pub(super) enum Look {
     /// To count the entries of the tree, for a bound that is a share of it.
     Entries,
+    /// To learn what a run has done that did not end well.
+    Proof(proof::Proof),
     /// To count deletions.
     Deletes { suspect: Option<Suspect>, run: Prepared },
 }
@@ -51,6 +61,36 @@ pub(super) struct Suspect {
     enough: Option<usize>,
     /// It is to be compared; else names are known to be gone.
     level: bool,
+    emptied: Emptied,
+}
+
+impl Suspect {
+    /// Whether an entry may delete at the top of the place. `missing`: nothing has this name.
+    pub(super) fn concerns(&self, entry: &Entry, missing: &RelPath) -> bool {
+        (entry.kind > Kind::Entry && path::is_at_or_below(&self.at, &entry.path)) || path::parent(missing) == Some(&*self.at)
+    }
+}
+
+/// How a place came to be suspected.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Emptied {
+    /// By this run.
+    Now(guard::Extent),
+    /// Deletions there wait already.
+    Before,
+}
+
+/// Deletions that are left out of a run.
+pub(super) struct Withholds {
+    pub(super) deletes: u64,
+    /// `None`: they are more than a bound allows.
+    pub(super) lost: Option<Lost>,
+}
+
+impl Withholds {
+    pub(super) fn beyond(deletes: u64) -> Withholds {
+        Withholds { deletes, lost: None }
+    }
 }
 
 /// In which way a run is started.
@@ -58,20 +98,34 @@ pub(super) struct Suspect {
 pub(super) struct Manner<'r> {
     /// Dry, for this.
     pub(super) look: Option<Look>,
-    /// Without deletions; so many are left out.
-    pub(super) withholds: Option<u64>,
+    /// Without deletions: these.
+    pub(super) withholds: Option<Withholds>,
     /// Somebody let the deletions through: no bound.
     pub(super) free: bool,
     /// In place of the usual guards of what is left out.
     pub(super) guards: Option<Vec<OsString>>,
     /// Leaves alone what only the periodic comparisons leave alone.
     pub(super) limited: bool,
+    /// What becomes of things that only the target has.
+    pub(super) extra: Extra,
     /// The second half of a survey.
     pub(super) second: bool,
     /// It carries a rename.
     pub(super) renamed: Option<&'r Renamed>,
     /// It begins below the root.
     pub(super) below: Option<&'r Below>,
+}
+
+/// What a comparison does with what only the target has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Extra {
+    /// It goes, within the bounds.
+    #[default]
+    Goes,
+    /// It stays, and is counted.
+    Counted,
+    /// It stays.
+    Stays,
 }
 
 /// What a dry run said would be deleted and the run itself leaves alone: what the filter leaves out, where rsync cannot be told that,
@@ -96,9 +150,24 @@ pub fn spared(filter: &Filter, items: &[Item]) -> BTreeSet<RelPath> {
 
 /// Deletions that wait for somebody.
 pub(super) struct Withheld {
-    pub(super) entries: Vec<Entry>,
+    entries: Vec<Entry>,
+    /// What came later and waits with them.
+    joined: BTreeMap<RelPath, Entry>,
     deletes: u64,
     pub(super) due: Duration,
+    /// The place that lost them at one blow.
+    lost: Option<Lost>,
+}
+
+impl Withheld {
+    /// All that waits.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().chain(self.joined.values())
+    }
+
+    fn into_entries(self) -> impl Iterator<Item = Entry> {
+        self.entries.into_iter().chain(self.joined.into_values())
+    }
 }
 
 impl Target {
@@ -133,14 +202,19 @@ impl Target {
                 Kind::Subtree => path::is_at_or_below(&at, &e.path),
                 _ => e.path == at,
             });
+            let held = self.held_loss(cx, &at).is_some();
             if level {
+                if held {
+                    return Some(Suspect { at, enough: None, level, emptied: Emptied::Before });
+                }
                 let known = self.tops.get(&at).copied().unwrap_or(0);
                 let Some(left) = guard::left(cx.root, cx.filter, &at, usize::MAX) else { continue };
                 if guard::suspicious_level(known, left) {
-                    return Some(Suspect { at, enough: (known > 0).then(|| known.div_ceil(2)), level });
+                    let emptied = Emptied::Now(guard::extent(left, guard::is_shared(cx.root, &at)));
+                    return Some(Suspect { at, enough: (known > 0).then(|| known.div_ceil(2)), level, emptied });
                 }
                 self.tops.insert(at, left);
-            } else if let Some(normal) = normal {
+            } else if let Some(normal) = normal.filter(|_| !held) {
                 let gone = |i: &&normal::Item| i.state == normal::State::Missing && path::parent(&i.path) == Some(&*at);
                 let missing = normal.items.iter().filter(gone).count();
                 if missing == 0 {
@@ -148,11 +222,23 @@ impl Target {
                 }
                 let Some(left) = guard::left(cx.root, cx.filter, &at, missing / 9 + 1) else { continue };
                 if guard::suspicious_names(missing, left) {
-                    return Some(Suspect { at, enough: Some((missing + left).div_ceil(2)), level });
+                    let emptied = Emptied::Now(guard::extent(left, guard::is_shared(cx.root, &at)));
+                    return Some(Suspect { at, enough: Some((missing + left).div_ceil(2)), level, emptied });
                 }
             }
         }
         None
+    }
+
+    /// What the place has lost, if deletions there wait and go on waiting. Where half of it is back
+    /// they are judged at the next dispatch.
+    fn held_loss(&mut self, cx: &Context<'_>, at: &RelPath) -> Option<&Lost> {
+        let withheld = self.withheld.iter_mut().find(|w| w.lost.as_ref().is_some_and(|lost| lost.at() == at))?;
+        if withheld.lost.as_ref().is_some_and(|lost| lost.is_back(cx.root)) {
+            withheld.due = Duration::ZERO;
+            return None;
+        }
+        withheld.lost.as_ref()
     }
 
     /// Starts the dry run that a part which may delete needs before its run. `count`: the entries of the tree have to be known, and are
@@ -164,26 +250,28 @@ impl Target {
         batch: Batch,
         suspect: Option<Suspect>,
         run: Prepared,
+        lane: Lane,
     ) -> bool {
         let full = matches!(pass, Pass::Full { .. });
-        let small = !full && pass == Pass::Shallow && batch.entries.len() <= SMALL_PATHS && batch.round == 0;
         if self.tree.is_none() && !full && matches!(self.limit(), Some(MaxDelete::Percent(_))) {
             let manner = Manner { look: Some(Look::Entries), ..Manner::default() };
             let pass = Pass::Full { progress: true };
-            return self.start(cx, Launch { manner, small, ..Launch::of(pass, Input::None, Load::Batch(batch)) });
+            return self.start(cx, Launch { manner, lane, ..Launch::of(pass, Input::None, Load::Batch(batch)) });
         }
         let bytes = run.list.clone();
         let input = if full { Input::None } else { Input::List(&bytes) };
         let paths = batch.entries.len();
         let manner = Manner { look: Some(Look::Deletes { suspect, run }), ..Manner::default() };
-        self.start(cx, Launch { manner, paths, small, ..Launch::of(pass, input, Load::Batch(batch)) })
+        self.start(cx, Launch { manner, paths, lane, ..Launch::of(pass, input, Load::Batch(batch)) })
     }
 
     /// How many changes of a dry run are kept with their paths.
     pub(super) fn kept_items(&self, look: &Look) -> usize {
         match look {
-            Look::Deletes { .. } if !self.mirror.filter.is_rsyncs() => self.mirror.batch.max_pending,
-            Look::Deletes { suspect: Some(_), .. } => KEPT_ITEMS,
+            Look::Deletes { suspect, .. } if suspect.is_some() || !self.mirror.filter.is_rsyncs() => {
+                self.mirror.batch.max_pending
+            }
+            Look::Proof(_) => KEPT_ITEMS,
             _ => 0,
         }
     }
@@ -206,7 +294,7 @@ impl Target {
         }
         let Look::Deletes { suspect, run: prepared } = look else {
             self.tree = Some(found);
-            self.launch(cx, batch);
+            self.launch(cx, batch, run.lane);
             return;
         };
         if let Some(suspect) = suspect {
@@ -217,23 +305,51 @@ impl Target {
                 false => output.items.iter().filter(there).count() as u64 + output.items_more,
             };
             let from_the_start = suspect.level && self.stats.batches == 0;
-            if lost >= if from_the_start { 1 } else { guard::EMPTIED_MIN } {
-                self.give_back(batch);
-                *cx.held = Some(Hold::Emptied { at: suspect.at, enough: suspect.enough, deletes: lost, from_the_start });
-                return;
+            let least = if from_the_start || suspect.emptied == Emptied::Before { 1 } else { guard::EMPTIED_MIN };
+            match suspect.emptied {
+                _ if lost < least => {}
+                emptied if from_the_start || emptied == Emptied::Now(guard::Extent::Place) => {
+                    self.give_back(batch);
+                    *cx.held = Some(Hold::Emptied { at: suspect.at, enough: suspect.enough, deletes: lost, from_the_start });
+                    return;
+                }
+                _ => {
+                    let listed = batch.entries.iter().filter(|e| e.kind == Kind::Entry).map(|e| (&*e.path, Was::Other));
+                    let deleted: Vec<&Item> = output.items.iter().filter(there).collect();
+                    let back = |i: &&&Item| path::parent(&i.path) == Some(&*suspect.at) && !emptied::is_gone(cx.root, &i.path);
+                    let back = deleted.iter().filter(back).count();
+                    let deleted = deleted.into_iter().map(|i| (&*i.path, if i.dir { Was::Dir } else { Was::Other }));
+                    let names = Lost::new(suspect.at.clone(), listed.chain(deleted), |name| emptied::is_gone(cx.root, name));
+                    let names = match suspect.emptied {
+                        Emptied::Now(_) => emptied::judged(names, back),
+                        Emptied::Before => emptied::judged_again(self.held_loss(cx, &suspect.at), names),
+                    };
+                    if let Some(names) = names {
+                        let withholds = Withholds { deletes: lost, lost: Some(names) };
+                        return self.withhold(cx, run.pass, batch, withholds, run.lane, prepared);
+                    }
+                }
             }
         }
         if full {
             self.tree = Some(found + deletes);
         }
+        let (created, kept) = (outcome.counters.created, found.saturating_sub(outcome.counters.created));
+        tracing::debug!(target_name = %self.cfg.name, deletes, created, "counted by a dry run");
+        let first = full && self.fill.counts() && self.limit().is_none();
         match self.limit() {
+            None if first && first::exceeds(self.mirror.first_max_delete, deletes, kept) => {
+                if let Err(batch) = self.count_later(cx, batch) {
+                    self.withhold(cx, run.pass, batch, Withholds::beyond(deletes), run.lane, prepared);
+                }
+            }
             Some(limit) if guard::exceeds(limit, deletes, self.tree.unwrap_or(0)) => {
-                self.withhold(cx, run.pass, batch, deletes, prepared);
+                self.withhold(cx, run.pass, batch, Withholds::beyond(deletes), run.lane, prepared);
             }
             _ => {
-                if let Err(why) = (cx.check)() {
+                if let Err(hold) = (cx.check)() {
                     self.give_back(batch);
-                    *cx.held = Some(Hold::Gone(why));
+                    *cx.held = Some(hold);
                     return;
                 }
                 if let Err(why) = self.own_role() {
@@ -241,18 +357,18 @@ impl Target {
                     return self.fence_off(cx, why);
                 }
                 let paths = batch.entries.len();
-                self.start_prepared(cx, Manner::default(), run.pass, batch, paths, run.small, prepared);
+                self.start_prepared(cx, Manner::default(), run.pass, batch, paths, run.lane, prepared);
             }
         }
     }
 
     /// Sends what can be sent of a part whose deletions are too many, then lets it wait.
-    fn withhold(&mut self, cx: &mut Context<'_>, pass: Pass, batch: Batch, deletes: u64, run: Prepared) {
+    fn withhold(&mut self, cx: &mut Context<'_>, pass: Pass, batch: Batch, withholds: Withholds, lane: Lane, run: Prepared) {
         if pass == Pass::Shallow && !run.present {
-            return self.withhold_entries(cx, batch, deletes, false);
+            return self.withhold_entries(cx, batch, withholds, false);
         }
         let paths = batch.entries.len();
-        self.start_prepared(cx, Manner { withholds: Some(deletes), ..Manner::default() }, pass, batch, paths, false, run);
+        self.start_prepared(cx, Manner { withholds: Some(withholds), ..Manner::default() }, pass, batch, paths, lane, run);
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -263,14 +379,14 @@ impl Target {
         pass: Pass,
         batch: Batch,
         paths: usize,
-        small: bool,
+        lane: Lane,
         run: Prepared,
     ) {
         let limited = matches!(pass, Pass::Full { .. }) && self.periodic.take(self.set.coarsened());
         let manner = Manner { guards: run.guards, limited, ..manner };
         let input = if matches!(pass, Pass::Full { .. }) { Input::None } else { Input::List(&run.list) };
         let (compare, ancestors) = (run.compare, run.ancestors);
-        self.start(cx, Launch { manner, paths, small, compare, ancestors, ..Launch::of(pass, input, Load::Batch(batch)) });
+        self.start(cx, Launch { manner, paths, lane, compare, ancestors, ..Launch::of(pass, input, Load::Batch(batch)) });
     }
 
     /// A run without the deletions that were withheld has ended, and has sent the rest, all but what failed.
@@ -280,7 +396,7 @@ impl Target {
         mut run: Flight,
         batch: Batch,
         outcome: &Outcome,
-        deletes: u64,
+        withholds: Withholds,
     ) {
         let took = cx.now.saturating_sub(run.started);
         self.count(&run, outcome, took);
@@ -290,29 +406,44 @@ impl Target {
         if matches!(run.pass, Pass::Full { .. }) {
             self.reconciles += 1;
         }
-        self.withhold_entries(cx, batch, deletes, false);
+        self.withhold_entries(cx, batch, withholds, false);
         for entry in std::mem::take(&mut run.after) {
             self.set.restore(entry);
         }
     }
 
     /// `soon`: the number of deletions is a guess, and is to be found out.
-    pub(super) fn withhold_entries(&mut self, cx: &Context<'_>, batch: Batch, deletes: u64, soon: bool) {
+    pub(super) fn withhold_entries(&mut self, cx: &Context<'_>, batch: Batch, withholds: Withholds, soon: bool) {
         // Somebody let it through while its run was under way.
         if batch.entries.iter().all(|e| self.is_accepted(e)) {
             return self.give_back(batch);
         }
         self.set.park(batch.id, &batch.entries);
-        let pause = if soon { JUDGE_SOON } else { JUDGE_MIN.saturating_mul(1 << self.judged.min(6)).min(JUDGE_MAX) };
+        let Withholds { deletes, lost } = withholds;
+        let pause = match (&lost, soon) {
+            (Some(_), _) => JUDGE_LOST,
+            (None, true) => JUDGE_SOON,
+            (None, false) => JUDGE_MIN.saturating_mul(1 << self.judged.min(6)).min(JUDGE_MAX),
+        };
         self.judged += 1;
-        let mut new = Withheld { entries: batch.entries, deletes, due: cx.now + pause };
+        let mut new = Withheld { entries: batch.entries, joined: BTreeMap::new(), deletes, due: cx.now + pause, lost };
         // What was held of the same place before is counted in this, or the other way round: judged together, it is counted once.
-        let place = |a: &Entry, b: &Entry| path::is_at_or_below(&a.path, &b.path) || path::is_at_or_below(&b.path, &a.path);
-        let same = |old: &mut Withheld| old.entries.iter().any(|a| new.entries.iter().any(|b| place(a, b)));
-        for old in self.withheld.extract_if(.., same).collect::<Vec<_>>() {
-            new.entries.extend(old.entries);
+        let places = Cover::new(new.entries.iter().map(|e| &e.path));
+        let at = |w: &Withheld| w.lost.as_ref().map(|lost| lost.at().clone());
+        let same =
+            |old: &mut Withheld| (at(old).is_some() && at(old) == at(&new)) || old.entries().any(|e| places.meets(&e.path));
+        let before: Vec<Withheld> = self.withheld.extract_if(.., same).collect();
+        for mut old in before {
+            new.lost = match (new.lost, old.lost.take()) {
+                (Some(mut lost), Some(old)) => {
+                    lost.merge(old);
+                    Some(lost)
+                }
+                (lost, old) => lost.or(old),
+            };
             new.deletes = new.deletes.max(old.deletes);
             new.due = cx.now + JUDGE_SOON;
+            new.entries.extend(old.into_entries());
         }
         self.withheld.push(new);
         let all = self.withheld_deletes();
@@ -324,21 +455,59 @@ impl Target {
         }
     }
 
+    /// Lets an entry wait with the deletions of a place that lost nearly everything, if what was
+    /// found would delete there.
+    /// `missing`: the path that decides.
+    pub(super) fn join_lost(&mut self, id: BatchId, entry: Entry, missing: &RelPath, found: Found) -> Option<Entry> {
+        let holds = |w: &&mut Withheld| w.lost.as_ref().is_some_and(|lost| lost.holds(missing, found));
+        let Some(withheld) = self.withheld.iter_mut().find(holds) else { return Some(entry) };
+        self.set.park(id, std::slice::from_ref(&entry));
+        if let Some(lost) = withheld.lost.as_mut().filter(|_| found == Found::Missing) {
+            let before = lost.len();
+            lost.add(missing);
+            withheld.deletes += (lost.len() - before) as u64;
+        }
+        match withheld.joined.get_mut(&entry.path) {
+            Some(old) => {
+                old.kind = old.kind.max(entry.kind);
+                old.gone |= entry.gone;
+                old.content |= entry.content;
+                old.through |= entry.through;
+                self.set.forget(vec![entry]);
+            }
+            None => _ = withheld.joined.insert(entry.path.clone(), entry),
+        }
+        None
+    }
+
     /// Judges what is withheld again, when its time has come.
     pub(super) fn judge_again(&mut self, cx: &mut Context<'_>) {
         let due: Vec<Withheld> = self.withheld.extract_if(.., |w| w.due <= cx.now).collect();
-        for withheld in due {
-            if let Some(batch) = self.set.take_again(withheld.entries, 0) {
-                self.launch(cx, batch);
+        for mut withheld in due {
+            if let Some(lost) = &withheld.lost
+                && !lost.is_back(cx.root)
+            {
+                withheld.due = cx.now + JUDGE_LOST;
+                self.withheld.push(withheld);
+                continue;
+            }
+            if !self.has_room(Lane::Bulk) {
+                self.withheld.push(withheld); // at the end of a run
+                continue;
+            }
+            if let Some(batch) = self.set.take_again(withheld.into_entries().collect(), 0) {
+                self.launch(cx, batch, Lane::Bulk);
             }
         }
     }
 
     /// A run has ended well that carried `entries`: what is withheld below them may be done with it, and is judged at once.
     pub(super) fn judge_covered(&mut self, entries: &[Entry]) {
-        let wide = |e: &&Entry| e.kind > Kind::Entry;
-        let covered = |e: &Entry| entries.iter().filter(wide).any(|run| path::is_at_or_below(&e.path, &run.path));
-        for withheld in self.withheld.iter_mut().filter(|w| w.entries.iter().any(covered)) {
+        if self.withheld.is_empty() {
+            return;
+        }
+        let wide = Cover::new(entries.iter().filter(|e| e.kind > Kind::Entry).map(|e| &e.path));
+        for withheld in self.withheld.iter_mut().filter(|w| w.entries().any(|e| wide.covers(&e.path))) {
             withheld.due = Duration::ZERO;
         }
     }
@@ -350,7 +519,28 @@ impl Target {
     /// Why deletions wait, and what to do.
     pub(super) fn why_withheld(&self) -> Option<String> {
         let first = self.withheld.first()?.entries.first()?;
-        let limit = self.limit().map(|l| l.to_string()).unwrap_or_default();
+        if let Some((withheld, lost)) = self.withheld.iter().find_map(|w| Some((w, w.lost.as_ref()?))) {
+            let root = self.mirror.source.display();
+            let at = if lost.at().is_root() { root.to_string() } else { format!("{root}/{}", lost.at()) };
+            return Some(format!(
+                "{} deletions are held: {at} lost nearly everything at one blow ({}), and all else goes on; if they are \
+                 meant: fansync resume --accept-deletes",
+                withheld.deletes,
+                plural(lost.len() as u64, "name"),
+            ));
+        }
+        let Some(limit) = self.limit() else {
+            return Some(format!(
+                "{} deletions are held: no run of this mirror has filled {}, and the first comparison would delete more than first_max_delete = {} \
+                 of what it has; look at them: fansync mirror --dry-run {} {}; if they are meant: fansync resume --accept-deletes, \
+                 or mirror --first-max-delete 100%",
+                self.withheld_deletes(),
+                self.cfg.location,
+                self.mirror.first_max_delete,
+                self.mirror.source.display(),
+                self.cfg.location,
+            ));
+        };
         Some(format!(
             "{} deletions are held, more than max_delete = {limit} allows at once (at {}); if they are meant: \
              fansync resume --accept-deletes",
@@ -364,7 +554,8 @@ impl Target {
         let held = self.withheld_deletes();
         self.set.tick(cx.now);
         self.accepted = Some(self.set.close_epoch());
-        for entry in std::mem::take(&mut self.withheld).into_iter().flat_map(|w| w.entries) {
+        let counted = self.recount.take();
+        for entry in std::mem::take(&mut self.withheld).into_iter().flat_map(Withheld::into_entries).chain(counted) {
             self.set.restore(entry);
         }
         (self.judged, self.withheld_said) = (0, 0);

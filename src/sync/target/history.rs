@@ -42,6 +42,11 @@ impl Target {
         self.suspect
     }
 
+    /// The newest change time that was seen on the source since this was last asked.
+    pub fn take_newest(&mut self) -> Option<FileTime> {
+        self.newest.take()
+    }
+
     /// Closes the current epoch, without the hurry of [`Target::flush`].
     pub fn close_epoch(&mut self) -> Epoch {
         self.set.close_epoch()

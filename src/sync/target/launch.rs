@@ -13,8 +13,8 @@ pub(super) struct Launch<'a> {
     pub(super) manner: guarded::Manner<'a>,
     /// How many paths it is told.
     pub(super) paths: usize,
-    /// It carries so little that its end is near.
-    pub(super) small: bool,
+    /// Where it counts.
+    pub(super) lane: Lane,
     pub(super) compare: Compare,
     /// Directories above what it carries, with their ctime when it was composed.
     pub(super) ancestors: BTreeMap<RelPath, FileTime>,
@@ -24,7 +24,7 @@ impl<'a> Launch<'a> {
     /// In the plain manner, with a quick comparison.
     pub(super) fn of(pass: Pass, input: Input<'a>, load: Load) -> Launch<'a> {
         let (manner, ancestors) = (guarded::Manner::default(), BTreeMap::new());
-        Launch { pass, input, load, manner, paths: 0, small: false, compare: Compare::Quick, ancestors }
+        Launch { pass, input, load, manner, paths: 0, lane: Lane::Bulk, compare: Compare::Quick, ancestors }
     }
 
     /// It runs dry before it runs, as rsync is not left alone with directories when it cannot be told all that is left out of them.
@@ -42,7 +42,7 @@ impl Target {
         self.next_run = self.next_run.wrapping_add(1);
         let dry = launch.dry_first(&self.mirror.filter);
         let started = self.spawn(cx, serial, &launch, dry);
-        let Launch { pass, load, manner, paths, small, compare, ancestors, .. } = launch;
+        let Launch { pass, load, manner, paths, lane, compare, ancestors, .. } = launch;
         let run = match started {
             Ok(run) => run,
             Err((config, error)) => {
@@ -56,28 +56,38 @@ impl Target {
             }
         };
         let wide = matches!(&load, Load::Batch(b) if b.entries.iter().any(|e| e.kind == Kind::Subtree));
+        let links = self.mirror.extras.hard_links
+            && manner.renamed.is_none()
+            && !matches!(&load, Load::Batch(b) if self.links_later(pass, b));
+        let tops = match &load {
+            Load::Batch(batch) if lane == Lane::Bulk => lanes::crowded_tops(&batch.entries, SMALL_PATHS),
+            _ => BTreeSet::new(),
+        };
         let run = Flight {
+            tops,
             wide,
             compare,
             dry,
             limited: manner.limited,
+            extra: manner.extra,
             survey: None,
             run,
             load,
             pass,
-            small,
+            lane,
             stood_by: false,
             started: cx.now,
             paths,
             soft: false,
             ancestors,
             after: Vec::new(),
-            mark: 0,
-            marked: cx.now,
             unheard: None,
             looked: cx.now,
             told: cx.now,
             ended_badly: None,
+            links,
+            pulse: Pulse::new(cx.now),
+            standing: Default::default(),
             aside: self.fence.as_ref().and_then(|f| f.aside.then_some(f.epoch)),
             look: manner.look,
             withholds: manner.withholds,
@@ -86,6 +96,11 @@ impl Target {
         };
         self.runs.insert(serial, run);
         true
+    }
+
+    /// Whether a run makes no links although they are wanted; see [`knots`].
+    fn links_later(&self, pass: Pass, batch: &Batch) -> bool {
+        matches!(pass, Pass::Deep | Pass::Full { .. }) && self.knots.links_later(&batch.entries)
     }
 
     /// Starts the process and waits for its output and its end.
@@ -100,10 +115,23 @@ impl Target {
         spec.source = (launch.pass != Pass::Role).then(|| cx.root.as_fd());
         spec.dry_run = manner.look.is_some() || dry;
         spec.delete &= manner.withholds.is_none() && !matches!(manner.look, Some(guarded::Look::Entries));
-        spec.max_delete = self.cap().filter(|_| !spec.dry_run && !manner.free);
+        spec.max_delete = match manner.extra {
+            guarded::Extra::Counted => Some(0),
+            _ => self.cap().filter(|_| !spec.dry_run && !manner.free),
+        };
+        spec.spare = manner.extra == guarded::Extra::Stays;
         if manner.limited {
             spec.filter_args = &self.limited_args;
         }
+        if let Load::Batch(batch) = &launch.load {
+            spec.extras.hard_links &= !self.links_later(launch.pass, batch);
+        }
+        let hiding = match &launch.load {
+            Load::Batch(batch) if pass_compares(launch.pass) => self.unread.rules(&batch.entries),
+            _ => Vec::new(),
+        };
+        let filters = [hiding, spec.filter_args.to_vec()].concat();
+        spec.filter_args = &filters;
         if let Some(below) = manner.below {
             (spec.below, spec.filter_args) = (manner.below, &below.filter_args);
         }
@@ -132,4 +160,9 @@ impl Target {
         }
         Ok(run)
     }
+}
+
+/// Whether a pass reads directories.
+fn pass_compares(pass: Pass) -> bool {
+    matches!(pass, Pass::ShallowOneLevel | Pass::Deep | Pass::Full { .. })
 }

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::send::may_be_twin;
 use super::*;
-use crate::links::{Inode, Ticket, shared};
+use crate::links::{Inode, MOST_TOGETHER, Ticket, shared};
 
 /// What waits for a walk over the source.
 enum Waits {
@@ -18,11 +18,14 @@ enum Waits {
     Alone(Entry, Inode),
     /// A directory that left; the entry is there to be counted.
     Left(Entry),
+    /// A directory that was compared without links: the names in it are sent together once they are
+    /// known.
+    Unlinked(Entry),
 }
 
 impl Waits {
     fn entry(&self) -> &Entry {
-        let (Waits::Held(entry) | Waits::Alone(entry, _) | Waits::Left(entry)) = self;
+        let (Waits::Held(entry) | Waits::Alone(entry, _) | Waits::Left(entry) | Waits::Unlinked(entry)) = self;
         entry
     }
 }
@@ -33,12 +36,20 @@ pub(super) struct Linking {
     waiting: Vec<(Ticket, Waits)>,
     /// Paths that have waited once. What was not found for them then is not there.
     released: HashSet<RelPath>,
+    /// What shares a file with a name that is to be removed from the target first.
+    behind: Vec<Entry>,
 }
 
 impl Linking {
+    /// The directory of `entry` was compared without links; what a walk finds in it is to be
+    /// linked.
+    pub(super) fn unlinked(&mut self, ticket: Ticket, entry: Entry) {
+        self.waiting.push((ticket, Waits::Unlinked(entry)));
+    }
+
     /// Everything that waits.
     pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.waiting.iter().map(|(_, waits)| waits.entry())
+        self.waiting.iter().map(|(_, waits)| waits.entry()).chain(&self.behind)
     }
 }
 
@@ -52,15 +63,20 @@ pub(super) struct Linked {
     one_run: Option<bool>,
 }
 
+/// The file behind a look, if it has several names that are kept together.
+fn together(stat: &StatBrief) -> Option<Inode> {
+    shared(stat).filter(|_| stat.nlink <= MOST_TOGETHER)
+}
+
 impl Linked {
     pub(super) fn is_shared(&self, stat: &StatBrief) -> bool {
-        self.on && shared(stat).is_some()
+        self.on && together(stat).is_some()
     }
 
     /// Whether size and times of this one are trusted, where that follows from others; `compared`: it is a directory that is compared with
     /// what is in it.
     pub(super) fn together(&self, stat: &StatBrief, compared: bool) -> Option<bool> {
-        match shared(stat) {
+        match together(stat) {
             Some(inode) if self.on => Some(self.one_run.unwrap_or_else(|| stat.is_file() && !self.distrusted.contains(&inode))),
             _ if compared => self.one_run,
             _ => None,
@@ -85,6 +101,8 @@ impl Target {
         // What is to be added, and on whose behalf; what has to wait.
         let mut wanted: BTreeMap<RelPath, RelPath> = BTreeMap::new();
         let mut waits: HashMap<RelPath, Ticket> = HashMap::new();
+        // The names of a file in the batch; the others are gathered once, on behalf of the first.
+        let mut here: BTreeMap<Inode, Vec<RelPath>> = BTreeMap::new();
         let mut across = false;
         let since = batch.entries.iter().map(Entry::epoch).min()?;
         for item in &normal.items {
@@ -103,6 +121,7 @@ impl Target {
                 }
                 Look::Present(stat) => match shared(&stat) {
                     Some(_) if cx.filter.excludes(&item.path, false) => {}
+                    Some(inode) if !links.keeps_together(inode, stat.nlink, &item.path) => {}
                     Some(inode) => {
                         links.note(&item.path, inode);
                         if waited {
@@ -116,8 +135,7 @@ impl Target {
                             }
                             self.linking.waiting.push((ticket, Waits::Alone(self.set.parked(item.path.clone(), since), inode)));
                         }
-                        let others = links.partners(inode).filter(|name| **name != *item.path);
-                        wanted.extend(others.map(|name| (RelPath::from_normal(name), item.path.clone())));
+                        here.entry(inode).or_default().push(item.path.clone());
                     }
                     None => links.forget(&item.path),
                 },
@@ -125,14 +143,19 @@ impl Target {
                 Look::Unreadable(_) => {}
             }
         }
+        for (inode, own) in &here {
+            wanted.extend(links.partners(*inode).map(|name| (RelPath::from_normal(name), own[0].clone())));
+        }
         let found: BTreeMap<&[u8], &normal::Item> = normal.items.iter().map(|i| (&*i.path, i)).collect();
         let inode_at = |path: &[u8]| match found.get(path)?.state {
-            Look::Present(stat) => shared(&stat),
+            Look::Present(stat) => together(&stat),
             _ => None,
         };
         wanted.retain(|name, _| !found.contains_key(&**name));
         let paths: Vec<(RelPath, Kind)> = wanted.keys().map(|name| (name.clone(), Kind::Entry)).collect();
         let mut added = false;
+        // How the files of names that are added were found.
+        let mut joined: BTreeMap<RelPath, StatBrief> = BTreeMap::new();
         let mut blocked: HashMap<RelPath, Option<BatchId>> = HashMap::new();
         if !paths.is_empty() {
             let looked = match normal::normalise(std::os::fd::AsFd::as_fd(cx.root), &paths, cx.statter) {
@@ -143,17 +166,17 @@ impl Target {
                     return None;
                 }
             };
-            let there: BTreeMap<&[u8], Inode> = looked
+            let there: BTreeMap<&[u8], (Inode, StatBrief)> = looked
                 .items
                 .iter()
                 .filter_map(|item| match item.state {
-                    Look::Present(stat) => Some((&*item.path, shared(&stat)?)),
+                    Look::Present(stat) => Some((&*item.path, (shared(&stat)?, stat))),
                     _ => None,
                 })
                 .collect();
             for (name, owner) in &wanted {
-                let known = there.get(&**name).filter(|inode| inode_at(owner).is_none_or(|wanted| wanted == **inode));
-                let Some(inode) = known else {
+                let known = there.get(&**name).filter(|(inode, _)| inode_at(owner).is_none_or(|wanted| wanted == *inode));
+                let Some((inode, stat)) = known else {
                     links.forget(name);
                     continue;
                 };
@@ -164,6 +187,7 @@ impl Target {
                 match self.set.join(batch.id, name, since) {
                     Ok(Some(entry)) => {
                         added = true;
+                        joined.insert(name.clone(), *stat);
                         batch.entries.push(entry);
                     }
                     Ok(None) => {}
@@ -171,6 +195,12 @@ impl Target {
                         blocked.insert(owner.clone(), by);
                     }
                 }
+            }
+        }
+        // What holds up one name of a file holds up all.
+        for own in here.into_values().filter(|own| own.len() > 1) {
+            if let Some(by) = blocked.get(&own[0]).copied() {
+                blocked.extend(own.into_iter().map(|name| (name, by)));
             }
         }
         let held_up = |path: &&[u8]| waits.contains_key(*path) || blocked.contains_key(*path);
@@ -189,6 +219,7 @@ impl Target {
             let holds = |r: &&mut Flight| matches!(&r.load, Load::Batch(b) if by.is_none_or(|by| b.id == by));
             match self.runs.values_mut().find(holds) {
                 Some(run) => run.after.push(entry),
+                None if self.set.has_linked() => self.linking.behind.push(entry),
                 // Its run has just ended.
                 None => self.set.restore(entry),
             }
@@ -199,14 +230,16 @@ impl Target {
         let mut linked = Linked { on: true, ..Linked::default() };
         let mut any = false;
         for entry in &batch.entries {
-            match found.get(&*entry.path).map(|item| (item.kind, item.state)) {
+            // One that was added may have been written, too, and have waited for another batch.
+            let looked = found.get(&*entry.path).map(|item| (item.kind, item.state));
+            match looked.or_else(|| Some((Kind::Entry, Look::Present(*joined.get(&entry.path)?)))) {
                 Some((kind, Look::Present(stat))) if stat.is_dir() => any |= kind > Kind::Entry && entry.content,
                 Some((_, Look::Present(stat))) => {
                     // A name that was made and never written is a link: there is nothing to doubt, unless another file had the name.
                     let written = entry.content && (entry.gone || !entry.held);
                     let seen = cx.wall_start + entry.since().as_secs() as i64;
                     let doubted = self.doubted.contains(&entry.path) || written && may_be_twin(&stat, seen);
-                    if let Some(inode) = shared(&stat).filter(|_| doubted) {
+                    if let Some(inode) = together(&stat).filter(|_| doubted) {
                         linked.distrusted.insert(inode);
                     }
                 }
@@ -228,8 +261,15 @@ impl Target {
         }
     }
 
+    /// A name was removed from the target, or could not be: what shares its file may leave.
+    pub(super) fn release_behind(&mut self) {
+        std::mem::take(&mut self.linking.behind).into_iter().for_each(|entry| self.set.restore(entry));
+    }
+
     /// A walk has ended: `again` are names to be sent together, and what waited for the walk goes on.
-    pub fn links_found(&mut self, links: &Links, now: Duration, again: &[RelPath]) {
+    /// `special`: names of files with several that are neither files nor directories.
+    pub fn links_found(&mut self, links: &Links, now: Duration, again: &[RelPath], special: &[(RelPath, Inode)]) {
+        self.specials.found(special);
         let (done, waiting): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.linking.waiting).into_iter().partition(|(ticket, _)| links.has_ended(*ticket));
         self.linking.waiting = waiting;
@@ -241,6 +281,7 @@ impl Target {
                 None => self.set.see(name, Seen::Touched),
             }
         }
+        let (mut alone, mut alone_entries): (BTreeMap<Inode, Epoch>, Vec<Entry>) = Default::default();
         for (_, waits) in done {
             match waits {
                 Waits::Held(entry) => {
@@ -248,18 +289,32 @@ impl Target {
                     self.set.restore(entry);
                 }
                 Waits::Alone(entry, inode) => {
-                    // Found by whatever walk or look.
-                    if links.partners(inode).nth(1).is_some() {
-                        links.partners(inode).for_each(|name| self.set.see_since(name, Seen::Touched, entry.epoch()));
-                    }
-                    self.set.forget(vec![entry]);
+                    let since = alone.entry(inode).or_insert(entry.epoch());
+                    *since = entry.epoch().min(*since);
+                    alone_entries.push(entry);
                 }
                 Waits::Left(entry) => match links.rest() {
                     Some(ticket) => self.linking.waiting.push((ticket, Waits::Left(entry))),
                     None => self.set.forget(vec![entry]),
                 },
+                Waits::Unlinked(entry) => match links.rest() {
+                    Some(ticket) => self.linking.unlinked(ticket, entry),
+                    None => {
+                        for name in links.names_below(&entry.path) {
+                            self.set.see_since(&name, Seen::Touched, entry.epoch());
+                        }
+                        self.set.forget(vec![entry]);
+                    }
+                },
             }
         }
+        for (inode, since) in alone {
+            // Found by whatever walk or look.
+            if links.partners(inode).nth(1).is_some() {
+                links.partners(inode).for_each(|name| self.set.see_since(name, Seen::Touched, since));
+            }
+        }
+        self.set.forget(alone_entries);
         if self.set.ready(false) > 0 {
             self.pace.waits(now);
         }
@@ -267,6 +322,6 @@ impl Target {
 }
 
 /// `path`, and every directory above it.
-fn path_and_above(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(super) fn path_and_above(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::successors(Some(path), |path| path::parent(path))
 }

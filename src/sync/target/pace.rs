@@ -27,25 +27,6 @@ const FLOOD_DELAY: Duration = Duration::from_millis(300);
 /// Fewer paths are not shared out among jobs.
 const SHARE_MIN: usize = 500;
 
-/// What a batch travels by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lane {
-    Small,
-    Bulk,
-}
-
-impl Lane {
-    /// The lane of a batch of few paths or many, where small runs and bulk runs have room. `None`: it waits for the end of a run; a small lane that
-    /// is free is of no use to many.
-    pub(super) fn of(few: bool, (small, bulk): (bool, bool)) -> Option<Lane> {
-        match (few && small, bulk) {
-            (true, _) => Some(Lane::Small),
-            (false, true) => Some(Lane::Bulk),
-            (false, false) => None,
-        }
-    }
-}
-
 /// What the decisions are made from. All times are since the daemon's start.
 #[derive(Debug)]
 pub(super) struct Pace {
@@ -206,22 +187,6 @@ mod tests {
         for at in (from..=until).step_by(2) {
             pace.seen(ms(at));
             pace.tick(ms(at), ready);
-        }
-    }
-
-    #[test]
-    fn a_lane_that_a_batch_cannot_take_is_no_room() {
-        for (few, free, lane) in [
-            (true, (true, true), Some(Lane::Small)),
-            (true, (true, false), Some(Lane::Small)),
-            (true, (false, true), Some(Lane::Bulk)),
-            (true, (false, false), None),
-            (false, (true, true), Some(Lane::Bulk)),
-            (false, (false, true), Some(Lane::Bulk)),
-            (false, (true, false), None),
-            (false, (false, false), None),
-        ] {
-            assert_eq!(Lane::of(few, free), lane, "few {few}, free {free:?}");
         }
     }
 

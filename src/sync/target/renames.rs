@@ -15,7 +15,7 @@ use std::os::unix::ffi::OsStrExt;
 use super::*;
 use crate::dirty::Moves;
 use crate::sync::below::open_below;
-use crate::sync::guard::{self, Hold};
+use crate::sync::guard;
 use crate::sync::output::Item;
 use crate::sync::renames::{Renamed, fits};
 
@@ -23,6 +23,8 @@ use crate::sync::renames::{Renamed, fits};
 const SMALLEST_FILE: u64 = 256 * 1024;
 /// Files that are renamed in one run.
 const MOST_FILES: usize = 1_000;
+/// Paths that wait for another try and are asked whether they have to do with a rename.
+const MOST_ASKED: usize = 1_000;
 /// So many runs in a row that a target refuses, and no more are tried until it was away.
 const REFUSALS: u32 = 3;
 
@@ -55,6 +57,12 @@ fn is_missing(root: &Root, path: &RelPath) -> bool {
     matches!(fstatat(root, path.as_path(), AtFlags::AT_SYMLINK_NOFOLLOW), Err(Errno::ENOENT | Errno::ENOTDIR))
 }
 
+/// Whether the names above `name` travel as an argument, so that it can be removed from there by
+/// itself.
+pub(super) fn removable(name: &[u8]) -> bool {
+    fits(path::parent(name).unwrap_or_default())
+}
+
 fn parent_of(path: &[u8]) -> RelPath {
     RelPath::from_normal(path::parent(path).unwrap_or_default())
 }
@@ -75,14 +83,21 @@ impl Target {
             || !self.mirror.filter.is_rsyncs()
             || self.keeps_aside()
             || self.resumed.is_some()
-            || self.limit().is_some();
+            || self.limit().is_some()
+            || config::name_directories(&self.cfg.args) // looked for below the new name
+            || self.shelf.meets(path);
         let by_name = !plain && self.mirror.delete && self.missing_args && argv::excludes_only(&self.filter_args);
         // What is outside of the set counts as well: waiting for another try, or for the end of another run.
         let near = |at: &[u8], kind: Kind, gone: bool| {
             path::is_at_or_below(at, path) || (kind > Kind::Entry || gone) && path::is_at_or_below(path, at)
         };
         let parked = self.retries.entries().chain(self.runs.values().flat_map(|r| &r.after));
-        let busy = parked.map(|e| (&e.path, e.kind, e.gone)).any(|(p, kind, gone)| near(p, kind, gone))
+        // So many, for a short time, that asking each of them for each rename would take longer than sending what is renamed.
+        let many = self.retries.waiting() > MOST_ASKED;
+        let busy = many
+            || parked.map(|e| (&e.path, e.kind, e.gone)).any(|(p, kind, gone)| near(p, kind, gone))
+            || self.large.has_below(path)
+            || self.long.has_below(path) // what is too long at the old name may be short enough at the new one
             || self.unanswered.iter().flat_map(|u| &u.carried).any(|(p, kind)| near(p, *kind, true));
         if by_name && self.renames.refused < REFUSALS && fits(path) && !busy { seen } else { seen.plain() }
     }
@@ -110,14 +125,18 @@ impl Target {
 
     fn launch_moves(&mut self, cx: &mut Context<'_>, moves: Moves) -> bool {
         let Moves { batch: Batch { id, entries, round }, dir } = moves;
-        if let Err(why) = (cx.check)() {
+        if let Err(hold) = (cx.check)() {
             self.send_whole(id, entries);
-            *cx.held = Some(Hold::Gone(why));
+            *cx.held = Some(hold);
             return false;
         }
         if let Err(why) = self.own_role() {
             self.send_whole(id, entries);
             self.fence_off(cx, why);
+            return false;
+        }
+        if entries.iter().any(|e| self.shelf.meets(&e.path)) {
+            self.send_whole(id, entries);
             return false;
         }
         let (first, old) = (entries[0].path.clone(), entries[1].path.clone());
@@ -181,9 +200,9 @@ impl Target {
 
     /// Removes an old name from the target.
     fn clear(&mut self, cx: &mut Context<'_>, batch: Batch) -> bool {
-        if let Err(why) = (cx.check)() {
+        if let Err(hold) = (cx.check)() {
             self.cleared(cx, batch, false, false);
-            *cx.held = Some(Hold::Gone(why));
+            *cx.held = Some(hold);
             return false;
         }
         if let Err(why) = self.own_role() {
@@ -192,7 +211,7 @@ impl Target {
             return false;
         }
         let old = batch.entries[0].path.clone();
-        if self.is_emptied_at(cx, &old) {
+        if self.is_emptied_at(cx, &old) || self.shelf.meets(&old) {
             // Its deletion is judged like any other.
             self.cleared(cx, batch, true, false);
             return false;
@@ -309,10 +328,24 @@ impl Target {
         self.set.park(id, &entries);
         let since = entries[0].epoch();
         // It is looked at once more in the usual way: the times of the directory above, and whatever has come there since.
+        // One that was new when it was given back did not come and go: `Replaced` says so.
+        self.set.see_since(&path, Seen::Replaced, since);
         self.set.see_since(&path, Seen::Gone, since);
         self.set.forget(entries);
-        if !self.set.unlinked(&path, done, count, cx.now) {
-            tracing::warn!(target_name = %self.cfg.name, %path, "the old name of a rename cannot be removed from the target by itself");
+        let given_up = !self.set.unlinked(&path, done, count, cx.now);
+        self.release_behind();
+        // Where links are kept, renames are not sent as such.
+        if cx.links.is_some() && (done || given_up) {
+            self.specials.removed(&path);
+        }
+        match (given_up, cx.links.is_some()) {
+            (true, false) => {
+                tracing::warn!(target_name = %self.cfg.name, %path, "the old name of a rename cannot be removed from the target by itself")
+            }
+            (true, true) => {
+                tracing::warn!(target_name = %self.cfg.name, %path, "a name that was replaced cannot be removed from the target, and may stay linked there")
+            }
+            (false, _) => {}
         }
     }
 

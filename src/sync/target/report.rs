@@ -11,7 +11,7 @@ const RECORDED_FAILURES: usize = 10_000;
 impl Target {
     /// Losses that concern this target alone, by cause, since the start.
     pub fn losses(&self) -> [(Cause, u64); 2] {
-        [(Cause::PendingBound, self.set.coarsened()), (Cause::FailingPath, self.retries.became_failures())]
+        [(Cause::PendingBound, self.set.coarsened()), (Cause::FailingPath, self.retries.became_failures() + self.long.became())]
     }
 
     /// The current numbers.
@@ -19,7 +19,7 @@ impl Target {
     /// `held`: why the mirror sends nothing. `put_off`: how long a subtree that was lost sight of has been waiting to be compared.
     pub fn status(&self, now: Duration, held: Option<&str>, put_off: Option<Duration>) -> status::Target {
         let mut s = self.stats.clone();
-        s.pending = self.set.pending() as u64;
+        s.pending = (self.set.pending() + self.large.len()) as u64;
         s.pending_paths = self.some_pending(now);
         s.merged = self.set.merged();
         s.in_flight = self.batches().map(|(_, b)| b.entries.len() as u64).sum();
@@ -28,12 +28,14 @@ impl Target {
         s.coarsened = self.set.coarsened();
         s.renames_sent_whole += self.set.parted();
         s.retry_seconds = 0.0;
+        s.trying = matches!(self.state, State::Probing { .. });
         match &self.state {
-            State::Probing { .. } => s.state = "probing".into(),
+            State::Probing { after: None } => s.state = "probing".into(),
+            State::Probing { after: Some(outage) } => self.report_away(&mut s, outage.config, &outage.reason, outage.tries),
             State::Up => {
                 s.reason.clear();
                 s.state = match put_off {
-                    _ if !self.withheld.is_empty() && self.stuck() => {
+                    _ if (!self.withheld.is_empty() || !self.shelf.is_empty()) && self.stuck() => {
                         s.reason = self.why_waiting().0;
                         "held"
                     }
@@ -51,30 +53,21 @@ impl Target {
                 .into();
             }
             State::Away { config, reason, next, tries } => {
-                let fenced = self.fence.as_ref().is_some_and(|f| f.fenced);
-                s.state = if fenced {
-                    "fenced"
-                } else if *config {
-                    "config"
-                } else {
-                    "down"
-                }
-                .into();
-                s.tries = u64::from(*tries);
-                s.reason = reason.clone();
-                s.advice = if fenced || *tries == 0 { String::new() } else { self.advice(*config) };
+                self.report_away(&mut s, *config, reason, *tries);
                 s.retry_seconds = next.saturating_sub(now).as_secs_f64();
+                // Due: the try begins in this turn of the engine.
+                s.trying = *next <= now;
             }
         }
         if let Some(why) = self.why_paused() {
-            (s.state, s.reason, s.retry_seconds) = ("paused".into(), why, 0.0);
+            (s.state, s.reason, s.retry_seconds, s.trying) = ("paused".into(), why, 0.0, false);
             s.advice.clear();
         }
         s.paused_unix = self.paused.unwrap_or_default();
         s.epoch = self.fence.as_ref().map_or(0, |f| f.epoch);
         s.keeps_aside = self.fence.as_ref().is_some_and(|f| f.aside);
         if let Some(why) = held {
-            (s.state, s.reason) = ("held".into(), why.into());
+            (s.state, s.reason, s.trying) = ("held".into(), why.into(), false);
             s.advice.clear();
         }
         (s.reconcile, s.passes) = self.how_far(now);
@@ -83,16 +76,35 @@ impl Target {
         s.failures = self
             .retries
             .failures()
-            .take(SHOWN_FAILURES)
             .map(|f| status::Failure {
                 path: Shown(&f.entry.path).to_string(),
                 reason: f.reason.clone(),
                 tries: f.tries,
                 retry_seconds: f.due.saturating_sub(now).as_secs_f64(),
             })
+            .chain(self.long.places().map(|p| status::Failure {
+                path: Shown(p.dir()).to_string(),
+                reason: p.reason(),
+                tries: p.tries,
+                retry_seconds: p.due.saturating_sub(now).as_secs_f64(),
+            }))
+            .take(SHOWN_FAILURES)
             .collect();
-        s.failures_more = self.retries.failures().len().saturating_sub(SHOWN_FAILURES) as u64;
+        s.failures_more = self.failing().saturating_sub(s.failures.len()) as u64;
         s
+    }
+
+    fn report_away(&self, s: &mut status::Target, config: bool, reason: &str, tries: u32) {
+        let fenced = self.fence.as_ref().is_some_and(|f| f.fenced);
+        s.state = match (fenced, config) {
+            (true, _) => "fenced",
+            (false, true) => "config",
+            (false, false) => "down",
+        }
+        .into();
+        s.tries = u64::from(tries);
+        s.reason = reason.into();
+        s.advice = if fenced || tries == 0 { String::new() } else { self.advice(config, reason) };
     }
 
     fn some_pending(&self, now: Duration) -> Vec<status::Pending> {
@@ -113,7 +125,7 @@ impl Target {
 
     /// A number that grows with each change of what [`Target::failure_record`] gives.
     pub fn failure_changes(&self) -> u64 {
-        self.retries.changes()
+        self.retries.changes() + self.long.changes()
     }
 
     /// The paths that failed for good, each with the reason and a shell line that sends it.
@@ -122,9 +134,8 @@ impl Target {
         let failures = self.retries.failures();
         let more = failures.len().saturating_sub(RECORDED_FAILURES);
         for f in failures.take(RECORDED_FAILURES) {
-            let (name, path, tries) = (&self.cfg.name, Shown(&f.entry.path), f.tries);
-            let told =
-                format!("# {}/{name}: {path} (tried {tries} times)\n# {}\n", self.mirror.name, f.reason.replace('\n', " "));
+            let (name, path, tries) = (&self.cfg.name, Shown(&f.entry.path), plural(f.tries.into(), "time"));
+            let told = format!("# {}/{name}: {path} (tried {tries})\n# {}\n", self.mirror.name, f.reason.replace('\n', " "));
             out.extend_from_slice(told.as_bytes());
             let pass = if f.entry.kind == Kind::Entry { Pass::Shallow } else { Pass::Deep };
             out.extend_from_slice(b"printf '%s\\0' ");
@@ -132,6 +143,10 @@ impl Target {
             out.extend_from_slice(b" | ");
             out.extend(self.command_line(root, pass));
             out.push(b'\n');
+        }
+        for place in self.long.places() {
+            let (name, dir, reason) = (&self.cfg.name, Shown(place.dir()), place.reason());
+            out.extend_from_slice(format!("# {}/{name}: {dir}\n# {reason}\n", self.mirror.name).as_bytes());
         }
         if more > 0 {
             out.extend_from_slice(format!("# {}/{}: {more} more\n", self.mirror.name, self.cfg.name).as_bytes());

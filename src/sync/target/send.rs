@@ -1,7 +1,10 @@
 //! What leaves a target: when, how it is listed, and through which process.
 
+use super::emptied::Found;
 use super::linked::Linked;
 use super::*;
+use crate::cover::Cover;
+use crate::sync::retries::Stand;
 
 /// What one run carries: entries, and how they are listed.
 struct Part {
@@ -41,6 +44,17 @@ impl Begun {
     }
 }
 
+/// What does not travel with the batch that it was taken with.
+struct Apart {
+    /// Files that cannot be opened now, see [`leases`].
+    leased: BTreeSet<RelPath>,
+    /// Large files.
+    large: bool,
+}
+
+/// Files that are noted as left out; more are left out without a word.
+const MOST_LEFT_OUT: usize = 1_000;
+
 /// What a part may delete, and who says so.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Deleting {
@@ -51,6 +65,9 @@ enum Deleting {
     /// Whatever it finds: somebody let it through.
     Free,
 }
+
+/// New files of a level that is compared above directories of others.
+const LEVEL_MAX_ABOVE_OTHERS: usize = 2_000;
 
 /// The kinds of parts, in the order in which they leave.
 const PARTS: [(Deleting, bool); 6] = [
@@ -79,12 +96,29 @@ pub(super) fn may_be_twin(stat: &StatBrief, since: i64) -> bool {
 /// Whether `new` files are so large a part of a directory that comparing its whole level is cheaper than listing them: where
 /// they are one in four or five, with paths of 30 bytes as with 130 (`scripts/batching --only level`, rsync 3.5.0), since longer
 /// paths make the entries of a level dearer, too.
+///
+/// Not where a file in it has other names: each is looked for when the file is listed.
 fn mostly_new(root: &Root, dir: &RelPath, new: usize) -> bool {
-    let most = new * LEVEL_ENTRIES_PER_PATH;
-    match nix::dir::Dir::openat(root, dir.as_path(), OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW, Mode::empty()) {
-        Ok(mut listing) => listing.iter().take(most + 3).count() <= most + 2, // with `.` and `..`
-        Err(_) => false,
-    }
+    let most = new * LEVEL_ENTRIES_PER_PATH + 2; // with `.` and `..`
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
+    let Ok(mut listing) = nix::dir::Dir::openat(root, dir.as_path(), flags, Mode::empty()) else { return false };
+    let entries: Vec<_> = listing.iter().take(most + 1).flatten().collect();
+    let names = entries.iter().map(|entry| entry.file_name()).filter(|name| !matches!(name.to_bytes(), b"." | b".."));
+    let mut has_dirs = false;
+    let mut plain = |name: &std::ffi::CStr| {
+        let Ok(stat) = fstatat(&listing, name, AtFlags::AT_SYMLINK_NOFOLLOW) else { return true };
+        let dir = stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits();
+        has_dirs |= dir;
+        dir || stat.st_nlink <= 1
+    };
+    entries.len() <= most && names.into_iter().all(&mut plain) && leaves_room(new, has_dirs)
+}
+
+/// Whether a comparison of a level of `new` files is short enough for what lies in its directories:
+/// nothing of that leaves
+/// while it is under way.
+fn leaves_room(new: usize, has_dirs: bool) -> bool {
+    !has_dirs || new <= LEVEL_MAX_ABOVE_OTHERS
 }
 
 /// New files in a directory before its level is asked for. In a small batch a level costs a process of its own, where the list goes to one that
@@ -106,12 +140,23 @@ impl Target {
     }
 
     pub(super) fn lanes_free(&self) -> (bool, bool) {
-        let small = self.batches().filter(|(r, _)| r.small).count();
-        let bulk = self.batches().count() - small;
-        if self.crowded.is_some() && small + bulk > 0 {
-            return (false, false);
-        }
-        (small < self.cfg.small_jobs, bulk < self.cfg.jobs)
+        (self.has_room(Lane::Small), self.has_room(Lane::Bulk))
+    }
+
+    fn lanes(&self) -> Lanes {
+        Lanes::of(self.batches().map(|(run, _)| run.lane))
+    }
+
+    /// Whether a further run may start in `lane`.
+    pub(super) fn has_room(&self, lane: Lane) -> bool {
+        let lanes = self.lanes();
+        (self.crowded.is_none() || lanes.all() == 0) && lanes.room(lane, self.cfg.jobs, self.cfg.small_jobs)
+    }
+
+    /// Whether a large file may leave. Where one of holes gave way to a comparison, that goes
+    /// first.
+    pub(super) fn large_goes(&self) -> bool {
+        self.has_room(Lane::Large) && !(self.set.has_deep() && self.unread.has_given_way())
     }
 
     /// When the pending paths may leave; `None` when there are none.
@@ -121,28 +166,80 @@ impl Target {
 
     /// Which lane the next batch takes; `None` when only a run's end makes room for it.
     pub(super) fn next_lane(&self) -> Option<Lane> {
-        let few = self.set.ready(self.hurry()) <= SMALL_PATHS && !self.set.has_deep();
-        Lane::of(few, self.lanes_free())
+        let few = self.set.ready(self.hurry()) <= SMALL_PATHS;
+        Lane::of(few, self.set.has_deep(), self.lanes_free())
+    }
+
+    /// While all bulk jobs carry floods: what is pending in other directories at the top, if it
+    /// fits into the small lane. A flood in
+    /// the top itself counts as one of its name.
+    fn take_beside(&mut self) -> Option<Batch> {
+        let mut bulk = self.batches().filter(|(run, _)| run.lane == Lane::Bulk).map(|(run, _)| &run.tops).peekable();
+        if !self.has_room(Lane::Small) || bulk.peek().is_none() {
+            return None;
+        }
+        let tops: BTreeSet<Vec<u8>> = bulk.flatten().cloned().collect();
+        if tops.is_empty() {
+            return None;
+        }
+        self.set.take_beside(Limits { max_paths: SMALL_PATHS, ignore_holds: self.hurry() }, &tops)
+    }
+
+    /// The few paths of a bulk batch that lie beside its flood, where the small lane has room. Links
+    /// and deletions keep their order, so they stay.
+    fn split_beside(&mut self, batch: &mut Batch, normal: &mut Normal) -> Option<Batch> {
+        if !self.has_room(Lane::Small) {
+            return None;
+        }
+        let stat = |item: &normal::Item| match item.state {
+            Look::Present(stat) => Some(stat),
+            _ => None,
+        };
+        let present: BTreeSet<&[u8]> = (normal.items.iter())
+            .filter(|item| stat(item).is_some_and(|stat| stat.is_dir() || stat.is_file()))
+            .map(|item| &*item.path)
+            .collect();
+        let stays = |entry: &Entry| entry.gone || !present.contains(&*entry.path);
+        let beside = lanes::take_few_beside(&mut batch.entries, SMALL_PATHS, stays);
+        if beside.is_empty() {
+            return None;
+        }
+        let taken: BTreeSet<&[u8]> = beside.iter().map(|entry| &*entry.path).collect();
+        normal.remove(&taken);
+        Some(self.set.split(batch, beside))
     }
 
     /// Sends what may leave now.
     pub fn dispatch(&mut self, cx: &mut Context<'_>) {
         self.set.tick(cx.now);
+        self.release_links(cx.now);
         if self.state != State::Up || cx.held.is_some() || self.paused.is_some() {
             return;
         }
         while self.lanes_free().1 {
             let Some((entries, round)) = self.retries.take_due(cx.now) else { break };
             if let Some(batch) = self.set.take_again(entries, round) {
-                self.launch(cx, batch);
+                self.launch(cx, batch, Lane::Bulk);
+            }
+            if self.state != State::Up || cx.held.is_some() {
+                return;
+            }
+        }
+        while self.large_goes() {
+            let Some((entry, round)) = self.large.take() else { break };
+            if let Some(batch) = self.set.take_again(vec![entry], round) {
+                self.launch(cx, batch, Lane::Large);
             }
             if self.state != State::Up || cx.held.is_some() {
                 return;
             }
         }
         self.waits = false;
+        self.look_at_long(cx);
+        self.bound_failures();
         if self.lanes_free().1 {
             self.judge_again(cx);
+            self.count_again(cx);
             if self.state != State::Up || cx.held.is_some() {
                 return;
             }
@@ -154,13 +251,22 @@ impl Target {
         // A level that is compared whole carries what is not to be followed.
         let follows_all = self.mirror.events == config::Events::default();
         while self.leaves_at().is_some_and(|at| at <= cx.now) {
-            let Some(lane) = self.next_lane() else { break };
+            let Some(lane) = self.next_lane() else {
+                let Some(batch) = self.take_beside() else {
+                    self.waits = true;
+                    break;
+                };
+                launched |= self.launch(cx, batch, Lane::Small);
+                if self.state != State::Up || cx.held.is_some() {
+                    return;
+                }
+                continue;
+            };
             let (bulk, ignore_holds) = (self.lanes_free().1, self.hurry());
             let max_paths = match lane {
-                Lane::Small => SMALL_PATHS,
+                Lane::Small | Lane::Large => SMALL_PATHS,
                 Lane::Bulk => {
-                    let flying = self.batches().filter(|(r, _)| !r.small).count();
-                    let free = self.cfg.jobs.saturating_sub(flying);
+                    let free = self.cfg.jobs.saturating_sub(self.lanes().bulk);
                     self.pace.share(cx.now, self.set.ready(ignore_holds), free, ignore_holds)
                 }
             };
@@ -177,10 +283,15 @@ impl Target {
                 self.waits = true;
                 break;
             };
-            launched |= self.launch(cx, batch);
+            launched |= self.launch(cx, batch, lane);
             if self.state != State::Up || cx.held.is_some() {
                 return;
             }
+        }
+        // Names that are to be removed before they are sent were found just now.
+        launched |= self.dispatch_renames(cx);
+        if self.state != State::Up || cx.held.is_some() {
+            return;
         }
         self.pace.left(cx.now, launched, self.set.ready(false));
         // Starting a process takes a core from the transfer that just began; what stands by is replaced after it.
@@ -190,10 +301,10 @@ impl Target {
     }
 
     /// Looks at the disk, decides how each entry is listed, and starts the run. `false` when nothing was left to send.
-    pub(super) fn launch(&mut self, cx: &mut Context<'_>, batch: Batch) -> bool {
-        if let Err(why) = (cx.check)() {
+    pub(super) fn launch(&mut self, cx: &mut Context<'_>, batch: Batch, lane: Lane) -> bool {
+        if let Err(hold) = (cx.check)() {
             self.give_back(batch);
-            *cx.held = Some(Hold::Gone(why));
+            *cx.held = Some(hold);
             return false;
         }
         if let Err(why) = self.own_role() {
@@ -201,15 +312,23 @@ impl Target {
             self.fence_off(cx, why);
             return false;
         }
+        let mut batch = self.leave_apart(batch);
+        if batch.entries.is_empty() {
+            return false;
+        }
         let whole_tree = batch.entries.iter().any(|e| e.path.is_root() && e.kind == Kind::Subtree);
         if whole_tree {
+            if self.removes_first(cx, &batch.entries, &[]) {
+                self.give_back(batch);
+                return false;
+            }
             if let Some(links) = cx.links.as_deref_mut().filter(|_| self.reconciles > 0) {
                 links.want(&RelPath::root(), true); // what the pass links is not known yet
             }
-            return self.start_full(cx, batch);
+            return self.start_full(cx, batch, lane);
         }
         let paths: Vec<(RelPath, Kind)> = batch.entries.iter().map(|e| (e.path.clone(), e.kind)).collect();
-        let normal = match normal::normalise(std::os::fd::AsFd::as_fd(cx.root), &paths, cx.statter) {
+        let mut normal = match normal::normalise(std::os::fd::AsFd::as_fd(cx.root), &paths, cx.statter) {
             Ok(normal) => normal,
             Err(e) => {
                 self.give_back(batch);
@@ -217,23 +336,43 @@ impl Target {
                 return false;
             }
         };
-        let Some((batch, normal, linked)) = self.join_links(cx, batch, normal) else { return false };
+        self.newest = self.newest.max(Some(normal.newest()));
+        self.order_links(cx, &mut batch, &normal);
+        let mut started = false;
+        if lane == Lane::Bulk
+            && let Some(beside) = self.split_beside(&mut batch, &mut normal)
+        {
+            started = self.launch(cx, beside, Lane::Small);
+            if self.state != State::Up || cx.held.is_some() {
+                self.give_back(batch);
+                return started;
+            }
+        }
+        self.spread(cx, &mut batch, &normal);
+        if batch.entries.is_empty() {
+            return started;
+        }
+        let Some((batch, normal, linked)) = self.join_links(cx, batch, normal) else { return started };
+        if self.removes_first(cx, &batch.entries, &normal.items) {
+            self.give_back(batch);
+            return started;
+        }
         let deep = batch.entries.iter().any(|e| e.kind == Kind::Subtree);
         let suspect = self.suspect(cx, &batch.entries, Some(&normal));
-        let guards = self.mirror.delete && (suspect.is_some() || self.limit().is_some());
-        let parts = self.compose(cx, batch, &normal, deep, &linked, guards);
-        let (mut started, mut begun) = (false, Begun::default());
+        let apart = Apart { leased: self.leased(cx, &normal), large: lane != Lane::Large };
+        let parts = self.compose(cx, batch, &normal, deep, &linked, suspect.as_ref(), apart);
+        let mut begun = Begun::default();
         let several = parts.iter().filter(|part| !part.batch.entries.is_empty()).count() > 1;
         for ((deleting, thorough), part) in PARTS.into_iter().zip(parts) {
             if part.batch.entries.is_empty() {
                 continue;
             }
-            // A further part waits for the first where there is one connection only, or where they would meet.
-            if self.state == State::Up && (self.crowded.is_none() || !started) && !begun.meets(&part.batch.entries) {
+            // A further part waits for the first where the lane has no room for both, or where they would meet.
+            if self.state == State::Up && self.has_room(lane) && !begun.meets(&part.batch.entries) {
                 if several {
                     begun.take(&part.batch.entries);
                 }
-                started |= self.start_listed(cx, part, &normal, deep, thorough, deleting, suspect.as_ref());
+                started |= self.start_listed(cx, part, &normal, deep, thorough, deleting, suspect.as_ref(), lane);
             } else {
                 self.give_back(part.batch);
             }
@@ -250,7 +389,8 @@ impl Target {
 
     /// Makes the files that did not fit failures, for rsync ends at the first such and never gets to what comes after it.
     pub(super) fn set_unfit_apart(&mut self, cx: &Context<'_>, batch: &mut Batch, outcome: &Outcome) {
-        let unfit = |e: &Entry| e.kind == Kind::Entry && outcome.failed.contains(&e.path);
+        let failed = Cover::new(&outcome.failed);
+        let unfit = |e: &Entry| e.kind == Kind::Entry && failed.has(&e.path);
         let (bad, good): (Vec<Entry>, Vec<Entry>) = std::mem::take(&mut batch.entries).into_iter().partition(unfit);
         self.set.park(batch.id, &bad);
         self.retries.fail(cx.now, bad, &outcome.reason, fastrand::f64());
@@ -260,6 +400,7 @@ impl Target {
     /// Decides the form of each entry by what was found. Entries that need another kind of pass go back to the set as such.
     /// The parts are those of [`PARTS`]: what is compared by size and mtime, and what may differ although these are the same
     /// ([`may_be_twin`]) or has neither; with `guards`, each in three by what it may delete.
+    #[allow(clippy::too_many_arguments)]
     fn compose(
         &mut self,
         cx: &mut Context<'_>,
@@ -267,8 +408,10 @@ impl Target {
         normal: &Normal,
         deep: bool,
         linked: &Linked,
-        guards: bool,
+        suspect: Option<&guarded::Suspect>,
+        apart: Apart,
     ) -> [Part; 6] {
+        let bounded = self.mirror.delete && self.limit().is_some();
         let deletions = self.spec(cx.root.path(), Compare::Quick).deletions();
         let found: BTreeMap<&[u8], &normal::Item> = normal.items.iter().map(|i| (&*i.path, i)).collect();
         let Batch { id, entries, round } = batch;
@@ -276,8 +419,9 @@ impl Target {
         let accepted = self.accepted;
         // Names of one file go in one run, so what holds for one of them holds for all: `tied`.
         let newest = entries.iter().map(Entry::epoch).max();
-        let place = |entry: &Entry, deletes: bool, tied: bool, thorough: bool| {
+        let place = |entry: &Entry, at: &RelPath, deletes: bool, tied: bool, thorough: bool| {
             let since = newest.filter(|_| tied).unwrap_or(entry.epoch());
+            let guards = bounded || suspect.is_some_and(|suspect| tied || suspect.concerns(entry, at));
             let deleting = match (deletes || tied) && guards {
                 false => Deleting::Within,
                 true if accepted.is_some_and(|until| since <= until) => Deleting::Free,
@@ -285,9 +429,15 @@ impl Target {
             };
             PARTS.iter().position(|part| *part == (deleting, thorough)).expect("every kind is there")
         };
-        let mut done = Vec::new();
+        let (mut done, mut leased) = (Vec::new(), Vec::new());
         let levels = self.found_below(&entries);
+        let rescans = entries.iter().filter(|e| self.spares(e)).count();
+        let mixed = deep && rescans > 0 && rescans < entries.len();
         for mut entry in entries {
+            if mixed && self.spares(&entry) {
+                self.turn(id, entry); // by a run of its own, which deletes nothing
+                continue;
+            }
             if entry.kind == Kind::Contents && levels.contains(&entry.path) {
                 self.turn(id, entry);
                 continue;
@@ -306,16 +456,20 @@ impl Target {
             let Some(item) = item else {
                 // Only the root's own attributes: they travel with any list.
                 if entry.path.is_root() && entry.kind == Kind::Contents {
-                    let part = &mut parts[place(&entry, true, false, false)];
+                    let part = &mut parts[place(&entry, &entry.path, !self.spares(&entry), false, false)];
                     part.list.push((RelPath::root(), Form::OneLevel));
                     part.present = true;
                     part.batch.entries.push(entry);
                 } else {
-                    parts[place(&entry, false, false, true)].batch.entries.push(entry);
+                    parts[place(&entry, &entry.path, false, false, true)].batch.entries.push(entry);
                 }
                 continue;
             };
             let own = item.path == entry.path;
+            if item.state == Look::Missing && (self.follows_deletions() || own && entry.gone) {
+                let Some(goes) = self.join_lost(id, entry, &item.path, Found::Missing) else { continue };
+                entry = goes;
+            }
             match item.state {
                 Look::Unreadable(errno) => {
                     self.set.park(id, std::slice::from_ref(&entry));
@@ -346,6 +500,26 @@ impl Target {
                         self.turn(id, entry);
                         continue;
                     }
+                    if apart.leased.contains(&item.path) {
+                        leased.push(entry);
+                        continue;
+                    }
+                    if own && stat.is_file() && self.mirror.max_file_size.is_some_and(|most| stat.size > most) {
+                        if self.leave_out(&entry.path, stat.size) {
+                            // It may be new, and then the times of its directory are, too.
+                            self.by_parent(id, entry, &item.path, Deletions::Never, &mut done);
+                        } else {
+                            self.set.park(id, std::slice::from_ref(&entry));
+                            done.push(entry);
+                        }
+                        continue;
+                    }
+                    let large = apart.large && own && !deep && stat.is_file() && stat.size >= lanes::LARGE_FILE;
+                    if large && !linked.is_shared(&stat) {
+                        self.set.park(id, std::slice::from_ref(&entry));
+                        self.wait_for_large_lane(entry, round);
+                        continue;
+                    }
                     let form = if own && item.kind == Kind::Contents { Form::OneLevel } else { Form::Plain };
                     let since = self.found_since(&entry).unwrap_or(cx.wall_start + entry.since().as_secs() as i64);
                     let together = linked.together(&stat, form == Form::OneLevel || deep && dir);
@@ -362,12 +536,19 @@ impl Target {
                         },
                     };
                     if item.path.is_root() && form == Form::Plain {
-                        parts[place(&entry, false, false, true)].batch.entries.push(entry);
+                        parts[place(&entry, &item.path, false, false, true)].batch.entries.push(entry);
                         continue;
                     }
                     // What took the place of a directory takes away what was below.
-                    let deletes = deep || form == Form::OneLevel || entry.gone || !own;
-                    let part = &mut parts[place(&entry, deletes, together.is_some(), !trusted)];
+                    let compared = deep || form == Form::OneLevel;
+                    let deletes = compared && !self.spares(&entry) || entry.gone || !own;
+                    let place_found = match (dir, stat.is_file()) {
+                        (true, _) => Found::Dir { deletes },
+                        (false, true) => Found::File,
+                        (false, false) => Found::Special,
+                    };
+                    let Some(entry) = self.join_lost(id, entry, &item.path, place_found) else { continue };
+                    let part = &mut parts[place(&entry, &item.path, deletes, together.is_some(), !trusted)];
                     part.present = true;
                     part.list.push((item.path.clone(), form));
                     part.batch.entries.push(entry);
@@ -387,7 +568,7 @@ impl Target {
                         continue;
                     }
                     Deletions::ByName => {
-                        let part = &mut parts[place(&entry, true, false, true)];
+                        let part = &mut parts[place(&entry, &item.path, true, false, true)];
                         let guarded = [&item.path, &entry.path].into_iter().filter(|p| self.guarded.excludes_leaf(p, false));
                         part.risks.extend(guarded.cloned());
                         if part.risks.len() > survey::MAX_RISKS {
@@ -407,12 +588,47 @@ impl Target {
             }
         }
         self.set.forget(done);
+        self.set_leased_apart(cx.now, id, leased, round);
         // The first keeps the batch's id.
         let whole = Batch { id, entries: Vec::new(), round };
         for part in parts.iter_mut().filter(|part| !part.batch.entries.is_empty()).skip(1) {
             part.batch = self.set.split(&whole, std::mem::take(&mut part.batch.entries));
         }
         parts
+    }
+
+    /// Whether a comparison for this entry leaves alone what only the target has: nothing told that the source once had it. Where deletions cannot be
+    /// listed by name, a comparison is what carries them out.
+    pub(super) fn spares(&self, entry: &Entry) -> bool {
+        let rescan = entry.kind > Kind::Entry && !entry.content && !self.is_accepted(entry);
+        rescan && self.fill.spares() && self.missing_args && argv::excludes_only(&self.filter_args)
+    }
+
+    /// Notes that a file is larger than what is to be carried. `true`: it was not known to be.
+    fn leave_out(&mut self, path: &RelPath, size: u64) -> bool {
+        if self.left_out.contains(path) {
+            return false;
+        }
+        if self.left_out.len() < MOST_LEFT_OUT {
+            self.left_out.insert(path.clone());
+            tracing::warn!(
+                mirror = %self.mirror.name, target_name = %self.cfg.name, %path, size,
+                "a file is larger than max_file_size and is left out"
+            );
+        }
+        true
+    }
+
+    /// Lets a large file wait for its lane.
+    pub(super) fn wait_for_large_lane(&mut self, entry: Entry, round: u32) {
+        let (path, gone) = (entry.path.clone(), entry.gone);
+        if let Some(old) = self.large.put(entry.clone(), round) {
+            let gone = gone || old.gone;
+            if let Some(mut both) = self.set.widen(vec![old, entry], path, Kind::Entry) {
+                both.gone = gone;
+                self.large.put(both, round);
+            }
+        }
     }
 
     /// Sends an entry back to the set with its new kind.
@@ -455,21 +671,33 @@ impl Target {
         }
     }
 
-    pub(super) fn start_full(&mut self, cx: &mut Context<'_>, batch: Batch) -> bool {
+    pub(super) fn start_full(&mut self, cx: &mut Context<'_>, batch: Batch, lane: Lane) -> bool {
         let pass = Pass::Full { progress: true };
+        let compare = if self.another_source { Compare::Checksum } else { Compare::Quick };
         let free = batch.entries.iter().all(|e| self.is_accepted(e));
-        if self.mirror.delete && !free {
+        if self.mirror.delete && !free && self.fill != Fill::Kept {
             let suspect = self.suspect(cx, &batch.entries, None);
             if suspect.is_some() || self.limit().is_some() {
-                let (compare, ancestors) = (Compare::Quick, BTreeMap::new());
+                let ancestors = BTreeMap::new();
                 let run = guarded::Prepared { list: Vec::new(), present: true, compare, guards: None, ancestors };
-                return self.look_first(cx, pass, batch, suspect, run);
+                return self.look_first(cx, pass, batch, suspect, run, lane);
             }
         }
+        let extra = match self.fill {
+            _ if free || !self.mirror.delete => guarded::Extra::Goes,
+            Fill::Filled | Fill::Counted => guarded::Extra::Goes,
+            Fill::Unknown if !self.mirror.filter.is_rsyncs() => {
+                let ancestors = BTreeMap::new();
+                let run = guarded::Prepared { list: Vec::new(), present: true, compare, guards: None, ancestors };
+                return self.look_first(cx, pass, batch, None, run, lane);
+            }
+            Fill::Unknown => guarded::Extra::Counted,
+            Fill::Kept => guarded::Extra::Stays,
+        };
         tracing::info!(mirror = %self.mirror.name, target_name = %self.cfg.name, "comparing the whole tree");
         let limited = self.periodic.take(self.set.coarsened());
-        let manner = guarded::Manner { free, limited, ..Default::default() };
-        self.start(cx, Launch { manner, paths: 1, ..Launch::of(pass, Input::None, Load::Batch(batch)) })
+        let manner = guarded::Manner { free, limited, extra, ..Default::default() };
+        self.start(cx, Launch { manner, paths: 1, lane, compare, ..Launch::of(pass, Input::None, Load::Batch(batch)) })
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -482,6 +710,7 @@ impl Target {
         thorough: bool,
         deleting: Deleting,
         suspect: Option<&guarded::Suspect>,
+        lane: Lane,
     ) -> bool {
         let Part { batch, mut list, present, risks } = part;
         if list.is_empty() {
@@ -500,7 +729,7 @@ impl Target {
             (false, true) => Pass::ShallowOneLevel,
             (false, false) => Pass::Shallow,
         };
-        let small = batch.entries.len() <= SMALL_PATHS && pass == Pass::Shallow && batch.round == 0;
+        let few = batch.entries.len() <= SMALL_PATHS && pass == Pass::Shallow && batch.round == 0;
         let mut ancestors: BTreeMap<RelPath, FileTime> = normal.ancestors.iter().cloned().collect();
         ancestors.insert(RelPath::root(), normal.root.ctime); // its attributes travel with every list
         let compare = match batch.round {
@@ -513,7 +742,7 @@ impl Target {
         let guards = (!risks.is_empty()).then(|| self.guards_but(&risks));
         if deleting == Deleting::Guarded {
             let run = guarded::Prepared { list: encoded.bytes, present, compare, guards, ancestors };
-            return self.look_first(cx, pass, batch, suspect.cloned(), run);
+            return self.look_first(cx, pass, batch, suspect.cloned(), run, lane);
         }
         let below = if refused || guards.is_some() { None } else { self.begins_below(cx, pass, &batch, &list) };
         let encoded = match &below {
@@ -525,7 +754,7 @@ impl Target {
             None => encoded,
         };
         // A process that stands by has its bound on deletions already, and begins at the top.
-        let standby = below.is_none() && small && (deleting == Deleting::Within || self.limit().is_none());
+        let standby = below.is_none() && few && (deleting == Deleting::Within || self.limit().is_none());
         let entries = encoded.entries;
         let mut batch = Some(batch);
         if standby
@@ -539,8 +768,9 @@ impl Target {
             match run.run.feed(&encoded.bytes) {
                 Ok(()) => {
                     run.load = Load::Batch(batch.take().expect("not used yet"));
-                    (run.started, run.marked, run.looked, run.told) = (cx.now, cx.now, cx.now, cx.now);
-                    (run.stood_by, run.small, run.paths, run.ancestors) = (true, true, entries, ancestors);
+                    (run.started, run.looked, run.told) = (cx.now, cx.now, cx.now);
+                    run.pulse = Pulse::new(cx.now);
+                    (run.stood_by, run.lane, run.paths, run.ancestors) = (true, lane, entries, ancestors);
                     self.runs.insert(serial, run);
                     return true;
                 }
@@ -551,22 +781,42 @@ impl Target {
             }
         }
         let batch = batch.expect("no standby took it");
-        let manner = guarded::Manner { free: deleting == Deleting::Free, guards, below: below.as_ref(), ..Default::default() };
+        let extra = if batch.entries.iter().any(|e| self.spares(e)) { guarded::Extra::Stays } else { guarded::Extra::Goes };
+        let free = deleting == Deleting::Free;
+        let manner = guarded::Manner { free, guards, below: below.as_ref(), extra, ..Default::default() };
         let to_start = Launch::of(pass, Input::List(&encoded.bytes), Load::Batch(batch));
-        self.start(cx, Launch { manner, paths: entries, small, compare, ancestors, ..to_start })
+        self.start(cx, Launch { manner, paths: entries, lane, compare, ancestors, ..to_start })
     }
 
-    /// Paths that rsync cannot be told become failures at once; they are reported, not dropped.
-    pub(super) fn refuse(&mut self, cx: &Context<'_>, mut batch: Batch, refused: &[(RelPath, Refusal)]) -> Batch {
-        for (path, why) in refused {
-            let Refusal::TooLong = why else { continue };
-            let (bad, good): (Vec<Entry>, Vec<Entry>) = batch.entries.into_iter().partition(|e| e.path.starts_with(path));
-            batch.entries = good;
-            self.set.park(batch.id, &bad);
-            let reason = format!("the path has {} bytes, rsync takes at most {}", path.len(), path::MAX_PATH_BYTES);
-            self.retries.fail(cx.now, bad, &reason, 0.0);
+    /// Takes paths out of a batch that rsync cannot be given; they are reported, not dropped. Changes that are this long never come here
+    /// ([`long`]), so these are others: further names of a file.
+    fn refuse(&mut self, cx: &Context<'_>, mut batch: Batch, refused: &[(RelPath, Refusal)]) -> Batch {
+        if refused.is_empty() {
+            return batch;
         }
+        // Where something above a path is missing, that is what was to be listed.
+        let refused = Cover::new(refused.iter().filter(|(_, why)| *why == Refusal::TooLong).map(|(path, _)| path));
+        let (bad, good): (Vec<Entry>, Vec<Entry>) = batch.entries.into_iter().partition(|e| refused.covers(&e.path));
+        batch.entries = good;
+        self.set.park(batch.id, &bad);
+        for entry in &bad {
+            if let Some(dir) = long::place_of(&entry.path) {
+                self.see_long(cx.now, dir, entry.path.len(), entry.epoch());
+            }
+        }
+        self.set.forget(bad);
         batch
+    }
+
+    /// Keeps failures few: where they are too many, directories stand for them.
+    fn bound_failures(&mut self) {
+        for Stand { dir, kind, of } in self.retries.take_many() {
+            tracing::warn!(mirror = %self.mirror.name, target_name = %self.cfg.name, %dir, paths = of.len(), "so many paths fail that their directory stands for them");
+            let (told, entries): (Vec<_>, Vec<Entry>) = of.into_iter().map(|f| ((f.reason, f.tries, f.due), f.entry)).unzip();
+            if let Some(entry) = self.set.widen(entries, dir, kind) {
+                self.retries.stand(entry, &told);
+            }
+        }
     }
 
     // ----- standby -----
@@ -578,7 +828,7 @@ impl Target {
         let have = self.runs.values().filter(|r| matches!(r.load, Load::Standby)).count();
         for _ in have..self.pace.standbys(self.cfg.standby) {
             let standby = Launch::of(Pass::Shallow, Input::Standby, Load::Standby);
-            if !self.start(cx, Launch { small: true, compare: Compare::Resend, ..standby }) {
+            if !self.start(cx, Launch { lane: Lane::Small, compare: Compare::Resend, ..standby }) {
                 return;
             }
         }
@@ -632,6 +882,13 @@ mod tests {
             [(Lane::Bulk, false, 10), (Lane::Bulk, true, 50), (Lane::Small, false, 50), (Lane::Small, true, 50)]
         {
             assert_eq!(level_min(lane, dry_first), min, "{lane:?}, dry run first: {dry_first}");
+        }
+    }
+
+    #[test]
+    fn a_level_of_many_files_is_not_compared_above_others() {
+        for (new, has_dirs, want) in [(2_000, true, true), (2_001, true, false), (120_000, false, true)] {
+            assert_eq!(leaves_room(new, has_dirs), want, "{new} files, directories: {has_dirs}");
         }
     }
 

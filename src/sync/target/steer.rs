@@ -13,6 +13,18 @@ impl Target {
         format!("{} {}", self.cfg.name, self.cfg.location)
     }
 
+    /// Whether a run of this mirror has made it equal.
+    pub fn is_filled(&self) -> bool {
+        self.fill == Fill::Filled
+    }
+
+    /// An earlier daemon has.
+    pub fn was_filled(&mut self) {
+        if self.fill == Fill::Unknown {
+            self.fill = Fill::Filled;
+        }
+    }
+
     /// From now on nothing is sent; what is in flight ends, and changes are collected. `since`: seconds since 1970.
     pub fn pause(&mut self, cx: &mut Context<'_>, since: f64) {
         self.paused.get_or_insert(since);
@@ -29,6 +41,7 @@ impl Target {
     /// are as long as they would have been.
     pub fn hurry_up(&mut self, cx: &mut Context<'_>) {
         self.retries.hurry(cx.now);
+        self.long.hurry(cx.now);
         if let State::Away { next, .. } = &mut self.state {
             *next = cx.now;
         }
@@ -45,7 +58,7 @@ impl Target {
     /// Why nothing is sent, while paused.
     pub(super) fn why_paused(&self) -> Option<String> {
         let since = told(self.paused?);
-        Some(format!("paused since {since}; {} paths are kept; `fansync resume` sends them", self.unconfirmed()))
+        Some(format!("paused since {since}; {} kept; `fansync resume` sends them", plural(self.unconfirmed() as u64, "path")))
     }
 
     /// Whether a run is under way.
@@ -61,9 +74,12 @@ impl Target {
     /// Whether nothing is left but paths that keep failing; they may be under way once more.
     pub(super) fn only_failures(&self) -> bool {
         self.set.pending() == 0
+            && self.large.len() == 0
             && self.retries.waiting() == 0
-            && self.retries.failures().len() > 0
+            && self.failing() > 0
             && self.withheld.is_empty()
+            && self.recount.entries().is_empty()
+            && self.shelf.is_empty()
             && self.batches().all(|(_, batch)| batch.round >= WHOLE_ROUNDS)
     }
 }

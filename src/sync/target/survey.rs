@@ -106,15 +106,16 @@ impl Target {
         tracing::debug!(target_name = %self.cfg.name, differences = items.len(), complete = all, "compared by a dry run");
         let differs: Vec<_> = items.iter().filter(|i| !cx.filter.excludes(&i.path, i.dir)).collect();
         let paths: Vec<_> = differs.iter().map(|i| (i.path.clone(), Kind::Entry)).collect();
-        let looked = (cx.check)()
-            .and_then(|()| normal::normalise(std::os::fd::AsFd::as_fd(cx.root), &paths, cx.statter).map_err(|e| chain(&e)));
+        let looked = (cx.check)().and_then(|()| {
+            normal::normalise(std::os::fd::AsFd::as_fd(cx.root), &paths, cx.statter).map_err(|e| Hold::Gone(chain(&e)))
+        });
         let normal = match looked {
             Ok(normal) => normal,
-            Err(why) => {
+            Err(hold) => {
                 self.periodic.back(run.limited);
                 self.give_back(batch);
                 after.into_iter().for_each(|e| self.set.restore(e));
-                *cx.held = Some(Hold::Gone(why));
+                *cx.held = Some(hold);
                 return;
             }
         };
@@ -123,7 +124,13 @@ impl Target {
             self.proven(cx);
             match run.withholds {
                 Some(deletes) => self.withhold_entries(cx, batch, deletes, false),
-                None => self.survey_done(cx, batch, survey),
+                None => {
+                    let reconciles = self.reconciles;
+                    self.survey_done(cx, batch, (run.compare, run.limited), survey);
+                    if self.reconciles > reconciles {
+                        self.filled();
+                    }
+                }
             }
             after.into_iter().for_each(|e| self.set.restore(e));
             return;
@@ -141,7 +148,7 @@ impl Target {
         let manner = guarded::Manner { guards, withholds, limited: run.limited, free: true, second: true, ..Default::default() };
         let serial = self.next_run;
         let to_start = Launch::of(pass, Input::List(&encoded.bytes), Load::Batch(batch));
-        let to_start = Launch { manner, paths: encoded.entries, compare: run.compare, ancestors, ..to_start };
+        let to_start = Launch { manner, paths: encoded.entries, lane: run.lane, compare: run.compare, ancestors, ..to_start };
         if self.state == State::Up && self.start(cx, to_start) {
             let second = self.runs.get_mut(&serial).expect("started just now");
             (second.after, second.soft, second.survey) = (after, run.soft, Some(survey));
@@ -202,11 +209,11 @@ impl Target {
     }
 
     /// Both halves went through.
-    pub(super) fn survey_done(&mut self, cx: &Context<'_>, batch: Batch, survey: Survey) {
+    pub(super) fn survey_done(&mut self, cx: &mut Context<'_>, batch: Batch, ran: (Compare, bool), survey: Survey) {
         match survey.doubt {
             _ if survey.again => self.give_back(batch),
-            Some(outcome) => self.partial(cx, survey.deletes_skipped, batch, &outcome),
-            None => self.confirm(batch.id, batch.entries),
+            Some(outcome) => self.partial(cx, survey.deletes_skipped, batch, ran, outcome),
+            None => self.confirm_read(cx, batch),
         }
     }
 }

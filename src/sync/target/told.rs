@@ -11,10 +11,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rustc_hash::FxHashSet;
-
 use super::*;
 use crate::config::hook::{Change, When};
+use crate::cover::Cover;
+use crate::hash::KeyedSet;
 
 /// One change that a target holds now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub(super) struct Telling {
     /// Named by the run that has just ended well.
     fresh: Vec<RelPath>,
     /// Directories that were listed for our own sake.
-    own: FxHashSet<RelPath>,
+    own: KeyedSet<RelPath>,
     out: Vec<Told>,
     settled: Vec<RelPath>,
 }
@@ -87,7 +87,7 @@ impl Telling {
         // What it said last may be lost.
         let cut_off = !matches!(outcome.verdict, Verdict::Done | Verdict::Partial | Verdict::SourceRace);
         let compared = batch.entries.iter().filter(|e| e.kind > Kind::Entry);
-        let compared: FxHashSet<RelPath> = compared.map(|e| e.path.clone()).collect();
+        let compared: KeyedSet<RelPath> = compared.map(|e| e.path.clone()).collect();
         let more = output.items_more > 0;
         if cut_off || more {
             self.doubtful.extend(compared.iter().cloned());
@@ -118,7 +118,7 @@ impl Telling {
         if self.keep == 0 {
             return;
         }
-        let again: FxHashSet<&[u8]> = again.iter().map(|e| e.path.as_bytes()).collect();
+        let again: KeyedSet<&[u8]> = again.iter().map(|e| e.path.as_bytes()).collect();
         for (path, kind) in entries.iter().filter(|(path, _)| !again.contains(path.as_bytes())) {
             self.settled.push(path.clone());
             let named = self.carried.contains_key(path);
@@ -172,8 +172,8 @@ impl Telling {
         if self.keep == 0 {
             return;
         }
-        let fails = |p: &RelPath| failed.iter().any(|f| path::is_at_or_below(p, f));
-        let (kept, done) = std::mem::take(&mut self.carried).into_iter().partition(|(p, _)| fails(p));
+        let failed = Cover::new(failed);
+        let (kept, done) = std::mem::take(&mut self.carried).into_iter().partition(|(p, _)| failed.covers(p));
         self.carried = done;
         self.settled.push(path.clone());
         self.release(id, path, Kind::Subtree);
@@ -212,14 +212,16 @@ fn at_or_below<'m, V>(map: &'m BTreeMap<RelPath, V>, path: &RelPath) -> impl Ite
 pub struct Owed<'t> {
     set: &'t DirtySet,
     /// With the caller of the set: what is tried again, or sent once more after a run.
-    parked: FxHashSet<RelPath>,
+    parked: KeyedSet<RelPath>,
+    long: &'t long::LongPaths,
     any: bool,
 }
 
 impl Owed<'_> {
     /// Whether the target lacks a change of `path`, or may; of a subtree: anything at all.
     pub fn covers(&self, path: &[u8], subtree: bool) -> bool {
-        self.any && (subtree || self.set.owes(path) || upwards(path).any(|at| self.parked.contains(at)))
+        let parked = || upwards(path).any(|at| self.parked.contains(at));
+        self.any && (subtree || self.set.owes(path) || parked() || self.long.of(path).is_some())
     }
 }
 
@@ -227,8 +229,8 @@ impl Target {
     /// What it lacks now.
     pub fn owed(&self) -> Owed<'_> {
         let after = self.batches().flat_map(|(run, _)| &run.after);
-        let parked = self.retries.entries().chain(after).map(|e| e.path.clone()).collect();
-        Owed { set: &self.set, parked, any: self.unconfirmed() > 0 }
+        let parked = self.retries.entries().chain(self.large.entries()).chain(after).map(|e| e.path.clone()).collect();
+        Owed { set: &self.set, parked, long: &self.long, any: self.unconfirmed() > 0 }
     }
 
     /// What has been confirmed since the last call: what hooks are told, and every path that was confirmed.

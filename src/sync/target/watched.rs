@@ -5,9 +5,8 @@
 //! for [`Target::watch`] on the paths it doubts, looks once more, and takes for wrong only what was neither owed nor touched
 //! meanwhile. Costs one test for each change while nobody watches.
 
-use rustc_hash::FxHashSet;
-
 use super::*;
+use crate::hash::KeyedSet;
 
 /// Paths that somebody watches; which of them were touched.
 pub(super) struct Watch {
@@ -25,7 +24,8 @@ impl Watch {
                 *touched = true;
             }
         }
-        let whole = !matches!(seen.plain(), Seen::Written | Seen::Modified | Seen::Touched | Seen::Created | Seen::Gone);
+        let whole =
+            !matches!(seen.plain(), Seen::Written | Seen::Replaced | Seen::Modified | Seen::Touched | Seen::Created | Seen::Gone);
         if whole {
             let from = RelPath::from_normal(path);
             let below = self.paths.range_mut(from..).take_while(|(at, _)| at.starts_with(path));
@@ -38,9 +38,9 @@ impl Watch {
 #[derive(Default)]
 struct Parked {
     /// Themselves, and the directories they are in, whose times may be behind.
-    paths: FxHashSet<RelPath>,
+    paths: KeyedSet<RelPath>,
     /// Those that stand for what is below.
-    whole: FxHashSet<RelPath>,
+    whole: KeyedSet<RelPath>,
 }
 
 impl Parked {
@@ -93,9 +93,19 @@ impl Target {
     /// What is not in the dirty set, and not confirmed either. O(what there is), so that each path can then be looked up.
     fn parked(&self) -> Parked {
         let mut parked = Parked::default();
-        let withheld = self.withheld.iter().flat_map(|w| &w.entries);
+        let withheld = self.withheld.iter().flat_map(guarded::Withheld::entries);
         let after = self.batches().flat_map(|(run, _)| &run.after);
-        for e in self.retries.entries().chain(withheld).chain(self.linking.entries()).chain(after) {
+        for e in self
+            .retries
+            .entries()
+            .chain(withheld)
+            .chain(self.recount.entries())
+            .chain(self.linking.entries())
+            .chain(self.sought.entries())
+            .chain(self.large.entries())
+            .chain(self.shelf.entries())
+            .chain(after)
+        {
             parked.add(&e.path, e.kind > Kind::Entry || e.gone);
         }
         let unanswered = self.unanswered.iter().flat_map(|u| &u.carried);
@@ -127,6 +137,7 @@ impl Target {
             facts: self.facts.clone(),
             missing_args: self.missing_args,
             top_refused: self.top_refused,
+            apart: self.shelf.rules(),
         }
     }
 }
@@ -142,6 +153,8 @@ pub struct Sides {
     pub missing_args: bool,
     /// The target's top directory keeps its own times and mode.
     pub top_refused: bool,
+    /// Rules that come before the mirror's: for places that are left alone.
+    pub apart: Vec<OsString>,
 }
 
 #[cfg(test)]

@@ -1,0 +1,183 @@
+//! The commands as people type them: a daemon that is just starting, an ordinary user's, one that
+//! runs for a moment.
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::fixture::daemon::{binary, fansync};
+use crate::fixture::fs::{Fs, needs, work_dir};
+use crate::fixture::proc::{Ran, Service, bound_command, descendants, poll_until, run};
+use crate::fixture::rsyncd::free_port;
+use crate::fixture::{Case, Mirror, Run, Setup, WAIT, case};
+
+const NOBODY: u32 = 65_534;
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        case("flush_waits_for_a_daemon_that_starts", &[Fs::Tmpfs], flush_at_once),
+        case("an_ordinary_user_beside_root", &[Fs::Tmpfs], ordinary_user),
+        case("status_for_monitoring", &[Fs::Tmpfs], status_for_monitoring),
+        case("once_says_what_is_not_done", &[Fs::Tmpfs], once),
+        case("a_closed_terminal_ends_mirror", &[Fs::Tmpfs], closed_terminal),
+    ]
+}
+
+fn log(work: &Path) -> File {
+    File::options().create(true).append(true).open(work.join("log")).expect("a log can be made")
+}
+
+fn text(path: PathBuf) -> String {
+    path.to_str().expect("it is text").to_owned()
+}
+
+fn flush_at_once(_: Fs) -> Run<()> {
+    let work = work_dir();
+    let at = |name: &str| text(work.path().join(name));
+    let socket = at("s");
+    // Started only while flush waits already.
+    let flush = Command::new(binary()).args(["flush", "--socket", &socket, "--timeout", "25s"]).stderr(Stdio::piped()).spawn();
+    let flush = flush.expect("fansync can be started");
+    ["src", "dst"].iter().for_each(|name| fs::create_dir(at(name)).expect("it can be made"));
+    fs::write(at("src/new.html"), "hello").expect("it can be written");
+    let mut command = bound_command(binary().to_str().expect("text"));
+    command.args(["mirror", "--socket", &socket, &at("src"), &at("dst")]);
+    let _daemon = Service::start("fansync", &mut command, &log(work.path())).expect("it starts");
+    let ended = flush.wait_with_output().expect("it ends");
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    assert_eq!(fs::read_to_string(at("dst/new.html")).expect("it is there"), "hello");
+    let nobody = fansync(&["flush", "--socket", &at("no"), "--timeout", "100ms"], WAIT);
+    assert!(nobody.code == 69 && nobody.stderr.contains("no fansync daemon answers on"), "{}: {}", nobody.code, nobody.stderr);
+    Ok(())
+}
+
+/// A user with a home, to whom a copy of the program is open.
+struct User {
+    dir: tempfile::TempDir,
+}
+
+impl User {
+    fn new() -> User {
+        let dir = work_dir();
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("the mode can be set");
+        let user = User { dir };
+        fs::copy(binary(), user.at("fansync")).expect("the program can be copied");
+        for name in ["home", "home/.config", "home/.config/fansync", "run", "src", "dst"] {
+            fs::create_dir(user.at(name)).expect("it can be made");
+            chown(user.at(name), Some(NOBODY), Some(NOBODY)).expect("root may");
+        }
+        fs::set_permissions(user.at("run"), Permissions::from_mode(0o700)).expect("the mode can be set");
+        user
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = bound_command("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(self.at("fansync")).args(words);
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.env("HOME", self.at("home")).env("XDG_RUNTIME_DIR", self.at("run"));
+        command
+    }
+
+    fn runs(&self, words: &[&str]) -> Ran {
+        run(&mut self.command(words), WAIT)
+    }
+
+    fn writes(&self, name: &str) {
+        fs::write(self.at(name), name).expect("it can be written");
+        chown(self.at(name), Some(NOBODY), Some(NOBODY)).expect("root may");
+    }
+}
+
+fn ordinary_user(_: Fs) -> Run<()> {
+    // What root's fansync leaves: nothing that a user may read.
+    let left = Path::new("/var/lib/fansync/mirror");
+    fs::create_dir_all(left).expect("root may");
+    fs::set_permissions(left, Permissions::from_mode(0o700)).expect("the mode can be set");
+    let user = User::new();
+    user.writes("src/a");
+    let (src, dst) = (text(user.at("src")), text(user.at("dst")));
+    let mut daemon =
+        Service::start("fansync", &mut user.command(&["mirror", &src, &dst]), &log(user.dir.path())).expect("it starts");
+    let flushed = user.runs(&["flush"]);
+    assert!(flushed.code == 0, "{}: {}", flushed.code, flushed.stderr);
+    assert!(user.at("dst/a").exists() && user.at("run/fansync/status.sock").exists());
+    let paused = user.runs(&["pause"]);
+    assert!(paused.code == 0 && paused.stdout.contains("until fansync ends only"), "{}{}", paused.stdout, paused.stderr);
+    daemon.signal(Signal::SIGTERM);
+    assert!(daemon.wait(WAIT).success());
+    let nobody = user.runs(&["status"]);
+    assert!(nobody.code == 69 && nobody.stderr.contains("run/fansync/status.sock"), "{}: {}", nobody.code, nobody.stderr);
+
+    // And by a configuration of his own, in its usual place.
+    let config = format!("[[mirror]]\nname = \"m\"\nsource = {src:?}\n[[mirror.target]]\nname = \"t\"\nurl = {dst:?}\n");
+    fs::write(user.at("home/.config/fansync/fansync.toml"), config).expect("it can be written");
+    let checked = user.runs(&["check"]);
+    assert!(checked.code == 0 && checked.stdout.contains("valid"), "{}{}", checked.stdout, checked.stderr);
+    let mut daemon = Service::start("fansync", &mut user.command(&["run"]), &log(user.dir.path())).expect("it starts");
+    user.writes("src/b");
+    let flushed = user.runs(&["flush"]);
+    assert!(flushed.code == 0, "{}: {}", flushed.code, flushed.stderr);
+    assert!(user.at("dst/b").exists() && user.at("home/.local/state/fansync/m").exists());
+    daemon.signal(Signal::SIGTERM);
+    assert!(daemon.wait(WAIT).success());
+    Ok(())
+}
+
+fn status_for_monitoring(fs: Fs) -> Run<()> {
+    let mut m = Setup::new(fs).start()?;
+    m.check();
+    let brief = |m: &Mirror| m.daemon.client(&["status", "--brief", "--exit-code"], WAIT);
+    let well = poll_until(WAIT, || Some(brief(&m)).filter(|ran| ran.code == 0)).expect("it is in sync");
+    assert_eq!(well.stdout, "OK: 1 of 1 target in sync\n  mirror/t1  in sync\n");
+    m.rsyncd.as_mut().expect("the target is a module").stop();
+    m.src.write("f", b"x");
+    let bad = poll_until(WAIT, || Some(brief(&m)).filter(|ran| ran.code == 2)).expect("it is down");
+    let (first, line) = bad.stdout.split_once('\n').expect("two lines");
+    assert_eq!(first, "TROUBLE: 0 of 1 target in sync; mirror/t1 down");
+    assert!(line.starts_with("  mirror/t1  down, ") && line.contains(" pending: "), "{line}");
+    assert_eq!(m.daemon.client(&["status"], WAIT).code, 0, "without --exit-code it is only told");
+    let other = m.daemon.client(&["status", "--mirror", "other"], WAIT);
+    assert!(other.code == 64 && other.stderr.contains("there are: mirror"), "{}: {}", other.code, other.stderr);
+    Ok(())
+}
+
+fn once(_: Fs) -> Run<()> {
+    let work = work_dir();
+    let at = |name: &str| text(work.path().join(name));
+    ["src", "dst"].iter().for_each(|name| fs::create_dir(at(name)).expect("it can be made"));
+    fs::write(at("src/f"), "1").expect("it can be written");
+    let away = format!("rsync://127.0.0.1:{}/m", free_port());
+    let ran = fansync(&["mirror", "--once", "--socket", &at("s"), &at("src"), &away], WAIT);
+    let last = ran.stderr.lines().last().unwrap_or_default();
+    assert!(ran.code == 75 && last.starts_with("error: mirror/t1 is down after 3 tries: "), "{}: {}", ran.code, ran.stderr);
+    // A target on this host may be relative, as the source may.
+    let mut here = Command::new(binary());
+    here.current_dir(work.path()).args(["mirror", "--once", "--socket", "s", "src", "dst"]);
+    let ran = run(&mut here, WAIT);
+    assert!(ran.code == 0 && Path::new(&at("dst/f")).exists(), "{}: {}", ran.code, ran.stderr);
+    Ok(())
+}
+
+fn closed_terminal(_: Fs) -> Run<()> {
+    needs("script")?;
+    let work = work_dir();
+    let at = |name: &str| text(work.path().join(name));
+    ["src", "dst"].iter().for_each(|name| fs::create_dir(at(name)).expect("it can be made"));
+    let command = format!("{} mirror --socket {} {} {}", binary().display(), at("s"), at("src"), at("dst"));
+    let mut script = bound_command("script");
+    let terminal = Service::start("script", script.args(["-qec", &command, "/dev/null"]), &log(work.path())).expect("it starts");
+    poll_until(WAIT, || Path::new(&at("s")).exists().then_some(())).expect("it listens");
+    let is_it = |pid: &Pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == "fansync");
+    let daemon = descendants(terminal.pid()).into_iter().find(is_it).expect("it runs");
+    kill(daemon, Signal::SIGHUP).expect("it lives");
+    poll_until(WAIT, || (!Path::new(&format!("/proc/{daemon}/exe")).exists()).then_some(())).expect("it ends");
+    Ok(())
+}

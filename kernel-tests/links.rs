@@ -1,0 +1,374 @@
+//! Files with several names where links are not kept, as by default: each name is a file of its own
+//! on the targets, and each is right.
+
+use crate::fixture::daemon::Until;
+use crate::fixture::fs::{ALL, Fs};
+use crate::fixture::tree::Dir;
+use crate::fixture::{Case, Mirror, Setup, To, case};
+use crate::foreign::forget_names;
+
+use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+
+use nix::fcntl::AtFlags;
+
+fn fill(src: &Dir) {
+    src.mkdirs("d/deep");
+    src.write("a", b"one file");
+    src.link("a", "d/b");
+    src.link("a", "d/deep/c");
+    src.write("alone", b"no other name yet");
+    src.symlink("nowhere", "s");
+    src.link("s", "d/s");
+}
+
+/// By both sources of events.
+fn each_case(name: &'static str, on: &'static [Fs], run: fn(&mut Mirror)) -> [Case; 2] {
+    let names: [&'static str; 2] = [name, Box::leak(format!("inotify_{name}").into_boxed_str())];
+    [(names[0], "fanotify"), (names[1], "inotify")].map(|(name, watch)| {
+        case(name, on, move |fs| {
+            let mut m = Setup::new(fs).watch(watch).targets(&[To::Module, To::Local]).before(fill).start()?;
+            m.check();
+            run(&mut m);
+            m.check();
+            Ok(())
+        })
+    })
+}
+
+fn walks(m: &Mirror) -> u64 {
+    m.daemon.status().mirrors.remove(0).links.map_or(0, |links| links.walks)
+}
+
+fn changes(m: &mut Mirror) {
+    m.src.append("d/b", b", written through one name");
+    m.check();
+    m.src.write("a", b"rewritten");
+    m.check();
+    // As large, and with the time that the targets have.
+    let time = std::fs::metadata(m.src.at("a")).and_then(|m| m.modified()).expect("it is there");
+    std::fs::write(m.src.at("d/deep/c"), b"REWRITTEN").expect("it can be written");
+    std::fs::File::options().write(true).open(m.src.at("a")).and_then(|f| f.set_modified(time)).expect("it is there");
+    m.check();
+    m.src.truncate("d/b", 3);
+    drop(m.src.open("d/b"));
+    m.check();
+    m.src.chmod("a", 0o600);
+    m.check();
+    m.src.chown("d/b", 4711, 4712);
+    m.check();
+    m.src.set_mtime("d/deep/c", 1_000_000_000, 5);
+    m.check();
+    std::os::unix::fs::lchown(m.src.at("s"), Some(4711), None).expect("root may");
+}
+
+fn names_come_and_go(m: &mut Mirror) {
+    m.src.link("alone", "d/second");
+    m.src.append("d/second", b", written through the new name");
+    m.check();
+    // The name is made while the file is open, and the file is closed after that.
+    let mut open = m.src.open("alone");
+    m.src.link("alone", "d/third");
+    m.daemon.flush(None);
+    open.write_all(b"longer than all before, so that the size tells").expect("it can be written");
+    drop(open);
+    m.check();
+    m.src.rename("d/third", "elsewhere");
+    m.src.append("alone", b"!");
+    m.check();
+    m.src.rename("d", "e");
+    m.src.append("e/second", b"?");
+    m.check();
+    m.src.append("e/second", b"??");
+    m.src.rename("e", "f");
+    m.check();
+    m.src.remove("elsewhere");
+    m.src.append("alone", b", two are left");
+    m.check();
+    // So that the directory is known by its handle.
+    m.src.write("f/new", b"new");
+    m.check();
+    m.daemon.does(&["pause"]);
+    m.src.append("f/second", b", written before its directory goes out");
+    m.src.rename_to("f", &m.out, "f");
+    m.daemon.does(&["resume"]);
+    m.check();
+    m.out.rename_to("f", &m.src, "f");
+    m.check();
+    // Another file takes the place of a name.
+    m.src.write("aside", b"a file of its own");
+    m.src.rename("aside", "f/b");
+    m.src.append("a", b" of two names");
+    m.check();
+}
+
+fn farm(m: &mut Mirror) {
+    for day in 1..4 {
+        m.src.mkdir(format!("day{day}"));
+        for n in 0..20 {
+            match day {
+                1 => m.src.write(format!("day1/{n}"), format!("{n}")),
+                _ => m.src.link(format!("day{}/{n}", day - 1), format!("day{day}/{n}")),
+            }
+        }
+    }
+    m.check();
+    let before = walks(m);
+    for n in 0..20 {
+        m.src.append(format!("day{}/{n}", n % 3 + 1), b", and written");
+    }
+    m.check();
+    let searched = walks(m) - before;
+    assert!(searched <= 15, "{searched} walks over the source for 20 files");
+    for n in 0..20 {
+        m.src.append(format!("day{}/{n}", n % 3 + 1), b" again");
+    }
+    m.check();
+    assert_eq!(walks(m) - before, searched, "the names were known");
+}
+
+fn directory_with_names(m: &mut Mirror) {
+    // Directories that come in hold names that no event tells of.
+    m.out.mkdirs("new/sub");
+    std::fs::hard_link(m.src.at("alone"), m.out.at("new/sub/alone")).expect("both lie on one filesystem");
+    m.src.append("alone", b", with a name outside");
+    m.check();
+    m.out.rename_to("new", &m.src, "d/new");
+    m.check();
+    m.src.append("alone", b", which came in");
+    m.check();
+    m.src.append("d/new/sub/alone", b", and back");
+    m.check();
+}
+
+/// A file without a name gets one, and is written after that.
+fn made_without_a_name(m: &mut Mirror) {
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .custom_flags(nix::libc::O_TMPFILE)
+        .open(m.src.at("d"))
+        .expect("the filesystem has O_TMPFILE");
+    file.write_all(b"one").expect("it can be written");
+    let proc = std::path::PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    nix::unistd::linkat(nix::fcntl::AT_FDCWD, &proc, nix::fcntl::AT_FDCWD, &m.src.at("d/name"), AtFlags::AT_SYMLINK_FOLLOW)
+        .expect("it can be linked");
+    m.daemon.flush(None);
+    file.write_all(b" two").expect("it can be written");
+    file.set_permissions(std::fs::Permissions::from_mode(0o640)).expect("it is ours");
+    drop(file);
+}
+
+/// The name by which a file was opened goes before it is written.
+fn opened_by_a_name_that_goes(m: &mut Mirror) {
+    let mut file = m.src.open("d/tmp");
+    file.write_all(b"one").expect("it can be written");
+    m.src.link("d/tmp", "final");
+    m.src.remove("d/tmp");
+    m.daemon.flush(None);
+    file.write_all(b" two").expect("it can be written");
+    file.set_permissions(std::fs::Permissions::from_mode(0o640)).expect("it is ours");
+    drop(file);
+    m.check();
+    // And another file takes that name.
+    let mut file = m.src.open("alone");
+    m.src.link("alone", "d/other");
+    m.src.write("new", b"a file of its own");
+    m.src.rename("new", "alone");
+    m.daemon.flush(None);
+    file.write_all(b", written after it lost a name").expect("it can be written");
+    drop(file);
+}
+
+/// By default, with links kept, and with open files followed.
+fn in_each_case(name: &'static str, act: fn(&mut Mirror)) -> Case {
+    case(name, ALL, move |fs| {
+        for setup in [Setup::new(fs), Setup::new(fs).carrying(&["hard_links"]), Setup::new(fs).follow("200ms")] {
+            let mut m = setup.before(fill).start()?;
+            m.check();
+            act(&mut m);
+            m.check();
+        }
+        Ok(())
+    })
+}
+
+pub fn cases() -> Vec<Case> {
+    let mut all = Vec::new();
+    all.extend(each_case("changes_reach_every_name", ALL, changes));
+    all.extend(each_case("names_come_and_go", ALL, names_come_and_go));
+    all.extend(each_case("many_names_are_found_by_few_walks", &[Fs::Ext4, Fs::Btrfs], farm));
+    all.extend(each_case("names_that_come_in_with_a_directory", &[Fs::Ext4, Fs::Xfs], directory_with_names));
+    all.push(in_each_case("made_without_a_name", made_without_a_name));
+    all.push(in_each_case("opened_by_a_name_that_goes", opened_by_a_name_that_goes));
+    all.extend([
+        case("the_name_written_goes_and_the_others_are_not_cached", &[Fs::Ext4, Fs::Xfs], |fs| {
+            // Many, since an event may be read before the one that explains it.
+            let m = Setup::new(fs).before(|src| {
+                src.mkdirs("d/deep");
+                for n in 0..40 {
+                    src.write(format!("a{n}"), b"one file");
+                    src.link(format!("a{n}"), format!("d/b{n}"));
+                    src.link(format!("a{n}"), format!("d/deep/c{n}"));
+                }
+            });
+            let m = m.start()?;
+            m.check();
+            // The kernel knows the other names from the disk only. (drop_caches spares those that
+            // were used lately.)
+            forget_names(&m.src);
+            m.daemon.does(&["pause"]);
+            for n in 0..40 {
+                m.src.append(format!("d/b{n}"), b", written and removed");
+                m.src.remove(format!("d/b{n}"));
+            }
+            m.daemon.does(&["resume"]);
+            m.check();
+            let lost = m.daemon.status().mirrors.remove(0).lost;
+            assert!(lost.is_empty(), "{lost:?}");
+            Ok(())
+        }),
+        case("changes_in_directories_that_are_compared_whole", &[Fs::Ext4], |fs| {
+            // More waits than is remembered one by one.
+            let m = Setup::new(fs).batch("max_pending", 1000).before(|src| {
+                fill(src);
+                src.mkdir("many");
+                (0..1200).for_each(|n| src.write(format!("many/{n}"), b"old"));
+                (0..1200).step_by(300).for_each(|n| src.link(format!("many/{n}"), format!("d/{n}")));
+            });
+            let m = m.start()?;
+            m.check();
+            m.daemon.does(&["pause"]);
+            (0..1200).for_each(|n| m.src.write(format!("many/{n}"), b"new content"));
+            m.daemon.does(&["resume"]);
+            m.check();
+            Ok(())
+        }),
+        case("more_names_than_are_kept_together", &[Fs::Ext4], |fs| {
+            for links in [&["hard_links"][..], &[]] {
+                let m = Setup::new(fs).carrying(links).before(fill).start()?;
+                m.check();
+                m.src.mkdir("storm");
+                (0..2500).for_each(|n| m.src.link("alone", format!("storm/{n}")));
+                // Another user's file does not wait for an answer about these.
+                m.src.write("other", b"of somebody else");
+                m.daemon.flush(None);
+                m.src.append("storm/7", b", written once it had many names");
+                m.src.append("d/b", b", of three names");
+                m.daemon.flush(None);
+                let wrong = |name: &String| m.dst().read(name) != m.src.read(name);
+                let names = (0..2500).map(|n| format!("storm/{n}")).chain(["alone", "other", "a", "d/b"].map(String::from));
+                assert_eq!(names.filter(wrong).collect::<Vec<_>>(), Vec::<String>::new());
+                let apart = m.daemon.status().mirrors.remove(0).links.map_or(0, |links| links.apart);
+                assert_eq!(apart, links.len() as u64);
+                // The others are one file still.
+                let inode =
+                    |name: &str| std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(m.dst().at(name)).expect("it is there"));
+                assert_eq!(inode("a") == inode("d/b"), apart == 1);
+            }
+            Ok(())
+        }),
+        case("a_name_outside_is_not_sought_with_each_write", ALL, |fs| {
+            let m = Setup::new(fs).before(fill).start()?;
+            std::fs::hard_link(m.src.at("alone"), m.out.at("outside")).expect("both lie on one filesystem");
+            m.src.append("alone", b", linked");
+            m.check();
+            let before = walks(&m);
+            for n in 0..5 {
+                m.src.append("alone", format!(", {n}"));
+                m.check();
+            }
+            assert_eq!(walks(&m), before, "sought again, though nothing came in");
+            m.src.link("alone", "d/inside");
+            m.check();
+            m.src.append("alone", b", told by its own event");
+            m.check();
+            Ok(())
+        }),
+        case("files_of_one_name_cost_no_walk", &[Fs::Ext4], |fs| {
+            let m = Setup::new(fs).before(fill).start()?;
+            m.check();
+            m.src.append("alone", b", written");
+            m.src.mkdir("n");
+            (0..200).for_each(|n| m.src.write(format!("n/{n}"), b"new"));
+            m.src.chmod("n/7", 0o600);
+            m.check();
+            m.src.rename("n", "m");
+            m.check();
+            // As programs save: aside, and then over the old one.
+            for n in 0..20 {
+                m.src.write("m/aside", format!("version {n}"));
+                m.src.rename("m/aside", "m/7");
+            }
+            m.src.remove("m/8");
+            m.check();
+            assert_eq!(walks(&m), 0);
+            Ok(())
+        }),
+        case("excluded_names_are_not_sent", &[Fs::Ext4], |fs| {
+            let m = Setup::new(fs).exclude(&["/out/", "*.tmp"]).before(|src| {
+                fill(src);
+                src.mkdir("out");
+                src.link("a", "out/a");
+                src.link("a", "d/a.tmp");
+            });
+            let m = m.start()?;
+            for name in ["a", "out/a", "d/b"] {
+                m.src.append(name, b", more");
+                m.daemon.flush(None);
+                let sent = |name: &str| m.dst().read(name).is_some();
+                assert!(!sent("out/a") && !sent("d/a.tmp"), "what is left out was sent");
+                if name != "out/a" {
+                    ["a", "d/b", "d/deep/c"]
+                        .iter()
+                        .for_each(|at| assert_eq!(m.dst().read(at), m.src.read(at), "{at} after {name}"));
+                }
+            }
+            Ok(())
+        }),
+        case("one_new_name_among_many_new_files", &[Fs::Ext4], |fs| {
+            let m = Setup::new(fs).before(fill).start()?;
+            m.check();
+            // So many new files that their directory is compared, with a link to an old file among
+            // them.
+            m.daemon.does(&["pause"]);
+            m.src.mkdir("n");
+            (0..300).for_each(|n| m.src.write(format!("n/{n}"), b"new"));
+            m.src.link("alone", "n/old");
+            m.src.append("n/old", b", written through the new name");
+            m.daemon.does(&["resume"]);
+            m.check();
+            Ok(())
+        }),
+        case("after_a_restart", &[Fs::Ext4, Fs::Btrfs], |fs| {
+            let mut m = Setup::new(fs).targets(&[To::Module, To::Local]).before(fill).start()?;
+            m.check();
+            m.rest("quiet", b"saved");
+            m.daemon.terminate();
+            m.src.append("d/b", b" while stopped");
+            m.restart(Until::Watching);
+            m.check();
+            m.src.append("a", b" and after");
+            m.check();
+            // Stopped before the walk could begin.
+            m.src.append("d/deep/c", b", and at the end");
+            m.daemon.terminate();
+            m.restart(Until::Watching);
+            m.check();
+            Ok(())
+        }),
+        case("while_a_target_is_away", &[Fs::Ext4], |fs| {
+            let mut m = Setup::new(fs).targets(&[To::Module, To::Local]).before(fill).start()?;
+            m.check();
+            m.rsyncd.as_mut().expect("t1 is a module").stop();
+            m.src.append("a", b" meanwhile");
+            m.src.link("alone", "d/alone");
+            m.daemon.flush(Some("t2"));
+            m.src.append("d/alone", b" meanwhile");
+            m.rsyncd.as_mut().expect("t1 is a module").restart();
+            m.check();
+            Ok(())
+        }),
+    ]);
+    all
+}

@@ -1,0 +1,219 @@
+//! The rsync options that a target may add (`args`), on each transport: in the first comparison, in
+//! what events carry, and in
+//! the comparison of a subtree.
+
+use std::path::PathBuf;
+
+use crate::fixture::fs::Fs;
+use crate::fixture::tree::{Dir, Times};
+use crate::fixture::{Case, Mirror, Setup, To, case};
+
+fn tree(src: &Dir) {
+    src.mkdirs("d/sub");
+    src.write("d/file", b"one");
+    src.write("d/sub/file", b"two");
+    src.symlink("file", "d/link");
+}
+
+/// Options that go together, and leave the copy as it is without them.
+const GROUPS: &[&[&str]] = &[
+    &["--delay-updates", "--fsync", "--no-inc-recursive", "--no-whole-file", "--block-size=2048", "--fuzzy"],
+    &["--temp-dir=.tmp", "--checksum", "--checksum-choice=md5", "--preallocate", "--no-motd", "--bwlimit=100m"],
+    &["--partial-dir=.part", "--sparse", "--open-noatime", "--numeric-ids", "--super", "--max-alloc=1g", "--trust-sender"],
+    &[
+        "--no-D",
+        "--log-file=/dev/null",
+        "--log-file-format=%n",
+        "--secluded-args",
+        "--skip-compress=gz",
+        "--chmod=u+rw",
+        "--specials",
+    ],
+    // Of owners that no file here has, and of connections.
+    &[
+        "--usermap=4711:4712",
+        "--groupmap=4711:4712",
+        "--address=127.0.0.1",
+        "--ipv4",
+        "--sockopts=TCP_NODELAY",
+        "--checksum-seed=7",
+        "--compress-level=1",
+        "--no-blocking-io",
+        "--links",
+        "--times",
+    ],
+    // What is carried, said once more; nothing of it changes the copy of this tree.
+    &[
+        "--acls",
+        "--xattrs",
+        "--atimes",
+        "--perms",
+        "--owner",
+        "--group",
+        "--devices",
+        "--specials",
+        "--chown=root:root",
+        "--no-super",
+        "--no-numeric-ids",
+        "--no-hard-links",
+        "--no-crtimes",
+        "--no-omit-dir-times",
+        "--no-omit-link-times",
+        "--no-munge-links",
+        "--no-sparse",
+        "--no-checksum",
+        "--no-fuzzy",
+        "--protect-args",
+        "--no-delay-updates",
+        "--no-open-noatime",
+        "--no-bwlimit",
+        "--cc=md5",
+        "--zl=1",
+    ],
+    // What fansync does not use, switched off.
+    &[
+        "--no-A",
+        "--no-X",
+        "--no-H",
+        "--no-U",
+        "--no-N",
+        "--no-O",
+        "--no-J",
+        "--no-S",
+        "--no-c",
+        "--no-y",
+        "--no-acls",
+        "--no-xattrs",
+        "--no-atimes",
+        "--no-inplace",
+        "--no-append",
+        "--no-partial",
+        "--no-backup",
+        "--no-write-devices",
+        "--no-insecure-links",
+        "--no-iconv",
+        "--no-verbose",
+        "--no-v",
+        "--no-progress",
+        "--no-human-readable",
+        "--no-h",
+        "--no-msgs2stderr",
+        "--no-ignore-errors",
+        "--no-drop-D",
+        "--no-mkpath",
+        "--no-one-file-system",
+        "--no-x",
+        "--no-prune-empty-dirs",
+        "--no-m",
+        "--whole-file",
+    ],
+    &["--no-i-r"],
+];
+
+/// The same, of which the copy has other times, modes, owners or link texts than the source.
+const OTHERWISE: &[&[&str]] = &[
+    &["--fake-super"],
+    &["-M--fake-super"],
+    &["--omit-dir-times", "--omit-link-times"],
+    &["--no-perms", "--no-owner", "--no-group", "--executability", "--no-devices", "--no-specials"],
+    &["--no-p", "--no-o", "--no-g", "--munge-links", "--no-W"],
+];
+
+/// Places that the options name, and that are no part of the copy.
+const LEFT_OUT: &[&str] = &["/.tmp", ".part", ".~tmp~"];
+
+fn with(fs: Fs, to: To, args: &[&str]) -> crate::fixture::Run<Mirror> {
+    let args: Vec<String> = args.iter().map(|a| a.to_string()).collect();
+    let m = Setup::new(fs).targets(&[to]).target_key("args", args).exclude(LEFT_OUT).before(tree);
+    m.before_on_target(|dst| dst.mkdirs(".tmp")).start()
+}
+
+/// Whether runs ended otherwise than well, but for those that met the changes while these were
+/// made.
+fn went_wrong(status: &crate::fixture::daemon::TargetStatus) -> bool {
+    !status.failures.is_empty() || status.bad_runs.keys().any(|class| class != "source_race" && class != "unproven")
+}
+
+/// Whether rsync wrote a line that is not understood. What a login shell on the way writes does not
+/// count.
+fn is_unknown(status: &crate::fixture::daemon::TargetStatus, to: To) -> bool {
+    to != To::Ssh && (!status.unknown_words.is_empty() || status.bad_runs.contains_key("unproven"))
+}
+
+/// Changes of every kind that a pass is made for.
+fn change(src: &Dir) {
+    src.write("d/file", b"rewritten by an event");
+    src.write("new", b"new");
+    src.remove("d/sub/file");
+    src.mkdirs("tree/a");
+    for n in 0..60 {
+        src.write(format!("tree/a/{n}"), format!("file {n}"));
+    }
+    src.symlink("a", "tree/link");
+    src.rename("d/sub", "tree/moved");
+}
+
+fn each_group(fs: Fs, to: To) -> crate::fixture::Run<()> {
+    for args in GROUPS {
+        let m = with(fs, to, args)?;
+        let aside = |path: &std::path::Path| path.starts_with(".tmp");
+        m.check_but(Times::All, &aside);
+        change(&m.src);
+        m.check_but(Times::All, &aside);
+        let status = m.daemon.target_status("t1");
+        assert!(!went_wrong(&status) && !is_unknown(&status, to), "{to:?} with {args:?}: {status:?}");
+    }
+    // What is kept in attributes is another tree on the disk: only the content is compared.
+    for args in OTHERWISE {
+        let m = with(fs, to, args)?;
+        m.daemon.flush(None);
+        change(&m.src);
+        m.daemon.flush(None);
+        for path in ["d/file", "new", "tree/a/0", "tree/a/59"] {
+            assert_eq!(m.dst().read(path), m.src.read(path), "{to:?} with {args:?}: {path}");
+        }
+        assert!(!m.dst().has("d/sub"), "{to:?} with {args:?}");
+        let status = m.daemon.target_status("t1");
+        assert!(!went_wrong(&status) && !is_unknown(&status, to), "{to:?} with {args:?}: {status:?}");
+    }
+    Ok(())
+}
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        case("added_options_to_a_directory", &[Fs::Tmpfs], |fs| each_group(fs, To::Local)),
+        case("added_options_to_a_module", &[Fs::Tmpfs], |fs| each_group(fs, To::Module)),
+        case("added_options_over_ssh", &[Fs::Tmpfs], |fs| each_group(fs, To::Ssh)),
+        case("a_temporary_directory_elsewhere", &[Fs::Tmpfs], |fs| {
+            for to in [To::Local, To::Ssh] {
+                let dir = crate::fixture::fs::work_dir();
+                let option = format!("--temp-dir={}", PathBuf::from(dir.path()).display());
+                let m = with(fs, to, &[&option])?;
+                let aside = |path: &std::path::Path| path.starts_with(".tmp");
+                change(&m.src);
+                m.check_but(Times::All, &aside);
+                let status = m.daemon.target_status("t1");
+                assert!(!went_wrong(&status), "{to:?}: {status:?}");
+            }
+            Ok(())
+        }),
+        case("nodes_that_are_not_wanted_are_no_failures", &[Fs::Tmpfs], |fs| {
+            let m = Setup::new(fs).targets(&[To::Module]).target_key("args", vec!["--no-D".to_string()]);
+            let nodes = |src: &Dir| {
+                tree(src);
+                src.fifo("d/pipe");
+                drop(std::os::unix::net::UnixListener::bind(src.at("d/socket")).expect("a socket can be made"));
+            };
+            let m = m.before(nodes).start()?;
+            m.daemon.flush(None);
+            m.src.write("d/file", b"by an event");
+            drop(std::os::unix::net::UnixListener::bind(m.src.at("d/other")).expect("a socket can be made"));
+            m.daemon.flush(None);
+            assert_eq!(m.dst().read("d/file").as_deref(), Some(&b"by an event"[..]));
+            assert!(!m.dst().has("d/pipe") && !m.dst().has("d/socket"));
+            let status = m.daemon.target_status("t1");
+            assert!(!went_wrong(&status), "{status:?}");
+            Ok(())
+        }),
+    ]
+}

@@ -1,0 +1,109 @@
+//! What rsync writes decides what is confirmed: paths that it names in its many ways, and lines
+//! that it is not known to write.
+
+use std::process::Command;
+
+use crate::fixture::fs::{Fs, work_dir};
+use crate::fixture::proc::must;
+use crate::fixture::tree::Dir;
+use crate::fixture::{Case, Setup, To, case};
+use crate::outages::program;
+
+/// Hands on to rsync, and writes a line that no rsync writes where a run carries something.
+pub const TALKS: &str = r#"
+case " $* " in *" -n "* | *" -VV "* | *" --version "*) exec rsync "$@" ;; esac
+echo "the frobnicator was skipped for some file" >&2
+exec rsync "$@"
+"#;
+
+/// Writes a line in every run, as a remote shell with a banner does; with a time of day in it.
+const GREETS: &str = r#"
+case " $* " in *" -VV "* | *" --version "*) exec rsync "$@" ;; esac
+echo "Welcome to this host, it is $(date +%s%N)" >&2
+exec rsync "$@"
+"#;
+
+fn chattr(flag: &str, at: std::path::PathBuf) {
+    must(Command::new("chattr").arg(flag).arg(at));
+}
+
+fn tree(src: &Dir) {
+    src.mkdirs("d/e");
+    src.write("d/bad", b"newer content");
+    src.write("d/good", b"good");
+    src.symlink("good", "d/link");
+    src.write("d/e/f", b"f");
+}
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        case("a_file_that_cannot_be_replaced_stays_a_failure_after_a_comparison", &[Fs::Tmpfs], |fs| {
+            for to in [To::Module, To::Local, To::Ssh] {
+                let bad = |dst: &Dir| {
+                    dst.mkdirs("d");
+                    dst.write("d/bad", b"old");
+                    chattr("+i", dst.at("d/bad"));
+                };
+                let m = Setup::new(fs).targets(&[to]).target_key("retry_min", "50ms").target_key("retry_max", "300ms");
+                let m = m.while_reconciling().before(tree).before_on_target(bad).start()?;
+                let status = m.daemon.target_status_until("t1", "the failing path", |t| !t.failures.is_empty());
+                let flushed = m.daemon.try_flush(std::time::Duration::from_secs(2));
+                let old = m.dst().read("d/bad");
+                chattr("-i", m.dst().at("d/bad"));
+                let paths: Vec<&str> = status.failures.iter().map(|f| &*f.path).collect();
+                assert_eq!(paths, ["d/bad"], "{to:?}");
+                assert!(status.failures[0].reason.contains("rename"), "{to:?}: {status:?}");
+                assert!(flushed.is_err(), "{to:?}: flush says that a path that failed is there");
+                assert_eq!(old.as_deref(), Some(&b"old"[..]));
+                assert!(m.dst().has("d/e/f"), "{to:?}: what is beside it was not sent");
+                m.daemon.does(&["retry"]);
+                m.check();
+                assert_eq!(m.dst().read("d/bad").as_deref(), Some(&b"newer content"[..]), "{to:?}");
+            }
+            Ok(())
+        }),
+        case("each_failing_path_has_its_own_words", &[Fs::Tmpfs], |fs| {
+            let m = Setup::new(fs).targets(&[To::Module]).target_key("retry_min", "50ms").target_key("retry_max", "300ms");
+            let m = m.before(tree).start()?;
+            chattr("+i", m.dst().at("d/good"));
+            chattr("+i", m.dst().at("d/e"));
+            m.src.write("d/good", b"longer than it was");
+            m.src.write("d/e/new", b"new");
+            let both = |t: &crate::fixture::daemon::TargetStatus| t.failures.len() >= 2;
+            let status = m.daemon.target_status_until("t1", "both failing paths", both);
+            chattr("-i", m.dst().at("d/good"));
+            chattr("-i", m.dst().at("d/e"));
+            for f in status.failures.iter().filter(|f| f.path != "d/e") {
+                let name = f.path.rsplit('/').next().unwrap_or_default();
+                assert!(f.reason.contains(name), "{} is told with the words about another path: {}", f.path, f.reason);
+            }
+            m.daemon.does(&["retry"]);
+            m.check();
+            Ok(())
+        }),
+        case("words_that_are_not_understood_are_shown_and_looked_after", &[Fs::Tmpfs], |fs| {
+            let dir = work_dir();
+            let rsync = program(&dir.path().join("talks"), TALKS);
+            let m = Setup::new(fs).rsync(rsync).target_key("standby", 0).before(tree).start()?;
+            m.check();
+            m.src.write("d/e/more", b"by events");
+            m.src.remove("d/link");
+            m.check();
+            let status = m.daemon.target_status("t1");
+            assert!(status.unknown_words.contains("frobnicator"), "{status:?}");
+            assert!(status.bad_runs.contains_key("unproven") && status.failures.is_empty(), "{status:?}");
+            Ok(())
+        }),
+        case("a_greeting_that_comes_with_every_run_is_no_doubt", &[Fs::Tmpfs], |fs| {
+            let dir = work_dir();
+            let rsync = program(&dir.path().join("greets"), GREETS);
+            let m = Setup::new(fs).rsync(rsync).target_key("standby", 0).before(tree).start()?;
+            m.check();
+            m.src.write("d/e/more", b"by events");
+            m.check();
+            let status = m.daemon.target_status("t1");
+            assert!(status.bad_runs.is_empty() && status.unknown_words.is_empty(), "{status:?}");
+            Ok(())
+        }),
+    ]
+}

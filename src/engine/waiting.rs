@@ -1,0 +1,167 @@
+//! A mirror whose source is not there: what is asked of it is answered, and it begins once the
+//! source is.
+//!
+//! A disk that is mounted late, or a directory that is made later, is no fault of the
+//! configuration, and no business of the other
+//! mirrors. Nothing is watched meanwhile and nothing sent, so there is nothing to lose: the engine
+//! that takes over begins as any other.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::RecvTimeoutError;
+
+use super::commands::Flush;
+use super::{Again, Engine, StartError};
+use crate::control::{Command, Steered, Waiting as Unfinished};
+use crate::resolve::Root;
+use crate::status;
+
+/// How often the source is looked for.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// An engine, or what waits for its source.
+pub enum Stage {
+    /// It runs.
+    Runs(Box<Engine>),
+    /// Its source is missing.
+    Waits(Box<Waiting>),
+}
+
+impl Stage {
+    /// Opens an engine; where its source is missing, waits for that.
+    ///
+    /// # Errors
+    /// What waiting does not mend; see [`StartError`].
+    pub fn open(again: Again) -> Result<Stage, StartError> {
+        let name = again.mirror.name.clone();
+        match Engine::open(again.once_more()) {
+            Ok(engine) => Ok(Stage::Runs(Box::new(engine))),
+            Err(StartError::Source { path, source }) => {
+                let place = again.mirror.origins.of("source", 0);
+                let place = if place.is_empty() { String::new() } else { format!(", at {place}") };
+                let why = format!("the source {} of the mirror {name}{place} cannot be opened: {source}", path.display());
+                tracing::error!(
+                    mirror = %name,
+                    "{why}. Mount or make it, and the mirror begins by itself; if the path is wrong, change it and reload. The other mirrors run"
+                );
+                Ok(Stage::Waits(Box::new(Waiting { again, why, since: Instant::now() })))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// See the module's text.
+pub struct Waiting {
+    again: Again,
+    /// What is missing, with the mirror and the place in the configuration.
+    why: String,
+    since: Instant,
+}
+
+impl Waiting {
+    /// Waits until the source is there, or the mirror gets another configuration: then an engine
+    /// may be opened. `None`: told to end.
+    pub fn wait(mut self) -> Option<Again> {
+        let mut next = Instant::now() + LOOK_EVERY;
+        loop {
+            match self.again.commands.recv_deadline(next) {
+                Ok(command) => match self.answer(command) {
+                    Then::Waits => {}
+                    Then::Begins => return Some(self.again),
+                    Then::Ends => return None,
+                },
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => {
+                    next = Instant::now() + LOOK_EVERY;
+                    if Root::open(&self.again.mirror.source).is_ok() {
+                        tracing::info!(mirror = %self.again.mirror.name, "the source is there; the mirror begins");
+                        return Some(self.again);
+                    }
+                }
+            }
+            self.again.wake.clear();
+            self.again.turns.fetch_add(1, Ordering::Relaxed);
+            self.end_flushes(false);
+        }
+    }
+
+    fn answer(&mut self, command: Command) -> Then {
+        match command {
+            Command::Status(reply) => _ = reply.send(self.status()),
+            Command::Flush { target, deadline, reply } => {
+                // The engine that begins in time takes it over.
+                self.again.flushes.push(Flush {
+                    token: 0,
+                    only: target,
+                    deadline,
+                    reply,
+                    drained: false,
+                    sought: [0; 3],
+                    waits: None,
+                });
+            }
+            Command::Steer { target, reply, .. } => {
+                let chosen = self.again.mirror.targets.iter().filter(|t| target.as_ref().is_none_or(|name| *name == t.name));
+                let said = format!("nothing has changed: {}", self.why);
+                let name = |t: &crate::config::Target| format!("{}/{}", self.again.mirror.name, t.name);
+                let _ = reply.send(chosen.map(|t| Steered { target: name(t), said: said.clone(), done: false }).collect());
+            }
+            // Whoever asked sees that no engine answers; a comparison is what it begins with.
+            Command::Ask(_) | Command::Reconcile => {}
+            Command::Replace(with) => {
+                let old = (self.again.mirror.clone(), self.again.facts.clone());
+                (self.again.mirror, self.again.facts) = (with.mirror, with.facts);
+                self.again.before = Some(Box::new(old));
+                return Then::Begins;
+            }
+            Command::Stop { .. } => {
+                self.end_flushes(true);
+                return Then::Ends;
+            }
+        }
+        Then::Waits
+    }
+
+    /// Answers those whose time is over.
+    fn end_flushes(&mut self, all: bool) {
+        let now = Instant::now();
+        let mirror = &self.again.mirror;
+        for flush in self.again.flushes.extract_if(.., |flush| all || flush.deadline <= now) {
+            let chosen = mirror.targets.iter().filter(|t| flush.only.as_ref().is_none_or(|name| *name == t.name));
+            let open = chosen.map(|t| Unfinished {
+                target: format!("{}/{}", mirror.name, t.name),
+                why: format!("{}; nothing is sent or deleted", self.why),
+                unreachable: false,
+            });
+            let _ = flush.reply.send(open.collect());
+        }
+    }
+
+    fn status(&self) -> status::Mirror {
+        let mirror = &self.again.mirror;
+        let target = |t: &crate::config::Target| status::Target {
+            name: t.name.clone(),
+            url: t.location.to_string(),
+            state: "held".into(),
+            reason: self.why.clone(),
+            lag_seconds: self.since.elapsed().as_secs_f64(),
+            ..status::Target::default()
+        };
+        status::Mirror {
+            name: mirror.name.clone(),
+            source: mirror.source.display().to_string(),
+            held: self.why.clone(),
+            initial: "running".into(),
+            targets: mirror.targets.iter().map(target).collect(),
+            ..status::Mirror::default()
+        }
+    }
+}
+
+enum Then {
+    Waits,
+    Begins,
+    Ends,
+}

@@ -1,0 +1,469 @@
+//! From what an lsyncd program declares to a [`Config`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::options::{self, Options, shown};
+use super::script::{Declared, Fields, Script, Value};
+use super::{Found, line_range};
+use crate::config::{Config, Daemon, Initial, Mirror, Problem, Target};
+use crate::filter::Filter;
+use crate::sersync::Note;
+use crate::sync::location::Location;
+
+/// The most rsync runs at the same time for one target.
+const MAX_JOBS: f64 = 64.0;
+/// rsync's own limit is given more time than this before a run is ended from outside.
+const WATCHDOG_BEYOND: Duration = Duration::from_secs(90);
+/// Fields of a `sync` that are actions of the user's own: a program, or a function.
+const ACTIONS: &[&str] =
+    &["action", "init", "prepare", "collect", "onAttrib", "onCreate", "onModify", "onDelete", "onMove", "onStartup"];
+
+/// How a `sync` reaches its target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Rsync,
+    RsyncSsh,
+    Direct,
+}
+
+/// The configuration, if `Found` holds no problem.
+pub(super) fn config(script: &Script, text: &str) -> (Config, Found) {
+    let mut found = Found::default();
+    let mut config = Config { daemon: Daemon::default(), mirrors: Vec::new() };
+    let mut common = BTreeMap::new();
+    for declared in &script.settings {
+        common.extend(declared.fields.named.clone());
+        settings(declared, text, &mut found);
+    }
+    for declared in &script.syncs {
+        let mut sync = Sync { declared, text, found: &mut found, common: &common };
+        if let Some(mirror) = sync.mirror() {
+            sync.join(mirror, &mut config.mirrors);
+        }
+    }
+    if script.syncs.is_empty() {
+        let problem = Problem::new("the program declares no sync");
+        found
+            .problems
+            .push(problem.help("is this lsyncd's configuration? It calls sync{ default.rsync, source = …, target = … }"));
+    } else if config.mirrors.is_empty() && found.problems.is_empty() {
+        found
+            .problems
+            .push(Problem::new("no sync of this file can be carried over").help(
+                found.notes.iter().map(|note| format!("line {}: {}", note.line, note.text)).collect::<Vec<_>>().join("; "),
+            ));
+    }
+    (config, found)
+}
+
+/// What concerns all trees, as far as it is no field of a `sync`.
+fn settings(declared: &Declared, text: &str, found: &mut Found) {
+    for key in declared.fields.named.keys() {
+        let reason = match key.as_str() {
+            "logfile" | "logfacility" | "logident" | "log" | "statusFile" | "statusInterval" | "statusIntervall" | "pidfile" => {
+                "the log goes to stderr and so to the journal; `fansync status` and metrics take the place of the status file"
+            }
+            "nodaemon" => "fansync runs in the foreground, for a service manager",
+            "insist" => "fansync always starts, and tries a target again until it answers",
+            "maxProcesses" | "maxDelays" | "inotifyMode" | "delay" => continue, // with each sync
+            _ => "there is no such setting",
+        };
+        let line = line_of(text, declared.line, key);
+        found.notes.push(Note { line, text: format!("{key} is not carried over: {reason}") });
+    }
+}
+
+/// One call of `sync`.
+struct Sync<'a> {
+    declared: &'a Declared,
+    text: &'a str,
+    found: &'a mut Found,
+    common: &'a BTreeMap<String, Value>,
+}
+
+impl Sync<'_> {
+    fn field(&self, key: &str) -> Option<&Value> {
+        self.declared.fields.named.get(key).or_else(|| self.common.get(key))
+    }
+
+    fn text_of(&self, key: &str) -> Option<String> {
+        match self.declared.fields.named.get(key) {
+            Some(Value::Text(text)) if !text.is_empty() => Some(text.clone()),
+            _ => None,
+        }
+    }
+
+    fn table(&self, key: &str) -> Option<&Fields> {
+        match self.declared.fields.named.get(key) {
+            Some(Value::Table(table)) => Some(table),
+            _ => None,
+        }
+    }
+
+    fn note(&mut self, key: &str, text: impl Into<String>) {
+        let line = line_of(self.text, self.declared.line, key);
+        self.found.notes.push(Note { line, text: text.into() });
+    }
+
+    fn wrong(&mut self, key: &str, message: impl Into<String>, help: impl Into<String>) {
+        let at = line_range(self.text, line_of(self.text, self.declared.line, key));
+        self.found.problems.push(Problem { at, ..Problem::new(message) }.help(help));
+    }
+
+    /// The mirror with its one target; `None` where that is no copy, or a problem was found.
+    fn mirror(&mut self) -> Option<Mirror> {
+        let kind = match self.text_of("_default").as_deref() {
+            Some("rsync") => Kind::Rsync,
+            Some("rsyncssh") => Kind::RsyncSsh,
+            Some("direct") => Kind::Direct,
+            _ => {
+                self.own_actions();
+                return None;
+            }
+        };
+        let own: Vec<&str> = ACTIONS.iter().copied().filter(|key| self.own(key)).collect();
+        if !own.is_empty() {
+            self.own_actions();
+            return None;
+        }
+        let Some(source) = self.text_of("source") else {
+            self.wrong("sync", "this sync has no source", "add source = \"/the/tree\"");
+            return None;
+        };
+        let source = PathBuf::from(source);
+        let problems = self.found.problems.len();
+        let mut mirror = Mirror::new("", source.clone());
+        let options = options::read(self.table("rsync"));
+        let location = self.location(kind)?;
+        let mut target = Target::new("", location);
+        self.apply(&mut mirror, &mut target, options);
+        if kind == Kind::Direct {
+            // lsyncd copies with cp -p and rsync -lt.
+            target.args.clear();
+        }
+        self.shell(&mut target, kind);
+        self.filter(&mut mirror);
+        self.deletions(&mut mirror);
+        self.rest(&mut mirror, &mut target);
+        (self.found.problems.len() == problems).then_some(mirror).map(|mut mirror| {
+            mirror.targets.push(target);
+            mirror
+        })
+    }
+
+    /// Whether an action of the user's own stands there; `init = false` is a setting.
+    fn own(&self, key: &str) -> bool {
+        match self.declared.fields.named.get(key) {
+            None | Some(Value::Bool(_)) => false,
+            Some(_) => true,
+        }
+    }
+
+    /// Actions of the user's own are no copy; a hook can do the same.
+    fn own_actions(&mut self) {
+        let actions: Vec<String> = ACTIONS.iter().filter(|key| self.own(key)).map(|key| (*key).to_owned()).collect();
+        let first = actions.first().cloned().unwrap_or_else(|| "sync".to_owned());
+        let programs: Vec<String> = actions.iter().filter_map(|key| Some(format!("{key} = {:?}", self.text_of(key)?))).collect();
+        let what = match (actions.is_empty(), programs.is_empty()) {
+            (true, _) => "it names none of default.rsync, default.rsyncssh and default.direct".to_owned(),
+            (false, true) => format!("{} is a function of its own", actions.join(", ")),
+            (false, false) => programs.join(", "),
+        };
+        self.note(
+            &first,
+            format!(
+                "this sync is not carried over, as it runs actions of its own: {what}. A hook runs a program for each change: \
+                 [[mirror.hook]] with kind = \"command\", when = \"event\", prefix = \"PROGRAM\"; docs/hooks.md"
+            ),
+        );
+    }
+
+    fn location(&mut self, kind: Kind) -> Option<Location> {
+        let (key, text) = match kind {
+            Kind::RsyncSsh => {
+                let (Some(host), Some(dir)) = (self.text_of("host"), self.text_of("targetdir")) else {
+                    self.wrong("sync", "this sync has no host, or no targetdir", "default.rsyncssh needs both");
+                    return None;
+                };
+                ("targetdir", format!("{host}:{dir}"))
+            }
+            Kind::Rsync | Kind::Direct => {
+                let Some(target) = self.text_of("target") else {
+                    self.wrong("sync", "this sync has no target", "add target = \"host::module\", \"host:/path\" or \"/path\"");
+                    return None;
+                };
+                ("target", target)
+            }
+        };
+        if !text.contains("://") && !text.starts_with('/') && !text.contains("::") && !text.contains(":/") {
+            let help = match text.split_once(':') {
+                Some((host, dir)) => format!("write the whole path: {host}:/home/USER/{dir}"),
+                None => "write the whole path".to_owned(),
+            };
+            self.wrong(key, format!("the target {text:?} is a relative path"), help);
+            return None;
+        }
+        match Location::parse(&text) {
+            Ok(location) => Some(location),
+            Err(error) => {
+                self.wrong(key, error.to_string(), "write it as rsync://host/module, host::module, host:/path or /path");
+                None
+            }
+        }
+    }
+
+    fn apply(&mut self, mirror: &mut Mirror, target: &mut Target, options: Options) {
+        for (key, reason) in options.left {
+            self.note(&key, format!("{key} is not carried over: {reason}"));
+        }
+        for (key, reason) in options.wrong {
+            self.wrong(&key, reason, "write it with include and exclude of the mirror (docs/config.md), and take it out here");
+        }
+        mirror.extras = options.extras;
+        if let Some(rsync) = options.rsync {
+            mirror.rsync = rsync.into();
+        }
+        target.args = options.args;
+        target.compress = options.compress.unwrap_or(target.compress);
+        target.password_file = options.password_file.map(PathBuf::from);
+        target.rsync_path = options.rsync_path;
+        target.ssh = options.ssh;
+        target.timeout = options.timeout.unwrap_or(target.timeout);
+        target.connect_timeout = options.connect_timeout.unwrap_or(target.connect_timeout);
+        let least = target.timeout.max(target.connect_timeout) + WATCHDOG_BEYOND;
+        target.watchdog = target.watchdog.max(least);
+        if let Err(error) = Filter::new::<&[u8], _>(&[], &options.exclude) {
+            self.wrong("_extra", error.to_string(), "write a pattern of rsync");
+        } else if !options.exclude.is_empty() {
+            mirror.filter = Filter::new::<&[u8], _>(&[], &options.exclude).unwrap_or_else(|_| Filter::none());
+        }
+    }
+
+    /// `ssh = { … }`: words behind the remote shell.
+    fn shell(&mut self, target: &mut Target, kind: Kind) {
+        let Some(ssh) = self.table("ssh").cloned() else { return };
+        if kind != Kind::RsyncSsh {
+            return self.note("ssh", "ssh does nothing without default.rsyncssh, as with lsyncd");
+        }
+        let mut words = vec!["ssh".to_owned()];
+        let mut left = Vec::new();
+        for (key, value) in &ssh.named {
+            match (key.as_str(), value) {
+                ("binary", Value::Text(program)) => words[0].clone_from(program),
+                ("port", value @ (Value::Number(_) | Value::Text(_))) => {
+                    words.extend(["-p".to_owned(), plain(value)]);
+                }
+                ("identityFile", Value::Text(file)) => words.extend(["-i".to_owned(), file.clone()]),
+                ("options", Value::Table(options)) => {
+                    words.extend(options.named.iter().flat_map(|(k, v)| ["-o".to_owned(), format!("{k}={}", plain(v))]));
+                }
+                ("_extra", Value::Table(extra)) => words.extend(extra.listed.iter().map(plain)),
+                (key, _) => left.push(key.to_owned()),
+            }
+        }
+        for key in left {
+            self.note(&key, format!("{key} of ssh is not carried over: there is no such setting"));
+        }
+        if words.len() > 1 || words[0] != "ssh" {
+            target.ssh = shlex::try_join(words.iter().map(String::as_str)).ok();
+        }
+    }
+
+    /// `exclude`, `excludeFrom`, and rules that cannot be carried.
+    fn filter(&mut self, mirror: &mut Mirror) {
+        let mut patterns: Vec<String> = mirror.filter.exclude().iter().map(|p| String::from_utf8_lossy(p).into_owned()).collect();
+        match self.declared.fields.named.get("exclude").cloned() {
+            None | Some(Value::Bool(_)) => {}
+            Some(Value::Text(pattern)) => patterns.push(pattern),
+            Some(Value::Table(list)) => patterns.extend(list.listed.iter().map(plain)),
+            Some(other) => {
+                self.wrong("exclude", format!("exclude is {}", shown(&other)), "write a list of patterns");
+            }
+        }
+        if let Some(file) = self.text_of("excludeFrom") {
+            match std::fs::read_to_string(&file) {
+                Ok(text) => {
+                    let lines = text.lines().map(str::trim_end).filter(|line| !line.is_empty());
+                    patterns.extend(lines.filter(|line| !line.starts_with(['#', ';'])).map(str::to_owned));
+                    self.note(
+                        "excludeFrom",
+                        format!("the patterns of {file} are those of now; later changes of the file do not count"),
+                    );
+                }
+                Err(error) => {
+                    let help = "without its patterns more would be copied than lsyncd copies; import where the file is";
+                    self.wrong("excludeFrom", format!("cannot read {file}: {error}"), help);
+                }
+            }
+        }
+        for key in ["filter", "filterFrom"] {
+            if self.declared.fields.named.contains_key(key) {
+                let help = "write the rules as include and exclude of the mirror (docs/config.md), and take it out here";
+                self.wrong(key, format!("{key}: rules in order have no counterpart"), help);
+            }
+        }
+        if patterns.is_empty() {
+            return;
+        }
+        match Filter::new::<&[u8], _>(&[], &patterns) {
+            Ok(filter) => mirror.filter = filter,
+            Err(error) => self.wrong("exclude", error.to_string(), "write a pattern of rsync"),
+        }
+    }
+
+    fn deletions(&mut self, mirror: &mut Mirror) {
+        match self.field("delete").cloned() {
+            None | Some(Value::Bool(true)) => {}
+            Some(Value::Bool(false)) => mirror.delete = false,
+            Some(Value::Text(when)) if when == "startup" => {
+                mirror.events.delete = false;
+                mirror.events.move_from = false;
+            }
+            Some(Value::Text(when)) if when == "running" => {
+                mirror.delete = false;
+                self.note(
+                    "delete",
+                    "delete = \"running\" becomes delete = false: with true, the first comparison would delete what only the target has",
+                );
+            }
+            Some(other) => {
+                self.wrong("delete", format!("delete is {}", shown(&other)), "write true, false, \"startup\" or \"running\"")
+            }
+        }
+    }
+
+    /// What is left of the fields.
+    fn rest(&mut self, mirror: &mut Mirror, target: &mut Target) {
+        if let Some(Value::Number(n)) = self.field("maxProcesses").cloned() {
+            target.jobs = n.clamp(1.0, MAX_JOBS) as usize;
+        }
+        if let Some(Value::Number(n)) = self.field("maxDelays").cloned() {
+            mirror.batch.max_pending = (n.clamp(1_000.0, 10_000_000.0)) as usize;
+        }
+        if let Some(Value::Text(mode)) = self.field("inotifyMode").cloned() {
+            mirror.follow_open_files = mode.contains("Modify").into();
+        }
+        if self.field("init") == Some(&Value::Bool(false)) {
+            mirror.initial = Initial::None;
+        }
+        if let Some(Value::Number(delay)) = self.field("delay").cloned()
+            && delay > 0.0
+        {
+            self.note(
+                "delay",
+                format!("delay = {delay} is not carried over: a change leaves at once, and many at once leave together"),
+            );
+        }
+        let reasons = [
+            ("onepass", "use `fansync mirror --once`"),
+            ("crontab", "`full_every = \"24h\"` compares the whole tree in regular intervals"),
+            ("tunnel", "start the tunnel as a service of its own"),
+            ("batchSizeLimit", "long lists are cut, and small changes have processes of their own beside them"),
+            ("checkgauge", "it belongs to lsyncd's own tests"),
+            ("password_file", "it belongs into rsync = { … }"),
+        ];
+        for (key, reason) in reasons {
+            if self.declared.fields.named.contains_key(key) {
+                self.note(key, format!("{key} is not carried over: {reason}"));
+            }
+        }
+        const KNOWN: &[&str] = &[
+            "_default",
+            "source",
+            "target",
+            "targetdir",
+            "host",
+            "rsync",
+            "ssh",
+            "exclude",
+            "excludeFrom",
+            "filter",
+            "filterFrom",
+            "delete",
+            "delay",
+            "init",
+            "maxProcesses",
+            "maxDelays",
+            "onepass",
+            "crontab",
+            "tunnel",
+            "batchSizeLimit",
+            "checkgauge",
+            "password_file",
+            "inotifyMode",
+            "name",
+        ];
+        let unknown: Vec<String> = self
+            .declared
+            .fields
+            .named
+            .keys()
+            .filter(|key| !KNOWN.contains(&key.as_str()) && !ACTIONS.contains(&key.as_str()))
+            .cloned()
+            .collect();
+        for key in unknown {
+            self.note(&key, format!("{key} is not carried over: there is no such field"));
+        }
+    }
+
+    /// A `sync` of the same tree in the same manner is one more target of its mirror.
+    fn join(&mut self, mirror: Mirror, mirrors: &mut Vec<Mirror>) {
+        let mut mirror = mirror;
+        let alike = |other: &Mirror| Mirror { name: String::new(), targets: Vec::new(), ..other.clone() };
+        let mut target = mirror.targets.remove(0);
+        let at = mirrors.iter().position(|other| alike(other) == mirror).unwrap_or_else(|| {
+            let taken = mirrors.iter().map(|m| m.name.as_str()).collect();
+            let last = mirror.source.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = self.text_of("name").unwrap_or(last);
+            mirror.name = crate::sersync::name(&name, "root", &taken);
+            mirrors.push(mirror);
+            mirrors.len() - 1
+        });
+        let into = &mut mirrors[at];
+        let taken: BTreeSet<&str> = into.targets.iter().map(|t| t.name.as_str()).collect();
+        target.name = crate::sersync::name(&host_and_place(&target.location), "target", &taken);
+        if let Some(range) = line_range(self.text, self.declared.line) {
+            let key = format!("mirror.{at}");
+            self.found.places.insert(format!("{key}.target.{}", into.targets.len()), range.clone());
+            self.found.places.entry(key).or_insert(range);
+        }
+        into.targets.push(target);
+    }
+}
+
+fn host_and_place(location: &Location) -> String {
+    let last = |path: &str| path.trim_matches('/').rsplit('/').next().unwrap_or_default().to_owned();
+    match location {
+        Location::Daemon { host, module, path, .. } => format!("{host}-{}", last(&format!("{module}/{path}"))),
+        Location::Ssh { host, path, .. } => format!("{host}-{}", last(path)),
+        Location::Local(path) => last(&Path::new(path).to_string_lossy()),
+    }
+}
+
+/// A value as a word.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::Text(text) => text.clone(),
+        Value::Bool(true) => "yes".to_owned(),
+        Value::Bool(false) => "no".to_owned(),
+        other => shown(other),
+    }
+}
+
+/// The line in which a key of a call stands: the first at or behind the call that sets it, before
+/// the next call; else that of the call.
+fn line_of(text: &str, call: usize, key: &str) -> usize {
+    let sets = |line: &str| {
+        line.match_indices(key).any(|(at, _)| {
+            let before = line[..at].chars().next_back();
+            let inside = before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == '.');
+            !inside && line[at + key.len()..].trim_start_matches(['"', ']', '\'']).trim_start().starts_with('=')
+        })
+    };
+    let rest = text.lines().enumerate().skip(call.max(1) - 1);
+    let own = rest.take_while(|(at, line)| at + 1 == call.max(1) || !line.trim_start().starts_with("sync"));
+    let mut own = own.filter(|(_, line)| sets(line));
+    own.next().map_or(call, |(at, _)| at + 1)
+}

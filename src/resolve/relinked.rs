@@ -1,0 +1,64 @@
+//! Names that do not lead to what changed.
+//!
+//! An event carries the name by which a file was opened. The file may have lost that name since
+//! (linked to another one and
+//! unlinked, replaced by a rename), or never had it (`O_TMPFILE`: `#` and the inode number); what
+//! is written then belongs to its other
+//! names. So of a file whose number of names changed while it lived, a name is checked before it is
+//! believed, and one that does not lead to
+//! the file is not used: the file is looked up by its handle.
+//!
+//! A file that lost a name before the events began is not known here.
+
+use std::collections::HashSet;
+
+use super::follow::OwnedFid;
+use crate::source::fan_decode::Fid;
+
+/// Files remembered. Beyond that every name is checked, at the price of a look-up for each event.
+const MOST: usize = 50_000;
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub(super) struct Relinked {
+    files: HashSet<OwnedFid>,
+    all: bool,
+}
+
+impl Relinked {
+    /// The number of names of `file` has changed.
+    pub fn add(&mut self, file: &Fid<'_>) {
+        if !self.all {
+            self.files.insert(OwnedFid::of(file));
+            if self.files.len() > MOST {
+                (self.files, self.all) = (HashSet::new(), true);
+            }
+        }
+    }
+
+    /// Whether `name` may not lead to `file`.
+    #[inline]
+    pub fn may_stray(&self, file: &Fid<'_>, name: &[u8]) -> bool {
+        self.all || name.starts_with(b"#") || !self.files.is_empty() && self.files.contains(&OwnedFid::of(file))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::handle::FsId;
+
+    #[test]
+    fn names_are_checked_where_they_may_be_wrong() {
+        fn fid(handle: &[u8]) -> Fid<'_> {
+            Fid { fs: FsId(1), kind: 1, handle }
+        }
+        let mut relinked = Relinked::default();
+        assert!(!relinked.may_stray(&fid(b"a"), b"f") && relinked.may_stray(&fid(b"a"), b"#123"));
+        relinked.add(&fid(b"a"));
+        assert!(relinked.may_stray(&fid(b"a"), b"f") && !relinked.may_stray(&fid(b"b"), b"f"));
+        let handles: Vec<[u8; 8]> = (0..=MOST).map(usize::to_ne_bytes).collect();
+        handles.iter().for_each(|handle| relinked.add(&fid(handle)));
+        assert!(relinked.may_stray(&fid(b"b"), b"f") && relinked.files.is_empty(), "bounded, and none is missed");
+    }
+}

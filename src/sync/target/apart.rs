@@ -1,0 +1,119 @@
+//! Places that are left alone ([`crate::sync::apart`]), at one target: which runs end because of
+//! them, and what waits for their end.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::sync::apart::{Apart, Due};
+
+/// What is known of such places, and what waits.
+#[derive(Default)]
+pub(super) struct Shelf {
+    apart: Arc<Apart>,
+    /// Parked entries at and below places that are held. Each such place has one for all of it.
+    waiting: Vec<Entry>,
+}
+
+impl Shelf {
+    /// Whether a place is `path`, above it or below it.
+    pub(super) fn meets(&self, path: &[u8]) -> bool {
+        self.apart.meets(path)
+    }
+
+    /// What waits, to be counted with all that is not confirmed.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.waiting.iter()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// The rules for a comparison from outside.
+    pub(super) fn rules(&self) -> Vec<OsString> {
+        self.apart.rules()
+    }
+}
+
+/// Whether carrying these entries may read or delete all that is at `place`.
+fn enters(entries: &[Entry], place: &RelPath) -> bool {
+    entries.iter().any(|e| (e.kind > Kind::Entry || e.gone) && path::is_at_or_below(place, &e.path))
+}
+
+impl Target {
+    /// Learns which places are left alone from here on.
+    pub fn keep_apart(&mut self, cx: &mut Context<'_>, apart: &Arc<Apart>) {
+        if Arc::ptr_eq(&self.shelf.apart, apart) {
+            return;
+        }
+        let old = std::mem::replace(&mut self.shelf.apart, Arc::clone(apart));
+        let rules = apart.rules();
+        self.filter_args = rules.iter().cloned().chain(self.mirror.filter.rsync_args()).collect();
+        self.limited_args = rules.into_iter().chain(limited_args(&self.mirror)).collect();
+        self.drop_standbys(cx); // they were given the rules of before
+        let new: Vec<&RelPath> = apart.iter().map(|(at, _)| at).filter(|at| !old.iter().any(|(was, _)| was == *at)).collect();
+        for run in self.runs.values_mut() {
+            if let Load::Batch(batch) = &run.load
+                && new.iter().any(|at| enters(&batch.entries, at))
+            {
+                tracing::info!(mirror = %self.mirror.name, target_name = %self.cfg.name, "a run would enter a place that is left alone now; it is done again without");
+                run.ended_badly = Some(Ended::Apart);
+                run.run.terminate();
+            }
+        }
+        let goes = |e: &mut Entry| apart.due(&e.path, e.kind) != Due::Waits;
+        for entry in self.shelf.waiting.extract_if(.., goes).collect::<Vec<_>>() {
+            self.set.restore(entry);
+            self.pace.hurry();
+        }
+        self.set.tick(cx.now);
+        for (at, _) in apart.held().filter(|(at, _)| old.hold_at(at).is_none()) {
+            let since = self.set.epochs().current();
+            let mut all = self.set.parked(at.clone(), since);
+            all.kind = Kind::Subtree;
+            self.shelf.waiting.push(all);
+        }
+    }
+
+    /// Takes out of a batch what is left alone.
+    pub(super) fn leave_apart(&mut self, mut batch: Batch) -> Batch {
+        let apart = Arc::clone(&self.shelf.apart);
+        if apart.is_empty() {
+            return batch;
+        }
+        let id = batch.id;
+        for mut entry in batch.entries.extract_if(.., |e| apart.due(&e.path, e.kind) != Due::Goes).collect::<Vec<_>>() {
+            match apart.due(&entry.path, entry.kind) {
+                Due::Goes => unreachable!("was taken out for it"),
+                Due::Alone => {
+                    entry.kind = Kind::Entry;
+                    self.turn(id, entry);
+                }
+                Due::Drops => {
+                    self.set.park(id, std::slice::from_ref(&entry));
+                    self.set.forget(vec![entry]);
+                }
+                Due::Waits => {
+                    self.set.park(id, std::slice::from_ref(&entry));
+                    // A content that differs under the same size and time is not found by a
+                    // comparison.
+                    let covers = |all: &Entry| {
+                        all.kind == Kind::Subtree && path::is_at_or_below(&entry.path, &all.path) && all.epoch() <= entry.epoch()
+                    };
+                    match !entry.content && self.shelf.waiting.iter().any(covers) {
+                        true => self.set.forget(vec![entry]),
+                        false => self.shelf.waiting.push(entry),
+                    }
+                }
+            }
+        }
+        batch
+    }
+
+    /// What is held and has something that waits, in words.
+    pub(super) fn why_shelved(&self) -> Option<String> {
+        let first = self.shelf.waiting.first()?;
+        let (_, hold) = self.shelf.apart.hold_over(&first.path)?;
+        Some(format!("{}; nothing is sent or deleted there", hold.words(&self.mirror.source.to_string_lossy())))
+    }
+}

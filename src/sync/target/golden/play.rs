@@ -1,0 +1,1011 @@
+//! One play: a seeded history of events, time, runs' ends and commands, given to a target without
+//! an engine, and the text of what the target did.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::*;
+use super::answers::{self, Task};
+use super::world::{What, World, parent};
+use crate::config::hook::{Action, Command, Hook, Input as HookInput, When};
+use crate::config::{Initial, MaxDelete};
+use crate::links::names::{Found as NamesFound, Job as NamesJob};
+use crate::links::{self, Inode};
+use crate::sync::apart::{Apart, Why};
+use crate::sync::location::Location;
+use crate::sync::probe::Version;
+use crate::sync::scripted::{NO_PID, Play as Stage, Played};
+use crate::sys::child::{Exit, OpenFile};
+use crate::sys::reactor::Backend;
+
+/// Steps before the end of a play, in which everything ends well.
+const STEPS: usize = 80;
+/// Turns of that end.
+const LAST_TURNS: usize = 60;
+
+/// How a process behaves while it runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mood {
+    Goes,
+    Silent,
+    Idle,
+}
+
+struct Live {
+    played: Played,
+    mood: Mood,
+    signals: usize,
+    waited: bool,
+}
+
+/// A trace and what occurred in it.
+pub(super) struct Trace {
+    pub(super) text: String,
+    pub(super) counts: BTreeMap<String, u64>,
+}
+
+struct Director {
+    rng: fastrand::Rng,
+    world: World,
+    root: Root,
+    mirror: Mirror,
+    cfg: config::Target,
+    facts: RsyncFacts,
+    target: Target,
+    links: Option<Links>,
+    links_job: Option<links::Job>,
+    names: Names,
+    names_job: Option<NamesJob>,
+    statter: Statter,
+    reactor: Reactor,
+    held: Option<Hold>,
+    gone: bool,
+    apart: Arc<Apart>,
+    barrier: bool,
+    now: Duration,
+    wall_start: i64,
+    stage: Stage,
+    live: BTreeMap<u32, Live>,
+    flushes: Vec<Epoch>,
+    watches: Vec<u64>,
+    last_watch: u64,
+    walking: bool,
+    fresh: u32,
+    last_state: String,
+    /// Most runs end well, and few commands come.
+    calm: bool,
+    /// A path that fails whenever a list names it.
+    stubborn: Option<&'static str>,
+    /// All goes well from here on.
+    ending: bool,
+    trace: Trace,
+}
+
+fn rel(path: &str) -> RelPath {
+    RelPath::new(path.as_bytes()).expect("a relative path")
+}
+
+fn hook() -> Hook {
+    let command = Command {
+        prefix: "true".into(),
+        suffix: String::new(),
+        shell: false,
+        input: HookInput::Argument,
+        success: vec![0],
+        ignore_error: false,
+    };
+    Hook { max_pending: 500, ..Hook::new("h", When::Confirmed, Action::Command(command)) }
+}
+
+/// The mirror and the target of a seed.
+fn configured(rng: &mut fastrand::Rng, world: &World) -> (Mirror, config::Target, RsyncFacts) {
+    let mut mirror = Mirror::new("m", &world.root);
+    let mut one_in = |n: u8| rng.u8(..n) == 0;
+    mirror.delete = !one_in(8);
+    mirror.max_delete = match (one_in(4), one_in(6)) {
+        (true, _) => Some(MaxDelete::Count(3)),
+        (_, true) => Some(MaxDelete::Percent(20)),
+        _ => None,
+    };
+    mirror.max_file_size = one_in(6).then_some(400_000);
+    mirror.allow_empty = one_in(6);
+    if one_in(5) {
+        mirror.initial = Initial::None;
+    }
+    if one_in(6) {
+        mirror.full_every = Some(Duration::from_secs(900));
+        mirror.full_exclude = vec!["*.log".into()];
+    }
+    mirror.extras.hard_links = one_in(4);
+    let none: &[&[u8]] = &[];
+    mirror.filter = match (one_in(4), one_in(8), one_in(8)) {
+        (true, ..) => Filter::new(none, &[b"*.tmp".as_slice(), b"/skip"]),
+        (_, true, _) => Filter::new(&[b"*.keep".as_slice()], &[b"*.tmp".as_slice()]),
+        (_, _, true) => Filter::with_regexes(none, none, &[".*[.]tmp".into()], true),
+        _ => Ok(Filter::none()),
+    }
+    .expect("valid patterns");
+    if one_in(10) {
+        (mirror.events.delete, mirror.events.move_from) = (false, false);
+    }
+    if one_in(2) {
+        mirror.hooks.push(hook());
+    }
+    if one_in(5) {
+        mirror.batch.max_pending = 30;
+    }
+    let place = match (one_in(3), one_in(3)) {
+        (true, _) => Location::Local("/nowhere/fansync-golden".into()),
+        (_, true) => Location::parse("u@h:/t").expect("a location"),
+        _ => Location::parse("rsync://h/m").expect("a location"),
+    };
+    let mut cfg = config::Target::new("t", place);
+    cfg.jobs = rng.usize(1..3);
+    cfg.small_jobs = rng.usize(1..4);
+    cfg.standby = rng.usize(..3);
+    let facts = RsyncFacts { version: Version(3, 5, 0), confine_root: rng.bool(), ..RsyncFacts::default() };
+    (mirror, cfg, facts)
+}
+
+/// Plays the history of a seed.
+pub(super) fn play(seed: u64) -> Trace {
+    fastrand::seed(seed ^ 0x5eed);
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let wall_start = 1_700_000_000;
+    let world = World::new(wall_start);
+    let (mirror, cfg, facts) = configured(&mut rng, &world);
+    let root = Root::open(&world.root).expect("the source");
+    let mut statter = Statter::new();
+    statter.seen_as = Some(world.seen_as());
+    let stage = Stage::begin();
+    let target = Target::new(0, &mirror, &cfg, &facts);
+    let mut d = Director {
+        rng,
+        root,
+        target,
+        links: mirror.extras.hard_links.then(|| Links::new(100)),
+        links_job: None,
+        names: Names::default(),
+        names_job: None,
+        statter,
+        reactor: Reactor::new(Backend::Poll).expect("poll needs nothing"),
+        held: None,
+        gone: false,
+        apart: Arc::default(),
+        barrier: false,
+        now: Duration::from_secs(1),
+        wall_start,
+        stage,
+        live: BTreeMap::new(),
+        flushes: Vec::new(),
+        watches: Vec::new(),
+        last_watch: 0,
+        walking: false,
+        fresh: 0,
+        last_state: String::new(),
+        calm: !seed.is_multiple_of(3),
+        ending: false,
+        stubborn: (seed % 5 == 1).then_some("a/b/f3"),
+        trace: Trace { text: String::new(), counts: BTreeMap::new() },
+        world,
+        mirror,
+        cfg,
+        facts,
+    };
+    d.begin(seed);
+    for _ in 0..STEPS {
+        d.step();
+    }
+    d.end();
+    d.trace
+}
+
+impl Director {
+    // ----- what is written down -----
+
+    fn count(&mut self, what: impl Into<String>) {
+        *self.trace.counts.entry(what.into()).or_default() += 1;
+    }
+
+    /// Adds a line, without what is the machine's: paths, descriptors, random names.
+    fn note(&mut self, line: &str) {
+        let plain = self.plain(line);
+        let _ = writeln!(self.trace.text, "{:>10.3} {plain}", self.now.as_secs_f64());
+    }
+
+    fn plain(&self, line: &str) -> String {
+        let line = line.replace(&*self.world.root.to_string_lossy(), "{src}");
+        let line = masked(&line, "/proc/self/fd/", |c| c.is_ascii_digit());
+        masked(&line, ".probe-", |c| c.is_ascii_hexdigit())
+    }
+
+    fn argv(&self, process: &crate::sync::scripted::Process) -> String {
+        process.argv.iter().map(|arg| arg.as_encoded_bytes().escape_ascii().to_string()).collect::<Vec<_>>().join(" ")
+    }
+
+    /// A list, one name between brackets each. Names in a probe have the order of a directory.
+    fn list(&self, list: &[u8], probe: bool) -> String {
+        let mut names: Vec<&[u8]> = list.split(|&b| b == 0).filter(|name| !name.is_empty()).collect();
+        if probe {
+            names.sort_unstable();
+        }
+        names.into_iter().map(|name| format!("[{}]", name.escape_ascii())).collect()
+    }
+
+    fn flight(&self, pid: u32) -> Option<(u32, &Flight)> {
+        self.target.runs.iter().find(|(_, run)| run.run.pid() == NO_PID + pid).map(|(serial, run)| (*serial, run))
+    }
+
+    fn task(&self, pid: u32) -> Option<(u32, Task)> {
+        let (serial, run) = self.flight(pid)?;
+        let task = match run.load {
+            Load::Probe | Load::Role => Task::Probe,
+            Load::Standby => Task::Standby,
+            Load::Batch(_) => Task::Batch,
+        };
+        Some((serial, task))
+    }
+
+    /// Of which kind a launch is, for the counts.
+    fn kind(&self, pid: u32) -> String {
+        let Some((_, run)) = self.flight(pid) else { return "gone at once".into() };
+        let what = match &run.load {
+            Load::Probe => "probe".into(),
+            Load::Role => "role".into(),
+            Load::Standby => "standby".into(),
+            Load::Batch(_) => format!("{:?}", run.pass).replace("Full { progress: true }", "Full"),
+        };
+        let how = match (&run.look, &run.withholds) {
+            (Some(guarded::Look::Entries), _) => ", counting entries",
+            (Some(guarded::Look::Proof(_)), _) => ", proof",
+            (Some(guarded::Look::Deletes { .. }), _) => ", dry",
+            (None, Some(_)) => ", without deletions",
+            _ if run.dry => ", survey",
+            _ if run.survey.is_some() => ", surveyed",
+            _ if run.below.is_some() => ", below",
+            _ if run.lane == Lane::Large => ", large",
+            _ if run.extra == guarded::Extra::Stays => ", spares",
+            _ if run.extra == guarded::Extra::Counted => ", counts",
+            _ if run.limited => ", limited",
+            _ => "",
+        };
+        what + how
+    }
+
+    /// What has become of processes since the last call.
+    fn observe(&mut self) {
+        for (pid, played) in self.stage.begun() {
+            let kind = self.kind(pid);
+            self.count(format!("launch: {kind}"));
+            let line = {
+                let process = played.lock();
+                let list = process.list.as_deref().map(|list| self.list(list, kind == "probe")).unwrap_or_default();
+                format!("launch #{pid} {kind}: {} {list}", self.argv(&process))
+            };
+            self.note(&line);
+            let mood = match self.rng.u8(..24) {
+                0 => Mood::Silent,
+                1 => Mood::Idle,
+                _ => Mood::Goes,
+            };
+            let waited = played.lock().waits;
+            self.live.insert(pid, Live { played, mood, signals: 0, waited });
+        }
+        let mut lines = Vec::new();
+        for (pid, live) in &mut self.live {
+            let process = live.played.lock();
+            if live.waited && !process.waits {
+                live.waited = false;
+                let list: String = process
+                    .list
+                    .iter()
+                    .flat_map(|l| l.split(|&b| b == 0))
+                    .filter(|n| !n.is_empty())
+                    .map(|n| format!("[{}]", n.escape_ascii()))
+                    .collect();
+                lines.push(("launch: stood by", format!("feed #{pid} {list}")));
+            }
+            for signal in &process.signals[live.signals..] {
+                lines.push(("signal", format!("signal #{pid} {signal}")));
+            }
+            live.signals = process.signals.len();
+            if process.dropped {
+                lines.push(("dropped", format!("dropped #{pid}")));
+            }
+        }
+        self.live.retain(|_, live| !live.played.lock().dropped);
+        for (what, line) in lines {
+            self.count(what);
+            self.note(&line);
+        }
+    }
+
+    fn state(&mut self) {
+        let held = self.held.as_ref().map(|hold| hold.words("{src}"));
+        let s = self.target.status(self.now, held.as_deref(), None);
+        let t = &self.target;
+        let line = format!(
+            "state {} [{}] [{}] pending {} in flight {} unconfirmed {} {}{}{}{}{} held {} failing {} batches {} tries {}",
+            s.state,
+            s.reason,
+            s.held_reason,
+            s.pending,
+            s.in_flight,
+            t.unconfirmed(),
+            if t.in_sync() { "in sync " } else { "" },
+            if t.stuck() { "stuck " } else { "" },
+            if t.at_rest() { "at rest " } else { "" },
+            if t.in_doubt() { "in doubt " } else { "" },
+            if t.only_failures() { "only failures" } else { "" },
+            s.held_deletes,
+            s.failures.iter().map(|f| format!("{} ({}, {})", f.path, f.tries, f.reason)).collect::<Vec<_>>().join("; "),
+            s.batches,
+            s.tries,
+        );
+        if line != self.last_state {
+            self.count(format!("state: {}", s.state));
+            self.note(&line);
+            self.last_state = line;
+        }
+    }
+
+    // ----- one call, and one turn of the engine -----
+
+    fn call<R>(&mut self, work: impl FnOnce(&mut Target, &mut Context<'_>) -> R) -> R {
+        let held_before = self.held.is_some();
+        let gone = self.gone;
+        let check = move || if gone { Err(Hold::Gone("the source is gone".into())) } else { Ok(()) };
+        let places = || vec![RelPath::root()];
+        let mut cx = Context {
+            now: self.now,
+            wall_start: self.wall_start,
+            root: &self.root,
+            check: &check,
+            places: &places,
+            filter: &self.mirror.filter,
+            statter: &mut self.statter,
+            links: self.links.as_mut(),
+            names: &mut self.names,
+            reactor: &mut self.reactor,
+            held: &mut self.held,
+        };
+        self.target.keep_apart(&mut cx, &self.apart);
+        let done = work(&mut self.target, &mut cx);
+        let confirmed = self.target.take_told();
+        self.observe();
+        if !held_before && let Some(hold) = &self.held {
+            let line = format!("hold {hold:?}");
+            let kind = line.split([' ', '(', '{']).take(2).collect::<Vec<_>>().join(" ");
+            self.count(kind);
+            self.note(&line);
+        }
+        if let Some((told, settled)) = confirmed {
+            for t in told {
+                self.count(format!("confirmed: {:?}", t.change));
+                self.note(&format!(
+                    "confirmed {} {:?}{} by batch {}",
+                    t.path,
+                    t.change,
+                    if t.dir { " dir" } else { "" },
+                    t.batch
+                ));
+            }
+            let settled: Vec<String> = settled.iter().map(ToString::to_string).collect();
+            self.note(&format!("settled {}", settled.join(" ")));
+        }
+        done
+    }
+
+    fn turn(&mut self) {
+        self.call(|target, cx| target.tick(cx));
+        self.follow();
+        self.call(|target, cx| target.dispatch(cx));
+        if self.barrier {
+            self.barrier = false;
+            self.target.end_barrier();
+        } else if self.target.wants_barrier() {
+            self.barrier = true;
+            self.target.begin_barrier();
+        }
+        let done: Vec<Epoch> = self.flushes.iter().copied().filter(|epoch| self.target.flushed(*epoch)).collect();
+        for epoch in done {
+            self.flushes.retain(|e| *e != epoch);
+            self.target.end_flush(epoch);
+            self.count("flushed");
+            self.note("flushed");
+        }
+        self.state();
+    }
+
+    /// What the engine's walks over the source find. Each ends in the turn after the one it began
+    /// in.
+    fn follow(&mut self) {
+        let all = if self.links_job.is_some() || self.names_job.is_some() { self.world.linked() } else { Vec::new() };
+        let took = Duration::from_millis(5);
+        if let (Some(links), Some(job)) = (&mut self.links, self.links_job.take()) {
+            let covered = |name: &RelPath| job.scopes.iter().any(|(dir, deep)| links::covers(dir, *deep, name));
+            let names: Vec<_> = all.iter().filter(|(name, ..)| job.whole || covered(name)).cloned().collect();
+            let is_link = |name: &RelPath| self.world.names.get(&name.to_string()) == Some(&What::Link);
+            let special: Vec<_> =
+                names.iter().filter(|(name, ..)| is_link(name)).map(|(name, inode, _)| (name.clone(), *inode)).collect();
+            let again = links.end(self.now, links::Found { job, names, special: Vec::new(), took });
+            self.target.links_found(links, self.now, &again, &special);
+            self.count("walk for links");
+            let again: Vec<String> = again.iter().map(ToString::to_string).collect();
+            self.note(&format!("links found, again {}", again.join(" ")));
+        }
+        if let Some(links) = &mut self.links {
+            self.links_job = links.begin(self.now);
+        }
+        if let Some(job) = self.names_job.take() {
+            let scope = |name: &RelPath| job.scopes.iter().any(|(dir, scope)| links::covers(dir, scope.deep, name));
+            let scoped: HashSet<Inode> = all.iter().filter(|(name, ..)| scope(name)).map(|(_, inode, _)| *inode).collect();
+            let wanted = |inode: &Inode| job.sought.contains(inode) || scoped.contains(inode);
+            let names: Vec<_> = all.iter().filter(|(_, inode, _)| wanted(inode)).cloned().collect();
+            let ended = self.names.end(self.now, NamesFound { names, scoped, took });
+            self.target.names_found(self.now, &ended);
+            self.count("walk for names");
+            self.note("names found");
+        }
+        self.names_job = self.names.begin(self.now);
+    }
+
+    // ----- what happens -----
+
+    fn begin(&mut self, seed: u64) {
+        let m = &self.mirror;
+        let line = format!(
+            "seed {seed}: {} delete {} max_delete {:?} size {:?} empty {} initial {:?} every {:?} links {} filter {:?} hooks {} pending {} jobs {} {} {}",
+            self.cfg.location,
+            m.delete,
+            m.max_delete,
+            m.max_file_size,
+            m.allow_empty,
+            m.initial,
+            m.full_every,
+            m.extras.hard_links,
+            m.filter.rsync_args(),
+            m.hooks.len(),
+            m.batch.max_pending,
+            self.cfg.jobs,
+            self.cfg.small_jobs,
+            self.cfg.standby,
+        );
+        self.note(&line);
+        for name in ["a", "a/b", "d", "long"] {
+            self.world.mkdir(name);
+        }
+        for at in 0..8 {
+            self.world.write(&format!("f{at}"), 10 + at * 100_000);
+            self.world.write(&format!("a/b/f{at}"), 20 + at);
+        }
+        self.world.write("d/x.tmp", 1);
+        self.world.write("d/y.keep", 1);
+        if self.rng.u8(..3) > 0 {
+            self.see("", Seen::Subtree);
+        }
+        self.turn();
+    }
+
+    fn see(&mut self, path: &str, seen: Seen) {
+        self.see_bytes(path.as_bytes(), seen);
+    }
+
+    fn see_bytes(&mut self, path: &[u8], seen: Seen) {
+        self.note(&format!("event {seen:?} {}", path.escape_ascii()));
+        self.target.see(self.now, path, seen);
+    }
+
+    fn step(&mut self) {
+        let (changes, ends, times, asks) = if self.calm { (26, 68, 94, 98) } else { (44, 66, 88, 92) };
+        match self.rng.u8(..100) {
+            at if at < changes => self.change(),
+            at if at < ends => {
+                let well = self.calm && self.rng.u8(..6) > 0;
+                self.end_a_run(well);
+            }
+            at if at < times => self.pass_time(),
+            at if at < asks => self.ask(),
+            _ => self.command(),
+        }
+        self.turn();
+    }
+
+    fn name(&mut self, wanted: impl Fn(What) -> bool) -> Option<String> {
+        let names: Vec<&String> = self.world.names.iter().filter(|(_, what)| wanted(**what)).map(|(name, _)| name).collect();
+        (!names.is_empty()).then(|| names[self.rng.usize(..names.len())].clone())
+    }
+
+    /// A name that is not there yet.
+    fn new_name(&mut self) -> String {
+        const ENDS: [&str; 9] = ["", "", "", "", ".tmp", ".keep", ".log", " b", "\n"];
+        let dir = if self.rng.u8(..3) == 0 { None } else { self.name(|what| what == What::Dir) };
+        self.fresh += 1;
+        let name = format!("n{}{}", self.fresh, ENDS[self.rng.usize(..ENDS.len())]);
+        dir.map_or(name.clone(), |dir| format!("{dir}/{name}"))
+    }
+
+    fn change(&mut self) {
+        self.world.tick(self.now);
+        let file = |what| what == What::File;
+        if self.target.in_sync() && self.rng.u8(..3) == 0 {
+            return match self.rng.bool() {
+                true => self.rename(|what| what == What::Dir, Seen::LeftDir, Seen::ArrivedDir),
+                false => self.rename(file, Seen::Left, Seen::Arrived),
+            };
+        }
+        match self.rng.u8(..40) {
+            0..6 => {
+                let name = self.new_name();
+                self.world.write(&name, 5);
+                self.see(&name, Seen::Created);
+                if self.rng.u8(..5) > 0 {
+                    self.see(&name, Seen::Written);
+                }
+            }
+            6..13 => {
+                let Some(name) = self.name(file) else { return };
+                let len = [1, 7, 300_000, 500_000][self.rng.usize(..4)];
+                self.world.write(&name, len);
+                let seen = if self.rng.u8(..4) == 0 { Seen::Modified } else { Seen::Written };
+                self.see(&name, seen);
+            }
+            13..15 => {
+                let stubborn = self.stubborn.filter(|path| self.world.names.contains_key(*path)).map(String::from);
+                let Some(name) = stubborn.or_else(|| self.name(|_| true)) else { return };
+                if self.world.names[&name] != What::Link {
+                    self.world.chmod(&name, 0o755);
+                }
+                self.see(&name, Seen::Touched);
+            }
+            15..19 => {
+                let Some(name) = self.name(|what| what != What::Dir) else { return };
+                self.world.remove(&name);
+                self.see(&name, Seen::Gone);
+            }
+            19..21 => {
+                let Some(name) = self.name(|what| what == What::Dir) else { return };
+                self.world.remove(&name);
+                self.see(&name, Seen::GoneDir);
+            }
+            21..23 => {
+                let name = self.new_name();
+                self.world.mkdir(&name);
+                self.see(&name, Seen::CreatedDir);
+                self.world.write(&format!("{name}/in"), 3);
+                self.see(&format!("{name}/in"), Seen::Created);
+                self.see(&format!("{name}/in"), Seen::Written);
+            }
+            23..26 => self.rename(file, Seen::Left, Seen::Arrived),
+            26..28 => self.rename(|what| what == What::Dir, Seen::LeftDir, Seen::ArrivedDir),
+            28..30 => {
+                let Some(old) = self.name(|what| what != What::Dir) else { return };
+                let new = self.new_name();
+                self.world.link(&old, &new);
+                self.see(&new, Seen::Created);
+            }
+            30 => {
+                let name = self.new_name();
+                let to = self.name(|_| true).unwrap_or_else(|| ".".into());
+                self.world.symlink(&to, &name);
+                self.see(&name, Seen::Created);
+            }
+            31 => {
+                // Of another type, under the same name.
+                let Some(name) = self.name(|what| what == What::Dir) else { return };
+                self.world.remove(&name);
+                self.world.write(&name, 4);
+                self.see(&name, Seen::GoneDir);
+                self.see(&name, Seen::Created);
+                self.see(&name, Seen::Written);
+            }
+            32 => self.many(),
+            33 => {
+                let name = self.new_name();
+                self.world.write(&name, 70 << 20);
+                self.see(&name, Seen::Created);
+                self.see(&name, Seen::Written);
+            }
+            34 => {
+                let Some(dir) = self.name(|what| what == What::Dir) else { return };
+                self.see(&dir, Seen::Contents);
+            }
+            35 => {
+                let dir = self.name(|what| what == What::Dir).filter(|_| self.rng.bool()).unwrap_or_default();
+                self.see(&dir, Seen::Subtree);
+            }
+            36 => {
+                self.note("periodic");
+                self.target.see_periodic(self.now);
+            }
+            37 => self.empty(),
+            38 => {
+                let long = vec![vec![b'l'; 250]; 17].join(&b'/');
+                self.see_bytes(&long, Seen::Written);
+            }
+            _ => {
+                // Its type is not known to who saw it.
+                let Some(name) = self.name(|_| true) else { return };
+                self.world.remove(&name);
+                self.see(&name, Seen::Gone);
+                self.world.mkdir(&name);
+                self.see(&name, Seen::MovedDir);
+            }
+        }
+    }
+
+    fn rename(&mut self, wanted: impl Fn(What) -> bool, left: Seen, arrived: Seen) {
+        let Some(old) = self.name(wanted) else { return };
+        let same_dir = self.rng.bool();
+        let new = self.new_name();
+        let base = new.rsplit('/').next().expect("a name has a last part");
+        let new = match parent(&old) {
+            _ if !same_dir => new,
+            "" => base.to_owned(),
+            dir => format!("{dir}/{base}"),
+        };
+        if new.starts_with(&format!("{old}/")) || self.world.names.contains_key(&new) {
+            return;
+        }
+        self.world.rename(&old, &new);
+        self.names.arrived();
+        if self.rng.u8(..5) == 0 {
+            self.see(&old, left.plain());
+            self.see(&new, arrived.plain());
+        } else {
+            self.see(&old, left);
+            self.see(&new, arrived);
+        }
+    }
+
+    /// Many files in one directory, at times with so long a path that a run begins there.
+    fn many(&mut self) {
+        let dir = match self.rng.u8(..3) {
+            0 => {
+                let above = format!("long/{}", "p".repeat(200));
+                if self.world.names.get("long") == Some(&What::Dir) && !self.world.names.contains_key(&above) {
+                    self.world.mkdir(&above);
+                    self.see(&above, Seen::CreatedDir);
+                }
+                format!("{above}/{}{}", "q".repeat(200), self.fresh)
+            }
+            _ => self.new_name(),
+        };
+        self.fresh += 1;
+        if self.world.names.get(parent(&dir)) != Some(&What::Dir) && !parent(&dir).is_empty() {
+            return;
+        }
+        self.world.mkdir(&dir);
+        self.see(&dir, Seen::CreatedDir);
+        for at in 0..self.rng.usize(12..70) {
+            let name = format!("{dir}/m{at}");
+            self.world.write(&name, 2);
+            self.target.see(self.now, name.as_bytes(), Seen::Created);
+            self.target.see(self.now, name.as_bytes(), Seen::Written);
+        }
+        self.note(&format!("many files in {dir}"));
+    }
+
+    /// The source loses nearly everything at its top.
+    fn empty(&mut self) {
+        let tops: Vec<String> = self.world.names.keys().filter(|name| !name.contains('/')).cloned().collect();
+        let spare = if self.rng.bool() { 1 } else { 0 };
+        for name in tops.iter().skip(spare) {
+            let dir = self.world.names[name] == What::Dir;
+            self.world.remove(name);
+            self.see(name, if dir { Seen::GoneDir } else { Seen::Gone });
+        }
+        if self.rng.u8(..3) == 0 {
+            self.see("", Seen::Contents);
+        }
+    }
+
+    fn pass_time(&mut self) {
+        let next = self.target.next_due();
+        let by = match self.rng.u8(..10) {
+            0 => Duration::from_millis(1),
+            1 => Duration::from_millis(40),
+            2 => Duration::from_secs(3),
+            3 => Duration::from_secs(100),
+            4 if self.rng.u8(..4) == 0 => Duration::from_secs(4000),
+            _ => next.map_or(Duration::from_millis(300), |next| next.saturating_sub(self.now)),
+        };
+        self.now += by.max(Duration::from_micros(100));
+        let secs = by.as_secs().max(1);
+        let pids: Vec<u32> = self.live.keys().copied().collect();
+        for pid in pids {
+            if self.rng.u8(..30) == 0 {
+                self.trouble(pid);
+            }
+            let live = &self.live[&pid];
+            let mut process = live.played.lock();
+            match live.mood {
+                Mood::Goes => {
+                    process.work.read += 100_000 * secs;
+                    process.work.ticks += 10 * secs;
+                }
+                Mood::Idle => process.work.read += 4 * secs,
+                Mood::Silent => {}
+            }
+        }
+    }
+
+    /// A process comes to stand at something.
+    fn trouble(&mut self, pid: u32) {
+        let (kind, file) = (self.rng.u8(..4), self.name(|what| what == What::File));
+        let inode = file.as_deref().map_or(0, |name| self.world.real_inode(name));
+        let path = self.world.path(file.as_deref().unwrap_or("gone"));
+        let played = self.live[&pid].played.clone();
+        let mut process = played.lock();
+        let open = |size, links| OpenFile { path: path.clone(), inode, size, blocks: 0, links };
+        match kind {
+            0 => process.waits_on = Some(WaitsOn::Fifo),
+            1 => process.waits_on = Some(WaitsOn::Lease),
+            2 => process.open_file = Some(open(lanes::LARGE_FILE, 1)),
+            _ => process.open_file = Some(open(10, 0)),
+        }
+        drop(process);
+        self.note(&format!("#{pid} stands at something: {kind}"));
+    }
+
+    /// One of the runs ends. Standbys rarely do; what was asked to end does.
+    fn end_a_run(&mut self, well: bool) {
+        let mut pids: Vec<(u32, u32, Task)> = Vec::new();
+        for pid in self.live.keys().copied() {
+            if let Some((serial, task)) = self.task(pid)
+                && (task != Task::Standby || !well && self.rng.u8(..12) == 0)
+            {
+                pids.push((pid, serial, task));
+            }
+        }
+        if pids.is_empty() {
+            return;
+        }
+        let (pid, serial, task) = pids[self.rng.usize(..pids.len())];
+        let played = self.live[&pid].played.clone();
+        let asked = !played.lock().signals.is_empty();
+        let well = well || task == Task::Probe && self.rng.u8(..3) > 0;
+        let mut answer = answers::answer(&mut self.rng, &self.world, &played.lock(), task, well);
+        let stubborn =
+            self.stubborn.filter(|path| !self.ending && answers::listed(&played.lock()).iter().any(|(name, _)| name == path));
+        if let Some(path) = stubborn {
+            answer.stderr =
+                format!("rsync: [generator] failed to set times on \"{path}\": Operation not permitted (1)\n").into_bytes();
+            (answer.name, answer.exit) = ("the stubborn path failed", Exit::Code(23));
+        }
+        if asked && self.rng.u8(..4) > 0 {
+            (answer.name, answer.exit) = ("as asked", Exit::Signal(15));
+        }
+        let said = |text: &[u8]| text.escape_ascii().to_string();
+        self.note(&format!(
+            "end #{pid} {}: {:?} [{}] [{}]",
+            answer.name,
+            answer.exit,
+            said(&answer.stdout),
+            said(&answer.stderr)
+        ));
+        self.count(format!("end: {}", answer.name));
+        let early = if self.rng.u8(..4) == 0 { answer.stdout.len() / 2 } else { 0 };
+        if early > 0 {
+            played.lock().unread[0].extend(answer.stdout.drain(..early));
+            self.call(|target, cx| target.on_ready(cx, token(0, serial, STDOUT)));
+            self.turn();
+        }
+        if self.flight(pid).is_none() {
+            return;
+        }
+        {
+            let mut process = played.lock();
+            process.unread[0].extend(answer.stdout);
+            process.unread[1].extend(answer.stderr);
+            process.exit = Some(answer.exit);
+        }
+        self.call(|target, cx| target.on_ready(cx, token(0, serial, EXIT)));
+    }
+
+    /// What the target says of a path, and what hooks are kept waiting for.
+    fn ask(&mut self) {
+        let path = match self.rng.u8(..4) {
+            0 => self.new_name(),
+            _ => self.name(|_| true).unwrap_or_default(),
+        };
+        let state = self.target.explain(self.now, path.as_bytes());
+        let owed = self.target.owed();
+        let line = format!(
+            "ask {}: {} [{}] owed {} below {} anything {}",
+            path.escape_default(),
+            state.state,
+            state.why,
+            owed.covers(path.as_bytes(), false),
+            owed.covers(path.as_bytes(), true),
+            owed.covers(b"", true)
+        );
+        self.count(format!("path: {}", state.state));
+        self.note(&line);
+    }
+
+    fn command(&mut self) {
+        match self.rng.u8(..26) {
+            0..3 => {
+                self.note("flush");
+                let epoch = self.target.flush();
+                self.flushes.push(epoch);
+            }
+            3..5 => {
+                self.note("pause");
+                self.call(|target, cx| target.pause(cx, 1_700_000_000.0));
+            }
+            5..8 => {
+                self.note("resume");
+                self.call(|target, cx| target.resume(cx));
+            }
+            8..11 => {
+                self.note("retry");
+                self.call(|target, cx| target.hurry_up(cx));
+            }
+            11..14 => {
+                let n = self.call(|target, cx| target.accept_deletes(cx));
+                self.note(&format!("accept deletes: {n}"));
+            }
+            14..16 => self.release(),
+            16 => {
+                self.gone = true;
+                self.note("the source is gone");
+            }
+            17..19 => self.set_apart(),
+            19..22 => self.watch(),
+            22 => {
+                self.note("the next process does not start");
+                self.stage.refuse_next();
+            }
+            23 => self.restart(),
+            24 => self.walk(),
+            _ => {
+                let Some(path) = self.name(|_| true) else { return };
+                let (whole, removes) = (self.world.names[&path] == What::Dir, self.rng.u8(..4) == 0);
+                self.note(&format!("repair {} {whole} {removes}", path.escape_default()));
+                self.target.repair(self.now, vec![Wrong { path: rel(&path), whole, removes }]);
+            }
+        }
+    }
+
+    /// The source is back, or is accepted.
+    fn release(&mut self) {
+        let was = self.held.take();
+        self.note(&format!("released: {}", was.is_some()));
+        self.gone = false;
+        match was {
+            Some(Hold::Gone(_)) => self.see("", Seen::Subtree),
+            Some(_) => {
+                let n = self.call(|target, cx| target.accept_deletes(cx));
+                self.note(&format!("accept deletes: {n}"));
+            }
+            None => {}
+        }
+    }
+
+    fn set_apart(&mut self) {
+        let mut apart = Apart::default();
+        if self.apart.is_empty()
+            && let Some(dir) = self.name(|what| what == What::Dir)
+        {
+            let at = rel(&dir);
+            let why = match self.rng.u8(..3) {
+                0 => Why::NoTree("it is no tree".into()),
+                _ => Why::Held(Hold::Lost { at: at.clone() }),
+            };
+            apart.put(at, why);
+        }
+        self.note(&format!("apart {:?}", apart.iter().map(|(at, _)| at.to_string()).collect::<Vec<_>>()));
+        self.apart = Arc::new(apart);
+    }
+
+    fn watch(&mut self) {
+        let show = |paths: Vec<RelPath>| paths.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        if let Some(id) = self.watches.pop() {
+            let touched = self.target.unwatch(id);
+            self.count("unwatch");
+            self.note(&format!("unwatch: {}", show(touched)));
+            return;
+        }
+        let paths: Vec<RelPath> = self.world.names.keys().take(40).map(|name| rel(name)).collect();
+        self.last_watch += 1;
+        let owed = self.target.watch(self.last_watch, paths);
+        self.watches.push(self.last_watch);
+        self.note(&format!("watch, owed: {}", show(owed)));
+    }
+
+    /// As a new daemon begins, with or without what the one before has noted.
+    fn restart(&mut self) {
+        self.note("restart");
+        self.count("restart");
+        self.call(|target, cx| target.end_runs(cx));
+        self.flushes.clear();
+        self.watches.clear();
+        let (filled, was) = (self.target.is_filled(), self.rng.bool());
+        self.target = Target::new(0, &self.mirror, &self.cfg, &self.facts);
+        self.links = self.links.is_some().then(|| Links::new(100));
+        (self.links_job, self.names, self.names_job) = (None, Names::default(), None);
+        (self.barrier, self.walking, self.apart) = (false, false, Arc::default());
+        if filled {
+            self.target.was_filled();
+        }
+        match (was, self.rng.bool()) {
+            // Every name stands at the top unchanged since.
+            (true, _) => {
+                self.target.was_equal(i64::MAX);
+                self.walk();
+            }
+            (false, true) => self.target.take_other_source(filled),
+            _ => {}
+        }
+        if !was {
+            self.see("", Seen::Subtree);
+        }
+    }
+
+    /// What a walk finds changed since the last stop.
+    fn walk(&mut self) {
+        self.walking = !self.walking;
+        if !self.walking {
+            self.note("walk ends");
+            self.target.walk_ended();
+            return;
+        }
+        self.note("walk begins");
+        self.target.walk_begins(self.wall_start + self.now.as_secs() as i64 - 50);
+        for _ in 0..3 {
+            let Some(name) = self.name(|what| what != What::Link) else { return };
+            let dir = self.world.names[&name] == What::Dir;
+            self.see(&name, if dir { Seen::Contents } else { Seen::Written });
+        }
+    }
+
+    /// Everything that hinders is taken away, and all runs end well.
+    fn end(&mut self) {
+        self.note("from here on all goes well");
+        self.ending = true;
+        self.release();
+        self.apart = Arc::default();
+        self.call(|target, cx| target.resume(cx));
+        for at in 0..LAST_TURNS {
+            self.turn();
+            if self.target.in_sync() {
+                break;
+            }
+            if at % 10 == 9 {
+                self.release();
+                let n = self.call(|target, cx| target.accept_deletes(cx));
+                self.note(&format!("accept deletes: {n}"));
+            }
+            self.end_a_run(true);
+            let next = self.target.next_due();
+            self.now = next.map_or(self.now, |next| next.max(self.now)) + Duration::from_millis(1);
+        }
+        self.turn();
+        self.count(if self.target.in_sync() { "in sync at the end" } else { "not in sync at the end" });
+        let mut stats = self.target.status(self.now, None, None);
+        (stats.last_success_unix, stats.failures, stats.pending_paths) = (0.0, Vec::new(), Vec::new());
+        for (class, n) in stats.bad_runs.clone() {
+            *self.trace.counts.entry(format!("verdict: {class}")).or_default() += n;
+        }
+        let line = serde_json::to_string(&stats).expect("a status has a form");
+        self.note(&line);
+    }
+}
+
+/// `line` with what follows each `start` as long as `part` holds taken out.
+fn masked(line: &str, start: &str, part: impl Fn(char) -> bool) -> String {
+    let mut out = String::with_capacity(line.len());
+    let mut rest = line;
+    while let Some(at) = rest.find(start) {
+        let end = at + start.len();
+        out.push_str(&rest[..end]);
+        out.push('*');
+        rest = rest[end..].trim_start_matches(&part);
+    }
+    out.push_str(rest);
+    out
+}

@@ -1,0 +1,57 @@
+//! Runs with `-H` that wait for themselves, and how their work is done without.
+//!
+//! Beside a program that makes, links and renames files, sender, generator and receiver of a run
+//! with `-H` can come to wait for each
+//! other for good (3.5.0; not seen without `-H`). rsync's own time-out does not end it: all the
+//! while keep-alives
+//! of four bytes go both ways. So such a run is ended once it has neither written a line, nor read
+//! more than keep-alives, nor used the
+//! processor for ten seconds ([`crate::sync::pulse`]). A list is halved then, down to the names of
+//! one file. A comparison is
+//! made
+//! again without `-H`, and then a walk finds the names below it, which are sent in lists, so that
+//! they are linked.
+//!
+//! A target that is slow may look the same: then the work is done in smaller parts, and loses
+//! nothing but time. A run that carries one
+//! path is left to the watchdog: its peer may be reading a large file.
+
+use super::*;
+/// Subtrees whose next comparison links nothing.
+#[derive(Debug, Default)]
+pub(super) struct Knots {
+    plain: BTreeSet<RelPath>,
+}
+
+impl Knots {
+    /// Whether a run over `entries` is one of these.
+    pub(super) fn links_later(&self, entries: &[Entry]) -> bool {
+        entries.iter().any(|e| e.kind == Kind::Subtree && self.plain.contains(&e.path))
+    }
+}
+
+impl Target {
+    /// A run that waited for itself was ended: its batch goes on in another way, at once.
+    pub(super) fn untie(&mut self, cx: &Context<'_>, batch: Batch, why: &str) {
+        let Batch { id, entries, round } = batch;
+        self.set.park(id, &entries);
+        let (trees, lists): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(|e| e.kind == Kind::Subtree);
+        self.knots.plain.extend(trees.iter().map(|e| e.path.clone()));
+        if !trees.is_empty() {
+            self.retries.at_once(cx.now, trees, round);
+        }
+        self.retries.failed(cx.now, lists, WHOLE_ROUNDS, &[], why, fastrand::f64());
+    }
+
+    /// A comparison has ended well. If it linked nothing, the names below it are sent once more,
+    /// together, after a walk that finds them all.
+    pub(super) fn link_after(&mut self, cx: &mut Context<'_>, entries: &[Entry]) {
+        let trees: Vec<&Entry> = entries.iter().filter(|e| e.kind == Kind::Subtree && self.knots.plain.remove(&e.path)).collect();
+        let Some(links) = cx.links.as_deref_mut() else { return };
+        for tree in trees {
+            let counted = self.set.parked(tree.path.clone(), tree.epoch());
+            self.linking.unlinked(links.want(&tree.path, true), counted);
+        }
+        self.pace.waits(cx.now);
+    }
+}

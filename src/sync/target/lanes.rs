@@ -1,0 +1,242 @@
+//! How many processes carry batches at a time, and which files wait for a lane of their own. Pure.
+//!
+//! Promises: never more than `jobs` + `small_jobs` of them, whatever they carry; each counts in the
+//! lane it left by. A file that takes long by its size alone
+//! (a disk image, a terabyte of nothing) takes neither the small lane nor the bulk lane from
+//! others: large files share half of all processes, one file each, and
+//! what lies below different directories at the top takes turns.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::dirty::{Entry, Kind};
+use crate::path::{self, RelPath};
+
+/// From this size on a file travels alone, in a lane of its own.
+pub(super) const LARGE_FILE: u64 = 64 * 1024 * 1024;
+
+/// What a batch travels by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// Few paths.
+    Small,
+    /// Many, or what compares.
+    Bulk,
+    /// One large file.
+    Large,
+}
+
+impl Lane {
+    /// The lane of a batch of few paths or many, where small runs and bulk runs have room. `None`:
+    /// it waits for the end of a run; a small lane that is free is of no use to many. A comparison
+    /// (`deep`) needs a bulk lane; few paths that are pending beside it do not wait for that lane.
+    pub(super) fn of(few: bool, deep: bool, (small, bulk): (bool, bool)) -> Option<Lane> {
+        match (few && small, bulk) {
+            (true, false) => Some(Lane::Small),
+            (true, true) if !deep => Some(Lane::Small),
+            (_, true) => Some(Lane::Bulk),
+            (false, false) => None,
+        }
+    }
+}
+
+/// Processes under way, by lane.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Lanes {
+    pub(super) small: usize,
+    pub(super) bulk: usize,
+    pub(super) large: usize,
+}
+
+impl Lanes {
+    pub(super) fn of(lanes: impl Iterator<Item = Lane>) -> Lanes {
+        let mut count = Lanes::default();
+        for lane in lanes {
+            match lane {
+                Lane::Small => count.small += 1,
+                Lane::Bulk => count.bulk += 1,
+                Lane::Large => count.large += 1,
+            }
+        }
+        count
+    }
+
+    pub(super) fn all(&self) -> usize {
+        self.small + self.bulk + self.large
+    }
+
+    /// Whether one more may start in `lane`.
+    pub(super) fn room(&self, lane: Lane, jobs: usize, small_jobs: usize) -> bool {
+        let all = jobs + small_jobs;
+        self.all() < all
+            && match lane {
+                Lane::Small => self.small < small_jobs,
+                Lane::Bulk => self.bulk < jobs,
+                Lane::Large => self.large < (all / 2).max(1),
+            }
+    }
+}
+
+/// The directories at the top of which a run carries so much that it is long: what lies in others
+/// need not wait for it.
+pub(super) fn crowded_tops(entries: &[Entry], few: usize) -> BTreeSet<Vec<u8>> {
+    let mut count: BTreeMap<&[u8], usize> = BTreeMap::new();
+    for entry in entries {
+        *count.entry(top(&entry.path)).or_default() += if entry.kind == Kind::Entry { 1 } else { few + 1 };
+    }
+    count.into_iter().filter(|(_, paths)| *paths > few).map(|(top, _)| top.to_vec()).collect()
+}
+
+/// The few of `entries` that lie beside those that make the batch long: by a run of their own they
+/// need not wait for its end, nor does what becomes dirty below a directory among them. Empty where
+/// all are few, and where what is beside is itself many. `stays`: not without the others.
+pub(super) fn take_few_beside(entries: &mut Vec<Entry>, few: usize, stays: impl Fn(&Entry) -> bool) -> Vec<Entry> {
+    let tops = crowded_tops(entries, few);
+    let beside = |entry: &Entry| !tops.contains(top(&entry.path));
+    if tops.is_empty() || entries.iter().filter(|entry| beside(entry)).count() > few {
+        return Vec::new();
+    }
+    entries.extract_if(.., |entry| beside(entry) && !stays(entry)).collect()
+}
+
+/// Large files that wait for their lane.
+#[derive(Debug, Default)]
+pub(super) struct LargeFiles {
+    waiting: BTreeMap<RelPath, (Entry, u32)>,
+    /// The directory at the top below which the last one lay.
+    last: Vec<u8>,
+}
+
+fn top(path: &[u8]) -> &[u8] {
+    memchr::memchr(b'/', path).map_or(path, |end| &path[..end])
+}
+
+impl LargeFiles {
+    /// `round`: how often it failed. Returns what waited under this name already.
+    pub(super) fn put(&mut self, entry: Entry, round: u32) -> Option<Entry> {
+        self.waiting.insert(entry.path.clone(), (entry, round)).map(|(old, _)| old)
+    }
+
+    /// The next one, from below another directory at the top than the last one where there is one.
+    pub(super) fn take(&mut self) -> Option<(Entry, u32)> {
+        // Behind all that lies below the last: `/` is followed by `0`.
+        let behind = [&*self.last, b"0"].concat();
+        let next = self.waiting.range::<[u8], _>((std::ops::Bound::Included(&*behind), std::ops::Bound::Unbounded)).next();
+        let path = next.or_else(|| self.waiting.iter().next()).map(|(path, _)| path.clone())?;
+        self.last = top(&path).to_vec();
+        self.waiting.remove(&path)
+    }
+
+    /// Whether it waits.
+    pub(super) fn has(&self, path: &RelPath) -> bool {
+        self.waiting.contains_key(path)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.waiting.values().map(|(entry, _)| entry)
+    }
+
+    /// Whether one lies at or below `path`.
+    pub(super) fn has_below(&self, path: &[u8]) -> bool {
+        path::any_at_or_below(&self.waiting, path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dirty::{DirtySet, Limits, Seen};
+
+    #[test]
+    fn a_lane_that_a_batch_cannot_take_is_no_room() {
+        for (few, deep, free, lane) in [
+            (true, false, (true, true), Some(Lane::Small)),
+            (true, false, (true, false), Some(Lane::Small)),
+            (true, false, (false, true), Some(Lane::Bulk)),
+            (true, false, (false, false), None),
+            (true, true, (true, true), Some(Lane::Bulk)),
+            // What is small does not wait for the bulk lane that a comparison beside it waits for.
+            (true, true, (true, false), Some(Lane::Small)),
+            (true, true, (false, true), Some(Lane::Bulk)),
+            (true, true, (false, false), None),
+            (false, false, (true, true), Some(Lane::Bulk)),
+            (false, false, (false, true), Some(Lane::Bulk)),
+            (false, true, (true, false), None),
+            (false, false, (true, false), None),
+            (false, false, (false, false), None),
+        ] {
+            assert_eq!(Lane::of(few, deep, free), lane, "few {few}, deep {deep}, free {free:?}");
+        }
+    }
+
+    /// Whatever asks for a lane, in whatever order: the number of processes has a bound.
+    #[test]
+    fn no_more_processes_than_there_are_jobs() {
+        for (jobs, small_jobs) in [(1, 1), (1, 4), (2, 4), (2, 0), (8, 4)] {
+            for first in [Lane::Small, Lane::Bulk, Lane::Large] {
+                let mut lanes = Lanes::default();
+                for lane in [first, Lane::Large, Lane::Bulk, Lane::Small] {
+                    while lanes.room(lane, jobs, small_jobs) {
+                        lanes = match lane {
+                            Lane::Small => Lanes { small: lanes.small + 1, ..lanes },
+                            Lane::Bulk => Lanes { bulk: lanes.bulk + 1, ..lanes },
+                            Lane::Large => Lanes { large: lanes.large + 1, ..lanes },
+                        };
+                    }
+                }
+                assert!(lanes.all() <= jobs + small_jobs, "{lanes:?} of {jobs} + {small_jobs}");
+                assert!(lanes.large <= ((jobs + small_jobs) / 2).max(1), "others find no room: {lanes:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn tops_of_which_a_run_carries_much() {
+        let mut set = DirtySet::new(100);
+        for path in ["u/1", "u/2", "u/d/3", "v/1", "top"] {
+            set.see(path.as_bytes(), Seen::Written);
+        }
+        set.see(b"w/d", Seen::Contents);
+        let batch = set.take_shallow(Limits { max_paths: 100, ignore_holds: true }, &mut |_, _| false).unwrap();
+        let tops: Vec<_> = crowded_tops(&batch.entries, 2).into_iter().map(|top| String::from_utf8(top).unwrap()).collect();
+        assert_eq!(tops, ["u", "w"]);
+    }
+
+    #[test]
+    fn few_paths_beside_a_flood_travel_without_it() {
+        for (paths, few, beside) in [
+            (vec!["u/1", "u/2", "u/3", "v", "v/f", "top"], 3, vec![]), // no flood
+            (vec!["u/1", "u/2", "u/3", "v", "v/f", "top"], 2, vec![]), // what is beside is many
+            (vec!["u/1", "u/2", "u/3", "v", "v/f"], 2, vec!["v", "v/f"]),
+            (vec!["link", "u/1", "u/2", "u/3", "v"], 2, vec!["v"]),
+            (vec!["u", "u/1", "u/2"], 2, vec![]), // nothing is beside
+        ] {
+            let mut set = DirtySet::new(100);
+            paths.iter().for_each(|path| set.see(path.as_bytes(), Seen::Written));
+            let batch = set.take_shallow(Limits { max_paths: 100, ignore_holds: true }, &mut |_, _| false).unwrap();
+            let mut rest = batch.entries;
+            let taken: Vec<String> =
+                take_few_beside(&mut rest, few, |e| *e.path == *b"link").iter().map(|e| e.path.to_string()).collect();
+            assert_eq!((&taken, taken.len() + rest.len()), (&beside.iter().map(|p| p.to_string()).collect(), paths.len()));
+        }
+    }
+
+    #[test]
+    fn large_files_of_different_directories_take_turns() {
+        let (mut set, mut large) = (DirtySet::new(100), LargeFiles::default());
+        for path in ["a/1", "a/2", "a/3", "a-b/1", "b/1", "b/2", "alone"] {
+            set.see(path.as_bytes(), Seen::Written);
+        }
+        let batch = set.take_shallow(Limits { max_paths: 100, ignore_holds: true }, &mut |_, _| false).unwrap();
+        let again = batch.entries[0].clone();
+        batch.entries.into_iter().for_each(|entry| assert!(large.put(entry, 0).is_none()));
+        assert!(large.put(again, 2).is_some(), "once under each name");
+        assert!(large.has_below(b"a") && !large.has_below(b"al"));
+        let order: Vec<String> = std::iter::from_fn(|| large.take()).map(|(entry, _)| entry.path.to_string()).collect();
+        assert_eq!(order[..4], ["a-b/1", "a/1", "alone", "b/1"].map(String::from));
+        assert_eq!((order.len(), large.len()), (7, 0));
+    }
+}

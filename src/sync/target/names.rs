@@ -1,0 +1,269 @@
+//! Where links are not kept: a change through one name of a file makes its other names dirty.
+//!
+//! The names are those of the index ([`Names`]), each looked up again before it is believed; where
+//! they are fewer than the file has, the
+//! change waits for the walk that finds the rest. What waits is counted like anything that is not
+//! confirmed, so a flush waits for
+//! it too. The other names leave in batches of their own, and lead no further: they carry no change
+//! of their own
+//! ([`Entry::through`]).
+
+use std::collections::{HashMap, HashSet};
+
+use super::linked::path_and_above;
+use super::*;
+use crate::links::names::{Ended, MANY, Names, Scope, Ticket};
+use crate::links::{Inode, MOST_TOGETHER, covers, shared};
+
+/// Names looked up for one batch; the names of further files are left to a walk, which is not in
+/// the engine's way.
+const MOST_LOOKS: usize = 4096;
+/// So long a path that was not found waits for the event that tells where it went. That one is on
+/// its way already.
+const ABSENCE: Duration = Duration::from_millis(200);
+/// How much earlier than a directory became dirty files in it may have changed: events can wait in
+/// the kernel, and clocks be coarse.
+const SLACK_SECS: i64 = 60;
+
+/// A file whose other names are sought.
+struct Waiting {
+    /// The name that the change came through, for what counts and what is shown; it has left
+    /// already.
+    entry: Entry,
+    content: bool,
+    /// The change came through this name alone: it need not be sent again.
+    alone: bool,
+}
+
+/// The files whose other names are sought, by walk.
+#[derive(Default)]
+pub(super) struct Sought {
+    files: BTreeMap<Ticket, BTreeMap<Inode, Waiting>>,
+    /// Directories that left, in which files changed that have other names perhaps.
+    dirs: BTreeMap<Ticket, Vec<Entry>>,
+}
+
+impl Sought {
+    /// What waits, by the name that the change came through.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        let files = self.files.values().flat_map(BTreeMap::values).map(|waiting| &waiting.entry);
+        files.chain(self.dirs.values().flatten())
+    }
+}
+
+/// A file with several names, as a batch found it.
+struct File<'a> {
+    here: Vec<&'a RelPath>,
+    nlink: u32,
+    /// What changed through its names here: nothing, attributes, content.
+    change: Option<bool>,
+    since: Epoch,
+}
+
+fn has_names(item: &normal::Item, least: u32) -> bool {
+    matches!(item.state, Look::Present(stat) if stat.nlink >= least && shared(&stat).is_some())
+}
+
+/// The files of a batch that have several names, at least so many.
+fn files<'a>(batch: &Batch, normal: &'a Normal, least: u32) -> BTreeMap<Inode, File<'a>> {
+    let several = |item: &&normal::Item| has_names(item, least);
+    let mut out: BTreeMap<Inode, File<'a>> = BTreeMap::new();
+    if !normal.items.iter().any(|item| several(&item)) {
+        return out;
+    }
+    let entries: HashMap<&[u8], &Entry> = batch.entries.iter().map(|entry| (&*entry.path, entry)).collect();
+    for item in normal.items.iter().filter(several) {
+        let (Look::Present(stat), Some(entry)) = (item.state, entries.get(&*item.path)) else { continue };
+        let Some(inode) = shared(&stat) else { continue };
+        let (change, since) = (entry.through.then_some(entry.content), entry.epoch());
+        let file = out.entry(inode).or_insert(File { here: Vec::new(), nlink: stat.nlink, change: None, since });
+        file.here.push(&item.path);
+        file.change = file.change.max(change);
+        file.since = file.since.min(since);
+    }
+    out
+}
+
+/// The paths of a batch that lead nowhere.
+fn absent(batch: &Batch, normal: &Normal) -> HashSet<RelPath> {
+    let stops: HashMap<&[u8], bool> = normal
+        .items
+        .iter()
+        .filter_map(|item| match item.state {
+            Look::Missing => Some((&*item.path, true)),
+            // Nothing is below it.
+            Look::Present(stat) if !stat.is_dir() => Some((&*item.path, false)),
+            Look::Present(_) | Look::Unreadable(_) => None,
+        })
+        .collect();
+    if stops.values().all(|missing| !missing) && batch.entries.len() == normal.items.len() {
+        return HashSet::new();
+    }
+    let leads_nowhere = |entry: &&Entry| {
+        stops.get(&*entry.path) == Some(&true) || path_and_above(&entry.path).skip(1).any(|above| stops.contains_key(above))
+    };
+    batch.entries.iter().filter(|entry| entry.through).filter(leads_nowhere).map(|entry| entry.path.clone()).collect()
+}
+
+impl Target {
+    /// Makes the other names dirty of the files in a batch that changed through a name in it.
+    pub(super) fn spread(&mut self, cx: &mut Context<'_>, batch: &mut Batch, normal: &Normal) {
+        if normal.items.iter().any(|item| has_names(item, 2)) || batch.entries.iter().any(|entry| entry.kind > Kind::Entry) {
+            cx.names.meet();
+        }
+        // Where links are kept, all names of a file leave together, unless they are too many.
+        let least = if cx.links.is_some() { MOST_TOGETHER + 1 } else { 2 };
+        if cx.links.is_some() && !normal.items.iter().any(|item| has_names(item, least)) {
+            return;
+        }
+        let names = &mut *cx.names;
+        // A comparison of a whole directory finds names that no event told of.
+        if batch.entries.iter().any(|entry| entry.kind == Kind::Subtree || entry.kind == Kind::Contents && entry.through) {
+            names.arrived();
+        }
+        let absent = absent(batch, normal);
+        if !absent.is_empty() {
+            let (out, stays) = std::mem::take(&mut batch.entries)
+                .into_iter()
+                .partition(|e| e.kind == Kind::Entry && e.through && !e.gone && absent.contains(&e.path));
+            batch.entries = stays;
+            let until = cx.now + ABSENCE;
+            Vec::into_iter(out).for_each(|entry| self.set.hold_absent(batch.id, entry, until));
+        }
+        for entry in batch.entries.iter_mut().filter(|entry| entry.through && (entry.kind > Kind::Entry || entry.gone)) {
+            let (dir, deep) = match absent.contains(&entry.path) {
+                // It may be anywhere.
+                true => {
+                    names.stray(entry.since());
+                    (RelPath::root(), true)
+                }
+                false if entry.kind == Kind::Entry => continue,
+                false => (entry.path.clone(), entry.kind == Kind::Subtree),
+            };
+            let since = cx.wall_start + entry.since().as_secs() as i64 - SLACK_SECS;
+            let mut parked = self.set.parked(entry.path.clone(), entry.epoch());
+            (parked.kind, parked.gone) = (entry.kind, entry.gone);
+            self.sought.dirs.entry(names.survey(dir, Scope { deep, since })).or_default().push(parked);
+            entry.through = false;
+        }
+        let files = files(batch, normal, least);
+        if !self.sought.dirs.is_empty() && (self.stopping || !self.flushes.is_empty()) {
+            names.hurry();
+        }
+        if files.is_empty() {
+            return;
+        }
+        if self.stopping || !self.flushes.is_empty() {
+            names.hurry();
+        }
+        let mut looks: Vec<(RelPath, Kind)> = Vec::new();
+        let mut owners: HashMap<RelPath, Inode> = HashMap::new();
+        let mut looked: BTreeSet<Inode> = BTreeSet::new();
+        for (inode, file) in &files {
+            let Some(known) = names.known(*inode).filter(|_| file.change.is_some()) else { continue };
+            let others: Vec<&RelPath> = known.iter().filter(|name| !file.here.contains(name)).collect();
+            if file.here.len() > MANY || looks.len() + others.len() > MOST_LOOKS {
+                continue;
+            }
+            looked.insert(*inode);
+            for name in others {
+                owners.insert(name.clone(), *inode);
+                looks.push((name.clone(), Kind::Entry));
+            }
+        }
+        // Where the root does not answer, nothing is known of any name; the run that follows finds
+        // that out.
+        let there = normal::normalise(std::os::fd::AsFd::as_fd(cx.root), &looks, cx.statter).map(|n| n.items).unwrap_or_default();
+        let mut found: BTreeMap<Inode, Vec<RelPath>> = BTreeMap::new();
+        for item in there {
+            if let (Some(inode), Look::Present(stat)) = (owners.get(&item.path), item.state)
+                && shared(&stat) == Some(*inode)
+            {
+                found.entry(*inode).or_default().push(item.path.clone());
+                owners.remove(&item.path);
+            }
+        }
+        owners.iter().for_each(|(name, inode)| names.forget(*inode, name));
+        for (inode, file) in files {
+            file.here.iter().for_each(|name| names.note(inode, name));
+            let Some(content) = file.change else { continue };
+            for name in found.get(&inode).into_iter().flatten() {
+                self.set.see_other_name(name, content, file.since);
+            }
+            let complete = looked.contains(&inode) && names.complete(inode, file.nlink) || file.here.len() as u32 >= file.nlink;
+            if !complete {
+                self.seek(names, inode, &file, content);
+            }
+        }
+        // A run that fails brings its entries back, and their other names are dirty by themselves
+        // now.
+        batch.entries.iter_mut().filter(|entry| entry.kind == Kind::Entry).for_each(|entry| entry.through = false);
+        if self.set.ready(false) > 0 {
+            self.pace.waits(cx.now);
+        }
+    }
+
+    /// See [`DirtySet::dropped_change`]; as a time since the daemon's start.
+    pub fn dropped_change(&self) -> Option<Duration> {
+        self.set.dropped_change().map(Epoch::begins)
+    }
+
+    /// The name that went just now was one of this file, which has others.
+    pub fn seek_survivor(&mut self, names: &mut Names, now: Duration, inode: Inode) {
+        if self.set.dropped_change().is_none() {
+            return;
+        }
+        self.set.tick(now);
+        let since = self.set.epochs().current();
+        let (here, nlink, change) = (Vec::new(), 0, Some(true));
+        self.seek(names, inode, &File { here, nlink, change, since }, true);
+        if self.stopping || !self.flushes.is_empty() {
+            names.hurry();
+        }
+    }
+
+    fn seek(&mut self, names: &mut Names, inode: Inode, file: &File<'_>, content: bool) {
+        let waiting = self.sought.files.entry(names.seek(inode)).or_default();
+        // A file without a path is counted at the root.
+        let first = file.here.first().map_or_else(RelPath::root, |name| (*name).clone());
+        match waiting.get_mut(&inode) {
+            Some(waiting) => {
+                waiting.alone &= file.here == [&waiting.entry.path];
+                waiting.content |= content;
+            }
+            None => {
+                let entry = self.set.parked(first, file.since);
+                waiting.insert(inode, Waiting { entry, content, alone: file.here.len() == 1 });
+            }
+        }
+    }
+
+    /// A walk has ended: the names it found are dirty, on behalf of what waited for it.
+    pub fn names_found(&mut self, now: Duration, ended: &Ended) {
+        let until = ended.ticket.next();
+        let later = (self.sought.files.split_off(&until), self.sought.dirs.split_off(&until));
+        let files = std::mem::replace(&mut self.sought.files, later.0);
+        let dirs: Vec<Entry> = std::mem::replace(&mut self.sought.dirs, later.1).into_values().flatten().collect();
+        if files.is_empty() && dirs.is_empty() {
+            return;
+        }
+        for (inode, Waiting { entry, content, alone }) in files.into_values().flatten() {
+            for name in ended.names.get(&inode).into_iter().flatten().filter(|name| !(alone && **name == entry.path)) {
+                self.set.see_other_name(name, content, entry.epoch());
+            }
+            self.set.forget(vec![entry]);
+        }
+        if let Some(since) = dirs.iter().map(Entry::epoch).min() {
+            // What lies in them was sent with them.
+            let sent = |name: &RelPath| dirs.iter().any(|dir| covers(&dir.path, dir.kind == Kind::Subtree, name));
+            let scoped = ended.names.iter().filter(|(inode, _)| ended.scoped.contains(*inode));
+            for name in scoped.flat_map(|(_, names)| names).filter(|name| !sent(name)) {
+                self.set.see_other_name(name, true, since);
+            }
+            self.set.forget(dirs);
+        }
+        if self.set.ready(false) > 0 {
+            self.pace.waits(now);
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! What a run has done for certain that did not end well, or not clearly.
+//!
+//! rsync confirms nothing path by path: an itemised change is printed when a file is sent, and its
+//! messages name the paths that
+//! failed in many ways, some with names that cannot be told from others. So before a part of such a
+//! run is confirmed, the
+//! same batch is run dry. What that finds equal is on the target; what it finds different is sent
+//! again; what a message named
+//! becomes a failure with these words. A dry run that did not see everything, or could not be made,
+//! proves nothing.
+//!
+//! Costs nothing for runs that end well. A comparison that keeps failing costs one dry run, after
+//! its rounds.
+
+use super::super::first;
+use super::super::output::Failed;
+use super::super::words::without_temporary;
+use super::*;
+
+/// Paths that a batch is narrowed to; with more it stays whole.
+const MAX_LEFT: usize = 1000;
+
+/// What waits for a dry run.
+pub(super) struct Proof {
+    /// Of the run in question.
+    outcome: Outcome,
+}
+
+/// What a dry run left of a batch: each path with its words, where a message named it.
+type Left = BTreeMap<RelPath, Option<String>>;
+
+/// What is left of `entry`, if anything is: the words about it, where a message named it.
+fn first_left<'l>(left: &'l Left, entry: &Entry) -> Option<Option<&'l str>> {
+    let path = &entry.path;
+    let concerns = |at: &RelPath| match entry.kind {
+        Kind::Entry if !entry.gone => at == path,
+        Kind::Contents => at == path || path::parent(at) == Some(&**path),
+        Kind::Entry | Kind::Subtree => path::is_at_or_below(at, path),
+    };
+    // Names that go on with a byte before `/` lie between a directory and what is in it.
+    let near = left.range(path.clone()..).take_while(|(at, _)| at.starts_with(path)).filter(|(at, _)| concerns(at));
+    let mut any = None;
+    for (_, words) in near {
+        match words {
+            Some(words) => return Some(Some(words)),
+            None => any = Some(None),
+        }
+    }
+    any
+}
+
+impl Target {
+    /// Names as they are in the tree: a message may name the temporary file that was to become one.
+    pub(super) fn place(&self, root: &Root, failed: &mut [Failed]) {
+        let there = |path: &RelPath| fstatat(root, path.as_path(), AtFlags::AT_SYMLINK_NOFOLLOW).is_ok();
+        for f in failed.iter_mut().filter(|f| !f.path.is_root()) {
+            let plain = without_temporary(f.path.clone());
+            if plain != f.path && !there(&f.path) && there(&plain) {
+                f.path = plain;
+            }
+        }
+    }
+
+    /// Runs a batch dry, to learn what of it is on the target. Where that cannot be, the batch is
+    /// tried again whole.
+    pub(super) fn prove(&mut self, cx: &mut Context<'_>, batch: Batch, compare: Compare, limited: bool, outcome: Outcome) {
+        let paths: Vec<(RelPath, Kind)> = batch.entries.iter().map(|e| (e.path.clone(), e.kind)).collect();
+        let whole_tree = paths.iter().any(|(path, kind)| path.is_root() && *kind == Kind::Subtree);
+        let looked = match whole_tree {
+            true => Ok(None),
+            false => normal::normalise(std::os::fd::AsFd::as_fd(cx.root), &paths, cx.statter).map(Some),
+        };
+        let listed = looked.map(|normal| normal.map(|normal| self.list_of(&normal)));
+        let list = match listed {
+            Ok(Some(Some(list))) if self.is_up() => Some(list),
+            Ok(None) if self.is_up() => None,
+            _ => return self.unproven(cx, batch, &outcome),
+        };
+        let pass = match (&list, paths.iter().any(|(_, kind)| *kind == Kind::Subtree)) {
+            (None, _) => Pass::Full { progress: true },
+            (Some(_), true) => Pass::Deep,
+            (Some(list), false) if list.iter().any(|(_, form)| *form == Form::OneLevel) => Pass::ShallowOneLevel,
+            (Some(_), false) => Pass::Shallow,
+        };
+        // Size and time tell nothing where they were not trusted before.
+        let compare = if compare == Compare::Quick { Compare::Quick } else { Compare::Checksum };
+        let encoded = list.as_ref().map(|list| filelist::encode(list.iter().map(|(path, form)| (path, *form))));
+        if encoded.as_ref().is_some_and(|encoded| !encoded.refused.is_empty()) {
+            return self.unproven(cx, batch, &outcome);
+        }
+        let input = encoded.as_ref().map_or(Input::None, |encoded| Input::List(&encoded.bytes));
+        let extra = self.extra_of_proof(&batch, whole_tree, &outcome);
+        let look = Some(guarded::Look::Proof(Proof { outcome }));
+        let manner = guarded::Manner { look, limited, extra, ..Default::default() };
+        let launch = Launch { manner, paths: paths.len(), compare, ..Launch::of(pass, input, Load::Batch(batch)) };
+        self.start(cx, launch);
+    }
+
+    /// What a dry run does with what only the target has: it must not find deletions that the run
+    /// in question was not
+    /// to make, for each of them would be carried out by name later.
+    fn extra_of_proof(&self, batch: &Batch, whole_tree: bool, outcome: &Outcome) -> guarded::Extra {
+        let accepted = batch.entries.iter().all(|e| self.is_accepted(e));
+        // How much the target has besides is not known here, so only a few deletions pass.
+        let many = first::exceeds(self.mirror.first_max_delete, outcome.counters.spared, 0);
+        let spares = match self.fill {
+            _ if !whole_tree => batch.entries.iter().any(|e| self.spares(e)),
+            Fill::Filled | Fill::Counted => false,
+            Fill::Unknown => !accepted && many,
+            Fill::Kept => !accepted,
+        };
+        if spares { guarded::Extra::Stays } else { guarded::Extra::Goes }
+    }
+
+    /// How a batch is listed for a dry run; `None` where something of it cannot be looked at.
+    fn list_of(&self, normal: &Normal) -> Option<Vec<(RelPath, Form)>> {
+        let deletions = self.spec(std::path::Path::new("/"), Compare::Quick).deletions();
+        let mut list = Vec::new();
+        for item in &normal.items {
+            match item.state {
+                Look::Unreadable(_) => return None,
+                Look::Present(_) if item.path.is_root() && item.kind == Kind::Entry => {}
+                Look::Present(_) if item.kind == Kind::Contents => list.push((item.path.clone(), Form::OneLevel)),
+                Look::Present(_) => list.push((item.path.clone(), Form::Plain)),
+                Look::Missing => match deletions {
+                    Deletions::Never => {}
+                    Deletions::ByName => list.push((item.path.clone(), Form::Plain)),
+                    Deletions::ByParent => {
+                        let parent = path::parent(&item.path).unwrap_or_default();
+                        list.push((RelPath::from_normal(parent), Form::OneLevel));
+                    }
+                },
+            }
+        }
+        if list.is_empty() {
+            list.push((RelPath::from_normal(format!(".probe-{:016x}", fastrand::u64(..))), Form::Plain));
+        }
+        Some(list)
+    }
+
+    /// Nothing of a batch is proven: all of it is tried again, in smaller parts with each round.
+    fn unproven(&mut self, cx: &Context<'_>, batch: Batch, outcome: &Outcome) {
+        self.set.park(batch.id, &batch.entries);
+        self.retries.failed(cx.now, batch.entries, batch.round, &outcome.failed, &outcome.reason, fastrand::f64());
+    }
+
+    /// The dry run has ended.
+    pub(super) fn proved(&mut self, cx: &mut Context<'_>, mut run: Flight, batch: Batch, proof: Proof, dry: &Outcome) {
+        for entry in std::mem::take(&mut run.after) {
+            self.set.restore(entry);
+        }
+        let Proof { mut outcome } = proof;
+        let (items, all) = run.run.take_items();
+        if !all || run.run.output().signs.deletes_skipped {
+            return self.unproven(cx, batch, &outcome);
+        }
+        let spared = spared(cx.filter, &items);
+        let mut left: Left = BTreeMap::new();
+        for item in items.iter().filter(|i| !i.path.is_root() && !spared.contains(&i.path)) {
+            if item.deletes() || !cx.filter.excludes(&item.path, item.dir) {
+                left.insert(item.path.clone(), None);
+            }
+        }
+        self.place(cx.root, &mut outcome.failed);
+        let there = |path: &RelPath| fstatat(cx.root, path.as_path(), AtFlags::AT_SYMLINK_NOFOLLOW).is_ok();
+        for f in outcome.failed.iter().chain(&dry.failed).filter(|f| !f.path.is_root()) {
+            // A name that neither side has was read wrongly, and what it was about is among the
+            // differences.
+            if left.contains_key(&f.path) || there(&f.path) {
+                left.insert(f.path.clone(), Some(f.words.clone()));
+            }
+        }
+        left.extend(self.left_alone(&batch.entries).into_iter().map(|(path, _, words)| (path, Some(words))));
+        if !outcome.unknown.is_empty() {
+            self.note_unknown(&outcome, left.len());
+        }
+        if left.len() > MAX_LEFT {
+            return self.unproven(cx, Batch { round: WHOLE_ROUNDS, ..batch }, &outcome);
+        }
+        self.proven(cx);
+        let reconciles = self.reconciles;
+        let Batch { id, mut entries, round } = batch;
+        if entries.len() == 1 && entries[0].kind == Kind::Subtree && !left.is_empty() {
+            self.set.park(id, &entries);
+            let entry = entries.remove(0);
+            if entry.path.is_root() {
+                self.reconciles += 1;
+            }
+            let names: Vec<RelPath> = left.keys().cloned().collect();
+            self.telling.done_but(id, &entry.path, &names);
+            let kinds = left.keys().map(|p| (p.clone(), ended::kind_on_source(cx.root, p)));
+            let narrowed = self.set.narrow(entry, kinds.collect::<Vec<_>>());
+            return self.set_apart(cx, narrowed, &left, 0, &outcome);
+        }
+        let (bad, good): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(|e| first_left(&left, e).is_some());
+        self.set.park(id, &bad);
+        if !good.is_empty() {
+            self.confirm(id, good);
+        }
+        // Both sides are equal. With anything left, what a later run replaces there is to be kept
+        // still.
+        if left.is_empty() && self.reconciles > reconciles {
+            if run.extra == guarded::Extra::Goes {
+                self.filled();
+            }
+            if let Some(epoch) = run.aside {
+                self.aside_done(cx, epoch);
+            }
+        }
+        self.set_apart(cx, bad, &left, round, &outcome);
+    }
+
+    /// What a message named fails; the rest is tried again, and fails after that.
+    fn set_apart(&mut self, cx: &Context<'_>, entries: Vec<Entry>, left: &Left, round: u32, outcome: &Outcome) {
+        let mut again = Vec::new();
+        for entry in entries {
+            match first_left(left, &entry).flatten() {
+                Some(why) => self.retries.fail(cx.now, vec![entry], why, fastrand::f64()),
+                None => again.push(entry),
+            }
+        }
+        self.retries.failed(cx.now, again, round, &[], &outcome.reason, fastrand::f64());
+    }
+
+    /// Shows words that are not understood, and says so once.
+    fn note_unknown(&mut self, outcome: &Outcome, left: usize) {
+        let words = outcome.unknown.first().map(|line| Shown(line).to_string()).unwrap_or_default();
+        if self.stats.unknown_words != words {
+            tracing::warn!(
+                mirror = %self.mirror.name, target_name = %self.cfg.name, left,
+                "rsync or the remote shell wrote what is not understood, so the run was compared once more: {words}"
+            );
+        }
+        self.stats.unknown_words = words;
+    }
+}

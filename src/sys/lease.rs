@@ -1,0 +1,24 @@
+//! Leases on files (fcntl(2), `F_SETLEASE`), to show what one does to whoever opens the file.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// Takes a lease against every other open of a file that nobody else has open, for as long as the
+/// descriptor is open or until it is broken. The
+/// signal that tells of a break is ignored from now on in the whole process: whoever opens the file
+/// waits for the kernel's time.
+///
+/// # Errors
+/// fcntl(2): EAGAIN when the file is open elsewhere, EACCES when it is not the process's own.
+pub fn hold_write_lease(file: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: a signal number and a constant that ignores it; no handler, no pointer.
+    if unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) } == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: an open descriptor, which the caller borrows to us, and two numbers.
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
