@@ -323,6 +323,20 @@ pub fn cases() -> Vec<Case> {
                 &["new", "new/sub/f"],
             ),
         ),
+        // A file whose other name lies in a directory that is not followed.
+        case(
+            "switch_create_folder_linked",
+            &[Fs::Tmpfs],
+            switch(
+                &["create_folder"],
+                |m| {
+                    m.src.mkdirs("new/sub");
+                    m.src.link("f", "new/sub/h");
+                    m.src.append("f", b", written");
+                },
+                &["new", "new/sub/h"],
+            ),
+        ),
         // A link changes the attributes of what it links to.
         case(
             "switch_create_file",

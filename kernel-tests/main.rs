@@ -79,6 +79,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use nix::sched::{CloneFlags, unshare};
 
 use fixture::fs::Fs;
 use fixture::{Case, Run, Skip};
@@ -126,6 +127,7 @@ fn main() -> ExitCode {
                 let (skipped, spent) = (skipped.clone(), spent.clone());
                 trials.push(Trial::ignorable_test(name, move || {
                     let begun = Instant::now();
+                    own_descriptors();
                     let result = match missing {
                         Some(why) => Ok(Err(Skip(why))),
                         None => run(&case, fs),
@@ -150,6 +152,13 @@ fn main() -> ExitCode {
         tell_times(&mut spent.lock().expect("no holder panics"));
     }
     conclusion.exit_code()
+}
+
+/// Gives this thread, and those that it starts, a table of descriptors of their own. A child holds a
+/// copy of its parent's table from fork to exec: a file that one test closes would stay open, and its
+/// event come late, as long as a child that another test starts has not called exec.
+fn own_descriptors() {
+    unshare(CloneFlags::CLONE_FILES).expect("a thread can have its own table of descriptors");
 }
 
 fn subjects() -> Vec<(&'static str, Vec<Case>)> {

@@ -508,6 +508,15 @@ impl Engine {
         }
     }
 
+    /// A search found that `path` changed.
+    fn take_found(&mut self, path: &[u8], seen: Seen) {
+        if self.gate.hides(path) {
+            return;
+        }
+        self.see_all(path, seen);
+        self.hooks.seen(path, seen);
+    }
+
     /// Takes buffers from the ring; `true` when there may be more.
     fn take_events(&mut self) -> bool {
         for _ in 0..BUFFERS_PER_TURN {
@@ -570,7 +579,7 @@ impl Engine {
                 }
                 hooks.seen(path, seen);
                 aliases.others(path, seen, &mut |path, seen| {
-                    if !filter.excludes(path, true) && !filter.excludes(path, false) {
+                    if !gate.hides(path) && !filter.excludes(path, true) && !filter.excludes(path, false) {
                         targets.iter_mut().for_each(|target| target.see(now, path, seen));
                         hooks.seen(path, seen);
                     }
@@ -636,7 +645,7 @@ impl Engine {
             strays.see(path, seen, dropped, unsent, now);
             hooks.seen(path, seen);
             aliases.others(path, seen, &mut |path, seen| {
-                if !filter.excludes(path, true) && !filter.excludes(path, false) {
+                if !gate.hides(path) && !filter.excludes(path, true) && !filter.excludes(path, false) {
                     targets.iter_mut().for_each(|target| target.see(now, path, seen));
                     hooks.seen(path, seen);
                 }

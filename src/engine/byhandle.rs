@@ -201,8 +201,7 @@ impl Engine {
             self.by_handle.rounds.end(now, found.took);
             tracing::debug!(mirror = %self.mirror.name, took = ?found.took, found = found.names.len(), "searched for files that were written by handle");
             for name in found.names {
-                self.see_all(&name, Seen::Written);
-                self.hooks.seen(&name, Seen::Written);
+                self.take_found(&name, Seen::Written);
             }
             self.open_flushes();
         }

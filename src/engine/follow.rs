@@ -79,8 +79,11 @@ impl Engine {
     /// Tells the files whose interval is over; with [`Duration::MAX`] all, for somebody who waits for what is written so far.
     pub(super) fn tell_followed(&mut self, until: Duration) {
         let now = self.now();
-        let (targets, hooks) = (&mut self.targets, &mut self.hooks);
+        let (targets, hooks, gate) = (&mut self.targets, &mut self.hooks, &self.gate);
         let mut out = |path: &[u8], seen: Seen| {
+            if gate.hides(path) {
+                return;
+            }
             targets.iter_mut().for_each(|target| target.see(now, path, seen));
             hooks.seen(path, seen);
         };

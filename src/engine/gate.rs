@@ -5,7 +5,8 @@
 //! kernel may stand for several events that it merged: it is followed if one of them is.
 //!
 //! With `create_folder` off, what happens below a directory that was made since the start is not followed either, as there is no
-//! such directory on the target. A rename to another place makes it one that was moved.
+//! such directory on the target: neither events from there nor what a search finds there. A rename to another place makes it one
+//! that was moved.
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -88,20 +89,25 @@ impl Gate {
             || e.move_from && has(MOVED_FROM)
             || e.move_to && has(MOVED_TO)
             || !has(CREATE | DELETE | MOVED_FROM | MOVED_TO);
-        let above = |at: &&[u8]| !self.hidden.contains(*at);
-        self.open || followed && std::iter::successors(Some(path), |at| path::parent(at)).all(|at| above(&at))
+        self.open || followed && !self.hides(path)
+    }
+
+    /// Whether `path` lies at or below a directory that was made and not followed. Events are judged
+    /// by [`Gate::admit`]; this is for changes that come from elsewhere, as those of a search.
+    pub(super) fn hides(&self, path: &[u8]) -> bool {
+        self.hiding(path).is_some()
+    }
+
+    fn hiding<'a>(&self, path: &'a [u8]) -> Option<&'a [u8]> {
+        if self.hidden.is_empty() {
+            return None;
+        }
+        std::iter::successors(Some(path), |at| path::parent(at)).find(|at| self.hidden.contains(*at))
     }
 
     /// Keeps the hidden directories right; `false` if the path lies in one.
     fn below_hidden(&mut self, mask: u64, path: &[u8], seen: Seen) -> bool {
-        let mut above = Some(path);
-        let hidden = std::iter::from_fn(|| {
-            let at = above?;
-            above = path::parent(at).filter(|p| !p.is_empty());
-            Some(at)
-        })
-        .find(|at| self.hidden.contains(*at))
-        .map(RelPath::from_normal);
+        let hidden = self.hiding(path).map(RelPath::from_normal);
         match (&hidden, seen) {
             // Moved onto its name, or gone: it is not the hidden one any more.
             (Some(at), Seen::MovedDir) if **at == *path && mask & MOVED_TO != 0 => self.hidden.remove(path),
@@ -201,11 +207,12 @@ mod tests {
         assert_eq!(g.admit(CREATE, b"d", Seen::CreatedDir), None);
         assert_eq!(g.admit(CLOSE_WRITE, b"d/f", Seen::Written), None);
         assert_eq!(g.admit(CREATE, b"d/e", Seen::CreatedDir), None);
+        assert!(g.hides(b"d") && g.hides(b"d/e/f") && !g.hides(b"d.x") && !g.hides(b"e/d") && !g.hides(b""));
         assert_eq!(g.admit(CLOSE_WRITE, b"d.x", Seen::Written), Some(Seen::Written));
         assert_eq!(g.admit(libc::FAN_RENAME, b"d", Seen::GoneDir), Some(Seen::GoneDir));
         assert_eq!(g.admit(libc::FAN_RENAME, b"e", Seen::MovedDir), Some(Seen::MovedDir));
         assert_eq!(g.admit(CLOSE_WRITE, b"e/f", Seen::Written), Some(Seen::Written));
-        assert!(g.hidden.is_empty());
+        assert!(g.hidden.is_empty() && !g.hides(b"e/f"));
         assert_eq!(g.admit(CREATE, b"a/b", Seen::CreatedDir), None);
         assert_eq!(g.admit(DELETE, b"a", Seen::GoneDir), Some(Seen::GoneDir));
         assert!(g.hidden.is_empty(), "a directory that is gone stays hidden");

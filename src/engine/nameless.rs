@@ -58,8 +58,7 @@ impl Engine {
             "looked for files that changed without a path"
         );
         for (path, seen) in ended.dirty {
-            self.see_all(&path, seen);
-            self.hooks.seen(&path, seen);
+            self.take_found(&path, seen);
         }
         for subtree in ended.lost {
             self.lost(Lost { subtree, cause: Cause::UnresolvableHandle });

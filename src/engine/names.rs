@@ -37,8 +37,10 @@ impl Engine {
     pub(super) fn follow_names(&mut self) {
         let now = self.now();
         let naming = &mut self.naming;
-        if let Ok(found) = naming.done.1.try_recv() {
+        if let Ok(mut found) = naming.done.1.try_recv() {
             let took = found.took;
+            // They count as names outside until their directory arrives.
+            found.names.retain(|(name, ..)| !self.gate.hides(name));
             let ended = naming.names.end(now, found);
             tracing::debug!(mirror = %self.mirror.name, ?took, files = ended.names.len(), "looked for the other names of changed files");
             self.targets.iter_mut().for_each(|target| target.names_found(now, &ended));

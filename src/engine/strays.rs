@@ -262,8 +262,7 @@ impl Engine {
             self.strays.end(now, linked, took);
             tracing::debug!(mirror = %self.mirror.name, ?took, found = names.len(), linked, "searched for files that lost the name they changed by");
             for name in names {
-                self.see_all(&name, Seen::Written);
-                self.hooks.seen(&name, Seen::Written);
+                self.take_found(&name, Seen::Written);
             }
             self.open_flushes();
         }
