@@ -385,6 +385,21 @@ impl DirtySet {
         covers(at, true)
     }
 
+    /// Whether the path is in flight, itself or with a directory above it.
+    pub fn flies(&self, path: &[u8]) -> bool {
+        let mut at = ROOT;
+        for name in components(path) {
+            if self.nodes[at as usize].flying != 0 {
+                return true;
+            }
+            match self.child(at, name) {
+                Some(child) => at = child,
+                None => return false,
+            }
+        }
+        self.nodes[at as usize].flying != 0
+    }
+
     /// Whether something in the directory `path` is pending or in flight, or below one of its directories.
     pub fn owes_in(&self, path: &[u8]) -> bool {
         // Nodes are there for that alone.

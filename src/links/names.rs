@@ -37,7 +37,7 @@ const MAX_SCOPES: usize = 1000;
 const RETRY: Duration = Duration::from_secs(1);
 
 /// The walk that something waits for, by its number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(u64);
 
 impl Ticket {

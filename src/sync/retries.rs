@@ -239,10 +239,14 @@ impl Retries {
         groups.collect()
     }
 
-    /// Every entry that is kept here, failures included.
-    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
-        let groups = self.groups.iter().flat_map(|g| &g.entries);
-        groups.chain(self.failures.values().map(|f| &f.entry).filter(|e| !e.is_taken()))
+    /// Entries that wait for another round.
+    pub fn rounds(&self) -> impl Iterator<Item = &Entry> {
+        self.groups.iter().flat_map(|g| &g.entries)
+    }
+
+    /// The failure of this very path.
+    pub fn failure(&self, path: &RelPath) -> Option<&Failure> {
+        self.failures.get(path)
     }
 
     /// Entries that wait for another round.

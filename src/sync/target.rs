@@ -27,6 +27,7 @@ mod knots;
 mod lanes;
 mod launch;
 mod leases;
+mod ledger;
 mod linked;
 mod long;
 mod names;
@@ -89,6 +90,7 @@ use crate::sys::reactor::{Interest, Reactor};
 use crate::sys::statx::{FileTime, StatBrief, Statter};
 use lanes::{Lane, Lanes, LargeFiles};
 use launch::Launch;
+use ledger::{Index, Ledger, Reach, Unanswered, Where};
 use pace::Pace;
 use told::Telling;
 
@@ -185,8 +187,6 @@ struct Flight {
     soft: bool,
     /// Directories above the listed paths, with the ctime seen.
     ancestors: BTreeMap<RelPath, FileTime>,
-    /// Entries that went through meanwhile and that this run may have undone.
-    after: Vec<Entry>,
     /// What it writes is not read before then, see [`OUTPUT_PAUSE`].
     unheard: Option<Duration>,
     /// When it was last asked about FIFOs.
@@ -221,15 +221,6 @@ struct Flight {
     moving: Option<renames::Moving>,
     /// Where it begins, if not at the top.
     below: Option<RelPath>,
-}
-
-/// What runs carried that the target did not answer.
-struct Unanswered {
-    /// When it is looked at again.
-    due: Duration,
-    /// The epoch of the oldest change among it: until it was looked at, that is not known to be on the target.
-    since: Epoch,
-    carried: Vec<(RelPath, Kind)>,
 }
 
 /// Why a run was ended from here.
@@ -272,7 +263,7 @@ pub struct Target {
     guarded: Filter,
     periodic: survey::Periodic,
     env: Vec<(OsString, OsString)>,
-    set: DirtySet,
+    ledger: Ledger,
     state: State,
     /// While it is being asked.
     silence: Option<probing::Silence>,
@@ -282,23 +273,16 @@ pub struct Target {
     next_run: u32,
     /// Of what the looks before batches found, until it is asked for.
     newest: Option<FileTime>,
-    retries: Retries,
-    long: long::LongPaths,
-    large: LargeFiles,
     /// Files that were met and are larger than `max_file_size`, the first of them.
     left_out: BTreeSet<RelPath>,
     leases: leases::Leases,
     renames: renames::Renames,
     descents: below::Descents,
-    /// Places that are left alone.
-    shelf: apart::Shelf,
     /// The source is another directory than the one that was mirrored: equal size and time say nothing until it was compared whole.
     another_source: bool,
     backoff: Backoff,
     /// Failures since the target last took something. That it answers a probe does not end the row: a full disk does so too.
     tries: u32,
-    /// See [`Unanswered`].
-    unanswered: Vec<Unanswered>,
     /// After a restart: what a walk finds may be another content under the same size and time if it changed since then (seconds since
     /// 1970), and how long that holds.
     resumed: Option<(i64, Option<Epoch>)>,
@@ -306,8 +290,6 @@ pub struct Target {
     crowded: Option<Duration>,
     /// The last outage was for want of space.
     full: bool,
-    /// The target's directory was not there: what comes back in its place may hold nothing of what was sent before.
-    suspect: bool,
     /// After a restart, until a probe has told.
     standing: Option<standing::Standing>,
     pace: Pace,
@@ -317,16 +299,10 @@ pub struct Target {
     stopping: bool,
     /// Nothing is sent until somebody says so; since when, in seconds since 1970.
     paused: Option<f64>,
-    linking: linked::Linking,
     specials: specials::Specials,
-    /// Changed files whose other names are sought.
-    sought: names::Sought,
-    /// Deletions that wait for somebody.
-    withheld: Vec<guarded::Withheld>,
-    /// How often they were judged, and how many were told of last.
+    /// How often what is withheld was judged, and how many deletions were told of last.
     judged: u32,
     withheld_said: u64,
-    recount: recount::Recount,
     /// Whether a run of this mirror has filled the target.
     fill: Fill,
     /// What became dirty until then may delete without a bound.
@@ -391,42 +367,32 @@ impl Target {
             guarded: patterns(mirror.filter.guards()),
             periodic: survey::Periodic::default(),
             env: argv::environment(std::env::vars_os()),
-            set: DirtySet::new(mirror.batch.max_pending),
+            ledger: Ledger::new(mirror.batch.max_pending, failed),
             state: State::Away { config: false, reason: "not asked yet".into(), tries: 0, next: Duration::ZERO },
             silence: None,
             missing_args: true,
             runs: BTreeMap::new(),
             next_run: 0,
             newest: None,
-            retries: Retries::new(failed),
-            long: long::LongPaths::new(failed),
-            large: LargeFiles::default(),
             left_out: BTreeSet::new(),
             leases: Default::default(),
             renames: renames::Renames::new(),
             descents: Default::default(),
-            shelf: Default::default(),
             another_source: false,
             backoff,
             tries: 0,
-            unanswered: Vec::new(),
             resumed: None,
             crowded: None,
             full: false,
-            suspect: false,
             standing: None,
             pace: Pace::new(&mirror.batch),
             waits: false,
             flushes: Vec::new(),
             stopping: false,
             paused: None,
-            linking: Default::default(),
             specials: Default::default(),
-            sought: Default::default(),
-            withheld: Vec::new(),
             judged: 0,
             withheld_said: 0,
-            recount: Default::default(),
             fill: match mirror.initial {
                 // Comparisons that were asked for are meant to make it equal.
                 config::Initial::None if mirror.full_every.is_none() => Fill::Kept,
@@ -466,46 +432,46 @@ impl Target {
 
     /// The periodic comparison of the whole tree is due.
     pub fn see_periodic(&mut self, now: Duration) {
-        self.periodic.due(self.set.coarsened());
+        self.periodic.due(self.ledger.set.coarsened());
         self.take_in(now, b"", Seen::Subtree);
     }
 
     fn take_in(&mut self, now: Duration, path: &[u8], seen: Seen) {
-        self.set.tick(now);
+        self.ledger.set.tick(now);
         self.pace.seen(now);
         // A directory of this name may have gone while nobody listened, and the target have it still.
         let seen = if seen == Seen::CreatedDir && self.resumed.is_some() { Seen::MovedDir } else { seen };
         let seen = self.may_be_half(path, seen);
         self.watches.iter_mut().for_each(|watch| watch.see(path, seen));
         if let Some(dir) = long::place_of(path) {
-            self.see_long(now, dir, path.len(), self.set.epochs().current());
+            self.see_long(now, dir, path.len(), self.ledger.set.epochs().current());
             // Its times changed with what is in it. To one half of a rename it says that the other does not come.
-            return self.set.see(dir, Seen::Touched);
+            return self.ledger.set.see(dir, Seen::Touched);
         }
-        self.set.see(path, seen);
+        self.ledger.set.see(path, seen);
     }
 
     /// See [`DirtySet::wants_barrier`].
     pub fn wants_barrier(&self) -> bool {
-        self.set.wants_barrier()
+        self.ledger.set.wants_barrier()
     }
 
     /// See [`DirtySet::begin_barrier`].
     pub fn begin_barrier(&mut self) {
-        self.set.begin_barrier();
+        self.ledger.set.begin_barrier();
     }
 
     /// See [`DirtySet::end_barrier`].
     pub fn end_barrier(&mut self) {
-        self.set.end_barrier();
+        self.ledger.set.end_barrier();
     }
 
     /// Begins a flush: the returned epoch is done when [`Target::flushed`] says so. Until then nothing is delayed.
     pub fn flush(&mut self) -> Epoch {
-        let epoch = self.set.close_epoch();
+        let epoch = self.ledger.set.close_epoch();
         self.flushes.push(epoch);
-        self.retries.hurry(Duration::ZERO);
-        self.long.hurry(Duration::ZERO);
+        self.ledger.retries.hurry(Duration::ZERO);
+        self.ledger.long.hurry(Duration::ZERO);
         if let State::Away { next, .. } = &mut self.state {
             *next = Duration::ZERO; // somebody waits: ask at once, once
         }
@@ -514,7 +480,7 @@ impl Target {
 
     /// Whether everything of `epoch` and before is on the target.
     pub fn flushed(&self, epoch: Epoch) -> bool {
-        self.set.epochs().clear_until(epoch)
+        self.ledger.set.epochs().clear_until(epoch)
     }
 
     /// Ends the hurry of a flush, done or given up.
@@ -524,24 +490,19 @@ impl Target {
 
     /// What keeps a flush from ending, in words, when waiting cannot help: only failed paths, or deletions that somebody has to let through, are left.
     pub fn stuck(&self) -> bool {
-        self.set.pending() == 0
-            && self.large.len() == 0
-            && self.retries.waiting() == 0
-            && self.recount.entries().is_empty()
-            && (self.failing() > 0 || !self.withheld.is_empty() || !self.shelf.is_empty())
-            && self.batches().next().is_none()
+        !self.ledger.goes_on() && (self.ledger.failing() > 0 || self.ledger.is_held()) && !self.is_sending()
     }
 
     /// Why not everything is on the target.
     pub fn why_waiting(&self) -> (String, bool) {
-        let failures = self.failing();
+        let failures = self.ledger.failing();
         if let Some(why) = self.why_paused() {
             return (why, false);
         }
         match self.away() {
             Some((reason, ..)) => (format!("{reason}; {} pending", plural(self.unconfirmed() as u64, "path")), true),
-            _ if !self.withheld.is_empty() => (self.why_withheld().unwrap_or_default(), false),
-            _ if !self.shelf.is_empty() => (self.why_shelved().unwrap_or_default(), false),
+            _ if !self.ledger.withheld.is_empty() => (self.why_withheld().unwrap_or_default(), false),
+            _ if !self.ledger.shelf.is_empty() => (self.why_shelved().unwrap_or_default(), false),
             _ if failures > 0 => {
                 let first = self.failures().into_iter().next().map(|(path, reason)| format!("{path}: {reason}"));
                 (format!("{} failed, the first: {}", plural(failures as u64, "path"), first.unwrap_or_default()), false)
@@ -552,12 +513,12 @@ impl Target {
 
     /// Paths that are not confirmed: pending, in flight, or waiting for another try.
     pub fn unconfirmed(&self) -> usize {
-        self.set.epochs().total()
+        self.ledger.total()
     }
 
     /// Whether nothing is left to do.
     pub fn in_sync(&self) -> bool {
-        self.unconfirmed() == 0
+        self.ledger.in_sync()
     }
 
     /// Whether the target can be sent to.
@@ -581,18 +542,13 @@ impl Target {
 
     /// Paths that keep failing, with rsync's words.
     pub fn failures(&self) -> Vec<(String, String)> {
-        let failures = self.retries.failures().map(|f| (f.entry.path.to_string(), f.reason.clone()));
-        failures.chain(self.long.places().map(|p| (p.dir().to_string(), p.reason()))).collect()
-    }
-
-    /// How many of these there are.
-    pub(super) fn failing(&self) -> usize {
-        self.retries.failures().len() + self.long.len()
+        let failures = self.ledger.retries.failures().map(|f| (f.entry.path.to_string(), f.reason.clone()));
+        failures.chain(self.ledger.long.places().map(|p| (p.dir().to_string(), p.reason()))).collect()
     }
 
     /// These paths.
     pub fn failing_paths(&self) -> Vec<RelPath> {
-        self.retries.failures().map(|f| f.entry.path.clone()).collect()
+        self.ledger.retries.failures().map(|f| f.entry.path.clone()).collect()
     }
 
     /// From now on nothing is delayed and no process is kept standing by.
@@ -614,24 +570,24 @@ impl Target {
 
     /// Does what is due: probes, watchdog, standby renewal, softening of long deep runs.
     pub fn tick(&mut self, cx: &mut Context<'_>) {
-        self.set.tick(cx.now);
-        self.pace.tick(cx.now, self.set.ready(false));
-        self.resumed.take_if(|(_, until)| until.is_some_and(|epoch| self.set.epochs().clear_until(epoch)));
+        self.ledger.set.tick(cx.now);
+        self.pace.tick(cx.now, self.ledger.set.ready(false));
+        self.resumed.take_if(|(_, until)| until.is_some_and(|epoch| self.ledger.set.epochs().clear_until(epoch)));
         self.probe_if_due(cx);
         self.end_silent_probe(cx.now);
         if self.role_due().is_some_and(|due| due <= cx.now) {
             self.ask_role(cx);
         }
         self.crowded.take_if(|until| *until <= cx.now);
-        if self.set.coarsened() > 0 && !std::mem::replace(&mut self.bound_said, true) {
+        if self.ledger.set.coarsened() > 0 && !std::mem::replace(&mut self.bound_said, true) {
             tracing::warn!(
                 mirror = %self.mirror.name, target_name = %self.cfg.name, cause = %Cause::PendingBound,
                 "more than {} paths wait (max_pending); whole directories stand for them and are compared when they leave",
                 self.mirror.batch.max_pending
             );
         }
-        if self.is_up() && self.paused.is_none() {
-            self.look_again_at_unanswered(cx.now);
+        if self.is_up() && self.paused.is_none() && self.ledger.look_again_at_unanswered(cx.now) {
+            self.pace.waits(cx.now);
         }
         let mut softened = Vec::new();
         let mut old = Vec::new();
@@ -658,7 +614,7 @@ impl Target {
                         (Some(Ended::Gone), "the only file of a run is gone, so the run is ended")
                     }
                     _ if run.lane == Lane::Large
-                        && self.set.has_deep()
+                        && self.ledger.set.has_deep()
                         && self.unread.gives_way(&run.load, cx.now.saturating_sub(run.started)) =>
                     {
                         (Some(Ended::GivesWay), "a file of holes gives way to a comparison, and is sent again after it")
@@ -684,7 +640,7 @@ impl Target {
         }
         for serial in softened {
             if let Some(Flight { load: Load::Batch(batch), .. }) = self.runs.get(&serial) {
-                self.set.soften(batch);
+                self.ledger.set.soften(batch);
             }
         }
         for serial in old {
@@ -710,21 +666,21 @@ impl Target {
             if (self.next_lane().is_some() || self.lanes_free().0) && !self.waits {
                 due.extend(self.leaves_at().filter(|_| !self.blocked()));
             }
-            if self.large.len() > 0 && self.large_goes() {
+            if self.ledger.large.len() > 0 && self.large_goes() {
                 due.push(Duration::ZERO);
             }
             if self.lanes_free().1 {
-                due.extend(self.retries.next_due());
-                due.extend(self.withheld.iter().map(|w| w.due));
+                due.extend(self.ledger.retries.next_due());
+                due.extend(self.ledger.withheld.iter().map(|w| w.due));
                 due.extend(self.recount_due());
             }
-            due.extend(self.unanswered.iter().map(|u| u.due));
-            due.extend(self.long.next_due());
+            due.extend(self.ledger.unanswered.iter().map(|u| u.due));
+            due.extend(self.ledger.long.next_due());
         }
         due.extend(self.silence.as_ref().map(probing::Silence::due));
         due.extend(self.role_due());
-        due.extend(self.set.next_linked());
-        due.extend(self.set.next_hold());
+        due.extend(self.ledger.set.next_linked());
+        due.extend(self.ledger.set.next_hold());
         due.extend(self.crowded);
         due.extend(self.pace.flood_ends());
         for run in self.runs.values() {

@@ -15,6 +15,11 @@ pub(super) struct Shelf {
 }
 
 impl Shelf {
+    #[cfg(test)]
+    pub(super) fn put(&mut self, entry: Entry) {
+        self.waiting.push(entry);
+    }
+
     /// Whether a place is `path`, above it or below it.
     pub(super) fn meets(&self, path: &[u8]) -> bool {
         self.apart.meets(path)
@@ -43,10 +48,10 @@ fn enters(entries: &[Entry], place: &RelPath) -> bool {
 impl Target {
     /// Learns which places are left alone from here on.
     pub fn keep_apart(&mut self, cx: &mut Context<'_>, apart: &Arc<Apart>) {
-        if Arc::ptr_eq(&self.shelf.apart, apart) {
+        if Arc::ptr_eq(&self.ledger.shelf.apart, apart) {
             return;
         }
-        let old = std::mem::replace(&mut self.shelf.apart, Arc::clone(apart));
+        let old = std::mem::replace(&mut self.ledger.shelf.apart, Arc::clone(apart));
         let rules = apart.rules();
         self.filter_args = rules.iter().cloned().chain(self.mirror.filter.rsync_args()).collect();
         self.limited_args = rules.into_iter().chain(limited_args(&self.mirror)).collect();
@@ -62,22 +67,22 @@ impl Target {
             }
         }
         let goes = |e: &mut Entry| apart.due(&e.path, e.kind) != Due::Waits;
-        for entry in self.shelf.waiting.extract_if(.., goes).collect::<Vec<_>>() {
-            self.set.restore(entry);
+        for entry in self.ledger.shelf.waiting.extract_if(.., goes).collect::<Vec<_>>() {
+            self.ledger.set.restore(entry);
             self.pace.hurry();
         }
-        self.set.tick(cx.now);
+        self.ledger.set.tick(cx.now);
         for (at, _) in apart.held().filter(|(at, _)| old.hold_at(at).is_none()) {
-            let since = self.set.epochs().current();
-            let mut all = self.set.parked(at.clone(), since);
+            let since = self.ledger.set.epochs().current();
+            let mut all = self.ledger.set.parked(at.clone(), since);
             all.kind = Kind::Subtree;
-            self.shelf.waiting.push(all);
+            self.ledger.shelf.waiting.push(all);
         }
     }
 
     /// Takes out of a batch what is left alone.
     pub(super) fn leave_apart(&mut self, mut batch: Batch) -> Batch {
-        let apart = Arc::clone(&self.shelf.apart);
+        let apart = Arc::clone(&self.ledger.shelf.apart);
         if apart.is_empty() {
             return batch;
         }
@@ -87,22 +92,22 @@ impl Target {
                 Due::Goes => unreachable!("was taken out for it"),
                 Due::Alone => {
                     entry.kind = Kind::Entry;
-                    self.turn(id, entry);
+                    self.ledger.turn(id, entry);
                 }
                 Due::Drops => {
-                    self.set.park(id, std::slice::from_ref(&entry));
-                    self.set.forget(vec![entry]);
+                    self.ledger.set.park(id, std::slice::from_ref(&entry));
+                    self.ledger.set.forget(vec![entry]);
                 }
                 Due::Waits => {
-                    self.set.park(id, std::slice::from_ref(&entry));
+                    self.ledger.set.park(id, std::slice::from_ref(&entry));
                     // A content that differs under the same size and time is not found by a
                     // comparison.
                     let covers = |all: &Entry| {
                         all.kind == Kind::Subtree && path::is_at_or_below(&entry.path, &all.path) && all.epoch() <= entry.epoch()
                     };
-                    match !entry.content && self.shelf.waiting.iter().any(covers) {
-                        true => self.set.forget(vec![entry]),
-                        false => self.shelf.waiting.push(entry),
+                    match !entry.content && self.ledger.shelf.waiting.iter().any(covers) {
+                        true => self.ledger.set.forget(vec![entry]),
+                        false => self.ledger.shelf.waiting.push(entry),
                     }
                 }
             }
@@ -112,8 +117,8 @@ impl Target {
 
     /// What is held and has something that waits, in words.
     pub(super) fn why_shelved(&self) -> Option<String> {
-        let first = self.shelf.waiting.first()?;
-        let (_, hold) = self.shelf.apart.hold_over(&first.path)?;
+        let first = self.ledger.shelf.waiting.first()?;
+        let (_, hold) = self.ledger.shelf.apart.hold_over(&first.path)?;
         Some(format!("{}; nothing is sent or deleted there", hold.words(&self.mirror.source.to_string_lossy())))
     }
 }

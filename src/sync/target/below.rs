@@ -103,7 +103,7 @@ impl Target {
             return None;
         }
         let dir = shared(list.iter().map(|(path, _)| path))?;
-        if !self.means_the_same_below() || !self.descents.may_reach(&dir) || !self.has(&dir) || self.shelf.meets(&dir) {
+        if !self.means_the_same_below() || !self.descents.may_reach(&dir) || !self.has(&dir) || self.ledger.shelf.meets(&dir) {
             return None;
         }
         let filter_args = if cx.filter.is_empty() { Vec::new() } else { cx.filter.alike_below(&dir, &dir)? };
@@ -134,26 +134,13 @@ impl Target {
 
     /// Whether the target should have this directory: nothing at it or above it waits, is under way, or failed.
     fn has(&self, dir: &RelPath) -> bool {
-        let withheld = self.withheld.iter().flat_map(guarded::Withheld::entries);
-        let after = self.batches().flat_map(|(run, _)| &run.after);
-        let mut outside = self
-            .retries
-            .entries()
-            .chain(withheld)
-            .chain(self.recount.entries())
-            .chain(self.linking.entries())
-            .chain(self.sought.entries())
-            .chain(self.large.entries())
-            .chain(self.shelf.entries())
-            .chain(after);
-        let own = |e: &Entry| e.path.is_root() && e.kind == Kind::Entry; // the root's attributes, which say nothing of what is in it
-        !self.set.owes(dir) && !outside.any(|e| path::is_at_or_below(dir, &e.path) && !own(e))
+        self.ledger.why(dir, Reach::At, &[Where::Unanswered]).is_none()
     }
 
     /// A run that began in `dir` got nowhere, or nobody knows where. Whatever the reason, a run from the top finds it out.
     pub(super) fn back_to_the_top(&mut self, batch: Batch, dir: RelPath) {
         self.descents.failed(dir);
-        self.give_back(batch);
+        self.ledger.give_back(batch);
         self.pace.hurry();
     }
 }

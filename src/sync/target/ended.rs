@@ -71,7 +71,7 @@ impl Target {
         if run.ended_badly == Some(Ended::Silent) {
             return self.went_away(cx, false, self.no_answer());
         }
-        self.suspect |= gone(outcome, run.run.output());
+        self.ledger.suspect |= gone(outcome, run.run.output());
         if self.stands_no_more(cx, run.run.output(), outcome) {
             return;
         }
@@ -112,7 +112,7 @@ impl Target {
         }
         self.state = State::Up;
         self.pace.hurry();
-        if std::mem::take(&mut self.suspect) {
+        if std::mem::take(&mut self.ledger.suspect) {
             tracing::warn!(mirror = %self.mirror.name, target_name = %self.cfg.name, "the target's directory was gone, so the whole tree is compared with what came back");
             self.see(cx.now, b"", Seen::Subtree);
         }
@@ -125,7 +125,7 @@ impl Target {
         if std::mem::take(&mut self.tries) > 0 {
             self.stats.reason.clear();
             // What failed may have failed for the same cause.
-            self.retries.hurry(cx.now);
+            self.ledger.retries.hurry(cx.now);
         }
     }
 
@@ -192,21 +192,6 @@ impl Target {
         }
     }
 
-    /// What the target did not answer becomes dirty again when its time has come, as old as it was: no watermark may pass it before.
-    pub(super) fn look_again_at_unanswered(&mut self, now: Duration) {
-        for Unanswered { since, carried, .. } in self.unanswered.extract_if(.., |u| u.due <= now).collect::<Vec<_>>() {
-            for (path, kind) in carried {
-                let seen = match kind {
-                    Kind::Entry => Seen::Touched,
-                    Kind::Contents => Seen::Contents,
-                    Kind::Subtree => Seen::Subtree,
-                };
-                self.set.see_since(&path, seen, since);
-            }
-            self.pace.waits(now);
-        }
-    }
-
     /// The server's connections are used up. What we hold beyond the one that works may be the cause, so it is let go for
     /// as long as a process would stand by; then it is tried again.
     pub(super) fn crowd(&mut self, cx: &mut Context<'_>, outcome: &Outcome) {
@@ -234,28 +219,27 @@ impl Target {
             let kept: Vec<RelPath> = run.run.output().failed.iter().map(|f| f.path.clone()).collect();
             litter.extend(survey::above_kept(&kept));
         }
-        let after = std::mem::take(&mut run.after);
         if run.moving.is_none() {
             self.telling.ran(run.run.output(), &batch, &outcome);
         }
         self.log(&run, &batch, &outcome, took);
         // The directory that a rename goes to, or that a list begins in, is below the target's own.
-        self.suspect |= run.moving.is_none() && run.below.is_none() && gone(&outcome, run.run.output());
+        self.ledger.suspect |= run.moving.is_none() && run.below.is_none() && gone(&outcome, run.run.output());
         let reconciles = self.reconciles;
         // A receiver that hangs keeps what it got, and may carry it out when it wakes up, over what was sent since (measured).
         if outcome.verdict == Verdict::TimedOut || matches!(run.ended_badly, Some(Ended::Stalled | Ended::Idle)) {
             let carried = batch.entries.iter().map(|e| (e.path.clone(), e.kind)).collect();
             let due = cx.now + self.cfg.watchdog * UNANSWERED_WATCHDOGS;
-            self.unanswered.extend(since.map(|since| Unanswered { due, since, carried }));
+            self.ledger.unanswered.extend(since.map(|since| Unanswered { due, since, carried }));
         }
         if let Some(moving) = run.moving.take() {
             self.moving_ended(cx, &run, moving, batch, &outcome);
-            return after.into_iter().for_each(|entry| self.set.restore(entry));
+            return self.ledger.landed(id);
         }
         match &outcome.verdict {
             Verdict::Done => {
                 if self.full && outcome.counters.deleted > 0 {
-                    self.retries.hurry(cx.now); // there may be room now
+                    self.ledger.retries.hurry(cx.now); // there may be room now
                 }
                 if !self.full || outcome.counters.files_sent + outcome.counters.deleted > 0 {
                     self.proven(cx);
@@ -279,7 +263,7 @@ impl Target {
                 if read_only(&batch, &outcome, run.run.output())
                     && (batch.round + 1 == WHOLE_ROUNDS || (batch.round == 0 && self.tries > 0)) =>
             {
-                self.give_back(batch);
+                self.ledger.give_back(batch);
                 if self.is_up() {
                     self.went_away(cx, true, outcome.reason.clone());
                 }
@@ -299,7 +283,7 @@ impl Target {
                 }
             }
             Verdict::Busy => {
-                self.give_back(batch);
+                self.ledger.give_back(batch);
                 // With others of ours it was a matter of our own number, and their ends free a connection.
                 let others = self.runs.values().any(|r| matches!(r.load, Load::Standby | Load::Batch(_)));
                 self.crowd(cx, &outcome);
@@ -318,18 +302,18 @@ impl Target {
                 if !batch.entries.is_empty() && !hidden && !too_large && self.is_up() {
                     self.went_away(cx, false, outcome.reason.clone());
                 }
-                self.give_back(batch);
+                self.ledger.give_back(batch);
             }
             // The connection was old, and rsync does not look at it before it has its list: the server may have been restarted since,
             // or something on the way forgot about it. A probe tells whether the target is there.
             Verdict::TargetDown | Verdict::TimedOut if run.stood_by => {
-                self.give_back(batch);
+                self.ledger.give_back(batch);
                 self.doubt(cx, &outcome.reason);
             }
             // Somebody else did that to our process, the target has no part in it. The kernel, when memory is short: smaller lists may help.
             Verdict::Killed if run.ended_badly.is_none() && batch.round + 1 < WHOLE_ROUNDS => {
-                self.set.park(id, &batch.entries);
-                self.retries.failed(cx.now, batch.entries, batch.round, &[], &outcome.reason, fastrand::f64());
+                self.ledger.set.park(id, &batch.entries);
+                self.ledger.retries.failed(cx.now, batch.entries, batch.round, &[], &outcome.reason, fastrand::f64());
             }
             // Everything else has gone through. What is found in the second of two such comparisons was counted in the first.
             Verdict::DeletesHeld if run.extra == guarded::Extra::Counted => {
@@ -343,7 +327,7 @@ impl Target {
                     }
                 } else {
                     self.fill = Fill::Counted;
-                    self.give_back(batch);
+                    self.ledger.give_back(batch);
                 }
             }
             // More went away between the dry run and the run.
@@ -352,12 +336,12 @@ impl Target {
                 self.withhold_entries(cx, batch, guarded::Withholds::beyond(deletes), true);
             }
             Verdict::NoMissingArgs => {
-                self.give_back(batch);
+                self.ledger.give_back(batch);
                 self.drop_standbys(cx);
                 self.came_up(cx, false);
             }
             Verdict::SourceRoot => {
-                self.give_back(batch);
+                self.ledger.give_back(batch);
                 match (cx.check)() {
                     Err(hold) => *cx.held = Some(hold),
                     Ok(()) if self.is_up() => self.went_away(cx, false, outcome.reason.clone()),
@@ -365,10 +349,10 @@ impl Target {
                 }
             }
             Verdict::Killed if matches!(run.ended_badly, Some(Ended::Gone | Ended::Apart | Ended::Hollow)) => {
-                self.give_back(batch)
+                self.ledger.give_back(batch)
             }
             Verdict::Killed if run.ended_badly == Some(Ended::GivesWay) => {
-                self.set.park(id, &batch.entries);
+                self.ledger.set.park(id, &batch.entries);
                 batch.entries.into_iter().for_each(|entry| self.wait_for_large_lane(entry, batch.round));
             }
             _ if run.ended_badly == Some(Ended::Knotted) => self.untie(cx, batch, "hard links: rsync came to wait for itself"),
@@ -377,8 +361,8 @@ impl Target {
                 let why = "nothing but keep-alives, ended by the watchdog";
                 let list = batch.entries.iter().all(|e| e.kind == Kind::Entry);
                 let round = if list { WHOLE_ROUNDS } else { batch.round };
-                self.set.park(id, &batch.entries);
-                self.retries.failed(cx.now, batch.entries, round, &[], why, fastrand::f64());
+                self.ledger.set.park(id, &batch.entries);
+                self.ledger.retries.failed(cx.now, batch.entries, round, &[], why, fastrand::f64());
             }
             Verdict::Killed if run.ended_badly.is_some() => {
                 let why = match run.ended_badly {
@@ -386,17 +370,17 @@ impl Target {
                     Some(Ended::Lease) => leases::REASON.into(),
                     _ => format!("no progress for {:?}, ended by the watchdog", self.cfg.watchdog),
                 };
-                self.set.park(id, &batch.entries);
-                self.retries.failed(cx.now, batch.entries, batch.round, &outcome.failed, &why, fastrand::f64());
+                self.ledger.set.park(id, &batch.entries);
+                self.ledger.retries.failed(cx.now, batch.entries, batch.round, &outcome.failed, &why, fastrand::f64());
                 if run.stood_by && run.ended_badly == Some(Ended::Stalled) {
                     self.doubt(cx, &why);
                 }
             }
             verdict => {
                 let config = matches!(verdict, Verdict::Config | Verdict::Refused { .. } | Verdict::DeletesHeld);
-                self.give_back(batch);
-                for e in self.retries.take_all() {
-                    self.set.restore(e);
+                self.ledger.give_back(batch);
+                for e in self.ledger.retries.take_all() {
+                    self.ledger.set.restore(e);
                 }
                 // Of several runs that meet the same outage, the first counts.
                 if self.is_up() {
@@ -404,9 +388,7 @@ impl Target {
                 }
             }
         }
-        for entry in after {
-            self.set.restore(entry);
-        }
+        self.ledger.landed(id);
         if self.reconciles > reconciles && outcome.verdict != Verdict::DeletesHeld && run.extra != guarded::Extra::Stays {
             self.filled();
         }
@@ -414,9 +396,9 @@ impl Target {
             self.aside_done(cx, epoch);
         }
         if let Some(since) = since {
-            litter.iter().for_each(|dir| self.set.see_since(dir, Seen::Contents, since));
+            litter.iter().for_each(|dir| self.ledger.set.see_since(dir, Seen::Contents, since));
         }
-        if self.set.ready(false) > 0 {
+        if self.ledger.set.ready(false) > 0 {
             self.pace.waits(cx.now);
         }
     }
@@ -434,8 +416,8 @@ impl Target {
         self.judge_covered(&entries);
         for entry in &entries {
             self.unread.confirmed(entry);
-            let over = self.retries.confirmed(entry);
-            self.set.forget(over);
+            let over = self.ledger.retries.confirmed(entry);
+            self.ledger.set.forget(over);
             self.doubted.remove(&entry.path);
             if entry.path.is_root() && entry.kind == Kind::Subtree {
                 self.reconciles += 1;
@@ -443,13 +425,12 @@ impl Target {
             }
         }
         let paths: Vec<_> = entries.iter().filter(|_| self.telling.keep > 0).map(|e| (e.path.clone(), e.kind)).collect();
-        let again = self.set.confirm(id, entries);
+        let again = self.ledger.set.confirm(id, entries);
         self.telling.confirmed(id, &paths, &again);
         for entry in again {
-            let over = entry.over;
-            match self.runs.values_mut().find(|r| matches!(&r.load, Load::Batch(b) if Some(b.id) == over)) {
-                Some(run) => run.after.push(entry),
-                None => self.set.restore(entry),
+            match entry.over.filter(|id| self.flies(*id)) {
+                Some(id) => self.ledger.send_after(id, entry),
+                None => self.ledger.set.restore(entry),
             }
         }
         self.spend_acceptance();
@@ -469,7 +450,7 @@ impl Target {
         let clean = outcome.failed_more == 0 && outcome.unknown.is_empty() && !deletes_skipped;
         if clean && !named.is_empty() && named.iter().all(|f| f.path.is_root()) {
             let Batch { id, entries, .. } = batch;
-            self.set.park(id, &entries);
+            self.ledger.set.park(id, &entries);
             // A module that may not change its own top directory. Nothing else failed, and nothing helps.
             if !std::mem::replace(&mut self.top_refused, true) {
                 tracing::warn!(mirror = %self.mirror.name, target_name = %self.cfg.name, "the target's top directory keeps its own times and mode: {}", outcome.reason);
@@ -479,16 +460,16 @@ impl Target {
         // The first time it may be the source that changed.
         if deletes_skipped && batch.round > 0 && self.hides_unread(cx.root, &batch, &outcome) {
             let Batch { id, entries, round } = batch;
-            self.set.park(id, &entries);
-            return self.retries.at_once(cx.now, entries, round);
+            self.ledger.set.park(id, &entries);
+            return self.ledger.retries.at_once(cx.now, entries, round);
         }
         let deep_alone = batch.entries.len() == 1 && batch.entries[0].kind == Kind::Subtree;
         if batch.round >= 2 && deep_alone && !deletes_skipped {
             return self.prove(cx, batch, ran.0, ran.1, outcome);
         }
         let Batch { id, entries, round } = batch;
-        self.set.park(id, &entries);
-        self.retries.failed(cx.now, entries, round, &outcome.failed, &outcome.reason, fastrand::f64());
+        self.ledger.set.park(id, &entries);
+        self.ledger.retries.failed(cx.now, entries, round, &outcome.failed, &outcome.reason, fastrand::f64());
     }
 
     /// Directories above both this run's paths and those of a run still in flight, seen with different times: whichever ends
@@ -496,12 +477,15 @@ impl Target {
     /// for that too.
     pub(super) fn repair_overlaps(&mut self, ended: &Flight, batch: &Batch) {
         let Some(since) = batch.entries.iter().map(Entry::epoch).min() else { return };
-        for other in self.runs.values_mut().filter(|r| matches!(r.load, Load::Batch(_))) {
+        for other in self.runs.values() {
+            let Load::Batch(Batch { id, .. }) = other.load else { continue };
             for (dir, seen) in &ended.ancestors {
                 let waits = |e: &Entry| e.path == *dir && e.kind == Kind::Entry;
-                if other.ancestors.get(dir).is_some_and(|theirs| theirs != seen) && !other.after.iter().any(waits) {
+                if other.ancestors.get(dir).is_some_and(|theirs| theirs != seen) && !self.ledger.sent_after(id).iter().any(waits)
+                {
                     self.telling.own(dir);
-                    other.after.push(self.set.parked(dir.clone(), since));
+                    let again = self.ledger.set.parked(dir.clone(), since);
+                    self.ledger.send_after(id, again);
                 }
             }
         }

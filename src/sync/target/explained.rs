@@ -1,5 +1,6 @@
 //! Where one path is on its way to the target.
 
+use super::ledger::Parked;
 use super::*;
 
 /// The state of a path at a target, in one word and in a sentence.
@@ -15,49 +16,48 @@ impl Target {
     /// What is known of `path` here. Everything heard of has to be in the dirty sets.
     pub fn explain(&self, now: Duration, path: &[u8]) -> PathState {
         let state = |state, why| PathState { state, why };
-        let covers = |e: &&Entry| *e.path == *path || (e.kind > Kind::Entry || e.gone) && path::is_at_or_below(path, &e.path);
-        let age = |since: Duration| span(now.saturating_sub(since));
-        let by = |e: &Entry| by(&e.path, e.kind, path);
-        if let Some(f) = self.retries.failures().find(|f| covers(&&f.entry) && !f.entry.is_taken()) {
-            let next = span(f.due.saturating_sub(now));
-            return state(
-                "failed",
-                format!("{} (tried {}, next in {next}){}", f.reason, plural(f.tries.into(), "time"), by(&f.entry)),
-            );
-        }
-        if let Some(place) = self.long.of(path) {
+        let ago = |since: Epoch| span(now.saturating_sub(since.begins()));
+        let changed = |p: &Parked<'_>| p.since.map(|since| format!(", changed {} ago", ago(since))).unwrap_or_default();
+        let by = |p: &Parked<'_>| by(p.path, p.kind, path);
+        let parked = self.ledger.parked_at(path, Reach::Itself, &[]);
+        if let Some(place) = self.ledger.long.of(path) {
             return state("failed", format!("its directory {} {}", place.dir(), place.reason()));
         }
-        if self.withheld.iter().flat_map(guarded::Withheld::entries).any(|e| covers(&e)) {
-            return state("held", self.why_withheld().unwrap_or_default());
+        if let Some(p) = parked.filter(|p| p.place <= Where::Shelved) {
+            return match (p.place, self.ledger.retries.failure(p.path)) {
+                (Where::Failed, Some(f)) => {
+                    let (tries, next) = (plural(f.tries.into(), "time"), span(f.due.saturating_sub(now)));
+                    state("failed", format!("{} (tried {tries}, next in {next}){}", f.reason, by(&p)))
+                }
+                (Where::Shelved, _) => state("held", self.why_shelved().unwrap_or_default()),
+                _ => state("held", self.why_withheld().unwrap_or_default()),
+            };
         }
-        if self.shelf.entries().any(|e| covers(&e)) {
-            return state("held", self.why_shelved().unwrap_or_default());
-        }
+        let covers = |e: &&Entry| *e.path == *path || (e.kind > Kind::Entry || e.gone) && path::is_at_or_below(path, &e.path);
         if let Some((run, entry)) = self.batches().find_map(|(run, batch)| Some((run, batch.entries.iter().find(covers)?))) {
-            let why =
-                format!("rsync has been carrying it for {}; changed {} ago{}", age(run.started), age(entry.since()), by(entry));
-            return state("in flight", why);
+            let since = span(now.saturating_sub(run.started));
+            let by = self::by(&entry.path, entry.kind, path);
+            return state("in flight", format!("rsync has been carrying it for {since}; changed {} ago{by}", ago(entry.epoch())));
         }
-        if let Some((at, kind, since)) = self.set.pending_at(path) {
-            return state("pending", format!("for {}{}", age(since.begins()), self::by(&at, kind, path)));
+        if let Some((at, kind, since)) = self.ledger.set.pending_at(path) {
+            return state("pending", format!("for {}{}", ago(since), self::by(&at, kind, path)));
         }
-        if let Some(entry) = self.retries.entries().find(covers) {
-            return state("waiting", format!("for another try, changed {} ago{}", age(entry.since()), by(entry)));
-        }
-        if let Some(entry) = self.large.entries().find(covers) {
-            return state("waiting", format!("for other large files, changed {} ago", age(entry.since())));
-        }
-        if let Some(entry) = self.linking.entries().chain(self.sought.entries()).find(covers) {
-            return state("waiting", format!("until the other names of its file are found, changed {} ago", age(entry.since())));
-        }
-        if self.unanswered.iter().flat_map(|u| &u.carried).any(|(at, _)| path::is_at_or_below(path, at)) {
-            return state("waiting", "it was sent, and the target did not answer; it is looked at again".into());
-        }
-        if self.left_out.contains(path) {
-            return state("left out", "when it changed last it was larger than max_file_size".into());
-        }
-        state("in sync", "nothing of it waits: every change heard so far is confirmed".into())
+        let Some(p) = parked else {
+            return match self.left_out.contains(path) {
+                true => state("left out", "when it changed last it was larger than max_file_size".into()),
+                false => state("in sync", "nothing of it waits: every change heard so far is confirmed".into()),
+            };
+        };
+        let why = match p.place {
+            Where::Large => "for other large files".into(),
+            Where::Links | Where::Names => "until the other names of its file are found".into(),
+            Where::After => "for the end of a run that may undo it".into(),
+            Where::Recount => "until its deletions are counted again".into(),
+            Where::Unanswered => "it was sent, and the target did not answer; it is looked at again".into(),
+            _ => "for another try".to_string(),
+        };
+        let by = if p.place == Where::Again { by(&p) } else { String::new() };
+        state("waiting", format!("{why}{}{by}", changed(&p)))
     }
 
     /// Why nothing goes to the target at all, if so.

@@ -160,12 +160,17 @@ pub(super) struct Withheld {
 }
 
 impl Withheld {
+    #[cfg(test)]
+    pub(super) fn of(entries: Vec<Entry>) -> Withheld {
+        Withheld { entries, joined: BTreeMap::new(), deletes: 1, due: Duration::ZERO, lost: None }
+    }
+
     /// All that waits.
     pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.entries.iter().chain(self.joined.values())
     }
 
-    fn into_entries(self) -> impl Iterator<Item = Entry> {
+    pub(super) fn into_entries(self) -> impl Iterator<Item = Entry> {
         self.entries.into_iter().chain(self.joined.into_values())
     }
 }
@@ -233,7 +238,7 @@ impl Target {
     /// What the place has lost, if deletions there wait and go on waiting. Where half of it is back
     /// they are judged at the next dispatch.
     fn held_loss(&mut self, cx: &Context<'_>, at: &RelPath) -> Option<&Lost> {
-        let withheld = self.withheld.iter_mut().find(|w| w.lost.as_ref().is_some_and(|lost| lost.at() == at))?;
+        let withheld = self.ledger.withheld.iter_mut().find(|w| w.lost.as_ref().is_some_and(|lost| lost.at() == at))?;
         if withheld.lost.as_ref().is_some_and(|lost| lost.is_back(cx.root)) {
             withheld.due = Duration::ZERO;
             return None;
@@ -277,20 +282,18 @@ impl Target {
     }
 
     /// A dry run has told what the run would do.
-    pub(super) fn looked(&mut self, cx: &mut Context<'_>, mut run: Flight, batch: Batch, look: Look, outcome: &Outcome) {
-        for entry in std::mem::take(&mut run.after) {
-            self.set.restore(entry);
-        }
+    pub(super) fn looked(&mut self, cx: &mut Context<'_>, run: Flight, batch: Batch, look: Look, outcome: &Outcome) {
+        self.ledger.landed(batch.id);
         let full = matches!(run.pass, Pass::Full { .. });
         let found = run.run.output().progress.map_or(0, |p| p.files_total);
         let spared = spared(cx.filter, &run.run.output().items);
         let deletes = outcome.counters.deleted.saturating_sub(spared.len() as u64);
         if self.state != State::Up || cx.held.is_some() || self.paused.is_some() {
-            return self.give_back(batch);
+            return self.ledger.give_back(batch);
         }
         // Somebody let it through while it was counted.
         if batch.entries.iter().all(|e| self.is_accepted(e)) {
-            return self.give_back(batch);
+            return self.ledger.give_back(batch);
         }
         let Look::Deletes { suspect, run: prepared } = look else {
             self.tree = Some(found);
@@ -309,7 +312,7 @@ impl Target {
             match suspect.emptied {
                 _ if lost < least => {}
                 emptied if from_the_start || emptied == Emptied::Now(guard::Extent::Place) => {
-                    self.give_back(batch);
+                    self.ledger.give_back(batch);
                     *cx.held = Some(Hold::Emptied { at: suspect.at, enough: suspect.enough, deletes: lost, from_the_start });
                     return;
                 }
@@ -348,12 +351,12 @@ impl Target {
             }
             _ => {
                 if let Err(hold) = (cx.check)() {
-                    self.give_back(batch);
+                    self.ledger.give_back(batch);
                     *cx.held = Some(hold);
                     return;
                 }
                 if let Err(why) = self.own_role() {
-                    self.give_back(batch);
+                    self.ledger.give_back(batch);
                     return self.fence_off(cx, why);
                 }
                 let paths = batch.entries.len();
@@ -382,7 +385,7 @@ impl Target {
         lane: Lane,
         run: Prepared,
     ) {
-        let limited = matches!(pass, Pass::Full { .. }) && self.periodic.take(self.set.coarsened());
+        let limited = matches!(pass, Pass::Full { .. }) && self.periodic.take(self.ledger.set.coarsened());
         let manner = Manner { guards: run.guards, limited, ..manner };
         let input = if matches!(pass, Pass::Full { .. }) { Input::None } else { Input::List(&run.list) };
         let (compare, ancestors) = (run.compare, run.ancestors);
@@ -393,7 +396,7 @@ impl Target {
     pub(super) fn withheld_ended(
         &mut self,
         cx: &mut Context<'_>,
-        mut run: Flight,
+        run: Flight,
         batch: Batch,
         outcome: &Outcome,
         withholds: Withholds,
@@ -406,19 +409,18 @@ impl Target {
         if matches!(run.pass, Pass::Full { .. }) {
             self.reconciles += 1;
         }
+        let id = batch.id;
         self.withhold_entries(cx, batch, withholds, false);
-        for entry in std::mem::take(&mut run.after) {
-            self.set.restore(entry);
-        }
+        self.ledger.landed(id);
     }
 
     /// `soon`: the number of deletions is a guess, and is to be found out.
     pub(super) fn withhold_entries(&mut self, cx: &Context<'_>, batch: Batch, withholds: Withholds, soon: bool) {
         // Somebody let it through while its run was under way.
         if batch.entries.iter().all(|e| self.is_accepted(e)) {
-            return self.give_back(batch);
+            return self.ledger.give_back(batch);
         }
-        self.set.park(batch.id, &batch.entries);
+        self.ledger.set.park(batch.id, &batch.entries);
         let Withholds { deletes, lost } = withholds;
         let pause = match (&lost, soon) {
             (Some(_), _) => JUDGE_LOST,
@@ -432,7 +434,7 @@ impl Target {
         let at = |w: &Withheld| w.lost.as_ref().map(|lost| lost.at().clone());
         let same =
             |old: &mut Withheld| (at(old).is_some() && at(old) == at(&new)) || old.entries().any(|e| places.meets(&e.path));
-        let before: Vec<Withheld> = self.withheld.extract_if(.., same).collect();
+        let before: Vec<Withheld> = self.ledger.withheld.extract_if(.., same).collect();
         for mut old in before {
             new.lost = match (new.lost, old.lost.take()) {
                 (Some(mut lost), Some(old)) => {
@@ -445,7 +447,7 @@ impl Target {
             new.due = cx.now + JUDGE_SOON;
             new.entries.extend(old.into_entries());
         }
-        self.withheld.push(new);
+        self.ledger.withheld.push(new);
         let all = self.withheld_deletes();
         if std::mem::replace(&mut self.withheld_said, all) != all {
             tracing::error!(
@@ -460,8 +462,8 @@ impl Target {
     /// `missing`: the path that decides.
     pub(super) fn join_lost(&mut self, id: BatchId, entry: Entry, missing: &RelPath, found: Found) -> Option<Entry> {
         let holds = |w: &&mut Withheld| w.lost.as_ref().is_some_and(|lost| lost.holds(missing, found));
-        let Some(withheld) = self.withheld.iter_mut().find(holds) else { return Some(entry) };
-        self.set.park(id, std::slice::from_ref(&entry));
+        let Some(withheld) = self.ledger.withheld.iter_mut().find(holds) else { return Some(entry) };
+        self.ledger.set.park(id, std::slice::from_ref(&entry));
         if let Some(lost) = withheld.lost.as_mut().filter(|_| found == Found::Missing) {
             let before = lost.len();
             lost.add(missing);
@@ -473,7 +475,7 @@ impl Target {
                 old.gone |= entry.gone;
                 old.content |= entry.content;
                 old.through |= entry.through;
-                self.set.forget(vec![entry]);
+                self.ledger.set.forget(vec![entry]);
             }
             None => _ = withheld.joined.insert(entry.path.clone(), entry),
         }
@@ -482,20 +484,20 @@ impl Target {
 
     /// Judges what is withheld again, when its time has come.
     pub(super) fn judge_again(&mut self, cx: &mut Context<'_>) {
-        let due: Vec<Withheld> = self.withheld.extract_if(.., |w| w.due <= cx.now).collect();
+        let due: Vec<Withheld> = self.ledger.withheld.extract_if(.., |w| w.due <= cx.now).collect();
         for mut withheld in due {
             if let Some(lost) = &withheld.lost
                 && !lost.is_back(cx.root)
             {
                 withheld.due = cx.now + JUDGE_LOST;
-                self.withheld.push(withheld);
+                self.ledger.withheld.push(withheld);
                 continue;
             }
             if !self.has_room(Lane::Bulk) {
-                self.withheld.push(withheld); // at the end of a run
+                self.ledger.withheld.push(withheld); // at the end of a run
                 continue;
             }
-            if let Some(batch) = self.set.take_again(withheld.into_entries().collect(), 0) {
+            if let Some(batch) = self.ledger.set.take_again(withheld.into_entries().collect(), 0) {
                 self.launch(cx, batch, Lane::Bulk);
             }
         }
@@ -503,23 +505,23 @@ impl Target {
 
     /// A run has ended well that carried `entries`: what is withheld below them may be done with it, and is judged at once.
     pub(super) fn judge_covered(&mut self, entries: &[Entry]) {
-        if self.withheld.is_empty() {
+        if self.ledger.withheld.is_empty() {
             return;
         }
         let wide = Cover::new(entries.iter().filter(|e| e.kind > Kind::Entry).map(|e| &e.path));
-        for withheld in self.withheld.iter_mut().filter(|w| w.entries().any(|e| wide.covers(&e.path))) {
+        for withheld in self.ledger.withheld.iter_mut().filter(|w| w.entries().any(|e| wide.covers(&e.path))) {
             withheld.due = Duration::ZERO;
         }
     }
 
     pub(super) fn withheld_deletes(&self) -> u64 {
-        self.withheld.iter().map(|w| w.deletes).sum()
+        self.ledger.withheld.iter().map(|w| w.deletes).sum()
     }
 
     /// Why deletions wait, and what to do.
     pub(super) fn why_withheld(&self) -> Option<String> {
-        let first = self.withheld.first()?.entries.first()?;
-        if let Some((withheld, lost)) = self.withheld.iter().find_map(|w| Some((w, w.lost.as_ref()?))) {
+        let first = self.ledger.withheld.first()?.entries.first()?;
+        if let Some((withheld, lost)) = self.ledger.withheld.iter().find_map(|w| Some((w, w.lost.as_ref()?))) {
             let root = self.mirror.source.display();
             let at = if lost.at().is_root() { root.to_string() } else { format!("{root}/{}", lost.at()) };
             return Some(format!(
@@ -552,11 +554,11 @@ impl Target {
     /// Lets everything through that is pending now, deletions beyond every bound too. Returns how many were held.
     pub fn accept_deletes(&mut self, cx: &mut Context<'_>) -> u64 {
         let held = self.withheld_deletes();
-        self.set.tick(cx.now);
-        self.accepted = Some(self.set.close_epoch());
-        let counted = self.recount.take();
-        for entry in std::mem::take(&mut self.withheld).into_iter().flat_map(Withheld::into_entries).chain(counted) {
-            self.set.restore(entry);
+        self.ledger.set.tick(cx.now);
+        self.accepted = Some(self.ledger.set.close_epoch());
+        let counted = self.ledger.recount.take();
+        for entry in std::mem::take(&mut self.ledger.withheld).into_iter().flat_map(Withheld::into_entries).chain(counted) {
+            self.ledger.set.restore(entry);
         }
         (self.judged, self.withheld_said) = (0, 0);
         self.pace.hurry();
@@ -568,7 +570,7 @@ impl Target {
         if self.accepted.is_some_and(|until| self.flushed(until)) {
             self.accepted = None;
         }
-        if self.withheld.is_empty() && self.in_sync() {
+        if self.ledger.withheld.is_empty() && self.in_sync() {
             (self.judged, self.withheld_said) = (0, 0);
         }
     }

@@ -12,7 +12,7 @@ impl Target {
 
     /// The walk has told everything. The returned epoch is clear when all of it is on the target.
     pub fn walk_ended(&mut self) -> Epoch {
-        let epoch = self.set.close_epoch();
+        let epoch = self.ledger.set.close_epoch();
         if let Some((_, until)) = &mut self.resumed {
             *until = Some(epoch);
         }
@@ -34,12 +34,12 @@ impl Target {
 
     /// Whether the target may have lost what it had, or may yet overwrite it: it is not known what it holds.
     pub fn in_doubt(&self) -> bool {
-        self.suspect || !self.unanswered.is_empty()
+        self.ledger.in_doubt()
     }
 
     /// Whether the target's directory was gone, so that whatever comes back must be compared whole.
     pub fn is_suspect(&self) -> bool {
-        self.suspect
+        self.ledger.suspect
     }
 
     /// The newest change time that was seen on the source since this was last asked.
@@ -49,7 +49,7 @@ impl Target {
 
     /// Closes the current epoch, without the hurry of [`Target::flush`].
     pub fn close_epoch(&mut self) -> Epoch {
-        self.set.close_epoch()
+        self.ledger.set.close_epoch()
     }
 
     /// Ends every run, at once. Whether one was cut off that may leave temporary files on the target.
@@ -92,10 +92,10 @@ mod tests {
         let mut target = Target::new(0, &Mirror::new("m", "/src"), &cfg, &RsyncFacts::default());
         let since = target.close_epoch();
         let carried = vec![(RelPath::new(b"f").unwrap(), Kind::Entry)];
-        target.unanswered.push(Unanswered { due: Duration::from_secs(9), since, carried });
-        target.look_again_at_unanswered(Duration::from_secs(8));
+        target.ledger.unanswered.push(Unanswered { due: Duration::from_secs(9), since, carried });
+        assert!(!target.ledger.look_again_at_unanswered(Duration::from_secs(8)));
         assert!(target.flushed(since) && target.in_doubt(), "the doubt keeps the watermark");
-        target.look_again_at_unanswered(Duration::from_secs(9));
+        assert!(target.ledger.look_again_at_unanswered(Duration::from_secs(9)));
         assert!(!target.flushed(since) && !target.in_doubt(), "the path does");
     }
 

@@ -34,13 +34,13 @@ impl Target {
     /// A run that waited for itself was ended: its batch goes on in another way, at once.
     pub(super) fn untie(&mut self, cx: &Context<'_>, batch: Batch, why: &str) {
         let Batch { id, entries, round } = batch;
-        self.set.park(id, &entries);
+        self.ledger.set.park(id, &entries);
         let (trees, lists): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(|e| e.kind == Kind::Subtree);
         self.knots.plain.extend(trees.iter().map(|e| e.path.clone()));
         if !trees.is_empty() {
-            self.retries.at_once(cx.now, trees, round);
+            self.ledger.retries.at_once(cx.now, trees, round);
         }
-        self.retries.failed(cx.now, lists, WHOLE_ROUNDS, &[], why, fastrand::f64());
+        self.ledger.retries.failed(cx.now, lists, WHOLE_ROUNDS, &[], why, fastrand::f64());
     }
 
     /// A comparison has ended well. If it linked nothing, the names below it are sent once more,
@@ -49,8 +49,8 @@ impl Target {
         let trees: Vec<&Entry> = entries.iter().filter(|e| e.kind == Kind::Subtree && self.knots.plain.remove(&e.path)).collect();
         let Some(links) = cx.links.as_deref_mut() else { return };
         for tree in trees {
-            let counted = self.set.parked(tree.path.clone(), tree.epoch());
-            self.linking.unlinked(links.want(&tree.path, true), counted);
+            let counted = self.ledger.set.parked(tree.path.clone(), tree.epoch());
+            self.ledger.linking.unlinked(links.want(&tree.path, true), counted);
         }
         self.pace.waits(cx.now);
     }

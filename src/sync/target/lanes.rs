@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::dirty::{Entry, Kind};
-use crate::path::{self, RelPath};
+use crate::path::RelPath;
 
 /// From this size on a file travels alone, in a lane of its own.
 pub(super) const LARGE_FILE: u64 = 64 * 1024 * 1024;
@@ -138,11 +138,6 @@ impl LargeFiles {
     pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.waiting.values().map(|(entry, _)| entry)
     }
-
-    /// Whether one lies at or below `path`.
-    pub(super) fn has_below(&self, path: &[u8]) -> bool {
-        path::any_at_or_below(&self.waiting, path)
-    }
 }
 
 #[cfg(test)]
@@ -234,7 +229,6 @@ mod tests {
         let again = batch.entries[0].clone();
         batch.entries.into_iter().for_each(|entry| assert!(large.put(entry, 0).is_none()));
         assert!(large.put(again, 2).is_some(), "once under each name");
-        assert!(large.has_below(b"a") && !large.has_below(b"al"));
         let order: Vec<String> = std::iter::from_fn(|| large.take()).map(|(entry, _)| entry.path.to_string()).collect();
         assert_eq!(order[..4], ["a-b/1", "a/1", "alone", "b/1"].map(String::from));
         assert_eq!((order.len(), large.len()), (7, 0));

@@ -49,7 +49,7 @@ impl Target {
                 self.unregister(cx, serial);
                 if let Load::Batch(batch) = load {
                     self.periodic.back(manner.limited);
-                    self.give_back(batch);
+                    self.ledger.give_back(batch);
                 }
                 self.went_away(cx, config, format!("cannot start rsync: {error}"));
                 return false;
@@ -80,7 +80,6 @@ impl Target {
             paths,
             soft: false,
             ancestors,
-            after: Vec::new(),
             unheard: None,
             looked: cx.now,
             told: cx.now,

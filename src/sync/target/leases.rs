@@ -107,10 +107,10 @@ impl Target {
 
     /// Lets files that are leased wait: shortly at first, then as failures.
     pub(super) fn set_leased_apart(&mut self, now: Duration, id: BatchId, leased: Vec<Entry>, round: u32) {
-        self.set.park(id, &leased);
+        self.ledger.set.park(id, &leased);
         let about = |e: &Entry| Failed { path: e.path.clone(), words: REASON.into(), unread: false };
         let named: Vec<Failed> = leased.iter().map(about).collect();
-        self.retries.failed(now, leased, round, &named, REASON, fastrand::f64());
+        self.ledger.retries.failed(now, leased, round, &named, REASON, fastrand::f64());
     }
 }
 

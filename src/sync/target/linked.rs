@@ -41,6 +41,12 @@ pub(super) struct Linking {
 }
 
 impl Linking {
+    /// What shares a file with a name that is to be removed first.
+    #[cfg(test)]
+    pub(super) fn put_behind(&mut self, entry: Entry) {
+        self.behind.push(entry);
+    }
+
     /// The directory of `entry` was compared without links; what a walk finds in it is to be
     /// linked.
     pub(super) fn unlinked(&mut self, ticket: Ticket, entry: Entry) {
@@ -48,8 +54,12 @@ impl Linking {
     }
 
     /// Everything that waits.
-    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.waiting.iter().map(|(_, waits)| waits.entry()).chain(&self.behind)
+    pub(super) fn places(&self) -> impl Iterator<Item = (Where, &Entry)> {
+        let waiting = self.waiting.iter().map(|(_, waits)| match waits {
+            Waits::Held(entry) => (Where::Links, entry),
+            Waits::Alone(entry, _) | Waits::Left(entry) | Waits::Unlinked(entry) => (Where::Names, entry),
+        });
+        waiting.chain(self.behind.iter().map(|entry| (Where::Links, entry)))
     }
 }
 
@@ -106,7 +116,7 @@ impl Target {
         let mut across = false;
         let since = batch.entries.iter().map(Entry::epoch).min()?;
         for item in &normal.items {
-            let waited = self.linking.released.remove(&item.path);
+            let waited = self.ledger.linking.released.remove(&item.path);
             match item.state {
                 Look::Present(stat) if stat.is_dir() => {
                     if item.kind > Kind::Entry {
@@ -116,7 +126,7 @@ impl Target {
                         wanted.extend(others.into_iter().map(|name| (name, item.path.clone())));
                         // What it holds besides is found while rsync looks; somebody may wait for it.
                         let ticket = links.want(&item.path, deep);
-                        self.linking.waiting.push((ticket, Waits::Left(self.set.parked(item.path.clone(), since))));
+                        self.ledger.linking.waiting.push((ticket, Waits::Left(self.ledger.set.parked(item.path.clone(), since))));
                     }
                 }
                 Look::Present(stat) => match shared(&stat) {
@@ -133,7 +143,10 @@ impl Target {
                                 waits.insert(item.path.clone(), ticket);
                                 continue;
                             }
-                            self.linking.waiting.push((ticket, Waits::Alone(self.set.parked(item.path.clone(), since), inode)));
+                            self.ledger
+                                .linking
+                                .waiting
+                                .push((ticket, Waits::Alone(self.ledger.set.parked(item.path.clone(), since), inode)));
                         }
                         here.entry(inode).or_default().push(item.path.clone());
                     }
@@ -161,7 +174,7 @@ impl Target {
             let looked = match normal::normalise(std::os::fd::AsFd::as_fd(cx.root), &paths, cx.statter) {
                 Ok(looked) => looked,
                 Err(e) => {
-                    self.give_back(batch);
+                    self.ledger.give_back(batch);
                     *cx.held = Some(Hold::Gone(chain(&e)));
                     return None;
                 }
@@ -184,7 +197,7 @@ impl Target {
                 if blocked.contains_key(owner) || waits.contains_key(owner) {
                     continue;
                 }
-                match self.set.join(batch.id, name, since) {
+                match self.ledger.set.join(batch.id, name, since) {
                     Ok(Some(entry)) => {
                         added = true;
                         joined.insert(name.clone(), *stat);
@@ -208,20 +221,20 @@ impl Target {
         let (out, stays): (Vec<Entry>, Vec<Entry>) =
             std::mem::take(&mut batch.entries).into_iter().partition(|entry| on_behalf(entry).is_some());
         batch.entries = stays;
-        self.set.park(batch.id, &out);
+        self.ledger.set.park(batch.id, &out);
         for entry in out {
             let Some(owner) = on_behalf(&entry) else { continue };
             if let Some(ticket) = waits.get(&owner) {
-                self.linking.waiting.push((*ticket, Waits::Held(entry)));
+                self.ledger.linking.waiting.push((*ticket, Waits::Held(entry)));
                 continue;
             }
             let by = blocked.get(&owner).copied().flatten();
-            let holds = |r: &&mut Flight| matches!(&r.load, Load::Batch(b) if by.is_none_or(|by| b.id == by));
-            match self.runs.values_mut().find(holds) {
-                Some(run) => run.after.push(entry),
-                None if self.set.has_linked() => self.linking.behind.push(entry),
+            let run = self.batches().map(|(_, b)| b.id).find(|id| by.is_none_or(|by| *id == by));
+            match run {
+                Some(id) => self.ledger.send_after(id, entry),
+                None if self.ledger.set.has_linked() => self.ledger.linking.behind.push(entry),
                 // Its run has just ended.
-                None => self.set.restore(entry),
+                None => self.ledger.set.restore(entry),
             }
         }
         if batch.entries.is_empty() {
@@ -254,7 +267,7 @@ impl Target {
         match normal::normalise(std::os::fd::AsFd::as_fd(cx.root), &paths, cx.statter) {
             Ok(normal) => Some((batch, normal, linked)),
             Err(e) => {
-                self.give_back(batch);
+                self.ledger.give_back(batch);
                 *cx.held = Some(Hold::Gone(chain(&e)));
                 None
             }
@@ -263,7 +276,7 @@ impl Target {
 
     /// A name was removed from the target, or could not be: what shares its file may leave.
     pub(super) fn release_behind(&mut self) {
-        std::mem::take(&mut self.linking.behind).into_iter().for_each(|entry| self.set.restore(entry));
+        std::mem::take(&mut self.ledger.linking.behind).into_iter().for_each(|entry| self.ledger.set.restore(entry));
     }
 
     /// A walk has ended: `again` are names to be sent together, and what waited for the walk goes on.
@@ -271,22 +284,22 @@ impl Target {
     pub fn links_found(&mut self, links: &Links, now: Duration, again: &[RelPath], special: &[(RelPath, Inode)]) {
         self.specials.found(special);
         let (done, waiting): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.linking.waiting).into_iter().partition(|(ticket, _)| links.has_ended(*ticket));
-        self.linking.waiting = waiting;
+            std::mem::take(&mut self.ledger.linking.waiting).into_iter().partition(|(ticket, _)| links.has_ended(*ticket));
+        self.ledger.linking.waiting = waiting;
         let since = done.iter().map(|(_, waits)| waits.entry().epoch()).min();
         for name in again {
             // Who waits for the change that led to the walk waits for this too.
             match since {
-                Some(since) => self.set.see_since(name, Seen::Touched, since),
-                None => self.set.see(name, Seen::Touched),
+                Some(since) => self.ledger.set.see_since(name, Seen::Touched, since),
+                None => self.ledger.set.see(name, Seen::Touched),
             }
         }
         let (mut alone, mut alone_entries): (BTreeMap<Inode, Epoch>, Vec<Entry>) = Default::default();
         for (_, waits) in done {
             match waits {
                 Waits::Held(entry) => {
-                    self.linking.released.insert(entry.path.clone());
-                    self.set.restore(entry);
+                    self.ledger.linking.released.insert(entry.path.clone());
+                    self.ledger.set.restore(entry);
                 }
                 Waits::Alone(entry, inode) => {
                     let since = alone.entry(inode).or_insert(entry.epoch());
@@ -294,16 +307,16 @@ impl Target {
                     alone_entries.push(entry);
                 }
                 Waits::Left(entry) => match links.rest() {
-                    Some(ticket) => self.linking.waiting.push((ticket, Waits::Left(entry))),
-                    None => self.set.forget(vec![entry]),
+                    Some(ticket) => self.ledger.linking.waiting.push((ticket, Waits::Left(entry))),
+                    None => self.ledger.set.forget(vec![entry]),
                 },
                 Waits::Unlinked(entry) => match links.rest() {
-                    Some(ticket) => self.linking.unlinked(ticket, entry),
+                    Some(ticket) => self.ledger.linking.unlinked(ticket, entry),
                     None => {
                         for name in links.names_below(&entry.path) {
-                            self.set.see_since(&name, Seen::Touched, entry.epoch());
+                            self.ledger.set.see_since(&name, Seen::Touched, entry.epoch());
                         }
-                        self.set.forget(vec![entry]);
+                        self.ledger.set.forget(vec![entry]);
                     }
                 },
             }
@@ -311,11 +324,11 @@ impl Target {
         for (inode, since) in alone {
             // Found by whatever walk or look.
             if links.partners(inode).nth(1).is_some() {
-                links.partners(inode).for_each(|name| self.set.see_since(name, Seen::Touched, since));
+                links.partners(inode).for_each(|name| self.ledger.set.see_since(name, Seen::Touched, since));
             }
         }
-        self.set.forget(alone_entries);
-        if self.set.ready(false) > 0 {
+        self.ledger.set.forget(alone_entries);
+        if self.ledger.set.ready(false) > 0 {
             self.pace.waits(now);
         }
     }

@@ -216,19 +216,19 @@ impl Target {
     /// Takes in that a path of `bytes` in `dir` changed, as old as `since`, which rsync cannot be
     /// given.
     pub(super) fn see_long(&mut self, now: Duration, dir: &[u8], bytes: usize, since: Epoch) {
-        let set = &mut self.set;
-        self.long.note(now, dir, bytes, |path| set.parked(path, since));
+        let set = &mut self.ledger.set;
+        self.ledger.long.note(now, dir, bytes, |path| set.parked(path, since));
     }
 
     /// Looks at the directories that hold paths which are too long, where it is time.
     pub(super) fn look_at_long(&mut self, cx: &Context<'_>) {
-        if self.long.next_due().is_none_or(|due| due > cx.now) {
+        if self.ledger.long.next_due().is_none_or(|due| due > cx.now) {
             return;
         }
-        let over = self.long.look(cx.now, fastrand::f64(), |dir| holds_long(cx.root, cx.filter, dir));
+        let over = self.ledger.long.look(cx.now, fastrand::f64(), |dir| holds_long(cx.root, cx.filter, dir));
         for Over { entry, kind } in over {
-            self.set.see_since(&entry.path, kind, entry.epoch());
-            self.set.forget(vec![entry]);
+            self.ledger.set.see_since(&entry.path, kind, entry.epoch());
+            self.ledger.set.forget(vec![entry]);
             self.pace.waits(cx.now);
         }
     }

@@ -44,6 +44,11 @@ pub(super) struct Sought {
 }
 
 impl Sought {
+    #[cfg(test)]
+    pub(super) fn put(&mut self, entry: Entry) {
+        self.dirs.entry(Ticket::default()).or_default().push(entry);
+    }
+
     /// What waits, by the name that the change came through.
     pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
         let files = self.files.values().flat_map(BTreeMap::values).map(|waiting| &waiting.entry);
@@ -128,7 +133,7 @@ impl Target {
                 .partition(|e| e.kind == Kind::Entry && e.through && !e.gone && absent.contains(&e.path));
             batch.entries = stays;
             let until = cx.now + ABSENCE;
-            Vec::into_iter(out).for_each(|entry| self.set.hold_absent(batch.id, entry, until));
+            Vec::into_iter(out).for_each(|entry| self.ledger.set.hold_absent(batch.id, entry, until));
         }
         for entry in batch.entries.iter_mut().filter(|entry| entry.through && (entry.kind > Kind::Entry || entry.gone)) {
             let (dir, deep) = match absent.contains(&entry.path) {
@@ -141,13 +146,13 @@ impl Target {
                 false => (entry.path.clone(), entry.kind == Kind::Subtree),
             };
             let since = cx.wall_start + entry.since().as_secs() as i64 - SLACK_SECS;
-            let mut parked = self.set.parked(entry.path.clone(), entry.epoch());
+            let mut parked = self.ledger.set.parked(entry.path.clone(), entry.epoch());
             (parked.kind, parked.gone) = (entry.kind, entry.gone);
-            self.sought.dirs.entry(names.survey(dir, Scope { deep, since })).or_default().push(parked);
+            self.ledger.sought.dirs.entry(names.survey(dir, Scope { deep, since })).or_default().push(parked);
             entry.through = false;
         }
         let files = files(batch, normal, least);
-        if !self.sought.dirs.is_empty() && (self.stopping || !self.flushes.is_empty()) {
+        if !self.ledger.sought.dirs.is_empty() && (self.stopping || !self.flushes.is_empty()) {
             names.hurry();
         }
         if files.is_empty() {
@@ -188,7 +193,7 @@ impl Target {
             file.here.iter().for_each(|name| names.note(inode, name));
             let Some(content) = file.change else { continue };
             for name in found.get(&inode).into_iter().flatten() {
-                self.set.see_other_name(name, content, file.since);
+                self.ledger.set.see_other_name(name, content, file.since);
             }
             let complete = looked.contains(&inode) && names.complete(inode, file.nlink) || file.here.len() as u32 >= file.nlink;
             if !complete {
@@ -198,23 +203,23 @@ impl Target {
         // A run that fails brings its entries back, and their other names are dirty by themselves
         // now.
         batch.entries.iter_mut().filter(|entry| entry.kind == Kind::Entry).for_each(|entry| entry.through = false);
-        if self.set.ready(false) > 0 {
+        if self.ledger.set.ready(false) > 0 {
             self.pace.waits(cx.now);
         }
     }
 
     /// See [`DirtySet::dropped_change`]; as a time since the daemon's start.
     pub fn dropped_change(&self) -> Option<Duration> {
-        self.set.dropped_change().map(Epoch::begins)
+        self.ledger.set.dropped_change().map(Epoch::begins)
     }
 
     /// The name that went just now was one of this file, which has others.
     pub fn seek_survivor(&mut self, names: &mut Names, now: Duration, inode: Inode) {
-        if self.set.dropped_change().is_none() {
+        if self.ledger.set.dropped_change().is_none() {
             return;
         }
-        self.set.tick(now);
-        let since = self.set.epochs().current();
+        self.ledger.set.tick(now);
+        let since = self.ledger.set.epochs().current();
         let (here, nlink, change) = (Vec::new(), 0, Some(true));
         self.seek(names, inode, &File { here, nlink, change, since }, true);
         if self.stopping || !self.flushes.is_empty() {
@@ -223,7 +228,7 @@ impl Target {
     }
 
     fn seek(&mut self, names: &mut Names, inode: Inode, file: &File<'_>, content: bool) {
-        let waiting = self.sought.files.entry(names.seek(inode)).or_default();
+        let waiting = self.ledger.sought.files.entry(names.seek(inode)).or_default();
         // A file without a path is counted at the root.
         let first = file.here.first().map_or_else(RelPath::root, |name| (*name).clone());
         match waiting.get_mut(&inode) {
@@ -232,7 +237,7 @@ impl Target {
                 waiting.content |= content;
             }
             None => {
-                let entry = self.set.parked(first, file.since);
+                let entry = self.ledger.set.parked(first, file.since);
                 waiting.insert(inode, Waiting { entry, content, alone: file.here.len() == 1 });
             }
         }
@@ -241,28 +246,28 @@ impl Target {
     /// A walk has ended: the names it found are dirty, on behalf of what waited for it.
     pub fn names_found(&mut self, now: Duration, ended: &Ended) {
         let until = ended.ticket.next();
-        let later = (self.sought.files.split_off(&until), self.sought.dirs.split_off(&until));
-        let files = std::mem::replace(&mut self.sought.files, later.0);
-        let dirs: Vec<Entry> = std::mem::replace(&mut self.sought.dirs, later.1).into_values().flatten().collect();
+        let later = (self.ledger.sought.files.split_off(&until), self.ledger.sought.dirs.split_off(&until));
+        let files = std::mem::replace(&mut self.ledger.sought.files, later.0);
+        let dirs: Vec<Entry> = std::mem::replace(&mut self.ledger.sought.dirs, later.1).into_values().flatten().collect();
         if files.is_empty() && dirs.is_empty() {
             return;
         }
         for (inode, Waiting { entry, content, alone }) in files.into_values().flatten() {
             for name in ended.names.get(&inode).into_iter().flatten().filter(|name| !(alone && **name == entry.path)) {
-                self.set.see_other_name(name, content, entry.epoch());
+                self.ledger.set.see_other_name(name, content, entry.epoch());
             }
-            self.set.forget(vec![entry]);
+            self.ledger.set.forget(vec![entry]);
         }
         if let Some(since) = dirs.iter().map(Entry::epoch).min() {
             // What lies in them was sent with them.
             let sent = |name: &RelPath| dirs.iter().any(|dir| covers(&dir.path, dir.kind == Kind::Subtree, name));
             let scoped = ended.names.iter().filter(|(inode, _)| ended.scoped.contains(*inode));
             for name in scoped.flat_map(|(_, names)| names).filter(|name| !sent(name)) {
-                self.set.see_other_name(name, true, since);
+                self.ledger.set.see_other_name(name, true, since);
             }
-            self.set.forget(dirs);
+            self.ledger.set.forget(dirs);
         }
-        if self.set.ready(false) > 0 {
+        if self.ledger.set.ready(false) > 0 {
             self.pace.waits(now);
         }
     }

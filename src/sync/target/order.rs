@@ -79,7 +79,7 @@ impl Target {
                 let others = runs.filter(|b| b.entries.iter().any(|e| needs.has(e))).map(|b| b.id);
                 others.chain(own.then_some(batch.id)).collect()
             };
-            if self.set.order_link(batch.id, entry, read, in_flight) {
+            if self.ledger.set.order_link(batch.id, entry, read, in_flight) {
                 waits.insert(n);
             }
         }
@@ -93,12 +93,12 @@ impl Target {
     /// Takes out of a batch what would delete beside the destination of a link that waits: what was
     /// deleted by the events, and what is missing by now although they say something else of it.
     fn keep_deletions(&mut self, batch: &mut Batch, normal: &Normal) {
-        if !self.set.orders() {
+        if !self.ledger.set.orders() {
             return;
         }
         let missing = normal.items.iter().filter(|item| item.state == Look::Missing).map(|item| &*item.path);
         let missing: BTreeSet<&[u8]> = missing.collect();
-        let (id, set) = (batch.id, &self.set);
+        let (id, set) = (batch.id, &self.ledger.set);
         let keeps = |entry: &mut Entry| {
             let deletes = path_and_above(&entry.path).find(|at| missing.contains(at));
             let deletes = deletes.or(entry.gone.then_some(&*entry.path));
@@ -108,19 +108,19 @@ impl Target {
         for mut entry in kept {
             // It waits as what it is.
             entry.gone = true;
-            self.turn(id, entry);
+            self.ledger.turn(id, entry);
         }
     }
 
     /// Lets links go whose time has come.
     pub(super) fn release_links(&mut self, now: Duration) {
-        if !self.set.orders() {
+        if !self.ledger.set.orders() {
             return;
         }
         let flying: BTreeSet<BatchId> = self.batches().map(|(_, batch)| batch.id).collect();
-        let large = &self.large;
+        let large = &self.ledger.large;
         let parked = |needs: &Needs<'_>| large.entries().any(|e| needs.has(e));
-        if self.set.release_links(&|id| flying.contains(&id), &parked) {
+        if self.ledger.set.release_links(&|id| flying.contains(&id), &parked) {
             self.pace.waits(now);
         }
     }

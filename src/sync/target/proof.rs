@@ -140,15 +140,13 @@ impl Target {
 
     /// Nothing of a batch is proven: all of it is tried again, in smaller parts with each round.
     fn unproven(&mut self, cx: &Context<'_>, batch: Batch, outcome: &Outcome) {
-        self.set.park(batch.id, &batch.entries);
-        self.retries.failed(cx.now, batch.entries, batch.round, &outcome.failed, &outcome.reason, fastrand::f64());
+        self.ledger.set.park(batch.id, &batch.entries);
+        self.ledger.retries.failed(cx.now, batch.entries, batch.round, &outcome.failed, &outcome.reason, fastrand::f64());
     }
 
     /// The dry run has ended.
     pub(super) fn proved(&mut self, cx: &mut Context<'_>, mut run: Flight, batch: Batch, proof: Proof, dry: &Outcome) {
-        for entry in std::mem::take(&mut run.after) {
-            self.set.restore(entry);
-        }
+        self.ledger.landed(batch.id);
         let Proof { mut outcome } = proof;
         let (items, all) = run.run.take_items();
         if !all || run.run.output().signs.deletes_skipped {
@@ -181,7 +179,7 @@ impl Target {
         let reconciles = self.reconciles;
         let Batch { id, mut entries, round } = batch;
         if entries.len() == 1 && entries[0].kind == Kind::Subtree && !left.is_empty() {
-            self.set.park(id, &entries);
+            self.ledger.set.park(id, &entries);
             let entry = entries.remove(0);
             if entry.path.is_root() {
                 self.reconciles += 1;
@@ -189,11 +187,11 @@ impl Target {
             let names: Vec<RelPath> = left.keys().cloned().collect();
             self.telling.done_but(id, &entry.path, &names);
             let kinds = left.keys().map(|p| (p.clone(), ended::kind_on_source(cx.root, p)));
-            let narrowed = self.set.narrow(entry, kinds.collect::<Vec<_>>());
+            let narrowed = self.ledger.set.narrow(entry, kinds.collect::<Vec<_>>());
             return self.set_apart(cx, narrowed, &left, 0, &outcome);
         }
         let (bad, good): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(|e| first_left(&left, e).is_some());
-        self.set.park(id, &bad);
+        self.ledger.set.park(id, &bad);
         if !good.is_empty() {
             self.confirm(id, good);
         }
@@ -215,11 +213,11 @@ impl Target {
         let mut again = Vec::new();
         for entry in entries {
             match first_left(left, &entry).flatten() {
-                Some(why) => self.retries.fail(cx.now, vec![entry], why, fastrand::f64()),
+                Some(why) => self.ledger.retries.fail(cx.now, vec![entry], why, fastrand::f64()),
                 None => again.push(entry),
             }
         }
-        self.retries.failed(cx.now, again, round, &[], &outcome.reason, fastrand::f64());
+        self.ledger.retries.failed(cx.now, again, round, &[], &outcome.reason, fastrand::f64());
     }
 
     /// Shows words that are not understood, and says so once.

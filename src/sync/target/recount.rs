@@ -63,22 +63,22 @@ impl Recount {
 impl Target {
     /// Whether anything else is pending or in flight.
     fn is_under_way(&self) -> bool {
-        self.set.pending() > 0 || self.large.len() > 0 || self.batches().next().is_some()
+        self.ledger.set.pending() > 0 || self.ledger.large.len() > 0 || self.batches().next().is_some()
     }
 
     /// When the tree is counted again.
     pub(super) fn recount_due(&self) -> Option<Duration> {
-        self.recount.due(self.is_under_way())
+        self.ledger.recount.due(self.is_under_way())
     }
 
     /// A first comparison has counted too many deletions. `Err`: the count stands.
     pub(super) fn count_later(&mut self, cx: &Context<'_>, batch: Batch) -> Result<(), Batch> {
-        if !self.recount.is_wanted(self.is_under_way()) {
+        if !self.ledger.recount.is_wanted(self.is_under_way()) {
             return Err(batch);
         }
         tracing::debug!(target_name = %self.cfg.name, "changes are under way; deletions are counted again after them");
-        self.set.park(batch.id, &batch.entries);
-        self.recount = Recount::Waits { entries: batch.entries, due: cx.now + RECOUNT_AFTER };
+        self.ledger.set.park(batch.id, &batch.entries);
+        self.ledger.recount = Recount::Waits { entries: batch.entries, due: cx.now + RECOUNT_AFTER };
         Ok(())
     }
 
@@ -87,7 +87,7 @@ impl Target {
         if self.recount_due().is_none_or(|due| due > cx.now) || !self.has_room(Lane::Bulk) {
             return;
         }
-        if let Some(batch) = self.set.take_again(self.recount.take(), 0) {
+        if let Some(batch) = self.ledger.set.take_again(self.ledger.recount.take(), 0) {
             self.launch(cx, batch, Lane::Bulk);
         }
     }

@@ -85,32 +85,31 @@ impl Target {
             || self.resumed.is_some()
             || self.limit().is_some()
             || config::name_directories(&self.cfg.args) // looked for below the new name
-            || self.shelf.meets(path);
+            || self.ledger.shelf.meets(path);
         let by_name = !plain && self.mirror.delete && self.missing_args && argv::excludes_only(&self.filter_args);
         // What is outside of the set counts as well: waiting for another try, or for the end of another run.
-        let near = |at: &[u8], kind: Kind, gone: bool| {
-            path::is_at_or_below(at, path) || (kind > Kind::Entry || gone) && path::is_at_or_below(path, at)
-        };
-        let parked = self.retries.entries().chain(self.runs.values().flat_map(|r| &r.after));
         // So many, for a short time, that asking each of them for each rename would take longer than sending what is renamed.
-        let many = self.retries.waiting() > MOST_ASKED;
-        let busy = many
-            || parked.map(|e| (&e.path, e.kind, e.gone)).any(|(p, kind, gone)| near(p, kind, gone))
-            || self.large.has_below(path)
-            || self.long.has_below(path) // what is too long at the old name may be short enough at the new one
-            || self.unanswered.iter().flat_map(|u| &u.carried).any(|(p, kind)| near(p, *kind, true));
-        if by_name && self.renames.refused < REFUSALS && fits(path) && !busy { seen } else { seen.plain() }
+        let many = || self.ledger.parked().nth(MOST_ASKED).is_some();
+        // What a walk finds becomes dirty under each of its names.
+        let parked = || {
+            self.ledger
+                .parked_at(path, Reach::Below, &[Where::Withheld, Where::Shelved, Where::Links, Where::Names, Where::Recount])
+                .is_some()
+        };
+        // What is too long at the old name may be short enough at the new one.
+        let busy = || many() || parked() || self.ledger.long.has_below(path);
+        if by_name && self.renames.refused < REFUSALS && fits(path) && !busy() { seen } else { seen.plain() }
     }
 
     /// Sends renames, and removes the names they left. Returns whether something was started.
     pub(super) fn dispatch_renames(&mut self, cx: &mut Context<'_>) -> bool {
         let mut launched = false;
-        while self.set.has_linked() && self.lanes_free().1 && self.is_up() && cx.held.is_none() {
-            let Some(batch) = self.set.take_linked(cx.now) else { break };
+        while self.ledger.set.has_linked() && self.lanes_free().1 && self.is_up() && cx.held.is_none() {
+            let Some(batch) = self.ledger.set.take_linked(cx.now) else { break };
             launched |= self.clear(cx, batch);
         }
-        while self.set.has_moves() && self.lanes_free().1 && self.is_up() && cx.held.is_none() {
-            let Some(moves) = self.set.take_moves(MOST_FILES) else { break };
+        while self.ledger.set.has_moves() && self.lanes_free().1 && self.is_up() && cx.held.is_none() {
+            let Some(moves) = self.ledger.set.take_moves(MOST_FILES) else { break };
             launched |= self.launch_moves(cx, moves);
         }
         launched
@@ -119,8 +118,8 @@ impl Target {
     /// Gives renames back as what they are without: a new name to be sent, an old one to be deleted.
     fn send_whole(&mut self, id: BatchId, entries: Vec<Entry>) {
         self.stats.renames_sent_whole += entries.len() as u64 / 2;
-        self.set.park(id, &entries);
-        entries.into_iter().for_each(|e| self.set.restore(e));
+        self.ledger.set.park(id, &entries);
+        entries.into_iter().for_each(|e| self.ledger.set.restore(e));
     }
 
     fn launch_moves(&mut self, cx: &mut Context<'_>, moves: Moves) -> bool {
@@ -135,7 +134,7 @@ impl Target {
             self.fence_off(cx, why);
             return false;
         }
-        if entries.iter().any(|e| self.shelf.meets(&e.path)) {
+        if entries.iter().any(|e| self.ledger.shelf.meets(&e.path)) {
             self.send_whole(id, entries);
             return false;
         }
@@ -173,8 +172,8 @@ impl Target {
             (if fits { &mut go } else { &mut whole }).extend([new, old]);
         }
         // Small files are no matter of note.
-        self.set.park(id, &whole);
-        whole.into_iter().for_each(|e| self.set.restore(e));
+        self.ledger.set.park(id, &whole);
+        whole.into_iter().for_each(|e| self.ledger.set.restore(e));
         let Some((_, old)) = pairs.first() else { return false };
         let basis = if dir { old.clone() } else { parent_of(old) };
         let pass = match (dir, path::base(&first) == path::base(old)) {
@@ -211,7 +210,7 @@ impl Target {
             return false;
         }
         let old = batch.entries[0].path.clone();
-        if self.is_emptied_at(cx, &old) || self.shelf.meets(&old) {
+        if self.is_emptied_at(cx, &old) || self.ledger.shelf.meets(&old) {
             // Its deletion is judged like any other.
             self.cleared(cx, batch, true, false);
             return false;
@@ -271,7 +270,7 @@ impl Target {
         let manner = guarded::Manner { renamed: Some(renamed), ..Default::default() };
         if !self.start(cx, Launch { manner, paths, ..Launch::of(pass, input, Load::Batch(batch)) }) {
             for path in &linked {
-                self.set.unlinked(path, false, false, cx.now);
+                self.ledger.set.unlinked(path, false, false, cx.now);
             }
             return false;
         }
@@ -317,7 +316,7 @@ impl Target {
         } else if outcome.verdict == Verdict::Busy {
             self.crowd(cx, outcome);
         }
-        if self.set.ready(false) > 0 {
+        if self.ledger.set.ready(false) > 0 {
             self.pace.waits(cx.now);
         }
     }
@@ -325,14 +324,14 @@ impl Target {
     fn cleared(&mut self, cx: &Context<'_>, batch: Batch, done: bool, count: bool) {
         let Batch { id, entries, .. } = batch;
         let path = entries[0].path.clone();
-        self.set.park(id, &entries);
+        self.ledger.set.park(id, &entries);
         let since = entries[0].epoch();
         // It is looked at once more in the usual way: the times of the directory above, and whatever has come there since.
         // One that was new when it was given back did not come and go: `Replaced` says so.
-        self.set.see_since(&path, Seen::Replaced, since);
-        self.set.see_since(&path, Seen::Gone, since);
-        self.set.forget(entries);
-        let given_up = !self.set.unlinked(&path, done, count, cx.now);
+        self.ledger.set.see_since(&path, Seen::Replaced, since);
+        self.ledger.set.see_since(&path, Seen::Gone, since);
+        self.ledger.set.forget(entries);
+        let given_up = !self.ledger.set.unlinked(&path, done, count, cx.now);
         self.release_behind();
         // Where links are kept, renames are not sent as such.
         if cx.links.is_some() && (done || given_up) {
@@ -365,15 +364,15 @@ impl Target {
                 self.telling.moved(&new_name);
             }
             let (since, done) = (new.epoch(), outcome.is_done() && made && arrived(&new_name));
-            self.set.park(id, std::slice::from_ref(&old));
+            self.ledger.set.park(id, std::slice::from_ref(&old));
             if run.pass != Pass::LikeOthers {
                 // Also of a run that failed: it may have got that far.
-                self.set.link(old_name);
+                self.ledger.set.link(old_name);
             }
-            self.set.restore(old);
+            self.ledger.set.restore(old);
             if done {
                 // The name that was made changed the times of the directory above it.
-                self.set.see_since(&parent_of(&new_name), Seen::Touched, since);
+                self.ledger.set.see_since(&parent_of(&new_name), Seen::Touched, since);
                 if output.signs.no_basis {
                     self.stats.renames_sent_whole += 1
                 } else {
@@ -382,8 +381,8 @@ impl Target {
                 self.confirm(id, vec![new]);
             } else {
                 self.stats.renames_sent_whole += 1;
-                self.set.park(id, std::slice::from_ref(&new));
-                self.set.restore(new);
+                self.ledger.set.park(id, std::slice::from_ref(&new));
+                self.ledger.set.restore(new);
             }
         }
     }

@@ -11,7 +11,10 @@ const RECORDED_FAILURES: usize = 10_000;
 impl Target {
     /// Losses that concern this target alone, by cause, since the start.
     pub fn losses(&self) -> [(Cause, u64); 2] {
-        [(Cause::PendingBound, self.set.coarsened()), (Cause::FailingPath, self.retries.became_failures() + self.long.became())]
+        [
+            (Cause::PendingBound, self.ledger.set.coarsened()),
+            (Cause::FailingPath, self.ledger.retries.became_failures() + self.ledger.long.became()),
+        ]
     }
 
     /// The current numbers.
@@ -19,14 +22,14 @@ impl Target {
     /// `held`: why the mirror sends nothing. `put_off`: how long a subtree that was lost sight of has been waiting to be compared.
     pub fn status(&self, now: Duration, held: Option<&str>, put_off: Option<Duration>) -> status::Target {
         let mut s = self.stats.clone();
-        s.pending = (self.set.pending() + self.large.len()) as u64;
+        s.pending = (self.ledger.set.pending() + self.ledger.large.len()) as u64;
         s.pending_paths = self.some_pending(now);
-        s.merged = self.set.merged();
+        s.merged = self.ledger.set.merged();
         s.in_flight = self.batches().map(|(_, b)| b.entries.len() as u64).sum();
-        s.lag_seconds = self.set.epochs().lag(now).max(put_off).unwrap_or_default().as_secs_f64();
+        s.lag_seconds = self.ledger.set.epochs().lag(now).max(put_off).unwrap_or_default().as_secs_f64();
         s.standby = self.runs.values().filter(|r| matches!(r.load, Load::Standby)).count() as u64;
-        s.coarsened = self.set.coarsened();
-        s.renames_sent_whole += self.set.parted();
+        s.coarsened = self.ledger.set.coarsened();
+        s.renames_sent_whole += self.ledger.set.parted();
         s.retry_seconds = 0.0;
         s.trying = matches!(self.state, State::Probing { .. });
         match &self.state {
@@ -35,7 +38,7 @@ impl Target {
             State::Up => {
                 s.reason.clear();
                 s.state = match put_off {
-                    _ if (!self.withheld.is_empty() || !self.shelf.is_empty()) && self.stuck() => {
+                    _ if self.ledger.is_held() && self.stuck() => {
                         s.reason = self.why_waiting().0;
                         "held"
                     }
@@ -74,6 +77,7 @@ impl Target {
         s.held_deletes = self.withheld_deletes();
         s.held_reason = self.why_withheld().unwrap_or_default();
         s.failures = self
+            .ledger
             .retries
             .failures()
             .map(|f| status::Failure {
@@ -82,7 +86,7 @@ impl Target {
                 tries: f.tries,
                 retry_seconds: f.due.saturating_sub(now).as_secs_f64(),
             })
-            .chain(self.long.places().map(|p| status::Failure {
+            .chain(self.ledger.long.places().map(|p| status::Failure {
                 path: Shown(p.dir()).to_string(),
                 reason: p.reason(),
                 tries: p.tries,
@@ -90,7 +94,7 @@ impl Target {
             }))
             .take(SHOWN_FAILURES)
             .collect();
-        s.failures_more = self.failing().saturating_sub(s.failures.len()) as u64;
+        s.failures_more = self.ledger.failing().saturating_sub(s.failures.len()) as u64;
         s
     }
 
@@ -113,7 +117,7 @@ impl Target {
             Kind::Contents => "contents",
             Kind::Subtree => "subtree",
         };
-        let waits = self.set.some_pending(SHOWN_PENDING).into_iter();
+        let waits = self.ledger.set.some_pending(SHOWN_PENDING).into_iter();
         waits
             .map(|w| status::Pending {
                 path: Shown(&w.path).to_string(),
@@ -125,13 +129,13 @@ impl Target {
 
     /// A number that grows with each change of what [`Target::failure_record`] gives.
     pub fn failure_changes(&self) -> u64 {
-        self.retries.changes() + self.long.changes()
+        self.ledger.retries.changes() + self.ledger.long.changes()
     }
 
     /// The paths that failed for good, each with the reason and a shell line that sends it.
     pub fn failure_record(&self, root: &std::path::Path) -> Vec<u8> {
         let mut out = Vec::new();
-        let failures = self.retries.failures();
+        let failures = self.ledger.retries.failures();
         let more = failures.len().saturating_sub(RECORDED_FAILURES);
         for f in failures.take(RECORDED_FAILURES) {
             let (name, path, tries) = (&self.cfg.name, Shown(&f.entry.path), plural(f.tries.into(), "time"));
@@ -144,7 +148,7 @@ impl Target {
             out.extend(self.command_line(root, pass));
             out.push(b'\n');
         }
-        for place in self.long.places() {
+        for place in self.ledger.long.places() {
             let (name, dir, reason) = (&self.cfg.name, Shown(place.dir()), place.reason());
             out.extend_from_slice(format!("# {}/{name}: {dir}\n# {reason}\n", self.mirror.name).as_bytes());
         }

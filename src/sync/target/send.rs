@@ -139,6 +139,11 @@ impl Target {
         })
     }
 
+    /// Whether a run carries this batch.
+    pub(super) fn flies(&self, id: BatchId) -> bool {
+        self.batches().any(|(_, batch)| batch.id == id)
+    }
+
     pub(super) fn lanes_free(&self) -> (bool, bool) {
         (self.has_room(Lane::Small), self.has_room(Lane::Bulk))
     }
@@ -156,18 +161,18 @@ impl Target {
     /// Whether a large file may leave. Where one of holes gave way to a comparison, that goes
     /// first.
     pub(super) fn large_goes(&self) -> bool {
-        self.has_room(Lane::Large) && !(self.set.has_deep() && self.unread.has_given_way())
+        self.has_room(Lane::Large) && !(self.ledger.set.has_deep() && self.unread.has_given_way())
     }
 
     /// When the pending paths may leave; `None` when there are none.
     pub(super) fn leaves_at(&self) -> Option<Duration> {
-        self.pace.leaves_at(self.set.ready(self.hurry()), self.hurry())
+        self.pace.leaves_at(self.ledger.set.ready(self.hurry()), self.hurry())
     }
 
     /// Which lane the next batch takes; `None` when only a run's end makes room for it.
     pub(super) fn next_lane(&self) -> Option<Lane> {
-        let few = self.set.ready(self.hurry()) <= SMALL_PATHS;
-        Lane::of(few, self.set.has_deep(), self.lanes_free())
+        let few = self.ledger.set.ready(self.hurry()) <= SMALL_PATHS;
+        Lane::of(few, self.ledger.set.has_deep(), self.lanes_free())
     }
 
     /// While all bulk jobs carry floods: what is pending in other directories at the top, if it
@@ -182,7 +187,7 @@ impl Target {
         if tops.is_empty() {
             return None;
         }
-        self.set.take_beside(Limits { max_paths: SMALL_PATHS, ignore_holds: self.hurry() }, &tops)
+        self.ledger.set.take_beside(Limits { max_paths: SMALL_PATHS, ignore_holds: self.hurry() }, &tops)
     }
 
     /// The few paths of a bulk batch that lie beside its flood, where the small lane has room. Links
@@ -206,19 +211,19 @@ impl Target {
         }
         let taken: BTreeSet<&[u8]> = beside.iter().map(|entry| &*entry.path).collect();
         normal.remove(&taken);
-        Some(self.set.split(batch, beside))
+        Some(self.ledger.set.split(batch, beside))
     }
 
     /// Sends what may leave now.
     pub fn dispatch(&mut self, cx: &mut Context<'_>) {
-        self.set.tick(cx.now);
+        self.ledger.set.tick(cx.now);
         self.release_links(cx.now);
         if self.state != State::Up || cx.held.is_some() || self.paused.is_some() {
             return;
         }
         while self.lanes_free().1 {
-            let Some((entries, round)) = self.retries.take_due(cx.now) else { break };
-            if let Some(batch) = self.set.take_again(entries, round) {
+            let Some((entries, round)) = self.ledger.retries.take_due(cx.now) else { break };
+            if let Some(batch) = self.ledger.set.take_again(entries, round) {
                 self.launch(cx, batch, Lane::Bulk);
             }
             if self.state != State::Up || cx.held.is_some() {
@@ -226,8 +231,8 @@ impl Target {
             }
         }
         while self.large_goes() {
-            let Some((entry, round)) = self.large.take() else { break };
-            if let Some(batch) = self.set.take_again(vec![entry], round) {
+            let Some((entry, round)) = self.ledger.large.take() else { break };
+            if let Some(batch) = self.ledger.set.take_again(vec![entry], round) {
                 self.launch(cx, batch, Lane::Large);
             }
             if self.state != State::Up || cx.held.is_some() {
@@ -267,16 +272,16 @@ impl Target {
                 Lane::Small | Lane::Large => SMALL_PATHS,
                 Lane::Bulk => {
                     let free = self.cfg.jobs.saturating_sub(self.lanes().bulk);
-                    self.pace.share(cx.now, self.set.ready(ignore_holds), free, ignore_holds)
+                    self.pace.share(cx.now, self.ledger.set.ready(ignore_holds), free, ignore_holds)
                 }
             };
             let level_min = level_min(lane, self.limit().is_some() || !self.mirror.filter.is_rsyncs());
-            let batch = match self.set.take_shallow(Limits { max_paths, ignore_holds }, &mut |dir, new| {
+            let batch = match self.ledger.set.take_shallow(Limits { max_paths, ignore_holds }, &mut |dir, new| {
                 // Each name has to be looked at for the others of its file.
                 new >= level_min && follows_all && !self.mirror.extras.hard_links && mostly_new(cx.root, dir, new)
             }) {
                 Some(batch) => Some(batch),
-                None if bulk => self.set.take_deep(Limits { max_paths, ignore_holds }),
+                None if bulk => self.ledger.set.take_deep(Limits { max_paths, ignore_holds }),
                 None => None,
             };
             let Some(batch) = batch else {
@@ -293,7 +298,7 @@ impl Target {
         if self.state != State::Up || cx.held.is_some() {
             return;
         }
-        self.pace.left(cx.now, launched, self.set.ready(false));
+        self.pace.left(cx.now, launched, self.ledger.set.ready(false));
         // Starting a process takes a core from the transfer that just began; what stands by is replaced after it.
         if self.batches().next().is_none() || !self.runs.values().any(|r| matches!(r.load, Load::Standby)) {
             self.refill_standby(cx);
@@ -303,12 +308,12 @@ impl Target {
     /// Looks at the disk, decides how each entry is listed, and starts the run. `false` when nothing was left to send.
     pub(super) fn launch(&mut self, cx: &mut Context<'_>, batch: Batch, lane: Lane) -> bool {
         if let Err(hold) = (cx.check)() {
-            self.give_back(batch);
+            self.ledger.give_back(batch);
             *cx.held = Some(hold);
             return false;
         }
         if let Err(why) = self.own_role() {
-            self.give_back(batch);
+            self.ledger.give_back(batch);
             self.fence_off(cx, why);
             return false;
         }
@@ -319,7 +324,7 @@ impl Target {
         let whole_tree = batch.entries.iter().any(|e| e.path.is_root() && e.kind == Kind::Subtree);
         if whole_tree {
             if self.removes_first(cx, &batch.entries, &[]) {
-                self.give_back(batch);
+                self.ledger.give_back(batch);
                 return false;
             }
             if let Some(links) = cx.links.as_deref_mut().filter(|_| self.reconciles > 0) {
@@ -331,7 +336,7 @@ impl Target {
         let mut normal = match normal::normalise(std::os::fd::AsFd::as_fd(cx.root), &paths, cx.statter) {
             Ok(normal) => normal,
             Err(e) => {
-                self.give_back(batch);
+                self.ledger.give_back(batch);
                 *cx.held = Some(Hold::Gone(chain(&e)));
                 return false;
             }
@@ -344,7 +349,7 @@ impl Target {
         {
             started = self.launch(cx, beside, Lane::Small);
             if self.state != State::Up || cx.held.is_some() {
-                self.give_back(batch);
+                self.ledger.give_back(batch);
                 return started;
             }
         }
@@ -354,7 +359,7 @@ impl Target {
         }
         let Some((batch, normal, linked)) = self.join_links(cx, batch, normal) else { return started };
         if self.removes_first(cx, &batch.entries, &normal.items) {
-            self.give_back(batch);
+            self.ledger.give_back(batch);
             return started;
         }
         let deep = batch.entries.iter().any(|e| e.kind == Kind::Subtree);
@@ -374,17 +379,10 @@ impl Target {
                 }
                 started |= self.start_listed(cx, part, &normal, deep, thorough, deleting, suspect.as_ref(), lane);
             } else {
-                self.give_back(part.batch);
+                self.ledger.give_back(part.batch);
             }
         }
         started
-    }
-
-    pub(super) fn give_back(&mut self, batch: Batch) {
-        self.set.park(batch.id, &batch.entries);
-        for e in batch.entries {
-            self.set.restore(e);
-        }
     }
 
     /// Makes the files that did not fit failures, for rsync ends at the first such and never gets to what comes after it.
@@ -392,8 +390,8 @@ impl Target {
         let failed = Cover::new(&outcome.failed);
         let unfit = |e: &Entry| e.kind == Kind::Entry && failed.has(&e.path);
         let (bad, good): (Vec<Entry>, Vec<Entry>) = std::mem::take(&mut batch.entries).into_iter().partition(unfit);
-        self.set.park(batch.id, &bad);
-        self.retries.fail(cx.now, bad, &outcome.reason, fastrand::f64());
+        self.ledger.set.park(batch.id, &bad);
+        self.ledger.retries.fail(cx.now, bad, &outcome.reason, fastrand::f64());
         batch.entries = good;
     }
 
@@ -435,11 +433,11 @@ impl Target {
         let mixed = deep && rescans > 0 && rescans < entries.len();
         for mut entry in entries {
             if mixed && self.spares(&entry) {
-                self.turn(id, entry); // by a run of its own, which deletes nothing
+                self.ledger.turn(id, entry); // by a run of its own, which deletes nothing
                 continue;
             }
             if entry.kind == Kind::Contents && levels.contains(&entry.path) {
-                self.turn(id, entry);
+                self.ledger.turn(id, entry);
                 continue;
             }
             // The item of the path itself, or of the component above it that decides.
@@ -472,9 +470,9 @@ impl Target {
             }
             match item.state {
                 Look::Unreadable(errno) => {
-                    self.set.park(id, std::slice::from_ref(&entry));
+                    self.ledger.set.park(id, std::slice::from_ref(&entry));
                     let why = format!("cannot look at it on the source: {}", errno.desc());
-                    self.retries.failed(cx.now, vec![entry], u32::MAX - 1, &[], &why, fastrand::f64());
+                    self.ledger.retries.failed(cx.now, vec![entry], u32::MAX - 1, &[], &why, fastrand::f64());
                     continue;
                 }
                 Look::Present(stat) => {
@@ -487,17 +485,17 @@ impl Target {
                     if own && dir && entry.gone && entry.kind < Kind::Subtree {
                         entry.kind = Kind::Subtree;
                         entry.gone = false;
-                        self.turn(id, entry);
+                        self.ledger.turn(id, entry);
                         continue;
                     }
                     if own && entry.held && stat.is_file() && stat.nlink == 1 && !self.hurry() {
                         let until = cx.now + self.mirror.batch.create_hold;
-                        self.set.hold(id, entry, until);
+                        self.ledger.set.hold(id, entry, until);
                         continue;
                     }
                     if deep && !dir && !linked.is_shared(&stat) {
                         entry.kind = Kind::Entry;
-                        self.turn(id, entry);
+                        self.ledger.turn(id, entry);
                         continue;
                     }
                     if apart.leased.contains(&item.path) {
@@ -509,14 +507,14 @@ impl Target {
                             // It may be new, and then the times of its directory are, too.
                             self.by_parent(id, entry, &item.path, Deletions::Never, &mut done);
                         } else {
-                            self.set.park(id, std::slice::from_ref(&entry));
+                            self.ledger.set.park(id, std::slice::from_ref(&entry));
                             done.push(entry);
                         }
                         continue;
                     }
                     let large = apart.large && own && !deep && stat.is_file() && stat.size >= lanes::LARGE_FILE;
                     if large && !linked.is_shared(&stat) {
-                        self.set.park(id, std::slice::from_ref(&entry));
+                        self.ledger.set.park(id, std::slice::from_ref(&entry));
                         self.wait_for_large_lane(entry, round);
                         continue;
                     }
@@ -556,7 +554,7 @@ impl Target {
                 }
                 // Gone by an event that is not followed.
                 Look::Missing if !(self.follows_deletions() || own && entry.gone) => {
-                    self.set.park(id, std::slice::from_ref(&entry));
+                    self.ledger.set.park(id, std::slice::from_ref(&entry));
                     done.push(entry);
                     continue;
                 }
@@ -564,7 +562,7 @@ impl Target {
                     Deletions::ByName if deep => {
                         entry.kind = Kind::Entry;
                         entry.gone = true;
-                        self.turn(id, entry);
+                        self.ledger.turn(id, entry);
                         continue;
                     }
                     Deletions::ByName => {
@@ -573,7 +571,7 @@ impl Target {
                         part.risks.extend(guarded.cloned());
                         if part.risks.len() > survey::MAX_RISKS {
                             part.risks.truncate(survey::MAX_RISKS);
-                            self.turn(id, entry);
+                            self.ledger.turn(id, entry);
                             continue;
                         }
                         part.list.push((item.path.clone(), Form::Plain));
@@ -587,12 +585,12 @@ impl Target {
                 },
             }
         }
-        self.set.forget(done);
+        self.ledger.set.forget(done);
         self.set_leased_apart(cx.now, id, leased, round);
         // The first keeps the batch's id.
         let whole = Batch { id, entries: Vec::new(), round };
         for part in parts.iter_mut().filter(|part| !part.batch.entries.is_empty()).skip(1) {
-            part.batch = self.set.split(&whole, std::mem::take(&mut part.batch.entries));
+            part.batch = self.ledger.set.split(&whole, std::mem::take(&mut part.batch.entries));
         }
         parts
     }
@@ -622,19 +620,13 @@ impl Target {
     /// Lets a large file wait for its lane.
     pub(super) fn wait_for_large_lane(&mut self, entry: Entry, round: u32) {
         let (path, gone) = (entry.path.clone(), entry.gone);
-        if let Some(old) = self.large.put(entry.clone(), round) {
+        if let Some(old) = self.ledger.large.put(entry.clone(), round) {
             let gone = gone || old.gone;
-            if let Some(mut both) = self.set.widen(vec![old, entry], path, Kind::Entry) {
+            if let Some(mut both) = self.ledger.set.widen(vec![old, entry], path, Kind::Entry) {
                 both.gone = gone;
-                self.large.put(both, round);
+                self.ledger.large.put(both, round);
             }
         }
-    }
-
-    /// Sends an entry back to the set with its new kind.
-    pub(super) fn turn(&mut self, id: BatchId, entry: Entry) {
-        self.set.park(id, std::slice::from_ref(&entry));
-        self.set.restore(entry);
     }
 
     /// A deletion that cannot be listed by name becomes a one-level pass over the directory above; where nothing may be
@@ -647,7 +639,7 @@ impl Target {
         deletions: Deletions,
         done: &mut Vec<Entry>,
     ) {
-        self.set.park(id, std::slice::from_ref(&entry));
+        self.ledger.set.park(id, std::slice::from_ref(&entry));
         match path::parent(missing) {
             Some(parent) => {
                 entry.path = RelPath::from_normal(parent);
@@ -655,7 +647,7 @@ impl Target {
                 entry.kind = if deletions == Deletions::Never { Kind::Entry } else { Kind::Contents };
                 entry.gone = false;
                 entry.held = false;
-                self.set.restore(entry);
+                self.ledger.set.restore(entry);
             }
             None => done.push(entry),
         }
@@ -695,7 +687,7 @@ impl Target {
             Fill::Kept => guarded::Extra::Stays,
         };
         tracing::info!(mirror = %self.mirror.name, target_name = %self.cfg.name, "comparing the whole tree");
-        let limited = self.periodic.take(self.set.coarsened());
+        let limited = self.periodic.take(self.ledger.set.coarsened());
         let manner = guarded::Manner { free, limited, extra, ..Default::default() };
         self.start(cx, Launch { manner, paths: 1, lane, compare, ..Launch::of(pass, Input::None, Load::Batch(batch)) })
     }
@@ -798,23 +790,23 @@ impl Target {
         let refused = Cover::new(refused.iter().filter(|(_, why)| *why == Refusal::TooLong).map(|(path, _)| path));
         let (bad, good): (Vec<Entry>, Vec<Entry>) = batch.entries.into_iter().partition(|e| refused.covers(&e.path));
         batch.entries = good;
-        self.set.park(batch.id, &bad);
+        self.ledger.set.park(batch.id, &bad);
         for entry in &bad {
             if let Some(dir) = long::place_of(&entry.path) {
                 self.see_long(cx.now, dir, entry.path.len(), entry.epoch());
             }
         }
-        self.set.forget(bad);
+        self.ledger.set.forget(bad);
         batch
     }
 
     /// Keeps failures few: where they are too many, directories stand for them.
     fn bound_failures(&mut self) {
-        for Stand { dir, kind, of } in self.retries.take_many() {
+        for Stand { dir, kind, of } in self.ledger.retries.take_many() {
             tracing::warn!(mirror = %self.mirror.name, target_name = %self.cfg.name, %dir, paths = of.len(), "so many paths fail that their directory stands for them");
             let (told, entries): (Vec<_>, Vec<Entry>) = of.into_iter().map(|f| ((f.reason, f.tries, f.due), f.entry)).unzip();
-            if let Some(entry) = self.set.widen(entries, dir, kind) {
-                self.retries.stand(entry, &told);
+            if let Some(entry) = self.ledger.set.widen(entries, dir, kind) {
+                self.ledger.retries.stand(entry, &told);
             }
         }
     }

@@ -198,11 +198,11 @@ impl Target {
         let since = entries.iter().map(Entry::epoch).min();
         for name in self.specials.linked_to(&was).iter().filter(|name| !plan.first.contains(name)) {
             match since {
-                Some(since) => self.set.see_since(name, Seen::Touched, since),
-                None => self.set.see(name, Seen::Touched),
+                Some(since) => self.ledger.set.see_since(name, Seen::Touched, since),
+                None => self.ledger.set.see(name, Seen::Touched),
             }
         }
-        plan.first.into_iter().for_each(|name| self.set.link(name));
+        plan.first.into_iter().for_each(|name| self.ledger.set.link(name));
         true
     }
 }

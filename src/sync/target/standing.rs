@@ -59,7 +59,7 @@ impl Target {
                     mirror = %self.mirror.name, target_name = %self.cfg.name, path = %lacks.path,
                     "the target lacks what it had at the last stop"
                 );
-                self.suspect = true;
+                self.ledger.suspect = true;
             }
             // It is one of the names, not the target: the next probe goes without.
             Verdict::Partial | Verdict::SourceRace | Verdict::NoMissingArgs => self.standing = None,

@@ -40,13 +40,13 @@ impl Target {
     /// Makes everything due that waits for its time: failed paths, and a target that is away. The pauses after the next failure
     /// are as long as they would have been.
     pub fn hurry_up(&mut self, cx: &mut Context<'_>) {
-        self.retries.hurry(cx.now);
-        self.long.hurry(cx.now);
+        self.ledger.retries.hurry(cx.now);
+        self.ledger.long.hurry(cx.now);
         if let State::Away { next, .. } = &mut self.state {
             *next = cx.now;
         }
         self.crowded = None;
-        self.withheld.iter_mut().for_each(|w| w.due = cx.now);
+        self.ledger.withheld.iter_mut().for_each(|w| w.due = cx.now);
         self.pace.hurry();
     }
 
@@ -68,18 +68,14 @@ impl Target {
 
     /// Whether it can do nothing more by itself: a stop or a flush need not wait for it.
     pub fn at_rest(&self) -> bool {
-        self.stuck() || (self.paused.is_some() && self.batches().next().is_none())
+        self.stuck() || (self.paused.is_some() && !self.is_sending())
     }
 
     /// Whether nothing is left but paths that keep failing; they may be under way once more.
     pub(super) fn only_failures(&self) -> bool {
-        self.set.pending() == 0
-            && self.large.len() == 0
-            && self.retries.waiting() == 0
-            && self.failing() > 0
-            && self.withheld.is_empty()
-            && self.recount.entries().is_empty()
-            && self.shelf.is_empty()
+        !self.ledger.goes_on()
+            && self.ledger.failing() > 0
+            && !self.ledger.is_held()
             && self.batches().all(|(_, batch)| batch.round >= WHOLE_ROUNDS)
     }
 }

@@ -97,7 +97,7 @@ impl Target {
     /// The first half has ended: starts the second.
     pub(super) fn surveyed(&mut self, cx: &mut Context<'_>, mut run: Flight, batch: Batch, outcome: Outcome) {
         let (items, all) = run.run.take_items();
-        let after = std::mem::take(&mut run.after);
+        let id = batch.id;
         let survey = Survey {
             deletes_skipped: run.run.output().signs.deletes_skipped,
             again: !all,
@@ -113,8 +113,8 @@ impl Target {
             Ok(normal) => normal,
             Err(hold) => {
                 self.periodic.back(run.limited);
-                self.give_back(batch);
-                after.into_iter().for_each(|e| self.set.restore(e));
+                self.ledger.give_back(batch);
+                self.ledger.landed(id);
                 *cx.held = Some(hold);
                 return;
             }
@@ -132,7 +132,7 @@ impl Target {
                     }
                 }
             }
-            after.into_iter().for_each(|e| self.set.restore(e));
+            self.ledger.landed(id);
             return;
         }
         let one_level = list.iter().any(|(_, form)| *form == Form::OneLevel);
@@ -151,9 +151,9 @@ impl Target {
         let to_start = Launch { manner, paths: encoded.entries, lane: run.lane, compare: run.compare, ancestors, ..to_start };
         if self.state == State::Up && self.start(cx, to_start) {
             let second = self.runs.get_mut(&serial).expect("started just now");
-            (second.after, second.soft, second.survey) = (after, run.soft, Some(survey));
+            (second.soft, second.survey) = (run.soft, Some(survey));
         } else {
-            after.into_iter().for_each(|e| self.set.restore(e));
+            self.ledger.landed(id);
         }
     }
 
@@ -211,7 +211,7 @@ impl Target {
     /// Both halves went through.
     pub(super) fn survey_done(&mut self, cx: &mut Context<'_>, batch: Batch, ran: (Compare, bool), survey: Survey) {
         match survey.doubt {
-            _ if survey.again => self.give_back(batch),
+            _ if survey.again => self.ledger.give_back(batch),
             Some(outcome) => self.partial(cx, survey.deletes_skipped, batch, ran, outcome),
             None => self.confirm_read(cx, batch),
         }

@@ -209,28 +209,22 @@ fn at_or_below<'m, V>(map: &'m BTreeMap<RelPath, V>, path: &RelPath) -> impl Ite
 }
 
 /// What a target lacks, to be asked of many paths.
-pub struct Owed<'t> {
-    set: &'t DirtySet,
-    /// With the caller of the set: what is tried again, or sent once more after a run.
-    parked: KeyedSet<RelPath>,
-    long: &'t long::LongPaths,
-    any: bool,
-}
+pub struct Owed<'t>(Index<'t>);
 
 impl Owed<'_> {
     /// Whether the target lacks a change of `path`, or may; of a subtree: anything at all.
     pub fn covers(&self, path: &[u8], subtree: bool) -> bool {
-        let parked = || upwards(path).any(|at| self.parked.contains(at));
-        self.any && (subtree || self.set.owes(path) || parked() || self.long.of(path).is_some())
+        let (path, reach) = if subtree { (&b""[..], Reach::Below) } else { (path, Reach::At) };
+        use Where::{Links, Names, Recount, Shelved, Unanswered, Withheld};
+        let but: &[Where] = if subtree { &[Unanswered] } else { &[Withheld, Shelved, Links, Names, Recount, Unanswered] };
+        self.0.why(path, reach, but).is_some()
     }
 }
 
 impl Target {
     /// What it lacks now.
     pub fn owed(&self) -> Owed<'_> {
-        let after = self.batches().flat_map(|(run, _)| &run.after);
-        let parked = self.retries.entries().chain(self.large.entries()).chain(after).map(|e| e.path.clone()).collect();
-        Owed { set: &self.set, parked, long: &self.long, any: self.unconfirmed() > 0 }
+        Owed(self.ledger.index())
     }
 
     /// What has been confirmed since the last call: what hooks are told, and every path that was confirmed.
@@ -238,7 +232,7 @@ impl Target {
         if self.telling.keep == 0 {
             return None;
         }
-        if self.set.epochs().total() == 0 && !self.telling.settled.is_empty() {
+        if self.ledger.in_sync() && !self.telling.settled.is_empty() {
             self.telling.rest(0);
         }
         if self.telling.out.is_empty() && self.telling.settled.is_empty() {

@@ -193,10 +193,10 @@ impl Target {
     /// words about it.
     pub(super) fn left_alone(&self, entries: &[Entry]) -> Vec<(RelPath, Kind, String)> {
         let under_way = |path: &RelPath| {
-            self.large.has(path)
+            self.ledger.large.has(path)
                 || self.batches().any(|(run, b)| run.lane == Lane::Large && b.entries.iter().any(|e| e.path == *path))
         };
-        let hidden = self.unread.below(entries).filter(|(path, _)| !self.retries.fails(path) && !under_way(path));
+        let hidden = self.unread.below(entries).filter(|(path, _)| !self.ledger.retries.fails(path) && !under_way(path));
         hidden.map(|(path, place)| (path.clone(), place.kind, place.words.clone())).collect()
     }
 
@@ -206,18 +206,19 @@ impl Target {
         let hides = |e: &Entry| self.unread.below(std::slice::from_ref(e)).next().is_some();
         let (partly, whole): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(hides);
         for entry in partly {
-            self.set.park(id, std::slice::from_ref(&entry));
+            self.ledger.set.park(id, std::slice::from_ref(&entry));
             let left = self.left_alone(std::slice::from_ref(&entry));
             if entry.path.is_root() {
                 self.reconciles += 1;
             }
             let names: Vec<RelPath> = left.iter().map(|(path, ..)| path.clone()).collect();
             self.telling.done_but(id, &entry.path, &names);
-            let narrowed = self.set.narrow(entry, left.iter().map(|(path, kind, _)| (path.clone(), *kind)).collect::<Vec<_>>());
+            let narrowed =
+                self.ledger.set.narrow(entry, left.iter().map(|(path, kind, _)| (path.clone(), *kind)).collect::<Vec<_>>());
             for (entry, (_, _, words)) in narrowed.into_iter().zip(left) {
                 match self.unread.then(&entry.path) {
                     Then::Travels => self.wait_for_large_lane(entry, 0),
-                    Then::Fails => self.retries.fail(cx.now, vec![entry], &words, fastrand::f64()),
+                    Then::Fails => self.ledger.retries.fail(cx.now, vec![entry], &words, fastrand::f64()),
                 }
             }
         }

@@ -6,7 +6,6 @@
 //! meanwhile. Costs one test for each change while nobody watches.
 
 use super::*;
-use crate::hash::KeyedSet;
 
 /// Paths that somebody watches; which of them were touched.
 pub(super) struct Watch {
@@ -34,29 +33,6 @@ impl Watch {
     }
 }
 
-/// Paths that wait outside of the dirty set.
-#[derive(Default)]
-struct Parked {
-    /// Themselves, and the directories they are in, whose times may be behind.
-    paths: KeyedSet<RelPath>,
-    /// Those that stand for what is below.
-    whole: KeyedSet<RelPath>,
-}
-
-impl Parked {
-    fn add(&mut self, path: &RelPath, whole: bool) {
-        self.paths.insert(path.clone());
-        self.paths.extend(path::parent(path).map(RelPath::from_normal));
-        if whole {
-            self.whole.insert(path.clone());
-        }
-    }
-
-    fn covers(&self, path: &[u8]) -> bool {
-        self.paths.contains(path) || std::iter::successors(Some(path), |at| path::parent(at)).any(|at| self.whole.contains(at))
-    }
-}
-
 /// What is wrong with a path on the target, as far as putting it right goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wrong {
@@ -68,11 +44,17 @@ pub struct Wrong {
     pub removes: bool,
 }
 
+/// Whether the target may lack a change of `path` that is known here: of a directory also by what is in it, which its times follow.
+fn is_owed(index: &Index<'_>, path: &[u8]) -> bool {
+    // Paths that are too long fail for good, and nobody verifies them.
+    index.why(path, Reach::Below, &[Where::Long]).is_some()
+}
+
 impl Target {
     /// Notes from here on which of `paths` become dirty; returns which of them are owed already.
     pub fn watch(&mut self, id: u64, paths: Vec<RelPath>) -> Vec<RelPath> {
-        let parked = self.parked();
-        let owed = paths.iter().filter(|path| self.is_owed(&parked, path)).cloned().collect();
+        let index = self.ledger.index();
+        let owed = paths.iter().filter(|path| is_owed(&index, path)).cloned().collect();
         self.watches.push(Watch { id, paths: paths.into_iter().map(|path| (path, false)).collect() });
         owed
     }
@@ -81,50 +63,22 @@ impl Target {
     pub fn unwatch(&mut self, id: u64) -> Vec<RelPath> {
         let Some(at) = self.watches.iter().position(|w| w.id == id) else { return Vec::new() };
         let watch = self.watches.swap_remove(at);
-        let parked = self.parked();
-        watch.paths.into_iter().filter(|(path, touched)| *touched || self.is_owed(&parked, path)).map(|(path, _)| path).collect()
-    }
-
-    /// Whether the target may lack a change of `path` that is known here: pending, in flight, waiting for another try or for somebody.
-    fn is_owed(&self, parked: &Parked, path: &[u8]) -> bool {
-        self.set.owes(path) || self.set.owes_in(path) || parked.covers(path)
-    }
-
-    /// What is not in the dirty set, and not confirmed either. O(what there is), so that each path can then be looked up.
-    fn parked(&self) -> Parked {
-        let mut parked = Parked::default();
-        let withheld = self.withheld.iter().flat_map(guarded::Withheld::entries);
-        let after = self.batches().flat_map(|(run, _)| &run.after);
-        for e in self
-            .retries
-            .entries()
-            .chain(withheld)
-            .chain(self.recount.entries())
-            .chain(self.linking.entries())
-            .chain(self.sought.entries())
-            .chain(self.large.entries())
-            .chain(self.shelf.entries())
-            .chain(after)
-        {
-            parked.add(&e.path, e.kind > Kind::Entry || e.gone);
-        }
-        let unanswered = self.unanswered.iter().flat_map(|u| &u.carried);
-        unanswered.for_each(|(path, kind)| parked.add(path, *kind > Kind::Entry));
-        parked
+        let index = self.ledger.index();
+        watch.paths.into_iter().filter(|(path, touched)| *touched || is_owed(&index, path)).map(|(path, _)| path).collect()
     }
 
     /// Sends what was found wrong. Files are sent whatever their size and times: these may be right, and the content another one.
     pub fn repair(&mut self, now: Duration, wrong: Vec<Wrong>) {
-        self.set.tick(now);
-        let since = self.set.epochs().current();
+        self.ledger.set.tick(now);
+        let since = self.ledger.set.epochs().current();
         for Wrong { path, whole, removes } in wrong {
             if !removes {
                 self.doubted.insert(path.clone());
             }
-            let mut entry = self.set.parked(path, since);
+            let mut entry = self.ledger.set.parked(path, since);
             entry.kind = if whole { Kind::Subtree } else { Kind::Entry };
             entry.gone = removes;
-            self.set.restore(entry);
+            self.ledger.set.restore(entry);
         }
         self.pace.waits(now);
         self.pace.hurry();
@@ -137,7 +91,7 @@ impl Target {
             facts: self.facts.clone(),
             missing_args: self.missing_args,
             top_refused: self.top_refused,
-            apart: self.shelf.rules(),
+            apart: self.ledger.shelf.rules(),
         }
     }
 }
@@ -166,15 +120,6 @@ mod tests {
         let mut watch = Watch { id: 0, paths: watched.iter().map(path).collect() };
         events.iter().for_each(|(path, seen)| watch.see(path.as_bytes(), *seen));
         watch.paths.iter().filter(|(_, touched)| **touched).map(|(path, _)| path.to_string()).collect()
-    }
-
-    #[test]
-    fn what_is_parked_covers() {
-        let mut parked = Parked::default();
-        parked.add(&RelPath::from_normal("a/b/f"), false);
-        parked.add(&RelPath::from_normal("c/d"), true);
-        let told = ["a/b/f", "a/b", "c/d", "c/d/x/y", "c", "a", "a/b/g", "c/dx", ""].map(|p| parked.covers(p.as_bytes()));
-        assert_eq!(told, [true, true, true, true, true, false, false, false, false]);
     }
 
     #[test]
