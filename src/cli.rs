@@ -51,7 +51,7 @@ pub enum Command {
     /// Check a configuration file
     #[command(after_help = CHECK_HELP)]
     Check(CheckArgs),
-    /// Tell what a running daemon does
+    /// Show the status of a running daemon
     #[command(after_help = STATUS_HELP)]
     Status(StatusArgs),
     /// Wait until every change made so far is on the targets
@@ -143,13 +143,18 @@ Examples:
 Exit codes: 0 nothing is wrong, 64 usage, 78 something is.";
 
 const STATUS_HELP: &str = "\
+The first line says whether all is in sync; if not, what is not and by how much, and what to do. A line for each target follows, then all details.
+
+The JSON has a number, `format`. Its fields are described in docs/status.schema.json.
+
 Examples:
   fansync status
   fansync status --watch
   fansync status --brief --exit-code
   fansync status --json --socket /run/fansync/web.sock
 
-Exit codes: 0 told (with --exit-code: all is in sync), with --exit-code 1 behind, paused, or a configuration that is not in force, 2 in trouble; 64 usage, 69 no daemon answers, 77 not permitted.";
+Exit codes: 0 done (with --exit-code: all is in sync), 1 with --exit-code: behind, paused, or something beside the targets needs attention, \
+2 with --exit-code: trouble, 64 usage, 69 no daemon answers, 77 not permitted.";
 
 const FLUSH_HELP: &str = "\
 Every change made before the call is on the targets when it returns 0. A daemon that is starting is waited for.
@@ -308,10 +313,10 @@ pub struct StatusArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
-    /// Print the verdict and a line for each target only
+    /// Print the verdict only, one line
     #[arg(long, conflicts_with = "json")]
     pub brief: bool,
-    /// Leave with 0 when all is in sync, 1 when not, 2 when a target is in trouble
+    /// Exit with 0 when all is in sync, 1 (warning) when something is behind, 2 (critical) when a person is needed
     #[arg(long)]
     pub exit_code: bool,
     /// Only the mirror with this name

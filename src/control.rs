@@ -434,7 +434,9 @@ pub fn snapshot(started: Instant, engines: &Engines, patience: Duration) -> Resu
         config_error: engines.trouble(),
         log_lost: crate::log::lost(),
         mirrors,
-    })
+        ..Snapshot::default()
+    }
+    .judged())
 }
 
 /// The engines that have what was asked for.

@@ -392,7 +392,7 @@ fn watch(socket: &std::path::Path) -> ExitCode {
 
 fn status(args: StatusArgs) -> ExitCode {
     let mut snapshot = match ask(args.socket, &Request::Status, Duration::from_secs(10)) {
-        Ok(Reply::Status(snapshot)) => snapshot,
+        Ok(Reply::Status(snapshot)) => *snapshot,
         Ok(_) => return ExitCode::Bug,
         Err(code) => return code,
     };
@@ -404,13 +404,15 @@ fn status(args: StatusArgs) -> ExitCode {
             return ExitCode::Usage;
         }
     }
+    // Of what is left; and an older daemon has not judged it.
+    let snapshot = snapshot.judged();
     let code = if args.exit_code { snapshot.health().exit_code() } else { ExitCode::Done };
     match (args.json, args.brief) {
         (true, _) => match serde_json::to_string(&snapshot) {
             Ok(text) => out::print(format_args!("{text}\n"), code),
             Err(_) => ExitCode::Bug,
         },
-        (false, true) => out::print(snapshot.brief(), code),
+        (false, true) => out::print(format_args!("{}\n", snapshot.verdict), code),
         (false, false) => out::print(snapshot.human(), code),
     }
 }

@@ -1,5 +1,10 @@
 //! What the daemon tells of itself: one `Snapshot` type, printed as JSON or for a human.
+//!
+//! The JSON is published: `docs/status.schema.json` describes it, and [`FORMAT`] numbers it.
 
+#[cfg(test)]
+#[path = "../kernel-tests/fixture/schema.rs"]
+mod schema;
 mod verdict;
 
 use std::collections::BTreeMap;
@@ -12,9 +17,22 @@ use crate::progress::Progress;
 pub use crate::verify::board::Verify;
 pub use verdict::Health;
 
+/// The number of the JSON's format: another one when a field goes or comes to mean something else,
+/// not when one is added.
+pub const FORMAT: u32 = 1;
+
 /// Everything, at one moment.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Snapshot {
+    /// [`FORMAT`].
+    #[serde(default)]
+    pub format: u32,
+    /// `ok`, `behind` or `trouble`: see [`Health`].
+    #[serde(default)]
+    pub health: String,
+    /// The same in one line.
+    #[serde(default)]
+    pub verdict: String,
     /// The daemon's version.
     pub version: String,
     /// Its process id.
@@ -233,6 +251,10 @@ pub struct Target {
     pub url: String,
     /// One of [`TARGET_STATES`]; `failing`: nothing is left but paths that keep failing.
     pub state: String,
+    /// It holds every change, and nothing failed or waits for a person; `None` until
+    /// [`Snapshot::judged`], as the mirror decides, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_sync: Option<bool>,
     /// Why it is not `idle` or `syncing`.
     pub reason: String,
     /// What somebody can do about that; empty when there is nothing.
@@ -374,8 +396,7 @@ pub struct Hook {
 impl Snapshot {
     /// Several lines for a terminal: what is in sync, what is not, and why.
     pub fn human(&self) -> String {
-        let mut out = self.brief();
-        out.push('\n');
+        let mut out = format!("{}\n{}\n", self.verdict(), self.overview());
         let _ = writeln!(out, "fansync {} pid {} up {}", self.version, self.pid, span(self.uptime_seconds));
         let _ = writeln!(
             out,
@@ -636,6 +657,7 @@ pub(crate) mod tests {
             }],
         };
         Snapshot {
+            format: FORMAT,
             version: "1".into(),
             pid: 1,
             uptime_seconds: 0.5,
@@ -643,7 +665,64 @@ pub(crate) mod tests {
             config_error: "/etc/fansync.toml:4:1: unknown key".into(),
             log_lost: crate::log::Lost { lines: 1, reason: "No space left on device".into(), failing: true },
             mirrors: vec![mirror],
+            ..Snapshot::default()
         }
+    }
+
+    /// One that has something in every place.
+    fn full() -> Snapshot {
+        let mut s = snapshot();
+        let p = Progress { what: "comparing".into(), eta_seconds: Some(3.0), ..Progress::default() };
+        let m = &mut s.mirrors[0];
+        m.watch = vec![Watch {
+            mount: "/data".into(),
+            backend: "inotify".into(),
+            why: String::new(),
+            watches: 3,
+            unwatched: vec!["a".into()],
+            unreported: String::new(),
+        }];
+        m.apart = vec![Apart { path: "proc".into(), why: "procfs".into(), held: false }];
+        m.links = Some(Links { files: 1, names: 2, walks: 1, apart: 0 });
+        m.start.progress = Some(p.clone());
+        m.hooks[0].failures = m.targets[0].failures.clone();
+        let t = &mut m.targets[0];
+        t.pending_paths = vec![Pending { path: "a".into(), kind: "entry".into(), seconds: 1.5 }];
+        t.bad_runs = [("target_down".to_owned(), 3)].into();
+        (t.reconcile, t.passes) = (Some(p.clone()), vec![p.clone()]);
+        t.verify = Some(Verify { progress: Some(p), paths: vec!["a".into()], ..Verify::default() });
+        s.judged()
+    }
+
+    #[test]
+    fn the_published_schema_is_that_of_what_is_printed() {
+        let full = serde_json::to_value(full()).unwrap();
+        let used = schema::check(&full);
+        assert_eq!(schema::unused(&used), Vec::<String>::new(), "the schema has what the status does not");
+        let least = serde_json::to_value(Snapshot::default().judged()).unwrap();
+        schema::check(&least);
+        assert_eq!(full["format"], FORMAT);
+    }
+
+    #[test]
+    fn a_status_that_is_not_as_published_is_noticed() {
+        let good = serde_json::to_value(full()).unwrap();
+        let target = "/mirrors/0/targets/0";
+        for (place, change) in [
+            ("/mirrors/0", serde_json::json!({ "name": 3 })),
+            (target, serde_json::json!({ "state": "asleep" })),
+            (target, serde_json::json!({ "lag_seconds": -1.0 })),
+            (target, serde_json::json!({ "new_field": 1 })),
+            ("", serde_json::json!({ "format": 2 })),
+        ] {
+            let mut bad = good.clone();
+            let at = bad.pointer_mut(place).and_then(|v| v.as_object_mut()).expect("an object");
+            at.extend(change.as_object().expect("an object").clone());
+            assert!(std::panic::catch_unwind(|| schema::check(&bad)).is_err(), "{place}: {change}");
+        }
+        let mut bad = good;
+        bad.pointer_mut(target).and_then(|v| v.as_object_mut()).map(|t| t.remove("state"));
+        assert!(std::panic::catch_unwind(|| schema::check(&bad)).is_err(), "a field that is missing");
     }
 
     #[test]

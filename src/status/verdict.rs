@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::{Mirror, Snapshot, Target, plural, span};
 use crate::exit::ExitCode;
 
-/// Targets that the first line names.
+/// How many of what is not well the verdict names.
 const NAMED: usize = 3;
 
 /// How a target, or all of them together, are.
@@ -51,34 +51,116 @@ impl Health {
     }
 }
 
-impl Snapshot {
-    /// Of all targets, and of the daemon itself.
-    pub fn health(&self) -> Health {
-        let own = if self.config_error.is_empty() && !self.log_lost.failing { Health::Good } else { Health::Behind };
-        self.each().map(|(m, t)| Health::of(m, t)).chain(self.held().map(|_| Health::Trouble)).fold(own, Health::max)
+/// Something that keeps the whole from being in sync.
+struct Finding {
+    health: Health,
+    /// What is wrong, with how far it is behind.
+    what: String,
+    /// What to do about it; empty when it passes by itself.
+    next: String,
+    lag: f64,
+}
+
+impl Finding {
+    fn new(health: Health, what: String, next: impl Into<String>) -> Finding {
+        Finding { health, what, next: next.into(), lag: 0.0 }
     }
 
-    /// The verdict, and a line for each target.
-    pub fn brief(&self) -> String {
-        let health = self.health();
+    fn of_target(m: &Mirror, t: &Target) -> Option<Finding> {
+        let health = Health::of(m, t);
+        let behind = if t.lag_seconds > 0.0 { format!(", {} behind", span(t.lag_seconds)) } else { String::new() };
+        let failed = t.failures.len() as u64 + t.failures_more;
+        let trouble = match t.state.as_str() {
+            _ if t.held_deletes > 0 => format!("{} held", plural(t.held_deletes, "deletion")),
+            "idle" | "syncing" | "failing" if failed > 0 => format!("{} failed", plural(failed, "path")),
+            state => state.to_owned(),
+        };
+        let next = match t.state.as_str() {
+            _ if !t.advice.is_empty() => t.advice.as_str(),
+            "paused" => "`fansync resume` sends again",
+            _ if t.held_deletes > 0 => {
+                "bring the files back, or let the deletions through with `fansync resume --accept-deletes`"
+            }
+            _ if failed > 0 => "`fansync status` lists the paths and why they fail",
+            _ => "",
+        };
+        let what = format!("{}/{} {trouble}{behind}", m.name, t.name);
+        (health > Health::Good).then(|| Finding { lag: t.lag_seconds, ..Finding::new(health, what, next) })
+    }
+
+    fn of_mirror(m: &Mirror) -> Vec<Finding> {
+        let mut out = Vec::new();
+        if !m.held.is_empty() {
+            let next = if m.ready { super::BRING_BACK } else { super::MAKE_SOURCE };
+            out.push(Finding::new(Health::Trouble, format!("{} held ({})", m.name, m.held), next));
+        } else {
+            out.extend(m.targets.iter().filter_map(|t| Finding::of_target(m, t)));
+        }
+        if m.unanswered_seconds > 0.0 {
+            let what = format!("{} does not answer for {}", m.name, span(m.unanswered_seconds));
+            let next = "a call on its source or on state_dir does not return: look at the filesystems of both";
+            out.push(Finding::new(Health::Trouble, what, next));
+        }
+        for place in m.apart.iter().filter(|place| place.held) {
+            let what = format!("{}: {} held ({})", m.name, place.path, place.why);
+            out.push(Finding::new(Health::Trouble, what, super::BRING_BACK));
+        }
+        if !m.state_unsaved.is_empty() {
+            let what = format!("the state of {} is not saved ({})", m.name, m.state_unsaved);
+            out.push(Finding::new(Health::Behind, what, "see that state_dir can be written"));
+        }
+        for h in m.hooks.iter().filter(|h| h.state == "retrying" || !h.failures.is_empty()) {
+            let trouble = if h.state == "retrying" { "is retrying" } else { "has failures" };
+            let next = "`fansync status` shows why";
+            out.push(Finding::new(Health::Behind, format!("hook {}/{} {trouble}", m.name, h.name), next));
+        }
+        out
+    }
+}
+
+impl Snapshot {
+    /// With what follows from the rest: to be called once that has its values.
+    #[must_use]
+    pub fn judged(mut self) -> Snapshot {
+        for m in &mut self.mirrors {
+            let held = !m.held.is_empty();
+            m.targets.iter_mut().for_each(|t| {
+                let settled = t.failures.is_empty() && t.failures_more == 0 && t.held_deletes == 0;
+                t.in_sync = Some(!held && settled && t.state == "idle");
+            });
+        }
+        self.format = super::FORMAT;
+        self.health = self.health().word().to_ascii_lowercase();
+        self.verdict = self.verdict();
+        self
+    }
+
+    /// Of all targets, and of the daemon itself.
+    pub fn health(&self) -> Health {
+        self.findings().iter().map(|f| f.health).max().unwrap_or(Health::Good)
+    }
+
+    /// In one line whether all is in sync; if not, what is not and by how much, and what to do about the worst.
+    pub fn verdict(&self) -> String {
         let (all, good) = (self.each().count(), self.each().filter(|(m, t)| Health::of(m, t) == Health::Good).count());
-        let mut out = format!("{}: {good} of {} in sync", health.word(), plural(all as u64, "target"));
-        let not_well: Vec<String> = self
-            .each()
-            .filter(|(m, t)| Health::of(m, t) == health && health > Health::Good)
-            .map(|(m, t)| format!("{}/{} {}", m.name, t.name, t.state))
-            .collect();
-        not_well.iter().take(NAMED).for_each(|one| _ = write!(out, "; {one}"));
-        if not_well.len() > NAMED {
-            let _ = write!(out, " and {} more", not_well.len() - NAMED);
+        let mut out = match all {
+            0 => format!("{}: no targets", self.health().word()),
+            _ => format!("{}: {good} of {} in sync", self.health().word(), plural(all as u64, "target")),
+        };
+        let findings = self.findings();
+        findings.iter().take(NAMED).for_each(|f| _ = write!(out, "; {}", f.what));
+        if findings.len() > NAMED {
+            let _ = write!(out, " and {} more", findings.len() - NAMED);
         }
-        if !self.config_error.is_empty() {
-            out.push_str("; the configuration in force is not that of the file");
+        if let Some(f) = findings.iter().find(|f| !f.next.is_empty()) {
+            let _ = write!(out, ". Next: {}", f.next);
         }
-        if self.log_lost.failing {
-            out.push_str("; the log cannot be written");
-        }
-        out.push('\n');
+        out
+    }
+
+    /// A line for each target, and for each mirror that is held.
+    pub(super) fn overview(&self) -> String {
+        let mut out = String::new();
         let width = self.each().map(|(m, t)| m.name.len() + 1 + t.name.len()).max().unwrap_or_default();
         for m in &self.mirrors {
             if !m.held.is_empty() {
@@ -92,12 +174,23 @@ impl Snapshot {
         out
     }
 
-    fn each(&self) -> impl Iterator<Item = (&Mirror, &Target)> {
-        self.mirrors.iter().flat_map(|m| m.targets.iter().map(move |t| (m, t)))
+    /// What is not well, the worst first.
+    fn findings(&self) -> Vec<Finding> {
+        let mut out: Vec<Finding> = self.mirrors.iter().flat_map(Finding::of_mirror).collect();
+        if !self.config_error.is_empty() {
+            let what = "the configuration in force is not that of the file".to_owned();
+            out.push(Finding::new(Health::Behind, what, "`fansync check` shows what is wrong with it"));
+        }
+        if self.log_lost.failing {
+            let what = "the log cannot be written".to_owned();
+            out.push(Finding::new(Health::Behind, what, "see that there is room for it"));
+        }
+        out.sort_by(|a, b| b.health.cmp(&a.health).then(b.lag.total_cmp(&a.lag)));
+        out
     }
 
-    fn held(&self) -> impl Iterator<Item = &Mirror> {
-        self.mirrors.iter().filter(|m| !m.held.is_empty())
+    fn each(&self) -> impl Iterator<Item = (&Mirror, &Target)> {
+        self.mirrors.iter().flat_map(|m| m.targets.iter().map(move |t| (m, t)))
     }
 }
 
@@ -132,14 +225,16 @@ mod tests {
     fn the_verdict_names_what_is_not_well() {
         let mut s = snapshot();
         (s.config_error, s.log_lost) = (String::new(), Default::default());
-        let brief = s.brief();
-        let lines: Vec<&str> = brief.lines().collect();
-        assert_eq!(lines[0], "TROUBLE: 0 of 1 target in sync; data/backup down");
-        assert_eq!(lines[1], "  data/backup  down, 1m 15s behind, 3 paths pending, 1 path failed: connection refused");
-        assert!(s.human().starts_with(&brief), "the verdict comes first");
+        s.mirrors[0].hooks.clear();
+        s.mirrors[0].targets[0].advice = "see that b answers".into();
+        let verdict = "TROUBLE: 0 of 1 target in sync; data/backup down, 1m 15s behind. Next: see that b answers";
+        assert_eq!(s.verdict(), verdict);
+        let lines: Vec<String> = s.human().lines().take(3).map(str::to_owned).collect();
+        let target = "  data/backup  down, 1m 15s behind, 3 paths pending, 1 path failed: connection refused";
+        assert_eq!(lines, [verdict, target, ""]);
         let well = Target { name: "b".into(), state: "idle".into(), ..Target::default() };
         s.mirrors[0].targets = vec![well.clone()];
-        assert_eq!(s.brief(), "OK: 1 of 1 target in sync\n  data/b  in sync\n");
+        assert_eq!((s.verdict().as_str(), s.overview().as_str()), ("OK: 1 of 1 target in sync", "  data/b  in sync\n"));
         for (state, lag, want) in [
             ("idle", 0.0, Health::Good),
             ("fenced", 0.0, Health::Good),
@@ -160,5 +255,52 @@ mod tests {
         assert_eq!((s.health(), s.health().exit_code()), (Health::Behind, ExitCode::Differences));
         s.mirrors[0].held = "gone".into();
         assert_eq!(s.health().exit_code(), ExitCode::Trouble);
+        let judged = s.judged();
+        assert!(
+            judged.health == "trouble" && judged.mirrors[0].targets[0].in_sync == Some(false),
+            "a held mirror is not in sync"
+        );
+    }
+
+    #[test]
+    fn what_is_not_well_comes_by_its_weight_and_with_what_to_do() {
+        let mut s = snapshot();
+        (s.config_error, s.log_lost) = (String::new(), Default::default());
+        let m = &mut s.mirrors[0];
+        let target = |name: &str, state: &str, lag_seconds: f64| Target {
+            name: name.into(),
+            state: state.into(),
+            lag_seconds,
+            ..Target::default()
+        };
+        let failure = m.targets[0].failures.clone();
+        m.targets = vec![target("a", "paused", 90.0), target("b", "down", 2.0), target("c", "down", 60.0)];
+        assert_eq!(
+            s.verdict(),
+            "TROUBLE: 0 of 3 targets in sync; data/c down, 1m behind; data/b down, 2.0s behind; data/a paused, 1m 30s behind and 1 more. \
+             Next: `fansync resume` sends again"
+        );
+        s.mirrors[0].hooks.clear();
+        for (change, want) in [
+            (Target { held_deletes: 7, ..target("x", "held", 0.0) }, "data/x 7 deletions held. Next: bring the files back, or"),
+            (Target { failures: failure, ..target("x", "idle", 0.0) }, "data/x 1 path failed. Next: `fansync status` lists"),
+            (target("x", "syncing", 4.0), "BEHIND: 0 of 1 target in sync; data/x syncing, 4.0s behind"),
+        ] {
+            s.mirrors[0].targets = vec![change];
+            assert!(s.verdict().contains(want), "{want}: {}", s.verdict());
+        }
+        let m = &mut s.mirrors[0];
+        m.targets = vec![target("x", "idle", 0.0)];
+        (m.unanswered_seconds, m.state_unsaved) = (12.0, "disk full".into());
+        m.apart = vec![super::super::Apart { path: "mnt".into(), why: "unmounted".into(), held: true }];
+        let verdict = s.verdict();
+        for want in [
+            "TROUBLE: 1 of 1 target in sync; data does not answer for 12.0s; data: mnt held (unmounted)",
+            "not saved (disk full)",
+        ] {
+            assert!(verdict.contains(want), "{want}: {verdict}");
+        }
+        s.mirrors.clear();
+        assert_eq!(s.verdict(), "OK: no targets");
     }
 }
