@@ -22,6 +22,7 @@ pub fn cases() -> Vec<Case> {
         case("flush_waits_for_a_daemon_that_starts", &[Fs::Tmpfs], flush_at_once),
         case("an_ordinary_user_beside_root", &[Fs::Tmpfs], ordinary_user),
         case("status_for_monitoring", &[Fs::Tmpfs], status_for_monitoring),
+        case("a_group_reads_the_status", &[Fs::Tmpfs], group),
         case("once_says_what_is_not_done", &[Fs::Tmpfs], once),
         case("a_closed_terminal_ends_mirror", &[Fs::Tmpfs], closed_terminal),
     ]
@@ -154,6 +155,62 @@ fn status_for_monitoring(fs: Fs) -> Run<()> {
     assert_eq!(m.daemon.client(&["status"], WAIT).code, 0, "without --exit-code it is only told");
     let other = m.daemon.client(&["status", "--mirror", "other"], WAIT);
     assert!(other.code == 64 && other.stderr.contains("there are: mirror"), "{}: {}", other.code, other.stderr);
+    Ok(())
+}
+
+fn group(_: Fs) -> Run<()> {
+    let user = User::new();
+    let (work, at) = (work_dir(), |name: &str| text(user.at(name)));
+    let state = text(work.path().join("state"));
+    let config = text(work.path().join("config.toml"));
+    let write = |group: &str| {
+        let daemon = format!("[daemon]\nstate_dir = {state:?}\nstatus_socket = {:?}\nsocket_group = {group:?}\n", at("s"));
+        let mirror = format!("[[mirror]]\nname = \"m\"\nsource = {:?}\n", at("src"));
+        let target = format!("[[mirror.target]]\nname = \"t\"\nurl = {:?}\n", at("dst"));
+        fs::write(&config, daemon + &mirror + &target).expect("it can be written");
+    };
+    // The directory of the socket has to be root's.
+    chown(user.dir.path(), Some(0), Some(0)).expect("root may");
+    let as_group = |words: &[&str], group: &str| {
+        let mut member = bound_command("setpriv");
+        member.args(["--reuid=65534", group, "--clear-groups", "--"]).arg(user.at("fansync")).args(words);
+        member.env("FANSYNC_SOCKET", at("s"));
+        run(&mut member, WAIT)
+    };
+    let ask = |words: &[&str]| {
+        let mut command = Command::new(binary());
+        command.args(words).env("FANSYNC_SOCKET", at("s"));
+        run(&mut command, WAIT)
+    };
+    let start = || {
+        let mut command = bound_command(binary().to_str().expect("text"));
+        let daemon = Service::start("fansync", command.args(["run", "--config", &config]), &log(work.path())).expect("it starts");
+        poll_until(WAIT, || (ask(&["status"]).code == 0).then_some(())).expect("root reads it");
+        daemon
+    };
+    write("daemon");
+    let mut daemon = start();
+    let read = as_group(&["status", "--json"], "--regid=daemon");
+    assert!(read.code == 0 && read.stdout.contains("\"format\":1"), "{}: {}{}", read.code, read.stdout, read.stderr);
+    let below = at("src/x");
+    for words in [&["pause"][..], &["resume"], &["retry"], &["flush"], &["verify"], &["explain", &below], &["events"]] {
+        let refused = as_group(words, "--regid=daemon");
+        assert!(refused.code == 77 && refused.stderr.contains("socket_group"), "{words:?}: {}: {}", refused.code, refused.stderr);
+    }
+    assert_eq!(as_group(&["status"], "--regid=65534").code, 77, "another group's member");
+    assert_eq!(ask(&["flush"]).code, 0, "root may do all");
+    daemon.signal(Signal::SIGTERM);
+    assert!(daemon.wait(WAIT).success());
+    // A group that is not there keeps no mirror.
+    write("no-such-group");
+    let checked = fansync(&["check", "--config", &config], WAIT);
+    assert!(checked.stderr.contains("there is no group no-such-group"), "{}", checked.stderr);
+    let mut daemon = start();
+    let told = fs::read_to_string(work.path().join("log")).expect("there is a log");
+    assert!(told.contains("the socket cannot be given to socket_group"), "{told}");
+    assert_eq!(as_group(&["status"], "--regid=daemon").code, 77);
+    daemon.signal(Signal::SIGTERM);
+    assert!(daemon.wait(WAIT).success());
     Ok(())
 }
 

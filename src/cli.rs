@@ -18,6 +18,13 @@ use crate::sersync::{ImportArgs, SersyncArgs};
 use crate::verify::cli::{self as verify, VerifyArgs};
 
 const EXIT_CODES: &str = "\
+Environment:
+  FANSYNC_SOCKET           the daemon's socket, for every command that takes --socket
+  FANSYNC_FAILOVER_SOCKET  the same for the commands of fansync failover
+  NO_COLOR                 no colours, if it is not empty
+  XDG_CONFIG_HOME, XDG_STATE_HOME, XDG_RUNTIME_DIR
+                           where an ordinary user's configuration, state and socket are
+
 Exit codes:
   0   done
   1   there are differences, or some paths failed
@@ -257,7 +264,7 @@ pub struct MirrorArgs {
     /// rsync runs at the same time, per target
     #[arg(long, value_name = "N")]
     pub jobs: Option<usize>,
-    /// Unix socket for status and flush
+    /// Unix socket for status and flush, if not the usual one or FANSYNC_SOCKET
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
     /// Form of the log
@@ -403,6 +410,16 @@ impl MirrorArgs {
             },
         }
     }
+}
+
+/// The daemon's socket, if the environment names one.
+pub fn socket_of_environment() -> Option<PathBuf> {
+    path_of_environment("FANSYNC_SOCKET")
+}
+
+/// A path in the environment; an empty one is none.
+pub(crate) fn path_of_environment(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(Into::into)
 }
 
 /// Parses a command line, the program's name first.

@@ -1,13 +1,19 @@
 //! The control socket: one request per connection, a line of JSON each way.
 //!
-//! The socket is mode 0600, so only its owner and root reach it. A request is bounded in length and time; what cannot be
-//! parsed is refused. A socket file left by a dead daemon is replaced, one of a living daemon is not.
+//! The socket is mode 0600, so only its owner and root reach it. With `socket_group` it is 0660, and
+//! the credentials of each client decide: who is neither root nor the daemon's user may read the
+//! status and nothing else. The status changes nothing and reads nothing from the disk; each other
+//! request does one of these with the daemon's rights.
+//!
+//! A request is bounded in length and time; what cannot be parsed is refused. A socket file left by a
+//! dead daemon is replaced, one of a living daemon is not.
 
 mod engines;
 pub mod find;
 mod last;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -100,6 +106,13 @@ pub enum Steer {
     Retry,
 }
 
+impl Request {
+    /// Whether it may come from the socket's group.
+    fn only_reads(&self) -> bool {
+        matches!(self, Request::Status)
+    }
+}
+
 /// What the daemon answers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "lowercase")]
@@ -121,6 +134,11 @@ pub enum Reply {
     Steer {
         /// One for each target.
         targets: Vec<Steered>,
+    },
+    /// The client may not ask this.
+    Denied {
+        /// Why.
+        message: String,
     },
     /// The request cannot be served.
     Error {
@@ -233,7 +251,9 @@ impl Handle {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Another daemon answers there.
-    #[error("another fansync answers on {path}; stop it, or give this one a socket of its own (--socket, status_socket)")]
+    #[error(
+        "another fansync answers on {path}; stop it, or give this one a socket of its own (--socket, FANSYNC_SOCKET, status_socket)"
+    )]
     InUse {
         /// The socket.
         path: PathBuf,
@@ -287,6 +307,8 @@ impl Error {
 pub struct Listener {
     listener: UnixListener,
     path: PathBuf,
+    /// Others than the owner may connect.
+    is_shared: bool,
 }
 
 impl Listener {
@@ -311,7 +333,20 @@ impl Listener {
         nix::sys::stat::umask(old);
         let listener = listener.map_err(failed)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
-        Ok(Listener { listener, path: path.into() })
+        Ok(Listener { listener, path: path.into(), is_shared: false })
+    }
+
+    /// Lets members of `group` connect, to read the status.
+    ///
+    /// # Errors
+    /// There is no such group, or the socket cannot be given to it (chown(2)); it stays its owner's.
+    pub fn share_with(&mut self, group: &str) -> io::Result<()> {
+        let found = nix::unistd::Group::from_name(group)?;
+        let found = found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there is no such group"))?;
+        // Before anybody of the group can connect.
+        self.is_shared = true;
+        std::os::unix::fs::lchown(&self.path, None, Some(found.gid.as_raw()))?;
+        std::fs::set_permissions(&self.path, std::fs::Permissions::from_mode(0o660))
     }
 
     /// Where it listens.
@@ -325,14 +360,16 @@ impl Listener {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(%error, "the control socket is not served"),
         };
+        let is_shared = self.is_shared;
         std::thread::Builder::new()
             .name("fansync-control".into())
             .spawn(move || {
                 accept::each(listener.incoming(), |stream| {
                     let engines = engines.clone();
+                    let may_all = !is_shared || is_owner(&stream);
                     let _ = std::thread::Builder::new()
                         .name("fansync-request".into())
-                        .spawn(move || answer(stream, started, &engines));
+                        .spawn(move || answer(stream, started, &engines, may_all));
                 });
             })
             .map(drop)
@@ -353,13 +390,26 @@ impl Drop for Listener {
     }
 }
 
-fn answer(stream: UnixStream, started: Instant, engines: &Engines) {
+/// Whether the other side is root or the user that this runs as.
+fn is_owner(stream: &UnixStream) -> bool {
+    let peer = nix::sys::socket::getsockopt(&stream.as_fd(), nix::sys::socket::sockopt::PeerCredentials);
+    peer.is_ok_and(|peer| peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw())
+}
+
+/// `may_all`: the client may do more than read the status.
+fn answer(stream: UnixStream, started: Instant, engines: &Engines, may_all: bool) {
     let _ = stream.set_read_timeout(Some(REQUEST_TIMEOUT));
     let _ = stream.set_write_timeout(Some(REQUEST_TIMEOUT));
     let mut line = String::new();
     let reply = match BufReader::new((&stream).take(MAX_REQUEST_BYTES)).read_line(&mut line) {
         Err(_) | Ok(0) => return,
         Ok(_) => match serde_json::from_str::<Request>(&line) {
+            Ok(request) if !may_all && !request.only_reads() => Reply::Denied {
+                message:
+                    "the group of the socket (socket_group) may read the status and do nothing else; run the command as root, \
+                          or as the user of the daemon"
+                        .into(),
+            },
             Ok(request) => match serve_request(request, started, engines, &stream) {
                 Some(reply) => reply,
                 None => return,
@@ -551,6 +601,37 @@ mod tests {
             assert!(answer.contains("not a request"), "{junk:?}: {answer}");
         }
         assert!(matches!(Listener::bind(&path), Err(Error::InUse { .. })));
+    }
+
+    #[test]
+    fn the_group_reads_the_status_and_nothing_else() {
+        let verify = Request::Verify { mirror: None, target: None, options: verify::Options::default() };
+        let steer = Request::Steer { what: Steer::Pause, mirror: None, target: None };
+        let flush = Request::Flush { mirror: None, target: None, timeout_ms: 1 };
+        let events = Request::Events { mirror: None };
+        for request in [verify, steer, flush, events, Request::Explain { paths: Vec::new() }, Request::Status] {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            assert!(is_owner(&theirs), "a process is its own owner");
+            (&ours).write_all(format!("{}\n", serde_json::to_string(&request).unwrap()).as_bytes()).unwrap();
+            answer(theirs, Instant::now(), &Engines::default(), false);
+            let mut text = String::new();
+            BufReader::new(&ours).read_line(&mut text).unwrap();
+            let reply = serde_json::from_str(&text).unwrap();
+            let status = request == Request::Status;
+            assert!(matches!(reply, Reply::Denied { .. }) != status && matches!(reply, Reply::Status(_)) == status, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_socket_is_given_to_a_group_that_there_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut l = Listener::bind(&dir.path().join("x.sock")).unwrap();
+        assert_eq!(l.share_with("no-such-group").unwrap_err().kind(), io::ErrorKind::NotFound);
+        let mode = |l: &Listener| std::fs::metadata(l.path()).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&l), 0o600);
+        let own = nix::unistd::Group::from_gid(nix::unistd::getegid()).unwrap().unwrap();
+        l.share_with(&own.name).unwrap();
+        assert_eq!(mode(&l), 0o660);
     }
 
     #[test]

@@ -148,10 +148,11 @@ pub fn run(config: &Config, mode: Mode, reread: Option<Reread<'_>>) -> Result<Ex
     let started = Instant::now();
     // Before capabilities go: the port may be one below 1024.
     let http = config.daemon.metrics.map(Server::bind).transpose()?;
+    // Likewise: to give the socket to a group of others takes CAP_CHOWN.
+    let listener = listen(config, mode)?;
     let given_up = crate::privilege::drop_surplus(config);
     crate::log::serve().map_err(|source| Error::Setup { what: "the thread of the log", source })?;
     let (wish, wishes) = signals()?;
-    let listener = listen(config, mode)?;
     let socket = listener.path().to_owned();
     let known = Engines::default();
     let manager = Manager::start(&known);
@@ -209,15 +210,22 @@ impl Drop for Unlink {
 
 fn listen(config: &Config, mode: Mode) -> Result<Listener, Error> {
     let path = &config.daemon.status_socket;
-    match Listener::bind(path) {
+    let mut listener = match Listener::bind(path) {
         Err(control::Error::InUse { .. }) if mode.any_socket => {
             let own = path.with_file_name(format!("{}.sock", std::process::id()));
             let listener = Listener::bind(&own)?;
             tracing::info!(socket = %own.display(), "another fansync has the usual socket; use --socket with status and flush");
-            Ok(listener)
+            listener
         }
-        other => Ok(other?),
+        other => other?,
+    };
+    if let Some(group) = &config.daemon.socket_group
+        && let Err(error) = listener.share_with(group)
+    {
+        // Mirrors matter more than who reads of them.
+        tracing::warn!(%group, %error, "the socket cannot be given to socket_group; only the daemon's user and root reach it");
     }
+    Ok(listener)
 }
 
 fn signals() -> Result<(mpsc::Sender<Wish>, mpsc::Receiver<Wish>), Error> {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode as ProcessExit;
 use std::time::{Duration, Instant};
 
-use fansync::cli::{self, CheckArgs, Command, FlushArgs, StatusArgs, SteerArgs};
+use fansync::cli::{self, CheckArgs, Command, FlushArgs, MirrorArgs, StatusArgs, SteerArgs};
 use fansync::config::{Config, ConfigErrors};
 use fansync::control::{self, Reply, Request, Steer};
 use fansync::daemon::{self, MissingSource, Mode, Reread};
@@ -38,20 +38,7 @@ fn main() -> ProcessExit {
         }
     };
     let code = match cli.command {
-        Command::Mirror(args) => match Config::for_mirror(&args.source, &args.targets, &args.overrides()) {
-            Ok(config) if args.dry_run => rehearse(&config),
-            Ok(config) => {
-                let mode = Mode {
-                    once: args.once,
-                    any_socket: args.socket.is_none(),
-                    state: false,
-                    ends_with_terminal: std::io::IsTerminal::is_terminal(&std::io::stderr()),
-                    ..Mode::default()
-                };
-                run(&config, mode, None)
-            }
-            Err(errors) => refuse(&errors),
-        },
+        Command::Mirror(args) => mirror(args),
         Command::Run(args) => {
             let file = args.config();
             match Config::load(&file) {
@@ -87,6 +74,24 @@ fn main() -> ProcessExit {
     };
     log::finish();
     code.into()
+}
+
+fn mirror(mut args: MirrorArgs) -> ExitCode {
+    args.socket = args.socket.or_else(cli::socket_of_environment);
+    match Config::for_mirror(&args.source, &args.targets, &args.overrides()) {
+        Ok(config) if args.dry_run => rehearse(&config),
+        Ok(config) => {
+            let mode = Mode {
+                once: args.once,
+                any_socket: args.socket.is_none(),
+                state: false,
+                ends_with_terminal: std::io::IsTerminal::is_terminal(&std::io::stderr()),
+                ..Mode::default()
+            };
+            run(&config, mode, None)
+        }
+        Err(errors) => refuse(&errors),
+    }
 }
 
 fn man(dir: &std::path::Path) -> ExitCode {
@@ -273,10 +278,7 @@ fn socket(given: Option<PathBuf>) -> Result<PathBuf, ExitCode> {
 
 /// The same for a command that has none of its own.
 fn usual_socket() -> Result<PathBuf, control::find::Several> {
-    match std::env::var_os("FANSYNC_SOCKET").filter(|value| !value.is_empty()) {
-        Some(path) => Ok(path.into()),
-        None => control::find::socket(),
-    }
+    cli::socket_of_environment().map_or_else(control::find::socket, Ok)
 }
 
 fn ask(given: Option<PathBuf>, request: &Request, patience: Duration) -> Result<Reply, ExitCode> {
@@ -289,6 +291,10 @@ fn answered(asked: Result<Reply, control::Error>) -> Result<Reply, ExitCode> {
         Ok(Reply::Error { message }) => {
             out::error(message);
             Err(ExitCode::Usage)
+        }
+        Ok(Reply::Denied { message }) => {
+            out::error(message);
+            Err(ExitCode::NotPermitted)
         }
         Ok(reply) => Ok(reply),
         Err(error) => {

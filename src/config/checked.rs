@@ -34,6 +34,9 @@ pub struct Daemon {
     pub state_dir: PathBuf,
     /// The socket that `status` and `flush` speak to. Absolute.
     pub status_socket: PathBuf,
+    /// A group whose members may read the status through that socket, and nothing else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket_group: Option<String>,
     /// How long SIGTERM waits for runs in flight.
     #[serde(serialize_with = "units::serialize")]
     pub stop_timeout: Duration,
@@ -411,6 +414,7 @@ impl Default for Daemon {
         let places = if cfg!(test) { super::Places::system() } else { super::Places::own() };
         Daemon {
             status_socket: places.socket(),
+            socket_group: None,
             state_dir: places.state,
             stop_timeout: Duration::from_secs(10),
             metrics: None,

@@ -183,6 +183,11 @@ impl Config {
         if let Some(dir) = self.daemon.metrics_file.as_deref().and_then(Path::parent).filter(|dir| !dir.is_dir()) {
             out.push(format!("daemon: the directory of metrics_file, {}, is not there", dir.display()));
         }
+        if let Some(group) = &self.daemon.socket_group
+            && !nix::unistd::Group::from_name(group).is_ok_and(|found| found.is_some())
+        {
+            out.push(format!("daemon: there is no group {group} (socket_group): only the daemon's user will reach the socket"));
+        }
         out.extend(self.others_can_change());
         out.extend(self.set_id_changes_hands());
         for mirror in &self.mirrors {

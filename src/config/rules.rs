@@ -132,6 +132,12 @@ fn daemon(daemon: &Daemon, out: &mut Vec<Complaint>) {
             "use a shorter one",
         );
     }
+    if let Some(group) = &daemon.socket_group
+        && (group.is_empty() || group.contains(|c: char| c.is_control() || c.is_whitespace() || c == ':'))
+    {
+        let message = format!("socket_group {group:?} is no name of a group");
+        section.complain("socket_group", message, "write a group of this host, as in \"monitoring\"");
+    }
     if let Some(file) = &daemon.metrics_file {
         section.absolute("metrics_file", file);
         if file.extension().is_none_or(|end| end != "prom") {

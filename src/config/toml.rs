@@ -282,6 +282,7 @@ impl<'i, 'f> Section<'i, 'f> {
 pub(super) const ELSEWHERE: &[(&str, &str)] = &[
     ("state_dir", "[daemon]"),
     ("status_socket", "[daemon]"),
+    ("socket_group", "[daemon]"),
     ("metrics", "[daemon]"),
     ("level", "[daemon.log]"),
     ("format", "[daemon.log]"),
@@ -337,6 +338,7 @@ fn daemon(s: &mut Section<'_, '_>) -> Daemon {
     Daemon {
         state_dir: s.path("state_dir").unwrap_or(d.state_dir),
         status_socket: s.path("status_socket").unwrap_or(d.status_socket),
+        socket_group: s.string("socket_group"),
         stop_timeout: s.duration("stop_timeout").unwrap_or(d.stop_timeout),
         metrics: s.text("metrics", "an address and a port, as in \"127.0.0.1:9846\"", units::address),
         page: s.flag("page").unwrap_or(d.page),

@@ -9,6 +9,7 @@ use super::control::{self, Answer, Ask};
 use super::machine::Side;
 use super::mark::{self, Mark, MarkError, Role};
 use super::monitor::Order;
+use crate::cli::path_of_environment;
 use crate::exit::ExitCode;
 
 pub(crate) const HELP: &str = "\
@@ -135,7 +136,7 @@ pub struct StatusArgs {
 /// Which process is meant.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub struct At {
-    /// The socket of the process
+    /// The socket of the process, if not FANSYNC_FAILOVER_SOCKET or that of the configuration
     #[arg(long, value_name = "PATH", conflicts_with = "config")]
     pub socket: Option<PathBuf>,
     /// The configuration file of the process, which names its socket
@@ -144,11 +145,14 @@ pub struct At {
 }
 
 impl At {
-    /// The socket: the one given, or the configuration's. Without the usual configuration, which a user who is not root may not be
+    /// The socket: the one given, that of the environment unless a configuration was named, or the configuration's. Without the usual configuration, which a user who is not root may not be
     /// allowed to read, the usual socket.
     fn socket(&self) -> Result<PathBuf, String> {
         if let Some(socket) = &self.socket {
             return Ok(socket.clone());
+        }
+        if let Some(socket) = path_of_environment("FANSYNC_FAILOVER_SOCKET").filter(|_| self.config == Path::new(CONFIG)) {
+            return Ok(socket);
         }
         match Config::load(&self.config) {
             Ok(config) => Ok(config.daemon.socket),
