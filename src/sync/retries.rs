@@ -51,6 +51,8 @@ pub struct Failure {
     pub tries: u32,
     /// When it is tried next.
     pub due: Duration,
+    /// Attempts that a flush waits for, before it takes this for failed.
+    owed: u8,
 }
 
 #[derive(Debug)]
@@ -70,6 +72,7 @@ pub struct Retries {
     changes: u64,
     became_failures: u64,
     backoff: Backoff,
+    flushing: bool,
 }
 
 /// A directory that is to stand for failures.
@@ -86,7 +89,15 @@ pub struct Stand {
 impl Retries {
     /// `backoff`: for failures.
     pub fn new(backoff: Backoff) -> Retries {
-        Retries { groups: Vec::new(), failures: BTreeMap::new(), bytes: 0, changes: 0, became_failures: 0, backoff }
+        Retries {
+            groups: Vec::new(),
+            failures: BTreeMap::new(),
+            bytes: 0,
+            changes: 0,
+            became_failures: 0,
+            backoff,
+            flushing: false,
+        }
     }
 
     /// Takes the entries of a batch that failed in part in its `round` (0 for the first). `named`: paths that rsync's
@@ -142,16 +153,31 @@ impl Retries {
         }
     }
 
+    /// Whether a flush waits. Then what becomes a failure is tried once more at once: the attempt that
+    /// failed may have begun before the flush, when the source was another.
+    pub fn flushing(&mut self, flushing: bool) {
+        self.flushing = flushing;
+    }
+
+    /// Whether an attempt is to come whose outcome a flush waits for.
+    pub fn owes(&self) -> bool {
+        self.failures.values().any(|f| f.owed > 0)
+    }
+
     /// Records each of `entries` as a failure.
     pub fn fail(&mut self, now: Duration, entries: Vec<Entry>, reason: &str, jitter: f64) {
         self.changes += 1;
         for entry in entries {
-            let tries = self.failures.get(&entry.path).map_or(0, |f| f.tries) + 1;
+            let old = self.failures.get(&entry.path);
+            let (tries, owed) = match old {
+                Some(old) => (old.tries + 1, old.owed.saturating_sub(1)),
+                None => (1, u8::from(self.flushing)),
+            };
             self.became_failures += u64::from(tries == 1);
             // A whole subtree is dear to try.
             let factor = if entry.kind == Kind::Subtree { 10 } else { 1 };
-            let due = now + self.backoff.pause(tries, jitter) * factor;
-            let failure = Failure { entry, reason: reason.into(), tries, due };
+            let due = if owed > 0 { now } else { now + self.backoff.pause(tries, jitter) * factor };
+            let failure = Failure { entry, reason: reason.into(), tries, due, owed };
             self.bytes += failure.entry.path.len();
             self.put(failure, due);
         }
@@ -193,7 +219,7 @@ impl Retries {
         let tries = of.iter().map(|(_, tries, _)| *tries).max().unwrap_or(1);
         let due = of.iter().map(|(_, _, due)| *due).min().unwrap_or_default();
         self.bytes += entry.path.len();
-        self.put(Failure { entry, reason, tries, due }, due);
+        self.put(Failure { entry, reason, tries, due, owed: 0 }, due);
     }
 
     /// Takes the next entries whose time has come, with their round. All failures that are due come together.
@@ -227,10 +253,13 @@ impl Retries {
         over.into_iter().filter_map(|p| self.failures.remove(&p)).map(|f| f.entry).filter(|e| !e.is_taken()).collect()
     }
 
-    /// Makes everything due now.
+    /// Makes everything due now. An attempt that is under way does not count as one that was asked for.
     pub fn hurry(&mut self, now: Duration) {
         self.groups.iter_mut().for_each(|g| g.due = g.due.min(now));
-        self.failures.values_mut().for_each(|f| f.due = f.due.min(now));
+        for failure in self.failures.values_mut() {
+            failure.due = failure.due.min(now);
+            failure.owed = if failure.entry.is_taken() { 2 } else { 1 };
+        }
     }
 
     /// Takes everything back: the target went down, and all will be sent anew.
@@ -353,6 +382,44 @@ mod tests {
         assert_eq!(r.failures().len(), 0);
         r.fail(Duration::from_secs(9), again, "denied again", 0.0);
         assert_eq!(r.became_failures(), 6, "after it went through once it is a new failure");
+    }
+
+    #[test]
+    fn a_flush_waits_for_an_attempt_that_began_after_it() {
+        let at = Duration::from_secs;
+        let mut r = retries();
+        r.fail(at(0), entries(1), "denied", 0.0);
+        assert!(!r.owes());
+        r.hurry(at(0));
+        assert!(r.owes(), "it is due, and was not tried yet");
+        let (again, round) = r.take_due(at(0)).unwrap();
+        assert!(r.owes());
+        r.failed(at(0), again, round, &[], "denied", 0.0);
+        assert!(!r.owes() && r.next_due() == Some(at(2)), "the pauses are as they were");
+        // One that is under way began before.
+        let (again, round) = r.take_due(at(2)).unwrap();
+        r.hurry(at(2));
+        r.failed(at(3), again, round, &[], "denied", 0.0);
+        assert!(r.owes());
+        let (again, round) = r.take_due(at(3)).unwrap();
+        r.failed(at(3), again, round, &[], "denied", 0.0);
+        assert!(!r.owes() && r.take_due(at(4)).is_none());
+    }
+
+    #[test]
+    fn what_fails_during_a_flush_is_tried_once_more_at_once() {
+        let at = Duration::from_secs;
+        let mut r = retries();
+        r.flushing(true);
+        r.fail(at(5), entries(1), "denied", 0.0);
+        assert!(r.owes());
+        let (again, round) = r.take_due(at(5)).unwrap();
+        r.failed(at(5), again, round, &[], "denied", 0.0);
+        assert!(!r.owes() && r.next_due() > Some(at(5)));
+        r.flushing(false);
+        let mut r = retries();
+        r.fail(at(5), entries(1), "denied", 0.0);
+        assert!(!r.owes() && r.take_due(at(5)).is_none());
     }
 
     #[test]

@@ -470,6 +470,7 @@ impl Target {
     pub fn flush(&mut self) -> Epoch {
         let epoch = self.ledger.set.close_epoch();
         self.flushes.push(epoch);
+        self.ledger.retries.flushing(true);
         self.ledger.retries.hurry(Duration::ZERO);
         self.ledger.long.hurry(Duration::ZERO);
         if let State::Away { next, .. } = &mut self.state {
@@ -486,11 +487,13 @@ impl Target {
     /// Ends the hurry of a flush, done or given up.
     pub fn end_flush(&mut self, epoch: Epoch) {
         self.flushes.retain(|e| *e != epoch);
+        self.ledger.retries.flushing(!self.flushes.is_empty());
     }
 
     /// What keeps a flush from ending, in words, when waiting cannot help: only failed paths, or deletions that somebody has to let through, are left.
     pub fn stuck(&self) -> bool {
-        !self.ledger.goes_on() && (self.ledger.failing() > 0 || self.ledger.is_held()) && !self.is_sending()
+        let tries = !self.flushes.is_empty() && self.away().is_none() && self.ledger.retries.owes();
+        !self.ledger.goes_on() && (self.ledger.failing() > 0 || self.ledger.is_held()) && !self.is_sending() && !tries
     }
 
     /// Why not everything is on the target.

@@ -99,6 +99,23 @@ mod tests {
         assert!(!target.flushed(since) && !target.in_doubt(), "the path does");
     }
 
+    /// The run that failed began before the flush, perhaps when the source was another.
+    #[test]
+    fn a_flush_does_not_end_with_a_failure_that_is_about_to_be_tried() {
+        let cfg = config::Target::new("t", Location::parse("host:/dir").unwrap());
+        let mut target = Target::new(0, &Mirror::new("m", "/src"), &cfg, &RsyncFacts::default());
+        target.state = State::Up;
+        let since = target.close_epoch();
+        let entry = target.ledger.set.parked(RelPath::new(b"f").unwrap(), since);
+        target.ledger.retries.fail(Duration::ZERO, vec![entry], "denied", 0.0);
+        assert!(target.stuck());
+        let flush = target.flush();
+        assert!(!target.stuck() && !target.at_rest());
+        let (again, _) = target.ledger.retries.take_due(Duration::ZERO).unwrap();
+        target.ledger.retries.fail(Duration::ZERO, again, "denied", 0.0);
+        assert!(target.stuck() && !target.flushed(flush));
+    }
+
     #[test]
     fn settings_that_make_it_another_target() {
         let of = |change: fn(&mut config::Target)| {
