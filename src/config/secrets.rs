@@ -155,7 +155,7 @@ pub(crate) fn readable(path: &Path) -> Option<TrustError> {
 }
 
 /// Keys whose lines can be shown in a message.
-const PLAIN: [&str; 93] = [
+const PLAIN: [&str; 94] = [
     "acknowledge",
     "acls",
     "address",
@@ -237,6 +237,7 @@ const PLAIN: [&str; 93] = [
     "standby",
     "state_dir",
     "status_socket",
+    "socket_group",
     "success",
     "suffix",
     "target",

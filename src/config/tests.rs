@@ -26,6 +26,7 @@ const EVERY_KEY: &str = r#"
 [daemon]
 state_dir = "/s"
 status_socket = "/r/sock"
+socket_group = "monitoring"
 stop_timeout = "20s"
 metrics = "[::1]:9847"
 page = false
@@ -190,6 +191,7 @@ fn every_key_is_read() {
     let config = read(EVERY_KEY).unwrap();
     let (d, m) = (&config.daemon, &config.mirrors[0]);
     assert_eq!((d.state_dir.to_str(), d.status_socket.to_str()), (Some("/s"), Some("/r/sock")));
+    assert_eq!(d.socket_group.as_deref(), Some("monitoring"));
     assert_eq!((d.stop_timeout, d.log.format, d.log.level), (Duration::from_secs(20), LogFormat::Json, Level::Debug));
     let metrics = (d.metrics.map(|a| a.to_string()), d.metrics_file.as_deref(), d.metrics_interval);
     assert_eq!(metrics, (Some("[::1]:9847".into()), Some("/m/fansync.prom".as_ref()), Duration::from_secs(60)));
@@ -498,6 +500,10 @@ fn rules_within_a_mirror() {
     ] {
         let got = messages(&format!("[daemon]\n{daemon}\n{}", least("", ""))).join("\n");
         assert!(got.contains(want), "{daemon}: {got}");
+    }
+    for group in ["", "a b", "a:b"] {
+        let text = format!("[daemon]\nsocket_group = {group:?}\n{}", least("", ""));
+        assert!(messages(&text).join("").contains("is no name of a group"), "{group:?}");
     }
     let socket = format!("[daemon]\nstatus_socket = \"/{}\"\n", "x".repeat(107));
     assert!(messages(&socket).join("").contains("longer than 107 bytes"));
