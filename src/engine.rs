@@ -700,7 +700,7 @@ impl Engine {
         if self.next_followed().is_some_and(|at| at <= now) {
             self.tell_followed(now);
         }
-        if self.hooks.is_waiting() && self.targets.iter().all(Target::in_sync) {
+        if self.hooks.is_waiting() && self.targets.iter().all(Target::holds_all) {
             self.hooks.all_in_sync();
         }
         if self.next_full.is_some_and(|at| at <= now) {

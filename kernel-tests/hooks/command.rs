@@ -1,5 +1,6 @@
 //! Programs.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -11,7 +12,7 @@ use nix::unistd::Pid;
 use super::{ANY, list, told_all};
 use crate::fixture::daemon::Until;
 use crate::fixture::proc::poll_until;
-use crate::fixture::{Case, Run, Setup, To, WAIT, case};
+use crate::fixture::{Case, Mirror, Run, Setup, To, WAIT, case};
 use crate::names;
 
 pub fn cases() -> Vec<Case> {
@@ -238,6 +239,8 @@ pub fn cases() -> Vec<Case> {
             Ok(())
         }),
         case("told_when_the_last_target_has_it", ANY, last_target),
+        case("deletions_held_on_one_target_are_not_told", ANY, held_on_one),
+        case("changes_beside_a_held_comparison_are_told", ANY, beside_a_held_comparison),
         case("hook_alone_hears_events", ANY, |fs| {
             let work = tempfile::tempdir().expect("a directory can be made");
             let log = work.path().join("log");
@@ -268,16 +271,94 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
+/// A hook that writes the paths it is told of into `log`, each ended by a NUL.
+fn lists(name: &str, log: &Path, kinds: &str, more: &str) -> String {
+    let suffix = format!("suffix = '>> {}'", log.display());
+    format!("name = '{name}'\nkind = 'command'\nshell = true\nprefix = \"printf '%s\\\\0'\"\n{suffix}\nkinds = {kinds}\n{more}")
+}
+
+/// Waits until a hook has been told of a path.
+#[track_caller]
+fn told_of(m: &Mirror, log: &Path, path: &str) {
+    let told = || list(log, m.src.root()).contains(path.as_bytes()).then_some(());
+    assert!(poll_until(WAIT, told).is_some(), "the hook was not told of {path}\n{}", m.daemon.report());
+}
+
+/// Two targets, one of which holds deletions: these are told once they were let through, and others meanwhile.
+fn held_on_one(fs: crate::fixture::fs::Fs) -> Run<()> {
+    let work = tempfile::tempdir().expect("a directory can be made");
+    let (all, one) = (work.path().join("all"), work.path().join("one"));
+    let m = Setup::new(fs)
+        .targets(&[To::Module, To::Local])
+        .target_key("max_delete", 5)
+        .before(|src| {
+            src.mkdirs("big");
+            (0..20).for_each(|n| src.write(format!("big/{n}"), b"1"));
+            src.write("lone", b"1");
+        })
+        .hook(&lists("all", &all, "['deleted']", ""))
+        .hook(&lists("one", &one, "['deleted']", "target = 't2'"))
+        .start()?;
+    m.check();
+    m.daemon.does(&["pause", "--target", "t2"]);
+    m.src.rename_to("big", &m.out, "big");
+    m.daemon.target_status_until("t1", "held", |t| t.state == "held" && t.held_deletes > 5);
+    m.daemon.does(&["resume", "--target", "t2"]);
+    told_of(&m, &one, "big/7");
+    m.daemon.flush(Some("t2"));
+    assert!(m.targets[0].dir.has("big/7") && !m.targets[1].dir.has("big"));
+    // By now it would have been told of: this is told after it.
+    m.src.remove("lone");
+    told_of(&m, &all, "lone");
+    assert_eq!(list(&all, m.src.root()), [b"lone".to_vec()].into(), "told before the last target had carried it out");
+    assert!(m.daemon.hook_status("all").waiting > 5);
+    m.daemon.does(&["resume", "--accept-deletes"]);
+    m.check();
+    told_all(&m, "all");
+    let paths: BTreeSet<Vec<u8>> =
+        (0..20).map(|n| format!("big/{n}").into()).chain([b"big".to_vec(), b"lone".to_vec()]).collect();
+    assert_eq!(list(&all, m.src.root()), paths);
+    Ok(())
+}
+
+/// Where a comparison of the whole tree is held for its deletions, what changes by itself is told as before.
+fn beside_a_held_comparison(fs: crate::fixture::fs::Fs) -> Run<()> {
+    let work = tempfile::tempdir().expect("a directory can be made");
+    let all = work.path().join("all");
+    let m = Setup::new(fs)
+        .targets(&[To::Module, To::Local])
+        .target_key("max_delete", 5)
+        .before(|src| (0..9).for_each(|n| src.write(format!("{n}"), b"1")))
+        .hook(&lists("all", &all, "['changed', 'deleted']", ""))
+        .start()?;
+    m.check();
+    (0..9).for_each(|n| m.targets[0].dir.write(format!("only here {n}"), b"1"));
+    m.daemon.reconcile();
+    m.daemon.target_status_until("t1", "held", |t| t.state == "held" && t.held_deletes == 9);
+    // The one that is late decides, whichever it is.
+    for late in ["t1", "t2"] {
+        m.daemon.does(&["pause", "--target", late]);
+        let (new, gone) = (format!("new {late}"), if late == "t1" { "1" } else { "2" });
+        m.src.write(&new, b"1");
+        m.src.remove(gone);
+        let other = &m.targets[usize::from(late == "t1")];
+        assert!(poll_until(WAIT, || (other.dir.has(&new) && !other.dir.has(gone)).then_some(())).is_some());
+        assert!(!list(&all, m.src.root()).contains(new.as_bytes()), "told before the last target has it");
+        m.daemon.does(&["resume", "--target", late]);
+        told_of(&m, &all, &new);
+        told_of(&m, &all, gone);
+    }
+    m.daemon.does(&["resume", "--accept-deletes"]);
+    m.check();
+    told_all(&m, "all");
+    Ok(())
+}
+
 /// Two targets, one of them away: only who asked for the other one is told.
 fn last_target(fs: crate::fixture::fs::Fs) -> Run<()> {
     let work = tempfile::tempdir().expect("a directory can be made");
     let (all, one) = (work.path().join("all"), work.path().join("one"));
-    let hook = |name: &str, log: &Path, more: &str| {
-        let suffix = format!("suffix = '>> {}'", log.display());
-        format!(
-            "name = '{name}'\nkind = 'command'\nshell = true\nprefix = \"printf '%s\\\\0'\"\n{suffix}\nkinds = ['changed', 'deleted']\n{more}"
-        )
-    };
+    let hook = |name: &str, log: &Path, more: &str| lists(name, log, "['changed', 'deleted']", more);
     let mut m = Setup::new(fs)
         .targets(&[To::Module, To::Local])
         .hook(&hook("all", &all, ""))

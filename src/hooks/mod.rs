@@ -34,7 +34,7 @@ use crate::config::hook::{Change, Hook as Config, When};
 use crate::dirty::Seen;
 use crate::path::{self, RelPath};
 use crate::status;
-use crate::sync::target::{Target, Told};
+use crate::sync::target::{Asked, Owed, Target, Told};
 use queue::{Event, Queue};
 use saved::SavedFile;
 
@@ -49,12 +49,35 @@ pub struct Hooks {
     /// Some hook is told of what is confirmed on all of several targets.
     on_all: bool,
     /// Confirmed on some target and not yet on all.
-    waiting: BTreeMap<RelPath, Told>,
+    waiting: BTreeMap<RelPath, Waiting>,
     max_waiting: usize,
     create_hold: Duration,
     names: Vec<Arc<str>>,
     /// Distinguishes the batches of this daemon from those of others.
     run: u64,
+}
+
+/// A change that some target lacks.
+struct Waiting {
+    /// As the last target told of it.
+    told: Told,
+    /// Which have, and whether it was a deletion there.
+    by: BTreeMap<usize, bool>,
+}
+
+impl Waiting {
+    fn is_deletion(&self) -> bool {
+        self.told.change == Some(Change::Deleted)
+    }
+
+    /// What is asked of a target.
+    fn of(&self, at: usize) -> Asked {
+        match self.told.change {
+            Some(Change::Subtree) => Asked::All,
+            _ if self.by.get(&at) == Some(&self.is_deletion()) => Asked::Told,
+            _ => Asked::Untold,
+        }
+    }
 }
 
 struct Hook {
@@ -153,8 +176,8 @@ impl Hooks {
 
     /// Every target holds everything.
     pub fn all_in_sync(&mut self) {
-        for (_, told) in std::mem::take(&mut self.waiting) {
-            self.tell_all(&told);
+        for (_, waiting) in std::mem::take(&mut self.waiting) {
+            self.tell_all(&waiting.told);
         }
     }
 
@@ -172,16 +195,17 @@ impl Hooks {
         }
         for told in told {
             look.push((told.path.clone(), true));
-            self.waiting.insert(told.path.clone(), told);
+            let mut by = self.waiting.remove(&told.path).map(|waiting| waiting.by).unwrap_or_default();
+            by.insert(at, told.change == Some(Change::Deleted));
+            self.waiting.insert(told.path.clone(), Waiting { told, by });
         }
-        let owed: Vec<_> = targets.iter().map(Target::owed).collect();
+        let owed: Vec<Owed<'_>> = targets.iter().filter(|_| !look.is_empty()).map(Target::owed).collect();
         for (path, new) in look {
-            let Some(told) = self.waiting.get(&path) else { continue };
-            let subtree = told.change == Some(Change::Subtree);
+            let Some(waiting) = self.waiting.get(&path) else { continue };
             // What this target took a moment ago may be dirty there again already, and will then be told again.
-            let lacks = owed.iter().enumerate().any(|(i, owed)| (i != at || !new) && owed.covers(&path, subtree));
-            if !lacks && let Some(told) = self.waiting.remove(&path) {
-                self.tell_all(&told);
+            let lacks = owed.iter().enumerate().any(|(i, owed)| (i != at || !new) && owed.covers(&path, waiting.of(i)));
+            if !lacks && let Some(waiting) = self.waiting.remove(&path) {
+                self.tell_all(&waiting.told);
             }
         }
         if self.waiting.len() > self.max_waiting {
@@ -189,10 +213,10 @@ impl Hooks {
                 changes = self.waiting.len(),
                 "a target lacks more changes than hooks keep waiting for it; they are told that anything may have changed, once it has them"
             );
-            let batch = self.waiting.values().next().map_or((0, 0), |t| (t.target, t.batch));
+            let batch = self.waiting.values().next().map_or((0, 0), |w| (w.told.target, w.told.batch));
             self.waiting.clear();
             let all = Told { path: RelPath::root(), change: Some(Change::Subtree), dir: true, target: batch.0, batch: batch.1 };
-            self.waiting.insert(RelPath::root(), all);
+            self.waiting.insert(RelPath::root(), Waiting { told: all, by: BTreeMap::new() });
         }
     }
 

@@ -52,7 +52,7 @@ mod watched;
 pub use explained::PathState;
 pub use guarded::spared;
 pub use survey::limited_args;
-pub use told::{Owed, Told};
+pub use told::{Asked, Owed, Told};
 pub use watched::{Sides, Wrong};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -354,6 +354,9 @@ impl Target {
         let backoff = Backoff { min: cfg.retry_min, max: cfg.retry_max };
         let failed = Backoff { min: cfg.retry_min, max: cfg.retry_failed.unwrap_or(cfg.retry_max) };
         let filter_args = mirror.filter.rsync_args();
+        let telling = Telling::new(index, mirror, &cfg.name);
+        let mut ledger = Ledger::new(mirror.batch.max_pending, failed);
+        ledger.told_of = telling.keep > 0;
         let none: &[&[u8]] = &[];
         let patterns = |patterns| Filter::new(none, patterns).unwrap_or_default(); // checked with the configuration
         Target {
@@ -367,7 +370,7 @@ impl Target {
             guarded: patterns(mirror.filter.guards()),
             periodic: survey::Periodic::default(),
             env: argv::environment(std::env::vars_os()),
-            ledger: Ledger::new(mirror.batch.max_pending, failed),
+            ledger,
             state: State::Away { config: false, reason: "not asked yet".into(), tries: 0, next: Duration::ZERO },
             silence: None,
             missing_args: true,
@@ -405,7 +408,7 @@ impl Target {
             top_refused: false,
             bound_said: false,
             fence: fence::Fence::new(mirror),
-            telling: Telling::new(index, mirror, &cfg.name),
+            telling,
             knots: Default::default(),
             unread: Default::default(),
             ambient: Ambient::default(),
@@ -522,6 +525,11 @@ impl Target {
     /// Whether nothing is left to do.
     pub fn in_sync(&self) -> bool {
         self.ledger.in_sync()
+    }
+
+    /// Whether it holds, for certain, all that is known here.
+    pub fn holds_all(&self) -> bool {
+        self.ledger.in_sync() && !self.ledger.in_doubt()
     }
 
     /// Whether the target can be sent to.

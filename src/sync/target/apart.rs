@@ -96,7 +96,7 @@ impl Target {
                 }
                 Due::Drops => {
                     self.ledger.set.park(id, std::slice::from_ref(&entry));
-                    self.ledger.set.forget(vec![entry]);
+                    self.ledger.forget(vec![entry]);
                 }
                 Due::Waits => {
                     self.ledger.set.park(id, std::slice::from_ref(&entry));
@@ -106,7 +106,7 @@ impl Target {
                         all.kind == Kind::Subtree && path::is_at_or_below(&entry.path, &all.path) && all.epoch() <= entry.epoch()
                     };
                     match !entry.content && self.ledger.shelf.waiting.iter().any(covers) {
-                        true => self.ledger.set.forget(vec![entry]),
+                        true => self.ledger.forget(vec![entry]),
                         false => self.ledger.shelf.waiting.push(entry),
                     }
                 }

@@ -134,7 +134,7 @@ impl Target {
 
     /// Whether the target should have this directory: nothing at it or above it waits, is under way, or failed.
     fn has(&self, dir: &RelPath) -> bool {
-        self.ledger.why(dir, Reach::At, &[Where::Unanswered]).is_none()
+        self.ledger.why(dir, Reach::At, &[]).is_none()
     }
 
     /// A run that began in `dir` got nowhere, or nobody knows where. Whatever the reason, a run from the top finds it out.

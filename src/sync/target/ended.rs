@@ -417,7 +417,7 @@ impl Target {
         for entry in &entries {
             self.unread.confirmed(entry);
             let over = self.ledger.retries.confirmed(entry);
-            self.ledger.set.forget(over);
+            self.ledger.forget(over);
             self.doubted.remove(&entry.path);
             if entry.path.is_root() && entry.kind == Kind::Subtree {
                 self.reconciles += 1;

@@ -475,7 +475,7 @@ impl Target {
                 old.gone |= entry.gone;
                 old.content |= entry.content;
                 old.through |= entry.through;
-                self.ledger.set.forget(vec![entry]);
+                self.ledger.forget(vec![entry]);
             }
             None => _ = withheld.joined.insert(entry.path.clone(), entry),
         }

@@ -12,7 +12,7 @@
 //! the receiver may yet carry out what it got before.
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::ops::Bound;
 
@@ -119,6 +119,10 @@ pub(super) struct Ledger {
     pub(super) unanswered: Vec<Unanswered>,
     /// The target's directory was not there: what comes back in its place may hold nothing of what was sent before.
     pub(super) suspect: bool,
+    /// Hooks wait for what is confirmed here, so for what turns out to be needless, too.
+    pub(super) told_of: bool,
+    /// What did.
+    pub(super) forgotten: Vec<RelPath>,
 }
 
 impl Ledger {
@@ -137,6 +141,8 @@ impl Ledger {
             after: BTreeMap::new(),
             unanswered: Vec::new(),
             suspect: false,
+            told_of: false,
+            forgotten: Vec::new(),
         }
     }
 
@@ -250,6 +256,14 @@ impl Ledger {
         self.set.restore(entry);
     }
 
+    /// Parked entries turned out to be needless.
+    pub(super) fn forget(&mut self, entries: Vec<Entry>) {
+        if self.told_of {
+            self.forgotten.extend(entries.iter().map(|e| e.path.clone()));
+        }
+        self.set.forget(entries);
+    }
+
     /// `entry` is to be sent once more after the run that carries batch `id`.
     pub(super) fn send_after(&mut self, id: BatchId, entry: Entry) {
         self.after.entry(id).or_default().push(entry);
@@ -313,6 +327,16 @@ impl Index<'_> {
         let bits = self.bits(path, reach) & !left_out;
         let parked = ALL.into_iter().find(|place| bits & place.bit() != 0);
         first(parked.into_iter().chain(self.ledger.elsewhere(path, reach)), but)
+    }
+
+    /// Whether an entry of this very path is parked there.
+    pub(super) fn is_at(&self, path: &[u8], place: Where) -> bool {
+        self.parked.get(path).is_some_and(|places| places.own & place.bit() != 0)
+    }
+
+    /// Whether all that the target had may be gone.
+    pub(super) fn may_lack_all(&self) -> bool {
+        self.ledger.suspect
     }
 
     fn bits(&self, path: &[u8], reach: Reach) -> u16 {

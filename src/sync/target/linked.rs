@@ -308,7 +308,7 @@ impl Target {
                 }
                 Waits::Left(entry) => match links.rest() {
                     Some(ticket) => self.ledger.linking.waiting.push((ticket, Waits::Left(entry))),
-                    None => self.ledger.set.forget(vec![entry]),
+                    None => self.ledger.forget(vec![entry]),
                 },
                 Waits::Unlinked(entry) => match links.rest() {
                     Some(ticket) => self.ledger.linking.unlinked(ticket, entry),
@@ -316,7 +316,7 @@ impl Target {
                         for name in links.names_below(&entry.path) {
                             self.ledger.set.see_since(&name, Seen::Touched, entry.epoch());
                         }
-                        self.ledger.set.forget(vec![entry]);
+                        self.ledger.forget(vec![entry]);
                     }
                 },
             }
@@ -327,7 +327,7 @@ impl Target {
                 links.partners(inode).for_each(|name| self.ledger.set.see_since(name, Seen::Touched, since));
             }
         }
-        self.ledger.set.forget(alone_entries);
+        self.ledger.forget(alone_entries);
         if self.ledger.set.ready(false) > 0 {
             self.pace.waits(now);
         }

@@ -228,7 +228,7 @@ impl Target {
         let over = self.ledger.long.look(cx.now, fastrand::f64(), |dir| holds_long(cx.root, cx.filter, dir));
         for Over { entry, kind } in over {
             self.ledger.set.see_since(&entry.path, kind, entry.epoch());
-            self.ledger.set.forget(vec![entry]);
+            self.ledger.forget(vec![entry]);
             self.pace.waits(cx.now);
         }
     }

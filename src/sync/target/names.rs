@@ -256,7 +256,7 @@ impl Target {
             for name in ended.names.get(&inode).into_iter().flatten().filter(|name| !(alone && **name == entry.path)) {
                 self.ledger.set.see_other_name(name, content, entry.epoch());
             }
-            self.ledger.set.forget(vec![entry]);
+            self.ledger.forget(vec![entry]);
         }
         if let Some(since) = dirs.iter().map(Entry::epoch).min() {
             // What lies in them was sent with them.
@@ -265,7 +265,7 @@ impl Target {
             for name in scoped.flat_map(|(_, names)| names).filter(|name| !sent(name)) {
                 self.ledger.set.see_other_name(name, true, since);
             }
-            self.ledger.set.forget(dirs);
+            self.ledger.forget(dirs);
         }
         if self.ledger.set.ready(false) > 0 {
             self.pace.waits(now);

@@ -91,11 +91,7 @@ impl Target {
         // So many, for a short time, that asking each of them for each rename would take longer than sending what is renamed.
         let many = || self.ledger.parked().nth(MOST_ASKED).is_some();
         // What a walk finds becomes dirty under each of its names.
-        let parked = || {
-            self.ledger
-                .parked_at(path, Reach::Below, &[Where::Withheld, Where::Shelved, Where::Links, Where::Names, Where::Recount])
-                .is_some()
-        };
+        let parked = || self.ledger.parked_at(path, Reach::Below, &[Where::Names]).is_some();
         // What is too long at the old name may be short enough at the new one.
         let busy = || many() || parked() || self.ledger.long.has_below(path);
         if by_name && self.renames.refused < REFUSALS && fits(path) && !busy() { seen } else { seen.plain() }
@@ -330,7 +326,7 @@ impl Target {
         // One that was new when it was given back did not come and go: `Replaced` says so.
         self.ledger.set.see_since(&path, Seen::Replaced, since);
         self.ledger.set.see_since(&path, Seen::Gone, since);
-        self.ledger.set.forget(entries);
+        self.ledger.forget(entries);
         let given_up = !self.ledger.set.unlinked(&path, done, count, cx.now);
         self.release_behind();
         // Where links are kept, renames are not sent as such.

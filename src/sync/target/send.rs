@@ -585,7 +585,7 @@ impl Target {
                 },
             }
         }
-        self.ledger.set.forget(done);
+        self.ledger.forget(done);
         self.set_leased_apart(cx.now, id, leased, round);
         // The first keeps the batch's id.
         let whole = Batch { id, entries: Vec::new(), round };
@@ -796,7 +796,7 @@ impl Target {
                 self.see_long(cx.now, dir, entry.path.len(), entry.epoch());
             }
         }
-        self.ledger.set.forget(bad);
+        self.ledger.forget(bad);
         batch
     }
 

@@ -211,13 +211,29 @@ fn at_or_below<'m, V>(map: &'m BTreeMap<RelPath, V>, path: &RelPath) -> impl Ite
 /// What a target lacks, to be asked of many paths.
 pub struct Owed<'t>(Index<'t>);
 
+/// What another target holds, of which this one is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// A change of the path. This target has told of the same.
+    Told,
+    /// A change of the path. This target has not told of it.
+    Untold,
+    /// Anything, anywhere.
+    All,
+}
+
 impl Owed<'_> {
-    /// Whether the target lacks a change of `path`, or may; of a subtree: anything at all.
-    pub fn covers(&self, path: &[u8], subtree: bool) -> bool {
-        let (path, reach) = if subtree { (&b""[..], Reach::Below) } else { (path, Reach::At) };
-        use Where::{Links, Names, Recount, Shelved, Unanswered, Withheld};
-        let but: &[Where] = if subtree { &[Unanswered] } else { &[Withheld, Shelved, Links, Names, Recount, Unanswered] };
-        self.0.why(path, reach, but).is_some()
+    /// Whether the target lacks it, or may.
+    pub fn covers(&self, path: &[u8], asked: Asked) -> bool {
+        use Where::{Names, Withheld};
+        // A path on whose behalf other names are sought has arrived itself.
+        let lacks = match asked {
+            Asked::All => self.0.why(b"", Reach::Below, &[]).is_some(),
+            Asked::Untold => self.0.why(path, Reach::At, &[Names]).is_some(),
+            // Deletions that are held in a directory above are others.
+            Asked::Told => self.0.why(path, Reach::At, &[Names, Withheld]).is_some() || self.0.is_at(path, Withheld),
+        };
+        lacks || self.0.may_lack_all()
     }
 }
 
@@ -232,6 +248,7 @@ impl Target {
         if self.telling.keep == 0 {
             return None;
         }
+        self.telling.settled.append(&mut self.ledger.forgotten);
         if self.ledger.in_sync() && !self.telling.settled.is_empty() {
             self.telling.rest(0);
         }
@@ -249,6 +266,39 @@ mod tests {
     use crate::dirty::Limits;
 
     const LIMITS: Limits = Limits { max_paths: 100, ignore_holds: true };
+
+    /// What one target lacks of `d/f` while another one has told of it.
+    #[test]
+    fn what_keeps_a_change_from_being_told() {
+        use ledger::tests::with;
+        let asked = [Asked::Told, Asked::Untold, Asked::All];
+        for (place, of, want) in [
+            (Where::Pending, "d/f", [true; 3]),
+            (Where::Flying, "d/f", [true; 3]),
+            (Where::Failed, "d/f", [true; 3]),
+            (Where::Again, "d/f", [true; 3]),
+            (Where::Withheld, "d/f", [true; 3]),
+            (Where::Shelved, "d/f", [true; 3]),
+            (Where::Large, "d/f", [true; 3]),
+            (Where::Links, "d/f", [true; 3]),
+            (Where::After, "d/f", [true; 3]),
+            (Where::Unanswered, "d/f", [true; 3]),
+            (Where::Names, "d/f", [false, false, true]), // it has arrived
+            (Where::Withheld, "d", [false, true, true]), // other deletions in the directory
+            (Where::Recount, "", [true; 3]),
+            (Where::Unanswered, "d", [true; 3]),
+            (Where::Failed, "d/g", [false, false, true]),
+            (Where::Withheld, "e", [false, false, true]),
+        ] {
+            let ledger = with(place, of, if of == "d/f" { Seen::Written } else { Seen::Subtree });
+            let owed = Owed(ledger.index());
+            assert_eq!(asked.map(|asked| owed.covers(b"d/f", asked)), want, "{place:?} {of}");
+        }
+        let mut ledger = ledger::tests::ledger();
+        assert_eq!(asked.map(|asked| Owed(ledger.index()).covers(b"d/f", asked)), [false; 3]);
+        ledger.suspect = true; // whatever comes back in its place may be empty
+        assert_eq!(asked.map(|asked| Owed(ledger.index()).covers(b"d/f", asked)), [true; 3]);
+    }
 
     fn batch(path: &str, seen: Seen) -> Batch {
         let mut set = DirtySet::new(1000);

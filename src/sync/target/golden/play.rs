@@ -818,9 +818,9 @@ impl Director {
             path.escape_default(),
             state.state,
             state.why,
-            owed.covers(path.as_bytes(), false),
-            owed.covers(path.as_bytes(), true),
-            owed.covers(b"", true)
+            owed.covers(path.as_bytes(), Asked::Untold),
+            owed.covers(path.as_bytes(), Asked::All),
+            owed.covers(b"", Asked::All)
         );
         self.count(format!("path: {}", state.state));
         self.note(&line);
