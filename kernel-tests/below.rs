@@ -41,6 +41,12 @@ fn together(m: &Mirror, act: impl FnOnce()) {
     m.daemon.does(&["resume"]);
 }
 
+/// With a log that has each batch.
+fn logged(fs: Fs) -> Setup {
+    let level = std::env::var("FANSYNC_TEST_LOG").unwrap_or_else(|_| "debug".into());
+    Setup::new(fs).daemon_key("log", toml::toml! { level = level })
+}
+
 /// The log's lines of batches to this target that began in the place.
 fn begun_there(m: &Mirror, target: &str) -> Vec<String> {
     let (target, below) = (format!("target_name={target} "), format!("below={PLACE} "));
@@ -65,7 +71,7 @@ fn spoiled(m: &Mirror, spoil: impl Fn(&Path)) {
 pub fn cases() -> Vec<Case> {
     vec![
         case("changes_of_every_kind_in_a_deep_place", &[Fs::Tmpfs], |fs| {
-            let m = Setup::new(fs).targets(&[To::Module, To::Local]).exclude(&["*.tmp", "/d0/0"]).before(fill).start()?;
+            let m = logged(fs).targets(&[To::Module, To::Local]).exclude(&["*.tmp", "/d0/0"]).before(fill).start()?;
             m.src.mkdir(format!("{PLACE}/d2/empty"));
             m.check();
             let left_out = |p: &Path| p.extension().is_some_and(|e| e == "tmp");
@@ -97,7 +103,7 @@ pub fn cases() -> Vec<Case> {
             assert_eq!(fs::metadata(m.dst().root()).expect("it is there").mode() & 0o777, 0o751);
             for target in ["t1", "t2"] {
                 let begun = begun_there(&m, target);
-                assert!(begun.len() >= 2 && begun.iter().all(|l| l.contains("INFO")), "to {target}: {begun:#?}");
+                assert!(begun.len() >= 2 && begun.iter().all(|l| l.contains("DEBUG")), "to {target}: {begun:#?}");
             }
             Ok(())
         }),
@@ -108,7 +114,7 @@ pub fn cases() -> Vec<Case> {
                 let form = "kind = 'command'\nshell = true\ninput = 'stdin'\nprefix = \"tr '\\\\0' '\\\\n' | sed";
                 format!("name = '{kind}'\nkinds = ['{kind}']\n{form} 's/^/{kind} /'\"\nsuffix = '>> {}'", told.display())
             };
-            let m = Setup::new(fs).hook(&hook("changed")).hook(&hook("deleted")).before(fill).start()?;
+            let m = logged(fs).hook(&hook("changed")).hook(&hook("deleted")).before(fill).start()?;
             m.check();
             fs::write(&told, "").expect("it was made by the hook, or is made here");
             together(&m, || {
@@ -127,9 +133,9 @@ pub fn cases() -> Vec<Case> {
         case("begins_at_the_top_where_the_place_would_mean_another", &[Fs::Tmpfs], |fs| {
             let hidden = format!("/{PLACE}/d1/left out");
             for setup in [
-                Setup::new(fs).key("send_renames", false),
-                Setup::new(fs).targets(&[To::Local]).key("max_delete", 1_000),
-                Setup::new(fs).targets(&[To::Local]).exclude(&[&hidden]),
+                logged(fs).key("send_renames", false),
+                logged(fs).targets(&[To::Local]).key("max_delete", 1_000),
+                logged(fs).targets(&[To::Local]).exclude(&[&hidden]),
             ] {
                 let m = setup.before(fill).start()?;
                 m.check();
@@ -140,7 +146,7 @@ pub fn cases() -> Vec<Case> {
             Ok(())
         }),
         case("the_place_is_not_on_the_target", &[Fs::Tmpfs], |fs| {
-            let m = Setup::new(fs).targets(&[To::Module, To::Local]).before(fill).start()?;
+            let m = logged(fs).targets(&[To::Module, To::Local]).before(fill).start()?;
             m.check();
             let outside = m.scratch("outside");
             fs::create_dir_all(outside.join("d1")).expect("a directory can be made");
@@ -170,11 +176,11 @@ pub fn cases() -> Vec<Case> {
             // Once more as usual.
             together(&m, || rewrite(&m.src));
             m.check();
-            assert!(begun_there(&m, "t2").iter().any(|l| l.contains("INFO")), "{}", m.daemon.log());
+            assert!(begun_there(&m, "t2").iter().any(|l| l.contains("DEBUG")), "{}", m.daemon.log());
             Ok(())
         }),
         case("directories_go_from_the_target_under_the_run", &[Fs::Tmpfs], |fs| {
-            let m = Setup::new(fs)
+            let m = logged(fs)
                 .targets(&[To::Module, To::Local])
                 .target_key("args", vec!["--bwlimit=4m".to_string()])
                 .before(fill)

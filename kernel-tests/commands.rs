@@ -24,6 +24,7 @@ pub fn cases() -> Vec<Case> {
         case("status_for_monitoring", &[Fs::Tmpfs], status_for_monitoring),
         case("a_group_reads_the_status", &[Fs::Tmpfs], group),
         case("once_says_what_is_not_done", &[Fs::Tmpfs], once),
+        case("a_terminal_has_local_time", &[Fs::Tmpfs], local_time),
         case("a_closed_terminal_ends_mirror", &[Fs::Tmpfs], closed_terminal),
     ]
 }
@@ -228,6 +229,38 @@ fn once(_: Fs) -> Run<()> {
     here.current_dir(work.path()).args(["mirror", "--once", "--socket", "s", "src", "dst"]);
     let ran = run(&mut here, WAIT);
     assert!(ran.code == 0 && Path::new(&at("dst/f")).exists(), "{}: {}", ran.code, ran.stderr);
+    let last = ran.stderr.lines().last().unwrap_or_default();
+    assert!(last.contains("equal: 1 file sent, 0 deleted, ") && last.contains("INFO"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("pass="), "each batch is a line only at debug: {}", ran.stderr);
+    Ok(())
+}
+
+/// On a terminal: the time of the zone, not UTC.
+fn local_time(_: Fs) -> Run<()> {
+    needs("script")?;
+    let work = work_dir();
+    let at = |name: &str| text(work.path().join(name));
+    ["src", "dst"].iter().for_each(|name| fs::create_dir(at(name)).expect("it can be made"));
+    let now = || {
+        let mut date = Command::new("date");
+        date.arg("+%b %d %H:%M").env("TZ", "XYZ-5:30").env("LC_ALL", "C");
+        run(&mut date, WAIT).stdout.trim().to_owned()
+    };
+    let logged = |no_color: &str| {
+        let command = format!("{} mirror --once --socket {} {} {}", binary().display(), at("s"), at("src"), at("dst"));
+        let mut script = bound_command("script");
+        script.args(["-qec", &command, "/dev/null"]).env("TZ", "XYZ-5:30").env("NO_COLOR", no_color);
+        let before = now();
+        let shown = run(&mut script, WAIT).stdout;
+        (shown, [before, now()])
+    };
+    let (shown, times) = logged("1");
+    let line = shown.lines().find(|l| l.contains("equal: ")).unwrap_or_else(|| panic!("no closing line: {shown}"));
+    assert!(times.iter().any(|time| line.contains(time.as_str())), "{times:?} is not in {line:?}");
+    assert!(!line.contains("\x1b[32m"), "colours with NO_COLOR: {line:?}");
+    let (shown, _) = logged("");
+    let line = shown.lines().find(|l| l.contains("equal: ")).expect("there is a closing line");
+    assert!(line.contains("\x1b[32m"), "no colours: {line:?}");
     Ok(())
 }
 

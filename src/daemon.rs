@@ -1,6 +1,7 @@
 //! The process: engines on their threads, signals, the control socket, progress, and the end.
 
 mod crew;
+mod digest;
 mod notify;
 mod reload;
 mod summary;
@@ -166,7 +167,9 @@ pub fn run(config: &Config, mode: Mode, reread: Option<Reread<'_>>) -> Result<Ex
     opened.iter().for_each(|(.., handle)| known.put(handle.clone()));
     listener.serve(started, known.clone());
     let _socket = Unlink(socket.clone());
-    let _sampling = tell_metrics(&config.daemon, http, started, known)?;
+    let _sampling = tell_metrics(&config.daemon, http, started, known.clone())?;
+    let _digesting =
+        digest::start(started, known).map_err(|source| Error::Setup { what: "the thread of the log's summary", source })?;
     for (mirror, facts, engine, handle) in opened {
         crew.run(mirror.clone(), facts, engine, handle)?;
     }
@@ -175,7 +178,7 @@ pub fn run(config: &Config, mode: Mode, reread: Option<Reread<'_>>) -> Result<Ex
         ready();
     }
     manager.ready();
-    let mut life = Life { config: config.clone(), mode, crew, manager, reloader: Reloader::new(reread, given_up) };
+    let mut life = Life { started, config: config.clone(), mode, crew, manager, reloader: Reloader::new(reread, given_up) };
     let why = life.watch_over(&wishes);
     Ok(life.end(why))
 }
@@ -254,13 +257,14 @@ fn signals() -> Result<(mpsc::Sender<Wish>, mpsc::Receiver<Wish>), Error> {
 
 enum End {
     Signal(&'static str),
-    /// The work of `--once` is done, or not; in words, what is not.
-    Once(ExitCode, Vec<String>),
+    /// The work of `--once` is done, or not: how everything is.
+    Once(ExitCode, Vec<status::Mirror>),
     EngineDied,
 }
 
 /// The daemon between its start and its end.
 struct Life<'a> {
+    started: Instant,
     config: Config,
     mode: Mode,
     crew: Crew,
@@ -293,7 +297,7 @@ impl Life<'_> {
                 if self.mode.once
                     && let Some(code) = once_done(&mirrors)
                 {
-                    return End::Once(code, undone(&mirrors));
+                    return End::Once(code, mirrors);
                 }
             }
         }
@@ -337,8 +341,12 @@ impl Life<'_> {
         self.crew.tell(|| Command::Stop { deadline });
         let left = self.crew.join();
         match why {
-            End::Once(code, undone) => {
-                undone.iter().for_each(crate::out::error);
+            End::Once(code, mirrors) => {
+                for (m, t) in mirrors.iter().flat_map(|m| m.targets.iter().map(move |t| (m, t))) {
+                    let done = digest::closing(t, self.started.elapsed());
+                    tracing::info!(mirror = %m.name, target_name = %t.name, "{}: {done}", if t.state == "idle" { "equal" } else { "not equal" });
+                }
+                undone(&mirrors).iter().for_each(crate::out::error);
                 code
             }
             _ if left.died => ExitCode::Bug,

@@ -5,7 +5,7 @@
 //! has gone or stands still). Lines that were not written are counted ([`lost`]), and the log says
 //! how many are missing once it can be
 //! written again. Under the journal each line begins with its priority (sd-daemon(3)), and the time
-//! is left to the journal.
+//! is left to the journal. On a terminal the time is local and levels have colours.
 //!
 //! How: a line goes into a queue with a bound in bytes; one thread writes. What does not fit is
 //! dropped and counted.
@@ -18,11 +18,13 @@ use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 
 use crate::config::{LogConfig, LogFormat};
 use crate::out::Patient;
@@ -261,7 +263,29 @@ pub fn begin(config: LogConfig) {
     match config.format {
         LogFormat::Json => builder.json().flatten_event(true).init(),
         LogFormat::Text if journal => builder.with_ansi(false).without_time().init(),
-        LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).init(),
+        LogFormat::Text if io::stderr().is_terminal() => builder.with_ansi(has_colours()).with_timer(LocalTime).init(),
+        LogFormat::Text => builder.with_ansi(false).init(),
+    }
+}
+
+/// Whether a terminal is to get colours (no-color.org).
+fn has_colours() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// For people at a terminal: `Nov 29 14:03:22`. A file has UTC, which sorts and has no gaps.
+struct LocalTime;
+
+impl FormatTime for LocalTime {
+    fn format_time(&self, out: &mut Writer<'_>) -> std::fmt::Result {
+        const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+        match crate::sys::localtime::local(SystemTime::now()) {
+            Some(t) => {
+                let month = MONTHS.get(t.month).copied().unwrap_or_default();
+                write!(out, "{month} {:02} {:02}:{:02}:{:02}", t.day, t.hour, t.minute, t.second)
+            }
+            None => tracing_subscriber::fmt::time::SystemTime.format_time(out),
+        }
     }
 }
 

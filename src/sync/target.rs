@@ -37,6 +37,7 @@ mod probing;
 mod proof;
 mod recount;
 mod renames;
+mod repeats;
 mod report;
 mod send;
 mod slow;
@@ -329,6 +330,8 @@ pub struct Target {
     /// Files whose content was found to be another one, or may be, until they are confirmed.
     doubted: BTreeSet<RelPath>,
     stats: status::Target,
+    /// What the log has of batches that failed.
+    repeats: repeats::Repeats,
 }
 
 /// A token's parts: which target, which run, which of its descriptors.
@@ -415,6 +418,7 @@ impl Target {
             watches: Vec::new(),
             doubted: BTreeSet::new(),
             stats: status::Target { name: cfg.name.clone(), url: cfg.location.to_string(), ..Default::default() },
+            repeats: repeats::Repeats::default(),
         }
     }
 

@@ -15,6 +15,7 @@ pub mod handle;
 pub mod ignore;
 pub mod inotify;
 pub mod lease;
+pub mod localtime;
 pub mod memfd;
 pub mod mount;
 pub mod movemount;

@@ -222,7 +222,7 @@ impl Target {
         if run.moving.is_none() {
             self.telling.ran(run.run.output(), &batch, &outcome);
         }
-        self.log(&run, &batch, &outcome, took);
+        self.log(cx.now, &run, &batch, &outcome, took);
         // The directory that a rename goes to, or that a list begins in, is below the target's own.
         self.ledger.suspect |= run.moving.is_none() && run.below.is_none() && gone(&outcome, run.run.output());
         let reconciles = self.reconciles;
@@ -389,6 +389,7 @@ impl Target {
             }
         }
         self.ledger.landed(id);
+        self.note_failing();
         if self.reconciles > reconciles && outcome.verdict != Verdict::DeletesHeld && run.extra != guarded::Extra::Stays {
             self.filled();
         }
@@ -400,6 +401,14 @@ impl Target {
         }
         if self.ledger.set.ready(false) > 0 {
             self.pace.waits(cx.now);
+        }
+    }
+
+    /// Tells the log when no path keeps failing any more.
+    fn note_failing(&mut self) {
+        let failing = self.ledger.failing() > 0;
+        if self.repeats.is_over(failing) {
+            tracing::info!(mirror = %self.mirror.name, target_name = %self.cfg.name, "every path that failed is on the target now");
         }
     }
 
@@ -507,7 +516,7 @@ impl Target {
         }
     }
 
-    pub(super) fn log(&mut self, run: &Flight, batch: &Batch, outcome: &Outcome, took: Duration) {
+    pub(super) fn log(&mut self, now: Duration, run: &Flight, batch: &Batch, outcome: &Outcome, took: Duration) {
         let c = &outcome.counters;
         let first = batch.entries.first().map(|e| e.path.to_string()).unwrap_or_default();
         let pass = match run.pass {
@@ -529,15 +538,22 @@ impl Target {
             if outcome.is_done() { "done" } else { &outcome.reason }
         );
         if outcome.is_done() || counted(run, outcome) {
-            tracing::info!(
+            tracing::debug!(
                 mirror = %self.mirror.name, target_name = %self.cfg.name, pass, paths = run.paths, sent = c.files_sent, deleted = c.deleted, bytes = c.wire_sent,
                 ms = (ms * 10.0).round() / 10.0, standby = run.stood_by, below, %first, "batch"
             );
-        } else {
-            tracing::warn!(
+            return;
+        }
+        let class = outcome.verdict.class();
+        match self.repeats.line(now, class, &outcome.reason) {
+            Some(times) => tracing::warn!(
                 mirror = %self.mirror.name, target_name = %self.cfg.name, pass, paths = run.paths, ms = (ms * 10.0).round() / 10.0, round = batch.round, below, %first,
-                class = outcome.verdict.class(), "batch did not end well, its paths are kept: {}", outcome.reason
-            );
+                class, times, "batch did not end well, its paths are kept: {}", outcome.reason
+            ),
+            None => tracing::debug!(
+                mirror = %self.mirror.name, target_name = %self.cfg.name, pass, paths = run.paths, ms = (ms * 10.0).round() / 10.0, round = batch.round, below, %first,
+                class, "batch did not end well again, its paths are kept: {}", outcome.reason
+            ),
         }
     }
 }

@@ -404,7 +404,7 @@ impl Target {
         let took = cx.now.saturating_sub(run.started);
         self.count(&run, outcome, took);
         self.repair_overlaps(&run, &batch);
-        self.log(&run, &batch, outcome, took);
+        self.log(cx.now, &run, &batch, outcome, took);
         self.proven(cx);
         if matches!(run.pass, Pass::Full { .. }) {
             self.reconciles += 1;
