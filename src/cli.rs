@@ -146,8 +146,9 @@ Examples:
   fansync check --config /etc/fansync/fansync.toml
   fansync check --config /etc/fansync/fansync.toml --effective > all-values.toml
   fansync check --config /etc/fansync/failover.toml
+  fansync check --strict
 
-Exit codes: 0 nothing is wrong, 64 usage, 78 something is.";
+Exit codes: 0 nothing is wrong, 64 usage, 78 something is, or with --strict there is a warning.";
 
 const STATUS_HELP: &str = "\
 The first line says whether all is in sync; if not, what is not and by how much, and what to do. A line for each target follows, then all details.
@@ -305,6 +306,9 @@ pub struct CheckArgs {
     /// Print secrets, too
     #[arg(long, requires = "effective")]
     pub show_secrets: bool,
+    /// Fail with 78 where there is a warning
+    #[arg(long)]
+    pub strict: bool,
 }
 
 impl CheckArgs {
@@ -508,7 +512,7 @@ mod tests {
         assert_eq!(command("run --config f"), Command::Run(RunArgs { config: Some("f".into()) }));
         assert_eq!(
             command("check --config f --effective"),
-            Command::Check(CheckArgs { config: Some("f".into()), effective: true, show_secrets: false })
+            Command::Check(CheckArgs { config: Some("f".into()), effective: true, show_secrets: false, strict: false })
         );
         assert_eq!(command("status --json"), Command::Status(StatusArgs { json: true, ..StatusArgs::default() }));
         let flush = |target: Option<&str>, secs| FlushArgs {

@@ -8,7 +8,7 @@ use std::process::ExitCode as ProcessExit;
 use std::time::{Duration, Instant};
 
 use fansync::cli::{self, CheckArgs, Command, FlushArgs, MirrorArgs, StatusArgs, SteerArgs};
-use fansync::config::{Config, ConfigErrors};
+use fansync::config::{Config, ConfigErrors, Written};
 use fansync::control::{self, Reply, Request, Steer};
 use fansync::daemon::{self, MissingSource, Mode, Reread};
 use fansync::events::{self, EventsArgs, Followed};
@@ -141,31 +141,30 @@ fn check_file(args: &CheckArgs) -> ExitCode {
                 for text in loaded.unseen() {
                     out::note(format_args!("look at the target: {text}"));
                 }
-                check(&loaded.config, args)
+                check(&loaded.config, &Written::default(), args)
             }
             Err(errors) => refuse(&errors),
         };
     }
     if FailoverConfig::is_one(&file) {
-        return check_failover(&file, args.effective);
+        return check_failover(&file, args);
     }
-    match Config::load(&file) {
-        Ok(config) => check(&config, args),
+    match Config::load_written(&file) {
+        Ok((config, written)) => check(&config, &written, args),
         Err(errors) => refuse(&errors),
     }
 }
 
-fn check_failover(file: &std::path::Path, effective: bool) -> ExitCode {
-    if effective {
+fn check_failover(file: &std::path::Path, args: &CheckArgs) -> ExitCode {
+    if args.effective {
         out::error("--effective is for a configuration with a [[mirror]]");
         return ExitCode::Usage;
     }
     match FailoverConfig::load(file) {
         Ok(config) => {
-            for warning in config.server.iter().flat_map(fansync::failover::mirror::warnings) {
-                out::warning(warning);
-            }
-            out::print("the configuration is valid\n", ExitCode::Done)
+            let warnings: Vec<String> = config.server.iter().flat_map(fansync::failover::mirror::warnings).collect();
+            warnings.iter().for_each(out::warning);
+            valid(warnings.len(), args.strict)
         }
         Err(errors) => refuse(&errors),
     }
@@ -253,18 +252,32 @@ fn serve(config: &Config, mode: Mode, reread: Option<Reread<'_>>) -> ExitCode {
     }
 }
 
-fn check(config: &Config, args: &CheckArgs) -> ExitCode {
-    for warning in config.warnings() {
-        out::warning(warning);
-    }
+fn check(config: &Config, written: &Written, args: &CheckArgs) -> ExitCode {
+    let warnings = config.warnings();
+    warnings.iter().for_each(|warning| out::cautioned(written.cite(warning)));
     let shown = || if args.show_secrets { config.to_toml() } else { config.without_secrets().to_toml() };
     match args.effective.then(shown) {
-        None => out::print("the configuration is valid\n", ExitCode::Done),
+        None => valid(warnings.len(), args.strict),
+        Some(Ok(text)) if args.strict && !warnings.is_empty() => out::print(text, ExitCode::Config),
         Some(Ok(text)) => out::print(text, ExitCode::Done),
         Some(Err(error)) => {
             fail(&error, None);
             ExitCode::Bug
         }
+    }
+}
+
+/// The end of a check that found no errors.
+fn valid(warnings: usize, strict: bool) -> ExitCode {
+    match warnings {
+        0 => out::print("the configuration is valid\n", ExitCode::Done),
+        n if strict => {
+            let number = if n == 1 { "the warning".to_owned() } else { format!("the {n} warnings") };
+            out::error(format_args!("--strict takes {number} above for an error"));
+            ExitCode::Config
+        }
+        1 => out::print("the configuration is valid, with 1 warning\n", ExitCode::Done),
+        n => out::print(format_args!("the configuration is valid, with {n} warnings\n"), ExitCode::Done),
     }
 }
 

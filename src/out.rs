@@ -79,6 +79,11 @@ pub fn warning(what: impl Display) {
     crate::log::to_stderr(Level::WARN, &format!("warning: {what}\n"));
 }
 
+/// Prints a warning that brings its label and its place.
+pub fn cautioned(what: impl Display) {
+    crate::log::to_stderr(Level::WARN, &format!("{what}\n"));
+}
+
 /// Prints to standard error, as it is.
 pub fn note(what: impl Display) {
     crate::log::to_stderr(Level::INFO, &format!("{what}\n"));

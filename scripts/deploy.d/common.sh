@@ -83,7 +83,7 @@ tell_check() {
     if [[ $DRY -eq 1 || -n $ROOT ]]; then return 0; fi
     while IFS= read -r line; do
         note "fansync check: $line"
-    done < <("$(program)" check --config "$1" 2>&1 | grep -v '^the configuration is valid$')
+    done < <("$(program)" check --config "$1" 2>&1 | grep -v '^the configuration is valid')
     "$(program)" check --config "$1" >/dev/null 2>&1 || stop_because 78 "fansync check refuses $1" "correct what is said there, then call this again"
 }
 

@@ -6,6 +6,8 @@
 
 use std::ops::ControlFlow;
 
+use super::cite::nearest;
+
 /// May be added. A trailing `=` marks options with a value.
 const FINE: &str = "acls no-acls no-A xattrs no-xattrs no-X no-hard-links no-H atimes no-atimes no-U open-noatime no-open-noatime \
     crtimes no-crtimes no-N omit-dir-times no-omit-dir-times no-O omit-link-times no-omit-link-times no-J perms no-perms no-p executability \
@@ -169,6 +171,20 @@ fn judge(long: &str) -> Option<Judged> {
     fine.or_else(|| REFUSED.iter().find_map(|(names, why)| Some(Judged { takes_value: find(names)?, refused: Some(why) })))
 }
 
+/// What to say of a long option that is not known.
+fn unknown(name: &str) -> String {
+    if let Some((option, value)) = name.split_once(char::is_whitespace)
+        && judge(option).is_some_and(|judged| judged.takes_value)
+    {
+        return format!("one word is one option; write \"--{option}={}\"", value.trim());
+    }
+    let known = FINE.split_ascii_whitespace().map(|name| name.trim_end_matches('=')).collect::<Vec<_>>();
+    match nearest(name, &known) {
+        Some(meant) => format!("it is not known; did you mean --{meant}?"),
+        None => "it is not known, so what it does to a mirror is not known either".into(),
+    }
+}
+
 /// A word that may not be given to rsync.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refused {
@@ -211,7 +227,7 @@ pub(super) fn check(args: &[String]) -> Vec<Refused> {
                 continue;
             }
             match judge(name) {
-                None => refuse(&option, "it is not known, so what it does to a mirror is not known either"),
+                None => refuse(&option, &unknown(name)),
                 Some(Judged { refused: Some(why), takes_value }) => {
                     refuse(&option, why);
                     if takes_value && value.is_none() {

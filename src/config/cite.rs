@@ -9,9 +9,12 @@
 //! help: did you mean "exclude"?
 //! ```
 
+use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+
+use super::secrets::may_hold_secret;
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,12 +92,23 @@ impl ConfigErrors {
         };
         self.problems.iter().map(line).collect()
     }
+}
 
-    fn cite(&self, f: &mut fmt::Formatter<'_>, problem: &Problem) -> fmt::Result {
-        write!(f, "error: {}", plain(&problem.message))?;
-        let file = self.file.as_deref().map(Path::display);
+/// One problem with its place. `label`: `error` or `warning`; `text`: what was read from `file`.
+struct Cited<'a> {
+    label: &'a str,
+    file: Option<&'a Path>,
+    text: &'a str,
+    problem: &'a Problem,
+}
+
+impl fmt::Display for Cited<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let problem = self.problem;
+        write!(f, "{}: {}", self.label, plain(&problem.message))?;
+        let file = self.file.map(Path::display);
         if let Some(at) = &problem.at {
-            let (number, column) = line_and_column(&self.text, at.start);
+            let (number, column) = line_and_column(self.text, at.start);
             if let Some(file) = file {
                 write!(f, "\n --> {file}:{number}:{column}")?;
             }
@@ -120,13 +134,59 @@ impl fmt::Display for ConfigErrors {
             if i > 0 {
                 f.write_str("\n\n")?;
             }
-            self.cite(f, problem)?;
+            Cited { label: "error", file: self.file.as_deref(), text: &self.text, problem }.fmt(f)?;
         }
         Ok(())
     }
 }
 
 impl std::error::Error for ConfigErrors {}
+
+/// Something that is valid, and cannot work or means something else than it seems to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    /// The key it is about, as a path: `mirror.0.target.1.url`.
+    key: String,
+    /// What it is, in one line.
+    pub message: String,
+}
+
+impl Warning {
+    pub(super) fn new(key: impl Into<String>, message: impl Into<String>) -> Warning {
+        Warning { key: key.into(), message: message.into() }
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// Where the values of a configuration are written.
+#[derive(Debug, Clone, Default)]
+pub struct Written {
+    pub(super) file: Option<PathBuf>,
+    pub(super) text: String,
+    /// By the path of a key, in bytes of the text.
+    pub(super) places: HashMap<String, Range<usize>>,
+}
+
+impl Written {
+    /// The warning with its place, as errors are shown.
+    pub fn cite(&self, warning: &Warning) -> String {
+        let at = place(&self.places, &warning.key);
+        let secret = at.as_ref().is_some_and(|at| may_hold_secret(&self.text, at.start));
+        let problem = Problem { at, secret, ..Problem::new(&warning.message) };
+        Cited { label: "warning", file: self.file.as_deref(), text: &self.text, problem: &problem }.to_string()
+    }
+}
+
+/// Where a key is, or the section that it is missing in.
+pub(super) fn place(places: &HashMap<String, Range<usize>>, key: &str) -> Option<Range<usize>> {
+    let above = std::iter::successors(Some(key), |key| key.rsplit_once('.').map(|(above, _)| above));
+    above.into_iter().find_map(|key| places.get(key)).cloned()
+}
 
 /// The one of `known` that was probably meant by `word`: at most a third of it wrong.
 pub(super) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {

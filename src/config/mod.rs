@@ -35,7 +35,7 @@ pub use checked::{
     Batch, Compress, Config, Daemon, Events, Extras, FollowOpenFiles, Initial, KernelSwitches, Level, LogConfig, LogFormat,
     MaxDelete, Mirror, Mounts, Target, Watch,
 };
-pub use cite::{ConfigErrors, Problem};
+pub use cite::{ConfigErrors, Problem, Warning, Written};
 pub use origins::Origins;
 pub use places::Places;
 pub(crate) use secrets::{may_hold_url, readable};
@@ -92,13 +92,21 @@ impl Config {
     /// # Errors
     /// The file cannot be read; others may change it (it names commands that run as root); everything that is wrong in it.
     pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
-        let config = toml::parse(&read_trusted(path)?, Some(path))?;
+        Config::load_written(path).map(|(config, _)| config)
+    }
+
+    /// The same, and where each value is.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn load_written(path: &Path) -> Result<(Config, Written), ConfigErrors> {
+        let (config, written) = toml::parse_written(&read_trusted(path)?, Some(path))?;
         match config.secret().map(|what| (what, readable(path))) {
             Some((what, Some(error))) => {
                 let problem = Problem::new(format!("the configuration holds a secret ({what}), and {error}"));
                 Err(ConfigErrors::new(Some(path), "", vec![problem.help(error.help())]))
             }
-            _ => Ok(config),
+            _ => Ok((config, written)),
         }
     }
 
@@ -176,71 +184,95 @@ impl Config {
 }
 
 impl Config {
-    /// What the disk says against this configuration now, and patterns that match nothing: for `check` to tell. Each is one
-    /// line. Some of it may be right again by the time the daemon starts, so none of it is an error here.
-    pub fn warnings(&self) -> Vec<String> {
+    /// What the disk says against this configuration now, and patterns that match nothing: for `check` to tell. Some of it may be
+    /// right again by the time the daemon starts, so none of it is an error here.
+    pub fn warnings(&self) -> Vec<Warning> {
         let mut out = Vec::new();
         if let Some(dir) = self.daemon.metrics_file.as_deref().and_then(Path::parent).filter(|dir| !dir.is_dir()) {
-            out.push(format!("daemon: the directory of metrics_file, {}, is not there", dir.display()));
+            let text = format!("daemon: the directory of metrics_file, {}, is not there", dir.display());
+            out.push(Warning::new("daemon.metrics_file", text));
         }
         if let Some(group) = &self.daemon.socket_group
             && !nix::unistd::Group::from_name(group).is_ok_and(|found| found.is_some())
         {
-            out.push(format!("daemon: there is no group {group} (socket_group): only the daemon's user will reach the socket"));
+            let text = format!("daemon: there is no group {group} (socket_group): only the daemon's user will reach the socket");
+            out.push(Warning::new("daemon.socket_group", text));
         }
         out.extend(self.others_can_change());
         out.extend(self.set_id_changes_hands());
-        for mirror in &self.mirrors {
-            let mut warn = |text: String| out.push(format!("mirror {:?}: {text}", mirror.name));
-            match std::fs::metadata(&mirror.source) {
-                Ok(meta) if meta.is_dir() => {}
-                Ok(_) => warn(format!("the source {} is not a directory; correct the path", mirror.source.display())),
-                Err(e) => warn(format!(
-                    "cannot look at the source {}: {e}; correct the path, make the directory, or mount what belongs there",
-                    mirror.source.display()
-                )),
+        for (i, mirror) in self.mirrors.iter().enumerate() {
+            let mut warn = |key: String, text: String| {
+                out.push(Warning::new(format!("mirror.{i}.{key}"), format!("mirror {:?}: {text}", mirror.name)));
+            };
+            mirror.warnings().into_iter().for_each(|(key, text)| warn(key, text));
+            for (j, target) in mirror.targets.iter().enumerate() {
+                let told = mirror.warnings_about(target).into_iter();
+                told.for_each(|(key, text)| warn(format!("target.{j}.{key}"), format!("target {:?}: {text}", target.name)));
             }
-            if !mirror.roles && mirror.source.join(mark::FILE).exists() {
-                warn(format!("the source holds a role mark ({}), which is copied as data without roles = true", mark::FILE));
-            }
-            if !mirror.targets.is_empty()
-                && let Ok(facts) = RsyncFacts::probe(&mirror.rsync, &environment(std::env::vars_os()))
-                && let Some(text) = facts.unconfined()
-            {
-                match mirror.require_confined {
-                    true => warn(format!("it does not start, for require_confined is set: {text}")),
-                    false => warn(text),
-                }
-            }
-            for pattern in mirror.filter.never_matching() {
-                warn(format!("the pattern \"{}\" matches no path", Shown(pattern)));
-            }
-            world::of_mirror(mirror).into_iter().for_each(&mut warn);
-            for target in &mirror.targets {
-                let refused = (!target.args.is_empty())
-                    .then(|| RsyncFacts::refused(&mirror.rsync, &target.args, &environment(std::env::vars_os())))
-                    .flatten();
-                if let Some(words) = refused {
-                    warn(format!("target {:?}: rsync on this host refuses args: {words}", target.name));
-                }
-                for text in world::of_target(target) {
-                    warn(format!("target {:?}: {text}", target.name));
-                }
-                for text in mirror.extras.refused_by(&target.location) {
-                    warn(format!("target {:?}: {text}", target.name));
-                }
-                if let Some(Err(e)) = target.password_file.as_deref().map(|file| trust::file(file, Mind::Secret)) {
-                    warn(format!("target {:?}: password_file: {e}; {}", target.name, e.help()));
-                }
-            }
-            for hook in &mirror.hooks {
+            for (k, hook) in mirror.hooks.iter().enumerate() {
+                let mut told = world::of_hook(hook);
                 for pattern in hook.filter.never_matching() {
-                    warn(format!("hook {:?}: the pattern \"{}\" matches no path", hook.name, Shown(pattern)));
+                    let text = format!("the pattern \"{}\" matches no path", Shown(pattern));
+                    told.push((world::pattern_key(&hook.filter, pattern), text));
                 }
                 for e in hook.secret_files().filter_map(|file| trust::file(file, Mind::Secret).err()) {
-                    warn(format!("hook {:?}: the file with its secret: {e}; {}", hook.name, e.help()));
+                    told.push((String::new(), format!("the file with its secret: {e}; {}", e.help())));
                 }
+                told.into_iter().for_each(|(key, text)| warn(format!("hook.{k}.{key}"), format!("hook {:?}: {text}", hook.name)));
             }
+        }
+        out
+    }
+}
+
+impl Mirror {
+    fn warnings(&self) -> world::Notes {
+        let mut out = Vec::new();
+        let mut warn = |key: &str, text: String| out.push((key.to_owned(), text));
+        match std::fs::metadata(&self.source) {
+            Ok(meta) if meta.is_dir() => {}
+            Ok(_) => warn("source", format!("the source {} is not a directory; correct the path", self.source.display())),
+            Err(e) => {
+                let path = self.source.display();
+                let text = format!(
+                    "cannot look at the source {path}: {e}; correct the path, make the directory, or mount what belongs there"
+                );
+                warn("source", text);
+            }
+        }
+        if !self.roles && self.source.join(mark::FILE).exists() {
+            let text = format!("the source holds a role mark ({}), which is copied as data without roles = true", mark::FILE);
+            warn("source", text);
+        }
+        if !self.targets.is_empty()
+            && let Ok(facts) = RsyncFacts::probe(&self.rsync, &environment(std::env::vars_os()))
+            && let Some(text) = facts.unconfined()
+        {
+            match self.require_confined {
+                true => warn("require_confined", format!("it does not start, for require_confined is set: {text}")),
+                false => warn("rsync", text),
+            }
+        }
+        for pattern in self.filter.never_matching() {
+            let text = format!("the pattern \"{}\" matches no path", Shown(pattern));
+            warn(&world::pattern_key(&self.filter, pattern), text);
+        }
+        out.extend(world::of_mirror(self));
+        out
+    }
+
+    fn warnings_about(&self, target: &Target) -> world::Notes {
+        let mut out = Vec::new();
+        let refused = (!target.args.is_empty())
+            .then(|| RsyncFacts::refused(&self.rsync, &target.args, &environment(std::env::vars_os())))
+            .flatten();
+        if let Some(words) = refused {
+            out.push(("args".into(), format!("rsync on this host refuses args: {words}")));
+        }
+        out.extend(world::of_target(target));
+        out.extend(self.extras.refused_by(&target.location).into_iter().map(|text| ("url".into(), text)));
+        if let Some(Err(e)) = target.password_file.as_deref().map(|file| trust::file(file, Mind::Secret)) {
+            out.push(("password_file".into(), format!("password_file: {e}; {}", e.help())));
         }
         out
     }
@@ -269,9 +301,18 @@ impl Extras {
 
 /// The text of a configuration file that only its owner can change.
 pub(crate) fn read_trusted(path: &Path) -> Result<String, ConfigErrors> {
-    String::from_utf8(read_trusted_bytes(path)?).map_err(|_| {
-        let problem = Problem::new("cannot read the configuration: it is not UTF-8").help("save it as UTF-8");
-        ConfigErrors::new(Some(path), "", vec![problem])
+    String::from_utf8(read_trusted_bytes(path)?).map_err(|error| {
+        let bytes = error.as_bytes();
+        if [&[0xff, 0xfe][..], &[0xfe, 0xff]].iter().any(|mark| bytes.starts_with(mark)) {
+            let problem = Problem::new("cannot read the configuration: it is UTF-16").help("save it as UTF-8");
+            return ConfigErrors::new(Some(path), "", vec![problem]);
+        }
+        // The text before that byte is as it was.
+        let (text, at) = (String::from_utf8_lossy(bytes), error.utf8_error().valid_up_to());
+        let message = format!("cannot read the configuration: it is not UTF-8 (the byte 0x{:02x} here)", bytes[at]);
+        let mut problem = Problem::new(message).at(at..at + '\u{fffd}'.len_utf8()).help("save it as UTF-8");
+        problem.secret = secrets::may_hold_secret(&text, at);
+        ConfigErrors::new(Some(path), &text, vec![problem])
     })
 }
 
@@ -309,16 +350,8 @@ fn open_trusted(path: &Path) -> Result<File, TrustError> {
 
 /// The rules that do not hold, each where its key stands, or the section that it is missing in.
 pub(crate) fn judge(config: &Config, places: &HashMap<String, Range<usize>>) -> Vec<Problem> {
-    fn ancestors(key: &str) -> impl Iterator<Item = &str> {
-        std::iter::successors(Some(key), |key| key.rsplit_once('.').map(|(above, _)| above))
-    }
     let complaints = rules::check(config).into_iter();
-    complaints
-        .map(|c| Problem {
-            at: ancestors(&c.key).find_map(|key| places.get(key)).cloned(),
-            ..Problem::new(c.message).help(c.help)
-        })
-        .collect()
+    complaints.map(|c| Problem { at: cite::place(places, &c.key), ..Problem::new(c.message).help(c.help) }).collect()
 }
 
 /// `path` from the root. `..` is resolved with the links that stand before it, as the shell's user sees it.

@@ -6,23 +6,30 @@
 //! filesystem there is mounted `nosuid`.
 
 use super::checked::{Config, Target};
+use super::cite::Warning;
 use crate::sync::location::Location;
 
 impl Config {
     /// Of which targets that is so, a line each. For `check`, and for the log at the start.
-    pub fn set_id_changes_hands(&self) -> Vec<String> {
-        let targets = self.mirrors.iter().flat_map(|mirror| mirror.targets.iter().map(move |target| (mirror, target)));
-        let warned = |(mirror, target): (&super::Mirror, &Target)| {
-            let owner = new_owner(&target.location, &target.args)?;
-            Some(format!(
-                "mirror {:?}, target {:?}: set-user-ID and set-group-ID files keep these bits there and not their owner: they become those of \
+    pub fn set_id_changes_hands(&self) -> Vec<Warning> {
+        let of = |(i, mirror): (usize, &'_ super::Mirror)| {
+            let judged = mirror.targets.iter().enumerate().map(move |(j, target)| (i, j, target));
+            judged
+                .filter_map(|(i, j, target)| Some(Warning::new(format!("mirror.{i}.target.{j}.url"), warned(mirror, target)?)))
+                .collect::<Vec<_>>()
+        };
+        self.mirrors.iter().enumerate().flat_map(of).collect()
+    }
+}
+
+fn warned(mirror: &super::Mirror, target: &Target) -> Option<String> {
+    let owner = new_owner(&target.location, &target.args)?;
+    Some(format!(
+        "mirror {:?}, target {:?}: set-user-ID and set-group-ID files keep these bits there and not their owner: they become those of \
                  {owner}, whose rights they give to all who run them; add --chmod=Fug-s to args, or let the copy lie on a filesystem that is \
                  mounted nosuid",
-                mirror.name, target.name
-            ))
-        };
-        targets.filter_map(warned).collect()
-    }
+        mirror.name, target.name
+    ))
 }
 
 /// To whom files belong on a target, in words; `None` where that is the same user as here, or where

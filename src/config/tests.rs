@@ -682,7 +682,7 @@ fn check_warns_of_set_id_files_that_change_hands() {
     let config = |url: &str, args: &str| read(&least("", args).replace("rsync://h/m", url)).unwrap();
     let warned = |url: &str, args: &str| {
         let config = config(url, args);
-        let (checked, started) = (config.warnings(), config.set_id_changes_hands());
+        let (checked, started) = (texts(config.warnings()), texts(config.set_id_changes_hands()));
         assert!(started.iter().all(|text| checked.contains(text)), "{checked:?}");
         started
     };
@@ -716,6 +716,7 @@ fn a_hooks_program_that_others_can_change_is_refused() {
             .replace("rsync://h/m", "h:/d\"\nssh = \"PROGRAM -p 1")
     );
     let warnings = read(&text.replace("PROGRAM", program.to_str().unwrap())).unwrap().others_can_change();
+    let warnings = texts(warnings);
     for what in ["state_dir", "status_socket", "metrics_file", "fail_log", "rsync", "ssh", "ca_file"] {
         let found = warnings.iter().any(|w| w.contains(what) && w.contains("has mode 0777"));
         assert!(found, "{what} is not warned of: {warnings:#?}");
@@ -782,6 +783,84 @@ fn wrong_arguments_are_told_all_at_once() {
     assert!(errors.to_string().contains(".."));
 }
 
+fn texts(warnings: Vec<Warning>) -> Vec<String> {
+    warnings.into_iter().map(|warning| warning.message).collect()
+}
+
+#[test]
+fn warnings_have_their_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("f.toml");
+    let text = format!(
+        "[daemon]\nsocket_group = \"no-such-group\"\n[[mirror]]\nname = \"m\"\nsource = \"{}\"\nexclude = [\"*.swp\", \"./cache\"]\n\
+         [[mirror.target]]\nname = \"t\"\nurl = \"/no/such/target\"\n\
+         [[mirror.hook]]\nname = \"h\"\nkind = \"command\"\nprefix = \"/no/such/program -x\"\n\
+         [[mirror.hook]]\nname = \"i\"\nkind = \"command\"\nshell = true\nprefix = \"cd /srv &&\"\n",
+        dir.path().display()
+    );
+    fs::write(&file, &text).unwrap();
+    let (config, written) = Config::load_written(&file).unwrap();
+    let cited: Vec<String> = config.warnings().iter().map(|warning| written.cite(warning)).collect();
+    let shown = |n: usize, what: &str, line: usize, column: usize, marked: &str| {
+        let at = format!("\n --> {}:{line}:{column}\n", file.display());
+        let of = cited.get(n).unwrap_or_else(|| panic!("{cited:#?}"));
+        assert!(of.starts_with("warning: ") && of.contains(what) && of.contains(&at), "{what} {line}:{column}: {cited:#?}");
+        assert!(of.ends_with(&"^".repeat(marked.len())) && of.contains(marked), "{of}");
+    };
+    shown(0, "no group no-such-group", 2, 16, "\"no-such-group\"");
+    shown(1, "\"./cache\" matches no path", 6, 21, "\"./cache\"");
+    shown(2, "/no/such/target is not there", 9, 7, "\"/no/such/target\"");
+    shown(3, "no program /no/such/program", 13, 10, "\"/no/such/program -x\"");
+    assert_eq!(cited.len(), 4, "{cited:#?}");
+    // What is read from elsewhere has no places.
+    assert!(Written::default().cite(&config.warnings()[0]).starts_with("warning: daemon: "));
+}
+
+#[test]
+fn first_mistakes_say_what_to_do() {
+    let help = |text: &str| read(text).unwrap_err().to_string();
+    let before = "[[mirror.target]]\nname = \"t\"\nurl = \"h::m\"\n[[mirror]]\nname = \"m\"\nsource = \"/s\"\n";
+    assert!(help(before).contains("move the first [[mirror]] above it"), "{}", help(before));
+    for quoted in ["\u{201c}*.swp\u{201d}", "\u{2018}*.swp\u{2019}", "\u{201e}*.swp\u{201c}"] {
+        let said = help(&least(&format!("exclude = [{quoted}]"), ""));
+        assert!(said.contains("typographic quotation mark"), "{said}");
+    }
+    for (value, want) in [
+        ("0.1", "max_delete is a number with a fraction, and should be a number of entries, as in 1000, or a share in quotes"),
+        ("-1", "from \"1%\" to \"100%\""),
+        ("true", "a number of entries"),
+        ("\"ten\"", "\"1%\" to \"100%\""),
+        ("\"150%\"", "\"1%\" to \"100%\""),
+    ] {
+        let said = help(&least(&format!("max_delete = {value}"), ""));
+        assert!(said.contains(want), "{value}: {said}");
+    }
+    assert!(read(&least("max_delete = \"10%\"", "")).is_ok());
+    for (arg, want) in [
+        ("--bwlimt=50m", "did you mean --bwlimit?"),
+        ("--bwlimit 50m", "write \"--bwlimit=50m\""),
+        ("--frobnicate", "what it does to a mirror is not known either"),
+    ] {
+        let said = help(&least("", &format!("args = [{arg:?}]")));
+        assert!(said.contains(want), "{arg}: {said}");
+    }
+}
+
+#[test]
+fn a_file_in_another_encoding_is_told_by_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("f.toml");
+    let said = |bytes: &[u8]| {
+        fs::write(&file, bytes).unwrap();
+        Config::load(&file).unwrap_err().to_string()
+    };
+    let latin = said(b"[[mirror]]\nname = \"m\"\nsource = \"/caf\xe9\"\n");
+    assert!(latin.contains("not UTF-8 (the byte 0xe9 here)") && latin.contains("f.toml:3:15"), "{latin}");
+    assert!(said(b"\xff\xfe[\0[\0").contains("it is UTF-16"));
+    let secret = said(b"[[mirror.hook]]\npassword = \"ge\xe9heim\"\n");
+    assert!(secret.contains("f.toml:2:") && !secret.contains("heim"), "{secret}");
+}
+
 #[test]
 fn what_the_disk_says_is_a_warning() {
     let dir = tempfile::tempdir().unwrap();
@@ -790,7 +869,7 @@ fn what_the_disk_says_is_a_warning() {
         least("exclude = [\"./cache\", \"*.swp\"]", &format!("password_file = {pass:?}"))
             .replace("/no/such/tree", source.to_str().unwrap())
     };
-    let warnings = read(&text(Path::new("/no/such/tree"))).unwrap().warnings();
+    let warnings = texts(read(&text(Path::new("/no/such/tree"))).unwrap().warnings());
     assert_eq!(warnings.len(), 3, "{warnings:?}");
     assert!(warnings[0].contains("source /no/such/tree: No such file"), "{warnings:?}");
     assert!(warnings[1].contains("\"./cache\" matches no path"), "{warnings:?}");
@@ -799,12 +878,13 @@ fn what_the_disk_says_is_a_warning() {
     fs::write(&pass, "x").unwrap();
     fs::set_permissions(&pass, fs::Permissions::from_mode(0o600)).unwrap();
     assert_eq!(read(&text(dir.path())).unwrap().warnings().len(), 1);
-    assert!(read(&text(&pass)).unwrap().warnings()[0].contains("is not a directory"));
+    assert!(read(&text(&pass)).unwrap().warnings()[0].message.contains("is not a directory"));
 
     fs::set_permissions(&pass, fs::Permissions::from_mode(0o644)).unwrap();
     let hook =
         format!("[[mirror.hook]]\nname = \"h\"\nkind = \"http\"\nurl = \"http://h\"\ntoken_file = {pass:?}\nexclude = [\"./x\"]");
     let warnings = read(&(least("", "").replace("/no/such/tree", dir.path().to_str().unwrap()) + &hook)).unwrap().warnings();
+    let warnings = texts(warnings);
     assert!(warnings.len() == 2 && warnings[0].contains("\"./x\"") && warnings[1].contains("chmod 600"), "{warnings:?}");
 }
 

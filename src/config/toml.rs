@@ -19,7 +19,7 @@ use toml::de::{DeTable, DeValue};
 use super::checked::{
     Batch, Config, Daemon, Events, Extras, FollowOpenFiles, KernelSwitches, LogConfig, MaxDelete, Mirror, Mounts, Target,
 };
-use super::cite::{ConfigErrors, Problem, nearest};
+use super::cite::{ConfigErrors, Problem, Written, nearest};
 use super::secrets::may_hold_secret;
 use super::units;
 use crate::failover::mark;
@@ -31,12 +31,18 @@ use crate::sync::location::{Location, LocationError};
 /// # Errors
 /// All that is wrong in shape; if nothing is, all rules that do not hold.
 pub(super) fn parse(text: &str, file: Option<&Path>) -> Result<Config, ConfigErrors> {
+    parse_written(text, file).map(|(config, _)| config)
+}
+
+/// The same, and where each value is.
+pub(super) fn parse_written(text: &str, file: Option<&Path>) -> Result<(Config, Written), ConfigErrors> {
     let (document, errors) = DeTable::parse_recoverable(text);
     let mut found = Found::default();
     if !errors.is_empty() {
         // What follows a syntax error is guesswork of the parser: tell only the errors.
         let problem = |at: Option<Range<usize>>, message: &str| Problem {
             secret: at.as_ref().is_some_and(|at| may_hold_secret(text, at.start)),
+            help: at.as_ref().and_then(|at| help_with_syntax(text, at.start, message)),
             at,
             ..Problem::new(message)
         };
@@ -53,10 +59,26 @@ pub(super) fn parse(text: &str, file: Option<&Path>) -> Result<Config, ConfigErr
         Some(mut config) if problems.is_empty() => {
             problems.extend(super::judge(&config, &places));
             super::origins::note(&mut config.mirrors, &places, text, file);
-            if problems.is_empty() { Ok(config) } else { Err(shield(problems)) }
+            let written = Written { file: file.map(Path::to_owned), text: text.to_owned(), places };
+            if problems.is_empty() { Ok((config, written)) } else { Err(shield(problems)) }
         }
         _ => Err(shield(problems)),
     }
+}
+
+/// What to do about a syntax error whose words do not say it.
+fn help_with_syntax(text: &str, at: usize, message: &str) -> Option<String> {
+    let rest = text.get(at..).unwrap_or_default();
+    let line = text[..at].rfind('\n').map_or(0, |n| n + 1);
+    let line = text[line..].lines().next().unwrap_or_default().trim();
+    if message.contains("duplicate key") && ["[[mirror]]", "[[ mirror ]]"].contains(&line) {
+        return Some(
+            "a [[mirror.target]] or [[mirror.hook]] stands below its [[mirror]]: move the first [[mirror]] above it".into(),
+        );
+    }
+    let quote =
+        rest.chars().next().filter(|c| "\u{201c}\u{201d}\u{201e}\u{201f}\u{2018}\u{2019}\u{201a}\u{ab}\u{bb}".contains(*c))?;
+    Some(format!("{quote} is a typographic quotation mark, as word processors make them; write \""))
 }
 
 /// What reading has found besides values.
@@ -170,7 +192,15 @@ impl<'i, 'f> Section<'i, 'f> {
     fn max_delete(&mut self, key: &'static str) -> Option<MaxDelete> {
         match self.table.get(key).map(|value| value.get_ref().as_str().is_some()) {
             Some(true) => self.text(key, "", units::max_delete),
-            Some(false) => self.count(key).map(|count| MaxDelete::Count(count as u64)),
+            Some(false) => {
+                let value = self.take(key)?;
+                let count = value.get_ref().as_integer().and_then(|i| u64::from_str_radix(i.as_str(), i.radix()).ok());
+                if count.is_none() {
+                    let want = "a number of entries, as in 1000, or a share in quotes, from \"1%\" to \"100%\"";
+                    self.wrong(key, &value, want);
+                }
+                count.map(MaxDelete::Count)
+            }
             None => {
                 self.asked.push(key);
                 None

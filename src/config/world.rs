@@ -2,15 +2,16 @@
 //! of.
 
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::sys::statfs::{self, FsType, statfs};
 
+use super::hook::{Action, Hook};
 use super::{Mirror, Target};
 use crate::filter::Filter;
 use crate::path::Shown;
 use crate::sync::location::Location;
+use crate::trust;
 
 /// Filesystems whose changes raise no events, or only those that are made on this host.
 const SILENT: [(FsType, &str, &str); 5] = [
@@ -23,72 +24,98 @@ const SILENT: [(FsType, &str, &str); 5] = [
 const OTHERS: &str =
     "where changes that other hosts make raise no events here: run fansync on the server, or compare at times (full_every)";
 
+/// What is to be said, with the key that it is about, as a path below the section's.
+pub(super) type Notes = Vec<(String, String)>;
+
 /// About the mirror itself.
-pub(super) fn of_mirror(mirror: &Mirror) -> Vec<String> {
+pub(super) fn of_mirror(mirror: &Mirror) -> Notes {
     let mut out = misplaced_patterns(&mirror.filter, &mirror.source);
     if let Ok(leads_to) = mirror.source.canonicalize().as_ref()
         && *leads_to != mirror.source
     {
-        out.push(format!(
+        let text = format!(
             "the source {} is given through a symbolic link and leads to {} now; when the link is switched, the new tree is mirrored",
             mirror.source.display(),
             leads_to.display()
-        ));
+        );
+        out.push(("source".into(), text));
     }
     if let Ok(fs) = statfs(&mirror.source)
         && let Some((_, name, what)) = SILENT.iter().find(|(kind, ..)| *kind == fs.filesystem_type())
     {
-        out.push(format!("the source {} lies on {name}, {what}", mirror.source.display()));
+        out.push(("source".into(), format!("the source {} lies on {name}, {what}", mirror.source.display())));
     }
-    if program(&mirror.rsync, std::env::var_os("PATH").as_deref()).is_none() {
-        out.push(format!("there is no program {} (rsync)", mirror.rsync.display()));
+    if trust::program(&mirror.rsync).is_none() {
+        out.push(("rsync".into(), format!("there is no program {} (rsync)", mirror.rsync.display())));
     }
     out
 }
 
 /// About one of its targets.
-pub(super) fn of_target(target: &Target) -> Vec<String> {
+pub(super) fn of_target(target: &Target) -> Notes {
     let mut out = Vec::new();
     match &target.location {
         Location::Local(path) if !path.is_dir() => {
-            out.push(format!("the directory {} is not there; make it, or mount what belongs there", path.display()));
+            let text = format!("the directory {} is not there; make it, or mount what belongs there", path.display());
+            out.push(("url".into(), text));
         }
-        Location::Daemon { user: Some(user), .. } if target.password_file.is_none() => out.push(format!(
-            "the URL names the user {user}, and there is no password_file: a module that asks for a password refuses"
-        )),
+        Location::Daemon { user: Some(user), .. } if target.password_file.is_none() => {
+            let text = format!(
+                "the URL names the user {user}, and there is no password_file: a module that asks for a password refuses"
+            );
+            out.push(("url".into(), text));
+        }
         _ => {}
     }
     if let Some(file) = &target.password_file
         && std::fs::read(file)
             .is_ok_and(|text| text.split(|b| *b == b'\n').next().is_none_or(|line| line.trim_ascii().is_empty()))
     {
-        out.push(format!("the first line of the password file {} is empty: it has to be the password", file.display()));
+        let text = format!("the first line of the password file {} is empty: it has to be the password", file.display());
+        out.push(("password_file".into(), text));
+    }
+    let shell = target.ssh.as_deref().and_then(|words| words.split_whitespace().next());
+    if let Location::Ssh { .. } = target.location
+        && let shell = shell.unwrap_or("ssh")
+        && trust::program(Path::new(shell)).is_none()
+    {
+        out.push(("ssh".into(), format!("there is no program {shell}")));
     }
     out
 }
 
-/// The program that a word leads to, as execvp(3) finds it.
-fn program(word: &Path, path: Option<&std::ffi::OsStr>) -> Option<PathBuf> {
-    let runs = |at: &PathBuf| std::fs::metadata(at).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
-    if word.components().count() > 1 {
-        return Some(word.to_owned()).filter(runs);
+/// About one of its hooks: a program that is not there.
+pub(super) fn of_hook(hook: &Hook) -> Notes {
+    let Action::Command(command) = &hook.action else { return Vec::new() };
+    let words = shlex::split(&command.prefix).unwrap_or_default();
+    let Some(first) = words.first() else { return Vec::new() };
+    // The text of a shell may begin with what only the shell knows.
+    if command.shell && !first.starts_with('/') || trust::program(Path::new(first)).is_some() {
+        return Vec::new();
     }
-    std::env::split_paths(path.unwrap_or_default()).map(|dir| dir.join(word)).find(runs)
+    vec![("prefix".into(), format!("there is no program {first}, so each delivery will fail"))]
+}
+
+/// The key of a pattern.
+pub(super) fn pattern_key(filter: &Filter, pattern: &[u8]) -> String {
+    let at = |key: &str, patterns: &[Vec<u8>]| Some(format!("{key}.{}", patterns.iter().position(|p| p == pattern)?));
+    at("include", filter.include()).or_else(|| at("exclude", filter.exclude())).unwrap_or_else(|| "exclude".into())
 }
 
 /// Patterns that are read otherwise than they were meant.
-fn misplaced_patterns(filter: &Filter, source: &Path) -> Vec<String> {
+fn misplaced_patterns(filter: &Filter, source: &Path) -> Notes {
     let mut out = Vec::new();
     let source = source.as_os_str().as_bytes();
     for pattern in filter.include().iter().chain(filter.exclude()) {
         // The source "/" begins every pattern.
         if let Some(rest) = pattern.strip_prefix(source).filter(|rest| source.len() > 1 && (rest.is_empty() || rest[0] == b'/')) {
             let write = if rest.is_empty() { b"/".as_slice() } else { rest };
-            out.push(format!(
+            let text = format!(
                 "the pattern \"{}\" begins with the source's own path, which it does not match: a leading / stands for the source; write \"{}\"",
                 Shown(pattern),
                 Shown(write)
-            ));
+            );
+            out.push((pattern_key(filter, pattern), text));
         }
     }
     for pattern in filter.include() {
@@ -96,12 +123,13 @@ fn misplaced_patterns(filter: &Filter, source: &Path) -> Vec<String> {
         let slashes = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at);
         let above = slashes.map(|at| &path[..at]).take_while(|dir| !dir.iter().any(|b| b"*?[\\".contains(b)));
         if let Some(dir) = above.into_iter().find(|dir| !dir.is_empty() && filter.excludes(dir, true)) {
-            out.push(format!(
+            let text = format!(
                 "the include pattern \"{0}\" can never match: /{1} above it is left out with all that is in it; exclude \"/{1}/*\" \
                  instead of the directory itself",
                 Shown(pattern),
                 Shown(dir)
-            ));
+            );
+            out.push((pattern_key(filter, pattern), text));
         }
     }
     out
@@ -111,11 +139,15 @@ fn misplaced_patterns(filter: &Filter, source: &Path) -> Vec<String> {
 mod tests {
     use super::*;
 
+    fn texts(notes: Notes) -> Vec<String> {
+        notes.into_iter().map(|(_, text)| text).collect()
+    }
+
     #[test]
     fn patterns_that_are_not_read_as_meant() {
         let warned = |include: &[&str], exclude: &[&str], source: &str| {
             let filter = Filter::new(include, exclude).unwrap();
-            misplaced_patterns(&filter, Path::new(source)).join("; ")
+            texts(misplaced_patterns(&filter, Path::new(source))).join("; ")
         };
         for (include, exclude, source, want) in [
             (&["/logs/keep.log"][..], &["/logs/"][..], "/srv/web", "\"/logs/keep.log\" can never match: /logs above it"),
@@ -139,7 +171,7 @@ mod tests {
         let target = |url: &str, password: Option<&Path>| {
             let mut target = Target::new("t", Location::parse(url).unwrap());
             target.password_file = password.map(Into::into);
-            of_target(&target).join("; ")
+            texts(of_target(&target)).join("; ")
         };
         let (here, away) = (dir.path().display().to_string(), dir.path().join("away").display().to_string());
         assert_eq!(target(&here, None), "");
@@ -151,19 +183,15 @@ mod tests {
             std::fs::write(&file, text).unwrap();
             assert_eq!(target("rsync://u@h/m", Some(&file)).is_empty(), good, "{text:?}");
         }
-        let path = std::ffi::OsStr::new("/nowhere:/bin:/usr/bin");
-        assert!(program(Path::new("sh"), Some(path)).is_some() && program(Path::new("/bin/sh"), None).is_some());
-        for word in ["no-such-program", "/bin/no-such-program", "/bin", "/etc/passwd"] {
-            assert_eq!(program(Path::new(word), Some(path)), None, "{word}");
-        }
         let mut mirror = Mirror::new("m", "/proc");
-        assert!(of_mirror(&mirror).iter().any(|w| w.contains("lies on procfs")), "{:?}", of_mirror(&mirror));
+        let told = texts(of_mirror(&mirror));
+        assert!(told.iter().any(|w| w.contains("lies on procfs")), "{told:?}");
         (mirror.source, mirror.rsync) = (dir.path().into(), "/no/rsync".into());
-        assert_eq!(of_mirror(&mirror), ["there is no program /no/rsync (rsync)"]);
+        assert_eq!(of_mirror(&mirror), [("rsync".into(), "there is no program /no/rsync (rsync)".into())]);
         let link = dir.path().join("current");
         std::os::unix::fs::symlink(dir.path().join("release"), &link).unwrap();
         std::fs::create_dir(dir.path().join("release")).unwrap();
         mirror.source = link;
-        assert!(of_mirror(&mirror)[0].contains("symbolic link and leads to"), "{:?}", of_mirror(&mirror));
+        assert!(of_mirror(&mirror)[0].1.contains("symbolic link and leads to"), "{:?}", of_mirror(&mirror));
     }
 }
