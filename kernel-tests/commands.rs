@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use crate::fixture::daemon::{binary, fansync};
 use crate::fixture::fs::{Fs, needs, work_dir};
 use crate::fixture::proc::{Ran, Service, bound_command, descendants, poll_until, run};
-use crate::fixture::rsyncd::free_port;
+use crate::fixture::rsyncd::{Rsyncd, free_port};
 use crate::fixture::{Case, Mirror, Run, Setup, WAIT, case};
 
 const NOBODY: u32 = 65_534;
@@ -23,6 +23,7 @@ pub fn cases() -> Vec<Case> {
         case("an_ordinary_user_beside_root", &[Fs::Tmpfs], ordinary_user),
         case("status_for_monitoring", &[Fs::Tmpfs], status_for_monitoring),
         case("a_group_reads_the_status", &[Fs::Tmpfs], group),
+        case("check_tries_each_target", &[Fs::Tmpfs], connect),
         case("once_says_what_is_not_done", &[Fs::Tmpfs], once),
         case("a_terminal_has_local_time", &[Fs::Tmpfs], local_time),
         case("a_closed_terminal_ends_mirror", &[Fs::Tmpfs], closed_terminal),
@@ -212,6 +213,59 @@ fn group(_: Fs) -> Run<()> {
     assert_eq!(as_group(&["status"], "--regid=daemon").code, 77);
     daemon.signal(Signal::SIGTERM);
     assert!(daemon.wait(WAIT).success());
+    Ok(())
+}
+
+fn connect(_: Fs) -> Run<()> {
+    let work = work_dir();
+    let at = |name: &str| text(work.path().join(name));
+    let names = ["good", "few", "sealed", "strict"];
+    for name in names.iter().chain(&["src", "tmp", "local", "local/before"]) {
+        fs::create_dir(at(name)).expect("it can be made");
+    }
+    fs::write(at("src/f"), "1").expect("it can be written");
+    names.iter().for_each(|name| fs::write(at(&format!("{name}/before")), name).expect("it can be written"));
+    let mut modules: Vec<(String, PathBuf)> = names.iter().map(|name| ((*name).to_owned(), at(name).into())).collect();
+    // Enough of them for a listing that shows how it is sent.
+    modules.extend((0..6).map(|n| (format!("more{n}"), at("good").into())));
+    let mut rsyncd = Rsyncd::start(work.path(), &modules)?;
+    rsyncd.module("few", &format!("max connections = 3\nlock file = {}\n", at("lock")));
+    rsyncd.module("sealed", "read only = yes\n");
+    rsyncd.module("strict", "hosts allow = 192.0.2.1\n");
+    let config = at("config.toml");
+    let check = |url: &str| {
+        let mirror = format!("[[mirror]]\nname = \"m\"\nsource = {:?}\nexclude = [\"*\"]\n", at("src"));
+        let daemon = format!("[daemon]\nstatus_socket = {:?}\n", at("s"));
+        fs::write(&config, format!("{daemon}{mirror}[[mirror.target]]\nname = \"t\"\nurl = {url:?}\n"))
+            .expect("it can be written");
+        let mut check = Command::new(binary());
+        run(check.args(["check", "--connect", "--config", &config]).env("TMPDIR", at("tmp")), WAIT)
+    };
+    let dead = format!("rsync://127.0.0.1:{}/m", free_port());
+    for (url, code, wants) in [
+        (
+            rsyncd.url("good"),
+            0,
+            &["protocol 3", "can be written", "as it was sent", "and deleted", "8 connections at a time"][..],
+        ),
+        (at("local"), 0, &["the directory is there", "can be written", "as it was sent", "and deleted"]),
+        (rsyncd.url("few"), 0, &["warning  5 of 8 connections are refused", "`max connections` to 8"]),
+        (rsyncd.url("sealed"), 78, &["error    it refuses: ", "Write `read only = no`"]),
+        (rsyncd.url("strict"), 78, &["error    it refuses: ", "`hosts allow`"]),
+        (rsyncd.url("none"), 78, &["Unknown module", "lists the modules that are served"]),
+        (dead, 75, &["does not answer: Connection refused", "see that 127.0.0.1 answers on port"]),
+        (at("away"), 75, &["the target directory does not exist"]),
+    ] {
+        let ran = check(&url);
+        assert!(ran.code == code, "{url}: {}: {}{}", ran.code, ran.stdout, ran.stderr);
+        wants.iter().for_each(|want| assert!(ran.stdout.contains(want), "{want} for {url}: {}", ran.stdout));
+    }
+    // Nothing came from the source, and nothing that was there went or changed.
+    for dir in names.iter().chain(&["local"]) {
+        let left = fs::read_dir(at(dir)).expect("it is there").flatten().map(|e| e.file_name()).collect::<Vec<_>>();
+        assert_eq!(left, ["before"], "{dir}");
+    }
+    assert_eq!(fs::read_dir(at("tmp")).expect("it is there").count(), 0, "a directory is left here");
     Ok(())
 }
 

@@ -142,13 +142,18 @@ Example:
 Exit codes: 0 stopped by a signal, 64 usage, 69 kernel or rsync lacks something, 77 not permitted, 78 configuration.";
 
 const CHECK_HELP: &str = "\
+With --connect each target is tried as a run would use it: greeting or rsync's version, TCP_NODELAY, password, module, options; a file in a \
+directory of its own is written, compared and deleted, and as many connections are held as the target may take. Nothing else is touched there.
+
 Examples:
   fansync check --config /etc/fansync/fansync.toml
   fansync check --config /etc/fansync/fansync.toml --effective > all-values.toml
   fansync check --config /etc/fansync/failover.toml
   fansync check --strict
+  fansync check --connect
 
-Exit codes: 0 nothing is wrong, 64 usage, 78 something is, or with --strict there is a warning.";
+Exit codes: 0 nothing is wrong, 1 a target cannot be written as it should be (--connect), 64 usage, 69 rsync cannot be run (--connect), \
+75 a target cannot be reached (--connect), 78 something is wrong, a target refuses (--connect), or with --strict there is a warning.";
 
 const STATUS_HELP: &str = "\
 The first line says whether all is in sync; if not, what is not and by how much, and what to do. A line for each target follows, then all details.
@@ -306,6 +311,9 @@ pub struct CheckArgs {
     /// Print secrets, too
     #[arg(long, requires = "effective")]
     pub show_secrets: bool,
+    /// Try each target, too: connect, write, compare and delete a directory .fansync-check-* there
+    #[arg(long, conflicts_with = "effective")]
+    pub connect: bool,
     /// Fail with 78 where there is a warning
     #[arg(long)]
     pub strict: bool,
@@ -512,7 +520,13 @@ mod tests {
         assert_eq!(command("run --config f"), Command::Run(RunArgs { config: Some("f".into()) }));
         assert_eq!(
             command("check --config f --effective"),
-            Command::Check(CheckArgs { config: Some("f".into()), effective: true, show_secrets: false, strict: false })
+            Command::Check(CheckArgs {
+                config: Some("f".into()),
+                effective: true,
+                show_secrets: false,
+                connect: false,
+                strict: false
+            })
         );
         assert_eq!(command("status --json"), Command::Status(StatusArgs { json: true, ..StatusArgs::default() }));
         let flush = |target: Option<&str>, secs| FlushArgs {

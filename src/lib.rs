@@ -27,6 +27,7 @@
 mod accept;
 pub mod cli;
 pub mod config;
+pub mod connect;
 pub mod control;
 pub mod cover;
 pub mod daemon;

@@ -257,6 +257,7 @@ fn check(config: &Config, written: &Written, args: &CheckArgs) -> ExitCode {
     warnings.iter().for_each(|warning| out::cautioned(written.cite(warning)));
     let shown = || if args.show_secrets { config.to_toml() } else { config.without_secrets().to_toml() };
     match args.effective.then(shown) {
+        None if args.connect => connect(config, warnings.len(), args.strict),
         None => valid(warnings.len(), args.strict),
         Some(Ok(text)) if args.strict && !warnings.is_empty() => out::print(text, ExitCode::Config),
         Some(Ok(text)) => out::print(text, ExitCode::Done),
@@ -264,6 +265,23 @@ fn check(config: &Config, written: &Written, args: &CheckArgs) -> ExitCode {
             fail(&error, None);
             ExitCode::Bug
         }
+    }
+}
+
+/// Tries each target.
+fn connect(config: &Config, warnings: usize, strict: bool) -> ExitCode {
+    let (mut code, mut warnings) = (ExitCode::Done, warnings);
+    fansync::connect::try_all(config, &mut |tried| {
+        // What is worse has the larger number: a path, a target, the configuration.
+        if tried.exit_code().code() > code.code() {
+            code = tried.exit_code();
+        }
+        warnings += tried.warnings();
+        code = out::print(tried.human(), code);
+    });
+    match code {
+        ExitCode::Done => valid(warnings, strict),
+        code => code,
     }
 }
 

@@ -79,6 +79,15 @@ impl Location {
             let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
             return format!("`rsync rsync://{host}{port}/` lists the modules that are served. ");
         }
+        if reason.contains("module is read only") {
+            return format!("Write `read only = no` into the module {module}. ");
+        }
+        if reason.contains("chdir failed") {
+            return format!("The `path` of the module {module} has to be there, and open to the module's `uid`. ");
+        }
+        if reason.contains("access denied") {
+            return format!("The `hosts allow` of the module {module} has to name the address of this host. ");
+        }
         if !reason.contains("auth failed") {
             return String::new();
         }
@@ -419,11 +428,19 @@ mod tests {
             ("rsync://h/m", auth, None, ["wants a user", "url"]),
             ("rsync://u@h:1/m/sub", unknown, FILE, ["`rsync rsync://h:1/`", "lists the modules"]),
             ("rsync://[::1]/m", unknown, FILE, ["`rsync rsync://[::1]/`", "lists the modules"]),
+            ("rsync://h/m", "ERROR: module is read only (rsync exit 1)", None, ["`read only = no`", "the module m"]),
+            ("rsync://h/m", "@ERROR: chdir failed (rsync exit 5)", None, ["`path` of the module m", "`uid`"]),
+            (
+                "rsync://h/m",
+                "@ERROR: access denied to m from b (1.2.3.4) (rsync exit 5)",
+                None,
+                ["`hosts allow`", "of this host"],
+            ),
         ] {
             let advice = Location::parse(text).unwrap().refusal_advice(reason, file.map(Path::new));
             assert!(wants.iter().all(|want| advice.contains(want)) && advice.ends_with(". "), "{text}: {advice}");
         }
-        for (text, reason) in [("u@h:/a", auth), ("rsync://h/m", "@ERROR: module is read only (rsync exit 5)")] {
+        for (text, reason) in [("u@h:/a", auth), ("rsync://h/m", "@ERROR: something else (rsync exit 5)")] {
             assert_eq!(Location::parse(text).unwrap().refusal_advice(reason, None), "");
         }
     }

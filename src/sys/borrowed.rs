@@ -76,6 +76,26 @@ pub fn quick_acks(socket: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(int_option(socket, libc::IPPROTO_TCP, libc::TCP_QUICKACK)? != 0)
 }
 
+/// Segments with data that a socket of ours has received; `None` where the kernel does not count them
+/// (`tcpi_data_segs_in`, Linux 4.6).
+///
+/// # Errors
+/// getsockopt(2): as for [`set_quick_acks`].
+pub fn data_segments_in(socket: BorrowedFd<'_>) -> io::Result<Option<u32>> {
+    /// Where it lies in `struct tcp_info` (linux/tcp.h), which only grows.
+    const AT: std::ops::Range<usize> = 152..156;
+    let mut info = [0u8; 256];
+    let mut len = info.len() as libc::socklen_t;
+    // SAFETY: both pointers are to values that outlive the call, and `len` is the length of the first.
+    let done = unsafe {
+        let value = info.as_mut_ptr().cast();
+        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, value, &raw mut len)
+    };
+    Errno::result(done)?;
+    let counted = info.get(AT).filter(|_| len as usize >= AT.end).and_then(|bytes| bytes.try_into().ok());
+    Ok(counted.map(u32::from_ne_bytes))
+}
+
 fn duplicate(pidfd: BorrowedFd<'_>, number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: three integers, no pointer.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) };

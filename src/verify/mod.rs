@@ -264,6 +264,11 @@ fn alone(mirror: &Mirror, target: Target, state_dir: Option<&Path>) -> Result<Pl
     Ok(Plan { mirror: mirror.clone(), sides, root, board: Arc::new(Mutex::default()), idle: false })
 }
 
+/// What a run would change, in words.
+pub(crate) fn difference(item: &crate::sync::output::Item) -> String {
+    why::Why::new(item).words()
+}
+
 /// Whether the source has changed there since `begun`.
 fn is_recent(root: &Root, path: &RelPath, begun: SystemTime) -> bool {
     // The kernel's clock for files lags by up to a tick (4 ms, before Linux 6.13; 10 ms with HZ=100).

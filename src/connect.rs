@@ -1,0 +1,585 @@
+//! `fansync check --connect`: tries each target as a run would use it, and says what to set.
+//!
+//! What is tried, one after the other, each only where the one before it worked:
+//!
+//! - an rsync daemon: whether it answers, its protocol, whether it sends small answers at once;
+//!   ssh: the rsync on the other side, its version and what it can carry over;
+//! - the probe that a daemon makes at its start: password, module, directory, every option;
+//! - a directory of its own, `.fansync-check-…`: written, compared, deleted. What comes back otherwise than
+//!   it was sent (times cut to seconds, owners, attributes) would be sent again by each comparison;
+//! - as many connections as runs and waiting processes may take, unless a daemon runs already and has them.
+//!
+//! Nothing else on the target is listed, changed or deleted: the lists of these runs hold paths of that
+//! directory alone. With `roles` nothing is written: this side may be one that must not.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use crate::config::{Config, Mirror, Target};
+use crate::control::{self, Request};
+use crate::exit::ExitCode;
+use crate::path::RelPath;
+use crate::sync::argv::{self, Pass, Spec};
+use crate::sync::filelist::{self, Form};
+use crate::sync::location::{Location, remote_shell};
+use crate::sync::outcome::{Outcome, TARGET_MISSING, Verdict};
+use crate::sync::output::Signs;
+use crate::sync::probe::{RsyncFacts, TargetState, Version, interpret_probe, probe_list};
+use crate::sync::run::{Input, Run, collect};
+use crate::sys::borrowed::{data_segments_in, set_quick_acks};
+
+/// Listings of modules that are asked for.
+const LISTINGS: usize = 5;
+/// Lines of a listing that says something.
+const LINES_MIN: u32 = 6;
+/// Segments of a listing that is held back, at most: the first line, the rest, and one for an acknowledgement in between.
+const HELD_BACK: u32 = 3;
+/// How long connections are held to see whether one of them is refused.
+const HELD: Duration = Duration::from_secs(2);
+/// Longer than one of these runs takes; the target's own timeouts end it before.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// The time of the file that is written: with nanoseconds, and not now.
+const WRITTEN: Duration = Duration::new(1_000_000_000, 123_456_789);
+
+/// How grave a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mark {
+    Good,
+    /// Not known, or not tried.
+    Note,
+    Warn,
+    Bad,
+}
+
+/// What was found out about one target.
+#[derive(Debug)]
+pub struct Tried {
+    /// `mirror/target`.
+    target: String,
+    url: String,
+    findings: Vec<(Mark, String)>,
+    code: ExitCode,
+}
+
+impl Tried {
+    fn good(&mut self, text: impl Into<String>) {
+        self.findings.push((Mark::Good, text.into()));
+    }
+
+    fn note(&mut self, text: impl Into<String>) {
+        self.findings.push((Mark::Note, text.into()));
+    }
+
+    fn warn(&mut self, text: impl Into<String>) {
+        self.findings.push((Mark::Warn, text.into()));
+    }
+
+    fn bad(&mut self, code: ExitCode, text: impl Into<String>) {
+        self.findings.push((Mark::Bad, text.into()));
+        self.code = code;
+    }
+
+    /// The code to leave with; warnings count for none.
+    pub fn exit_code(&self) -> ExitCode {
+        self.code
+    }
+
+    /// Findings that are warnings.
+    pub fn warnings(&self) -> usize {
+        self.findings.iter().filter(|(mark, _)| *mark == Mark::Warn).count()
+    }
+
+    /// A line for the target, and one for each finding.
+    pub fn human(&self) -> String {
+        let mut out = format!("{}  {}\n", self.target, self.url);
+        for (mark, text) in &self.findings {
+            let mark = match mark {
+                Mark::Good => "ok     ",
+                Mark::Note => "note   ",
+                Mark::Warn => "warning",
+                Mark::Bad => "error  ",
+            };
+            let _ = writeln!(out, "  {mark}  {text}");
+        }
+        out
+    }
+}
+
+/// Tries every target; `each` is given each result.
+pub fn try_all(config: &Config, each: &mut dyn FnMut(Tried)) {
+    let runs = control::ask(&config.daemon.status_socket, &Request::Status, Duration::from_secs(5)).is_ok();
+    for mirror in &config.mirrors {
+        for target in &mirror.targets {
+            each(try_one(mirror, target, runs));
+        }
+    }
+}
+
+/// `runs`: a daemon runs on this configuration.
+fn try_one(mirror: &Mirror, target: &Target, runs: bool) -> Tried {
+    let mut tried = Tried {
+        target: format!("{}/{}", mirror.name, target.name),
+        url: target.location.to_string(),
+        findings: Vec::new(),
+        code: ExitCode::Done,
+    };
+    let env = argv::environment(std::env::vars_os());
+    let facts = match RsyncFacts::probe(&mirror.rsync, &env) {
+        Ok(facts) => facts,
+        Err(error) => {
+            tried.bad(ExitCode::Unavailable, error.to_string());
+            return tried;
+        }
+    };
+    let reached = match &target.location {
+        Location::Daemon { host, port, .. } => greet(&mut tried, target, host, port.unwrap_or(873)),
+        Location::Ssh { user, host, .. } => ask_version(&mut tried, mirror, target, user.as_deref(), host, &env),
+        Location::Local(_) => true,
+    };
+    if !reached {
+        return tried;
+    }
+    let ground = match Ground::new() {
+        Ok(ground) => ground,
+        Err(error) => {
+            tried.bad(ExitCode::Unavailable, format!("cannot make a directory for the files to send: {error}"));
+            return tried;
+        }
+    };
+    let spec = Spec::new(mirror, target, &facts, &ground.root);
+    let Some(missing_args) = probe(&mut tried, target, &spec, &env) else { return tried };
+    match mirror.roles {
+        true => tried.note("nothing is written, as roles decide who may"),
+        false => write(&mut tried, &Spec { missing_args, ..spec }, &ground, &env),
+    }
+    if target.location.is_daemon() {
+        let needed = target.jobs + target.small_jobs + target.standby;
+        match runs {
+            true => tried.note(format!("{needed} connections at a time are not tried: a daemon runs and may have them")),
+            false => hold(&mut tried, &spec, needed, &env),
+        }
+    }
+    tried
+}
+
+/// A directory of this host whose content is sent; removed when dropped.
+struct Ground {
+    root: PathBuf,
+    /// The directory in it, and on the target.
+    name: String,
+}
+
+impl Ground {
+    fn new() -> io::Result<Ground> {
+        let number = fastrand::u64(..);
+        let root = std::env::temp_dir().canonicalize()?.join(format!("fansync-check-{number:016x}"));
+        fs::DirBuilder::new().mode(0o700).create(&root)?;
+        Ok(Ground { root, name: format!(".fansync-check-{number:016x}") })
+    }
+
+    fn fill(&self, spec: &Spec<'_>) -> io::Result<()> {
+        let dir = self.root.join(&self.name);
+        fs::create_dir(&dir)?;
+        let file = dir.join("file");
+        fs::write(&file, b"written by `fansync check --connect`\n")?;
+        if spec.extras.xattrs {
+            // Where this host's own filesystem takes none, none can be tried.
+            let _ = xattr::set(&file, "user.fansync", b"check");
+        }
+        fs::File::options().write(true).open(&file)?.set_modified(UNIX_EPOCH + WRITTEN)
+    }
+
+    fn empty(&self) -> io::Result<()> {
+        fs::remove_dir_all(self.root.join(&self.name))
+    }
+
+    /// A list of the directory, and of the file in it.
+    fn list(&self, with_file: bool) -> Vec<u8> {
+        let mut paths = vec![RelPath::from_normal(self.name.clone())];
+        if with_file {
+            paths.push(RelPath::from_normal(format!("{}/file", self.name)));
+        }
+        filelist::encode(paths.iter().map(|path| (path, Form::Plain))).bytes
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.root);
+    }
+}
+
+fn run(spec: &Spec<'_>, pass: Pass, list: &[u8], env: &[(OsString, OsString)]) -> (Outcome, Signs, Vec<String>) {
+    let failed = |text: String| (Outcome::unknown(text), Signs::default(), Vec::new());
+    let mut run = match Run::start(spec, pass, env, Input::List(list)) {
+        Ok(run) => run,
+        Err(error) => {
+            let cause = std::error::Error::source(&error).map(|e| format!(": {e}")).unwrap_or_default();
+            return failed(format!("{error}{cause}"));
+        }
+    };
+    run.keep_items(10);
+    match run.wait(PATIENCE, |_| {}) {
+        Ok(outcome) => {
+            let output = run.output();
+            let differing = output.items.iter().filter(|item| !item.path.is_root() && !item.is_access_time());
+            (outcome, output.signs.clone(), differing.map(crate::verify::difference).collect())
+        }
+        Err(error) => failed(format!("how rsync ended is not known: {error}")),
+    }
+}
+
+// ----- an rsync daemon -----
+
+/// Whether an rsync daemon answers there.
+fn greet(tried: &mut Tried, target: &Target, host: &str, port: u16) -> bool {
+    let at = format!("port {port} of {host}");
+    let advice = || target.location.advice(None, target.connect_timeout);
+    let greeting = connect(host, port, target.connect_timeout).and_then(|stream| {
+        let mut line = String::new();
+        BufReader::new(stream.take(200)).read_line(&mut line).map(|_| line)
+    });
+    let greeting = match greeting {
+        Ok(greeting) => greeting,
+        Err(error) => {
+            tried.bad(ExitCode::TargetUnreachable, format!("{at} does not answer: {error}; {}", advice()));
+            return false;
+        }
+    };
+    let Some(protocol) = protocol(&greeting) else {
+        let text = format!("what answers on {at} is no rsync daemon, or refuses this host by its address; {}", advice());
+        tried.bad(ExitCode::TargetUnreachable, text);
+        return false;
+    };
+    match protocol {
+        ..31 => tried.warn(format!("{at} speaks protocol {protocol}: rsync is older than 3.1; install 3.2.3 or later there")),
+        31 => tried.good(format!("{at} answers: protocol 31 (rsync 3.1 to 3.3)")),
+        _ => tried.good(format!("{at} answers: protocol {protocol} (rsync 3.4 or later)")),
+    }
+    match sends_at_once(host, port, target.connect_timeout) {
+        Some(true) => tried.good("it sends small answers at once (TCP_NODELAY)"),
+        Some(false) => tried.warn(
+            "it holds small answers back (no TCP_NODELAY): write `socket options = TCP_NODELAY` into the global part of its rsyncd.conf; \
+             it makes single changes up to 40 ms faster",
+        ),
+        None => tried.note("whether it sends small answers at once (TCP_NODELAY) does not show: it lists too few modules"),
+    }
+    true
+}
+
+/// The protocol of a greeting: `@RSYNCD: 31.0`.
+fn protocol(greeting: &str) -> Option<u32> {
+    greeting.strip_prefix("@RSYNCD: ")?.split(['.', ' ', '\n']).next()?.parse().ok()
+}
+
+fn connect(host: &str, port: u16, patience: Duration) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in (host, port).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, patience) {
+            Ok(stream) => {
+                stream.set_read_timeout(Some(patience))?;
+                stream.set_write_timeout(Some(patience))?;
+                return Ok(stream);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// Whether an rsync daemon sends small pieces at once (TCP_NODELAY); `None` where that does not show.
+fn sends_at_once(host: &str, port: u16, patience: Duration) -> Option<bool> {
+    let listings = (0..LISTINGS).filter_map(|_| listing(connect(host, port, patience).ok()?).ok().flatten());
+    at_once(&listings.collect::<Vec<_>>())
+}
+
+/// The same from the lines and segments of some listings. A daemon writes its modules line by line: then each line is a
+/// segment, or nearly, as a busy sender joins some. With Nagle's algorithm all lines behind the first wait until that is
+/// acknowledged, or the connection ends, and are one segment.
+fn at_once(listings: &[(u32, u32)]) -> Option<bool> {
+    let any =
+        |holds: fn(u32, u32) -> bool| listings.iter().any(|(lines, segments)| *lines >= LINES_MIN && holds(*lines, *segments));
+    if any(|lines, segments| segments > HELD_BACK && segments * 2 > lines) {
+        return Some(true);
+    }
+    any(|_, segments| segments <= HELD_BACK).then_some(false)
+}
+
+/// The lines of a listing of modules, and the segments that they came in.
+fn listing(mut stream: TcpStream) -> io::Result<Option<(u32, u32)>> {
+    let mut greeting = String::new();
+    BufReader::new((&stream).take(200)).read_line(&mut greeting)?;
+    let before = data_segments_in(stream.as_fd())?;
+    // Else each line is acknowledged at once, and nothing waits.
+    set_quick_acks(stream.as_fd(), false)?;
+    stream.write_all(b"@RSYNCD: 31.0\n#list\n")?;
+    let (mut buffer, mut lines) = ([0; 4096], 0);
+    loop {
+        match stream.read(&mut buffer)? {
+            0 => break,
+            read => lines += buffer[..read].iter().filter(|b| **b == b'\n').count() as u32,
+        }
+        set_quick_acks(stream.as_fd(), false)?;
+    }
+    let segments = before.zip(data_segments_in(stream.as_fd())?).map(|(before, now)| now.saturating_sub(before));
+    Ok(segments.map(|segments| (lines, segments)))
+}
+
+/// Holds as many connections as the target may take.
+fn hold(tried: &mut Tried, spec: &Spec<'_>, needed: usize, env: &[(OsString, OsString)]) {
+    let started = (0..needed).map_while(|_| Run::start(spec, Pass::Shallow, env, Input::Standby).ok());
+    let mut held: Vec<Run> = started.collect();
+    let begun = Instant::now();
+    let refused: Vec<String> = held
+        .iter_mut()
+        .filter_map(|run| run.wait_while(Duration::from_millis(20), |_| begun.elapsed() < HELD).ok())
+        .filter(|outcome| outcome.verdict == Verdict::Busy)
+        .map(|outcome| outcome.reason)
+        .collect();
+    match refused.first() {
+        Some(reason) => tried.warn(format!(
+            "{} of {needed} connections are refused ({reason}): raise the module's `max connections` to {needed} or more for each host \
+             that mirrors to it, or lower jobs, small_jobs and standby",
+            refused.len()
+        )),
+        None => tried.good(format!("{} connections at a time", held.len())),
+    }
+}
+
+// ----- ssh -----
+
+/// Whether the remote shell works, and which rsync is there.
+fn ask_version(
+    tried: &mut Tried,
+    mirror: &Mirror,
+    target: &Target,
+    user: Option<&str>,
+    host: &str,
+    env: &[(OsString, OsString)],
+) -> bool {
+    let shell = remote_shell(target.ssh.as_deref(), target.connect_timeout);
+    let mut words: Vec<OsString> = shlex::split(&shell).unwrap_or_default().into_iter().map(Into::into).collect();
+    words.push(user.map_or_else(|| host.to_owned(), |user| format!("{user}@{host}")).into());
+    words.push(format!("{} --version", target.rsync_path.as_deref().unwrap_or("rsync")).into());
+    let advice = || target.location.advice(target.ssh.as_deref(), target.connect_timeout);
+    let patience = target.connect_timeout + target.timeout;
+    let asked = match collect(&words, env, 64 * 1024, patience) {
+        Ok(asked) => asked,
+        Err(error) => {
+            tried.bad(ExitCode::TargetUnreachable, format!("the remote shell cannot be run: {error}; {}", advice()));
+            return false;
+        }
+    };
+    let Some(there) = RsyncFacts::parse(&asked.stdout) else {
+        let stderr = String::from_utf8_lossy(&asked.stderr);
+        let said = stderr.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it says no version").trim().to_owned();
+        tried.bad(ExitCode::TargetUnreachable, format!("rsync on {host} does not answer: {said}; {}", advice()));
+        return false;
+    };
+    match there.version {
+        old if old < Version(3, 1, 0) => tried.warn(format!("{host} has rsync {old}: install 3.2.3 or later there")),
+        version => tried.good(format!("{host} answers: rsync {version}")),
+    }
+    for (wanted, can, what) in [(mirror.extras.acls, there.acls, "acls"), (mirror.extras.xattrs, there.xattrs, "xattrs")] {
+        if wanted && !can {
+            tried.bad(
+                ExitCode::Config,
+                format!("its rsync is built without {what}: set {what} = false, or install another one there"),
+            );
+        }
+    }
+    true
+}
+
+// ----- what every target has -----
+
+/// The probe of a daemon's start. Whether the target can delete what is listed and missing; `None` where it is not usable.
+fn probe(tried: &mut Tried, target: &Target, spec: &Spec<'_>, env: &[(OsString, OsString)]) -> Option<bool> {
+    let mut missing_args = true;
+    loop {
+        let (outcome, signs, _) = run(&Spec { missing_args, ..*spec }, Pass::Probe, &probe_list(), env);
+        match interpret_probe(&outcome, &signs) {
+            TargetState::Usable => {
+                tried.good(match &target.location {
+                    Location::Daemon { .. } => "the module lets fansync in and takes every option",
+                    Location::Ssh { .. } | Location::Local(_) => "the directory is there, and every option is taken",
+                });
+                return Some(missing_args);
+            }
+            TargetState::UseFallback if missing_args => {
+                tried.warn(
+                    "its rsync cannot delete by name (--delete-missing-args), so directories are compared one level deep instead, \
+                     which costs more; rsync 3.4.4 and later can",
+                );
+                missing_args = false;
+            }
+            TargetState::Config(reason) => {
+                let advice = target.location.refusal_advice(&reason, target.password_file.as_deref());
+                let advice = advice.trim().trim_end_matches('.');
+                let advice = if advice.is_empty() { String::new() } else { format!(". {advice}") };
+                tried.bad(ExitCode::Config, format!("it refuses: {reason}{advice}"));
+                return None;
+            }
+            TargetState::UseFallback => {
+                tried.bad(ExitCode::TargetUnreachable, outcome.reason);
+                return None;
+            }
+            TargetState::Down(reason) | TargetState::Source(reason) => {
+                let advice = match reason == TARGET_MISSING {
+                    true => target.location.missing_advice(),
+                    false => target.location.advice(target.ssh.as_deref(), target.connect_timeout),
+                };
+                tried.bad(ExitCode::TargetUnreachable, format!("it cannot be used: {reason}; {advice}"));
+                return None;
+            }
+        }
+    }
+}
+
+/// Writes, compares and deletes the directory.
+fn write(tried: &mut Tried, spec: &Spec<'_>, ground: &Ground, env: &[(OsString, OsString)]) {
+    if let Err(error) = ground.fill(spec) {
+        return tried.bad(ExitCode::Unavailable, format!("cannot make a file to send: {error}"));
+    }
+    let (written, ..) = run(spec, Pass::Shallow, &ground.list(true), env);
+    let done = written.verdict == Verdict::Done;
+    if done {
+        tried.good("a file and a directory can be written");
+        compare(tried, spec, ground, env);
+    } else {
+        tried.bad(ExitCode::Differences, format!("a file cannot be written as it should be: {}", written.reason));
+    }
+    if let Err(error) = ground.empty() {
+        return tried.bad(ExitCode::Unavailable, format!("cannot remove the file that was sent: {error}"));
+    }
+    // Also where the mirror deletes nothing: this is our own.
+    let (deleted, ..) = match spec.missing_args {
+        true => run(&Spec { delete: true, ..*spec }, Pass::Shallow, &ground.list(false), env),
+        false => {
+            // By name it cannot be deleted; what is in it can.
+            let _ = fs::create_dir(ground.root.join(&ground.name));
+            run(&Spec { delete: true, ..*spec }, Pass::Deep, &ground.list(false), env)
+        }
+    };
+    match (&deleted.verdict, spec.missing_args) {
+        (Verdict::Done, true) if done => tried.good("and deleted"),
+        (Verdict::Done, true) => {}
+        (Verdict::Done, false) => {
+            tried.warn(format!("what is in a directory can be deleted; {} stays there, empty: remove it", ground.name))
+        }
+        _ => {
+            let text = format!("it cannot be deleted: {}; remove {} there yourself", deleted.reason, ground.name);
+            tried.bad(if spec.delete { ExitCode::Differences } else { tried.code }, text);
+        }
+    }
+}
+
+/// What was written, and is not as it was sent.
+fn compare(tried: &mut Tried, spec: &Spec<'_>, ground: &Ground, env: &[(OsString, OsString)]) {
+    let (outcome, _, differing) = run(&Spec { dry_run: true, ..*spec }, Pass::Shallow, &ground.list(true), env);
+    if outcome.verdict != Verdict::Done {
+        return tried.warn(format!("what was written cannot be compared: {}", outcome.reason));
+    }
+    let mut words: Vec<String> = differing;
+    words.sort();
+    words.dedup();
+    match words.as_slice() {
+        [] => tried.good("what was written is there as it was sent: content, times to the nanosecond, mode, owner"),
+        some => tried.warn(format!(
+            "what was written is not there as it was sent ({}), so each comparison would send it again: a filesystem that keeps less (times \
+             to a second or two, no owners), or a user who may not set it; see args in docs/config.md",
+            some.join("; ")
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn greetings() {
+        for (greeting, want) in [
+            ("@RSYNCD: 32.0 sha512 sha256 sha1 md5 md4\n", Some(32)),
+            ("@RSYNCD: 31.0\n", Some(31)),
+            ("@RSYNCD: 30\n", Some(30)),
+            ("SSH-2.0-OpenSSH_9.2\r\n", None),
+            ("@ERROR: access denied\n", None),
+            ("", None),
+        ] {
+            assert_eq!(protocol(greeting), want, "{greeting:?}");
+        }
+    }
+
+    /// Serves listings, line by line.
+    fn serve(nodelay: bool, modules: usize) -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                stream.set_nodelay(nodelay).unwrap();
+                let _ = stream.write_all(b"@RSYNCD: 31.0\n");
+                let mut reader = BufReader::new(stream.try_clone().unwrap());
+                let mut line = String::new();
+                while !line.ends_with("#list\n") && reader.read_line(&mut line).is_ok_and(|n| n > 0) {}
+                for module in 0..modules {
+                    let _ = stream.write_all(format!("module{module}\t\n").as_bytes());
+                }
+                let _ = stream.write_all(b"@RSYNCD: EXIT\n");
+            }
+        });
+        port
+    }
+
+    #[test]
+    fn segments_of_listings() {
+        for (listings, want) in [
+            (&[(6, 6)][..], Some(true)),
+            (&[(6, 2)], Some(false)),
+            (&[(6, 3), (6, 2)], Some(false)),
+            (&[(6, 3), (6, 5)], Some(true)),
+            (&[(21, 14), (21, 9)], Some(true)),
+            (&[(21, 5), (21, 9)], None),
+            (&[(21, 5), (21, 3)], Some(false)),
+            (&[(2, 2)], None),
+            (&[(5, 2)], None),
+            (&[], None),
+        ] {
+            assert_eq!(at_once(listings), want, "{listings:?}");
+        }
+    }
+
+    #[test]
+    fn a_servers_lines_and_segments_are_counted() {
+        let listed = |nodelay, modules| {
+            let port = serve(nodelay, modules);
+            listing(connect("127.0.0.1", port, Duration::from_secs(60)).unwrap()).unwrap().unwrap()
+        };
+        let (lines, segments) = listed(true, 20);
+        assert!(lines == 21 && (1..=21).contains(&segments), "{lines} lines in {segments} segments");
+        assert_eq!(listed(true, 1).0, 2);
+        let asked = |nodelay, modules| sends_at_once("127.0.0.1", serve(nodelay, modules), Duration::from_secs(60));
+        assert_ne!(asked(false, 20), Some(true), "Nagle's algorithm holds lines back");
+        assert_eq!(asked(true, 1), None, "one module says nothing");
+    }
+
+    #[test]
+    fn what_is_shown() {
+        let mut tried = Tried { target: "web/b".into(), url: "h::m".into(), findings: Vec::new(), code: ExitCode::Done };
+        tried.good("answers");
+        tried.warn("slow");
+        assert_eq!((tried.exit_code(), tried.warnings()), (ExitCode::Done, 1));
+        tried.bad(ExitCode::Config, "refuses");
+        assert_eq!(tried.human(), "web/b  h::m\n  ok       answers\n  warning  slow\n  error    refuses\n");
+        assert_eq!(tried.exit_code(), ExitCode::Config);
+    }
+}
