@@ -528,6 +528,8 @@ mod tests {
                 strict: false
             })
         );
+        let Command::Failover(args) = command("failover --once") else { panic!("not failover") };
+        assert!(args.once && args.config() == Path::new("/etc/fansync/failover.toml"));
         assert_eq!(command("status --json"), Command::Status(StatusArgs { json: true, ..StatusArgs::default() }));
         let flush = |target: Option<&str>, secs| FlushArgs {
             target: target.map(str::to_owned),
@@ -582,6 +584,7 @@ mod tests {
             ("flush --timeout 5", ExitCode::Usage),
             ("mirror /a h::m --max-delete 0%", ExitCode::Usage),
             ("nope", ExitCode::Usage),
+            ("failover", ExitCode::Usage),
             ("sersync -x", ExitCode::Usage),
             ("sersync -h", ExitCode::Done),
         ] {

@@ -116,7 +116,7 @@ fn failover(args: FailoverArgs) -> ExitCode {
             }
         };
     }
-    let config = match FailoverConfig::load(&args.config.unwrap_or_default()) {
+    let config = match FailoverConfig::load(&args.config()) {
         Ok(config) => config,
         Err(errors) => return refuse(&errors),
     };

@@ -79,8 +79,8 @@ Exit codes: 0 done, 1 the mark is damaged, 64 usage, 69 there is no mark, 77 not
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(arg_required_else_help = true, args_conflicts_with_subcommands = true)]
 pub struct FailoverArgs {
-    /// The configuration file
-    #[arg(long, value_name = "FILE", required = true)]
+    /// The configuration file, if not /etc/fansync/failover.toml
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["once", "dry_run"])]
     pub config: Option<PathBuf>,
     /// Make one decision, tell what was seen, and leave
     #[arg(long)]
@@ -91,6 +91,13 @@ pub struct FailoverArgs {
     /// What to do by hand.
     #[command(subcommand)]
     pub action: Option<Action>,
+}
+
+impl FailoverArgs {
+    /// The configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.config.clone().unwrap_or_else(|| CONFIG.into())
+    }
 }
 
 /// What to do by hand.
@@ -198,7 +205,7 @@ pub struct RoleArgs {
     pub epoch: Option<u64>,
 }
 
-/// What is read for the socket unless something else is given.
+/// What is read unless something else is given.
 const CONFIG: &str = "/etc/fansync/failover.toml";
 
 /// Carries out one command: what to print, and the code to leave with.
