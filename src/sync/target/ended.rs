@@ -312,8 +312,7 @@ impl Target {
             }
             // Somebody else did that to our process, the target has no part in it. The kernel, when memory is short: smaller lists may help.
             Verdict::Killed if run.ended_badly.is_none() && batch.round + 1 < WHOLE_ROUNDS => {
-                self.ledger.set.park(id, &batch.entries);
-                self.ledger.retries.failed(cx.now, batch.entries, batch.round, &[], &outcome.reason, fastrand::f64());
+                self.ledger.retry(cx.now, batch, &[], &outcome.reason);
             }
             // Everything else has gone through. What is found in the second of two such comparisons was counted in the first.
             Verdict::DeletesHeld if run.extra == guarded::Extra::Counted => {
@@ -361,8 +360,7 @@ impl Target {
                 let why = "nothing but keep-alives, ended by the watchdog";
                 let list = batch.entries.iter().all(|e| e.kind == Kind::Entry);
                 let round = if list { WHOLE_ROUNDS } else { batch.round };
-                self.ledger.set.park(id, &batch.entries);
-                self.ledger.retries.failed(cx.now, batch.entries, round, &[], why, fastrand::f64());
+                self.ledger.retry(cx.now, Batch { round, ..batch }, &[], why);
             }
             Verdict::Killed if run.ended_badly.is_some() => {
                 let why = match run.ended_badly {
@@ -370,8 +368,7 @@ impl Target {
                     Some(Ended::Lease) => leases::REASON.into(),
                     _ => format!("no progress for {:?}, ended by the watchdog", self.cfg.watchdog),
                 };
-                self.ledger.set.park(id, &batch.entries);
-                self.ledger.retries.failed(cx.now, batch.entries, batch.round, &outcome.failed, &why, fastrand::f64());
+                self.ledger.retry(cx.now, batch, &outcome.failed, &why);
                 if run.stood_by && run.ended_badly == Some(Ended::Stalled) {
                     self.doubt(cx, &why);
                 }
@@ -476,9 +473,7 @@ impl Target {
         if batch.round >= 2 && deep_alone && !deletes_skipped {
             return self.prove(cx, batch, ran.0, ran.1, outcome);
         }
-        let Batch { id, entries, round } = batch;
-        self.ledger.set.park(id, &entries);
-        self.ledger.retries.failed(cx.now, entries, round, &outcome.failed, &outcome.reason, fastrand::f64());
+        self.ledger.retry(cx.now, batch, &outcome.failed, &outcome.reason);
     }
 
     /// Directories above both this run's paths and those of a run still in flight, seen with different times: whichever ends

@@ -288,7 +288,7 @@ impl Target {
         let found = run.run.output().progress.map_or(0, |p| p.files_total);
         let spared = spared(cx.filter, &run.run.output().items);
         let deletes = outcome.counters.deleted.saturating_sub(spared.len() as u64);
-        if self.state != State::Up || cx.held.is_some() || self.paused.is_some() {
+        if self.state != State::Up || cx.held.is_some() || self.paused.is_some() || !self.preflight(cx) {
             return self.ledger.give_back(batch);
         }
         // Somebody let it through while it was counted.
@@ -350,15 +350,6 @@ impl Target {
                 self.withhold(cx, run.pass, batch, Withholds::beyond(deletes), run.lane, prepared);
             }
             _ => {
-                if let Err(hold) = (cx.check)() {
-                    self.ledger.give_back(batch);
-                    *cx.held = Some(hold);
-                    return;
-                }
-                if let Err(why) = self.own_role() {
-                    self.ledger.give_back(batch);
-                    return self.fence_off(cx, why);
-                }
                 let paths = batch.entries.len();
                 self.start_prepared(cx, Manner::default(), run.pass, batch, paths, run.lane, prepared);
             }

@@ -36,6 +36,17 @@ impl<'a> Launch<'a> {
 }
 
 impl Target {
+    /// Whether a run may start that changes the target: the source is what it was, and our role lets us. Otherwise the mirror is
+    /// held, or the target fenced off.
+    pub(super) fn preflight(&mut self, cx: &mut Context<'_>) -> bool {
+        match ((cx.check)(), self.own_role()) {
+            (Err(hold), _) => *cx.held = Some(hold),
+            (_, Err(why)) => self.fence_off(cx, why),
+            (Ok(()), Ok(())) => return true,
+        }
+        false
+    }
+
     /// Returns whether it runs. If not, its batch is pending again and the target counts as away.
     pub(super) fn start(&mut self, cx: &mut Context<'_>, launch: Launch<'_>) -> bool {
         let serial = self.next_run;

@@ -18,6 +18,7 @@ use std::ops::Bound;
 
 use super::*;
 use crate::dirty::Epochs;
+use crate::sync::output::Failed;
 
 /// Where a change is that the target lacks. In the order in which they are named where there are several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -248,6 +249,12 @@ impl Ledger {
     pub(super) fn give_back(&mut self, batch: Batch) {
         self.set.park(batch.id, &batch.entries);
         batch.entries.into_iter().for_each(|e| self.set.restore(e));
+    }
+
+    /// A batch failed, in part at least: it is tried again in its next round.
+    pub(super) fn retry(&mut self, now: Duration, batch: Batch, named: &[Failed], reason: &str) {
+        self.set.park(batch.id, &batch.entries);
+        self.retries.failed(now, batch.entries, batch.round, named, reason, fastrand::f64());
     }
 
     /// Makes an entry of a batch pending again, with its new kind.

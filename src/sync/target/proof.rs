@@ -140,8 +140,7 @@ impl Target {
 
     /// Nothing of a batch is proven: all of it is tried again, in smaller parts with each round.
     fn unproven(&mut self, cx: &Context<'_>, batch: Batch, outcome: &Outcome) {
-        self.ledger.set.park(batch.id, &batch.entries);
-        self.ledger.retries.failed(cx.now, batch.entries, batch.round, &outcome.failed, &outcome.reason, fastrand::f64());
+        self.ledger.retry(cx.now, batch, &outcome.failed, &outcome.reason);
     }
 
     /// The dry run has ended.

@@ -307,14 +307,8 @@ impl Target {
 
     /// Looks at the disk, decides how each entry is listed, and starts the run. `false` when nothing was left to send.
     pub(super) fn launch(&mut self, cx: &mut Context<'_>, batch: Batch, lane: Lane) -> bool {
-        if let Err(hold) = (cx.check)() {
+        if !self.preflight(cx) {
             self.ledger.give_back(batch);
-            *cx.held = Some(hold);
-            return false;
-        }
-        if let Err(why) = self.own_role() {
-            self.ledger.give_back(batch);
-            self.fence_off(cx, why);
             return false;
         }
         let mut batch = self.leave_apart(batch);

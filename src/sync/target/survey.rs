@@ -106,18 +106,14 @@ impl Target {
         tracing::debug!(target_name = %self.cfg.name, differences = items.len(), complete = all, "compared by a dry run");
         let differs: Vec<_> = items.iter().filter(|i| !cx.filter.excludes(&i.path, i.dir)).collect();
         let paths: Vec<_> = differs.iter().map(|i| (i.path.clone(), Kind::Entry)).collect();
-        let looked = (cx.check)().and_then(|()| {
-            normal::normalise(std::os::fd::AsFd::as_fd(cx.root), &paths, cx.statter).map_err(|e| Hold::Gone(chain(&e)))
-        });
-        let normal = match looked {
-            Ok(normal) => normal,
-            Err(hold) => {
-                self.periodic.back(run.limited);
-                self.ledger.give_back(batch);
-                self.ledger.landed(id);
-                *cx.held = Some(hold);
-                return;
+        let looked = self.preflight(cx).then(|| normal::normalise(std::os::fd::AsFd::as_fd(cx.root), &paths, cx.statter));
+        let Some(Ok(normal)) = looked else {
+            if let Some(Err(e)) = looked {
+                *cx.held = Some(Hold::Gone(chain(&e)));
             }
+            self.periodic.back(run.limited);
+            self.ledger.give_back(batch);
+            return self.ledger.landed(id);
         };
         let (list, guards, survey) = self.second_half(cx, &normal, &differs, survey);
         if list.is_empty() {
