@@ -249,6 +249,37 @@ pub fn cases() -> Vec<Case> {
             assert_eq!(m.daemon.target_status("t1").held_deletes, 0, "what is left out is held");
             Ok(())
         }),
+        case("deletions_of_a_comparison_are_bounded", &[Fs::Tmpfs], |fs| {
+            let m = guarded(fs).key("max_delete", 10).before(|src| fill(src, "")).start()?;
+            check(&m);
+            (0..15).for_each(|n| m.dst().write(format!("extra{n}"), b"the source has no such"));
+            m.dst().remove("a");
+            m.daemon.reconcile();
+            let held = m.daemon.target_status_until("t1", "held", |t| t.state == "held");
+            assert_eq!(held.held_deletes, 15, "{held:?}");
+            (0..15).for_each(|n| assert!(m.dst().has(format!("extra{n}")), "extra{n} was deleted"));
+            assert!(m.dst().has("a"), "what differs besides was not sent");
+            m.daemon.does(&["resume", "--accept-deletes"]);
+            check(&m);
+            Ok(())
+        }),
+        case("a_first_comparison_spares_what_it_did_not_make", &[Fs::Tmpfs], |fs| {
+            let theirs = |dst: &Dir| (0..150).for_each(|n| dst.write(format!("theirs{n}"), b"x"));
+            let m = guarded(fs).before(|src| fill(src, "")).before_on_target(theirs).start()?;
+            let held = || m.daemon.target_status_until("t1", "held", |t| t.state == "held" && t.held_deletes == 150);
+            held();
+            // A target that was taken for filled would lose them now.
+            m.daemon.reconcile();
+            held();
+            m.dst().remove("a");
+            m.daemon.reconcile();
+            assert!(poll_until(WAIT, || m.dst().has("a").then_some(())).is_some(), "what differs besides is not sent");
+            held();
+            (0..150).for_each(|n| assert!(m.dst().has(format!("theirs{n}")), "theirs{n} was deleted"));
+            m.daemon.does(&["resume", "--accept-deletes"]);
+            check(&m);
+            Ok(())
+        }),
         case("emptied_but_for_what_is_left_out", &[Fs::Tmpfs], |fs| {
             let m = guarded(fs)
                 .before(|src| {

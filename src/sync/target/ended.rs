@@ -40,11 +40,12 @@ impl Target {
                         let outcome = self.ambient.weigh(outcome);
                         let told =
                             matches!(outcome.verdict, Verdict::Done | Verdict::Unproven | Verdict::Partial | Verdict::SourceRace);
-                        match (run.look.take(), run.withholds.take()) {
-                            (None, _) if told && run.dry => self.surveyed(cx, run, batch, outcome),
-                            (Some(guarded::Look::Proof(proof)), _) if told => self.proved(cx, run, batch, proof, &outcome),
-                            (Some(look), _) if told => self.looked(cx, run, batch, look, &outcome),
-                            (None, Some(withholds)) if told => self.withheld_ended(cx, run, batch, &outcome, withholds),
+                        match run.look.take() {
+                            Some(guarded::Look::Proof(proof)) if told => self.proved(cx, run, batch, proof, &outcome),
+                            Some(look) if told => self.looked(cx, run, batch, look, &outcome),
+                            // The second half withholds what the first did.
+                            None if told && run.dry => self.surveyed(cx, run, batch, outcome),
+                            None if told && run.withholds.is_some() => self.withheld_ended(cx, run, batch, &outcome),
                             _ => self.batch_ended(cx, run, batch, outcome),
                         }
                     }

@@ -384,25 +384,25 @@ impl Target {
     }
 
     /// A run without the deletions that were withheld has ended, and has sent the rest, all but what failed.
-    pub(super) fn withheld_ended(
-        &mut self,
-        cx: &mut Context<'_>,
-        run: Flight,
-        batch: Batch,
-        outcome: &Outcome,
-        withholds: Withholds,
-    ) {
+    pub(super) fn withheld_ended(&mut self, cx: &mut Context<'_>, mut run: Flight, batch: Batch, outcome: &Outcome) {
         let took = cx.now.saturating_sub(run.started);
         self.count(&run, outcome, took);
         self.repair_overlaps(&run, &batch);
         self.log(cx.now, &run, &batch, outcome, took);
         self.proven(cx);
-        if matches!(run.pass, Pass::Full { .. }) {
-            self.reconciles += 1;
-        }
         let id = batch.id;
-        self.withhold_entries(cx, batch, withholds, false);
+        match run.withholds.take().filter(|_| !run.survey.as_ref().is_some_and(survey::Survey::is_cut_off)) {
+            Some(withholds) => self.withhold_rest(cx, batch, withholds),
+            // Not all was listed: the rest is found by another comparison, which counts the deletions anew.
+            None => self.ledger.give_back(batch),
+        }
         self.ledger.landed(id);
+    }
+
+    /// All of a batch went through but for these deletions.
+    pub(super) fn withhold_rest(&mut self, cx: &Context<'_>, batch: Batch, withholds: Withholds) {
+        self.reconciles += u64::from(batch.entries.iter().any(|e| e.path.is_root() && e.kind == Kind::Subtree));
+        self.withhold_entries(cx, batch, withholds, false);
     }
 
     /// `soon`: the number of deletions is a guess, and is to be found out.

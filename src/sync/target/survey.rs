@@ -25,6 +25,13 @@ pub(super) struct Survey {
     again: bool,
 }
 
+impl Survey {
+    /// Whether the second half does not carry all that differs.
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.again
+    }
+}
+
 /// A rule as an argument: `-r` protects on the receiver, `+r` exempts, `-` hides as well.
 pub(super) fn guard(sign: &[u8], pattern: &[u8]) -> OsString {
     use std::os::unix::ffi::OsStringExt;
@@ -119,7 +126,7 @@ impl Target {
         if list.is_empty() {
             self.proven(cx);
             match run.withholds {
-                Some(deletes) => self.withhold_entries(cx, batch, deletes, false),
+                Some(deletes) => self.withhold_rest(cx, batch, deletes),
                 None => {
                     let reconciles = self.reconciles;
                     self.survey_done(cx, batch, (run.compare, run.limited), survey);
