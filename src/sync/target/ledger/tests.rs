@@ -155,7 +155,11 @@ fn step() -> impl Strategy<Value = Step> {
     ]);
     let end = proptest::option::weighted(0.6, proptest::sample::select(ALL.to_vec()));
     prop_oneof![
-        4 => (proptest::sample::select(PATHS.to_vec()), seen).prop_map(|(path, seen)| Step::See(path, seen)),
+        4 => (proptest::sample::select(PATHS.to_vec()), seen).prop_map(|(path, seen)| match seen {
+            // The source itself neither comes nor goes.
+            Seen::Written | Seen::Gone | Seen::GoneDir | Seen::CreatedDir if path.is_empty() => Step::See(path, Seen::Touched),
+            seen => Step::See(path, seen),
+        }),
         3 => Just(Step::Take),
         3 => proptest::collection::vec(end, 1..4).prop_map(Step::End),
         1 => Just(Step::Again),
