@@ -87,27 +87,39 @@ impl Target {
             let mut at = 0..;
             batch.entries.retain(|_| at.next().is_none_or(|n| !waits.contains(&n)));
         }
-        self.keep_deletions(batch, normal);
+        self.keep_deletions(batch, &normal.items);
     }
 
     /// Takes out of a batch what would delete beside the destination of a link that waits: what was
     /// deleted by the events, and what is missing by now although they say something else of it.
-    fn keep_deletions(&mut self, batch: &mut Batch, normal: &Normal) {
+    fn keep_deletions(&mut self, batch: &mut Batch, items: &[normal::Item]) {
         if !self.ledger.set.orders() {
             return;
         }
-        let missing = normal.items.iter().filter(|item| item.state == Look::Missing).map(|item| &*item.path);
+        let missing = items.iter().filter(|item| item.state == Look::Missing).map(|item| &*item.path);
         let missing: BTreeSet<&[u8]> = missing.collect();
         let (id, set) = (batch.id, &self.ledger.set);
-        let keeps = |entry: &mut Entry| {
+        let mut kept: Vec<(Entry, RelPath)> = Vec::new();
+        for entry in std::mem::take(&mut batch.entries) {
             let deletes = path_and_above(&entry.path).find(|at| missing.contains(at));
             let deletes = deletes.or(entry.gone.then_some(&*entry.path));
-            deletes.is_some_and(|path| set.waits_for_link(id, entry, path))
-        };
-        let kept: Vec<Entry> = batch.entries.extract_if(.., keeps).collect();
-        for mut entry in kept {
-            // It waits as what it is.
+            match deletes.filter(|path| set.waits_for_link(id, &entry, path)).map(RelPath::from_normal) {
+                Some(path) => kept.push((entry, path)),
+                None => batch.entries.push(entry),
+            }
+        }
+        for (mut entry, path) in kept {
+            // It waits as what it is: what is above it is what goes. The set would let an entry below
+            // the destination leave at once, to be found missing again without an end.
             entry.gone = true;
+            if path != entry.path {
+                let mut above = self.ledger.set.parked(path, entry.epoch());
+                (above.gone, above.content, above.through) = (true, entry.content, entry.through);
+                self.ledger.set.park(id, std::slice::from_ref(&entry));
+                self.ledger.forget(vec![entry]);
+                self.ledger.set.restore(above);
+                continue;
+            }
             self.ledger.turn(id, entry);
         }
     }
@@ -136,6 +148,31 @@ fn read(root: &Root, path: &RelPath) -> Option<RelPath> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The event of a directory that is missing on the disk may not have been read yet.
+    #[test]
+    fn what_is_kept_does_not_leave_again_before_the_link() {
+        let cfg = config::Target::new("t", crate::sync::location::Location::parse("host:/dir").unwrap());
+        // The link itself may be in the batch once more.
+        for (below, left) in [("p/x/y", 2), ("p/x", 2), ("p/l", 1)] {
+            let mut target = Target::new(0, &Mirror::new("m", "/src"), &cfg, &RsyncFacts::default());
+            let all = Limits { max_paths: 100, ignore_holds: true };
+            let set = &mut target.ledger.set;
+            set.see(b"p/l", Seen::Replaced);
+            let link = set.take_shallow(all, &mut |_, _| false).unwrap();
+            set.see(b"p/x/y", Seen::Written);
+            let read = LinkRead { dest: RelPath::new(b"p/x").unwrap(), version: (1, 0) };
+            assert!(set.order_link(link.id, &link.entries[0], read, |_| Default::default()));
+            set.see(below.as_bytes(), Seen::Written);
+            let mut batch = set.take_shallow(all, &mut |_, _| false).unwrap();
+            let missing = normal::Item { path: RelPath::new(b"p").unwrap(), kind: Kind::Entry, state: Look::Missing };
+            target.keep_deletions(&mut batch, &[missing]);
+            assert!(batch.entries.is_empty(), "{below}");
+            let set = &mut target.ledger.set;
+            assert!(set.take_shallow(all, &mut |_, _| false).is_none(), "{below}");
+            assert_eq!(set.epochs().total(), left, "{below}: the deletion, and the link");
+        }
+    }
 
     #[test]
     fn where_a_text_leads() {
