@@ -2,6 +2,7 @@
 
 mod carried;
 mod guarded;
+mod together;
 
 use crate::fixture::fs::ALL;
 use crate::fixture::tree::Dir;
@@ -24,6 +25,7 @@ pub fn cases() -> Vec<Case> {
     let mut cases = told();
     cases.extend(carried::cases());
     cases.extend(guarded::cases());
+    cases.extend(together::cases());
     cases
 }
 

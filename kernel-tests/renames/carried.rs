@@ -11,13 +11,13 @@ use crate::fixture::tree::{Dir, Times};
 use crate::fixture::{Case, Mirror, Run, Setup, To, WAIT, case};
 
 /// What a rename of any size may cost on the wire, the daemon's own lists and the times of directories included.
-const FEW: u64 = 64 << 10;
+pub(super) const FEW: u64 = 64 << 10;
 const MIB: usize = 1 << 20;
 /// Where most of these run: a filesystem with hard links and nanoseconds.
-const ONE: &[Fs] = &[Fs::Ext4];
+pub(super) const ONE: &[Fs] = &[Fs::Ext4];
 
 /// `seed` times a kibibyte of bytes that do not compress.
-fn noise(seed: u64, len: usize) -> Vec<u8> {
+pub(super) fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(seed);
     std::iter::repeat_with(|| random.u8(..)).take(len).collect()
 }
@@ -63,7 +63,7 @@ fn cheap(m: &Mirror, renames: u64, act: impl FnOnce(&Mirror)) {
 
 /// No file of a target shares its inode with another, where none does on the source.
 #[track_caller]
-fn unlinked(m: &Mirror) {
+pub(super) fn unlinked(m: &Mirror) {
     for target in &m.targets {
         let mut dirs = vec![target.dir.root().to_path_buf()];
         while let Some(dir) = dirs.pop() {
@@ -79,7 +79,7 @@ fn unlinked(m: &Mirror) {
     }
 }
 
-const EVERYWHERE: &[To] = &[To::Module, To::Ssh, To::Local];
+pub(super) const EVERYWHERE: &[To] = &[To::Module, To::Ssh, To::Local];
 
 fn started(fs: Fs, to: &[To], each: usize) -> Run<Mirror> {
     let m = Setup::new(fs).targets(to).start()?;

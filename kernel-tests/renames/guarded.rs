@@ -94,7 +94,8 @@ pub fn cases() -> Vec<Case> {
         case("old_name_below_what_is_no_directory_any_more", &[Fs::Ext4], |fs| {
             let dir = tempfile::tempdir().expect("a directory");
             let rsync = program(&dir.path().join("in-between"), FILE_IN_BETWEEN);
-            let m = Setup::new(fs).targets(&[To::Local]).rsync(rsync).start()?;
+            // Where nothing stands by, each old name is removed by a run that begins in its directory.
+            let m = Setup::new(fs).targets(&[To::Local]).rsync(rsync).target_key("standby", 0).start()?;
             fill(&m, "d/a");
             m.src.rename("d/a", "c");
             m.check();

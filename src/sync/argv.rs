@@ -56,6 +56,8 @@ pub enum Pass {
     },
     /// The content of one directory, to another name on the target, where it is linked from the old one ([`Spec::renamed`]).
     MovedTree,
+    /// The listed directories of one directory with all below them, linked from another one of the target ([`Spec::renamed`]).
+    MovedTrees,
     /// The listed files of one directory, linked from another one of the target ([`Spec::renamed`]).
     MovedFiles,
     /// The listed files of one directory, made block by block from what is like them there.
@@ -263,9 +265,7 @@ pub fn argv(spec: &Spec<'_>, pass: Pass) -> Vec<OsString> {
             add(&"-M--confine-root=/");
         }
     }
-    if recursive && listed && is_local(spec) && (frees_receiver(spec) || config::passes_options_on(spec.extra)) {
-        // A local receiver that is given options of its own takes the list for one that comes in parts, or not, unlike its
-        // sender: `File-list index 0 not in 3 - 76`, exit 2 (3.5.0).
+    if recursive && listed && lists_whole(spec) {
         add(&"--no-inc-recursive");
     }
     if pass != Pass::Probe {
@@ -273,7 +273,7 @@ pub fn argv(spec: &Spec<'_>, pass: Pass) -> Vec<OsString> {
     }
     match pass {
         Pass::Probe => add(&"-n"),
-        Pass::Role | Pass::MovedTree | Pass::MovedFiles | Pass::LikeOthers | Pass::Clear => {}
+        Pass::Role | Pass::MovedTree | Pass::MovedTrees | Pass::MovedFiles | Pass::LikeOthers | Pass::Clear => {}
         Pass::Shallow => spec.filter_args.iter().for_each(|arg| add(&receiver_only(arg))),
         Pass::ShallowOneLevel | Pass::Deep | Pass::Full { .. } => spec.filter_args.iter().for_each(|arg| add(arg)),
     }
@@ -321,6 +321,12 @@ fn is_local(spec: &Spec<'_>) -> bool {
 /// `--fake-super` every file fails (3.5.0). Of two confinements the last holds, and `-M` is for the receiver alone.
 fn frees_receiver(spec: &Spec<'_>) -> bool {
     is_local(spec) && spec.facts.confine_root && config::names_places(spec.extra)
+}
+
+/// Whether a recursive list has to be read whole first: a local receiver that is given options of its own takes the list for one that
+/// comes in parts, or not, unlike its sender: `File-list index 0 not in 3 - 76`, exit 2 (3.5.0).
+pub(super) fn lists_whole(spec: &Spec<'_>) -> bool {
+    is_local(spec) && (frees_receiver(spec) || config::passes_options_on(spec.extra))
 }
 
 /// How a child names a descriptor that it inherits. The directory it reads is then the one that was looked at, wherever it is moved

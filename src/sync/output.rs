@@ -12,7 +12,7 @@
 //! Which path a message is about is read by its kind (`messages`). What can be mapped back to a path below the root
 //! is; the rest counts as [`Output::failed_more`]. Lines of no known kind are kept as [`Output::unknown`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use memchr::memmem;
 
@@ -244,6 +244,7 @@ pub struct Output {
     /// Itemised changes beyond that limit, or without a name below the root.
     pub items_more: u64,
     keep_items: usize,
+    keep_items_of: Option<BTreeSet<RelPath>>,
     head: Vec<Vec<u8>>,
     tail: VecDeque<Vec<u8>>,
     dropped: u64,
@@ -266,6 +267,11 @@ impl Output {
     /// Keeps the first `limit` itemised changes in [`Output::items`]: for verification, and for what a failed run left.
     pub fn keep_items(&mut self, limit: usize) {
         self.keep_items = limit;
+    }
+
+    /// Keeps the itemised changes of these paths in [`Output::items`], and no others.
+    pub fn keep_items_of(&mut self, paths: BTreeSet<RelPath>) {
+        self.keep_items_of = Some(paths);
     }
 
     /// Takes the next bytes of `stream`, cut anywhere.
@@ -347,12 +353,19 @@ impl Output {
             _ => return false,
         }
         self.counters.created += u64::from(line[2] == b'+');
-        if self.keep_items > self.items.len() {
+        let item = || {
             let mut change = [0; 11];
             change.copy_from_slice(&line[..11]);
             let name = &line[12..];
-            match self.names.entry(&unescape(name)) {
-                Some(path) => self.items.push(Item { change, path, dir: name.ends_with(b"/") }),
+            let path = self.names.entry(&unescape(name))?;
+            Some(Item { change, path, dir: name.ends_with(b"/") })
+        };
+        if let Some(paths) = &self.keep_items_of {
+            let wanted = item().filter(|item| paths.contains(&item.path));
+            self.items.extend(wanted);
+        } else if self.keep_items > self.items.len() {
+            match item() {
+                Some(item) => self.items.push(item),
                 None => self.items_more += 1,
             }
         } else if self.keep_items > 0 {

@@ -3,9 +3,10 @@
 //! | pass | source | target | how |
 //! | --- | --- | --- | --- |
 //! | [`Pass::MovedTree`] | `NEW/`, whole | `NEW/`, which it must make itself | `--link-dest=OLD`: equal in size, mtime and attributes → one more hard link |
+//! | [`Pass::MovedTrees`] | directories of `NEWDIR/`, whole | `NEWDIR/`, where it must make them itself | `--link-dest=OLDDIR`, the same names there |
 //! | [`Pass::MovedFiles`] | files of `NEWDIR/` | `NEWDIR/` | `--link-dest=OLDDIR`, the same names there |
 //! | [`Pass::LikeOthers`] | files of a directory, with other names | the same | `--fuzzy` by size and mtime, and the content checked block by block (`--ignore-times`) |
-//! | [`Pass::Clear`] | an empty directory | the directory above `OLD` | `OLD` is listed, missing, and deleted |
+//! | [`Pass::Clear`] | an empty directory | `OLDDIR/` | old names are listed, missing, and deleted |
 //!
 //! The source is named by a descriptor that rsync inherits (`/proc/self/fd/N/`). So it is the directory that was looked
 //! at, wherever it is moved meanwhile, and no symbolic link that takes its place is followed.
@@ -22,7 +23,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::argv::{ITEMS, Pass, Spec, inherited, receiver_only, transport};
+use super::argv::{ITEMS, Pass, Spec, inherited, lists_whole, receiver_only, transport};
 use super::location::Location;
 use super::location::whole_seconds;
 use crate::config::Extras;
@@ -53,12 +54,15 @@ pub(super) fn argv(spec: &Spec<'_>, renamed: &Renamed, pass: Pass) -> Vec<OsStri
     let mut args = vec![spec.rsync.as_os_str().to_owned()];
     let mut add = |arg: &dyn AsRef<OsStr>| args.push(arg.as_ref().to_owned());
     add(&"-lptgoD");
-    match pass {
-        Pass::MovedTree => add(&"-r"),
-        _ => {
-            add(&"--from0");
-            add(&"--files-from=-");
-        }
+    if let Pass::MovedTree | Pass::MovedTrees = pass {
+        add(&"-r");
+    }
+    if pass != Pass::MovedTree {
+        add(&"--from0");
+        add(&"--files-from=-");
+    }
+    if pass == Pass::MovedTrees && lists_whole(spec) {
+        add(&"--no-inc-recursive");
     }
     // All but the links among files: what has several names does not travel this way.
     let Extras { hard_links: _, xattrs, acls, sparse } = spec.extras;
@@ -79,7 +83,7 @@ pub(super) fn argv(spec: &Spec<'_>, renamed: &Renamed, pass: Pass) -> Vec<OsStri
             add(&"--force");
             renamed.filter_args.iter().for_each(|arg| add(&receiver_only(arg)));
         }
-        Pass::MovedTree => renamed.filter_args.iter().for_each(|arg| add(arg)),
+        Pass::MovedTree | Pass::MovedTrees => renamed.filter_args.iter().for_each(|arg| add(arg)),
         _ => {}
     }
     if let Some(choice) = spec.compress.choice() {
@@ -96,14 +100,14 @@ pub(super) fn argv(spec: &Spec<'_>, renamed: &Renamed, pass: Pass) -> Vec<OsStri
     transport(spec).iter().for_each(|arg| add(arg));
     spec.extra.iter().for_each(|arg| add(arg));
     match pass {
-        Pass::MovedTree | Pass::MovedFiles => {
+        Pass::MovedTree | Pass::MovedTrees | Pass::MovedFiles => {
             if let Some(basis) = &renamed.basis {
                 let mut link = OsString::from("--link-dest=");
                 link.push(spec.location.seen_there(basis));
                 add(&link);
             }
-            if pass == Pass::MovedFiles {
-                add(&"-ii"); // what was linked is told as well
+            if pass != Pass::MovedTree {
+                add(&"-ii"); // what was linked is told as well, and a directory that was made like the one that it was made from
             }
         }
         Pass::LikeOthers => {

@@ -27,6 +27,7 @@ use super::password::{PasswordError, password, with_password};
 use super::scripted::{Child, hasten};
 use crate::config;
 use crate::failover::mark;
+use crate::path::RelPath;
 use crate::privilege;
 #[cfg(not(test))]
 use crate::sys::child::Child;
@@ -134,6 +135,11 @@ impl Run {
     /// Keeps the first `limit` itemised changes; call before the first output is read. See [`Output::items`].
     pub fn keep_items(&mut self, limit: usize) {
         self.output.keep_items(limit);
+    }
+
+    /// Keeps the itemised changes of these paths, and no others; as [`Run::keep_items`].
+    pub fn keep_items_of(&mut self, paths: impl IntoIterator<Item = RelPath>) {
+        self.output.keep_items_of(paths.into_iter().collect());
     }
 
     /// Takes out the itemised changes that were kept; `false` if there were more.

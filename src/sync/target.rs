@@ -448,7 +448,7 @@ impl Target {
         self.pace.seen(now);
         // A directory of this name may have gone while nobody listened, and the target have it still.
         let seen = if seen == Seen::CreatedDir && self.resumed.is_some() { Seen::MovedDir } else { seen };
-        let seen = self.may_be_half(path, seen);
+        let seen = self.may_be_half(now, path, seen);
         self.watches.iter_mut().for_each(|watch| watch.see(path, seen));
         if let Some(dir) = long::place_of(path) {
             self.see_long(now, dir, path.len(), self.ledger.set.epochs().current());
@@ -689,6 +689,7 @@ impl Target {
                 due.extend(self.ledger.withheld.iter().map(|w| w.due));
                 due.extend(self.recount_due());
             }
+            due.extend(self.moves_leave_at());
             due.extend(self.ledger.unanswered.iter().map(|u| u.due));
             due.extend(self.ledger.long.next_due());
         }

@@ -20,6 +20,8 @@ use super::*;
 
 /// Pairs that are kept at a time; of what is renamed beyond that, the content is sent.
 const MOST_PAIRS: usize = 10_000;
+/// Linked names that are removed together.
+const MOST_LINKED: usize = 10_000;
 /// Attempts to remove a linked name before it is given up.
 const LINKED_TRIES: u32 = 4;
 /// The pause after the first failed attempt; grows fourfold.
@@ -41,6 +43,8 @@ struct Linked {
     tries: u32,
     due: Duration,
     flying: bool,
+    /// A list of missing names may remove it.
+    listed: bool,
 }
 
 impl Renames {
@@ -63,7 +67,8 @@ pub(super) enum Half {
 /// Renames that leave together.
 #[derive(Debug)]
 pub struct Moves {
-    /// New and old name in turn. One directory; or files of one directory, all to the same other one, or all within it.
+    /// New and old name in turn. Directories, or files, of one directory, all to the same other one under their names; files of
+    /// one directory, all within it; or one directory.
     pub batch: Batch,
     /// What it is: directories have all below them moved.
     pub dir: bool,
@@ -166,30 +171,28 @@ impl DirtySet {
 
     /// Takes renames that touch nothing in flight and whose new directory is on the target. `None` when there are none.
     pub fn take_moves(&mut self, max: usize) -> Option<Moves> {
-        let mut order: Vec<(u32, u32)> = self.renames.old_of.iter().map(|(&new, &old)| (new, old)).collect();
-        order.sort_unstable_by_key(|&(new, old)| (self.nodes[new as usize].parent, self.nodes[old as usize].parent, new));
-        let mut picked: Vec<(u32, u32)> = Vec::new();
-        let mut group = None;
-        for (new, old) in order {
+        // What may leave together: from one directory to another, of one kind, under the same names or other ones.
+        let group = |&(new, old): &(u32, u32)| {
             let (n, o) = (&self.nodes[new as usize], &self.nodes[old as usize]);
-            let dir = n.kind == Some(Kind::Subtree);
-            let same_name = *n.name == *o.name;
-            if picked.len() >= max
-                || group.is_some_and(|g| g != (n.parent, o.parent, same_name, false))
-                || !picked.is_empty() && dir
-            {
+            (n.parent, o.parent, n.kind == Some(Kind::Subtree), *n.name == *o.name)
+        };
+        let mut order: Vec<(u32, u32)> = self.renames.old_of.iter().map(|(&new, &old)| (new, old)).collect();
+        order.sort_unstable_by_key(|pair| (group(pair), pair.0));
+        let mut picked: Vec<(u32, u32)> = Vec::new();
+        let mut picks = None;
+        for pair @ (new, old) in order {
+            let of = group(&pair);
+            // A directory that gets another name is linked by a run that begins in it.
+            let alone = of.2 && !of.3;
+            if picked.len() >= max || picks.is_some_and(|picks| picks != of || alone) {
                 break;
             }
-            if !self.way_is_free(new, true) || !self.way_is_free(old, false) {
-                continue;
-            }
-            picked.push((new, old));
-            group = Some((n.parent, o.parent, same_name, dir));
-            if dir {
-                break;
+            if self.way_is_free(new, true) && self.way_is_free(old, false) {
+                picked.push((new, old));
+                picks = Some(of);
             }
         }
-        let (_, _, _, dir) = group?;
+        let (_, _, dir, _) = picks?;
         let id = self.new_batch_id();
         let mut entries = Vec::new();
         for (new, old) in picked {
@@ -220,47 +223,69 @@ impl DirtySet {
         true
     }
 
-    /// Hard links of `path` are being made on the target.
-    pub fn link(&mut self, path: RelPath) {
-        self.renames.linked.insert(path, Linked::default());
+    /// Hard links of `path` are being made on the target. `listed`: where the source has nothing of that name, a list that names it
+    /// removes it as well as a run that looks at no source.
+    pub fn link(&mut self, path: RelPath, listed: bool) {
+        self.renames.linked.insert(path, Linked { listed, ..Linked::default() });
     }
 
     /// Whether something of this kind at `path` has to wait for the removal of a linked name.
     pub(super) fn near_linked(&self, path: &[u8], kind: Kind, gone: bool) -> bool {
-        self.renames.linked.keys().any(|linked| {
-            path::is_at_or_below(path, linked) || (kind > Kind::Entry || gone) && path::is_at_or_below(linked, path)
-        })
+        let linked = &self.renames.linked;
+        std::iter::successors(Some(path), |path| path::parent(path)).any(|at| linked.contains_key(at))
+            || (kind > Kind::Entry || gone) && path::any_at_or_below(linked, path)
     }
 
-    /// Takes a linked name that touches nothing in flight, to be removed from the target whatever the source holds there.
-    pub fn take_linked(&mut self, now: Duration) -> Option<Batch> {
-        let free = |set: &DirtySet, path: &RelPath| {
+    /// Takes linked names of one directory that touch nothing in flight, to be removed from the target whatever the source holds
+    /// there. Whether a list may do that holds for all of them.
+    pub fn take_linked(&mut self, now: Duration) -> Option<(Batch, bool)> {
+        let free = |path: &RelPath| {
             let mut at = ROOT;
             for name in components(path) {
-                if set.nodes[at as usize].flying != 0 {
+                if self.nodes[at as usize].flying != 0 {
                     return false;
                 }
-                match set.child(at, name) {
+                match self.child(at, name) {
                     Some(child) => at = child,
                     None => return true,
                 }
             }
-            set.nodes[at as usize].flying == 0 && set.nodes[at as usize].flying_below == 0
+            self.nodes[at as usize].flying == 0 && self.nodes[at as usize].flying_below == 0
         };
-        let due = self.renames.linked.iter().filter(|(_, l)| !l.flying && l.due <= now);
-        let path = due.map(|(path, _)| path).find(|path| free(self, path)).cloned()?;
-        self.renames.linked.get_mut(&path)?.flying = true;
+        let mut due = self.renames.linked.iter().filter(|(path, l)| !l.flying && l.due <= now && free(path));
+        let (first, listed) = due.next().map(|(path, l)| (path.clone(), l.listed))?;
+        let dir = path::parent(&first).map(<[u8]>::to_vec);
+        let beside = due.filter(|(path, l)| l.listed == listed && path::parent(path) == dir.as_deref()).map(|(path, _)| path);
+        let paths: Vec<RelPath> = std::iter::once(first).chain(beside.cloned()).take(MOST_LINKED).collect();
         let id = self.new_batch_id();
-        let mut at = ROOT;
-        for name in components(&path) {
-            at = match self.child(at, name) {
-                Some(child) => child,
-                None => self.make_child(at, name),
-            };
+        let mut entries = Vec::new();
+        for path in paths {
+            self.renames.linked.get_mut(&path).expect("just found").flying = true;
+            let mut at = ROOT;
+            for name in components(&path) {
+                at = match self.child(at, name) {
+                    Some(child) => child,
+                    None => self.make_child(at, name),
+                };
+            }
+            self.fly(at, id, Kind::Subtree);
+            let since = self.epochs.current();
+            entries.push(self.parked(path, since));
         }
-        self.fly(at, id, Kind::Subtree);
-        let since = self.epochs.current();
-        Some(Batch { id, entries: vec![self.parked(path, since)], round: 0 })
+        Some((Batch { id, entries, round: 0 }, listed))
+    }
+
+    /// Neither the source has anything at `path` nor the target: if a deletion is pending there, it is done. Returns since when it
+    /// was.
+    pub fn settle(&mut self, path: &[u8]) -> Option<Epoch> {
+        let at = self.find(path)?;
+        let n = &self.nodes[at as usize];
+        if n.kind == Some(Kind::Entry) && n.flags & GONE != 0 && n.flags & (PAIRED | ABSENT | THROUGH) == 0 && n.flying == 0 {
+            let since = self.clear(at);
+            self.prune(at);
+            return since;
+        }
+        None
     }
 
     /// When [`DirtySet::take_linked`] may be tried again, as a time since the daemon's start.
@@ -269,11 +294,14 @@ impl DirtySet {
     }
 
     /// The flight of a linked name has ended. `gone`: it is not on the target any more. `count`: a failure speaks of this name
-    /// and not of the target. Returns `false` when it is given up.
+    /// and not of the target; a list that did not remove it is no failure, and is not tried again. Returns `false` when it is
+    /// given up.
     pub fn unlinked(&mut self, path: &RelPath, gone: bool, count: bool, now: Duration) -> bool {
         let Some(linked) = self.renames.linked.get_mut(path) else { return true };
         linked.flying = false;
-        if count && !gone {
+        if std::mem::take(&mut linked.listed) {
+            // Whatever became of the list.
+        } else if count && !gone {
             linked.due = now + LINKED_PAUSE * 4u32.pow(linked.tries);
             linked.tries += 1;
         }

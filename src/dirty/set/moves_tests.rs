@@ -51,6 +51,55 @@ fn files_leave_by_directory_and_kind_of_change() {
 }
 
 #[test]
+fn directories_leave_together_where_one_run_can_link_them() {
+    let mut set = DirtySet::new(1000);
+    for (old, new, dir) in [
+        ("d1", "m/d1", true),
+        ("f1", "m/f1", false),
+        ("d2", "m/d2", true),
+        ("d3", "m/other", true),
+        ("d4", "m/another", true),
+        ("f2", "m/f2", false),
+        ("p/d5", "m/d5", true),
+        ("p/d6", "n/d6", true),
+        ("x", "y", true),
+    ] {
+        renamed(&mut set, old, new, dir);
+    }
+    let mut groups: Vec<(bool, Vec<String>)> = Vec::new();
+    while let Some(m) = set.take_moves(usize::MAX) {
+        groups.push((m.dir, m.batch.entries.iter().map(|e| e.path.to_string()).collect()));
+    }
+    groups.sort_unstable();
+    let want = [
+        (false, &["m/f1", "f1", "m/f2", "f2"][..]),
+        (true, &["m/another", "d4"]),
+        (true, &["m/d1", "d1", "m/d2", "d2"]),
+        (true, &["m/d5", "p/d5"]),
+        (true, &["m/other", "d3"]),
+        (true, &["n/d6", "p/d6"]),
+        (true, &["y", "x"]),
+    ];
+    assert_eq!(groups, want.map(|(dir, names)| (dir, names.iter().map(|n| n.to_string()).collect())));
+    // One that cannot leave holds none of the others up.
+    let mut set = DirtySet::new(1000);
+    set.see(b"d1/f", Seen::Written);
+    let batch = shallow(&mut set).unwrap();
+    renamed(&mut set, "d1", "m/d1", true);
+    renamed(&mut set, "d2", "m/d2", true);
+    renamed(&mut set, "d3", "m/d3", true);
+    assert_eq!(moves(&mut set), ["Subtree m/d2", "Entry d2", "Subtree m/d3", "Entry d3"]);
+    land(&mut set, batch);
+    // At most so many.
+    let mut set = DirtySet::new(1000);
+    for n in 0..5 {
+        renamed(&mut set, &format!("d{n}"), &format!("m/d{n}"), true);
+    }
+    let counts: Vec<usize> = std::iter::from_fn(|| set.take_moves(2)).map(|moves| moves.batch.entries.len() / 2).collect();
+    assert_eq!(counts, [2, 2, 1]);
+}
+
+#[test]
 fn no_pair_where_something_was_or_is_dirty() {
     type Act = fn(&mut DirtySet);
     let cases: [(&str, Act); 15] = [
@@ -211,7 +260,7 @@ fn nothing_leaves_near_a_linked_name_before_it_is_removed() {
     set.see(b"d/a/f", Seen::Written);
     set.see(b"d/other", Seen::Written);
     set.park(id, std::slice::from_ref(&old));
-    set.link(at("d/a"));
+    set.link(at("d/a"), false);
     set.restore(old);
     set.confirm(id, entries);
     assert!(set.take_deep(ALL).is_none(), "the old name is not to be touched");
@@ -224,7 +273,8 @@ fn nothing_leaves_near_a_linked_name_before_it_is_removed() {
     // What covers it waits as well, and does not make it forgotten.
     set.see(b"d", Seen::Subtree);
     assert!(set.take_deep(ALL).is_none_or(|b| b.entries.iter().all(|e| *e.path != *b"d")));
-    let clear = set.take_linked(Duration::ZERO).unwrap();
+    let (clear, listed) = set.take_linked(Duration::ZERO).unwrap();
+    assert!(!listed);
     assert_eq!(shown(&clear.entries), ["Entry d/a"]);
     assert!(set.take_linked(Duration::ZERO).is_none());
     set.park(clear.id, &clear.entries);
@@ -232,7 +282,7 @@ fn nothing_leaves_near_a_linked_name_before_it_is_removed() {
     assert!(set.unlinked(&at("d/a"), false, true, Duration::ZERO), "tried again, later");
     assert!(set.take_linked(Duration::ZERO).is_none());
     assert!(set.next_linked().is_some());
-    let clear = set.take_linked(Duration::from_secs(9)).unwrap();
+    let (clear, _) = set.take_linked(Duration::from_secs(9)).unwrap();
     set.park(clear.id, &clear.entries);
     set.forget(clear.entries);
     assert!(set.unlinked(&at("d/a"), true, true, Duration::ZERO));
@@ -247,11 +297,11 @@ fn nothing_leaves_near_a_linked_name_before_it_is_removed() {
 fn a_linked_name_that_cannot_be_removed_holds_nothing_up_for_ever() {
     let mut set = DirtySet::new(1000);
     let path = RelPath::new(b"a").unwrap();
-    set.link(path.clone());
+    set.link(path.clone(), false);
     let mut now = Duration::ZERO;
     let mut tries = 0;
     while set.has_linked() {
-        let Some(clear) = set.take_linked(now) else {
+        let Some((clear, _)) = set.take_linked(now) else {
             now = set.next_linked().unwrap();
             continue;
         };
@@ -261,5 +311,62 @@ fn a_linked_name_that_cannot_be_removed_holds_nothing_up_for_ever() {
         set.unlinked(&path, false, true, now);
     }
     assert_eq!(tries, LINKED_TRIES);
+    assert_eq!(set.epochs().total(), 0);
+}
+
+#[test]
+fn linked_names_of_one_directory_are_removed_together() {
+    let mut set = DirtySet::new(1000);
+    let at = |p: &str| RelPath::new(p.as_bytes()).unwrap();
+    for (path, listed) in [("d/a", true), ("d/a-b", true), ("d/x", false), ("d/e/f", true), ("a", true), ("d/z", true)] {
+        set.link(at(path), listed);
+    }
+    set.see(b"d/z/f", Seen::Written);
+    let near = |set: &DirtySet, path: &str, kind, gone| set.near_linked(path.as_bytes(), kind, gone);
+    for (path, kind, gone, want) in [
+        ("d/a/below", Kind::Entry, false, true),
+        ("d/a", Kind::Entry, false, true),
+        ("d/a-", Kind::Entry, false, false),
+        ("d", Kind::Entry, false, false),
+        ("d", Kind::Entry, true, true),
+        ("d", Kind::Contents, false, true),
+        ("", Kind::Subtree, false, true),
+        ("d/b", Kind::Subtree, true, false),
+    ] {
+        assert_eq!(near(&set, path, kind, gone), want, "{path} {kind:?} {gone}");
+    }
+    let mut taken = Vec::new();
+    let mut batches = Vec::new();
+    while let Some((batch, listed)) = set.take_linked(Duration::ZERO) {
+        taken.push((listed, batch.entries.iter().map(|e| e.path.to_string()).collect::<Vec<_>>()));
+        batches.push(batch);
+    }
+    let want = [(true, &["a"][..]), (true, &["d/a", "d/a-b", "d/z"]), (true, &["d/e/f"]), (false, &["d/x"])];
+    assert_eq!(taken, want.map(|(listed, names)| (listed, names.iter().map(|n| n.to_string()).collect())));
+    // What a list did not remove is removed by a run of the other kind, at once; the others wait no more.
+    for batch in batches {
+        set.park(batch.id, &batch.entries);
+        for e in &batch.entries {
+            assert!(set.unlinked(&e.path, *e.path != *b"d/a-b", true, Duration::ZERO));
+        }
+        set.forget(batch.entries);
+    }
+    let (batch, listed) = set.take_linked(Duration::ZERO).unwrap();
+    assert_eq!((listed, shown(&batch.entries)), (false, vec!["Entry d/a-b".to_owned()]));
+    assert!(set.take_linked(Duration::ZERO).is_none());
+}
+
+#[test]
+fn a_deletion_that_another_run_carried_out_is_settled() {
+    let mut set = DirtySet::new(1000);
+    set.see(b"d/gone", Seen::GoneDir);
+    set.see(b"d/there", Seen::Written);
+    set.see(b"d/new", Seen::CreatedDir);
+    for path in [&b"d/gone"[..], b"d/there", b"d/new", b"d/none"] {
+        assert_eq!(set.settle(path).is_some(), path == b"d/gone");
+    }
+    let batch = shallow(&mut set).unwrap();
+    assert_eq!(shown(&batch.entries), ["Entry d/there", "Entry d/new"]);
+    land(&mut set, batch);
     assert_eq!(set.epochs().total(), 0);
 }

@@ -502,7 +502,7 @@ impl Target {
         s.standby_hits += u64::from(run.stood_by);
         s.files_sent += outcome.counters.files_sent;
         // The old name of what was renamed on the target: nothing is lost there.
-        s.deleted += if run.pass == Pass::Clear { 0 } else { outcome.counters.deleted };
+        s.deleted += if run.moving.is_some() { 0 } else { outcome.counters.deleted };
         s.bytes_sent += outcome.counters.wire_sent;
         if !outcome.is_done() && !counted(run, outcome) {
             *s.bad_runs.entry(outcome.verdict.class().into()).or_insert(0) += 1;
@@ -516,11 +516,12 @@ impl Target {
         let c = &outcome.counters;
         let first = batch.entries.first().map(|e| e.path.to_string()).unwrap_or_default();
         let pass = match run.pass {
+            _ if run.moving.as_ref().is_some_and(renames::Moving::removes) => "old name",
             Pass::Full { .. } => "full",
             Pass::Deep => "deep",
             Pass::ShallowOneLevel => "one-level",
             Pass::Shallow | Pass::Probe | Pass::Role => "shallow",
-            Pass::MovedTree | Pass::MovedFiles | Pass::LikeOthers => "rename",
+            Pass::MovedTree | Pass::MovedTrees | Pass::MovedFiles | Pass::LikeOthers => "rename",
             Pass::Clear => "old name",
         };
         let ms = took.as_secs_f64() * 1000.0;

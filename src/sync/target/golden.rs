@@ -63,6 +63,7 @@ const OCCURS: &[&str] = &[
     "launch: Full, without deletions",
     "launch: LikeOthers",
     "launch: MovedTree",
+    "launch: MovedTrees",
     "launch: Shallow",
     "launch: Shallow, dry",
     "launch: Shallow, large",

@@ -1,12 +1,19 @@
 //! Renames: how the pairs that the dirty set found leave, and what their end means.
 //!
 //! ```text
-//! pair ─► link run ─► NEW confirmed ─► OLD removed ─► OLD's directory compared as after any deletion
+//! pairs ─► link run ─► NEW confirmed ─► OLD removed ─► nothing at OLD on the source: done
+//!              │                                      └► else looked at once more, like any other change
 //!              └─ anything but a clean end: NEW is pending whole again, without trust in size and time
 //! ```
 //!
-//! The removal of the old name is a run that looks at no source: hard links to the new name may be there, and if the old name
-//! has come back on the source meanwhile, changing what lies there on the target would change the new name too.
+//! What goes from one directory to another under its name shares one link run, and old names of one directory share one removal.
+//! So a rename that comes while others do waits for them, see [`Burst`].
+//!
+//! Hard links to the new name may be below the old one. If the old name has come back on the source meanwhile, changing what lies
+//! there on the target would change the new name too. So the removal is a run that looks at no source ([`Pass::Clear`]). A list of
+//! old names that are missing on the source, through a process that stands by, does the same for directories: of one that comes
+//! back before it is read, no more than its own attributes change, and those are not linked. Which names went it says itself, and
+//! the others are removed by a run of the first kind.
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
@@ -21,17 +28,67 @@ use crate::sync::renames::{Renamed, fits};
 
 /// Smaller files are sent with all others: a run of their own would cost more.
 const SMALLEST_FILE: u64 = 256 * 1024;
-/// Files that are renamed in one run.
-const MOST_FILES: usize = 1_000;
+/// So many small files that a run links save more than it costs.
+const MANY_FILES: usize = 20;
+/// Directories or files that are renamed in one run.
+const MOST_AT_ONCE: usize = 10_000;
+/// Old names wait that long for further renames, so that one run removes many.
+const MOST_WAIT: Duration = Duration::from_secs(2);
+/// A burst of renames is over when none came for so long …
+const PAUSE: Duration = Duration::from_millis(5);
+/// … and what waits leaves after so long at the latest.
+const LONGEST: Duration = Duration::from_millis(50);
 /// Paths that wait for another try and are asked whether they have to do with a rename.
 const MOST_ASKED: usize = 1_000;
 /// So many runs in a row that a target refuses, and no more are tried until it was away.
 const REFUSALS: u32 = 3;
 
-/// A rename in flight.
-pub(super) struct Moving {
-    /// New and old names.
-    pairs: Vec<(RelPath, RelPath)>,
+/// What a run of this module's does.
+pub(super) enum Moving {
+    /// It makes new names from old ones.
+    Links(Vec<(RelPath, RelPath)>),
+    /// It removes old names, whatever the source has there.
+    Clears,
+    /// It removes those old names that the source has nothing at.
+    Deletes,
+}
+
+impl Moving {
+    pub(super) fn removes(&self) -> bool {
+        !matches!(self, Moving::Links(_))
+    }
+}
+
+/// When renames leave: the first one at once, those that follow on its heels together.
+#[derive(Debug)]
+struct Burst {
+    /// Since when the oldest waits.
+    began: Duration,
+    last: Option<Duration>,
+    go_now: bool,
+    /// All that wait were seen to wait for something in flight: its end is worth another look.
+    blocked: bool,
+}
+
+impl Burst {
+    fn seen(&mut self, now: Duration) {
+        if self.last.is_none_or(|last| now.saturating_sub(last) > PAUSE * 2) {
+            self.go_now = true;
+        }
+        self.last = Some(now);
+        self.blocked = false;
+    }
+
+    fn leaves_at(&self) -> Duration {
+        match self.last {
+            Some(last) if !self.go_now => (last + PAUSE).min(self.began + LONGEST),
+            _ => Duration::ZERO,
+        }
+    }
+
+    fn left(&mut self, now: Duration) {
+        (self.began, self.go_now) = (now, false);
+    }
 }
 
 /// Renames of one target.
@@ -40,11 +97,15 @@ pub(super) struct Renames {
     refused: u32,
     /// An empty directory without a name, to delete by.
     nothing: Option<OwnedFd>,
+    burst: Burst,
+    /// Since when old names wait for further renames.
+    removals_wait: Option<Duration>,
 }
 
 impl Renames {
     pub(super) fn new() -> Renames {
-        Renames { refused: 0, nothing: None }
+        let burst = Burst { began: Duration::ZERO, last: None, go_now: true, blocked: false };
+        Renames { refused: 0, nothing: None, burst, removals_wait: None }
     }
 
     /// The target was away and may be another one now.
@@ -69,7 +130,7 @@ fn parent_of(path: &[u8]) -> RelPath {
 
 impl Target {
     /// What a change is to this target: halves of a rename only where they may come together.
-    pub(super) fn may_be_half(&self, path: &[u8], seen: Seen) -> Seen {
+    pub(super) fn may_be_half(&mut self, now: Duration, path: &[u8], seen: Seen) -> Seen {
         if seen == seen.plain() {
             return seen;
         }
@@ -94,19 +155,53 @@ impl Target {
         let parked = || self.ledger.parked_at(path, Reach::Below, &[Where::Names]).is_some();
         // What is too long at the old name may be short enough at the new one.
         let busy = || many() || parked() || self.ledger.long.has_below(path);
-        if by_name && self.renames.refused < REFUSALS && fits(path) && !busy() { seen } else { seen.plain() }
+        if !by_name || self.renames.refused >= REFUSALS || !fits(path) || busy() {
+            return seen.plain();
+        }
+        self.renames.burst.seen(now);
+        seen
+    }
+
+    /// When the renames that wait may leave; `None` when there are none, or only the end of a run lets them go.
+    pub(super) fn moves_leave_at(&self) -> Option<Duration> {
+        let burst = &self.renames.burst;
+        let waits = self.ledger.set.has_moves() && !burst.blocked && self.lanes_free().1;
+        waits.then(|| if self.hurry() { Duration::ZERO } else { burst.leaves_at() })
     }
 
     /// Sends renames, and removes the names they left. Returns whether something was started.
     pub(super) fn dispatch_renames(&mut self, cx: &mut Context<'_>) -> bool {
+        self.renames.burst.blocked = false;
+        let since = *self.renames.removals_wait.get_or_insert(cx.now);
+        let moves_go = self.moves_leave_at().is_some_and(|at| at <= cx.now);
+        let waits = self.ledger.set.has_linked() && moves_go && cx.now.saturating_sub(since) < MOST_WAIT;
+        let mut launched = !waits && self.remove_linked(cx);
+        let mut left = false;
+        while self.moves_leave_at().is_some_and(|at| at <= cx.now) && self.is_up() && cx.held.is_none() {
+            match self.ledger.set.take_moves(MOST_AT_ONCE) {
+                Some(moves) => {
+                    launched |= self.launch_moves(cx, moves);
+                    left = true;
+                }
+                None => self.renames.burst.blocked = true,
+            }
+        }
+        if left {
+            self.renames.burst.left(cx.now);
+        }
+        launched |= waits && self.remove_linked(cx);
+        launched
+    }
+
+    /// Removes old names, where a run may start.
+    fn remove_linked(&mut self, cx: &mut Context<'_>) -> bool {
         let mut launched = false;
         while self.ledger.set.has_linked() && self.lanes_free().1 && self.is_up() && cx.held.is_none() {
-            let Some(batch) = self.ledger.set.take_linked(cx.now) else { break };
-            launched |= self.clear(cx, batch);
+            let Some((batch, listed)) = self.ledger.set.take_linked(cx.now) else { break };
+            launched |= self.clear(cx, batch, listed);
         }
-        while self.ledger.set.has_moves() && self.lanes_free().1 && self.is_up() && cx.held.is_none() {
-            let Some(moves) = self.ledger.set.take_moves(MOST_FILES) else { break };
-            launched |= self.launch_moves(cx, moves);
+        if launched || !self.ledger.set.has_linked() {
+            self.renames.removals_wait = None;
         }
         launched
     }
@@ -135,48 +230,57 @@ impl Target {
             return false;
         }
         let (first, old) = (entries[0].path.clone(), entries[1].path.clone());
-        let read = if dir { first.clone() } else { parent_of(&first) };
-        let fitting = match open_below(cx.root, &read) {
-            Ok(source) if dir => {
-                let alike = if cx.filter.is_empty() { Some(Vec::new()) } else { cx.filter.alike_below(&first, &old) };
-                alike.filter(|_| is_missing(cx.root, &old)).map(|filter_args| (source, filter_args))
-            }
-            Ok(source) => Some((source, Vec::new())),
-            Err(_) => None,
+        let same_name = path::base(&first) == path::base(&old);
+        let pass = match (dir, same_name) {
+            (true, _) if entries.len() == 2 => Pass::MovedTree,
+            (true, _) => Pass::MovedTrees,
+            (false, true) => Pass::MovedFiles,
+            (false, false) => Pass::LikeOthers,
         };
-        let Some((source, filter_args)) = fitting else {
+        let read = if pass == Pass::MovedTree { first } else { parent_of(&first) };
+        let Ok(source) = open_below(cx.root, &read) else {
             self.send_whole(id, entries);
             return false;
         };
-        let (mut go, mut whole, mut pairs) = (Vec::new(), Vec::new(), Vec::new());
+        let mut filter_args = Vec::new();
+        let mut found = Vec::new();
         let mut waiting = entries.into_iter();
         while let (Some(new), Some(old)) = (waiting.next(), waiting.next()) {
-            let fits = dir || {
-                let name = std::path::Path::new(OsStr::from_bytes(path::base(&new.path)));
-                let stat = fstatat(&source, name, AtFlags::AT_SYMLINK_NOFOLLOW);
-                // One of several names of a file belongs to the others as well.
-                let large = |s: nix::sys::stat::FileStat| {
-                    s.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits()
-                        && s.st_nlink == 1
-                        && s.st_size as u64 >= SMALLEST_FILE
-                };
-                stat.is_ok_and(large) && is_missing(cx.root, &old.path)
+            let found_there = if is_missing(cx.root, &old.path) { look(&source, pass, &new.path) } else { Found::Other };
+            let alike = match found_there {
+                Found::Dir if !cx.filter.is_empty() => cx.filter.alike_below(&new.path, &old.path),
+                _ => Some(Vec::new()),
+            };
+            found.push((if alike.is_some() { found_there } else { Found::Other }, new, old));
+            filter_args = alike.unwrap_or(filter_args); // the same for all
+        }
+        let small_fit =
+            pass == Pass::MovedFiles && found.iter().filter(|f| matches!(f.0, Found::File { .. })).count() >= MANY_FILES;
+        let (mut go, mut whole, mut small, mut pairs) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for (found, new, old) in found {
+            let fits = match found {
+                Found::Dir => true,
+                Found::File { size } => size >= SMALLEST_FILE || small_fit,
+                Found::Other => false,
             };
             if fits {
                 pairs.push((new.path.clone(), old.path.clone()));
             }
-            (if fits { &mut go } else { &mut whole }).extend([new, old]);
+            let to = match fits {
+                true => &mut go,
+                false if dir => &mut whole,
+                false => &mut small,
+            };
+            to.extend([new, old]);
         }
         // Small files are no matter of note.
-        self.ledger.set.park(id, &whole);
-        whole.into_iter().for_each(|e| self.ledger.set.restore(e));
+        self.ledger.set.park(id, &small);
+        small.into_iter().for_each(|e| self.ledger.set.restore(e));
+        if !whole.is_empty() {
+            self.send_whole(id, whole);
+        }
         let Some((_, old)) = pairs.first() else { return false };
-        let basis = if dir { old.clone() } else { parent_of(old) };
-        let pass = match (dir, path::base(&first) == path::base(old)) {
-            (true, _) => Pass::MovedTree,
-            (false, true) => Pass::MovedFiles,
-            (false, false) => Pass::LikeOthers,
-        };
+        let basis = if pass == Pass::MovedTree { old.clone() } else { parent_of(old) };
         // Nothing is saved where no bytes travel: both copies would be read to write the third.
         let local = matches!(self.cfg.location, crate::sync::location::Location::Local(_));
         if pass == Pass::LikeOthers && (local || basis != read) {
@@ -187,46 +291,86 @@ impl Target {
         let list = filelist::encode(names.iter().map(|name| (name, Form::Plain)));
         let basis = (pass != Pass::LikeOthers).then_some(basis);
         let renamed = Renamed { source, dest: read, basis, filter_args };
-        let input = if dir { Input::None } else { Input::List(&list.bytes) };
-        let count = pairs.len();
-        let moving = Moving { pairs };
-        self.start_renamed(cx, pass, input, Batch { id, entries: go, round }, count, &renamed, moving)
+        let input = if pass == Pass::MovedTree { Input::None } else { Input::List(&list.bytes) };
+        self.start_renamed(cx, pass, input, Batch { id, entries: go, round }, &names, &renamed, Moving::Links(pairs))
     }
 
-    /// Removes an old name from the target.
-    fn clear(&mut self, cx: &mut Context<'_>, batch: Batch) -> bool {
+    /// Removes old names of one directory from the target. `listed`: a list may do it.
+    fn clear(&mut self, cx: &mut Context<'_>, batch: Batch, listed: bool) -> bool {
         if let Err(hold) = (cx.check)() {
-            self.cleared(cx, batch, false, false);
+            self.cleared(cx, batch, false, &|_| Old::Stays, false);
             *cx.held = Some(hold);
             return false;
         }
         if let Err(why) = self.own_role() {
-            self.cleared(cx, batch, false, false);
+            self.cleared(cx, batch, false, &|_| Old::Stays, false);
             self.fence_off(cx, why);
             return false;
         }
-        let old = batch.entries[0].path.clone();
-        if self.is_emptied_at(cx, &old) || self.ledger.shelf.meets(&old) {
-            // Its deletion is judged like any other.
-            self.cleared(cx, batch, true, false);
+        let first = batch.entries[0].path.clone();
+        if self.is_emptied_at(cx, &first) || batch.entries.iter().any(|e| self.ledger.shelf.meets(&e.path)) {
+            // Their deletion is judged like any other.
+            self.cleared(cx, batch, false, &|_| Old::Judged, false);
             return false;
         }
+        let batch = match listed {
+            true => match self.delete_by_standby(cx, batch) {
+                Ok(()) => return true,
+                Err(batch) => batch,
+            },
+            false => batch,
+        };
         match self.nothing() {
             Ok(source) => {
-                let filter_args = if cx.filter.is_empty() { Some(Vec::new()) } else { cx.filter.alike_below(&old, &old) };
-                let filter_args = filter_args.unwrap_or_else(|| self.filter_args.clone());
-                let renamed = Renamed { source, dest: parent_of(&old), basis: None, filter_args };
-                // Without `./`: the directory's own attributes would be those of the empty one.
-                let list = [path::base(&old), b"\0"].concat();
-                let moving = Moving { pairs: Vec::new() };
-                self.start_renamed(cx, Pass::Clear, Input::List(&list), batch, 1, &renamed, moving)
+                let alike = |old: &RelPath| match cx.filter.is_empty() {
+                    true => Some(Vec::new()),
+                    false => cx.filter.alike_below(old, old),
+                };
+                let filter_args: Option<Vec<_>> = batch.entries.iter().map(|e| alike(&e.path)).collect();
+                let filter_args = filter_args.map_or_else(|| self.filter_args.clone(), |mut all| all.swap_remove(0));
+                let renamed = Renamed { source, dest: parent_of(&first), basis: None, filter_args };
+                let names: Vec<RelPath> = batch.entries.iter().map(|e| RelPath::from_normal(path::base(&e.path))).collect();
+                // Without `./`: the directory's own attributes would be those of the empty one. With `/`: a name that begins with
+                // `#` or `;` would be passed over.
+                let list: Vec<u8> = names.iter().flat_map(|name| [b"/", &**name, b"\0"].concat()).collect();
+                self.start_renamed(cx, Pass::Clear, Input::List(&list), batch, &names, &renamed, Moving::Clears)
             }
             Err(error) => {
                 tracing::warn!(target_name = %self.cfg.name, %error, "cannot make an empty directory to delete by");
-                self.cleared(cx, batch, false, true);
+                self.cleared(cx, batch, false, &|_| Old::Stays, true);
                 false
             }
         }
+    }
+
+    /// Gives the names of a batch to a process that stands by, if the source has nothing there.
+    ///
+    /// # Errors
+    /// The batch, where that is not possible.
+    fn delete_by_standby(&mut self, cx: &mut Context<'_>, batch: Batch) -> Result<(), Batch> {
+        let plain = self.guard_args.is_empty() && !self.keeps_aside() && self.limit().is_none() && self.crowded.is_none();
+        let paths: Vec<(RelPath, Kind)> = batch.entries.iter().map(|e| (e.path.clone(), Kind::Entry)).collect();
+        let normal = match normal::normalise(std::os::fd::AsFd::as_fd(cx.root), &paths, cx.statter) {
+            Ok(normal) if plain => normal,
+            _ => return Err(batch),
+        };
+        let gone = |item: &normal::Item| item.state == normal::State::Missing;
+        // Where one lies below something that is missing or no directory, that is what was found.
+        if normal.items.len() != paths.len() || !normal.items.iter().zip(&paths).all(|(i, (path, _))| gone(i) && i.path == *path)
+        {
+            return Err(batch);
+        }
+        let list = filelist::encode(batch.entries.iter().map(|e| (&e.path, Form::Plain)));
+        if !list.refused.is_empty() {
+            return Err(batch);
+        }
+        let mut ancestors: BTreeMap<RelPath, FileTime> = normal.ancestors.into_iter().collect();
+        ancestors.insert(RelPath::root(), normal.root.ctime); // its attributes travel with every list
+        self.give_to_standby(cx, batch, &list.bytes, list.entries, Lane::Bulk, &mut ancestors).map(|serial| {
+            let run = self.runs.get_mut(&serial).expect("just given its list");
+            run.run.keep_items_of(paths.into_iter().map(|(path, _)| path));
+            run.moving = Some(Moving::Deletes);
+        })
     }
 
     /// Whether nothing is left of the top that `old` was at: then the new name went as well, and the old one may be all
@@ -256,15 +400,25 @@ impl Target {
         pass: Pass,
         input: Input<'_>,
         batch: Batch,
-        paths: usize,
+        names: &[RelPath],
         renamed: &Renamed,
         moving: Moving,
     ) -> bool {
         let serial = self.next_run;
+        // A list of new names carries the attributes of the directory that they are in.
+        let mut above = None;
+        if pass != Pass::Clear && pass != Pass::MovedTree {
+            let dir = [(renamed.dest.clone(), Kind::Entry)];
+            let looked = normal::normalise(std::os::fd::AsFd::as_fd(cx.root), &dir, cx.statter);
+            above = looked.ok().map(|normal| match normal.items.first().map(|item| item.state) {
+                Some(normal::State::Present(stat)) => (renamed.dest.clone(), stat.ctime),
+                _ => (renamed.dest.clone(), normal.root.ctime),
+            });
+        }
         let linked: Vec<RelPath> = batch.entries.iter().filter(|_| pass == Pass::Clear).map(|e| e.path.clone()).collect();
         let id = batch.id;
         let manner = guarded::Manner { renamed: Some(renamed), ..Default::default() };
-        if !self.start(cx, Launch { manner, paths, ..Launch::of(pass, input, Load::Batch(batch)) }) {
+        if !self.start(cx, Launch { manner, paths: names.len(), ..Launch::of(pass, input, Load::Batch(batch)) }) {
             for path in &linked {
                 self.ledger.set.unlinked(path, false, false, cx.now);
             }
@@ -272,9 +426,8 @@ impl Target {
         }
         let run = self.runs.get_mut(&serial).expect("just started");
         debug_assert!(matches!(&run.load, Load::Batch(b) if b.id == id));
-        if pass == Pass::MovedFiles {
-            run.run.keep_items(paths + 1);
-        }
+        run.run.keep_items_of(names.iter().cloned());
+        run.ancestors.extend(above);
         run.moving = Some(moving);
         true
     }
@@ -287,25 +440,35 @@ impl Target {
             outcome.verdict,
             Verdict::TargetDown | Verdict::TimedOut | Verdict::Busy | Verdict::TargetFull | Verdict::Killed | Verdict::SourceRoot
         );
+        let told = done || matches!(outcome.verdict, Verdict::Partial | Verdict::SourceRace);
         // Where the directory above an old name is not there, the name is not either.
-        let gone = done || run.pass == Pass::Clear && outcome.verdict == Verdict::TargetMissing;
+        let no_dir = matches!(moving, Moving::Clears) && outcome.verdict == Verdict::TargetMissing;
         if done {
             // What removes an old name links nothing, so a server that refuses to link does that as well.
-            if run.pass != Pass::Clear {
+            if !moving.removes() {
                 self.renames.refused = 0;
             }
             self.proven(cx);
-        } else if !line && !gone && !matches!(outcome.verdict, Verdict::Partial | Verdict::SourceRace) {
+        } else if !line && !no_dir && !told {
             self.renames.refused += 1;
             if self.renames.refused == REFUSALS {
                 tracing::warn!(target_name = %self.cfg.name, "renames are sent as new content from now on: {}", outcome.reason);
             }
         }
-        if run.pass == Pass::Clear {
-            // Its source is a directory of ours, so that cannot be what is missing.
-            self.cleared(cx, batch, gone, !line || outcome.verdict == Verdict::SourceRoot);
-        } else {
-            self.moved(run, moving, batch, outcome);
+        // A name is told of when it has been deleted.
+        let items = run.run.output().items.iter().filter(|item| told && item.deletes());
+        // Its source is a directory of ours, so that cannot be what is missing.
+        let count = !line || outcome.verdict == Verdict::SourceRoot;
+        match moving {
+            Moving::Links(pairs) => self.moved(run, pairs, batch, outcome),
+            Moving::Clears => {
+                let deleted: BTreeSet<&[u8]> = items.map(|item| &*item.path).collect();
+                self.cleared(cx, batch, false, &|old| Old::removed(done || no_dir || deleted.contains(path::base(old))), count);
+            }
+            Moving::Deletes => {
+                let deleted: BTreeSet<&[u8]> = items.map(|item| &*item.path).collect();
+                self.cleared(cx, batch, true, &|old| Old::removed(deleted.contains(&**old)), count);
+            }
         }
         if let Verdict::TargetDown | Verdict::TimedOut = outcome.verdict {
             self.doubt(cx, &outcome.reason);
@@ -317,73 +480,167 @@ impl Target {
         }
     }
 
-    fn cleared(&mut self, cx: &Context<'_>, batch: Batch, done: bool, count: bool) {
+    /// Old names were removed from the target, or were to be. `listed`: by a list. `now`: what each is by now.
+    fn cleared(&mut self, cx: &Context<'_>, batch: Batch, listed: bool, now: &dyn Fn(&RelPath) -> Old, count: bool) {
         let Batch { id, entries, .. } = batch;
-        let path = entries[0].path.clone();
         self.ledger.set.park(id, &entries);
-        let since = entries[0].epoch();
-        // It is looked at once more in the usual way: the times of the directory above, and whatever has come there since.
-        // One that was new when it was given back did not come and go: `Replaced` says so.
-        self.ledger.set.see_since(&path, Seen::Replaced, since);
-        self.ledger.set.see_since(&path, Seen::Gone, since);
+        let dir = parent_of(&entries[0].path);
+        for Entry { path, .. } in &entries {
+            let (old, since) = (now(path), entries[0].epoch());
+            let gone = old != Old::Stays;
+            if old == Old::Removed && is_missing(cx.root, path) {
+                let settled = self.ledger.set.settle(path);
+                if !listed {
+                    // Who waits for the deletion waits for the times of the directory above, too. With a list these were sent.
+                    self.ledger.set.see_since(&dir, Seen::Touched, settled.map_or(since, |settled| settled.min(since)));
+                }
+            } else {
+                // It is looked at once more in the usual way: whatever has come there since.
+                // One that was new when it was given back did not come and go: `Replaced` says so.
+                self.ledger.set.see_since(path, Seen::Replaced, since);
+                self.ledger.set.see_since(path, Seen::Gone, since);
+            }
+            let given_up = !self.ledger.set.unlinked(path, gone, count, cx.now);
+            // Where links are kept, renames are not sent as such.
+            if cx.links.is_some() && (gone || given_up) {
+                self.specials.removed(path);
+            }
+            match (given_up, cx.links.is_some()) {
+                (true, false) => {
+                    tracing::warn!(target_name = %self.cfg.name, %path, "the old name of a rename cannot be removed from the target by itself")
+                }
+                (true, true) => {
+                    tracing::warn!(target_name = %self.cfg.name, %path, "a name that was replaced cannot be removed from the target, and may stay linked there")
+                }
+                (false, _) => {}
+            }
+        }
         self.ledger.forget(entries);
-        let given_up = !self.ledger.set.unlinked(&path, done, count, cx.now);
         self.release_behind();
-        // Where links are kept, renames are not sent as such.
-        if cx.links.is_some() && (done || given_up) {
-            self.specials.removed(&path);
-        }
-        match (given_up, cx.links.is_some()) {
-            (true, false) => {
-                tracing::warn!(target_name = %self.cfg.name, %path, "the old name of a rename cannot be removed from the target by itself")
-            }
-            (true, true) => {
-                tracing::warn!(target_name = %self.cfg.name, %path, "a name that was replaced cannot be removed from the target, and may stay linked there")
-            }
-            (false, _) => {}
-        }
     }
 
-    fn moved(&mut self, run: &Flight, moving: Moving, batch: Batch, outcome: &Outcome) {
+    fn moved(&mut self, run: &Flight, pairs: Vec<(RelPath, RelPath)>, batch: Batch, outcome: &Outcome) {
         let Batch { id, entries, .. } = batch;
         let output = run.run.output();
-        // A directory that was there already may hold what only looks the same.
-        let made = run.pass != Pass::MovedTree || output.signs.target_missing;
+        let came = |item: &&Item| match run.pass {
+            // A directory that was there already may hold what only looks the same.
+            Pass::MovedTrees => item.change.starts_with(b"cd"),
+            _ => sent(item) || item.change[0] == b'h',
+        };
+        let came: BTreeSet<&[u8]> = output.items.iter().filter(came).map(|item| &*item.path).collect();
         let arrived = |new: &RelPath| match run.pass {
-            Pass::MovedFiles => output.items.iter().any(|i| *i.path == *path::base(new) && (sent(i) || i.change[0] == b'h')),
+            Pass::MovedTree => output.signs.target_missing,
+            Pass::MovedTrees | Pass::MovedFiles => came.contains(path::base(new)),
             _ => true,
         };
+        let dir = run.pass == Pass::MovedTree || run.pass == Pass::MovedTrees;
+        let mut arrivals = Vec::new();
         let mut waiting = entries.into_iter();
-        for (new_name, old_name) in moving.pairs {
+        for (new_name, old_name) in pairs {
             let (Some(new), Some(old)) = (waiting.next(), waiting.next()) else { break };
-            if run.pass == Pass::MovedTree {
+            if dir {
                 self.telling.moved(&new_name);
             }
-            let (since, done) = (new.epoch(), outcome.is_done() && made && arrived(&new_name));
+            let (since, done) = (new.epoch(), outcome.is_done() && arrived(&new_name));
             self.ledger.set.park(id, std::slice::from_ref(&old));
             if run.pass != Pass::LikeOthers {
                 // Also of a run that failed: it may have got that far.
-                self.ledger.set.link(old_name);
+                self.ledger.set.link(old_name.clone(), dir);
             }
             self.ledger.set.restore(old);
             if done {
-                // The name that was made changed the times of the directory above it.
-                self.ledger.set.see_since(&parent_of(&new_name), Seen::Touched, since);
+                // The name that was made changed the times of the directory above it. With a list these were sent; where the old name
+                // was there as well, they are with its removal.
+                if run.pass == Pass::MovedTree && path::parent(&new_name) != path::parent(&old_name) {
+                    self.ledger.set.see_since(&parent_of(&new_name), Seen::Touched, since);
+                }
                 if output.signs.no_basis {
                     self.stats.renames_sent_whole += 1
                 } else {
                     self.stats.renames += 1
                 };
-                self.confirm(id, vec![new]);
+                arrivals.push(new);
             } else {
                 self.stats.renames_sent_whole += 1;
                 self.ledger.set.park(id, std::slice::from_ref(&new));
                 self.ledger.set.restore(new);
             }
         }
+        if !arrivals.is_empty() {
+            self.confirm(id, arrivals);
+        }
+    }
+}
+
+/// What became of an old name on the target.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Old {
+    /// It is not there any more.
+    Removed,
+    /// It is not to be removed by itself.
+    Judged,
+    Stays,
+}
+
+impl Old {
+    fn removed(removed: bool) -> Old {
+        if removed { Old::Removed } else { Old::Stays }
+    }
+}
+
+/// What has a new name.
+enum Found {
+    Dir,
+    File {
+        size: u64,
+    },
+    /// It is not renamed as such.
+    Other,
+}
+
+/// Looks at a new name of which the directory to read is open: the name's own for [`Pass::MovedTree`].
+fn look(source: &OwnedFd, pass: Pass, new: &RelPath) -> Found {
+    if pass == Pass::MovedTree {
+        return Found::Dir;
+    }
+    let name = std::path::Path::new(OsStr::from_bytes(path::base(new)));
+    let Ok(stat) = fstatat(source, name, AtFlags::AT_SYMLINK_NOFOLLOW) else { return Found::Other };
+    let kind = stat.st_mode & SFlag::S_IFMT.bits();
+    match pass {
+        Pass::MovedTrees if kind == SFlag::S_IFDIR.bits() => Found::Dir,
+        // One of several names of a file belongs to the others as well.
+        Pass::MovedFiles | Pass::LikeOthers if kind == SFlag::S_IFREG.bits() && stat.st_nlink == 1 => {
+            Found::File { size: stat.st_size as u64 }
+        }
+        _ => Found::Other,
     }
 }
 
 fn sent(item: &Item) -> bool {
     matches!(item.change[..2], [b'<' | b'>', b'f'])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_rename_leaves_at_once_and_those_behind_it_together() {
+        let ms = Duration::from_millis;
+        let mut burst = Burst { began: Duration::ZERO, last: None, go_now: true, blocked: false };
+        burst.seen(ms(1_000));
+        assert_eq!(burst.leaves_at(), Duration::ZERO);
+        burst.left(ms(1_000));
+        // Events every 2 ms: in their pause, or when the oldest has waited for long enough.
+        for at in (1_002..=1_100).step_by(2) {
+            burst.seen(ms(at));
+            assert_eq!(burst.leaves_at(), ms(at + 5).min(ms(1_050)), "{at}");
+        }
+        // After a quiet time the next is the first again.
+        for (next, at_once) in [(1_110, false), (1_111, true)] {
+            let mut burst = Burst { began: ms(1_090), last: Some(ms(1_100)), go_now: false, blocked: true };
+            burst.seen(ms(next));
+            assert_eq!((burst.leaves_at() == Duration::ZERO, burst.blocked), (at_once, false), "{next}");
+        }
+    }
 }

@@ -705,7 +705,7 @@ impl Target {
         }
         let one_level = list.iter().any(|(_, form)| *form == Form::OneLevel);
         let encoded = filelist::encode(list.iter().map(|(p, f)| (p, *f)));
-        let batch = self.refuse(cx, batch, &encoded.refused);
+        let mut batch = self.refuse(cx, batch, &encoded.refused);
         if batch.entries.is_empty() {
             return false;
         }
@@ -742,31 +742,12 @@ impl Target {
         // A process that stands by has its bound on deletions already, and begins at the top.
         let standby = below.is_none() && few && (deleting == Deleting::Within || self.limit().is_none());
         let entries = encoded.entries;
-        let mut batch = Some(batch);
-        if standby
-            && thorough
-            && risks.is_empty()
-            && let Some((serial, mut run)) = self.take_standby(&encoded.bytes)
-        {
-            if cx.now.saturating_sub(run.started) > STANDBY_INFANT {
-                self.proven(cx);
-            }
-            match run.run.feed(&encoded.bytes) {
-                Ok(()) => {
-                    run.load = Load::Batch(batch.take().expect("not used yet"));
-                    (run.started, run.looked, run.told) = (cx.now, cx.now, cx.now);
-                    run.pulse = Pulse::new(cx.now);
-                    (run.stood_by, run.lane, run.paths, run.ancestors) = (true, lane, entries, ancestors);
-                    self.runs.insert(serial, run);
-                    return true;
-                }
-                Err(error) => {
-                    tracing::debug!(mirror = %self.mirror.name, target_name = %self.cfg.name, %error, "a standby took no list");
-                    self.discard(cx, serial, run);
-                }
+        if standby && thorough && risks.is_empty() {
+            match self.give_to_standby(cx, batch, &encoded.bytes, entries, lane, &mut ancestors) {
+                Ok(_) => return true,
+                Err(back) => batch = back,
             }
         }
-        let batch = batch.expect("no standby took it");
         let extra = if batch.entries.iter().any(|e| self.spares(e)) { guarded::Extra::Stays } else { guarded::Extra::Goes };
         let free = deleting == Deleting::Free;
         let manner = guarded::Manner { free, guards, below: below.as_ref(), extra, ..Default::default() };
@@ -816,6 +797,40 @@ impl Target {
             let standby = Launch::of(Pass::Shallow, Input::Standby, Load::Standby);
             if !self.start(cx, Launch { lane: Lane::Small, compare: Compare::Resend, ..standby }) {
                 return;
+            }
+        }
+    }
+
+    /// Gives a list to a process that stands by. Returns the run.
+    ///
+    /// # Errors
+    /// The batch, where none takes it.
+    pub(super) fn give_to_standby(
+        &mut self,
+        cx: &mut Context<'_>,
+        batch: Batch,
+        list: &[u8],
+        paths: usize,
+        lane: Lane,
+        ancestors: &mut BTreeMap<RelPath, FileTime>,
+    ) -> Result<u32, Batch> {
+        let Some((serial, mut run)) = self.take_standby(list) else { return Err(batch) };
+        if cx.now.saturating_sub(run.started) > STANDBY_INFANT {
+            self.proven(cx);
+        }
+        match run.run.feed(list) {
+            Ok(()) => {
+                run.load = Load::Batch(batch);
+                (run.started, run.looked, run.told) = (cx.now, cx.now, cx.now);
+                run.pulse = Pulse::new(cx.now);
+                (run.stood_by, run.lane, run.paths, run.ancestors) = (true, lane, paths, std::mem::take(ancestors));
+                self.runs.insert(serial, run);
+                Ok(serial)
+            }
+            Err(error) => {
+                tracing::debug!(mirror = %self.mirror.name, target_name = %self.cfg.name, %error, "a standby took no list");
+                self.discard(cx, serial, run);
+                Err(batch)
             }
         }
     }

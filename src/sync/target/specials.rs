@@ -202,7 +202,7 @@ impl Target {
                 None => self.ledger.set.see(name, Seen::Touched),
             }
         }
-        plan.first.into_iter().for_each(|name| self.ledger.set.link(name));
+        plan.first.into_iter().for_each(|name| self.ledger.set.link(name, false));
         true
     }
 }

@@ -195,8 +195,12 @@ fn items(
 ) -> usize {
     let mut deleted = 0;
     let says = rng.u8(..8) > 2;
+    let links = process.argv.iter().any(|arg| arg.as_bytes().starts_with(b"--link-dest="));
+    // Its names are those in one directory.
+    let somewhere = |name: &str| world.names.iter().find(|(path, _)| path.rsplit('/').next() == Some(name)).map(|(_, what)| what);
     let mut line = |name: &str, out: &mut Vec<u8>| {
-        let text = match world.names.get(name) {
+        let known = world.names.get(name).or_else(|| somewhere(name).filter(|_| links));
+        let text = match known {
             Some(What::File) => format!("<f+++++++++ {}\n", escaped(name)),
             Some(What::Link) => format!("cL+++++++++ {}\n", escaped(name)),
             Some(What::Dir) => format!("cd+++++++++ {}/\n", escaped(name)),

@@ -531,9 +531,10 @@ impl Director {
         self.world.tick(self.now);
         let file = |what| what == What::File;
         if self.target.in_sync() && self.rng.u8(..3) == 0 {
-            return match self.rng.bool() {
-                true => self.rename(|what| what == What::Dir, Seen::LeftDir, Seen::ArrivedDir),
-                false => self.rename(file, Seen::Left, Seen::Arrived),
+            return match self.rng.u8(..5) {
+                0..2 => self.rename(|what| what == What::Dir, Seen::LeftDir, Seen::ArrivedDir),
+                2..4 => self.rename(file, Seen::Left, Seen::Arrived),
+                _ => self.rename_together(),
             };
         }
         match self.rng.u8(..40) {
@@ -655,6 +656,28 @@ impl Director {
             self.see(&old, left.plain());
             self.see(&new, arrived.plain());
         } else {
+            self.see(&old, left);
+            self.see(&new, arrived);
+        }
+    }
+
+    /// What lies in one directory goes to another, each under its name.
+    fn rename_together(&mut self) {
+        let dir = |what| what == What::Dir;
+        let (Some(to), from) = (self.name(dir), self.name(dir).filter(|_| self.rng.bool()).unwrap_or_default()) else { return };
+        if to == from {
+            return;
+        }
+        let inside: Vec<(String, What)> = self.world.names.iter().map(|(name, what)| (name.clone(), *what)).collect();
+        for (old, what) in inside {
+            let new = format!("{to}/{}", old.rsplit('/').next().expect("a name has a last part"));
+            let above = old == to || to.starts_with(&format!("{old}/"));
+            if parent(&old) != from || above || what == What::Link || self.world.names.contains_key(&new) {
+                continue;
+            }
+            self.world.rename(&old, &new);
+            self.names.arrived();
+            let (left, arrived) = if dir(what) { (Seen::LeftDir, Seen::ArrivedDir) } else { (Seen::Left, Seen::Arrived) };
             self.see(&old, left);
             self.see(&new, arrived);
         }
