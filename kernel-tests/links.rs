@@ -150,7 +150,7 @@ fn made_without_a_name(m: &mut Mirror) {
         .open(m.src.at("d"))
         .expect("the filesystem has O_TMPFILE");
     file.write_all(b"one").expect("it can be written");
-    let proc = std::path::PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let proc = std::path::PathBuf::from(format!("/proc/thread-self/fd/{}", file.as_raw_fd()));
     nix::unistd::linkat(nix::fcntl::AT_FDCWD, &proc, nix::fcntl::AT_FDCWD, &m.src.at("d/name"), AtFlags::AT_SYMLINK_FOLLOW)
         .expect("it can be linked");
     m.daemon.flush(None);
@@ -226,6 +226,33 @@ pub fn cases() -> Vec<Case> {
             m.check();
             let lost = m.daemon.status().mirrors.remove(0).lost;
             assert!(lost.is_empty(), "{lost:?}");
+            Ok(())
+        }),
+        // A name that the target links elsewhere is removed there before it is sent, by its path, which
+        // leads through a symbolic link on the target as long as that has what the source had before.
+        case("replaced_below_what_is_a_symbolic_link_on_the_target", ALL, |fs| {
+            let two = [To::Module, To::Local];
+            let m = Setup::new(fs).carrying(&["hard_links"]).targets(&two).before(|src| {
+                src.mkdir("a");
+                src.write("a/f", b"not to be removed");
+                src.mkdir("b");
+                src.fifo("b/f");
+                src.link("b/f", "b/g");
+            });
+            let m = m.start()?;
+            m.check();
+            for _ in 0..3 {
+                m.src.remove("b");
+                m.src.symlink("a", "b");
+                m.check();
+                m.daemon.does(&["pause"]);
+                m.src.remove("b");
+                m.src.mkdir("b");
+                m.src.fifo("b/f");
+                m.src.link("b/f", "b/g");
+                m.daemon.does(&["resume"]);
+                m.check();
+            }
             Ok(())
         }),
         case("changes_in_directories_that_are_compared_whole", &[Fs::Ext4], |fs| {

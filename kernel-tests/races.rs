@@ -83,7 +83,7 @@ fn made_again_while_open(m: &Mirror) {
 /// the targets all the time.
 fn swap_while_writing(m: &Mirror) {
     let held = fs::File::open(m.src.at("d")).expect("it is there");
-    let inside = Dir::new(format!("/proc/self/fd/{}", held.as_raw_fd()));
+    let inside = Dir::new(format!("/proc/thread-self/fd/{}", held.as_raw_fd()));
     let over = AtomicBool::new(false);
     let going = || !over.load(Ordering::Relaxed);
     let leaked = std::thread::scope(|scope| {
@@ -110,7 +110,7 @@ fn leaked(target: &Dir) -> Option<String> {
     for name in ["d", "link"] {
         let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
         let Ok(dir) = fs::OpenOptions::new().read(true).custom_flags(flags).open(target.at(name)) else { continue };
-        let dir = Dir::new(format!("/proc/self/fd/{}", dir.as_raw_fd()));
+        let dir = Dir::new(format!("/proc/thread-self/fd/{}", dir.as_raw_fd()));
         let holds = |n: &usize| dir.read(format!("f{n}")).as_deref() == Some(SECRET);
         if let Some(n) = (0..FILES).find(holds) {
             return Some(format!("{name}/f{n}"));

@@ -393,7 +393,7 @@ impl Worker {
                 let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
                 let mut file = OpenOptions::new().write(true).custom_flags(libc::O_TMPFILE).mode(0o640).open(dir)?;
                 file.write_all(&self.content(serial, len))?;
-                let name = format!("/proc/self/fd/{}", file.as_raw_fd());
+                let name = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
                 linkat(AT_FDCWD, name.as_str(), AT_FDCWD, &path, AtFlags::AT_SYMLINK_FOLLOW)?;
                 if self.rng.bool() && self.held.len() < HELD {
                     self.held.push((file, path));

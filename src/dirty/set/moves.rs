@@ -288,6 +288,35 @@ impl DirtySet {
         None
     }
 
+    /// Takes a directory above linked names, to be sent by itself before they are removed; what is pending of it stays. `None`
+    /// while something at, above or below it is in flight.
+    pub fn take_above(&mut self, dir: &RelPath) -> Option<Batch> {
+        let mut at = ROOT;
+        for name in components(dir) {
+            if self.nodes[at as usize].flying != 0 {
+                return None;
+            }
+            at = match self.child(at, name) {
+                Some(child) => child,
+                None => self.make_child(at, name),
+            };
+        }
+        if self.nodes[at as usize].flying != 0 || self.nodes[at as usize].flying_below != 0 {
+            return None;
+        }
+        let id = self.new_batch_id();
+        self.fly(at, id, Kind::Entry);
+        let since = self.epochs.current();
+        Some(Batch { id, entries: vec![self.parked(dir.clone(), since)], round: 0 })
+    }
+
+    /// Linked names in the directory `dir` are not removed before `until`.
+    pub fn postpone_linked(&mut self, dir: &[u8], until: Duration) {
+        for (_, linked) in self.renames.linked.iter_mut().filter(|(path, _)| path::parent(path) == Some(dir)) {
+            linked.due = linked.due.max(until);
+        }
+    }
+
     /// When [`DirtySet::take_linked`] may be tried again, as a time since the daemon's start.
     pub fn next_linked(&self) -> Option<Duration> {
         self.renames.linked.values().filter(|l| !l.flying && !l.due.is_zero()).map(|l| l.due).min()

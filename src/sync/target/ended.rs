@@ -423,6 +423,7 @@ impl Target {
         self.judge_covered(&entries);
         for entry in &entries {
             self.unread.confirmed(entry);
+            self.renames.confirmed(id, &entry.path);
             let over = self.ledger.retries.confirmed(entry);
             self.ledger.forget(over);
             self.doubted.remove(&entry.path);

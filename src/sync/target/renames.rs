@@ -100,17 +100,37 @@ pub(super) struct Renames {
     burst: Burst,
     /// Since when old names wait for further renames.
     removals_wait: Option<Duration>,
+    /// Directories that are sent before a name in them is removed.
+    above: BTreeMap<RelPath, Above>,
 }
+
+/// How far a directory is that is sent before a name in it is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Above {
+    Flying(BatchId),
+    Sent,
+}
+
+/// The pause before a directory is sent once more that could not be sent, so that a name in it can be removed.
+const ABOVE_PAUSE: Duration = Duration::from_secs(1);
 
 impl Renames {
     pub(super) fn new() -> Renames {
         let burst = Burst { began: Duration::ZERO, last: None, go_now: true, blocked: false };
-        Renames { refused: 0, nothing: None, burst, removals_wait: None }
+        Renames { refused: 0, nothing: None, burst, removals_wait: None, above: BTreeMap::new() }
+    }
+
+    /// The target holds `path` as batch `id` found it.
+    pub(super) fn confirmed(&mut self, id: BatchId, path: &RelPath) {
+        if let Some(above) = self.above.get_mut(path).filter(|above| **above == Above::Flying(id)) {
+            *above = Above::Sent;
+        }
     }
 
     /// The target was away and may be another one now.
     pub(super) fn came_up(&mut self) {
         self.refused = 0;
+        self.above.clear();
     }
 }
 
@@ -320,6 +340,10 @@ impl Target {
             },
             false => batch,
         };
+        let batch = match self.below_dirs(cx, batch) {
+            Ok(batch) => batch,
+            Err(launched) => return launched,
+        };
         match self.nothing() {
             Ok(source) => {
                 let alike = |old: &RelPath| match cx.filter.is_empty() {
@@ -341,6 +365,41 @@ impl Target {
                 false
             }
         }
+    }
+
+    /// Whether names can be removed by a run that is given their directory by its path. It follows a symbolic link that the
+    /// target has there from before, and would delete where that leads. So the directory has to be one on the source, and
+    /// sent, with those above it, since it last changed.
+    ///
+    /// # Errors
+    /// Not now; whether a run was started that sends the directory.
+    fn below_dirs(&mut self, cx: &mut Context<'_>, batch: Batch) -> Result<Batch, bool> {
+        let dir = parent_of(&batch.entries[0].path);
+        if dir.is_root() {
+            return Ok(batch);
+        }
+        if open_below(cx.root, &dir).is_err() {
+            self.cleared(cx, batch, false, &|_| Old::Judged, false);
+            return Err(false);
+        }
+        let before = self.renames.above.remove(&dir);
+        if before == Some(Above::Sent) || self.ledger.why(&dir, Reach::At, &[]).is_none() {
+            return Ok(batch);
+        }
+        self.cleared(cx, batch, false, &|_| Old::Stays, false);
+        let flies = match self.ledger.set.take_above(&dir) {
+            Some(batch) => {
+                let id = batch.id;
+                self.renames.above.insert(dir.clone(), Above::Flying(id));
+                self.launch(cx, batch, Lane::Bulk);
+                self.flies(id)
+            }
+            None => false,
+        };
+        if !flies || before.is_some() {
+            self.ledger.set.postpone_linked(&dir, cx.now + ABOVE_PAUSE);
+        }
+        Err(flies)
     }
 
     /// Gives the names of a batch to a process that stands by, if the source has nothing there.
