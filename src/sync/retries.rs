@@ -139,11 +139,6 @@ impl Retries {
         self.groups.push(Group { due: now, entries, round });
     }
 
-    /// Whether this very path is a failure.
-    pub fn fails(&self, path: &RelPath) -> bool {
-        self.failures.contains_key(path)
-    }
-
     /// Records each of `entries` as a failure, with the words about it, or with `reason` where there are none.
     fn fail_each(&mut self, now: Duration, entries: Vec<Entry>, named: &[Failed], reason: &str, jitter: f64) {
         let words = Words::of(named);

@@ -167,7 +167,7 @@ impl Target {
                 left.insert(f.path.clone(), Some(f.words.clone()));
             }
         }
-        left.extend(self.left_alone(&batch.entries).into_iter().map(|(path, _, words)| (path, Some(words))));
+        left.extend(self.left_alone(cx.root, &batch.entries).into_iter().map(|(path, _, words)| (path, Some(words))));
         if !outcome.unknown.is_empty() {
             self.note_unknown(&outcome, left.len());
         }

@@ -190,14 +190,21 @@ impl Target {
     }
 
     /// What a comparison of `entries` left alone and what does not fail by itself already, with the
-    /// words about it.
-    pub(super) fn left_alone(&self, entries: &[Entry]) -> Vec<(RelPath, Kind, String)> {
+    /// words about it. A place may be a directory by now that was a file when it was named, or
+    /// nothing: all that came with it is left alone, too, and no event of it is left.
+    pub(super) fn left_alone(&self, root: &Root, entries: &[Entry]) -> Vec<(RelPath, Kind, String)> {
         let under_way = |path: &RelPath| {
             self.ledger.large.has(path)
                 || self.batches().any(|(run, b)| run.lane == Lane::Large && b.entries.iter().any(|e| e.path == *path))
         };
-        let hidden = self.unread.below(entries).filter(|(path, _)| !self.ledger.retries.fails(path) && !under_way(path));
-        hidden.map(|(path, place)| (path.clone(), place.kind, place.words.clone())).collect()
+        let covered = |path: &RelPath, kind: Kind| {
+            let fails = self.ledger.retries.failure(path).is_some_and(|failure| failure.entry.kind >= kind);
+            fails || kind == Kind::Entry && under_way(path)
+        };
+        let kind = |path: &RelPath, place: &Place| place.kind.max(ended::kind_on_source(root, path));
+        let hidden = self.unread.below(entries).map(|(path, place)| (path, kind(path, place), place));
+        let left = hidden.filter(|(path, kind, _)| !covered(path, *kind));
+        left.map(|(path, kind, place)| (path.clone(), kind, place.words.clone())).collect()
     }
 
     /// A batch went through, but for what its comparisons left alone.
@@ -207,7 +214,7 @@ impl Target {
         let (partly, whole): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(hides);
         for entry in partly {
             self.ledger.set.park(id, std::slice::from_ref(&entry));
-            let left = self.left_alone(std::slice::from_ref(&entry));
+            let left = self.left_alone(cx.root, std::slice::from_ref(&entry));
             if entry.path.is_root() {
                 self.reconciles += 1;
             }
@@ -217,8 +224,8 @@ impl Target {
                 self.ledger.set.narrow(entry, left.iter().map(|(path, kind, _)| (path.clone(), *kind)).collect::<Vec<_>>());
             for (entry, (_, _, words)) in narrowed.into_iter().zip(left) {
                 match self.unread.then(&entry.path) {
-                    Then::Travels => self.wait_for_large_lane(entry, 0),
-                    Then::Fails => self.ledger.retries.fail(cx.now, vec![entry], &words, fastrand::f64()),
+                    Then::Travels if entry.kind == Kind::Entry => self.wait_for_large_lane(entry, 0),
+                    Then::Travels | Then::Fails => self.ledger.retries.fail(cx.now, vec![entry], &words, fastrand::f64()),
                 }
             }
         }
@@ -275,6 +282,30 @@ mod tests {
         {
             assert_eq!(is_to_blame(size, too_large), want, "{size}");
         }
+    }
+
+    /// It may have been a file or nothing when it was named.
+    #[test]
+    fn a_place_that_is_a_directory_by_now_is_left_with_all_that_is_in_it() {
+        let source = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(source.path().join("d/bad/sub")).unwrap();
+        let root = Root::open(source.path()).unwrap();
+        let cfg = config::Target::new("t", crate::sync::location::Location::parse("host:/dir").unwrap());
+        let mut target = Target::new(0, &Mirror::new("m", "/src"), &cfg, &RsyncFacts::default());
+        let told = [failed("d/bad", true), failed("d/none", true)];
+        assert!(target.unread.learn(&subtree("d"), &told, |_| Kind::Entry));
+        let left = |target: &Target| -> Vec<(String, Kind)> {
+            target.left_alone(&root, &subtree("d")).into_iter().map(|(path, kind, _)| (path.to_string(), kind)).collect()
+        };
+        let both = [("d/bad".to_owned(), Kind::Subtree), ("d/none".to_owned(), Kind::Entry)];
+        assert_eq!(left(&target), both);
+        // Its failure is that of the file, too.
+        let since = target.ledger.set.epochs().current();
+        for path in ["d/bad", "d/none"] {
+            let entry = target.ledger.set.parked(RelPath::from_normal(path), since);
+            target.ledger.retries.fail(Duration::ZERO, vec![entry], "cannot read", 0.0);
+        }
+        assert_eq!(left(&target), both[..1]);
     }
 
     #[test]
