@@ -378,9 +378,18 @@ impl Target {
         if dir.is_root() {
             return Ok(batch);
         }
-        if open_below(cx.root, &dir).is_err() {
-            self.cleared(cx, batch, false, &|_| Old::Judged, false);
-            return Err(false);
+        match open_below(cx.root, &dir) {
+            Ok(_) => {}
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => {
+                self.cleared(cx, batch, false, &|_| Old::Judged, false);
+                return Err(false);
+            }
+            // No descriptor is free, or the disk fails: that says nothing of the directory.
+            Err(_) => {
+                self.cleared(cx, batch, false, &|_| Old::Stays, false);
+                self.ledger.set.postpone_linked(&dir, cx.now + ABOVE_PAUSE);
+                return Err(false);
+            }
         }
         let before = self.renames.above.remove(&dir);
         if before == Some(Above::Sent) || self.ledger.why(&dir, Reach::At, &[]).is_none() {
