@@ -135,6 +135,7 @@ fn main() {
             remote_rsync: None,
             renamed: None,
             below: None,
+            lock: None,
             source: None,
         };
         measure(name, &spec, &env, &dst, rounds);

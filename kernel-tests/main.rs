@@ -45,6 +45,7 @@ mod muting;
 mod names;
 mod options;
 mod order;
+mod orphans;
 mod outages;
 mod output;
 mod privilege;
@@ -191,6 +192,7 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("sersync", sersync::cases()),
         ("targets", targets::cases()),
         ("order", order::cases()),
+        ("orphans", orphans::cases()),
         ("outages", outages::cases()),
         ("output", output::cases()),
         ("fallback", fallback::cases()),

@@ -56,6 +56,7 @@ use crate::source::reader::{Feed, Item, Reader};
 use crate::state::StateError;
 use crate::state::filled::FilledFile;
 use crate::state::pauses::PauseFile;
+use crate::state::runs::Runs;
 use crate::status;
 use crate::sync::apart::Apart;
 use crate::sync::guard::Hold;
@@ -318,11 +319,18 @@ impl Engine {
         if let Some(mounts) = watching.mounts_fd() {
             reactor.add(mounts, Interest::Priority, MOUNTS).map_err(setup("cannot wait for mounts"))?;
         }
-        let targets: Vec<Target> = mirror.targets.iter().enumerate().map(|(i, t)| Target::new(i, mirror, t, facts)).collect();
+        let mut targets: Vec<Target> = mirror.targets.iter().enumerate().map(|(i, t)| Target::new(i, mirror, t, facts)).collect();
         let history = match keep {
             true => Some(History::open(state_dir, mirror, &root, &watching, &targets, &mut begin)?),
             false => None,
         };
+        if keep {
+            let path = state_dir.join(&mirror.name);
+            let (runs, earlier) = Runs::open(state_dir, &mirror.name).map_err(|source| StateError::Directory { path, source })?;
+            let killed = earlier && !history.as_ref().is_some_and(History::is_after_stop);
+            let runs = Arc::new(runs);
+            targets.iter_mut().for_each(|target| target.take_runs(&runs, killed));
+        }
         let hooks = Hooks::start(mirror, root.path(), state_dir).map_err(setup("cannot start the threads of hooks"))?;
         let mut engine = Engine {
             begin,

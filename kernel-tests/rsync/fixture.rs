@@ -171,6 +171,7 @@ impl Fixture {
             ssh: Some(&self.shell),
             renamed: None,
             below: None,
+            lock: None,
             source: None,
             remote_rsync: None,
         })

@@ -198,6 +198,11 @@ impl History {
         })
     }
 
+    /// See [`Keeper::is_after_stop`].
+    pub(super) fn is_after_stop(&self) -> bool {
+        self.keeper.is_after_stop()
+    }
+
     /// When there is something to do, as a time since the daemon's start.
     pub(super) fn next_due(&self) -> Option<Duration> {
         let tell = self.walk.as_ref().filter(|walk| walk.restart.is_some()).and_then(|walk| walk.tell_at);

@@ -43,6 +43,7 @@ pub mod mounts;
 pub mod note;
 pub mod pauses;
 mod record;
+pub mod runs;
 pub mod watermark;
 
 use std::io;

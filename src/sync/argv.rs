@@ -145,6 +145,8 @@ pub struct Spec<'a> {
     pub renamed: Option<&'a Renamed>,
     /// Below the root, for lists that begin there.
     pub below: Option<&'a Below>,
+    /// What the process holds open for as long as it lives.
+    pub lock: Option<BorrowedFd<'a>>,
 }
 
 impl<'a> Spec<'a> {
@@ -175,6 +177,7 @@ impl<'a> Spec<'a> {
             remote_rsync: target.rsync_path.as_deref(),
             renamed: None,
             below: None,
+            lock: None,
         }
     }
 
@@ -456,6 +459,7 @@ mod tests {
             remote_rsync: None,
             renamed: None,
             below: None,
+            lock: None,
         }
     }
 

@@ -125,6 +125,8 @@ pub struct Outcome {
     pub unknown: Vec<Vec<u8>>,
     /// What the run did.
     pub counters: Counters,
+    /// rsync was ended by a signal that it handles; what it sent may be the content of other files ([`crate::sys::child`]).
+    pub interrupted: bool,
 }
 
 impl Outcome {
@@ -137,6 +139,7 @@ impl Outcome {
             failed_more: 0,
             unknown: Vec::new(),
             counters: Counters::default(),
+            interrupted: false,
         }
     }
 
@@ -164,6 +167,7 @@ pub fn classify(exit: Exit, output: &Output, context: Context) -> Outcome {
         failed_more: if done { 0 } else { output.failed_more },
         unknown: output.unknown.clone(),
         counters: output.counters,
+        interrupted: exit == Exit::Code(20),
         verdict,
     }
 }

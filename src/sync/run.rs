@@ -41,7 +41,7 @@ pub const STANDBY_LIST_BYTES: usize = 256 * 1024;
 const READ_BYTES: usize = 64 * 1024;
 /// Reads of one output before the owner gets its turn again.
 const READS_PER_TURN: usize = 16;
-/// Between SIGTERM and SIGKILL when [`Run::wait`] runs out of time.
+/// Between the end of rsync and that of its group when [`Run::wait`] runs out of time.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// Where the list of paths comes from.
@@ -107,11 +107,12 @@ impl Run {
             true => privilege::of_fetch(spec.location, spec.ssh),
             false => privilege::of_rsync(spec.location, spec.ssh, spec.extras),
         };
-        let inherit: Vec<BorrowedFd<'_>> = match (spec.renamed, spec.below) {
+        let mut inherit: Vec<BorrowedFd<'_>> = match (spec.renamed, spec.below) {
             (Some(renamed), _) => vec![renamed.source.as_fd()],
             (_, Some(below)) => std::iter::once(&below.source).chain(&below.target).map(AsFd::as_fd).collect(),
             _ => spec.source.into_iter().collect(),
         };
+        inherit.extend(spec.lock);
         let child = match spec.password_file.filter(|_| spec.location.is_daemon()) {
             Some(path) => {
                 Child::spawn_with(&argv(spec, pass), &with_password(env, password(path)?), stdin, caps, limits, &inherit)?
@@ -225,9 +226,10 @@ impl Run {
         Ok(Some(classify(exit, &self.output, self.context)))
     }
 
-    /// Asks rsync to end. Its temporary files are removed.
-    pub fn terminate(&mut self) {
-        self.child.terminate();
+    /// Cuts rsync off: its receiver puts in place what it has whole, removes its temporary file and ends. See [`crate::sys::child`]
+    /// for why it is not asked.
+    pub fn cut(&mut self) {
+        self.child.cut();
     }
 
     /// Ends rsync at once.
@@ -265,7 +267,7 @@ impl Run {
         self.child.waits_on()
     }
 
-    /// Blocks until rsync has ended, at most `timeout` (then it is terminated, and killed two seconds later). `progress` is called after
+    /// Blocks until rsync has ended, at most `timeout` (then it is cut off, and its group killed two seconds later). `progress` is called after
     /// each piece of output.
     ///
     /// # Errors
@@ -279,7 +281,7 @@ impl Run {
     }
 
     /// Blocks until rsync has ended. `going` is asked after each piece of output, and at least every `look`; once it says no, rsync
-    /// is terminated, and killed two seconds later.
+    /// is cut off, and its group killed two seconds later.
     ///
     /// # Errors
     /// As [`Run::on_exit`], and as [`Reactor::wait`].
@@ -314,7 +316,7 @@ impl Run {
                     kill_at = Some(Instant::now() + GRACE);
                 }
                 None if !going(self) => {
-                    self.terminate();
+                    self.cut();
                     kill_at = Some(Instant::now() + GRACE);
                 }
                 _ => {}

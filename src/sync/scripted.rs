@@ -236,10 +236,10 @@ impl Child {
         }
     }
 
-    pub(crate) fn terminate(&mut self) {
+    pub(crate) fn cut(&mut self) {
         match self {
-            Child::Real(child) => child.terminate(),
-            Child::Played(actor) => actor.process.lock().signals.push("TERM"),
+            Child::Real(child) => child.cut(),
+            Child::Played(actor) => actor.process.lock().signals.push("CUT"),
         }
     }
 

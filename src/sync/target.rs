@@ -32,6 +32,7 @@ mod linked;
 mod long;
 mod names;
 mod order;
+mod orphans;
 mod pace;
 mod probing;
 mod proof;
@@ -58,6 +59,7 @@ pub use watched::{Sides, Wrong};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
@@ -85,6 +87,7 @@ use crate::lost::Cause;
 use crate::path::{self, RelPath, Shown};
 use crate::progress::LOG_EVERY;
 use crate::resolve::Root;
+use crate::state::runs::Runs;
 use crate::status::{self, plural};
 use crate::sys::child::WaitsOn;
 use crate::sys::reactor::{Interest, Reactor};
@@ -279,9 +282,13 @@ pub struct Target {
     leases: leases::Leases,
     renames: renames::Renames,
     descents: below::Descents,
-    /// The source is another directory than the one that was mirrored: equal size and time say nothing until it was compared whole.
-    another_source: bool,
+    /// Equal size and time say nothing until it was compared whole: the source is another directory than the one that was mirrored, or a
+    /// comparison was ended in a way that leaves wrong contents ([`crate::sys::child`]).
+    contents_unknown: bool,
     backoff: Backoff,
+    /// What every run inherits; where state is kept.
+    lock: Option<Arc<Runs>>,
+    orphans: Option<orphans::Orphans>,
     /// Failures since the target last took something. That it answers a probe does not end the row: a full disk does so too.
     tries: u32,
     /// After a restart: what a walk finds may be another content under the same size and time if it changed since then (seconds since
@@ -384,8 +391,10 @@ impl Target {
             leases: Default::default(),
             renames: renames::Renames::new(),
             descents: Default::default(),
-            another_source: false,
+            contents_unknown: false,
             backoff,
+            lock: None,
+            orphans: Some(orphans::Orphans::of_earlier_runs()),
             tries: 0,
             resumed: None,
             crowded: None,
@@ -575,7 +584,7 @@ impl Target {
     /// The source is another directory than before: its first comparison reads contents. `filled`: the target was filled from the one
     /// before, so what goes with the switch is no surprise.
     pub fn take_other_source(&mut self, filled: bool) {
-        self.another_source = true;
+        self.contents_unknown = true;
         if filled && self.fill == Fill::Unknown {
             self.fill = Fill::Filled;
         }
@@ -587,6 +596,7 @@ impl Target {
     pub fn tick(&mut self, cx: &mut Context<'_>) {
         self.ledger.set.tick(cx.now);
         self.pace.tick(cx.now, self.ledger.set.ready(false));
+        self.look_for_orphans(cx.now);
         self.resumed.take_if(|(_, until)| until.is_some_and(|epoch| self.ledger.set.epochs().clear_until(epoch)));
         self.probe_if_due(cx);
         self.end_silent_probe(cx.now);
@@ -648,7 +658,7 @@ impl Target {
                 if why.is_some() {
                     tracing::info!(mirror = %self.mirror.name, target_name = %self.cfg.name, "{what}");
                     run.ended_badly = why;
-                    run.run.terminate();
+                    run.run.cut();
                 }
             }
             run.watch_over(cx.now, &self.mirror.name, &self.cfg);
@@ -698,6 +708,7 @@ impl Target {
         due.extend(self.ledger.set.next_linked());
         due.extend(self.ledger.set.next_hold());
         due.extend(self.crowded);
+        due.extend(self.orphans.as_ref().map(orphans::Orphans::due));
         due.extend(self.pace.flood_ends());
         for run in self.runs.values() {
             match run.load {

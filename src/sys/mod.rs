@@ -25,4 +25,5 @@ pub mod priority;
 pub mod queue;
 pub mod reactor;
 pub mod statx;
+pub mod tcp;
 pub mod uring;

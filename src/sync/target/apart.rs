@@ -63,7 +63,7 @@ impl Target {
             {
                 tracing::info!(mirror = %self.mirror.name, target_name = %self.cfg.name, "a run would enter a place that is left alone now; it is done again without");
                 run.ended_badly = Some(Ended::Apart);
-                run.run.terminate();
+                run.run.cut();
             }
         }
         let goes = |e: &mut Entry| apart.due(&e.path, e.kind) != Due::Waits;

@@ -206,6 +206,20 @@ impl Target {
         self.drop_standbys(cx);
     }
 
+    /// The contents that a run has sent may be those of other files.
+    fn distrust(&mut self, now: Duration, batch: &Batch) {
+        if batch.entries.iter().any(|entry| entry.kind > Kind::Entry) {
+            tracing::warn!(
+                mirror = %self.mirror.name, target_name = %self.cfg.name,
+                "rsync was ended by SIGTERM, SIGINT or SIGHUP from elsewhere, after which files may have the content of others: the contents of the whole tree are compared. End fansync, not its rsyncs"
+            );
+            self.contents_unknown = true;
+            self.see(now, b"", Seen::Subtree);
+        } else {
+            self.doubted.extend(batch.entries.iter().map(|entry| entry.path.clone()));
+        }
+    }
+
     pub(super) fn batch_ended(&mut self, cx: &mut Context<'_>, mut run: Flight, batch: Batch, outcome: Outcome) {
         if outcome.verdict != Verdict::Done {
             self.periodic.back(run.limited);
@@ -215,6 +229,12 @@ impl Target {
         self.count(&run, &outcome, took);
         self.repair_overlaps(&run, &batch);
         let since = batch.entries.iter().map(Entry::epoch).min();
+        if matches!(outcome.verdict, Verdict::Killed | Verdict::TargetDown | Verdict::TimedOut | Verdict::Unknown) {
+            self.was_cut(cx.now);
+        }
+        if outcome.interrupted && !run.dry {
+            self.distrust(cx.now, &batch);
+        }
         let mut litter = if self.mirror.delete { leftovers(&batch, &outcome) } else { BTreeSet::new() };
         if run.survey.is_none() && outcome.counters.dirs_kept > 0 && !self.mirror.filter.is_rsyncs() {
             let kept: Vec<RelPath> = run.run.output().failed.iter().map(|f| f.path.clone()).collect();
@@ -429,7 +449,7 @@ impl Target {
             self.doubted.remove(&entry.path);
             if entry.path.is_root() && entry.kind == Kind::Subtree {
                 self.reconciles += 1;
-                self.another_source = false;
+                self.contents_unknown = false;
             }
         }
         let paths: Vec<_> = entries.iter().filter(|_| self.telling.keep > 0).map(|e| (e.path.clone(), e.kind)).collect();

@@ -225,7 +225,7 @@ impl Target {
         self.state = State::Away { config: true, reason: why, tries: self.tries, next: cx.now + LOOK };
         self.drop_standbys(cx);
         for run in self.runs.values_mut().filter(|r| matches!(r.load, Load::Batch(_))) {
-            run.run.terminate();
+            run.run.cut();
         }
     }
 }

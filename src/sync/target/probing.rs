@@ -81,7 +81,7 @@ impl Target {
             return;
         }
         match probe.ended_badly.replace(Ended::Silent) {
-            None => probe.run.terminate(),
+            None => probe.run.cut(),
             Some(_) => probe.run.kill(),
         }
     }

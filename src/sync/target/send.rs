@@ -1,5 +1,7 @@
 //! What leaves a target: when, how it is listed, and through which process.
 
+use std::os::fd::AsFd;
+
 use super::emptied::Found;
 use super::linked::Linked;
 use super::*;
@@ -218,7 +220,7 @@ impl Target {
     pub fn dispatch(&mut self, cx: &mut Context<'_>) {
         self.ledger.set.tick(cx.now);
         self.release_links(cx.now);
-        if self.state != State::Up || cx.held.is_some() || self.paused.is_some() {
+        if self.state != State::Up || cx.held.is_some() || self.paused.is_some() || self.orphans.is_some() {
             return;
         }
         while self.lanes_free().1 {
@@ -653,13 +655,14 @@ impl Target {
             compare,
             filter_args: &self.filter_args,
             guard_args: &self.guard_args,
+            lock: self.lock.as_deref().map(AsFd::as_fd),
             ..Spec::new(&self.mirror, &self.cfg, &self.facts, root)
         }
     }
 
     pub(super) fn start_full(&mut self, cx: &mut Context<'_>, batch: Batch, lane: Lane) -> bool {
         let pass = Pass::Full { progress: true };
-        let compare = if self.another_source { Compare::Checksum } else { Compare::Quick };
+        let compare = if self.contents_unknown { Compare::Checksum } else { Compare::Quick };
         let free = batch.entries.iter().all(|e| self.is_accepted(e));
         if self.mirror.delete && !free && self.fill != Fill::Kept {
             let suspect = self.suspect(cx, &batch.entries, None);

@@ -51,7 +51,7 @@ impl Flight {
             }
         };
         self.ended_badly = Some(ended);
-        self.run.terminate();
+        self.run.cut();
         self.pulse = Pulse::new(now);
     }
 }

@@ -1,0 +1,101 @@
+//! Receivers whose sender was cut off, and may still be writing.
+//!
+//! A receiver puts in place what it has received whole, and that may be much: with the connection cut, one on a slow disk wrote 1,000
+//! files for three seconds more. Over what a next run sends meanwhile it would put an older content, and a comparison beside it would
+//! miss what it writes. So nothing is sent to a target for as long as there is a sign of one: a connection to the target that is closed
+//! on our side alone ([`crate::sys::tcp`]), or a process of an earlier run of the daemon ([`crate::state::runs`]).
+//!
+//! Gives up: behind a remote shell. The shell's server ends with the connection, and the receiver has no more than a pipe holds.
+
+use std::net::IpAddr;
+
+use super::*;
+use crate::sync::location::Location;
+use crate::sys::tcp::half_closed;
+
+/// How often is looked.
+const LOOK: Duration = Duration::from_millis(20);
+/// How long is waited without a sign, too: a connection that was closed with something unread in it is gone at once on our side, and
+/// its receiver ends as soon as it writes to it or runs out of what it has (0.3 s, slowed down by a tracer).
+const SETTLE: Duration = Duration::from_millis(500);
+/// How long a host that does not answer is waited for: its program may not have got the end of the connection.
+const UNKNOWN: Duration = Duration::from_secs(5);
+/// From when on it is worth a line.
+const SAY: Duration = Duration::from_secs(2);
+
+/// What may still be at work, since when, and what was seen of it last.
+pub(super) struct Orphans {
+    since: Duration,
+    /// Until then in any case.
+    quiet: Duration,
+    look: Duration,
+    said: bool,
+    /// Of the daemon itself, those before this one are waited for.
+    runs: Option<Arc<Runs>>,
+}
+
+impl Orphans {
+    /// At a start: what an earlier run of the daemon may have left.
+    pub(super) fn of_earlier_runs() -> Orphans {
+        Orphans { since: Duration::ZERO, quiet: Duration::ZERO, look: Duration::ZERO, said: false, runs: None }
+    }
+
+    /// When it is to be looked again.
+    pub(super) fn due(&self) -> Duration {
+        self.look
+    }
+}
+
+/// Where a target's connections go.
+pub(super) struct Peer {
+    address: Option<IpAddr>,
+    port: u16,
+}
+
+impl Peer {
+    /// Of a daemon's module; others have no connection of rsync's own.
+    pub(super) fn of(location: &Location) -> Option<Peer> {
+        let Location::Daemon { host, port, .. } = location else { return None };
+        Some(Peer { address: host.parse().ok(), port: port.unwrap_or(873) })
+    }
+}
+
+impl Target {
+    /// The lock that every run inherits, free once no process of an earlier run of the daemon is left. `killed`: that daemon did not stop
+    /// in order.
+    pub fn take_runs(&mut self, runs: &Arc<Runs>, killed: bool) {
+        self.lock = Some(Arc::clone(runs));
+        let quiet = if killed && Peer::of(&self.cfg.location).is_some() { SETTLE } else { Duration::ZERO };
+        self.orphans = Some(Orphans { quiet, runs: Some(Arc::clone(runs)), ..Orphans::of_earlier_runs() });
+    }
+
+    /// A run ended before its work did.
+    pub(super) fn was_cut(&mut self, now: Duration) {
+        if self.orphans.is_none() && Peer::of(&self.cfg.location).is_some() {
+            self.orphans = Some(Orphans { since: now, quiet: now + SETTLE, look: now + LOOK, said: false, runs: None });
+        }
+    }
+
+    /// Looks for them, where it is time.
+    pub(super) fn look_for_orphans(&mut self, now: Duration) {
+        let Some(orphans) = self.orphans.as_mut().filter(|orphans| orphans.look <= now) else { return };
+        orphans.look = now + LOOK;
+        let left = Peer::of(&self.cfg.location).map(|peer| half_closed(peer.address, peer.port)).unwrap_or_default();
+        let waited = now.saturating_sub(orphans.since);
+        let why = match () {
+            () if orphans.runs.as_ref().is_some_and(|runs| !runs.are_over()) => {
+                "processes of an earlier run of fansync have not ended"
+            }
+            () if left.known => "the target has not ended with the connection of a run that was cut off",
+            () if left.unknown && waited < UNKNOWN => "the target's host has not answered to the end of a connection",
+            () if now < orphans.quiet => "a run was cut off just now",
+            () => {
+                self.orphans = None;
+                return;
+            }
+        };
+        if waited >= SAY && !std::mem::replace(&mut orphans.said, true) {
+            tracing::info!(mirror = %self.mirror.name, target_name = %self.cfg.name, "nothing is sent yet: {why}; what they still write must not come later");
+        }
+    }
+}
