@@ -48,6 +48,7 @@ mod order;
 mod orphans;
 mod outages;
 mod output;
+mod outside;
 mod privilege;
 mod progress;
 mod races;
@@ -195,6 +196,7 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("orphans", orphans::cases()),
         ("outages", outages::cases()),
         ("output", output::cases()),
+        ("outside", outside::cases()),
         ("fallback", fallback::cases()),
         ("losses", losses::cases()),
         ("looking", looking::cases()),

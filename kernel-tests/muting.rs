@@ -123,7 +123,7 @@ pub fn cases() -> Vec<Case> {
 
 /// Writes files in `dir` until it is muted: until they raise no events any more.
 #[track_caller]
-fn heat(m: &Mirror, tree: &Dir, dir: &str) {
+pub fn heat(m: &Mirror, tree: &Dir, dir: &str) {
     let events = || {
         m.daemon.flush(None);
         m.daemon.status().mirrors[0].events

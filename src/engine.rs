@@ -25,6 +25,7 @@ mod losses;
 mod mounted;
 mod nameless;
 mod names;
+mod outside;
 mod record;
 mod steering;
 mod strays;
@@ -48,6 +49,7 @@ use crate::dirty::Seen;
 use crate::events::Listeners;
 use crate::faillog::FailLog;
 use crate::hooks::Hooks;
+use crate::links::Met;
 use crate::lost::{Cause, Lost};
 use crate::path::{RelPath, Shown};
 use crate::resolve::{Resolver, Root};
@@ -244,6 +246,7 @@ pub struct Engine {
     following: exported::Following,
     by_handle: byhandle::ByHandle,
     strays: strays::Strays,
+    outside: outside::Outside,
     hooks: Hooks,
     asked: Vec<Asked>,
     listeners: Listeners,
@@ -382,6 +385,7 @@ impl Engine {
             following,
             by_handle,
             strays: strays::Strays::new(),
+            outside: outside::Outside::new(),
             asked: Vec::new(),
             listeners: Listeners::default(),
             verifying: Verifying::new(mirror.targets.len()),
@@ -404,6 +408,7 @@ impl Engine {
     /// Runs until told to stop, or until the source is to be opened anew.
     pub fn run(mut self) -> Ended {
         self.begin();
+        self.want_linked(b"", true);
         self.take_up_pauses();
         self.settle_places();
         self.take_up_filled();
@@ -441,6 +446,7 @@ impl Engine {
             self.follow_nameless();
             self.follow_by_handle();
             self.follow_strays();
+            more |= self.follow_outside();
             for at in 0..self.targets.len() {
                 self.with_target(at, |target, cx| target.dispatch(cx));
             }
@@ -475,6 +481,12 @@ impl Engine {
         let now = self.started.elapsed();
         let held_before = self.held.is_some();
         let Some(target) = self.targets.get_mut(at) else { return };
+        let (resolver, root) = (&mut self.resolver, &self.root);
+        let mut dirs: Vec<(RelPath, bool)> = Vec::new();
+        let mut meet = |met: Met<'_>| match met {
+            Met::Name(name) => resolver.know_linked(root, name),
+            Met::Dir(dir, deep) => dirs.push((dir.clone(), deep)),
+        };
         let mut cx = Context {
             now,
             wall_start: self.wall_start,
@@ -484,6 +496,7 @@ impl Engine {
             filter: &self.mirror.filter,
             links: self.linking.as_mut().map(|l| &mut l.links),
             names: &mut self.naming.names,
+            meet: &mut meet,
             statter: &mut self.statter,
             reactor: &mut self.reactor,
             held: &mut self.held,
@@ -493,6 +506,7 @@ impl Engine {
         work(target, &mut cx);
         let filled = (!filled && target.is_filled()).then(|| target.identity());
         let told = target.take_told();
+        dirs.into_iter().for_each(|(dir, deep)| self.want_linked(&dir, deep));
         if !held_before && let Some(why) = self.held.take() {
             self.hold(why);
         }
@@ -563,6 +577,7 @@ impl Engine {
         let mut losses = Vec::new();
         let mut dirty = false;
         let (aliases, filter, mut relook) = (self.watching.aliases(), self.mirror.filter.clone(), false);
+        let (mut came, walks) = (Vec::new(), self.outside.is_busy());
         for event in fan_decode::events(bytes) {
             self.events += 1;
             let targets = &mut self.targets;
@@ -577,6 +592,9 @@ impl Engine {
                     return;
                 }
                 inside = true;
+                if seen == Seen::MovedDir || walks && seen == Seen::ArrivedDir {
+                    came.push(RelPath::from_normal(path));
+                }
                 if listeners.any() {
                     listeners.tell(mask, pid, path, seen);
                 }
@@ -618,6 +636,7 @@ impl Engine {
         if let Some(history) = self.history.as_mut().filter(|_| dirty) {
             history.touch(now);
         }
+        came.iter().for_each(|dir| self.want_linked(dir, true));
         losses.into_iter().for_each(|l| self.lost(l));
         if relook {
             self.mounts_changed();
@@ -741,6 +760,7 @@ impl Engine {
         due.extend(self.following.next_due());
         due.extend(self.by_handle.next_due().filter(|_| !self.watching.by_marks()));
         due.extend(self.strays.next_due());
+        due.extend(self.outside.next_due().filter(|_| !self.begin.status.walking));
         due.extend(self.history.as_ref().and_then(History::next_due));
         due.extend(self.watching.expires(self.started));
         due.extend(self.next_full);
@@ -798,6 +818,8 @@ impl Engine {
             follow_open_files: self.following.is_on(),
             follow_why: self.following.why().into(),
             following: muted.followed + self.written.len() as u64,
+            linked_files: self.resolver.linked_files(),
+            linked_walks: self.outside.ended(),
             links: self.links_status(),
             lost: self.losses_by_cause(),
             initial: self.begun().into(),

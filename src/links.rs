@@ -119,6 +119,15 @@ pub fn shared(stat: &StatBrief) -> Option<Inode> {
     (stat.nlink > 1 && !stat.is_dir()).then_some((stat.dev, stat.ino))
 }
 
+/// What a target met as a batch was about to leave.
+pub enum Met<'a> {
+    /// A name of a file that has several.
+    Name(&'a RelPath),
+    /// A directory (`true`: with all below it) in which names of such files may be that no event
+    /// gave.
+    Dir(&'a RelPath, bool),
+}
+
 impl Links {
     /// An empty index that wants its first walk.
     pub fn new(most: usize) -> Links {

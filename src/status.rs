@@ -114,6 +114,12 @@ pub struct Mirror {
     pub follow_why: String,
     /// Files that are being written and are looked at when `follow_interval` is over (`follow_open_files`).
     pub following: u64,
+    /// Files known to have several names: a change through one outside is one of theirs.
+    #[serde(default)]
+    pub linked_files: u64,
+    /// Walks over the source, or directories of it, for such files.
+    #[serde(default)]
+    pub linked_walks: u64,
     /// Files with several names; only with `hard_links`.
     pub links: Option<Links>,
     /// Losses of sight, by cause.
@@ -641,6 +647,8 @@ pub(crate) mod tests {
             follow_open_files: true,
             follow_why: "NFS exports /srv (/var/lib/nfs/etab)".into(),
             following: 1,
+            linked_files: 0,
+            linked_walks: 0,
             links: None,
             lost: [("queue_overflow".into(), 2), ("failing_path".into(), 5)].into(),
             initial: "done".into(),

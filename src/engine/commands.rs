@@ -18,9 +18,9 @@ pub(super) struct Flush {
     pub(super) reply: Sender<Vec<Waiting>>,
     /// Every event from before the request is in the dirty sets.
     pub(super) drained: bool,
-    /// The walks that find files that changed without a path, by handle, and through a name that they
-    /// have lost, before the request.
-    pub(super) sought: [u64; 3],
+    /// The walks that find files that changed without a path, by handle, through a name that they
+    /// have lost, and files that may have changed through a name outside, before the request.
+    pub(super) sought: [u64; 4],
     /// Which targets wait for which epoch; `None` until every event before the request is in the dirty sets.
     pub(super) waits: Option<Vec<(usize, Epoch)>>,
 }
@@ -47,7 +47,7 @@ impl Engine {
                         deadline,
                         reply,
                         drained: false,
-                        sought: [0; 3],
+                        sought: [0; 4],
                         waits: None,
                     });
                     self.reader.request_drain(token);
@@ -99,7 +99,7 @@ impl Engine {
             }
             self.next_token += 1;
             self.reader.request_drain(self.next_token);
-            self.flushes.push(Flush { token: self.next_token, drained: false, sought: [0; 3], waits: None, ..flush });
+            self.flushes.push(Flush { token: self.next_token, drained: false, sought: [0; 4], waits: None, ..flush });
         }
     }
 
@@ -145,6 +145,8 @@ impl Engine {
         }
         if self.flushes.iter().any(|f| f.token == token) {
             let sought = [self.resolver.nameless_files().covered_by(), self.want_by_handle(), self.want_strays()];
+            let outside = self.hurry_outside();
+            let sought = [sought[0], sought[1], sought[2], outside];
             self.flushes.iter_mut().filter(|f| f.token == token).for_each(|f| (f.drained, f.sought) = (true, sought));
         }
         self.open_flushes();
@@ -156,7 +158,7 @@ impl Engine {
         if self.begin.status.walking {
             return;
         }
-        let walks = [self.resolver.nameless_walks(), self.by_handle.ended(), self.strays.ended()];
+        let walks = [self.resolver.nameless_walks(), self.by_handle.ended(), self.strays.ended(), self.outside.ended()];
         let found = |f: &Flush| f.drained && f.sought.iter().zip(&walks).all(|(sought, ended)| sought <= ended);
         for flush in self.flushes.iter_mut().filter(|f| found(f) && f.waits.is_none()) {
             let only = flush.only.as_deref();

@@ -704,6 +704,7 @@ impl Engine {
             || self.watching.is_blind_somewhere()
             || self.by_handle.is_on()
             || !self.strays.is_idle()
+            || self.outside.is_busy()
             || self.resolver.seeks_nameless()
             || self.recent.values().any(|r| r.scheduled)
     }

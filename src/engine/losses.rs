@@ -28,6 +28,7 @@ impl Engine {
     pub(super) fn lost(&mut self, lost: Lost) {
         *self.losses.entry(lost.cause).or_insert(0) += 1;
         self.listeners.tell_lost(&lost);
+        self.want_linked(&lost.subtree, true);
         let now = self.now();
         if let Some(history) = &mut self.history {
             history.doubt(now);

@@ -34,6 +34,8 @@ pub(super) struct Mounted {
     aliases: Aliases,
     expected: BTreeSet<RelPath>,
     absent: BTreeSet<RelPath>,
+    /// The root is a whole filesystem.
+    own_is_whole: bool,
 }
 
 /// What [`Mounted::look`] found new.
@@ -59,6 +61,7 @@ impl Mounted {
             aliases: Aliases::default(),
             absent: expected.clone(),
             expected,
+            own_is_whole: false,
         }
     }
 
@@ -94,6 +97,7 @@ impl Mounted {
             dir.extend_from_slice(root.strip_prefix(&m.point).ok()?.as_os_str().as_bytes());
             Some((m.dev, dir))
         });
+        self.own_is_whole = own.as_ref().is_some_and(|(_, dir)| dir == b"/");
         let own = own.iter().map(|(dev, dir)| Shown { at: RelPath::root(), dev: *dev, dir });
         let others = trees.iter().map(|(at, m): (&RelPath, &MountEntry)| Shown { at: at.clone(), dev: m.dev, dir: &m.root });
         self.aliases = Aliases::among(&own.chain(others).collect::<Vec<_>>());
@@ -126,6 +130,12 @@ impl Mounted {
     /// Those of them that are not mounted now.
     pub(super) fn absent(&self) -> &BTreeSet<RelPath> {
         &self.absent
+    }
+
+    /// Whether one of the filesystems at the places that `counts` admits has more in it than is shown below the root.
+    pub(super) fn reach_beyond(&self, counts: &dyn Fn(&RelPath) -> bool) -> bool {
+        let own = self.own_is_whole;
+        !own && counts(&RelPath::root()) || self.trees.iter().any(|(at, mount)| mount.root != b"/" && counts(at))
     }
 
     /// Which paths show the same.

@@ -51,6 +51,7 @@ impl Engine {
             tracing::warn!(mirror = %self.mirror.name, %error, "cannot look everywhere for what changed without a path; tried again");
             return self.resolver.nameless_files().put_off(now);
         }
+        names.iter().filter(|(.., nlink)| *nlink > 1).for_each(|(path, ..)| self.resolver.know_linked(&self.root, path));
         let names: Vec<_> = names.into_iter().map(|(path, inode, _)| (path, inode)).collect();
         let ended = self.resolver.nameless_files().end(now, &names, &objects, took);
         tracing::debug!(

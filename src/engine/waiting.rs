@@ -98,7 +98,7 @@ impl Waiting {
                     deadline,
                     reply,
                     drained: false,
-                    sought: [0; 3],
+                    sought: [0; 4],
                     waits: None,
                 });
             }

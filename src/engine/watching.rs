@@ -363,6 +363,13 @@ impl Watching {
         self.places.iter().all(|p| p.by == By::Fanotify)
     }
 
+    /// Whether events come from names that are not mirrored: where a mark covers more than the source, or the filter leaves out
+    /// some of it.
+    pub fn reports_elsewhere(&self, filter: &Filter) -> bool {
+        let marked = |at: &RelPath| self.places.iter().any(|p| p.by == By::Fanotify && p.at == *at);
+        !filter.is_empty() && self.group.is_some() || self.mounted.reach_beyond(&marked)
+    }
+
     /// What is watched by inotify.
     pub fn by_inotify(&self) -> Vec<RelPath> {
         self.places.iter().filter(|p| p.by == By::Inotify).map(|p| p.at.clone()).collect()

@@ -9,11 +9,13 @@ use std::time::Instant;
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 
+use super::objects::Object;
 use super::{Found, Inode, Job, names, shared};
 use crate::filter::Filter;
 use crate::path::{self, RelPath};
 use crate::sync::apart::Apart;
 use crate::sys::dirent::{Listing, Type, numbers_are_inodes};
+use crate::sys::handle::name_to_handle;
 use crate::sys::statx::{Paths, Statter};
 
 /// Names looked up together.
@@ -97,6 +99,25 @@ pub fn changed(root: Within<'_>, filter: &Filter, places: &[RelPath], since: i64
         walk.read(&dir, deep);
     }
     Changed { names: walk.names.into_iter().map(|(name, ..)| name).collect(), linked: walk.linked }
+}
+
+/// Walks over `at`, with all below it if `deep`, and hands over the files with several names, directory by
+/// directory, by the path and the handle of each; until `more` says that it is enough.
+pub fn linked(root: Within<'_>, filter: &Filter, at: RelPath, deep: bool, more: &mut dyn FnMut(Vec<(RelPath, Object)>) -> bool) {
+    let mut walk = Walk::new(root, filter);
+    walk.dirs.push((at, deep));
+    while let Some((dir, deep)) = walk.dirs.pop() {
+        walk.read(&dir, deep);
+        let names = walk.names.drain(..).filter_map(|(name, ..)| {
+            let handle = name_to_handle(root.fd, name.as_path()).ok()?;
+            Some((name, (handle.kind, handle.bytes)))
+        });
+        let names = names.collect();
+        walk.special.clear();
+        if !more(names) {
+            return;
+        }
+    }
 }
 
 fn survey(root: Within<'_>, filter: &Filter, scopes: &BTreeMap<RelPath, names::Scope>) -> HashSet<Inode> {

@@ -14,6 +14,7 @@
 //! Gives up: a directory that is visible at two paths below the root (a bind mount) is found at one of them; the engine adds the others.
 
 pub mod follow;
+mod linked;
 pub mod mute;
 mod muting;
 pub mod nameless;
@@ -212,6 +213,7 @@ pub struct Resolver {
     unexplained: unexplained::Unexplained,
     nameless: Nameless,
     relinked: relinked::Relinked,
+    linked: linked::Linked,
     survivors: Vec<Inode>,
     now: Duration,
 }
@@ -253,6 +255,7 @@ impl Resolver {
             unexplained: unexplained::Unexplained::default(),
             nameless: Nameless::default(),
             relinked: relinked::Relinked::default(),
+            linked: linked::Linked::default(),
             survivors: Vec::new(),
             now: Duration::ZERO,
         }
@@ -357,11 +360,16 @@ impl Resolver {
             0 => None,
             _ => self.unexplained.explained(event.child.as_ref()),
         };
+        if let (Some(_), Some(child)) = (living, &event.child) {
+            self.suspect_unseen(child);
+        }
         let dir = match self.resolve(root, &fid)? {
             Dir::Inside(dir) => dir,
             Dir::Outside => {
                 self.stats.foreign += 1;
-                self.useless(event, &fid, false);
+                if !self.changed_elsewhere(root, filter, event, out)? {
+                    self.useless(event, &fid, false);
+                }
                 return Ok(());
             }
             Dir::Sought => return Ok(()),
@@ -422,6 +430,7 @@ impl Resolver {
             (false, false) => &[],
         };
         match self.tell(filter, dir, name, false, seen, out) {
+            Placed::ExcludedDir | Placed::Excluded if self.changed_elsewhere(root, filter, event, out)? => {}
             Placed::ExcludedDir => self.useless(event, &fid, true),
             Placed::Excluded => self.useless_file(event, true),
             Placed::Here if mask & libc::FAN_MODIFY != 0 && !written && !goes && !self.follow(event, event.dir.as_ref()) => {
@@ -527,15 +536,20 @@ impl Resolver {
             self.stats.gone += 1;
             return Ok(false);
         };
-        let (found, _) = self.open_and_find(root, &child);
+        let (found, fd) = self.open_and_find(root, &child);
         let is_dir = event.mask & libc::FAN_ONDIR != 0;
+        // Attributes alone, of a file that has a path: the number of its names.
+        let written = event.mask & (CHANGES & !libc::FAN_ATTRIB) != 0;
         if event.mask & libc::FAN_ATTRIB != 0 && !is_dir && !matches!(found, Whereabouts::Gone | Whereabouts::Unknown) {
             self.relinked.add(&child);
         }
         match found {
             Whereabouts::Inside(at) => {
                 if filter.excludes(&at, is_dir) {
-                    self.useless_file(event, true);
+                    if !written || !self.changed_elsewhere(root, filter, event, out)? {
+                        self.useless_file(event, true);
+                    }
+                    fd.iter().for_each(|fd| self.suspect(event, &child, fd.as_fd()));
                     return Ok(true);
                 }
                 self.unmute(event);
@@ -549,7 +563,16 @@ impl Resolver {
                 }
                 Ok(true)
             }
-            Whereabouts::Foreign | Whereabouts::Gone => {
+            Whereabouts::Foreign => {
+                self.stats.foreign += 1;
+                let known = written && self.changed_elsewhere(root, filter, event, out)?;
+                if !known {
+                    self.useless_file(event, false);
+                }
+                fd.iter().for_each(|fd| self.suspect(event, &child, fd.as_fd()));
+                Ok(known)
+            }
+            Whereabouts::Gone => {
                 self.stats.foreign += 1;
                 self.useless_file(event, false);
                 Ok(false)
@@ -774,7 +797,7 @@ impl Resolver {
     /// Where an object is, and the object.
     fn open_and_find(&mut self, root: &Root, fid: &Fid<'_>) -> (Whereabouts, Option<OwnedFd>) {
         self.stats.opened += 1;
-        let mut found = Whereabouts::Foreign;
+        let (mut found, mut outside) = (Whereabouts::Foreign, None);
         for at in 0..self.marked.len() {
             if self.marked[at].fs != fid.fs {
                 continue;
@@ -792,12 +815,12 @@ impl Resolver {
                 }
             };
             match where_is(root, fd.as_fd()) {
-                Whereabouts::Foreign => {}
+                Whereabouts::Foreign => outside = Some(fd),
                 Whereabouts::NoName(inode) => found = Whereabouts::NoName(inode),
                 other => return (other, Some(fd)),
             }
         }
-        (found, None)
+        (found, outside)
     }
 }
 

@@ -114,6 +114,16 @@ impl Mutes {
         }
     }
 
+    /// Hears of what happens in a directory again; whether it was muted.
+    pub fn hear_directory(&mut self, dir: u64, fd: BorrowedFd<'_>) -> bool {
+        let muted = self.dirs.remove(&dir);
+        if muted && let Err(error) = self.ignorer.hear_entries(fd) {
+            tracing::debug!(%error, "an ignore mark cannot be removed; all are");
+            self.hear_all();
+        }
+        muted
+    }
+
     /// Mutes a file whose events lead nowhere.
     pub fn file(&mut self, file: u64, fd: BorrowedFd<'_>, filtered: bool) {
         self.make_room();

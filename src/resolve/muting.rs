@@ -50,6 +50,24 @@ fn hash_of(fid: &Fid<'_>) -> u64 {
     hash((fid.fs.0, fid.kind, fid.handle))
 }
 
+impl Muting {
+    pub(super) fn any_directory(&self) -> bool {
+        self.mutes.counts().0 > 0
+    }
+
+    /// What happens in a directory is reported again; whether it was muted.
+    pub(super) fn hear_directory(&mut self, dir: u64, fd: BorrowedFd<'_>) -> bool {
+        self.mutes.hear_directory(dir, fd)
+    }
+
+    /// The same of all.
+    pub(super) fn hear_directories(&mut self) {
+        if self.any_directory() {
+            self.mutes.hear_all();
+        }
+    }
+}
+
 impl Resolver {
     /// Mutes what does not matter from here on, and follows files if asked to.
     pub fn mute_by(&mut self, by: MuteBy) {
@@ -63,6 +81,11 @@ impl Resolver {
         if let Some(muting) = &mut self.muting {
             muting.follows.get_or_insert_with(|| Follows::new(interval));
         }
+    }
+
+    /// Whether every event carries the handle of the file that it is about.
+    pub fn names_files(&self) -> bool {
+        self.muting.as_ref().is_some_and(|muting| muting.names_files)
     }
 
     /// Whether [`Resolver::mute_by`] was called.
@@ -123,6 +146,8 @@ impl Resolver {
         let hashed = hash_of(dir);
         if muting.mutes.heats(hashed, self.now)
             && let Opened::Here(fd) = open(&self.marked, dir)
+            && !self.holds_linked(fd.as_fd(), dir)
+            && let Some(muting) = &mut self.muting
         {
             muting.mutes.directory(hashed, fd.as_fd(), filtered);
         }
@@ -211,12 +236,14 @@ impl Resolver {
         let Some((dir, name)) = &followed.place else {
             return match self.open_and_find(root, &file).0 {
                 Whereabouts::Inside(at) => {
-                    if !filter.excludes(&at, false) {
-                        out(&at, Seen::Modified);
+                    if filter.excludes(&at, false) {
+                        return self.tell_linked(root, filter, &file, Change::Writing, out);
                     }
+                    out(&at, Seen::Modified);
                     Ok(())
                 }
-                Whereabouts::Foreign | Whereabouts::Gone => Ok(()),
+                Whereabouts::Foreign => self.tell_linked(root, filter, &file, Change::Writing, out),
+                Whereabouts::Gone => Ok(()),
                 Whereabouts::NoName(inode) => {
                     self.nameless.changed(self.now, inode, owned(&file), Change::Writing);
                     Ok(())

@@ -64,7 +64,7 @@ impl Change {
         }
     }
 
-    fn seen(self) -> Seen {
+    pub(super) fn seen(self) -> Seen {
         match self {
             Change::Attributes => Seen::Touched,
             Change::Writing => Seen::Modified,
@@ -165,6 +165,11 @@ impl Nameless {
         known.change = known.change.max(change);
         known.is_dir |= is_dir;
         true
+    }
+
+    /// Whether a walk found it to have no name inside, and no event has named it since.
+    pub(super) fn is_outside(&self, handle: &Owned) -> bool {
+        self.outside.contains(handle)
     }
 
     /// An event named this file: it may be inside now.

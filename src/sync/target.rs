@@ -81,8 +81,8 @@ use super::run::{Input, Run, RunError};
 use crate::config::{self, Mirror};
 use crate::dirty::{Batch, BatchId, DirtySet, Entry, Epoch, Kind, LEVEL_MIN, Limits, Seen};
 use crate::filter::Filter;
-use crate::links::Links;
 use crate::links::names::Names;
+use crate::links::{Links, Met};
 use crate::lost::Cause;
 use crate::path::{self, RelPath, Shown};
 use crate::progress::LOG_EVERY;
@@ -142,6 +142,8 @@ pub struct Context<'a> {
     pub links: Option<&'a mut Links>,
     /// Names of changed files, where an event does not lead to all of them.
     pub names: &'a mut Names,
+    /// Is given what may have a name outside.
+    pub meet: &'a mut dyn FnMut(Met<'_>),
     /// Where children's descriptors are registered.
     pub reactor: &'a mut Reactor,
     /// Set by a target that found the source gone or emptied.

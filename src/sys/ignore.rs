@@ -90,6 +90,18 @@ impl Ignorer {
         fanotify_mark(self.group.as_raw_fd(), flags, ENTRIES, dir.as_raw_fd(), Path::new("."))
     }
 
+    /// Hears of what happens in `dir` again. One without a mark is fine. Any descriptor, `O_PATH` too.
+    ///
+    /// # Errors
+    /// As [`Ignorer::hear_writes`].
+    pub fn hear_entries(&self, dir: BorrowedFd<'_>) -> io::Result<()> {
+        let Some(flags) = self.entries else { return Ok(()) };
+        match self.mark(libc::FAN_MARK_REMOVE | libc::FAN_MARK_ONLYDIR | flags & !libc::FAN_MARK_EVICTABLE, ENTRIES, dir) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            other => other,
+        }
+    }
+
     /// Hears everything again.
     ///
     /// # Errors

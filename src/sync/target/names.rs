@@ -116,6 +116,12 @@ impl Target {
         if normal.items.iter().any(|item| has_names(item, 2)) || batch.entries.iter().any(|entry| entry.kind > Kind::Entry) {
             cx.names.meet();
         }
+        for item in normal.items.iter().filter(|item| has_names(item, 2)) {
+            (cx.meet)(Met::Name(&item.path));
+        }
+        for entry in batch.entries.iter().filter(|e| e.kind > Kind::Entry && (e.through || e.path.is_root())) {
+            (cx.meet)(Met::Dir(&entry.path, entry.kind == Kind::Subtree));
+        }
         // Where links are kept, all names of a file leave together, unless they are too many.
         let least = if cx.links.is_some() { MOST_TOGETHER + 1 } else { 2 };
         if cx.links.is_some() && !normal.items.iter().any(|item| has_names(item, least)) {

@@ -368,6 +368,7 @@ impl Director {
             statter: &mut self.statter,
             links: self.links.as_mut(),
             names: &mut self.names,
+            meet: &mut |_| {},
             reactor: &mut self.reactor,
             held: &mut self.held,
         };
