@@ -2,13 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 
+use fansync::failover::mark::{self, Mark, Role};
+use fansync::sys::landlock::Ruleset;
+
 use crate::fixture::daemon::fansync;
-use crate::fixture::fs::{ALL, Fs};
+use crate::fixture::fs::{ALL, Fs, work_dir};
 use crate::fixture::proc::poll_until;
+use crate::fixture::tree::{Dir, Times};
 use crate::fixture::{Case, Mirror, Setup, To, WAIT, case};
+use crate::outages::program;
 
 const DAC_READ_SEARCH: u64 = 1 << 2;
 const SETPCAP: u64 = 1 << 8;
@@ -82,6 +88,72 @@ fn holds(m: &Mirror, own: u64, children: u64) {
     assert!(told.contains("CAP_SYS_ADMIN") && !told.contains("CAP_NET_ADMIN"), "{told}");
 }
 
+/// Writes where everybody may, and waits, if it fetches a mark.
+const FETCHES: &str = r#"
+case " $* " in
+*.fansync/role*)
+    echo "not a mark" >"${0%/*}/open/by-the-fetch"
+    until [ -e "${0%/*}/go" ]; do sleep 0.01; done ;;
+esac 2>/dev/null
+exec rsync "$@"
+"#;
+
+/// What a process may do that reads the mark of a target.
+fn fetches(fs: Fs, to: To, way: u32, another: bool, caps: u64) -> Result<(), crate::fixture::Skip> {
+    let dir = work_dir();
+    let open = dir.path().join("open");
+    fs::create_dir(&open).expect("a directory can be made");
+    for (at, mode) in [(dir.path(), way), (open.as_path(), 0o777)] {
+        fs::set_permissions(at, Permissions::from_mode(mode)).expect("the mode can be set");
+    }
+    let rsync = program(&dir.path().join("fetches"), FETCHES);
+    let (secrets, password) = (dir.path().join("secrets"), dir.path().join("password"));
+    for (path, text) in [(&secrets, "root:pass\nnobody:pass\n"), (&password, "pass\n")] {
+        fs::write(path, text).expect("a file can be written");
+        fs::set_permissions(path, Permissions::from_mode(0o600)).expect("the mode can be set");
+    }
+    let write = |dir: &Dir, role| mark::write(dir.root(), &Mark::new(1, role, "test")).expect("the mark can be written");
+    let mut setup = Setup::new(fs).roles().targets(&[to]).rsync(rsync).target_key("standby", 0).while_reconciling();
+    if to == To::Module {
+        setup = setup.module(&format!("auth users = *\nsecrets file = {}\n", secrets.display()));
+        setup = setup.target_key("password_file", password.display().to_string());
+    }
+    let m = setup.before(move |src| write(src, Role::Primary)).before_on_target(move |dst| write(dst, Role::Follower)).start()?;
+    let pid = m.daemon.pid().to_string();
+    let of = |status: &String, file: &str| fs::read(format!("/proc/{}/{file}", line(status, "Pid"))).unwrap_or_default();
+    let fetch = || {
+        let named = |status: &&String| memchr::memmem::find(&of(status, "cmdline"), mark::FILE.as_bytes()).is_some();
+        // The shell's own, which has written by then, and not what was forked and is not yet it.
+        below(&pid).iter().filter(named).find(|s| below(&line(s, "Pid")).iter().any(|s| line(s, "Name") == "sleep")).cloned()
+    };
+    let status = poll_until(WAIT, fetch).expect("the target's mark is asked for");
+    let (uid, gid) = (line(&status, "Uid"), line(&status, "Gid"));
+    let same = |ids: &str| ids.split_whitespace().collect::<BTreeSet<_>>().len() == 1;
+    assert!(same(&uid) && same(&gid), "{to:?}: users {uid}, groups {gid}");
+    let uid: u32 = uid.split_whitespace().next().and_then(|n| n.parse().ok()).expect("it is a number");
+    assert_eq!((65_520..=65_533).contains(&uid), another, "{to:?}: it is of user {uid}");
+    if another {
+        assert_eq!((line(&status, "Groups").as_str(), gid.starts_with(&uid.to_string())), ("", true), "{to:?}");
+    }
+    for set in ["CapEff", "CapPrm", "CapBnd"] {
+        assert_eq!(bits(&status, set), caps, "{to:?}: {set}");
+    }
+    assert_eq!(line(&status, "NoNewPrivs"), "1", "{to:?}");
+    let limits = String::from_utf8_lossy(&of(&status, "limits")).into_owned();
+    for (limit, bytes) in [("Max file size", "1024"), ("Max core file size", "1")] {
+        let found = limits.lines().find_map(|l| l.strip_prefix(limit)).unwrap_or_default();
+        assert_eq!(found.split_whitespace().next(), Some(bytes), "{to:?}: {limits}");
+    }
+    fs::write(dir.path().join("go"), "").expect("a file can be written");
+    m.check_but(Times::All, &|path: &Path| path.starts_with(mark::DIR));
+    m.src.write("f", b"sent");
+    m.check_but(Times::All, &|path: &Path| path.starts_with(mark::DIR));
+    if Ruleset::writes_below(fs::File::open(dir.path()).expect("it is there").as_fd()).is_ok() {
+        assert!(!open.join("by-the-fetch").exists(), "{to:?}: it may write where everybody may");
+    }
+    Ok(())
+}
+
 pub fn cases() -> Vec<Case> {
     vec![
         case("capabilities_with_a_module", ALL, |fs| {
@@ -98,6 +170,14 @@ pub fn cases() -> Vec<Case> {
             let m = Setup::new(fs).targets(&[To::Ssh]).start()?;
             holds(&m, SYS_ADMIN | DAC_READ_SEARCH | SETPCAP, DAC_READ_SEARCH);
             Ok(())
+        }),
+        case("what_fetches_a_mark_has_no_rights", &[Fs::Tmpfs], |fs| {
+            // Over ssh it is root's: keys and known hosts are this user's.
+            for (to, another, caps) in [(To::Module, true, 0), (To::Local, true, DAC_READ_SEARCH), (To::Ssh, false, 0)] {
+                fetches(fs, to, 0o755, another, caps)?;
+            }
+            // An rsync that only root may run.
+            fetches(fs, To::Module, 0o700, false, 0)
         }),
         case("files_of_others_are_read_and_replaced", ALL, |fs| {
             let m = Setup::new(fs).targets(&[To::Module, To::Local]).start()?;

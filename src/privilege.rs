@@ -7,18 +7,22 @@
 //! | `CAP_SETPCAP` | to take from children what they do not need | | |
 //! | `CAP_CHOWN` `CAP_FOWNER` `CAP_FSETID` `CAP_MKNOD` `CAP_DAC_OVERRIDE` | as its children, below | | owner, mode and times, set-ID bits, devices, writing everywhere |
 //! | `CAP_SETFCAP` | as its children, below | | with `xattrs`: file capabilities |
+//! | `CAP_SETUID` `CAP_SETGID` `CAP_KILL` | with `roles`, to start another user's process that fetches a mark, and to end it | | |
 //!
 //! The daemon has what its children have, else it could not look after them ([`crate::sys::caps`]); it uses none of it. Programs that the
 //! configuration names besides rsync are the administrator's, and what they need is not known: hooks start with what root has. A remote
 //! shell other than ssh may have to become another user (`sudo -u`), so with one nothing is given up.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use caps::Capability;
 
 use crate::config::{Config, Extras, Mirror};
 use crate::sync::location::Location;
 use crate::sys::caps::{self as sys, Caps};
+use crate::sys::child::User;
 
 /// What a run of rsync may have; `None`: whatever the daemon has.
 pub fn of_rsync(location: &Location, ssh: Option<&str>, extras: Extras) -> Option<Caps> {
@@ -59,6 +63,55 @@ pub fn of_fetch(location: &Location, ssh: Option<&str>) -> Option<Caps> {
     })
 }
 
+/// To start a process as another user, and to end it.
+fn of_other_users() -> Caps {
+    Caps::of(&[Capability::CAP_SETUID, Capability::CAP_SETGID, Capability::CAP_KILL])
+}
+
+/// Whether the run that fetches a mark can be another user's: ssh reads keys that are this user's alone.
+fn fetches_as_another(location: &Location) -> bool {
+    !matches!(location, Location::Ssh { .. })
+}
+
+/// Whom the run becomes that fetches the mark of a target; `None`: nobody else. A number that no user and no group has, so that no
+/// other process can look into this one, which may have a password, nor put a mark in the place of the one that it brings.
+pub fn user_of_fetch(location: &Location) -> Option<User> {
+    static USER: OnceLock<Option<User>> = OnceLock::new();
+    *fetches_as_another(location).then(|| USER.get_or_init(another_user))?
+}
+
+/// Numbers that are reserved and that no tool gives away: Debian's policy, 9.2.2, and systemd's table of users and groups.
+const RESERVED: RangeInclusive<u32> = 65_520..=65_533;
+
+fn another_user() -> Option<User> {
+    if !nix::unistd::geteuid().is_root() {
+        return None;
+    }
+    let can = Caps::effective().is_ok_and(|caps| caps.covers(of_other_users()));
+    // A lookup that fails finds none.
+    let free = |n: &u32| {
+        let user = nix::unistd::User::from_uid((*n).into()).ok().flatten();
+        let group = nix::unistd::Group::from_gid((*n).into()).ok().flatten();
+        user.is_none() && group.is_none()
+    };
+    let found = RESERVED.rev().find(free).filter(|_| can);
+    if found.is_none() {
+        tracing::warn!(
+            "role marks are fetched by a process of root's, without capabilities: to start one of another user takes CAP_SETUID, \
+             CAP_SETGID and CAP_KILL, and a number from 65520 to 65533 that no user and no group has"
+        );
+    }
+    found.map(|n| User { uid: n, gid: n })
+}
+
+/// Whether the run that fetches a mark can be kept from writing anything else. Not an ssh that is to keep a connection for others, for
+/// which it makes a socket; not a shell of which nothing is known.
+pub fn fetch_writes_nothing_else(location: &Location, ssh: Option<&str>) -> bool {
+    let shares =
+        |words: &str| words.to_ascii_lowercase().contains("controlmaster") || words.split_whitespace().any(|w| w == "-M");
+    of_fetch(location, ssh).is_some() && !(matches!(location, Location::Ssh { .. }) && ssh.is_some_and(shares))
+}
+
 /// What all rsync runs of a configuration need together; `None` when that cannot be told.
 fn of_children(mirrors: &[Mirror]) -> Option<Caps> {
     let targets = mirrors.iter().flat_map(|m| m.targets.iter().map(move |t| (m, t)));
@@ -68,8 +121,10 @@ fn of_children(mirrors: &[Mirror]) -> Option<Caps> {
 }
 
 /// What the daemon needs beside what its children need.
-fn own() -> Caps {
-    Caps::of(&[Capability::CAP_SYS_ADMIN, Capability::CAP_DAC_READ_SEARCH, Capability::CAP_SETPCAP])
+fn own(mirrors: &[Mirror]) -> Caps {
+    let always = Caps::of(&[Capability::CAP_SYS_ADMIN, Capability::CAP_DAC_READ_SEARCH, Capability::CAP_SETPCAP]);
+    let fetches = |m: &Mirror| m.roles && m.targets.iter().any(|t| fetches_as_another(&t.location));
+    if mirrors.iter().any(fetches) { always.with(of_other_users()) } else { always }
 }
 
 /// Gives up what the daemon does not need, and returns that. Before the first thread.
@@ -80,7 +135,7 @@ pub fn drop_surplus(config: &Config) -> Caps {
         return none;
     };
     let before = Caps::effective().unwrap_or(none);
-    let kept = own().with(children);
+    let kept = own(&config.mirrors).with(children);
     if let Err(error) = sys::keep_only(kept, children) {
         tracing::warn!(%error, "cannot give up the capabilities that are not needed; going on with them");
         return none;
@@ -90,7 +145,8 @@ pub fn drop_surplus(config: &Config) -> Caps {
 
 /// What `config` needs of what was given up; `None` when it needs nothing of that.
 pub fn lacks(config: &Config, given_up: Caps) -> Option<String> {
-    let needed = of_children(&config.mirrors).map_or(given_up, |children| own().with(children).in_common(given_up));
+    let needed =
+        of_children(&config.mirrors).map_or(given_up, |children| own(&config.mirrors).with(children).in_common(given_up));
     let names = needed.names();
     (!names.is_empty()).then(|| names.join(" "))
 }
@@ -112,6 +168,35 @@ mod tests {
         assert_eq!(names("/d", None, Extras::default()).unwrap().len(), 6);
         assert_eq!(names("/d", None, xattrs).unwrap().len(), 8);
         assert_eq!(names("h:/d", Some("sudo -u me ssh"), xattrs), None);
+    }
+
+    #[test]
+    fn marks_are_fetched_by_another_user_where_that_can_be() {
+        let of = |url: &str| Location::parse(url).unwrap();
+        let root = nix::unistd::geteuid().is_root();
+        for (url, another) in [("rsync://h/m", root), ("/d", root), ("h:/d", false)] {
+            let user = user_of_fetch(&of(url));
+            assert_eq!(user.is_some(), another, "{url}");
+            assert!(user.is_none_or(|u| u.uid == u.gid && RESERVED.contains(&u.uid)), "{user:?}");
+        }
+        for (url, ssh, nothing_else) in [
+            ("rsync://h/m", None, true),
+            ("/d", None, true),
+            ("h:/d", None, true),
+            ("h:/d", Some("ssh -i /key"), true),
+            ("h:/d", Some("ssh -o ControlMaster=auto"), false),
+            ("h:/d", Some("ssh -M"), false),
+            ("h:/d", Some("sudo -u me ssh"), false),
+        ] {
+            assert_eq!(fetch_writes_nothing_else(&of(url), ssh), nothing_else, "{url} {ssh:?}");
+        }
+        let mut mirror = Mirror::new("m", "/s");
+        mirror.targets = vec![Target::new("a", of("rsync://h/m"))];
+        assert_eq!(own(std::slice::from_ref(&mirror)).names().len(), 3);
+        mirror.roles = true;
+        assert_eq!(own(std::slice::from_ref(&mirror)).names().len(), 6);
+        mirror.targets = vec![Target::new("a", of("h:/d"))];
+        assert_eq!(own(&[mirror]).names().len(), 3);
     }
 
     #[test]

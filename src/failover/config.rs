@@ -550,6 +550,32 @@ version = "3"
     }
 
     #[test]
+    fn a_server_listens_where_its_peer_is_and_nowhere_else() {
+        let server = |lines: &str| {
+            let text = format!(
+                "[daemon]\nkey_file = \"/k\"\n[server]\ntree = \"/srv\"\nmirror = \"m\"\nexports = [\"h:/srv\"]\n{lines}\n"
+            );
+            Config::parse(&text, None).unwrap().server.unwrap()
+        };
+        for (peer, listens) in [
+            ("127.0.0.1:7846", "127.0.0.1:7846"),
+            // The address from which the peer is reached, and not the peer's own.
+            ("127.1.2.3:9000", "127.0.0.1:7846"),
+            ("[::1]:7846", "[::1]:7846"),
+        ] {
+            if peer.starts_with('[') && std::net::TcpListener::bind("[::1]:0").is_err() {
+                continue; // no IPv6 here
+            }
+            let server = server(&format!("peer = \"{peer}\""));
+            let at: SocketAddr = server.listen_on().unwrap().parse().unwrap();
+            assert_eq!(at.to_string(), listens, "{peer}");
+            assert!(!at.ip().is_unspecified() && server.listen_text().contains(peer), "{peer}: {}", server.listen_text());
+        }
+        let everywhere = server("peer = \"127.0.0.1:7846\"\nlisten = \"0.0.0.0:7846\"");
+        assert_eq!((everywhere.listen_on().unwrap(), everywhere.listen_text()), ("0.0.0.0:7846".into(), "0.0.0.0:7846".into()));
+    }
+
+    #[test]
     fn a_refusal_counts_for_as_long_as_silence() {
         let ms = Duration::from_millis;
         for (every, timeout, answered, pace) in

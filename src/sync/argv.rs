@@ -32,7 +32,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::below::Below;
-use super::location::{Location, remote_shell, whole_seconds};
+use super::location::{Location, remote_shell, whole_seconds, with_option};
 use super::probe::RsyncFacts;
 use super::renames::{self, Renamed};
 use crate::config::{self, Compress, Extras};
@@ -360,10 +360,18 @@ fn fetch_role(spec: &Spec<'_>) -> Vec<OsString> {
     let mut args = vec![spec.rsync.as_os_str().to_owned(), format!("--timeout={}", whole_seconds(spec.timeout)).into()];
     // Larger files are none of ours, and are not even begun; one that says a smaller size than it has is ended by the limit of the process.
     args.push(format!("--max-size={}", mark::MAX_BYTES).into());
-    args.extend(transport(spec).into_iter().map(OsString::from));
+    let mut transport = transport(spec);
+    if let Some(shell) = transport.iter().position(|arg| arg == "-e").and_then(|at| transport.get_mut(at + 1)) {
+        // Both would write, which this run may not.
+        for option in ["ControlMaster=no", "UpdateHostKeys=no"] {
+            *shell = with_option(shell, option);
+        }
+    }
+    args.extend(transport.into_iter().map(OsString::from));
     args.push("--".into());
     args.push(format!("{}/{}", spec.location, mark::FILE).into());
-    args.push(spec.root.join("").into());
+    // Where another user has no way to the directory, the descriptor is one.
+    args.push(spec.source.map_or_else(|| spec.root.join("").into(), |dir| format!("{}/", inherited(dir)).into()));
     args
 }
 

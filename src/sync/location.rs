@@ -108,10 +108,15 @@ impl Location {
 /// The remote shell's command: what the target says, or ssh. An ssh must not ask on a terminal, nor wait for longer than `connect_timeout` for
 /// a connection; what the target says of either comes first, and so holds (ssh_config(5): the first value is used).
 pub fn remote_shell(words: Option<&str>, connect_timeout: Duration) -> String {
-    let words = words.unwrap_or("ssh");
+    let shell = with_option(words.unwrap_or("ssh"), "BatchMode=yes");
+    with_option(&shell, &format!("ConnectTimeout={}", whole_seconds(connect_timeout)))
+}
+
+/// An ssh with one more option, which does not outdo those that it has; another shell as it is.
+pub(super) fn with_option(words: &str, option: &str) -> String {
     let program = words.split_whitespace().next().map(Path::new).and_then(Path::file_name);
     match program.is_some_and(|name| name == "ssh") {
-        true => format!("{words} -o BatchMode=yes -o ConnectTimeout={}", whole_seconds(connect_timeout)),
+        true => format!("{words} -o {option}"),
         false => words.to_owned(),
     }
 }

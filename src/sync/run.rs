@@ -13,6 +13,8 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
@@ -31,7 +33,8 @@ use crate::path::RelPath;
 use crate::privilege;
 #[cfg(not(test))]
 use crate::sys::child::Child;
-use crate::sys::child::{FeedError, Limits, OpenFile, SpawnError, Stdin, WaitsOn, Work};
+use crate::sys::child::{FeedError, Limits, OpenFile, SpawnError, Stdin, User, WaitsOn, Work};
+use crate::sys::landlock::Ruleset;
 use crate::sys::memfd;
 use crate::sys::reactor::{Backend, Interest, Reactor};
 
@@ -102,22 +105,38 @@ impl Run {
         };
         // What a target sends as its mark is written to this host: no more than one mark, and without any right to more.
         let fetches = pass == Pass::Role;
-        let limits = Limits { no_core: true, file_bytes: fetches.then_some(mark::MAX_BYTES) };
         let caps = match fetches {
             true => privilege::of_fetch(spec.location, spec.ssh),
             false => privilege::of_rsync(spec.location, spec.ssh, spec.extras),
         };
+        let (user, ruleset) = if fetches { fetching(spec) } else { (None, None) };
+        let file_bytes = fetches.then_some(mark::MAX_BYTES);
+        let limits = Limits { no_core: true, file_bytes, user, writes: ruleset.as_ref() };
         let mut inherit: Vec<BorrowedFd<'_>> = match (spec.renamed, spec.below) {
             (Some(renamed), _) => vec![renamed.source.as_fd()],
             (_, Some(below)) => std::iter::once(&below.source).chain(&below.target).map(AsFd::as_fd).collect(),
             _ => spec.source.into_iter().collect(),
         };
-        inherit.extend(spec.lock);
-        let child = match spec.password_file.filter(|_| spec.location.is_daemon()) {
-            Some(path) => {
-                Child::spawn_with(&argv(spec, pass), &with_password(env, password(path)?), stdin, caps, limits, &inherit)?
+        // A process that is not trusted could give the lock up; nothing that comes after it minds what fetches.
+        inherit.extend(spec.lock.filter(|_| !fetches));
+        let with_password = match spec.password_file.filter(|_| spec.location.is_daemon()) {
+            Some(path) => Some(with_password(env, password(path)?)),
+            None => None,
+        };
+        let (words, env) = (argv(spec, pass), with_password.as_deref().unwrap_or(env));
+        let child = match Child::spawn_with(&words, env, stdin, caps, limits, &inherit) {
+            // Another user may not run it, or cannot be made.
+            Err(SpawnError::Program { source, .. }) if user.is_some() => {
+                static SAID: Once = Once::new();
+                SAID.call_once(|| {
+                    tracing::warn!(
+                        rsync = %spec.rsync.display(), error = %source,
+                        "role marks are fetched by a process of root's, without capabilities: another user cannot run rsync"
+                    );
+                });
+                Child::spawn_with(&words, env, Stdin::Null, caps, Limits { user: None, ..limits }, &inherit)?
             }
-            None => Child::spawn_with(&argv(spec, pass), env, stdin, caps, limits, &inherit)?,
+            started => started?,
         };
         let context = Context {
             filters: !spec.filter_args.is_empty() || !spec.guard_args.is_empty(),
@@ -323,6 +342,15 @@ impl Run {
             }
         }
     }
+}
+
+/// Whom a run becomes that fetches a mark, and what it may write. The user, if the directory that it copies into was made for it.
+fn fetching(spec: &Spec<'_>) -> (Option<User>, Option<Ruleset>) {
+    let made_for = |user: &User| std::fs::metadata(spec.root).is_ok_and(|dir| dir.gid() == user.gid);
+    let user = privilege::user_of_fetch(spec.location).filter(made_for);
+    let confined = spec.source.filter(|_| privilege::fetch_writes_nothing_else(spec.location, spec.ssh));
+    // Kernels without Landlock: the user and the size of files are bounds, too.
+    (user, confined.and_then(|dir| Ruleset::writes_below(dir).ok()))
 }
 
 /// How the run's messages name paths.

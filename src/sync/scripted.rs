@@ -160,7 +160,7 @@ impl Child {
         env: &[(OsString, OsString)],
         mut stdin: Stdin,
         caps: Option<Caps>,
-        limits: Limits,
+        limits: Limits<'_>,
         inherit: &[BorrowedFd<'_>],
     ) -> Result<Child, SpawnError> {
         match play(argv, &mut stdin) {

@@ -11,6 +11,8 @@
 use std::io;
 
 use caps::{CapSet, Capability, CapsHashSet};
+use nix::errno::Errno;
+use nix::unistd::{Gid, Uid, setfsgid, setgroups, setresgid, setresuid};
 
 /// A set of capabilities, as the kernel shows it in /proc/self/status.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,6 +59,11 @@ impl Caps {
     #[must_use]
     pub fn without(self, other: Caps) -> Caps {
         Caps(self.0 & !other.0)
+    }
+
+    /// Whether it has all that `other` has.
+    pub fn covers(self, other: Caps) -> bool {
+        other.0 & !self.0 == 0
     }
 
     /// Those that `other` has, too.
@@ -115,6 +122,53 @@ pub fn give_up(surplus: &[Capability]) {
     for cap in surplus {
         let _ = caps::drop(None, CapSet::Bounding, *cap);
     }
+}
+
+/// Those of `keep` that this thread may have.
+pub fn permitted(keep: Caps) -> CapsHashSet {
+    let permitted = caps::read(None, CapSet::Permitted).unwrap_or_default();
+    keep.list().filter(|cap| permitted.contains(cap)).collect()
+}
+
+/// Becomes another user without further groups, that has these capabilities and gives them to the
+/// program that it starts; between fork and exec, so nothing is allocated unless it fails.
+///
+/// # Errors
+/// setgroups(2), setresgid(2), setresuid(2), capset(2), prctl(2).
+pub fn become_user(uid: u32, gid: u32, keep: &CapsHashSet) -> nix::Result<()> {
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    setgroups(&[]).and_then(|()| setresgid(gid, gid, gid))?;
+    // Else the change of the user takes them all.
+    nix::sys::prctl::set_keepcaps(!keep.is_empty())?;
+    setresuid(uid, uid, uid)?;
+    for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable] {
+        caps::set(None, set, keep).map_err(|_| Errno::EPERM)?;
+    }
+    // Kernels before 4.3 have no ambient set.
+    match caps::set(None, CapSet::Ambient, keep) {
+        Err(_) if !keep.is_empty() => Err(Errno::EPERM),
+        _ => Ok(()),
+    }
+}
+
+/// Does something as a member of this group alone, as far as files go, on this thread.
+///
+/// # Errors
+/// EPERM: CAP_SETGID is missing.
+pub fn as_group<T>(gid: u32, work: impl FnOnce() -> T) -> io::Result<T> {
+    struct Back(Gid);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            setfsgid(self.0);
+        }
+    }
+    let gid = Gid::from_raw(gid);
+    let back = Back(setfsgid(gid));
+    // setfsgid(2) says no errors: a second call says what the first has done.
+    let now = setfsgid(gid);
+    let done = if now == gid { Ok(work()) } else { Err(Errno::EPERM.into()) };
+    drop(back);
+    done
 }
 
 #[cfg(test)]

@@ -35,6 +35,7 @@ use nix::unistd::{self, Pid};
 use thiserror::Error;
 
 use super::caps::{self, Caps};
+use super::landlock::{self, Ruleset};
 use super::pipe;
 
 /// How long a drop waits for a killed child before it leaves the waiting to a thread: one stuck in the kernel (a dead network
@@ -75,11 +76,24 @@ pub enum Stdin {
 
 /// What a child may do at most, besides its capabilities.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Limits {
+pub struct Limits<'a> {
     /// It leaves no image of its memory when it crashes: a password may be in it.
     pub no_core: bool,
     /// Bytes of each file that it writes.
     pub file_bytes: Option<u64>,
+    /// Whom it becomes, without further groups; only for a child with a set of capabilities.
+    pub user: Option<User>,
+    /// What it writes at most; the same.
+    pub writes: Option<&'a Ruleset>,
+}
+
+/// A user and its group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct User {
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
 }
 
 /// What programs are started with, whatever our own is: under the unit that is 077, for the files that fansync itself makes, and what
@@ -96,7 +110,7 @@ pub fn as_usual(command: &mut Command) -> &mut Command {
     unsafe { command.pre_exec(set) }
 }
 
-impl Limits {
+impl Limits<'_> {
     /// Between fork and exec: three system calls.
     fn set(self) -> nix::Result<()> {
         umask(Mode::from_bits_truncate(USUAL_UMASK));
@@ -236,7 +250,7 @@ impl Child {
         env: &[(OsString, OsString)],
         stdin: Stdin,
         caps: Option<Caps>,
-        limits: Limits,
+        limits: Limits<'_>,
         inherit: &[BorrowedFd<'_>],
     ) -> Result<Child, SpawnError> {
         Child::start(argv, env, stdin, caps, limits, inherit, Signal::SIGKILL)
@@ -248,7 +262,7 @@ impl Child {
         env: &[(OsString, OsString)],
         stdin: Stdin,
         caps: Option<Caps>,
-        limits: Limits,
+        limits: Limits<'_>,
         inherit: &[BorrowedFd<'_>],
         orphaned: Signal,
     ) -> Result<Child, SpawnError> {
@@ -272,7 +286,9 @@ impl Child {
         // No working directory of ours is pinned by it.
         command.current_dir("/").process_group(0);
         let parent = unistd::getpid();
-        let surplus = caps.map(caps::surplus);
+        let given = caps.map(|keep| (caps::surplus(keep), limits.user.map(|user| (user, caps::permitted(keep)))));
+        let ruleset = limits.writes.map(Ruleset::number);
+        let limits = Limits { writes: None, ..limits };
         let inherit: Vec<RawFd> = inherit.iter().map(AsRawFd::as_raw_fd).collect();
         let die_with_us = move || {
             for &fd in &inherit {
@@ -282,9 +298,15 @@ impl Child {
                     return Err(Errno::last().into());
                 }
             }
-            if let Some(surplus) = &surplus {
+            if let Some((surplus, user)) = &given {
                 caps::give_up(surplus);
+                if let Some((user, keep)) = user {
+                    caps::become_user(user.uid, user.gid, keep)?;
+                }
                 nix::sys::prctl::set_no_new_privs()?;
+                if let Some(ruleset) = ruleset {
+                    landlock::hold_to(ruleset)?;
+                }
             }
             limits.set()?;
             // prctl(2): the signal comes when the thread that forked ends, and that thread lives as long as its mirror.
@@ -295,7 +317,7 @@ impl Child {
         // A run that outlives a killed daemon would put what it read back over what the next daemon sends. The price is
         // fork(2) in place of posix_spawn(3), which copies the page tables of a large daemon: some milliseconds at 300 MiB.
         // SAFETY: between fork and exec, in a child of a process with threads, only async-signal-safe calls are allowed: the closure
-        // makes two bare system calls, allocates nothing (an errno becomes an `io::Error` without), and takes no lock.
+        // makes bare system calls, allocates nothing (an errno becomes an `io::Error` without), and takes no lock.
         unsafe { command.pre_exec(die_with_us) };
         let process = command.spawn().map_err(|source| SpawnError::Program { program: program.clone(), source })?;
         // The ends that the child has inherited.
@@ -824,7 +846,7 @@ mod tests {
     fn children_leave_no_core() {
         let argv = ["cat", "/proc/self/limits"].map(OsString::from);
         let env = [("PATH".into(), "/usr/bin:/bin".into())];
-        let limits = Limits { no_core: true, file_bytes: None };
+        let limits = Limits { no_core: true, ..Limits::default() };
         let mut child = Child::spawn_with(&argv, &env, Stdin::Null, None, limits, &[]).unwrap();
         let text = String::from_utf8(all_of(&mut child)).unwrap();
         let line = text.lines().find(|line| line.starts_with("Max core file size")).unwrap();
@@ -837,7 +859,7 @@ mod tests {
         let file = dir.path().join("f");
         let argv = ["sh", "-c", &format!("umask; head -c 100000 /dev/zero >{}", file.display())].map(OsString::from);
         let env = [("PATH".into(), "/usr/bin:/bin".into())];
-        let limits = Limits { no_core: true, file_bytes: Some(1024) };
+        let limits = Limits { no_core: true, file_bytes: Some(1024), ..Limits::default() };
         let mut child = Child::spawn_with(&argv, &env, Stdin::Null, None, limits, &[]).unwrap();
         let said = all_of(&mut child);
         assert_eq!(std::fs::metadata(&file).unwrap().len(), 1024);

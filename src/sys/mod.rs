@@ -14,6 +14,7 @@ pub mod fanotify;
 pub mod handle;
 pub mod ignore;
 pub mod inotify;
+pub mod landlock;
 pub mod lease;
 pub mod localtime;
 pub mod memfd;

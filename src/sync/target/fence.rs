@@ -13,19 +13,25 @@
 
 use super::*;
 
-use std::fs;
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 
 use crate::failover::fence::{self, Ruling, Seen as Role};
 use crate::failover::mark::{self, MarkError};
+use crate::privilege;
+use crate::sync::location::Location;
+use crate::sys::caps;
 
 /// How often a target is asked for its mark while it is up, and after it was fenced off.
 pub(super) const LOOK: Duration = Duration::from_secs(2);
 
 /// What is known of roles; only for mirrors that honour them.
 pub(super) struct Fence {
-    /// Where the target's mark is fetched to; private.
-    inbox: PathBuf,
+    /// Where the target's mark is fetched to.
+    inbox: Option<Inbox>,
     /// When to ask next while the target is up.
     next: Duration,
     asking: bool,
@@ -42,7 +48,7 @@ pub(super) struct Fence {
 impl Fence {
     pub(super) fn new(mirror: &Mirror) -> Option<Fence> {
         mirror.roles.then(|| Fence {
-            inbox: PathBuf::new(),
+            inbox: None,
             next: Duration::ZERO,
             asking: false,
             fenced: false,
@@ -53,12 +59,35 @@ impl Fence {
     }
 }
 
-impl Drop for Fence {
-    fn drop(&mut self) {
-        if !self.inbox.as_os_str().is_empty() {
-            let _ = fs::remove_file(self.inbox.join("role"));
-            let _ = fs::remove_dir(&self.inbox);
+/// A directory for one target's mark; private, but for the user that fetches it.
+struct Inbox {
+    path: PathBuf,
+    dir: File,
+}
+
+impl Inbox {
+    fn make(location: &Location) -> io::Result<Inbox> {
+        let name = std::env::temp_dir().join("fansync-role.XXXXXX");
+        let make = || nix::unistd::mkdtemp(&name);
+        let user = privilege::user_of_fetch(location);
+        let path = match user {
+            // It stays ours, so that the mark can be removed.
+            Some(user) => caps::as_group(user.gid, make)??,
+            None => make()?,
+        };
+        let dir = File::open(&path)?;
+        if let Some(user) = user
+            && dir.metadata()?.gid() == user.gid
+        {
+            dir.set_permissions(Permissions::from_mode(0o770))?;
         }
+        Ok(Inbox { path, dir })
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
     }
 }
 
@@ -86,16 +115,14 @@ impl Target {
             return self.fence_off(cx, why);
         }
         let Some(fence) = &mut self.fence else { return };
-        if fence.inbox.as_os_str().is_empty() {
-            match nix::unistd::mkdtemp(&std::env::temp_dir().join("fansync-role.XXXXXX")) {
-                Ok(dir) => fence.inbox = dir,
-                Err(errno) => {
-                    let why = format!("cannot make a directory in {:?} to read the target's role: {errno}", std::env::temp_dir());
-                    return self.went_away(cx, false, why);
-                }
+        let inbox = match fence.inbox.take().map_or_else(|| Inbox::make(&self.cfg.location), Ok) {
+            Ok(inbox) => fence.inbox.insert(inbox),
+            Err(error) => {
+                let why = format!("cannot make a directory in {:?} to read the target's role: {error}", std::env::temp_dir());
+                return self.went_away(cx, false, why);
             }
-        }
-        if let Err(error) = fs::remove_file(fence.inbox.join("role"))
+        };
+        if let Err(error) = fs::remove_file(inbox.path.join("role"))
             && error.kind() != std::io::ErrorKind::NotFound
         {
             return self.went_away(cx, false, format!("cannot remove an old role mark: {error}"));
@@ -109,16 +136,22 @@ impl Target {
 
     /// The directory that [`Pass::Role`] copies into.
     pub(super) fn inbox(&self) -> &std::path::Path {
-        self.fence.as_ref().map_or(std::path::Path::new(""), |f| &f.inbox)
+        self.fence.as_ref().and_then(|f| f.inbox.as_ref()).map_or(std::path::Path::new(""), |inbox| &inbox.path)
+    }
+
+    /// The same, held open.
+    pub(super) fn inbox_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.fence.as_ref()?.inbox.as_ref()?.dir.as_fd())
     }
 
     /// The run that fetched the target's mark has ended.
     pub(super) fn role_answered(&mut self, cx: &mut Context<'_>, outcome: &Outcome) {
+        let brought = self.inbox().join("role");
         let Some(fence) = &mut self.fence else { return };
         fence.asking = false;
         fence.next = cx.now + LOOK;
         let theirs = if outcome.is_done() {
-            match mark::read_file(&fence.inbox.join("role")) {
+            match mark::read_file(&brought) {
                 // Said to be done and nothing came: what lies there is no regular file.
                 Ok(None) => {
                     Role::Unreadable(format!("{} of the target is not a regular file, or is larger than a mark", mark::FILE))

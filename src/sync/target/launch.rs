@@ -122,7 +122,7 @@ impl Target {
         let extra = self.aside_args(serial);
         let root = if launch.pass == Pass::Role { self.inbox() } else { cx.root.path() };
         let mut spec = Spec { extra: &extra, renamed: manner.renamed, ..self.spec(root, launch.compare) };
-        spec.source = (launch.pass != Pass::Role).then(|| cx.root.as_fd());
+        spec.source = if launch.pass == Pass::Role { self.inbox_fd() } else { Some(cx.root.as_fd()) };
         spec.dry_run = manner.look.is_some() || dry;
         spec.delete &= manner.withholds.is_none() && !matches!(manner.look, Some(guarded::Look::Entries));
         spec.max_delete = match manner.extra {
