@@ -27,7 +27,7 @@ use fansync::verify::cli::{self as verify, Failed, VerifyArgs};
 
 fn main() -> ProcessExit {
     // Passwords and keys pass through its memory. That it cannot be set leaves things as they were.
-    let _ = fansync::sys::child::no_core_dumps();
+    let _ = fansync::sys::child::no_image();
     let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
         // Help and version are output; what is wrong with the command line goes to standard error.

@@ -124,11 +124,24 @@ impl Limits<'_> {
     }
 }
 
-/// From now on this process, and what it starts, leaves no image of its memory when it crashes.
+/// From now on this process leaves no image of its memory when it crashes, whatever takes images, and what it starts leaves none in a file
+/// or pipe; no other process of its user looks into it, without CAP_SYS_PTRACE.
+///
+/// To itself /proc/self stays open, also an ordinary user's. What lies below /proc/PID belongs to root then.
+///
+/// # Errors
+/// prctl(2), setrlimit(2).
+pub fn no_image() -> nix::Result<()> {
+    // The limit does not count where images go to a socket (Linux 6.16), and a program that is started anew can be dumped again.
+    nix::sys::prctl::set_dumpable(false)?;
+    no_core_dumps()
+}
+
+/// From now on this process, and what it starts, leaves no image of its memory when it crashes, in a file or by a pipe.
 ///
 /// # Errors
 /// setrlimit(2).
-pub fn no_core_dumps() -> nix::Result<()> {
+fn no_core_dumps() -> nix::Result<()> {
     // core(5), fs/coredump.c (Linux 6.18): to a file nothing shorter than a page is written; and where a program takes the image, which
     // 0 would not keep from it, 1 does.
     setrlimit(Resource::RLIMIT_CORE, 1, 1)
@@ -601,7 +614,7 @@ fn ended_within(pidfd: BorrowedFd<'_>, patience: Duration) -> bool {
 }
 
 /// `rchar` and `wchar` of `/proc/PID/io`, added.
-fn io_bytes(text: &[u8]) -> u64 {
+pub fn io_bytes(text: &[u8]) -> u64 {
     let values = text.split(|&b| b == b'\n').filter_map(|line| {
         let value = line.strip_prefix(b"rchar: ")?;
         std::str::from_utf8(value).ok()?.parse::<u64>().ok()
@@ -610,7 +623,7 @@ fn io_bytes(text: &[u8]) -> u64 {
 }
 
 /// `utime` and `stime` of `/proc/PID/stat`, added: fields 14 and 15; the name in field 2 may hold anything.
-fn cpu_ticks(text: &[u8]) -> u64 {
+pub fn cpu_ticks(text: &[u8]) -> u64 {
     let Some(end) = memchr::memrchr(b')', text) else { return 0 };
     let fields = text[end + 1..].split(|&b| b == b' ').filter(|field| !field.is_empty());
     let ticks = fields.skip(11).take(2).filter_map(|field| std::str::from_utf8(field).ok()?.parse::<u64>().ok());
