@@ -2,7 +2,7 @@
 //! runs for a moment.
 
 use std::fs::{self, File, Permissions};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -99,6 +99,16 @@ impl User {
     }
 }
 
+/// What the kernel asks before it writes an image of a process, and before another one of its user may look into it.
+fn leaves_no_image(pid: Pid) {
+    let at = |name: &str| PathBuf::from(format!("/proc/{pid}/{name}"));
+    let limits = fs::read_to_string(at("limits")).expect("it lives");
+    let core = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).expect("there is such a limit");
+    assert_eq!(core.split_whitespace().take(2).collect::<Vec<_>>(), ["1", "1"], "{limits}");
+    // proc_pid(5): root's, where the process is not dumpable.
+    assert_eq!(fs::metadata(at("mem")).expect("it lives").uid(), 0, "a user's process is dumpable");
+}
+
 fn ordinary_user(_: Fs) -> Run<()> {
     // What root's fansync leaves: nothing that a user may read.
     let left = Path::new("/var/lib/fansync/mirror");
@@ -112,6 +122,7 @@ fn ordinary_user(_: Fs) -> Run<()> {
     let flushed = user.runs(&["flush"]);
     assert!(flushed.code == 0, "{}: {}", flushed.code, flushed.stderr);
     assert!(user.at("dst/a").exists() && user.at("run/fansync/status.sock").exists());
+    leaves_no_image(daemon.pid());
     let paused = user.runs(&["pause"]);
     assert!(paused.code == 0 && paused.stdout.contains("until fansync ends only"), "{}{}", paused.stdout, paused.stderr);
     daemon.signal(Signal::SIGTERM);
@@ -219,7 +230,7 @@ fn group(_: Fs) -> Run<()> {
 fn connect(_: Fs) -> Run<()> {
     let work = work_dir();
     let at = |name: &str| text(work.path().join(name));
-    let names = ["good", "few", "sealed", "strict"];
+    let names = ["good", "few", "sealed", "strict", "nobodys", "harmless", "fake", "blind"];
     for name in names.iter().chain(&["src", "tmp", "local", "local/before"]) {
         fs::create_dir(at(name)).expect("it can be made");
     }
@@ -232,6 +243,16 @@ fn connect(_: Fs) -> Run<()> {
     rsyncd.module("few", &format!("max connections = 3\nlock file = {}\n", at("lock")));
     rsyncd.module("sealed", "read only = yes\n");
     rsyncd.module("strict", "hosts allow = 192.0.2.1\n");
+    let nobody = "uid = nobody\ngid = 65534\n";
+    rsyncd.module("nobodys", nobody);
+    rsyncd.module("harmless", &format!("{nobody}incoming chmod = Fug-s\n"));
+    rsyncd.module("fake", &format!("{nobody}fake super = yes\n"));
+    rsyncd.module("blind", "write only = yes\n");
+    for name in ["nobodys", "harmless", "fake"] {
+        chown(at(name), Some(NOBODY), Some(NOBODY)).expect("root may");
+    }
+    // The modules' user has to get there.
+    fs::set_permissions(work.path(), Permissions::from_mode(0o755)).expect("the mode can be set");
     let config = at("config.toml");
     let check = |url: &str| {
         let mirror = format!("[[mirror]]\nname = \"m\"\nsource = {:?}\nexclude = [\"*\"]\n", at("src"));
@@ -246,10 +267,21 @@ fn connect(_: Fs) -> Run<()> {
         (
             rsyncd.url("good"),
             0,
-            &["protocol 3", "can be written", "as it was sent", "and deleted", "8 connections at a time"][..],
+            &[
+                "protocol 3",
+                "can be written",
+                "as it was sent",
+                "ok       and owners are kept",
+                "and deleted",
+                "8 connections at a time",
+            ][..],
         ),
         (at("local"), 0, &["the directory is there", "can be written", "as it was sent", "and deleted"]),
         (rsyncd.url("few"), 0, &["warning  5 of 8 connections are refused", "`max connections` to 8"]),
+        (rsyncd.url("nobodys"), 0, &["warning  owners are not kept, and set-user-ID bits are", "incoming chmod = Fug-s"]),
+        (rsyncd.url("harmless"), 0, &["ok       owners are not kept, and set-ID bits are taken away"]),
+        (rsyncd.url("fake"), 0, &["ok       and owners are kept"]),
+        (rsyncd.url("blind"), 0, &["note     whether owners are kept is not known, as the target does not show it"]),
         (rsyncd.url("sealed"), 78, &["error    it refuses: ", "Write `read only = no`"]),
         (rsyncd.url("strict"), 78, &["error    it refuses: ", "`hosts allow`"]),
         (rsyncd.url("none"), 78, &["Unknown module", "lists the modules that are served"]),

@@ -6,7 +6,8 @@
 //!   ssh: the rsync on the other side, its version and what it can carry over;
 //! - the probe that a daemon makes at its start: password, module, directory, every option;
 //! - a directory of its own, `.fansync-check-…`: written, compared, deleted. What comes back otherwise than
-//!   it was sent (times cut to seconds, owners, attributes) would be sent again by each comparison;
+//!   it was sent (times cut to seconds, owners, attributes) would be sent again by each comparison. As root also a
+//!   file of another user with a set-user-ID bit, that nobody can run: whether a target on another host keeps its owner;
 //! - as many connections as runs and waiting processes may take, unless a daemon runs already and has them.
 //!
 //! Nothing else on the target is listed, changed or deleted: the lists of these runs hold paths of that
@@ -14,25 +15,26 @@
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::AsFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::PathBuf;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use crate::config::{Config, Mirror, Target};
 use crate::control::{self, Request};
 use crate::exit::ExitCode;
-use crate::path::RelPath;
+use crate::path::{RelPath, Shown};
 use crate::sync::argv::{self, Pass, Spec};
 use crate::sync::filelist::{self, Form};
 use crate::sync::location::{Location, remote_shell};
-use crate::sync::outcome::{Outcome, TARGET_MISSING, Verdict};
+use crate::sync::outcome::{Exit, Outcome, TARGET_MISSING, Verdict};
 use crate::sync::output::Signs;
+use crate::sync::password::{self, password};
 use crate::sync::probe::{RsyncFacts, TargetState, Version, interpret_probe, probe_list};
-use crate::sync::run::{Input, Run, collect};
+use crate::sync::run::{Input, Run, collect, collect_confined};
 use crate::sys::borrowed::{data_segments_in, set_quick_acks};
 
 /// Listings of modules that are asked for.
@@ -47,6 +49,10 @@ const HELD: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(600);
 /// The time of the file that is written: with nanoseconds, and not now.
 const WRITTEN: Duration = Duration::new(1_000_000_000, 123_456_789);
+
+/// The file of another user, and a number that is no user's.
+const OWNED: &str = "owned";
+const NOBODYS: u32 = 65_533;
 
 /// How grave a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,16 +202,27 @@ impl Ground {
         fs::File::options().write(true).open(&file)?.set_modified(UNIX_EPOCH + WRITTEN)
     }
 
+    /// A file of a user that is nobody's, with a set-ID bit, where there is no program. Whether that can be had.
+    fn fill_owned(&self) -> bool {
+        let file = self.root.join(&self.name).join(OWNED);
+        let made = fs::write(&file, b"written by `fansync check --connect`\n")
+            .and_then(|()| chown(&file, Some(NOBODYS), Some(NOBODYS)))
+            .and_then(|()| fs::set_permissions(&file, Permissions::from_mode(0o4644)));
+        let there = made.is_ok();
+        if !there {
+            let _ = fs::remove_file(&file);
+        }
+        there
+    }
+
     fn empty(&self) -> io::Result<()> {
         fs::remove_dir_all(self.root.join(&self.name))
     }
 
-    /// A list of the directory, and of the file in it.
-    fn list(&self, with_file: bool) -> Vec<u8> {
+    /// A list of the directory, and of the files in it.
+    fn list(&self, files: &[&str]) -> Vec<u8> {
         let mut paths = vec![RelPath::from_normal(self.name.clone())];
-        if with_file {
-            paths.push(RelPath::from_normal(format!("{}/file", self.name)));
-        }
+        paths.extend(files.iter().map(|file| RelPath::from_normal(format!("{}/{file}", self.name))));
         filelist::encode(paths.iter().map(|path| (path, Form::Plain))).bytes
     }
 }
@@ -275,7 +292,7 @@ fn greet(tried: &mut Tried, target: &Target, host: &str, port: u16) -> bool {
 }
 
 /// The protocol of a greeting: `@RSYNCD: 31.0`.
-fn protocol(greeting: &str) -> Option<u32> {
+pub fn protocol(greeting: &str) -> Option<u32> {
     greeting.strip_prefix("@RSYNCD: ")?.split(['.', ' ', '\n']).next()?.parse().ok()
 }
 
@@ -448,11 +465,15 @@ fn write(tried: &mut Tried, spec: &Spec<'_>, ground: &Ground, env: &[(OsString, 
     if let Err(error) = ground.fill(spec) {
         return tried.bad(ExitCode::Unavailable, format!("cannot make a file to send: {error}"));
     }
-    let (written, ..) = run(spec, Pass::Shallow, &ground.list(true), env);
+    let (written, ..) = run(spec, Pass::Shallow, &ground.list(&["file"]), env);
     let done = written.verdict == Verdict::Done;
     if done {
         tried.good("a file and a directory can be written");
         compare(tried, spec, ground, env);
+        // A target on this host is judged by its arguments.
+        if !matches!(spec.location, Location::Local(_)) && ground.fill_owned() {
+            owners(tried, spec, ground, env);
+        }
     } else {
         tried.bad(ExitCode::Differences, format!("a file cannot be written as it should be: {}", written.reason));
     }
@@ -461,11 +482,11 @@ fn write(tried: &mut Tried, spec: &Spec<'_>, ground: &Ground, env: &[(OsString, 
     }
     // Also where the mirror deletes nothing: this is our own.
     let (deleted, ..) = match spec.missing_args {
-        true => run(&Spec { delete: true, ..*spec }, Pass::Shallow, &ground.list(false), env),
+        true => run(&Spec { delete: true, ..*spec }, Pass::Shallow, &ground.list(&[]), env),
         false => {
             // By name it cannot be deleted; what is in it can.
             let _ = fs::create_dir(ground.root.join(&ground.name));
-            run(&Spec { delete: true, ..*spec }, Pass::Deep, &ground.list(false), env)
+            run(&Spec { delete: true, ..*spec }, Pass::Deep, &ground.list(&[]), env)
         }
     };
     match (&deleted.verdict, spec.missing_args) {
@@ -483,7 +504,7 @@ fn write(tried: &mut Tried, spec: &Spec<'_>, ground: &Ground, env: &[(OsString, 
 
 /// What was written, and is not as it was sent.
 fn compare(tried: &mut Tried, spec: &Spec<'_>, ground: &Ground, env: &[(OsString, OsString)]) {
-    let (outcome, _, differing) = run(&Spec { dry_run: true, ..*spec }, Pass::Shallow, &ground.list(true), env);
+    let (outcome, _, differing) = run(&Spec { dry_run: true, ..*spec }, Pass::Shallow, &ground.list(&["file"]), env);
     if outcome.verdict != Verdict::Done {
         return tried.warn(format!("what was written cannot be compared: {}", outcome.reason));
     }
@@ -491,7 +512,7 @@ fn compare(tried: &mut Tried, spec: &Spec<'_>, ground: &Ground, env: &[(OsString
     words.sort();
     words.dedup();
     match words.as_slice() {
-        [] => tried.good("what was written is there as it was sent: content, times to the nanosecond, mode, owner"),
+        [] => tried.good("what was written is there as it was sent: content, times to the nanosecond, mode"),
         some => tried.warn(format!(
             "what was written is not there as it was sent ({}), so each comparison would send it again: a filesystem that keeps less (times \
              to a second or two, no owners), or a user who may not set it; see args in docs/config.md",
@@ -500,10 +521,72 @@ fn compare(tried: &mut Tried, spec: &Spec<'_>, ground: &Ground, env: &[(OsString
     }
 }
 
+/// Whether a set-user-ID program of a user becomes another user's there, which only the target's server knows: the user that a module, or
+/// the name of a host in ssh's configuration, stands for.
+fn owners(tried: &mut Tried, spec: &Spec<'_>, ground: &Ground, env: &[(OsString, OsString)]) {
+    let (written, ..) = run(spec, Pass::Shallow, &ground.list(&[OWNED]), env);
+    if written.verdict != Verdict::Done {
+        return tried.note(format!("whether owners are kept is not known: {}", written.reason));
+    }
+    let with_password = spec.password_file.filter(|_| spec.location.is_daemon()).and_then(|file| password(file).ok());
+    let env = with_password.map_or_else(|| env.to_vec(), |password| password::with_password(env, password));
+    let here = ground.root.join(&ground.name);
+    let words = argv::compare_owner(spec, &format!("{}/{OWNED}", ground.name), &here);
+    let dir = match fs::File::open(&here) {
+        Ok(dir) => dir,
+        Err(error) => return tried.note(format!("whether owners are kept is not known: {error}")),
+    };
+    match collect_confined(spec, &words, &env, dir.as_fd(), 4096, PATIENCE) {
+        Ok(said) if said.exit == Exit::Code(0) => match changed(&said.stdout) {
+            Changed { owner: false, .. } => tried.good("and owners are kept"),
+            Changed { mode: true, .. } => tried.good("owners are not kept, and set-ID bits are taken away"),
+            Changed { .. } => tried.warn(
+                "owners are not kept, and set-user-ID bits are: a set-user-ID file of any user of the source becomes one of the user that \
+                 rsync runs as there, whose rights it gives to all who run it; write `incoming chmod = Fug-s` into the module, add \
+                 --chmod=Fug-s to args, or let the copy lie on a filesystem that is mounted nosuid",
+            ),
+        },
+        Ok(said) => {
+            let why = String::from_utf8_lossy(&said.stderr);
+            let why = Shown(why.lines().next().unwrap_or_default().as_bytes()).to_string();
+            tried.note(format!("whether owners are kept is not known, as the target does not show it: {why}"));
+        }
+        Err(error) => tried.note(format!("whether owners are kept is not known: {error}")),
+    }
+}
+
+/// What a file has there otherwise than here.
+#[derive(Debug, PartialEq, Eq, Default)]
+struct Changed {
+    mode: bool,
+    owner: bool,
+}
+
+/// From the line of a file that rsync itemizes: `.f...po.... name`.
+fn changed(said: &[u8]) -> Changed {
+    let itemized = |line: &&[u8]| line.len() > 11 && line[1] == b'f' && line[11] == b' ';
+    let line = said.split(|&b| b == b'\n').find(itemized);
+    line.map_or_else(Changed::default, |line| Changed { mode: line[5] == b'p', owner: line[6] == b'o' || line[7] == b'g' })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::net::TcpListener;
+
+    #[test]
+    fn what_a_file_has_otherwise() {
+        for (said, mode, owner) in [
+            (&b""[..], false, false),
+            (b".f....og... owned\n", false, true),
+            (b"a greeting of ssh\n.f...pog... owned\n", true, true),
+            (b".f....o.... owned\n", false, true),
+            (b".f...p..... owned\n", true, false),
+            (b">f..t.o.... \xff\n", false, true),
+        ] {
+            assert_eq!(changed(said), Changed { mode, owner }, "{}", said.escape_ascii());
+        }
+    }
 
     #[test]
     fn greetings() {

@@ -3,7 +3,7 @@
 //! there, and gives that user's rights to those who run it.
 //!
 //! Not judged: modules, since only their server knows which user they run as, and whether the
-//! filesystem there is mounted `nosuid`.
+//! filesystem there is mounted `nosuid`. `check --connect` tries it ([`crate::connect`]).
 
 use super::checked::{Config, Target};
 use super::cite::Warning;

@@ -355,23 +355,38 @@ pub(super) fn transport(spec: &Spec<'_>) -> Vec<String> {
     }
 }
 
+/// The same for a run that may write nothing but what it fetches.
+fn transport_towards_us(spec: &Spec<'_>) -> impl Iterator<Item = OsString> {
+    let mut transport = transport(spec);
+    if let Some(shell) = transport.iter().position(|arg| arg == "-e").and_then(|at| transport.get_mut(at + 1)) {
+        // Both would write elsewhere.
+        for option in ["ControlMaster=no", "UpdateHostKeys=no"] {
+            *shell = with_option(shell, option);
+        }
+    }
+    transport.into_iter().map(OsString::from)
+}
+
 /// A plain copy of one small file, towards us.
 fn fetch_role(spec: &Spec<'_>) -> Vec<OsString> {
     let mut args = vec![spec.rsync.as_os_str().to_owned(), format!("--timeout={}", whole_seconds(spec.timeout)).into()];
     // Larger files are none of ours, and are not even begun; one that says a smaller size than it has is ended by the limit of the process.
     args.push(format!("--max-size={}", mark::MAX_BYTES).into());
-    let mut transport = transport(spec);
-    if let Some(shell) = transport.iter().position(|arg| arg == "-e").and_then(|at| transport.get_mut(at + 1)) {
-        // Both would write, which this run may not.
-        for option in ["ControlMaster=no", "UpdateHostKeys=no"] {
-            *shell = with_option(shell, option);
-        }
-    }
-    args.extend(transport.into_iter().map(OsString::from));
+    args.extend(transport_towards_us(spec));
     args.push("--".into());
     args.push(format!("{}/{}", spec.location, mark::FILE).into());
     // Where another user has no way to the directory, the descriptor is one.
     args.push(spec.source.map_or_else(|| spec.root.join("").into(), |dir| format!("{}/", inherited(dir)).into()));
+    args
+}
+
+/// A look at the owner and the mode that one file has on the target, beside those of the same file in a directory here. Changes nothing on
+/// either side, and says nothing where they are the same.
+pub fn compare_owner(spec: &Spec<'_>, path: &str, here: &Path) -> Vec<OsString> {
+    let mut args = vec![spec.rsync.as_os_str().to_owned(), format!("--timeout={}", whole_seconds(spec.timeout)).into()];
+    args.extend(["-n", "-i", "-ptog", "--numeric-ids", "--size-only"].map(OsString::from));
+    args.extend(transport_towards_us(spec));
+    args.extend(["--".into(), format!("{}/{path}", spec.location).into(), here.join("").into()]);
     args
 }
 

@@ -379,7 +379,31 @@ pub fn collect(
     limit: usize,
     timeout: Duration,
 ) -> Result<Collected, CollectError> {
-    let mut child = Child::spawn(argv, env, Stdin::Null)?;
+    gather(Child::spawn(argv, env, Stdin::Null)?, limit, timeout)
+}
+
+/// The same for a question to a target whose answer rsync reads as what comes towards us: without capabilities, writing nothing but
+/// below `dir`, as far as [`privilege`] has it for the run that fetches a mark. It stays this user's, as another one's rsync does not
+/// look at owners.
+///
+/// # Errors
+/// As [`collect`].
+pub fn collect_confined(
+    spec: &Spec<'_>,
+    argv: &[OsString],
+    env: &[(OsString, OsString)],
+    dir: BorrowedFd<'_>,
+    limit: usize,
+    timeout: Duration,
+) -> Result<Collected, CollectError> {
+    let confined = privilege::fetch_writes_nothing_else(spec.location, spec.ssh);
+    let ruleset = confined.then(|| Ruleset::writes_below(dir).ok()).flatten();
+    let limits = Limits { no_core: true, file_bytes: Some(mark::MAX_BYTES), user: None, writes: ruleset.as_ref() };
+    let caps = privilege::of_fetch(spec.location, spec.ssh);
+    gather(Child::spawn_with(argv, env, Stdin::Null, caps, limits, &[])?, limit, timeout)
+}
+
+fn gather(mut child: Child, limit: usize, timeout: Duration) -> Result<Collected, CollectError> {
     let deadline = Instant::now() + timeout;
     let mut reactor = Reactor::new(Backend::Poll)?;
     let mut texts = [Vec::new(), Vec::new()];
