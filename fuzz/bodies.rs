@@ -4,16 +4,18 @@
 //! compiler (`stable.rs`).
 
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use fansync::config::Config;
 use fansync::failover::config::Config as FailoverConfig;
 use fansync::failover::front::message::{News, Order, examples};
 use fansync::failover::machine::Report;
 use fansync::failover::mark::{LAST_EPOCH, Mark};
+use fansync::failover::probe;
 use fansync::failover::wire::frame::{self, Asked};
 use fansync::failover::wire::{self, Id, Key, Reply, Request};
 use fansync::filter::Filter;
+use fansync::lsyncd;
 use fansync::path::{RelPath, Shown};
 use fansync::resolve::Root;
 use fansync::sersync::{self, Flags};
@@ -23,8 +25,11 @@ use fansync::sync::location::Location;
 use fansync::sync::outcome::{self, Exit};
 use fansync::sync::output::{Names, Output, Stream};
 use fansync::sync::probe::RsyncFacts;
+use fansync::sys::dirent::Entries;
 use fansync::sys::mount::Mounts;
 use fansync::trust::judge::Acl;
+use fansync::web::http::{Request as HttpRequest, Response, exchange};
+use fansync::web::site;
 
 /// A parser under test.
 pub struct Target {
@@ -37,7 +42,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 16] = [
+pub const TARGETS: [Target; 25] = [
     Target { name: "fanotify", body: fanotify, seeds: fanotify_seeds },
     Target { name: "inotify", body: inotify, seeds: inotify_seeds },
     Target { name: "mountinfo", body: mountinfo, seeds: mountinfo_seeds },
@@ -54,6 +59,15 @@ pub const TARGETS: [Target; 16] = [
     Target { name: "patterns", body: patterns, seeds: pattern_seeds },
     Target { name: "locations", body: locations, seeds: location_seeds },
     Target { name: "state", body: state, seeds: state_seeds },
+    Target { name: "http", body: http, seeds: http_seeds },
+    Target { name: "rpc_reply", body: rpc_reply, seeds: rpc_seeds },
+    Target { name: "exports", body: exports, seeds: export_seeds },
+    Target { name: "locks", body: locks, seeds: lock_seeds },
+    Target { name: "proc", body: proc_files, seeds: proc_seeds },
+    Target { name: "getdents", body: getdents, seeds: getdents_seeds },
+    Target { name: "lsyncd", body: lsyncd, seeds: lsyncd_seeds },
+    Target { name: "answers", body: answers, seeds: answer_seeds },
+    Target { name: "pending", body: pending, seeds: pending_seeds },
 ];
 
 /// Feeds the target of this name.
@@ -413,4 +427,203 @@ fn state_seeds() -> Vec<Vec<u8>> {
     let opened = Keeper::open(&dir, "m", Identity::of(&world.root, "s"), &targets());
     drop(opened);
     vec![std::fs::read(dir.join("m/state")).unwrap_or_default()]
+}
+
+/// What a client sends to `metrics`: the path and the host that are answered for are those of its head.
+fn http(data: &[u8]) {
+    let answer = |asked: &HttpRequest| {
+        assert!(!asked.path.contains(['?', ' ', '\r', '\n']), "{asked:?}");
+        site::guarded(asked, || Response::ok("text/plain", "x"))
+    };
+    let client = ([127, 0, 0, 1], 1).into();
+    let got = exchange(data.to_vec(), client, Arc::new(answer)).expect("it can be served");
+    let status = got.strip_prefix(b"HTTP/1.").and_then(|rest| rest.get(2..5));
+    assert!(got.is_empty() || status.is_some_and(|code| code.iter().all(u8::is_ascii_digit)), "{}", got.escape_ascii());
+    let answers = got.windows(7).filter(|piece| piece == b"HTTP/1.").count();
+    assert!(answers <= 1, "more than one request was answered: {}", got.escape_ascii());
+}
+
+fn http_seeds() -> Vec<Vec<u8>> {
+    [
+        &b"GET /metrics HTTP/1.1\r\nHost: localhost:9846\r\nUser-Agent: Prometheus/2.53\r\nAccept: text/plain;q=0.5,*/*;q=0.1\r\n\
+           Accept-Encoding: gzip\r\nX-Prometheus-Scrape-Timeout-Seconds: 10\r\n\r\n"[..],
+        b"HEAD /status.json?x=%2e%2e HTTP/1.0\r\nhost: [::1]\r\nConnection: keep-alive\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n5;x=y\r\nhello\r\n0\r\n\r\n",
+        b"GET http://other.example/../a HTTP/1.1\r\nHost: evil\r\nHost: localhost\r\nUpgrade: h2c\r\n\r\n",
+        b"OPTIONS * HTTP/1.1\r\nHost:\r\nExpect: 100-continue\r\n\r\n",
+    ]
+    .map(<[u8]>::to_vec)
+    .into()
+}
+
+/// An NFS server's answer, its length in front.
+fn rpc_reply(data: &[u8]) {
+    let Some((head, rest)) = data.split_first_chunk::<4>() else { return };
+    if let Some(len) = probe::reply_length(*head) {
+        assert!((24..=4096).contains(&len));
+    }
+    for xid in [7, u32::from_be_bytes(array(rest))] {
+        match probe::judge(rest, xid) {
+            // Five words and the verifier at the least.
+            Ok(()) => assert!(rest.len() >= 24 && rest.starts_with(&xid.to_be_bytes())),
+            Err(wrong) => assert_eq!(probe::Wrong::from_number(wrong as u8), Some(wrong)),
+        }
+    }
+}
+
+fn rpc_seeds() -> Vec<Vec<u8>> {
+    let words = |words: &[u32]| words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<u8>>();
+    vec![
+        words(&[0x8000_0018, 7, 1, 0, 0, 0, 0]),
+        words(&[0x8000_0020, 7, 1, 0, 0, 0, 2, 3, 4]),
+        words(&[0x8000_0018, 7, 1, 1, 0, 2, 2]),
+        words(&[0x8000_0020, 7, 1, 0, 6, 8, 1, 2, 0]),
+        words(&[0x8000_0018, 7, 0, 0, 0, u32::MAX, 0]),
+    ]
+}
+
+/// Tables of exports, and files of Samba.
+fn exports(data: &[u8]) {
+    let nfs = fansync::exports::of_nfs(data);
+    let (shared, included) = fansync::exports::of_samba(data);
+    for path in nfs.iter().chain(&shared).chain(&included) {
+        assert!(path.is_absolute(), "{path:?}");
+    }
+    assert!(shared.iter().all(|path| !path.as_os_str().as_encoded_bytes().contains(&b'%')), "{shared:?}");
+}
+
+fn export_seeds() -> Vec<Vec<u8>> {
+    [
+        &b"/srv\t*(rw,sync,wdelay,hide,nocrossmnt,secure,root_squash,no_all_squash,no_subtree_check,secure_locks,acl,no_pnfs,fsid=1,\
+           anonuid=65534,anongid=65534,sec=sys,rw,secure,root_squash,no_all_squash)\n"[..],
+        b"# Version 1.1\n# Path Client(Flags) # IPs\n/a\\040b\\134c\t10.0.0.0/8(ro,crossmnt,fsid=0)\n/\t192.168.1.1(ro,v4root,fsid=0,uuid=1)\n",
+        b"[global]\n  workgroup = X\n include = /etc/samba/more.conf\n include = /etc/samba/%m.conf\n[data]\n\tPath = /srv/data\n\
+          ; path = /not\n[homes]\n directory=\"/home/%S/files\"\n",
+        b"#VERSION 2\npath=/srv/shared\ncomment=\nusershare_acl=S-1-1-0:R\nguest_ok=n\nsharename=x\n",
+    ]
+    .map(<[u8]>::to_vec)
+    .into()
+}
+
+/// `/proc/locks`.
+fn locks(data: &[u8]) {
+    let leased = fansync::sync::target::leased(data);
+    assert!(leased.len() <= data.split(|&b| b == b'\n').count());
+}
+
+fn lock_seeds() -> Vec<Vec<u8>> {
+    vec![
+        b"1: POSIX  ADVISORY  WRITE 3568 fd:00:2531452 0 EOF\n2: FLOCK  ADVISORY  WRITE 3517 fd:00:2531448 0 EOF\n\
+          3: LEASE  ACTIVE    READ  3459 fd:00:1048 0 EOF\n3: -> LEASE  BREAKING  UNLCK 3459 00:2f:257 0 EOF\n\
+          4: DELEG  ACTIVE    WRITE 0 08:01:18446744073709551615 0 EOF\n5: OFDLCK MANDATORY READ -1 <none>:0 128 128\n"
+            .to_vec(),
+    ]
+}
+
+/// Files of other processes below /proc, which choose their names themselves.
+fn proc_files(data: &[u8]) {
+    use fansync::sys::{caps, child, tcp};
+    let found = tcp::half_closed_in(data, None, 873);
+    let there = tcp::half_closed_in(data, Some([127, 0, 0, 1].into()), 873);
+    assert!(found.known >= there.known && found.unknown >= there.unknown);
+    let _ = (child::io_bytes(data), child::cpu_ticks(data), fansync::failover::stuck::state(data));
+    if let Some(caps) = caps::Caps::parse(data) {
+        let _ = (caps.sys_admin(), caps.names());
+    }
+}
+
+fn proc_seeds() -> Vec<Vec<u8>> {
+    [
+        &b"1234 (a) b) S 1 1234 1234 0 -1 4194560 1 2 3 4 56 78 9 10 20 0 1 0 12345 67890 12 18446744073709551615 1 1 0 0 0\n"[..],
+        b"  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
+          0: 0100007F:C350 0100007F:0369 05 00000000:00000000 03:00001770 00000000     0        0 0 3 0000000000000000\n\
+          1: 0000000000000000FFFF00000100007F:C351 0000000000000000FFFF00000100007F:0369 04 00000001:00000000 01:00000014\n",
+        b"rchar: 38002897\nwchar: 5\nsyscr: 7\nsyscw: 1\nread_bytes: 100\nwrite_bytes: 0\ncancelled_write_bytes: 0\n",
+        b"Name:\trsync\nUmask:\t0022\nUid:\t0\t0\t0\t0\nCapInh:\t0000000000000000\nCapPrm:\t0000000000000004\nCapEff:\t000001ffffffffff\n",
+    ]
+    .map(<[u8]>::to_vec)
+    .into()
+}
+
+/// A listing as the kernel writes it.
+fn getdents(data: &[u8]) {
+    let mut entries = Entries::of(data);
+    while let Some((name, _, _)) = entries.next_numbered() {
+        assert!(!name.contains(&0) && name != b"." && name != b"..");
+    }
+}
+
+fn getdents_seeds() -> Vec<Vec<u8>> {
+    let record = |ino: u64, kind: u8, name: &[u8]| {
+        let length = (19 + name.len() + 1).next_multiple_of(8);
+        let mut out = [&ino.to_ne_bytes()[..], &[0; 8], &(length as u16).to_ne_bytes(), &[kind], name].concat();
+        out.resize(length, 0);
+        out
+    };
+    vec![[record(2, 4, b"."), record(2, 4, b".."), record(7, 8, b"name"), record(u64::MAX, 0, &[b'x'; 255])].concat()]
+}
+
+fn lsyncd(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match lsyncd::of_text(text) {
+        Ok(loaded) => {
+            let toml = sersync::toml(&loaded, false).expect("it can be written");
+            assert!(Config::from_toml(&toml).is_ok(), "what is printed is not valid: {toml}");
+        }
+        Err(errors) => shows_nothing_that_steers(&errors.to_string()),
+    }
+}
+
+fn lsyncd_seeds() -> Vec<Vec<u8>> {
+    [
+        "settings { logfile = \"/var/log/lsyncd.log\", statusFile = \"/s\", maxProcesses = 4, nodaemon = true }\n\
+         sync { default.rsync, source = \"/srv/www\", target = \"backup::www\", delay = 15, delete = \"running\",\n\
+         exclude = { \"*.tmp\", \"/cache/\" }, rsync = { archive = true, compress = true, owner = false, _extra = { \"-S\" } } }\n",
+        "local hosts = { \"a\", \"b\" }\nfor _, host in ipairs(hosts) do\n sync { default.rsyncssh, source = \"/a\", host = \"u@\" .. host,\n\
+         targetdir = \"/b\", ssh = { port = 2222, identityFile = \"/k\", options = { User = \"x\" } } }\nend\n",
+        "sync{ default.direct, source=\"/a\", target=\"/mnt/b/\", filter={\"+ /x\", \"- *\"}, init=false, excludeFrom=\"/e\" }\n\
+         local ok, err = pcall(function() error(\"\\27[2J\") end)\nprint(err, string.rep(\"x\", 10), #arg)\n",
+        "settings = { delay = 1 }\nsync{ default.rsync, source=\"/a\", target=\"root@h:/b\", rsync={rsh=\"/usr/bin/ssh -p 22\", chmod=\"u=rw\"} }\n",
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .into()
+}
+
+/// What receivers of hooks answer: two bytes of a status, a header's value to the first line break, and the rest. And the
+/// greeting of an rsync daemon.
+fn answers(data: &[u8]) {
+    let Some((status, rest)) = data.split_first_chunk::<2>() else { return };
+    let at = rest.iter().position(|&b| b == b'\n').unwrap_or(rest.len());
+    let (value, said) = (&rest[..at], rest.get(at + 1..).unwrap_or_default());
+    let words = fansync::hooks::judged(u16::from_be_bytes(*status), &String::from_utf8_lossy(value), said);
+    shows_nothing_that_steers(&words);
+    let _ = fansync::connect::protocol(&String::from_utf8_lossy(said));
+}
+
+fn answer_seeds() -> Vec<Vec<u8>> {
+    let of = |status: u16, rest: &[u8]| [&status.to_be_bytes(), rest].concat();
+    vec![
+        of(429, b"120\nslow down\n"),
+        of(503, b"Sun, 06 Nov 1994 08:49:37 GMT\nHTTP/1.1 503 Unavailable\r\nServer: x\r\n\r\n"),
+        of(404, b"\n\xff\x1b[2Jnot here"),
+        of(200, b"\n@RSYNCD: 31.0 sha512 sha256 sha1 md5 md4\n"),
+    ]
+}
+
+/// What a hook had pending.
+fn pending(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Some(events) = fansync::hooks::pending(text) {
+        assert_eq!(events, text.lines().count());
+    }
+    let _ = serde_json::from_str::<fansync::control::Reply>(text);
+}
+
+fn pending_seeds() -> Vec<Vec<u8>> {
+    vec![
+        b"{\"path\":\"ZC9m\",\"change\":\"written\",\"dir\":false,\"target\":\"t\",\"millis\":1700000000000,\"batch\":\"b\"}\n\
+          {\"path\":\"\",\"change\":null,\"dir\":true,\"target\":null,\"millis\":0,\"batch\":\"\"}\n"
+            .to_vec(),
+        b"{\"reply\":\"done\"}".to_vec(),
+    ]
 }

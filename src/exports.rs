@@ -16,8 +16,10 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
+use std::fs::OpenOptions;
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Tables of what the kernel's NFS server exports.
@@ -25,6 +27,8 @@ const NFS: [&str; 3] = ["/var/lib/nfs/etab", "/proc/fs/nfsd/exports", "/proc/fs/
 const SMB_CONF: &str = "/etc/samba/smb.conf";
 const USER_SHARES: &str = "/var/lib/samba/usershares";
 const SMBD_PIDS: [&str; 2] = ["/run/samba/smbd.pid", "/run/smbd.pid"];
+/// The largest file of Samba's that is read whole.
+const MAX_BYTES: u64 = 4 << 20;
 /// Files that include one another are not followed further than this.
 const INCLUDES: u32 = 8;
 
@@ -122,13 +126,23 @@ fn unescaped(text: &[u8]) -> Vec<u8> {
     out
 }
 
+/// The directories that a table of the kernel's NFS server names.
+pub fn of_nfs(table: &[u8]) -> Vec<PathBuf> {
+    nfs_exports(table).into_iter().map(|export| export.path).collect()
+}
+
+/// The directories that a file of Samba shares, and the files that it includes.
+pub fn of_samba(text: &[u8]) -> (BTreeSet<PathBuf>, Vec<PathBuf>) {
+    smb_paths(text)
+}
+
 fn smbd_runs() -> bool {
     let pid = SMBD_PIDS.iter().find_map(|file| std::fs::read_to_string(file).ok()?.trim().parse::<u32>().ok());
     pid.is_some_and(|pid| Path::new(&format!("/proc/{pid}")).exists())
 }
 
 fn smb_shares(file: &Path, includes: u32, shares: &mut Vec<PathBuf>) {
-    let Ok(text) = std::fs::read_to_string(file) else { return };
+    let Some(text) = small_file(file) else { return };
     let (paths, included) = smb_paths(&text);
     shares.extend(paths);
     if includes > 0 {
@@ -136,23 +150,40 @@ fn smb_shares(file: &Path, includes: u32, shares: &mut Vec<PathBuf>) {
     }
 }
 
+/// What a regular file holds, to [`MAX_BYTES`]. Users put what they like into the directory of user shares: a FIFO would be waited
+/// for without an end, a device read so.
+fn small_file(path: &Path) -> Option<Vec<u8>> {
+    let open = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
+    let file = open.ok().filter(|file| file.metadata().is_ok_and(|meta| meta.is_file()))?;
+    let mut text = Vec::new();
+    file.take(MAX_BYTES).read_to_end(&mut text).ok()?;
+    Some(text)
+}
+
 /// The paths of shares, and the files that are included. A path with variables stands for what is
 /// above the first of them.
-fn smb_paths(text: &str) -> (BTreeSet<PathBuf>, Vec<PathBuf>) {
+fn smb_paths(text: &[u8]) -> (BTreeSet<PathBuf>, Vec<PathBuf>) {
     let (mut paths, mut included) = (BTreeSet::new(), Vec::new());
-    for line in text.lines() {
-        let line = line.trim();
-        let Some((key, value)) = line.split_once('=').filter(|_| !line.starts_with(['#', ';'])) else { continue };
-        let (key, value) = (key.split_whitespace().collect::<String>().to_ascii_lowercase(), value.trim().trim_matches('"'));
+    for line in text.split(|&b| b == b'\n').map(<[u8]>::trim_ascii) {
+        let Some(at) = line.iter().position(|&b| b == b'=').filter(|_| !line.starts_with(b"#") && !line.starts_with(b";")) else {
+            continue;
+        };
+        let key: Vec<u8> = line[..at].iter().filter(|b| !b.is_ascii_whitespace()).map(u8::to_ascii_lowercase).collect();
+        let value = line[at + 1..].trim_ascii();
+        let quotes = |b: &u8| *b == b'"';
+        let begin = value.iter().take_while(|b| quotes(b)).count();
+        let end = value.len() - value[begin..].iter().rev().take_while(|b| quotes(b)).count();
+        let value = &value[begin..end];
+        let path = Path::new(OsStr::from_bytes(value));
         match &*key {
-            "path" | "directory" if value.starts_with('/') => {
-                let fixed: PathBuf = Path::new(value).iter().take_while(|part| !part.as_bytes().contains(&b'%')).collect();
+            b"path" | b"directory" if value.starts_with(b"/") => {
+                let fixed: PathBuf = path.iter().take_while(|part| !part.as_bytes().contains(&b'%')).collect();
                 // Variables alone say nothing.
-                if fixed != Path::new("/") || value == "/" {
+                if fixed != Path::new("/") || value == b"/" {
                     paths.insert(fixed);
                 }
             }
-            "include" if value.starts_with('/') && !value.contains('%') => included.push(value.into()),
+            b"include" if value.starts_with(b"/") && !value.contains(&b'%') => included.push(path.into()),
             _ => {}
         }
     }
@@ -190,10 +221,33 @@ mod tests {
 
     #[test]
     fn shares_are_read_from_smb_conf() {
-        let text = "[global]\n  workgroup = X\n include = /etc/samba/more.conf\n include = /etc/samba/%m.conf\n\
+        let text = b"[global]\n  workgroup = X\n include = /etc/samba/more.conf\n include = /etc/samba/%m.conf\n\
             [data]\n\tPath = /srv/data\n; path = /not\n# path = /not\n[homes]\n directory=\"/home/%S/files\"\n[all]\npath = %H\n[v]\npath=/%U\n";
         let (paths, included) = smb_paths(text);
         assert_eq!(paths.into_iter().collect::<Vec<_>>(), [PathBuf::from("/home"), "/srv/data".into()]);
         assert_eq!(included, [PathBuf::from("/etc/samba/more.conf")]);
+        // One name in another character set hides no other share.
+        let (paths, _) = smb_paths(b"path = /srv/f\xfcr\npath = \"/srv/all\"\n");
+        assert_eq!(paths.len(), 2);
+    }
+
+    /// Whoever may make user shares makes what he likes in their directory, which is looked at every few seconds.
+    #[test]
+    fn what_is_no_regular_file_holds_no_shares_and_holds_up_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", at("endless")).unwrap();
+        std::fs::create_dir(at("directory")).unwrap();
+        std::fs::write(at("share"), "path=/srv/shared\n").unwrap();
+        let (done, ended) = std::sync::mpsc::channel();
+        let files = ["fifo", "endless", "directory", "share", "none"].map(at);
+        std::thread::spawn(move || {
+            let mut shares = Vec::new();
+            files.iter().for_each(|file| smb_shares(file, 0, &mut shares));
+            done.send(shares)
+        });
+        let shares = ended.recv_timeout(std::time::Duration::from_secs(60)).expect("a FIFO is waited for");
+        assert_eq!(shares, [PathBuf::from("/srv/shared")]);
     }
 }

@@ -62,8 +62,7 @@ struct Waits {
 
 /// `None` when the thread runs, or sleeps as idle ones do.
 fn waits(task: &Path) -> Option<Waits> {
-    let stat = fs::read_to_string(task.join("stat")).ok()?;
-    let state = stat.rsplit_once(") ")?.1.chars().next()?;
+    let state = state(&fs::read(task.join("stat")).ok()?)?;
     if !matches!(state, 'D' | 'S') {
         return None;
     }
@@ -76,6 +75,12 @@ fn waits(task: &Path) -> Option<Waits> {
     Some(Waits { channel: if nameless { format!("state {state}") } else { channel }, network })
 }
 
+/// The state in the text of /proc/PID/stat, behind a name that the process chooses: any bytes.
+pub fn state(stat: &[u8]) -> Option<char> {
+    let end = memchr::memmem::rfind(stat, b") ")?;
+    Some(char::from(*stat.get(end + 2)?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,5 +90,11 @@ mod tests {
         assert_eq!(process_name(b"rsync\n"), "rsync");
         assert_eq!(process_name(b"\x1b[2Jx\ny\n"), "\\x1b[2Jx\\x0ay");
         assert_eq!(process_name(b"\xff"), "\\xff");
+    }
+
+    #[test]
+    fn a_name_that_is_no_text_hides_no_process() {
+        assert_eq!(state(b"12 (\xff) ) S) D 1 2 3"), Some('D'));
+        assert_eq!((state(b"12 (x)"), state(b"12 (x) ")), (None, None));
     }
 }

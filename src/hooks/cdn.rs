@@ -99,7 +99,7 @@ fn encoded(url: &str) -> String {
 }
 
 /// The status of an HTTP answer.
-fn status(answer: &[u8]) -> Option<u16> {
+pub(super) fn status(answer: &[u8]) -> Option<u16> {
     let line = answer.split(|&b| b == b'\n').next()?;
     let mut words = line.split(|&b| b == b' ');
     words.next().filter(|word| word.starts_with(b"HTTP/"))?;

@@ -187,7 +187,7 @@ fn drain(child: &mut Child, said: &mut Vec<u8>) {
     }
 }
 
-fn last_line(said: &[u8]) -> String {
+pub(super) fn last_line(said: &[u8]) -> String {
     let line = said.split(|&b| b == b'\n').rfind(|line| !line.trim_ascii().is_empty());
     line.map(|line| Shown(line.trim_ascii()).to_string()).unwrap_or_default()
 }

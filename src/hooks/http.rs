@@ -181,7 +181,7 @@ fn words(error: &dyn std::error::Error) -> String {
 }
 
 /// RFC 9110 10.2.3: seconds, or a date.
-fn retry_after(value: &str) -> Option<Duration> {
+pub(super) fn retry_after(value: &str) -> Option<Duration> {
     let wait = match value.trim().parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),
         Err(_) => {
@@ -198,7 +198,8 @@ fn date(text: &str) -> Option<u64> {
     let (_, text) = text.split_once(", ")?;
     let words: Vec<&str> = text.split([' ', ':']).collect();
     let [day, month, year, hour, minute, second, "GMT"] = words[..] else { return None };
-    let number = |word: &str| word.parse::<u64>().ok();
+    // Whatever the receiver writes, the sum below fits.
+    let number = |word: &str| word.parse::<u64>().ok().filter(|n| *n < 10_000);
     let month = MONTHS.iter().position(|m| *m == month)? as u64 + 1;
     // Days since 1970, with the year beginning in March.
     let (day, year) = (number(day)?, number(year)?.checked_sub(u64::from(month < 3))?);
@@ -213,6 +214,9 @@ mod tests {
 
     #[test]
     fn pauses_that_a_receiver_asks_for() {
+        for absurd in ["Sun, 06 Nov 18446744073709551615 08:49:37 GMT", "Sun, 06 Nov 1994 18446744073709551615:49:37 GMT"] {
+            assert_eq!(retry_after(absurd), None);
+        }
         assert_eq!(date("Sun, 06 Nov 1994 08:49:37 GMT"), Some(784_111_777));
         assert_eq!(date("Thu, 01 Jan 1970 00:00:00 GMT"), Some(0));
         assert_eq!(date("Thu, 29 Feb 2024 12:00:00 GMT"), Some(1_709_208_000));

@@ -21,6 +21,17 @@ mod saved;
 mod socket;
 mod worker;
 
+/// How the answer of a receiver is judged, in words that are shown: by HTTP, on a socket of a CDN, or the last that a command wrote.
+pub fn judged(status: u16, retry_after: &str, said: &[u8]) -> String {
+    let http = http::judge(status, said, http::retry_after(retry_after));
+    format!("{http:?} {:?} {}", cdn::status(said), command::last_line(said))
+}
+
+/// How many events a file of what a hook has pending holds.
+pub fn pending(text: &str) -> Option<usize> {
+    saved::parse(text).ok().map(|events| events.len())
+}
+
 pub(crate) use http::plain_agent;
 use std::collections::BTreeMap;
 use std::io;

@@ -49,6 +49,18 @@ struct Line {
     batch: String,
 }
 
+/// The events that a file holds, or the number of the line that is damaged.
+pub(super) fn parse(text: &str) -> Result<Vec<Event>, usize> {
+    let read = |(at, line): (usize, &str)| {
+        let damaged = || at + 1;
+        let line: Line = serde_json::from_str(line).map_err(|_| damaged())?;
+        let path = BASE64.decode(&line.path).ok().and_then(|bytes| RelPath::new(&bytes)).ok_or_else(damaged)?;
+        let target = line.target.map(Arc::from);
+        Ok(Event { path, change: line.change, dir: line.dir, target, millis: line.millis, batch: line.batch })
+    };
+    text.lines().enumerate().map(read).collect()
+}
+
 impl SavedFile {
     pub(super) fn new(state_dir: &Path, mirror: &str, hook: &str) -> SavedFile {
         let dir = state_dir.join(mirror);
@@ -67,14 +79,7 @@ impl SavedFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(self.failed("read")(error)),
         };
-        let read = |(at, line): (usize, &str)| {
-            let damaged = || SavedError::Damaged { path: self.path.clone(), line: at + 1 };
-            let line: Line = serde_json::from_str(line).map_err(|_| damaged())?;
-            let path = BASE64.decode(&line.path).ok().and_then(|bytes| RelPath::new(&bytes)).ok_or_else(damaged)?;
-            let target = line.target.map(Arc::from);
-            Ok(Event { path, change: line.change, dir: line.dir, target, millis: line.millis, batch: line.batch })
-        };
-        text.lines().enumerate().map(read).collect()
+        parse(&text).map_err(|line| SavedError::Damaged { path: self.path.clone(), line })
     }
 
     /// Saves what is left, or removes the file where nothing is.

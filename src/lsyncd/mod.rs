@@ -52,6 +52,14 @@ pub fn load(path: &Path, lua_files: bool) -> Result<Loaded, ConfigErrors> {
 }
 
 /// The same for the file's text.
+/// What a program means that is not in a file.
+///
+/// # Errors
+/// As [`load`].
+pub fn of_text(text: &str) -> Result<Loaded, ConfigErrors> {
+    read(text, None, None)
+}
+
 fn read(text: &str, path: Option<&Path>, below: Option<PathBuf>) -> Result<Loaded, ConfigErrors> {
     let fail = |problems| ConfigErrors::new(path, text, problems);
     let script = script::run(text, below).map_err(|failure| {

@@ -27,6 +27,7 @@ mod knots;
 mod lanes;
 mod launch;
 mod leases;
+pub use leases::leased;
 mod ledger;
 mod linked;
 mod long;

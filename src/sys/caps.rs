@@ -28,7 +28,8 @@ impl Caps {
         Caps::parse(&status).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/self/status has no CapEff line"))
     }
 
-    fn parse(status: &[u8]) -> Option<Caps> {
+    /// From the text of /proc/self/status.
+    pub fn parse(status: &[u8]) -> Option<Caps> {
         let line = status.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"CapEff:"))?;
         u64::from_str_radix(std::str::from_utf8(line).ok()?.trim(), 16).ok().map(Caps)
     }

@@ -63,6 +63,11 @@ impl<'a> Iterator for Entries<'a> {
 }
 
 impl<'a> Entries<'a> {
+    /// Of what getdents64(2) has written.
+    pub fn of(records: &'a [u8]) -> Entries<'a> {
+        Entries { rest: records }
+    }
+
     /// The next name with its type and inode number. The number is that of the name itself, not of what is mounted on it, and not every
     /// filesystem gives the one that stat(2) gives: see [`numbers_are_inodes`].
     pub fn next_numbered(&mut self) -> Option<(&'a [u8], Type, u64)> {

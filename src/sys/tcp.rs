@@ -30,6 +30,13 @@ pub fn half_closed(address: Option<IpAddr>, port: u16) -> HalfClosed {
     found
 }
 
+/// The same, of one table.
+pub fn half_closed_in(table: &[u8], address: Option<IpAddr>, port: u16) -> HalfClosed {
+    let mut found = HalfClosed::default();
+    add(&mut found, table, address, port);
+    found
+}
+
 /// Adds what a table says. A line: number, local address, remote address, state; numbers in hexadecimal, each four bytes of an address in
 /// the order of this machine, the port in that of its digits.
 fn add(found: &mut HalfClosed, table: &[u8], address: Option<IpAddr>, port: u16) {

@@ -15,7 +15,7 @@ use hyper::header::{self, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::AbortHandle;
 
 use crate::exit::ExitCode;
@@ -233,7 +233,7 @@ async fn accept(listener: &tokio::net::TcpListener, handler: &Arc<Handler>) {
                 let entry = Entry { connections: Arc::clone(&connections), number };
                 let task = tokio::spawn(async move {
                     // It ends early when the client stalls or leaves: nothing of ours.
-                    let _ = tokio::time::timeout(HEAD_PATIENCE + 2 * PATIENCE, one(stream, peer, handler, &entry)).await;
+                    let _ = tokio::time::timeout(HEAD_PATIENCE + 2 * PATIENCE, one(stream, peer, handler, &entry, false)).await;
                 });
                 if let Some(connection) = locked(&connections).of(number) {
                     connection.task = Some(task.abort_handle());
@@ -244,7 +244,34 @@ async fn accept(listener: &tokio::net::TcpListener, handler: &Arc<Handler>) {
     }
 }
 
-async fn one(stream: TcpStream, peer: SocketAddr, handler: Arc<Handler>, entry: &Entry) -> hyper::Result<()> {
+/// What a client reads that sends these bytes and no more, and takes what comes.
+///
+/// # Errors
+/// What hyper runs on cannot be had.
+pub fn exchange(sent: Vec<u8>, peer: SocketAddr, handler: Arc<Handler>) -> io::Result<Vec<u8>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    let connections = Shared::default();
+    let number = locked(&connections).enter().0;
+    let entry = Entry { connections, number };
+    let (mut client, server) = tokio::io::duplex(sent.len().max(1));
+    runtime.block_on(async move {
+        let speaks = tokio::spawn(async move {
+            let mut got = Vec::new();
+            let _ = client.write_all(&sent).await;
+            let _ = client.shutdown().await;
+            let _ = client.read_to_end(&mut got).await;
+            got
+        });
+        // Else the end of what it sends would end the connection.
+        let _ = one(server, peer, handler, &entry, true).await;
+        Ok(speaks.await?)
+    })
+}
+
+async fn one<S>(stream: S, peer: SocketAddr, handler: Arc<Handler>, entry: &Entry, half_close: bool) -> hyper::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let answer = service_fn(move |asked| {
         if let Some(connection) = locked(&entry.connections).of(entry.number) {
             connection.asked = true;
@@ -257,6 +284,7 @@ async fn one(stream: TcpStream, peer: SocketAddr, handler: Arc<Handler>, entry: 
         .max_buf_size(MAX_HEAD_BYTES)
         .max_headers(MAX_HEADERS)
         .keep_alive(false)
+        .half_close(half_close)
         .serve_connection(TokioIo::new(stream), answer)
         .await
 }

@@ -63,7 +63,7 @@ fn is_leased(root: &Root, path: &RelPath) -> bool {
 /// The inodes that a list of locks (proc(5), `/proc/locks`) has under a lease that an open for
 /// reading has to break. Their devices are left out:
 /// those of btrfs's subvolumes are not told by stat.
-fn leased(locks: &[u8]) -> HashSet<u64> {
+pub fn leased(locks: &[u8]) -> HashSet<u64> {
     let mut inodes = HashSet::new();
     for line in locks.split(|&b| b == b'\n') {
         let mut words = line.split(|&b| b == b' ').filter(|word| !word.is_empty()).skip(1);
