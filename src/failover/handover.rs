@@ -15,8 +15,6 @@
 //! start, one after 5 is carried on by it: the peer is asked to take over until it has, or until a client has promoted
 //! somebody else, which counts.
 
-use std::fs;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -60,10 +58,6 @@ impl Drop for HandingOver<'_> {
 }
 
 impl Server {
-    fn journal_path(&self) -> PathBuf {
-        self.cfg.tree.join(JOURNAL)
-    }
-
     fn journal(&self) -> Option<Journal> {
         // Only one that is root's or ours, as the mark: it says which epoch the peer gets.
         let text = mark::beside(&self.cfg.tree, JOURNAL_NAME).ok()??;
@@ -76,12 +70,7 @@ impl Server {
     }
 
     fn forget(&self) -> Result<(), String> {
-        match fs::remove_file(self.journal_path()) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(format!("cannot remove {}: {e}", self.journal_path().display()))
-            }
-            _ => Ok(()),
-        }
+        mark::remove_beside(&self.cfg.tree, JOURNAL_NAME).map_err(|e| e.to_string())
     }
 
     fn flush(&self, within: Duration) -> Result<(), String> {
@@ -160,8 +149,7 @@ impl Server {
         let by_whom: String = by.chars().take(200).collect();
         let journal = Journal { epoch: own.epoch, next, by: by_whom };
         let text = serde_json::to_vec(&journal).map_err(|e| e.to_string())?;
-        mark::put_file(&self.journal_path(), &text, 0o600)
-            .map_err(|e| format!("cannot write {}: {e}", self.journal_path().display()))?;
+        mark::put_beside(&self.cfg.tree, JOURNAL_NAME, &text, 0o600).map_err(|e| e.to_string())?;
         let frozen = Instant::now();
         let ready = match self.export(false) {
             true => self.flush_last(self.cfg.flush_timeout),

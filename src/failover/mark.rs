@@ -21,8 +21,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag, openat};
+use nix::fcntl::{Flock, FlockArg, OFlag, openat, renameat};
 use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, unlinkat};
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher24;
 use thiserror::Error;
@@ -99,7 +100,7 @@ pub enum MarkError {
     /// The disk.
     #[error("cannot {what} the role mark {path}: {source}")]
     Io {
-        /// `read`, `write`, `lock`.
+        /// `read`, `write`, `lock`, `remove`.
         what: &'static str,
         /// The file.
         path: PathBuf,
@@ -218,7 +219,7 @@ pub fn read(tree: &Path) -> Result<Option<Mark>, MarkError> {
 ///
 /// # Errors
 /// As [`read`].
-pub(super) fn beside(tree: &Path, name: &str) -> Result<Option<Vec<u8>>, MarkError> {
+pub fn beside(tree: &Path, name: &str) -> Result<Option<Vec<u8>>, MarkError> {
     let path = tree.join(DIR).join(name);
     let fail = |source| MarkError::Io { what: "read", path: path.clone(), source };
     let Some(dir) = directory(tree)? else { return Ok(None) };
@@ -302,24 +303,11 @@ pub fn raise(tree: &Path, mark: &Mark) -> Result<Option<Mark>, MarkError> {
 }
 
 fn lock(tree: &Path) -> Result<Flock<File>, MarkError> {
-    let dir = tree.join(DIR);
-    let path = dir.join("lock");
-    let fail = |source| MarkError::Io { what: "lock", path: path.clone(), source };
-    // Others may look into it: an rsync daemon that runs as somebody else serves the mark.
-    match fs::DirBuilder::new().mode(0o755).create(&dir).and_then(|()| open_to_others(&dir)) {
-        Ok(()) => File::open(tree).and_then(|top| top.sync_all()).map_err(fail)?,
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(e) => return Err(fail(e)),
-    }
-    directory(tree)?.ok_or_else(|| fail(io::ErrorKind::NotFound.into()))?;
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(&path)
-        .map_err(fail)?;
+    let path = tree.join(DIR).join("lock");
+    let fail = |source: io::Error| MarkError::Io { what: "lock", path: path.clone(), source };
+    let dir = made(tree)?;
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let mut file: File = openat(&dir, "lock", flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(|e| fail(e.into()))?.into();
     let begun = Instant::now();
     loop {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -331,40 +319,66 @@ fn lock(tree: &Path) -> Result<Flock<File>, MarkError> {
     }
 }
 
+/// A tree's [`DIR`], which is made if it is not there.
+fn made(tree: &Path) -> Result<File, MarkError> {
+    let path = tree.join(DIR);
+    let fail = |source| MarkError::Io { what: "lock", path: path.clone(), source };
+    // Others may look into it: an rsync daemon that runs as somebody else serves the mark.
+    match fs::DirBuilder::new().mode(0o755).create(&path).and_then(|()| open_to_others(&path)) {
+        Ok(()) => File::open(tree).and_then(|top| top.sync_all()).map_err(fail)?,
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(e) => return Err(fail(e)),
+    }
+    directory(tree)?.ok_or_else(|| fail(io::ErrorKind::NotFound.into()))
+}
+
 /// Whatever the umask was when it was made.
 fn open_to_others(dir: &Path) -> io::Result<()> {
     let made = OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(dir)?;
     made.set_permissions(fs::Permissions::from_mode(0o755))
 }
 
-/// Aside, fsync, rename, fsync of the directory. The lock is held.
+/// The lock is held.
 fn put(tree: &Path, mark: &Mark) -> Result<(), MarkError> {
-    put_file(&tree.join(FILE), mark.text().as_bytes(), 0o644).map_err(|source| MarkError::Io {
-        what: "write",
-        path: tree.join(FILE),
-        source,
-    })
+    put_beside(tree, "role", mark.text().as_bytes(), 0o644)
 }
 
-/// Puts a small file in its place so that a power cut leaves the old one or the new one.
+/// Puts a small file into a tree's [`DIR`] so that a power cut leaves the old one or the new one: aside, fsync, rename, fsync of the
+/// directory. All of it in the directory that was found to be root's or ours, wherever its path leads by then.
 ///
 /// # Errors
-/// Those of the disk.
-pub fn put_file(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("/"));
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(".new");
-    let aside = PathBuf::from(aside);
-    match fs::remove_file(&aside) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
+/// [`MarkError::Others`], [`MarkError::Io`].
+pub fn put_beside(tree: &Path, name: &str, content: &[u8], mode: u32) -> Result<(), MarkError> {
+    let fail = |source: io::Error| MarkError::Io { what: "write", path: tree.join(DIR).join(name), source };
+    let dir = made(tree)?;
+    let aside = format!("{name}.new");
+    let put = || -> io::Result<()> {
+        unlink(&dir, &aside)?;
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mut file: File = openat(&dir, aside.as_str(), flags, Mode::from_bits_truncate(mode))?.into();
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        renameat(&dir, aside.as_str(), &dir, name)?;
+        dir.sync_all()
+    };
+    put().map_err(fail)
+}
+
+/// Removes a file of a tree's [`DIR`], if it is there, and the directory is root's or ours.
+///
+/// # Errors
+/// As [`put_beside`].
+pub(super) fn remove_beside(tree: &Path, name: &str) -> Result<(), MarkError> {
+    let Some(dir) = directory(tree)? else { return Ok(()) };
+    unlink(&dir, name).map_err(|source| MarkError::Io { what: "remove", path: tree.join(DIR).join(name), source })
+}
+
+fn unlink(dir: &File, name: &str) -> io::Result<()> {
+    match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
+        Err(Errno::ENOENT) | Ok(()) => Ok(()),
+        Err(errno) => Err(errno.into()),
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&aside)?;
-    file.set_permissions(fs::Permissions::from_mode(mode))?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&aside, path)?;
-    File::open(dir)?.sync_all()
 }
 
 #[cfg(test)]
@@ -385,6 +399,42 @@ mod tests {
         assert_eq!(read(dir.path()).unwrap(), Some(mark.clone()));
         assert_eq!(mark.by, "switched by web1 at noon");
         assert!(!dir.path().join(".fansync/role.new").exists());
+    }
+
+    /// Whoever may write in the top of a tree exchanges the directory and what he has put there, all the time.
+    #[test]
+    fn nothing_is_written_or_removed_through_what_others_put_there() {
+        use nix::fcntl::{RenameFlags, renameat2};
+        use std::sync::atomic::{AtomicBool, Ordering};
+
+        let (dir, aim) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let tree = dir.path();
+        write(tree, &mark(1, Role::Primary)).unwrap();
+        for name in ["role.new", "known.t.new", "known.t"] {
+            fs::write(aim.path().join(name), "not ours").unwrap();
+        }
+        std::os::unix::fs::symlink(aim.path(), tree.join("theirs")).unwrap();
+        let (ends, top) = (AtomicBool::new(false), File::open(tree).unwrap());
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !ends.load(Ordering::Relaxed) {
+                    let _ = renameat2(&top, DIR, &top, "theirs", RenameFlags::RENAME_EXCHANGE);
+                }
+            });
+            for epoch in 2..500 {
+                let _ = write(tree, &mark(epoch, Role::Primary));
+                let _ = put_beside(tree, "known.t", b"1\n", 0o644);
+                let _ = remove_beside(tree, "known.t");
+                let _ = beside(tree, "known.t");
+            }
+            ends.store(true, Ordering::Relaxed);
+        });
+        let mut left: Vec<_> = fs::read_dir(aim.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["known.t", "known.t.new", "role.new"]);
+        for name in left {
+            assert_eq!(fs::read(aim.path().join(&name)).unwrap(), b"not ours", "{name:?}");
+        }
     }
 
     #[test]

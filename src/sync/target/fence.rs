@@ -190,12 +190,13 @@ impl Target {
     }
 
     /// Where it is noted up to which epoch the target holds nothing that we do not know of.
-    fn known_path(&self) -> PathBuf {
-        self.mirror.source.join(mark::DIR).join(format!("known.{}", self.cfg.name))
+    fn known_name(&self) -> String {
+        format!("known.{}", self.cfg.name)
     }
 
     fn may_push(&mut self, cx: &mut Context<'_>, epoch: u64) {
-        let known: u64 = fs::read_to_string(self.known_path()).ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0);
+        let known = mark::beside(&self.mirror.source, &self.known_name()).ok().flatten();
+        let known: u64 = known.and_then(|text| std::str::from_utf8(&text).ok()?.trim().parse().ok()).unwrap_or(0);
         let Some(fence) = &mut self.fence else { return };
         let missing_args = fence.missing_args;
         let new = fence.epoch != epoch;
@@ -220,11 +221,11 @@ impl Target {
 
     /// A pass over the whole tree that kept things aside has ended well.
     pub(super) fn aside_done(&mut self, cx: &mut Context<'_>, epoch: u64) {
-        let path = self.known_path();
+        let name = self.known_name();
         let Some(fence) = self.fence.as_mut().filter(|f| f.aside && f.epoch == epoch) else { return };
-        if let Err(error) = mark::put_file(&path, format!("{epoch}\n").as_bytes(), 0o644) {
+        if let Err(error) = mark::put_beside(&self.mirror.source, &name, format!("{epoch}\n").as_bytes(), 0o644) {
             // Then it is done again after the next start, which loses nothing.
-            tracing::warn!(target_name = %self.cfg.name, path = %path.display(), %error, "cannot note that the target is known");
+            tracing::warn!(target_name = %self.cfg.name, %error, "cannot note that the target is known");
         }
         fence.aside = false;
         tracing::info!(target_name = %self.cfg.name, epoch, "the target holds nothing any more that is not kept or known");
