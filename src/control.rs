@@ -3,13 +3,15 @@
 //! The socket is mode 0600, so only its owner and root reach it. With `socket_group` it is 0660, and
 //! the credentials of each client decide: who is neither root nor the daemon's user may read the
 //! status and nothing else. The status changes nothing and reads nothing from the disk; each other
-//! request does one of these with the daemon's rights.
+//! request does one of these with the daemon's rights. What they take of the daemon is bounded
+//! (`guests`).
 //!
 //! A request is bounded in length and time; what cannot be parsed is refused. A socket file left by a
 //! dead daemon is replaced, one of a living daemon is not.
 
 mod engines;
 pub mod find;
+mod guests;
 mod last;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -35,6 +37,7 @@ use crate::sys::event::EventFd;
 use crate::verify;
 
 pub use engines::Engines;
+use guests::{Guests, Place};
 pub use last::LastStatus;
 
 /// The longest request or small reply, in bytes.
@@ -361,15 +364,22 @@ impl Listener {
             Err(error) => return tracing::error!(%error, "the control socket is not served"),
         };
         let is_shared = self.is_shared;
+        let guests = Guests::default();
         std::thread::Builder::new()
             .name("fansync-control".into())
             .spawn(move || {
                 accept::each(listener.incoming(), |stream| {
                     let engines = engines.clone();
-                    let may_all = !is_shared || is_owner(&stream);
+                    let who = match guest(&stream).filter(|_| is_shared) {
+                        None => Who::Owner,
+                        Some(user) => match guests.enter(user) {
+                            Some(place) => Who::Guest(guests.clone(), place),
+                            None => return,
+                        },
+                    };
                     let _ = std::thread::Builder::new()
                         .name("fansync-request".into())
-                        .spawn(move || answer(stream, started, &engines, may_all));
+                        .spawn(move || answer(stream, started, &engines, &who));
                 });
             })
             .map(drop)
@@ -390,36 +400,67 @@ impl Drop for Listener {
     }
 }
 
-/// Whether the other side is root or the user that this runs as.
-fn is_owner(stream: &UnixStream) -> bool {
-    let peer = nix::sys::socket::getsockopt(&stream.as_fd(), nix::sys::socket::sockopt::PeerCredentials);
-    peer.is_ok_and(|peer| peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw())
+/// Who asks.
+enum Who {
+    /// Root, or the user that this runs as.
+    Owner,
+    /// A member of `socket_group`, who may read the status.
+    Guest(Guests, #[expect(dead_code, reason = "held until the connection ends")] Place),
 }
 
-/// `may_all`: the client may do more than read the status.
-fn answer(stream: UnixStream, started: Instant, engines: &Engines, may_all: bool) {
+/// The user at the other side, unless that is root or the one that this runs as.
+fn guest(stream: &UnixStream) -> Option<u32> {
+    let peer = nix::sys::socket::getsockopt(&stream.as_fd(), nix::sys::socket::sockopt::PeerCredentials);
+    let user = peer.map_or(u32::MAX, |peer| peer.uid());
+    (user != 0 && user != nix::unistd::geteuid().as_raw()).then_some(user)
+}
+
+/// A line, however slowly it comes, until the deadline; empty where the client left without one.
+fn request_line(stream: &UnixStream, deadline: Instant) -> io::Result<Vec<u8>> {
+    let (mut line, mut piece) = (Vec::new(), [0; 4096]);
+    loop {
+        let left = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero());
+        stream.set_read_timeout(Some(left.ok_or(io::ErrorKind::TimedOut)?))?;
+        match (&*stream).read(&mut piece) {
+            Ok(0) => return Ok(line),
+            Ok(n) => line.extend_from_slice(&piece[..n]),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(e),
+        }
+        if let Some(end) = line.iter().position(|&b| b == b'\n') {
+            line.truncate(end + 1);
+            return Ok(line);
+        }
+        if line.len() as u64 > MAX_REQUEST_BYTES {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+    }
+}
+
+fn answer(stream: UnixStream, started: Instant, engines: &Engines, who: &Who) {
+    let Ok(line) = request_line(&stream, Instant::now() + REQUEST_TIMEOUT) else { return };
     let _ = stream.set_read_timeout(Some(REQUEST_TIMEOUT));
     let _ = stream.set_write_timeout(Some(REQUEST_TIMEOUT));
-    let mut line = String::new();
-    let reply = match BufReader::new((&stream).take(MAX_REQUEST_BYTES)).read_line(&mut line) {
-        Err(_) | Ok(0) => return,
-        Ok(_) => match serde_json::from_str::<Request>(&line) {
-            Ok(request) if !may_all && !request.only_reads() => Reply::Denied {
-                message:
-                    "the group of the socket (socket_group) may read the status and do nothing else; run the command as root, \
-                          or as the user of the daemon"
-                        .into(),
-            },
-            Ok(request) => match serve_request(request, started, engines, &stream) {
-                Some(reply) => reply,
-                None => return,
-            },
-            Err(e) => Reply::Error { message: format!("not a request: {e}") },
-        },
+    if line.is_empty() {
+        return;
+    }
+    let text = |reply: Reply| format!("{}\n", serde_json::to_string(&reply).unwrap_or_default());
+    let served = |request| serve_request(request, started, engines, &stream).map(text);
+    let said: Option<Arc<str>> = match (serde_json::from_slice::<Request>(&line), who) {
+        (Err(e), _) => Some(text(Reply::Error { message: format!("not a request: {e}") }).into()),
+        (Ok(request), Who::Owner) => served(request).map(Into::into),
+        (Ok(request), Who::Guest(guests, _)) if request.only_reads() => {
+            Some(guests.answer(|| served(request).unwrap_or_default()))
+        }
+        (Ok(_), Who::Guest(..)) => {
+            let message = "the group of the socket (socket_group) may read the status and do nothing else; run the command as root, \
+                           or as the user of the daemon";
+            Some(text(Reply::Denied { message: message.into() }).into())
+        }
     };
-    let mut text = serde_json::to_string(&reply).unwrap_or_default();
-    text.push('\n');
-    let _ = (&stream).write_all(text.as_bytes());
+    if let Some(said) = said {
+        let _ = (&stream).write_all(said.as_bytes());
+    }
 }
 
 /// The answer, if it is not given already.
@@ -611,15 +652,37 @@ mod tests {
         let events = Request::Events { mirror: None };
         for request in [verify, steer, flush, events, Request::Explain { paths: Vec::new() }, Request::Status] {
             let (ours, theirs) = UnixStream::pair().unwrap();
-            assert!(is_owner(&theirs), "a process is its own owner");
+            assert_eq!(guest(&theirs), None, "a process is its own owner");
             (&ours).write_all(format!("{}\n", serde_json::to_string(&request).unwrap()).as_bytes()).unwrap();
-            answer(theirs, Instant::now(), &Engines::default(), false);
+            let guests = Guests::default();
+            let place = guests.enter(1).unwrap();
+            answer(theirs, Instant::now(), &Engines::default(), &Who::Guest(guests, place));
             let mut text = String::new();
             BufReader::new(&ours).read_line(&mut text).unwrap();
             let reply = serde_json::from_str(&text).unwrap();
             let status = request == Request::Status;
             assert!(matches!(reply, Reply::Denied { .. }) != status && matches!(reply, Reply::Status(_)) == status, "{text}");
         }
+    }
+
+    #[test]
+    fn a_request_that_drips_in_has_one_deadline() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let drips = std::thread::spawn(move || {
+            // Until the other side gives up.
+            while (&ours).write_all(b" ").is_ok() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let line = request_line(&theirs, Instant::now() + Duration::from_millis(50));
+        assert!(line.is_err(), "{line:?}");
+        drop(theirs);
+        drips.join().unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (&ours).write_all(b"{}\nmore").unwrap();
+        assert_eq!(request_line(&theirs, Instant::now() + Duration::from_secs(60)).unwrap(), b"{}\n");
+        drop(ours);
+        assert_eq!(request_line(&theirs, Instant::now() + Duration::from_secs(60)).unwrap(), b"", "it has left");
     }
 
     #[test]
