@@ -5,15 +5,18 @@
 //! which must not be taken for a deletion: its place is held until it is back ([`Watching::check`]); also when it went before the start.
 
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::AT_FDCWD;
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 
 use super::aliases::Aliases;
 use super::detached::Detached;
@@ -221,7 +224,7 @@ impl Watching {
     /// Watches the filesystem at `at`, if it is not watched yet.
     fn take_in(&mut self, at: &RelPath, root: &Root, resolver: &mut Resolver) -> Result<(), WatchError> {
         let path = root.path().join(at.as_path());
-        let fd = match File::open(&path) {
+        let fd = match open_place(&path) {
             Ok(fd) => fd,
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "cannot open a filesystem below the source; it is compared periodically instead");
@@ -266,7 +269,7 @@ impl Watching {
                 By::Inotify => self.add_tree(&mirror.filter, &at),
                 By::Fanotify => {
                     let path = root.path().join(at.as_path());
-                    let marked = File::open(&path).map_err(|e| e.to_string()).and_then(|dir| {
+                    let marked = open_place(&path).map_err(|e| e.to_string()).and_then(|dir| {
                         let group = self.group.as_ref().ok_or("no fanotify")?;
                         group.mark_filesystem_of(dir.as_fd(), &path).map_err(|e| reason(&e))
                     });
@@ -385,7 +388,7 @@ impl Watching {
         let below = self.places.iter().filter(|p| !p.at.is_root());
         below
             .filter_map(|p| {
-                let fd = File::open(root.path().join(p.at.as_path())).ok()?;
+                let fd = open_place(&root.path().join(p.at.as_path())).ok()?;
                 Some((p.at.clone(), fs_id(fd.as_fd()).ok()?, fd))
             })
             .collect()
@@ -614,4 +617,42 @@ fn reason(e: &fanotify::Error) -> String {
     let cause = std::error::Error::source(e).map(|c| format!(": {c}")).unwrap_or_default();
     let help = e.help().map(|h| format!(" ({h})")).unwrap_or_default();
     format!("no fanotify: {e}{cause}{help}")
+}
+
+/// Opens where a filesystem is mounted, or was when it was last looked at. Whoever owns a directory above may have moved it away and put
+/// something else there: a FIFO would be waited for, a symbolic link leads anywhere.
+fn open_place(path: &Path) -> io::Result<File> {
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    match openat2(AT_FDCWD, path, OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS)) {
+        Ok(fd) => Ok(fd.into()),
+        // Before Linux 5.6, or a filter that does not know the call.
+        Err(Errno::ENOSYS | Errno::EPERM) => {
+            OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_NOFOLLOW).open(path)
+        }
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_put_in_the_place_of_a_mount_is_neither_waited_for_nor_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path().canonicalize().unwrap();
+        let at = |name: &str| top.join(name);
+        std::fs::create_dir_all(at("d/mount")).unwrap();
+        std::os::unix::fs::symlink("d", at("link")).unwrap();
+        std::os::unix::fs::symlink("mount", at("d/last")).unwrap();
+        nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(open_place(&at("d/mount")).unwrap().metadata().unwrap().is_dir());
+        for link in ["link/mount", "d/last"] {
+            assert!(open_place(&at(link)).is_err(), "{link}");
+        }
+        let (done, ended) = std::sync::mpsc::channel();
+        let fifo = at("fifo");
+        std::thread::spawn(move || done.send(open_place(&fifo).map(drop)));
+        ended.recv_timeout(Duration::from_secs(60)).expect("a FIFO is waited for").unwrap();
+    }
 }
