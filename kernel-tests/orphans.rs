@@ -1,11 +1,12 @@
 //! Runs that are cut off, and the receivers that they leave behind.
 
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::fixture::daemon::Until;
 use crate::fixture::fs::{Fs, work_dir};
-use crate::fixture::proc::poll_until;
-use crate::fixture::{Case, Setup, To, WAIT, case};
+use crate::fixture::proc::{descendants, poll_until};
+use crate::fixture::{Case, Mirror, Setup, To, WAIT, case};
 use crate::outages::program;
 
 /// As rsync ends when SIGTERM reaches it in the middle of a comparison: the second file got the content of the first, with its own
@@ -70,18 +71,33 @@ pub fn cases() -> Vec<Case> {
             m.check();
             Ok(())
         }),
+        case("a_receiver_that_goes_on_holds_up_what_its_run_carried_and_nothing_else", &[Fs::Ext4], |fs| {
+            let args = toml::Value::Array(vec!["--bwlimit=100".into()]);
+            let m = Setup::new(fs).target_key("args", args).start()?;
+            m.check();
+            let receivers = stopped_at_a_large_file(&m);
+            // The process that sends is the one that has the file open.
+            let sends = |pid: &Pid| {
+                let files = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+                files.filter_map(|entry| std::fs::read_link(entry.path()).ok()).any(|at| at.ends_with("large"))
+            };
+            let senders = descendants(m.daemon.pid()).into_iter().filter(sends).collect::<Vec<_>>();
+            assert_eq!(senders.len(), 1);
+            kill(senders[0], Signal::SIGKILL).expect("it can be killed");
+            m.src.write("large", b"2");
+            m.src.write("other", b"x");
+            let other = poll_until(WAIT, || m.dst().has("other").then_some(()));
+            let early = m.dst().has("large");
+            receivers.iter().for_each(|pid| _ = kill(*pid, Signal::SIGCONT));
+            assert!(other.is_some() && !early, "{other:?}, {early}\n{}", m.daemon.report());
+            m.check();
+            Ok(())
+        }),
         case("receivers_of_a_killed_daemon_end_before_the_next_one_sends", &[Fs::Ext4], |fs| {
             let args = toml::Value::Array(vec!["--bwlimit=100".into()]);
             let mut m = Setup::new(fs).target_key("args", args).start()?;
             m.check();
-            m.src.write("large", vec![b'1'; 300_000]);
-            let arrives = || {
-                let names = std::fs::read_dir(m.dst().root()).ok()?.flatten();
-                names.map(|entry| entry.file_name()).find(|name| name.to_string_lossy().starts_with(".large."))
-            };
-            poll_until(WAIT, arrives).expect("a receiver writes its temporary file");
-            let receivers = m.rsyncd.as_ref().expect("the target is a module").children();
-            receivers.iter().for_each(|pid| _ = kill(*pid, Signal::SIGSTOP));
+            let receivers = stopped_at_a_large_file(&m);
             m.daemon.kill();
             m.src.write("large", b"2");
             m.restart(Until::Watching);
@@ -94,4 +110,23 @@ pub fn cases() -> Vec<Case> {
             Ok(())
         }),
     ]
+}
+
+/// Writes a large file to a module that takes it slowly, and stops the processes that serve connections in the middle of it.
+fn stopped_at_a_large_file(m: &Mirror) -> Vec<Pid> {
+    m.src.write("large", vec![b'1'; 300_000]);
+    let arrives = || {
+        let names = std::fs::read_dir(m.dst().root()).ok()?.flatten();
+        names.map(|entry| entry.file_name()).find(|name| name.to_string_lossy().starts_with(".large."))
+    };
+    poll_until(WAIT, arrives).expect("a receiver writes its temporary file");
+    let serves = |pid: &Pid| {
+        let files = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        files.filter_map(|entry| std::fs::read_link(entry.path()).ok()).any(|at| at.to_string_lossy().contains(".large."))
+    };
+    let children = m.rsyncd.as_ref().expect("the target is a module").children();
+    let receivers: Vec<Pid> = children.into_iter().filter(serves).collect();
+    assert!(!receivers.is_empty());
+    receivers.iter().for_each(|pid| _ = kill(*pid, Signal::SIGSTOP));
+    receivers
 }

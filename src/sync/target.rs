@@ -228,6 +228,8 @@ struct Flight {
     moving: Option<renames::Moving>,
     /// Where it begins, if not at the top.
     below: Option<RelPath>,
+    /// It has ended, and its receiver may not have.
+    lingers: Option<orphans::Lingers>,
 }
 
 /// Why a run was ended from here.
@@ -600,6 +602,7 @@ impl Target {
         self.ledger.set.tick(cx.now);
         self.pace.tick(cx.now, self.ledger.set.ready(false));
         self.look_for_orphans(cx.now);
+        self.settle(cx);
         self.resumed.take_if(|(_, until)| until.is_some_and(|epoch| self.ledger.set.epochs().clear_until(epoch)));
         self.probe_if_due(cx);
         self.end_silent_probe(cx.now);
@@ -619,7 +622,7 @@ impl Target {
         }
         let mut softened = Vec::new();
         let mut old = Vec::new();
-        for (&serial, run) in &mut self.runs {
+        for (&serial, run) in self.runs.iter_mut().filter(|(_, run)| run.lingers.is_none()) {
             let age = cx.now.saturating_sub(run.started);
             match &run.load {
                 Load::Standby if age > self.cfg.standby_max_age => old.push(serial),
@@ -714,6 +717,10 @@ impl Target {
         due.extend(self.orphans.as_ref().map(orphans::Orphans::due));
         due.extend(self.pace.flood_ends());
         for run in self.runs.values() {
+            if let Some(lingers) = &run.lingers {
+                due.push(lingers.due());
+                continue;
+            }
             match run.load {
                 Load::Standby => due.push(run.started + self.cfg.standby_max_age),
                 Load::Batch(_) if !run.soft && run.wide => due.push(run.started + SOFT_AFTER),

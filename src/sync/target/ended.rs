@@ -29,26 +29,32 @@ impl Target {
                     Ok(None) => return,
                     Err(error) => Outcome::unknown(format!("how rsync ended is not known: {error}")),
                 };
-                let Some(mut run) = self.runs.remove(&serial) else { return };
                 self.unregister(cx, serial);
-                let load = std::mem::replace(&mut run.load, Load::Probe);
-                match load {
-                    Load::Probe => self.probed(cx, &run, &outcome),
-                    Load::Role => self.role_answered(cx, &outcome),
-                    Load::Standby => self.standby_ended(cx, &run, &outcome),
-                    Load::Batch(batch) => {
-                        let outcome = self.ambient.weigh(outcome);
-                        let told =
-                            matches!(outcome.verdict, Verdict::Done | Verdict::Unproven | Verdict::Partial | Verdict::SourceRace);
-                        match run.look.take() {
-                            Some(guarded::Look::Proof(proof)) if told => self.proved(cx, run, batch, proof, &outcome),
-                            Some(look) if told => self.looked(cx, run, batch, look, &outcome),
-                            // The second half withholds what the first did.
-                            None if told && run.dry => self.surveyed(cx, run, batch, outcome),
-                            None if told && run.withholds.is_some() => self.withheld_ended(cx, run, batch, &outcome),
-                            _ => self.batch_ended(cx, run, batch, outcome),
-                        }
-                    }
+                if let Some(outcome) = self.lingers(cx.now, serial, outcome) {
+                    self.run_ended(cx, serial, outcome);
+                }
+            }
+        }
+    }
+
+    /// A run ended, and its receiver with it.
+    pub(super) fn run_ended(&mut self, cx: &mut Context<'_>, serial: u32, outcome: Outcome) {
+        let Some(mut run) = self.runs.remove(&serial) else { return };
+        let load = std::mem::replace(&mut run.load, Load::Probe);
+        match load {
+            Load::Probe => self.probed(cx, &run, &outcome),
+            Load::Role => self.role_answered(cx, &outcome),
+            Load::Standby => self.standby_ended(cx, &run, &outcome),
+            Load::Batch(batch) => {
+                let outcome = self.ambient.weigh(outcome);
+                let told = matches!(outcome.verdict, Verdict::Done | Verdict::Unproven | Verdict::Partial | Verdict::SourceRace);
+                match run.look.take() {
+                    Some(guarded::Look::Proof(proof)) if told => self.proved(cx, run, batch, proof, &outcome),
+                    Some(look) if told => self.looked(cx, run, batch, look, &outcome),
+                    // The second half withholds what the first did.
+                    None if told && run.dry => self.surveyed(cx, run, batch, outcome),
+                    None if told && run.withholds.is_some() => self.withheld_ended(cx, run, batch, &outcome),
+                    _ => self.batch_ended(cx, run, batch, outcome),
                 }
             }
         }
@@ -229,9 +235,6 @@ impl Target {
         self.count(&run, &outcome, took);
         self.repair_overlaps(&run, &batch);
         let since = batch.entries.iter().map(Entry::epoch).min();
-        if matches!(outcome.verdict, Verdict::Killed | Verdict::TargetDown | Verdict::TimedOut | Verdict::Unknown) {
-            self.was_cut(cx.now);
-        }
         if outcome.interrupted && !run.dry {
             self.distrust(cx.now, &batch);
         }

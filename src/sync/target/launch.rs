@@ -103,6 +103,7 @@ impl Target {
             withholds: manner.withholds,
             moving: None,
             below: manner.below.map(|below| below.dir.clone()),
+            lingers: None,
         };
         self.runs.insert(serial, run);
         true

@@ -2,8 +2,9 @@
 //!
 //! A receiver puts in place what it has received whole, and that may be much: with the connection cut, one on a slow disk wrote 1,000
 //! files for three seconds more. Over what a next run sends meanwhile it would put an older content, and a comparison beside it would
-//! miss what it writes. So nothing is sent to a target for as long as there is a sign of one: a connection to the target that is closed
-//! on our side alone ([`crate::sys::tcp`]), or a process of an earlier run of the daemon ([`crate::state::runs`]).
+//! miss what it writes. So a run that was cut off counts as under way for as long as there is a sign of its receiver: a connection to
+//! the target that is closed on our side alone ([`crate::sys::tcp`]). What it carries waits for it, and nothing else. After the start
+//! nothing is sent for as long as there is such a connection, or a process of an earlier run of the daemon ([`crate::state::runs`]).
 //!
 //! Gives up: behind a remote shell. The shell's server ends with the connection, and the receiver has no more than a pipe holds.
 
@@ -15,7 +16,7 @@ use crate::sys::tcp::half_closed;
 
 /// How often is looked.
 const LOOK: Duration = Duration::from_millis(20);
-/// How long is waited without a sign, too: a connection that was closed with something unread in it is gone at once on our side, and
+/// How long is waited without a sign after a daemon that was killed: a connection that was closed with something unread in it is gone at once on our side, and
 /// its receiver ends as soon as it writes to it or runs out of what it has (0.3 s, slowed down by a tracer).
 const SETTLE: Duration = Duration::from_millis(500);
 /// How long a host that does not answer is waited for: its program may not have got the end of the connection.
@@ -46,6 +47,20 @@ impl Orphans {
     }
 }
 
+/// The end of a run that was cut off, since when, and when it is to be looked at.
+pub(super) struct Lingers {
+    outcome: Outcome,
+    since: Duration,
+    look: Duration,
+}
+
+impl Lingers {
+    /// When it is to be looked again.
+    pub(super) fn due(&self) -> Duration {
+        self.look
+    }
+}
+
 /// Where a target's connections go.
 pub(super) struct Peer {
     address: Option<IpAddr>,
@@ -69,10 +84,42 @@ impl Target {
         self.orphans = Some(Orphans { quiet, runs: Some(Arc::clone(runs)), ..Orphans::of_earlier_runs() });
     }
 
-    /// A run ended before its work did.
-    pub(super) fn was_cut(&mut self, now: Duration) {
-        if self.orphans.is_none() && Peer::of(&self.cfg.location).is_some() {
-            self.orphans = Some(Orphans { since: now, quiet: now + SETTLE, look: now + LOOK, said: false, runs: None });
+    /// A run ended with this. Gives it back where its receiver has ended, too; otherwise it is kept for [`Target::settle`].
+    pub(super) fn lingers(&mut self, now: Duration, serial: u32, outcome: Outcome) -> Option<Outcome> {
+        let cut = matches!(outcome.verdict, Verdict::Killed | Verdict::TargetDown | Verdict::TimedOut | Verdict::Unknown);
+        let Some(run) = self.runs.get_mut(&serial).filter(|run| cut && matches!(run.load, Load::Batch(_))) else {
+            return Some(outcome);
+        };
+        match Peer::of(&self.cfg.location).map(|peer| half_closed(peer.address, peer.port)) {
+            Some(left) if left.known || left.unknown => {
+                run.unheard = None;
+                run.lingers = Some(Lingers { outcome, since: now, look: now + LOOK });
+                None
+            }
+            _ => Some(outcome),
+        }
+    }
+
+    /// Takes up runs whose receivers have ended.
+    pub(super) fn settle(&mut self, cx: &mut Context<'_>) {
+        let now = cx.now;
+        let due = |run: &Flight| run.lingers.as_ref().is_some_and(|lingers| lingers.look <= now);
+        if !self.runs.values().any(due) {
+            return;
+        }
+        let left = Peer::of(&self.cfg.location).map(|peer| half_closed(peer.address, peer.port)).unwrap_or_default();
+        let mut over = Vec::new();
+        for (serial, run) in self.runs.iter_mut().filter(|(_, run)| due(run)) {
+            match run.lingers.take() {
+                Some(lingers) if left.known || left.unknown && now.saturating_sub(lingers.since) < UNKNOWN => {
+                    run.lingers = Some(Lingers { look: now + LOOK, ..lingers });
+                }
+                Some(lingers) => over.push((*serial, lingers.outcome)),
+                None => {}
+            }
+        }
+        for (serial, outcome) in over {
+            self.run_ended(cx, serial, outcome);
         }
     }
 
@@ -88,7 +135,7 @@ impl Target {
             }
             () if left.known => "the target has not ended with the connection of a run that was cut off",
             () if left.unknown && waited < UNKNOWN => "the target's host has not answered to the end of a connection",
-            () if now < orphans.quiet => "a run was cut off just now",
+            () if now < orphans.quiet => "fansync was killed just now",
             () => {
                 self.orphans = None;
                 return;
