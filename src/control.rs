@@ -326,7 +326,8 @@ impl Listener {
             crate::trust::make_directory(dir, 0o755).map_err(|error| failed(error.into()))?;
         }
         match UnixStream::connect(path) {
-            Ok(_) => return Err(Error::InUse { path: path.into() }),
+            Ok(stream) if !is_left(&stream) => return Err(Error::InUse { path: path.into() }),
+            Ok(_) => std::fs::remove_file(path).map_err(failed)?,
             Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path).map_err(failed)?,
             Err(_) => {}
         }
@@ -615,9 +616,27 @@ pub fn request_to(path: &Path, request: &Request) -> Result<UnixStream, Error> {
     Ok(stream)
 }
 
+/// Whether who listens has ended. A process that it was about to start when it was killed may still hold the socket for a moment.
+fn is_left(stream: &UnixStream) -> bool {
+    // unix(7): of the process that called listen(2). 0: of another PID namespace.
+    let peer = nix::sys::socket::getsockopt(stream, nix::sys::socket::sockopt::PeerCredentials);
+    peer.is_ok_and(|peer| peer.pid() > 0 && crate::sys::child::has_ended(peer.pid() as u32))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_that_a_killed_daemon_left_with_another_process_is_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.sock");
+        let left = crate::sys::apart::left_listening(&path);
+        assert!(UnixStream::connect(&path).is_ok(), "something accepts");
+        let listener = Listener::bind(&path).unwrap();
+        assert!(matches!(Listener::bind(&path), Err(Error::InUse { .. })), "this one is alive");
+        drop((listener, left));
+    }
 
     fn listener() -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();

@@ -92,6 +92,12 @@ impl Lock {
             Err((mut file, Errno::EWOULDBLOCK)) => {
                 let mut pid = String::new();
                 let _ = file.read_to_string(&mut pid);
+                // A process that it was about to start when it was killed may still hold the lock for a moment.
+                if pid.trim().parse().is_ok_and(crate::sys::child::has_ended) {
+                    drop(file);
+                    std::thread::sleep(std::time::Duration::from_millis(10));
+                    return Lock::take(config);
+                }
                 Err(LockError::Taken { config: config.into(), lock: path, pid: pid.trim().chars().take(20).collect() })
             }
             Err((_, errno)) => Err(failed(&path)(errno.into())),

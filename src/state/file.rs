@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -22,6 +22,10 @@ const UNSENT: &str = "unsent";
 const PATIENCE: Duration = Duration::from_millis(500);
 const START_PATIENCE: Duration = Duration::from_secs(30);
 const END_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long the lock is waited for, and how often it is tried.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_LOOK: Duration = Duration::from_millis(10);
 
 /// Beyond this many bytes appended, and beyond its size when it was written whole, the file is written whole again.
 const MIN_APPENDED: u64 = 1 << 20;
@@ -47,11 +51,17 @@ impl StateFile {
         place.set_mode(0o700).map_err(failed)?;
         let path = own.join(LOCK);
         let lock = open(&path, true).map_err(|source| StateError::Directory { path: path.clone(), source })?;
-        let lock = match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => lock,
-            Err((_, Errno::EWOULDBLOCK)) => return Err(StateError::Locked { path }),
-            Err((_, errno)) => return Err(StateError::Directory { path, source: errno.into() }),
-        };
+        let began = Instant::now();
+        let mut lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock);
+        while let Err((file, Errno::EWOULDBLOCK)) = lock {
+            // A process that a killed daemon was about to start may still hold it for a moment.
+            if began.elapsed() > LOCK_PATIENCE {
+                return Err(StateError::Locked { path });
+            }
+            std::thread::sleep(LOCK_LOOK);
+            lock = Flock::lock(file, FlockArg::LockExclusiveNonblock);
+        }
+        let lock = lock.map_err(|(_, errno)| StateError::Directory { path, source: errno.into() })?;
         Ok(StateFile { dir: own, _lock: lock, file: None, disk: Disk::default(), whole: 0, len: 0 })
     }
 

@@ -593,6 +593,14 @@ pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
+/// Whether there is no such process any more, or none that does anything.
+pub fn has_ended(pid: u32) -> bool {
+    match pidfd_open(pid) {
+        Ok(pidfd) => ended_within(pidfd.as_fd(), Duration::ZERO),
+        Err(error) => error.raw_os_error() == Some(libc::ESRCH),
+    }
+}
+
 fn output_pipe() -> io::Result<(OwnedFd, Stdio)> {
     let (rx, tx) = pipe::pipe()?;
     pipe::set_nonblocking(&rx)?;
