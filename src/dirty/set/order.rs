@@ -11,8 +11,8 @@
 //! is with the caller and does not count either. While a link waits, deletions beside its
 //! destination that came after it wait too: they take away what the link led to before.
 //!
-//! No circle: a link waits for other waiting links only where they began to wait before it, and
-//! for no deletion that waits itself.
+//! No circle: a link waits for other waiting links only where they began to wait before it, for no
+//! deletion that waits itself, and never as a deletion.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -124,8 +124,12 @@ impl Order {
 
     /// Whether a deletion waits for a link: beside the link's destination, in a directory that is
     /// the
-    /// link's own or below that, and no older than the link. `with`: not for links of this batch.
+    /// link's own or below that, and no older than the link. `with`: not for links of this batch. What waits as a link itself does not
+    /// wait as a deletion, too, though it may have been deleted before it was made anew: two such links would wait for each other.
     pub(super) fn keeps(&self, path: &[u8], epoch: Epoch, with: BatchId) -> bool {
+        if self.links.contains_key(path) {
+            return false;
+        }
         let others = self.links.iter().filter(|(_, link)| link.leaves.is_none_or(|id| id != with));
         others.into_iter().any(|(at, link)| link.keeps(at, path, epoch))
     }

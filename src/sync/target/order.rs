@@ -174,6 +174,143 @@ mod tests {
         }
     }
 
+    /// What lies at a path: nothing, a file, a directory, or a link that leads to another path.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Lies {
+        Nowhere,
+        File,
+        Dir,
+        Link(&'static str),
+    }
+
+    const NAMES: [&str; 12] = ["a", "b", "d", "e", "a/b", "b/x", "e/b", "e/b/b", "d/a", "d/b", "a/b/x", "b/x/y"];
+
+    /// Whatever happens to links, to what they lead to and to what lies beside them: once nothing changes any more, all of it leaves.
+    #[test]
+    fn all_leaves_in_the_end() {
+        for seed in 0..5_000 {
+            if let Err(stuck) = history(seed) {
+                panic!("seed {seed}: {stuck}");
+            }
+        }
+    }
+
+    fn history(seed: u64) -> Result<(), String> {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let cfg = config::Target::new("t", crate::sync::location::Location::parse("host:/dir").unwrap());
+        let mut target = Target::new(0, &Mirror::new("m", "/src"), &cfg, &RsyncFacts::default());
+        let mut lie: BTreeMap<&str, Lies> = BTreeMap::new();
+        let mut flying: Vec<Batch> = Vec::new();
+        let mut story = String::new();
+        let (steps, mut idle) = (rng.usize(5..60), 0);
+        for step in 0..steps + 400 {
+            let change = step < steps && rng.u8(..3) > 0;
+            if change {
+                let name = NAMES[rng.usize(..NAMES.len())];
+                let lies = match rng.u8(..5) {
+                    0 => Lies::Nowhere,
+                    1 => Lies::File,
+                    2 => Lies::Dir,
+                    _ => Lies::Link(NAMES[rng.usize(..NAMES.len())]),
+                };
+                let parent = name.rsplit_once('/').map(|(at, _)| at);
+                // An event of what is below may come first.
+                if parent.is_some_and(|at| lie.get(at) != Some(&Lies::Dir)) && rng.u8(..4) > 0 {
+                    continue;
+                }
+                let before = lie.insert(name, lies).unwrap_or(Lies::Nowhere);
+                if lies != Lies::Dir {
+                    let below: Vec<&str> = lie.keys().copied().filter(|at| at.starts_with(&format!("{name}/"))).collect();
+                    below.into_iter().for_each(|at| _ = lie.insert(at, Lies::Nowhere));
+                }
+                let set = &mut target.ledger.set;
+                let gone = if before == Lies::Dir { Seen::GoneDir } else { Seen::Gone };
+                if before != Lies::Nowhere {
+                    set.see(name.as_bytes(), gone);
+                }
+                match lies {
+                    Lies::Nowhere => set.see(name.as_bytes(), gone),
+                    Lies::File => set.see(name.as_bytes(), Seen::Written),
+                    Lies::Dir => set.see(name.as_bytes(), if rng.bool() { Seen::CreatedDir } else { Seen::MovedDir }),
+                    Lies::Link(_) => set.see(name.as_bytes(), Seen::Replaced),
+                }
+                story += &format!("{name} is {lies:?}; ");
+                continue;
+            }
+            let mut moved = false;
+            if !flying.is_empty() && (step >= steps || rng.bool()) {
+                let batch = flying.swap_remove(rng.usize(..flying.len()));
+                target.ledger.set.confirm(batch.id, batch.entries);
+                story += "one lands; ";
+                moved = true;
+            }
+            let ids: Vec<BatchId> = flying.iter().map(|batch| batch.id).collect();
+            target.ledger.set.release_links(&|id| ids.contains(&id), &|_| false);
+            let all = Limits { max_paths: 100, ignore_holds: true };
+            let taken = match target.ledger.set.take_shallow(all, &mut |_, _| false) {
+                Some(batch) => Some(batch),
+                None => target.ledger.set.take_deep(all),
+            };
+            if let Some(mut batch) = taken {
+                story += &format!("taken {:?}; ", batch.entries.iter().map(|e| e.path.to_string()).collect::<Vec<_>>());
+                let items = items(&lie, &batch);
+                order(&mut target, &lie, &mut batch, &flying);
+                target.keep_deletions(&mut batch, &items);
+                story += &format!("left {:?}; ", batch.entries.iter().map(|e| e.path.to_string()).collect::<Vec<_>>());
+                moved |= !batch.entries.is_empty();
+                if !batch.entries.is_empty() {
+                    flying.push(batch);
+                }
+            }
+            idle = if moved || step < steps { 0 } else { idle + 1 };
+            if idle > 20 {
+                break;
+            }
+        }
+        match target.ledger.set.epochs().total() {
+            0 => Ok(()),
+            n => Err(format!("{n} stay, of {lie:?}: {story}")),
+        }
+    }
+
+    /// As [`Target::order_links`], with links that are made up.
+    fn order(target: &mut Target, lie: &BTreeMap<&str, Lies>, batch: &mut Batch, flying: &[Batch]) {
+        let mut waits = BTreeSet::new();
+        let links: Vec<usize> = (0..batch.entries.len()).filter(|&n| batch.entries[n].kind == Kind::Entry).collect();
+        for n in links.into_iter().rev() {
+            let entry = &batch.entries[n];
+            let path = entry.path.to_string();
+            let Some(Lies::Link(to)) = lie.get(&*path) else { continue };
+            let dest = RelPath::from_normal(*to);
+            if path::is_at_or_below(&entry.path, &dest) {
+                continue;
+            }
+            let read = LinkRead { dest, version: (to.len() as i64, to.as_bytes()[0].into()) };
+            let in_flight = |needs: &Needs<'_>| {
+                let own = (0..batch.entries.len()).any(|m| m != n && !waits.contains(&m) && needs.has(&batch.entries[m]));
+                let others = flying.iter().filter(|b| b.entries.iter().any(|e| needs.has(e))).map(|b| b.id);
+                others.chain(own.then_some(batch.id)).collect()
+            };
+            if target.ledger.set.order_link(batch.id, entry, read, in_flight) {
+                waits.insert(n);
+            }
+        }
+        let mut at = 0..;
+        batch.entries.retain(|_| at.next().is_none_or(|n| !waits.contains(&n)));
+    }
+
+    fn items(lie: &BTreeMap<&str, Lies>, batch: &Batch) -> Vec<normal::Item> {
+        let missing = |path: &str| path != "." && lie.get(path).is_none_or(|lies| *lies == Lies::Nowhere);
+        let of = |entry: &Entry| {
+            // The nearest that is missing stands for what is below it.
+            let path = entry.path.to_string();
+            let at = path.match_indices('/').map(|(at, _)| &path[..at]).find(|at| missing(at));
+            let at = at.or(missing(&path).then_some(&*path))?;
+            Some(normal::Item { path: RelPath::from_normal(at), kind: Kind::Entry, state: Look::Missing })
+        };
+        batch.entries.iter().filter_map(of).collect()
+    }
+
     #[test]
     fn where_a_text_leads() {
         for (link, text, dest) in [
