@@ -76,6 +76,52 @@ pub fn cases() -> Vec<Case> {
             assert!(found.is_empty(), "{found}");
             Ok(())
         }),
+        // The same directory, through another mount: nothing is known of what was changed meanwhile.
+        case("source_mounted_anew", &[Fs::Ext4, Fs::Xfs, Fs::Btrfs, Fs::Tmpfs], |fs| {
+            for initial in ["reconcile", "none"] {
+                let work = work_dir();
+                let ground = Ground::new(fs, work.path())?;
+                let (mounted, at) = (ground.out.clone(), work.path().join("disk"));
+                twenty(&mounted);
+                let target = Dir::new(work.path().join("t"));
+                target.mkdir(".");
+                let table = TargetTable { name: "t1".into(), url: target.root().display().to_string(), ..TargetTable::default() };
+                let mut mirror =
+                    MirrorTable { name: "mirror".into(), source: at.clone(), target: vec![table], ..MirrorTable::default() };
+                if initial == "none" {
+                    mirror.initial = Some(initial.into());
+                    twenty(&target);
+                }
+                let mut disk = Mount::bind(mounted.root(), &at);
+                let daemon = Daemon::run(work.path(), &Config::new(work.path(), vec![mirror]), Until::Watching);
+                daemon.flush(None);
+                for round in 0..3 {
+                    // A file that events would have told of, had the target not lost it: only a comparison finds it.
+                    assert!(target.has(format!("d{round}/f")), "{initial}, round {round}\n{}", daemon.report());
+                    target.remove(format!("d{round}/f"));
+                    drop(disk); // detached, as an administrator in a hurry would do it
+                    if round == 1 {
+                        until_held(&daemon, "");
+                        mounted.write(format!("d{round}/while it was away"), b"by its other path");
+                    }
+                    disk = Mount::bind(mounted.root(), &at);
+                    let anew = poll_until(WAIT, || {
+                        let status = daemon.try_status()?.mirrors.remove(0);
+                        (status.lost.get("mount_changed") == Some(&1) && status.start.how == "comparison").then_some(status)
+                    });
+                    let status = anew.unwrap_or_else(|| panic!("it is not begun anew\n{}", daemon.report()));
+                    assert!(status.start.why.contains("mounted anew"), "{}", status.start.why);
+                    assert!(!status.lost.contains_key("unclean_stop"), "{:?}", status.lost);
+                    Dir::new(&at).write(format!("d{round}/after"), b"by the new mount");
+                    Dir::new(&at).write("d5/again", format!("{round}"));
+                    daemon.flush(None);
+                    let found = differences(mounted.root(), target.root(), Times::All, &|_| false);
+                    assert!(found.is_empty(), "{found}");
+                }
+                drop(disk);
+            }
+            Ok(())
+        }),
         case("nested_mount_gone_then_accepted", &[Fs::Ext4], |fs| {
             let m = Setup::guarded(fs).before(|src| {
                 let mount = Mount::tmpfs(&src.at("inner"));

@@ -205,6 +205,47 @@ pub fn cases() -> Vec<Case> {
             assert!(held.is_some() && m.dst().has("third"), "{}", m.daemon.report());
             Ok(())
         }),
+        // The link is further up, as where a disk is chosen by one.
+        case("a_link_above_the_source_is_switched", &[Fs::Tmpfs, Fs::Ext4], |fs| {
+            let m = Setup::guarded(fs)
+                .source("disk/tree/data")
+                .before(|src| {
+                    let above = Dir::new(src.root().parent().expect("it has one"));
+                    for disk in ["one", "two"] {
+                        (0..12).for_each(|n| above.write_in(&format!("{disk}/tree/data/d/{n}")));
+                        above.write(format!("{disk}/tree/data/disk"), disk);
+                    }
+                    above.write_in("one/tree/data/only");
+                    // As archives do that set all times alike.
+                    ["one", "two"].iter().for_each(|disk| above.set_mtime(format!("{disk}/tree/data/disk"), 1_000_000_000, 0));
+                    above.symlink("one", "disk");
+                })
+                .start()?;
+            m.daemon.flush(None);
+            assert_eq!(m.dst().read("disk").as_deref(), Some(&b"one"[..]));
+            let above = Dir::new(m.src.root().parent().expect("it has one"));
+            above.symlink("two", "new");
+            above.rename("new", "disk");
+            let switched =
+                poll_until(WAIT, || (m.dst().read("disk").as_deref() == Some(b"two") && !m.dst().has("only")).then_some(()));
+            assert!(switched.is_some(), "the other disk does not arrive\n{}", m.daemon.report());
+            let mirror = &m.daemon.status().mirrors[0];
+            assert!(mirror.source.ends_with("/two/tree/data") && mirror.given.ends_with("/disk/tree/data"), "{mirror:?}");
+            assert!(mirror.lost.is_empty(), "{:?}", mirror.lost);
+            above.write("two/tree/data/d/more", b"by an event");
+            m.daemon.flush(None);
+            assert!(m.dst().has("d/more"));
+            // What changes on the first one is of no concern any more.
+            above.write("one/tree/data/d/late", b"elsewhere");
+            m.daemon.flush(None);
+            assert!(!m.dst().has("d/late"));
+            // To nothing: held.
+            above.symlink("three", "new");
+            above.rename("new", "disk");
+            let held = poll_until(WAIT, || m.daemon.try_status().filter(|s| s.mirrors[0].held.contains("is not there")));
+            assert!(held.is_some() && m.dst().has("d/more"), "{}", m.daemon.report());
+            Ok(())
+        }),
         // Mounts that are made anew.
         case("detached_and_mounted_again", &[Fs::Ext4, Fs::Xfs, Fs::Btrfs, Fs::Tmpfs], |fs| {
             let m = Setup::guarded(fs)

@@ -72,7 +72,7 @@ use commands::Flush;
 use dir_times::DirTimes;
 use follow::Written;
 use gate::Gate;
-use history::{Begin, History};
+use history::{Begin, History, Renewed};
 use losses::Recent;
 use record::Record;
 use verifying::Verifying;
@@ -146,6 +146,8 @@ pub struct Again {
     accepted: bool,
     /// Targets that were filled from the directory that the source's path led to before it was switched to another one.
     switched: Option<Vec<String>>,
+    /// The engine before gave up without a stop.
+    renewed: Option<Renewed>,
     /// Asked of the engine before, and not answered.
     flushes: Vec<Flush>,
     /// The configuration is another one: what it was before.
@@ -176,6 +178,7 @@ impl Again {
             keep: self.keep,
             accepted: self.accepted,
             switched: self.switched.clone(),
+            renewed: self.renewed,
             flushes: self.flushes.clone(),
             before: None,
         }
@@ -223,6 +226,8 @@ pub struct Engine {
     apart: Arc<Apart>,
     /// The source's path leads to another directory now.
     switched: bool,
+    /// The source was mounted anew at its path.
+    remounted: bool,
     /// The source is to be opened anew; whether somebody accepted it.
     begin_again: Option<bool>,
     /// The configuration that the mirror is to go on with.
@@ -286,6 +291,7 @@ impl Engine {
             keep,
             accepted: false,
             switched: None,
+            renewed: None,
             flushes: Vec::new(),
             before: None,
         };
@@ -305,10 +311,11 @@ impl Engine {
     /// # Errors
     /// See [`StartError`].
     pub fn open(again: Again) -> Result<Engine, StartError> {
-        let Again { mirror, facts, state_dir, commands, wake, turns, keep, accepted, switched, flushes, .. } = again;
+        let Again { mirror, facts, state_dir, commands, wake, turns, keep, accepted, switched, renewed, flushes, .. } = again;
         let (mirror, facts, state_dir) = (&mirror, &facts, state_dir.as_path());
         let setup = |what| move |source| StartError::Setup { mirror: mirror.name.clone(), what, source };
         let mut begin = Begin::now().map_err(setup("cannot read the clocks"))?;
+        begin.renewed = renewed;
         let root = Root::open(&mirror.source).map_err(|source| StartError::Source { path: mirror.source.clone(), source })?;
         let backend = if mirror.kernel.io_uring { Backend::Auto } else { Backend::Poll };
         let mut reactor = Reactor::new(backend).map_err(setup("cannot wait for descriptors"))?;
@@ -369,6 +376,7 @@ impl Engine {
             held: None,
             apart: Arc::default(),
             switched: false,
+            remounted: false,
             begin_again: None,
             successor: None,
             next_root_check: Duration::ZERO,

@@ -128,6 +128,15 @@ enum Told {
     Ended(Result<(Dirs, Report), ScanError>),
 }
 
+/// Why an engine takes over from one of the same process that did not stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Renewed {
+    /// The source was mounted anew at its path.
+    Remounted,
+    /// Everything else: another source, one that was accepted, a list that can be read again.
+    Otherwise,
+}
+
 /// How far the start is.
 pub(super) struct Begin {
     /// What the state said; taken when the engine runs.
@@ -135,6 +144,8 @@ pub(super) struct Begin {
     /// Before the marks were set.
     at: Wall,
     pub(super) status: status::Start,
+    /// An engine of this process had the mirror before, and gave it up without a stop.
+    pub(super) renewed: Option<Renewed>,
     /// An earlier run may have left temporary files on targets, beside what the walk finds.
     untidy: bool,
     /// Per target: what has to be clear before it counts as begun; `None`: a comparison of everything.
@@ -144,7 +155,8 @@ pub(super) struct Begin {
 impl Begin {
     /// Before the marks are set.
     pub(super) fn now() -> std::io::Result<Begin> {
-        Ok(Begin { opened: None, at: Clock::now()?.wall, status: status::Start::default(), untidy: false, epochs: None })
+        let at = Clock::now()?.wall;
+        Ok(Begin { opened: None, at, status: status::Start::default(), renewed: None, untidy: false, epochs: None })
     }
 }
 
@@ -178,7 +190,8 @@ impl History {
         let identity = Identity::of(root, &settings(mirror));
         let targets: Vec<TargetId> =
             targets.iter().map(|t| TargetId { name: t.cfg.name.clone(), settings: t.settings() }).collect();
-        let (keeper, opened) = Keeper::open(state_dir, &mirror.name, identity, &targets)?;
+        let distrusted = (begin.renewed == Some(Renewed::Remounted)).then_some(Why::Remounted);
+        let (keeper, opened) = Keeper::open_unless(state_dir, &mirror.name, identity, &targets, distrusted)?;
         begin.opened = Some(opened);
         Ok(History {
             keeper,
@@ -378,7 +391,14 @@ impl Engine {
 
     /// Begins: resumes from what the last run left, or compares everything.
     pub(super) fn begin(&mut self) {
-        match self.begin.opened.take() {
+        let opened = self.begin.opened.take();
+        if self.begin.renewed == Some(Renewed::Remounted) {
+            // Whatever is known of the time before: what changed meanwhile raised no event.
+            self.lost(Lost::all(Cause::MountChanged));
+            self.begin_whole(&Why::Remounted.to_string());
+            return self.all_is_told();
+        }
+        match opened {
             None => match self.mirror.initial {
                 Initial::Reconcile => self.begin_whole("no state is kept"),
                 Initial::None => self.begin_with_nothing("initial = \"none\""),
@@ -406,7 +426,10 @@ impl Engine {
         } else if none && stateless && !self.was_left_unsent() {
             self.begin_with_nothing(&format!("initial = \"none\"; {why}"));
         } else {
-            match (unclean, self.history.as_ref().is_some_and(|history| history.keeper.is_after_stop())) {
+            match (
+                unclean && self.begin.renewed.is_none(),
+                self.history.as_ref().is_some_and(|history| history.keeper.is_after_stop()),
+            ) {
                 (false, _) => {}
                 // Nothing was lost sight of. What changed since is not known, so hooks get the whole tree.
                 (true, true) => self.see_lost(b""),
@@ -414,6 +437,10 @@ impl Engine {
             }
             self.begin_whole(&why.to_string());
         }
+        self.all_is_told();
+    }
+
+    fn all_is_told(&mut self) {
         if let Some(history) = &mut self.history {
             history.keeper.all_told();
             let now = self.started.elapsed();
@@ -480,7 +507,7 @@ impl Engine {
         }
         self.begin.untidy = !resume.tidy;
         let clean = self.history.as_ref().is_some_and(|history| history.keeper.is_after_stop());
-        if !clean {
+        if !clean && self.begin.renewed.is_none() {
             *self.losses.entry(Cause::UncleanStop).or_insert(0) += 1;
         }
         tracing::info!(

@@ -19,6 +19,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::history::Renewed;
 use super::{Again, Engine};
 use crate::config::Mirror;
 use crate::control::Steered;
@@ -207,6 +208,7 @@ impl Engine {
             Hold::Moved(why) => {
                 tracing::warn!(mirror = %self.mirror.name, "{why}; it is opened anew, and everything is compared");
                 self.switched = self.mirror.source.canonicalize().is_ok_and(|now| now != self.root.path());
+                self.remounted = !self.switched;
                 self.begin_again = Some(false);
             }
             Hold::Lost { ref at } => {
@@ -305,6 +307,7 @@ impl Engine {
         self.with_target(at, |target, cx| held = target.accept_deletes(cx));
         let said: String = match held {
             0 => "no deletions were held".into(),
+            1 => "1 held deletion goes through now".into(),
             n => format!("{n} held deletions go through now"),
         };
         tracing::info!(mirror = %self.mirror.name, target_name = %self.targets[at].cfg.name, "{said}");
@@ -315,11 +318,16 @@ impl Engine {
     pub(super) fn again(self, accepted: bool) -> Again {
         let filled = || self.targets.iter().filter(|t| t.is_filled()).map(|t| t.cfg.name.clone()).collect();
         let switched = self.switched.then(filled);
+        let renewed = match self.begin_again {
+            None => None, // it stopped in order, for another configuration
+            Some(_) if self.remounted => Some(Renewed::Remounted),
+            Some(_) => Some(Renewed::Otherwise),
+        };
         let Engine { mirror, facts, state_dir, keep, commands, wake, turns, flushes, successor, .. } = self;
         let ((mirror, facts), before) = match successor {
             Some(next) => (*next, Some(Box::new((mirror, facts)))),
             None => ((mirror, facts), None),
         };
-        Again { mirror, facts, state_dir, commands, wake, turns, keep, accepted, switched, flushes, before }
+        Again { mirror, facts, state_dir, commands, wake, turns, keep, accepted, switched, renewed, flushes, before }
     }
 }

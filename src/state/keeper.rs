@@ -102,10 +102,28 @@ impl Keeper {
         identity: Result<Identity, Why>,
         targets: &[TargetId],
     ) -> Result<(Keeper, Result<Resume, Why>), StateError> {
+        Keeper::open_unless(state_dir, mirror, identity, targets, None)
+    }
+
+    /// The same; what an earlier run left is not gone on from where there is a reason for that.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn open_unless(
+        state_dir: &Path,
+        mirror: &str,
+        identity: Result<Identity, Why>,
+        targets: &[TargetId],
+        distrusted: Option<Why>,
+    ) -> Result<(Keeper, Result<Resume, Why>), StateError> {
         let file = StateFile::open(state_dir, mirror)?;
         let clock = Clock::now().map_err(|source| StateError::System { what: "the clocks", source })?;
         let mut last_stop = Stop::None;
         let resume = identity.clone().and_then(|identity| resume(&file, &identity, targets, &clock, &mut last_stop));
+        let resume = match distrusted.filter(|_| identity.is_ok()) {
+            Some(why) => Err(why),
+            None => resume,
+        };
         let key = match &resume {
             Ok(resume) => resume.dirs.key(),
             Err(_) => random().map_err(|source| StateError::System { what: "/dev/urandom", source })?,

@@ -133,6 +133,9 @@ pub enum Why {
     /// No file handles.
     #[error("the source's filesystem gives no file handles: {0}")]
     NoHandles(String),
+    /// What may have changed in it meanwhile raised no event, and bears any time.
+    #[error("the source was mounted anew while fansync ran")]
+    Remounted,
     /// The state of this run could not be begun.
     #[error("the state cannot be written: {0}")]
     Unwritable(String),
