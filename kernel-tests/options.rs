@@ -2,11 +2,17 @@
 //! what events carry, and in
 //! the comparison of a subtree.
 
+use std::io;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
+use std::process::Command;
+use std::thread;
 
+use crate::fixture::daemon::{Until, fansync};
 use crate::fixture::fs::Fs;
+use crate::fixture::proc::run;
 use crate::fixture::tree::{Dir, Times};
-use crate::fixture::{Case, Mirror, Setup, To, case};
+use crate::fixture::{Case, Mirror, Setup, Skip, To, WAIT, case};
 
 fn tree(src: &Dir) {
     src.mkdirs("d/sub");
@@ -17,7 +23,7 @@ fn tree(src: &Dir) {
 
 /// Options that go together, and leave the copy as it is without them.
 const GROUPS: &[&[&str]] = &[
-    &["--delay-updates", "--fsync", "--no-inc-recursive", "--no-whole-file", "--block-size=2048", "--fuzzy"],
+    &["--delay-updates", "--fsync", "--no-inc-recursive", "--no-whole-file", "--block-size=2048", "--fuzzy", "--blocking-io"],
     &["--temp-dir=.tmp", "--checksum", "--checksum-choice=md5", "--preallocate", "--no-motd", "--bwlimit=100m"],
     &["--partial-dir=.part", "--sparse", "--open-noatime", "--numeric-ids", "--super", "--max-alloc=1g", "--trust-sender"],
     &[
@@ -122,6 +128,9 @@ const OTHERWISE: &[&[&str]] = &[
 /// Places that the options name, and that are no part of the copy.
 const LEFT_OUT: &[&str] = &["/.tmp", ".part", ".~tmp~"];
 
+/// Those that have a test of their own.
+const ALONE: &[&str] = &["--crtimes", "--ipv6", "--compress-threads=", "--zt="];
+
 fn with(fs: Fs, to: To, args: &[&str]) -> crate::fixture::Run<Mirror> {
     let args: Vec<String> = args.iter().map(|a| a.to_string()).collect();
     let m = Setup::new(fs).targets(&[to]).target_key("args", args).exclude(LEFT_OUT).before(tree);
@@ -179,8 +188,130 @@ fn each_group(fs: Fs, to: To) -> crate::fixture::Run<()> {
     Ok(())
 }
 
+/// On every transport: these options, of which the copy has nothing; and keys of the target.
+fn each_transport(fs: Fs, args: &[String], keys: &[(&str, &str)]) -> crate::fixture::Run<()> {
+    for to in [To::Local, To::Module, To::Ssh] {
+        let m = keys.iter().fold(Setup::new(fs).targets(&[to]), |m, (key, value)| m.target_key(key, *value));
+        let m = m.target_key("args", args.to_vec()).before(tree).start()?;
+        m.check();
+        change(&m.src);
+        m.check();
+        let status = m.daemon.target_status("t1");
+        assert!(!went_wrong(&status) && !is_unknown(&status, to), "{to:?} with {args:?}: {status:?}");
+    }
+    Ok(())
+}
+
+/// A port of ::1 that leads to one of 127.0.0.1, for as long as the test runs.
+fn over_ipv6(port: u16) -> Option<u16> {
+    let listener = TcpListener::bind(("::1", 0)).ok()?;
+    let own = listener.local_addr().ok()?.port();
+    thread::spawn(move || {
+        for near in listener.incoming().flatten() {
+            let Ok(far) = TcpStream::connect(("127.0.0.1", port)) else { continue };
+            let copy = |from: &TcpStream, to: &TcpStream| {
+                let (Ok(mut from), Ok(mut to)) = (from.try_clone(), to.try_clone()) else { return };
+                thread::spawn(move || {
+                    let _ = io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(Shutdown::Write);
+                });
+            };
+            copy(&near, &far);
+            copy(&far, &near);
+        }
+    });
+    Some(own)
+}
+
 pub fn cases() -> Vec<Case> {
     vec![
+        // What the program allows, and what the tests try.
+        case("each_allowed_option_is_tried", &[Fs::Tmpfs], |_| {
+            let groups = GROUPS.iter().chain(OTHERWISE).flat_map(|group| group.iter()).chain(ALONE);
+            let tried: Vec<&str> = groups.map(|option| option.trim_start_matches("-M").trim_start_matches("--")).collect();
+            let missing: Vec<&str> = fansync::config::allowed_options()
+                .filter(|name| match name.strip_suffix('=') {
+                    Some(_) => !tried.iter().any(|option| option.starts_with(name)),
+                    None => !tried.contains(name),
+                })
+                .collect();
+            assert_eq!(missing, Vec::<&str>::new(), "allowed, and tried by no test");
+            Ok(())
+        }),
+        case("compression_threads", &[Fs::Tmpfs], |fs| {
+            each_transport(fs, &["--compress-threads=2".into()], &[("compress", "zstd")])?;
+            each_transport(fs, &["--zt=2".into(), "--compress-level=3".into()], &[("compress", "zstd")])
+        }),
+        case("over_ipv6", &[Fs::Tmpfs], |fs| {
+            for to in [To::Module, To::Ssh, To::Local] {
+                let mut m = Setup::new(fs).targets(&[to]).before(tree).start()?;
+                m.check();
+                let target = &m.config().mirror[0].target[0];
+                let (mut url, mut ssh) = (target.url.clone(), target.ssh.clone());
+                let port = match to {
+                    To::Local => None,
+                    To::Module => m.rsyncd.as_ref().map(|rsyncd| rsyncd.port()),
+                    To::Ssh => ssh.as_deref().and_then(|ssh| ssh.split(' ').nth(2)?.parse().ok()),
+                };
+                if let Some(port) = port {
+                    let Some(own) = over_ipv6(port) else { return Err(Skip("there is no IPv6 on loopback".into())) };
+                    url = url.replace("127.0.0.1", "[::1]").replace(&format!(":{port}/"), &format!(":{own}/"));
+                    ssh = ssh.map(|ssh| ssh.replace(&format!(" {port} "), &format!(" {own} ")));
+                }
+                m.daemon.terminate();
+                m.configure(|mirror| {
+                    let target = &mut mirror.target[0];
+                    (target.url, target.ssh) = (url, ssh);
+                    target.keys.insert("args".into(), toml::Value::from(vec!["--ipv6"]));
+                });
+                m.restart(Until::Reconciled);
+                change(&m.src);
+                m.check();
+                let status = m.daemon.target_status("t1");
+                assert!(!went_wrong(&status) && !is_unknown(&status, to), "{to:?}: {status:?}");
+            }
+            Ok(())
+        }),
+        // An rsync that was built without it says so, and so does the check before.
+        case("creation_times", &[Fs::Tmpfs], |fs| {
+            for to in [To::Local, To::Module, To::Ssh] {
+                let m = Setup::new(fs).targets(&[to]).target_key("args", vec!["--crtimes".to_string()]).before(tree);
+                let m = m.while_reconciling().start()?;
+                let checked = fansync(&["check", "--config", &m.write_config().display().to_string()], WAIT);
+                let said = format!("{}{}", checked.stdout, checked.stderr);
+                let has = run(Command::new("rsync").arg("--version"), WAIT).stdout;
+                if !has.contains("no crtimes") {
+                    assert!(!said.contains("crtimes"), "{said}");
+                    m.check();
+                    continue;
+                }
+                assert!(checked.code == 0 && said.contains("--crtimes"), "{said}");
+                let status = m.daemon.target_status_until("t1", "the option is refused", |t| t.state == "config");
+                assert!(status.reason.contains("crtimes"), "{status:?}");
+            }
+            Ok(())
+        }),
+        case("access_times_and_verify", &[Fs::Ext4], |fs| {
+            for to in [To::Local, To::Module, To::Ssh] {
+                let m = Setup::new(fs).targets(&[to]).target_key("args", vec!["--atimes".to_string()]).before(tree).start()?;
+                m.check();
+                // The copy's are set by rsync, and the source's by whoever reads it: no difference that counts.
+                for n in 0..3 {
+                    let file = std::fs::File::options().append(true).open(m.src.at("d/file")).expect("it is there");
+                    let at = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(2_000_000_000 + n);
+                    let modified = file.metadata().and_then(|meta| meta.modified()).expect("it has one");
+                    file.set_times(std::fs::FileTimes::new().set_accessed(at).set_modified(modified)).expect("it is ours");
+                    drop(file);
+                    m.daemon.flush(None);
+                    let said = m.daemon.does(&["verify"]);
+                    assert!(said.contains("equal"), "{to:?}: {said}");
+                }
+                m.dst().write("d/file", b"one?");
+                let ran = m.daemon.client(&["verify"], WAIT);
+                assert!(ran.code == 1 && ran.stdout.contains("d/file"), "{to:?}: {} {}", ran.stdout, ran.stderr);
+            }
+            Ok(())
+        }),
         case("added_options_to_a_directory", &[Fs::Tmpfs], |fs| each_group(fs, To::Local)),
         case("added_options_to_a_module", &[Fs::Tmpfs], |fs| each_group(fs, To::Module)),
         case("added_options_over_ssh", &[Fs::Tmpfs], |fs| each_group(fs, To::Ssh)),

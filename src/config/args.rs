@@ -15,7 +15,7 @@ const FINE: &str = "acls no-acls no-A xattrs no-xattrs no-X no-hard-links no-H a
     numeric-ids no-numeric-ids usermap= groupmap= chown= chmod= munge-links no-munge-links sparse no-sparse no-S preallocate \
     whole-file no-whole-file no-W checksum no-checksum no-c checksum-choice= cc= checksum-seed= block-size= compress-level= zl= \
     compress-threads= zt= skip-compress= fuzzy no-fuzzy no-y max-alloc= temp-dir= partial-dir= delay-updates no-delay-updates fsync \
-    bwlimit= no-bwlimit log-file= log-file-format= early-input= address= sockopts= ipv4 ipv6 blocking-io no-blocking-io \
+    bwlimit= no-bwlimit log-file= log-file-format= address= sockopts= ipv4 ipv6 blocking-io no-blocking-io \
     no-inc-recursive no-i-r secluded-args protect-args trust-sender no-inplace no-append no-partial no-backup \
     no-write-devices no-insecure-links no-iconv no-verbose no-v no-motd no-progress no-human-readable no-h no-msgs2stderr \
     no-ignore-errors no-drop-D no-mkpath no-one-file-system no-x no-prune-empty-dirs no-m";
@@ -74,6 +74,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("timeout= no-timeout", "set timeout in the target"),
     ("contimeout= no-contimeout", "set connect_timeout in the target"),
     ("password-file=", "set password_file in the target"),
+    ("early-input=", "rsync is confined to the source and cannot read the file, and what the source holds is no secret"),
     ("port=", "write the port into the url, as in rsync://host:8730/module"),
     ("rsh=", "set ssh in the target"),
     ("rsync-path=", "set rsync_path in the target"),
@@ -193,6 +194,11 @@ pub(super) struct Refused {
     /// The option, as rsync's manual writes it.
     pub(super) option: String,
     pub(super) reason: String,
+}
+
+/// The long options that may be added, each with `=` behind it if it takes a value.
+pub fn allowed() -> impl Iterator<Item = &'static str> {
+    FINE.split_whitespace()
 }
 
 #[cfg(feature = "lsyncd")]

@@ -30,7 +30,7 @@ use std::path::{Component, Path, PathBuf};
 
 #[cfg(feature = "lsyncd")]
 pub(crate) use args::reasons_against;
-pub use args::{Nodes, copies_dir_times, name_directories, names_places, passes_options_on};
+pub use args::{Nodes, allowed as allowed_options, copies_dir_times, name_directories, names_places, passes_options_on};
 pub use checked::{
     Batch, Compress, Config, Daemon, Events, Extras, FollowOpenFiles, Initial, KernelSwitches, Level, LogConfig, LogFormat,
     MaxDelete, Mirror, Mounts, Target, Watch,

@@ -160,6 +160,14 @@ fn mirror(mirror: &Mirror, path: &str, out: &mut Vec<Complaint>) {
         let help = "write an absolute path, or a plain name to be found in PATH";
         section.complain("rsync", format!("rsync {rsync:?} is neither an absolute path nor a plain name"), help);
     }
+    if rsync.file_name().is_some_and(|name| name == "rsync-ssl") {
+        let help = "use ssh, a VPN, or a tunnel in front of the module (docs/targets.md)";
+        section.complain(
+            "rsync",
+            "rsync-ssl is a program that starts rsync by itself, and takes none of what fansync gives it",
+            help,
+        );
+    }
     if mirror.roles && !mirror.filter.excludes(mark::DIR.as_bytes(), true) {
         let help = format!("make the include pattern narrower, so that it does not match {}", mark::DIR);
         section.complain("include", format!("with roles = true, {} must be left out, and is included", mark::DIR), help);

@@ -463,6 +463,7 @@ fn rules_within_a_mirror() {
         ("batch = { max_pending = 10 }", "", "max_pending is 10"),
         ("batch = 5", "", "batch is a number, and should be a table, written [mirror.batch]"),
         ("rsync = \"./rsync\"", "", "neither an absolute path nor a plain name"),
+        ("rsync = \"/usr/bin/rsync-ssl\"", "", "starts rsync by itself"),
         ("rsync = \"\"", "", "neither an absolute path nor a plain name"),
         ("target = 1", "", ""),
         ("full_every = \"0s\"", "", "more than zero"),
