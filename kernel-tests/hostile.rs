@@ -43,6 +43,8 @@ pub fn cases() -> Vec<Case> {
             for failure in &status.failures {
                 assert!(failure.path.len() <= MAX_PATH_BYTES && failure.reason.contains("rsync takes at most"), "{failure:?}");
             }
+            let said = m.daemon.log().matches("paths are longer than rsync takes").count();
+            assert!((1..=2).contains(&said), "{said} lines in the log for two directories");
             let told = m.daemon.client(&["flush", "--timeout", "5s"], WAIT);
             assert!(told.code == 1 && told.stderr.contains("2 paths failed"), "{}: {}", told.code, told.stderr);
             // One that begins alike and is not below it: of no concern to it.

@@ -275,6 +275,9 @@ pub fn cases() -> Vec<Case> {
             let log = fs::read_to_string(site.log()).unwrap_or_default();
             let pid = log.split("is run by process ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
             let pid = Pid::from_raw(pid.unwrap_or_else(|| panic!("no process is named in\n{log}")));
+            let lock = log.split("its lock is ").nth(1).and_then(|rest| rest.split(')').next()).map(PathBuf::from);
+            let lock = lock.unwrap_or_else(|| panic!("no lock is named in\n{log}"));
+            assert_eq!(fs::read_to_string(&lock).ok(), Some(format!("{pid}\n")));
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
             let session = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(3)).map(str::to_owned);
             assert_eq!(session, Some(pid.to_string()), "it has no session of its own");
@@ -283,6 +286,7 @@ pub fn cases() -> Vec<Case> {
             kill(pid, Signal::SIGTERM).expect("it runs");
             let ended = || (!Path::new(&format!("/proc/{pid}")).exists()).then_some(());
             poll_until(WAIT, ended).expect("it ends");
+            assert!(!lock.exists(), "its file with the process id stays");
             assert_eq!(start(), Some(0), "the lock is free again");
             assert_eq!(start(), Some(78));
             let log = fs::read_to_string(site.log()).unwrap_or_default();

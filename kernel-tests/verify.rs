@@ -268,7 +268,7 @@ pub fn cases() -> Vec<Case> {
                 crate::fixture::tree::differences(before.root(), target.root(), crate::fixture::tree::Times::All, &|_| false);
             assert!(found.is_empty(), "the target has changed:\n{found}");
             let ran = fansync(&["mirror", "--dry-run", "--max-delete", "0", &src, &url], WAIT);
-            assert!(ran.code == 0 && ran.stdout.contains("  HELD   1 deletions are more than"), "{}{}", ran.stdout, ran.stderr);
+            assert!(ran.code == 0 && ran.stdout.contains("  HELD   1 deletion is more than"), "{}{}", ran.stdout, ran.stderr);
             let ran = fansync(&["mirror", "--dry-run", &src, "rsync://127.0.0.1:1/m"], WAIT);
             assert!(ran.code == 75 && ran.stderr.contains("Connection refused"), "{}{}", ran.stdout, ran.stderr);
             Ok(())

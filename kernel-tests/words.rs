@@ -23,6 +23,25 @@ echo "Welcome to this host, it is $(date +%s%N)" >&2
 exec rsync "$@"
 "#;
 
+/// Hands on to rsync; once, at the end of a run, a file is replaced by a directory, and called unreadable. The daemon has seen
+/// that by the time that the run ends.
+const REPLACED: &str = r#"
+case " $* " in *" -n "* | *" -VV "* | *" --version "*) exec rsync "$@" ;; esac
+if [ -e 'ARMED' ]; then
+    src=$(cat 'ARMED')
+    rsync "$@"
+    rm "$src/d/bad"
+    mkdir -p "$src/d/bad/deep"
+    echo new >"$src/d/bad/deep/f"
+    sleep 1
+    rm 'ARMED'
+    echo "rsync: [sender] send_files failed to open \"$src/d/bad\": Input/output error (5)" >&2
+    echo "rsync error: some files/attrs were not transferred (see previous errors) (code 23) at main.c(1338) [sender=3.5.0]" >&2
+    exit 23
+fi
+exec rsync "$@"
+"#;
+
 fn chattr(flag: &str, at: std::path::PathBuf) {
     must(Command::new("chattr").arg(flag).arg(at));
 }
@@ -60,6 +79,50 @@ pub fn cases() -> Vec<Case> {
                 m.check();
                 assert_eq!(m.dst().read("d/bad").as_deref(), Some(&b"newer content"[..]), "{to:?}");
             }
+            Ok(())
+        }),
+        case("a_symbolic_link_that_the_target_refuses_stays_a_failure_after_a_comparison", &[Fs::Tmpfs], |fs| {
+            for to in [To::Module, To::Local, To::Ssh] {
+                let refuses = |dst: &Dir| {
+                    dst.mkdirs("links");
+                    chattr("+i", dst.at("links"));
+                };
+                let m = Setup::new(fs).targets(&[to]).target_key("retry_min", "50ms").target_key("retry_max", "3s");
+                let m = m.while_reconciling().before_on_target(refuses).before(|src| {
+                    tree(src);
+                    src.mkdir("links");
+                    src.symlink("../d/good", "links/l");
+                });
+                let m = m.start()?;
+                let refused = |t: &crate::fixture::daemon::TargetStatus| {
+                    t.state == "failing" && t.failures.iter().any(|f| f.path == "links/l" && f.reason.contains("symlink"))
+                };
+                let status = m.daemon.target_status_until("t1", "the link", refused);
+                let flushed = m.daemon.try_flush(std::time::Duration::from_secs(2));
+                let there = m.dst().has("links/l");
+                chattr("-i", m.dst().at("links"));
+                assert!(flushed.is_err() && !there, "{to:?}: flush says that a link is there which the target refuses");
+                // Its directory keeps its own times, and nothing else fails.
+                assert!(status.failures.iter().all(|f| f.path == "links/l" || f.path == "links"), "{to:?}: {status:?}");
+                assert!(m.dst().has("d/e/f") && m.dst().has("d/link"), "{to:?}: what is beside it was not sent");
+                m.daemon.does(&["retry"]);
+                m.check();
+            }
+            Ok(())
+        }),
+        // What was a file when rsync could not read it is a directory when it is tried by itself.
+        case("a_place_left_alone_becomes_a_directory", &[Fs::Tmpfs, Fs::Ext4], |fs| {
+            let dir = work_dir();
+            let armed = dir.path().join("armed");
+            let rsync = program(&dir.path().join("reads"), &REPLACED.replace("ARMED", &armed.display().to_string()));
+            let m = Setup::new(fs).rsync(rsync).target_key("standby", 0).target_key("retry_min", "50ms").before(tree).start()?;
+            m.check();
+            std::fs::write(&armed, m.src.root().display().to_string()).expect("there is room");
+            m.daemon.reconcile();
+            let taken = || (!armed.exists()).then_some(());
+            assert!(crate::fixture::proc::poll_until(crate::fixture::WAIT, taken).is_some(), "no comparison");
+            m.check();
+            assert!(m.dst().has("d/bad/deep/f"));
             Ok(())
         }),
         case("each_failing_path_has_its_own_words", &[Fs::Tmpfs], |fs| {

@@ -295,3 +295,63 @@ fn every_link_leads_somewhere() {
     }
     assert!(seen > 50, "only {seen} links were found");
 }
+
+/// What a number before a noun in the plural looks like in a format string.
+fn numbered(line: &str) -> Option<&str> {
+    const NOUNS: [&str; 16] = [
+        "paths",
+        "entries",
+        "files",
+        "deletions",
+        "runs",
+        "directories",
+        "names",
+        "events",
+        "changes",
+        "hooks",
+        "mirrors",
+        "batches",
+        "places",
+        "failures",
+        "processes",
+        "lines",
+    ];
+    line.match_indices("} ").find_map(|(at, _)| {
+        let opens = line[..at].rfind('{')?;
+        let inside = &line[opens + 1..at];
+        let mut words = line[at + 2..].split(|c: char| !c.is_ascii_alphabetic());
+        let plain = inside.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.".contains(&b));
+        let noun = words.by_ref().take(2).find(|word| NOUNS.contains(word))?;
+        plain.then_some(noun)
+    })
+}
+
+#[test]
+fn a_number_and_its_noun_agree() {
+    // Numbers that are never 1, or follow an arm for 1; and texts that people do not read.
+    const ELSEWHERE: [&str; 6] = [
+        "held deletions go through",
+        "paths differ",
+        "{name} runs",
+        "{self.index}",
+        "with hooks alone",
+        "rsync runs at the same time",
+    ];
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut off = Vec::new();
+    for (path, text) in sources(&top.join("src")) {
+        let shown = path.display().to_string();
+        if shown.contains("test") || shown.contains("golden") || shown.contains("scripted") {
+            continue;
+        }
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for (n, line) in code.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//")) {
+            if let Some(noun) = numbered(line).filter(|_| !ELSEWHERE.iter().any(|known| line.contains(known))) {
+                off.push(format!("{shown}:{}: {noun}: {}", n + 1, line.trim()));
+            }
+        }
+    }
+    assert_eq!(numbered("\"{} paths wait\""), Some("paths"));
+    assert!(numbered("\"{} wait\"").is_none() && numbered("\"{path} and names\"").is_some());
+    assert!(off.is_empty(), "use `status::plural` for\n{}", off.join("\n"));
+}

@@ -93,6 +93,8 @@ const MOUNTS: u64 = 2;
 const BUFFERS_PER_TURN: usize = 64;
 /// How often subtrees that cannot be watched are compared.
 const UNWATCHED_EVERY: Duration = Duration::from_secs(30);
+/// After a wait that failed.
+const UNREADY_PAUSE: Duration = Duration::from_millis(100);
 /// Directories remembered inside and outside the root, each; about 100 bytes, name and handle included.
 const MAX_DIRS: usize = 1_000_000;
 
@@ -425,12 +427,19 @@ impl Engine {
         for lost in self.watching.take_lost() {
             self.lost(lost);
         }
-        let mut ready = Vec::new();
+        let (mut ready, mut cannot_wait) = (Vec::new(), false);
         loop {
             ready.clear();
             let timeout = self.next_due().map(|due| due.saturating_sub(self.started.elapsed()));
             if let Err(error) = self.reactor.wait(&mut ready, timeout) {
-                panic!("the engine cannot wait for its descriptors: {error}");
+                // For want of memory; what is ready stays so.
+                if !std::mem::replace(&mut cannot_wait, true) {
+                    tracing::error!(mirror = %self.mirror.name, %error, "cannot wait for events; tried again");
+                }
+                std::thread::sleep(UNREADY_PAUSE);
+                ready.clear();
+            } else {
+                cannot_wait = false;
             }
             let mut more = false;
             for &token in &ready {
@@ -570,13 +579,18 @@ impl Engine {
                         "events can no longer be read; the whole tree is compared every {} s instead. Restart fansync",
                         UNWATCHED_EVERY.as_secs()
                     );
-                    self.watching.go_blind();
-                    self.lost(Lost::all(Cause::ReaderFailed));
-                    self.next_unwatched = Some(self.now() + UNWATCHED_EVERY);
+                    self.go_blind(Cause::ReaderFailed);
                 }
             }
         }
         true
+    }
+
+    /// Events do not tell of everything any more, and nothing will change that: all is compared, again and again.
+    fn go_blind(&mut self, cause: Cause) {
+        self.watching.go_blind();
+        self.lost(Lost::all(cause));
+        self.next_unwatched = Some(self.now() + UNWATCHED_EVERY);
     }
 
     fn fanotify(&mut self, bytes: &[u8]) {
@@ -723,6 +737,13 @@ impl Engine {
     fn tick(&mut self) {
         let now = self.now();
         self.compare_scheduled(false);
+        if self.resolver.takes_deafness() {
+            tracing::error!(
+                mirror = %self.mirror.name,
+                "the whole tree is compared every {} s, as events may be missing. Restart fansync", UNWATCHED_EVERY.as_secs()
+            );
+            self.go_blind(Cause::Unwatched);
+        }
         if self.recent.len() > 1000 {
             self.recent.retain(|_, r| r.scheduled || now.saturating_sub(r.at) < r.pause * 4);
         }

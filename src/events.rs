@@ -26,6 +26,7 @@ use crate::dirty::Seen;
 use crate::engine;
 use crate::lost::Lost;
 use crate::path::RelPath;
+use crate::status::plural;
 use crate::verify::has_hung_up;
 
 /// Events that wait for one listener.
@@ -288,7 +289,7 @@ impl Event {
     fn human(&self) -> String {
         let left_out = match self.dropped {
             0 => String::new(),
-            n => format!("({n} events left out)\n"),
+            n => format!("({} left out)\n", plural(n, "event")),
         };
         let at = UNIX_EPOCH + Duration::from_secs_f64(self.time_unix.max(0.0));
         let slash = if self.dir && self.path != "." { "/" } else { "" };

@@ -595,6 +595,16 @@ pub(crate) fn plural(n: u64, noun: &str) -> String {
     }
 }
 
+/// The subject of a sentence: `1 path is`, `2 paths are`.
+pub(crate) fn are(n: u64, noun: &str) -> String {
+    format!("{} {}", plural(n, noun), if n == 1 { "is" } else { "are" })
+}
+
+/// The same, known by then.
+pub(crate) fn they_are(n: u64) -> &'static str {
+    if n == 1 { "it is" } else { "they are" }
+}
+
 /// Seconds for a human: `12ms`, `3.4s`, `5m 10s`.
 pub(crate) fn span(seconds: f64) -> String {
     let whole = std::time::Duration::from_secs(seconds.max(0.0) as u64);
@@ -739,6 +749,7 @@ pub(crate) mod tests {
         assert_eq!(of(1), "1 path 1 entry 1 batch 1 directory 1 try 1 process 1 day");
         assert_eq!(of(2), "2 paths 2 entries 2 batches 2 directories 2 tries 2 processes 2 days");
         assert_eq!(plural(0, "path"), "0 paths");
+        assert_eq!((are(1, "entry"), are(2, "entry")), ("1 entry is".into(), "2 entries are".into()));
     }
 
     #[test]

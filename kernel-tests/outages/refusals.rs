@@ -80,6 +80,11 @@ pub fn cases() -> Vec<Case> {
             assert!(poll_until(WAIT, dropped).is_some(), "a changed password is not noticed");
             fs::remove_file(&password).expect("the password file can be removed");
             becomes(&m, "config", "cannot use the password file");
+            let log = m.daemon.log();
+            assert!(
+                log.contains("target cannot be used as it is configured") && !log.contains("target refuses us: cannot use"),
+                "{log}"
+            );
             other_is_well(&m);
             secret(&password, "other\n");
             m.check();

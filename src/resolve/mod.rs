@@ -215,6 +215,7 @@ pub struct Resolver {
     relinked: relinked::Relinked,
     linked: linked::Linked,
     survivors: Vec<Inode>,
+    deafness_taken: bool,
     now: Duration,
 }
 
@@ -257,6 +258,7 @@ impl Resolver {
             relinked: relinked::Relinked::default(),
             linked: linked::Linked::default(),
             survivors: Vec::new(),
+            deafness_taken: false,
             now: Duration::ZERO,
         }
     }

@@ -91,17 +91,26 @@ pub struct Mutes {
     /// Something is muted for the filter's sake: a path that changes may change that.
     filtered: bool,
     said: bool,
+    deaf: bool,
 }
 
 impl Mutes {
     /// Nothing is muted yet.
     pub fn new(ignorer: Ignorer) -> Mutes {
-        Mutes { ignorer, dirs: Hashes::default(), files: Hashes::default(), heat: Heat::new(), filtered: false, said: false }
+        Mutes {
+            ignorer,
+            dirs: Hashes::default(),
+            files: Hashes::default(),
+            heat: Heat::new(),
+            filtered: false,
+            said: false,
+            deaf: false,
+        }
     }
 
     /// Counts a useless event of an entry of directory `dir`. `true`: it is worth [`Mutes::directory`].
     pub fn heats(&mut self, dir: u64, now: Duration) -> bool {
-        self.ignorer.can_ignore_entries() && self.heat.count(dir, now)
+        !self.deaf && self.ignorer.can_ignore_entries() && self.heat.count(dir, now)
     }
 
     /// Mutes a directory whose events lead nowhere.
@@ -171,17 +180,23 @@ impl Mutes {
         }
     }
 
-    /// Hears everything again. Whoever calls this has to compare what may have changed unheard.
-    ///
-    /// # Panics
-    /// If the kernel refuses, which it has no reason to: what is muted would stay so, unseen.
+    /// Hears everything again. Whoever calls this has to compare what may have changed unheard. If the kernel refuses, which it
+    /// has no reason to, what is muted stays so, and [`Mutes::is_deaf`] says it.
     pub fn hear_all(&mut self) {
         if let Err(error) = self.ignorer.hear_all() {
-            panic!("the kernel does not remove ignore marks: {error}");
+            if !std::mem::replace(&mut self.deaf, true) {
+                tracing::error!(%error, "the kernel does not take ignore marks away, so changes may go unreported");
+            }
+            return;
         }
         self.dirs.clear();
         self.files.clear();
         self.filtered = false;
+    }
+
+    /// Whether something is muted that may matter, and nothing can be done about it.
+    pub fn is_deaf(&self) -> bool {
+        self.deaf
     }
 
     /// Whether a file is muted as useless.
@@ -234,6 +249,16 @@ mod tests {
             heat.count(7, Duration::ZERO)
         });
         assert!((2..=3).contains(&found.count()));
+    }
+
+    #[test]
+    fn marks_that_cannot_be_removed_make_it_deaf() {
+        let mut mutes = Mutes::new(Ignorer::broken());
+        mutes.keep(7);
+        assert!(!mutes.is_deaf() && mutes.is_useless(7));
+        mutes.hear_all();
+        assert!(mutes.is_deaf() && mutes.is_useless(7), "it is muted still");
+        assert!((0..2 * HOT).all(|_| !mutes.heats(7, Duration::ZERO)), "nothing more is muted");
     }
 
     #[test]

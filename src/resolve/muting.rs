@@ -88,6 +88,12 @@ impl Resolver {
         self.muting.as_ref().is_some_and(|muting| muting.names_files)
     }
 
+    /// Whether ignore marks that may matter stay; once for each resolver.
+    pub fn takes_deafness(&mut self) -> bool {
+        let deaf = self.muting.as_ref().is_some_and(|muting| muting.mutes.is_deaf());
+        deaf && !std::mem::replace(&mut self.deafness_taken, true)
+    }
+
     /// Whether [`Resolver::mute_by`] was called.
     pub fn mutes(&self) -> bool {
         self.muting.is_some()

@@ -123,6 +123,7 @@ fn mistakes_have_their_places() {
         (r#"watch="/no/such/tree""#, "", "<localpath> has no watch", ":21:9"),
         (r#"name="other/below""#, r#"name="""#, "<remote> has no name", ":26:43"),
         (r#"ip="192.0.2.42""#, r#"ip="192.0.2.41""#, "is a target of mirror", ":23:25"),
+        (r#"ip="192.0.2.42""#, r#"ip="bad host""#, "bad host", ":23:25"),
         (r#"port="874""#, r#"port="87400""#, "port of <userDefinedPort>", ":31:49"),
         (r#"time="100""#, r#"time="soon""#, "time of <timeout>", ":32:41"),
         (r#"timeToExecute="60""#, r#"timeToExecute="0""#, "timeToExecute of <failLog>", ":35:61"),

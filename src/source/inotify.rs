@@ -87,9 +87,9 @@ impl WatchReport {
 /// The kernel refused further watches. Its text is what an administrator needs to know.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
-    "no inotify watches left for {unwatched} directories and what is below them; they are rescanned instead, which is slower: \
+    "no inotify watches left for {} and what is below; that is rescanned instead, which is slower: \
      fs.inotify.max_user_watches is {}, {watched} are in use here and at least {} are needed; raise it with sysctl",
-    limit.map_or("unknown".to_owned(), |limit| limit.to_string()), watched + unwatched
+    crate::status::plural(*unwatched as u64, "directory"), limit.map_or("unknown".to_owned(), |limit| limit.to_string()), watched + unwatched
 )]
 pub struct OutOfWatches {
     /// `fs.inotify.max_user_watches`, shared with all processes of this user.

@@ -26,6 +26,7 @@ use crate::config::MaxDelete;
 use crate::filter::Filter;
 use crate::path::{self, RelPath};
 use crate::resolve::Root;
+use crate::status::plural;
 
 /// A target that would lose fewer entries does not stop the mirror because its source is empty.
 pub const EMPTIED_MIN: u64 = 10;
@@ -65,7 +66,7 @@ impl Hold {
                 let place = if at.is_root() { root.to_owned() } else { format!("{root}/{at}") };
                 let since =
                     if *from_the_start { "is empty (a disk that is not mounted?)" } else { "lost nearly everything at one blow" };
-                format!("the source {place} {since}, and a target would lose {deletes} entries")
+                format!("the source {place} {since}, and a target would lose {}", plural(*deletes, "entry"))
             }
         }
     }

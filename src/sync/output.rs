@@ -301,7 +301,7 @@ impl Output {
     pub fn messages(&self) -> Vec<Vec<u8>> {
         let mut out = self.head.clone();
         if self.dropped > 0 {
-            out.push(format!("({} more lines)", self.dropped).into_bytes());
+            out.push(format!("({})", crate::status::plural(self.dropped, "more line")).into_bytes());
         }
         out.extend(self.tail.iter().cloned());
         out

@@ -16,6 +16,7 @@ use super::output::Words;
 use crate::cover::Cover;
 use crate::dirty::{Entry, Kind};
 use crate::path::{self, RelPath};
+use crate::status::plural;
 
 /// Rounds that a batch is run whole before it is split.
 pub(super) const WHOLE_ROUNDS: u32 = 3;
@@ -210,7 +211,7 @@ impl Retries {
     /// Records that `entry` fails in place of others: with the reason of the first, tried when the first of them would have been.
     pub fn stand(&mut self, entry: Entry, of: &[(String, u32, Duration)]) {
         let Some((first, ..)) = of.first() else { return };
-        let reason = format!("{} paths in it failed, the first: {first}", of.len());
+        let reason = format!("{} in it failed, the first: {first}", plural(of.len() as u64, "path"));
         let tries = of.iter().map(|(_, tries, _)| *tries).max().unwrap_or(1);
         let due = of.iter().map(|(_, _, due)| *due).min().unwrap_or_default();
         self.bytes += entry.path.len();

@@ -89,7 +89,7 @@ use crate::path::{self, RelPath, Shown};
 use crate::progress::LOG_EVERY;
 use crate::resolve::Root;
 use crate::state::runs::Runs;
-use crate::status::{self, plural};
+use crate::status::{self, are, plural, they_are};
 use crate::sys::child::WaitsOn;
 use crate::sys::reactor::{Interest, Reactor};
 use crate::sys::statx::{FileTime, StatBrief, Statter};

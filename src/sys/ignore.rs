@@ -50,6 +50,13 @@ impl Ignorer {
         Ok(Ignorer { group, file: entries.unwrap_or(LEGACY | evictable), entries, evictable: evictable != 0 })
     }
 
+    /// One for whose group the kernel refuses everything.
+    #[cfg(test)]
+    pub(crate) fn broken() -> Ignorer {
+        let group = std::fs::File::open("/dev/null").map(OwnedFd::from);
+        Ignorer { group: group.expect("it is there"), file: LEGACY, entries: Some(libc::FAN_MARK_IGNORE_SURV), evictable: false }
+    }
+
     /// Whether the entries of a directory can be ignored (Linux 6.0).
     pub fn can_ignore_entries(&self) -> bool {
         self.entries.is_some()

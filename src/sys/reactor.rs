@@ -118,12 +118,28 @@ impl Reactor {
     /// Waits until a descriptor is ready, at most `timeout` (`None`: for ever; nanoseconds count), and puts the tokens of all
     /// that are into `out`, which is cleared first; each token once, in no order.
     ///
+    /// A ring that fails is given up for poll(2), with all that it watched.
+    ///
     /// # Errors
-    /// io_uring_enter(2), poll(2): ENOMEM. Not EINTR, which returns with nothing.
+    /// poll(2): ENOMEM. Not EINTR, which returns with nothing.
     pub fn wait(&mut self, out: &mut Vec<u64>, timeout: Option<Duration>) -> io::Result<()> {
         out.clear();
         match &mut self.0 {
-            Kind::Uring(uring) => uring.wait(out, timeout),
+            Kind::Uring(uring) => match uring.wait(out, timeout) {
+                Ok(()) => Ok(()),
+                Err(error) => {
+                    tracing::warn!(%error, "io_uring failed, waiting with poll from now on");
+                    let mut poll = Poll::default();
+                    for (&token, watched) in &uring.watched {
+                        poll.put(watched.fd, watched.events as libc::c_short, token);
+                    }
+                    out.clear();
+                    // What was ready in the ring is ready still.
+                    let waited = poll.wait(out, timeout);
+                    self.0 = Kind::Poll(poll);
+                    waited
+                }
+            },
             Kind::Poll(poll) => poll.wait(out, timeout),
         }
     }
@@ -145,9 +161,13 @@ impl Poll {
         if self.tokens.contains(&token) {
             return Err(in_use(token));
         }
-        self.fds.push(libc::pollfd { fd, events: interest.events(), revents: 0 });
-        self.tokens.push(token);
+        self.put(fd, interest.events(), token);
         Ok(())
+    }
+
+    fn put(&mut self, fd: RawFd, events: libc::c_short, token: u64) {
+        self.fds.push(libc::pollfd { fd, events, revents: 0 });
+        self.tokens.push(token);
     }
 
     fn remove(&mut self, token: u64) {
@@ -308,6 +328,25 @@ mod tests {
         reactor.wait(&mut out, timeout).unwrap();
         out.sort_unstable();
         out
+    }
+
+    #[test]
+    fn a_ring_that_fails_is_given_up_for_poll() {
+        let mut reactor = Reactor::new(Backend::Uring).unwrap();
+        let ((a, mut to_a), (b, _to_b)) = (io::pipe().unwrap(), io::pipe().unwrap());
+        reactor.add(a.as_fd(), Interest::Read, 7).unwrap();
+        assert_eq!(wait(&mut reactor, NOW), NOTHING);
+        reactor.add(b.as_fd(), Interest::Read, 8).unwrap();
+        to_a.write_all(b"a").unwrap();
+        let Kind::Uring(uring) = &reactor.0 else { panic!("it was asked for") };
+        // Its descriptor is another file's from here on: io_uring_enter(2) says EOPNOTSUPP.
+        let null = std::fs::File::open("/dev/null").unwrap();
+        // SAFETY: dup2(2) takes no pointer; the ring's number is closed by its owner, once.
+        assert!(unsafe { libc::dup2(null.as_raw_fd(), uring.ring.as_raw_fd()) } >= 0);
+        assert_eq!(wait(&mut reactor, SOON), [7], "what was ready in the ring");
+        assert_eq!(reactor.name(), "poll");
+        reactor.remove(7).unwrap();
+        assert_eq!(wait(&mut reactor, NOW), NOTHING);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::{Options, Report, alone, bar, verify};
 use crate::config::{Config, ConfigErrors};
 use crate::control::{self, Reply, Request};
 use crate::exit::ExitCode;
-use crate::status::span;
+use crate::status::{plural, span};
 
 /// Longer than any comparison takes.
 const PATIENCE: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -143,15 +143,14 @@ pub fn human(reports: &[Report]) -> String {
         let _ = match r.differing() {
             0 if !r.error.is_empty() => write!(out, "not known"),
             0 => write!(out, "equal"),
-            1 => write!(out, "1 path differs"),
-            n => write!(out, "{n} paths differ"),
+            n => write!(out, "{} differ{}", plural(n, "path"), if n == 1 { "s" } else { "" }),
         };
         if r.repaired > 0 {
             let _ = write!(out, ", {} put right", r.repaired);
         }
         if r.entries > 0 {
             let how = if r.checksum { " by content" } else { "" };
-            let _ = write!(out, "; {} entries compared{how} in {}", r.entries, span(r.seconds));
+            let _ = write!(out, "; {} compared{how} in {}", plural(r.entries, "entry"), span(r.seconds));
         }
         if r.unsettled > 0 {
             let _ = write!(out, "; {} more wait to be sent or changed meanwhile", r.unsettled);

@@ -9,6 +9,7 @@ use super::{Error, Plan, alone};
 use crate::config::{Config, MaxDelete, Mirror, Target};
 use crate::exit::ExitCode;
 use crate::path::RelPath;
+use crate::status::{are, plural};
 use crate::sync::guard;
 
 /// Compares every target of `config` and tells what would go there. Nothing is changed.
@@ -69,12 +70,14 @@ fn summary(plan: &Plan, found: &Found, out: &mut String) {
             others += 1;
         }
     }
-    let more = if found.more > 0 { format!(", and {} more changes", found.more) } else { String::new() };
+    let more = if found.more > 0 { format!(", and {}", plural(found.more, "more change")) } else { String::new() };
     let _ = writeln!(
         out,
-        "one pass over {} entries would send {files} files of {}, make or set {others} other entries, and delete {deletes}{more}",
-        found.entries,
-        ByteSize(bytes)
+        "one pass over {} would send {} of {}, make or set {}, and delete {deletes}{more}",
+        plural(found.entries, "entry"),
+        plural(files, "file"),
+        ByteSize(bytes),
+        plural(others, "other entry"),
     );
     if let Some(why) = held(plan, deletes, found.entries) {
         let _ = writeln!(out, "  HELD   {why}");
@@ -89,8 +92,9 @@ fn held(plan: &Plan, deletes: u64, entries: u64) -> Option<String> {
         return Some("the source is empty, so nothing would be sent or deleted; --allow-empty if that is meant".into());
     }
     let limit: MaxDelete = target.max_delete.or(mirror.max_delete)?;
-    guard::exceeds(limit, deletes, entries + deletes)
-        .then(|| format!("{deletes} deletions are more than max_delete = {limit} allows at once, and would wait for somebody"))
+    guard::exceeds(limit, deletes, entries + deletes).then(|| {
+        format!("{} more than max_delete = {limit} allows at once, and would wait to be accepted", are(deletes, "deletion"))
+    })
 }
 
 fn size(plan: &Plan, path: &RelPath) -> u64 {

@@ -76,7 +76,7 @@ fn a_terminal_of_80_by_24_holds_what_counts() {
     let shown = screen(&known(|_| {}), (80, 24));
     for want in [
         "fansync 1  pid 1  up 0ms",
-        "data  1 events  /data",
+        "data  1 event  /data",
         "▲ backup       down     1m 15s behind  3 pending, 0 in flight",
         "connection refused (next try in 4.0s)",
         "FAILED a\\x0a: denied",

@@ -11,7 +11,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
 
 use super::Known;
-use crate::status::{Hook, Mirror, Snapshot, Target, span};
+use crate::status::{Hook, Mirror, Snapshot, Target, plural, span};
 
 /// How it is to look.
 #[derive(Clone, Copy, Debug)]
@@ -80,7 +80,7 @@ pub fn draw(frame: &mut Frame<'_>, known: &Known, socket: &Path, look: Look, now
     let keys = match (scroll, below) {
         (0, 0) => "q quit".to_owned(),
         (_, 0) => "q quit   ↑ more above".into(),
-        (_, n) => format!("q quit   ↓ {n} more lines"),
+        (_, n) => format!("q quit   ↓ {}", plural(n as u64, "more line")),
     };
     frame.render_widget(Paragraph::new(cut(keys, width)).style(Style::new().add_modifier(Modifier::DIM)), bottom);
     scroll
@@ -142,7 +142,7 @@ fn body(s: &Snapshot, known: &Known, look: Look, width: usize) -> Vec<Line<'stat
 fn mirror(m: &Mirror, known: &Known, look: Look, width: usize, out: &mut Vec<Line<'static>>) {
     let events = match known.rates.events(&m.name) {
         Some(rate) => format!("{rate:.0} events/s"),
-        None => format!("{} events", m.events),
+        None => plural(m.events, "event"),
     };
     out.push(Line::styled(cut(format!("{}  {events}  {}", m.name, m.source), width), Style::new().add_modifier(Modifier::BOLD)));
     if let Some(p) = &m.start.progress {

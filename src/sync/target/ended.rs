@@ -525,8 +525,7 @@ impl Target {
         s.runs += 1;
         s.standby_hits += u64::from(run.stood_by);
         s.files_sent += outcome.counters.files_sent;
-        // The old name of what was renamed on the target: nothing is lost there.
-        s.deleted += if run.moving.is_some() { 0 } else { outcome.counters.deleted };
+        s.deleted += deletions(run, outcome);
         s.bytes_sent += outcome.counters.wire_sent;
         if !outcome.is_done() && !counted(run, outcome) {
             *s.bad_runs.entry(outcome.verdict.class().into()).or_insert(0) += 1;
@@ -550,17 +549,20 @@ impl Target {
         };
         let ms = took.as_secs_f64() * 1000.0;
         let below = run.below.as_ref().map(tracing::field::display);
+        // A comparison of everything has one path in its list, and the number says nothing of it.
+        let whole = matches!(run.pass, Pass::Full { .. });
+        let paths = (!whole).then_some(run.paths);
+        let deleted = deletions(run, outcome);
         self.stats.last_batch = format!(
-            "{} ({pass}{}), {} sent, {} deleted, {ms:.1} ms: {}",
-            plural(run.paths as u64, "path"),
+            "{} ({pass}{}), {} sent, {deleted} deleted, {ms:.1} ms: {}",
+            if whole { "the whole tree".into() } else { plural(run.paths as u64, "path") },
             run.below.as_ref().map(|dir| format!(" below {dir}")).unwrap_or_default(),
             plural(c.files_sent, "file"),
-            c.deleted,
             if outcome.is_done() { "done" } else { &outcome.reason }
         );
         if outcome.is_done() || counted(run, outcome) {
             tracing::debug!(
-                mirror = %self.mirror.name, target_name = %self.cfg.name, pass, paths = run.paths, sent = c.files_sent, deleted = c.deleted, bytes = c.wire_sent,
+                mirror = %self.mirror.name, target_name = %self.cfg.name, pass, paths, sent = c.files_sent, deleted, bytes = c.wire_sent,
                 ms = (ms * 10.0).round() / 10.0, standby = run.stood_by, below, %first, "batch"
             );
             return;
@@ -568,15 +570,20 @@ impl Target {
         let class = outcome.verdict.class();
         match self.repeats.line(now, class, &outcome.reason) {
             Some(times) => tracing::warn!(
-                mirror = %self.mirror.name, target_name = %self.cfg.name, pass, paths = run.paths, ms = (ms * 10.0).round() / 10.0, round = batch.round, below, %first,
+                mirror = %self.mirror.name, target_name = %self.cfg.name, pass, paths, ms = (ms * 10.0).round() / 10.0, round = batch.round, below, %first,
                 class, times, "batch did not end well, its paths are kept: {}", outcome.reason
             ),
             None => tracing::debug!(
-                mirror = %self.mirror.name, target_name = %self.cfg.name, pass, paths = run.paths, ms = (ms * 10.0).round() / 10.0, round = batch.round, below, %first,
+                mirror = %self.mirror.name, target_name = %self.cfg.name, pass, paths, ms = (ms * 10.0).round() / 10.0, round = batch.round, below, %first,
                 class, "batch did not end well again, its paths are kept: {}", outcome.reason
             ),
         }
     }
+}
+
+/// What a run deleted. The old name of what was renamed on the target is none: nothing is lost there.
+fn deletions(run: &Flight, outcome: &Outcome) -> u64 {
+    if run.moving.is_some() { 0 } else { outcome.counters.deleted }
 }
 
 /// Whether a run ended as it should that was to count what it would delete.

@@ -516,29 +516,32 @@ impl Target {
             let root = self.mirror.source.display();
             let at = if lost.at().is_root() { root.to_string() } else { format!("{root}/{}", lost.at()) };
             return Some(format!(
-                "{} deletions are held: {at} lost nearly everything at one blow ({}), and all else goes on; if they are \
+                "{} held: {at} lost nearly everything at one blow ({}), and all else goes on; if {} \
                  meant: fansync resume --accept-deletes",
-                withheld.deletes,
+                are(withheld.deletes, "deletion"),
                 plural(lost.len() as u64, "name"),
+                they_are(withheld.deletes),
             ));
         }
         let Some(limit) = self.limit() else {
             return Some(format!(
-                "{} deletions are held: no run of this mirror has filled {}, and the first comparison would delete more than first_max_delete = {} \
-                 of what it has; look at them: fansync mirror --dry-run {} {}; if they are meant: fansync resume --accept-deletes, \
+                "{} held: no run of this mirror has filled {}, and the first comparison would delete more than first_max_delete = {} \
+                 of what it has; to see what: fansync mirror --dry-run {} {}; if {} meant: fansync resume --accept-deletes, \
                  or mirror --first-max-delete 100%",
-                self.withheld_deletes(),
+                are(self.withheld_deletes(), "deletion"),
                 self.cfg.location,
                 self.mirror.first_max_delete,
                 self.mirror.source.display(),
                 self.cfg.location,
+                they_are(self.withheld_deletes()),
             ));
         };
         Some(format!(
-            "{} deletions are held, more than max_delete = {limit} allows at once (at {}); if they are meant: \
+            "{} held, more than max_delete = {limit} allows at once (at {}); if {} meant: \
              fansync resume --accept-deletes",
-            self.withheld_deletes(),
+            are(self.withheld_deletes(), "deletion"),
             first.path,
+            they_are(self.withheld_deletes()),
         ))
     }
 

@@ -48,6 +48,8 @@ pub(super) struct Place {
     bytes: usize,
     pub(super) tries: u32,
     pub(super) due: Duration,
+    /// The log names it, or another one that was met with it.
+    said: bool,
 }
 
 /// What is to be listed in place of paths that are long no more.
@@ -100,7 +102,7 @@ impl LongPaths {
         }
         self.changes += 1;
         self.became += 1;
-        let place = |entry| Place { entry, bytes, tries: 0, due: now };
+        let place = |entry| Place { entry, bytes, tries: 0, due: now, said: false };
         if self.places.len() < MAX_PLACES {
             let dir = RelPath::from_normal(dir);
             self.places.insert(dir.clone(), place(parked(dir)));
@@ -153,6 +155,17 @@ impl LongPaths {
 
     pub(super) fn changes(&self) -> u64 {
         self.changes
+    }
+
+    /// The first of the directories that were looked at and that the log does not know yet, and how many there are. It knows
+    /// them from here on.
+    fn unsaid(&mut self) -> Option<(&Place, u64)> {
+        let places = self.places.values_mut().chain(self.further.iter_mut().map(|(place, _)| place));
+        let unsaid = |place: &mut Place| place.tries > 0 && !std::mem::replace(&mut place.said, true);
+        let mut new = places.filter_map(|place| unsaid(place).then_some(&*place));
+        let first = new.next()?;
+        let more = new.count() as u64;
+        Some((first, 1 + more))
     }
 
     pub(super) fn became(&self) -> u64 {
@@ -226,6 +239,12 @@ impl Target {
             return;
         }
         let over = self.ledger.long.look(cx.now, fastrand::f64(), |dir| holds_long(cx.root, cx.filter, dir));
+        if let Some((place, directories)) = self.ledger.long.unsaid() {
+            tracing::warn!(
+                mirror = %self.mirror.name, target_name = %self.cfg.name, dir = %Shown(place.dir()), bytes = place.bytes, directories,
+                "paths are longer than rsync takes, so they are neither sent nor deleted"
+            );
+        }
         for Over { entry, kind } in over {
             self.ledger.set.see_since(&entry.path, kind, entry.epoch());
             self.ledger.forget(vec![entry]);

@@ -378,14 +378,13 @@ impl Target {
         if dir.is_root() {
             return Ok(batch);
         }
-        match open_below(cx.root, &dir) {
-            Ok(_) => {}
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => {
+        match Below::of(open_below(cx.root, &dir).err()) {
+            Below::There => {}
+            Below::Gone => {
                 self.cleared(cx, batch, false, &|_| Old::Judged, false);
                 return Err(false);
             }
-            // No descriptor is free, or the disk fails: that says nothing of the directory.
-            Err(_) => {
+            Below::Unknown => {
                 self.cleared(cx, batch, false, &|_| Old::Stays, false);
                 self.ledger.set.postpone_linked(&dir, cx.now + ABOVE_PAUSE);
                 return Err(false);
@@ -688,9 +687,40 @@ fn sent(item: &Item) -> bool {
     matches!(item.change[..2], [b'<' | b'>', b'f'])
 }
 
+/// What an attempt to open a directory below the source says of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Below {
+    There,
+    /// There is no such directory, or it is a symbolic link.
+    Gone,
+    /// Nothing: no descriptor is free, or the disk fails.
+    Unknown,
+}
+
+impl Below {
+    fn of(error: Option<Errno>) -> Below {
+        match error {
+            None => Below::There,
+            Some(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Below::Gone,
+            Some(_) => Below::Unknown,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_error_says_of_a_directory_above_an_old_name() {
+        assert_eq!(Below::of(None), Below::There);
+        for gone in [Errno::ENOENT, Errno::ENOTDIR, Errno::ELOOP] {
+            assert_eq!(Below::of(Some(gone)), Below::Gone, "{gone}");
+        }
+        for unknown in [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::EIO, Errno::EACCES, Errno::ESTALE, Errno::EINTR] {
+            assert_eq!(Below::of(Some(unknown)), Below::Unknown, "{unknown}");
+        }
+    }
 
     #[test]
     fn the_first_rename_leaves_at_once_and_those_behind_it_together() {
