@@ -60,6 +60,27 @@ fn what_a_link_waits_for() {
     }
 }
 
+/// As packages are unpacked: links under other names, which are renamed before they could leave.
+#[test]
+fn links_that_are_gone_keep_no_deletions() {
+    let mut set = set();
+    let batches = ["bin/a.new", "bin/b.new"].map(|link| {
+        set.see(link.as_bytes(), Seen::Replaced);
+        take(&mut set).expect("it is pending")
+    });
+    set.see(b"bin/tool", Seen::Written);
+    assert!(batches.iter().all(|batch| waits(&mut set, batch, "bin/tool", &[])));
+    for link in ["bin/a.new", "bin/b.new"] {
+        set.see(link.as_bytes(), Seen::Gone);
+    }
+    set.see(b"bin/c.old", Seen::Gone);
+    let tool = take(&mut set).expect("what they led to leaves");
+    set.confirm(tool.id, tool.entries);
+    assert!(set.release_links(&|_| false, &|_| false), "their names may be removed");
+    assert_eq!(paths(take(&mut set)), ["bin/a.new", "bin/b.new", "bin/c.old"]);
+    assert!(!set.orders());
+}
+
 #[test]
 fn it_leaves_when_that_is_confirmed_and_not_before() {
     let (mut set, link) = link_and("current", &[("r/7/f", Seen::Written)]);
