@@ -183,7 +183,7 @@ impl Retries {
         if let Some(old) = self.failures.insert(failure.entry.path.clone(), failure) {
             self.bytes -= old.entry.path.len();
             if !old.entry.is_taken() {
-                // The same path failed by two ways; the older is still counted and goes on by itself.
+                // The same path failed by two ways; the older is still counted, and joins the other when both are due.
                 self.groups.push(Group { due, entries: vec![old.entry], round: WHOLE_ROUNDS });
             }
         }
@@ -221,12 +221,25 @@ impl Retries {
     /// Takes the next entries whose time has come, with their round. All failures that are due come together.
     pub fn take_due(&mut self, now: Duration) -> Option<(Vec<Entry>, u32)> {
         if let Some(at) = self.groups.iter().position(|g| g.due <= now) {
-            let group = self.groups.swap_remove(at);
+            let mut group = self.groups.swap_remove(at);
+            if group.round == WHOLE_ROUNDS {
+                self.join(&mut group.entries);
+            }
             return Some((group.entries, group.round));
         }
         let due: Vec<Entry> =
             self.failures.values_mut().filter(|f| f.due <= now && !f.entry.is_taken()).map(|f| f.entry.take()).collect();
         (!due.is_empty()).then_some((due, WHOLE_ROUNDS))
+    }
+
+    /// Adds what is a failure under the same path: apart they would be two for ever, each in the way of the other.
+    fn join(&mut self, entries: &mut Vec<Entry>) {
+        for at in 0..entries.len() {
+            if let Some(failure) = self.failures.get_mut(&entries[at].path).filter(|failure| !failure.entry.is_taken()) {
+                let same = failure.entry.take();
+                entries.push(same);
+            }
+        }
     }
 
     /// When [`Retries::take_due`] has something next.
@@ -343,6 +356,19 @@ mod tests {
         }
         assert_eq!(done + r.failures().len(), all, "every path is either through or a failure");
         runs
+    }
+
+    #[test]
+    fn a_path_that_failed_by_two_ways_is_tried_as_one() {
+        let mut r = retries();
+        r.fail(Duration::ZERO, entries(1), "no", 0.0);
+        r.fail(Duration::ZERO, entries(1), "no", 0.0);
+        let later = Duration::from_secs(600);
+        let (both, round) = r.take_due(later).expect("it is due");
+        assert_eq!((both.len(), round), (2, WHOLE_ROUNDS), "both at once, for one run");
+        assert!(r.take_due(later).is_none() && r.waiting() == 0);
+        r.fail(later, vec![both.into_iter().next().unwrap()], "no", 0.0);
+        assert_eq!((r.failures().len(), r.waiting()), (1, 0), "one is left");
     }
 
     #[test]
