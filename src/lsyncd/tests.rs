@@ -245,3 +245,13 @@ fn a_file_is_told_by_its_name_or_its_calls() {
         assert_eq!(is_one(Path::new(name), text.as_bytes()), is, "{name}: {text}");
     }
 }
+
+/// Comments of TOML hold no control characters.
+#[test]
+fn what_a_note_cites_is_fit_for_a_comment() {
+    let program = "sync{ default.rsync, source = \"/a\", target = \"h:/b\", rsync = { chmod = \"\\18=rw\" } }";
+    let loaded = read(program, None, None).unwrap();
+    assert!(loaded.notes.iter().any(|note| note.text.contains("--chmod=\u{12}=rw")), "{:?}", loaded.notes);
+    let toml = crate::sersync::toml(&loaded, false).unwrap();
+    assert!(crate::config::Config::from_toml(&toml).is_ok() && toml.contains("\\u{12}=rw"), "{toml}");
+}

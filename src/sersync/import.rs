@@ -10,6 +10,19 @@ use crate::config::{Config, Daemon, Mirror, Target};
 /// Where files for passwords are proposed.
 const PASSWORDS: &str = "/etc/fansync";
 
+/// A comment is one line, and TOML has no control characters in it.
+fn in_comment(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        match c {
+            '\n' => out.push(' '),
+            c if c.is_control() => out.extend(c.escape_default()),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
 /// The TOML that `loaded` means: what is not a default, and as comments what is different from the other program. A password is left out, and a
 /// file for it named in its place, unless `show_secrets`.
 ///
@@ -23,7 +36,7 @@ pub fn toml(loaded: &Loaded, show_secrets: bool) -> Result<String, toml::ser::Er
         out.push_str("#\n# What is different, by the line of that file:\n");
     }
     for note in &loaded.notes {
-        let text = note.text.replace('\n', " ");
+        let text = in_comment(&note.text);
         _ = match note.line {
             0 => writeln!(out, "#   {text}"),
             line => writeln!(out, "#   {line}: {text}"),

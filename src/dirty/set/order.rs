@@ -196,29 +196,16 @@ impl DirtySet {
     /// keeps something for a later batch that a link needs. Whether a link may leave now.
     pub fn release_links(&mut self, flies: &dyn Fn(BatchId) -> bool, parked: &dyn Fn(&Needs<'_>) -> bool) -> bool {
         let mut links = std::mem::take(&mut self.order.links);
-        let mut over: Vec<RelPath> = Vec::new();
-        // Part of something above, or gone: what is pending under its name is a deletion then, and two of these in one
-        // directory would wait for each other as for links.
+        // Gone, or part of something above.
         let stays = |at: &RelPath, link: &mut Link| {
             link.behind.retain(|&id| flies(id));
-            let is_link = |n: &Node| n.kind == Some(Kind::Entry) && n.flags & GONE == 0;
-            let stays = match link.leaves {
+            match link.leaves {
                 Some(id) => flies(id),
-                None => self.find(at).is_some_and(|at| is_link(&self.nodes[at as usize])),
-            };
-            if !stays {
-                over.push(at.clone());
+                None => self.find(at).is_some_and(|at| self.nodes[at as usize].kind == Some(Kind::Entry)),
             }
-            stays
         };
         links.retain(stays);
-        let freed = over.len();
         self.order.links = links;
-        for path in over {
-            if let Some(at) = self.find(&path) {
-                self.end_later(at);
-            }
-        }
         let free: Vec<RelPath> = self
             .order
             .links
@@ -233,7 +220,7 @@ impl DirtySet {
                 self.end_later(at);
             }
         }
-        freed > 0 || !free.is_empty()
+        !free.is_empty()
     }
 
     pub(super) fn end_later(&mut self, at: u32) {
