@@ -429,7 +429,8 @@ fn state_seeds() -> Vec<Vec<u8>> {
     vec![std::fs::read(dir.join("m/state")).unwrap_or_default()]
 }
 
-/// What a client sends to `metrics`: the path and the host that are answered for are those of its head.
+/// What a client sends to `metrics`: the path and the host that are answered for are those of its
+/// head.
 fn http(data: &[u8]) {
     let answer = |asked: &HttpRequest| {
         assert!(!asked.path.contains(['?', ' ', '\r', '\n']), "{asked:?}");
@@ -589,8 +590,8 @@ fn lsyncd_seeds() -> Vec<Vec<u8>> {
     .into()
 }
 
-/// What receivers of hooks answer: two bytes of a status, a header's value to the first line break, and the rest. And the
-/// greeting of an rsync daemon.
+/// What receivers of hooks answer: two bytes of a status, a header's value to the first line break,
+/// and the rest. And the greeting of an rsync daemon.
 fn answers(data: &[u8]) {
     let Some((status, rest)) = data.split_first_chunk::<2>() else { return };
     let at = rest.iter().position(|&b| b == b'\n').unwrap_or(rest.len());

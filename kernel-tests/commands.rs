@@ -99,7 +99,8 @@ impl User {
     }
 }
 
-/// What the kernel asks before it writes an image of a process, and before another one of its user may look into it.
+/// What the kernel asks before it writes an image of a process, and before another one of its user
+/// may look into it.
 fn leaves_no_image(pid: Pid) {
     let at = |name: &str| PathBuf::from(format!("/proc/{pid}/{name}"));
     let limits = fs::read_to_string(at("limits")).expect("it lives");

@@ -76,7 +76,8 @@ pub fn cases() -> Vec<Case> {
             assert!(found.is_empty(), "{found}");
             Ok(())
         }),
-        // The same directory, through another mount: nothing is known of what was changed meanwhile.
+        // The same directory, through another mount: nothing is known of what was changed
+        // meanwhile.
         case("source_mounted_anew", &[Fs::Ext4, Fs::Xfs, Fs::Btrfs, Fs::Tmpfs], |fs| {
             for initial in ["reconcile", "none"] {
                 let work = work_dir();
@@ -96,7 +97,8 @@ pub fn cases() -> Vec<Case> {
                 let daemon = Daemon::run(work.path(), &Config::new(work.path(), vec![mirror]), Until::Watching);
                 daemon.flush(None);
                 for round in 0..3 {
-                    // A file that events would have told of, had the target not lost it: only a comparison finds it.
+                    // A file that events would have told of, had the target not lost it: only a
+                    // comparison finds it.
                     assert!(target.has(format!("d{round}/f")), "{initial}, round {round}\n{}", daemon.report());
                     target.remove(format!("d{round}/f"));
                     drop(disk); // detached, as an administrator in a hurry would do it

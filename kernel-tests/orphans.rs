@@ -9,8 +9,9 @@ use crate::fixture::proc::{descendants, poll_until};
 use crate::fixture::{Case, Mirror, Setup, To, WAIT, case};
 use crate::outages::program;
 
-/// As rsync ends when SIGTERM reaches it in the middle of a comparison: the second file got the content of the first, with its own
-/// size and times. The first such run does that; all else is left to rsync. A local target is the last argument.
+/// As rsync ends when SIGTERM reaches it in the middle of a comparison: the second file got the
+/// content of the first, with its own size and times. The first such run does that; all else is
+/// left to rsync. A local target is the last argument.
 const ENDED_BY_SIGTERM: &str = r#"
 for target; do :; done
 case " $* " in *" -n "* | *" --dry-run "*) exec rsync "$@" ;; esac
@@ -112,7 +113,8 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// Writes a large file to a module that takes it slowly, and stops the processes that serve connections in the middle of it.
+/// Writes a large file to a module that takes it slowly, and stops the processes that serve
+/// connections in the middle of it.
 fn stopped_at_a_large_file(m: &Mirror) -> Vec<Pid> {
     m.src.write("large", vec![b'1'; 300_000]);
     let arrives = || {

@@ -1,5 +1,5 @@
-//! Files below the source that have names elsewhere: what changes through a name outside, or through
-//! one that is left out, changes the names inside.
+//! Files below the source that have names elsewhere: what changes through a name outside, or
+//! through one that is left out, changes the names inside.
 
 use crate::fixture::daemon::Until;
 use crate::fixture::fs::{ALL, Fs};

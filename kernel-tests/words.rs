@@ -23,8 +23,8 @@ echo "Welcome to this host, it is $(date +%s%N)" >&2
 exec rsync "$@"
 "#;
 
-/// Hands on to rsync; once, at the end of a run, a file is replaced by a directory, and called unreadable. The daemon has seen
-/// that by the time that the run ends.
+/// Hands on to rsync; once, at the end of a run, a file is replaced by a directory, and called
+/// unreadable. The daemon has seen that by the time that the run ends.
 const REPLACED: &str = r#"
 case " $* " in *" -n "* | *" -VV "* | *" --version "*) exec rsync "$@" ;; esac
 if [ -e 'ARMED' ]; then

@@ -202,7 +202,8 @@ impl Ground {
         fs::File::options().write(true).open(&file)?.set_modified(UNIX_EPOCH + WRITTEN)
     }
 
-    /// A file of a user that is nobody's, with a set-ID bit, where there is no program. Whether that can be had.
+    /// A file of a user that is nobody's, with a set-ID bit, where there is no program. Whether
+    /// that can be had.
     fn fill_owned(&self) -> bool {
         let file = self.root.join(&self.name).join(OWNED);
         let made = fs::write(&file, b"written by `fansync check --connect`\n")
@@ -521,8 +522,8 @@ fn compare(tried: &mut Tried, spec: &Spec<'_>, ground: &Ground, env: &[(OsString
     }
 }
 
-/// Whether a set-user-ID program of a user becomes another user's there, which only the target's server knows: the user that a module, or
-/// the name of a host in ssh's configuration, stands for.
+/// Whether a set-user-ID program of a user becomes another user's there, which only the target's
+/// server knows: the user that a module, or the name of a host in ssh's configuration, stands for.
 fn owners(tried: &mut Tried, spec: &Spec<'_>, ground: &Ground, env: &[(OsString, OsString)]) {
     let (written, ..) = run(spec, Pass::Shallow, &ground.list(&[OWNED]), env);
     if written.verdict != Verdict::Done {

@@ -616,7 +616,8 @@ pub fn request_to(path: &Path, request: &Request) -> Result<UnixStream, Error> {
     Ok(stream)
 }
 
-/// Whether who listens has ended. A process that it was about to start when it was killed may still hold the socket for a moment.
+/// Whether who listens has ended. A process that it was about to start when it was killed may still
+/// hold the socket for a moment.
 fn is_left(stream: &UnixStream) -> bool {
     // unix(7): of the process that called listen(2). 0: of another PID namespace.
     let peer = nix::sys::socket::getsockopt(stream, nix::sys::socket::sockopt::PeerCredentials);

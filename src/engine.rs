@@ -586,7 +586,8 @@ impl Engine {
         true
     }
 
-    /// Events do not tell of everything any more, and nothing will change that: all is compared, again and again.
+    /// Events do not tell of everything any more, and nothing will change that: all is compared,
+    /// again and again.
     fn go_blind(&mut self, cause: Cause) {
         self.watching.go_blind();
         self.lost(Lost::all(cause));

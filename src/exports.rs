@@ -150,8 +150,8 @@ fn smb_shares(file: &Path, includes: u32, shares: &mut Vec<PathBuf>) {
     }
 }
 
-/// What a regular file holds, to [`MAX_BYTES`]. Users put what they like into the directory of user shares: a FIFO would be waited
-/// for without an end, a device read so.
+/// What a regular file holds, to [`MAX_BYTES`]. Users put what they like into the directory of user
+/// shares: a FIFO would be waited for without an end, a device read so.
 fn small_file(path: &Path) -> Option<Vec<u8>> {
     let open = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
     let file = open.ok().filter(|file| file.metadata().is_ok_and(|meta| meta.is_file()))?;
@@ -231,7 +231,8 @@ mod tests {
         assert_eq!(paths.len(), 2);
     }
 
-    /// Whoever may make user shares makes what he likes in their directory, which is looked at every few seconds.
+    /// Whoever may make user shares makes what he likes in their directory, which is looked at
+    /// every few seconds.
     #[test]
     fn what_is_no_regular_file_holds_no_shares_and_holds_up_nothing() {
         let dir = tempfile::tempdir().unwrap();

@@ -68,19 +68,22 @@ fn of_other_users() -> Caps {
     Caps::of(&[Capability::CAP_SETUID, Capability::CAP_SETGID, Capability::CAP_KILL])
 }
 
-/// Whether the run that fetches a mark can be another user's: ssh reads keys that are this user's alone.
+/// Whether the run that fetches a mark can be another user's: ssh reads keys that are this user's
+/// alone.
 fn fetches_as_another(location: &Location) -> bool {
     !matches!(location, Location::Ssh { .. })
 }
 
-/// Whom the run becomes that fetches the mark of a target; `None`: nobody else. A number that no user and no group has, so that no
-/// other process can look into this one, which may have a password, nor put a mark in the place of the one that it brings.
+/// Whom the run becomes that fetches the mark of a target; `None`: nobody else. A number that no
+/// user and no group has, so that no other process can look into this one, which may have a
+/// password, nor put a mark in the place of the one that it brings.
 pub fn user_of_fetch(location: &Location) -> Option<User> {
     static USER: OnceLock<Option<User>> = OnceLock::new();
     *fetches_as_another(location).then(|| USER.get_or_init(another_user))?
 }
 
-/// Numbers that are reserved and that no tool gives away: Debian's policy, 9.2.2, and systemd's table of users and groups.
+/// Numbers that are reserved and that no tool gives away: Debian's policy, 9.2.2, and systemd's
+/// table of users and groups.
 const RESERVED: RangeInclusive<u32> = 65_520..=65_533;
 
 fn another_user() -> Option<User> {
@@ -104,8 +107,9 @@ fn another_user() -> Option<User> {
     found.map(|n| User { uid: n, gid: n })
 }
 
-/// Whether the run that fetches a mark can be kept from writing anything else. Not an ssh that is to keep a connection for others, for
-/// which it makes a socket; not a shell of which nothing is known.
+/// Whether the run that fetches a mark can be kept from writing anything else. Not an ssh that is
+/// to keep a connection for others, for which it makes a socket; not a shell of which nothing is
+/// known.
 pub fn fetch_writes_nothing_else(location: &Location, ssh: Option<&str>) -> bool {
     let shares =
         |words: &str| words.to_ascii_lowercase().contains("controlmaster") || words.split_whitespace().any(|w| w == "-M");

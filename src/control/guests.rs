@@ -1,8 +1,8 @@
 //! Those of `socket_group`: what they may take of the daemon.
 //!
-//! Each connection is a descriptor and a thread, which rsync's processes need, too, and each answer a turn of every engine. So a user
-//! who is neither root nor the daemon's has few connections, all of them together have a bound, and answers are made a few times
-//! a second for all of them.
+//! Each connection is a descriptor and a thread, which rsync's processes need, too, and each answer
+//! a turn of every engine. So a user who is neither root nor the daemon's has few connections, all
+//! of them together have a bound, and answers are made a few times a second for all of them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -132,7 +132,8 @@ impl Mounted {
         &self.absent
     }
 
-    /// Whether one of the filesystems at the places that `counts` admits has more in it than is shown below the root.
+    /// Whether one of the filesystems at the places that `counts` admits has more in it than is
+    /// shown below the root.
     pub(super) fn reach_beyond(&self, counts: &dyn Fn(&RelPath) -> bool) -> bool {
         let own = self.own_is_whole;
         !own && counts(&RelPath::root()) || self.trees.iter().any(|(at, mount)| mount.root != b"/" && counts(at))

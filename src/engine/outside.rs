@@ -1,15 +1,15 @@
 //! The walk that finds the files inside that have several names, so that a change through a name
 //! outside is known for theirs ([`crate::resolve`]).
 //!
-//! Where a filesystem mark reports changes outside of the source, or a filter leaves some of the source
-//! out, the source is walked over once after the start, and a directory that is compared whole or came
-//! in from elsewhere is walked over then: rsync looks at what is in these, and not the daemon. No
-//! target is asked. The walk works a quarter of the time, begins when the targets have had their first
-//! comparison, and runs at full speed while a flush or a stop waits for it.
+//! Where a filesystem mark reports changes outside of the source, or a filter leaves some of the
+//! source out, the source is walked over once after the start, and a directory that is compared
+//! whole or came in from elsewhere is walked over then: rsync looks at what is in these, and not
+//! the daemon. No target is asked. The walk works a quarter of the time, begins when the targets
+//! have had their first comparison, and runs at full speed while a flush or a stop waits for it.
 //!
-//! Promises: a change of such a file through a name outside is either reported, or newer than the walk
-//! was asked for when the walk comes by, which makes the file dirty. Until a walk has ended, no time is
-//! saved as one up to which everything is known.
+//! Promises: a change of such a file through a name outside is either reported, or newer than the
+//! walk was asked for when the walk comes by, which makes the file dirty. Until a walk has ended,
+//! no time is saved as one up to which everything is known.
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;

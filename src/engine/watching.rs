@@ -366,8 +366,8 @@ impl Watching {
         self.places.iter().all(|p| p.by == By::Fanotify)
     }
 
-    /// Whether events come from names that are not mirrored: where a mark covers more than the source, or the filter leaves out
-    /// some of it.
+    /// Whether events come from names that are not mirrored: where a mark covers more than the
+    /// source, or the filter leaves out some of it.
     pub fn reports_elsewhere(&self, filter: &Filter) -> bool {
         let marked = |at: &RelPath| self.places.iter().any(|p| p.by == By::Fanotify && p.at == *at);
         !filter.is_empty() && self.group.is_some() || self.mounted.reach_beyond(&marked)
@@ -619,8 +619,9 @@ fn reason(e: &fanotify::Error) -> String {
     format!("no fanotify: {e}{cause}{help}")
 }
 
-/// Opens where a filesystem is mounted, or was when it was last looked at. Whoever owns a directory above may have moved it away and put
-/// something else there: a FIFO would be waited for, a symbolic link leads anywhere.
+/// Opens where a filesystem is mounted, or was when it was last looked at. Whoever owns a directory
+/// above may have moved it away and put something else there: a FIFO would be waited for, a
+/// symbolic link leads anywhere.
 fn open_place(path: &Path) -> io::Result<File> {
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     match openat2(AT_FDCWD, path, OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS)) {

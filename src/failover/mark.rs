@@ -343,8 +343,9 @@ fn put(tree: &Path, mark: &Mark) -> Result<(), MarkError> {
     put_beside(tree, "role", mark.text().as_bytes(), 0o644)
 }
 
-/// Puts a small file into a tree's [`DIR`] so that a power cut leaves the old one or the new one: aside, fsync, rename, fsync of the
-/// directory. All of it in the directory that was found to be root's or ours, wherever its path leads by then.
+/// Puts a small file into a tree's [`DIR`] so that a power cut leaves the old one or the new one:
+/// aside, fsync, rename, fsync of the directory. All of it in the directory that was found to be
+/// root's or ours, wherever its path leads by then.
 ///
 /// # Errors
 /// [`MarkError::Others`], [`MarkError::Io`].
@@ -401,7 +402,8 @@ mod tests {
         assert!(!dir.path().join(".fansync/role.new").exists());
     }
 
-    /// Whoever may write in the top of a tree exchanges the directory and what he has put there, all the time.
+    /// Whoever may write in the top of a tree exchanges the directory and what he has put there,
+    /// all the time.
     #[test]
     fn nothing_is_written_or_removed_through_what_others_put_there() {
         use nix::fcntl::{RenameFlags, renameat2};

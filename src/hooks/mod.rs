@@ -21,7 +21,8 @@ mod saved;
 mod socket;
 mod worker;
 
-/// How the answer of a receiver is judged, in words that are shown: by HTTP, on a socket of a CDN, or the last that a command wrote.
+/// How the answer of a receiver is judged, in words that are shown: by HTTP, on a socket of a CDN,
+/// or the last that a command wrote.
 pub fn judged(status: u16, retry_after: &str, said: &[u8]) -> String {
     let http = http::judge(status, said, http::retry_after(retry_after));
     format!("{http:?} {:?} {}", cdn::status(said), command::last_line(said))

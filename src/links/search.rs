@@ -101,8 +101,8 @@ pub fn changed(root: Within<'_>, filter: &Filter, places: &[RelPath], since: i64
     Changed { names: walk.names.into_iter().map(|(name, ..)| name).collect(), linked: walk.linked }
 }
 
-/// Walks over `at`, with all below it if `deep`, and hands over the files with several names, directory by
-/// directory, by the path and the handle of each; until `more` says that it is enough.
+/// Walks over `at`, with all below it if `deep`, and hands over the files with several names,
+/// directory by directory, by the path and the handle of each; until `more` says that it is enough.
 pub fn linked(root: Within<'_>, filter: &Filter, at: RelPath, deep: bool, more: &mut dyn FnMut(Vec<(RelPath, Object)>) -> bool) {
     let mut walk = Walk::new(root, filter);
     walk.dirs.push((at, deep));

@@ -1,16 +1,17 @@
-//! Files below the source that have several names: a change through a name that lies outside, or that
-//! the filter leaves out, is a change of the names inside.
+//! Files below the source that have several names: a change through a name that lies outside, or
+//! that the filter leaves out, is a change of the names inside.
 //!
 //! A filesystem mark reports changes from everywhere on the filesystem, and each event carries the
-//! handle of the file (`FAN_REPORT_TARGET_FID`). So where a name leads nowhere, the handle is looked
-//! up among those of the files inside that have more than one name. One that is found there is told
-//! by a name inside; from there the names of a file find each other as always
+//! handle of the file (`FAN_REPORT_TARGET_FID`). So where a name leads nowhere, the handle is
+//! looked up among those of the files inside that have more than one name. One that is found there
+//! is told by a name inside; from there the names of a file find each other as always
 //! ([`crate::links`]).
 //!
-//! Which files these are is found by looks: at the paths of a batch, and by a walk in the background
-//! (`engine::outside`). What link(2) does to a file inside is not seen by either where the new name
-//! lies outside. It raises an event of the file itself, though, so a file outside whose number of
-//! names changed is remembered as a suspect; when it changes after that, it is sought inside, once.
+//! Which files these are is found by looks: at the paths of a batch, and by a walk in the
+//! background (`engine::outside`). What link(2) does to a file inside is not seen by either where
+//! the new name lies outside. It raises an event of the file itself, though, so a file outside
+//! whose number of names changed is remembered as a suspect; when it changes after that, it is
+//! sought inside, once.
 //!
 //! Costs: where no file has several names, one comparison for each event outside. Otherwise one
 //! look-up in a set of hashes; a collision costs an open of the file. Both sets are bounded.
@@ -165,8 +166,8 @@ impl Resolver {
         }
     }
 
-    /// An event outside, or of what is left out: whether it is one of a file that has, or may have, a name
-    /// inside too. That one is told, or sought.
+    /// An event outside, or of what is left out: whether it is one of a file that has, or may have,
+    /// a name inside too. That one is told, or sought.
     ///
     /// # Errors
     /// The file cannot be opened, and too many are sought.
@@ -191,7 +192,8 @@ impl Resolver {
         Ok(true)
     }
 
-    /// Tells a file that changed through a name which leads nowhere by one that is known inside, or has it sought.
+    /// Tells a file that changed through a name which leads nowhere by one that is known inside, or
+    /// has it sought.
     ///
     /// # Errors
     /// As above.

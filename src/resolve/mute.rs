@@ -180,8 +180,9 @@ impl Mutes {
         }
     }
 
-    /// Hears everything again. Whoever calls this has to compare what may have changed unheard. If the kernel refuses, which it
-    /// has no reason to, what is muted stays so, and [`Mutes::is_deaf`] says it.
+    /// Hears everything again. Whoever calls this has to compare what may have changed unheard. If
+    /// the kernel refuses, which it has no reason to, what is muted stays so, and
+    /// [`Mutes::is_deaf`] says it.
     pub fn hear_all(&mut self) {
         if let Err(error) = self.ignorer.hear_all() {
             if !std::mem::replace(&mut self.deaf, true) {

@@ -12,6 +12,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -55,12 +56,19 @@ pub struct Lock {
     path: PathBuf,
 }
 
+/// How long a lock is waited for whose holder has ended.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+
 impl Lock {
     /// Takes the lock of `config`, under whatever name it is called.
     ///
     /// # Errors
     /// See [`LockError`].
     pub fn take(config: &Path) -> Result<Lock, LockError> {
+        Lock::take_until(config, Instant::now() + LOCK_PATIENCE)
+    }
+
+    fn take_until(config: &Path, deadline: Instant) -> Result<Lock, LockError> {
         let dir = run_dir();
         let failed = |path: &Path| {
             let path = path.to_owned();
@@ -81,7 +89,7 @@ impl Lock {
             // Its last holder has just removed it: the lock of a file that has no name locks nobody out.
             Ok(file) if !is_at(&file, &path) => {
                 drop(file);
-                Lock::take(config)
+                Lock::take_until(config, deadline)
             }
             Ok(file) => {
                 let mut writer: &File = &file;
@@ -92,11 +100,12 @@ impl Lock {
             Err((mut file, Errno::EWOULDBLOCK)) => {
                 let mut pid = String::new();
                 let _ = file.read_to_string(&mut pid);
-                // A process that it was about to start when it was killed may still hold the lock for a moment.
-                if pid.trim().parse().is_ok_and(crate::sys::child::has_ended) {
+                // A process that it was about to start when it was killed may still hold the lock
+                // for a moment.
+                if Instant::now() < deadline && pid.trim().parse().is_ok_and(crate::sys::child::has_ended) {
                     drop(file);
-                    std::thread::sleep(std::time::Duration::from_millis(10));
-                    return Lock::take(config);
+                    std::thread::sleep(Duration::from_millis(10));
+                    return Lock::take_until(config, deadline);
                 }
                 Err(LockError::Taken { config: config.into(), lock: path, pid: pid.trim().chars().take(20).collect() })
             }

@@ -1,8 +1,10 @@
 //! Whether processes of an earlier run of the daemon are still at work.
 //!
-//! A daemon that was killed takes its rsyncs with it, and the receiver of a local target ends once it sees the end of its connection:
-//! that may take as long as a disk does. What it puts in place until then would come over what the next daemon sends. So each rsync
-//! inherits a descriptor of one file, with a lock on it (flock(2)) that lasts until the last process that holds it has ended.
+//! A daemon that was killed takes its rsyncs with it, and the receiver of a local target ends once
+//! it sees the end of its connection: that may take as long as a disk does. What it puts in place
+//! until then would come over what the next daemon sends. So each rsync inherits a descriptor of
+//! one file, with a lock on it (flock(2)) that lasts until the last process that holds it has
+//! ended.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -17,7 +19,8 @@ const FILE: &str = "runs";
 pub struct Runs(File);
 
 impl Runs {
-    /// In the mirror's directory below the state directory, which is there. Also whether an earlier daemon made it.
+    /// In the mirror's directory below the state directory, which is there. Also whether an earlier
+    /// daemon made it.
     ///
     /// # Errors
     /// open(2).
@@ -32,7 +35,8 @@ impl Runs {
         }
     }
 
-    /// Whether no process of an earlier run is left. From then on the lock is ours, and that of the processes that inherit it.
+    /// Whether no process of an earlier run is left. From then on the lock is ours, and that of the
+    /// processes that inherit it.
     pub fn are_over(&self) -> bool {
         #[allow(deprecated)] // `Flock` would own the file, which is locked anew until it can be.
         nix::fcntl::flock(self.0.as_raw_fd(), nix::fcntl::FlockArg::LockExclusiveNonblock).is_ok()

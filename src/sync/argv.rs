@@ -380,8 +380,8 @@ fn fetch_role(spec: &Spec<'_>) -> Vec<OsString> {
     args
 }
 
-/// A look at the owner and the mode that one file has on the target, beside those of the same file in a directory here. Changes nothing on
-/// either side, and says nothing where they are the same.
+/// A look at the owner and the mode that one file has on the target, beside those of the same file
+/// in a directory here. Changes nothing on either side, and says nothing where they are the same.
 pub fn compare_owner(spec: &Spec<'_>, path: &str, here: &Path) -> Vec<OsString> {
     let mut args = vec![spec.rsync.as_os_str().to_owned(), format!("--timeout={}", whole_seconds(spec.timeout)).into()];
     args.extend(["-n", "-i", "-ptog", "--numeric-ids", "--size-only"].map(OsString::from));

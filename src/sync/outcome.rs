@@ -125,7 +125,8 @@ pub struct Outcome {
     pub unknown: Vec<Vec<u8>>,
     /// What the run did.
     pub counters: Counters,
-    /// rsync was ended by a signal that it handles; what it sent may be the content of other files ([`crate::sys::child`]).
+    /// rsync was ended by a signal that it handles; what it sent may be the content of other files
+    /// ([`crate::sys::child`]).
     pub interrupted: bool,
 }
 

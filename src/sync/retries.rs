@@ -183,7 +183,8 @@ impl Retries {
         if let Some(old) = self.failures.insert(failure.entry.path.clone(), failure) {
             self.bytes -= old.entry.path.len();
             if !old.entry.is_taken() {
-                // The same path failed by two ways; the older is still counted, and joins the other when both are due.
+                // The same path failed by two ways; the older is still counted, and joins the other
+                // when both are due.
                 self.groups.push(Group { due, entries: vec![old.entry], round: WHOLE_ROUNDS });
             }
         }
@@ -232,7 +233,8 @@ impl Retries {
         (!due.is_empty()).then_some((due, WHOLE_ROUNDS))
     }
 
-    /// Adds what is a failure under the same path: apart they would be two for ever, each in the way of the other.
+    /// Adds what is a failure under the same path: apart they would be two for ever, each in the
+    /// way of the other.
     fn join(&mut self, entries: &mut Vec<Entry>) {
         for at in 0..entries.len() {
             if let Some(failure) = self.failures.get_mut(&entries[at].path).filter(|failure| !failure.entry.is_taken()) {

@@ -117,7 +117,8 @@ impl Run {
             (_, Some(below)) => std::iter::once(&below.source).chain(&below.target).map(AsFd::as_fd).collect(),
             _ => spec.source.into_iter().collect(),
         };
-        // A process that is not trusted could give the lock up; nothing that comes after it minds what fetches.
+        // A process that is not trusted could give the lock up; nothing that comes after it minds
+        // what fetches.
         inherit.extend(spec.lock.filter(|_| !fetches));
         let with_password = match spec.password_file.filter(|_| spec.location.is_daemon()) {
             Some(path) => Some(with_password(env, password(path)?)),
@@ -245,8 +246,8 @@ impl Run {
         Ok(Some(classify(exit, &self.output, self.context)))
     }
 
-    /// Cuts rsync off: its receiver puts in place what it has whole, removes its temporary file and ends. See [`crate::sys::child`]
-    /// for why it is not asked.
+    /// Cuts rsync off: its receiver puts in place what it has whole, removes its temporary file and
+    /// ends. See [`crate::sys::child`] for why it is not asked.
     pub fn cut(&mut self) {
         self.child.cut();
     }
@@ -286,8 +287,8 @@ impl Run {
         self.child.waits_on()
     }
 
-    /// Blocks until rsync has ended, at most `timeout` (then it is cut off, and its group killed two seconds later). `progress` is called after
-    /// each piece of output.
+    /// Blocks until rsync has ended, at most `timeout` (then it is cut off, and its group killed
+    /// two seconds later). `progress` is called after each piece of output.
     ///
     /// # Errors
     /// As [`Run::on_exit`], and as [`Reactor::wait`].
@@ -344,7 +345,8 @@ impl Run {
     }
 }
 
-/// Whom a run becomes that fetches a mark, and what it may write. The user, if the directory that it copies into was made for it.
+/// Whom a run becomes that fetches a mark, and what it may write. The user, if the directory that
+/// it copies into was made for it.
 fn fetching(spec: &Spec<'_>) -> (Option<User>, Option<Ruleset>) {
     let made_for = |user: &User| std::fs::metadata(spec.root).is_ok_and(|dir| dir.gid() == user.gid);
     let user = privilege::user_of_fetch(spec.location).filter(made_for);
@@ -382,9 +384,9 @@ pub fn collect(
     gather(Child::spawn(argv, env, Stdin::Null)?, limit, timeout)
 }
 
-/// The same for a question to a target whose answer rsync reads as what comes towards us: without capabilities, writing nothing but
-/// below `dir`, as far as [`privilege`] has it for the run that fetches a mark. It stays this user's, as another one's rsync does not
-/// look at owners.
+/// The same for a question to a target whose answer rsync reads as what comes towards us: without
+/// capabilities, writing nothing but below `dir`, as far as [`privilege`] has it for the run that
+/// fetches a mark. It stays this user's, as another one's rsync does not look at owners.
 ///
 /// # Errors
 /// As [`collect`].

@@ -287,8 +287,9 @@ pub struct Target {
     leases: leases::Leases,
     renames: renames::Renames,
     descents: below::Descents,
-    /// Equal size and time say nothing until it was compared whole: the source is another directory than the one that was mirrored, or a
-    /// comparison was ended in a way that leaves wrong contents ([`crate::sys::child`]).
+    /// Equal size and time say nothing until it was compared whole: the source is another directory
+    /// than the one that was mirrored, or a comparison was ended in a way that leaves wrong
+    /// contents ([`crate::sys::child`]).
     contents_unknown: bool,
     backoff: Backoff,
     /// What every run inherits; where state is kept.

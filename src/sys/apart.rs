@@ -24,7 +24,8 @@ pub(crate) fn apart() {
     assert_eq!(done, 0, "close_range(2), Linux 5.9: {}", std::io::Error::last_os_error());
 }
 
-/// A process that holds a listening Unix socket of another that has ended; it ends with what is returned.
+/// A process that holds a listening Unix socket of another that has ended; it ends with what is
+/// returned.
 pub(crate) fn left_listening(path: &std::path::Path) -> LeftListening {
     use std::io::Read;
     use std::os::fd::{AsRawFd, IntoRawFd};
@@ -41,7 +42,8 @@ pub(crate) fn left_listening(path: &std::path::Path) -> LeftListening {
         let _ = listener.into_raw_fd();
         Ok(())
     };
-    // SAFETY: it allocates little, in a test, where the allocator of this C library can be used after fork(2).
+    // SAFETY: it allocates little, in a test, where the allocator of this C library can be used
+    // after fork(2).
     unsafe { command.pre_exec(listen) };
     let mut shell = command.spawn().unwrap();
     let mut pid = String::new();

@@ -1,12 +1,14 @@
 //! Child processes that are watched through descriptors.
 //!
-//! Promises: nothing of a child outlives its [`Child`] value: dropping it kills what still runs in its process group and
-//! reaps it. Should this process be killed, or the thread that started the child end, the child gets a signal: rsync SIGKILL, others SIGTERM. A list is given to a
-//! waiting child whole, or the child is killed: rsync would carry out a list that is cut off.
+//! Promises: nothing of a child outlives its [`Child`] value: dropping it kills what still runs in
+//! its process group and reaps it. Should this process be killed, or the thread that started the
+//! child end, the child gets a signal: rsync SIGKILL, others SIGTERM. A list is given to a waiting
+//! child whole, or the child is killed: rsync would carry out a list that is cut off.
 //!
-//! No rsync gets SIGTERM, SIGINT or SIGHUP. Its handler works on the buffers of its connection that it has interrupted, and the
-//! receiver may put the content of one file under the name of another, with the right size and times: after 7 of 250 runs that were
-//! ended so, and after none of 250 that were killed (rsync 3.5.0, 1,000 small files to a module). A connection that is cut off
+//! No rsync gets SIGTERM, SIGINT or SIGHUP. Its handler works on the buffers of its connection that
+//! it has interrupted, and the receiver may put the content of one file under the name of another,
+//! with the right size and times: after 7 of 250 runs that were ended so, and after none of 250
+//! that were killed (rsync 3.5.0, 1,000 small files to a module). A connection that is cut off
 //! confirms no file that did not arrive whole.
 //!
 //! How: the child leads a process group of its own, so that a signal reaches the remote shell and the local receiver too. It is
@@ -124,20 +126,24 @@ impl Limits<'_> {
     }
 }
 
-/// From now on this process leaves no image of its memory when it crashes, whatever takes images, and what it starts leaves none in a file
-/// or pipe; no other process of its user looks into it, without CAP_SYS_PTRACE.
+/// From now on this process leaves no image of its memory when it crashes, whatever takes images,
+/// and what it starts leaves none in a file or pipe; no other process of its user looks into it,
+/// without CAP_SYS_PTRACE.
 ///
-/// To itself /proc/self stays open, also an ordinary user's. What lies below /proc/PID belongs to root then.
+/// To itself /proc/self stays open, also an ordinary user's. What lies below /proc/PID belongs to
+/// root then.
 ///
 /// # Errors
 /// prctl(2), setrlimit(2).
 pub fn no_image() -> nix::Result<()> {
-    // The limit does not count where images go to a socket (Linux 6.16), and a program that is started anew can be dumped again.
+    // The limit does not count where images go to a socket (Linux 6.16), and a program that is
+    // started anew can be dumped again.
     nix::sys::prctl::set_dumpable(false)?;
     no_core_dumps()
 }
 
-/// From now on this process, and what it starts, leaves no image of its memory when it crashes, in a file or by a pipe.
+/// From now on this process, and what it starts, leaves no image of its memory when it crashes, in
+/// a file or by a pipe.
 ///
 /// # Errors
 /// setrlimit(2).
@@ -250,8 +256,9 @@ impl Child {
         Child::start(argv, env, stdin, None, Limits::default(), &[], Signal::SIGTERM)
     }
 
-    /// The same for rsync, with these capabilities at most, and without a way to more (`no_new_privs`). `inherit`: descriptors that the child
-    /// has open under the same numbers, as `/proc/self/fd/N`. (Ours, `/proc/PID/fd/N`, it may not look at with fewer capabilities.)
+    /// The same for rsync, with these capabilities at most, and without a way to more
+    /// (`no_new_privs`). `inherit`: descriptors that the child has open under the same numbers, as
+    /// `/proc/self/fd/N`. (Ours, `/proc/PID/fd/N`, it may not look at with fewer capabilities.)
     ///
     /// # Errors
     /// See [`SpawnError`].
@@ -327,10 +334,12 @@ impl Child {
             // It may have ended before.
             if unistd::getppid() != parent { Err(Errno::ESRCH.into()) } else { Ok(()) }
         };
-        // A run that outlives a killed daemon would put what it read back over what the next daemon sends. The price is
-        // fork(2) in place of posix_spawn(3), which copies the page tables of a large daemon: some milliseconds at 300 MiB.
-        // SAFETY: between fork and exec, in a child of a process with threads, only async-signal-safe calls are allowed: the closure
-        // makes bare system calls, allocates nothing (an errno becomes an `io::Error` without), and takes no lock.
+        // A run that outlives a killed daemon would put what it read back over what the next daemon
+        // sends. The price is fork(2) in place of posix_spawn(3), which copies the page tables of a
+        // large daemon: some milliseconds at 300 MiB. SAFETY: between fork and exec, in a child of
+        // a process with threads, only async-signal-safe calls are allowed: the closure makes bare
+        // system calls, allocates nothing (an errno becomes an `io::Error` without), and takes no
+        // lock.
         unsafe { command.pre_exec(die_with_us) };
         let process = command.spawn().map_err(|source| SpawnError::Program { program: program.clone(), source })?;
         // The ends that the child has inherited.
@@ -431,8 +440,8 @@ impl Child {
         }
     }
 
-    /// How the process ended; reaps it. Without waiting, but for the rest of a group that was cut off: some milliseconds as a rule,
-    /// 50 ms at most.
+    /// How the process ended; reaps it. Without waiting, but for the rest of a group that was cut
+    /// off: some milliseconds as a rule, 50 ms at most.
     ///
     /// # Errors
     /// waitid(2): ECHILD, when something else reaped it.
@@ -457,8 +466,9 @@ impl Child {
         self.signal(Signal::SIGTERM);
     }
 
-    /// Ends the process (SIGKILL), and leaves its group to find out: a local receiver sees the end of its connection, removes its
-    /// temporary file and ends, as does a remote shell. What is left of the group when the process is reaped is killed.
+    /// Ends the process (SIGKILL), and leaves its group to find out: a local receiver sees the end
+    /// of its connection, removes its temporary file and ends, as does a remote shell. What is left
+    /// of the group when the process is reaped is killed.
     pub fn cut(&mut self) {
         self.cut = true;
         if self.exit.is_none() {
@@ -479,11 +489,12 @@ impl Child {
         }
     }
 
-    /// Of a process that has ended and is not reaped: waits until the others of its group have, and kills those that have not. They
-    /// hold its standard error.
+    /// Of a process that has ended and is not reaped: waits until the others of its group have, and
+    /// kills those that have not. They hold its standard error.
     fn end_group(&mut self) {
         if let Some(stderr) = &self.outputs[Stream::Stderr as usize] {
-            // No event is asked for: what is left to be read does not end the waiting, the end of all writers does.
+            // No event is asked for: what is left to be read does not end the waiting, the end of
+            // all writers does.
             let _ =
                 poll(&mut [PollFd::new(stderr.as_fd(), PollFlags::empty())], PollTimeout::from(CUT_PATIENCE.as_millis() as u8));
         }
@@ -688,11 +699,11 @@ mod tests {
     #[test]
     fn one_that_is_cut_off_gets_no_signal_that_it_could_handle_and_its_group_ends_by_itself() {
         let mut child = shell(
-            "trap 'echo asked' TERM INT HUP; (trap 'echo asked' TERM INT HUP; read line <&3; echo ended) 3<&0 & echo on; while :; do sleep 1; done",
+            "exec 3<&0; trap 'echo asked' TERM INT HUP; (trap 'echo asked' TERM INT HUP; read line <&3; echo ended) & echo on; while :; do sleep 1; done",
             Stdin::Later(4096),
         );
         let mut said = Vec::new();
-        while !said.ends_with(b"on\n") {
+        while !said.starts_with(b"on\n") {
             let fd = child.output(Stream::Stdout).unwrap();
             poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::NONE).unwrap();
             let mut buffer = [0; 64];

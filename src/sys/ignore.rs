@@ -97,7 +97,8 @@ impl Ignorer {
         fanotify_mark(self.group.as_raw_fd(), flags, ENTRIES, dir.as_raw_fd(), Path::new("."))
     }
 
-    /// Hears of what happens in `dir` again. One without a mark is fine. Any descriptor, `O_PATH` too.
+    /// Hears of what happens in `dir` again. One without a mark is fine. Any descriptor, `O_PATH`
+    /// too.
     ///
     /// # Errors
     /// As [`Ignorer::hear_writes`].

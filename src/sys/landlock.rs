@@ -1,8 +1,9 @@
 //! What a process may write at most, whoever it runs as: landlock(7), Linux 5.13.
 //!
-//! Promises: a process that is held to a [`Ruleset`], and what it starts, opens nothing for writing,
-//! and makes, removes, renames and links nothing, but below the directories of the set and in the
-//! two devices that every program may write to. From Linux 6.12 on it sends no signal to others, either.
+//! Promises: a process that is held to a [`Ruleset`], and what it starts, opens nothing for
+//! writing, and makes, removes, renames and links nothing, but below the directories of the set and
+//! in the two devices that every program may write to. From Linux 6.12 on it sends no signal to
+//! others, either.
 //!
 //! Gives up: what a process has open already; reading; connections.
 
@@ -52,7 +53,8 @@ impl Ruleset {
     /// Nothing but what lies below a directory.
     ///
     /// # Errors
-    /// ENOSYS, EOPNOTSUPP: the kernel has no Landlock, or it is off. EPERM: a filter of system calls. EMFILE.
+    /// ENOSYS, EOPNOTSUPP: the kernel has no Landlock, or it is off. EPERM: a filter of system
+    /// calls. EMFILE.
     pub fn writes_below(dir: BorrowedFd<'_>) -> io::Result<Ruleset> {
         let version = create(None, VERSION)?;
         let mut fs = WRITE_FILE | ENTRIES;
@@ -89,7 +91,8 @@ impl Ruleset {
     }
 }
 
-/// Holds this thread, and what it starts, to the ruleset of this number; it must have `no_new_privs`. Allocates nothing.
+/// Holds this thread, and what it starts, to the ruleset of this number; it must have
+/// `no_new_privs`. Allocates nothing.
 pub(super) fn hold_to(ruleset: RawFd) -> nix::Result<()> {
     // SAFETY: two numbers, no pointers.
     Errno::result(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset, 0u32) }).map(drop)
@@ -101,8 +104,8 @@ fn create(attr: Option<&RulesetAttr>, flags: u32) -> io::Result<libc::c_long> {
         Some(attr) => (attr as *const RulesetAttr, size_of::<RulesetAttr>()),
         None => (std::ptr::null(), 0),
     };
-    // SAFETY: the pointer is null with a size of 0, which asks for the version, or of a structure of that size that lives until
-    // the call returns.
+    // SAFETY: the pointer is null with a size of 0, which asks for the version, or of a structure
+    // of that size that lives until the call returns.
     let made = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, at, size, flags) };
     Ok(Errno::result(made)?)
 }

@@ -1,8 +1,10 @@
-//! Connections that nobody here holds any more, and that the other side has not closed (proc(5), `/proc/net/tcp`).
+//! Connections that nobody here holds any more, and that the other side has not closed (proc(5),
+//! `/proc/net/tcp`).
 //!
-//! A process that is killed leaves its connections to the kernel, which goes on until the peer has closed its side too, or for
-//! `net.ipv4.tcp_fin_timeout` (60 s). So the peer of a killed rsync still reads what was sent to it for as long as its connection
-//! stands here as half closed, and no longer: with a receiver that was slow, all of 1,000 files arrived within three seconds after
+//! A process that is killed leaves its connections to the kernel, which goes on until the peer has
+//! closed its side too, or for `net.ipv4.tcp_fin_timeout` (60 s). So the peer of a killed rsync
+//! still reads what was sent to it for as long as its connection stands here as half closed, and no
+//! longer: with a receiver that was slow, all of 1,000 files arrived within three seconds after
 //! their sender was killed, and the connection was there until the last of them (rsync 3.5.0).
 
 use std::fs;
@@ -21,7 +23,8 @@ pub struct HalfClosed {
     pub unknown: bool,
 }
 
-/// The connections of this network namespace to `port`, at `address` where that is known. None where the kernel does not tell.
+/// The connections of this network namespace to `port`, at `address` where that is known. None
+/// where the kernel does not tell.
 pub fn half_closed(address: Option<IpAddr>, port: u16) -> HalfClosed {
     let mut found = HalfClosed::default();
     for table in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
@@ -37,8 +40,9 @@ pub fn half_closed_in(table: &[u8], address: Option<IpAddr>, port: u16) -> HalfC
     found
 }
 
-/// Adds what a table says. A line: number, local address, remote address, state; numbers in hexadecimal, each four bytes of an address in
-/// the order of this machine, the port in that of its digits.
+/// Adds what a table says. A line: number, local address, remote address, state; numbers in
+/// hexadecimal, each four bytes of an address in the order of this machine, the port in that of its
+/// digits.
 fn add(found: &mut HalfClosed, table: &[u8], address: Option<IpAddr>, port: u16) {
     for line in table.split(|byte| *byte == b'\n').skip(1) {
         let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());

@@ -123,9 +123,9 @@ impl Order {
     }
 
     /// Whether a deletion waits for a link: beside the link's destination, in a directory that is
-    /// the
-    /// link's own or below that, and no older than the link. `with`: not for links of this batch. What waits as a link itself does not
-    /// wait as a deletion, too, though it may have been deleted before it was made anew: two such links would wait for each other.
+    /// the link's own or below that, and no older than the link. `with`: not for links of this
+    /// batch. What waits as a link itself does not wait as a deletion, too, though it may have been
+    /// deleted before it was made anew: two such links would wait for each other.
     pub(super) fn keeps(&self, path: &[u8], epoch: Epoch, with: BatchId) -> bool {
         if self.links.contains_key(path) {
             return false;

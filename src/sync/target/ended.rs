@@ -581,7 +581,8 @@ impl Target {
     }
 }
 
-/// What a run deleted. The old name of what was renamed on the target is none: nothing is lost there.
+/// What a run deleted. The old name of what was renamed on the target is none: nothing is lost
+/// there.
 fn deletions(run: &Flight, outcome: &Outcome) -> u64 {
     if run.moving.is_some() { 0 } else { outcome.counters.deleted }
 }

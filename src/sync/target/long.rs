@@ -157,8 +157,8 @@ impl LongPaths {
         self.changes
     }
 
-    /// The first of the directories that were looked at and that the log does not know yet, and how many there are. It knows
-    /// them from here on.
+    /// The first of the directories that were looked at and that the log does not know yet, and how
+    /// many there are. It knows them from here on.
     fn unsaid(&mut self) -> Option<(&Place, u64)> {
         let places = self.places.values_mut().chain(self.further.iter_mut().map(|(place, _)| place));
         let unsaid = |place: &mut Place| place.tries > 0 && !std::mem::replace(&mut place.said, true);

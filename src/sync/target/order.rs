@@ -185,7 +185,8 @@ mod tests {
 
     const NAMES: [&str; 12] = ["a", "b", "d", "e", "a/b", "b/x", "e/b", "e/b/b", "d/a", "d/b", "a/b/x", "b/x/y"];
 
-    /// Whatever happens to links, to what they lead to and to what lies beside them: once nothing changes any more, all of it leaves.
+    /// Whatever happens to links, to what they lead to and to what lies beside them: once nothing
+    /// changes any more, all of it leaves.
     #[test]
     fn all_leaves_in_the_end() {
         for seed in 0..5_000 {

@@ -1,12 +1,15 @@
 //! Receivers whose sender was cut off, and may still be writing.
 //!
-//! A receiver puts in place what it has received whole, and that may be much: with the connection cut, one on a slow disk wrote 1,000
-//! files for three seconds more. Over what a next run sends meanwhile it would put an older content, and a comparison beside it would
-//! miss what it writes. So a run that was cut off counts as under way for as long as there is a sign of its receiver: a connection to
-//! the target that is closed on our side alone ([`crate::sys::tcp`]). What it carries waits for it, and nothing else. After the start
-//! nothing is sent for as long as there is such a connection, or a process of an earlier run of the daemon ([`crate::state::runs`]).
+//! A receiver puts in place what it has received whole, and that may be much: with the connection
+//! cut, one on a slow disk wrote 1,000 files for three seconds more. Over what a next run sends
+//! meanwhile it would put an older content, and a comparison beside it would miss what it writes.
+//! So a run that was cut off counts as under way for as long as there is a sign of its receiver: a
+//! connection to the target that is closed on our side alone ([`crate::sys::tcp`]). What it carries
+//! waits for it, and nothing else. After the start nothing is sent for as long as there is such a
+//! connection, or a process of an earlier run of the daemon ([`crate::state::runs`]).
 //!
-//! Gives up: behind a remote shell. The shell's server ends with the connection, and the receiver has no more than a pipe holds.
+//! Gives up: behind a remote shell. The shell's server ends with the connection, and the receiver
+//! has no more than a pipe holds.
 
 use std::net::IpAddr;
 
@@ -16,10 +19,12 @@ use crate::sys::tcp::half_closed;
 
 /// How often is looked.
 const LOOK: Duration = Duration::from_millis(20);
-/// How long is waited without a sign after a daemon that was killed: a connection that was closed with something unread in it is gone at once on our side, and
-/// its receiver ends as soon as it writes to it or runs out of what it has (0.3 s, slowed down by a tracer).
+/// How long is waited without a sign after a daemon that was killed: a connection that was closed
+/// with something unread in it is gone at once on our side, and its receiver ends as soon as it
+/// writes to it or runs out of what it has (0.3 s, slowed down by a tracer).
 const SETTLE: Duration = Duration::from_millis(500);
-/// How long a host that does not answer is waited for: its program may not have got the end of the connection.
+/// How long a host that does not answer is waited for: its program may not have got the end of the
+/// connection.
 const UNKNOWN: Duration = Duration::from_secs(5);
 /// From when on it is worth a line.
 const SAY: Duration = Duration::from_secs(2);
@@ -76,15 +81,16 @@ impl Peer {
 }
 
 impl Target {
-    /// The lock that every run inherits, free once no process of an earlier run of the daemon is left. `killed`: that daemon did not stop
-    /// in order.
+    /// The lock that every run inherits, free once no process of an earlier run of the daemon is
+    /// left. `killed`: that daemon did not stop in order.
     pub fn take_runs(&mut self, runs: &Arc<Runs>, killed: bool) {
         self.lock = Some(Arc::clone(runs));
         let quiet = if killed && Peer::of(&self.cfg.location).is_some() { SETTLE } else { Duration::ZERO };
         self.orphans = Some(Orphans { quiet, runs: Some(Arc::clone(runs)), ..Orphans::of_earlier_runs() });
     }
 
-    /// A run ended with this. Gives it back where its receiver has ended, too; otherwise it is kept for [`Target::settle`].
+    /// A run ended with this. Gives it back where its receiver has ended, too; otherwise it is kept
+    /// for [`Target::settle`].
     pub(super) fn lingers(&mut self, now: Duration, serial: u32, outcome: Outcome) -> Option<Outcome> {
         let cut = matches!(outcome.verdict, Verdict::Killed | Verdict::TargetDown | Verdict::TimedOut | Verdict::Unknown);
         let Some(run) = self.runs.get_mut(&serial).filter(|run| cut && matches!(run.load, Load::Batch(_))) else {
