@@ -250,9 +250,19 @@ pub fn cases() -> Vec<Case> {
         }),
         // Programs that link what they write are common: none of that concerns the source.
         case("links_among_files_outside_cost_no_walk", ALL, |fs| {
-            let m = Setup::new(fs).before(fill).start()?;
+            let m = Setup::new(fs).before(|src| {
+                fill(src);
+                let out = beside(src);
+                out.write("other", b"outside");
+                out.link("other", "of other");
+            });
+            let m = m.start()?;
+            m.check();
+            assert_eq!(walks(&m).1, 0, "walks before a file outside that has several names changes");
+            m.out.append("other", b", once more");
             m.check();
             let before = walks(&m);
+            assert_eq!(before.1, 1, "walks for the first file outside that has several names");
             m.out.mkdirs("objects/x");
             for n in 0..2_000 {
                 m.out.write(format!("objects/{n}.new"), b"object");
@@ -272,6 +282,39 @@ pub fn cases() -> Vec<Case> {
             }
             let status = m.daemon.status().mirrors.remove(0);
             assert!(status.lost.is_empty(), "lost: {:?}", status.lost);
+            Ok(())
+        }),
+        // Neither where files inside have several names, nor where other programs are busy.
+        case("a_start_without_links_outside_walks_over_nothing", ALL, |fs| {
+            let m = Setup::new(fs).before(|src| {
+                src.mkdirs("d/deep");
+                src.write("a", b"two names inside");
+                src.link("a", "d/deep/b");
+            });
+            let mut m = m.start()?;
+            m.out.mkdir("hot");
+            heat(&m, &m.out, "hot");
+            m.check();
+            m.rest("quiet", b"saved");
+            m.daemon.terminate();
+            m.restart(Until::Watching);
+            m.out.mkdir("warm");
+            heat(&m, &m.out, "warm");
+            m.src.append("d/deep/b", b", written");
+            m.check();
+            assert_eq!(walks(&m).1, 0);
+            Ok(())
+        }),
+        case("a_directory_that_is_muted_before_the_files_are_known", ALL, |fs| {
+            let m = Setup::new(fs).before(fill).start()?;
+            m.out.mkdir("hot");
+            link_out(&m.src, "alone", "hot/alone");
+            (0..3).for_each(|round| {
+                (0..300).for_each(|n| m.out.write(format!("hot/f {n}"), format!("{round}")));
+                m.daemon.flush(None);
+            });
+            m.out.append("hot/alone", b", written in a busy directory");
+            m.check();
             Ok(())
         }),
         case("a_source_that_is_a_whole_filesystem_is_not_walked_over", &[Fs::Ext4, Fs::Tmpfs], |fs| {

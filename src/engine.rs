@@ -600,7 +600,7 @@ impl Engine {
         let mut losses = Vec::new();
         let mut dirty = false;
         let (aliases, filter, mut relook) = (self.watching.aliases(), self.mirror.filter.clone(), false);
-        let (mut came, walks) = (Vec::new(), self.outside.is_busy());
+        let (mut came, walks) = (Vec::new(), self.outside.is_incomplete());
         for event in fan_decode::events(bytes) {
             self.events += 1;
             let targets = &mut self.targets;

@@ -2,14 +2,16 @@
 //! outside is known for theirs ([`crate::resolve`]).
 //!
 //! Where a filesystem mark reports changes outside of the source, or a filter leaves some of the
-//! source out, the source is walked over once after the start, and a directory that is compared
-//! whole or came in from elsewhere is walked over then: rsync looks at what is in these, and not
-//! the daemon. No target is asked. The walk works a quarter of the time, begins when the targets
-//! have had their first comparison, and runs at full speed while a flush or a stop waits for it.
+//! source out, the files of the source are not known after the start, and those of a directory that
+//! is compared whole or came in from elsewhere are not known then: rsync looks at what is in these,
+//! and not the daemon. The walk over them begins with the first change outside that is one of a
+//! file with several names, so a source beside which nothing is linked is never walked over. No
+//! target is asked. The walk works a quarter of the time, begins when the targets have had their
+//! first comparison, and runs at full speed while a flush or a stop waits for it.
 //!
 //! Promises: a change of such a file through a name outside is either reported, or newer than the
-//! walk was asked for when the walk comes by, which makes the file dirty. Until a walk has ended,
-//! no time is saved as one up to which everything is known.
+//! time from which on its place was not known when the walk comes by, which makes the file dirty.
+//! While a walk is needed, no time is saved as one up to which everything is known.
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
@@ -57,6 +59,8 @@ enum Part {
 /// See the module's text.
 pub(super) struct Outside {
     wanted: BTreeMap<RelPath, Place>,
+    /// A file outside may be one of them.
+    needed: bool,
     /// The walk under way, and whether it is over everything.
     running: Option<bool>,
     begun: u64,
@@ -84,6 +88,7 @@ impl Outside {
     pub(super) fn new() -> Outside {
         Outside {
             wanted: BTreeMap::new(),
+            needed: false,
             running: None,
             begun: 0,
             ended: 0,
@@ -95,15 +100,24 @@ impl Outside {
     }
 
     fn want(&mut self, at: RelPath, deep: bool, since: i64) {
+        if let Some(all) = self.wanted.get_mut(&RelPath::root()).filter(|place| place.deep) {
+            all.since = all.since.min(since);
+            return;
+        }
         let all = self.wanted.len() >= MAX_PLACES;
         let (at, deep) = if all { (RelPath::root(), true) } else { (at, deep) };
         let place = self.wanted.entry(at).or_insert(Place { deep, since });
         *place = Place { deep: place.deep || deep, since: place.since.min(since) };
     }
 
-    /// A walk is wanted, or under way.
-    pub(super) fn is_busy(&self) -> bool {
+    /// Places are not known, or are being walked over.
+    pub(super) fn is_incomplete(&self) -> bool {
         !self.wanted.is_empty() || self.running.is_some()
+    }
+
+    /// A walk is needed, or under way.
+    pub(super) fn is_busy(&self) -> bool {
+        self.needed && !self.wanted.is_empty() || self.running.is_some()
     }
 
     /// Walks that ended.
@@ -113,7 +127,7 @@ impl Outside {
 
     /// When a walk is to begin.
     pub(super) fn next_due(&self) -> Option<Duration> {
-        (!self.wanted.is_empty() && self.running.is_none()).then_some(self.next)
+        (self.needed && !self.wanted.is_empty() && self.running.is_none()).then_some(self.next)
     }
 
     /// The walk to begin now; not while targets are `filled` for the first time.
@@ -123,6 +137,7 @@ impl Outside {
             self.next = now + PAUSE;
             return None;
         }
+        self.needed = false;
         let mut places = std::mem::take(&mut self.wanted);
         // What lies below one that is walked over with all below it.
         let since = places.values().map(|place| place.since).min().unwrap_or_default();
@@ -141,16 +156,18 @@ impl Engine {
     pub(super) fn want_linked(&mut self, at: &[u8], deep: bool) {
         if self.resolver.names_files() && self.watching.reports_elsewhere(&self.mirror.filter) {
             self.outside.want(RelPath::from_normal(at), deep, stamp());
+            self.resolver.linked_are_incomplete();
         }
     }
 
     /// A flush begins: the number of the walk that it waits for.
     pub(super) fn hurry_outside(&mut self) -> u64 {
+        self.outside.needed |= self.resolver.takes_need_of_linked();
         if self.outside.is_busy() {
             self.outside.hurried.store(true, Ordering::Relaxed);
             self.outside.next = Duration::ZERO;
         }
-        self.outside.begun + u64::from(!self.outside.wanted.is_empty())
+        self.outside.begun + u64::from(self.outside.needed && !self.outside.wanted.is_empty())
     }
 
     /// Takes in what a walk has found, and begins the next one; whether there is more to take in.
@@ -168,8 +185,11 @@ impl Engine {
                 }
                 self.outside.ended = self.outside.begun;
                 self.outside.next = self.now() + PAUSE.max(took);
-                if self.outside.wanted.is_empty() {
+                // What was seen of those meanwhile was left to a walk.
+                self.outside.needed = !self.outside.wanted.is_empty();
+                if !self.outside.needed {
                     self.outside.hurried.store(false, Ordering::Relaxed);
+                    self.resolver.linked_are_complete();
                 }
                 tracing::debug!(
                     mirror = %self.mirror.name, ?took, files = self.resolver.linked_files(),
@@ -181,7 +201,9 @@ impl Engine {
         }
         if self.resolver.wants_linked_walk() && !self.outside.is_busy() {
             self.want_linked(b"", true);
+            self.outside.needed = true;
         }
+        self.outside.needed |= self.resolver.takes_need_of_linked();
         let now = self.now();
         if self.begin.status.walking || self.outside.next_due().is_none_or(|due| due > now) {
             return false;
@@ -195,6 +217,7 @@ impl Engine {
                 tracing::warn!(mirror = %self.mirror.name, %error, "cannot start a thread that looks for files with names outside; tried again");
                 self.outside.begun -= 1;
                 self.outside.running = None;
+                self.outside.needed = true;
                 places.into_iter().for_each(|(at, place)| self.outside.want(at, place.deep, place.since));
                 self.outside.next = now + RETRY;
             }
@@ -266,6 +289,8 @@ mod tests {
         let mut outside = Outside::new();
         assert!(!outside.is_busy() && outside.begin(Duration::MAX, true).is_none());
         outside.want(p("d"), false, 20);
+        assert!(!outside.is_busy() && outside.is_incomplete() && outside.begin(Duration::MAX, true).is_none(), "not needed");
+        outside.needed = true;
         outside.want(p("d"), true, 30);
         outside.want(p("e"), false, 10);
         assert!(outside.begin(Duration::ZERO, true).is_none());
@@ -276,6 +301,10 @@ mod tests {
         outside.running = None;
         outside.want(p("d"), false, 20);
         outside.want(p(""), true, 30);
+        outside.want(p("e"), false, 40);
+        assert!(!outside.wanted.contains_key(&p("e")), "below what is walked over anyway");
+        assert!(!outside.is_busy(), "for the walk before only");
+        outside.needed = true;
         outside.hurried.store(true, Ordering::Relaxed);
         let all = [(p(""), Place { deep: true, since: 20 })].into();
         assert_eq!(outside.begin(PAUSE * 2, false), Some(all), "a flush waits");

@@ -8,13 +8,16 @@
 //! ([`crate::links`]).
 //!
 //! Which files these are is found by looks: at the paths of a batch, and by a walk in the
-//! background (`engine::outside`). What link(2) does to a file inside is not seen by either where
+//! background (`engine::outside`). The walk is needed when a file changes outside that has several
+//! names itself; until then each that changes is opened and asked for their number. What link(2) does to a file inside is not seen by either where
 //! the new name lies outside. It raises an event of the file itself, though, so a file outside
 //! whose number of names changed is remembered as a suspect; when it changes after that, it is
 //! sought inside, once.
 //!
-//! Costs: where no file has several names, one comparison for each event outside. Otherwise one
-//! look-up in a set of hashes; a collision costs an open of the file. Both sets are bounded.
+//! Costs: after a walk that found no file with several names, one comparison for each event
+//! outside; after others one look-up in a set of hashes, where a collision costs an open of the
+//! file. Before a walk it is an open for each event outside, [`MAX_OPENED`] times at most. Both
+//! sets are bounded.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -23,8 +26,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use nix::fcntl::{OFlag, open, openat};
-use nix::sys::stat::{Mode, fstat};
+use nix::fcntl::{AtFlags, OFlag, open, openat};
+use nix::sys::stat::{Mode, fstat, fstatat};
 use rustc_hash::FxHasher;
 
 use super::nameless::Change;
@@ -50,6 +53,20 @@ const MAX_SUSPECTS: usize = 50_000;
 /// removed are forgotten by it.
 const GROWTH: usize = 50_000;
 
+/// Files outside that are opened to learn whether a walk is needed; with more it is.
+const MAX_OPENED: u32 = 500_000;
+
+/// Which of the files inside with several names are known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Extent {
+    #[default]
+    All,
+    /// A walk will find the others, if one is needed; files opened to learn that.
+    Some { opened: u32 },
+    /// The walk is needed, and finds what has changed by its time of change.
+    Awaited,
+}
+
 type Hashes = HashSet<u64, BuildHasherDefault<FxHasher>>;
 
 /// See the module's text. The hashes are those of the tree: what they hash is chosen by the kernel.
@@ -64,10 +81,17 @@ pub(super) struct Linked {
     /// Files after the last walk over everything.
     base: usize,
     full_said: bool,
+    extent: Extent,
+    /// A walk is needed, and `engine::outside` does not know yet.
+    needed: bool,
 }
 
 impl Linked {
     fn any(&self) -> bool {
+        matches!(self.extent, Extent::Some { .. }) || self.any_known()
+    }
+
+    fn any_known(&self) -> bool {
         !self.files.is_empty() || !self.suspects.is_empty() || !self.suspects_before.is_empty()
     }
 
@@ -95,6 +119,12 @@ impl Linked {
             return false;
         }
         self.files.insert(file)
+    }
+
+    fn need(&mut self) {
+        if let Extent::Some { .. } = self.extent {
+            (self.extent, self.needed) = (Extent::Awaited, true);
+        }
     }
 
     fn suspect(&mut self, file: u64) {
@@ -135,6 +165,23 @@ impl Resolver {
             linked.names.retain(|file, _| linked.files.contains(file));
             linked.base = linked.files.len();
         }
+    }
+
+    /// Some are not known from now on.
+    pub fn linked_are_incomplete(&mut self) {
+        if self.linked.extent == Extent::All {
+            self.linked.extent = Extent::Some { opened: 0 };
+        }
+    }
+
+    /// All are known again.
+    pub fn linked_are_complete(&mut self) {
+        self.linked.extent = Extent::All;
+    }
+
+    /// Whether a walk is needed, by what was seen since the last call.
+    pub fn takes_need_of_linked(&mut self) -> bool {
+        std::mem::take(&mut self.linked.needed)
     }
 
     /// Whether so many were met since the last walk over everything that another is worth it.
@@ -181,15 +228,33 @@ impl Resolver {
         if !self.linked.any() || event.mask & CHANGES == 0 || event.mask & libc::FAN_ONDIR != 0 {
             return Ok(false);
         }
-        let Some(file) = event.child.filter(|c| !c.handle.is_empty() && self.linked.may_be(hash_of(c))) else {
+        let Some(file) = event.child.filter(|c| !c.handle.is_empty()) else { return Ok(false) };
+        if !self.linked.may_be(hash_of(&file)) {
+            self.judge_outside(&file);
             return Ok(false);
-        };
+        }
         self.unmute(event);
         let change = Change::of(event.mask);
         if change != Change::Writing || !self.follow(event, None) {
             self.tell_linked(root, filter, &file, change, out)?;
         }
         Ok(true)
+    }
+
+    /// A file outside, or one that is left out, has changed: while not all files inside with
+    /// several names are known, whether it may be one of these.
+    fn judge_outside(&mut self, file: &Fid<'_>) {
+        let Extent::Some { opened } = self.linked.extent else { return };
+        let alone = opened < MAX_OPENED
+            && match self.open_linked(file) {
+                Opened::Here(fd) => fstat(&fd).is_ok_and(|stat| stat.st_nlink < 2),
+                Opened::Gone => true,
+                Opened::Failed(_) => false,
+            };
+        match alone {
+            true => self.linked.extent = Extent::Some { opened: opened + 1 },
+            false => self.linked.need(),
+        }
     }
 
     /// Tells a file that changed through a name which leads nowhere by one that is known inside, or
@@ -207,6 +272,7 @@ impl Resolver {
     ) -> Outcome {
         let hashed = hash_of(file);
         if !self.linked.may_be(hashed) {
+            self.judge_outside(file);
             return Ok(());
         }
         if let Some(name) = self.linked.names.get(&hashed)
@@ -259,8 +325,9 @@ impl Resolver {
     }
 
     /// Whether a directory holds a name of a file that has, or may have, one inside too.
-    pub(super) fn holds_linked(&self, dir: BorrowedFd<'_>, fid: &Fid<'_>) -> bool {
-        if !self.linked.any() {
+    pub(super) fn holds_linked(&mut self, dir: BorrowedFd<'_>, fid: &Fid<'_>) -> bool {
+        let incomplete = self.linked.extent != Extent::All;
+        if !incomplete && !self.linked.any_known() {
             return false;
         }
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
@@ -271,7 +338,12 @@ impl Resolver {
             match listing.next(dir.as_fd()) {
                 Ok(Some(entries)) => {
                     for (name, _) in entries.filter(|(_, kind)| *kind != Type::Dir) {
-                        if let Ok(h) = name_to_handle(dir.as_fd(), Path::new(OsStr::from_bytes(name)))
+                        let name = Path::new(OsStr::from_bytes(name));
+                        if incomplete && fstatat(&dir, name, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok_and(|stat| stat.st_nlink > 1) {
+                            self.linked.need();
+                            return true;
+                        }
+                        if let Ok(h) = name_to_handle(dir.as_fd(), name)
                             && self.linked.may_be(hash((fid.fs.0, h.kind, &h.bytes)))
                         {
                             return true;
