@@ -508,7 +508,7 @@ fn export_seeds() -> Vec<Vec<u8>> {
 
 /// `/proc/locks`.
 fn locks(data: &[u8]) {
-    let leased = fansync::sync::target::leased(data);
+    let leased = fansync::targets::leased(data);
     assert!(leased.len() <= data.split(|&b| b == b'\n').count());
 }
 

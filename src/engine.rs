@@ -63,10 +63,10 @@ use crate::status;
 use crate::sync::apart::Apart;
 use crate::sync::guard::Hold;
 use crate::sync::probe::RsyncFacts;
-use crate::sync::target::{self, Context, TOKEN_BASE, Target};
 use crate::sys::event::EventFd;
 use crate::sys::reactor::{Backend, Interest, Reactor};
 use crate::sys::statx::Statter;
+use crate::targets::{Context, TOKEN_BASE, Target, token_target};
 use asking::Asked;
 use commands::Flush;
 use dir_times::DirTimes;
@@ -449,7 +449,7 @@ impl Engine {
                     }
                     MOUNTS => self.mounts_changed(),
                     t if t & TOKEN_BASE != 0 => {
-                        self.with_target(target::token_target(t), |target, cx| target.on_ready(cx, t));
+                        self.with_target(token_target(t), |target, cx| target.on_ready(cx, t));
                     }
                     _ => {}
                 }

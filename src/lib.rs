@@ -1,7 +1,7 @@
 //! fansync keeps remote copies of a directory tree equal to it, within milliseconds of each change.
 //!
 //! ```text
-//! kernel ─► source ─► ring ─► resolve ─► dirty ─► sync ─► rsync children ─► hooks
+//! kernel ─► source ─► ring ─► resolve ─► dirty ─► targets ─► sync: rsync children ─► hooks
 //!             └── lost sight of a subtree ──┘        └─ one queue, back-off and standby pool per target
 //! ```
 //!
@@ -14,8 +14,8 @@
 //!    path tree; [`filter`] drops what is excluded.
 //! 3. [`dirty`]: one set per target says which paths to look at. An event never says what happened, only "look here": the
 //!    state is read from the disk when the batch leaves, so the queue is as long as the number of distinct dirty paths.
-//! 4. [`sync`]: batches leave through `rsync --files-from`, by preference through a process that already stands by
-//!    connected. A path leaves the dirty set only when rsync's outcome confirmed it.
+//! 4. [`targets`]: batches leave through `rsync --files-from` ([`sync`]), by preference through a process that already
+//!    stands by connected. A path leaves the dirty set only when rsync's outcome confirmed it.
 //!
 //! The promise: **every change is on the target, or on its way there, or its subtree is marked lost and will be scanned.**
 
@@ -64,6 +64,7 @@ pub mod state;
 pub mod status;
 pub mod sync;
 pub mod sys;
+pub mod targets;
 pub mod trust;
 pub mod verify;
 pub mod watch;

@@ -7,7 +7,7 @@ use crossbeam::channel::{Sender, TryRecvError};
 use super::Engine;
 use crate::control::{Command, Waiting};
 use crate::dirty::{Epoch, Seen};
-use crate::sync::target::Target;
+use crate::targets::Target;
 
 /// A flush that somebody waits for.
 #[derive(Clone)]

@@ -43,9 +43,9 @@ use crate::scan::{self, Finding, Options, Progress, Report, ScanError, Scope};
 use crate::source::fan_decode::FanEvent;
 use crate::state::{Clock, Dirs, Drain, Identity, Keeper, Resume, SLACK, StateError, TargetId, Wall, Why, Without, sync_source};
 use crate::status;
-use crate::sync::target::{Context, Target};
 use crate::sys::event::EventFd;
 use crate::sys::handle::{FsId, fs_id};
+use crate::targets::{Context, Target};
 
 /// From something that happened to the drain after it, and from one attempt to move the watermarks to the next.
 const EVERY: Duration = Duration::from_secs(1);

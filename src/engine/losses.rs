@@ -7,7 +7,7 @@ use super::{Engine, UNWATCHED_EVERY};
 use crate::dirty::Seen;
 use crate::lost::{Cause, Lost};
 use crate::path::RelPath;
-use crate::sync::target::Target;
+use crate::targets::Target;
 
 /// The pause before the same subtree is compared again for the same cause doubles from here …
 const LOST_PAUSE_MIN: Duration = Duration::from_secs(1);

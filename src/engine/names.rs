@@ -10,7 +10,7 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use super::Engine;
 use crate::links::names::{Found, Job, Names};
 use crate::links::{Inode, search};
-use crate::sync::target::Target;
+use crate::targets::Target;
 
 /// The index and its walk.
 pub(super) struct Naming {

@@ -56,7 +56,7 @@ impl Engine {
         let accepted = match if accepts { self.accept(only) } else { Ok(false) } {
             Ok(accepted) => accepted,
             Err(said) => {
-                let name = |t: &crate::sync::target::Target| format!("{}/{}", self.mirror.name, t.cfg.name);
+                let name = |t: &crate::targets::Target| format!("{}/{}", self.mirror.name, t.cfg.name);
                 let chosen = self.targets.iter().filter(|t| only.is_none_or(|name| name == t.cfg.name));
                 return chosen.map(|t| Steered { target: name(t), said: said.clone(), done: false }).collect();
             }

@@ -10,7 +10,7 @@ use super::asking::ask;
 use crate::control::{Command, Handle, Waiting};
 use crate::path::RelPath;
 use crate::status;
-use crate::sync::target::Wrong;
+use crate::targets::Wrong;
 use crate::verify::Plan;
 
 /// How long an engine may take to answer.

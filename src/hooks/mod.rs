@@ -46,7 +46,7 @@ use crate::config::hook::{Change, Hook as Config, When};
 use crate::dirty::Seen;
 use crate::path::{self, RelPath};
 use crate::status;
-use crate::sync::target::{Asked, Owed, Target, Told};
+use crate::targets::{Asked, Owed, Target, Told};
 use queue::{Event, Queue};
 use saved::SavedFile;
 

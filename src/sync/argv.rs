@@ -432,7 +432,7 @@ fn plain_rule(arg: &[u8]) -> Option<(bool, &[u8])> {
 }
 
 /// Whether every filter is a plain exclude, so that a deletion can be listed by name.
-pub(super) fn excludes_only(filter_args: &[OsString]) -> bool {
+pub(crate) fn excludes_only(filter_args: &[OsString]) -> bool {
     filter_args.iter().all(|arg| is_exclude(arg.as_bytes()))
 }
 

@@ -1,4 +1,4 @@
-//! Batches through rsync.
+//! One run of rsync, from the list of paths to its outcome. [`crate::targets`] says which runs.
 //!
 //! | module | holds |
 //! | --- | --- |
@@ -39,6 +39,5 @@ pub mod renames;
 pub mod retries;
 pub mod run;
 #[cfg(test)]
-mod scripted;
-pub mod target;
-mod words;
+pub(crate) mod scripted;
+pub(crate) mod words;

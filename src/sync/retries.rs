@@ -19,7 +19,7 @@ use crate::path::{self, RelPath};
 use crate::status::plural;
 
 /// Rounds that a batch is run whole before it is split.
-pub(super) const WHOLE_ROUNDS: u32 = 3;
+pub(crate) const WHOLE_ROUNDS: u32 = 3;
 /// The pause before a batch's second round; grows fourfold with each.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 

@@ -191,7 +191,7 @@ pub(super) fn number(text: &[u8]) -> Option<u64> {
 }
 
 /// `dir/.name.XXXXXX` → `dir/name`: the receiver's temporary file.
-pub(super) fn without_temporary(path: RelPath) -> RelPath {
+pub(crate) fn without_temporary(path: RelPath) -> RelPath {
     let base = crate::path::base(&path);
     let name = base.strip_prefix(b".").and_then(|name| name.len().checked_sub(7).map(|end| name.split_at(end)));
     match name {

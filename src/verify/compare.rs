@@ -23,9 +23,9 @@ use crate::sync::outcome::{Outcome, Verdict};
 use crate::sync::output::Item;
 use crate::sync::pulse::{Beat, Carries, Pulse};
 use crate::sync::run::{Input, Run};
-use crate::sync::target::{limited_args, spared};
 use crate::sys::priority::idle_group;
 use crate::sys::statx::Statter;
+use crate::targets::{limited_args, spared};
 
 /// Differences kept of one run.
 pub(super) const MAX_KEPT: usize = 100_000;

@@ -8,7 +8,7 @@ use super::why::Why;
 use super::{Error, Plan, is_recent};
 use crate::engine::Live;
 use crate::path::{self, RelPath};
-use crate::sync::target::Wrong;
+use crate::targets::Wrong;
 
 /// How often a path is judged before it is called unsettled.
 pub(super) const ROUNDS: u32 = 3;

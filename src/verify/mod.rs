@@ -38,7 +38,7 @@ use crate::state::mounts::MountsFile;
 use crate::sync::argv;
 use crate::sync::probe::RsyncFacts;
 use crate::sync::run::RunError;
-use crate::sync::target::Sides;
+use crate::targets::Sides;
 
 pub use rehearse::rehearse;
 

@@ -118,7 +118,7 @@ const OCCURS: &[&str] = &[
 ];
 
 fn home() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("src/sync/target/golden")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src/targets/golden")
 }
 
 fn hash(text: &str) -> u64 {

@@ -17,8 +17,8 @@
 //! Gives up: more than [`MAX_HIDDEN`] places at a time. Then deletions are skipped as rsync does
 //! it, and the comparison fails.
 
-use super::super::output::Failed;
 use super::*;
+use crate::sync::output::Failed;
 
 /// Places that are hidden at a time: each is an argument of rsync's.
 const MAX_HIDDEN: usize = 200;

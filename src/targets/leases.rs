@@ -16,8 +16,8 @@ use std::os::fd::AsFd;
 
 use nix::fcntl::{OpenHow, ResolveFlag, openat2};
 
-use super::super::output::Failed;
 use super::*;
+use crate::sync::output::Failed;
 
 /// Why a leased file waits.
 pub(super) const REASON: &str = "a program holds a lease on the file (fcntl F_SETLEASE), and whoever opens it would have to wait";

@@ -4,7 +4,7 @@ use super::*;
 
 const LIMITS: Limits = Limits { max_paths: 5, ignore_holds: true };
 
-pub(in super::super) fn ledger() -> Ledger {
+pub(in crate::targets) fn ledger() -> Ledger {
     Ledger::new(1000, Backoff { min: Duration::from_secs(1), max: Duration::from_secs(60) })
 }
 
@@ -55,7 +55,7 @@ fn put(ledger: &mut Ledger, place: Where, id: BatchId, entry: Entry) {
 }
 
 /// A ledger with one change, in a place.
-pub(in super::super) fn with(place: Where, path: &str, seen: Seen) -> Ledger {
+pub(in crate::targets) fn with(place: Where, path: &str, seen: Seen) -> Ledger {
     let mut ledger = ledger();
     ledger.set.see(path.as_bytes(), seen);
     let mut batch = take(&mut ledger).expect("it was just seen");

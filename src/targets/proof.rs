@@ -12,10 +12,10 @@
 //! Costs nothing for runs that end well. A comparison that keeps failing costs one dry run, after
 //! its rounds.
 
-use super::super::first;
-use super::super::output::Failed;
-use super::super::words::without_temporary;
 use super::*;
+use crate::sync::first;
+use crate::sync::output::Failed;
+use crate::sync::words::without_temporary;
 
 /// Paths that a batch is narrowed to; with more it stays whole.
 const MAX_LEFT: usize = 1000;

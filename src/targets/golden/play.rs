@@ -6,7 +6,6 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::*;
 use super::answers::{self, Task};
 use super::world::{What, World, parent};
 use crate::config::hook::{Action, Command, Hook, Input as HookInput, When};
@@ -19,6 +18,7 @@ use crate::sync::probe::Version;
 use crate::sync::scripted::{NO_PID, Play as Stage, Played};
 use crate::sys::child::{Exit, OpenFile};
 use crate::sys::reactor::Backend;
+use crate::targets::*;
 
 /// Steps before the end of a play, in which everything ends well.
 const STEPS: usize = 80;

@@ -261,9 +261,9 @@ impl Target {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::output::Names;
     use super::*;
     use crate::dirty::Limits;
+    use crate::sync::output::Names;
 
     const LIMITS: Limits = Limits { max_paths: 100, ignore_holds: true };
 
