@@ -22,7 +22,7 @@ use crate::exit::ExitCode;
 use crate::metrics::sampler::{self, Sampler, Sampling};
 use crate::progress::Bar;
 use crate::state::StateError;
-use crate::status;
+use crate::status::{self, FirstPass, TargetState};
 use crate::sync::probe::ProbeError;
 use crate::web::http::{HttpError, Server};
 use crate::web::site;
@@ -344,7 +344,7 @@ impl Life<'_> {
             End::Once(code, mirrors) => {
                 for (m, t) in mirrors.iter().flat_map(|m| m.targets.iter().map(move |t| (m, t))) {
                     let done = digest::closing(t, self.started.elapsed());
-                    tracing::info!(mirror = %m.name, target_name = %t.name, "{}: {done}", if t.state == "idle" { "equal" } else { "not equal" });
+                    tracing::info!(mirror = %m.name, target_name = %t.name, "{}: {done}", if t.state == TargetState::Idle { "equal" } else { "not equal" });
                 }
                 undone(&mirrors).iter().for_each(crate::out::error);
                 code
@@ -394,21 +394,21 @@ fn once_done(mirrors: &[status::Mirror]) -> Option<ExitCode> {
             return Some(ExitCode::Config);
         }
         for t in &m.targets {
-            if t.state == "held" {
+            if t.state == TargetState::Held {
                 return Some(ExitCode::Config);
             }
-            if t.state == "paused" {
+            if t.state == TargetState::Paused {
                 if worst != ExitCode::Config {
                     worst = ExitCode::TargetUnreachable;
                 }
                 continue;
             }
-            let away = t.state == "down" || t.state == "config";
-            let in_sync = t.state == "idle" && m.initial == "done";
-            let only_failures = t.in_flight == 0 && t.state == "failing";
+            let away = matches!(t.state, TargetState::Down | TargetState::Config);
+            let in_sync = t.state == TargetState::Idle && m.initial == FirstPass::Done;
+            let only_failures = t.in_flight == 0 && t.state == TargetState::Failing;
             match (in_sync, away, only_failures) {
                 (true, ..) => {}
-                (_, true, _) if t.state == "config" => worst = ExitCode::Config,
+                (_, true, _) if t.state == TargetState::Config => worst = ExitCode::Config,
                 (_, true, _) if t.tries >= ONCE_TRIES => {
                     if worst != ExitCode::Config {
                         worst = ExitCode::TargetUnreachable;
@@ -434,7 +434,7 @@ fn undone(mirrors: &[status::Mirror]) -> Vec<String> {
             out.push(format!("{}: {}", m.name, m.held));
             continue;
         }
-        let behind = m.targets.iter().filter(|t| t.state != "idle");
+        let behind = m.targets.iter().filter(|t| t.state != TargetState::Idle);
         out.extend(behind.map(|t| match t.tries {
             0 => format!("{}/{} is {}: {}", m.name, t.name, t.state, t.reason),
             n => format!("{}/{} is {} after {}: {}", m.name, t.name, t.state, status::plural(n, "try"), t.reason),

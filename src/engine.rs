@@ -852,7 +852,7 @@ impl Engine {
             linked_walks: self.outside.ended(),
             links: self.links_status(),
             lost: self.losses_by_cause(),
-            initial: self.begun().into(),
+            initial: self.begun(),
             start: self.start_status(),
             targets: (0..self.targets.len()).map(|at| self.target_status(at, held.as_deref(), put_off)).collect(),
             hooks: self.hooks.status(),

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::control::{Handle, Reply};
 use crate::engine::{self, Said};
 use crate::path::Shown;
+use crate::status::PathState;
 
 /// The end of `fansync explain --help`.
 pub const HELP: &str = "\
@@ -104,8 +105,8 @@ pub struct AtTarget {
     pub name: String,
     /// Where it is.
     pub url: String,
-    /// `in sync`, `pending`, `in flight`, `waiting`, `failed`, `held`, `left out`.
-    pub state: String,
+    /// Where it stands.
+    pub state: PathState,
     /// Since when, why, what is next.
     pub why: String,
     /// Why nothing goes there now; empty when it does.
@@ -266,7 +267,7 @@ mod tests {
             apart: "cache: tmpfs".into(),
             targets: vec![AtTarget {
                 name: "t".into(),
-                state: "left out".into(),
+                state: PathState::LeftOut,
                 stopped: "paused".into(),
                 ..AtTarget::default()
             }],

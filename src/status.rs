@@ -5,6 +5,7 @@
 #[cfg(test)]
 #[path = "../kernel-tests/fixture/schema.rs"]
 mod schema;
+mod states;
 mod verdict;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::lost::Cause;
 use crate::progress::Progress;
 pub use crate::verify::board::Verify;
+pub use states::{FirstPass, HookState, PathState, StartKind, TargetState};
 pub use verdict::Health;
 
 /// The number of the JSON's format: another one when a field goes or comes to mean something else,
@@ -124,8 +126,8 @@ pub struct Mirror {
     pub links: Option<Links>,
     /// Losses of sight, by cause.
     pub lost: BTreeMap<String, u64>,
-    /// `running`, `done` or `none`.
-    pub initial: String,
+    /// How far the first pass is.
+    pub initial: FirstPass,
     /// How the mirror began.
     pub start: Start,
     /// One per target.
@@ -163,9 +165,8 @@ pub struct Links {
 /// How a mirror began, and what that took.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Start {
-    /// `comparison` of the whole tree with every target, `walk` over the source for what changed since the last stop, or
-    /// `none`: the targets were taken as they are.
-    pub how: String,
+    /// With what.
+    pub how: StartKind,
     /// Why not by a walk; per target where only some need a comparison. Empty for a walk for all.
     pub why: String,
     /// The walk goes on.
@@ -195,11 +196,11 @@ impl Start {
                 if self.walking { "still walking".into() } else { span(self.seconds) }
             ) + &self.progress.as_ref().map(|p| format!(" ({})", p.figures())).unwrap_or_default()
         };
-        match (self.how.as_str(), self.why.as_str()) {
-            ("walk", "") => format!("walk over the source: {}", walked()),
-            ("walk", why) => format!("walk over the source: {}; {why}", walked()),
-            ("comparison", why) => format!("comparison of the whole tree: {why}"),
-            (_, why) => format!("nothing compared: {why}"),
+        match (self.how, self.why.as_str()) {
+            (StartKind::Walk, "") => format!("walk over the source: {}", walked()),
+            (StartKind::Walk, why) => format!("walk over the source: {}; {why}", walked()),
+            (StartKind::Comparison, why) => format!("comparison of the whole tree: {why}"),
+            (StartKind::None | StartKind::Undecided, why) => format!("nothing compared: {why}"),
         }
     }
 }
@@ -242,12 +243,6 @@ const BRING_BACK: &str =
 /// What to do about a source that was missing at the start.
 const MAKE_SOURCE: &str = "Mount or make the source, and the mirror begins by itself; if the path is wrong, change it and reload";
 
-/// What [`Target::state`] can be.
-pub const TARGET_STATES: [&str; 9] = ["probing", "idle", "syncing", "failing", "down", "config", "fenced", "paused", "held"];
-
-/// What [`Hook::state`] can be.
-pub const HOOK_STATES: [&str; 3] = ["idle", "working", "retrying"];
-
 /// One target.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Target {
@@ -255,8 +250,8 @@ pub struct Target {
     pub name: String,
     /// Where it is, without passwords.
     pub url: String,
-    /// One of [`TARGET_STATES`]; `failing`: nothing is left but paths that keep failing.
-    pub state: String,
+    /// What it does, or why it does nothing.
+    pub state: TargetState,
     /// It holds every change, and nothing failed or waits for a person; `None` until
     /// [`Snapshot::judged`], as the mirror decides, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -371,8 +366,8 @@ pub struct Hook {
     pub name: String,
     /// `command`, `socket`, `http` or `cdn`.
     pub kind: String,
-    /// `idle`, `working`, or `retrying` while its receiver cannot be had.
-    pub state: String,
+    /// What it does.
+    pub state: HookState,
     /// Why it is `retrying`.
     pub reason: String,
     /// Seconds until it is tried again.
@@ -455,7 +450,7 @@ impl Snapshot {
                     let _ = writeln!(out, "         not reported: {}", w.unreported);
                 }
             }
-            if !m.start.how.is_empty() {
+            if m.start.how != StartKind::Undecided {
                 let _ = writeln!(out, "  start  {}", m.start.human());
             }
             // Nothing reads yet where the source is missing.
@@ -624,7 +619,7 @@ pub(crate) mod tests {
         let target = Target {
             name: "backup".into(),
             url: "rsync://b/data".into(),
-            state: "down".into(),
+            state: TargetState::Down,
             reason: "connection refused".into(),
             lag_seconds: 75.0,
             retry_seconds: 4.0,
@@ -661,13 +656,13 @@ pub(crate) mod tests {
             linked_walks: 0,
             links: None,
             lost: [("queue_overflow".into(), 2), ("failing_path".into(), 5)].into(),
-            initial: "done".into(),
-            start: Start { how: "walk".into(), directories: 7, entries: 90, found: 3, seconds: 0.25, ..Start::default() },
+            initial: FirstPass::Done,
+            start: Start { how: StartKind::Walk, directories: 7, entries: 90, found: 3, seconds: 0.25, ..Start::default() },
             targets: vec![target],
             hooks: vec![Hook {
                 name: "purge".into(),
                 kind: "cdn".into(),
-                state: "retrying".into(),
+                state: HookState::Retrying,
                 reason: "refused".into(),
                 retry_seconds: 3.0,
                 dropped: 7,

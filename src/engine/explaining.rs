@@ -18,6 +18,7 @@ use crate::explain::{AtTarget, Explanation, Verdict};
 use crate::failover::mark;
 use crate::filter::Deciding;
 use crate::path::{self, RelPath, Shown};
+use crate::status::PathState;
 
 /// How long an engine may take to answer; it drains its event queues first.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -86,18 +87,22 @@ impl Engine {
         let size = meta.filter(|meta| meta.is_file()).map(Metadata::size);
         let too_large = size.zip(self.mirror.max_file_size).is_some_and(|(size, most)| size > most);
         let (state, why) = match (filter.excluded, mounted) {
-            (true, _) => ("left out", "it is neither sent nor deleted there".to_owned()),
-            (false, Some((at, _))) => ("left out", format!("what is mounted at {} does not belong to the mirror", Shown(at))),
-            (false, None) if too_large && told.state == "in sync" => ("left out", "it is larger than max_file_size".into()),
-            (false, None) if meta.is_none() && !self.mirror.delete && told.state == "in sync" => {
-                ("in sync", "gone from the source; delete = false keeps on the target what was sent".to_owned())
+            (true, _) => (PathState::LeftOut, "it is neither sent nor deleted there".to_owned()),
+            (false, Some((at, _))) => {
+                (PathState::LeftOut, format!("what is mounted at {} does not belong to the mirror", Shown(at)))
+            }
+            (false, None) if too_large && told.state == PathState::InSync => {
+                (PathState::LeftOut, "it is larger than max_file_size".into())
+            }
+            (false, None) if meta.is_none() && !self.mirror.delete && told.state == PathState::InSync => {
+                (PathState::InSync, "gone from the source; delete = false keeps on the target what was sent".to_owned())
             }
             (false, None) => (told.state, told.why),
         };
         AtTarget {
             name: target.cfg.name.clone(),
             url: target.cfg.location.to_string(),
-            state: state.into(),
+            state,
             why,
             stopped: target.why_stopped().unwrap_or_default(),
         }

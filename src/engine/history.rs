@@ -465,14 +465,14 @@ impl Engine {
 
     fn begin_whole(&mut self, why: &str) {
         tracing::info!(mirror = %self.mirror.name, "the whole tree is compared with every target: {why}");
-        self.begin.status = status::Start { how: "comparison".into(), why: why.into(), ..status::Start::default() };
+        self.begin.status = status::Start { how: status::StartKind::Comparison, why: why.into(), ..status::Start::default() };
         self.begin.epochs = Some(vec![None; self.targets.len()]);
         self.see_all(b"", Seen::Subtree);
     }
 
     fn begin_with_nothing(&mut self, why: &str) {
         tracing::info!(mirror = %self.mirror.name, "nothing is compared at the start, the targets are taken for equal: {why}");
-        self.begin.status = status::Start { how: "none".into(), why: why.into(), ..status::Start::default() };
+        self.begin.status = status::Start { how: status::StartKind::None, why: why.into(), ..status::Start::default() };
         self.begin.epochs = Some(Vec::new());
     }
 
@@ -515,7 +515,7 @@ impl Engine {
             "walking over the source for what changed since the last stop"
         );
         self.begin.status =
-            status::Start { how: "walk".into(), why: reasons.join("; "), walking: true, ..status::Start::default() };
+            status::Start { how: status::StartKind::Walk, why: reasons.join("; "), walking: true, ..status::Start::default() };
         self.walk(Some(resume), &whole);
     }
 
@@ -543,7 +543,7 @@ impl Engine {
     }
 
     /// For the status: whether the start is over.
-    pub(super) fn begun(&self) -> &'static str {
+    pub(super) fn begun(&self) -> status::FirstPass {
         let begun = |(at, epoch): (usize, &Option<Epoch>)| {
             self.targets.get(at).is_none_or(|target| match epoch {
                 Some(epoch) => target.flushed(*epoch) || target.at_rest(),
@@ -551,9 +551,9 @@ impl Engine {
             })
         };
         match &self.begin.epochs {
-            Some(epochs) if epochs.is_empty() => "none",
-            Some(epochs) if epochs.iter().enumerate().all(begun) => "done",
-            _ => "running",
+            Some(epochs) if epochs.is_empty() => status::FirstPass::None,
+            Some(epochs) if epochs.iter().enumerate().all(begun) => status::FirstPass::Done,
+            _ => status::FirstPass::Running,
         }
     }
 

@@ -144,7 +144,7 @@ impl Waiting {
         let target = |t: &crate::config::Target| status::Target {
             name: t.name.clone(),
             url: t.location.to_string(),
-            state: "held".into(),
+            state: status::TargetState::Held,
             reason: self.why.clone(),
             lag_seconds: self.since.elapsed().as_secs_f64(),
             ..status::Target::default()
@@ -153,7 +153,7 @@ impl Waiting {
             name: mirror.name.clone(),
             source: mirror.source.display().to_string(),
             held: self.why.clone(),
-            initial: "running".into(),
+            initial: status::FirstPass::Running,
             targets: mirror.targets.iter().map(target).collect(),
             ..status::Mirror::default()
         }

@@ -137,7 +137,7 @@ impl Server {
             return Err(why);
         }
         for t in &mirror.targets {
-            if t.keeps_aside || t.reconcile.is_some() || !matches!(t.state.as_str(), "idle" | "syncing") {
+            if !t.holds_whole_copy() {
                 return Err(format!("the peer does not hold a whole copy yet: target {} is {} {}", t.name, t.state, t.reason));
             }
         }

@@ -26,7 +26,7 @@ use super::machine::Report;
 use super::mark::{self, Mark, MarkError, Role};
 use super::mirror;
 use super::wire::{self, Asker, Id, Key, Reply, Request};
-use crate::status;
+use crate::status::{self, TargetState};
 
 /// How long the peer may take to answer.
 pub(super) const PEER: Duration = Duration::from_millis(700);
@@ -365,14 +365,13 @@ impl Server {
     fn look_at_mirror(&self) {
         let mirror = mirror::of(&self.cfg);
         let whole = mirror.as_ref().map(|m| {
-            let whole = |t: &status::Target| {
-                matches!(t.state.as_str(), "idle" | "syncing") && !t.keeps_aside && t.reconcile.is_none() && t.batches > 0
-            };
+            // A daemon that has confirmed nothing yet may know nothing of its targets.
+            let whole = |t: &status::Target| t.holds_whole_copy() && t.batches > 0;
             !m.targets.is_empty() && m.targets.iter().all(whole)
         });
         // A target that is down for a moment still holds the whole copy that it held.
-        let down =
-            mirror.as_ref().is_some_and(|m| m.targets.iter().any(|t| matches!(t.state.as_str(), "down" | "probing" | "paused")));
+        let away = |t: &status::Target| matches!(t.state, TargetState::Down | TargetState::Probing | TargetState::Paused);
+        let down = mirror.as_ref().is_some_and(|m| m.targets.iter().any(away));
         let unfit = mirror.as_ref().and_then(mirror::unfit).unwrap_or_default();
         let mut now = locked(&self.now);
         if now.unfit != unfit && !unfit.is_empty() {

@@ -397,14 +397,14 @@ impl Queue {
         let failures: Vec<_> = failing.chain(given_up).collect();
         let (reason, retry_seconds) = inner.away.as_ref().map_or((String::new(), 0.0), |(why, at)| (why.clone(), seconds(*at)));
         let state = match (inner.away.is_some(), inner.pending()) {
-            (true, _) => "retrying",
-            (false, 0) => "idle",
-            (false, _) => "working",
+            (true, _) => status::HookState::Retrying,
+            (false, 0) => status::HookState::Idle,
+            (false, _) => status::HookState::Working,
         };
         status::Hook {
             name: self.config.name.clone(),
             kind: self.config.action.kind().into(),
-            state: state.into(),
+            state,
             reason,
             retry_seconds,
             pending: inner.events.len() as u64,

@@ -6,7 +6,7 @@ use super::Kind::{Counter, Gauge};
 use super::{Metric, Row, Values, row, truth};
 use crate::lost::Cause;
 use crate::progress::Progress;
-use crate::status::{HOOK_STATES, Hook, Mirror, Snapshot, TARGET_STATES, Target, Verify};
+use crate::status::{FirstPass, Hook, HookState, Mirror, Snapshot, Target, TargetState, Verify};
 use crate::sync::outcome::CLASSES;
 
 const MIRROR: &[Row<Mirror>] = &[
@@ -23,7 +23,7 @@ const MIRROR: &[Row<Mirror>] = &[
         },
     ),
     row(Gauge, "fansync_mirror_initial_pass_running", M, "1 until the first comparison is through.", |m, v| {
-        v.put(truth(m.initial == "running"));
+        v.put(truth(m.initial == FirstPass::Running));
     }),
     row(
         Gauge,
@@ -95,7 +95,7 @@ const MIRROR: &[Row<Mirror>] = &[
 
 const TARGET: &[Row<Target>] = &[
     row(Gauge, "fansync_target_state", &["mirror", "target", "state"], "1 for the state that the target is in.", |t, v| {
-        v.one_of(&TARGET_STATES, &t.state);
+        v.one_of(TargetState::ALL.iter().map(|s| s.name()), t.state.name());
     }),
     row(Gauge, "fansync_target_lag_seconds", T, "Age of the oldest change that is not confirmed; 0 in sync.", |t, v| {
         v.put(t.lag_seconds);
@@ -230,7 +230,7 @@ fn verified(t: &Target, of: fn(&Verify) -> f64) -> f64 {
 
 const HOOK: &[Row<Hook>] = &[
     row(Gauge, "fansync_hook_state", &["mirror", "hook", "state"], "1 for the state that the hook is in.", |h, v| {
-        v.one_of(&HOOK_STATES, &h.state);
+        v.one_of(HookState::ALL.iter().map(|s| s.name()), h.state.name());
     }),
     row(Gauge, "fansync_hook_pending_changes", H, "Changes that wait for their delivery.", |h, v| v.put(h.pending as f64)),
     row(Gauge, "fansync_hook_in_flight_changes", H, "Changes that are being delivered.", |h, v| v.put(h.in_flight as f64)),

@@ -103,11 +103,8 @@ impl Values<'_> {
     }
 
     /// 1 for the one of `all` that is `now`, 0 for the others; `now` counts even if `all` lacks it.
-    fn one_of(&mut self, all: &[&str], now: &str) {
-        all.iter().filter(|name| **name != now).for_each(|name| self.with(&[name], 0.0));
-        if !now.is_empty() {
-            self.with(&[now], 1.0);
-        }
+    fn one_of(&mut self, all: impl Iterator<Item = &'static str>, now: &str) {
+        all.for_each(|name| self.with(&[name], truth(name == now)));
     }
 }
 

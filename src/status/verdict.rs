@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Mirror, Snapshot, Target, plural, span};
+use super::{HookState, Mirror, Snapshot, Target, TargetState, plural, span};
 use crate::exit::ExitCode;
 
 /// How many of what is not well the verdict names.
@@ -21,16 +21,7 @@ pub enum Health {
 
 impl Health {
     fn of(mirror: &Mirror, t: &Target) -> Health {
-        match t.state.as_str() {
-            _ if !mirror.held.is_empty() || !t.failures.is_empty() || t.failures_more > 0 || t.held_deletes > 0 => {
-                Health::Trouble
-            }
-            // The other side is the one that pushes.
-            "idle" | "fenced" => Health::Good,
-            "syncing" if t.lag_seconds < 1.0 => Health::Good,
-            "syncing" | "paused" | "probing" => Health::Behind,
-            _ => Health::Trouble,
-        }
+        if mirror.held.is_empty() { t.health() } else { Health::Trouble }
     }
 
     /// What `status --exit-code` leaves with, as monitoring systems want it.
@@ -48,6 +39,28 @@ impl Health {
             Health::Behind => "BEHIND",
             Health::Trouble => "TROUBLE",
         }
+    }
+}
+
+impl Target {
+    /// Whether paths fail, or deletions wait for an operator.
+    fn has_failures(&self) -> bool {
+        !self.failures.is_empty() || self.failures_more > 0 || self.held_deletes > 0
+    }
+
+    /// How it is, its mirror aside.
+    pub fn health(&self) -> Health {
+        match self.state {
+            _ if self.has_failures() => Health::Trouble,
+            TargetState::Syncing if self.lag_seconds < 1.0 => Health::Good,
+            state => state.health(),
+        }
+    }
+
+    /// Whether it holds a whole copy of the source, as of some moment: it is sent changes, and nothing of it is left to
+    /// compare or kept aside.
+    pub fn holds_whole_copy(&self) -> bool {
+        matches!(self.state, TargetState::Idle | TargetState::Syncing) && !self.keeps_aside && self.reconcile.is_none()
     }
 }
 
@@ -70,14 +83,16 @@ impl Finding {
         let health = Health::of(m, t);
         let behind = if t.lag_seconds > 0.0 { format!(", {} behind", span(t.lag_seconds)) } else { String::new() };
         let failed = t.failures.len() as u64 + t.failures_more;
-        let trouble = match t.state.as_str() {
+        let trouble = match t.state {
             _ if t.held_deletes > 0 => format!("{} held", plural(t.held_deletes, "deletion")),
-            "idle" | "syncing" | "failing" if failed > 0 => format!("{} failed", plural(failed, "path")),
-            state => state.to_owned(),
+            TargetState::Idle | TargetState::Syncing | TargetState::Failing if failed > 0 => {
+                format!("{} failed", plural(failed, "path"))
+            }
+            state => state.to_string(),
         };
-        let next = match t.state.as_str() {
+        let next = match t.state {
             _ if !t.advice.is_empty() => t.advice.as_str(),
-            "paused" => "`fansync resume` sends again",
+            TargetState::Paused => "`fansync resume` sends again",
             _ if t.held_deletes > 0 => {
                 "bring the files back, or let the deletions through with `fansync resume --accept-deletes`"
             }
@@ -109,8 +124,8 @@ impl Finding {
             let what = format!("the state of {} is not saved ({})", m.name, m.state_unsaved);
             out.push(Finding::new(Health::Behind, what, "see that state_dir can be written"));
         }
-        for h in m.hooks.iter().filter(|h| h.state == "retrying" || !h.failures.is_empty()) {
-            let trouble = if h.state == "retrying" { "is retrying" } else { "has failures" };
+        for h in m.hooks.iter().filter(|h| h.state == HookState::Retrying || !h.failures.is_empty()) {
+            let trouble = if h.state == HookState::Retrying { "is retrying" } else { "has failures" };
             let next = "`fansync status` shows why";
             out.push(Finding::new(Health::Behind, format!("hook {}/{} {trouble}", m.name, h.name), next));
         }
@@ -125,8 +140,7 @@ impl Snapshot {
         for m in &mut self.mirrors {
             let held = !m.held.is_empty();
             m.targets.iter_mut().for_each(|t| {
-                let settled = t.failures.is_empty() && t.failures_more == 0 && t.held_deletes == 0;
-                t.in_sync = Some(!held && settled && t.state == "idle");
+                t.in_sync = Some(!held && !t.has_failures() && t.state == TargetState::Idle);
             });
         }
         self.format = super::FORMAT;
@@ -195,7 +209,8 @@ impl Snapshot {
 }
 
 fn line(t: &Target) -> String {
-    let mut out = if t.state == "idle" { "in sync".to_owned() } else { t.state.clone() };
+    let idle = t.state == TargetState::Idle;
+    let mut out = if idle { "in sync".to_owned() } else { t.state.to_string() };
     if t.lag_seconds > 0.0 {
         let _ = write!(out, ", {} behind", span(t.lag_seconds));
     }
@@ -204,13 +219,13 @@ fn line(t: &Target) -> String {
     }
     let failed = t.failures.len() as u64 + t.failures_more;
     // The reason of one that is `failing` begins with their number.
-    if failed > 0 && t.state != "failing" {
+    if failed > 0 && t.state != TargetState::Failing {
         let _ = write!(out, ", {} failed", plural(failed, "path"));
     }
     if t.held_deletes > 0 {
         let _ = write!(out, ", {} held", plural(t.held_deletes, "deletion"));
     }
-    if !t.reason.is_empty() && t.state != "idle" {
+    if !t.reason.is_empty() && !idle {
         let _ = write!(out, ": {}", t.reason);
     }
     out
@@ -232,22 +247,22 @@ mod tests {
         let lines: Vec<String> = s.human().lines().take(3).map(str::to_owned).collect();
         let target = "  data/backup  down, 1m 15s behind, 3 paths pending, 1 path failed: connection refused";
         assert_eq!(lines, [verdict, target, ""]);
-        let well = Target { name: "b".into(), state: "idle".into(), ..Target::default() };
+        let well = Target { name: "b".into(), state: TargetState::Idle, ..Target::default() };
         s.mirrors[0].targets = vec![well.clone()];
         assert_eq!((s.verdict().as_str(), s.overview().as_str()), ("OK: 1 of 1 target in sync", "  data/b  in sync\n"));
         for (state, lag, want) in [
-            ("idle", 0.0, Health::Good),
-            ("fenced", 0.0, Health::Good),
-            ("syncing", 0.5, Health::Good),
-            ("syncing", 1.5, Health::Behind),
-            ("probing", 0.0, Health::Behind),
-            ("paused", 0.0, Health::Behind),
-            ("down", 0.0, Health::Trouble),
-            ("config", 0.0, Health::Trouble),
-            ("failing", 0.0, Health::Trouble),
-            ("held", 0.0, Health::Trouble),
+            (TargetState::Idle, 0.0, Health::Good),
+            (TargetState::Fenced, 0.0, Health::Good),
+            (TargetState::Syncing, 0.5, Health::Good),
+            (TargetState::Syncing, 1.5, Health::Behind),
+            (TargetState::Probing, 0.0, Health::Behind),
+            (TargetState::Paused, 0.0, Health::Behind),
+            (TargetState::Down, 0.0, Health::Trouble),
+            (TargetState::Config, 0.0, Health::Trouble),
+            (TargetState::Failing, 0.0, Health::Trouble),
+            (TargetState::Held, 0.0, Health::Trouble),
         ] {
-            s.mirrors[0].targets = vec![well.clone(), Target { state: state.into(), lag_seconds: lag, ..well.clone() }];
+            s.mirrors[0].targets = vec![well.clone(), Target { state, lag_seconds: lag, ..well.clone() }];
             assert_eq!(s.health(), want, "{state}");
         }
         s.mirrors[0].targets = vec![well];
@@ -267,14 +282,18 @@ mod tests {
         let mut s = snapshot();
         (s.config_error, s.log_lost) = (String::new(), Default::default());
         let m = &mut s.mirrors[0];
-        let target = |name: &str, state: &str, lag_seconds: f64| Target {
+        let target = |name: &str, state: TargetState, lag_seconds: f64| Target {
             name: name.into(),
-            state: state.into(),
+            state,
             lag_seconds,
             ..Target::default()
         };
         let failure = m.targets[0].failures.clone();
-        m.targets = vec![target("a", "paused", 90.0), target("b", "down", 2.0), target("c", "down", 60.0)];
+        m.targets = vec![
+            target("a", TargetState::Paused, 90.0),
+            target("b", TargetState::Down, 2.0),
+            target("c", TargetState::Down, 60.0),
+        ];
         assert_eq!(
             s.verdict(),
             "TROUBLE: 0 of 3 targets in sync; data/c down, 1m behind; data/b down, 2.0s behind; data/a paused, 1m 30s behind and 1 more. \
@@ -282,15 +301,21 @@ mod tests {
         );
         s.mirrors[0].hooks.clear();
         for (change, want) in [
-            (Target { held_deletes: 7, ..target("x", "held", 0.0) }, "data/x 7 deletions held. Next: bring the files back, or"),
-            (Target { failures: failure, ..target("x", "idle", 0.0) }, "data/x 1 path failed. Next: `fansync status` lists"),
-            (target("x", "syncing", 4.0), "BEHIND: 0 of 1 target in sync; data/x syncing, 4.0s behind"),
+            (
+                Target { held_deletes: 7, ..target("x", TargetState::Held, 0.0) },
+                "data/x 7 deletions held. Next: bring the files back, or",
+            ),
+            (
+                Target { failures: failure, ..target("x", TargetState::Idle, 0.0) },
+                "data/x 1 path failed. Next: `fansync status` lists",
+            ),
+            (target("x", TargetState::Syncing, 4.0), "BEHIND: 0 of 1 target in sync; data/x syncing, 4.0s behind"),
         ] {
             s.mirrors[0].targets = vec![change];
             assert!(s.verdict().contains(want), "{want}: {}", s.verdict());
         }
         let m = &mut s.mirrors[0];
-        m.targets = vec![target("x", "idle", 0.0)];
+        m.targets = vec![target("x", TargetState::Idle, 0.0)];
         (m.unanswered_seconds, m.state_unsaved) = (12.0, "disk full".into());
         m.apart = vec![super::super::Apart { path: "mnt".into(), why: "unmounted".into(), held: true }];
         let verdict = s.verdict();

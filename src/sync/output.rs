@@ -182,6 +182,10 @@ pub struct Signs {
     pub cut_off: bool,
     /// A program could not be started.
     pub no_program: bool,
+    /// No connection to the server came about.
+    pub no_connection: bool,
+    /// Something was not there (ENOENT).
+    pub not_found: bool,
 }
 
 /// A field of [`Signs`].
@@ -518,6 +522,8 @@ impl Output {
             self.signs.no_program = true;
             return DECIDES;
         }
+        self.signs.no_connection |= told.starts_with(b"failed to connect");
+        self.signs.not_found |= error == Some(libc::ENOENT);
         let enters = told.starts_with(b"change_dir");
         if enters && sender && self.names.is_source_root(quoted(told).unwrap_or_default()) {
             self.signs.source_root = true;
@@ -745,6 +751,18 @@ mod tests {
             read(to(&local), b".d..t...... ./\n<f+++++++++ d/f\n*deleting   d/gone/\ncL+++++++++ l\ncL+++++++++ l -> x\n");
         let items: Vec<String> = output.items.iter().map(|i| i.path.to_string()).collect();
         assert_eq!(items, ["a/b", "a/b/d/f", "a/b/d/gone", "a/b/l", "a/b/l -> x"]);
+    }
+
+    #[test]
+    fn what_was_not_found_and_not_reached_has_signs() {
+        for (line, no_connection, not_found) in [
+            ("rsync: [Receiver] failed to connect to h (192.0.2.1): Connection refused (111)\n", true, false),
+            ("rsync: [sender] link_stat \"/role\" (in m) failed: No such file or directory (2)\n", false, true),
+            ("rsync: [sender] send_files failed to open \"/role\" (in m): Permission denied (13)\n", false, false),
+        ] {
+            let signs = read(b"", line.as_bytes(), 4096).signs;
+            assert_eq!((signs.no_connection, signs.not_found), (no_connection, not_found), "{line}");
+        }
     }
 
     #[test]

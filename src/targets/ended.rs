@@ -43,7 +43,7 @@ impl Target {
         let load = std::mem::replace(&mut run.load, Load::Probe);
         match load {
             Load::Probe => self.probed(cx, &run, &outcome),
-            Load::Role => self.role_answered(cx, &outcome),
+            Load::Role => self.role_answered(cx, &outcome, run.run.output().signs.not_found),
             Load::Standby => self.standby_ended(cx, &run, &outcome),
             Load::Batch(batch) => {
                 let outcome = self.ambient.weigh(outcome);
@@ -238,7 +238,7 @@ impl Target {
         if outcome.interrupted && !run.dry {
             self.distrust(cx.now, &batch);
         }
-        let mut litter = if self.mirror.delete { leftovers(&batch, &outcome) } else { BTreeSet::new() };
+        let mut litter = if self.mirror.delete { leftovers(&batch, &outcome, run.run.output()) } else { BTreeSet::new() };
         if run.survey.is_none() && outcome.counters.dirs_kept > 0 && !self.mirror.filter.is_rsyncs() {
             let kept: Vec<RelPath> = run.run.output().failed.iter().map(|f| f.path.clone()).collect();
             litter.extend(survey::above_kept(&kept));
@@ -607,10 +607,10 @@ fn read_only(batch: &Batch, outcome: &Outcome, output: &Output) -> bool {
 
 /// Directories where a receiver that was killed has left temporary files, which only a pass with deletes over them removes. One
 /// that lives longer than its client cleans up.
-fn leftovers(batch: &Batch, outcome: &Outcome) -> BTreeSet<RelPath> {
+fn leftovers(batch: &Batch, outcome: &Outcome, output: &Output) -> BTreeSet<RelPath> {
     let broken = match outcome.verdict {
         // Whatever rsync counted as sent until then. Who never got a connection left nothing.
-        Verdict::TargetDown | Verdict::TimedOut | Verdict::Unknown => !outcome.reason.contains("failed to connect"),
+        Verdict::TargetDown | Verdict::TimedOut | Verdict::Unknown => !output.signs.no_connection,
         // What it had said so far is lost with it; with a local target the receiver is killed as well, most likely.
         Verdict::Killed => true,
         _ => false,

@@ -2,12 +2,13 @@
 
 use super::ledger::Parked;
 use super::*;
+use crate::status::PathState as At;
 
 /// The state of a path at a target, in one word and in a sentence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathState {
-    /// `in sync`, `pending`, `in flight`, `waiting`, `failed`, `held`, `left out`.
-    pub state: &'static str,
+    /// In one word.
+    pub state: status::PathState,
     /// Since when, why, what is next.
     pub why: String,
 }
@@ -21,31 +22,34 @@ impl Target {
         let by = |p: &Parked<'_>| by(p.path, p.kind, path);
         let parked = self.ledger.parked_at(path, Reach::Itself, &[]);
         if let Some(place) = self.ledger.long.of(path) {
-            return state("failed", format!("its directory {} {}", place.dir(), place.reason()));
+            return state(At::Failed, format!("its directory {} {}", place.dir(), place.reason()));
         }
         if let Some(p) = parked.filter(|p| p.place <= Where::Shelved) {
             return match (p.place, self.ledger.retries.failure(p.path)) {
                 (Where::Failed, Some(f)) => {
                     let (tries, next) = (plural(f.tries.into(), "time"), span(f.due.saturating_sub(now)));
-                    state("failed", format!("{} (tried {tries}, next in {next}){}", f.reason, by(&p)))
+                    state(At::Failed, format!("{} (tried {tries}, next in {next}){}", f.reason, by(&p)))
                 }
-                (Where::Shelved, _) => state("held", self.why_shelved().unwrap_or_default()),
-                _ => state("held", self.why_withheld().unwrap_or_default()),
+                (Where::Shelved, _) => state(At::Held, self.why_shelved().unwrap_or_default()),
+                _ => state(At::Held, self.why_withheld().unwrap_or_default()),
             };
         }
         let covers = |e: &&Entry| *e.path == *path || (e.kind > Kind::Entry || e.gone) && path::is_at_or_below(path, &e.path);
         if let Some((run, entry)) = self.batches().find_map(|(run, batch)| Some((run, batch.entries.iter().find(covers)?))) {
             let since = span(now.saturating_sub(run.started));
             let by = self::by(&entry.path, entry.kind, path);
-            return state("in flight", format!("rsync has been carrying it for {since}; changed {} ago{by}", ago(entry.epoch())));
+            return state(
+                At::InFlight,
+                format!("rsync has been carrying it for {since}; changed {} ago{by}", ago(entry.epoch())),
+            );
         }
         if let Some((at, kind, since)) = self.ledger.set.pending_at(path) {
-            return state("pending", format!("for {}{}", ago(since), self::by(&at, kind, path)));
+            return state(At::Pending, format!("for {}{}", ago(since), self::by(&at, kind, path)));
         }
         let Some(p) = parked else {
             return match self.left_out.contains(path) {
-                true => state("left out", "when it changed last it was larger than max_file_size".into()),
-                false => state("in sync", "nothing of it waits: every change heard so far is confirmed".into()),
+                true => state(At::LeftOut, "when it changed last it was larger than max_file_size".into()),
+                false => state(At::InSync, "nothing of it waits: every change heard so far is confirmed".into()),
             };
         };
         let why = match p.place {
@@ -57,7 +61,7 @@ impl Target {
             _ => "for another try".to_string(),
         };
         let by = if p.place == Where::Again { by(&p) } else { String::new() };
-        state("waiting", format!("{why}{}{by}", changed(&p)))
+        state(At::Waiting, format!("{why}{}{by}", changed(&p)))
     }
 
     /// Why nothing goes to the target at all, if so.

@@ -145,7 +145,7 @@ impl Target {
     }
 
     /// The run that fetched the target's mark has ended.
-    pub(super) fn role_answered(&mut self, cx: &mut Context<'_>, outcome: &Outcome) {
+    pub(super) fn role_answered(&mut self, cx: &mut Context<'_>, outcome: &Outcome, not_found: bool) {
         let brought = self.inbox().join("role");
         let Some(fence) = &mut self.fence else { return };
         fence.asking = false;
@@ -161,7 +161,7 @@ impl Target {
                 }
                 other => other.into(),
             }
-        } else if outcome.verdict == Verdict::Partial && outcome.reason.contains("No such file or directory") {
+        } else if outcome.verdict == Verdict::Partial && not_found {
             Role::None
         } else if matches!(outcome.verdict, Verdict::Partial | Verdict::Config | Verdict::Refused { .. }) {
             Role::Unreadable(outcome.reason.clone())

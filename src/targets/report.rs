@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::faillog;
+use crate::status::TargetState;
 
 /// Pending paths in the status.
 const SHOWN_PENDING: usize = 20;
@@ -33,27 +34,26 @@ impl Target {
         s.retry_seconds = 0.0;
         s.trying = matches!(self.state, State::Probing { .. });
         match &self.state {
-            State::Probing { after: None } => s.state = "probing".into(),
+            State::Probing { after: None } => s.state = TargetState::Probing,
             State::Probing { after: Some(outage) } => self.report_away(&mut s, outage.config, &outage.reason, outage.tries),
             State::Up => {
                 s.reason.clear();
                 s.state = match put_off {
                     _ if self.ledger.is_held() && self.stuck() => {
                         s.reason = self.why_waiting().0;
-                        "held"
+                        TargetState::Held
                     }
                     _ if self.only_failures() => {
                         s.reason = self.why_waiting().0;
-                        "failing"
+                        TargetState::Failing
                     }
                     Some(_) if self.in_sync() => {
                         s.reason = "a subtree that was lost sight of again will be compared soon".into();
-                        "syncing"
+                        TargetState::Syncing
                     }
-                    None if self.in_sync() => "idle",
-                    _ => "syncing",
-                }
-                .into();
+                    None if self.in_sync() => TargetState::Idle,
+                    _ => TargetState::Syncing,
+                };
             }
             State::Away { config, reason, next, tries } => {
                 self.report_away(&mut s, *config, reason, *tries);
@@ -63,14 +63,14 @@ impl Target {
             }
         }
         if let Some(why) = self.why_paused() {
-            (s.state, s.reason, s.retry_seconds, s.trying) = ("paused".into(), why, 0.0, false);
+            (s.state, s.reason, s.retry_seconds, s.trying) = (TargetState::Paused, why, 0.0, false);
             s.advice.clear();
         }
         s.paused_unix = self.paused.unwrap_or_default();
         s.epoch = self.fence.as_ref().map_or(0, |f| f.epoch);
         s.keeps_aside = self.fence.as_ref().is_some_and(|f| f.aside);
         if let Some(why) = held {
-            (s.state, s.reason, s.trying) = ("held".into(), why.into(), false);
+            (s.state, s.reason, s.trying) = (TargetState::Held, why.into(), false);
             s.advice.clear();
         }
         (s.reconcile, s.passes) = self.how_far(now);
@@ -101,11 +101,10 @@ impl Target {
     fn report_away(&self, s: &mut status::Target, config: bool, reason: &str, tries: u32) {
         let fenced = self.fence.as_ref().is_some_and(|f| f.fenced);
         s.state = match (fenced, config) {
-            (true, _) => "fenced",
-            (false, true) => "config",
-            (false, false) => "down",
-        }
-        .into();
+            (true, _) => TargetState::Fenced,
+            (false, true) => TargetState::Config,
+            (false, false) => TargetState::Down,
+        };
         s.tries = u64::from(tries);
         s.reason = reason.into();
         s.advice = if fenced || tries == 0 { String::new() } else { self.advice(config, reason) };

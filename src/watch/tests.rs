@@ -7,8 +7,8 @@ use ratatui::backend::TestBackend;
 use ratatui::style::Color;
 
 use super::*;
-use crate::status::Failure;
 use crate::status::tests::snapshot;
+use crate::status::{Failure, TargetState};
 
 const COLOUR: Look = Look { colour: true };
 
@@ -45,7 +45,7 @@ fn well(s: &mut Snapshot) {
     let t = &mut s.mirrors[0].targets[0];
     t.failures.clear();
     t.reason.clear();
-    (t.state, t.lag_seconds, t.retry_seconds, t.pending) = ("idle".into(), 0.0, 0.0, 0);
+    (t.state, t.lag_seconds, t.retry_seconds, t.pending) = (TargetState::Idle, 0.0, 0.0, 0);
     s.mirrors[0].hooks.clear();
 }
 
@@ -54,11 +54,11 @@ fn the_second_line_says_how_things_are() {
     let behind = |s: &mut Snapshot| {
         well(s);
         let t = &mut s.mirrors[0].targets[0];
-        (t.state, t.lag_seconds, t.pending) = ("syncing".into(), 12.0, 40);
+        (t.state, t.lag_seconds, t.pending) = (TargetState::Syncing, 12.0, 40);
     };
     let paused = |s: &mut Snapshot| {
         behind(s);
-        s.mirrors[0].targets[0].state = "paused".into();
+        s.mirrors[0].targets[0].state = TargetState::Paused;
     };
     for (known, second) in [
         (known(well), "● in sync"),

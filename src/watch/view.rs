@@ -11,7 +11,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
 
 use super::Known;
-use crate::status::{Hook, Mirror, Snapshot, Target, plural, span};
+use crate::status::{Health, Hook, HookState, Mirror, Snapshot, Target, TargetState, plural, span};
 
 /// How it is to look.
 #[derive(Clone, Copy, Debug)]
@@ -34,13 +34,11 @@ enum Grade {
 
 impl Grade {
     fn of(t: &Target) -> Grade {
-        match t.state.as_str() {
-            _ if !t.failures.is_empty() || t.failures_more > 0 || t.held_deletes > 0 => Grade::Bad,
-            "idle" => Grade::Good,
-            "syncing" if t.lag_seconds < 1.0 => Grade::Good,
-            "syncing" | "paused" => Grade::Behind,
-            "probing" | "fenced" => Grade::Rest,
-            _ => Grade::Bad,
+        match (t.health(), t.state) {
+            (Health::Trouble, _) => Grade::Bad,
+            (_, TargetState::Probing | TargetState::Fenced) => Grade::Rest,
+            (Health::Behind, _) => Grade::Behind,
+            (Health::Good, _) => Grade::Good,
         }
     }
 
@@ -193,7 +191,7 @@ fn target(m: &Mirror, t: &Target, known: &Known, look: Look, width: usize, out: 
 
 fn hook(h: &Hook, look: Look, width: usize, out: &mut Vec<Line<'static>>) {
     let lost = h.dropped + h.failed;
-    let grade = if h.state == "retrying" || lost > 0 { Grade::Bad } else { Grade::Rest };
+    let grade = if h.state == HookState::Retrying || lost > 0 { Grade::Bad } else { Grade::Rest };
     let lost = if lost > 0 { format!(", {lost} LOST") } else { String::new() };
     let said = format!("  {} hook {}  {}: {} told, {} pending{lost}", grade.sign(), h.name, h.state, h.delivered, h.pending);
     out.push(Line::styled(cut(said, width), if grade == Grade::Bad { grade.style(look) } else { Style::new() }));
