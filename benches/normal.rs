@@ -1,4 +1,4 @@
-//! The look at the disk before a batch leaves: plain statx against io_uring, warm cache.
+//! The look at the disk before a batch leaves: warm cache.
 
 use std::fs::{self, File};
 use std::hint::black_box;
@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use fansync::path::RelPath;
 use fansync::sync::normal::{Kind, normalise};
-use fansync::sys::statx::{Backend, Statter};
+use fansync::sys::statx::Statter;
 
 fn normal(c: &mut Criterion) {
     // Below the target directory, not /tmp: the filesystem of a real source rather than a tmpfs.
@@ -23,16 +23,14 @@ fn normal(c: &mut Criterion) {
     let root = File::open(dir.path()).expect("open the tree");
     let mut group = c.benchmark_group("normal");
     group.sample_size(30);
-    for backend in [Backend::Plain, Backend::Uring] {
-        let Ok(mut statter) = Statter::with(backend) else { continue };
-        for count in [1_usize, 64, 1_000, 20_000] {
-            let batch = &paths[..count];
-            assert_eq!(normalise(root.as_fd(), batch, &mut statter).expect("root is there").items.len(), count);
-            group.throughput(Throughput::Elements(count as u64));
-            group.bench_with_input(BenchmarkId::new(format!("{backend:?}"), count), batch, |b, batch| {
-                b.iter(|| black_box(normalise(root.as_fd(), batch, &mut statter)));
-            });
-        }
+    let mut statter = Statter::new();
+    for count in [1_usize, 64, 1_000, 20_000] {
+        let batch = &paths[..count];
+        assert_eq!(normalise(root.as_fd(), batch, &mut statter).expect("root is there").items.len(), count);
+        group.throughput(Throughput::Elements(count as u64));
+        group.bench_with_input(BenchmarkId::new("statx", count), batch, |b, batch| {
+            b.iter(|| black_box(normalise(root.as_fd(), batch, &mut statter)));
+        });
     }
     group.finish();
 }

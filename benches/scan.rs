@@ -14,7 +14,6 @@ use fansync::resolve::Root;
 use fansync::scan::{Options, Progress, Scope, build_set, restart_scan};
 use fansync::state::{Clock, Identity, Keeper, Resume, Wall};
 use fansync::sys::handle::fs_id;
-use fansync::sys::statx::Backend;
 use std::os::fd::AsFd;
 
 const FILES_PER_DIR: usize = 100;
@@ -46,7 +45,7 @@ fn bench(c: &mut Criterion) {
     let mut group = c.benchmark_group("scan");
     group.sample_size(10).throughput(Throughput::Elements(files as u64));
     for threads in [1, 2] {
-        let options = Options { threads, backend: Backend::Plain };
+        let options = Options { threads };
         group.bench_function(BenchmarkId::new("build_set", threads), |b| {
             b.iter(|| black_box(build_set(scope, &like, options, &Progress::default()).expect("a walk").1));
         });
@@ -63,9 +62,9 @@ fn bench(c: &mut Criterion) {
         without: vec![None],
         newest: Wall::MIN,
     };
-    for (threads, backend) in [(1, Backend::Plain), (2, Backend::Plain), (1, Backend::Uring), (2, Backend::Uring)] {
-        let options = Options { threads, backend };
-        group.bench_function(BenchmarkId::new(format!("restart_{backend:?}"), threads), |b| {
+    for threads in [1, 2] {
+        let options = Options { threads };
+        group.bench_function(BenchmarkId::new("restart", threads), |b| {
             b.iter(|| {
                 let (_, report) = restart_scan(scope, &resume, options, &Progress::default(), &mut |f| {
                     black_box(f);

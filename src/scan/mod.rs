@@ -57,7 +57,6 @@ use crate::path::RelPath;
 use crate::resolve::Root;
 use crate::state::{Clock, Dirs, Resume, Wall};
 use crate::sys::handle::FsId;
-use crate::sys::statx;
 pub use walk::MAX_DEPTH;
 
 /// Why a walk has no result. What it told until then is true.
@@ -98,15 +97,13 @@ pub struct Scope<'a> {
 pub struct Options {
     /// Threads that read directories; the caller's own is one of them when it is 1.
     pub threads: usize,
-    /// How files are looked up.
-    pub backend: statx::Backend,
 }
 
 impl Default for Options {
-    /// Two threads where there are as many cores, plain look-ups: what was measured, see the module.
+    /// Two threads where there are as many cores: what was measured, see the module.
     fn default() -> Options {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Options { threads: cores.min(2), backend: statx::Backend::Plain }
+        Options { threads: cores.min(2) }
     }
 }
 

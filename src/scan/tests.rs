@@ -478,7 +478,7 @@ impl Sim {
 }
 
 fn one_thread() -> Options {
-    Options { threads: 1, backend: statx::Backend::Plain }
+    Options { threads: 1 }
 }
 
 fn history(before: &[Change], live: &[Step], clean: bool, down: &[Change], carried: u32, then: &[Change]) {
@@ -501,7 +501,7 @@ fn history(before: &[Change], live: &[Step], clean: bool, down: &[Change], carri
     sim.complete_at = walked_at;
     then.iter().for_each(|c| sim.change(c));
     sim.events.clear();
-    let (target, told) = sim.restart(Options { threads: 2, ..one_thread() }, 0);
+    let (target, told) = sim.restart(Options { threads: 2 }, 0);
     assert_eq!(target, sim.real.tree(), "\nagain: since {since:?}, set complete at {walked_at:?}, told {told:#?}");
 }
 

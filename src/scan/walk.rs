@@ -112,7 +112,7 @@ pub(super) fn open_dir(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, E
 
 /// Walks; what is found is given to `out` on this thread.
 pub(super) fn walk(cx: &Context<'_>, options: Options, out: &mut dyn FnMut(Finding<'_>)) -> Result<Vec<Found>, ScanError> {
-    let mut first = Walker::new(cx, options)?;
+    let mut first = Walker::new(cx);
     let mut jobs = Vec::new();
     first.root(&mut jobs)?;
     first.told.drain(out);
@@ -129,7 +129,7 @@ pub(super) fn walk(cx: &Context<'_>, options: Options, out: &mut dyn FnMut(Findi
     let shared = Shared { state: Mutex::new(Stack { jobs, busy: 0 }), more: Condvar::new() };
     let mut walkers = vec![first];
     for _ in 1..options.threads {
-        walkers.push(Walker::new(cx, options)?);
+        walkers.push(Walker::new(cx));
     }
     let found = std::thread::scope(|scope| {
         let (tell, told) = bounded::<Told>(QUEUE);
@@ -193,17 +193,17 @@ struct Walker<'a> {
 }
 
 impl<'a> Walker<'a> {
-    fn new(cx: &'a Context<'a>, options: Options) -> Result<Walker<'a>, ScanError> {
-        Ok(Walker {
+    fn new(cx: &'a Context<'a>) -> Walker<'a> {
+        Walker {
             cx,
-            statter: Statter::with(options.backend).map_err(ScanError::System)?,
+            statter: Statter::new(),
             listing: Listing::default(),
             paths: Paths::default(),
             types: Vec::new(),
             path: Vec::new(),
             told: Told::default(),
             found: Found::default(),
-        })
+        }
     }
 
     fn work(mut self, shared: &Shared, tell: Sender<Told>) -> Found {

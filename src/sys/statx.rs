@@ -4,32 +4,16 @@
 //! only after the component above it turned out to be a directory. (A directory that becomes a link between the two look-ups
 //! is followed once; what is read through it is a stat, no content.)
 //!
-//! Two ways to the same answer: one statx(2) after the other, or batches through io_uring, one per depth of the tree. The
-//! kernel hands every statx from io_uring to a worker thread, so with a warm cache it loses at every size (6.18, ext4, two
-//! cores, medians of `benches/normal.rs`):
-//!
-//! | paths (with the directories above) | statx(2) | io_uring |
-//! | --- | --- | --- |
-//! | 1 (3) | 5 µs | 45 µs |
-//! | 64 (138) | 161 µs | 334 µs |
-//! | 1,000 (1,210) | 1.6 ms | 3.4 ms |
-//! | 20,000 (20,210) | 42 ms | 59 ms |
-//!
-//! [`Statter::new`] therefore takes the plain loop. io_uring is for sources whose look-ups wait for a device or a server, where
-//! [`QUEUE_DEPTH`] of them wait together.
+//! One statx(2) after the other: batches through io_uring lose with a warm cache at every size
+//! (`docs/how-it-works.md` has the figures).
 
 #![allow(unsafe_code)]
 
-use std::io;
-use std::mem::{self, MaybeUninit};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 
-use io_uring::{IoUring, opcode, types};
 use nix::errno::Errno;
-
-/// How many look-ups are in flight with io_uring.
-pub const QUEUE_DEPTH: usize = 256;
 
 const FLAGS: i32 = libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT;
 const MASK: u32 = libc::STATX_TYPE
@@ -102,7 +86,6 @@ pub struct Paths {
 struct PathEntry {
     start: usize,
     parent: Option<usize>,
-    depth: usize,
 }
 
 impl Paths {
@@ -113,8 +96,8 @@ impl Paths {
     /// When `path` holds a NUL or `parent` is not in the list: bugs of the caller.
     pub fn push(&mut self, path: &[u8], parent: Option<usize>) -> usize {
         assert!(memchr::memchr(0, path).is_none(), "a path holds a NUL");
-        let depth = parent.map_or(0, |parent| self.entries[parent].depth + 1);
-        self.entries.push(PathEntry { start: self.bytes.len(), parent, depth });
+        assert!(parent.is_none_or(|parent| parent < self.entries.len()), "a path comes before its parent");
+        self.entries.push(PathEntry { start: self.bytes.len(), parent });
         self.bytes.extend_from_slice(path);
         self.bytes.push(0);
         self.entries.len() - 1
@@ -148,67 +131,27 @@ impl Paths {
     }
 }
 
-/// How look-ups are made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Backend {
-    /// One statx(2) after the other.
-    Plain,
-    /// Batches through io_uring.
-    Uring,
-}
-
 /// Replaces parts of an answer.
 #[cfg(test)]
 pub(crate) type SeenAs = Box<dyn FnMut(&mut StatBrief) + Send>;
 
 /// Looks up batches of paths.
+#[derive(Default)]
 pub struct Statter {
-    uring: Option<Uring>,
     /// What a test puts in the place of inode numbers and times, which are the machine's.
     #[cfg(test)]
     pub(crate) seen_as: Option<SeenAs>,
 }
 
 impl Statter {
-    /// With the plain loop, which never fails to start.
+    /// One that looks at the disk.
     pub fn new() -> Statter {
-        Statter {
-            uring: None,
-            #[cfg(test)]
-            seen_as: None,
-        }
-    }
-
-    /// With the given backend.
-    ///
-    /// # Errors
-    /// io_uring_setup(2): ENOSYS, EPERM (`kernel.io_uring_disabled`, seccomp), ENOMEM; EOPNOTSUPP when the ring does not know statx.
-    pub fn with(backend: Backend) -> io::Result<Statter> {
-        let mut statter = Statter::new();
-        statter.uring = match backend {
-            Backend::Plain => None,
-            Backend::Uring => Some(Uring::new()?),
-        };
-        Ok(statter)
-    }
-
-    /// The backend in use.
-    pub fn backend(&self) -> Backend {
-        if self.uring.is_some() { Backend::Uring } else { Backend::Plain }
+        Statter::default()
     }
 
     /// Looks up every path relative to `root`, results in the order of `paths`. A path below something that failed gets the
     /// same error without being looked up; below something that is no directory, ENOTDIR.
     pub fn stat_all(&mut self, root: BorrowedFd<'_>, paths: &Paths) -> Vec<Looked> {
-        if let Some(uring) = &mut self.uring {
-            match uring.stat_all(root.as_raw_fd(), paths) {
-                Ok(out) => return out,
-                Err(error) => {
-                    tracing::warn!(%error, "io_uring failed in a batch of statx, going on without it");
-                    self.uring = None;
-                }
-            }
-        }
         let mut out: Vec<Looked> = Vec::with_capacity(paths.len());
         for entry in &paths.entries {
             let looked = inherited(entry.parent, |parent| out[parent]).unwrap_or_else(|| plain(root.as_raw_fd(), paths, entry));
@@ -219,12 +162,6 @@ impl Statter {
             out.iter_mut().flatten().for_each(seen_as);
         }
         out
-    }
-}
-
-impl Default for Statter {
-    fn default() -> Statter {
-        Statter::new()
     }
 }
 
@@ -319,106 +256,8 @@ pub fn sits(dir: BorrowedFd<'_>, path: &std::path::Path) -> nix::Result<Sits> {
 /// Those of statx(2): `EIO`, `ENOMEM`; `ESTALE` on network filesystems.
 pub fn stat_fd(fd: BorrowedFd<'_>) -> Looked {
     let mut paths = Paths { bytes: vec![0], entries: Vec::new() };
-    paths.entries.push(PathEntry { start: 0, parent: None, depth: 0 });
+    paths.entries.push(PathEntry { start: 0, parent: None });
     plain_with(fd.as_raw_fd(), &paths, &paths.entries[0], FLAGS | libc::AT_EMPTY_PATH)
-}
-
-struct Uring {
-    ring: IoUring,
-    /// A buffer for each look-up in flight. The kernel writes into them, so they are given up (leaked) when what is in flight
-    /// cannot be waited for.
-    slots: Box<[libc::statx]>,
-    /// Copy of the paths of the batch in work, for the same reason.
-    bytes: Vec<u8>,
-}
-
-impl Uring {
-    fn new() -> io::Result<Uring> {
-        let ring = IoUring::new(QUEUE_DEPTH as u32)?;
-        let mut probe = io_uring::Probe::new();
-        ring.submitter().register_probe(&mut probe)?;
-        if !probe.is_supported(opcode::Statx::CODE) {
-            return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
-        }
-        // SAFETY: a statx is plain numbers, for which zero is a value.
-        let zero: libc::statx = unsafe { mem::zeroed() };
-        Ok(Uring { ring, slots: vec![zero; QUEUE_DEPTH].into_boxed_slice(), bytes: Vec::new() })
-    }
-
-    fn stat_all(&mut self, root: RawFd, paths: &Paths) -> io::Result<Vec<Looked>> {
-        self.bytes.clear();
-        self.bytes.extend_from_slice(&paths.bytes);
-        let mut out: Vec<Looked> = vec![Err(Errno::ECANCELED); paths.len()];
-        // Parents first: all of one depth, then the next.
-        let mut order: Vec<usize> = (0..paths.len()).collect();
-        order.sort_by_key(|&index| paths.entries[index].depth);
-        let mut work = InFlight { free: (0..self.slots.len()).rev().collect(), index: vec![0; self.slots.len()], count: 0 };
-        let result = order
-            .chunk_by(|&a, &b| paths.entries[a].depth == paths.entries[b].depth)
-            .try_for_each(|wave| self.wave(root, paths, wave, &mut work, &mut out));
-        if result.is_err() && work.count > 0 {
-            mem::forget(mem::take(&mut self.slots));
-            mem::forget(mem::take(&mut self.bytes));
-        }
-        result.map(|()| out)
-    }
-
-    /// Looks up the paths of one depth; returns when none is in flight any more, or with an error.
-    fn wave(&mut self, root: RawFd, paths: &Paths, wave: &[usize], work: &mut InFlight, out: &mut [Looked]) -> io::Result<()> {
-        let mut todo = wave.iter().copied();
-        let mut next = todo.next();
-        while next.is_some() || work.count > 0 {
-            while let (Some(index), Some(&slot)) = (next, work.free.last()) {
-                let entry = &paths.entries[index];
-                if let Some(known) = inherited(entry.parent, |parent| out[parent]) {
-                    out[index] = known;
-                    next = todo.next();
-                    continue;
-                }
-                let path = self.bytes[entry.start..].as_ptr().cast();
-                let buffer: *mut libc::statx = &raw mut self.slots[slot];
-                let look = opcode::Statx::new(types::Fd(root), path, buffer.cast()).flags(FLAGS).mask(MASK);
-                // SAFETY: `path` (NUL-terminated, in `self.bytes`) and `buffer` (in `self.slots`, free until its completion is
-                // seen) are neither moved nor dropped while the look-up is in flight: this function returns without error only
-                // when nothing is, and on error `stat_all` leaks both.
-                if unsafe { self.ring.submission().push(&look.build().user_data(slot as u64)) }.is_err() {
-                    break;
-                }
-                work.free.pop();
-                work.index[slot] = index;
-                work.count += 1;
-                next = todo.next();
-            }
-            if work.count == 0 {
-                continue;
-            }
-            // Half of what is in flight at a time keeps the workers busy while the next ones are prepared.
-            let wanted = if next.is_some() { work.count / 2 } else { work.count }.max(1);
-            match self.ring.submit_and_wait(wanted) {
-                Ok(_) => {}
-                Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => {}
-                Err(error) => return Err(error),
-            }
-            for done in self.ring.completion() {
-                let slot = done.user_data() as usize;
-                out[work.index[slot]] = match done.result() {
-                    0 => Ok(brief(&self.slots[slot])),
-                    errno if -errno == libc::EINTR => plain(root, paths, &paths.entries[work.index[slot]]),
-                    errno => Err(Errno::from_raw(-errno)),
-                };
-                work.free.push(slot);
-                work.count -= 1;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Which slot holds which path.
-struct InFlight {
-    free: Vec<usize>,
-    index: Vec<usize>,
-    count: usize,
 }
 
 #[cfg(test)]
@@ -427,10 +266,6 @@ mod tests {
     use std::fs::{self, File};
     use std::os::fd::AsFd;
     use std::os::unix::fs::{MetadataExt, symlink};
-
-    fn backends() -> Vec<Statter> {
-        vec![Statter::new(), Statter::with(Backend::Uring).expect("this kernel has io_uring")]
-    }
 
     #[test]
     fn fields_match_the_standard_library() {
@@ -441,16 +276,14 @@ mod tests {
         let mut paths = Paths::default();
         let top = paths.push(b".", None);
         paths.push(b"f", Some(top));
-        for mut statter in backends() {
-            let out = statter.stat_all(root.as_fd(), &paths);
-            let (want, got) = (fs::metadata(dir.path().join("f")).unwrap(), out[1].unwrap());
-            assert!(out[0].unwrap().is_dir() && got.is_file());
-            assert_eq!((got.mode, got.nlink, got.ino, got.size), (want.mode(), 2, want.ino(), 5));
-            assert_eq!((got.mtime.secs, i64::from(got.mtime.nanos)), (want.mtime(), want.mtime_nsec()));
-            assert_eq!((got.ctime.secs, i64::from(got.ctime.nanos)), (want.ctime(), want.ctime_nsec()));
-            assert_eq!(libc::makedev(got.dev.0, got.dev.1), want.dev());
-            assert_eq!(stat_fd(File::open(dir.path().join("f")).unwrap().as_fd()), Ok(got));
-        }
+        let out = Statter::new().stat_all(root.as_fd(), &paths);
+        let (want, got) = (fs::metadata(dir.path().join("f")).unwrap(), out[1].unwrap());
+        assert!(out[0].unwrap().is_dir() && got.is_file());
+        assert_eq!((got.mode, got.nlink, got.ino, got.size), (want.mode(), 2, want.ino(), 5));
+        assert_eq!((got.mtime.secs, i64::from(got.mtime.nanos)), (want.mtime(), want.mtime_nsec()));
+        assert_eq!((got.ctime.secs, i64::from(got.ctime.nanos)), (want.ctime(), want.ctime_nsec()));
+        assert_eq!(libc::makedev(got.dev.0, got.dev.1), want.dev());
+        assert_eq!(stat_fd(File::open(dir.path().join("f")).unwrap().as_fd()), Ok(got));
     }
 
     #[test]
@@ -460,10 +293,8 @@ mod tests {
         for path in [&b"proc"[..], b"proc/self", b"etc"] {
             paths.push(path, None);
         }
-        for mut statter in backends() {
-            let out = statter.stat_all(root.as_fd(), &paths);
-            assert_eq!([0, 1, 2].map(|i: usize| out[i].unwrap().mount_root), [true, false, false]);
-        }
+        let out = Statter::new().stat_all(root.as_fd(), &paths);
+        assert_eq!([0, 1, 2].map(|i: usize| out[i].unwrap().mount_root), [true, false, false]);
     }
 
     #[test]
@@ -480,24 +311,22 @@ mod tests {
             let parent = paths.push(name, Some(top));
             paths.push(below, Some(parent));
         }
-        for mut statter in backends() {
-            let out = statter.stat_all(root.as_fd(), &paths);
-            assert_eq!(out[1].unwrap().mode & libc::S_IFMT, libc::S_IFLNK);
-            let errors = [out[2].unwrap_err(), out[4].unwrap_err(), out[5].unwrap_err(), out[6].unwrap_err()];
-            assert_eq!(errors, [Errno::ENOTDIR, Errno::ENOTDIR, Errno::ENOENT, Errno::ENOENT]);
-        }
+        let out = Statter::new().stat_all(root.as_fd(), &paths);
+        assert_eq!(out[1].unwrap().mode & libc::S_IFMT, libc::S_IFLNK);
+        let errors = [out[2].unwrap_err(), out[4].unwrap_err(), out[5].unwrap_err(), out[6].unwrap_err()];
+        assert_eq!(errors, [Errno::ENOTDIR, Errno::ENOTDIR, Errno::ENOENT, Errno::ENOENT]);
     }
 
     #[test]
-    fn batches_larger_than_the_queue() {
+    fn many_paths_keep_their_places() {
         let dir = tempfile::tempdir().unwrap();
         let mut paths = Paths::default();
         let top = paths.push(b".", None);
-        for d in 0..5 {
+        for d in 0..2 {
             let name = format!("d{d}");
             fs::create_dir(dir.path().join(&name)).unwrap();
             let parent = paths.push(name.as_bytes(), Some(top));
-            for f in 0..300 {
+            for f in 0..30 {
                 let name = format!("d{d}/f{f}");
                 if f % 3 > 0 {
                     fs::write(dir.path().join(&name), vec![b'x'; f]).unwrap();
@@ -506,22 +335,15 @@ mod tests {
             }
         }
         let root = File::open(dir.path()).unwrap();
-        let [plain, uring] = &mut backends()[..] else { unreachable!() };
-        let want = plain.stat_all(root.as_fd(), &paths);
-        for _ in 0..3 {
-            assert_eq!(uring.stat_all(root.as_fd(), &paths), want);
-        }
-        assert_eq!(uring.backend(), Backend::Uring, "no error turned it off");
-        assert_eq!(want.iter().filter(|looked| looked.is_err()).count(), 500);
-        assert_eq!(want[2 + 299].unwrap().size, 299);
-        assert_eq!(paths.get(2 + 299), b"d0/f299");
+        let out = Statter::new().stat_all(root.as_fd(), &paths);
+        assert_eq!(out.iter().filter(|looked| looked.is_err()).count(), 20);
+        assert_eq!(out[2 + 29].unwrap().size, 29);
+        assert_eq!(paths.get(2 + 29), b"d0/f29");
     }
 
     #[test]
     fn an_empty_batch() {
         let root = File::open("/").unwrap();
-        for mut statter in backends() {
-            assert_eq!(statter.stat_all(root.as_fd(), &Paths::default()), []);
-        }
+        assert_eq!(Statter::new().stat_all(root.as_fd(), &Paths::default()), []);
     }
 }
