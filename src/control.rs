@@ -14,7 +14,7 @@ pub mod find;
 mod guests;
 mod last;
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -26,11 +26,11 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use serde::{Deserialize, Serialize};
 
-use crate::accept;
 use crate::config::Mirror;
 use crate::engine;
 use crate::events;
 use crate::explain::{self, Explained};
+use crate::socket::{self, BindError};
 use crate::status::{self, Snapshot};
 use crate::sync::probe::RsyncFacts;
 use crate::sys::event::EventFd;
@@ -40,10 +40,6 @@ pub use engines::Engines;
 use guests::{Guests, Place};
 pub use last::LastStatus;
 
-/// The longest request or small reply, in bytes.
-const MAX_REQUEST_BYTES: u64 = 64 * 1024;
-/// How long a client may take to send its request.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an engine may take to answer a question about its state.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -320,23 +316,10 @@ impl Listener {
     /// # Errors
     /// [`Error::InUse`] when a daemon answers there, [`Error::Listen`] otherwise.
     pub fn bind(path: &Path) -> Result<Listener, Error> {
-        let failed = |source| Error::Listen { path: path.into(), source };
-        if let Some(dir) = path.parent() {
-            // Below, names in it are removed and given a mode.
-            crate::trust::make_directory(dir, 0o755).map_err(|error| failed(error.into()))?;
-        }
-        match UnixStream::connect(path) {
-            Ok(stream) if !is_left(&stream) => return Err(Error::InUse { path: path.into() }),
-            Ok(_) => std::fs::remove_file(path).map_err(failed)?,
-            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path).map_err(failed)?,
-            Err(_) => {}
-        }
-        // Not reachable by others for a moment either: the mode is set by the umask when the file is made.
-        let old = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
-        let listener = UnixListener::bind(path);
-        nix::sys::stat::umask(old);
-        let listener = listener.map_err(failed)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        let listener = socket::bind(path).map_err(|error| match error {
+            BindError::InUse => Error::InUse { path: path.into() },
+            BindError::Io(source) => Error::Listen { path: path.into(), source },
+        })?;
         Ok(Listener { listener, path: path.into(), is_shared: false })
     }
 
@@ -366,25 +349,12 @@ impl Listener {
         };
         let is_shared = self.is_shared;
         let guests = Guests::default();
-        std::thread::Builder::new()
-            .name("fansync-control".into())
-            .spawn(move || {
-                accept::each(listener.incoming(), |stream| {
-                    let engines = engines.clone();
-                    let who = match guest(&stream).filter(|_| is_shared) {
-                        None => Who::Owner,
-                        Some(user) => match guests.enter(user) {
-                            Some(place) => Who::Guest(guests.clone(), place),
-                            None => return,
-                        },
-                    };
-                    let _ = std::thread::Builder::new()
-                        .name("fansync-request".into())
-                        .spawn(move || answer(stream, started, &engines, &who));
-                });
-            })
-            .map(drop)
-            .unwrap_or_else(|error| tracing::error!(%error, "the control socket is not served"));
+        let greet = move |stream: &UnixStream| match guest(stream).filter(|_| is_shared) {
+            None => Some(Who::Owner),
+            Some(user) => guests.enter(user).map(|place| Who::Guest(guests.clone(), place)),
+        };
+        let served = socket::serve(listener, greet, move |stream, who| answer(stream, started, &engines, &who));
+        served.unwrap_or_else(|error| tracing::error!(%error, "the control socket is not served"));
         // The file outlives this value: `remove` ends it.
         std::mem::forget(self);
     }
@@ -416,36 +386,9 @@ fn guest(stream: &UnixStream) -> Option<u32> {
     (user != 0 && user != nix::unistd::geteuid().as_raw()).then_some(user)
 }
 
-/// A line, however slowly it comes, until the deadline; empty where the client left without one.
-fn request_line(stream: &UnixStream, deadline: Instant) -> io::Result<Vec<u8>> {
-    let (mut line, mut piece) = (Vec::new(), [0; 4096]);
-    loop {
-        let left = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero());
-        stream.set_read_timeout(Some(left.ok_or(io::ErrorKind::TimedOut)?))?;
-        match (&*stream).read(&mut piece) {
-            Ok(0) => return Ok(line),
-            Ok(n) => line.extend_from_slice(&piece[..n]),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(e),
-        }
-        if let Some(end) = line.iter().position(|&b| b == b'\n') {
-            line.truncate(end + 1);
-            return Ok(line);
-        }
-        if line.len() as u64 > MAX_REQUEST_BYTES {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-    }
-}
-
 fn answer(stream: UnixStream, started: Instant, engines: &Engines, who: &Who) {
-    let Ok(line) = request_line(&stream, Instant::now() + REQUEST_TIMEOUT) else { return };
-    let _ = stream.set_read_timeout(Some(REQUEST_TIMEOUT));
-    let _ = stream.set_write_timeout(Some(REQUEST_TIMEOUT));
-    if line.is_empty() {
-        return;
-    }
-    let text = |reply: Reply| format!("{}\n", serde_json::to_string(&reply).unwrap_or_default());
+    let Some(line) = socket::request(&stream) else { return };
+    let text = |reply: Reply| socket::json_line(&reply);
     let served = |request| serve_request(request, started, engines, &stream).map(text);
     let said: Option<Arc<str>> = match (serde_json::from_slice::<Request>(&line), who) {
         (Err(e), _) => Some(text(Reply::Error { message: format!("not a request: {e}") }).into()),
@@ -610,23 +553,14 @@ pub fn ask(path: &Path, request: &Request, patience: Duration) -> Result<Reply, 
 pub fn request_to(path: &Path, request: &Request) -> Result<UnixStream, Error> {
     let stream = UnixStream::connect(path).map_err(|source| Error::Connect { path: path.into(), source })?;
     let talk = |source| Error::Talk { path: path.into(), source };
-    let mut line = serde_json::to_string(request).map_err(|e| talk(e.into()))?;
-    line.push('\n');
-    (&stream).write_all(line.as_bytes()).map_err(talk)?;
+    socket::say(&stream, request).map_err(talk)?;
     Ok(stream)
-}
-
-/// Whether who listens has ended. A process that it was about to start when it was killed may still
-/// hold the socket for a moment.
-fn is_left(stream: &UnixStream) -> bool {
-    // unix(7): of the process that called listen(2). 0: of another PID namespace.
-    let peer = nix::sys::socket::getsockopt(stream, nix::sys::socket::sockopt::PeerCredentials);
-    peer.is_ok_and(|peer| peer.pid() > 0 && crate::sys::child::has_ended(peer.pid() as u32))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
 
     #[test]
     fn a_socket_that_a_killed_daemon_left_with_another_process_is_taken_over() {
@@ -683,26 +617,6 @@ mod tests {
             let status = request == Request::Status;
             assert!(matches!(reply, Reply::Denied { .. }) != status && matches!(reply, Reply::Status(_)) == status, "{text}");
         }
-    }
-
-    #[test]
-    fn a_request_that_drips_in_has_one_deadline() {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let drips = std::thread::spawn(move || {
-            // Until the other side gives up.
-            while (&ours).write_all(b" ").is_ok() {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        });
-        let line = request_line(&theirs, Instant::now() + Duration::from_millis(50));
-        assert!(line.is_err(), "{line:?}");
-        drop(theirs);
-        drips.join().unwrap();
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        (&ours).write_all(b"{}\nmore").unwrap();
-        assert_eq!(request_line(&theirs, Instant::now() + Duration::from_secs(60)).unwrap(), b"{}\n");
-        drop(ours);
-        assert_eq!(request_line(&theirs, Instant::now() + Duration::from_secs(60)).unwrap(), b"", "it has left");
     }
 
     #[test]

@@ -442,8 +442,3 @@ fn undone(mirrors: &[status::Mirror]) -> Vec<String> {
     }
     out
 }
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    std::iter::successors(error.source(), |e| e.source()).fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-}

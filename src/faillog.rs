@@ -7,13 +7,12 @@
 //! Several mirrors may name one file; each target has its section.
 
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 
 use crate::path::Shown;
+use crate::sys::replace::Replace;
 
 const HEAD: &str = "\
 # Paths that do not go through, and why. Each is tried again by itself, and leaves this file when it went through.
@@ -79,18 +78,10 @@ impl FailLog {
 
     fn replace(&self, bytes: &[u8]) -> io::Result<()> {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
-        let new = self.path.with_file_name(format!(".{name}.{:016x}", fastrand::u64(..)));
-        let written = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&new)
-            .and_then(|mut file| file.write_all(bytes))
-            .and_then(|()| fs::rename(&new, &self.path));
-        if written.is_err() {
-            let _ = fs::remove_file(&new);
-        }
-        written
+        // No name that another user could hold, where the directory is everybody's.
+        let aside = format!(".{name}.{:016x}", fastrand::u64(..));
+        let new = Replace { aside: aside.as_ref(), mode: 0o600, durable: false };
+        new.put_at(&self.path, bytes).map(drop)
     }
 }
 
@@ -141,6 +132,7 @@ fn single(word: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::process::Command;
 

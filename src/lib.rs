@@ -24,7 +24,6 @@
     deny(clippy::print_stdout, clippy::print_stderr, reason = "they panic where the output cannot be written")
 )]
 
-mod accept;
 pub mod cli;
 pub mod config;
 pub mod connect;
@@ -33,6 +32,7 @@ pub mod cover;
 pub mod daemon;
 pub mod dirty;
 pub mod engine;
+pub mod error;
 pub mod events;
 pub mod exit;
 pub mod explain;
@@ -59,6 +59,7 @@ pub mod ring;
 pub mod scan;
 pub mod sersync;
 pub mod short;
+mod socket;
 pub mod source;
 pub mod state;
 pub mod status;

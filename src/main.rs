@@ -11,6 +11,7 @@ use fansync::cli::{self, CheckArgs, Command, FlushArgs, MirrorArgs, StatusArgs, 
 use fansync::config::{Config, ConfigErrors, Written};
 use fansync::control::{self, Reply, Request, Steer};
 use fansync::daemon::{self, MissingSource, Mode, Reread};
+use fansync::error::chain;
 use fansync::events::{self, EventsArgs, Followed};
 use fansync::exit::ExitCode;
 use fansync::explain::{self, ExplainArgs};
@@ -222,13 +223,7 @@ fn refuse(errors: &ConfigErrors) -> ExitCode {
 }
 
 fn fail(error: &dyn Error, help: Option<String>) {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    out::error(text);
+    out::error(chain(error));
     if let Some(help) = help {
         out::explained(format_args!("help: {help}"));
     }

@@ -75,7 +75,7 @@ impl Daemon {
             .expect("fansync starts");
         let mut daemon = Daemon { child, socket, log };
         let begun = Instant::now();
-        while daemon.status().is_none_or(|m| m.initial == "running") {
+        while daemon.status().is_none_or(|m| m.initial == status::FirstPass::Running) {
             assert!(daemon.child.try_wait().expect("a child of ours").is_none(), "fansync ended: {}", daemon.words());
             assert!(begun.elapsed() < PATIENCE, "fansync is not ready: {}", daemon.words());
             thread::sleep(Duration::from_millis(20));

@@ -6,10 +6,11 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use super::{Error, MissingSource, Wish, chain};
+use super::{Error, MissingSource, Wish};
 use crate::config::Mirror;
 use crate::control::{Command, Engines, Handle, Replacement};
 use crate::engine::{Again, Ended, Engine, Stage, StartError};
+use crate::error::chain;
 use crate::sync::argv;
 use crate::sync::probe::{ProbeError, RsyncFacts};
 use crate::verify::background::{self, Verifying};

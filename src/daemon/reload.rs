@@ -12,10 +12,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use super::chain;
 use super::crew::Crew;
 use super::notify::Manager;
 use crate::config::{Config, ConfigErrors, Daemon, Mirror};
+use crate::error::chain;
 use crate::privilege;
 use crate::resolve::Root;
 use crate::sync::probe::RsyncFacts;

@@ -1,9 +1,8 @@
 //! Status and orders over a socket of the process's own: a line of JSON each way, as with the mirror daemon.
 
 use std::fmt::Write as _;
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::io::{self, BufRead, BufReader};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,9 +15,8 @@ use super::front::{self, Front};
 use super::machine::{Report, Side};
 use super::monitor::{Order, Shown, Told, words};
 use super::server::{Server, locked};
-use crate::accept;
+use crate::socket::{self, BindError};
 
-const MAX_REQUEST_BYTES: u64 = 64 * 1024;
 /// An order by hand may wait for a hand-over.
 const ORDER: Duration = Duration::from_secs(90);
 
@@ -128,39 +126,21 @@ impl Parts {
 /// See [`ControlError`].
 pub fn serve(path: &Path, parts: Arc<Parts>) -> Result<(), ControlError> {
     let fail = |source| ControlError::Io { what: "listen on", path: path.into(), source };
-    if let Some(dir) = path.parent() {
-        crate::trust::make_directory(dir, 0o755).map_err(|error| fail(error.into()))?;
-    }
-    if UnixStream::connect(path).is_ok() {
-        return Err(ControlError::InUse { path: path.into() });
-    }
-    let _ = std::fs::remove_file(path);
-    let listener = UnixListener::bind(path).map_err(fail)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(fail)?;
-    let spawned = std::thread::Builder::new().name("fansync-control".into()).spawn(move || {
-        accept::each(listener.incoming(), |stream| {
-            let parts = Arc::clone(&parts);
-            let _ = std::thread::Builder::new().name("fansync-request".into()).spawn(move || one(&stream, &parts));
-        });
-    });
-    spawned.map(drop).map_err(fail)
+    let listener = socket::bind(path).map_err(|error| match error {
+        BindError::InUse => ControlError::InUse { path: path.into() },
+        BindError::Io(source) => fail(source),
+    })?;
+    socket::serve(listener, |_| Some(()), move |stream, ()| one(&stream, &parts)).map_err(fail)
 }
 
 fn one(stream: &UnixStream, parts: &Parts) {
-    let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
-    let mut line = String::new();
-    let answer = match BufReader::new(stream.take(MAX_REQUEST_BYTES)).read_line(&mut line) {
-        Err(_) | Ok(0) => return,
-        Ok(_) => match serde_json::from_str(&line) {
-            Ok(Ask::Status) => Answer::Status(Box::new(parts.status())),
-            Ok(Ask::Order { name, order }) => pass_on(&parts.monitors, name.as_deref(), order),
-            Err(e) => Answer::Error { message: format!("not a request: {e}") },
-        },
+    let Some(line) = socket::request(stream) else { return };
+    let answer = match serde_json::from_slice(&line) {
+        Ok(Ask::Status) => Answer::Status(Box::new(parts.status())),
+        Ok(Ask::Order { name, order }) => pass_on(&parts.monitors, name.as_deref(), order),
+        Err(e) => Answer::Error { message: format!("not a request: {e}") },
     };
-    let mut text = serde_json::to_string(&answer).unwrap_or_default();
-    text.push('\n');
-    let mut out = stream;
-    let _ = out.write_all(text.as_bytes());
+    let _ = socket::say(stream, &answer);
 }
 
 fn pass_on(handles: &[Handle], name: Option<&str>, order: Order) -> Answer {
@@ -189,7 +169,7 @@ pub fn ask(path: &Path, ask: &Ask) -> Result<Answer, ControlError> {
     let stream = UnixStream::connect(path).map_err(io("reach"))?;
     stream.set_read_timeout(Some(ORDER + Duration::from_secs(5))).map_err(io("talk to"))?;
     let talk = || -> io::Result<Answer> {
-        writeln!(&stream, "{}", serde_json::to_string(ask)?)?;
+        socket::say(&stream, ask)?;
         let mut text = String::new();
         BufReader::new(&stream).read_line(&mut text)?;
         Ok(serde_json::from_str(&text)?)

@@ -15,19 +15,19 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::hash::Hasher;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag, openat, renameat};
+use nix::fcntl::{Flock, FlockArg, OFlag, openat};
 use nix::sys::stat::Mode;
-use nix::unistd::{UnlinkatFlags, unlinkat};
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher24;
 use thiserror::Error;
 
+use crate::sys::replace::{self, Replace};
 use crate::trust::{self, Mind, TrustError};
 
 /// Where a tree keeps its mark, and what a change of roles set aside.
@@ -343,9 +343,8 @@ fn put(tree: &Path, mark: &Mark) -> Result<(), MarkError> {
     put_beside(tree, "role", mark.text().as_bytes(), 0o644)
 }
 
-/// Puts a small file into a tree's [`DIR`] so that a power cut leaves the old one or the new one:
-/// aside, fsync, rename, fsync of the directory. All of it in the directory that was found to be
-/// root's or ours, wherever its path leads by then.
+/// Puts a small file into a tree's [`DIR`] so that a power cut leaves the old one or the new one ([`replace`]). All of it in
+/// the directory that was found to be root's or ours, wherever its path leads by then.
 ///
 /// # Errors
 /// [`MarkError::Others`], [`MarkError::Io`].
@@ -353,17 +352,8 @@ pub fn put_beside(tree: &Path, name: &str, content: &[u8], mode: u32) -> Result<
     let fail = |source: io::Error| MarkError::Io { what: "write", path: tree.join(DIR).join(name), source };
     let dir = made(tree)?;
     let aside = format!("{name}.new");
-    let put = || -> io::Result<()> {
-        unlink(&dir, &aside)?;
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let mut file: File = openat(&dir, aside.as_str(), flags, Mode::from_bits_truncate(mode))?.into();
-        file.set_permissions(fs::Permissions::from_mode(mode))?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        renameat(&dir, aside.as_str(), &dir, name)?;
-        dir.sync_all()
-    };
-    put().map_err(fail)
+    let new = Replace { aside: aside.as_ref(), mode, durable: true };
+    new.put(&dir, name.as_ref(), content).map(drop).map_err(fail)
 }
 
 /// Removes a file of a tree's [`DIR`], if it is there, and the directory is root's or ours.
@@ -372,14 +362,11 @@ pub fn put_beside(tree: &Path, name: &str, content: &[u8], mode: u32) -> Result<
 /// As [`put_beside`].
 pub(super) fn remove_beside(tree: &Path, name: &str) -> Result<(), MarkError> {
     let Some(dir) = directory(tree)? else { return Ok(()) };
-    unlink(&dir, name).map_err(|source| MarkError::Io { what: "remove", path: tree.join(DIR).join(name), source })
-}
-
-fn unlink(dir: &File, name: &str) -> io::Result<()> {
-    match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
-        Err(Errno::ENOENT) | Ok(()) => Ok(()),
-        Err(errno) => Err(errno.into()),
-    }
+    replace::remove(&dir, name.as_ref()).map_err(|source| MarkError::Io {
+        what: "remove",
+        path: tree.join(DIR).join(name),
+        source,
+    })
 }
 
 #[cfg(test)]

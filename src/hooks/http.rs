@@ -5,7 +5,7 @@
 
 use std::hash::Hasher;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value};
 use siphasher::sip128::{Hasher128, SipHasher13};
@@ -15,6 +15,7 @@ use super::message;
 use super::queue::{Event, Fault, Queue};
 use super::worker::{Deliver, Place};
 use crate::config::hook::{Hook as Config, Http, Request};
+use crate::error::chain;
 use crate::path::Shown;
 use crate::sync::password::password;
 
@@ -134,7 +135,7 @@ impl Client {
             request = request.header(name, value);
         }
         if let (Some(file), Some(template)) = (&self.request.token_file, &self.request.token_header) {
-            let token = password(file).map_err(|e| later(words(&e)))?;
+            let token = password(file).map_err(|e| later(chain(&e)))?;
             let token =
                 String::from_utf8(token).map_err(|_| later(format!("{} holds what no header can hold", file.display())))?;
             let (name, value) = template.split_once(':').unwrap_or(("Authorization", "{token}"));
@@ -145,7 +146,7 @@ impl Client {
             Some(body) => request.body(body).map_err(ureq::Error::Http).and_then(|r| agent.run(r)),
             None => request.body(()).map_err(ureq::Error::Http).and_then(|r| agent.run(r)),
         };
-        let mut response = sent.map_err(|e| later(words(&e)))?;
+        let mut response = sent.map_err(|e| later(chain(&e)))?;
         let after = response.headers().get("retry-after").and_then(|v| v.to_str().ok()).and_then(retry_after);
         let said = response.body_mut().with_config().limit(MAX_ANSWER_BYTES).read_to_vec().unwrap_or_default();
         judge(response.status().as_u16(), &said, after)
@@ -166,46 +167,16 @@ pub(super) fn judge(status: u16, said: &[u8], after: Option<Duration>) -> Result
     }
 }
 
-/// An error with its causes.
-fn words(error: &dyn std::error::Error) -> String {
-    let mut out = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_words = cause.to_string();
-        if !out.contains(&cause_words) {
-            out = format!("{out}: {cause_words}");
-        }
-        next = cause.source();
-    }
-    out
-}
-
 /// RFC 9110 10.2.3: seconds, or a date.
 pub(super) fn retry_after(value: &str) -> Option<Duration> {
     let wait = match value.trim().parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),
         Err(_) => {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
-            Duration::from_secs(date(value.trim())?).saturating_sub(now)
+            let at = httpdate::parse_http_date(value.trim()).ok()?;
+            at.duration_since(SystemTime::now()).unwrap_or_default()
         }
     };
     Some(wait.min(MAX_RETRY_AFTER))
-}
-
-/// RFC 9110 5.6.7, the form that is still sent: `Sun, 06 Nov 1994 08:49:37 GMT`, in seconds since 1970.
-fn date(text: &str) -> Option<u64> {
-    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let (_, text) = text.split_once(", ")?;
-    let words: Vec<&str> = text.split([' ', ':']).collect();
-    let [day, month, year, hour, minute, second, "GMT"] = words[..] else { return None };
-    // Whatever the receiver writes, the sum below fits.
-    let number = |word: &str| word.parse::<u64>().ok().filter(|n| *n < 10_000);
-    let month = MONTHS.iter().position(|m| *m == month)? as u64 + 1;
-    // Days since 1970, with the year beginning in March.
-    let (day, year) = (number(day)?, number(year)?.checked_sub(u64::from(month < 3))?);
-    let shifted = (month + 9) % 12;
-    let days = (365 * year + year / 4 + year / 400 + (153 * shifted + 2) / 5 + day).checked_sub(year / 100 + 719_469)?;
-    Some(days * 86_400 + number(hour)? * 3600 + number(minute)? * 60 + number(second)?)
 }
 
 #[cfg(test)]
@@ -217,10 +188,6 @@ mod tests {
         for absurd in ["Sun, 06 Nov 18446744073709551615 08:49:37 GMT", "Sun, 06 Nov 1994 18446744073709551615:49:37 GMT"] {
             assert_eq!(retry_after(absurd), None);
         }
-        assert_eq!(date("Sun, 06 Nov 1994 08:49:37 GMT"), Some(784_111_777));
-        assert_eq!(date("Thu, 01 Jan 1970 00:00:00 GMT"), Some(0));
-        assert_eq!(date("Thu, 29 Feb 2024 12:00:00 GMT"), Some(1_709_208_000));
-        assert_eq!(date("yesterday"), None);
         assert_eq!(retry_after(" 7 "), Some(Duration::from_secs(7)));
         assert_eq!(retry_after("99999999"), Some(MAX_RETRY_AFTER));
         assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));

@@ -3,9 +3,8 @@
 //! Written whole and put in place in one step. The next daemon leaves it where it is until all of it was delivered, so that one that dies
 //! before that delivers it again.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +17,7 @@ use super::queue::Event;
 use crate::config::hook::Change;
 use crate::path::RelPath;
 use crate::state::disk::Disk;
+use crate::state::note;
 
 /// The time that a write may take; it goes to the disk.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -102,7 +102,7 @@ impl SavedFile {
             text.push(b'\n');
         }
         let (dir, path) = (self.dir.clone(), self.path.clone());
-        self.disk.within_or_later(PATIENCE, move || replace(&dir, &path, &text)).map_err(self.failed("write"))
+        self.disk.within_or_later(PATIENCE, move || note::replace(&dir, &path, &text)).map_err(self.failed("write"))
     }
 
     pub(super) fn remove(&self) {
@@ -113,16 +113,6 @@ impl SavedFile {
             _ => {}
         }
     }
-}
-
-fn replace(dir: &Path, path: &Path, text: &[u8]) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let new = path.with_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(text)?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    File::open(dir)?.sync_all()
 }
 
 #[cfg(test)]

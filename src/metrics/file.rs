@@ -5,10 +5,11 @@
 //! crash it stays, and its age tells (`node_textfile_mtime_seconds`). A snapshot that cannot be had writes nothing, for the same
 //! reason.
 
-use std::fs::{self, File, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
+
+use crate::sys::replace::Replace;
 
 /// The file cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -40,16 +41,8 @@ impl MetricsFile {
     /// Those of making, writing and renaming.
     pub fn write(&self, text: &str) -> Result<(), FileError> {
         let fail = |source| FileError { path: self.path.clone(), source };
-        let write = || {
-            // What has the name may be a link of somebody else's, who may write the directory; it is neither followed nor kept.
-            let _ = fs::remove_file(&self.aside);
-            let mut file = File::create_new(&self.aside)?;
-            // Of the file that was made, not of what has its name by now.
-            file.set_permissions(Permissions::from_mode(0o644))?;
-            file.write_all(text.as_bytes())?;
-            fs::rename(&self.aside, &self.path)
-        };
-        write().map_err(fail)
+        let new = Replace { aside: self.aside.file_name().unwrap_or_default(), mode: 0o644, durable: false };
+        new.put_at(&self.path, text.as_bytes()).map(drop).map_err(fail)
     }
 }
 
@@ -63,7 +56,8 @@ impl Drop for MetricsFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::{MetadataExt, symlink};
+    use std::fs::Permissions;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
     #[test]
     fn is_whole_readable_by_all_and_gone_at_the_end() {

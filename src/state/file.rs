@@ -12,6 +12,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::StateError;
 use super::disk::Disk;
+use crate::sys::replace::Replace;
 
 const FILE: &str = "state";
 const NEW: &str = "state.new";
@@ -165,20 +166,11 @@ impl StateFile {
 }
 
 fn replace(dir: &Path, bytes: &[u8], durable: bool) -> io::Result<File> {
-    let new = dir.join(NEW);
-    let file = open(&new, true)?;
-    file.set_len(0)?;
-    file.write_all_at(bytes, 0)?;
-    if durable {
-        file.sync_all()?;
-    }
-    std::fs::rename(new, dir.join(FILE))?;
-    if durable {
-        File::open(dir)?.sync_all()?;
-        // The directory itself may be new.
-        if let Some(above) = dir.parent() {
-            File::open(above)?.sync_all()?;
-        }
+    let new = Replace { aside: NEW.as_ref(), mode: 0o600, durable };
+    let file = new.put_at(&dir.join(FILE), bytes)?;
+    // The directory itself may be new.
+    if let Some(above) = dir.parent().filter(|_| durable) {
+        File::open(above)?.sync_all()?;
     }
     Ok(file)
 }

@@ -11,6 +11,7 @@ use super::file::StateFile;
 use super::record::{Head, Saved, Stop};
 use super::{Clock, DirSet, Dirs, Identity, OpenByHandle, SLACK, StateError, TargetId, Wall, Watermark, Why, dirs, log, record};
 use crate::dirty::Epoch;
+use crate::error::chain;
 
 /// What an earlier run left.
 #[derive(Debug, Clone)]
@@ -158,7 +159,7 @@ impl Keeper {
         // An old file must not be taken for what this run did.
         keeper.head = None;
         keeper.file.remove()?;
-        Ok((keeper, Err(Why::Unwritable(in_words(&error)))))
+        Ok((keeper, Err(Why::Unwritable(chain(&error)))))
     }
 
     /// Whether the last daemon that kept this state stopped in order, whatever became of its state.
@@ -470,12 +471,4 @@ fn random() -> io::Result<log::Key> {
     let mut key = log::Key::default();
     std::fs::File::open("/dev/urandom")?.read_exact(&mut key)?;
     Ok(key)
-}
-
-/// An error with its causes.
-pub(super) fn in_words(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {}", in_words(source)),
-        None => error.to_string(),
-    }
 }

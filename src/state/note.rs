@@ -1,9 +1,9 @@
 //! A small file in a mirror's state directory that is put in place in one step: for what somebody decided or what was seen, and must
 //! outlive the daemon. It names the source, so that nothing of it is carried over to another tree.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::disk::Disk;
+use crate::sys::replace::Replace;
 
 /// The time that a write may take; it goes to the disk.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -87,13 +88,10 @@ impl Note {
     }
 }
 
-fn replace(dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Puts `bytes` in the place of a file of a mirror's state directory, on the disk when it returns.
+pub(crate) fn replace(dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let new = path.with_extension("new");
-    let flags = libc::O_NOFOLLOW;
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).custom_flags(flags).open(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    File::open(dir)?.sync_all()
+    let aside = path.with_extension("new");
+    let new = Replace { aside: aside.file_name().unwrap_or_default(), mode: 0o600, durable: true };
+    new.put_at(path, bytes).map(drop)
 }

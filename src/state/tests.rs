@@ -5,10 +5,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use super::keeper::in_words;
 use super::record::{Head, Saved};
 use super::*;
 use crate::dirty::{Epoch, Epochs};
+use crate::error::chain;
 use crate::sys::handle::open_by_handle;
 
 /// A source, a state directory, and what an engine has.
@@ -278,7 +278,7 @@ fn reasons_to_compare_everything() {
         act(&mut w);
         let opened = match w.try_open() {
             Ok((_, opened)) => opened.map(|_| ()).map_err(|why| why.to_string()),
-            Err(error) => Err(in_words(&error)),
+            Err(error) => Err(chain(&error)),
         };
         match opened {
             Ok(()) => assert_eq!(*want, "", "{what}"),

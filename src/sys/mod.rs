@@ -25,6 +25,7 @@ pub mod pipe;
 pub mod priority;
 pub mod queue;
 pub mod reactor;
+pub mod replace;
 pub mod statx;
 pub mod tcp;
 pub mod uring;

@@ -69,6 +69,7 @@ use nix::sys::stat::{Mode, SFlag, fstatat};
 
 use crate::config::{self, Mirror};
 use crate::dirty::{Batch, BatchId, DirtySet, Entry, Epoch, Kind, LEVEL_MIN, Limits, Seen};
+use crate::error::chain;
 use crate::filter::Filter;
 use crate::links::names::Names;
 use crate::links::{Links, Met};
@@ -741,16 +742,4 @@ impl Target {
     fn blocked(&self) -> bool {
         !self.pace.hurries() && self.batches().next().is_some() && self.leaves_at() == Some(Duration::ZERO)
     }
-}
-
-/// An error with its causes, in one line.
-fn chain(e: &dyn std::error::Error) -> String {
-    let mut out = e.to_string();
-    let mut next = e.source();
-    while let Some(cause) = next {
-        out.push_str(": ");
-        out.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    out
 }
