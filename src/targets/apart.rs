@@ -58,12 +58,12 @@ impl Target {
         self.drop_standbys(cx); // they were given the rules of before
         let new: Vec<&RelPath> = apart.iter().map(|(at, _)| at).filter(|at| !old.iter().any(|(was, _)| was == *at)).collect();
         for run in self.runs.values_mut() {
-            if let Load::Batch(batch) = &run.load
+            if let Some(batch) = run.batch()
                 && new.iter().any(|at| enters(&batch.entries, at))
             {
                 tracing::info!(mirror = %self.mirror.name, target_name = %self.cfg.name, "a run would enter a place that is left alone now; it is done again without");
-                run.ended_badly = Some(Ended::Apart);
-                run.run.cut();
+                run.process.abort_reason = Some(AbortReason::Apart);
+                run.process.rsync.cut();
             }
         }
         let goes = |e: &mut Entry| apart.due(&e.path, e.kind) != Due::Waits;

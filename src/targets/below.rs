@@ -138,8 +138,8 @@ impl Target {
     }
 
     /// A run that began in `dir` got nowhere, or nobody knows where. Whatever the reason, a run from the top finds it out.
-    pub(super) fn back_to_the_top(&mut self, batch: Batch, dir: RelPath) {
-        self.descents.failed(dir);
+    pub(super) fn back_to_the_top(&mut self, batch: Batch, dir: Option<&RelPath>) {
+        dir.into_iter().for_each(|dir| self.descents.failed(dir.clone()));
         self.ledger.give_back(batch);
         self.pace.hurry();
     }

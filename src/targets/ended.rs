@@ -3,33 +3,36 @@
 use super::*;
 use crate::cover::Cover;
 use crate::sync::first;
+use crate::sync::output::Signs;
+
+use super::completion::{Completion, Ended};
 
 impl Target {
     /// A descriptor of one of this target's children is ready.
     pub fn on_ready(&mut self, cx: &mut Context<'_>, token_: u64) {
         let (serial, which) = ((token_ >> 8) as u32, token_ as u8);
-        let Some(run) = self.runs.get_mut(&serial) else {
+        let Some(InFlightRun { process, .. }) = self.runs.get_mut(serial) else {
             let _ = cx.reactor.remove(token_);
             return;
         };
         match which {
             STDOUT | STDERR => {
                 let stream = if which == STDOUT { Stream::Stdout } else { Stream::Stderr };
-                let open = run.run.on_readable(stream);
+                let open = process.rsync.on_readable(stream);
                 if !open || stream == Stream::Stdout {
                     let _ = cx.reactor.remove(token_);
                 }
                 if open && stream == Stream::Stdout {
-                    run.unheard = Some(cx.now + OUTPUT_PAUSE);
+                    process.stdout_paused_until = Some(cx.now + OUTPUT_PAUSE);
                 }
             }
             _ => {
-                let outcome = match run.run.on_exit() {
+                let outcome = match process.rsync.on_exit() {
                     Ok(Some(outcome)) => outcome,
                     Ok(None) => return,
                     Err(error) => Outcome::unknown(format!("how rsync ended is not known: {error}")),
                 };
-                self.unregister(cx, serial);
+                self.runs.unregister(cx.reactor, serial);
                 if let Some(outcome) = self.lingers(cx.now, serial, outcome) {
                     self.run_ended(cx, serial, outcome);
                 }
@@ -39,50 +42,50 @@ impl Target {
 
     /// A run ended, and its receiver with it.
     pub(super) fn run_ended(&mut self, cx: &mut Context<'_>, serial: u32, outcome: Outcome) {
-        let Some(mut run) = self.runs.remove(&serial) else { return };
-        let load = std::mem::replace(&mut run.load, Load::Probe);
-        match load {
-            Load::Probe => self.probed(cx, &run, &outcome),
-            Load::Role => self.role_answered(cx, &outcome, run.run.output().signs.not_found),
-            Load::Standby => self.standby_ended(cx, &run, &outcome),
-            Load::Batch(batch) => {
+        let Some(InFlightRun { process, kind }) = self.runs.remove(serial) else { return };
+        match kind {
+            RunKind::Probe => self.probed(cx, &process, &outcome),
+            RunKind::Role => self.role_answered(cx, &outcome, process.rsync.output().signs.not_found),
+            RunKind::Standby => self.standby_ended(cx, &process, &outcome),
+            RunKind::Batch(carried) => {
                 let outcome = self.ambient.weigh(outcome);
-                let told = matches!(outcome.verdict, Verdict::Done | Verdict::Unproven | Verdict::Partial | Verdict::SourceRace);
-                match run.look.take() {
-                    Some(guarded::Look::Proof(proof)) if told => self.proved(cx, run, batch, proof, &outcome),
-                    Some(look) if told => self.looked(cx, run, batch, look, &outcome),
-                    // The second half withholds what the first did.
-                    None if told && run.dry => self.surveyed(cx, run, batch, outcome),
-                    None if told && run.withholds.is_some() => self.withheld_ended(cx, run, batch, &outcome),
-                    _ => self.batch_ended(cx, run, batch, outcome),
-                }
+                self.carried_ended(cx, process, *carried, outcome);
             }
         }
     }
 
-    /// Waits again for what runs write, where the pause is over. What they write meanwhile stays in the pipe; an end is seen at once, and reads the rest.
-    pub(super) fn hear_again(&mut self, cx: &mut Context<'_>) {
-        let index = self.index;
-        for (&serial, run) in &mut self.runs {
-            if run.unheard.take_if(|at| *at <= cx.now).is_none() {
-                continue;
+    /// A run that carried a batch has ended.
+    fn carried_ended(&mut self, cx: &mut Context<'_>, run: Process, carried: Carried, outcome: Outcome) {
+        let told = matches!(outcome.verdict, Verdict::Done | Verdict::Unproven | Verdict::Partial | Verdict::SourceRace);
+        if !told || !carried.purpose.is_dry() {
+            self.account(cx.now, &run, &carried, &outcome);
+        }
+        let Carried { batch, purpose, how } = carried;
+        match purpose {
+            Purpose::DryRun(DryRun::Proof(proof)) if told => self.proved(cx, run, batch, proof, &outcome),
+            Purpose::DryRun(dry) if told => self.looked(cx, &run, batch, dry, &outcome),
+            Purpose::Survey { withholds, .. } if told => self.surveyed(cx, run, (batch, how), withholds, outcome),
+            Purpose::Withhold(withholds) if told => self.withheld_ended(cx, batch, Some(withholds)),
+            // The second half withholds what the first did. Where not all was listed, the rest is found by another comparison, which
+            // counts the deletions anew.
+            Purpose::SecondHalf { survey, withholds: Some(withholds) } if told => {
+                self.withheld_ended(cx, batch, Some(withholds).filter(|_| !survey.is_cut_off()));
             }
-            let Some(fd) = run.run.output_fd(Stream::Stdout) else { continue };
-            // Refused is only a token in use, and this one was taken out.
-            let _ = cx.reactor.add(fd, Interest::Read, token(index, serial, STDOUT));
+            Purpose::Rename(moving) => self.rename_ended(cx, &run, moving, (batch, how), &outcome),
+            purpose => self.batch_ended(cx, &run, Carried { batch, purpose, how }, &outcome),
         }
     }
 
-    pub(super) fn probed(&mut self, cx: &mut Context<'_>, run: &Flight, outcome: &Outcome) {
+    pub(super) fn probed(&mut self, cx: &mut Context<'_>, run: &Process, outcome: &Outcome) {
         self.silence = None;
-        if run.ended_badly == Some(Ended::Silent) {
+        if run.abort_reason == Some(AbortReason::Silent) {
             return self.went_away(cx, false, self.no_answer());
         }
-        self.ledger.suspect |= gone(outcome, run.run.output());
-        if self.stands_no_more(cx, run.run.output(), outcome) {
+        self.ledger.suspect |= gone(outcome, run.rsync.output());
+        if self.stands_no_more(cx, run.rsync.output(), outcome) {
             return;
         }
-        match probe::interpret_probe(outcome, &run.run.output().signs) {
+        match probe::interpret_probe(outcome, &run.rsync.output().signs) {
             TargetState::Usable => {
                 self.ambient.learn(outcome);
                 self.answered(cx, true);
@@ -183,7 +186,7 @@ impl Target {
         }
     }
 
-    pub(super) fn standby_ended(&mut self, cx: &mut Context<'_>, run: &Flight, outcome: &Outcome) {
+    pub(super) fn standby_ended(&mut self, cx: &mut Context<'_>, run: &Process, outcome: &Outcome) {
         let old = cx.now.saturating_sub(run.started) > STANDBY_INFANT;
         if old || self.stopping || self.state != State::Up {
             if old && self.state == State::Up {
@@ -226,202 +229,235 @@ impl Target {
         }
     }
 
-    pub(super) fn batch_ended(&mut self, cx: &mut Context<'_>, mut run: Flight, batch: Batch, outcome: Outcome) {
+    /// Numbers, log, and what is owed to runs beside it.
+    fn account(&mut self, now: Duration, run: &Process, carried: &Carried, outcome: &Outcome) {
+        let took = now.saturating_sub(run.started);
+        self.count(run, carried, outcome, took);
+        self.repair_overlaps(&carried.how.ancestors, &carried.batch);
+        self.log(now, run, carried, outcome, took);
+    }
+
+    /// What holds for every end of a run that may have changed the target, whatever becomes of its batch.
+    fn note_end(&mut self, now: Duration, run: &Process, batch: &Batch, how: &How, dry: bool, outcome: &Outcome) {
         if outcome.verdict != Verdict::Done {
-            self.periodic.back(run.limited);
+            self.periodic.back(how.limited);
         }
-        let took = cx.now.saturating_sub(run.started);
+        if outcome.interrupted && !dry {
+            self.distrust(now, batch);
+        }
+        // A receiver that hangs keeps what it got, and may carry it out when it wakes up, over what was sent since (measured).
+        let hangs = matches!(run.abort_reason, Some(AbortReason::Stalled | AbortReason::Idle));
+        if let Some(since) = oldest(batch)
+            && (outcome.verdict == Verdict::TimedOut || hangs)
+        {
+            let carried = batch.entries.iter().map(|e| (e.path.clone(), e.kind)).collect();
+            self.ledger.unanswered.push(Unanswered { due: now + self.cfg.watchdog * UNANSWERED_WATCHDOGS, since, carried });
+        }
+    }
+
+    fn rename_ended(
+        &mut self,
+        cx: &mut Context<'_>,
+        run: &Process,
+        moving: renames::Moving,
+        (batch, how): (Batch, How),
+        outcome: &Outcome,
+    ) {
         let id = batch.id;
-        self.count(&run, &outcome, took);
-        self.repair_overlaps(&run, &batch);
-        let since = batch.entries.iter().map(Entry::epoch).min();
-        if outcome.interrupted && !run.dry {
-            self.distrust(cx.now, &batch);
-        }
-        let mut litter = if self.mirror.delete { leftovers(&batch, &outcome, run.run.output()) } else { BTreeSet::new() };
-        if run.survey.is_none() && outcome.counters.dirs_kept > 0 && !self.mirror.filter.is_rsyncs() {
-            let kept: Vec<RelPath> = run.run.output().failed.iter().map(|f| f.path.clone()).collect();
+        self.note_end(cx.now, run, &batch, &how, false, outcome);
+        self.moving_ended(cx, run, moving, batch, outcome);
+        self.ledger.landed(id);
+    }
+
+    /// A run has ended that was to bring a batch to the target, or that has not said what it was to find out.
+    fn batch_ended(&mut self, cx: &mut Context<'_>, run: &Process, carried: Carried, outcome: &Outcome) {
+        let Carried { batch, purpose, how } = &carried;
+        let (id, extra, since, reconciles) = (batch.id, purpose.extra(), oldest(batch), self.reconciles);
+        self.note_end(cx.now, run, batch, how, matches!(purpose, Purpose::Survey { .. }), outcome);
+        let mut litter = if self.mirror.delete { leftovers(batch, outcome, run.rsync.output()) } else { BTreeSet::new() };
+        let second = matches!(purpose, Purpose::SecondHalf { .. });
+        if !second && outcome.counters.dirs_kept > 0 && !self.mirror.filter.is_rsyncs() {
+            let kept: Vec<RelPath> = run.rsync.output().failed.iter().map(|f| f.path.clone()).collect();
             litter.extend(survey::above_kept(&kept));
         }
-        if run.moving.is_none() {
-            self.telling.ran(run.run.output(), &batch, &outcome);
-        }
-        self.log(cx.now, &run, &batch, &outcome, took);
-        // The directory that a rename goes to, or that a list begins in, is below the target's own.
-        self.ledger.suspect |= run.moving.is_none() && run.below.is_none() && gone(&outcome, run.run.output());
-        let reconciles = self.reconciles;
-        // A receiver that hangs keeps what it got, and may carry it out when it wakes up, over what was sent since (measured).
-        if outcome.verdict == Verdict::TimedOut || matches!(run.ended_badly, Some(Ended::Stalled | Ended::Idle)) {
-            let carried = batch.entries.iter().map(|e| (e.path.clone(), e.kind)).collect();
-            let due = cx.now + self.cfg.watchdog * UNANSWERED_WATCHDOGS;
-            self.ledger.unanswered.extend(since.map(|since| Unanswered { due, since, carried }));
-        }
-        if let Some(moving) = run.moving.take() {
-            self.moving_ended(cx, &run, moving, batch, &outcome);
-            return self.ledger.landed(id);
-        }
-        match &outcome.verdict {
-            Verdict::Done => {
-                if self.full && outcome.counters.deleted > 0 {
-                    self.ledger.retries.hurry(cx.now); // there may be room now
-                }
-                if !self.full || outcome.counters.files_sent + outcome.counters.deleted > 0 {
-                    self.proven(cx);
-                }
-                match run.survey.take() {
-                    Some(survey) => self.survey_done(cx, batch, (run.compare, run.limited), survey),
-                    None => {
-                        if let (Pass::Full { .. }, Some(progress)) = (run.pass, run.run.output().progress) {
-                            self.tree = Some(progress.files_total);
-                        }
-                        self.descents.done(run.below.as_ref(), &batch.entries);
-                        self.link_after(cx, &batch.entries);
-                        self.confirm_read(cx, batch);
-                    }
-                }
-            }
-            verdict if run.below.is_some() && !matches!(verdict, Verdict::Partial | Verdict::Unproven | Verdict::SourceRace) => {
-                self.back_to_the_top(batch, run.below.take().expect("just seen"));
-            }
-            Verdict::Partial
-                if read_only(&batch, &outcome, run.run.output())
-                    && (batch.round + 1 == WHOLE_ROUNDS || (batch.round == 0 && self.tries > 0)) =>
-            {
-                self.ledger.give_back(batch);
-                if self.is_up() {
-                    self.went_away(cx, true, outcome.reason.clone());
-                }
-            }
-            Verdict::Partial | Verdict::SourceRace => {
-                if !run.run.output().signs.read_only {
-                    self.proven(cx);
-                }
-                let limited = run.limited;
-                self.partial(cx, run.run.output().signs.deletes_skipped, batch, (run.compare, limited), outcome.clone());
-            }
-            Verdict::Unproven => {
-                self.proven(cx);
-                match run.survey.take() {
-                    Some(_) => self.partial(cx, false, batch, (run.compare, run.limited), outcome.clone()),
-                    None => self.prove(cx, batch, run.compare, run.limited, outcome.clone()),
-                }
-            }
-            Verdict::Busy => {
-                self.ledger.give_back(batch);
-                // With others of ours it was a matter of our own number, and their ends free a connection.
-                let others = self.runs.values().any(|r| matches!(r.load, Load::Standby | Load::Batch(_)));
-                self.crowd(cx, &outcome);
-                if self.is_up() && !others {
-                    self.went_away(cx, false, outcome.reason.clone());
-                }
-            }
-            Verdict::TargetFull => {
-                let signs = &run.run.output().signs;
-                let too_large = signs.too_large && !signs.target_full;
-                self.full = !too_large;
-                let hidden = self.hides_unfit(cx.root, &batch, &outcome, too_large);
-                let mut batch = batch;
-                self.set_unfit_apart(cx, &mut batch, &outcome);
-                // One that was tried alone tells nothing new of the others.
-                if !batch.entries.is_empty() && !hidden && !too_large && self.is_up() {
-                    self.went_away(cx, false, outcome.reason.clone());
-                }
-                self.ledger.give_back(batch);
-            }
-            // The connection was old, and rsync does not look at it before it has its list: the server may have been restarted since,
-            // or something on the way forgot about it. A probe tells whether the target is there.
-            Verdict::TargetDown | Verdict::TimedOut if run.stood_by => {
-                self.ledger.give_back(batch);
-                self.doubt(cx, &outcome.reason);
-            }
-            // Somebody else did that to our process, the target has no part in it. The kernel, when memory is short: smaller lists may help.
-            Verdict::Killed if run.ended_badly.is_none() && batch.round + 1 < WHOLE_ROUNDS => {
-                self.ledger.retry(cx.now, batch, &[], &outcome.reason);
-            }
-            // Everything else has gone through. What is found in the second of two such comparisons was counted in the first.
-            Verdict::DeletesHeld if run.extra == guarded::Extra::Counted => {
-                self.proven(cx);
-                let found = run.run.output().progress.map_or(0, |p| p.files_total);
-                let (deletes, kept) = (outcome.counters.spared, found.saturating_sub(outcome.counters.created));
-                if first::exceeds(self.mirror.first_max_delete, deletes, kept) {
-                    if let Err(batch) = self.count_later(cx, batch) {
-                        self.reconciles += 1;
-                        self.withhold_entries(cx, batch, guarded::Withholds::beyond(deletes), false);
-                    }
-                } else {
-                    self.fill = Fill::Counted;
-                    self.ledger.give_back(batch);
-                }
-            }
-            // More went away between the dry run and the run.
-            Verdict::DeletesHeld if self.limit().is_some() => {
-                let deletes = self.cap().unwrap_or_default() + 1;
-                self.withhold_entries(cx, batch, guarded::Withholds::beyond(deletes), true);
-            }
-            Verdict::NoMissingArgs => {
-                self.ledger.give_back(batch);
-                self.drop_standbys(cx);
-                self.came_up(cx, false);
-            }
-            Verdict::SourceRoot => {
-                self.ledger.give_back(batch);
-                match (cx.check)() {
-                    Err(hold) => *cx.held = Some(hold),
-                    Ok(()) if self.is_up() => self.went_away(cx, false, outcome.reason.clone()),
-                    Ok(()) => {}
-                }
-            }
-            Verdict::Killed if matches!(run.ended_badly, Some(Ended::Gone | Ended::Apart | Ended::Hollow)) => {
-                self.ledger.give_back(batch)
-            }
-            Verdict::Killed if run.ended_badly == Some(Ended::GivesWay) => {
-                self.ledger.set.park(id, &batch.entries);
-                batch.entries.into_iter().for_each(|entry| self.wait_for_large_lane(entry, batch.round));
-            }
-            _ if run.ended_badly == Some(Ended::Knotted) => self.untie(cx, batch, "hard links: rsync came to wait for itself"),
-            // Done in the same way it would hang again.
-            Verdict::Killed if run.ended_badly == Some(Ended::Idle) => {
-                let why = "nothing but keep-alives, ended by the watchdog";
-                let list = batch.entries.iter().all(|e| e.kind == Kind::Entry);
-                let round = if list { WHOLE_ROUNDS } else { batch.round };
-                self.ledger.retry(cx.now, Batch { round, ..batch }, &[], why);
-            }
-            Verdict::Killed if run.ended_badly.is_some() => {
-                let why = match run.ended_badly {
-                    Some(Ended::Fifo) => "a file became a FIFO while it was to be sent".into(),
-                    Some(Ended::Lease) => leases::REASON.into(),
-                    _ => format!("no progress for {:?}, ended by the watchdog", self.cfg.watchdog),
-                };
-                self.ledger.retry(cx.now, batch, &outcome.failed, &why);
-                if run.stood_by && run.ended_badly == Some(Ended::Stalled) {
-                    self.doubt(cx, &why);
-                }
-            }
-            verdict => {
-                let config = matches!(verdict, Verdict::Config | Verdict::Refused { .. } | Verdict::DeletesHeld);
-                self.ledger.give_back(batch);
-                for e in self.ledger.retries.take_all() {
-                    self.ledger.set.restore(e);
-                }
-                // Of several runs that meet the same outage, the first counts.
-                if self.is_up() {
-                    self.went_away(cx, config, outcome.reason.clone());
-                }
-            }
-        }
+        self.telling.ran(run.rsync.output(), batch, outcome);
+        // The directory that a list begins in is below the target's own.
+        self.ledger.suspect |= purpose.below().is_none() && gone(outcome, run.rsync.output());
+        let ended = Ended {
+            verdict: &outcome.verdict,
+            abort_reason: run.abort_reason,
+            round: batch.round,
+            stood_by: how.stood_by,
+            below: purpose.below().is_some(),
+            counts: extra == Extra::Counted,
+            read_only: read_only(batch, outcome, run.rsync.output()),
+            in_outage: self.tries > 0,
+            bounded: self.limit().is_some(),
+        };
+        self.complete(cx, ended.completion(), run, carried, outcome);
         self.ledger.landed(id);
         self.note_failing();
-        if self.reconciles > reconciles && outcome.verdict != Verdict::DeletesHeld && run.extra != guarded::Extra::Stays {
-            self.filled();
-        }
-        if let Some(epoch) = run.aside.filter(|_| self.reconciles > reconciles) {
-            self.aside_done(cx, epoch);
+        if self.reconciles > reconciles {
+            if outcome.verdict != Verdict::DeletesHeld && extra != Extra::Stays {
+                self.filled();
+            }
+            if let Some(epoch) = run.aside {
+                self.aside_done(cx, epoch);
+            }
         }
         if let Some(since) = since {
             litter.iter().for_each(|dir| self.ledger.set.see_since(dir, Seen::Contents, since));
         }
         if self.ledger.set.ready(false) > 0 {
             self.pace.waits(cx.now);
+        }
+    }
+
+    /// Carries out what the end of a run means for its batch.
+    fn complete(&mut self, cx: &mut Context<'_>, completion: Completion, run: &Process, carried: Carried, outcome: &Outcome) {
+        let signs = &run.rsync.output().signs;
+        let Carried { batch, purpose, how } = carried;
+        match completion {
+            Completion::Done => self.batch_done(cx, run, batch, purpose, &how, outcome),
+            Completion::FromTheTop => self.back_to_the_top(batch, purpose.below()),
+            Completion::ReadOnly => self.outage(cx, batch, true, outcome),
+            Completion::SomeFailed => {
+                if !signs.read_only {
+                    self.proven(cx);
+                }
+                self.partial(cx, signs.deletes_skipped, batch, (how.compare, how.limited), outcome.clone());
+            }
+            Completion::Unproven => {
+                self.proven(cx);
+                match purpose {
+                    Purpose::SecondHalf { .. } => self.partial(cx, false, batch, (how.compare, how.limited), outcome.clone()),
+                    _ => self.prove(cx, batch, how.compare, how.limited, outcome.clone()),
+                }
+            }
+            Completion::Busy => {
+                // With others of ours it was a matter of our own number, and their ends free a connection.
+                let others = self.runs.values().any(|run| run.is_standby() || run.carried().is_some());
+                self.crowd(cx, outcome);
+                match others {
+                    true => self.ledger.give_back(batch),
+                    false => self.outage(cx, batch, false, outcome),
+                }
+            }
+            Completion::NoRoom => self.no_room(cx, signs, batch, outcome),
+            Completion::StaleConnection => {
+                self.ledger.give_back(batch);
+                self.doubt(cx, &outcome.reason);
+            }
+            Completion::Interrupted => self.ledger.retry(cx.now, batch, &[], &outcome.reason),
+            Completion::Counted => self.deletions_counted(cx, run, batch, outcome),
+            // More went away between the dry run and the run.
+            Completion::TooManyDeletes => {
+                let deletes = self.cap().unwrap_or_default() + 1;
+                self.withhold_entries(cx, batch, guarded::Withholds::beyond(deletes), true);
+            }
+            Completion::NoMissingArgs => {
+                self.ledger.give_back(batch);
+                self.drop_standbys(cx);
+                self.came_up(cx, false);
+            }
+            Completion::SourceRoot => match (cx.check)() {
+                Ok(()) => self.outage(cx, batch, false, outcome),
+                Err(hold) => {
+                    *cx.held = Some(hold);
+                    self.ledger.give_back(batch);
+                }
+            },
+            Completion::GiveBack => self.ledger.give_back(batch),
+            Completion::LargeLane => {
+                self.ledger.set.park(batch.id, &batch.entries);
+                batch.entries.into_iter().for_each(|entry| self.wait_for_large_lane(entry, batch.round));
+            }
+            Completion::Untie => self.untie(cx, batch, "hard links: rsync came to wait for itself"),
+            Completion::SmallerLists => {
+                let list = batch.entries.iter().all(|e| e.kind == Kind::Entry);
+                let round = if list { WHOLE_ROUNDS } else { batch.round };
+                let why = "nothing but keep-alives, ended by the watchdog";
+                self.ledger.retry(cx.now, Batch { round, ..batch }, &[], why);
+            }
+            Completion::HeldUp => self.held_up(cx, run, batch, how.stood_by, outcome),
+            Completion::Outage { config } => {
+                self.ledger.give_back(batch);
+                for e in self.ledger.retries.take_all() {
+                    self.ledger.set.restore(e);
+                }
+                self.first_away(cx, config, outcome);
+            }
+        }
+    }
+
+    fn batch_done(&mut self, cx: &mut Context<'_>, run: &Process, batch: Batch, purpose: Purpose, how: &How, outcome: &Outcome) {
+        if self.full && outcome.counters.deleted > 0 {
+            self.ledger.retries.hurry(cx.now); // there may be room now
+        }
+        if !self.full || outcome.counters.files_sent + outcome.counters.deleted > 0 {
+            self.proven(cx);
+        }
+        if let Purpose::SecondHalf { survey, .. } = purpose {
+            return self.survey_done(cx, batch, (how.compare, how.limited), survey);
+        }
+        if let (Pass::Full { .. }, Some(progress)) = (run.pass, run.rsync.output().progress) {
+            self.tree = Some(progress.files_total);
+        }
+        self.descents.done(purpose.below(), &batch.entries);
+        self.link_after(cx, &batch.entries);
+        self.confirm_read(cx, batch);
+    }
+
+    /// The target has no room, or its filesystem takes no file as large as one.
+    fn no_room(&mut self, cx: &mut Context<'_>, signs: &Signs, mut batch: Batch, outcome: &Outcome) {
+        let too_large = signs.too_large && !signs.target_full;
+        self.full = !too_large;
+        let hidden = self.hides_unfit(cx.root, &batch, outcome, too_large);
+        self.set_unfit_apart(cx, &mut batch, outcome);
+        // One that was tried alone tells nothing new of the others.
+        if !batch.entries.is_empty() && !hidden && !too_large {
+            self.first_away(cx, false, outcome);
+        }
+        self.ledger.give_back(batch);
+    }
+
+    /// Everything but the deletions has gone through. What is found in the second of two such comparisons was counted in the first.
+    fn deletions_counted(&mut self, cx: &mut Context<'_>, run: &Process, batch: Batch, outcome: &Outcome) {
+        self.proven(cx);
+        let found = run.rsync.output().progress.map_or(0, |p| p.files_total);
+        let (deletes, kept) = (outcome.counters.spared, found.saturating_sub(outcome.counters.created));
+        if !first::exceeds(self.mirror.first_max_delete, deletes, kept) {
+            self.fill = Fill::Counted;
+            self.ledger.give_back(batch);
+        } else if let Err(batch) = self.count_later(cx, batch) {
+            self.reconciles += 1;
+            self.withhold_entries(cx, batch, guarded::Withholds::beyond(deletes), false);
+        }
+    }
+
+    /// A run was ended because it did not get on.
+    fn held_up(&mut self, cx: &mut Context<'_>, run: &Process, batch: Batch, stood_by: bool, outcome: &Outcome) {
+        let why = match run.abort_reason {
+            Some(AbortReason::Fifo) => "a file became a FIFO while it was to be sent".into(),
+            Some(AbortReason::Lease) => leases::REASON.into(),
+            _ => format!("no progress for {:?}, ended by the watchdog", self.cfg.watchdog),
+        };
+        self.ledger.retry(cx.now, batch, &outcome.failed, &why);
+        if stood_by && run.abort_reason == Some(AbortReason::Stalled) {
+            self.doubt(cx, &why);
+        }
+    }
+
+    /// A batch is pending again, for the target cannot be sent to.
+    fn outage(&mut self, cx: &mut Context<'_>, batch: Batch, config: bool, outcome: &Outcome) {
+        self.ledger.give_back(batch);
+        self.first_away(cx, config, outcome);
+    }
+
+    /// Of several runs that meet the same outage, the first counts.
+    fn first_away(&mut self, cx: &mut Context<'_>, config: bool, outcome: &Outcome) {
+        if self.is_up() {
+            self.went_away(cx, config, outcome.reason.clone());
         }
     }
 
@@ -459,7 +495,7 @@ impl Target {
         let again = self.ledger.set.confirm(id, entries);
         self.telling.confirmed(id, &paths, &again);
         for entry in again {
-            match entry.over.filter(|id| self.flies(*id)) {
+            match entry.over.filter(|id| self.runs.flies(*id)) {
                 Some(id) => self.ledger.send_after(id, entry),
                 None => self.ledger.set.restore(entry),
             }
@@ -504,11 +540,11 @@ impl Target {
     /// Directories above both this run's paths and those of a run still in flight, seen with different times: whichever ends
     /// last may have set the older ones. They are sent again when the other has ended; who waits for this run's changes waits
     /// for that too.
-    pub(super) fn repair_overlaps(&mut self, ended: &Flight, batch: &Batch) {
-        let Some(since) = batch.entries.iter().map(Entry::epoch).min() else { return };
-        for other in self.runs.values() {
-            let Load::Batch(Batch { id, .. }) = other.load else { continue };
-            for (dir, seen) in &ended.ancestors {
+    fn repair_overlaps(&mut self, ancestors: &BTreeMap<RelPath, FileTime>, batch: &Batch) {
+        let Some(since) = oldest(batch) else { return };
+        for (_, Carried { batch: Batch { id, .. }, how: other, .. }) in self.runs.carriers() {
+            let id = *id;
+            for (dir, seen) in ancestors {
                 let waits = |e: &Entry| e.path == *dir && e.kind == Kind::Entry;
                 if other.ancestors.get(dir).is_some_and(|theirs| theirs != seen) && !self.ledger.sent_after(id).iter().any(waits)
                 {
@@ -520,14 +556,14 @@ impl Target {
         }
     }
 
-    pub(super) fn count(&mut self, run: &Flight, outcome: &Outcome, took: Duration) {
+    fn count(&mut self, run: &Process, carried: &Carried, outcome: &Outcome, took: Duration) {
         let s = &mut self.stats;
         s.runs += 1;
-        s.standby_hits += u64::from(run.stood_by);
+        s.standby_hits += u64::from(carried.how.stood_by);
         s.files_sent += outcome.counters.files_sent;
-        s.deleted += deletions(run, outcome);
+        s.deleted += deletions(carried, outcome);
         s.bytes_sent += outcome.counters.wire_sent;
-        if !outcome.is_done() && !counted(run, outcome) {
+        if !outcome.is_done() && !counted(carried, outcome) {
             *s.bad_runs.entry(outcome.verdict.class().into()).or_insert(0) += 1;
         }
         if run.pass == Pass::Shallow && run.lane != Lane::Large {
@@ -535,11 +571,12 @@ impl Target {
         }
     }
 
-    pub(super) fn log(&mut self, now: Duration, run: &Flight, batch: &Batch, outcome: &Outcome, took: Duration) {
+    fn log(&mut self, now: Duration, run: &Process, carried: &Carried, outcome: &Outcome, took: Duration) {
+        let Carried { batch, purpose, how } = carried;
         let c = &outcome.counters;
         let first = batch.entries.first().map(|e| e.path.to_string()).unwrap_or_default();
         let pass = match run.pass {
-            _ if run.moving.as_ref().is_some_and(renames::Moving::removes) => "old name",
+            _ if matches!(purpose, Purpose::Rename(moving) if moving.removes()) => "old name",
             Pass::Full { .. } => "full",
             Pass::Deep => "deep",
             Pass::ShallowOneLevel => "one-level",
@@ -548,22 +585,22 @@ impl Target {
             Pass::Clear => "old name",
         };
         let ms = took.as_secs_f64() * 1000.0;
-        let below = run.below.as_ref().map(tracing::field::display);
+        let below = purpose.below().map(tracing::field::display);
         // A comparison of everything has one path in its list, and the number says nothing of it.
         let whole = matches!(run.pass, Pass::Full { .. });
-        let paths = (!whole).then_some(run.paths);
-        let deleted = deletions(run, outcome);
+        let paths = (!whole).then_some(how.paths);
+        let deleted = deletions(carried, outcome);
         self.stats.last_batch = format!(
             "{} ({pass}{}), {} sent, {deleted} deleted, {ms:.1} ms: {}",
-            if whole { "the whole tree".into() } else { plural(run.paths as u64, "path") },
-            run.below.as_ref().map(|dir| format!(" below {dir}")).unwrap_or_default(),
+            if whole { "the whole tree".into() } else { plural(how.paths as u64, "path") },
+            purpose.below().map(|dir| format!(" below {dir}")).unwrap_or_default(),
             plural(c.files_sent, "file"),
             if outcome.is_done() { "done" } else { &outcome.reason }
         );
-        if outcome.is_done() || counted(run, outcome) {
+        if outcome.is_done() || counted(carried, outcome) {
             tracing::debug!(
                 mirror = %self.mirror.name, target_name = %self.cfg.name, pass, paths, sent = c.files_sent, deleted, bytes = c.wire_sent,
-                ms = (ms * 10.0).round() / 10.0, standby = run.stood_by, below, %first, "batch"
+                ms = (ms * 10.0).round() / 10.0, standby = how.stood_by, below, %first, "batch"
             );
             return;
         }
@@ -583,13 +620,18 @@ impl Target {
 
 /// What a run deleted. The old name of what was renamed on the target is none: nothing is lost
 /// there.
-fn deletions(run: &Flight, outcome: &Outcome) -> u64 {
-    if run.moving.is_some() { 0 } else { outcome.counters.deleted }
+fn deletions(carried: &Carried, outcome: &Outcome) -> u64 {
+    if matches!(carried.purpose, Purpose::Rename(_)) { 0 } else { outcome.counters.deleted }
 }
 
 /// Whether a run ended as it should that was to count what it would delete.
-fn counted(run: &Flight, outcome: &Outcome) -> bool {
-    run.extra == guarded::Extra::Counted && outcome.verdict == Verdict::DeletesHeld
+fn counted(carried: &Carried, outcome: &Outcome) -> bool {
+    carried.purpose.extra() == Extra::Counted && outcome.verdict == Verdict::DeletesHeld
+}
+
+/// The epoch of the oldest change in a batch.
+fn oldest(batch: &Batch) -> Option<Epoch> {
+    batch.entries.iter().map(Entry::epoch).min()
 }
 
 /// Whether a run found that the target's directory, or the module that stands for it, is not there.
@@ -601,8 +643,11 @@ fn gone(outcome: &Outcome, output: &Output) -> bool {
 /// read-only part of a target looks the same for as long as nothing else changes; so it is asked of whole rounds only, and what
 /// was set apart already stays a matter of its paths.
 fn read_only(batch: &Batch, outcome: &Outcome, output: &Output) -> bool {
+    if outcome.verdict != Verdict::Partial || !output.signs.read_only {
+        return false;
+    }
     let failed = Cover::new(&outcome.failed);
-    output.signs.read_only && batch.entries.iter().all(|e| failed.reaches(&e.path))
+    batch.entries.iter().all(|e| failed.reaches(&e.path))
 }
 
 /// Directories where a receiver that was killed has left temporary files, which only a pass with deletes over them removes. One

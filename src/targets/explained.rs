@@ -35,7 +35,7 @@ impl Target {
             };
         }
         let covers = |e: &&Entry| *e.path == *path || (e.kind > Kind::Entry || e.gone) && path::is_at_or_below(path, &e.path);
-        if let Some((run, entry)) = self.batches().find_map(|(run, batch)| Some((run, batch.entries.iter().find(covers)?))) {
+        if let Some((run, entry)) = self.runs.carriers().find_map(|(run, c)| Some((run, c.batch.entries.iter().find(covers)?))) {
             let since = span(now.saturating_sub(run.started));
             let by = self::by(&entry.path, entry.kind, path);
             return state(

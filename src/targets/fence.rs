@@ -128,8 +128,8 @@ impl Target {
             return self.went_away(cx, false, format!("cannot remove an old role mark: {error}"));
         }
         fence.asking = true;
-        let started = self.start(cx, Launch::of(Pass::Role, Input::None, Load::Role));
-        if let (false, Some(fence)) = (started, &mut self.fence) {
+        let started = self.start(cx, Launch::of(Pass::Role, Input::None, LaunchKind::Role));
+        if let (None, Some(fence)) = (started, &mut self.fence) {
             fence.asking = false;
         }
     }
@@ -258,8 +258,8 @@ impl Target {
         self.stats.reason = why.clone();
         self.state = State::Away { config: true, reason: why, tries: self.tries, next: cx.now + LOOK };
         self.drop_standbys(cx);
-        for run in self.runs.values_mut().filter(|r| matches!(r.load, Load::Batch(_))) {
-            run.run.cut();
+        for run in self.runs.values_mut().filter(|run| run.carried().is_some()) {
+            run.process.rsync.cut();
         }
     }
 }

@@ -33,7 +33,7 @@ const JUDGE_LOST: Duration = Duration::from_secs(5);
 const KEPT_ITEMS: usize = 10_000;
 
 /// What a dry run is for.
-pub(super) enum Look {
+pub(super) enum DryRun {
     /// To count the entries of the tree, for a bound that is a share of it.
     Entries,
     /// To learn what a run has done that did not end well.
@@ -95,21 +95,13 @@ impl Withholds {
 
 /// In which way a run is started.
 #[derive(Default)]
-pub(super) struct Manner<'r> {
-    /// Dry, for this.
-    pub(super) look: Option<Look>,
-    /// Without deletions: these.
-    pub(super) withholds: Option<Withholds>,
+pub(super) struct RunOptions<'r> {
     /// Somebody let the deletions through: no bound.
     pub(super) free: bool,
     /// In place of the usual guards of what is left out.
     pub(super) guards: Option<Vec<OsString>>,
     /// Leaves alone what only the periodic comparisons leave alone.
     pub(super) limited: bool,
-    /// What becomes of things that only the target has.
-    pub(super) extra: Extra,
-    /// The second half of a survey.
-    pub(super) second: bool,
     /// It carries a rename.
     pub(super) renamed: Option<&'r Renamed>,
     /// It begins below the root.
@@ -259,34 +251,33 @@ impl Target {
     ) -> bool {
         let full = matches!(pass, Pass::Full { .. });
         if self.tree.is_none() && !full && matches!(self.limit(), Some(MaxDelete::Percent(_))) {
-            let manner = Manner { look: Some(Look::Entries), ..Manner::default() };
-            let pass = Pass::Full { progress: true };
-            return self.start(cx, Launch { manner, lane, ..Launch::of(pass, Input::None, Load::Batch(batch)) });
+            let launch = Launch::batch(Pass::Full { progress: true }, Input::None, batch, Purpose::DryRun(DryRun::Entries));
+            return self.start(cx, Launch { lane, ..launch }).is_some();
         }
         let bytes = run.list.clone();
         let input = if full { Input::None } else { Input::List(&bytes) };
         let paths = batch.entries.len();
-        let manner = Manner { look: Some(Look::Deletes { suspect, run }), ..Manner::default() };
-        self.start(cx, Launch { manner, paths, lane, ..Launch::of(pass, input, Load::Batch(batch)) })
+        let launch = Launch::batch(pass, input, batch, Purpose::DryRun(DryRun::Deletes { suspect, run }));
+        self.start(cx, Launch { paths, lane, ..launch }).is_some()
     }
 
     /// How many changes of a dry run are kept with their paths.
-    pub(super) fn kept_items(&self, look: &Look) -> usize {
-        match look {
-            Look::Deletes { suspect, .. } if suspect.is_some() || !self.mirror.filter.is_rsyncs() => {
+    pub(super) fn kept_items(&self, dry: &DryRun) -> usize {
+        match dry {
+            DryRun::Deletes { suspect, .. } if suspect.is_some() || !self.mirror.filter.is_rsyncs() => {
                 self.mirror.batch.max_pending
             }
-            Look::Proof(_) => KEPT_ITEMS,
+            DryRun::Proof(_) => KEPT_ITEMS,
             _ => 0,
         }
     }
 
     /// A dry run has told what the run would do.
-    pub(super) fn looked(&mut self, cx: &mut Context<'_>, run: Flight, batch: Batch, look: Look, outcome: &Outcome) {
+    pub(super) fn looked(&mut self, cx: &mut Context<'_>, run: &Process, batch: Batch, dry: DryRun, outcome: &Outcome) {
         self.ledger.landed(batch.id);
         let full = matches!(run.pass, Pass::Full { .. });
-        let found = run.run.output().progress.map_or(0, |p| p.files_total);
-        let spared = spared(cx.filter, &run.run.output().items);
+        let found = run.rsync.output().progress.map_or(0, |p| p.files_total);
+        let spared = spared(cx.filter, &run.rsync.output().items);
         let deletes = outcome.counters.deleted.saturating_sub(spared.len() as u64);
         if self.state != State::Up || cx.held.is_some() || self.paused.is_some() || !self.preflight(cx) {
             return self.ledger.give_back(batch);
@@ -295,13 +286,13 @@ impl Target {
         if batch.entries.iter().all(|e| self.is_accepted(e)) {
             return self.ledger.give_back(batch);
         }
-        let Look::Deletes { suspect, run: prepared } = look else {
+        let DryRun::Deletes { suspect, run: prepared } = dry else {
             self.tree = Some(found);
             self.launch(cx, batch, run.lane);
             return;
         };
         if let Some(suspect) = suspect {
-            let output = run.run.output();
+            let output = run.rsync.output();
             let there = |i: &&Item| i.deletes() && path::is_at_or_below(&i.path, &suspect.at) && !spared.contains(&i.path);
             let lost = match suspect.at.is_root() {
                 true => deletes,
@@ -350,8 +341,7 @@ impl Target {
                 self.withhold(cx, run.pass, batch, Withholds::beyond(deletes), run.lane, prepared);
             }
             _ => {
-                let paths = batch.entries.len();
-                self.start_prepared(cx, Manner::default(), run.pass, batch, paths, run.lane, prepared);
+                self.start_prepared(cx, Purpose::carry(), run.pass, batch, run.lane, prepared);
             }
         }
     }
@@ -361,39 +351,26 @@ impl Target {
         if pass == Pass::Shallow && !run.present {
             return self.withhold_entries(cx, batch, withholds, false);
         }
+        self.start_prepared(cx, Purpose::Withhold(withholds), pass, batch, lane, run);
+    }
+
+    fn start_prepared(&mut self, cx: &mut Context<'_>, purpose: Purpose, pass: Pass, batch: Batch, lane: Lane, run: Prepared) {
+        let Prepared { list, compare, guards, ancestors, .. } = run;
+        let full = matches!(pass, Pass::Full { .. });
+        let limited = full && self.periodic.take(self.ledger.set.coarsened());
+        let options = RunOptions { guards, limited, ..Default::default() };
+        let input = if full { Input::None } else { Input::List(&list) };
         let paths = batch.entries.len();
-        self.start_prepared(cx, Manner { withholds: Some(withholds), ..Manner::default() }, pass, batch, paths, lane, run);
+        self.start(cx, Launch { options, paths, lane, compare, ancestors, ..Launch::batch(pass, input, batch, purpose) });
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn start_prepared(
-        &mut self,
-        cx: &mut Context<'_>,
-        manner: Manner<'_>,
-        pass: Pass,
-        batch: Batch,
-        paths: usize,
-        lane: Lane,
-        run: Prepared,
-    ) {
-        let limited = matches!(pass, Pass::Full { .. }) && self.periodic.take(self.ledger.set.coarsened());
-        let manner = Manner { guards: run.guards, limited, ..manner };
-        let input = if matches!(pass, Pass::Full { .. }) { Input::None } else { Input::List(&run.list) };
-        let (compare, ancestors) = (run.compare, run.ancestors);
-        self.start(cx, Launch { manner, paths, lane, compare, ancestors, ..Launch::of(pass, input, Load::Batch(batch)) });
-    }
-
-    /// A run without the deletions that were withheld has ended, and has sent the rest, all but what failed.
-    pub(super) fn withheld_ended(&mut self, cx: &mut Context<'_>, mut run: Flight, batch: Batch, outcome: &Outcome) {
-        let took = cx.now.saturating_sub(run.started);
-        self.count(&run, outcome, took);
-        self.repair_overlaps(&run, &batch);
-        self.log(cx.now, &run, &batch, outcome, took);
+    /// A run without the deletions that were withheld has ended, and has sent the rest, all but what failed. `None`: the rest is not
+    /// known.
+    pub(super) fn withheld_ended(&mut self, cx: &mut Context<'_>, batch: Batch, withholds: Option<Withholds>) {
         self.proven(cx);
         let id = batch.id;
-        match run.withholds.take().filter(|_| !run.survey.as_ref().is_some_and(survey::Survey::is_cut_off)) {
+        match withholds {
             Some(withholds) => self.withhold_rest(cx, batch, withholds),
-            // Not all was listed: the rest is found by another comparison, which counts the deletions anew.
             None => self.ledger.give_back(batch),
         }
         self.ledger.landed(id);

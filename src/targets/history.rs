@@ -54,11 +54,8 @@ impl Target {
 
     /// Ends every run, at once. Whether one was cut off that may leave temporary files on the target.
     pub fn end_runs(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut cut = false;
-        for (serial, run) in std::mem::take(&mut self.runs) {
-            cut |= matches!(run.load, Load::Batch(_));
-            self.discard(cx, serial, run);
-        }
+        let cut = self.runs.is_sending();
+        self.runs.discard_where(cx.reactor, |_| true);
         cut
     }
 

@@ -9,8 +9,8 @@ use std::os::fd::AsFd;
 pub(super) struct Launch<'a> {
     pub(super) pass: Pass,
     pub(super) input: Input<'a>,
-    pub(super) load: Load,
-    pub(super) manner: guarded::Manner<'a>,
+    pub(super) kind: LaunchKind,
+    pub(super) options: RunOptions<'a>,
     /// How many paths it is told.
     pub(super) paths: usize,
     /// Where it counts.
@@ -20,18 +20,36 @@ pub(super) struct Launch<'a> {
     pub(super) ancestors: BTreeMap<RelPath, FileTime>,
 }
 
+/// What is started.
+pub(super) enum LaunchKind {
+    Probe,
+    Role,
+    Standby,
+    Batch(Batch, Box<Purpose>),
+}
+
 impl<'a> Launch<'a> {
     /// In the plain manner, with a quick comparison.
-    pub(super) fn of(pass: Pass, input: Input<'a>, load: Load) -> Launch<'a> {
-        let (manner, ancestors) = (guarded::Manner::default(), BTreeMap::new());
-        Launch { pass, input, load, manner, paths: 0, lane: Lane::Bulk, compare: Compare::Quick, ancestors }
+    pub(super) fn of(pass: Pass, input: Input<'a>, kind: LaunchKind) -> Launch<'a> {
+        let (options, ancestors) = (RunOptions::default(), BTreeMap::new());
+        Launch { pass, input, kind, options, paths: 0, lane: Lane::Bulk, compare: Compare::Quick, ancestors }
     }
 
-    /// It runs dry before it runs, as rsync is not left alone with directories when it cannot be told all that is left out of them.
-    fn dry_first(&self, filter: &Filter) -> bool {
-        let by_itself = matches!(self.pass, Pass::Deep | Pass::ShallowOneLevel | Pass::Full { .. });
-        let plain = self.manner.look.is_none() && !self.manner.second;
-        by_itself && plain && matches!(self.load, Load::Batch(_)) && !filter.is_rsyncs()
+    /// A batch, for this.
+    pub(super) fn batch(pass: Pass, input: Input<'a>, batch: Batch, purpose: Purpose) -> Launch<'a> {
+        Launch::of(pass, input, LaunchKind::Batch(batch, Box::new(purpose)))
+    }
+
+    /// What compares directories runs dry first, as rsync is not left alone with these when it cannot be told all that is left out
+    /// of them.
+    fn by(self, filter: &Filter) -> Launch<'a> {
+        let kind = match self.kind {
+            LaunchKind::Batch(batch, purpose) if compares(self.pass) && !filter.is_rsyncs() => {
+                LaunchKind::Batch(batch, Box::new(purpose.in_halves()))
+            }
+            kind => kind,
+        };
+        Launch { kind, ..self }
     }
 }
 
@@ -47,66 +65,62 @@ impl Target {
         false
     }
 
-    /// Returns whether it runs. If not, its batch is pending again and the target counts as away.
-    pub(super) fn start(&mut self, cx: &mut Context<'_>, launch: Launch<'_>) -> bool {
-        let serial = self.next_run;
-        self.next_run = self.next_run.wrapping_add(1);
-        let dry = launch.dry_first(&self.mirror.filter);
-        let started = self.spawn(cx, serial, &launch, dry);
-        let Launch { pass, load, manner, paths, lane, compare, ancestors, .. } = launch;
-        let run = match started {
-            Ok(run) => run,
+    /// Returns the run, if it runs. If not, its batch is pending again and the target counts as away.
+    pub(super) fn start(&mut self, cx: &mut Context<'_>, launch: Launch<'_>) -> Option<u32> {
+        let serial = self.runs.number();
+        let launch = launch.by(&self.mirror.filter);
+        let started = self.spawn(cx, serial, &launch);
+        let Launch { pass, kind, options, paths, lane, compare, ancestors, .. } = launch;
+        let rsync = match started {
+            Ok(rsync) => rsync,
             Err((config, error)) => {
-                self.unregister(cx, serial);
-                if let Load::Batch(batch) = load {
-                    self.periodic.back(manner.limited);
+                self.runs.unregister(cx.reactor, serial);
+                if let LaunchKind::Batch(batch, _) = kind {
+                    self.periodic.back(options.limited);
                     self.ledger.give_back(batch);
                 }
                 self.went_away(cx, config, format!("cannot start rsync: {error}"));
-                return false;
+                return None;
             }
         };
-        let wide = matches!(&load, Load::Batch(b) if b.entries.iter().any(|e| e.kind == Kind::Subtree));
-        let links = self.mirror.extras.hard_links
-            && manner.renamed.is_none()
-            && !matches!(&load, Load::Batch(b) if self.links_later(pass, b));
-        let tops = match &load {
-            Load::Batch(batch) if lane == Lane::Bulk => lanes::crowded_tops(&batch.entries, SMALL_PATHS),
-            _ => BTreeSet::new(),
+        let kind = match kind {
+            LaunchKind::Probe => RunKind::Probe,
+            LaunchKind::Role => RunKind::Role,
+            LaunchKind::Standby => RunKind::Standby,
+            LaunchKind::Batch(batch, purpose) => {
+                let purpose = *purpose;
+                let renames = matches!(purpose, Purpose::Rename(_));
+                let crowded = if lane == Lane::Bulk { lanes::crowded_tops(&batch.entries, SMALL_PATHS) } else { BTreeSet::new() };
+                let how = How {
+                    paths,
+                    compare,
+                    limited: options.limited,
+                    links: self.mirror.extras.hard_links && !renames && !self.links_later(pass, &batch),
+                    stood_by: false,
+                    wide: batch.entries.iter().any(|e| e.kind == Kind::Subtree),
+                    soft: false,
+                    ancestors,
+                    tops: crowded,
+                    standing: Default::default(),
+                };
+                RunKind::Batch(Box::new(Carried { batch, purpose, how }))
+            }
         };
-        let run = Flight {
-            tops,
-            wide,
-            compare,
-            dry,
-            limited: manner.limited,
-            extra: manner.extra,
-            survey: None,
-            run,
-            load,
+        let process = Process {
+            rsync,
             pass,
             lane,
-            stood_by: false,
             started: cx.now,
-            paths,
-            soft: false,
-            ancestors,
-            unheard: None,
-            looked: cx.now,
-            told: cx.now,
-            ended_badly: None,
-            links,
+            stdout_paused_until: None,
+            fifo_checked: cx.now,
+            progress_logged: cx.now,
+            abort_reason: None,
             pulse: Pulse::new(cx.now),
-            standing: Default::default(),
             aside: self.fence.as_ref().and_then(|f| f.aside.then_some(f.epoch)),
-            look: manner.look,
-            withholds: manner.withholds,
-            moving: None,
-            below: manner.below.map(|below| below.dir.clone()),
             lingers: None,
         };
-        self.runs.insert(serial, run);
-        true
+        self.runs.insert(serial, InFlightRun { process, kind });
+        Some(serial)
     }
 
     /// Whether a run makes no links although they are wanted; see [`knots`].
@@ -118,62 +132,69 @@ impl Target {
     ///
     /// # Errors
     /// What went wrong, and whether the configuration is to blame.
-    fn spawn(&self, cx: &mut Context<'_>, serial: u32, launch: &Launch<'_>, dry: bool) -> Result<Run, (bool, String)> {
-        let manner = &launch.manner;
+    fn spawn(&self, cx: &mut Context<'_>, serial: u32, launch: &Launch<'_>) -> Result<Run, (bool, String)> {
+        let options = &launch.options;
+        let carries = match &launch.kind {
+            LaunchKind::Batch(batch, purpose) => Some((batch, &**purpose)),
+            LaunchKind::Probe | LaunchKind::Role | LaunchKind::Standby => None,
+        };
         let extra = self.aside_args(serial);
         let root = if launch.pass == Pass::Role { self.inbox() } else { cx.root.path() };
-        let mut spec = Spec { extra: &extra, renamed: manner.renamed, ..self.spec(root, launch.compare) };
+        let mut spec = Spec { extra: &extra, renamed: options.renamed, ..self.spec(root, launch.compare) };
         spec.source = if launch.pass == Pass::Role { self.inbox_fd() } else { Some(cx.root.as_fd()) };
-        spec.dry_run = manner.look.is_some() || dry;
-        spec.delete &= manner.withholds.is_none() && !matches!(manner.look, Some(guarded::Look::Entries));
-        spec.max_delete = match manner.extra {
-            guarded::Extra::Counted => Some(0),
-            _ => self.cap().filter(|_| !spec.dry_run && !manner.free),
-        };
-        spec.spare = manner.extra == guarded::Extra::Stays;
-        if manner.limited {
+        if options.limited {
             spec.filter_args = &self.limited_args;
         }
-        if let Load::Batch(batch) = &launch.load {
+        let mut filters = Vec::new();
+        spec.max_delete = self.cap().filter(|_| !options.free);
+        if let Some((batch, purpose)) = carries {
+            spec.dry_run = purpose.is_dry();
+            spec.delete &= !purpose.keeps_all();
+            spec.max_delete = match purpose.extra() {
+                Extra::Counted => Some(0),
+                _ => spec.max_delete.filter(|_| !purpose.is_dry()),
+            };
+            spec.spare = purpose.extra() == Extra::Stays;
             spec.extras.hard_links &= !self.links_later(launch.pass, batch);
+            if compares(launch.pass) {
+                filters = self.unread.rules(&batch.entries);
+            }
         }
-        let hiding = match &launch.load {
-            Load::Batch(batch) if pass_compares(launch.pass) => self.unread.rules(&batch.entries),
-            _ => Vec::new(),
-        };
-        let filters = [hiding, spec.filter_args.to_vec()].concat();
+        filters.extend_from_slice(spec.filter_args);
         spec.filter_args = &filters;
-        if let Some(below) = manner.below {
-            (spec.below, spec.filter_args) = (manner.below, &below.filter_args);
+        if let Some(below) = options.below {
+            (spec.below, spec.filter_args) = (options.below, &below.filter_args);
         }
-        if let Some(guards) = &manner.guards {
+        if let Some(guards) = &options.guards {
             spec.guard_args = guards;
         }
-        if tracing::enabled!(tracing::Level::DEBUG) {
-            let words: Vec<String> = argv::argv(&spec, launch.pass)
-                .iter()
-                .map(|w| Shown(&faillog::quoted(w.as_encoded_bytes())).to_string())
-                .collect();
-            tracing::debug!(mirror = %self.mirror.name, target_name = %self.cfg.name, command = %words.join(" "), "starting rsync");
-        }
+        self.log_command(&spec, launch.pass);
         let mut run = Run::start(&spec, launch.pass, &self.env, launch.input)
             .map_err(|e| (matches!(e, RunError::Password(_)), chain(&e)))?;
-        run.keep_items(match &manner.look {
-            Some(look) => self.kept_items(look),
-            None if dry => self.mirror.batch.max_pending,
-            None => self.telling.keep.max(self.kept_for_standing(&launch.load)),
+        run.keep_items(match carries {
+            Some((_, Purpose::DryRun(dry))) => self.kept_items(dry),
+            Some((_, Purpose::Survey { .. })) => self.mirror.batch.max_pending,
+            _ => self.telling.keep.max(self.kept_for_standing(&launch.kind)),
         });
         let fds = [(run.output_fd(Stream::Stdout), STDOUT), (run.output_fd(Stream::Stderr), STDERR), (Some(run.pidfd()), EXIT)];
         for (fd, which) in fds {
             let Some(fd) = fd else { continue };
-            let added = cx.reactor.add(fd, Interest::Read, token(self.index, serial, which));
+            let added = self.runs.watch(cx.reactor, fd, serial, which);
             added.map_err(|e| (false, format!("cannot wait for it: {e}")))?;
         }
         Ok(run)
     }
+
+    fn log_command(&self, spec: &Spec<'_>, pass: Pass) {
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            let words: Vec<String> =
+                argv::argv(spec, pass).iter().map(|w| Shown(&faillog::quoted(w.as_encoded_bytes())).to_string()).collect();
+            tracing::debug!(mirror = %self.mirror.name, target_name = %self.cfg.name, command = %words.join(" "), "starting rsync");
+        }
+    }
 }
 
 /// Whether a pass reads directories.
-fn pass_compares(pass: Pass) -> bool {
+fn compares(pass: Pass) -> bool {
     matches!(pass, Pass::ShallowOneLevel | Pass::Deep | Pass::Full { .. })
 }

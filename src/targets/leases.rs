@@ -79,8 +79,7 @@ pub fn leased(locks: &[u8]) -> HashSet<u64> {
 }
 
 /// Whether the only path of a run is not there any more.
-pub(super) fn is_gone(root: &Root, load: &Load) -> bool {
-    let Load::Batch(batch) = load else { return false };
+pub(super) fn is_gone(root: &Root, batch: &Batch) -> bool {
     let [entry] = &*batch.entries else { return false };
     let found = fstatat(root, entry.path.as_path(), AtFlags::AT_SYMLINK_NOFOLLOW);
     !entry.gone && matches!(found, Err(Errno::ENOENT | Errno::ENOTDIR))

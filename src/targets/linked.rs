@@ -229,7 +229,7 @@ impl Target {
                 continue;
             }
             let by = blocked.get(&owner).copied().flatten();
-            let run = self.batches().map(|(_, b)| b.id).find(|id| by.is_none_or(|by| *id == by));
+            let run = self.runs.batches().map(|b| b.id).find(|id| by.is_none_or(|by| *id == by));
             match run {
                 Some(id) => self.ledger.send_after(id, entry),
                 None if self.ledger.set.has_linked() => self.ledger.linking.behind.push(entry),

@@ -14,6 +14,7 @@
 
 mod apart;
 mod below;
+mod completion;
 mod emptied;
 mod ended;
 mod explained;
@@ -41,6 +42,7 @@ mod recount;
 mod renames;
 mod repeats;
 mod report;
+mod runs;
 mod send;
 mod slow;
 mod specials;
@@ -60,6 +62,7 @@ pub use watched::{Sides, Wrong};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -77,7 +80,7 @@ use crate::lost::Cause;
 use crate::path::{self, RelPath, Shown};
 use crate::progress::LOG_EVERY;
 use crate::resolve::Root;
-use crate::state::runs::Runs;
+use crate::state::runs::Runs as RunLock;
 use crate::status::{self, are, plural, they_are};
 use crate::sync::ambient::Ambient;
 use crate::sync::argv::{self, Compare, Deletions, Pass, Spec};
@@ -94,10 +97,12 @@ use crate::sync::run::{Input, Run, RunError};
 use crate::sys::child::WaitsOn;
 use crate::sys::reactor::{Interest, Reactor};
 use crate::sys::statx::{FileTime, StatBrief, Statter};
+use guarded::{DryRun, Extra, RunOptions};
 use lanes::{Lane, Lanes, LargeFiles};
-use launch::Launch;
+use launch::{Launch, LaunchKind};
 use ledger::{Index, Ledger, Reach, Unanswered, Where};
 use pace::Pace;
+use runs::{AbortReason, Carried, How, InFlightRun, Process, Purpose, RunKind, Runs};
 use told::Telling;
 
 /// Most paths in a batch of the small lane.
@@ -174,97 +179,12 @@ struct Outage {
     tries: u32,
 }
 
-#[derive(Debug)]
-enum Load {
-    Probe,
-    /// Fetches the target's mark.
-    Role,
-    Standby,
-    Batch(Batch),
-}
-
-struct Flight {
-    run: Run,
-    load: Load,
-    pass: Pass,
-    /// What it left by, which is where it counts.
-    lane: Lane,
-    stood_by: bool,
-    started: Duration,
-    paths: usize,
-    soft: bool,
-    /// Directories above the listed paths, with the ctime seen.
-    ancestors: BTreeMap<RelPath, FileTime>,
-    /// What it writes is not read before then, see [`OUTPUT_PAUSE`].
-    unheard: Option<Duration>,
-    /// When it was last asked about FIFOs.
-    looked: Duration,
-    /// When the log was last told how far it is.
-    told: Duration,
-    ended_badly: Option<Ended>,
-    /// It makes links (`-H`).
-    links: bool,
-    pulse: Pulse,
-    /// See [`lanes::crowded_tops`]; of bulk runs.
-    tops: BTreeSet<Vec<u8>>,
-    /// The file that it stands at.
-    standing: slow::Standing,
-    /// The epoch for which it keeps aside what it replaces.
-    aside: Option<u64>,
-    /// It is dry, for this.
-    look: Option<guarded::Look>,
-    /// It leaves so many deletions out.
-    withholds: Option<guarded::Withholds>,
-    compare: Compare,
-    /// Nothing is changed: what it tells is sent by a list, see [`survey`].
-    dry: bool,
-    /// Leaves alone what only the periodic comparisons leave alone.
-    limited: bool,
-    extra: guarded::Extra,
-    /// It carries whole subtrees, by itself or by a list.
-    wide: bool,
-    /// For the second half of a survey: what the first said.
-    survey: Option<survey::Survey>,
-    /// It carries a rename.
-    moving: Option<renames::Moving>,
-    /// Where it begins, if not at the top.
-    below: Option<RelPath>,
-    /// It has ended, and its receiver may not have.
-    lingers: Option<orphans::Lingers>,
-}
-
-/// Why a run was ended from here.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Ended {
-    /// No progress for the time of the watchdog; perhaps the target hangs.
-    Stalled,
-    /// Nothing but keep-alives for too long.
-    Idle,
-    /// It made links, and its processes waited for each other.
-    Knotted,
-    /// A FIFO of the source held it up. The target has no part in it.
-    Fifo,
-    /// A probe that the target does not answer.
-    Silent,
-    /// A lease on a file of the source did.
-    Lease,
-    /// The only file that it carried is gone.
-    Gone,
-    /// It would enter a place that is left alone since.
-    Apart,
-    /// A file of holes held it up.
-    Hollow,
-    /// It carries such a file, and a comparison waits for its end.
-    GivesWay,
-}
-
 /// See the module's text.
 pub struct Target {
     /// The configuration.
     pub cfg: config::Target,
     mirror: Mirror,
     facts: RsyncFacts,
-    index: u16,
     filter_args: Vec<OsString>,
     /// `filter_args`, and what only the periodic comparisons leave alone.
     limited_args: Vec<OsString>,
@@ -279,8 +199,7 @@ pub struct Target {
     silence: Option<probing::Silence>,
     /// Whether the receiver can delete missing arguments.
     missing_args: bool,
-    runs: BTreeMap<u32, Flight>,
-    next_run: u32,
+    runs: Runs,
     /// Of what the looks before batches found, until it is asked for.
     newest: Option<FileTime>,
     /// Files that were met and are larger than `max_file_size`, the first of them.
@@ -294,7 +213,7 @@ pub struct Target {
     contents_unknown: bool,
     backoff: Backoff,
     /// What every run inherits; where state is kept.
-    lock: Option<Arc<Runs>>,
+    lock: Option<Arc<RunLock>>,
     orphans: Option<orphans::Orphans>,
     /// Failures since the target last took something. That it answers a probe does not end the row: a full disk does so too.
     tries: u32,
@@ -380,7 +299,6 @@ impl Target {
             cfg: cfg.clone(),
             mirror: mirror.clone(),
             facts: facts.clone(),
-            index: index as u16,
             limited_args: limited_args(mirror),
             filter_args,
             guard_args: mirror.filter.guards().iter().map(|p| survey::guard(b"-r", p)).collect(),
@@ -391,8 +309,7 @@ impl Target {
             state: State::Away { config: false, reason: "not asked yet".into(), tries: 0, next: Duration::ZERO },
             silence: None,
             missing_args: true,
-            runs: BTreeMap::new(),
-            next_run: 0,
+            runs: Runs::new(index as u16),
             newest: None,
             left_out: BTreeSet::new(),
             leases: Default::default(),
@@ -622,66 +539,8 @@ impl Target {
         if self.is_up() && self.paused.is_none() && self.ledger.look_again_at_unanswered(cx.now) {
             self.pace.waits(cx.now);
         }
-        let mut softened = Vec::new();
-        let mut old = Vec::new();
-        for (&serial, run) in self.runs.iter_mut().filter(|(_, run)| run.lingers.is_none()) {
-            let age = cx.now.saturating_sub(run.started);
-            match &run.load {
-                Load::Standby if age > self.cfg.standby_max_age => old.push(serial),
-                Load::Batch(_) if !run.soft && run.wide && age >= SOFT_AFTER => {
-                    run.soft = true;
-                    softened.push(serial);
-                }
-                _ => {}
-            }
-            if !matches!(run.load, Load::Standby) && run.ended_badly.is_none() && cx.now.saturating_sub(run.looked) >= FIFO_LOOK {
-                run.looked = cx.now;
-                let (why, what) = match run.run.waits_on() {
-                    Some(WaitsOn::Fifo) => (Some(Ended::Fifo), "a file became a FIFO under a run, which is ended and done again"),
-                    // A pass over a tree would begin anew, and meet it again.
-                    Some(WaitsOn::Lease) if !run.wide => (
-                        Some(Ended::Lease),
-                        "a program holds a lease on a file of a run, which is ended and done again without it",
-                    ),
-                    _ if run.lane == Lane::Large && leases::is_gone(cx.root, &run.load) => {
-                        (Some(Ended::Gone), "the only file of a run is gone, so the run is ended")
-                    }
-                    _ if run.lane == Lane::Large
-                        && self.ledger.set.has_deep()
-                        && self.unread.gives_way(&run.load, cx.now.saturating_sub(run.started)) =>
-                    {
-                        (Some(Ended::GivesWay), "a file of holes gives way to a comparison, and is sent again after it")
-                    }
-                    _ if run.soft || run.pass == Pass::ShallowOneLevel => match run.standing.judge(cx.now, run.run.open_file()) {
-                        Some(slow::Stop::Gone) => {
-                            (Some(Ended::Gone), "a comparison reads a file that is gone, and is made again")
-                        }
-                        Some(slow::Stop::Hollow(at)) if self.unread.hide_hollow(cx.root, &run.load, &at) => {
-                            (Some(Ended::Hollow), "a comparison stands at a file of holes, and is made again without it")
-                        }
-                        _ => (None, ""),
-                    },
-                    _ => (None, ""),
-                };
-                if why.is_some() {
-                    tracing::info!(mirror = %self.mirror.name, target_name = %self.cfg.name, "{what}");
-                    run.ended_badly = why;
-                    run.run.cut();
-                }
-            }
-            run.watch_over(cx.now, &self.mirror.name, &self.cfg);
-        }
-        for serial in softened {
-            if let Some(Flight { load: Load::Batch(batch), .. }) = self.runs.get(&serial) {
-                self.ledger.set.soften(batch);
-            }
-        }
-        for serial in old {
-            if let Some(run) = self.runs.remove(&serial) {
-                self.discard(cx, serial, run);
-            }
-        }
-        self.hear_again(cx);
+        self.watch_over_runs(cx);
+        self.runs.read_on(cx.now, cx.reactor);
         self.tell_progress(cx.now);
         self.refill_standby(cx);
     }
@@ -718,28 +577,12 @@ impl Target {
         due.extend(self.crowded);
         due.extend(self.orphans.as_ref().map(orphans::Orphans::due));
         due.extend(self.pace.flood_ends());
-        for run in self.runs.values() {
-            if let Some(lingers) = &run.lingers {
-                due.push(lingers.due());
-                continue;
-            }
-            match run.load {
-                Load::Standby => due.push(run.started + self.cfg.standby_max_age),
-                Load::Batch(_) if !run.soft && run.wide => due.push(run.started + SOFT_AFTER),
-                _ => {}
-            }
-            if !matches!(run.load, Load::Standby) {
-                due.push(run.watched_next(self.cfg.watchdog));
-                due.extend(run.ended_badly.is_none().then_some(run.looked + FIFO_LOOK));
-                due.push(run.told + LOG_EVERY);
-            }
-            due.extend(run.unheard);
-        }
+        due.extend(self.runs.values().flat_map(|run| run.next_due(&self.cfg)));
         due.into_iter().min()
     }
 
     /// Whether all that could leave has just been seen to wait for something in flight: then only an end wakes it.
     fn blocked(&self) -> bool {
-        !self.pace.hurries() && self.batches().next().is_some() && self.leaves_at() == Some(Duration::ZERO)
+        !self.pace.hurries() && self.runs.is_sending() && self.leaves_at() == Some(Duration::ZERO)
     }
 }

@@ -72,10 +72,7 @@ impl Target {
             let read = LinkRead { dest, version: (ctime.secs, ctime.nanos) };
             let in_flight = |needs: &Needs<'_>| {
                 let own = (0..batch.entries.len()).any(|m| m != n && !waits.contains(&m) && needs.has(&batch.entries[m]));
-                let runs = self.runs.values().filter_map(|r| match &r.load {
-                    Load::Batch(b) if b.round == 0 => Some(b),
-                    _ => None,
-                });
+                let runs = self.runs.batches().filter(|b| b.round == 0);
                 let others = runs.filter(|b| b.entries.iter().any(|e| needs.has(e))).map(|b| b.id);
                 others.chain(own.then_some(batch.id)).collect()
             };
@@ -129,7 +126,7 @@ impl Target {
         if !self.ledger.set.orders() {
             return;
         }
-        let flying: BTreeSet<BatchId> = self.batches().map(|(_, batch)| batch.id).collect();
+        let flying: BTreeSet<BatchId> = self.runs.batches().map(|batch| batch.id).collect();
         let large = &self.ledger.large;
         let parked = |needs: &Needs<'_>| large.entries().any(|e| needs.has(e));
         if self.ledger.set.release_links(&|id| flying.contains(&id), &parked) {

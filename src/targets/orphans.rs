@@ -37,7 +37,7 @@ pub(super) struct Orphans {
     look: Duration,
     said: bool,
     /// Of the daemon itself, those before this one are waited for.
-    runs: Option<Arc<Runs>>,
+    runs: Option<Arc<RunLock>>,
 }
 
 impl Orphans {
@@ -83,7 +83,7 @@ impl Peer {
 impl Target {
     /// The lock that every run inherits, free once no process of an earlier run of the daemon is
     /// left. `killed`: that daemon did not stop in order.
-    pub fn take_runs(&mut self, runs: &Arc<Runs>, killed: bool) {
+    pub fn take_runs(&mut self, runs: &Arc<RunLock>, killed: bool) {
         self.lock = Some(Arc::clone(runs));
         let quiet = if killed && Peer::of(&self.cfg.location).is_some() { SETTLE } else { Duration::ZERO };
         self.orphans = Some(Orphans { quiet, runs: Some(Arc::clone(runs)), ..Orphans::of_earlier_runs() });
@@ -93,13 +93,13 @@ impl Target {
     /// for [`Target::settle`].
     pub(super) fn lingers(&mut self, now: Duration, serial: u32, outcome: Outcome) -> Option<Outcome> {
         let cut = matches!(outcome.verdict, Verdict::Killed | Verdict::TargetDown | Verdict::TimedOut | Verdict::Unknown);
-        let Some(run) = self.runs.get_mut(&serial).filter(|run| cut && matches!(run.load, Load::Batch(_))) else {
+        let Some(run) = self.runs.get_mut(serial).filter(|run| cut && run.carried().is_some()) else {
             return Some(outcome);
         };
         match Peer::of(&self.cfg.location).map(|peer| half_closed(peer.address, peer.port)) {
             Some(left) if left.known || left.unknown => {
-                run.unheard = None;
-                run.lingers = Some(Lingers { outcome, since: now, look: now + LOOK });
+                run.process.stdout_paused_until = None;
+                run.process.lingers = Some(Lingers { outcome, since: now, look: now + LOOK });
                 None
             }
             _ => Some(outcome),
@@ -109,18 +109,18 @@ impl Target {
     /// Takes up runs whose receivers have ended.
     pub(super) fn settle(&mut self, cx: &mut Context<'_>) {
         let now = cx.now;
-        let due = |run: &Flight| run.lingers.as_ref().is_some_and(|lingers| lingers.look <= now);
+        let due = |run: &InFlightRun| run.process.lingers.as_ref().is_some_and(|lingers| lingers.look <= now);
         if !self.runs.values().any(due) {
             return;
         }
         let left = Peer::of(&self.cfg.location).map(|peer| half_closed(peer.address, peer.port)).unwrap_or_default();
         let mut over = Vec::new();
         for (serial, run) in self.runs.iter_mut().filter(|(_, run)| due(run)) {
-            match run.lingers.take() {
+            match run.process.lingers.take() {
                 Some(lingers) if left.known || left.unknown && now.saturating_sub(lingers.since) < UNKNOWN => {
-                    run.lingers = Some(Lingers { look: now + LOOK, ..lingers });
+                    run.process.lingers = Some(Lingers { look: now + LOOK, ..lingers });
                 }
-                Some(lingers) => over.push((*serial, lingers.outcome)),
+                Some(lingers) => over.push((serial, lingers.outcome)),
                 None => {}
             }
         }

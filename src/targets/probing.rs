@@ -67,22 +67,22 @@ impl Target {
         self.state = State::Probing { after: Some(outage).filter(|outage| outage.tries > 0) };
         self.silence = Some(Silence::new(cx.now, self.cfg.connect_timeout));
         let list = self.probe_list(cx);
-        self.start(cx, Launch::of(Pass::Probe, Input::List(&list), Load::Probe));
+        self.start(cx, Launch::of(Pass::Probe, Input::List(&list), LaunchKind::Probe));
     }
 
     /// Ends a probe that has got no answer for [`config::Target::connect_timeout`].
     pub(super) fn end_silent_probe(&mut self, now: Duration) {
-        let probe = self.runs.values_mut().find(|run| matches!(run.load, Load::Probe));
+        let probe = self.runs.values_mut().find(|run| matches!(run.kind, RunKind::Probe)).map(|run| &mut run.process);
         let (Some(probe), Some(silence)) = (probe, &mut self.silence) else {
             self.silence = None;
             return;
         };
-        if silence.due() > now || silence.sample(now, probe.run.progress_mark()) == Answer::Awaited {
+        if silence.due() > now || silence.sample(now, probe.rsync.progress_mark()) == Answer::Awaited {
             return;
         }
-        match probe.ended_badly.replace(Ended::Silent) {
-            None => probe.run.cut(),
-            Some(_) => probe.run.kill(),
+        match probe.abort_reason.replace(AbortReason::Silent) {
+            None => probe.rsync.cut(),
+            Some(_) => probe.rsync.kill(),
         }
     }
 

@@ -24,6 +24,7 @@ const MAX_LEFT: usize = 1000;
 pub(super) struct Proof {
     /// Of the run in question.
     outcome: Outcome,
+    pub(super) extra: Extra,
 }
 
 /// What a dry run left of a batch: each path with its words, where a message named it.
@@ -90,16 +91,15 @@ impl Target {
         }
         let input = encoded.as_ref().map_or(Input::None, |encoded| Input::List(&encoded.bytes));
         let extra = self.extra_of_proof(&batch, whole_tree, &outcome);
-        let look = Some(guarded::Look::Proof(Proof { outcome }));
-        let manner = guarded::Manner { look, limited, extra, ..Default::default() };
-        let launch = Launch { manner, paths: paths.len(), compare, ..Launch::of(pass, input, Load::Batch(batch)) };
-        self.start(cx, launch);
+        let purpose = Purpose::DryRun(DryRun::Proof(Proof { outcome, extra }));
+        let options = RunOptions { limited, ..Default::default() };
+        self.start(cx, Launch { options, paths: paths.len(), compare, ..Launch::batch(pass, input, batch, purpose) });
     }
 
     /// What a dry run does with what only the target has: it must not find deletions that the run
     /// in question was not
     /// to make, for each of them would be carried out by name later.
-    fn extra_of_proof(&self, batch: &Batch, whole_tree: bool, outcome: &Outcome) -> guarded::Extra {
+    fn extra_of_proof(&self, batch: &Batch, whole_tree: bool, outcome: &Outcome) -> Extra {
         let accepted = batch.entries.iter().all(|e| self.is_accepted(e));
         // How much the target has besides is not known here, so only a few deletions pass.
         let many = first::exceeds(self.mirror.first_max_delete, outcome.counters.spared, 0);
@@ -109,7 +109,7 @@ impl Target {
             Fill::Unknown => !accepted && many,
             Fill::Kept => !accepted,
         };
-        if spares { guarded::Extra::Stays } else { guarded::Extra::Goes }
+        if spares { Extra::Stays } else { Extra::Goes }
     }
 
     /// How a batch is listed for a dry run; `None` where something of it cannot be looked at.
@@ -144,11 +144,11 @@ impl Target {
     }
 
     /// The dry run has ended.
-    pub(super) fn proved(&mut self, cx: &mut Context<'_>, mut run: Flight, batch: Batch, proof: Proof, dry: &Outcome) {
+    pub(super) fn proved(&mut self, cx: &mut Context<'_>, mut run: Process, batch: Batch, proof: Proof, dry: &Outcome) {
         self.ledger.landed(batch.id);
-        let Proof { mut outcome } = proof;
-        let (items, all) = run.run.take_items();
-        if !all || run.run.output().signs.deletes_skipped {
+        let Proof { mut outcome, extra } = proof;
+        let (items, all) = run.rsync.take_items();
+        if !all || run.rsync.output().signs.deletes_skipped {
             return self.unproven(cx, batch, &outcome);
         }
         let spared = spared(cx.filter, &items);
@@ -197,7 +197,7 @@ impl Target {
         // Both sides are equal. With anything left, what a later run replaces there is to be kept
         // still.
         if left.is_empty() && self.reconciles > reconciles {
-            if run.extra == guarded::Extra::Goes {
+            if extra == Extra::Goes {
                 self.filled();
             }
             if let Some(epoch) = run.aside {

@@ -63,7 +63,7 @@ impl Recount {
 impl Target {
     /// Whether anything else is pending or in flight.
     fn is_under_way(&self) -> bool {
-        self.ledger.set.pending() > 0 || self.ledger.large.len() > 0 || self.batches().next().is_some()
+        self.ledger.set.pending() > 0 || self.ledger.large.len() > 0 || self.runs.is_sending()
     }
 
     /// When the tree is counted again.

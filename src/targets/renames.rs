@@ -19,6 +19,7 @@ use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 
+use super::send::StandbyList;
 use super::*;
 use crate::dirty::Moves;
 use crate::sync::below::open_below;
@@ -400,7 +401,7 @@ impl Target {
                 let id = batch.id;
                 self.renames.above.insert(dir.clone(), Above::Flying(id));
                 self.launch(cx, batch, Lane::Bulk);
-                self.flies(id)
+                self.runs.flies(id)
             }
             None => false,
         };
@@ -433,11 +434,12 @@ impl Target {
         }
         let mut ancestors: BTreeMap<RelPath, FileTime> = normal.ancestors.into_iter().collect();
         ancestors.insert(RelPath::root(), normal.root.ctime); // its attributes travel with every list
-        self.give_to_standby(cx, batch, &list.bytes, list.entries, Lane::Bulk, &mut ancestors).map(|serial| {
-            let run = self.runs.get_mut(&serial).expect("just given its list");
-            run.run.keep_items_of(paths.into_iter().map(|(path, _)| path));
-            run.moving = Some(Moving::Deletes);
-        })
+        let list = StandbyList { bytes: &list.bytes, paths: list.entries, lane: Lane::Bulk, ancestors };
+        match self.give_to_standby(cx, batch, Purpose::Rename(Moving::Deletes), list) {
+            Ok(serial) => self.runs.keep_items_of(serial, paths.into_iter().map(|(path, _)| path)),
+            Err((batch, _)) => return Err(batch),
+        }
+        Ok(())
     }
 
     /// Whether nothing is left of the top that `old` was at: then the new name went as well, and the old one may be all
@@ -471,7 +473,6 @@ impl Target {
         renamed: &Renamed,
         moving: Moving,
     ) -> bool {
-        let serial = self.next_run;
         // A list of new names carries the attributes of the directory that they are in.
         let mut above = None;
         if pass != Pass::Clear && pass != Pass::MovedTree {
@@ -483,24 +484,21 @@ impl Target {
             });
         }
         let linked: Vec<RelPath> = batch.entries.iter().filter(|_| pass == Pass::Clear).map(|e| e.path.clone()).collect();
-        let id = batch.id;
-        let manner = guarded::Manner { renamed: Some(renamed), ..Default::default() };
-        if !self.start(cx, Launch { manner, paths: names.len(), ..Launch::of(pass, input, Load::Batch(batch)) }) {
+        let options = RunOptions { renamed: Some(renamed), ..Default::default() };
+        let launch = Launch::batch(pass, input, batch, Purpose::Rename(moving));
+        let ancestors = above.into_iter().collect();
+        let Some(serial) = self.start(cx, Launch { options, paths: names.len(), ancestors, ..launch }) else {
             for path in &linked {
                 self.ledger.set.unlinked(path, false, false, cx.now);
             }
             return false;
-        }
-        let run = self.runs.get_mut(&serial).expect("just started");
-        debug_assert!(matches!(&run.load, Load::Batch(b) if b.id == id));
-        run.run.keep_items_of(names.iter().cloned());
-        run.ancestors.extend(above);
-        run.moving = Some(moving);
+        };
+        self.runs.keep_items_of(serial, names.iter().cloned());
         true
     }
 
     /// The end of a run of this module's.
-    pub(super) fn moving_ended(&mut self, cx: &mut Context<'_>, run: &Flight, moving: Moving, batch: Batch, outcome: &Outcome) {
+    pub(super) fn moving_ended(&mut self, cx: &mut Context<'_>, run: &Process, moving: Moving, batch: Batch, outcome: &Outcome) {
         let done = outcome.is_done();
         // A matter of the target or of the line, and not of this run.
         let line = matches!(
@@ -523,7 +521,7 @@ impl Target {
             }
         }
         // A name is told of when it has been deleted.
-        let items = run.run.output().items.iter().filter(|item| told && item.deletes());
+        let items = run.rsync.output().items.iter().filter(|item| told && item.deletes());
         // Its source is a directory of ours, so that cannot be what is missing.
         let count = !line || outcome.verdict == Verdict::SourceRoot;
         match moving {
@@ -586,9 +584,9 @@ impl Target {
         self.release_behind();
     }
 
-    fn moved(&mut self, run: &Flight, pairs: Vec<(RelPath, RelPath)>, batch: Batch, outcome: &Outcome) {
+    fn moved(&mut self, run: &Process, pairs: Vec<(RelPath, RelPath)>, batch: Batch, outcome: &Outcome) {
         let Batch { id, entries, .. } = batch;
-        let output = run.run.output();
+        let output = run.rsync.output();
         let came = |item: &&Item| match run.pass {
             // A directory that was there already may hold what only looks the same.
             Pass::MovedTrees => item.change.starts_with(b"cd"),

@@ -26,9 +26,9 @@ impl Target {
         s.pending = (self.ledger.set.pending() + self.ledger.large.len()) as u64;
         s.pending_paths = self.some_pending(now);
         s.merged = self.ledger.set.merged();
-        s.in_flight = self.batches().map(|(_, b)| b.entries.len() as u64).sum();
+        s.in_flight = self.runs.batches().map(|b| b.entries.len() as u64).sum();
         s.lag_seconds = self.ledger.set.epochs().lag(now).max(put_off).unwrap_or_default().as_secs_f64();
-        s.standby = self.runs.values().filter(|r| matches!(r.load, Load::Standby)).count() as u64;
+        s.standby = self.runs.standbys() as u64;
         s.coarsened = self.ledger.set.coarsened();
         s.renames_sent_whole += self.ledger.set.parted();
         s.retry_seconds = 0.0;

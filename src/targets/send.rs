@@ -54,6 +54,15 @@ struct Apart {
     large: bool,
 }
 
+/// A list for a process that stands by.
+pub(super) struct StandbyList<'l> {
+    pub(super) bytes: &'l [u8],
+    pub(super) paths: usize,
+    pub(super) lane: Lane,
+    /// Directories above the listed paths, with the ctime seen.
+    pub(super) ancestors: BTreeMap<RelPath, FileTime>,
+}
+
 /// Files that are noted as left out; more are left out without a word.
 const MOST_LEFT_OUT: usize = 1_000;
 
@@ -134,29 +143,13 @@ impl Target {
         self.stopping || !self.flushes.is_empty()
     }
 
-    pub(super) fn batches(&self) -> impl Iterator<Item = (&Flight, &Batch)> {
-        self.runs.values().filter_map(|r| match &r.load {
-            Load::Batch(b) => Some((r, b)),
-            _ => None,
-        })
-    }
-
-    /// Whether a run carries this batch.
-    pub(super) fn flies(&self, id: BatchId) -> bool {
-        self.batches().any(|(_, batch)| batch.id == id)
-    }
-
     pub(super) fn lanes_free(&self) -> (bool, bool) {
         (self.has_room(Lane::Small), self.has_room(Lane::Bulk))
     }
 
-    fn lanes(&self) -> Lanes {
-        Lanes::of(self.batches().map(|(run, _)| run.lane))
-    }
-
     /// Whether a further run may start in `lane`.
     pub(super) fn has_room(&self, lane: Lane) -> bool {
-        let lanes = self.lanes();
+        let lanes = self.runs.lanes();
         (self.crowded.is_none() || lanes.all() == 0) && lanes.room(lane, self.cfg.jobs, self.cfg.small_jobs)
     }
 
@@ -181,7 +174,7 @@ impl Target {
     /// fits into the small lane. A flood in
     /// the top itself counts as one of its name.
     fn take_beside(&mut self) -> Option<Batch> {
-        let mut bulk = self.batches().filter(|(run, _)| run.lane == Lane::Bulk).map(|(run, _)| &run.tops).peekable();
+        let mut bulk = self.runs.carriers().filter(|(run, _)| run.lane == Lane::Bulk).map(|(_, c)| &c.how.tops).peekable();
         if !self.has_room(Lane::Small) || bulk.peek().is_none() {
             return None;
         }
@@ -273,7 +266,7 @@ impl Target {
             let max_paths = match lane {
                 Lane::Small | Lane::Large => SMALL_PATHS,
                 Lane::Bulk => {
-                    let free = self.cfg.jobs.saturating_sub(self.lanes().bulk);
+                    let free = self.cfg.jobs.saturating_sub(self.runs.lanes().bulk);
                     self.pace.share(cx.now, self.ledger.set.ready(ignore_holds), free, ignore_holds)
                 }
             };
@@ -302,7 +295,7 @@ impl Target {
         }
         self.pace.left(cx.now, launched, self.ledger.set.ready(false));
         // Starting a process takes a core from the transfer that just began; what stands by is replaced after it.
-        if self.batches().next().is_none() || !self.runs.values().any(|r| matches!(r.load, Load::Standby)) {
+        if !self.runs.is_sending() || self.runs.standbys() == 0 {
             self.refill_standby(cx);
         }
     }
@@ -673,20 +666,21 @@ impl Target {
             }
         }
         let extra = match self.fill {
-            _ if free || !self.mirror.delete => guarded::Extra::Goes,
-            Fill::Filled | Fill::Counted => guarded::Extra::Goes,
+            _ if free || !self.mirror.delete => Extra::Goes,
+            Fill::Filled | Fill::Counted => Extra::Goes,
             Fill::Unknown if !self.mirror.filter.is_rsyncs() => {
                 let ancestors = BTreeMap::new();
                 let run = guarded::Prepared { list: Vec::new(), present: true, compare, guards: None, ancestors };
                 return self.look_first(cx, pass, batch, None, run, lane);
             }
-            Fill::Unknown => guarded::Extra::Counted,
-            Fill::Kept => guarded::Extra::Stays,
+            Fill::Unknown => Extra::Counted,
+            Fill::Kept => Extra::Stays,
         };
         tracing::info!(mirror = %self.mirror.name, target_name = %self.cfg.name, "comparing the whole tree");
         let limited = self.periodic.take(self.ledger.set.coarsened());
-        let manner = guarded::Manner { free, limited, extra, ..Default::default() };
-        self.start(cx, Launch { manner, paths: 1, lane, compare, ..Launch::of(pass, Input::None, Load::Batch(batch)) })
+        let options = RunOptions { free, limited, ..Default::default() };
+        let launch = Launch::batch(pass, Input::None, batch, Purpose::Carry { extra, below: None });
+        self.start(cx, Launch { options, paths: 1, lane, compare, ..launch }).is_some()
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -746,16 +740,18 @@ impl Target {
         let standby = below.is_none() && few && (deleting == Deleting::Within || self.limit().is_none());
         let entries = encoded.entries;
         if standby && thorough && risks.is_empty() {
-            match self.give_to_standby(cx, batch, &encoded.bytes, entries, lane, &mut ancestors) {
+            let list = StandbyList { bytes: &encoded.bytes, paths: entries, lane, ancestors };
+            match self.give_to_standby(cx, batch, Purpose::carry(), list) {
                 Ok(_) => return true,
-                Err(back) => batch = back,
+                Err((back, list)) => (batch, ancestors) = (back, list.ancestors),
             }
         }
-        let extra = if batch.entries.iter().any(|e| self.spares(e)) { guarded::Extra::Stays } else { guarded::Extra::Goes };
+        let extra = if batch.entries.iter().any(|e| self.spares(e)) { Extra::Stays } else { Extra::Goes };
         let free = deleting == Deleting::Free;
-        let manner = guarded::Manner { free, guards, below: below.as_ref(), extra, ..Default::default() };
-        let to_start = Launch::of(pass, Input::List(&encoded.bytes), Load::Batch(batch));
-        self.start(cx, Launch { manner, paths: entries, lane, compare, ancestors, ..to_start })
+        let options = RunOptions { free, guards, below: below.as_ref(), ..Default::default() };
+        let purpose = Purpose::Carry { extra, below: below.as_ref().map(|below| below.dir.clone()) };
+        let launch = Launch::batch(pass, Input::List(&encoded.bytes), batch, purpose);
+        self.start(cx, Launch { options, paths: entries, lane, compare, ancestors, ..launch }).is_some()
     }
 
     /// Takes paths out of a batch that rsync cannot be given; they are reported, not dropped. Changes that are this long never come here
@@ -795,10 +791,9 @@ impl Target {
         if self.state != State::Up || self.stopping || self.paused.is_some() || cx.held.is_some() || self.crowded.is_some() {
             return;
         }
-        let have = self.runs.values().filter(|r| matches!(r.load, Load::Standby)).count();
-        for _ in have..self.pace.standbys(self.cfg.standby) {
-            let standby = Launch::of(Pass::Shallow, Input::Standby, Load::Standby);
-            if !self.start(cx, Launch { lane: Lane::Small, compare: Compare::Resend, ..standby }) {
+        for _ in self.runs.standbys()..self.pace.standbys(self.cfg.standby) {
+            let standby = Launch::of(Pass::Shallow, Input::Standby, LaunchKind::Standby);
+            if self.start(cx, Launch { lane: Lane::Small, compare: Compare::Resend, ..standby }).is_none() {
                 return;
             }
         }
@@ -807,65 +802,39 @@ impl Target {
     /// Gives a list to a process that stands by. Returns the run.
     ///
     /// # Errors
-    /// The batch, where none takes it.
-    pub(super) fn give_to_standby(
+    /// The batch and the list, where none takes it.
+    pub(super) fn give_to_standby<'l>(
         &mut self,
         cx: &mut Context<'_>,
         batch: Batch,
-        list: &[u8],
-        paths: usize,
-        lane: Lane,
-        ancestors: &mut BTreeMap<RelPath, FileTime>,
-    ) -> Result<u32, Batch> {
-        let Some((serial, mut run)) = self.take_standby(list) else { return Err(batch) };
-        if cx.now.saturating_sub(run.started) > STANDBY_INFANT {
+        purpose: Purpose,
+        list: StandbyList<'l>,
+    ) -> Result<u32, (Batch, StandbyList<'l>)> {
+        let Some((serial, InFlightRun { mut process, .. })) = self.runs.take_standby(list.bytes) else {
+            return Err((batch, list));
+        };
+        if cx.now.saturating_sub(process.started) > STANDBY_INFANT {
             self.proven(cx);
         }
-        match run.run.feed(list) {
+        match process.rsync.feed(list.bytes) {
             Ok(()) => {
-                run.load = Load::Batch(batch);
-                (run.started, run.looked, run.told) = (cx.now, cx.now, cx.now);
-                run.pulse = Pulse::new(cx.now);
-                (run.stood_by, run.lane, run.paths, run.ancestors) = (true, lane, paths, std::mem::take(ancestors));
-                self.runs.insert(serial, run);
+                (process.started, process.fifo_checked, process.progress_logged) = (cx.now, cx.now, cx.now);
+                (process.pulse, process.lane) = (Pulse::new(cx.now), list.lane);
+                let how = How::by_standby(list.paths, self.mirror.extras.hard_links, list.ancestors);
+                let kind = RunKind::Batch(Box::new(Carried { batch, purpose, how }));
+                self.runs.insert(serial, InFlightRun { process, kind });
                 Ok(serial)
             }
             Err(error) => {
                 tracing::debug!(mirror = %self.mirror.name, target_name = %self.cfg.name, %error, "a standby took no list");
-                self.discard(cx, serial, run);
-                Err(batch)
+                self.runs.unregister(cx.reactor, serial);
+                Err((batch, list))
             }
         }
-    }
-
-    pub(super) fn take_standby(&mut self, list: &[u8]) -> Option<(u32, Flight)> {
-        let (&serial, _) = self
-            .runs
-            .iter()
-            .find(|(_, r)| matches!(r.load, Load::Standby) && r.run.capacity().is_some_and(|c| c >= list.len()))?;
-        self.runs.remove(&serial).map(|run| (serial, run))
     }
 
     pub(super) fn drop_standbys(&mut self, cx: &mut Context<'_>) {
-        let serials: Vec<u32> =
-            self.runs.iter().filter(|(_, r)| matches!(r.load, Load::Standby)).map(|(&serial, _)| serial).collect();
-        for serial in serials {
-            if let Some(run) = self.runs.remove(&serial) {
-                self.discard(cx, serial, run);
-            }
-        }
-    }
-
-    /// Takes a run's descriptors out of the reactor and ends its process.
-    pub(super) fn discard(&mut self, cx: &mut Context<'_>, serial: u32, run: Flight) {
-        self.unregister(cx, serial);
-        drop(run);
-    }
-
-    pub(super) fn unregister(&self, cx: &mut Context<'_>, serial: u32) {
-        for which in [STDOUT, STDERR, EXIT] {
-            let _ = cx.reactor.remove(token(self.index, serial, which));
-        }
+        self.runs.drop_standbys(cx.reactor);
     }
 }
 

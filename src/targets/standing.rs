@@ -37,9 +37,9 @@ impl Target {
         list
     }
 
-    /// How many lines of a run with this load are kept for that.
-    pub(super) fn kept_for_standing(&self, load: &Load) -> usize {
-        let asked = matches!(load, Load::Probe) && self.standing.as_ref().is_some_and(|s| s.asked);
+    /// How many lines of such a run are kept for that.
+    pub(super) fn kept_for_standing(&self, kind: &LaunchKind) -> usize {
+        let asked = matches!(kind, LaunchKind::Probe) && self.standing.as_ref().is_some_and(|s| s.asked);
         if asked { MOST + 1 } else { 0 }
     }
 

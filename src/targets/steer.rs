@@ -63,7 +63,7 @@ impl Target {
 
     /// Whether a run is under way.
     pub fn is_sending(&self) -> bool {
-        self.batches().next().is_some()
+        self.runs.is_sending()
     }
 
     /// Whether it can do nothing more by itself: a stop or a flush need not wait for it.
@@ -76,6 +76,6 @@ impl Target {
         !self.ledger.goes_on()
             && self.ledger.failing() > 0
             && !self.ledger.is_held()
-            && self.batches().all(|(_, batch)| batch.round >= WHOLE_ROUNDS)
+            && self.runs.batches().all(|batch| batch.round >= WHOLE_ROUNDS)
     }
 }

@@ -102,11 +102,18 @@ impl Target {
     }
 
     /// The first half has ended: starts the second.
-    pub(super) fn surveyed(&mut self, cx: &mut Context<'_>, mut run: Flight, batch: Batch, outcome: Outcome) {
-        let (items, all) = run.run.take_items();
+    pub(super) fn surveyed(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut run: Process,
+        (batch, how): (Batch, How),
+        withholds: Option<guarded::Withholds>,
+        outcome: Outcome,
+    ) {
+        let (items, all) = run.rsync.take_items();
         let id = batch.id;
         let survey = Survey {
-            deletes_skipped: run.run.output().signs.deletes_skipped,
+            deletes_skipped: run.rsync.output().signs.deletes_skipped,
             again: !all,
             doubt: (!outcome.is_done()).then_some(outcome),
         };
@@ -118,18 +125,18 @@ impl Target {
             if let Some(Err(e)) = looked {
                 *cx.held = Some(Hold::Gone(chain(&e)));
             }
-            self.periodic.back(run.limited);
+            self.periodic.back(how.limited);
             self.ledger.give_back(batch);
             return self.ledger.landed(id);
         };
         let (list, guards, survey) = self.second_half(cx, &normal, &differs, survey);
         if list.is_empty() {
             self.proven(cx);
-            match run.withholds {
-                Some(deletes) => self.withhold_rest(cx, batch, deletes),
+            match withholds {
+                Some(withholds) => self.withhold_rest(cx, batch, withholds),
                 None => {
                     let reconciles = self.reconciles;
-                    self.survey_done(cx, batch, (run.compare, run.limited), survey);
+                    self.survey_done(cx, batch, (how.compare, how.limited), survey);
                     if self.reconciles > reconciles {
                         self.filled();
                     }
@@ -147,16 +154,15 @@ impl Target {
         let mut ancestors: BTreeMap<RelPath, FileTime> = normal.ancestors.iter().cloned().collect();
         ancestors.insert(RelPath::root(), normal.root.ctime);
         // What it deletes was judged before the first half.
-        let withholds = run.withholds;
-        let manner = guarded::Manner { guards, withholds, limited: run.limited, free: true, second: true, ..Default::default() };
-        let serial = self.next_run;
-        let to_start = Launch::of(pass, Input::List(&encoded.bytes), Load::Batch(batch));
-        let to_start = Launch { manner, paths: encoded.entries, lane: run.lane, compare: run.compare, ancestors, ..to_start };
-        if self.state == State::Up && self.start(cx, to_start) {
-            let second = self.runs.get_mut(&serial).expect("started just now");
-            (second.soft, second.survey) = (run.soft, Some(survey));
-        } else {
-            self.ledger.landed(id);
+        let options = RunOptions { guards, limited: how.limited, free: true, ..Default::default() };
+        let launch = Launch::batch(pass, Input::List(&encoded.bytes), batch, Purpose::SecondHalf { survey, withholds });
+        let (paths, lane, compare) = (encoded.entries, run.lane, how.compare);
+        if self.state != State::Up {
+            return self.ledger.landed(id);
+        }
+        match self.start(cx, Launch { options, paths, lane, compare, ancestors, ..launch }) {
+            Some(serial) => self.runs.soft_from_the_start(serial, how.soft),
+            None => self.ledger.landed(id),
         }
     }
 

@@ -101,9 +101,8 @@ impl Unread {
     }
 
     /// Hides the file of holes at `at` from a run that stands there. `false` when it cannot be.
-    pub(super) fn hide_hollow(&mut self, root: &Root, load: &Load, at: &std::path::Path) -> bool {
+    pub(super) fn hide_hollow(&mut self, root: &Root, batch: &Batch, at: &std::path::Path) -> bool {
         use std::os::unix::ffi::OsStrExt;
-        let Load::Batch(batch) = load else { return false };
         let Some(path) = at.strip_prefix(root.path()).ok().and_then(|at| RelPath::new(at.as_os_str().as_bytes())) else {
             return false;
         };
@@ -129,8 +128,7 @@ impl Unread {
     }
 
     /// Whether a run that carries a file of holes, for so long, is to end for a comparison's sake.
-    pub(super) fn gives_way(&mut self, load: &Load, age: Duration) -> bool {
-        let Load::Batch(batch) = load else { return false };
+    pub(super) fn gives_way(&mut self, batch: &Batch, age: Duration) -> bool {
         let [entry] = &*batch.entries else { return false };
         let Some(place) = self.places.get_mut(&entry.path).filter(|p| p.then == Then::Travels && age >= p.travels) else {
             return false;
@@ -195,7 +193,7 @@ impl Target {
     pub(super) fn left_alone(&self, root: &Root, entries: &[Entry]) -> Vec<(RelPath, Kind, String)> {
         let under_way = |path: &RelPath| {
             self.ledger.large.has(path)
-                || self.batches().any(|(run, b)| run.lane == Lane::Large && b.entries.iter().any(|e| e.path == *path))
+                || self.runs.carriers().any(|(run, c)| run.lane == Lane::Large && c.batch.entries.iter().any(|e| e.path == *path))
         };
         let covered = |path: &RelPath, kind: Kind| {
             let fails = self.ledger.retries.failure(path).is_some_and(|failure| failure.entry.kind >= kind);
@@ -312,16 +310,16 @@ mod tests {
     fn a_file_of_holes_gives_way_ever_later() {
         let mut set = DirtySet::new(10);
         set.see(b"d/hole", Seen::Written);
-        let load = Load::Batch(set.take_shallow(Limits { max_paths: 10, ignore_holds: true }, &mut |_, _| false).unwrap());
+        let batch = set.take_shallow(Limits { max_paths: 10, ignore_holds: true }, &mut |_, _| false).unwrap();
         let mut unread = Unread::default();
         let secs = Duration::from_secs;
-        assert!(!unread.gives_way(&load, secs(99)), "any other file");
+        assert!(!unread.gives_way(&batch, secs(99)), "any other file");
         assert!(unread.learn(&subtree(""), &[failed("d/hole", true)], |_| Kind::Entry));
-        assert!(!unread.gives_way(&load, secs(99)), "one that did not fit");
+        assert!(!unread.gives_way(&batch, secs(99)), "one that did not fit");
         unread.places.values_mut().for_each(|place| place.then = Then::Travels);
         assert!(!unread.has_given_way());
         for (age, gives) in [(0, false), (1, true), (1, false), (2, true), (3, false), (4, true)] {
-            assert_eq!(unread.gives_way(&load, secs(age)), gives, "after {age} s");
+            assert_eq!(unread.gives_way(&batch, secs(age)), gives, "after {age} s");
         }
         assert!(unread.has_given_way());
     }

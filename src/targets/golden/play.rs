@@ -234,16 +234,16 @@ impl Director {
         names.into_iter().map(|name| format!("[{}]", name.escape_ascii())).collect()
     }
 
-    fn flight(&self, pid: u32) -> Option<(u32, &Flight)> {
-        self.target.runs.iter().find(|(_, run)| run.run.pid() == NO_PID + pid).map(|(serial, run)| (*serial, run))
+    fn flight(&self, pid: u32) -> Option<(u32, &InFlightRun)> {
+        self.target.runs.iter().find(|(_, run)| run.process.rsync.pid() == NO_PID + pid)
     }
 
     fn task(&self, pid: u32) -> Option<(u32, Task)> {
         let (serial, run) = self.flight(pid)?;
-        let task = match run.load {
-            Load::Probe | Load::Role => Task::Probe,
-            Load::Standby => Task::Standby,
-            Load::Batch(_) => Task::Batch,
+        let task = match run.kind {
+            RunKind::Probe | RunKind::Role => Task::Probe,
+            RunKind::Standby => Task::Standby,
+            RunKind::Batch(_) => Task::Batch,
         };
         Some((serial, task))
     }
@@ -251,24 +251,26 @@ impl Director {
     /// Of which kind a launch is, for the counts.
     fn kind(&self, pid: u32) -> String {
         let Some((_, run)) = self.flight(pid) else { return "gone at once".into() };
-        let what = match &run.load {
-            Load::Probe => "probe".into(),
-            Load::Role => "role".into(),
-            Load::Standby => "standby".into(),
-            Load::Batch(_) => format!("{:?}", run.pass).replace("Full { progress: true }", "Full"),
+        let InFlightRun { process, kind } = run;
+        let Carried { purpose, how, .. } = match kind {
+            RunKind::Probe => return "probe".into(),
+            RunKind::Role => return "role".into(),
+            RunKind::Standby => return "standby".into(),
+            RunKind::Batch(carried) => &**carried,
         };
-        let how = match (&run.look, &run.withholds) {
-            (Some(guarded::Look::Entries), _) => ", counting entries",
-            (Some(guarded::Look::Proof(_)), _) => ", proof",
-            (Some(guarded::Look::Deletes { .. }), _) => ", dry",
-            (None, Some(_)) => ", without deletions",
-            _ if run.dry => ", survey",
-            _ if run.survey.is_some() => ", surveyed",
-            _ if run.below.is_some() => ", below",
-            _ if run.lane == Lane::Large => ", large",
-            _ if run.extra == guarded::Extra::Stays => ", spares",
-            _ if run.extra == guarded::Extra::Counted => ", counts",
-            _ if run.limited => ", limited",
+        let what = format!("{:?}", process.pass).replace("Full { progress: true }", "Full");
+        let how = match purpose {
+            Purpose::DryRun(DryRun::Entries) => ", counting entries",
+            Purpose::DryRun(DryRun::Proof(_)) => ", proof",
+            Purpose::DryRun(DryRun::Deletes { .. }) => ", dry",
+            _ if purpose.keeps_all() => ", without deletions",
+            Purpose::Survey { .. } => ", survey",
+            Purpose::SecondHalf { .. } => ", surveyed",
+            _ if purpose.below().is_some() => ", below",
+            _ if process.lane == Lane::Large => ", large",
+            _ if purpose.extra() == Extra::Stays => ", spares",
+            _ if purpose.extra() == Extra::Counted => ", counts",
+            _ if how.limited => ", limited",
             _ => "",
         };
         what + how
