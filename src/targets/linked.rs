@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::send::may_be_twin;
+use super::compose::may_be_twin;
 use super::*;
 use crate::links::{Inode, MOST_TOGETHER, Ticket, shared};
 
@@ -94,6 +94,75 @@ impl Linked {
     }
 }
 
+/// What has to leave together with a batch.
+#[derive(Default)]
+struct Gathered {
+    /// What is to be added, and on whose behalf.
+    wanted: BTreeMap<RelPath, RelPath>,
+    /// What has to wait for a walk.
+    waits: HashMap<RelPath, Ticket>,
+    /// The names of a file in the batch; the others are gathered once, on behalf of the first.
+    here: BTreeMap<Inode, Vec<RelPath>>,
+    /// Something is to be added on behalf of a directory.
+    across: bool,
+}
+
+/// What came of adding names to a batch.
+#[derive(Default)]
+struct Joined {
+    /// These were, with how they were found.
+    added: BTreeMap<RelPath, StatBrief>,
+    /// These have to wait, for the run that carries the batch named.
+    blocked: HashMap<RelPath, Option<BatchId>>,
+}
+
+/// What holds up one name of a file holds up all.
+fn with_all_names(
+    mut blocked: HashMap<RelPath, Option<BatchId>>,
+    here: BTreeMap<Inode, Vec<RelPath>>,
+) -> HashMap<RelPath, Option<BatchId>> {
+    for own in here.into_values().filter(|own| own.len() > 1) {
+        if let Some(by) = blocked.get(&own[0]).copied() {
+            blocked.extend(own.into_iter().map(|name| (name, by)));
+        }
+    }
+    blocked
+}
+
+/// Which files of a batch are sent without trust in size and times. `added`: names that were not looked at with the batch. `across`:
+/// some were added on behalf of directories.
+fn distrust(
+    batch: &Batch,
+    normal: &Normal,
+    added: &BTreeMap<RelPath, StatBrief>,
+    across: bool,
+    doubted: &BTreeSet<RelPath>,
+    wall_start: i64,
+) -> Linked {
+    let found: BTreeMap<&[u8], &normal::Item> = normal.items.iter().map(|i| (&*i.path, i)).collect();
+    let mut linked = Linked { on: true, ..Linked::default() };
+    let mut any = false;
+    for entry in &batch.entries {
+        // One that was added may have been written, too, and have waited for another batch.
+        let looked = found.get(&*entry.path).map(|item| (item.kind, item.state));
+        match looked.or_else(|| Some((Kind::Entry, Look::Present(*added.get(&entry.path)?)))) {
+            Some((kind, Look::Present(stat))) if stat.is_dir() => any |= kind > Kind::Entry && entry.content,
+            Some((_, Look::Present(stat))) => {
+                // A name that was made and never written is a link: there is nothing to doubt, unless another file had the name.
+                let written = entry.content && (entry.gone || !entry.held);
+                let seen = wall_start + entry.since().as_secs() as i64;
+                let doubtful = doubted.contains(&entry.path) || written && may_be_twin(&stat, seen);
+                if let Some(inode) = together(&stat).filter(|_| doubtful) {
+                    linked.distrusted.insert(inode);
+                }
+            }
+            _ => {}
+        }
+    }
+    linked.one_run = across.then_some(!any && linked.distrusted.is_empty());
+    linked
+}
+
 impl Target {
     /// Adds to a batch the other names of the files in it. What waits for a walk, or for a batch in flight that holds such a name, is taken out.
     /// `None` when nothing is left.
@@ -103,18 +172,42 @@ impl Target {
         mut batch: Batch,
         normal: Normal,
     ) -> Option<(Batch, Normal, Linked)> {
-        let now = cx.now;
         let Some(links) = cx.links.as_deref_mut() else { return Some((batch, normal, Linked::default())) };
-        if self.stopping || !self.flushes.is_empty() {
+        if self.hurry() {
             links.hurry();
         }
-        // What is to be added, and on whose behalf; what has to wait.
-        let mut wanted: BTreeMap<RelPath, RelPath> = BTreeMap::new();
-        let mut waits: HashMap<RelPath, Ticket> = HashMap::new();
-        // The names of a file in the batch; the others are gathered once, on behalf of the first.
-        let mut here: BTreeMap<Inode, Vec<RelPath>> = BTreeMap::new();
-        let mut across = false;
         let since = batch.entries.iter().map(Entry::epoch).min()?;
+        let gathered = self.gather(cx.now, cx.filter, links, &normal, since);
+        let joined = match self.add_names(cx, &mut batch, &normal, &gathered, since) {
+            Ok(joined) => joined,
+            Err(error) => return self.source_gone(cx, batch, &error),
+        };
+        let Joined { added, blocked } = joined;
+        self.keep_waiting(&mut batch, gathered.waits, with_all_names(blocked, gathered.here));
+        if batch.entries.is_empty() {
+            return None;
+        }
+        let linked = distrust(&batch, &normal, &added, gathered.across, &self.doubted, cx.wall_start);
+        if added.is_empty() {
+            return Some((batch, normal, linked));
+        }
+        let paths: Vec<(RelPath, Kind)> = batch.entries.iter().map(|e| (e.path.clone(), e.kind)).collect();
+        match normal::normalise(std::os::fd::AsFd::as_fd(cx.root), &paths, cx.statter) {
+            Ok(normal) => Some((batch, normal, linked)),
+            Err(error) => self.source_gone(cx, batch, &error),
+        }
+    }
+
+    /// The root of the source does not answer.
+    fn source_gone<T>(&mut self, cx: &mut Context<'_>, batch: Batch, error: &normal::NormalError) -> Option<T> {
+        self.ledger.give_back(batch);
+        *cx.held = Some(Hold::Gone(chain(error)));
+        None
+    }
+
+    /// What has to go with a batch, as far as it is known, and what waits until it is.
+    fn gather(&mut self, now: Duration, filter: &Filter, links: &mut Links, normal: &Normal, since: Epoch) -> Gathered {
+        let mut gathered = Gathered::default();
         for item in &normal.items {
             let waited = self.ledger.linking.released.remove(&item.path);
             match item.state {
@@ -122,15 +215,15 @@ impl Target {
                     if item.kind > Kind::Entry {
                         let deep = item.kind == Kind::Subtree;
                         let others = links.crossing(&item.path, deep);
-                        across |= !others.is_empty();
-                        wanted.extend(others.into_iter().map(|name| (name, item.path.clone())));
+                        gathered.across |= !others.is_empty();
+                        gathered.wanted.extend(others.into_iter().map(|name| (name, item.path.clone())));
                         // What it holds besides is found while rsync looks; somebody may wait for it.
-                        let ticket = links.want(&item.path, deep);
-                        self.ledger.linking.waiting.push((ticket, Waits::Left(self.ledger.set.parked(item.path.clone(), since))));
+                        let left = Waits::Left(self.ledger.set.parked(item.path.clone(), since));
+                        self.ledger.linking.waiting.push((links.want(&item.path, deep), left));
                     }
                 }
                 Look::Present(stat) => match shared(&stat) {
-                    Some(_) if cx.filter.excludes(&item.path, false) => {}
+                    Some(_) if filter.excludes(&item.path, false) => {}
                     Some(inode) if !links.keeps_together(inode, stat.nlink, &item.path) => {}
                     Some(inode) => {
                         links.note(&item.path, inode);
@@ -140,15 +233,13 @@ impl Target {
                         if !links.complete(inode, stat.nlink) {
                             let (ticket, soon) = links.want_whole(now, inode);
                             if soon {
-                                waits.insert(item.path.clone(), ticket);
+                                gathered.waits.insert(item.path.clone(), ticket);
                                 continue;
                             }
-                            self.ledger
-                                .linking
-                                .waiting
-                                .push((ticket, Waits::Alone(self.ledger.set.parked(item.path.clone(), since), inode)));
+                            let alone = Waits::Alone(self.ledger.set.parked(item.path.clone(), since), inode);
+                            self.ledger.linking.waiting.push((ticket, alone));
                         }
-                        here.entry(inode).or_default().push(item.path.clone());
+                        gathered.here.entry(inode).or_default().push(item.path.clone());
                     }
                     None => links.forget(&item.path),
                 },
@@ -156,66 +247,63 @@ impl Target {
                 Look::Unreadable(_) => {}
             }
         }
-        for (inode, own) in &here {
-            wanted.extend(links.partners(*inode).map(|name| (RelPath::from_normal(name), own[0].clone())));
+        for (inode, own) in &gathered.here {
+            gathered.wanted.extend(links.partners(*inode).map(|name| (RelPath::from_normal(name), own[0].clone())));
         }
+        gathered
+    }
+
+    /// Adds to a batch the names that are wanted and are what they should be.
+    fn add_names(
+        &mut self,
+        cx: &mut Context<'_>,
+        batch: &mut Batch,
+        normal: &Normal,
+        gathered: &Gathered,
+        since: Epoch,
+    ) -> Result<Joined, normal::NormalError> {
+        let mut joined = Joined::default();
         let found: BTreeMap<&[u8], &normal::Item> = normal.items.iter().map(|i| (&*i.path, i)).collect();
         let inode_at = |path: &[u8]| match found.get(path)?.state {
             Look::Present(stat) => together(&stat),
             _ => None,
         };
-        wanted.retain(|name, _| !found.contains_key(&**name));
-        let paths: Vec<(RelPath, Kind)> = wanted.keys().map(|name| (name.clone(), Kind::Entry)).collect();
-        let mut added = false;
-        // How the files of names that are added were found.
-        let mut joined: BTreeMap<RelPath, StatBrief> = BTreeMap::new();
-        let mut blocked: HashMap<RelPath, Option<BatchId>> = HashMap::new();
-        if !paths.is_empty() {
-            let looked = match normal::normalise(std::os::fd::AsFd::as_fd(cx.root), &paths, cx.statter) {
-                Ok(looked) => looked,
-                Err(e) => {
-                    self.ledger.give_back(batch);
-                    *cx.held = Some(Hold::Gone(chain(&e)));
-                    return None;
-                }
+        let wanted = || gathered.wanted.iter().filter(|(name, _)| !found.contains_key(&***name));
+        let paths: Vec<(RelPath, Kind)> = wanted().map(|(name, _)| (name.clone(), Kind::Entry)).collect();
+        let Some(links) = cx.links.as_deref_mut().filter(|_| !paths.is_empty()) else { return Ok(joined) };
+        let looked = normal::normalise(std::os::fd::AsFd::as_fd(cx.root), &paths, cx.statter)?;
+        let there: BTreeMap<&[u8], (Inode, StatBrief)> = looked
+            .items
+            .iter()
+            .filter_map(|item| match item.state {
+                Look::Present(stat) => Some((&*item.path, (shared(&stat)?, stat))),
+                _ => None,
+            })
+            .collect();
+        for (name, owner) in wanted() {
+            let known = there.get(&**name).filter(|(inode, _)| inode_at(owner).is_none_or(|wanted| wanted == *inode));
+            let Some((inode, stat)) = known else {
+                links.forget(name);
+                continue;
             };
-            let there: BTreeMap<&[u8], (Inode, StatBrief)> = looked
-                .items
-                .iter()
-                .filter_map(|item| match item.state {
-                    Look::Present(stat) => Some((&*item.path, (shared(&stat)?, stat))),
-                    _ => None,
-                })
-                .collect();
-            for (name, owner) in &wanted {
-                let known = there.get(&**name).filter(|(inode, _)| inode_at(owner).is_none_or(|wanted| wanted == *inode));
-                let Some((inode, stat)) = known else {
-                    links.forget(name);
-                    continue;
-                };
-                links.note(name, *inode);
-                if blocked.contains_key(owner) || waits.contains_key(owner) {
-                    continue;
+            links.note(name, *inode);
+            if joined.blocked.contains_key(owner) || gathered.waits.contains_key(owner) {
+                continue;
+            }
+            match self.ledger.set.join(batch.id, name, since) {
+                Ok(Some(entry)) => {
+                    joined.added.insert(name.clone(), *stat);
+                    batch.entries.push(entry);
                 }
-                match self.ledger.set.join(batch.id, name, since) {
-                    Ok(Some(entry)) => {
-                        added = true;
-                        joined.insert(name.clone(), *stat);
-                        batch.entries.push(entry);
-                    }
-                    Ok(None) => {}
-                    Err(by) => {
-                        blocked.insert(owner.clone(), by);
-                    }
-                }
+                Ok(None) => {}
+                Err(by) => _ = joined.blocked.insert(owner.clone(), by),
             }
         }
-        // What holds up one name of a file holds up all.
-        for own in here.into_values().filter(|own| own.len() > 1) {
-            if let Some(by) = blocked.get(&own[0]).copied() {
-                blocked.extend(own.into_iter().map(|name| (name, by)));
-            }
-        }
+        Ok(joined)
+    }
+
+    /// Takes out of a batch what waits for a walk, or for a run.
+    fn keep_waiting(&mut self, batch: &mut Batch, waits: HashMap<RelPath, Ticket>, blocked: HashMap<RelPath, Option<BatchId>>) {
         let held_up = |path: &&[u8]| waits.contains_key(*path) || blocked.contains_key(*path);
         let on_behalf = |entry: &Entry| path_and_above(&entry.path).find(held_up).map(RelPath::from_normal);
         let (out, stays): (Vec<Entry>, Vec<Entry>) =
@@ -235,41 +323,6 @@ impl Target {
                 None if self.ledger.set.has_linked() => self.ledger.linking.behind.push(entry),
                 // Its run has just ended.
                 None => self.ledger.set.restore(entry),
-            }
-        }
-        if batch.entries.is_empty() {
-            return None;
-        }
-        let mut linked = Linked { on: true, ..Linked::default() };
-        let mut any = false;
-        for entry in &batch.entries {
-            // One that was added may have been written, too, and have waited for another batch.
-            let looked = found.get(&*entry.path).map(|item| (item.kind, item.state));
-            match looked.or_else(|| Some((Kind::Entry, Look::Present(*joined.get(&entry.path)?)))) {
-                Some((kind, Look::Present(stat))) if stat.is_dir() => any |= kind > Kind::Entry && entry.content,
-                Some((_, Look::Present(stat))) => {
-                    // A name that was made and never written is a link: there is nothing to doubt, unless another file had the name.
-                    let written = entry.content && (entry.gone || !entry.held);
-                    let seen = cx.wall_start + entry.since().as_secs() as i64;
-                    let doubted = self.doubted.contains(&entry.path) || written && may_be_twin(&stat, seen);
-                    if let Some(inode) = together(&stat).filter(|_| doubted) {
-                        linked.distrusted.insert(inode);
-                    }
-                }
-                _ => {}
-            }
-        }
-        linked.one_run = across.then_some(!any && linked.distrusted.is_empty());
-        if !added {
-            return Some((batch, normal, linked));
-        }
-        let paths: Vec<(RelPath, Kind)> = batch.entries.iter().map(|e| (e.path.clone(), e.kind)).collect();
-        match normal::normalise(std::os::fd::AsFd::as_fd(cx.root), &paths, cx.statter) {
-            Ok(normal) => Some((batch, normal, linked)),
-            Err(e) => {
-                self.ledger.give_back(batch);
-                *cx.held = Some(Hold::Gone(chain(&e)));
-                None
             }
         }
     }

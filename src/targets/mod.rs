@@ -15,6 +15,7 @@
 mod apart;
 mod below;
 mod completion;
+mod compose;
 mod emptied;
 mod ended;
 mod explained;

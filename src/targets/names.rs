@@ -110,37 +110,120 @@ fn absent(batch: &Batch, normal: &Normal) -> HashSet<RelPath> {
     batch.entries.iter().filter(|entry| entry.through).filter(leads_nowhere).map(|entry| entry.path.clone()).collect()
 }
 
+/// Tells of what may have names outside.
+fn meet(cx: &mut Context<'_>, batch: &Batch, normal: &Normal) {
+    if normal.items.iter().any(|item| has_names(item, 2)) || batch.entries.iter().any(|entry| entry.kind > Kind::Entry) {
+        cx.names.meet();
+    }
+    for item in normal.items.iter().filter(|item| has_names(item, 2)) {
+        (cx.meet)(Met::Name(&item.path));
+    }
+    for entry in batch.entries.iter().filter(|e| e.kind > Kind::Entry && (e.through || e.path.is_root())) {
+        (cx.meet)(Met::Dir(&entry.path, entry.kind == Kind::Subtree));
+    }
+}
+
+/// Other names of the files of a batch, as far as the index has them.
+#[derive(Default)]
+struct Others {
+    owners: BTreeMap<RelPath, Inode>,
+    /// Files of which all known names are among them.
+    looked: BTreeSet<Inode>,
+}
+
+impl Others {
+    fn of(files: &BTreeMap<Inode, File<'_>>, names: &Names) -> Others {
+        let mut others = Others::default();
+        for (inode, file) in files {
+            let Some(known) = names.known(*inode).filter(|_| file.change.is_some()) else { continue };
+            let new: Vec<&RelPath> = known.iter().filter(|name| !file.here.contains(name)).collect();
+            if file.here.len() > MANY || others.owners.len() + new.len() > MOST_LOOKS {
+                continue;
+            }
+            others.looked.insert(*inode);
+            others.owners.extend(new.into_iter().map(|name| (name.clone(), *inode)));
+        }
+        others
+    }
+
+    fn paths(&self) -> Vec<(RelPath, Kind)> {
+        self.owners.keys().map(|name| (name.clone(), Kind::Entry)).collect()
+    }
+
+    /// Which of them are names of their files, and which are not any more.
+    fn found(&self, there: Vec<normal::Item>) -> (BTreeMap<Inode, Vec<RelPath>>, BTreeMap<RelPath, Inode>) {
+        let (mut found, mut lost): (BTreeMap<Inode, Vec<RelPath>>, _) = (BTreeMap::new(), self.owners.clone());
+        for item in there {
+            if let (Some(inode), Look::Present(stat)) = (self.owners.get(&item.path), item.state)
+                && shared(&stat) == Some(*inode)
+            {
+                lost.remove(&item.path);
+                found.entry(*inode).or_default().push(item.path);
+            }
+        }
+        (found, lost)
+    }
+}
+
 impl Target {
     /// Makes the other names dirty of the files in a batch that changed through a name in it.
     pub(super) fn spread(&mut self, cx: &mut Context<'_>, batch: &mut Batch, normal: &Normal) {
-        if normal.items.iter().any(|item| has_names(item, 2)) || batch.entries.iter().any(|entry| entry.kind > Kind::Entry) {
-            cx.names.meet();
-        }
-        for item in normal.items.iter().filter(|item| has_names(item, 2)) {
-            (cx.meet)(Met::Name(&item.path));
-        }
-        for entry in batch.entries.iter().filter(|e| e.kind > Kind::Entry && (e.through || e.path.is_root())) {
-            (cx.meet)(Met::Dir(&entry.path, entry.kind == Kind::Subtree));
-        }
+        meet(cx, batch, normal);
         // Where links are kept, all names of a file leave together, unless they are too many.
         let least = if cx.links.is_some() { MOST_TOGETHER + 1 } else { 2 };
         if cx.links.is_some() && !normal.items.iter().any(|item| has_names(item, least)) {
             return;
         }
-        let names = &mut *cx.names;
         // A comparison of a whole directory finds names that no event told of.
         if batch.entries.iter().any(|entry| entry.kind == Kind::Subtree || entry.kind == Kind::Contents && entry.through) {
-            names.arrived();
+            cx.names.arrived();
         }
         let absent = absent(batch, normal);
-        if !absent.is_empty() {
-            let (out, stays) = std::mem::take(&mut batch.entries)
-                .into_iter()
-                .partition(|e| e.kind == Kind::Entry && e.through && !e.gone && absent.contains(&e.path));
-            batch.entries = stays;
-            let until = cx.now + ABSENCE;
-            Vec::into_iter(out).for_each(|entry| self.ledger.set.hold_absent(batch.id, entry, until));
+        self.hold_absent(cx.now, batch, &absent);
+        self.seek_in_dirs(cx.names, cx.wall_start, batch, &absent);
+        let files = files(batch, normal, least);
+        if self.hurry() && !(self.ledger.sought.dirs.is_empty() && files.is_empty()) {
+            cx.names.hurry();
         }
+        if files.is_empty() {
+            return;
+        }
+        let others = Others::of(&files, cx.names);
+        // Where the root does not answer, nothing is known of any name; the run that follows finds
+        // that out.
+        let there = normal::normalise(std::os::fd::AsFd::as_fd(cx.root), &others.paths(), cx.statter);
+        let (found, lost) = others.found(there.map(|normal| normal.items).unwrap_or_default());
+        lost.iter().for_each(|(name, inode)| cx.names.forget(*inode, name));
+        for (inode, file) in files {
+            file.here.iter().for_each(|name| cx.names.note(inode, name));
+            let Some(content) = file.change else { continue };
+            for name in found.get(&inode).into_iter().flatten() {
+                self.ledger.set.see_other_name(name, content, file.since);
+            }
+            let looked = others.looked.contains(&inode);
+            let complete = looked && cx.names.complete(inode, file.nlink) || file.here.len() as u32 >= file.nlink;
+            if !complete {
+                self.seek(cx.names, inode, &file, content);
+            }
+        }
+        // A run that fails brings its entries back, and their other names are dirty by themselves
+        // now.
+        batch.entries.iter_mut().filter(|entry| entry.kind == Kind::Entry).for_each(|entry| entry.through = false);
+        if self.ledger.set.ready(false) > 0 {
+            self.pace.waits(cx.now);
+        }
+    }
+
+    /// Lets files wait that changed and were not found: the event that tells where they went is on its way.
+    fn hold_absent(&mut self, now: Duration, batch: &mut Batch, absent: &HashSet<RelPath>) {
+        let waits = |e: &mut Entry| e.kind == Kind::Entry && e.through && !e.gone && absent.contains(&e.path);
+        for entry in batch.entries.extract_if(.., waits).collect::<Vec<_>>() {
+            self.ledger.set.hold_absent(batch.id, entry, now + ABSENCE);
+        }
+    }
+
+    /// Has the files sought that changed in directories of a batch, or through what is not found.
+    fn seek_in_dirs(&mut self, names: &mut Names, wall_start: i64, batch: &mut Batch, absent: &HashSet<RelPath>) {
         for entry in batch.entries.iter_mut().filter(|entry| entry.through && (entry.kind > Kind::Entry || entry.gone)) {
             let (dir, deep) = match absent.contains(&entry.path) {
                 // It may be anywhere.
@@ -151,66 +234,11 @@ impl Target {
                 false if entry.kind == Kind::Entry => continue,
                 false => (entry.path.clone(), entry.kind == Kind::Subtree),
             };
-            let since = cx.wall_start + entry.since().as_secs() as i64 - SLACK_SECS;
+            let since = wall_start + entry.since().as_secs() as i64 - SLACK_SECS;
             let mut parked = self.ledger.set.parked(entry.path.clone(), entry.epoch());
             (parked.kind, parked.gone) = (entry.kind, entry.gone);
             self.ledger.sought.dirs.entry(names.survey(dir, Scope { deep, since })).or_default().push(parked);
             entry.through = false;
-        }
-        let files = files(batch, normal, least);
-        if !self.ledger.sought.dirs.is_empty() && (self.stopping || !self.flushes.is_empty()) {
-            names.hurry();
-        }
-        if files.is_empty() {
-            return;
-        }
-        if self.stopping || !self.flushes.is_empty() {
-            names.hurry();
-        }
-        let mut looks: Vec<(RelPath, Kind)> = Vec::new();
-        let mut owners: HashMap<RelPath, Inode> = HashMap::new();
-        let mut looked: BTreeSet<Inode> = BTreeSet::new();
-        for (inode, file) in &files {
-            let Some(known) = names.known(*inode).filter(|_| file.change.is_some()) else { continue };
-            let others: Vec<&RelPath> = known.iter().filter(|name| !file.here.contains(name)).collect();
-            if file.here.len() > MANY || looks.len() + others.len() > MOST_LOOKS {
-                continue;
-            }
-            looked.insert(*inode);
-            for name in others {
-                owners.insert(name.clone(), *inode);
-                looks.push((name.clone(), Kind::Entry));
-            }
-        }
-        // Where the root does not answer, nothing is known of any name; the run that follows finds
-        // that out.
-        let there = normal::normalise(std::os::fd::AsFd::as_fd(cx.root), &looks, cx.statter).map(|n| n.items).unwrap_or_default();
-        let mut found: BTreeMap<Inode, Vec<RelPath>> = BTreeMap::new();
-        for item in there {
-            if let (Some(inode), Look::Present(stat)) = (owners.get(&item.path), item.state)
-                && shared(&stat) == Some(*inode)
-            {
-                found.entry(*inode).or_default().push(item.path.clone());
-                owners.remove(&item.path);
-            }
-        }
-        owners.iter().for_each(|(name, inode)| names.forget(*inode, name));
-        for (inode, file) in files {
-            file.here.iter().for_each(|name| names.note(inode, name));
-            let Some(content) = file.change else { continue };
-            for name in found.get(&inode).into_iter().flatten() {
-                self.ledger.set.see_other_name(name, content, file.since);
-            }
-            let complete = looked.contains(&inode) && names.complete(inode, file.nlink) || file.here.len() as u32 >= file.nlink;
-            if !complete {
-                self.seek(names, inode, &file, content);
-            }
-        }
-        // A run that fails brings its entries back, and their other names are dirty by themselves
-        // now.
-        batch.entries.iter_mut().filter(|entry| entry.kind == Kind::Entry).for_each(|entry| entry.through = false);
-        if self.ledger.set.ready(false) > 0 {
-            self.pace.waits(cx.now);
         }
     }
 
@@ -228,7 +256,7 @@ impl Target {
         let since = self.ledger.set.epochs().current();
         let (here, nlink, change) = (Vec::new(), 0, Some(true));
         self.seek(names, inode, &File { here, nlink, change, since }, true);
-        if self.stopping || !self.flushes.is_empty() {
+        if self.hurry() {
             names.hurry();
         }
     }

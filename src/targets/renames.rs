@@ -236,17 +236,7 @@ impl Target {
 
     fn launch_moves(&mut self, cx: &mut Context<'_>, moves: Moves) -> bool {
         let Moves { batch: Batch { id, entries, round }, dir } = moves;
-        if let Err(hold) = (cx.check)() {
-            self.send_whole(id, entries);
-            *cx.held = Some(hold);
-            return false;
-        }
-        if let Err(why) = self.own_role() {
-            self.send_whole(id, entries);
-            self.fence_off(cx, why);
-            return false;
-        }
-        if entries.iter().any(|e| self.ledger.shelf.meets(&e.path)) {
+        if !self.preflight(cx) || entries.iter().any(|e| self.ledger.shelf.meets(&e.path)) {
             self.send_whole(id, entries);
             return false;
         }
@@ -275,25 +265,7 @@ impl Target {
             found.push((if alike.is_some() { found_there } else { Found::Other }, new, old));
             filter_args = alike.unwrap_or(filter_args); // the same for all
         }
-        let small_fit =
-            pass == Pass::MovedFiles && found.iter().filter(|f| matches!(f.0, Found::File { .. })).count() >= MANY_FILES;
-        let (mut go, mut whole, mut small, mut pairs) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for (found, new, old) in found {
-            let fits = match found {
-                Found::Dir => true,
-                Found::File { size } => size >= SMALLEST_FILE || small_fit,
-                Found::Other => false,
-            };
-            if fits {
-                pairs.push((new.path.clone(), old.path.clone()));
-            }
-            let to = match fits {
-                true => &mut go,
-                false if dir => &mut whole,
-                false => &mut small,
-            };
-            to.extend([new, old]);
-        }
+        let Shares { go, pairs, whole, small } = share_out(found, dir, pass == Pass::MovedFiles);
         // Small files are no matter of note.
         self.ledger.set.park(id, &small);
         small.into_iter().for_each(|e| self.ledger.set.restore(e));
@@ -318,14 +290,8 @@ impl Target {
 
     /// Removes old names of one directory from the target. `listed`: a list may do it.
     fn clear(&mut self, cx: &mut Context<'_>, batch: Batch, listed: bool) -> bool {
-        if let Err(hold) = (cx.check)() {
+        if !self.preflight(cx) {
             self.cleared(cx, batch, false, &|_| Old::Stays, false);
-            *cx.held = Some(hold);
-            return false;
-        }
-        if let Err(why) = self.own_role() {
-            self.cleared(cx, batch, false, &|_| Old::Stays, false);
-            self.fence_off(cx, why);
             return false;
         }
         let first = batch.entries[0].path.clone();
@@ -661,6 +627,41 @@ enum Found {
     },
     /// It is not renamed as such.
     Other,
+}
+
+/// What becomes of renames: a new name and an old one in turn.
+#[derive(Default)]
+struct Shares {
+    go: Vec<Entry>,
+    /// The names of `go`.
+    pairs: Vec<(RelPath, RelPath)>,
+    /// Sent as what they are without, and counted.
+    whole: Vec<Entry>,
+    /// The same, of no note.
+    small: Vec<Entry>,
+}
+
+/// Which renames go by a run of links. `together`: many small files may share one.
+fn share_out(found: Vec<(Found, Entry, Entry)>, dir: bool, together: bool) -> Shares {
+    let small_fit = together && found.iter().filter(|f| matches!(f.0, Found::File { .. })).count() >= MANY_FILES;
+    let mut shares = Shares::default();
+    for (found, new, old) in found {
+        let fits = match found {
+            Found::Dir => true,
+            Found::File { size } => size >= SMALLEST_FILE || small_fit,
+            Found::Other => false,
+        };
+        if fits {
+            shares.pairs.push((new.path.clone(), old.path.clone()));
+        }
+        let to = match fits {
+            true => &mut shares.go,
+            false if dir => &mut shares.whole,
+            false => &mut shares.small,
+        };
+        to.extend([new, old]);
+    }
+    shares
 }
 
 /// Looks at a new name of which the directory to read is open: the name's own for [`Pass::MovedTree`].

@@ -2,21 +2,10 @@
 
 use std::os::fd::AsFd;
 
-use super::emptied::Found;
-use super::linked::Linked;
+use super::compose::{Deleting, Looked, PARTS, Part};
 use super::*;
 use crate::cover::Cover;
 use crate::sync::retries::Stand;
-
-/// What one run carries: entries, and how they are listed.
-struct Part {
-    batch: Batch,
-    list: Vec<(RelPath, Form)>,
-    /// Something listed is there.
-    present: bool,
-    /// Listed deletions of names that the guards would protect.
-    risks: Vec<RelPath>,
-}
 
 /// What the parts of a batch do that leave at the same time.
 #[derive(Default)]
@@ -46,14 +35,6 @@ impl Begun {
     }
 }
 
-/// What does not travel with the batch that it was taken with.
-struct Apart {
-    /// Files that cannot be opened now, see [`leases`].
-    leased: BTreeSet<RelPath>,
-    /// Large files.
-    large: bool,
-}
-
 /// A list for a process that stands by.
 pub(super) struct StandbyList<'l> {
     pub(super) bytes: &'l [u8],
@@ -63,46 +44,8 @@ pub(super) struct StandbyList<'l> {
     pub(super) ancestors: BTreeMap<RelPath, FileTime>,
 }
 
-/// Files that are noted as left out; more are left out without a word.
-const MOST_LEFT_OUT: usize = 1_000;
-
-/// What a part may delete, and who says so.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Deleting {
-    /// Nothing that was known when it was composed, or within the bounds.
-    Within,
-    /// Something, and a dry run comes first.
-    Guarded,
-    /// Whatever it finds: somebody let it through.
-    Free,
-}
-
 /// New files of a level that is compared above directories of others.
 const LEVEL_MAX_ABOVE_OTHERS: usize = 2_000;
-
-/// The kinds of parts, in the order in which they leave.
-const PARTS: [(Deleting, bool); 6] = [
-    (Deleting::Within, false),
-    (Deleting::Within, true),
-    (Deleting::Guarded, false),
-    (Deleting::Guarded, true),
-    (Deleting::Free, false),
-    (Deleting::Free, true),
-];
-
-impl Part {
-    fn new(id: BatchId, round: u32) -> Part {
-        Part { batch: Batch { id, entries: Vec::new(), round }, list: Vec::new(), present: false, risks: Vec::new() }
-    }
-}
-
-/// Whether the content of a file that was written or moved here may be another one although its size and mtime are those
-/// that the target has: it changed after `since` (seconds since 1970). The mtime can have been set back (`cp -p`, archives), it can have come with a
-/// rename, and two writes within one tick of the kernel's clock (4 ms, before Linux 6.13) leave the same. A file that was
-/// only opened for writing has an older ctime.
-pub(super) fn may_be_twin(stat: &StatBrief, since: i64) -> bool {
-    stat.ctime.secs + TWIN_SLACK_SECS >= since
-}
 
 /// Whether `new` files are so large a part of a directory that comparing its whole level is cheaper than listing them: where
 /// they are one in four or five, with paths of 30 bytes as with 130 (`scripts/batching --only level`, rsync 3.5.0), since longer
@@ -209,30 +152,21 @@ impl Target {
         Some(self.ledger.set.split(batch, beside))
     }
 
+    /// Whether something may start, as far as the target and the source go.
+    fn may_start(&self, cx: &Context<'_>) -> bool {
+        self.state == State::Up && cx.held.is_none()
+    }
+
     /// Sends what may leave now.
     pub fn dispatch(&mut self, cx: &mut Context<'_>) {
         self.ledger.set.tick(cx.now);
         self.release_links(cx.now);
-        if self.state != State::Up || cx.held.is_some() || self.paused.is_some() || self.orphans.is_some() {
+        if !self.may_start(cx) || self.paused.is_some() || self.orphans.is_some() {
             return;
         }
-        while self.lanes_free().1 {
-            let Some((entries, round)) = self.ledger.retries.take_due(cx.now) else { break };
-            if let Some(batch) = self.ledger.set.take_again(entries, round) {
-                self.launch(cx, batch, Lane::Bulk);
-            }
-            if self.state != State::Up || cx.held.is_some() {
-                return;
-            }
-        }
-        while self.large_goes() {
-            let Some((entry, round)) = self.ledger.large.take() else { break };
-            if let Some(batch) = self.ledger.set.take_again(vec![entry], round) {
-                self.launch(cx, batch, Lane::Large);
-            }
-            if self.state != State::Up || cx.held.is_some() {
-                return;
-            }
+        self.dispatch_apart(cx);
+        if !self.may_start(cx) {
+            return;
         }
         self.waits = false;
         self.look_at_long(cx);
@@ -240,63 +174,82 @@ impl Target {
         if self.lanes_free().1 {
             self.judge_again(cx);
             self.count_again(cx);
-            if self.state != State::Up || cx.held.is_some() {
+            if !self.may_start(cx) {
                 return;
             }
         }
         let mut launched = self.dispatch_renames(cx);
-        if self.state != State::Up || cx.held.is_some() {
-            return;
+        if self.may_start(cx) {
+            launched |= self.dispatch_pending(cx);
         }
-        // A level that is compared whole carries what is not to be followed.
-        let follows_all = self.mirror.events == config::Events::default();
-        while self.leaves_at().is_some_and(|at| at <= cx.now) {
-            let Some(lane) = self.next_lane() else {
-                let Some(batch) = self.take_beside() else {
-                    self.waits = true;
-                    break;
-                };
-                launched |= self.launch(cx, batch, Lane::Small);
-                if self.state != State::Up || cx.held.is_some() {
-                    return;
-                }
-                continue;
-            };
-            let (bulk, ignore_holds) = (self.lanes_free().1, self.hurry());
-            let max_paths = match lane {
-                Lane::Small | Lane::Large => SMALL_PATHS,
-                Lane::Bulk => {
-                    let free = self.cfg.jobs.saturating_sub(self.runs.lanes().bulk);
-                    self.pace.share(cx.now, self.ledger.set.ready(ignore_holds), free, ignore_holds)
-                }
-            };
-            let level_min = level_min(lane, self.limit().is_some() || !self.mirror.filter.is_rsyncs());
-            let batch = match self.ledger.set.take_shallow(Limits { max_paths, ignore_holds }, &mut |dir, new| {
-                // Each name has to be looked at for the others of its file.
-                new >= level_min && follows_all && !self.mirror.extras.hard_links && mostly_new(cx.root, dir, new)
-            }) {
-                Some(batch) => Some(batch),
-                None if bulk => self.ledger.set.take_deep(Limits { max_paths, ignore_holds }),
-                None => None,
-            };
-            let Some(batch) = batch else {
-                self.waits = true;
-                break;
-            };
-            launched |= self.launch(cx, batch, lane);
-            if self.state != State::Up || cx.held.is_some() {
-                return;
-            }
+        if self.may_start(cx) {
+            // Names that are to be removed before they are sent were found just now.
+            launched |= self.dispatch_renames(cx);
         }
-        // Names that are to be removed before they are sent were found just now.
-        launched |= self.dispatch_renames(cx);
-        if self.state != State::Up || cx.held.is_some() {
+        if !self.may_start(cx) {
             return;
         }
         self.pace.left(cx.now, launched, self.ledger.set.ready(false));
         // Starting a process takes a core from the transfer that just began; what stands by is replaced after it.
         if !self.runs.is_sending() || self.runs.standbys() == 0 {
             self.refill_standby(cx);
+        }
+    }
+
+    /// Sends what failed and is due, and large files.
+    fn dispatch_apart(&mut self, cx: &mut Context<'_>) {
+        while self.may_start(cx) && self.lanes_free().1 {
+            let Some((entries, round)) = self.ledger.retries.take_due(cx.now) else { break };
+            if let Some(batch) = self.ledger.set.take_again(entries, round) {
+                self.launch(cx, batch, Lane::Bulk);
+            }
+        }
+        while self.may_start(cx) && self.large_goes() {
+            let Some((entry, round)) = self.ledger.large.take() else { break };
+            if let Some(batch) = self.ledger.set.take_again(vec![entry], round) {
+                self.launch(cx, batch, Lane::Large);
+            }
+        }
+    }
+
+    /// Sends what is pending and due. Returns whether something was started.
+    fn dispatch_pending(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut launched = false;
+        while self.may_start(cx) && self.leaves_at().is_some_and(|at| at <= cx.now) {
+            let lane = self.next_lane();
+            let batch = match lane {
+                Some(lane) => self.take_next(cx, lane),
+                None => self.take_beside(),
+            };
+            let Some(batch) = batch else {
+                self.waits = true;
+                break;
+            };
+            launched |= self.launch(cx, batch, lane.unwrap_or(Lane::Small));
+        }
+        launched
+    }
+
+    /// The next batch of what is pending.
+    fn take_next(&mut self, cx: &Context<'_>, lane: Lane) -> Option<Batch> {
+        let (bulk, ignore_holds) = (self.lanes_free().1, self.hurry());
+        let max_paths = match lane {
+            Lane::Small | Lane::Large => SMALL_PATHS,
+            Lane::Bulk => {
+                let free = self.cfg.jobs.saturating_sub(self.runs.lanes().bulk);
+                self.pace.share(cx.now, self.ledger.set.ready(ignore_holds), free, ignore_holds)
+            }
+        };
+        let limits = Limits { max_paths, ignore_holds };
+        let level_min = level_min(lane, self.limit().is_some() || !self.mirror.filter.is_rsyncs());
+        // A level that is compared whole carries what is not to be followed, and each name has to be looked at for the others of its
+        // file.
+        let levels = self.mirror.events == config::Events::default() && !self.mirror.extras.hard_links;
+        let shallow =
+            self.ledger.set.take_shallow(limits, &mut |dir, new| new >= level_min && levels && mostly_new(cx.root, dir, new));
+        match shallow {
+            None if bulk => self.ledger.set.take_deep(limits),
+            batch => batch,
         }
     }
 
@@ -353,20 +306,27 @@ impl Target {
         }
         let deep = batch.entries.iter().any(|e| e.kind == Kind::Subtree);
         let suspect = self.suspect(cx, &batch.entries, Some(&normal));
-        let apart = Apart { leased: self.leased(cx, &normal), large: lane != Lane::Large };
-        let parts = self.compose(cx, batch, &normal, deep, &linked, suspect.as_ref(), apart);
+        let leased = self.leased(cx, &normal);
+        let looked = Looked { normal, deep, linked, suspect, leased, lane };
+        self.send_parts(cx, batch, &looked) || started
+    }
+
+    /// Sends the parts of a batch, each by a run of its own. Returns whether one was started.
+    fn send_parts(&mut self, cx: &mut Context<'_>, batch: Batch, looked: &Looked) -> bool {
+        let mut started = false;
+        let parts = self.compose(cx, batch, looked);
         let mut begun = Begun::default();
         let several = parts.iter().filter(|part| !part.batch.entries.is_empty()).count() > 1;
-        for ((deleting, thorough), part) in PARTS.into_iter().zip(parts) {
+        for (kind, part) in PARTS.into_iter().zip(parts) {
             if part.batch.entries.is_empty() {
                 continue;
             }
             // A further part waits for the first where the lane has no room for both, or where they would meet.
-            if self.state == State::Up && self.has_room(lane) && !begun.meets(&part.batch.entries) {
+            if self.state == State::Up && self.has_room(looked.lane) && !begun.meets(&part.batch.entries) {
                 if several {
                     begun.take(&part.batch.entries);
                 }
-                started |= self.start_listed(cx, part, &normal, deep, thorough, deleting, suspect.as_ref(), lane);
+                started |= self.start_listed(cx, part, kind, looked);
             } else {
                 self.ledger.give_back(part.batch);
             }
@@ -384,262 +344,11 @@ impl Target {
         batch.entries = good;
     }
 
-    /// Decides the form of each entry by what was found. Entries that need another kind of pass go back to the set as such.
-    /// The parts are those of [`PARTS`]: what is compared by size and mtime, and what may differ although these are the same
-    /// ([`may_be_twin`]) or has neither; with `guards`, each in three by what it may delete.
-    #[allow(clippy::too_many_arguments)]
-    fn compose(
-        &mut self,
-        cx: &mut Context<'_>,
-        batch: Batch,
-        normal: &Normal,
-        deep: bool,
-        linked: &Linked,
-        suspect: Option<&guarded::Suspect>,
-        apart: Apart,
-    ) -> [Part; 6] {
-        let bounded = self.mirror.delete && self.limit().is_some();
-        let deletions = self.spec(cx.root.path(), Compare::Quick).deletions();
-        let found: BTreeMap<&[u8], &normal::Item> = normal.items.iter().map(|i| (&*i.path, i)).collect();
-        let Batch { id, entries, round } = batch;
-        let mut parts: [Part; 6] = std::array::from_fn(|_| Part::new(id, round));
-        let accepted = self.accepted;
-        // Names of one file go in one run, so what holds for one of them holds for all: `tied`.
-        let newest = entries.iter().map(Entry::epoch).max();
-        let place = |entry: &Entry, at: &RelPath, deletes: bool, tied: bool, thorough: bool| {
-            let since = newest.filter(|_| tied).unwrap_or(entry.epoch());
-            let guards = bounded || suspect.is_some_and(|suspect| tied || suspect.concerns(entry, at));
-            let deleting = match (deletes || tied) && guards {
-                false => Deleting::Within,
-                true if accepted.is_some_and(|until| since <= until) => Deleting::Free,
-                true => Deleting::Guarded,
-            };
-            PARTS.iter().position(|part| *part == (deleting, thorough)).expect("every kind is there")
-        };
-        let (mut done, mut leased) = (Vec::new(), Vec::new());
-        let levels = self.found_below(&entries);
-        let rescans = entries.iter().filter(|e| self.spares(e)).count();
-        let mixed = deep && rescans > 0 && rescans < entries.len();
-        for mut entry in entries {
-            if mixed && self.spares(&entry) {
-                self.ledger.turn(id, entry); // by a run of its own, which deletes nothing
-                continue;
-            }
-            if entry.kind == Kind::Contents && levels.contains(&entry.path) {
-                self.ledger.turn(id, entry);
-                continue;
-            }
-            // The item of the path itself, or of the component above it that decides.
-            let mut at: &[u8] = &entry.path;
-            let item = loop {
-                match found.get(at) {
-                    Some(item) => break Some(*item),
-                    None => match path::parent(at) {
-                        Some(up) => at = up,
-                        None => break None,
-                    },
-                }
-            };
-            let Some(item) = item else {
-                // Only the root's own attributes: they travel with any list.
-                if entry.path.is_root() && entry.kind == Kind::Contents {
-                    let part = &mut parts[place(&entry, &entry.path, !self.spares(&entry), false, false)];
-                    part.list.push((RelPath::root(), Form::OneLevel));
-                    part.present = true;
-                    part.batch.entries.push(entry);
-                } else {
-                    parts[place(&entry, &entry.path, false, false, true)].batch.entries.push(entry);
-                }
-                continue;
-            };
-            let own = item.path == entry.path;
-            if item.state == Look::Missing && (self.follows_deletions() || own && entry.gone) {
-                let Some(goes) = self.join_lost(id, entry, &item.path, Found::Missing) else { continue };
-                entry = goes;
-            }
-            match item.state {
-                Look::Unreadable(errno) => {
-                    self.ledger.set.park(id, std::slice::from_ref(&entry));
-                    let why = format!("cannot look at it on the source: {}", errno.desc());
-                    self.ledger.retries.failed(cx.now, vec![entry], u32::MAX - 1, &[], &why, fastrand::f64());
-                    continue;
-                }
-                Look::Present(stat) => {
-                    let dir = stat.is_dir();
-                    if !item.path.is_root() && cx.filter.excludes(&item.path, dir) {
-                        // Its type changed to one that is left out: to the target it is a deletion.
-                        self.by_parent(id, entry, &item.path, deletions, &mut done);
-                        continue;
-                    }
-                    if own && dir && entry.gone && entry.kind < Kind::Subtree {
-                        entry.kind = Kind::Subtree;
-                        entry.gone = false;
-                        self.ledger.turn(id, entry);
-                        continue;
-                    }
-                    if own && entry.held && stat.is_file() && stat.nlink == 1 && !self.hurry() {
-                        let until = cx.now + self.mirror.batch.create_hold;
-                        self.ledger.set.hold(id, entry, until);
-                        continue;
-                    }
-                    if deep && !dir && !linked.is_shared(&stat) {
-                        entry.kind = Kind::Entry;
-                        self.ledger.turn(id, entry);
-                        continue;
-                    }
-                    if apart.leased.contains(&item.path) {
-                        leased.push(entry);
-                        continue;
-                    }
-                    if own && stat.is_file() && self.mirror.max_file_size.is_some_and(|most| stat.size > most) {
-                        if self.leave_out(&entry.path, stat.size) {
-                            // It may be new, and then the times of its directory are, too.
-                            self.by_parent(id, entry, &item.path, Deletions::Never, &mut done);
-                        } else {
-                            self.ledger.set.park(id, std::slice::from_ref(&entry));
-                            done.push(entry);
-                        }
-                        continue;
-                    }
-                    let large = apart.large && own && !deep && stat.is_file() && stat.size >= lanes::LARGE_FILE;
-                    if large && !linked.is_shared(&stat) {
-                        self.ledger.set.park(id, std::slice::from_ref(&entry));
-                        self.wait_for_large_lane(entry, round);
-                        continue;
-                    }
-                    let form = if own && item.kind == Kind::Contents { Form::OneLevel } else { Form::Plain };
-                    let since = self.found_since(&entry).unwrap_or(cx.wall_start + entry.since().as_secs() as i64);
-                    let together = linked.together(&stat, form == Form::OneLevel || deep && dir);
-                    let trusted = match together {
-                        Some(trusted) => trusted,
-                        None => match deep || form == Form::OneLevel {
-                            true => !entry.content,
-                            // Of others than files nothing is compared but what is sent anyway.
-                            false => {
-                                stat.is_file()
-                                    && !(own
-                                        && (entry.content && may_be_twin(&stat, since) || self.doubted.contains(&entry.path)))
-                            }
-                        },
-                    };
-                    if item.path.is_root() && form == Form::Plain {
-                        parts[place(&entry, &item.path, false, false, true)].batch.entries.push(entry);
-                        continue;
-                    }
-                    // What took the place of a directory takes away what was below.
-                    let compared = deep || form == Form::OneLevel;
-                    let deletes = compared && !self.spares(&entry) || entry.gone || !own;
-                    let place_found = match (dir, stat.is_file()) {
-                        (true, _) => Found::Dir { deletes },
-                        (false, true) => Found::File,
-                        (false, false) => Found::Special,
-                    };
-                    let Some(entry) = self.join_lost(id, entry, &item.path, place_found) else { continue };
-                    let part = &mut parts[place(&entry, &item.path, deletes, together.is_some(), !trusted)];
-                    part.present = true;
-                    part.list.push((item.path.clone(), form));
-                    part.batch.entries.push(entry);
-                    continue;
-                }
-                // Gone by an event that is not followed.
-                Look::Missing if !(self.follows_deletions() || own && entry.gone) => {
-                    self.ledger.set.park(id, std::slice::from_ref(&entry));
-                    done.push(entry);
-                    continue;
-                }
-                Look::Missing => match deletions {
-                    Deletions::ByName if deep => {
-                        entry.kind = Kind::Entry;
-                        entry.gone = true;
-                        self.ledger.turn(id, entry);
-                        continue;
-                    }
-                    Deletions::ByName => {
-                        let part = &mut parts[place(&entry, &item.path, true, false, true)];
-                        let guarded = [&item.path, &entry.path].into_iter().filter(|p| self.guarded.excludes_leaf(p, false));
-                        part.risks.extend(guarded.cloned());
-                        if part.risks.len() > survey::MAX_RISKS {
-                            part.risks.truncate(survey::MAX_RISKS);
-                            self.ledger.turn(id, entry);
-                            continue;
-                        }
-                        part.list.push((item.path.clone(), Form::Plain));
-                        part.batch.entries.push(entry);
-                        continue;
-                    }
-                    Deletions::ByParent | Deletions::Never => {
-                        self.by_parent(id, entry, &item.path, deletions, &mut done);
-                        continue;
-                    }
-                },
-            }
-        }
-        self.ledger.forget(done);
-        self.set_leased_apart(cx.now, id, leased, round);
-        // The first keeps the batch's id.
-        let whole = Batch { id, entries: Vec::new(), round };
-        for part in parts.iter_mut().filter(|part| !part.batch.entries.is_empty()).skip(1) {
-            part.batch = self.ledger.set.split(&whole, std::mem::take(&mut part.batch.entries));
-        }
-        parts
-    }
-
     /// Whether a comparison for this entry leaves alone what only the target has: nothing told that the source once had it. Where deletions cannot be
     /// listed by name, a comparison is what carries them out.
     pub(super) fn spares(&self, entry: &Entry) -> bool {
         let rescan = entry.kind > Kind::Entry && !entry.content && !self.is_accepted(entry);
         rescan && self.fill.spares() && self.missing_args && argv::excludes_only(&self.filter_args)
-    }
-
-    /// Notes that a file is larger than what is to be carried. `true`: it was not known to be.
-    fn leave_out(&mut self, path: &RelPath, size: u64) -> bool {
-        if self.left_out.contains(path) {
-            return false;
-        }
-        if self.left_out.len() < MOST_LEFT_OUT {
-            self.left_out.insert(path.clone());
-            tracing::warn!(
-                mirror = %self.mirror.name, target_name = %self.cfg.name, %path, size,
-                "a file is larger than max_file_size and is left out"
-            );
-        }
-        true
-    }
-
-    /// Lets a large file wait for its lane.
-    pub(super) fn wait_for_large_lane(&mut self, entry: Entry, round: u32) {
-        let (path, gone) = (entry.path.clone(), entry.gone);
-        if let Some(old) = self.ledger.large.put(entry.clone(), round) {
-            let gone = gone || old.gone;
-            if let Some(mut both) = self.ledger.set.widen(vec![old, entry], path, Kind::Entry) {
-                both.gone = gone;
-                self.ledger.large.put(both, round);
-            }
-        }
-    }
-
-    /// A deletion that cannot be listed by name becomes a one-level pass over the directory above; where nothing may be
-    /// deleted, only that directory's times are left to send.
-    pub(super) fn by_parent(
-        &mut self,
-        id: BatchId,
-        mut entry: Entry,
-        missing: &RelPath,
-        deletions: Deletions,
-        done: &mut Vec<Entry>,
-    ) {
-        self.ledger.set.park(id, std::slice::from_ref(&entry));
-        match path::parent(missing) {
-            Some(parent) => {
-                entry.path = RelPath::from_normal(parent);
-                self.telling.own(&entry.path);
-                entry.kind = if deletions == Deletions::Never { Kind::Entry } else { Kind::Contents };
-                entry.gone = false;
-                entry.held = false;
-                self.ledger.set.restore(entry);
-            }
-            None => done.push(entry),
-        }
     }
 
     pub(super) fn spec<'s>(&'s self, root: &'s std::path::Path, compare: Compare) -> Spec<'s> {
@@ -683,18 +392,15 @@ impl Target {
         self.start(cx, Launch { options, paths: 1, lane, compare, ..launch }).is_some()
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn start_listed(
         &mut self,
         cx: &mut Context<'_>,
         part: Part,
-        normal: &Normal,
-        deep: bool,
-        thorough: bool,
-        deleting: Deleting,
-        suspect: Option<&guarded::Suspect>,
-        lane: Lane,
+        (deleting, thorough): (Deleting, bool),
+        looked: &Looked,
     ) -> bool {
+        let Looked { normal, deep, suspect, lane, .. } = looked;
+        let lane = *lane;
         let Part { batch, mut list, present, risks } = part;
         if list.is_empty() {
             // The root's own attributes travel with any list, so with one that names nothing there is.
@@ -707,7 +413,7 @@ impl Target {
             return false;
         }
         let refused = !encoded.refused.is_empty();
-        let pass = match (deep, one_level) {
+        let pass = match (*deep, one_level) {
             (true, _) => Pass::Deep,
             (false, true) => Pass::ShallowOneLevel,
             (false, false) => Pass::Shallow,
@@ -725,7 +431,7 @@ impl Target {
         let guards = (!risks.is_empty()).then(|| self.guards_but(&risks));
         if deleting == Deleting::Guarded {
             let run = guarded::Prepared { list: encoded.bytes, present, compare, guards, ancestors };
-            return self.look_first(cx, pass, batch, suspect.cloned(), run, lane);
+            return self.look_first(cx, pass, batch, suspect.clone(), run, lane);
         }
         let below = if refused || guards.is_some() { None } else { self.begins_below(cx, pass, &batch, &list) };
         let encoded = match &below {

@@ -1,0 +1,410 @@
+//! How the entries of a batch are listed, by what the last look at the disk found. What each needs is decided by [`Rules`], which
+//! is pure; what does not leave now goes where it waits.
+
+use super::emptied::Found;
+use super::linked::{Linked, path_and_above};
+use super::*;
+
+/// What was found out about a batch before it leaves.
+pub(super) struct Looked {
+    pub(super) normal: Normal,
+    /// It carries subtrees.
+    pub(super) deep: bool,
+    pub(super) linked: Linked,
+    /// A place that next to nothing is left of.
+    pub(super) suspect: Option<guarded::Suspect>,
+    /// Files that cannot be opened now, see [`leases`].
+    pub(super) leased: BTreeSet<RelPath>,
+    pub(super) lane: Lane,
+}
+
+/// What one run carries: entries, and how they are listed.
+pub(super) struct Part {
+    pub(super) batch: Batch,
+    pub(super) list: Vec<(RelPath, Form)>,
+    /// Something listed is there.
+    pub(super) present: bool,
+    /// Listed deletions of names that the guards would protect.
+    pub(super) risks: Vec<RelPath>,
+}
+
+/// Files that are noted as left out; more are left out without a word.
+const MOST_LEFT_OUT: usize = 1_000;
+
+/// What a part may delete, and who says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Deleting {
+    /// Nothing that was known when it was composed, or within the bounds.
+    Within,
+    /// Something, and a dry run comes first.
+    Guarded,
+    /// Whatever it finds: somebody let it through.
+    Free,
+}
+
+/// The kinds of parts, in the order in which they leave.
+pub(super) const PARTS: [(Deleting, bool); 6] = [
+    (Deleting::Within, false),
+    (Deleting::Within, true),
+    (Deleting::Guarded, false),
+    (Deleting::Guarded, true),
+    (Deleting::Free, false),
+    (Deleting::Free, true),
+];
+
+impl Part {
+    pub(super) fn new(id: BatchId, round: u32) -> Part {
+        Part { batch: Batch { id, entries: Vec::new(), round }, list: Vec::new(), present: false, risks: Vec::new() }
+    }
+}
+
+/// Whether the content of a file that was written or moved here may be another one although its size and mtime are those
+/// that the target has: it changed after `since` (seconds since 1970). The mtime can have been set back (`cp -p`, archives), it can have come with a
+/// rename, and two writes within one tick of the kernel's clock (4 ms, before Linux 6.13) leave the same. A file that was
+/// only opened for writing has an older ctime.
+pub(super) fn may_be_twin(stat: &StatBrief, since: i64) -> bool {
+    stat.ctime.secs + TWIN_SLACK_SECS >= since
+}
+
+/// What is to be done with an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// It is pending again, as this.
+    Turn {
+        kind: Kind,
+        gone: bool,
+    },
+    /// Nothing is known of it.
+    Unreadable(Errno),
+    /// It is a deletion that goes with the directory above it.
+    ByParent(Deletions),
+    /// It waits for the end of a write.
+    Hold,
+    /// It waits for the end of a lease.
+    Lease,
+    /// It is larger than what is to be carried: so large.
+    TooLarge(u64),
+    /// It waits for the lane of large files.
+    LargeLane,
+    /// It is not to be sent.
+    Needless,
+    Goes(Goes),
+}
+
+/// How an entry leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Goes {
+    listed: Listed,
+    /// It may delete.
+    deletes: bool,
+    /// Names of one file go in one run, so what holds for one of them holds for all.
+    tied: bool,
+    /// It may differ although size and mtime are the same, or has neither.
+    thorough: bool,
+}
+
+/// What is listed for an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Listed {
+    /// Nothing: any list carries it.
+    Nothing,
+    /// What is there.
+    There(Form),
+    /// What is missing.
+    Missing,
+}
+
+/// What a target knows of an entry.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    /// Its comparison leaves alone what only the target has.
+    spares: bool,
+    /// Its content was found to be another one, or may be.
+    doubted: bool,
+    /// Since when it may have changed, seconds since 1970.
+    since: i64,
+}
+
+/// By what the entries of one batch are judged.
+struct Rules<'r> {
+    looked: &'r Looked,
+    filter: &'r Filter,
+    deletions: Deletions,
+    follows_deletions: bool,
+    /// Nothing waits for the end of a write.
+    hurry: bool,
+    max_file_size: Option<u64>,
+    /// Some of the subtrees are compared without deletions, and others are not.
+    mixed: bool,
+    /// Levels that wait for files in them.
+    levels: BTreeSet<RelPath>,
+    /// Deletions have a bound.
+    bounded: bool,
+    /// What became dirty until then may delete without it.
+    accepted: Option<Epoch>,
+    newest: Option<Epoch>,
+}
+
+impl Rules<'_> {
+    /// `item`: of the path itself, or of the component above it that decides. With it, what is asked of the places that lost nearly
+    /// everything ([`Target::join_lost`]).
+    fn step(&self, entry: &Entry, item: Option<&normal::Item>, known: Known) -> (Option<Found>, Step) {
+        let level_waits = entry.kind == Kind::Contents && self.levels.contains(&entry.path);
+        if self.mixed && known.spares || level_waits {
+            return (None, Step::Turn { kind: entry.kind, gone: entry.gone });
+        }
+        match item.map(|item| (item, item.state)) {
+            // Only the root's own attributes: they travel with any list.
+            None if entry.path.is_root() && entry.kind == Kind::Contents => {
+                let listed = Listed::There(Form::OneLevel);
+                (None, Step::Goes(Goes { listed, deletes: !known.spares, tied: false, thorough: false }))
+            }
+            None => (None, Step::Goes(Goes::UNLISTED)),
+            Some((_, Look::Unreadable(errno))) => (None, Step::Unreadable(errno)),
+            Some((item, Look::Missing)) => self.missing(entry, item),
+            Some((item, Look::Present(stat))) => self.present(entry, item, &stat, known),
+        }
+    }
+
+    fn missing(&self, entry: &Entry, item: &normal::Item) -> (Option<Found>, Step) {
+        let own = item.path == entry.path;
+        if !(self.follows_deletions || own && entry.gone) {
+            return (None, Step::Needless); // gone by an event that is not followed
+        }
+        let step = match self.deletions {
+            Deletions::ByName if self.looked.deep => Step::Turn { kind: Kind::Entry, gone: true },
+            Deletions::ByName => Step::Goes(Goes { listed: Listed::Missing, deletes: true, tied: false, thorough: true }),
+            Deletions::ByParent | Deletions::Never => Step::ByParent(self.deletions),
+        };
+        (Some(Found::Missing), step)
+    }
+
+    fn present(&self, entry: &Entry, item: &normal::Item, stat: &StatBrief, known: Known) -> (Option<Found>, Step) {
+        let Looked { deep, linked, leased, lane, .. } = self.looked;
+        let (own, dir, file) = (item.path == entry.path, stat.is_dir(), stat.is_file());
+        if !item.path.is_root() && self.filter.excludes(&item.path, dir) {
+            // Its type changed to one that is left out: to the target it is a deletion.
+            return (None, Step::ByParent(self.deletions));
+        }
+        if own && dir && entry.gone && entry.kind < Kind::Subtree {
+            return (None, Step::Turn { kind: Kind::Subtree, gone: false });
+        }
+        if own && entry.held && file && stat.nlink == 1 && !self.hurry {
+            return (None, Step::Hold);
+        }
+        let shared = linked.is_shared(stat);
+        if *deep && !dir && !shared {
+            return (None, Step::Turn { kind: Kind::Entry, gone: entry.gone });
+        }
+        if leased.contains(&item.path) {
+            return (None, Step::Lease);
+        }
+        if own && file && self.max_file_size.is_some_and(|most| stat.size > most) {
+            return (None, Step::TooLarge(stat.size));
+        }
+        if *lane != Lane::Large && own && !deep && file && stat.size >= lanes::LARGE_FILE && !shared {
+            return (None, Step::LargeLane);
+        }
+        let form = if own && item.kind == Kind::Contents { Form::OneLevel } else { Form::Plain };
+        if item.path.is_root() && form == Form::Plain {
+            return (None, Step::Goes(Goes::UNLISTED));
+        }
+        let compared = *deep || form == Form::OneLevel;
+        let together = linked.together(stat, form == Form::OneLevel || *deep && dir);
+        let changed = own && (entry.content && may_be_twin(stat, known.since) || known.doubted);
+        let trusted = match together {
+            Some(trusted) => trusted,
+            None if compared => !entry.content,
+            // Of others than files nothing is compared but what is sent anyway.
+            None => file && !changed,
+        };
+        // What took the place of a directory takes away what was below.
+        let deletes = compared && !known.spares || entry.gone || !own;
+        let found = match (dir, file) {
+            (true, _) => Found::Dir { deletes },
+            (false, true) => Found::File,
+            (false, false) => Found::Special,
+        };
+        (Some(found), Step::Goes(Goes { listed: Listed::There(form), deletes, tied: together.is_some(), thorough: !trusted }))
+    }
+
+    /// What an entry may delete. `at`: the path that decides.
+    fn deleting(&self, entry: &Entry, at: &RelPath, goes: &Goes) -> Deleting {
+        let suspects = |suspect: &guarded::Suspect| goes.tied || suspect.concerns(entry, at);
+        let guards = self.bounded || self.looked.suspect.as_ref().is_some_and(suspects);
+        let since = self.newest.filter(|_| goes.tied).unwrap_or(entry.epoch());
+        match (goes.deletes || goes.tied) && guards {
+            false => Deleting::Within,
+            true if self.accepted.is_some_and(|until| since <= until) => Deleting::Free,
+            true => Deleting::Guarded,
+        }
+    }
+}
+
+impl Goes {
+    const UNLISTED: Goes = Goes { listed: Listed::Nothing, deletes: false, tied: false, thorough: true };
+}
+
+impl Target {
+    /// Decides the form of each entry by what was found. Entries that need another kind of pass go back to the set as such.
+    /// The parts are those of [`PARTS`]: what is compared by size and mtime, and what may differ although these are the same
+    /// ([`may_be_twin`]) or has neither; with guards, each in three by what it may delete.
+    pub(super) fn compose(&mut self, cx: &mut Context<'_>, batch: Batch, looked: &Looked) -> [Part; 6] {
+        let found: BTreeMap<&[u8], &normal::Item> = looked.normal.items.iter().map(|i| (&*i.path, i)).collect();
+        let rules = self.rules(cx.filter, &batch.entries, looked);
+        let Batch { id, entries, round } = batch;
+        let mut parts: [Part; 6] = std::array::from_fn(|_| Part::new(id, round));
+        let (mut done, mut leased) = (Vec::new(), Vec::new());
+        for entry in entries {
+            let item = path_and_above(&entry.path).find_map(|at| found.get(at).copied());
+            let known = Known {
+                spares: self.spares(&entry),
+                doubted: self.doubted.contains(&entry.path),
+                since: self.found_since(&entry).unwrap_or(cx.wall_start + entry.since().as_secs() as i64),
+            };
+            let (joins, step) = rules.step(&entry, item, known);
+            let entry = match (joins, item) {
+                (Some(found), Some(item)) => self.join_lost(id, entry, &item.path, found),
+                _ => Some(entry),
+            };
+            let Some(entry) = entry else { continue };
+            let at = item.map_or_else(|| entry.path.clone(), |item| item.path.clone());
+            match step {
+                Step::Goes(goes) => {
+                    let kind = (rules.deleting(&entry, &at, &goes), goes.thorough);
+                    let part = PARTS.iter().position(|part| *part == kind).expect("every kind is there");
+                    self.list(&mut parts[part], entry, at, goes.listed);
+                }
+                Step::Lease => leased.push(entry),
+                step => done.extend(self.keep_back(cx.now, (id, round), entry, &at, step)),
+            }
+        }
+        self.ledger.forget(done);
+        self.set_leased_apart(cx.now, id, leased, round);
+        // The first keeps the batch's id.
+        let whole = Batch { id, entries: Vec::new(), round };
+        for part in parts.iter_mut().filter(|part| !part.batch.entries.is_empty()).skip(1) {
+            part.batch = self.ledger.set.split(&whole, std::mem::take(&mut part.batch.entries));
+        }
+        parts
+    }
+
+    fn rules<'r>(&self, filter: &'r Filter, entries: &[Entry], looked: &'r Looked) -> Rules<'r> {
+        let rescans = entries.iter().filter(|e| self.spares(e)).count();
+        Rules {
+            looked,
+            filter,
+            deletions: self.spec(std::path::Path::new("/"), Compare::Quick).deletions(),
+            follows_deletions: self.follows_deletions(),
+            hurry: self.hurry(),
+            max_file_size: self.mirror.max_file_size,
+            mixed: looked.deep && rescans > 0 && rescans < entries.len(),
+            levels: self.found_below(entries),
+            bounded: self.mirror.delete && self.limit().is_some(),
+            accepted: self.accepted,
+            newest: entries.iter().map(Entry::epoch).max(),
+        }
+    }
+
+    /// Lists an entry in a part.
+    fn list(&mut self, part: &mut Part, entry: Entry, at: RelPath, listed: Listed) {
+        match listed {
+            Listed::Nothing => {}
+            Listed::There(form) => {
+                part.present = true;
+                part.list.push((at, form));
+            }
+            Listed::Missing => {
+                part.risks.extend([&at, &entry.path].into_iter().filter(|p| self.guarded.excludes_leaf(p, false)).cloned());
+                if part.risks.len() > survey::MAX_RISKS {
+                    part.risks.truncate(survey::MAX_RISKS);
+                    return self.ledger.turn(part.batch.id, entry);
+                }
+                part.list.push((at, Form::Plain));
+            }
+        }
+        part.batch.entries.push(entry);
+    }
+
+    /// An entry does not leave now. Returns it where it never will.
+    fn keep_back(
+        &mut self,
+        now: Duration,
+        (id, round): (BatchId, u32),
+        mut entry: Entry,
+        at: &RelPath,
+        step: Step,
+    ) -> Option<Entry> {
+        match step {
+            Step::Turn { kind, gone } => {
+                (entry.kind, entry.gone) = (kind, gone);
+                self.ledger.turn(id, entry);
+            }
+            Step::Unreadable(errno) => {
+                self.ledger.set.park(id, std::slice::from_ref(&entry));
+                let why = format!("cannot look at it on the source: {}", errno.desc());
+                self.ledger.retries.failed(now, vec![entry], u32::MAX - 1, &[], &why, fastrand::f64());
+            }
+            Step::ByParent(deletions) => return self.by_parent(id, entry, at, deletions),
+            Step::Hold => self.ledger.set.hold(id, entry, now + self.mirror.batch.create_hold),
+            // It may be new, and then the times of its directory are, too.
+            Step::TooLarge(size) if self.leave_out(&entry.path, size) => {
+                return self.by_parent(id, entry, at, Deletions::Never);
+            }
+            Step::LargeLane => {
+                self.ledger.set.park(id, std::slice::from_ref(&entry));
+                self.wait_for_large_lane(entry, round);
+            }
+            Step::TooLarge(_) | Step::Needless | Step::Lease | Step::Goes(_) => {
+                self.ledger.set.park(id, std::slice::from_ref(&entry));
+                return Some(entry);
+            }
+        }
+        None
+    }
+
+    /// Notes that a file is larger than what is to be carried. `true`: it was not known to be.
+    fn leave_out(&mut self, path: &RelPath, size: u64) -> bool {
+        if self.left_out.contains(path) {
+            return false;
+        }
+        if self.left_out.len() < MOST_LEFT_OUT {
+            self.left_out.insert(path.clone());
+            tracing::warn!(
+                mirror = %self.mirror.name, target_name = %self.cfg.name, %path, size,
+                "a file is larger than max_file_size and is left out"
+            );
+        }
+        true
+    }
+
+    /// Lets a large file wait for its lane.
+    pub(super) fn wait_for_large_lane(&mut self, entry: Entry, round: u32) {
+        let (path, gone) = (entry.path.clone(), entry.gone);
+        if let Some(old) = self.ledger.large.put(entry.clone(), round) {
+            let gone = gone || old.gone;
+            if let Some(mut both) = self.ledger.set.widen(vec![old, entry], path, Kind::Entry) {
+                both.gone = gone;
+                self.ledger.large.put(both, round);
+            }
+        }
+    }
+
+    /// A deletion that cannot be listed by name becomes a one-level pass over the directory above; where nothing may be
+    /// deleted, only that directory's times are left to send. Returns it where there is none.
+    fn by_parent(&mut self, id: BatchId, mut entry: Entry, missing: &RelPath, deletions: Deletions) -> Option<Entry> {
+        self.ledger.set.park(id, std::slice::from_ref(&entry));
+        match path::parent(missing) {
+            Some(parent) => {
+                entry.path = RelPath::from_normal(parent);
+                self.telling.own(&entry.path);
+                entry.kind = if deletions == Deletions::Never { Kind::Entry } else { Kind::Contents };
+                entry.gone = false;
+                entry.held = false;
+                self.ledger.set.restore(entry);
+            }
+            None => return Some(entry),
+        }
+        None
+    }
+}
