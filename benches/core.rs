@@ -25,9 +25,10 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use fansync::dirty::{DirtySet, Seen};
-use fansync::events::Listeners;
+use fansync::engine::Listeners;
 use fansync::filter::Filter;
-use fansync::resolve::{Resolver, Root};
+use fansync::resolve::Resolver;
+use fansync::root::Root;
 use fansync::source::fan_decode::events;
 use fansync::sys::fanotify::{Group, Options};
 use nix::sched::{CloneFlags, unshare};

@@ -12,7 +12,8 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use fansync::filter::Filter;
-use fansync::resolve::{MuteBy, Resolver, Root};
+use fansync::resolve::{MuteBy, Resolver};
+use fansync::root::Root;
 use fansync::source::fan_decode::events;
 use fansync::sys::fanotify::{Group, Options};
 use fansync::sys::ignore::Ignorer;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use fansync::filter::Filter;
-use fansync::resolve::Root;
+use fansync::root::Root;
 use fansync::scan::{Options, Progress, Scope, build_set, restart_scan};
 use fansync::state::{Clock, Identity, Keeper, Resume, Wall};
 use fansync::sys::handle::fs_id;

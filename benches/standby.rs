@@ -12,10 +12,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use fansync::config::Compress;
+use fansync::location::Location;
 use fansync::path::RelPath;
 use fansync::sync::argv::{Compare, Pass, Spec, environment};
 use fansync::sync::filelist::{Form, encode};
-use fansync::sync::location::Location;
 use fansync::sync::probe::RsyncFacts;
 use fansync::sync::run::{Input, Run};
 

@@ -10,18 +10,18 @@ use fansync::config::Config;
 use fansync::failover::config::Config as FailoverConfig;
 use fansync::failover::front::message::{News, Order, examples};
 use fansync::failover::machine::Report;
-use fansync::failover::mark::{LAST_EPOCH, Mark};
 use fansync::failover::probe;
 use fansync::failover::wire::frame::{self, Asked};
 use fansync::failover::wire::{self, Id, Key, Reply, Request};
 use fansync::filter::Filter;
+use fansync::location::Location;
 use fansync::lsyncd;
 use fansync::path::{RelPath, Shown};
-use fansync::resolve::Root;
+use fansync::role::mark::{LAST_EPOCH, Mark};
+use fansync::root::Root;
 use fansync::sersync::{self, Flags};
 use fansync::source::{fan_decode, ino_decode};
 use fansync::state::{Identity, Keeper, TargetId};
-use fansync::sync::location::Location;
 use fansync::sync::outcome::{self, Exit};
 use fansync::sync::output::{Names, Output, Stream};
 use fansync::sync::probe::RsyncFacts;
@@ -203,7 +203,7 @@ fn role_mark(data: &[u8]) {
 }
 
 fn mark_seeds() -> Vec<Vec<u8>> {
-    use fansync::failover::mark::Role;
+    use fansync::role::mark::Role;
     vec![Mark::new(7, Role::Primary, "by hand").text().into_bytes(), Mark::new(1, Role::Follower, "x").text().into_bytes()]
 }
 
@@ -274,7 +274,7 @@ fn wire_reply(data: &[u8]) {
 }
 
 fn reply_seeds() -> Vec<Vec<u8>> {
-    use fansync::failover::mark::Role;
+    use fansync::role::mark::Role;
     let mark = || Mark::new(7, Role::Primary, "x");
     let report = Report { mark: Some(mark()), peer_whole: Some(true), trouble: "x".into(), ..Report::default() };
     let replies = [Reply::Done { mark: mark() }, Reply::Refused { why: "x".into() }, Reply::Report(report)];

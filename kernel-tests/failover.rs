@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use fansync::failover::mark::{self, Mark, Role};
+use fansync::role::mark::{self, Mark, Role};
 use fansync::sys::mount::{MountEntry, Mounts};
 use nix::sys::signal::Signal;
 

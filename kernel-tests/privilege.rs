@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 
-use fansync::failover::mark::{self, Mark, Role};
+use fansync::role::mark::{self, Mark, Role};
 use fansync::sys::landlock::Ruleset;
 
 use crate::fixture::daemon::fansync;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use fansync::failover::mark::{self, Mark, Role};
+use fansync::role::mark::{self, Mark, Role};
 
 use crate::fixture::daemon::{TargetStatus, Until};
 use crate::fixture::fs::{Fs, work_dir};

@@ -1,5 +1,7 @@
 //! The command line, parsed and not judged: what the words mean together is for [`crate::config`].
 
+pub mod manual;
+
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -8,14 +10,16 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::config::{Extras, FollowOpenFiles, Level, LogFormat, MaxDelete, Overrides, Places, Watch, units};
+use crate::config::path_of_environment;
+use crate::config::{Extras, FollowOpenFiles, MaxDelete, Overrides, Places, Watch, units};
 use crate::events::{self, EventsArgs};
 use crate::exit::ExitCode;
 use crate::explain::{self, ExplainArgs};
 use crate::failover::cli::{self as failover, FailoverArgs};
-use crate::manual::{self, CompletionsArgs, ManArgs};
+use crate::log::{Level, LogFormat};
 use crate::sersync::{ImportArgs, SersyncArgs};
 use crate::verify::cli::{self as verify, VerifyArgs};
+use manual::{CompletionsArgs, ManArgs};
 
 const EXIT_CODES: &str = "\
 Environment:
@@ -427,11 +431,6 @@ impl MirrorArgs {
 /// The daemon's socket, if the environment names one.
 pub fn socket_of_environment() -> Option<PathBuf> {
     path_of_environment("FANSYNC_SOCKET")
-}
-
-/// A path in the environment; an empty one is none.
-pub(crate) fn path_of_environment(name: &str) -> Option<PathBuf> {
-    std::env::var_os(name).filter(|value| !value.is_empty()).map(Into::into)
 }
 
 /// Parses a command line, the program's name first.

@@ -1,5 +1,6 @@
 //! The process: engines on their threads, signals, the control socket, progress, and the end.
 
+mod control;
 mod crew;
 mod digest;
 mod notify;
@@ -16,8 +17,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::config::Config;
-use crate::control::{self, Command, Engines, Handle, Listener};
+use crate::control as client;
 use crate::engine::StartError;
+use crate::engine::{Command, Engines, Handle};
 use crate::exit::ExitCode;
 use crate::metrics::sampler::{self, Sampler, Sampling};
 use crate::progress::Bar;
@@ -26,6 +28,7 @@ use crate::status::{self, FirstPass, TargetState};
 use crate::sync::probe::ProbeError;
 use crate::web::http::{HttpError, Server};
 use crate::web::site;
+use control::Listener;
 use crew::Crew;
 use notify::Manager;
 use reload::Reloader;
@@ -50,7 +53,7 @@ pub enum Error {
     Start(#[from] StartError),
     /// The control socket.
     #[error(transparent)]
-    Control(#[from] control::Error),
+    Control(#[from] client::Error),
     /// The port of metrics and the page.
     #[error(transparent)]
     Http(#[from] HttpError),
@@ -78,7 +81,7 @@ impl Error {
             Error::Start(StartError::State(StateError::Locked { .. })) => ExitCode::Config,
             Error::Start(StartError::State(_)) => ExitCode::NotPermitted,
             Error::Start(StartError::Setup { .. }) | Error::Setup { .. } => ExitCode::Unavailable,
-            Error::Control(control::Error::InUse { .. }) => ExitCode::Config,
+            Error::Control(client::Error::InUse { .. }) => ExitCode::Config,
             Error::Http(e) => e.exit_code(),
             Error::Control(_) => ExitCode::NotPermitted,
         }
@@ -91,7 +94,7 @@ impl Error {
             Error::Start(StartError::Source { .. }) => {
                 Some("the source must be a directory that exists and that this user may read".into())
             }
-            Error::Control(control::Error::Listen { .. }) => {
+            Error::Control(client::Error::Listen { .. }) => {
                 Some("run as root, or give a socket that this user may make (--socket, status_socket)".into())
             }
             _ => None,
@@ -214,7 +217,7 @@ impl Drop for Unlink {
 fn listen(config: &Config, mode: Mode) -> Result<Listener, Error> {
     let path = &config.daemon.status_socket;
     let mut listener = match Listener::bind(path) {
-        Err(control::Error::InUse { .. }) if mode.any_socket => {
+        Err(client::Error::InUse { .. }) if mode.any_socket => {
             let own = path.with_file_name(format!("{}.sock", std::process::id()));
             let listener = Listener::bind(&own)?;
             tracing::info!(socket = %own.display(), "another fansync has the usual socket; use --socket with status and flush");
@@ -437,7 +440,7 @@ fn undone(mirrors: &[status::Mirror]) -> Vec<String> {
         let behind = m.targets.iter().filter(|t| t.state != TargetState::Idle);
         out.extend(behind.map(|t| match t.tries {
             0 => format!("{}/{} is {}: {}", m.name, t.name, t.state, t.reason),
-            n => format!("{}/{} is {} after {}: {}", m.name, t.name, t.state, status::plural(n, "try"), t.reason),
+            n => format!("{}/{} is {} after {}: {}", m.name, t.name, t.state, crate::text::plural(n, "try"), t.reason),
         }));
     }
     out

@@ -353,5 +353,5 @@ fn a_number_and_its_noun_agree() {
     }
     assert_eq!(numbered("\"{} paths wait\""), Some("paths"));
     assert!(numbered("\"{} wait\"").is_none() && numbered("\"{path} and names\"").is_some());
-    assert!(off.is_empty(), "use `status::plural` for\n{}", off.join("\n"));
+    assert!(off.is_empty(), "use `text::plural` for\n{}", off.join("\n"));
 }

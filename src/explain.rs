@@ -8,8 +8,6 @@ use std::path::{Component, Path, PathBuf};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use crate::control::{Handle, Reply};
-use crate::engine::{self, Said};
 use crate::path::Shown;
 use crate::status::PathState;
 
@@ -120,22 +118,6 @@ pub struct Explained {
     pub mirrors: Vec<Explanation>,
     /// The sources of the others.
     pub elsewhere: Vec<String>,
-}
-
-/// The daemon's side. `paths`: absolute, as bytes; the first that lies below a source counts.
-pub(crate) fn answer(engines: &[Handle], paths: &[Vec<u8>]) -> Reply {
-    let paths: Vec<PathBuf> = paths.iter().map(|p| Path::new(std::ffi::OsStr::from_bytes(p)).to_owned()).collect();
-    let mut out = Explained::default();
-    for engine in engines {
-        match engine::explain(engine, paths.clone()) {
-            Some(Said::Explained(told)) => out.mirrors.push(*told),
-            Some(Said::Elsewhere(source)) => out.elsewhere.push(source),
-            None => {
-                return Reply::Error { message: format!("the engine of mirror {} ended or does not answer", engine.mirror) };
-            }
-        }
-    }
-    Reply::Explain(out)
 }
 
 /// The absolute paths that `path` may mean, the likelier first: itself, in the directory it is really in; and what it leads to.

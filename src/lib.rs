@@ -17,6 +17,9 @@
 //! 4. [`targets`]: batches leave through `rsync --files-from` ([`sync`]), by preference through a process that already
 //!    stands by connected. A path leaves the dirty set only when rsync's outcome confirmed it.
 //!
+//! The modules below stand in three groups: the stages in the order of the pipeline, what they share, and what a user sees. Which
+//! may use which is a list of layers in `layers_tests`; there are no circles.
+//!
 //! The promise: **every change is on the target, or on its way there, or its subtree is marked lost and will be scanned.**
 
 #![cfg_attr(
@@ -24,55 +27,70 @@
     deny(clippy::print_stdout, clippy::print_stderr, reason = "they panic where the output cannot be written")
 )]
 
-pub mod cli;
-pub mod config;
-pub mod connect;
-pub mod control;
-pub mod cover;
-pub mod daemon;
-pub mod dirty;
-pub mod engine;
-pub mod error;
-pub mod events;
-pub mod exit;
-pub mod explain;
-pub mod exports;
-pub mod faillog;
-pub mod failover;
+// ----- the stages of the pipeline -----
+
+pub mod source;
+pub mod ring;
+pub mod resolve;
 pub mod filter;
-pub mod hash;
+pub mod dirty;
+pub mod targets;
+pub mod sync;
 pub mod hooks;
-pub mod import;
-pub mod links;
-pub mod log;
+pub mod engine;
+
+// ----- what they share -----
+
+pub mod sys;
+pub mod path;
+pub mod cover;
+pub mod hash;
+pub mod short;
 pub mod lost;
+pub mod root;
+pub mod exports;
+pub mod guard;
+pub mod apart;
+pub mod links;
+pub mod scan;
+pub mod state;
+pub mod role;
+pub mod location;
+pub mod config;
+pub mod trust;
+pub mod privilege;
+pub mod log;
+pub mod faillog;
+pub mod status;
+pub mod progress;
+pub mod text;
+pub mod error;
+pub mod exit;
+mod socket;
+
+// ----- what a user sees -----
+
+pub mod daemon;
+pub mod control;
+pub mod metrics;
+pub mod web;
+pub mod failover;
+pub mod verify;
+pub mod explain;
+pub mod events;
+pub mod watch;
+pub mod connect;
+pub mod import;
+pub mod sersync;
 #[cfg(feature = "lsyncd")]
 pub mod lsyncd;
-pub mod manual;
-pub mod metrics;
+pub mod cli;
+pub mod commands;
 pub mod out;
-pub mod path;
-pub mod privilege;
-pub mod progress;
-pub mod resolve;
-pub mod ring;
-pub mod scan;
-pub mod sersync;
-pub mod short;
-mod socket;
-pub mod source;
-pub mod state;
-pub mod status;
-pub mod sync;
-pub mod sys;
-pub mod targets;
-pub mod trust;
-pub mod verify;
-pub mod watch;
-pub mod web;
-
-#[cfg(test)]
-mod scratch;
 
 #[cfg(test)]
 mod docs_tests;
+#[cfg(test)]
+mod layers_tests;
+#[cfg(test)]
+mod scratch;

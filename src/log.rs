@@ -20,14 +20,67 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
-use tracing::{Level, Metadata};
+use tracing::Metadata;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 
-use crate::config::{LogConfig, LogFormat};
-use crate::out::Patient;
+use crate::sys::patient::Patient;
+
+/// What the log looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct LogConfig {
+    /// Form of a line.
+    pub format: LogFormat,
+    /// The least level that is written.
+    pub level: Level,
+}
+
+/// Form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Severity of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Something is wrong and needs somebody.
+    Error,
+    /// Something is wrong and is being dealt with.
+    Warn,
+    /// What the daemon does, in large.
+    Info,
+    /// Each batch.
+    Debug,
+    /// Each event.
+    Trace,
+}
+
+impl From<Level> for tracing::Level {
+    fn from(level: Level) -> tracing::Level {
+        match level {
+            Level::Error => tracing::Level::ERROR,
+            Level::Warn => tracing::Level::WARN,
+            Level::Info => tracing::Level::INFO,
+            Level::Debug => tracing::Level::DEBUG,
+            Level::Trace => tracing::Level::TRACE,
+        }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> LogConfig {
+        LogConfig { format: LogFormat::Text, level: Level::Info }
+    }
+}
 
 /// Bytes that are queued at most.
 const QUEUE_BYTES: usize = 1 << 20;
@@ -173,7 +226,7 @@ struct Log {
 static LOG: OnceLock<Log> = OnceLock::new();
 
 impl Log {
-    fn line(&self, level: Level, text: &[u8]) {
+    fn line(&self, level: tracing::Level, text: &[u8]) {
         let line = if self.journal { with_priority(level, text) } else { text.to_vec() };
         self.shared.push(line);
     }
@@ -195,7 +248,7 @@ impl Log {
 /// The writer of one line.
 struct Line<'a> {
     log: &'a Log,
-    level: Level,
+    level: tracing::Level,
 }
 
 impl Write for Line<'_> {
@@ -214,7 +267,7 @@ impl<'a> MakeWriter<'a> for Log {
     type Writer = Line<'a>;
 
     fn make_writer(&'a self) -> Line<'a> {
-        Line { log: self, level: Level::INFO }
+        Line { log: self, level: tracing::Level::INFO }
     }
 
     fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Line<'a> {
@@ -223,11 +276,11 @@ impl<'a> MakeWriter<'a> for Log {
 }
 
 /// Each line of `text` with the priority that sd-daemon(3) gives to `level`.
-fn with_priority(level: Level, text: &[u8]) -> Vec<u8> {
+fn with_priority(level: tracing::Level, text: &[u8]) -> Vec<u8> {
     let priority: &[u8] = match level {
-        Level::ERROR => b"<3>",
-        Level::WARN => b"<4>",
-        Level::INFO => b"<6>",
+        tracing::Level::ERROR => b"<3>",
+        tracing::Level::WARN => b"<4>",
+        tracing::Level::INFO => b"<6>",
         _ => b"<7>",
     };
     let mut out = Vec::with_capacity(text.len() + 2 * priority.len());
@@ -256,7 +309,7 @@ pub fn begin(config: LogConfig) {
     let log = LOG.get_or_init(|| Log { shared: Arc::default(), journal: is_journal() }).clone();
     let journal = log.journal;
     let builder = tracing_subscriber::fmt()
-        .with_max_level(Level::from(config.level))
+        .with_max_level(tracing::Level::from(config.level))
         .with_writer(log)
         .with_target(false)
         .log_internal_errors(false);
@@ -313,7 +366,7 @@ pub fn lost() -> Lost {
 }
 
 /// Writes `text`, whole lines, to standard error: through the log where there is one.
-pub(crate) fn to_stderr(level: Level, text: &str) {
+pub(crate) fn to_stderr(level: tracing::Level, text: &str) {
     match LOG.get() {
         Some(log) => log.line(level, text.as_bytes()),
         None => {
@@ -399,9 +452,9 @@ mod tests {
 
     #[test]
     fn priorities_of_the_journal() {
-        assert_eq!(with_priority(Level::WARN, b"a\nb\n"), b"<4>a\n<4>b\n");
-        assert_eq!(with_priority(Level::ERROR, b"a\n"), b"<3>a\n");
-        assert_eq!(with_priority(Level::TRACE, b"a\n"), b"<7>a\n");
+        assert_eq!(with_priority(tracing::Level::WARN, b"a\nb\n"), b"<4>a\n<4>b\n");
+        assert_eq!(with_priority(tracing::Level::ERROR, b"a\n"), b"<3>a\n");
+        assert_eq!(with_priority(tracing::Level::TRACE, b"a\n"), b"<7>a\n");
         assert!(names_file("9:35912", 9, 35912));
         for other in ["9:35913", "8:35912", "9", "", "9:35912:1"] {
             assert!(!names_file(other, 9, 35912), "{other}");

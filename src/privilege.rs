@@ -20,7 +20,7 @@ use std::sync::OnceLock;
 use caps::Capability;
 
 use crate::config::{Config, Extras, Mirror};
-use crate::sync::location::Location;
+use crate::location::Location;
 use crate::sys::caps::{self as sys, Caps};
 use crate::sys::child::User;
 

@@ -14,17 +14,14 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
-use crate::status::{plural, span};
-use crate::sync::run::Run;
+use crate::text::{plural, span};
 
 pub use bar::Bar;
 
 /// How often the log tells of work that goes on.
 pub const LOG_EVERY: Duration = Duration::from_secs(10);
-/// Of a pass whose list is read while it sends.
-const AHEAD: &str = "rsync reads the tree while it sends, and its end is not in sight";
 /// A mean over less than this is none.
-const MEAN_MIN: f64 = 0.5;
+pub(crate) const MEAN_MIN: f64 = 0.5;
 
 /// How far a piece of work is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -88,60 +85,6 @@ impl Progress {
             eta_seconds,
             eta_unknown: if eta_seconds.is_some() { String::new() } else { unknown.into() },
         }
-    }
-
-    /// Of a run that has been going on for `elapsed`. `told`: rsync was asked to tell how far it is; else `paths` were listed.
-    pub fn of_run(what: String, run: &Run, elapsed: Duration, told: bool, paths: usize) -> Progress {
-        let moving = run.moving().map_or(Duration::ZERO, |since| since.elapsed());
-        let of = Figures { elapsed, moving, ..Figures::default() };
-        let output = run.output();
-        if !told {
-            let unknown = "rsync does not tell how far it is in a list of paths";
-            let done = output.counters.files_sent + output.counters.other_changes;
-            let total = (paths as u64).max(done);
-            return Progress::new(what, Figures { moving: elapsed, done, total, bytes: run.bytes_read(), unknown, ..of });
-        }
-        let all = output.considered.unwrap_or_default();
-        let reported = output.progress.filter(|p| p.files_total > 0);
-        Progress::new(
-            what,
-            match (reported, output.progress) {
-                (Some(p), _) if p.scanning => Figures { done: p.files_done, bytes: p.bytes, unknown: AHEAD, ..of },
-                (Some(p), _) => {
-                    let entries = p.files_done as f64 / p.files_total as f64;
-                    let sends_most = output.counters.files_sent * 2 >= p.files_done;
-                    let share = if sends_most { entries.min(f64::from(p.percent) / 100.0) } else { entries };
-                    Figures { done: p.files_done, total: p.files_total, bytes: p.bytes, share: Some(share), ..of }
-                }
-                // The first file is on its way.
-                (None, Some(p)) if all > 0 => {
-                    Figures { total: all, bytes: p.bytes, share: Some(f64::from(p.percent) / 100.0), ..of }
-                }
-                (None, Some(p)) => Figures { bytes: p.bytes, unknown: AHEAD, ..of },
-                (None, None) if all > 0 => Figures {
-                    total: all,
-                    unknown: "rsync tells how far it is where it finds a difference, and has found none yet",
-                    ..of
-                },
-                (None, None) => {
-                    Figures { done: output.listed, moving: elapsed, unknown: "the source's tree is still being read", ..of }
-                }
-            },
-        )
-    }
-
-    /// The same, where the content of files is read to be compared: what rsync has read, and while it reads the source, the time that this takes,
-    /// if the tree had `before` entries when it was last compared.
-    #[must_use]
-    pub fn reading(self, run: &Run, before: u64) -> Progress {
-        let (elapsed, bytes) = (Duration::from_secs_f64(self.seconds), run.bytes_read());
-        if run.output().considered.is_some() || before == 0 {
-            return Progress { bytes, bytes_per_second: bytes as f64 / self.seconds.max(MEAN_MIN), ..self };
-        }
-        let (done, total) = (self.files_done, before.max(self.files_done));
-        let share = Some(done as f64 / total as f64);
-        let what = format!("{}: reading the source", self.what);
-        Progress::new(what, Figures { elapsed, moving: elapsed, done, total, bytes, share, unknown: "" })
     }
 
     /// The figures in one line: `1204 of 30301 files, 12.3 MiB, 310 files/s, 4.2 MiB/s, 1m 5s left`.

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind as bind_to, getsockopt, listen, socket, sockopt,
+    AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, bind as bind_to, getsockopt, listen, recv, socket, sockopt,
 };
 use nix::sys::stat::{Mode, fchmod};
 use serde::Serialize;
@@ -115,6 +115,12 @@ fn line(stream: &UnixStream, deadline: Instant) -> io::Result<Vec<u8>> {
             return Err(io::ErrorKind::InvalidData.into());
         }
     }
+}
+
+/// Whether the other end of a connection is closed. Nothing is taken from it.
+pub(crate) fn has_hung_up(client: &UnixStream) -> bool {
+    let mut byte = [0];
+    matches!(recv(client.as_raw_fd(), &mut byte, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT), Ok(0))
 }
 
 /// `what` as a line of JSON.

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use fansync::failover::front::sandbox::Identity;
 use fansync::failover::front::{self, Front};
-use fansync::failover::mark::Role;
 use fansync::failover::wire::frame::{self, GREETING, REPLY, REQUEST};
 use fansync::failover::wire::{self, Asker, Id, Key, Reply, Request};
+use fansync::role::mark::Role;
 
 use super::cluster::{Cluster, binary};
 use crate::fixture::fs::Fs;

@@ -4,8 +4,8 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 
+use fansync::location::Location;
 use fansync::sync::argv::Pass;
-use fansync::sync::location::Location;
 use fansync::sync::outcome::Verdict;
 use fansync::sync::probe::{TargetState, interpret_probe, probe_list};
 use fansync::sync::run::Input;

@@ -15,7 +15,8 @@ use super::hook::Hook;
 use super::origins::Origins;
 use super::units;
 use crate::filter::Filter;
-use crate::sync::location::Location;
+use crate::location::Location;
+use crate::log::LogConfig;
 
 /// Everything.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -53,41 +54,6 @@ pub struct Daemon {
     pub metrics_interval: Duration,
     /// `[daemon.log]`.
     pub log: LogConfig,
-}
-
-/// What the log looks like.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct LogConfig {
-    /// Form of a line.
-    pub format: LogFormat,
-    /// The least level that is written.
-    pub level: Level,
-}
-
-/// Form of a log line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// Severity of a log line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Level {
-    /// Something is wrong and needs somebody.
-    Error,
-    /// Something is wrong and is being dealt with.
-    Warn,
-    /// What the daemon does, in large.
-    Info,
-    /// Each batch.
-    Debug,
-    /// Each event.
-    Trace,
 }
 
 /// One source and its targets.
@@ -396,18 +362,6 @@ impl Compress {
     }
 }
 
-impl From<Level> for tracing::Level {
-    fn from(level: Level) -> tracing::Level {
-        match level {
-            Level::Error => tracing::Level::ERROR,
-            Level::Warn => tracing::Level::WARN,
-            Level::Info => tracing::Level::INFO,
-            Level::Debug => tracing::Level::DEBUG,
-            Level::Trace => tracing::Level::TRACE,
-        }
-    }
-}
-
 impl Default for Daemon {
     fn default() -> Daemon {
         // Tests compare with what the documents say of root, whoever runs them.
@@ -423,12 +377,6 @@ impl Default for Daemon {
             metrics_interval: Duration::from_secs(15),
             log: LogConfig::default(),
         }
-    }
-}
-
-impl Default for LogConfig {
-    fn default() -> LogConfig {
-        LogConfig { format: LogFormat::Text, level: Level::Info }
     }
 }
 

@@ -32,24 +32,33 @@ use std::path::{Component, Path, PathBuf};
 pub(crate) use args::reasons_against;
 pub use args::{Nodes, allowed as allowed_options, copies_dir_times, name_directories, names_places, passes_options_on};
 pub use checked::{
-    Batch, Compress, Config, Daemon, Events, Extras, FollowOpenFiles, Initial, KernelSwitches, Level, LogConfig, LogFormat,
-    MaxDelete, Mirror, Mounts, Target, Watch,
+    Batch, Compress, Config, Daemon, Events, Extras, FollowOpenFiles, Initial, KernelSwitches, MaxDelete, Mirror, Mounts, Target,
+    Watch,
 };
 pub use cite::{ConfigErrors, Problem, Warning, Written};
 pub use origins::Origins;
 pub use places::Places;
+pub(crate) use places::path_of_environment;
 pub(crate) use secrets::{may_hold_url, readable};
 
-use crate::failover::mark;
 use crate::filter::Filter;
+use crate::location::Location;
+use crate::log::{Level, LogFormat};
 use crate::path::Shown;
-use crate::sync::argv::environment;
-use crate::sync::location::Location;
-use crate::sync::probe::RsyncFacts;
+use crate::role::mark;
 use crate::trust::{self, Mind, TrustError};
 
 /// A configuration file larger than this is something else.
 const MAX_FILE_BYTES: u64 = 16 << 20;
+
+/// What the rsync of this host says of itself; it is asked where warnings depend on it.
+pub trait LocalRsync {
+    /// Why it cannot be confined to a source, if it cannot.
+    fn unconfined(&self, rsync: &Path) -> Option<String>;
+
+    /// Why it refuses these arguments, if it does.
+    fn refuses(&self, rsync: &Path, args: &[String]) -> Option<String>;
+}
 
 /// What `fansync mirror` may say besides source and targets; none and empty mean the default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -186,7 +195,7 @@ impl Config {
 impl Config {
     /// What the disk says against this configuration now, and patterns that match nothing: for `check` to tell. Some of it may be
     /// right again by the time the daemon starts, so none of it is an error here.
-    pub fn warnings(&self) -> Vec<Warning> {
+    pub fn warnings(&self, rsync: &dyn LocalRsync) -> Vec<Warning> {
         let mut out = Vec::new();
         if let Some(dir) = self.daemon.metrics_file.as_deref().and_then(Path::parent).filter(|dir| !dir.is_dir()) {
             let text = format!("daemon: the directory of metrics_file, {}, is not there", dir.display());
@@ -204,9 +213,9 @@ impl Config {
             let mut warn = |key: String, text: String| {
                 out.push(Warning::new(format!("mirror.{i}.{key}"), format!("mirror {:?}: {text}", mirror.name)));
             };
-            mirror.warnings().into_iter().for_each(|(key, text)| warn(key, text));
+            mirror.warnings(rsync).into_iter().for_each(|(key, text)| warn(key, text));
             for (j, target) in mirror.targets.iter().enumerate() {
-                let told = mirror.warnings_about(target).into_iter();
+                let told = mirror.warnings_about(target, rsync).into_iter();
                 told.for_each(|(key, text)| warn(format!("target.{j}.{key}"), format!("target {:?}: {text}", target.name)));
             }
             for (k, hook) in mirror.hooks.iter().enumerate() {
@@ -226,7 +235,7 @@ impl Config {
 }
 
 impl Mirror {
-    fn warnings(&self) -> world::Notes {
+    fn warnings(&self, rsync: &dyn LocalRsync) -> world::Notes {
         let mut out = Vec::new();
         let mut warn = |key: &str, text: String| out.push((key.to_owned(), text));
         match std::fs::metadata(&self.source) {
@@ -245,8 +254,7 @@ impl Mirror {
             warn("source", text);
         }
         if !self.targets.is_empty()
-            && let Ok(facts) = RsyncFacts::probe(&self.rsync, &environment(std::env::vars_os()))
-            && let Some(text) = facts.unconfined()
+            && let Some(text) = rsync.unconfined(&self.rsync)
         {
             match self.require_confined {
                 true => warn("require_confined", format!("it does not start, for require_confined is set: {text}")),
@@ -261,11 +269,9 @@ impl Mirror {
         out
     }
 
-    fn warnings_about(&self, target: &Target) -> world::Notes {
+    fn warnings_about(&self, target: &Target, rsync: &dyn LocalRsync) -> world::Notes {
         let mut out = Vec::new();
-        let refused = (!target.args.is_empty())
-            .then(|| RsyncFacts::refused(&self.rsync, &target.args, &environment(std::env::vars_os())))
-            .flatten();
+        let refused = (!target.args.is_empty()).then(|| rsync.refuses(&self.rsync, &target.args)).flatten();
         if let Some(words) = refused {
             out.push(("args".into(), format!("rsync on this host refuses args: {words}")));
         }

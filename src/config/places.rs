@@ -49,6 +49,11 @@ impl Places {
     }
 }
 
+/// A path in the environment; an empty one is none.
+pub(crate) fn path_of_environment(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(Into::into)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,9 +12,9 @@ use super::args;
 use super::checked::{Config, Daemon, Mirror, Target};
 use super::ground::Ground;
 use super::units::shown;
-use crate::failover::mark;
 use crate::filter::Filter;
-use crate::sync::location::Location;
+use crate::location::Location;
+use crate::role::mark;
 
 /// A rule that does not hold.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,7 +7,7 @@
 
 use super::checked::{Config, Target};
 use super::cite::Warning;
-use crate::sync::location::Location;
+use crate::location::Location;
 
 impl Config {
     /// Of which targets that is so, a line each. For `check`, and for the log at the start.

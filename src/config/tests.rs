@@ -683,7 +683,7 @@ fn check_warns_of_set_id_files_that_change_hands() {
     let config = |url: &str, args: &str| read(&least("", args).replace("rsync://h/m", url)).unwrap();
     let warned = |url: &str, args: &str| {
         let config = config(url, args);
-        let (checked, started) = (texts(config.warnings()), texts(config.set_id_changes_hands()));
+        let (checked, started) = (texts(config.warnings(&crate::sync::probe::Asked)), texts(config.set_id_changes_hands()));
         assert!(started.iter().all(|text| checked.contains(text)), "{checked:?}");
         started
     };
@@ -801,7 +801,7 @@ fn warnings_have_their_place() {
     );
     fs::write(&file, &text).unwrap();
     let (config, written) = Config::load_written(&file).unwrap();
-    let cited: Vec<String> = config.warnings().iter().map(|warning| written.cite(warning)).collect();
+    let cited: Vec<String> = config.warnings(&crate::sync::probe::Asked).iter().map(|warning| written.cite(warning)).collect();
     let shown = |n: usize, what: &str, line: usize, column: usize, marked: &str| {
         let at = format!("\n --> {}:{line}:{column}\n", file.display());
         let of = cited.get(n).unwrap_or_else(|| panic!("{cited:#?}"));
@@ -814,7 +814,7 @@ fn warnings_have_their_place() {
     shown(3, "no program /no/such/program", 13, 10, "\"/no/such/program -x\"");
     assert_eq!(cited.len(), 4, "{cited:#?}");
     // What is read from elsewhere has no places.
-    assert!(Written::default().cite(&config.warnings()[0]).starts_with("warning: daemon: "));
+    assert!(Written::default().cite(&config.warnings(&crate::sync::probe::Asked)[0]).starts_with("warning: daemon: "));
 }
 
 #[test]
@@ -870,7 +870,7 @@ fn what_the_disk_says_is_a_warning() {
         least("exclude = [\"./cache\", \"*.swp\"]", &format!("password_file = {pass:?}"))
             .replace("/no/such/tree", source.to_str().unwrap())
     };
-    let warnings = texts(read(&text(Path::new("/no/such/tree"))).unwrap().warnings());
+    let warnings = texts(read(&text(Path::new("/no/such/tree"))).unwrap().warnings(&crate::sync::probe::Asked));
     assert_eq!(warnings.len(), 3, "{warnings:?}");
     assert!(warnings[0].contains("source /no/such/tree: No such file"), "{warnings:?}");
     assert!(warnings[1].contains("\"./cache\" matches no path"), "{warnings:?}");
@@ -878,13 +878,15 @@ fn what_the_disk_says_is_a_warning() {
 
     fs::write(&pass, "x").unwrap();
     fs::set_permissions(&pass, fs::Permissions::from_mode(0o600)).unwrap();
-    assert_eq!(read(&text(dir.path())).unwrap().warnings().len(), 1);
-    assert!(read(&text(&pass)).unwrap().warnings()[0].message.contains("is not a directory"));
+    assert_eq!(read(&text(dir.path())).unwrap().warnings(&crate::sync::probe::Asked).len(), 1);
+    assert!(read(&text(&pass)).unwrap().warnings(&crate::sync::probe::Asked)[0].message.contains("is not a directory"));
 
     fs::set_permissions(&pass, fs::Permissions::from_mode(0o644)).unwrap();
     let hook =
         format!("[[mirror.hook]]\nname = \"h\"\nkind = \"http\"\nurl = \"http://h\"\ntoken_file = {pass:?}\nexclude = [\"./x\"]");
-    let warnings = read(&(least("", "").replace("/no/such/tree", dir.path().to_str().unwrap()) + &hook)).unwrap().warnings();
+    let warnings = read(&(least("", "").replace("/no/such/tree", dir.path().to_str().unwrap()) + &hook))
+        .unwrap()
+        .warnings(&crate::sync::probe::Asked);
     let warnings = texts(warnings);
     assert!(warnings.len() == 2 && warnings[0].contains("\"./x\"") && warnings[1].contains("chmod 600"), "{warnings:?}");
 }

@@ -16,15 +16,14 @@ use clap::ValueEnum;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::checked::{
-    Batch, Config, Daemon, Events, Extras, FollowOpenFiles, KernelSwitches, LogConfig, MaxDelete, Mirror, Mounts, Target,
-};
+use super::checked::{Batch, Config, Daemon, Events, Extras, FollowOpenFiles, KernelSwitches, MaxDelete, Mirror, Mounts, Target};
 use super::cite::{ConfigErrors, Problem, Written, nearest};
 use super::secrets::may_hold_secret;
 use super::units;
-use crate::failover::mark;
 use crate::filter::Filter;
-use crate::sync::location::{Location, LocationError};
+use crate::location::{Location, LocationError};
+use crate::log::LogConfig;
+use crate::role::mark;
 
 /// Reads `text`; `file` is named in the errors.
 ///

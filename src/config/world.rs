@@ -9,8 +9,8 @@ use nix::sys::statfs::{self, FsType, statfs};
 use super::hook::{Action, Hook};
 use super::{Mirror, Target};
 use crate::filter::Filter;
+use crate::location::Location;
 use crate::path::Shown;
-use crate::sync::location::Location;
 use crate::trust;
 
 /// Filesystems whose changes raise no events, or only those that are made on this host.

@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use super::{Error, MissingSource, Wish};
 use crate::config::Mirror;
-use crate::control::{Command, Engines, Handle, Replacement};
 use crate::engine::{Again, Ended, Engine, Stage, StartError};
+use crate::engine::{Command, Engines, Handle, Replacement};
 use crate::error::chain;
 use crate::sync::argv;
 use crate::sync::probe::{ProbeError, RsyncFacts};

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{RecvTimeoutError, Sender, bounded};
 
-use crate::control::{self, Engines};
-use crate::status::{Mirror, Target, plural};
+use super::control;
+use crate::engine::Engines;
+use crate::status::{Mirror, Target};
+use crate::text::plural;
 
 /// Between two lines about one target.
 const EVERY: Duration = Duration::from_secs(60);
@@ -106,7 +108,7 @@ pub(super) fn closing(t: &Target, took: Duration) -> String {
         t.deleted,
         bytesize::ByteSize(t.bytes_sent),
         plural(t.runs, "run"),
-        crate::status::span(took.as_secs_f64())
+        crate::text::span(took.as_secs_f64())
     );
     if failed > 0 {
         out.push_str(&format!("; {} of the runs did not end well", failed));

@@ -16,7 +16,7 @@ use nix::time::{ClockId, clock_gettime};
 use sd_notify::NotifyState;
 
 use super::summary;
-use crate::control::{Command, Engines, Handle};
+use crate::engine::{Command, Engines, Handle};
 
 /// How often the status line is looked at.
 const STATUS_EVERY: Duration = Duration::from_secs(2);

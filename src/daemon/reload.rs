@@ -17,7 +17,7 @@ use super::notify::Manager;
 use crate::config::{Config, ConfigErrors, Daemon, Mirror};
 use crate::error::chain;
 use crate::privilege;
-use crate::resolve::Root;
+use crate::root::Root;
 use crate::sync::probe::RsyncFacts;
 use crate::sys::caps::Caps;
 

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::status::{Mirror, TargetState, plural};
+use crate::status::{Mirror, TargetState};
+use crate::text::plural;
 
 /// Targets in trouble that are named.
 const NAMED: usize = 3;

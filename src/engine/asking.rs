@@ -7,7 +7,7 @@ use std::time::Duration;
 use crossbeam::channel::bounded;
 
 use super::Engine;
-use crate::control::{Command, Handle};
+use super::{Command, Handle};
 
 /// A piece of work; see the module's text.
 pub struct Question {

@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Sender, TryRecvError};
 
+use super::Command;
 use super::Engine;
-use crate::control::{Command, Waiting};
+use crate::control::Waiting;
 use crate::dirty::{Epoch, Seen};
 use crate::targets::Target;
 

@@ -11,13 +11,13 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 
 use super::Engine;
+use super::Handle;
 use super::asking::ask;
 use crate::config::Origins;
-use crate::control::Handle;
 use crate::explain::{AtTarget, Explanation, Verdict};
-use crate::failover::mark;
 use crate::filter::Deciding;
 use crate::path::{self, RelPath, Shown};
+use crate::role::mark;
 use crate::status::PathState;
 
 /// How long an engine may take to answer; it drains its event queues first.

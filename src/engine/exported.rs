@@ -7,7 +7,7 @@ use super::Engine;
 use crate::config::FollowOpenFiles;
 use crate::dirty::Seen;
 use crate::exports;
-use crate::resolve::Root;
+use crate::root::Root;
 
 /// How often the exports are read while the source is not among them: a stat or two of small files.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_secs(5);

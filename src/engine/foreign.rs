@@ -8,9 +8,9 @@
 //! likes; nobody else has to wait for it. `mounts.skip` and `mounts.take` say otherwise for a type
 //! or for a place.
 
+use crate::apart::Why;
 use crate::config::Mounts;
 use crate::path::{RelPath, is_at_or_below};
-use crate::sync::apart::Why;
 use crate::sys::mount::MountEntry;
 
 /// Types that are never a tree of files.

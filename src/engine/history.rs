@@ -38,7 +38,7 @@ use crate::filter::Filter;
 use crate::lost::{Cause, Lost};
 use crate::path::{self, RelPath};
 use crate::progress::{self, Figures, LOG_EVERY};
-use crate::resolve::Root;
+use crate::root::Root;
 use crate::scan::{self, Finding, Options, Progress, Report, ScanError, Scope};
 use crate::source::fan_decode::FanEvent;
 use crate::state::{Clock, Dirs, Drain, Identity, Keeper, Resume, SLACK, StateError, TargetId, Wall, Why, Without, sync_source};

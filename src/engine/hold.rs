@@ -3,7 +3,7 @@
 //! | what happened | held | until |
 //! | --- | --- | --- |
 //! | the source is missing, unmounted, replaced by another directory | the mirror | it is back as it was, or accepted |
-//! | a filesystem below it is gone, also since before the start | its place ([`crate::sync::apart`]) | it is mounted there again, or accepted |
+//! | a filesystem below it is gone, also since before the start | its place ([`crate::apart`]) | it is mounted there again, or accepted |
 //! | it had filesystems below it, and the saved list of these cannot be read | the mirror | the list can be read or is removed, or accepted |
 //! | the source, or a filesystem below it, lost nearly everything at one blow | the mirror, or that place | half of its top is there again, or accepted |
 //! | it was empty from the start, with targets that are not | the mirror, or that place | something is mounted on it, or accepted |
@@ -21,15 +21,15 @@ use std::time::Duration;
 
 use super::history::Renewed;
 use super::{Again, Engine};
+use crate::apart::{Apart, Why};
 use crate::config::Mirror;
 use crate::control::Steered;
+use crate::guard::{self, Hold};
 use crate::lost::{Cause, Lost};
 use crate::path::{RelPath, Shown};
-use crate::resolve::{Astray, Root};
+use crate::root::{Astray, Root};
 use crate::state::mounts::MountsFile;
 use crate::status;
-use crate::sync::apart::{Apart, Why};
-use crate::sync::guard::{self, Hold};
 
 /// How often a source that is held is looked at.
 const ROOT_CHECK: Duration = Duration::from_secs(1);

@@ -15,11 +15,11 @@ use std::path::Path;
 
 use super::aliases::{Aliases, Shown};
 use super::foreign::foreign;
+use crate::apart::{Apart, Why};
 use crate::config::Mounts as Wanted;
 use crate::filter::Filter;
+use crate::guard::Hold;
 use crate::path::{RelPath, is_at_or_below};
-use crate::sync::apart::{Apart, Why};
-use crate::sync::guard::Hold;
 use crate::sys::mount::{MountEntry, MountWatch, Mounts};
 
 /// See the module's text.

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::Engine;
 use crate::control::{Steer, Steered};
 use crate::state::pauses::Pauses;
-use crate::status::plural;
+use crate::text::plural;
 
 impl Engine {
     /// Takes up which targets an earlier daemon has filled.

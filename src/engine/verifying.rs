@@ -7,17 +7,33 @@ use crossbeam::channel::bounded;
 
 use super::Engine;
 use super::asking::ask;
-use crate::control::{Command, Handle, Waiting};
+use super::{Command, Handle};
+use crate::config::Mirror;
+use crate::control::Waiting;
 use crate::path::RelPath;
+use crate::root::Root;
 use crate::status;
-use crate::targets::Wrong;
-use crate::verify::Plan;
+use crate::targets::{Sides, Wrong};
 
 /// How long an engine may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What `status` tells of a target's verifications; shared with the thread that runs one.
 pub type Board = Arc<Mutex<status::Verify>>;
+
+/// What is compared with what.
+pub struct Plan {
+    /// The mirror.
+    pub mirror: Mirror,
+    /// The target.
+    pub sides: Sides,
+    /// The source.
+    pub root: Root,
+    /// Where it is told how far the comparison is, and what it found.
+    pub board: Board,
+    /// rsync gets only what other processes leave over.
+    pub idle: bool,
+}
 
 /// Verifications of an engine's targets.
 #[derive(Default)]

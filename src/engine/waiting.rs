@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::RecvTimeoutError;
 
+use super::Command;
 use super::commands::Flush;
 use super::{Again, Engine, StartError};
-use crate::control::{Command, Steered, Waiting as Unfinished};
-use crate::resolve::Root;
+use crate::control::{Steered, Waiting as Unfinished};
+use crate::root::Root;
 use crate::status;
 
 /// How often the source is looked for.

@@ -21,19 +21,20 @@ use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use super::aliases::Aliases;
 use super::detached::Detached;
 use super::mounted::{Mounted, News};
+use crate::apart::{Apart, Why};
 use crate::config::{Mirror, Watch};
 use crate::dirty::Seen;
 use crate::exit::ExitCode;
 use crate::explain;
 use crate::filter::Filter;
+use crate::guard::Hold;
 use crate::lost::{Cause, Lost};
 use crate::path::{RelPath, Shown, is_at_or_below};
-use crate::resolve::{MuteBy, Resolver, Root};
+use crate::resolve::{MuteBy, Resolver};
+use crate::root::Root;
 use crate::source::inotify::{Rules, WatchReport, Watches};
 use crate::source::reader::{Backend, Feed, Input, Reader, ReaderConfig};
 use crate::status;
-use crate::sync::apart::{Apart, Why};
-use crate::sync::guard::Hold;
 use crate::sys::event::EventFd;
 use crate::sys::fanotify::{self, Group, Options};
 use crate::sys::handle::{FsId, fs_id};
@@ -128,7 +129,7 @@ pub struct Watching {
     /// Files that are mounted each by itself. Their events name a directory elsewhere.
     bound: BTreeSet<RelPath>,
     lost: Vec<Lost>,
-    /// The engine's; see [`crate::control::Handle`].
+    /// The engine's; see [`crate::engine::Handle`].
     turns: Arc<AtomicU64>,
 }
 

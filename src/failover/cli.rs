@@ -7,10 +7,10 @@ use clap::{Args, Subcommand};
 use super::config::Config;
 use super::control::{self, Answer, Ask};
 use super::machine::Side;
-use super::mark::{self, Mark, MarkError, Role};
 use super::monitor::Order;
-use crate::cli::path_of_environment;
+use crate::config::path_of_environment;
 use crate::exit::ExitCode;
+use crate::role::mark::{self, Mark, MarkError, Role};
 
 pub(crate) const HELP: &str = "\
 With --config it runs in the foreground: the part of a server ([server]), of a client ([[failover]]), or both.

@@ -12,7 +12,8 @@ use serde::{Deserialize, Deserializer};
 use super::front::sandbox::Identity;
 use super::machine::{Side, Thresholds};
 use super::{probe, wire};
-use crate::config::{ConfigErrors, Level, LogConfig, LogFormat, Problem, may_hold_url, units};
+use crate::config::{ConfigErrors, Problem, may_hold_url, units};
+use crate::log::{Level, LogConfig, LogFormat};
 
 /// Everything.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

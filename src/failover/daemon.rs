@@ -16,8 +16,9 @@ use super::mounts::MountError;
 use super::server::Server;
 use super::wire::{Key, KeyError, Pair};
 use crate::exit::ExitCode;
-use crate::web::http::{HttpError, Server as HttpServer};
-use crate::web::site;
+use crate::metrics::CONTENT_TYPE;
+use crate::web::http::{HttpError, Request, Response, Server as HttpServer};
+use crate::web::site::guarded;
 
 /// Why it does not run.
 #[derive(Debug, Error)]
@@ -130,7 +131,7 @@ pub fn run(config: &Config, mode: Mode) -> Result<ExitCode, Error> {
     control::serve(&socket, Arc::clone(&parts))?;
     if let Some(http) = http {
         tracing::info!(address = %http.address(), "serving metrics");
-        http.serve(Arc::new(site::failover(parts))).map_err(setup("serve metrics"))?;
+        http.serve(Arc::new(site(parts))).map_err(setup("serve metrics"))?;
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(socket = %socket.display(), failovers = config.clients.len(), "watching");
@@ -147,6 +148,16 @@ pub fn run(config: &Config, mode: Mode) -> Result<ExitCode, Error> {
     tracing::info!(signal = ?why, "ending");
     let _ = std::fs::remove_file(&socket);
     Ok(ExitCode::Done)
+}
+
+/// The failover monitor's document.
+pub(super) fn site(parts: Arc<Parts>) -> impl Fn(&Request) -> Response + Send + Sync {
+    move |request| {
+        guarded(request, || match request.path.as_str() {
+            "/metrics" => Response::ok(CONTENT_TYPE, super::metrics::text(&parts.status())),
+            _ => Response::refuse(404, "there is /metrics"),
+        })
+    }
 }
 
 /// The process that reads from the network. By /proc/self/exe it is of this version, also after the program was replaced.

@@ -1,7 +1,7 @@
 //! Handing over to the peer, so that no acknowledged write is lost: fail-back, and any planned switch.
 //!
 //! The server that is primary does it; its mirror daemon keeps the peer equal all the time, and has kept aside what only the
-//! peer held ([`super::fence`]), so what is left at the end are the last changes. In this order:
+//! peer held ([`crate::role::fence`]), so what is left at the end are the last changes. In this order:
 //!
 //! 1. The peer is asked: it is a follower. The mirror daemon is asked: it follows open files, and the peer holds a whole copy. Clients look more often from
 //!    here on. What is pending is flushed until a flush takes a third of what clients may wait.
@@ -20,11 +20,11 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::mark::{self, Mark, Role};
 use super::mirror;
 use super::server::{PEER, Server, locked, next_epoch};
 use super::wire::{Reply, Request};
 use crate::control;
+use crate::role::mark::{self, Mark, Role};
 
 /// The intention, beside the mark.
 pub const JOURNAL: &str = ".fansync/handover";

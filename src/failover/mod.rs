@@ -1,7 +1,7 @@
 //! Failover of NFS clients between a primary server and its mirror, and back, without losing a write.
 //!
-//! Both servers' trees carry a [`mark`]: which role the server has, and since which epoch. The epoch goes up with each switch. A
-//! mirror daemon asks for its target's mark before it sends anything ([`fence`]), so a primary that was away while its backup
+//! Both servers' trees carry a [`mark`](crate::role::mark): which role the server has, and since which epoch. The epoch goes up with each switch. A
+//! mirror daemon asks for its target's mark before it sends anything ([`fence`](crate::role::fence)), so a primary that was away while its backup
 //! took over cannot undo what the backup received.
 
 pub mod child;
@@ -9,12 +9,11 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod daemon;
-pub mod fence;
 pub mod front;
 pub mod grace;
 pub mod handover;
 pub mod machine;
-pub mod mark;
+pub(crate) mod metrics;
 pub mod mirror;
 pub mod monitor;
 pub mod mounts;

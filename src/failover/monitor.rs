@@ -13,13 +13,13 @@ use serde::{Deserialize, Serialize};
 
 use super::config::{Client, Event};
 use super::machine::{self, Action, Alarm, Answer, Goal, Health, Side, State, Thresholds, step};
-use super::mark::Mark;
 use super::mounts::{MountError, Mounts};
 use super::notify::{self, Notice};
 use super::prober::{Heard, Prober};
 use super::server::locked;
 use super::stuck::{Stuck, stuck};
 use super::wire::{Key, Pair, Reply, Request};
+use crate::role::mark::Mark;
 
 /// Between rounds while a hand-over is under way.
 const SOON: Duration = Duration::from_millis(40);

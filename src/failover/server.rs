@@ -23,9 +23,9 @@ use super::config::Server as Config;
 use super::front::Front;
 use super::grace;
 use super::machine::Report;
-use super::mark::{self, Mark, MarkError, Role};
 use super::mirror;
 use super::wire::{self, Asker, Id, Key, Reply, Request};
+use crate::role::mark::{self, Mark, MarkError, Role};
 use crate::status::{self, TargetState};
 
 /// How long the peer may take to answer.

@@ -26,7 +26,7 @@ use thiserror::Error;
 
 use super::front::{Front, Lost};
 use super::machine::{Report, Side};
-use super::mark::Mark;
+use crate::role::mark::Mark;
 pub use code::{Id, Key, KeyError};
 use frame::{Asked, REPLY, REPLY_BODY, REQUEST, REQUEST_BODY};
 

@@ -126,7 +126,7 @@ impl Objects {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sync::apart::{Apart, Why};
+    use crate::apart::{Apart, Why};
     use std::fs::{self, File};
 
     #[test]

@@ -11,9 +11,9 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 
 use super::objects::Object;
 use super::{Found, Inode, Job, names, shared};
+use crate::apart::Apart;
 use crate::filter::Filter;
 use crate::path::{self, RelPath};
-use crate::sync::apart::Apart;
 use crate::sys::dirent::{Listing, Type, numbers_are_inodes};
 use crate::sys::handle::name_to_handle;
 use crate::sys::statx::{Paths, Statter};
@@ -294,7 +294,7 @@ mod tests {
         fs::hard_link(dir.path().join("f"), dir.path().join("c/proc/1/f")).unwrap();
         let root = File::open(dir.path()).unwrap();
         let mut apart = Apart::default();
-        apart.put(RelPath::from_normal("c/proc"), crate::sync::apart::Why::NoTree("proc".into()));
+        apart.put(RelPath::from_normal("c/proc"), crate::apart::Why::NoTree("proc".into()));
         let job = || Job { first: false, whole: true, scopes: BTreeMap::new() };
         let found = |apart: &Apart| search(Within { fd: root.as_fd(), apart }, &Filter::none(), job()).names.len();
         assert_eq!((found(&Apart::default()), found(&apart)), (2, 1));

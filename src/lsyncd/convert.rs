@@ -9,8 +9,8 @@ use super::script::{Declared, Fields, Script, Value};
 use super::{Found, line_range};
 use crate::config::{Config, Daemon, Initial, Mirror, Problem, Target};
 use crate::filter::Filter;
+use crate::location::Location;
 use crate::sersync::Note;
-use crate::sync::location::Location;
 
 /// The most rsync runs at the same time for one target.
 const MAX_JOBS: f64 = 64.0;

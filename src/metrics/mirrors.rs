@@ -3,7 +3,7 @@
 use prometheus::proto::MetricFamily;
 
 use super::Kind::{Counter, Gauge};
-use super::{Metric, Row, Values, row, truth};
+use super::{Row, Values, row, truth};
 use crate::lost::Cause;
 use crate::progress::Progress;
 use crate::status::{FirstPass, Hook, HookState, Mirror, Snapshot, Target, TargetState, Verify};
@@ -269,7 +269,8 @@ pub(super) fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
     .concat()
 }
 
-pub(super) fn all() -> Vec<Metric> {
+#[cfg(test)]
+pub(super) fn all() -> Vec<super::Metric> {
     let (mirror, target, hook) =
         (MIRROR.iter().map(|r| r.metric), TARGET.iter().map(|r| r.metric), HOOK.iter().map(|r| r.metric));
     mirror.chain(target).chain(hook).collect()

@@ -1,6 +1,6 @@
 //! Numbers for Prometheus, in its text format.
 //!
-//! Each number is one row of a table (`mirrors`, `failover`, `process`): name, kind, labels, help, and how it is read from the
+//! Each number is one row of a table (`mirrors`, `process`, and `failover::metrics`): name, kind, labels, help, and how it is read from the
 //! same [`Snapshot`] that `fansync status` prints, so the two agree. The tables are all there is: documents, alert rules and the
 //! dashboard are checked against them.
 //!
@@ -11,8 +11,8 @@
 //! (`fansync_process_…`): in the textfile collector's file, `process_…` would collide with node_exporter's own.
 //! Counters of a mirror begin at 0 with the process, and when its source is opened anew.
 
-mod failover;
 mod file;
+mod history;
 mod mirrors;
 mod process;
 pub mod sampler;
@@ -20,11 +20,10 @@ pub mod sampler;
 use prometheus::TextEncoder;
 use prometheus::proto::{self, LabelPair, MetricFamily, MetricType};
 
-use crate::failover::control::Status as FailoverStatus;
 use crate::status::Snapshot;
 pub use file::{FileError, MetricsFile};
 
-/// The content type of [`of_daemon`] and [`of_failover`].
+/// The content type of metrics.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// How a number moves.
@@ -50,12 +49,12 @@ pub struct Metric {
 }
 
 /// A metric of `T`, and how to read it.
-struct Row<T: ?Sized> {
-    metric: Metric,
+pub(crate) struct Row<T: ?Sized> {
+    pub(crate) metric: Metric,
     read: fn(&T, &mut Values<'_>),
 }
 
-const fn row<T: ?Sized>(
+pub(crate) const fn row<T: ?Sized>(
     kind: Kind,
     name: &'static str,
     labels: &'static [&'static str],
@@ -66,18 +65,18 @@ const fn row<T: ?Sized>(
 }
 
 /// Where a row puts its values: those of the first labels are given, those of the others come with each value.
-struct Values<'a> {
+pub(crate) struct Values<'a> {
     metric: &'a Metric,
     first: &'a [&'a str],
     out: &'a mut Vec<proto::Metric>,
 }
 
 impl Values<'_> {
-    fn put(&mut self, value: f64) {
+    pub(crate) fn put(&mut self, value: f64) {
         self.with(&[], value);
     }
 
-    fn with(&mut self, more: &[&str], value: f64) {
+    pub(crate) fn with(&mut self, more: &[&str], value: f64) {
         let values = self.first.iter().chain(more);
         debug_assert_eq!(self.first.len() + more.len(), self.metric.labels.len(), "{}", self.metric.name);
         let pairs = self.metric.labels.iter().zip(values).map(|(name, value)| {
@@ -102,14 +101,17 @@ impl Values<'_> {
         self.out.push(metric);
     }
 
-    /// 1 for the one of `all` that is `now`, 0 for the others; `now` counts even if `all` lacks it.
-    fn one_of(&mut self, all: impl Iterator<Item = &'static str>, now: &str) {
+    /// 1 for the one of `all` that is `now`, 0 for the others.
+    pub(crate) fn one_of(&mut self, all: impl Iterator<Item = &'static str>, now: &str) {
         all.for_each(|name| self.with(&[name], truth(name == now)));
     }
 }
 
 /// What rows give for all of `things`, each with the values of its first labels.
-fn families<'t, T: 't>(rows: &[Row<T>], things: impl Iterator<Item = (Vec<&'t str>, &'t T)> + Clone) -> Vec<MetricFamily> {
+pub(crate) fn families<'t, T: 't>(
+    rows: &[Row<T>],
+    things: impl Iterator<Item = (Vec<&'t str>, &'t T)> + Clone,
+) -> Vec<MetricFamily> {
     let family = |row: &Row<T>| {
         let mut out = Vec::new();
         for (first, thing) in things.clone() {
@@ -135,20 +137,21 @@ fn text(families: &[MetricFamily]) -> String {
 
 /// The mirror daemon's metrics.
 pub fn of_daemon(snapshot: &Snapshot) -> String {
-    text(&[process::families(), mirrors::families(snapshot)].concat())
+    with_process(mirrors::families(snapshot))
 }
 
-/// The failover monitor's metrics.
-pub fn of_failover(status: &FailoverStatus) -> String {
-    text(&[process::families(), failover::families(status)].concat())
+/// Those of a process, and others.
+pub(crate) fn with_process(families: Vec<MetricFamily>) -> String {
+    text(&[process::families(), families].concat())
 }
 
-/// Every metric there is, of both daemons, each once.
-pub fn all() -> Vec<Metric> {
-    [process::all(), mirrors::all(), failover::all()].concat()
+/// Every metric of the mirror daemon, each once.
+#[cfg(test)]
+pub(crate) fn all() -> Vec<Metric> {
+    [process::all(), mirrors::all()].concat()
 }
 
-fn truth(yes: bool) -> f64 {
+pub(crate) fn truth(yes: bool) -> f64 {
     f64::from(u8::from(yes))
 }
 

@@ -12,7 +12,7 @@ use nix::unistd::{SysconfVar, sysconf};
 use prometheus::proto::MetricFamily;
 
 use super::Kind::{Counter, Gauge};
-use super::{Metric, Row, row};
+use super::{Row, row};
 
 const ROWS: &[Row<Process>] = &[
     row(Gauge, "fansync_build_info", &["version"], "1, with the version as a label.", |_, v| {
@@ -100,7 +100,8 @@ pub(super) fn families() -> Vec<MetricFamily> {
     super::families(ROWS, std::iter::once((Vec::new(), &process)))
 }
 
-pub(super) fn all() -> Vec<Metric> {
+#[cfg(test)]
+pub(super) fn all() -> Vec<super::Metric> {
     ROWS.iter().map(|row| row.metric).collect()
 }
 

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{RecvTimeoutError, Sender, bounded};
 
+use super::history::History;
 use super::{MetricsFile, of_daemon};
 use crate::status::Snapshot;
-use crate::web::history::History;
 
 /// How old a snapshot may be.
 pub const FRESH: Duration = Duration::from_millis(500);

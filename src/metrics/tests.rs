@@ -23,6 +23,11 @@ fn failover() -> FailoverStatus {
     FailoverStatus { version: "1".into(), server, failovers: vec![shown], front }
 }
 
+/// Every metric there is, of both daemons.
+fn every() -> Vec<Metric> {
+    [all(), crate::failover::metrics::all()].concat()
+}
+
 fn read(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
@@ -43,7 +48,7 @@ fn series(text: &str) -> BTreeMap<String, f64> {
 #[test]
 fn names_follow_the_conventions() {
     let mut seen = BTreeSet::new();
-    for m in all() {
+    for m in every() {
         assert!(seen.insert(m.name), "{} is there twice", m.name);
         assert!(m.name.starts_with("fansync_") && m.name.chars().all(|c| c.is_ascii_lowercase() || c == '_'), "{}", m.name);
         assert_eq!(m.name.ends_with("_total"), m.kind == Kind::Counter, "{}", m.name);
@@ -56,8 +61,8 @@ fn names_follow_the_conventions() {
 
 #[test]
 fn every_metric_is_exported_with_help_and_type() {
-    let text = of_daemon(&snapshot()) + &of_failover(&failover());
-    for m in all() {
+    let text = of_daemon(&snapshot()) + &crate::failover::metrics::text(&failover());
+    for m in every() {
         let kind = if m.kind == Kind::Counter { "counter" } else { "gauge" };
         for line in [format!("# HELP {} {}\n", m.name, m.help), format!("# TYPE {} {kind}\n", m.name)] {
             assert!(text.contains(&line), "{line:?} is not in\n{text}");
@@ -105,7 +110,7 @@ fn values_are_those_of_the_status() {
     ] {
         assert_eq!(got.get(&name), Some(&value), "{name} in {got:#?}");
     }
-    let got = series(&of_failover(&failover()));
+    let got = series(&crate::failover::metrics::text(&failover()));
     for (name, value) in [
         ("fansync_failover_mounted{failover=\"web\",side=\"backup\"}", 1.0),
         ("fansync_failover_mounted{failover=\"web\",side=\"primary\"}", 0.0),
@@ -141,7 +146,7 @@ fn the_last_comparison_is_told_and_none_is_zero() {
 
 #[test]
 fn the_documents_list_every_metric_and_no_other() {
-    let known: BTreeSet<&str> = all().iter().map(|m| m.name).collect();
+    let known: BTreeSet<&str> = every().iter().map(|m| m.name).collect();
     let docs = read("docs/monitoring.md");
     let unknown: Vec<_> = named(&docs).into_iter().filter(|name| !known.contains(name)).collect();
     assert!(unknown.is_empty(), "docs/monitoring.md names what is not exported: {unknown:?}");
@@ -150,7 +155,7 @@ fn the_documents_list_every_metric_and_no_other() {
         let labels = m.labels.iter().map(|l| format!("`{l}`")).collect::<Vec<_>>().join(", ");
         format!("| `{}` | {kind} | {labels} | {} |", m.name, m.help).replace("|  |", "| |")
     };
-    let lacks: Vec<_> = all().iter().map(row).filter(|row| !docs.lines().any(|line| line == row)).collect();
+    let lacks: Vec<_> = every().iter().map(row).filter(|row| !docs.lines().any(|line| line == row)).collect();
     assert!(lacks.is_empty(), "docs/monitoring.md lacks these rows:\n{}", lacks.join("\n"));
 }
 
@@ -165,7 +170,7 @@ fn selectors(expression: &str) -> Vec<(String, Vec<String>)> {
 #[track_caller]
 fn check_expression(expression: &str, place: &str) {
     for (name, labels) in selectors(expression) {
-        let metric = all().into_iter().find(|m| m.name == name);
+        let metric = every().into_iter().find(|m| m.name == name);
         let metric = metric.unwrap_or_else(|| panic!("{place}: {name} is not exported: {expression}"));
         for label in labels {
             let there = metric.labels.contains(&label.as_str()) || ["job", "instance"].contains(&label.as_str());

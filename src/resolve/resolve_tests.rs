@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 
 use super::*;
 use crate::scratch::Scratch;
@@ -75,7 +76,7 @@ fn a_directory_that_cannot_be_opened_by_its_handle_is_sought() {
     nameless.hurry();
     let sought = nameless.begin(Duration::ZERO).expect("they are sought");
     assert_eq!((sought.objects.len(), sought.files), (2, false), "a and outside");
-    let within = crate::links::search::Within { fd: w.root.as_fd(), apart: &crate::sync::apart::Apart::default() };
+    let within = crate::links::search::Within { fd: w.root.as_fd(), apart: &crate::apart::Apart::default() };
     let objects = crate::links::objects::seek_objects(within, &w.filter, &sought.objects, sought.files);
     let ended = nameless.end(Duration::ZERO, &[], &objects, Duration::ZERO);
     assert_eq!((ended.lost, ended.dirty), (vec![RelPath::from_normal("a")], Vec::new()), "what is outside compares nothing");

@@ -54,7 +54,7 @@ use std::time::{Duration, Instant};
 use crate::dirty::Kind;
 use crate::filter::Filter;
 use crate::path::RelPath;
-use crate::resolve::Root;
+use crate::root::Root;
 use crate::state::{Clock, Dirs, Resume, Wall};
 use crate::sys::handle::FsId;
 pub use walk::MAX_DEPTH;

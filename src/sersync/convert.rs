@@ -10,9 +10,10 @@ use super::params::{self, Params};
 use super::plugins;
 use super::xml::{Decoded, Element, Found, Value};
 use crate::config::hook::When;
-use crate::config::{Config, Daemon, Initial, Level, Mirror, Target};
+use crate::config::{Config, Daemon, Initial, Mirror, Target};
 use crate::filter::Filter;
-use crate::sync::location::Location;
+use crate::location::Location;
+use crate::log::Level;
 
 /// Most minutes and seconds that make sense: ten years.
 const MAX_MINUTES: u64 = 10 * 366 * 24 * 60;

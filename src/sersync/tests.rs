@@ -7,7 +7,8 @@ use proptest::prelude::*;
 
 use super::{Flags, Loaded, read};
 use crate::config::hook::{Action, When};
-use crate::config::{Compress, Config, Initial, Level};
+use crate::config::{Compress, Config, Initial};
+use crate::log::Level;
 
 /// Every element, with values as sites have them.
 const WHOLE: &str = r#"<?xml version="1.0" encoding="ISO-8859-1"?>

@@ -89,7 +89,7 @@ impl WatchReport {
 #[error(
     "no inotify watches left for {} and what is below; that is rescanned instead, which is slower: \
      fs.inotify.max_user_watches is {}, {watched} are in use here and at least {} are needed; raise it with sysctl",
-    crate::status::plural(*unwatched as u64, "directory"), limit.map_or("unknown".to_owned(), |limit| limit.to_string()), watched + unwatched
+    crate::text::plural(*unwatched as u64, "directory"), limit.map_or("unknown".to_owned(), |limit| limit.to_string()), watched + unwatched
 )]
 pub struct OutOfWatches {
     /// `fs.inotify.max_user_watches`, shared with all processes of this user.

@@ -54,7 +54,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::stat::fstat;
 use nix::sys::statfs::{self, FsType, fstatfs};
 
-use crate::resolve::Root;
+use crate::root::Root;
 use crate::sys::handle::{FsId, fs_id, name_to_handle};
 pub use clock::{Clock, SLACK, Wall};
 pub use dirs::{DirSet, Dirs, Object, OpenByHandle, Place};

@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::{HookState, Mirror, Snapshot, Target, TargetState, plural, span};
+use super::{HookState, Mirror, Snapshot, Target, TargetState};
 use crate::exit::ExitCode;
+use crate::text::{plural, span};
 
 /// How many of what is not well the verdict names.
 const NAMED: usize = 3;

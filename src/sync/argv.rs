@@ -32,11 +32,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::below::Below;
-use super::location::{Location, remote_shell, whole_seconds, with_option};
 use super::probe::RsyncFacts;
 use super::renames::{self, Renamed};
 use crate::config::{self, Compress, Extras};
-use crate::failover::mark;
+use crate::location::{Location, remote_shell, whole_seconds, with_option};
+use crate::role::mark;
 
 /// What one rsync is started for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +66,7 @@ pub enum Pass {
     Clear,
     /// A dry run of a shallow batch that names nothing there is: is the target usable.
     Probe,
-    /// Copies the target's role mark ([`crate::failover::mark`]) into [`Spec::root`].
+    /// Copies the target's role mark ([`crate::role::mark`]) into [`Spec::root`].
     Role,
 }
 

@@ -27,7 +27,7 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 
 use super::argv::inherited;
-use super::location::Location;
+use crate::location::Location;
 use crate::path::{self, RelPath};
 
 /// Bytes that a list has to lose. `scripts/batching --only prefix`: 4,000 are worth 9 ms, 8,000 are worth 25. A list that begins below

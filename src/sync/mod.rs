@@ -2,13 +2,11 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | [`location`] | where a target is |
 //! | [`argv`] | the command lines of every pass, and the environment they run in |
 //! | [`renames`] | the command lines that carry a rename |
 //! | [`below`] | runs that begin below the root, so that long lists get shorter |
 //! | [`password`] | a module's password, from its file to that environment |
 //! | [`filelist`] | the list of paths as rsync reads it |
-//! | [`guard`] | what keeps a source that lost its files from taking them off the targets |
 //! | [`normal`] | the last look at the disk before a list leaves: what is listed, and in which state it is |
 //! | [`output`] | rsync's output, read line by line in bounded memory |
 //! | [`outcome`] | exit code and output, judged by what to do next |
@@ -20,20 +18,18 @@
 
 mod acks;
 pub mod ambient;
-pub mod apart;
 pub mod argv;
 pub mod below;
 mod fewer;
 pub mod filelist;
 pub mod first;
-pub mod guard;
-pub mod location;
 mod messages;
 pub mod normal;
 pub mod outcome;
 pub mod output;
 pub mod password;
 pub mod probe;
+mod progress;
 pub(crate) mod pulse;
 pub mod renames;
 pub mod retries;

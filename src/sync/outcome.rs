@@ -269,9 +269,9 @@ pub fn words(reason: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::super::location::Location;
     use super::super::output::{Names, Stream};
     use super::*;
+    use crate::location::Location;
     use std::path::Path;
 
     #[test]

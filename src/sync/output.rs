@@ -305,7 +305,7 @@ impl Output {
     pub fn messages(&self) -> Vec<Vec<u8>> {
         let mut out = self.head.clone();
         if self.dropped > 0 {
-            out.push(format!("({})", crate::status::plural(self.dropped, "more line")).into_bytes());
+            out.push(format!("({})", crate::text::plural(self.dropped, "more line")).into_bytes());
         }
         out.extend(self.tail.iter().cloned());
         out
@@ -588,8 +588,8 @@ impl Partial {
 
 #[cfg(test)]
 mod tests {
-    use super::super::location::Location;
     use super::*;
+    use crate::location::Location;
     use std::path::Path;
 
     fn read(stdout: &[u8], stderr: &[u8], piece: usize) -> Output {

@@ -15,9 +15,11 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use super::argv::environment;
 use super::outcome::{Exit, Outcome, Verdict};
 use super::output::Signs;
 use super::run::{CollectError, collect};
+use crate::config::LocalRsync;
 use crate::path::Shown;
 
 /// The oldest rsync that is taken. It knows every option of [`super::argv`] but `--confine-root`.
@@ -49,6 +51,19 @@ pub struct RsyncFacts {
     pub xattrs: bool,
     /// What `--compress-choice` takes.
     pub compress: Vec<String>,
+}
+
+/// The rsync of this host, run to be asked.
+pub struct Asked;
+
+impl LocalRsync for Asked {
+    fn unconfined(&self, rsync: &Path) -> Option<String> {
+        RsyncFacts::probe(rsync, &environment(std::env::vars_os())).ok()?.unconfined()
+    }
+
+    fn refuses(&self, rsync: &Path, args: &[String]) -> Option<String> {
+        RsyncFacts::refused(rsync, args, &environment(std::env::vars_os()))
+    }
 }
 
 /// Why rsync cannot be used.

@@ -24,9 +24,9 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::argv::{ITEMS, Pass, Spec, inherited, lists_whole, receiver_only, transport};
-use super::location::Location;
-use super::location::whole_seconds;
 use crate::config::Extras;
+use crate::location::Location;
+use crate::location::whole_seconds;
 use crate::path::RelPath;
 
 /// Blocks of [`Pass::LikeOthers`]: the largest there are, since nearly all are expected to match.

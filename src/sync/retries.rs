@@ -16,7 +16,7 @@ use super::output::Words;
 use crate::cover::Cover;
 use crate::dirty::{Entry, Kind};
 use crate::path::{self, RelPath};
-use crate::status::plural;
+use crate::text::plural;
 
 /// Rounds that a batch is run whole before it is split.
 pub(crate) const WHOLE_ROUNDS: u32 = 3;

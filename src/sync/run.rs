@@ -28,9 +28,9 @@ use super::password::{PasswordError, password, with_password};
 #[cfg(test)]
 use super::scripted::{Child, hasten};
 use crate::config;
-use crate::failover::mark;
 use crate::path::RelPath;
 use crate::privilege;
+use crate::role::mark;
 #[cfg(not(test))]
 use crate::sys::child::Child;
 use crate::sys::child::{FeedError, Limits, OpenFile, SpawnError, Stdin, User, WaitsOn, Work};

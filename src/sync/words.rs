@@ -5,8 +5,8 @@ use std::path::Path;
 
 use memchr::memmem;
 
-use super::location::Location;
 use crate::config::Nodes;
+use crate::location::Location;
 use crate::path::RelPath;
 
 /// How paths in rsync's messages are written: what to take off to get a path below the root.

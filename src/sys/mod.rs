@@ -21,6 +21,7 @@ pub mod memfd;
 pub mod mount;
 pub mod movemount;
 pub mod packets;
+pub mod patient;
 pub mod pipe;
 pub mod priority;
 pub mod queue;

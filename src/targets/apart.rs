@@ -1,10 +1,10 @@
-//! Places that are left alone ([`crate::sync::apart`]), at one target: which runs end because of
+//! Places that are left alone ([`crate::apart`]), at one target: which runs end because of
 //! them, and what waits for their end.
 
 use std::sync::Arc;
 
 use super::*;
-use crate::sync::apart::{Apart, Due};
+use crate::apart::{Apart, Due};
 
 /// What is known of such places, and what waits.
 #[derive(Default)]

@@ -9,8 +9,8 @@ use std::sync::mpsc;
 use std::thread;
 
 use super::*;
+use crate::location::Location;
 use crate::sync::below::{Below, open_below, shared};
-use crate::sync::location::Location;
 
 /// So many runs in a row that did not get through, and none begins below until the target was away.
 const REFUSALS: u32 = 3;

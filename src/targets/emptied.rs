@@ -23,7 +23,7 @@ use nix::fcntl::AtFlags;
 use nix::sys::stat::fstatat;
 
 use crate::path::{self, RelPath};
-use crate::resolve::Root;
+use crate::root::Root;
 
 /// Names that are looked for again, at most.
 const SAMPLE: usize = 1_000;

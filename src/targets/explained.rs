@@ -76,7 +76,7 @@ impl Target {
 }
 
 fn span(time: Duration) -> String {
-    status::span(time.as_secs_f64())
+    crate::text::span(time.as_secs_f64())
 }
 
 /// What an entry for something else has to do with the path.

@@ -1,4 +1,4 @@
-//! Roles: before anything is sent, and every [`LOOK`] after, a target is asked for its mark ([`crate::failover::mark`]), and before
+//! Roles: before anything is sent, and every [`LOOK`] after, a target is asked for its mark ([`crate::role::mark`]), and before
 //! each batch our own is read. A target that is fenced off gets nothing; it is asked again, and goes on by itself once the
 //! marks allow it.
 //!
@@ -19,10 +19,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 
-use crate::failover::fence::{self, Ruling, Seen as Role};
-use crate::failover::mark::{self, MarkError};
+use crate::location::Location;
 use crate::privilege;
-use crate::sync::location::Location;
+use crate::role::fence::{self, Ruling, Seen as Role};
+use crate::role::mark::{self, MarkError};
 use crate::sys::caps;
 
 /// How often a target is asked for its mark while it is up, and after it was fenced off.

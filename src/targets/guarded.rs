@@ -1,4 +1,4 @@
-//! Runs that may delete, where deletions are guarded ([`crate::sync::guard`]): a dry run first, then what it found decides.
+//! Runs that may delete, where deletions are guarded ([`crate::guard`]): a dry run first, then what it found decides.
 //!
 //! ```text
 //! part that may delete ─► dry run ─► within the bounds ─► the run itself
@@ -16,9 +16,9 @@ use super::emptied::{self, Found, Lost, Was};
 use super::*;
 use crate::config::MaxDelete;
 use crate::cover::Cover;
+use crate::guard::{self, Hold};
 use crate::sync::below::Below;
 use crate::sync::first;
-use crate::sync::guard::{self, Hold};
 use crate::sync::renames::Renamed;
 
 /// The first pause before what is withheld is judged again; it doubles …

@@ -80,7 +80,7 @@ impl Target {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sync::location::Location;
+    use crate::location::Location;
 
     /// A watermark moves past an epoch that is flushed, and a restart looks at nothing before it.
     #[test]

@@ -149,7 +149,7 @@ mod tests {
     /// The event of a directory that is missing on the disk may not have been read yet.
     #[test]
     fn what_is_kept_does_not_leave_again_before_the_link() {
-        let cfg = config::Target::new("t", crate::sync::location::Location::parse("host:/dir").unwrap());
+        let cfg = config::Target::new("t", crate::location::Location::parse("host:/dir").unwrap());
         // The link itself may be in the batch once more.
         for (below, left) in [("p/x/y", 2), ("p/x", 2), ("p/l", 1)] {
             let mut target = Target::new(0, &Mirror::new("m", "/src"), &cfg, &RsyncFacts::default());
@@ -195,7 +195,7 @@ mod tests {
 
     fn history(seed: u64) -> Result<(), String> {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let cfg = config::Target::new("t", crate::sync::location::Location::parse("host:/dir").unwrap());
+        let cfg = config::Target::new("t", crate::location::Location::parse("host:/dir").unwrap());
         let mut target = Target::new(0, &Mirror::new("m", "/src"), &cfg, &RsyncFacts::default());
         let mut lie: BTreeMap<&str, Lies> = BTreeMap::new();
         let mut flying: Vec<Batch> = Vec::new();

@@ -14,7 +14,7 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::sync::location::Location;
+use crate::location::Location;
 use crate::sys::tcp::half_closed;
 
 /// How often is looked.

@@ -22,8 +22,8 @@ use std::os::unix::ffi::OsStrExt;
 use super::send::StandbyList;
 use super::*;
 use crate::dirty::Moves;
+use crate::guard;
 use crate::sync::below::open_below;
-use crate::sync::guard;
 use crate::sync::output::Item;
 use crate::sync::renames::{Renamed, fits};
 
@@ -275,7 +275,7 @@ impl Target {
         let Some((_, old)) = pairs.first() else { return false };
         let basis = if pass == Pass::MovedTree { old.clone() } else { parent_of(old) };
         // Nothing is saved where no bytes travel: both copies would be read to write the third.
-        let local = matches!(self.cfg.location, crate::sync::location::Location::Local(_));
+        let local = matches!(self.cfg.location, crate::location::Location::Local(_));
         if pass == Pass::LikeOthers && (local || basis != read) {
             self.send_whole(id, go);
             return false;

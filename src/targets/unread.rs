@@ -288,7 +288,7 @@ mod tests {
         let source = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(source.path().join("d/bad/sub")).unwrap();
         let root = Root::open(source.path()).unwrap();
-        let cfg = config::Target::new("t", crate::sync::location::Location::parse("host:/dir").unwrap());
+        let cfg = config::Target::new("t", crate::location::Location::parse("host:/dir").unwrap());
         let mut target = Target::new(0, &Mirror::new("m", "/src"), &cfg, &RsyncFacts::default());
         let told = [failed("d/bad", true), failed("d/none", true)];
         assert!(target.unread.learn(&subtree("d"), &told, |_| Kind::Entry));

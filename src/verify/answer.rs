@@ -1,13 +1,12 @@
 //! The daemon's side of `fansync verify`.
 
-use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
-use nix::sys::socket::{MsgFlags, recv};
-
-use super::{Options, Report, of_daemon};
-use crate::control::Handle;
+use super::of_daemon;
+use crate::engine::Handle;
 use crate::engine::Live;
+use crate::socket::has_hung_up;
+use crate::status::verify::{Options, Report};
 
 /// Compares the targets of these engines, or the ones with this name, one after the other. Ends early when the client hangs up.
 pub(crate) fn answer(client: &UnixStream, engines: &[&Handle], target: Option<&str>, options: Options) -> Vec<Report> {
@@ -19,10 +18,4 @@ pub(crate) fn answer(client: &UnixStream, engines: &[&Handle], target: Option<&s
         }
     }
     reports
-}
-
-/// Whether the other end of a connection is closed. Nothing is taken from it.
-pub(crate) fn has_hung_up(client: &UnixStream) -> bool {
-    let mut byte = [0];
-    matches!(recv(client.as_raw_fd(), &mut byte, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT), Ok(0))
 }

@@ -10,10 +10,11 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Options, Report, verify};
+use super::verify;
 use crate::config::Mirror;
-use crate::control::Handle;
+use crate::engine::Handle;
 use crate::engine::Live;
+use crate::status::verify::{Options, Report};
 
 /// Held while a comparison runs.
 static TURN: Mutex<()> = Mutex::new(());

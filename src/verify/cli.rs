@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Options, Report, alone, bar, verify};
+use super::{alone, bar, failed, verify};
 use crate::config::{Config, ConfigErrors};
 use crate::control::{self, Reply, Request};
 use crate::exit::ExitCode;
-use crate::status::{plural, span};
+use crate::status::verify::{Options, Report};
+use crate::text::{plural, span};
 
 /// Longer than any comparison takes.
 const PATIENCE: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -124,7 +125,7 @@ impl VerifyArgs {
                     let board = plan.board.clone();
                     bar::of_board(&name, &board, || verify(plan))
                 });
-                reports.push(compared.unwrap_or_else(|error| Report::failed(name, &error)));
+                reports.push(compared.unwrap_or_else(|error| failed(name, &error)));
             }
         }
         let all = |name: &Option<String>| name.clone().unwrap_or_else(|| "*".into());
@@ -198,8 +199,9 @@ impl Failed {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Difference, Error};
+    use super::super::Error;
     use super::*;
+    use crate::status::verify::Difference;
 
     #[test]
     fn what_is_printed_and_returned() {
@@ -210,9 +212,9 @@ mod tests {
             more: 3,
             ..Report::default()
         };
-        let away = Report::failed("m/c".into(), &Error::Unreachable("refused".into()));
-        let partial = Report::failed("m/d".into(), &Error::Incomplete("denied".into()));
-        let gone = Report::failed("m/e".into(), &Error::engine());
+        let away = failed("m/c".into(), &Error::Unreachable("refused".into()));
+        let partial = failed("m/d".into(), &Error::Incomplete("denied".into()));
+        let gone = failed("m/e".into(), &Error::engine());
         let text = human(&[equal.clone(), differs.clone(), away.clone()]);
         let want = "m/a: equal; 7 entries compared in 500ms; 2 more wait to be sent or changed meanwhile\n\
                     m/b: 4 paths differ\n  d/\\x0a: size, times\n  and 3 more\nm/c: not known; refused\n";

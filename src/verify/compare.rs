@@ -11,9 +11,10 @@ use std::os::fd::AsFd;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
+use super::Error;
 use super::why::Why;
-use super::{Error, Plan};
 use crate::dirty::Kind;
+use crate::engine::Plan;
 use crate::path::{self, RelPath};
 use crate::progress::{LOG_EVERY, Progress};
 use crate::sync::argv::{self, Compare, Deletions, Pass, Spec};

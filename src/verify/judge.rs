@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use super::compare::{Comparer, Differing, Found};
 use super::why::Why;
-use super::{Error, Plan, is_recent};
-use crate::engine::Live;
+use super::{Error, is_recent};
+use crate::engine::{Live, Plan};
 use crate::path::{self, RelPath};
 use crate::targets::Wrong;
 

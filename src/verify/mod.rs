@@ -16,7 +16,6 @@
 mod answer;
 pub(crate) mod background;
 mod bar;
-pub mod board;
 pub mod cli;
 mod compare;
 mod judge;
@@ -28,13 +27,14 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use serde::{Deserialize, Serialize};
-
 use crate::config::{Mirror, Target};
-use crate::engine::{Board, Live, left_alone};
+use crate::engine::{Live, Plan, left_alone};
+use crate::error::chain;
 use crate::path::RelPath;
-use crate::resolve::Root;
+use crate::root::Root;
 use crate::state::mounts::MountsFile;
+use crate::status;
+use crate::status::verify::{Difference, Options, Report};
 use crate::sync::argv;
 use crate::sync::probe::RsyncFacts;
 use crate::sync::run::RunError;
@@ -42,7 +42,7 @@ use crate::targets::Sides;
 
 pub use rehearse::rehearse;
 
-pub(crate) use answer::{answer, has_hung_up};
+pub(crate) use answer::answer;
 use compare::{Comparer, Differing};
 use judge::Judged;
 
@@ -50,29 +50,6 @@ use judge::Judged;
 const SHOWN: usize = 10;
 /// Differing paths that a report lists.
 const LISTED: usize = 10_000;
-
-/// What is compared with what.
-pub struct Plan {
-    /// The mirror.
-    pub mirror: Mirror,
-    /// The target.
-    pub sides: Sides,
-    /// The source.
-    pub root: Root,
-    /// Where it is told how far the comparison is, and what it found.
-    pub board: Board,
-    /// rsync gets only what other processes leave over.
-    pub idle: bool,
-}
-
-/// How to compare.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Options {
-    /// Files of equal size and times are read on both sides.
-    pub checksum: bool,
-    /// What differs is put right.
-    pub repair: bool,
-}
 
 /// Why a comparison gives no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -96,8 +73,7 @@ pub enum Error {
 
 impl Error {
     fn start(error: RunError) -> Error {
-        let cause = std::error::Error::source(&error).map(|e| format!(": {e}")).unwrap_or_default();
-        Error::Unavailable(format!("{error}{cause}"))
+        Error::Unavailable(chain(&error))
     }
 
     fn engine() -> Error {
@@ -105,65 +81,14 @@ impl Error {
     }
 }
 
-/// How a verification ended.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Report {
-    /// `mirror/target`.
-    pub target: String,
-    /// Paths that differ, with what is different; of a repair, those that still do. The first `LISTED`.
-    pub differences: Vec<Difference>,
-    /// Further paths that differ.
-    pub more: u64,
-    /// Paths that differed before anything was put right.
-    pub found: u64,
-    /// The first of these.
-    pub first: Vec<Difference>,
-    /// Paths that were put right.
-    pub repaired: u64,
-    /// Paths that differ and wait to be sent anyway, or changed again and again.
-    pub unsettled: u64,
-    /// Entries compared.
-    pub entries: u64,
-    /// How long it took.
-    pub seconds: f64,
-    /// Files of equal size and times were read, too.
-    pub checksum: bool,
-    /// Why there is no answer, or none for everything; empty otherwise.
-    pub error: String,
-    /// There is none because the target cannot be reached.
-    pub unreachable: bool,
-    /// There is none because rsync or the engine is not to be had.
-    pub unavailable: bool,
-}
-
-/// A path that differs.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Difference {
-    /// Relative to the source, escaped for display.
-    pub path: String,
-    /// What is different.
-    pub why: String,
-}
-
-impl Report {
-    fn failed(target: String, error: &Error) -> Report {
-        Report {
-            target,
-            error: error.to_string(),
-            unreachable: matches!(error, Error::Unreachable(_)),
-            unavailable: matches!(error, Error::Unavailable(_)),
-            ..Report::default()
-        }
-    }
-
-    /// Whether every path that could be judged is equal, and every one could.
-    pub fn is_equal(&self) -> bool {
-        self.differing() == 0 && self.error.is_empty()
-    }
-
-    /// Paths that differ.
-    pub fn differing(&self) -> u64 {
-        self.differences.len() as u64 + self.more
+/// A report that says only why there is none.
+fn failed(target: String, error: &Error) -> Report {
+    Report {
+        target,
+        error: error.to_string(),
+        unreachable: matches!(error, Error::Unreachable(_)),
+        unavailable: matches!(error, Error::Unavailable(_)),
+        ..Report::default()
     }
 }
 
@@ -171,8 +96,8 @@ impl Report {
 pub(crate) fn of_daemon(live: &Live, options: Options, going: &dyn Fn() -> bool) -> Report {
     let plan = match live.plan() {
         Some(Ok(plan)) => plan,
-        Some(Err(why)) => return Report::failed(live.name(), &Error::Source(why)),
-        None => return Report::failed(live.name(), &Error::engine()),
+        Some(Err(why)) => return failed(live.name(), &Error::Source(why)),
+        None => return failed(live.name(), &Error::engine()),
     };
     verify(&plan, Some(live), options, going)
 }
@@ -194,7 +119,7 @@ fn verify(plan: &Plan, live: Option<&Live>, options: Options, going: &dyn Fn() -
     });
     let mut report = match &repaired {
         Ok(judged) => report(judged, &first),
-        Err(error) => Report::failed(name.clone(), error),
+        Err(error) => failed(name.clone(), error),
     };
     (report.target, report.checksum, report.seconds) = (name, options.checksum, begun.elapsed().as_secs_f64());
     on_board(plan, |board| {
@@ -227,12 +152,12 @@ fn listed(differing: &Differing, most: usize) -> Vec<Difference> {
     first.map(|(path, why)| Difference { path: path.to_string(), why: why.words() }).collect()
 }
 
-fn on_board(plan: &Plan, tell: impl FnOnce(&mut board::Verify)) {
+fn on_board(plan: &Plan, tell: impl FnOnce(&mut status::Verify)) {
     tell(&mut plan.board.lock().unwrap_or_else(PoisonError::into_inner));
 }
 
-fn tell(board: &mut board::Verify, report: &Report) {
-    *board = board::Verify {
+fn tell(board: &mut status::Verify, report: &Report) {
+    *board = status::Verify {
         running: false,
         progress: None,
         ended_unix: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),

@@ -5,12 +5,13 @@ use std::fmt::Write as _;
 use bytesize::ByteSize;
 
 use super::compare::{Comparer, Found};
-use super::{Error, Plan, alone};
+use super::{Error, alone};
 use crate::config::{Config, MaxDelete, Mirror, Target};
+use crate::engine::Plan;
 use crate::exit::ExitCode;
+use crate::guard;
 use crate::path::RelPath;
-use crate::status::{are, plural};
-use crate::sync::guard;
+use crate::text::{are, plural};
 
 /// Compares every target of `config` and tells what would go there. Nothing is changed.
 pub fn rehearse(config: &Config, tell: &mut dyn FnMut(Result<String, String>)) -> ExitCode {

@@ -11,7 +11,8 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
 
 use super::Known;
-use crate::status::{Health, Hook, HookState, Mirror, Snapshot, Target, TargetState, plural, span};
+use crate::status::{Health, Hook, HookState, Mirror, Snapshot, Target, TargetState};
+use crate::text::{plural, span};
 
 /// How it is to look.
 #[derive(Clone, Copy, Debug)]

@@ -3,6 +3,5 @@
 //! Read-only, without state of its own, and without anything to log in to: whoever can connect may read metrics. File names are in the
 //! page and in `status.json`, so these two are for connections from this host only ([`site`]).
 
-pub mod history;
 pub mod http;
 pub mod site;

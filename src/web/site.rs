@@ -11,9 +11,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::http::{Request, Response};
-use crate::failover::control::Parts;
 use crate::metrics::sampler::Sampler;
-use crate::metrics::{CONTENT_TYPE, of_daemon, of_failover};
+use crate::metrics::{CONTENT_TYPE, of_daemon};
 use crate::status::Snapshot;
 
 /// The mirror daemon's documents; without `page` only those that hold no names of files.
@@ -42,16 +41,6 @@ fn told(sampler: &Sampler, answer: impl FnOnce(&Snapshot) -> Response) -> Respon
     match sampler.snapshot() {
         Ok(snapshot) => answer(&snapshot),
         Err(why) => Response::refuse(503, &why),
-    }
-}
-
-/// The failover monitor's document.
-pub fn failover(parts: Arc<Parts>) -> impl Fn(&Request) -> Response + Send + Sync {
-    move |request| {
-        guarded(request, || match request.path.as_str() {
-            "/metrics" => Response::ok(CONTENT_TYPE, of_failover(&parts.status())),
-            _ => Response::refuse(404, "there is /metrics"),
-        })
     }
 }
 

@@ -14,7 +14,7 @@
 use super::code::{CODE, ID, Id, VERSION};
 use super::{Reply, Request};
 use crate::failover::machine::Report;
-use crate::failover::mark::{LAST_EPOCH, Mark, Role};
+use crate::role::mark::{LAST_EPOCH, Mark, Role};
 
 /// Bytes of what a server says first.
 pub const GREETING: usize = VERSION.len() + 2 * ID;

@@ -7,8 +7,8 @@
 
 use std::path::Path;
 
-use super::super::location::Location;
 use super::super::output::{Names, Output, Stream};
+use crate::location::Location;
 use crate::path::{RelPath, Shown};
 
 /// By the receiver or the generator, with `rsync: [receiver] ` before it and `: Operation not

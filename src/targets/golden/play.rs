@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use super::answers::{self, Task};
 use super::world::{What, World, parent};
+use crate::apart::{Apart, Why};
 use crate::config::hook::{Action, Command, Hook, Input as HookInput, When};
 use crate::config::{Initial, MaxDelete};
 use crate::links::names::{Found as NamesFound, Job as NamesJob};
 use crate::links::{self, Inode};
-use crate::sync::apart::{Apart, Why};
-use crate::sync::location::Location;
+use crate::location::Location;
 use crate::sync::probe::Version;
 use crate::sync::scripted::{NO_PID, Play as Stage, Played};
 use crate::sys::child::{Exit, OpenFile};

@@ -2,13 +2,13 @@
 
 use prometheus::proto::MetricFamily;
 
-use super::Kind::{Counter, Gauge};
-use super::{Metric, Row, row, truth};
-use crate::failover::control::Status;
-use crate::failover::front::Shown as Front;
-use crate::failover::machine::{Alarm, Report, Side};
-use crate::failover::mark::Role;
-use crate::failover::monitor::{Shown, ShownServer};
+use super::control::Status;
+use super::front::Shown as Front;
+use super::machine::{Alarm, Report, Side};
+use super::monitor::{Shown, ShownServer};
+use crate::metrics::Kind::{Counter, Gauge};
+use crate::metrics::{self, Row, row, truth};
+use crate::role::mark::Role;
 
 const SERVER: &[Row<Report>] = &[
     row(Gauge, "fansync_failover_role_primary", &[], "1 while this server's tree is marked as the primary's.", |r, v| {
@@ -88,22 +88,28 @@ const FRONT: &[Row<Front>] = &[
 const F: &[&str] = &["failover"];
 const S: &[&str] = &["failover", "side"];
 
-pub(super) fn families(status: &Status) -> Vec<MetricFamily> {
+/// The failover monitor's metrics.
+pub(crate) fn text(status: &Status) -> String {
+    metrics::with_process(families(status))
+}
+
+fn families(status: &Status) -> Vec<MetricFamily> {
     let mounts = status.failovers.iter();
     let sides = mounts.clone().flat_map(|f| {
         let named = ["primary", "backup"].into_iter().zip(&f.servers);
         named.map(|(side, s)| (vec![f.name.as_str(), side], s))
     });
     [
-        super::families(SERVER, status.server.iter().map(|r| (Vec::new(), r))),
-        super::families(MOUNT, mounts.map(|f| (vec![f.name.as_str()], f))),
-        super::families(SIDE, sides),
-        super::families(FRONT, std::iter::once((Vec::new(), &status.front))),
+        metrics::families(SERVER, status.server.iter().map(|r| (Vec::new(), r))),
+        metrics::families(MOUNT, mounts.map(|f| (vec![f.name.as_str()], f))),
+        metrics::families(SIDE, sides),
+        metrics::families(FRONT, std::iter::once((Vec::new(), &status.front))),
     ]
     .concat()
 }
 
-pub(super) fn all() -> Vec<Metric> {
+#[cfg(test)]
+pub(crate) fn all() -> Vec<metrics::Metric> {
     let (server, mount, side) = (SERVER.iter().map(|r| r.metric), MOUNT.iter().map(|r| r.metric), SIDE.iter().map(|r| r.metric));
     server.chain(mount).chain(side).chain(FRONT.iter().map(|r| r.metric)).collect()
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::Handle;
+use super::handle::Handle;
 
 /// The ways to all engines, and what is to be known of all together. Clones share one value.
 #[derive(Clone, Default)]

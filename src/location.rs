@@ -113,7 +113,7 @@ pub fn remote_shell(words: Option<&str>, connect_timeout: Duration) -> String {
 }
 
 /// An ssh with one more option, which does not outdo those that it has; another shell as it is.
-pub(super) fn with_option(words: &str, option: &str) -> String {
+pub(crate) fn with_option(words: &str, option: &str) -> String {
     let program = words.split_whitespace().next().map(Path::new).and_then(Path::file_name);
     match program.is_some_and(|name| name == "ssh") {
         true => format!("{words} -o {option}"),
@@ -122,7 +122,7 @@ pub(super) fn with_option(words: &str, option: &str) -> String {
 }
 
 /// Rounded up, at least one.
-pub(super) fn whole_seconds(duration: Duration) -> u64 {
+pub(crate) fn whole_seconds(duration: Duration) -> u64 {
     (duration.as_secs() + u64::from(duration.subsec_nanos() > 0)).max(1)
 }
 

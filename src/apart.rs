@@ -20,9 +20,9 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
-use super::guard::Hold;
 use crate::dirty::Kind;
 use crate::filter::Filter;
+use crate::guard::Hold;
 use crate::path::{self, RelPath};
 
 /// Why a place is left alone.

@@ -1,4 +1,4 @@
-//! What `status` tells of a target's verifications.
+//! What is asked for and told of a comparison of a target with its source: by `fansync verify`, and in the status.
 
 use std::fmt::Write as _;
 use std::time::{Duration, UNIX_EPOCH};
@@ -6,7 +6,63 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::progress::Progress;
-use crate::status::{plural, span};
+use crate::text::{plural, span};
+
+/// How to compare.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Options {
+    /// Files of equal size and times are read on both sides.
+    pub checksum: bool,
+    /// What differs is put right.
+    pub repair: bool,
+}
+
+/// How a verification ended.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// `mirror/target`.
+    pub target: String,
+    /// Paths that differ, with what is different; of a repair, those that still do. The first `LISTED`.
+    pub differences: Vec<Difference>,
+    /// Further paths that differ.
+    pub more: u64,
+    /// Paths that differed before anything was put right.
+    pub found: u64,
+    /// The first of these.
+    pub first: Vec<Difference>,
+    /// Paths that were put right.
+    pub repaired: u64,
+    /// Paths that differ and wait to be sent anyway, or changed again and again.
+    pub unsettled: u64,
+    /// Entries compared.
+    pub entries: u64,
+    /// How long it took.
+    pub seconds: f64,
+    /// Files of equal size and times were read, too.
+    pub checksum: bool,
+    /// Why there is no answer, or none for everything; empty otherwise.
+    pub error: String,
+    /// There is none because the target cannot be reached.
+    pub unreachable: bool,
+    /// There is none because rsync or the engine is not to be had.
+    pub unavailable: bool,
+}
+
+/// A path that differs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// Relative to the source, escaped for display.
+    pub path: String,
+    /// What is different.
+    pub why: String,
+}
+
+impl Report {
+    /// Paths that differ.
+    pub fn differing(&self) -> u64 {
+        self.differences.len() as u64 + self.more
+    }
+}
 
 /// A comparison of a target with the source (`fansync verify`, `verify_every`).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -25,8 +25,8 @@ use nix::sys::stat::{Mode, fstatat};
 use crate::config::MaxDelete;
 use crate::filter::Filter;
 use crate::path::{self, RelPath};
-use crate::resolve::Root;
-use crate::status::plural;
+use crate::root::Root;
+use crate::text::plural;
 
 /// A target that would lose fewer entries does not stop the mirror because its source is empty.
 pub const EMPTIED_MIN: u64 = 10;

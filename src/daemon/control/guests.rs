@@ -16,7 +16,7 @@ const FRESH: Duration = Duration::from_millis(250);
 
 /// All of them.
 #[derive(Clone, Default)]
-pub(super) struct Guests(Arc<Shared>);
+pub(in crate::daemon::control) struct Guests(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
@@ -25,7 +25,7 @@ struct Shared {
 }
 
 /// The place of a connection.
-pub(super) struct Place {
+pub(in crate::daemon::control) struct Place {
     guests: Guests,
     user: u32,
 }
@@ -36,7 +36,7 @@ fn locked<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Guests {
     /// A place for a connection of this user, if there is one.
-    pub(super) fn enter(&self, user: u32) -> Option<Place> {
+    pub(in crate::daemon::control) fn enter(&self, user: u32) -> Option<Place> {
         let mut by_user = locked(&self.0.by_user);
         let all: usize = by_user.values().sum();
         if all >= OF_ALL || by_user.get(&user).is_some_and(|&own| own >= OF_ONE) {
@@ -47,7 +47,7 @@ impl Guests {
     }
 
     /// An answer that was made a moment ago, or a new one. Others wait for it meanwhile.
-    pub(super) fn answer(&self, make: impl FnOnce() -> String) -> Arc<str> {
+    pub(in crate::daemon::control) fn answer(&self, make: impl FnOnce() -> String) -> Arc<str> {
         let mut last = locked(&self.0.answer);
         if let Some((made, text)) = &*last
             && made.elapsed() < FRESH

@@ -360,7 +360,7 @@ pub fn put_beside(tree: &Path, name: &str, content: &[u8], mode: u32) -> Result<
 ///
 /// # Errors
 /// As [`put_beside`].
-pub(super) fn remove_beside(tree: &Path, name: &str) -> Result<(), MarkError> {
+pub(crate) fn remove_beside(tree: &Path, name: &str) -> Result<(), MarkError> {
     let Some(dir) = directory(tree)? else { return Ok(()) };
     replace::remove(&dir, name.as_ref()).map_err(|source| MarkError::Io {
         what: "remove",

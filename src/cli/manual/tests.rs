@@ -34,7 +34,7 @@ fn every_command_and_option_has_its_place() {
 fn the_file_format_has_every_key() {
     let text = plain(&page("fansync.toml"));
     let mut keys = 0;
-    for line in include_str!("../../docs/config.md").lines() {
+    for line in include_str!("../../../docs/config.md").lines() {
         let Some(key) = line.strip_prefix("| `").and_then(|rest| rest.split_once('`')).map(|(key, _)| key) else { continue };
         assert!(text.contains(&format!(".TP\n{key} (")), "{key} is not in {text}");
         keys += 1;
