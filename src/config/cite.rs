@@ -183,7 +183,7 @@ impl Written {
 }
 
 /// Where a key is, or the section that it is missing in.
-pub(super) fn place(places: &HashMap<String, Range<usize>>, key: &str) -> Option<Range<usize>> {
+pub(crate) fn place(places: &HashMap<String, Range<usize>>, key: &str) -> Option<Range<usize>> {
     let above = std::iter::successors(Some(key), |key| key.rsplit_once('.').map(|(above, _)| above));
     above.into_iter().find_map(|key| places.get(key)).cloned()
 }

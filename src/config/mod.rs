@@ -7,7 +7,7 @@
 
 mod args;
 mod checked;
-mod cite;
+pub(crate) mod cite;
 mod ground;
 pub mod hook;
 mod origins;
@@ -17,7 +17,7 @@ mod secrets;
 mod setid;
 #[cfg(test)]
 mod tests;
-mod toml;
+pub(crate) mod toml;
 pub mod units;
 mod whose;
 mod world;

@@ -35,33 +35,58 @@ pub(super) fn parse(text: &str, file: Option<&Path>) -> Result<Config, ConfigErr
 
 /// The same, and where each value is.
 pub(super) fn parse_written(text: &str, file: Option<&Path>) -> Result<(Config, Written), ConfigErrors> {
-    let (document, errors) = DeTable::parse_recoverable(text);
-    let mut found = Found::default();
-    if !errors.is_empty() {
-        // What follows a syntax error is guesswork of the parser: tell only the errors.
-        let problem = |at: Option<Range<usize>>, message: &str| Problem {
-            secret: at.as_ref().is_some_and(|at| may_hold_secret(text, at.start)),
-            help: at.as_ref().and_then(|at| help_with_syntax(text, at.start, message)),
-            at,
-            ..Problem::new(message)
+    let form = Form { elsewhere: ELSEWHERE, is_secret: may_hold_secret, whole, judge: super::judge };
+    let (mut config, places) = form.read(text, file)?;
+    super::origins::note(&mut config.mirrors, &places, text, file);
+    Ok((config, Written { file: file.map(Path::to_owned), text: text.to_owned(), places }))
+}
+
+/// Where the value of a key is, by its path (`mirror.0.target.1.args.2`).
+pub(crate) type Places = HashMap<String, Range<usize>>;
+
+/// What a file is to be.
+pub(crate) struct Form<T> {
+    /// Keys that are often written into another table than their own, with that.
+    pub elsewhere: &'static [(&'static str, &'static str)],
+    /// Whether the line at a place may hold a secret, and is not to be shown.
+    pub is_secret: fn(&str, usize) -> bool,
+    /// Reads the whole document; `None` where something that it needs is missing or wrong.
+    pub whole: fn(&mut Section<'_, '_>) -> Option<T>,
+    /// The rules that do not hold.
+    pub judge: fn(&T, &Places) -> Vec<Problem>,
+}
+
+impl<T> Form<T> {
+    /// Reads `text`; `file` is named in the errors.
+    ///
+    /// # Errors
+    /// All that is wrong in shape; if nothing is, all rules that do not hold.
+    pub fn read(&self, text: &str, file: Option<&Path>) -> Result<(T, Places), ConfigErrors> {
+        let (document, errors) = DeTable::parse_recoverable(text);
+        let shield = |mut problems: Vec<Problem>| {
+            problems.iter_mut().for_each(|p| p.secret |= p.at.as_ref().is_some_and(|at| (self.is_secret)(text, at.start)));
+            ConfigErrors::new(file, text, problems)
         };
-        let problems = errors.iter().map(|e| problem(e.span(), e.message())).collect();
-        return Err(ConfigErrors::new(file, text, problems));
-    }
-    let config = whole(document, &mut found);
-    let Found { mut problems, places } = found;
-    let shield = |mut problems: Vec<Problem>| {
-        problems.iter_mut().for_each(|p| p.secret |= p.at.as_ref().is_some_and(|at| may_hold_secret(text, at.start)));
-        ConfigErrors::new(file, text, problems)
-    };
-    match config {
-        Some(mut config) if problems.is_empty() => {
-            problems.extend(super::judge(&config, &places));
-            super::origins::note(&mut config.mirrors, &places, text, file);
-            let written = Written { file: file.map(Path::to_owned), text: text.to_owned(), places };
-            if problems.is_empty() { Ok((config, written)) } else { Err(shield(problems)) }
+        if !errors.is_empty() {
+            // What follows a syntax error is guesswork of the parser: tell only the errors.
+            let problem = |at: Option<Range<usize>>, message: &str| Problem {
+                help: at.as_ref().and_then(|at| help_with_syntax(text, at.start, message)),
+                at,
+                ..Problem::new(message)
+            };
+            return Err(shield(errors.iter().map(|e| problem(e.span(), e.message())).collect()));
         }
-        _ => Err(shield(problems)),
+        let mut found = Found { problems: Vec::new(), places: Places::new(), elsewhere: self.elsewhere };
+        let mut top = Section::new(document, String::new(), "the file", &mut found);
+        let read = (self.whole)(&mut top);
+        top.finish();
+        match read {
+            Some(read) if found.problems.is_empty() => match (self.judge)(&read, &found.places) {
+                none if none.is_empty() => Ok((read, found.places)),
+                problems => Err(shield(problems)),
+            },
+            _ => Err(shield(found.problems)),
+        }
     }
 }
 
@@ -81,15 +106,14 @@ fn help_with_syntax(text: &str, at: usize, message: &str) -> Option<String> {
 }
 
 /// What reading has found besides values.
-#[derive(Default)]
 struct Found {
     problems: Vec<Problem>,
-    /// Where the value of a key is, by its path (`mirror.0.target.1.args.2`).
-    places: HashMap<String, Range<usize>>,
+    places: Places,
+    elsewhere: &'static [(&'static str, &'static str)],
 }
 
 /// A table that is being read; [`Section::finish`] tells what nobody asked for.
-struct Section<'i, 'f> {
+pub(crate) struct Section<'i, 'f> {
     table: DeTable<'i>,
     at: Range<usize>,
     path: String,
@@ -124,7 +148,12 @@ impl<'i, 'f> Section<'i, 'f> {
     }
 
     /// Reads a string by `parse`; a problem becomes none.
-    fn text<T, E: Display>(&mut self, key: &'static str, want: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Option<T> {
+    pub(crate) fn text<T, E: Display>(
+        &mut self,
+        key: &'static str,
+        want: &str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
         let value = self.take(key)?;
         let Some(text) = value.get_ref().as_str() else {
             self.wrong(key, &value, want);
@@ -133,7 +162,7 @@ impl<'i, 'f> Section<'i, 'f> {
         parse(text).map_err(|e| self.found.problems.push(Problem::new(e.to_string()).at(value.span()))).ok()
     }
 
-    fn required<T>(&mut self, key: &'static str, what: &str, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
+    pub(crate) fn required<T>(&mut self, key: &'static str, what: &str, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
         if self.table.contains_key(key) {
             return read(self);
         }
@@ -143,15 +172,15 @@ impl<'i, 'f> Section<'i, 'f> {
         None
     }
 
-    fn string(&mut self, key: &'static str) -> Option<String> {
+    pub(crate) fn string(&mut self, key: &'static str) -> Option<String> {
         self.text(key, "a string", |t| Ok::<_, String>(t.to_owned()))
     }
 
-    fn path(&mut self, key: &'static str) -> Option<PathBuf> {
+    pub(crate) fn path(&mut self, key: &'static str) -> Option<PathBuf> {
         self.string(key).map(PathBuf::from)
     }
 
-    fn duration(&mut self, key: &'static str) -> Option<Duration> {
+    pub(crate) fn duration(&mut self, key: &'static str) -> Option<Duration> {
         self.text(key, "a time in quotes, as in \"500ms\"", units::duration)
     }
 
@@ -178,13 +207,18 @@ impl<'i, 'f> Section<'i, 'f> {
         found
     }
 
-    fn count(&mut self, key: &'static str) -> Option<usize> {
+    pub(crate) fn count(&mut self, key: &'static str) -> Option<usize> {
+        self.number(key, "a whole number, not negative")
+    }
+
+    pub(crate) fn number<T: TryFrom<usize>>(&mut self, key: &'static str, want: &str) -> Option<T> {
         let value = self.take(key)?;
-        let count = value.get_ref().as_integer().and_then(|i| usize::from_str_radix(i.as_str(), i.radix()).ok());
-        if count.is_none() {
-            self.wrong(key, &value, "a whole number, not negative");
+        let number = value.get_ref().as_integer().and_then(|i| usize::from_str_radix(i.as_str(), i.radix()).ok());
+        let number = number.and_then(|n| T::try_from(n).ok());
+        if number.is_none() {
+            self.wrong(key, &value, want);
         }
-        count
+        number
     }
 
     /// A number, or a share in quotes.
@@ -207,15 +241,33 @@ impl<'i, 'f> Section<'i, 'f> {
         }
     }
 
-    fn choice<T: ValueEnum>(&mut self, key: &'static str) -> Option<T> {
+    pub(crate) fn choice<T: ValueEnum>(&mut self, key: &'static str) -> Option<T> {
         let names: Vec<_> =
             T::value_variants().iter().filter_map(|v| Some(format!("{:?}", v.to_possible_value()?.get_name()))).collect();
         let want = format!("one of {}", names.join(", "));
         self.text(key, &want, |text| T::from_str(text, false).map_err(|_| format!("{key} is {text:?}, and should be {want}")))
     }
 
+    /// The choices of a list.
+    pub(crate) fn choices<T: ValueEnum>(&mut self, key: &'static str) -> Option<Vec<T>> {
+        let names: Vec<_> =
+            T::value_variants().iter().filter_map(|v| Some(format!("{:?}", v.to_possible_value()?.get_name()))).collect();
+        let strings = self.strings(key)?;
+        let mut out = Vec::new();
+        for text in &strings {
+            match T::from_str(text.get_ref(), false) {
+                Ok(choice) => out.push(choice),
+                Err(_) => {
+                    let message = format!("{key} has {:?}, and should have of {}", text.get_ref(), names.join(", "));
+                    self.found.problems.push(Problem::new(message).at(text.span()));
+                }
+            }
+        }
+        (out.len() == strings.len()).then_some(out)
+    }
+
     /// The strings of a list with their places.
-    fn strings(&mut self, key: &'static str) -> Option<Vec<Spanned<String>>> {
+    pub(crate) fn strings(&mut self, key: &'static str) -> Option<Vec<Spanned<String>>> {
         let value = self.take(key)?;
         let Some(array) = value.get_ref().as_array() else {
             self.wrong(key, &value, "a list of strings");
@@ -233,7 +285,7 @@ impl<'i, 'f> Section<'i, 'f> {
     }
 
     /// A table below this one; without it, an empty one, so that its defaults are read in one place.
-    fn table<T>(&mut self, key: &'static str, title: &'static str, read: impl FnOnce(&mut Section<'i, '_>) -> T) -> T {
+    pub(crate) fn table<T>(&mut self, key: &'static str, title: &'static str, read: impl FnOnce(&mut Section<'i, '_>) -> T) -> T {
         let table = match self.take(key) {
             None => Spanned::new(self.at.clone(), DeTable::new()),
             Some(value) => {
@@ -253,8 +305,19 @@ impl<'i, 'f> Section<'i, 'f> {
         out
     }
 
+    /// A table below this one, if it is there.
+    pub(crate) fn optional<T>(
+        &mut self,
+        key: &'static str,
+        title: &'static str,
+        read: impl FnOnce(&mut Section<'i, '_>) -> T,
+    ) -> Option<T> {
+        self.asked.push(key);
+        self.table.contains_key(key).then(|| self.table(key, title, read))
+    }
+
     /// The tables of a list of them, in order; `None` for each that is incomplete.
-    fn tables<T>(
+    pub(crate) fn tables<T>(
         &mut self,
         key: &'static str,
         title: &'static str,
@@ -290,7 +353,7 @@ impl<'i, 'f> Section<'i, 'f> {
     /// The table that `key` belongs to, if it is another one. Hooks have keys of the same names
     /// with other meanings.
     fn owner_of(&self, key: &str) -> Option<&'static str> {
-        let table = ELSEWHERE.iter().find(|(name, _)| *name == key)?.1;
+        let table = self.found.elsewhere.iter().find(|(name, _)| *name == key)?.1;
         (table != self.title && self.title != "[[mirror.hook]]").then_some(table)
     }
 
@@ -354,11 +417,9 @@ fn kind(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-fn whole(document: Spanned<DeTable<'_>>, found: &mut Found) -> Option<Config> {
-    let mut top = Section::new(document, String::new(), "the file", found);
+fn whole(top: &mut Section<'_, '_>) -> Option<Config> {
     let daemon = top.table("daemon", "[daemon]", daemon);
     let mirrors = top.tables("mirror", "[[mirror]]", mirror);
-    top.finish();
     Some(Config { daemon, mirrors: mirrors.into_iter().collect::<Option<_>>()? })
 }
 

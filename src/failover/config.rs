@@ -1,65 +1,56 @@
 //! The file of `fansync failover`: what a server needs, what a client needs, or both.
 //!
-//! Read by serde, told with the same citations as the mirror's file: an unknown key is an error with its place.
+//! Read key by key as the mirror's file is, so that all that is wrong is told at once, with its place.
 
 use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::ValueEnum;
 use nix::unistd::User;
-use serde::{Deserialize, Deserializer};
+use toml::Spanned;
 
 use super::front::sandbox::Identity;
 use super::machine::{Side, Thresholds};
 use super::{probe, wire};
-use crate::config::{ConfigErrors, Problem, may_hold_url, units};
+use crate::config::toml::{Form, Places, Section};
+use crate::config::{ConfigErrors, Problem, cite, may_hold_url, units};
 use crate::log::{Level, LogConfig, LogFormat};
 
 /// Everything.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// `[daemon]`.
     pub daemon: Daemon,
     /// `[server]`: this host exports the tree.
     pub server: Option<Server>,
     /// `[[failover]]`: this host mounts it.
-    #[serde(default, rename = "failover")]
     pub clients: Vec<Client>,
 }
 
 /// What concerns the process.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Daemon {
     /// The secret that all hosts share.
     pub key_file: PathBuf,
     /// For status and orders.
-    #[serde(default = "socket")]
     pub socket: PathBuf,
     /// Where mounts are kept ready, and what was held is remembered.
-    #[serde(default = "run_dir")]
     pub run_dir: PathBuf,
     /// Where metrics are served, if at all.
-    #[serde(default, deserialize_with = "address")]
     pub metrics: Option<SocketAddr>,
     /// Whether what reads from the network has given up its rights.
-    #[serde(default)]
     pub sandbox: Sandbox,
     /// The user that it becomes then.
-    #[serde(default = "sandbox_user")]
     pub sandbox_user: String,
     /// `text` or `json`.
-    #[serde(default = "text", deserialize_with = "choice")]
     pub log_format: LogFormat,
     /// The least level that is written.
-    #[serde(default = "info", deserialize_with = "choice")]
     pub log_level: Level,
 }
 
 /// Whether the process that reads from the network gives up its rights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Sandbox {
     /// Without that nothing runs.
     #[default]
@@ -69,8 +60,7 @@ pub enum Sandbox {
 }
 
 /// A server's part.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
     /// The exported tree, which holds the mark.
     pub tree: PathBuf,
@@ -81,24 +71,19 @@ pub struct Server {
     /// What is exported, as exportfs(8) takes it: `10.0.0.0/24:/srv/data`.
     pub exports: Vec<String>,
     /// Export options besides rw and ro.
-    #[serde(default)]
     pub export_options: String,
     /// The program.
-    #[serde(default = "exportfs")]
     pub exportfs: PathBuf,
     /// The mirror daemon that pushes this tree to the peer.
-    #[serde(default = "mirror_socket")]
     pub mirror_socket: PathBuf,
     /// Its `[[mirror]]`.
     pub mirror: String,
     /// How long clients may wait for the last changes to reach the peer.
-    #[serde(default = "flush_timeout", deserialize_with = "duration")]
     pub flush_timeout: Duration,
 }
 
 /// How the mount is moved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Layout {
     /// One mount point, on which one mount replaces the other.
     Mount,
@@ -107,34 +92,28 @@ pub enum Layout {
 }
 
 /// A client's mount.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Client {
     /// For people, files and orders.
     pub name: String,
     /// The mount point, or the link.
     pub mount: PathBuf,
     /// Which of both.
-    #[serde(default = "one_mount")]
     pub layout: Layout,
     /// `[failover.primary]`.
     pub primary: Remote,
     /// `[failover.backup]`.
     pub backup: Remote,
     /// `[failover.probe]`.
-    #[serde(default)]
     pub probe: Probe,
     /// Whether fail-back begins by itself.
-    #[serde(default = "automatic")]
     pub failback: Failback,
     /// `[[failover.hook]]`.
-    #[serde(default, rename = "hook")]
     pub hooks: Vec<Hook>,
 }
 
 /// Whether fail-back begins by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Failback {
     /// Once the primary has been back for `back_after`.
     Auto,
@@ -143,38 +122,30 @@ pub enum Failback {
 }
 
 /// A server as a client sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remote {
     /// Name or address.
     pub host: String,
     /// The exported directory.
     pub export: String,
     /// NFS version: `3`, `4.2`.
-    #[serde(default = "version")]
     pub version: String,
     /// Mount options besides the version.
-    #[serde(default = "options")]
     pub options: String,
     /// NFS's port.
-    #[serde(default = "nfs_port")]
     pub port: u16,
     /// Address and port of the server role there; port 7846 of `host` unless given.
     pub agent: Option<String>,
     /// For mount(8).
-    #[serde(default = "fstype")]
     pub fstype: String,
 }
 
 /// When a server counts as dead.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Probe {
     /// Between two questions to a server that answers.
-    #[serde(deserialize_with = "duration")]
     pub every: Duration,
     /// For one answer.
-    #[serde(deserialize_with = "duration")]
     pub timeout: Duration,
     /// Missing answers, ...
     pub misses: u32,
@@ -183,26 +154,22 @@ pub struct Probe {
     /// Answers in a row after which it is back.
     pub returns: u32,
     /// How long it has to be back before fail-back begins.
-    #[serde(deserialize_with = "duration")]
     pub back_after: Duration,
 }
 
 /// Whom to tell.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hook {
     /// Of what.
     pub on: Vec<Event>,
     /// A program and its arguments.
-    #[serde(default)]
     pub command: Vec<String>,
     /// Or a place to POST a JSON object to.
     pub url: Option<String>,
 }
 
 /// What hooks hear of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Event {
     /// The mount was moved to the backup.
     Switch,
@@ -353,146 +320,198 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn parse(text: &str, path: Option<&Path>) -> Result<Config, ConfigErrors> {
-        let config: Config = toml::from_str(text).map_err(|e| {
-            let secret = e.span().is_some_and(|at| may_hold_url(text, at.start));
-            let problem = Problem { at: e.span(), secret, ..Problem::new(e.message()) };
-            ConfigErrors::new(path, text, vec![problem])
-        })?;
-        let wrong = config.wrong();
-        if wrong.is_empty() {
-            Ok(config)
-        } else {
-            Err(ConfigErrors::new(path, text, wrong.into_iter().map(Problem::new).collect()))
-        }
+        let form = Form { elsewhere: &[], is_secret: may_hold_url, whole, judge };
+        form.read(text, path).map(|(config, _)| config)
     }
 
     /// How the log looks.
     pub fn log(&self) -> LogConfig {
         LogConfig { format: self.daemon.log_format, level: self.daemon.log_level }
     }
+}
 
-    fn wrong(&self) -> Vec<String> {
-        let mut out = Vec::new();
-        let mut absolute = |what: &str, path: &Path| {
-            let plain = path.components().all(|c| !matches!(c, std::path::Component::ParentDir));
-            if !path.is_absolute() || !plain || path.components().count() < 2 {
-                out.push(format!("{what} {} is not an absolute path below / without ..", path.display()));
-            }
-        };
-        absolute("key_file", &self.daemon.key_file);
-        absolute("socket", &self.daemon.socket);
-        absolute("run_dir", &self.daemon.run_dir);
-        if let Some(server) = &self.server {
-            absolute("tree", &server.tree);
-        }
-        self.clients.iter().for_each(|c| absolute("mount", &c.mount));
-        if self.server.is_none() && self.clients.is_empty() {
-            out.push("there is neither a [server] nor a [[failover]]".into());
-        }
-        if let Some(server) = &self.server {
-            if server.exports.is_empty() {
-                out.push("[server] has no exports; write them as exportfs takes them: \"10.0.0.0/24:/srv/data\"".into());
-            }
-            for export in server.exports.iter().filter(|e| !e.contains(":/") || e.starts_with('-')) {
-                out.push(format!("the export {export:?} is not of the form CLIENTS:/DIRECTORY"));
-            }
-            if server.export_options.split(',').any(|o| matches!(o, "ro" | "rw")) {
-                out.push("export_options must not say ro or rw: the role does".into());
-            }
-        }
-        for (i, c) in self.clients.iter().enumerate() {
-            let plain = |ch: char| ch.is_ascii_alphanumeric() || "-_".contains(ch);
-            if c.name.is_empty() || !c.name.chars().all(plain) {
-                out.push(format!("the name {:?} must be of letters, digits, - and _", c.name));
-            }
-            if self.clients[..i].iter().any(|o| o.name == c.name || o.mount == c.mount) {
-                out.push(format!("two [[failover]] have the name or the mount of {:?}", c.name));
-            }
-            if c.primary.source() == c.backup.source() {
-                out.push(format!("primary and backup of {:?} are the same", c.name));
-            }
-            let p = &c.probe;
-            if !(1..=32).contains(&p.of) || !(1..=p.of).contains(&p.misses) || p.returns == 0 {
-                out.push(format!("the probe of {:?} needs 1 <= misses <= of <= 32, and returns >= 1", c.name));
-            }
-            for remote in [&c.primary, &c.backup] {
-                if remote.host.is_empty() || remote.host.starts_with('-') || !remote.export.starts_with('/') {
-                    out.push(format!("{:?}: {} is no host and directory", c.name, remote.source()));
-                }
-                if !["3", "4", "4.0", "4.1", "4.2"].contains(&remote.version.as_str()) {
-                    out.push(format!("{:?}: NFS version {:?}; write \"3\" or \"4.2\"", c.name, remote.version));
-                }
-                if remote.options.split(',').any(|o| o == "bg") {
-                    out.push(format!("{:?}: the mount option bg hides a mount that did not come to be; remove it", c.name));
-                }
-            }
-            for hook in &c.hooks {
-                if hook.command.is_empty() == hook.url.is_none() {
-                    out.push(format!("a hook of {:?} needs a command or a url", c.name));
-                }
-            }
-        }
-        out
+fn whole(top: &mut Section<'_, '_>) -> Option<Config> {
+    let daemon = top.table("daemon", "[daemon]", daemon);
+    let server = top.optional("server", "[server]", server);
+    let clients = top.tables("failover", "[[failover]]", client);
+    let server = match server {
+        Some(read) => Some(read?),
+        None => None,
+    };
+    Some(Config { daemon: daemon?, server, clients: clients.into_iter().collect::<Option<_>>()? })
+}
+
+fn daemon(s: &mut Section<'_, '_>) -> Option<Daemon> {
+    let key_file = s.required("key_file", "\"/etc/fansync/failover.key\"", |s| s.path("key_file"));
+    let rest = Daemon {
+        key_file: PathBuf::new(),
+        socket: s.path("socket").unwrap_or_else(socket),
+        run_dir: s.path("run_dir").unwrap_or_else(|| "/run/fansync/failover".into()),
+        metrics: s.text("metrics", "an address and a port, as in \"127.0.0.1:9847\"", units::address),
+        sandbox: s.choice("sandbox").unwrap_or_default(),
+        sandbox_user: s.string("sandbox_user").unwrap_or_else(|| "nobody".into()),
+        log_format: s.choice("log_format").unwrap_or(LogFormat::Text),
+        log_level: s.choice("log_level").unwrap_or(Level::Info),
+    };
+    Some(Daemon { key_file: key_file?, ..rest })
+}
+
+fn server(s: &mut Section<'_, '_>) -> Option<Server> {
+    let tree = s.required("tree", "\"/the/tree\"", |s| s.path("tree"));
+    let peer = s.required("peer", "\"HOST:7846\"", |s| s.string("peer"));
+    let exports = s.required("exports", "[\"10.0.0.0/24:/the/tree\"]", |s| s.strings("exports"));
+    let mirror = s.required("mirror", "\"NAME\"", |s| s.string("mirror"));
+    let rest = Server {
+        tree: PathBuf::new(),
+        listen: s.string("listen"),
+        peer: String::new(),
+        exports: Vec::new(),
+        export_options: s.string("export_options").unwrap_or_default(),
+        exportfs: s.path("exportfs").unwrap_or_else(|| "exportfs".into()),
+        mirror_socket: s.path("mirror_socket").unwrap_or_else(|| "/run/fansync/status.sock".into()),
+        mirror: String::new(),
+        flush_timeout: s.duration("flush_timeout").unwrap_or(Duration::from_secs(1)),
+    };
+    Some(Server { tree: tree?, peer: peer?, exports: plain(exports?), mirror: mirror?, ..rest })
+}
+
+fn client(s: &mut Section<'_, '_>) -> Option<Client> {
+    let name = s.required("name", "\"NAME\"", |s| s.string("name"));
+    let mount = s.required("mount", "\"/the/mount\"", |s| s.path("mount"));
+    let layout = s.choice("layout").unwrap_or(Layout::Mount);
+    let primary = s.table("primary", "[failover.primary]", remote);
+    let backup = s.table("backup", "[failover.backup]", remote);
+    let probe = s.table("probe", "[failover.probe]", probe_times);
+    let failback = s.choice("failback").unwrap_or(Failback::Auto);
+    let hooks = s.tables("hook", "[[failover.hook]]", hook);
+    Some(Client {
+        name: name?,
+        mount: mount?,
+        layout,
+        primary: primary?,
+        backup: backup?,
+        probe,
+        failback,
+        hooks: hooks.into_iter().collect::<Option<_>>()?,
+    })
+}
+
+fn remote(s: &mut Section<'_, '_>) -> Option<Remote> {
+    let host = s.required("host", "\"HOST\"", |s| s.string("host"));
+    let export = s.required("export", "\"/the/tree\"", |s| s.string("export"));
+    let rest = Remote {
+        host: String::new(),
+        export: String::new(),
+        version: s.string("version").unwrap_or_else(|| "4.2".into()),
+        options: s.string("options").unwrap_or_else(|| "hard,noatime".into()),
+        port: s.number("port", "a port, from 0 to 65535").unwrap_or(probe::PORT),
+        agent: s.string("agent"),
+        fstype: s.string("fstype").unwrap_or_else(|| "nfs".into()),
+    };
+    Some(Remote { host: host?, export: export?, ..rest })
+}
+
+fn probe_times(s: &mut Section<'_, '_>) -> Probe {
+    const COUNT: &str = "a small whole number";
+    let d = Probe::default();
+    Probe {
+        every: s.duration("every").unwrap_or(d.every),
+        timeout: s.duration("timeout").unwrap_or(d.timeout),
+        misses: s.number("misses", COUNT).unwrap_or(d.misses),
+        of: s.number("of", COUNT).unwrap_or(d.of),
+        returns: s.number("returns", COUNT).unwrap_or(d.returns),
+        back_after: s.duration("back_after").unwrap_or(d.back_after),
     }
+}
+
+fn hook(s: &mut Section<'_, '_>) -> Option<Hook> {
+    let on = s.required("on", "[\"switch\", \"alarm\"]", |s| s.choices("on"));
+    let command = s.strings("command").map(plain).unwrap_or_default();
+    let url = s.string("url");
+    Some(Hook { on: on?, command, url })
+}
+
+fn plain(list: Vec<Spanned<String>>) -> Vec<String> {
+    list.into_iter().map(Spanned::into_inner).collect()
+}
+
+/// The rules that do not hold.
+fn judge(config: &Config, places: &Places) -> Vec<Problem> {
+    let mut out = Vec::new();
+    let mut wrong = |key: String, text: String| out.push(Problem { at: cite::place(places, &key), ..Problem::new(text) });
+    let mut absolute = |key: String, what: &str, path: &Path| {
+        let plain = path.components().all(|c| !matches!(c, std::path::Component::ParentDir));
+        if !path.is_absolute() || !plain || path.components().count() < 2 {
+            wrong(key, format!("{what} {} is not an absolute path below / without ..", path.display()));
+        }
+    };
+    for (key, path) in
+        [("key_file", &config.daemon.key_file), ("socket", &config.daemon.socket), ("run_dir", &config.daemon.run_dir)]
+    {
+        absolute(format!("daemon.{key}"), key, path);
+    }
+    if let Some(server) = &config.server {
+        absolute("server.tree".into(), "tree", &server.tree);
+    }
+    for (i, c) in config.clients.iter().enumerate() {
+        absolute(format!("failover.{i}.mount"), "mount", &c.mount);
+    }
+    if config.server.is_none() && config.clients.is_empty() {
+        wrong(String::new(), "there is neither a [server] nor a [[failover]]".into());
+    }
+    if let Some(server) = &config.server {
+        if server.exports.is_empty() {
+            let text = "[server] has no exports; write them as exportfs takes them: \"10.0.0.0/24:/srv/data\"";
+            wrong("server.exports".into(), text.into());
+        }
+        for (n, export) in server.exports.iter().enumerate().filter(|(_, e)| !e.contains(":/") || e.starts_with('-')) {
+            wrong(format!("server.exports.{n}"), format!("the export {export:?} is not of the form CLIENTS:/DIRECTORY"));
+        }
+        if server.export_options.split(',').any(|o| matches!(o, "ro" | "rw")) {
+            wrong("server.export_options".into(), "export_options must not say ro or rw: the role does".into());
+        }
+    }
+    for (i, c) in config.clients.iter().enumerate() {
+        let at = |key: &str| format!("failover.{i}.{key}");
+        let plain = |ch: char| ch.is_ascii_alphanumeric() || "-_".contains(ch);
+        if c.name.is_empty() || !c.name.chars().all(plain) {
+            wrong(at("name"), format!("the name {:?} must be of letters, digits, - and _", c.name));
+        }
+        if config.clients[..i].iter().any(|o| o.name == c.name || o.mount == c.mount) {
+            wrong(at("name"), format!("two [[failover]] have the name or the mount of {:?}", c.name));
+        }
+        if c.primary.source() == c.backup.source() {
+            wrong(at("backup"), format!("primary and backup of {:?} are the same", c.name));
+        }
+        let p = &c.probe;
+        if !(1..=32).contains(&p.of) || !(1..=p.of).contains(&p.misses) || p.returns == 0 {
+            wrong(at("probe"), format!("the probe of {:?} needs 1 <= misses <= of <= 32, and returns >= 1", c.name));
+        }
+        for (side, remote) in [("primary", &c.primary), ("backup", &c.backup)] {
+            if remote.host.is_empty() || remote.host.starts_with('-') || !remote.export.starts_with('/') {
+                wrong(at(side), format!("{:?}: {} is no host and directory", c.name, remote.source()));
+            }
+            if !["3", "4", "4.0", "4.1", "4.2"].contains(&remote.version.as_str()) {
+                let text = format!("{:?}: NFS version {:?}; write \"3\" or \"4.2\"", c.name, remote.version);
+                wrong(at(&format!("{side}.version")), text);
+            }
+            if remote.options.split(',').any(|o| o == "bg") {
+                let text = format!("{:?}: the mount option bg hides a mount that did not come to be; remove it", c.name);
+                wrong(at(&format!("{side}.options")), text);
+            }
+        }
+        for (n, hook) in c.hooks.iter().enumerate() {
+            if hook.command.is_empty() == hook.url.is_none() {
+                wrong(at(&format!("hook.{n}")), format!("a hook of {:?} needs a command or a url", c.name));
+            }
+        }
+    }
+    out
 }
 
 /// The usual socket.
 pub(super) fn socket() -> PathBuf {
     "/run/fansync/failover.sock".into()
-}
-fn run_dir() -> PathBuf {
-    "/run/fansync/failover".into()
-}
-fn sandbox_user() -> String {
-    "nobody".into()
-}
-fn text() -> LogFormat {
-    LogFormat::Text
-}
-fn info() -> Level {
-    Level::Info
-}
-fn exportfs() -> PathBuf {
-    "exportfs".into()
-}
-fn mirror_socket() -> PathBuf {
-    "/run/fansync/status.sock".into()
-}
-fn flush_timeout() -> Duration {
-    Duration::from_secs(1)
-}
-fn one_mount() -> Layout {
-    Layout::Mount
-}
-fn automatic() -> Failback {
-    Failback::Auto
-}
-fn version() -> String {
-    "4.2".into()
-}
-fn options() -> String {
-    "hard,noatime".into()
-}
-fn nfs_port() -> u16 {
-    probe::PORT
-}
-fn fstype() -> String {
-    "nfs".into()
-}
-
-fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(from)?;
-    units::duration(&text).map_err(serde::de::Error::custom)
-}
-
-fn address<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SocketAddr>, D::Error> {
-    let text = String::deserialize(from)?;
-    units::address(&text).map(Some).map_err(serde::de::Error::custom)
-}
-
-fn choice<'de, D: Deserializer<'de>, T: clap::ValueEnum>(from: D) -> Result<T, D::Error> {
-    let text = String::deserialize(from)?;
-    T::from_str(&text, false).map_err(serde::de::Error::custom)
 }
 
 #[cfg(test)]
@@ -621,6 +640,28 @@ version = "3"
             assert_ne!(text, CLIENT, "{from}");
             let error = Config::parse(&text, Some(Path::new("f.toml"))).unwrap_err().to_string();
             assert!(error.contains(want), "{want}: {error}");
+        }
+        let text = CLIENT.replacen("host = \"10.0.0.1\"", "host = 3\nport = 70000", 1);
+        let text = text.replacen("version", "fstyp", 1) + "[[failover.hook]]\non = [\"alarm\", \"switched\"]\n";
+        let error = Config::parse(&text, Some(Path::new("f.toml"))).unwrap_err().to_string();
+        for (what, place) in [
+            ("host is a number, and should be a string", "8:8"),
+            ("port is a number, and should be a port, from 0 to 65535", "9:8"),
+            ("unknown key \"fstyp\" in [failover.backup]", "14:1"),
+            ("on has \"switched\", and should have of \"switch\", \"failback\", \"alarm\"", "16:16"),
+        ] {
+            let want = format!("error: {what}\n --> f.toml:{place}\n");
+            assert!(error.contains(&want), "{want}: {error}");
+        }
+        assert!(error.contains("did you mean \"fstype\"?"), "{error}");
+        let text = CLIENT.replacen("/srv/www", "srv/www", 1).replacen("version = \"3\"", "version = \"5\"", 1);
+        let error = Config::parse(&text, Some(Path::new("f.toml"))).unwrap_err().to_string();
+        for (what, place) in [
+            ("mount srv/www is not an absolute path below / without ..", "6:9"),
+            ("\"web\": NFS version \"5\"; write \"3\" or \"4.2\"", "13:11"),
+        ] {
+            let want = format!("error: {what}\n --> f.toml:{place}\n");
+            assert!(error.contains(&want), "{want}: {error}");
         }
         assert!(Config::parse("[daemon]\nkey_file = \"/k\"\n", None).unwrap_err().to_string().contains("neither"));
     }
