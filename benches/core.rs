@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use fansync::dirty::{DirtySet, Seen};
+use fansync::dirty::{DirtySet, PathSink, Seen};
 use fansync::engine::Listeners;
 use fansync::filter::Filter;
 use fansync::resolve::Resolver;
@@ -82,7 +82,7 @@ struct Core {
 }
 
 impl Core {
-    fn resolve(&mut self, bytes: &[u8], out: &mut dyn FnMut(&[u8], Seen)) {
+    fn resolve(&mut self, bytes: &[u8], out: &mut dyn PathSink) {
         for event in events(bytes) {
             let event = event.expect("the kernel's records are good");
             self.resolver.event(&self.root, &self.filter, &event, out).expect("every handle can be resolved");
@@ -243,7 +243,7 @@ fn recorded(c: &mut Criterion, ground: &mut Ground, files: usize) {
     let core = &mut ground.core;
     group.bench_function("resolve", |b| {
         b.iter_custom(|rounds| {
-            timed(rounds, || read(&mut |bytes| core.resolve(bytes, &mut |path, seen| _ = black_box((path, seen)))))
+            timed(rounds, || read(&mut |bytes| core.resolve(bytes, &mut |path: &[u8], seen: Seen| _ = black_box((path, seen)))))
         })
     });
     group.bench_function("known, no observer", |b| {

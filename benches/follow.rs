@@ -190,7 +190,9 @@ fn daemon(c: &mut Criterion, dir: &Path) {
                             for event in events(&buf[..len]) {
                                 let event = event.expect("the kernel's records are good");
                                 resolver
-                                    .event(&root, &filter, &event, &mut |path, _| panic!("{} is excluded", path.escape_ascii()))
+                                    .event(&root, &filter, &event, &mut |path: &[u8], _: fansync::dirty::Seen| {
+                                        panic!("{} is excluded", path.escape_ascii())
+                                    })
                                     .expect("every handle can be resolved");
                             }
                         }

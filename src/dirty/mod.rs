@@ -17,6 +17,18 @@ mod set;
 pub use epochs::{Epoch, Epochs};
 pub use set::{Batch, BatchId, DirtySet, Entry, Kind, LEVEL_MIN, Limits, LinkRead, Moves, Needs};
 
+/// Takes dirty paths as they are found.
+pub trait PathSink {
+    /// `seen` happened at `path`, below the source.
+    fn apply(&mut self, path: &[u8], seen: Seen);
+}
+
+impl<F: FnMut(&[u8], Seen)> PathSink for F {
+    fn apply(&mut self, path: &[u8], seen: Seen) {
+        self(path, seen);
+    }
+}
+
 /// What a source saw happen to a path. Sources of every kind speak this language.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {

@@ -12,8 +12,6 @@
 //! times as long as a walk takes, and for each flush and each stop, which wait for it. No target is
 //! asked, and nothing is deleted for what a walk finds.
 
-use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
@@ -168,67 +166,61 @@ impl ByHandle {
 
 impl Engine {
     fn look_for_handles(&mut self) {
-        if self.by_handle.is_on() {
+        if self.searches.by_handle.is_on() {
             return;
         }
-        self.by_handle.poll = self.now() + POLL_INTERVAL;
+        self.searches.by_handle.poll = self.now() + POLL_INTERVAL;
         if let Some(Exported { server: Server::Nfs, why }) = exports::exported(self.root.path()) {
             tracing::info!(mirror = %self.mirror.name, "inotify does not report writes by file handle; a walk over the source finds them: {why}");
-            self.by_handle.why = Some(why);
+            self.searches.by_handle.why = Some(why);
         }
     }
 
     /// A flush or a stop begins: the number of the walk that it waits for.
     pub(super) fn want_by_handle(&mut self) -> u64 {
-        if self.watching.by_marks() {
+        if self.intake.watching.by_marks() {
             return 0;
         }
         self.look_for_handles();
-        if self.by_handle.is_on() { self.by_handle.rounds.want() } else { 0 }
+        if self.searches.by_handle.is_on() { self.searches.by_handle.rounds.want() } else { 0 }
     }
 
     /// Takes in a walk that has ended, and begins the next one. Of no concern where fanotify
     /// watches.
     pub(super) fn follow_by_handle(&mut self) {
-        if self.watching.by_marks() {
+        if self.intake.watching.by_marks() {
             return;
         }
         let now = self.now();
-        if self.by_handle.poll <= now {
+        if self.searches.by_handle.poll <= now {
             self.look_for_handles();
         }
-        if let Ok(found) = self.by_handle.done.1.try_recv() {
-            self.by_handle.rounds.end(now, found.took);
+        if let Ok(found) = self.searches.by_handle.done.1.try_recv() {
+            self.searches.by_handle.rounds.end(now, found.took);
             tracing::debug!(mirror = %self.mirror.name, took = ?found.took, found = found.names.len(), "searched for files that were written by handle");
             for name in found.names {
                 self.take_found(&name, Seen::Written);
             }
             self.open_flushes();
         }
-        if !self.by_handle.is_on() {
+        if !self.searches.by_handle.is_on() {
             return;
         }
-        if let Some(since) = self.by_handle.rounds.begin(Moment { now, wall: wall_clock() })
+        if let Some(since) = self.searches.by_handle.rounds.begin(Moment { now, wall: wall_clock() })
             && let Err(error) = self.walk_for_changed(since)
         {
             tracing::warn!(mirror = %self.mirror.name, %error, "cannot start a thread that searches for files that were written by handle; tried again");
-            self.by_handle.rounds.put_off(now);
+            self.searches.by_handle.rounds.put_off(now);
         }
     }
 
     fn walk_for_changed(&self, since: i64) -> std::io::Result<()> {
-        let (root, apart) = (self.root.as_fd().try_clone_to_owned()?, Arc::clone(&self.apart));
-        let (filter, done, wake) = (self.mirror.filter.clone(), self.by_handle.done.0.clone(), Arc::clone(&self.wake));
-        let places = self.watching.by_inotify();
-        std::thread::Builder::new().name("by-handle".into()).spawn(move || {
+        let places = self.intake.watching.by_inotify();
+        self.walk_beside("by-handle", &self.searches.by_handle.done.0, move |within, filter| {
             let begun = Instant::now();
-            let within = search::Within { fd: root.as_fd(), apart: &apart };
-            let names = search::changed(within, &filter, &places, since).names;
-            // An engine that has ended meanwhile does not receive any more.
-            let _ = done.send(Found { names, took: begun.elapsed() });
-            wake.wake();
-        })?;
-        Ok(())
+            let names = search::changed(within, filter, &places, since).names;
+            Found { names, took: begun.elapsed() }
+        })
     }
 }
 

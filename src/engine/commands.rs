@@ -6,6 +6,7 @@ use crossbeam::channel::{Sender, TryRecvError};
 
 use super::Command;
 use super::Engine;
+use super::drains::For;
 use crate::control::Waiting;
 use crate::dirty::{Epoch, Seen};
 use crate::targets::Target;
@@ -13,7 +14,8 @@ use crate::targets::Target;
 /// A flush that somebody waits for.
 #[derive(Clone)]
 pub(super) struct Flush {
-    pub(super) token: u64,
+    /// Which one it is; 0 until an engine takes it.
+    pub(super) id: u64,
     pub(super) only: Option<String>,
     pub(super) deadline: Instant,
     pub(super) reply: Sender<Vec<Waiting>>,
@@ -26,10 +28,16 @@ pub(super) struct Flush {
     pub(super) waits: Option<Vec<(usize, Epoch)>>,
 }
 
+impl Flush {
+    pub(super) fn new(only: Option<String>, deadline: Instant, reply: Sender<Vec<Waiting>>) -> Flush {
+        Flush { id: 0, only, deadline, reply, drained: false, sought: [0; 4], waits: None }
+    }
+}
+
 impl Engine {
     pub(super) fn take_commands(&mut self) {
         loop {
-            match self.commands.try_recv() {
+            match self.io.commands.try_recv() {
                 Ok(Command::Status(reply)) => {
                     self.check_root();
                     let _ = reply.send(self.status());
@@ -40,37 +48,26 @@ impl Engine {
                         self.recheck_root();
                     }
                     self.check_root();
-                    self.next_token += 1;
-                    let token = self.next_token;
-                    self.flushes.push(Flush {
-                        token,
-                        only: target,
-                        deadline,
-                        reply,
-                        drained: false,
-                        sought: [0; 4],
-                        waits: None,
-                    });
-                    self.reader.request_drain(token);
+                    self.take_flush(Flush::new(target, deadline, reply));
                 }
                 Ok(Command::Steer { what, target, reply }) => {
                     let _ = reply.send(self.steer(what, target.as_deref()));
                 }
-                Ok(Command::Ask(question)) => self.asked(question),
+                Ok(Command::Call(call)) => self.take_call(call),
                 Ok(Command::Reconcile) => {
                     tracing::info!(mirror = %self.mirror.name, "a comparison of the whole tree was asked for");
                     self.distrust_all();
                     self.see_all(b"", Seen::Subtree);
                 }
                 // A stop for good stays one.
-                Ok(Command::Replace(_)) if self.stop_at.is_some() && self.successor.is_none() => {}
+                Ok(Command::Replace(_)) if self.shutdown.stop_at.is_some() && self.shutdown.successor.is_none() => {}
                 Ok(Command::Replace(with)) => {
                     tracing::info!(mirror = %self.mirror.name, "the mirror's configuration is another; it begins anew with it");
-                    self.successor = Some(Box::new((with.mirror, with.facts)));
+                    self.shutdown.successor = Some(Box::new((with.mirror, with.facts)));
                     self.wind_up(with.deadline);
                 }
                 Ok(Command::Stop { deadline }) => {
-                    self.successor = None;
+                    self.shutdown.successor = None;
                     self.wind_up(deadline);
                 }
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => return,
@@ -80,13 +77,25 @@ impl Engine {
 
     /// From here on nothing is delayed, and the engine ends once all that can be sent is, or at the deadline.
     fn wind_up(&mut self, deadline: Instant) {
-        self.stop_at = Some(self.stop_at.map_or(deadline, |at| at.min(deadline)));
+        self.shutdown.stop_at = Some(self.shutdown.stop_at.map_or(deadline, |at| at.min(deadline)));
         for at in 0..self.targets.len() {
             self.with_target(at, |target, cx| target.stop(cx));
         }
-        self.next_token += 1;
-        self.stop_drain = Some(self.next_token);
-        self.reader.request_drain(self.next_token);
+        self.drain(For::Stop);
+    }
+
+    /// Asks for a drain of the event queues.
+    pub(super) fn drain(&mut self, why: For) -> u64 {
+        let token = self.drains.open(why);
+        self.intake.reader.request_drain(token);
+        token
+    }
+
+    /// Takes in a flush; what it waits for is known after a drain.
+    fn take_flush(&mut self, flush: Flush) {
+        self.last_flush += 1;
+        self.flushes.push(Flush { id: self.last_flush, ..flush });
+        self.drain(For::Flush(self.last_flush));
     }
 
     /// Takes over flushes that the engine before did not answer: what they wait for is found by the walk, so they begin anew.
@@ -98,59 +107,59 @@ impl Engine {
                 let _ = flush.reply.send(vec![Waiting { target, why, unreachable: false }]);
                 continue;
             }
-            self.next_token += 1;
-            self.reader.request_drain(self.next_token);
-            self.flushes.push(Flush { token: self.next_token, drained: false, sought: [0; 4], waits: None, ..flush });
+            self.take_flush(Flush::new(flush.only, flush.deadline, flush.reply));
         }
     }
 
     /// After something landed, or changed in a way not understood yet: asks for a drain, so that it is known when every event from
     /// before has been seen.
     pub(super) fn raise_barrier(&mut self) {
-        if self.barrier.is_none() && self.targets.iter().any(Target::wants_barrier) {
+        if !self.drains.waits(|why| matches!(why, For::Barrier)) && self.targets.iter().any(Target::wants_barrier) {
             self.targets.iter_mut().for_each(Target::begin_barrier);
-            self.next_token += 1;
-            self.barrier = Some(self.next_token);
-            self.reader.request_drain(self.next_token);
+            self.drain(For::Barrier);
         }
-        if self.settling.is_none() && self.resolver.has_unexplained() {
-            self.next_token += 1;
-            self.settling = Some(self.next_token);
-            self.reader.request_drain(self.next_token);
+        if !self.drains.waits(|why| matches!(why, For::Settle)) && self.intake.resolver.has_unexplained() {
+            self.drain(For::Settle);
         }
     }
 
-    /// Every event from before the request is in the dirty sets now: the flush can tell what it waits for.
+    /// A drain has ended: every event from before the request is in the dirty sets now.
     pub(super) fn drained_until(&mut self, token: u64) {
-        self.settling.take_if(|t| *t == token);
-        self.resolver.settle();
-        if self.stop_drain.take_if(|t| *t == token).is_some() {
-            self.resolver.nameless_files().hurry();
-            self.want_by_handle();
-            self.want_strays();
-            self.compare_scheduled(true); // so that it is sent, or counted as left
-            self.compare_unwatched();
-            self.tell_followed(Duration::MAX);
-        }
-        if self.barrier.take_if(|t| *t == token).is_some() {
-            self.targets.iter_mut().for_each(Target::end_barrier);
-        }
-        self.drained_for_history(token);
-        self.drained_for_questions(token);
-        if self.flushes.iter().any(|f| f.token == token) {
-            self.hurry_links();
-            self.resolver.nameless_files().hurry();
-            self.compare_scheduled(true); // a flush waits for what is lost, too
-            self.compare_unwatched();
-            self.tell_followed(Duration::MAX);
-        }
-        if self.flushes.iter().any(|f| f.token == token) {
-            let sought = [self.resolver.nameless_files().covered_by(), self.want_by_handle(), self.want_strays()];
-            let outside = self.hurry_outside();
-            let sought = [sought[0], sought[1], sought[2], outside];
-            self.flushes.iter_mut().filter(|f| f.token == token).for_each(|f| (f.drained, f.sought) = (true, sought));
+        self.intake.resolver.settle();
+        match self.drains.ended(token) {
+            None | Some(For::Settle) => {}
+            Some(For::Stop) => {
+                self.intake.resolver.nameless_files().hurry();
+                self.want_by_handle();
+                self.want_strays();
+                self.take_what_waits(); // so that it is sent, or counted as left
+            }
+            Some(For::Barrier) => self.targets.iter_mut().for_each(Target::end_barrier),
+            Some(For::Checkpoint(drain)) => self.drained_for_history(drain),
+            Some(For::Call(call)) => self.serve(call),
+            Some(For::Flush(id)) => self.flush_is_drained(id),
         }
         self.open_flushes();
+    }
+
+    /// Whatever is put off is dirty from here on.
+    fn take_what_waits(&mut self) {
+        self.compare_scheduled(true);
+        self.compare_unwatched();
+        self.tell_followed(Duration::MAX);
+    }
+
+    /// A flush waits for what is lost, too, and for the walks that find what changed before it.
+    fn flush_is_drained(&mut self, id: u64) {
+        if !self.flushes.iter().any(|flush| flush.id == id) {
+            return;
+        }
+        self.hurry_links();
+        self.intake.resolver.nameless_files().hurry();
+        self.take_what_waits();
+        let nameless = self.intake.resolver.nameless_files().covered_by();
+        let sought = [nameless, self.want_by_handle(), self.want_strays(), self.hurry_outside()];
+        self.flushes.iter_mut().filter(|flush| flush.id == id).for_each(|flush| (flush.drained, flush.sought) = (true, sought));
     }
 
     /// Tells flushes what they wait for, as soon as all that may differ is in the dirty sets: what a walk after the start has
@@ -159,7 +168,12 @@ impl Engine {
         if self.begin.status.walking {
             return;
         }
-        let walks = [self.resolver.nameless_walks(), self.by_handle.ended(), self.strays.ended(), self.outside.ended()];
+        let walks = [
+            self.intake.resolver.nameless_walks(),
+            self.searches.by_handle.ended(),
+            self.searches.strays.ended(),
+            self.searches.outside.ended(),
+        ];
         let found = |f: &Flush| f.drained && f.sought.iter().zip(&walks).all(|(sought, ended)| sought <= ended);
         for flush in self.flushes.iter_mut().filter(|f| found(f) && f.waits.is_none()) {
             let only = flush.only.as_deref();
@@ -188,7 +202,7 @@ impl Engine {
                 Some(waits) => {
                     let open: Vec<usize> = waits
                         .iter()
-                        .filter(|(t, epoch)| self.held.is_some() || !self.targets[*t].flushed(*epoch))
+                        .filter(|(t, epoch)| self.guard.held.is_some() || !self.targets[*t].flushed(*epoch))
                         .map(|(t, _)| *t)
                         .collect();
                     let hopeless = open.iter().all(|&t| self.targets[t].at_rest());

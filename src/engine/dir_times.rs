@@ -106,14 +106,14 @@ impl Engine {
     /// Has the targets send the times of the directories whose pause ends by `until`.
     pub(super) fn take_dir_times(&mut self, until: Duration) {
         let now = self.now();
-        while let Some(path) = self.dir_times.take_due(until, now) {
+        while let Some(path) = self.intake.dir_times.take_due(until, now) {
             let targets = &mut self.targets;
             let mut send = |path: &[u8]| {
                 targets.iter_mut().filter(|t| t.sends_dir_times()).for_each(|t| t.see(now, path, Seen::Touched));
             };
             send(&path);
             let filter = &self.mirror.filter;
-            self.watching.aliases().others(&path, Seen::Touched, &mut |path, _| {
+            self.intake.watching.aliases().others(&path, Seen::Touched, &mut |path, _| {
                 if !filter.excludes(path, true) {
                     send(path);
                 }

@@ -12,7 +12,7 @@ use nix::sys::stat::Mode;
 
 use super::Engine;
 use super::Handle;
-use super::asking::ask;
+use super::calls::{Call, call};
 use crate::config::Origins;
 use crate::explain::{AtTarget, Explanation, Verdict};
 use crate::filter::Deciding;
@@ -24,7 +24,7 @@ use crate::status::PathState;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What one engine says of a path.
-pub(crate) enum Said {
+pub enum Said {
     /// It lies below the source.
     Explained(Box<Explanation>),
     /// It does not; where the source is.
@@ -33,23 +33,25 @@ pub(crate) enum Said {
 
 /// Asks an engine about the first of these absolute paths that lies below its source. `None`: it has ended, or does not answer.
 pub(crate) fn explain(handle: &Handle, paths: Vec<PathBuf>) -> Option<Said> {
-    ask(handle, true, PATIENCE, move |engine| {
-        let below = paths.iter().find_map(|path| RelPath::new(engine.root.strip(path.as_os_str().as_bytes())?));
-        match below {
-            Some(path) => Said::Explained(Box::new(engine.explain(&path))),
-            None => Said::Elsewhere(Shown(engine.root.path().as_os_str().as_bytes()).to_string()),
-        }
-    })
+    call(handle, PATIENCE, |reply| Call::Explain(paths, reply))
 }
 
 impl Engine {
+    /// Explains the first of these absolute paths that lies below the source.
+    pub(super) fn explain_first(&mut self, paths: &[PathBuf]) -> Said {
+        match paths.iter().find_map(|path| RelPath::new(self.root.strip(path.as_os_str().as_bytes())?)) {
+            Some(path) => Said::Explained(Box::new(self.explain(&path))),
+            None => Said::Elsewhere(Shown(self.root.path().as_os_str().as_bytes()).to_string()),
+        }
+    }
+
     fn explain(&mut self, path: &RelPath) -> Explanation {
         self.check_root();
         let meta = self.root.path().join(path.as_path()).symlink_metadata();
         let dir = meta.as_ref().is_ok_and(|m| m.is_dir());
         let filter = self.verdict(path, dir);
         let targets = (0..self.targets.len()).map(|at| self.at_target(at, path, &filter, meta.as_ref().ok())).collect();
-        let (watch, unwatched) = self.watching.explain(&self.root, path);
+        let (watch, unwatched) = self.intake.watching.explain(&self.root, path);
         Explanation {
             mirror: self.mirror.name.clone(),
             source: Shown(self.root.path().as_os_str().as_bytes()).to_string(),
@@ -61,7 +63,12 @@ impl Engine {
             },
             held: self.held_words().unwrap_or_default(),
             filter,
-            apart: self.apart.foreign_over(path).map(|(at, why)| format!("{}: {}", Shown(at), why.words())).unwrap_or_default(),
+            apart: self
+                .guard
+                .apart
+                .foreign_over(path)
+                .map(|(at, why)| format!("{}: {}", Shown(at), why.words()))
+                .unwrap_or_default(),
             watch,
             unwatched,
             muted: self.is_muted(path, dir),
@@ -76,14 +83,14 @@ impl Engine {
         let at = std::path::Path::new(std::ffi::OsStr::from_bytes(if at.is_empty() { b"." } else { at }));
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let opened = openat(&self.root, at, flags, Mode::empty());
-        opened.is_ok_and(|fd| self.resolver.mutes_directory(fd.as_fd()).unwrap_or(false))
+        opened.is_ok_and(|fd| self.intake.resolver.mutes_directory(fd.as_fd()).unwrap_or(false))
     }
 
     fn at_target(&self, at: usize, path: &RelPath, filter: &Verdict, meta: Option<&Metadata>) -> AtTarget {
         let target = &self.targets[at];
         let told = target.explain(self.now(), path);
         // The mount point itself is mirrored, as a directory.
-        let mounted = self.apart.foreign_over(path).filter(|(at, _)| *at != path);
+        let mounted = self.guard.apart.foreign_over(path).filter(|(at, _)| *at != path);
         let size = meta.filter(|meta| meta.is_file()).map(Metadata::size);
         let too_large = size.zip(self.mirror.max_file_size).is_some_and(|(size, most)| size > most);
         let (state, why) = match (filter.excluded, mounted) {

@@ -54,17 +54,17 @@ impl Engine {
     /// Reads the exports again when that is due.
     pub(super) fn look_for_exports(&mut self) {
         let now = self.now();
-        if self.following.next.is_none_or(|at| at > now) {
+        if self.intake.following.next.is_none_or(|at| at > now) {
             return;
         }
         let Some(exports::Exported { why, .. }) = exports::exported(self.root.path()) else {
-            self.following.next = Some(now + POLL_INTERVAL);
+            self.intake.following.next = Some(now + POLL_INTERVAL);
             return;
         };
         tracing::info!(mirror = %self.mirror.name, "files are sent while they are open from here on (follow_open_files = \"auto\"): {why}");
-        self.following = Following { on: true, why, next: None };
-        self.watching.follow_writes(&self.mirror, &self.root, &mut self.resolver);
-        for lost in self.watching.take_lost() {
+        self.intake.following = Following { on: true, why, next: None };
+        self.intake.watching.follow_writes(&self.mirror, &self.root, &mut self.intake.resolver);
+        for lost in self.intake.watching.take_lost() {
             self.lost(lost);
         }
         // What clients did since the export began may have raised no event. Without a first

@@ -7,6 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use super::Engine;
+use super::intake::Fanout;
 use crate::dirty::Seen;
 use crate::path::RelPath;
 
@@ -79,16 +80,14 @@ impl Engine {
     /// Tells the files whose interval is over; with [`Duration::MAX`] all, for somebody who waits for what is written so far.
     pub(super) fn tell_followed(&mut self, until: Duration) {
         let now = self.now();
-        let (targets, hooks, gate) = (&mut self.targets, &mut self.hooks, &self.gate);
+        let (mut fanout, gate) = (Fanout { now, targets: &mut self.targets, hooks: &mut self.hooks }, &self.intake.gate);
         let mut out = |path: &[u8], seen: Seen| {
-            if gate.hides(path) {
-                return;
+            if !gate.hides(path) {
+                fanout.apply(path, seen);
             }
-            targets.iter_mut().for_each(|target| target.see(now, path, seen));
-            hooks.seen(path, seen);
         };
-        let told = self.resolver.tell_followed(&self.root, &self.mirror.filter, until, &mut out);
-        while let Some(path) = self.written.take_due(until) {
+        let told = self.intake.resolver.tell_followed(&self.root, &self.mirror.filter, until, &mut out);
+        while let Some(path) = self.intake.written.take_due(until) {
             out(&path, Seen::Modified);
         }
         if let Err(lost) = told {
@@ -99,7 +98,13 @@ impl Engine {
 
     /// When there is something to tell.
     pub(super) fn next_followed(&self) -> Option<Duration> {
-        self.resolver.next_followed().into_iter().chain(self.written.next_due()).chain(self.dir_times.next_due()).min()
+        self.intake
+            .resolver
+            .next_followed()
+            .into_iter()
+            .chain(self.intake.written.next_due())
+            .chain(self.intake.dir_times.next_due())
+            .min()
     }
 }
 

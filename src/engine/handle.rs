@@ -35,8 +35,8 @@ pub enum Command {
         /// Where the answer goes.
         reply: Sender<Vec<Steered>>,
     },
-    /// Do this between two turns.
-    Ask(super::Question),
+    /// Serve this between two turns.
+    Call(super::Call),
     /// Compare the whole tree with every target.
     Reconcile,
     /// As [`Command::Stop`], with another engine in its place that serves what was asked of this one.

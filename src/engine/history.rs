@@ -14,13 +14,16 @@
 //!
 //! # While it runs
 //! A second after something happened the sources are asked for a drain; what was told before it and is confirmed moves the
-//! watermarks, and what moved is saved. A drain speaks of what changed up to [`SLACK`] before it, so when all is quiet one more
+//! watermarks, and what moved is saved. A drain speaks of what changed up to [`SLACK`](crate::state::SLACK) before it, so when all is quiet one more
 //! follows, and after it everything is covered. Nothing happens while nothing happens. The set of directories follows the
 //! events where all is heard by marks; where it cannot (inotify), or after a loss, it stands still, and the next walk trusts it less.
 //!
 //! # What it gives up
 //! A source on a filesystem that keeps no reliable change times (FUSE, NFS): nothing is kept. With `initial = "none"` a mark
 //! on the disk then tells the next start to compare everything if something was pending at the end, of whatever kind.
+
+mod checkpoint;
+mod startup;
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -35,17 +38,16 @@ use super::watching::Watching;
 use crate::config::{Events, Initial, Mirror};
 use crate::dirty::{Epoch, Kind, Seen};
 use crate::filter::Filter;
-use crate::lost::{Cause, Lost};
 use crate::path::{self, RelPath};
 use crate::progress::{self, Figures, LOG_EVERY};
 use crate::root::Root;
 use crate::scan::{self, Finding, Options, Progress, Report, ScanError, Scope};
 use crate::source::fan_decode::FanEvent;
-use crate::state::{Clock, Dirs, Drain, Identity, Keeper, Resume, SLACK, StateError, TargetId, Wall, Why, Without, sync_source};
+use crate::state::{Clock, Dirs, Identity, Keeper, Resume, StateError, TargetId, Wall, Why};
 use crate::status;
 use crate::sys::event::EventFd;
 use crate::sys::handle::{FsId, fs_id};
-use crate::targets::{Context, Target};
+use crate::targets::Target;
 
 /// From something that happened to the drain after it, and from one attempt to move the watermarks to the next.
 const EVERY: Duration = Duration::from_secs(1);
@@ -78,8 +80,6 @@ pub(super) struct History {
     follows: bool,
     fs: FsId,
     walk: Option<Walk>,
-    /// The drain under way, by its token.
-    drain: Option<(u64, Drain)>,
     /// Something happened since the last drain was asked for.
     moved: bool,
     /// When there is something to do.
@@ -199,7 +199,6 @@ impl History {
             // Without one the keeper keeps nothing, and no walk is made.
             fs: fs_id(root.as_fd()).unwrap_or(FsId(0)),
             walk: None,
-            drain: None,
             moved: false,
             next: None,
             closing: None,
@@ -359,27 +358,10 @@ impl Walk {
 }
 
 impl Engine {
-    /// How the start goes, for the status.
-    pub(super) fn start_status(&self) -> status::Start {
-        let mut start = self.begin.status.clone();
-        if let Some(walk) = self.history.as_ref().and_then(|h| h.walk.as_ref()).filter(|walk| walk.restart.is_some()) {
-            start.directories = walk.progress.dirs.load(Ordering::Relaxed);
-            start.entries = walk.progress.entries.load(Ordering::Relaxed);
-            start.progress = walk.how_far();
-        }
-        start
-    }
-
-    /// Since when the state is not saved, in seconds, and why; for the status.
-    pub(super) fn unsaved_state(&self) -> (f64, String) {
-        let unsaved = self.history.as_ref().and_then(History::unsaved);
-        unsaved.map_or_else(Default::default, |(since, why)| (since.as_secs_f64(), why.to_owned()))
-    }
-
     /// Tells the log of a walk that takes long.
     pub(super) fn tell_walk(&mut self) {
         let now = self.now();
-        let Some(walk) = self.history.as_mut().and_then(|h| h.walk.as_mut()) else { return };
+        let Some(walk) = self.saved.history.as_mut().and_then(|h| h.walk.as_mut()) else { return };
         if *walk.tell_at.get_or_insert(now + LOG_EVERY) > now {
             return;
         }
@@ -389,149 +371,19 @@ impl Engine {
         }
     }
 
-    /// Begins: resumes from what the last run left, or compares everything.
-    pub(super) fn begin(&mut self) {
-        let opened = self.begin.opened.take();
-        if self.begin.renewed == Some(Renewed::Remounted) {
-            // Whatever is known of the time before: what changed meanwhile raised no event.
-            self.lost(Lost::all(Cause::MountChanged));
-            self.begin_whole(&Why::Remounted.to_string());
-            return self.all_is_told();
-        }
-        match opened {
-            None => match self.mirror.initial {
-                Initial::Reconcile => self.begin_whole("no state is kept"),
-                Initial::None => self.begin_with_nothing("initial = \"none\""),
-            },
-            Some(Ok(resume)) => self.begin_resumed(resume),
-            Some(Err(why)) => self.begin_anew(&why),
-        }
-    }
-
-    fn begin_anew(&mut self, why: &Why) {
-        let first = matches!(why, Why::None(_) | Why::OtherSource(_) | Why::NothingConfirmed(Without::New));
-        let stateless = matches!(why, Why::Unproven(_) | Why::NoHandles(_) | Why::Unwritable(_));
-        // Something was there, and an end that was none made it useless.
-        let unclean = matches!(
-            why,
-            Why::Damaged { .. } | Why::PowerLoss | Why::Clock(_) | Why::NoDirs | Why::NothingConfirmed(Without::Behind)
-        );
-        let none = self.mirror.initial == Initial::None;
-        if none && first {
-            let at = self.begin.at;
-            if let Some(history) = &mut self.history {
-                (0..self.targets.len()).for_each(|target| history.keeper.adopt(target, at));
-            }
-            self.begin_with_nothing("initial = \"none\", and this is the first start");
-        } else if none && stateless && !self.was_left_unsent() {
-            self.begin_with_nothing(&format!("initial = \"none\"; {why}"));
-        } else {
-            match (
-                unclean && self.begin.renewed.is_none(),
-                self.history.as_ref().is_some_and(|history| history.keeper.is_after_stop()),
-            ) {
-                (false, _) => {}
-                // Nothing was lost sight of. What changed since is not known, so hooks get the whole tree.
-                (true, true) => self.see_lost(b""),
-                (true, false) => self.lost(Lost::all(Cause::UncleanStop)),
-            }
-            self.begin_whole(&why.to_string());
-        }
-        self.all_is_told();
-    }
-
-    fn all_is_told(&mut self) {
-        if let Some(history) = &mut self.history {
-            history.keeper.all_told();
-            let now = self.started.elapsed();
-            history.touch(now);
-            if history.keeper.needs_walk() {
-                history.rebuild = Some(now);
-            }
-        }
-    }
-
-    /// Without state: whether the last run may have ended with something pending. Marks this one as such until it ends well.
-    fn was_left_unsent(&mut self) -> bool {
-        let Some(history) = &mut self.history else { return false };
-        match history.keeper.mark_unsent() {
-            Ok(was) => was,
-            Err(error) => {
-                history.complain(&self.mirror.name, &error);
-                false
-            }
-        }
-    }
-
-    fn begin_whole(&mut self, why: &str) {
-        tracing::info!(mirror = %self.mirror.name, "the whole tree is compared with every target: {why}");
-        self.begin.status = status::Start { how: status::StartKind::Comparison, why: why.into(), ..status::Start::default() };
-        self.begin.epochs = Some(vec![None; self.targets.len()]);
-        self.see_all(b"", Seen::Subtree);
-    }
-
-    fn begin_with_nothing(&mut self, why: &str) {
-        tracing::info!(mirror = %self.mirror.name, "nothing is compared at the start, the targets are taken for equal: {why}");
-        self.begin.status = status::Start { how: status::StartKind::None, why: why.into(), ..status::Start::default() };
-        self.begin.epochs = Some(Vec::new());
-    }
-
-    fn begin_resumed(&mut self, resume: Resume) {
-        let (now, at) = (self.now(), self.begin.at);
-        let mut reasons = Vec::new();
-        let mut whole = vec![false; self.targets.len()];
-        for (target, without) in resume.without.iter().enumerate() {
-            let name = self.targets[target].cfg.name.clone();
-            match (without, resume.watermarks[target]) {
-                (Some(Without::New), _) if self.mirror.initial == Initial::None => {
-                    if let Some(history) = &mut self.history {
-                        history.keeper.adopt(target, at);
-                    }
-                    tracing::info!(mirror = %self.mirror.name, target_name = %name, "the new target is taken for equal: initial = \"none\"");
-                }
-                (Some(why), _) => {
-                    tracing::info!(mirror = %self.mirror.name, target_name = %name, "the whole tree is compared with this target: {why}");
-                    reasons.push(format!("the whole tree with {name}: {why}"));
-                    self.targets[target].see(now, b"", Seen::Subtree);
-                    whole[target] = true;
-                }
-                (None, Some(since)) => {
-                    let since = since.0.div_euclid(1_000_000_000);
-                    self.targets[target].walk_begins(since);
-                    if self.mirror.initial == Initial::Reconcile {
-                        self.targets[target].was_equal(since);
-                    }
-                }
-                (None, None) => {}
-            }
-        }
-        self.begin.untidy = !resume.tidy;
-        let clean = self.history.as_ref().is_some_and(|history| history.keeper.is_after_stop());
-        if !clean && self.begin.renewed.is_none() {
-            *self.losses.entry(Cause::UncleanStop).or_insert(0) += 1;
-        }
-        tracing::info!(
-            mirror = %self.mirror.name, directories = resume.dirs.len(), after_a_clean_stop = clean,
-            "walking over the source for what changed since the last stop"
-        );
-        self.begin.status =
-            status::Start { how: status::StartKind::Walk, why: reasons.join("; "), walking: true, ..status::Start::default() };
-        self.walk(Some(resume), &whole);
-    }
-
     /// Starts a walk; where that is not possible, what it would have found is compared whole.
     fn walk(&mut self, resume: Option<Resume>, whole: &[bool]) {
-        let Some(history) = &mut self.history else { return };
+        let Some(history) = &mut self.saved.history else { return };
         let restart = resume.is_some();
-        let wake = &self.wake;
-        if let Err(why) = history.start_walk(&self.root, &self.mirror.filter, &self.watching, wake, resume, whole) {
+        let wake = &self.io.wake;
+        if let Err(why) = history.start_walk(&self.root, &self.mirror.filter, &self.intake.watching, wake, resume, whole) {
             self.walk_failed(restart, &why);
         }
     }
 
     fn walk_failed(&mut self, restart: bool, why: &str) {
         let now = self.now();
-        let Some(history) = &mut self.history else { return };
+        let Some(history) = &mut self.saved.history else { return };
         let _ = history.keeper.walked(None); // writes nothing
         history.rebuild_pause = (history.rebuild_pause * 2).min(REBUILD_MAX);
         history.rebuild = history.follows.then_some(now + history.rebuild_pause);
@@ -542,25 +394,10 @@ impl Engine {
         }
     }
 
-    /// For the status: whether the start is over.
-    pub(super) fn begun(&self) -> status::FirstPass {
-        let begun = |(at, epoch): (usize, &Option<Epoch>)| {
-            self.targets.get(at).is_none_or(|target| match epoch {
-                Some(epoch) => target.flushed(*epoch) || target.at_rest(),
-                None => target.reconciles() > 0,
-            })
-        };
-        match &self.begin.epochs {
-            Some(epochs) if epochs.is_empty() => status::FirstPass::None,
-            Some(epochs) if epochs.iter().enumerate().all(begun) => status::FirstPass::Done,
-            _ => status::FirstPass::Running,
-        }
-    }
-
     /// Takes what the walk has to say; whether there may be more.
     pub(super) fn take_walk(&mut self) -> bool {
         for _ in 0..PARTS {
-            let Some(Walk { told, .. }) = self.history.as_ref().and_then(|h| h.walk.as_ref()) else { return false };
+            let Some(Walk { told, .. }) = self.saved.history.as_ref().and_then(|h| h.walk.as_ref()) else { return false };
             match told.try_recv() {
                 Ok(Told::Found(part)) => self.found(&part),
                 Ok(Told::Ended(ended)) => {
@@ -580,7 +417,7 @@ impl Engine {
     fn found(&mut self, part: &[(RelPath, Kind, Wall)]) {
         let now = self.now();
         let Some(Restart { watermarks, floor, untidy, .. }) =
-            self.history.as_ref().and_then(|h| h.walk.as_ref()).and_then(|w| w.restart.as_ref())
+            self.saved.history.as_ref().and_then(|h| h.walk.as_ref()).and_then(|w| w.restart.as_ref())
         else {
             return;
         };
@@ -606,14 +443,14 @@ impl Engine {
                 }
             }
         }
-        if let Some(history) = &mut self.history {
+        if let Some(history) = &mut self.saved.history {
             history.touch(now);
         }
     }
 
     fn walk_ended(&mut self, ended: Result<(Dirs, Report), ScanError>) {
         let now = self.now();
-        let Some(history) = &mut self.history else { return };
+        let Some(history) = &mut self.saved.history else { return };
         let Some(walk) = history.walk.take() else { return };
         if walk.restart.is_some() {
             let s = &mut self.begin.status;
@@ -654,7 +491,7 @@ impl Engine {
     }
 
     fn set_remade(&mut self, told: Result<bool, StateError>, now: Duration) {
-        let Some(history) = &mut self.history else { return };
+        let Some(history) = &mut self.saved.history else { return };
         history.rebuild = None;
         match told {
             Ok(true) => history.rebuild_pause = REBUILD_MIN,
@@ -668,195 +505,5 @@ impl Engine {
             history.rebuild = Some(now + history.rebuild_pause);
         }
         history.touch(now);
-    }
-
-    /// Does what is due: a drain, a save, a walk.
-    pub(super) fn keep_history(&mut self) {
-        let now = self.now();
-        let Some(history) = &mut self.history else { return };
-        for (at, _) in self.targets.iter().enumerate().filter(|(_, t)| t.is_suspect()) {
-            history.touch(now);
-            if let Err(error) = history.keeper.distrust(at) {
-                history.complain(&self.mirror.name, &error);
-            }
-        }
-        if history.walk.is_none() && history.rebuild.is_some_and(|at| at <= now) {
-            history.rebuild = None;
-            if history.keeper.needs_walk() {
-                self.walk(None, &[]);
-            }
-        }
-        let Some(history) = &mut self.history else { return };
-        if history.closing.take_if(|at| *at <= now).is_some() && history.drain.is_none() {
-            self.ask_for_drain();
-        }
-        let Some(history) = &mut self.history else { return };
-        if history.next.is_some_and(|at| at <= now) {
-            history.next = None;
-            if history.moved && history.drain.is_none() {
-                history.closing = Some(now + SLACK + EVERY);
-                self.ask_for_drain();
-            }
-            self.save_history();
-        }
-    }
-
-    /// Every target is to be compared whole because somebody asked: the next start does it if this one does not get there.
-    pub(super) fn distrust_all(&mut self) {
-        let now = self.now();
-        let Some(history) = &mut self.history else { return };
-        for target in 0..self.targets.len() {
-            if let Err(error) = history.keeper.distrust(target) {
-                history.complain(&self.mirror.name, &error);
-            }
-        }
-        history.touch(now);
-    }
-
-    fn ask_for_drain(&mut self) {
-        let Some(history) = &mut self.history else { return };
-        match history.keeper.drain() {
-            Ok(drain) => {
-                self.next_token += 1;
-                (history.drain, history.moved) = (Some((self.next_token, drain)), false);
-                self.reader.request_drain(self.next_token);
-            }
-            Err(error) => history.complain(&self.mirror.name, &error),
-        }
-    }
-
-    /// Whether something may differ that is not in the dirty sets.
-    fn knows_of_more(&self) -> bool {
-        self.held.is_some()
-            || self.watching.is_blind_somewhere()
-            || self.by_handle.is_on()
-            || !self.strays.is_idle()
-            || self.outside.is_busy()
-            || self.resolver.seeks_nameless()
-            || self.recent.values().any(|r| r.scheduled)
-    }
-
-    /// A drain came to its end. While something that may differ is not in the dirty sets, it says nothing.
-    pub(super) fn drained_for_history(&mut self, token: u64) {
-        let now = self.now();
-        let due = self.history.as_ref().is_some_and(|h| h.drain.is_some_and(|(t, _)| t == token));
-        if due && self.next_followed().is_some() {
-            // Files that are being written are told when their interval is over. To tell them at each drain would be to send them
-            // more often; never, and the watermarks would stand still.
-            let since = self.history.as_mut().map_or(now, |h| *h.following_since.get_or_insert(now));
-            if self.stop_at.is_some() || now.saturating_sub(since) >= FOLLOWED_EVERY {
-                self.tell_followed(Duration::MAX);
-            }
-        }
-        let waits = self.knows_of_more() || self.next_followed().is_some();
-        let Some(history) = &mut self.history else { return };
-        let Some((_, drain)) = history.drain.take_if(|(t, _)| *t == token) else { return };
-        if waits {
-            return history.touch(now);
-        }
-        history.following_since = None;
-        let epochs: Vec<Option<Epoch>> =
-            self.targets.iter_mut().map(|t| if t.in_doubt() { None } else { Some(t.close_epoch()) }).collect();
-        if epochs.contains(&None) {
-            history.touch(now); // for those, later
-        }
-        if let Err(error) = history.keeper.drained(drain, epochs) {
-            history.complain(&self.mirror.name, &error);
-        }
-        self.save_history();
-    }
-
-    /// Moves the watermarks and saves what moved; whether there is more to do.
-    fn save_history(&mut self) -> bool {
-        let now = self.now();
-        let Some(history) = &mut self.history else { return false };
-        for newest in self.targets.iter_mut().filter_map(Target::take_newest) {
-            history.keeper.saw(newest.into());
-        }
-        let (targets, resolver) = (&self.targets, &self.resolver);
-        let mut clear = |target: usize, epoch| !targets[target].in_doubt() && targets[target].flushed(epoch);
-        let saved = history.keeper.tick(&mut clear, &mut |fs, handle| resolver.open(fs, handle));
-        let (more, pause) = match saved {
-            Ok(more) => {
-                history.said.clear();
-                history.unsaved = None;
-                (more, EVERY)
-            }
-            Err(error) => {
-                history.complain(&self.mirror.name, &error);
-                // To see that a disk answers again costs nothing.
-                (true, if history.keeper.is_stuck() { EVERY } else { AFTER_ERROR })
-            }
-        };
-        if more || history.moved {
-            history.next.get_or_insert(now + pause);
-        }
-        more
-    }
-
-    /// The end: no run goes on, and what this run leaves behind is saved.
-    pub(super) fn leave(&mut self) {
-        // Before the runs are ended: what they carry is not on the targets.
-        let mut cut = !self.tidied_up();
-        for at in 0..self.targets.len() {
-            self.with_target(at, |target, cx: &mut Context<'_>| cut |= target.end_runs(cx));
-        }
-        if self.history.is_none() {
-            return;
-        }
-        let last = self.last_drain();
-        let until = Instant::now() + LAST_WORDS;
-        while self.save_history() && self.history.as_ref().is_some_and(|h| h.keeper.is_unsettled()) && Instant::now() < until {}
-        let in_sync = self.targets.iter().all(Target::in_sync) && !self.knows_of_more();
-        let Some(mut history) = self.history.take() else { return };
-        if let Some(walk) = &history.walk {
-            walk.progress.stop();
-        }
-        if in_sync
-            && last.is_some()
-            && let Err(error) = history.keeper.clear_unsent()
-        {
-            history.complain(&self.mirror.name, &error);
-        }
-        let patience = self.stop_at.map(|at| at.saturating_duration_since(Instant::now())).unwrap_or_default() + SYNC_GRACE;
-        let mut filesystems: Vec<std::os::fd::OwnedFd> = self.root.as_fd().try_clone_to_owned().into_iter().collect();
-        filesystems.extend(self.watching.mounts(&self.root).into_iter().map(|(_, _, fd)| fd.into()));
-        let synced = history.keeper.is_on() && !filesystems.is_empty() && sync_source(filesystems, patience);
-        if let Err(error) = history.keeper.stop(last, synced, !cut) {
-            tracing::error!(mirror = %self.mirror.name, error = %error, "the state could not be saved at the end");
-        }
-    }
-
-    /// Whether what an earlier run may have left on the targets is gone: everything that the walk found has been sent.
-    fn tidied_up(&self) -> bool {
-        let sent = |(target, epoch): (&Target, &Option<Epoch>)| match epoch {
-            Some(epoch) => target.flushed(*epoch),
-            None => target.reconciles() > 0,
-        };
-        !self.begin.untidy || self.begin.epochs.as_ref().is_some_and(|epochs| self.targets.iter().zip(epochs).all(sent))
-    }
-
-    /// One more drain, after the last run; `None` when it did not end in time or says nothing.
-    fn last_drain(&mut self) -> Option<Drain> {
-        let until = Instant::now() + LAST_WORDS;
-        if let Some(history) = &mut self.history {
-            history.drain = None; // one from before the last run's end
-        }
-        self.ask_for_drain();
-        let (token, drain) = self.history.as_ref()?.drain?;
-        let mut ready = Vec::new();
-        loop {
-            self.take_events();
-            match self.history.as_ref()?.drain {
-                // Whether it counted, the keeper knows.
-                None => return Some(drain),
-                Some((now, _)) if now != token => return None,
-                Some(_) => {}
-            }
-            let left = until.checked_duration_since(Instant::now())?;
-            ready.clear();
-            self.reactor.wait(&mut ready, Some(left)).ok()?;
-            self.wake.clear();
-        }
     }
 }

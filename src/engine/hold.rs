@@ -20,7 +20,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::history::Renewed;
-use super::{Again, Engine};
+use super::opening::Setup;
+use super::{Again, Engine, Io};
 use crate::apart::{Apart, Why};
 use crate::config::Mirror;
 use crate::control::Steered;
@@ -55,7 +56,7 @@ impl Remembered {
     }
 
     /// What has to be mounted now.
-    pub(super) fn expected(&self) -> BTreeSet<RelPath> {
+    fn expected(&self) -> BTreeSet<RelPath> {
         self.saved.clone().unwrap_or_default()
     }
 
@@ -68,6 +69,32 @@ impl Remembered {
 
     fn can_be_read_again(&self) -> bool {
         self.unread.is_some() && self.file.load().is_ok()
+    }
+}
+
+/// Whether the source may be sent, and what of it.
+pub(super) struct SourceGuard {
+    pub(super) held: Option<Hold>,
+    /// Places that are left alone.
+    pub(super) apart: Arc<Apart>,
+    /// The source's path leads to another directory now.
+    switched: bool,
+    /// The source was mounted anew at its path.
+    remounted: bool,
+    pub(super) next_root_check: Duration,
+    /// Where filesystems were mounted, and what of that is on disk; `None`: nothing is kept.
+    mounts: Option<Remembered>,
+}
+
+impl SourceGuard {
+    pub(super) fn new(mounts: Option<Remembered>) -> SourceGuard {
+        let (apart, next_root_check) = (Arc::default(), Duration::ZERO);
+        SourceGuard { held: None, apart, switched: false, remounted: false, next_root_check, mounts }
+    }
+
+    /// What has to be mounted below the source.
+    pub(super) fn expected(&self) -> BTreeSet<RelPath> {
+        self.mounts.as_ref().map(Remembered::expected).unwrap_or_default()
     }
 }
 
@@ -85,9 +112,9 @@ pub(super) fn check(root: &Root) -> Result<(), Hold> {
 impl Engine {
     /// Saves where filesystems are mounted below the source, if that has changed.
     pub(super) fn remember_mounts(&mut self) {
-        let expected = self.watching.expected();
+        let expected = self.intake.watching.expected();
         let stale = |m: &&mut Remembered| m.unread.is_none() && m.saved.as_ref() != Some(expected);
-        let Some(mounts) = self.mounts.as_mut().filter(stale) else { return };
+        let Some(mounts) = self.guard.mounts.as_mut().filter(stale) else { return };
         match mounts.file.save(expected) {
             Ok(()) => mounts.saved = Some(expected.clone()),
             Err(error) => tracing::error!(mirror = %self.mirror.name, "{error}"),
@@ -96,13 +123,13 @@ impl Engine {
 
     fn source_is_itself(&self) -> Result<(), Hold> {
         check(&self.root)?;
-        self.watching.check(&self.root, &self.apart)?;
-        self.mounts.as_ref().map_or(Ok(()), Remembered::known).map_err(Hold::Gone)
+        self.intake.watching.check(&self.root, &self.guard.apart)?;
+        self.guard.mounts.as_ref().map_or(Ok(()), Remembered::known).map_err(Hold::Gone)
     }
 
     /// Looks whether the source is still the one that was opened; if not, nothing is sent of what is not.
     pub(super) fn check_root(&mut self) {
-        if self.held.is_none()
+        if self.guard.held.is_none()
             && let Err(hold) = self.source_is_itself()
         {
             self.hold(hold);
@@ -111,40 +138,40 @@ impl Engine {
 
     /// Whether the source has to be looked at again and again: something is held, or a link leads to it, whose switch raises no event.
     pub(super) fn looks_at_source(&self) -> bool {
-        self.held.is_some() || self.root.is_linked() || self.apart.held().next().is_some()
+        self.guard.held.is_some() || self.root.is_linked() || self.guard.apart.held().next().is_some()
     }
 
     /// Looks whether the source, and each place that is held, is back.
     pub(super) fn recheck_root(&mut self) {
-        self.next_root_check = self.now() + ROOT_CHECK;
-        self.watching.release_detached();
-        if self.mounts.as_ref().is_some_and(Remembered::can_be_read_again) {
+        self.guard.next_root_check = self.now() + ROOT_CHECK;
+        self.intake.watching.release_detached();
+        if self.guard.mounts.as_ref().is_some_and(Remembered::can_be_read_again) {
             tracing::info!(mirror = %self.mirror.name, "the list of filesystems below the source can be read again");
-            self.begin_again = Some(false);
+            self.shutdown.begin_again = Some(false);
             return;
         }
         self.settle_places();
         let itself = self.source_is_itself();
-        match (self.held.take(), itself) {
+        match (self.guard.held.take(), itself) {
             (None, Ok(())) => {}
             (_, Err(hold @ (Hold::Moved(_) | Hold::Lost { .. }))) | (None, Err(hold)) => self.hold(hold),
             (Some(Hold::Gone(_)), Ok(())) => {
                 tracing::info!(mirror = %self.mirror.name, "the source is back as it was; sending goes on");
                 // While it was away its paths led nowhere, so what was learnt of them then is wrong; and changes could be made that
                 // nobody heard of.
-                self.resolver.forget(&self.root);
+                self.intake.resolver.forget(&self.root);
                 self.lost(Lost::all(Cause::MountChanged));
             }
             (Some(Hold::Emptied { from_the_start: true, .. }), Err(hold)) if self.something_is_mounted_on_it() => {
                 // Nothing was ever sent from what lies below: this is what a start a moment later would have found.
                 tracing::warn!(mirror = %self.mirror.name, "{}; it was empty until now, so the new one is taken", self.words(&hold));
-                self.begin_again = Some(false);
+                self.shutdown.begin_again = Some(false);
             }
-            (_, Err(hold)) => self.held = Some(hold),
+            (_, Err(hold)) => self.guard.held = Some(hold),
             (Some(hold), Ok(())) if self.is_refilled(&hold) => {
                 tracing::info!(mirror = %self.mirror.name, "the source has its entries again; sending goes on");
             }
-            (held, Ok(())) => self.held = held,
+            (held, Ok(())) => self.guard.held = held,
         }
     }
 
@@ -159,14 +186,14 @@ impl Engine {
 
     /// Finds anew which places are left alone. A hold ends where the filesystem is back, or the entries are.
     pub(super) fn settle_places(&mut self) {
-        let mut apart = self.watching.apart();
-        for (at, hold) in self.apart.held() {
+        let mut apart = self.intake.watching.apart();
+        for (at, hold) in self.guard.apart.held() {
             if apart.hold_at(at).is_some() {
                 continue;
             }
             let stays = match hold {
                 // The list of mounts may be a moment ahead of what is seen there.
-                Hold::Lost { .. } => self.watching.check(&self.root, &Apart::default()) == Err(hold.clone()),
+                Hold::Lost { .. } => self.intake.watching.check(&self.root, &Apart::default()) == Err(hold.clone()),
                 hold => !self.is_refilled(hold),
             };
             if stays {
@@ -179,10 +206,10 @@ impl Engine {
     }
 
     fn keep_apart(&mut self, apart: Apart) {
-        if apart == *self.apart {
+        if apart == *self.guard.apart {
             return;
         }
-        for (at, hold) in apart.held().filter(|(at, _)| self.apart.hold_at(at).is_none()) {
+        for (at, hold) in apart.held().filter(|(at, _)| self.guard.apart.hold_at(at).is_none()) {
             tracing::error!(
                 mirror = %self.mirror.name, place = %at,
                 "nothing is sent or deleted there: {}. Bring it back as it was and sending goes on; if it is meant as it is now: \
@@ -190,9 +217,9 @@ impl Engine {
                 self.words(hold)
             );
         }
-        self.apart = Arc::new(apart);
-        self.next_root_check = self.now() + ROOT_CHECK;
-        self.wake.wake(); // the targets learn it in the next turn
+        self.guard.apart = Arc::new(apart);
+        self.guard.next_root_check = self.now() + ROOT_CHECK;
+        self.io.wake.wake(); // the targets learn it in the next turn
     }
 
     fn something_is_mounted_on_it(&self) -> bool {
@@ -207,14 +234,14 @@ impl Engine {
         match hold {
             Hold::Moved(why) => {
                 tracing::warn!(mirror = %self.mirror.name, "{why}; it is opened anew, and everything is compared");
-                self.switched = self.mirror.source.canonicalize().is_ok_and(|now| now != self.root.path());
-                self.remounted = !self.switched;
-                self.begin_again = Some(false);
+                self.guard.switched = self.mirror.source.canonicalize().is_ok_and(|now| now != self.root.path());
+                self.guard.remounted = !self.guard.switched;
+                self.shutdown.begin_again = Some(false);
             }
             Hold::Lost { ref at } => {
                 let at = at.clone();
                 self.mounts_changed();
-                if let Err(hold) = self.watching.check(&self.root, &self.apart) {
+                if let Err(hold) = self.intake.watching.check(&self.root, &self.guard.apart) {
                     self.hold_place(at, hold);
                 }
             }
@@ -229,15 +256,15 @@ impl Engine {
                      if it is meant as it is now: fansync resume --accept-source",
                     self.words(&hold)
                 );
-                self.held = Some(hold);
-                self.next_root_check = self.now() + ROOT_CHECK;
+                self.guard.held = Some(hold);
+                self.guard.next_root_check = self.now() + ROOT_CHECK;
             }
         }
     }
 
     /// From here on nothing is sent of this place, or deleted there; the rest goes on.
     fn hold_place(&mut self, at: RelPath, hold: Hold) {
-        let mut apart = (*self.apart).clone();
+        let mut apart = (*self.guard.apart).clone();
         apart.put(at, Why::Held(hold));
         self.keep_apart(apart);
     }
@@ -252,7 +279,7 @@ impl Engine {
             },
             held: matches!(why, Why::Held(_)),
         };
-        self.apart.iter().map(place).collect()
+        self.guard.apart.iter().map(place).collect()
     }
 
     pub(super) fn words(&self, hold: &Hold) -> String {
@@ -261,7 +288,7 @@ impl Engine {
 
     /// Why nothing is sent, for people.
     pub(super) fn held_words(&self) -> Option<String> {
-        self.held.as_ref().map(|hold| self.words(hold))
+        self.guard.held.as_ref().map(|hold| self.words(hold))
     }
 
     /// Takes the source as it is now, and lets every deletion through that follows from that.
@@ -269,29 +296,29 @@ impl Engine {
     /// # Errors
     /// Why it cannot be taken.
     pub(super) fn accept_source(&mut self) -> Result<(), String> {
-        match &self.held {
+        match &self.guard.held {
             None => {}
             Some(Hold::Gone(_) | Hold::Moved(_)) => {
                 let path = self.mirror.source.display();
                 Root::open(&self.mirror.source)
                     .map_err(|e| format!("cannot open the source {path}: {e}; nothing has changed"))?;
                 tracing::warn!(mirror = %self.mirror.name, "the source is accepted as it is; it is opened anew, and everything is compared");
-                self.begin_again = Some(true);
+                self.shutdown.begin_again = Some(true);
                 return Ok(());
             }
             Some(Hold::Emptied { .. } | Hold::Lost { .. }) => {
                 tracing::warn!(mirror = %self.mirror.name, "the source is accepted as it is; sending goes on");
-                self.held = None;
+                self.guard.held = None;
             }
         }
-        let mut apart = (*self.apart).clone();
-        for (at, _) in self.apart.held() {
+        let mut apart = (*self.guard.apart).clone();
+        for (at, _) in self.guard.apart.held() {
             tracing::warn!(mirror = %self.mirror.name, place = %at, "it is accepted as it is; sending goes on there");
-            self.watching.give_up(at);
+            self.intake.watching.give_up(at);
             apart.remove(at);
         }
         self.keep_apart(apart);
-        self.watching.release_detached();
+        self.intake.watching.release_detached();
         self.remember_mounts();
         for at in 0..self.targets.len() {
             self.with_target(at, |target, cx| {
@@ -317,17 +344,17 @@ impl Engine {
     /// What the next engine of this mirror begins with.
     pub(super) fn again(self, accepted: bool) -> Again {
         let filled = || self.targets.iter().filter(|t| t.is_filled()).map(|t| t.cfg.name.clone()).collect();
-        let switched = self.switched.then(filled);
-        let renewed = match self.begin_again {
+        let switched = self.guard.switched.then(filled);
+        let renewed = match self.shutdown.begin_again {
             None => None, // it stopped in order, for another configuration
-            Some(_) if self.remounted => Some(Renewed::Remounted),
+            Some(_) if self.guard.remounted => Some(Renewed::Remounted),
             Some(_) => Some(Renewed::Otherwise),
         };
-        let Engine { mirror, facts, state_dir, keep, commands, wake, turns, flushes, successor, .. } = self;
-        let ((mirror, facts), before) = match successor {
-            Some(next) => (*next, Some(Box::new((mirror, facts)))),
-            None => ((mirror, facts), None),
+        let Engine { mirror, setup, io: Io { commands, wake, turns, .. }, flushes, shutdown, .. } = self;
+        let (mirror, setup, before) = match shutdown.successor {
+            Some(next) => (next.0, Setup { facts: next.1, ..setup.clone() }, Some(Box::new((mirror, setup.facts)))),
+            None => (mirror, setup, None),
         };
-        Again { mirror, facts, state_dir, commands, wake, turns, keep, accepted, switched, renewed, flushes, before }
+        Again { mirror, setup, commands, wake, turns, accepted, switched, renewed, flushes, before }
     }
 }

@@ -1,8 +1,5 @@
 //! The walks that find hard links: begun when the index wants one, on a thread of their own, one at a time.
 
-use std::os::fd::AsFd;
-use std::sync::Arc;
-
 use crossbeam::channel::{Receiver, Sender, bounded};
 
 use super::Engine;
@@ -24,29 +21,29 @@ impl Linking {
 impl Engine {
     /// Somebody waits for everything: a walk that is wanted begins now.
     pub(super) fn hurry_links(&mut self) {
-        if let Some(linking) = &mut self.linking {
+        if let Some(linking) = &mut self.searches.linking {
             linking.links.hurry();
         }
-        self.naming.names.hurry();
+        self.searches.naming.names.hurry();
     }
 
     /// What is known of files with several names; `None` where none were met.
     pub(super) fn links_status(&self) -> Option<status::Links> {
-        let sought = &self.naming.names;
-        let walks = sought.walks() + self.strays.ended();
-        let ((files, names), walks) = match &self.linking {
+        let sought = &self.searches.naming.names;
+        let walks = sought.walks() + self.searches.strays.ended();
+        let ((files, names), walks) = match &self.searches.linking {
             Some(l) => (l.links.sizes(), l.links.walks() + walks),
             None if walks > 0 => (sought.sizes(), walks),
             None => return None,
         };
-        let apart = self.linking.as_ref().map_or(0, |l| l.links.apart()) as u64;
+        let apart = self.searches.linking.as_ref().map_or(0, |l| l.links.apart()) as u64;
         Some(status::Links { files: files as u64, names: names as u64, walks, apart })
     }
 
     /// Takes in a walk that has ended, and begins the next one.
     pub(super) fn follow_links(&mut self) {
         let now = self.now();
-        let Some(linking) = &mut self.linking else { return };
+        let Some(linking) = &mut self.searches.linking else { return };
         if let Ok(mut found) = linking.done.1.try_recv() {
             let (took, special) = (found.took, std::mem::take(&mut found.special));
             let again = linking.links.end(now, found);
@@ -56,7 +53,7 @@ impl Engine {
         }
         if let Some(job) = linking.links.begin(now)
             && let Err(error) = self.walk_for_links(job.clone())
-            && let Some(linking) = &mut self.linking
+            && let Some(linking) = &mut self.searches.linking
         {
             tracing::warn!(mirror = %self.mirror.name, %error, "cannot start a thread that searches for hard links; tried again");
             linking.links.put_off(now, job);
@@ -64,14 +61,7 @@ impl Engine {
     }
 
     fn walk_for_links(&self, job: Job) -> std::io::Result<()> {
-        let Some(linking) = &self.linking else { return Ok(()) };
-        let (root, apart) = (self.root.as_fd().try_clone_to_owned()?, Arc::clone(&self.apart));
-        let (filter, done, wake) = (self.mirror.filter.clone(), linking.done.0.clone(), Arc::clone(&self.wake));
-        std::thread::Builder::new().name("links".into()).spawn(move || {
-            // An engine that has ended meanwhile does not listen any more.
-            let _ = done.send(search::search(search::Within { fd: root.as_fd(), apart: &apart }, &filter, job));
-            wake.wake();
-        })?;
-        Ok(())
+        let Some(linking) = &self.searches.linking else { return Ok(()) };
+        self.walk_beside("links", &linking.done.0, move |within, filter| search::search(within, filter, job))
     }
 }

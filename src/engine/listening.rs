@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 
-use super::asking::ask;
+use super::calls::{Call, call};
 use super::handle::Handle;
 use crate::dirty::Seen;
 use crate::events::Event;
@@ -31,7 +31,7 @@ pub(crate) fn listen(engines: &[&Handle]) -> Tap {
     let (sender, queue) = bounded(QUEUE);
     for engine in engines {
         let listener = Listener { mirror: engine.mirror.as_str().into(), queue: sender.clone(), dropped: Arc::clone(&dropped) };
-        ask(engine, false, PATIENCE, |engine| engine.listeners.all.push(listener));
+        call(engine, PATIENCE, |reply| Call::Subscribe(listener, reply));
     }
     Tap { queue, dropped }
 }
@@ -63,7 +63,7 @@ enum What {
 }
 
 /// One who listens to an engine.
-struct Listener {
+pub struct Listener {
     mirror: Arc<str>,
     queue: Sender<Heard>,
     dropped: Arc<AtomicU64>,
@@ -78,7 +78,12 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Whether somebody listens.
+    /// From here on it receives every event.
+    pub(super) fn add(&mut self, listener: Listener) {
+        self.all.push(listener);
+    }
+
+    /// Whether any listens.
     pub fn any(&self) -> bool {
         !self.all.is_empty()
     }

@@ -1,8 +1,6 @@
 //! The walks for files that changed without a path ([`crate::resolve::nameless`]): on a thread of
 //! their own, one at a time.
 
-use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, bounded};
@@ -34,14 +32,14 @@ impl Engine {
     /// Takes in a walk that has ended, and begins the next one.
     pub(super) fn follow_nameless(&mut self) {
         let now = self.now();
-        if let Ok(found) = self.nameless_walks.1.try_recv() {
+        if let Ok(found) = self.searches.nameless_walks.1.try_recv() {
             self.take_nameless(now, found);
         }
-        if let Some(sought) = self.resolver.nameless_files().begin(now)
+        if let Some(sought) = self.intake.resolver.nameless_files().begin(now)
             && let Err(error) = self.walk_for_nameless(sought)
         {
             tracing::warn!(mirror = %self.mirror.name, %error, "cannot start a thread that looks for files that changed without a path; tried again");
-            self.resolver.nameless_files().put_off(now);
+            self.intake.resolver.nameless_files().put_off(now);
         }
     }
 
@@ -49,11 +47,11 @@ impl Engine {
         let Found { names: names::Found { names, took, .. }, objects } = found;
         if let Some(error) = objects.incomplete {
             tracing::warn!(mirror = %self.mirror.name, %error, "cannot look everywhere for what changed without a path; tried again");
-            return self.resolver.nameless_files().put_off(now);
+            return self.intake.resolver.nameless_files().put_off(now);
         }
-        names.iter().filter(|(.., nlink)| *nlink > 1).for_each(|(path, ..)| self.resolver.know_linked(&self.root, path));
+        names.iter().filter(|(.., nlink)| *nlink > 1).for_each(|(path, ..)| self.intake.resolver.know_linked(&self.root, path));
         let names: Vec<_> = names.into_iter().map(|(path, inode, _)| (path, inode)).collect();
-        let ended = self.resolver.nameless_files().end(now, &names, &objects, took);
+        let ended = self.intake.resolver.nameless_files().end(now, &names, &objects, took);
         tracing::debug!(
             mirror = %self.mirror.name, ?took, found = ended.dirty.len(), lost = ended.lost.len(),
             "looked for files that changed without a path"
@@ -68,15 +66,9 @@ impl Engine {
     }
 
     fn walk_for_nameless(&self, sought: Sought) -> std::io::Result<()> {
-        let (root, apart) = (self.root.as_fd().try_clone_to_owned()?, Arc::clone(&self.apart));
-        let (filter, done, wake) = (self.mirror.filter.clone(), self.nameless_walks.0.clone(), Arc::clone(&self.wake));
-        std::thread::Builder::new().name("nameless".into()).spawn(move || {
-            // An engine that has ended meanwhile does not receive any more.
-            let within = search::Within { fd: root.as_fd(), apart: &apart };
-            let objects = seek_objects(within, &filter, &sought.objects, sought.files);
-            let _ = done.send(Found { names: search::seek(within, &filter, &sought.inodes), objects });
-            wake.wake();
-        })?;
-        Ok(())
+        self.walk_beside("nameless", &self.searches.nameless_walks.0, move |within, filter| {
+            let objects = seek_objects(within, filter, &sought.objects, sought.files);
+            Found { names: search::seek(within, filter, &sought.inodes), objects }
+        })
     }
 }

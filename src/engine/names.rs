@@ -1,8 +1,6 @@
 //! The walks that find names of files that changed, where an event does not lead to all of them: on
 //! a thread of their own, one at a time.
 
-use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, bounded};
@@ -36,11 +34,11 @@ impl Engine {
     /// Takes in a walk that has ended, and begins the next one.
     pub(super) fn follow_names(&mut self) {
         let now = self.now();
-        let naming = &mut self.naming;
+        let naming = &mut self.searches.naming;
         if let Ok(mut found) = naming.done.1.try_recv() {
             let took = found.took;
             // They count as names outside until their directory arrives.
-            found.names.retain(|(name, ..)| !self.gate.hides(name));
+            found.names.retain(|(name, ..)| !self.intake.gate.hides(name));
             let ended = naming.names.end(now, found);
             tracing::debug!(mirror = %self.mirror.name, ?took, files = ended.names.len(), "looked for the other names of changed files");
             self.targets.iter_mut().for_each(|target| target.names_found(now, &ended));
@@ -49,18 +47,12 @@ impl Engine {
             && let Err(error) = self.walk_for_names(job)
         {
             tracing::warn!(mirror = %self.mirror.name, %error, "cannot start a thread that looks for other names of changed files; tried again");
-            self.naming.names.put_off(now);
+            self.searches.naming.names.put_off(now);
         }
     }
 
     fn walk_for_names(&self, job: Job) -> std::io::Result<()> {
-        let (root, apart) = (self.root.as_fd().try_clone_to_owned()?, Arc::clone(&self.apart));
-        let (filter, done, wake) = (self.mirror.filter.clone(), self.naming.done.0.clone(), Arc::clone(&self.wake));
-        std::thread::Builder::new().name("names".into()).spawn(move || {
-            // An engine that has ended meanwhile does not listen any more.
-            let _ = done.send(search::seek_for(search::Within { fd: root.as_fd(), apart: &apart }, &filter, &job));
-            wake.wake();
-        })?;
-        Ok(())
+        let done = &self.searches.naming.done.0;
+        self.walk_beside("names", done, move |within, filter| search::seek_for(within, filter, &job))
     }
 }

@@ -154,72 +154,72 @@ impl Engine {
     /// The files with several names in it are not known; nor are changes of these through names
     /// outside, from now on.
     pub(super) fn want_linked(&mut self, at: &[u8], deep: bool) {
-        if self.resolver.names_files() && self.watching.reports_elsewhere(&self.mirror.filter) {
-            self.outside.want(RelPath::from_normal(at), deep, stamp());
-            self.resolver.linked_are_incomplete();
+        if self.intake.resolver.names_files() && self.intake.watching.reports_elsewhere(&self.mirror.filter) {
+            self.searches.outside.want(RelPath::from_normal(at), deep, stamp());
+            self.intake.resolver.linked_are_incomplete();
         }
     }
 
     /// A flush begins: the number of the walk that it waits for.
     pub(super) fn hurry_outside(&mut self) -> u64 {
-        self.outside.needed |= self.resolver.takes_need_of_linked();
-        if self.outside.is_busy() {
-            self.outside.hurried.store(true, Ordering::Relaxed);
-            self.outside.next = Duration::ZERO;
+        self.searches.outside.needed |= self.intake.resolver.takes_need_of_linked();
+        if self.searches.outside.is_busy() {
+            self.searches.outside.hurried.store(true, Ordering::Relaxed);
+            self.searches.outside.next = Duration::ZERO;
         }
-        self.outside.begun + u64::from(self.outside.needed && !self.outside.wanted.is_empty())
+        self.searches.outside.begun + u64::from(self.searches.outside.needed && !self.searches.outside.wanted.is_empty())
     }
 
     /// Takes in what a walk has found, and begins the next one; whether there is more to take in.
     pub(super) fn follow_outside(&mut self) -> bool {
-        let part = self.outside.parts.1.try_recv();
+        let part = self.searches.outside.parts.1.try_recv();
         match part {
             Ok(Part::Files(files, since)) => {
                 self.take_linked(&files, since);
                 return true;
             }
             Ok(Part::End(took)) => {
-                let whole = self.outside.running.take() == Some(true);
+                let whole = self.searches.outside.running.take() == Some(true);
                 if whole {
-                    self.resolver.linked_walk_ends();
+                    self.intake.resolver.linked_walk_ends();
                 }
-                self.outside.ended = self.outside.begun;
-                self.outside.next = self.now() + PAUSE.max(took);
+                self.searches.outside.ended = self.searches.outside.begun;
+                self.searches.outside.next = self.now() + PAUSE.max(took);
                 // What was seen of those meanwhile was left to a walk.
-                self.outside.needed = !self.outside.wanted.is_empty();
-                if !self.outside.needed {
-                    self.outside.hurried.store(false, Ordering::Relaxed);
-                    self.resolver.linked_are_complete();
+                self.searches.outside.needed = !self.searches.outside.wanted.is_empty();
+                if !self.searches.outside.needed {
+                    self.searches.outside.hurried.store(false, Ordering::Relaxed);
+                    self.intake.resolver.linked_are_complete();
                 }
                 tracing::debug!(
-                    mirror = %self.mirror.name, ?took, files = self.resolver.linked_files(),
+                    mirror = %self.mirror.name, ?took, files = self.intake.resolver.linked_files(),
                     "looked for files that may have names outside"
                 );
                 self.open_flushes();
             }
             Err(_) => {}
         }
-        if self.resolver.wants_linked_walk() && !self.outside.is_busy() {
+        if self.intake.resolver.wants_linked_walk() && !self.searches.outside.is_busy() {
             self.want_linked(b"", true);
-            self.outside.needed = true;
+            self.searches.outside.needed = true;
         }
-        self.outside.needed |= self.resolver.takes_need_of_linked();
+        self.searches.outside.needed |= self.intake.resolver.takes_need_of_linked();
         let now = self.now();
-        if self.begin.status.walking || self.outside.next_due().is_none_or(|due| due > now) {
+        if self.begin.status.walking || self.searches.outside.next_due().is_none_or(|due| due > now) {
             return false;
         }
         let filled = self.targets.iter().all(|target| target.is_filled() || !target.is_up());
-        if let Some(places) = self.outside.begin(now, filled) {
-            if self.outside.running == Some(true) {
-                self.resolver.linked_walk_begins();
+        if let Some(places) = self.searches.outside.begin(now, filled) {
+            if self.searches.outside.running == Some(true) {
+                self.intake.resolver.linked_walk_begins();
             }
             if let Err(error) = self.walk_for_linked(places.clone()) {
                 tracing::warn!(mirror = %self.mirror.name, %error, "cannot start a thread that looks for files with names outside; tried again");
-                self.outside.begun -= 1;
-                self.outside.running = None;
-                self.outside.needed = true;
-                places.into_iter().for_each(|(at, place)| self.outside.want(at, place.deep, place.since));
-                self.outside.next = now + RETRY;
+                self.searches.outside.begun -= 1;
+                self.searches.outside.running = None;
+                self.searches.outside.needed = true;
+                places.into_iter().for_each(|(at, place)| self.searches.outside.want(at, place.deep, place.since));
+                self.searches.outside.next = now + RETRY;
             }
         }
         false
@@ -227,10 +227,10 @@ impl Engine {
 
     /// From here on their events are understood; what was changed before has a newer ctime.
     fn take_linked(&mut self, files: &[(RelPath, Object)], since: i64) {
-        self.resolver.know_linked_files(files.iter().map(|(name, object)| (name, object)));
+        self.intake.resolver.know_linked_files(files.iter().map(|(name, object)| (name, object)));
         let mut paths = Paths::default();
         files.iter().for_each(|(name, _)| _ = paths.push(name, None));
-        let looked = self.statter.stat_all(self.root.as_fd(), &paths);
+        let looked = self.io.statter.stat_all(self.root.as_fd(), &paths);
         for ((name, _), stat) in files.iter().zip(looked) {
             if stat.is_ok_and(|stat| stat.ctime.secs >= since) {
                 self.take_found(name, Seen::Written);
@@ -239,16 +239,14 @@ impl Engine {
     }
 
     fn walk_for_linked(&self, places: BTreeMap<RelPath, Place>) -> std::io::Result<()> {
-        let (root, apart) = (self.root.as_fd().try_clone_to_owned()?, Arc::clone(&self.apart));
-        let (filter, parts, wake) = (self.mirror.filter.clone(), self.outside.parts.0.clone(), Arc::clone(&self.wake));
-        let (hurried, over) = (Arc::clone(&self.outside.hurried), Arc::clone(&self.outside.over));
-        std::thread::Builder::new().name("outside".into()).spawn(move || {
+        let (parts, wake) = (self.searches.outside.parts.0.clone(), Arc::clone(&self.io.wake));
+        let (hurried, over) = (Arc::clone(&self.searches.outside.hurried), Arc::clone(&self.searches.outside.over));
+        self.walk_beside("outside", &self.searches.outside.parts.0, move |within, filter| {
             let begun = Instant::now();
-            let within = search::Within { fd: root.as_fd(), apart: &apart };
             let mut worked = Instant::now();
             for (at, Place { deep, since }) in places {
                 let mut found = Vec::new();
-                search::linked(within, &filter, at, deep, &mut |files| {
+                search::linked(within, filter, at, deep, &mut |files| {
                     found.extend(files);
                     // An engine that has ended meanwhile does not receive any more.
                     while found.len() >= PART {
@@ -269,10 +267,8 @@ impl Engine {
                     let _ = parts.send(Part::Files(found, since));
                 }
             }
-            let _ = parts.send(Part::End(begun.elapsed()));
-            wake.wake();
-        })?;
-        Ok(())
+            Part::End(begun.elapsed())
+        })
     }
 }
 

@@ -32,12 +32,12 @@ impl Engine {
 
     /// When the record is to be written, if it is.
     pub(super) fn record_due(&self) -> Option<Duration> {
-        self.record.as_ref().filter(|r| !self.recorded(r)).map(|r| r.next)
+        self.saved.record.as_ref().filter(|r| !self.recorded(r)).map(|r| r.next)
     }
 
     /// Writes the record if it is due, or `now_or_never`.
     pub(super) fn keep_record(&mut self, now_or_never: bool) {
-        let Some(mut record) = self.record.take() else { return };
+        let Some(mut record) = self.saved.record.take() else { return };
         let now = self.now();
         if !self.recorded(&record) && (now_or_never || record.next <= now) {
             record.next = now + EVERY;
@@ -60,6 +60,6 @@ impl Engine {
             }
             record.failing = failed.is_some();
         }
-        self.record = Some(record);
+        self.saved.record = Some(record);
     }
 }

@@ -11,7 +11,7 @@ use crate::text::plural;
 impl Engine {
     /// Takes up which targets an earlier daemon has filled.
     pub(super) fn take_up_filled(&mut self) {
-        let Some((file, known)) = &mut self.filled else { return };
+        let Some((file, known)) = &mut self.saved.filled else { return };
         match file.load() {
             Ok(filled) => *known = filled,
             Err(error) => tracing::warn!(mirror = %self.mirror.name, "which targets were filled is not known: {error}"),
@@ -21,7 +21,7 @@ impl Engine {
 
     /// Keeps for the next start that a target was filled.
     pub(super) fn remember_filled(&mut self, identity: String) {
-        let Some((file, known)) = &mut self.filled else { return };
+        let Some((file, known)) = &mut self.saved.filled else { return };
         if known.insert(identity)
             && let Err(error) = file.save(known)
         {
@@ -32,7 +32,7 @@ impl Engine {
     /// Takes up the pauses of an earlier daemon.
     pub(super) fn take_up_pauses(&mut self) {
         let now = unix_now();
-        let Some(pauses) = &self.pauses else { return };
+        let Some(pauses) = &self.saved.pauses else { return };
         let paused: Vec<Option<f64>> = match pauses.load() {
             Ok(pauses) => self.targets.iter().map(|t| pauses.get(&t.identity()).copied()).collect(),
             Err(error) => {
@@ -68,13 +68,13 @@ impl Engine {
             .filter(|(_, t)| only.is_none_or(|name| name == t.cfg.name))
             .map(|(at, _)| at)
             .collect();
-        if what != Steer::Pause && self.looks_at_source() && self.begin_again.is_none() {
+        if what != Steer::Pause && self.looks_at_source() && self.shutdown.begin_again.is_none() {
             self.recheck_root();
         }
         let mut out: Vec<Steered> = chosen.iter().map(|&at| self.steer_one(what, at, accepted)).collect();
         if what != Steer::Retry {
             let pauses: Pauses = self.targets.iter().filter_map(|t| Some((t.identity(), t.paused()?))).collect();
-            match self.pauses.as_ref().map(|file| file.save(&pauses)) {
+            match self.saved.pauses.as_ref().map(|file| file.save(&pauses)) {
                 None if what == Steer::Pause => {
                     out.iter_mut()
                         .for_each(|s| s.said.push_str("; this holds until fansync ends only, as `mirror` keeps no state"));
@@ -88,7 +88,7 @@ impl Engine {
                 }
             }
         }
-        if self.begin_again == Some(true) {
+        if self.shutdown.begin_again == Some(true) {
             for steered in &mut out {
                 steered.said.push_str("; the source is taken as it is now, and everything is compared");
             }
@@ -106,7 +106,7 @@ impl Engine {
     /// Takes the source as it is now, or, where it is not held, lets the deletions of the chosen targets through. Whether it was held, and
     /// is not any more.
     fn accept(&mut self, only: Option<&str>) -> Result<bool, String> {
-        if self.held.is_none() && self.apart.held().next().is_none() {
+        if self.guard.held.is_none() && self.guard.apart.held().next().is_none() {
             for at in 0..self.targets.len() {
                 if only.is_none_or(|name| name == self.targets[at].cfg.name) {
                     self.accept_deletes(at);
@@ -118,7 +118,7 @@ impl Engine {
             return Err("the source is one for all targets of the mirror: leave --target out".into());
         }
         self.accept_source()?;
-        Ok(self.held.is_none())
+        Ok(self.guard.held.is_none())
     }
 
     fn steer_one(&mut self, what: Steer, at: usize, accepted: bool) -> Steered {
@@ -157,7 +157,7 @@ impl Engine {
                 (said, true)
             }
         };
-        if what != Steer::Retry && was != (what == Steer::Pause) && self.begin_again.is_none() {
+        if what != Steer::Retry && was != (what == Steer::Pause) && self.shutdown.begin_again.is_none() {
             tracing::info!(mirror = %self.mirror.name, target_name = %self.targets[at].cfg.name, "{said}");
         }
         Steered { target: name, said, done }

@@ -17,8 +17,6 @@
 //! and a stop wait for one that is owed.
 
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
@@ -240,17 +238,17 @@ impl Engine {
     /// See [`Strays::want`].
     pub(super) fn want_strays(&mut self) -> u64 {
         self.take_strays();
-        self.strays.want(self.naming.names.met())
+        self.searches.strays.want(self.searches.naming.names.met())
     }
 
     /// Takes in what batches found. Of no concern where fanotify watches: there the event leads to the
     /// file.
     fn take_strays(&mut self) {
-        if let Some(since) = self.naming.names.take_astray()
-            && !self.watching.by_marks()
+        if let Some(since) = self.searches.naming.names.take_astray()
+            && !self.intake.watching.by_marks()
         {
             let now = self.now();
-            self.strays.stray(since, now);
+            self.searches.strays.stray(since, now);
         }
     }
 
@@ -258,39 +256,33 @@ impl Engine {
     pub(super) fn follow_strays(&mut self) {
         let now = self.now();
         self.take_strays();
-        if let Ok(Found { changed: Changed { names, linked }, took }) = self.strays.done.1.try_recv() {
-            self.strays.end(now, linked, took);
+        if let Ok(Found { changed: Changed { names, linked }, took }) = self.searches.strays.done.1.try_recv() {
+            self.searches.strays.end(now, linked, took);
             tracing::debug!(mirror = %self.mirror.name, ?took, found = names.len(), linked, "searched for files that lost the name they changed by");
             for name in names {
                 self.take_found(&name, Seen::Written);
             }
             self.open_flushes();
         }
-        if let Some(since) = self.strays.begin(now, self.naming.names.met())
+        if let Some(since) = self.searches.strays.begin(now, self.searches.naming.names.met())
             && let Err(error) = self.walk_for_strays(now, since)
         {
             tracing::warn!(mirror = %self.mirror.name, %error, "cannot start a thread that searches for files that lost the name they changed by; tried again");
-            self.strays.put_off(now);
+            self.searches.strays.put_off(now);
         }
     }
 
     fn walk_for_strays(&self, now: Duration, since: Duration) -> std::io::Result<()> {
         // A clock that was set back meanwhile gives new changes an older ctime.
         let ago = now.saturating_sub(since).as_secs() as i64;
-        let by_start = self.wall_start + since.as_secs() as i64;
+        let by_start = self.clock.wall_start + since.as_secs() as i64;
         let since = by_start.min(wall_clock() - ago) - SLACK.as_secs() as i64;
-        let (root, apart) = (self.root.as_fd().try_clone_to_owned()?, Arc::clone(&self.apart));
-        let (filter, done, wake) = (self.mirror.filter.clone(), self.strays.done.0.clone(), Arc::clone(&self.wake));
-        let places = self.watching.by_inotify();
-        std::thread::Builder::new().name("strays".into()).spawn(move || {
+        let places = self.intake.watching.by_inotify();
+        self.walk_beside("strays", &self.searches.strays.done.0, move |within, filter| {
             let begun = Instant::now();
-            let within = search::Within { fd: root.as_fd(), apart: &apart };
-            let changed = search::changed(within, &filter, &places, since);
-            // An engine that has ended meanwhile does not receive any more.
-            let _ = done.send(Found { changed, took: begun.elapsed() });
-            wake.wake();
-        })?;
-        Ok(())
+            let changed = search::changed(within, filter, &places, since);
+            Found { changed, took: begun.elapsed() }
+        })
     }
 }
 

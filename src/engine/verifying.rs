@@ -3,10 +3,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::bounded;
+use crossbeam::channel::{Sender, bounded};
 
 use super::Engine;
-use super::asking::ask;
+use super::calls::{self, Call, OnTarget};
 use super::{Command, Handle};
 use crate::config::Mirror;
 use crate::control::Waiting;
@@ -47,6 +47,12 @@ impl Verifying {
         Verifying { boards: (0..targets).map(|_| Board::default()).collect(), next_watch: 0 }
     }
 
+    /// The number of a watch.
+    pub(super) fn next_watch(&mut self) -> u64 {
+        self.next_watch += 1;
+        self.next_watch
+    }
+
     pub(super) fn status(&self, at: usize) -> Option<status::Verify> {
         let board = self.boards.get(at)?.lock().unwrap_or_else(PoisonError::into_inner);
         (board.running || board.ended_unix > 0.0).then(|| board.clone())
@@ -70,30 +76,13 @@ impl Live {
         format!("{}/{}", self.handle.mirror, self.target)
     }
 
-    fn ask<T: Send + 'static>(
-        &self,
-        after_drain: bool,
-        work: impl FnOnce(&mut Engine, usize) -> T + Send + 'static,
-    ) -> Option<T> {
-        let name = self.target.clone();
-        let at = move |engine: &mut Engine| {
-            let at = engine.targets.iter().position(|t| t.cfg.name == name)?;
-            Some(work(engine, at))
-        };
-        ask(&self.handle, after_drain, PATIENCE, at).flatten()
+    fn call<T>(&self, what: impl FnOnce(Sender<T>) -> OnTarget) -> Option<T> {
+        calls::call(&self.handle, PATIENCE, |reply| Call::OnTarget(self.target.clone(), what(reply)))
     }
 
     /// What is to be compared with what; in words, why nothing can be. `None`: the engine has ended.
     pub fn plan(&self) -> Option<Result<Plan, String>> {
-        self.ask(false, |engine, at| {
-            engine.check_root();
-            if let Some(why) = engine.held_words() {
-                return Err(why);
-            }
-            let root = engine.root.try_clone().map_err(|e| format!("cannot open the source once more: {e}"))?;
-            let board = Arc::clone(&engine.verifying.boards[at]);
-            Ok(Plan { mirror: engine.mirror.clone(), sides: engine.targets[at].sides(), root, board, idle: false })
-        })
+        self.call(OnTarget::Plan)
     }
 
     /// Waits until what changed before this call is on the target, at most `within`. What is not, and why; `true` when waiting longer
@@ -109,32 +98,34 @@ impl Live {
 
     /// Notes from now on which of `paths` become dirty. Gives the number of the watch, and the paths that the target is owed already.
     pub fn watch(&self, paths: Vec<RelPath>) -> Option<(u64, Vec<RelPath>)> {
-        self.ask(true, |engine, at| {
-            engine.verifying.next_watch += 1;
-            let id = engine.verifying.next_watch;
-            engine.tell_followed(Duration::MAX);
-            (id, engine.targets[at].watch(id, paths))
-        })
+        self.call(|reply| OnTarget::Watch(paths, reply))
     }
 
     /// The paths that fail on every try.
     pub fn failing(&self) -> Option<Vec<RelPath>> {
-        self.ask(true, |engine, at| engine.targets[at].failing_paths())
+        self.call(OnTarget::Failing)
     }
 
     /// Ends a watch: the paths that became dirty since, or are owed.
     pub fn unwatch(&self, id: u64) -> Option<Vec<RelPath>> {
-        self.ask(true, move |engine, at| {
-            engine.tell_followed(Duration::MAX);
-            engine.targets[at].unwatch(id)
-        })
+        self.call(|reply| OnTarget::Unwatch(id, reply))
     }
 
     /// Has the target put right.
     pub fn repair(&self, wrong: Vec<Wrong>) -> Option<()> {
-        self.ask(false, move |engine, at| {
-            let now = engine.now();
-            engine.targets[at].repair(now, wrong);
-        })
+        self.call(|reply| OnTarget::Repair(wrong, reply))
+    }
+}
+
+impl Engine {
+    /// What a verification of the target is to compare with what; in words, why it cannot.
+    pub(super) fn plan(&mut self, at: usize) -> Result<Plan, String> {
+        self.check_root();
+        if let Some(why) = self.held_words() {
+            return Err(why);
+        }
+        let root = self.root.try_clone().map_err(|e| format!("cannot open the source once more: {e}"))?;
+        let board = Arc::clone(&self.verifying.boards[at]);
+        Ok(Plan { mirror: self.mirror.clone(), sides: self.targets[at].sides(), root, board, idle: false })
     }
 }

@@ -93,15 +93,7 @@ impl Waiting {
             Command::Status(reply) => _ = reply.send(self.status()),
             Command::Flush { target, deadline, reply } => {
                 // The engine that begins in time takes it over.
-                self.again.flushes.push(Flush {
-                    token: 0,
-                    only: target,
-                    deadline,
-                    reply,
-                    drained: false,
-                    sought: [0; 4],
-                    waits: None,
-                });
+                self.again.flushes.push(Flush::new(target, deadline, reply));
             }
             Command::Steer { target, reply, .. } => {
                 let chosen = self.again.mirror.targets.iter().filter(|t| target.as_ref().is_none_or(|name| *name == t.name));
@@ -110,10 +102,10 @@ impl Waiting {
                 let _ = reply.send(chosen.map(|t| Steered { target: name(t), said: said.clone(), done: false }).collect());
             }
             // Whoever asked sees that no engine answers; a comparison is what it begins with.
-            Command::Ask(_) | Command::Reconcile => {}
+            Command::Call(_) | Command::Reconcile => {}
             Command::Replace(with) => {
-                let old = (self.again.mirror.clone(), self.again.facts.clone());
-                (self.again.mirror, self.again.facts) = (with.mirror, with.facts);
+                let old = (self.again.mirror.clone(), self.again.setup.facts.clone());
+                (self.again.mirror, self.again.setup.facts) = (with.mirror, with.facts);
                 self.again.before = Some(Box::new(old));
                 return Then::Begins;
             }

@@ -35,7 +35,7 @@ use super::opening::Opened;
 use super::tree::hash;
 use super::unexplained::owned;
 use super::{CHANGES, Outcome, Resolver, Root, inode_of, leads_to};
-use crate::dirty::Seen;
+use crate::dirty::PathSink;
 use crate::filter::Filter;
 use crate::links::objects::Object;
 use crate::path::{self, RelPath};
@@ -223,7 +223,7 @@ impl Resolver {
         root: &Root,
         filter: &Filter,
         event: &FanEvent<'_>,
-        out: &mut dyn FnMut(&[u8], Seen),
+        out: &mut dyn PathSink,
     ) -> Result<bool, crate::lost::Lost> {
         if !self.linked.any() || event.mask & CHANGES == 0 || event.mask & libc::FAN_ONDIR != 0 {
             return Ok(false);
@@ -268,7 +268,7 @@ impl Resolver {
         filter: &Filter,
         file: &Fid<'_>,
         change: Change,
-        out: &mut dyn FnMut(&[u8], Seen),
+        out: &mut dyn PathSink,
     ) -> Outcome {
         let hashed = hash_of(file);
         if !self.linked.may_be(hashed) {
@@ -279,7 +279,7 @@ impl Resolver {
             && leads_to(root, name, file)
             && !filter.excludes(name, false)
         {
-            out(name, change.seen());
+            out.apply(name, change.seen());
             return Ok(());
         }
         let own = owned(file);

@@ -35,7 +35,7 @@ use std::time::Duration;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 
-use crate::dirty::Seen;
+use crate::dirty::{PathSink, Seen};
 use crate::filter::Filter;
 use crate::links::Inode;
 use crate::lost::{Cause, Lost};
@@ -229,7 +229,7 @@ impl Resolver {
     ///
     /// # Errors
     /// [`Lost`] when the event cannot be credited to a path; `out` may have been told some already.
-    pub fn event(&mut self, root: &Root, filter: &Filter, event: &FanEvent<'_>, out: &mut dyn FnMut(&[u8], Seen)) -> Outcome {
+    pub fn event(&mut self, root: &Root, filter: &Filter, event: &FanEvent<'_>, out: &mut dyn PathSink) -> Outcome {
         self.stats.events += 1;
         self.stats.unknown_records += u64::from(event.skipped);
         let mask = event.mask;
@@ -323,21 +323,14 @@ impl Resolver {
             Placed::ExcludedDir => self.useless(event, &fid, true),
             Placed::Excluded => self.useless_file(event, true),
             Placed::Here if mask & libc::FAN_MODIFY != 0 && !written && !goes && !self.follow(event, event.dir.as_ref()) => {
-                out(&self.dir, Seen::Modified);
+                out.apply(&self.dir, Seen::Modified);
             }
             Placed::Here | Placed::Nowhere => {}
         }
         Ok(())
     }
 
-    fn renamed(
-        &mut self,
-        root: &Root,
-        filter: &Filter,
-        event: &FanEvent<'_>,
-        is_dir: bool,
-        out: &mut dyn FnMut(&[u8], Seen),
-    ) -> Outcome {
+    fn renamed(&mut self, root: &Root, filter: &Filter, event: &FanEvent<'_>, is_dir: bool, out: &mut dyn PathSink) -> Outcome {
         let mut place = |of: Option<Place<'_>>| match of {
             // The one that is sought is compared with all below it, if it is inside.
             Some(p) => self.resolve(root, &p.fid).map(|dir| if matches!(dir, Dir::Sought) { Dir::Outside } else { dir }),
@@ -397,9 +390,9 @@ impl Resolver {
         let mut told = false;
         if let Dir::Inside(dir) = old {
             let left = if matches!(new, Dir::Inside(_)) { left } else { left.plain() };
-            self.tell(filter, dir, old_name, is_dir, &[left], &mut |path, seen| {
+            self.tell(filter, dir, old_name, is_dir, &[left], &mut |path: &[u8], seen: Seen| {
                 told = seen != Seen::DirTimes;
-                out(path, seen);
+                out.apply(path, seen);
             });
         }
         let leaves_whiteout = told && is_whiteout(root, &self.dir);
@@ -414,13 +407,7 @@ impl Resolver {
 
     /// An event of a file whose name the kernel does not know: its link count changed, or someone works by file handle (an
     /// NFS server whose cache lost the name). Such a file's path is looked up like a directory's. Whether it was found, or is sought.
-    fn nameless(
-        &mut self,
-        root: &Root,
-        filter: &Filter,
-        event: &FanEvent<'_>,
-        out: &mut dyn FnMut(&[u8], Seen),
-    ) -> Result<bool, Lost> {
+    fn nameless(&mut self, root: &Root, filter: &Filter, event: &FanEvent<'_>, out: &mut dyn PathSink) -> Result<bool, Lost> {
         let Some(child) = event.child.filter(|c| !c.handle.is_empty()) else {
             self.stats.gone += 1;
             return Ok(false);
@@ -444,11 +431,11 @@ impl Resolver {
                 self.unmute(event);
                 let has = |bits| event.mask & bits != 0;
                 if has(libc::FAN_CLOSE_WRITE) {
-                    out(&at, Seen::Written);
+                    out.apply(&at, Seen::Written);
                 } else if has(libc::FAN_MODIFY) && !is_dir && !self.follow(event, None) {
-                    out(&at, Seen::Modified);
+                    out.apply(&at, Seen::Modified);
                 } else if has(libc::FAN_ATTRIB) || is_dir {
-                    out(&at, Seen::Touched);
+                    out.apply(&at, Seen::Touched);
                 }
                 Ok(true)
             }
@@ -539,23 +526,15 @@ impl Resolver {
     }
 
     /// Tells the entry `name` of `dir`, or `dir` itself, unless it is left out.
-    fn tell(
-        &mut self,
-        filter: &Filter,
-        dir: NodeId,
-        name: &[u8],
-        is_dir: bool,
-        seen: &[Seen],
-        out: &mut dyn FnMut(&[u8], Seen),
-    ) -> Placed {
+    fn tell(&mut self, filter: &Filter, dir: NodeId, name: &[u8], is_dir: bool, seen: &[Seen], out: &mut dyn PathSink) -> Placed {
         let placed = self.place(filter, dir, name, is_dir);
         match placed {
-            Placed::Here => seen.iter().for_each(|&s| out(&self.dir, s)),
+            Placed::Here => seen.iter().for_each(|&s| out.apply(&self.dir, s)),
             Placed::ExcludedDir => self.stats.foreign += 1,
             Placed::Excluded => {
                 self.stats.foreign += 1;
                 if seen.iter().any(|seen| seen.changes_dir()) {
-                    out(path::parent(&self.dir).unwrap_or_default(), Seen::DirTimes);
+                    out.apply(path::parent(&self.dir).unwrap_or_default(), Seen::DirTimes);
                 }
             }
             Placed::Nowhere => {}

@@ -14,7 +14,7 @@ use super::opening::Opened;
 use super::tree::hash;
 use super::unexplained::owned;
 use super::{Dir, Outcome, Placed, Resolver, Root, Whereabouts};
-use crate::dirty::Seen;
+use crate::dirty::{PathSink, Seen};
 use crate::filter::Filter;
 use crate::source::fan_decode::{FanEvent, Fid, Place};
 use crate::sys::handle::{fs_id, name_to_handle};
@@ -216,7 +216,7 @@ impl Resolver {
     ///
     /// # Errors
     /// A loss, when one cannot be credited to a path; the others have been told.
-    pub fn tell_followed(&mut self, root: &Root, filter: &Filter, now: Duration, out: &mut dyn FnMut(&[u8], Seen)) -> Outcome {
+    pub fn tell_followed(&mut self, root: &Root, filter: &Filter, now: Duration, out: &mut dyn PathSink) -> Outcome {
         let mut outcome = Ok(());
         while let Some(followed) =
             self.muting.as_mut().and_then(|muting| muting.follows.as_mut()).and_then(|follows| follows.take_due(now))
@@ -226,7 +226,7 @@ impl Resolver {
         outcome
     }
 
-    fn tell_one(&mut self, root: &Root, filter: &Filter, followed: &Followed, out: &mut dyn FnMut(&[u8], Seen)) -> Outcome {
+    fn tell_one(&mut self, root: &Root, filter: &Filter, followed: &Followed, out: &mut dyn PathSink) -> Outcome {
         let Some(muting) = &mut self.muting else { return Ok(()) };
         let file = followed.file.fid();
         match open(&self.marked, &file) {
@@ -245,7 +245,7 @@ impl Resolver {
                     if filter.excludes(&at, false) {
                         return self.tell_linked(root, filter, &file, Change::Writing, out);
                     }
-                    out(&at, Seen::Modified);
+                    out.apply(&at, Seen::Modified);
                     Ok(())
                 }
                 Whereabouts::Foreign => self.tell_linked(root, filter, &file, Change::Writing, out),
@@ -259,7 +259,7 @@ impl Resolver {
         };
         let Dir::Inside(dir) = self.resolve(root, &dir.fid())? else { return Ok(()) };
         if let Placed::Here = self.place(filter, dir, name, false) {
-            out(&self.dir, Seen::Modified);
+            out.apply(&self.dir, Seen::Modified);
         }
         Ok(())
     }

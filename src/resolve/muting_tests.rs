@@ -136,7 +136,7 @@ fn what_was_missed_ends_every_memory() {
     let mut buf = vec![0; 65536];
     while nix::unistd::read(&w.group, &mut buf).is_ok() {}
     let overflow = FanEvent { mask: libc::FAN_Q_OVERFLOW, pid: 0, dir: None, old: None, new: None, child: None, skipped: 0 };
-    let lost = w.resolver.event(&w.root, &w.filter, &overflow, &mut |_, _| {});
+    let lost = w.resolver.event(&w.root, &w.filter, &overflow, &mut |_: &[u8], _: Seen| {});
     assert_eq!(lost, Err(Lost::all(Cause::QueueOverflow)));
     fs::write(w.at("root/d/hot 0"), "3").unwrap();
     assert_eq!(w.told(), ["Written d/hot 0"], "neither muted nor remembered as foreign");
@@ -258,7 +258,7 @@ fn truncate_and_mtime_alone_are_heard() {
     let mut buf = vec![0; 65536];
     while let Ok(n) = nix::unistd::read(&w.group, &mut buf) {
         for event in events(&buf[..n]) {
-            w.resolver.event(&w.root, &w.filter, &event.unwrap(), &mut |p, s| told.push((p.to_vec(), s))).unwrap();
+            w.resolver.event(&w.root, &w.filter, &event.unwrap(), &mut |p: &[u8], s: Seen| told.push((p.to_vec(), s))).unwrap();
         }
     }
     assert_eq!(told, [(b"d".to_vec(), Seen::Touched)], "a directory cannot be written, so it need not wait");

@@ -70,7 +70,7 @@ fn a_directory_that_cannot_be_opened_by_its_handle_is_sought() {
     let mut buf = vec![0; 65536];
     let n = nix::unistd::read(&w.group, &mut buf).unwrap();
     for event in events(&buf[..n]) {
-        w.resolver.event(&w.root, &w.filter, &event.unwrap(), &mut |_, _| {}).expect("nothing is lost");
+        w.resolver.event(&w.root, &w.filter, &event.unwrap(), &mut |_: &[u8], _: Seen| {}).expect("nothing is lost");
     }
     let nameless = w.resolver.nameless_files();
     nameless.hurry();

@@ -59,6 +59,13 @@ impl fmt::Display for Without {
 #[derive(Debug, Clone, Copy)]
 pub struct Drain(pub(super) Clock);
 
+#[cfg(test)]
+impl Drain {
+    pub(crate) fn of_now() -> Drain {
+        Drain(Clock::now().expect("the clocks can be read"))
+    }
+}
+
 /// Keeps one mirror's state. See the module's text; calls in their order:
 ///
 /// 1. [`Keeper::open`] before the first change is acted upon, with marks already set. Resume, or compare everything.

@@ -1,0 +1,109 @@
+//! Calls of other threads beyond the few commands of every day: each is served on the engine's
+//! thread between two turns, and answered on a channel of its own.
+//!
+//! Some have to see all that happened before they were made. Those wait for a drain of the event
+//! queues, as a flush does.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crossbeam::channel::{Sender, bounded};
+
+use super::Engine;
+use super::Plan;
+use super::drains::For;
+use super::explaining::Said;
+use super::listening::Listener;
+use super::{Command, Handle};
+use crate::path::RelPath;
+use crate::targets::Wrong;
+
+/// See the module's text.
+pub enum Call {
+    /// `fansync explain`: of the first of these absolute paths that lies below the source.
+    Explain(Vec<PathBuf>, Sender<Said>),
+    /// `fansync events`.
+    Subscribe(Listener, Sender<()>),
+    /// About the target of this name, for a verification.
+    OnTarget(String, OnTarget),
+}
+
+/// What a verification asks of a target.
+pub enum OnTarget {
+    /// What is to be compared with what; in words, why nothing can be.
+    Plan(Sender<Result<Plan, String>>),
+    /// Notes from now on which of these paths become dirty. Gives the number of the watch, and those
+    /// that the target lacks already.
+    Watch(Vec<RelPath>, Sender<(u64, Vec<RelPath>)>),
+    /// Ends a watch: the paths that became dirty since, or that the target lacks.
+    Unwatch(u64, Sender<Vec<RelPath>>),
+    /// The paths that fail on every try.
+    Failing(Sender<Vec<RelPath>>),
+    /// Has the target put right.
+    Repair(Vec<Wrong>, Sender<()>),
+}
+
+impl Call {
+    /// Whether every event from before the call has to be in the dirty sets.
+    fn is_after_drain(&self) -> bool {
+        match self {
+            Call::Explain(..) => true,
+            Call::Subscribe(..) => false,
+            Call::OnTarget(_, what) => !matches!(what, OnTarget::Plan(_) | OnTarget::Repair(..)),
+        }
+    }
+}
+
+/// Makes a call and waits for its answer, at most `within`. `None` when the engine has ended, or
+/// does not answer.
+pub(super) fn call<T>(handle: &Handle, within: Duration, call: impl FnOnce(Sender<T>) -> Call) -> Option<T> {
+    let (reply, answer) = bounded(1);
+    handle.tell(Command::Call(call(reply)));
+    answer.recv_timeout(within).ok()
+}
+
+impl Engine {
+    pub(super) fn take_call(&mut self, call: Call) {
+        match call.is_after_drain() {
+            true => _ = self.drain(For::Call(call)),
+            false => self.serve(call),
+        }
+    }
+
+    /// Answers a call; to whoever has given up waiting, nothing.
+    pub(super) fn serve(&mut self, call: Call) {
+        match call {
+            Call::Explain(paths, reply) => _ = reply.send(self.explain_first(&paths)),
+            Call::Subscribe(listener, reply) => {
+                self.listeners.add(listener);
+                let _ = reply.send(());
+            }
+            Call::OnTarget(name, what) => {
+                if let Some(at) = self.targets.iter().position(|target| target.cfg.name == name) {
+                    self.serve_on_target(at, what);
+                }
+            }
+        }
+    }
+
+    fn serve_on_target(&mut self, at: usize, what: OnTarget) {
+        match what {
+            OnTarget::Plan(reply) => _ = reply.send(self.plan(at)),
+            OnTarget::Watch(paths, reply) => {
+                self.tell_followed(Duration::MAX);
+                let id = self.verifying.next_watch();
+                let _ = reply.send((id, self.targets[at].watch(id, paths)));
+            }
+            OnTarget::Unwatch(id, reply) => {
+                self.tell_followed(Duration::MAX);
+                let _ = reply.send(self.targets[at].unwatch(id));
+            }
+            OnTarget::Failing(reply) => _ = reply.send(self.targets[at].failing_paths()),
+            OnTarget::Repair(wrong, reply) => {
+                let now = self.now();
+                self.targets[at].repair(now, wrong);
+                let _ = reply.send(());
+            }
+        }
+    }
+}
