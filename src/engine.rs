@@ -16,6 +16,7 @@ mod drains;
 mod engines;
 mod explaining;
 mod exported;
+mod flushes;
 mod follow;
 mod foreign;
 mod gate;
@@ -62,8 +63,8 @@ use crate::sys::event::EventFd;
 use crate::sys::reactor::Reactor;
 use crate::sys::statx::Statter;
 use crate::targets::{self, Context, TOKEN_BASE, Target};
-use commands::Flush;
 use drains::{Drains, For};
+use flushes::Flushes;
 use history::{Begin, History};
 use intake::Intake;
 use record::Record;
@@ -143,8 +144,7 @@ pub struct Engine {
     saved: Saved,
     targets: Vec<Target>,
     hooks: Hooks,
-    flushes: Vec<Flush>,
-    last_flush: u64,
+    flushes: Flushes,
     listeners: Listeners,
     verifying: Verifying,
     shutdown: Shutdown,
@@ -330,7 +330,7 @@ impl Engine {
         due.extend(self.record_due());
         due.extend(self.looks_at_source().then_some(self.guard.next_root_check));
         let since = |at: Instant| at.saturating_duration_since(self.clock.started);
-        due.extend(self.flushes.iter().map(|f| since(f.deadline)));
+        due.extend(self.flushes.deadlines().map(since));
         due.extend(self.shutdown.stop_at.map(since));
         due.into_iter().min()
     }

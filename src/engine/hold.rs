@@ -355,6 +355,7 @@ impl Engine {
             Some(next) => (next.0, Setup { facts: next.1, ..setup.clone() }, Some(Box::new((mirror, setup.facts)))),
             None => (mirror, setup, None),
         };
+        let flushes = flushes.into_requests();
         Again { mirror, setup, commands, wake, turns, accepted, switched, renewed, flushes, before }
     }
 }

@@ -10,10 +10,10 @@ use std::time::Instant;
 
 use crossbeam::channel::{Receiver, unbounded};
 
-use super::commands::Flush;
 use super::dir_times::DirTimes;
 use super::drains::Drains;
 use super::exported::Following;
+use super::flushes::{FlushRequest, Flushes};
 use super::follow::Written;
 use super::gate::Gate;
 use super::history::{Begin, History, Renewed};
@@ -103,7 +103,7 @@ pub struct Again {
     /// The engine before gave up without a stop.
     pub(super) renewed: Option<Renewed>,
     /// Asked of the engine before, and not answered.
-    pub(super) flushes: Vec<Flush>,
+    pub(super) flushes: Vec<FlushRequest>,
     /// The configuration is another one: what it was before.
     pub(super) before: Option<Box<(Mirror, RsyncFacts)>>,
 }
@@ -227,8 +227,7 @@ impl Engine {
             root,
             targets,
             hooks,
-            flushes: Vec::new(),
-            last_flush: 0,
+            flushes: Flushes::default(),
             listeners: Listeners::default(),
             shutdown: Shutdown::default(),
             mirror,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::RecvTimeoutError;
 
 use super::Command;
-use super::commands::Flush;
+use super::flushes::FlushRequest;
 use super::{Again, Engine, StartError};
 use crate::control::{Steered, Waiting as Unfinished};
 use crate::root::Root;
@@ -93,7 +93,7 @@ impl Waiting {
             Command::Status(reply) => _ = reply.send(self.status()),
             Command::Flush { target, deadline, reply } => {
                 // The engine that begins in time takes it over.
-                self.again.flushes.push(Flush::new(target, deadline, reply));
+                self.again.flushes.push(FlushRequest { only: target, deadline, reply });
             }
             Command::Steer { target, reply, .. } => {
                 let chosen = self.again.mirror.targets.iter().filter(|t| target.as_ref().is_none_or(|name| *name == t.name));
