@@ -98,6 +98,8 @@ pub(super) struct Strays {
     running: Option<(Duration, u64)>,
     begun: u64,
     ended: u64,
+    /// The walk that a flush or a stop waits for.
+    promised: u64,
     next: Duration,
     pause: Duration,
     done: (Sender<Found>, Receiver<Found>),
@@ -121,6 +123,7 @@ impl Strays {
             running: None,
             begun: 0,
             ended: 0,
+            promised: 0,
             next: Duration::ZERO,
             pause: PAUSE_MIN,
             done: bounded(1),
@@ -171,7 +174,8 @@ impl Strays {
     fn want(&mut self, met: u64) -> u64 {
         self.settle(met);
         self.hurried = self.since.is_some();
-        self.begun + u64::from(self.hurried)
+        self.promised = self.begun + u64::from(self.hurried);
+        self.promised
     }
 
     /// What left and did not arrive has left; and where no file has several names, none is astray.
@@ -190,6 +194,12 @@ impl Strays {
         }
         if self.plain == Some(met) {
             (self.since, self.left) = (None, None);
+        }
+        if self.since.is_none() && self.left.is_none() {
+            // The walk that ended has found what another one was to find.
+            self.begun = self.begun.max(self.promised);
+            self.ended = self.begun;
+            return None;
         }
         if !self.hurried && now < self.next {
             return None;
@@ -264,7 +274,12 @@ impl Engine {
             }
             self.open_flushes();
         }
-        if let Some(since) = self.searches.strays.begin(now, self.searches.naming.names.met())
+        let ended = self.searches.strays.ended;
+        let begins = self.searches.strays.begin(now, self.searches.naming.names.met());
+        if self.searches.strays.ended > ended {
+            self.open_flushes();
+        }
+        if let Some(since) = begins
             && let Err(error) = self.walk_for_strays(now, since)
         {
             tracing::warn!(mirror = %self.mirror.name, %error, "cannot start a thread that searches for files that lost the name they changed by; tried again");
@@ -375,6 +390,19 @@ mod tests {
         strays.end(at(10_200), false, at(10));
         strays.astray(at(60_000));
         assert_eq!(strays.begin(at(60_100), 3).map(|_| ()), Some(()));
+    }
+
+    #[test]
+    fn a_flush_that_waits_for_a_walk_is_served_by_the_one_before_where_nothing_has_two_names() {
+        let mut strays = strays();
+        strays.astray(at(1000));
+        assert!(strays.begin(at(1100), 1).is_some());
+        strays.astray(at(1150));
+        let number = strays.want(1);
+        assert_eq!((strays.begin(at(1160), 1), strays.ended() < number), (None, true), "one is under way");
+        strays.end(at(1200), false, at(10));
+        assert_eq!((strays.begin(at(1300), 1), strays.ended() >= number), (None, true), "it waits for ever");
+        assert_eq!(strays.want(1), number, "and the next one waits for nothing");
     }
 
     #[test]

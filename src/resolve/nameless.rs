@@ -124,6 +124,8 @@ pub struct Nameless {
     names_files: bool,
     begun: u64,
     ended: u64,
+    /// The walk that a flush waits for.
+    promised: u64,
     pause: Duration,
     next: Duration,
 }
@@ -193,8 +195,9 @@ impl Nameless {
         self.seeking.values_mut().for_each(|file| file.moved = true);
     }
 
+    /// A walk that was promised takes place, also where what it was to seek was given up.
     fn wants(&self) -> bool {
-        !self.wanted.is_empty() || !self.unopened.is_empty()
+        !self.wanted.is_empty() || !self.unopened.is_empty() || self.promised > self.begun
     }
 
     /// Whether something is sought.
@@ -203,8 +206,9 @@ impl Nameless {
     }
 
     /// The number of the walk that will have found everything handed in so far.
-    pub fn covered_by(&self) -> u64 {
-        self.begun + u64::from(self.wants())
+    pub fn covered_by(&mut self) -> u64 {
+        self.promised = self.begun + u64::from(self.wants());
+        self.promised
     }
 
     /// Walks that ended.
@@ -389,6 +393,19 @@ mod tests {
         changed(&mut n, now, A, Change::Written);
         n.hurry();
         assert!(n.begin(now).is_some(), "a flush does not wait");
+    }
+
+    #[test]
+    fn a_walk_that_a_flush_waits_for_takes_place_where_too_much_was_to_be_sought() {
+        let mut n = new();
+        let handle = |number: usize| -> Owned { (1, 1, number.to_ne_bytes().into()) };
+        let asks = |n: &mut Nameless, number| n.unopened(Duration::ZERO, handle(number), false, Change::Written);
+        (0..MAX_UNOPENED).for_each(|number| assert!(asks(&mut n, number)));
+        let number = n.covered_by();
+        assert!(!asks(&mut n, MAX_UNOPENED), "all is compared instead");
+        assert_eq!(n.begin(Duration::MAX).map(|sought| sought.objects.len()), Some(0));
+        n.end(Duration::ZERO, &[], &Objects::default(), TOOK);
+        assert!(n.walks() >= number && !n.any());
     }
 
     #[test]
