@@ -280,16 +280,6 @@ impl DirtySet {
         self.subtrees > 0
     }
 
-    /// Whether the whole tree is pending.
-    pub fn whole_tree_pending(&self) -> bool {
-        self.nodes[ROOT as usize].kind == Some(Kind::Subtree)
-    }
-
-    /// Pending paths of kind `Contents`.
-    pub fn has_contents(&self) -> bool {
-        self.contents > 0
-    }
-
     /// How often the bound on pending paths made directories coarser.
     pub fn coarsened(&self) -> u64 {
         self.coarsened

@@ -5,7 +5,7 @@
 //!
 //! 1. The peer is asked: it is a follower. The mirror daemon is asked: it follows open files, and the peer holds a whole copy. Clients look more often from
 //!    here on. What is pending is flushed until a flush takes a third of what clients may wait.
-//! 2. The intention is written down ([`JOURNAL`]), with the epoch that the peer gets.
+//! 2. The intention is written down (`.fansync/handover`), with the epoch that the peer gets.
 //! 3. Exports read-only: from now on clients get EROFS, and nothing more is acknowledged.
 //! 4. Flush, twice, both within what clients may wait.
 //! 5. The mark: follower. This is the point of no return.
@@ -27,7 +27,6 @@ use crate::control;
 use crate::role::mark::{self, Mark, Role};
 
 /// The intention, beside the mark.
-pub const JOURNAL: &str = ".fansync/handover";
 const JOURNAL_NAME: &str = "handover";
 /// How long what is pending may take before anything is changed.
 const FIRST_FLUSH: Duration = Duration::from_secs(30);

@@ -112,11 +112,6 @@ impl Lock {
             Err((_, errno)) => Err(failed(&path)(errno.into())),
         }
     }
-
-    /// The file, which holds the process id.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
 }
 
 impl Drop for Lock {

@@ -105,8 +105,8 @@ pub struct OutOfWatches {
 pub struct Handled {
     /// The kernel's queue overflowed: anything may have changed anywhere. Rescan, and [`Watches::add_tree`] the root.
     pub overflow: bool,
-    /// The root itself was moved or unmounted. Its deletion raises no event while it is held open, as it is here: ask
-    /// [`Watches::root_is_linked`].
+    /// The root itself was moved or unmounted. Its deletion raises no event while it is held open, as it is here
+    /// (measured on ext4).
     pub root_gone: bool,
     /// The buffer's remainder could not be decoded; to be treated as an overflow.
     pub corrupt: Option<Corrupt>,
@@ -179,11 +179,6 @@ impl Watches {
     /// The queue, for a reader.
     pub fn queue(&self) -> BorrowedFd<'_> {
         self.inotify.as_fd()
-    }
-
-    /// Whether the root is still in the filesystem; false once it was deleted (measured on ext4: nothing is queued then).
-    pub fn root_is_linked(&self) -> bool {
-        fstat(&self.root).is_ok_and(|stat| stat.st_nlink > 0)
     }
 
     /// How many directories are watched.

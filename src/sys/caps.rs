@@ -40,11 +40,6 @@ impl Caps {
         self.has(21)
     }
 
-    /// `CAP_DAC_READ_SEARCH`: open_by_handle_at(2), and reading every directory.
-    pub fn dac_read_search(self) -> bool {
-        self.has(2)
-    }
-
     /// These capabilities.
     pub fn of(list: &[Capability]) -> Caps {
         Caps(list.iter().fold(0, |bits, cap| bits | cap.bitmask()))
@@ -185,7 +180,7 @@ mod tests {
             (b"CapEff:\t0000000000200000\n", true, false),
         ] {
             let caps = Caps::parse(status).unwrap();
-            assert_eq!((caps.sys_admin(), caps.dac_read_search()), (admin, read), "{}", status.escape_ascii());
+            assert_eq!((caps.sys_admin(), caps.has(2)), (admin, read), "{}", status.escape_ascii());
         }
         for status in [&b""[..], b"CapEff:\tno\n", b"Name:\tCapEff:\t1\n"] {
             assert_eq!(Caps::parse(status), None);
