@@ -53,8 +53,7 @@ impl Target {
         }
         let old = std::mem::replace(&mut self.ledger.shelf.apart, Arc::clone(apart));
         let rules = apart.rules();
-        self.filter_args = rules.iter().cloned().chain(self.mirror.filter.rsync_args()).collect();
-        self.limited_args = rules.into_iter().chain(limited_args(&self.mirror)).collect();
+        self.args.leave_apart(&self.mirror, &rules);
         self.drop_standbys(cx); // they were given the rules of before
         let new: Vec<&RelPath> = apart.iter().map(|(at, _)| at).filter(|at| !old.iter().any(|(was, _)| was == *at)).collect();
         for run in self.runs.values_mut() {
@@ -69,7 +68,7 @@ impl Target {
         let goes = |e: &mut Entry| apart.due(&e.path, e.kind) != Due::Waits;
         for entry in self.ledger.shelf.waiting.extract_if(.., goes).collect::<Vec<_>>() {
             self.ledger.set.restore(entry);
-            self.pace.hurry();
+            self.schedule.pace.hurry();
         }
         self.ledger.set.tick(cx.now);
         for (at, _) in apart.held().filter(|(at, _)| old.hold_at(at).is_none()) {

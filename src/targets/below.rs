@@ -121,7 +121,7 @@ impl Target {
     fn means_the_same_below(&self) -> bool {
         !matches!(self.cfg.location, Location::Ssh { .. })
             // Rules in merge files, includes and what rsync cannot be told protect by whole paths.
-            && argv::excludes_only(&self.filter_args)
+            && self.args.excludes_only()
             && self.mirror.filter.is_rsyncs()
             && self.mirror.events == config::Events::default()
             // The directory of what is kept aside is found from the target's own, and each deletion is counted by its path from there.
@@ -141,7 +141,7 @@ impl Target {
     pub(super) fn back_to_the_top(&mut self, batch: Batch, dir: Option<&RelPath>) {
         dir.into_iter().for_each(|dir| self.descents.failed(dir.clone()));
         self.ledger.give_back(batch);
-        self.pace.hurry();
+        self.schedule.pace.hurry();
     }
 }
 

@@ -5,6 +5,16 @@ use super::emptied::Found;
 use super::linked::{Linked, path_and_above};
 use super::*;
 
+/// What the looks before batches met.
+#[derive(Default)]
+pub(super) struct Met {
+    /// The newest change time, until it is asked for.
+    pub(super) newest: Option<FileTime>,
+    /// Files that are larger than `max_file_size`, the first of them.
+    pub(super) left_out: BTreeSet<RelPath>,
+    pub(super) leases: leases::Leases,
+}
+
 /// What was found out about a batch before it leaves.
 pub(super) struct Looked {
     pub(super) normal: Normal,
@@ -259,8 +269,8 @@ impl Target {
             let item = path_and_above(&entry.path).find_map(|at| found.get(at).copied());
             let known = Known {
                 spares: self.spares(&entry),
-                doubted: self.doubted.contains(&entry.path),
-                since: self.found_since(&entry).unwrap_or(cx.wall_start + entry.since().as_secs() as i64),
+                doubted: self.doubts.files.contains(&entry.path),
+                since: self.doubts.found_since(&entry).unwrap_or(cx.wall_start + entry.since().as_secs() as i64),
             };
             let (joins, step) = rules.step(&entry, item, known);
             let entry = match (joins, item) {
@@ -301,7 +311,7 @@ impl Target {
             mixed: looked.deep && rescans > 0 && rescans < entries.len(),
             levels: self.found_below(entries),
             bounded: self.mirror.delete && self.limit().is_some(),
-            accepted: self.accepted,
+            accepted: self.guard.accepted(),
             newest: entries.iter().map(Entry::epoch).max(),
         }
     }
@@ -315,7 +325,7 @@ impl Target {
                 part.list.push((at, form));
             }
             Listed::Missing => {
-                part.risks.extend([&at, &entry.path].into_iter().filter(|p| self.guarded.excludes_leaf(p, false)).cloned());
+                part.risks.extend([&at, &entry.path].into_iter().filter(|p| self.args.guarded.excludes_leaf(p, false)).cloned());
                 if part.risks.len() > survey::MAX_RISKS {
                     part.risks.truncate(survey::MAX_RISKS);
                     return self.ledger.turn(part.batch.id, entry);
@@ -365,11 +375,11 @@ impl Target {
 
     /// Notes that a file is larger than what is to be carried. `true`: it was not known to be.
     fn leave_out(&mut self, path: &RelPath, size: u64) -> bool {
-        if self.left_out.contains(path) {
+        if self.met.left_out.contains(path) {
             return false;
         }
-        if self.left_out.len() < MOST_LEFT_OUT {
-            self.left_out.insert(path.clone());
+        if self.met.left_out.len() < MOST_LEFT_OUT {
+            self.met.left_out.insert(path.clone());
             tracing::warn!(
                 mirror = %self.mirror.name, target_name = %self.cfg.name, %path, size,
                 "a file is larger than max_file_size and is left out"
@@ -406,5 +416,170 @@ impl Target {
             None => return Some(entry),
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(path: &str, kind: Kind, change: impl Fn(&mut Entry)) -> Entry {
+        let set = &mut DirtySet::new(10);
+        let mut entry = set.parked(RelPath::new(path.as_bytes()).unwrap(), set.epochs().current());
+        entry.kind = kind;
+        change(&mut entry);
+        entry
+    }
+
+    fn looked(deep: bool, lane: Lane) -> Looked {
+        let normal = Normal { items: Vec::new(), ancestors: Vec::new(), root: StatBrief::default() };
+        Looked { normal, deep, linked: Linked::default(), suspect: None, leased: BTreeSet::new(), lane }
+    }
+
+    fn rules<'r>(looked: &'r Looked, filter: &'r Filter) -> Rules<'r> {
+        Rules {
+            looked,
+            filter,
+            deletions: Deletions::ByName,
+            follows_deletions: true,
+            hurry: false,
+            max_file_size: None,
+            mixed: false,
+            levels: BTreeSet::new(),
+            bounded: false,
+            accepted: None,
+            newest: None,
+        }
+    }
+
+    const KNOWN: Known = Known { spares: false, doubted: false, since: 100 };
+
+    fn stat(mode: u32, size: u64) -> StatBrief {
+        StatBrief { mode, nlink: 1, size, ..Default::default() }
+    }
+
+    fn step(rules: &Rules<'_>, entry: &Entry, at: &str, kind: Kind, state: Look) -> Step {
+        let item = normal::Item { path: RelPath::new(at.as_bytes()).unwrap(), kind, state };
+        rules.step(entry, Some(&item), KNOWN).1
+    }
+
+    fn goes(listed: Listed, deletes: bool, thorough: bool) -> Step {
+        Step::Goes(Goes { listed, deletes, tied: false, thorough })
+    }
+
+    #[test]
+    fn step_by_what_is_found_under_the_name() {
+        let filter = Filter::new(&[] as &[&str], &["no/"]).unwrap();
+        let (file, dir) = (Look::Present(stat(libc::S_IFREG, 5)), Look::Present(stat(libc::S_IFDIR, 0)));
+        let large = Look::Present(stat(libc::S_IFREG, lanes::LARGE_FILE));
+        let plain = Listed::There(Form::Plain);
+        let level = Listed::There(Form::OneLevel);
+        for (what, deep, entry, at, kind, state, want) in [
+            ("a file", false, entry("f", Kind::Entry, |_| {}), "f", Kind::Entry, file, goes(plain, false, false)),
+            ("a level", false, entry("d", Kind::Contents, |_| {}), "d", Kind::Contents, dir, goes(level, true, false)),
+            (
+                "a subtree",
+                true,
+                entry("d", Kind::Subtree, |e| e.content = true),
+                "d",
+                Kind::Subtree,
+                dir,
+                goes(plain, true, true),
+            ),
+            (
+                "a file in a deep list",
+                true,
+                entry("f", Kind::Subtree, |_| {}),
+                "f",
+                Kind::Entry,
+                file,
+                Step::Turn { kind: Kind::Entry, gone: false },
+            ),
+            (
+                "another directory",
+                false,
+                entry("d", Kind::Entry, |e| e.gone = true),
+                "d",
+                Kind::Entry,
+                dir,
+                Step::Turn { kind: Kind::Subtree, gone: false },
+            ),
+            (
+                "what is above is a file",
+                false,
+                entry("f/g", Kind::Entry, |_| {}),
+                "f",
+                Kind::Entry,
+                file,
+                goes(plain, true, false),
+            ),
+            ("not closed", false, entry("f", Kind::Entry, |e| e.held = true), "f", Kind::Entry, file, Step::Hold),
+            ("left out", false, entry("no", Kind::Entry, |_| {}), "no", Kind::Entry, dir, Step::ByParent(Deletions::ByName)),
+            ("large", false, entry("f", Kind::Entry, |_| {}), "f", Kind::Entry, large, Step::LargeLane),
+            ("gone", false, entry("f", Kind::Entry, |_| {}), "f", Kind::Entry, Look::Missing, goes(Listed::Missing, true, true)),
+            (
+                "gone, deep",
+                true,
+                entry("f", Kind::Subtree, |_| {}),
+                "f",
+                Kind::Entry,
+                Look::Missing,
+                Step::Turn { kind: Kind::Entry, gone: true },
+            ),
+            (
+                "not known",
+                false,
+                entry("f", Kind::Entry, |_| {}),
+                "f",
+                Kind::Entry,
+                Look::Unreadable(Errno::EIO),
+                Step::Unreadable(Errno::EIO),
+            ),
+        ] {
+            let looked = looked(deep, Lane::Bulk);
+            assert_eq!(step(&rules(&looked, &filter), &entry, at, kind, state), want, "{what}");
+        }
+    }
+
+    #[test]
+    fn step_by_how_the_target_is_configured_and_what_is_known() {
+        let (looked, filter) = (looked(false, Lane::Large), Filter::default());
+        let (size, file) = (lanes::LARGE_FILE, entry("f", Kind::Entry, |_| {}));
+        let there = Look::Present(stat(libc::S_IFREG, size));
+        let own = |rules: &Rules<'_>, state| step(rules, &file, "f", Kind::Entry, state);
+        let plain = |thorough| goes(Listed::There(Form::Plain), false, thorough);
+        let base = || rules(&looked, &filter);
+        assert_eq!(own(&base(), there), plain(false), "in the lane of large files");
+        assert_eq!(own(&Rules { max_file_size: Some(size - 1), ..base() }, there), Step::TooLarge(size));
+        assert_eq!(own(&Rules { max_file_size: Some(size), ..base() }, there), plain(false));
+        assert_eq!(own(&Rules { follows_deletions: false, ..base() }, Look::Missing), Step::Needless);
+        for deletions in [Deletions::ByParent, Deletions::Never] {
+            assert_eq!(own(&Rules { deletions, ..base() }, Look::Missing), Step::ByParent(deletions));
+        }
+        let held = entry("f", Kind::Entry, |e| e.held = true);
+        assert_eq!(step(&Rules { hurry: true, ..base() }, &held, "f", Kind::Entry, there), plain(false), "in a hurry");
+        let written = entry("f", Kind::Entry, |e| e.content = true);
+        for (ctime, known, thorough) in [(50, KNOWN, false), (100, KNOWN, true), (50, Known { doubted: true, ..KNOWN }, true)] {
+            let stat = StatBrief { ctime: FileTime { secs: ctime, nanos: 0 }, ..stat(libc::S_IFREG, 1) };
+            let item = normal::Item { path: written.path.clone(), kind: Kind::Entry, state: Look::Present(stat) };
+            assert_eq!(base().step(&written, Some(&item), known).1, plain(thorough), "ctime {ctime}, {known:?}");
+        }
+    }
+
+    #[test]
+    fn what_an_entry_may_delete() {
+        let (looked, filter) = (looked(false, Lane::Bulk), Filter::default());
+        let file = entry("f", Kind::Entry, |_| {});
+        let base = || rules(&looked, &filter);
+        let all = Goes { listed: Listed::Missing, deletes: true, tied: false, thorough: true };
+        let until = Some(file.epoch());
+        for (what, rules, goes, want) in [
+            ("without a bound", base(), all, Deleting::Within),
+            ("with a bound", Rules { bounded: true, ..base() }, all, Deleting::Guarded),
+            ("nothing", Rules { bounded: true, ..base() }, Goes { deletes: false, ..all }, Deleting::Within),
+            ("accepted", Rules { bounded: true, accepted: until, ..base() }, all, Deleting::Free),
+        ] {
+            assert_eq!(rules.deleting(&file, &file.path, &goes), want, "{what}");
+        }
     }
 }

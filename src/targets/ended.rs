@@ -48,7 +48,7 @@ impl Target {
             RunKind::Role => self.role_answered(cx, &outcome, process.rsync.output().signs.not_found),
             RunKind::Standby => self.standby_ended(cx, &process, &outcome),
             RunKind::Batch(carried) => {
-                let outcome = self.ambient.weigh(outcome);
+                let outcome = self.link.ambient.weigh(outcome);
                 self.carried_ended(cx, process, *carried, outcome);
             }
         }
@@ -77,7 +77,7 @@ impl Target {
     }
 
     pub(super) fn probed(&mut self, cx: &mut Context<'_>, run: &Process, outcome: &Outcome) {
-        self.silence = None;
+        self.link.silence = None;
         if run.abort_reason == Some(AbortReason::Silent) {
             return self.went_away(cx, false, self.no_answer());
         }
@@ -87,11 +87,11 @@ impl Target {
         }
         match probe::interpret_probe(outcome, &run.rsync.output().signs) {
             TargetState::Usable => {
-                self.ambient.learn(outcome);
+                self.link.ambient.learn(outcome);
                 self.answered(cx, true);
             }
             TargetState::UseFallback => {
-                self.ambient.learn(outcome);
+                self.link.ambient.learn(outcome);
                 self.answered(cx, false);
             }
             TargetState::Config(reason) => self.went_away(cx, true, reason),
@@ -107,7 +107,6 @@ impl Target {
     }
 
     pub(super) fn came_up(&mut self, cx: &mut Context<'_>, missing_args: bool) {
-        self.missing_args = missing_args;
         self.renames.came_up();
         self.descents.came_up();
         if !missing_args {
@@ -117,11 +116,10 @@ impl Target {
                  which costs more. rsync 3.4.4 and later can"
             );
         }
-        if self.state != State::Up {
+        if self.link.came_up(missing_args) {
             tracing::info!(mirror = %self.mirror.name, target_name = %self.cfg.name, url = %self.cfg.location, pending = self.unconfirmed(), "target is up");
         }
-        self.state = State::Up;
-        self.pace.hurry();
+        self.schedule.pace.hurry();
         if std::mem::take(&mut self.ledger.suspect) {
             tracing::warn!(mirror = %self.mirror.name, target_name = %self.cfg.name, "the target's directory was gone, so the whole tree is compared with what came back");
             self.see(cx.now, b"", Seen::Subtree);
@@ -131,20 +129,16 @@ impl Target {
 
     /// The target has taken something, or a connection to it has lived: an outage, if there was one, is over.
     pub(super) fn proven(&mut self, cx: &Context<'_>) {
-        self.full = false;
-        if std::mem::take(&mut self.tries) > 0 {
-            self.stats.reason.clear();
+        if self.link.proven() {
+            self.counters.stats.reason.clear();
             // What failed may have failed for the same cause.
             self.ledger.retries.hurry(cx.now);
         }
     }
 
     pub(super) fn went_away(&mut self, cx: &mut Context<'_>, config: bool, reason: String) {
-        self.tries += 1;
-        let tries = self.tries;
-        let pause = self.backoff.pause(tries, fastrand::f64()) * if config { CONFIG_PAUSE } else { 1 };
         // Once per cause; what repeats is counted and shown in the status.
-        if outcome::words(&self.stats.reason) != outcome::words(&reason) {
+        if outcome::words(&self.counters.stats.reason) != outcome::words(&reason) {
             tracing::warn!(
                 mirror = %self.mirror.name, target_name = %self.cfg.name,
                 url = %self.cfg.location,
@@ -154,9 +148,8 @@ impl Target {
                 self.advice(config, &reason),
             );
         }
-        self.stats.reason = reason.clone();
-        self.missing_args = true; // it may come back with another rsync; the probe asks anew
-        self.state = State::Away { config, reason, tries, next: cx.now + pause };
+        self.counters.stats.reason = reason.clone();
+        self.link.failed(cx.now, config, reason, fastrand::f64());
         self.drop_standbys(cx);
     }
 
@@ -181,15 +174,15 @@ impl Target {
     /// sent before it has answered.
     pub(super) fn doubt(&mut self, cx: &mut Context<'_>, reason: &str) {
         if self.is_up() {
-            self.state = State::Away { config: false, reason: reason.into(), tries: self.tries, next: cx.now };
+            self.link.ask_at(cx.now, false, reason.into());
             self.drop_standbys(cx);
         }
     }
 
     pub(super) fn standby_ended(&mut self, cx: &mut Context<'_>, run: &Process, outcome: &Outcome) {
         let old = cx.now.saturating_sub(run.started) > STANDBY_INFANT;
-        if old || self.stopping || self.state != State::Up {
-            if old && self.state == State::Up {
+        if old || self.schedule.is_stopping() || !self.is_up() {
+            if old && self.is_up() {
                 self.proven(cx);
             }
             return self.refill_standby(cx);
@@ -205,7 +198,7 @@ impl Target {
     /// The server's connections are used up. What we hold beyond the one that works may be the cause, so it is let go for
     /// as long as a process would stand by; then it is tried again.
     pub(super) fn crowd(&mut self, cx: &mut Context<'_>, outcome: &Outcome) {
-        if self.crowded.replace(cx.now + self.cfg.standby_max_age).is_none() {
+        if self.link.limit_connections(cx.now + self.cfg.standby_max_age) {
             tracing::warn!(
                 mirror = %self.mirror.name, target_name = %self.cfg.name,
                 "one connection at a time for {:?}: {}. Raise the module's max connections to {} or more",
@@ -222,10 +215,10 @@ impl Target {
                 mirror = %self.mirror.name, target_name = %self.cfg.name,
                 "rsync was ended by SIGTERM, SIGINT or SIGHUP from elsewhere, after which files may have the content of others: the contents of the whole tree are compared. End fansync, not its rsyncs"
             );
-            self.contents_unknown = true;
+            self.doubts.all = true;
             self.see(now, b"", Seen::Subtree);
         } else {
-            self.doubted.extend(batch.entries.iter().map(|entry| entry.path.clone()));
+            self.doubts.files.extend(batch.entries.iter().map(|entry| entry.path.clone()));
         }
     }
 
@@ -240,7 +233,7 @@ impl Target {
     /// What holds for every end of a run that may have changed the target, whatever becomes of its batch.
     fn note_end(&mut self, now: Duration, run: &Process, batch: &Batch, how: &How, dry: bool, outcome: &Outcome) {
         if outcome.verdict != Verdict::Done {
-            self.periodic.back(how.limited);
+            self.schedule.periodic.back(how.limited);
         }
         if outcome.interrupted && !dry {
             self.distrust(now, batch);
@@ -272,7 +265,7 @@ impl Target {
     /// A run has ended that was to bring a batch to the target, or that has not said what it was to find out.
     fn batch_ended(&mut self, cx: &mut Context<'_>, run: &Process, carried: Carried, outcome: &Outcome) {
         let Carried { batch, purpose, how } = &carried;
-        let (id, extra, since, reconciles) = (batch.id, purpose.extra(), oldest(batch), self.reconciles);
+        let (id, extra, since, reconciles) = (batch.id, purpose.extra(), oldest(batch), self.counters.reconciles);
         self.note_end(cx.now, run, batch, how, matches!(purpose, Purpose::Survey { .. }), outcome);
         let mut litter = if self.mirror.delete { leftovers(batch, outcome, run.rsync.output()) } else { BTreeSet::new() };
         let second = matches!(purpose, Purpose::SecondHalf { .. });
@@ -291,15 +284,15 @@ impl Target {
             below: purpose.below().is_some(),
             counts: extra == Extra::Counted,
             read_only: read_only(batch, outcome, run.rsync.output()),
-            in_outage: self.tries > 0,
+            in_outage: self.link.tries() > 0,
             bounded: self.limit().is_some(),
         };
         self.complete(cx, ended.completion(), run, carried, outcome);
         self.ledger.landed(id);
         self.note_failing();
-        if self.reconciles > reconciles {
+        if self.counters.reconciles > reconciles {
             if outcome.verdict != Verdict::DeletesHeld && extra != Extra::Stays {
-                self.filled();
+                self.guard.filled();
             }
             if let Some(epoch) = run.aside {
                 self.aside_done(cx, epoch);
@@ -309,7 +302,7 @@ impl Target {
             litter.iter().for_each(|dir| self.ledger.set.see_since(dir, Seen::Contents, since));
         }
         if self.ledger.set.ready(false) > 0 {
-            self.pace.waits(cx.now);
+            self.schedule.pace.waits(cx.now);
         }
     }
 
@@ -391,17 +384,17 @@ impl Target {
     }
 
     fn batch_done(&mut self, cx: &mut Context<'_>, run: &Process, batch: Batch, purpose: Purpose, how: &How, outcome: &Outcome) {
-        if self.full && outcome.counters.deleted > 0 {
+        if self.link.out_of_space && outcome.counters.deleted > 0 {
             self.ledger.retries.hurry(cx.now); // there may be room now
         }
-        if !self.full || outcome.counters.files_sent + outcome.counters.deleted > 0 {
+        if !self.link.out_of_space || outcome.counters.files_sent + outcome.counters.deleted > 0 {
             self.proven(cx);
         }
         if let Purpose::SecondHalf { survey, .. } = purpose {
             return self.survey_done(cx, batch, (how.compare, how.limited), survey);
         }
         if let (Pass::Full { .. }, Some(progress)) = (run.pass, run.rsync.output().progress) {
-            self.tree = Some(progress.files_total);
+            self.guard.tree = Some(progress.files_total);
         }
         self.descents.done(purpose.below(), &batch.entries);
         self.link_after(cx, &batch.entries);
@@ -411,7 +404,7 @@ impl Target {
     /// The target has no room, or its filesystem takes no file as large as one.
     fn no_room(&mut self, cx: &mut Context<'_>, signs: &Signs, mut batch: Batch, outcome: &Outcome) {
         let too_large = signs.too_large && !signs.target_full;
-        self.full = !too_large;
+        self.link.out_of_space = !too_large;
         let hidden = self.hides_unfit(cx.root, &batch, outcome, too_large);
         self.set_unfit_apart(cx, &mut batch, outcome);
         // One that was tried alone tells nothing new of the others.
@@ -427,10 +420,10 @@ impl Target {
         let found = run.rsync.output().progress.map_or(0, |p| p.files_total);
         let (deletes, kept) = (outcome.counters.spared, found.saturating_sub(outcome.counters.created));
         if !first::exceeds(self.mirror.first_max_delete, deletes, kept) {
-            self.fill = Fill::Counted;
+            self.guard.fill = Fill::Counted;
             self.ledger.give_back(batch);
         } else if let Err(batch) = self.count_later(cx, batch) {
-            self.reconciles += 1;
+            self.counters.reconciles += 1;
             self.withhold_entries(cx, batch, guarded::Withholds::beyond(deletes), false);
         }
     }
@@ -464,32 +457,22 @@ impl Target {
     /// Tells the log when no path keeps failing any more.
     fn note_failing(&mut self) {
         let failing = self.ledger.failing() > 0;
-        if self.repeats.is_over(failing) {
+        if self.counters.repeats.is_over(failing) {
             tracing::info!(mirror = %self.mirror.name, target_name = %self.cfg.name, "every path that failed is on the target now");
         }
     }
 
-    /// The target was made equal: from now on it holds what the source once had.
-    pub(super) fn filled(&mut self) {
-        if matches!(self.fill, Fill::Unknown | Fill::Counted) {
-            self.fill = Fill::Filled;
-        }
-    }
-
     pub(super) fn confirm(&mut self, id: BatchId, entries: Vec<Entry>) {
-        self.stats.batches += 1;
-        self.stats.last_success_unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        self.counters.stats.batches += 1;
+        self.counters.stats.last_success_unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         self.judge_covered(&entries);
         for entry in &entries {
             self.unread.confirmed(entry);
             self.renames.confirmed(id, &entry.path);
             let over = self.ledger.retries.confirmed(entry);
             self.ledger.forget(over);
-            self.doubted.remove(&entry.path);
-            if entry.path.is_root() && entry.kind == Kind::Subtree {
-                self.reconciles += 1;
-                self.contents_unknown = false;
-            }
+            self.doubts.confirmed(entry);
+            self.counters.reconciles += u64::from(entry.path.is_root() && entry.kind == Kind::Subtree);
         }
         let paths: Vec<_> = entries.iter().filter(|_| self.telling.keep > 0).map(|e| (e.path.clone(), e.kind)).collect();
         let again = self.ledger.set.confirm(id, entries);
@@ -519,7 +502,7 @@ impl Target {
             let Batch { id, entries, .. } = batch;
             self.ledger.set.park(id, &entries);
             // A module that may not change its own top directory. Nothing else failed, and nothing helps.
-            if !std::mem::replace(&mut self.top_refused, true) {
+            if !std::mem::replace(&mut self.counters.top_refused, true) {
                 tracing::warn!(mirror = %self.mirror.name, target_name = %self.cfg.name, "the target's top directory keeps its own times and mode: {}", outcome.reason);
             }
             return self.confirm(id, entries);
@@ -557,7 +540,7 @@ impl Target {
     }
 
     fn count(&mut self, run: &Process, carried: &Carried, outcome: &Outcome, took: Duration) {
-        let s = &mut self.stats;
+        let s = &mut self.counters.stats;
         s.runs += 1;
         s.standby_hits += u64::from(carried.how.stood_by);
         s.files_sent += outcome.counters.files_sent;
@@ -567,7 +550,7 @@ impl Target {
             *s.bad_runs.entry(outcome.verdict.class().into()).or_insert(0) += 1;
         }
         if run.pass == Pass::Shallow && run.lane != Lane::Large {
-            self.pace.ran(took);
+            self.schedule.pace.ran(took);
         }
     }
 
@@ -590,7 +573,7 @@ impl Target {
         let whole = matches!(run.pass, Pass::Full { .. });
         let paths = (!whole).then_some(how.paths);
         let deleted = deletions(carried, outcome);
-        self.stats.last_batch = format!(
+        self.counters.stats.last_batch = format!(
             "{} ({pass}{}), {} sent, {deleted} deleted, {ms:.1} ms: {}",
             if whole { "the whole tree".into() } else { plural(how.paths as u64, "path") },
             purpose.below().map(|dir| format!(" below {dir}")).unwrap_or_default(),
@@ -605,7 +588,7 @@ impl Target {
             return;
         }
         let class = outcome.verdict.class();
-        match self.repeats.line(now, class, &outcome.reason) {
+        match self.counters.repeats.line(now, class, &outcome.reason) {
             Some(times) => tracing::warn!(
                 mirror = %self.mirror.name, target_name = %self.cfg.name, pass, paths, ms = (ms * 10.0).round() / 10.0, round = batch.round, below, %first,
                 class, times, "batch did not end well, its paths are kept: {}", outcome.reason

@@ -47,7 +47,7 @@ impl Target {
             return state(At::Pending, format!("for {}{}", ago(since), self::by(&at, kind, path)));
         }
         let Some(p) = parked else {
-            return match self.left_out.contains(path) {
+            return match self.met.left_out.contains(path) {
                 true => state(At::LeftOut, "when it changed last it was larger than max_file_size".into()),
                 false => state(At::InSync, "nothing of it waits: every change heard so far is confirmed".into()),
             };

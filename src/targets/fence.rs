@@ -252,11 +252,11 @@ impl Target {
     pub(super) fn fence_off(&mut self, cx: &mut Context<'_>, why: String) {
         let Some(fence) = &mut self.fence else { return };
         fence.epoch = 0;
-        if !std::mem::replace(&mut fence.fenced, true) || self.stats.reason != why {
+        if !std::mem::replace(&mut fence.fenced, true) || self.counters.stats.reason != why {
             tracing::warn!(target_name = %self.cfg.name, url = %self.cfg.location, pending = self.unconfirmed(), "{why}");
         }
-        self.stats.reason = why.clone();
-        self.state = State::Away { config: true, reason: why, tries: self.tries, next: cx.now + LOOK };
+        self.counters.stats.reason = why.clone();
+        self.link.ask_at(cx.now + LOOK, true, why);
         self.drop_standbys(cx);
         for run in self.runs.values_mut().filter(|run| run.carried().is_some()) {
             run.process.rsync.cut();

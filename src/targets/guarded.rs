@@ -21,14 +21,6 @@ use crate::sync::below::Below;
 use crate::sync::first;
 use crate::sync::renames::Renamed;
 
-/// The first pause before what is withheld is judged again; it doubles …
-const JUDGE_MIN: Duration = Duration::from_secs(60);
-/// … up to this.
-const JUDGE_MAX: Duration = Duration::from_secs(3600);
-/// The same where a run stopped at its bound although its dry run did not foresee that.
-const JUDGE_SOON: Duration = Duration::from_secs(1);
-/// How often it is looked whether what a place lost is there again.
-const JUDGE_LOST: Duration = Duration::from_secs(5);
 /// Changes whose paths are looked at, to learn what a run has done.
 const KEPT_ITEMS: usize = 10_000;
 
@@ -176,12 +168,12 @@ impl Target {
     pub(super) fn cap(&self) -> Option<u64> {
         match self.limit()? {
             MaxDelete::Count(count) => Some(count),
-            limit => self.tree.map(|entries| guard::allowed(limit, entries)),
+            limit => self.guard.tree.map(|entries| guard::allowed(limit, entries)),
         }
     }
 
     pub(super) fn is_accepted(&self, entry: &Entry) -> bool {
-        self.accepted.is_some_and(|until| entry.epoch() <= until)
+        self.guard.is_accepted(entry)
     }
 
     /// Whether next to nothing is left of a place at whose top `entries` may delete. `normal`: none for the whole tree.
@@ -204,13 +196,13 @@ impl Target {
                 if held {
                     return Some(Suspect { at, enough: None, level, emptied: Emptied::Before });
                 }
-                let known = self.tops.get(&at).copied().unwrap_or(0);
+                let known = self.guard.tops.get(&at).copied().unwrap_or(0);
                 let Some(left) = guard::left(cx.root, cx.filter, &at, usize::MAX) else { continue };
                 if guard::suspicious_level(known, left) {
                     let emptied = Emptied::Now(guard::extent(left, guard::is_shared(cx.root, &at)));
                     return Some(Suspect { at, enough: (known > 0).then(|| known.div_ceil(2)), level, emptied });
                 }
-                self.tops.insert(at, left);
+                self.guard.tops.insert(at, left);
             } else if let Some(normal) = normal.filter(|_| !held) {
                 let gone = |i: &&normal::Item| i.state == normal::State::Missing && path::parent(&i.path) == Some(&*at);
                 let missing = normal.items.iter().filter(gone).count();
@@ -250,7 +242,7 @@ impl Target {
         lane: Lane,
     ) -> bool {
         let full = matches!(pass, Pass::Full { .. });
-        if self.tree.is_none() && !full && matches!(self.limit(), Some(MaxDelete::Percent(_))) {
+        if self.guard.tree.is_none() && !full && matches!(self.limit(), Some(MaxDelete::Percent(_))) {
             let launch = Launch::batch(Pass::Full { progress: true }, Input::None, batch, Purpose::DryRun(DryRun::Entries));
             return self.start(cx, Launch { lane, ..launch }).is_some();
         }
@@ -279,7 +271,7 @@ impl Target {
         let found = run.rsync.output().progress.map_or(0, |p| p.files_total);
         let spared = spared(cx.filter, &run.rsync.output().items);
         let deletes = outcome.counters.deleted.saturating_sub(spared.len() as u64);
-        if self.state != State::Up || cx.held.is_some() || self.paused.is_some() || !self.preflight(cx) {
+        if !self.is_up() || cx.held.is_some() || self.schedule.is_paused() || !self.preflight(cx) {
             return self.ledger.give_back(batch);
         }
         // Somebody let it through while it was counted.
@@ -287,7 +279,7 @@ impl Target {
             return self.ledger.give_back(batch);
         }
         let DryRun::Deletes { suspect, run: prepared } = dry else {
-            self.tree = Some(found);
+            self.guard.tree = Some(found);
             self.launch(cx, batch, run.lane);
             return;
         };
@@ -298,7 +290,7 @@ impl Target {
                 true => deletes,
                 false => output.items.iter().filter(there).count() as u64 + output.items_more,
             };
-            let from_the_start = suspect.level && self.stats.batches == 0;
+            let from_the_start = suspect.level && self.counters.stats.batches == 0;
             let least = if from_the_start || suspect.emptied == Emptied::Before { 1 } else { guard::EMPTIED_MIN };
             match suspect.emptied {
                 _ if lost < least => {}
@@ -326,18 +318,18 @@ impl Target {
             }
         }
         if full {
-            self.tree = Some(found + deletes);
+            self.guard.tree = Some(found + deletes);
         }
         let (created, kept) = (outcome.counters.created, found.saturating_sub(outcome.counters.created));
         tracing::debug!(target_name = %self.cfg.name, deletes, created, "counted by a dry run");
-        let first = full && self.fill.counts() && self.limit().is_none();
+        let first = full && self.guard.fill.counts() && self.limit().is_none();
         match self.limit() {
             None if first && first::exceeds(self.mirror.first_max_delete, deletes, kept) => {
                 if let Err(batch) = self.count_later(cx, batch) {
                     self.withhold(cx, run.pass, batch, Withholds::beyond(deletes), run.lane, prepared);
                 }
             }
-            Some(limit) if guard::exceeds(limit, deletes, self.tree.unwrap_or(0)) => {
+            Some(limit) if guard::exceeds(limit, deletes, self.guard.tree.unwrap_or(0)) => {
                 self.withhold(cx, run.pass, batch, Withholds::beyond(deletes), run.lane, prepared);
             }
             _ => {
@@ -357,7 +349,7 @@ impl Target {
     fn start_prepared(&mut self, cx: &mut Context<'_>, purpose: Purpose, pass: Pass, batch: Batch, lane: Lane, run: Prepared) {
         let Prepared { list, compare, guards, ancestors, .. } = run;
         let full = matches!(pass, Pass::Full { .. });
-        let limited = full && self.periodic.take(self.ledger.set.coarsened());
+        let limited = full && self.schedule.periodic.take(self.ledger.set.coarsened());
         let options = RunOptions { guards, limited, ..Default::default() };
         let input = if full { Input::None } else { Input::List(&list) };
         let paths = batch.entries.len();
@@ -378,7 +370,7 @@ impl Target {
 
     /// All of a batch went through but for these deletions.
     pub(super) fn withhold_rest(&mut self, cx: &Context<'_>, batch: Batch, withholds: Withholds) {
-        self.reconciles += u64::from(batch.entries.iter().any(|e| e.path.is_root() && e.kind == Kind::Subtree));
+        self.counters.reconciles += u64::from(batch.entries.iter().any(|e| e.path.is_root() && e.kind == Kind::Subtree));
         self.withhold_entries(cx, batch, withholds, false);
     }
 
@@ -390,12 +382,7 @@ impl Target {
         }
         self.ledger.set.park(batch.id, &batch.entries);
         let Withholds { deletes, lost } = withholds;
-        let pause = match (&lost, soon) {
-            (Some(_), _) => JUDGE_LOST,
-            (None, true) => JUDGE_SOON,
-            (None, false) => JUDGE_MIN.saturating_mul(1 << self.judged.min(6)).min(JUDGE_MAX),
-        };
-        self.judged += 1;
+        let pause = self.guard.pause(lost.is_some(), soon);
         let mut new = Withheld { entries: batch.entries, joined: BTreeMap::new(), deletes, due: cx.now + pause, lost };
         // What was held of the same place before is counted in this, or the other way round: judged together, it is counted once.
         let places = Cover::new(new.entries.iter().map(|e| &e.path));
@@ -417,7 +404,7 @@ impl Target {
         }
         self.ledger.withheld.push(new);
         let all = self.withheld_deletes();
-        if std::mem::replace(&mut self.withheld_said, all) != all {
+        if self.guard.logs(all) {
             tracing::error!(
                 mirror = %self.mirror.name, target_name = %self.cfg.name, deletes = all,
                 "{}", self.why_withheld().unwrap_or_default()
@@ -526,23 +513,20 @@ impl Target {
     pub fn accept_deletes(&mut self, cx: &mut Context<'_>) -> u64 {
         let held = self.withheld_deletes();
         self.ledger.set.tick(cx.now);
-        self.accepted = Some(self.ledger.set.close_epoch());
+        self.guard.accept(self.ledger.set.close_epoch());
         let counted = self.ledger.recount.take();
         for entry in std::mem::take(&mut self.ledger.withheld).into_iter().flat_map(Withheld::into_entries).chain(counted) {
             self.ledger.set.restore(entry);
         }
-        (self.judged, self.withheld_said) = (0, 0);
-        self.pace.hurry();
+        self.schedule.pace.hurry();
         held
     }
 
     /// Forgets what was accepted once it is on the target.
     pub(super) fn spend_acceptance(&mut self) {
-        if self.accepted.is_some_and(|until| self.flushed(until)) {
-            self.accepted = None;
-        }
+        self.guard.spend(|until| self.ledger.set.epochs().clear_until(until));
         if self.ledger.withheld.is_empty() && self.in_sync() {
-            (self.judged, self.withheld_said) = (0, 0);
+            self.guard.rest();
         }
     }
 }

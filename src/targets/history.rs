@@ -7,28 +7,20 @@ use super::*;
 impl Target {
     /// A walk begins to tell what changed since `since` (seconds since 1970).
     pub fn walk_begins(&mut self, since: i64) {
-        self.resumed = Some((since, None));
+        self.doubts.walk_begins(since);
     }
 
     /// The walk has told everything. The returned epoch is clear when all of it is on the target.
     pub fn walk_ended(&mut self) -> Epoch {
         let epoch = self.ledger.set.close_epoch();
-        if let Some((_, until)) = &mut self.resumed {
-            *until = Some(epoch);
-        }
+        self.doubts.walk_ended(epoch);
         epoch
-    }
-
-    /// Of what a walk found: since when it may have changed, seconds since 1970.
-    pub(super) fn found_since(&self, entry: &Entry) -> Option<i64> {
-        let (since, until) = self.resumed?;
-        until.is_none_or(|until| entry.epoch() <= until).then_some(since)
     }
 
     /// The directories of files that a walk found. A comparison of such a level has to wait for the files: beside them it would find
     /// the new ones missing, and send them once more.
     pub(super) fn found_below(&self, entries: &[Entry]) -> BTreeSet<RelPath> {
-        let files = entries.iter().filter(|e| e.kind == Kind::Entry && e.content && self.found_since(e).is_some());
+        let files = entries.iter().filter(|e| e.kind == Kind::Entry && e.content && self.doubts.found_since(e).is_some());
         files.filter_map(|e| path::parent(&e.path).map(RelPath::from_normal)).collect()
     }
 
@@ -44,7 +36,7 @@ impl Target {
 
     /// The newest change time that was seen on the source since this was last asked.
     pub fn take_newest(&mut self) -> Option<FileTime> {
-        self.newest.take()
+        self.met.newest.take()
     }
 
     /// Closes the current epoch, without the hurry of [`Target::flush`].
@@ -101,7 +93,7 @@ mod tests {
     fn a_flush_does_not_end_with_a_failure_that_is_about_to_be_tried() {
         let cfg = config::Target::new("t", Location::parse("host:/dir").unwrap());
         let mut target = Target::new(0, &Mirror::new("m", "/src"), &cfg, &RsyncFacts::default());
-        target.state = State::Up;
+        target.link.came_up(true);
         let since = target.close_epoch();
         let entry = target.ledger.set.parked(RelPath::new(b"f").unwrap(), since);
         target.ledger.retries.fail(Duration::ZERO, vec![entry], "denied", 0.0);

@@ -36,7 +36,7 @@ impl Target {
         let Batch { id, entries, round } = batch;
         self.ledger.set.park(id, &entries);
         let (trees, lists): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(|e| e.kind == Kind::Subtree);
-        self.knots.plain.extend(trees.iter().map(|e| e.path.clone()));
+        self.hard_links.knots.plain.extend(trees.iter().map(|e| e.path.clone()));
         if !trees.is_empty() {
             self.ledger.retries.at_once(cx.now, trees, round);
         }
@@ -46,12 +46,13 @@ impl Target {
     /// A comparison has ended well. If it linked nothing, the names below it are sent once more,
     /// together, after a walk that finds them all.
     pub(super) fn link_after(&mut self, cx: &mut Context<'_>, entries: &[Entry]) {
-        let trees: Vec<&Entry> = entries.iter().filter(|e| e.kind == Kind::Subtree && self.knots.plain.remove(&e.path)).collect();
+        let trees: Vec<&Entry> =
+            entries.iter().filter(|e| e.kind == Kind::Subtree && self.hard_links.knots.plain.remove(&e.path)).collect();
         let Some(links) = cx.links.as_deref_mut() else { return };
         for tree in trees {
             let counted = self.ledger.set.parked(tree.path.clone(), tree.epoch());
             self.ledger.linking.unlinked(links.want(&tree.path, true), counted);
         }
-        self.pace.waits(cx.now);
+        self.schedule.pace.waits(cx.now);
     }
 }

@@ -76,7 +76,7 @@ impl Target {
             Err((config, error)) => {
                 self.runs.unregister(cx.reactor, serial);
                 if let LaunchKind::Batch(batch, _) = kind {
-                    self.periodic.back(options.limited);
+                    self.schedule.periodic.back(options.limited);
                     self.ledger.give_back(batch);
                 }
                 self.went_away(cx, config, format!("cannot start rsync: {error}"));
@@ -125,7 +125,7 @@ impl Target {
 
     /// Whether a run makes no links although they are wanted; see [`knots`].
     fn links_later(&self, pass: Pass, batch: &Batch) -> bool {
-        matches!(pass, Pass::Deep | Pass::Full { .. }) && self.knots.links_later(&batch.entries)
+        matches!(pass, Pass::Deep | Pass::Full { .. }) && self.hard_links.knots.links_later(&batch.entries)
     }
 
     /// Starts the process and waits for its output and its end.
@@ -143,7 +143,7 @@ impl Target {
         let mut spec = Spec { extra: &extra, renamed: options.renamed, ..self.spec(root, launch.compare) };
         spec.source = if launch.pass == Pass::Role { self.inbox_fd() } else { Some(cx.root.as_fd()) };
         if options.limited {
-            spec.filter_args = &self.limited_args;
+            spec.filter_args = &self.args.limited;
         }
         let mut filters = Vec::new();
         spec.max_delete = self.cap().filter(|_| !options.free);
@@ -169,7 +169,7 @@ impl Target {
             spec.guard_args = guards;
         }
         self.log_command(&spec, launch.pass);
-        let mut run = Run::start(&spec, launch.pass, &self.env, launch.input)
+        let mut run = Run::start(&spec, launch.pass, &self.args.env, launch.input)
             .map_err(|e| (matches!(e, RunError::Password(_)), chain(&e)))?;
         run.keep_items(match carries {
             Some((_, Purpose::DryRun(dry))) => self.kept_items(dry),

@@ -96,10 +96,10 @@ impl Target {
         let files = || normal.items.iter().filter_map(|item| Some((&item.path, file(item)?)));
         let many = files().nth(OPENED_EACH).is_some();
         if many {
-            self.leases.renew(cx.now);
+            self.met.leases.renew(cx.now);
         }
         files()
-            .filter(|(path, ino)| (!many || self.leases.inodes.contains(ino)) && is_leased(cx.root, path))
+            .filter(|(path, ino)| (!many || self.met.leases.inodes.contains(ino)) && is_leased(cx.root, path))
             .map(|(path, _)| path.clone())
             .collect()
     }

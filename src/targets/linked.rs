@@ -63,6 +63,13 @@ impl Linking {
     }
 }
 
+/// What is known of files with several names.
+#[derive(Default)]
+pub(super) struct HardLinks {
+    pub(super) knots: knots::Knots,
+    pub(super) specials: specials::Specials,
+}
+
 /// How the files of a batch that have several names are compared.
 #[derive(Default)]
 pub(super) struct Linked {
@@ -187,7 +194,7 @@ impl Target {
         if batch.entries.is_empty() {
             return None;
         }
-        let linked = distrust(&batch, &normal, &added, gathered.across, &self.doubted, cx.wall_start);
+        let linked = distrust(&batch, &normal, &added, gathered.across, &self.doubts.files, cx.wall_start);
         if added.is_empty() {
             return Some((batch, normal, linked));
         }
@@ -335,7 +342,7 @@ impl Target {
     /// A walk has ended: `again` are names to be sent together, and what waited for the walk goes on.
     /// `special`: names of files with several that are neither files nor directories.
     pub fn links_found(&mut self, links: &Links, now: Duration, again: &[RelPath], special: &[(RelPath, Inode)]) {
-        self.specials.found(special);
+        self.hard_links.specials.found(special);
         let (done, waiting): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.ledger.linking.waiting).into_iter().partition(|(ticket, _)| links.has_ended(*ticket));
         self.ledger.linking.waiting = waiting;
@@ -382,7 +389,7 @@ impl Target {
         }
         self.ledger.forget(alone_entries);
         if self.ledger.set.ready(false) > 0 {
-            self.pace.waits(now);
+            self.schedule.pace.waits(now);
         }
     }
 }

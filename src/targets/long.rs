@@ -248,7 +248,7 @@ impl Target {
         for Over { entry, kind } in over {
             self.ledger.set.see_since(&entry.path, kind, entry.epoch());
             self.ledger.forget(vec![entry]);
-            self.pace.waits(cx.now);
+            self.schedule.pace.waits(cx.now);
         }
     }
 }

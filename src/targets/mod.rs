@@ -13,9 +13,12 @@
 //! different times, the directory is sent once more after both.
 
 mod apart;
+mod args;
 mod below;
 mod completion;
 mod compose;
+mod delete_guard;
+mod doubts;
 mod emptied;
 mod ended;
 mod explained;
@@ -31,6 +34,7 @@ mod launch;
 mod leases;
 pub use leases::leased;
 mod ledger;
+mod link;
 mod linked;
 mod long;
 mod names;
@@ -44,6 +48,7 @@ mod renames;
 mod repeats;
 mod report;
 mod runs;
+mod schedule;
 mod send;
 mod slow;
 mod specials;
@@ -77,14 +82,13 @@ use crate::error::chain;
 use crate::filter::Filter;
 use crate::guard::Hold;
 use crate::links::names::Names;
-use crate::links::{Links, Met};
+use crate::links::{self, Links};
 use crate::lost::Cause;
 use crate::path::{self, RelPath, Shown};
 use crate::progress::LOG_EVERY;
 use crate::root::Root;
 use crate::state::runs::Runs as RunLock;
 use crate::status;
-use crate::sync::ambient::Ambient;
 use crate::sync::argv::{self, Compare, Deletions, Pass, Spec};
 use crate::sync::filelist::{self, Form, Refusal};
 use crate::sync::first::Fill;
@@ -99,12 +103,20 @@ use crate::sys::child::WaitsOn;
 use crate::sys::reactor::{Interest, Reactor};
 use crate::sys::statx::{FileTime, StatBrief, Statter};
 use crate::text::{are, plural, they_are};
+use args::RsyncArgs;
+use compose::Met;
+use delete_guard::{DeleteGuard, JUDGE_LOST, JUDGE_SOON};
+use doubts::Doubts;
 use guarded::{DryRun, Extra, RunOptions};
 use lanes::{Lane, Lanes, LargeFiles};
 use launch::{Launch, LaunchKind};
 use ledger::{Index, Ledger, Reach, Unanswered, Where};
+use link::{Link, State};
+use linked::HardLinks;
 use pace::Pace;
+use report::Counters;
 use runs::{AbortReason, Carried, How, InFlightRun, Process, Purpose, RunKind, Runs};
+use schedule::Schedule;
 use told::Telling;
 
 /// Most paths in a batch of the small lane.
@@ -152,33 +164,11 @@ pub struct Context<'a> {
     /// Names of changed files, where an event does not lead to all of them.
     pub names: &'a mut Names,
     /// Is given what may have a name outside.
-    pub meet: &'a mut dyn FnMut(Met<'_>),
+    pub meet: &'a mut dyn FnMut(links::Met<'_>),
     /// Where children's descriptors are registered.
     pub reactor: &'a mut Reactor,
     /// Set by a target that found the source gone or emptied.
     pub held: &'a mut Option<Hold>,
-}
-
-/// How the target is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum State {
-    /// Being asked whether it is usable.
-    Probing {
-        /// The last answer, where it was a failure: until there is another one, that is how the target is.
-        after: Option<Outage>,
-    },
-    /// Usable.
-    Up,
-    /// Not usable until somebody or something changes; tried again at `next`.
-    Away { config: bool, reason: String, tries: u32, next: Duration },
-}
-
-/// Why a target cannot be sent to, as it was found by so many tries.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Outage {
-    config: bool,
-    reason: String,
-    tries: u32,
 }
 
 /// See the module's text.
@@ -186,87 +176,28 @@ pub struct Target {
     /// The configuration.
     pub cfg: config::Target,
     mirror: Mirror,
-    facts: RsyncFacts,
-    filter_args: Vec<OsString>,
-    /// `filter_args`, and what only the periodic comparisons leave alone.
-    limited_args: Vec<OsString>,
-    guard_args: Vec<OsString>,
-    /// What `guard_args` protect.
-    guarded: Filter,
-    periodic: survey::Periodic,
-    env: Vec<(OsString, OsString)>,
+    args: RsyncArgs,
     ledger: Ledger,
-    state: State,
-    /// While it is being asked.
-    silence: Option<probing::Silence>,
-    /// Whether the receiver can delete missing arguments.
-    missing_args: bool,
-    runs: Runs,
-    /// Of what the looks before batches found, until it is asked for.
-    newest: Option<FileTime>,
-    /// Files that were met and are larger than `max_file_size`, the first of them.
-    left_out: BTreeSet<RelPath>,
-    leases: leases::Leases,
-    renames: renames::Renames,
-    descents: below::Descents,
-    /// Equal size and time say nothing until it was compared whole: the source is another directory
-    /// than the one that was mirrored, or a comparison was ended in a way that leaves wrong
-    /// contents ([`crate::sys::child`]).
-    contents_unknown: bool,
-    backoff: Backoff,
-    /// What every run inherits; where state is kept.
-    lock: Option<Arc<RunLock>>,
-    orphans: Option<orphans::Orphans>,
-    /// Failures since the target last took something. That it answers a probe does not end the row: a full disk does so too.
-    tries: u32,
-    /// After a restart: what a walk finds may be another content under the same size and time if it changed since then (seconds since
-    /// 1970), and how long that holds.
-    resumed: Option<(i64, Option<Epoch>)>,
-    /// Until then one connection at a time: the server had none left for us.
-    crowded: Option<Duration>,
-    /// The last outage was for want of space.
-    full: bool,
+    link: Link,
     /// After a restart, until a probe has told.
     standing: Option<standing::Standing>,
-    pace: Pace,
-    /// All that is pending was seen to wait for something in flight, and only its end is worth another look.
-    waits: bool,
-    flushes: Vec<Epoch>,
-    stopping: bool,
-    /// Nothing is sent until somebody says so; since when, in seconds since 1970.
-    paused: Option<f64>,
-    specials: specials::Specials,
-    /// How often what is withheld was judged, and how many deletions were told of last.
-    judged: u32,
-    withheld_said: u64,
-    /// Whether a run of this mirror has filled the target.
-    fill: Fill,
-    /// What became dirty until then may delete without a bound.
-    accepted: Option<Epoch>,
-    /// Entries of the tree when it was last compared whole.
-    tree: Option<u64>,
-    /// Names at the top of the root and of each filesystem below, when last counted.
-    tops: BTreeMap<RelPath, usize>,
-    reconciles: u64,
-    /// Said already that the target's top directory cannot be changed.
-    top_refused: bool,
-    /// Said already that more waits than `max_pending`.
-    bound_said: bool,
+    orphans: Option<orphans::Orphans>,
     /// Of mirrors that honour roles.
     fence: Option<fence::Fence>,
-    telling: Telling,
-    knots: knots::Knots,
+    schedule: Schedule,
+    runs: Runs,
+    guard: DeleteGuard,
+    doubts: Doubts,
+    met: Met,
     /// What comparisons leave alone.
     unread: unread::Unread,
-    /// What its probes say beside their result.
-    ambient: Ambient,
+    renames: renames::Renames,
+    descents: below::Descents,
+    hard_links: HardLinks,
+    telling: Telling,
     /// Of verifications under way.
     watches: Vec<watched::Watch>,
-    /// Files whose content was found to be another one, or may be, until they are confirmed.
-    doubted: BTreeSet<RelPath>,
-    stats: status::Target,
-    /// What the log has of batches that failed.
-    repeats: repeats::Repeats,
+    counters: Counters,
 }
 
 /// A token's parts: which target, which run, which of its descriptors.
@@ -291,69 +222,39 @@ impl Target {
     pub fn new(index: usize, mirror: &Mirror, cfg: &config::Target, facts: &RsyncFacts) -> Target {
         let backoff = Backoff { min: cfg.retry_min, max: cfg.retry_max };
         let failed = Backoff { min: cfg.retry_min, max: cfg.retry_failed.unwrap_or(cfg.retry_max) };
-        let filter_args = mirror.filter.rsync_args();
         let telling = Telling::new(index, mirror, &cfg.name);
         let mut ledger = Ledger::new(mirror.batch.max_pending, failed);
         ledger.told_of = telling.keep > 0;
-        let none: &[&[u8]] = &[];
-        let patterns = |patterns| Filter::new(none, patterns).unwrap_or_default(); // checked with the configuration
+        let fill = match mirror.initial {
+            // Comparisons that were asked for are meant to make it equal.
+            config::Initial::None if mirror.full_every.is_none() => Fill::Kept,
+            _ => Fill::Unknown,
+        };
         Target {
             cfg: cfg.clone(),
             mirror: mirror.clone(),
-            facts: facts.clone(),
-            limited_args: limited_args(mirror),
-            filter_args,
-            guard_args: mirror.filter.guards().iter().map(|p| survey::guard(b"-r", p)).collect(),
-            guarded: patterns(mirror.filter.guards()),
-            periodic: survey::Periodic::default(),
-            env: argv::environment(std::env::vars_os()),
+            args: RsyncArgs::new(mirror, facts),
             ledger,
-            state: State::Away { config: false, reason: "not asked yet".into(), tries: 0, next: Duration::ZERO },
-            silence: None,
-            missing_args: true,
+            link: Link::new(backoff),
+            standing: None,
+            orphans: Some(orphans::Orphans::of_earlier_runs()),
+            fence: fence::Fence::new(mirror),
+            schedule: Schedule::new(Pace::new(&mirror.batch)),
             runs: Runs::new(index as u16),
-            newest: None,
-            left_out: BTreeSet::new(),
-            leases: Default::default(),
+            guard: DeleteGuard::new(fill),
+            doubts: Default::default(),
+            met: Default::default(),
+            unread: Default::default(),
             renames: renames::Renames::new(),
             descents: Default::default(),
-            contents_unknown: false,
-            backoff,
-            lock: None,
-            orphans: Some(orphans::Orphans::of_earlier_runs()),
-            tries: 0,
-            resumed: None,
-            crowded: None,
-            full: false,
-            standing: None,
-            pace: Pace::new(&mirror.batch),
-            waits: false,
-            flushes: Vec::new(),
-            stopping: false,
-            paused: None,
-            specials: Default::default(),
-            judged: 0,
-            withheld_said: 0,
-            fill: match mirror.initial {
-                // Comparisons that were asked for are meant to make it equal.
-                config::Initial::None if mirror.full_every.is_none() => Fill::Kept,
-                _ => Fill::Unknown,
-            },
-            accepted: None,
-            tree: None,
-            tops: BTreeMap::new(),
-            reconciles: 0,
-            top_refused: false,
-            bound_said: false,
-            fence: fence::Fence::new(mirror),
+            hard_links: Default::default(),
             telling,
-            knots: Default::default(),
-            unread: Default::default(),
-            ambient: Ambient::default(),
             watches: Vec::new(),
-            doubted: BTreeSet::new(),
-            stats: status::Target { name: cfg.name.clone(), url: cfg.location.to_string(), ..Default::default() },
-            repeats: repeats::Repeats::default(),
+            counters: Counters::new(status::Target {
+                name: cfg.name.clone(),
+                url: cfg.location.to_string(),
+                ..Default::default()
+            }),
         }
     }
 
@@ -362,7 +263,7 @@ impl Target {
     /// Takes in a change.
     pub fn see(&mut self, now: Duration, path: &[u8], seen: Seen) {
         if path.is_empty() && seen == Seen::Subtree {
-            self.periodic.unlimited();
+            self.schedule.periodic.unlimited();
         }
         self.take_in(now, path, seen);
     }
@@ -374,15 +275,15 @@ impl Target {
 
     /// The periodic comparison of the whole tree is due.
     pub fn see_periodic(&mut self, now: Duration) {
-        self.periodic.due(self.ledger.set.coarsened());
+        self.schedule.periodic.due(self.ledger.set.coarsened());
         self.take_in(now, b"", Seen::Subtree);
     }
 
     fn take_in(&mut self, now: Duration, path: &[u8], seen: Seen) {
         self.ledger.set.tick(now);
-        self.pace.seen(now);
+        self.schedule.pace.seen(now);
         // A directory of this name may have gone while nobody listened, and the target have it still.
-        let seen = if seen == Seen::CreatedDir && self.resumed.is_some() { Seen::MovedDir } else { seen };
+        let seen = if seen == Seen::CreatedDir && self.doubts.is_resuming() { Seen::MovedDir } else { seen };
         let seen = self.may_be_half(now, path, seen);
         self.watches.iter_mut().for_each(|watch| watch.see(path, seen));
         if let Some(dir) = long::place_of(path) {
@@ -411,13 +312,11 @@ impl Target {
     /// Begins a flush: the returned epoch is done when [`Target::flushed`] says so. Until then nothing is delayed.
     pub fn flush(&mut self) -> Epoch {
         let epoch = self.ledger.set.close_epoch();
-        self.flushes.push(epoch);
+        self.schedule.begin_flush(epoch);
         self.ledger.retries.flushing(true);
         self.ledger.retries.hurry(Duration::ZERO);
         self.ledger.long.hurry(Duration::ZERO);
-        if let State::Away { next, .. } = &mut self.state {
-            *next = Duration::ZERO; // somebody waits: ask at once, once
-        }
+        self.link.try_at(Duration::ZERO); // somebody waits: ask at once, once
         epoch
     }
 
@@ -428,13 +327,13 @@ impl Target {
 
     /// Ends the hurry of a flush, done or given up.
     pub fn end_flush(&mut self, epoch: Epoch) {
-        self.flushes.retain(|e| *e != epoch);
-        self.ledger.retries.flushing(!self.flushes.is_empty());
+        self.schedule.end_flush(epoch);
+        self.ledger.retries.flushing(self.schedule.is_flushing());
     }
 
     /// What keeps a flush from ending, in words, when waiting cannot help: only failed paths, or deletions that somebody has to let through, are left.
     pub fn stuck(&self) -> bool {
-        let tries = !self.flushes.is_empty() && self.away().is_none() && self.ledger.retries.owes();
+        let tries = self.schedule.is_flushing() && self.away().is_none() && self.ledger.retries.owes();
         !self.ledger.goes_on() && (self.ledger.failing() > 0 || self.ledger.is_held()) && !self.is_sending() && !tries
     }
 
@@ -473,21 +372,17 @@ impl Target {
 
     /// Whether the target can be sent to.
     pub fn is_up(&self) -> bool {
-        self.state == State::Up
+        self.link.is_up()
     }
 
     /// Why the target cannot be sent to, and whether it is a matter of configuration.
     pub fn away(&self) -> Option<(&str, bool, u32)> {
-        match &self.state {
-            State::Away { reason, config, tries, .. } => Some((reason, *config, *tries)),
-            State::Probing { after: Some(Outage { reason, config, tries }) } => Some((reason, *config, *tries)),
-            State::Probing { after: None } | State::Up => None,
-        }
+        self.link.outage().map(|outage| (&*outage.reason, outage.config, outage.tries))
     }
 
     /// Passes over the whole tree that ended well.
     pub fn reconciles(&self) -> u64 {
-        self.reconciles
+        self.counters.reconciles
     }
 
     /// Paths that keep failing, with rsync's words.
@@ -503,16 +398,16 @@ impl Target {
 
     /// From now on nothing is delayed and no process is kept standing by.
     pub fn stop(&mut self, cx: &mut Context<'_>) {
-        self.stopping = true;
+        self.schedule.stop();
         self.drop_standbys(cx);
     }
 
     /// The source is another directory than before: its first comparison reads contents. `filled`: the target was filled from the one
     /// before, so what goes with the switch is no surprise.
     pub fn take_other_source(&mut self, filled: bool) {
-        self.contents_unknown = true;
-        if filled && self.fill == Fill::Unknown {
-            self.fill = Fill::Filled;
+        self.doubts.all = true;
+        if filled {
+            self.guard.was_filled();
         }
     }
 
@@ -521,25 +416,25 @@ impl Target {
     /// Does what is due: probes, watchdog, standby renewal, softening of long deep runs.
     pub fn tick(&mut self, cx: &mut Context<'_>) {
         self.ledger.set.tick(cx.now);
-        self.pace.tick(cx.now, self.ledger.set.ready(false));
+        self.schedule.pace.tick(cx.now, self.ledger.set.ready(false));
         self.look_for_orphans(cx.now);
         self.settle(cx);
-        self.resumed.take_if(|(_, until)| until.is_some_and(|epoch| self.ledger.set.epochs().clear_until(epoch)));
+        self.doubts.tick(self.ledger.set.epochs());
         self.probe_if_due(cx);
         self.end_silent_probe(cx.now);
         if self.role_due().is_some_and(|due| due <= cx.now) {
             self.ask_role(cx);
         }
-        self.crowded.take_if(|until| *until <= cx.now);
-        if self.ledger.set.coarsened() > 0 && !std::mem::replace(&mut self.bound_said, true) {
+        self.link.tick(cx.now);
+        if self.ledger.set.coarsened() > 0 && !std::mem::replace(&mut self.counters.bound_said, true) {
             tracing::warn!(
                 mirror = %self.mirror.name, target_name = %self.cfg.name, cause = %Cause::PendingBound,
                 "more than {} paths wait (max_pending); whole directories stand for them and are compared when they leave",
                 self.mirror.batch.max_pending
             );
         }
-        if self.is_up() && self.paused.is_none() && self.ledger.look_again_at_unanswered(cx.now) {
-            self.pace.waits(cx.now);
+        if self.is_up() && !self.schedule.is_paused() && self.ledger.look_again_at_unanswered(cx.now) {
+            self.schedule.pace.waits(cx.now);
         }
         self.watch_over_runs(cx);
         self.runs.read_on(cx.now, cx.reactor);
@@ -550,14 +445,10 @@ impl Target {
     /// When [`Target::tick`] or [`Target::dispatch`] has something to do next, if nothing else happens.
     pub fn next_due(&self) -> Option<Duration> {
         let mut due = Vec::new();
-        let goes = self.paused.is_none();
-        if let State::Away { next, .. } = &self.state
-            && goes
-        {
-            due.push(*next);
-        }
-        if self.state == State::Up && goes {
-            if (self.next_lane().is_some() || self.lanes_free().0) && !self.waits {
+        let goes = !self.schedule.is_paused();
+        due.extend(self.link.next_try().filter(|_| goes));
+        if self.is_up() && goes {
+            if (self.next_lane().is_some() || self.lanes_free().0) && !self.schedule.blocked {
                 due.extend(self.leaves_at().filter(|_| !self.blocked()));
             }
             if self.ledger.large.len() > 0 && self.large_goes() {
@@ -572,19 +463,18 @@ impl Target {
             due.extend(self.ledger.unanswered.iter().map(|u| u.due));
             due.extend(self.ledger.long.next_due());
         }
-        due.extend(self.silence.as_ref().map(probing::Silence::due));
+        due.extend(self.link.due());
         due.extend(self.role_due());
         due.extend(self.ledger.set.next_linked());
         due.extend(self.ledger.set.next_hold());
-        due.extend(self.crowded);
         due.extend(self.orphans.as_ref().map(orphans::Orphans::due));
-        due.extend(self.pace.flood_ends());
+        due.extend(self.schedule.pace.flood_ends());
         due.extend(self.runs.values().flat_map(|run| run.next_due(&self.cfg)));
         due.into_iter().min()
     }
 
     /// Whether all that could leave has just been seen to wait for something in flight: then only an end wakes it.
     fn blocked(&self) -> bool {
-        !self.pace.hurries() && self.runs.is_sending() && self.leaves_at() == Some(Duration::ZERO)
+        !self.schedule.pace.hurries() && self.runs.is_sending() && self.leaves_at() == Some(Duration::ZERO)
     }
 }

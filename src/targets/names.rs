@@ -116,10 +116,10 @@ fn meet(cx: &mut Context<'_>, batch: &Batch, normal: &Normal) {
         cx.names.meet();
     }
     for item in normal.items.iter().filter(|item| has_names(item, 2)) {
-        (cx.meet)(Met::Name(&item.path));
+        (cx.meet)(links::Met::Name(&item.path));
     }
     for entry in batch.entries.iter().filter(|e| e.kind > Kind::Entry && (e.through || e.path.is_root())) {
-        (cx.meet)(Met::Dir(&entry.path, entry.kind == Kind::Subtree));
+        (cx.meet)(links::Met::Dir(&entry.path, entry.kind == Kind::Subtree));
     }
 }
 
@@ -210,7 +210,7 @@ impl Target {
         // now.
         batch.entries.iter_mut().filter(|entry| entry.kind == Kind::Entry).for_each(|entry| entry.through = false);
         if self.ledger.set.ready(false) > 0 {
-            self.pace.waits(cx.now);
+            self.schedule.pace.waits(cx.now);
         }
     }
 
@@ -302,7 +302,7 @@ impl Target {
             self.ledger.forget(dirs);
         }
         if self.ledger.set.ready(false) > 0 {
-            self.pace.waits(now);
+            self.schedule.pace.waits(now);
         }
     }
 }

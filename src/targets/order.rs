@@ -130,7 +130,7 @@ impl Target {
         let large = &self.ledger.large;
         let parked = |needs: &Needs<'_>| large.entries().any(|e| needs.has(e));
         if self.ledger.set.release_links(&|id| flying.contains(&id), &parked) {
-            self.pace.waits(now);
+            self.schedule.pace.waits(now);
         }
     }
 }

@@ -31,7 +31,7 @@ enum Answer {
 }
 
 impl Silence {
-    fn new(now: Duration, bound: Duration) -> Silence {
+    pub(super) fn new(now: Duration, bound: Duration) -> Silence {
         Silence { bound, mark: 0, since: now, sampled: now }
     }
 
@@ -59,13 +59,11 @@ impl Silence {
 impl Target {
     /// Asks a target that is away, once its time has come.
     pub(super) fn probe_if_due(&mut self, cx: &mut Context<'_>) {
-        let State::Away { next, tries, config, reason } = &self.state else { return };
-        if *next > cx.now || cx.held.is_some() || self.paused.is_some() {
+        let waits = self.link.next_try().is_none_or(|next| next > cx.now);
+        if waits || cx.held.is_some() || self.schedule.is_paused() {
             return;
         }
-        let outage = Outage { config: *config, reason: reason.clone(), tries: *tries };
-        self.state = State::Probing { after: Some(outage).filter(|outage| outage.tries > 0) };
-        self.silence = Some(Silence::new(cx.now, self.cfg.connect_timeout));
+        self.link.asks(cx.now, self.cfg.connect_timeout);
         let list = self.probe_list(cx);
         self.start(cx, Launch::of(Pass::Probe, Input::List(&list), LaunchKind::Probe));
     }
@@ -73,8 +71,8 @@ impl Target {
     /// Ends a probe that has got no answer for [`config::Target::connect_timeout`].
     pub(super) fn end_silent_probe(&mut self, now: Duration) {
         let probe = self.runs.values_mut().find(|run| matches!(run.kind, RunKind::Probe)).map(|run| &mut run.process);
-        let (Some(probe), Some(silence)) = (probe, &mut self.silence) else {
-            self.silence = None;
+        let (Some(probe), Some(silence)) = (probe, &mut self.link.silence) else {
+            self.link.silence = None;
             return;
         };
         if silence.due() > now || silence.sample(now, probe.rsync.progress_mark()) == Answer::Awaited {

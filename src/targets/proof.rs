@@ -103,7 +103,7 @@ impl Target {
         let accepted = batch.entries.iter().all(|e| self.is_accepted(e));
         // How much the target has besides is not known here, so only a few deletions pass.
         let many = first::exceeds(self.mirror.first_max_delete, outcome.counters.spared, 0);
-        let spares = match self.fill {
+        let spares = match self.guard.fill {
             _ if !whole_tree => batch.entries.iter().any(|e| self.spares(e)),
             Fill::Filled | Fill::Counted => false,
             Fill::Unknown => !accepted && many,
@@ -175,13 +175,13 @@ impl Target {
             return self.unproven(cx, Batch { round: WHOLE_ROUNDS, ..batch }, &outcome);
         }
         self.proven(cx);
-        let reconciles = self.reconciles;
+        let reconciles = self.counters.reconciles;
         let Batch { id, mut entries, round } = batch;
         if entries.len() == 1 && entries[0].kind == Kind::Subtree && !left.is_empty() {
             self.ledger.set.park(id, &entries);
             let entry = entries.remove(0);
             if entry.path.is_root() {
-                self.reconciles += 1;
+                self.counters.reconciles += 1;
             }
             let names: Vec<RelPath> = left.keys().cloned().collect();
             self.telling.done_but(id, &entry.path, &names);
@@ -196,9 +196,9 @@ impl Target {
         }
         // Both sides are equal. With anything left, what a later run replaces there is to be kept
         // still.
-        if left.is_empty() && self.reconciles > reconciles {
+        if left.is_empty() && self.counters.reconciles > reconciles {
             if extra == Extra::Goes {
-                self.filled();
+                self.guard.filled();
             }
             if let Some(epoch) = run.aside {
                 self.aside_done(cx, epoch);
@@ -222,12 +222,12 @@ impl Target {
     /// Shows words that are not understood, and says so once.
     fn note_unknown(&mut self, outcome: &Outcome, left: usize) {
         let words = outcome.unknown.first().map(|line| Shown(line).to_string()).unwrap_or_default();
-        if self.stats.unknown_words != words {
+        if self.counters.stats.unknown_words != words {
             tracing::warn!(
                 mirror = %self.mirror.name, target_name = %self.cfg.name, left,
                 "rsync or the remote shell wrote what is not understood, so the run was compared once more: {words}"
             );
         }
-        self.stats.unknown_words = words;
+        self.counters.stats.unknown_words = words;
     }
 }

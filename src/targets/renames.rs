@@ -164,11 +164,11 @@ impl Target {
             || !self.mirror.hooks.is_empty() // they are told of each path below
             || !self.mirror.filter.is_rsyncs()
             || self.keeps_aside()
-            || self.resumed.is_some()
+            || self.doubts.is_resuming()
             || self.limit().is_some()
             || config::name_directories(&self.cfg.args) // looked for below the new name
             || self.ledger.shelf.meets(path);
-        let by_name = !plain && self.mirror.delete && self.missing_args && argv::excludes_only(&self.filter_args);
+        let by_name = !plain && self.mirror.delete && self.link.missing_args && self.args.excludes_only();
         // What is outside of the set counts as well: waiting for another try, or for the end of another run.
         // So many, for a short time, that asking each of them for each rename would take longer than sending what is renamed.
         let many = || self.ledger.parked().nth(MOST_ASKED).is_some();
@@ -229,7 +229,7 @@ impl Target {
 
     /// Gives renames back as what they are without: a new name to be sent, an old one to be deleted.
     fn send_whole(&mut self, id: BatchId, entries: Vec<Entry>) {
-        self.stats.renames_sent_whole += entries.len() as u64 / 2;
+        self.counters.stats.renames_sent_whole += entries.len() as u64 / 2;
         self.ledger.set.park(id, &entries);
         entries.into_iter().for_each(|e| self.ledger.set.restore(e));
     }
@@ -318,7 +318,7 @@ impl Target {
                     false => cx.filter.alike_below(old, old),
                 };
                 let filter_args: Option<Vec<_>> = batch.entries.iter().map(|e| alike(&e.path)).collect();
-                let filter_args = filter_args.map_or_else(|| self.filter_args.clone(), |mut all| all.swap_remove(0));
+                let filter_args = filter_args.map_or_else(|| self.args.filter.clone(), |mut all| all.swap_remove(0));
                 let renamed = Renamed { source, dest: parent_of(&first), basis: None, filter_args };
                 let names: Vec<RelPath> = batch.entries.iter().map(|e| RelPath::from_normal(path::base(&e.path))).collect();
                 // Without `./`: the directory's own attributes would be those of the empty one. With `/`: a name that begins with
@@ -382,7 +382,7 @@ impl Target {
     /// # Errors
     /// The batch, where that is not possible.
     fn delete_by_standby(&mut self, cx: &mut Context<'_>, batch: Batch) -> Result<(), Batch> {
-        let plain = self.guard_args.is_empty() && !self.keeps_aside() && self.limit().is_none() && self.crowded.is_none();
+        let plain = self.args.guards.is_empty() && !self.keeps_aside() && self.limit().is_none() && !self.link.is_limited();
         let paths: Vec<(RelPath, Kind)> = batch.entries.iter().map(|e| (e.path.clone(), Kind::Entry)).collect();
         let normal = match normal::normalise(std::os::fd::AsFd::as_fd(cx.root), &paths, cx.statter) {
             Ok(normal) if plain => normal,
@@ -507,7 +507,7 @@ impl Target {
             self.crowd(cx, outcome);
         }
         if self.ledger.set.ready(false) > 0 {
-            self.pace.waits(cx.now);
+            self.schedule.pace.waits(cx.now);
         }
     }
 
@@ -534,7 +534,7 @@ impl Target {
             let given_up = !self.ledger.set.unlinked(path, gone, count, cx.now);
             // Where links are kept, renames are not sent as such.
             if cx.links.is_some() && (gone || given_up) {
-                self.specials.removed(path);
+                self.hard_links.specials.removed(path);
             }
             match (given_up, cx.links.is_some()) {
                 (true, false) => {
@@ -586,13 +586,13 @@ impl Target {
                     self.ledger.set.see_since(&parent_of(&new_name), Seen::Touched, since);
                 }
                 if output.signs.no_basis {
-                    self.stats.renames_sent_whole += 1
+                    self.counters.stats.renames_sent_whole += 1
                 } else {
-                    self.stats.renames += 1
+                    self.counters.stats.renames += 1
                 };
                 arrivals.push(new);
             } else {
-                self.stats.renames_sent_whole += 1;
+                self.counters.stats.renames_sent_whole += 1;
                 self.ledger.set.park(id, std::slice::from_ref(&new));
                 self.ledger.set.restore(new);
             }

@@ -2,12 +2,33 @@
 
 use super::*;
 use crate::faillog;
+
+use super::link::Outage;
 use crate::status::TargetState;
 
 /// Pending paths in the status.
 const SHOWN_PENDING: usize = 20;
 /// Failures in the record.
 const RECORDED_FAILURES: usize = 10_000;
+
+/// What is counted, and what the log has of it.
+pub(super) struct Counters {
+    pub(super) stats: status::Target,
+    /// Passes over the whole tree that ended well.
+    pub(super) reconciles: u64,
+    /// What the log has of batches that failed.
+    pub(super) repeats: repeats::Repeats,
+    /// Said already that the target's top directory cannot be changed.
+    pub(super) top_refused: bool,
+    /// Said already that more waits than `max_pending`.
+    pub(super) bound_said: bool,
+}
+
+impl Counters {
+    pub(super) fn new(stats: status::Target) -> Counters {
+        Counters { stats, reconciles: 0, repeats: Default::default(), top_refused: false, bound_said: false }
+    }
+}
 
 impl Target {
     /// Losses that concern this target alone, by cause, since the start.
@@ -22,7 +43,7 @@ impl Target {
     ///
     /// `held`: why the mirror sends nothing. `put_off`: how long a subtree that was lost sight of has been waiting to be compared.
     pub fn status(&self, now: Duration, held: Option<&str>, put_off: Option<Duration>) -> status::Target {
-        let mut s = self.stats.clone();
+        let mut s = self.counters.stats.clone();
         s.pending = (self.ledger.set.pending() + self.ledger.large.len()) as u64;
         s.pending_paths = self.some_pending(now);
         s.merged = self.ledger.set.merged();
@@ -32,10 +53,10 @@ impl Target {
         s.coarsened = self.ledger.set.coarsened();
         s.renames_sent_whole += self.ledger.set.parted();
         s.retry_seconds = 0.0;
-        s.trying = matches!(self.state, State::Probing { .. });
-        match &self.state {
+        s.trying = matches!(self.link.state(), State::Probing { .. });
+        match self.link.state() {
             State::Probing { after: None } => s.state = TargetState::Probing,
-            State::Probing { after: Some(outage) } => self.report_away(&mut s, outage.config, &outage.reason, outage.tries),
+            State::Probing { after: Some(outage) } => self.report_away(&mut s, outage),
             State::Up => {
                 s.reason.clear();
                 s.state = match put_off {
@@ -55,8 +76,8 @@ impl Target {
                     _ => TargetState::Syncing,
                 };
             }
-            State::Away { config, reason, next, tries } => {
-                self.report_away(&mut s, *config, reason, *tries);
+            State::Away { outage, next } => {
+                self.report_away(&mut s, outage);
                 s.retry_seconds = next.saturating_sub(now).as_secs_f64();
                 // Due: the try begins in this turn of the engine.
                 s.trying = *next <= now;
@@ -66,7 +87,7 @@ impl Target {
             (s.state, s.reason, s.retry_seconds, s.trying) = (TargetState::Paused, why, 0.0, false);
             s.advice.clear();
         }
-        s.paused_unix = self.paused.unwrap_or_default();
+        s.paused_unix = self.schedule.paused.unwrap_or_default();
         s.epoch = self.fence.as_ref().map_or(0, |f| f.epoch);
         s.keeps_aside = self.fence.as_ref().is_some_and(|f| f.aside);
         if let Some(why) = held {
@@ -98,7 +119,9 @@ impl Target {
         s
     }
 
-    fn report_away(&self, s: &mut status::Target, config: bool, reason: &str, tries: u32) {
+    fn report_away(&self, s: &mut status::Target, outage: &Outage) {
+        let Outage { config, reason, tries } = outage;
+        let (config, tries) = (*config, *tries);
         let fenced = self.fence.as_ref().is_some_and(|f| f.fenced);
         s.state = match (fenced, config) {
             (true, _) => TargetState::Fenced,
@@ -106,7 +129,7 @@ impl Target {
             (false, false) => TargetState::Down,
         };
         s.tries = u64::from(tries);
-        s.reason = reason.into();
+        s.reason = reason.clone();
         s.advice = if fenced || tries == 0 { String::new() } else { self.advice(config, reason) };
     }
 

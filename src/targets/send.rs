@@ -1,7 +1,5 @@
 //! What leaves a target: when, how it is listed, and through which process.
 
-use std::os::fd::AsFd;
-
 use super::compose::{Deleting, Looked, PARTS, Part};
 use super::*;
 use crate::cover::Cover;
@@ -83,7 +81,7 @@ fn level_min(lane: Lane, dry_first: bool) -> usize {
 
 impl Target {
     pub(super) fn hurry(&self) -> bool {
-        self.stopping || !self.flushes.is_empty()
+        self.schedule.hurries()
     }
 
     pub(super) fn lanes_free(&self) -> (bool, bool) {
@@ -93,7 +91,7 @@ impl Target {
     /// Whether a further run may start in `lane`.
     pub(super) fn has_room(&self, lane: Lane) -> bool {
         let lanes = self.runs.lanes();
-        (self.crowded.is_none() || lanes.all() == 0) && lanes.room(lane, self.cfg.jobs, self.cfg.small_jobs)
+        (!self.link.is_limited() || lanes.all() == 0) && lanes.room(lane, self.cfg.jobs, self.cfg.small_jobs)
     }
 
     /// Whether a large file may leave. Where one of holes gave way to a comparison, that goes
@@ -104,7 +102,7 @@ impl Target {
 
     /// When the pending paths may leave; `None` when there are none.
     pub(super) fn leaves_at(&self) -> Option<Duration> {
-        self.pace.leaves_at(self.ledger.set.ready(self.hurry()), self.hurry())
+        self.schedule.pace.leaves_at(self.ledger.set.ready(self.hurry()), self.hurry())
     }
 
     /// Which lane the next batch takes; `None` when only a run's end makes room for it.
@@ -154,21 +152,21 @@ impl Target {
 
     /// Whether something may start, as far as the target and the source go.
     fn may_start(&self, cx: &Context<'_>) -> bool {
-        self.state == State::Up && cx.held.is_none()
+        self.is_up() && cx.held.is_none()
     }
 
     /// Sends what may leave now.
     pub fn dispatch(&mut self, cx: &mut Context<'_>) {
         self.ledger.set.tick(cx.now);
         self.release_links(cx.now);
-        if !self.may_start(cx) || self.paused.is_some() || self.orphans.is_some() {
+        if !self.may_start(cx) || self.schedule.is_paused() || self.orphans.is_some() {
             return;
         }
         self.dispatch_apart(cx);
         if !self.may_start(cx) {
             return;
         }
-        self.waits = false;
+        self.schedule.blocked = false;
         self.look_at_long(cx);
         self.bound_failures();
         if self.lanes_free().1 {
@@ -189,7 +187,7 @@ impl Target {
         if !self.may_start(cx) {
             return;
         }
-        self.pace.left(cx.now, launched, self.ledger.set.ready(false));
+        self.schedule.pace.left(cx.now, launched, self.ledger.set.ready(false));
         // Starting a process takes a core from the transfer that just began; what stands by is replaced after it.
         if !self.runs.is_sending() || self.runs.standbys() == 0 {
             self.refill_standby(cx);
@@ -222,7 +220,7 @@ impl Target {
                 None => self.take_beside(),
             };
             let Some(batch) = batch else {
-                self.waits = true;
+                self.schedule.blocked = true;
                 break;
             };
             launched |= self.launch(cx, batch, lane.unwrap_or(Lane::Small));
@@ -237,7 +235,7 @@ impl Target {
             Lane::Small | Lane::Large => SMALL_PATHS,
             Lane::Bulk => {
                 let free = self.cfg.jobs.saturating_sub(self.runs.lanes().bulk);
-                self.pace.share(cx.now, self.ledger.set.ready(ignore_holds), free, ignore_holds)
+                self.schedule.pace.share(cx.now, self.ledger.set.ready(ignore_holds), free, ignore_holds)
             }
         };
         let limits = Limits { max_paths, ignore_holds };
@@ -269,7 +267,7 @@ impl Target {
                 self.ledger.give_back(batch);
                 return false;
             }
-            if let Some(links) = cx.links.as_deref_mut().filter(|_| self.reconciles > 0) {
+            if let Some(links) = cx.links.as_deref_mut().filter(|_| self.counters.reconciles > 0) {
                 links.want(&RelPath::root(), true); // what the pass links is not known yet
             }
             return self.start_full(cx, batch, lane);
@@ -283,14 +281,14 @@ impl Target {
                 return false;
             }
         };
-        self.newest = self.newest.max(Some(normal.newest()));
+        self.met.newest = self.met.newest.max(Some(normal.newest()));
         self.order_links(cx, &mut batch, &normal);
         let mut started = false;
         if lane == Lane::Bulk
             && let Some(beside) = self.split_beside(&mut batch, &mut normal)
         {
             started = self.launch(cx, beside, Lane::Small);
-            if self.state != State::Up || cx.held.is_some() {
+            if !self.is_up() || cx.held.is_some() {
                 self.ledger.give_back(batch);
                 return started;
             }
@@ -322,7 +320,7 @@ impl Target {
                 continue;
             }
             // A further part waits for the first where the lane has no room for both, or where they would meet.
-            if self.state == State::Up && self.has_room(looked.lane) && !begun.meets(&part.batch.entries) {
+            if self.is_up() && self.has_room(looked.lane) && !begun.meets(&part.batch.entries) {
                 if several {
                     begun.take(&part.batch.entries);
                 }
@@ -348,25 +346,18 @@ impl Target {
     /// listed by name, a comparison is what carries them out.
     pub(super) fn spares(&self, entry: &Entry) -> bool {
         let rescan = entry.kind > Kind::Entry && !entry.content && !self.is_accepted(entry);
-        rescan && self.fill.spares() && self.missing_args && argv::excludes_only(&self.filter_args)
+        rescan && self.guard.fill.spares() && self.link.missing_args && self.args.excludes_only()
     }
 
     pub(super) fn spec<'s>(&'s self, root: &'s std::path::Path, compare: Compare) -> Spec<'s> {
-        Spec {
-            missing_args: self.missing_args,
-            compare,
-            filter_args: &self.filter_args,
-            guard_args: &self.guard_args,
-            lock: self.lock.as_deref().map(AsFd::as_fd),
-            ..Spec::new(&self.mirror, &self.cfg, &self.facts, root)
-        }
+        Spec { missing_args: self.link.missing_args, ..self.args.spec(&self.mirror, &self.cfg, root, compare) }
     }
 
     pub(super) fn start_full(&mut self, cx: &mut Context<'_>, batch: Batch, lane: Lane) -> bool {
         let pass = Pass::Full { progress: true };
-        let compare = if self.contents_unknown { Compare::Checksum } else { Compare::Quick };
+        let compare = self.doubts.compare();
         let free = batch.entries.iter().all(|e| self.is_accepted(e));
-        if self.mirror.delete && !free && self.fill != Fill::Kept {
+        if self.mirror.delete && !free && self.guard.fill != Fill::Kept {
             let suspect = self.suspect(cx, &batch.entries, None);
             if suspect.is_some() || self.limit().is_some() {
                 let ancestors = BTreeMap::new();
@@ -374,7 +365,7 @@ impl Target {
                 return self.look_first(cx, pass, batch, suspect, run, lane);
             }
         }
-        let extra = match self.fill {
+        let extra = match self.guard.fill {
             _ if free || !self.mirror.delete => Extra::Goes,
             Fill::Filled | Fill::Counted => Extra::Goes,
             Fill::Unknown if !self.mirror.filter.is_rsyncs() => {
@@ -386,7 +377,7 @@ impl Target {
             Fill::Kept => Extra::Stays,
         };
         tracing::info!(mirror = %self.mirror.name, target_name = %self.cfg.name, "comparing the whole tree");
-        let limited = self.periodic.take(self.ledger.set.coarsened());
+        let limited = self.schedule.periodic.take(self.ledger.set.coarsened());
         let options = RunOptions { free, limited, ..Default::default() };
         let launch = Launch::batch(pass, Input::None, batch, Purpose::Carry { extra, below: None });
         self.start(cx, Launch { options, paths: 1, lane, compare, ..launch }).is_some()
@@ -428,7 +419,7 @@ impl Target {
             0 if thorough => Compare::Resend,
             _ => Compare::Quick,
         };
-        let guards = (!risks.is_empty()).then(|| self.guards_but(&risks));
+        let guards = (!risks.is_empty()).then(|| self.args.guards_but(&risks));
         if deleting == Deleting::Guarded {
             let run = guarded::Prepared { list: encoded.bytes, present, compare, guards, ancestors };
             return self.look_first(cx, pass, batch, suspect.clone(), run, lane);
@@ -494,10 +485,15 @@ impl Target {
     // ----- standby -----
 
     pub(super) fn refill_standby(&mut self, cx: &mut Context<'_>) {
-        if self.state != State::Up || self.stopping || self.paused.is_some() || cx.held.is_some() || self.crowded.is_some() {
+        if !self.is_up()
+            || self.schedule.is_stopping()
+            || self.schedule.is_paused()
+            || cx.held.is_some()
+            || self.link.is_limited()
+        {
             return;
         }
-        for _ in self.runs.standbys()..self.pace.standbys(self.cfg.standby) {
+        for _ in self.runs.standbys()..self.schedule.pace.standbys(self.cfg.standby) {
             let standby = Launch::of(Pass::Shallow, Input::Standby, LaunchKind::Standby);
             if self.start(cx, Launch { lane: Lane::Small, compare: Compare::Resend, ..standby }).is_none() {
                 return;

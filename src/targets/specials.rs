@@ -149,7 +149,7 @@ impl Plan {
 impl Target {
     /// Whether one name can be removed from the target by a run of its own, to be sent again.
     fn removes_by_name(&self) -> bool {
-        self.mirror.delete && self.missing_args && argv::excludes_only(&self.filter_args) && !self.keeps_aside()
+        self.mirror.delete && self.link.missing_args && self.args.excludes_only() && !self.keeps_aside()
     }
 
     /// Before a batch leaves: whether names in it, or below its directories, have to be removed
@@ -163,12 +163,12 @@ impl Target {
         let mut plan = Plan::default();
         let replaced: BTreeMap<&[u8], bool> = entries.iter().map(|e| (&*e.path, e.is_replaced())).collect();
         for item in items.iter().filter(|item| !cx.filter.excludes(&item.path, false)) {
-            plan.add(&self.specials, &item.path, item.state, replaced.get(&*item.path).copied().unwrap_or_default());
+            plan.add(&self.hard_links.specials, &item.path, item.state, replaced.get(&*item.path).copied().unwrap_or_default());
         }
         // A directory that is compared with what is in it: what is known of that.
         let mut inside: BTreeMap<RelPath, Kind> = BTreeMap::new();
         for entry in entries.iter().filter(|e| e.kind > Kind::Entry) {
-            let names = self.specials.at_and_below(&entry.path).map(|(name, _)| name);
+            let names = self.hard_links.specials.at_and_below(&entry.path).map(|(name, _)| name);
             let deep = entry.kind == Kind::Subtree;
             inside.extend(names.filter(|n| deep || path::parent(n) == Some(&entry.path)).map(|name| (name, Kind::Entry)));
         }
@@ -179,24 +179,24 @@ impl Target {
             let found: BTreeMap<&[u8], Look> = looked.items.iter().map(|item| (&*item.path, item.state)).collect();
             for (name, _) in &paths {
                 // One that is not listed lies below something that is missing or no directory.
-                plan.add(&self.specials, name, found.get(&**name).copied().unwrap_or(Look::Missing), false);
+                plan.add(&self.hard_links.specials, name, found.get(&**name).copied().unwrap_or(Look::Missing), false);
             }
         }
         if plan.first.is_empty() {
-            plan.left.iter().for_each(|name| self.specials.leaves(name));
-            plan.sent.iter().for_each(|(name, inode)| self.specials.put(name, *inode));
+            plan.left.iter().for_each(|name| self.hard_links.specials.leaves(name));
+            plan.sent.iter().for_each(|(name, inode)| self.hard_links.specials.put(name, *inode));
             return false;
         }
         // Between the last look at a name and the run that carried it, it may have become another
         // file already: then that run
         // set attributes of the one on all names of the other.
-        let was = plan.first.iter().filter_map(|name| match self.specials.known.get(name) {
+        let was = plan.first.iter().filter_map(|name| match self.hard_links.specials.known.get(name) {
             Some(Known::As(inode) | Known::Left(inode)) => Some(*inode),
             Some(Known::Removed) | None => None,
         });
         let was: BTreeSet<Inode> = was.collect();
         let since = entries.iter().map(Entry::epoch).min();
-        for name in self.specials.linked_to(&was).iter().filter(|name| !plan.first.contains(name)) {
+        for name in self.hard_links.specials.linked_to(&was).iter().filter(|name| !plan.first.contains(name)) {
             match since {
                 Some(since) => self.ledger.set.see_since(name, Seen::Touched, since),
                 None => self.ledger.set.see(name, Seen::Touched),

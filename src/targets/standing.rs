@@ -65,7 +65,7 @@ impl Target {
             Verdict::Partial | Verdict::SourceRace | Verdict::NoMissingArgs => self.standing = None,
             _ => return false,
         }
-        self.state = State::Away { config: false, reason: "is asked again".into(), tries: self.tries, next: cx.now };
+        self.link.ask_at(cx.now, false, "is asked again".into());
         true
     }
 }

@@ -15,25 +15,23 @@ impl Target {
 
     /// Whether a run of this mirror has made it equal.
     pub fn is_filled(&self) -> bool {
-        self.fill == Fill::Filled
+        self.guard.fill == Fill::Filled
     }
 
     /// An earlier daemon has.
     pub fn was_filled(&mut self) {
-        if self.fill == Fill::Unknown {
-            self.fill = Fill::Filled;
-        }
+        self.guard.was_filled();
     }
 
     /// From now on nothing is sent; what is in flight ends, and changes are collected. `since`: seconds since 1970.
     pub fn pause(&mut self, cx: &mut Context<'_>, since: f64) {
-        self.paused.get_or_insert(since);
+        self.schedule.paused.get_or_insert(since);
         self.drop_standbys(cx);
     }
 
     /// Sends again.
     pub fn resume(&mut self, cx: &mut Context<'_>) {
-        self.paused = None;
+        self.schedule.paused = None;
         self.hurry_up(cx);
     }
 
@@ -42,22 +40,20 @@ impl Target {
     pub fn hurry_up(&mut self, cx: &mut Context<'_>) {
         self.ledger.retries.hurry(cx.now);
         self.ledger.long.hurry(cx.now);
-        if let State::Away { next, .. } = &mut self.state {
-            *next = cx.now;
-        }
-        self.crowded = None;
+        self.link.try_at(cx.now);
+        self.link.lift_limit();
         self.ledger.withheld.iter_mut().for_each(|w| w.due = cx.now);
-        self.pace.hurry();
+        self.schedule.pace.hurry();
     }
 
     /// Since when it is paused, in seconds since 1970.
     pub fn paused(&self) -> Option<f64> {
-        self.paused
+        self.schedule.paused
     }
 
     /// Why nothing is sent, while paused.
     pub(super) fn why_paused(&self) -> Option<String> {
-        let since = told(self.paused?);
+        let since = told(self.schedule.paused?);
         Some(format!("paused since {since}; {} kept; `fansync resume` sends them", plural(self.unconfirmed() as u64, "path")))
     }
 
@@ -68,7 +64,7 @@ impl Target {
 
     /// Whether it can do nothing more by itself: a stop or a flush need not wait for it.
     pub fn at_rest(&self) -> bool {
-        self.stuck() || (self.paused.is_some() && !self.is_sending())
+        self.stuck() || (self.schedule.is_paused() && !self.is_sending())
     }
 
     /// Whether nothing is left but paths that keep failing; they may be under way once more.

@@ -95,12 +95,6 @@ impl Target {
         self.mirror.events.delete && self.mirror.events.move_from
     }
 
-    /// The guards, but for these paths.
-    pub(super) fn guards_but(&self, paths: &[RelPath]) -> Vec<OsString> {
-        let risks = paths.iter().map(|p| guard(b"+r", &Filter::exactly(p)));
-        risks.chain(self.guard_args.iter().cloned()).collect()
-    }
-
     /// The first half has ended: starts the second.
     pub(super) fn surveyed(
         &mut self,
@@ -125,7 +119,7 @@ impl Target {
             if let Some(Err(e)) = looked {
                 *cx.held = Some(Hold::Gone(chain(&e)));
             }
-            self.periodic.back(how.limited);
+            self.schedule.periodic.back(how.limited);
             self.ledger.give_back(batch);
             return self.ledger.landed(id);
         };
@@ -135,10 +129,10 @@ impl Target {
             match withholds {
                 Some(withholds) => self.withhold_rest(cx, batch, withholds),
                 None => {
-                    let reconciles = self.reconciles;
+                    let reconciles = self.counters.reconciles;
                     self.survey_done(cx, batch, (how.compare, how.limited), survey);
-                    if self.reconciles > reconciles {
-                        self.filled();
+                    if self.counters.reconciles > reconciles {
+                        self.guard.filled();
                     }
                 }
             }
@@ -157,7 +151,7 @@ impl Target {
         let options = RunOptions { guards, limited: how.limited, free: true, ..Default::default() };
         let launch = Launch::batch(pass, Input::List(&encoded.bytes), batch, Purpose::SecondHalf { survey, withholds });
         let (paths, lane, compare) = (encoded.entries, run.lane, how.compare);
-        if self.state != State::Up {
+        if !self.is_up() {
             return self.ledger.landed(id);
         }
         match self.start(cx, Launch { options, paths, lane, compare, ancestors, ..launch }) {
@@ -190,7 +184,7 @@ impl Target {
                         list.push((RelPath::from_normal(format!(".probe-{:016x}", fastrand::u64(..))), Form::Plain));
                     }
                 }
-                Look::Present(_) if by_level && self.guarded.excludes(&item.path, false) => {
+                Look::Present(_) if by_level && self.args.guarded.excludes(&item.path, false) => {
                     self.take_in(cx.now, &item.path, Seen::Touched);
                 }
                 Look::Present(_) => list.push((item.path.clone(), Form::Plain)),
@@ -209,11 +203,11 @@ impl Target {
             return (list, Some(hidden), survey);
         }
         // What is to go by name must not be protected for its name.
-        let guarded = differs.iter().filter(|i| i.deletes() && self.guarded.excludes_leaf(&i.path, false));
+        let guarded = differs.iter().filter(|i| i.deletes() && self.args.guarded.excludes_leaf(&i.path, false));
         let mut risks: Vec<RelPath> = guarded.map(|i| i.path.clone()).collect();
         survey.again |= risks.len() > MAX_RISKS;
         risks.truncate(MAX_RISKS);
-        let guards = (!risks.is_empty()).then(|| self.guards_but(&risks));
+        let guards = (!risks.is_empty()).then(|| self.args.guards_but(&risks));
         (list, guards, survey)
     }
 

@@ -214,7 +214,7 @@ impl Target {
             self.ledger.set.park(id, std::slice::from_ref(&entry));
             let left = self.left_alone(cx.root, std::slice::from_ref(&entry));
             if entry.path.is_root() {
-                self.reconciles += 1;
+                self.counters.reconciles += 1;
             }
             let names: Vec<RelPath> = left.iter().map(|(path, ..)| path.clone()).collect();
             self.telling.done_but(id, &entry.path, &names);

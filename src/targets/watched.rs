@@ -73,24 +73,24 @@ impl Target {
         let since = self.ledger.set.epochs().current();
         for Wrong { path, whole, removes } in wrong {
             if !removes {
-                self.doubted.insert(path.clone());
+                self.doubts.files.insert(path.clone());
             }
             let mut entry = self.ledger.set.parked(path, since);
             entry.kind = if whole { Kind::Subtree } else { Kind::Entry };
             entry.gone = removes;
             self.ledger.set.restore(entry);
         }
-        self.pace.waits(now);
-        self.pace.hurry();
+        self.schedule.pace.waits(now);
+        self.schedule.pace.hurry();
     }
 
     /// What a comparison from outside needs to run as this target's own would.
     pub fn sides(&self) -> Sides {
         Sides {
             target: self.cfg.clone(),
-            facts: self.facts.clone(),
-            missing_args: self.missing_args,
-            top_refused: self.top_refused,
+            facts: self.args.facts.clone(),
+            missing_args: self.link.missing_args,
+            top_refused: self.counters.top_refused,
             apart: self.ledger.shelf.rules(),
         }
     }
