@@ -301,9 +301,7 @@ impl Target {
         if let Some(since) = since {
             litter.iter().for_each(|dir| self.ledger.set.see_since(dir, Seen::Contents, since));
         }
-        if self.ledger.set.ready(false) > 0 {
-            self.schedule.pace.waits(cx.now);
-        }
+        self.note_ready(cx.now);
     }
 
     /// Carries out what the end of a run means for its batch.

@@ -46,6 +46,13 @@ pub(super) struct Prepared {
     pub(super) ancestors: BTreeMap<RelPath, FileTime>,
 }
 
+impl Prepared {
+    /// A comparison of the whole tree.
+    pub(super) fn whole(compare: Compare) -> Prepared {
+        Prepared { list: Vec::new(), present: true, compare, guards: None, ancestors: BTreeMap::new() }
+    }
+}
+
 /// A place that next to nothing is left of.
 #[derive(Clone)]
 pub(super) struct Suspect {

@@ -388,13 +388,57 @@ impl Target {
             }
         }
         self.ledger.forget(alone_entries);
-        if self.ledger.set.ready(false) > 0 {
-            self.schedule.pace.waits(now);
-        }
+        self.note_ready(now);
     }
 }
 
 /// `path`, and every directory above it.
 pub(super) fn path_and_above(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::successors(Some(path), |path| path::parent(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(name: &str) -> RelPath {
+        RelPath::new(name.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn what_holds_up_the_first_name_of_a_file_holds_up_the_others() {
+        let here: BTreeMap<Inode, Vec<RelPath>> =
+            [(((0, 1), 1), vec![path("a"), path("b")]), (((0, 1), 2), vec![path("c"), path("d")])].into();
+        let blocked = with_all_names([(path("a"), None)].into(), here);
+        let mut names: Vec<_> = blocked.keys().map(RelPath::to_string).collect();
+        names.sort();
+        assert_eq!(names, ["a", "b"]);
+    }
+
+    /// One name was written: all are sent without trust in size and times.
+    #[test]
+    fn files_are_distrusted_by_what_happened_to_one_of_their_names() {
+        let file = StatBrief { mode: libc::S_IFREG, nlink: 2, ino: 7, ..Default::default() };
+        let item = normal::Item { path: path("a"), kind: Kind::Entry, state: Look::Present(file) };
+        let normal = Normal { items: vec![item], ancestors: Vec::new(), root: StatBrief::default() };
+        let none = BTreeSet::new();
+        for (what, content, held, gone, ctime, doubted, trusted) in [
+            ("touched", false, false, false, 0, none.clone(), true),
+            ("written", true, false, false, 0, none.clone(), false),
+            ("written before the target had it", true, false, false, -100, none.clone(), true),
+            ("a link that was made", true, true, false, 0, none.clone(), true),
+            ("a link over another file", true, true, true, 0, none.clone(), false),
+            ("found to be another one", false, false, false, -100, [path("a")].into(), false),
+        ] {
+            let mut set = DirtySet::new(10);
+            let mut entry = set.parked(path("a"), set.epochs().current());
+            (entry.content, entry.held, entry.gone) = (content, held, gone);
+            let batch = Batch { id: 0, entries: vec![entry], round: 0 };
+            let mut normal = normal.clone();
+            let stat = StatBrief { ctime: FileTime { secs: ctime, nanos: 0 }, ..file };
+            normal.items[0].state = Look::Present(stat);
+            let linked = distrust(&batch, &normal, &BTreeMap::new(), false, &doubted, 0);
+            assert_eq!(linked.together(&stat, false), Some(trusted), "{what}");
+        }
+    }
 }

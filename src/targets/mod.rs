@@ -11,6 +11,21 @@
 //! confirmed by its exit, which rsync delays up to 45 ms after the change is visible, so several small ones overlap.
 //! Runs that overlap never touch the same path, but each sets the times of the directories above its paths. Where they saw
 //! different times, the directory is sent once more after both.
+//!
+//! | part | holds |
+//! | --- | --- |
+//! | `ledger` | every path that the target lacks, and why |
+//! | `link` | whether it can be sent to, and when it is asked next |
+//! | `standing`, `orphans`, `fence` | what is to be known before anything is sent |
+//! | `schedule`, `pace`, `lanes` | when a batch leaves, and by what |
+//! | `compose` | how the entries of a batch are listed |
+//! | `delete_guard`, `guarded`, `emptied` | which deletions go through |
+//! | `launch`, `runs`, `watchdog` | processes: their start, what each is for, and whether they get on |
+//! | `completion`, `ended` | what the end of a run means for its batch |
+//! | `renames`, `below`, `survey`, `proof` | runs of a special kind |
+//! | `linked`, `knots`, `specials`, `names` | files with several names |
+//! | `doubts`, `unread`, `leases`, `long` | what equal size and time do not say, and what cannot be read or sent |
+//! | `told`, `report`, `explained`, `watched` | what others learn of it |
 
 mod apart;
 mod args;

@@ -209,9 +209,7 @@ impl Target {
         // A run that fails brings its entries back, and their other names are dirty by themselves
         // now.
         batch.entries.iter_mut().filter(|entry| entry.kind == Kind::Entry).for_each(|entry| entry.through = false);
-        if self.ledger.set.ready(false) > 0 {
-            self.schedule.pace.waits(cx.now);
-        }
+        self.note_ready(cx.now);
     }
 
     /// Lets files wait that changed and were not found: the event that tells where they went is on its way.
@@ -301,8 +299,6 @@ impl Target {
             }
             self.ledger.forget(dirs);
         }
-        if self.ledger.set.ready(false) > 0 {
-            self.schedule.pace.waits(now);
-        }
+        self.note_ready(now);
     }
 }

@@ -280,12 +280,9 @@ impl Target {
             self.send_whole(id, go);
             return false;
         }
-        let names: Vec<RelPath> = pairs.iter().map(|(new, _)| RelPath::from_normal(path::base(new))).collect();
-        let list = filelist::encode(names.iter().map(|name| (name, Form::Plain)));
         let basis = (pass != Pass::LikeOthers).then_some(basis);
         let renamed = Renamed { source, dest: read, basis, filter_args };
-        let input = if pass == Pass::MovedTree { Input::None } else { Input::List(&list.bytes) };
-        self.start_renamed(cx, pass, input, Batch { id, entries: go, round }, &names, &renamed, Moving::Links(pairs))
+        self.start_renamed(cx, pass, Batch { id, entries: go, round }, &renamed, Moving::Links(pairs))
     }
 
     /// Removes old names of one directory from the target. `listed`: a list may do it.
@@ -320,11 +317,7 @@ impl Target {
                 let filter_args: Option<Vec<_>> = batch.entries.iter().map(|e| alike(&e.path)).collect();
                 let filter_args = filter_args.map_or_else(|| self.args.filter.clone(), |mut all| all.swap_remove(0));
                 let renamed = Renamed { source, dest: parent_of(&first), basis: None, filter_args };
-                let names: Vec<RelPath> = batch.entries.iter().map(|e| RelPath::from_normal(path::base(&e.path))).collect();
-                // Without `./`: the directory's own attributes would be those of the empty one. With `/`: a name that begins with
-                // `#` or `;` would be passed over.
-                let list: Vec<u8> = names.iter().flat_map(|name| [b"/", &**name, b"\0"].concat()).collect();
-                self.start_renamed(cx, Pass::Clear, Input::List(&list), batch, &names, &renamed, Moving::Clears)
+                self.start_renamed(cx, Pass::Clear, batch, &renamed, Moving::Clears)
             }
             Err(error) => {
                 tracing::warn!(target_name = %self.cfg.name, %error, "cannot make an empty directory to delete by");
@@ -428,17 +421,19 @@ impl Target {
         self.renames.nothing.as_ref().expect("just made").try_clone()
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn start_renamed(
-        &mut self,
-        cx: &mut Context<'_>,
-        pass: Pass,
-        input: Input<'_>,
-        batch: Batch,
-        names: &[RelPath],
-        renamed: &Renamed,
-        moving: Moving,
-    ) -> bool {
+    fn start_renamed(&mut self, cx: &mut Context<'_>, pass: Pass, batch: Batch, renamed: &Renamed, moving: Moving) -> bool {
+        let name = |path: &RelPath| RelPath::from_normal(path::base(path));
+        let names: Vec<RelPath> = match &moving {
+            Moving::Links(pairs) => pairs.iter().map(|(new, _)| name(new)).collect(),
+            Moving::Clears | Moving::Deletes => batch.entries.iter().map(|e| name(&e.path)).collect(),
+        };
+        let list = match pass {
+            // Without `./`: the directory's own attributes would be those of the empty one. With `/`: a name that begins with `#` or
+            // `;` would be passed over.
+            Pass::Clear => names.iter().flat_map(|name| [b"/", &**name, b"\0"].concat()).collect(),
+            _ => filelist::encode(names.iter().map(|name| (name, Form::Plain))).bytes,
+        };
+        let input = if pass == Pass::MovedTree { Input::None } else { Input::List(&list) };
         // A list of new names carries the attributes of the directory that they are in.
         let mut above = None;
         if pass != Pass::Clear && pass != Pass::MovedTree {
@@ -459,7 +454,7 @@ impl Target {
             }
             return false;
         };
-        self.runs.keep_items_of(serial, names.iter().cloned());
+        self.runs.keep_items_of(serial, names);
         true
     }
 
@@ -506,9 +501,7 @@ impl Target {
         } else if outcome.verdict == Verdict::Busy {
             self.crowd(cx, outcome);
         }
-        if self.ledger.set.ready(false) > 0 {
-            self.schedule.pace.waits(cx.now);
-        }
+        self.note_ready(cx.now);
     }
 
     /// Old names were removed from the target, or were to be. `listed`: by a list. `now`: what each is by now.
@@ -718,6 +711,27 @@ mod tests {
         }
         for unknown in [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::EIO, Errno::EACCES, Errno::ESTALE, Errno::EINTR] {
             assert_eq!(Below::of(Some(unknown)), Below::Unknown, "{unknown}");
+        }
+    }
+
+    #[test]
+    fn renames_go_by_links_where_that_is_cheaper() {
+        let large = || Found::File { size: SMALLEST_FILE };
+        let small = || Found::File { size: SMALLEST_FILE - 1 };
+        let many = |n| std::iter::repeat_with(small).take(n).collect::<Vec<_>>();
+        for (what, found, dir, together, want) in [
+            ("directories", vec![Found::Dir, Found::Other], true, false, (1, 1, 0)),
+            ("files", vec![large(), small(), Found::Other], false, true, (1, 0, 2)),
+            ("fewer small files than are worth a run", many(MANY_FILES - 1), false, true, (0, 0, MANY_FILES - 1)),
+            ("many small files", many(MANY_FILES), false, true, (MANY_FILES, 0, 0)),
+            ("many small files under other names", many(MANY_FILES), false, false, (0, 0, MANY_FILES)),
+        ] {
+            let set = &mut DirtySet::new(10);
+            let mut entry = |name: &[u8]| set.parked(RelPath::new(name).unwrap(), set.epochs().current());
+            let found = found.into_iter().map(|found| (found, entry(b"new"), entry(b"old"))).collect();
+            let Shares { go, pairs, whole, small } = share_out(found, dir, together);
+            assert_eq!((go.len() / 2, whole.len() / 2, small.len() / 2), want, "{what}");
+            assert_eq!(pairs.len(), want.0, "{what}");
         }
     }
 

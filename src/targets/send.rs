@@ -100,6 +100,13 @@ impl Target {
         self.has_room(Lane::Large) && !(self.ledger.set.has_deep() && self.unread.has_given_way())
     }
 
+    /// Something may be pending again.
+    pub(super) fn note_ready(&mut self, now: Duration) {
+        if self.ledger.set.ready(false) > 0 {
+            self.schedule.pace.waits(now);
+        }
+    }
+
     /// When the pending paths may leave; `None` when there are none.
     pub(super) fn leaves_at(&self) -> Option<Duration> {
         self.schedule.pace.leaves_at(self.ledger.set.ready(self.hurry()), self.hurry())
@@ -360,18 +367,14 @@ impl Target {
         if self.mirror.delete && !free && self.guard.fill != Fill::Kept {
             let suspect = self.suspect(cx, &batch.entries, None);
             if suspect.is_some() || self.limit().is_some() {
-                let ancestors = BTreeMap::new();
-                let run = guarded::Prepared { list: Vec::new(), present: true, compare, guards: None, ancestors };
-                return self.look_first(cx, pass, batch, suspect, run, lane);
+                return self.look_first(cx, pass, batch, suspect, guarded::Prepared::whole(compare), lane);
             }
         }
         let extra = match self.guard.fill {
             _ if free || !self.mirror.delete => Extra::Goes,
             Fill::Filled | Fill::Counted => Extra::Goes,
             Fill::Unknown if !self.mirror.filter.is_rsyncs() => {
-                let ancestors = BTreeMap::new();
-                let run = guarded::Prepared { list: Vec::new(), present: true, compare, guards: None, ancestors };
-                return self.look_first(cx, pass, batch, None, run, lane);
+                return self.look_first(cx, pass, batch, None, guarded::Prepared::whole(compare), lane);
             }
             Fill::Unknown => Extra::Counted,
             Fill::Kept => Extra::Stays,
