@@ -54,7 +54,7 @@ const MAX_SUSPECTS: usize = 50_000;
 const GROWTH: usize = 50_000;
 
 /// Files outside that are opened to learn whether a walk is needed; with more it is.
-const MAX_OPENED: u32 = 500_000;
+const MAX_OPENED: u32 = 20_000;
 
 /// Which of the files inside with several names are known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
