@@ -174,8 +174,9 @@ impl Strays {
     fn want(&mut self, met: u64) -> u64 {
         self.settle(met);
         self.hurried = self.since.is_some();
-        self.promised = self.begun + u64::from(self.hurried);
-        self.promised
+        let number = self.begun + u64::from(self.hurried);
+        self.promised = self.promised.max(number);
+        number
     }
 
     /// What left and did not arrive has left; and where no file has several names, none is astray.
@@ -403,6 +404,14 @@ mod tests {
         strays.end(at(1200), false, at(10));
         assert_eq!((strays.begin(at(1300), 1), strays.ended() >= number), (None, true), "it waits for ever");
         assert_eq!(strays.want(1), number, "and the next one waits for nothing");
+        // One that finds nothing astray takes nothing back from the one before.
+        strays.astray(at(1400));
+        assert!(strays.begin(at(9000), 2).is_some());
+        strays.astray(at(9050));
+        let number = strays.want(2);
+        strays.end(at(9100), false, at(10));
+        assert!(strays.want(2) < number);
+        assert_eq!((strays.begin(at(9200), 2), strays.ended() >= number), (None, true));
     }
 
     #[test]
