@@ -11,7 +11,7 @@ check:
 
 # Runs the kernel tests whose names contain NAME.
 kernel NAME:
-    sudo scripts/kernel-tests.sh {{NAME}}
+    sudo scripts/check/kernel-tests {{NAME}}
 
 # Runs everything, as before a release.
 test:

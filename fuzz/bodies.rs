@@ -310,7 +310,7 @@ fn config(data: &[u8]) {
 
 fn config_seeds() -> Vec<Vec<u8>> {
     vec![
-        include_bytes!("../scripts/dist/fansync.toml").to_vec(),
+        include_bytes!("../packaging/fansync.toml").to_vec(),
         b"[[mirror]]\nname = \"m\"\nsource = \"/srv\"\nexclude = [\"*.swp\"]\n[mirror.batch]\nsettle = \"2ms\"\n[[mirror.target]]\n\
           name = \"t\"\nurl = \"rsync://h/m\"\nargs = [\"-H\"]\n[[mirror.hook]]\nname = \"h\"\nkind = \"http\"\nurl = \"https://h\"\n\
           headers = [\"A: b\"]\n"

@@ -1,4 +1,4 @@
-//! What this kernel offers, and which way fansync goes with it (`scripts/test-kernels`): a line `fact: NAME = VALUE` each.
+//! What this kernel offers, and which way fansync goes with it (`scripts/vm/kernels`): a line `fact: NAME = VALUE` each.
 //!
 //! What can be tried is tried, by the calls that fansync makes; what fansync took, the daemon tells.
 

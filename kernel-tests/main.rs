@@ -5,7 +5,7 @@
 //! aloud; with `FANSYNC_TEST_STRICT=1` a skip is a failure. `FANSYNC_TEST_LOG` is the daemon's log level,
 //! `FANSYNC_TEST_BINARY` another binary to test, `FANSYNC_TEST_RSYNCD` another rsync for the daemons that are mirrored to,
 //! `FANSYNC_TEST_TIMES=1` lists the slowest tests, `FANSYNC_TEST_FLOOD` is how many entries of each kind the hostile flood makes. With `--soak` as its first argument the binary runs the long form of the
-//! torture test instead (`scripts/soak`), with `--stress` that of the stress test (`scripts/stress`), with `--facts` it tells what the kernel offers (`scripts/test-kernels`).
+//! torture test instead (`scripts/check/soak`), with `--stress` that of the stress test (`scripts/check/stress`), with `--facts` it tells what the kernel offers (`scripts/vm/kernels`).
 
 mod below;
 mod bursts;

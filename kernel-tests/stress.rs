@@ -6,7 +6,7 @@
 //! noticed and carried
 //! ([`ops`]), also by a tool that was not written for it (fsstress of xfstests, where it is
 //! installed). [`cases`] is the short
-//! form; [`long`] is `scripts/stress`, with filesystems, backends, settings and length of choice.
+//! form; [`long`] is `scripts/check/stress`, with filesystems, backends, settings and length of choice.
 
 mod ops;
 mod round;

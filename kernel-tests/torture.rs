@@ -2,7 +2,7 @@
 //! and the daemon is killed; and then whole trees have to be equal in every attribute.
 //!
 //! [`cases`] is the short form, with fixed seeds: about 60,000 operations on each filesystem. [`soak`] is the long form,
-//! with a seed and a duration of choice (`scripts/soak`).
+//! with a seed and a duration of choice (`scripts/check/soak`).
 
 mod ops;
 mod storm;

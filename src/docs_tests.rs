@@ -242,7 +242,7 @@ fn every_warning_and_error_of_the_log_is_in_the_guide() {
 
 #[test]
 fn the_unit_of_several_instances_is_that_of_one() {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/dist/systemd");
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/systemd");
     let settings = |name: &str| -> Vec<String> {
         let text = fs::read_to_string(dir.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
         let lines = text.lines().filter(|l| !l.is_empty() && !l.starts_with('#') && !l.starts_with("Description="));

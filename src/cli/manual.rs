@@ -167,7 +167,7 @@ fn config() -> Page {
     section(&mut roff, "DESCRIPTION");
     markdown::body(include_str!("../../docs/config.md"), &mut roff);
     section(&mut roff, "EXAMPLE");
-    markdown::verbatim(&mut roff, true, include_str!("../../scripts/dist/fansync.toml").lines());
+    markdown::verbatim(&mut roff, true, include_str!("../../packaging/fansync.toml").lines());
     section(&mut roff, "SEE ALSO");
     roff.text([bold("fansync"), roman("(1), "), bold("fansync-check"), roman("(1), "), bold("rsync"), roman("(1)")]);
     Page { name: "fansync.toml".into(), section: "5", text: roff.render() }

@@ -343,10 +343,10 @@ fn the_reference_tells_every_key_and_default() {
 
 #[test]
 fn the_sample_is_good() {
-    let config = read(include_str!("../../scripts/dist/fansync.toml")).unwrap_or_else(|e| panic!("{e}"));
+    let config = read(include_str!("../../packaging/fansync.toml")).unwrap_or_else(|e| panic!("{e}"));
     assert!(!config.mirrors[0].targets.is_empty());
     // What it shows commented out must be right too.
-    let lines = include_str!("../../scripts/dist/fansync.toml").lines();
+    let lines = include_str!("../../packaging/fansync.toml").lines();
     let all: Vec<_> = lines.map(|l| l.strip_prefix('#').filter(|l| !l.starts_with([' ', '#'])).unwrap_or(l)).collect();
     let all = all.join("\n");
     assert_ne!(read(&all).unwrap_or_else(|e| panic!("{e}")), config);

@@ -181,7 +181,7 @@ fn check_expression(expression: &str, place: &str) {
 
 #[test]
 fn the_alert_rules_ask_for_what_is_exported() {
-    let rules = read("scripts/dist/fansync.rules.yml");
+    let rules = read("packaging/fansync.rules.yml");
     let mut seen = 0;
     for line in rules.lines() {
         if let Some(expression) = line.trim().strip_prefix("expr: ") {
@@ -200,13 +200,13 @@ fn the_alert_rules_ask_for_what_is_exported() {
     for alert in rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
         assert!(docs.contains(&format!("| `{alert}` |")), "docs/monitoring.md does not tell of {alert}");
     }
-    let tested = read("scripts/dist/fansync.rules.test.yml");
+    let tested = read("packaging/fansync.rules.test.yml");
     named(&tested).iter().for_each(|name| check_expression(name, "fansync.rules.test.yml"));
 }
 
 #[test]
 fn the_dashboard_is_sound_and_asks_for_what_is_exported() {
-    let dashboard: serde_json::Value = serde_json::from_str(&read("scripts/dist/fansync-dashboard.json")).unwrap();
+    let dashboard: serde_json::Value = serde_json::from_str(&read("packaging/fansync-dashboard.json")).unwrap();
     let text = |v: &serde_json::Value| v.as_str().unwrap_or_default().to_owned();
     assert_eq!((text(&dashboard["title"]), text(&dashboard["uid"])), ("fansync".into(), "fansync".into()));
     assert!(dashboard["id"].is_null() && dashboard["schemaVersion"].as_u64() >= Some(36));

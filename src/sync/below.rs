@@ -30,7 +30,7 @@ use super::argv::inherited;
 use crate::location::Location;
 use crate::path::{self, RelPath};
 
-/// Bytes that a list has to lose. `scripts/batching --only prefix`: 4,000 are worth 9 ms, 8,000 are worth 25. A list that begins below
+/// Bytes that a list has to lose. `scripts/bench/batching --only prefix`: 4,000 are worth 9 ms, 8,000 are worth 25. A list that begins below
 /// does not leave through a process that stands by, which would save about 8.
 pub const WORTH_BYTES: usize = 8 * 1024;
 

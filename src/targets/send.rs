@@ -46,7 +46,7 @@ pub(super) struct StandbyList<'l> {
 const LEVEL_MAX_ABOVE_OTHERS: usize = 2_000;
 
 /// Whether `new` files are so large a part of a directory that comparing its whole level is cheaper than listing them: where
-/// they are one in four or five, with paths of 30 bytes as with 130 (`scripts/batching --only level`, rsync 3.5.0), since longer
+/// they are one in four or five, with paths of 30 bytes as with 130 (`scripts/bench/batching --only level`, rsync 3.5.0), since longer
 /// paths make the entries of a level dearer, too.
 ///
 /// Not where a file in it has other names: each is looked for when the file is listed.
