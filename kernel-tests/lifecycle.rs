@@ -1,12 +1,10 @@
-//! Starts, stops, crashes, exit codes, and a source that is not what it was.
+//! Starts, stops and crashes.
 
 use crate::fixture::daemon::{Config, Daemon, MirrorTable, TargetTable, Until, fansync};
-use crate::fixture::fs::{ALL, Fs, Ground, Mount, work_dir};
-use crate::fixture::proc::{Ran, poll_until};
-use crate::fixture::rsyncd::{Rsyncd, free_port};
-use crate::fixture::tree::{Dir, Times, count, differences};
+use crate::fixture::fs::{ALL, Fs, Ground, work_dir};
+use crate::fixture::rsyncd::Rsyncd;
+use crate::fixture::tree::{Dir, Times, differences};
 use crate::fixture::{Case, Mirror, Run, Setup, WAIT, case, real};
-use crate::outages::program;
 
 use std::fs;
 use std::path::Path;
@@ -90,87 +88,6 @@ pub fn cases() -> Vec<Case> {
             Ok(())
         }),
         case("two_mirrors_in_one_daemon", ALL, two_mirrors),
-        case("command_line_mirror", ALL, |fs| {
-            let work = work_dir();
-            let ground = Ground::new(fs, work.path())?;
-            let target = Dir::new(work.path().join("target"));
-            target.mkdir(".");
-            small_tree(&ground.src);
-            let url = target.root().display().to_string();
-            let daemon = Daemon::mirror(work.path(), ground.src.root(), &[url], &["--watch", "inotify"], Until::Reconciled);
-            assert_eq!(daemon.status().mirrors[0].watch[0].backend, "inotify");
-            equal_after_flush(&daemon, &ground.src, &target);
-            ground.src.write("d/new", b"new");
-            equal_after_flush(&daemon, &ground.src, &target);
-            Ok(())
-        }),
-        case("once", ALL, |fs| {
-            let work = work_dir();
-            let ground = Ground::new(fs, work.path())?;
-            let target = Dir::new(work.path().join("target"));
-            target.mkdir(".");
-            small_tree(&ground.src);
-            target.write("extra", b"to be deleted");
-            let (source, url) = (ground.src.root().display().to_string(), target.root().display().to_string());
-            ended(0, &fansync(&["mirror", &source, &url, "--once"], WAIT));
-            let found = differences(ground.src.root(), target.root(), Times::All, &|_| false);
-            assert!(found.is_empty(), "source and target differ after --once:\n{found}");
-            Ok(())
-        }),
-        case("once_with_no_target_there", &[Fs::Tmpfs], |fs| {
-            let work = work_dir();
-            let ground = Ground::new(fs, work.path())?;
-            let (source, url) = (ground.src.root().display().to_string(), format!("rsync://127.0.0.1:{}/none", free_port()));
-            ended(75, &fansync(&["mirror", &source, &url, "--once"], WAIT));
-            Ok(())
-        }),
-        case("bad_config", &[Fs::Tmpfs], |_| {
-            let work = work_dir();
-            let path = work.path().join("bad.toml");
-            std::fs::write(&path, "[[mirror]]\nname = \"m\"\nsource = \"/\"\nno_such_key = 1\n").expect("a file can be written");
-            let path = path.display().to_string();
-            for command in ["check", "run"] {
-                let ran = fansync(&[command, "--config", &path], WAIT);
-                ended(78, &ran);
-                assert!(ran.stderr.contains("bad.toml:4:1"), "{command} does not say where: {}", ran.stderr);
-                assert!(ran.stderr.contains("no_such_key"), "{command} does not say what: {}", ran.stderr);
-            }
-            Ok(())
-        }),
-        case("check_sees_a_loop_through_other_mounts", &[Fs::Tmpfs], |fs| {
-            let work = work_dir();
-            let ground = Ground::new(fs, work.path())?;
-            ground.src.mkdirs("sub/copy");
-            let bind = Mount::bind(&ground.src.at("sub"), &work.path().join("bind"));
-            let disk = Mount::tmpfs(&work.path().join("disk"));
-            let inside = Mount::bind(&work.path().join("disk"), &ground.src.at("disk"));
-            let source = ground.src.root().to_path_buf();
-            let work = work.path();
-            let cases = [
-                (source.clone(), work.join("bind/copy"), "lies inside the source"),
-                (source.clone(), work.join("disk/copy"), "lies inside the source"),
-                (work.join("bind"), source.clone(), "lies inside the target"),
-                (source, work.join("fs/out"), ""),
-            ];
-            for (source, target, words) in cases {
-                let target = TargetTable { name: "t".into(), url: target.display().to_string(), ..TargetTable::default() };
-                let mirror = MirrorTable { name: "m".into(), source, target: vec![target], ..MirrorTable::default() };
-                let path = Config::new(work, vec![mirror]).write(work).display().to_string();
-                let ran = fansync(&["check", "--config", &path], WAIT);
-                ended(if words.is_empty() { 0 } else { 78 }, &ran);
-                let place = words.is_empty() || ran.stderr.contains("fansync.toml:");
-                assert!(ran.stderr.contains(words) && place, "{}", ran.stderr);
-            }
-            drop((inside, disk, bind));
-            Ok(())
-        }),
-        case("bad_usage", &[Fs::Tmpfs], |_| {
-            ended(64, &fansync(&["--no-such-flag"], WAIT));
-            ended(64, &fansync(&["no-such-command"], WAIT));
-            ended(64, &fansync(&["mirror"], WAIT));
-            ended(64, &fansync(&["flush", "--timeout", "yesterday"], WAIT));
-            Ok(())
-        }),
         case("second_daemon_on_the_same_state", &[Fs::Tmpfs], |fs| {
             let m = Setup::new(fs).start()?;
             let config = m.scratch("fansync.toml").display().to_string();
@@ -180,65 +97,11 @@ pub fn cases() -> Vec<Case> {
             m.check();
             Ok(())
         }),
-        case("source_replaced_by_an_empty_one", ALL, |fs| {
-            let m = Setup::new(fs).before(small_tree).start()?;
-            m.check();
-            let before = count(m.dst().root()).expect("the target can be read");
-            // As after a failed mount: the path is there, the tree is not.
-            let (parent, name) = (Dir::new(m.src.root().parent().expect("it has one")), "src");
-            parent.rename(name, "elsewhere");
-            parent.mkdir(name);
-            parent.write("elsewhere/f", b"written where the source went");
-            m.src.write("only this", b"written where the source was");
-            let told = m.daemon.client(&["flush", "--timeout", "3s"], WAIT);
-            assert!(told.code != 0, "flush claims that the target is equal to a source that was replaced");
-            assert_eq!(count(m.dst().root()).expect("the target can be read"), before, "the target lost files");
-            parent.remove(name);
-            parent.rename("elsewhere", name);
-            m.src.write("f", b"the source is back");
-            m.check();
-            Ok(())
-        }),
-        case("source_replaced_while_rsync_connects", &[Fs::Tmpfs], |fs| {
-            let dir = work_dir();
-            let gate = dir.path().join("gate");
-            let rsync = program(&dir.path().join("late"), LATE);
-            let m = Setup::new(fs).rsync(rsync).target_key("standby", 1).before(small_tree).start()?;
-            m.check();
-            fs::write(&gate, b"").expect("a gate can be made");
-            m.src.write("d/file", b"takes the process that stands by, so that another is started");
-            m.check();
-            let late = poll_until(WAIT, || fs::read_to_string(dir.path().join("waits")).ok().filter(|pid| pid.ends_with('\n')));
-            let late = late.expect("a process that is to stand by is started");
-            let (parent, name) = (Dir::new(m.src.root().parent().expect("it has one")), "src");
-            parent.rename(name, "elsewhere");
-            parent.mkdir(name);
-            fs::remove_file(&gate).expect("a gate can be opened");
-            // It has connected, and is in the directory that it will read.
-            let enters = || fs::read_link(format!("/proc/{}/cwd", late.trim())).ok().filter(|at| at != Path::new("/"));
-            poll_until(WAIT, enters).expect("rsync enters its source");
-            parent.remove(name);
-            parent.rename("elsewhere", name);
-            let (before, hits) = (count(m.dst().root()).expect("the target can be read"), m.daemon.target_status("t1").runs);
-            m.src.write("f", b"the source is back");
-            m.check();
-            assert_eq!(count(m.dst().root()).expect("the target can be read"), before);
-            assert_eq!(m.daemon.target_status("t1").runs, hits + 1, "sent, deleted and repaired");
-            Ok(())
-        }),
     ]
 }
 
-/// Hands on to rsync; what stands by does so once the gate is away.
-const LATE: &str = r#"
-at=${0%/*}
-case " $* " in *" -n "* | *" -VV "* | *" --version "*) exec rsync "$@" ;; esac
-[ -e "$at/gate" ] && echo $$ >"$at/waits"
-while [ -e "$at/gate" ]; do sleep 0.01; done
-exec rsync "$@"
-"#;
-
-fn small_tree(src: &Dir) {
+/// Two directories, files, a link, and a time with nanoseconds.
+pub(crate) fn small_tree(src: &Dir) {
     src.mkdirs("d/sub/deep");
     src.write("d/file", b"one");
     src.write("d/sub/deep/file", b"two");
@@ -248,13 +111,9 @@ fn small_tree(src: &Dir) {
     src.set_mtime("d/file", 1_000_000_000, 999_999_999);
 }
 
+/// The target equals the source, once the daemon says that all is sent.
 #[track_caller]
-fn ended(code: i32, ran: &Ran) {
-    assert!(ran.code == code, "ended with {} instead of {code}: {}{}", ran.code, ran.stdout, ran.stderr);
-}
-
-#[track_caller]
-fn equal_after_flush(daemon: &Daemon, source: &Dir, target: &Dir) {
+pub(crate) fn equal_after_flush(daemon: &Daemon, source: &Dir, target: &Dir) {
     daemon.flush(None);
     let found = differences(source.root(), target.root(), Times::All, &|_| false);
     assert!(found.is_empty(), "{} and its target differ:\n{found}\n{}", source.root().display(), daemon.report());

@@ -10,15 +10,17 @@
 mod below;
 mod bursts;
 mod byhandle;
+mod cli;
 mod commands;
-mod compat;
 mod damaged;
 mod dirtimes;
 mod emptied;
 mod events;
 mod exchanges;
 mod exported;
+mod expressions;
 mod facts;
+mod fail_log;
 mod failover;
 mod fallback;
 mod filters;
@@ -59,12 +61,14 @@ mod renames;
 mod restart;
 mod rewrite;
 mod roles;
+mod schedule;
 mod sersync;
 mod snapshots;
 mod specials;
 mod steering;
 mod strays;
 mod stress;
+mod switches;
 mod targets;
 mod torture;
 mod trust;
@@ -189,7 +193,10 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("snapshots", snapshots::cases()),
         ("specials", specials::cases()),
         ("muting", muting::cases()),
-        ("compat", compat::cases()),
+        ("expressions", expressions::cases()),
+        ("switches", switches::cases()),
+        ("schedule", schedule::cases()),
+        ("fail_log", fail_log::cases()),
         ("sersync", sersync::cases()),
         ("targets", targets::cases()),
         ("order", order::cases()),
@@ -204,6 +211,7 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("privilege", privilege::cases()),
         ("trust", trust::cases()),
         ("progress", progress::cases()),
+        ("cli", cli::cases()),
         ("commands", commands::cases()),
         ("lifecycle", lifecycle::cases()),
         ("manager", manager::cases()),

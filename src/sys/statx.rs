@@ -5,7 +5,7 @@
 //! is followed once; what is read through it is a stat, no content.)
 //!
 //! One statx(2) after the other: batches through io_uring lose with a warm cache at every size
-//! (`docs/how-it-works.md` has the figures).
+//! (`docs/development/decisions.md` has the figures).
 
 #![allow(unsafe_code)]
 

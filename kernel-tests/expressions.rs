@@ -1,5 +1,5 @@
-//! What is there for those who come from sersync: regular expressions and temporary names as excludes, switches for kinds of
-//! events, a filter for the periodic comparison, the record of failures.
+//! `exclude_regex` and `exclude_temporary`: names that are left out by expressions, judged by hand
+//! beside the daemon's own idea of them; and what counts as a deletion where such names are.
 
 use std::path::Path;
 
@@ -8,106 +8,9 @@ use nix::sys::signal::{Signal, kill};
 use crate::fixture::fs::{ALL, Fs};
 use crate::fixture::proc::poll_until;
 use crate::fixture::tree::{Dir, Times, count};
-use crate::fixture::{Case, Mirror, Run, Setup, To, WAIT, case};
+use crate::fixture::{Case, Mirror, Setup, WAIT, case};
 
 const EXPRESSIONS: [&str; 5] = [r"(.*)\.svn", "^info/*", "^static/.*$", r"/sub/deep/.*\.gz", "(.*)cache_[0-9]+"];
-
-fn setup(fs: Fs) -> Setup {
-    guarded(fs).key("allow_empty", true)
-}
-
-/// The same, held when its source is emptied.
-fn guarded(fs: Fs) -> Setup {
-    let expressions = EXPRESSIONS.iter().map(|e| toml::Value::from(*e)).collect::<Vec<_>>();
-    Setup::guarded(fs).key("exclude_regex", expressions).key("exclude_temporary", true)
-}
-
-/// So fast that fansync sees nothing of it before it is done.
-fn at_once<T>(m: &Mirror, act: impl FnOnce() -> T) {
-    m.daemon.freeze();
-    act();
-    m.daemon.thaw();
-}
-
-/// By hand, beside the daemon's own idea of it.
-fn left_out(path: &Path) -> bool {
-    let at = |n: usize| path.components().nth(n).map(|c| c.as_os_str().to_str().unwrap_or_default());
-    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-    let numbered = name.strip_prefix("cache_").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
-    name.ends_with(".svn")
-        || at(0) == Some("info")
-        || (at(0) == Some("sub") && at(1) == Some("deep") && name.ends_with(".gz"))
-        || numbered
-        || (name.starts_with('.') && name != ".hidden")
-        || name.ends_with('~')
-        || name == "4913" // of files; the tree has one directory with such a name
-}
-
-/// A tree with every case of the rules.
-fn fill(src: &Dir, below: &str) {
-    let at = |name: &str| if below.is_empty() { name.to_owned() } else { format!("{below}/{name}") };
-    src.mkdirs(at("sub/deep"));
-    src.mkdirs(at(".hidden"));
-    src.mkdirs(at("sub/.hidden"));
-    for name in ["a", "a.svn", ".f", ".hidden/a", ".hidden/.f", "x~", "4913", "x.swp", "#x#", "a.tmp", "cache_12", "cache_1x"] {
-        src.write(at(name), name.as_bytes());
-        src.write(at(&format!("sub/{name}")), name.as_bytes().repeat(2));
-    }
-    for name in ["info", "informal", "sub/info", "sub/deep/a.gz", "a.gz", "sub/a.gz"] {
-        src.write(at(name), name.as_bytes());
-    }
-}
-
-#[track_caller]
-fn check(m: &Mirror) {
-    m.check_but(Times::NotOfDirs, &left_out);
-    for path in ["a.svn", "info", ".f", "x~", "4913", "cache_12", "sub/a.svn", "sub/deep/a.gz", "sub/cache_12", ".hidden/.f"] {
-        assert!(!m.dst().has(path), "{path} is on the target");
-    }
-}
-
-fn reconcile(m: &Mirror) {
-    let full = || m.daemon.status().mirrors[0].targets[0].runs;
-    let before = full();
-    kill(m.daemon.pid(), Signal::SIGUSR1).expect("the daemon runs");
-    poll_until(WAIT, || (full() > before).then_some(())).expect("a comparison of the whole tree");
-    m.daemon.flush(None);
-}
-
-fn events(fs: Fs, off: &[&str]) -> Setup {
-    let table: toml::Table = off.iter().map(|key| ((*key).to_owned(), toml::Value::from(false))).collect();
-    Setup::new(fs).key("events", table)
-}
-
-/// Does what a switch says is not followed; then the target is as it was but for the mark, and a comparison of the whole
-/// tree makes it equal.
-fn switch(off: &'static [&'static str], act: fn(&Mirror), lags: &'static [&'static str]) -> impl Fn(Fs) -> Run<()> {
-    move |fs| {
-        for watch in ["auto", "inotify"] {
-            let m = events(fs, off).watch(watch).before(|src| {
-                src.mkdirs("d/sub");
-                src.write("f", b"file");
-                src.write("g", b"another");
-                src.write("d/f", b"file");
-                src.write("d/sub/f", b"file");
-            });
-            let m = m.start()?;
-            m.check();
-            act(&m);
-            m.src.mkdirs("mark"); // of another kind than what is switched off, or nothing would have to travel at all
-            m.src.append("g", b", changed");
-            m.daemon.flush(None);
-            for path in lags {
-                // To read a FIFO is to wait.
-                let same = m.src.has(path) == m.dst().has(path) && (path == &"p" || m.src.read(path) == m.dst().read(path));
-                assert!(!same, "{watch}: {path} was followed although {off:?} are off");
-            }
-            reconcile(&m);
-            m.check();
-        }
-        Ok(())
-    }
-}
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -330,160 +233,68 @@ pub fn cases() -> Vec<Case> {
             assert_eq!(m.daemon.status().mirrors[0].held, "", "a comparison of an empty source is held");
             Ok(())
         }),
-        case(
-            "switch_delete",
-            &[Fs::Tmpfs],
-            switch(
-                &["delete"],
-                |m| {
-                    m.src.remove("f");
-                    m.src.remove("d");
-                },
-                &["f", "d/f"],
-            ),
-        ),
-        case(
-            "switch_create_folder",
-            &[Fs::Tmpfs],
-            switch(
-                &["create_folder"],
-                |m| {
-                    m.src.mkdirs("new/sub");
-                    m.src.write("new/sub/f", b"below a new directory");
-                },
-                &["new", "new/sub/f"],
-            ),
-        ),
-        // A file whose other name lies in a directory that is not followed.
-        case(
-            "switch_create_folder_linked",
-            &[Fs::Tmpfs],
-            switch(
-                &["create_folder"],
-                |m| {
-                    m.src.mkdirs("new/sub");
-                    m.src.link("f", "new/sub/h");
-                    m.src.append("f", b", written");
-                },
-                &["new", "new/sub/h"],
-            ),
-        ),
-        // A link changes the attributes of what it links to.
-        case(
-            "switch_create_file",
-            &[Fs::Tmpfs],
-            switch(
-                &["create_file", "attrib"],
-                |m| {
-                    m.src.symlink("f", "l");
-                    m.src.link("f", "h");
-                    m.src.fifo("p");
-                },
-                &["l", "h", "p"],
-            ),
-        ),
-        // A file that is made and written is both.
-        case("switch_close_write", &[Fs::Tmpfs], switch(&["close_write"], |m| m.src.append("f", b", written"), &["f"])),
-        case(
-            "switch_move_from",
-            &[Fs::Tmpfs],
-            switch(
-                &["move_from"],
-                |m| {
-                    m.src.rename("f", "f2");
-                    m.src.rename("d", "d2");
-                },
-                &["f", "d/f"],
-            ),
-        ),
-        case(
-            "switch_move_to",
-            &[Fs::Tmpfs],
-            switch(
-                &["move_to"],
-                |m| {
-                    m.src.rename("f", "f2");
-                    m.src.rename("d", "d2");
-                },
-                &["f2", "d2/f"],
-            ),
-        ),
-        case("switch_attrib", &[Fs::Tmpfs], |fs| {
-            for watch in ["auto", "inotify"] {
-                let m = events(fs, &["attrib"]).watch(watch).before(|src| src.write("f", b"file")).start()?;
-                m.check();
-                m.src.chmod("f", 0o600);
-                m.daemon.flush(None);
-                let mode =
-                    |d: &Dir| std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(d.at("f")).unwrap().permissions());
-                assert_ne!(mode(&m.src) & 0o777, mode(m.dst()) & 0o777, "{watch}: a change of mode was followed");
-                m.src.append("f", b", written");
-                m.check();
-            }
-            Ok(())
-        }),
-        case("the_schedule_has_its_own_filter", &[Fs::Tmpfs], |fs| {
-            let m =
-                Setup::new(fs).key("full_every", "400ms").key("full_exclude", vec![toml::Value::from("*.php")]).before(|src| {
-                    src.write("a.php", b"live");
-                    src.write("b", b"live");
-                });
-            let m = m.start()?;
-            m.check();
-            // Changed behind the daemon's back.
-            m.dst().write("a.php", b"other");
-            m.dst().write("b", b"other");
-            m.dst().write("extra.php", b"extra");
-            m.dst().write("extra", b"extra");
-            let repaired = || (m.dst().read("b").as_deref() == Some(b"live") && !m.dst().has("extra")).then_some(());
-            poll_until(WAIT, repaired).expect("the periodic comparison repairs what it looks at");
-            assert_eq!(
-                m.dst().read("a.php").as_deref(),
-                Some(&b"other"[..]),
-                "the periodic comparison did not leave *.php alone"
-            );
-            assert!(m.dst().has("extra.php"));
-            m.src.append("a.php", b", again");
-            m.daemon.flush(None);
-            assert_eq!(m.src.read("a.php"), m.dst().read("a.php"), "live changes are not the schedule's");
-            m.dst().write("a.php", b"other");
-            reconcile(&m);
-            let whole = || (m.src.read("a.php") == m.dst().read("a.php") && !m.dst().has("extra.php")).then_some(());
-            poll_until(WAIT, whole).expect("a comparison that was asked for is of everything");
-            Ok(())
-        }),
-        case("record_of_failures", &[Fs::Tmpfs], |fs| {
-            let record = tempfile::tempdir().expect("a directory");
-            let path = record.path().join("fail_log.sh");
-            std::fs::write(&path, "touch /planted\n").expect("the file of an earlier program");
-            let m = Setup::new(fs)
-                .targets(&[To::Local])
-                .key("fail_log", path.to_str().unwrap())
-                .target_key("retry_max", "700ms")
-                .before(|src| src.mkdirs("d"));
-            let m = m.start()?;
-            let read = || std::fs::read_to_string(&path).unwrap_or_default();
-            poll_until(WAIT, || (!read().contains("planted")).then_some(())).expect("the old content is gone");
-            // A name in the way that rsync cannot remove.
-            crate::fixture::proc::must(std::process::Command::new("chattr").arg("+i").arg(m.dst().at("d")));
-            let name = "d/it's $(touch owned) `x`\n";
-            m.src.write(name, b"content");
-            let listed = poll_until(WAIT, || read().contains("it's $(touch owned)").then_some(()));
-            let text = read();
-            crate::fixture::proc::must(std::process::Command::new("chattr").arg("-i").arg(m.dst().at("d")));
-            listed.unwrap_or_else(|| panic!("the failure is not in the record:\n{text}"));
-            let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
-            assert_eq!(mode & 0o777, 0o600);
-            poll_until(WAIT, || (!read().contains("owned")).then_some(())).expect("what went through leaves the record");
-            assert_eq!(m.dst().read(name).as_deref(), Some(&b"content"[..]));
-            // The line does by hand what the daemon did.
-            m.dst().remove(name);
-            let script = m.scratch("replay.sh");
-            std::fs::write(&script, text).expect("a script");
-            crate::fixture::proc::must(std::process::Command::new("sh").arg(&script).current_dir(record.path()));
-            assert_eq!(m.dst().read(name).as_deref(), Some(&b"content"[..]), "the recorded line does not send the path");
-            assert!(!record.path().join("owned").exists());
-            Ok(())
-        }),
     ]
+}
+
+fn setup(fs: Fs) -> Setup {
+    guarded(fs).key("allow_empty", true)
+}
+
+/// The same, held when its source is emptied.
+fn guarded(fs: Fs) -> Setup {
+    let expressions = EXPRESSIONS.iter().map(|e| toml::Value::from(*e)).collect::<Vec<_>>();
+    Setup::guarded(fs).key("exclude_regex", expressions).key("exclude_temporary", true)
+}
+
+/// So fast that fansync sees nothing of it before it is done.
+fn at_once<T>(m: &Mirror, act: impl FnOnce() -> T) {
+    m.daemon.freeze();
+    act();
+    m.daemon.thaw();
+}
+
+/// By hand, beside the daemon's own idea of it.
+fn left_out(path: &Path) -> bool {
+    let at = |n: usize| path.components().nth(n).map(|c| c.as_os_str().to_str().unwrap_or_default());
+    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    let numbered = name.strip_prefix("cache_").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    name.ends_with(".svn")
+        || at(0) == Some("info")
+        || (at(0) == Some("sub") && at(1) == Some("deep") && name.ends_with(".gz"))
+        || numbered
+        || (name.starts_with('.') && name != ".hidden")
+        || name.ends_with('~')
+        || name == "4913" // of files; the tree has one directory with such a name
+}
+
+/// A tree with every case of the rules.
+fn fill(src: &Dir, below: &str) {
+    let at = |name: &str| if below.is_empty() { name.to_owned() } else { format!("{below}/{name}") };
+    src.mkdirs(at("sub/deep"));
+    src.mkdirs(at(".hidden"));
+    src.mkdirs(at("sub/.hidden"));
+    for name in ["a", "a.svn", ".f", ".hidden/a", ".hidden/.f", "x~", "4913", "x.swp", "#x#", "a.tmp", "cache_12", "cache_1x"] {
+        src.write(at(name), name.as_bytes());
+        src.write(at(&format!("sub/{name}")), name.as_bytes().repeat(2));
+    }
+    for name in ["info", "informal", "sub/info", "sub/deep/a.gz", "a.gz", "sub/a.gz"] {
+        src.write(at(name), name.as_bytes());
+    }
+}
+
+#[track_caller]
+fn check(m: &Mirror) {
+    m.check_but(Times::NotOfDirs, &left_out);
+    for path in ["a.svn", "info", ".f", "x~", "4913", "cache_12", "sub/a.svn", "sub/deep/a.gz", "sub/cache_12", ".hidden/.f"] {
+        assert!(!m.dst().has(path), "{path} is on the target");
+    }
+}
+
+/// Asks for a comparison of the whole tree, and waits for what it sends.
+pub(crate) fn reconcile(m: &Mirror) {
+    let full = || m.daemon.status().mirrors[0].targets[0].runs;
+    let before = full();
+    kill(m.daemon.pid(), Signal::SIGUSR1).expect("the daemon runs");
+    poll_until(WAIT, || (full() > before).then_some(())).expect("a comparison of the whole tree");
+    m.daemon.flush(None);
 }
