@@ -1,16 +1,16 @@
-//! The core: bytes as the kernel delivers them → decoded → resolved → merged into the dirty set, beside the raw drain, which
-//! only reads them.
+//! The core: bytes as the kernel delivers them → decoded → resolved → merged into the dirty set,
+//! beside the raw drain, which only reads them.
 //!
 //! - `core/recorded`: a load's bytes from a file in memory, read in the reader's buffers. `raw` reads, `core` works on what it
 //!   read. `known`: every path is in the set already; `new`: none is. `no observer`: without the engine's look whether somebody
 //!   listens to `fansync events`; nobody does.
 //! - `core/live`: the same load, its events waiting in the kernel's queue.
 //!
-//! Timed is the thread's CPU time, so what else the machine does counts little. Both need root for a filesystem of their own;
-//! without, they are left out, said aloud.
+//! Timed is the thread's CPU time, so what else the machine does counts little. Both need root for
+//! a filesystem of their own; without, they are left out, said aloud.
 //!
-//! Before anything is timed, the merged set is compared with what the load did, and the steady state is shown to allocate
-//! nothing: the allocator counts.
+//! Before anything is timed, the merged set is compared with what the load did, and the steady
+//! state is shown to allocate nothing: the allocator counts.
 
 #![allow(unsafe_code)]
 
@@ -42,7 +42,8 @@ thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
 }
 
-// SAFETY: every call goes to the system's allocator unchanged; the count is a thread's own and allocates nothing itself.
+// SAFETY: every call goes to the system's allocator unchanged; the count is a thread's own and
+// allocates nothing itself.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);
@@ -89,7 +90,8 @@ impl Core {
         }
     }
 
-    /// As the engine does it; tells how many events that were. `OBSERVABLE`: somebody could listen by `fansync events`.
+    /// As the engine does it; tells how many events that were. `OBSERVABLE`: somebody could listen
+    /// by `fansync events`.
     fn take<const OBSERVABLE: bool>(&mut self, bytes: &[u8]) -> u64 {
         let now = Duration::from_secs(1);
         let (set, listeners, mut count) = (&mut self.set, &mut self.listeners, 0);
@@ -151,7 +153,8 @@ impl Ground {
         Some(Ground { dir, group, core })
     }
 
-    /// Writes (creates, at the first time) `files` files, so many in one directory before the next one's turn.
+    /// Writes (creates, at the first time) `files` files, so many in one directory before the next
+    /// one's turn.
     fn load(&self, files: usize, run: usize) {
         for n in 0..files {
             fs::write(self.dir.join(format!("root/d{:02}/of/users/document-{n:06}.txt", n / run % DIRS)), "x")

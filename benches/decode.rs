@@ -7,7 +7,8 @@ use std::hint::black_box;
 
 const BUF_BYTES: usize = 128 << 10;
 
-/// A full buffer of created and closed files in 64 directories (ext4's handles), every tenth event a rename.
+/// A full buffer of created and closed files in 64 directories (ext4's handles), every tenth event
+/// a rename.
 fn buffer(name_bytes: usize) -> (Vec<u8>, u64) {
     let (mut buf, mut count) = (Vec::with_capacity(BUF_BYTES), 0u64);
     loop {

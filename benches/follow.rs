@@ -1,14 +1,17 @@
-//! What a change costs its writer, by how the filesystem is listened to; on a filesystem of its own, which needs root.
+//! What a change costs its writer, by how the filesystem is listened to; on a filesystem of its
+//! own, which needs root.
 //!
-//! `follow/write`: a write(2) of 100 bytes to an open file.
-//! `none`: nobody listens. `default`: a mark that does not hear of writes. `naive`: one that does, and a reader that drains every
-//! 2 ms. `muted`: the same, the file muted, as `follow_open_files` does it for all but the moment between two intervals.
+//! `follow/write`: a write(2) of 100 bytes to an open file. `none`: nobody listens. `default`: a
+//! mark that does not hear of writes. `naive`: one that does, and a reader that drains every 2 ms.
+//! `muted`: the same, the file muted, as `follow_open_files` does it for all but the moment between
+//! two intervals.
 //!
-//! `muting/rewrite`: open, write, close of one of 1,000 files in a directory that does not matter. `none`, `heard`, and `muted`: the
-//! directory has an ignore mark.
+//! `muting/rewrite`: open, write, close of one of 1,000 files in a directory that does not matter.
+//! `none`, `heard`, and `muted`: the directory has an ignore mark.
 //!
-//! `muting/daemon`: processor time, for one such change in an excluded directory, of the thread that drains every 2 ms and resolves.
-//! `heard`: it may not mute; `muted`: it does, once the directory is hot.
+//! `muting/daemon`: processor time, for one such change in an excluded directory, of the thread
+//! that drains every 2 ms and resolves. `heard`: it may not mute; `muted`: it does, once the
+//! directory is hot.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use fansync::filter::Filter;

@@ -1,12 +1,14 @@
-//! How many changes a second the whole daemon bears before the kernel drops events, and what it does beyond.
+//! How many changes a second the whole daemon bears before the kernel drops events, and what it
+//! does beyond.
 //!
-//! Two threads create, write and close files in 200 directories at a growing rate, a step every 1.5 seconds, until a loss of
-//! sight is counted; then the load ends, and the time until the target is equal is taken, by `flush` and a full comparison.
-//! Each setting has a daemon and two tmpfs of its own: fanotify with an unlimited queue and with two limited ones, inotify with
-//! the kernel's usual queue, and with fewer watches than directories.
+//! Two threads create, write and close files in 200 directories at a growing rate, a step every 1.5
+//! seconds, until a loss of sight is counted; then the load ends, and the time until the target is
+//! equal is taken, by `flush` and a full comparison. Each setting has a daemon and two tmpfs of its
+//! own: fanotify with an unlimited queue and with two limited ones, inotify with the kernel's usual
+//! queue, and with fewer watches than directories.
 //!
-//! Needs root: it mounts, in a mount namespace of its own, and sets four sysctls, which come back. Prints a table; as a test
-//! (`cargo test --bench limits`) one short step of each.
+//! Needs root: it mounts, in a mount namespace of its own, and sets four sysctls, which come back.
+//! Prints a table; as a test (`cargo test --bench limits`) one short step of each.
 
 mod daemon;
 
@@ -64,7 +66,8 @@ impl Drop for Sysctl {
     }
 }
 
-/// Creates, writes and closes files at `rate` a second altogether (0: as fast as it goes) for `time`; the number made.
+/// Creates, writes and closes files at `rate` a second altogether (0: as fast as it goes) for
+/// `time`; the number made.
 fn load(source: &Path, rate: u64, time: Duration) -> u64 {
     let made = AtomicU64::new(0);
     thread::scope(|threads| {

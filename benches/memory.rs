@@ -1,12 +1,14 @@
-//! What a pending path and a known directory cost in memory, the allocator's share included: resident bytes before and after.
+//! What a pending path and a known directory cost in memory, the allocator's share included:
+//! resident bytes before and after.
 //!
-//! Prints a table; with `--test` (as `cargo test --benches` calls it) a smaller one, and fails where a figure is far from what the
-//! documentation says.
+//! Prints a table; with `--test` (as `cargo test --benches` calls it) a smaller one, and fails
+//! where a figure is far from what the documentation says.
 
 use fansync::dirty::{DirtySet, Seen};
 use fansync::resolve::tree::Tree;
 
-/// Most bytes of a pending path or a known directory, its name aside; generous, as a table may just have doubled.
+/// Most bytes of a pending path or a known directory, its name aside; generous, as a table may just
+/// have doubled.
 const MOST: f64 = 200.0;
 
 /// Which figure a child is to take.

@@ -1,7 +1,8 @@
-//! The walk of a restart over a tree whose names and inodes are in memory, with nothing and with 100 files changed.
+//! The walk of a restart over a tree whose names and inodes are in memory, with nothing and with
+//! 100 files changed.
 //!
-//! `FANSYNC_BENCH_DIR`: where the tree is made (a directory on the filesystem to measure). `FANSYNC_BENCH_FILES`: how many
-//! files, 100 to a directory; 20,000 by default.
+//! `FANSYNC_BENCH_DIR`: where the tree is made (a directory on the filesystem to measure).
+//! `FANSYNC_BENCH_FILES`: how many files, 100 to a directory; 20,000 by default.
 
 use std::fs;
 use std::hint::black_box;

@@ -1,7 +1,8 @@
-//! One small file through a real rsync: started for it, and standing by. Change to visible on the target, and to exit.
+//! One small file through a real rsync: started for it, and standing by. Change to visible on the
+//! target, and to exit.
 //!
-//! Starts an rsync daemon of its own on a free port of the loopback address. Prints a table; criterion's sampling does not fit a
-//! process that has to be made ready before each measurement.
+//! Starts an rsync daemon of its own on a free port of the loopback address. Prints a table;
+//! criterion's sampling does not fit a process that has to be made ready before each measurement.
 
 use std::ffi::OsString;
 use std::fs;

@@ -1,4 +1,5 @@
-//! The path tree: what a handle costs that is known, unknown or foreign, and what a directory's rename costs with much below it.
+//! The path tree: what a handle costs that is known, unknown or foreign, and what a directory's
+//! rename costs with much below it.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use fansync::resolve::tree::{Key, Known, Tree};

@@ -1,13 +1,15 @@
-//! What a flood of changes costs the one who makes it: 200,000 files created, written and closed by one thread, on a tmpfs.
+//! What a flood of changes costs the one who makes it: 200,000 files created, written and closed by
+//! one thread, on a tmpfs.
 //!
 //! - `nobody`: nobody listens.
 //! - `raw drain`: the events are read, as the daemon reads them, and thrown away.
 //! - `watching`: the daemon hears and merges them; its target is paused.
 //! - `sending`: the daemon sends as well, to a directory of this host, so rsync shares the processors with the writer.
 //!
-//! The ways take turns, and the first moves on from round to round. Prints medians; the raw figures go to standard error. `wall` and `cpu`
-//! are the writer's, beside `nobody`. The flood has to be on the target at the end. Needs root: it mounts, in a mount namespace of its own.
-//! As a test (`cargo test --bench writer`), one short round.
+//! The ways take turns, and the first moves on from round to round. Prints medians; the raw figures
+//! go to standard error. `wall` and `cpu` are the writer's, beside `nobody`. The flood has to be on
+//! the target at the end. Needs root: it mounts, in a mount namespace of its own. As a test
+//! (`cargo test --bench writer`), one short round.
 
 mod daemon;
 

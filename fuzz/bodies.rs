@@ -1,7 +1,6 @@
 //! What is fed to each parser of bytes that come from the kernel, the network, rsync or the disk,
-//! and what must hold of the result besides
-//! that nothing panics. Used by the targets of cargo-fuzz and by the runner that needs no other
-//! compiler (`stable.rs`).
+//! and what must hold of the result besides that nothing panics. Used by the targets of cargo-fuzz
+//! and by the runner that needs no other compiler (`stable.rs`).
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};

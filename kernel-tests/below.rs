@@ -1,4 +1,5 @@
-//! Long lists whose paths lie in one deep place: source, target and list begin there, and the end is that of a list from the top.
+//! Long lists whose paths lie in one deep place: source, target and list begin there, and the end
+//! is that of a list from the top.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -171,7 +172,8 @@ pub fn cases() -> Vec<Case> {
                 strangers && fs::read_dir(&outside).expect("it is there").count() == 1,
                 "something was written outside of the target"
             );
-            // The module was tried from below, each time once; the local target was looked at before.
+            // The module was tried from below, each time once; the local target was looked at
+            // before.
             assert!(!begun_there(&m, "t1").is_empty() && begun_there(&m, "t2").is_empty(), "{}", m.daemon.log());
             // Once more as usual.
             together(&m, || rewrite(&m.src));

@@ -1,4 +1,5 @@
-//! Many changes at once: more than any queue should have to hold, and whole trees as people copy and remove them.
+//! Many changes at once: more than any queue should have to hold, and whole trees as people copy
+//! and remove them.
 
 use crate::fixture::fs::{ALL, Fs};
 use crate::fixture::proc::poll_until;
@@ -156,8 +157,8 @@ pub fn cases() -> Vec<Case> {
         }),
         case("shared_parents", ALL, |fs| {
             let m = Setup::new(fs).start()?;
-            // Every rsync run brings the times of the parents of what it lists: of runs side by side, the last to arrive
-            // need not have been the last to look.
+            // Every rsync run brings the times of the parents of what it lists: of runs side by
+            // side, the last to arrive need not have been the last to look.
             m.src.mkdirs("a/b");
             for round in 0..8 {
                 for n in 0..700 {

@@ -1,6 +1,5 @@
 //! Places of the source that root cannot read: what a damaged disk, or a user's filesystem, makes
-//! of
-//! them. They are named and protected, and the rest is compared with deletions.
+//! of them. They are named and protected, and the rest is compared with deletions.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};

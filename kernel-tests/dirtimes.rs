@@ -108,7 +108,8 @@ fn come_and_go(setup: Setup) -> Run<()> {
     Ok(())
 }
 
-/// Source and targets are the same after a flush, times included, but for what is below these paths.
+/// Source and targets are the same after a flush, times included, but for what is below these
+/// paths.
 #[track_caller]
 fn same_but(m: &Mirror, paths: &[&str]) {
     m.check_but(Times::All, &|path: &Path| paths.iter().any(|left_out| path.starts_with(left_out)));

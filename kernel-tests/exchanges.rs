@@ -1,6 +1,6 @@
 //! Names that are exchanged when one of them is so new that the target does not know it, where
-//! renames are no pairs: the
-//! kernel reports an exchange as two renames, and the second one says that the new name left.
+//! renames are no pairs: the kernel reports an exchange as two renames, and the second one says
+//! that the new name left.
 
 use crate::fixture::fs::{ALL, Fs};
 use crate::fixture::{Case, Mirror, Run, Setup, case};

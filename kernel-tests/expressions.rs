@@ -22,7 +22,8 @@ pub fn cases() -> Vec<Case> {
                 m.src.append(name, b"more");
             }
             check(&m);
-            // Names that only the guards know, and a directory that has the name of a temporary file.
+            // Names that only the guards know, and a directory that has the name of a temporary
+            // file.
             m.src.remove("sub/cache_1x");
             m.src.remove("a.svn");
             m.src.remove(".hidden");
@@ -136,7 +137,8 @@ pub fn cases() -> Vec<Case> {
             equal(&m);
             at_once(&m, || ["a", "sub/a", "sub/deep/a.gz", "informal"].map(|name| m.src.remove(name)));
             equal(&m);
-            // Beyond: what is left out in there is not counted, nor the directory, which stays for it.
+            // Beyond: what is left out in there is not counted, nor the directory, which stays for
+            // it.
             at_once(&m, || m.src.remove("big"));
             m.src.write("goes on", b"beside what is held");
             let held = || m.daemon.try_status().filter(|s| s.mirrors[0].targets[0].held_deletes > 0);

@@ -1,6 +1,8 @@
-//! What this kernel offers, and which way fansync goes with it (`scripts/vm/kernels`): a line `fact: NAME = VALUE` each.
+//! What this kernel offers, and which way fansync goes with it (`scripts/vm/kernels`): a line
+//! `fact: NAME = VALUE` each.
 //!
-//! What can be tried is tried, by the calls that fansync makes; what fansync took, the daemon tells.
+//! What can be tried is tried, by the calls that fansync makes; what fansync took, the daemon
+//! tells.
 
 use std::fs;
 use std::process::{Command, ExitCode};
@@ -14,7 +16,8 @@ use fansync::sys::uring::Uring;
 use crate::fixture::Setup;
 use crate::fixture::fs::{ALL, Fs, Mount, enter, work_dir};
 
-/// linux/fanotify.h: an error number instead of a descriptor in records (6.13, and in stable kernels before).
+/// linux/fanotify.h: an error number instead of a descriptor in records (6.13, and in stable
+/// kernels before).
 const FAN_REPORT_FD_ERROR: u32 = 0x2000;
 /// linux/fanotify.h: mounts as objects (6.15).
 const FAN_REPORT_MNT: u32 = 0x4000;

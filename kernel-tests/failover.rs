@@ -1,5 +1,6 @@
-//! Failover with plain directories: monitors, server roles and mirror daemons are real; NFS servers are a listener that answers NULL
-//! calls, their mounts are tmpfs or FUSE, exportfs is a script that notes how it was called.
+//! Failover with plain directories: monitors, server roles and mirror daemons are real; NFS servers
+//! are a listener that answers NULL calls, their mounts are tmpfs or FUSE, exportfs is a script
+//! that notes how it was called.
 
 mod attacks;
 mod cluster;
@@ -301,7 +302,8 @@ fn plain() -> Vec<Case> {
             assert!(code == 1 && said.contains("hand over"), "{said}");
             c.servers[0].live();
             c.whole(1);
-            // The last flush fails: what was made read-only is writable again, and nothing has changed.
+            // The last flush fails: what was made read-only is writable again, and nothing has
+            // changed.
             c.on_exportfs(1, "[ \"${2%%,*}\" = ro ] && kill -STOP $(cat mirror.pid)");
             let (code, said) = web.order(&["failback"]);
             c.servers[1].mirror_signal(Signal::SIGCONT);
@@ -396,7 +398,8 @@ fn on(point: &Path) -> Vec<String> {
     mounts_on(point).iter().map(|e| String::from_utf8_lossy(&e.source).into_owned()).collect()
 }
 
-/// Fails back, with a crash in the middle; restarts who has crashed, and expects one writable server that holds everything.
+/// Fails back, with a crash in the middle; restarts who has crashed, and expects one writable
+/// server that holds everything.
 fn crash(server: usize, when: &str, how: &str, ends_on: &str) -> Result<(), crate::fixture::Skip> {
     let mut c = Cluster::with_mirrors();
     let web = c.web("web", "failback = \"manual\"");

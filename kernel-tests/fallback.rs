@@ -1,4 +1,5 @@
-//! Where filesystem marks cannot be had: forced inotify, FUSE, btrfs subvolumes, mounts below the root.
+//! Where filesystem marks cannot be had: forced inotify, FUSE, btrfs subvolumes, mounts below the
+//! root.
 
 use crate::fixture::fs::{ALL, Fs, Mount};
 use crate::fixture::proc::poll_until;
@@ -29,7 +30,8 @@ pub fn cases() -> Vec<Case> {
             assert_eq!(backend(&m, m.src.root()), "inotify");
             work_out(&m)
         }),
-        // Which of the two it gets depends on the kernel (6.8 relaxed the rules); both have to work.
+        // Which of the two it gets depends on the kernel (6.8 relaxed the rules); both have to
+        // work.
         case("auto", &[Fs::Subvolume], |fs| work_out(&Setup::new(fs).start()?)),
         case("inotify_real_tree", &[Fs::Ext4, Fs::Tmpfs], |fs| {
             let m = Setup::new(fs).watch("inotify").start()?;
@@ -99,7 +101,8 @@ pub fn cases() -> Vec<Case> {
             Ok(())
         }),
         case("nested_mount", &[Fs::Ext4, Fs::Btrfs], |fs| {
-            // The mount has to be there before the daemon; it lies below the source's own mount and goes with it.
+            // The mount has to be there before the daemon; it lies below the source's own mount and
+            // goes with it.
             let m = Setup::new(fs).before(|src| {
                 let mount = Mount::tmpfs(&src.at("inner"));
                 src.write("inner/before", b"there at the start");

@@ -1,4 +1,5 @@
-//! Excluded names, judged by an oracle: a third tree kept by `rsync -a --delete` with the same excludes.
+//! Excluded names, judged by an oracle: a third tree kept by `rsync -a --delete` with the same
+//! excludes.
 //!
 //! What an excluded name leaves behind is the time of its directory, which is compared as well
 //! (`dirtimes`).

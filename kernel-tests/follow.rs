@@ -1,4 +1,5 @@
-//! `follow_open_files`: what is written to files that stay open arrives, and not more often than asked for.
+//! `follow_open_files`: what is written to files that stay open arrives, and not more often than
+//! asked for.
 //!
 //! How often is counted in runs of rsync, from the status, so that a slow machine changes nothing.
 
@@ -95,7 +96,8 @@ fn many_open_files(m: &Mirror) {
     }
 }
 
-/// Writes without a pause for many intervals; looks at the count of runs, and at what an interval allows.
+/// Writes without a pause for many intervals; looks at the count of runs, and at what an interval
+/// allows.
 fn fast_writer(m: &Mirror) {
     let file = m.src.open("fast");
     file.write_all_at(&[0; 4096], 0).ok();
@@ -108,8 +110,8 @@ fn fast_writer(m: &Mirror) {
     }
     let (sent, intervals) = (runs(m) - before, begun.elapsed().as_millis() as u64 / 200);
     assert!(n > 1_000, "only {n} writes: this says nothing");
-    // One run for each interval; one more as the last may just have begun. (A file that is being sent while the next interval
-    // ends waits for that.)
+    // One run for each interval; one more as the last may just have begun. (A file that is being
+    // sent while the next interval ends waits for that.)
     assert!((1..=intervals + 1).contains(&sent), "{sent} runs for {n} writes in {intervals} intervals");
 }
 
@@ -169,7 +171,8 @@ pub fn cases() -> Vec<Case> {
             }
             m.check();
             let (_, after) = muted(&m);
-            // Those of the target, which may lie on the same filesystem, count as well; 5,000 writes do not hide among them.
+            // Those of the target, which may lie on the same filesystem, count as well; 5,000
+            // writes do not hide among them.
             assert!(after - before < 100, "{} events for writes to a muted file", after - before);
             // It comes inside while it is open.
             m.out.rename_to("busy", &m.src, "inside");

@@ -1,5 +1,5 @@
-//! Random small histories over a small name space, with fixed seeds: everything happens to everything, and after every 20
-//! operations the trees have to be equal.
+//! Random small histories over a small name space, with fixed seeds: everything happens to
+//! everything, and after every 20 operations the trees have to be equal.
 //!
 //! Hard links are left out: a change through one name of a file is no event for its other names.
 

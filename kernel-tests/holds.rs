@@ -47,7 +47,8 @@ fn until_held(daemon: &Daemon, words: &str) -> String {
     held.unwrap_or_else(|| panic!("the mirror is not held for {words:?}\n{}", daemon.report()))
 }
 
-/// Waits until a place is held for a reason with `words`, and the mirror is not; every target says so as well, and so does the log.
+/// Waits until a place is held for a reason with `words`, and the mirror is not; every target says
+/// so as well, and so does the log.
 #[track_caller]
 pub(crate) fn place_held(m: &Mirror, path: &str, words: &str) {
     let held = poll_until(WAIT, || {
@@ -60,7 +61,8 @@ pub(crate) fn place_held(m: &Mirror, path: &str, words: &str) {
     assert!(m.daemon.log().contains("fansync resume --accept-source"), "the log does not say what to do");
 }
 
-/// Waits until the mirror is held for a reason with `words`; every target says so as well, and so does the log.
+/// Waits until the mirror is held for a reason with `words`; every target says so as well, and so
+/// does the log.
 #[track_caller]
 fn held(m: &Mirror, words: &str) {
     until_held(&m.daemon, words);

@@ -1,5 +1,5 @@
-//! Hooks, one kind after the other, with real receivers on the loopback address: what they get, byte by byte; what happens when they
-//! refuse, are slow or are not there.
+//! Hooks, one kind after the other, with real receivers on the loopback address: what they get,
+//! byte by byte; what happens when they refuse, are slow or are not there.
 
 mod command;
 mod network;

@@ -1,6 +1,6 @@
 //! What one user who may write below the source makes, so that others wait or the daemon grows.
-//! Each kind is his own cost: it is reported, kept within
-//! bounds, and another user's file does not wait for it.
+//! Each kind is his own cost: it is reported, kept within bounds, and another user's file does not
+//! wait for it.
 
 use std::fs::{File, Permissions};
 use std::os::fd::{AsFd, OwnedFd};

@@ -1,4 +1,5 @@
-//! Names that are one file, extended attributes, ACLs and holes: in full passes, and in everything that comes after them.
+//! Names that are one file, extended attributes, ACLs and holes: in full passes, and in everything
+//! that comes after them.
 
 use crate::fixture::daemon::fansync;
 use crate::fixture::fs::{ALL, Fs};
@@ -98,8 +99,8 @@ pub fn cases() -> Vec<Case> {
             m.src.link("many/first", "many/last");
             m.check();
             // So many that they leave in more than one batch, the names of the file in different
-            // ones; as large and as
-            // old as before, so that only the event tells that the content is another.
+            // ones; as large and as old as before, so that only the event tells that the content is
+            // another.
             m.daemon.freeze();
             m.src.chmod("many/first", 0o640);
             (0..2_000).for_each(|n| m.src.write(format!("many/{n}"), b"x"));

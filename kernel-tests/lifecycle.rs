@@ -35,7 +35,8 @@ pub fn cases() -> Vec<Case> {
         case("changes_while_the_first_reconcile_runs", ALL, |fs| {
             let m = Setup::new(fs).while_reconciling().before(|src| {
                 src.mkdir("real");
-                // A machine without such a tree skips `bursts`, which says so; here a smaller one does.
+                // A machine without such a tree skips `bursts`, which says so; here a smaller one
+                // does.
                 if real::copy_into(&Dir::new(src.at("real"))).is_err() {
                     (0..5_000).for_each(|n| src.write(format!("real/{n}"), b"made up"));
                 }

@@ -228,8 +228,9 @@ pub fn cases() -> Vec<Case> {
             assert!(lost.is_empty(), "{lost:?}");
             Ok(())
         }),
-        // A name that the target links elsewhere is removed there before it is sent, by its path, which
-        // leads through a symbolic link on the target as long as that has what the source had before.
+        // A name that the target links elsewhere is removed there before it is sent, by its path,
+        // which leads through a symbolic link on the target as long as that has what the source had
+        // before.
         case("replaced_below_what_is_a_symbolic_link_on_the_target", ALL, |fs| {
             let two = [To::Module, To::Local];
             let m = Setup::new(fs).carrying(&["hard_links"]).targets(&two).before(|src| {

@@ -1,4 +1,5 @@
-//! Losses of sight that are counted by cause, and made good. Others: `fallback` (overflow, mounts), `restart` (unclean stop).
+//! Losses of sight that are counted by cause, and made good. Others: `fallback` (overflow, mounts),
+//! `restart` (unclean stop).
 
 use std::process::Command;
 

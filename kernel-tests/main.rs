@@ -1,11 +1,15 @@
 //! Tests that need root and a real kernel: the `fansync` binary, real filesystems, real rsync.
 //!
-//! Each case runs on a fresh filesystem of every kind it names; `ext4::renames::chain` is one test. Names are filtered as with
-//! `cargo test`, four tests run at a time. Where the machine lacks something, the test is skipped, and the end of the run says so
-//! aloud; with `FANSYNC_TEST_STRICT=1` a skip is a failure. `FANSYNC_TEST_LOG` is the daemon's log level,
-//! `FANSYNC_TEST_BINARY` another binary to test, `FANSYNC_TEST_RSYNCD` another rsync for the daemons that are mirrored to,
-//! `FANSYNC_TEST_TIMES=1` lists the slowest tests, `FANSYNC_TEST_FLOOD` is how many entries of each kind the hostile flood makes. With `--soak` as its first argument the binary runs the long form of the
-//! torture test instead (`scripts/check/soak`), with `--stress` that of the stress test (`scripts/check/stress`), with `--facts` it tells what the kernel offers (`scripts/vm/kernels`).
+//! Each case runs on a fresh filesystem of every kind it names; `ext4::renames::chain` is one test.
+//! Names are filtered as with `cargo test`, four tests run at a time. Where the machine lacks
+//! something, the test is skipped, and the end of the run says so aloud; with
+//! `FANSYNC_TEST_STRICT=1` a skip is a failure. `FANSYNC_TEST_LOG` is the daemon's log level,
+//! `FANSYNC_TEST_BINARY` another binary to test, `FANSYNC_TEST_RSYNCD` another rsync for the
+//! daemons that are mirrored to, `FANSYNC_TEST_TIMES=1` lists the slowest tests,
+//! `FANSYNC_TEST_FLOOD` is how many entries of each kind the hostile flood makes. With `--soak` as
+//! its first argument the binary runs the long form of the torture test instead
+//! (`scripts/check/soak`), with `--stress` that of the stress test (`scripts/check/stress`), with
+//! `--facts` it tells what the kernel offers (`scripts/vm/kernels`).
 
 mod below;
 mod bursts;
@@ -160,9 +164,9 @@ fn main() -> ExitCode {
     conclusion.exit_code()
 }
 
-/// Gives this thread, and those that it starts, a table of descriptors of their own. A child holds a
-/// copy of its parent's table from fork to exec: a file that one test closes would stay open, and its
-/// event come late, as long as a child that another test starts has not called exec.
+/// Gives this thread, and those that it starts, a table of descriptors of their own. A child holds
+/// a copy of its parent's table from fork to exec: a file that one test closes would stay open, and
+/// its event come late, as long as a child that another test starts has not called exec.
 fn own_descriptors() {
     unshare(CloneFlags::CLONE_FILES).expect("a thread can have its own table of descriptors");
 }

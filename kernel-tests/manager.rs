@@ -18,7 +18,8 @@ pub fn cases() -> Vec<Case> {
     vec![
         case("ready_status_and_stop", &[Fs::Tmpfs], |fs| {
             let manager = Manager::new();
-            // Without a first pass only events carry changes: what is written once it is ready arrives if marks were set by then.
+            // Without a first pass only events carry changes: what is written once it is ready
+            // arrives if marks were set by then.
             let mut m = manager.watch_over(Setup::new(fs).initial("none").while_reconciling()).start()?;
             assert!(manager.hear(WAIT, |line| line == "READY=1"), "it does not say that it is ready");
             m.src.write("f", b"as soon as it was ready");

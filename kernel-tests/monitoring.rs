@@ -1,4 +1,5 @@
-//! Metrics: over HTTP, as a file, and that they say what the status says. And the status on a terminal.
+//! Metrics: over HTTP, as a file, and that they say what the status says. And the status on a
+//! terminal.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -20,7 +21,8 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// What `GET` of this path gives: the status line with headers, and the body. `None` while nobody listens.
+/// What `GET` of this path gives: the status line with headers, and the body. `None` while nobody
+/// listens.
 fn try_get(port: u16, path: &str) -> Option<(String, String)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(WAIT)).expect("a timeout can be set");

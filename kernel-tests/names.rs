@@ -152,7 +152,8 @@ pub fn cases() -> Vec<Case> {
         }),
         case("long_path", ALL, |fs| {
             let m = Setup::new(fs).start()?;
-            // 14 components of 255 bytes: about as long as a path may be below a root of usual length.
+            // 14 components of 255 bytes: about as long as a path may be below a root of usual
+            // length.
             let mut path = PathBuf::new();
             for n in 0..14u8 {
                 path.push(bytes(&[b'a' + n; 255]));

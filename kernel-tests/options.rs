@@ -1,6 +1,5 @@
 //! The rsync options that a target may add (`args`), on each transport: in the first comparison, in
-//! what events carry, and in
-//! the comparison of a subtree.
+//! what events carry, and in the comparison of a subtree.
 
 use std::io;
 use std::net::{Shutdown, TcpListener, TcpStream};

@@ -1,5 +1,5 @@
-//! Outages and faults of targets, one by one. In each: the other target gets its changes meanwhile, the status says what is
-//! wrong, and when the fault is over everything arrives, without a restart.
+//! Outages and faults of targets, one by one. In each: the other target gets its changes meanwhile,
+//! the status says what is wrong, and when the fault is over everything arrives, without a restart.
 
 mod faults;
 mod plays;
@@ -62,7 +62,8 @@ fn becomes(m: &Mirror, state: &str, words: &str) {
     assert!(status.retry_seconds < 2.0, "the next try is not told, or far: {status:?}");
 }
 
-/// Everything arrives in time, also what a flush does not wait for: failed paths, and what is looked at again by itself.
+/// Everything arrives in time, also what a flush does not wait for: failed paths, and what is
+/// looked at again by itself.
 #[track_caller]
 fn arrives(m: &Mirror) {
     let mut found = String::new();
@@ -99,7 +100,8 @@ fn whole(dst: &Dir, path: &str, versions: &[&[u8]]) {
     assert!(versions.contains(&&now[..]), "{path} is torn on the target: {} bytes of neither version", now.len());
 }
 
-/// Waits until the target receives something in its directory `dir`: rsync's temporary file is there.
+/// Waits until the target receives something in its directory `dir`: rsync's temporary file is
+/// there.
 #[track_caller]
 fn while_receiving(dst: &Dir, dir: &str) {
     let temporary = || {

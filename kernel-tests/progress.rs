@@ -7,7 +7,8 @@ use crate::fixture::fs::Fs;
 use crate::fixture::tree::Dir;
 use crate::fixture::{Case, Mirror, Run, Setup, WAIT, case};
 
-/// So many files of this size, sent in a good second. rsync tells of each that is through, within one only once a second.
+/// So many files of this size, sent in a good second. rsync tells of each that is through, within
+/// one only once a second.
 const FILES: usize = 40;
 const SIZE: usize = 128 << 10;
 const SLOW: &str = "--bwlimit=4m";

@@ -1,4 +1,5 @@
-//! Names that change hands while somebody still holds the file, and directories that are something else a moment later.
+//! Names that change hands while somebody still holds the file, and directories that are something
+//! else a moment later.
 
 use crate::fixture::fs::Fs;
 use crate::fixture::proc::poll_until;
@@ -79,8 +80,8 @@ fn made_again_while_open(m: &Mirror) {
     drop(old);
 }
 
-/// Exchanges a directory and a link to one outside as fast as it goes, while the files of the directory are written, and looks at
-/// the targets all the time.
+/// Exchanges a directory and a link to one outside as fast as it goes, while the files of the
+/// directory are written, and looks at the targets all the time.
 fn swap_while_writing(m: &Mirror) {
     let held = fs::File::open(m.src.at("d")).expect("it is there");
     let inside = Dir::new(format!("/proc/thread-self/fd/{}", held.as_raw_fd()));

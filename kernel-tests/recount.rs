@@ -8,8 +8,7 @@ use crate::fixture::{Case, Setup, To, WAIT, case};
 use crate::outages::program;
 
 /// The first comparison copies everything and ends as one that could not read a directory; the
-/// second begins when it
-/// may, and what is compared by a list comes after it.
+/// second begins when it may, and what is compared by a list comes after it.
 const CUT_SHORT: &str = r#"
 awaits() { while [ ! -e "$0.$1" ]; do sleep 0.01; done; }
 case " $* " in

@@ -1,4 +1,5 @@
-//! The configuration read again: what changed begins anew and misses nothing, what did not is not touched.
+//! The configuration read again: what changed begins anew and misses nothing, what did not is not
+//! touched.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -108,7 +109,8 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// A change that is seen not to work only when it is tried: what happens on a ramfs cannot be told by a mark, as it has no id.
+/// A change that is seen not to work only when it is tried: what happens on a ramfs cannot be told
+/// by a mark, as it has no id.
 fn cannot_begin(fs: Fs) -> Run<()> {
     let work = work_dir();
     let ground = Ground::new(fs, work.path())?;

@@ -1,6 +1,5 @@
 //! Mounts below the source that are detached and made anew, and those whose place in the mount
-//! table
-//! changes because a directory above them is renamed.
+//! table changes because a directory above them is renamed.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -123,7 +123,8 @@ fn told() -> Vec<Case> {
             m.src.write("a2/sub/new", b"changed inside again");
         }),
         of("storm", storm),
-        // rsync takes files of the same size and mtime for equal: after these, only their bytes tell.
+        // rsync takes files of the same size and mtime for equal: after these, only their bytes
+        // tell.
         step("twin_files_swapped", ALL, twins, |m| m.src.exchange("file one", "file two")),
         step("twin_dirs_swapped", ALL, twins, |m| m.src.exchange("dir one", "dir two")),
         step("twin_file_over_twin", ALL, twins, |m| m.src.rename("file one", "file two")),
@@ -133,7 +134,8 @@ fn told() -> Vec<Case> {
         }),
         case("into_the_tree", ALL, |fs| {
             let m = Setup::new(fs).start()?;
-            // Events outside, before the move, so that the daemon has met these directories as none of its business.
+            // Events outside, before the move, so that the daemon has met these directories as none
+            // of its business.
             two_dirs(&m.out);
             m.check();
             m.out.write("a/sub/deep/file", b"still outside");

@@ -1,5 +1,5 @@
-//! Restarts: what changed while the daemon was down arrives, and little else is sent; and where that cannot be known,
-//! everything is compared and the reason is told.
+//! Restarts: what changed while the daemon was down arrives, and little else is sent; and where
+//! that cannot be known, everything is compared and the reason is told.
 
 use crate::fixture::daemon::{Until, fansync, log_path};
 use crate::fixture::fs::{ALL, Fs, needs};
@@ -71,7 +71,8 @@ pub fn cases() -> Vec<Case> {
         case("killed_in_mid_transfer", ALL, |fs| {
             let slow = Setup::new(fs).targets(&[To::Local, To::Module]).target_key("args", vec!["--bwlimit=400"]);
             let mut m = old_tree(slow)?;
-            // There before, so that no change of its directory leads to what a killed receiver leaves beside it.
+            // There before, so that no change of its directory leads to what a killed receiver
+            // leaves beside it.
             m.src.write("d1/large", b"small");
             m.check();
             covered(&m);
@@ -311,7 +312,8 @@ fn change(m: &Mirror) {
     src.rename("d4", "d5/inner");
     src.remove("d6");
     m.out.rename_to("old", src, "d7/old");
-    // Another directory in the place of one, and a directory in the place of a file and the other way round.
+    // Another directory in the place of one, and a directory in the place of a file and the other
+    // way round.
     src.rename("d8", "d9/of d8");
     src.mkdir("d8");
     src.write("d8/f1", b"another's");
@@ -336,7 +338,8 @@ fn walked(m: &Mirror, most: u64) {
 
 fn only_what_changed(setup: Setup) -> Run<()> {
     let mut m = old_tree(setup)?;
-    // With inotify the places of directories are known from the walk after the start alone: let it begin when they are old.
+    // With inotify the places of directories are known from the walk after the start alone: let it
+    // begin when they are old.
     m.daemon.terminate();
     m.restart(Until::Reconciled);
     covered(&m);
@@ -345,8 +348,9 @@ fn only_what_changed(setup: Setup) -> Run<()> {
     m.restart(Until::Watching);
     m.check();
     walked(&m, 40);
-    // Whole directories in new places: renamed, d5/inner, d9/of d8, d12, d13; and 12 single files, of 500 altogether. inotify
-    // does not tell of each directory's place, so those that changed, in one that changed, are compared whole.
+    // Whole directories in new places: renamed, d5/inner, d9/of d8, d12, d13; and 12 single files,
+    // of 500 altogether. inotify does not tell of each directory's place, so those that changed, in
+    // one that changed, are compared whole.
     let sent = m.daemon.target_status("t1").files_sent;
     let inotify = m.daemon.status().mirrors[0].watch[0].backend == "inotify";
     assert!(inotify || (12..=5 * FILES_PER_DIR as u64 + 15).contains(&sent), "{sent} files sent");
@@ -393,7 +397,8 @@ fn unusable(fs: Fs) -> Run<()> {
     Ok(())
 }
 
-/// A state file that was cut or changed leads to an earlier save or to a comparison of everything, never to a difference.
+/// A state file that was cut or changed leads to an earlier save or to a comparison of everything,
+/// never to a difference.
 fn damaged(fs: Fs) -> Run<()> {
     let mut m = old_tree(Setup::new(fs))?;
     let mut ways = std::collections::BTreeMap::new();

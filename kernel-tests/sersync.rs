@@ -1,4 +1,5 @@
-//! sersync's configuration, unchanged but for addresses and paths, between two network namespaces, `source` and `backup`.
+//! sersync's configuration, unchanged but for addresses and paths, between two network namespaces,
+//! `source` and `backup`.
 
 mod plugins;
 
@@ -17,7 +18,8 @@ use crate::fixture::proc::{Service, bound_command, must, poll_until, run};
 use crate::fixture::tree::Dir;
 use crate::fixture::{Case, Run, WAIT, case};
 
-/// As on the sites that came with it: delete off, createFile off, modify on, four filters, auth, failLog, a plugin.
+/// As on the sites that came with it: delete off, createFile off, modify on, four filters, auth,
+/// failLog, a plugin.
 const CONFIG: &str = r#"<?xml version="1.0" encoding="ISO-8859-1"?>
 <head version="2.5">
     <host hostip="localhost" port="8008"></host>

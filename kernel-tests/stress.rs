@@ -1,12 +1,10 @@
 //! Stress: thousands of system calls of every kind by several processes, then quiet, then whole
-//! trees have to be equal, with
-//! nothing held and no target down on the way.
+//! trees have to be equal, with nothing held and no target down on the way.
 //!
 //! Unlike the torture test, nothing fails from outside: what is tried here is that every call is
-//! noticed and carried
-//! ([`ops`]), also by a tool that was not written for it (fsstress of xfstests, where it is
-//! installed). [`cases`] is the short
-//! form; [`long`] is `scripts/check/stress`, with filesystems, backends, settings and length of choice.
+//! noticed and carried ([`ops`]), also by a tool that was not written for it (fsstress of xfstests,
+//! where it is installed). [`cases`] is the short form; [`long`] is `scripts/check/stress`, with
+//! filesystems, backends, settings and length of choice.
 
 mod ops;
 mod round;
@@ -23,8 +21,7 @@ use round::{Judgement, Scene};
 use wish::{Combination, Settings, Watch, Wish, Work};
 
 /// The short form: few operations at a time, since the more there are, the more of them put right
-/// what an earlier one left
-/// wrong.
+/// what an earlier one left wrong.
 const SHORT_ROUNDS: u64 = 8;
 const SHORT: usize = 200;
 
@@ -49,8 +46,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// What the short form leaves out: with inotify, which reports names only, writes to a file that
-/// has
-/// lost the name it was opened by.
+/// has lost the name it was opened by.
 fn left_out(watch: Watch) -> Vec<Act> {
     match watch {
         Watch::Fanotify => Vec::new(),

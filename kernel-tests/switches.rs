@@ -107,8 +107,8 @@ fn events(fs: Fs, off: &[&str]) -> Setup {
     Setup::new(fs).key("events", table)
 }
 
-/// Does what a switch says is not followed; then the target is as it was but for the mark, and a comparison of the whole
-/// tree makes it equal.
+/// Does what a switch says is not followed; then the target is as it was but for the mark, and a
+/// comparison of the whole tree makes it equal.
 fn switch(off: &'static [&'static str], act: fn(&Mirror), lags: &'static [&'static str]) -> impl Fn(Fs) -> Run<()> {
     move |fs| {
         for watch in ["auto", "inotify"] {

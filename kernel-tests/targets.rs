@@ -98,7 +98,8 @@ pub fn cases() -> Vec<Case> {
             rsyncd(&mut m).signal(Signal::SIGSTOP, true);
             assert!(receiving(&m), "the file arrived faster than the server can be stopped; it must be larger");
             rsyncd(&mut m).restart();
-            // The file itself may go again meanwhile: then nothing else looks at the directory's content.
+            // The file itself may go again meanwhile: then nothing else looks at the directory's
+            // content.
             m.src.remove("d/large");
             m.check();
             Ok(())

@@ -1,8 +1,9 @@
-//! Torture: everything at once, at full speed, by two threads, on a small name space, while a target hangs, falls and rises
-//! and the daemon is killed; and then whole trees have to be equal in every attribute.
+//! Torture: everything at once, at full speed, by two threads, on a small name space, while a
+//! target hangs, falls and rises and the daemon is killed; and then whole trees have to be equal in
+//! every attribute.
 //!
-//! [`cases`] is the short form, with fixed seeds: about 60,000 operations on each filesystem. [`soak`] is the long form,
-//! with a seed and a duration of choice (`scripts/check/soak`).
+//! [`cases`] is the short form, with fixed seeds: about 60,000 operations on each filesystem.
+//! [`soak`] is the long form, with a seed and a duration of choice (`scripts/check/soak`).
 
 mod ops;
 mod storm;
@@ -40,7 +41,8 @@ fn play(setup: Setup, seed: u64) -> Run<()> {
 
 /// The long form: storms until the time is over or something differs.
 ///
-/// `args`: `DURATION [--seed N] [--fs NAME] [--watch NAME] [--moves] [--hard-links]`. One line for each storm goes to standard output.
+/// `args`: `DURATION [--seed N] [--fs NAME] [--watch NAME] [--moves] [--hard-links]`. One line for
+/// each storm goes to standard output.
 pub fn soak(args: &[String]) -> ExitCode {
     let wish = match Wish::read(args) {
         Ok(wish) => wish,

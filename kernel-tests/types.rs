@@ -87,7 +87,8 @@ pub fn cases() -> Vec<Case> {
                 m.src.symlink("away", "x");
                 m.src.write("away/file", format!("turn {turn}"));
                 m.check();
-                // The link goes and the directory comes back in one window, with content written under either name.
+                // The link goes and the directory comes back in one window, with content written
+                // under either name.
                 m.src.write("x/sub/through the link", b"x");
                 m.src.remove("x");
                 m.src.rename("away", "x");

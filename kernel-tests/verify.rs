@@ -150,7 +150,8 @@ pub fn cases() -> Vec<Case> {
                             return;
                         }
                         churn(&m.src, round);
-                        // Some hundred changes a second: what comes faster than it can be sent is pending anyway.
+                        // Some hundred changes a second: what comes faster than it can be sent is
+                        // pending anyway.
                         let _ = poll_until::<()>(Duration::from_millis(5), || None);
                     }
                 });

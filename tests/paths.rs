@@ -1,6 +1,7 @@
 //! Whatever names a script, or a file of the packaging or of the tests, names one that exists.
 //!
-//! Documents, comments and scripts name files in words, which no compiler follows when a file moves.
+//! Documents, comments and scripts name files in words, which no compiler follows when a file
+//! moves.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -35,8 +36,8 @@ fn on_top() -> Vec<PathBuf> {
     entries.filter(|entry| entry.path().is_file()).map(|entry| entry.file_name().into()).collect()
 }
 
-/// The paths that `text` names, each with its line. A path of another place (`/usr/share/…`, `../…`,
-/// `https://…`) is none, nor is a pattern.
+/// The paths that `text` names, each with its line. A path of another place (`/usr/share/…`,
+/// `../…`, `https://…`) is none, nor is a pattern.
 fn named(text: &str) -> Vec<(usize, String)> {
     let path = Regex::new(r"(?:^|[^\w./*~-])((?:scripts|packaging|kernel-tests|tests)/[\w./@*{-]*)").expect("a pattern");
     let mut all = Vec::new();

@@ -52,7 +52,8 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// With its files in `work`; `more` is put between the mirror's source and its target, a directory. Returns when the target is equal.
+    /// With its files in `work`; `more` is put between the mirror's source and its target, a
+    /// directory. Returns when the target is equal.
     pub fn start(work: &Path, source: &Path, target: &Path, more: &str) -> Daemon {
         let (socket, log) = (work.join("sock"), work.join("log"));
         let config = work.join("fansync.toml");
@@ -119,7 +120,8 @@ impl Daemon {
     /// Seconds of processor time, of the daemon and of its children that have ended.
     pub fn cpu(&self) -> (f64, f64) {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("it runs");
-        // proc_pid_stat(5): behind the name in parentheses the fields from the third; times are the fourteenth to the seventeenth.
+        // proc_pid_stat(5): behind the name in parentheses the fields from the third; times are the
+        // fourteenth to the seventeenth.
         let fields: Vec<f64> = stat.rsplit_once(") ").expect("proc(5)").1.split(' ').filter_map(|f| f.parse().ok()).collect();
         let hertz = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100) as f64;
         // The state is a letter, and not among the numbers.

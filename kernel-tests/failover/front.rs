@@ -115,7 +115,8 @@ fn nothing_else(_: Fs) -> Run<()> {
     Ok(())
 }
 
-/// Tries one thing as a process that has given up its rights: `--confined WHAT DIRECTORY`. Ends with 0 if it could.
+/// Tries one thing as a process that has given up its rights: `--confined WHAT DIRECTORY`. Ends
+/// with 0 if it could.
 pub fn confined(words: &[String]) -> ExitCode {
     let [what, dir] = words else { return ExitCode::from(64) };
     let root = File::options().read(true).custom_flags(nix::libc::O_DIRECTORY).open(dir).expect("it is a directory");

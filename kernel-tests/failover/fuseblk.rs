@@ -1,5 +1,5 @@
-//! FUSE filesystems whose server stops answering: as hung as a mount of a dead NFS server. On a block device its teardown waits for
-//! the server as well (DESTROY), as an NFS client's does.
+//! FUSE filesystems whose server stops answering: as hung as a mount of a dead NFS server. On a
+//! block device its teardown waits for the server as well (DESTROY), as an NFS client's does.
 
 use std::io::Read;
 use std::os::fd::AsRawFd;
@@ -33,7 +33,8 @@ impl Stopped {
         if ran.code != 0 {
             return Err(Skip(format!("no loop device: {}", ran.stderr.trim())));
         }
-        // The kernel looks the source up as a path, so a device is given the name that the table shall show.
+        // The kernel looks the source up as a path, so a device is given the name that the table
+        // shall show.
         let rdev = nix::sys::stat::stat(looped.as_str()).expect("a loop device").st_rdev;
         let (dir, name) = source.rsplit_once('/').expect("host:/directory");
         let place = work.join(dir);
@@ -43,7 +44,8 @@ impl Stopped {
 
         let (stopped, device) = Stopped::new(Some(looped))?;
         let options = format!("fd={},rootmode=40000,user_id=0,group_id=0,blksize=512", device.as_raw_fd());
-        // mount(2) takes the source relative to the working directory, which belongs to the process: a thread of its own has its own.
+        // mount(2) takes the source relative to the working directory, which belongs to the
+        // process: a thread of its own has its own.
         let (from, to, at) = (source.to_owned(), point.to_owned(), work.to_owned());
         let mounted = std::thread::spawn(move || {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS).expect("a thread can have its own working directory");
@@ -124,7 +126,8 @@ fn serve(device: &File, answers: &AtomicBool) {
                 (0, out)
             }
             GETATTR => {
-                // attr_valid, its nanoseconds, dummy; then ino, size, blocks, three times, their nanoseconds, mode, nlink, …
+                // attr_valid, its nanoseconds, dummy; then ino, size, blocks, three times, their
+                // nanoseconds, mode, nlink, …
                 let mut out = vec![0; 16];
                 for value in [1u64, 0, 0, 0, 0, 0] {
                     out.extend_from_slice(&value.to_ne_bytes());

@@ -70,9 +70,8 @@ pub fn cases() -> Vec<Case> {
             let m = Setup::guarded(fs).watch("inotify").before(busy).start()?;
             m.check();
             // The queue overflows, so that no event tells of what comes after: only the comparison
-            // finds it. A batch that
-            // leaves before may carry what the first events name, so that lies in none of the
-            // twenty.
+            // finds it. A batch that leaves before may carry what the first events name, so that
+            // lies in none of the twenty.
             m.daemon.freeze();
             let limit = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").expect("the limit can be read");
             let limit: usize = limit.trim().parse().expect("the limit is a number");

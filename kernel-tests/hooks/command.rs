@@ -284,7 +284,8 @@ fn told_of(m: &Mirror, log: &Path, path: &str) {
     assert!(poll_until(WAIT, told).is_some(), "the hook was not told of {path}\n{}", m.daemon.report());
 }
 
-/// Two targets, one of which holds deletions: these are told once they were let through, and others meanwhile.
+/// Two targets, one of which holds deletions: these are told once they were let through, and others
+/// meanwhile.
 fn held_on_one(fs: crate::fixture::fs::Fs) -> Run<()> {
     let work = tempfile::tempdir().expect("a directory can be made");
     let (all, one) = (work.path().join("all"), work.path().join("one"));
@@ -321,7 +322,8 @@ fn held_on_one(fs: crate::fixture::fs::Fs) -> Run<()> {
     Ok(())
 }
 
-/// Where a comparison of the whole tree is held for its deletions, what changes by itself is told as before.
+/// Where a comparison of the whole tree is held for its deletions, what changes by itself is told
+/// as before.
 fn beside_a_held_comparison(fs: crate::fixture::fs::Fs) -> Run<()> {
     let work = tempfile::tempdir().expect("a directory can be made");
     let all = work.path().join("all");

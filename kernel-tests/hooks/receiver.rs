@@ -92,7 +92,8 @@ pub fn header(head: &str, name: &str) -> Option<String> {
     head.lines().filter_map(of).find(|(n, _)| n == name).map(|(_, v)| v)
 }
 
-/// An HTTP service: keeps heads and bodies, and answers the n-th request (from 0) with `answer(n)`, a status line and more headers.
+/// An HTTP service: keeps heads and bodies, and answers the n-th request (from 0) with `answer(n)`,
+/// a status line and more headers.
 pub fn web(answer: impl Fn(usize) -> String + Send + 'static) -> (SocketAddr, Web) {
     let web = Web::default();
     let kept = web.clone();

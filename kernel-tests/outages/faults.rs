@@ -82,14 +82,16 @@ pub fn cases() -> Vec<Case> {
             status_until(&m, "a time-out", |t| t.bad_runs.contains_key("timed_out"));
             m.src.write("d/file", b"and what is written since");
             m.check();
-            // They wake up and carry out what they were given long ago; that is found when it is looked at again.
+            // They wake up and carry out what they were given long ago; that is found when it is
+            // looked at again.
             hung.iter().for_each(|&pid| _ = kill(pid, Signal::SIGCONT));
             let ended = || hung.iter().all(|&pid| kill(pid, None).is_err()).then_some(());
             assert!(poll_until(WAIT, ended).is_some(), "connections whose clients are gone do not end");
             arrives(&m);
             Ok(())
         }),
-        // rsync's own time-out does not always fire there: what its sender writes to keep the connection counts as progress.
+        // rsync's own time-out does not always fire there: what its sender writes to keep the
+        // connection counts as progress.
         case("hangs_in_mid_transfer", &[Fs::Tmpfs, Fs::Ext4], |fs| {
             let m = two(fs).target_key("timeout", "2s").target_key("connect_timeout", "2s").target_key("watchdog", "3s");
             let mut m = m.target_key("args", vec![RATE.to_string()]).start()?;
@@ -331,7 +333,8 @@ fn one_outage_counts_once(fs: Fs) -> crate::fixture::Run<()> {
     Ok(())
 }
 
-/// A port where nobody answers: its queue of connections to accept is full, so the kernel drops what comes.
+/// A port where nobody answers: its queue of connections to accept is full, so the kernel drops
+/// what comes.
 struct Silent {
     _listener: TcpListener,
     _clients: Vec<TcpStream>,
@@ -367,7 +370,8 @@ impl Drop for Immutable {
     }
 }
 
-/// A large file is there, and goes out with other content at this moment: the old content and the new.
+/// A large file is there, and goes out with other content at this moment: the old content and the
+/// new.
 #[track_caller]
 fn sending(m: &Mirror) -> (Vec<u8>, Vec<u8>) {
     let (old, new) = (noise(1, BIG), noise(2, BIG));

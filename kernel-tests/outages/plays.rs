@@ -1,5 +1,6 @@
-//! Every class of outcome once, end to end: a program stands in for rsync and hands on to it, but for runs that it is told to
-//! end with a given code and text. What the run carried has to arrive by a later one.
+//! Every class of outcome once, end to end: a program stands in for rsync and hands on to it, but
+//! for runs that it is told to end with a given code and text. What the run carried has to arrive
+//! by a later one.
 
 use std::fs;
 
@@ -8,8 +9,8 @@ use super::{other_is_well, status_until, tree, two};
 use crate::fixture::fs::{Fs, work_dir};
 use crate::fixture::{Case, case};
 
-/// Plays the script `play`, once, in place of the first run to the module that carries something. The list is read to its end,
-/// as rsync does before it sends anything.
+/// Plays the script `play`, once, in place of the first run to the module that carries something.
+/// The list is read to its end, as rsync does before it sends anything.
 const STAND_IN: &str = r#"
 for target; do :; done
 case " $* " in *" -n "* | *" -VV "* | *" --version "*) exec rsync "$@" ;; esac
@@ -82,7 +83,8 @@ pub fn cases() -> Vec<Case> {
                 fs::write(dir.path().join("play"), script).expect("a play can be written");
                 let m = two(fs).rsync(rsync).target_key("standby", 0).before(tree).while_reconciling().start()?;
                 if *class == "deletes_held" {
-                    // A first comparison is bounded by `--max-delete=0` itself, and goes on from what that counts.
+                    // A first comparison is bounded by `--max-delete=0` itself, and goes on from
+                    // what that counts.
                     m.check();
                     continue;
                 }

@@ -152,7 +152,8 @@ fn at_most_one_connection(m: &mut Mirror) {
     m.check();
 }
 
-/// A client of the module that says nothing after its name; `None` when there is no connection left.
+/// A client of the module that says nothing after its name; `None` when there is no connection
+/// left.
 fn hold_connection(port: u16) -> Option<TcpStream> {
     let mut client = TcpStream::connect(("127.0.0.1", port)).ok()?;
     client.set_read_timeout(Some(WAIT)).expect("a socket can have a time-out");

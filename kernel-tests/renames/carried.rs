@@ -1,4 +1,5 @@
-//! Renames that travel as renames: what they cost is counted in bytes, as the daemon's own status tells them, not in time.
+//! Renames that travel as renames: what they cost is counted in bytes, as the daemon's own status
+//! tells them, not in time.
 
 use std::os::unix::fs::MetadataExt;
 
@@ -10,7 +11,8 @@ use crate::fixture::proc::{descendants, must, poll_until};
 use crate::fixture::tree::{Dir, Times};
 use crate::fixture::{Case, Mirror, Run, Setup, To, WAIT, case};
 
-/// What a rename of any size may cost on the wire, the daemon's own lists and the times of directories included.
+/// What a rename of any size may cost on the wire, the daemon's own lists and the times of
+/// directories included.
 pub(super) const FEW: u64 = 64 << 10;
 const MIB: usize = 1 << 20;
 /// Where most of these run: a filesystem with hard links and nanoseconds.
@@ -208,8 +210,8 @@ pub fn cases() -> Vec<Case> {
             Ok(())
         }),
         case("old_name_taken_again_by_a_twin", ONE, |fs| {
-            // The new tree under the old name differs from the renamed one in modes only, so rsync would change these in place,
-            // through hard links that the rename left.
+            // The new tree under the old name differs from the renamed one in modes only, so rsync
+            // would change these in place, through hard links that the rename left.
             let m = started(fs, EVERYWHERE, MIB / 8)?;
             for round in 0..6 {
                 m.src.rename("a", "b");

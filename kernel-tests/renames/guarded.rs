@@ -1,4 +1,5 @@
-//! Renames where deletions are guarded, where a server refuses them, and where they are switched off.
+//! Renames where deletions are guarded, where a server refuses them, and where they are switched
+//! off.
 
 use crate::fixture::daemon::TargetStatus;
 use crate::fixture::fs::Fs;
@@ -49,7 +50,8 @@ pub fn cases() -> Vec<Case> {
             Ok(())
         }),
         case("renamed_then_removed_at_once_is_held", &[Fs::Tmpfs, Fs::Ext4], |fs| {
-            // All there is gets another name and goes, at any moment of the runs that carry the rename.
+            // All there is gets another name and goes, at any moment of the runs that carry the
+            // rename.
             for runs in 0..3 {
                 let m = Setup::guarded(fs).start()?;
                 fill(&m, "only");
@@ -94,7 +96,8 @@ pub fn cases() -> Vec<Case> {
         case("old_name_below_what_is_no_directory_any_more", &[Fs::Ext4], |fs| {
             let dir = tempfile::tempdir().expect("a directory");
             let rsync = program(&dir.path().join("in-between"), FILE_IN_BETWEEN);
-            // Where nothing stands by, each old name is removed by a run that begins in its directory.
+            // Where nothing stands by, each old name is removed by a run that begins in its
+            // directory.
             let m = Setup::new(fs).targets(&[To::Local]).rsync(rsync).target_key("standby", 0).start()?;
             fill(&m, "d/a");
             m.src.rename("d/a", "c");

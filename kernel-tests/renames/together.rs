@@ -1,4 +1,5 @@
-//! Renames that come together and leave together: how many connections they cost is counted in the server's log.
+//! Renames that come together and leave together: how many connections they cost is counted in the
+//! server's log.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -35,7 +36,8 @@ fn names() -> impl Iterator<Item = String> {
     (0..DIRS).map(|n| format!("d{n}"))
 }
 
-/// What `act` cost the first target: connections if it is a module, bytes, renames, and those sent whole.
+/// What `act` cost the first target: connections if it is a module, bytes, renames, and those sent
+/// whole.
 fn cost(m: &Mirror, act: impl FnOnce()) -> (usize, u64, u64, u64) {
     let connections = || m.rsyncd.as_ref().map_or(0, |rsyncd| rsyncd.connections());
     let (before, connected) = (m.daemon.target_status("t1"), connections());
@@ -68,8 +70,8 @@ fn started(fs: Fs, setup: impl FnOnce(Setup) -> Setup) -> Run<Mirror> {
     Ok(m)
 }
 
-/// rsync, but before a list that names `d3` is read, somebody puts a directory of this name in `SRC` whose files differ from those of
-/// the one that was there in modes only.
+/// rsync, but before a list that names `d3` is read, somebody puts a directory of this name in
+/// `SRC` whose files differ from those of the one that was there in modes only.
 const BACK_IN_BETWEEN: &str = r#"
 case "$*" in *--link-dest=*) exec rsync "$@";; *--files-from=-*) ;; *) exec rsync "$@";; esac
 list=$(mktemp "$TMPDIR/list.XXXXXX")
@@ -110,7 +112,8 @@ pub fn cases() -> Vec<Case> {
                 m.src.write(format!("new/m{n}"), noise(n, 2_000));
             }
             m.check();
-            // One of several names of a file goes with the others; names that look like comments in a list.
+            // One of several names of a file goes with the others; names that look like comments in
+            // a list.
             m.src.link("new/m7", "linked");
             ["new/#1", "new/;2"].into_iter().for_each(|name| m.src.write(name, b"#"));
             m.check();

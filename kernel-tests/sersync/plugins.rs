@@ -1,4 +1,5 @@
-//! Plugins as sersync's configuration has them: attached to a mirror, and alone (`-m`), with real receivers on the loopback address.
+//! Plugins as sersync's configuration has them: attached to a mirror, and alone (`-m`), with real
+//! receivers on the loopback address.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -59,8 +60,8 @@ struct Plugged {
     _work: tempfile::TempDir,
 }
 
-/// What is left when the daemon has ended: its log, which joins the failure message, and its state, which is where sersync's configuration
-/// cannot say.
+/// What is left when the daemon has ended: its log, which joins the failure message, and its state,
+/// which is where sersync's configuration cannot say.
 struct Left {
     log: PathBuf,
     state: PathBuf,
@@ -76,7 +77,8 @@ impl Drop for Left {
 }
 
 impl Plugged {
-    /// `block`: the plugin's own part of the file, with `SOURCE` and `WORK` in it, for a directory that the test may use.
+    /// `block`: the plugin's own part of the file, with `SOURCE` and `WORK` in it, for a directory
+    /// that the test may use.
     fn start(how: As, name: &str, block: &str) -> Run<Plugged> {
         let work = work_dir();
         // Its name is that of the mirror, and of the mirror's state.
@@ -111,7 +113,8 @@ impl Plugged {
         Ok(Plugged { src, dst, daemon, how, _left: left, _rsyncd: rsyncd, _work: work })
     }
 
-    /// Writes files of every name, and some that are left out. Gives the absolute paths that a plugin hears of.
+    /// Writes files of every name, and some that are left out. Gives the absolute paths that a
+    /// plugin hears of.
     fn write_all(&self) -> BTreeSet<Vec<u8>> {
         let given = names::hostile();
         for name in given.iter().map(PathBuf::as_path).chain([Path::new("x.bak")]) {

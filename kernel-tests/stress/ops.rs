@@ -2,10 +2,9 @@
 //! random, on few names.
 //!
 //! The calls are the point, not what they make: each [`Act`] is a call (or the few that belong
-//! together) that reaches the
-//! filesystem by a path of its own. Most fail now and then, as another worker was faster or the
-//! filesystem has no such
-//! call; what the kernel answered is kept in the [`Done`] of each.
+//! together) that reaches the filesystem by a path of its own. Most fail now and then, as another
+//! worker was faster or the filesystem has no such call; what the kernel answered is kept in the
+//! [`Done`] of each.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -445,8 +444,7 @@ impl Worker {
             Act::Mknod => {
                 let kind = [SFlag::S_IFCHR, SFlag::S_IFBLK, SFlag::S_IFIFO, SFlag::S_IFSOCK][self.rng.usize(..4)];
                 // Of no driver, so that opening one starts nothing. The numbers differ, as rsync
-                // takes a block device for equal
-                // to a character device of its number.
+                // takes a block device for equal to a character device of its number.
                 let device = match kind {
                     SFlag::S_IFCHR => makedev(0, serial % 3),
                     SFlag::S_IFBLK => makedev(0, 10 + serial % 3),

@@ -169,9 +169,8 @@ impl Scene {
     }
 
     /// Waits until the target has everything. A flush does not wait for a path that failed, as one
-    /// whose attribute went while
-    /// rsync read it: such a path is tried again, until it goes through or has failed so often that
-    /// it fails for good.
+    /// whose attribute went while rsync read it: such a path is tried again, until it goes through
+    /// or has failed so often that it fails for good.
     fn settle(&self) -> String {
         loop {
             if let Err(why) = self.mirror.daemon.try_flush(QUIET) {

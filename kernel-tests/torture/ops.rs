@@ -1,4 +1,5 @@
-//! What a storm is made of: one random operation on a small name space, as any program might do it, by several threads at once.
+//! What a storm is made of: one random operation on a small name space, as any program might do it,
+//! by several threads at once.
 //!
 //! Left out is only what the kernel tells nobody, so that every difference counts:
 //!
@@ -6,7 +7,8 @@
 //! * A rewrite that keeps size *and* mtime ([`Op::Twin`]) is lost when the daemon dies before it was sent: its first pass
 //!   compares these two. In a storm with a crash in it ([`Mood::Crash`]) every write therefore sets an mtime that nothing had.
 //!
-//! Every operation may fail, since the other thread may have been faster; the kernel's answer is kept in the log.
+//! Every operation may fail, since the other thread may have been faster; the kernel's answer is
+//! kept in the log.
 
 use std::fs::{self, File, FileTimes, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -26,7 +28,8 @@ pub enum Mood {
     Any,
     /// Nothing that a comparison of size and mtime cannot see.
     Crash,
-    /// Anything, but mostly renames, and at a pace that leaves the targets in sync in between: so that they travel as such.
+    /// Anything, but mostly renames, and at a pace that leaves the targets in sync in between: so
+    /// that they travel as such.
     Moves,
 }
 
@@ -190,7 +193,8 @@ impl Dice {
 }
 
 impl Op {
-    /// Does it. `serial` is the operation's own number: the content it writes, and the mtime if it needs one.
+    /// Does it. `serial` is the operation's own number: the content it writes, and the mtime if it
+    /// needs one.
     pub fn apply(&self, place: &Place, mood: Mood, serial: u64) -> io::Result<()> {
         let at = |path: &Path| place.src.join(path);
         let write = Writing { mood, serial };
@@ -345,8 +349,8 @@ pub fn wait(time: Duration) {
     let _ = nix::poll::poll(&mut [], time.as_millis().min(1_000) as u16);
 }
 
-/// Gives every file an mtime of its own, once for all its names: afterwards no two files look alike by size and mtime.
-/// Returns how many there were.
+/// Gives every file an mtime of its own, once for all its names: afterwards no two files look alike
+/// by size and mtime. Returns how many there were.
 pub fn stamp(place: &Place, serial: &mut dyn FnMut() -> u64) -> io::Result<usize> {
     let mut dirs = vec![place.src.clone(), place.out.clone()];
     let mut stamped = 0;

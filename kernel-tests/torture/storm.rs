@@ -1,5 +1,6 @@
-//! A storm: two threads that change the tree at full speed, while a target and the daemon fall and rise again; then quiet,
-//! and a comparison of everything. What differs is told with the operations that had to do with it.
+//! A storm: two threads that change the tree at full speed, while a target and the daemon fall and
+//! rise again; then quiet, and a comparison of everything. What differs is told with the operations
+//! that had to do with it.
 
 use std::fmt::Write as _;
 use std::io;
@@ -22,7 +23,8 @@ const THREADS: u64 = 2;
 const SHOWN_OPS: usize = 25;
 const SHOWN_PATHS: usize = 4;
 
-/// How hard it blows. Whatever a storm leaves wrong, the rest of it may put right, so most of the checks are after light ones.
+/// How hard it blows. Whatever a storm leaves wrong, the rest of it may put right, so most of the
+/// checks are after light ones.
 #[derive(Clone, Copy, Debug)]
 pub struct Force {
     /// Operations without a pause, at most.
@@ -159,7 +161,8 @@ impl World {
         Ok(Tally { operations: log.len(), took, lag })
     }
 
-    /// Copies everything needed to understand a difference to a directory that outlives the test, and names it.
+    /// Copies everything needed to understand a difference to a directory that outlives the test,
+    /// and names it.
     ///
     /// # Errors
     /// Those of making and filling it.
@@ -187,8 +190,8 @@ fn blows(mood: Mood, dice: &mut Dice) -> Vec<(usize, Blow)> {
         Mood::Moves => {
             [Blow::KillRuns, Blow::KillRuns, Blow::StopTarget, Blow::StartTarget, Blow::KillRuns].map(&mut next).into()
         }
-        // Not frozen while the daemon falls: an rsync server that wakes up with the last words of a dead client in its pipes
-        // writes an old file over a new one, and nobody can hear of it.
+        // Not frozen while the daemon falls: an rsync server that wakes up with the last words of a
+        // dead client in its pipes writes an old file over a new one, and nobody can hear of it.
         Mood::Crash => {
             [Blow::StopTarget, Blow::CrashDaemon, Blow::StartDaemon, Blow::StartTarget, Blow::CrashDaemon, Blow::StartDaemon]
                 .map(next)

@@ -46,7 +46,8 @@ impl Daemon {
         let ids = if root { "uid = 0\ngid = 0\n" } else { "" };
         let deadline = Instant::now() + PATIENCE;
         loop {
-            // The port is free for the moment; should another take it first, the daemon ends and the next one is tried.
+            // The port is free for the moment; should another take it first, the daemon ends and
+            // the next one is tried.
             let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
             let config = dir.join("rsyncd.conf");
             let log = dir.join("rsyncd.log");
@@ -210,8 +211,9 @@ impl Fixture {
 /// An executable shell script.
 pub fn script(dir: &Path, name: &str, body: &str) -> PathBuf {
     let path = dir.join(name);
-    // Closed before it is run: a file open for writing cannot be executed, also when a child of another test holds it for the moment between
-    // its fork and its exec; so it is written by a process of its own.
+    // Closed before it is run: a file open for writing cannot be executed, also when a child of
+    // another test holds it for the moment between its fork and its exec; so it is written by a
+    // process of its own.
     let mut writer =
         Command::new("sh").args(["-c", "cat > \"$0\" && chmod 755 \"$0\""]).arg(&path).stdin(Stdio::piped()).spawn().unwrap();
     writer.stdin.take().unwrap().write_all(format!("#!/bin/sh\n{body}\n").as_bytes()).unwrap();
@@ -232,7 +234,8 @@ pub fn list(entries: &[&[u8]]) -> Vec<u8> {
     list.bytes
 }
 
-/// Everything that a mirror keeps, by path: type and permissions, mtime in nanoseconds, content or link target.
+/// Everything that a mirror keeps, by path: type and permissions, mtime in nanoseconds, content or
+/// link target.
 pub type Snapshot = BTreeMap<Vec<u8>, (u32, i64, i64, Vec<u8>)>;
 
 pub fn snapshot(root: &Path) -> Snapshot {

@@ -1,4 +1,5 @@
-//! Random histories of a tree, sent batch by batch as the daemon does it: look at the disk, list, run.
+//! Random histories of a tree, sent batch by batch as the daemon does it: look at the disk, list,
+//! run.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

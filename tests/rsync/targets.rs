@@ -43,7 +43,8 @@ fn a_missing_target_directory_is_not_made() {
         let f = Fixture::new(road);
         fs::remove_dir(f.dst()).unwrap();
         make(&f.src(), &["a"]);
-        // A module whose own directory is gone cannot be entered at all, which the server tells as it tells of wrong paths.
+        // A module whose own directory is gone cannot be entered at all, which the server tells as
+        // it tells of wrong paths.
         let is_config = road == Road::Module;
         let state = probe(&f);
         assert_eq!(matches!(state, TargetState::Config(_)), is_config, "{road:?}: {state:?}");
