@@ -27,7 +27,7 @@ use crate::path::{self, RelPath};
 
 /// Why a place is left alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Why {
+pub(crate) enum Why {
     /// What is mounted there is not mirrored; in words.
     NoTree(String),
     /// A user mounted it; in words. Even root may be refused to look at it.
@@ -38,7 +38,7 @@ pub enum Why {
 
 impl Why {
     /// For people. A hold needs the name of the source, see [`Hold::words`].
-    pub fn words(&self) -> String {
+    pub(crate) fn words(&self) -> String {
         match self {
             Why::NoTree(why) | Why::Users(why) => why.clone(),
             Why::Held(hold) => hold.words("the source"),
@@ -48,7 +48,7 @@ impl Why {
 
 /// What becomes of a dirty path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Due {
+pub(crate) enum Due {
     /// It leaves as always.
     Goes,
     /// It leaves, without what lies below it.
@@ -61,35 +61,35 @@ pub enum Due {
 
 /// See the module's text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Apart {
+pub(crate) struct Apart {
     places: BTreeMap<RelPath, Why>,
 }
 
 impl Apart {
     /// Adds a place, or gives it another reason. The root is none: what concerns all of the source
     /// stops the mirror.
-    pub fn put(&mut self, at: RelPath, why: Why) {
+    pub(crate) fn put(&mut self, at: RelPath, why: Why) {
         debug_assert!(!at.is_root());
         self.places.insert(at, why);
     }
 
     /// Takes a place out.
-    pub fn remove(&mut self, at: &RelPath) -> Option<Why> {
+    pub(crate) fn remove(&mut self, at: &RelPath) -> Option<Why> {
         self.places.remove(at)
     }
 
     /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.places.is_empty()
     }
 
     /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = (&RelPath, &Why)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&RelPath, &Why)> {
         self.places.iter()
     }
 
     /// The places where something waits.
-    pub fn held(&self) -> impl Iterator<Item = (&RelPath, &Hold)> {
+    pub(crate) fn held(&self) -> impl Iterator<Item = (&RelPath, &Hold)> {
         self.places.iter().filter_map(|(at, why)| match why {
             Why::Held(hold) => Some((at, hold)),
             Why::NoTree(_) | Why::Users(_) => None,
@@ -97,7 +97,7 @@ impl Apart {
     }
 
     /// What holds `at` itself.
-    pub fn hold_at(&self, at: &[u8]) -> Option<&Hold> {
+    pub(crate) fn hold_at(&self, at: &[u8]) -> Option<&Hold> {
         match self.places.get(at) {
             Some(Why::Held(hold)) => Some(hold),
             _ => None,
@@ -105,7 +105,7 @@ impl Apart {
     }
 
     /// The hold that covers `path`.
-    pub fn hold_over(&self, path: &[u8]) -> Option<(&RelPath, &Hold)> {
+    pub(crate) fn hold_over(&self, path: &[u8]) -> Option<(&RelPath, &Hold)> {
         let above = self.at_and_above(path).filter_map(|(at, _)| self.places.get_key_value(at));
         above.into_iter().find_map(|(at, why)| match why {
             Why::Held(hold) => Some((at, hold)),
@@ -114,24 +114,24 @@ impl Apart {
     }
 
     /// The place at or above `path` that holds what does not belong to the mirror.
-    pub fn foreign_over(&self, path: &[u8]) -> Option<(&RelPath, &Why)> {
+    pub(crate) fn foreign_over(&self, path: &[u8]) -> Option<(&RelPath, &Why)> {
         let at = self.at_and_above(path).find(|(_, why)| !matches!(why, Why::Held(_)))?.0;
         self.places.get_key_value(at)
     }
 
     /// Whether a place is `path`, above it or below it.
-    pub fn meets(&self, path: &[u8]) -> bool {
+    pub(crate) fn meets(&self, path: &[u8]) -> bool {
         self.covers(path) || self.lies_in(path)
     }
 
     /// Whether a place is below `path` or is `path`, so that whatever reads all of `path` would
     /// enter it.
-    pub fn lies_in(&self, path: &[u8]) -> bool {
+    pub(crate) fn lies_in(&self, path: &[u8]) -> bool {
         self.places.keys().any(|at| path::is_at_or_below(at, path))
     }
 
     /// Whether `path` is at or below a place.
-    pub fn covers(&self, path: &[u8]) -> bool {
+    pub(crate) fn covers(&self, path: &[u8]) -> bool {
         self.at_and_above(path).next().is_some()
     }
 
@@ -142,7 +142,7 @@ impl Apart {
     }
 
     /// What becomes of a dirty path. A hold that covers it decides before all else.
-    pub fn due(&self, path: &[u8], kind: Kind) -> Due {
+    pub(crate) fn due(&self, path: &[u8], kind: Kind) -> Due {
         let mut due = Due::Goes;
         for (above, why) in self.at_and_above(path) {
             due = match why {
@@ -156,7 +156,7 @@ impl Apart {
     }
 
     /// The rules for rsync; they come before all others.
-    pub fn rules(&self) -> Vec<OsString> {
+    pub(crate) fn rules(&self) -> Vec<OsString> {
         let rule = |(at, why): (&RelPath, &Why)| {
             let pattern = match why {
                 Why::NoTree(_) => Filter::inside(at),

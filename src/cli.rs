@@ -218,74 +218,74 @@ Exit codes: 0 done, 1 not done (paused, or the source is held), 64 usage, 69 no 
 pub struct MirrorArgs {
     /// The tree
     #[arg(value_name = "SRC")]
-    pub source: PathBuf,
+    pub(crate) source: PathBuf,
     /// Where the copies go
     #[arg(value_name = "TARGET", required = true)]
-    pub targets: Vec<String>,
+    pub(crate) targets: Vec<String>,
     /// Make the targets equal to the tree and leave
     #[arg(long)]
-    pub once: bool,
+    pub(crate) once: bool,
     /// Tell what the first pass would send and delete, change nothing, and leave
     #[arg(long)]
-    pub dry_run: bool,
+    pub(crate) dry_run: bool,
     /// Leave out what matches, in rsync's pattern syntax; may be repeated
     #[arg(long, value_name = "PATTERN", allow_hyphen_values = true)]
-    pub exclude: Vec<OsString>,
+    pub(crate) exclude: Vec<OsString>,
     /// Keep what matches although --exclude says otherwise; may be repeated
     #[arg(long, value_name = "PATTERN", allow_hyphen_values = true)]
-    pub include: Vec<OsString>,
+    pub(crate) include: Vec<OsString>,
     /// Never delete on the targets
     #[arg(long)]
-    pub no_delete: bool,
+    pub(crate) no_delete: bool,
     /// Send what is renamed as new content, and do not rename it on the targets
     #[arg(long)]
-    pub no_send_renames: bool,
+    pub(crate) no_send_renames: bool,
     /// Keep names of one file names of one file on the targets
     #[arg(long)]
-    pub hard_links: bool,
+    pub(crate) hard_links: bool,
     /// Carry extended attributes over
     #[arg(long)]
-    pub xattrs: bool,
+    pub(crate) xattrs: bool,
     /// Carry access control lists over
     #[arg(long)]
-    pub acls: bool,
+    pub(crate) acls: bool,
     /// Leave holes in files holes
     #[arg(long)]
-    pub sparse: bool,
+    pub(crate) sparse: bool,
     /// Hold what would delete more on a target in one go: a number of entries, or a share as in 10%
     #[arg(long, value_name = "N", value_parser = units::max_delete)]
-    pub max_delete: Option<MaxDelete>,
+    pub(crate) max_delete: Option<MaxDelete>,
     /// Hold what the first comparison would delete on a target that this mirror has not filled, where it is more than this: a number of entries,
     /// or a share of what the target has (from 100 entries on); 100% accepts all [default: 50%]
     #[arg(long, value_name = "N", value_parser = units::max_delete)]
-    pub first_max_delete: Option<MaxDelete>,
+    pub(crate) first_max_delete: Option<MaxDelete>,
     /// Go on when the source is empty although a target is not
     #[arg(long)]
-    pub allow_empty: bool,
+    pub(crate) allow_empty: bool,
     /// Where to hear of changes
     #[arg(long, value_enum, value_name = "HOW", default_value_t = Watch::Auto)]
-    pub watch: Watch,
+    pub(crate) watch: Watch,
     /// Send files while they are open for writing, each at most every 2 s: auto (where NFS or Samba exports the source), true, false
     #[arg(long, value_name = "WHEN", default_value = "auto", default_missing_value = "true", num_args = 0..=1, require_equals = true)]
-    pub follow_open_files: FollowOpenFiles,
+    pub(crate) follow_open_files: FollowOpenFiles,
     /// File with the password of the rsync daemons
     #[arg(long, value_name = "FILE")]
-    pub password_file: Option<PathBuf>,
+    pub(crate) password_file: Option<PathBuf>,
     /// rsync runs at the same time, per target
     #[arg(long, value_name = "N")]
-    pub jobs: Option<usize>,
+    pub(crate) jobs: Option<usize>,
     /// Unix socket for status and flush, if not the usual one or FANSYNC_SOCKET
     #[arg(long, value_name = "PATH")]
-    pub socket: Option<PathBuf>,
+    pub(crate) socket: Option<PathBuf>,
     /// Form of the log
     #[arg(long, value_enum, value_name = "FORM")]
-    pub log_format: Option<LogFormat>,
+    pub(crate) log_format: Option<LogFormat>,
     /// Log more: -v for detail, -vv each event
     #[arg(short, long, action = clap::ArgAction::Count, conflicts_with = "quiet")]
-    pub verbose: u8,
+    pub(crate) verbose: u8,
     /// Log less: -q warnings and errors, -qq errors
     #[arg(short, long, action = clap::ArgAction::Count)]
-    pub quiet: u8,
+    pub(crate) quiet: u8,
 }
 
 /// `fansync run`.
@@ -293,12 +293,12 @@ pub struct MirrorArgs {
 pub struct RunArgs {
     /// The configuration file, if not /etc/fansync/fansync.toml (an ordinary user's: ~/.config/fansync/fansync.toml)
     #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
 }
 
 impl RunArgs {
     /// The configuration file.
-    pub fn config(&self) -> PathBuf {
+    pub(crate) fn config(&self) -> PathBuf {
         self.config.clone().unwrap_or_else(|| Places::own().config)
     }
 }
@@ -308,24 +308,24 @@ impl RunArgs {
 pub struct CheckArgs {
     /// The configuration file, if not /etc/fansync/fansync.toml (an ordinary user's: ~/.config/fansync/fansync.toml)
     #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// Print the configuration with every default filled in, secrets as ***
     #[arg(long)]
-    pub effective: bool,
+    pub(crate) effective: bool,
     /// Print secrets, too
     #[arg(long, requires = "effective")]
-    pub show_secrets: bool,
+    pub(crate) show_secrets: bool,
     /// Try each target, too: connect, write, compare and delete a directory .fansync-check-* there
     #[arg(long, conflicts_with = "effective")]
-    pub connect: bool,
+    pub(crate) connect: bool,
     /// Fail with 78 where there is a warning
     #[arg(long)]
-    pub strict: bool,
+    pub(crate) strict: bool,
 }
 
 impl CheckArgs {
     /// The configuration file.
-    pub fn config(&self) -> PathBuf {
+    pub(crate) fn config(&self) -> PathBuf {
         self.config.clone().unwrap_or_else(|| Places::own().config)
     }
 }
@@ -335,22 +335,22 @@ impl CheckArgs {
 pub struct StatusArgs {
     /// Print one JSON object
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
     /// Print the verdict only, one line
     #[arg(long, conflicts_with = "json")]
-    pub brief: bool,
+    pub(crate) brief: bool,
     /// Exit with 0 when all is in sync, 1 (warning) when something is behind, 2 (critical) when a person is needed
     #[arg(long)]
-    pub exit_code: bool,
+    pub(crate) exit_code: bool,
     /// Only the mirror with this name
     #[arg(long, value_name = "NAME")]
-    pub mirror: Option<String>,
+    pub(crate) mirror: Option<String>,
     /// Show it on the terminal and follow it, until q is pressed
     #[arg(long, conflicts_with_all = ["json", "brief", "exit_code", "mirror"])]
-    pub watch: bool,
+    pub(crate) watch: bool,
     /// The daemon's socket, if not the usual one or FANSYNC_SOCKET
     #[arg(long, value_name = "PATH")]
-    pub socket: Option<PathBuf>,
+    pub(crate) socket: Option<PathBuf>,
 }
 
 /// `fansync flush`.
@@ -358,16 +358,16 @@ pub struct StatusArgs {
 pub struct FlushArgs {
     /// Only the targets with this name
     #[arg(long, value_name = "NAME")]
-    pub target: Option<String>,
+    pub(crate) target: Option<String>,
     /// Only the mirror with this name
     #[arg(long, value_name = "NAME")]
-    pub mirror: Option<String>,
+    pub(crate) mirror: Option<String>,
     /// How long to wait
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::duration)]
-    pub timeout: Duration,
+    pub(crate) timeout: Duration,
     /// The daemon's socket, if not the usual one or FANSYNC_SOCKET
     #[arg(long, value_name = "PATH")]
-    pub socket: Option<PathBuf>,
+    pub(crate) socket: Option<PathBuf>,
 }
 
 /// `fansync pause`, `resume`, `retry`.
@@ -375,13 +375,13 @@ pub struct FlushArgs {
 pub struct SteerArgs {
     /// Only the targets with this name
     #[arg(long, value_name = "NAME")]
-    pub target: Option<String>,
+    pub(crate) target: Option<String>,
     /// Only the mirror with this name
     #[arg(long, value_name = "NAME")]
-    pub mirror: Option<String>,
+    pub(crate) mirror: Option<String>,
     /// The daemon's socket, if not the usual one or FANSYNC_SOCKET
     #[arg(long, value_name = "PATH")]
-    pub socket: Option<PathBuf>,
+    pub(crate) socket: Option<PathBuf>,
 }
 
 /// `fansync resume`.
@@ -389,18 +389,18 @@ pub struct SteerArgs {
 pub struct ResumeArgs {
     /// Which targets
     #[command(flatten)]
-    pub which: SteerArgs,
+    pub(crate) which: SteerArgs,
     /// Take the source as it is now although it was replaced or emptied; targets may lose what it lacks
     #[arg(long)]
-    pub accept_source: bool,
+    pub(crate) accept_source: bool,
     /// Let the deletions through, once, that were held for being more than max_delete or first_max_delete
     #[arg(long)]
-    pub accept_deletes: bool,
+    pub(crate) accept_deletes: bool,
 }
 
 impl MirrorArgs {
     /// What the options say, for [`crate::config::Config::for_mirror`].
-    pub fn overrides(&self) -> Overrides {
+    pub(crate) fn overrides(&self) -> Overrides {
         let bytes = |patterns: &[OsString]| patterns.iter().map(|p| p.clone().into_vec()).collect();
         Overrides {
             include: bytes(&self.include),
@@ -429,7 +429,7 @@ impl MirrorArgs {
 }
 
 /// The daemon's socket, if the environment names one.
-pub fn socket_of_environment() -> Option<PathBuf> {
+pub(crate) fn socket_of_environment() -> Option<PathBuf> {
     path_of_environment("FANSYNC_SOCKET")
 }
 

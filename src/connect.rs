@@ -66,7 +66,7 @@ enum Mark {
 
 /// What was found out about one target.
 #[derive(Debug)]
-pub struct Tried {
+pub(crate) struct Tried {
     /// `mirror/target`.
     target: String,
     url: String,
@@ -93,17 +93,17 @@ impl Tried {
     }
 
     /// The code to leave with; warnings count for none.
-    pub fn exit_code(&self) -> ExitCode {
+    pub(crate) fn exit_code(&self) -> ExitCode {
         self.code
     }
 
     /// Findings that are warnings.
-    pub fn warnings(&self) -> usize {
+    pub(crate) fn warnings(&self) -> usize {
         self.findings.iter().filter(|(mark, _)| *mark == Mark::Warn).count()
     }
 
     /// A line for the target, and one for each finding.
-    pub fn human(&self) -> String {
+    pub(crate) fn human(&self) -> String {
         let mut out = format!("{}  {}\n", self.target, self.url);
         for (mark, text) in &self.findings {
             let mark = match mark {
@@ -119,7 +119,7 @@ impl Tried {
 }
 
 /// Tries every target; `each` is given each result.
-pub fn try_all(config: &Config, each: &mut dyn FnMut(Tried)) {
+pub(crate) fn try_all(config: &Config, each: &mut dyn FnMut(Tried)) {
     let runs = control::ask(&config.daemon.status_socket, &Request::Status, Duration::from_secs(5)).is_ok();
     for mirror in &config.mirrors {
         for target in &mirror.targets {

@@ -131,22 +131,22 @@ pub struct Flushed {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Waiting {
     /// `mirror/target`.
-    pub target: String,
+    pub(crate) target: String,
     /// What is left and why.
-    pub why: String,
+    pub(crate) why: String,
     /// It cannot be reached (or it refuses the connection).
-    pub unreachable: bool,
+    pub(crate) unreachable: bool,
 }
 
 /// What became of a [`Steer`] for one target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Steered {
     /// `mirror/target`.
-    pub target: String,
+    pub(crate) target: String,
     /// What was done, or why it could not be.
-    pub said: String,
+    pub(crate) said: String,
     /// Whether it was done.
-    pub done: bool,
+    pub(crate) done: bool,
 }
 
 /// What cannot be done with the socket.
@@ -188,7 +188,7 @@ pub enum Error {
 
 impl Error {
     /// What the caller can do, where the message does not say so itself.
-    pub fn help(&self) -> Option<&'static str> {
+    pub(crate) fn help(&self) -> Option<&'static str> {
         match self {
             Error::Connect { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some("the socket belongs to another user: try it with sudo, or as that user")
@@ -199,7 +199,7 @@ impl Error {
     }
 
     /// Nobody listens there, which may be different soon.
-    pub fn is_nobody(&self) -> bool {
+    pub(crate) fn is_nobody(&self) -> bool {
         use io::ErrorKind::{ConnectionRefused, NotFound};
         matches!(self, Error::Connect { source, .. } if matches!(source.kind(), NotFound | ConnectionRefused))
     }
@@ -222,7 +222,7 @@ pub fn ask(path: &Path, request: &Request, patience: Duration) -> Result<Reply, 
 ///
 /// # Errors
 /// [`Error::Connect`] when nobody listens, [`Error::Talk`] when the request cannot be sent.
-pub fn request_to(path: &Path, request: &Request) -> Result<UnixStream, Error> {
+pub(crate) fn request_to(path: &Path, request: &Request) -> Result<UnixStream, Error> {
     let stream = UnixStream::connect(path).map_err(|source| Error::Connect { path: path.into(), source })?;
     let talk = |source| Error::Talk { path: path.into(), source };
     socket::say(&stream, request).map_err(talk)?;

@@ -7,7 +7,7 @@ use crate::path::{self, tree_order};
 
 /// Paths in the order of the tree.
 #[derive(Debug, Default)]
-pub struct Cover<'p> {
+pub(crate) struct Cover<'p> {
     all: Vec<&'p [u8]>,
     /// Those of them that are below no other.
     tops: Vec<&'p [u8]>,
@@ -15,7 +15,7 @@ pub struct Cover<'p> {
 
 impl<'p> Cover<'p> {
     /// Of `paths`, in any order.
-    pub fn new<P: AsRef<[u8]> + ?Sized + 'p>(paths: impl IntoIterator<Item = &'p P>) -> Cover<'p> {
+    pub(crate) fn new<P: AsRef<[u8]> + ?Sized + 'p>(paths: impl IntoIterator<Item = &'p P>) -> Cover<'p> {
         let mut all: Vec<&[u8]> = paths.into_iter().map(AsRef::as_ref).collect();
         all.sort_unstable_by(|a, b| tree_order(a, b));
         let mut tops: Vec<&[u8]> = Vec::new();
@@ -28,12 +28,12 @@ impl<'p> Cover<'p> {
     }
 
     /// Whether `path` is among them.
-    pub fn has(&self, path: &[u8]) -> bool {
+    pub(crate) fn has(&self, path: &[u8]) -> bool {
         self.all.binary_search_by(|at| tree_order(at, path)).is_ok()
     }
 
     /// Whether one of them is `path` or lies above it.
-    pub fn covers(&self, path: &[u8]) -> bool {
+    pub(crate) fn covers(&self, path: &[u8]) -> bool {
         // No top lies below another, so the last one before the path is the only one that can be
         // above.
         let behind = self.tops.partition_point(|top| tree_order(top, path).is_le());
@@ -41,13 +41,13 @@ impl<'p> Cover<'p> {
     }
 
     /// Whether one of them is `path` or lies below it.
-    pub fn reaches(&self, path: &[u8]) -> bool {
+    pub(crate) fn reaches(&self, path: &[u8]) -> bool {
         let at = self.all.partition_point(|at| tree_order(at, path).is_lt());
         self.all.get(at).is_some_and(|at| path::is_at_or_below(at, path))
     }
 
     /// Whether one of them is `path`, or lies above or below it.
-    pub fn meets(&self, path: &[u8]) -> bool {
+    pub(crate) fn meets(&self, path: &[u8]) -> bool {
         self.covers(path) || self.reaches(path)
     }
 }

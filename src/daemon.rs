@@ -33,7 +33,7 @@ use crew::Crew;
 use notify::Manager;
 use reload::Reloader;
 
-pub use reload::Reread;
+pub(crate) use reload::Reread;
 
 /// At the end, beyond `stop_timeout`: for the last drain, and for saving the state.
 const END_GRACE: Duration = Duration::from_secs(10);
@@ -44,7 +44,7 @@ const ONCE_TRIES: u64 = 3;
 
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// rsync.
     #[error(transparent)]
     Rsync(#[from] ProbeError),
@@ -69,7 +69,7 @@ pub enum Error {
 
 impl Error {
     /// What the process leaves with.
-    pub fn exit_code(&self) -> ExitCode {
+    pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             Error::Rsync(ProbeError::Unconfined { .. }) => ExitCode::Config,
             Error::Rsync(_) => ExitCode::Unavailable,
@@ -88,7 +88,7 @@ impl Error {
     }
 
     /// What the administrator can do, where the message does not say so itself.
-    pub fn help(&self) -> Option<String> {
+    pub(crate) fn help(&self) -> Option<String> {
         match self {
             Error::Start(StartError::Watch(e)) => e.help(),
             Error::Start(StartError::Source { .. }) => {
@@ -104,7 +104,7 @@ impl Error {
 
 /// What a source that is missing at the start does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum MissingSource {
+pub(crate) enum MissingSource {
     /// The daemon does not run.
     #[default]
     Fails,
@@ -114,19 +114,19 @@ pub enum MissingSource {
 
 /// How to run.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Mode {
+pub(crate) struct Mode {
     /// Leave once the targets are equal.
-    pub once: bool,
+    pub(crate) once: bool,
     /// Keep state, so that the next start need not compare everything.
-    pub state: bool,
+    pub(crate) state: bool,
     /// If another daemon has the default socket, take one by process id beside it.
-    pub any_socket: bool,
+    pub(crate) any_socket: bool,
     /// SIGHUP ends it: nothing can be read again, and it runs on a terminal.
-    pub ends_with_terminal: bool,
+    pub(crate) ends_with_terminal: bool,
     /// When a source is missing.
-    pub missing: MissingSource,
+    pub(crate) missing: MissingSource,
     /// Called once everything is watched.
-    pub ready: Option<fn()>,
+    pub(crate) ready: Option<fn()>,
 }
 
 enum Wish {
@@ -148,7 +148,7 @@ enum Wish {
 ///
 /// # Errors
 /// What keeps it from starting; see [`Error`].
-pub fn run(config: &Config, mode: Mode, reread: Option<Reread<'_>>) -> Result<ExitCode, Error> {
+pub(crate) fn run(config: &Config, mode: Mode, reread: Option<Reread<'_>>) -> Result<ExitCode, Error> {
     let started = Instant::now();
     // Before capabilities go: the port may be one below 1024.
     let http = config.daemon.metrics.map(Server::bind).transpose()?;

@@ -72,19 +72,18 @@ use rescans::{Rescans, UNWATCHED_EVERY};
 use verifying::Verifying;
 use walks::Searches;
 
-pub use calls::Call;
-pub use engines::Engines;
-pub use explaining::Said;
+pub(crate) use calls::Call;
+pub(crate) use engines::Engines;
+pub(crate) use explaining::Said;
 pub(crate) use explaining::explain;
-pub use handle::{Command, Handle, Replacement};
-pub use last::LastStatus;
+pub(crate) use handle::{Command, Handle, Replacement};
 pub use listening::Listeners;
 pub(crate) use listening::listen;
 pub(crate) use mounted::left_alone;
-pub use opening::{Again, Ended, StartError};
-pub use verifying::{Board, Live, Plan};
-pub use waiting::{Stage, Waiting};
-pub use watching::WatchError;
+pub(crate) use opening::{Again, Ended, StartError};
+pub(crate) use verifying::{Board, Live, Plan};
+pub(crate) use waiting::Stage;
+pub(crate) use watching::WatchError;
 
 const WAKE: u64 = 1;
 const MOUNTS: u64 = 2;
@@ -152,7 +151,7 @@ pub struct Engine {
 
 impl Engine {
     /// Runs until told to stop, or until the source is to be opened anew.
-    pub fn run(mut self) -> Ended {
+    pub(crate) fn run(mut self) -> Ended {
         self.begin();
         self.want_linked(b"", true);
         self.take_up_pauses();

@@ -3,7 +3,7 @@
 use std::error::Error;
 
 /// An error with its causes in one line, without a cause that is in it already.
-pub fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let (mut text, mut next) = (error.to_string(), error.source());
     while let Some(cause) = next {
         let words = cause.to_string();

@@ -20,7 +20,7 @@ use crate::control::{self, Reply, Request};
 use crate::text::plural;
 
 /// The end of `fansync events --help`.
-pub const HELP: &str = "\
+pub(crate) const HELP: &str = "\
 One line per event below a source that the filter does not leave out: time, mirror, what happened, process and command, path. What the \
 kernel has merged is one event. Nothing is slowed down: what does not fit is left out, and counted.
 
@@ -35,38 +35,38 @@ Exit codes: 0 COUNT events told, 64 usage, 69 no daemon answers, or it ended, 77
 pub struct EventsArgs {
     /// Only the mirror with this name
     #[arg(long, value_name = "NAME")]
-    pub mirror: Option<String>,
+    pub(crate) mirror: Option<String>,
     /// Print one JSON object a line
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
     /// Leave after so many
     #[arg(long, value_name = "N")]
-    pub count: Option<u64>,
+    pub(crate) count: Option<u64>,
     /// The daemon's socket, if not the usual one or FANSYNC_SOCKET
     #[arg(long, value_name = "PATH")]
-    pub socket: Option<PathBuf>,
+    pub(crate) socket: Option<PathBuf>,
 }
 
 /// One event, as it is told.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Event {
+pub(crate) struct Event {
     /// When it was taken from the queue, seconds since 1970.
-    pub time_unix: f64,
+    pub(crate) time_unix: f64,
     /// The mirror's name.
-    pub mirror: String,
+    pub(crate) mirror: String,
     /// The kernel's words for what happened, with commas between; `lost` and the cause when events were missed.
-    pub kind: String,
+    pub(crate) kind: String,
     /// It is a directory.
-    pub dir: bool,
+    pub(crate) dir: bool,
     /// The process; 0 when not known.
-    pub pid: i32,
+    pub(crate) pid: i32,
     /// Its command; `?` when not known.
-    pub command: String,
+    pub(crate) command: String,
     /// Relative to the source, escaped for display.
-    pub path: String,
+    pub(crate) path: String,
     /// Events before this one that were left out, as the listener was too slow for them.
     #[serde(default, skip_serializing_if = "is_zero")]
-    pub dropped: u64,
+    pub(crate) dropped: u64,
 }
 
 fn is_zero(n: &u64) -> bool {
@@ -77,7 +77,7 @@ fn is_zero(n: &u64) -> bool {
 ///
 /// # Errors
 /// [`control::Error`].
-pub fn follow(socket: &Path, args: &EventsArgs, out: &mut impl Write) -> Result<Followed, control::Error> {
+pub(crate) fn follow(socket: &Path, args: &EventsArgs, out: &mut impl Write) -> Result<Followed, control::Error> {
     let stream = control::request_to(socket, &Request::Events { mirror: args.mirror.clone() })?;
     let talk = |source| control::Error::Talk { path: socket.into(), source };
     let mut lines = BufReader::new(&stream);
@@ -104,7 +104,7 @@ pub fn follow(socket: &Path, args: &EventsArgs, out: &mut impl Write) -> Result<
 }
 
 /// How following events ended.
-pub enum Followed {
+pub(crate) enum Followed {
     /// As many were told as were asked for.
     Told,
     /// The output cannot be written, as when its reader has gone.

@@ -30,7 +30,7 @@ pub enum ExitCode {
 
 impl ExitCode {
     /// The number.
-    pub const fn code(self) -> u8 {
+    pub(crate) const fn code(self) -> u8 {
         self as u8
     }
 }

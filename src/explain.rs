@@ -12,7 +12,7 @@ use crate::path::Shown;
 use crate::status::PathState;
 
 /// The end of `fansync explain --help`.
-pub const HELP: &str = "\
+pub(crate) const HELP: &str = "\
 PATH need not exist any more. Directories above it that are symbolic links are followed; PATH itself is followed only when it lies below no \
 source as it is. Everything heard so far is taken into account.
 
@@ -27,104 +27,104 @@ Exit codes: 0 told, 1 no mirror covers it, 64 usage, 69 no daemon answers, 77 no
 pub struct ExplainArgs {
     /// A file or directory below a source, there or gone
     #[arg(value_name = "PATH")]
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Print one JSON object
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
     /// The daemon's socket, if not the usual one or FANSYNC_SOCKET
     #[arg(long, value_name = "PATH")]
-    pub socket: Option<PathBuf>,
+    pub(crate) socket: Option<PathBuf>,
 }
 
 /// What one mirror says of a path.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Explanation {
+pub(crate) struct Explanation {
     /// The mirror's name.
-    pub mirror: String,
+    pub(crate) mirror: String,
     /// Its source.
-    pub source: String,
+    pub(crate) source: String,
     /// Relative to the source, escaped for display.
-    pub path: String,
+    pub(crate) path: String,
     /// What is there now.
-    pub found: String,
+    pub(crate) found: String,
     /// Why the mirror sends nothing at all; empty when it does.
-    pub held: String,
+    pub(crate) held: String,
     /// Whether it belongs to the mirror.
-    pub filter: Verdict,
+    pub(crate) filter: Verdict,
     /// What is mounted at it or above it does not belong to the mirror: where, and why; empty
     /// otherwise.
     #[serde(default)]
-    pub apart: String,
+    pub(crate) apart: String,
     /// How its filesystem is watched.
-    pub watch: Watched,
+    pub(crate) watch: Watched,
     /// The subtree that is not watched and is compared periodically instead; empty when it is watched.
-    pub unwatched: String,
+    pub(crate) unwatched: String,
     /// The kernel is told not to report of the entries of its directory, as they are left out and busy.
     #[serde(default)]
-    pub muted: bool,
+    pub(crate) muted: bool,
     /// The walk over the source after the start goes on: what changed before may not be known yet.
-    pub walking: bool,
+    pub(crate) walking: bool,
     /// One for each target.
-    pub targets: Vec<AtTarget>,
+    pub(crate) targets: Vec<AtTarget>,
 }
 
 /// What the filter says.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Verdict {
+pub(crate) struct Verdict {
     /// It is left out.
-    pub excluded: bool,
+    pub(crate) excluded: bool,
     /// The key of the rule that decides: `include`, `exclude`, `exclude_regex`, `exclude_temporary`; empty: none matches.
-    pub rule: String,
+    pub(crate) rule: String,
     /// Its pattern.
-    pub pattern: String,
+    pub(crate) pattern: String,
     /// Where that is written: `FILE:LINE:COLUMN`, or an option.
-    pub origin: String,
+    pub(crate) origin: String,
     /// What it matches: the path, or a directory above it.
-    pub at: String,
+    pub(crate) at: String,
 }
 
 /// How a filesystem is watched.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Watched {
+pub(crate) struct Watched {
     /// Where it is mounted, or the source.
-    pub mount: String,
+    pub(crate) mount: String,
     /// It is mounted below the source.
-    pub nested: bool,
+    pub(crate) nested: bool,
     /// `fanotify` or `inotify`.
-    pub backend: String,
+    pub(crate) backend: String,
     /// Why this one.
-    pub why: String,
+    pub(crate) why: String,
 }
 
 /// A path at a target.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AtTarget {
+pub(crate) struct AtTarget {
     /// The target's name.
-    pub name: String,
+    pub(crate) name: String,
     /// Where it is.
-    pub url: String,
+    pub(crate) url: String,
     /// Where it stands.
-    pub state: PathState,
+    pub(crate) state: PathState,
     /// Since when, why, what is next.
-    pub why: String,
+    pub(crate) why: String,
     /// Why nothing goes there now; empty when it does.
-    pub stopped: String,
+    pub(crate) stopped: String,
 }
 
 /// What the daemon says of a path.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explained {
     /// One for each mirror that covers it.
-    pub mirrors: Vec<Explanation>,
+    pub(crate) mirrors: Vec<Explanation>,
     /// The sources of the others.
-    pub elsewhere: Vec<String>,
+    pub(crate) elsewhere: Vec<String>,
 }
 
 /// The absolute paths that `path` may mean, the likelier first: itself, in the directory it is really in; and what it leads to.
 ///
 /// # Errors
 /// The working directory cannot be told.
-pub fn meanings(path: &Path) -> std::io::Result<Vec<Vec<u8>>> {
+pub(crate) fn meanings(path: &Path) -> std::io::Result<Vec<Vec<u8>>> {
     let absolute = if path.is_absolute() { path.to_owned() } else { std::env::current_dir()?.join(path) };
     let real = in_real_directory(&absolute);
     let followed = absolute.canonicalize().ok().filter(|followed| *followed != real);
@@ -148,7 +148,7 @@ fn in_real_directory(absolute: &Path) -> PathBuf {
 
 impl Explained {
     /// For a terminal.
-    pub fn human(&self) -> String {
+    pub(crate) fn human(&self) -> String {
         let mut out = String::new();
         for told in &self.mirrors {
             told.human(&mut out);
@@ -204,7 +204,7 @@ impl Explanation {
 }
 
 /// What is said of a path that no mirror covers.
-pub fn nowhere(path: &Path, sources: &[String]) -> String {
+pub(crate) fn nowhere(path: &Path, sources: &[String]) -> String {
     let path = Shown(path.as_os_str().as_bytes()).to_string();
     format!("no mirror covers {path}; the sources are: {}", sources.join(", "))
 }

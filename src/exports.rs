@@ -53,13 +53,13 @@ pub enum Server {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exported {
     /// By which server.
-    pub server: Server,
+    pub(crate) server: Server,
     /// In words: which export or share.
-    pub why: String,
+    pub(crate) why: String,
 }
 
 /// By what `source` is exported; `None`: by nothing that is known here. NFS comes first.
-pub fn exported(source: &Path) -> Option<Exported> {
+pub(crate) fn exported(source: &Path) -> Option<Exported> {
     for table in NFS {
         let Ok(text) = std::fs::read(table) else { continue };
         if let Some(export) = nfs_exports(&text).iter().find(|e| reaches(e, source)) {

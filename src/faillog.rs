@@ -21,7 +21,7 @@ const HEAD: &str = "\
 
 /// The record of one file. See the module's text.
 #[derive(Debug)]
-pub struct FailLog {
+pub(crate) struct FailLog {
     path: PathBuf,
     /// By mirror and target.
     sections: Mutex<BTreeMap<String, Vec<u8>>>,
@@ -32,7 +32,7 @@ static OPEN: Mutex<BTreeMap<PathBuf, Weak<FailLog>>> = Mutex::new(BTreeMap::new(
 
 impl FailLog {
     /// The record at `path`, shared by all who ask for it.
-    pub fn open(path: &Path) -> Arc<FailLog> {
+    pub(crate) fn open(path: &Path) -> Arc<FailLog> {
         let mut open = OPEN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(log) = open.get(path).and_then(Weak::upgrade) {
             return log;
@@ -43,7 +43,7 @@ impl FailLog {
     }
 
     /// Where it is.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -52,7 +52,7 @@ impl FailLog {
     ///
     /// # Errors
     /// The file cannot be written; it is as it was, and the next call tries again.
-    pub fn set(&self, section: &str, text: Vec<u8>) -> io::Result<()> {
+    pub(crate) fn set(&self, section: &str, text: Vec<u8>) -> io::Result<()> {
         let mut sections = self.sections.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let first = !sections.contains_key(section);
         let same = sections.get(section).map_or(text.is_empty(), |old| *old == text);

@@ -21,7 +21,7 @@ mod regexes;
 mod tests;
 mod why;
 
-pub use why::{Deciding, Decision};
+pub(crate) use why::Deciding;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -37,16 +37,16 @@ use pattern::{Head, Rule, Text, Token};
 use regexes::Extra;
 
 /// The longest pattern, in bytes. rsync 3.5.0 drops patterns of 4,096 bytes and more with no more than a message.
-pub const MAX_PATTERN_BYTES: usize = 4000;
+pub(crate) const MAX_PATTERN_BYTES: usize = 4000;
 
 /// A pattern that rsync and this module could not be made to read alike.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("cannot use the pattern \"{}\": {reason}", if .pattern.is_empty() { String::new() } else { Shown(.pattern).to_string() })]
 pub struct FilterError {
     /// The pattern as given.
-    pub pattern: Vec<u8>,
+    pub(crate) pattern: Vec<u8>,
     /// What is wrong with it and what to write instead.
-    pub reason: String,
+    pub(crate) reason: String,
 }
 
 /// Include and exclude patterns, compiled. Cloning is cheap; equal when the patterns are.
@@ -113,7 +113,7 @@ impl Filter {
     ///
     /// # Errors
     /// Those of [`Filter::new`]; an expression that cannot be compiled.
-    pub fn with_regexes<I: AsRef<[u8]>, E: AsRef<[u8]>>(
+    pub(crate) fn with_regexes<I: AsRef<[u8]>, E: AsRef<[u8]>>(
         include: &[I],
         exclude: &[E],
         expressions: &[String],
@@ -139,7 +139,7 @@ impl Filter {
 
     /// Whether rsync can be told all of this filter. Where it cannot, a pass that reads directories by itself would send too much: it
     /// is run dry, and what it names is sent by lists.
-    pub fn is_rsyncs(&self) -> bool {
+    pub(crate) fn is_rsyncs(&self) -> bool {
         self.rules.extra.is_empty()
     }
 
@@ -149,38 +149,38 @@ impl Filter {
     }
 
     /// Whether temporary names are left out.
-    pub fn temporary(&self) -> bool {
+    pub(crate) fn temporary(&self) -> bool {
         self.rules.extra.temporary
     }
 
     /// Patterns of rsync that match at least what rsync cannot be told exactly, see [`Filter::is_rsyncs`].
-    pub fn guards(&self) -> &[Vec<u8>] {
+    pub(crate) fn guards(&self) -> &[Vec<u8>] {
         &self.rules.extra.guards
     }
 
     /// A pattern of rsync that matches `path` and nothing else.
-    pub fn exactly(path: &[u8]) -> Vec<u8> {
+    pub(crate) fn exactly(path: &[u8]) -> Vec<u8> {
         regexes::exactly(path)
     }
 
     /// A pattern of rsync that matches all that is directly in `path` and nothing else.
-    pub fn inside(path: &[u8]) -> Vec<u8> {
+    pub(crate) fn inside(path: &[u8]) -> Vec<u8> {
         regexes::inside(path)
     }
 
     /// The include patterns, as given.
-    pub fn include(&self) -> &[Vec<u8>] {
+    pub(crate) fn include(&self) -> &[Vec<u8>] {
         &self.rules.include
     }
 
     /// The exclude patterns, as given.
-    pub fn exclude(&self) -> &[Vec<u8>] {
+    pub(crate) fn exclude(&self) -> &[Vec<u8>] {
         &self.rules.exclude
     }
 
     /// Patterns that match no path at all, such as `./cache` (a path has no `.` component) or `[ab` (the bracket is not
     /// closed). rsync takes them without a word; whoever wrote one should hear of it.
-    pub fn never_matching(&self) -> &[Vec<u8>] {
+    pub(crate) fn never_matching(&self) -> &[Vec<u8>] {
         &self.rules.never
     }
 

@@ -29,7 +29,7 @@ use crate::root::Root;
 use crate::text::plural;
 
 /// A target that would lose fewer entries does not stop the mirror because its source is empty.
-pub const EMPTIED_MIN: u64 = 10;
+pub(crate) const EMPTIED_MIN: u64 = 10;
 
 /// Why a mirror sends nothing to any target.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +58,7 @@ pub enum Hold {
 
 impl Hold {
     /// What is wrong, for people. `root`: as they know it.
-    pub fn words(&self, root: &str) -> String {
+    pub(crate) fn words(&self, root: &str) -> String {
         match self {
             Hold::Gone(why) | Hold::Moved(why) => why.clone(),
             Hold::Lost { at } => format!("the filesystem mounted at {root}/{at} is gone"),
@@ -74,7 +74,7 @@ impl Hold {
 
 /// How much is held of a place that lost nearly everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Extent {
+pub(crate) enum Extent {
     /// The place: nothing of it is sent.
     Place,
     /// The deletions at its top.
@@ -85,34 +85,34 @@ pub enum Extent {
 /// a
 /// disk that is gone, or the work of `rm -rf`, unless
 /// it is `shared`: others than its owner may write there, and one of them must not stop the rest.
-pub fn extent(left: usize, shared: bool) -> Extent {
+pub(crate) fn extent(left: usize, shared: bool) -> Extent {
     if left == 0 && !shared { Extent::Place } else { Extent::Deletions }
 }
 
 /// Whether others than its owner may write into the directory `at`. The bits of the group are the
 /// mask of an access
 /// control list, where there is one.
-pub fn is_shared(root: &Root, at: &RelPath) -> bool {
+pub(crate) fn is_shared(root: &Root, at: &RelPath) -> bool {
     fstatat(root, at.as_path(), AtFlags::AT_SYMLINK_NOFOLLOW).is_ok_and(|stat| stat.st_mode & 0o022 != 0)
 }
 
 /// Whether `missing` names at the top of a place are suspicious, `left` being there.
-pub fn suspicious_names(missing: usize, left: usize) -> bool {
+pub(crate) fn suspicious_names(missing: usize, left: usize) -> bool {
     missing > 0 && (left == 0 || (missing as u64 >= EMPTIED_MIN && left * 9 <= missing))
 }
 
 /// Whether a comparison of the top of a place is suspicious, `left` being there and `known` having been there when last looked at.
-pub fn suspicious_level(known: usize, left: usize) -> bool {
+pub(crate) fn suspicious_level(known: usize, left: usize) -> bool {
     left == 0 || (known as u64 >= EMPTIED_MIN && left * 10 <= known)
 }
 
 /// Whether `deletes` are more than the bound allows. `entries`: in the tree, what would be deleted included.
-pub fn exceeds(limit: MaxDelete, deletes: u64, entries: u64) -> bool {
+pub(crate) fn exceeds(limit: MaxDelete, deletes: u64, entries: u64) -> bool {
     deletes > allowed(limit, entries)
 }
 
 /// How many entries of a tree of `entries` may be deleted at once.
-pub fn allowed(limit: MaxDelete, entries: u64) -> u64 {
+pub(crate) fn allowed(limit: MaxDelete, entries: u64) -> u64 {
     match limit {
         MaxDelete::Count(count) => count,
         MaxDelete::Percent(percent) => (u128::from(entries) * u128::from(percent) / 100) as u64,
@@ -121,7 +121,7 @@ pub fn allowed(limit: MaxDelete, entries: u64) -> u64 {
 
 /// Names in the directory `at` that belong to the mirror, counted up to `most`. `None` when it cannot be read, which is evidence
 /// of nothing.
-pub fn left(root: &Root, filter: &Filter, at: &RelPath, most: usize) -> Option<usize> {
+pub(crate) fn left(root: &Root, filter: &Filter, at: &RelPath, most: usize) -> Option<usize> {
     let name = if at.is_root() { std::path::Path::new(".") } else { at.as_path() };
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let mut dir = nix::dir::Dir::openat(root.as_fd(), name, flags, Mode::empty()).ok()?;

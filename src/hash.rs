@@ -28,7 +28,7 @@ static KEY: LazyLock<Key> = LazyLock::new(|| {
 
 /// Hashes by the process's key.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Keyed;
+pub(crate) struct Keyed;
 
 impl BuildHasher for Keyed {
     type Hasher = FoldHasher<'static>;
@@ -41,11 +41,11 @@ impl BuildHasher for Keyed {
 }
 
 /// A set of what strangers name.
-pub type KeyedSet<T> = HashSet<T, Keyed>;
+pub(crate) type KeyedSet<T> = HashSet<T, Keyed>;
 
 /// The hash of a value.
 #[inline]
-pub fn of(value: impl Hash) -> u64 {
+pub(crate) fn of(value: impl Hash) -> u64 {
     Keyed.hash_one(value)
 }
 

@@ -12,7 +12,7 @@ const HEAD_BYTES: u64 = 64 << 10;
 
 /// A program whose configuration can be carried over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Program {
+pub(crate) enum Program {
     /// XML.
     Sersync,
     /// Lua.
@@ -21,7 +21,7 @@ pub enum Program {
 
 impl Program {
     /// Whose configuration a file is; `None` for fansync's own, and for what cannot be read.
-    pub fn of(path: &Path) -> Option<Program> {
+    pub(crate) fn of(path: &Path) -> Option<Program> {
         let mut head = Vec::new();
         File::open(path).and_then(|file| file.take(HEAD_BYTES).read_to_end(&mut head)).ok()?;
         if sersync::is_xml(&head) {
@@ -34,7 +34,7 @@ impl Program {
     ///
     /// # Errors
     /// As [`crate::config::Config::load`], with the places in that file.
-    pub fn load(self, path: &Path, flags: &Flags, lua_files: bool) -> Result<Loaded, ConfigErrors> {
+    pub(crate) fn load(self, path: &Path, flags: &Flags, lua_files: bool) -> Result<Loaded, ConfigErrors> {
         match self {
             Program::Sersync => sersync::load(path, flags),
             Program::Lsyncd => lsyncd::load(path, lua_files),
@@ -46,7 +46,7 @@ impl Program {
 ///
 /// # Errors
 /// The file is none of these, or wrong.
-pub fn toml(args: &ImportArgs) -> Result<String, ConfigErrors> {
+pub(crate) fn toml(args: &ImportArgs) -> Result<String, ConfigErrors> {
     let fail = |problem| ConfigErrors::new(Some(&args.file), "", vec![problem]);
     let program = match Program::of(&args.file) {
         Some(program) => program,

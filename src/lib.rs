@@ -22,6 +22,9 @@
 //!
 //! The promise: **every change is on the target, or on its way there, or its subtree is marked lost and will be scanned.**
 
+// What other modules use and no other crate does is `pub(crate)`, so that the compiler says what nothing uses.
+#![warn(unreachable_pub)]
+#![allow(rustdoc::private_intra_doc_links, reason = "its readers work on the crate: `cargo doc --document-private-items`")]
 #![cfg_attr(
     not(test),
     deny(clippy::print_stdout, clippy::print_stderr, reason = "they panic where the output cannot be written")
@@ -43,44 +46,44 @@ pub mod engine;
 
 pub mod sys;
 pub mod path;
-pub mod cover;
-pub mod hash;
-pub mod short;
-pub mod lost;
+mod cover;
+mod hash;
+mod short;
+mod lost;
 pub mod root;
 pub mod exports;
-pub mod guard;
-pub mod apart;
-pub mod links;
+mod guard;
+mod apart;
+mod links;
 pub mod scan;
 pub mod state;
 pub mod role;
 pub mod location;
 pub mod config;
 pub mod trust;
-pub mod privilege;
+mod privilege;
 pub mod log;
 pub mod faillog;
 pub mod status;
-pub mod progress;
-pub mod text;
-pub mod error;
+mod progress;
+mod text;
+mod error;
 pub mod exit;
 mod socket;
 
 // ----- what a user sees -----
 
-pub mod daemon;
+mod daemon;
 pub mod control;
-pub mod metrics;
+mod metrics;
 pub mod web;
 pub mod failover;
-pub mod verify;
-pub mod explain;
-pub mod events;
-pub mod watch;
+mod verify;
+mod explain;
+mod events;
+mod watch;
 pub mod connect;
-pub mod import;
+mod import;
 pub mod sersync;
 #[cfg(feature = "lsyncd")]
 pub mod lsyncd;

@@ -20,9 +20,9 @@
 //! names are not remembered: what goes beyond is joined in full passes only. A link that was broken while fansync did not look, by a copy with
 //! the same size, time and content, stays a link on the target: rsync does not part what is equal.
 
-pub mod names;
-pub mod objects;
-pub mod search;
+pub(crate) mod names;
+pub(crate) mod objects;
+pub(crate) mod search;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -32,10 +32,10 @@ use crate::path::{self, RelPath};
 use crate::sys::statx::StatBrief;
 
 /// Names remembered; each takes about 120 bytes and its path.
-pub const MAX_NAMES: usize = 2_000_000;
+pub(crate) const MAX_NAMES: usize = 2_000_000;
 /// Names of one file that are kept together. What all of them cost, each of them would cost again, and a user can make 65,000: with more,
 /// each is sent as a file of its own.
-pub const MOST_TOGETHER: u32 = 1000;
+pub(crate) const MOST_TOGETHER: u32 = 1000;
 /// What waits for the next walk at most; with a longer pause it is sent as files of their own, and linked after the walk.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The pause after a walk that found nothing of use doubles up to this.
@@ -46,11 +46,11 @@ const RETRY: Duration = Duration::from_secs(1);
 const MAX_SCOPES: usize = 1000;
 
 /// A file, whatever its names: device and inode.
-pub type Inode = ((u32, u32), u64);
+pub(crate) type Inode = ((u32, u32), u64);
 
 /// Which walk something waits for: over everything or not, and the number of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ticket {
+pub(crate) struct Ticket {
     whole: bool,
     number: u64,
 }
@@ -92,30 +92,30 @@ pub struct Links {
 
 /// What a walk has to look at.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Job {
+pub(crate) struct Job {
     /// Everything, and this is the walk at the start.
-    pub first: bool,
+    pub(crate) first: bool,
     /// Everything.
-    pub whole: bool,
+    pub(crate) whole: bool,
     /// These directories; `true`: with all below.
-    pub scopes: BTreeMap<RelPath, bool>,
+    pub(crate) scopes: BTreeMap<RelPath, bool>,
 }
 
 /// What a walk found.
 #[derive(Debug)]
-pub struct Found {
+pub(crate) struct Found {
     /// What it was to look at.
-    pub job: Job,
+    pub(crate) job: Job,
     /// Names of files with several, and the number of names that these have.
-    pub names: Vec<(RelPath, Inode, u32)>,
+    pub(crate) names: Vec<(RelPath, Inode, u32)>,
     /// Those of them that are neither files nor directories.
-    pub special: Vec<(RelPath, Inode)>,
+    pub(crate) special: Vec<(RelPath, Inode)>,
     /// How long it took.
-    pub took: Duration,
+    pub(crate) took: Duration,
 }
 
 /// The file behind a look, if it has several names. Directories have none but their own.
-pub fn shared(stat: &StatBrief) -> Option<Inode> {
+pub(crate) fn shared(stat: &StatBrief) -> Option<Inode> {
     (stat.nlink > 1 && !stat.is_dir()).then_some((stat.dev, stat.ino))
 }
 
@@ -130,7 +130,7 @@ pub enum Met<'a> {
 
 impl Links {
     /// An empty index that wants its first walk.
-    pub fn new(most: usize) -> Links {
+    pub(crate) fn new(most: usize) -> Links {
         Links {
             groups: HashMap::new(),
             names: BTreeMap::new(),
@@ -153,17 +153,17 @@ impl Links {
     }
 
     /// Files with several names, and these names.
-    pub fn sizes(&self) -> (usize, usize) {
+    pub(crate) fn sizes(&self) -> (usize, usize) {
         (self.groups.len(), self.names.len())
     }
 
     /// Files with too many names to be kept together.
-    pub fn apart(&self) -> usize {
+    pub(crate) fn apart(&self) -> usize {
         self.apart.len()
     }
 
     /// Whether the names of a file are kept together, by the number of names that it has now.
-    pub fn keeps_together(&mut self, inode: Inode, nlink: u32, path: &[u8]) -> bool {
+    pub(crate) fn keeps_together(&mut self, inode: Inode, nlink: u32, path: &[u8]) -> bool {
         if nlink > MOST_TOGETHER {
             self.set_apart(inode, path);
             return false;
@@ -186,12 +186,12 @@ impl Links {
     }
 
     /// Walks that ended.
-    pub fn walks(&self) -> u64 {
+    pub(crate) fn walks(&self) -> u64 {
         self.ended.iter().sum()
     }
 
     /// Takes in that `path` leads to `inode`. `true` when that is new.
-    pub fn note(&mut self, path: &[u8], inode: Inode) -> bool {
+    pub(crate) fn note(&mut self, path: &[u8], inode: Inode) -> bool {
         if self.apart.contains(&inode) {
             self.forget(path);
             return false;
@@ -221,7 +221,7 @@ impl Links {
     }
 
     /// `path` leads elsewhere, or nowhere.
-    pub fn forget(&mut self, path: &[u8]) {
+    pub(crate) fn forget(&mut self, path: &[u8]) {
         let Some(inode) = self.names.remove(path) else { return };
         if let Some(group) = self.groups.get_mut(&inode) {
             group.names.retain(|name| **name != *path);
@@ -232,7 +232,7 @@ impl Links {
     }
 
     /// Nothing is there any more, at `dir` and below.
-    pub fn forget_below(&mut self, dir: &[u8]) {
+    pub(crate) fn forget_below(&mut self, dir: &[u8]) {
         self.forget(dir);
         let gone: Vec<Arc<[u8]>> = self.below(dir).map(|(name, _)| Arc::clone(name)).collect();
         gone.iter().for_each(|name| self.forget(name));
@@ -248,24 +248,24 @@ impl Links {
     }
 
     /// The names of a file that are known.
-    pub fn partners(&self, inode: Inode) -> impl Iterator<Item = &[u8]> {
+    pub(crate) fn partners(&self, inode: Inode) -> impl Iterator<Item = &[u8]> {
         self.groups.get(&inode).into_iter().flat_map(|group| group.names.iter().map(|name| &**name))
     }
 
     /// Whether all names below the root are known of a file that has `nlink` names.
-    pub fn complete(&self, inode: Inode, nlink: u32) -> bool {
+    pub(crate) fn complete(&self, inode: Inode, nlink: u32) -> bool {
         self.groups.get(&inode).is_some_and(|group| group.names.len() as u32 + group.outside >= nlink)
     }
 
     /// What was looked for and not found lies outside.
-    pub fn settle(&mut self, inode: Inode, nlink: u32) {
+    pub(crate) fn settle(&mut self, inode: Inode, nlink: u32) {
         if let Some(group) = self.groups.get_mut(&inode) {
             group.outside = nlink.saturating_sub(group.names.len() as u32);
         }
     }
 
     /// Names outside of a directory (`deep`: and of all below it) of files that have a name in it.
-    pub fn crossing(&self, dir: &[u8], deep: bool) -> BTreeSet<RelPath> {
+    pub(crate) fn crossing(&self, dir: &[u8], deep: bool) -> BTreeSet<RelPath> {
         let (mut out, mut gathered) = (BTreeSet::new(), HashSet::new());
         for (name, inode) in self.below(dir) {
             if covers(dir, deep, name) && gathered.insert(inode) {
@@ -277,14 +277,14 @@ impl Links {
     }
 
     /// The names at and below a directory.
-    pub fn names_below(&self, dir: &[u8]) -> Vec<RelPath> {
+    pub(crate) fn names_below(&self, dir: &[u8]) -> Vec<RelPath> {
         self.below(dir).map(|(name, _)| RelPath::from_normal(&**name)).collect()
     }
 
     // ----- walks -----
 
     /// Asks for a walk over `dir`.
-    pub fn want(&mut self, dir: &RelPath, deep: bool) -> Ticket {
+    pub(crate) fn want(&mut self, dir: &RelPath, deep: bool) -> Ticket {
         if dir.is_root() && deep || self.scopes.len() >= MAX_SCOPES {
             self.whole = true;
             self.next_whole = Duration::ZERO;
@@ -298,29 +298,29 @@ impl Links {
     }
 
     /// Asks for a walk over everything, to find the names of `inode`; tells whether it will begin soon.
-    pub fn want_whole(&mut self, now: Duration, inode: Inode) -> (Ticket, bool) {
+    pub(crate) fn want_whole(&mut self, now: Duration, inode: Inode) -> (Ticket, bool) {
         self.whole = true;
         self.asked.insert(inode);
         (Ticket { whole: true, number: self.begun[1] + 1 }, self.next_whole <= now + PATIENCE)
     }
 
     /// Somebody waits: what is wanted begins at once.
-    pub fn hurry(&mut self) {
+    pub(crate) fn hurry(&mut self) {
         self.next_whole = Duration::ZERO;
     }
 
     /// Whether the walk has ended.
-    pub fn has_ended(&self, ticket: Ticket) -> bool {
+    pub(crate) fn has_ended(&self, ticket: Ticket) -> bool {
         self.ended[usize::from(ticket.whole)] >= ticket.number
     }
 
     /// The walk that will find what walks over some directories left open.
-    pub fn rest(&self) -> Option<Ticket> {
+    pub(crate) fn rest(&self) -> Option<Ticket> {
         self.rest.filter(|ticket| !self.has_ended(*ticket))
     }
 
     /// The walk to begin now, if one is wanted and none is under way.
-    pub fn begin(&mut self, now: Duration) -> Option<Job> {
+    pub(crate) fn begin(&mut self, now: Duration) -> Option<Job> {
         let whole = self.whole && self.next_whole <= now;
         if self.running || now < self.not_before || !whole && self.scopes.is_empty() {
             return None;
@@ -340,7 +340,7 @@ impl Links {
     }
 
     /// The walk could not begin; it is tried again.
-    pub fn put_off(&mut self, now: Duration, job: Job) {
+    pub(crate) fn put_off(&mut self, now: Duration, job: Job) {
         self.running = false;
         self.not_before = now + RETRY;
         if job.whole {
@@ -357,7 +357,7 @@ impl Links {
     }
 
     /// When [`Links::begin`] has something to do.
-    pub fn next_due(&self) -> Option<Duration> {
+    pub(crate) fn next_due(&self) -> Option<Duration> {
         match (self.running, self.scopes.is_empty()) {
             (true, _) => None,
             (false, false) => Some(self.not_before),
@@ -366,7 +366,7 @@ impl Links {
     }
 
     /// Takes in what a walk found. Returns the names that have to be sent again, together: of files of which a name became known.
-    pub fn end(&mut self, now: Duration, found: Found) -> Vec<RelPath> {
+    pub(crate) fn end(&mut self, now: Duration, found: Found) -> Vec<RelPath> {
         let Found { job, names, took, special: _ } = found;
         self.running = false;
         if job.whole {
@@ -419,7 +419,7 @@ impl Links {
 }
 
 /// Whether a comparison of `dir`, with all below it if `deep`, includes `name`.
-pub fn covers(dir: &[u8], deep: bool, name: &[u8]) -> bool {
+pub(crate) fn covers(dir: &[u8], deep: bool, name: &[u8]) -> bool {
     if deep { path::is_at_or_below(name, dir) } else { path::parent(name).is_some_and(|parent| parent == dir) }
 }
 

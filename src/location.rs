@@ -43,7 +43,7 @@ pub enum Location {
 
 impl Location {
     /// What to look at when it does not answer, as the end of a sentence. `ssh` and `connect_timeout`: as the target has them.
-    pub fn advice(&self, ssh: Option<&str>, connect_timeout: Duration) -> String {
+    pub(crate) fn advice(&self, ssh: Option<&str>, connect_timeout: Duration) -> String {
         match self {
             Location::Daemon { host, port, module, .. } => format!(
                 "see that {host} answers on port {} and serves the module {module}: `rsync {self}/` lists what is there",
@@ -61,7 +61,7 @@ impl Location {
     }
 
     /// What to look at when its directory is not there, as the end of a sentence.
-    pub fn missing_advice(&self) -> String {
+    pub(crate) fn missing_advice(&self) -> String {
         match self {
             Location::Daemon { module, path, .. } if path.is_empty() => format!("see what the module {module} has as its `path`"),
             Location::Daemon { module, path, .. } => format!("the directory is {path} in the module {module}"),
@@ -72,7 +72,7 @@ impl Location {
 
     /// What to look at when it refuses, for `reason`: a sentence and a space behind it, or nothing
     /// where the reason says it.
-    pub fn refusal_advice(&self, reason: &str, password_file: Option<&Path>) -> String {
+    pub(crate) fn refusal_advice(&self, reason: &str, password_file: Option<&Path>) -> String {
         let Location::Daemon { user, host, port, module, .. } = self else { return String::new() };
         if reason.contains("Unknown module") {
             let port = port.map(|port| format!(":{port}")).unwrap_or_default();
@@ -107,7 +107,7 @@ impl Location {
 
 /// The remote shell's command: what the target says, or ssh. An ssh must not ask on a terminal, nor wait for longer than `connect_timeout` for
 /// a connection; what the target says of either comes first, and so holds (ssh_config(5): the first value is used).
-pub fn remote_shell(words: Option<&str>, connect_timeout: Duration) -> String {
+pub(crate) fn remote_shell(words: Option<&str>, connect_timeout: Duration) -> String {
     let shell = with_option(words.unwrap_or("ssh"), "BatchMode=yes");
     with_option(&shell, &format!("ConnectTimeout={}", whole_seconds(connect_timeout)))
 }
@@ -217,7 +217,7 @@ impl Location {
 
     /// The destination argument for rsync. It ends in `/.`, so that rsync reports a missing directory and does not create
     /// it (measured with 3.5.0: exit code 3 or 11).
-    pub fn dest(&self) -> OsString {
+    pub(crate) fn dest(&self) -> OsString {
         match self {
             Location::Local(path) => path.join(".").into_os_string(),
             remote => format!("{remote}/.").into(),
@@ -225,7 +225,7 @@ impl Location {
     }
 
     /// The destination argument for something below: `path` is appended byte for byte.
-    pub fn dest_below(&self, path: &[u8]) -> OsString {
+    pub(crate) fn dest_below(&self, path: &[u8]) -> OsString {
         let mut out = match self {
             Location::Local(own) => own.clone().into_os_string(),
             remote => remote.to_string().into(),
@@ -239,7 +239,7 @@ impl Location {
 
     /// How the receiver itself names a directory below, as `--link-dest` wants it: an absolute path, which in a module is one
     /// below the module's own directory (measured with 3.5.0, with and without chroot).
-    pub fn seen_there(&self, path: &[u8]) -> OsString {
+    pub(crate) fn seen_there(&self, path: &[u8]) -> OsString {
         let mut out = match self {
             Location::Daemon { path, .. } if path.is_empty() => OsString::new(),
             Location::Daemon { path, .. } => format!("/{path}").into(),
@@ -252,13 +252,13 @@ impl Location {
     }
 
     /// Whether an rsync daemon is spoken to, which knows of password files, `--contimeout` and socket options.
-    pub fn is_daemon(&self) -> bool {
+    pub(crate) fn is_daemon(&self) -> bool {
         matches!(self, Location::Daemon { .. })
     }
 
     /// The path below `self` that `other` is, if it is the same place (empty) or lies below. Two names for one host are
     /// not recognised.
-    pub fn holds(&self, other: &Location) -> Option<String> {
+    pub(crate) fn holds(&self, other: &Location) -> Option<String> {
         let below = |above: &str, path: &str| match path.strip_prefix(above)? {
             "" => Some(String::new()),
             rest if above.is_empty() => Some(rest.to_owned()),

@@ -33,15 +33,15 @@ use crate::sys::patient::Patient;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct LogConfig {
     /// Form of a line.
-    pub format: LogFormat,
+    pub(crate) format: LogFormat,
     /// The least level that is written.
-    pub level: Level,
+    pub(crate) level: Level,
 }
 
 /// Form of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     /// For people.
     Text,
     /// One JSON object a line.
@@ -51,7 +51,7 @@ pub enum LogFormat {
 /// Severity of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
-pub enum Level {
+pub(crate) enum Level {
     /// Something is wrong and needs somebody.
     Error,
     /// Something is wrong and is being dealt with.
@@ -90,13 +90,13 @@ const END_WAIT: Duration = Duration::from_secs(2);
 /// Lines of the log that were not written.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Lost {
+pub(crate) struct Lost {
     /// How many, since the start.
-    pub lines: u64,
+    pub(crate) lines: u64,
     /// Why the last one was not.
-    pub reason: String,
+    pub(crate) reason: String,
     /// The log cannot be written at present.
-    pub failing: bool,
+    pub(crate) failing: bool,
 }
 
 #[derive(Default)]
@@ -305,7 +305,7 @@ fn names_file(stated: &str, dev: u64, ino: u64) -> bool {
 
 /// From here on what is logged goes to standard error; it is queued until [`serve`] or [`finish`].
 /// Once in a process.
-pub fn begin(config: LogConfig) {
+pub(crate) fn begin(config: LogConfig) {
     let log = LOG.get_or_init(|| Log { shared: Arc::default(), journal: is_journal() }).clone();
     let journal = log.journal;
     let builder = tracing_subscriber::fmt()
@@ -347,7 +347,7 @@ impl FormatTime for LocalTime {
 ///
 /// # Errors
 /// No thread can be started.
-pub fn serve() -> io::Result<()> {
+pub(crate) fn serve() -> io::Result<()> {
     LOG.get().map_or(Ok(()), Log::start_thread)
 }
 
@@ -361,7 +361,7 @@ pub fn finish() {
 }
 
 /// What could not be logged so far.
-pub fn lost() -> Lost {
+pub(crate) fn lost() -> Lost {
     LOG.get().map(|log| log.shared.lock().lost.clone()).unwrap_or_default()
 }
 

@@ -12,7 +12,7 @@ use crate::path::RelPath;
 
 /// Why the daemon does not know what happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Cause {
+pub(crate) enum Cause {
     /// The kernel's queue was full: `fs.fanotify.max_queued_events` or `fs.inotify.max_queued_events`.
     QueueOverflow,
     /// A buffer held bytes that no kernel writes.
@@ -35,7 +35,7 @@ pub enum Cause {
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Cause; 9] = [
+    pub(crate) const ALL: [Cause; 9] = [
         Cause::QueueOverflow,
         Cause::CorruptRecord,
         Cause::UnresolvableHandle,
@@ -48,7 +48,7 @@ impl Cause {
     ];
 
     /// The name used in logs, status and metrics.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Cause::QueueOverflow => "queue_overflow",
             Cause::CorruptRecord => "corrupt_record",
@@ -73,14 +73,14 @@ impl fmt::Display for Cause {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lost {
     /// The smallest subtree that holds everything missed.
-    pub subtree: RelPath,
+    pub(crate) subtree: RelPath,
     /// Why.
-    pub cause: Cause,
+    pub(crate) cause: Cause,
 }
 
 impl Lost {
     /// The whole tree.
-    pub fn all(cause: Cause) -> Lost {
+    pub(crate) fn all(cause: Cause) -> Lost {
         Lost { subtree: RelPath::root(), cause }
     }
 }

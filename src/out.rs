@@ -15,13 +15,13 @@ use crate::sys::patient::Patient;
 /// Prints to standard output, and gives the code to leave with: `code`, unless the output cannot be
 /// written.
 #[must_use]
-pub fn print(text: impl Display, code: ExitCode) -> ExitCode {
+pub(crate) fn print(text: impl Display, code: ExitCode) -> ExitCode {
     write(text.to_string().as_bytes(), code)
 }
 
 /// The same for bytes.
 #[must_use]
-pub fn write(bytes: &[u8], code: ExitCode) -> ExitCode {
+pub(crate) fn write(bytes: &[u8], code: ExitCode) -> ExitCode {
     let mut out = Patient(io::stdout().lock());
     written(out.write_all(bytes).and_then(|()| out.flush()), code)
 }
@@ -39,27 +39,27 @@ pub fn written(result: io::Result<()>, code: ExitCode) -> ExitCode {
 }
 
 /// Prints an error.
-pub fn error(what: impl Display) {
+pub(crate) fn error(what: impl Display) {
     crate::log::to_stderr(Level::ERROR, &format!("error: {what}\n"));
 }
 
 /// Prints what explains itself, as the errors of a configuration with their places do.
-pub fn explained(what: impl Display) {
+pub(crate) fn explained(what: impl Display) {
     crate::log::to_stderr(Level::ERROR, &format!("{what}\n"));
 }
 
 /// Prints a warning.
-pub fn warning(what: impl Display) {
+pub(crate) fn warning(what: impl Display) {
     crate::log::to_stderr(Level::WARN, &format!("warning: {what}\n"));
 }
 
 /// Prints a warning that brings its label and its place.
-pub fn cautioned(what: impl Display) {
+pub(crate) fn cautioned(what: impl Display) {
     crate::log::to_stderr(Level::WARN, &format!("{what}\n"));
 }
 
 /// Prints to standard error, as it is.
-pub fn note(what: impl Display) {
+pub(crate) fn note(what: impl Display) {
     crate::log::to_stderr(Level::INFO, &format!("{what}\n"));
 }
 

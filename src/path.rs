@@ -14,7 +14,7 @@ use std::path::Path;
 
 /// The longest path that is handed to rsync, in bytes. Linux `PATH_MAX` is 4,096; rsync 3.5.0 truncates beyond 4,095 and
 /// then looks the truncated name up (measured), so longer ones are refused before they are sent.
-pub const MAX_PATH_BYTES: usize = 4000;
+pub(crate) const MAX_PATH_BYTES: usize = 4000;
 
 /// A path relative to the watch root: raw bytes, no leading, trailing or doubled `/`, no `.` or `..` component. The root
 /// itself is the empty path.
@@ -55,14 +55,14 @@ impl RelPath {
     }
 
     /// This path with `name` below it.
-    pub fn join(&self, name: &[u8]) -> RelPath {
+    pub(crate) fn join(&self, name: &[u8]) -> RelPath {
         let mut out = self.0.clone();
         push(&mut out, name);
         RelPath(out)
     }
 
     /// Whether this is the watch root.
-    pub fn is_root(&self) -> bool {
+    pub(crate) fn is_root(&self) -> bool {
         self.0.is_empty()
     }
 
@@ -109,7 +109,7 @@ impl fmt::Debug for RelPath {
 }
 
 /// Appends `name` to `dir` with a `/` between, none after the root.
-pub fn push(dir: &mut Vec<u8>, name: &[u8]) {
+pub(crate) fn push(dir: &mut Vec<u8>, name: &[u8]) {
     if !dir.is_empty() {
         dir.push(b'/');
     }
@@ -117,7 +117,7 @@ pub fn push(dir: &mut Vec<u8>, name: &[u8]) {
 }
 
 /// The parent of a relative path; `None` for the root.
-pub fn parent(path: &[u8]) -> Option<&[u8]> {
+pub(crate) fn parent(path: &[u8]) -> Option<&[u8]> {
     if path.is_empty() {
         return None;
     }
@@ -125,17 +125,17 @@ pub fn parent(path: &[u8]) -> Option<&[u8]> {
 }
 
 /// The last component; empty for the root.
-pub fn base(path: &[u8]) -> &[u8] {
+pub(crate) fn base(path: &[u8]) -> &[u8] {
     memchr::memrchr(b'/', path).map_or(path, |at| &path[at + 1..])
 }
 
 /// Whether `path` is `above` or lies below it. Everything is below the root.
-pub fn is_at_or_below(path: &[u8], above: &[u8]) -> bool {
+pub(crate) fn is_at_or_below(path: &[u8], above: &[u8]) -> bool {
     above.is_empty() || (path.starts_with(above) && (path.len() == above.len() || path[above.len()] == b'/'))
 }
 
 /// Byte order in which everything below a directory follows it directly: `/` before all other bytes.
-pub fn tree_order(a: &[u8], b: &[u8]) -> Ordering {
+pub(crate) fn tree_order(a: &[u8], b: &[u8]) -> Ordering {
     let differs = a.iter().zip(b).position(|(a, b)| a != b);
     match differs {
         None => a.len().cmp(&b.len()),
@@ -148,7 +148,7 @@ pub fn tree_order(a: &[u8], b: &[u8]) -> Ordering {
 }
 
 /// Whether a key of `map` is `path` or lies below it. O(log n).
-pub fn any_at_or_below<V>(map: &BTreeMap<RelPath, V>, path: &[u8]) -> bool {
+pub(crate) fn any_at_or_below<V>(map: &BTreeMap<RelPath, V>, path: &[u8]) -> bool {
     if path.is_empty() {
         return !map.is_empty();
     }

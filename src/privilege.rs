@@ -25,7 +25,7 @@ use crate::sys::caps::{self as sys, Caps};
 use crate::sys::child::User;
 
 /// What a run of rsync may have; `None`: whatever the daemon has.
-pub fn of_rsync(location: &Location, ssh: Option<&str>, extras: Extras) -> Option<Caps> {
+pub(crate) fn of_rsync(location: &Location, ssh: Option<&str>, extras: Extras) -> Option<Caps> {
     let mut list = vec![Capability::CAP_DAC_READ_SEARCH];
     if extras.xattrs {
         list.push(Capability::CAP_SYS_ADMIN);
@@ -55,7 +55,7 @@ pub fn of_rsync(location: &Location, ssh: Option<&str>, extras: Extras) -> Optio
 }
 
 /// What a run may have that fetches the mark of a target: nothing, but to read it from a directory of this host.
-pub fn of_fetch(location: &Location, ssh: Option<&str>) -> Option<Caps> {
+pub(crate) fn of_fetch(location: &Location, ssh: Option<&str>) -> Option<Caps> {
     let usual = of_rsync(location, ssh, Extras::default())?;
     Some(match location {
         Location::Local(_) => usual.in_common(Caps::of(&[Capability::CAP_DAC_READ_SEARCH])),
@@ -77,7 +77,7 @@ fn fetches_as_another(location: &Location) -> bool {
 /// Whom the run becomes that fetches the mark of a target; `None`: nobody else. A number that no
 /// user and no group has, so that no other process can look into this one, which may have a
 /// password, nor put a mark in the place of the one that it brings.
-pub fn user_of_fetch(location: &Location) -> Option<User> {
+pub(crate) fn user_of_fetch(location: &Location) -> Option<User> {
     static USER: OnceLock<Option<User>> = OnceLock::new();
     *fetches_as_another(location).then(|| USER.get_or_init(another_user))?
 }
@@ -110,7 +110,7 @@ fn another_user() -> Option<User> {
 /// Whether the run that fetches a mark can be kept from writing anything else. Not an ssh that is
 /// to keep a connection for others, for which it makes a socket; not a shell of which nothing is
 /// known.
-pub fn fetch_writes_nothing_else(location: &Location, ssh: Option<&str>) -> bool {
+pub(crate) fn fetch_writes_nothing_else(location: &Location, ssh: Option<&str>) -> bool {
     let shares =
         |words: &str| words.to_ascii_lowercase().contains("controlmaster") || words.split_whitespace().any(|w| w == "-M");
     of_fetch(location, ssh).is_some() && !(matches!(location, Location::Ssh { .. }) && ssh.is_some_and(shares))
@@ -132,7 +132,7 @@ fn own(mirrors: &[Mirror]) -> Caps {
 }
 
 /// Gives up what the daemon does not need, and returns that. Before the first thread.
-pub fn drop_surplus(config: &Config) -> Caps {
+pub(crate) fn drop_surplus(config: &Config) -> Caps {
     let none = Caps::of(&[]);
     let Some(children) = of_children(&config.mirrors) else {
         tracing::info!("every capability is kept, for a remote shell other than ssh may need any");
@@ -148,7 +148,7 @@ pub fn drop_surplus(config: &Config) -> Caps {
 }
 
 /// What `config` needs of what was given up; `None` when it needs nothing of that.
-pub fn lacks(config: &Config, given_up: Caps) -> Option<String> {
+pub(crate) fn lacks(config: &Config, given_up: Caps) -> Option<String> {
     let needed =
         of_children(&config.mirrors).map_or(given_up, |children| own(&config.mirrors).with(children).in_common(given_up));
     let names = needed.names();

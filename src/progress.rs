@@ -16,59 +16,59 @@ use serde::{Deserialize, Serialize};
 
 use crate::text::{plural, span};
 
-pub use bar::Bar;
+pub(crate) use bar::Bar;
 
 /// How often the log tells of work that goes on.
-pub const LOG_EVERY: Duration = Duration::from_secs(10);
+pub(crate) const LOG_EVERY: Duration = Duration::from_secs(10);
 /// A mean over less than this is none.
 pub(crate) const MEAN_MIN: f64 = 0.5;
 
 /// How far a piece of work is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Progress {
+pub(crate) struct Progress {
     /// In words: `comparing the whole tree`.
-    pub what: String,
+    pub(crate) what: String,
     /// Seconds it has been going on.
-    pub seconds: f64,
+    pub(crate) seconds: f64,
     /// Entries (files, directories, links) done so far, or found while all are not known.
     pub files_done: u64,
     /// All entries; 0 while not known.
     pub files_total: u64,
     /// Content sent, or read to be compared, in bytes.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Entries in a second, the mean since the figures began to move; 0 while not known.
-    pub files_per_second: f64,
+    pub(crate) files_per_second: f64,
     /// Bytes in a second, likewise.
-    pub bytes_per_second: f64,
+    pub(crate) bytes_per_second: f64,
     /// Seconds left at this rate.
-    pub eta_seconds: Option<f64>,
+    pub(crate) eta_seconds: Option<f64>,
     /// Why that is not known; empty when it is.
-    pub eta_unknown: String,
+    pub(crate) eta_unknown: String,
 }
 
 /// What a [`Progress`] is made from.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Figures {
+pub(crate) struct Figures {
     /// How long it has been going on.
-    pub elapsed: Duration,
+    pub(crate) elapsed: Duration,
     /// Since the figures began to move.
-    pub moving: Duration,
+    pub(crate) moving: Duration,
     /// Entries done.
-    pub done: u64,
+    pub(crate) done: u64,
     /// All entries; 0 while not known.
-    pub total: u64,
+    pub(crate) total: u64,
     /// Bytes sent or read.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Which part of the work is done, 0 to 1; `None` while not known.
-    pub share: Option<f64>,
+    pub(crate) share: Option<f64>,
     /// Why not.
-    pub unknown: &'static str,
+    pub(crate) unknown: &'static str,
 }
 
 impl Progress {
     /// `what`: see there.
-    pub fn new(what: String, of: Figures) -> Progress {
+    pub(crate) fn new(what: String, of: Figures) -> Progress {
         let moving = of.moving.as_secs_f64();
         let per_second = |n: u64| if moving < MEAN_MIN { 0.0 } else { n as f64 / moving };
         let eta_seconds =
@@ -88,7 +88,7 @@ impl Progress {
     }
 
     /// The figures in one line: `1204 of 30301 files, 12.3 MiB, 310 files/s, 4.2 MiB/s, 1m 5s left`.
-    pub fn figures(&self) -> String {
+    pub(crate) fn figures(&self) -> String {
         let mut out = match (self.files_done, self.files_total) {
             (done, 0) => format!("{} so far", plural(done, "file")),
             (done, total) => format!("{done} of {}", plural(total, "file")),
@@ -112,7 +112,7 @@ impl Progress {
     }
 
     /// The figures where there is little room, what matters most first: `1m 5s left, 310 files/s, 1204 of 30301 files, 12.3 MiB`.
-    pub fn brief(&self) -> String {
+    pub(crate) fn brief(&self) -> String {
         let left = self.eta_seconds.map(|left| format!("{} left", span(left)));
         let done = match (self.files_done, self.files_total) {
             (done, 0) => format!("{} so far", plural(done, "file")),
@@ -133,7 +133,7 @@ impl Progress {
     /// Tells the log. Nothing while a bar shows it.
     ///
     /// `target`: empty for what concerns no target.
-    pub fn log(&self, mirror: &str, target: &str) {
+    pub(crate) fn log(&self, mirror: &str, target: &str) {
         if bar::is_drawn() {
             return;
         }

@@ -38,23 +38,18 @@ impl<T> Ring<T> {
     }
 
     /// How many values are inside; may be stale by the time it is read when another thread is at work.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
     /// Whether nothing is inside; stale in the same way as [`Ring::len`].
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Whether no further value fits; stale in the same way as [`Ring::len`].
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.0.is_full()
-    }
-
-    /// The most values it holds.
-    pub fn capacity(&self) -> usize {
-        self.0.capacity()
     }
 }
 

@@ -48,7 +48,7 @@ impl Root {
     ///
     /// # Errors
     /// Those of dup(2).
-    pub fn try_clone(&self) -> io::Result<Root> {
+    pub(crate) fn try_clone(&self) -> io::Result<Root> {
         Ok(Root { path: self.path.clone(), given: self.given.clone(), fd: self.fd.try_clone()?, sits: self.sits })
     }
 
@@ -58,17 +58,17 @@ impl Root {
     }
 
     /// Device of the root, `st_dev`.
-    pub fn dev(&self) -> u64 {
+    pub(crate) fn dev(&self) -> u64 {
         self.sits.dev
     }
 
     /// Whether the path was given through a symbolic link, which may be switched.
-    pub fn is_linked(&self) -> bool {
+    pub(crate) fn is_linked(&self) -> bool {
         self.path != self.given
     }
 
     /// As it was given, if through a symbolic link.
-    pub fn link(&self) -> Option<&Path> {
+    pub(crate) fn link(&self) -> Option<&Path> {
         self.is_linked().then_some(&*self.given)
     }
 
@@ -76,7 +76,7 @@ impl Root {
     ///
     /// # Errors
     /// What it leads to instead.
-    pub fn check(&self) -> Result<(), Astray> {
+    pub(crate) fn check(&self) -> Result<(), Astray> {
         let path = self.path.display();
         if self.is_linked() {
             let given = self.given.display();

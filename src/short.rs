@@ -9,7 +9,7 @@ const INLINE: usize = 22;
 /// Bytes; at most `INLINE` of them lie in the value, more on the heap. 24 bytes by itself, where a `Box<[u8]>` takes 16 and at least 32
 /// more on the heap (glibc).
 #[derive(Clone)]
-pub struct Short(Repr);
+pub(crate) struct Short(Repr);
 
 #[derive(Clone)]
 enum Repr {

@@ -18,40 +18,40 @@ use crate::lost::Cause;
 use crate::progress::Progress;
 use crate::text::{plural, span};
 pub use states::{FirstPass, HookState, PathState, StartKind, TargetState};
-pub use verdict::Health;
-pub use verify::{Difference, Report, Verify};
+pub(crate) use verdict::Health;
+pub(crate) use verify::Verify;
 
 /// The number of the JSON's format: another one when a field goes or comes to mean something else,
 /// not when one is added.
-pub const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
 
 /// Everything, at one moment.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Snapshot {
     /// [`FORMAT`].
     #[serde(default)]
-    pub format: u32,
+    pub(crate) format: u32,
     /// `ok`, `behind` or `trouble`: see [`Health`].
     #[serde(default)]
-    pub health: String,
+    pub(crate) health: String,
     /// The same in one line.
     #[serde(default)]
-    pub verdict: String,
+    pub(crate) verdict: String,
     /// The daemon's version.
-    pub version: String,
+    pub(crate) version: String,
     /// Its process id.
-    pub pid: u32,
+    pub(crate) pid: u32,
     /// Seconds since it started.
-    pub uptime_seconds: f64,
+    pub(crate) uptime_seconds: f64,
     /// Capabilities in force, as in capabilities(7).
     #[serde(default)]
-    pub capabilities: Vec<String>,
+    pub(crate) capabilities: Vec<String>,
     /// Why the configuration in force is not that of the file, with its place there; empty when it is.
     #[serde(default)]
-    pub config_error: String,
+    pub(crate) config_error: String,
     /// Lines of the log that could not be written.
     #[serde(default)]
-    pub log_lost: crate::log::Lost,
+    pub(crate) log_lost: crate::log::Lost,
     /// One per `[[mirror]]`.
     pub mirrors: Vec<Mirror>,
 }
@@ -60,130 +60,130 @@ pub struct Snapshot {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Mirror {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// The canonical watch root.
-    pub source: String,
+    pub(crate) source: String,
     /// The source as configured, where a symbolic link on it leads elsewhere; empty otherwise.
     #[serde(default)]
-    pub given: String,
+    pub(crate) given: String,
     /// How each filesystem is watched.
-    pub watch: Vec<Watch>,
+    pub(crate) watch: Vec<Watch>,
     /// The rsync that is run; empty for a mirror without targets.
     #[serde(default)]
-    pub rsync: String,
+    pub(crate) rsync: String,
     /// What is unsafe about that rsync; empty when nothing is known.
     #[serde(default)]
-    pub rsync_unsafe: String,
+    pub(crate) rsync_unsafe: String,
     /// How events are read, and why so.
-    pub reader: String,
+    pub(crate) reader: String,
     /// How often the reader waited because the ring was full, or all buffers were; events then wait in the kernel.
     #[serde(default)]
-    pub reader_pauses: u64,
+    pub(crate) reader_pauses: u64,
     /// Whether all marks (or watches) are in place.
-    pub ready: bool,
+    pub(crate) ready: bool,
     /// Why nothing is sent although targets may be well; empty when it is.
-    pub held: String,
+    pub(crate) held: String,
     /// Places below the source that are left alone.
     #[serde(default)]
-    pub apart: Vec<Apart>,
+    pub(crate) apart: Vec<Apart>,
     /// Why the state that a restart begins with is not saved; empty when it is.
     #[serde(default)]
-    pub state_unsaved: String,
+    pub(crate) state_unsaved: String,
     /// For how long.
     #[serde(default)]
-    pub state_unsaved_seconds: f64,
+    pub(crate) state_unsaved_seconds: f64,
     /// Its engine has not answered for so long; the rest is what it said then. 0 when it answers.
     #[serde(default)]
-    pub unanswered_seconds: f64,
+    pub(crate) unanswered_seconds: f64,
     /// Events decoded.
     pub events: u64,
     /// Events that made no path dirty: outside the root, or excluded.
-    pub foreign: u64,
+    pub(crate) foreign: u64,
     /// Directories that were looked up by handle.
-    pub lookups: u64,
+    pub(crate) lookups: u64,
     /// Walks over the source for files that changed and had no path.
     #[serde(default)]
-    pub searches: u64,
+    pub(crate) searches: u64,
     /// Directories known inside the root.
-    pub directories: u64,
+    pub(crate) directories: u64,
     /// Directories outside the root or left out that the kernel was told not to report, as they were busy.
-    pub muted_directories: u64,
+    pub(crate) muted_directories: u64,
     /// Files outside the root or left out whose writes the kernel was told not to report (`follow_open_files`).
-    pub muted_files: u64,
+    pub(crate) muted_files: u64,
     /// Whether files are sent while they are open for writing.
     #[serde(default)]
-    pub follow_open_files: bool,
+    pub(crate) follow_open_files: bool,
     /// Why, or why not.
     #[serde(default)]
-    pub follow_why: String,
+    pub(crate) follow_why: String,
     /// Files that are being written and are looked at when `follow_interval` is over (`follow_open_files`).
-    pub following: u64,
+    pub(crate) following: u64,
     /// Files known to have several names: a change through one outside is one of theirs.
     #[serde(default)]
-    pub linked_files: u64,
+    pub(crate) linked_files: u64,
     /// Walks over the source, or directories of it, for such files.
     #[serde(default)]
-    pub linked_walks: u64,
+    pub(crate) linked_walks: u64,
     /// Files with several names; only with `hard_links`.
-    pub links: Option<Links>,
+    pub(crate) links: Option<Links>,
     /// Losses of sight, by cause.
     pub lost: BTreeMap<String, u64>,
     /// How far the first pass is.
     pub initial: FirstPass,
     /// How the mirror began.
-    pub start: Start,
+    pub(crate) start: Start,
     /// One per target.
     pub targets: Vec<Target>,
     /// One per `[[mirror.hook]]`.
     #[serde(default)]
-    pub hooks: Vec<Hook>,
+    pub(crate) hooks: Vec<Hook>,
 }
 
 /// A place below the source that is left alone.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Apart {
     /// Relative to the source.
-    pub path: String,
+    pub(crate) path: String,
     /// Why.
-    pub why: String,
+    pub(crate) why: String,
     /// What lies there waits; else it does not belong to the mirror.
-    pub held: bool,
+    pub(crate) held: bool,
 }
 
 /// What is known of hard links.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Links {
     /// Files with several names.
-    pub files: u64,
+    pub(crate) files: u64,
     /// Their names.
-    pub names: u64,
+    pub(crate) names: u64,
     /// Walks over the source in search of them.
-    pub walks: u64,
+    pub(crate) walks: u64,
     /// Files with too many names to be kept together: each name is sent as a file of its own.
     #[serde(default)]
-    pub apart: u64,
+    pub(crate) apart: u64,
 }
 
 /// How a mirror began, and what that took.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Start {
     /// With what.
-    pub how: StartKind,
+    pub(crate) how: StartKind,
     /// Why not by a walk; per target where only some need a comparison. Empty for a walk for all.
-    pub why: String,
+    pub(crate) why: String,
     /// The walk goes on.
-    pub walking: bool,
+    pub(crate) walking: bool,
     /// How far it is while it goes on.
     #[serde(default)]
-    pub progress: Option<Progress>,
+    pub(crate) progress: Option<Progress>,
     /// The walk: directories read.
-    pub directories: u64,
+    pub(crate) directories: u64,
     /// The walk: names looked at.
-    pub entries: u64,
+    pub(crate) entries: u64,
     /// The walk: paths found that may differ on a target, a subtree being one.
-    pub found: u64,
+    pub(crate) found: u64,
     /// The walk: how long it took.
-    pub seconds: f64,
+    pub(crate) seconds: f64,
 }
 
 impl Start {
@@ -211,23 +211,23 @@ impl Start {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Watch {
     /// Where it is mounted (or the root).
-    pub mount: String,
+    pub(crate) mount: String,
     /// `fanotify` or `inotify`.
-    pub backend: String,
+    pub(crate) backend: String,
     /// Why this one.
-    pub why: String,
+    pub(crate) why: String,
     /// inotify: directories watched.
-    pub watches: u64,
+    pub(crate) watches: u64,
     /// inotify: subtrees that could not be watched and are compared again and again instead.
-    pub unwatched: Vec<String>,
+    pub(crate) unwatched: Vec<String>,
     /// inotify: what raises no event here, and what is done about it.
     #[serde(default)]
-    pub unreported: String,
+    pub(crate) unreported: String,
 }
 
 impl Mirror {
     /// The long work that goes on, each with whom it concerns.
-    pub fn works(&self) -> Vec<(String, Progress)> {
+    pub(crate) fn works(&self) -> Vec<(String, Progress)> {
         let mut out: Vec<(String, Progress)> = self.start.progress.iter().map(|p| (self.name.clone(), p.clone())).collect();
         for t in &self.targets {
             let verify = t.verify.iter().filter_map(|v| v.progress.as_ref());
@@ -249,156 +249,156 @@ const MAKE_SOURCE: &str = "Mount or make the source, and the mirror begins by it
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Target {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Where it is, without passwords.
-    pub url: String,
+    pub(crate) url: String,
     /// What it does, or why it does nothing.
-    pub state: TargetState,
+    pub(crate) state: TargetState,
     /// It holds every change, and nothing failed or waits for a person; `None` until
     /// [`Snapshot::judged`], as the mirror decides, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub in_sync: Option<bool>,
+    pub(crate) in_sync: Option<bool>,
     /// Why it is not `idle` or `syncing`.
-    pub reason: String,
+    pub(crate) reason: String,
     /// What somebody can do about that; empty when there is nothing.
     #[serde(default)]
-    pub advice: String,
+    pub(crate) advice: String,
     /// Distinct paths that wait to be sent.
     pub pending: u64,
     /// Some of them, the oldest of these first.
     #[serde(default)]
-    pub pending_paths: Vec<Pending>,
+    pub(crate) pending_paths: Vec<Pending>,
     /// Changes that made no path more wait, as it waited already.
     #[serde(default)]
-    pub merged: u64,
+    pub(crate) merged: u64,
     /// The epoch that is pushed as; 0 where no roles are honoured, and while fenced.
     #[serde(default)]
-    pub epoch: u64,
+    pub(crate) epoch: u64,
     /// What runs replace on the target is kept there: the first pass of an epoch is not through.
     #[serde(default)]
-    pub keeps_aside: bool,
+    pub(crate) keeps_aside: bool,
     /// Paths in flight.
-    pub in_flight: u64,
+    pub(crate) in_flight: u64,
     /// Since when it is paused, seconds since 1970; 0 when it is not.
-    pub paused_unix: f64,
+    pub(crate) paused_unix: f64,
     /// Age of the oldest change that is not confirmed.
-    pub lag_seconds: f64,
+    pub(crate) lag_seconds: f64,
     /// When a batch was last confirmed, seconds since 1970; 0 for never.
-    pub last_success_unix: f64,
+    pub(crate) last_success_unix: f64,
     /// Seconds until the target is tried again; 0 when it is up.
-    pub retry_seconds: f64,
+    pub(crate) retry_seconds: f64,
     /// It is being tried at this moment.
     #[serde(default)]
-    pub trying: bool,
+    pub(crate) trying: bool,
     /// Failed attempts to reach it, since it was last up.
-    pub tries: u64,
+    pub(crate) tries: u64,
     /// Batches confirmed.
-    pub batches: u64,
+    pub(crate) batches: u64,
     /// rsync runs that carried a batch.
-    pub runs: u64,
+    pub(crate) runs: u64,
     /// Runs that did not end well, by class.
-    pub bad_runs: BTreeMap<String, u64>,
+    pub(crate) bad_runs: BTreeMap<String, u64>,
     /// Batches that left through a process that stood by.
-    pub standby_hits: u64,
+    pub(crate) standby_hits: u64,
     /// Processes standing by.
-    pub standby: u64,
+    pub(crate) standby: u64,
     /// Files whose content was sent.
-    pub files_sent: u64,
+    pub(crate) files_sent: u64,
     /// Names deleted on the target.
-    pub deleted: u64,
+    pub(crate) deleted: u64,
     /// Bytes on the wire, as rsync counts them.
-    pub bytes_sent: u64,
+    pub(crate) bytes_sent: u64,
     /// Renames that the target carried out itself.
-    pub renames: u64,
+    pub(crate) renames: u64,
     /// Renames whose content was sent all the same: something changed meanwhile, or the target could not.
-    pub renames_sent_whole: u64,
+    pub(crate) renames_sent_whole: u64,
     /// How often the bound on pending paths made directories coarser.
-    pub coarsened: u64,
+    pub(crate) coarsened: u64,
     /// Progress of a running pass over the whole tree.
-    pub reconcile: Option<Progress>,
+    pub(crate) reconcile: Option<Progress>,
     /// Progress of the other runs that compare something, and of all that take long.
     #[serde(default)]
-    pub passes: Vec<Progress>,
+    pub(crate) passes: Vec<Progress>,
     /// Deletions that wait for somebody to let them through.
-    pub held_deletes: u64,
+    pub(crate) held_deletes: u64,
     /// Why; empty when there are none.
-    pub held_reason: String,
+    pub(crate) held_reason: String,
     /// Paths that failed again and again.
-    pub failures: Vec<Failure>,
+    pub(crate) failures: Vec<Failure>,
     /// Failures that did not fit into the list.
-    pub failures_more: u64,
+    pub(crate) failures_more: u64,
     /// The last words of a run that were not understood; what they were about was compared once more. Empty for none.
     #[serde(default)]
-    pub unknown_words: String,
+    pub(crate) unknown_words: String,
     /// The last batch.
-    pub last_batch: String,
+    pub(crate) last_batch: String,
     /// The last comparison with the source, or the one that runs.
     #[serde(default)]
-    pub verify: Option<Verify>,
+    pub(crate) verify: Option<Verify>,
 }
 
 /// A path that waits to be sent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Pending {
+pub(crate) struct Pending {
     /// Escaped for display; `.` is the source itself.
-    pub path: String,
+    pub(crate) path: String,
     /// `entry`, `contents` (one level of a directory) or `subtree`.
-    pub kind: String,
+    pub(crate) kind: String,
     /// How long it has been waiting.
-    pub seconds: f64,
+    pub(crate) seconds: f64,
 }
 
 /// A path that does not go through.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Failure {
     /// Escaped for display.
-    pub path: String,
+    pub(crate) path: String,
     /// rsync's words.
-    pub reason: String,
+    pub(crate) reason: String,
     /// Failed attempts.
-    pub tries: u32,
+    pub(crate) tries: u32,
     /// Seconds until the next one.
-    pub retry_seconds: f64,
+    pub(crate) retry_seconds: f64,
 }
 
 /// One hook.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Hook {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// `command`, `socket`, `http` or `cdn`.
-    pub kind: String,
+    pub(crate) kind: String,
     /// What it does.
-    pub state: HookState,
+    pub(crate) state: HookState,
     /// Why it is `retrying`.
-    pub reason: String,
+    pub(crate) reason: String,
     /// Seconds until it is tried again.
-    pub retry_seconds: f64,
+    pub(crate) retry_seconds: f64,
     /// Changes that wait for their delivery.
-    pub pending: u64,
+    pub(crate) pending: u64,
     /// Changes that are being delivered.
-    pub in_flight: u64,
+    pub(crate) in_flight: u64,
     /// Changes that one target holds and another one lacks.
-    pub waiting: u64,
+    pub(crate) waiting: u64,
     /// Changes delivered.
-    pub delivered: u64,
+    pub(crate) delivered: u64,
     /// Changes given up.
-    pub failed: u64,
+    pub(crate) failed: u64,
     /// Deliveries that failed and were, or are to be, tried again.
-    pub retries: u64,
+    pub(crate) retries: u64,
     /// Changes that did not fit into the queue.
-    pub dropped: u64,
+    pub(crate) dropped: u64,
     /// When something was last delivered, seconds since 1970; 0 for never.
-    pub last_success_unix: f64,
+    pub(crate) last_success_unix: f64,
     /// Changes that keep failing, then those given up, the last first.
-    pub failures: Vec<Failure>,
+    pub(crate) failures: Vec<Failure>,
     /// Failures that did not fit into the list.
-    pub failures_more: u64,
+    pub(crate) failures_more: u64,
 }
 
 impl Snapshot {
     /// Several lines for a terminal: what is in sync, what is not, and why.
-    pub fn human(&self) -> String {
+    pub(crate) fn human(&self) -> String {
         let mut out = format!("{}\n{}\n", self.verdict(), self.overview());
         let _ = writeln!(out, "fansync {} pid {} up {}", self.version, self.pid, span(self.uptime_seconds));
         let _ = writeln!(

@@ -24,8 +24,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-pub use judge::{Mind, Reason};
-pub use walk::{make_directory, program};
+pub(crate) use judge::{Mind, Reason};
+pub(crate) use walk::{make_directory, program};
 
 use judge::Us;
 use walk::{Kind, Step};
@@ -64,7 +64,7 @@ pub enum TrustError {
 
 impl TrustError {
     /// What the administrator can do.
-    pub fn help(&self) -> String {
+    pub(crate) fn help(&self) -> String {
         match self {
             TrustError::Io { .. } => "correct the path, or its rights".into(),
             TrustError::Kind { want, .. } => format!("give the path of {want}"),
@@ -73,7 +73,7 @@ impl TrustError {
     }
 
     /// Whether the path does not exist, as opposed to one that cannot be trusted.
-    pub fn is_missing(&self) -> bool {
+    pub(crate) fn is_missing(&self) -> bool {
         matches!(self, TrustError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 }
@@ -93,7 +93,7 @@ impl From<TrustError> for io::Error {
 ///
 /// # Errors
 /// See [`TrustError`].
-pub fn open(path: &Path, mind: Mind) -> Result<File, TrustError> {
+pub(crate) fn open(path: &Path, mind: Mind) -> Result<File, TrustError> {
     let us = Us::now();
     let step = walk::walk(path, &us)?;
     if step.facts.kind != Kind::File {
@@ -107,7 +107,7 @@ pub fn open(path: &Path, mind: Mind) -> Result<File, TrustError> {
 ///
 /// # Errors
 /// See [`TrustError`].
-pub fn file(path: &Path, mind: Mind) -> Result<(), TrustError> {
+pub(crate) fn file(path: &Path, mind: Mind) -> Result<(), TrustError> {
     open(path, mind).map(drop)
 }
 
@@ -115,7 +115,7 @@ pub fn file(path: &Path, mind: Mind) -> Result<(), TrustError> {
 ///
 /// # Errors
 /// See [`TrustError`].
-pub fn read(path: &Path, mind: Mind, most: u64) -> Result<Vec<u8>, TrustError> {
+pub(crate) fn read(path: &Path, mind: Mind, most: u64) -> Result<Vec<u8>, TrustError> {
     let mut bytes = Vec::new();
     let read = open(path, mind)?.take(most).read_to_end(&mut bytes);
     read.map_err(|source| TrustError::Io { path: path.to_owned(), source })?;
@@ -127,7 +127,7 @@ pub fn read(path: &Path, mind: Mind, most: u64) -> Result<Vec<u8>, TrustError> {
 ///
 /// # Errors
 /// See [`TrustError`].
-pub fn directory(path: &Path) -> Result<(), TrustError> {
+pub(crate) fn directory(path: &Path) -> Result<(), TrustError> {
     let us = Us::now();
     let step = match walk::walk(path, &us) {
         Err(error) if error.is_missing() => return Ok(()),
@@ -143,7 +143,7 @@ pub fn directory(path: &Path) -> Result<(), TrustError> {
 ///
 /// # Errors
 /// See [`TrustError`]; `path` is what messages call it.
-pub fn descriptor(file: &File, path: &Path, mind: Mind) -> Result<(), TrustError> {
+pub(crate) fn descriptor(file: &File, path: &Path, mind: Mind) -> Result<(), TrustError> {
     Step::of(file.try_clone().map_err(|source| TrustError::Io { path: path.to_owned(), source })?.into(), path)?
         .judge(&Us::now(), mind)
 }

@@ -39,27 +39,27 @@ Exit codes: 0 done, 64 usage, 69 a page cannot be written, 77 not permitted.";
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct CompletionsArgs {
     /// Which shell
-    pub shell: clap_complete::Shell,
+    pub(crate) shell: clap_complete::Shell,
 }
 
 /// `fansync man`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct ManArgs {
     /// A directory of manual pages
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
 }
 
 /// What went wrong with a page.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write {path}")]
-pub struct ManualError {
+pub(crate) struct ManualError {
     path: PathBuf,
     source: io::Error,
 }
 
 impl ManualError {
     /// The code to leave with.
-    pub fn exit_code(&self) -> ExitCode {
+    pub(crate) fn exit_code(&self) -> ExitCode {
         match self.source.kind() {
             io::ErrorKind::PermissionDenied => ExitCode::NotPermitted,
             _ => ExitCode::Unavailable,
@@ -69,17 +69,17 @@ impl ManualError {
 
 /// One manual page.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Page {
+pub(crate) struct Page {
     /// As in `fansync.toml`.
-    pub name: String,
+    pub(crate) name: String,
     /// As in `5`.
-    pub section: &'static str,
+    pub(crate) section: &'static str,
     /// For troff, with the macros of man(7).
-    pub text: String,
+    pub(crate) text: String,
 }
 
 /// Every page.
-pub fn pages() -> Vec<Page> {
+pub(crate) fn pages() -> Vec<Page> {
     let mut command = command();
     command.build();
     let mut pages = Vec::new();
@@ -92,7 +92,7 @@ pub fn pages() -> Vec<Page> {
 ///
 /// # Errors
 /// The first file or directory that could not be written.
-pub fn write(dir: &Path) -> Result<(), ManualError> {
+pub(crate) fn write(dir: &Path) -> Result<(), ManualError> {
     for page in pages() {
         let dir = dir.join(format!("man{}", page.section));
         let path = dir.join(format!("{}.{}", page.name, page.section));
@@ -102,7 +102,7 @@ pub fn write(dir: &Path) -> Result<(), ManualError> {
 }
 
 /// The completions for one shell, a script.
-pub fn completions(shell: clap_complete::Shell) -> Vec<u8> {
+pub(crate) fn completions(shell: clap_complete::Shell) -> Vec<u8> {
     let mut out = Vec::new();
     clap_complete::generate(shell, &mut command(), "fansync", &mut out);
     out

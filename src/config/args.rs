@@ -285,7 +285,7 @@ pub(super) fn check(args: &[String]) -> Vec<Refused> {
 }
 
 /// Whether one of `args` names a directory, which rsync may look for below the one it copies to. In doubt it does.
-pub fn name_directories(args: &[String]) -> bool {
+pub(crate) fn name_directories(args: &[String]) -> bool {
     args.iter().any(|arg| {
         let arg = arg.strip_prefix("--remote-option=").unwrap_or(arg);
         arg.contains("-dir") || (!arg.starts_with("--") && arg.contains('T'))
@@ -294,20 +294,20 @@ pub fn name_directories(args: &[String]) -> bool {
 
 /// Whether one of `args` has the receiver use files or attributes beside those that it copies: directories for what is not complete, and
 /// attributes in place of owners. In doubt it does.
-pub fn names_places(args: &[String]) -> bool {
+pub(crate) fn names_places(args: &[String]) -> bool {
     let named = |arg: &String| arg.contains("delay-updates") || arg.contains("fake-super");
     name_directories(args) || args.iter().any(named)
 }
 
 /// Whether one of `args` is for the other side alone (`-M`).
-pub fn passes_options_on(args: &[String]) -> bool {
+pub(crate) fn passes_options_on(args: &[String]) -> bool {
     let short = |arg: &str| !arg.starts_with("--") && arg.starts_with('-') && arg.contains('M');
     args.iter().any(|arg| arg.starts_with("--remote-option") || short(arg))
 }
 
 /// Whether the times of directories are copied, with `args`, which were checked; of several that
 /// contradict each other the last holds, as with rsync.
-pub fn copies_dir_times(args: &[String]) -> bool {
+pub(crate) fn copies_dir_times(args: &[String]) -> bool {
     args.iter().fold(true, |copies, arg| match arg.as_str() {
         "--omit-dir-times" => false,
         "--no-omit-dir-times" | "--no-O" => true,
@@ -323,11 +323,11 @@ fn letters(cluster: &str) -> impl Iterator<Item = char> + '_ {
 
 /// Which nodes of the source are copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Nodes {
+pub(crate) struct Nodes {
     /// Block and character devices.
-    pub devices: bool,
+    pub(crate) devices: bool,
     /// Sockets and FIFOs.
-    pub specials: bool,
+    pub(crate) specials: bool,
 }
 
 impl Default for Nodes {
@@ -338,7 +338,7 @@ impl Default for Nodes {
 
 impl Nodes {
     /// With `args`, which were checked; of several that contradict each other the last holds, as with rsync.
-    pub fn copied(args: &[String]) -> Nodes {
+    pub(crate) fn copied(args: &[String]) -> Nodes {
         let mut nodes = Nodes::default();
         for arg in args {
             match arg.as_str() {

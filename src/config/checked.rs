@@ -32,121 +32,121 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Daemon {
     /// Where pending work survives a restart. Absolute.
-    pub state_dir: PathBuf,
+    pub(crate) state_dir: PathBuf,
     /// The socket that `status` and `flush` speak to. Absolute.
-    pub status_socket: PathBuf,
+    pub(crate) status_socket: PathBuf,
     /// A group whose members may read the status through that socket, and nothing else.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub socket_group: Option<String>,
+    pub(crate) socket_group: Option<String>,
     /// How long SIGTERM waits for runs in flight.
     #[serde(serialize_with = "units::serialize")]
-    pub stop_timeout: Duration,
+    pub(crate) stop_timeout: Duration,
     /// Where metrics and the status page are served, if at all.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub metrics: Option<SocketAddr>,
+    pub(crate) metrics: Option<SocketAddr>,
     /// Whether that has the page, which shows names of files to every user of this host.
-    pub page: bool,
+    pub(crate) page: bool,
     /// A file of metrics for node_exporter's textfile collector, if there is to be one. Absolute, ends in `.prom`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub metrics_file: Option<PathBuf>,
+    pub(crate) metrics_file: Option<PathBuf>,
     /// How often that file is written.
     #[serde(serialize_with = "units::serialize")]
-    pub metrics_interval: Duration,
+    pub(crate) metrics_interval: Duration,
     /// `[daemon.log]`.
-    pub log: LogConfig,
+    pub(crate) log: LogConfig,
 }
 
 /// One source and its targets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mirror {
     /// Letters, digits, `-`, `_`, `.`.
-    pub name: String,
+    pub(crate) name: String,
     /// The tree. Absolute; need not exist yet.
-    pub source: PathBuf,
+    pub(crate) source: PathBuf,
     /// Whether what is gone from the source goes from the targets.
-    pub delete: bool,
+    pub(crate) delete: bool,
     /// What would delete more on a target is held until somebody lets it through.
-    pub max_delete: Option<MaxDelete>,
+    pub(crate) max_delete: Option<MaxDelete>,
     /// A target that no run of this mirror has filled keeps what only it has, where that is more than this part of it.
-    pub first_max_delete: MaxDelete,
+    pub(crate) first_max_delete: MaxDelete,
     /// Larger files are left out, in bytes; what size they say that they have counts, whatever they take of the disk.
-    pub max_file_size: Option<u64>,
+    pub(crate) max_file_size: Option<u64>,
     /// The source may lose everything at one blow without stopping the mirror.
-    pub allow_empty: bool,
+    pub(crate) allow_empty: bool,
     /// What happens at the start.
     pub initial: Initial,
     /// Where changes are heard from.
-    pub watch: Watch,
+    pub(crate) watch: Watch,
     /// Whether the role marks of source and targets decide who may push.
-    pub roles: bool,
+    pub(crate) roles: bool,
     /// Nothing runs unless rsync can be kept within the source.
-    pub require_confined: bool,
+    pub(crate) require_confined: bool,
     /// Renames are carried out on the targets instead of sending their content.
-    pub send_renames: bool,
+    pub(crate) send_renames: bool,
     /// Whether files are sent while they are open for writing.
-    pub follow_open_files: FollowOpenFiles,
+    pub(crate) follow_open_files: FollowOpenFiles,
     /// The least time between two looks at a file that is being written.
-    pub follow_interval: Duration,
+    pub(crate) follow_interval: Duration,
     /// What belongs to the mirror.
     pub filter: Filter,
     /// Which filesystems below the source belong to the mirror.
-    pub mounts: Mounts,
+    pub(crate) mounts: Mounts,
     /// Where its patterns are written.
-    pub origins: Origins,
+    pub(crate) origins: Origins,
     /// What is carried over beside content, owner, mode and times.
-    pub extras: Extras,
+    pub(crate) extras: Extras,
     /// Time between full passes, if there are to be any.
-    pub full_every: Option<Duration>,
+    pub(crate) full_every: Option<Duration>,
     /// What those passes leave alone besides: patterns of rsync.
-    pub full_exclude: Vec<String>,
+    pub(crate) full_exclude: Vec<String>,
     /// Time between comparisons in the background, if there are to be any.
-    pub verify_every: Option<Duration>,
+    pub(crate) verify_every: Option<Duration>,
     /// They read files of equal size and times, too.
-    pub verify_checksum: bool,
+    pub(crate) verify_checksum: bool,
     /// What they find is put right.
-    pub verify_repair: bool,
+    pub(crate) verify_repair: bool,
     /// `[mirror.events]`.
     pub events: Events,
     /// Where a record of the paths that failed for good is kept. Absolute.
-    pub fail_log: Option<PathBuf>,
+    pub(crate) fail_log: Option<PathBuf>,
     /// `[mirror.batch]`.
-    pub batch: Batch,
+    pub(crate) batch: Batch,
     /// The rsync program: absolute, or a name to look up in `PATH`.
-    pub rsync: PathBuf,
+    pub(crate) rsync: PathBuf,
     /// `[mirror.kernel]`.
-    pub kernel: KernelSwitches,
+    pub(crate) kernel: KernelSwitches,
     /// `[[mirror.target]]`, with different names; at least one, or else at least one hook.
     pub targets: Vec<Target>,
     /// `[[mirror.hook]]`, with different names.
-    pub hooks: Vec<Hook>,
+    pub(crate) hooks: Vec<Hook>,
 }
 
 /// What is carried over beside content, owner, mode and times; keys of the mirror.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Extras {
     /// Which names are one file (`-H`).
-    pub hard_links: bool,
+    pub(crate) hard_links: bool,
     /// Extended attributes (`-X`).
-    pub xattrs: bool,
+    pub(crate) xattrs: bool,
     /// Access control lists (`-A`).
-    pub acls: bool,
+    pub(crate) acls: bool,
     /// Holes in files stay holes (`-S`).
-    pub sparse: bool,
+    pub(crate) sparse: bool,
 }
 
 /// Filesystems below the source that do not belong to the mirror, and those that do although they are none by default. Each is a type, or a
 /// place: a path from the source, with a slash in front.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
-pub struct Mounts {
+pub(crate) struct Mounts {
     /// Left alone.
-    pub skip: Vec<String>,
+    pub(crate) skip: Vec<String>,
     /// Mirrored.
-    pub take: Vec<String>,
+    pub(crate) take: Vec<String>,
 }
 
 /// How many entries one batch or one comparison may delete on a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MaxDelete {
+pub(crate) enum MaxDelete {
     /// So many.
     Count(u64),
     /// That share of the tree's entries, 1 to 100.
@@ -183,7 +183,7 @@ pub enum Initial {
 
 /// When files are sent while they are open for writing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum FollowOpenFiles {
+pub(crate) enum FollowOpenFiles {
     /// Where other hosts write to the source: it is exported by NFS, or shared by Samba.
     #[default]
     Auto,
@@ -226,7 +226,7 @@ impl Serialize for FollowOpenFiles {
 /// Where changes are heard from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
-pub enum Watch {
+pub(crate) enum Watch {
     /// fanotify where the kernel and the filesystem have it, else inotify; per filesystem.
     Auto,
     /// fanotify or an error.
@@ -237,103 +237,103 @@ pub enum Watch {
 
 /// How changes are gathered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Batch {
+pub(crate) struct Batch {
     /// Cadence at which the kernel's queue is drained once it is busy.
     #[serde(serialize_with = "units::serialize")]
-    pub settle: Duration,
+    pub(crate) settle: Duration,
     /// The longest time a change may wait for others to join it.
     #[serde(serialize_with = "units::serialize")]
-    pub max_delay: Duration,
+    pub(crate) max_delay: Duration,
     /// How long a file that was created and not closed is held back.
     #[serde(serialize_with = "units::serialize")]
-    pub create_hold: Duration,
+    pub(crate) create_hold: Duration,
     /// Paths in one rsync run.
-    pub max_paths: usize,
+    pub(crate) max_paths: usize,
     /// Pending paths per target; past it, directories stand for what is below them.
-    pub max_pending: usize,
+    pub(crate) max_pending: usize,
 }
 
 /// Which changes are followed as they come. What is not followed is left to comparisons (`full_every`, a start, a loss of sight).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Events {
     /// Files and directories that are deleted.
-    pub delete: bool,
+    pub(crate) delete: bool,
     /// Directories that are made, and all that happens below them.
-    pub create_folder: bool,
+    pub(crate) create_folder: bool,
     /// Files, links and nodes that are made; beside `close_write`, what is never written: links, FIFOs.
-    pub create_file: bool,
+    pub(crate) create_file: bool,
     /// Files that were written.
-    pub close_write: bool,
+    pub(crate) close_write: bool,
     /// Old names of what is renamed or moved away.
-    pub move_from: bool,
+    pub(crate) move_from: bool,
     /// New names of what is renamed or moved in.
-    pub move_to: bool,
+    pub(crate) move_to: bool,
     /// Mode, owner, times, extended attributes.
-    pub attrib: bool,
+    pub(crate) attrib: bool,
 }
 
 /// Kernel features that can be switched off, to find faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct KernelSwitches {
+pub(crate) struct KernelSwitches {
     /// `FAN_UNLIMITED_QUEUE`.
-    pub unlimited_queue: bool,
+    pub(crate) unlimited_queue: bool,
     /// `FAN_RENAME`.
-    pub rename_events: bool,
+    pub(crate) rename_events: bool,
     /// io_uring for reading events and driving rsync.
-    pub io_uring: bool,
+    pub(crate) io_uring: bool,
 }
 
 /// One copy to keep.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Target {
     /// Letters, digits, `-`, `_`, `.`.
-    pub name: String,
+    pub(crate) name: String,
     /// Where it lies.
     #[serde(rename = "url")]
-    pub location: Location,
+    pub(crate) location: Location,
     /// The rsync daemon's password. Absolute; only for [`Location::Daemon`].
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub password_file: Option<PathBuf>,
+    pub(crate) password_file: Option<PathBuf>,
     /// Instead of the mirror's.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_delete: Option<MaxDelete>,
+    pub(crate) max_delete: Option<MaxDelete>,
     /// Compression on the wire.
-    pub compress: Compress,
+    pub(crate) compress: Compress,
     /// More rsync options, each of them judged harmless.
-    pub args: Vec<String>,
+    pub(crate) args: Vec<String>,
     /// Runs at the same time for large batches.
-    pub jobs: usize,
+    pub(crate) jobs: usize,
     /// Runs at the same time for small batches, beside `jobs`.
-    pub small_jobs: usize,
+    pub(crate) small_jobs: usize,
     /// rsync processes that wait connected.
-    pub standby: usize,
+    pub(crate) standby: usize,
     /// Age at which a waiting process is replaced.
     #[serde(serialize_with = "units::serialize")]
-    pub standby_max_age: Duration,
+    pub(crate) standby_max_age: Duration,
     /// rsync's `--timeout`; whole seconds.
     #[serde(serialize_with = "units::serialize")]
-    pub timeout: Duration,
+    pub(crate) timeout: Duration,
     /// Time to connect; whole seconds.
     #[serde(serialize_with = "units::serialize")]
-    pub connect_timeout: Duration,
+    pub(crate) connect_timeout: Duration,
     /// A run without any progress for this long is ended. More than `timeout`.
     #[serde(serialize_with = "units::serialize")]
-    pub watchdog: Duration,
+    pub(crate) watchdog: Duration,
     /// The first wait after a failure.
     #[serde(serialize_with = "units::serialize")]
-    pub retry_min: Duration,
+    pub(crate) retry_min: Duration,
     /// The longest wait after failures.
     #[serde(serialize_with = "units::serialize")]
-    pub retry_max: Duration,
+    pub(crate) retry_max: Duration,
     /// The longest wait of a path that failed for good; `retry_max` if not given.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::serialize_some")]
-    pub retry_failed: Option<Duration>,
+    pub(crate) retry_failed: Option<Duration>,
     /// The remote shell and its words, as in `ssh -p 2222 -i key`; only for [`Location::Ssh`]. `ssh` if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub ssh: Option<String>,
+    pub(crate) ssh: Option<String>,
     /// The rsync program on the other side; only for [`Location::Ssh`].
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub rsync_path: Option<String>,
+    pub(crate) rsync_path: Option<String>,
 }
 
 /// Compression on the wire.
@@ -352,7 +352,7 @@ pub enum Compress {
 
 impl Compress {
     /// The name that rsync's `--compress-choice` takes; `None` for no compression.
-    pub fn choice(self) -> Option<&'static str> {
+    pub(crate) fn choice(self) -> Option<&'static str> {
         match self {
             Compress::None => None,
             Compress::Zstd => Some("zstd"),
@@ -414,7 +414,7 @@ impl Default for KernelSwitches {
 
 impl Mirror {
     /// A mirror with all defaults and no targets yet.
-    pub fn new(name: impl Into<String>, source: impl Into<PathBuf>) -> Mirror {
+    pub(crate) fn new(name: impl Into<String>, source: impl Into<PathBuf>) -> Mirror {
         Mirror {
             name: name.into(),
             source: source.into(),
@@ -452,7 +452,7 @@ impl Mirror {
 
 impl Target {
     /// A target with all defaults.
-    pub fn new(name: impl Into<String>, location: Location) -> Target {
+    pub(crate) fn new(name: impl Into<String>, location: Location) -> Target {
         Target {
             name: name.into(),
             location,

@@ -18,30 +18,30 @@ use super::secrets::may_hold_secret;
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub(crate) struct Problem {
     /// Where in the text, in bytes; none for what concerns the whole file or a command line.
-    pub at: Option<Range<usize>>,
+    pub(crate) at: Option<Range<usize>>,
     /// What is wrong, in one line.
-    pub message: String,
+    pub(crate) message: String,
     /// What to do about it.
-    pub help: Option<String>,
+    pub(crate) help: Option<String>,
     /// The line holds a secret and must not be shown.
-    pub secret: bool,
+    pub(crate) secret: bool,
 }
 
 impl Problem {
     /// A problem without a place.
-    pub fn new(message: impl Into<String>) -> Problem {
+    pub(crate) fn new(message: impl Into<String>) -> Problem {
         Problem { at: None, message: message.into(), help: None, secret: false }
     }
 
     /// The same, at a place.
-    pub fn at(self, at: Range<usize>) -> Problem {
+    pub(crate) fn at(self, at: Range<usize>) -> Problem {
         Problem { at: Some(at), ..self }
     }
 
     /// The same, with advice.
-    pub fn help(self, help: impl Into<String>) -> Problem {
+    pub(crate) fn help(self, help: impl Into<String>) -> Problem {
         Problem { help: Some(help.into()), ..self }
     }
 }
@@ -51,7 +51,8 @@ impl Problem {
 pub struct ConfigErrors {
     file: Option<PathBuf>,
     text: String,
-    problems: Vec<Problem>,
+    /// In the order of the text.
+    pub(super) problems: Vec<Problem>,
 }
 
 /// Line and column of a place in `text`, both from 1; the column counts characters.
@@ -74,13 +75,8 @@ impl ConfigErrors {
         ConfigErrors { file: file.map(Path::to_owned), text: text.to_owned(), problems }
     }
 
-    /// The problems, in the order of the text.
-    pub fn problems(&self) -> &[Problem] {
-        &self.problems
-    }
-
     /// Each problem as `FILE:LINE:COLUMN: what`, for places that take one line.
-    pub fn one_line_each(&self) -> Vec<String> {
+    pub(crate) fn one_line_each(&self) -> Vec<String> {
         let line = |problem: &Problem| {
             let file = self.file.as_deref().map(|f| format!("{}:", f.display())).unwrap_or_default();
             let place = problem
@@ -144,11 +140,11 @@ impl std::error::Error for ConfigErrors {}
 
 /// Something that is valid, and cannot work or means something else than it seems to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Warning {
+pub(crate) struct Warning {
     /// The key it is about, as a path: `mirror.0.target.1.url`.
     key: String,
     /// What it is, in one line.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 impl Warning {
@@ -165,7 +161,7 @@ impl fmt::Display for Warning {
 
 /// Where the values of a configuration are written.
 #[derive(Debug, Clone, Default)]
-pub struct Written {
+pub(crate) struct Written {
     pub(super) file: Option<PathBuf>,
     pub(super) text: String,
     /// By the path of a key, in bytes of the text.
@@ -174,7 +170,7 @@ pub struct Written {
 
 impl Written {
     /// The warning with its place, as errors are shown.
-    pub fn cite(&self, warning: &Warning) -> String {
+    pub(crate) fn cite(&self, warning: &Warning) -> String {
         let at = place(&self.places, &warning.key);
         let secret = at.as_ref().is_some_and(|at| may_hold_secret(&self.text, at.start));
         let problem = Problem { at, secret, ..Problem::new(&warning.message) };

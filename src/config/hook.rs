@@ -16,43 +16,43 @@ use crate::filter::Filter;
 
 /// One hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hook {
+pub(crate) struct Hook {
     /// Letters, digits, `-`, `_`, `.`.
-    pub name: String,
+    pub(crate) name: String,
     /// What it is told of.
-    pub when: When,
+    pub(crate) when: When,
     /// Only what is confirmed on this target; `None`: what is confirmed on all.
-    pub target: Option<String>,
+    pub(crate) target: Option<String>,
     /// The kinds of change it is told of.
-    pub kinds: Vec<Change>,
+    pub(crate) kinds: Vec<Change>,
     /// Paths that it is told of, as the mirror's patterns.
-    pub filter: Filter,
+    pub(crate) filter: Filter,
     /// Where there are any, the path must match one of them whole.
-    pub matches: Vec<Pattern>,
+    pub(crate) matches: Vec<Pattern>,
     /// The most changes in one delivery.
-    pub batch: usize,
+    pub(crate) batch: usize,
     /// Deliveries at the same time.
-    pub jobs: usize,
+    pub(crate) jobs: usize,
     /// The least time between the starts of two deliveries.
-    pub interval: Option<Duration>,
+    pub(crate) interval: Option<Duration>,
     /// How long one delivery may take.
-    pub timeout: Duration,
+    pub(crate) timeout: Duration,
     /// How often a change is tried that fails by itself; what the receiver cannot take now is tried for ever.
-    pub tries: u32,
+    pub(crate) tries: u32,
     /// The first wait after a failure.
-    pub retry_min: Duration,
+    pub(crate) retry_min: Duration,
     /// The longest.
-    pub retry_max: Duration,
+    pub(crate) retry_max: Duration,
     /// Changes that wait at most; past it the oldest are dropped and counted.
-    pub max_pending: usize,
+    pub(crate) max_pending: usize,
     /// What is done.
-    pub action: Action,
+    pub(crate) action: Action,
 }
 
 /// What a hook is told of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
-pub enum When {
+pub(crate) enum When {
     /// Changes that are on the targets.
     Confirmed,
     /// Changes as they happen in the source.
@@ -62,7 +62,7 @@ pub enum When {
 /// What happened to a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
-pub enum Change {
+pub(crate) enum Change {
     /// A file, link or other entry is new or changed.
     Changed,
     /// It is gone.
@@ -75,7 +75,7 @@ pub enum Change {
 
 impl Change {
     /// As the configuration and the receivers see it.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Change::Changed => "changed",
             Change::Deleted => "deleted",
@@ -87,7 +87,7 @@ impl Change {
 
 /// What a hook does.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     /// Runs a program.
     Command(Command),
     /// Writes to a socket.
@@ -100,7 +100,7 @@ pub enum Action {
 
 impl Action {
     /// The `kind` key.
-    pub fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self {
             Action::Command(_) => "command",
             Action::Socket(_) => "socket",
@@ -112,25 +112,25 @@ impl Action {
 
 /// `kind = "command"`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Command {
+pub(crate) struct Command {
     /// The words before the path, as a shell splits them; with `shell`, shell text.
-    pub prefix: String,
+    pub(crate) prefix: String,
     /// The words after the path, likewise.
-    pub suffix: String,
+    pub(crate) suffix: String,
     /// Run `sh -c 'PREFIX "$1" SUFFIX'`, with the path as `$1`.
-    pub shell: bool,
+    pub(crate) shell: bool,
     /// How it gets the paths.
-    pub input: Input,
+    pub(crate) input: Input,
     /// Exit codes that mean success.
-    pub success: Vec<i32>,
+    pub(crate) success: Vec<i32>,
     /// However it ends is success.
-    pub ignore_error: bool,
+    pub(crate) ignore_error: bool,
 }
 
 /// How a command gets its paths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
-pub enum Input {
+pub(crate) enum Input {
     /// One run per path, which is an argument.
     Argument,
     /// Many paths for one run, each ended by a NUL, on its standard input.
@@ -139,18 +139,18 @@ pub enum Input {
 
 /// `kind = "socket"`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Socket {
+pub(crate) struct Socket {
     /// Who listens.
-    pub address: Address,
+    pub(crate) address: Address,
     /// What is written.
-    pub form: SocketForm,
+    pub(crate) form: SocketForm,
     /// Wait for one line in return for each line written.
-    pub acknowledge: bool,
+    pub(crate) acknowledge: bool,
 }
 
 /// Where a socket is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Address {
+pub(crate) enum Address {
     /// `host:port`.
     Tcp(String),
     /// A unix socket; absolute.
@@ -160,7 +160,7 @@ pub enum Address {
 /// What is written to a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
-pub enum SocketForm {
+pub(crate) enum SocketForm {
     /// One JSON object a line, over one connection that stays.
     Json,
     /// The bare absolute path and nothing else, a connection each.
@@ -169,24 +169,24 @@ pub enum SocketForm {
 
 /// `kind = "http"`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Http {
+pub(crate) struct Http {
     /// `http://` or `https://`.
-    pub url: String,
+    pub(crate) url: String,
     /// How the request is made.
-    pub request: Request,
+    pub(crate) request: Request,
 }
 
 /// What HTTP requests have in common.
 #[derive(Clone, PartialEq, Eq, Default)]
-pub struct Request {
+pub(crate) struct Request {
     /// Names and values, in the file's order.
-    pub headers: Vec<(String, String)>,
+    pub(crate) headers: Vec<(String, String)>,
     /// A file whose first line is a token. Absolute.
-    pub token_file: Option<PathBuf>,
+    pub(crate) token_file: Option<PathBuf>,
     /// The header that carries the token, with `{token}` in its place.
-    pub token_header: Option<String>,
+    pub(crate) token_header: Option<String>,
     /// PEM file with the certificates that are trusted, in place of the public ones. Absolute.
-    pub ca_file: Option<PathBuf>,
+    pub(crate) ca_file: Option<PathBuf>,
 }
 
 /// Headers may hold credentials.
@@ -203,19 +203,19 @@ impl fmt::Debug for Request {
 
 /// `kind = "cdn"`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cdn {
+pub(crate) struct Cdn {
     /// What the source is on the web: an URL, to which the path is added.
-    pub base: String,
+    pub(crate) base: String,
     /// Searched for in the absolute path: what follows the match is added to the base and its first group, and a path
     /// without a match is left out.
-    pub url_match: Option<Pattern>,
+    pub(crate) url_match: Option<Pattern>,
     /// The request.
-    pub form: CdnForm,
+    pub(crate) form: CdnForm,
 }
 
 /// How a network is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CdnForm {
+pub(crate) enum CdnForm {
     /// `HEAD /index.jsp?user=…&pswd=…&ok=ok&urls=…`, as sersync's refreshCDN sends it.
     Chinacache {
         /// `host:port`.
@@ -242,7 +242,7 @@ pub enum CdnForm {
 
 /// A password.
 #[derive(Clone, PartialEq, Eq)]
-pub enum Secret {
+pub(crate) enum Secret {
     /// In the first line of a file that others cannot read. Absolute.
     File(PathBuf),
     /// In the configuration itself.
@@ -260,7 +260,7 @@ impl fmt::Debug for Secret {
 
 /// A regular expression; equal when the texts are.
 #[derive(Clone)]
-pub struct Pattern {
+pub(crate) struct Pattern {
     text: String,
     regex: Regex,
 }
@@ -270,7 +270,7 @@ impl Pattern {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn whole(text: &str) -> Result<Pattern, String> {
+    pub(crate) fn whole(text: &str) -> Result<Pattern, String> {
         Pattern::compile(text, &format!("\\A(?:{text})\\z"))
     }
 
@@ -278,7 +278,7 @@ impl Pattern {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn search(text: &str) -> Result<Pattern, String> {
+    pub(crate) fn search(text: &str) -> Result<Pattern, String> {
         Pattern::compile(text, text)
     }
 
@@ -294,12 +294,12 @@ impl Pattern {
     }
 
     /// As it was written.
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         &self.text
     }
 
     /// Compiled.
-    pub fn regex(&self) -> &Regex {
+    pub(crate) fn regex(&self) -> &Regex {
         &self.regex
     }
 }
@@ -320,7 +320,7 @@ impl fmt::Debug for Pattern {
 
 impl Hook {
     /// A hook with all defaults for its kind.
-    pub fn new(name: impl Into<String>, when: When, action: Action) -> Hook {
+    pub(crate) fn new(name: impl Into<String>, when: When, action: Action) -> Hook {
         let batch = match &action {
             Action::Command(Command { input: Input::Argument, .. })
             | Action::Socket(Socket { form: SocketForm::Path, .. })
@@ -348,7 +348,7 @@ impl Hook {
     }
 
     /// The files with its secrets.
-    pub fn secret_files(&self) -> impl Iterator<Item = &Path> {
+    pub(crate) fn secret_files(&self) -> impl Iterator<Item = &Path> {
         let files = match &self.action {
             Action::Http(Http { request, .. }) | Action::Cdn(Cdn { form: CdnForm::Purge { request, .. }, .. }) => {
                 &request.token_file
@@ -362,7 +362,7 @@ impl Hook {
     }
 
     /// Whether one delivery carries one change, whatever `batch` says.
-    pub fn one_by_one(&self) -> bool {
+    pub(crate) fn one_by_one(&self) -> bool {
         match &self.action {
             Action::Command(c) => c.input == Input::Argument,
             Action::Socket(s) => s.form == SocketForm::Path,

@@ -9,7 +9,7 @@ mod args;
 mod checked;
 pub(crate) mod cite;
 mod ground;
-pub mod hook;
+pub(crate) mod hook;
 mod origins;
 mod places;
 mod rules;
@@ -18,7 +18,7 @@ mod setid;
 #[cfg(test)]
 mod tests;
 pub(crate) mod toml;
-pub mod units;
+pub(crate) mod units;
 mod whose;
 mod world;
 
@@ -28,16 +28,15 @@ use std::io::Read;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
+pub use args::allowed as allowed_options;
 #[cfg(feature = "lsyncd")]
 pub(crate) use args::reasons_against;
-pub use args::{Nodes, allowed as allowed_options, copies_dir_times, name_directories, names_places, passes_options_on};
-pub use checked::{
-    Batch, Compress, Config, Daemon, Events, Extras, FollowOpenFiles, Initial, KernelSwitches, MaxDelete, Mirror, Mounts, Target,
-    Watch,
-};
-pub use cite::{ConfigErrors, Problem, Warning, Written};
-pub use origins::Origins;
-pub use places::Places;
+pub(crate) use args::{Nodes, copies_dir_times, name_directories, names_places, passes_options_on};
+pub(crate) use checked::{Batch, Daemon, Events, Extras, FollowOpenFiles, Initial, MaxDelete, Mirror, Mounts, Target, Watch};
+pub use checked::{Compress, Config};
+pub(crate) use cite::{ConfigErrors, Problem, Warning, Written};
+pub(crate) use origins::Origins;
+pub(crate) use places::Places;
 pub(crate) use places::path_of_environment;
 pub(crate) use secrets::{may_hold_url, readable};
 
@@ -52,7 +51,7 @@ use crate::trust::{self, Mind, TrustError};
 const MAX_FILE_BYTES: u64 = 16 << 20;
 
 /// What the rsync of this host says of itself; it is asked where warnings depend on it.
-pub trait LocalRsync {
+pub(crate) trait LocalRsync {
     /// Why it cannot be confined to a source, if it cannot.
     fn unconfined(&self, rsync: &Path) -> Option<String>;
 
@@ -62,37 +61,37 @@ pub trait LocalRsync {
 
 /// What `fansync mirror` may say besides source and targets; none and empty mean the default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Overrides {
+pub(crate) struct Overrides {
     /// Patterns to include, raw bytes.
-    pub include: Vec<Vec<u8>>,
+    pub(crate) include: Vec<Vec<u8>>,
     /// Patterns to exclude, raw bytes.
-    pub exclude: Vec<Vec<u8>>,
+    pub(crate) exclude: Vec<Vec<u8>>,
     /// Never delete on the targets.
-    pub no_delete: bool,
+    pub(crate) no_delete: bool,
     /// What is renamed is sent as new content.
-    pub no_send_renames: bool,
+    pub(crate) no_send_renames: bool,
     /// What is carried over beside content, owner, mode and times.
-    pub extras: Extras,
+    pub(crate) extras: Extras,
     /// The bound on deletions.
-    pub max_delete: Option<MaxDelete>,
+    pub(crate) max_delete: Option<MaxDelete>,
     /// The same for the first comparison with a target of unknown content.
-    pub first_max_delete: Option<MaxDelete>,
+    pub(crate) first_max_delete: Option<MaxDelete>,
     /// The source may become empty at one blow.
-    pub allow_empty: bool,
+    pub(crate) allow_empty: bool,
     /// Where changes are heard from.
-    pub watch: Option<Watch>,
+    pub(crate) watch: Option<Watch>,
     /// Send files while they are open for writing.
-    pub follow_open_files: FollowOpenFiles,
+    pub(crate) follow_open_files: FollowOpenFiles,
     /// For all targets that are rsync daemons; relative to the working directory.
-    pub password_file: Option<PathBuf>,
+    pub(crate) password_file: Option<PathBuf>,
     /// Runs at the same time, per target.
-    pub jobs: Option<usize>,
+    pub(crate) jobs: Option<usize>,
     /// The status socket; relative to the working directory.
-    pub status_socket: Option<PathBuf>,
+    pub(crate) status_socket: Option<PathBuf>,
     /// Form of the log.
-    pub log_format: Option<LogFormat>,
+    pub(crate) log_format: Option<LogFormat>,
     /// Least level of the log.
-    pub log_level: Option<Level>,
+    pub(crate) log_level: Option<Level>,
 }
 
 impl Config {
@@ -100,7 +99,7 @@ impl Config {
     ///
     /// # Errors
     /// The file cannot be read; others may change it (it names commands that run as root); everything that is wrong in it.
-    pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
+    pub(crate) fn load(path: &Path) -> Result<Config, ConfigErrors> {
         Config::load_written(path).map(|(config, _)| config)
     }
 
@@ -108,7 +107,7 @@ impl Config {
     ///
     /// # Errors
     /// The same.
-    pub fn load_written(path: &Path) -> Result<(Config, Written), ConfigErrors> {
+    pub(crate) fn load_written(path: &Path) -> Result<(Config, Written), ConfigErrors> {
         let (config, written) = toml::parse_written(&read_trusted(path)?, Some(path))?;
         match config.secret().map(|what| (what, readable(path))) {
             Some((what, Some(error))) => {
@@ -133,7 +132,7 @@ impl Config {
     ///
     /// # Errors
     /// All that is wrong with the arguments, without places.
-    pub fn for_mirror(source: &Path, targets: &[String], overrides: &Overrides) -> Result<Config, ConfigErrors> {
+    pub(crate) fn for_mirror(source: &Path, targets: &[String], overrides: &Overrides) -> Result<Config, ConfigErrors> {
         let mut problems = Vec::new();
         let mut note = |problem: String| problems.push(Problem::new(problem));
         let mut path = |given: &Path| {
@@ -195,7 +194,7 @@ impl Config {
 impl Config {
     /// What the disk says against this configuration now, and patterns that match nothing: for `check` to tell. Some of it may be
     /// right again by the time the daemon starts, so none of it is an error here.
-    pub fn warnings(&self, rsync: &dyn LocalRsync) -> Vec<Warning> {
+    pub(crate) fn warnings(&self, rsync: &dyn LocalRsync) -> Vec<Warning> {
         let mut out = Vec::new();
         if let Some(dir) = self.daemon.metrics_file.as_deref().and_then(Path::parent).filter(|dir| !dir.is_dir()) {
             let text = format!("daemon: the directory of metrics_file, {}, is not there", dir.display());

@@ -9,7 +9,7 @@ use super::cite::line_and_column;
 
 /// Places by key and number. Any two are equal: where something was said is no part of what was said.
 #[derive(Debug, Clone, Default)]
-pub struct Origins(HashMap<(&'static str, usize), String>);
+pub(crate) struct Origins(HashMap<(&'static str, usize), String>);
 
 impl PartialEq for Origins {
     fn eq(&self, _: &Origins) -> bool {
@@ -24,7 +24,7 @@ const KEYS: [&str; 3] = ["include", "exclude", "exclude_regex"];
 
 impl Origins {
     /// The place of the source, `("source", 0)`, or of the pattern number `n` of a key: `FILE:LINE:COLUMN`, or an option; empty when not known.
-    pub fn of(&self, key: &str, n: usize) -> String {
+    pub(crate) fn of(&self, key: &str, n: usize) -> String {
         let found = self.0.iter().find(|((k, at), _)| *k == key && *at == n);
         found.map(|(_, origin)| origin.clone()).unwrap_or_default()
     }

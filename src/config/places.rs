@@ -8,23 +8,23 @@ use nix::unistd::geteuid;
 
 /// The usual places of one user.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Places {
+pub(crate) struct Places {
     /// The configuration file.
-    pub config: PathBuf,
+    pub(crate) config: PathBuf,
     /// [`super::Daemon::state_dir`].
-    pub state: PathBuf,
+    pub(crate) state: PathBuf,
     /// The directory of sockets.
-    pub run: PathBuf,
+    pub(crate) run: PathBuf,
 }
 
 impl Places {
     /// Those of the user who runs this.
-    pub fn own() -> Places {
+    pub(crate) fn own() -> Places {
         Places::of(geteuid().is_root(), |name| std::env::var_os(name))
     }
 
     /// Those of root.
-    pub fn system() -> Places {
+    pub(crate) fn system() -> Places {
         Places { config: "/etc/fansync/fansync.toml".into(), state: "/var/lib/fansync".into(), run: "/run/fansync".into() }
     }
 
@@ -44,7 +44,7 @@ impl Places {
     }
 
     /// The socket of a daemon that is told no other.
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.run.join("status.sock")
     }
 }

@@ -116,14 +116,14 @@ impl Hook {
 impl Config {
     /// A secret that this configuration holds itself, in words, if it does; not those in files of
     /// their own.
-    pub fn secret(&self) -> Option<String> {
+    pub(crate) fn secret(&self) -> Option<String> {
         let hooks = self.mirrors.iter().flat_map(|m| m.hooks.iter().map(move |h| (m, h)));
         hooks.filter_map(|(m, h)| Some(format!("mirror {:?}, hook {:?}: {}", m.name, h.name, h.secret()?))).next()
     }
 
     /// Replaces each password in the text by one in a file of its own below `dir`, which is not
     /// made. Returns these files.
-    pub fn move_passwords(&mut self, dir: &Path) -> Vec<PathBuf> {
+    pub(crate) fn move_passwords(&mut self, dir: &Path) -> Vec<PathBuf> {
         let mut files = Vec::new();
         for mirror in &mut self.mirrors {
             for hook in &mut mirror.hooks {

@@ -11,7 +11,7 @@ use crate::location::Location;
 
 impl Config {
     /// Of which targets that is so, a line each. For `check`, and for the log at the start.
-    pub fn set_id_changes_hands(&self) -> Vec<Warning> {
+    pub(crate) fn set_id_changes_hands(&self) -> Vec<Warning> {
         let of = |(i, mirror): (usize, &'_ super::Mirror)| {
             let judged = mirror.targets.iter().enumerate().map(move |(j, target)| (i, j, target));
             judged

@@ -11,7 +11,7 @@ fn read(text: &str) -> Result<Config, ConfigErrors> {
 }
 
 fn messages(text: &str) -> Vec<String> {
-    read(text).err().map_or(Vec::new(), |e| e.problems().iter().map(|p| p.message.clone()).collect())
+    read(text).err().map_or(Vec::new(), |e| e.problems.iter().map(|p| p.message.clone()).collect())
 }
 
 /// The least that is a configuration, and more below the mirror and the target.
@@ -219,7 +219,7 @@ fn every_key_is_read() {
     assert_eq!((m.full_every, m.rsync.to_str()), (Some(Duration::from_secs(5400)), Some("/opt/rsync")));
     let [settle, max_delay, create_hold] = [3_000, 1_000_000, 1_500].map(Duration::from_micros);
     assert_eq!(m.batch, Batch { settle, max_delay, create_hold, max_paths: 100, max_pending: 5000 });
-    assert_eq!(m.kernel, KernelSwitches { unlimited_queue: false, rename_events: false, io_uring: false });
+    assert_eq!(m.kernel, checked::KernelSwitches { unlimited_queue: false, rename_events: false, io_uring: false });
     let mounts = [&m.mounts.skip, &m.mounts.take].map(|list| list.iter().map(String::as_str).collect::<Vec<_>>());
     assert_eq!(mounts, [vec!["overlay", "/scratch/"], vec!["fuse"]]);
     assert_eq!((m.max_delete, m.allow_empty), (Some(MaxDelete::Percent(10)), true));
@@ -421,7 +421,7 @@ error: max_paths is a negative number, and should be a whole number, not negativ
     ] {
         assert!(got.contains(rest), "{rest}\nin\n{got}");
     }
-    assert_eq!(errors.problems().len(), 11, "{got}");
+    assert_eq!(errors.problems.len(), 11, "{got}");
 }
 
 #[test]
@@ -774,7 +774,7 @@ fn without_a_file() {
 fn wrong_arguments_are_told_all_at_once() {
     let overrides = Overrides { exclude: vec![Vec::new()], ..Overrides::default() };
     let errors = Config::for_mirror(Path::new("/no/such"), &["h:x".into(), "h::".into()], &overrides).unwrap_err();
-    assert_eq!(errors.problems().len(), 3, "{errors}");
+    assert_eq!(errors.problems.len(), 3, "{errors}");
     let overrides = Overrides { password_file: Some("/p".into()), ..Overrides::default() };
     let errors = Config::for_mirror(Path::new("/no/such"), &["h:/p".into()], &overrides).unwrap_err();
     assert_eq!(errors.to_string(), "error: a password file is given, but no target is an rsync daemon");

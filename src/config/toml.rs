@@ -47,13 +47,13 @@ pub(crate) type Places = HashMap<String, Range<usize>>;
 /// What a file is to be.
 pub(crate) struct Form<T> {
     /// Keys that are often written into another table than their own, with that.
-    pub elsewhere: &'static [(&'static str, &'static str)],
+    pub(crate) elsewhere: &'static [(&'static str, &'static str)],
     /// Whether the line at a place may hold a secret, and is not to be shown.
-    pub is_secret: fn(&str, usize) -> bool,
+    pub(crate) is_secret: fn(&str, usize) -> bool,
     /// Reads the whole document; `None` where something that it needs is missing or wrong.
-    pub whole: fn(&mut Section<'_, '_>) -> Option<T>,
+    pub(crate) whole: fn(&mut Section<'_, '_>) -> Option<T>,
     /// The rules that do not hold.
-    pub judge: fn(&T, &Places) -> Vec<Problem>,
+    pub(crate) judge: fn(&T, &Places) -> Vec<Problem>,
 }
 
 impl<T> Form<T> {
@@ -61,7 +61,7 @@ impl<T> Form<T> {
     ///
     /// # Errors
     /// All that is wrong in shape; if nothing is, all rules that do not hold.
-    pub fn read(&self, text: &str, file: Option<&Path>) -> Result<(T, Places), ConfigErrors> {
+    pub(crate) fn read(&self, text: &str, file: Option<&Path>) -> Result<(T, Places), ConfigErrors> {
         let (document, errors) = DeTable::parse_recoverable(text);
         let shield = |mut problems: Vec<Problem>| {
             problems.iter_mut().for_each(|p| p.secret |= p.at.as_ref().is_some_and(|at| (self.is_secret)(text, at.start)));

@@ -11,7 +11,7 @@ use super::checked::MaxDelete;
 ///
 /// # Errors
 /// What is wrong with the text, and what one looks like.
-pub fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     if text.trim().parse::<f64>().is_ok() {
         return Err(format!("the time \"{text}\" has no unit; write \"{}s\" or \"{}ms\"", text.trim(), text.trim()));
     }
@@ -21,7 +21,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// A duration as [`duration`] reads it.
-pub fn shown(value: Duration) -> String {
+pub(crate) fn shown(value: Duration) -> String {
     humantime::format_duration(value).to_string()
 }
 
@@ -33,7 +33,7 @@ pub(super) fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Resul
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn file_size(text: &str) -> Result<u64, String> {
+pub(crate) fn file_size(text: &str) -> Result<u64, String> {
     match text.trim().parse::<bytesize::ByteSize>() {
         Ok(size) if size.0 > 0 && text.trim().ends_with(['B', 'b']) => Ok(size.0),
         _ => Err(format!("{text:?} is no size; a number with a unit, as in \"10GiB\"")),
@@ -44,7 +44,7 @@ pub fn file_size(text: &str) -> Result<u64, String> {
 ///
 /// # Errors
 /// What one looks like.
-pub fn max_delete(text: &str) -> Result<MaxDelete, String> {
+pub(crate) fn max_delete(text: &str) -> Result<MaxDelete, String> {
     let text = text.trim();
     let percent = text.strip_suffix('%').map(|share| share.trim().parse().ok().filter(|share| (1..=100).contains(share)));
     match percent {
@@ -60,7 +60,7 @@ pub fn max_delete(text: &str) -> Result<MaxDelete, String> {
 ///
 /// # Errors
 /// What one looks like. Names are refused: what they stand for can change, and with it who can connect.
-pub fn address(text: &str) -> Result<SocketAddr, String> {
+pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
     let address: Option<SocketAddr> = text.trim().parse().ok();
     address
         .filter(|address| address.port() != 0)

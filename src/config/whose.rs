@@ -15,7 +15,7 @@ use crate::trust::{self, Mind, TrustError};
 impl Config {
     /// What others can change of what this configuration names, a line each. For `check`, and for
     /// the log at the start.
-    pub fn others_can_change(&self) -> Vec<Warning> {
+    pub(crate) fn others_can_change(&self) -> Vec<Warning> {
         let mut out = Vec::new();
         let mut warn = |key: String, what: String, judged: Result<(), TrustError>| match judged {
             Err(error) if !error.is_missing() => {

@@ -12,14 +12,14 @@ use crate::config::Places;
     "several daemons run here; name one with --socket or FANSYNC_SOCKET: {}",
     .0.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 )]
-pub struct Several(pub Vec<PathBuf>);
+pub(crate) struct Several(pub(crate) Vec<PathBuf>);
 
 /// The usual socket of this user, or of root; else the only one beside these. Where there is none,
 /// the usual one.
 ///
 /// # Errors
 /// There are several.
-pub fn socket() -> Result<PathBuf, Several> {
+pub(crate) fn socket() -> Result<PathBuf, Several> {
     let (own, system) = (Places::own(), Places::system());
     let mut dirs = vec![own.run];
     if dirs[0] != system.run {

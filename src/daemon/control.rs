@@ -30,7 +30,7 @@ use crate::verify;
 use guests::{Guests, Place};
 
 /// The listening socket; its file is removed on drop.
-pub struct Listener {
+pub(crate) struct Listener {
     listener: UnixListener,
     path: PathBuf,
     /// Others than the owner may connect.
@@ -42,7 +42,7 @@ impl Listener {
     ///
     /// # Errors
     /// [`Error::InUse`] when a daemon answers there, [`Error::Listen`] otherwise.
-    pub fn bind(path: &Path) -> Result<Listener, Error> {
+    pub(crate) fn bind(path: &Path) -> Result<Listener, Error> {
         let listener = socket::bind(path).map_err(|error| match error {
             BindError::InUse => Error::InUse { path: path.into() },
             BindError::Io(source) => Error::Listen { path: path.into(), source },
@@ -54,7 +54,7 @@ impl Listener {
     ///
     /// # Errors
     /// There is no such group, or the socket cannot be given to it (chown(2)); it stays its owner's.
-    pub fn share_with(&mut self, group: &str) -> io::Result<()> {
+    pub(crate) fn share_with(&mut self, group: &str) -> io::Result<()> {
         let found = nix::unistd::Group::from_name(group)?;
         let found = found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there is no such group"))?;
         // Before anybody of the group can connect.
@@ -64,12 +64,12 @@ impl Listener {
     }
 
     /// Where it listens.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Serves requests for ever, each on a thread of its own.
-    pub fn serve(self, started: Instant, engines: Engines) {
+    pub(crate) fn serve(self, started: Instant, engines: Engines) {
         let listener = match self.listener.try_clone() {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(%error, "the control socket is not served"),
@@ -87,7 +87,7 @@ impl Listener {
     }
 
     /// Removes the socket's file.
-    pub fn remove(path: &Path) {
+    pub(crate) fn remove(path: &Path) {
         let _ = std::fs::remove_file(path);
     }
 }
@@ -166,7 +166,7 @@ fn serve_request(request: Request, started: Instant, engines: &Engines, client: 
 ///
 /// # Errors
 /// In words, which engine does not answer.
-pub fn snapshot(started: Instant, engines: &Engines, patience: Duration) -> Result<Snapshot, String> {
+pub(crate) fn snapshot(started: Instant, engines: &Engines, patience: Duration) -> Result<Snapshot, String> {
     let deadline = Instant::now() + patience;
     let all = engines.all();
     let asked: Vec<(&Handle, Receiver<status::Mirror>)> = all

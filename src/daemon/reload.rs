@@ -22,7 +22,7 @@ use crate::sync::probe::RsyncFacts;
 use crate::sys::caps::Caps;
 
 /// Reads the configuration again.
-pub type Reread<'a> = &'a dyn Fn() -> Result<Config, ConfigErrors>;
+pub(crate) type Reread<'a> = &'a dyn Fn() -> Result<Config, ConfigErrors>;
 
 /// What is to be done.
 #[derive(Default)]

@@ -11,11 +11,11 @@ const EPOCH_MS: u64 = 10;
 
 /// A moment, in units of `EPOCH_MS` since the daemon's start (or a little ahead of it after many flush requests).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct Epoch(u64);
+pub(crate) struct Epoch(u64);
 
 impl Epoch {
     /// When it begins, as a time since the daemon's start.
-    pub fn begins(self) -> Duration {
+    pub(crate) fn begins(self) -> Duration {
         Duration::from_millis(self.0 * EPOCH_MS)
     }
 }
@@ -29,18 +29,18 @@ pub struct Epochs {
 
 impl Epochs {
     /// Moves on to the epoch of `now` (time since the daemon's start); never backwards.
-    pub fn tick(&mut self, now: Duration) {
+    pub(crate) fn tick(&mut self, now: Duration) {
         self.now = self.now.max(now.as_millis() as u64 / EPOCH_MS);
     }
 
     /// The epoch that new changes fall into.
-    pub fn current(&self) -> Epoch {
+    pub(crate) fn current(&self) -> Epoch {
         Epoch(self.now)
     }
 
     /// Closes the current epoch and returns it: all that is counted so far lies in it or before it, all that comes
     /// later lies behind it.
-    pub fn close(&mut self) -> Epoch {
+    pub(crate) fn close(&mut self) -> Epoch {
         self.now += 1;
         Epoch(self.now - 1)
     }
@@ -60,12 +60,12 @@ impl Epochs {
     }
 
     /// Whether nothing from `until` or before it is left.
-    pub fn clear_until(&self, until: Epoch) -> bool {
+    pub(crate) fn clear_until(&self, until: Epoch) -> bool {
         self.counts.first_key_value().is_none_or(|(&first, _)| first > until.0)
     }
 
     /// That of the oldest unconfirmed change.
-    pub fn oldest(&self) -> Option<Epoch> {
+    pub(crate) fn oldest(&self) -> Option<Epoch> {
         self.counts.first_key_value().map(|(&first, _)| Epoch(first))
     }
 
@@ -75,7 +75,7 @@ impl Epochs {
     }
 
     /// Age of the oldest unconfirmed change at `now` (time since the daemon's start), to within `EPOCH_MS`.
-    pub fn lag(&self, now: Duration) -> Option<Duration> {
+    pub(crate) fn lag(&self, now: Duration) -> Option<Duration> {
         let (&first, _) = self.counts.first_key_value()?;
         Some(now.saturating_sub(Duration::from_millis(first * EPOCH_MS)))
     }

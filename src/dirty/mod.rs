@@ -14,8 +14,9 @@
 mod epochs;
 mod set;
 
-pub use epochs::{Epoch, Epochs};
-pub use set::{Batch, BatchId, DirtySet, Entry, Kind, LEVEL_MIN, Limits, LinkRead, Moves, Needs};
+pub(crate) use epochs::{Epoch, Epochs};
+pub use set::{Batch, DirtySet, Entry, Kind, Limits};
+pub(crate) use set::{BatchId, LEVEL_MIN, LinkRead, Moves, Needs};
 
 /// Takes dirty paths as they are found.
 pub trait PathSink {
@@ -69,7 +70,7 @@ pub enum Seen {
 
 impl Seen {
     /// The same without what ties the two halves of a rename together.
-    pub fn plain(self) -> Seen {
+    pub(crate) fn plain(self) -> Seen {
         match self {
             Seen::Left => Seen::Gone,
             Seen::LeftDir => Seen::GoneDir,
@@ -81,7 +82,7 @@ impl Seen {
     }
 
     /// Whether an entry came or went, so that the times of its directory changed.
-    pub fn changes_dir(self) -> bool {
+    pub(crate) fn changes_dir(self) -> bool {
         match self {
             Seen::Written | Seen::Modified | Seen::Touched | Seen::DirTimes | Seen::Contents | Seen::Subtree => false,
             Seen::Replaced | Seen::Created | Seen::Gone | Seen::CreatedDir | Seen::GoneDir | Seen::MovedDir => true,

@@ -25,9 +25,9 @@ use crate::path::{self, RelPath};
 use crate::short::Short;
 use cursors::{Cursors, Found};
 use landed::Landed;
-pub use moves::Moves;
+pub(crate) use moves::Moves;
 use moves::Renames;
-pub use order::{LinkRead, Needs};
+pub(crate) use order::{LinkRead, Needs};
 
 /// How much of a path is to be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,28 +41,28 @@ pub enum Kind {
 }
 
 /// Names one batch in flight.
-pub type BatchId = u32;
+pub(crate) type BatchId = u32;
 
 /// One path of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Relative to the watch root.
-    pub path: RelPath,
+    pub(crate) path: RelPath,
     /// How much of it is to be compared.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// It was deleted or moved away in this window. If a directory is found there after all, it is another one and must
     /// be compared whole.
-    pub gone: bool,
+    pub(crate) gone: bool,
     /// Its content may be another although size and times are the same: it was written or moved here, and not only touched.
-    pub content: bool,
+    pub(crate) content: bool,
     /// It appeared and no closing write has been seen yet: a regular file waits.
-    pub held: bool,
+    pub(crate) held: bool,
     /// An event told that the file behind this name changed: where it has other names, they changed too. Of a directory: the same of
     /// files in it, which are not pending by themselves any more.
-    pub through: bool,
+    pub(crate) through: bool,
     /// A long deep run that began earlier passes over this path too and may undo what this batch does, so it must be sent once
     /// more when that run has ended.
-    pub over: Option<BatchId>,
+    pub(crate) over: Option<BatchId>,
     fresh: bool,
     taken: bool,
     epoch: Epoch,
@@ -75,30 +75,30 @@ impl Entry {
     }
 
     /// Moves the entry out and leaves its path and kind behind, marked as taken.
-    pub fn take(&mut self) -> Entry {
+    pub(crate) fn take(&mut self) -> Entry {
         let whole = self.clone();
         self.taken = true;
         whole
     }
 
     /// When it became dirty, as a time since the daemon's start; to within an epoch.
-    pub fn since(&self) -> Duration {
+    pub(crate) fn since(&self) -> Duration {
         self.epoch.begins()
     }
 
     /// The epoch it became dirty in.
-    pub fn epoch(&self) -> Epoch {
+    pub(crate) fn epoch(&self) -> Epoch {
         self.epoch
     }
 
     /// Whether the target may hold something else under this name: it was deleted, written or moved
     /// here, and is not only new.
-    pub fn is_replaced(&self) -> bool {
+    pub(crate) fn is_replaced(&self) -> bool {
         self.gone || self.content && !self.fresh
     }
 
     /// Whether [`Entry::take`] moved it out: what is left counts nowhere.
-    pub fn is_taken(&self) -> bool {
+    pub(crate) fn is_taken(&self) -> bool {
         self.taken
     }
 }
@@ -111,7 +111,7 @@ pub struct Batch {
     /// In no useful order; distinct paths.
     pub entries: Vec<Entry>,
     /// How often these entries have failed together.
-    pub round: u32,
+    pub(crate) round: u32,
 }
 
 /// Bounds for [`DirtySet::take_shallow`] and [`DirtySet::take_deep`].
@@ -124,7 +124,7 @@ pub struct Limits {
 }
 
 /// New files in a directory before it is asked whether to compare its level instead.
-pub const LEVEL_MIN: usize = 10;
+pub(crate) const LEVEL_MIN: usize = 10;
 
 const NONE: u32 = u32::MAX;
 const ROOT: u32 = 0;
@@ -263,7 +263,7 @@ impl DirtySet {
     }
 
     /// Pending paths that [`DirtySet::take_shallow`] or [`DirtySet::take_deep`] could return if nothing were in flight.
-    pub fn ready(&self, ignore_holds: bool) -> usize {
+    pub(crate) fn ready(&self, ignore_holds: bool) -> usize {
         let pending = self.pending.saturating_sub(self.absent + self.later);
         if ignore_holds { pending } else { pending.saturating_sub(self.waiting) }
     }
@@ -271,12 +271,12 @@ impl DirtySet {
     /// Whether what was seen last took a name from its file through which a change had come, where
     /// that has perhaps not left: when it came, at the earliest. The look of a batch that left may
     /// have met another file under the name, whose coming was not seen yet.
-    pub fn dropped_change(&self) -> Option<Epoch> {
+    pub(crate) fn dropped_change(&self) -> Option<Epoch> {
         self.dropped
     }
 
     /// Whether a subtree is pending.
-    pub fn has_deep(&self) -> bool {
+    pub(crate) fn has_deep(&self) -> bool {
         self.subtrees > 0
     }
 
@@ -286,7 +286,7 @@ impl DirtySet {
     }
 
     /// Changes that made no path more wait: it waited already, or something above it did, or it was gone before it left.
-    pub fn merged(&self) -> u64 {
+    pub(crate) fn merged(&self) -> u64 {
         self.merged
     }
 
@@ -314,12 +314,12 @@ impl DirtySet {
     }
 
     /// When the next hold ends, as a time since the daemon's start.
-    pub fn next_hold(&self) -> Option<Duration> {
+    pub(crate) fn next_hold(&self) -> Option<Duration> {
         self.holds.front().into_iter().chain(self.absences.front()).map(|(until, _)| *until).min()
     }
 
     /// Closes the current epoch for a flush; see [`Epochs::close`].
-    pub fn close_epoch(&mut self) -> Epoch {
+    pub(crate) fn close_epoch(&mut self) -> Epoch {
         self.epochs.close()
     }
 
@@ -357,7 +357,7 @@ impl DirtySet {
 
     /// Whether the path is pending or in flight, itself or with a directory above it. Attributes of a directory above that wait say
     /// nothing of what is in it; in flight they may belong to more.
-    pub fn owes(&self, path: &[u8]) -> bool {
+    pub(crate) fn owes(&self, path: &[u8]) -> bool {
         let covers = |at: u32, own: bool| {
             let n = &self.nodes[at as usize];
             n.flying != 0 || n.kind.is_some_and(|kind| own || kind > Kind::Entry)
@@ -376,7 +376,7 @@ impl DirtySet {
     }
 
     /// Whether the path is in flight, itself or with a directory above it.
-    pub fn flies(&self, path: &[u8]) -> bool {
+    pub(crate) fn flies(&self, path: &[u8]) -> bool {
         let mut at = ROOT;
         for name in components(path) {
             if self.nodes[at as usize].flying != 0 {
@@ -391,7 +391,7 @@ impl DirtySet {
     }
 
     /// Whether something in the directory `path` is pending or in flight, or below one of its directories.
-    pub fn owes_in(&self, path: &[u8]) -> bool {
+    pub(crate) fn owes_in(&self, path: &[u8]) -> bool {
         // Nodes are there for that alone.
         self.find(path).is_some_and(|at| self.nodes[at as usize].first_child != NONE)
     }
@@ -636,7 +636,7 @@ impl DirtySet {
     }
 
     /// Takes in that `seen` happened to `path`, as part of a change from `epoch`: whoever waits for that waits for this too.
-    pub fn see_since(&mut self, path: &[u8], seen: Seen, epoch: Epoch) {
+    pub(crate) fn see_since(&mut self, path: &[u8], seen: Seen, epoch: Epoch) {
         let half = self.half_of_rename(path, seen);
         let carried = std::mem::take(&mut self.carried);
         self.see_plain(path, seen.plain(), epoch);
@@ -666,7 +666,7 @@ impl DirtySet {
     }
 
     /// `path` is another name of a file that changed at `epoch` through one of its names; `content`: it was written, too.
-    pub fn see_other_name(&mut self, path: &[u8], content: bool, epoch: Epoch) {
+    pub(crate) fn see_other_name(&mut self, path: &[u8], content: bool, epoch: Epoch) {
         let own = self.find(path).is_some_and(|at| self.nodes[at as usize].flags & THROUGH != 0);
         // Whether one that is still open waits for its close is for its own events to say.
         self.see_plain(path, if content { Seen::Modified } else { Seen::Touched }, epoch);

@@ -19,7 +19,7 @@ use crate::path::RelPath;
 use crate::targets::Wrong;
 
 /// See the module's text.
-pub enum Call {
+pub(crate) enum Call {
     /// `fansync explain`: of the first of these absolute paths that lies below the source.
     Explain(Vec<PathBuf>, Sender<Said>),
     /// `fansync events`.
@@ -29,7 +29,7 @@ pub enum Call {
 }
 
 /// What a verification asks of a target.
-pub enum OnTarget {
+pub(crate) enum OnTarget {
     /// What is to be compared with what; in words, why nothing can be.
     Plan(Sender<Result<Plan, String>>),
     /// Notes from now on which of these paths become dirty. Gives the number of the watch, and those

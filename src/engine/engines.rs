@@ -6,29 +6,29 @@ use super::handle::Handle;
 
 /// The ways to all engines, and what is to be known of all together. Clones share one value.
 #[derive(Clone, Default)]
-pub struct Engines {
+pub(crate) struct Engines {
     list: Arc<RwLock<Arc<[Handle]>>>,
     note: Arc<RwLock<String>>,
 }
 
 impl Engines {
     /// The engines of this moment.
-    pub fn all(&self) -> Arc<[Handle]> {
+    pub(crate) fn all(&self) -> Arc<[Handle]> {
         Arc::clone(&self.list.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Why the configuration in force is not that of the file; empty when it is.
-    pub fn trouble(&self) -> String {
+    pub(crate) fn trouble(&self) -> String {
         self.note.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What [`Engines::trouble`] tells from now on.
-    pub fn note(&self, trouble: String) {
+    pub(crate) fn note(&self, trouble: String) {
         *self.note.write().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 
     /// From now on this one, too, in the place of that of the same mirror if there is one.
-    pub fn put(&self, handle: Handle) {
+    pub(crate) fn put(&self, handle: Handle) {
         self.change(|list| match list.iter_mut().find(|h| h.mirror == handle.mirror) {
             Some(old) => *old = handle,
             None => list.push(handle),
@@ -36,12 +36,12 @@ impl Engines {
     }
 
     /// From now on without that of `mirror`.
-    pub fn remove(&self, mirror: &str) {
+    pub(crate) fn remove(&self, mirror: &str) {
         self.change(|list| list.retain(|h| h.mirror != mirror));
     }
 
     /// Puts them into the order of these names.
-    pub fn sort(&self, names: &[&str]) {
+    pub(crate) fn sort(&self, names: &[&str]) {
         self.change(|list| list.sort_by_key(|h| names.iter().position(|name| *name == h.mirror)));
     }
 

@@ -24,7 +24,7 @@ use crate::status::PathState;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What one engine says of a path.
-pub enum Said {
+pub(crate) enum Said {
     /// It lies below the source.
     Explained(Box<Explanation>),
     /// It does not; where the source is.

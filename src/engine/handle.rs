@@ -14,7 +14,7 @@ use crate::sync::probe::RsyncFacts;
 use crate::sys::event::EventFd;
 
 /// What an engine is told.
-pub enum Command {
+pub(crate) enum Command {
     /// Send the mirror's status.
     Status(Sender<status::Mirror>),
     /// See [`crate::control::Request::Flush`]; answered when done, when only failed paths are left, or at the deadline.
@@ -49,35 +49,35 @@ pub enum Command {
 }
 
 /// What an engine is replaced with.
-pub struct Replacement {
+pub(crate) struct Replacement {
     /// What it will run on.
-    pub mirror: Mirror,
+    pub(crate) mirror: Mirror,
     /// Its rsync.
-    pub facts: RsyncFacts,
+    pub(crate) facts: RsyncFacts,
     /// When to end at the latest.
-    pub deadline: Instant,
+    pub(crate) deadline: Instant,
 }
 
 /// The way to one engine.
 #[derive(Clone)]
-pub struct Handle {
+pub(crate) struct Handle {
     /// The mirror's name.
-    pub mirror: String,
+    pub(crate) mirror: String,
     /// The names of its targets.
-    pub targets: Vec<String>,
+    pub(crate) targets: Vec<String>,
     /// Its commands.
-    pub commands: Sender<Command>,
+    pub(crate) commands: Sender<Command>,
     /// Rung after each command.
-    pub wake: Arc<EventFd>,
+    pub(crate) wake: Arc<EventFd>,
     /// Counts the engine's turns, and the steps of what takes long within one. An engine that was woken and whose count stands still is stuck.
-    pub turns: Arc<AtomicU64>,
+    pub(crate) turns: Arc<AtomicU64>,
     /// What it answered last.
-    pub last: LastStatus,
+    pub(crate) last: LastStatus,
 }
 
 impl Handle {
     /// Sends a command; `false` when the engine has ended.
-    pub fn tell(&self, command: Command) -> bool {
+    pub(crate) fn tell(&self, command: Command) -> bool {
         let sent = self.commands.send(command).is_ok();
         self.wake.wake();
         sent

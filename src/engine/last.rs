@@ -8,17 +8,17 @@ use crate::status;
 
 /// See the module's text. Clones are one.
 #[derive(Clone, Debug, Default)]
-pub struct LastStatus(Arc<Mutex<Option<(Instant, status::Mirror)>>>);
+pub(crate) struct LastStatus(Arc<Mutex<Option<(Instant, status::Mirror)>>>);
 
 impl LastStatus {
     /// Keeps an answer, and gives it back.
-    pub fn keep(&self, status: status::Mirror) -> status::Mirror {
+    pub(crate) fn keep(&self, status: status::Mirror) -> status::Mirror {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), status.clone()));
         status
     }
 
     /// The last answer, with its age; `None` when there was none yet.
-    pub fn get(&self) -> Option<status::Mirror> {
+    pub(crate) fn get(&self) -> Option<status::Mirror> {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (at, status) = last.as_ref()?;
         Some(status::Mirror { unanswered_seconds: at.elapsed().as_secs_f64(), ..status.clone() })

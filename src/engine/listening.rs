@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const QUEUE: usize = 8192;
 
 /// What engines hear, for one listener.
-pub struct Tap {
+pub(crate) struct Tap {
     queue: Receiver<Heard>,
     dropped: Arc<AtomicU64>,
 }
@@ -41,7 +41,7 @@ impl Tap {
     ///
     /// # Errors
     /// There is none within this time, or all engines have ended.
-    pub fn next(&self, within: Duration) -> Result<Event, RecvTimeoutError> {
+    pub(crate) fn next(&self, within: Duration) -> Result<Event, RecvTimeoutError> {
         let heard = self.queue.recv_timeout(within)?;
         Ok(heard.event(self.dropped.swap(0, Ordering::Relaxed)))
     }
@@ -63,7 +63,7 @@ enum What {
 }
 
 /// One who listens to an engine.
-pub struct Listener {
+pub(crate) struct Listener {
     mirror: Arc<str>,
     queue: Sender<Heard>,
     dropped: Arc<AtomicU64>,

@@ -38,7 +38,7 @@ use crate::state::pauses::PauseFile;
 use crate::state::runs::Runs;
 use crate::sync::probe::RsyncFacts;
 use crate::sys::event::EventFd;
-use crate::sys::reactor::{Backend, Interest, Reactor};
+use crate::sys::reactor::{Interest, Reactor};
 use crate::sys::statx::Statter;
 use crate::targets::Target;
 
@@ -47,7 +47,7 @@ const MAX_DIRS: usize = 1_000_000;
 
 /// Why a mirror cannot start.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub(crate) enum StartError {
     /// The source.
     #[error("cannot open the source {path}")]
     Source {
@@ -82,7 +82,7 @@ impl StartError {
 }
 
 /// How an engine ended.
-pub enum Ended {
+pub(crate) enum Ended {
     /// For good, with so many changes that are not on some target.
     Stopped(usize),
     /// To begin again with the source as it is now.
@@ -90,7 +90,7 @@ pub enum Ended {
 }
 
 /// What an engine leaves to the one that takes its place.
-pub struct Again {
+pub(crate) struct Again {
     pub(super) mirror: Mirror,
     pub(super) setup: Setup,
     pub(super) commands: Receiver<Command>,
@@ -110,12 +110,12 @@ pub struct Again {
 
 impl Again {
     /// The mirror's name.
-    pub fn mirror(&self) -> &str {
+    pub(crate) fn mirror(&self) -> &str {
         &self.mirror.name
     }
 
     /// The same with the configuration before, where it is another.
-    pub fn before(&self) -> Option<Again> {
+    pub(crate) fn before(&self) -> Option<Again> {
         let (mirror, facts) = self.before.as_deref()?.clone();
         let again = self.once_more();
         Some(Again { mirror, setup: Setup { facts, ..again.setup }, ..again })
@@ -148,22 +148,18 @@ pub(super) struct Setup {
 }
 
 impl Engine {
-    /// Opens the source, sets the marks, and starts the reader: from here on every change is heard.
-    ///
-    /// # Errors
-    /// See [`StartError`].
-    ///
-    /// `keep`: whether the state is kept in `state_dir`, so that the next start need not compare everything.
-    pub fn start(mirror: &Mirror, facts: &RsyncFacts, state_dir: &Path, keep: bool) -> Result<(Engine, Handle), StartError> {
-        let (again, handle) = Engine::prepare(mirror, facts, state_dir, keep)?;
-        Ok((Engine::open(again)?, handle))
-    }
-
-    /// What [`Engine::open`] needs, and the way to the engine; it is taken in once that runs.
+    /// What [`Engine::open`] needs, and the way to the engine, whose commands are taken once it runs.
+    /// `keep`: whether the state is kept in `state_dir`, so that the next start need not compare
+    /// everything.
     ///
     /// # Errors
     /// [`StartError::Setup`].
-    pub fn prepare(mirror: &Mirror, facts: &RsyncFacts, state_dir: &Path, keep: bool) -> Result<(Again, Handle), StartError> {
+    pub(crate) fn prepare(
+        mirror: &Mirror,
+        facts: &RsyncFacts,
+        state_dir: &Path,
+        keep: bool,
+    ) -> Result<(Again, Handle), StartError> {
         let wake = EventFd::new().map_err(StartError::of(mirror, "cannot make an eventfd"))?;
         let (tx, commands) = unbounded();
         let again = Again {
@@ -189,11 +185,11 @@ impl Engine {
         Ok((again, handle))
     }
 
-    /// The same on a channel that is there already.
+    /// Opens the source, sets the marks, and starts the reader: from here on no change is missed.
     ///
     /// # Errors
     /// See [`StartError`].
-    pub fn open(again: Again) -> Result<Engine, StartError> {
+    pub(crate) fn open(again: Again) -> Result<Engine, StartError> {
         let Again { mirror, setup, commands, wake, turns, accepted, switched, renewed, flushes, .. } = again;
         let failed = |what| StartError::of(&mirror, what);
         let mut begin = Begin::now().map_err(failed("cannot read the clocks"))?;
@@ -250,8 +246,7 @@ impl Engine {
 
 impl Io {
     fn new(mirror: &Mirror, commands: Receiver<Command>, wake: Arc<EventFd>, turns: Arc<AtomicU64>) -> Result<Io, StartError> {
-        let backend = if mirror.kernel.io_uring { Backend::Auto } else { Backend::Poll };
-        let mut reactor = Reactor::new(backend).map_err(StartError::of(mirror, "cannot wait for descriptors"))?;
+        let mut reactor = Reactor::new(mirror.kernel.io_uring);
         reactor.add(wake.as_fd(), Interest::Read, WAKE).map_err(StartError::of(mirror, "cannot wait for events"))?;
         Ok(Io { reactor, statter: Statter::new(), wake, turns, commands })
     }

@@ -19,20 +19,20 @@ use crate::targets::{Sides, Wrong};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What `status` tells of a target's verifications; shared with the thread that runs one.
-pub type Board = Arc<Mutex<status::Verify>>;
+pub(crate) type Board = Arc<Mutex<status::Verify>>;
 
 /// What is compared with what.
-pub struct Plan {
+pub(crate) struct Plan {
     /// The mirror.
-    pub mirror: Mirror,
+    pub(crate) mirror: Mirror,
     /// The target.
-    pub sides: Sides,
+    pub(crate) sides: Sides,
     /// The source.
-    pub root: Root,
+    pub(crate) root: Root,
     /// Where it is told how far the comparison is, and what it found.
-    pub board: Board,
+    pub(crate) board: Board,
     /// rsync gets only what other processes leave over.
-    pub idle: bool,
+    pub(crate) idle: bool,
 }
 
 /// Verifications of an engine's targets.
@@ -60,19 +60,19 @@ impl Verifying {
 }
 
 /// A target of a running daemon, as a verification sees it.
-pub struct Live {
+pub(crate) struct Live {
     handle: Handle,
     target: String,
 }
 
 impl Live {
     /// The target of this name.
-    pub fn new(handle: Handle, target: String) -> Live {
+    pub(crate) fn new(handle: Handle, target: String) -> Live {
         Live { handle, target }
     }
 
     /// `mirror/target`.
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         format!("{}/{}", self.handle.mirror, self.target)
     }
 
@@ -81,13 +81,13 @@ impl Live {
     }
 
     /// What is to be compared with what; in words, why nothing can be. `None`: the engine has ended.
-    pub fn plan(&self) -> Option<Result<Plan, String>> {
+    pub(crate) fn plan(&self) -> Option<Result<Plan, String>> {
         self.call(OnTarget::Plan)
     }
 
     /// Waits until what changed before this call is on the target, at most `within`. What is not, and why; `true` when waiting longer
     /// would not help.
-    pub fn flush(&self, within: Duration) -> Option<(Vec<Waiting>, bool)> {
+    pub(crate) fn flush(&self, within: Duration) -> Option<(Vec<Waiting>, bool)> {
         let deadline = Instant::now() + within;
         let (reply, answer) = bounded(1);
         self.handle.tell(Command::Flush { target: Some(self.target.clone()), deadline, reply });
@@ -97,22 +97,22 @@ impl Live {
     }
 
     /// Notes from now on which of `paths` become dirty. Gives the number of the watch, and the paths that the target is owed already.
-    pub fn watch(&self, paths: Vec<RelPath>) -> Option<(u64, Vec<RelPath>)> {
+    pub(crate) fn watch(&self, paths: Vec<RelPath>) -> Option<(u64, Vec<RelPath>)> {
         self.call(|reply| OnTarget::Watch(paths, reply))
     }
 
     /// The paths that fail on every try.
-    pub fn failing(&self) -> Option<Vec<RelPath>> {
+    pub(crate) fn failing(&self) -> Option<Vec<RelPath>> {
         self.call(OnTarget::Failing)
     }
 
     /// Ends a watch: the paths that became dirty since, or are owed.
-    pub fn unwatch(&self, id: u64) -> Option<Vec<RelPath>> {
+    pub(crate) fn unwatch(&self, id: u64) -> Option<Vec<RelPath>> {
         self.call(|reply| OnTarget::Unwatch(id, reply))
     }
 
     /// Has the target put right.
-    pub fn repair(&self, wrong: Vec<Wrong>) -> Option<()> {
+    pub(crate) fn repair(&self, wrong: Vec<Wrong>) -> Option<()> {
         self.call(|reply| OnTarget::Repair(wrong, reply))
     }
 }

@@ -22,7 +22,7 @@ use crate::status;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// An engine, or what waits for its source.
-pub enum Stage {
+pub(crate) enum Stage {
     /// It runs.
     Runs(Box<Engine>),
     /// Its source is missing.
@@ -34,7 +34,7 @@ impl Stage {
     ///
     /// # Errors
     /// What waiting does not mend; see [`StartError`].
-    pub fn open(again: Again) -> Result<Stage, StartError> {
+    pub(crate) fn open(again: Again) -> Result<Stage, StartError> {
         let name = again.mirror.name.clone();
         match Engine::open(again.once_more()) {
             Ok(engine) => Ok(Stage::Runs(Box::new(engine))),
@@ -54,7 +54,7 @@ impl Stage {
 }
 
 /// See the module's text.
-pub struct Waiting {
+pub(crate) struct Waiting {
     again: Again,
     /// What is missing, with the mirror and the place in the configuration.
     why: String,
@@ -64,7 +64,7 @@ pub struct Waiting {
 impl Waiting {
     /// Waits until the source is there, or the mirror gets another configuration: then an engine
     /// may be opened. `None`: told to end.
-    pub fn wait(mut self) -> Option<Again> {
+    pub(crate) fn wait(mut self) -> Option<Again> {
         let mut next = Instant::now() + LOOK_EVERY;
         loop {
             match self.again.commands.recv_deadline(next) {

@@ -33,7 +33,7 @@ use crate::path::{RelPath, Shown, is_at_or_below};
 use crate::resolve::{MuteBy, Resolver};
 use crate::root::Root;
 use crate::source::inotify::{Rules, WatchReport, Watches};
-use crate::source::reader::{Backend, Feed, Input, Reader, ReaderConfig};
+use crate::source::reader::{Feed, Input, Reader, ReaderConfig};
 use crate::status;
 use crate::sys::event::EventFd;
 use crate::sys::fanotify::{self, Group, Options};
@@ -50,7 +50,7 @@ const BUFFER_BYTES: usize = 128 * 1024;
 
 /// Why nothing can be watched.
 #[derive(Debug, thiserror::Error)]
-pub enum WatchError {
+pub(crate) enum WatchError {
     /// fanotify was asked for and is not to be had.
     #[error("cannot watch {path:?} with fanotify, and watch = \"fanotify\" allows nothing else")]
     Fanotify {
@@ -77,7 +77,7 @@ pub enum WatchError {
 
 impl WatchError {
     /// What the process leaves with.
-    pub fn exit_code(&self) -> ExitCode {
+    pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             WatchError::Fanotify { source, .. } if source.errno() == Some(libc::EPERM) => ExitCode::NotPermitted,
             _ => ExitCode::Unavailable,
@@ -85,7 +85,7 @@ impl WatchError {
     }
 
     /// What the administrator can do.
-    pub fn help(&self) -> Option<String> {
+    pub(crate) fn help(&self) -> Option<String> {
         match self {
             WatchError::Fanotify { source, .. } => source.help().map(Into::into),
             WatchError::Inotify { .. } => {
@@ -112,7 +112,7 @@ struct Place {
 }
 
 /// See the module's text.
-pub struct Watching {
+pub(crate) struct Watching {
     watch: Watch,
     options: Options,
     group: Option<Group>,
@@ -153,7 +153,7 @@ impl Watching {
     ///
     /// # Errors
     /// See [`WatchError`].
-    pub fn start(
+    pub(crate) fn start(
         mirror: &Mirror,
         follow: bool,
         root: &Root,
@@ -212,12 +212,8 @@ impl Watching {
         for p in &watching.places {
             tracing::info!(mirror = %mirror.name, filesystem = %watching.shown(root, &p.at), by = p.by.name(), "watching: {}", p.why);
         }
-        let config = ReaderConfig {
-            settle: mirror.batch.settle,
-            buf_bytes: BUFFER_BYTES,
-            bufs: BUFFERS,
-            backend: if kernel.io_uring { Backend::Auto } else { Backend::Poll },
-        };
+        let config =
+            ReaderConfig { settle: mirror.batch.settle, buf_bytes: BUFFER_BYTES, bufs: BUFFERS, io_uring: kernel.io_uring };
         let reader = Reader::spawn(inputs, config, Arc::clone(wake)).map_err(WatchError::Reader)?;
         Ok((watching, reader))
     }
@@ -254,7 +250,7 @@ impl Watching {
     }
 
     /// Writes to files that stay open are heard from here on.
-    pub fn follow_writes(&mut self, mirror: &Mirror, root: &Root, resolver: &mut Resolver) {
+    pub(crate) fn follow_writes(&mut self, mirror: &Mirror, root: &Root, resolver: &mut Resolver) {
         self.options.writes = true;
         self.follow = Some(mirror.follow_interval);
         resolver.follow_writes(mirror.follow_interval);
@@ -344,7 +340,7 @@ impl Watching {
     }
 
     /// Events cannot be read any more: everything is compared periodically from here on.
-    pub fn go_blind(&mut self) {
+    pub(crate) fn go_blind(&mut self) {
         self.watches = None;
         self.unwatched = vec![RelPath::root()];
     }
@@ -363,29 +359,29 @@ impl Watching {
     }
 
     /// Whether every filesystem is watched by a mark, so that each directory's coming and going is heard where it happens.
-    pub fn by_marks(&self) -> bool {
+    pub(crate) fn by_marks(&self) -> bool {
         self.places.iter().all(|p| p.by == By::Fanotify)
     }
 
     /// Whether events come from names that are not mirrored: where a mark covers more than the
     /// source, or the filter leaves out some of it.
-    pub fn reports_elsewhere(&self, filter: &Filter) -> bool {
+    pub(crate) fn reports_elsewhere(&self, filter: &Filter) -> bool {
         let marked = |at: &RelPath| self.places.iter().any(|p| p.by == By::Fanotify && p.at == *at);
         !filter.is_empty() && self.group.is_some() || self.mounted.reach_beyond(&marked)
     }
 
     /// What is watched by inotify.
-    pub fn by_inotify(&self) -> Vec<RelPath> {
+    pub(crate) fn by_inotify(&self) -> Vec<RelPath> {
         self.places.iter().filter(|p| p.by == By::Inotify).map(|p| p.at.clone()).collect()
     }
 
     /// Whether something is not watched and compared again and again instead.
-    pub fn is_blind_somewhere(&self) -> bool {
+    pub(crate) fn is_blind_somewhere(&self) -> bool {
         !self.unwatched.is_empty() || !self.bound.is_empty()
     }
 
     /// The filesystems mounted below the root that are watched, open, with their ids.
-    pub fn mounts(&self, root: &Root) -> Vec<(RelPath, FsId, File)> {
+    pub(crate) fn mounts(&self, root: &Root) -> Vec<(RelPath, FsId, File)> {
         let below = self.places.iter().filter(|p| !p.at.is_root());
         below
             .filter_map(|p| {
@@ -396,23 +392,23 @@ impl Watching {
     }
 
     /// Readiness for priority data tells that mounts changed, anywhere.
-    pub fn mounts_fd(&self) -> Option<BorrowedFd<'_>> {
+    pub(crate) fn mounts_fd(&self) -> Option<BorrowedFd<'_>> {
         self.mounted.fd()
     }
 
     /// Where filesystems have to be mounted, so that nothing is taken for deleted.
-    pub fn expected(&self) -> &BTreeSet<RelPath> {
+    pub(crate) fn expected(&self) -> &BTreeSet<RelPath> {
         self.mounted.expected()
     }
 
     /// What was lost sight of since the last call.
-    pub fn take_lost(&mut self) -> Vec<Lost> {
+    pub(crate) fn take_lost(&mut self) -> Vec<Lost> {
         std::mem::take(&mut self.lost)
     }
 
     /// Takes in a buffer of inotify records, and gives out what they tell with their masks; returns how many there were,
     /// and whether a file may have changed of which none of them told.
-    pub fn inotify(&mut self, filter: &Filter, bytes: &[u8], out: &mut dyn FnMut(u32, &[u8], Seen)) -> (u64, bool) {
+    pub(crate) fn inotify(&mut self, filter: &Filter, bytes: &[u8], out: &mut dyn FnMut(u32, &[u8], Seen)) -> (u64, bool) {
         let Some(watches) = &mut self.watches else { return (0, false) };
         rules!(filter, self, rules);
         let mut events = 0;
@@ -441,7 +437,7 @@ impl Watching {
     }
 
     /// Follows mounts that came and went. What came is marked, then compared. `None`: none of them concerns the source.
-    pub fn remount(&mut self, mirror: &Mirror, root: &Root, resolver: &mut Resolver) -> Option<Vec<Lost>> {
+    pub(crate) fn remount(&mut self, mirror: &Mirror, root: &Root, resolver: &mut Resolver) -> Option<Vec<Lost>> {
         let News { trees, moved, bared } = self.mounted.look(root.path(), &mirror.filter)?;
         // What lies outside may have become visible inside.
         resolver.hear_all();
@@ -480,18 +476,18 @@ impl Watching {
     }
 
     /// Lets go of filesystems that were unmounted a while ago, or are mounted again.
-    pub fn release_detached(&mut self) {
+    pub(crate) fn release_detached(&mut self) {
         let absent = self.mounted.absent();
         self.detached.release(Instant::now(), |at| absent.contains(at));
     }
 
     /// The root, and where filesystems are mounted below it.
-    pub fn places(&self) -> Vec<RelPath> {
+    pub(crate) fn places(&self) -> Vec<RelPath> {
         self.places.iter().map(|p| p.at.clone()).collect()
     }
 
     /// What is left alone: what is mounted below the root and not mirrored, and the places of filesystems that are gone.
-    pub fn apart(&self) -> Apart {
+    pub(crate) fn apart(&self) -> Apart {
         let mut apart = Apart::default();
         self.mounted.foreign().iter().for_each(|(at, why)| apart.put(at.clone(), why.clone()));
         self.mounted.absent().iter().for_each(|at| apart.put(at.clone(), Why::Held(Hold::Lost { at: at.clone() })));
@@ -499,7 +495,7 @@ impl Watching {
     }
 
     /// The source is meant without the filesystem that was mounted there.
-    pub fn give_up(&mut self, at: &RelPath) {
+    pub(crate) fn give_up(&mut self, at: &RelPath) {
         self.mounted.give_up(at);
     }
 
@@ -508,7 +504,7 @@ impl Watching {
     ///
     /// # Errors
     /// The first that is not there.
-    pub fn check(&self, root: &Root, apart: &Apart) -> Result<(), Hold> {
+    pub(crate) fn check(&self, root: &Root, apart: &Apart) -> Result<(), Hold> {
         let is_gone = |p: &&Place| {
             self.mounted.expected().contains(&p.at)
                 && !apart.covers(&p.at)
@@ -518,7 +514,7 @@ impl Watching {
     }
 
     /// Tries to watch what could not be watched; gives out what could, and returns what still cannot.
-    pub fn retry_unwatched(&mut self, filter: &Filter, out: &mut dyn FnMut(&[u8], Seen)) -> Vec<RelPath> {
+    pub(crate) fn retry_unwatched(&mut self, filter: &Filter, out: &mut dyn FnMut(&[u8], Seen)) -> Vec<RelPath> {
         if let Some(watches) = &mut self.watches {
             rules!(filter, self, rules);
             let report = watches.retry_unwatched(&rules, out);
@@ -538,12 +534,12 @@ impl Watching {
     }
 
     /// Which paths show the same.
-    pub fn aliases(&self) -> Aliases {
+    pub(crate) fn aliases(&self) -> Aliases {
         self.mounted.aliases().clone()
     }
 
     /// Removes watches of directories that left the tree, when their time has come.
-    pub fn expire(&mut self) {
+    pub(crate) fn expire(&mut self) {
         if self.expires.is_some_and(|at| at <= Instant::now())
             && let Some(watches) = &mut self.watches
         {
@@ -552,7 +548,7 @@ impl Watching {
     }
 
     /// When [`Watching::expire`] has something to do, as a time since `started`.
-    pub fn expires(&self, started: Instant) -> Option<Duration> {
+    pub(crate) fn expires(&self, started: Instant) -> Option<Duration> {
         self.expires.map(|at| at.saturating_duration_since(started))
     }
 
@@ -565,7 +561,7 @@ impl Watching {
     }
 
     /// How the filesystem of `path` is watched; and the subtree above or at it that is not, empty if there is none.
-    pub fn explain(&self, root: &Root, path: &RelPath) -> (explain::Watched, String) {
+    pub(crate) fn explain(&self, root: &Root, path: &RelPath) -> (explain::Watched, String) {
         let unwatched = self.blind().find(|at| is_at_or_below(path, at)).map(ToString::to_string).unwrap_or_default();
         let place = self.places.iter().filter(|p| is_at_or_below(path, &p.at)).max_by_key(|p| p.at.len());
         let watched = place.map(|p| explain::Watched {
@@ -578,7 +574,7 @@ impl Watching {
     }
 
     /// For the status. `unreported`: what inotify does not report.
-    pub fn status(&self, root: &Root, unreported: &str) -> Vec<status::Watch> {
+    pub(crate) fn status(&self, root: &Root, unreported: &str) -> Vec<status::Watch> {
         let mut unwatched: Vec<String> = self.blind().map(ToString::to_string).collect();
         self.places
             .iter()

@@ -15,7 +15,7 @@ const AFTER_KILL: Duration = Duration::from_millis(100);
 
 /// Why a call did not succeed.
 #[derive(Debug, Error)]
-pub enum CallError {
+pub(crate) enum CallError {
     /// It could not be started.
     #[error("cannot start {what}: {source}")]
     Start {
@@ -46,7 +46,7 @@ pub enum CallError {
 
 /// Starts children and keeps those that do not end.
 #[derive(Debug, Default)]
-pub struct Calls {
+pub(crate) struct Calls {
     left: Vec<(String, Child)>,
 }
 
@@ -55,7 +55,7 @@ impl Calls {
     ///
     /// # Errors
     /// See [`CallError`].
-    pub fn run(&mut self, what: &str, mut command: Command, deadline: Duration) -> Result<(), CallError> {
+    pub(crate) fn run(&mut self, what: &str, mut command: Command, deadline: Duration) -> Result<(), CallError> {
         let begun = Instant::now();
         let mut child = self.spawn(what, &mut command)?;
         loop {
@@ -72,7 +72,7 @@ impl Calls {
     }
 
     /// Kills a child, and leaves it alone if that does not end it.
-    pub fn abandon(&mut self, what: &str, mut child: Child) {
+    pub(crate) fn abandon(&mut self, what: &str, mut child: Child) {
         let _ = child.kill();
         let killed = Instant::now();
         while killed.elapsed() < AFTER_KILL {
@@ -85,7 +85,7 @@ impl Calls {
     }
 
     /// Takes on a child that nobody waits for.
-    pub fn keep(&mut self, what: &str, child: Child) {
+    pub(crate) fn keep(&mut self, what: &str, child: Child) {
         self.left.push((what.into(), child));
     }
 
@@ -93,25 +93,25 @@ impl Calls {
     ///
     /// # Errors
     /// [`CallError::Start`].
-    pub fn spawn(&mut self, what: &str, command: &mut Command) -> Result<Child, CallError> {
+    pub(crate) fn spawn(&mut self, what: &str, command: &mut Command) -> Result<Child, CallError> {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         as_usual(command).spawn().map_err(|source| CallError::Start { what: what.into(), source })
     }
 
     /// What still has not ended, with its process id. Those that have are buried.
-    pub fn still_there(&mut self) -> Vec<(String, u32)> {
+    pub(crate) fn still_there(&mut self) -> Vec<(String, u32)> {
         self.left.retain_mut(|(_, child)| matches!(child.try_wait(), Ok(None)));
         self.left.iter().map(|(what, child)| (what.clone(), child.id())).collect()
     }
 
     /// Whether a child that was left has ended.
-    pub fn has_ended(&mut self, pid: u32) -> bool {
+    pub(crate) fn has_ended(&mut self, pid: u32) -> bool {
         self.left.iter_mut().find(|(_, child)| child.id() == pid).is_none_or(|(_, child)| !matches!(child.try_wait(), Ok(None)))
     }
 }
 
 /// The first line that a failed child wrote.
-pub fn failed(what: &str, child: &mut Child, status: &str) -> CallError {
+pub(crate) fn failed(what: &str, child: &mut Child, status: &str) -> CallError {
     let mut text = Vec::new();
     if let Some(stderr) = &mut child.stderr {
         let _ = stderr.take(4096).read_to_end(&mut text);

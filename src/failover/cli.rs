@@ -81,28 +81,28 @@ Exit codes: 0 done, 1 the mark is damaged, 64 usage, 69 there is no mark, 77 not
 pub struct FailoverArgs {
     /// The configuration file, if not /etc/fansync/failover.toml
     #[arg(long, value_name = "FILE", required_unless_present_any = ["once", "dry_run"])]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// Make one decision, tell what was seen, and leave
     #[arg(long)]
-    pub once: bool,
+    pub(crate) once: bool,
     /// Change nothing; tell what would be done
     #[arg(long)]
-    pub dry_run: bool,
+    pub(crate) dry_run: bool,
     /// What to do by hand.
     #[command(subcommand)]
-    pub action: Option<Action>,
+    pub(crate) action: Option<Action>,
 }
 
 impl FailoverArgs {
     /// The configuration file.
-    pub fn config(&self) -> PathBuf {
+    pub(crate) fn config(&self) -> PathBuf {
         self.config.clone().unwrap_or_else(|| CONFIG.into())
     }
 }
 
 /// What to do by hand.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
-pub enum Action {
+pub(crate) enum Action {
     /// Tell what is mounted, how the servers are, and what needs somebody
     #[command(after_help = STATUS_HELP)]
     Status(StatusArgs),
@@ -131,24 +131,24 @@ pub enum Action {
 
 /// `fansync failover status`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct StatusArgs {
+pub(crate) struct StatusArgs {
     /// Print one JSON object
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
     /// Of which process.
     #[command(flatten)]
-    pub at: At,
+    pub(crate) at: At,
 }
 
 /// Which process is meant.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
-pub struct At {
+pub(crate) struct At {
     /// The socket of the process, if not FANSYNC_FAILOVER_SOCKET or that of the configuration
     #[arg(long, value_name = "PATH", conflicts_with = "config")]
-    pub socket: Option<PathBuf>,
+    pub(crate) socket: Option<PathBuf>,
     /// The configuration file of the process, which names its socket
     #[arg(long, value_name = "FILE", default_value = CONFIG)]
-    pub config: PathBuf,
+    pub(crate) config: PathBuf,
 }
 
 impl At {
@@ -171,45 +171,45 @@ impl At {
 
 /// Orders to one `[[failover]]`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct ByHand {
+pub(crate) struct ByHand {
     /// Which failover block, where there are several
     #[arg(long, value_name = "NAME")]
-    pub name: Option<String>,
+    pub(crate) name: Option<String>,
     /// To which process.
     #[command(flatten)]
-    pub at: At,
+    pub(crate) at: At,
 }
 
 /// `fansync failover switch`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct SwitchArgs {
+pub(crate) struct SwitchArgs {
     /// Where to; the other one if not given
     #[arg(long, value_enum, value_name = "SERVER")]
-    pub to: Option<Side>,
+    pub(crate) to: Option<Side>,
     /// Which, and through what.
     #[command(flatten)]
-    pub by_hand: ByHand,
+    pub(crate) by_hand: ByHand,
 }
 
 /// `fansync failover role`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct RoleArgs {
+pub(crate) struct RoleArgs {
     /// The tree
     #[arg(value_name = "TREE")]
-    pub tree: PathBuf,
+    pub(crate) tree: PathBuf,
     /// The role it shall have
     #[arg(long, value_enum, value_name = "ROLE")]
-    pub set: Option<Role>,
+    pub(crate) set: Option<Role>,
     /// Write this epoch, whatever there was
     #[arg(long, value_name = "N", requires = "set", value_parser = clap::value_parser!(u64).range(1..=mark::LAST_EPOCH))]
-    pub epoch: Option<u64>,
+    pub(crate) epoch: Option<u64>,
 }
 
 /// What is read unless something else is given.
 const CONFIG: &str = "/etc/fansync/failover.toml";
 
 /// Carries out one command: what to print, and the code to leave with.
-pub fn act(action: &Action) -> (Result<String, String>, ExitCode) {
+pub(crate) fn act(action: &Action) -> (Result<String, String>, ExitCode) {
     let order = |by: &ByHand, order| ask(&by.at, &Ask::Order { name: by.name.clone(), order }, false);
     match action {
         Action::Role(args) => role(args),
@@ -244,7 +244,7 @@ fn ask(at: &At, what: &Ask, json: bool) -> (Result<String, String>, ExitCode) {
 }
 
 /// Carries out `fansync failover role`: what to print, and the code to leave with.
-pub fn role(args: &RoleArgs) -> (Result<String, String>, ExitCode) {
+pub(crate) fn role(args: &RoleArgs) -> (Result<String, String>, ExitCode) {
     let failed = |e: MarkError| {
         let code = match &e {
             MarkError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => ExitCode::NotPermitted,

@@ -32,26 +32,26 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Daemon {
     /// The secret that all hosts share.
-    pub key_file: PathBuf,
+    pub(crate) key_file: PathBuf,
     /// For status and orders.
-    pub socket: PathBuf,
+    pub(crate) socket: PathBuf,
     /// Where mounts are kept ready, and what was held is remembered.
-    pub run_dir: PathBuf,
+    pub(crate) run_dir: PathBuf,
     /// Where metrics are served, if at all.
-    pub metrics: Option<SocketAddr>,
+    pub(crate) metrics: Option<SocketAddr>,
     /// Whether what reads from the network has given up its rights.
-    pub sandbox: Sandbox,
+    pub(crate) sandbox: Sandbox,
     /// The user that it becomes then.
-    pub sandbox_user: String,
+    pub(crate) sandbox_user: String,
     /// `text` or `json`.
-    pub log_format: LogFormat,
+    pub(crate) log_format: LogFormat,
     /// The least level that is written.
-    pub log_level: Level,
+    pub(crate) log_level: Level,
 }
 
 /// Whether the process that reads from the network gives up its rights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum Sandbox {
+pub(crate) enum Sandbox {
     /// Without that nothing runs.
     #[default]
     Required,
@@ -63,23 +63,23 @@ pub enum Sandbox {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
     /// The exported tree, which holds the mark.
-    pub tree: PathBuf,
+    pub(crate) tree: PathBuf,
     /// Address and port for the others; `None`: the address of this host that faces the peer.
-    pub listen: Option<String>,
+    pub(crate) listen: Option<String>,
     /// The other server's.
-    pub peer: String,
+    pub(crate) peer: String,
     /// What is exported, as exportfs(8) takes it: `10.0.0.0/24:/srv/data`.
-    pub exports: Vec<String>,
+    pub(crate) exports: Vec<String>,
     /// Export options besides rw and ro.
-    pub export_options: String,
+    pub(crate) export_options: String,
     /// The program.
-    pub exportfs: PathBuf,
+    pub(crate) exportfs: PathBuf,
     /// The mirror daemon that pushes this tree to the peer.
-    pub mirror_socket: PathBuf,
+    pub(crate) mirror_socket: PathBuf,
     /// Its `[[mirror]]`.
-    pub mirror: String,
+    pub(crate) mirror: String,
     /// How long clients may wait for the last changes to reach the peer.
-    pub flush_timeout: Duration,
+    pub(crate) flush_timeout: Duration,
 }
 
 /// How the mount is moved.
@@ -95,26 +95,26 @@ pub enum Layout {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Client {
     /// For people, files and orders.
-    pub name: String,
+    pub(crate) name: String,
     /// The mount point, or the link.
-    pub mount: PathBuf,
+    pub(crate) mount: PathBuf,
     /// Which of both.
-    pub layout: Layout,
+    pub(crate) layout: Layout,
     /// `[failover.primary]`.
-    pub primary: Remote,
+    pub(crate) primary: Remote,
     /// `[failover.backup]`.
-    pub backup: Remote,
+    pub(crate) backup: Remote,
     /// `[failover.probe]`.
-    pub probe: Probe,
+    pub(crate) probe: Probe,
     /// Whether fail-back begins by itself.
-    pub failback: Failback,
+    pub(crate) failback: Failback,
     /// `[[failover.hook]]`.
-    pub hooks: Vec<Hook>,
+    pub(crate) hooks: Vec<Hook>,
 }
 
 /// Whether fail-back begins by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Failback {
+pub(crate) enum Failback {
     /// Once the primary has been back for `back_after`.
     Auto,
     /// When somebody says so.
@@ -125,47 +125,47 @@ pub enum Failback {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remote {
     /// Name or address.
-    pub host: String,
+    pub(crate) host: String,
     /// The exported directory.
-    pub export: String,
+    pub(crate) export: String,
     /// NFS version: `3`, `4.2`.
-    pub version: String,
+    pub(crate) version: String,
     /// Mount options besides the version.
-    pub options: String,
+    pub(crate) options: String,
     /// NFS's port.
-    pub port: u16,
+    pub(crate) port: u16,
     /// Address and port of the server role there; port 7846 of `host` unless given.
-    pub agent: Option<String>,
+    pub(crate) agent: Option<String>,
     /// For mount(8).
-    pub fstype: String,
+    pub(crate) fstype: String,
 }
 
 /// When a server counts as dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Probe {
     /// Between two questions to a server that answers.
-    pub every: Duration,
+    pub(crate) every: Duration,
     /// For one answer.
-    pub timeout: Duration,
+    pub(crate) timeout: Duration,
     /// Missing answers, ...
-    pub misses: u32,
+    pub(crate) misses: u32,
     /// ... of this many.
-    pub of: u32,
+    pub(crate) of: u32,
     /// Answers in a row after which it is back.
-    pub returns: u32,
+    pub(crate) returns: u32,
     /// How long it has to be back before fail-back begins.
-    pub back_after: Duration,
+    pub(crate) back_after: Duration,
 }
 
 /// Whom to tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hook {
     /// Of what.
-    pub on: Vec<Event>,
+    pub(crate) on: Vec<Event>,
     /// A program and its arguments.
-    pub command: Vec<String>,
+    pub(crate) command: Vec<String>,
     /// Or a place to POST a JSON object to.
-    pub url: Option<String>,
+    pub(crate) url: Option<String>,
 }
 
 /// What hooks hear of.
@@ -181,7 +181,7 @@ pub enum Event {
 
 impl Event {
     /// Its name.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Event::Switch => "switch",
             Event::Failback => "failback",
@@ -200,7 +200,7 @@ impl Default for Probe {
 impl Probe {
     /// From one question to the next. One that is refused, as while an NFS server restarts, counts for as long as one that is not
     /// answered: what is borne is a time, whatever the trouble.
-    pub fn pace(&self, answered: bool) -> Duration {
+    pub(crate) fn pace(&self, answered: bool) -> Duration {
         if answered { self.every } else { self.every.max(self.timeout) }
     }
 }
@@ -210,7 +210,7 @@ impl Daemon {
     ///
     /// # Errors
     /// There is no such user, or it is root.
-    pub fn identity(&self) -> Result<Option<Identity>, String> {
+    pub(crate) fn identity(&self) -> Result<Option<Identity>, String> {
         if self.sandbox == Sandbox::Off {
             return Ok(None);
         }
@@ -236,7 +236,7 @@ impl Server {
     ///
     /// # Errors
     /// The peer's name cannot be looked up, or no route leads to it.
-    pub fn listen_on(&self) -> std::io::Result<String> {
+    pub(crate) fn listen_on(&self) -> std::io::Result<String> {
         if let Some(listen) = &self.listen {
             return Ok(listen.clone());
         }
@@ -249,14 +249,14 @@ impl Server {
     }
 
     /// The same, for people.
-    pub fn listen_text(&self) -> String {
+    pub(crate) fn listen_text(&self) -> String {
         self.listen.clone().unwrap_or_else(|| format!("port {} of the address that faces {}", wire::PORT, self.peer))
     }
 }
 
 impl Client {
     /// The server of a side.
-    pub fn remote(&self, side: Side) -> &Remote {
+    pub(crate) fn remote(&self, side: Side) -> &Remote {
         match side {
             Side::Primary => &self.primary,
             Side::Backup => &self.backup,
@@ -264,7 +264,7 @@ impl Client {
     }
 
     /// For the state machine.
-    pub fn thresholds(&self) -> Thresholds {
+    pub(crate) fn thresholds(&self) -> Thresholds {
         let p = &self.probe;
         Thresholds {
             misses: p.misses,
@@ -278,18 +278,18 @@ impl Client {
 
 impl Remote {
     /// As the mount table shows it.
-    pub fn source(&self) -> String {
+    pub(crate) fn source(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         format!("{host}:{}", self.export)
     }
 
     /// NFS's major version.
-    pub fn major(&self) -> u32 {
+    pub(crate) fn major(&self) -> u32 {
         if self.version.starts_with('3') { 3 } else { 4 }
     }
 
     /// Where its server role listens.
-    pub fn agent(&self) -> String {
+    pub(crate) fn agent(&self) -> String {
         self.agent.clone().unwrap_or_else(|| match self.host.contains(':') {
             true => format!("[{}]:{}", self.host, wire::PORT),
             false => format!("{}:{}", self.host, wire::PORT),
@@ -300,7 +300,7 @@ impl Remote {
 impl Config {
     /// Whether a file is meant for `fansync failover` and not for the mirror: it says `[server]` or `[[failover]]`, and no `[[mirror]]`. Not so
     /// for what cannot be read, or is no TOML.
-    pub fn is_one(path: &Path) -> bool {
+    pub(crate) fn is_one(path: &Path) -> bool {
         let Ok(text) = std::fs::read_to_string(path) else { return false };
         let Ok(table) = text.parse::<toml::Table>() else { return false };
         (table.contains_key("failover") || table.contains_key("server")) && !table.contains_key("mirror")
@@ -310,7 +310,7 @@ impl Config {
     ///
     /// # Errors
     /// Everything that is wrong with it.
-    pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
+    pub(crate) fn load(path: &Path) -> Result<Config, ConfigErrors> {
         let text = crate::config::read_trusted(path)?;
         Config::parse(&text, Some(path))
     }
@@ -325,7 +325,7 @@ impl Config {
     }
 
     /// How the log looks.
-    pub fn log(&self) -> LogConfig {
+    pub(crate) fn log(&self) -> LogConfig {
         LogConfig { format: self.daemon.log_format, level: self.daemon.log_level }
     }
 }

@@ -57,14 +57,14 @@ pub enum Answer {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Status {
     /// The version.
-    pub version: String,
+    pub(crate) version: String,
     /// The server role, if this host has it.
-    pub server: Option<Report>,
+    pub(crate) server: Option<Report>,
     /// The mounts.
-    pub failovers: Vec<Shown>,
+    pub(crate) failovers: Vec<Shown>,
     /// The process that reads from the network.
     #[serde(default)]
-    pub front: front::Shown,
+    pub(crate) front: front::Shown,
 }
 
 /// What cannot be done with the socket.
@@ -91,26 +91,26 @@ pub enum ControlError {
 /// The way to one monitor.
 pub struct Handle {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Its orders.
-    pub orders: Sender<Told>,
+    pub(crate) orders: Sender<Told>,
     /// What it shows.
-    pub shown: Arc<Mutex<Shown>>,
+    pub(crate) shown: Arc<Mutex<Shown>>,
 }
 
 /// What a process has of both roles.
 pub struct Parts {
     /// The server role, if this host has it.
-    pub server: Option<Arc<Server>>,
+    pub(crate) server: Option<Arc<Server>>,
     /// The monitors.
-    pub monitors: Vec<Handle>,
+    pub(crate) monitors: Vec<Handle>,
     /// What reads from the network for both.
-    pub front: Arc<Front>,
+    pub(crate) front: Arc<Front>,
 }
 
 impl Parts {
     /// Everything, now.
-    pub fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             server: self.server.as_ref().map(|s| s.report()),
@@ -124,7 +124,7 @@ impl Parts {
 ///
 /// # Errors
 /// See [`ControlError`].
-pub fn serve(path: &Path, parts: Arc<Parts>) -> Result<(), ControlError> {
+pub(crate) fn serve(path: &Path, parts: Arc<Parts>) -> Result<(), ControlError> {
     let fail = |source| ControlError::Io { what: "listen on", path: path.into(), source };
     let listener = socket::bind(path).map_err(|error| match error {
         BindError::InUse => ControlError::InUse { path: path.into() },
@@ -164,7 +164,7 @@ fn pass_on(handles: &[Handle], name: Option<&str>, order: Order) -> Answer {
 ///
 /// # Errors
 /// See [`ControlError`].
-pub fn ask(path: &Path, ask: &Ask) -> Result<Answer, ControlError> {
+pub(crate) fn ask(path: &Path, ask: &Ask) -> Result<Answer, ControlError> {
     let io = |what| move |source| ControlError::Io { what, path: path.into(), source };
     let stream = UnixStream::connect(path).map_err(io("reach"))?;
     stream.set_read_timeout(Some(ORDER + Duration::from_secs(5))).map_err(io("talk to"))?;
@@ -179,7 +179,7 @@ pub fn ask(path: &Path, ask: &Ask) -> Result<Answer, ControlError> {
 
 impl Status {
     /// For a terminal.
-    pub fn human(&self) -> String {
+    pub(crate) fn human(&self) -> String {
         let mut out = format!("fansync {}\n", self.version);
         let front = &self.front;
         if front.pid == 0 {

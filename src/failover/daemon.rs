@@ -22,7 +22,7 @@ use crate::web::site::guarded;
 
 /// Why it does not run.
 #[derive(Debug, Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// The key.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -58,7 +58,7 @@ pub enum Error {
 
 impl Error {
     /// What the process leaves with.
-    pub fn exit_code(&self) -> ExitCode {
+    pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             Error::Key(_) | Error::Identity(_) | Error::Control(ControlError::InUse { .. }) => ExitCode::Config,
             Error::Control(_) | Error::Sandbox { source: StartError::Confine { .. } } => ExitCode::NotPermitted,
@@ -70,18 +70,18 @@ impl Error {
 
 /// How to run.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Mode {
+pub(crate) struct Mode {
     /// As many rounds as a decision takes, then leave.
-    pub once: bool,
+    pub(crate) once: bool,
     /// Probe and say, but change nothing.
-    pub dry_run: bool,
+    pub(crate) dry_run: bool,
 }
 
 /// Runs until a signal, or for the rounds of `--once`.
 ///
 /// # Errors
 /// See [`enum@Error`].
-pub fn run(config: &Config, mode: Mode) -> Result<ExitCode, Error> {
+pub(crate) fn run(config: &Config, mode: Mode) -> Result<ExitCode, Error> {
     let setup = |what: &str| {
         let what = what.to_owned();
         move |source| Error::Setup { what, source }

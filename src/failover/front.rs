@@ -106,17 +106,17 @@ pub enum Lost {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shown {
     /// Its process id; 0 while there is none.
-    pub pid: u32,
+    pub(crate) pid: u32,
     /// It has no rights.
-    pub confined: bool,
+    pub(crate) confined: bool,
     /// How often it was started again.
-    pub restarts: u64,
+    pub(crate) restarts: u64,
     /// Why the last one ended, or could not be started.
-    pub reason: String,
+    pub(crate) reason: String,
 }
 
 /// What requests are answered with.
-pub type Serve = dyn Fn(Request) -> Reply + Send + Sync;
+pub(crate) type Serve = dyn Fn(Request) -> Reply + Send + Sync;
 
 /// For connections that come in.
 struct Service {
@@ -318,7 +318,7 @@ impl Front {
     }
 
     /// What is shown of it.
-    pub fn shown(&self) -> Shown {
+    pub(crate) fn shown(&self) -> Shown {
         locked(&self.0.state).shown.clone()
     }
 
@@ -326,7 +326,7 @@ impl Front {
     ///
     /// # Errors
     /// Those of setting up the listener.
-    pub fn serve(&self, listener: TcpListener, key: &Key, id: Id, serve: Arc<Serve>) -> io::Result<()> {
+    pub(crate) fn serve(&self, listener: TcpListener, key: &Key, id: Id, serve: Arc<Serve>) -> io::Result<()> {
         listener.set_nonblocking(true)?;
         // Connections that are accepted from it inherit that.
         nix::sys::socket::setsockopt(&listener, nix::sys::socket::sockopt::TcpNoDelay, &true)?;
@@ -339,7 +339,7 @@ impl Front {
     }
 
     /// Says which addresses are the peer's.
-    pub fn peers(&self, peers: Vec<IpAddr>) {
+    pub(crate) fn peers(&self, peers: Vec<IpAddr>) {
         let mut state = locked(&self.0.state);
         if state.peers != peers {
             if let Some(link) = &state.link {

@@ -13,7 +13,7 @@ use std::path::Path;
 const NFSD: &str = "/proc/fs/nfsd";
 
 /// Ends it, if there is one. Without the kernel's NFS server: nothing.
-pub fn end() {
+pub(crate) fn end() {
     match end_in(Path::new(NFSD)) {
         Ok(true) => tracing::info!("the grace time of the NFS server is ended"),
         Ok(false) => {}

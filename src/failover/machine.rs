@@ -28,7 +28,7 @@ pub enum Side {
 
 impl Side {
     /// The other one.
-    pub fn other(self) -> Side {
+    pub(crate) fn other(self) -> Side {
         match self {
             Side::Primary => Side::Backup,
             Side::Backup => Side::Primary,
@@ -53,15 +53,15 @@ impl std::fmt::Display for Side {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Thresholds {
     /// Missing answers that make it dead, ...
-    pub misses: u32,
+    pub(crate) misses: u32,
     /// ... of this many; at most 32.
-    pub of: u32,
+    pub(crate) of: u32,
     /// Answers in a row that make it alive again.
-    pub returns: u32,
+    pub(crate) returns: u32,
     /// How long the primary has been alive before fail-back begins by itself; `None`: never by itself.
-    pub failback_after: Option<Duration>,
+    pub(crate) failback_after: Option<Duration>,
     /// How long there may be no primary at all, with the other server dead, before this one is made it.
-    pub orphan_after: Duration,
+    pub(crate) orphan_after: Duration,
 }
 
 /// What a server says of itself.
@@ -83,24 +83,24 @@ pub struct Report {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Answer {
     /// NFS answered in time.
-    pub nfs: bool,
+    pub(crate) nfs: bool,
     /// The server role answered in time.
-    pub report: Option<Report>,
+    pub(crate) report: Option<Report>,
 }
 
 /// What is known of one server.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Health {
     /// Whether it counts as alive. Before anything was seen: no.
-    pub alive: bool,
+    pub(crate) alive: bool,
     /// Since when that holds; time of the monitor's clock.
-    pub since: Duration,
+    pub(crate) since: Duration,
     /// Missing answers, the newest in the lowest bit.
     window: u32,
     seen: u32,
     row: u32,
     /// What it said last.
-    pub report: Option<Report>,
+    pub(crate) report: Option<Report>,
 }
 
 impl Health {
@@ -137,19 +137,19 @@ impl Health {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct State {
     /// What is mounted; `None` while nothing is.
-    pub on: Option<Side>,
+    pub(crate) on: Option<Side>,
     /// The newest epoch heard of.
-    pub epoch: u64,
+    pub(crate) epoch: u64,
     /// Somebody said `hold`: nothing is done by itself.
-    pub held: bool,
+    pub(crate) held: bool,
     /// Somebody ordered this move, and the server is primary by now: it is made even while held.
-    pub ordered: Option<Side>,
+    pub(crate) ordered: Option<Side>,
     /// What is being done, until [`done`] is told.
-    pub busy: Option<Goal>,
+    pub(crate) busy: Option<Goal>,
     /// Both servers.
-    pub servers: [Health; 2],
+    pub(crate) servers: [Health; 2],
     /// Whether the server that is not mounted held a whole copy, by the last word of the one that is.
-    pub copy_whole: Option<bool>,
+    pub(crate) copy_whole: Option<bool>,
     /// Since when no server that answers is the newest primary.
     orphan_since: Option<Duration>,
     /// When a fail-back was asked for last.
@@ -161,7 +161,7 @@ pub struct State {
 /// Something that takes time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "goal")]
-pub enum Goal {
+pub(crate) enum Goal {
     /// A server is being made primary.
     Promote {
         /// Which.
@@ -192,10 +192,10 @@ pub enum Alarm {
 
 impl Alarm {
     /// Every alarm.
-    pub const ALL: [Alarm; 5] = [Alarm::BothDead, Alarm::CopyNotWhole, Alarm::SplitBrain, Alarm::Held, Alarm::NoAgent];
+    pub(crate) const ALL: [Alarm; 5] = [Alarm::BothDead, Alarm::CopyNotWhole, Alarm::SplitBrain, Alarm::Held, Alarm::NoAgent];
 
     /// The name used in status and metrics.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Alarm::BothDead => "both_dead",
             Alarm::CopyNotWhole => "copy_not_whole",
@@ -240,7 +240,7 @@ pub enum Action {
 const ASK_AGAIN: Duration = Duration::from_secs(15);
 
 /// One round. `answers`: primary, backup; `None`: nothing since the last round. `now`: monotonic.
-pub fn step(state: &State, answers: &[Option<Answer>; 2], t: &Thresholds, now: Duration) -> (State, Vec<Action>) {
+pub(crate) fn step(state: &State, answers: &[Option<Answer>; 2], t: &Thresholds, now: Duration) -> (State, Vec<Action>) {
     let mut s = state.clone();
     let mut out = Vec::new();
     for (health, answer) in s.servers.iter_mut().zip(answers) {
@@ -334,7 +334,7 @@ pub fn step(state: &State, answers: &[Option<Answer>; 2], t: &Thresholds, now: D
 /// # Errors
 /// Both say that they are primary of one epoch.
 #[allow(clippy::result_unit_err)]
-pub fn authority(s: &State) -> Result<Option<Side>, ()> {
+pub(crate) fn authority(s: &State) -> Result<Option<Side>, ()> {
     let [p, b] = [&s.servers[0], &s.servers[1]].map(Health::primary_epoch);
     let best = match (p, b) {
         (Some(p), Some(b)) if p == b => return Err(()),
@@ -360,13 +360,13 @@ fn wants_failback(s: &State, t: &Thresholds, now: Duration) -> bool {
 }
 
 /// A promotion or a switch has ended. `mounted`: what is mounted now.
-pub fn done(state: &State, mounted: Option<Side>) -> State {
+pub(crate) fn done(state: &State, mounted: Option<Side>) -> State {
     let ordered = state.ordered.filter(|&to| mounted != Some(to));
     State { busy: None, on: mounted, ordered, ..state.clone() }
 }
 
 /// A server has said that it is primary now: as good as a report of it, so the switch need not wait for the next.
-pub fn promoted(state: &State, side: Side, mark: &Mark) -> State {
+pub(crate) fn promoted(state: &State, side: Side, mark: &Mark) -> State {
     let mut s = state.clone();
     let report = s.servers[side.index()].report.get_or_insert_default();
     (report.mark, report.handing_over) = (Some(mark.clone()), false);

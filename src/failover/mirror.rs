@@ -17,13 +17,13 @@ fn ask(server: &Server) -> Option<Snapshot> {
 }
 
 /// What the mirror says of itself; `None` when its daemon does not answer, or has no mirror of that name.
-pub fn of(server: &Server) -> Option<Mirror> {
+pub(crate) fn of(server: &Server) -> Option<Mirror> {
     ask(server)?.mirrors.into_iter().find(|m| m.name == server.mirror)
 }
 
 /// Why what a mirror has confirmed is not all that clients were told is stored: an NFS 4 server keeps a file open for as long as a client
 /// does.
-pub fn unfit(mirror: &Mirror) -> Option<String> {
+pub(crate) fn unfit(mirror: &Mirror) -> Option<String> {
     (!mirror.follow_open_files).then(|| {
         let name = &mirror.name;
         format!(
@@ -34,7 +34,7 @@ pub fn unfit(mirror: &Mirror) -> Option<String> {
 }
 
 /// What `fansync check` says of the mirror that a configuration names, if its daemon answers.
-pub fn warnings(server: &Server) -> Vec<String> {
+pub(crate) fn warnings(server: &Server) -> Vec<String> {
     let Some(snapshot) = ask(server) else { return Vec::new() };
     match snapshot.mirrors.iter().find(|m| m.name == server.mirror) {
         Some(mirror) => unfit(mirror).into_iter().collect(),

@@ -48,10 +48,10 @@ pub enum Order {
 }
 
 /// What became of an order, for people.
-pub type Outcome = Result<String, String>;
+pub(crate) type Outcome = Result<String, String>;
 
 /// An order, and where its outcome goes.
-pub type Told = (Order, Sender<Outcome>);
+pub(crate) type Told = (Order, Sender<Outcome>);
 
 /// A move that somebody ordered and that is not made yet.
 struct Pending {
@@ -67,54 +67,54 @@ type Handed = (Side, Result<Mark, String>);
 
 /// What is shown of one `[[failover]]`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Shown {
+pub(crate) struct Shown {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// The mount point.
-    pub mount: String,
+    pub(crate) mount: String,
     /// What is mounted.
-    pub on: Option<Side>,
+    pub(crate) on: Option<Side>,
     /// The newest epoch.
-    pub epoch: u64,
+    pub(crate) epoch: u64,
     /// Somebody said `hold`.
-    pub held: bool,
+    pub(crate) held: bool,
     /// What is being done.
-    pub busy: Option<Goal>,
+    pub(crate) busy: Option<Goal>,
     /// What needs somebody.
-    pub alarm: Option<Alarm>,
+    pub(crate) alarm: Option<Alarm>,
     /// Primary, backup.
-    pub servers: Vec<ShownServer>,
+    pub(crate) servers: Vec<ShownServer>,
     /// Rounds of probes made.
-    pub rounds: u64,
+    pub(crate) rounds: u64,
     /// Switches made since the start.
-    pub switches: u64,
+    pub(crate) switches: u64,
     /// Attempts to move the mount, or to make a server primary, that failed since the start.
-    pub failures: u64,
+    pub(crate) failures: u64,
     /// The last one, for people.
-    pub last_switch: String,
+    pub(crate) last_switch: String,
     /// How long the last one took, seconds.
-    pub last_switch_seconds: f64,
+    pub(crate) last_switch_seconds: f64,
     /// Who was blocked on the dead server at the last switch.
-    pub stuck: Vec<Stuck>,
+    pub(crate) stuck: Vec<Stuck>,
     /// Calls that were given up and have not ended, with their process ids.
-    pub calls: Vec<(String, u32)>,
+    pub(crate) calls: Vec<(String, u32)>,
 }
 
 /// One server of [`Shown`].
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct ShownServer {
+pub(crate) struct ShownServer {
     /// As the mount table has it.
-    pub source: String,
+    pub(crate) source: String,
     /// Whether it counts as alive, its report.
-    pub health: Health,
+    pub(crate) health: Health,
     /// Mounted, in place or aside.
-    pub ready: bool,
+    pub(crate) ready: bool,
     /// Why it cannot be mounted, or what it says is wrong.
-    pub trouble: String,
+    pub(crate) trouble: String,
 }
 
 /// One `[[failover]]` at work.
-pub struct Monitor {
+pub(crate) struct Monitor {
     client: Client,
     key: Key,
     pair: Arc<Pair>,
@@ -145,7 +145,7 @@ impl Monitor {
     ///
     /// # Errors
     /// See [`MountError`].
-    pub fn new(
+    pub(crate) fn new(
         client: &Client,
         key: &Key,
         pair: Arc<Pair>,
@@ -187,7 +187,7 @@ impl Monitor {
     ///
     /// # Errors
     /// A thread cannot be started.
-    pub fn run(mut self, orders: &Receiver<Told>, rounds: Option<u32>) -> std::io::Result<()> {
+    pub(crate) fn run(mut self, orders: &Receiver<Told>, rounds: Option<u32>) -> std::io::Result<()> {
         let (heard, answers) = unbounded();
         let start = |side| Prober::start(side, self.client.remote(side), &self.key, &self.pair, self.client.probe, heard.clone());
         let probers = [start(Side::Primary)?, start(Side::Backup)?];
@@ -583,7 +583,7 @@ enum After {
 }
 
 /// An alarm for people.
-pub fn words(alarm: Alarm) -> &'static str {
+pub(crate) fn words(alarm: Alarm) -> &'static str {
     match alarm {
         Alarm::BothDead => "neither server answers NFS calls; nothing can be done from here",
         Alarm::CopyNotWhole => {

@@ -44,11 +44,11 @@ const DETACH_AGAIN: Duration = Duration::from_millis(200);
 const LOOKED: Duration = Duration::from_secs(3);
 const LAST_LOOK: Duration = Duration::from_millis(300);
 /// What the read-only filesystem below is called in the mount table.
-pub const PLACEHOLDER: &str = "fansync-placeholder";
+pub(crate) const PLACEHOLDER: &str = "fansync-placeholder";
 
 /// Why the mount was not moved.
 #[derive(Debug, Error)]
-pub enum MountError {
+pub(crate) enum MountError {
     /// A child.
     #[error(transparent)]
     Call(#[from] CallError),
@@ -80,21 +80,21 @@ pub enum MountError {
 
 /// How a switch went.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Moved {
+pub(crate) struct Moved {
     /// From the decision to the new mount being in place.
-    pub took: Duration,
+    pub(crate) took: Duration,
     /// For people: by which calls.
-    pub how: String,
+    pub(crate) how: String,
 }
 
 /// The mounts of one `[[failover]]`.
-pub struct Mounts {
+pub(crate) struct Mounts {
     client: Client,
     /// A private filesystem for what is kept ready.
     dir: PathBuf,
     workers: Workers,
     /// Children that were given up.
-    pub calls: Calls,
+    pub(crate) calls: Calls,
     mounting: Option<(Side, Child, Instant)>,
     looking: Option<(Side, Worker, Instant)>,
     looked: Option<Instant>,
@@ -106,7 +106,7 @@ impl Mounts {
     ///
     /// # Errors
     /// See [`MountError`].
-    pub fn new(client: &Client, run_dir: &Path) -> Result<Mounts, MountError> {
+    pub(crate) fn new(client: &Client, run_dir: &Path) -> Result<Mounts, MountError> {
         let exe =
             std::env::current_exe().map_err(|source| MountError::Io { what: "find", path: "/proc/self/exe".into(), source })?;
         let dir = run_dir.join("mounts");
@@ -126,7 +126,7 @@ impl Mounts {
     ///
     /// # Errors
     /// See [`MountError`].
-    pub fn prepare(&mut self) -> Result<(), MountError> {
+    pub(crate) fn prepare(&mut self) -> Result<(), MountError> {
         let client = self.client.clone();
         self.make_dir(&self.dir.clone())?;
         // A mount can be moved only out of a mount that is not shared with other namespaces.
@@ -197,7 +197,7 @@ impl Mounts {
     ///
     /// # Errors
     /// Those of reading.
-    pub fn mounted(&self) -> Result<Option<Side>, MountError> {
+    pub(crate) fn mounted(&self) -> Result<Option<Side>, MountError> {
         match self.client.layout {
             Layout::Mount => Ok(self.top()?.and_then(|e| self.side_of(&e))),
             Layout::Symlink => match fs::read_link(&self.client.mount) {
@@ -221,12 +221,12 @@ impl Mounts {
     }
 
     /// Whether a side is mounted where it waits.
-    pub fn is_ready(&self, side: Side) -> bool {
+    pub(crate) fn is_ready(&self, side: Side) -> bool {
         self.entry_at(&self.ahead(side)).is_ok_and(|e| e.is_some_and(|e| self.side_of(&e) == Some(side)))
     }
 
     /// Why mounting failed last, if it did.
-    pub fn trouble(&self, side: Side) -> Option<&str> {
+    pub(crate) fn trouble(&self, side: Side) -> Option<&str> {
         self.failed[side as usize].as_ref().map(|(_, why)| why.as_str())
     }
 
@@ -247,7 +247,7 @@ impl Mounts {
     }
 
     /// Mounts a side where it waits, by and by, and looks whether it is of use; call it in each round. Never waits.
-    pub fn make_ready(&mut self, side: Side) {
+    pub(crate) fn make_ready(&mut self, side: Side) {
         self.workers.refill();
         self.end_mounting();
         if self.mounting.is_some() {
@@ -368,7 +368,7 @@ impl Mounts {
     ///
     /// # Errors
     /// See [`MountError`]; the mount is then what [`Mounts::mounted`] says.
-    pub fn switch(&mut self, to: Side, dead: bool) -> Result<Moved, MountError> {
+    pub(crate) fn switch(&mut self, to: Side, dead: bool) -> Result<Moved, MountError> {
         let begun = Instant::now();
         let how = match self.client.layout {
             Layout::Mount => self.replace(to, dead)?,
@@ -490,7 +490,7 @@ impl Mounts {
     }
 
     /// The device of what is mounted, to find who waits for it.
-    pub fn point(&self) -> &Path {
+    pub(crate) fn point(&self) -> &Path {
         &self.client.mount
     }
 }

@@ -9,27 +9,27 @@ use super::config::{Client, Event, Hook};
 use crate::sys::child::as_usual;
 
 /// How long a hook may take.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What is told: as JSON to a URL, as `FANSYNC_…` variables to a program.
 #[derive(Debug, Clone, Serialize)]
-pub struct Notice {
+pub(crate) struct Notice {
     /// `switch`, `failback`, `alarm`.
-    pub event: &'static str,
+    pub(crate) event: &'static str,
     /// The `[[failover]]`.
-    pub name: String,
+    pub(crate) name: String,
     /// The host that tells.
-    pub host: String,
+    pub(crate) host: String,
     /// What is mounted now: `primary`, `backup`, or empty.
-    pub on: String,
+    pub(crate) on: String,
     /// The newest epoch.
-    pub epoch: u64,
+    pub(crate) epoch: u64,
     /// One line for people.
-    pub text: String,
+    pub(crate) text: String,
 }
 
 /// Tells all hooks that want to hear of `event`.
-pub fn tell(client: &Client, event: Event, notice: &Notice) {
+pub(crate) fn tell(client: &Client, event: Event, notice: &Notice) {
     for hook in client.hooks.iter().filter(|h| h.on.contains(&event)) {
         let (hook, notice) = (hook.clone(), notice.clone());
         let spawned = std::thread::Builder::new().name("fansync-notify".into()).spawn(move || {

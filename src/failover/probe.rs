@@ -13,13 +13,13 @@ use super::front::{Front, Lost};
 /// NFS's program number, and its port.
 const NFS: u32 = 100_003;
 /// The usual port.
-pub const PORT: u16 = 2049;
+pub(crate) const PORT: u16 = 2049;
 /// A reply to NULL is far shorter.
 const MAX_REPLY_BYTES: u32 = 4096;
 
 /// Why a server counts as not answering.
 #[derive(Debug, Error)]
-pub enum Miss {
+pub(crate) enum Miss {
     /// Its name.
     #[error("cannot find {host}: {source}")]
     Name {
@@ -93,7 +93,7 @@ impl fmt::Display for Wrong {
 ///
 /// # Errors
 /// See [`Miss`].
-pub fn null_call(front: &Front, host: &str, port: u16, version: u32, deadline: Duration) -> Result<Duration, Miss> {
+pub(crate) fn null_call(front: &Front, host: &str, port: u16, version: u32, deadline: Duration) -> Result<Duration, Miss> {
     let begun = Instant::now();
     let name = |source| Miss::Name { host: host.into(), source };
     let addresses: Vec<SocketAddr> = (host, port).to_socket_addrs().map_err(name)?.collect();

@@ -18,18 +18,18 @@ const AGAIN: Duration = Duration::from_millis(20);
 
 /// What one server answered.
 #[derive(Debug, Clone)]
-pub struct Heard {
+pub(crate) struct Heard {
     /// Which.
-    pub side: Side,
+    pub(crate) side: Side,
     /// When it was asked.
-    pub asked: Instant,
+    pub(crate) asked: Instant,
     /// The answer.
-    pub answer: Answer,
+    pub(crate) answer: Answer,
 }
 
 /// One server's thread. It ends when this is dropped, after the question that it is at.
 #[derive(Debug)]
-pub struct Prober {
+pub(crate) struct Prober {
     hurry: Sender<Duration>,
 }
 
@@ -38,7 +38,7 @@ impl Prober {
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn start(
+    pub(crate) fn start(
         side: Side,
         remote: &Remote,
         key: &Key,
@@ -65,7 +65,7 @@ impl Prober {
     }
 
     /// Asks again after `pause`, or earlier if that is due.
-    pub fn soon(&self, pause: Duration) {
+    pub(crate) fn soon(&self, pause: Duration) {
         let _ = self.hurry.send(pause);
     }
 }

@@ -96,7 +96,7 @@ impl Server {
     ///
     /// # Errors
     /// Those of reading /dev/urandom.
-    pub fn new(cfg: &Config, key: &Key, host: &str, front: &Arc<Front>) -> std::io::Result<Arc<Server>> {
+    pub(crate) fn new(cfg: &Config, key: &Key, host: &str, front: &Arc<Front>) -> std::io::Result<Arc<Server>> {
         Ok(Arc::new(Server {
             cfg: cfg.clone(),
             key: key.clone(),
@@ -112,7 +112,7 @@ impl Server {
     ///
     /// # Errors
     /// The address cannot be listened on.
-    pub fn run(self: Arc<Self>) -> std::io::Result<()> {
+    pub(crate) fn run(self: Arc<Self>) -> std::io::Result<()> {
         let listener = TcpListener::bind(self.cfg.listen_on()?)?;
         tracing::info!(listen = %listener.local_addr()?, tree = %self.cfg.tree.display(), "server role");
         let tending = Arc::clone(&self);
@@ -136,7 +136,7 @@ impl Server {
     }
 
     /// Answers one request.
-    pub fn serve(self: &Arc<Self>, request: Request) -> Reply {
+    pub(crate) fn serve(self: &Arc<Self>, request: Request) -> Reply {
         let done = match request {
             Request::Report => return Reply::Report(self.report()),
             Request::Promote { above, by } => self.promote(above, &by),
@@ -150,7 +150,7 @@ impl Server {
     }
 
     /// What is known of this side.
-    pub fn report(&self) -> Report {
+    pub(crate) fn report(&self) -> Report {
         let mark = mark::read(&self.cfg.tree);
         let now = locked(&self.now);
         Report {

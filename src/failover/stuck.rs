@@ -14,18 +14,18 @@ use crate::path::Shown;
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Stuck {
     /// Its id.
-    pub pid: u32,
+    pub(crate) pid: u32,
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// What it waits for in the kernel.
-    pub waits: String,
+    pub(crate) waits: String,
 }
 
 /// Wait channels of calls to a server that does not answer (NFS 6.1 to 6.12; FUSE 6.18).
 const CHANNELS: [&str; 6] = ["rpc_", "nfs", "request_wait_answer", "folio_wait", "wait_on_page", "fuse"];
 
 /// Who waits for what is mounted at `mount`. Some milliseconds for some hundred processes.
-pub fn stuck(mount: &Path) -> Vec<Stuck> {
+pub(crate) fn stuck(mount: &Path) -> Vec<Stuck> {
     let Ok(listing) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = listing.flatten().filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
     pids.filter(|&pid| pid != std::process::id()).filter_map(|pid| look(pid, mount)).collect()

@@ -20,7 +20,7 @@ const NONE: Option<&CStr> = None;
 ///
 /// # Errors
 /// Those of input and output. One that nobody hears any more is none: whoever asked has given up.
-pub fn serve(input: impl BufRead, mut output: impl Write) -> io::Result<()> {
+pub(crate) fn serve(input: impl BufRead, mut output: impl Write) -> io::Result<()> {
     for line in input.lines() {
         let words: Vec<String> = serde_json::from_str(&line?)?;
         let refusal = call(&words).err().map(|e| Refusal { errno: e.raw_os_error().unwrap_or(0), said: e.to_string() });

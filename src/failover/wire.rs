@@ -27,11 +27,12 @@ use thiserror::Error;
 use super::front::{Front, Lost};
 use super::machine::{Report, Side};
 use crate::role::mark::Mark;
-pub use code::{Id, Key, KeyError};
+pub(crate) use code::KeyError;
+pub use code::{Id, Key};
 use frame::{Asked, REPLY, REPLY_BODY, REQUEST, REQUEST_BODY};
 
 /// The usual port.
-pub const PORT: u16 = 7846;
+pub(crate) const PORT: u16 = 7846;
 /// How long whoever has connected may take for its whole request. A lost packet is sent again only after a second.
 pub(super) const WHOLE_REQUEST: Duration = Duration::from_secs(2);
 /// How long it may take to take the answer.
@@ -121,7 +122,7 @@ pub enum WireError {
 
 impl WireError {
     /// It is this host that could not ask: nothing is known of the other.
-    pub fn is_ours(&self) -> bool {
+    pub(crate) fn is_ours(&self) -> bool {
         matches!(self, WireError::Away { .. })
     }
 }
@@ -137,14 +138,14 @@ pub struct Asker {
 
 impl Asker {
     /// A server, which asks its peer and never itself.
-    pub fn server(id: Id) -> Asker {
+    pub(crate) fn server(id: Id) -> Asker {
         Asker { id, not: Some((id, "this server itself")) }
     }
 }
 
 /// A client's view of two servers: which process has answered for which.
 #[derive(Debug)]
-pub struct Pair {
+pub(crate) struct Pair {
     front: Arc<Front>,
     id: Id,
     seen: Mutex<[Option<Id>; 2]>,
@@ -155,7 +156,7 @@ impl Pair {
     ///
     /// # Errors
     /// Those of reading /dev/urandom.
-    pub fn new(front: &Arc<Front>) -> io::Result<Pair> {
+    pub(crate) fn new(front: &Arc<Front>) -> io::Result<Pair> {
         Ok(Pair { front: Arc::clone(front), id: Id::new()?, seen: Mutex::default() })
     }
 
@@ -163,7 +164,14 @@ impl Pair {
     ///
     /// # Errors
     /// See [`WireError`].
-    pub fn ask(&self, side: Side, address: &str, key: &Key, request: &Request, deadline: Duration) -> Result<Reply, WireError> {
+    pub(crate) fn ask(
+        &self,
+        side: Side,
+        address: &str,
+        key: &Key,
+        request: &Request,
+        deadline: Duration,
+    ) -> Result<Reply, WireError> {
         let other = self.seen()[side.other() as usize];
         let asker = Asker { id: self.id, not: other.map(|id| (id, "the other of both servers")) };
         let (reply, by) = ask(&self.front, address, key, &asker, request, deadline)?;
@@ -172,7 +180,7 @@ impl Pair {
     }
 
     /// Through which it asks.
-    pub fn front(&self) -> &Front {
+    pub(crate) fn front(&self) -> &Front {
         &self.front
     }
 
@@ -204,7 +212,7 @@ pub fn ask(
 ///
 /// # Errors
 /// See [`WireError`].
-pub fn ask_within(
+pub(crate) fn ask_within(
     front: &Front,
     address: &str,
     key: &Key,

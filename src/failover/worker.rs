@@ -21,16 +21,16 @@ const SPARE: usize = 3;
 
 /// What a worker answers when a call has failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Refusal {
+pub(crate) struct Refusal {
     /// The error number; 0 when there is none.
-    pub errno: i32,
+    pub(crate) errno: i32,
     /// The words.
-    pub said: String,
+    pub(crate) said: String,
 }
 
 /// One process.
 #[derive(Debug)]
-pub struct Worker {
+pub(crate) struct Worker {
     child: Child,
     heard: Vec<u8>,
 }
@@ -53,7 +53,7 @@ impl Worker {
     ///
     /// # Errors
     /// It has ended without one.
-    pub fn answer(&mut self, within: Duration) -> io::Result<Option<Result<(), Refusal>>> {
+    pub(crate) fn answer(&mut self, within: Duration) -> io::Result<Option<Result<(), Refusal>>> {
         let begun = Instant::now();
         let out = self.child.stdout.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
         loop {
@@ -81,7 +81,7 @@ impl Worker {
     }
 
     /// Its process id.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
@@ -94,19 +94,19 @@ impl Worker {
 
 /// Workers that wait for work.
 #[derive(Debug)]
-pub struct Workers {
+pub(crate) struct Workers {
     exe: std::path::PathBuf,
     idle: Vec<Worker>,
 }
 
 impl Workers {
     /// Starts none yet. `exe`: this program.
-    pub fn new(exe: &Path) -> Workers {
+    pub(crate) fn new(exe: &Path) -> Workers {
         Workers { exe: exe.into(), idle: Vec::new() }
     }
 
     /// Starts what is missing, for the next time.
-    pub fn refill(&mut self) {
+    pub(crate) fn refill(&mut self) {
         self.idle.retain_mut(|w| matches!(w.child.try_wait(), Ok(None)));
         while self.idle.len() < SPARE {
             match Worker::start(&self.exe) {
@@ -123,7 +123,7 @@ impl Workers {
     ///
     /// # Errors
     /// [`CallError::Start`].
-    pub fn begin(&mut self, what: &str, words: &[&str]) -> Result<Worker, CallError> {
+    pub(crate) fn begin(&mut self, what: &str, words: &[&str]) -> Result<Worker, CallError> {
         // One that somebody has killed shows by its broken pipe.
         while let Some(mut worker) = self.idle.pop() {
             if worker.tell(words).is_ok() {
@@ -141,7 +141,7 @@ impl Workers {
     }
 
     /// Takes back one that has answered.
-    pub fn back(&mut self, worker: Worker) {
+    pub(crate) fn back(&mut self, worker: Worker) {
         self.idle.push(worker);
     }
 
@@ -149,7 +149,7 @@ impl Workers {
     ///
     /// # Errors
     /// See [`CallError`].
-    pub fn run(&mut self, calls: &mut Calls, what: &str, words: &[&str], deadline: Duration) -> Result<(), CallError> {
+    pub(crate) fn run(&mut self, calls: &mut Calls, what: &str, words: &[&str], deadline: Duration) -> Result<(), CallError> {
         let mut worker = self.begin(what, words)?;
         match worker.answer(deadline) {
             Ok(Some(answer)) => {
@@ -171,7 +171,7 @@ impl Workers {
     ///
     /// # Errors
     /// [`CallError::Start`].
-    pub fn leave(&mut self, calls: &mut Calls, what: &str, words: &[&str]) -> Result<u32, CallError> {
+    pub(crate) fn leave(&mut self, calls: &mut Calls, what: &str, words: &[&str]) -> Result<u32, CallError> {
         let worker = self.begin(what, words)?;
         let pid = worker.pid();
         calls.keep(what, worker.give_up());
@@ -179,7 +179,7 @@ impl Workers {
     }
 
     /// Gives up one whose call takes too long.
-    pub fn abandon(&mut self, calls: &mut Calls, what: &str, worker: Worker) {
+    pub(crate) fn abandon(&mut self, calls: &mut Calls, what: &str, worker: Worker) {
         calls.abandon(what, worker.child);
     }
 }

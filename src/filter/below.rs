@@ -12,7 +12,7 @@ impl Filter {
     ///
     /// A pattern for a name alone holds in every directory. One for a path that is spelled out cannot matter if it lies below
     /// neither. Every other might.
-    pub fn alike_below(&self, a: &[u8], b: &[u8]) -> Option<Vec<OsString>> {
+    pub(crate) fn alike_below(&self, a: &[u8], b: &[u8]) -> Option<Vec<OsString>> {
         if !self.include().is_empty() {
             return None;
         }

@@ -4,7 +4,7 @@ use super::Filter;
 
 /// A rule of a filter, by its place in the list it comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Deciding {
+pub(crate) enum Deciding {
     /// [`Filter::include`].
     Include(usize),
     /// [`Filter::exclude`].
@@ -17,18 +17,18 @@ pub enum Deciding {
 
 /// What a filter says of a path, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Decision {
+pub(crate) struct Decision {
     /// It is left out.
-    pub excluded: bool,
+    pub(crate) excluded: bool,
     /// The rule; `None`: no rule matches, so it belongs to the mirror.
-    pub rule: Option<Deciding>,
+    pub(crate) rule: Option<Deciding>,
     /// What the rule matches: the path, or a directory above it.
-    pub at: Vec<u8>,
+    pub(crate) at: Vec<u8>,
 }
 
 impl Filter {
     /// As [`Filter::excludes`], with the rule that decides. Compiles every pattern by itself: not for the path of events.
-    pub fn decide(&self, path: &[u8], is_dir: bool) -> Decision {
+    pub(crate) fn decide(&self, path: &[u8], is_dir: bool) -> Decision {
         let ends = memchr::memchr_iter(b'/', path).map(|at| (at, true)).chain([(path.len(), is_dir)]);
         let mut included = None;
         for (end, dir) in ends {

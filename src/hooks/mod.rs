@@ -54,7 +54,7 @@ use saved::SavedFile;
 const SHOWN_FAILURES: usize = 50;
 
 /// The hooks of one mirror.
-pub struct Hooks {
+pub(crate) struct Hooks {
     hooks: Vec<Hook>,
     /// Some hook is told of events.
     on_events: bool,
@@ -107,7 +107,7 @@ impl Hooks {
     ///
     /// # Errors
     /// A thread cannot be started.
-    pub fn start(mirror: &Mirror, root: &Path, state_dir: &Path) -> io::Result<Hooks> {
+    pub(crate) fn start(mirror: &Mirror, root: &Path, state_dir: &Path) -> io::Result<Hooks> {
         let mut hooks = Vec::new();
         for config in &mirror.hooks {
             let config = Arc::new(config.clone());
@@ -146,7 +146,7 @@ impl Hooks {
 
     /// Tells of an event. Costs nothing where no hook hears them.
     #[inline]
-    pub fn seen(&mut self, path: &[u8], seen: Seen) {
+    pub(crate) fn seen(&mut self, path: &[u8], seen: Seen) {
         if self.on_events {
             self.event_seen(path, seen);
         }
@@ -170,7 +170,7 @@ impl Hooks {
     }
 
     /// Tells of what target `at` holds now. `settled`: every path that was confirmed there, told of or not.
-    pub fn confirmed(&mut self, at: usize, told: Vec<Told>, settled: &[RelPath], targets: &[Target]) {
+    pub(crate) fn confirmed(&mut self, at: usize, told: Vec<Told>, settled: &[RelPath], targets: &[Target]) {
         for hook in self.hooks.iter().filter(|h| h.config.when == When::Confirmed) {
             if hook.target == Some(at) || (hook.target.is_none() && targets.len() == 1) {
                 told.iter().for_each(|t| hook.queue.push(self.event(at, t), Duration::ZERO));
@@ -182,12 +182,12 @@ impl Hooks {
     }
 
     /// Whether changes wait for a target that lacks them.
-    pub fn is_waiting(&self) -> bool {
+    pub(crate) fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }
 
     /// Every target holds everything.
-    pub fn all_in_sync(&mut self) {
+    pub(crate) fn all_in_sync(&mut self) {
         for (_, waiting) in std::mem::take(&mut self.waiting) {
             self.tell_all(&waiting.told);
         }
@@ -244,14 +244,14 @@ impl Hooks {
     }
 
     /// The current numbers.
-    pub fn status(&self) -> Vec<status::Hook> {
+    pub(crate) fn status(&self) -> Vec<status::Hook> {
         let waiting =
             |hook: &Hook| if hook.config.when == When::Confirmed && hook.target.is_none() { self.waiting.len() } else { 0 };
         self.hooks.iter().map(|hook| hook.queue.status(waiting(hook) as u64, SHOWN_FAILURES)).collect()
     }
 
     /// Delivers what is there, until `deadline` at most, and saves the rest. Returns how many changes were not delivered.
-    pub fn stop(&mut self, deadline: Instant) -> usize {
+    pub(crate) fn stop(&mut self, deadline: Instant) -> usize {
         // Nobody hears of these otherwise; that a target lacks them is the mirror's matter.
         self.all_in_sync();
         self.hooks.iter().for_each(|hook| hook.queue.begin_stop());

@@ -20,24 +20,24 @@ const CLOSE_PATIENCE: Duration = Duration::from_millis(500);
 
 /// One change to tell of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
+pub(crate) struct Event {
     /// Relative to the source.
-    pub path: RelPath,
+    pub(crate) path: RelPath,
     /// What happened; `None`: look at the disk.
-    pub change: Option<Change>,
+    pub(crate) change: Option<Change>,
     /// It is (or was) a directory.
-    pub dir: bool,
+    pub(crate) dir: bool,
     /// The target that holds it, and confirmed it last; none for events.
-    pub target: Option<Arc<str>>,
+    pub(crate) target: Option<Arc<str>>,
     /// When that was, in milliseconds since 1970.
-    pub millis: u64,
+    pub(crate) millis: u64,
     /// Which batch carried it; empty for events.
-    pub batch: String,
+    pub(crate) batch: String,
 }
 
 impl Event {
     /// A change of now.
-    pub fn new(path: RelPath, change: Option<Change>, dir: bool, target: Option<Arc<str>>, batch: String) -> Event {
+    pub(crate) fn new(path: RelPath, change: Option<Change>, dir: bool, target: Option<Arc<str>>, batch: String) -> Event {
         let millis = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
         Event { path, change, dir, target, millis, batch }
     }
@@ -87,7 +87,7 @@ struct Inner {
 }
 
 /// See the module's text.
-pub struct Queue {
+pub(crate) struct Queue {
     mirror: String,
     config: Arc<Config>,
     inner: Mutex<Inner>,
@@ -96,7 +96,7 @@ pub struct Queue {
 
 /// How a delivery failed.
 #[derive(Debug)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// The receiver cannot take anything now; perhaps it said when it can.
     Receiver {
         /// In words.
@@ -115,7 +115,7 @@ pub enum Fault {
 
 impl Queue {
     /// An empty queue.
-    pub fn new(mirror: String, config: Arc<Config>) -> Queue {
+    pub(crate) fn new(mirror: String, config: Arc<Config>) -> Queue {
         Queue { mirror, config, inner: Mutex::default(), changed: Condvar::new() }
     }
 
@@ -128,7 +128,7 @@ impl Queue {
     }
 
     /// Takes a change in, to be delivered after `hold` at the earliest.
-    pub fn push(&self, event: Event, hold: Duration) {
+    pub(crate) fn push(&self, event: Event, hold: Duration) {
         if event.change.is_some() && !self.wanted(&event) {
             return;
         }
@@ -187,7 +187,7 @@ impl Queue {
     }
 
     /// Waits for changes and takes the next, at most one delivery's worth, oldest first. `None`: it is all over.
-    pub fn take(&self) -> Option<Vec<Event>> {
+    pub(crate) fn take(&self) -> Option<Vec<Event>> {
         let most = if self.config.one_by_one() { 1 } else { self.config.batch };
         let mut inner = self.lock();
         loop {
@@ -224,7 +224,7 @@ impl Queue {
     }
 
     /// These were delivered, or nobody wants to hear of them.
-    pub fn done(&self, events: &[Event], delivered: bool) {
+    pub(crate) fn done(&self, events: &[Event], delivered: bool) {
         let mut inner = self.lock();
         if inner.closed {
             return; // saved already
@@ -246,7 +246,7 @@ impl Queue {
     }
 
     /// These failed by themselves.
-    pub fn failed(&self, events: Vec<Event>, reason: &str, permanent: bool) {
+    pub(crate) fn failed(&self, events: Vec<Event>, reason: &str, permanent: bool) {
         let backoff = Backoff { min: self.config.retry_min, max: self.config.retry_max };
         let mut inner = self.lock();
         if inner.closed {
@@ -289,7 +289,7 @@ impl Queue {
     }
 
     /// The receiver cannot be had for the `tries`-th time. Waits until it is to be tried again; `false`: it is not, and the changes were taken back.
-    pub fn pause(&self, events: &[Event], tries: u32, reason: &str, after: Option<Duration>) -> bool {
+    pub(crate) fn pause(&self, events: &[Event], tries: u32, reason: &str, after: Option<Duration>) -> bool {
         let backoff = Backoff { min: self.config.retry_min, max: self.config.retry_max };
         let pause = backoff.pause(tries, fastrand::f64()).max(after.unwrap_or_default());
         let at = Instant::now() + pause;
@@ -324,17 +324,17 @@ impl Queue {
     }
 
     /// Whether a delivery that is under way must end.
-    pub fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.lock().closed
     }
 
     /// Changes dropped so far.
-    pub fn dropped(&self) -> u64 {
+    pub(crate) fn dropped(&self) -> u64 {
         self.lock().dropped
     }
 
     /// From now on nothing is waited for: each change is tried once more.
-    pub fn begin_stop(&self) {
+    pub(crate) fn begin_stop(&self) {
         let mut inner = self.lock();
         inner.stopping = true;
         let later: Vec<u64> = std::mem::take(&mut inner.later).into_iter().map(|(_, at)| at).collect();
@@ -344,7 +344,7 @@ impl Queue {
     }
 
     /// Waits until everything was tried, until `deadline` at most; ends the workers, and returns what was not delivered.
-    pub fn finish(&self, deadline: Instant) -> Vec<Event> {
+    pub(crate) fn finish(&self, deadline: Instant) -> Vec<Event> {
         let mut inner = self.lock();
         while !(inner.ready.is_empty() && inner.flying.is_empty()) {
             let now = Instant::now();
@@ -377,7 +377,7 @@ impl Queue {
     }
 
     /// A delivery that [`Queue::is_closed`] ended.
-    pub fn abandoned(&self, events: &[Event]) {
+    pub(crate) fn abandoned(&self, events: &[Event]) {
         let mut inner = self.lock();
         events.iter().for_each(|event| _ = inner.flying.remove(&event.path));
         drop(inner);
@@ -385,7 +385,7 @@ impl Queue {
     }
 
     /// The current numbers; at most `most` failures.
-    pub fn status(&self, waiting: u64, most: usize) -> status::Hook {
+    pub(crate) fn status(&self, waiting: u64, most: usize) -> status::Hook {
         let inner = self.lock();
         let now = Instant::now();
         let seconds = |at: Instant| at.saturating_duration_since(now).as_secs_f64();

@@ -25,10 +25,10 @@ use super::Inode;
 use crate::path::RelPath;
 
 /// Names remembered; each takes some 100 bytes and its path.
-pub const MAX_NAMES: usize = 50_000;
+pub(crate) const MAX_NAMES: usize = 50_000;
 /// A file with more names is sought with each change: to look each name up is the work of a walk,
 /// and not of the engine.
-pub const MANY: usize = 64;
+pub(crate) const MANY: usize = 64;
 /// The pause after a walk that found no other name doubles up to this.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Directories that wait to be walked; with more it is a walk over everything.
@@ -38,11 +38,11 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// The walk that something waits for, by its number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(u64);
+pub(crate) struct Ticket(u64);
 
 impl Ticket {
     /// That of the walk after this one.
-    pub fn next(self) -> Ticket {
+    pub(crate) fn next(self) -> Ticket {
         Ticket(self.0 + 1)
     }
 }
@@ -62,16 +62,16 @@ struct Walk {
 
 /// What a walk is for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Job {
+pub(crate) struct Job {
     /// Files whose names are sought.
-    pub sought: HashSet<Inode>,
+    pub(crate) sought: HashSet<Inode>,
     /// Directories; files in them that changed are sought, too.
-    pub scopes: BTreeMap<RelPath, Scope>,
+    pub(crate) scopes: BTreeMap<RelPath, Scope>,
 }
 
 /// A directory in which files may have changed, each through a name of which nothing else tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Scope {
+pub(crate) struct Scope {
     /// With all below it.
     pub deep: bool,
     /// When they changed at the earliest, in seconds since 1970.
@@ -102,66 +102,66 @@ pub struct Names {
 
 /// What a walk found.
 #[derive(Debug, Default)]
-pub struct Found {
+pub(crate) struct Found {
     /// Names of files that were sought, and the number of names that these have.
-    pub names: Vec<(RelPath, Inode, u32)>,
+    pub(crate) names: Vec<(RelPath, Inode, u32)>,
     /// Files with a name in one of the directories, and others elsewhere.
-    pub scoped: HashSet<Inode>,
+    pub(crate) scoped: HashSet<Inode>,
     /// How long it took.
-    pub took: Duration,
+    pub(crate) took: Duration,
 }
 
 /// The end of a walk.
 #[derive(Debug)]
-pub struct Ended {
+pub(crate) struct Ended {
     /// What waited for this one or an earlier one goes on.
-    pub ticket: Ticket,
+    pub(crate) ticket: Ticket,
     /// All names below the root of the files that were sought.
-    pub names: BTreeMap<Inode, Vec<RelPath>>,
+    pub(crate) names: BTreeMap<Inode, Vec<RelPath>>,
     /// Those among them that were found in a directory that was asked about.
-    pub scoped: HashSet<Inode>,
+    pub(crate) scoped: HashSet<Inode>,
 }
 
 impl Names {
     /// A batch holds a file with several names, or directories that may.
-    pub fn meet(&mut self) {
+    pub(crate) fn meet(&mut self) {
         self.met += 1;
     }
 
     /// As long as this stays the same, no batch brought the first file with several names.
-    pub fn met(&self) -> u64 {
+    pub(crate) fn met(&self) -> u64 {
         self.met
     }
 
     /// A change came `since` through a name that leads nowhere now, and the file behind it is not
     /// known.
-    pub fn stray(&mut self, since: Duration) {
+    pub(crate) fn stray(&mut self, since: Duration) {
         self.astray = self.astray.into_iter().chain([since]).min();
     }
 
     /// When the first change came that [`Names::stray`] was called for.
-    pub fn take_astray(&mut self) -> Option<Duration> {
+    pub(crate) fn take_astray(&mut self) -> Option<Duration> {
         self.astray.take()
     }
 
     /// Files that are known, and their names.
-    pub fn sizes(&self) -> (usize, usize) {
+    pub(crate) fn sizes(&self) -> (usize, usize) {
         (self.files.len(), self.held)
     }
 
     /// Walks that ended.
-    pub fn walks(&self) -> u64 {
+    pub(crate) fn walks(&self) -> u64 {
         self.ended
     }
 
     /// The names that are known of a file; they may lead elsewhere by now. `None`: it was never
     /// sought.
-    pub fn known(&self, inode: Inode) -> Option<&[RelPath]> {
+    pub(crate) fn known(&self, inode: Inode) -> Option<&[RelPath]> {
         self.files.get(&inode).map(|file| &*file.names)
     }
 
     /// `path` leads to `inode`. That of a file that is not known is of no use yet.
-    pub fn note(&mut self, inode: Inode, path: &RelPath) {
+    pub(crate) fn note(&mut self, inode: Inode, path: &RelPath) {
         let Some(file) = self.files.get_mut(&inode) else { return };
         if !file.names.contains(path) {
             file.names.push(path.clone());
@@ -173,7 +173,7 @@ impl Names {
     }
 
     /// `path` does not lead to `inode` any more.
-    pub fn forget(&mut self, inode: Inode, path: &RelPath) {
+    pub(crate) fn forget(&mut self, inode: Inode, path: &RelPath) {
         let Some(file) = self.files.get_mut(&inode) else { return };
         let before = file.names.len();
         file.names.retain(|name| name != path);
@@ -186,13 +186,13 @@ impl Names {
 
     /// Whether the names that are known are all that lie below the root, of a file that has
     /// `nlink`.
-    pub fn complete(&self, inode: Inode, nlink: u32) -> bool {
+    pub(crate) fn complete(&self, inode: Inode, nlink: u32) -> bool {
         self.files.get(&inode).is_some_and(|file| file.names.len() as u32 + file.outside >= nlink)
     }
 
     /// A directory is compared that came from elsewhere, or whose events were missed: what is known
     /// to lie outside may be in it.
-    pub fn arrived(&mut self) {
+    pub(crate) fn arrived(&mut self) {
         self.arrivals += 1;
         if self.settled > 0 {
             self.settled = 0;
@@ -203,7 +203,7 @@ impl Names {
     /// Asks for the names of a file. The walk under way will do if it seeks the same, and nothing
     /// came into the tree behind its back:
     /// single names that come meanwhile have events of their own.
-    pub fn seek(&mut self, inode: Inode) -> Ticket {
+    pub(crate) fn seek(&mut self, inode: Inode) -> Ticket {
         if self.walk.as_ref().is_some_and(|walk| walk.arrivals == self.arrivals && walk.job.sought.contains(&inode)) {
             return Ticket(self.begun);
         }
@@ -212,7 +212,7 @@ impl Names {
     }
 
     /// Asks for the other names of files in a directory that changed.
-    pub fn survey(&mut self, dir: RelPath, scope: Scope) -> Ticket {
+    pub(crate) fn survey(&mut self, dir: RelPath, scope: Scope) -> Ticket {
         let dir = if self.wanted.scopes.len() < MAX_SCOPES { dir } else { RelPath::root() };
         let deep = scope.deep || self.wanted.scopes.len() >= MAX_SCOPES;
         let all = self.wanted.scopes.entry(dir).or_insert(scope);
@@ -225,12 +225,12 @@ impl Names {
     }
 
     /// A flush or a stop waits: what is wanted begins at once.
-    pub fn hurry(&mut self) {
+    pub(crate) fn hurry(&mut self) {
         self.next = Duration::ZERO;
     }
 
     /// The walk to begin now.
-    pub fn begin(&mut self, now: Duration) -> Option<Job> {
+    pub(crate) fn begin(&mut self, now: Duration) -> Option<Job> {
         if self.walk.is_some() || !self.is_wanted() || now < self.next {
             return None;
         }
@@ -241,7 +241,7 @@ impl Names {
     }
 
     /// The walk could not begin; it is tried again.
-    pub fn put_off(&mut self, now: Duration) {
+    pub(crate) fn put_off(&mut self, now: Duration) {
         let Some(walk) = self.walk.take() else { return };
         self.begun -= 1;
         self.wanted.sought.extend(walk.job.sought);
@@ -252,12 +252,12 @@ impl Names {
     }
 
     /// When [`Names::begin`] has something to do.
-    pub fn next_due(&self) -> Option<Duration> {
+    pub(crate) fn next_due(&self) -> Option<Duration> {
         (self.walk.is_none() && self.is_wanted()).then_some(self.next)
     }
 
     /// Takes in what the walk under way found.
-    pub fn end(&mut self, now: Duration, found: Found) -> Ended {
+    pub(crate) fn end(&mut self, now: Duration, found: Found) -> Ended {
         let walk = self.walk.take().unwrap_or(Walk { job: Job::default(), arrivals: self.arrivals });
         self.ended = self.begun;
         let mut names: BTreeMap<Inode, Vec<RelPath>> = BTreeMap::new();

@@ -23,17 +23,17 @@ use crate::sys::handle::name_to_handle;
 
 /// Type and bytes of a handle. Not the filesystem: a walk that finds another one's object costs a
 /// comparison in vain.
-pub type Object = (i32, Box<[u8]>);
+pub(crate) type Object = (i32, Box<[u8]>);
 
 /// What a walk found.
 #[derive(Debug, Default)]
-pub struct Objects {
+pub(crate) struct Objects {
     /// Where they are, and whether each is a directory.
-    pub found: Vec<(RelPath, Object, bool)>,
+    pub(crate) found: Vec<(RelPath, Object, bool)>,
     /// What could not be asked.
-    pub unread: Vec<RelPath>,
+    pub(crate) unread: Vec<RelPath>,
     /// Why the walk has not seen everything.
-    pub incomplete: Option<Errno>,
+    pub(crate) incomplete: Option<Errno>,
 }
 
 /// What an error of a path below the source says.
@@ -58,7 +58,7 @@ fn refusal(errno: Errno) -> Refusal {
 }
 
 /// Seeks `sought` below `root`; `files`: there are others than directories among them.
-pub fn seek_objects(root: Within<'_>, filter: &Filter, sought: &HashSet<Object>, files: bool) -> Objects {
+pub(crate) fn seek_objects(root: Within<'_>, filter: &Filter, sought: &HashSet<Object>, files: bool) -> Objects {
     let mut out = Objects::default();
     if sought.is_empty() {
         return out;

@@ -23,15 +23,15 @@ const BATCH: usize = 2048;
 
 /// What is walked over.
 #[derive(Clone, Copy)]
-pub struct Within<'a> {
+pub(crate) struct Within<'a> {
     /// The source.
-    pub fd: BorrowedFd<'a>,
+    pub(crate) fd: BorrowedFd<'a>,
     /// Places in it that are not entered.
-    pub apart: &'a Apart,
+    pub(crate) apart: &'a Apart,
 }
 
 /// Walks over what `job` names, below `root`.
-pub fn search(root: Within<'_>, filter: &Filter, job: Job) -> Found {
+pub(crate) fn search(root: Within<'_>, filter: &Filter, job: Job) -> Found {
     let started = Instant::now();
     let mut walk = Walk::new(root, filter);
     if job.whole {
@@ -66,14 +66,14 @@ pub(super) fn try_open_dir(root: Within<'_>, dir: &RelPath) -> nix::Result<Optio
 
 /// Finds all names below `root` of the files in `sought`, and how many names each file has. A listing holds the number of each
 /// name's inode, so only the names that are sought are looked at, where the filesystem is one whose listings can be trusted.
-pub fn seek(root: Within<'_>, filter: &Filter, sought: &HashSet<Inode>) -> names::Found {
+pub(crate) fn seek(root: Within<'_>, filter: &Filter, sought: &HashSet<Inode>) -> names::Found {
     let started = Instant::now();
     let names = if sought.is_empty() { Vec::new() } else { seek_all(root, filter, sought) };
     names::Found { names, scoped: HashSet::new(), took: started.elapsed() }
 }
 
 /// The same of what `job` seeks, and of all files in its directories that changed and have names elsewhere.
-pub fn seek_for(root: Within<'_>, filter: &Filter, job: &names::Job) -> names::Found {
+pub(crate) fn seek_for(root: Within<'_>, filter: &Filter, job: &names::Job) -> names::Found {
     let started = Instant::now();
     let scoped = survey(root, filter, &job.scopes);
     let sought: HashSet<Inode> = job.sought.union(&scoped).copied().collect();
@@ -83,15 +83,15 @@ pub fn seek_for(root: Within<'_>, filter: &Filter, job: &names::Job) -> names::F
 
 /// What [`changed`] found.
 #[derive(Debug, Default)]
-pub struct Changed {
+pub(crate) struct Changed {
     /// The names of the files that changed.
-    pub names: Vec<RelPath>,
+    pub(crate) names: Vec<RelPath>,
     /// There are files with several names, changed or not.
-    pub linked: bool,
+    pub(crate) linked: bool,
 }
 
 /// The files at and below `places` that changed at `since` or later, in seconds since 1970.
-pub fn changed(root: Within<'_>, filter: &Filter, places: &[RelPath], since: i64) -> Changed {
+pub(crate) fn changed(root: Within<'_>, filter: &Filter, places: &[RelPath], since: i64) -> Changed {
     let mut walk = Walk::new(root, filter);
     (walk.since, walk.all) = (since, true);
     walk.dirs.extend(places.iter().map(|place| (place.clone(), true)));
@@ -103,7 +103,13 @@ pub fn changed(root: Within<'_>, filter: &Filter, places: &[RelPath], since: i64
 
 /// Walks over `at`, with all below it if `deep`, and hands over the files with several names,
 /// directory by directory, by the path and the handle of each; until `more` says that it is enough.
-pub fn linked(root: Within<'_>, filter: &Filter, at: RelPath, deep: bool, more: &mut dyn FnMut(Vec<(RelPath, Object)>) -> bool) {
+pub(crate) fn linked(
+    root: Within<'_>,
+    filter: &Filter,
+    at: RelPath,
+    deep: bool,
+    more: &mut dyn FnMut(Vec<(RelPath, Object)>) -> bool,
+) {
     let mut walk = Walk::new(root, filter);
     walk.dirs.push((at, deep));
     while let Some((dir, deep)) = walk.dirs.pop() {

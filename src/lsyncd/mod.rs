@@ -24,7 +24,7 @@ use crate::sersync::{Loaded, Note};
 
 /// Whether a file is a configuration of lsyncd's: by its name, or as its text calls `sync` with a
 /// table.
-pub fn is_one(path: &Path, text: &[u8]) -> bool {
+pub(crate) fn is_one(path: &Path, text: &[u8]) -> bool {
     let named = path.extension().is_some_and(|e| e == "lua");
     let calls = |line: &[u8]| {
         let line = line.trim_ascii_start();
@@ -45,7 +45,7 @@ pub fn is_one(path: &Path, text: &[u8]) -> bool {
 /// The file cannot be read or trusted; its program does not run; what cannot be carried over
 /// without copying more, or
 /// elsewhere, than lsyncd does.
-pub fn load(path: &Path, lua_files: bool) -> Result<Loaded, ConfigErrors> {
+pub(crate) fn load(path: &Path, lua_files: bool) -> Result<Loaded, ConfigErrors> {
     let text = crate::config::read_trusted(path)?;
     let below = std::path::absolute(path).ok().and_then(|p| p.parent().map(Path::to_owned)).filter(|_| lua_files);
     read(&text, Some(path), below)

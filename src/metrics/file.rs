@@ -14,22 +14,22 @@ use crate::sys::replace::Replace;
 /// The file cannot be written.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write metrics to {path}: {source}; its directory must be there and be writable for fansync (metrics_file)")]
-pub struct FileError {
+pub(crate) struct FileError {
     /// Which.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Why.
-    pub source: io::Error,
+    pub(crate) source: io::Error,
 }
 
 /// The file; dropped, it is removed.
-pub struct MetricsFile {
+pub(crate) struct MetricsFile {
     path: PathBuf,
     aside: PathBuf,
 }
 
 impl MetricsFile {
     /// Nothing is written yet.
-    pub fn new(path: &Path) -> MetricsFile {
+    pub(crate) fn new(path: &Path) -> MetricsFile {
         let mut aside = path.as_os_str().to_owned();
         aside.push(".tmp");
         MetricsFile { path: path.into(), aside: aside.into() }
@@ -39,7 +39,7 @@ impl MetricsFile {
     ///
     /// # Errors
     /// Those of making, writing and renaming.
-    pub fn write(&self, text: &str) -> Result<(), FileError> {
+    pub(crate) fn write(&self, text: &str) -> Result<(), FileError> {
         let fail = |source| FileError { path: self.path.clone(), source };
         let new = Replace { aside: self.aside.file_name().unwrap_or_default(), mode: 0o644, durable: false };
         new.put_at(&self.path, text.as_bytes()).map(drop).map_err(fail)

@@ -15,7 +15,7 @@ const POINTS: usize = 720;
 
 /// See the module's text.
 #[derive(Serialize)]
-pub struct History {
+pub(crate) struct History {
     step_seconds: f64,
     /// When the newest point was taken, seconds since 1970.
     newest_unix: f64,
@@ -34,12 +34,12 @@ struct Line {
 
 impl History {
     /// Empty; `step`: the time between two points.
-    pub fn new(step: Duration) -> History {
+    pub(crate) fn new(step: Duration) -> History {
         History { step_seconds: step.as_secs_f64(), newest_unix: 0.0, targets: Vec::new() }
     }
 
     /// Adds a point; `None`: nobody answered.
-    pub fn push(&mut self, snapshot: Option<&Snapshot>) {
+    pub(crate) fn push(&mut self, snapshot: Option<&Snapshot>) {
         self.newest_unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         let Some(snapshot) = snapshot else {
             self.targets.iter_mut().for_each(|line| line.push(None, None));
@@ -58,7 +58,7 @@ impl History {
     }
 
     /// As the page reads it.
-    pub fn json(&self) -> Vec<u8> {
+    pub(crate) fn json(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_else(|e| panic!("numbers and names can be written as JSON: {e}"))
     }
 }

@@ -15,20 +15,20 @@ mod file;
 mod history;
 mod mirrors;
 mod process;
-pub mod sampler;
+pub(crate) mod sampler;
 
 use prometheus::TextEncoder;
 use prometheus::proto::{self, LabelPair, MetricFamily, MetricType};
 
 use crate::status::Snapshot;
-pub use file::{FileError, MetricsFile};
+pub(crate) use file::MetricsFile;
 
 /// The content type of metrics.
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// How a number moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Up only, from 0 at the start.
     Counter,
     /// Up and down.
@@ -37,15 +37,15 @@ pub enum Kind {
 
 /// What is known of a metric beside its values.
 #[derive(Clone, Copy, Debug)]
-pub struct Metric {
+pub(crate) struct Metric {
     /// With prefix and suffix.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// How it moves.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// The names of its labels, in order.
-    pub labels: &'static [&'static str],
+    pub(crate) labels: &'static [&'static str],
     /// One sentence.
-    pub help: &'static str,
+    pub(crate) help: &'static str,
 }
 
 /// A metric of `T`, and how to read it.
@@ -136,7 +136,7 @@ fn text(families: &[MetricFamily]) -> String {
 }
 
 /// The mirror daemon's metrics.
-pub fn of_daemon(snapshot: &Snapshot) -> String {
+pub(crate) fn of_daemon(snapshot: &Snapshot) -> String {
     with_process(mirrors::families(snapshot))
 }
 

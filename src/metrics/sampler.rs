@@ -16,14 +16,14 @@ use super::{MetricsFile, of_daemon};
 use crate::status::Snapshot;
 
 /// How old a snapshot may be.
-pub const FRESH: Duration = Duration::from_millis(500);
+pub(crate) const FRESH: Duration = Duration::from_millis(500);
 /// How long engines may take to answer; less than Prometheus' usual patience of 10 s.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two points of the graph.
-pub const SAMPLE: Duration = Duration::from_secs(5);
+pub(crate) const SAMPLE: Duration = Duration::from_secs(5);
 
 /// How the engines are asked.
-pub type Ask = dyn Fn() -> Result<Snapshot, String> + Send + Sync;
+pub(crate) type Ask = dyn Fn() -> Result<Snapshot, String> + Send + Sync;
 
 struct Taken {
     at: Instant,
@@ -31,14 +31,14 @@ struct Taken {
 }
 
 /// See the module's text.
-pub struct Sampler {
+pub(crate) struct Sampler {
     ask: Box<Ask>,
     last: Mutex<Option<Taken>>,
     history: Mutex<History>,
 }
 
 /// The sampling thread; dropped, it ends, and the file is gone.
-pub struct Sampling {
+pub(crate) struct Sampling {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -54,7 +54,7 @@ impl Drop for Sampling {
 
 impl Sampler {
     /// Nothing is asked yet.
-    pub fn new(ask: Box<Ask>) -> Arc<Sampler> {
+    pub(crate) fn new(ask: Box<Ask>) -> Arc<Sampler> {
         Arc::new(Sampler { ask, last: Mutex::new(None), history: Mutex::new(History::new(SAMPLE)) })
     }
 
@@ -62,7 +62,7 @@ impl Sampler {
     ///
     /// # Errors
     /// In words, who does not answer.
-    pub fn snapshot(&self) -> Result<Arc<Snapshot>, String> {
+    pub(crate) fn snapshot(&self) -> Result<Arc<Snapshot>, String> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(taken) = last.as_ref().filter(|taken| taken.at.elapsed() < FRESH) {
             return taken.told.clone();
@@ -73,7 +73,7 @@ impl Sampler {
     }
 
     /// The last hour of each target's lag, as JSON.
-    pub fn history(&self) -> Vec<u8> {
+    pub(crate) fn history(&self) -> Vec<u8> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner).json()
     }
 
@@ -81,7 +81,7 @@ impl Sampler {
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn start(self: Arc<Sampler>, file: Option<(&Path, Duration)>) -> std::io::Result<Sampling> {
+    pub(crate) fn start(self: Arc<Sampler>, file: Option<(&Path, Duration)>) -> std::io::Result<Sampling> {
         let file = file.map(|(path, every)| (MetricsFile::new(path), every));
         let (stop, stopped) = bounded::<()>(0);
         let work = move || {

@@ -25,17 +25,16 @@ fn style(template: &str) -> ProgressStyle {
 }
 
 /// A bar on standard error; gone when dropped.
-pub struct Bar {
+pub(crate) struct Bar {
     bar: ProgressBar,
 }
 
 impl Bar {
     /// How often it is drawn anew.
-    pub const DRAW_EVERY: Duration = Duration::from_millis(200);
+    pub(crate) const DRAW_EVERY: Duration = Duration::from_millis(200);
 
     /// Standard error has to be a terminal.
-    #[expect(clippy::new_without_default, reason = "it has an effect on the terminal")]
-    pub fn new() -> Bar {
+    pub(crate) fn new() -> Bar {
         let bar = ProgressBar::new_spinner();
         bar.set_style(style(UNKNOWN));
         DRAWN.store(true, Ordering::Relaxed);
@@ -43,7 +42,7 @@ impl Bar {
     }
 
     /// Draws the first of `works`, each with whom it concerns, and how many there are besides.
-    pub fn show(&self, works: &[(String, Progress)]) {
+    pub(crate) fn show(&self, works: &[(String, Progress)]) {
         if let [(whom, work), more @ ..] = works {
             let more = if more.is_empty() { String::new() } else { format!(" (+{})", more.len()) };
             // Each of these may draw: there is a bar only while the figures in place have a total.

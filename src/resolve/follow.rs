@@ -19,11 +19,11 @@ use super::tree::{Key, hash};
 use crate::source::fan_decode::{Fid, Place};
 
 /// Files in their interval at a time.
-pub const MAX_FOLLOWED: usize = 65_536;
+pub(crate) const MAX_FOLLOWED: usize = 65_536;
 
 /// A handle of its own.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct OwnedFid {
+pub(crate) struct OwnedFid {
     fs: u64,
     kind: i32,
     bytes: Box<[u8]>,
@@ -35,7 +35,7 @@ impl OwnedFid {
     }
 
     /// Borrowed, as a record has it.
-    pub fn fid(&self) -> Fid<'_> {
+    pub(crate) fn fid(&self) -> Fid<'_> {
         Fid { fs: crate::sys::handle::FsId(self.fs), kind: self.kind, handle: &self.bytes }
     }
 
@@ -46,17 +46,17 @@ impl OwnedFid {
 
 /// A file in its interval.
 #[derive(Debug)]
-pub struct Followed {
+pub(crate) struct Followed {
     /// The file.
-    pub file: OwnedFid,
+    pub(crate) file: OwnedFid,
     /// The directory and name it was written through, if the event told.
-    pub place: Option<(OwnedFid, Box<[u8]>)>,
+    pub(crate) place: Option<(OwnedFid, Box<[u8]>)>,
     due: Duration,
 }
 
 /// See the module's text.
 #[derive(Debug)]
-pub struct Follows {
+pub(crate) struct Follows {
     interval: Duration,
     files: HashTable<Followed>,
     /// By time, which is the order they came in. What is not in `files` with this time any more is skipped.
@@ -65,12 +65,12 @@ pub struct Follows {
 
 impl Follows {
     /// No file yet.
-    pub fn new(interval: Duration) -> Follows {
+    pub(crate) fn new(interval: Duration) -> Follows {
         Follows { interval, files: HashTable::new(), due: VecDeque::new() }
     }
 
     /// Starts the interval of `file`, unless it is in one. `false`: there is no room, it is to be told now.
-    pub fn add(&mut self, file: &Fid<'_>, place: Option<&Place<'_>>, now: Duration) -> bool {
+    pub(crate) fn add(&mut self, file: &Fid<'_>, place: Option<&Place<'_>>, now: Duration) -> bool {
         if self.contains(file) {
             return true;
         }
@@ -85,12 +85,12 @@ impl Follows {
     }
 
     /// Whether `file` is in its interval.
-    pub fn contains(&self, file: &Fid<'_>) -> bool {
+    pub(crate) fn contains(&self, file: &Fid<'_>) -> bool {
         !self.files.is_empty() && self.files.find(hash(key(file)), |f| f.file.key() == key(file)).is_some()
     }
 
     /// Ends the interval of `file`; `false` when it was in none.
-    pub fn remove(&mut self, file: &Fid<'_>) -> bool {
+    pub(crate) fn remove(&mut self, file: &Fid<'_>) -> bool {
         if self.files.is_empty() {
             return false;
         }
@@ -104,7 +104,7 @@ impl Follows {
     }
 
     /// Takes the next file whose interval is over at `now`.
-    pub fn take_due(&mut self, now: Duration) -> Option<Followed> {
+    pub(crate) fn take_due(&mut self, now: Duration) -> Option<Followed> {
         while let Some(&(due, hashed)) = self.due.front() {
             if due > now {
                 return None;
@@ -118,17 +118,17 @@ impl Follows {
     }
 
     /// When [`Follows::take_due`] may have something.
-    pub fn next_due(&self) -> Option<Duration> {
+    pub(crate) fn next_due(&self) -> Option<Duration> {
         self.due.front().map(|&(due, _)| due)
     }
 
     /// Files in their interval.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.files.len()
     }
 
     /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.files.is_empty()
     }
 }

@@ -44,7 +44,7 @@ use crate::sys::dirent::{Listing, Type};
 use crate::sys::handle::{fd_path, name_to_handle};
 
 /// Files known to have several names; a hash each.
-pub const MAX_FILES: usize = 2_000_000;
+pub(crate) const MAX_FILES: usize = 2_000_000;
 /// Files of which a name is remembered as well. Others are sought by a walk when they change.
 const MAX_NAMES: usize = 50_000;
 /// Suspects, in each of two generations.
@@ -148,17 +148,17 @@ fn hash_of(fid: &Fid<'_>) -> u64 {
 
 impl Resolver {
     /// Files that are known to have several names.
-    pub fn linked_files(&self) -> u64 {
+    pub(crate) fn linked_files(&self) -> u64 {
         self.linked.files.len() as u64
     }
 
     /// A walk over the whole source for files with several names begins.
-    pub fn linked_walk_begins(&mut self) {
+    pub(crate) fn linked_walk_begins(&mut self) {
         self.linked.walked = Some(Hashes::default());
     }
 
     /// It has ended: what it did not find is forgotten.
-    pub fn linked_walk_ends(&mut self) {
+    pub(crate) fn linked_walk_ends(&mut self) {
         if let Some(walked) = self.linked.walked.take() {
             let linked = &mut self.linked;
             linked.files = walked;
@@ -168,29 +168,29 @@ impl Resolver {
     }
 
     /// Some are not known from now on.
-    pub fn linked_are_incomplete(&mut self) {
+    pub(crate) fn linked_are_incomplete(&mut self) {
         if self.linked.extent == Extent::All {
             self.linked.extent = Extent::Some { opened: 0 };
         }
     }
 
     /// All are known again.
-    pub fn linked_are_complete(&mut self) {
+    pub(crate) fn linked_are_complete(&mut self) {
         self.linked.extent = Extent::All;
     }
 
     /// Whether a walk is needed, by what was seen since the last call.
-    pub fn takes_need_of_linked(&mut self) -> bool {
+    pub(crate) fn takes_need_of_linked(&mut self) -> bool {
         std::mem::take(&mut self.linked.needed)
     }
 
     /// Whether so many were met since the last walk over everything that another is worth it.
-    pub fn wants_linked_walk(&self) -> bool {
+    pub(crate) fn wants_linked_walk(&self) -> bool {
         self.linked.walked.is_none() && self.linked.files.len() > 2 * self.linked.base + GROWTH
     }
 
     /// `name`, below the source, leads to a file with several names.
-    pub fn know_linked(&mut self, root: &Root, name: &RelPath) {
+    pub(crate) fn know_linked(&mut self, root: &Root, name: &RelPath) {
         if !self.names_files() {
             return;
         }
@@ -200,7 +200,7 @@ impl Resolver {
     }
 
     /// The same of several, whose handles were asked for.
-    pub fn know_linked_files<'a>(&mut self, files: impl IntoIterator<Item = (&'a RelPath, &'a Object)>) {
+    pub(crate) fn know_linked_files<'a>(&mut self, files: impl IntoIterator<Item = (&'a RelPath, &'a Object)>) {
         let mut new = false;
         for (name, (kind, bytes)) in files {
             let at = self.marked.iter().filter(|m| path::is_at_or_below(name, &m.at)).max_by_key(|m| m.at.len());

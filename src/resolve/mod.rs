@@ -17,7 +17,7 @@ pub mod follow;
 mod linked;
 pub mod mute;
 mod muting;
-pub mod nameless;
+pub(crate) mod nameless;
 mod opening;
 mod paths;
 mod relinked;
@@ -74,15 +74,15 @@ const CHANGES: u64 = libc::FAN_CLOSE_WRITE | libc::FAN_MODIFY | libc::FAN_ATTRIB
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stats {
     /// Events decoded.
-    pub events: u64,
+    pub(crate) events: u64,
     /// Events outside the root, or excluded.
-    pub foreign: u64,
+    pub(crate) foreign: u64,
     /// Handles that had to be opened.
     pub opened: u64,
     /// Events of directories that were gone by the time their handle was opened.
-    pub gone: u64,
+    pub(crate) gone: u64,
     /// Info records of unknown type.
-    pub unknown_records: u64,
+    pub(crate) unknown_records: u64,
 }
 
 /// Turns fanotify events into dirty paths.
@@ -167,7 +167,7 @@ impl Resolver {
 
     /// Lets go of the mount at `at`: it is gone, and a path read through it would lead nowhere.
     /// Returns what it was open by.
-    pub fn remove_mount(&mut self, at: &RelPath) -> Option<OwnedFd> {
+    pub(crate) fn remove_mount(&mut self, at: &RelPath) -> Option<OwnedFd> {
         self.marked.extract_if(.., |marked| marked.at == *at).last().map(|marked| marked.by.into_fd())
     }
 
@@ -175,7 +175,7 @@ impl Resolver {
     ///
     /// # Errors
     /// `ENODEV` for another filesystem; those of open_by_handle_at(2).
-    pub fn open(&self, fs: FsId, handle: HandleRef<'_>) -> io::Result<OwnedFd> {
+    pub(crate) fn open(&self, fs: FsId, handle: HandleRef<'_>) -> io::Result<OwnedFd> {
         let mut failed = io::Error::from(nix::errno::Errno::ENODEV);
         for marked in self.marked.iter().filter(|m| m.fs == fs) {
             match marked.by.open(handle) {
@@ -189,7 +189,7 @@ impl Resolver {
 
     /// Forgets every path, and hears of everything: the root was away and what was looked up then is wrong, or events were
     /// missed, and a rename among them. What changed unheard has to be compared after this call.
-    pub fn forget(&mut self, root: &Root) {
+    pub(crate) fn forget(&mut self, root: &Root) {
         self.hear_all();
         self.at = None;
         self.paths.forget();
@@ -216,12 +216,12 @@ impl Resolver {
     }
 
     /// Directories known inside and outside the root.
-    pub fn known(&self) -> (usize, usize) {
+    pub(crate) fn known(&self) -> (usize, usize) {
         self.tree.sizes()
     }
 
     /// To be called between buffers; keeps the memory within its bound.
-    pub fn maintain(&mut self) {
+    pub(crate) fn maintain(&mut self) {
         self.tree.sweep();
     }
 
@@ -468,12 +468,12 @@ impl Resolver {
     }
 
     /// Whether a drain is needed for [`Resolver::settle`].
-    pub fn has_unexplained(&self) -> bool {
+    pub(crate) fn has_unexplained(&self) -> bool {
         self.unexplained.any()
     }
 
     /// To be called when everything that was queued has been seen: files that changed and have no path are sought from here on.
-    pub fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         for (handle, inode) in self.unexplained.settle() {
             self.nameless.changed(self.now, inode, handle, Change::Attributes);
         }
@@ -481,7 +481,7 @@ impl Resolver {
 
     /// Takes the files that lost a name, by the events since the last call, and have others that no path is known for. What was
     /// pending of the name belongs to these.
-    pub fn take_survivors(&mut self) -> Vec<Inode> {
+    pub(crate) fn take_survivors(&mut self) -> Vec<Inode> {
         std::mem::take(&mut self.survivors)
     }
 
@@ -496,22 +496,22 @@ impl Resolver {
     }
 
     /// Files that changed and have no path.
-    pub fn nameless_files(&mut self) -> &mut Nameless {
+    pub(crate) fn nameless_files(&mut self) -> &mut Nameless {
         &mut self.nameless
     }
 
     /// When the next walk for them begins.
-    pub fn nameless_due(&self) -> Option<Duration> {
+    pub(crate) fn nameless_due(&self) -> Option<Duration> {
         self.nameless.next_due()
     }
 
     /// Whether such files are sought.
-    pub fn seeks_nameless(&self) -> bool {
+    pub(crate) fn seeks_nameless(&self) -> bool {
         self.nameless.any()
     }
 
     /// Walks for them.
-    pub fn nameless_walks(&self) -> u64 {
+    pub(crate) fn nameless_walks(&self) -> u64 {
         self.nameless.walks()
     }
 
@@ -774,7 +774,7 @@ mod tests;
 /// Whether a rename left a whiteout under its old name (renameat2(2), `RENAME_WHITEOUT`: a
 /// character
 /// device of number 0, as overlayfs makes them). No event tells of it.
-pub fn is_whiteout(root: &Root, path: &[u8]) -> bool {
+pub(crate) fn is_whiteout(root: &Root, path: &[u8]) -> bool {
     let found = fstatat(root, OsStr::from_bytes(path), AtFlags::AT_SYMLINK_NOFOLLOW);
     found.is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == 0)
 }

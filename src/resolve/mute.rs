@@ -23,11 +23,11 @@ use rustc_hash::FxHasher;
 use crate::sys::ignore::Ignorer;
 
 /// Useless events of one directory within a [`WINDOW`] that mute it. A mark costs about as much as ten events.
-pub const HOT: u32 = 200;
+pub(crate) const HOT: u32 = 200;
 /// How long they are counted together.
-pub const WINDOW: Duration = Duration::from_secs(10);
+pub(crate) const WINDOW: Duration = Duration::from_secs(10);
 /// Objects muted as useless at a time; an evictable mark takes about 200 bytes of the kernel's memory.
-pub const MAX_USELESS: usize = 65_536;
+pub(crate) const MAX_USELESS: usize = 65_536;
 /// Directories counted at a time.
 const SLOTS: usize = 1024;
 
@@ -37,9 +37,9 @@ pub struct Muted {
     /// Directories outside the root or excluded.
     pub directories: u64,
     /// Files outside the root or excluded.
-    pub files: u64,
+    pub(crate) files: u64,
     /// Files inside, until they are told.
-    pub followed: u64,
+    pub(crate) followed: u64,
 }
 
 /// Counts events by directory with a fixed memory: a slot belongs to whoever has most of its events (a majority vote), so a
@@ -83,7 +83,7 @@ type Hashes = HashSet<u64, BuildHasherDefault<FxHasher>>;
 
 /// See the module's text.
 #[derive(Debug)]
-pub struct Mutes {
+pub(crate) struct Mutes {
     ignorer: Ignorer,
     dirs: Hashes,
     files: Hashes,
@@ -96,7 +96,7 @@ pub struct Mutes {
 
 impl Mutes {
     /// Nothing is muted yet.
-    pub fn new(ignorer: Ignorer) -> Mutes {
+    pub(crate) fn new(ignorer: Ignorer) -> Mutes {
         Mutes {
             ignorer,
             dirs: Hashes::default(),
@@ -109,12 +109,12 @@ impl Mutes {
     }
 
     /// Counts a useless event of an entry of directory `dir`. `true`: it is worth [`Mutes::directory`].
-    pub fn heats(&mut self, dir: u64, now: Duration) -> bool {
+    pub(crate) fn heats(&mut self, dir: u64, now: Duration) -> bool {
         !self.deaf && self.ignorer.can_ignore_entries() && self.heat.count(dir, now)
     }
 
     /// Mutes a directory whose events lead nowhere.
-    pub fn directory(&mut self, dir: u64, fd: BorrowedFd<'_>, filtered: bool) {
+    pub(crate) fn directory(&mut self, dir: u64, fd: BorrowedFd<'_>, filtered: bool) {
         self.make_room();
         self.filtered |= filtered;
         match self.ignorer.ignore_entries(fd) {
@@ -124,7 +124,7 @@ impl Mutes {
     }
 
     /// Hears of what happens in a directory again; whether it was muted.
-    pub fn hear_directory(&mut self, dir: u64, fd: BorrowedFd<'_>) -> bool {
+    pub(crate) fn hear_directory(&mut self, dir: u64, fd: BorrowedFd<'_>) -> bool {
         let muted = self.dirs.remove(&dir);
         if muted && let Err(error) = self.ignorer.hear_entries(fd) {
             tracing::debug!(%error, "an ignore mark cannot be removed; all are");
@@ -134,7 +134,7 @@ impl Mutes {
     }
 
     /// Mutes a file whose events lead nowhere.
-    pub fn file(&mut self, file: u64, fd: BorrowedFd<'_>, filtered: bool) {
+    pub(crate) fn file(&mut self, file: u64, fd: BorrowedFd<'_>, filtered: bool) {
         self.make_room();
         self.filtered |= filtered;
         match self.ignorer.ignore_writes(fd) {
@@ -144,35 +144,35 @@ impl Mutes {
     }
 
     /// Mutes a file for a moment; who calls remembers it.
-    pub fn briefly(&mut self, fd: BorrowedFd<'_>) {
+    pub(crate) fn briefly(&mut self, fd: BorrowedFd<'_>) {
         if let Err(error) = self.ignorer.ignore_writes(fd) {
             self.say(&error);
         }
     }
 
     /// Whether a directory is muted.
-    pub fn mutes_directory(&self, dir: u64) -> bool {
+    pub(crate) fn mutes_directory(&self, dir: u64) -> bool {
         self.dirs.contains(&dir)
     }
 
     /// Whether a file is muted as useless.
-    pub fn is_useless(&self, file: u64) -> bool {
+    pub(crate) fn is_useless(&self, file: u64) -> bool {
         self.files.contains(&file)
     }
 
     /// A file is gone, and its mark with it.
-    pub fn forget(&mut self, file: u64) {
+    pub(crate) fn forget(&mut self, file: u64) {
         self.files.remove(&file);
     }
 
     /// Counts a file that is muted already as a useless one.
-    pub fn keep(&mut self, file: u64) {
+    pub(crate) fn keep(&mut self, file: u64) {
         self.make_room();
         self.files.insert(file);
     }
 
     /// Hears of writes to a file again. If that cannot be had, of everything.
-    pub fn hear(&mut self, file: u64, fd: BorrowedFd<'_>) {
+    pub(crate) fn hear(&mut self, file: u64, fd: BorrowedFd<'_>) {
         self.files.remove(&file);
         if let Err(error) = self.ignorer.hear_writes(fd) {
             tracing::debug!(%error, "an ignore mark cannot be removed; all are");
@@ -183,7 +183,7 @@ impl Mutes {
     /// Hears everything again. Whoever calls this has to compare what may have changed unheard. If
     /// the kernel refuses, which it has no reason to, what is muted stays so, and
     /// [`Mutes::is_deaf`] says it.
-    pub fn hear_all(&mut self) {
+    pub(crate) fn hear_all(&mut self) {
         if let Err(error) = self.ignorer.hear_all() {
             if !std::mem::replace(&mut self.deaf, true) {
                 tracing::error!(%error, "the kernel does not take ignore marks away, so changes may go unreported");
@@ -196,27 +196,27 @@ impl Mutes {
     }
 
     /// Whether something is muted that may matter, and nothing can be done about it.
-    pub fn is_deaf(&self) -> bool {
+    pub(crate) fn is_deaf(&self) -> bool {
         self.deaf
     }
 
     /// Whether a file is muted as useless.
-    pub fn any_file(&self) -> bool {
+    pub(crate) fn any_file(&self) -> bool {
         !self.files.is_empty()
     }
 
     /// Whether something is muted because the filter leaves it out.
-    pub fn any_filtered(&self) -> bool {
+    pub(crate) fn any_filtered(&self) -> bool {
         self.filtered
     }
 
     /// Whether anything useless is muted.
-    pub fn any(&self) -> bool {
+    pub(crate) fn any(&self) -> bool {
         !self.dirs.is_empty() || !self.files.is_empty()
     }
 
     /// Directories and files muted as useless.
-    pub fn counts(&self) -> (u64, u64) {
+    pub(crate) fn counts(&self) -> (u64, u64) {
         (self.dirs.len() as u64, self.files.len() as u64)
     }
 

@@ -77,25 +77,25 @@ impl Resolver {
     }
 
     /// Writes are heard from here on; a file that is written is told once in `interval`.
-    pub fn follow_writes(&mut self, interval: Duration) {
+    pub(crate) fn follow_writes(&mut self, interval: Duration) {
         if let Some(muting) = &mut self.muting {
             muting.follows.get_or_insert_with(|| Follows::new(interval));
         }
     }
 
     /// Whether every event carries the handle of the file that it is about.
-    pub fn names_files(&self) -> bool {
+    pub(crate) fn names_files(&self) -> bool {
         self.muting.as_ref().is_some_and(|muting| muting.names_files)
     }
 
     /// Whether ignore marks that may matter stay; once for each resolver.
-    pub fn takes_deafness(&mut self) -> bool {
+    pub(crate) fn takes_deafness(&mut self) -> bool {
         let deaf = self.muting.as_ref().is_some_and(|muting| muting.mutes.is_deaf());
         deaf && !std::mem::replace(&mut self.deafness_taken, true)
     }
 
     /// Whether [`Resolver::mute_by`] was called.
-    pub fn mutes(&self) -> bool {
+    pub(crate) fn mutes(&self) -> bool {
         self.muting.is_some()
     }
 
@@ -115,7 +115,7 @@ impl Resolver {
     ///
     /// # Errors
     /// Those of asking for its handle.
-    pub fn mutes_directory(&self, dir: BorrowedFd<'_>) -> io::Result<bool> {
+    pub(crate) fn mutes_directory(&self, dir: BorrowedFd<'_>) -> io::Result<bool> {
         let Some(muting) = &self.muting else { return Ok(false) };
         let handle = name_to_handle(dir, Path::new(""))?;
         let fid = Fid { fs: fs_id(dir)?, kind: handle.kind, handle: &handle.bytes };
@@ -124,7 +124,7 @@ impl Resolver {
 
     /// Hears of everything again: what did not matter may from now on, and no event tells so. What was changed there unheard has
     /// to be compared after this call.
-    pub fn hear_all(&mut self) {
+    pub(crate) fn hear_all(&mut self) {
         self.nameless.forget_outside();
         if let Some(muting) = &mut self.muting
             && muting.mutes.any()
@@ -208,7 +208,7 @@ impl Resolver {
     }
 
     /// When [`Resolver::tell_followed`] has something to do.
-    pub fn next_followed(&self) -> Option<Duration> {
+    pub(crate) fn next_followed(&self) -> Option<Duration> {
         self.muting.as_ref()?.follows.as_ref()?.next_due()
     }
 
@@ -216,7 +216,7 @@ impl Resolver {
     ///
     /// # Errors
     /// A loss, when one cannot be credited to a path; the others have been told.
-    pub fn tell_followed(&mut self, root: &Root, filter: &Filter, now: Duration, out: &mut dyn PathSink) -> Outcome {
+    pub(crate) fn tell_followed(&mut self, root: &Root, filter: &Filter, now: Duration, out: &mut dyn PathSink) -> Outcome {
         let mut outcome = Ok(());
         while let Some(followed) =
             self.muting.as_mut().and_then(|muting| muting.follows.as_mut()).and_then(|follows| follows.take_due(now))

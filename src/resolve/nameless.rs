@@ -45,7 +45,7 @@ const MAX_OUTSIDE: usize = 100_000;
 
 /// What changed of a file; the stronger one counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Change {
+pub(crate) enum Change {
     /// Its attributes.
     Attributes,
     /// Its content, and it may still be written.
@@ -92,27 +92,27 @@ struct Unopened {
 
 /// What a walk seeks.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Sought {
+pub(crate) struct Sought {
     /// Files, by their inodes.
-    pub inodes: HashSet<Inode>,
+    pub(crate) inodes: HashSet<Inode>,
     /// What could not be opened.
-    pub objects: HashSet<Object>,
+    pub(crate) objects: HashSet<Object>,
     /// Whether files are among these.
-    pub files: bool,
+    pub(crate) files: bool,
 }
 
 /// What a walk has led to.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Ended {
+pub(crate) struct Ended {
     /// What became dirty.
-    pub dirty: Vec<(RelPath, Seen)>,
+    pub(crate) dirty: Vec<(RelPath, Seen)>,
     /// Where it is not known what changed.
-    pub lost: Vec<RelPath>,
+    pub(crate) lost: Vec<RelPath>,
 }
 
 /// See the module's text. Pure: time is an argument, the walk is made elsewhere.
 #[derive(Debug, Default)]
-pub struct Nameless {
+pub(crate) struct Nameless {
     wanted: HashMap<Inode, File>,
     walking: Option<HashMap<Inode, File>>,
     unopened: HashMap<Owned, Unopened>,
@@ -201,33 +201,33 @@ impl Nameless {
     }
 
     /// Whether something is sought.
-    pub fn any(&self) -> bool {
+    pub(crate) fn any(&self) -> bool {
         self.wants() || self.walking.is_some()
     }
 
     /// The number of the walk that will have found everything handed in so far.
-    pub fn covered_by(&mut self) -> u64 {
+    pub(crate) fn covered_by(&mut self) -> u64 {
         self.promised = self.begun + u64::from(self.wants());
         self.promised
     }
 
     /// Walks that ended.
-    pub fn walks(&self) -> u64 {
+    pub(crate) fn walks(&self) -> u64 {
         self.ended
     }
 
     /// A flush or a stop waits: what is wanted is sought at once.
-    pub fn hurry(&mut self) {
+    pub(crate) fn hurry(&mut self) {
         self.next = Duration::ZERO;
     }
 
     /// When [`Nameless::begin`] has something to do.
-    pub fn next_due(&self) -> Option<Duration> {
+    pub(crate) fn next_due(&self) -> Option<Duration> {
         (self.walking.is_none() && self.wants()).then_some(self.next)
     }
 
     /// The walk to begin now: what it seeks.
-    pub fn begin(&mut self, now: Duration) -> Option<Sought> {
+    pub(crate) fn begin(&mut self, now: Duration) -> Option<Sought> {
         self.next_due().filter(|due| *due <= now)?;
         let wanted = std::mem::take(&mut self.wanted);
         self.seeking = std::mem::take(&mut self.unopened);
@@ -242,7 +242,7 @@ impl Nameless {
     }
 
     /// The walk could not begin, or did not see everything; it is made again.
-    pub fn put_off(&mut self, now: Duration) {
+    pub(crate) fn put_off(&mut self, now: Duration) {
         self.begun -= 1;
         for (inode, file) in self.walking.take().into_iter().flatten() {
             self.wanted.entry(inode).or_insert(file);
@@ -254,7 +254,7 @@ impl Nameless {
     }
 
     /// Takes in what the walk found.
-    pub fn end(&mut self, now: Duration, names: &[(RelPath, Inode)], objects: &Objects, took: Duration) -> Ended {
+    pub(crate) fn end(&mut self, now: Duration, names: &[(RelPath, Inode)], objects: &Objects, took: Duration) -> Ended {
         let walking = self.walking.take().unwrap_or_default();
         self.ended = self.begun;
         let found: HashSet<Inode> = names.iter().map(|(_, inode)| *inode).collect();

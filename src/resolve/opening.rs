@@ -39,7 +39,7 @@ const F2FS: u32 = 0xF2F5_2010;
 
 /// Filesystems that differ in what they answer, or in what they hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
+pub(crate) enum Family {
     /// Inodes come from `iget_locked`, which answers "no memory" for a number that is being given
     /// to a new inode.
     IgetLocked,
@@ -51,7 +51,7 @@ pub enum Family {
 
 impl Family {
     /// That of the filesystem on which `fd` lies; [`Family::Other`] where it does not say.
-    pub fn of(fd: BorrowedFd<'_>) -> Family {
+    pub(crate) fn of(fd: BorrowedFd<'_>) -> Family {
         fstatfs(fd).map_or(Family::Other, |stat| Family::of_type(stat.filesystem_type()))
     }
 
@@ -70,7 +70,7 @@ impl Family {
 
 /// What an error says about the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Meaning {
+pub(crate) enum Meaning {
     /// It was deleted.
     Gone,
     /// Nothing yet: to be tried again.
@@ -80,7 +80,7 @@ pub enum Meaning {
 }
 
 /// See the module's text. `last`: there is no further attempt.
-pub fn meaning(errno: i32, family: Family, last: bool) -> Meaning {
+pub(crate) fn meaning(errno: i32, family: Family, last: bool) -> Meaning {
     match errno {
         libc::ESTALE | libc::ENOENT => Meaning::Gone,
         libc::ENOMEM | libc::EAGAIN | libc::EBUSY if !last => Meaning::Again,
@@ -91,7 +91,7 @@ pub fn meaning(errno: i32, family: Family, last: bool) -> Meaning {
 
 /// What came of an attempt to open an object.
 #[derive(Debug)]
-pub enum Opened {
+pub(crate) enum Opened {
     /// The object.
     Here(OwnedFd),
     /// It was deleted.
@@ -102,29 +102,29 @@ pub enum Opened {
 
 /// A mount of a filesystem, to open handles through.
 #[derive(Debug)]
-pub struct Opener {
+pub(crate) struct Opener {
     fd: OwnedFd,
     family: Family,
 }
 
 impl Opener {
     /// `fd` is open for reading, anywhere on the mount.
-    pub fn new(fd: OwnedFd) -> Opener {
+    pub(crate) fn new(fd: OwnedFd) -> Opener {
         Opener { family: Family::of(fd.as_fd()), fd }
     }
 
     /// What it is open by.
-    pub fn into_fd(self) -> OwnedFd {
+    pub(crate) fn into_fd(self) -> OwnedFd {
         self.fd
     }
 
     /// That of the filesystem.
-    pub fn family(&self) -> Family {
+    pub(crate) fn family(&self) -> Family {
         self.family
     }
 
     /// Opens an object by its handle, in several attempts where the answer may pass.
-    pub fn open(&self, handle: HandleRef<'_>) -> Opened {
+    pub(crate) fn open(&self, handle: HandleRef<'_>) -> Opened {
         attempt(self.family, || open_by_handle(self.fd.as_fd(), handle))
     }
 }
@@ -147,7 +147,7 @@ fn attempt(family: Family, mut open: impl FnMut() -> io::Result<OwnedFd>) -> Ope
 }
 
 /// What an administrator can do about an error that left an object unknown.
-pub fn advice(errno: i32) -> &'static str {
+pub(crate) fn advice(errno: i32) -> &'static str {
     match errno {
         libc::EPERM | libc::EACCES => "opening by handle needs CAP_DAC_READ_SEARCH",
         libc::EMFILE | libc::ENFILE => "no file descriptor is free: raise the limit of open files",

@@ -27,7 +27,7 @@ pub(super) struct Relinked {
 
 impl Relinked {
     /// The number of names of `file` has changed.
-    pub fn add(&mut self, file: &Fid<'_>) {
+    pub(crate) fn add(&mut self, file: &Fid<'_>) {
         if !self.all {
             self.files.insert(OwnedFid::of(file));
             if self.files.len() > MOST {
@@ -38,7 +38,7 @@ impl Relinked {
 
     /// Whether `name` may not lead to `file`.
     #[inline]
-    pub fn may_stray(&self, file: &Fid<'_>, name: &[u8]) -> bool {
+    pub(crate) fn may_stray(&self, file: &Fid<'_>, name: &[u8]) -> bool {
         self.all || name.starts_with(b"#") || !self.files.is_empty() && self.files.contains(&OwnedFid::of(file))
     }
 }

@@ -106,17 +106,17 @@ impl Tree {
     }
 
     /// The bound given at the start.
-    pub fn max_dirs(&self) -> usize {
+    pub(crate) fn max_dirs(&self) -> usize {
         self.max_dirs
     }
 
     /// Directories known, inside and foreign.
-    pub fn sizes(&self) -> (usize, usize) {
+    pub(crate) fn sizes(&self) -> (usize, usize) {
         (self.nodes.len() - self.free.len(), self.foreign.len())
     }
 
     /// Changes whenever a path that [`Tree::path`] gave may not hold any more, or a [`NodeId`] may be another directory's.
-    pub fn version(&self) -> u64 {
+    pub(crate) fn version(&self) -> u64 {
         self.version
     }
 
@@ -195,7 +195,7 @@ impl Tree {
     }
 
     /// Hangs the directory `key` on `parent` as `name`, wherever it was; what had that place is detached.
-    pub fn put(&mut self, parent: NodeId, name: &[u8], key: Key<'_>) -> NodeId {
+    pub(crate) fn put(&mut self, parent: NodeId, name: &[u8], key: Key<'_>) -> NodeId {
         if let Known::Inside(node) = self.get(key) {
             self.rename(node, parent, name);
             return node;
@@ -209,7 +209,7 @@ impl Tree {
     }
 
     /// Whether the way up from `node` ends at the root.
-    pub fn is_attached(&self, node: NodeId) -> bool {
+    pub(crate) fn is_attached(&self, node: NodeId) -> bool {
         let mut at = node.0;
         while at != ROOT {
             at = self.nodes[at as usize].parent;
@@ -291,12 +291,12 @@ impl Tree {
     }
 
     /// Forgets all foreign directories: one of them, with all below it, may have come inside.
-    pub fn forget_foreign(&mut self) {
+    pub(crate) fn forget_foreign(&mut self) {
         self.foreign.clear();
     }
 
     /// Takes a directory and all below it off the tree: O(1). Handles below are looked up again when they raise events.
-    pub fn detach(&mut self, node: NodeId) {
+    pub(crate) fn detach(&mut self, node: NodeId) {
         if node.0 == ROOT || self.nodes[node.0 as usize].parent == NONE {
             return;
         }
@@ -333,25 +333,25 @@ impl Tree {
     }
 
     /// Forgets which directories the filter excludes: its rules, or a path, changed.
-    pub fn new_verdicts(&mut self) {
+    pub(crate) fn new_verdicts(&mut self) {
         self.generation = self.generation.wrapping_add(1);
     }
 
     /// Whether the filter excludes `node`, if that is known.
-    pub fn verdict(&self, node: NodeId) -> Option<bool> {
+    pub(crate) fn verdict(&self, node: NodeId) -> Option<bool> {
         let (generation, excluded) = self.nodes[node.0 as usize].verdict;
         (generation == self.generation).then_some(excluded)
     }
 
     /// Remembers whether the filter excludes `node`.
-    pub fn set_verdict(&mut self, node: NodeId, excluded: bool) {
+    pub(crate) fn set_verdict(&mut self, node: NodeId, excluded: bool) {
         self.nodes[node.0 as usize].verdict = (self.generation, excluded);
     }
 
     /// Keeps the memory within its bound; to be called between buffers, when nobody holds a [`NodeId`]. Over the bound, it
     /// forgets what no event used since the last sweep, and everything detached. When nearly all is in use, all is forgotten
     /// but the root: it comes back by look-ups.
-    pub fn sweep(&mut self) {
+    pub(crate) fn sweep(&mut self) {
         if self.nodes.len() - self.free.len() <= self.max_dirs {
             return;
         }

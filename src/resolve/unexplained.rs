@@ -34,7 +34,7 @@ pub(super) fn owned(fid: &Fid<'_>) -> Owned {
 
 impl Unexplained {
     /// Holds a file back; `false` when there are too many.
-    pub fn hold(&mut self, file: &Fid<'_>, inode: Inode) -> bool {
+    pub(crate) fn hold(&mut self, file: &Fid<'_>, inode: Inode) -> bool {
         self.0.len() < MAX && {
             self.0.insert(owned(file), inode);
             true
@@ -42,17 +42,17 @@ impl Unexplained {
     }
 
     /// A name of `file` was made or removed. If it was held back, it lives and has other names.
-    pub fn explained(&mut self, file: Option<&Fid<'_>>) -> Option<Inode> {
+    pub(crate) fn explained(&mut self, file: Option<&Fid<'_>>) -> Option<Inode> {
         if self.0.is_empty() { None } else { self.0.remove(&owned(file?)) }
     }
 
     /// Whether some wait.
-    pub fn any(&self) -> bool {
+    pub(crate) fn any(&self) -> bool {
         !self.0.is_empty()
     }
 
     /// Everything that the kernel had queued was seen: what is left has no explanation.
-    pub fn settle(&mut self) -> impl Iterator<Item = (Owned, Inode)> + '_ {
+    pub(crate) fn settle(&mut self) -> impl Iterator<Item = (Owned, Inode)> + '_ {
         self.0.drain()
     }
 }

@@ -7,7 +7,7 @@ use super::mark::{Mark, Role};
 
 /// What is known of a tree's mark.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Seen {
+pub(crate) enum Seen {
     /// There is none.
     None,
     /// It is whole.
@@ -18,7 +18,7 @@ pub enum Seen {
 
 /// Whether to push.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ruling {
+pub(crate) enum Ruling {
     /// Push, as the primary of this epoch.
     Push {
         /// Our epoch.
@@ -39,7 +39,7 @@ impl From<Result<Option<Mark>, super::mark::MarkError>> for Seen {
 }
 
 /// The part that our own mark decides; asked before every batch.
-pub fn own(mark: &Seen) -> Ruling {
+pub(crate) fn own(mark: &Seen) -> Ruling {
     match mark {
         Seen::Mark(Mark { role: Role::Primary, epoch, .. }) => Ruling::Push { epoch: *epoch },
         Seen::Mark(Mark { epoch, .. }) => {
@@ -54,7 +54,7 @@ pub fn own(mark: &Seen) -> Ruling {
 }
 
 /// The whole decision, from our mark and the target's.
-pub fn judge(ours: &Seen, target: &Seen) -> Ruling {
+pub(crate) fn judge(ours: &Seen, target: &Seen) -> Ruling {
     let Ruling::Push { epoch } = own(ours) else { return own(ours) };
     match target {
         Seen::None => Ruling::Push { epoch },

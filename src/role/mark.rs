@@ -38,7 +38,7 @@ pub const FILE: &str = ".fansync/role";
 /// switching.
 pub const LAST_EPOCH: u64 = 1 << 53;
 /// A mark is shorter than this, in bytes.
-pub const MAX_BYTES: u64 = 1024;
+pub(crate) const MAX_BYTES: u64 = 1024;
 /// How long a writer waits for another.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 const LOCK_LOOK: Duration = Duration::from_millis(10);
@@ -219,7 +219,7 @@ pub fn read(tree: &Path) -> Result<Option<Mark>, MarkError> {
 ///
 /// # Errors
 /// As [`read`].
-pub fn beside(tree: &Path, name: &str) -> Result<Option<Vec<u8>>, MarkError> {
+pub(crate) fn beside(tree: &Path, name: &str) -> Result<Option<Vec<u8>>, MarkError> {
     let path = tree.join(DIR).join(name);
     let fail = |source| MarkError::Io { what: "read", path: path.clone(), source };
     let Some(dir) = directory(tree)? else { return Ok(None) };
@@ -263,7 +263,7 @@ fn content(file: File, path: &Path) -> Result<Vec<u8>, MarkError> {
 ///
 /// # Errors
 /// As [`read`].
-pub fn read_file(path: &Path) -> Result<Option<Mark>, MarkError> {
+pub(crate) fn read_file(path: &Path) -> Result<Option<Mark>, MarkError> {
     let open = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(path);
     let file = match open {
         Ok(file) => file,
@@ -289,7 +289,7 @@ pub fn write(tree: &Path, mark: &Mark) -> Result<(), MarkError> {
 ///
 /// # Errors
 /// [`MarkError::Stale`], [`MarkError::Damaged`], [`MarkError::Io`]; nothing is changed then.
-pub fn raise(tree: &Path, mark: &Mark) -> Result<Option<Mark>, MarkError> {
+pub(crate) fn raise(tree: &Path, mark: &Mark) -> Result<Option<Mark>, MarkError> {
     let _lock = lock(tree)?;
     let found = read(tree)?;
     if let Some(old) = &found {
@@ -348,7 +348,7 @@ fn put(tree: &Path, mark: &Mark) -> Result<(), MarkError> {
 ///
 /// # Errors
 /// [`MarkError::Others`], [`MarkError::Io`].
-pub fn put_beside(tree: &Path, name: &str, content: &[u8], mode: u32) -> Result<(), MarkError> {
+pub(crate) fn put_beside(tree: &Path, name: &str, content: &[u8], mode: u32) -> Result<(), MarkError> {
     let fail = |source: io::Error| MarkError::Io { what: "write", path: tree.join(DIR).join(name), source };
     let dir = made(tree)?;
     let aside = format!("{name}.new");

@@ -1,4 +1,4 @@
 //! Which of two servers may be written to: the mark of a tree, and what it means for a mirror that pushes there.
 
-pub mod fence;
+pub(crate) mod fence;
 pub mod mark;

@@ -8,6 +8,7 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::facts::moment;
+use super::walk::MAX_DEPTH;
 use super::*;
 use crate::scratch::Scratch;
 use crate::sys::handle::fs_id;

@@ -39,7 +39,7 @@
 //! or a loss, without.
 //!
 //! # What it gives up
-//! Directories more than [`MAX_DEPTH`] deep are told as `Subtree` each time: every level costs an open descriptor. Mounts
+//! Directories more than `walk::MAX_DEPTH` deep are told as `Subtree` each time: every level costs an open descriptor. Mounts
 //! the caller did not list are not entered.
 
 mod walk;
@@ -57,7 +57,6 @@ use crate::path::RelPath;
 use crate::root::Root;
 use crate::state::{Clock, Dirs, Resume, Wall};
 use crate::sys::handle::FsId;
-pub use walk::MAX_DEPTH;
 
 /// Why a walk has no result. What it told until then is true.
 #[derive(Debug, thiserror::Error)]
@@ -111,15 +110,15 @@ impl Default for Options {
 #[derive(Debug, Default)]
 pub struct Progress {
     /// Directories read.
-    pub dirs: AtomicU64,
+    pub(crate) dirs: AtomicU64,
     /// Names found in them and not left out.
-    pub entries: AtomicU64,
+    pub(crate) entries: AtomicU64,
     stop: AtomicBool,
 }
 
 impl Progress {
     /// Ends the walk soon, with [`ScanError::Stopped`].
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         // Relaxed: a flag of its own, nothing is published with it.
         self.stop.store(true, Ordering::Relaxed);
     }
@@ -133,11 +132,11 @@ impl Progress {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Finding<'a> {
     /// Relative to the root, normal form.
-    pub path: &'a [u8],
+    pub(crate) path: &'a [u8],
     /// How much of it.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// It concerns the targets whose watermark is at or before this.
-    pub since: Wall,
+    pub(crate) since: Wall,
 }
 
 /// What a walk saw.

@@ -19,7 +19,7 @@ use crate::sys::handle::{FsId, Handle, name_to_handle};
 use crate::sys::statx::{Paths, StatBrief, Statter, stat_fd};
 
 /// How deep the walk goes. Each level holds a descriptor per thread; 1,024 are what a process has by default.
-pub const MAX_DEPTH: usize = 200;
+pub(crate) const MAX_DEPTH: usize = 200;
 
 /// Names looked up together.
 const BATCH: usize = 2048;
@@ -29,9 +29,9 @@ const QUEUE: usize = 64;
 /// What an earlier run knew.
 #[derive(Clone, Copy)]
 pub(super) struct Old<'a> {
-    pub dirs: &'a Dirs,
-    pub complete_at: Wall,
-    pub since: Wall,
+    pub(crate) dirs: &'a Dirs,
+    pub(crate) complete_at: Wall,
+    pub(crate) since: Wall,
 }
 
 pub(super) struct Context<'a> {
@@ -47,10 +47,10 @@ pub(super) struct Context<'a> {
 #[derive(Default)]
 pub(super) struct Found {
     /// `None`: known since the end of the walk.
-    pub places: Vec<(Place, Object, Option<Wall>)>,
-    pub unreadable: u64,
-    pub mounts_skipped: u64,
-    pub newest: Option<Wall>,
+    pub(crate) places: Vec<(Place, Object, Option<Wall>)>,
+    pub(crate) unreadable: u64,
+    pub(crate) mounts_skipped: u64,
+    pub(crate) newest: Option<Wall>,
 }
 
 /// A directory that was opened, for those below it.

@@ -28,7 +28,7 @@ const READY: &str = "ready";
 
 /// Why there is no lock.
 #[derive(Debug, thiserror::Error)]
-pub enum LockError {
+pub(crate) enum LockError {
     /// Another process has it.
     #[error("{} is run by process {pid} already; stop that first (its lock is {})", .config.display(), .lock.display())]
     Taken {
@@ -51,7 +51,7 @@ pub enum LockError {
 
 /// Held while the daemon runs; the file says by which process.
 #[derive(Debug)]
-pub struct Lock {
+pub(crate) struct Lock {
     _file: Flock<File>,
     path: PathBuf,
 }
@@ -64,7 +64,7 @@ impl Lock {
     ///
     /// # Errors
     /// See [`LockError`].
-    pub fn take(config: &Path) -> Result<Lock, LockError> {
+    pub(crate) fn take(config: &Path) -> Result<Lock, LockError> {
         Lock::take_until(config, Instant::now() + LOCK_PATIENCE)
     }
 
@@ -142,7 +142,7 @@ fn id(config: &Path) -> u64 {
 }
 
 /// What `-d` comes to.
-pub enum Detached {
+pub(crate) enum Detached {
     /// This is the process that runs, with or without a terminal.
     Run,
     /// The other process runs, or could not: leave with this code.
@@ -153,7 +153,7 @@ pub enum Detached {
 ///
 /// # Errors
 /// The process cannot be started again.
-pub fn detach(log: &Path) -> io::Result<Detached> {
+pub(crate) fn detach(log: &Path) -> io::Result<Detached> {
     if std::env::var_os(CHILD).is_some() {
         setsid()?;
         return Ok(Detached::Run);
@@ -198,7 +198,7 @@ pub fn detach(log: &Path) -> io::Result<Detached> {
 }
 
 /// Tells the process that was called that this one watches, and lets go of it.
-pub fn ready() {
+pub(crate) fn ready() {
     if std::env::var_os(CHILD).is_none() {
         return;
     }
@@ -210,6 +210,6 @@ pub fn ready() {
 }
 
 /// The log of a detached process for `config`.
-pub fn log_path(state_dir: &Path, config: &Path) -> PathBuf {
+pub(crate) fn log_path(state_dir: &Path, config: &Path) -> PathBuf {
     state_dir.join(format!("sersync-{:016x}.log", id(config)))
 }

@@ -26,26 +26,26 @@ use crate::config::{Config, ConfigErrors};
 #[cfg(feature = "lsyncd")]
 pub(crate) use convert::name;
 pub use import::toml;
-pub use xml::is_xml;
+pub(crate) use xml::is_xml;
 
 /// `fansync sersync`, and every `sersync` and `sersync2`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct SersyncArgs {
     /// Detach from the terminal; a second one for the same file does not start
     #[arg(short = 'd')]
-    pub detach: bool,
+    pub(crate) detach: bool,
     /// First make the targets equal to the trees; changes are watched meanwhile
     #[arg(short = 'r')]
-    pub reconcile: bool,
+    pub(crate) reconcile: bool,
     /// rsync runs at the same time, per target
     #[arg(short = 'n', value_name = "N", allow_hyphen_values = true)]
-    pub workers: Option<String>,
+    pub(crate) workers: Option<String>,
     /// The configuration, sersync's XML
     #[arg(short = 'o', value_name = "FILE", default_value = "confxml.xml")]
-    pub file: PathBuf,
+    pub(crate) file: PathBuf,
     /// Only this plugin, without any rsync
     #[arg(short = 'm', value_name = "NAME", value_parser = plugins::NAMES)]
-    pub plugin: Option<String>,
+    pub(crate) plugin: Option<String>,
 }
 
 /// `fansync import`.
@@ -53,33 +53,33 @@ pub struct SersyncArgs {
 pub struct ImportArgs {
     /// What sersync is run with -r for: make the targets equal at each start
     #[arg(short = 'r')]
-    pub reconcile: bool,
+    pub(crate) reconcile: bool,
     /// What sersync is run with -n for: rsync runs at the same time, per target
     #[arg(short = 'n', value_name = "N", allow_hyphen_values = true)]
-    pub workers: Option<String>,
+    pub(crate) workers: Option<String>,
     /// What sersync is run with -m for: only this plugin
     #[arg(short = 'm', value_name = "NAME", value_parser = plugins::NAMES)]
-    pub plugin: Option<String>,
+    pub(crate) plugin: Option<String>,
     /// Write the password of refreshCDN out, and not the name of a file for it
     #[arg(long)]
-    pub show_secrets: bool,
+    pub(crate) show_secrets: bool,
     /// Read the files that lsyncd's configuration runs (dofile, require), below its own directory
     #[arg(long)]
-    pub lua_files: bool,
+    pub(crate) lua_files: bool,
     /// The configuration, sersync's XML or lsyncd's Lua
     #[arg(value_name = "FILE")]
-    pub file: PathBuf,
+    pub(crate) file: PathBuf,
 }
 
 /// What the command line says beside the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Flags {
     /// `-r`.
-    pub reconcile: bool,
+    pub(crate) reconcile: bool,
     /// `-n`, as given.
-    pub workers: Option<String>,
+    pub(crate) workers: Option<String>,
     /// `-m`.
-    pub plugin: Option<String>,
+    pub(crate) plugin: Option<String>,
 }
 
 impl From<&SersyncArgs> for Flags {
@@ -98,9 +98,9 @@ impl From<&ImportArgs> for Flags {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Note {
     /// Line in the file, from 1; 0 for the command line.
-    pub line: usize,
+    pub(crate) line: usize,
     /// What, and why.
-    pub text: String,
+    pub(crate) text: String,
 }
 
 /// A configuration that was read.
@@ -109,14 +109,14 @@ pub struct Loaded {
     /// What it means.
     pub config: Config,
     /// In the order of the file.
-    pub notes: Vec<Note>,
+    pub(crate) notes: Vec<Note>,
     /// The program whose configuration it is.
-    pub program: &'static str,
+    pub(crate) program: &'static str,
 }
 
 impl Loaded {
     /// What of the targets cannot be seen from here, and is often wrong where sersync was.
-    pub fn unseen(&self) -> Vec<String> {
+    pub(crate) fn unseen(&self) -> Vec<String> {
         let targets = self.config.mirrors.iter().flat_map(|m| m.targets.iter().map(move |t| (m, t)));
         let daemons = targets.filter(|(_, t)| t.location.is_daemon());
         daemons
@@ -138,7 +138,7 @@ impl Loaded {
 ///
 /// # Errors
 /// As [`Config::load`], with the places in the XML.
-pub fn load(path: &Path, flags: &Flags) -> Result<Loaded, ConfigErrors> {
+pub(crate) fn load(path: &Path, flags: &Flags) -> Result<Loaded, ConfigErrors> {
     let mut loaded = read(&crate::config::read_trusted_bytes(path)?, Some(path), flags)?;
     // sersync took such a file, so it is not refused here as one in TOML is.
     if let (Some(what), Some(error)) = (loaded.config.secret(), crate::config::readable(path)) {

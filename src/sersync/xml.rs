@@ -15,7 +15,7 @@ pub(super) struct Decoded {
 }
 
 /// Whether a file's beginning is that of an XML file.
-pub fn is_xml(bytes: &[u8]) -> bool {
+pub(crate) fn is_xml(bytes: &[u8]) -> bool {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     bytes.trim_ascii_start().starts_with(b"<")
 }

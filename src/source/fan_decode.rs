@@ -46,7 +46,7 @@ pub struct Fid<'a> {
 
 impl<'a> Fid<'a> {
     /// The handle alone, to open or to look up inside a filesystem already known.
-    pub fn handle_ref(&self) -> HandleRef<'a> {
+    pub(crate) fn handle_ref(&self) -> HandleRef<'a> {
         HandleRef { kind: self.kind, bytes: self.handle }
     }
 }

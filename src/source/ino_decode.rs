@@ -14,13 +14,13 @@ const HEAD_BYTES: usize = 16;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct InoEvent<'a> {
     /// The watch it belongs to; -1 for an overflow.
-    pub wd: i32,
+    pub(crate) wd: i32,
     /// `IN_*` bits: one kind of event, and `IN_ISDIR` when its object is a directory.
-    pub mask: u32,
+    pub(crate) mask: u32,
     /// Ties the two halves of a rename together; 0 for others.
-    pub cookie: u32,
+    pub(crate) cookie: u32,
     /// The entry's name in the watched directory; empty for the directory itself.
-    pub name: &'a [u8],
+    pub(crate) name: &'a [u8],
 }
 
 /// The events of `buf`, as read(2) filled it, oldest first. Ends after the first [`Corrupt`](super::records::Corrupt).

@@ -40,38 +40,38 @@ use std::time::{Duration, Instant};
 
 /// How long the second half of a rename may take. Both halves are queued by one system call; this only has to bridge a
 /// reader that comes between, so it is long. When it is exceeded the directory is taken for a new one: correct, only slower.
-pub const MOVE_GRACE: Duration = Duration::from_secs(1);
+pub(crate) const MOVE_GRACE: Duration = Duration::from_secs(1);
 
 /// Directories deeper than this below the start of a walk are opened from the root, so that a walk holds no more descriptors
 /// than this however deep the tree is.
 const MAX_HELD: usize = 128;
 
 /// Directories of a walk between two calls of [`Rules::beat`]: some milliseconds' worth on a disk that answers.
-pub const BEAT_DIRS: usize = 256;
+pub(crate) const BEAT_DIRS: usize = 256;
 
 /// What not to watch, and who is told that a walk gets on.
-pub struct Rules<'a> {
+pub(crate) struct Rules<'a> {
     /// Whether this path (relative, and whether it is a directory) and all below is of no interest.
-    pub excluded: &'a dyn Fn(&[u8], bool) -> bool,
+    pub(crate) excluded: &'a dyn Fn(&[u8], bool) -> bool,
     /// Whether to go down into a directory on another filesystem than the root's, by its device number (`st_dev`).
-    pub cross: &'a dyn Fn(u64) -> bool,
+    pub(crate) cross: &'a dyn Fn(u64) -> bool,
     /// Called after every [`BEAT_DIRS`] directories of a walk, so that whoever waits sees that it gets on.
-    pub beat: &'a dyn Fn(),
+    pub(crate) beat: &'a dyn Fn(),
 }
 
 /// What a walk did.
 #[derive(Debug, Default)]
-pub struct WatchReport {
+pub(crate) struct WatchReport {
     /// Directories newly watched.
-    pub added: usize,
+    pub(crate) added: usize,
     /// One of those had files in it.
-    pub filled: bool,
+    pub(crate) filled: bool,
     /// Directories that were there when listed and not when opened; no loss, their parent's events tell.
-    pub gone: usize,
+    pub(crate) gone: usize,
     /// Subtrees without a watch, and why: to be polled until [`Watches::retry_unwatched`] no longer reports them.
-    pub lost: Vec<(RelPath, io::Error)>,
+    pub(crate) lost: Vec<(RelPath, io::Error)>,
     /// Set when the reason was the number of watches.
-    pub out_of_watches: Option<OutOfWatches>,
+    pub(crate) out_of_watches: Option<OutOfWatches>,
 }
 
 impl WatchReport {
@@ -91,37 +91,37 @@ impl WatchReport {
      fs.inotify.max_user_watches is {}, {watched} are in use here and at least {} are needed; raise it with sysctl",
     crate::text::plural(*unwatched as u64, "directory"), limit.map_or("unknown".to_owned(), |limit| limit.to_string()), watched + unwatched
 )]
-pub struct OutOfWatches {
+pub(crate) struct OutOfWatches {
     /// `fs.inotify.max_user_watches`, shared with all processes of this user.
-    pub limit: Option<u64>,
+    pub(crate) limit: Option<u64>,
     /// Watches of this tree.
-    pub watched: usize,
+    pub(crate) watched: usize,
     /// Directories found without one; what is below them was not counted.
-    pub unwatched: usize,
+    pub(crate) unwatched: usize,
 }
 
 /// What a buffer of records amounted to, besides the paths.
 #[derive(Debug, Default)]
-pub struct Handled {
+pub(crate) struct Handled {
     /// The kernel's queue overflowed: anything may have changed anywhere. Rescan, and [`Watches::add_tree`] the root.
-    pub overflow: bool,
+    pub(crate) overflow: bool,
     /// The root itself was moved or unmounted. Its deletion raises no event while it is held open, as it is here
     /// (measured on ext4).
-    pub root_gone: bool,
+    pub(crate) root_gone: bool,
     /// The buffer's remainder could not be decoded; to be treated as an overflow.
-    pub corrupt: Option<Corrupt>,
+    pub(crate) corrupt: Option<Corrupt>,
     /// Events of watches that were removed, or of directories that have no path; credited to nothing.
-    pub stale: usize,
+    pub(crate) stale: usize,
     /// A file changed, and the name that told of it has no path: it was in a directory that left, or whose watch came
     /// later. Its other names may have one.
-    pub unplaced: bool,
+    pub(crate) unplaced: bool,
     /// Walks of new directories.
-    pub report: WatchReport,
+    pub(crate) report: WatchReport,
 }
 
 /// Why a tree cannot be watched at all.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// The root cannot be opened or examined.
     #[error("cannot open the directory {path:?} to watch it")]
     Root {
@@ -142,7 +142,7 @@ struct Limbo {
 
 /// The watched directories of one tree.
 #[derive(Debug)]
-pub struct Watches {
+pub(crate) struct Watches {
     inotify: Inotify,
     root: OwnedFd,
     root_dev: u64,
@@ -160,7 +160,7 @@ impl Watches {
     ///
     /// # Errors
     /// [`Error::Root`] when `root` is not a directory that can be opened. A symlink there is followed, once, now.
-    pub fn new(inotify: Inotify, root: &std::path::Path) -> Result<Watches, Error> {
+    pub(crate) fn new(inotify: Inotify, root: &std::path::Path) -> Result<Watches, Error> {
         let open = || -> io::Result<_> {
             let fd = nix::fcntl::open(root, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
             let dev = fstat(&fd)?.st_dev;
@@ -172,34 +172,24 @@ impl Watches {
     }
 
     /// Watches that are set from here on report writes, too; [`Watches::add_tree`] sets those again that are there.
-    pub fn hear_writes(&mut self) {
+    pub(crate) fn hear_writes(&mut self) {
         self.inotify.hear_writes();
     }
 
     /// The queue, for a reader.
-    pub fn queue(&self) -> BorrowedFd<'_> {
+    pub(crate) fn queue(&self) -> BorrowedFd<'_> {
         self.inotify.as_fd()
     }
 
     /// How many directories are watched.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.dirs.watched()
-    }
-
-    /// How many subtrees are without a watch.
-    pub fn unwatched(&self) -> usize {
-        self.unwatched.len()
-    }
-
-    /// Whether the directory at `at` has a watch.
-    pub fn is_watched(&self, at: &[u8]) -> bool {
-        self.find(at).is_some_and(|dir| self.dirs.wd(dir).is_some())
     }
 
     /// Watches `at` (relative; empty: the root) and every directory below. What is watched already stays so, what is no
     /// longer there is forgotten: afterwards the tree equals the disk, but for what happened meanwhile, which is in the
     /// queue. Takes about six system calls for each directory.
-    pub fn add_tree(&mut self, at: &[u8], rules: &Rules<'_>) -> WatchReport {
+    pub(crate) fn add_tree(&mut self, at: &[u8], rules: &Rules<'_>) -> WatchReport {
         let mut dir = Dirs::ROOT;
         let mut start = Dirs::ROOT;
         for name in at.split(|&b| b == b'/').filter(|name| !name.is_empty()) {
@@ -218,7 +208,7 @@ impl Watches {
     }
 
     /// Tries again to watch what [`WatchReport::lost`] had, and gives out each subtree that now is as [`Seen::Subtree`].
-    pub fn retry_unwatched(&mut self, rules: &Rules<'_>, out: &mut dyn FnMut(&[u8], Seen)) -> WatchReport {
+    pub(crate) fn retry_unwatched(&mut self, rules: &Rules<'_>, out: &mut dyn FnMut(&[u8], Seen)) -> WatchReport {
         let (mut report, mut path) = (WatchReport::default(), Vec::new());
         for dir in std::mem::take(&mut self.unwatched) {
             if !self.dirs.path(dir, &mut path) {
@@ -239,7 +229,7 @@ impl Watches {
 
     /// Removes the watches of directories that left the tree more than [`MOVE_GRACE`] ago. [`Watches::handle`] does it too;
     /// this is for quiet times. Returns when to call again.
-    pub fn expire(&mut self, now: Instant) -> Option<Instant> {
+    pub(crate) fn expire(&mut self, now: Instant) -> Option<Instant> {
         while let Some(&Limbo { dir, since, .. }) = self.limbo.front() {
             let due = since + MOVE_GRACE;
             if now < due {
@@ -253,7 +243,13 @@ impl Watches {
 
     /// Decodes a buffer of records and gives out what was seen, oldest first, with the record's mask, paths relative to the
     /// root. `now`: monotonic.
-    pub fn handle(&mut self, buf: &[u8], now: Instant, rules: &Rules<'_>, out: &mut dyn FnMut(u32, &[u8], Seen)) -> Handled {
+    pub(crate) fn handle(
+        &mut self,
+        buf: &[u8],
+        now: Instant,
+        rules: &Rules<'_>,
+        out: &mut dyn FnMut(u32, &[u8], Seen),
+    ) -> Handled {
         let mut handled = Handled::default();
         let mut path = Vec::new();
         for event in ino_decode::events(buf) {

@@ -15,18 +15,6 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-/// Which way of waiting and reading is wanted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Backend {
-    /// io_uring where it works and an idle one does not count as iowait (Linux 6.15), else poll.
-    #[default]
-    Auto,
-    /// io_uring or an error.
-    Uring,
-    /// poll(2) and read(2): works everywhere.
-    Poll,
-}
-
 /// What a wait is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum WaitFor {
@@ -52,19 +40,19 @@ enum Means {
 }
 
 impl Port {
-    /// Makes the inputs non-blocking and opens the backend.
+    /// Makes the inputs non-blocking and opens the backend. `io_uring`: it is used where it works and
+    /// an idle one does not count as iowait (Linux 6.15); else poll(2) and read(2), which work
+    /// everywhere.
     ///
     /// # Errors
-    /// fcntl(2) on an input; with [`Backend::Uring`] why it does not work here.
-    pub(super) fn open(inputs: Vec<OwnedFd>, backend: Backend) -> io::Result<Port> {
+    /// fcntl(2) on an input.
+    pub(super) fn open(inputs: Vec<OwnedFd>, io_uring: bool) -> io::Result<Port> {
         for fd in &inputs {
             set_nonblocking(fd)?;
         }
-        let uring = || Uring::open(inputs.len() + 1);
-        let (means, reason) = match backend {
-            Backend::Poll => (Means::Poll, "as configured".to_owned()),
-            Backend::Uring => (Means::Uring(Box::new(uring().map_err(io::Error::other)?)), "as configured".to_owned()),
-            Backend::Auto => match uring() {
+        let (means, reason) = match io_uring {
+            false => (Means::Poll, "as configured".to_owned()),
+            true => match Uring::open(inputs.len() + 1) {
                 // Before Linux 6.15 a thread that waits in io_uring counts as waiting for I/O, and an idle daemon shows as a
                 // core at 100 % iowait. One system call per wake-up is not worth that alarm.
                 Ok(uring) if !uring.hides_iowait() => (Means::Poll, "this kernel counts an idle io_uring as iowait".to_owned()),

@@ -35,11 +35,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-pub use super::port::Backend;
-
 /// The smallest buffer: holds any single record. fanotify's longest has two names of 255 bytes and three handles of 128
 /// with their heads, inotify's one name; both refuse to write a part of one (`EINVAL`).
-pub const MIN_BUF_BYTES: usize = 4096;
+pub(crate) const MIN_BUF_BYTES: usize = 4096;
 
 /// Which kind of records an input gives.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -82,18 +80,18 @@ pub struct Input {
 #[derive(Clone, Copy, Debug)]
 pub struct ReaderConfig {
     /// The longest wait between two drains while events keep coming; zero: none.
-    pub settle: Duration,
+    pub(crate) settle: Duration,
     /// Size of one buffer, at least [`MIN_BUF_BYTES`].
-    pub buf_bytes: usize,
+    pub(crate) buf_bytes: usize,
     /// How many buffers there are, at least 1.
-    pub bufs: usize,
-    /// How to wait and read.
-    pub backend: Backend,
+    pub(crate) bufs: usize,
+    /// Whether io_uring is used where it works.
+    pub(crate) io_uring: bool,
 }
 
 impl Default for ReaderConfig {
     fn default() -> ReaderConfig {
-        ReaderConfig { settle: Duration::from_millis(2), buf_bytes: 128 << 10, bufs: 16, backend: Backend::Auto }
+        ReaderConfig { settle: Duration::from_millis(2), buf_bytes: 128 << 10, bufs: 16, io_uring: true }
     }
 }
 
@@ -101,9 +99,7 @@ impl Default for ReaderConfig {
 #[derive(Debug)]
 pub struct Buf {
     /// What the records are.
-    pub feed: Feed,
-    /// The input's index in what was given to [`Reader::spawn`].
-    pub input: usize,
+    pub(crate) feed: Feed,
     data: Box<[u8]>,
     len: usize,
 }
@@ -137,15 +133,15 @@ pub enum Item {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ReaderStats {
     /// Reads that gave bytes.
-    pub reads: u64,
+    pub(crate) reads: u64,
     /// Bytes they gave.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Times the thread came back from sleeping, for whatever reason.
-    pub wakeups: u64,
+    pub(crate) wakeups: u64,
     /// Times it went to sleep without a time limit because there was nothing to do.
-    pub sleeps: u64,
+    pub(crate) sleeps: u64,
     /// Times it had to pause because the engine held every buffer or the ring was full.
-    pub full_pauses: u64,
+    pub(crate) full_pauses: u64,
 }
 
 #[derive(Debug, Default)]
@@ -198,14 +194,14 @@ impl Reader {
     /// the engine clears it, pops until there is nothing, and only then sleeps on it.
     ///
     /// # Errors
-    /// fcntl(2) on an input, a wanted backend that does not work here, no thread; `InvalidInput` for too small sizes.
+    /// fcntl(2) on an input, no thread; `InvalidInput` for too small sizes.
     pub fn spawn(inputs: Vec<Input>, config: ReaderConfig, wake: Arc<EventFd>) -> io::Result<Reader> {
         if config.buf_bytes < MIN_BUF_BYTES || config.bufs == 0 {
             let why = format!("the reader needs at least one buffer of at least {MIN_BUF_BYTES} bytes");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
         let feeds: Vec<Feed> = inputs.iter().map(|input| input.feed).collect();
-        let port = Port::open(inputs.into_iter().map(|input| input.fd).collect(), config.backend)?;
+        let port = Port::open(inputs.into_iter().map(|input| input.fd).collect(), config.io_uring)?;
         let empty = Ring::new(config.bufs);
         for _ in 0..config.bufs {
             let fits = empty.push(vec![0; config.buf_bytes].into_boxed_slice());
@@ -264,17 +260,17 @@ impl Reader {
     }
 
     /// `io_uring` or `poll`.
-    pub fn backend_name(&self) -> &'static str {
+    pub(crate) fn backend_name(&self) -> &'static str {
         self.backend.0
     }
 
     /// Why this backend.
-    pub fn backend_reason(&self) -> &str {
+    pub(crate) fn backend_reason(&self) -> &str {
         &self.backend.1
     }
 
     /// Counters so far; each is exact, together they may be a moment apart.
-    pub fn stats(&self) -> ReaderStats {
+    pub(crate) fn stats(&self) -> ReaderStats {
         let Counters { reads, bytes, wakeups, sleeps, full_pauses } = &self.shared.counters;
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         ReaderStats {
@@ -288,7 +284,7 @@ impl Reader {
 
     /// Ends the thread and waits for it, at most for one read. What is in the ring can still be popped; what is in the
     /// kernel's queues stays there until the inputs' last descriptors close.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         let Some(thread) = self.thread.take() else { return };
         self.shared.stop.store(true, Ordering::Release);
         self.shared.control.wake();
@@ -408,7 +404,7 @@ impl Worker {
             Ok(len) if len > 0 => {
                 add(&self.shared.counters.reads, 1);
                 add(&self.shared.counters.bytes, len as u64);
-                self.push(Item::Buf(Buf { feed, input, data, len }))?;
+                self.push(Item::Buf(Buf { feed, data, len }))?;
                 return Ok(true);
             }
             Ok(_) => io::ErrorKind::UnexpectedEof.into(),

@@ -45,13 +45,13 @@ impl Rig {
         }
     }
 
-    /// The bytes of all buffers up to `Drained(token)`, by input.
-    fn bytes_until(&self, token: u64, inputs: usize) -> Vec<Vec<u8>> {
-        let mut out = vec![Vec::new(); inputs];
+    /// The bytes of all buffers up to `Drained(token)`: fanotify's, inotify's.
+    fn bytes_until(&self, token: u64) -> [Vec<u8>; 2] {
+        let mut out = [Vec::new(), Vec::new()];
         loop {
             match self.next() {
                 Item::Buf(buf) => {
-                    out[buf.input].extend_from_slice(&buf);
+                    out[usize::from(buf.feed == Feed::Inotify)].extend_from_slice(&buf);
                     self.reader.give_back(buf);
                 }
                 Item::Drained(found) if found == token => return out,
@@ -69,22 +69,27 @@ impl Rig {
     }
 }
 
-fn config(backend: Backend) -> ReaderConfig {
-    ReaderConfig { backend, ..ReaderConfig::default() }
+fn config(io_uring: bool) -> ReaderConfig {
+    ReaderConfig { io_uring, ..ReaderConfig::default() }
 }
 
 /// Runs `test` with each backend that works here.
-fn with_each_backend(test: impl Fn(Backend)) {
-    test(Backend::Poll);
-    match Port::open(Vec::new(), Backend::Uring) {
-        Ok(_) => test(Backend::Uring),
-        Err(why) => eprintln!("SKIPPED with io_uring: {why}"),
+fn with_each_backend(test: impl Fn(bool)) {
+    test(false);
+    let port = Port::open(Vec::new(), true).unwrap();
+    match port.name() {
+        "io_uring" => test(true),
+        _ => eprintln!("SKIPPED with io_uring: {}", port.reason()),
     }
 }
 
 fn pipe_input() -> (Input, OwnedFd) {
+    pipe_of(Feed::Inotify)
+}
+
+fn pipe_of(feed: Feed) -> (Input, OwnedFd) {
     let (fd, writer) = pipe().unwrap();
-    (Input { feed: Feed::Inotify, fd }, writer)
+    (Input { feed, fd }, writer)
 }
 
 /// Writes the numbers 0..count as 8 bytes each; blocks when the pipe is full.
@@ -97,11 +102,11 @@ fn write_numbers(writer: OwnedFd, count: u64) {
 #[test]
 fn bytes_arrive_in_order_whatever_the_ring_is() {
     const COUNT: u64 = 40_000;
-    with_each_backend(|backend| {
+    with_each_backend(|io_uring| {
         for (bufs, settle) in [(1, 0), (1, 2), (2, 0), (16, 2)] {
             let (input, writer) = pipe_input();
             let settle = Duration::from_millis(settle);
-            let rig = Rig::new(vec![input], ReaderConfig { settle, bufs, buf_bytes: MIN_BUF_BYTES, backend });
+            let rig = Rig::new(vec![input], ReaderConfig { settle, bufs, buf_bytes: MIN_BUF_BYTES, io_uring });
             let thread = std::thread::spawn(move || write_numbers(writer, COUNT));
             let mut got = Vec::new();
             let error = loop {
@@ -117,7 +122,7 @@ fn bytes_arrive_in_order_whatever_the_ring_is() {
             thread.join().unwrap();
             assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "the pipe's end is told");
             let numbers = got.chunks_exact(8).map(|bytes| u64::from_ne_bytes(bytes.try_into().unwrap()));
-            assert!(numbers.eq(0..COUNT), "{backend:?}, {bufs} buffers: bytes lost or out of order");
+            assert!(numbers.eq(0..COUNT), "io_uring {io_uring}, {bufs} buffers: bytes lost or out of order");
             assert_eq!(rig.reader.stats().bytes, COUNT * 8);
         }
     });
@@ -125,9 +130,9 @@ fn bytes_arrive_in_order_whatever_the_ring_is() {
 
 #[test]
 fn a_held_buffer_pauses_the_reader_and_loses_nothing() {
-    with_each_backend(|backend| {
+    with_each_backend(|io_uring| {
         let (input, writer) = pipe_input();
-        let rig = Rig::new(vec![input], ReaderConfig { bufs: 1, ..config(backend) });
+        let rig = Rig::new(vec![input], ReaderConfig { bufs: 1, ..config(io_uring) });
         write(&writer, b"first").unwrap();
         let Item::Buf(first) = rig.next() else { panic!("events expected") };
         write(&writer, b"second").unwrap();
@@ -142,9 +147,9 @@ fn a_held_buffer_pauses_the_reader_and_loses_nothing() {
 
 #[test]
 fn more_drain_tokens_than_the_ring_holds() {
-    with_each_backend(|backend| {
+    with_each_backend(|io_uring| {
         let (input, _writer) = pipe_input();
-        let rig = Rig::new(vec![input], ReaderConfig { bufs: 1, ..config(backend) });
+        let rig = Rig::new(vec![input], ReaderConfig { bufs: 1, ..config(io_uring) });
         for token in 0..100 {
             rig.reader.request_drain(token);
         }
@@ -156,14 +161,14 @@ fn more_drain_tokens_than_the_ring_holds() {
 
 #[test]
 fn a_drain_comes_behind_all_that_was_queued_before() {
-    with_each_backend(|backend| {
-        let ((a, to_a), (b, to_b)) = (pipe_input(), pipe_input());
-        let rig = Rig::new(vec![a, b], config(backend));
+    with_each_backend(|io_uring| {
+        let ((a, to_a), (b, to_b)) = (pipe_of(Feed::Fanotify), pipe_of(Feed::Inotify));
+        let rig = Rig::new(vec![a, b], config(io_uring));
         for token in 0..200u64 {
             write(&to_a, &token.to_ne_bytes()).unwrap();
             write(&to_b, &(!token).to_ne_bytes()).unwrap();
             rig.reader.request_drain(token);
-            assert_eq!(rig.bytes_until(token, 2), [token.to_ne_bytes(), (!token).to_ne_bytes()]);
+            assert_eq!(rig.bytes_until(token), [token.to_ne_bytes(), (!token).to_ne_bytes()]);
         }
     });
 }
@@ -171,7 +176,7 @@ fn a_drain_comes_behind_all_that_was_queued_before() {
 /// The pipe is never empty while the writer lives, so a drain "until empty" would not end.
 #[test]
 fn a_drain_ends_while_a_writer_is_faster() {
-    with_each_backend(|backend| {
+    with_each_backend(|io_uring| {
         let (input, writer) = pipe_input();
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::spawn({
@@ -180,10 +185,10 @@ fn a_drain_ends_while_a_writer_is_faster() {
                 while !stop.load(Ordering::Relaxed) && write(&writer, &[1; 4096]).is_ok() {}
             }
         });
-        let rig = Rig::new(vec![input], ReaderConfig { settle: Duration::ZERO, buf_bytes: MIN_BUF_BYTES, ..config(backend) });
+        let rig = Rig::new(vec![input], ReaderConfig { settle: Duration::ZERO, buf_bytes: MIN_BUF_BYTES, ..config(io_uring) });
         for token in 0..20 {
             rig.reader.request_drain(token);
-            rig.bytes_until(token, 1);
+            rig.bytes_until(token);
         }
         stop.store(true, Ordering::Relaxed);
         drop(rig);
@@ -193,9 +198,9 @@ fn a_drain_ends_while_a_writer_is_faster() {
 
 #[test]
 fn an_idle_reader_sleeps() {
-    with_each_backend(|backend| {
+    with_each_backend(|io_uring| {
         let (input, writer) = pipe_input();
-        let rig = Rig::new(vec![input], config(backend));
+        let rig = Rig::new(vec![input], config(io_uring));
         rig.until("the first sleep", |stats| stats.sleeps == 1);
         write(&writer, b"x").unwrap();
         let Item::Buf(buf) = rig.next() else { panic!("events expected") };
@@ -210,9 +215,9 @@ fn an_idle_reader_sleeps() {
 
 /// Whether this thread kept up with the reader: one that writes late lets a drain find nothing,
 /// which ends the cadence.
-fn cadence(backend: Backend, settle: Duration) -> bool {
+fn cadence(io_uring: bool, settle: Duration) -> bool {
     let (input, writer) = pipe_input();
-    let rig = Rig::new(vec![input], ReaderConfig { settle, ..config(backend) });
+    let rig = Rig::new(vec![input], ReaderConfig { settle, ..config(io_uring) });
     rig.until("the first sleep", |stats| stats.sleeps == 1);
     let begun = Instant::now();
     write(&writer, b"a").unwrap();
@@ -226,7 +231,7 @@ fn cadence(backend: Backend, settle: Duration) -> bool {
             return false;
         }
         let drains = stats.wakeups as usize;
-        assert!(passed >= least[drains.min(5)], "{backend:?}: drain {drains} came after {passed:?}");
+        assert!(passed >= least[drains.min(5)], "io_uring {io_uring}: drain {drains} came after {passed:?}");
         rig.reader.give_back(buf);
         if drains >= 5 {
             return true;
@@ -238,19 +243,19 @@ fn cadence(backend: Backend, settle: Duration) -> bool {
 
 #[test]
 fn a_cadence_of_drains_follows_the_first_event() {
-    with_each_backend(|backend| {
+    with_each_backend(|io_uring| {
         let settles = (0..8).map(|double| Duration::from_millis(200 << double));
-        assert!(settles.into_iter().any(|settle| cadence(backend, settle)), "{backend:?}: no pause was long enough");
+        assert!(settles.into_iter().any(|settle| cadence(io_uring, settle)), "io_uring {io_uring}: no pause was long enough");
     });
 }
 
 #[test]
 fn a_request_does_not_wait_for_the_pause_to_end() {
-    with_each_backend(|backend| {
+    with_each_backend(|io_uring| {
         let (input, writer) = pipe_input();
         // The first pause is an eighth of it, and far longer than any machine is slow.
         let settle = Duration::from_secs(240);
-        let rig = Rig::new(vec![input], ReaderConfig { settle, ..config(backend) });
+        let rig = Rig::new(vec![input], ReaderConfig { settle, ..config(io_uring) });
         rig.until("the first sleep", |stats| stats.sleeps == 1);
         write(&writer, b"a").unwrap();
         let Item::Buf(buf) = rig.next() else { panic!("events expected") };
@@ -258,14 +263,14 @@ fn a_request_does_not_wait_for_the_pause_to_end() {
         write(&writer, b"b").unwrap();
         let begun = Instant::now();
         rig.reader.request_drain(1);
-        rig.bytes_until(1, 1);
+        rig.bytes_until(1);
         assert!(begun.elapsed() < settle / 8, "it waited");
     });
 }
 
 #[test]
 fn stopping_is_prompt_in_every_state() {
-    with_each_backend(|backend| {
+    with_each_backend(|io_uring| {
         type Setup = fn(&Rig, &OwnedFd) -> Option<Buf>;
         let states: [(&str, Setup); 3] = [
             ("asleep", |rig, _| {
@@ -288,7 +293,7 @@ fn stopping_is_prompt_in_every_state() {
         for (state, setup) in states {
             let (input, writer) = pipe_input();
             let settle = Duration::from_secs(3600);
-            let mut rig = Rig::new(vec![input], ReaderConfig { settle, bufs: 1, ..config(backend) });
+            let mut rig = Rig::new(vec![input], ReaderConfig { settle, bufs: 1, ..config(io_uring) });
             let held = setup(&rig, &writer);
             let begun = Instant::now();
             rig.reader.stop();
@@ -300,21 +305,21 @@ fn stopping_is_prompt_in_every_state() {
 
 #[test]
 fn a_failed_input_is_told_once_and_the_others_go_on() {
-    with_each_backend(|backend| {
-        let ((a, to_a), (b, to_b)) = (pipe_input(), pipe_input());
-        let rig = Rig::new(vec![a, b], config(backend));
+    with_each_backend(|io_uring| {
+        let ((a, to_a), (b, to_b)) = (pipe_of(Feed::Fanotify), pipe_of(Feed::Inotify));
+        let rig = Rig::new(vec![a, b], config(io_uring));
         drop(to_a);
-        assert!(matches!(rig.next(), Item::Failed { feed: Feed::Inotify, input: 0, .. }));
+        assert!(matches!(rig.next(), Item::Failed { feed: Feed::Fanotify, input: 0, .. }));
         write(&to_b, b"still here").unwrap();
         rig.reader.request_drain(7);
-        assert_eq!(rig.bytes_until(7, 2), [&b""[..], b"still here"]);
+        assert_eq!(rig.bytes_until(7), [&b""[..], b"still here"]);
     });
 }
 
 #[test]
 fn a_worker_that_cannot_go_on_fails_every_input() {
     let ((a, _to_a), (b, _to_b)) = (pipe_input(), pipe_input());
-    let rig = Rig::new(vec![a, b], config(Backend::Poll));
+    let rig = Rig::new(vec![a, b], config(false));
     rig.until("sleep", |stats| stats.sleeps == 1);
     // As the thread does when it leaves its loop; itself it cannot be made to fail from outside.
     rig.reader.shared.fallen.store(2, Ordering::Release);
@@ -332,7 +337,7 @@ fn a_worker_that_cannot_go_on_fails_every_input() {
 fn sizes_that_cannot_work_are_refused() {
     for (buf_bytes, bufs) in [(MIN_BUF_BYTES - 1, 4), (MIN_BUF_BYTES, 0)] {
         let wake = Arc::new(EventFd::new().unwrap());
-        let error = Reader::spawn(Vec::new(), ReaderConfig { buf_bytes, bufs, ..config(Backend::Poll) }, wake).unwrap_err();
+        let error = Reader::spawn(Vec::new(), ReaderConfig { buf_bytes, bufs, ..config(false) }, wake).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }
 }
@@ -340,17 +345,17 @@ fn sizes_that_cannot_work_are_refused() {
 /// Real events: each file of 3,000 is heard of, whichever backend, with a ring so small that the reader must pause.
 #[test]
 fn fanotify_events_come_through() {
-    with_each_backend(|backend| {
+    with_each_backend(|io_uring| {
         let Some(scratch) = Scratch::new("tmpfs", "fanotify_events_come_through") else { return };
         let group = Group::open(&Options::default()).unwrap();
         group.mark_filesystem(scratch.path()).unwrap();
         let input = Input { feed: Feed::Fanotify, fd: group.as_fd().try_clone_to_owned().unwrap() };
-        let rig = Rig::new(vec![input], ReaderConfig { bufs: 2, buf_bytes: MIN_BUF_BYTES, ..config(backend) });
+        let rig = Rig::new(vec![input], ReaderConfig { bufs: 2, buf_bytes: MIN_BUF_BYTES, ..config(io_uring) });
         for n in 0..3000 {
             fs::write(scratch.path().join(n.to_string()), "").unwrap();
         }
         rig.reader.request_drain(1);
-        let bytes = rig.bytes_until(1, 1).remove(0);
+        let [bytes, _] = rig.bytes_until(1);
         let names: HashSet<_> = events(&bytes).map(|event| event.unwrap().dir.unwrap().name.to_vec()).collect();
         assert_eq!(names.len(), 3000);
     });

@@ -16,11 +16,11 @@ pub trait Record<'a>: Sized {
 #[error("{source_name} record at byte {at} of the buffer is corrupt: {what}; its changes count as lost, a rescan is needed")]
 pub struct Corrupt {
     /// Which interface it came from.
-    pub source_name: &'static str,
+    pub(crate) source_name: &'static str,
     /// Where the record begins, in bytes from the buffer's start.
-    pub at: usize,
+    pub(crate) at: usize,
     /// What is wrong with it.
-    pub what: &'static str,
+    pub(crate) what: &'static str,
 }
 
 /// The records of a buffer, oldest first. Ends after the first [`Corrupt`].
@@ -33,7 +33,7 @@ pub struct Records<'a, R> {
 
 impl<'a, R: Record<'a>> Records<'a, R> {
     /// Those of `buf`, as read(2) filled it.
-    pub fn of(buf: &'a [u8]) -> Records<'a, R> {
+    pub(crate) fn of(buf: &'a [u8]) -> Records<'a, R> {
         Records { rest: buf, len: buf.len(), kind: PhantomData }
     }
 }

@@ -19,7 +19,7 @@ use crate::sys::statx::FileTime;
 /// The system's clock, in nanoseconds since 1970; what file times are in. [`Wall::MIN`] lies before and [`Wall::MAX`]
 /// after every change.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Wall(pub i64);
+pub struct Wall(pub(crate) i64);
 
 impl Wall {
     /// Before every change.
@@ -28,7 +28,7 @@ impl Wall {
     pub const MAX: Wall = Wall(i64::MAX);
 
     /// This time less `by`.
-    pub fn before(self, by: Duration) -> Wall {
+    pub(crate) fn before(self, by: Duration) -> Wall {
         Wall(self.0.saturating_sub(i64::try_from(by.as_nanos()).unwrap_or(i64::MAX)))
     }
 }
@@ -52,7 +52,7 @@ impl fmt::Debug for Wall {
 /// How far a change's ctime may lie before the moment it was made, in the clock that [`Clock::now`] reads: file times are
 /// the kernel's coarse clock (one jiffy, up to 10 ms, behind), and an ext4 filesystem with 128-byte inodes keeps whole
 /// seconds.
-pub const SLACK: Duration = Duration::from_secs(2);
+pub(crate) const SLACK: Duration = Duration::from_secs(2);
 
 /// How far the clock may fall behind without being taken for set back: reading the two clocks is not one step.
 const TOLERANCE: Duration = Duration::from_millis(50);
@@ -63,9 +63,9 @@ pub struct Clock {
     /// The system's clock.
     pub wall: Wall,
     /// Time since the machine started, suspended time included, in nanoseconds. Cannot be set.
-    pub boot: i64,
+    pub(crate) boot: i64,
     /// Which start of the machine this is: /proc/sys/kernel/random/boot_id.
-    pub boot_id: u128,
+    pub(crate) boot_id: u128,
 }
 
 impl Clock {
@@ -84,7 +84,7 @@ impl Clock {
     ///
     /// # Errors
     /// None in practice: clock_gettime(2) of clocks that every kernel has.
-    pub fn again(&self) -> io::Result<Clock> {
+    pub(crate) fn again(&self) -> io::Result<Clock> {
         let nanos = |id| clock_gettime(id).map(|t| t.tv_sec() * 1_000_000_000 + t.tv_nsec());
         // The time since boot is read last: being late with it makes the distance smaller, as if the clock were set back.
         let wall = nanos(ClockId::CLOCK_REALTIME)?;
@@ -101,7 +101,7 @@ impl Clock {
     ///
     /// # Errors
     /// What was found.
-    pub fn check_since(&self, earlier: &Clock) -> Result<(), String> {
+    pub(crate) fn check_since(&self, earlier: &Clock) -> Result<(), String> {
         let tolerance = TOLERANCE.as_nanos() as i64;
         let seconds = |ns: i64| ns as f64 / 1e9;
         if self.wall < earlier.wall {
@@ -127,7 +127,7 @@ impl Clock {
 
     /// The earliest time that the clock can have shown since `earlier`, a look in the same run of the machine, when it was set
     /// back in between; `None` when it was not.
-    pub fn set_back_to(&self, earlier: &Clock) -> Option<Wall> {
+    pub(crate) fn set_back_to(&self, earlier: &Clock) -> Option<Wall> {
         let back = earlier.started().saturating_sub(self.started());
         let elapsed = self.boot.saturating_sub(earlier.boot).max(0) as u64;
         (back > TOLERANCE.as_nanos() as i64).then(|| self.wall.before(Duration::from_nanos(elapsed)))

@@ -35,11 +35,11 @@ use crate::sys::handle::{FsId, HandleRef, name_to_handle};
 
 /// The hash of a parent's handle and a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Place(pub(crate) u64);
+pub(crate) struct Place(pub(crate) u64);
 
 /// The hash of a directory's handle; never zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Object(pub(crate) u64);
+pub(crate) struct Object(pub(crate) u64);
 
 /// Most places that wait to be looked at; what comes beyond stays unknown. About 100 bytes each.
 const MAX_LOOKS: usize = 100_000;
@@ -66,29 +66,29 @@ impl Dirs {
     }
 
     /// An empty set under the same key.
-    pub fn like(&self, floor: Wall) -> Dirs {
+    pub(crate) fn like(&self, floor: Wall) -> Dirs {
         Dirs::new(self.key, floor)
     }
 
     /// The place `name` in the directory `parent` of the filesystem `fs`.
-    pub fn place(&self, fs: FsId, parent: HandleRef<'_>, name: &[u8]) -> Place {
+    pub(crate) fn place(&self, fs: FsId, parent: HandleRef<'_>, name: &[u8]) -> Place {
         let mut hasher = start(&self.key, b'p', fs, parent);
         hasher.write(name);
         Place(hasher.finish())
     }
 
     /// The directory `handle` of the filesystem `fs`.
-    pub fn object(&self, fs: FsId, handle: HandleRef<'_>) -> Object {
+    pub(crate) fn object(&self, fs: FsId, handle: HandleRef<'_>) -> Object {
         Object(start(&self.key, b'o', fs, handle).finish().max(1))
     }
 
     /// Since when `object` is known to be at `place`; `None` when it is not.
-    pub fn known_since(&self, place: Place, object: Object) -> Option<Wall> {
+    pub(crate) fn known_since(&self, place: Place, object: Object) -> Option<Wall> {
         (self.known.get(&place.0) == Some(&object.0)).then(|| self.recent.get(&place.0).copied().unwrap_or(self.floor))
     }
 
     /// Puts `object` at `place`. A time at or before the floor is kept as the floor.
-    pub fn insert(&mut self, place: Place, object: Object, since: Wall) {
+    pub(crate) fn insert(&mut self, place: Place, object: Object, since: Wall) {
         self.known.insert(place.0, object.0);
         if since > self.floor {
             self.recent.insert(place.0, since);
@@ -98,7 +98,7 @@ impl Dirs {
     }
 
     /// Nothing is known of `place` from here on; whether something was.
-    pub fn remove(&mut self, place: Place) -> bool {
+    pub(crate) fn remove(&mut self, place: Place) -> bool {
         self.recent.remove(&place.0);
         self.known.remove(&place.0).is_some()
     }
@@ -155,7 +155,7 @@ fn start(key: &Key, what: u8, fs: FsId, handle: HandleRef<'_>) -> SipHasher24 {
 pub(crate) type Delta = (Place, Option<(Object, Wall)>);
 
 /// Opens a directory of a filesystem by its handle, `O_PATH` will do.
-pub type OpenByHandle<'a> = dyn FnMut(FsId, HandleRef<'_>) -> io::Result<OwnedFd> + 'a;
+pub(crate) type OpenByHandle<'a> = dyn FnMut(FsId, HandleRef<'_>) -> io::Result<OwnedFd> + 'a;
 
 struct Look {
     fs: FsId,
@@ -172,7 +172,7 @@ struct Build {
 }
 
 /// The live set: follows the events, is remade by walks.
-pub struct DirSet {
+pub(crate) struct DirSet {
     dirs: Arc<Dirs>,
     /// Up to when every change of a directory's place is in `dirs`; `None`: there was no walk yet.
     complete_at: Option<Wall>,
@@ -191,29 +191,29 @@ impl DirSet {
     }
 
     /// The set as it is.
-    pub fn dirs(&self) -> &Arc<Dirs> {
+    pub(crate) fn dirs(&self) -> &Arc<Dirs> {
         &self.dirs
     }
 
     /// Up to when the set is complete; `None` when there was no walk yet.
-    pub fn complete_at(&self) -> Option<Wall> {
+    pub(crate) fn complete_at(&self) -> Option<Wall> {
         self.complete_at
     }
 
     /// Whether the set follows the events.
-    pub fn is_live(&self) -> bool {
+    pub(crate) fn is_live(&self) -> bool {
         self.live
     }
 
     /// Whether a walk is under way.
-    pub fn is_building(&self) -> bool {
+    pub(crate) fn is_building(&self) -> bool {
         self.build.is_some()
     }
 
     /// An event says that a directory came to, left, or was replaced at the place `name` in `parent`. `fs`: as in the
     /// event, and as in the walk's scope. `inside`: the place belongs to the mirror, so what is there is worth knowing; of another,
     /// what is known is forgotten and no more. No system calls.
-    pub fn changed(&mut self, fs: FsId, parent: HandleRef<'_>, name: &[u8], inside: bool) {
+    pub(crate) fn changed(&mut self, fs: FsId, parent: HandleRef<'_>, name: &[u8], inside: bool) {
         if self.build.is_none() && !self.live {
             return;
         }
@@ -234,7 +234,7 @@ impl DirSet {
     }
 
     /// Events were lost: from here on the set stands still, until a walk made it anew. One that is under way will not do.
-    pub fn doubt(&mut self) {
+    pub(crate) fn doubt(&mut self) {
         self.live = false;
         self.looks.clear();
         if let Some(build) = &mut self.build {

@@ -14,7 +14,7 @@ use super::note::{Note, NoteError};
 
 /// The file of one mirror.
 #[derive(Debug, Clone)]
-pub struct FilledFile(Note);
+pub(crate) struct FilledFile(Note);
 
 #[derive(Serialize, Deserialize)]
 struct Filled {
@@ -23,7 +23,7 @@ struct Filled {
 
 impl FilledFile {
     /// The file of `mirror` below `state_dir`. Nothing is made before there is something to save.
-    pub fn new(state_dir: &Path, mirror: &str, source: &Path) -> FilledFile {
+    pub(crate) fn new(state_dir: &Path, mirror: &str, source: &Path) -> FilledFile {
         FilledFile(Note::new(state_dir, mirror, "filled", source))
     }
 
@@ -32,7 +32,7 @@ impl FilledFile {
     ///
     /// # Errors
     /// [`NoteError`]: take none for filled.
-    pub fn load(&self) -> Result<BTreeSet<String>, NoteError> {
+    pub(crate) fn load(&self) -> Result<BTreeSet<String>, NoteError> {
         Ok(self.0.load::<Filled>()?.map(|f| f.filled).unwrap_or_default())
     }
 
@@ -40,7 +40,7 @@ impl FilledFile {
     ///
     /// # Errors
     /// [`NoteError`]; what was saved before is still there then.
-    pub fn save(&self, filled: &BTreeSet<String>) -> Result<(), NoteError> {
+    pub(crate) fn save(&self, filled: &BTreeSet<String>) -> Result<(), NoteError> {
         self.0.save((!filled.is_empty()).then(|| Filled { filled: filled.clone() }).as_ref())
     }
 }

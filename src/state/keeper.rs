@@ -57,7 +57,7 @@ impl fmt::Display for Without {
 
 /// A moment at which the sources were asked for a drain: [`Keeper::drain`].
 #[derive(Debug, Clone, Copy)]
-pub struct Drain(pub(super) Clock);
+pub(crate) struct Drain(pub(crate) Clock);
 
 #[cfg(test)]
 impl Drain {
@@ -117,7 +117,7 @@ impl Keeper {
     ///
     /// # Errors
     /// As above.
-    pub fn open_unless(
+    pub(crate) fn open_unless(
         state_dir: &Path,
         mirror: &str,
         identity: Result<Identity, Why>,
@@ -170,17 +170,17 @@ impl Keeper {
     }
 
     /// Whether the last daemon that kept this state stopped in order, whatever became of its state.
-    pub fn is_after_stop(&self) -> bool {
+    pub(crate) fn is_after_stop(&self) -> bool {
         self.after_stop
     }
 
     /// Whether anything is kept.
-    pub fn is_on(&self) -> bool {
+    pub(crate) fn is_on(&self) -> bool {
         self.head.is_some()
     }
 
     /// Whether a write has not come back.
-    pub fn is_stuck(&self) -> bool {
+    pub(crate) fn is_stuck(&self) -> bool {
         self.file.is_stuck()
     }
 
@@ -188,7 +188,7 @@ impl Keeper {
     ///
     /// # Errors
     /// [`StateError::Write`].
-    pub fn mark_unsent(&self) -> Result<bool, StateError> {
+    pub(crate) fn mark_unsent(&self) -> Result<bool, StateError> {
         self.file.mark()
     }
 
@@ -196,30 +196,31 @@ impl Keeper {
     ///
     /// # Errors
     /// [`StateError::Write`].
-    pub fn clear_unsent(&self) -> Result<(), StateError> {
+    pub(crate) fn clear_unsent(&self) -> Result<(), StateError> {
         self.file.unmark()
     }
 
     /// Something in the source has this change time. One from the future says nothing: its next
     /// change will look older.
-    pub fn saw(&mut self, ctime: Wall) {
+    pub(crate) fn saw(&mut self, ctime: Wall) {
         if ctime > self.newest && self.now().is_ok_and(|now| ctime <= now.wall) {
             self.newest = ctime;
         }
     }
 
     /// The live set of directories, to be told of changes.
-    pub fn dirs(&mut self) -> &mut DirSet {
+    pub(crate) fn dirs(&mut self) -> &mut DirSet {
         &mut self.dirs
     }
 
     /// The watermark of a target.
-    pub fn watermark(&self, target: usize) -> Option<Wall> {
+    #[cfg(test)]
+    pub(crate) fn watermark(&self, target: usize) -> Option<Wall> {
         self.watermarks.get(target).and_then(Watermark::get)
     }
 
     /// Whether a walk is needed: the set does not follow the events and none is under way.
-    pub fn needs_walk(&self) -> bool {
+    pub(crate) fn needs_walk(&self) -> bool {
         self.is_on() && !self.dirs.is_live() && !self.dirs.is_building()
     }
 
@@ -237,7 +238,7 @@ impl Keeper {
     ///
     /// # Errors
     /// [`StateError::Write`].
-    pub fn walked(&mut self, found: Option<Dirs>) -> Result<bool, StateError> {
+    pub(crate) fn walked(&mut self, found: Option<Dirs>) -> Result<bool, StateError> {
         let Some(found) = found else {
             self.dirs.abandon_build();
             return Ok(false);
@@ -252,7 +253,7 @@ impl Keeper {
 
     /// The target is taken for equal to the source as it was at `at`, because the administrator says so. Saved with the next
     /// [`Keeper::tick`].
-    pub fn adopt(&mut self, target: usize, at: Wall) {
+    pub(crate) fn adopt(&mut self, target: usize, at: Wall) {
         if let Some(watermark) = self.watermarks.get_mut(target) {
             *watermark = Watermark::new(Some(at.before(SLACK)));
             self.behind = true;
@@ -264,7 +265,7 @@ impl Keeper {
     ///
     /// # Errors
     /// [`StateError::Write`].
-    pub fn distrust(&mut self, target: usize) -> Result<(), StateError> {
+    pub(crate) fn distrust(&mut self, target: usize) -> Result<(), StateError> {
         match self.watermarks.get_mut(target) {
             Some(watermark) if watermark.get().is_some() || watermark.waiting() => {
                 watermark.forget();
@@ -276,7 +277,7 @@ impl Keeper {
 
     /// All that may differ is in the dirty sets, for every target without a watermark the whole tree. Watermarks
     /// move from here on, not before.
-    pub fn all_told(&mut self) {
+    pub(crate) fn all_told(&mut self) {
         self.told = true;
     }
 
@@ -284,7 +285,7 @@ impl Keeper {
     ///
     /// # Errors
     /// [`StateError::System`].
-    pub fn drain(&self) -> Result<Drain, StateError> {
+    pub(crate) fn drain(&self) -> Result<Drain, StateError> {
         Ok(Drain(self.now()?))
     }
 
@@ -296,7 +297,7 @@ impl Keeper {
     ///
     /// # Errors
     /// [`StateError::System`].
-    pub fn drained(&mut self, drain: Drain, epochs: impl IntoIterator<Item = Option<Epoch>>) -> Result<(), StateError> {
+    pub(crate) fn drained(&mut self, drain: Drain, epochs: impl IntoIterator<Item = Option<Epoch>>) -> Result<(), StateError> {
         if !self.told {
             return Ok(());
         }
@@ -320,7 +321,11 @@ impl Keeper {
     ///
     /// # Errors
     /// [`StateError::Write`]: the next call tries again with everything.
-    pub fn tick(&mut self, mut clear: impl FnMut(usize, Epoch) -> bool, open: &mut OpenByHandle<'_>) -> Result<bool, StateError> {
+    pub(crate) fn tick(
+        &mut self,
+        mut clear: impl FnMut(usize, Epoch) -> bool,
+        open: &mut OpenByHandle<'_>,
+    ) -> Result<bool, StateError> {
         if !self.is_on() {
             return Ok(false);
         }
@@ -353,7 +358,7 @@ impl Keeper {
     }
 
     /// Whether [`Keeper::tick`] has places of directories to look at.
-    pub fn is_unsettled(&self) -> bool {
+    pub(crate) fn is_unsettled(&self) -> bool {
         self.is_on() && self.dirs.unsettled()
     }
 
@@ -365,7 +370,7 @@ impl Keeper {
     ///
     /// # Errors
     /// [`StateError::Write`].
-    pub fn stop(mut self, last: Option<Drain>, synced: bool, tidy: bool) -> Result<(), StateError> {
+    pub(crate) fn stop(mut self, last: Option<Drain>, synced: bool, tidy: bool) -> Result<(), StateError> {
         if !self.is_on() {
             return Ok(());
         }
@@ -466,7 +471,7 @@ fn resume(file: &StateFile, identity: &Identity, targets: &[TargetId], now: &Clo
 
 /// Writes everything on the filesystems of `source` to disk, syncfs(2), on a thread of its own; whether that was done in time.
 /// The thread ends with its system calls.
-pub fn sync_source(source: Vec<OwnedFd>, patience: Duration) -> bool {
+pub(crate) fn sync_source(source: Vec<OwnedFd>, patience: Duration) -> bool {
     let (done, wait) = crossbeam::channel::bounded(1);
     let thread = std::thread::Builder::new().name("syncfs".into()).spawn(move || {
         let _ = done.send(source.iter().all(|fd| nix::unistd::syncfs(fd).is_ok()));

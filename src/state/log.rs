@@ -31,8 +31,8 @@ pub(super) type Key = [u8; 16];
 /// One record, as it lies in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Record<'a> {
-    pub kind: u32,
-    pub payload: &'a [u8],
+    pub(crate) kind: u32,
+    pub(crate) payload: &'a [u8],
 }
 
 /// Where the next record is appended.
@@ -73,9 +73,9 @@ impl Chain {
 /// What a file holds.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Contents<'a> {
-    pub records: Vec<Record<'a>>,
+    pub(crate) records: Vec<Record<'a>>,
     /// Something follows the last record: a torn tail, or damage.
-    pub torn: bool,
+    pub(crate) torn: bool,
 }
 
 /// Why there is nothing to read.

@@ -56,10 +56,12 @@ use nix::sys::statfs::{self, FsType, fstatfs};
 
 use crate::root::Root;
 use crate::sys::handle::{FsId, fs_id, name_to_handle};
-pub use clock::{Clock, SLACK, Wall};
-pub use dirs::{DirSet, Dirs, Object, OpenByHandle, Place};
-pub use keeper::{Drain, Keeper, Resume, Without, sync_source};
-pub use watermark::Watermark;
+pub(crate) use clock::SLACK;
+pub use clock::{Clock, Wall};
+pub(crate) use dirs::{DirSet, Dirs, Object, OpenByHandle, Place};
+pub(crate) use keeper::{Drain, Without, sync_source};
+pub use keeper::{Keeper, Resume};
+pub(crate) use watermark::Watermark;
 
 /// Why a mirror cannot keep state. (Why there is none to resume from is [`Why`].)
 #[derive(Debug, thiserror::Error)]
@@ -197,7 +199,7 @@ const PROVEN: [FsType; 4] = [statfs::EXT4_SUPER_MAGIC, statfs::XFS_SUPER_MAGIC, 
 /// # Errors
 /// [`Why::Unproven`] when it is not one of those tried: ext4, XFS, btrfs, tmpfs. Network filesystems keep another machine's
 /// time, FUSE any that it likes.
-pub fn proven(fd: BorrowedFd<'_>) -> Result<u64, Why> {
+pub(crate) fn proven(fd: BorrowedFd<'_>) -> Result<u64, Why> {
     let kind = fstatfs(fd).map_err(|e| Why::NoHandles(e.to_string()))?.filesystem_type();
     if PROVEN.contains(&kind) { Ok(kind.0 as u64) } else { Err(Why::Unproven(kind.0 as u64)) }
 }

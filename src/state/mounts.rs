@@ -14,7 +14,7 @@ use crate::path::RelPath;
 
 /// The file of one mirror.
 #[derive(Debug, Clone)]
-pub struct MountsFile(Note);
+pub(crate) struct MountsFile(Note);
 
 /// Paths relative to the root, with everything but letters and digits as `%XX`: they are bytes, and JSON takes characters only.
 #[derive(Serialize, Deserialize)]
@@ -24,7 +24,7 @@ struct Seen {
 
 impl MountsFile {
     /// The file of `mirror` below `state_dir`. Nothing is made before there is something to save.
-    pub fn new(state_dir: &Path, mirror: &str, source: &Path) -> MountsFile {
+    pub(crate) fn new(state_dir: &Path, mirror: &str, source: &Path) -> MountsFile {
         MountsFile(Note::new(state_dir, mirror, "mounts", source))
     }
 
@@ -32,7 +32,7 @@ impl MountsFile {
     ///
     /// # Errors
     /// [`NoteError`]: it is not known what was mounted.
-    pub fn load(&self) -> Result<BTreeSet<RelPath>, NoteError> {
+    pub(crate) fn load(&self) -> Result<BTreeSet<RelPath>, NoteError> {
         let seen = self.0.load::<Seen>()?.map(|s| s.mounts).unwrap_or_default();
         Ok(seen.iter().filter_map(|m| RelPath::new(&percent_decode_str(m).collect::<Vec<u8>>())).collect())
     }
@@ -41,7 +41,7 @@ impl MountsFile {
     ///
     /// # Errors
     /// [`NoteError`]; what was saved before is still there then.
-    pub fn save(&self, mounts: &BTreeSet<RelPath>) -> Result<(), NoteError> {
+    pub(crate) fn save(&self, mounts: &BTreeSet<RelPath>) -> Result<(), NoteError> {
         let encoded = || mounts.iter().map(|m| percent_encode(m, NON_ALPHANUMERIC).to_string()).collect();
         self.0.save((!mounts.is_empty()).then(|| Seen { mounts: encoded() }).as_ref())
     }

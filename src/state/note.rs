@@ -19,13 +19,13 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Why a note cannot be saved or loaded.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {what} {path}: {source}; state_dir must be a directory that fansync can write")]
-pub struct NoteError {
+pub(crate) struct NoteError {
     /// `read`, `understand`, `write` or `remove`.
-    pub what: &'static str,
+    pub(crate) what: &'static str,
     /// The file.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Why.
-    pub source: io::Error,
+    pub(crate) source: io::Error,
 }
 
 /// The file of one mirror.

@@ -14,10 +14,10 @@ use super::note::{Note, NoteError};
 
 /// The file of one mirror.
 #[derive(Debug, Clone)]
-pub struct PauseFile(Note);
+pub(crate) struct PauseFile(Note);
 
 /// Paused targets, by name and URL in one string, each with the time since when, in seconds since 1970.
-pub type Pauses = BTreeMap<String, f64>;
+pub(crate) type Pauses = BTreeMap<String, f64>;
 
 #[derive(Serialize, Deserialize)]
 struct Paused {
@@ -26,7 +26,7 @@ struct Paused {
 
 impl PauseFile {
     /// The file of `mirror` below `state_dir`. Nothing is made before there is something to save.
-    pub fn new(state_dir: &Path, mirror: &str, source: &Path) -> PauseFile {
+    pub(crate) fn new(state_dir: &Path, mirror: &str, source: &Path) -> PauseFile {
         PauseFile(Note::new(state_dir, mirror, "paused", source))
     }
 
@@ -34,7 +34,7 @@ impl PauseFile {
     ///
     /// # Errors
     /// [`NoteError`]: take every target for paused.
-    pub fn load(&self) -> Result<Pauses, NoteError> {
+    pub(crate) fn load(&self) -> Result<Pauses, NoteError> {
         Ok(self.0.load::<Paused>()?.map(|p| p.paused).unwrap_or_default())
     }
 
@@ -42,7 +42,7 @@ impl PauseFile {
     ///
     /// # Errors
     /// [`NoteError`]; what was saved before is still there then.
-    pub fn save(&self, paused: &Pauses) -> Result<(), NoteError> {
+    pub(crate) fn save(&self, paused: &Pauses) -> Result<(), NoteError> {
         self.0.save((!paused.is_empty()).then(|| Paused { paused: paused.clone() }).as_ref())
     }
 }

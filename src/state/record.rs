@@ -20,27 +20,27 @@ const PLACES_PER_RECORD: usize = 1 << 20;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Head {
     /// Of the hashes in the set.
-    pub key: Key,
-    pub identity: Identity,
-    pub targets: Vec<TargetId>,
+    pub(crate) key: Key,
+    pub(crate) identity: Identity,
+    pub(crate) targets: Vec<TargetId>,
 }
 
 /// One save.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Saved {
-    pub clock: Clock,
+    pub(crate) clock: Clock,
     /// The daemon stopped, and no change of a directory's place that it acted upon is missing in the set.
-    pub clean: bool,
+    pub(crate) clean: bool,
     /// The daemon stopped, and then the source's filesystems were synced: what the targets have, survives a power cut.
-    pub durable: bool,
+    pub(crate) durable: bool,
     /// How the daemon ended.
-    pub stop: Stop,
+    pub(crate) stop: Stop,
     /// Up to when the set is complete; `None`: there is none.
-    pub dirs_complete_at: Option<Wall>,
+    pub(crate) dirs_complete_at: Option<Wall>,
     /// Per target of the head.
-    pub watermarks: Vec<Option<Wall>>,
+    pub(crate) watermarks: Vec<Option<Wall>>,
     /// The newest change time that was seen in the source; [`Wall::MIN`]: none.
-    pub newest: Wall,
+    pub(crate) newest: Wall,
 }
 
 /// How a daemon ended, as far as it could write it down.
@@ -75,9 +75,9 @@ impl Stop {
 /// A file's meaning.
 #[derive(Debug)]
 pub(super) struct State {
-    pub head: Head,
-    pub dirs: Dirs,
-    pub last: Saved,
+    pub(crate) head: Head,
+    pub(crate) dirs: Dirs,
+    pub(crate) last: Saved,
 }
 
 #[derive(Default)]

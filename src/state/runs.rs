@@ -16,7 +16,7 @@ const FILE: &str = "runs";
 
 /// The file of one mirror.
 #[derive(Debug)]
-pub struct Runs(File);
+pub(crate) struct Runs(File);
 
 impl Runs {
     /// In the mirror's directory below the state directory, which is there. Also whether an earlier
@@ -24,7 +24,7 @@ impl Runs {
     ///
     /// # Errors
     /// open(2).
-    pub fn open(state_dir: &Path, mirror: &str) -> io::Result<(Runs, bool)> {
+    pub(crate) fn open(state_dir: &Path, mirror: &str) -> io::Result<(Runs, bool)> {
         let path = state_dir.join(mirror).join(FILE);
         let mut options = OpenOptions::new();
         options.append(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
@@ -37,7 +37,7 @@ impl Runs {
 
     /// Whether no process of an earlier run is left. From then on the lock is ours, and that of the
     /// processes that inherit it.
-    pub fn are_over(&self) -> bool {
+    pub(crate) fn are_over(&self) -> bool {
         #[allow(deprecated)] // `Flock` would own the file, which is locked anew until it can be.
         nix::fcntl::flock(self.0.as_raw_fd(), nix::fcntl::FlockArg::LockExclusiveNonblock).is_ok()
     }

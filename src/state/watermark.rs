@@ -19,7 +19,7 @@ const MAX_POINTS: usize = 256;
 
 /// The watermark of one target.
 #[derive(Debug, Clone, Default)]
-pub struct Watermark {
+pub(crate) struct Watermark {
     /// `None`: nothing is known of the target, it needs a comparison of the whole tree.
     at: Option<Wall>,
     points: VecDeque<(Wall, Epoch)>,
@@ -27,22 +27,22 @@ pub struct Watermark {
 
 impl Watermark {
     /// Every change before `at` is on the target.
-    pub fn new(at: Option<Wall>) -> Watermark {
+    pub(crate) fn new(at: Option<Wall>) -> Watermark {
         Watermark { at, points: VecDeque::new() }
     }
 
     /// See [`Watermark::new`].
-    pub fn get(&self) -> Option<Wall> {
+    pub(crate) fn get(&self) -> Option<Wall> {
         self.at
     }
 
     /// Nothing is known of the target any more, until a later drain's epoch is clear.
-    pub fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         *self = Watermark::default();
     }
 
     /// Every change before `at` belongs to `epoch` or an earlier one.
-    pub fn drained(&mut self, at: Wall, epoch: Epoch) {
+    pub(crate) fn drained(&mut self, at: Wall, epoch: Epoch) {
         if self.points.len() >= MAX_POINTS {
             // The one whose neighbours are closest, so that the rest stay evenly apart.
             let gap = |i: usize| self.points[i + 1].0.0.saturating_sub(self.points[i - 1].0.0);
@@ -54,7 +54,7 @@ impl Watermark {
     }
 
     /// Moves up to the last drain whose epoch is `clear`; whether it moved. Calls `clear` with growing epochs until it says no.
-    pub fn advance(&mut self, mut clear: impl FnMut(Epoch) -> bool) -> bool {
+    pub(crate) fn advance(&mut self, mut clear: impl FnMut(Epoch) -> bool) -> bool {
         let mut moved = false;
         while let Some(&(at, epoch)) = self.points.front() {
             if !clear(epoch) {
@@ -71,7 +71,7 @@ impl Watermark {
     }
 
     /// The clock was set back and may have shown `at`: changes since may have a ctime from there on.
-    pub fn lower(&mut self, at: Wall) -> bool {
+    pub(crate) fn lower(&mut self, at: Wall) -> bool {
         for point in &mut self.points {
             point.0 = point.0.min(at);
         }
@@ -81,7 +81,7 @@ impl Watermark {
     }
 
     /// Drains whose epoch is not clear yet.
-    pub fn waiting(&self) -> bool {
+    pub(crate) fn waiting(&self) -> bool {
         !self.points.is_empty()
     }
 }

@@ -17,10 +17,11 @@ macro_rules! named {
 
         impl $type {
             /// All of them.
-            pub const ALL: &[$type] = &[$($type::$variant),+];
+            #[cfg_attr(not(test), allow(dead_code, reason = "not every type needs it"))]
+            pub(crate) const ALL: &[$type] = &[$($type::$variant),+];
 
             /// As it is written.
-            pub fn name(self) -> &'static str {
+            pub(crate) fn name(self) -> &'static str {
                 match self {
                     $($type::$variant => $name,)+
                 }
@@ -62,7 +63,7 @@ named! {
 
 impl TargetState {
     /// How grave it is by itself: a target that is `syncing` may be less than a second behind.
-    pub fn health(self) -> Health {
+    pub(crate) fn health(self) -> Health {
         use TargetState::*;
         match self {
             // Of one that is fenced, the other side is the one that pushes.

@@ -11,7 +11,7 @@ const NAMED: usize = 3;
 
 /// How a target, or all of them together, are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Health {
+pub(crate) enum Health {
     /// Every change is on the target, or less than a second behind.
     Good,
     /// Not all is on the target, and nothing is wrong; or something beside the targets is.
@@ -26,7 +26,7 @@ impl Health {
     }
 
     /// What `status --exit-code` leaves with, as monitoring systems want it.
-    pub fn exit_code(self) -> ExitCode {
+    pub(crate) fn exit_code(self) -> ExitCode {
         match self {
             Health::Good => ExitCode::Done,
             Health::Behind => ExitCode::Differences,
@@ -50,7 +50,7 @@ impl Target {
     }
 
     /// How it is, its mirror aside.
-    pub fn health(&self) -> Health {
+    pub(crate) fn health(&self) -> Health {
         match self.state {
             _ if self.has_failures() => Health::Trouble,
             TargetState::Syncing if self.lag_seconds < 1.0 => Health::Good,
@@ -60,7 +60,7 @@ impl Target {
 
     /// Whether it holds a whole copy of the source, as of some moment: it is sent changes, and nothing of it is left to
     /// compare or kept aside.
-    pub fn holds_whole_copy(&self) -> bool {
+    pub(crate) fn holds_whole_copy(&self) -> bool {
         matches!(self.state, TargetState::Idle | TargetState::Syncing) && !self.keeps_aside && self.reconcile.is_none()
     }
 }
@@ -137,7 +137,7 @@ impl Finding {
 impl Snapshot {
     /// With what follows from the rest: to be called once that has its values.
     #[must_use]
-    pub fn judged(mut self) -> Snapshot {
+    pub(crate) fn judged(mut self) -> Snapshot {
         for m in &mut self.mirrors {
             let held = !m.held.is_empty();
             m.targets.iter_mut().for_each(|t| {
@@ -151,12 +151,12 @@ impl Snapshot {
     }
 
     /// Of all targets, and of the daemon itself.
-    pub fn health(&self) -> Health {
+    pub(crate) fn health(&self) -> Health {
         self.findings().iter().map(|f| f.health).max().unwrap_or(Health::Good)
     }
 
     /// In one line whether all is in sync; if not, what is not and by how much, and what to do about the worst.
-    pub fn verdict(&self) -> String {
+    pub(crate) fn verdict(&self) -> String {
         let (all, good) = (self.each().count(), self.each().filter(|(m, t)| Health::of(m, t) == Health::Good).count());
         let mut out = match all {
             0 => format!("{}: no targets", self.health().word()),

@@ -52,14 +52,14 @@ pub struct Report {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
     /// Relative to the source, escaped for display.
-    pub path: String,
+    pub(crate) path: String,
     /// What is different.
-    pub why: String,
+    pub(crate) why: String,
 }
 
 impl Report {
     /// Paths that differ.
-    pub fn differing(&self) -> u64 {
+    pub(crate) fn differing(&self) -> u64 {
         self.differences.len() as u64 + self.more
     }
 }
@@ -68,28 +68,28 @@ impl Report {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Verify {
     /// One runs now.
-    pub running: bool,
+    pub(crate) running: bool,
     /// How far that one is.
     #[serde(default)]
-    pub progress: Option<Progress>,
+    pub(crate) progress: Option<Progress>,
     /// When the last one ended, seconds since 1970; 0 for never. All below is of that one.
-    pub ended_unix: f64,
+    pub(crate) ended_unix: f64,
     /// How long it took.
-    pub seconds: f64,
+    pub(crate) seconds: f64,
     /// Files of equal size and times were read, too.
-    pub checksum: bool,
+    pub(crate) checksum: bool,
     /// Entries compared.
-    pub entries: u64,
+    pub(crate) entries: u64,
     /// Paths that differed.
-    pub differing: u64,
+    pub(crate) differing: u64,
     /// Of these, paths that were put right.
-    pub repaired: u64,
+    pub(crate) repaired: u64,
     /// The first of them, with what was different.
-    pub paths: Vec<String>,
+    pub(crate) paths: Vec<String>,
     /// Paths that differ and wait to be sent anyway, or changed again and again.
-    pub unsettled: u64,
+    pub(crate) unsettled: u64,
     /// Why it could not compare everything; empty when it could.
-    pub error: String,
+    pub(crate) error: String,
 }
 
 impl Verify {

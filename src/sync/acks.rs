@@ -62,7 +62,7 @@ fn pause(age: Duration) -> Duration {
 const CONNECT_WITHIN: Duration = Duration::from_secs(60);
 
 /// Has the connection of the rsync `pid` acknowledge at once until the process ends.
-pub fn hasten(pidfd: BorrowedFd<'_>, pid: u32) {
+pub(crate) fn hasten(pidfd: BorrowedFd<'_>, pid: u32) {
     static RUNS: OnceLock<Option<Sender<Connection>>> = OnceLock::new();
     let Some(runs) = RUNS.get_or_init(start) else { return };
     let Ok(pidfd) = pidfd.try_clone_to_owned() else { return };

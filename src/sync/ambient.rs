@@ -16,7 +16,7 @@ const MAX_LINES: usize = 100;
 
 /// What a target's probes said beside their result.
 #[derive(Debug, Default)]
-pub struct Ambient {
+pub(crate) struct Ambient {
     lines: BTreeSet<Vec<u8>>,
 }
 
@@ -26,7 +26,7 @@ fn plain(line: &[u8]) -> Vec<u8> {
 
 impl Ambient {
     /// Takes the lines of a probe that the target answered.
-    pub fn learn(&mut self, outcome: &Outcome) {
+    pub(crate) fn learn(&mut self, outcome: &Outcome) {
         for line in &outcome.unknown {
             if self.lines.len() < MAX_LINES {
                 self.lines.insert(plain(line));
@@ -35,7 +35,7 @@ impl Ambient {
     }
 
     /// What `outcome` proves: a run that ended well with other lines than these has proven nothing.
-    pub fn weigh(&self, mut outcome: Outcome) -> Outcome {
+    pub(crate) fn weigh(&self, mut outcome: Outcome) -> Outcome {
         outcome.unknown.retain(|line| !self.lines.contains(&plain(line)));
         if outcome.is_done()
             && let Some(first) = outcome.unknown.first()

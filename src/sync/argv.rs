@@ -151,7 +151,7 @@ pub struct Spec<'a> {
 
 impl<'a> Spec<'a> {
     /// What `mirror` and `target` say, for runs that read below `root`; without filters, and nothing dry.
-    pub fn new(mirror: &'a config::Mirror, target: &'a config::Target, facts: &'a RsyncFacts, root: &'a Path) -> Spec<'a> {
+    pub(crate) fn new(mirror: &'a config::Mirror, target: &'a config::Target, facts: &'a RsyncFacts, root: &'a Path) -> Spec<'a> {
         Spec {
             rsync: &mirror.rsync,
             root,
@@ -198,7 +198,7 @@ impl<'a> Spec<'a> {
 pub(super) const ITEMS: &str = "--out-format=%i %n";
 
 /// The argument vector of `pass`; the first element is the program. Every path is one argument, no shell is involved.
-pub fn argv(spec: &Spec<'_>, pass: Pass) -> Vec<OsString> {
+pub(crate) fn argv(spec: &Spec<'_>, pass: Pass) -> Vec<OsString> {
     if let Some(renamed) = spec.renamed {
         return renames::argv(spec, renamed, pass);
     }
@@ -382,7 +382,7 @@ fn fetch_role(spec: &Spec<'_>) -> Vec<OsString> {
 
 /// A look at the owner and the mode that one file has on the target, beside those of the same file
 /// in a directory here. Changes nothing on either side, and says nothing where they are the same.
-pub fn compare_owner(spec: &Spec<'_>, path: &str, here: &Path) -> Vec<OsString> {
+pub(crate) fn compare_owner(spec: &Spec<'_>, path: &str, here: &Path) -> Vec<OsString> {
     let mut args = vec![spec.rsync.as_os_str().to_owned(), format!("--timeout={}", whole_seconds(spec.timeout)).into()];
     args.extend(["-n", "-i", "-ptog", "--numeric-ids", "--size-only"].map(OsString::from));
     args.extend(transport_towards_us(spec));

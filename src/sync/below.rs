@@ -32,19 +32,19 @@ use crate::path::{self, RelPath};
 
 /// Bytes that a list has to lose. `scripts/bench/batching --only prefix`: 4,000 are worth 9 ms, 8,000 are worth 25. A list that begins below
 /// does not leave through a process that stands by, which would save about 8.
-pub const WORTH_BYTES: usize = 8 * 1024;
+pub(crate) const WORTH_BYTES: usize = 8 * 1024;
 
 /// A run that begins below the root.
 #[derive(Debug)]
 pub struct Below {
     /// Where, relative to the root. Never the root.
-    pub dir: RelPath,
+    pub(crate) dir: RelPath,
     /// That directory of the source. The child inherits it.
-    pub source: OwnedFd,
+    pub(crate) source: OwnedFd,
     /// That directory of a local target. The child inherits it. `None`: named by its path.
-    pub target: Option<OwnedFd>,
+    pub(crate) target: Option<OwnedFd>,
     /// What the mirror's exclude rules are there.
-    pub filter_args: Vec<OsString>,
+    pub(crate) filter_args: Vec<OsString>,
 }
 
 impl Below {
@@ -61,13 +61,13 @@ impl Below {
     }
 
     /// A listed path, as this run lists it.
-    pub fn relative(&self, path: &RelPath) -> RelPath {
+    pub(crate) fn relative(&self, path: &RelPath) -> RelPath {
         RelPath::from_normal(path.get(self.dir.len() + 1..).unwrap_or_default())
     }
 }
 
 /// The directory that all `paths` lie in, if beginning there takes at least [`WORTH_BYTES`] off their list.
-pub fn shared<'a>(paths: impl ExactSizeIterator<Item = &'a RelPath>) -> Option<RelPath> {
+pub(crate) fn shared<'a>(paths: impl ExactSizeIterator<Item = &'a RelPath>) -> Option<RelPath> {
     let count = paths.len();
     let mut paths = paths.map(|path| path::parent(path).unwrap_or_default());
     let mut dir = paths.next()?;
@@ -83,7 +83,7 @@ pub fn shared<'a>(paths: impl ExactSizeIterator<Item = &'a RelPath>) -> Option<R
 ///
 /// # Errors
 /// openat(2): ENOENT, ENOTDIR for whatever is no directory, ELOOP.
-pub fn open_below(root: impl AsFd, path: &[u8]) -> nix::Result<OwnedFd> {
+pub(crate) fn open_below(root: impl AsFd, path: &[u8]) -> nix::Result<OwnedFd> {
     let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_RDONLY;
     let mut at = openat(root, ".", flags, Mode::empty())?;
     for name in path.split(|&b| b == b'/').filter(|n| !n.is_empty()) {

@@ -71,7 +71,7 @@ pub fn encode<'a>(paths: impl IntoIterator<Item = (&'a RelPath, Form)>) -> List 
 }
 
 /// Why `path` cannot be listed in this form; `None` when it can.
-pub fn refusal(path: &RelPath, form: Form) -> Option<Refusal> {
+pub(crate) fn refusal(path: &RelPath, form: Form) -> Option<Refusal> {
     if path.len() > MAX_PATH_BYTES {
         Some(Refusal::TooLong)
     } else if path.is_root() && form == Form::Plain {

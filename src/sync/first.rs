@@ -18,11 +18,11 @@
 use crate::config::MaxDelete;
 
 /// Fewer deletions are carried out by a first comparison, whatever their share.
-pub const FIRST_MIN: u64 = 100;
+pub(crate) const FIRST_MIN: u64 = 100;
 
 /// What is known of a target's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fill {
+pub(crate) enum Fill {
     /// A run of this mirror has made it equal.
     Filled,
     /// Nothing.
@@ -35,19 +35,19 @@ pub enum Fill {
 
 impl Fill {
     /// Whether a rescan leaves alone what only the target has.
-    pub fn spares(self) -> bool {
+    pub(crate) fn spares(self) -> bool {
         self != Fill::Filled
     }
 
     /// Whether a comparison of the whole tree counts first.
-    pub fn counts(self) -> bool {
+    pub(crate) fn counts(self) -> bool {
         self == Fill::Unknown
     }
 }
 
 /// Whether a first comparison would delete too much: `deletes` entries, with `kept` others that
 /// source and target both have.
-pub fn exceeds(limit: MaxDelete, deletes: u64, kept: u64) -> bool {
+pub(crate) fn exceeds(limit: MaxDelete, deletes: u64, kept: u64) -> bool {
     match limit {
         MaxDelete::Count(count) => deletes > count,
         MaxDelete::Percent(percent) => {

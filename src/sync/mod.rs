@@ -17,7 +17,7 @@
 //! | [`probe`] | what the local rsync can do, and whether a target is usable |
 
 mod acks;
-pub mod ambient;
+pub(crate) mod ambient;
 pub mod argv;
 pub mod below;
 mod fewer;
@@ -32,7 +32,7 @@ pub mod probe;
 mod progress;
 pub(crate) mod pulse;
 pub mod renames;
-pub mod retries;
+pub(crate) mod retries;
 pub mod run;
 #[cfg(test)]
 pub(crate) mod scripted;

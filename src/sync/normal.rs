@@ -52,14 +52,14 @@ pub struct Normal {
     pub items: Vec<Item>,
     /// Every directory that lies above an item, the root first, with its ctime: rsync sets its attributes, so runs that
     /// overlap may leave the mtime of the older look behind.
-    pub ancestors: Vec<(RelPath, FileTime)>,
+    pub(crate) ancestors: Vec<(RelPath, FileTime)>,
     /// The root itself.
-    pub root: StatBrief,
+    pub(crate) root: StatBrief,
 }
 
 impl Normal {
     /// The newest change time of all that was looked at.
-    pub fn newest(&self) -> FileTime {
+    pub(crate) fn newest(&self) -> FileTime {
         let items = self.items.iter().filter_map(|item| match &item.state {
             State::Present(stat) => Some(stat.ctime),
             _ => None,
@@ -70,7 +70,7 @@ impl Normal {
 
 impl Normal {
     /// Leaves these items out, and the directories that lie above none of the others.
-    pub fn remove(&mut self, paths: &BTreeSet<&[u8]>) {
+    pub(crate) fn remove(&mut self, paths: &BTreeSet<&[u8]>) {
         self.items.retain(|item| !paths.contains(&*item.path));
         let items = &self.items;
         self.ancestors.retain(|(dir, _)| {

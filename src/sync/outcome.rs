@@ -65,7 +65,7 @@ pub enum Verdict {
 }
 
 /// What [`Verdict::class`] can be.
-pub const CLASSES: [&str; 16] = [
+pub(crate) const CLASSES: [&str; 16] = [
     "done",
     "partial",
     "unproven",
@@ -86,7 +86,7 @@ pub const CLASSES: [&str; 16] = [
 
 impl Verdict {
     /// The name used in logs, status and metrics.
-    pub fn class(&self) -> &'static str {
+    pub(crate) fn class(&self) -> &'static str {
         let at = match self {
             Verdict::Done => 0,
             Verdict::Partial => 1,
@@ -122,17 +122,17 @@ pub struct Outcome {
     /// Failures whose path could not be told or did not fit.
     pub failed_more: u64,
     /// Lines that are no known message; see [`Output::unknown`].
-    pub unknown: Vec<Vec<u8>>,
+    pub(crate) unknown: Vec<Vec<u8>>,
     /// What the run did.
     pub counters: Counters,
     /// rsync was ended by a signal that it handles; what it sent may be the content of other files
     /// ([`crate::sys::child`]).
-    pub interrupted: bool,
+    pub(crate) interrupted: bool,
 }
 
 impl Outcome {
     /// Of a run whose end nobody saw.
-    pub fn unknown(reason: String) -> Outcome {
+    pub(crate) fn unknown(reason: String) -> Outcome {
         Outcome {
             verdict: Verdict::Unknown,
             reason,
@@ -151,7 +151,7 @@ impl Outcome {
 }
 
 /// What is said of a target whose directory is not there.
-pub const TARGET_MISSING: &str = "the target directory does not exist; create it, or mount what belongs there";
+pub(crate) const TARGET_MISSING: &str = "the target directory does not exist; create it, or mount what belongs there";
 
 /// Judges a run. `output`: both streams read to their end, [`Output::finish`] called. Pure.
 pub fn classify(exit: Exit, output: &Output, context: Context) -> Outcome {
@@ -260,7 +260,7 @@ fn reason(exit: Exit, output: &Output) -> String {
 }
 
 /// A reason without the run's end: a probe and a waiting process end otherwise for the same cause.
-pub fn words(reason: &str) -> &str {
+pub(crate) fn words(reason: &str) -> &str {
     match reason.rfind(" (rsync exit ") {
         Some(end) if reason.ends_with(')') => &reason[..end],
         _ => reason,

@@ -20,11 +20,12 @@ use super::messages::{self, Meaning, Message};
 use super::words::{errno, number, quoted, without_temporary};
 use crate::path::{self, RelPath, Shown};
 
-pub use super::words::{Names, unescape};
+pub use super::words::Names;
+pub(crate) use super::words::unescape;
 pub use crate::sys::child::Stream;
 
 /// How many failed paths are kept.
-pub const MAX_FAILED: usize = 1000;
+pub(crate) const MAX_FAILED: usize = 1000;
 /// How many message lines are kept from the start, and as many from the end.
 pub const MAX_LINES: usize = 20;
 /// Bytes kept of a line that is not yet ended: a path of 4,096 bytes is 20,480 when every byte is escaped, and twice for a
@@ -39,26 +40,26 @@ pub struct Counters {
     /// Regular files whose content was sent.
     pub files_sent: u64,
     /// Entries created or changed without content: directories, links, nodes, attributes.
-    pub other_changes: u64,
+    pub(crate) other_changes: u64,
     /// Entries deleted on the target.
     pub deleted: u64,
     /// Entries that the target did not have.
-    pub created: u64,
+    pub(crate) created: u64,
     /// Entries that were to be deleted, beyond the bound on deletions.
-    pub spared: u64,
+    pub(crate) spared: u64,
     /// Directories that stay on the target because something in them may not go.
     pub dirs_kept: u64,
     /// Bytes written to the wire (or to the local receiver); 0 until a run ends well.
     pub wire_sent: u64,
     /// Bytes read from it.
-    pub wire_received: u64,
+    pub(crate) wire_received: u64,
 }
 
 /// How far a run with progress is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Progress {
     /// Bytes of files that are done, sent or not.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Share of the tree's bytes that is done, 0 to 100.
     pub percent: u8,
     /// Entries looked at.
@@ -73,21 +74,21 @@ pub struct Progress {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
     /// rsync(1) `%i`: `YXcstpoguax`, or `*deleting  `.
-    pub change: [u8; 11],
+    pub(crate) change: [u8; 11],
     /// Path relative to the root, unescaped.
     pub path: RelPath,
     /// It is a directory, or was one.
-    pub dir: bool,
+    pub(crate) dir: bool,
 }
 
 impl Item {
     /// Whether nothing but the time of the last access differs (`--atimes`), which any reader changes, a comparison as well.
-    pub fn is_access_time(&self) -> bool {
+    pub(crate) fn is_access_time(&self) -> bool {
         self.change[0] == b'.' && self.change[8] == b'u' && (2..11).all(|at| at == 8 || matches!(self.change[at], b'.' | b' '))
     }
 
     /// Whether it is deleted on the target.
-    pub fn deletes(&self) -> bool {
+    pub(crate) fn deletes(&self) -> bool {
         self.change[0] == b'*'
     }
 }
@@ -98,9 +99,9 @@ pub struct Failed {
     /// Relative to the root.
     pub path: RelPath,
     /// The message, for people.
-    pub words: String,
+    pub(crate) words: String,
     /// The sender says so: it could not read the path.
-    pub unread: bool,
+    pub(crate) unread: bool,
 }
 
 impl AsRef<[u8]> for Failed {
@@ -111,7 +112,7 @@ impl AsRef<[u8]> for Failed {
 
 /// Which message is about which path, of many.
 #[derive(Debug, Default)]
-pub struct Words<'f> {
+pub(crate) struct Words<'f> {
     all: Vec<&'f Failed>,
     /// Those that lie below no other.
     tops: Vec<&'f Failed>,
@@ -119,7 +120,7 @@ pub struct Words<'f> {
 
 impl<'f> Words<'f> {
     /// Of `failed`, in any order.
-    pub fn of(failed: &'f [Failed]) -> Words<'f> {
+    pub(crate) fn of(failed: &'f [Failed]) -> Words<'f> {
         let mut all: Vec<&Failed> = failed.iter().collect();
         all.sort_by(|a, b| path::tree_order(&a.path, &b.path));
         let mut tops: Vec<&Failed> = Vec::new();
@@ -132,7 +133,7 @@ impl<'f> Words<'f> {
     }
 
     /// The words about `path`: of a message that names it, else one that names something below it or above it.
-    pub fn about(&self, path: &RelPath) -> Option<&'f str> {
+    pub(crate) fn about(&self, path: &RelPath) -> Option<&'f str> {
         let at = self.all.partition_point(|f| path::tree_order(&f.path, path).is_lt());
         let below = self.all.get(at).filter(|f| path::is_at_or_below(&f.path, path));
         let behind = self.tops.partition_point(|f| path::tree_order(&f.path, path).is_le());
@@ -145,47 +146,47 @@ impl<'f> Words<'f> {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Signs {
     /// A deletion stopped at the `--max-delete` limit.
-    pub max_delete: bool,
+    pub(crate) max_delete: bool,
     /// Deletions were skipped, because the source could not be read completely.
-    pub deletes_skipped: bool,
+    pub(crate) deletes_skipped: bool,
     /// Something listed was not transferred although the exit code may be 0.
-    pub skipped: bool,
+    pub(crate) skipped: bool,
     /// Something failed, whatever the exit code says: rsync ends with 0 after some of its own error messages.
-    pub failed: bool,
+    pub(crate) failed: bool,
     /// A path was gone when rsync came to it.
-    pub vanished: bool,
+    pub(crate) vanished: bool,
     /// The receiver does not know missing arguments.
-    pub missing_args_unknown: bool,
+    pub(crate) missing_args_unknown: bool,
     /// The path list broke because the source changed while it was read.
-    pub source_race: bool,
+    pub(crate) source_race: bool,
     /// ENOSPC or EDQUOT on the target.
-    pub target_full: bool,
+    pub(crate) target_full: bool,
     /// A file is larger than the target's filesystem, or a limit of the receiver, allows.
-    pub too_large: bool,
+    pub(crate) too_large: bool,
     /// Something failed because a filesystem of the target is read-only.
-    pub read_only: bool,
+    pub(crate) read_only: bool,
     /// The target's directory could not be entered; a dry run would have to make it.
-    pub target_missing: bool,
+    pub(crate) target_missing: bool,
     /// The directory to link or copy from is not on the target.
-    pub no_basis: bool,
+    pub(crate) no_basis: bool,
     /// The source's root could not be entered, or was not there any more.
-    pub source_root: bool,
+    pub(crate) source_root: bool,
     /// The server has no free connection.
-    pub busy: bool,
+    pub(crate) busy: bool,
     /// The server refuses this option (`--delete`).
-    pub refused: Option<String>,
+    pub(crate) refused: Option<String>,
     /// The server, or something before it, says no for good: unknown module, authentication, read only.
-    pub rejected: bool,
+    pub(crate) rejected: bool,
     /// The server knows no such module, or the module's directory is not there.
-    pub module_missing: bool,
+    pub(crate) module_missing: bool,
     /// The server ended the connection before it had said who it is.
-    pub cut_off: bool,
+    pub(crate) cut_off: bool,
     /// A program could not be started.
-    pub no_program: bool,
+    pub(crate) no_program: bool,
     /// No connection to the server came about.
-    pub no_connection: bool,
+    pub(crate) no_connection: bool,
     /// Something was not there (ENOENT).
-    pub not_found: bool,
+    pub(crate) not_found: bool,
 }
 
 /// A field of [`Signs`].
@@ -225,28 +226,28 @@ pub struct Output {
     names: Names,
     lines: [Partial; 2],
     /// Counters so far.
-    pub counters: Counters,
+    pub(crate) counters: Counters,
     /// Progress so far; `None` before the first report.
     pub progress: Option<Progress>,
     /// Entries found so far while the whole tree is read before anything is sent.
-    pub listed: u64,
+    pub(crate) listed: u64,
     /// Entries of the tree, once it was read whole.
-    pub considered: Option<u64>,
+    pub(crate) considered: Option<u64>,
     /// What decides the outcome.
     pub signs: Signs,
     /// Paths that messages named as failed, at most [`MAX_FAILED`], in the order of the messages, without repetition of
     /// the last one.
-    pub failed: Vec<Failed>,
+    pub(crate) failed: Vec<Failed>,
     /// Messages about failures whose path is not in `failed`.
-    pub failed_more: u64,
+    pub(crate) failed_more: u64,
     /// The first lines that are no message of rsync's known here, unescaped: they may say anything, so they prove nothing.
-    pub unknown: Vec<Vec<u8>>,
+    pub(crate) unknown: Vec<Vec<u8>>,
     /// Further such lines.
-    pub unknown_more: u64,
+    pub(crate) unknown_more: u64,
     /// Itemised changes, when asked for by [`Output::keep_items`].
     pub items: Vec<Item>,
     /// Itemised changes beyond that limit, or without a name below the root.
-    pub items_more: u64,
+    pub(crate) items_more: u64,
     keep_items: usize,
     keep_items_of: Option<BTreeSet<RelPath>>,
     head: Vec<Vec<u8>>,
@@ -274,7 +275,7 @@ impl Output {
     }
 
     /// Keeps the itemised changes of these paths in [`Output::items`], and no others.
-    pub fn keep_items_of(&mut self, paths: BTreeSet<RelPath>) {
+    pub(crate) fn keep_items_of(&mut self, paths: BTreeSet<RelPath>) {
         self.keep_items_of = Some(paths);
     }
 
@@ -312,12 +313,12 @@ impl Output {
     }
 
     /// Where the run begins, below the root: rsync's own words name paths below it.
-    pub fn begins_at(&self) -> &RelPath {
+    pub(crate) fn begins_at(&self) -> &RelPath {
         self.names.dir()
     }
 
     /// The message that tells most about why a run failed, unescaped.
-    pub fn telling(&self) -> Option<&[u8]> {
+    pub(crate) fn telling(&self) -> Option<&[u8]> {
         self.best.as_ref().map(|(_, line)| &line[..])
     }
 

@@ -35,7 +35,7 @@ pub enum PasswordError {
 ///
 /// # Errors
 /// See [`PasswordError`].
-pub fn password(path: &Path) -> Result<Vec<u8>, PasswordError> {
+pub(crate) fn password(path: &Path) -> Result<Vec<u8>, PasswordError> {
     let text = trust::read(path, Mind::Secret, 4096).map_err(|error| PasswordError::File { path: path.into(), error })?;
     let line = text.split(|&b| b == b'\n' || b == b'\r').next().unwrap_or_default();
     if line.is_empty() || line.contains(&0) || line.len() == 4096 {
@@ -45,7 +45,7 @@ pub fn password(path: &Path) -> Result<Vec<u8>, PasswordError> {
 }
 
 /// `env` with the password for a module, as rsync looks for it. Others than the user and root cannot read a process's environment.
-pub fn with_password(env: &[(OsString, OsString)], password: Vec<u8>) -> Vec<(OsString, OsString)> {
+pub(crate) fn with_password(env: &[(OsString, OsString)], password: Vec<u8>) -> Vec<(OsString, OsString)> {
     let others = env.iter().filter(|(name, _)| name != "RSYNC_PASSWORD").cloned();
     others.chain([("RSYNC_PASSWORD".into(), OsString::from_vec(password))]).collect()
 }

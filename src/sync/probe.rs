@@ -23,7 +23,7 @@ use crate::config::LocalRsync;
 use crate::path::Shown;
 
 /// The oldest rsync that is taken. It knows every option of [`super::argv`] but `--confine-root`.
-pub const OLDEST: Version = Version(3, 2, 3);
+pub(crate) const OLDEST: Version = Version(3, 2, 3);
 
 /// How long rsync may take to tell its version.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -46,11 +46,11 @@ pub struct RsyncFacts {
     /// `--confine-root` works (3.5.0 and later): a directory that becomes a symbolic link cannot lead the sender out of the tree.
     pub confine_root: bool,
     /// `-A` works.
-    pub acls: bool,
+    pub(crate) acls: bool,
     /// `-X` works.
-    pub xattrs: bool,
+    pub(crate) xattrs: bool,
     /// What `--compress-choice` takes.
-    pub compress: Vec<String>,
+    pub(crate) compress: Vec<String>,
 }
 
 /// The rsync of this host, run to be asked.
@@ -138,7 +138,7 @@ impl RsyncFacts {
 
     /// What the program `rsync` says against options for it; `None` where it takes them, or cannot
     /// be asked.
-    pub fn refused(rsync: &Path, args: &[String], env: &[(OsString, OsString)]) -> Option<String> {
+    pub(crate) fn refused(rsync: &Path, args: &[String], env: &[(OsString, OsString)]) -> Option<String> {
         // Options are read in their order, so one that it does not take fails before the version is
         // shown.
         let words = args.iter().map(OsString::from).chain(["--version".into()]);
@@ -149,7 +149,7 @@ impl RsyncFacts {
     }
 
     /// What is to be said of a sender that cannot be confined; `None` of one that can.
-    pub fn unconfined(&self) -> Option<String> {
+    pub(crate) fn unconfined(&self) -> Option<String> {
         (!self.confine_root).then(|| {
             format!(
                 "rsync {} has no --confine-root: whoever may write below the source can have any file of this host copied, also one that only root may read, by putting \

@@ -10,7 +10,7 @@ const AHEAD: &str = "rsync reads the tree while it sends, and its end is not in 
 
 impl Progress {
     /// Of a run that has been going on for `elapsed`. `told`: rsync was asked to tell how far it is; else `paths` were listed.
-    pub fn of_run(what: String, run: &Run, elapsed: Duration, told: bool, paths: usize) -> Progress {
+    pub(crate) fn of_run(what: String, run: &Run, elapsed: Duration, told: bool, paths: usize) -> Progress {
         let moving = run.moving().map_or(Duration::ZERO, |since| since.elapsed());
         let of = Figures { elapsed, moving, ..Figures::default() };
         let output = run.output();
@@ -52,7 +52,7 @@ impl Progress {
     /// The same, where the content of files is read to be compared: what rsync has read, and while it reads the source, the time that this takes,
     /// if the tree had `before` entries when it was last compared.
     #[must_use]
-    pub fn reading(self, run: &Run, before: u64) -> Progress {
+    pub(crate) fn reading(self, run: &Run, before: u64) -> Progress {
         let (elapsed, bytes) = (Duration::from_secs_f64(self.seconds), run.bytes_read());
         if run.output().considered.is_some() || before == 0 {
             return Progress { bytes, bytes_per_second: bytes as f64 / self.seconds.max(MEAN_MIN), ..self };

@@ -36,17 +36,17 @@ const BLOCK_BYTES: u32 = 128 * 1024;
 #[derive(Debug)]
 pub struct Renamed {
     /// The directory to read. The child inherits it.
-    pub source: OwnedFd,
+    pub(crate) source: OwnedFd,
     /// The directory on the target, relative to its root.
-    pub dest: RelPath,
+    pub(crate) dest: RelPath,
     /// The directory on the target that is linked from.
-    pub basis: Option<RelPath>,
+    pub(crate) basis: Option<RelPath>,
     /// Exclude rules that hold in both.
-    pub filter_args: Vec<OsString>,
+    pub(crate) filter_args: Vec<OsString>,
 }
 
 /// Whether a path may be an argument; see the module's text.
-pub fn fits(path: &[u8]) -> bool {
+pub(crate) fn fits(path: &[u8]) -> bool {
     path.iter().all(|&b| b >= b' ' && b != 0x7f && !b"*?[]\\\"'`$".contains(&b))
 }
 

@@ -26,16 +26,16 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Pauses that double from `min` to `max`, each shortened at random by up to a half, so that many clients of one server do
 /// not come at once.
 #[derive(Clone, Copy, Debug)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     /// The first pause.
-    pub min: Duration,
+    pub(crate) min: Duration,
     /// The longest.
-    pub max: Duration,
+    pub(crate) max: Duration,
 }
 
 impl Backoff {
     /// The pause after `tries` failures (1 for the first). `jitter`: in `[0, 1)`.
-    pub fn pause(&self, tries: u32, jitter: f64) -> Duration {
+    pub(crate) fn pause(&self, tries: u32, jitter: f64) -> Duration {
         let full = self.min.saturating_mul(1 << tries.saturating_sub(1).min(24)).min(self.max);
         full.mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0)
     }
@@ -43,15 +43,15 @@ impl Backoff {
 
 /// A path that fails alone.
 #[derive(Debug)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// What is to be sent.
-    pub entry: Entry,
+    pub(crate) entry: Entry,
     /// rsync's words.
-    pub reason: String,
+    pub(crate) reason: String,
     /// Failed attempts.
-    pub tries: u32,
+    pub(crate) tries: u32,
     /// When it is tried next.
-    pub due: Duration,
+    pub(crate) due: Duration,
     /// Attempts that a flush waits for, before it takes this for failed.
     owed: u8,
 }
@@ -65,7 +65,7 @@ struct Group {
 
 /// Entries parked outside the dirty set. See the module's text.
 #[derive(Debug)]
-pub struct Retries {
+pub(crate) struct Retries {
     groups: Vec<Group>,
     failures: BTreeMap<RelPath, Failure>,
     /// Of the failures' paths.
@@ -78,18 +78,18 @@ pub struct Retries {
 
 /// A directory that is to stand for failures.
 #[derive(Debug)]
-pub struct Stand {
+pub(crate) struct Stand {
     /// The directory.
-    pub dir: RelPath,
+    pub(crate) dir: RelPath,
     /// How much of it fails.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// What it stands for; its entries to be replaced by one.
-    pub of: Vec<Failure>,
+    pub(crate) of: Vec<Failure>,
 }
 
 impl Retries {
     /// `backoff`: for failures.
-    pub fn new(backoff: Backoff) -> Retries {
+    pub(crate) fn new(backoff: Backoff) -> Retries {
         Retries {
             groups: Vec::new(),
             failures: BTreeMap::new(),
@@ -103,7 +103,7 @@ impl Retries {
 
     /// Takes the entries of a batch that failed in part in its `round` (0 for the first). `named`: paths that rsync's
     /// messages told, perhaps not all; not beginning with the root.
-    pub fn failed(&mut self, now: Duration, entries: Vec<Entry>, round: u32, named: &[Failed], reason: &str, jitter: f64) {
+    pub(crate) fn failed(&mut self, now: Duration, entries: Vec<Entry>, round: u32, named: &[Failed], reason: &str, jitter: f64) {
         if entries.is_empty() {
             return;
         }
@@ -136,7 +136,7 @@ impl Retries {
     }
 
     /// Takes entries that are to be tried again at once, in the round that they are in.
-    pub fn at_once(&mut self, now: Duration, entries: Vec<Entry>, round: u32) {
+    pub(crate) fn at_once(&mut self, now: Duration, entries: Vec<Entry>, round: u32) {
         self.groups.push(Group { due: now, entries, round });
     }
 
@@ -151,17 +151,17 @@ impl Retries {
 
     /// Whether a flush waits. Then what becomes a failure is tried once more at once: the attempt that
     /// failed may have begun before the flush, when the source was another.
-    pub fn flushing(&mut self, flushing: bool) {
+    pub(crate) fn flushing(&mut self, flushing: bool) {
         self.flushing = flushing;
     }
 
     /// Whether an attempt is to come whose outcome a flush waits for.
-    pub fn owes(&self) -> bool {
+    pub(crate) fn owes(&self) -> bool {
         self.failures.values().any(|f| f.owed > 0)
     }
 
     /// Records each of `entries` as a failure.
-    pub fn fail(&mut self, now: Duration, entries: Vec<Entry>, reason: &str, jitter: f64) {
+    pub(crate) fn fail(&mut self, now: Duration, entries: Vec<Entry>, reason: &str, jitter: f64) {
         self.changes += 1;
         for entry in entries {
             let old = self.failures.get(&entry.path);
@@ -191,7 +191,7 @@ impl Retries {
     }
 
     /// Takes out failures that are too many to be kept, with the directories that are to stand for them ([`Retries::stand`]).
-    pub fn take_many(&mut self) -> Vec<Stand> {
+    pub(crate) fn take_many(&mut self) -> Vec<Stand> {
         if !fewer::too_many(self.failures.len(), self.bytes) {
             return Vec::new();
         }
@@ -210,7 +210,7 @@ impl Retries {
     }
 
     /// Records that `entry` fails in place of others: with the reason of the first, tried when the first of them would have been.
-    pub fn stand(&mut self, entry: Entry, of: &[(String, u32, Duration)]) {
+    pub(crate) fn stand(&mut self, entry: Entry, of: &[(String, u32, Duration)]) {
         let Some((first, ..)) = of.first() else { return };
         let reason = format!("{} in it failed, the first: {first}", plural(of.len() as u64, "path"));
         let tries = of.iter().map(|(_, tries, _)| *tries).max().unwrap_or(1);
@@ -220,7 +220,7 @@ impl Retries {
     }
 
     /// Takes the next entries whose time has come, with their round. All failures that are due come together.
-    pub fn take_due(&mut self, now: Duration) -> Option<(Vec<Entry>, u32)> {
+    pub(crate) fn take_due(&mut self, now: Duration) -> Option<(Vec<Entry>, u32)> {
         if let Some(at) = self.groups.iter().position(|g| g.due <= now) {
             let mut group = self.groups.swap_remove(at);
             if group.round == WHOLE_ROUNDS {
@@ -245,13 +245,13 @@ impl Retries {
     }
 
     /// When [`Retries::take_due`] has something next.
-    pub fn next_due(&self) -> Option<Duration> {
+    pub(crate) fn next_due(&self) -> Option<Duration> {
         let groups = self.groups.iter().map(|g| g.due);
         groups.chain(self.failures.values().filter(|f| !f.entry.is_taken()).map(|f| f.due)).min()
     }
 
     /// The target holds `path` (and, for a subtree, all below): its failures are over.
-    pub fn confirmed(&mut self, entry: &Entry) -> Vec<Entry> {
+    pub(crate) fn confirmed(&mut self, entry: &Entry) -> Vec<Entry> {
         if self.failures.is_empty() {
             return Vec::new();
         }
@@ -265,7 +265,7 @@ impl Retries {
     }
 
     /// Makes everything due now. An attempt that is under way does not count as one that was asked for.
-    pub fn hurry(&mut self, now: Duration) {
+    pub(crate) fn hurry(&mut self, now: Duration) {
         self.groups.iter_mut().for_each(|g| g.due = g.due.min(now));
         for failure in self.failures.values_mut() {
             failure.due = failure.due.min(now);
@@ -274,38 +274,33 @@ impl Retries {
     }
 
     /// Takes everything back: the target went down, and all will be sent anew.
-    pub fn take_all(&mut self) -> Vec<Entry> {
+    pub(crate) fn take_all(&mut self) -> Vec<Entry> {
         let groups = std::mem::take(&mut self.groups).into_iter().flat_map(|g| g.entries);
         groups.collect()
     }
 
     /// Entries that wait for another round.
-    pub fn rounds(&self) -> impl Iterator<Item = &Entry> {
+    pub(crate) fn rounds(&self) -> impl Iterator<Item = &Entry> {
         self.groups.iter().flat_map(|g| &g.entries)
     }
 
     /// The failure of this very path.
-    pub fn failure(&self, path: &RelPath) -> Option<&Failure> {
+    pub(crate) fn failure(&self, path: &RelPath) -> Option<&Failure> {
         self.failures.get(path)
     }
 
-    /// Entries that wait for another round.
-    pub fn waiting(&self) -> usize {
-        self.groups.iter().map(|g| g.entries.len()).sum()
-    }
-
     /// A number that grows with each change of the failures.
-    pub fn changes(&self) -> u64 {
+    pub(crate) fn changes(&self) -> u64 {
         self.changes
     }
 
     /// How often a path became a failure; one that fails on and on counts once.
-    pub fn became_failures(&self) -> u64 {
+    pub(crate) fn became_failures(&self) -> u64 {
         self.became_failures
     }
 
     /// Failures, by path.
-    pub fn failures(&self) -> impl ExactSizeIterator<Item = &Failure> {
+    pub(crate) fn failures(&self) -> impl ExactSizeIterator<Item = &Failure> {
         self.failures.values()
     }
 }
@@ -348,7 +343,7 @@ mod tests {
             } else {
                 r.failed(now, entries, round, if named { &all_named } else { &[] }, "no", 0.0);
             }
-            while r.waiting() > 0 {
+            while !r.groups.is_empty() {
                 now += Duration::from_millis(10);
                 if r.groups.iter().any(|g| g.due <= now) {
                     batch = r.take_due(now);
@@ -368,9 +363,9 @@ mod tests {
         let later = Duration::from_secs(600);
         let (both, round) = r.take_due(later).expect("it is due");
         assert_eq!((both.len(), round), (2, WHOLE_ROUNDS), "both at once, for one run");
-        assert!(r.take_due(later).is_none() && r.waiting() == 0);
+        assert!(r.take_due(later).is_none() && r.groups.is_empty());
         r.fail(later, vec![both.into_iter().next().unwrap()], "no", 0.0);
-        assert_eq!((r.failures().len(), r.waiting()), (1, 0), "one is left");
+        assert_eq!((r.failures().len(), r.groups.len()), (1, 0), "one is left");
     }
 
     #[test]

@@ -36,10 +36,10 @@ use crate::sys::child::Child;
 use crate::sys::child::{FeedError, Limits, OpenFile, SpawnError, Stdin, User, WaitsOn, Work};
 use crate::sys::landlock::Ruleset;
 use crate::sys::memfd;
-use crate::sys::reactor::{Backend, Interest, Reactor};
+use crate::sys::reactor::{Interest, Reactor};
 
 /// Bytes that a standby's list may have, where the kernel grants the pipe.
-pub const STANDBY_LIST_BYTES: usize = 256 * 1024;
+pub(crate) const STANDBY_LIST_BYTES: usize = 256 * 1024;
 /// Bytes read from an output at a time.
 const READ_BYTES: usize = 64 * 1024;
 /// Reads of one output before the owner gets its turn again.
@@ -159,12 +159,12 @@ impl Run {
     }
 
     /// Keeps the itemised changes of these paths, and no others; as [`Run::keep_items`].
-    pub fn keep_items_of(&mut self, paths: impl IntoIterator<Item = RelPath>) {
+    pub(crate) fn keep_items_of(&mut self, paths: impl IntoIterator<Item = RelPath>) {
         self.output.keep_items_of(paths.into_iter().collect());
     }
 
     /// Takes out the itemised changes that were kept; `false` if there were more.
-    pub fn take_items(&mut self) -> (Vec<super::output::Item>, bool) {
+    pub(crate) fn take_items(&mut self) -> (Vec<super::output::Item>, bool) {
         (std::mem::take(&mut self.output.items), self.output.items_more == 0)
     }
 
@@ -174,12 +174,12 @@ impl Run {
     }
 
     /// Readable once rsync has ended.
-    pub fn pidfd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
         self.child.pidfd()
     }
 
     /// An output to wait on; `None` once it came to its end.
-    pub fn output_fd(&self, stream: Stream) -> Option<BorrowedFd<'_>> {
+    pub(crate) fn output_fd(&self, stream: Stream) -> Option<BorrowedFd<'_>> {
         self.child.output(stream)
     }
 
@@ -211,7 +211,7 @@ impl Run {
 
     /// Reads what is there of an output, at most about 1 MiB. Returns whether the output is still open; once it is not, its
     /// descriptor is closed, so take it out of the reactor **before** (or ignore that reactor's late token).
-    pub fn on_readable(&mut self, stream: Stream) -> bool {
+    pub(crate) fn on_readable(&mut self, stream: Stream) -> bool {
         let mut buffer = [0; READ_BYTES];
         for _ in 0..READS_PER_TURN {
             match self.child.read(stream, &mut buffer) {
@@ -237,7 +237,7 @@ impl Run {
     ///
     /// # Errors
     /// waitid(2): the process was reaped by somebody else; how it ended is unknown, treat it as killed.
-    pub fn on_exit(&mut self) -> io::Result<Option<Outcome>> {
+    pub(crate) fn on_exit(&mut self) -> io::Result<Option<Outcome>> {
         let Some(exit) = self.child.try_wait()? else { return Ok(None) };
         // All that rsync wrote is in the pipes by now, and no pipe holds more than one turn reads.
         self.on_readable(Stream::Stdout);
@@ -248,12 +248,12 @@ impl Run {
 
     /// Cuts rsync off: its receiver puts in place what it has whole, removes its temporary file and
     /// ends. See [`crate::sys::child`] for why it is not asked.
-    pub fn cut(&mut self) {
+    pub(crate) fn cut(&mut self) {
         self.child.cut();
     }
 
     /// Ends rsync at once.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill();
     }
 
@@ -263,27 +263,27 @@ impl Run {
     }
 
     /// What rsync has done so far. Costs two reads from /proc.
-    pub fn work(&self) -> Work {
+    pub(crate) fn work(&self) -> Work {
         self.child.work()
     }
 
     /// When rsync first told how far it is; `None` until then, and for passes that do not tell.
-    pub fn moving(&self) -> Option<Instant> {
+    pub(crate) fn moving(&self) -> Option<Instant> {
         self.moving
     }
 
     /// Bytes that rsync has read so far: of a sender nearly all of them content of files.
-    pub fn bytes_read(&self) -> u64 {
+    pub(crate) fn bytes_read(&self) -> u64 {
         self.child.bytes_read()
     }
 
     /// The largest file that it has open.
-    pub fn open_file(&self) -> Option<OpenFile> {
+    pub(crate) fn open_file(&self) -> Option<OpenFile> {
         self.child.open_file()
     }
 
     /// What it waits on while it opens a file.
-    pub fn waits_on(&self) -> Option<WaitsOn> {
+    pub(crate) fn waits_on(&self) -> Option<WaitsOn> {
         self.child.waits_on()
     }
 
@@ -305,10 +305,10 @@ impl Run {
     ///
     /// # Errors
     /// As [`Run::on_exit`], and as [`Reactor::wait`].
-    pub fn wait_while(&mut self, look: Duration, mut going: impl FnMut(&Run) -> bool) -> io::Result<Outcome> {
+    pub(crate) fn wait_while(&mut self, look: Duration, mut going: impl FnMut(&Run) -> bool) -> io::Result<Outcome> {
         const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
         const EXIT: u64 = 2;
-        let mut reactor = Reactor::new(Backend::Poll)?;
+        let mut reactor = Reactor::new(false);
         reactor.add(self.pidfd(), Interest::Read, EXIT)?;
         for stream in STREAMS {
             if let Some(fd) = self.output_fd(stream) {
@@ -375,7 +375,7 @@ fn names(spec: &Spec<'_>) -> Names {
 ///
 /// # Errors
 /// [`SpawnError`], or TimedOut in [`CollectError::Io`] after `timeout`; the program is killed then.
-pub fn collect(
+pub(crate) fn collect(
     argv: &[OsString],
     env: &[(OsString, OsString)],
     limit: usize,
@@ -390,7 +390,7 @@ pub fn collect(
 ///
 /// # Errors
 /// As [`collect`].
-pub fn collect_confined(
+pub(crate) fn collect_confined(
     spec: &Spec<'_>,
     argv: &[OsString],
     env: &[(OsString, OsString)],
@@ -407,7 +407,7 @@ pub fn collect_confined(
 
 fn gather(mut child: Child, limit: usize, timeout: Duration) -> Result<Collected, CollectError> {
     let deadline = Instant::now() + timeout;
-    let mut reactor = Reactor::new(Backend::Poll)?;
+    let mut reactor = Reactor::new(false);
     let mut texts = [Vec::new(), Vec::new()];
     let mut ready = Vec::new();
     const EXIT: u64 = 2;
@@ -451,11 +451,11 @@ fn gather(mut child: Child, limit: usize, timeout: Duration) -> Result<Collected
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Collected {
     /// How it ended.
-    pub exit: Exit,
+    pub(crate) exit: Exit,
     /// The start of what it wrote.
-    pub stdout: Vec<u8>,
+    pub(crate) stdout: Vec<u8>,
     /// The start of what it complained of.
-    pub stderr: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
 }
 
 /// Why [`collect`] brings nothing.

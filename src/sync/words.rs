@@ -40,7 +40,7 @@ impl Names {
     }
 
     /// The same for a run that begins in `dir` on both sides.
-    pub fn below(mut self, dir: &RelPath) -> Names {
+    pub(crate) fn below(mut self, dir: &RelPath) -> Names {
         for side in [&mut self.source, &mut self.target] {
             side.truncate(without_slash(side).len());
             side.push(b'/');
@@ -50,19 +50,19 @@ impl Names {
     }
 
     /// The same for a run that was given its source under another name.
-    pub fn told_as(mut self, alias: String) -> Names {
+    pub(crate) fn told_as(mut self, alias: String) -> Names {
         self.aliases.push((alias.into_bytes(), self.source.clone()));
         self
     }
 
     /// The same for a run that was given its target under another name.
-    pub fn target_told_as(mut self, alias: String) -> Names {
+    pub(crate) fn target_told_as(mut self, alias: String) -> Names {
         self.aliases.push((alias.into_bytes(), self.target.clone()));
         self
     }
 
     /// The same for a run that copies these nodes only.
-    pub fn copying(self, nodes: Nodes) -> Names {
+    pub(crate) fn copying(self, nodes: Nodes) -> Names {
         Names { nodes, ..self }
     }
 
@@ -141,7 +141,7 @@ fn escaped(path: &[u8]) -> Vec<u8> {
 }
 
 /// rsync's `\#ooo` turned back into bytes; a literal `\#ooo` in a name comes as `\#134#ooo`.
-pub fn unescape(text: &[u8]) -> Vec<u8> {
+pub(crate) fn unescape(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = memmem::find(rest, b"\\#") {

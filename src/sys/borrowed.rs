@@ -23,7 +23,7 @@ use nix::errno::Errno;
 ///
 /// # Errors
 /// proc(5): ENOENT once it is gone. pidfd_getfd(2): EPERM, ENOSYS, ESRCH.
-pub fn tcp_sockets(pidfd: BorrowedFd<'_>, pid: u32) -> io::Result<Vec<RawFd>> {
+pub(crate) fn tcp_sockets(pidfd: BorrowedFd<'_>, pid: u32) -> io::Result<Vec<RawFd>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
         let entry = entry?;
@@ -48,7 +48,7 @@ pub fn tcp_sockets(pidfd: BorrowedFd<'_>, pid: u32) -> io::Result<Vec<RawFd>> {
 ///
 /// # Errors
 /// pidfd_getfd(2): EPERM, ENOSYS, ESRCH and EBADF once process or socket are gone; setsockopt(2).
-pub fn acknowledge_at_once(pidfd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
+pub(crate) fn acknowledge_at_once(pidfd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
     set_quick_acks(duplicate(pidfd, number)?.as_fd(), true)
 }
 
@@ -56,7 +56,7 @@ pub fn acknowledge_at_once(pidfd: BorrowedFd<'_>, number: RawFd) -> io::Result<(
 ///
 /// # Errors
 /// setsockopt(2): ENOTSOCK, ENOPROTOOPT for what is no TCP socket.
-pub fn set_quick_acks(socket: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+pub(crate) fn set_quick_acks(socket: BorrowedFd<'_>, on: bool) -> io::Result<()> {
     let value = libc::c_int::from(on);
     let len = mem::size_of_val(&value) as libc::socklen_t;
     // SAFETY: the pointer is to an int that outlives the call, and the length is that of an int.
@@ -72,7 +72,8 @@ pub fn set_quick_acks(socket: BorrowedFd<'_>, on: bool) -> io::Result<()> {
 ///
 /// # Errors
 /// getsockopt(2): as for [`set_quick_acks`].
-pub fn quick_acks(socket: BorrowedFd<'_>) -> io::Result<bool> {
+#[cfg(test)]
+pub(crate) fn quick_acks(socket: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(int_option(socket, libc::IPPROTO_TCP, libc::TCP_QUICKACK)? != 0)
 }
 
@@ -81,7 +82,7 @@ pub fn quick_acks(socket: BorrowedFd<'_>) -> io::Result<bool> {
 ///
 /// # Errors
 /// getsockopt(2): as for [`set_quick_acks`].
-pub fn data_segments_in(socket: BorrowedFd<'_>) -> io::Result<Option<u32>> {
+pub(crate) fn data_segments_in(socket: BorrowedFd<'_>) -> io::Result<Option<u32>> {
     /// Where it lies in `struct tcp_info` (linux/tcp.h), which only grows.
     const AT: std::ops::Range<usize> = 152..156;
     let mut info = [0u8; 256];

@@ -23,7 +23,7 @@ impl Caps {
     ///
     /// # Errors
     /// Those of reading /proc/self/status; `InvalidData` when it has no such line.
-    pub fn effective() -> io::Result<Caps> {
+    pub(crate) fn effective() -> io::Result<Caps> {
         let status = std::fs::read("/proc/self/status")?;
         Caps::parse(&status).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/self/status has no CapEff line"))
     }
@@ -41,30 +41,30 @@ impl Caps {
     }
 
     /// These capabilities.
-    pub fn of(list: &[Capability]) -> Caps {
+    pub(crate) fn of(list: &[Capability]) -> Caps {
         Caps(list.iter().fold(0, |bits, cap| bits | cap.bitmask()))
     }
 
     /// Those of both.
     #[must_use]
-    pub fn with(self, other: Caps) -> Caps {
+    pub(crate) fn with(self, other: Caps) -> Caps {
         Caps(self.0 | other.0)
     }
 
     /// Those that `other` has not.
     #[must_use]
-    pub fn without(self, other: Caps) -> Caps {
+    pub(crate) fn without(self, other: Caps) -> Caps {
         Caps(self.0 & !other.0)
     }
 
     /// Whether it has all that `other` has.
-    pub fn covers(self, other: Caps) -> bool {
+    pub(crate) fn covers(self, other: Caps) -> bool {
         other.0 & !self.0 == 0
     }
 
     /// Those that `other` has, too.
     #[must_use]
-    pub fn in_common(self, other: Caps) -> Caps {
+    pub(crate) fn in_common(self, other: Caps) -> Caps {
         Caps(self.0 & other.0)
     }
 
@@ -89,7 +89,7 @@ impl Caps {
 ///
 /// # Errors
 /// capset(2); prctl(2) for the ambient set.
-pub fn keep_only(keep: Caps, children: Caps) -> Result<(), caps::errors::CapsError> {
+pub(crate) fn keep_only(keep: Caps, children: Caps) -> Result<(), caps::errors::CapsError> {
     let permitted = caps::read(None, CapSet::Permitted)?;
     let of = |set: Caps| -> CapsHashSet { set.list().filter(|cap| permitted.contains(cap)).collect() };
     let (keep, children) = (of(keep), of(children));
@@ -106,7 +106,7 @@ pub fn keep_only(keep: Caps, children: Caps) -> Result<(), caps::errors::CapsErr
 }
 
 /// What a child has to take out of its bounding set so that it ends with `keep` at most.
-pub fn surplus(keep: Caps) -> Vec<Capability> {
+pub(crate) fn surplus(keep: Caps) -> Vec<Capability> {
     let bound = |cap: &Capability| caps::has_cap(None, CapSet::Bounding, *cap).unwrap_or(false);
     let mut out: Vec<Capability> = caps::all().into_iter().filter(|cap| keep.0 & cap.bitmask() == 0 && bound(cap)).collect();
     out.sort_by_key(Capability::index);
@@ -114,14 +114,14 @@ pub fn surplus(keep: Caps) -> Vec<Capability> {
 }
 
 /// Takes capabilities out of the bounding set, between fork and exec: a prctl(2) for each. What may not be done, without `CAP_SETPCAP`, is left.
-pub fn give_up(surplus: &[Capability]) {
+pub(crate) fn give_up(surplus: &[Capability]) {
     for cap in surplus {
         let _ = caps::drop(None, CapSet::Bounding, *cap);
     }
 }
 
 /// Those of `keep` that this thread may have.
-pub fn permitted(keep: Caps) -> CapsHashSet {
+pub(crate) fn permitted(keep: Caps) -> CapsHashSet {
     let permitted = caps::read(None, CapSet::Permitted).unwrap_or_default();
     keep.list().filter(|cap| permitted.contains(cap)).collect()
 }
@@ -131,7 +131,7 @@ pub fn permitted(keep: Caps) -> CapsHashSet {
 ///
 /// # Errors
 /// setgroups(2), setresgid(2), setresuid(2), capset(2), prctl(2).
-pub fn become_user(uid: u32, gid: u32, keep: &CapsHashSet) -> nix::Result<()> {
+pub(crate) fn become_user(uid: u32, gid: u32, keep: &CapsHashSet) -> nix::Result<()> {
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     setgroups(&[]).and_then(|()| setresgid(gid, gid, gid))?;
     // Else the change of the user takes them all.
@@ -151,7 +151,7 @@ pub fn become_user(uid: u32, gid: u32, keep: &CapsHashSet) -> nix::Result<()> {
 ///
 /// # Errors
 /// EPERM: CAP_SETGID is missing.
-pub fn as_group<T>(gid: u32, work: impl FnOnce() -> T) -> io::Result<T> {
+pub(crate) fn as_group<T>(gid: u32, work: impl FnOnce() -> T) -> io::Result<T> {
     struct Back(Gid);
     impl Drop for Back {
         fn drop(&mut self) {

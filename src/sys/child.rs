@@ -93,9 +93,9 @@ pub struct Limits<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct User {
     /// The user.
-    pub uid: u32,
+    pub(crate) uid: u32,
     /// The group.
-    pub gid: u32,
+    pub(crate) gid: u32,
 }
 
 /// What programs are started with, whatever our own is: under the unit that is 077, for the files that fansync itself makes, and what
@@ -103,7 +103,7 @@ pub struct User {
 const USUAL_UMASK: libc::mode_t = 0o022;
 
 /// Starts a program of [`Command`] as children of this module are started: with the usual umask.
-pub fn as_usual(command: &mut Command) -> &mut Command {
+pub(crate) fn as_usual(command: &mut Command) -> &mut Command {
     let set = || {
         umask(Mode::from_bits_truncate(USUAL_UMASK));
         Ok(())
@@ -157,11 +157,11 @@ fn no_core_dumps() -> nix::Result<()> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Work {
     /// Bytes of output that were read from it.
-    pub written: u64,
+    pub(crate) written: u64,
     /// Bytes that it read from files, pipes and sockets.
-    pub read: u64,
+    pub(crate) read: u64,
     /// Its processor time, in ticks of the clock.
-    pub ticks: u64,
+    pub(crate) ticks: u64,
 }
 
 /// Bytes and ticks that keeping idle connections alive may take, whenever it was begun …
@@ -174,7 +174,7 @@ const IDLE_TICK_SECONDS: u64 = 20;
 
 impl Work {
     /// Whether more was done in the time since `before` than keeping connections alive.
-    pub fn goes_on_from(&self, before: &Work, since: Duration) -> bool {
+    pub(crate) fn goes_on_from(&self, before: &Work, since: Duration) -> bool {
         let seconds = since.as_secs();
         self.written != before.written
             || self.read.wrapping_sub(before.read) > IDLE_BYTES + IDLE_BYTES_A_SECOND * seconds
@@ -252,7 +252,7 @@ impl Child {
     ///
     /// # Panics
     /// When `argv` is empty.
-    pub fn spawn(argv: &[OsString], env: &[(OsString, OsString)], stdin: Stdin) -> Result<Child, SpawnError> {
+    pub(crate) fn spawn(argv: &[OsString], env: &[(OsString, OsString)], stdin: Stdin) -> Result<Child, SpawnError> {
         Child::start(argv, env, stdin, None, Limits::default(), &[], Signal::SIGTERM)
     }
 
@@ -265,7 +265,7 @@ impl Child {
     ///
     /// # Panics
     /// When `argv` is empty.
-    pub fn spawn_with(
+    pub(crate) fn spawn_with(
         argv: &[OsString],
         env: &[(OsString, OsString)],
         stdin: Stdin,
@@ -367,22 +367,22 @@ impl Child {
     }
 
     /// Its process id; also that of its group.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.pid.as_raw() as u32
     }
 
     /// Readable once the process has ended.
-    pub fn pidfd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
 
     /// An output to wait on; `None` once it came to its end.
-    pub fn output(&self, stream: Stream) -> Option<BorrowedFd<'_>> {
+    pub(crate) fn output(&self, stream: Stream) -> Option<BorrowedFd<'_>> {
         self.outputs[stream as usize].as_ref().map(AsFd::as_fd)
     }
 
     /// How many bytes of a list a waiting child takes; `None` when it does not wait.
-    pub fn capacity(&self) -> Option<usize> {
+    pub(crate) fn capacity(&self) -> Option<usize> {
         self.stdin.as_ref().map(|feed| feed.capacity)
     }
 
@@ -390,7 +390,7 @@ impl Child {
     ///
     /// # Errors
     /// See [`FeedError`]. The child is killed, so that it cannot carry out a part of the list.
-    pub fn feed(&mut self, list: &[u8]) -> Result<(), FeedError> {
+    pub(crate) fn feed(&mut self, list: &[u8]) -> Result<(), FeedError> {
         let Some(feed) = &self.stdin else {
             self.kill();
             return Err(FeedError::NotWaiting);
@@ -417,7 +417,7 @@ impl Child {
     ///
     /// # Errors
     /// read(2): EIO. The output counts as ended.
-    pub fn read(&mut self, stream: Stream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    pub(crate) fn read(&mut self, stream: Stream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         let output = &mut self.outputs[stream as usize];
         let Some(pipe) = output else { return Ok(Some(0)) };
         loop {
@@ -445,7 +445,7 @@ impl Child {
     ///
     /// # Errors
     /// waitid(2): ECHILD, when something else reaped it.
-    pub fn try_wait(&mut self) -> io::Result<Option<Exit>> {
+    pub(crate) fn try_wait(&mut self) -> io::Result<Option<Exit>> {
         if self.exit.is_none() && self.cut && ended_within(self.pidfd.as_fd(), Duration::ZERO) {
             self.end_group();
         }
@@ -462,14 +462,14 @@ impl Child {
     }
 
     /// Asks the process and its group to end (SIGTERM). Not for rsync, see the module's text.
-    pub fn terminate(&mut self) {
+    pub(crate) fn terminate(&mut self) {
         self.signal(Signal::SIGTERM);
     }
 
     /// Ends the process (SIGKILL), and leaves its group to find out: a local receiver sees the end
     /// of its connection, removes its temporary file and ends, as does a remote shell. What is left
     /// of the group when the process is reaped is killed.
-    pub fn cut(&mut self) {
+    pub(crate) fn cut(&mut self) {
         self.cut = true;
         if self.exit.is_none() {
             // ESRCH: it ended by itself.
@@ -478,7 +478,7 @@ impl Child {
     }
 
     /// Ends the process and its group (SIGKILL). A local receiver's temporary file stays, until a pass with deletes.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.signal(Signal::SIGKILL);
     }
 
@@ -503,7 +503,7 @@ impl Child {
 
     /// A number that grows for as long as the process gets on: its output, what it read (proc(5), `/proc/PID/io`: files, pipes
     /// and sockets) and its CPU time. Not what it wrote: to a peer that was stopped, rsync goes on sending keep-alives.
-    pub fn progress_mark(&self) -> u64 {
+    pub(crate) fn progress_mark(&self) -> u64 {
         let pid = self.pid;
         let io = fs::read(format!("/proc/{pid}/io")).unwrap_or_default();
         let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -511,20 +511,20 @@ impl Child {
     }
 
     /// What the process itself has done so far. Costs two reads from /proc.
-    pub fn work(&self) -> Work {
+    pub(crate) fn work(&self) -> Work {
         let stat = fs::read(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
         Work { written: self.output_bytes, read: self.bytes_read(), ticks: cpu_ticks(&stat) }
     }
 
     /// Bytes that the process has read so far, from files, pipes and sockets (proc(5), `/proc/PID/io`); 0 where the kernel does not tell.
-    pub fn bytes_read(&self) -> u64 {
+    pub(crate) fn bytes_read(&self) -> u64 {
         io_bytes(&fs::read(format!("/proc/{}/io", self.pid)).unwrap_or_default())
     }
 
     /// The largest regular file that the process has open beside its standard input and outputs
     /// (proc(5), `/proc/PID/fd`). `None` also where
     /// that cannot be read.
-    pub fn open_file(&self) -> Option<OpenFile> {
+    pub(crate) fn open_file(&self) -> Option<OpenFile> {
         use std::os::unix::fs::MetadataExt;
         let open = |entry: fs::DirEntry| {
             let number: u32 = entry.file_name().to_str()?.parse().ok()?;
@@ -538,7 +538,7 @@ impl Child {
 
     /// What the process waits on in open(2) (proc(5), `/proc/PID/wchan`: the kernel's function). `None` also where the kernel does not
     /// tell.
-    pub fn waits_on(&self) -> Option<WaitsOn> {
+    pub(crate) fn waits_on(&self) -> Option<WaitsOn> {
         match &*fs::read(format!("/proc/{}/wchan", self.pid)).ok()? {
             b"wait_for_partner" => Some(WaitsOn::Fifo), // fs/pipe.c
             b"__break_lease" => Some(WaitsOn::Lease),   // fs/locks.c
@@ -549,22 +549,22 @@ impl Child {
 
 /// A file that a process has open.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OpenFile {
+pub(crate) struct OpenFile {
     /// As the kernel names it.
-    pub path: std::path::PathBuf,
+    pub(crate) path: std::path::PathBuf,
     /// The inode's number.
-    pub inode: u64,
+    pub(crate) inode: u64,
     /// Its size.
-    pub size: u64,
+    pub(crate) size: u64,
     /// Its blocks of 512 bytes.
-    pub blocks: u64,
+    pub(crate) blocks: u64,
     /// Its names.
-    pub links: u64,
+    pub(crate) links: u64,
 }
 
 /// See [`Child::waits_on`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WaitsOn {
+pub(crate) enum WaitsOn {
     /// The other end of a FIFO; for ever, if need be.
     Fifo,
     /// A program gives up its lease on a file, or the kernel takes it away (`fs.lease-break-time`, 45 s).
@@ -594,7 +594,7 @@ impl Drop for Child {
 ///
 /// # Errors
 /// pidfd_open(2), Linux 5.3: ESRCH, EMFILE, ENOSYS.
-pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
+pub(crate) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
     // SAFETY: two numbers, no pointers.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) };
     if fd < 0 {
@@ -605,7 +605,7 @@ pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
 }
 
 /// Whether there is no such process any more, or none that does anything.
-pub fn has_ended(pid: u32) -> bool {
+pub(crate) fn has_ended(pid: u32) -> bool {
     match pidfd_open(pid) {
         Ok(pidfd) => ended_within(pidfd.as_fd(), Duration::ZERO),
         Err(error) => error.raw_os_error() == Some(libc::ESRCH),

@@ -25,7 +25,7 @@ pub enum Type {
 
 /// Room for a piece of a listing; to be used again and again.
 #[derive(Default)]
-pub struct Listing {
+pub(crate) struct Listing {
     buffer: Vec<u8>,
 }
 
@@ -34,7 +34,7 @@ impl Listing {
     ///
     /// # Errors
     /// Those of getdents64(2): `ENOTDIR`; `ENOENT` when the directory was removed; `EIO`.
-    pub fn next(&mut self, dir: BorrowedFd<'_>) -> io::Result<Option<Entries<'_>>> {
+    pub(crate) fn next(&mut self, dir: BorrowedFd<'_>) -> io::Result<Option<Entries<'_>>> {
         self.buffer.resize(BUFFER_BYTES, 0);
         loop {
             // SAFETY: the buffer is valid for writes of as many bytes as the call is told, and the kernel keeps no pointer to it.
@@ -91,7 +91,7 @@ impl<'a> Entries<'a> {
 
 /// Whether the numbers in a listing of the directory `dir` are those of stat(2). Not so on overlayfs and others that make numbers up;
 /// of a filesystem that is not known it is not assumed.
-pub fn numbers_are_inodes(dir: BorrowedFd<'_>) -> bool {
+pub(crate) fn numbers_are_inodes(dir: BorrowedFd<'_>) -> bool {
     use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC, fstatfs};
     let known = [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, TMPFS_MAGIC, F2FS_SUPER_MAGIC];
     fstatfs(dir).is_ok_and(|fs| known.contains(&fs.filesystem_type()))

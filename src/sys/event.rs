@@ -22,7 +22,7 @@ impl EventFd {
     }
 
     /// Makes it readable. Never blocks, never fails: a counter that is full (2^64 - 2 wakes uncleared) is readable already.
-    pub fn wake(&self) {
+    pub(crate) fn wake(&self) {
         loop {
             match self.0.write(1) {
                 Err(Errno::EINTR) => {}

@@ -103,7 +103,7 @@ pub enum Error {
 
 impl Error {
     /// What the administrator can do, if there is something.
-    pub fn help(&self) -> Option<&'static str> {
+    pub(crate) fn help(&self) -> Option<&'static str> {
         let (Error::Open { source } | Error::Mark { source, .. }) = self;
         Some(match Errno::from_raw(source.raw_os_error()?) {
             Errno::EPERM => {
@@ -122,7 +122,7 @@ impl Error {
     }
 
     /// The kernel's errno, to choose the fallback by.
-    pub fn errno(&self) -> Option<i32> {
+    pub(crate) fn errno(&self) -> Option<i32> {
         let (Error::Open { source } | Error::Mark { source, .. }) = self;
         source.raw_os_error()
     }
@@ -186,7 +186,7 @@ impl Group {
     }
 
     /// The events asked for at every mark.
-    pub fn mask(&self) -> u64 {
+    pub(crate) fn mask(&self) -> u64 {
         let renames = if self.features.rename { MASK_RENAME } else { MASK_MOVED };
         MASK | renames | if self.writes { MASK_WRITES } else { 0 }
     }
@@ -205,7 +205,7 @@ impl Group {
     ///
     /// # Errors
     /// [`Error::Mark`], with `shown` as its path.
-    pub fn mark_filesystem_of(&self, dir: BorrowedFd<'_>, shown: &Path) -> Result<(), Error> {
+    pub(crate) fn mark_filesystem_of(&self, dir: BorrowedFd<'_>, shown: &Path) -> Result<(), Error> {
         self.mark(libc::FAN_MARK_ADD, dir.as_raw_fd(), Path::new(".")).map_err(|source| Error::Mark {
             what: "watch",
             path: shown.into(),
@@ -214,20 +214,8 @@ impl Group {
     }
 
     /// Marks that are set from here on report writes, too; one that is set again reports them in addition.
-    pub fn hear_writes(&mut self) {
+    pub(crate) fn hear_writes(&mut self) {
         self.writes = true;
-    }
-
-    /// Takes the filesystem's mark away again; events already queued stay queued.
-    ///
-    /// # Errors
-    /// [`Error::Mark`] with `ENOENT` when it was not marked.
-    pub fn unmark_filesystem(&self, dir: &Path) -> Result<(), Error> {
-        self.mark(libc::FAN_MARK_REMOVE, AT_FDCWD, dir).map_err(|source| Error::Mark {
-            what: "unwatch",
-            path: dir.into(),
-            source,
-        })
     }
 
     fn mark(&self, what: u32, dirfd: i32, path: &Path) -> io::Result<()> {

@@ -11,7 +11,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 /// The longest handle the kernel takes or makes, in bytes: `MAX_HANDLE_SZ` of linux/exportfs.h.
-pub const MAX_HANDLE_BYTES: usize = libc::MAX_HANDLE_SZ as usize;
+pub(crate) const MAX_HANDLE_BYTES: usize = libc::MAX_HANDLE_SZ as usize;
 
 /// Which filesystem: the two 32-bit words of statfs(2) `f_fsid`, as they lie in memory. Equal to the fsid of the
 /// filesystem's fanotify records. Not stable across reboots on tmpfs; on ext4, xfs and btrfs it follows from the UUID (xfs:
@@ -30,20 +30,20 @@ impl fmt::Debug for FsId {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct HandleRef<'a> {
     /// `handle_type`: how the filesystem encoded the bytes.
-    pub kind: i32,
+    pub(crate) kind: i32,
     /// `f_handle`: the bytes themselves, without the type.
-    pub bytes: &'a [u8],
+    pub(crate) bytes: &'a [u8],
 }
 
 /// An owned file handle, and the mount it was taken on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Handle {
     /// `handle_type`, see [`HandleRef::kind`].
-    pub kind: i32,
+    pub(crate) kind: i32,
     /// `f_handle`, see [`HandleRef::bytes`].
-    pub bytes: Box<[u8]>,
+    pub(crate) bytes: Box<[u8]>,
     /// The mount's id, the first field of its line in /proc/self/mountinfo.
-    pub mount_id: i32,
+    pub(crate) mount_id: i32,
 }
 
 impl Handle {
@@ -163,7 +163,7 @@ pub(super) fn fd_link(fd: BorrowedFd<'_>) -> String {
 ///
 /// # Errors
 /// `ENAMETOOLONG` when the path has more than 4,095 bytes (procfs builds it in one page), `ENOENT` without /proc.
-pub fn fd_path(fd: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+pub(crate) fn fd_path(fd: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
     // std grows its buffer from 256 bytes; nix would first ask lstat for a size, which procfs answers with 64.
     Ok(std::fs::read_link(fd_link(fd))?.into_os_string().into_vec())
 }

@@ -79,7 +79,7 @@ impl Ignorer {
     ///
     /// # Errors
     /// `ENOENT` without /proc is taken for a missing mark; none other is known.
-    pub fn hear_writes(&self, file: BorrowedFd<'_>) -> io::Result<()> {
+    pub(crate) fn hear_writes(&self, file: BorrowedFd<'_>) -> io::Result<()> {
         match self.mark(libc::FAN_MARK_REMOVE | self.file & !libc::FAN_MARK_EVICTABLE, WRITES, file) {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
             other => other,
@@ -102,7 +102,7 @@ impl Ignorer {
     ///
     /// # Errors
     /// As [`Ignorer::hear_writes`].
-    pub fn hear_entries(&self, dir: BorrowedFd<'_>) -> io::Result<()> {
+    pub(crate) fn hear_entries(&self, dir: BorrowedFd<'_>) -> io::Result<()> {
         let Some(flags) = self.entries else { return Ok(()) };
         match self.mark(libc::FAN_MARK_REMOVE | libc::FAN_MARK_ONLYDIR | flags & !libc::FAN_MARK_EVICTABLE, ENTRIES, dir) {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
@@ -114,7 +114,7 @@ impl Ignorer {
     ///
     /// # Errors
     /// None is known; then nothing is ignored less than before.
-    pub fn hear_all(&self) -> io::Result<()> {
+    pub(crate) fn hear_all(&self) -> io::Result<()> {
         // Without a mark type: the marks on files and directories, and not those on filesystems.
         fanotify_mark(self.group.as_raw_fd(), libc::FAN_MARK_FLUSH, 0, AT_FDCWD, Path::new("."))
     }

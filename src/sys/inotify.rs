@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 /// A watch, until the kernel or we remove it. The kernel numbers them upwards and does not use a number again for a long
 /// time (`idr_alloc_cyclic`, Linux 2.6.39; 2^31 watches later), so an event of a removed watch is known as such.
-pub type Wd = WatchDescriptor;
+pub(crate) type Wd = WatchDescriptor;
 
 /// What is asked for on every directory: names that come, go and move, files closed after writing, attributes. Not through
 /// symlinks, only directories, and nothing of files that are unlinked already (`IN_EXCL_UNLINK`, 2.6.36).
@@ -27,7 +27,7 @@ const MASK_ROOT: AddWatchFlags = MASK.union(AddWatchFlags::IN_MOVE_SELF);
 
 /// An inotify queue; close-on-exec, non-blocking.
 #[derive(Debug)]
-pub struct Inotify {
+pub(crate) struct Inotify {
     queue: NixInotify,
     writes: bool,
 }
@@ -37,7 +37,7 @@ impl Inotify {
     ///
     /// # Errors
     /// `EMFILE` at `fs.inotify.max_user_instances`, `ENFILE`, `ENOMEM`.
-    pub fn new(writes: bool) -> io::Result<Inotify> {
+    pub(crate) fn new(writes: bool) -> io::Result<Inotify> {
         Ok(Inotify { queue: NixInotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?, writes })
     }
 
@@ -46,19 +46,19 @@ impl Inotify {
     ///
     /// # Errors
     /// `ENOSPC` at `fs.inotify.max_user_watches`, `ENOMEM`, `ENOENT` without /proc, `EACCES` without read permission.
-    pub fn watch(&self, dir: BorrowedFd<'_>, root: bool) -> io::Result<Wd> {
+    pub(crate) fn watch(&self, dir: BorrowedFd<'_>, root: bool) -> io::Result<Wd> {
         // inotify has no call that takes a descriptor; the link under /proc leads to the open directory itself.
         let writes = if self.writes { AddWatchFlags::IN_MODIFY } else { AddWatchFlags::empty() };
         Ok(self.queue.add_watch(fd_link(dir).as_str(), writes | if root { MASK_ROOT } else { MASK })?)
     }
 
     /// Watches that are set from here on, or set again, report writes, too.
-    pub fn hear_writes(&mut self) {
+    pub(crate) fn hear_writes(&mut self) {
         self.writes = true;
     }
 
     /// Removes a watch. One that the kernel has removed already is fine.
-    pub fn unwatch(&self, wd: Wd) {
+    pub(crate) fn unwatch(&self, wd: Wd) {
         match self.queue.rm_watch(wd) {
             Ok(()) | Err(Errno::EINVAL) => {}
             Err(errno) => tracing::debug!(%errno, wd = wd.as_raw(), "inotify_rm_watch failed"),
@@ -76,7 +76,7 @@ impl AsFd for Inotify {
 ///
 /// # Errors
 /// Those of reading /proc/sys.
-pub fn max_user_watches() -> io::Result<u64> {
+pub(crate) fn max_user_watches() -> io::Result<u64> {
     let text = std::fs::read_to_string("/proc/sys/fs/inotify/max_user_watches")?;
     text.trim().parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "fs.inotify.max_user_watches is not a number"))
 }

@@ -6,21 +6,21 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A moment in local time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LocalTime {
+pub(crate) struct LocalTime {
     /// From 0.
-    pub month: usize,
+    pub(crate) month: usize,
     /// Of the month.
-    pub day: u8,
+    pub(crate) day: u8,
     /// Of the day.
-    pub hour: u8,
+    pub(crate) hour: u8,
     /// Of the hour.
-    pub minute: u8,
+    pub(crate) minute: u8,
     /// Of the minute, 60 in a leap second.
-    pub second: u8,
+    pub(crate) second: u8,
 }
 
 /// `at` in the zone of this process (`TZ`, else /etc/localtime); `None` for a time that has no form there.
-pub fn local(at: SystemTime) -> Option<LocalTime> {
+pub(crate) fn local(at: SystemTime) -> Option<LocalTime> {
     let seconds = at.duration_since(UNIX_EPOCH).ok()?.as_secs().try_into().ok()?;
     let mut parts = std::mem::MaybeUninit::<libc::tm>::zeroed();
     // SAFETY: both pointers are to values of this frame that outlive the call, and a `tm` of zeroes is

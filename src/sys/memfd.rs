@@ -12,7 +12,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 ///
 /// # Errors
 /// memfd_create(2), write(2) (ENOSPC when memory is short), fcntl(2).
-pub fn sealed(name: &CStr, bytes: &[u8]) -> io::Result<File> {
+pub(crate) fn sealed(name: &CStr, bytes: &[u8]) -> io::Result<File> {
     let mut file = File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
     file.write_all(bytes)?;
     let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;

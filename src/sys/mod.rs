@@ -5,7 +5,7 @@
 
 #[cfg(test)]
 pub(crate) mod apart;
-pub mod borrowed;
+pub(crate) mod borrowed;
 pub mod caps;
 pub mod child;
 pub mod dirent;
@@ -16,16 +16,16 @@ pub mod ignore;
 pub mod inotify;
 pub mod landlock;
 pub mod lease;
-pub mod localtime;
+pub(crate) mod localtime;
 pub mod memfd;
 pub mod mount;
 pub mod movemount;
-pub mod packets;
-pub mod patient;
+pub(crate) mod packets;
+pub(crate) mod patient;
 pub mod pipe;
-pub mod priority;
+pub(crate) mod priority;
 pub mod queue;
-pub mod reactor;
+pub(crate) mod reactor;
 pub mod replace;
 pub mod statx;
 pub mod tcp;

@@ -24,10 +24,10 @@ pub struct MountEntry {
     /// The mount this one is mounted on; its own id (or one not listed) at the top.
     pub parent: u32,
     /// Device number, major and minor: `st_dev` of the files, except on btrfs, whose subvolumes have their own.
-    pub dev: (u32, u32),
+    pub(crate) dev: (u32, u32),
     /// The directory of the filesystem that is mounted; not `/` for a bind mount or a btrfs subvolume. Not always a path: on
     /// some filesystems a name of their own.
-    pub root: Vec<u8>,
+    pub(crate) root: Vec<u8>,
     /// Where it is mounted, as seen from this process's root directory.
     pub point: PathBuf,
     /// `ext4`, `btrfs`, `fuse.sshfs`.
@@ -35,7 +35,7 @@ pub struct MountEntry {
     /// What is mounted: a device, `server:/export`, or anything.
     pub source: Vec<u8>,
     /// Whose FUSE daemon serves it (`user_id=`); `None` for what is no FUSE filesystem.
-    pub user: Option<u32>,
+    pub(crate) user: Option<u32>,
 }
 
 /// The mount table at one moment.
@@ -52,11 +52,11 @@ pub struct Mounts {
 #[error("cannot understand line {line} of {TABLE}: {what}: \"{}\"", text.escape_ascii())]
 pub struct Malformed {
     /// Counted from 1.
-    pub line: usize,
+    pub(crate) line: usize,
     /// What is wrong with it.
-    pub what: &'static str,
+    pub(crate) what: &'static str,
     /// The line.
-    pub text: Vec<u8>,
+    pub(crate) text: Vec<u8>,
 }
 
 impl Mounts {
@@ -112,7 +112,7 @@ impl Mounts {
 
     /// The mounts that decide what is seen at `root` (absolute, without symlinks) and below it: those on the way to it, and those
     /// below. Hidden ones too.
-    pub fn concerning<'a>(&'a self, root: &'a Path) -> impl Iterator<Item = &'a MountEntry> {
+    pub(crate) fn concerning<'a>(&'a self, root: &'a Path) -> impl Iterator<Item = &'a MountEntry> {
         self.entries.iter().filter(move |mount| root.starts_with(&mount.point) || mount.point.starts_with(root))
     }
 
@@ -174,17 +174,17 @@ fn unescape(text: &[u8]) -> Vec<u8> {
 /// mount namespace (proc_pid_mounts(5), 2.6.30). Each poll(2) that reports it also takes it back, so who polls the descriptor
 /// must act upon it; nothing has to be read.
 #[derive(Debug)]
-pub struct MountWatch(File);
+pub(crate) struct MountWatch(File);
 
 impl MountWatch {
     /// What to poll for; `POLLERR` comes along unasked.
-    pub const EVENTS: PollFlags = PollFlags::POLLPRI;
+    pub(crate) const EVENTS: PollFlags = PollFlags::POLLPRI;
 
     /// Begins to watch; changes from here on are told.
     ///
     /// # Errors
     /// Those of opening /proc/self/mountinfo.
-    pub fn new() -> io::Result<MountWatch> {
+    pub(crate) fn new() -> io::Result<MountWatch> {
         File::open(TABLE).map(MountWatch)
     }
 
@@ -192,7 +192,7 @@ impl MountWatch {
     ///
     /// # Errors
     /// Those of poll(2).
-    pub fn changed(&self) -> io::Result<bool> {
+    pub(crate) fn changed(&self) -> io::Result<bool> {
         Ok(poll(&mut [PollFd::new(self.as_fd(), Self::EVENTS)], PollTimeout::ZERO)? > 0)
     }
 }

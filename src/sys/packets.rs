@@ -15,11 +15,11 @@ use nix::sys::time::TimeVal;
 
 /// One end. Both close on exec.
 #[derive(Debug)]
-pub struct Packets(OwnedFd);
+pub(crate) struct Packets(OwnedFd);
 
 /// What came.
 #[derive(Debug)]
-pub enum Came<const N: usize> {
+pub(crate) enum Came<const N: usize> {
     /// A packet, and its descriptor.
     Packet([u8; N], Option<OwnedFd>),
     /// Something that is no packet of this length.
@@ -45,7 +45,7 @@ impl Packets {
     ///
     /// # Errors
     /// socketpair(2).
-    pub fn pair() -> io::Result<(Packets, OwnedFd)> {
+    pub(crate) fn pair() -> io::Result<(Packets, OwnedFd)> {
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         Ok((Packets(ours), theirs))
     }
@@ -54,7 +54,7 @@ impl Packets {
     ///
     /// # Errors
     /// setsockopt(2).
-    pub fn patience(&self, most: Duration) -> io::Result<()> {
+    pub(crate) fn patience(&self, most: Duration) -> io::Result<()> {
         let most = TimeVal::new(most.as_secs() as i64, most.subsec_micros().into());
         Ok(setsockopt(&self.0, sockopt::SendTimeout, &most)?)
     }
@@ -63,7 +63,7 @@ impl Packets {
     ///
     /// # Errors
     /// sendmsg(2); `WouldBlock` after [`Packets::patience`].
-    pub fn send(&self, packet: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    pub(crate) fn send(&self, packet: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
         self.send_with(packet, fd, MsgFlags::empty())
     }
 
@@ -71,7 +71,7 @@ impl Packets {
     ///
     /// # Errors
     /// sendmsg(2); `WouldBlock` when it would have to wait.
-    pub fn send_now(&self, packet: &[u8]) -> io::Result<()> {
+    pub(crate) fn send_now(&self, packet: &[u8]) -> io::Result<()> {
         self.send_with(packet, None, MsgFlags::MSG_DONTWAIT)
     }
 
@@ -93,7 +93,7 @@ impl Packets {
     ///
     /// # Errors
     /// recvmsg(2); `WouldBlock` when there is none yet.
-    pub fn recv_now<const N: usize>(&self) -> io::Result<Came<N>> {
+    pub(crate) fn recv_now<const N: usize>(&self) -> io::Result<Came<N>> {
         let mut room = nix::cmsg_space!(std::os::fd::RawFd);
         self.recv_with(Some(&mut room))
     }
@@ -102,7 +102,7 @@ impl Packets {
     ///
     /// # Errors
     /// As [`Packets::recv_now`].
-    pub fn recv_bytes_now<const N: usize>(&self) -> io::Result<Came<N>> {
+    pub(crate) fn recv_bytes_now<const N: usize>(&self) -> io::Result<Came<N>> {
         self.recv_with(None)
     }
 
@@ -130,7 +130,7 @@ impl Packets {
     }
 
     /// Ends it: both ends read [`Came::End`] from now on.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         let _ = shutdown(self.0.as_raw_fd(), Shutdown::Both);
     }
 }
@@ -139,7 +139,7 @@ impl Packets {
 ///
 /// # Errors
 /// close_range(2), which kernels have from 5.9 on; before that, those of reading /proc/self/fd.
-pub fn close_from(first: u32) -> io::Result<()> {
+pub(crate) fn close_from(first: u32) -> io::Result<()> {
     // SAFETY: no descriptor is owned by anything yet that would go on to use it: the caller is at the start of its process.
     let done = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0u32) };
     match Errno::result(done) {

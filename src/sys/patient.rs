@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// Waits where the file does not block: whoever shares it may have set it so.
-pub struct Patient<T>(pub T);
+pub(crate) struct Patient<T>(pub(crate) T);
 
 impl<T: Write + AsFd> Patient<T> {
     fn until_ready<R>(&mut self, mut call: impl FnMut(&mut T) -> io::Result<R>) -> io::Result<R> {

@@ -10,7 +10,7 @@ use nix::unistd;
 ///
 /// # Errors
 /// pipe(2): EMFILE, ENFILE.
-pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(unistd::pipe2(OFlag::O_CLOEXEC)?)
 }
 
@@ -19,7 +19,7 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 ///
 /// # Errors
 /// fcntl(2) with F_GETPIPE_SZ: EBADF.
-pub fn ask_capacity(pipe: impl AsFd, wish: usize) -> io::Result<usize> {
+pub(crate) fn ask_capacity(pipe: impl AsFd, wish: usize) -> io::Result<usize> {
     if let Ok(wish) = i32::try_from(wish) {
         // A refusal shows in the capacity that is returned.
         let _ = fcntl(pipe.as_fd(), FcntlArg::F_SETPIPE_SZ(wish));
@@ -31,7 +31,7 @@ pub fn ask_capacity(pipe: impl AsFd, wish: usize) -> io::Result<usize> {
 ///
 /// # Errors
 /// fcntl(2): EBADF.
-pub fn set_nonblocking(pipe: impl AsFd) -> io::Result<()> {
+pub(crate) fn set_nonblocking(pipe: impl AsFd) -> io::Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(pipe.as_fd(), FcntlArg::F_GETFL)?);
     fcntl(pipe.as_fd(), FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     Ok(())

@@ -18,7 +18,7 @@ const NICEST: libc::c_int = 19;
 ///
 /// # Errors
 /// `ESRCH`: there is no such group any more.
-pub fn idle_group(group: u32) -> io::Result<()> {
+pub(crate) fn idle_group(group: u32) -> io::Result<()> {
     // SAFETY: setpriority(2) takes no pointer; a group that is not ours is refused or not found.
     Errno::result(unsafe { libc::setpriority(libc::PRIO_PGRP, group, NICEST) })?;
     // SAFETY: ioprio_set(2) takes three integers and no pointer.

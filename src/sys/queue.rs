@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd};
 ///
 /// # Errors
 /// `ENOTTY` or `EINVAL` from a descriptor that does not know.
-pub fn queued_bytes(fd: impl AsFd) -> io::Result<usize> {
+pub(crate) fn queued_bytes(fd: impl AsFd) -> io::Result<usize> {
     let mut bytes: libc::c_int = 0;
     // SAFETY: FIONREAD writes one int through the pointer, which is valid for that.
     Errno::result(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::FIONREAD, &raw mut bytes) })?;
@@ -23,7 +23,7 @@ pub fn queued_bytes(fd: impl AsFd) -> io::Result<usize> {
 ///
 /// # Errors
 /// Those of fcntl(2).
-pub fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
+pub(crate) fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(fd.as_fd(), FcntlArg::F_GETFL)?);
     if !flags.contains(OFlag::O_NONBLOCK) {
         fcntl(fd.as_fd(), FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;

@@ -23,11 +23,9 @@ use io_uring::{IoUring, opcode, types};
 
 /// What to wait for. Errors and hang-ups count as ready always.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Interest {
+pub(crate) enum Interest {
     /// Something to read, or the end of it.
     Read,
-    /// Room to write.
-    Write,
     /// An exceptional condition: proc(5), a change of `/proc/self/mountinfo`.
     Priority,
 }
@@ -36,21 +34,9 @@ impl Interest {
     fn events(self) -> libc::c_short {
         match self {
             Interest::Read => libc::POLLIN,
-            Interest::Write => libc::POLLOUT,
             Interest::Priority => libc::POLLPRI,
         }
     }
-}
-
-/// How to wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Backend {
-    /// io_uring where it works, else poll(2).
-    Auto,
-    /// io_uring.
-    Uring,
-    /// poll(2).
-    Poll,
 }
 
 /// A set of descriptors to wait on; belongs to one thread.
@@ -62,31 +48,17 @@ enum Kind {
 }
 
 impl Reactor {
-    /// An empty set.
-    ///
-    /// # Errors
-    /// With [`Backend::Uring`] only: io_uring_setup(2) (ENOSYS, EPERM where containers or `kernel.io_uring_disabled` forbid it, ENOMEM);
-    /// EOPNOTSUPP before Linux 5.11, which cannot wait for a time.
-    pub fn new(backend: Backend) -> io::Result<Reactor> {
-        let kind = match backend {
-            Backend::Poll => Kind::Poll(Poll::default()),
-            Backend::Uring => Kind::Uring(Box::new(Uring::new()?)),
-            Backend::Auto => match Uring::new() {
-                Ok(uring) => Kind::Uring(Box::new(uring)),
-                Err(error) => {
-                    tracing::info!(%error, "io_uring is not available, waiting with poll");
-                    Kind::Poll(Poll::default())
-                }
-            },
-        };
-        Ok(Reactor(kind))
-    }
-
-    /// The backend in use, for the log and for status.
-    pub fn name(&self) -> &'static str {
-        match self.0 {
-            Kind::Uring(_) => "io_uring",
-            Kind::Poll(_) => "poll",
+    /// An empty set. `io_uring`: that is used where it works, else poll(2).
+    pub(crate) fn new(io_uring: bool) -> Reactor {
+        if !io_uring {
+            return Reactor(Kind::Poll(Poll::default()));
+        }
+        match Uring::new() {
+            Ok(uring) => Reactor(Kind::Uring(Box::new(uring))),
+            Err(error) => {
+                tracing::info!(%error, "io_uring is not available, waiting with poll");
+                Reactor(Kind::Poll(Poll::default()))
+            }
         }
     }
 
@@ -94,7 +66,7 @@ impl Reactor {
     ///
     /// # Errors
     /// EEXIST when the token is in use.
-    pub fn add(&mut self, fd: BorrowedFd<'_>, interest: Interest, token: u64) -> io::Result<()> {
+    pub(crate) fn add(&mut self, fd: BorrowedFd<'_>, interest: Interest, token: u64) -> io::Result<()> {
         match &mut self.0 {
             Kind::Uring(uring) => uring.add(fd.as_raw_fd(), interest, token),
             Kind::Poll(poll) => poll.add(fd.as_raw_fd(), interest, token),
@@ -105,7 +77,7 @@ impl Reactor {
     ///
     /// # Errors
     /// io_uring_enter(2). The token is forgotten all the same.
-    pub fn remove(&mut self, token: u64) -> io::Result<()> {
+    pub(crate) fn remove(&mut self, token: u64) -> io::Result<()> {
         match &mut self.0 {
             Kind::Uring(uring) => uring.remove(token),
             Kind::Poll(poll) => {
@@ -122,7 +94,7 @@ impl Reactor {
     ///
     /// # Errors
     /// poll(2): ENOMEM. Not EINTR, which returns with nothing.
-    pub fn wait(&mut self, out: &mut Vec<u64>, timeout: Option<Duration>) -> io::Result<()> {
+    pub(crate) fn wait(&mut self, out: &mut Vec<u64>, timeout: Option<Duration>) -> io::Result<()> {
         out.clear();
         match &mut self.0 {
             Kind::Uring(uring) => match uring.wait(out, timeout) {
@@ -316,9 +288,9 @@ mod tests {
     const NOTHING: [u64; 0] = [];
 
     fn each(test: impl Fn(Reactor)) {
-        for (backend, name) in [(Backend::Poll, "poll"), (Backend::Uring, "io_uring")] {
-            let reactor = Reactor::new(backend).expect("both work on this kernel");
-            assert_eq!(reactor.name(), name);
+        for io_uring in [false, true] {
+            let reactor = Reactor::new(io_uring);
+            assert_eq!(matches!(reactor.0, Kind::Uring(_)), io_uring, "both work on this kernel");
             test(reactor);
         }
     }
@@ -332,7 +304,7 @@ mod tests {
 
     #[test]
     fn a_ring_that_fails_is_given_up_for_poll() {
-        let mut reactor = Reactor::new(Backend::Uring).unwrap();
+        let mut reactor = Reactor::new(true);
         let ((a, mut to_a), (b, _to_b)) = (io::pipe().unwrap(), io::pipe().unwrap());
         reactor.add(a.as_fd(), Interest::Read, 7).unwrap();
         assert_eq!(wait(&mut reactor, NOW), NOTHING);
@@ -344,7 +316,7 @@ mod tests {
         // SAFETY: dup2(2) takes no pointer; the ring's number is closed by its owner, once.
         assert!(unsafe { libc::dup2(null.as_raw_fd(), uring.ring.as_raw_fd()) } >= 0);
         assert_eq!(wait(&mut reactor, SOON), [7], "what was ready in the ring");
-        assert_eq!(reactor.name(), "poll");
+        assert!(matches!(reactor.0, Kind::Poll(_)));
         reactor.remove(7).unwrap();
         assert_eq!(wait(&mut reactor, NOW), NOTHING);
     }
@@ -376,12 +348,11 @@ mod tests {
             let event = EventFd::new().unwrap();
             let (rx, tx) = io::pipe().unwrap();
             reactor.add(event.as_fd(), Interest::Read, 1).unwrap();
-            reactor.add(tx.as_fd(), Interest::Write, 2).unwrap();
             reactor.add(rx.as_fd(), Interest::Read, 3).unwrap();
-            assert_eq!(wait(&mut reactor, SOON), [2]);
+            assert_eq!(wait(&mut reactor, NOW), NOTHING);
             event.write(1).unwrap();
             (&tx).write_all(b"x").unwrap();
-            assert_eq!(wait(&mut reactor, SOON), [1, 2, 3]);
+            assert_eq!(wait(&mut reactor, SOON), [1, 3]);
             assert_eq!(reactor.add(rx.as_fd(), Interest::Read, 3).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         });
     }

@@ -18,13 +18,13 @@ use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
 
 /// How a file is put in place.
 #[derive(Clone, Copy, Debug)]
-pub struct Replace<'a> {
+pub(crate) struct Replace<'a> {
     /// The name beside it; what has this name is removed.
-    pub aside: &'a OsStr,
+    pub(crate) aside: &'a OsStr,
     /// Its permissions, whatever the umask is.
-    pub mode: u32,
+    pub(crate) mode: u32,
     /// It outlives a power cut.
-    pub durable: bool,
+    pub(crate) durable: bool,
 }
 
 impl Replace<'_> {
@@ -33,7 +33,7 @@ impl Replace<'_> {
     ///
     /// # Errors
     /// Any of the steps; the old file is there then, or the new one that a power cut may take back.
-    pub fn put(self, dir: impl AsFd, name: &OsStr, content: &[u8]) -> io::Result<File> {
+    pub(crate) fn put(self, dir: impl AsFd, name: &OsStr, content: &[u8]) -> io::Result<File> {
         remove(&dir, self.aside)?;
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let mut file: File = openat(&dir, self.aside, flags, Mode::from_bits_truncate(self.mode))?.into();
@@ -60,7 +60,7 @@ impl Replace<'_> {
     ///
     /// # Errors
     /// As [`Replace::put`].
-    pub fn put_at(self, path: &Path, content: &[u8]) -> io::Result<File> {
+    pub(crate) fn put_at(self, path: &Path, content: &[u8]) -> io::Result<File> {
         let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let access = if self.durable { OFlag::O_RDONLY } else { OFlag::O_PATH };
@@ -73,7 +73,7 @@ impl Replace<'_> {
 ///
 /// # Errors
 /// As unlinkat(2).
-pub fn remove(dir: impl AsFd, name: &OsStr) -> io::Result<()> {
+pub(crate) fn remove(dir: impl AsFd, name: &OsStr) -> io::Result<()> {
     match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
         Err(Errno::ENOENT) | Ok(()) => Ok(()),
         Err(errno) => Err(errno.into()),

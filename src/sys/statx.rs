@@ -26,57 +26,57 @@ const MASK: u32 = libc::STATX_TYPE
 
 /// A point in time as the filesystem keeps it: since 1970, UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct FileTime {
+pub(crate) struct FileTime {
     /// Whole seconds; negative before 1970.
-    pub secs: i64,
+    pub(crate) secs: i64,
     /// Nanoseconds, 0 to 999,999,999.
-    pub nanos: u32,
+    pub(crate) nanos: u32,
 }
 
 /// What is asked of each path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct StatBrief {
     /// `st_mode`: type and permissions.
-    pub mode: u32,
+    pub(crate) mode: u32,
     /// Hard links.
-    pub nlink: u32,
+    pub(crate) nlink: u32,
     /// Inode number.
-    pub ino: u64,
+    pub(crate) ino: u64,
     /// Device, major and minor.
-    pub dev: (u32, u32),
+    pub(crate) dev: (u32, u32),
     /// Bytes.
-    pub size: u64,
+    pub(crate) size: u64,
     /// Last change of the content.
-    pub mtime: FileTime,
+    pub(crate) mtime: FileTime,
     /// Last change of the content or the metadata.
-    pub ctime: FileTime,
+    pub(crate) ctime: FileTime,
     /// It is the root of a mount, seen from above: something is mounted here (`STATX_ATTR_MOUNT_ROOT`, Linux 5.8).
-    pub mount_root: bool,
+    pub(crate) mount_root: bool,
 }
 
 impl StatBrief {
     /// A directory.
-    pub fn is_dir(&self) -> bool {
+    pub(crate) fn is_dir(&self) -> bool {
         self.mode & libc::S_IFMT == libc::S_IFDIR
     }
 
     /// A symbolic link.
-    pub fn is_symlink(&self) -> bool {
+    pub(crate) fn is_symlink(&self) -> bool {
         self.mode & libc::S_IFMT == libc::S_IFLNK
     }
 
     /// A regular file.
-    pub fn is_file(&self) -> bool {
+    pub(crate) fn is_file(&self) -> bool {
         self.mode & libc::S_IFMT == libc::S_IFREG
     }
 }
 
 /// What one look-up gave.
-pub type Looked = Result<StatBrief, Errno>;
+pub(crate) type Looked = Result<StatBrief, Errno>;
 
 /// Paths to look up, each after its parent.
 #[derive(Debug, Clone, Default)]
-pub struct Paths {
+pub(crate) struct Paths {
     /// NUL-terminated, one after the other.
     bytes: Vec<u8>,
     entries: Vec<PathEntry>,
@@ -94,7 +94,7 @@ impl Paths {
     ///
     /// # Panics
     /// When `path` holds a NUL or `parent` is not in the list: bugs of the caller.
-    pub fn push(&mut self, path: &[u8], parent: Option<usize>) -> usize {
+    pub(crate) fn push(&mut self, path: &[u8], parent: Option<usize>) -> usize {
         assert!(memchr::memchr(0, path).is_none(), "a path holds a NUL");
         assert!(parent.is_none_or(|parent| parent < self.entries.len()), "a path comes before its parent");
         self.entries.push(PathEntry { start: self.bytes.len(), parent });
@@ -104,30 +104,25 @@ impl Paths {
     }
 
     /// The path at `index`, without its NUL.
-    pub fn get(&self, index: usize) -> &[u8] {
+    pub(crate) fn get(&self, index: usize) -> &[u8] {
         let end = self.entries.get(index + 1).map_or(self.bytes.len(), |next| next.start);
         &self.bytes[self.entries[index].start..end - 1]
     }
 
     /// The parent of the path at `index`.
-    pub fn parent(&self, index: usize) -> Option<usize> {
+    pub(crate) fn parent(&self, index: usize) -> Option<usize> {
         self.entries[index].parent
     }
 
     /// Forgets all paths, keeps the memory.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.entries.clear();
     }
 
     /// How many paths there are.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.entries.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
     }
 }
 
@@ -151,7 +146,7 @@ impl Statter {
 
     /// Looks up every path relative to `root`, results in the order of `paths`. A path below something that failed gets the
     /// same error without being looked up; below something that is no directory, ENOTDIR.
-    pub fn stat_all(&mut self, root: BorrowedFd<'_>, paths: &Paths) -> Vec<Looked> {
+    pub(crate) fn stat_all(&mut self, root: BorrowedFd<'_>, paths: &Paths) -> Vec<Looked> {
         let mut out: Vec<Looked> = Vec::with_capacity(paths.len());
         for entry in &paths.entries {
             let looked = inherited(entry.parent, |parent| out[parent]).unwrap_or_else(|| plain(root.as_raw_fd(), paths, entry));
@@ -212,13 +207,13 @@ fn brief(raw: &libc::statx) -> StatBrief {
 
 /// Which object a path leads to, and through which mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sits {
+pub(crate) struct Sits {
     /// `st_dev`.
-    pub dev: u64,
+    pub(crate) dev: u64,
     /// `st_ino`.
-    pub ino: u64,
+    pub(crate) ino: u64,
     /// The mount, by a number that is never used again (Linux 6.8), or by the one in the mount table (5.8); `None` before.
-    pub mount: Option<u64>,
+    pub(crate) mount: Option<u64>,
 }
 
 /// Looks where `path` below `dir` leads; with an empty path, `dir` itself. A link at its end is not followed, and nothing is mounted for
@@ -226,7 +221,7 @@ pub struct Sits {
 ///
 /// # Errors
 /// Those of statx(2); `EINVAL` for a NUL in the path.
-pub fn sits(dir: BorrowedFd<'_>, path: &std::path::Path) -> nix::Result<Sits> {
+pub(crate) fn sits(dir: BorrowedFd<'_>, path: &std::path::Path) -> nix::Result<Sits> {
     const MOUNT_UNIQUE: u32 = 0x4000; // STATX_MNT_ID_UNIQUE
     let path = std::ffi::CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
     let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT | libc::AT_EMPTY_PATH;
@@ -254,7 +249,7 @@ pub fn sits(dir: BorrowedFd<'_>, path: &std::path::Path) -> nix::Result<Sits> {
 ///
 /// # Errors
 /// Those of statx(2): `EIO`, `ENOMEM`; `ESTALE` on network filesystems.
-pub fn stat_fd(fd: BorrowedFd<'_>) -> Looked {
+pub(crate) fn stat_fd(fd: BorrowedFd<'_>) -> Looked {
     let mut paths = Paths { bytes: vec![0], entries: Vec::new() };
     paths.entries.push(PathEntry { start: 0, parent: None });
     plain_with(fd.as_raw_fd(), &paths, &paths.entries[0], FLAGS | libc::AT_EMPTY_PATH)

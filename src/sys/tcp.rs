@@ -25,7 +25,7 @@ pub struct HalfClosed {
 
 /// The connections of this network namespace to `port`, at `address` where that is known. None
 /// where the kernel does not tell.
-pub fn half_closed(address: Option<IpAddr>, port: u16) -> HalfClosed {
+pub(crate) fn half_closed(address: Option<IpAddr>, port: u16) -> HalfClosed {
     let mut found = HalfClosed::default();
     for table in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
         add(&mut found, &fs::read(table).unwrap_or_default(), address, port);

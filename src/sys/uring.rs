@@ -84,11 +84,11 @@ pub enum Found {
 /// A descriptor to wait for.
 pub struct Wanted<'a> {
     /// Below the number given to [`Uring::open`]; always the same for the same file.
-    pub token: usize,
+    pub(crate) token: usize,
     /// Open at least until the wait returns.
-    pub fd: BorrowedFd<'a>,
+    pub(crate) fd: BorrowedFd<'a>,
     /// To be read into as soon as there is something; without one it is only polled.
-    pub buf: Option<Box<[u8]>>,
+    pub(crate) buf: Option<Box<[u8]>>,
 }
 
 impl std::fmt::Debug for Uring {
@@ -138,7 +138,7 @@ impl Uring {
     ///
     /// # Panics
     /// If a token is not below the number given to [`Uring::open`].
-    pub fn wait<'a>(
+    pub(crate) fn wait<'a>(
         &mut self,
         wanted: impl IntoIterator<Item = Wanted<'a>>,
         limit: Option<Duration>,

@@ -47,7 +47,7 @@ fn enters(entries: &[Entry], place: &RelPath) -> bool {
 
 impl Target {
     /// Learns which places are left alone from here on.
-    pub fn keep_apart(&mut self, cx: &mut Context<'_>, apart: &Arc<Apart>) {
+    pub(crate) fn keep_apart(&mut self, cx: &mut Context<'_>, apart: &Arc<Apart>) {
         if Arc::ptr_eq(&self.ledger.shelf.apart, apart) {
             return;
         }

@@ -9,7 +9,7 @@ use super::completion::{Completion, Ended};
 
 impl Target {
     /// A descriptor of one of this target's children is ready.
-    pub fn on_ready(&mut self, cx: &mut Context<'_>, token_: u64) {
+    pub(crate) fn on_ready(&mut self, cx: &mut Context<'_>, token_: u64) {
         let (serial, which) = ((token_ >> 8) as u32, token_ as u8);
         let Some(InFlightRun { process, .. }) = self.runs.get_mut(serial) else {
             let _ = cx.reactor.remove(token_);

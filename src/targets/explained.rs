@@ -6,16 +6,16 @@ use crate::status::PathState as At;
 
 /// The state of a path at a target, in one word and in a sentence.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PathState {
+pub(crate) struct PathState {
     /// In one word.
-    pub state: status::PathState,
+    pub(crate) state: status::PathState,
     /// Since when, why, what is next.
-    pub why: String,
+    pub(crate) why: String,
 }
 
 impl Target {
     /// What is known of `path` here. Everything heard of has to be in the dirty sets.
-    pub fn explain(&self, now: Duration, path: &[u8]) -> PathState {
+    pub(crate) fn explain(&self, now: Duration, path: &[u8]) -> PathState {
         let state = |state, why| PathState { state, why };
         let ago = |since: Epoch| span(now.saturating_sub(since.begins()));
         let changed = |p: &Parked<'_>| p.since.map(|since| format!(", changed {} ago", ago(since))).unwrap_or_default();
@@ -65,7 +65,7 @@ impl Target {
     }
 
     /// Why nothing goes to the target at all, if so.
-    pub fn why_stopped(&self) -> Option<String> {
+    pub(crate) fn why_stopped(&self) -> Option<String> {
         self.why_paused().or_else(|| {
             self.away().map(|(reason, config, tries)| match config {
                 true => format!("the target cannot be used as it is configured: {reason}"),

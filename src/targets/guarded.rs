@@ -121,7 +121,7 @@ pub(super) enum Extra {
 
 /// What a dry run said would be deleted and the run itself leaves alone: what the filter leaves out, where rsync cannot be told that,
 /// and the directories above it.
-pub fn spared(filter: &Filter, items: &[Item]) -> BTreeSet<RelPath> {
+pub(crate) fn spared(filter: &Filter, items: &[Item]) -> BTreeSet<RelPath> {
     let mut spared = BTreeSet::new();
     if filter.is_rsyncs() {
         return spared;
@@ -517,7 +517,7 @@ impl Target {
     }
 
     /// Lets everything through that is pending now, deletions beyond every bound too. Returns how many were held.
-    pub fn accept_deletes(&mut self, cx: &mut Context<'_>) -> u64 {
+    pub(crate) fn accept_deletes(&mut self, cx: &mut Context<'_>) -> u64 {
         let held = self.withheld_deletes();
         self.ledger.set.tick(cx.now);
         self.guard.accept(self.ledger.set.close_epoch());

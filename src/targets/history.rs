@@ -6,12 +6,12 @@ use super::*;
 
 impl Target {
     /// A walk begins to tell what changed since `since` (seconds since 1970).
-    pub fn walk_begins(&mut self, since: i64) {
+    pub(crate) fn walk_begins(&mut self, since: i64) {
         self.doubts.walk_begins(since);
     }
 
     /// The walk has told everything. The returned epoch is clear when all of it is on the target.
-    pub fn walk_ended(&mut self) -> Epoch {
+    pub(crate) fn walk_ended(&mut self) -> Epoch {
         let epoch = self.ledger.set.close_epoch();
         self.doubts.walk_ended(epoch);
         epoch
@@ -25,27 +25,27 @@ impl Target {
     }
 
     /// Whether the target may have lost what it had, or may yet overwrite it: it is not known what it holds.
-    pub fn in_doubt(&self) -> bool {
+    pub(crate) fn in_doubt(&self) -> bool {
         self.ledger.in_doubt()
     }
 
     /// Whether the target's directory was gone, so that whatever comes back must be compared whole.
-    pub fn is_suspect(&self) -> bool {
+    pub(crate) fn is_suspect(&self) -> bool {
         self.ledger.suspect
     }
 
     /// The newest change time that was seen on the source since this was last asked.
-    pub fn take_newest(&mut self) -> Option<FileTime> {
+    pub(crate) fn take_newest(&mut self) -> Option<FileTime> {
         self.met.newest.take()
     }
 
     /// Closes the current epoch, without the hurry of [`Target::flush`].
-    pub fn close_epoch(&mut self) -> Epoch {
+    pub(crate) fn close_epoch(&mut self) -> Epoch {
         self.ledger.set.close_epoch()
     }
 
     /// Ends every run, at once. Whether one was cut off that may leave temporary files on the target.
-    pub fn end_runs(&mut self, cx: &mut Context<'_>) -> bool {
+    pub(crate) fn end_runs(&mut self, cx: &mut Context<'_>) -> bool {
         let cut = self.runs.is_sending();
         self.runs.discard_where(cx.reactor, |_| true);
         cut
@@ -54,7 +54,7 @@ impl Target {
     /// What decides about the contents of the target, in a form that is equal when they are: the arguments of a comparison of the
     /// whole tree, less those that only say how it is reached. The command for the remote shell is none of these: its options may
     /// lead to another machine.
-    pub fn settings(&self) -> String {
+    pub(crate) fn settings(&self) -> String {
         let nowhere = Path::new("/");
         let spec = Spec {
             rsync: nowhere,

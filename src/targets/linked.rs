@@ -341,7 +341,7 @@ impl Target {
 
     /// A walk has ended: `again` are names to be sent together, and what waited for the walk goes on.
     /// `special`: names of files with several that are neither files nor directories.
-    pub fn links_found(&mut self, links: &Links, now: Duration, again: &[RelPath], special: &[(RelPath, Inode)]) {
+    pub(crate) fn links_found(&mut self, links: &Links, now: Duration, again: &[RelPath], special: &[(RelPath, Inode)]) {
         self.hard_links.specials.found(special);
         let (done, waiting): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.ledger.linking.waiting).into_iter().partition(|(ticket, _)| links.has_ended(*ticket));

@@ -75,11 +75,10 @@ mod unread;
 mod watchdog;
 mod watched;
 
-pub use explained::PathState;
-pub use guarded::spared;
-pub use survey::limited_args;
-pub use told::{Asked, Owed, Told};
-pub use watched::{Sides, Wrong};
+pub(crate) use guarded::spared;
+pub(crate) use survey::limited_args;
+pub(crate) use told::{Asked, Owed, Told};
+pub(crate) use watched::{Sides, Wrong};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -189,7 +188,7 @@ pub struct Context<'a> {
 /// See the module's text.
 pub struct Target {
     /// The configuration.
-    pub cfg: config::Target,
+    pub(crate) cfg: config::Target,
     mirror: Mirror,
     args: RsyncArgs,
     ledger: Ledger,
@@ -221,10 +220,10 @@ fn token(index: u16, run: u32, which: u8) -> u64 {
 }
 
 /// Set in every token of a child; free for the engine otherwise.
-pub const TOKEN_BASE: u64 = 1 << 63;
+pub(crate) const TOKEN_BASE: u64 = 1 << 63;
 
 /// Which target a token belongs to.
-pub fn token_target(token: u64) -> usize {
+pub(crate) fn token_target(token: u64) -> usize {
     (token >> 40 & 0xffff) as usize
 }
 
@@ -234,7 +233,7 @@ const EXIT: u8 = 2;
 
 impl Target {
     /// A target that is asked at the next [`Target::tick`] whether it is usable.
-    pub fn new(index: usize, mirror: &Mirror, cfg: &config::Target, facts: &RsyncFacts) -> Target {
+    pub(crate) fn new(index: usize, mirror: &Mirror, cfg: &config::Target, facts: &RsyncFacts) -> Target {
         let backoff = Backoff { min: cfg.retry_min, max: cfg.retry_max };
         let failed = Backoff { min: cfg.retry_min, max: cfg.retry_failed.unwrap_or(cfg.retry_max) };
         let telling = Telling::new(index, mirror, &cfg.name);
@@ -276,7 +275,7 @@ impl Target {
     // ----- what comes in -----
 
     /// Takes in a change.
-    pub fn see(&mut self, now: Duration, path: &[u8], seen: Seen) {
+    pub(crate) fn see(&mut self, now: Duration, path: &[u8], seen: Seen) {
         if path.is_empty() && seen == Seen::Subtree {
             self.schedule.periodic.unlimited();
         }
@@ -284,12 +283,12 @@ impl Target {
     }
 
     /// Whether it gets the times of directories.
-    pub fn sends_dir_times(&self) -> bool {
+    pub(crate) fn sends_dir_times(&self) -> bool {
         config::copies_dir_times(&self.cfg.args)
     }
 
     /// The periodic comparison of the whole tree is due.
-    pub fn see_periodic(&mut self, now: Duration) {
+    pub(crate) fn see_periodic(&mut self, now: Duration) {
         self.schedule.periodic.due(self.ledger.set.coarsened());
         self.take_in(now, b"", Seen::Subtree);
     }
@@ -310,22 +309,22 @@ impl Target {
     }
 
     /// See [`DirtySet::wants_barrier`].
-    pub fn wants_barrier(&self) -> bool {
+    pub(crate) fn wants_barrier(&self) -> bool {
         self.ledger.set.wants_barrier()
     }
 
     /// See [`DirtySet::begin_barrier`].
-    pub fn begin_barrier(&mut self) {
+    pub(crate) fn begin_barrier(&mut self) {
         self.ledger.set.begin_barrier();
     }
 
     /// See [`DirtySet::end_barrier`].
-    pub fn end_barrier(&mut self) {
+    pub(crate) fn end_barrier(&mut self) {
         self.ledger.set.end_barrier();
     }
 
     /// Begins a flush: the returned epoch is done when [`Target::flushed`] says so. Until then nothing is delayed.
-    pub fn flush(&mut self) -> Epoch {
+    pub(crate) fn flush(&mut self) -> Epoch {
         let epoch = self.ledger.set.close_epoch();
         self.schedule.begin_flush(epoch);
         self.ledger.retries.flushing(true);
@@ -336,24 +335,24 @@ impl Target {
     }
 
     /// Whether everything of `epoch` and before is on the target.
-    pub fn flushed(&self, epoch: Epoch) -> bool {
+    pub(crate) fn flushed(&self, epoch: Epoch) -> bool {
         self.ledger.set.epochs().clear_until(epoch)
     }
 
     /// Ends the hurry of a flush, done or given up.
-    pub fn end_flush(&mut self, epoch: Epoch) {
+    pub(crate) fn end_flush(&mut self, epoch: Epoch) {
         self.schedule.end_flush(epoch);
         self.ledger.retries.flushing(self.schedule.is_flushing());
     }
 
     /// What keeps a flush from ending, in words, when waiting cannot help: only failed paths, or deletions that somebody has to let through, are left.
-    pub fn stuck(&self) -> bool {
+    pub(crate) fn stuck(&self) -> bool {
         let tries = self.schedule.is_flushing() && self.away().is_none() && self.ledger.retries.owes();
         !self.ledger.goes_on() && (self.ledger.failing() > 0 || self.ledger.is_held()) && !self.is_sending() && !tries
     }
 
     /// Why not everything is on the target.
-    pub fn why_waiting(&self) -> (String, bool) {
+    pub(crate) fn why_waiting(&self) -> (String, bool) {
         let failures = self.ledger.failing();
         if let Some(why) = self.why_paused() {
             return (why, false);
@@ -371,55 +370,55 @@ impl Target {
     }
 
     /// Paths that are not confirmed: pending, in flight, or waiting for another try.
-    pub fn unconfirmed(&self) -> usize {
+    pub(crate) fn unconfirmed(&self) -> usize {
         self.ledger.total()
     }
 
     /// Whether nothing is left to do.
-    pub fn in_sync(&self) -> bool {
+    pub(crate) fn in_sync(&self) -> bool {
         self.ledger.in_sync()
     }
 
     /// Whether it holds, for certain, all that is known here.
-    pub fn holds_all(&self) -> bool {
+    pub(crate) fn holds_all(&self) -> bool {
         self.ledger.in_sync() && !self.ledger.in_doubt()
     }
 
     /// Whether the target can be sent to.
-    pub fn is_up(&self) -> bool {
+    pub(crate) fn is_up(&self) -> bool {
         self.link.is_up()
     }
 
     /// Why the target cannot be sent to, and whether it is a matter of configuration.
-    pub fn away(&self) -> Option<(&str, bool, u32)> {
+    pub(crate) fn away(&self) -> Option<(&str, bool, u32)> {
         self.link.outage().map(|outage| (&*outage.reason, outage.config, outage.tries))
     }
 
     /// Passes over the whole tree that ended well.
-    pub fn reconciles(&self) -> u64 {
+    pub(crate) fn reconciles(&self) -> u64 {
         self.counters.reconciles
     }
 
     /// Paths that keep failing, with rsync's words.
-    pub fn failures(&self) -> Vec<(String, String)> {
+    pub(crate) fn failures(&self) -> Vec<(String, String)> {
         let failures = self.ledger.retries.failures().map(|f| (f.entry.path.to_string(), f.reason.clone()));
         failures.chain(self.ledger.long.places().map(|p| (p.dir().to_string(), p.reason()))).collect()
     }
 
     /// These paths.
-    pub fn failing_paths(&self) -> Vec<RelPath> {
+    pub(crate) fn failing_paths(&self) -> Vec<RelPath> {
         self.ledger.retries.failures().map(|f| f.entry.path.clone()).collect()
     }
 
     /// From now on nothing is delayed and no process is kept standing by.
-    pub fn stop(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn stop(&mut self, cx: &mut Context<'_>) {
         self.schedule.stop();
         self.drop_standbys(cx);
     }
 
     /// The source is another directory than before: its first comparison reads contents. `filled`: the target was filled from the one
     /// before, so what goes with the switch is no surprise.
-    pub fn take_other_source(&mut self, filled: bool) {
+    pub(crate) fn take_other_source(&mut self, filled: bool) {
         self.doubts.all = true;
         if filled {
             self.guard.was_filled();
@@ -429,7 +428,7 @@ impl Target {
     // ----- time -----
 
     /// Does what is due: probes, watchdog, standby renewal, softening of long deep runs.
-    pub fn tick(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn tick(&mut self, cx: &mut Context<'_>) {
         self.ledger.set.tick(cx.now);
         self.schedule.pace.tick(cx.now, self.ledger.set.ready(false));
         self.look_for_orphans(cx.now);
@@ -458,7 +457,7 @@ impl Target {
     }
 
     /// When [`Target::tick`] or [`Target::dispatch`] has something to do next, if nothing else happens.
-    pub fn next_due(&self) -> Option<Duration> {
+    pub(crate) fn next_due(&self) -> Option<Duration> {
         let mut due = Vec::new();
         let goes = !self.schedule.is_paused();
         due.extend(self.link.next_try().filter(|_| goes));

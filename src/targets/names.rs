@@ -241,12 +241,12 @@ impl Target {
     }
 
     /// See [`DirtySet::dropped_change`]; as a time since the daemon's start.
-    pub fn dropped_change(&self) -> Option<Duration> {
+    pub(crate) fn dropped_change(&self) -> Option<Duration> {
         self.ledger.set.dropped_change().map(Epoch::begins)
     }
 
     /// The name that went just now was one of this file, which has others.
-    pub fn seek_survivor(&mut self, names: &mut Names, now: Duration, inode: Inode) {
+    pub(crate) fn seek_survivor(&mut self, names: &mut Names, now: Duration, inode: Inode) {
         if self.ledger.set.dropped_change().is_none() {
             return;
         }
@@ -276,7 +276,7 @@ impl Target {
     }
 
     /// A walk has ended: the names it found are dirty, on behalf of what waited for it.
-    pub fn names_found(&mut self, now: Duration, ended: &Ended) {
+    pub(crate) fn names_found(&mut self, now: Duration, ended: &Ended) {
         let until = ended.ticket.next();
         let later = (self.ledger.sought.files.split_off(&until), self.ledger.sought.dirs.split_off(&until));
         let files = std::mem::replace(&mut self.ledger.sought.files, later.0);

@@ -83,7 +83,7 @@ impl Peer {
 impl Target {
     /// The lock that every run inherits, free once no process of an earlier run of the daemon is
     /// left. `killed`: that daemon did not stop in order.
-    pub fn take_runs(&mut self, runs: &Arc<RunLock>, killed: bool) {
+    pub(crate) fn take_runs(&mut self, runs: &Arc<RunLock>, killed: bool) {
         self.args.lock = Some(Arc::clone(runs));
         let quiet = if killed && Peer::of(&self.cfg.location).is_some() { SETTLE } else { Duration::ZERO };
         self.orphans = Some(Orphans { quiet, runs: Some(Arc::clone(runs)), ..Orphans::of_earlier_runs() });

@@ -32,7 +32,7 @@ impl Counters {
 
 impl Target {
     /// Losses that concern this target alone, by cause, since the start.
-    pub fn losses(&self) -> [(Cause, u64); 2] {
+    pub(crate) fn losses(&self) -> [(Cause, u64); 2] {
         [
             (Cause::PendingBound, self.ledger.set.coarsened()),
             (Cause::FailingPath, self.ledger.retries.became_failures() + self.ledger.long.became()),
@@ -42,7 +42,7 @@ impl Target {
     /// The current numbers.
     ///
     /// `held`: why the mirror sends nothing. `put_off`: how long a subtree that was lost sight of has been waiting to be compared.
-    pub fn status(&self, now: Duration, held: Option<&str>, put_off: Option<Duration>) -> status::Target {
+    pub(crate) fn status(&self, now: Duration, held: Option<&str>, put_off: Option<Duration>) -> status::Target {
         let mut s = self.counters.stats.clone();
         s.pending = (self.ledger.set.pending() + self.ledger.large.len()) as u64;
         s.pending_paths = self.some_pending(now);
@@ -150,12 +150,12 @@ impl Target {
     }
 
     /// A number that grows with each change of what [`Target::failure_record`] gives.
-    pub fn failure_changes(&self) -> u64 {
+    pub(crate) fn failure_changes(&self) -> u64 {
         self.ledger.retries.changes() + self.ledger.long.changes()
     }
 
     /// The paths that failed for good, each with the reason and a shell line that sends it.
-    pub fn failure_record(&self, root: &std::path::Path) -> Vec<u8> {
+    pub(crate) fn failure_record(&self, root: &std::path::Path) -> Vec<u8> {
         let mut out = Vec::new();
         let failures = self.ledger.retries.failures();
         let more = failures.len().saturating_sub(RECORDED_FAILURES);

@@ -163,7 +163,7 @@ impl Target {
     }
 
     /// Sends what may leave now.
-    pub fn dispatch(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn dispatch(&mut self, cx: &mut Context<'_>) {
         self.ledger.set.tick(cx.now);
         self.release_links(cx.now);
         if !self.may_start(cx) || self.schedule.is_paused() || self.orphans.is_some() {

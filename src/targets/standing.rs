@@ -22,7 +22,7 @@ pub(super) struct Standing {
 
 impl Target {
     /// Before the first probe: the target was equal to the source as it was at `since` (seconds since 1970).
-    pub fn was_equal(&mut self, since: i64) {
+    pub(crate) fn was_equal(&mut self, since: i64) {
         self.standing = Some(Standing { since, asked: false });
     }
 

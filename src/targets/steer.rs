@@ -9,35 +9,35 @@ fn told(unix: f64) -> String {
 
 impl Target {
     /// What it is, for the file of pauses: name and URL.
-    pub fn identity(&self) -> String {
+    pub(crate) fn identity(&self) -> String {
         format!("{} {}", self.cfg.name, self.cfg.location)
     }
 
     /// Whether a run of this mirror has made it equal.
-    pub fn is_filled(&self) -> bool {
+    pub(crate) fn is_filled(&self) -> bool {
         self.guard.fill == Fill::Filled
     }
 
     /// An earlier daemon has.
-    pub fn was_filled(&mut self) {
+    pub(crate) fn was_filled(&mut self) {
         self.guard.was_filled();
     }
 
     /// From now on nothing is sent; what is in flight ends, and changes are collected. `since`: seconds since 1970.
-    pub fn pause(&mut self, cx: &mut Context<'_>, since: f64) {
+    pub(crate) fn pause(&mut self, cx: &mut Context<'_>, since: f64) {
         self.schedule.paused.get_or_insert(since);
         self.drop_standbys(cx);
     }
 
     /// Sends again.
-    pub fn resume(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn resume(&mut self, cx: &mut Context<'_>) {
         self.schedule.paused = None;
         self.hurry_up(cx);
     }
 
     /// Makes everything due that waits for its time: failed paths, and a target that is away. The pauses after the next failure
     /// are as long as they would have been.
-    pub fn hurry_up(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn hurry_up(&mut self, cx: &mut Context<'_>) {
         self.ledger.retries.hurry(cx.now);
         self.ledger.long.hurry(cx.now);
         self.link.try_at(cx.now);
@@ -47,7 +47,7 @@ impl Target {
     }
 
     /// Since when it is paused, in seconds since 1970.
-    pub fn paused(&self) -> Option<f64> {
+    pub(crate) fn paused(&self) -> Option<f64> {
         self.schedule.paused
     }
 
@@ -58,12 +58,12 @@ impl Target {
     }
 
     /// Whether a run is under way.
-    pub fn is_sending(&self) -> bool {
+    pub(crate) fn is_sending(&self) -> bool {
         self.runs.is_sending()
     }
 
     /// Whether it can do nothing more by itself: a stop or a flush need not wait for it.
-    pub fn at_rest(&self) -> bool {
+    pub(crate) fn at_rest(&self) -> bool {
         self.stuck() || (self.schedule.is_paused() && !self.is_sending())
     }
 

@@ -39,7 +39,7 @@ pub(super) fn guard(sign: &[u8], pattern: &[u8]) -> OsString {
 }
 
 /// The arguments for what the periodic comparisons of a mirror leave alone: what its filter says, and `full_exclude`.
-pub fn limited_args(mirror: &Mirror) -> Vec<OsString> {
+pub(crate) fn limited_args(mirror: &Mirror) -> Vec<OsString> {
     let none: &[&[u8]] = &[];
     let limits = Filter::new(none, &mirror.full_exclude).unwrap_or_default(); // checked with the configuration
     mirror.filter.rsync_args().into_iter().chain(limits.rsync_args()).collect()

@@ -18,17 +18,17 @@ use crate::hash::KeyedSet;
 
 /// One change that a target holds now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
+pub(crate) struct Told {
     /// Relative to the source.
-    pub path: RelPath,
+    pub(crate) path: RelPath,
     /// What happened; `None`: nobody said, look at the source.
-    pub change: Option<Change>,
+    pub(crate) change: Option<Change>,
     /// It is or was a directory.
-    pub dir: bool,
+    pub(crate) dir: bool,
     /// The number of the target that holds it.
-    pub target: usize,
+    pub(crate) target: usize,
     /// The batch that confirmed it.
-    pub batch: BatchId,
+    pub(crate) batch: BatchId,
 }
 
 /// See the module's text.
@@ -209,11 +209,11 @@ fn at_or_below<'m, V>(map: &'m BTreeMap<RelPath, V>, path: &RelPath) -> impl Ite
 }
 
 /// What a target lacks, to be asked of many paths.
-pub struct Owed<'t>(Index<'t>);
+pub(crate) struct Owed<'t>(Index<'t>);
 
 /// What another target holds, of which this one is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
+pub(crate) enum Asked {
     /// A change of the path. This target has told of the same.
     Told,
     /// A change of the path. This target has not told of it.
@@ -224,7 +224,7 @@ pub enum Asked {
 
 impl Owed<'_> {
     /// Whether the target lacks it, or may.
-    pub fn covers(&self, path: &[u8], asked: Asked) -> bool {
+    pub(crate) fn covers(&self, path: &[u8], asked: Asked) -> bool {
         use Where::{Names, Withheld};
         // A path on whose behalf other names are sought has arrived itself.
         let lacks = match asked {
@@ -239,12 +239,12 @@ impl Owed<'_> {
 
 impl Target {
     /// What it lacks now.
-    pub fn owed(&self) -> Owed<'_> {
+    pub(crate) fn owed(&self) -> Owed<'_> {
         Owed(self.ledger.index())
     }
 
     /// What has been confirmed since the last call: what hooks are told, and every path that was confirmed.
-    pub fn take_told(&mut self) -> Option<(Vec<Told>, Vec<RelPath>)> {
+    pub(crate) fn take_told(&mut self) -> Option<(Vec<Told>, Vec<RelPath>)> {
         if self.telling.keep == 0 {
             return None;
         }

@@ -35,13 +35,13 @@ impl Watch {
 
 /// What is wrong with a path on the target, as far as putting it right goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wrong {
+pub(crate) struct Wrong {
     /// Relative to the source.
-    pub path: RelPath,
+    pub(crate) path: RelPath,
     /// A directory that the target lacks, with all that is in it.
-    pub whole: bool,
+    pub(crate) whole: bool,
     /// Something goes from the target: it has what the source has not, or has under another type.
-    pub removes: bool,
+    pub(crate) removes: bool,
 }
 
 /// Whether the target may lack a change of `path` that is known here: of a directory also by what is in it, which its times follow.
@@ -52,7 +52,7 @@ fn is_owed(index: &Index<'_>, path: &[u8]) -> bool {
 
 impl Target {
     /// Notes from here on which of `paths` become dirty; returns which of them are owed already.
-    pub fn watch(&mut self, id: u64, paths: Vec<RelPath>) -> Vec<RelPath> {
+    pub(crate) fn watch(&mut self, id: u64, paths: Vec<RelPath>) -> Vec<RelPath> {
         let index = self.ledger.index();
         let owed = paths.iter().filter(|path| is_owed(&index, path)).cloned().collect();
         self.watches.push(Watch { id, paths: paths.into_iter().map(|path| (path, false)).collect() });
@@ -60,7 +60,7 @@ impl Target {
     }
 
     /// Ends a watch: which of its paths became dirty, or are owed.
-    pub fn unwatch(&mut self, id: u64) -> Vec<RelPath> {
+    pub(crate) fn unwatch(&mut self, id: u64) -> Vec<RelPath> {
         let Some(at) = self.watches.iter().position(|w| w.id == id) else { return Vec::new() };
         let watch = self.watches.swap_remove(at);
         let index = self.ledger.index();
@@ -68,7 +68,7 @@ impl Target {
     }
 
     /// Sends what was found wrong. Files are sent whatever their size and times: these may be right, and the content another one.
-    pub fn repair(&mut self, now: Duration, wrong: Vec<Wrong>) {
+    pub(crate) fn repair(&mut self, now: Duration, wrong: Vec<Wrong>) {
         self.ledger.set.tick(now);
         let since = self.ledger.set.epochs().current();
         for Wrong { path, whole, removes } in wrong {
@@ -85,7 +85,7 @@ impl Target {
     }
 
     /// What a comparison from outside needs to run as this target's own would.
-    pub fn sides(&self) -> Sides {
+    pub(crate) fn sides(&self) -> Sides {
         Sides {
             target: self.cfg.clone(),
             facts: self.args.facts.clone(),
@@ -98,17 +98,17 @@ impl Target {
 
 /// See [`Target::sides`].
 #[derive(Debug, Clone)]
-pub struct Sides {
+pub(crate) struct Sides {
     /// The configuration.
-    pub target: config::Target,
+    pub(crate) target: config::Target,
     /// What our rsync can do.
-    pub facts: RsyncFacts,
+    pub(crate) facts: RsyncFacts,
     /// Whether the receiver can delete missing arguments.
-    pub missing_args: bool,
+    pub(crate) missing_args: bool,
     /// The target's top directory keeps its own times and mode.
-    pub top_refused: bool,
+    pub(crate) top_refused: bool,
     /// Rules that come before the mirror's: for places that are left alone.
-    pub apart: Vec<OsString>,
+    pub(crate) apart: Vec<OsString>,
 }
 
 #[cfg(test)]

@@ -85,14 +85,14 @@ impl Reason {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Us {
     /// The calling user.
-    pub uid: u32,
+    pub(crate) uid: u32,
     /// A group that only the calling user is in.
-    pub own_group: Option<u32>,
+    pub(crate) own_group: Option<u32>,
 }
 
 impl Us {
     /// The calling user.
-    pub fn now() -> Us {
+    pub(crate) fn now() -> Us {
         let uid = geteuid();
         // Asked once: the answer may come from a directory service.
         static OWN_GROUP: OnceLock<Option<u32>> = OnceLock::new();
@@ -171,7 +171,7 @@ impl Acl {
 }
 
 /// Why an inode is not ours alone, if it is not.
-pub fn judge(facts: &Facts, us: &Us, mind: Mind) -> Option<Reason> {
+pub(crate) fn judge(facts: &Facts, us: &Us, mind: Mind) -> Option<Reason> {
     let mode = facts.mode;
     if !us.trusts_user(facts.uid) {
         return Some(Reason::Owner(facts.uid));
@@ -207,12 +207,12 @@ fn by_group(facts: &Facts, us: &Us) -> Option<Reason> {
 
 /// Whether only owners can replace what lies in a directory, though others may write it. The
 /// directory's own owner can as well.
-pub fn is_sticky(facts: &Facts, us: &Us) -> bool {
+pub(crate) fn is_sticky(facts: &Facts, us: &Us) -> bool {
     facts.kind == Kind::Directory && facts.mode & 0o1000 != 0 && us.trusts_user(facts.uid)
 }
 
 /// Whether whoever owns this is trusted.
-pub fn owner(facts: &Facts, us: &Us) -> Option<Reason> {
+pub(crate) fn owner(facts: &Facts, us: &Us) -> Option<Reason> {
     (!us.trusts_user(facts.uid)).then_some(Reason::Owner(facts.uid))
 }
 

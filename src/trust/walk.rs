@@ -21,7 +21,7 @@ const MOST_LINKS: u32 = 40;
 
 /// What an inode is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// A regular file.
     File,
     /// A directory.
@@ -36,15 +36,15 @@ pub enum Kind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
     /// What it is.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// Its owner.
-    pub uid: u32,
+    pub(crate) uid: u32,
     /// Its group.
-    pub gid: u32,
+    pub(crate) gid: u32,
     /// Its permission bits.
-    pub mode: u32,
+    pub(crate) mode: u32,
     /// Its access control list.
-    pub acl: Acl,
+    pub(crate) acl: Acl,
 }
 
 /// An inode on the way, held open (`O_PATH`).
@@ -218,7 +218,7 @@ fn parts(path: &Path) -> VecDeque<OsString> {
 ///
 /// # Errors
 /// See [`TrustError`].
-pub fn make_directory(path: &Path, mode: u32) -> Result<Place, TrustError> {
+pub(crate) fn make_directory(path: &Path, mode: u32) -> Result<Place, TrustError> {
     let us = Us::now();
     let step = follow(path, &us, Missing::Make(mode))?;
     if step.facts.kind != Kind::Directory {
@@ -230,7 +230,7 @@ pub fn make_directory(path: &Path, mode: u32) -> Result<Place, TrustError> {
 
 /// A directory that was judged, held open.
 #[derive(Debug)]
-pub struct Place {
+pub(crate) struct Place {
     step: Step,
 }
 
@@ -239,14 +239,14 @@ impl Place {
     ///
     /// # Errors
     /// chmod(2).
-    pub fn set_mode(&self, mode: u32) -> io::Result<()> {
+    pub(crate) fn set_mode(&self, mode: u32) -> io::Result<()> {
         std::fs::set_permissions(self.step.by_descriptor(), Permissions::from_mode(mode))
     }
 }
 
 /// Where a program is that is named by a path or to be found in `PATH`, as execvp(3) finds it;
 /// `None` when it is nowhere.
-pub fn program(name: &Path) -> Option<PathBuf> {
+pub(crate) fn program(name: &Path) -> Option<PathBuf> {
     let runs = |path: &Path| std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.mode() & 0o111 != 0);
     if name.as_os_str().as_bytes().contains(&b'/') {
         return runs(name).then(|| name.to_owned());

@@ -17,7 +17,7 @@ use crate::text::{plural, span};
 const PATIENCE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The end of `fansync verify --help`.
-pub const HELP: &str = "\
+pub(crate) const HELP: &str = "\
 Compares as the mirror's own full pass does: type, mode, owner, times to the nanosecond, deletions, and what hard_links, xattrs and acls add; \
 less what the filter and full_exclude leave out. What waits to be sent, or changes meanwhile, is counted and not reported. With --config, \
 and no daemon running on that configuration's socket, it compares by itself, and what the daemon had still to send differs.
@@ -36,30 +36,30 @@ Exit codes: 0 equal (or put right), 1 not equal, or not all could be compared, 6
 pub struct VerifyArgs {
     /// Only the targets with this name
     #[arg(long, value_name = "NAME")]
-    pub target: Option<String>,
+    pub(crate) target: Option<String>,
     /// Only the mirror with this name
     #[arg(long, value_name = "NAME")]
-    pub mirror: Option<String>,
+    pub(crate) mirror: Option<String>,
     /// Read files of equal size and times on both sides, too
     #[arg(long)]
-    pub checksum: bool,
+    pub(crate) checksum: bool,
     /// Put right what differs, within max_delete; needs the running daemon
     #[arg(long)]
-    pub repair: bool,
+    pub(crate) repair: bool,
     /// Print one JSON object
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
     /// The configuration file: where the daemon's socket is, and what to compare when no daemon runs
     #[arg(long, value_name = "FILE", conflicts_with = "socket")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// The daemon's socket, if not the usual one or FANSYNC_SOCKET
     #[arg(long, value_name = "PATH")]
-    pub socket: Option<PathBuf>,
+    pub(crate) socket: Option<PathBuf>,
 }
 
 /// Why there are no reports.
 #[derive(Debug, thiserror::Error)]
-pub enum Failed {
+pub(crate) enum Failed {
     /// The configuration.
     #[error(transparent)]
     Config(#[from] ConfigErrors),
@@ -89,7 +89,7 @@ impl VerifyArgs {
     }
 
     /// What the daemon is asked.
-    pub fn request(&self) -> Request {
+    pub(crate) fn request(&self) -> Request {
         Request::Verify { mirror: self.mirror.clone(), target: self.target.clone(), options: self.options() }
     }
 
@@ -97,7 +97,7 @@ impl VerifyArgs {
     ///
     /// # Errors
     /// See [`Failed`].
-    pub fn run(&self, usual: impl FnOnce() -> Result<PathBuf, control::find::Several>) -> Result<Reply, Failed> {
+    pub(crate) fn run(&self, usual: impl FnOnce() -> Result<PathBuf, control::find::Several>) -> Result<Reply, Failed> {
         let Some(file) = &self.config else {
             let socket = self.socket.clone().map_or_else(usual, Ok)?;
             return Ok(bar::of_daemon(&socket, || control::ask(&socket, &self.request(), PATIENCE))?);
@@ -137,7 +137,7 @@ impl VerifyArgs {
 }
 
 /// The reports for a terminal: a line for each target, and one for each path that differs.
-pub fn human(reports: &[Report]) -> String {
+pub(crate) fn human(reports: &[Report]) -> String {
     let mut out = String::new();
     for r in reports {
         let _ = write!(out, "{}: ", r.target);
@@ -171,7 +171,7 @@ pub fn human(reports: &[Report]) -> String {
 }
 
 /// What to leave with.
-pub fn exit_code(reports: &[Report]) -> ExitCode {
+pub(crate) fn exit_code(reports: &[Report]) -> ExitCode {
     let any = |what: fn(&Report) -> bool| reports.iter().any(what);
     if any(|r| r.differing() > 0) {
         ExitCode::Differences
@@ -188,7 +188,7 @@ pub fn exit_code(reports: &[Report]) -> ExitCode {
 
 impl Failed {
     /// What to leave with, where it is no matter of the connection.
-    pub fn exit_code(&self) -> ExitCode {
+    pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             Failed::Config(_) => ExitCode::Config,
             Failed::Unknown(_) => ExitCode::Usage,

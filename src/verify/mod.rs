@@ -16,7 +16,7 @@
 mod answer;
 pub(crate) mod background;
 mod bar;
-pub mod cli;
+pub(crate) mod cli;
 mod compare;
 mod judge;
 mod rehearse;
@@ -40,7 +40,7 @@ use crate::sync::probe::RsyncFacts;
 use crate::sync::run::RunError;
 use crate::targets::Sides;
 
-pub use rehearse::rehearse;
+pub(crate) use rehearse::rehearse;
 
 pub(crate) use answer::answer;
 use compare::{Comparer, Differing};
@@ -53,7 +53,7 @@ const LISTED: usize = 10_000;
 
 /// Why a comparison gives no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// The target.
     #[error("{0}")]
     Unreachable(String),

@@ -14,7 +14,7 @@ use crate::path::RelPath;
 use crate::text::{are, plural};
 
 /// Compares every target of `config` and tells what would go there. Nothing is changed.
-pub fn rehearse(config: &Config, tell: &mut dyn FnMut(Result<String, String>)) -> ExitCode {
+pub(crate) fn rehearse(config: &Config, tell: &mut dyn FnMut(Result<String, String>)) -> ExitCode {
     let mut worst = ExitCode::Done;
     for mirror in &config.mirrors {
         for target in &mirror.targets {

@@ -27,7 +27,7 @@ use crate::control::{self, Reply, Request};
 use crate::exit::ExitCode;
 use crate::status::Snapshot;
 use rates::Rates;
-pub use view::Look;
+pub(crate) use view::Look;
 
 /// Between two questions to the daemon.
 const EVERY: Duration = Duration::from_secs(1);
@@ -38,7 +38,7 @@ const GLANCE: Duration = Duration::from_millis(100);
 
 /// It cannot be shown.
 #[derive(Debug, thiserror::Error)]
-pub enum WatchError {
+pub(crate) enum WatchError {
     /// There is nothing to draw on.
     #[error("--watch draws on a terminal, and standard output is none; for a script there is `fansync status --json`")]
     NoTerminal,
@@ -49,7 +49,7 @@ pub enum WatchError {
 
 impl WatchError {
     /// What the process leaves with.
-    pub fn exit_code(&self) -> ExitCode {
+    pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             WatchError::NoTerminal => ExitCode::Usage,
             WatchError::Terminal(_) => ExitCode::Unavailable,
@@ -59,20 +59,20 @@ impl WatchError {
 
 /// What is known, and when it was told.
 #[derive(Default)]
-pub struct Known {
+pub(crate) struct Known {
     /// The last answer.
-    pub snapshot: Option<Snapshot>,
+    pub(crate) snapshot: Option<Snapshot>,
     /// When it came; of the monotonic clock.
-    pub told: Option<Instant>,
+    pub(crate) told: Option<Instant>,
     /// Why the last question has no answer; empty when it has.
-    pub silence: String,
+    pub(crate) silence: String,
     /// Changes in the last seconds.
-    pub rates: Rates,
+    pub(crate) rates: Rates,
 }
 
 impl Known {
     /// For how long there has been no answer, and why; `None` while there are answers, and before the first one.
-    pub fn silent(&self, now: Instant) -> Option<(Duration, &str)> {
+    pub(crate) fn silent(&self, now: Instant) -> Option<(Duration, &str)> {
         let age = now.saturating_duration_since(self.told?);
         match self.silence.as_str() {
             "" if age > PATIENCE => Some((age, "it has not answered yet")),
@@ -82,7 +82,7 @@ impl Known {
     }
 
     /// Takes in an answer, or why there is none.
-    pub fn take(&mut self, answer: Result<Snapshot, String>, now: Instant) {
+    pub(crate) fn take(&mut self, answer: Result<Snapshot, String>, now: Instant) {
         match answer {
             Ok(snapshot) => {
                 self.rates.take(&snapshot);
@@ -98,7 +98,7 @@ impl Known {
 ///
 /// # Errors
 /// See [`WatchError`]. A daemon that does not answer is none: that is shown, and it is asked again.
-pub fn run(socket: &Path) -> Result<(), WatchError> {
+pub(crate) fn run(socket: &Path) -> Result<(), WatchError> {
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         return Err(WatchError::NoTerminal);
     }

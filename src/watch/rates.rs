@@ -11,16 +11,16 @@ const BATCHES: usize = 50;
 
 /// One batch, as it was seen to be the last one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Batch {
+pub(crate) struct Batch {
     /// `mirror/target`.
-    pub target: String,
+    pub(crate) target: String,
     /// In the daemon's words.
-    pub said: String,
+    pub(crate) said: String,
 }
 
 /// See the module's text.
 #[derive(Default)]
-pub struct Rates {
+pub(crate) struct Rates {
     pid: u32,
     uptime: f64,
     events: HashMap<String, u64>,
@@ -34,7 +34,7 @@ pub struct Rates {
 
 impl Rates {
     /// Takes in a newer answer.
-    pub fn take(&mut self, s: &Snapshot) {
+    pub(crate) fn take(&mut self, s: &Snapshot) {
         if s.pid != self.pid || s.uptime_seconds < self.uptime {
             *self = Rates { pid: s.pid, batches: std::mem::take(&mut self.batches), ..Rates::default() };
         }
@@ -58,17 +58,17 @@ impl Rates {
     }
 
     /// Events in a second; `None` while not known.
-    pub fn events(&self, mirror: &str) -> Option<f64> {
+    pub(crate) fn events(&self, mirror: &str) -> Option<f64> {
         self.events_rate.get(mirror).copied()
     }
 
     /// Bytes sent in a second.
-    pub fn bytes(&self, mirror: &str, target: &str) -> Option<f64> {
+    pub(crate) fn bytes(&self, mirror: &str, target: &str) -> Option<f64> {
         self.bytes_rate.get(&format!("{mirror}/{target}")).copied()
     }
 
     /// The newest first. Of several in one second, the last one of each target.
-    pub fn batches(&self) -> impl Iterator<Item = &Batch> {
+    pub(crate) fn batches(&self) -> impl Iterator<Item = &Batch> {
         self.batches.iter()
     }
 }

@@ -16,9 +16,9 @@ use crate::text::{plural, span};
 
 /// How it is to look.
 #[derive(Clone, Copy, Debug)]
-pub struct Look {
+pub(crate) struct Look {
     /// With colours.
-    pub colour: bool,
+    pub(crate) colour: bool,
 }
 
 /// Failures listed for each target.
@@ -65,7 +65,7 @@ impl Grade {
 }
 
 /// Draws everything; gives how far down it really is scrolled.
-pub fn draw(frame: &mut Frame<'_>, known: &Known, socket: &Path, look: Look, now: Instant, scroll: u16) -> u16 {
+pub(crate) fn draw(frame: &mut Frame<'_>, known: &Known, socket: &Path, look: Look, now: Instant, scroll: u16) -> u16 {
     let [top, middle, bottom] =
         Layout::vertical([Constraint::Length(2), Constraint::Min(0), Constraint::Length(1)]).areas(frame.area());
     let width = usize::from(middle.width);

@@ -69,7 +69,7 @@ pub enum HttpError {
 
 impl HttpError {
     /// What the process leaves with.
-    pub fn exit_code(&self) -> ExitCode {
+    pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             HttpError::Listen { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => ExitCode::NotPermitted,
             HttpError::Listen { .. } | HttpError::InUse { .. } => ExitCode::Config,
@@ -83,20 +83,20 @@ pub struct Request {
     /// Without a query.
     pub path: String,
     /// The `Host` header.
-    pub host: Option<String>,
+    pub(crate) host: Option<String>,
     /// Who asks.
-    pub peer: SocketAddr,
+    pub(crate) peer: SocketAddr,
 }
 
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
     /// 200, 404, ...
-    pub status: u16,
+    pub(crate) status: u16,
     /// Of the body.
-    pub content_type: &'static str,
+    pub(crate) content_type: &'static str,
     /// What is sent; of `HEAD` only its length.
-    pub body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Response {
@@ -106,7 +106,7 @@ impl Response {
     }
 
     /// One line of text.
-    pub fn refuse(status: u16, why: &str) -> Response {
+    pub(crate) fn refuse(status: u16, why: &str) -> Response {
         Response { status, content_type: "text/plain; charset=utf-8", body: format!("{why}\n").into_bytes() }
     }
 
@@ -125,7 +125,7 @@ impl Response {
 }
 
 /// Answers requests; called by several threads.
-pub type Handler = dyn Fn(&Request) -> Response + Send + Sync;
+pub(crate) type Handler = dyn Fn(&Request) -> Response + Send + Sync;
 
 /// A port that is taken.
 pub struct Server {
@@ -138,7 +138,7 @@ impl Server {
     ///
     /// # Errors
     /// See [`HttpError`].
-    pub fn bind(address: SocketAddr) -> Result<Server, HttpError> {
+    pub(crate) fn bind(address: SocketAddr) -> Result<Server, HttpError> {
         match TcpListener::bind(address) {
             Ok(listener) => Ok(Server { listener, address }),
             Err(e) if e.kind() == io::ErrorKind::AddrInUse => Err(HttpError::InUse { address }),
@@ -147,7 +147,7 @@ impl Server {
     }
 
     /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.listener.local_addr().unwrap_or(self.address)
     }
 
@@ -155,7 +155,7 @@ impl Server {
     ///
     /// # Errors
     /// The thread, or what hyper runs on, cannot be had.
-    pub fn serve(self, handler: Arc<Handler>) -> io::Result<()> {
+    pub(crate) fn serve(self, handler: Arc<Handler>) -> io::Result<()> {
         self.listener.set_nonblocking(true)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()

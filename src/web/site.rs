@@ -16,7 +16,7 @@ use crate::metrics::{CONTENT_TYPE, of_daemon};
 use crate::status::Snapshot;
 
 /// The mirror daemon's documents; without `page` only those that hold no names of files.
-pub fn daemon(sampler: Arc<Sampler>, page: bool) -> impl Fn(&Request) -> Response + Send + Sync {
+pub(crate) fn daemon(sampler: Arc<Sampler>, page: bool) -> impl Fn(&Request) -> Response + Send + Sync {
     move |request| {
         guarded(request, || match request.path.as_str() {
             path if !page && path != "/metrics" => Response::refuse(404, "there is /metrics; the page is switched off (page)"),

@@ -15,7 +15,7 @@ impl DirtySet {
     }
 
     /// Takes pending `Subtree` paths that touch nothing in flight. `None` when there are none. The whole tree comes alone.
-    pub fn take_deep(&mut self, limits: Limits) -> Option<Batch> {
+    pub(crate) fn take_deep(&mut self, limits: Limits) -> Option<Batch> {
         if self.subtrees == 0 {
             return None;
         }
@@ -34,7 +34,7 @@ impl DirtySet {
     /// Takes what [`DirtySet::take_shallow`] would, but for what lies at or below these names in
     /// the root. Nothing where the root itself
     /// is to be compared or is in flight.
-    pub fn take_beside(&mut self, limits: Limits, tops: &BTreeSet<Vec<u8>>) -> Option<Batch> {
+    pub(crate) fn take_beside(&mut self, limits: Limits, tops: &BTreeSet<Vec<u8>>) -> Option<Batch> {
         let root = &self.nodes[ROOT as usize];
         if root.flying != 0 || root.kind.is_some_and(|kind| kind > Kind::Entry) {
             return None;
@@ -222,7 +222,7 @@ impl DirtySet {
 
     /// Lets other batches pass below the paths of `batch`, a deep run that takes long. What they carry must be sent again
     /// after it ([`Entry::over`]).
-    pub fn soften(&mut self, batch: &Batch) {
+    pub(crate) fn soften(&mut self, batch: &Batch) {
         for entry in &batch.entries {
             if let Some(at) = self.find(&entry.path)
                 && self.nodes[at as usize].flying == batch.id
@@ -250,33 +250,33 @@ impl DirtySet {
     }
 
     /// Whether something landed since the last [`DirtySet::begin_barrier`].
-    pub fn wants_barrier(&self) -> bool {
+    pub(crate) fn wants_barrier(&self) -> bool {
         !self.landed.recent.is_empty() && self.landed.settling.is_empty()
     }
 
     /// A drain of every event source begins. What landed before it may have carried changes whose events are still on their
     /// way; once the drain has ended ([`DirtySet::end_barrier`]) those have been seen.
-    pub fn begin_barrier(&mut self) {
+    pub(crate) fn begin_barrier(&mut self) {
         if self.landed.settling.is_empty() {
             std::mem::swap(&mut self.landed.recent, &mut self.landed.settling);
         }
     }
 
     /// See [`DirtySet::begin_barrier`].
-    pub fn end_barrier(&mut self) {
+    pub(crate) fn end_barrier(&mut self) {
         self.landed.settling.clear();
     }
 
     /// Ends the flight of `entries` without sending them; they stay counted and are the caller's until it hands them to
     /// [`DirtySet::restore`] or [`DirtySet::take_again`].
-    pub fn park(&mut self, id: BatchId, entries: &[Entry]) {
+    pub(crate) fn park(&mut self, id: BatchId, entries: &[Entry]) {
         for entry in entries {
             self.land(&entry.path, id);
         }
     }
 
     /// Makes an entry that was parked pending again, merged with what has become dirty meanwhile.
-    pub fn restore(&mut self, entry: Entry) {
+    pub(crate) fn restore(&mut self, entry: Entry) {
         self.epochs.remove(entry.epoch);
         let mut at = ROOT;
         for name in components(&entry.path) {
@@ -331,7 +331,7 @@ impl DirtySet {
 
     /// Replaces a parked entry by others of the same age: all of it is on the target but these paths, each with what is to be
     /// sent of it.
-    pub fn narrow(&mut self, entry: Entry, paths: impl IntoIterator<Item = (RelPath, Kind)>) -> Vec<Entry> {
+    pub(crate) fn narrow(&mut self, entry: Entry, paths: impl IntoIterator<Item = (RelPath, Kind)>) -> Vec<Entry> {
         self.landed.add(&entry);
         let narrowed: Vec<Entry> = paths
             .into_iter()
@@ -348,7 +348,7 @@ impl DirtySet {
     }
 
     /// Replaces parked entries by one for a directory above all of them, as old as the oldest. `None` for none.
-    pub fn widen(&mut self, entries: Vec<Entry>, path: RelPath, kind: Kind) -> Option<Entry> {
+    pub(crate) fn widen(&mut self, entries: Vec<Entry>, path: RelPath, kind: Kind) -> Option<Entry> {
         let epoch = entries.iter().map(|e| e.epoch).min()?;
         self.epochs.add(epoch);
         self.forget(entries);
@@ -356,20 +356,20 @@ impl DirtySet {
     }
 
     /// An entry for a path's attributes that the caller keeps until it restores it; counted since `since`.
-    pub fn parked(&mut self, path: RelPath, since: Epoch) -> Entry {
+    pub(crate) fn parked(&mut self, path: RelPath, since: Epoch) -> Entry {
         self.epochs.add(since);
         Entry::plain(path, since)
     }
 
     /// Forgets parked entries that turned out to be needless.
-    pub fn forget(&mut self, entries: Vec<Entry>) {
+    pub(crate) fn forget(&mut self, entries: Vec<Entry>) {
         for entry in entries {
             self.epochs.remove(entry.epoch);
         }
     }
 
     /// Puts a file that was found to be still open back until `until` (time since the daemon's start) or its closing write.
-    pub fn hold(&mut self, id: BatchId, entry: Entry, until: Duration) {
+    pub(crate) fn hold(&mut self, id: BatchId, entry: Entry, until: Duration) {
         self.land(&entry.path, id);
         let (path, fresh) = (entry.path.clone(), entry.fresh);
         self.restore(entry);
@@ -386,7 +386,7 @@ impl DirtySet {
 
     /// Puts an entry back that was not found where it changed, until `until` (time since the daemon's start) or the event that tells
     /// where it went. It is sent as one that went.
-    pub fn hold_absent(&mut self, id: BatchId, mut entry: Entry, until: Duration) {
+    pub(crate) fn hold_absent(&mut self, id: BatchId, mut entry: Entry, until: Duration) {
         self.land(&entry.path, id);
         entry.gone = true;
         let path = entry.path.clone();
@@ -403,7 +403,7 @@ impl DirtySet {
 
     /// Sends parked entries again as a batch of their own. Those that touch something in flight are restored instead;
     /// `None` when that leaves nothing.
-    pub fn take_again(&mut self, mut entries: Vec<Entry>, round: u32) -> Option<Batch> {
+    pub(crate) fn take_again(&mut self, mut entries: Vec<Entry>, round: u32) -> Option<Batch> {
         // Parents first, so that an entry never finds its own batch below itself.
         entries.sort_by(|a, b| a.path.cmp(&b.path));
         let (epochs, twins) = (&mut self.epochs, &mut self.twins);
@@ -470,7 +470,7 @@ impl DirtySet {
     ///
     /// # Errors
     /// The batch in flight that is in the way, when it is at or above the path.
-    pub fn join(&mut self, id: BatchId, path: &RelPath, since: Epoch) -> Result<Option<Entry>, Option<BatchId>> {
+    pub(crate) fn join(&mut self, id: BatchId, path: &RelPath, since: Epoch) -> Result<Option<Entry>, Option<BatchId>> {
         let mut at = ROOT;
         let mut blocks = self.blocks(ROOT, id);
         for name in components(path) {
@@ -517,7 +517,7 @@ impl DirtySet {
     }
 
     /// Moves `entries` of a batch in flight into a batch of their own.
-    pub fn split(&mut self, batch: &Batch, entries: Vec<Entry>) -> Batch {
+    pub(crate) fn split(&mut self, batch: &Batch, entries: Vec<Entry>) -> Batch {
         let id = self.new_batch_id();
         self.order.split(batch.id, id, &entries);
         for entry in &entries {

@@ -9,18 +9,18 @@ const MAX_LOOKS: usize = 2000;
 
 /// A path that waits to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Waits {
+pub(crate) struct Waits {
     /// Relative to the watch root.
-    pub path: RelPath,
+    pub(crate) path: RelPath,
     /// How much of it is to be compared.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// When it became dirty.
-    pub epoch: Epoch,
+    pub(crate) epoch: Epoch,
 }
 
 impl DirtySet {
     /// Some of the paths that wait, at most `most`, the oldest of these first. Bounded in time, so of a large set just any.
-    pub fn some_pending(&self, most: usize) -> Vec<Waits> {
+    pub(crate) fn some_pending(&self, most: usize) -> Vec<Waits> {
         let mut found = Vec::new();
         let mut stack = vec![ROOT];
         let mut looks = 0;

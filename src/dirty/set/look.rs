@@ -5,7 +5,7 @@ use crate::path::RelPath;
 
 impl DirtySet {
     /// The pending entry that covers `path`: of the path itself, or of a directory above with what is in it.
-    pub fn pending_at(&self, path: &[u8]) -> Option<(RelPath, Kind, Epoch)> {
+    pub(crate) fn pending_at(&self, path: &[u8]) -> Option<(RelPath, Kind, Epoch)> {
         let told = |at: u32| {
             let n = &self.nodes[at as usize];
             n.kind.map(|kind| (self.path_of(at), kind, n.epoch))

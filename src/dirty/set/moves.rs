@@ -66,12 +66,12 @@ pub(super) enum Half {
 
 /// Renames that leave together.
 #[derive(Debug)]
-pub struct Moves {
+pub(crate) struct Moves {
     /// New and old name in turn. Directories, or files, of one directory, all to the same other one under their names; files of
     /// one directory, all within it; or one directory.
-    pub batch: Batch,
+    pub(crate) batch: Batch,
     /// What it is: directories have all below them moved.
-    pub dir: bool,
+    pub(crate) dir: bool,
 }
 
 impl DirtySet {
@@ -155,22 +155,22 @@ impl DirtySet {
     }
 
     /// Pairs that were parted before they left, since the start.
-    pub fn parted(&self) -> u64 {
+    pub(crate) fn parted(&self) -> u64 {
         self.renames.broken
     }
 
     /// Whether renames are pending.
-    pub fn has_moves(&self) -> bool {
+    pub(crate) fn has_moves(&self) -> bool {
         !self.renames.old_of.is_empty()
     }
 
     /// Whether something waits to be removed from the target by [`DirtySet::take_linked`].
-    pub fn has_linked(&self) -> bool {
+    pub(crate) fn has_linked(&self) -> bool {
         self.renames.has_linked()
     }
 
     /// Takes renames that touch nothing in flight and whose new directory is on the target. `None` when there are none.
-    pub fn take_moves(&mut self, max: usize) -> Option<Moves> {
+    pub(crate) fn take_moves(&mut self, max: usize) -> Option<Moves> {
         // What may leave together: from one directory to another, of one kind, under the same names or other ones.
         let group = |&(new, old): &(u32, u32)| {
             let (n, o) = (&self.nodes[new as usize], &self.nodes[old as usize]);
@@ -225,7 +225,7 @@ impl DirtySet {
 
     /// Hard links of `path` are being made on the target. `listed`: where the source has nothing of that name, a list that names it
     /// removes it as well as a run that looks at no source.
-    pub fn link(&mut self, path: RelPath, listed: bool) {
+    pub(crate) fn link(&mut self, path: RelPath, listed: bool) {
         self.renames.linked.insert(path, Linked { listed, ..Linked::default() });
     }
 
@@ -238,7 +238,7 @@ impl DirtySet {
 
     /// Takes linked names of one directory that touch nothing in flight, to be removed from the target whatever the source holds
     /// there. Whether a list may do that holds for all of them.
-    pub fn take_linked(&mut self, now: Duration) -> Option<(Batch, bool)> {
+    pub(crate) fn take_linked(&mut self, now: Duration) -> Option<(Batch, bool)> {
         let free = |path: &RelPath| {
             let mut at = ROOT;
             for name in components(path) {
@@ -277,7 +277,7 @@ impl DirtySet {
 
     /// Neither the source has anything at `path` nor the target: if a deletion is pending there, it is done. Returns since when it
     /// was.
-    pub fn settle(&mut self, path: &[u8]) -> Option<Epoch> {
+    pub(crate) fn settle(&mut self, path: &[u8]) -> Option<Epoch> {
         let at = self.find(path)?;
         let n = &self.nodes[at as usize];
         if n.kind == Some(Kind::Entry) && n.flags & GONE != 0 && n.flags & (PAIRED | ABSENT | THROUGH) == 0 && n.flying == 0 {
@@ -290,7 +290,7 @@ impl DirtySet {
 
     /// Takes a directory above linked names, to be sent by itself before they are removed; what is pending of it stays. `None`
     /// while something at, above or below it is in flight.
-    pub fn take_above(&mut self, dir: &RelPath) -> Option<Batch> {
+    pub(crate) fn take_above(&mut self, dir: &RelPath) -> Option<Batch> {
         let mut at = ROOT;
         for name in components(dir) {
             if self.nodes[at as usize].flying != 0 {
@@ -311,21 +311,21 @@ impl DirtySet {
     }
 
     /// Linked names in the directory `dir` are not removed before `until`.
-    pub fn postpone_linked(&mut self, dir: &[u8], until: Duration) {
+    pub(crate) fn postpone_linked(&mut self, dir: &[u8], until: Duration) {
         for (_, linked) in self.renames.linked.iter_mut().filter(|(path, _)| path::parent(path) == Some(dir)) {
             linked.due = linked.due.max(until);
         }
     }
 
     /// When [`DirtySet::take_linked`] may be tried again, as a time since the daemon's start.
-    pub fn next_linked(&self) -> Option<Duration> {
+    pub(crate) fn next_linked(&self) -> Option<Duration> {
         self.renames.linked.values().filter(|l| !l.flying && !l.due.is_zero()).map(|l| l.due).min()
     }
 
     /// The flight of a linked name has ended. `gone`: it is not on the target any more. `count`: a failure speaks of this name
     /// and not of the target; a list that did not remove it is no failure, and is not tried again. Returns `false` when it is
     /// given up.
-    pub fn unlinked(&mut self, path: &RelPath, gone: bool, count: bool, now: Duration) -> bool {
+    pub(crate) fn unlinked(&mut self, path: &RelPath, gone: bool, count: bool, now: Duration) -> bool {
         let Some(linked) = self.renames.linked.get_mut(path) else { return true };
         linked.flying = false;
         if std::mem::take(&mut linked.listed) {

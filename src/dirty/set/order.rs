@@ -27,11 +27,11 @@ const MAX_VISITS: usize = 20_000;
 
 /// One link as it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LinkRead {
+pub(crate) struct LinkRead {
     /// Where it leads; not above the link itself.
-    pub dest: RelPath,
+    pub(crate) dest: RelPath,
     /// Tells one link from the next of the same name.
-    pub version: (i64, u32),
+    pub(crate) version: (i64, u32),
 }
 
 #[derive(Debug)]
@@ -68,7 +68,7 @@ impl Link {
 }
 
 /// Which changes have to arrive before a link.
-pub struct Needs<'l> {
+pub(crate) struct Needs<'l> {
     dest: &'l [u8],
     link: &'l [u8],
     until: Epoch,
@@ -83,7 +83,7 @@ impl Needs<'_> {
     }
 
     /// Whether `entry` is one of them.
-    pub fn has(&self, entry: &Entry) -> bool {
+    pub(crate) fn has(&self, entry: &Entry) -> bool {
         self.includes(&entry.path, entry.epoch)
     }
 }
@@ -137,14 +137,14 @@ impl Order {
 
 impl DirtySet {
     /// Links that wait, or are on their way after that.
-    pub fn orders(&self) -> bool {
+    pub(crate) fn orders(&self) -> bool {
         !self.order.is_empty()
     }
 
     /// Entry `entry` of batch `id` is a link. Whether it has to wait: then it is pending again.
     /// `elsewhere`: batches in flight that
     /// carry something it needs, and `id` where that batch does.
-    pub fn order_link(
+    pub(crate) fn order_link(
         &mut self,
         id: BatchId,
         entry: &Entry,
@@ -187,14 +187,14 @@ impl DirtySet {
 
     /// Whether `entry` of batch `id` has to wait for a link since sending it deletes `path`: its own,
     /// or one above it.
-    pub fn waits_for_link(&self, id: BatchId, entry: &Entry, path: &[u8]) -> bool {
+    pub(crate) fn waits_for_link(&self, id: BatchId, entry: &Entry, path: &[u8]) -> bool {
         self.order.keeps(path, entry.epoch, id)
     }
 
     /// Looks at all that wait, after batches have ended. `flies`: whether a batch is in flight
     /// still; `parked`: whether the caller
     /// keeps something for a later batch that a link needs. Whether a link may leave now.
-    pub fn release_links(&mut self, flies: &dyn Fn(BatchId) -> bool, parked: &dyn Fn(&Needs<'_>) -> bool) -> bool {
+    pub(crate) fn release_links(&mut self, flies: &dyn Fn(BatchId) -> bool, parked: &dyn Fn(&Needs<'_>) -> bool) -> bool {
         let mut links = std::mem::take(&mut self.order.links);
         // Gone, or part of something above.
         let stays = |at: &RelPath, link: &mut Link| {

@@ -14,11 +14,11 @@ use crate::failover::wire::frame::{GREETING, In, Out, REPLY, REQUEST};
 const HEAD: usize = 16;
 const BODY: usize = REPLY;
 /// Bytes of each packet, both ways.
-pub const PACKET: usize = HEAD + BODY;
+pub(crate) const PACKET: usize = HEAD + BODY;
 /// The peer's addresses that are given at most.
-pub const PEERS: usize = 16;
+pub(crate) const PEERS: usize = 16;
 /// In the number of a connection that came in.
-pub const CAME_IN: u64 = 1 << 63;
+pub(crate) const CAME_IN: u64 = 1 << 63;
 
 /// What the daemon has its front process do.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -181,7 +181,7 @@ struct Front {
 ///
 /// # Errors
 /// As [`run`].
-pub fn serve() -> io::Result<()> {
+pub(crate) fn serve() -> io::Result<()> {
     let _ = nix::sys::prctl::set_name(c"fansync-front");
     packets::close_from(1)?;
     run(io::stdin().as_fd().try_clone_to_owned()?.into())
@@ -191,7 +191,7 @@ pub fn serve() -> io::Result<()> {
 ///
 /// # Errors
 /// Those of poll(2) and of the daemon's socket; `InvalidData` for what is no order.
-pub fn run(daemon: Packets) -> io::Result<()> {
+pub(crate) fn run(daemon: Packets) -> io::Result<()> {
     let mut front =
         Front { daemon, listener: None, accepts: None, peers: vec![], conns: vec![], news: VecDeque::new(), next: CAME_IN };
     while front.round()? {}

@@ -9,12 +9,12 @@ const MOST: Duration = Duration::from_millis(640);
 const LIVED: Duration = Duration::from_secs(10);
 
 /// How many have ended soon in a row, this one not counted.
-pub fn row(before: u32, lived: Duration) -> u32 {
+pub(crate) fn row(before: u32, lived: Duration) -> u32 {
     if lived >= LIVED { 0 } else { before }
 }
 
 /// Before the next is started, after so many in a row.
-pub fn pause(row: u32) -> Duration {
+pub(crate) fn pause(row: u32) -> Duration {
     FIRST.saturating_mul(1u32.checked_shl(row).unwrap_or(u32::MAX)).min(MOST)
 }
 

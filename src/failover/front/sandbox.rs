@@ -58,7 +58,7 @@ impl Step {
         [Step::Root, Step::Limits, Step::Bounding, Step::User, Step::Capabilities, Step::NoNewPrivs, Step::Filter];
 
     /// The step of this number.
-    pub fn from_number(number: u8) -> Option<Step> {
+    pub(crate) fn from_number(number: u8) -> Option<Step> {
         Step::ALL.into_iter().find(|step| *step as u8 == number)
     }
 }

@@ -16,11 +16,11 @@ use thiserror::Error;
 use crate::trust::{self, Mind, TrustError};
 
 /// The first word of what a server says, and a part of every code.
-pub const VERSION: &str = "fansync-failover/3";
+pub(crate) const VERSION: &str = "fansync-failover/3";
 /// Bytes of a code.
-pub const CODE: usize = 32;
+pub(crate) const CODE: usize = 32;
 /// Bytes of a random number.
-pub const ID: usize = 16;
+pub(crate) const ID: usize = 16;
 
 /// The key that all hosts of a set share.
 #[derive(Clone)]
@@ -102,7 +102,7 @@ impl Id {
     }
 
     /// Its bytes, as they are sent.
-    pub fn bytes(&self) -> &[u8; ID] {
+    pub(crate) fn bytes(&self) -> &[u8; ID] {
         &self.0
     }
 }

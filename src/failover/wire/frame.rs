@@ -19,11 +19,11 @@ use crate::role::mark::{LAST_EPOCH, Mark, Role};
 /// Bytes of what a server says first.
 pub const GREETING: usize = VERSION.len() + 2 * ID;
 /// Bytes of a request's content.
-pub const REQUEST_BODY: usize = 256;
+pub(crate) const REQUEST_BODY: usize = 256;
 /// Bytes of a request.
 pub const REQUEST: usize = CODE + 3 * ID + REQUEST_BODY;
 /// Bytes of a reply's content.
-pub const REPLY_BODY: usize = 992;
+pub(crate) const REPLY_BODY: usize = 992;
 /// Bytes of a reply.
 pub const REPLY: usize = CODE + REPLY_BODY;
 
@@ -272,7 +272,7 @@ impl Asked {
 }
 
 /// A reply's bytes.
-pub fn reply(code: &[u8; CODE], body: &[u8; REPLY_BODY]) -> [u8; REPLY] {
+pub(crate) fn reply(code: &[u8; CODE], body: &[u8; REPLY_BODY]) -> [u8; REPLY] {
     let mut frame = [0; REPLY];
     frame[..CODE].copy_from_slice(code);
     frame[CODE..].copy_from_slice(body);

@@ -20,18 +20,18 @@ const ALL: usize = 128;
 
 /// One connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub(crate) struct Place {
     /// Its other end.
-    pub from: IpAddr,
+    pub(crate) from: IpAddr,
     /// That is the peer's address.
-    pub peer: bool,
+    pub(crate) peer: bool,
     /// It has the key.
-    pub proved: bool,
+    pub(crate) proved: bool,
 }
 
 /// What becomes of a new connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Admission {
+pub(crate) enum Admission {
     /// It is served.
     Take,
     /// It is served, and the one at this index, an older one, is closed.
@@ -42,7 +42,7 @@ pub enum Admission {
 
 /// Whether a connection from `from` is served beside `places`, which are in the order of their
 /// coming. `peer`: it is the peer's address.
-pub fn admit(places: &[Place], from: IpAddr, peer: bool) -> Admission {
+pub(crate) fn admit(places: &[Place], from: IpAddr, peer: bool) -> Admission {
     // Those that compete with it for places.
     let rivals = |p: &Place| !p.proved && p.peer == peer;
     let own = places.iter().filter(|p| rivals(p) && p.from == from).count();

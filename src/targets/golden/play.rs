@@ -17,7 +17,6 @@ use crate::location::Location;
 use crate::sync::probe::Version;
 use crate::sync::scripted::{NO_PID, Play as Stage, Played};
 use crate::sys::child::{Exit, OpenFile};
-use crate::sys::reactor::Backend;
 use crate::targets::*;
 
 /// Steps before the end of a play, in which everything ends well.
@@ -170,7 +169,7 @@ pub(super) fn play(seed: u64) -> Trace {
         names: Names::default(),
         names_job: None,
         statter,
-        reactor: Reactor::new(Backend::Poll).expect("poll needs nothing"),
+        reactor: Reactor::new(false),
         held: None,
         gone: false,
         apart: Arc::default(),
