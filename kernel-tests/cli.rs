@@ -1,11 +1,15 @@
 //! The command line: `mirror` without a configuration, `--once`, `check`, and exit codes.
 
-use crate::fixture::daemon::{Config, Daemon, MirrorTable, TargetTable, Until, fansync};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::fixture::daemon::{Config, Daemon, MirrorTable, TargetTable, Until, binary, fansync};
 use crate::fixture::fs::{ALL, Fs, Ground, Mount, work_dir};
-use crate::fixture::proc::Ran;
+use crate::fixture::proc::{Ran, run};
 use crate::fixture::rsyncd::free_port;
 use crate::fixture::tree::{Dir, Times, differences};
-use crate::fixture::{Case, WAIT, case};
+use crate::fixture::{Case, Run, WAIT, case};
 use crate::lifecycle::{equal_after_flush, small_tree};
 
 pub fn cases() -> Vec<Case> {
@@ -44,10 +48,11 @@ pub fn cases() -> Vec<Case> {
             ended(75, &fansync(&["mirror", &source, &url, "--once"], WAIT));
             Ok(())
         }),
+        case("once_says_what_is_not_done", &[Fs::Tmpfs], once_tells),
         case("bad_config", &[Fs::Tmpfs], |_| {
             let work = work_dir();
             let path = work.path().join("bad.toml");
-            std::fs::write(&path, "[[mirror]]\nname = \"m\"\nsource = \"/\"\nno_such_key = 1\n").expect("a file can be written");
+            fs::write(&path, "[[mirror]]\nname = \"m\"\nsource = \"/\"\nno_such_key = 1\n").expect("a file can be written");
             let path = path.display().to_string();
             for command in ["check", "run"] {
                 let ran = fansync(&[command, "--config", &path], WAIT);
@@ -97,4 +102,24 @@ pub fn cases() -> Vec<Case> {
 #[track_caller]
 fn ended(code: i32, ran: &Ran) {
     assert!(ran.code == code, "ended with {} instead of {code}: {}{}", ran.code, ran.stdout, ran.stderr);
+}
+
+fn once_tells(_: Fs) -> Run<()> {
+    let work = work_dir();
+    let at = |name: &str| work.path().join(name).display().to_string();
+    ["src", "dst"].iter().for_each(|name| fs::create_dir(at(name)).expect("it can be made"));
+    fs::write(at("src/f"), "1").expect("it can be written");
+    let away = format!("rsync://127.0.0.1:{}/m", free_port());
+    let ran = fansync(&["mirror", "--once", "--socket", &at("s"), &at("src"), &away], WAIT);
+    let last = ran.stderr.lines().last().unwrap_or_default();
+    assert!(ran.code == 75 && last.starts_with("error: mirror/t1 is down after 3 tries: "), "{}: {}", ran.code, ran.stderr);
+    // A target on this host may be relative, as the source may.
+    let mut here = Command::new(binary());
+    here.current_dir(work.path()).args(["mirror", "--once", "--socket", "s", "src", "dst"]);
+    let ran = run(&mut here, WAIT);
+    assert!(ran.code == 0 && Path::new(&at("dst/f")).exists(), "{}: {}", ran.code, ran.stderr);
+    let last = ran.stderr.lines().last().unwrap_or_default();
+    assert!(last.contains("equal: 1 file sent, 0 deleted, ") && last.contains("INFO"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("pass="), "each batch is a line only at debug: {}", ran.stderr);
+    Ok(())
 }

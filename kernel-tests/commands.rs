@@ -1,18 +1,17 @@
-//! The commands as people type them: a daemon that is just starting, an ordinary user's, one that
-//! runs for a moment.
+//! Who asks a daemon, and what is answered: a daemon that is just starting, an ordinary user's own,
+//! root's with a group that may read the status, a monitoring system.
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::fixture::daemon::{binary, fansync};
-use crate::fixture::fs::{Fs, needs, work_dir};
-use crate::fixture::proc::{Ran, Service, bound_command, descendants, poll_until, run};
-use crate::fixture::rsyncd::{Rsyncd, free_port};
+use crate::fixture::fs::{Fs, work_dir};
+use crate::fixture::proc::{Ran, Service, bound_command, poll_until, run};
 use crate::fixture::{Case, Mirror, Run, Setup, WAIT, case};
 
 const NOBODY: u32 = 65_534;
@@ -23,10 +22,6 @@ pub fn cases() -> Vec<Case> {
         case("an_ordinary_user_beside_root", &[Fs::Tmpfs], ordinary_user),
         case("status_for_monitoring", &[Fs::Tmpfs], status_for_monitoring),
         case("a_group_reads_the_status", &[Fs::Tmpfs], group),
-        case("check_tries_each_target", &[Fs::Tmpfs], connect),
-        case("once_says_what_is_not_done", &[Fs::Tmpfs], once),
-        case("a_terminal_has_local_time", &[Fs::Tmpfs], local_time),
-        case("a_closed_terminal_ends_mirror", &[Fs::Tmpfs], closed_terminal),
     ]
 }
 
@@ -225,144 +220,5 @@ fn group(_: Fs) -> Run<()> {
     assert_eq!(as_group(&["status"], "--regid=daemon").code, 77);
     daemon.signal(Signal::SIGTERM);
     assert!(daemon.wait(WAIT).success());
-    Ok(())
-}
-
-fn connect(_: Fs) -> Run<()> {
-    let work = work_dir();
-    let at = |name: &str| text(work.path().join(name));
-    let names = ["good", "few", "sealed", "strict", "nobodys", "harmless", "fake", "blind"];
-    for name in names.iter().chain(&["src", "tmp", "local", "local/before"]) {
-        fs::create_dir(at(name)).expect("it can be made");
-    }
-    fs::write(at("src/f"), "1").expect("it can be written");
-    names.iter().for_each(|name| fs::write(at(&format!("{name}/before")), name).expect("it can be written"));
-    let mut modules: Vec<(String, PathBuf)> = names.iter().map(|name| ((*name).to_owned(), at(name).into())).collect();
-    // Enough of them for a listing that shows how it is sent.
-    modules.extend((0..6).map(|n| (format!("more{n}"), at("good").into())));
-    let mut rsyncd = Rsyncd::start(work.path(), &modules)?;
-    rsyncd.module("few", &format!("max connections = 3\nlock file = {}\n", at("lock")));
-    rsyncd.module("sealed", "read only = yes\n");
-    rsyncd.module("strict", "hosts allow = 192.0.2.1\n");
-    let nobody = "uid = nobody\ngid = 65534\n";
-    rsyncd.module("nobodys", nobody);
-    rsyncd.module("harmless", &format!("{nobody}incoming chmod = Fug-s\n"));
-    rsyncd.module("fake", &format!("{nobody}fake super = yes\n"));
-    rsyncd.module("blind", "write only = yes\n");
-    for name in ["nobodys", "harmless", "fake"] {
-        chown(at(name), Some(NOBODY), Some(NOBODY)).expect("root may");
-    }
-    // The modules' user has to get there.
-    fs::set_permissions(work.path(), Permissions::from_mode(0o755)).expect("the mode can be set");
-    let config = at("config.toml");
-    let check = |url: &str| {
-        let mirror = format!("[[mirror]]\nname = \"m\"\nsource = {:?}\nexclude = [\"*\"]\n", at("src"));
-        let daemon = format!("[daemon]\nstatus_socket = {:?}\n", at("s"));
-        fs::write(&config, format!("{daemon}{mirror}[[mirror.target]]\nname = \"t\"\nurl = {url:?}\n"))
-            .expect("it can be written");
-        let mut check = Command::new(binary());
-        run(check.args(["check", "--connect", "--config", &config]).env("TMPDIR", at("tmp")), WAIT)
-    };
-    let dead = format!("rsync://127.0.0.1:{}/m", free_port());
-    for (url, code, wants) in [
-        (
-            rsyncd.url("good"),
-            0,
-            &[
-                "protocol 3",
-                "can be written",
-                "as it was sent",
-                "ok       and owners are kept",
-                "and deleted",
-                "8 connections at a time",
-            ][..],
-        ),
-        (at("local"), 0, &["the directory is there", "can be written", "as it was sent", "and deleted"]),
-        (rsyncd.url("few"), 0, &["warning  5 of 8 connections are refused", "`max connections` to 8"]),
-        (rsyncd.url("nobodys"), 0, &["warning  owners are not kept, and set-user-ID bits are", "incoming chmod = Fug-s"]),
-        (rsyncd.url("harmless"), 0, &["ok       owners are not kept, and set-ID bits are taken away"]),
-        (rsyncd.url("fake"), 0, &["ok       and owners are kept"]),
-        (rsyncd.url("blind"), 0, &["note     whether owners are kept is not known, as the target does not show it"]),
-        (rsyncd.url("sealed"), 78, &["error    it refuses: ", "Write `read only = no`"]),
-        (rsyncd.url("strict"), 78, &["error    it refuses: ", "`hosts allow`"]),
-        (rsyncd.url("none"), 78, &["Unknown module", "lists the modules that are served"]),
-        (dead, 75, &["does not answer: Connection refused", "see that 127.0.0.1 answers on port"]),
-        (at("away"), 75, &["the target directory does not exist"]),
-    ] {
-        let ran = check(&url);
-        assert!(ran.code == code, "{url}: {}: {}{}", ran.code, ran.stdout, ran.stderr);
-        wants.iter().for_each(|want| assert!(ran.stdout.contains(want), "{want} for {url}: {}", ran.stdout));
-    }
-    // Nothing came from the source, and nothing that was there went or changed.
-    for dir in names.iter().chain(&["local"]) {
-        let left = fs::read_dir(at(dir)).expect("it is there").flatten().map(|e| e.file_name()).collect::<Vec<_>>();
-        assert_eq!(left, ["before"], "{dir}");
-    }
-    assert_eq!(fs::read_dir(at("tmp")).expect("it is there").count(), 0, "a directory is left here");
-    Ok(())
-}
-
-fn once(_: Fs) -> Run<()> {
-    let work = work_dir();
-    let at = |name: &str| text(work.path().join(name));
-    ["src", "dst"].iter().for_each(|name| fs::create_dir(at(name)).expect("it can be made"));
-    fs::write(at("src/f"), "1").expect("it can be written");
-    let away = format!("rsync://127.0.0.1:{}/m", free_port());
-    let ran = fansync(&["mirror", "--once", "--socket", &at("s"), &at("src"), &away], WAIT);
-    let last = ran.stderr.lines().last().unwrap_or_default();
-    assert!(ran.code == 75 && last.starts_with("error: mirror/t1 is down after 3 tries: "), "{}: {}", ran.code, ran.stderr);
-    // A target on this host may be relative, as the source may.
-    let mut here = Command::new(binary());
-    here.current_dir(work.path()).args(["mirror", "--once", "--socket", "s", "src", "dst"]);
-    let ran = run(&mut here, WAIT);
-    assert!(ran.code == 0 && Path::new(&at("dst/f")).exists(), "{}: {}", ran.code, ran.stderr);
-    let last = ran.stderr.lines().last().unwrap_or_default();
-    assert!(last.contains("equal: 1 file sent, 0 deleted, ") && last.contains("INFO"), "{}", ran.stderr);
-    assert!(!ran.stderr.contains("pass="), "each batch is a line only at debug: {}", ran.stderr);
-    Ok(())
-}
-
-/// On a terminal: the time of the zone, not UTC.
-fn local_time(_: Fs) -> Run<()> {
-    needs("script")?;
-    let work = work_dir();
-    let at = |name: &str| text(work.path().join(name));
-    ["src", "dst"].iter().for_each(|name| fs::create_dir(at(name)).expect("it can be made"));
-    let now = || {
-        let mut date = Command::new("date");
-        date.arg("+%b %d %H:%M").env("TZ", "XYZ-5:30").env("LC_ALL", "C");
-        run(&mut date, WAIT).stdout.trim().to_owned()
-    };
-    let logged = |no_color: &str| {
-        let command = format!("{} mirror --once --socket {} {} {}", binary().display(), at("s"), at("src"), at("dst"));
-        let mut script = bound_command("script");
-        script.args(["-qec", &command, "/dev/null"]).env("TZ", "XYZ-5:30").env("NO_COLOR", no_color);
-        let before = now();
-        let shown = run(&mut script, WAIT).stdout;
-        (shown, [before, now()])
-    };
-    let (shown, times) = logged("1");
-    let line = shown.lines().find(|l| l.contains("equal: ")).unwrap_or_else(|| panic!("no closing line: {shown}"));
-    assert!(times.iter().any(|time| line.contains(time.as_str())), "{times:?} is not in {line:?}");
-    assert!(!line.contains("\x1b[32m"), "colours with NO_COLOR: {line:?}");
-    let (shown, _) = logged("");
-    let line = shown.lines().find(|l| l.contains("equal: ")).expect("there is a closing line");
-    assert!(line.contains("\x1b[32m"), "no colours: {line:?}");
-    Ok(())
-}
-
-fn closed_terminal(_: Fs) -> Run<()> {
-    needs("script")?;
-    let work = work_dir();
-    let at = |name: &str| text(work.path().join(name));
-    ["src", "dst"].iter().for_each(|name| fs::create_dir(at(name)).expect("it can be made"));
-    let command = format!("{} mirror --socket {} {} {}", binary().display(), at("s"), at("src"), at("dst"));
-    let mut script = bound_command("script");
-    let terminal = Service::start("script", script.args(["-qec", &command, "/dev/null"]), &log(work.path())).expect("it starts");
-    poll_until(WAIT, || Path::new(&at("s")).exists().then_some(())).expect("it listens");
-    let is_it = |pid: &Pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == "fansync");
-    let daemon = descendants(terminal.pid()).into_iter().find(is_it).expect("it runs");
-    kill(daemon, Signal::SIGHUP).expect("it lives");
-    poll_until(WAIT, || (!Path::new(&format!("/proc/{daemon}/exe")).exists()).then_some(())).expect("it ends");
     Ok(())
 }

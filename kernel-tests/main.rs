@@ -16,6 +16,7 @@ mod bursts;
 mod byhandle;
 mod cli;
 mod commands;
+mod connect;
 mod damaged;
 mod dirtimes;
 mod emptied;
@@ -74,6 +75,7 @@ mod strays;
 mod stress;
 mod switches;
 mod targets;
+mod terminal;
 mod torture;
 mod trust;
 mod types;
@@ -217,6 +219,8 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("progress", progress::cases()),
         ("cli", cli::cases()),
         ("commands", commands::cases()),
+        ("connect", connect::cases()),
+        ("terminal", terminal::cases()),
         ("lifecycle", lifecycle::cases()),
         ("manager", manager::cases()),
         ("reload", reload::cases()),

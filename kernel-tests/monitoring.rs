@@ -1,15 +1,12 @@
-//! Metrics: over HTTP, as a file, and that they say what the status says. And the status on a
-//! terminal.
+//! Metrics: over HTTP, as a file, and that they say what the status says.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
-use std::process::Command;
 
-use crate::fixture::daemon::{Config, Until, binary, fansync};
-use crate::fixture::fs::{Fs, needs};
-use crate::fixture::proc::{must, poll_until};
+use crate::fixture::daemon::{Config, fansync};
+use crate::fixture::fs::Fs;
+use crate::fixture::proc::poll_until;
 use crate::fixture::rsyncd::free_port;
 use crate::fixture::{Case, Mirror, Run, Setup, WAIT, case};
 
@@ -17,7 +14,6 @@ pub fn cases() -> Vec<Case> {
     vec![
         case("metrics_say_what_the_status_says", &[Fs::Tmpfs], metrics),
         case("a_metrics_port_in_use_is_named", &[Fs::Tmpfs], port_in_use),
-        case("watch_follows_the_daemon_on_a_terminal", &[Fs::Tmpfs], watch),
     ]
 }
 
@@ -96,81 +92,5 @@ fn port_in_use(fs: Fs) -> Run<()> {
     let ran = fansync(&["run", "--config", config.write(work.path()).to_str().expect("text")], WAIT);
     let named = ran.stderr.contains(&format!("cannot serve metrics on 127.0.0.1:{port}: the address is in use"));
     assert!(ran.code == 78 && named, "{}: {}", ran.code, ran.stderr);
-    Ok(())
-}
-
-/// A terminal with one program in it; tmux keeps what it shows.
-struct Terminal {
-    socket: std::path::PathBuf,
-}
-
-impl Terminal {
-    fn start(dir: &Path, command: &str) -> Terminal {
-        let terminal = Terminal { socket: dir.join("tmux") };
-        must(&mut terminal.tmux(&["-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", command]));
-        terminal
-    }
-
-    fn tmux(&self, words: &[&str]) -> Command {
-        let mut command = Command::new("tmux");
-        // Names and signs are UTF-8, whatever the machine's locale.
-        command.arg("-u").arg("-S").arg(&self.socket).args(words).env_remove("TMUX").env("LC_ALL", "C.UTF-8");
-        command
-    }
-
-    fn screen(&self) -> Option<String> {
-        let shown = self.tmux(&["capture-pane", "-p"]).output().expect("tmux can be run");
-        shown.status.success().then(|| String::from_utf8_lossy(&shown.stdout).into_owned())
-    }
-
-    #[track_caller]
-    fn shows(&self, want: &str) -> String {
-        let mut last = None;
-        let found = poll_until(WAIT, || {
-            last = self.screen();
-            last.clone().filter(|screen| screen.contains(want))
-        });
-        found.unwrap_or_else(|| panic!("{want:?} does not show on\n{}", last.unwrap_or_else(|| "no screen".into())))
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        let _ = self.tmux(&["kill-server"]).output();
-    }
-}
-
-fn watch(fs: Fs) -> Run<()> {
-    needs("tmux")?;
-    let mut m = Setup::new(fs).start()?;
-    let refused = m.daemon.client(&["status", "--watch"], WAIT);
-    assert!(refused.code == 64 && refused.stderr.contains("standard output is none"), "{}: {}", refused.code, refused.stderr);
-    let socket = m.scratch("status.sock");
-    let command = format!("{} status --watch --socket {}", binary().display(), socket.display());
-    let terminal = Terminal::start(&m.scratch("."), &command);
-    terminal.shows("● in sync");
-    m.rsyncd.as_mut().expect("the target is a module").stop();
-    m.src.write("f", b"x");
-    terminal.shows("▲ trouble with t1");
-    terminal.shows("refused");
-    must(&mut terminal.tmux(&["resize-window", "-x", "40", "-y", "12"]));
-    let narrow =
-        poll_until(WAIT, || terminal.screen().filter(|s| s.contains("pending") && s.lines().all(|l| l.chars().count() <= 40)));
-    narrow.expect("it follows the size of the terminal");
-    m.daemon.kill();
-    terminal.shows("▲ no answer for");
-    m.rsyncd.as_mut().expect("the target is a module").restart();
-    m.restart(Until::Reconciled);
-    terminal.shows("● in sync");
-    must(&mut terminal.tmux(&["send-keys", "q"]));
-    poll_until(WAIT, || terminal.screen().is_none().then_some(())).expect("q ends it");
-    // Without the signal that a shell may keep from it, too.
-    let terminal = Terminal::start(&m.scratch("."), &format!("exec env --ignore-signal=HUP {command}"));
-    terminal.shows("● in sync");
-    let pid = terminal.tmux(&["display-message", "-p", "#{pane_pid}"]).output().expect("tmux can be run").stdout;
-    let process = Path::new("/proc").join(String::from_utf8_lossy(&pid).trim());
-    assert!(process.join("stat").exists(), "{} is not there", process.display());
-    drop(terminal);
-    poll_until(WAIT, || (!process.exists()).then_some(())).expect("it ends with its terminal");
     Ok(())
 }
