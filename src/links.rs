@@ -73,6 +73,8 @@ pub struct Links {
     apart_said: bool,
     /// Directories to be walked; `true`: with all below.
     scopes: BTreeMap<RelPath, bool>,
+    /// The last walk over everything that was asked for because there were too many directories.
+    crowded: u64,
     whole: bool,
     /// For which files the next walk over everything was asked for, and for which the one under way was.
     asked: HashSet<Inode>,
@@ -80,6 +82,8 @@ pub struct Links {
     /// A walk over some directories found names whose fellows lie elsewhere: the walk that finds these.
     rest: Option<Ticket>,
     running: bool,
+    /// Names that became known while a walk was under way: it may have passed their places before.
+    recent: HashSet<Arc<[u8]>>,
     /// Walks begun and ended: over some directories, over everything.
     begun: [u64; 2],
     ended: [u64; 2],
@@ -139,11 +143,13 @@ impl Links {
             apart: HashSet::new(),
             apart_said: false,
             scopes: BTreeMap::new(),
+            crowded: 0,
             whole: true,
             asked: HashSet::new(),
             sought: HashSet::new(),
             rest: None,
             running: false,
+            recent: HashSet::new(),
             begun: [0; 2],
             ended: [0; 2],
             pause: Duration::ZERO,
@@ -215,6 +221,9 @@ impl Links {
             return false;
         }
         let name: Arc<[u8]> = path.into();
+        if self.running {
+            self.recent.insert(Arc::clone(&name));
+        }
         self.groups.entry(inode).or_default().names.push(Arc::clone(&name));
         self.names.insert(name, inode);
         true
@@ -288,8 +297,10 @@ impl Links {
         if dir.is_root() && deep || self.scopes.len() >= MAX_SCOPES {
             self.whole = true;
             self.next_whole = Duration::ZERO;
-            if dir.is_root() {
+            if dir.is_root() && deep {
                 self.scopes.insert(RelPath::root(), true);
+            } else {
+                self.crowded = self.begun[1] + 1;
             }
             return Ticket { whole: true, number: self.begun[1] + 1 };
         }
@@ -365,6 +376,22 @@ impl Links {
         }
     }
 
+    /// Forgets the names that a walk should have met and did not. They would be counted as names that
+    /// are known, and hide those that are not.
+    fn forget_missed(&mut self, job: &Job, names: &[(RelPath, Inode, u32)]) {
+        let recent = std::mem::take(&mut self.recent);
+        let met: HashSet<&[u8]> = names.iter().map(|(name, ..)| &**name).collect();
+        let missed = |name: &Arc<[u8]>| !met.contains(&**name) && !recent.contains(name);
+        let everything = [(RelPath::root(), true)].into();
+        let scopes = if job.whole { &everything } else { &job.scopes };
+        let mut gone: Vec<Arc<[u8]>> = Vec::new();
+        for (dir, deep) in scopes {
+            let there = self.below(dir).map(|(name, _)| name);
+            gone.extend(there.filter(|name| covers(dir, *deep, name) && missed(name)).cloned());
+        }
+        gone.iter().for_each(|name| self.forget(name));
+    }
+
     /// Takes in what a walk found. Returns the names that have to be sent again, together: of files of which a name became known.
     pub(crate) fn end(&mut self, now: Duration, found: Found) -> Vec<RelPath> {
         let Found { job, names, took, special: _ } = found;
@@ -377,6 +404,7 @@ impl Links {
         }
         let mut changed: BTreeMap<Inode, u32> = BTreeMap::new();
         let mut counts: HashMap<Inode, u32> = HashMap::new();
+        self.forget_missed(&job, &names);
         for (path, inode, nlink) in names {
             if self.keeps_together(inode, nlink, &path) && self.note(&path, inode) {
                 changed.insert(inode, nlink);
@@ -389,18 +417,26 @@ impl Links {
                 group.outside = group.outside.min(nlink.saturating_sub(group.names.len() as u32));
             }
         }
-        if job.whole {
-            counts.iter().for_each(|(inode, nlink)| self.settle(*inode, *nlink));
+        // What was sought before the walk began has its names where the walk met them, or outside. Of
+        // other files a name may have come behind the walk, when it had passed the first one.
+        let sought = if job.whole { std::mem::take(&mut self.sought) } else { HashSet::new() };
+        for (inode, nlink) in counts.iter().filter(|(inode, _)| sought.contains(inode)) {
+            self.settle(*inode, *nlink);
         }
         let mut again = Vec::new();
+        let crowded = self.crowded > 0 && self.crowded >= self.ended[1];
         for (inode, nlink) in changed {
             let Some(group) = self.groups.get(&inode) else { continue };
-            // The pass over a directory links what lies in it.
-            let in_one = |(dir, deep): (&RelPath, &bool)| group.names.iter().all(|name| covers(dir, *deep, name));
-            if !job.first && group.names.len() > 1 && !job.scopes.iter().any(in_one) {
+            let scopes = || job.scopes.iter().chain(&self.scopes);
+            let within = |(dir, deep): (&RelPath, &bool)| group.names.iter().filter(|name| covers(dir, *deep, name)).count();
+            // A comparison links what lies in its directory, and parts it from what lies elsewhere. It
+            // may be older than a name that is in its directory now; then another one brings the name.
+            let parts = crowded || scopes().any(|scope| (1..group.names.len()).contains(&within(scope)));
+            let links = job.first || job.scopes.iter().any(|scope| within(scope) == group.names.len());
+            if group.names.len() > 1 && (parts || !links) {
                 again.extend(group.names.iter().map(|name| RelPath::from_normal(&**name)));
             }
-            if !job.whole && group.names.len() as u32 + group.outside < nlink {
+            if group.names.len() as u32 + group.outside < nlink {
                 self.whole = true;
                 self.asked.insert(inode);
                 self.rest = Some(Ticket { whole: true, number: self.begun[1] + 1 });
@@ -408,8 +444,7 @@ impl Links {
         }
         if job.whole && !job.first {
             // Soon again where it was of use, seldom where links lead out of the tree.
-            let sought = std::mem::take(&mut self.sought);
-            let in_vain = |inode: &Inode| self.groups.get(inode).is_some_and(|group| group.outside > 0);
+            let in_vain = |inode: &Inode| self.groups.get(inode).is_none_or(|group| group.outside > 0);
             let longer = !sought.is_empty() && sought.iter().all(in_vain);
             self.pause = if longer { self.pause.max(took * 10) * 2 } else { took * 2 }.min(PAUSE_MAX);
             self.next_whole = now + self.pause;
@@ -448,7 +483,28 @@ mod tests {
             [],
             "rsync's first pass links them"
         );
+        // A name of the last one is not met: another walk tells whether it came behind this one.
+        let job = links.begin(Duration::ZERO).unwrap();
+        assert!(!job.first && job.whole);
+        assert_eq!(links.end(Duration::ZERO, found(job, &[("a", A, 2), ("d/b", A, 2), ("d/x", B, 2)])), []);
+        links.hurry();
         links
+    }
+
+    /// The walk has passed `a` when `b` is made, and meets `b`.
+    #[test]
+    fn a_name_that_comes_behind_a_walk_does_not_hide_the_first_one() {
+        let mut links = started();
+        links.want(&p("d"), true);
+        links.want_whole(Duration::ZERO, B);
+        let job = links.begin(Duration::ZERO).unwrap();
+        let c = ((8, 1), 12);
+        assert_eq!(links.end(Duration::ZERO, found(job, &[("d/c", c, 2)])), []);
+        assert!(!links.complete(c, 2) && links.rest().is_some());
+        links.hurry();
+        let job = links.begin(Duration::ZERO).unwrap();
+        assert_eq!(links.end(Duration::ZERO, found(job, &[("d/c", c, 2), ("c", c, 2)])), [p("d/c"), p("c")]);
+        assert!(links.complete(c, 2) && links.rest().is_none());
     }
 
     #[test]
@@ -549,6 +605,57 @@ mod tests {
         assert!(!links.want_whole(now, B).1);
         links.hurry();
         assert!(links.want_whole(now, B).1);
+    }
+
+    /// A name that is gone would stand for one that is not known yet.
+    #[test]
+    fn a_walk_forgets_the_names_that_it_does_not_meet() {
+        let mut links = started();
+        links.want(&p("d"), true);
+        let job = links.begin(Duration::ZERO).unwrap();
+        links.note(b"d/new", A);
+        links.end(Duration::ZERO, found(job, &[]));
+        assert_eq!(links.partners(A).collect::<Vec<_>>(), [&b"a"[..], b"d/new"], "it became known behind the walk");
+        assert_eq!(links.partners(B).count(), 0);
+        links.want_whole(Duration::ZERO, A);
+        let job = links.begin(Duration::ZERO).unwrap();
+        links.end(Duration::ZERO, found(job, &[("d/new", A, 2)]));
+        assert_eq!(links.partners(A).collect::<Vec<_>>(), [&b"d/new"[..]]);
+    }
+
+    /// The comparison of the upper directory may be older than a name that another one brings.
+    #[test]
+    fn names_that_two_comparisons_carry_are_sent_together() {
+        let c = ((8, 1), 12);
+        let names = [("m/x", c, 2), ("m/sub/y", c, 2)];
+        for (before, after, sent) in [(&["m"][..], &[][..], false), (&["m", "m/sub"], &[], true), (&["m"], &["m/sub"], true)] {
+            for first in [false, true] {
+                let mut links = if first { Links::new(100) } else { started() };
+                before.iter().for_each(|dir| _ = links.want(&p(dir), true));
+                let job = links.begin(Duration::ZERO).unwrap();
+                assert_eq!(job.first, first);
+                after.iter().for_each(|dir| _ = links.want(&p(dir), true));
+                let again = links.end(Duration::ZERO, found(job, &names));
+                assert_eq!(again.len(), if sent { 2 } else { 0 }, "{before:?} {after:?} {first}");
+            }
+        }
+    }
+
+    /// More directories are compared than are walked one by one: which carried a name is not known.
+    #[test]
+    fn with_too_many_comparisons_all_names_are_sent_together() {
+        let mut links = Links::new(100);
+        for at in 0..=MAX_SCOPES {
+            links.want(&p(&format!("m{at}")), true);
+        }
+        let c = ((8, 1), 12);
+        let job = links.begin(Duration::ZERO).unwrap();
+        assert_eq!(links.end(Duration::ZERO, found(job, &[("m/x", c, 2), ("m/y", c, 2)])).len(), 2);
+        links.want_whole(Duration::ZERO, A);
+        links.hurry();
+        let job = links.begin(Duration::ZERO).unwrap();
+        let names = [("m0/x", c, 3), ("m0/y", c, 3), ("m0/z", c, 3)];
+        assert_eq!(links.end(Duration::ZERO, found(job, &names)).len(), 3, "no comparison carried them");
     }
 
     #[test]

@@ -108,10 +108,20 @@ struct Gathered {
     wanted: BTreeMap<RelPath, RelPath>,
     /// What has to wait for a walk.
     waits: HashMap<RelPath, Ticket>,
-    /// The names of a file in the batch; the others are gathered once, on behalf of the first.
-    here: BTreeMap<Inode, Vec<RelPath>>,
+    /// The files in the batch; the names that are not in it are gathered once, on behalf of the first.
+    here: BTreeMap<Inode, Here>,
     /// Something is to be added on behalf of a directory.
     across: bool,
+}
+
+/// A file of a batch.
+struct Here {
+    /// Those of its names that are in the batch.
+    own: Vec<RelPath>,
+    /// Names that it has in all.
+    nlink: u32,
+    /// A name has waited for a walk: what was not found then lies outside.
+    waited: bool,
 }
 
 /// What came of adding names to a batch.
@@ -126,11 +136,11 @@ struct Joined {
 /// What holds up one name of a file holds up all.
 fn with_all_names(
     mut blocked: HashMap<RelPath, Option<BatchId>>,
-    here: BTreeMap<Inode, Vec<RelPath>>,
+    here: BTreeMap<Inode, Here>,
 ) -> HashMap<RelPath, Option<BatchId>> {
-    for own in here.into_values().filter(|own| own.len() > 1) {
-        if let Some(by) = blocked.get(&own[0]).copied() {
-            blocked.extend(own.into_iter().map(|name| (name, by)));
+    for file in here.into_values().filter(|file| file.own.len() > 1) {
+        if let Some(by) = blocked.get(&file.own[0]).copied() {
+            blocked.extend(file.own.into_iter().map(|name| (name, by)));
         }
     }
     blocked
@@ -184,8 +194,9 @@ impl Target {
             links.hurry();
         }
         let since = batch.entries.iter().map(Entry::epoch).min()?;
-        let gathered = self.gather(cx.now, cx.filter, links, &normal, since);
-        let joined = match self.add_names(cx, &mut batch, &normal, &gathered, since) {
+        let levels = self.found_below(&batch.entries);
+        let mut gathered = self.gather(cx.filter, links, &normal, since, &levels);
+        let joined = match self.add_names(cx, &mut batch, &normal, &mut gathered, since) {
             Ok(joined) => joined,
             Err(error) => return self.source_gone(cx, batch, &error),
         };
@@ -212,14 +223,23 @@ impl Target {
         None
     }
 
-    /// What has to go with a batch, as far as it is known, and what waits until it is.
-    fn gather(&mut self, now: Duration, filter: &Filter, links: &mut Links, normal: &Normal, since: Epoch) -> Gathered {
+    /// What has to go with a batch, as far as it is known. `levels` do not leave with it: they wait
+    /// for files in them. What left on their behalf could keep these files waiting in turn.
+    fn gather(
+        &mut self,
+        filter: &Filter,
+        links: &mut Links,
+        normal: &Normal,
+        since: Epoch,
+        levels: &BTreeSet<RelPath>,
+    ) -> Gathered {
         let mut gathered = Gathered::default();
         for item in &normal.items {
             let waited = self.ledger.linking.released.remove(&item.path);
             match item.state {
                 Look::Present(stat) if stat.is_dir() => {
-                    if item.kind > Kind::Entry {
+                    let waits = item.kind == Kind::Contents && levels.contains(&item.path);
+                    if item.kind > Kind::Entry && !waits {
                         let deep = item.kind == Kind::Subtree;
                         let others = links.crossing(&item.path, deep);
                         gathered.across |= !others.is_empty();
@@ -234,19 +254,13 @@ impl Target {
                     Some(inode) if !links.keeps_together(inode, stat.nlink, &item.path) => {}
                     Some(inode) => {
                         links.note(&item.path, inode);
-                        if waited {
-                            links.settle(inode, stat.nlink);
-                        }
-                        if !links.complete(inode, stat.nlink) {
-                            let (ticket, soon) = links.want_whole(now, inode);
-                            if soon {
-                                gathered.waits.insert(item.path.clone(), ticket);
-                                continue;
-                            }
-                            let alone = Waits::Alone(self.ledger.set.parked(item.path.clone(), since), inode);
-                            self.ledger.linking.waiting.push((ticket, alone));
-                        }
-                        gathered.here.entry(inode).or_default().push(item.path.clone());
+                        let file = gathered.here.entry(inode).or_insert_with(|| Here {
+                            own: Vec::new(),
+                            nlink: stat.nlink,
+                            waited: false,
+                        });
+                        file.own.push(item.path.clone());
+                        file.waited |= waited;
                     }
                     None => links.forget(&item.path),
                 },
@@ -254,10 +268,32 @@ impl Target {
                 Look::Unreadable(_) => {}
             }
         }
-        for (inode, own) in &gathered.here {
-            gathered.wanted.extend(links.partners(*inode).map(|name| (RelPath::from_normal(name), own[0].clone())));
+        for (inode, file) in &gathered.here {
+            gathered.wanted.extend(links.partners(*inode).map(|name| (RelPath::from_normal(name), file.own[0].clone())));
         }
         gathered
+    }
+
+    /// Which files of a batch have to wait until all their names are known. To be asked once the known
+    /// ones were looked up: one that leads elsewhere by now would hide one that is not known.
+    fn await_names(&mut self, now: Duration, links: &mut Links, gathered: &mut Gathered, since: Epoch) {
+        for (inode, file) in &gathered.here {
+            if file.waited {
+                links.settle(*inode, file.nlink);
+            }
+            if links.complete(*inode, file.nlink) {
+                continue;
+            }
+            let (ticket, soon) = links.want_whole(now, *inode);
+            for name in &file.own {
+                if soon {
+                    gathered.waits.insert(name.clone(), ticket);
+                } else {
+                    let alone = Waits::Alone(self.ledger.set.parked(name.clone(), since), *inode);
+                    self.ledger.linking.waiting.push((ticket, alone));
+                }
+            }
+        }
     }
 
     /// Adds to a batch the names that are wanted and are what they should be.
@@ -266,7 +302,7 @@ impl Target {
         cx: &mut Context<'_>,
         batch: &mut Batch,
         normal: &Normal,
-        gathered: &Gathered,
+        gathered: &mut Gathered,
         since: Epoch,
     ) -> Result<Joined, normal::NormalError> {
         let mut joined = Joined::default();
@@ -275,31 +311,39 @@ impl Target {
             Look::Present(stat) => together(&stat),
             _ => None,
         };
-        let wanted = || gathered.wanted.iter().filter(|(name, _)| !found.contains_key(&***name));
-        let paths: Vec<(RelPath, Kind)> = wanted().map(|(name, _)| (name.clone(), Kind::Entry)).collect();
-        let Some(links) = cx.links.as_deref_mut().filter(|_| !paths.is_empty()) else { return Ok(joined) };
-        let looked = normal::normalise(std::os::fd::AsFd::as_fd(cx.root), &paths, cx.statter)?;
+        let mut wanted = std::mem::take(&mut gathered.wanted);
+        wanted.retain(|name, _| !found.contains_key(&**name));
+        let paths: Vec<(RelPath, Kind)> = wanted.keys().map(|name| (name.clone(), Kind::Entry)).collect();
+        let looked = match paths.is_empty() {
+            true => Vec::new(),
+            false => normal::normalise(std::os::fd::AsFd::as_fd(cx.root), &paths, cx.statter)?.items,
+        };
+        let Some(links) = cx.links.as_deref_mut() else { return Ok(joined) };
         let there: BTreeMap<&[u8], (Inode, StatBrief)> = looked
-            .items
             .iter()
             .filter_map(|item| match item.state {
                 Look::Present(stat) => Some((&*item.path, (shared(&stat)?, stat))),
                 _ => None,
             })
             .collect();
-        for (name, owner) in wanted() {
-            let known = there.get(&**name).filter(|(inode, _)| inode_at(owner).is_none_or(|wanted| wanted == *inode));
-            let Some((inode, stat)) = known else {
-                links.forget(name);
-                continue;
-            };
-            links.note(name, *inode);
+        let mut known: Vec<(&RelPath, &RelPath, StatBrief)> = Vec::new();
+        for (name, owner) in &wanted {
+            match there.get(&**name).filter(|(inode, _)| inode_at(owner).is_none_or(|wanted| wanted == *inode)) {
+                Some((inode, stat)) => {
+                    links.note(name, *inode);
+                    known.push((name, owner, *stat));
+                }
+                None => links.forget(name),
+            }
+        }
+        self.await_names(cx.now, links, gathered, since);
+        for (name, owner, stat) in known {
             if joined.blocked.contains_key(owner) || gathered.waits.contains_key(owner) {
                 continue;
             }
             match self.ledger.set.join(batch.id, name, since) {
                 Ok(Some(entry)) => {
-                    joined.added.insert(name.clone(), *stat);
+                    joined.added.insert(name.clone(), stat);
                     batch.entries.push(entry);
                 }
                 Ok(None) => {}
@@ -407,8 +451,8 @@ mod tests {
 
     #[test]
     fn what_holds_up_the_first_name_of_a_file_holds_up_the_others() {
-        let here: BTreeMap<Inode, Vec<RelPath>> =
-            [(((0, 1), 1), vec![path("a"), path("b")]), (((0, 1), 2), vec![path("c"), path("d")])].into();
+        let file = |names: [&str; 2]| Here { own: names.map(path).to_vec(), nlink: 2, waited: false };
+        let here: BTreeMap<Inode, Here> = [(((0, 1), 1), file(["a", "b"])), (((0, 1), 2), file(["c", "d"]))].into();
         let blocked = with_all_names([(path("a"), None)].into(), here);
         let mut names: Vec<_> = blocked.keys().map(RelPath::to_string).collect();
         names.sort();

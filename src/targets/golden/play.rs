@@ -1,6 +1,8 @@
 //! One play: a seeded history of events, time, runs' ends and commands, given to a target without
 //! an engine, and the text of what the target did.
 
+mod linked;
+
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -55,6 +57,8 @@ struct Director {
     target: Target,
     links: Option<Links>,
     links_job: Option<links::Job>,
+    /// What a walk that takes time met at its begin; `None`: walks see one moment.
+    met: Option<Vec<(RelPath, Inode, u32)>>,
     names: Names,
     names_job: Option<NamesJob>,
     statter: Statter,
@@ -148,51 +152,60 @@ fn configured(rng: &mut fastrand::Rng, world: &World) -> (Mirror, config::Target
     (mirror, cfg, facts)
 }
 
+impl Director {
+    /// A director before its first step. `adapt` changes what the seed configures.
+    pub(super) fn new(seed: u64, adapt: impl FnOnce(&mut Mirror, &mut config::Target)) -> Director {
+        fastrand::seed(seed ^ 0x5eed);
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let wall_start = 1_700_000_000;
+        let world = World::new(wall_start);
+        let (mut mirror, mut cfg, facts) = configured(&mut rng, &world);
+        adapt(&mut mirror, &mut cfg);
+        let root = Root::open(&world.root).expect("the source");
+        let mut statter = Statter::new();
+        statter.seen_as = Some(world.seen_as());
+        let stage = Stage::begin();
+        let target = Target::new(0, &mirror, &cfg, &facts);
+        Director {
+            rng,
+            root,
+            target,
+            links: mirror.extras.hard_links.then(|| Links::new(100)),
+            links_job: None,
+            met: None,
+            names: Names::default(),
+            names_job: None,
+            statter,
+            reactor: Reactor::new(false),
+            held: None,
+            gone: false,
+            apart: Arc::default(),
+            barrier: false,
+            now: Duration::from_secs(1),
+            wall_start,
+            stage,
+            live: BTreeMap::new(),
+            flushes: Vec::new(),
+            watches: Vec::new(),
+            last_watch: 0,
+            walking: false,
+            fresh: 0,
+            last_state: String::new(),
+            calm: !seed.is_multiple_of(3),
+            ending: false,
+            stubborn: (seed % 5 == 1).then_some("a/b/f3"),
+            trace: Trace { text: String::new(), counts: BTreeMap::new() },
+            world,
+            mirror,
+            cfg,
+            facts,
+        }
+    }
+}
+
 /// Plays the history of a seed.
 pub(super) fn play(seed: u64) -> Trace {
-    fastrand::seed(seed ^ 0x5eed);
-    let mut rng = fastrand::Rng::with_seed(seed);
-    let wall_start = 1_700_000_000;
-    let world = World::new(wall_start);
-    let (mirror, cfg, facts) = configured(&mut rng, &world);
-    let root = Root::open(&world.root).expect("the source");
-    let mut statter = Statter::new();
-    statter.seen_as = Some(world.seen_as());
-    let stage = Stage::begin();
-    let target = Target::new(0, &mirror, &cfg, &facts);
-    let mut d = Director {
-        rng,
-        root,
-        target,
-        links: mirror.extras.hard_links.then(|| Links::new(100)),
-        links_job: None,
-        names: Names::default(),
-        names_job: None,
-        statter,
-        reactor: Reactor::new(false),
-        held: None,
-        gone: false,
-        apart: Arc::default(),
-        barrier: false,
-        now: Duration::from_secs(1),
-        wall_start,
-        stage,
-        live: BTreeMap::new(),
-        flushes: Vec::new(),
-        watches: Vec::new(),
-        last_watch: 0,
-        walking: false,
-        fresh: 0,
-        last_state: String::new(),
-        calm: !seed.is_multiple_of(3),
-        ending: false,
-        stubborn: (seed % 5 == 1).then_some("a/b/f3"),
-        trace: Trace { text: String::new(), counts: BTreeMap::new() },
-        world,
-        mirror,
-        cfg,
-        facts,
-    };
+    let mut d = Director::new(seed, |_, _| {});
     d.begin(seed);
     for _ in 0..STEPS {
         d.step();
@@ -424,7 +437,20 @@ impl Director {
     /// What the engine's walks over the source find. Each ends in the turn after the one it began
     /// in.
     fn follow(&mut self) {
-        let all = if self.links_job.is_some() || self.names_job.is_some() { self.world.linked() } else { Vec::new() };
+        let walks = self.links_job.is_some() || self.names_job.is_some();
+        if self.met.is_some() && walks && self.rng.bool() {
+            return; // it is not through
+        }
+        let mut all = if walks { self.world.linked() } else { Vec::new() };
+        if let Some(met) = self.met.take() {
+            // What came or went meanwhile was met or not.
+            let now: HashSet<RelPath> = all.iter().map(|(name, ..)| name.clone()).collect();
+            let gone: Vec<_> = met.iter().filter(|(name, ..)| !now.contains(name)).cloned().collect();
+            let before: HashSet<&RelPath> = met.iter().map(|(name, ..)| name).collect();
+            all.retain(|(name, ..)| before.contains(name) || self.rng.bool());
+            all.extend(gone.into_iter().filter(|_| self.rng.bool()));
+            self.met = Some(Vec::new());
+        }
         let took = Duration::from_millis(5);
         if let (Some(links), Some(job)) = (&mut self.links, self.links_job.take()) {
             let covered = |name: &RelPath| job.scopes.iter().any(|(dir, deep)| links::covers(dir, *deep, name));
@@ -440,6 +466,9 @@ impl Director {
         }
         if let Some(links) = &mut self.links {
             self.links_job = links.begin(self.now);
+            if self.met.is_some() && self.links_job.is_some() {
+                self.met = Some(self.world.linked());
+            }
         }
         if let Some(job) = self.names_job.take() {
             let scope = |name: &RelPath| job.scopes.iter().any(|(dir, scope)| links::covers(dir, scope.deep, name));
@@ -452,6 +481,9 @@ impl Director {
             self.note("names found");
         }
         self.names_job = self.names.begin(self.now);
+        if self.met.is_some() && self.names_job.is_some() {
+            self.met = Some(self.world.linked());
+        }
     }
 
     // ----- what happens -----
@@ -653,7 +685,6 @@ impl Director {
             return;
         }
         self.world.rename(&old, &new);
-        self.names.arrived();
         if self.rng.u8(..5) == 0 {
             self.see(&old, left.plain());
             self.see(&new, arrived.plain());
@@ -678,7 +709,6 @@ impl Director {
                 continue;
             }
             self.world.rename(&old, &new);
-            self.names.arrived();
             let (left, arrived) = if dir(what) { (Seen::LeftDir, Seen::ArrivedDir) } else { (Seen::Left, Seen::Arrived) };
             self.see(&old, left);
             self.see(&new, arrived);

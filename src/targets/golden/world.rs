@@ -143,6 +143,33 @@ impl World {
         fs::symlink_metadata(self.path(name)).map_or(0, |meta| meta.ino())
     }
 
+    /// The play's number and the times of the last write and the last change of what a name leads to.
+    pub(super) fn inode(&self, name: &str) -> (u64, FileTime, FileTime) {
+        let meta = fs::symlink_metadata(self.path(name)).expect("a name that is there");
+        let mut inodes = self.inodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let meta = inodes.meta(number(&meta));
+        (meta.ino, meta.mtime, meta.ctime)
+    }
+
+    /// The names of a kind, each with the play's number of what it leads to and its last write.
+    pub(super) fn files(&self, wanted: impl Fn(What) -> bool) -> BTreeMap<String, (u64, FileTime)> {
+        let names = self.names.iter().filter(|(_, what)| wanted(**what));
+        let version = |name: &str| {
+            let (number, written, _) = self.inode(name);
+            (number, written)
+        };
+        names.map(|(name, _)| (name.clone(), version(name))).collect()
+    }
+
+    pub(super) fn is_one_file(&self, a: &str, b: &str) -> bool {
+        self.inode(a).0 == self.inode(b).0
+    }
+
+    /// The time that what is changed now gets.
+    pub(super) fn time(&self) -> FileTime {
+        self.inodes.lock().unwrap_or_else(PoisonError::into_inner).now
+    }
+
     /// Makes a file, or changes it.
     pub(super) fn write(&mut self, name: &str, len: u64) {
         let new = !self.names.contains_key(name);
