@@ -128,7 +128,7 @@ struct Shutdown {
 }
 
 /// See the module's text.
-pub struct Engine {
+pub(crate) struct Engine {
     mirror: Mirror,
     setup: opening::Setup,
     begin: Begin,

@@ -42,7 +42,7 @@ struct Export {
 
 /// Which server has the source. NFS works by file handles, Samba by paths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Server {
+pub(crate) enum Server {
     /// The kernel's NFS server.
     Nfs,
     /// smbd.
@@ -51,7 +51,7 @@ pub enum Server {
 
 /// By what a source is exported.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Exported {
+pub(crate) struct Exported {
     /// By which server.
     pub(crate) server: Server,
     /// In words: which export or share.

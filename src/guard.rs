@@ -33,7 +33,7 @@ pub(crate) const EMPTIED_MIN: u64 = 10;
 
 /// Why a mirror sends nothing to any target.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Hold {
+pub(crate) enum Hold {
     /// The source is not what it was; in words.
     Gone(String),
     /// The source's path leads elsewhere, or through another mount: it is to be opened anew; in words.

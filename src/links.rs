@@ -63,7 +63,7 @@ struct Group {
 }
 
 /// See the module's text. One for all targets of a mirror.
-pub struct Links {
+pub(crate) struct Links {
     groups: HashMap<Inode, Group>,
     names: BTreeMap<Arc<[u8]>, Inode>,
     most: usize,
@@ -124,7 +124,7 @@ pub(crate) fn shared(stat: &StatBrief) -> Option<Inode> {
 }
 
 /// What a target met as a batch was about to leave.
-pub enum Met<'a> {
+pub(crate) enum Met<'a> {
     /// A name of a file that has several.
     Name(&'a RelPath),
     /// A directory (`true`: with all below it) in which names of such files may be that no event

@@ -31,7 +31,7 @@ use crate::sys::patient::Patient;
 
 /// What the log looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct LogConfig {
+pub(crate) struct LogConfig {
     /// Form of a line.
     pub(crate) format: LogFormat,
     /// The least level that is written.

@@ -23,7 +23,7 @@ pub struct Root {
 
 /// What the source's path leads to, when it is not the directory that was opened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Astray {
+pub(crate) enum Astray {
     /// Nothing, or what has nothing to do with it; in words.
     #[error("{0}")]
     Gone(String),

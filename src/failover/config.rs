@@ -84,7 +84,7 @@ pub struct Server {
 
 /// How the mount is moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Layout {
+pub(crate) enum Layout {
     /// One mount point, on which one mount replaces the other.
     Mount,
     /// `mount` is a symbolic link to one of two mounts beside it, `MOUNT.primary` and `MOUNT.backup`.
@@ -123,7 +123,7 @@ pub(crate) enum Failback {
 
 /// A server as a client sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Remote {
+pub(crate) struct Remote {
     /// Name or address.
     pub(crate) host: String,
     /// The exported directory.
@@ -142,7 +142,7 @@ pub struct Remote {
 
 /// When a server counts as dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Probe {
+pub(crate) struct Probe {
     /// Between two questions to a server that answers.
     pub(crate) every: Duration,
     /// For one answer.
@@ -159,7 +159,7 @@ pub struct Probe {
 
 /// Whom to tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hook {
+pub(crate) struct Hook {
     /// Of what.
     pub(crate) on: Vec<Event>,
     /// A program and its arguments.
@@ -170,7 +170,7 @@ pub struct Hook {
 
 /// What hooks hear of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Event {
+pub(crate) enum Event {
     /// The mount was moved to the backup.
     Switch,
     /// The mount was moved to the primary.

@@ -38,7 +38,7 @@ pub enum Ask {
 /// What is answered.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case")]
-pub enum Answer {
+pub(crate) enum Answer {
     /// To [`Ask::Status`].
     Status(Box<Status>),
     /// Done.
@@ -55,7 +55,7 @@ pub enum Answer {
 
 /// Everything.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Status {
+pub(crate) struct Status {
     /// The version.
     pub(crate) version: String,
     /// The server role, if this host has it.
@@ -69,7 +69,7 @@ pub struct Status {
 
 /// What cannot be done with the socket.
 #[derive(Debug, Error)]
-pub enum ControlError {
+pub(crate) enum ControlError {
     /// Another one answers there.
     #[error("another fansync failover answers on {path}")]
     InUse {
@@ -89,7 +89,7 @@ pub enum ControlError {
 }
 
 /// The way to one monitor.
-pub struct Handle {
+pub(crate) struct Handle {
     /// Its name.
     pub(crate) name: String,
     /// Its orders.
@@ -99,7 +99,7 @@ pub struct Handle {
 }
 
 /// What a process has of both roles.
-pub struct Parts {
+pub(crate) struct Parts {
     /// The server role, if this host has it.
     pub(crate) server: Option<Arc<Server>>,
     /// The monitors.

@@ -104,7 +104,7 @@ pub enum Lost {
 
 /// What is shown of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Shown {
+pub(crate) struct Shown {
     /// Its process id; 0 while there is none.
     pub(crate) pid: u32,
     /// It has no rights.

@@ -51,7 +51,7 @@ impl std::fmt::Display for Side {
 
 /// When a server counts as dead, and as back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Thresholds {
+pub(crate) struct Thresholds {
     /// Missing answers that make it dead, ...
     pub(crate) misses: u32,
     /// ... of this many; at most 32.
@@ -81,7 +81,7 @@ pub struct Report {
 
 /// One server in one round.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Answer {
+pub(crate) struct Answer {
     /// NFS answered in time.
     pub(crate) nfs: bool,
     /// The server role answered in time.
@@ -90,7 +90,7 @@ pub struct Answer {
 
 /// What is known of one server.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Health {
+pub(crate) struct Health {
     /// Whether it counts as alive. Before anything was seen: no.
     pub(crate) alive: bool,
     /// Since when that holds; time of the monitor's clock.
@@ -135,7 +135,7 @@ impl Health {
 
 /// Everything a client remembers.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct State {
+pub(crate) struct State {
     /// What is mounted; `None` while nothing is.
     pub(crate) on: Option<Side>,
     /// The newest epoch heard of.
@@ -177,7 +177,7 @@ pub(crate) enum Goal {
 /// What needs somebody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Alarm {
+pub(crate) enum Alarm {
     /// Neither server answers.
     BothDead,
     /// The mounted one is dead, and the other holds no whole copy.
@@ -208,7 +208,7 @@ impl Alarm {
 
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     /// Ask the server to become primary of an epoch above `above`.
     Promote {
         /// Which.

@@ -45,7 +45,7 @@ const EXPORTFS: Duration = Duration::from_secs(10);
 const BUSY: Duration = Duration::from_millis(400);
 
 /// The server role of this host.
-pub struct Server {
+pub(crate) struct Server {
     pub(super) cfg: Config,
     pub(super) key: Key,
     pub(super) host: String,

@@ -12,7 +12,7 @@ use crate::path::Shown;
 
 /// A process that waits.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Stuck {
+pub(crate) struct Stuck {
     /// Its id.
     pub(crate) pid: u32,
     /// Its name.

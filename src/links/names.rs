@@ -80,7 +80,7 @@ pub(crate) struct Scope {
 
 /// See the module's text. One for all targets of a mirror.
 #[derive(Default)]
-pub struct Names {
+pub(crate) struct Names {
     files: HashMap<Inode, File>,
     held: usize,
     wanted: Job,

@@ -96,7 +96,7 @@ impl From<&ImportArgs> for Flags {
 
 /// Something in the file that does nothing here, or something else than it did.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Note {
+pub(crate) struct Note {
     /// Line in the file, from 1; 0 for the command line.
     pub(crate) line: usize,
     /// What, and why.

@@ -131,7 +131,7 @@ pub enum Item {
 
 /// Counters of one reader since its start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct ReaderStats {
+pub(crate) struct ReaderStats {
     /// Reads that gave bytes.
     pub(crate) reads: u64,
     /// Bytes they gave.

@@ -66,7 +66,7 @@ impl Report {
 
 /// A comparison of a target with the source (`fansync verify`, `verify_every`).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Verify {
+pub(crate) struct Verify {
     /// One runs now.
     pub(crate) running: bool,
     /// How far that one is.

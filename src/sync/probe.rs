@@ -54,7 +54,7 @@ pub struct RsyncFacts {
 }
 
 /// The rsync of this host, run to be asked.
-pub struct Asked;
+pub(crate) struct Asked;
 
 impl LocalRsync for Asked {
     fn unconfined(&self, rsync: &Path) -> Option<String> {

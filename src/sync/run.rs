@@ -449,7 +449,7 @@ fn gather(mut child: Child, limit: usize, timeout: Duration) -> Result<Collected
 
 /// What [`collect`] brings.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Collected {
+pub(crate) struct Collected {
     /// How it ended.
     pub(crate) exit: Exit,
     /// The start of what it wrote.

@@ -67,7 +67,7 @@ pub enum Stream {
 
 /// What a child reads.
 #[derive(Debug)]
-pub enum Stdin {
+pub(crate) enum Stdin {
     /// Nothing.
     Null,
     /// A file, from its current position.
@@ -78,7 +78,7 @@ pub enum Stdin {
 
 /// What a child may do at most, besides its capabilities.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Limits<'a> {
+pub(crate) struct Limits<'a> {
     /// It leaves no image of its memory when it crashes: a password may be in it.
     pub no_core: bool,
     /// Bytes of each file that it writes.
@@ -91,7 +91,7 @@ pub struct Limits<'a> {
 
 /// A user and its group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct User {
+pub(crate) struct User {
     /// The user.
     pub(crate) uid: u32,
     /// The group.
@@ -155,7 +155,7 @@ fn no_core_dumps() -> nix::Result<()> {
 
 /// What a process has done, as far as the kernel counts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Work {
+pub(crate) struct Work {
     /// Bytes of output that were read from it.
     pub(crate) written: u64,
     /// Bytes that it read from files, pipes and sockets.
@@ -226,7 +226,7 @@ pub enum FeedError {
 
 /// A started process.
 #[derive(Debug)]
-pub struct Child {
+pub(crate) struct Child {
     process: Option<std::process::Child>,
     pid: Pid,
     pidfd: OwnedFd,

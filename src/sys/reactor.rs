@@ -40,7 +40,7 @@ impl Interest {
 }
 
 /// A set of descriptors to wait on; belongs to one thread.
-pub struct Reactor(Kind);
+pub(crate) struct Reactor(Kind);
 
 enum Kind {
     Uring(Box<Uring>),

@@ -73,7 +73,7 @@ struct Slot {
 }
 
 /// What a wait found, by token.
-pub enum Found {
+pub(crate) enum Found {
     /// It is readable or in error; or was, and has been emptied since.
     Ready,
     /// A read has ended, with the bytes read or the read's error. `Interrupted`: it was cancelled, read nothing, and means
@@ -82,7 +82,7 @@ pub enum Found {
 }
 
 /// A descriptor to wait for.
-pub struct Wanted<'a> {
+pub(crate) struct Wanted<'a> {
     /// Below the number given to [`Uring::open`]; always the same for the same file.
     pub(crate) token: usize,
     /// Open at least until the wait returns.

@@ -158,7 +158,7 @@ const SHOWN_FAILURES: usize = 50;
 const CONFIG_PAUSE: u32 = 4;
 
 /// What the engine lends to its targets.
-pub struct Context<'a> {
+pub(crate) struct Context<'a> {
     /// Time since the daemon's start.
     pub now: Duration,
     /// The daemon's start by the wall clock, seconds since 1970.
@@ -186,7 +186,7 @@ pub struct Context<'a> {
 }
 
 /// See the module's text.
-pub struct Target {
+pub(crate) struct Target {
     /// The configuration.
     pub(crate) cfg: config::Target,
     mirror: Mirror,

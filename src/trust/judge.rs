@@ -10,7 +10,7 @@ use super::walk::{Facts, Kind};
 
 /// What others must not be able to do with a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mind {
+pub(crate) enum Mind {
     /// Write it.
     Writing,
     /// Write it; and not everybody may read it. A group may, as rsync has it for its password
@@ -83,7 +83,7 @@ impl Reason {
 
 /// Who is trusted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Us {
+pub(crate) struct Us {
     /// The calling user.
     pub(crate) uid: u32,
     /// A group that only the calling user is in.

@@ -34,7 +34,7 @@ pub(crate) enum Kind {
 
 /// What the kernel says of an inode.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// What it is.
     pub(crate) kind: Kind,
     /// Its owner.

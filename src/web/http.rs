@@ -50,7 +50,7 @@ const HEADERS: [(header::HeaderName, HeaderValue); 4] = [
 
 /// Nothing can be served.
 #[derive(Debug, thiserror::Error)]
-pub enum HttpError {
+pub(crate) enum HttpError {
     /// Somebody has the port.
     #[error("cannot serve metrics on {address}: the address is in use; choose another port (metrics), or stop who has it")]
     InUse {
@@ -128,7 +128,7 @@ impl Response {
 pub(crate) type Handler = dyn Fn(&Request) -> Response + Send + Sync;
 
 /// A port that is taken.
-pub struct Server {
+pub(crate) struct Server {
     listener: TcpListener,
     address: SocketAddr,
 }
