@@ -40,7 +40,7 @@ fn bench(c: &mut Criterion) {
     let filter = Filter::none();
     let scope = Scope { root: &root, filter: &filter, fs: fs_id(root.as_fd()).expect("its filesystem"), mounts: &[] };
     let identity = Identity::of(&root, "").expect("a filesystem that is trusted: set FANSYNC_BENCH_DIR");
-    let (mut keeper, _) = Keeper::open(&dir.path().join("state"), "m", Ok(identity), &[]).expect("a state directory");
+    let (mut keeper, _) = Keeper::open(&dir.path().join("state"), "m", Ok(identity), &[], None).expect("a state directory");
     let like = keeper.begin_walk().expect("the clock");
 
     let mut group = c.benchmark_group("scan");

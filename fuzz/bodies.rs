@@ -416,14 +416,14 @@ fn state(data: &[u8]) {
     let at = world.dir.path().join("state/m/state");
     std::fs::create_dir_all(at.parent().expect("it has one")).expect("a directory can be made");
     std::fs::write(&at, data).expect("a file can be written");
-    let opened = Keeper::open(&world.dir.path().join("state"), "m", Identity::of(&world.root, "s"), &targets());
+    let opened = Keeper::open(&world.dir.path().join("state"), "m", Identity::of(&world.root, "s"), &targets(), None);
     drop(opened.expect("whatever the file holds, a start goes on"));
 }
 
 fn state_seeds() -> Vec<Vec<u8>> {
     let world = world();
     let dir = world.dir.path().join("seed");
-    let opened = Keeper::open(&dir, "m", Identity::of(&world.root, "s"), &targets());
+    let opened = Keeper::open(&dir, "m", Identity::of(&world.root, "s"), &targets(), None);
     drop(opened);
     vec![std::fs::read(dir.join("m/state")).unwrap_or_default()]
 }
@@ -528,7 +528,7 @@ fn proc_files(data: &[u8]) {
     assert!(found.known >= there.known && found.unknown >= there.unknown);
     let _ = (child::io_bytes(data), child::cpu_ticks(data), fansync::failover::stuck::state(data));
     if let Some(caps) = caps::Caps::parse(data) {
-        let _ = (caps.sys_admin(), caps.names());
+        let _ = caps.names();
     }
 }
 
@@ -565,7 +565,7 @@ fn getdents_seeds() -> Vec<Vec<u8>> {
 
 fn lsyncd(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    match lsyncd::of_text(text) {
+    match lsyncd::read(text, None, None) {
         Ok(loaded) => {
             let toml = sersync::toml(&loaded, false).expect("it can be written");
             assert!(Config::from_toml(&toml).is_ok(), "what is printed is not valid: {toml}");

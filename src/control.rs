@@ -1,6 +1,6 @@
 //! The control socket as a client sees it: one request per connection, a line of JSON each way.
 
-pub mod find;
+pub(crate) mod find;
 
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::net::UnixStream;

@@ -131,11 +131,6 @@ pub fn of_nfs(table: &[u8]) -> Vec<PathBuf> {
     nfs_exports(table).into_iter().map(|export| export.path).collect()
 }
 
-/// The directories that a file of Samba shares, and the files that it includes.
-pub fn of_samba(text: &[u8]) -> (BTreeSet<PathBuf>, Vec<PathBuf>) {
-    smb_paths(text)
-}
-
 fn smbd_runs() -> bool {
     let pid = SMBD_PIDS.iter().find_map(|file| std::fs::read_to_string(file).ok()?.trim().parse::<u32>().ok());
     pid.is_some_and(|pid| Path::new(&format!("/proc/{pid}")).exists())
@@ -143,7 +138,7 @@ fn smbd_runs() -> bool {
 
 fn smb_shares(file: &Path, includes: u32, shares: &mut Vec<PathBuf>) {
     let Some(text) = small_file(file) else { return };
-    let (paths, included) = smb_paths(&text);
+    let (paths, included) = of_samba(&text);
     shares.extend(paths);
     if includes > 0 {
         included.iter().for_each(|file| smb_shares(file, includes - 1, shares));
@@ -162,7 +157,7 @@ fn small_file(path: &Path) -> Option<Vec<u8>> {
 
 /// The paths of shares, and the files that are included. A path with variables stands for what is
 /// above the first of them.
-fn smb_paths(text: &[u8]) -> (BTreeSet<PathBuf>, Vec<PathBuf>) {
+pub fn of_samba(text: &[u8]) -> (BTreeSet<PathBuf>, Vec<PathBuf>) {
     let (mut paths, mut included) = (BTreeSet::new(), Vec::new());
     for line in text.split(|&b| b == b'\n').map(<[u8]>::trim_ascii) {
         let Some(at) = line.iter().position(|&b| b == b'=').filter(|_| !line.starts_with(b"#") && !line.starts_with(b";")) else {
@@ -223,11 +218,11 @@ mod tests {
     fn shares_are_read_from_smb_conf() {
         let text = b"[global]\n  workgroup = X\n include = /etc/samba/more.conf\n include = /etc/samba/%m.conf\n\
             [data]\n\tPath = /srv/data\n; path = /not\n# path = /not\n[homes]\n directory=\"/home/%S/files\"\n[all]\npath = %H\n[v]\npath=/%U\n";
-        let (paths, included) = smb_paths(text);
+        let (paths, included) = of_samba(text);
         assert_eq!(paths.into_iter().collect::<Vec<_>>(), [PathBuf::from("/home"), "/srv/data".into()]);
         assert_eq!(included, [PathBuf::from("/etc/samba/more.conf")]);
         // One name in another character set hides no other share.
-        let (paths, _) = smb_paths(b"path = /srv/f\xfcr\npath = \"/srv/all\"\n");
+        let (paths, _) = of_samba(b"path = /srv/f\xfcr\npath = \"/srv/all\"\n");
         assert_eq!(paths.len(), 2);
     }
 

@@ -18,7 +18,7 @@
 //! another user namespace.
 
 pub mod judge;
-pub mod walk;
+pub(crate) mod walk;
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -123,7 +123,7 @@ impl Config {
     /// # Errors
     /// Everything that is wrong in it.
     pub fn from_toml(text: &str) -> Result<Config, ConfigErrors> {
-        toml::parse(text, None)
+        toml::parse_written(text, None).map(|(config, _)| config)
     }
 
     /// The configuration of `fansync mirror SRC TARGET…`: one mirror named `mirror`, targets named `t1`, `t2`, ….

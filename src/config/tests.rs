@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::*;
 
 fn read(text: &str) -> Result<Config, ConfigErrors> {
-    toml::parse(text, Some(Path::new("f.toml")))
+    toml::parse_written(text, Some(Path::new("f.toml"))).map(|(config, _)| config)
 }
 
 fn messages(text: &str) -> Vec<String> {

@@ -25,15 +25,10 @@ use crate::location::{Location, LocationError};
 use crate::log::LogConfig;
 use crate::role::mark;
 
-/// Reads `text`; `file` is named in the errors.
+/// Reads `text`, and tells where each value is; `file` is named in the errors.
 ///
 /// # Errors
 /// All that is wrong in shape; if nothing is, all rules that do not hold.
-pub(super) fn parse(text: &str, file: Option<&Path>) -> Result<Config, ConfigErrors> {
-    parse_written(text, file).map(|(config, _)| config)
-}
-
-/// The same, and where each value is.
 pub(super) fn parse_written(text: &str, file: Option<&Path>) -> Result<(Config, Written), ConfigErrors> {
     let form = Form { elsewhere: ELSEWHERE, is_secret: may_hold_secret, whole, judge: super::judge };
     let (mut config, places) = form.read(text, file)?;

@@ -191,7 +191,7 @@ impl History {
         let targets: Vec<TargetId> =
             targets.iter().map(|t| TargetId { name: t.cfg.name.clone(), settings: t.settings() }).collect();
         let distrusted = (begin.renewed == Some(Renewed::Remounted)).then_some(Why::Remounted);
-        let (keeper, opened) = Keeper::open_unless(state_dir, &mirror.name, identity, &targets, distrusted)?;
+        let (keeper, opened) = Keeper::open(state_dir, &mirror.name, identity, &targets, distrusted)?;
         begin.opened = Some(opened);
         Ok(History {
             keeper,

@@ -12,8 +12,8 @@
 //! it says something of this host, not of the other.
 
 pub mod message;
-pub mod process;
-pub mod restart;
+pub(crate) mod process;
+pub(crate) mod restart;
 pub mod sandbox;
 
 use std::collections::HashMap;

@@ -4,24 +4,24 @@
 //! mirror daemon asks for its target's mark before it sends anything ([`fence`](crate::role::fence)), so a primary that was away while its backup
 //! took over cannot undo what the backup received.
 
-pub mod child;
+pub(crate) mod child;
 pub mod cli;
 pub mod config;
 pub mod control;
-pub mod daemon;
+pub(crate) mod daemon;
 pub mod front;
 pub(crate) mod grace;
-pub mod handover;
+pub(crate) mod handover;
 pub mod machine;
 pub(crate) mod metrics;
-pub mod mirror;
+pub(crate) mod mirror;
 pub(crate) mod monitor;
-pub mod mounts;
-pub mod notify;
+pub(crate) mod mounts;
+pub(crate) mod notify;
 pub mod probe;
 pub(crate) mod prober;
-pub mod server;
+pub(crate) mod server;
 pub mod stuck;
 pub(crate) mod tool;
 pub mod wire;
-pub mod worker;
+pub(crate) mod worker;

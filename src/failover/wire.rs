@@ -15,7 +15,7 @@
 
 pub mod code;
 pub mod frame;
-pub mod places;
+pub(crate) mod places;
 
 use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};

@@ -16,7 +16,7 @@ mod cdn;
 mod command;
 mod http;
 mod message;
-pub mod queue;
+pub(crate) mod queue;
 mod saved;
 mod socket;
 mod worker;

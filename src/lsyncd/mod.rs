@@ -51,16 +51,12 @@ pub(crate) fn load(path: &Path, lua_files: bool) -> Result<Loaded, ConfigErrors>
     read(&text, Some(path), below)
 }
 
-/// The same for the file's text.
-/// What a program means that is not in a file.
+/// The same for the text of a program. `path`: named in the errors. `below`: where its `dofile` and
+/// `require` may read files, if anywhere.
 ///
 /// # Errors
-/// As [`load`].
-pub fn of_text(text: &str) -> Result<Loaded, ConfigErrors> {
-    read(text, None, None)
-}
-
-fn read(text: &str, path: Option<&Path>, below: Option<PathBuf>) -> Result<Loaded, ConfigErrors> {
+/// As [`load`], but for the file's.
+pub fn read(text: &str, path: Option<&Path>, below: Option<PathBuf>) -> Result<Loaded, ConfigErrors> {
     let fail = |problems| ConfigErrors::new(path, text, problems);
     let script = script::run(text, below).map_err(|failure| {
         let problem = Problem::new(format!("the Lua program does not run: {}", failure.text));

@@ -13,7 +13,7 @@
 //!
 //! Gives up: a directory that is visible at two paths below the root (a bind mount) is found at one of them; the engine adds the others.
 
-pub mod follow;
+pub(crate) mod follow;
 mod linked;
 pub mod mute;
 mod muting;

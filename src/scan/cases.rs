@@ -373,7 +373,7 @@ fn from_stop_to_start_through_the_state_on_disk() {
     let filter = Filter::none();
     let scope = Scope { root: &root, filter: &filter, fs: fs_of, mounts: &[] };
     let targets = [TargetId { name: "t".into(), settings: "/t".into() }];
-    let open = || Keeper::open(&scratch.path().join("state"), "m", Identity::of(&root, "s"), &targets).unwrap();
+    let open = || Keeper::open(&scratch.path().join("state"), "m", Identity::of(&root, "s"), &targets, None).unwrap();
     let options = Options::default();
     let mut epochs = Epochs::default();
 

@@ -8,7 +8,7 @@
 //! `detach.rs` is `-d`: a process of its own, one for each configuration file.
 
 mod convert;
-pub mod detach;
+pub(crate) mod detach;
 mod import;
 mod params;
 mod plugins;

@@ -3,7 +3,7 @@
 mod dirs;
 pub mod fan_decode;
 pub mod ino_decode;
-pub mod inotify;
+pub(crate) mod inotify;
 mod port;
 pub mod reader;
 pub mod records;

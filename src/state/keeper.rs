@@ -101,23 +101,11 @@ impl Keeper {
     ///
     /// `targets`: in the order of all later calls. When the state cannot be begun (a full disk), or the filesystem is not fit
     /// for it, the keeper keeps nothing, every call is a no-op, and the reason is in the result.
+    /// `distrusted`: why what an earlier run left is not gone on from, where there is a reason.
     ///
     /// # Errors
     /// [`StateError::Locked`], [`StateError::Directory`]; [`StateError::Write`] when not even an old file can be removed.
     pub fn open(
-        state_dir: &Path,
-        mirror: &str,
-        identity: Result<Identity, Why>,
-        targets: &[TargetId],
-    ) -> Result<(Keeper, Result<Resume, Why>), StateError> {
-        Keeper::open_unless(state_dir, mirror, identity, targets, None)
-    }
-
-    /// The same; what an earlier run left is not gone on from where there is a reason for that.
-    ///
-    /// # Errors
-    /// As above.
-    pub(crate) fn open_unless(
         state_dir: &Path,
         mirror: &str,
         identity: Result<Identity, Why>,

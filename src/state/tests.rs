@@ -44,7 +44,7 @@ impl World {
     }
 
     fn try_open(&self) -> Result<(Keeper, Result<Resume, Why>), StateError> {
-        Keeper::open(&self.state(), "m", Identity::of(&self.root(), &self.settings), &self.targets)
+        Keeper::open(&self.state(), "m", Identity::of(&self.root(), &self.settings), &self.targets, None)
     }
 
     fn open(&self) -> (Keeper, Result<Resume, Why>) {
@@ -397,7 +397,7 @@ fn a_filesystem_that_is_not_proven() {
     let proc = Root::open(Path::new("/proc")).unwrap();
     let identity = Identity::of(&proc, "s");
     assert_eq!(identity, Err(Why::Unproven(libc::PROC_SUPER_MAGIC as u64)));
-    let (mut keeper, resume) = Keeper::open(&w.state(), "m", identity, &w.targets).unwrap();
+    let (mut keeper, resume) = Keeper::open(&w.state(), "m", identity, &w.targets, None).unwrap();
     assert_eq!(resume.unwrap_err(), Why::Unproven(libc::PROC_SUPER_MAGIC as u64));
     assert!(!keeper.is_on() && !keeper.needs_walk() && !w.file().exists(), "an old state does not outlive a run without one");
     assert!(!w.tick(&mut keeper).unwrap());
@@ -467,7 +467,7 @@ fn a_full_disk_costs_nothing_but_time() {
     use crate::scratch::Scratch;
     let Some(disk) = Scratch::new("tmpfs", "a_full_disk_costs_nothing_but_time") else { return };
     let mut w = World::new();
-    let open = |w: &World| Keeper::open(disk.path(), "m", Identity::of(&w.root(), &w.settings), &w.targets).unwrap();
+    let open = |w: &World| Keeper::open(disk.path(), "m", Identity::of(&w.root(), &w.settings), &w.targets, None).unwrap();
     let (mut keeper, _) = open(&w);
     let old = keeper.begin_walk().unwrap();
     keeper.walked(Some(w.walk(&old, keeper.clock.wall))).unwrap();

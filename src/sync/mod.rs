@@ -22,7 +22,7 @@ pub mod argv;
 pub mod below;
 mod fewer;
 pub mod filelist;
-pub mod first;
+pub(crate) mod first;
 mod messages;
 pub mod normal;
 pub mod outcome;

@@ -1,7 +1,7 @@
 //! rsync's output, read line by line in bounded memory.
 //!
 //! Promises: every line is judged, however many there are (a full pass prints one per changed file), and no more is kept than
-//! counters, the first [`MAX_FAILED`] failed paths and the first and last [`MAX_LINES`] messages. So a message that decides the
+//! counters, the first [`MAX_FAILED`] failed paths and the message that tells most. So a message that decides the
 //! outcome is never lost in the middle of a long output.
 //!
 //! rsync mixes three things on stdout: itemised changes (`<f+++++++++ name`), messages, and progress (ending in `\r`). Bytes of
@@ -12,7 +12,7 @@
 //! Which path a message is about is read by its kind (`messages`). What can be mapped back to a path below the root
 //! is; the rest counts as [`Output::failed_more`]. Lines of no known kind are kept as [`Output::unknown`].
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 
 use memchr::memmem;
 
@@ -26,8 +26,8 @@ pub use crate::sys::child::Stream;
 
 /// How many failed paths are kept.
 pub(crate) const MAX_FAILED: usize = 1000;
-/// How many message lines are kept from the start, and as many from the end.
-pub const MAX_LINES: usize = 20;
+/// How many lines of no known kind are kept.
+const MAX_UNKNOWN: usize = 20;
 /// Bytes kept of a line that is not yet ended: a path of 4,096 bytes is 20,480 when every byte is escaped, and twice for a
 /// rename.
 const MAX_LINE_BYTES: usize = 64 * 1024;
@@ -250,9 +250,6 @@ pub struct Output {
     pub(crate) items_more: u64,
     keep_items: usize,
     keep_items_of: Option<BTreeSet<RelPath>>,
-    head: Vec<Vec<u8>>,
-    tail: VecDeque<Vec<u8>>,
-    dropped: u64,
     best: Option<(u8, Vec<u8>)>,
 }
 
@@ -302,23 +299,13 @@ impl Output {
         }
     }
 
-    /// The messages that were kept, unescaped, one per line, for a log at debug level.
-    pub fn messages(&self) -> Vec<Vec<u8>> {
-        let mut out = self.head.clone();
-        if self.dropped > 0 {
-            out.push(format!("({})", crate::text::plural(self.dropped, "more line")).into_bytes());
-        }
-        out.extend(self.tail.iter().cloned());
-        out
-    }
-
     /// Where the run begins, below the root: rsync's own words name paths below it.
     pub(crate) fn begins_at(&self) -> &RelPath {
         self.names.dir()
     }
 
     /// The message that tells most about why a run failed, unescaped.
-    pub(crate) fn telling(&self) -> Option<&[u8]> {
+    pub fn telling(&self) -> Option<&[u8]> {
         self.best.as_ref().map(|(_, line)| &line[..])
     }
 
@@ -436,19 +423,10 @@ impl Output {
             let digits = rest.iter().take_while(|b| b.is_ascii_digit()).map(|b| u64::from(b - b'0'));
             self.counters.spared = digits.fold(0, |sum, digit| sum.saturating_mul(10).saturating_add(digit));
         }
-        let mut kept = unescape(line);
-        kept.truncate(MAX_MESSAGE_BYTES);
         if self.best.as_ref().is_none_or(|(best, _)| weight > *best) {
-            self.best = Some((weight, kept.clone()));
-        }
-        if self.head.len() < MAX_LINES {
-            self.head.push(kept);
-        } else {
-            if self.tail.len() == MAX_LINES {
-                self.tail.pop_front();
-                self.dropped += 1;
-            }
-            self.tail.push_back(kept);
+            let mut kept = unescape(line);
+            kept.truncate(MAX_MESSAGE_BYTES);
+            self.best = Some((weight, kept));
         }
     }
 
@@ -496,7 +474,7 @@ impl Output {
             let message = messages::plain(line);
             return match message.meaning {
                 Meaning::Unknown => {
-                    if self.unknown.len() < MAX_LINES {
+                    if self.unknown.len() < MAX_UNKNOWN {
                         let mut kept = unescape(line);
                         kept.truncate(MAX_MESSAGE_BYTES);
                         self.unknown.push(kept);
@@ -651,7 +629,7 @@ mod tests {
             let names: Vec<_> = output.items.iter().map(|item| item.path.as_bytes()).collect();
             assert_eq!(names, [&b"gone"[..], b"", b"we\"ird \\#012 n\nl"]);
             assert_eq!(output.items_more, 2);
-            assert_eq!(output.messages().len(), 1);
+            assert_eq!(output.telling(), Some(&b"cannot delete non-empty directory: keep/x"[..]));
         }
     }
 
@@ -661,12 +639,12 @@ mod tests {
         assert_eq!((output.listed, output.considered, output.progress), (200, None, None));
         let output = read(b"building file list ... \r 100 files...\r130 files to consider\n<f+++++++++ 100 files...\n", b"", 10);
         assert_eq!((output.listed, output.considered, output.counters.files_sent), (100, Some(130), 1));
-        assert!(output.messages().is_empty(), "{:?}", output.messages());
+        assert_eq!(output.telling(), None);
         let output = read(b"sending incremental file list\n", b"", 10);
-        assert!(output.messages().is_empty() && output.unknown.is_empty(), "{:?}", output.messages());
+        assert_eq!(output.telling(), None);
         let output = read(b"building file list ... \n1 file to consider\n", b"", 10);
         assert_eq!(output.considered, Some(1));
-        assert!(output.messages().is_empty() && output.unknown.is_empty(), "{:?}", output.messages());
+        assert_eq!(output.telling(), None);
     }
 
     #[test]
@@ -676,7 +654,7 @@ mod tests {
         let output = read(b"\r     52,535,146  99%   21.91MB/s    0:00:02 (xfr#19747, to-chk=254/20202)\r", b"", 1000);
         let want = Progress { bytes: 52_535_146, percent: 99, files_done: 19_948, files_total: 20_202, scanning: false };
         assert_eq!(output.progress, Some(want));
-        assert!(output.messages().is_empty());
+        assert_eq!(output.telling(), None);
     }
 
     #[test]
@@ -788,11 +766,15 @@ mod tests {
         for _ in 0..200 {
             output.push(Stream::Stdout, &[b'x'; 1000]);
         }
+        output.push(Stream::Stdout, b"\n");
+        for i in 0..2 * MAX_UNKNOWN {
+            output.push(Stream::Stderr, format!("{i} is said by a shell\n").as_bytes());
+        }
         output.finish();
         assert_eq!(output.failed.len() as u64 + output.failed_more, 5_000);
         assert_eq!(output.failed.len(), MAX_FAILED);
-        assert_eq!(output.messages().len(), 2 * MAX_LINES + 1);
-        assert!(output.messages().iter().all(|line| line.len() <= MAX_MESSAGE_BYTES));
+        assert_eq!((output.unknown.len(), output.unknown_more), (MAX_UNKNOWN, MAX_UNKNOWN as u64 + 1));
+        assert_eq!(output.unknown.iter().map(Vec::len).max(), Some(MAX_MESSAGE_BYTES));
         assert!(output.signs.max_delete, "a message in the middle decides");
     }
 }

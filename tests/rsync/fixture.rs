@@ -199,7 +199,7 @@ impl Fixture {
     /// A pass that must go through.
     pub fn done(&self, pass: Pass, entries: &[&[u8]]) {
         let (outcome, output) = self.run_reading(pass, entries);
-        let said: Vec<_> = output.messages().iter().map(|line| Shown(line).to_string()).collect();
+        let said = output.telling().map(|line| Shown(line).to_string());
         assert_eq!(outcome.verdict, Verdict::Done, "{:?} {pass:?}: {outcome:?} {said:?}", self.road);
     }
 
