@@ -1,8 +1,10 @@
-//! When a list begins below the root ([`crate::sync::below`]), and what becomes of such a run that ends badly.
+//! When a list begins below the root ([`crate::sync::below`]), and what becomes of such a run that
+//! ends badly.
 //!
-//! A run that begins below is a shorter way for what the same list from the top would do, and is never the only way: one that ends in
-//! anything but success or failed paths gives its batch back, which leaves from the top at once. Only that run says whether the
-//! target is there. Paths that failed are tried again from the top, too, as every second round is.
+//! A run that begins below is a shorter way for what the same list from the top would do, and is
+//! never the only way: one that ends in anything but success or failed paths gives its batch back,
+//! which leaves from the top at once. Only that run says whether the target is there. Paths that
+//! failed are tried again from the top, too, as every second round is.
 
 use std::os::fd::AsFd;
 use std::sync::mpsc;
@@ -22,7 +24,8 @@ const MOST_LACKING: usize = 100;
 /// Runs of one target that begin below its root.
 #[derive(Default)]
 pub(super) struct Descents {
-    /// Directories that the target did not have as such. What lies in them leaves from the top until something did.
+    /// Directories that the target did not have as such. What lies in them leaves from the top
+    /// until something did.
     lacking: Vec<RelPath>,
     /// Runs in a row that did not get through.
     refused: u32,
@@ -61,7 +64,8 @@ impl Descents {
         self.refused < REFUSALS && !self.lacking.iter().any(|l| path::is_at_or_below(dir, l) || path::is_at_or_below(l, dir))
     }
 
-    /// Opens a directory of a local target, links not followed. `None` when it is not there as such, or does not answer.
+    /// Opens a directory of a local target, links not followed. `None` when it is not there as
+    /// such, or does not answer.
     fn open(&mut self, root: &std::path::Path, dir: &RelPath) -> Option<std::os::fd::OwnedFd> {
         self.looking.take_if(|thread| thread.is_finished());
         if self.looking.is_some() {
@@ -94,8 +98,9 @@ impl Target {
         batch: &Batch,
         list: &[(RelPath, Form)],
     ) -> Option<Below> {
-        // The root's own attributes travel with a list from the top alone. A deep list names few paths. A second round is there for what
-        // the first could not do, perhaps for where it began.
+        // The root's own attributes travel with a list from the top alone. A deep list names few
+        // paths. A second round is there for what the first could not do, perhaps for where it
+        // began.
         let plain = matches!(pass, Pass::Shallow | Pass::ShallowOneLevel);
         // What is hidden from it is hidden by its path from the top.
         let hides = !self.unread.rules(&batch.entries).is_empty();
@@ -110,21 +115,24 @@ impl Target {
         let source = open_below(cx.root, &dir).ok()?;
         let target = match &self.cfg.location {
             Location::Local(root) => Some(self.descents.open(root, &dir)?),
-            // Named by its path, as for renames: a link that somebody put there is followed, and a server expands wildcards.
+            // Named by its path, as for renames: a link that somebody put there is followed, and a
+            // server expands wildcards.
             Location::Daemon { .. } if self.mirror.send_renames && crate::sync::renames::fits(&dir) => None,
             Location::Daemon { .. } | Location::Ssh { .. } => return None,
         };
         Some(Below { dir, source, target, filter_args })
     }
 
-    /// Whether a list means the same from another directory: nothing that rsync is told beside it is looked for from the root.
+    /// Whether a list means the same from another directory: nothing that rsync is told beside it
+    /// is looked for from the root.
     fn means_the_same_below(&self) -> bool {
         !matches!(self.cfg.location, Location::Ssh { .. })
             // Rules in merge files, includes and what rsync cannot be told protect by whole paths.
             && self.args.excludes_only()
             && self.mirror.filter.is_rsyncs()
             && self.mirror.events == config::Events::default()
-            // The directory of what is kept aside is found from the target's own, and each deletion is counted by its path from there.
+            // The directory of what is kept aside is found from the target's own, and each deletion
+            // is counted by its path from there.
             && !self.keeps_aside()
             && self.limit().is_none()
             // The names of a file are linked with those that the run lists, wherever they are.
@@ -132,12 +140,14 @@ impl Target {
             && !config::name_directories(&self.cfg.args)
     }
 
-    /// Whether the target should have this directory: nothing at it or above it waits, is under way, or failed.
+    /// Whether the target should have this directory: nothing at it or above it waits, is under
+    /// way, or failed.
     fn has(&self, dir: &RelPath) -> bool {
         self.ledger.why(dir, Reach::At, &[]).is_none()
     }
 
-    /// A run that began in `dir` got nowhere, or nobody knows where. Whatever the reason, a run from the top finds it out.
+    /// A run that began in `dir` got nowhere, or nobody knows where. Whatever the reason, a run
+    /// from the top finds it out.
     pub(super) fn back_to_the_top(&mut self, batch: Batch, dir: Option<&RelPath>) {
         dir.into_iter().for_each(|dir| self.descents.failed(dir.clone()));
         self.ledger.give_back(batch);

@@ -42,11 +42,11 @@ pub(super) enum Completion {
     /// The target has no room.
     NoRoom,
     /// The connection was old, and rsync does not look at it before it has its list: the server may
-    /// have been restarted since, or something on the way forgot about it. A probe tells whether the
-    /// target is there.
+    /// have been restarted since, or something on the way forgot about it. A probe tells whether
+    /// the target is there.
     StaleConnection,
-    /// The process was ended from elsewhere, the target has no part in it. By the kernel, when memory
-    /// is short: smaller lists may help.
+    /// The process was ended from elsewhere, the target has no part in it. By the kernel, when
+    /// memory is short: smaller lists may help.
     Interrupted,
     /// All but the deletions has gone through, and these are counted.
     Counted,
@@ -74,7 +74,8 @@ impl Ended<'_> {
     pub(super) fn completion(&self) -> Completion {
         use AbortReason::{Apart, GivesWay, Gone, Hollow, Idle, Knotted};
         let some_done = matches!(self.verdict, Verdict::Partial | Verdict::Unproven | Verdict::SourceRace);
-        // The first time it may be a part of the target; and what was set apart stays a matter of its paths.
+        // The first time it may be a part of the target; and what was set apart stays a matter of
+        // its paths.
         let whole_target = self.round + 1 == WHOLE_ROUNDS || self.round == 0 && self.in_outage;
         match (self.verdict, self.abort_reason) {
             (Verdict::Done, _) => Completion::Done,

@@ -1,5 +1,5 @@
-//! How the entries of a batch are listed, by what the last look at the disk found. What each needs is decided by [`Rules`], which
-//! is pure; what does not leave now goes where it waits.
+//! How the entries of a batch are listed, by what the last look at the disk found. What each needs
+//! is decided by [`Rules`], which is pure; what does not leave now goes where it waits.
 
 use super::emptied::Found;
 use super::linked::{Linked, path_and_above};
@@ -68,9 +68,10 @@ impl Part {
     }
 }
 
-/// Whether the content of a file that was written or moved here may be another one although its size and mtime are those
-/// that the target has: it changed after `since` (seconds since 1970). The mtime can have been set back (`cp -p`, archives), it can have come with a
-/// rename, and two writes within one tick of the kernel's clock (4 ms, before Linux 6.13) leave the same. A file that was
+/// Whether the content of a file that was written or moved here may be another one although its
+/// size and mtime are those that the target has: it changed after `since` (seconds since 1970). The
+/// mtime can have been set back (`cp -p`, archives), it can have come with a rename, and two writes
+/// within one tick of the kernel's clock (4 ms, before Linux 6.13) leave the same. A file that was
 /// only opened for writing has an older ctime.
 pub(super) fn may_be_twin(stat: &StatBrief, since: i64) -> bool {
     stat.ctime.secs + TWIN_SLACK_SECS >= since
@@ -156,8 +157,8 @@ struct Rules<'r> {
 }
 
 impl Rules<'_> {
-    /// `item`: of the path itself, or of the component above it that decides. With it, what is asked of the places that lost nearly
-    /// everything ([`Target::join_lost`]).
+    /// `item`: of the path itself, or of the component above it that decides. With it, what is
+    /// asked of the places that lost nearly everything ([`Target::join_lost`]).
     fn step(&self, entry: &Entry, item: Option<&normal::Item>, known: Known) -> (Option<Found>, Step) {
         let level_waits = entry.kind == Kind::Contents && self.levels.contains(&entry.path);
         if self.mixed && known.spares || level_waits {
@@ -256,9 +257,10 @@ impl Goes {
 }
 
 impl Target {
-    /// Decides the form of each entry by what was found. Entries that need another kind of pass go back to the set as such.
-    /// The parts are those of [`PARTS`]: what is compared by size and mtime, and what may differ although these are the same
-    /// ([`may_be_twin`]) or has neither; with guards, each in three by what it may delete.
+    /// Decides the form of each entry by what was found. Entries that need another kind of pass go
+    /// back to the set as such. The parts are those of [`PARTS`]: what is compared by size and
+    /// mtime, and what may differ although these are the same ([`may_be_twin`]) or has neither;
+    /// with guards, each in three by what it may delete.
     pub(super) fn compose(&mut self, cx: &mut Context<'_>, batch: Batch, looked: &Looked) -> [Part; 6] {
         let found: BTreeMap<&[u8], &normal::Item> = looked.normal.items.iter().map(|i| (&*i.path, i)).collect();
         let rules = self.rules(cx.filter, &batch.entries, looked);
@@ -400,8 +402,9 @@ impl Target {
         }
     }
 
-    /// A deletion that cannot be listed by name becomes a one-level pass over the directory above; where nothing may be
-    /// deleted, only that directory's times are left to send. Returns it where there is none.
+    /// A deletion that cannot be listed by name becomes a one-level pass over the directory above;
+    /// where nothing may be deleted, only that directory's times are left to send. Returns it where
+    /// there is none.
     fn by_parent(&mut self, id: BatchId, mut entry: Entry, missing: &RelPath, deletions: Deletions) -> Option<Entry> {
         self.ledger.set.park(id, std::slice::from_ref(&entry));
         match path::parent(missing) {

@@ -71,7 +71,8 @@ impl DeleteGuard {
         (self.judged, self.logged) = (0, 0);
     }
 
-    /// The pause before deletions are judged again. `lost`: a place has lost them. `soon`: their number is a guess.
+    /// The pause before deletions are judged again. `lost`: a place has lost them. `soon`: their
+    /// number is a guess.
     pub(super) fn pause(&mut self, lost: bool, soon: bool) -> Duration {
         let pause = match (lost, soon) {
             (true, _) => JUDGE_LOST,

@@ -7,14 +7,14 @@ use crate::dirty::Epochs;
 /// See the module's text.
 #[derive(Default)]
 pub(super) struct Doubts {
-    /// Nothing until the target was compared whole: the source is another directory than the one that
-    /// was mirrored, or a comparison was ended in a way that leaves wrong contents
+    /// Nothing until the target was compared whole: the source is another directory than the one
+    /// that was mirrored, or a comparison was ended in a way that leaves wrong contents
     /// ([`crate::sys::child`]).
     pub(super) all: bool,
     /// Files whose content was found to be another one, or may be, until they are confirmed.
     pub(super) files: BTreeSet<RelPath>,
-    /// After a restart: what a walk finds may be another content if it changed since then (seconds since 1970), and how long that
-    /// holds.
+    /// After a restart: what a walk finds may be another content if it changed since then (seconds
+    /// since 1970), and how long that holds.
     resumed: Option<(i64, Option<Epoch>)>,
 }
 

@@ -66,8 +66,8 @@ impl Target {
             Purpose::DryRun(dry) if told => self.looked(cx, &run, batch, dry, &outcome),
             Purpose::Survey { withholds, .. } if told => self.surveyed(cx, run, (batch, how), withholds, outcome),
             Purpose::Withhold(withholds) if told => self.withheld_ended(cx, batch, Some(withholds)),
-            // The second half withholds what the first did. Where not all was listed, the rest is found by another comparison, which
-            // counts the deletions anew.
+            // The second half withholds what the first did. Where not all was listed, the rest is
+            // found by another comparison, which counts the deletions anew.
             Purpose::SecondHalf { survey, withholds: Some(withholds) } if told => {
                 self.withheld_ended(cx, batch, Some(withholds).filter(|_| !survey.is_cut_off()));
             }
@@ -127,7 +127,8 @@ impl Target {
         self.refill_standby(cx);
     }
 
-    /// The target has taken something, or a connection to it has lived: an outage, if there was one, is over.
+    /// The target has taken something, or a connection to it has lived: an outage, if there was
+    /// one, is over.
     pub(super) fn proven(&mut self, cx: &Context<'_>) {
         if self.link.proven() {
             self.counters.stats.reason.clear();
@@ -170,8 +171,8 @@ impl Target {
         }
     }
 
-    /// What made the waiting processes' connections useless may have befallen the target: asks it at once, and nothing is
-    /// sent before it has answered.
+    /// What made the waiting processes' connections useless may have befallen the target: asks it
+    /// at once, and nothing is sent before it has answered.
     pub(super) fn doubt(&mut self, cx: &mut Context<'_>, reason: &str) {
         if self.is_up() {
             self.link.ask_at(cx.now, false, reason.into());
@@ -195,8 +196,8 @@ impl Target {
         }
     }
 
-    /// The server's connections are used up. What we hold beyond the one that works may be the cause, so it is let go for
-    /// as long as a process would stand by; then it is tried again.
+    /// The server's connections are used up. What we hold beyond the one that works may be the
+    /// cause, so it is let go for as long as a process would stand by; then it is tried again.
     pub(super) fn crowd(&mut self, cx: &mut Context<'_>, outcome: &Outcome) {
         if self.link.limit_connections(cx.now + self.cfg.standby_max_age) {
             tracing::warn!(
@@ -230,7 +231,8 @@ impl Target {
         self.log(now, run, carried, outcome, took);
     }
 
-    /// What holds for every end of a run that may have changed the target, whatever becomes of its batch.
+    /// What holds for every end of a run that may have changed the target, whatever becomes of its
+    /// batch.
     fn note_end(&mut self, now: Duration, run: &Process, batch: &Batch, how: &How, dry: bool, outcome: &Outcome) {
         if outcome.verdict != Verdict::Done {
             self.schedule.periodic.back(how.limited);
@@ -238,7 +240,8 @@ impl Target {
         if outcome.interrupted && !dry {
             self.distrust(now, batch);
         }
-        // A receiver that hangs keeps what it got, and may carry it out when it wakes up, over what was sent since (measured).
+        // A receiver that hangs keeps what it got, and may carry it out when it wakes up, over what
+        // was sent since (measured).
         let hangs = matches!(run.abort_reason, Some(AbortReason::Stalled | AbortReason::Idle));
         if let Some(since) = oldest(batch)
             && (outcome.verdict == Verdict::TimedOut || hangs)
@@ -262,7 +265,8 @@ impl Target {
         self.ledger.landed(id);
     }
 
-    /// A run has ended that was to bring a batch to the target, or that has not said what it was to find out.
+    /// A run has ended that was to bring a batch to the target, or that has not said what it was to
+    /// find out.
     fn batch_ended(&mut self, cx: &mut Context<'_>, run: &Process, carried: Carried, outcome: &Outcome) {
         let Carried { batch, purpose, how } = &carried;
         let (id, extra, since, reconciles) = (batch.id, purpose.extra(), oldest(batch), self.counters.reconciles);
@@ -326,7 +330,8 @@ impl Target {
                 }
             }
             Completion::Busy => {
-                // With others of ours it was a matter of our own number, and their ends free a connection.
+                // With others of ours it was a matter of our own number, and their ends free a
+                // connection.
                 let others = self.runs.values().any(|run| run.is_standby() || run.carried().is_some());
                 self.crowd(cx, outcome);
                 match others {
@@ -412,7 +417,8 @@ impl Target {
         self.ledger.give_back(batch);
     }
 
-    /// Everything but the deletions has gone through. What is found in the second of two such comparisons was counted in the first.
+    /// Everything but the deletions has gone through. What is found in the second of two such
+    /// comparisons was counted in the first.
     fn deletions_counted(&mut self, cx: &mut Context<'_>, run: &Process, batch: Batch, outcome: &Outcome) {
         self.proven(cx);
         let found = run.rsync.output().progress.map_or(0, |p| p.files_total);
@@ -484,7 +490,8 @@ impl Target {
         self.spend_acceptance();
     }
 
-    /// Some of a run's paths failed. `ran`: how they were compared, and whether it was a limited comparison.
+    /// Some of a run's paths failed. `ran`: how they were compared, and whether it was a limited
+    /// comparison.
     pub(super) fn partial(
         &mut self,
         cx: &mut Context<'_>,
@@ -499,7 +506,8 @@ impl Target {
         if clean && !named.is_empty() && named.iter().all(|f| f.path.is_root()) {
             let Batch { id, entries, .. } = batch;
             self.ledger.set.park(id, &entries);
-            // A module that may not change its own top directory. Nothing else failed, and nothing helps.
+            // A module that may not change its own top directory. Nothing else failed, and nothing
+            // helps.
             if !std::mem::replace(&mut self.counters.top_refused, true) {
                 tracing::warn!(mirror = %self.mirror.name, target_name = %self.cfg.name, "the target's top directory keeps its own times and mode: {}", outcome.reason);
             }
@@ -518,9 +526,9 @@ impl Target {
         self.ledger.retry(cx.now, batch, &outcome.failed, &outcome.reason);
     }
 
-    /// Directories above both this run's paths and those of a run still in flight, seen with different times: whichever ends
-    /// last may have set the older ones. They are sent again when the other has ended; who waits for this run's changes waits
-    /// for that too.
+    /// Directories above both this run's paths and those of a run still in flight, seen with
+    /// different times: whichever ends last may have set the older ones. They are sent again when
+    /// the other has ended; who waits for this run's changes waits for that too.
     fn repair_overlaps(&mut self, ancestors: &BTreeMap<RelPath, FileTime>, batch: &Batch) {
         let Some(since) = oldest(batch) else { return };
         for (_, Carried { batch: Batch { id, .. }, how: other, .. }) in self.runs.carriers() {
@@ -620,9 +628,10 @@ fn gone(outcome: &Outcome, output: &Output) -> bool {
     outcome.verdict == Verdict::TargetMissing || output.signs.module_missing
 }
 
-/// Whether a batch found the whole target read-only, as a filesystem is after an error: every path failed, and for this. A
-/// read-only part of a target looks the same for as long as nothing else changes; so it is asked of whole rounds only, and what
-/// was set apart already stays a matter of its paths.
+/// Whether a batch found the whole target read-only, as a filesystem is after an error: every path
+/// failed, and for this. A read-only part of a target looks the same for as long as nothing else
+/// changes; so it is asked of whole rounds only, and what was set apart already stays a matter of
+/// its paths.
 fn read_only(batch: &Batch, outcome: &Outcome, output: &Output) -> bool {
     if outcome.verdict != Verdict::Partial || !output.signs.read_only {
         return false;
@@ -631,13 +640,14 @@ fn read_only(batch: &Batch, outcome: &Outcome, output: &Output) -> bool {
     batch.entries.iter().all(|e| failed.reaches(&e.path))
 }
 
-/// Directories where a receiver that was killed has left temporary files, which only a pass with deletes over them removes. One
-/// that lives longer than its client cleans up.
+/// Directories where a receiver that was killed has left temporary files, which only a pass with
+/// deletes over them removes. One that lives longer than its client cleans up.
 fn leftovers(batch: &Batch, outcome: &Outcome, output: &Output) -> BTreeSet<RelPath> {
     let broken = match outcome.verdict {
         // Whatever rsync counted as sent until then. Who never got a connection left nothing.
         Verdict::TargetDown | Verdict::TimedOut | Verdict::Unknown => !output.signs.no_connection,
-        // What it had said so far is lost with it; with a local target the receiver is killed as well, most likely.
+        // What it had said so far is lost with it; with a local target the receiver is killed as
+        // well, most likely.
         Verdict::Killed => true,
         _ => false,
     };
@@ -645,7 +655,8 @@ fn leftovers(batch: &Batch, outcome: &Outcome, output: &Output) -> BTreeSet<RelP
     files.filter_map(|e| path::parent(&e.path).map(RelPath::from_normal)).collect()
 }
 
-/// What has to be sent of a path that a deep run named: what is below a directory that could not be made was skipped with it.
+/// What has to be sent of a path that a deep run named: what is below a directory that could not be
+/// made was skipped with it.
 pub(super) fn kind_on_source(root: &Root, path: &RelPath) -> Kind {
     match fstatat(root, path.as_path(), AtFlags::AT_SYMLINK_NOFOLLOW) {
         Ok(stat) if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFDIR.bits() => Kind::Entry,

@@ -34,7 +34,8 @@ fn progress(process: &Process, carried: &Carried, now: Duration) -> Progress {
 }
 
 impl Target {
-    /// How far the run over the whole tree is, if one goes on, and the others that compare or take long.
+    /// How far the run over the whole tree is, if one goes on, and the others that compare or take
+    /// long.
     pub(super) fn how_far(&self, now: Duration) -> (Option<Progress>, Vec<Progress>) {
         let whole = |(run, _): &(&Process, &Carried)| matches!(run.pass, Pass::Full { .. });
         let slow = |run: &Process| run.pass == Pass::Deep || now.saturating_sub(run.started) >= LONG;

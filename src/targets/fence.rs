@@ -1,15 +1,16 @@
-//! Roles: before anything is sent, and every [`LOOK`] after, a target is asked for its mark ([`crate::role::mark`]), and before
-//! each batch our own is read. A target that is fenced off gets nothing; it is asked again, and goes on by itself once the
-//! marks allow it.
+//! Roles: before anything is sent, and every [`LOOK`] after, a target is asked for its mark
+//! ([`crate::role::mark`]), and before each batch our own is read. A target that is fenced off gets
+//! nothing; it is asked again, and goes on by itself once the marks allow it.
 //!
-//! The first time an epoch of ours reaches a target, the target may hold what no other server has: writes that it acknowledged as
-//! the primary before. So until one pass over the whole tree has ended well, every run keeps what it replaces or deletes
-//! (`--backup`), each in a directory of its own below [`mark::DIR`]`/conflict/EPOCH` of the target: with one for all, a
-//! second run replaced what the first had kept (measured).
+//! The first time an epoch of ours reaches a target, the target may hold what no other server has:
+//! writes that it acknowledged as the primary before. So until one pass over the whole tree has
+//! ended well, every run keeps what it replaces or deletes (`--backup`), each in a directory of its
+//! own below [`mark::DIR`]`/conflict/EPOCH` of the target: with one for all, a second run replaced
+//! what the first had kept (measured).
 //!
-//! Gives up: a target that is promoted without our noticing (it still takes our connection) may be pushed to for up to
-//! [`LOOK`], and by runs that were in flight. Whoever promotes it therefore asks its peer to step down first, which is
-//! heard at the next batch.
+//! Gives up: a target that is promoted without our noticing (it still takes our connection) may be
+//! pushed to for up to [`LOOK`], and by runs that were in flight. Whoever promotes it therefore
+//! asks its peer to step down first, which is heard at the next batch.
 
 use super::*;
 

@@ -1,4 +1,5 @@
-//! Runs that may delete, where deletions are guarded ([`crate::guard`]): a dry run first, then what it found decides.
+//! Runs that may delete, where deletions are guarded ([`crate::guard`]): a dry run first, then what
+//! it found decides.
 //!
 //! ```text
 //! part that may delete ─► dry run ─► within the bounds ─► the run itself
@@ -9,8 +10,8 @@
 //!                                 is held
 //! ```
 //!
-//! What waits stays pending. It is judged again after growing pauses, for the files may have come back, and goes through once
-//! somebody accepted it ([`Target::accept_deletes`]).
+//! What waits stays pending. It is judged again after growing pauses, for the files may have come
+//! back, and goes through once somebody accepted it ([`Target::accept_deletes`]).
 
 use super::emptied::{self, Found, Lost, Was};
 use super::*;
@@ -34,8 +35,9 @@ pub(super) enum DryRun {
     Deletes { suspect: Option<Suspect>, run: Prepared },
 }
 
-/// The run that a dry run comes before. Its list is not made anew in between: what is gone by then with a directory above it would be
-/// listed as that directory, and take more away than was counted.
+/// The run that a dry run comes before. Its list is not made anew in between: what is gone by then
+/// with a directory above it would be listed as that directory, and take more away than was
+/// counted.
 pub(super) struct Prepared {
     pub(super) list: Vec<u8>,
     /// Something listed is there, and can be sent without deletions.
@@ -119,8 +121,8 @@ pub(super) enum Extra {
     Stays,
 }
 
-/// What a dry run said would be deleted and the run itself leaves alone: what the filter leaves out, where rsync cannot be told that,
-/// and the directories above it.
+/// What a dry run said would be deleted and the run itself leaves alone: what the filter leaves
+/// out, where rsync cannot be told that, and the directories above it.
 pub(crate) fn spared(filter: &Filter, items: &[Item]) -> BTreeSet<RelPath> {
     let mut spared = BTreeSet::new();
     if filter.is_rsyncs() {
@@ -183,7 +185,8 @@ impl Target {
         self.guard.is_accepted(entry)
     }
 
-    /// Whether next to nothing is left of a place at whose top `entries` may delete. `normal`: none for the whole tree.
+    /// Whether next to nothing is left of a place at whose top `entries` may delete. `normal`: none
+    /// for the whole tree.
     pub(super) fn suspect(&mut self, cx: &Context<'_>, entries: &[Entry], normal: Option<&Normal>) -> Option<Suspect> {
         if !self.mirror.delete || self.mirror.allow_empty {
             return None;
@@ -237,8 +240,8 @@ impl Target {
         withheld.lost.as_ref()
     }
 
-    /// Starts the dry run that a part which may delete needs before its run. `count`: the entries of the tree have to be known, and are
-    /// not.
+    /// Starts the dry run that a part which may delete needs before its run. `count`: the entries
+    /// of the tree have to be known, and are not.
     pub(super) fn look_first(
         &mut self,
         cx: &mut Context<'_>,
@@ -363,8 +366,8 @@ impl Target {
         self.start(cx, Launch { options, paths, lane, compare, ancestors, ..Launch::batch(pass, input, batch, purpose) });
     }
 
-    /// A run without the deletions that were withheld has ended, and has sent the rest, all but what failed. `None`: the rest is not
-    /// known.
+    /// A run without the deletions that were withheld has ended, and has sent the rest, all but
+    /// what failed. `None`: the rest is not known.
     pub(super) fn withheld_ended(&mut self, cx: &mut Context<'_>, batch: Batch, withholds: Option<Withholds>) {
         self.proven(cx);
         let id = batch.id;
@@ -391,7 +394,8 @@ impl Target {
         let Withholds { deletes, lost } = withholds;
         let pause = self.guard.pause(lost.is_some(), soon);
         let mut new = Withheld { entries: batch.entries, joined: BTreeMap::new(), deletes, due: cx.now + pause, lost };
-        // What was held of the same place before is counted in this, or the other way round: judged together, it is counted once.
+        // What was held of the same place before is counted in this, or the other way round: judged
+        // together, it is counted once.
         let places = Cover::new(new.entries.iter().map(|e| &e.path));
         let at = |w: &Withheld| w.lost.as_ref().map(|lost| lost.at().clone());
         let same =
@@ -465,7 +469,8 @@ impl Target {
         }
     }
 
-    /// A run has ended well that carried `entries`: what is withheld below them may be done with it, and is judged at once.
+    /// A run has ended well that carried `entries`: what is withheld below them may be done with
+    /// it, and is judged at once.
     pub(super) fn judge_covered(&mut self, entries: &[Entry]) {
         if self.ledger.withheld.is_empty() {
             return;
@@ -516,7 +521,8 @@ impl Target {
         ))
     }
 
-    /// Lets everything through that is pending now, deletions beyond every bound too. Returns how many were held.
+    /// Lets everything through that is pending now, deletions beyond every bound too. Returns how
+    /// many were held.
     pub(crate) fn accept_deletes(&mut self, cx: &mut Context<'_>) -> u64 {
         let held = self.withheld_deletes();
         self.ledger.set.tick(cx.now);

@@ -17,14 +17,15 @@ impl Target {
         epoch
     }
 
-    /// The directories of files that a walk found. A comparison of such a level has to wait for the files: beside them it would find
-    /// the new ones missing, and send them once more.
+    /// The directories of files that a walk found. A comparison of such a level has to wait for the
+    /// files: beside them it would find the new ones missing, and send them once more.
     pub(super) fn found_below(&self, entries: &[Entry]) -> BTreeSet<RelPath> {
         let files = entries.iter().filter(|e| e.kind == Kind::Entry && e.content && self.doubts.found_since(e).is_some());
         files.filter_map(|e| path::parent(&e.path).map(RelPath::from_normal)).collect()
     }
 
-    /// Whether the target may have lost what it had, or may yet overwrite it: it is not known what it holds.
+    /// Whether the target may have lost what it had, or may yet overwrite it: it is not known what
+    /// it holds.
     pub(crate) fn in_doubt(&self) -> bool {
         self.ledger.in_doubt()
     }
@@ -44,16 +45,17 @@ impl Target {
         self.ledger.set.close_epoch()
     }
 
-    /// Ends every run, at once. Whether one was cut off that may leave temporary files on the target.
+    /// Ends every run, at once. Whether one was cut off that may leave temporary files on the
+    /// target.
     pub(crate) fn end_runs(&mut self, cx: &mut Context<'_>) -> bool {
         let cut = self.runs.is_sending();
         self.runs.discard_where(cx.reactor, |_| true);
         cut
     }
 
-    /// What decides about the contents of the target, in a form that is equal when they are: the arguments of a comparison of the
-    /// whole tree, less those that only say how it is reached. The command for the remote shell is none of these: its options may
-    /// lead to another machine.
+    /// What decides about the contents of the target, in a form that is equal when they are: the
+    /// arguments of a comparison of the whole tree, less those that only say how it is reached. The
+    /// command for the remote shell is none of these: its options may lead to another machine.
     pub(crate) fn settings(&self) -> String {
         let nowhere = Path::new("/");
         let spec = Spec {

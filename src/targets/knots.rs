@@ -1,20 +1,16 @@
 //! Runs with `-H` that wait for themselves, and how their work is done without.
 //!
 //! Beside a program that makes, links and renames files, sender, generator and receiver of a run
-//! with `-H` can come to wait for each
-//! other for good (3.5.0; not seen without `-H`). rsync's own time-out does not end it: all the
-//! while keep-alives
-//! of four bytes go both ways. So such a run is ended once it has neither written a line, nor read
-//! more than keep-alives, nor used the
-//! processor for ten seconds ([`crate::sync::pulse`]). A list is halved then, down to the names of
-//! one file. A comparison is
-//! made
-//! again without `-H`, and then a walk finds the names below it, which are sent in lists, so that
-//! they are linked.
+//! with `-H` can come to wait for each other for good (3.5.0; not seen without `-H`). rsync's own
+//! time-out does not end it: all the while keep-alives of four bytes go both ways. So such a run is
+//! ended once it has neither written a line, nor read more than keep-alives, nor used the processor
+//! for ten seconds ([`crate::sync::pulse`]). A list is halved then, down to the names of one file.
+//! A comparison is made again without `-H`, and then a walk finds the names below it, which are
+//! sent in lists, so that they are linked.
 //!
 //! A target that is slow may look the same: then the work is done in smaller parts, and loses
-//! nothing but time. A run that carries one
-//! path is left to the watchdog: its peer may be reading a large file.
+//! nothing but time. A run that carries one path is left to the watchdog: its peer may be reading a
+//! large file.
 
 use super::*;
 /// Subtrees whose next comparison links nothing.

@@ -1,10 +1,9 @@
 //! How many processes carry batches at a time, and which files wait for a lane of their own. Pure.
 //!
 //! Promises: never more than `jobs` + `small_jobs` of them, whatever they carry; each counts in the
-//! lane it left by. A file that takes long by its size alone
-//! (a disk image, a terabyte of nothing) takes neither the small lane nor the bulk lane from
-//! others: large files share half of all processes, one file each, and
-//! what lies below different directories at the top takes turns.
+//! lane it left by. A file that takes long by its size alone (a disk image, a terabyte of nothing)
+//! takes neither the small lane nor the bulk lane from others: large files share half of all
+//! processes, one file each, and what lies below different directories at the top takes turns.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -40,8 +40,8 @@ impl<'a> Launch<'a> {
         Launch::of(pass, input, LaunchKind::Batch(batch, Box::new(purpose)))
     }
 
-    /// What compares directories runs dry first, as rsync is not left alone with these when it cannot be told all that is left out
-    /// of them.
+    /// What compares directories runs dry first, as rsync is not left alone with these when it
+    /// cannot be told all that is left out of them.
     fn by(self, filter: &Filter) -> Launch<'a> {
         let kind = match self.kind {
             LaunchKind::Batch(batch, purpose) if compares(self.pass) && !filter.is_rsyncs() => {
@@ -54,8 +54,8 @@ impl<'a> Launch<'a> {
 }
 
 impl Target {
-    /// Whether a run may start that changes the target: the source is what it was, and our role lets us. Otherwise the mirror is
-    /// held, or the target fenced off.
+    /// Whether a run may start that changes the target: the source is what it was, and our role
+    /// lets us. Otherwise the mirror is held, or the target fenced off.
     pub(super) fn preflight(&mut self, cx: &mut Context<'_>) -> bool {
         match ((cx.check)(), self.own_role()) {
             (Err(hold), _) => *cx.held = Some(hold),
@@ -65,7 +65,8 @@ impl Target {
         false
     }
 
-    /// Returns the run, if it runs. If not, its batch is pending again and the target counts as away.
+    /// Returns the run, if it runs. If not, its batch is pending again and the target counts as
+    /// away.
     pub(super) fn start(&mut self, cx: &mut Context<'_>, launch: Launch<'_>) -> Option<u32> {
         let serial = self.runs.number();
         let launch = launch.by(&self.mirror.filter);

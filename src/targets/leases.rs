@@ -2,9 +2,8 @@
 //! `F_SETLEASE`).
 //!
 //! Who opens such a file waits until the holder gives the lease up, at most `fs.lease-break-time`
-//! (45 s): so would rsync, once for each, and any user may
-//! take leases on files of his own. So each file is opened without waiting
-//! first: that begins to break the lease, and a well-behaved holder
+//! (45 s): so would rsync, once for each, and any user may take leases on files of his own. So each
+//! file is opened without waiting first: that begins to break the lease, and a well-behaved holder
 //! (Samba, the NFS server) lets go of it within moments. Until then the file is set apart like one
 //! that fails.
 //!
@@ -23,10 +22,8 @@ use crate::sync::output::Failed;
 pub(super) const REASON: &str = "a program holds a lease on the file (fcntl F_SETLEASE), and whoever opens it would have to wait";
 
 /// So many files of one list are opened one by one. For more, the kernel's list of locks tells
-/// which to
-/// open: reading it waits for a grace period of RCU (9 to 15 ms on Linux 6.18, measured), where an
-/// open
-/// and a close cost 3 µs.
+/// which to open: reading it waits for a grace period of RCU (9 to 15 ms on Linux 6.18, measured),
+/// where an open and a close cost 3 µs.
 const OPENED_EACH: usize = 2_000;
 /// The list of locks is used again for so long.
 const KEPT_FOR: Duration = Duration::from_millis(200);
@@ -50,10 +47,8 @@ impl Leases {
 }
 
 /// Whether an open for reading has to wait for the end of a lease, open(2): EWOULDBLOCK. It is
-/// being
-/// broken then. No symbolic link leads the open out of the tree (openat2(2), Linux 5.6; without
-/// that
-/// call the run's own waiting tells).
+/// being broken then. No symbolic link leads the open out of the tree (openat2(2), Linux 5.6;
+/// without that call the run's own waiting tells).
 fn is_leased(root: &Root, path: &RelPath) -> bool {
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);

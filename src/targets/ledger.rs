@@ -1,15 +1,16 @@
 //! What a target lacks: the one account of every path that it does not hold for certain, and why.
 //!
-//! Promises: a path that the target lacks stands in exactly one place here, from its first change until it is confirmed or
-//! turns out to be needless. [`Ledger::why`] names the place, and is `None` for the whole tree exactly when nothing is
-//! counted and nothing is in doubt.
+//! Promises: a path that the target lacks stands in exactly one place here, from its first change
+//! until it is confirmed or turns out to be needless. [`Ledger::why`] names the place, and is
+//! `None` for the whole tree exactly when nothing is counted and nothing is in doubt.
 //!
-//! How: the dirty set holds what is pending and what is in flight. All else is *parked*: taken out of the set, and counted in
-//! its epochs still. Each kind of parked entry has a field, since each goes on at another time: at a retry, at the end of a
-//! walk, when a bound is lifted. [`Ledger::parked`] is all of them.
+//! How: the dirty set holds what is pending and what is in flight. All else is *parked*: taken out
+//! of the set, and counted in its epochs still. Each kind of parked entry has a field, since each
+//! goes on at another time: at a retry, at the end of a walk, when a bound is lifted.
+//! [`Ledger::parked`] is all of them.
 //!
-//! What a receiver did not answer for is not counted: it was sent once more, so a flush need not wait. It is in doubt, for
-//! the receiver may yet carry out what it got before.
+//! What a receiver did not answer for is not counted: it was sent once more, so a flush need not
+//! wait. It is in doubt, for the receiver may yet carry out what it got before.
 
 #[cfg(test)]
 pub(super) mod tests;
@@ -20,7 +21,8 @@ use super::*;
 use crate::dirty::Epochs;
 use crate::sync::output::Failed;
 
-/// Where a change is that the target lacks. In the order in which they are named where there are several.
+/// Where a change is that the target lacks. In the order in which they are named where there are
+/// several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Where {
     /// It fails by itself.
@@ -96,7 +98,8 @@ impl<'l> Parked<'l> {
 pub(super) struct Unanswered {
     /// When it is looked at again.
     pub(super) due: Duration,
-    /// The epoch of the oldest change among it: until it was looked at, that is not known to be on the target.
+    /// The epoch of the oldest change among it: until it was looked at, that is not known to be on
+    /// the target.
     pub(super) since: Epoch,
     pub(super) carried: Vec<(RelPath, Kind)>,
 }
@@ -118,7 +121,8 @@ pub(super) struct Ledger {
     /// What went through beside a run that may have undone it, by the run's batch.
     after: BTreeMap<BatchId, Vec<Entry>>,
     pub(super) unanswered: Vec<Unanswered>,
-    /// The target's directory was not there: what comes back in its place may hold nothing of what was sent before.
+    /// The target's directory was not there: what comes back in its place may hold nothing of what
+    /// was sent before.
     pub(super) suspect: bool,
     /// Hooks wait for what is confirmed here, so for what turns out to be needless, too.
     pub(super) told_of: bool,
@@ -160,7 +164,8 @@ impl Ledger {
         all.map(|(place, entry)| Parked::of(place, entry))
     }
 
-    /// Everything outside of the dirty set but paths that are too long ([`long`]), in no useful order.
+    /// Everything outside of the dirty set but paths that are too long ([`long`]), in no useful
+    /// order.
     pub(super) fn parked(&self) -> impl Iterator<Item = Parked<'_>> {
         let unanswered = self.unanswered.iter().flat_map(|u| &u.carried).map(|(path, kind)| {
             // A deletion among it may have stood for a directory.
@@ -178,8 +183,8 @@ impl Ledger {
         self.parked().filter(|p| !but.contains(&p.place) && p.meets(path, reach)).min_by_key(|p| p.place)
     }
 
-    /// Why the target may lack something of `path`; `None` where it holds all that is known here. `but`: places that do
-    /// not count; what flies is pending then.
+    /// Why the target may lack something of `path`; `None` where it holds all that is known here.
+    /// `but`: places that do not count; what flies is pending then.
     pub(super) fn why(&self, path: &[u8], reach: Reach, but: &[Where]) -> Option<Where> {
         let parked = self.parked_at(path, reach, but).map(|p| p.place);
         first(parked.into_iter().chain(self.elsewhere(path, reach)), but)
@@ -223,12 +228,14 @@ impl Ledger {
         self.total() == 0
     }
 
-    /// Whether the target may have lost what it had, or may yet overwrite it: it is not known what it holds.
+    /// Whether the target may have lost what it had, or may yet overwrite it: it is not known what
+    /// it holds.
     pub(super) fn in_doubt(&self) -> bool {
         self.suspect || !self.unanswered.is_empty()
     }
 
-    /// Whether something waits that goes on by itself, outside of runs. Not what keeps failing, or is held.
+    /// Whether something waits that goes on by itself, outside of runs. Not what keeps failing, or
+    /// is held.
     pub(super) fn goes_on(&self) -> bool {
         self.set.pending() > 0 || self.moving().next().is_some()
     }
@@ -286,8 +293,8 @@ impl Ledger {
         self.after.remove(&id).into_iter().flatten().for_each(|e| self.set.restore(e));
     }
 
-    /// What the target did not answer becomes dirty again when its time has come, as old as it was: no watermark may pass it before.
-    /// Returns whether something did.
+    /// What the target did not answer becomes dirty again when its time has come, as old as it was:
+    /// no watermark may pass it before. Returns whether something did.
     pub(super) fn look_again_at_unanswered(&mut self, now: Duration) -> bool {
         let due: Vec<Unanswered> = self.unanswered.extract_if(.., |u| u.due <= now).collect();
         for (since, (path, kind)) in due.iter().flat_map(|u| u.carried.iter().map(|carried| (u.since, carried))) {

@@ -13,7 +13,8 @@ use crate::sync::retries::Backoff;
 pub(super) enum State {
     /// Being asked whether it is usable.
     Probing {
-        /// The last answer, where it was a failure: until there is another one, that is how the target is.
+        /// The last answer, where it was a failure: until there is another one, that is how the
+        /// target is.
         after: Option<Outage>,
     },
     /// Usable.
@@ -34,7 +35,8 @@ pub(super) struct Outage {
 pub(super) struct Link {
     state: State,
     backoff: Backoff,
-    /// Failures since the target last took something. That it answers a probe does not end the row: a full disk does so too.
+    /// Failures since the target last took something. That it answers a probe does not end the row:
+    /// a full disk does so too.
     tries: u32,
     /// While it is being asked.
     pub(super) silence: Option<Silence>,
@@ -114,7 +116,8 @@ impl Link {
         std::mem::replace(&mut self.state, State::Up) != State::Up
     }
 
-    /// The target has taken something, or a connection to it has lived. Whether an outage is over with that.
+    /// The target has taken something, or a connection to it has lived. Whether an outage is over
+    /// with that.
     pub(super) fn proven(&mut self) -> bool {
         self.out_of_space = false;
         std::mem::take(&mut self.tries) > 0

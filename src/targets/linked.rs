@@ -1,8 +1,9 @@
 //! Hard links: all names of a file leave in one run.
 //!
-//! rsync links the names of a file that one run lists; one that is listed without the others is parted from them. So a batch is
-//! completed before it leaves ([`Target::join_links`]), and what cannot be completed yet, because names are not known, waits for the walk
-//! that finds them. What waits is counted like anything else that is not confirmed, so a flush waits for it too.
+//! rsync links the names of a file that one run lists; one that is listed without the others is
+//! parted from them. So a batch is completed before it leaves ([`Target::join_links`]), and what
+//! cannot be completed yet, because names are not known, waits for the walk that finds them. What
+//! waits is counted like anything else that is not confirmed, so a flush waits for it too.
 
 use std::collections::{HashMap, HashSet};
 
@@ -76,7 +77,8 @@ pub(super) struct Linked {
     on: bool,
     /// Files of which a name was written: all names are sent without trust in size and times.
     distrusted: HashSet<Inode>,
-    /// Names were added on behalf of directories: these and all shared files go in one run, trusted or not.
+    /// Names were added on behalf of directories: these and all shared files go in one run, trusted
+    /// or not.
     one_run: Option<bool>,
 }
 
@@ -90,8 +92,8 @@ impl Linked {
         self.on && together(stat).is_some()
     }
 
-    /// Whether size and times of this one are trusted, where that follows from others; `compared`: it is a directory that is compared with
-    /// what is in it.
+    /// Whether size and times of this one are trusted, where that follows from others; `compared`:
+    /// it is a directory that is compared with what is in it.
     pub(super) fn together(&self, stat: &StatBrief, compared: bool) -> Option<bool> {
         match together(stat) {
             Some(inode) if self.on => Some(self.one_run.unwrap_or_else(|| stat.is_file() && !self.distrusted.contains(&inode))),
@@ -108,7 +110,8 @@ struct Gathered {
     wanted: BTreeMap<RelPath, RelPath>,
     /// What has to wait for a walk.
     waits: HashMap<RelPath, Ticket>,
-    /// The files in the batch; the names that are not in it are gathered once, on behalf of the first.
+    /// The files in the batch; the names that are not in it are gathered once, on behalf of the
+    /// first.
     here: BTreeMap<Inode, Here>,
     /// Something is to be added on behalf of a directory.
     across: bool,
@@ -146,8 +149,8 @@ fn with_all_names(
     blocked
 }
 
-/// Which files of a batch are sent without trust in size and times. `added`: names that were not looked at with the batch. `across`:
-/// some were added on behalf of directories.
+/// Which files of a batch are sent without trust in size and times. `added`: names that were not
+/// looked at with the batch. `across`: some were added on behalf of directories.
 fn distrust(
     batch: &Batch,
     normal: &Normal,
@@ -165,7 +168,8 @@ fn distrust(
         match looked.or_else(|| Some((Kind::Entry, Look::Present(*added.get(&entry.path)?)))) {
             Some((kind, Look::Present(stat))) if stat.is_dir() => any |= kind > Kind::Entry && entry.content,
             Some((_, Look::Present(stat))) => {
-                // A name that was made and never written is a link: there is nothing to doubt, unless another file had the name.
+                // A name that was made and never written is a link: there is nothing to doubt,
+                // unless another file had the name.
                 let written = entry.content && (entry.gone || !entry.held);
                 let seen = wall_start + entry.since().as_secs() as i64;
                 let doubtful = doubted.contains(&entry.path) || written && may_be_twin(&stat, seen);
@@ -181,8 +185,8 @@ fn distrust(
 }
 
 impl Target {
-    /// Adds to a batch the other names of the files in it. What waits for a walk, or for a batch in flight that holds such a name, is taken out.
-    /// `None` when nothing is left.
+    /// Adds to a batch the other names of the files in it. What waits for a walk, or for a batch in
+    /// flight that holds such a name, is taken out. `None` when nothing is left.
     pub(super) fn join_links(
         &mut self,
         cx: &mut Context<'_>,
@@ -244,7 +248,8 @@ impl Target {
                         let others = links.crossing(&item.path, deep);
                         gathered.across |= !others.is_empty();
                         gathered.wanted.extend(others.into_iter().map(|name| (name, item.path.clone())));
-                        // What it holds besides is found while rsync looks; somebody may wait for it.
+                        // What it holds besides is found while rsync looks; somebody may wait for
+                        // it.
                         let left = Waits::Left(self.ledger.set.parked(item.path.clone(), since));
                         self.ledger.linking.waiting.push((links.want(&item.path, deep), left));
                     }
@@ -274,8 +279,8 @@ impl Target {
         gathered
     }
 
-    /// Which files of a batch have to wait until all their names are known. To be asked once the known
-    /// ones were looked up: one that leads elsewhere by now would hide one that is not known.
+    /// Which files of a batch have to wait until all their names are known. To be asked once the
+    /// known ones were looked up: one that leads elsewhere by now would hide one that is not known.
     fn await_names(&mut self, now: Duration, links: &mut Links, gathered: &mut Gathered, since: Epoch) {
         for (inode, file) in &gathered.here {
             if file.waited {
@@ -383,8 +388,8 @@ impl Target {
         std::mem::take(&mut self.ledger.linking.behind).into_iter().for_each(|entry| self.ledger.set.restore(entry));
     }
 
-    /// A walk has ended: `again` are names to be sent together, and what waited for the walk goes on.
-    /// `special`: names of files with several that are neither files nor directories.
+    /// A walk has ended: `again` are names to be sent together, and what waited for the walk goes
+    /// on. `special`: names of files with several that are neither files nor directories.
     pub(crate) fn links_found(&mut self, links: &Links, now: Duration, again: &[RelPath], special: &[(RelPath, Inode)]) {
         self.hard_links.specials.found(special);
         let (done, waiting): (Vec<_>, Vec<_>) =

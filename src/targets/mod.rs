@@ -1,16 +1,20 @@
-//! One target: its dirty set, its runs in flight, the processes that stand by, and what to do when it fails.
+//! One target: its dirty set, its runs in flight, the processes that stand by, and what to do when
+//! it fails.
 //!
-//! The engine thread owns it and calls in: [`Target::see`] for each change, [`Target::on_ready`] when a child's descriptor is
-//! ready, [`Target::tick`] when time has passed, [`Target::dispatch`] when something may leave.
+//! The engine thread owns it and calls in: [`Target::see`] for each change, [`Target::on_ready`]
+//! when a child's descriptor is ready, [`Target::tick`] when time has passed, [`Target::dispatch`]
+//! when something may leave.
 //!
-//! When a batch leaves: at once after a quiet time; else in a pause of the events, or when the oldest change has waited for a delay that follows
-//! the length of the runs, and that is longer while a flood goes on (at most `max_delay`). So a lone change travels in milliseconds, and a
+//! When a batch leaves: at once after a quiet time; else in a pause of the events, or when the
+//! oldest change has waited for a delay that follows the length of the runs, and that is longer
+//! while a flood goes on (at most `max_delay`). So a lone change travels in milliseconds, and a
 //! burst in few, large batches. See `pace`.
 //!
-//! Two lanes: up to `small_jobs` short lists, by preference through a process that stands by, beside `jobs` bulk runs. A run is
-//! confirmed by its exit, which rsync delays up to 45 ms after the change is visible, so several small ones overlap.
-//! Runs that overlap never touch the same path, but each sets the times of the directories above its paths. Where they saw
-//! different times, the directory is sent once more after both.
+//! Two lanes: up to `small_jobs` short lists, by preference through a process that stands by,
+//! beside `jobs` bulk runs. A run is confirmed by its exit, which rsync delays up to 45 ms after
+//! the change is visible, so several small ones overlap. Runs that overlap never touch the same
+//! path, but each sets the times of the directories above its paths. Where they saw different
+//! times, the directory is sent once more after both.
 //!
 //! | part | holds |
 //! | --- | --- |
@@ -135,16 +139,19 @@ use told::Telling;
 
 /// Most paths in a batch of the small lane.
 const SMALL_PATHS: usize = 200;
-/// How often a run is asked whether a FIFO holds it up: rsync opens what was a file when it looked, and waits for a writer.
+/// How often a run is asked whether a FIFO holds it up: rsync opens what was a file when it looked,
+/// and waits for a writer.
 const FIFO_LOOK: Duration = Duration::from_millis(200);
-/// How often what a run writes is read. rsync writes each line by itself (`--outbuf` changes nothing, 3.5.0), and to be woken for each costs
-/// as much as the transfer of the file it names.
+/// How often what a run writes is read. rsync writes each line by itself (`--outbuf` changes
+/// nothing, 3.5.0), and to be woken for each costs as much as the transfer of the file it names.
 const OUTPUT_PAUSE: Duration = Duration::from_millis(10);
 /// A deep run that takes longer lets others pass below it.
 const SOFT_AFTER: Duration = Duration::from_millis(500);
-/// A standby that ends before this age says something about the target; a later end is the server's idle timeout.
+/// A standby that ends before this age says something about the target; a later end is the server's
+/// idle timeout.
 const STANDBY_INFANT: Duration = Duration::from_secs(3);
-/// Between the moment a change happens and the moment its event is seen; generous, since the price is only a needless comparison.
+/// Between the moment a change happens and the moment its event is seen; generous, since the price
+/// is only a needless comparison.
 const TWIN_SLACK_SECS: i64 = 2;
 /// Entries of a directory that cost as much as one listed path.
 const LEVEL_ENTRIES_PER_PATH: usize = 4;
@@ -165,7 +172,8 @@ pub(crate) struct Context<'a> {
     pub wall_start: i64,
     /// The watch root.
     pub root: &'a Root,
-    /// Whether the source is still what it was, all filesystems below it included; asked before every run.
+    /// Whether the source is still what it was, all filesystems below it included; asked before
+    /// every run.
     pub check: &'a dyn Fn() -> Result<(), Hold>,
     /// The root, and where filesystems are mounted below it.
     pub places: &'a dyn Fn() -> Vec<RelPath>,
@@ -296,13 +304,15 @@ impl Target {
     fn take_in(&mut self, now: Duration, path: &[u8], seen: Seen) {
         self.ledger.set.tick(now);
         self.schedule.pace.seen(now);
-        // A directory of this name may have gone while nobody listened, and the target have it still.
+        // A directory of this name may have gone while nobody listened, and the target have it
+        // still.
         let seen = if seen == Seen::CreatedDir && self.doubts.is_resuming() { Seen::MovedDir } else { seen };
         let seen = self.may_be_half(now, path, seen);
         self.watches.iter_mut().for_each(|watch| watch.see(path, seen));
         if let Some(dir) = long::place_of(path) {
             self.see_long(now, dir, path.len(), self.ledger.set.epochs().current());
-            // Its times changed with what is in it. To one half of a rename it says that the other does not come.
+            // Its times changed with what is in it. To one half of a rename it says that the other
+            // does not come.
             return self.ledger.set.see(dir, Seen::Touched);
         }
         self.ledger.set.see(path, seen);
@@ -323,7 +333,8 @@ impl Target {
         self.ledger.set.end_barrier();
     }
 
-    /// Begins a flush: the returned epoch is done when [`Target::flushed`] says so. Until then nothing is delayed.
+    /// Begins a flush: the returned epoch is done when [`Target::flushed`] says so. Until then
+    /// nothing is delayed.
     pub(crate) fn flush(&mut self) -> Epoch {
         let epoch = self.ledger.set.close_epoch();
         self.schedule.begin_flush(epoch);
@@ -345,7 +356,8 @@ impl Target {
         self.ledger.retries.flushing(self.schedule.is_flushing());
     }
 
-    /// What keeps a flush from ending, in words, when waiting cannot help: only failed paths, or deletions that somebody has to let through, are left.
+    /// What keeps a flush from ending, in words, when waiting cannot help: only failed paths, or
+    /// deletions that somebody has to let through, are left.
     pub(crate) fn stuck(&self) -> bool {
         let tries = self.schedule.is_flushing() && self.away().is_none() && self.ledger.retries.owes();
         !self.ledger.goes_on() && (self.ledger.failing() > 0 || self.ledger.is_held()) && !self.is_sending() && !tries
@@ -416,8 +428,8 @@ impl Target {
         self.drop_standbys(cx);
     }
 
-    /// The source is another directory than before: its first comparison reads contents. `filled`: the target was filled from the one
-    /// before, so what goes with the switch is no surprise.
+    /// The source is another directory than before: its first comparison reads contents. `filled`:
+    /// the target was filled from the one before, so what goes with the switch is no surprise.
     pub(crate) fn take_other_source(&mut self, filled: bool) {
         self.doubts.all = true;
         if filled {
@@ -456,7 +468,8 @@ impl Target {
         self.refill_standby(cx);
     }
 
-    /// When [`Target::tick`] or [`Target::dispatch`] has something to do next, if nothing else happens.
+    /// When [`Target::tick`] or [`Target::dispatch`] has something to do next, if nothing else
+    /// happens.
     pub(crate) fn next_due(&self) -> Option<Duration> {
         let mut due = Vec::new();
         let goes = !self.schedule.is_paused();
@@ -487,7 +500,8 @@ impl Target {
         due.into_iter().min()
     }
 
-    /// Whether all that could leave has just been seen to wait for something in flight: then only an end wakes it.
+    /// Whether all that could leave has just been seen to wait for something in flight: then only
+    /// an end wakes it.
     fn blocked(&self) -> bool {
         !self.schedule.pace.hurries() && self.runs.is_sending() && self.leaves_at() == Some(Duration::ZERO)
     }

@@ -1,11 +1,9 @@
 //! Where links are not kept: a change through one name of a file makes its other names dirty.
 //!
 //! The names are those of the index ([`Names`]), each looked up again before it is believed; where
-//! they are fewer than the file has, the
-//! change waits for the walk that finds the rest. What waits is counted like anything that is not
-//! confirmed, so a flush waits for
-//! it too. The other names leave in batches of their own, and lead no further: they carry no change
-//! of their own
+//! they are fewer than the file has, the change waits for the walk that finds the rest. What waits
+//! is counted like anything that is not confirmed, so a flush waits for it too. The other names
+//! leave in batches of their own, and lead no further: they carry no change of their own
 //! ([`Entry::through`]).
 
 use std::collections::{HashMap, HashSet};
@@ -212,7 +210,8 @@ impl Target {
         self.note_ready(cx.now);
     }
 
-    /// Lets files wait that changed and were not found: the event that tells where they went is on its way.
+    /// Lets files wait that changed and were not found: the event that tells where they went is on
+    /// its way.
     fn hold_absent(&mut self, now: Duration, batch: &mut Batch, absent: &HashSet<RelPath>) {
         let waits = |e: &mut Entry| e.kind == Kind::Entry && e.through && !e.gone && absent.contains(&e.path);
         for entry in batch.entries.extract_if(.., waits).collect::<Vec<_>>() {

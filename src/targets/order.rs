@@ -1,6 +1,5 @@
 //! Which symbolic links leave after what they lead to. What waits, and until when, is the dirty
-//! set's
-//! ([`crate::dirty`]); here their texts are read.
+//! set's ([`crate::dirty`]); here their texts are read.
 //!
 //! Only links that are in a batch anyway are read, at the last look at the disk before it leaves:
 //! a tree without links pays nothing. Where a batch holds many, those nearest to the top are read,
@@ -106,8 +105,8 @@ impl Target {
             }
         }
         for (mut entry, path) in kept {
-            // It waits as what it is: what is above it is what goes. The set would let an entry below
-            // the destination leave at once, to be found missing again without an end.
+            // It waits as what it is: what is above it is what goes. The set would let an entry
+            // below the destination leave at once, to be found missing again without an end.
             entry.gone = true;
             if path != entry.path {
                 let mut above = self.ledger.set.parked(path, entry.epoch());

@@ -1,18 +1,24 @@
-//! When what waits leaves, and how many paths at a time. Pure: the time and the number of paths are arguments.
+//! When what waits leaves, and how many paths at a time. Pure: the time and the number of paths are
+//! arguments.
 //!
-//! The first change after a quiet time leaves at once. What follows leaves in a pause of the events, or when the oldest has waited long enough:
-//! of few paths ([`SMALL_PATHS`]) that follows the length of the runs, since such a run costs little more than its process; more than that
-//! is a flood, which gathers for [`FLOOD_DELAY`], since each batch of it takes processors from whoever causes it. `max_delay` bounds both.
+//! The first change after a quiet time leaves at once. What follows leaves in a pause of the
+//! events, or when the oldest has waited long enough: of few paths ([`SMALL_PATHS`]) that follows
+//! the length of the runs, since such a run costs little more than its process; more than that is a
+//! flood, which gathers for [`FLOOD_DELAY`], since each batch of it takes processors from whoever
+//! causes it. `max_delay` bounds both.
 //!
-//! A flood leaves whole, by one run: the next batch takes the next job while that flies. It is shared out among the free jobs when it has come to a
-//! pause. Its pause has to be longer the longer it has lasted, since who causes it may have to wait for a processor that our own runs hold.
+//! A flood leaves whole, by one run: the next batch takes the next job while that flies. It is
+//! shared out among the free jobs when it has come to a pause. Its pause has to be longer the
+//! longer it has lasted, since who causes it may have to wait for a processor that our own runs
+//! hold.
 
 use std::time::Duration;
 
 use super::SMALL_PATHS;
 use crate::config;
 
-/// No event for this many times `settle` (events come at that cadence), and a burst is taken to be over.
+/// No event for this many times `settle` (events come at that cadence), and a burst is taken to be
+/// over.
 const PAUSE_SETTLES: u32 = 5;
 /// The same of a flood: a share of the time it has lasted, and at most so many times `settle`.
 const FLOOD_PAUSE_SHARE: u32 = 8;
@@ -130,12 +136,14 @@ impl Pace {
     /// How many of `ready` paths one bulk run takes, where so many jobs are free.
     pub(super) fn share(&self, now: Duration, ready: usize, free_jobs: usize, hurry: bool) -> usize {
         let goes_on = !hurry && !self.go_now && now < self.calm_at();
-        // Two runs at once take two thirds of the time of one (measured), but also of the processors.
+        // Two runs at once take two thirds of the time of one (measured), but also of the
+        // processors.
         let jobs = if goes_on { 1 } else { free_jobs.max(1) };
         ready.div_ceil(jobs).max(SHARE_MIN).min(self.max_paths)
     }
 
-    /// How many of `wanted` processes are to stand by. A flood uses none, and each that is started takes a processor from its transfers.
+    /// How many of `wanted` processes are to stand by. A flood uses none, and each that is started
+    /// takes a processor from its transfers.
     pub(super) fn standbys(&self, wanted: usize) -> usize {
         if self.flood { 0 } else { wanted }
     }
@@ -172,7 +180,8 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    /// `settle` 2 ms, `max_delay` 300 ms, 20,000 paths; the first change of all has left at 1,000 ms.
+    /// `settle` 2 ms, `max_delay` 300 ms, 20,000 paths; the first change of all has left at 1,000
+    /// ms.
     fn pace(max_delay: u64) -> Pace {
         let mut pace =
             Pace::new(&config::Batch { settle: ms(2), max_delay: ms(max_delay), max_paths: 20_000, ..Default::default() });

@@ -2,9 +2,8 @@
 //! take.
 //!
 //! A target that failed is what it was until it has answered: one that accepts connections and
-//! answers none would else be neither up nor
-//! down for most of the time. `connect_timeout` bounds the silence of the whole greeting. rsync's
-//! own bounds leave gaps: `--contimeout` ends with the
+//! answers none would else be neither up nor down for most of the time. `connect_timeout` bounds
+//! the silence of the whole greeting. rsync's own bounds leave gaps: `--contimeout` ends with the
 //! TCP connection, ssh's `ConnectTimeout` with its key exchange, and from there on the much longer
 //! `--timeout` holds.
 

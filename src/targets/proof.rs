@@ -1,13 +1,11 @@
 //! What a run has done for certain that did not end well, or not clearly.
 //!
 //! rsync confirms nothing path by path: an itemised change is printed when a file is sent, and its
-//! messages name the paths that
-//! failed in many ways, some with names that cannot be told from others. So before a part of such a
-//! run is confirmed, the
-//! same batch is run dry. What that finds equal is on the target; what it finds different is sent
-//! again; what a message named
-//! becomes a failure with these words. A dry run that did not see everything, or could not be made,
-//! proves nothing.
+//! messages name the paths that failed in many ways, some with names that cannot be told from
+//! others. So before a part of such a run is confirmed, the same batch is run dry. What that finds
+//! equal is on the target; what it finds different is sent again; what a message named becomes a
+//! failure with these words. A dry run that did not see everything, or could not be made, proves
+//! nothing.
 //!
 //! Costs nothing for runs that end well. A comparison that keeps failing costs one dry run, after
 //! its rounds.
@@ -97,8 +95,7 @@ impl Target {
     }
 
     /// What a dry run does with what only the target has: it must not find deletions that the run
-    /// in question was not
-    /// to make, for each of them would be carried out by name later.
+    /// in question was not to make, for each of them would be carried out by name later.
     fn extra_of_proof(&self, batch: &Batch, whole_tree: bool, outcome: &Outcome) -> Extra {
         let accepted = batch.entries.iter().all(|e| self.is_accepted(e));
         // How much the target has besides is not known here, so only a few deletions pass.

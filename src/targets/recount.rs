@@ -1,10 +1,9 @@
 //! A first comparison that counted too many deletions while changes were still under way.
 //!
 //! Not all that a second attempt would delete is foreign then: an earlier one may have been cut
-//! short
-//! (a directory vanished under it), and what it had copied was renamed or deleted on the source
-//! since. Those deletions are pending by themselves. So they are carried out first, and the whole
-//! tree is counted once more; what is left is what only the target had.
+//! short (a directory vanished under it), and what it had copied was renamed or deleted on the
+//! source since. Those deletions are pending by themselves. So they are carried out first, and the
+//! whole tree is counted once more; what is left is what only the target had.
 //!
 //! Once per target, and after a bounded time: a source that never rests is asked for its
 //! administrator's word like any other.

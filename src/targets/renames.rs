@@ -6,14 +6,16 @@
 //!              └─ anything but a clean end: NEW is pending whole again, without trust in size and time
 //! ```
 //!
-//! What goes from one directory to another under its name shares one link run, and old names of one directory share one removal.
-//! So a rename that comes while others do waits for them, see [`Burst`].
+//! What goes from one directory to another under its name shares one link run, and old names of one
+//! directory share one removal. So a rename that comes while others do waits for them, see
+//! [`Burst`].
 //!
-//! Hard links to the new name may be below the old one. If the old name has come back on the source meanwhile, changing what lies
-//! there on the target would change the new name too. So the removal is a run that looks at no source ([`Pass::Clear`]). A list of
-//! old names that are missing on the source, through a process that stands by, does the same for directories: of one that comes
-//! back before it is read, no more than its own attributes change, and those are not linked. Which names went it says itself, and
-//! the others are removed by a run of the first kind.
+//! Hard links to the new name may be below the old one. If the old name has come back on the source
+//! meanwhile, changing what lies there on the target would change the new name too. So the removal
+//! is a run that looks at no source ([`Pass::Clear`]). A list of old names that are missing on the
+//! source, through a process that stands by, does the same for directories: of one that comes back
+//! before it is read, no more than its own attributes change, and those are not linked. Which names
+//! went it says itself, and the others are removed by a run of the first kind.
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
@@ -112,7 +114,8 @@ enum Above {
     Sent,
 }
 
-/// The pause before a directory is sent once more that could not be sent, so that a name in it can be removed.
+/// The pause before a directory is sent once more that could not be sent, so that a name in it can
+/// be removed.
 const ABOVE_PAUSE: Duration = Duration::from_secs(1);
 
 impl Renames {
@@ -155,10 +158,10 @@ impl Target {
         if seen == seen.plain() {
             return seen;
         }
-        // The links among files are kept by listing all their names together, and a target that may hold what no other does
-        // loses nothing to a link. After a restart nobody knows yet what of the old name is in sync.
-        // With a bound on deletions, each of them has to be counted: a directory that is emptied right after its rename
-        // may have been linked half.
+        // The links among files are kept by listing all their names together, and a target that may
+        // hold what no other does loses nothing to a link. After a restart nobody knows yet what of
+        // the old name is in sync. With a bound on deletions, each of them has to be counted: a
+        // directory that is emptied right after its rename may have been linked half.
         let plain = !self.mirror.send_renames
             || self.mirror.extras.hard_links
             || !self.mirror.hooks.is_empty() // they are told of each path below
@@ -169,8 +172,9 @@ impl Target {
             || config::name_directories(&self.cfg.args) // looked for below the new name
             || self.ledger.shelf.meets(path);
         let by_name = !plain && self.mirror.delete && self.link.missing_args && self.args.excludes_only();
-        // What is outside of the set counts as well: waiting for another try, or for the end of another run.
-        // So many, for a short time, that asking each of them for each rename would take longer than sending what is renamed.
+        // What is outside of the set counts as well: waiting for another try, or for the end of
+        // another run. So many, for a short time, that asking each of them for each rename would
+        // take longer than sending what is renamed.
         let many = || self.ledger.parked().nth(MOST_ASKED).is_some();
         // What a walk finds becomes dirty under each of its names.
         let parked = || self.ledger.parked_at(path, Reach::Below, &[Where::Names]).is_some();
@@ -183,7 +187,8 @@ impl Target {
         seen
     }
 
-    /// When the renames that wait may leave; `None` when there are none, or only the end of a run lets them go.
+    /// When the renames that wait may leave; `None` when there are none, or only the end of a run
+    /// lets them go.
     pub(super) fn moves_leave_at(&self) -> Option<Duration> {
         let burst = &self.renames.burst;
         let waits = self.ledger.set.has_moves() && !burst.blocked && self.lanes_free().1;
@@ -227,7 +232,8 @@ impl Target {
         launched
     }
 
-    /// Gives renames back as what they are without: a new name to be sent, an old one to be deleted.
+    /// Gives renames back as what they are without: a new name to be sent, an old one to be
+    /// deleted.
     fn send_whole(&mut self, id: BatchId, entries: Vec<Entry>) {
         self.counters.stats.renames_sent_whole += entries.len() as u64 / 2;
         self.ledger.set.park(id, &entries);
@@ -327,9 +333,10 @@ impl Target {
         }
     }
 
-    /// Whether names can be removed by a run that is given their directory by its path. It follows a symbolic link that the
-    /// target has there from before, and would delete where that leads. So the directory has to be one on the source, and
-    /// sent, with those above it, since it last changed.
+    /// Whether names can be removed by a run that is given their directory by its path. It follows
+    /// a symbolic link that the target has there from before, and would delete where that leads. So
+    /// the directory has to be one on the source, and sent, with those above it, since it last
+    /// changed.
     ///
     /// # Errors
     /// Not now; whether a run was started that sends the directory.
@@ -401,8 +408,8 @@ impl Target {
         Ok(())
     }
 
-    /// Whether nothing is left of the top that `old` was at: then the new name went as well, and the old one may be all
-    /// that the target has.
+    /// Whether nothing is left of the top that `old` was at: then the new name went as well, and
+    /// the old one may be all that the target has.
     fn is_emptied_at(&self, cx: &Context<'_>, old: &RelPath) -> bool {
         let top = parent_of(old);
         !self.mirror.allow_empty && (cx.places)().contains(&top) && guard::left(cx.root, cx.filter, &top, 1) == Some(0)
@@ -428,8 +435,8 @@ impl Target {
             Moving::Clears | Moving::Deletes => batch.entries.iter().map(|e| name(&e.path)).collect(),
         };
         let list = match pass {
-            // Without `./`: the directory's own attributes would be those of the empty one. With `/`: a name that begins with `#` or
-            // `;` would be passed over.
+            // Without `./`: the directory's own attributes would be those of the empty one. With
+            // `/`: a name that begins with `#` or `;` would be passed over.
             Pass::Clear => names.iter().flat_map(|name| [b"/", &**name, b"\0"].concat()).collect(),
             _ => filelist::encode(names.iter().map(|name| (name, Form::Plain))).bytes,
         };
@@ -470,7 +477,8 @@ impl Target {
         // Where the directory above an old name is not there, the name is not either.
         let no_dir = matches!(moving, Moving::Clears) && outcome.verdict == Verdict::TargetMissing;
         if done {
-            // What removes an old name links nothing, so a server that refuses to link does that as well.
+            // What removes an old name links nothing, so a server that refuses to link does that as
+            // well.
             if !moving.removes() {
                 self.renames.refused = 0;
             }
@@ -504,7 +512,8 @@ impl Target {
         self.note_ready(cx.now);
     }
 
-    /// Old names were removed from the target, or were to be. `listed`: by a list. `now`: what each is by now.
+    /// Old names were removed from the target, or were to be. `listed`: by a list. `now`: what each
+    /// is by now.
     fn cleared(&mut self, cx: &Context<'_>, batch: Batch, listed: bool, now: &dyn Fn(&RelPath) -> Old, count: bool) {
         let Batch { id, entries, .. } = batch;
         self.ledger.set.park(id, &entries);
@@ -515,7 +524,8 @@ impl Target {
             if old == Old::Removed && is_missing(cx.root, path) {
                 let settled = self.ledger.set.settle(path);
                 if !listed {
-                    // Who waits for the deletion waits for the times of the directory above, too. With a list these were sent.
+                    // Who waits for the deletion waits for the times of the directory above, too.
+                    // With a list these were sent.
                     self.ledger.set.see_since(&dir, Seen::Touched, settled.map_or(since, |settled| settled.min(since)));
                 }
             } else {
@@ -573,8 +583,8 @@ impl Target {
             }
             self.ledger.set.restore(old);
             if done {
-                // The name that was made changed the times of the directory above it. With a list these were sent; where the old name
-                // was there as well, they are with its removal.
+                // The name that was made changed the times of the directory above it. With a list
+                // these were sent; where the old name was there as well, they are with its removal.
                 if run.pass == Pass::MovedTree && path::parent(&new_name) != path::parent(&old_name) {
                     self.ledger.set.see_since(&parent_of(&new_name), Seen::Touched, since);
                 }
@@ -657,7 +667,8 @@ fn share_out(found: Vec<(Found, Entry, Entry)>, dir: bool, together: bool) -> Sh
     shares
 }
 
-/// Looks at a new name of which the directory to read is open: the name's own for [`Pass::MovedTree`].
+/// Looks at a new name of which the directory to read is open: the name's own for
+/// [`Pass::MovedTree`].
 fn look(source: &OwnedFd, pass: Pass, new: &RelPath) -> Found {
     if pass == Pass::MovedTree {
         return Found::Dir;

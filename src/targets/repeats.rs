@@ -1,9 +1,9 @@
 //! Failures whose words the log has already.
 //!
-//! A batch that fails is tried again, and mostly fails for the same reason. The first failure is a line
-//! of the log; of those that follow with the same words a line is written after a minute, then after two,
-//! four, at most an hour, with how many there were. Names in quotes make no other words: rsync's
-//! temporary files have new ones each time.
+//! A batch that fails is tried again, and mostly fails for the same reason. The first failure is a
+//! line of the log; of those that follow with the same words a line is written after a minute, then
+//! after two, four, at most an hour, with how many there were. Names in quotes make no other words:
+//! rsync's temporary files have new ones each time.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -37,8 +37,8 @@ pub(super) struct Repeats {
 }
 
 impl Repeats {
-    /// A batch failed at `now` with these words. How many failures a line of the log stands for; `None`
-    /// if it is too early for one.
+    /// A batch failed at `now` with these words. How many failures a line of the log stands for;
+    /// `None` if it is too early for one.
     pub(super) fn line(&mut self, now: Duration, class: &str, reason: &str) -> Option<u64> {
         let words = unquoted(class, reason);
         if let Some(known) = self.known.get_mut(&words).filter(|k| now.saturating_sub(k.last) < FORGOTTEN) {
@@ -58,8 +58,8 @@ impl Repeats {
         Some(1)
     }
 
-    /// A batch ended, and paths keep failing or not. Whether the last of them went through just now: then
-    /// the next failure is a new one.
+    /// A batch ended, and paths keep failing or not. Whether the last of them went through just
+    /// now: then the next failure is a new one.
     pub(super) fn is_over(&mut self, failing: bool) -> bool {
         let over = std::mem::replace(&mut self.failing, failing) && !failing;
         if over {

@@ -41,7 +41,8 @@ impl Target {
 
     /// The current numbers.
     ///
-    /// `held`: why the mirror sends nothing. `put_off`: how long a subtree that was lost sight of has been waiting to be compared.
+    /// `held`: why the mirror sends nothing. `put_off`: how long a subtree that was lost sight of
+    /// has been waiting to be compared.
     pub(crate) fn status(&self, now: Duration, held: Option<&str>, put_off: Option<Duration>) -> status::Target {
         let mut s = self.counters.stats.clone();
         s.pending = (self.ledger.set.pending() + self.ledger.large.len()) as u64;
@@ -186,7 +187,8 @@ impl Target {
         let spec = self.spec(root, Compare::Checksum);
         let mut out = Vec::new();
         if let Some(file) = spec.password_file.filter(|_| spec.location.is_daemon()) {
-            // As an option it is refused: it lies outside of the source, to which rsync is confined.
+            // As an option it is refused: it lies outside of the source, to which rsync is
+            // confined.
             out.extend_from_slice(b"RSYNC_PASSWORD=\"$(cat ");
             out.extend(faillog::quoted(file.as_os_str().as_bytes()));
             out.extend_from_slice(b")\" ");

@@ -5,7 +5,8 @@ use super::*;
 /// See the module's text.
 pub(super) struct Schedule {
     pub(super) pace: Pace,
-    /// All that is pending was seen to wait for something in flight, and only its end is worth another look.
+    /// All that is pending was seen to wait for something in flight, and only its end is worth
+    /// another look.
     pub(super) blocked: bool,
     flushes: Vec<Epoch>,
     stopping: bool,

@@ -15,7 +15,8 @@ struct Begun {
 }
 
 impl Begun {
-    /// Whether one would delete the file that another is writing: that one would fail, and its temporary name would be told as deleted.
+    /// Whether one would delete the file that another is writing: that one would fail, and its
+    /// temporary name would be told as deleted.
     fn meets(&self, entries: &[Entry]) -> bool {
         entries.iter().any(|e| match e.kind {
             Kind::Contents => self.filled.contains(&*e.path),
@@ -45,9 +46,10 @@ pub(super) struct StandbyList<'l> {
 /// New files of a level that is compared above directories of others.
 const LEVEL_MAX_ABOVE_OTHERS: usize = 2_000;
 
-/// Whether `new` files are so large a part of a directory that comparing its whole level is cheaper than listing them: where
-/// they are one in four or five, with paths of 30 bytes as with 130 (`scripts/bench/batching --only level`, rsync 3.5.0), since longer
-/// paths make the entries of a level dearer, too.
+/// Whether `new` files are so large a part of a directory that comparing its whole level is cheaper
+/// than listing them: where they are one in four or five, with paths of 30 bytes as with 130
+/// (`scripts/bench/batching --only level`, rsync 3.5.0), since longer paths make the entries of a
+/// level dearer, too.
 ///
 /// Not where a file in it has other names: each is looked for when the file is listed.
 fn mostly_new(root: &Root, dir: &RelPath, new: usize) -> bool {
@@ -67,14 +69,13 @@ fn mostly_new(root: &Root, dir: &RelPath, new: usize) -> bool {
 }
 
 /// Whether a comparison of a level of `new` files is short enough for what lies in its directories:
-/// nothing of that leaves
-/// while it is under way.
+/// nothing of that leaves while it is under way.
 fn leaves_room(new: usize, has_dirs: bool) -> bool {
     !has_dirs || new <= LEVEL_MAX_ABOVE_OTHERS
 }
 
-/// New files in a directory before its level is asked for. In a small batch a level costs a process of its own, where the list goes to one that
-/// stands by; `dry_first`: it costs a dry run.
+/// New files in a directory before its level is asked for. In a small batch a level costs a process
+/// of its own, where the list goes to one that stands by; `dry_first`: it costs a dry run.
 fn level_min(lane: Lane, dry_first: bool) -> usize {
     if lane == Lane::Small || dry_first { DEAR_LEVEL_MIN } else { LEVEL_MIN }
 }
@@ -119,8 +120,7 @@ impl Target {
     }
 
     /// While all bulk jobs carry floods: what is pending in other directories at the top, if it
-    /// fits into the small lane. A flood in
-    /// the top itself counts as one of its name.
+    /// fits into the small lane. A flood in the top itself counts as one of its name.
     fn take_beside(&mut self) -> Option<Batch> {
         let mut bulk = self.runs.carriers().filter(|(run, _)| run.lane == Lane::Bulk).map(|(_, c)| &c.how.tops).peekable();
         if !self.has_room(Lane::Small) || bulk.peek().is_none() {
@@ -133,8 +133,8 @@ impl Target {
         self.ledger.set.take_beside(Limits { max_paths: SMALL_PATHS, ignore_holds: self.hurry() }, &tops)
     }
 
-    /// The few paths of a bulk batch that lie beside its flood, where the small lane has room. Links
-    /// and deletions keep their order, so they stay.
+    /// The few paths of a bulk batch that lie beside its flood, where the small lane has room.
+    /// Links and deletions keep their order, so they stay.
     fn split_beside(&mut self, batch: &mut Batch, normal: &mut Normal) -> Option<Batch> {
         if !self.has_room(Lane::Small) {
             return None;
@@ -195,7 +195,8 @@ impl Target {
             return;
         }
         self.schedule.pace.left(cx.now, launched, self.ledger.set.ready(false));
-        // Starting a process takes a core from the transfer that just began; what stands by is replaced after it.
+        // Starting a process takes a core from the transfer that just began; what stands by is
+        // replaced after it.
         if !self.runs.is_sending() || self.runs.standbys() == 0 {
             self.refill_standby(cx);
         }
@@ -247,8 +248,8 @@ impl Target {
         };
         let limits = Limits { max_paths, ignore_holds };
         let level_min = level_min(lane, self.limit().is_some() || !self.mirror.filter.is_rsyncs());
-        // A level that is compared whole carries what is not to be followed, and each name has to be looked at for the others of its
-        // file.
+        // A level that is compared whole carries what is not to be followed, and each name has to
+        // be looked at for the others of its file.
         let levels = self.mirror.events == config::Events::default() && !self.mirror.extras.hard_links;
         let shallow =
             self.ledger.set.take_shallow(limits, &mut |dir, new| new >= level_min && levels && mostly_new(cx.root, dir, new));
@@ -258,7 +259,8 @@ impl Target {
         }
     }
 
-    /// Looks at the disk, decides how each entry is listed, and starts the run. `false` when nothing was left to send.
+    /// Looks at the disk, decides how each entry is listed, and starts the run. `false` when
+    /// nothing was left to send.
     pub(super) fn launch(&mut self, cx: &mut Context<'_>, batch: Batch, lane: Lane) -> bool {
         if !self.preflight(cx) {
             self.ledger.give_back(batch);
@@ -326,7 +328,8 @@ impl Target {
             if part.batch.entries.is_empty() {
                 continue;
             }
-            // A further part waits for the first where the lane has no room for both, or where they would meet.
+            // A further part waits for the first where the lane has no room for both, or where they
+            // would meet.
             if self.is_up() && self.has_room(looked.lane) && !begun.meets(&part.batch.entries) {
                 if several {
                     begun.take(&part.batch.entries);
@@ -339,7 +342,8 @@ impl Target {
         started
     }
 
-    /// Makes the files that did not fit failures, for rsync ends at the first such and never gets to what comes after it.
+    /// Makes the files that did not fit failures, for rsync ends at the first such and never gets
+    /// to what comes after it.
     pub(super) fn set_unfit_apart(&mut self, cx: &Context<'_>, batch: &mut Batch, outcome: &Outcome) {
         let failed = Cover::new(&outcome.failed);
         let unfit = |e: &Entry| e.kind == Kind::Entry && failed.has(&e.path);
@@ -349,8 +353,9 @@ impl Target {
         batch.entries = good;
     }
 
-    /// Whether a comparison for this entry leaves alone what only the target has: nothing told that the source once had it. Where deletions cannot be
-    /// listed by name, a comparison is what carries them out.
+    /// Whether a comparison for this entry leaves alone what only the target has: nothing told that
+    /// the source once had it. Where deletions cannot be listed by name, a comparison is what
+    /// carries them out.
     pub(super) fn spares(&self, entry: &Entry) -> bool {
         let rescan = entry.kind > Kind::Entry && !entry.content && !self.is_accepted(entry);
         rescan && self.guard.fill.spares() && self.link.missing_args && self.args.excludes_only()
@@ -397,7 +402,8 @@ impl Target {
         let lane = *lane;
         let Part { batch, mut list, present, risks } = part;
         if list.is_empty() {
-            // The root's own attributes travel with any list, so with one that names nothing there is.
+            // The root's own attributes travel with any list, so with one that names nothing there
+            // is.
             list.push((RelPath::from_normal(format!(".probe-{:016x}", fastrand::u64(..))), Form::Plain));
         }
         let one_level = list.iter().any(|(_, form)| *form == Form::OneLevel);
@@ -416,7 +422,8 @@ impl Target {
         let mut ancestors: BTreeMap<RelPath, FileTime> = normal.ancestors.iter().cloned().collect();
         ancestors.insert(RelPath::root(), normal.root.ctime); // its attributes travel with every list
         let compare = match batch.round {
-            // Set apart, and perhaps for want of room: what is there already must not be sent for a time stamp.
+            // Set apart, and perhaps for want of room: what is there already must not be sent for a
+            // time stamp.
             WHOLE_ROUNDS.. => Compare::Checksum,
             1.. if thorough => Compare::Checksum,
             0 if thorough => Compare::Resend,
@@ -454,8 +461,9 @@ impl Target {
         self.start(cx, Launch { options, paths: entries, lane, compare, ancestors, ..launch }).is_some()
     }
 
-    /// Takes paths out of a batch that rsync cannot be given; they are reported, not dropped. Changes that are this long never come here
-    /// ([`long`]), so these are others: further names of a file.
+    /// Takes paths out of a batch that rsync cannot be given; they are reported, not dropped.
+    /// Changes that are this long never come here ([`long`]), so these are others: further names of
+    /// a file.
     fn refuse(&mut self, cx: &Context<'_>, mut batch: Batch, refused: &[(RelPath, Refusal)]) -> Batch {
         if refused.is_empty() {
             return batch;

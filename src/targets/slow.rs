@@ -1,7 +1,7 @@
 //! A file of holes that a comparison stands at: it takes hours by its size alone, and takes up next
-//! to nothing on the source, so no quota bounds it. rsync
-//! learns of a target without room for it only when all of it is sent (a module, 3.5.0: the sender
-//! reads no message while it sends a file).
+//! to nothing on the source, so no quota bounds it. rsync learns of a target without room for it
+//! only when all of it is sent (a module, 3.5.0: the sender reads no message while it sends a
+//! file).
 //!
 //! Such a comparison is ended and made again without the file, which travels by itself in the lane
 //! of large files. Files that have their blocks are none of these: what they take is their owner's.

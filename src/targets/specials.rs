@@ -2,20 +2,16 @@
 //! file now.
 //!
 //! rsync writes a regular file under a temporary name, which parts it from the names that it was
-//! linked to on the target. Of
-//! anything else that is as it should be by type, number or text, it sets owner, mode and times in
-//! place, and so on every name
-//! that is linked there (3.5.0). So such a name is removed from the target first, and sent by the
-//! next run: the removal is that
-//! of an old name of a rename ([`super::renames`]).
+//! linked to on the target. Of anything else that is as it should be by type, number or text, it
+//! sets owner, mode and times in place, and so on every name that is linked there (3.5.0). So such
+//! a name is removed from the target first, and sent by the next run: the removal is that of an old
+//! name of a rename ([`super::renames`]).
 //!
 //! A name is another file where it was sent as one inode and leads to another now; that is known of
-//! what this target was sent
-//! by lists, and of what walks over the source found. Of a name of which nothing is known it
-//! follows from its events: it was
-//! deleted or moved here. A symbolic link of which nothing is known is sent in place: these are
-//! replaced all the time, and
-//! hardly ever have two names.
+//! what this target was sent by lists, and of what walks over the source found. Of a name of which
+//! nothing is known it follows from its events: it was deleted or moved here. A symbolic link of
+//! which nothing is known is sent in place: these are replaced all the time, and hardly ever have
+//! two names.
 //!
 //! Gives up: where names cannot be removed by themselves (see [`Target::removes_by_name`]) they are
 //! sent as without.
@@ -33,8 +29,7 @@ enum Known {
     /// It was sent as this file, or found to be it by a walk.
     As(Inode),
     /// It was sent as this file, and led to nothing, or to a file or directory, since. What rsync
-    /// met under it may have been
-    /// yet another one.
+    /// met under it may have been yet another one.
     Left(Inode),
     /// It was removed to be sent anew.
     Removed,
@@ -153,9 +148,8 @@ impl Target {
     }
 
     /// Before a batch leaves: whether names in it, or below its directories, have to be removed
-    /// from the target first. These
-    /// are noted, and the batch has to be given back; what is near them does not leave before they
-    /// are gone.
+    /// from the target first. These are noted, and the batch has to be given back; what is near
+    /// them does not leave before they are gone.
     pub(super) fn removes_first(&mut self, cx: &mut Context<'_>, entries: &[Entry], items: &[normal::Item]) -> bool {
         if cx.links.is_none() || !self.removes_by_name() {
             return false;
@@ -188,8 +182,7 @@ impl Target {
             return false;
         }
         // Between the last look at a name and the run that carried it, it may have become another
-        // file already: then that run
-        // set attributes of the one on all names of the other.
+        // file already: then that run set attributes of the one on all names of the other.
         let was = plan.first.iter().filter_map(|name| match self.hard_links.specials.known.get(name) {
             Some(Known::As(inode) | Known::Left(inode)) => Some(*inode),
             Some(Known::Removed) | None => None,

@@ -1,11 +1,11 @@
-//! Whether a target is the one that was left at the last stop: after a restart it gets what changed since, so one that was emptied or
-//! replaced meanwhile would lack all the rest.
+//! Whether a target is the one that was left at the last stop: after a restart it gets what changed
+//! since, so one that was emptied or replaced meanwhile would lack all the rest.
 //!
-//! The first probe after a restart names what stands at the top of the source unchanged since the target was last known to be equal. If
-//! the target lacks one of these, it is compared whole.
+//! The first probe after a restart names what stands at the top of the source unchanged since the
+//! target was last known to be equal. If the target lacks one of these, it is compared whole.
 //!
-//! Gives up: what was lost further down; a source where all names at the top have changed since; a target that is exchanged while
-//! fansync runs (`full_every`).
+//! Gives up: what was lost further down; a source where all names at the top have changed since; a
+//! target that is exchanged while fansync runs (`full_every`).
 
 use super::*;
 
@@ -21,7 +21,8 @@ pub(super) struct Standing {
 }
 
 impl Target {
-    /// Before the first probe: the target was equal to the source as it was at `since` (seconds since 1970).
+    /// Before the first probe: the target was equal to the source as it was at `since` (seconds
+    /// since 1970).
     pub(crate) fn was_equal(&mut self, since: i64) {
         self.standing = Some(Standing { since, asked: false });
     }
@@ -43,8 +44,8 @@ impl Target {
         if asked { MOST + 1 } else { 0 }
     }
 
-    /// A probe that named some was answered. `true`: the target may not be the one that it was, and nothing may be sent before that
-    /// is on record.
+    /// A probe that named some was answered. `true`: the target may not be the one that it was, and
+    /// nothing may be sent before that is on record.
     pub(super) fn stands_no_more(&mut self, cx: &Context<'_>, output: &Output, outcome: &Outcome) -> bool {
         if !self.standing.as_ref().is_some_and(|s| s.asked) {
             return false;

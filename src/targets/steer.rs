@@ -23,7 +23,8 @@ impl Target {
         self.guard.was_filled();
     }
 
-    /// From now on nothing is sent; what is in flight ends, and changes are collected. `since`: seconds since 1970.
+    /// From now on nothing is sent; what is in flight ends, and changes are collected. `since`:
+    /// seconds since 1970.
     pub(crate) fn pause(&mut self, cx: &mut Context<'_>, since: f64) {
         self.schedule.paused.get_or_insert(since);
         self.drop_standbys(cx);
@@ -35,8 +36,8 @@ impl Target {
         self.hurry_up(cx);
     }
 
-    /// Makes everything due that waits for its time: failed paths, and a target that is away. The pauses after the next failure
-    /// are as long as they would have been.
+    /// Makes everything due that waits for its time: failed paths, and a target that is away. The
+    /// pauses after the next failure are as long as they would have been.
     pub(crate) fn hurry_up(&mut self, cx: &mut Context<'_>) {
         self.ledger.retries.hurry(cx.now);
         self.ledger.long.hurry(cx.now);

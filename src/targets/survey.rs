@@ -1,12 +1,15 @@
-//! Comparing directories where rsync cannot be told all that is left out of them ([`Filter::is_rsyncs`]), in two halves.
+//! Comparing directories where rsync cannot be told all that is left out of them
+//! ([`Filter::is_rsyncs`]), in two halves.
 //!
-//! First rsync is run dry and tells what differs, on both sides. What the filter leaves out is dropped from that, and the rest goes by a
-//! list of exact paths, looked up once more. So nothing excluded is sent, also what came to be between the halves; and nothing
-//! excluded is deleted, since each deletion names its path and the guards protect what lies below. The batch is confirmed
-//! by the second half, and nothing that touches it leaves in between, as with any run.
+//! First rsync is run dry and tells what differs, on both sides. What the filter leaves out is
+//! dropped from that, and the rest goes by a list of exact paths, looked up once more. So nothing
+//! excluded is sent, also what came to be between the halves; and nothing excluded is deleted,
+//! since each deletion names its path and the guards protect what lies below. The batch is
+//! confirmed by the second half, and nothing that touches it leaves in between, as with any run.
 //!
-//! A receiver that cannot delete by name compares whole levels for that, where everything is hidden from rsync that the guards
-//! match. What only they match, and no expression, is then sent by itself and not deleted.
+//! A receiver that cannot delete by name compares whole levels for that, where everything is hidden
+//! from rsync that the guards match. What only they match, and no expression, is then sent by
+//! itself and not deleted.
 //!
 //! Gives up: at most `max_pending` differences at a time; then the comparison is made again.
 
@@ -38,20 +41,22 @@ pub(super) fn guard(sign: &[u8], pattern: &[u8]) -> OsString {
     OsString::from_vec([b"--filter=", sign, b" ", pattern].concat())
 }
 
-/// The arguments for what the periodic comparisons of a mirror leave alone: what its filter says, and `full_exclude`.
+/// The arguments for what the periodic comparisons of a mirror leave alone: what its filter says,
+/// and `full_exclude`.
 pub(crate) fn limited_args(mirror: &Mirror) -> Vec<OsString> {
     let none: &[&[u8]] = &[];
     let limits = Filter::new(none, &mirror.full_exclude).unwrap_or_default(); // checked with the configuration
     mirror.filter.rsync_args().into_iter().chain(limits.rsync_args()).collect()
 }
 
-/// Whether the next comparison of the whole tree is wanted by the schedule alone: then it leaves alone what the schedule's own filter
-/// says. Any other reason wants all of it.
+/// Whether the next comparison of the whole tree is wanted by the schedule alone: then it leaves
+/// alone what the schedule's own filter says. Any other reason wants all of it.
 #[derive(Debug, Default)]
 pub(super) struct Periodic {
     owed: bool,
     limited: bool,
-    /// The set's count of directories that were made to stand for what is below; it may ask for the whole tree by itself.
+    /// The set's count of directories that were made to stand for what is below; it may ask for the
+    /// whole tree by itself.
     coarsened: u64,
 }
 
@@ -81,8 +86,8 @@ impl Periodic {
     }
 }
 
-/// The directories above those that were kept on the target (`kept`, with their kept children before them): perhaps only the guards kept
-/// what is in them, for which a survey has to look.
+/// The directories above those that were kept on the target (`kept`, with their kept children
+/// before them): perhaps only the guards kept what is in them, for which a survey has to look.
 pub(super) fn above_kept(kept: &[RelPath]) -> BTreeSet<RelPath> {
     let kept: BTreeSet<&[u8]> = kept.iter().map(|p| &**p).collect();
     let tops = kept.iter().filter_map(|p| path::parent(p)).filter(|above| !kept.contains(above));

@@ -1,11 +1,14 @@
 //! What hooks are told of a target's runs.
 //!
-//! Promises: everything that a run changed on the target is told once it is confirmed, at least once, by name where rsync has said the
-//! names; where it has not, the directory that was compared is told as a subtree. So nothing changes without a word.
+//! Promises: everything that a run changed on the target is told once it is confirmed, at least
+//! once, by name where rsync has said the names; where it has not, the directory that was compared
+//! is told as a subtree. So nothing changes without a word.
 //!
-//! How: a run itemises what it changes, and a pass that finds a path equal does not name it. So what a run named that did not end well is carried over until
-//! what it belongs to is confirmed by a later run. Listed paths are told whether they were named or not. Two kinds of listed directories are
-//! ours and no change of the source: those whose times were set anew after runs that overlapped, and those that stand for a deletion.
+//! How: a run itemises what it changes, and a pass that finds a path equal does not name it. So
+//! what a run named that did not end well is carried over until what it belongs to is confirmed by
+//! a later run. Listed paths are told whether they were named or not. Two kinds of listed
+//! directories are ours and no change of the source: those whose times were set anew after runs
+//! that overlapped, and those that stand for a deletion.
 //!
 //! Costs nothing without hooks: nothing is kept then.
 
@@ -49,7 +52,8 @@ pub(super) struct Telling {
     settled: Vec<RelPath>,
 }
 
-/// What a line says; none for a directory whose attributes alone changed, which happens to every directory above a change.
+/// What a line says; none for a directory whose attributes alone changed, which happens to every
+/// directory above a change.
 fn change_of(item: &Item) -> Option<(Change, bool)> {
     match item.change {
         [b'*', ..] => Some((Change::Deleted, item.dir)),
@@ -72,7 +76,8 @@ impl Telling {
         }
     }
 
-    /// A run that carries a rename has ended. What it names is relative to another root, and what it linked it does not name.
+    /// A run that carries a rename has ended. What it names is relative to another root, and what
+    /// it linked it does not name.
     pub(super) fn moved(&mut self, dir: &RelPath) {
         if self.keep > 0 {
             self.doubtful.insert(dir.clone());
@@ -243,7 +248,8 @@ impl Target {
         Owed(self.ledger.index())
     }
 
-    /// What has been confirmed since the last call: what hooks are told, and every path that was confirmed.
+    /// What has been confirmed since the last call: what hooks are told, and every path that was
+    /// confirmed.
     pub(crate) fn take_told(&mut self) -> Option<(Vec<Told>, Vec<RelPath>)> {
         if self.telling.keep == 0 {
             return None;

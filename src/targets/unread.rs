@@ -2,13 +2,11 @@
 //! leave alone.
 //!
 //! One such place (a directory that cannot be opened, a path that is too long, a bad sector, a
-//! mount that root may not enter) makes
-//! rsync skip all deletions of its run: `IO error encountered -- skipping file deletion`. So the
-//! place is named, the comparison is
-//! made again with the place hidden from the source and protected on the target, and the rest
-//! becomes equal, deletions included.
-//! The place is a failure of its own: tried by itself with growing pauses, and no longer hidden
-//! once that went through.
+//! mount that root may not enter) makes rsync skip all deletions of its run:
+//! `IO error encountered -- skipping file deletion`. So the place is named, the comparison is made
+//! again with the place hidden from the source and protected on the target, and the rest becomes
+//! equal, deletions included. The place is a failure of its own: tried by itself with growing
+//! pauses, and no longer hidden once that went through.
 //!
 //! The same for a large file that finds no room on the target, or that the target's filesystem
 //! cannot hold: rsync ends at it, and what comes after it in the comparison would wait for as long
@@ -67,8 +65,7 @@ fn compares(entry: &Entry, path: &RelPath) -> bool {
 }
 
 /// Whether a file that did not fit is the reason, not the target: it is large, or larger than the
-/// target's filesystem takes. Where a small one finds no
-/// room, the next finds none either.
+/// target's filesystem takes. Where a small one finds no room, the next finds none either.
 fn is_to_blame(size: u64, too_large: bool) -> bool {
     too_large || size >= lanes::LARGE_FILE
 }
@@ -84,8 +81,7 @@ fn fitting(path: &RelPath) -> RelPath {
 
 impl Unread {
     /// Takes in the places that the sender named in a run over `entries`. Returns whether one of
-    /// them is new, so that another run may
-    /// do better.
+    /// them is new, so that another run may do better.
     fn learn(&mut self, entries: &[Entry], failed: &[Failed], kind: impl Fn(&RelPath) -> Kind) -> bool {
         let mut new = false;
         for f in failed.iter().filter(|f| f.unread) {

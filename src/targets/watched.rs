@@ -1,9 +1,10 @@
-//! What a verification needs of a target: whether a path is owed, which paths become dirty while it looks, and what it found wrong
-//! to be put right.
+//! What a verification needs of a target: whether a path is owed, which paths become dirty while it
+//! looks, and what it found wrong to be put right.
 //!
-//! A verification compares beside the target's own work, so what it finds may be under way, or have changed between two looks. It asks
-//! for [`Target::watch`] on the paths it doubts, looks once more, and takes for wrong only what was neither owed nor touched
-//! meanwhile. Costs one test for each change while nobody watches.
+//! A verification compares beside the target's own work, so what it finds may be under way, or have
+//! changed between two looks. It asks for [`Target::watch`] on the paths it doubts, looks once
+//! more, and takes for wrong only what was neither owed nor touched meanwhile. Costs one test for
+//! each change while nobody watches.
 
 use super::*;
 
@@ -14,8 +15,8 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Takes in a change: of the path, of the directory it is in (whose times change with it), and of all that is below what is told
-    /// as a whole.
+    /// Takes in a change: of the path, of the directory it is in (whose times change with it), and
+    /// of all that is below what is told as a whole.
     pub(super) fn see(&mut self, path: &[u8], seen: Seen) {
         let above = path::parent(path);
         for at in [Some(path), above].into_iter().flatten() {
@@ -44,7 +45,8 @@ pub(crate) struct Wrong {
     pub(crate) removes: bool,
 }
 
-/// Whether the target may lack a change of `path` that is known here: of a directory also by what is in it, which its times follow.
+/// Whether the target may lack a change of `path` that is known here: of a directory also by what
+/// is in it, which its times follow.
 fn is_owed(index: &Index<'_>, path: &[u8]) -> bool {
     // Paths that are too long fail for good, and nobody verifies them.
     index.why(path, Reach::Below, &[Where::Long]).is_some()
@@ -67,7 +69,8 @@ impl Target {
         watch.paths.into_iter().filter(|(path, touched)| *touched || is_owed(&index, path)).map(|(path, _)| path).collect()
     }
 
-    /// Sends what was found wrong. Files are sent whatever their size and times: these may be right, and the content another one.
+    /// Sends what was found wrong. Files are sent whatever their size and times: these may be
+    /// right, and the content another one.
     pub(crate) fn repair(&mut self, now: Duration, wrong: Vec<Wrong>) {
         self.ledger.set.tick(now);
         let since = self.ledger.set.epochs().current();

@@ -143,7 +143,8 @@ impl World {
         fs::symlink_metadata(self.path(name)).map_or(0, |meta| meta.ino())
     }
 
-    /// The play's number and the times of the last write and the last change of what a name leads to.
+    /// The play's number and the times of the last write and the last change of what a name leads
+    /// to.
     pub(super) fn inode(&self, name: &str) -> (u64, FileTime, FileTime) {
         let meta = fs::symlink_metadata(self.path(name)).expect("a name that is there");
         let mut inodes = self.inodes.lock().unwrap_or_else(PoisonError::into_inner);
