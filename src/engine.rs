@@ -1,10 +1,13 @@
-//! One mirror's engine: a thread that owns the path tree, the targets and their children, and waits on one reactor.
+//! One mirror's engine: a thread that owns the path tree, the targets and their children, and waits
+//! on one reactor.
 //!
-//! Each turn: wait; take filled buffers from the ring and turn them into dirty paths; serve children that have something to
-//! say; send what may leave. Nothing in a turn blocks, but for look-ups on the source's own disk.
+//! Each turn: wait; take filled buffers from the ring and turn them into dirty paths; serve
+//! children that have something to say; send what may leave. Nothing in a turn blocks, but for
+//! look-ups on the source's own disk.
 //!
-//! Order at the start: marks first, then [`Engine::run`] begins with the whole tree, so a change during the first pass is
-//! heard. Loss of sight, of whatever cause, goes through `Engine::lost`: the subtree becomes dirty whole.
+//! Order at the start: marks first, then [`Engine::run`] begins with the whole tree, so a change
+//! during the first pass is heard. Loss of sight, of whatever cause, goes through `Engine::lost`:
+//! the subtree becomes dirty whole.
 
 mod aliases;
 mod byhandle;

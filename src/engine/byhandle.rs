@@ -3,14 +3,13 @@
 //!
 //! inotify reports a change of a file by way of its directory, and a file that was opened by handle
 //! may have none in the cache. Names are made, moved and removed in directories, whose watches
-//! stay;
-//! so only changes of files that are there already go unreported, and each sets the file's ctime.
+//! stay; so only changes of files that are there already go unreported, and each sets the file's
+//! ctime.
 //!
 //! So where such a server exports the source ([`crate::exports`]), a walk over the source finds the
 //! files whose ctime is not older than the walk before: in the background, every minute or in
-//! twenty
-//! times as long as a walk takes, and for each flush and each stop, which wait for it. No target is
-//! asked, and nothing is deleted for what a walk finds.
+//! twenty times as long as a walk takes, and for each flush and each stop, which wait for it. No
+//! target is asked, and nothing is deleted for what a walk finds.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 

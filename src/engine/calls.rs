@@ -32,8 +32,8 @@ pub(crate) enum Call {
 pub(crate) enum OnTarget {
     /// What is to be compared with what; in words, why nothing can be.
     Plan(Sender<Result<Plan, String>>),
-    /// Notes from now on which of these paths become dirty. Gives the number of the watch, and those
-    /// that the target lacks already.
+    /// Notes from now on which of these paths become dirty. Gives the number of the watch, and
+    /// those that the target lacks already.
     Watch(Vec<RelPath>, Sender<(u64, Vec<RelPath>)>),
     /// Ends a watch: the paths that became dirty since, or that the target lacks.
     Unwatch(u64, Sender<Vec<RelPath>>),

@@ -1,4 +1,5 @@
-//! What is asked of an engine while it runs: status, flush, reconcile, stop; and the drains that make "everything before this" exact.
+//! What is asked of an engine while it runs: status, flush, reconcile, stop; and the drains that
+//! make "everything before this" exact.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,8 @@ impl Engine {
                     let _ = reply.send(self.status());
                 }
                 Ok(Command::Flush { target, deadline, reply }) => {
-                    // Before the flush's epoch is closed: what a source that came back needs belongs to it.
+                    // Before the flush's epoch is closed: what a source that came back needs
+                    // belongs to it.
                     if self.looks_at_source() {
                         self.recheck_root();
                     }
@@ -52,7 +54,8 @@ impl Engine {
         }
     }
 
-    /// From here on nothing is delayed, and the engine ends once all that can be sent is, or at the deadline.
+    /// From here on nothing is delayed, and the engine ends once all that can be sent is, or at the
+    /// deadline.
     fn wind_up(&mut self, deadline: Instant) {
         self.shutdown.stop_at = Some(self.shutdown.stop_at.map_or(deadline, |at| at.min(deadline)));
         for at in 0..self.targets.len() {
@@ -68,8 +71,8 @@ impl Engine {
         token
     }
 
-    /// After something landed, or changed in a way not understood yet: asks for a drain, so that it is known when every event from
-    /// before has been seen.
+    /// After something landed, or changed in a way not understood yet: asks for a drain, so that it
+    /// is known when every event from before has been seen.
     pub(super) fn raise_barrier(&mut self) {
         if !self.drains.waits(|why| matches!(why, For::Barrier)) && self.targets.iter().any(Target::wants_barrier) {
             self.targets.iter_mut().for_each(Target::begin_barrier);

@@ -1,11 +1,10 @@
 //! Filesystems below the source that were unmounted lazily (`umount -l`), and may be mounted again.
 //!
 //! Such a filesystem lives for as long as something has it open, and fansync has. If that ended
-//! with
-//! the unmount, what is made for one mount would go with it before it can be mounted again: a loop
-//! device that the kernel frees at its last close, a tmpfs. So it is kept open for [`KEEP`], or
-//! until a filesystem is mounted at its place again, or the place is no longer waited for. Not for
-//! longer: a device in use can be neither checked nor given away.
+//! with the unmount, what is made for one mount would go with it before it can be mounted again: a
+//! loop device that the kernel frees at its last close, a tmpfs. So it is kept open for [`KEEP`],
+//! or until a filesystem is mounted at its place again, or the place is no longer waited for. Not
+//! for longer: a device in use can be neither checked nor given away.
 //!
 //! Pure: the time is an argument.
 

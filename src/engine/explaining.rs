@@ -31,7 +31,8 @@ pub(crate) enum Said {
     Elsewhere(String),
 }
 
-/// Asks an engine about the first of these absolute paths that lies below its source. `None`: it has ended, or does not answer.
+/// Asks an engine about the first of these absolute paths that lies below its source. `None`: it
+/// has ended, or does not answer.
 pub(crate) fn explain(handle: &Handle, paths: Vec<PathBuf>) -> Option<Said> {
     call(handle, PATIENCE, |reply| Call::Explain(paths, reply))
 }

@@ -68,8 +68,7 @@ impl Engine {
             self.lost(lost);
         }
         // What clients did since the export began may have raised no event. Without a first
-        // comparison nothing says what is the
-        // target's own, so nothing is compared.
+        // comparison nothing says what is the target's own, so nothing is compared.
         if self.mirror.initial != crate::config::Initial::None {
             self.see_all(b"", Seen::Subtree);
         }

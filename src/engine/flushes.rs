@@ -86,7 +86,8 @@ impl Engine {
         self.drain(For::Flush(id));
     }
 
-    /// Takes over flushes that the engine before did not answer: what they wait for is found by the walk, so they begin anew.
+    /// Takes over flushes that the engine before did not answer: what they wait for is found by the
+    /// walk, so they begin anew.
     pub(super) fn take_over(&mut self, flushes: Vec<FlushRequest>) {
         for flush in flushes {
             if let Some(name) = flush.only.as_ref().filter(|name| self.targets.iter().all(|t| t.cfg.name != **name)) {
@@ -115,8 +116,8 @@ impl Engine {
         }
     }
 
-    /// Tells flushes what they wait for, as soon as all that may differ is in the dirty sets: what a walk after the start has
-    /// still to find was changed before any request.
+    /// Tells flushes what they wait for, as soon as all that may differ is in the dirty sets: what
+    /// a walk after the start has still to find was changed before any request.
     pub(super) fn open_flushes(&mut self) {
         if self.begin.status.walking {
             return;

@@ -1,7 +1,8 @@
 //! `follow_open_files`: when a file that is being written is told, by either kind of events.
 //!
-//! With fanotify the resolver does it, and mutes the file meanwhile (`resolve::follow`). With inotify nothing can be muted: each
-//! write that finds the queue's last event another than its own is an event; here they become one look per file and interval.
+//! With fanotify the resolver does it, and mutes the file meanwhile (`resolve::follow`). With
+//! inotify nothing can be muted: each write that finds the queue's last event another than its own
+//! is an event; here they become one look per file and interval.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -55,7 +56,8 @@ impl Written {
         self.files.contains_key(path)
     }
 
-    /// The next file whose interval is over at `now`. Where it moved meanwhile, the move told the new name.
+    /// The next file whose interval is over at `now`. Where it moved meanwhile, the move told the
+    /// new name.
     pub(super) fn take_due(&mut self, now: Duration) -> Option<RelPath> {
         while self.due.front().is_some_and(|(due, _)| *due <= now) {
             let (due, path) = self.due.pop_front()?;
@@ -77,7 +79,8 @@ impl Written {
 }
 
 impl Engine {
-    /// Tells the files whose interval is over; with [`Duration::MAX`] all, for somebody who waits for what is written so far.
+    /// Tells the files whose interval is over; with [`Duration::MAX`] all, for somebody who waits
+    /// for what is written so far.
     pub(super) fn tell_followed(&mut self, until: Duration) {
         let now = self.now();
         let (mut fanout, gate) = (Fanout { now, targets: &mut self.targets, hooks: &mut self.hooks }, &self.intake.gate);

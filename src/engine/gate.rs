@@ -1,12 +1,13 @@
 //! Which kinds of events are followed (`[mirror.events]`).
 //!
-//! An event that is not followed makes nothing dirty; the tree of directories has heard of it all the same. What is dirty for
-//! another reason is read from the disk as always, so a switch says what *starts* a transfer, not what it carries. A record of the
-//! kernel may stand for several events that it merged: it is followed if one of them is.
+//! An event that is not followed makes nothing dirty; the tree of directories has heard of it all
+//! the same. What is dirty for another reason is read from the disk as always, so a switch says
+//! what *starts* a transfer, not what it carries. A record of the kernel may stand for several
+//! events that it merged: it is followed if one of them is.
 //!
-//! With `create_folder` off, what happens below a directory that was made since the start is not followed either, as there is no
-//! such directory on the target: neither events from there nor what a search finds there. A rename to another place makes it one
-//! that was moved.
+//! With `create_folder` off, what happens below a directory that was made since the start is not
+//! followed either, as there is no such directory on the target: neither events from there nor what
+//! a search finds there. A rename to another place makes it one that was moved.
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -92,8 +93,9 @@ impl Gate {
         self.open || followed && !self.hides(path)
     }
 
-    /// Whether `path` lies at or below a directory that was made and not followed. Events are judged
-    /// by [`Gate::admit`]; this is for changes that come from elsewhere, as those of a search.
+    /// Whether `path` lies at or below a directory that was made and not followed. Events are
+    /// judged by [`Gate::admit`]; this is for changes that come from elsewhere, as those of a
+    /// search.
     pub(super) fn hides(&self, path: &[u8]) -> bool {
         self.hiding(path).is_some()
     }

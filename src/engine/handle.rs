@@ -17,7 +17,8 @@ use crate::sys::event::EventFd;
 pub(crate) enum Command {
     /// Send the mirror's status.
     Status(Sender<status::Mirror>),
-    /// See [`crate::control::Request::Flush`]; answered when done, when only failed paths are left, or at the deadline.
+    /// See [`crate::control::Request::Flush`]; answered when done, when only failed paths are left,
+    /// or at the deadline.
     Flush {
         /// Only this target.
         target: Option<String>,
@@ -39,7 +40,8 @@ pub(crate) enum Command {
     Call(super::Call),
     /// Compare the whole tree with every target.
     Reconcile,
-    /// As [`Command::Stop`], with another engine in its place that serves what was asked of this one.
+    /// As [`Command::Stop`], with another engine in its place that serves what was asked of this
+    /// one.
     Replace(Box<Replacement>),
     /// Send what is pending, then end; at the deadline end anyway.
     Stop {
@@ -69,7 +71,8 @@ pub(crate) struct Handle {
     pub(crate) commands: Sender<Command>,
     /// Rung after each command.
     pub(crate) wake: Arc<EventFd>,
-    /// Counts the engine's turns, and the steps of what takes long within one. An engine that was woken and whose count stands still is stuck.
+    /// Counts the engine's turns, and the steps of what takes long within one. An engine that was
+    /// woken and whose count stands still is stuck.
     pub(crate) turns: Arc<AtomicU64>,
     /// What it answered last.
     pub(crate) last: LastStatus,

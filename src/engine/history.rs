@@ -1,5 +1,5 @@
-//! How a mirror begins and ends: what the last run left on disk ([`crate::state`]), the walk that finds what changed since
-//! ([`crate::scan`]), and what this run leaves behind.
+//! How a mirror begins and ends: what the last run left on disk ([`crate::state`]), the walk that
+//! finds what changed since ([`crate::scan`]), and what this run leaves behind.
 //!
 //! # The start
 //! | state | what is done |
@@ -9,18 +9,22 @@
 //! | not usable, for whatever reason | every target is compared whole; the reason is in the log and in `status` |
 //! | none yet, and `initial = "none"` | the targets are taken as they are; from then on as above |
 //!
-//! The dirty sets themselves are not saved. A target's watermark stands for them: whatever is pending changed after it, so the
-//! walk finds it again, with what changed while nobody listened, and after any kind of end.
+//! The dirty sets themselves are not saved. A target's watermark stands for them: whatever is
+//! pending changed after it, so the walk finds it again, with what changed while nobody listened,
+//! and after any kind of end.
 //!
 //! # While it runs
-//! A second after something happened the sources are asked for a drain; what was told before it and is confirmed moves the
-//! watermarks, and what moved is saved. A drain speaks of what changed up to [`SLACK`](crate::state::SLACK) before it, so when all is quiet one more
-//! follows, and after it everything is covered. Nothing happens while nothing happens. The set of directories follows the
-//! events where all is heard by marks; where it cannot (inotify), or after a loss, it stands still, and the next walk trusts it less.
+//! A second after something happened the sources are asked for a drain; what was told before it and
+//! is confirmed moves the watermarks, and what moved is saved. A drain speaks of what changed up to
+//! [`SLACK`](crate::state::SLACK) before it, so when all is quiet one more follows, and after it
+//! everything is covered. Nothing happens while nothing happens. The set of directories follows the
+//! events where all is heard by marks; where it cannot (inotify), or after a loss, it stands still,
+//! and the next walk trusts it less.
 //!
 //! # What it gives up
-//! A source on a filesystem that keeps no reliable change times (FUSE, NFS): nothing is kept. With `initial = "none"` a mark
-//! on the disk then tells the next start to compare everything if something was pending at the end, of whatever kind.
+//! A source on a filesystem that keeps no reliable change times (FUSE, NFS): nothing is kept. With
+//! `initial = "none"` a mark on the disk then tells the next start to compare everything if
+//! something was pending at the end, of whatever kind.
 
 mod checkpoint;
 mod startup;
@@ -49,7 +53,8 @@ use crate::sys::event::EventFd;
 use crate::sys::handle::{FsId, fs_id};
 use crate::targets::Target;
 
-/// From something that happened to the drain after it, and from one attempt to move the watermarks to the next.
+/// From something that happened to the drain after it, and from one attempt to move the watermarks
+/// to the next.
 const EVERY: Duration = Duration::from_secs(1);
 /// After an error of the disk that holds the state.
 const AFTER_ERROR: Duration = Duration::from_secs(10);
@@ -61,14 +66,15 @@ const FOLLOWED_EVERY: Duration = Duration::from_secs(10);
 const REBUILD_MIN: Duration = Duration::from_secs(10);
 /// … or, when losses recur, up to this long.
 const REBUILD_MAX: Duration = Duration::from_secs(600);
-/// Findings that travel together from the walk to the engine, the longest time they wait for that, and how many such parts
-/// are on their way or taken in one turn.
+/// Findings that travel together from the walk to the engine, the longest time they wait for that,
+/// and how many such parts are on their way or taken in one turn.
 const PART: usize = 1_000;
 const PART_WAIT: Duration = Duration::from_millis(20);
 const PARTS: usize = 16;
 /// At the end: for the last drain, and for what the directories' places need.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-/// At the end, beyond the time that the stop was given: for writing the source's filesystems to disk.
+/// At the end, beyond the time that the stop was given: for writing the source's filesystems to
+/// disk.
 const SYNC_GRACE: Duration = Duration::from_secs(1);
 /// What an event of a directory that came, went, or moved has in its mask.
 const PLACES: u64 = libc::FAN_CREATE | libc::FAN_DELETE | libc::FAN_MOVED_FROM | libc::FAN_MOVED_TO | libc::FAN_RENAME;
@@ -104,7 +110,8 @@ struct Walk {
     began: Instant,
     /// Directories there were at the last stop.
     before: usize,
-    /// When the log is told how far it is, as a time since the daemon's start; set at the first turn.
+    /// When the log is told how far it is, as a time since the daemon's start; set at the first
+    /// turn.
     tell_at: Option<Duration>,
     /// `None`: only the set of directories is wanted.
     restart: Option<Restart>,
@@ -148,7 +155,8 @@ pub(super) struct Begin {
     pub(super) renewed: Option<Renewed>,
     /// An earlier run may have left temporary files on targets, beside what the walk finds.
     untidy: bool,
-    /// Per target: what has to be clear before it counts as begun; `None`: a comparison of everything.
+    /// Per target: what has to be clear before it counts as begun; `None`: a comparison of
+    /// everything.
     pub(super) epochs: Option<Vec<Option<Epoch>>>,
 }
 
@@ -168,14 +176,16 @@ fn settings(mirror: &Mirror) -> String {
         out += &format!(" expressions {:?} temporary {}", filter.expressions(), filter.temporary());
     }
     if mirror.events != Events::default() && mirror.initial == Initial::Reconcile {
-        // What was not followed was seen, but is not on the targets: only a comparison brings it, so no run is like another.
+        // What was not followed was seen, but is not on the targets: only a comparison brings it,
+        // so no run is like another.
         out += &format!(" run {:016x}", fastrand::u64(..));
     }
     out
 }
 
 impl History {
-    /// Opens the state and makes it known on the disk that a run has begun. After the marks are set, before anything is sent.
+    /// Opens the state and makes it known on the disk that a run has begun. After the marks are
+    /// set, before anything is sent.
     ///
     /// # Errors
     /// See [`Keeper::open`].
@@ -345,7 +355,8 @@ impl Parts<'_> {
 }
 
 impl Walk {
-    /// How far the walk after a start is. Names cannot be foretold, directories can, from the last stop.
+    /// How far the walk after a start is. Names cannot be foretold, directories can, from the last
+    /// stop.
     fn how_far(&self) -> Option<progress::Progress> {
         self.restart.as_ref()?;
         let elapsed = self.began.elapsed();
@@ -430,7 +441,8 @@ impl Engine {
                 Kind::Subtree if *since > *floor => Seen::MovedDir,
                 Kind::Subtree => Seen::Subtree,
             };
-            // What was being sent when the daemon was killed is found again; its temporary file lies beside it on the target.
+            // What was being sent when the daemon was killed is found again; its temporary file
+            // lies beside it on the target.
             let litter = path::parent(path).filter(|dir| *untidy && *kind == Kind::Entry && above != Some(dir));
             above = litter.or(above);
             self.hooks.seen(path, seen);

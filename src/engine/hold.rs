@@ -1,4 +1,5 @@
-//! A source that is gone, or was emptied: nothing of it is sent until it is back, or until somebody says that it is meant.
+//! A source that is gone, or was emptied: nothing of it is sent until it is back, or until somebody
+//! says that it is meant.
 //!
 //! | what happened | held | until |
 //! | --- | --- | --- |
@@ -8,11 +9,11 @@
 //! | the source, or a filesystem below it, lost nearly everything at one blow | the mirror, or that place | half of its top is there again, or accepted |
 //! | it was empty from the start, with targets that are not | the mirror, or that place | something is mounted on it, or accepted |
 //!
-//! Where the source's path leads to the same directory through another mount, or elsewhere because a link on the way was switched, nothing
-//! is held: it is opened anew, as at a start.
+//! Where the source's path leads to the same directory through another mount, or elsewhere because
+//! a link on the way was switched, nothing is held: it is opened anew, as at a start.
 //!
-//! A source that is accepted, and is not the directory that was opened, is opened anew: the engine ends, and begins again on
-//! the same channel ([`Again`]).
+//! A source that is accepted, and is not the directory that was opened, is opened anew: the engine
+//! ends, and begins again on the same channel ([`Again`]).
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -127,7 +128,8 @@ impl Engine {
         self.guard.mounts.as_ref().map_or(Ok(()), Remembered::known).map_err(Hold::Gone)
     }
 
-    /// Looks whether the source is still the one that was opened; if not, nothing is sent of what is not.
+    /// Looks whether the source is still the one that was opened; if not, nothing is sent of what
+    /// is not.
     pub(super) fn check_root(&mut self) {
         if self.guard.held.is_none()
             && let Err(hold) = self.source_is_itself()
@@ -136,7 +138,8 @@ impl Engine {
         }
     }
 
-    /// Whether the source has to be looked at again and again: something is held, or a link leads to it, whose switch raises no event.
+    /// Whether the source has to be looked at again and again: something is held, or a link leads
+    /// to it, whose switch raises no event.
     pub(super) fn looks_at_source(&self) -> bool {
         self.guard.held.is_some() || self.root.is_linked() || self.guard.apart.held().next().is_some()
     }
@@ -157,13 +160,14 @@ impl Engine {
             (_, Err(hold @ (Hold::Moved(_) | Hold::Lost { .. }))) | (None, Err(hold)) => self.hold(hold),
             (Some(Hold::Gone(_)), Ok(())) => {
                 tracing::info!(mirror = %self.mirror.name, "the source is back as it was; sending goes on");
-                // While it was away its paths led nowhere, so what was learnt of them then is wrong; and changes could be made that
-                // nobody heard of.
+                // While it was away its paths led nowhere, so what was learnt of them then is
+                // wrong; and changes could be made that nobody heard of.
                 self.intake.resolver.forget(&self.root);
                 self.lost(Lost::all(Cause::MountChanged));
             }
             (Some(Hold::Emptied { from_the_start: true, .. }), Err(hold)) if self.something_is_mounted_on_it() => {
-                // Nothing was ever sent from what lies below: this is what a start a moment later would have found.
+                // Nothing was ever sent from what lies below: this is what a start a moment later
+                // would have found.
                 tracing::warn!(mirror = %self.mirror.name, "{}; it was empty until now, so the new one is taken", self.words(&hold));
                 self.shutdown.begin_again = Some(false);
             }
@@ -184,7 +188,8 @@ impl Engine {
         }
     }
 
-    /// Finds anew which places are left alone. A hold ends where the filesystem is back, or the entries are.
+    /// Finds anew which places are left alone. A hold ends where the filesystem is back, or the
+    /// entries are.
     pub(super) fn settle_places(&mut self) {
         let mut apart = self.intake.watching.apart();
         for (at, hold) in self.guard.apart.held() {

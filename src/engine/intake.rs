@@ -64,8 +64,8 @@ impl Fanout<'_> {
     }
 }
 
-/// What stands between an event's path and the fan-out: event switches, the tap of `fansync events`,
-/// and the other places of a directory that is mounted twice.
+/// What stands between an event's path and the fan-out: event switches, the tap of
+/// `fansync events`, and the other places of a directory that is mounted twice.
 struct Sink<'a> {
     fanout: Fanout<'a>,
     gate: &'a mut Gate,

@@ -1,4 +1,5 @@
-//! The walks that find hard links: begun when the index wants one, on a thread of their own, one at a time.
+//! The walks that find hard links: begun when the index wants one, on a thread of their own, one at
+//! a time.
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 

@@ -1,12 +1,16 @@
-//! Which filesystems are mounted below the source, which of those that were are missing, and which are none of its.
+//! Which filesystems are mounted below the source, which of those that were are missing, and which
+//! are none of its.
 //!
-//! Mounts come and go all the time on a host with containers, and the kernel tells of each in the whole mount namespace. Only those on
-//! the way to the source and below it concern a mirror; of the others nothing is made.
+//! Mounts come and go all the time on a host with containers, and the kernel tells of each in the
+//! whole mount namespace. Only those on the way to the source and below it concern a mirror; of the
+//! others nothing is made.
 //!
-//! A filesystem that was seen below the source is expected from then on, over restarts too ([`crate::state::mounts`]): what its mount point
-//! holds without it must not be taken for what is left of it. Its place is held until it is back, or until the source is accepted as it is.
-//! A mount that is moved within the source takes its expectation along. What the filter leaves out is not expected, nor is what
-//! is not mirrored ([`super::foreign`]), with all that is mounted below it.
+//! A filesystem that was seen below the source is expected from then on, over restarts too
+//! ([`crate::state::mounts`]): what its mount point holds without it must not be taken for what is
+//! left of it. Its place is held until it is back, or until the source is accepted as it is. A
+//! mount that is moved within the source takes its expectation along. What the filter leaves out is
+//! not expected, nor is what is not mirrored ([`super::foreign`]), with all that is mounted below
+//! it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -169,8 +173,7 @@ fn sort(mounts: &Mounts, root: &Path, wanted: &Wanted) -> (BTreeMap<RelPath, Mou
 }
 
 /// What a daemon would leave alone below `root`, for whoever compares without one. `expected`:
-/// where
-/// filesystems were mounted in an earlier run.
+/// where filesystems were mounted in an earlier run.
 ///
 /// # Errors
 /// The mount table cannot be read.

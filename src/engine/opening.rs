@@ -42,7 +42,8 @@ use crate::sys::reactor::{Interest, Reactor};
 use crate::sys::statx::Statter;
 use crate::targets::Target;
 
-/// Directories remembered inside and outside the root, each; about 100 bytes, name and handle included.
+/// Directories remembered inside and outside the root, each; about 100 bytes, name and handle
+/// included.
 const MAX_DIRS: usize = 1_000_000;
 
 /// Why a mirror cannot start.
@@ -98,7 +99,8 @@ pub(crate) struct Again {
     pub(super) turns: Arc<AtomicU64>,
     /// Somebody said that the source is meant: what it lacks may be deleted.
     pub(super) accepted: bool,
-    /// Targets that were filled from the directory that the source's path led to before it was switched to another one.
+    /// Targets that were filled from the directory that the source's path led to before it was
+    /// switched to another one.
     pub(super) switched: Option<Vec<String>>,
     /// The engine before gave up without a stop.
     pub(super) renewed: Option<Renewed>,
@@ -148,9 +150,9 @@ pub(super) struct Setup {
 }
 
 impl Engine {
-    /// What [`Engine::open`] needs, and the way to the engine, whose commands are taken once it runs.
-    /// `keep`: whether the state is kept in `state_dir`, so that the next start need not compare
-    /// everything.
+    /// What [`Engine::open`] needs, and the way to the engine, whose commands are taken once it
+    /// runs. `keep`: whether the state is kept in `state_dir`, so that the next start need not
+    /// compare everything.
     ///
     /// # Errors
     /// [`StartError::Setup`].

@@ -12,7 +12,8 @@ const EVERY: Duration = Duration::from_secs(1);
 /// See the module's text.
 pub(super) struct Record {
     log: Arc<FailLog>,
-    /// Of each target, [`Target::failure_changes`](crate::targets::Target::failure_changes) as recorded.
+    /// Of each target, [`Target::failure_changes`](crate::targets::Target::failure_changes) as
+    /// recorded.
     recorded: Vec<Option<u64>>,
     next: Duration,
     /// It could not be written, which was said.

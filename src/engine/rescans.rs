@@ -133,7 +133,8 @@ impl Recent {
 }
 
 impl Engine {
-    /// The one way of every loss of sight: the subtree is compared whole; for the same subtree with growing pauses.
+    /// The one way of every loss of sight: the subtree is compared whole; for the same subtree with
+    /// growing pauses.
     pub(super) fn lost(&mut self, lost: Lost) {
         self.rescans.count(lost.cause);
         self.listeners.tell_lost(&lost);
@@ -167,7 +168,8 @@ impl Engine {
         all.into_iter().map(|(cause, n)| (cause.name().to_owned(), n)).collect()
     }
 
-    /// Whatever has changed there is looked for, and hooks that hear events are told that something may have.
+    /// Whatever has changed there is looked for, and hooks that hear events are told that something
+    /// may have.
     pub(super) fn see_lost(&mut self, path: &[u8]) {
         self.see_all(path, Seen::Subtree);
         self.hooks.seen(path, Seen::Subtree);
@@ -181,7 +183,8 @@ impl Engine {
         }
     }
 
-    /// Compares what cannot be watched, for its time has come or somebody waits: of changes there nobody hears.
+    /// Compares what cannot be watched, for its time has come or somebody waits: of changes there
+    /// nobody hears.
     pub(super) fn compare_unwatched(&mut self) {
         if self.rescans.next_unwatched.take().is_none() {
             return;

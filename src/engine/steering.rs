@@ -1,5 +1,5 @@
-//! What somebody asks of targets while they run: pause, resume, retry. A pause is kept in the state directory, so that it outlives
-//! the daemon; who forgot it is told at each start.
+//! What somebody asks of targets while they run: pause, resume, retry. A pause is kept in the state
+//! directory, so that it outlives the daemon; who forgot it is told at each start.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -103,8 +103,8 @@ impl Engine {
         out
     }
 
-    /// Takes the source as it is now, or, where it is not held, lets the deletions of the chosen targets through. Whether it was held, and
-    /// is not any more.
+    /// Takes the source as it is now, or, where it is not held, lets the deletions of the chosen
+    /// targets through. Whether it was held, and is not any more.
     fn accept(&mut self, only: Option<&str>) -> Result<bool, String> {
         if self.guard.held.is_none() && self.guard.apart.held().next().is_none() {
             for at in 0..self.targets.len() {

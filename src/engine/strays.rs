@@ -7,14 +7,14 @@
 //! more. No target is asked, and nothing is deleted for what a walk finds. (With fanotify the
 //! event leads to the file: [`super::names`].)
 //!
-//! What may be such a change: one that was pending, in flight or sent a moment ago under a name that
-//! goes or is replaced; one under a name that lost its file a moment before, as a program may have it
-//! open still; one in a directory that left, or that was filled before its watch was set.
+//! What may be such a change: one that was pending, in flight or sent a moment ago under a name
+//! that goes or is replaced; one under a name that lost its file a moment before, as a program may
+//! have it open still; one in a directory that left, or that was filled before its watch was set.
 //!
-//! Temporary files look the same, and a tree in which no file has several names has none to miss. So
-//! where a walk met no such file, the next one waits for a batch that meets one, or that compares a
-//! directory. Walks are apart by twenty times what one takes, and more while they meet none; a flush
-//! and a stop wait for one that is owed.
+//! Temporary files look the same, and a tree in which no file has several names has none to miss.
+//! So where a walk met no such file, the next one waits for a batch that meets one, or that
+//! compares a directory. Walks are apart by twenty times what one takes, and more while they meet
+//! none; a flush and a stop wait for one that is owed.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -27,10 +27,11 @@ use crate::dirty::Seen;
 use crate::links::search::{self, Changed};
 use crate::path::RelPath;
 
-/// From the first change that is astray to the walk: what comes in the same moment is found with it.
+/// From the first change that is astray to the walk: what comes in the same moment is found with
+/// it.
 const GATHER: Duration = Duration::from_millis(100);
-/// The pause between walks, in times of the walk before, and the least and the most of what is added
-/// to it: it doubles while walks meet no file with several names.
+/// The pause between walks, in times of the walk before, and the least and the most of what is
+/// added to it: it doubles while walks meet no file with several names.
 const PAUSE_WALKS: u32 = 20;
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
@@ -135,8 +136,8 @@ impl Strays {
         self.caught_up = now;
     }
 
-    /// Takes in an event after the targets did. `dropped`: since when a change was pending that this
-    /// event took the name from; `unsent`: a write was held back of which no target knows.
+    /// Takes in an event after the targets did. `dropped`: since when a change was pending that
+    /// this event took the name from; `unsent`: a write was held back of which no target knows.
     pub(super) fn see(&mut self, path: &[u8], seen: Seen, dropped: Option<Duration>, unsent: bool, now: Duration) {
         if let Some(since) = self.left.take().filter(|_| !matches!(seen, Seen::Arrived | Seen::ArrivedDir)) {
             self.stray(since, now);
@@ -252,8 +253,8 @@ impl Engine {
         self.searches.strays.want(self.searches.naming.names.met())
     }
 
-    /// Takes in what batches found. Of no concern where fanotify watches: there the event leads to the
-    /// file.
+    /// Takes in what batches found. Of no concern where fanotify watches: there the event leads to
+    /// the file.
     fn take_strays(&mut self) {
         if let Some(since) = self.searches.naming.names.take_astray()
             && !self.intake.watching.by_marks()

@@ -80,13 +80,14 @@ impl Live {
         calls::call(&self.handle, PATIENCE, |reply| Call::OnTarget(self.target.clone(), what(reply)))
     }
 
-    /// What is to be compared with what; in words, why nothing can be. `None`: the engine has ended.
+    /// What is to be compared with what; in words, why nothing can be. `None`: the engine has
+    /// ended.
     pub(crate) fn plan(&self) -> Option<Result<Plan, String>> {
         self.call(OnTarget::Plan)
     }
 
-    /// Waits until what changed before this call is on the target, at most `within`. What is not, and why; `true` when waiting longer
-    /// would not help.
+    /// Waits until what changed before this call is on the target, at most `within`. What is not,
+    /// and why; `true` when waiting longer would not help.
     pub(crate) fn flush(&self, within: Duration) -> Option<(Vec<Waiting>, bool)> {
         let deadline = Instant::now() + within;
         let (reply, answer) = bounded(1);
@@ -96,7 +97,8 @@ impl Live {
         Some((waiting, hopeless))
     }
 
-    /// Notes from now on which of `paths` become dirty. Gives the number of the watch, and the paths that the target is owed already.
+    /// Notes from now on which of `paths` become dirty. Gives the number of the watch, and the
+    /// paths that the target is owed already.
     pub(crate) fn watch(&self, paths: Vec<RelPath>) -> Option<(u64, Vec<RelPath>)> {
         self.call(|reply| OnTarget::Watch(paths, reply))
     }

@@ -2,9 +2,8 @@
 //! source is.
 //!
 //! A disk that is mounted late, or a directory that is made later, is no fault of the
-//! configuration, and no business of the other
-//! mirrors. Nothing is watched meanwhile and nothing sent, so there is nothing to lose: the engine
-//! that takes over begins as any other.
+//! configuration, and no business of the other mirrors. Nothing is watched meanwhile and nothing
+//! sent, so there is nothing to lose: the engine that takes over begins as any other.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};

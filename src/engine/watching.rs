@@ -1,8 +1,10 @@
-//! How each filesystem of a mirror is watched, found by trying: a fanotify mark on the whole filesystem, else inotify.
+//! How each filesystem of a mirror is watched, found by trying: a fanotify mark on the whole
+//! filesystem, else inotify.
 //!
-//! A mirror may span several filesystems: the one of its root, and what is mounted below. Each gets the best it takes, and
-//! says why. Filesystems that are mounted later are taken in and compared. One that is unmounted leaves an empty directory behind,
-//! which must not be taken for a deletion: its place is held until it is back ([`Watching::check`]); also when it went before the start.
+//! A mirror may span several filesystems: the one of its root, and what is mounted below. Each gets
+//! the best it takes, and says why. Filesystems that are mounted later are taken in and compared.
+//! One that is unmounted leaves an empty directory behind, which must not be taken for a deletion:
+//! its place is held until it is back ([`Watching::check`]); also when it went before the start.
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
@@ -142,14 +144,16 @@ macro_rules! rules {
         let marked: Vec<u64> =
             $watching.places.iter().filter(|p| p.by == By::Fanotify).filter_map(|p| Some(p.sits?.dev)).collect();
         let cross = |dev: u64| !marked.contains(&dev);
-        // A walk over a million directories is one turn of the engine, and minutes long where the disk is slow.
+        // A walk over a million directories is one turn of the engine, and minutes long where the
+        // disk is slow.
         let beat = || _ = $watching.turns.fetch_add(1, Ordering::Relaxed);
         let $name = Rules { excluded: &excluded, cross: &cross, beat: &beat };
     };
 }
 
 impl Watching {
-    /// Sets every mark and watch, then starts reading. `expected`: where filesystems were mounted in an earlier run.
+    /// Sets every mark and watch, then starts reading. `expected`: where filesystems were mounted
+    /// in an earlier run.
     ///
     /// # Errors
     /// See [`WatchError`].
@@ -198,7 +202,8 @@ impl Watching {
             inputs.push(Input { feed: Feed::Fanotify, fd });
         }
         if watching.places.iter().any(|p| p.by == By::Inotify) || watching.watch == Watch::Auto {
-            // With `auto` also when nothing needs it yet: a filesystem mounted later may. An idle queue costs nothing.
+            // With `auto` also when nothing needs it yet: a filesystem mounted later may. An idle
+            // queue costs nothing.
             let inotify = Inotify::new(follow).map_err(|source| WatchError::Inotify { path: root.path().into(), source })?;
             let watches = Watches::new(inotify, root.path())?;
             let fd = watches.queue().try_clone_to_owned().map_err(WatchError::Reader)?;
@@ -358,7 +363,8 @@ impl Watching {
         self.lost.push(Lost { subtree: path, cause: Cause::Unwatched });
     }
 
-    /// Whether every filesystem is watched by a mark, so that each directory's coming and going is heard where it happens.
+    /// Whether every filesystem is watched by a mark, so that each directory's coming and going is
+    /// heard where it happens.
     pub(crate) fn by_marks(&self) -> bool {
         self.places.iter().all(|p| p.by == By::Fanotify)
     }
@@ -406,8 +412,8 @@ impl Watching {
         std::mem::take(&mut self.lost)
     }
 
-    /// Takes in a buffer of inotify records, and gives out what they tell with their masks; returns how many there were,
-    /// and whether a file may have changed of which none of them told.
+    /// Takes in a buffer of inotify records, and gives out what they tell with their masks; returns
+    /// how many there were, and whether a file may have changed of which none of them told.
     pub(crate) fn inotify(&mut self, filter: &Filter, bytes: &[u8], out: &mut dyn FnMut(u32, &[u8], Seen)) -> (u64, bool) {
         let Some(watches) = &mut self.watches else { return (0, false) };
         rules!(filter, self, rules);
@@ -436,13 +442,14 @@ impl Watching {
         (events, unplaced)
     }
 
-    /// Follows mounts that came and went. What came is marked, then compared. `None`: none of them concerns the source.
+    /// Follows mounts that came and went. What came is marked, then compared. `None`: none of them
+    /// concerns the source.
     pub(crate) fn remount(&mut self, mirror: &Mirror, root: &Root, resolver: &mut Resolver) -> Option<Vec<Lost>> {
         let News { trees, moved, bared } = self.mounted.look(root.path(), &mirror.filter)?;
         // What lies outside may have become visible inside.
         resolver.hear_all();
-        // One that is gone, is there again, or has another filesystem on top. Through the old mount no path leads here any more, though
-        // filesystem and directory may be the same.
+        // One that is gone, is there again, or has another filesystem on top. Through the old mount
+        // no path leads here any more, though filesystem and directory may be the same.
         let stale = |p: &Place| !p.at.is_root() && (!trees.contains(&p.at) || p.sits.is_none() || sits_at(root, &p.at) != p.sits);
         for old in self.places.extract_if(.., |p| stale(p)).collect::<Vec<_>>() {
             self.bound.remove(&old.at);
@@ -486,7 +493,8 @@ impl Watching {
         self.places.iter().map(|p| p.at.clone()).collect()
     }
 
-    /// What is left alone: what is mounted below the root and not mirrored, and the places of filesystems that are gone.
+    /// What is left alone: what is mounted below the root and not mirrored, and the places of
+    /// filesystems that are gone.
     pub(crate) fn apart(&self) -> Apart {
         let mut apart = Apart::default();
         self.mounted.foreign().iter().for_each(|(at, why)| apart.put(at.clone(), why.clone()));
@@ -499,8 +507,9 @@ impl Watching {
         self.mounted.give_up(at);
     }
 
-    /// Whether every filesystem below the root is still there, but for those that `apart` knows of. One that is gone left an empty directory,
-    /// and nothing may be concluded from that. The list of mounts may be a moment behind, which the directories are not.
+    /// Whether every filesystem below the root is still there, but for those that `apart` knows of.
+    /// One that is gone left an empty directory, and nothing may be concluded from that. The list
+    /// of mounts may be a moment behind, which the directories are not.
     ///
     /// # Errors
     /// The first that is not there.
@@ -513,7 +522,8 @@ impl Watching {
         self.places.iter().find(is_gone).map_or(Ok(()), |p| Err(Hold::Lost { at: p.at.clone() }))
     }
 
-    /// Tries to watch what could not be watched; gives out what could, and returns what still cannot.
+    /// Tries to watch what could not be watched; gives out what could, and returns what still
+    /// cannot.
     pub(crate) fn retry_unwatched(&mut self, filter: &Filter, out: &mut dyn FnMut(&[u8], Seen)) -> Vec<RelPath> {
         if let Some(watches) = &mut self.watches {
             rules!(filter, self, rules);
@@ -560,7 +570,8 @@ impl Watching {
         Shown(&path).to_string()
     }
 
-    /// How the filesystem of `path` is watched; and the subtree above or at it that is not, empty if there is none.
+    /// How the filesystem of `path` is watched; and the subtree above or at it that is not, empty
+    /// if there is none.
     pub(crate) fn explain(&self, root: &Root, path: &RelPath) -> (explain::Watched, String) {
         let unwatched = self.blind().find(|at| is_at_or_below(path, at)).map(ToString::to_string).unwrap_or_default();
         let place = self.places.iter().filter(|p| is_at_or_below(path, &p.at)).max_by_key(|p| p.at.len());

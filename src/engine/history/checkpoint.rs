@@ -48,7 +48,8 @@ impl Engine {
         }
     }
 
-    /// Every target is to be compared whole because somebody asked: the next start does it if this one does not get there.
+    /// Every target is to be compared whole because somebody asked: the next start does it if this
+    /// one does not get there.
     pub(in crate::engine) fn distrust_all(&mut self) {
         let now = self.now();
         let Some(history) = &mut self.saved.history else { return };
@@ -82,12 +83,14 @@ impl Engine {
             || self.rescans.any_scheduled()
     }
 
-    /// A drain came to its end. While something that may differ is not in the dirty sets, it says nothing.
+    /// A drain came to its end. While something that may differ is not in the dirty sets, it says
+    /// nothing.
     pub(in crate::engine) fn drained_for_history(&mut self, drain: Drain) {
         let now = self.now();
         if self.next_followed().is_some() {
-            // Files that are being written are told when their interval is over. To tell them at each drain would be to send them
-            // more often; never, and the watermarks would stand still.
+            // Files that are being written are told when their interval is over. To tell them at
+            // each drain would be to send them more often; never, and the watermarks would stand
+            // still.
             let since = self.saved.history.as_mut().map_or(now, |h| *h.following_since.get_or_insert(now));
             if self.shutdown.stop_at.is_some() || now.saturating_sub(since) >= FOLLOWED_EVERY {
                 self.tell_followed(Duration::MAX);
@@ -175,7 +178,8 @@ impl Engine {
         }
     }
 
-    /// Whether what an earlier run may have left on the targets is gone: everything that the walk found has been sent.
+    /// Whether what an earlier run may have left on the targets is gone: everything that the walk
+    /// found has been sent.
     pub(super) fn tidied_up(&self) -> bool {
         let sent = |(target, epoch): (&Target, &Option<Epoch>)| match epoch {
             Some(epoch) => target.flushed(*epoch),

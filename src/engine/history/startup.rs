@@ -64,7 +64,8 @@ impl Engine {
                 self.saved.history.as_ref().is_some_and(|history| history.keeper.is_after_stop()),
             ) {
                 (false, _) => {}
-                // Nothing was lost sight of. What changed since is not known, so hooks get the whole tree.
+                // Nothing was lost sight of. What changed since is not known, so hooks get the
+                // whole tree.
                 (true, true) => self.see_lost(b""),
                 (true, false) => self.lost(Lost::all(Cause::UncleanStop)),
             }
@@ -84,7 +85,8 @@ impl Engine {
         }
     }
 
-    /// Without state: whether the last run may have ended with something pending. Marks this one as such until it ends well.
+    /// Without state: whether the last run may have ended with something pending. Marks this one as
+    /// such until it ends well.
     pub(super) fn was_left_unsent(&mut self) -> bool {
         let Some(history) = &mut self.saved.history else { return false };
         match history.keeper.mark_unsent() {
