@@ -1,7 +1,8 @@
 //! How old is the oldest change that is not on the target yet?
 //!
-//! Time is cut into epochs of [`EPOCH_MS`]; each unconfirmed path is counted in the epoch of its first change. A flush
-//! request closes the current epoch: it is served when no path of that epoch or an earlier one is left.
+//! Time is cut into epochs of [`EPOCH_MS`]; each unconfirmed path is counted in the epoch of its
+//! first change. A flush request closes the current epoch: it is served when no path of that epoch
+//! or an earlier one is left.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,7 +10,8 @@ use std::time::Duration;
 /// The grain of the lag, in milliseconds.
 const EPOCH_MS: u64 = 10;
 
-/// A moment, in units of `EPOCH_MS` since the daemon's start (or a little ahead of it after many flush requests).
+/// A moment, in units of `EPOCH_MS` since the daemon's start (or a little ahead of it after many
+/// flush requests).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct Epoch(u64);
 
@@ -38,8 +40,8 @@ impl Epochs {
         Epoch(self.now)
     }
 
-    /// Closes the current epoch and returns it: all that is counted so far lies in it or before it, all that comes
-    /// later lies behind it.
+    /// Closes the current epoch and returns it: all that is counted so far lies in it or before it,
+    /// all that comes later lies behind it.
     pub(crate) fn close(&mut self) -> Epoch {
         self.now += 1;
         Epoch(self.now - 1)
@@ -74,7 +76,8 @@ impl Epochs {
         self.counts.values().map(|&n| n as usize).sum()
     }
 
-    /// Age of the oldest unconfirmed change at `now` (time since the daemon's start), to within `EPOCH_MS`.
+    /// Age of the oldest unconfirmed change at `now` (time since the daemon's start), to within
+    /// `EPOCH_MS`.
     pub(crate) fn lag(&self, now: Duration) -> Option<Duration> {
         let (&first, _) = self.counts.first_key_value()?;
         Some(now.saturating_sub(Duration::from_millis(first * EPOCH_MS)))

@@ -1,15 +1,18 @@
-//! What is to be looked at, per target: a set of distinct dirty paths, however many events made them dirty.
+//! What is to be looked at, per target: a set of distinct dirty paths, however many events made
+//! them dirty.
 //!
-//! An event only says "look here": the state of a path is read from the disk when its batch leaves. So merging is cheap and
-//! the queue is as long as the number of distinct dirty paths. Everything in this module is pure: no system calls, no
-//! threads, time is an argument.
+//! An event only says "look here": the state of a path is read from the disk when its batch leaves.
+//! So merging is cheap and the queue is as long as the number of distinct dirty paths. Everything
+//! in this module is pure: no system calls, no threads, time is an argument.
 //!
-//! A path is in one of three places, and stays counted in its [`Epochs`] until the target confirmed it:
+//! A path is in one of three places, and stays counted in its [`Epochs`] until the target confirmed
+//! it:
 //!
 //! * *pending* in the [`DirtySet`];
-//! * *in flight* in a [`Batch`]: nothing that touches it, above or below, leaves before that batch came back;
-//! * with the caller, who waits to try it again ([`Batch::entries`] that failed), and hands it back with
-//!   [`DirtySet::restore`] or [`DirtySet::take_again`].
+//! * *in flight* in a [`Batch`]: nothing that touches it, above or below, leaves before that batch
+//!   came back;
+//! * with the caller, who waits to try it again ([`Batch::entries`] that failed), and hands it back
+//!   with [`DirtySet::restore`] or [`DirtySet::take_again`].
 
 mod epochs;
 mod set;
@@ -35,8 +38,8 @@ impl<F: FnMut(&[u8], Seen)> PathSink for F {
 pub enum Seen {
     /// A file was closed after writing: it is complete now.
     Written,
-    /// As `Written`, by a move to this name. Two names that are exchanged come as two renames, so what leaves the name next
-    /// need not be what came to it.
+    /// As `Written`, by a move to this name. Two names that are exchanged come as two renames, so
+    /// what leaves the name next need not be what came to it.
     Replaced,
     /// A file is being written, and need not be complete.
     Modified,
@@ -48,13 +51,15 @@ pub enum Seen {
     Created,
     /// A non-directory was deleted or moved away.
     Gone,
-    /// A directory was made, and its children raise events of their own from the first moment (fanotify).
+    /// A directory was made, and its children raise events of their own from the first moment
+    /// (fanotify).
     CreatedDir,
     /// A directory was deleted or moved away: absorbs all that was pending below.
     GoneDir,
     /// One level of the directory must be compared, with deletes.
     Contents,
-    /// A directory moved to this name, with all below it: everything must be compared, and what looks the same may not be.
+    /// A directory moved to this name, with all below it: everything must be compared, and what
+    /// looks the same may not be.
     MovedDir,
     /// Everything at and below the path must be compared, with deletes: a subtree out of sight.
     Subtree,

@@ -1,8 +1,9 @@
-//! The dirty set of one target: a tree of path components, so that a directory's deletion absorbs what is pending below
-//! in time proportional to what it absorbs, and "is anything above or below in flight" is a walk up, not a search.
+//! The dirty set of one target: a tree of path components, so that a directory's deletion absorbs
+//! what is pending below in time proportional to what it absorbs, and "is anything above or below
+//! in flight" is a walk up, not a search.
 //!
-//! A node exists while it, or something below it, is pending or in flight. Nodes live in an arena; names are looked up
-//! by a hash of (parent, name).
+//! A node exists while it, or something below it, is pending or in flight. Nodes live in an arena;
+//! names are looked up by a hash of (parent, name).
 
 mod bound;
 mod cursors;
@@ -50,18 +51,19 @@ pub struct Entry {
     pub(crate) path: RelPath,
     /// How much of it is to be compared.
     pub(crate) kind: Kind,
-    /// It was deleted or moved away in this window. If a directory is found there after all, it is another one and must
-    /// be compared whole.
+    /// It was deleted or moved away in this window. If a directory is found there after all, it is
+    /// another one and must be compared whole.
     pub(crate) gone: bool,
-    /// Its content may be another although size and times are the same: it was written or moved here, and not only touched.
+    /// Its content may be another although size and times are the same: it was written or moved
+    /// here, and not only touched.
     pub(crate) content: bool,
     /// It appeared and no closing write has been seen yet: a regular file waits.
     pub(crate) held: bool,
-    /// An event told that the file behind this name changed: where it has other names, they changed too. Of a directory: the same of
-    /// files in it, which are not pending by themselves any more.
+    /// An event told that the file behind this name changed: where it has other names, they changed
+    /// too. Of a directory: the same of files in it, which are not pending by themselves any more.
     pub(crate) through: bool,
-    /// A long deep run that began earlier passes over this path too and may undo what this batch does, so it must be sent once
-    /// more when that run has ended.
+    /// A long deep run that began earlier passes over this path too and may undo what this batch
+    /// does, so it must be sent once more when that run has ended.
     pub(crate) over: Option<BatchId>,
     fresh: bool,
     taken: bool,
@@ -103,7 +105,8 @@ impl Entry {
     }
 }
 
-/// Paths that leave together. Returned to the set by [`DirtySet::confirm`] or [`DirtySet::restore`].
+/// Paths that leave together. Returned to the set by [`DirtySet::confirm`] or
+/// [`DirtySet::restore`].
 #[derive(Debug)]
 pub struct Batch {
     /// Unique among the batches of this set.
@@ -129,7 +132,8 @@ pub(crate) const LEVEL_MIN: usize = 10;
 const NONE: u32 = u32::MAX;
 const ROOT: u32 = 0;
 
-/// Created in this window under a name that the target cannot know: if it goes again before it left, nothing is to do.
+/// Created in this window under a name that the target cannot know: if it goes again before it
+/// left, nothing is to do.
 const FRESH: u16 = 1;
 const GONE: u16 = 2;
 /// Created, no closing write seen.
@@ -145,13 +149,15 @@ const MOVED: u16 = 64;
 /// The old name of such a thing.
 const ORIGIN: u16 = 128;
 const PAIRED: u16 = MOVED | ORIGIN;
-/// What flies here was new to the target and travels alone, by its name: nothing below it can be there yet.
+/// What flies here was new to the target and travels alone, by its name: nothing below it can be
+/// there yet.
 const ALONE: u16 = 256;
 /// A cursor may lead here: those are lost when this is taken out.
 const NOTED: u16 = 512;
 /// See [`Entry::through`].
 const THROUGH: u16 = 1024;
-/// The last look did not find what changed here: the event that says where it went is to come. Not to be taken before its time.
+/// The last look did not find what changed here: the event that says where it went is to come. Not
+/// to be taken before its time.
 const ABSENT: u16 = 2048;
 /// A symbolic link that leaves after what it leads to. See [`order`]. Not to be taken before its
 /// time.
@@ -214,7 +220,8 @@ fn hash_of(parent: u32, name: &[u8]) -> u64 {
 }
 
 impl DirtySet {
-    /// An empty set. Beyond `max_pending` paths, directories are coarsened to `Contents` and then `Subtree`.
+    /// An empty set. Beyond `max_pending` paths, directories are coarsened to `Contents` and then
+    /// `Subtree`.
     pub fn new(max_pending: usize) -> DirtySet {
         let root = Node {
             parent: NONE,
@@ -262,7 +269,8 @@ impl DirtySet {
         self.pending
     }
 
-    /// Pending paths that [`DirtySet::take_shallow`] or [`DirtySet::take_deep`] could return if nothing were in flight.
+    /// Pending paths that [`DirtySet::take_shallow`] or [`DirtySet::take_deep`] could return if
+    /// nothing were in flight.
     pub(crate) fn ready(&self, ignore_holds: bool) -> usize {
         let pending = self.pending.saturating_sub(self.absent + self.later);
         if ignore_holds { pending } else { pending.saturating_sub(self.waiting) }
@@ -285,12 +293,14 @@ impl DirtySet {
         self.coarsened
     }
 
-    /// Changes that made no path more wait: it waited already, or something above it did, or it was gone before it left.
+    /// Changes that made no path more wait: it waited already, or something above it did, or it was
+    /// gone before it left.
     pub(crate) fn merged(&self) -> u64 {
         self.merged
     }
 
-    /// Age bookkeeping of everything that is not confirmed, in flight and waiting to be tried again included.
+    /// Age bookkeeping of everything that is not confirmed, in flight and waiting to be tried again
+    /// included.
     pub fn epochs(&self) -> &Epochs {
         &self.epochs
     }
@@ -307,7 +317,8 @@ impl DirtySet {
         while self.holds.front().is_some_and(|(until, _)| *until <= now) {
             let (_, path) = self.holds.pop_front().expect("the front was just looked at");
             if let Some(at) = self.find(&path) {
-                // A later hold of the same path has a later place in the queue; ending this one early only costs a look.
+                // A later hold of the same path has a later place in the queue; ending this one
+                // early only costs a look.
                 self.end_wait(at);
             }
         }
@@ -355,8 +366,8 @@ impl DirtySet {
         Some(at)
     }
 
-    /// Whether the path is pending or in flight, itself or with a directory above it. Attributes of a directory above that wait say
-    /// nothing of what is in it; in flight they may belong to more.
+    /// Whether the path is pending or in flight, itself or with a directory above it. Attributes of
+    /// a directory above that wait say nothing of what is in it; in flight they may belong to more.
     pub(crate) fn owes(&self, path: &[u8]) -> bool {
         let covers = |at: u32, own: bool| {
             let n = &self.nodes[at as usize];
@@ -390,7 +401,8 @@ impl DirtySet {
         self.nodes[at as usize].flying != 0
     }
 
-    /// Whether something in the directory `path` is pending or in flight, or below one of its directories.
+    /// Whether something in the directory `path` is pending or in flight, or below one of its
+    /// directories.
     pub(crate) fn owes_in(&self, path: &[u8]) -> bool {
         // Nodes are there for that alone.
         self.find(path).is_some_and(|at| self.nodes[at as usize].first_child != NONE)
@@ -584,8 +596,8 @@ impl DirtySet {
         Some(epoch)
     }
 
-    /// Clears all that is pending strictly below `top` (what is in flight stays). Tells the oldest epoch among it and `own`,
-    /// and those of `CONTENT` and `THROUGH` that something among it had.
+    /// Clears all that is pending strictly below `top` (what is in flight stays). Tells the oldest
+    /// epoch among it and `own`, and those of `CONTENT` and `THROUGH` that something among it had.
     fn absorb_below(&mut self, top: u32, own: Epoch) -> (Epoch, u16) {
         let (mut oldest, mut content) = (own, 0);
         let mut stack: Vec<u32> = self.children(top).collect();
@@ -635,7 +647,8 @@ impl DirtySet {
         self.merged += u64::from(self.pending <= before);
     }
 
-    /// Takes in that `seen` happened to `path`, as part of a change from `epoch`: whoever waits for that waits for this too.
+    /// Takes in that `seen` happened to `path`, as part of a change from `epoch`: whoever waits for
+    /// that waits for this too.
     pub(crate) fn see_since(&mut self, path: &[u8], seen: Seen, epoch: Epoch) {
         let half = self.half_of_rename(path, seen);
         let carried = std::mem::take(&mut self.carried);
@@ -665,7 +678,8 @@ impl DirtySet {
         }
     }
 
-    /// `path` is another name of a file that changed at `epoch` through one of its names; `content`: it was written, too.
+    /// `path` is another name of a file that changed at `epoch` through one of its names;
+    /// `content`: it was written, too.
     pub(crate) fn see_other_name(&mut self, path: &[u8], content: bool, epoch: Epoch) {
         let own = self.find(path).is_some_and(|at| self.nodes[at as usize].flags & THROUGH != 0);
         // Whether one that is still open waits for its close is for its own events to say.
@@ -714,7 +728,8 @@ impl DirtySet {
         self.disturb(at);
         let n = &self.nodes[at as usize];
         if n.kind == Some(Kind::Subtree) {
-            // Already to be compared whole. Of one that is gone now, too: what is there counts when the batch leaves.
+            // Already to be compared whole. Of one that is gone now, too: what is there counts when
+            // the batch leaves.
             self.absorbed = n.flags & THROUGH != 0;
             self.dropped = (loses && self.absorbed).then_some(n.epoch);
             return self.mark(at, Kind::Subtree, epoch);
@@ -773,7 +788,8 @@ impl DirtySet {
                     through = 0; // every name is in it
                     content = 0; // to take nothing in the whole tree for the same would cost too much; see `twins`
                 } else if seen != Seen::Subtree {
-                    // Another directory under a name that the target has: what looks the same in it may not be.
+                    // Another directory under a name that the target has: what looks the same in it
+                    // may not be.
                     content = CONTENT;
                 } else {
                     through = THROUGH; // who knows what changed in it
@@ -818,9 +834,9 @@ impl DirtySet {
         self.epochs.oldest().into_iter().chain(self.landed.oldest()).min().unwrap_or(current)
     }
 
-    /// Makes a directory's contents pending, and clean what that covers: its children, but not those that were deleted (a
-    /// directory may be there again). What was written is covered only if asked for: the whole level is then compared without
-    /// trust in times.
+    /// Makes a directory's contents pending, and clean what that covers: its children, but not
+    /// those that were deleted (a directory may be there again). What was written is covered only
+    /// if asked for: the whole level is then compared without trust in times.
     fn level(&mut self, at: u32, epoch: Epoch, with_content: bool) {
         let children: Vec<u32> = self.children(at).collect();
         let (mut oldest, mut content, mut through) = (epoch, 0, 0);

@@ -1,5 +1,6 @@
-//! The merge rules as tables, and a simulation with an oracle: random histories on a model tree, events delivered late,
-//! several batches in flight, failures, and in the end the target's model must equal the source's.
+//! The merge rules as tables, and a simulation with an oracle: random histories on a model tree,
+//! events delivered late, several batches in flight, failures, and in the end the target's model
+//! must equal the source's.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -120,7 +121,8 @@ fn what_is_made_in_a_new_directory_in_flight_is_new_to_the_target() {
     s.see(b"d/g", Seen::GoneDir);
     s.confirm(batch.id, batch.entries);
     assert_eq!(drain(&mut s), ["e d", "e d/e", "e d/e/f"], "d once more: the times that d/g left");
-    // One that was there before may hold anything, and what is compared with all below it may have carried it.
+    // One that was there before may hold anything, and what is compared with all below it may have
+    // carried it.
     for (seen, deep) in [(Seen::Touched, false), (Seen::Contents, false), (Seen::Subtree, true)] {
         settle(&mut s);
         s.see(b"o", seen);
@@ -807,7 +809,8 @@ fn another_path_joins_a_batch_once_and_not_past_one_in_flight() {
     let mut first = set.take_shallow(all, &mut |_, _| false).unwrap();
     let since = first.entries[0].epoch();
     set.see(b"e/b", Seen::Written);
-    // The directory above travels with the batch too, for its attributes: that does not make it carry what is in it.
+    // The directory above travels with the batch too, for its attributes: that does not make it
+    // carry what is in it.
     let joined = [p("e/b"), p("d/c")].map(|path| set.join(first.id, &path, since).unwrap().expect("not in the batch yet"));
     assert!(joined[0].content && !joined[1].content, "what was pending of it comes along");
     assert_eq!(set.pending(), 0);

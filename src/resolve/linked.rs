@@ -9,10 +9,10 @@
 //!
 //! Which files these are is found by looks: at the paths of a batch, and by a walk in the
 //! background (`engine::outside`). The walk is needed when a file changes outside that has several
-//! names itself; until then each that changes is opened and asked for their number. What link(2) does to a file inside is not seen by either where
-//! the new name lies outside. It raises an event of the file itself, though, so a file outside
-//! whose number of names changed is remembered as a suspect; when it changes after that, it is
-//! sought inside, once.
+//! names itself; until then each that changes is opened and asked for their number. What link(2)
+//! does to a file inside is not seen by either where the new name lies outside. It raises an event
+//! of the file itself, though, so a file outside whose number of names changed is remembered as a
+//! suspect; when it changes after that, it is sought inside, once.
 //!
 //! Costs: after a walk that found no file with several names, one comparison for each event
 //! outside; after others one look-up in a set of hashes, where a collision costs an open of the

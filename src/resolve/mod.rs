@@ -1,17 +1,21 @@
-//! fanotify events to dirty paths: each directory handle becomes a path below the watch root, and the mask becomes what
-//! the dirty set wants to know.
+//! fanotify events to dirty paths: each directory handle becomes a path below the watch root, and
+//! the mask becomes what the dirty set wants to know.
 //!
-//! Promises: an event inside the root is never credited to a wrong path for good, and never dropped without a [`Lost`].
-//! A path may be *newer* than its event (the look-up sees the present); the renames that lie between are still in the
-//! queue and are replayed by handle, so the tree ends right.
+//! Promises: an event inside the root is never credited to a wrong path for good, and never dropped
+//! without a [`Lost`]. A path may be *newer* than its event (the look-up sees the present); the
+//! renames that lie between are still in the queue and are replayed by handle, so the tree ends
+//! right.
 //!
-//! How: the path tree ([`tree`]) knows the directories; an unknown handle costs one `open_by_handle_at` and one readlink, whose
-//! path was checked to lead back to the same inode. (It does not for a directory hidden below a mount, nor for one that a bind mount
-//! shows under a path like ours.) It is hung on its parent, and that one on its own as far up as need be, each known by its
-//! handle: a path would not do, as the tree is as old as the queue's head, and another directory may have the name there. Handles
-//! outside the root are remembered as foreign and cost one hash look-up from then on.
+//! How: the path tree ([`tree`]) knows the directories; an unknown handle costs one
+//! `open_by_handle_at` and one readlink, whose path was checked to lead back to the same inode. (It
+//! does not for a directory hidden below a mount, nor for one that a bind mount shows under a path
+//! like ours.) It is hung on its parent, and that one on its own as far up as need be, each known
+//! by its handle: a path would not do, as the tree is as old as the queue's head, and another
+//! directory may have the name there. Handles outside the root are remembered as foreign and cost
+//! one hash look-up from then on.
 //!
-//! Gives up: a directory that is visible at two paths below the root (a bind mount) is found at one of them; the engine adds the others.
+//! Gives up: a directory that is visible at two paths below the root (a bind mount) is found at one
+//! of them; the engine adds the others.
 
 pub(crate) mod follow;
 mod linked;
@@ -61,7 +65,8 @@ struct Marked {
 /// So often a directory is looked up that moves under our hands.
 const HANG_TRIES: u32 = 10;
 
-/// The inode number of each subvolume's root on btrfs, and of nothing else: `BTRFS_FIRST_FREE_OBJECTID`.
+/// The inode number of each subvolume's root on btrfs, and of nothing else:
+/// `BTRFS_FIRST_FREE_OBJECTID`.
 const BTRFS_SUBVOLUME_ROOT: u64 = 256;
 
 /// An entry gets a name, or another one.
@@ -92,7 +97,8 @@ pub struct Resolver {
     stats: Stats,
     /// The path of the entry at hand.
     dir: Vec<u8>,
-    /// The directory whose path `dir` begins with, the tree's version then, and how long that path is.
+    /// The directory whose path `dir` begins with, the tree's version then, and how long that path
+    /// is.
     at: Option<(NodeId, u64, usize)>,
     paths: paths::Paths,
     errors_logged: BTreeSet<i32>,
@@ -150,8 +156,9 @@ impl Resolver {
         }
     }
 
-    /// Takes a filesystem in, by a descriptor on its mount that is open for reading (`open_by_handle_at` refuses `O_PATH`
-    /// there: EBADF, measured on 6.18). Foreign memories end: what was hidden may be visible now.
+    /// Takes a filesystem in, by a descriptor on its mount that is open for reading
+    /// (`open_by_handle_at` refuses `O_PATH` there: EBADF, measured on 6.18). Foreign memories end:
+    /// what was hidden may be visible now.
     ///
     /// # Errors
     /// Those of fstatfs(2).
@@ -187,8 +194,9 @@ impl Resolver {
         Err(failed)
     }
 
-    /// Forgets every path, and hears of everything: the root was away and what was looked up then is wrong, or events were
-    /// missed, and a rename among them. What changed unheard has to be compared after this call.
+    /// Forgets every path, and hears of everything: the root was away and what was looked up then
+    /// is wrong, or events were missed, and a rename among them. What changed unheard has to be
+    /// compared after this call.
     pub(crate) fn forget(&mut self, root: &Root) {
         self.hear_all();
         self.at = None;
@@ -197,7 +205,8 @@ impl Resolver {
         self.know_root(root);
     }
 
-    /// Hangs the root's own handle on the tree, so that its events are inside even at a moment when its path leads elsewhere.
+    /// Hangs the root's own handle on the tree, so that its events are inside even at a moment when
+    /// its path leads elsewhere.
     fn know_root(&mut self, root: &Root) {
         if let (Ok(fs), Ok(handle)) = (fs_id(root.as_fd()), name_to_handle(root.as_fd(), Path::new(""))) {
             self.tree.bind(self.tree.root(), (fs.0, handle.kind, &handle.bytes));
@@ -339,8 +348,9 @@ impl Resolver {
         let (old, new) = (place(event.old)?, place(event.new)?);
         let (old_name, new_name) = (event.old.map_or(&b""[..], |p| p.name), event.new.map_or(&b""[..], |p| p.name));
         if is_dir {
-            // By its own handle alone: what has the old name in the tree may be another directory that a look-up put there ahead of
-            // this event. Where the handle is not known, or not told, that place is given up.
+            // By its own handle alone: what has the old name in the tree may be another directory
+            // that a look-up put there ahead of this event. Where the handle is not known, or not
+            // told, that place is given up.
             let child = event.child.filter(|c| !c.handle.is_empty());
             let node = match child.map(|c| self.tree.get((c.fs.0, c.kind, c.handle))) {
                 Some(Known::Inside(node)) => Some(node),
@@ -356,9 +366,11 @@ impl Resolver {
             match (node, &new) {
                 (Some(node), Dir::Inside(dir)) => {
                     self.tree.rename(node, *dir, new_name);
-                    // The kernel merges a rename into an earlier one with the same names, so their order may be lost (a to b, b to a, a to b
-                    // arrive as two, measured on 6.18). A place that does not lead to the directory is no place: it is looked up.
-                    // The same of the directory above it: another one may have its name, with one of this name in it.
+                    // The kernel merges a rename into an earlier one with the same names, so their
+                    // order may be lost (a to b, b to a, a to b arrive as two, measured on 6.18). A
+                    // place that does not lead to the directory is no place: it is looked up. The
+                    // same of the directory above it: another one may have its name, with one of
+                    // this name in it.
                     let leads = |path: &[u8]| {
                         child.is_some_and(|c| leads_to(root, path, &c))
                             && event.new.is_some_and(|n| path::parent(path).is_some_and(|up| leads_to(root, up, &n.fid)))
@@ -405,8 +417,9 @@ impl Resolver {
         Ok(())
     }
 
-    /// An event of a file whose name the kernel does not know: its link count changed, or someone works by file handle (an
-    /// NFS server whose cache lost the name). Such a file's path is looked up like a directory's. Whether it was found, or is sought.
+    /// An event of a file whose name the kernel does not know: its link count changed, or someone
+    /// works by file handle (an NFS server whose cache lost the name). Such a file's path is looked
+    /// up like a directory's. Whether it was found, or is sought.
     fn nameless(&mut self, root: &Root, filter: &Filter, event: &FanEvent<'_>, out: &mut dyn PathSink) -> Result<bool, Lost> {
         let Some(child) = event.child.filter(|c| !c.handle.is_empty()) else {
             self.stats.gone += 1;
@@ -472,15 +485,16 @@ impl Resolver {
         self.unexplained.any()
     }
 
-    /// To be called when everything that was queued has been seen: files that changed and have no path are sought from here on.
+    /// To be called when everything that was queued has been seen: files that changed and have no
+    /// path are sought from here on.
     pub(crate) fn settle(&mut self) {
         for (handle, inode) in self.unexplained.settle() {
             self.nameless.changed(self.now, inode, handle, Change::Attributes);
         }
     }
 
-    /// Takes the files that lost a name, by the events since the last call, and have others that no path is known for. What was
-    /// pending of the name belongs to these.
+    /// Takes the files that lost a name, by the events since the last call, and have others that no
+    /// path is known for. What was pending of the name belongs to these.
     pub(crate) fn take_survivors(&mut self) -> Vec<Inode> {
         std::mem::take(&mut self.survivors)
     }
@@ -515,8 +529,8 @@ impl Resolver {
         self.nameless.walks()
     }
 
-    /// Whether the directory that was created is the root of a subvolume. That of a snapshot has content from its first moment, which
-    /// raises no events.
+    /// Whether the directory that was created is the root of a subvolume. That of a snapshot has
+    /// content from its first moment, which raises no events.
     fn is_snapshot(&mut self, root: &Root, filter: &Filter, dir: NodeId, parent: &Fid<'_>, name: &[u8]) -> bool {
         let snapshots = self.marked.iter().any(|m| m.fs == parent.fs && m.by.family() == Family::Btrfs);
         snapshots
@@ -569,7 +583,8 @@ impl Resolver {
         Placed::Here
     }
 
-    /// Writes the path of `node` into `self.dir`, unless that begins with it already; `false` when the node is detached.
+    /// Writes the path of `node` into `self.dir`, unless that begins with it already; `false` when
+    /// the node is detached.
     fn dir_path(&mut self, node: NodeId) -> bool {
         let version = self.tree.version();
         match self.at {
@@ -619,7 +634,8 @@ impl Resolver {
         }
     }
 
-    /// Hangs the directory `fd` (`key`, at `path`) on its parent, with the directories above that are not known.
+    /// Hangs the directory `fd` (`key`, at `path`) on its parent, with the directories above that
+    /// are not known.
     ///
     /// # Errors
     /// Those of looking upwards; `ESTALE` where a directory does not have its name any more.
@@ -714,8 +730,8 @@ fn same(a: &FileStat, b: &FileStat) -> bool {
     (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
 }
 
-/// Reads the path of `fd` and checks that it leads back to the same inode. A rename in between changes the path, so a
-/// mismatch only counts when the path stays the same.
+/// Reads the path of `fd` and checks that it leads back to the same inode. A rename in between
+/// changes the path, so a mismatch only counts when the path stays the same.
 fn where_is(root: &Root, fd: BorrowedFd<'_>) -> Whereabouts {
     let Ok(own) = fstat(fd) else { return Whereabouts::Foreign };
     if own.st_nlink == 0 {
@@ -772,8 +788,7 @@ fn stat_at(root: &Root, rel: &RelPath) -> Option<FileStat> {
 mod tests;
 
 /// Whether a rename left a whiteout under its old name (renameat2(2), `RENAME_WHITEOUT`: a
-/// character
-/// device of number 0, as overlayfs makes them). No event tells of it.
+/// character device of number 0, as overlayfs makes them). No event tells of it.
 pub(crate) fn is_whiteout(root: &Root, path: &[u8]) -> bool {
     let found = fstatat(root, OsStr::from_bytes(path), AtFlags::AT_SYMLINK_NOFOLLOW);
     found.is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == 0)

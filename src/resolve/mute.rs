@@ -1,17 +1,22 @@
-//! What the kernel need not tell: ignore marks on files that are being written and on directories whose events lead nowhere.
+//! What the kernel need not tell: ignore marks on files that are being written and on directories
+//! whose events lead nowhere.
 //!
 //! Two kinds of objects are muted:
-//! - *Useless* ones, for as long as they are useless: a directory outside the root or left out by the filter, after [`HOT`] events
-//!   of its files within a window of [`WINDOW`]; and, when writes are heard at all, a file outside at its first write.
-//! - *Followed* ones, for a moment: a file inside the root, from its first write until it is told ([`follow`](super::follow)).
+//! - *Useless* ones, for as long as they are useless: a directory outside the root or left out by
+//!   the filter, after [`HOT`] events of its files within a window of [`WINDOW`]; and, when writes
+//!   are heard at all, a file outside at its first write.
+//! - *Followed* ones, for a moment: a file inside the root, from its first write until it is told
+//!   ([`follow`](super::follow)).
 //!
-//! Promises: what matters is heard. A useless object can come to matter only by an event that is heard, for no mark hides a rename,
-//! nor anything about a directory: a directory comes inside, or its path changes, by a rename; a file by a rename or a link. What
-//! that event makes dirty is read from the disk later than the mark is taken away, so a write in between is not missed. Where
-//! no event tells (filter, mounts, a queue that overflowed), [`Mutes::hear_all`] has to be called.
+//! Promises: what matters is heard. A useless object can come to matter only by an event that is
+//! heard, for no mark hides a rename, nor anything about a directory: a directory comes inside, or
+//! its path changes, by a rename; a file by a rename or a link. What that event makes dirty is read
+//! from the disk later than the mark is taken away, so a write in between is not missed. Where no
+//! event tells (filter, mounts, a queue that overflowed), [`Mutes::hear_all`] has to be called.
 //!
-//! Handles are kept as hashes: a collision unmutes something too early, which costs events and nothing else. Memory is bounded by
-//! [`MAX_USELESS`]; beyond it all marks are dropped, and what is still hot gets its mark anew.
+//! Handles are kept as hashes: a collision unmutes something too early, which costs events and
+//! nothing else. Memory is bounded by [`MAX_USELESS`]; beyond it all marks are dropped, and what is
+//! still hot gets its mark anew.
 
 use std::collections::HashSet;
 use std::hash::BuildHasherDefault;
@@ -22,11 +27,13 @@ use rustc_hash::FxHasher;
 
 use crate::sys::ignore::Ignorer;
 
-/// Useless events of one directory within a [`WINDOW`] that mute it. A mark costs about as much as ten events.
+/// Useless events of one directory within a [`WINDOW`] that mute it. A mark costs about as much as
+/// ten events.
 pub(crate) const HOT: u32 = 200;
 /// How long they are counted together.
 pub(crate) const WINDOW: Duration = Duration::from_secs(10);
-/// Objects muted as useless at a time; an evictable mark takes about 200 bytes of the kernel's memory.
+/// Objects muted as useless at a time; an evictable mark takes about 200 bytes of the kernel's
+/// memory.
 pub(crate) const MAX_USELESS: usize = 65_536;
 /// Directories counted at a time.
 const SLOTS: usize = 1024;
@@ -42,8 +49,8 @@ pub struct Muted {
     pub(crate) followed: u64,
 }
 
-/// Counts events by directory with a fixed memory: a slot belongs to whoever has most of its events (a majority vote), so a
-/// hot directory is found although quiet ones share its slot.
+/// Counts events by directory with a fixed memory: a slot belongs to whoever has most of its events
+/// (a majority vote), so a hot directory is found although quiet ones share its slot.
 #[derive(Debug)]
 struct Heat {
     slots: Box<[(u64, u32)]>,
@@ -61,7 +68,8 @@ impl Heat {
             self.slots.fill((0, 0));
             self.since = now;
         }
-        // The low bits of this hash are its best mixed ones only after the rotation that hash tables do as well.
+        // The low bits of this hash are its best mixed ones only after the rotation that hash
+        // tables do as well.
         let slot = &mut self.slots[(dir.rotate_left(26) as usize) % SLOTS];
         if slot.1 == 0 {
             *slot = (dir, 0);
@@ -108,7 +116,8 @@ impl Mutes {
         }
     }
 
-    /// Counts a useless event of an entry of directory `dir`. `true`: it is worth [`Mutes::directory`].
+    /// Counts a useless event of an entry of directory `dir`. `true`: it is worth
+    /// [`Mutes::directory`].
     pub(crate) fn heats(&mut self, dir: u64, now: Duration) -> bool {
         !self.deaf && self.ignorer.can_ignore_entries() && self.heat.count(dir, now)
     }

@@ -1,4 +1,5 @@
-//! Which event mutes what, and which one unmutes it: [`mute`](super::mute) and [`follow`](super::follow) put to use.
+//! Which event mutes what, and which one unmutes it: [`mute`](super::mute) and
+//! [`follow`](super::follow) put to use.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -122,8 +123,8 @@ impl Resolver {
         Ok(muting.mutes.mutes_directory(hash_of(&fid)))
     }
 
-    /// Hears of everything again: what did not matter may from now on, and no event tells so. What was changed there unheard has
-    /// to be compared after this call.
+    /// Hears of everything again: what did not matter may from now on, and no event tells so. What
+    /// was changed there unheard has to be compared after this call.
     pub(crate) fn hear_all(&mut self) {
         self.nameless.forget_outside();
         if let Some(muting) = &mut self.muting
@@ -133,7 +134,8 @@ impl Resolver {
         }
     }
 
-    /// A directory has come to a place inside, from outside or from another one inside: what is muted may matter there.
+    /// A directory has come to a place inside, from outside or from another one inside: what is
+    /// muted may matter there.
     pub(super) fn dir_came(&mut self, from_outside: bool) {
         if let Some(muting) = &mut self.muting
             && (from_outside && muting.mutes.any() || muting.mutes.any_filtered())
@@ -173,7 +175,8 @@ impl Resolver {
         }
     }
 
-    /// To be called with every event of a file inside, before it is told: if it turns, its writes are heard again.
+    /// To be called with every event of a file inside, before it is told: if it turns, its writes
+    /// are heard again.
     pub(super) fn unmute(&mut self, event: &FanEvent<'_>) {
         let Some(muting) = &mut self.muting else { return };
         let Some(follows) = &mut muting.follows else { return };
@@ -200,7 +203,8 @@ impl Resolver {
         if !follows.add(&file, place, self.now) {
             return false;
         }
-        // Also if it is in its interval already: the kernel may have evicted the mark. One that is gone needs none.
+        // Also if it is in its interval already: the kernel may have evicted the mark. One that is
+        // gone needs none.
         if let Opened::Here(fd) = open(&self.marked, &file) {
             mutes.briefly(fd.as_fd());
         }
@@ -212,7 +216,8 @@ impl Resolver {
         self.muting.as_ref()?.follows.as_ref()?.next_due()
     }
 
-    /// Tells the files whose interval is over at `now`, each unmuted before; with [`Duration::MAX`] all.
+    /// Tells the files whose interval is over at `now`, each unmuted before; with [`Duration::MAX`]
+    /// all.
     ///
     /// # Errors
     /// A loss, when one cannot be credited to a path; the others have been told.
@@ -230,7 +235,8 @@ impl Resolver {
         let Some(muting) = &mut self.muting else { return Ok(()) };
         let file = followed.file.fid();
         match open(&self.marked, &file) {
-            // Unlinked and still written: no path. Should it be given a name after all, that raises an event of its own.
+            // Unlinked and still written: no path. Should it be given a name after all, that raises
+            // an event of its own.
             Opened::Here(fd) if muting.names_files && fstat(&fd).is_ok_and(|stat| stat.st_nlink == 0) => {
                 muting.mutes.keep(hash_of(&file));
                 return Ok(());

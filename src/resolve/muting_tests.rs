@@ -1,5 +1,5 @@
-//! Against the running kernel: what is muted, and that it is heard when it matters. Each on a filesystem of its own, so that
-//! events can be counted. Needs root.
+//! Against the running kernel: what is muted, and that it is heard when it matters. Each on a
+//! filesystem of its own, so that events can be counted. Needs root.
 
 use std::fs;
 use std::io::Write as _;

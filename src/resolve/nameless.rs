@@ -2,25 +2,20 @@
 //! over the source tells.
 //!
 //! A server that works by file handle (NFS after a restart or under memory pressure) changes files
-//! whose names are not in the kernel's
-//! cache. The event names the inode alone, anywhere on the filesystem. What is outside is of no
-//! concern; what is inside has to be
-//! sent. So the inode is sought by a walk over the source, which compares inode numbers and asks no
-//! target.
+//! whose names are not in the kernel's cache. The event names the inode alone, anywhere on the
+//! filesystem. What is outside is of no concern; what is inside has to be sent. So the inode is
+//! sought by a walk over the source, which compares inode numbers and asks no target.
 //!
 //! The same is done for objects whose handle could not be opened (see `opening`), which are sought
 //! by the handle itself: a file that is found is dirty, of a directory that is found it is not
-//! known
-//! what changed in it, so it is compared. What lies outside compares nothing.
+//! known what changed in it, so it is compared. What lies outside compares nothing.
 //!
 //! Promises: each file that is handed in is either sought by a walk that begins afterwards, or was
-//! found to lie outside and has not
-//! been named by an event since.
+//! found to lie outside and has not been named by an event since.
 //!
 //! Costs: files that are handed in within `GATHER` share a walk; after one that found nothing below
-//! the root the next waits for ten
-//! times as long as it took, doubling up to `PAUSE_MAX`, unless a flush or a stop waits. A file
-//! that lies outside is sought once.
+//! the root the next waits for ten times as long as it took, doubling up to `PAUSE_MAX`, unless a
+//! flush or a stop waits. A file that lies outside is sought once.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;

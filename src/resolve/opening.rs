@@ -2,13 +2,11 @@
 //! filesystem.
 //!
 //! An event names an object as it was when the event was queued. By the time that the handle is
-//! opened the object may be deleted,
-//! and its inode number may be in use again; filesystems answer that in different ways. Only an
-//! answer that says nothing
-//! about the object leaves it unknown: it is sought below the source by its handle
-//! ([`super::nameless`]). If it is found there it is compared, with all below it; if it lies
-//! outside,
-//! nothing is. That walk waits for a descriptor, if that is what lacks.
+//! opened the object may be deleted, and its inode number may be in use again; filesystems answer
+//! that in different ways. Only an answer that says nothing about the object leaves it unknown: it
+//! is sought below the source by its handle ([`super::nameless`]). If it is found there it is
+//! compared, with all below it; if it lies outside, nothing is. That walk waits for a descriptor,
+//! if that is what lacks.
 //!
 //! | error | filesystem | meaning |
 //! | --- | --- | --- |

@@ -1,5 +1,5 @@
-//! Paths of directories that raised events of late: where many change in turn, writing each one's path anew would be most of the
-//! work of resolving.
+//! Paths of directories that raised events of late: where many change in turn, writing each one's
+//! path anew would be most of the work of resolving.
 
 use super::tree::{NodeId, Tree};
 

@@ -1,12 +1,10 @@
 //! Names that do not lead to what changed.
 //!
 //! An event carries the name by which a file was opened. The file may have lost that name since
-//! (linked to another one and
-//! unlinked, replaced by a rename), or never had it (`O_TMPFILE`: `#` and the inode number); what
-//! is written then belongs to its other
-//! names. So of a file whose number of names changed while it lived, a name is checked before it is
-//! believed, and one that does not lead to
-//! the file is not used: the file is looked up by its handle.
+//! (linked to another one and unlinked, replaced by a rename), or never had it (`O_TMPFILE`: `#`
+//! and the inode number); what is written then belongs to its other names. So of a file whose
+//! number of names changed while it lived, a name is checked before it is believed, and one that
+//! does not lead to the file is not used: the file is looked up by its handle.
 //!
 //! A file that lost a name before the events began is not known here.
 

@@ -1,5 +1,5 @@
-//! Against the running kernel: a directory on a filesystem with a mark, changes, and the paths that are told. Each on a filesystem
-//! of its own, so that nothing else is heard. Needs root.
+//! Against the running kernel: a directory on a filesystem with a mark, changes, and the paths that
+//! are told. Each on a filesystem of its own, so that nothing else is heard. Needs root.
 
 use std::fs;
 use std::os::fd::AsRawFd;
@@ -145,7 +145,8 @@ fn a_directory_that_went_to_and_fro_is_found_where_it_is() {
     assert_eq!(w.told(), ["Created b/f", "Written b/f", "Written b/x/f"]);
 }
 
-/// The look-up of the first finds it where the exchange has put it, and the exchange is told after that.
+/// The look-up of the first finds it where the exchange has put it, and the exchange is told after
+/// that.
 #[test]
 fn a_directory_looked_up_ahead_is_not_taken_for_the_one_it_was_exchanged_with() {
     let Some(mut w) = Watched::new("a_directory_looked_up_ahead_is_not_taken_for_the_one_it_was_exchanged_with", &[], true)
@@ -165,7 +166,8 @@ fn a_directory_looked_up_ahead_is_not_taken_for_the_one_it_was_exchanged_with() 
     assert_eq!(w.told(), ["Created d/c/after", "Written d/c/after", "Created e/c/after", "Written e/c/after"]);
 }
 
-/// The same with what is above it: found below the name that its parent has by now, which in the tree still is another's.
+/// The same with what is above it: found below the name that its parent has by now, which in the
+/// tree still is another's.
 #[test]
 fn a_directory_looked_up_ahead_is_not_hung_on_the_one_that_had_its_parents_name() {
     let Some(mut w) = Watched::new("a_directory_looked_up_ahead_is_not_hung_on_the_one_that_had_its_parents_name", &[], true)
@@ -205,7 +207,8 @@ fn excluded_and_foreign_paths_are_not_told() {
     assert_eq!(w.told(), ["LeftDir kept", "DirTimes ."]);
 }
 
-/// An NFS server works by file handle; with the name out of the cache, the kernel reports the file alone.
+/// An NFS server works by file handle; with the name out of the cache, the kernel reports the file
+/// alone.
 #[test]
 fn a_file_written_by_handle_is_found_or_lost_but_never_ignored() {
     let Some(mut w) = Watched::new("a_file_written_by_handle_is_found_or_lost_but_never_ignored", &[], true) else { return };

@@ -1,11 +1,12 @@
 //! The path tree: directory handle → node, node → path.
 //!
-//! A node is {parent, name, handle}; a directory's rename re-hangs one node and every handle below stays valid. Only
-//! directories that raised events have nodes (and their ancestors). The memory is bounded: beyond `max_dirs`, nodes that no
-//! event used since the last sweep are forgotten; a forgotten handle is looked up again at its next event.
+//! A node is {parent, name, handle}; a directory's rename re-hangs one node and every handle below
+//! stays valid. Only directories that raised events have nodes (and their ancestors). The memory is
+//! bounded: beyond `max_dirs`, nodes that no event used since the last sweep are forgotten; a
+//! forgotten handle is looked up again at its next event.
 //!
-//! *Detached* nodes have lost their way up (the directory was deleted, or moved out): a path through one is no path, and its
-//! handle is looked up again.
+//! *Detached* nodes have lost their way up (the directory was deleted, or moved out): a path
+//! through one is no path, and its handle is looked up again.
 
 use std::hash::Hash;
 
@@ -13,7 +14,8 @@ use hashbrown::HashTable;
 
 use crate::short::Short;
 
-/// A directory in the tree. Valid until the directory is forgotten; look it up again by handle, do not keep it.
+/// A directory in the tree. Valid until the directory is forgotten; look it up again by handle, do
+/// not keep it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeId(u32);
 
@@ -84,7 +86,8 @@ pub(super) fn hash(of: impl Hash) -> u64 {
 }
 
 impl Tree {
-    /// A tree that holds the root. `max_dirs`: nodes kept, and foreign directories remembered, each.
+    /// A tree that holds the root. `max_dirs`: nodes kept, and foreign directories remembered,
+    /// each.
     pub fn new(max_dirs: usize) -> Tree {
         let root = Node { parent: NONE, name: Short::default(), handle: None, verdict: (0, false), used: true, live: true };
         Tree {
@@ -115,14 +118,16 @@ impl Tree {
         (self.nodes.len() - self.free.len(), self.foreign.len())
     }
 
-    /// Changes whenever a path that [`Tree::path`] gave may not hold any more, or a [`NodeId`] may be another directory's.
+    /// Changes whenever a path that [`Tree::path`] gave may not hold any more, or a [`NodeId`] may
+    /// be another directory's.
     pub(crate) fn version(&self) -> u64 {
         self.version
     }
 
     /// Looks a handle up: one or two hash look-ups, none when it is the last one again.
     pub fn get(&mut self, key: Key<'_>) -> Known {
-        // A node has a handle only while it is indexed by it, so a match holds whatever happened since.
+        // A node has a handle only while it is indexed by it, so a match holds whatever happened
+        // since.
         if let Some(node) = self.nodes.get_mut(self.last as usize)
             && node.handle.as_ref().is_some_and(|k| k.key() == key)
         {
@@ -194,7 +199,8 @@ impl Tree {
         at
     }
 
-    /// Hangs the directory `key` on `parent` as `name`, wherever it was; what had that place is detached.
+    /// Hangs the directory `key` on `parent` as `name`, wherever it was; what had that place is
+    /// detached.
     pub(crate) fn put(&mut self, parent: NodeId, name: &[u8], key: Key<'_>) -> NodeId {
         if let Known::Inside(node) = self.get(key) {
             self.rename(node, parent, name);
@@ -295,7 +301,8 @@ impl Tree {
         self.foreign.clear();
     }
 
-    /// Takes a directory and all below it off the tree: O(1). Handles below are looked up again when they raise events.
+    /// Takes a directory and all below it off the tree: O(1). Handles below are looked up again
+    /// when they raise events.
     pub(crate) fn detach(&mut self, node: NodeId) {
         if node.0 == ROOT || self.nodes[node.0 as usize].parent == NONE {
             return;
@@ -305,7 +312,8 @@ impl Tree {
         self.nodes[node.0 as usize].parent = NONE;
     }
 
-    /// Moves a directory, with all below it, to (`parent`, `name`): O(1). What had that place is detached.
+    /// Moves a directory, with all below it, to (`parent`, `name`): O(1). What had that place is
+    /// detached.
     pub fn rename(&mut self, node: NodeId, parent: NodeId, name: &[u8]) {
         if node.0 == ROOT {
             return;
@@ -315,7 +323,8 @@ impl Tree {
             Some(there) => self.detach(there),
             None => {}
         }
-        // A stale parent that lies below the node itself would close a circle: then nothing is known of either.
+        // A stale parent that lies below the node itself would close a circle: then nothing is
+        // known of either.
         let mut at = parent.0;
         while at != NONE {
             if at == node.0 {
@@ -348,9 +357,10 @@ impl Tree {
         self.nodes[node.0 as usize].verdict = (self.generation, excluded);
     }
 
-    /// Keeps the memory within its bound; to be called between buffers, when nobody holds a [`NodeId`]. Over the bound, it
-    /// forgets what no event used since the last sweep, and everything detached. When nearly all is in use, all is forgotten
-    /// but the root: it comes back by look-ups.
+    /// Keeps the memory within its bound; to be called between buffers, when nobody holds a
+    /// [`NodeId`]. Over the bound, it forgets what no event used since the last sweep, and
+    /// everything detached. When nearly all is in use, all is forgotten but the root: it comes back
+    /// by look-ups.
     pub(crate) fn sweep(&mut self) {
         if self.nodes.len() - self.free.len() <= self.max_dirs {
             return;

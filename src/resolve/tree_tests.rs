@@ -107,7 +107,8 @@ proptest! {
     #[test]
     fn follows_a_model(ops in proptest::collection::vec((0..4u8, 0..40u32, 0..5u8, 0..5u8), 1..200)) {
         let mut t = Tree::new(1_000_000);
-        // The model: which directory (by number) is at which path; parents always exist as numbers, too.
+        // The model: which directory (by number) is at which path; parents always exist as numbers,
+        // too.
         let mut model: BTreeMap<u32, String> = BTreeMap::new();
         let at = |m: &BTreeMap<u32, String>, p: &str| m.iter().find(|(_, q)| *q == p).map(|(n, _)| *n);
         let mut next = 0;

@@ -22,8 +22,8 @@ pub(super) fn ctime(path: &Path) -> Wall {
     Wall::from(FileTime { secs: m.ctime(), nanos: m.ctime_nsec() as u32 })
 }
 
-/// A moment of the filesystem's own clock: every change from before has a ctime before it, every later one not. `probe`: a file
-/// name that nothing else uses.
+/// A moment of the filesystem's own clock: every change from before has a ctime before it, every
+/// later one not. `probe`: a file name that nothing else uses.
 pub(super) fn moment(probe: &Path) -> Wall {
     fs::write(probe, "").unwrap();
     let before = ctime(probe);

@@ -1,9 +1,10 @@
 //! Walks over the source: what changed while nobody listened, and where the directories are.
 //!
 //! # What it promises
-//! [`restart_scan`] tells, for each target, a set of paths such that comparing them (and nothing else) makes the target equal to
-//! the source, given what [`crate::state`] promises of the watermarks and of the old set. Changes made during
-//! the walk need not show in it: the caller hears of events already, and acts on them too.
+//! [`restart_scan`] tells, for each target, a set of paths such that comparing them (and nothing
+//! else) makes the target equal to the source, given what [`crate::state`] promises of the
+//! watermarks and of the old set. Changes made during the walk need not show in it: the caller
+//! hears of events already, and acts on them too.
 //!
 //! # How it works
 //! | found | and | told |
@@ -15,32 +16,35 @@
 //! | a directory at its place, the root | ctime at or after the watermark | `Contents` |
 //! | what cannot be read | | `Subtree` (a directory), `Entry` |
 //!
-//! That is enough, because on the filesystems of [`crate::state::proven`] every change of an object sets its ctime, and so
-//! do link(2), unlink(2) and rename(2) to what they name and to the directories they work on (measured on 6.18: ext4, xfs, btrfs,
-//! tmpfs; `scan/facts.rs`). No call sets a ctime back. So a name that was removed shows in its directory, a
-//! name that came shows in what it names, and a directory that came brings its old place with it. *May have been away*: a
-//! directory that left its place and came back has a new ctime, and so has the directory it came back to; both, since the
-//! set was complete, make it suspect.
+//! That is enough, because on the filesystems of [`crate::state::proven`] every change of an object
+//! sets its ctime, and so do link(2), unlink(2) and rename(2) to what they name and to the
+//! directories they work on (measured on 6.18: ext4, xfs, btrfs, tmpfs; `scan/facts.rs`). No call
+//! sets a ctime back. So a name that was removed shows in its directory, a name that came shows in
+//! what it names, and a directory that came brings its old place with it. *May have been away*: a
+//! directory that left its place and came back has a new ctime, and so has the directory it came
+//! back to; both, since the set was complete, make it suspect.
 //!
-//! Directories are opened one below the other, `O_NOFOLLOW`, so that a directory which becomes a symbolic link does not lead the
-//! walk out. Nothing is written, and no access time changed where the process may avoid that.
+//! Directories are opened one below the other, `O_NOFOLLOW`, so that a directory which becomes a
+//! symbolic link does not lead the walk out. Nothing is written, and no access time changed where
+//! the process may avoid that.
 //!
 //! # What it costs
-//! 200,000 files in 2,000 directories, in memory, 100 of them changed, a daemon's module on loopback; 6.18, two cores that other
-//! work kept busy (load 10 to 20, so the seconds are comparable within a column only; medians of three):
+//! 200,000 files in 2,000 directories, in memory, 100 of them changed, a daemon's module on
+//! loopback; 6.18, two cores that other work kept busy (load 10 to 20, so the seconds are
+//! comparable within a column only; medians of three):
 //!
 //! | | tmpfs | ext4 |
 //! | --- | --- | --- |
 //! | the walk, then rsync with the 100 paths | 0.78 s, 11 kB sent | 1.55 s, 11 kB sent |
 //! | `rsync -a --delete` | 2.2 s, 3.4 MB sent | 4.0 s, 3.6 MB sent |
 //!
-//! Look-ups by plain statx(2) took 0.39 s on tmpfs, through io_uring 0.69 s (`benches/scan.rs`, one thread): with names and inodes
-//! in memory the plain call wins, so it is the default. A second thread gained a factor of 1.6 with cores to spare, and nothing,
-//! or a loss, without.
+//! Look-ups by plain statx(2) took 0.39 s on tmpfs, through io_uring 0.69 s (`benches/scan.rs`, one
+//! thread): with names and inodes in memory the plain call wins, so it is the default. A second
+//! thread gained a factor of 1.6 with cores to spare, and nothing, or a loss, without.
 //!
 //! # What it gives up
-//! Directories more than `walk::MAX_DEPTH` deep are told as `Subtree` each time: every level costs an open descriptor. Mounts
-//! the caller did not list are not entered.
+//! Directories more than `walk::MAX_DEPTH` deep are told as `Subtree` each time: every level costs
+//! an open descriptor. Mounts the caller did not list are not entered.
 
 mod walk;
 
@@ -84,8 +88,8 @@ pub struct Scope<'a> {
     pub root: &'a Root,
     /// What is left out.
     pub filter: &'a Filter,
-    /// The root's filesystem, as its events name it (for a btrfs subvolume that is heard through the top level: the top
-    /// level's).
+    /// The root's filesystem, as its events name it (for a btrfs subvolume that is heard through
+    /// the top level: the top level's).
     pub fs: FsId,
     /// Mounts below the root that are entered, and their filesystems as their events name them.
     pub mounts: &'a [(RelPath, FsId)],
@@ -162,8 +166,8 @@ pub struct Report {
     pub took: Duration,
 }
 
-/// Finds what changed since an earlier run. Findings are told on the calling thread, as they come, in no useful order.
-/// Returns the fresh set of directories as well.
+/// Finds what changed since an earlier run. Findings are told on the calling thread, as they come,
+/// in no useful order. Returns the fresh set of directories as well.
 ///
 /// # Errors
 /// See [`ScanError`]; then findings may be missing and everything has to be compared.

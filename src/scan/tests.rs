@@ -1,5 +1,6 @@
-//! Random histories with an oracle: a target that is a model, a source that is real. The daemon follows, acts on some changes,
-//! stops or is killed; changes go on; then the walk's findings, carried out on the model, must make the two equal.
+//! Random histories with an oracle: a target that is a model, a source that is real. The daemon
+//! follows, acts on some changes, stops or is killed; changes go on; then the walk's findings,
+//! carried out on the model, must make the two equal.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};
@@ -90,7 +91,8 @@ fn drop_below(target: &mut Tree, path: &str, itself: bool) {
     target.retain(|p, _| !(is_at_or_below(p.as_bytes(), path.as_bytes()) && (itself || p != path)));
 }
 
-/// What sending one path does: rule N first (the topmost thing that is missing or no directory is what is sent), then the kind.
+/// What sending one path does: rule N first (the topmost thing that is missing or no directory is
+/// what is sent), then the kind.
 fn send(source: &Tree, target: &mut Tree, path: &str, kind: Kind) {
     let mut top = String::new();
     for part in path.split('/').filter(|p| !p.is_empty()) {
@@ -170,8 +172,8 @@ enum Step {
     Save,
 }
 
-/// How many names there are in all: 2 on each of 4 levels. Few, so that histories collide; deep, because a comparison of one
-/// level makes up for many a mistake.
+/// How many names there are in all: 2 on each of 4 levels. Few, so that histories collide; deep,
+/// because a comparison of one level makes up for many a mistake.
 const NAMES: u8 = 2 + 4 + 8 + 16;
 /// Of these, on the upper two levels.
 const UPPER: u8 = 2 + 4;
@@ -406,7 +408,8 @@ impl Sim {
 
     fn hear(&mut self, n: usize) {
         for _ in 0..n.min(self.events.len()) {
-            // In no order that could be relied upon: the kernel merges a later one into an earlier one.
+            // In no order that could be relied upon: the kernel merges a later one into an earlier
+            // one.
             let event = if n.is_multiple_of(2) { self.events.pop_front() } else { self.events.pop_back() };
             let (parent, name) = event.expect("counted");
             self.set.changed(self.real.fs, parent.as_ref(), name.as_bytes(), true);
@@ -449,8 +452,9 @@ impl Sim {
         }
     }
 
-    /// The restart: walk, and carry out what it finds; on the target that is kept only what `carried` picks by number. Returns a
-    /// target that got everything, and the findings, for the failure's message.
+    /// The restart: walk, and carry out what it finds; on the target that is kept only what
+    /// `carried` picks by number. Returns a target that got everything, and the findings, for the
+    /// failure's message.
     fn restart(&mut self, options: Options, carried: u32) -> (Tree, Vec<String>) {
         let resume = self.resume();
         let (source, target) = (self.real.tree(), &mut self.target);
@@ -497,7 +501,8 @@ fn history(before: &[Change], live: &[Step], clean: bool, down: &[Change], carri
     let (since, complete_at) = (sim.since, sim.complete_at);
     assert_eq!(target, sim.real.tree(), "\nsince {since:?}, set complete at {complete_at:?}, told {told:#?}");
 
-    // Killed at once, with nothing of it confirmed but some of it sent; then more changes, and the fresh set.
+    // Killed at once, with nothing of it confirmed but some of it sent; then more changes, and the
+    // fresh set.
     sim.complete_at = walked_at;
     then.iter().for_each(|c| sim.change(c));
     sim.events.clear();

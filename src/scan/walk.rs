@@ -1,4 +1,5 @@
-//! The walk itself: a stack of directories to read, some threads, and the rules of the module above.
+//! The walk itself: a stack of directories to read, some threads, and the rules of the module
+//! above.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -18,7 +19,8 @@ use crate::sys::dirent::{Listing, Type};
 use crate::sys::handle::{FsId, Handle, name_to_handle};
 use crate::sys::statx::{Paths, StatBrief, Statter, stat_fd};
 
-/// How deep the walk goes. Each level holds a descriptor per thread; 1,024 are what a process has by default.
+/// How deep the walk goes. Each level holds a descriptor per thread; 1,024 are what a process has
+/// by default.
 pub(crate) const MAX_DEPTH: usize = 200;
 
 /// Names looked up together.
@@ -100,7 +102,8 @@ impl Told {
     }
 }
 
-/// Opens a directory for reading, without following a link and, where permitted, without touching its access time.
+/// Opens a directory for reading, without following a link and, where permitted, without touching
+/// its access time.
 pub(super) fn open_dir(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     match openat(parent, name, flags | OFlag::O_NOATIME, Mode::empty()) {
@@ -382,7 +385,8 @@ impl<'a> Walker<'a> {
             let name = paths.get(at);
             match looked {
                 Ok(stat) => {
-                    // The type of the listing counts for nothing now that the thing itself was seen.
+                    // The type of the listing counts for nothing now that the thing itself was
+                    // seen.
                     let changed = *kind == Type::Unknown || stat.is_dir() != (*kind == Type::Dir);
                     if !(changed && self.excluded(self.cx.scope.filter, dir, name, stat.is_dir())) {
                         self.seen(dir, name, &stat, jobs);

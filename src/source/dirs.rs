@@ -1,7 +1,8 @@
 //! The tree of watched directories: watch → directory → path. Pure; makes no system calls.
 //!
-//! A node is its name, its parent and its children, so a rename re-hangs one node whatever lies below. Between the two
-//! halves of a rename a node hangs nowhere ("in limbo"): it and all below have no path.
+//! A node is its name, its parent and its children, so a rename re-hangs one node whatever lies
+//! below. Between the two halves of a rename a node hangs nowhere ("in limbo"): it and all below
+//! have no path.
 
 use crate::sys::inotify::Wd;
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
@@ -127,7 +128,8 @@ impl Dirs {
         by_name.insert_unique(hash, id.0, |&id| hasher.hash_one((nodes[id as usize].parent, &*nodes[id as usize].name)));
     }
 
-    /// Removes a directory and all below it; calls `removed` for each, with its watch if it has one.
+    /// Removes a directory and all below it; calls `removed` for each, with its watch if it has
+    /// one.
     pub(super) fn remove(&mut self, id: DirId, mut removed: impl FnMut(DirId, Option<Wd>)) {
         if self.node(id).parent != NIL {
             self.detach(id);
@@ -148,8 +150,9 @@ impl Dirs {
         }
     }
 
-    /// Ties a watch to a directory, and away from any other that had it: the kernel gives one watch per directory, so the
-    /// other was the same directory under an older name. Returns the watch that `id` had before; it now belongs to none.
+    /// Ties a watch to a directory, and away from any other that had it: the kernel gives one watch
+    /// per directory, so the other was the same directory under an older name. Returns the watch
+    /// that `id` had before; it now belongs to none.
     pub(super) fn claim(&mut self, id: DirId, wd: Wd) -> Option<Wd> {
         let before = self.node_mut(id).wd.replace(wd);
         if let Some(before) = before.filter(|&before| before != wd) {
@@ -168,7 +171,8 @@ impl Dirs {
         }
     }
 
-    /// Writes the path into `out`, relative to the root; false when it has none, being in limbo or below.
+    /// Writes the path into `out`, relative to the root; false when it has none, being in limbo or
+    /// below.
     pub(super) fn path(&self, id: DirId, out: &mut Vec<u8>) -> bool {
         out.clear();
         let mut at = id.0;

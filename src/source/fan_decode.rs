@@ -1,8 +1,9 @@
 //! fanotify records to events: safe code over bytes, no system calls, no allocation.
 //!
-//! Promises: every byte string is either decoded or refused with [`Corrupt`](super::records::Corrupt), none panics, and nothing outside the given
-//! slice is read. Records of unknown type are skipped by their length and counted, so a newer kernel's additions pass by.
-//! Events borrow from the buffer; a buffer is decoded where the kernel wrote it.
+//! Promises: every byte string is either decoded or refused with
+//! [`Corrupt`](super::records::Corrupt), none panics, and nothing outside the given slice is read.
+//! Records of unknown type are skipped by their length and counted, so a newer kernel's additions
+//! pass by. Events borrow from the buffer; a buffer is decoded where the kernel wrote it.
 //!
 //! How a record lies in memory (fanotify(7), native byte order, all multiples of 4 bytes):
 //!
@@ -12,17 +13,22 @@
 //! info   ┌ type u8 │ – u8 │ len u16 │ fsid 8 │ handle_bytes u32 │ handle_type i32 │ handle … │ name … NUL, padding ┐
 //! ```
 //!
-//! What the kernel says, measured on 6.18, ext4, xfs, btrfs and tmpfs alike (tests beside `sys::fanotify`):
-//! - A directory's own attributes: the directory's handle with the name `.`, no child; the filesystem's root too.
-//! - A mask is the union of what was merged, without order. Merging needs the same object, so a name deleted and made again
-//!   gives two records, in order: `CREATE|CLOSE_WRITE|DELETE` of the first file, then `CREATE|CLOSE_WRITE` of the second.
-//! - `FAN_RENAME`: only `old` and `new`, no `dir`; an exchange gives one record for each direction. The overwritten file has
-//!   a record without a place, below.
-//! - **Records without a place**, `dir` = `None` and `child` set. `FAN_ATTRIB`: a file's link count changed (at every link and
-//!   unlink, beside the record that names the entry). But also `FAN_CLOSE_WRITE` and `FAN_ATTRIB` of a change made through a
-//!   file handle whose directory entry is not in memory: knfsd after a restart or under memory pressure. Opening the child's
-//!   handle tells: `ESTALE`, it is gone and its `FAN_DELETE` says so; a path, that is the place; the path `/` alone, the kernel
-//!   does not know where it is, and the change is lost until a scan finds it by its ctime.
+//! What the kernel says, measured on 6.18, ext4, xfs, btrfs and tmpfs alike (tests beside
+//! `sys::fanotify`):
+//! - A directory's own attributes: the directory's handle with the name `.`, no child; the
+//!   filesystem's root too.
+//! - A mask is the union of what was merged, without order. Merging needs the same object, so a
+//!   name deleted and made again gives two records, in order: `CREATE|CLOSE_WRITE|DELETE` of the
+//!   first file, then `CREATE|CLOSE_WRITE` of the second.
+//! - `FAN_RENAME`: only `old` and `new`, no `dir`; an exchange gives one record for each direction.
+//!   The overwritten file has a record without a place, below.
+//! - **Records without a place**, `dir` = `None` and `child` set. `FAN_ATTRIB`: a file's link count
+//!   changed (at every link and unlink, beside the record that names the entry). But also
+//!   `FAN_CLOSE_WRITE` and `FAN_ATTRIB` of a change made through a file handle whose directory
+//!   entry is not in memory: knfsd after a restart or under memory pressure. Opening the child's
+//!   handle tells: `ESTALE`, it is gone and its `FAN_DELETE` says so; a path, that is the place;
+//!   the path `/` alone, the kernel does not know where it is, and the change is lost until a scan
+//!   finds it by its ctime.
 
 use super::records::{Record, Records};
 use crate::sys::handle::{FsId, HandleRef};
@@ -56,20 +62,23 @@ impl<'a> Fid<'a> {
 pub struct Place<'a> {
     /// The directory.
     pub fid: Fid<'a>,
-    /// The entry's name, without NUL; `.` for the directory itself; empty when the record carries no name.
+    /// The entry's name, without NUL; `.` for the directory itself; empty when the record carries
+    /// no name.
     pub name: &'a [u8],
 }
 
-/// One event. Which fields are set follows from the group's flags and the mask; the kernel may have merged several changes
-/// of one object into it.
+/// One event. Which fields are set follows from the group's flags and the mask; the kernel may have
+/// merged several changes of one object into it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FanEvent<'a> {
-    /// `FAN_*` bits; several when merged. `FAN_ONDIR` tells that the object is a directory, `FAN_Q_OVERFLOW` that events
-    /// were lost (then nothing else is set).
+    /// `FAN_*` bits; several when merged. `FAN_ONDIR` tells that the object is a directory,
+    /// `FAN_Q_OVERFLOW` that events were lost (then nothing else is set).
     pub mask: u64,
-    /// The process that caused the (first) event; 0 for an overflow or a process outside this pid namespace.
+    /// The process that caused the (first) event; 0 for an overflow or a process outside this pid
+    /// namespace.
     pub pid: i32,
-    /// Where it happened; `None` for overflow, rename, and records without a place (see the module).
+    /// Where it happened; `None` for overflow, rename, and records without a place (see the
+    /// module).
     pub dir: Option<Place<'a>>,
     /// `FAN_RENAME`: the place before.
     pub old: Option<Place<'a>>,
@@ -81,7 +90,8 @@ pub struct FanEvent<'a> {
     pub skipped: u32,
 }
 
-/// The events of `buf`, as read(2) filled it, oldest first. Ends after the first [`Corrupt`](super::records::Corrupt).
+/// The events of `buf`, as read(2) filled it, oldest first. Ends after the first
+/// [`Corrupt`](super::records::Corrupt).
 pub fn events(buf: &[u8]) -> Records<'_, FanEvent<'_>> {
     Records::of(buf)
 }
@@ -158,11 +168,12 @@ fn u32_at(head: &[u8], at: usize) -> u32 {
     u32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]])
 }
 
-/// Appends `event` to `out` as the kernel would write it, `skipped` as that many records of an unknown type. For tests and
-/// benches: the decoder's counterpart.
+/// Appends `event` to `out` as the kernel would write it, `skipped` as that many records of an
+/// unknown type. For tests and benches: the decoder's counterpart.
 ///
 /// # Panics
-/// If a record would be longer than 65,535 bytes, or a name holds a NUL: the kernel writes no such record.
+/// If a record would be longer than 65,535 bytes, or a name holds a NUL: the kernel writes no such
+/// record.
 pub fn encode_event(out: &mut Vec<u8>, event: &FanEvent<'_>) {
     let start = out.len();
     out.extend_from_slice(&[0; 4]);

@@ -58,7 +58,8 @@ fn nothing_in_nothing_out() {
     assert_eq!(events(&[]).next(), None);
 }
 
-/// One byte or field of a good record is made bad; the record before it still comes through, and nothing after it.
+/// One byte or field of a good record is made bad; the record before it still comes through, and
+/// nothing after it.
 #[test]
 fn faults_end_the_iteration() {
     let good = encoded(&[created()]);
@@ -114,7 +115,8 @@ fn lend(event: &OwnedEvent) -> FanEvent<'_> {
     FanEvent { mask: *mask, pid: *pid, dir, old, new, child: borrowed(child).map(|place| place.fid), skipped: *skipped }
 }
 
-/// What must hold for any bytes: it ends, errors come last and only once, and every slice lies inside the buffer.
+/// What must hold for any bytes: it ends, errors come last and only once, and every slice lies
+/// inside the buffer.
 fn walk(buf: &[u8]) {
     let inside = |part: &[u8]| buf.as_ptr_range().start <= part.as_ptr() && part.as_ptr_range().end <= buf.as_ptr_range().end;
     let mut bytes_of_heads = 0;
@@ -153,7 +155,8 @@ proptest! {
         walk(&buf);
     }
 
-    /// Good records with some bytes changed and the end cut off: nearer to a real fault than noise, and reaches deeper.
+    /// Good records with some bytes changed and the end cut off: nearer to a real fault than noise,
+    /// and reaches deeper.
     #[test]
     fn damaged_records_are_decoded_or_refused(
         given in prop::collection::vec(some_event(), 1..4),

@@ -1,6 +1,7 @@
 //! inotify records to events: safe code over bytes, no system calls, no allocation.
 //!
-//! Promises what `fan_decode` does: every byte string is decoded or refused, none panics, nothing outside is read.
+//! Promises what `fan_decode` does: every byte string is decoded or refused, none panics, nothing
+//! outside is read.
 //!
 //! ```text
 //! ┌ wd i32 │ mask u32 │ cookie u32 │ len u32 │ name, NUL, padding … len bytes ┐
@@ -23,7 +24,8 @@ pub struct InoEvent<'a> {
     pub(crate) name: &'a [u8],
 }
 
-/// The events of `buf`, as read(2) filled it, oldest first. Ends after the first [`Corrupt`](super::records::Corrupt).
+/// The events of `buf`, as read(2) filled it, oldest first. Ends after the first
+/// [`Corrupt`](super::records::Corrupt).
 pub fn events(buf: &[u8]) -> Records<'_, InoEvent<'_>> {
     Records::of(buf)
 }
@@ -44,7 +46,8 @@ impl<'a> Record<'a> for InoEvent<'a> {
     }
 }
 
-/// Appends `event` to `out` as the kernel would write it, the name padded to a multiple of 16 bytes. For tests and benches.
+/// Appends `event` to `out` as the kernel would write it, the name padded to a multiple of 16
+/// bytes. For tests and benches.
 ///
 /// # Panics
 /// If the name holds a NUL: no kernel writes that.

@@ -1,23 +1,29 @@
-//! inotify as a source: keeps a watch on every directory of a tree, and turns records into [`Seen`] paths.
+//! inotify as a source: keeps a watch on every directory of a tree, and turns records into [`Seen`]
+//! paths.
 //!
 //! Promises:
-//! - Every directory below the root, except the excluded and those on other filesystems, has a watch, or its path is in
-//!   [`WatchReport::lost`]; such a subtree is remembered and tried again by [`Watches::retry_unwatched`].
-//! - A new directory is watched first and read afterwards, so what appears in it is either in the listing or raises an
-//!   event. It is given out as [`Seen::MovedDir`] behind that: what happened before the watch is found by looking.
-//! - An event is credited to the path its directory has *at that point of the queue*, or to none: never to a path that the
-//!   directory has left, and never to one inside when it has left the tree.
-//! - The way down from the root never follows a symlink: each component is opened from the one above, and the watch is set
-//!   on what was opened.
+//! - Every directory below the root, except the excluded and those on other filesystems, has a
+//!   watch, or its path is in [`WatchReport::lost`]; such a subtree is remembered and tried again
+//!   by [`Watches::retry_unwatched`].
+//! - A new directory is watched first and read afterwards, so what appears in it is either in the
+//!   listing or raises an event. It is given out as [`Seen::MovedDir`] behind that: what happened
+//!   before the watch is found by looking.
+//! - An event is credited to the path its directory has *at that point of the queue*, or to none:
+//!   never to a path that the directory has left, and never to one inside when it has left the
+//!   tree.
+//! - The way down from the root never follows a symlink: each component is opened from the one
+//!   above, and the watch is set on what was opened.
 //!
-//! How a rename goes. `MOVED_FROM` of a directory takes its node out of the tree, with all below, keeping the watches;
-//! `MOVED_TO` with the same cookie hangs it into its new place, for any size one step, and the walk that follows finds its
-//! watches in place (a watched directory keeps its watch, so re-watching costs no memory and loses no event). The walk is
-//! needed all the same: directories made while the node hung nowhere, and exclusions that depend on the path. Without a
+//! How a rename goes. `MOVED_FROM` of a directory takes its node out of the tree, with all below,
+//! keeping the watches; `MOVED_TO` with the same cookie hangs it into its new place, for any size
+//! one step, and the walk that follows finds its watches in place (a watched directory keeps its
+//! watch, so re-watching costs no memory and loses no event). The walk is needed all the same:
+//! directories made while the node hung nowhere, and exclusions that depend on the path. Without a
 //! `MOVED_TO` within [`MOVE_GRACE`] it has left the tree, and its watches are removed.
 //!
-//! Gives up: a bind mount of one directory of the tree into another place of it, since the kernel has one watch for both.
-//! Changes during an overflow, until the caller has rescanned and called [`Watches::add_tree`] on the root.
+//! Gives up: a bind mount of one directory of the tree into another place of it, since the kernel
+//! has one watch for both. Changes during an overflow, until the caller has rescanned and called
+//! [`Watches::add_tree`] on the root.
 
 use super::dirs::{DirId, Dirs};
 use super::ino_decode::{self, InoEvent};
@@ -38,24 +44,28 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// How long the second half of a rename may take. Both halves are queued by one system call; this only has to bridge a
-/// reader that comes between, so it is long. When it is exceeded the directory is taken for a new one: correct, only slower.
+/// How long the second half of a rename may take. Both halves are queued by one system call; this
+/// only has to bridge a reader that comes between, so it is long. When it is exceeded the directory
+/// is taken for a new one: correct, only slower.
 pub(crate) const MOVE_GRACE: Duration = Duration::from_secs(1);
 
-/// Directories deeper than this below the start of a walk are opened from the root, so that a walk holds no more descriptors
-/// than this however deep the tree is.
+/// Directories deeper than this below the start of a walk are opened from the root, so that a walk
+/// holds no more descriptors than this however deep the tree is.
 const MAX_HELD: usize = 128;
 
-/// Directories of a walk between two calls of [`Rules::beat`]: some milliseconds' worth on a disk that answers.
+/// Directories of a walk between two calls of [`Rules::beat`]: some milliseconds' worth on a disk
+/// that answers.
 pub(crate) const BEAT_DIRS: usize = 256;
 
 /// What not to watch, and who is told that a walk gets on.
 pub(crate) struct Rules<'a> {
     /// Whether this path (relative, and whether it is a directory) and all below is of no interest.
     pub(crate) excluded: &'a dyn Fn(&[u8], bool) -> bool,
-    /// Whether to go down into a directory on another filesystem than the root's, by its device number (`st_dev`).
+    /// Whether to go down into a directory on another filesystem than the root's, by its device
+    /// number (`st_dev`).
     pub(crate) cross: &'a dyn Fn(u64) -> bool,
-    /// Called after every [`BEAT_DIRS`] directories of a walk, so that whoever waits sees that it gets on.
+    /// Called after every [`BEAT_DIRS`] directories of a walk, so that whoever waits sees that it
+    /// gets on.
     pub(crate) beat: &'a dyn Fn(),
 }
 
@@ -66,9 +76,11 @@ pub(crate) struct WatchReport {
     pub(crate) added: usize,
     /// One of those had files in it.
     pub(crate) filled: bool,
-    /// Directories that were there when listed and not when opened; no loss, their parent's events tell.
+    /// Directories that were there when listed and not when opened; no loss, their parent's events
+    /// tell.
     pub(crate) gone: usize,
-    /// Subtrees without a watch, and why: to be polled until [`Watches::retry_unwatched`] no longer reports them.
+    /// Subtrees without a watch, and why: to be polled until [`Watches::retry_unwatched`] no longer
+    /// reports them.
     pub(crate) lost: Vec<(RelPath, io::Error)>,
     /// Set when the reason was the number of watches.
     pub(crate) out_of_watches: Option<OutOfWatches>,
@@ -103,17 +115,19 @@ pub(crate) struct OutOfWatches {
 /// What a buffer of records amounted to, besides the paths.
 #[derive(Debug, Default)]
 pub(crate) struct Handled {
-    /// The kernel's queue overflowed: anything may have changed anywhere. Rescan, and [`Watches::add_tree`] the root.
+    /// The kernel's queue overflowed: anything may have changed anywhere. Rescan, and
+    /// [`Watches::add_tree`] the root.
     pub(crate) overflow: bool,
-    /// The root itself was moved or unmounted. Its deletion raises no event while it is held open, as it is here
-    /// (measured on ext4).
+    /// The root itself was moved or unmounted. Its deletion raises no event while it is held open,
+    /// as it is here (measured on ext4).
     pub(crate) root_gone: bool,
     /// The buffer's remainder could not be decoded; to be treated as an overflow.
     pub(crate) corrupt: Option<Corrupt>,
-    /// Events of watches that were removed, or of directories that have no path; credited to nothing.
+    /// Events of watches that were removed, or of directories that have no path; credited to
+    /// nothing.
     pub(crate) stale: usize,
-    /// A file changed, and the name that told of it has no path: it was in a directory that left, or whose watch came
-    /// later. Its other names may have one.
+    /// A file changed, and the name that told of it has no path: it was in a directory that left,
+    /// or whose watch came later. Its other names may have one.
     pub(crate) unplaced: bool,
     /// Walks of new directories.
     pub(crate) report: WatchReport,
@@ -156,10 +170,12 @@ pub(crate) struct Watches {
 }
 
 impl Watches {
-    /// Takes the queue and the tree's root; watches nothing yet: [`Watches::add_tree`] of the empty path does.
+    /// Takes the queue and the tree's root; watches nothing yet: [`Watches::add_tree`] of the empty
+    /// path does.
     ///
     /// # Errors
-    /// [`Error::Root`] when `root` is not a directory that can be opened. A symlink there is followed, once, now.
+    /// [`Error::Root`] when `root` is not a directory that can be opened. A symlink there is
+    /// followed, once, now.
     pub(crate) fn new(inotify: Inotify, root: &std::path::Path) -> Result<Watches, Error> {
         let open = || -> io::Result<_> {
             let fd = nix::fcntl::open(root, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
@@ -171,7 +187,8 @@ impl Watches {
         Ok(Watches { inotify, root: fd, root_dev, dirs, limbo: VecDeque::new(), left: None, unwatched, walks: 0 })
     }
 
-    /// Watches that are set from here on report writes, too; [`Watches::add_tree`] sets those again that are there.
+    /// Watches that are set from here on report writes, too; [`Watches::add_tree`] sets those again
+    /// that are there.
     pub(crate) fn hear_writes(&mut self) {
         self.inotify.hear_writes();
     }
@@ -186,14 +203,16 @@ impl Watches {
         self.dirs.watched()
     }
 
-    /// Watches `at` (relative; empty: the root) and every directory below. What is watched already stays so, what is no
-    /// longer there is forgotten: afterwards the tree equals the disk, but for what happened meanwhile, which is in the
-    /// queue. Takes about six system calls for each directory.
+    /// Watches `at` (relative; empty: the root) and every directory below. What is watched already
+    /// stays so, what is no longer there is forgotten: afterwards the tree equals the disk, but for
+    /// what happened meanwhile, which is in the queue. Takes about six system calls for each
+    /// directory.
     pub(crate) fn add_tree(&mut self, at: &[u8], rules: &Rules<'_>) -> WatchReport {
         let mut dir = Dirs::ROOT;
         let mut start = Dirs::ROOT;
         for name in at.split(|&b| b == b'/').filter(|name| !name.is_empty()) {
-            // From the topmost directory that is not watched: without its events, a watch below could go stale unseen.
+            // From the topmost directory that is not watched: without its events, a watch below
+            // could go stale unseen.
             let known = self.dirs.child(dir, name).filter(|&child| self.dirs.wd(child).is_some());
             dir = match known {
                 Some(child) => child,
@@ -207,7 +226,8 @@ impl Watches {
         self.walk(start, rules)
     }
 
-    /// Tries again to watch what [`WatchReport::lost`] had, and gives out each subtree that now is as [`Seen::Subtree`].
+    /// Tries again to watch what [`WatchReport::lost`] had, and gives out each subtree that now is
+    /// as [`Seen::Subtree`].
     pub(crate) fn retry_unwatched(&mut self, rules: &Rules<'_>, out: &mut dyn FnMut(&[u8], Seen)) -> WatchReport {
         let (mut report, mut path) = (WatchReport::default(), Vec::new());
         for dir in std::mem::take(&mut self.unwatched) {
@@ -227,8 +247,8 @@ impl Watches {
         report
     }
 
-    /// Removes the watches of directories that left the tree more than [`MOVE_GRACE`] ago. [`Watches::handle`] does it too;
-    /// this is for quiet times. Returns when to call again.
+    /// Removes the watches of directories that left the tree more than [`MOVE_GRACE`] ago.
+    /// [`Watches::handle`] does it too; this is for quiet times. Returns when to call again.
     pub(crate) fn expire(&mut self, now: Instant) -> Option<Instant> {
         while let Some(&Limbo { dir, since, .. }) = self.limbo.front() {
             let due = since + MOVE_GRACE;
@@ -241,8 +261,8 @@ impl Watches {
         None
     }
 
-    /// Decodes a buffer of records and gives out what was seen, oldest first, with the record's mask, paths relative to the
-    /// root. `now`: monotonic.
+    /// Decodes a buffer of records and gives out what was seen, oldest first, with the record's
+    /// mask, paths relative to the root. `now`: monotonic.
     pub(crate) fn handle(
         &mut self,
         buf: &[u8],
@@ -275,7 +295,8 @@ impl Watches {
         handled: &mut Handled,
     ) {
         let has = |bits: u32| event.mask & bits != 0;
-        // The kernel queues both halves of a rename in one go; with anything between, it is told as two changes.
+        // The kernel queues both halves of a rename in one go; with anything between, it is told as
+        // two changes.
         let paired = self.left.take() == Some(event.cookie);
         if has(libc::IN_Q_OVERFLOW) {
             handled.overflow = true;
@@ -379,8 +400,9 @@ impl Watches {
             }
             libc::IN_DELETE => {
                 if let Some(child) = child {
-                    // The kernel removes the watches of what is deleted. Should the name have come back meanwhile and this
-                    // be the new directory, its creation is in the queue and finds its watch still there.
+                    // The kernel removes the watches of what is deleted. Should the name have come
+                    // back meanwhile and this be the new directory, its creation is in the queue
+                    // and finds its watch still there.
                     self.forget(child, false);
                 }
                 Seen::GoneDir
@@ -391,8 +413,9 @@ impl Watches {
                     self.limbo.push_back(Limbo { dir: child, cookie: event.cookie, since: now });
                 }
                 if !excluded && self.is_dir(path) {
-                    // Two directories changed places: what left is at hand under its new name, and the other one is here
-                    // already. What its watch says from now on belongs to this name.
+                    // Two directories changed places: what left is at hand under its new name, and
+                    // the other one is here already. What its watch says from now on belongs to
+                    // this name.
                     out(path, Seen::GoneDir);
                     let dir = self.dirs.child_or_insert(parent, event.name);
                     handled.report.merge(self.walk(dir, rules));
@@ -418,10 +441,11 @@ impl Watches {
         stat.is_ok_and(|s| s.st_mode & libc::S_IFMT == libc::S_IFDIR)
     }
 
-    /// A directory was moved onto a name: of what came (`moved`, from limbo) and what hangs there (`child`), keeps the one
-    /// that is right, returns it, and forgets the other.
+    /// A directory was moved onto a name: of what came (`moved`, from limbo) and what hangs there
+    /// (`child`), keeps the one that is right, returns it, and forgets the other.
     fn arrive(&mut self, moved: Option<DirId>, child: Option<DirId>, excluded: bool) -> Option<DirId> {
-        // A walk may have come upon the new place before this event and taken the watch over to `child`.
+        // A walk may have come upon the new place before this event and taken the watch over to
+        // `child`.
         let (keep, drop) = match moved {
             Some(moved) if excluded || self.dirs.wd(moved).is_none() => (child, Some(moved)),
             Some(moved) => (Some(moved), child),
@@ -480,7 +504,8 @@ impl Watches {
         walk.report
     }
 
-    /// Watches one directory, then reads it; gives its open listing and its directories. `None`: gone, or not ours.
+    /// Watches one directory, then reads it; gives its open listing and its directories. `None`:
+    /// gone, or not ours.
     fn visit(
         &mut self,
         dir: DirId,
@@ -517,7 +542,8 @@ impl Watches {
             Some(before) if before == wd => new = false,
             before => {
                 walk.report.added += 1;
-                // Another directory has the name now. Where the old one went is in the queue, and watches it again there.
+                // Another directory has the name now. Where the old one went is in the queue, and
+                // watches it again there.
                 if let Some(before) = before {
                     self.inotify.unwatch(before);
                 }
@@ -529,12 +555,13 @@ impl Watches {
         Ok(Some((listing, below)))
     }
 
-    /// The directories in `listing`, as children of `dir`; forgets the children that are not there any more. `new`: it was
-    /// not watched before.
+    /// The directories in `listing`, as children of `dir`; forgets the children that are not there
+    /// any more. `new`: it was not watched before.
     fn read(&mut self, dir: DirId, listing: &mut Dir, new: bool, rules: &Rules<'_>, walk: &mut Walk) -> io::Result<Vec<DirId>> {
         let mut below = Vec::new();
         let at = walk.path.len();
-        // Which entries may be directories; asked for after the listing, which borrows the descriptor.
+        // Which entries may be directories; asked for after the listing, which borrows the
+        // descriptor.
         let mut names: Vec<(Vec<u8>, bool)> = Vec::new();
         for entry in listing.iter() {
             let entry = entry?;
@@ -571,7 +598,8 @@ impl Watches {
         walk.report.lost.push((RelPath::from_normal(walk.path.as_slice()), error));
     }
 
-    /// Opens a directory by its path, one component at a time: no symlink is followed, and no length is too long.
+    /// Opens a directory by its path, one component at a time: no symlink is followed, and no
+    /// length is too long.
     fn open_from_root(&self, path: &[u8]) -> nix::Result<OwnedFd> {
         let mut names = path.split(|&b| b == b'/').filter(|name| !name.is_empty()).peekable();
         let mut at = None::<OwnedFd>;

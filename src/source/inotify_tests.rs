@@ -1,4 +1,5 @@
-//! Real trees and real events. The kernel queues an event before the system call that causes it returns, so nothing waits.
+//! Real trees and real events. The kernel queues an event before the system call that causes it
+//! returns, so nothing waits.
 
 use super::*;
 use crate::scratch::{WatchLimit, judging};
@@ -188,7 +189,8 @@ fn symlinks_lead_nowhere() {
     symlink(rig.outside("a"), rig.at("link")).unwrap();
     let report = rig.add_all();
     assert_eq!((report.added, report.lost.len()), (1, 0));
-    // Asked for by name, as after a directory was swapped for a symlink: through the link lies nothing of ours.
+    // Asked for by name, as after a directory was swapped for a symlink: through the link lies
+    // nothing of ours.
     let report = rig.watches.add_tree(b"link/b", &RULES);
     assert_eq!((report.added, report.gone, rig.watches.count()), (0, 1, 1));
 }
@@ -310,7 +312,8 @@ fn what_happens_outside_is_credited_to_nothing() {
     assert_eq!((seen.len(), handled.stale), (0, 2), "only the kernel's word that the two watches are gone");
 }
 
-/// Out and in again: two renames with different cookies, the second within the grace of the first, by the same watches.
+/// Out and in again: two renames with different cookies, the second within the grace of the first,
+/// by the same watches.
 #[test]
 fn out_and_in_again() {
     let mut rig = Rig::new();
@@ -326,7 +329,8 @@ fn out_and_in_again() {
     assert_eq!(rig.seen(), ["Created b/x/f", "Written b/x/f"]);
 }
 
-/// Two directories change places: each must be heard under its new name, whichever event comes first.
+/// Two directories change places: each must be heard under its new name, whichever event comes
+/// first.
 #[test]
 fn two_directories_swapped() {
     use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};

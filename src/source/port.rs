@@ -1,9 +1,12 @@
-//! How the reader sleeps and reads: by poll(2) and read(2), or by io_uring. One small surface, so all else is shared.
+//! How the reader sleeps and reads: by poll(2) and read(2), or by io_uring. One small surface, so
+//! all else is shared.
 //!
-//! What io_uring saves is the second system call at a wake-up: its sleep ends with the first bytes already read. Emptying a
-//! queue is read(2) either way, since the ring has no trying read for event queues (see `sys::uring`). It is not faster for
-//! it (6.18, 2 cores, 100,000 files written, drained every 2 ms: 0.10-0.15 CPU-seconds with io_uring, 0.10-0.18 with poll;
-//! a single event after quiet, from mkdir's return to the engine, median: 33-41 µs with io_uring, 22-29 µs with poll).
+//! What io_uring saves is the second system call at a wake-up: its sleep ends with the first bytes
+//! already read. Emptying a queue is read(2) either way, since the ring has no trying read for
+//! event queues (see `sys::uring`). It is not faster for it (6.18, 2 cores, 100,000 files written,
+//! drained every 2 ms: 0.10-0.15 CPU-seconds with io_uring, 0.10-0.18 with poll; a single event
+//! after quiet, from mkdir's return to the engine, median: 33-41 µs with io_uring, 22-29 µs with
+//! poll).
 
 use crate::sys::event::EventFd;
 use crate::sys::queue::set_nonblocking;
@@ -40,8 +43,8 @@ enum Means {
 }
 
 impl Port {
-    /// Makes the inputs non-blocking and opens the backend. `io_uring`: it is used where it works and
-    /// an idle one does not count as iowait (Linux 6.15); else poll(2) and read(2), which work
+    /// Makes the inputs non-blocking and opens the backend. `io_uring`: it is used where it works
+    /// and an idle one does not count as iowait (Linux 6.15); else poll(2) and read(2), which work
     /// everywhere.
     ///
     /// # Errors
@@ -53,8 +56,9 @@ impl Port {
         let (means, reason) = match io_uring {
             false => (Means::Poll, "as configured".to_owned()),
             true => match Uring::open(inputs.len() + 1) {
-                // Before Linux 6.15 a thread that waits in io_uring counts as waiting for I/O, and an idle daemon shows as a
-                // core at 100 % iowait. One system call per wake-up is not worth that alarm.
+                // Before Linux 6.15 a thread that waits in io_uring counts as waiting for I/O, and
+                // an idle daemon shows as a core at 100 % iowait. One system call per wake-up is
+                // not worth that alarm.
                 Ok(uring) if !uring.hides_iowait() => (Means::Poll, "this kernel counts an idle io_uring as iowait".to_owned()),
                 Ok(uring) => (Means::Uring(Box::new(uring)), "io_uring works here".to_owned()),
                 Err(why) => (Means::Poll, why.to_string()),
@@ -81,14 +85,17 @@ impl Port {
 
     /// Closes an input for good.
     pub(super) fn close(&mut self, input: usize) {
-        // A poll that io_uring still holds keeps the file alive until it fires; it is never armed again.
+        // A poll that io_uring still holds keeps the file alive until it fires; it is never armed
+        // again.
         self.inputs[input] = None;
     }
 
-    /// Sleeps until what is waited for may be there, or `limit` is over. May return early for nothing.
+    /// Sleeps until what is waited for may be there, or `limit` is over. May return early for
+    /// nothing.
     ///
-    /// `spare` gives empty buffers to read into; what was read, or an input's error, goes to `got` with the buffer, as from
-    /// [`Port::read`]; a buffer that was not needed comes back there as `WouldBlock`.
+    /// `spare` gives empty buffers to read into; what was read, or an input's error, goes to `got`
+    /// with the buffer, as from [`Port::read`]; a buffer that was not needed comes back there as
+    /// `WouldBlock`.
     ///
     /// # Errors
     /// The means to wait have failed, and took the buffers along.

@@ -1,22 +1,26 @@
 //! The reader: a thread that empties the kernel's event queues into buffers, and parses nothing.
 //!
 //! Promises:
-//! - Bytes of one input arrive in the order the kernel gave them, whole reads at a time, none lost. When the engine is slow
-//!   the reader has no empty buffer left and pauses; events then wait in the kernel, which has room for more than we have.
-//! - After [`Reader::request_drain`], [`Item::Drained`] comes behind every event that was queued before the request.
+//! - Bytes of one input arrive in the order the kernel gave them, whole reads at a time, none lost.
+//!   When the engine is slow the reader has no empty buffer left and pauses; events then wait in
+//!   the kernel, which has room for more than we have.
+//! - After [`Reader::request_drain`], [`Item::Drained`] comes behind every event that was queued
+//!   before the request.
 //! - An idle reader sleeps in the kernel: no wake-ups, no timers.
-//! - An input that fails is reported once ([`Item::Failed`]) and left alone; so is a reader that could not go on, for each of
-//!   its inputs. Nobody mistakes silence for calm.
+//! - An input that fails is reported once ([`Item::Failed`]) and left alone; so is a reader that
+//!   could not go on, for each of its inputs. Nobody mistakes silence for calm.
 //!
-//! How it works. It sleeps until an input is readable, then drains all inputs at once: the first event after a quiet time is
-//! not kept waiting. Behind that it waits a little before each next drain, an eighth of `settle` first, doubling up to
-//! `settle` as long as drains find something. Meanwhile the kernel merges events of one object, which is the cheapest stage
-//! of all: draining every 2 ms gave 1.3-1.75 M events per CPU-second against 0.36 M when reading each event as it comes
-//! (measured, 6.18). A drain that finds nothing ends the cadence.
+//! How it works. It sleeps until an input is readable, then drains all inputs at once: the first
+//! event after a quiet time is not kept waiting. Behind that it waits a little before each next
+//! drain, an eighth of `settle` first, doubling up to `settle` as long as drains find something.
+//! Meanwhile the kernel merges events of one object, which is the cheapest stage of all: draining
+//! every 2 ms gave 1.3-1.75 M events per CPU-second against 0.36 M when reading each event as it
+//! comes (measured, 6.18). A drain that finds nothing ends the cadence.
 //!
-//! Filled buffers go through one [`Ring`] to the engine, empty ones come back through another; their number bounds the
-//! memory. Two eventfds wake the sides: `wake` the engine, after a push into a ring that was (nearly) empty; `control` the
-//! reader, for requests and when it is paused for want of a buffer.
+//! Filled buffers go through one [`Ring`] to the engine, empty ones come back through another;
+//! their number bounds the memory. Two eventfds wake the sides: `wake` the engine, after a push
+//! into a ring that was (nearly) empty; `control` the reader, for requests and when it is paused
+//! for want of a buffer.
 //!
 //! Gives up: a record may wait up to `settle` while others keep coming.
 
@@ -35,8 +39,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// The smallest buffer: holds any single record. fanotify's longest has two names of 255 bytes and three handles of 128
-/// with their heads, inotify's one name; both refuse to write a part of one (`EINVAL`).
+/// The smallest buffer: holds any single record. fanotify's longest has two names of 255 bytes and
+/// three handles of 128 with their heads, inotify's one name; both refuse to write a part of one
+/// (`EINVAL`).
 pub(crate) const MIN_BUF_BYTES: usize = 4096;
 
 /// Which kind of records an input gives.
@@ -49,9 +54,10 @@ pub enum Feed {
 }
 
 impl Feed {
-    /// What must be read so that all of `queued` (`FIONREAD`) has been; [`Feed::part`] tells how much a read was of it.
-    /// inotify counts in bytes. fanotify answers 24 for each event, whatever follows its head (measured, 6.18), so events are
-    /// counted; should a kernel answer with all bytes, this asks for too much and the drain ends when the queue is empty.
+    /// What must be read so that all of `queued` (`FIONREAD`) has been; [`Feed::part`] tells how
+    /// much a read was of it. inotify counts in bytes. fanotify answers 24 for each event, whatever
+    /// follows its head (measured, 6.18), so events are counted; should a kernel answer with all
+    /// bytes, this asks for too much and the drain ends when the queue is empty.
     fn bound(self, queued: usize) -> usize {
         match self {
             Feed::Fanotify => queued.div_ceil(size_of::<libc::fanotify_event_metadata>()),
@@ -95,7 +101,8 @@ impl Default for ReaderConfig {
     }
 }
 
-/// Bytes that one read gave, as a slice: whole records of one input. To be handed back with [`Reader::give_back`].
+/// Bytes that one read gave, as a slice: whole records of one input. To be handed back with
+/// [`Reader::give_back`].
 #[derive(Debug)]
 pub struct Buf {
     /// What the records are.
@@ -118,7 +125,8 @@ pub enum Item {
     Buf(Buf),
     /// Everything that was queued before `request_drain` with this token has come.
     Drained(u64),
-    /// An input gave an error or ended, and is not read any more: its changes count as lost from here on.
+    /// An input gave an error or ended, and is not read any more: its changes count as lost from
+    /// here on.
     Failed {
         /// What it gave.
         feed: Feed,
@@ -162,8 +170,9 @@ struct Shared {
     control: EventFd,
     wake: Arc<EventFd>,
     stop: AtomicBool,
-    /// The reader waits for a buffer or for room. Dekker's pattern: the reader sets it, fences, and looks at the rings once
-    /// more; the engine changes a ring, fences, and looks at it. One of the two sees the other.
+    /// The reader waits for a buffer or for room. Dekker's pattern: the reader sets it, fences, and
+    /// looks at the rings once more; the engine changes a ring, fences, and looks at it. One of the
+    /// two sees the other.
     paused: AtomicBool,
     /// Inputs still to be reported as failed because the thread ended without being told to.
     fallen: AtomicUsize,
@@ -190,8 +199,9 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Starts the thread `fansync-reader` on `inputs`. `wake` becomes readable when there is something to [`Reader::pop`];
-    /// the engine clears it, pops until there is nothing, and only then sleeps on it.
+    /// Starts the thread `fansync-reader` on `inputs`. `wake` becomes readable when there is
+    /// something to [`Reader::pop`]; the engine clears it, pops until there is nothing, and only
+    /// then sleeps on it.
     ///
     /// # Errors
     /// fcntl(2) on an input, no thread; `InvalidInput` for too small sizes.
@@ -252,8 +262,9 @@ impl Reader {
         self.shared.moved();
     }
 
-    /// Asks for a drain: behind every event queued before this call, [`Item::Drained`] comes with `token`. Unanswered only
-    /// if the reader has been stopped or has failed on all inputs by [`Item::Failed`].
+    /// Asks for a drain: behind every event queued before this call, [`Item::Drained`] comes with
+    /// `token`. Unanswered only if the reader has been stopped or has failed on all inputs by
+    /// [`Item::Failed`].
     pub fn request_drain(&self, token: u64) {
         self.shared.requests.push(token);
         self.shared.control.wake();
@@ -282,8 +293,8 @@ impl Reader {
         }
     }
 
-    /// Ends the thread and waits for it, at most for one read. What is in the ring can still be popped; what is in the
-    /// kernel's queues stays there until the inputs' last descriptors close.
+    /// Ends the thread and waits for it, at most for one read. What is in the ring can still be
+    /// popped; what is in the kernel's queues stays there until the inputs' last descriptors close.
     pub(crate) fn stop(&mut self) {
         let Some(thread) = self.thread.take() else { return };
         self.shared.stop.store(true, Ordering::Release);
@@ -373,8 +384,9 @@ impl Worker {
         }
     }
 
-    /// Reads every input until it is empty, and tells whether anything came. `bounded`: until what was queued at the start
-    /// has been read, so that a flush ends even when writers are faster than we are.
+    /// Reads every input until it is empty, and tells whether anything came. `bounded`: until what
+    /// was queued at the start has been read, so that a flush ends even when writers are faster
+    /// than we are.
     fn drain(&mut self, bounded: bool) -> Result<bool, End> {
         let mut found = false;
         for input in 0..self.feeds.len() {
@@ -435,8 +447,9 @@ impl Worker {
             item = back;
             self.pause_until(|shared| !shared.filled.is_full())?;
         }
-        // With something else in the ring *after* the push the engine has not seen it empty since that was pushed, so it
-        // is awake or has been woken. Looking before the push would lose the case where it empties the ring in between.
+        // With something else in the ring *after* the push the engine has not seen it empty since
+        // that was pushed, so it is awake or has been woken. Looking before the push would lose the
+        // case where it empties the ring in between.
         if self.shared.filled.len() <= 1 {
             self.shared.wake.wake();
         }

@@ -1,4 +1,5 @@
-//! Every test runs with each backend. Pipes and eventfds stand in for event queues where only the transport is judged.
+//! Every test runs with each backend. Pipes and eventfds stand in for event queues where only the
+//! transport is judged.
 
 use super::*;
 use crate::scratch::Scratch;
@@ -342,7 +343,8 @@ fn sizes_that_cannot_work_are_refused() {
     }
 }
 
-/// Real events: each file of 3,000 is heard of, whichever backend, with a ring so small that the reader must pause.
+/// Real events: each file of 3,000 is heard of, whichever backend, with a ring so small that the
+/// reader must pause.
 #[test]
 fn fanotify_events_come_through() {
     with_each_backend(|io_uring| {

@@ -11,7 +11,8 @@ pub trait Record<'a>: Sized {
     fn split(buf: &'a [u8]) -> Result<(Self, &'a [u8]), &'static str>;
 }
 
-/// Bytes that no kernel would write. The buffer's remainder cannot be trusted, so its changes count as lost.
+/// Bytes that no kernel would write. The buffer's remainder cannot be trusted, so its changes count
+/// as lost.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{source_name} record at byte {at} of the buffer is corrupt: {what}; its changes count as lost, a rescan is needed")]
 pub struct Corrupt {

@@ -1,12 +1,14 @@
 //! Times that can be compared with a ctime, and what the clock did since they were taken.
 //!
-//! A ctime is the system's clock at the moment of the change, so the state on disk has to speak of that clock, which can be
-//! set. A clock that was set back makes later changes look older than a watermark; [`Clock::check_since`] finds that out
-//! from the distance between the system's clock and the time since boot, which nobody can set.
+//! A ctime is the system's clock at the moment of the change, so the state on disk has to speak of
+//! that clock, which can be set. A clock that was set back makes later changes look older than a
+//! watermark; [`Clock::check_since`] finds that out from the distance between the system's clock
+//! and the time since boot, which nobody can set.
 //!
-//! Gives up: a clock that was wrong between the start of the machine and the start of the daemon, and was right at the last
-//! stop and is right again now. Nothing in the machine remembers that, so let the daemon start after `time-sync.target` where
-//! the hardware has no clock that survives a power cut.
+//! Gives up: a clock that was wrong between the start of the machine and the start of the daemon,
+//! and was right at the last stop and is right again now. Nothing in the machine remembers that, so
+//! let the daemon start after `time-sync.target` where the hardware has no clock that survives a
+//! power cut.
 
 use std::fmt;
 use std::io;
@@ -16,8 +18,8 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::sys::statx::FileTime;
 
-/// The system's clock, in nanoseconds since 1970; what file times are in. [`Wall::MIN`] lies before and [`Wall::MAX`]
-/// after every change.
+/// The system's clock, in nanoseconds since 1970; what file times are in. [`Wall::MIN`] lies before
+/// and [`Wall::MAX`] after every change.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Wall(pub(crate) i64);
 
@@ -49,12 +51,13 @@ impl fmt::Debug for Wall {
     }
 }
 
-/// How far a change's ctime may lie before the moment it was made, in the clock that [`Clock::now`] reads: file times are
-/// the kernel's coarse clock (one jiffy, up to 10 ms, behind), and an ext4 filesystem with 128-byte inodes keeps whole
-/// seconds.
+/// How far a change's ctime may lie before the moment it was made, in the clock that [`Clock::now`]
+/// reads: file times are the kernel's coarse clock (one jiffy, up to 10 ms, behind), and an ext4
+/// filesystem with 128-byte inodes keeps whole seconds.
 pub(crate) const SLACK: Duration = Duration::from_secs(2);
 
-/// How far the clock may fall behind without being taken for set back: reading the two clocks is not one step.
+/// How far the clock may fall behind without being taken for set back: reading the two clocks is
+/// not one step.
 const TOLERANCE: Duration = Duration::from_millis(50);
 
 /// One look at the machine's clocks.
@@ -86,7 +89,8 @@ impl Clock {
     /// None in practice: clock_gettime(2) of clocks that every kernel has.
     pub(crate) fn again(&self) -> io::Result<Clock> {
         let nanos = |id| clock_gettime(id).map(|t| t.tv_sec() * 1_000_000_000 + t.tv_nsec());
-        // The time since boot is read last: being late with it makes the distance smaller, as if the clock were set back.
+        // The time since boot is read last: being late with it makes the distance smaller, as if
+        // the clock were set back.
         let wall = nanos(ClockId::CLOCK_REALTIME)?;
         Ok(Clock { wall: Wall(wall), boot: nanos(ClockId::CLOCK_BOOTTIME)?, boot_id: self.boot_id })
     }
@@ -96,8 +100,8 @@ impl Clock {
         self.wall.0.saturating_sub(self.boot)
     }
 
-    /// Whether the clock was set back since `earlier`, in words; so a change made since may have a ctime before
-    /// `earlier.wall`.
+    /// Whether the clock was set back since `earlier`, in words; so a change made since may have a
+    /// ctime before `earlier.wall`.
     ///
     /// # Errors
     /// What was found.
@@ -125,8 +129,8 @@ impl Clock {
         Ok(())
     }
 
-    /// The earliest time that the clock can have shown since `earlier`, a look in the same run of the machine, when it was set
-    /// back in between; `None` when it was not.
+    /// The earliest time that the clock can have shown since `earlier`, a look in the same run of
+    /// the machine, when it was set back in between; `None` when it was not.
     pub(crate) fn set_back_to(&self, earlier: &Clock) -> Option<Wall> {
         let back = earlier.started().saturating_sub(self.started());
         let elapsed = self.boot.saturating_sub(earlier.boot).max(0) as u64;
@@ -170,7 +174,8 @@ mod tests {
         let before = at(1000, 100, 1);
         assert_eq!(at(1010, 110, 1).set_back_to(&before), None);
         assert_eq!(at(2010, 110, 1).set_back_to(&before), None);
-        // Somewhere within these 10 s it was set to something that is 510 now: to 500 at the earliest.
+        // Somewhere within these 10 s it was set to something that is 510 now: to 500 at the
+        // earliest.
         assert_eq!(at(510, 110, 1).set_back_to(&before), Some(Wall(500 * S)));
     }
 

@@ -1,21 +1,26 @@
-//! Which directory is where: what a walk needs to tell a directory that stayed from one that moved in.
+//! Which directory is where: what a walk needs to tell a directory that stayed from one that moved
+//! in.
 //!
-//! A change of a file shows in its ctime. A directory that was moved brings along files whose ctime is old, so a walk
-//! that compares ctimes would miss them. This set remembers, for each directory below the root, its *place* (the parent's
-//! handle and the name) and the *object* found there (its own handle), both as 64-bit hashes. A directory found at a place
-//! that the set does not give it came there unseen. A rename concerns one place, however much lies below.
+//! A change of a file shows in its ctime. A directory that was moved brings along files whose ctime
+//! is old, so a walk that compares ctimes would miss them. This set remembers, for each directory
+//! below the root, its *place* (the parent's handle and the name) and the *object* found there (its
+//! own handle), both as 64-bit hashes. A directory found at a place that the set does not give it
+//! came there unseen. A rename concerns one place, however much lies below.
 //!
-//! Each object has the time since when it is known at its place. A target whose watermark is not behind that time cannot be
-//! trusted to have the contents: the directory moved in, and was perhaps not sent yet.
+//! Each object has the time since when it is known at its place. A target whose watermark is not
+//! behind that time cannot be trusted to have the contents: the directory moved in, and was perhaps
+//! not sent yet.
 //!
-//! Live, [`DirSet::changed`] takes a place out at once; what is there is read from the disk later, at the next save, by
-//! the parent's handle. It does not matter then in which order the events came: the kernel merges an event
-//! into an earlier equal one (of the renames `a b`, `b a`, `a b` of one directory the third vanishes in the first), so
-//! the objects that events name may be told in an order that never was.
+//! Live, [`DirSet::changed`] takes a place out at once; what is there is read from the disk later,
+//! at the next save, by the parent's handle. It does not matter then in which order the events
+//! came: the kernel merges an event into an earlier equal one (of the renames `a b`, `b a`, `a b`
+//! of one directory the third vanishes in the first), so the objects that events name may be told
+//! in an order that never was.
 //!
-//! Gives up: below a directory that is moved in from outside the root, directories stay unknown until the next walk; a
-//! restart compares them whole. Hashes are SipHash-2-4 under a random key, so no choice of names makes two of them equal
-//! but by chance: 10⁻¹² among ten million directories.
+//! Gives up: below a directory that is moved in from outside the root, directories stay unknown
+//! until the next walk; a restart compares them whole. Hashes are SipHash-2-4 under a random key,
+//! so no choice of names makes two of them equal but by chance: 10⁻¹² among ten million
+//! directories.
 
 use std::ffi::OsStr;
 use std::hash::Hasher;
@@ -45,7 +50,8 @@ pub(crate) struct Object(pub(crate) u64);
 const MAX_LOOKS: usize = 100_000;
 /// Places looked at in one [`DirSet::settle`], about 5 µs each.
 const LOOKS_PER_SETTLE: usize = 4_000;
-/// Most places kept in mind during a walk, and taken out between two [`DirSet::settle`]s. Beyond, the set is in doubt.
+/// Most places kept in mind during a walk, and taken out between two [`DirSet::settle`]s. Beyond,
+/// the set is in doubt.
 const MAX_PLACES: usize = 1_000_000;
 
 /// One state of the set: a walk reads an old one and makes a new one.
@@ -59,8 +65,8 @@ pub struct Dirs {
 }
 
 impl Dirs {
-    /// An empty set. `key`: any random bytes; sets can only be compared under the same key. `floor`: since when the objects
-    /// without a time of their own are known.
+    /// An empty set. `key`: any random bytes; sets can only be compared under the same key.
+    /// `floor`: since when the objects without a time of their own are known.
     pub(crate) fn new(key: Key, floor: Wall) -> Dirs {
         Dirs { key, floor, known: HashMap::default(), recent: HashMap::default() }
     }
@@ -210,9 +216,10 @@ impl DirSet {
         self.build.is_some()
     }
 
-    /// An event says that a directory came to, left, or was replaced at the place `name` in `parent`. `fs`: as in the
-    /// event, and as in the walk's scope. `inside`: the place belongs to the mirror, so what is there is worth knowing; of another,
-    /// what is known is forgotten and no more. No system calls.
+    /// An event says that a directory came to, left, or was replaced at the place `name` in
+    /// `parent`. `fs`: as in the event, and as in the walk's scope. `inside`: the place belongs to
+    /// the mirror, so what is there is worth knowing; of another, what is known is forgotten and no
+    /// more. No system calls.
     pub(crate) fn changed(&mut self, fs: FsId, parent: HandleRef<'_>, name: &[u8], inside: bool) {
         if self.build.is_none() && !self.live {
             return;
@@ -233,7 +240,8 @@ impl DirSet {
         }
     }
 
-    /// Events were lost: from here on the set stands still, until a walk made it anew. One that is under way will not do.
+    /// Events were lost: from here on the set stands still, until a walk made it anew. One that is
+    /// under way will not do.
     pub(crate) fn doubt(&mut self) {
         self.live = false;
         self.looks.clear();
@@ -242,8 +250,9 @@ impl DirSet {
         }
     }
 
-    /// A walk begins, now: from here on places that change are kept in mind, so that what it read of them does not count.
-    /// An earlier walk that is still under way is forgotten. The caller hears of every event already.
+    /// A walk begins, now: from here on places that change are kept in mind, so that what it read
+    /// of them does not count. An earlier walk that is still under way is forgotten. The caller
+    /// hears of every event already.
     pub(crate) fn begin_build(&mut self, now: Wall) {
         self.live = false;
         self.looks.clear();
@@ -291,8 +300,8 @@ impl DirSet {
         }
     }
 
-    /// Reads what is at the places that changed, and appends to `out` what is to be saved. While a walk is under way
-    /// the looks wait for its end. `now` is asked after the looks.
+    /// Reads what is at the places that changed, and appends to `out` what is to be saved. While a
+    /// walk is under way the looks wait for its end. `now` is asked after the looks.
     ///
     /// # Errors
     /// Those of `now`; then `out` is to be saved all the same.
@@ -309,7 +318,8 @@ impl DirSet {
         let mut found = Vec::new();
         for (place, look) in self.looks.extract_if(|_, _| true).take(LOOKS_PER_SETTLE) {
             let parent = HandleRef { kind: look.kind, bytes: &look.parent };
-            // Gone, a mount that is no more, no permission: whatever the reason, unknown is never wrong.
+            // Gone, a mount that is no more, no permission: whatever the reason, unknown is never
+            // wrong.
             let Ok(dir) = open(look.fs, parent) else { continue };
             let name = Path::new(OsStr::from_bytes(&look.name));
             let Ok(handle) = name_to_handle(dir.as_fd(), name) else { continue };

@@ -1,4 +1,5 @@
-//! The live set against a real tree, and what it says when events come late, merged or out of order.
+//! The live set against a real tree, and what it says when events come late, merged or out of
+//! order.
 
 use std::fs::{self, File};
 use std::path::PathBuf;

@@ -2,10 +2,9 @@
 //! caller waits a bounded time.
 //!
 //! A filesystem that is frozen (fsfreeze(8), a snapshot of a volume), or whose disk does not
-//! answer,
-//! holds a write in the kernel for as long as it likes, and no signal ends it. So the thread is
-//! left there, and the caller goes on with an error. While one write has not come back no other
-//! is begun: they would wait for the same, and their order is kept.
+//! answer, holds a write in the kernel for as long as it likes, and no signal ends it. So the
+//! thread is left there, and the caller goes on with an error. While one write has not come back no
+//! other is begun: they would wait for the same, and their order is kept.
 //!
 //! A write that comes back late was carried out. What it saved is older than what is saved next,
 //! as after a stop at that moment, and a state that is older makes a restart find more, never less.

@@ -28,7 +28,8 @@ const END_PATIENCE: Duration = Duration::from_secs(2);
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 const LOCK_LOOK: Duration = Duration::from_millis(10);
 
-/// Beyond this many bytes appended, and beyond its size when it was written whole, the file is written whole again.
+/// Beyond this many bytes appended, and beyond its size when it was written whole, the file is
+/// written whole again.
 const MIN_APPENDED: u64 = 1 << 20;
 
 /// A mirror's directory below the state directory, held for this process alone.
@@ -47,7 +48,8 @@ impl StateFile {
     pub(super) fn open(dir: &Path, mirror: &str) -> Result<StateFile, StateError> {
         let own = dir.join(mirror);
         let failed = |source| StateError::Directory { path: own.clone(), source };
-        // Nothing of the way may be for others to change: what is written here would go where they like, and what is read be theirs.
+        // Nothing of the way may be for others to change: what is written here would go where they
+        // like, and what is read be theirs.
         let place = crate::trust::make_directory(&own, 0o700).map_err(|error| failed(error.into()))?;
         place.set_mode(0o700).map_err(failed)?;
         let path = own.join(LOCK);
@@ -80,7 +82,8 @@ impl StateFile {
         }
     }
 
-    /// Puts `bytes` in the place of the file, in one step. `durable`: the old content cannot come back after a power cut.
+    /// Puts `bytes` in the place of the file, in one step. `durable`: the old content cannot come
+    /// back after a power cut.
     pub(super) fn replace(&mut self, bytes: Vec<u8>, durable: bool) -> Result<(), StateError> {
         let (dir, len) = (self.dir.clone(), bytes.len() as u64);
         let patience = if durable { START_PATIENCE } else { PATIENCE };
@@ -92,15 +95,14 @@ impl StateFile {
     }
 
     /// Appends; the end of a process loses nothing of it, a power cut may. After an error the file
-    /// is as before, or has it
-    /// later.
+    /// is as before, or has it later.
     pub(super) fn append(&mut self, bytes: Vec<u8>) -> Result<(), StateError> {
         let path = self.path();
         let failed = |source| StateError::Write { path, source };
         let Some(file) = self.file.clone() else { return Err(failed(Errno::EBADF.into())) };
         let (at, len) = (self.len, bytes.len() as u64);
-        // At its own place and not at the end: what an attempt that failed left behind is written over, or its checksum
-        // ends the reading there.
+        // At its own place and not at the end: what an attempt that failed left behind is written
+        // over, or its checksum ends the reading there.
         self.disk.within(PATIENCE, move || file.write_all_at(&bytes, at)).map_err(failed)?;
         self.len += len;
         Ok(())

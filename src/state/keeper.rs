@@ -29,8 +29,8 @@ pub struct Resume {
     /// Per target: why it has no watermark.
     pub without: Vec<Option<Without>>,
     /// After a clean stop: something in the source had changed as late as that. What is removed
-    /// leaves a later time in its
-    /// directory, so a source in which nothing is as new is an older copy of itself.
+    /// leaves a later time in its directory, so a source in which nothing is as new is an older
+    /// copy of itself.
     pub newest: Wall,
 }
 
@@ -68,12 +68,15 @@ impl Drain {
 
 /// Keeps one mirror's state. See the module's text; calls in their order:
 ///
-/// 1. [`Keeper::open`] before the first change is acted upon, with marks already set. Resume, or compare everything.
+/// 1. [`Keeper::open`] before the first change is acted upon, with marks already set. Resume, or
+///    compare everything.
 /// 2. [`Keeper::begin_walk`] and a walk on another thread; [`Keeper::walked`] when it ended.
-/// 3. [`Keeper::all_told`] when the dirty sets hold all that may differ: the findings, or the whole tree.
-/// 4. For each event of a directory that comes, goes or moves: [`Keeper::dirs`] → [`DirSet::changed`]. When
-///    events were lost: [`DirSet::doubt`], and step 2 again.
-/// 5. Each second while something happens: [`Keeper::drain`], [`Keeper::drained`], [`Keeper::tick`].
+/// 3. [`Keeper::all_told`] when the dirty sets hold all that may differ: the findings, or the whole
+///    tree.
+/// 4. For each event of a directory that comes, goes or moves: [`Keeper::dirs`] →
+///    [`DirSet::changed`]. When events were lost: [`DirSet::doubt`], and step 2 again.
+/// 5. Each second while something happens: [`Keeper::drain`], [`Keeper::drained`],
+///    [`Keeper::tick`].
 /// 6. [`Keeper::stop`].
 pub struct Keeper {
     file: StateFile,
@@ -97,14 +100,17 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Locks the mirror's directory in `state_dir`, reads what an earlier run left, and makes the start of this one durable.
+    /// Locks the mirror's directory in `state_dir`, reads what an earlier run left, and makes the
+    /// start of this one durable.
     ///
-    /// `targets`: in the order of all later calls. When the state cannot be begun (a full disk), or the filesystem is not fit
-    /// for it, the keeper keeps nothing, every call is a no-op, and the reason is in the result.
-    /// `distrusted`: why what an earlier run left is not gone on from, where there is a reason.
+    /// `targets`: in the order of all later calls. When the state cannot be begun (a full disk), or
+    /// the filesystem is not fit for it, the keeper keeps nothing, every call is a no-op, and the
+    /// reason is in the result. `distrusted`: why what an earlier run left is not gone on from,
+    /// where there is a reason.
     ///
     /// # Errors
-    /// [`StateError::Locked`], [`StateError::Directory`]; [`StateError::Write`] when not even an old file can be removed.
+    /// [`StateError::Locked`], [`StateError::Directory`]; [`StateError::Write`] when not even an
+    /// old file can be removed.
     pub fn open(
         state_dir: &Path,
         mirror: &str,
@@ -172,7 +178,8 @@ impl Keeper {
         self.file.is_stuck()
     }
 
-    /// For a mirror without state: leaves a mark that something may be missing on a target; whether an earlier run left one.
+    /// For a mirror without state: leaves a mark that something may be missing on a target; whether
+    /// an earlier run left one.
     ///
     /// # Errors
     /// [`StateError::Write`].
@@ -222,7 +229,8 @@ impl Keeper {
         Ok(Arc::clone(self.dirs.dirs()))
     }
 
-    /// The walk ended with this set; `None`: it failed. `Ok(false)`: it will not do, another one is needed.
+    /// The walk ended with this set; `None`: it failed. `Ok(false)`: it will not do, another one is
+    /// needed.
     ///
     /// # Errors
     /// [`StateError::Write`].
@@ -239,8 +247,8 @@ impl Keeper {
         Ok(true)
     }
 
-    /// The target is taken for equal to the source as it was at `at`, because the administrator says so. Saved with the next
-    /// [`Keeper::tick`].
+    /// The target is taken for equal to the source as it was at `at`, because the administrator
+    /// says so. Saved with the next [`Keeper::tick`].
     pub(crate) fn adopt(&mut self, target: usize, at: Wall) {
         if let Some(watermark) = self.watermarks.get_mut(target) {
             *watermark = Watermark::new(Some(at.before(SLACK)));
@@ -248,8 +256,9 @@ impl Keeper {
         }
     }
 
-    /// The target is to be compared whole, for a reason that no change time in the source tells: it may have lost what it had, or
-    /// somebody asked. Whatever ends the daemon before that is done, the next one does it. Saved at once.
+    /// The target is to be compared whole, for a reason that no change time in the source tells: it
+    /// may have lost what it had, or somebody asked. Whatever ends the daemon before that is done,
+    /// the next one does it. Saved at once.
     ///
     /// # Errors
     /// [`StateError::Write`].
@@ -263,8 +272,8 @@ impl Keeper {
         }
     }
 
-    /// All that may differ is in the dirty sets, for every target without a watermark the whole tree. Watermarks
-    /// move from here on, not before.
+    /// All that may differ is in the dirty sets, for every target without a watermark the whole
+    /// tree. Watermarks move from here on, not before.
     pub(crate) fn all_told(&mut self) {
         self.told = true;
     }
@@ -277,11 +286,13 @@ impl Keeper {
         Ok(Drain(self.now()?))
     }
 
-    /// Every event from before `drain` has been told, to the dirty sets and to [`Keeper::dirs`]. `epochs`: of each target
-    /// in turn, closed now; `None` for one that may yet lose what it has confirmed.
+    /// Every event from before `drain` has been told, to the dirty sets and to [`Keeper::dirs`].
+    /// `epochs`: of each target in turn, closed now; `None` for one that may yet lose what it has
+    /// confirmed.
     ///
-    /// Not to be called while the engine knows of something that may differ and is not in the dirty sets: a lost
-    /// subtree that waits for its turn, a subtree that cannot be watched, a source that is away.
+    /// Not to be called while the engine knows of something that may differ and is not in the dirty
+    /// sets: a lost subtree that waits for its turn, a subtree that cannot be watched, a source
+    /// that is away.
     ///
     /// # Errors
     /// [`StateError::System`].
@@ -304,8 +315,9 @@ impl Keeper {
         Ok(())
     }
 
-    /// Moves watermarks and saves what moved; nothing is written when nothing did. `clear`: whether a target has everything of an
-    /// epoch and before. Returns whether there is more to save, in a second or so.
+    /// Moves watermarks and saves what moved; nothing is written when nothing did. `clear`: whether
+    /// a target has everything of an epoch and before. Returns whether there is more to save, in a
+    /// second or so.
     ///
     /// # Errors
     /// [`StateError::Write`]: the next call tries again with everything.
@@ -352,9 +364,10 @@ impl Keeper {
 
     /// Saves for the last time, after a [`Keeper::tick`].
     ///
-    /// `last`: a drain that was asked for after the last run of every target had ended, and was told to [`Keeper::drained`]; without
-    /// it the stop counts as unclean. `synced`: after that, everything on the source's filesystems was written to
-    /// disk ([`sync_source`]); without it a restart after a boot compares everything. `tidy`: no run was cut off.
+    /// `last`: a drain that was asked for after the last run of every target had ended, and was
+    /// told to [`Keeper::drained`]; without it the stop counts as unclean. `synced`: after that,
+    /// everything on the source's filesystems was written to disk ([`sync_source`]); without it a
+    /// restart after a boot compares everything. `tidy`: no run was cut off.
     ///
     /// # Errors
     /// [`StateError::Write`].
@@ -457,8 +470,8 @@ fn resume(file: &StateFile, identity: &Identity, targets: &[TargetId], now: &Clo
     })
 }
 
-/// Writes everything on the filesystems of `source` to disk, syncfs(2), on a thread of its own; whether that was done in time.
-/// The thread ends with its system calls.
+/// Writes everything on the filesystems of `source` to disk, syncfs(2), on a thread of its own;
+/// whether that was done in time. The thread ends with its system calls.
 pub(crate) fn sync_source(source: Vec<OwnedFd>, patience: Duration) -> bool {
     let (done, wait) = crossbeam::channel::bounded(1);
     let thread = std::thread::Builder::new().name("syncfs".into()).spawn(move || {

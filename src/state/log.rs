@@ -1,17 +1,19 @@
-//! The frame of the state file: records one after the other, each with a checksum that takes in the one before it.
+//! The frame of the state file: records one after the other, each with a checksum that takes in the
+//! one before it.
 //!
-//! Promises: [`read`] returns a prefix of the records that were written, in order and unchanged, whatever happened to the
-//! file (cut anywhere, any byte changed, parts of another file in its place), to the strength of a 64-bit checksum; and
-//! tells whether anything lies behind that prefix.
+//! Promises: [`read`] returns a prefix of the records that were written, in order and unchanged,
+//! whatever happened to the file (cut anywhere, any byte changed, parts of another file in its
+//! place), to the strength of a 64-bit checksum; and tells whether anything lies behind that
+//! prefix.
 //!
 //! ```text
 //! header ┌ magic 8 │ version u32 │ 0 u32 │ key 16 │ sum u64 ┐
 //! record ┌ bytes u32 │ kind u32 │ payload … │ sum u64 ┐           all numbers little-endian
 //! ```
 //!
-//! The checksum is SipHash-2-4 under a random key of the file's own, over the sum before it and the record. The key keeps
-//! an old file's records, which a disk may show in the place of new ones, from passing; the chain keeps one that is missing
-//! in the middle from passing unseen.
+//! The checksum is SipHash-2-4 under a random key of the file's own, over the sum before it and the
+//! record. The key keeps an old file's records, which a disk may show in the place of new ones,
+//! from passing; the chain keeps one that is missing in the middle from passing unseen.
 
 use std::hash::Hasher;
 

@@ -1,35 +1,41 @@
-//! What is kept on disk so that a restart need not compare the whole tree: per target a watermark, and the places of all
-//! directories.
+//! What is kept on disk so that a restart need not compare the whole tree: per target a watermark,
+//! and the places of all directories.
 //!
 //! # What it promises
-//! After a stop of any kind, [`Keeper::open`] either gives back a state from which a walk ([`crate::scan`]) finds every path
-//! that may differ between the source and a target, or says in words why there is none ([`Why`]); then everything
-//! has to be compared. A state that is older than the truth makes the walk find more, never less. So:
+//! After a stop of any kind, [`Keeper::open`] either gives back a state from which a walk
+//! ([`crate::scan`]) finds every path that may differ between the source and a target, or says in
+//! words why there is none ([`Why`]); then everything has to be compared. A state that is older
+//! than the truth makes the walk find more, never less. So:
 //!
 //! - *SIGTERM*: [`Keeper::stop`] saves the end of everything.
-//! - *SIGKILL, out of memory, a bug*: the file is as it was after the last save, at most some seconds earlier. What was
-//!   written halfway has no valid checksum and is cut. Directories that may have moved since are compared whole.
-//! - *Power loss, a crash of the kernel*: the source's filesystem may have lost changes that the targets have got, and nothing
-//!   in it tells which: a file that lost its last seconds has its old ctime, too. So everything is compared. The
-//!   exception is a stop after which the source was synced ([`Keeper::stop`]), as in every orderly shutdown.
-//! - *A clock that was set back, another filesystem or root, other settings, damage*: everything is compared.
+//! - *SIGKILL, out of memory, a bug*: the file is as it was after the last save, at most some
+//!   seconds earlier. What was written halfway has no valid checksum and is cut. Directories that
+//!   may have moved since are compared whole.
+//! - *Power loss, a crash of the kernel*: the source's filesystem may have lost changes that the
+//!   targets have got, and nothing in it tells which: a file that lost its last seconds has its old
+//!   ctime, too. So everything is compared. The exception is a stop after which the source was
+//!   synced ([`Keeper::stop`]), as in every orderly shutdown.
+//! - *A clock that was set back, another filesystem or root, other settings, damage*: everything is
+//!   compared.
 //!
 //! # How it works
-//! One file per mirror: what it belongs to, the set of directories ([`dirs`]), and then *saves* appended one
-//! after the other, each with the watermarks ([`watermark`]) and the changes of the set before it. Saves are written
-//! when something moved, so not at all while idle; they need no fsync, because within one run of the machine
-//! a file is what was written to it, and after another kind of end it is not used. The start is made durable before
-//! anything is sent, so a clean stop's record can never come back after the daemon ran again. Now and then the file is
-//! written anew and put in place in one step.
+//! One file per mirror: what it belongs to, the set of directories ([`dirs`]), and then *saves*
+//! appended one after the other, each with the watermarks ([`watermark`]) and the changes of the
+//! set before it. Saves are written when something moved, so not at all while idle; they need no
+//! fsync, because within one run of the machine a file is what was written to it, and after another
+//! kind of end it is not used. The start is made durable before anything is sent, so a clean stop's
+//! record can never come back after the daemon ran again. Now and then the file is written anew and
+//! put in place in one step.
 //!
 //! # What it gives up
-//! - Changes that raise no event and are older than the watermark (see [`crate::sys::fanotify`]); among them writes to a file
-//!   that was open, or mapped, at the stop and was closed, without a further write, before the start. Its event comes with the
-//!   close, which nobody heard, and its ctime is from before the watermark. A later change or a comparison of everything brings it.
-//! - A source that was replaced by an older copy of the same filesystem (a block-level snapshot put back), which has the same
-//!   identity and old ctimes, is known by its newest ctime ([`Resume::newest`]). Not known: after a
-//!   kill, with inotify, and where
-//!   something in it was changed again before the start. Ask for a comparison of everything then.
+//! - Changes that raise no event and are older than the watermark (see [`crate::sys::fanotify`]);
+//!   among them writes to a file that was open, or mapped, at the stop and was closed, without a
+//!   further write, before the start. Its event comes with the close, which nobody heard, and its
+//!   ctime is from before the watermark. A later change or a comparison of everything brings it.
+//! - A source that was replaced by an older copy of the same filesystem (a block-level snapshot put
+//!   back), which has the same identity and old ctimes, is known by its newest ctime
+//!   ([`Resume::newest`]). Not known: after a kill, with inotify, and where something in it was
+//!   changed again before the start. Ask for a comparison of everything then.
 //! - See also [`clock`].
 
 pub mod clock;
@@ -156,8 +162,8 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Looks at the root. `settings`: all that decides about the contents of every target (filter, delete), in any form that
-    /// is equal when they are.
+    /// Looks at the root. `settings`: all that decides about the contents of every target (filter,
+    /// delete), in any form that is equal when they are.
     ///
     /// # Errors
     /// [`Why::Unproven`], [`Why::NoHandles`].
@@ -190,15 +196,16 @@ impl Identity {
     }
 }
 
-/// The filesystems on which a rename was seen to change the ctime of what it moves, and handles to be unique: the scan's
-/// tests run on each. ext2 and ext3 share ext4's number and code.
+/// The filesystems on which a rename was seen to change the ctime of what it moves, and handles to
+/// be unique: the scan's tests run on each. ext2 and ext3 share ext4's number and code.
 const PROVEN: [FsType; 4] = [statfs::EXT4_SUPER_MAGIC, statfs::XFS_SUPER_MAGIC, statfs::BTRFS_SUPER_MAGIC, statfs::TMPFS_MAGIC];
 
-/// Whether changes on the filesystem of `fd` can be told by ctime and handle; its type, `f_type` of statfs(2).
+/// Whether changes on the filesystem of `fd` can be told by ctime and handle; its type, `f_type` of
+/// statfs(2).
 ///
 /// # Errors
-/// [`Why::Unproven`] when it is not one of those tried: ext4, XFS, btrfs, tmpfs. Network filesystems keep another machine's
-/// time, FUSE any that it likes.
+/// [`Why::Unproven`] when it is not one of those tried: ext4, XFS, btrfs, tmpfs. Network
+/// filesystems keep another machine's time, FUSE any that it likes.
 pub(crate) fn proven(fd: BorrowedFd<'_>) -> Result<u64, Why> {
     let kind = fstatfs(fd).map_err(|e| Why::NoHandles(e.to_string()))?.filesystem_type();
     if PROVEN.contains(&kind) { Ok(kind.0 as u64) } else { Err(Why::Unproven(kind.0 as u64)) }
@@ -209,7 +216,8 @@ pub(crate) fn proven(fd: BorrowedFd<'_>) -> Result<u64, Why> {
 pub struct TargetId {
     /// Unique in the mirror.
     pub name: String,
-    /// What decides where its contents are and what they are (URL, arguments), in any form that is equal when they are.
+    /// What decides where its contents are and what they are (URL, arguments), in any form that is
+    /// equal when they are.
     pub settings: String,
 }
 

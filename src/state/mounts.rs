@@ -1,7 +1,8 @@
-//! Where filesystems were mounted below the source, so that one that is missing at the next start is noticed: its empty mount point must
-//! not be taken for a deletion of all that was there.
+//! Where filesystems were mounted below the source, so that one that is missing at the next start
+//! is noticed: its empty mount point must not be taken for a deletion of all that was there.
 //!
-//! A file that cannot be read or understood is not taken for none: then it is not known what has to be mounted.
+//! A file that cannot be read or understood is not taken for none: then it is not known what has to
+//! be mounted.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -16,7 +17,8 @@ use crate::path::RelPath;
 #[derive(Debug, Clone)]
 pub(crate) struct MountsFile(Note);
 
-/// Paths relative to the root, with everything but letters and digits as `%XX`: they are bytes, and JSON takes characters only.
+/// Paths relative to the root, with everything but letters and digits as `%XX`: they are bytes, and
+/// JSON takes characters only.
 #[derive(Serialize, Deserialize)]
 struct Seen {
     mounts: Vec<String>,

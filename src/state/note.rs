@@ -1,5 +1,6 @@
-//! A small file in a mirror's state directory that is put in place in one step: for what somebody decided or what was seen, and must
-//! outlive the daemon. It names the source, so that nothing of it is carried over to another tree.
+//! A small file in a mirror's state directory that is put in place in one step: for what somebody
+//! decided or what was seen, and must outlive the daemon. It names the source, so that nothing of
+//! it is carried over to another tree.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -45,7 +46,8 @@ struct Content<T> {
 }
 
 impl Note {
-    /// The file `name` of `mirror` below `state_dir`. Nothing is made before there is something to save.
+    /// The file `name` of `mirror` below `state_dir`. Nothing is made before there is something to
+    /// save.
     pub(super) fn new(state_dir: &Path, mirror: &str, name: &'static str, source: &Path) -> Note {
         Note { dir: state_dir.join(mirror), name, source: source.to_string_lossy().into_owned(), disk: Disk::default() }
     }
@@ -71,8 +73,7 @@ impl Note {
     }
 
     /// Saves; on the disk when it returns. `None`: the file is removed. After an error what was
-    /// saved before is still there, or this
-    /// is, where the disk did not answer in time.
+    /// saved before is still there, or this is, where the disk did not answer in time.
     pub(super) fn save<T: Serialize>(&self, note: Option<&T>) -> Result<(), NoteError> {
         let path = self.path();
         let Some(note) = note else {

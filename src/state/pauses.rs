@@ -1,9 +1,10 @@
 //! Which targets of a mirror were told to pause, so that a pause outlives the daemon.
 //!
-//! One small file of JSON per mirror ([`note`](super::note)), removed when nothing is paused any more. It names, for each target, its
-//! name and URL: a pause is not carried over to another place.
+//! One small file of JSON per mirror ([`note`](super::note)), removed when nothing is paused any
+//! more. It names, for each target, its name and URL: a pause is not carried over to another place.
 //!
-//! A file that cannot be read pauses every target: somebody had a reason to stop sending, and which target was meant is not known.
+//! A file that cannot be read pauses every target: somebody had a reason to stop sending, and which
+//! target was meant is not known.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +17,8 @@ use super::note::{Note, NoteError};
 #[derive(Debug, Clone)]
 pub(crate) struct PauseFile(Note);
 
-/// Paused targets, by name and URL in one string, each with the time since when, in seconds since 1970.
+/// Paused targets, by name and URL in one string, each with the time since when, in seconds
+/// since 1970.
 pub(crate) type Pauses = BTreeMap<String, f64>;
 
 #[derive(Serialize, Deserialize)]

@@ -1,7 +1,8 @@
 //! What the records of the state file say, as bytes.
 //!
-//! A file: one [`Head`], then perhaps a set of directories, then *saves*. A save is a [`Saved`] with the changes of the set
-//! right before it; changes that no save follows do not count, so what is read is what was true at one moment.
+//! A file: one [`Head`], then perhaps a set of directories, then *saves*. A save is a [`Saved`]
+//! with the changes of the set right before it; changes that no save follows do not count, so what
+//! is read is what was true at one moment.
 
 use super::clock::{Clock, Wall};
 use super::dirs::{Delta, Dirs, Object, Place};
@@ -29,9 +30,11 @@ pub(super) struct Head {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Saved {
     pub(crate) clock: Clock,
-    /// The daemon stopped, and no change of a directory's place that it acted upon is missing in the set.
+    /// The daemon stopped, and no change of a directory's place that it acted upon is missing in
+    /// the set.
     pub(crate) clean: bool,
-    /// The daemon stopped, and then the source's filesystems were synced: what the targets have, survives a power cut.
+    /// The daemon stopped, and then the source's filesystems were synced: what the targets have,
+    /// survives a power cut.
     pub(crate) durable: bool,
     /// How the daemon ended.
     pub(crate) stop: Stop,
@@ -250,8 +253,8 @@ fn apply_changes(dirs: &mut Dirs, bytes: &[u8]) -> Option<()> {
 
 /// The state at the last save. `None`: there is no save, or the records mean nothing.
 ///
-/// A clean stop is one only when it is the very end of the file: whatever follows it, readable or not, was a run of the
-/// daemon whose changes are not known.
+/// A clean stop is one only when it is the very end of the file: whatever follows it, readable or
+/// not, was a run of the daemon whose changes are not known.
 pub(super) fn meaning(contents: &Contents<'_>) -> Option<State> {
     let (first, rest) = contents.records.split_first()?;
     if first.kind != HEAD {

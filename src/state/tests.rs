@@ -405,7 +405,8 @@ fn a_filesystem_that_is_not_proven() {
     assert!(!w.file().exists());
 }
 
-/// The clock as the keeper saw it last is moved, which is the same as moving the machine's in the other direction.
+/// The clock as the keeper saw it last is moved, which is the same as moving the machine's in the
+/// other direction.
 #[test]
 fn a_clock_set_back_while_running() {
     let mut w = World::new();
@@ -503,8 +504,9 @@ fn a_full_disk_costs_nothing_but_time() {
     assert_eq!((resume.since, places(&resume.dirs)), (drain.0.wall.before(SLACK), set));
 }
 
-/// Every prefix and every changed bit of a file with several saves reads as one of the saves, never as something that was
-/// not, never as a clean stop; and a later save only when it and all before it are whole.
+/// Every prefix and every changed bit of a file with several saves reads as one of the saves, never
+/// as something that was not, never as a clean stop; and a later save only when it and all before
+/// it are whole.
 #[test]
 fn every_damage_leads_back_to_an_earlier_save() {
     let mut w = World::new();

@@ -1,20 +1,22 @@
 //! Up to when a target has everything: one number that stands for all pending work.
 //!
-//! Whatever is pending has a ctime at or after the watermark, or a directory above it has, or it came to its place since
-//! ([`super::Dirs::known_since`]); so a walk after a restart finds it again, and no list of pending paths needs to be saved.
+//! Whatever is pending has a ctime at or after the watermark, or a directory above it has, or it
+//! came to its place since ([`super::Dirs::known_since`]); so a walk after a restart finds it
+//! again, and no list of pending paths needs to be saved.
 //!
-//! How it moves: the engine asks its sources for a drain at the time `D`, and is told when every event from before it is in the
-//! dirty sets; then it closes each target's epoch. When nothing of that epoch or an earlier one is left, every change from
-//! before `D` is on the target. A change does not count by the time it was seen at: it may have waited in the
-//! kernel's queue for any time before.
+//! How it moves: the engine asks its sources for a drain at the time `D`, and is told when every
+//! event from before it is in the dirty sets; then it closes each target's epoch. When nothing of
+//! that epoch or an earlier one is left, every change from before `D` is on the target. A change
+//! does not count by the time it was seen at: it may have waited in the kernel's queue for any time
+//! before.
 
 use std::collections::VecDeque;
 
 use super::clock::Wall;
 use crate::dirty::Epoch;
 
-/// Drains kept in mind per target; when there are more (a target that is away), some are dropped: the watermark then moves in
-/// larger steps, and never too far.
+/// Drains kept in mind per target; when there are more (a target that is away), some are dropped:
+/// the watermark then moves in larger steps, and never too far.
 const MAX_POINTS: usize = 256;
 
 /// The watermark of one target.
@@ -53,7 +55,8 @@ impl Watermark {
         self.points.push_back((at, epoch));
     }
 
-    /// Moves up to the last drain whose epoch is `clear`; whether it moved. Calls `clear` with growing epochs until it says no.
+    /// Moves up to the last drain whose epoch is `clear`; whether it moved. Calls `clear` with
+    /// growing epochs until it says no.
     pub(crate) fn advance(&mut self, mut clear: impl FnMut(Epoch) -> bool) -> bool {
         let mut moved = false;
         while let Some(&(at, epoch)) = self.points.front() {
@@ -61,7 +64,8 @@ impl Watermark {
                 break;
             }
             self.points.pop_front();
-            // After the clock was set back, a later drain can carry an earlier time: that is the one that holds.
+            // After the clock was set back, a later drain can carry an earlier time: that is the
+            // one that holds.
             if self.at.is_none_or(|now| at > now) {
                 self.at = Some(at);
                 moved = true;
@@ -70,7 +74,8 @@ impl Watermark {
         moved
     }
 
-    /// The clock was set back and may have shown `at`: changes since may have a ctime from there on.
+    /// The clock was set back and may have shown `at`: changes since may have a ctime from there
+    /// on.
     pub(crate) fn lower(&mut self, at: Wall) -> bool {
         for point in &mut self.points {
             point.0 = point.0.min(at);

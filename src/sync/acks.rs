@@ -1,18 +1,13 @@
 //! Quick acknowledgements for the connections of running rsyncs.
 //!
 //! A server without TCP_NODELAY holds a small answer back until the one before it is acknowledged
-//! (Nagle), and
-//! the kernel here delays an acknowledgement by up to 40 ms when it expects that rsync will answer
-//! anyway. Where
-//! rsync does not, a run of 3 ms takes 43. The option that ends this, `TCP_QUICKACK`, is not in
-//! rsync's
-//! `--sockopts`, and the kernel takes it back at each answer.
+//! (Nagle), and the kernel here delays an acknowledgement by up to 40 ms when it expects that rsync
+//! will answer anyway. Where rsync does not, a run of 3 ms takes 43. The option that ends this,
+//! `TCP_QUICKACK`, is not in rsync's `--sockopts`, and the kernel takes it back at each answer.
 //!
 //! Promises: while a run to an rsync daemon lasts, its connection acknowledges at once, as far as a
-//! repetition
-//! every half millisecond brings it. Nothing of the run is held. What the kernel does not permit is
-//! said once
-//! and tried no more.
+//! repetition every half millisecond brings it. Nothing of the run is held. What the kernel does
+//! not permit is said once and tried no more.
 //!
 //! How: one thread for the process. It sleeps while there is no run, and forgets a run when its
 //! process is gone.
@@ -48,8 +43,7 @@ enum Step {
 }
 
 /// Between two repetitions, by the age of the run. The exchanges of a small run take 3 ms in all; a
-/// long one
-/// waits for acknowledgements at its start and at its end only.
+/// long one waits for acknowledgements at its start and at its end only.
 fn pause(age: Duration) -> Duration {
     match age.as_millis() {
         0..100 => Duration::from_micros(500),

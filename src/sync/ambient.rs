@@ -1,11 +1,9 @@
 //! Lines that come with every run to a target and have nothing to do with what it carries: a banner
-//! of the remote shell, a
-//! warning of ssh about its key exchange, an option's remark.
+//! of the remote shell, a warning of ssh about its key exchange, an option's remark.
 //!
 //! Promises: only lines that a probe brought are taken for such, since a probe carries no path.
-//! They are compared without
-//! digits, so a time of day or a port does not make them new. Everything else that is not
-//! understood stays in doubt.
+//! They are compared without digits, so a time of day or a port does not make them new. Everything
+//! else that is not understood stays in doubt.
 
 use std::collections::BTreeSet;
 

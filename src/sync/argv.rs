@@ -1,29 +1,34 @@
 //! The command lines of every pass, and the environment they run in.
 //!
-//! Promises: what a pass may delete is decided here and nowhere else. With [`Spec::delete`] off no argument vector holds
-//! an option that deletes, not even to make room. An excluded name on the target is never deleted by a pass that has
-//! filters, also where an excluded name lies in a directory that is gone.
+//! Promises: what a pass may delete is decided here and nowhere else. With [`Spec::delete`] off no
+//! argument vector holds an option that deletes, not even to make room. An excluded name on the
+//! target is never deleted by a pass that has filters, also where an excluded name lies in a
+//! directory that is gone.
 //!
 //! How filters and deletes meet (rsync 3.5.0, each case run against a module and a local path):
 //!
-//! - The receiver hears of filters only when `--delete` is given. `--delete-missing-args --force` alone removes a
-//!   directory **with** its excluded content from a module, exit 0. So every pass with filters also says `--delete`,
-//!   which does nothing to a list without one-level entries and without `-r`.
-//! - A shallow list names exact paths, so its filters are given in their receiver-only form (`-r pattern`): they protect on
-//!   the target and hide nothing that was listed.
-//! - A missing path has no type any more, and rsync matches it as a file. Under `+ */`, `+ *.txt`, `- *` a directory that is
-//!   gone is then "excluded", and stays for ever, exit 0. Excludes alone have no such trap. So where filters include or
-//!   merge, deletions are not listed by name: [`Spec::deletions`] says [`Deletions::ByParent`], and the vectors carry
+//! - The receiver hears of filters only when `--delete` is given. `--delete-missing-args --force`
+//!   alone removes a directory **with** its excluded content from a module, exit 0. So every pass
+//!   with filters also says `--delete`, which does nothing to a list without one-level entries and
+//!   without `-r`.
+//! - A shallow list names exact paths, so its filters are given in their receiver-only form
+//!   (`-r pattern`): they protect on the target and hide nothing that was listed.
+//! - A missing path has no type any more, and rsync matches it as a file. Under `+ */`, `+ *.txt`,
+//!   `- *` a directory that is gone is then "excluded", and stays for ever, exit 0. Excludes alone
+//!   have no such trap. So where filters include or merge, deletions are not listed by name:
+//!   [`Spec::deletions`] says [`Deletions::ByParent`], and the vectors carry
 //!   `--ignore-missing-args`. The same form serves receivers that cannot delete missing arguments.
 //!
-//! Other options and their reasons: `--modify-window=-1` compares nanoseconds (else a rewrite of the same size within one
-//! second is skipped); `--force` (else a directory that became a file, or a missing one that is not empty, stays);
-//! `--confine-root` (else a parent that becomes a symbolic link makes rsync read outside of the tree); `--timeout`
-//! bounds a silent peer, though not a run: see [`super::run`]. `--info=stats1` adds the line with the bytes on the wire, at no
-//! measurable cost.
+//! Other options and their reasons: `--modify-window=-1` compares nanoseconds (else a rewrite of
+//! the same size within one second is skipped); `--force` (else a directory that became a file, or
+//! a missing one that is not empty, stays); `--confine-root` (else a parent that becomes a symbolic
+//! link makes rsync read outside of the tree); `--timeout` bounds a silent peer, though not a run:
+//! see [`super::run`]. `--info=stats1` adds the line with the bytes on the wire, at no measurable
+//! cost.
 //!
-//! A password travels in the environment ([`super::password`]), not as `--password-file`: with `--confine-root`, rsync 3.5.0 refuses to open
-//! a password file outside of the source (`Too many levels of symbolic links`, exit 1).
+//! A password travels in the environment ([`super::password`]), not as `--password-file`: with
+//! `--confine-root`, rsync 3.5.0 refuses to open a password file outside of the source
+//! (`Too many levels of symbolic links`, exit 1).
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -44,25 +49,31 @@ pub enum Pass {
     /// Exactly the listed paths; directories without their content. Missing ones are deleted where
     /// [`Spec::deletions`] is [`Deletions::ByName`].
     Shallow,
-    /// A list with `./dir/` entries: as [`Pass::Shallow`], and each of these directories one level deep, with deletes.
+    /// A list with `./dir/` entries: as [`Pass::Shallow`], and each of these directories one level
+    /// deep, with deletes.
     ShallowOneLevel,
     /// Everything below the listed directories, with deletes. Entries without trailing slash.
     Deep,
     /// The whole tree, with deletes, without a list.
     Full {
-        /// Report progress with a total that is known from the first file on. Costs the file list of the whole tree in
-        /// memory (about 100 bytes a file on both ends) and its scan before the first byte: 0.4 s for 200,000 cached files.
+        /// Report progress with a total that is known from the first file on. Costs the file list
+        /// of the whole tree in memory (about 100 bytes a file on both ends) and its scan before
+        /// the first byte: 0.4 s for 200,000 cached files.
         progress: bool,
     },
-    /// The content of one directory, to another name on the target, where it is linked from the old one ([`Spec::renamed`]).
+    /// The content of one directory, to another name on the target, where it is linked from the old
+    /// one ([`Spec::renamed`]).
     MovedTree,
-    /// The listed directories of one directory with all below them, linked from another one of the target ([`Spec::renamed`]).
+    /// The listed directories of one directory with all below them, linked from another one of the
+    /// target ([`Spec::renamed`]).
     MovedTrees,
-    /// The listed files of one directory, linked from another one of the target ([`Spec::renamed`]).
+    /// The listed files of one directory, linked from another one of the target
+    /// ([`Spec::renamed`]).
     MovedFiles,
     /// The listed files of one directory, made block by block from what is like them there.
     LikeOthers,
-    /// The listed names of one directory, removed from the target whatever the source has there ([`Spec::renamed`]).
+    /// The listed names of one directory, removed from the target whatever the source has there
+    /// ([`Spec::renamed`]).
     Clear,
     /// A dry run of a shallow batch that names nothing there is: is the target usable.
     Probe,
@@ -75,7 +86,8 @@ pub enum Pass {
 pub enum Compare {
     /// They are taken for equal.
     Quick,
-    /// They are sent (`--ignore-times`): without reading twice, but a copy must fit beside the old one.
+    /// They are sent (`--ignore-times`): without reading twice, but a copy must fit beside the old
+    /// one.
     Resend,
     /// They are read on both sides and sent if they differ. For what was perhaps sent before.
     Checksum,
@@ -88,8 +100,8 @@ pub enum Deletions {
     Never,
     /// List the missing path itself, in any pass with a list.
     ByName,
-    /// List the nearest existing directory above it as a one-level entry (`./parent/`) in [`Pass::ShallowOneLevel`]. A
-    /// missing path listed by name is ignored.
+    /// List the nearest existing directory above it as a one-level entry (`./parent/`) in
+    /// [`Pass::ShallowOneLevel`]. A missing path listed by name is ignored.
     ByParent,
 }
 
@@ -98,17 +110,21 @@ pub enum Deletions {
 pub struct Spec<'a> {
     /// The rsync to run.
     pub rsync: &'a Path,
-    /// The source root, canonical: `--confine-root` fails everything below a path that holds a symbolic link.
+    /// The source root, canonical: `--confine-root` fails everything below a path that holds a
+    /// symbolic link.
     pub root: &'a Path,
-    /// The source root held open, which the child inherits and reads from; `None`: it reads what `root` leads to when it gets there.
+    /// The source root held open, which the child inherits and reads from; `None`: it reads what
+    /// `root` leads to when it gets there.
     pub source: Option<BorrowedFd<'a>>,
     /// The target.
     pub location: &'a Location,
-    /// File with the password of a daemon's module; ignored for other targets. Read at each start of a run.
+    /// File with the password of a daemon's module; ignored for other targets. Read at each start
+    /// of a run.
     pub password_file: Option<&'a Path>,
     /// Whether anything may be deleted on the target.
     pub delete: bool,
-    /// At most so many entries are deleted; rsync stops there, in the middle of a directory perhaps.
+    /// At most so many entries are deleted; rsync stops there, in the middle of a directory
+    /// perhaps.
     pub max_delete: Option<u64>,
     /// Larger files are left alone, on both sides.
     pub max_file_size: Option<u64>,
@@ -124,10 +140,12 @@ pub struct Spec<'a> {
     pub extras: Extras,
     /// What `rsync` can do.
     pub facts: &'a RsyncFacts,
-    /// `--exclude=…`, `--include=…`, `--filter=…`, one argument each, in rsync's order (the first match decides).
+    /// `--exclude=…`, `--include=…`, `--filter=…`, one argument each, in rsync's order (the first
+    /// match decides).
     pub filter_args: &'a [OsString],
-    /// What rsync may not delete on the target although no filter says so: receiver-only rules (`--filter=-r …`), and
-    /// before them exceptions. For what is excluded by other means than rsync's patterns, see [`crate::filter`].
+    /// What rsync may not delete on the target although no filter says so: receiver-only rules
+    /// (`--filter=-r …`), and before them exceptions. For what is excluded by other means than
+    /// rsync's patterns, see [`crate::filter`].
     pub guard_args: &'a [OsString],
     /// Compression on the wire.
     pub compress: Compress,
@@ -137,7 +155,8 @@ pub struct Spec<'a> {
     pub timeout: Duration,
     /// How long connecting may take. Whole seconds, rounded up, at least one.
     pub connect_timeout: Duration,
-    /// The remote shell's command instead of `ssh` in batch mode. One that asks for a password blocks the run.
+    /// The remote shell's command instead of `ssh` in batch mode. One that asks for a password
+    /// blocks the run.
     pub ssh: Option<&'a str>,
     /// Path of rsync on the target, where it is not in its `PATH`.
     pub remote_rsync: Option<&'a str>,
@@ -150,7 +169,8 @@ pub struct Spec<'a> {
 }
 
 impl<'a> Spec<'a> {
-    /// What `mirror` and `target` say, for runs that read below `root`; without filters, and nothing dry.
+    /// What `mirror` and `target` say, for runs that read below `root`; without filters, and
+    /// nothing dry.
     pub(crate) fn new(mirror: &'a config::Mirror, target: &'a config::Target, facts: &'a RsyncFacts, root: &'a Path) -> Spec<'a> {
         Spec {
             rsync: &mirror.rsync,
@@ -193,11 +213,13 @@ impl<'a> Spec<'a> {
     }
 }
 
-/// As `-i` does it, but without what a link leads to. With that, a line may be too long for rsync's buffer, at which it gives up the
-/// whole run (exit 13, 3.5.0), and a name that holds an arrow cannot be told from the rest.
+/// As `-i` does it, but without what a link leads to. With that, a line may be too long for rsync's
+/// buffer, at which it gives up the whole run (exit 13, 3.5.0), and a name that holds an arrow
+/// cannot be told from the rest.
 pub(super) const ITEMS: &str = "--out-format=%i %n";
 
-/// The argument vector of `pass`; the first element is the program. Every path is one argument, no shell is involved.
+/// The argument vector of `pass`; the first element is the program. Every path is one argument, no
+/// shell is involved.
 pub(crate) fn argv(spec: &Spec<'_>, pass: Pass) -> Vec<OsString> {
     if let Some(renamed) = spec.renamed {
         return renames::argv(spec, renamed, pass);
@@ -229,7 +251,8 @@ pub(crate) fn argv(spec: &Spec<'_>, pass: Pass) -> Vec<OsString> {
     let guards = if spec.dry_run || !spec.delete { &[][..] } else { spec.guard_args };
     let protects = !spec.filter_args.is_empty() || !guards.is_empty();
     if spec.delete {
-        // The probe says all that any pass will say, so that a server that refuses an option is found out by it.
+        // The probe says all that any pass will say, so that a server that refuses an option is
+        // found out by it.
         let compares = recursive || protects || !spec.missing_args || matches!(pass, Pass::ShallowOneLevel | Pass::Probe);
         if compares && !spec.spare {
             add(&"--delete");
@@ -288,11 +311,13 @@ pub(crate) fn argv(spec: &Spec<'_>, pass: Pass) -> Vec<OsString> {
     add(&ITEMS);
     match pass {
         Pass::Full { progress: true } => {
-            // Without it the total grows while the scan runs ahead, and the percentage is of what was found so far.
+            // Without it the total grows while the scan runs ahead, and the percentage is of what
+            // was found so far.
             add(&"--no-inc-recursive");
             add(&"--info=flist2,progress2,stats1");
         }
-        // Its total comes to light late; the wait for a scan before the first file would come at once.
+        // Its total comes to light late; the wait for a scan before the first file would come at
+        // once.
         Pass::Deep => add(&"--info=progress2,stats1"),
         _ => add(&"--info=stats1"),
     }
@@ -319,22 +344,24 @@ fn is_local(spec: &Spec<'_>) -> bool {
     matches!(spec.location, Location::Local(_))
 }
 
-/// Whether a local receiver is freed of the source's confinement. rsync confines its own receiver as well, to the source, where no place
-/// of the target lies: with `--delay-updates` it then drops what it has received and ends with 0, with `--temp-dir` and
-/// `--fake-super` every file fails (3.5.0). Of two confinements the last holds, and `-M` is for the receiver alone.
+/// Whether a local receiver is freed of the source's confinement. rsync confines its own receiver
+/// as well, to the source, where no place of the target lies: with `--delay-updates` it then drops
+/// what it has received and ends with 0, with `--temp-dir` and `--fake-super` every file fails
+/// (3.5.0). Of two confinements the last holds, and `-M` is for the receiver alone.
 fn frees_receiver(spec: &Spec<'_>) -> bool {
     is_local(spec) && spec.facts.confine_root && config::names_places(spec.extra)
 }
 
-/// Whether a recursive list has to be read whole first: a local receiver that is given options of its own takes the list for one that
-/// comes in parts, or not, unlike its sender: `File-list index 0 not in 3 - 76`, exit 2 (3.5.0).
+/// Whether a recursive list has to be read whole first: a local receiver that is given options of
+/// its own takes the list for one that comes in parts, or not, unlike its sender:
+/// `File-list index 0 not in 3 - 76`, exit 2 (3.5.0).
 pub(super) fn lists_whole(spec: &Spec<'_>) -> bool {
     is_local(spec) && (frees_receiver(spec) || config::passes_options_on(spec.extra))
 }
 
-/// How a child names a descriptor that it inherits. The directory it reads is then the one that was looked at, wherever it is moved
-/// meanwhile and whatever takes its place: rsync enters its source when it has connected, which for one that stands by may be much
-/// later than its start.
+/// How a child names a descriptor that it inherits. The directory it reads is then the one that was
+/// looked at, wherever it is moved meanwhile and whatever takes its place: rsync enters its source
+/// when it has connected, which for one that stands by may be much later than its start.
 pub(super) fn inherited(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
@@ -370,7 +397,8 @@ fn transport_towards_us(spec: &Spec<'_>) -> impl Iterator<Item = OsString> {
 /// A plain copy of one small file, towards us.
 fn fetch_role(spec: &Spec<'_>) -> Vec<OsString> {
     let mut args = vec![spec.rsync.as_os_str().to_owned(), format!("--timeout={}", whole_seconds(spec.timeout)).into()];
-    // Larger files are none of ours, and are not even begun; one that says a smaller size than it has is ended by the limit of the process.
+    // Larger files are none of ours, and are not even begun; one that says a smaller size than it
+    // has is ended by the limit of the process.
     args.push(format!("--max-size={}", mark::MAX_BYTES).into());
     args.extend(transport_towards_us(spec));
     args.push("--".into());
@@ -390,11 +418,12 @@ pub(crate) fn compare_owner(spec: &Spec<'_>, path: &str, here: &Path) -> Vec<OsS
     args
 }
 
-/// The environment of every child, from the daemon's own (`vars`): what finding programs and keys needs, and nothing that
-/// changes rsync's behaviour or language.
+/// The environment of every child, from the daemon's own (`vars`): what finding programs and keys
+/// needs, and nothing that changes rsync's behaviour or language.
 ///
-/// `RSYNC_PASSWORD` is set to nothing: without any password rsync asks on the terminal it was started from, and a child in
-/// a background process group is then stopped. With it, the module answers `auth failed`. [`super::password::with_password`] replaces it.
+/// `RSYNC_PASSWORD` is set to nothing: without any password rsync asks on the terminal it was
+/// started from, and a child in a background process group is then stopped. With it, the module
+/// answers `auth failed`. [`super::password::with_password`] replaces it.
 pub fn environment(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Vec<(OsString, OsString)> {
     const KEPT: [&str; 7] = ["PATH", "HOME", "SSH_AUTH_SOCK", "USER", "LOGNAME", "TMPDIR", "KRB5CCNAME"];
     let mut out: Vec<_> = vars.into_iter().filter(|(name, _)| KEPT.iter().any(|kept| name == kept)).collect();
@@ -406,11 +435,11 @@ pub fn environment(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Vec<
     out
 }
 
-/// A filter argument taken apart: whether it excludes, and its pattern. `None` for rules that are neither a plain exclude
-/// nor a plain include (merge files, modifiers, hide, protect, clear).
+/// A filter argument taken apart: whether it excludes, and its pattern. `None` for rules that are
+/// neither a plain exclude nor a plain include (merge files, modifiers, hide, protect, clear).
 fn plain_rule(arg: &[u8]) -> Option<(bool, &[u8])> {
-    // rsync(1): a pattern of --exclude and --include that starts with "- " or "+ " says itself what it is; a lone "!"
-    // clears the list.
+    // rsync(1): a pattern of --exclude and --include that starts with "- " or "+ " says itself what
+    // it is; a lone "!" clears the list.
     let prefixed = |pattern: &'_ [u8]| match pattern {
         [b'-', b' ', ..] => Some(true),
         [b'+', b' ', ..] => Some(false),
@@ -440,7 +469,8 @@ fn is_exclude(arg: &[u8]) -> bool {
     matches!(plain_rule(arg), Some((true, _)))
 }
 
-/// The receiver's half of a rule: protects (or releases) on the target, hides nothing on the source. Other rules stay.
+/// The receiver's half of a rule: protects (or releases) on the target, hides nothing on the
+/// source. Other rules stay.
 pub(super) fn receiver_only(arg: &OsStr) -> OsString {
     let Some((excludes, pattern)) = plain_rule(arg.as_bytes()) else { return arg.to_owned() };
     let mut out = if excludes { b"--filter=-r ".to_vec() } else { b"--filter=+r ".to_vec() };

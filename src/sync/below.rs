@@ -1,14 +1,19 @@
-//! Runs that begin below the root: source and target are one directory, and the list's paths are relative to it.
+//! Runs that begin below the root: source and target are one directory, and the list's paths are
+//! relative to it.
 //!
-//! rsync reads its list byte by byte, some 2 µs each, so a long list whose paths share a long beginning is dear for that alone. Such a
-//! run carries what the same list from the top would, but for two things:
+//! rsync reads its list byte by byte, some 2 µs each, so a long list whose paths share a long
+//! beginning is dear for that alone. Such a run carries what the same list from the top would, but
+//! for two things:
 //!
-//! - The attributes of the directories above [`Below::dir`] do not travel. None of them changed on account of what is listed: a change of
-//!   a directory's entries is listed as that entry, and the shared directory holds all that is listed.
-//! - A run from the top makes the directories on the way, and replaces whatever has taken the place of one. This one finds the
-//!   directory, or fails. So it is only taken where the target should have it, and its failure says nothing of the target.
+//! - The attributes of the directories above [`Below::dir`] do not travel. None of them changed on
+//!   account of what is listed: a change of a directory's entries is listed as that entry, and the
+//!   shared directory holds all that is listed.
+//! - A run from the top makes the directories on the way, and replaces whatever has taken the place
+//!   of one. This one finds the directory, or fails. So it is only taken where the target should
+//!   have it, and its failure says nothing of the target.
 //!
-//! Where the directory on the target is named by its path, a symbolic link in the place of a part of it is followed. Hence:
+//! Where the directory on the target is named by its path, a symbolic link in the place of a part
+//! of it is followed. Hence:
 //!
 //! | target | directory named by | links |
 //! | --- | --- | --- |
@@ -16,7 +21,8 @@
 //! | module | its path | those that stay within the module: rsync 3.5.0 refuses others, and with `use chroot` none leads out |
 //! | ssh | | no run begins below: nothing bounds where a link leads |
 //!
-//! rsync's messages name paths below the directory; [`super::words::Names`] turns them into paths below the root.
+//! rsync's messages name paths below the directory; [`super::words::Names`] turns them into paths
+//! below the root.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
@@ -30,8 +36,9 @@ use super::argv::inherited;
 use crate::location::Location;
 use crate::path::{self, RelPath};
 
-/// Bytes that a list has to lose. `scripts/bench/batching --only prefix`: 4,000 are worth 9 ms, 8,000 are worth 25. A list that begins below
-/// does not leave through a process that stands by, which would save about 8.
+/// Bytes that a list has to lose. `scripts/bench/batching --only prefix`: 4,000 are worth 9 ms,
+/// 8,000 are worth 25. A list that begins below does not leave through a process that stands by,
+/// which would save about 8.
 pub(crate) const WORTH_BYTES: usize = 8 * 1024;
 
 /// A run that begins below the root.
@@ -48,7 +55,8 @@ pub struct Below {
 }
 
 impl Below {
-    /// The destination argument. It ends in `/.`, so that a directory that is not there is an error.
+    /// The destination argument. It ends in `/.`, so that a directory that is not there is an
+    /// error.
     pub(super) fn dest(&self, location: &Location) -> OsString {
         match &self.target {
             Some(fd) => format!("{}/.", inherited(fd.as_fd())).into(),
@@ -66,7 +74,8 @@ impl Below {
     }
 }
 
-/// The directory that all `paths` lie in, if beginning there takes at least [`WORTH_BYTES`] off their list.
+/// The directory that all `paths` lie in, if beginning there takes at least [`WORTH_BYTES`] off
+/// their list.
 pub(crate) fn shared<'a>(paths: impl ExactSizeIterator<Item = &'a RelPath>) -> Option<RelPath> {
     let count = paths.len();
     let mut paths = paths.map(|path| path::parent(path).unwrap_or_default());
@@ -104,7 +113,8 @@ mod tests {
         for (paths, want) in [
             (many(&["@/a", "@/b/c"]), Some(deep.clone())),
             (many(&["@/a/f", "@/a/g"]), Some(format!("{deep}/a"))),
-            // A directory of which attributes or one level are sent: the one above it, whose times its coming and going change.
+            // A directory of which attributes or one level are sent: the one above it, whose times
+            // its coming and going change.
             (many(&["@/a", "@/a/f"]), Some(deep.clone())),
             (many(&["@/ab/f", "@/a/f"]), Some(deep.clone())),
             (many(&["@"]), Some(deep[..deep.len() - 4].into())),

@@ -1,8 +1,7 @@
 //! A bound on the paths that fail: beyond it, directories stand for what fails in them.
 //!
 //! Promises: what fails goes on being tried, and nothing is forgotten; of very many the names are.
-//! The directory with the most of them goes first, so
-//! that the failures of others keep their names.
+//! The directory with the most of them goes first, so that the failures of others keep their names.
 //!
 //! Pure.
 

@@ -1,19 +1,20 @@
 //! The list of paths as rsync reads it (`--from0 --files-from=-`).
 //!
-//! Every entry starts with `./`: rsync takes entries starting with `#` or `;` for comments even with `--from0` and drops them
-//! silently, and a list with a `./` entry also carries the root's own attributes. Entries are sorted, because rsync reads a
-//! sorted list in two thirds of the time (100,000 paths, 3.5.0), and without duplicates.
+//! Every entry starts with `./`: rsync takes entries starting with `#` or `;` for comments even
+//! with `--from0` and drops them silently, and a list with a `./` entry also carries the root's own
+//! attributes. Entries are sorted, because rsync reads a sorted list in two thirds of the time
+//! (100,000 paths, 3.5.0), and without duplicates.
 //!
-//! What cannot be sent is handed back, never dropped: rsync cuts a path at 4,095 bytes and then takes the rest for missing, which
-//! would delete a stranger; an empty entry it ignores.
+//! What cannot be sent is handed back, never dropped: rsync cuts a path at 4,095 bytes and then
+//! takes the rest for missing, which would delete a stranger; an empty entry it ignores.
 
 use crate::path::{MAX_PATH_BYTES, RelPath};
 
 /// How a path is listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Form {
-    /// `./path`: the entry itself; in a deep pass all that is below it too. No trailing slash: with one, rsync follows a
-    /// directory that became a symbolic link.
+    /// `./path`: the entry itself; in a deep pass all that is below it too. No trailing slash: with
+    /// one, rsync follows a directory that became a symbolic link.
     Plain,
     /// `./path/`: the directory and one level of its content. `./` for the root.
     OneLevel,
@@ -24,7 +25,8 @@ pub enum Form {
 pub enum Refusal {
     /// Longer than [`MAX_PATH_BYTES`].
     TooLong,
-    /// The root in plain form: it would mean the whole tree in a deep pass. Its attributes travel with every list.
+    /// The root in plain form: it would mean the whole tree in a deep pass. Its attributes travel
+    /// with every list.
     Root,
 }
 

@@ -8,9 +8,9 @@
 //! ```
 //!
 //! So a target that is empty, or equal but for what is to be copied, costs nothing more. Until it
-//! is filled no rescan of a part deletes what the source
-//! may never have had; deletions that were seen on the source are carried out. With `initial =
-//! "none"` that stays so: nothing is ever compared to be made equal.
+//! is filled no rescan of a part deletes what the source may never have had; deletions that were
+//! seen on the source are carried out. With `initial = "none"` that stays so: nothing is ever
+//! compared to be made equal.
 //!
 //! Gives up: what stands on the target under a name of the source is replaced, as in every mirror,
 //! a directory by a file too.

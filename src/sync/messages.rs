@@ -1,20 +1,15 @@
 //! The messages of rsync 3.2.3 to 3.5.0 that name a path: which path, and what it means for it.
 //!
 //! Promises: a path comes out only where the message says without doubt which one it is about. A
-//! message with two names
-//! (`rename "…" -> "…"`, `symlink "…" -> "text"`, `lsetxattr("…","attribute")`) is taken apart by
-//! its kind. Where a name
-//! holds what separates the two, the message is a failure of an unknown path. A line that fits no
-//! kind is
+//! message with two names (`rename "…" -> "…"`, `symlink "…" -> "text"`,
+//! `lsetxattr("…","attribute")`) is taken apart by its kind. Where a name holds what separates the
+//! two, the message is a failure of an unknown path. A line that fits no kind is
 //! [`Meaning::Unknown`]: it proves nothing about the run.
 //!
 //! How rsync writes paths (`full_fname` of its source): in quotes, absolute; a daemon's module
-//! leaves its own path off and adds
-//! ` (in NAME)` after the closing quote. Other messages write the name as it is in the transfer,
-//! without quotes, at
-//! the end of the line or between parentheses. Names are not escaped but for what is not printable,
-//! so they may hold
-//! quotes and arrows.
+//! leaves its own path off and adds ` (in NAME)` after the closing quote. Other messages write the
+//! name as it is in the transfer, without quotes, at the end of the line or between parentheses.
+//! Names are not escaped but for what is not printable, so they may hold quotes and arrows.
 
 use memchr::memmem;
 
@@ -268,8 +263,7 @@ fn argument(text: &[u8]) -> Option<&[u8]> {
 }
 
 /// Where a name that begins at `start` may end: at each quote that is followed, after ` (in NAME)`
-/// or not, by `next`. Gives the
-/// quote's place, and the place behind `next`.
+/// or not, by `next`. Gives the quote's place, and the place behind `next`.
 fn closings<'t>(text: &'t [u8], start: usize, next: &'static [u8]) -> impl Iterator<Item = (usize, usize)> + 't {
     memchr::memchr_iter(b'"', &text[start..]).filter_map(move |at| {
         let end = start + at;

@@ -1,16 +1,18 @@
 //! The last look at the disk before a list leaves.
 //!
-//! Promises, for every path given: it is in the result, or something above it in the result covers it, or it is reported
-//! unreadable. A path is called missing only when the kernel said ENOENT or ENOTDIR for it or a directory above it; any other
-//! error is no evidence, and nothing is deleted for it.
+//! Promises, for every path given: it is in the result, or something above it in the result covers
+//! it, or it is reported unreadable. A path is called missing only when the kernel said ENOENT or
+//! ENOTDIR for it or a directory above it; any other error is no evidence, and nothing is deleted
+//! for it.
 //!
-//! Why each path is walked from the root: rsync, given a path below something that is no directory, fails or (below a
-//! symbolic link) replaces the link on the target by a directory; given a path below a directory that is gone, it deletes the
-//! path and leaves the directories. So the first missing component is listed instead, or the first that is no directory.
-//! What lies below a listed deletion or a deep pass is covered by it and dropped.
+//! Why each path is walked from the root: rsync, given a path below something that is no directory,
+//! fails or (below a symbolic link) replaces the link on the target by a directory; given a path
+//! below a directory that is gone, it deletes the path and leaves the directories. So the first
+//! missing component is listed instead, or the first that is no directory. What lies below a listed
+//! deletion or a deep pass is covered by it and dropped.
 //!
-//! Gives up: the source can change between this look and rsync's own. Whatever happens then raises an event of its own and
-//! comes by again.
+//! Gives up: the source can change between this look and rsync's own. Whatever happens then raises
+//! an event of its own and comes by again.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -50,8 +52,8 @@ pub struct Item {
 pub struct Normal {
     /// In the order of the tree (a directory before what is below it), each path once.
     pub items: Vec<Item>,
-    /// Every directory that lies above an item, the root first, with its ctime: rsync sets its attributes, so runs that
-    /// overlap may leave the mtime of the older look behind.
+    /// Every directory that lies above an item, the root first, with its ctime: rsync sets its
+    /// attributes, so runs that overlap may leave the mtime of the older look behind.
     pub(crate) ancestors: Vec<(RelPath, FileTime)>,
     /// The root itself.
     pub(crate) root: StatBrief,
@@ -83,18 +85,20 @@ impl Normal {
 /// Why nothing can be said about a batch.
 #[derive(Debug, Error)]
 pub enum NormalError {
-    /// The root's descriptor does not answer: filesystem gone or failing. Check the root, then look again.
+    /// The root's descriptor does not answer: filesystem gone or failing. Check the root, then look
+    /// again.
     #[error("cannot look up the source root: the filesystem below it is gone or failing; check the mount")]
     Root(#[source] io::Error),
 }
 
 /// Walks every path from `root` (a directory's descriptor) and says what to list.
 ///
-/// `paths`: any order, repetitions allowed (the larger kind counts). One look-up per distinct path and directory above;
-/// O(n log n) comparisons.
+/// `paths`: any order, repetitions allowed (the larger kind counts). One look-up per distinct path
+/// and directory above; O(n log n) comparisons.
 ///
 /// # Errors
-/// [`NormalError::Root`] when the root cannot be looked up. Errors of single paths are [`State::Unreadable`].
+/// [`NormalError::Root`] when the root cannot be looked up. Errors of single paths are
+/// [`State::Unreadable`].
 pub fn normalise(root: BorrowedFd<'_>, paths: &[(RelPath, Kind)], statter: &mut Statter) -> Result<Normal, NormalError> {
     let mut wanted: Vec<(&RelPath, Kind)> = paths.iter().map(|(path, kind)| (path, *kind)).collect();
     // The larger kind first, so that dedup keeps it.
@@ -147,7 +151,8 @@ pub fn normalise(root: BorrowedFd<'_>, paths: &[(RelPath, Kind)], statter: &mut 
     Ok(Normal { ancestors: ancestors.collect(), items, root: top })
 }
 
-/// Drops what lies below a subtree. Whatever became of its root (directory, file, gone), it decides for all below.
+/// Drops what lies below a subtree. Whatever became of its root (directory, file, gone), it decides
+/// for all below.
 fn drop_covered(wanted: &mut Vec<(&RelPath, Kind)>) {
     let mut cover: Option<&RelPath> = None;
     wanted.retain(|&(path, kind)| {
@@ -161,7 +166,8 @@ fn drop_covered(wanted: &mut Vec<(&RelPath, Kind)>) {
     });
 }
 
-/// Every distinct component of `wanted` (in the order of the tree), the root first, and for each path the index of its last one.
+/// Every distinct component of `wanted` (in the order of the tree), the root first, and for each
+/// path the index of its last one.
 fn prefixes(wanted: &[(&RelPath, Kind)]) -> (Paths, Vec<usize>) {
     let mut batch = Paths::default();
     let root = batch.push(b".", None);

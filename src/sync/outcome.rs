@@ -1,11 +1,13 @@
 //! Exit code and output of one run, judged by what to do next.
 //!
-//! Promises: [`Verdict::Done`] only when rsync said that everything listed is on the target. Exit code 0 alone does not: a
-//! refused deletion, a skipped file and the `--max-delete` limit (of a daemon) all end with 0 and one line of text. Nearly every other code can be
-//! caused by the source changing meanwhile, so paths are never given up here; that is for the caller to decide, by count.
+//! Promises: [`Verdict::Done`] only when rsync said that everything listed is on the target. Exit
+//! code 0 alone does not: a refused deletion, a skipped file and the `--max-delete` limit (of a
+//! daemon) all end with 0 and one line of text. Nearly every other code can be caused by the source
+//! changing meanwhile, so paths are never given up here; that is for the caller to decide, by
+//! count.
 //!
-//! Texts come before codes where both speak: a server that refuses often resets the connection, and whether the client ends
-//! with the refusal's code or with 10 or 12 is a race.
+//! Texts come before codes where both speak: a server that refuses often resets the connection, and
+//! whether the client ends with the refusal's code or with 10 or 12 is a race.
 
 use crate::path::Shown;
 
@@ -29,21 +31,26 @@ pub struct Context {
 pub enum Verdict {
     /// Everything listed is on the target.
     Done,
-    /// Some paths failed, the others went through. Look at the disk again and re-run; after some rounds split the batch.
+    /// Some paths failed, the others went through. Look at the disk again and re-run; after some
+    /// rounds split the batch.
     Partial,
-    /// rsync ended well, but wrote something that is not known to be harmless. What a dry run finds equal is on the target.
+    /// rsync ended well, but wrote something that is not known to be harmless. What a dry run finds
+    /// equal is on the target.
     Unproven,
     /// The source changed during the run. Look at the disk again and re-run at once.
     SourceRace,
-    /// The receiver cannot delete missing arguments: nothing was transferred. List deletions by parent from now on.
+    /// The receiver cannot delete missing arguments: nothing was transferred. List deletions by
+    /// parent from now on.
     NoMissingArgs,
-    /// The `--max-delete` limit stopped deletions. Hold them and alert: each repetition deletes as many again.
+    /// The `--max-delete` limit stopped deletions. Hold them and alert: each repetition deletes as
+    /// many again.
     DeletesHeld,
     /// The source's root cannot be entered. Check it before anything else, delete nothing.
     SourceRoot,
     /// The target's directory is not there or cannot be entered.
     TargetMissing,
-    /// No space on the target. What came after the file that did not fit was not sent; deletions first may make room.
+    /// No space on the target. What came after the file that did not fit was not sent; deletions
+    /// first may make room.
     TargetFull,
     /// No connection, or it broke. Retry with back-off.
     TargetDown,
@@ -56,7 +63,8 @@ pub enum Verdict {
         /// As the server wrote it: `--delete`.
         option: String,
     },
-    /// Retrying cannot help before somebody changes something: unknown module, authentication, read only, bad option.
+    /// Retrying cannot help before somebody changes something: unknown module, authentication, read
+    /// only, bad option.
     Config,
     /// rsync was killed, by us or by others, or could not get memory. Retry.
     Killed,
@@ -114,10 +122,12 @@ impl Verdict {
 pub struct Outcome {
     /// What to do next.
     pub verdict: Verdict,
-    /// One line for a human: rsync's own most telling message, and how it ended. Empty for [`Verdict::Done`].
+    /// One line for a human: rsync's own most telling message, and how it ended. Empty for
+    /// [`Verdict::Done`].
     pub reason: String,
-    /// Paths that messages named, as far as they can be told: at most [`super::output::MAX_FAILED`]. Not complete; the
-    /// paths of a batch that are not in here are not thereby confirmed.
+    /// Paths that messages named, as far as they can be told: at most
+    /// [`super::output::MAX_FAILED`]. Not complete; the paths of a batch that are not in here are
+    /// not thereby confirmed.
     pub failed: Vec<Failed>,
     /// Failures whose path could not be told or did not fit.
     pub failed_more: u64,
@@ -179,11 +189,13 @@ fn verdict(exit: Exit, output: &Output, context: Context) -> Verdict {
         Exit::Signal(_) => return Verdict::Killed,
         Exit::Code(code) => code,
     };
-    // Of any code: a daemon's client ends with 0 at the limit, and with 24 or 23 when other things failed too.
+    // Of any code: a daemon's client ends with 0 at the limit, and with 24 or 23 when other things
+    // failed too.
     if signs.max_delete || code == 25 {
         return Verdict::DeletesHeld;
     }
-    // Without a list a source that is gone ends with 23. A dry run to a target that is not there ends with 0.
+    // Without a list a source that is gone ends with 23. A dry run to a target that is not there
+    // ends with 0.
     if signs.source_root {
         return Verdict::SourceRoot;
     }

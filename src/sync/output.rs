@@ -1,16 +1,19 @@
 //! rsync's output, read line by line in bounded memory.
 //!
-//! Promises: every line is judged, however many there are (a full pass prints one per changed file), and no more is kept than
-//! counters, the first [`MAX_FAILED`] failed paths and the message that tells most. So a message that decides the
-//! outcome is never lost in the middle of a long output.
+//! Promises: every line is judged, however many there are (a full pass prints one per changed
+//! file), and no more is kept than counters, the first [`MAX_FAILED`] failed paths and the message
+//! that tells most. So a message that decides the outcome is never lost in the middle of a long
+//! output.
 //!
-//! rsync mixes three things on stdout: itemised changes (`<f+++++++++ name`), messages, and progress (ending in `\r`). Bytes of
-//! names that are not printable come as `\#ooo`, so a line is a line, and a message is recognised by how the line *starts*:
-//! nothing in a file's name can forge one. An itemised change is printed when a file is sent, also when the target then
-//! fails to take it: it is counted, never taken for a confirmation.
+//! rsync mixes three things on stdout: itemised changes (`<f+++++++++ name`), messages, and
+//! progress (ending in `\r`). Bytes of names that are not printable come as `\#ooo`, so a line is a
+//! line, and a message is recognised by how the line *starts*: nothing in a file's name can forge
+//! one. An itemised change is printed when a file is sent, also when the target then fails to take
+//! it: it is counted, never taken for a confirmation.
 //!
-//! Which path a message is about is read by its kind (`messages`). What can be mapped back to a path below the root
-//! is; the rest counts as [`Output::failed_more`]. Lines of no known kind are kept as [`Output::unknown`].
+//! Which path a message is about is read by its kind (`messages`). What can be mapped back to a
+//! path below the root is; the rest counts as [`Output::failed_more`]. Lines of no known kind are
+//! kept as [`Output::unknown`].
 
 use std::collections::BTreeSet;
 
@@ -28,8 +31,8 @@ pub use crate::sys::child::Stream;
 pub(crate) const MAX_FAILED: usize = 1000;
 /// How many lines of no known kind are kept.
 const MAX_UNKNOWN: usize = 20;
-/// Bytes kept of a line that is not yet ended: a path of 4,096 bytes is 20,480 when every byte is escaped, and twice for a
-/// rename.
+/// Bytes kept of a line that is not yet ended: a path of 4,096 bytes is 20,480 when every byte is
+/// escaped, and twice for a rename.
 const MAX_LINE_BYTES: usize = 64 * 1024;
 /// Bytes kept of a message.
 const MAX_MESSAGE_BYTES: usize = 1024;
@@ -82,7 +85,8 @@ pub struct Item {
 }
 
 impl Item {
-    /// Whether nothing but the time of the last access differs (`--atimes`), which any reader changes, a comparison as well.
+    /// Whether nothing but the time of the last access differs (`--atimes`), which any reader
+    /// changes, a comparison as well.
     pub(crate) fn is_access_time(&self) -> bool {
         self.change[0] == b'.' && self.change[8] == b'u' && (2..11).all(|at| at == 8 || matches!(self.change[at], b'.' | b' '))
     }
@@ -132,7 +136,8 @@ impl<'f> Words<'f> {
         Words { all, tops }
     }
 
-    /// The words about `path`: of a message that names it, else one that names something below it or above it.
+    /// The words about `path`: of a message that names it, else one that names something below it
+    /// or above it.
     pub(crate) fn about(&self, path: &RelPath) -> Option<&'f str> {
         let at = self.all.partition_point(|f| path::tree_order(&f.path, path).is_lt());
         let below = self.all.get(at).filter(|f| path::is_at_or_below(&f.path, path));
@@ -151,7 +156,8 @@ pub struct Signs {
     pub(crate) deletes_skipped: bool,
     /// Something listed was not transferred although the exit code may be 0.
     pub(crate) skipped: bool,
-    /// Something failed, whatever the exit code says: rsync ends with 0 after some of its own error messages.
+    /// Something failed, whatever the exit code says: rsync ends with 0 after some of its own error
+    /// messages.
     pub(crate) failed: bool,
     /// A path was gone when rsync came to it.
     pub(crate) vanished: bool,
@@ -175,7 +181,8 @@ pub struct Signs {
     pub(crate) busy: bool,
     /// The server refuses this option (`--delete`).
     pub(crate) refused: Option<String>,
-    /// The server, or something before it, says no for good: unknown module, authentication, read only.
+    /// The server, or something before it, says no for good: unknown module, authentication, read
+    /// only.
     pub(crate) rejected: bool,
     /// The server knows no such module, or the module's directory is not there.
     pub(crate) module_missing: bool,
@@ -192,7 +199,8 @@ pub struct Signs {
 /// A field of [`Signs`].
 type Sign = fn(&mut Signs) -> &mut bool;
 
-/// How lines start that decide the outcome by themselves, and on which output, if on one only; the first that fits counts.
+/// How lines start that decide the outcome by themselves, and on which output, if on one only; the
+/// first that fits counts.
 const DECISIVE: [(&[u8], Option<Stream>, Sign); 22] = [
     (b"IO error encountered -- skipping file deletion", None, |signs| &mut signs.deletes_skipped),
     (b"Deletions stopped due to --max-delete limit", None, |signs| &mut signs.max_delete),
@@ -235,12 +243,13 @@ pub struct Output {
     pub(crate) considered: Option<u64>,
     /// What decides the outcome.
     pub signs: Signs,
-    /// Paths that messages named as failed, at most [`MAX_FAILED`], in the order of the messages, without repetition of
-    /// the last one.
+    /// Paths that messages named as failed, at most [`MAX_FAILED`], in the order of the messages,
+    /// without repetition of the last one.
     pub(crate) failed: Vec<Failed>,
     /// Messages about failures whose path is not in `failed`.
     pub(crate) failed_more: u64,
-    /// The first lines that are no message of rsync's known here, unescaped: they may say anything, so they prove nothing.
+    /// The first lines that are no message of rsync's known here, unescaped: they may say anything,
+    /// so they prove nothing.
     pub(crate) unknown: Vec<Vec<u8>>,
     /// Further such lines.
     pub(crate) unknown_more: u64,
@@ -266,7 +275,8 @@ impl Output {
         Output { names, ..Output::default() }
     }
 
-    /// Keeps the first `limit` itemised changes in [`Output::items`]: for verification, and for what a failed run left.
+    /// Keeps the first `limit` itemised changes in [`Output::items`]: for verification, and for
+    /// what a failed run left.
     pub fn keep_items(&mut self, limit: usize) {
         self.keep_items = limit;
     }
@@ -329,7 +339,8 @@ impl Output {
         }
     }
 
-    /// `<f+++++++++ name`, `*deleting   name`: rsync(1) `--itemize-changes`, eleven characters since 3.0.
+    /// `<f+++++++++ name`, `*deleting name`: rsync(1) `--itemize-changes`, eleven characters since
+    /// 3.0.
     fn itemised(&mut self, line: &[u8]) -> bool {
         if line.len() < 13 || line[11] != b' ' {
             return false;

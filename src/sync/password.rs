@@ -1,7 +1,8 @@
 //! The password of a daemon's module, from its file to rsync's environment.
 //!
-//! rsync reads such a file itself with `--password-file`, except that with `--confine-root` 3.5.0 refuses one outside of the source. So it is
-//! read here, at each start of a run (it may be changed at any time), under the conditions that rsync sets.
+//! rsync reads such a file itself with `--password-file`, except that with `--confine-root` 3.5.0
+//! refuses one outside of the source. So it is read here, at each start of a run (it may be changed
+//! at any time), under the conditions that rsync sets.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -30,8 +31,8 @@ pub enum PasswordError {
     },
 }
 
-/// The password in the first line of a file, under stricter conditions than those that rsync sets for its `--password-file`: nothing for
-/// everybody, nothing of the way to it for others to change.
+/// The password in the first line of a file, under stricter conditions than those that rsync sets
+/// for its `--password-file`: nothing for everybody, nothing of the way to it for others to change.
 ///
 /// # Errors
 /// See [`PasswordError`].
@@ -44,7 +45,8 @@ pub(crate) fn password(path: &Path) -> Result<Vec<u8>, PasswordError> {
     Ok(line.to_vec())
 }
 
-/// `env` with the password for a module, as rsync looks for it. Others than the user and root cannot read a process's environment.
+/// `env` with the password for a module, as rsync looks for it. Others than the user and root
+/// cannot read a process's environment.
 pub(crate) fn with_password(env: &[(OsString, OsString)], password: Vec<u8>) -> Vec<(OsString, OsString)> {
     let others = env.iter().filter(|(name, _)| name != "RSYNC_PASSWORD").cloned();
     others.chain([("RSYNC_PASSWORD".into(), OsString::from_vec(password))]).collect()

@@ -1,11 +1,13 @@
 //! What the local rsync can do, and whether a target is usable.
 //!
-//! Promises: versions are asked for what cannot be tried, and everything else is tried: distributions carry fixes back, and
-//! `--delete-missing-args` fails with receivers that call themselves 3.2.7 and 3.4.3 while others of that number take it.
+//! Promises: versions are asked for what cannot be tried, and everything else is tried:
+//! distributions carry fixes back, and `--delete-missing-args` fails with receivers that call
+//! themselves 3.2.7 and 3.4.3 while others of that number take it.
 //!
-//! The local half costs two short processes, once per start. The target's half is a dry run ([`Pass::Probe`][super::argv::Pass::Probe])
-//! that names one path that does not exist, with all the options that other passes use: it connects, authenticates, enters the
-//! directory, and meets each refusal, but changes nothing.
+//! The local half costs two short processes, once per start. The target's half is a dry run
+//! ([`Pass::Probe`][super::argv::Pass::Probe]) that names one path that does not exist, with all
+//! the options that other passes use: it connects, authenticates, enters the directory, and meets
+//! each refusal, but changes nothing.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -43,7 +45,8 @@ impl fmt::Display for Version {
 pub struct RsyncFacts {
     /// Its version.
     pub version: Version,
-    /// `--confine-root` works (3.5.0 and later): a directory that becomes a symbolic link cannot lead the sender out of the tree.
+    /// `--confine-root` works (3.5.0 and later): a directory that becomes a symbolic link cannot
+    /// lead the sender out of the tree.
     pub confine_root: bool,
     /// `-A` works.
     pub(crate) acls: bool,
@@ -111,7 +114,8 @@ pub enum ProbeError {
 }
 
 impl RsyncFacts {
-    /// Asks and tries the program `rsync`, with the environment `env`. Blocks for some milliseconds.
+    /// Asks and tries the program `rsync`, with the environment `env`. Blocks for some
+    /// milliseconds.
     ///
     /// # Errors
     /// See [`ProbeError`].
@@ -159,7 +163,8 @@ impl RsyncFacts {
         })
     }
 
-    /// Reads the output of `rsync -VV`: JSON, or the text of `--version`. `confine_root` is left off.
+    /// Reads the output of `rsync -VV`: JSON, or the text of `--version`. `confine_root` is left
+    /// off.
     pub fn parse(text: &[u8]) -> Option<RsyncFacts> {
         if let Ok(json) = serde_json::from_slice::<serde_json::Value>(text) {
             let capable = |name: &str| json["capabilities"][name].as_bool().unwrap_or(false);
@@ -217,8 +222,9 @@ pub fn probe_list() -> Vec<u8> {
 
 /// Judges the outcome of a [`Pass::Probe`][super::argv::Pass::Probe] run. `signs`: of the same run.
 ///
-/// An itemised root (its mtime differs) is no finding. A probe with [`Spec::missing_args`][super::argv::Spec::missing_args] off never
-/// answers [`TargetState::UseFallback`].
+/// An itemised root (its mtime differs) is no finding. A probe with
+/// [`Spec::missing_args`][super::argv::Spec::missing_args] off never answers
+/// [`TargetState::UseFallback`].
 pub fn interpret_probe(outcome: &Outcome, signs: &Signs) -> TargetState {
     let reason = || outcome.reason.clone();
     match &outcome.verdict {

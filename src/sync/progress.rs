@@ -9,7 +9,8 @@ use crate::progress::{Figures, MEAN_MIN, Progress};
 const AHEAD: &str = "rsync reads the tree while it sends, and its end is not in sight";
 
 impl Progress {
-    /// Of a run that has been going on for `elapsed`. `told`: rsync was asked to tell how far it is; else `paths` were listed.
+    /// Of a run that has been going on for `elapsed`. `told`: rsync was asked to tell how far it
+    /// is; else `paths` were listed.
     pub(crate) fn of_run(what: String, run: &Run, elapsed: Duration, told: bool, paths: usize) -> Progress {
         let moving = run.moving().map_or(Duration::ZERO, |since| since.elapsed());
         let of = Figures { elapsed, moving, ..Figures::default() };
@@ -49,8 +50,9 @@ impl Progress {
         )
     }
 
-    /// The same, where the content of files is read to be compared: what rsync has read, and while it reads the source, the time that this takes,
-    /// if the tree had `before` entries when it was last compared.
+    /// The same, where the content of files is read to be compared: what rsync has read, and while
+    /// it reads the source, the time that this takes, if the tree had `before` entries when it was
+    /// last compared.
     #[must_use]
     pub(crate) fn reading(self, run: &Run, before: u64) -> Progress {
         let (elapsed, bytes) = (Duration::from_secs_f64(self.seconds), run.bytes_read());

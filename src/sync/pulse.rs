@@ -1,10 +1,9 @@
 //! Whether a run gets on, judged by what its process has done.
 //!
 //! Keep-alives are no progress: rsync sends four bytes every half of `timeout` to a peer that
-//! waits,
-//! whatever it waits for itself, so a run that hangs between them looks alive to rsync's own
-//! time-out
-//! for ever. Progress is a line of output, more bytes read than keep-alives, or processor time.
+//! waits, whatever it waits for itself, so a run that hangs between them looks alive to rsync's own
+//! time-out for ever. Progress is a line of output, more bytes read than keep-alives, or processor
+//! time.
 //!
 //! | what the process did | ended after |
 //! | --- | --- |

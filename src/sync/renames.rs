@@ -1,4 +1,5 @@
-//! The command lines that carry a rename: the target makes the new name from the old one, and hardly a byte is sent.
+//! The command lines that carry a rename: the target makes the new name from the old one, and
+//! hardly a byte is sent.
 //!
 //! | pass | source | target | how |
 //! | --- | --- | --- | --- |
@@ -8,17 +9,21 @@
 //! | [`Pass::LikeOthers`] | files of a directory, with other names | the same | `--fuzzy` by size and mtime, and the content checked block by block (`--ignore-times`) |
 //! | [`Pass::Clear`] | an empty directory | `OLDDIR/` | old names are listed, missing, and deleted |
 //!
-//! The source is named by a descriptor that rsync inherits (`/proc/self/fd/N/`). So it is the directory that was looked
-//! at, wherever it is moved meanwhile, and no symbolic link that takes its place is followed.
+//! The source is named by a descriptor that rsync inherits (`/proc/self/fd/N/`). So it is the
+//! directory that was looked at, wherever it is moved meanwhile, and no symbolic link that takes
+//! its place is followed.
 //!
-//! A file that changes both its name and its directory is sent: `--fuzzy` twice finds no basis in another directory of a module
-//! (it does on a local target), and a link is made for the same name only.
+//! A file that changes both its name and its directory is sent: `--fuzzy` twice finds no basis in
+//! another directory of a module (it does on a local target), and a link is made for the same name
+//! only.
 //!
-//! Links are only as right as the target's old name was: see [`crate::dirty`] for when it is trusted. Where the file system
-//! cannot link, or the old copy has other attributes, rsync itself copies on the target; where there is no old copy, it sends.
+//! Links are only as right as the target's old name was: see [`crate::dirty`] for when it is
+//! trusted. Where the file system cannot link, or the old copy has other attributes, rsync itself
+//! copies on the target; where there is no old copy, it sends.
 //!
-//! Names are arguments here, not list entries. A server expands wildcards in them, and line breaks are its protocol's, so
-//! [`fits`] says which names travel this way. All others are sent as new ones are.
+//! Names are arguments here, not list entries. A server expands wildcards in them, and line breaks
+//! are its protocol's, so [`fits`] says which names travel this way. All others are sent as new
+//! ones are.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
@@ -75,7 +80,8 @@ pub(super) fn argv(spec: &Spec<'_>, renamed: &Renamed, pass: Pass) -> Vec<OsStri
     add(&"--modify-window=-1");
     match pass {
         Pass::Clear => {
-            // `--delete` does nothing to a list; with it the receiver hears of the filters and protects what they name.
+            // `--delete` does nothing to a list; with it the receiver hears of the filters and
+            // protects what they name.
             if !renamed.filter_args.is_empty() {
                 add(&"--delete");
             }
@@ -92,7 +98,8 @@ pub(super) fn argv(spec: &Spec<'_>, renamed: &Renamed, pass: Pass) -> Vec<OsStri
     }
     add(&format!("--timeout={}", whole_seconds(spec.timeout)));
     add(&ITEMS);
-    // That the directory was made is said with items from 3.2.4 on, before only where names are told.
+    // That the directory was made is said with items from 3.2.4 on, before only where names are
+    // told.
     add(&if pass == Pass::MovedTree { "--info=stats1,name1" } else { "--info=stats1" });
     if let Location::Daemon { .. } = spec.location {
         add(&"-s"); // as always over ssh: nothing that reads line by line gets to see the names
@@ -121,7 +128,8 @@ pub(super) fn argv(spec: &Spec<'_>, renamed: &Renamed, pass: Pass) -> Vec<OsStri
     add(&"--");
     add(&format!("{}/", inherited(renamed.source.as_fd())));
     let mut dest = spec.location.dest_below(&renamed.dest);
-    // A tree's own directory is made by its run. Any other has to be there: with the dot it is an error if it is not.
+    // A tree's own directory is made by its run. Any other has to be there: with the dot it is an
+    // error if it is not.
     dest.push(if pass == Pass::MovedTree { "/" } else { "/." });
     add(&dest);
     args

@@ -1,9 +1,11 @@
-//! Paths that did not go through: when they are tried again, together with which others, and when one is called a failure.
+//! Paths that did not go through: when they are tried again, together with which others, and when
+//! one is called a failure.
 //!
-//! A batch that fails in part is run again whole, twice, because nearly every failure is the source changing under rsync.
-//! After that it is split: by the paths that rsync's messages named, else in halves, until a failing path stands alone.
-//! Such a path is a *failure*: listed with its reason, tried again with growing pauses, and nothing else waits for it. Of very many, directories
-//! stand for what fails in them (`fewer`).
+//! A batch that fails in part is run again whole, twice, because nearly every failure is the source
+//! changing under rsync. After that it is split: by the paths that rsync's messages named, else in
+//! halves, until a failing path stands alone. Such a path is a *failure*: listed with its reason,
+//! tried again with growing pauses, and nothing else waits for it. Of very many, directories stand
+//! for what fails in them (`fewer`).
 //!
 //! Pure: time is an argument (since the daemon's start), jitter too.
 
@@ -23,8 +25,8 @@ pub(crate) const WHOLE_ROUNDS: u32 = 3;
 /// The pause before a batch's second round; grows fourfold with each.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
-/// Pauses that double from `min` to `max`, each shortened at random by up to a half, so that many clients of one server do
-/// not come at once.
+/// Pauses that double from `min` to `max`, each shortened at random by up to a half, so that many
+/// clients of one server do not come at once.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Backoff {
     /// The first pause.
@@ -101,8 +103,8 @@ impl Retries {
         }
     }
 
-    /// Takes the entries of a batch that failed in part in its `round` (0 for the first). `named`: paths that rsync's
-    /// messages told, perhaps not all; not beginning with the root.
+    /// Takes the entries of a batch that failed in part in its `round` (0 for the first). `named`:
+    /// paths that rsync's messages told, perhaps not all; not beginning with the root.
     pub(crate) fn failed(&mut self, now: Duration, entries: Vec<Entry>, round: u32, named: &[Failed], reason: &str, jitter: f64) {
         if entries.is_empty() {
             return;
@@ -114,7 +116,8 @@ impl Retries {
         if entries.len() == 1 {
             return self.fail_each(now, entries, named, reason, jitter);
         }
-        // A message speaks of the path itself, or of one that it covers, or of a directory above it.
+        // A message speaks of the path itself, or of one that it covers, or of a directory above
+        // it.
         let cover = Cover::new(named.iter().filter(|n| !n.path.is_root()));
         let (bad, good): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(|e| cover.meets(&e.path));
         match (bad.is_empty(), good.is_empty()) {
@@ -140,7 +143,8 @@ impl Retries {
         self.groups.push(Group { due: now, entries, round });
     }
 
-    /// Records each of `entries` as a failure, with the words about it, or with `reason` where there are none.
+    /// Records each of `entries` as a failure, with the words about it, or with `reason` where
+    /// there are none.
     fn fail_each(&mut self, now: Duration, entries: Vec<Entry>, named: &[Failed], reason: &str, jitter: f64) {
         let words = Words::of(named);
         for entry in entries {
@@ -149,8 +153,8 @@ impl Retries {
         }
     }
 
-    /// Whether a flush waits. Then what becomes a failure is tried once more at once: the attempt that
-    /// failed may have begun before the flush, when the source was another.
+    /// Whether a flush waits. Then what becomes a failure is tried once more at once: the attempt
+    /// that failed may have begun before the flush, when the source was another.
     pub(crate) fn flushing(&mut self, flushing: bool) {
         self.flushing = flushing;
     }
@@ -190,7 +194,8 @@ impl Retries {
         }
     }
 
-    /// Takes out failures that are too many to be kept, with the directories that are to stand for them ([`Retries::stand`]).
+    /// Takes out failures that are too many to be kept, with the directories that are to stand for
+    /// them ([`Retries::stand`]).
     pub(crate) fn take_many(&mut self) -> Vec<Stand> {
         if !fewer::too_many(self.failures.len(), self.bytes) {
             return Vec::new();
@@ -209,7 +214,8 @@ impl Retries {
         stands
     }
 
-    /// Records that `entry` fails in place of others: with the reason of the first, tried when the first of them would have been.
+    /// Records that `entry` fails in place of others: with the reason of the first, tried when the
+    /// first of them would have been.
     pub(crate) fn stand(&mut self, entry: Entry, of: &[(String, u32, Duration)]) {
         let Some((first, ..)) = of.first() else { return };
         let reason = format!("{} in it failed, the first: {first}", plural(of.len() as u64, "path"));
@@ -219,7 +225,8 @@ impl Retries {
         self.put(Failure { entry, reason, tries, due, owed: 0 }, due);
     }
 
-    /// Takes the next entries whose time has come, with their round. All failures that are due come together.
+    /// Takes the next entries whose time has come, with their round. All failures that are due come
+    /// together.
     pub(crate) fn take_due(&mut self, now: Duration) -> Option<(Vec<Entry>, u32)> {
         if let Some(at) = self.groups.iter().position(|g| g.due <= now) {
             let mut group = self.groups.swap_remove(at);
@@ -264,7 +271,8 @@ impl Retries {
         over.into_iter().filter_map(|p| self.failures.remove(&p)).map(|f| f.entry).filter(|e| !e.is_taken()).collect()
     }
 
-    /// Makes everything due now. An attempt that is under way does not count as one that was asked for.
+    /// Makes everything due now. An attempt that is under way does not count as one that was asked
+    /// for.
     pub(crate) fn hurry(&mut self, now: Duration) {
         self.groups.iter_mut().for_each(|g| g.due = g.due.min(now));
         for failure in self.failures.values_mut() {
@@ -327,7 +335,8 @@ mod tests {
         paths.iter().map(|path| Failed { path: path.clone(), words: words(path), unread: false }).collect()
     }
 
-    /// Runs groups until only failures are left; `bad` fail, and are named or not. Returns runs needed.
+    /// Runs groups until only failures are left; `bad` fail, and are named or not. Returns runs
+    /// needed.
     fn run(r: &mut Retries, all: usize, bad: &[&str], named: bool) -> usize {
         let mut now = Duration::ZERO;
         let mut batch = Some((entries(all), 0));

@@ -1,14 +1,16 @@
 //! One rsync, from its start to its outcome.
 //!
-//! Promises: an outcome comes out once the process has ended and all it wrote has been read; no output pipe that a stranger
-//! keeps open (the master connection of a remote shell) can hold that up. A run that is dropped is killed.
+//! Promises: an outcome comes out once the process has ended and all it wrote has been read; no
+//! output pipe that a stranger keeps open (the master connection of a remote shell) can hold that
+//! up. A run that is dropped is killed.
 //!
-//! How: the owner waits on [`Run::pidfd`] and [`Run::output_fd`] in its reactor and calls [`Run::on_readable`] and [`Run::on_exit`];
-//! nothing here blocks. [`Run::wait`] does all of it for callers that may block.
+//! How: the owner waits on [`Run::pidfd`] and [`Run::output_fd`] in its reactor and calls
+//! [`Run::on_readable`] and [`Run::on_exit`]; nothing here blocks. [`Run::wait`] does all of it for
+//! callers that may block.
 //!
-//! Gives up: a run has no time limit of its own. rsync's `--timeout` bounds a silent peer, but a sender that opens a file which has just become
-//! a FIFO hangs for ever in spite of it (measured, to 20 s); whoever owns the run watches [`Run::progress_mark`], and
-//! terminates what stands still.
+//! Gives up: a run has no time limit of its own. rsync's `--timeout` bounds a silent peer, but a
+//! sender that opens a file which has just become a FIFO hangs for ever in spite of it (measured,
+//! to 20 s); whoever owns the run watches [`Run::progress_mark`], and terminates what stands still.
 
 use std::ffi::OsString;
 use std::io;
@@ -103,7 +105,8 @@ impl Run {
                 Stdin::File(file.map_err(|source| RunError::List { bytes: list.len(), source })?)
             }
         };
-        // What a target sends as its mark is written to this host: no more than one mark, and without any right to more.
+        // What a target sends as its mark is written to this host: no more than one mark, and
+        // without any right to more.
         let fetches = pass == Pass::Role;
         let caps = match fetches {
             true => privilege::of_fetch(spec.location, spec.ssh),
@@ -153,7 +156,8 @@ impl Run {
         Ok(run)
     }
 
-    /// Keeps the first `limit` itemised changes; call before the first output is read. See [`Output::items`].
+    /// Keeps the first `limit` itemised changes; call before the first output is read. See
+    /// [`Output::items`].
     pub fn keep_items(&mut self, limit: usize) {
         self.output.keep_items(limit);
     }
@@ -209,8 +213,9 @@ impl Run {
         }
     }
 
-    /// Reads what is there of an output, at most about 1 MiB. Returns whether the output is still open; once it is not, its
-    /// descriptor is closed, so take it out of the reactor **before** (or ignore that reactor's late token).
+    /// Reads what is there of an output, at most about 1 MiB. Returns whether the output is still
+    /// open; once it is not, its descriptor is closed, so take it out of the reactor **before** (or
+    /// ignore that reactor's late token).
     pub(crate) fn on_readable(&mut self, stream: Stream) -> bool {
         let mut buffer = [0; READ_BYTES];
         for _ in 0..READS_PER_TURN {
@@ -236,7 +241,8 @@ impl Run {
     /// The outcome, once rsync has ended; `None` before. Call when [`Run::pidfd`] is readable.
     ///
     /// # Errors
-    /// waitid(2): the process was reaped by somebody else; how it ended is unknown, treat it as killed.
+    /// waitid(2): the process was reaped by somebody else; how it ended is unknown, treat it as
+    /// killed.
     pub(crate) fn on_exit(&mut self) -> io::Result<Option<Outcome>> {
         let Some(exit) = self.child.try_wait()? else { return Ok(None) };
         // All that rsync wrote is in the pipes by now, and no pipe holds more than one turn reads.
@@ -300,8 +306,8 @@ impl Run {
         })
     }
 
-    /// Blocks until rsync has ended. `going` is asked after each piece of output, and at least every `look`; once it says no, rsync
-    /// is cut off, and its group killed two seconds later.
+    /// Blocks until rsync has ended. `going` is asked after each piece of output, and at least
+    /// every `look`; once it says no, rsync is cut off, and its group killed two seconds later.
     ///
     /// # Errors
     /// As [`Run::on_exit`], and as [`Reactor::wait`].
@@ -371,7 +377,8 @@ fn names(spec: &Spec<'_>) -> Names {
     }
 }
 
-/// Runs a program to its end and returns what it wrote, at most `limit` bytes of each output. For short questions to rsync.
+/// Runs a program to its end and returns what it wrote, at most `limit` bytes of each output. For
+/// short questions to rsync.
 ///
 /// # Errors
 /// [`SpawnError`], or TimedOut in [`CollectError::Io`] after `timeout`; the program is killed then.

@@ -87,7 +87,8 @@ impl Names {
         &self.dir
     }
 
-    /// A message with the path itself in the place of another name for it; `None` where no such name occurs.
+    /// A message with the path itself in the place of another name for it; `None` where no such
+    /// name occurs.
     pub(super) fn plain(&self, line: &[u8]) -> Option<Vec<u8>> {
         self.aliases.iter().find_map(|(alias, path)| {
             // rsync puts paths between quotes.

@@ -3,8 +3,9 @@
 use super::*;
 
 impl DirtySet {
-    /// Makes directories coarser until a good part of the bound is free again: first directories with several dirty
-    /// children become `Contents`, then whole subtrees, the deepest first, become `Subtree`.
+    /// Makes directories coarser until a good part of the bound is free again: first directories
+    /// with several dirty children become `Contents`, then whole subtrees, the deepest first,
+    /// become `Subtree`.
     pub(super) fn coarsen(&mut self) {
         self.coarsened += 1;
         let goal = self.max_pending / 2;

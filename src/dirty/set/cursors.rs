@@ -1,11 +1,14 @@
-//! Where directories were found: events come in runs of one directory, or in turn from some hundred, and the walk down from the root,
-//! one hash look-up for each component, would be most of the work of merging one.
+//! Where directories were found: events come in runs of one directory, or in turn from some
+//! hundred, and the walk down from the root, one hash look-up for each component, would be most of
+//! the work of merging one.
 //!
-//! What is remembered of a directory holds while its node is not taken out, and nothing above becomes a subtree, one half of a rename, or
-//! comes to lie in a batch: whoever does such a thing calls [`Cursors::lose`], and all is forgotten.
+//! What is remembered of a directory holds while its node is not taken out, and nothing above
+//! becomes a subtree, one half of a rename, or comes to lie in a batch: whoever does such a thing
+//! calls [`Cursors::lose`], and all is forgotten.
 //!
-//! Of each directory the entry that was seen last is kept as well: what is seen next is often the same one once more, or the one that
-//! became dirty after it, and a comparison of names is less than a look-up.
+//! Of each directory the entry that was seen last is kept as well: what is seen next is often the
+//! same one once more, or the one that became dirty after it, and a comparison of names is less
+//! than a look-up.
 //!
 //! Gives up: directories at the same place of the table push each other out, and are walked to.
 
@@ -16,7 +19,8 @@ use crate::hash;
 const SLOTS: usize = 1024;
 /// Places that one directory may have: neighbours, so that two do not always push each other out.
 const WAYS: usize = 2;
-/// The directory of a path, and the one above, for a tree of directories that are new or hold little.
+/// The directory of a path, and the one above, for a tree of directories that are new or hold
+/// little.
 const LEVELS: usize = 2;
 
 /// See the module's text.
@@ -41,7 +45,8 @@ pub(super) struct Found {
     pub(super) at: u32,
     /// Something above it is in flight, and perhaps what is below as well.
     pub(super) flying_above: bool,
-    /// The entry of it that was seen last. Only a hint: it may be another directory's by now, or none at all.
+    /// The entry of it that was seen last. Only a hint: it may be another directory's by now, or
+    /// none at all.
     pub(super) last: u32,
     /// The one before was its neighbour.
     pub(super) in_turn: bool,
@@ -145,7 +150,8 @@ mod tests {
         ]
     }
 
-    /// What a history leads to, told step by step. `from_root`: nothing is remembered from one step to the next.
+    /// What a history leads to, told step by step. `from_root`: nothing is remembered from one step
+    /// to the next.
     fn told(steps: &[Step], from_root: bool) -> Vec<String> {
         let (mut set, mut flying, mut told) = (DirtySet::new(12), std::collections::VecDeque::new(), Vec::new());
         for step in steps {

@@ -6,15 +6,18 @@ use super::shares::Shares;
 use super::*;
 
 impl DirtySet {
-    /// Takes pending `Entry` and `Contents` paths that touch nothing in flight. `None` when there are none.
+    /// Takes pending `Entry` and `Contents` paths that touch nothing in flight. `None` when there
+    /// are none.
     ///
-    /// `by_level(directory, n)` is asked about directories with at least [`LEVEL_MIN`] new, complete files whether these `n`
-    /// had better be found by a comparison of its whole level than be listed.
+    /// `by_level(directory, n)` is asked about directories with at least [`LEVEL_MIN`] new,
+    /// complete files whether these `n` had better be found by a comparison of its whole level than
+    /// be listed.
     pub fn take_shallow(&mut self, limits: Limits, by_level: &mut dyn FnMut(&RelPath, usize) -> bool) -> Option<Batch> {
         self.take(limits, false, by_level)
     }
 
-    /// Takes pending `Subtree` paths that touch nothing in flight. `None` when there are none. The whole tree comes alone.
+    /// Takes pending `Subtree` paths that touch nothing in flight. `None` when there are none. The
+    /// whole tree comes alone.
     pub(crate) fn take_deep(&mut self, limits: Limits) -> Option<Batch> {
         if self.subtrees == 0 {
             return None;
@@ -32,8 +35,7 @@ impl DirtySet {
     }
 
     /// Takes what [`DirtySet::take_shallow`] would, but for what lies at or below these names in
-    /// the root. Nothing where the root itself
-    /// is to be compared or is in flight.
+    /// the root. Nothing where the root itself is to be compared or is in flight.
     pub(crate) fn take_beside(&mut self, limits: Limits, tops: &BTreeSet<Vec<u8>>) -> Option<Batch> {
         let root = &self.nodes[ROOT as usize];
         if root.flying != 0 || root.kind.is_some_and(|kind| kind > Kind::Entry) {
@@ -108,9 +110,10 @@ impl DirtySet {
         Some(Batch { id, entries, round: 0 })
     }
 
-    /// Turns a directory with many new files into one comparison of its level, if `by_level` says so. All of them must be new
-    /// to the target: then nothing there can look the same and be another; and complete: the comparison sends what it finds.
-    /// Returns how many files the level stands for; 0 when it stays as it is.
+    /// Turns a directory with many new files into one comparison of its level, if `by_level` says
+    /// so. All of them must be new to the target: then nothing there can look the same and be
+    /// another; and complete: the comparison sends what it finds. Returns how many files the level
+    /// stands for; 0 when it stays as it is.
     pub(super) fn try_level(&mut self, at: u32, by_level: &mut dyn FnMut(&RelPath, usize) -> bool) -> usize {
         let mut new = 0;
         for child in self.children(at) {
@@ -178,7 +181,8 @@ impl DirtySet {
 
     pub(super) fn fly(&mut self, at: u32, id: BatchId, kind: Kind) {
         debug_assert!(self.nodes[at as usize].flying == 0 || at == ROOT);
-        // What lies above travels too: as a directory that is implied, or in place of the path where it is none any more.
+        // What lies above travels too: as a directory that is implied, or in place of the path
+        // where it is none any more.
         let mut above = at;
         while above != ROOT {
             above = self.nodes[above as usize].parent;
@@ -220,8 +224,8 @@ impl DirtySet {
         self.prune(at);
     }
 
-    /// Lets other batches pass below the paths of `batch`, a deep run that takes long. What they carry must be sent again
-    /// after it ([`Entry::over`]).
+    /// Lets other batches pass below the paths of `batch`, a deep run that takes long. What they
+    /// carry must be sent again after it ([`Entry::over`]).
     pub(crate) fn soften(&mut self, batch: &Batch) {
         for entry in &batch.entries {
             if let Some(at) = self.find(&entry.path)
@@ -254,8 +258,9 @@ impl DirtySet {
         !self.landed.recent.is_empty() && self.landed.settling.is_empty()
     }
 
-    /// A drain of every event source begins. What landed before it may have carried changes whose events are still on their
-    /// way; once the drain has ended ([`DirtySet::end_barrier`]) those have been seen.
+    /// A drain of every event source begins. What landed before it may have carried changes whose
+    /// events are still on their way; once the drain has ended ([`DirtySet::end_barrier`]) those
+    /// have been seen.
     pub(crate) fn begin_barrier(&mut self) {
         if self.landed.settling.is_empty() {
             std::mem::swap(&mut self.landed.recent, &mut self.landed.settling);
@@ -267,8 +272,8 @@ impl DirtySet {
         self.landed.settling.clear();
     }
 
-    /// Ends the flight of `entries` without sending them; they stay counted and are the caller's until it hands them to
-    /// [`DirtySet::restore`] or [`DirtySet::take_again`].
+    /// Ends the flight of `entries` without sending them; they stay counted and are the caller's
+    /// until it hands them to [`DirtySet::restore`] or [`DirtySet::take_again`].
     pub(crate) fn park(&mut self, id: BatchId, entries: &[Entry]) {
         for entry in entries {
             self.land(&entry.path, id);
@@ -329,8 +334,8 @@ impl DirtySet {
         }
     }
 
-    /// Replaces a parked entry by others of the same age: all of it is on the target but these paths, each with what is to be
-    /// sent of it.
+    /// Replaces a parked entry by others of the same age: all of it is on the target but these
+    /// paths, each with what is to be sent of it.
     pub(crate) fn narrow(&mut self, entry: Entry, paths: impl IntoIterator<Item = (RelPath, Kind)>) -> Vec<Entry> {
         self.landed.add(&entry);
         let narrowed: Vec<Entry> = paths
@@ -347,7 +352,8 @@ impl DirtySet {
         narrowed
     }
 
-    /// Replaces parked entries by one for a directory above all of them, as old as the oldest. `None` for none.
+    /// Replaces parked entries by one for a directory above all of them, as old as the oldest.
+    /// `None` for none.
     pub(crate) fn widen(&mut self, entries: Vec<Entry>, path: RelPath, kind: Kind) -> Option<Entry> {
         let epoch = entries.iter().map(|e| e.epoch).min()?;
         self.epochs.add(epoch);
@@ -355,7 +361,8 @@ impl DirtySet {
         Some(Entry { kind, content: true, ..Entry::plain(path, epoch) })
     }
 
-    /// An entry for a path's attributes that the caller keeps until it restores it; counted since `since`.
+    /// An entry for a path's attributes that the caller keeps until it restores it; counted since
+    /// `since`.
     pub(crate) fn parked(&mut self, path: RelPath, since: Epoch) -> Entry {
         self.epochs.add(since);
         Entry::plain(path, since)
@@ -368,7 +375,8 @@ impl DirtySet {
         }
     }
 
-    /// Puts a file that was found to be still open back until `until` (time since the daemon's start) or its closing write.
+    /// Puts a file that was found to be still open back until `until` (time since the daemon's
+    /// start) or its closing write.
     pub(crate) fn hold(&mut self, id: BatchId, entry: Entry, until: Duration) {
         self.land(&entry.path, id);
         let (path, fresh) = (entry.path.clone(), entry.fresh);
@@ -384,8 +392,8 @@ impl DirtySet {
         }
     }
 
-    /// Puts an entry back that was not found where it changed, until `until` (time since the daemon's start) or the event that tells
-    /// where it went. It is sent as one that went.
+    /// Puts an entry back that was not found where it changed, until `until` (time since the
+    /// daemon's start) or the event that tells where it went. It is sent as one that went.
     pub(crate) fn hold_absent(&mut self, id: BatchId, mut entry: Entry, until: Duration) {
         self.land(&entry.path, id);
         entry.gone = true;
@@ -401,8 +409,8 @@ impl DirtySet {
         }
     }
 
-    /// Sends parked entries again as a batch of their own. Those that touch something in flight are restored instead;
-    /// `None` when that leaves nothing.
+    /// Sends parked entries again as a batch of their own. Those that touch something in flight are
+    /// restored instead; `None` when that leaves nothing.
     pub(crate) fn take_again(&mut self, mut entries: Vec<Entry>, round: u32) -> Option<Batch> {
         // Parents first, so that an entry never finds its own batch below itself.
         entries.sort_by(|a, b| a.path.cmp(&b.path));
@@ -466,7 +474,8 @@ impl DirtySet {
         (!go.is_empty()).then_some(Batch { id, entries: go, round })
     }
 
-    /// Takes `path` into batch `id` beside what it holds, as old as `since`, with what is pending of it. `Ok(None)` when the batch has it already.
+    /// Takes `path` into batch `id` beside what it holds, as old as `since`, with what is pending
+    /// of it. `Ok(None)` when the batch has it already.
     ///
     /// # Errors
     /// The batch in flight that is in the way, when it is at or above the path.
@@ -531,7 +540,8 @@ impl DirtySet {
         Batch { id, entries, round: batch.round }
     }
 
-    /// Whether a path of this kind can leave with batch `own`; `Ok(over)` names the long deep run it would pass.
+    /// Whether a path of this kind can leave with batch `own`; `Ok(over)` names the long deep run
+    /// it would pass.
     fn flying_over(&self, path: &[u8], kind: Kind, own: BatchId) -> Result<Option<BatchId>, InTheWay> {
         if self.renames.has_linked() && self.near_linked(path, kind, true) {
             return Err(InTheWay);

@@ -19,7 +19,8 @@ pub(crate) struct Waits {
 }
 
 impl DirtySet {
-    /// Some of the paths that wait, at most `most`, the oldest of these first. Bounded in time, so of a large set just any.
+    /// Some of the paths that wait, at most `most`, the oldest of these first. Bounded in time, so
+    /// of a large set just any.
     pub(crate) fn some_pending(&self, most: usize) -> Vec<Waits> {
         let mut found = Vec::new();
         let mut stack = vec![ROOT];

@@ -4,7 +4,8 @@ use super::{DirtySet, Epoch, Kind, ROOT, components};
 use crate::path::RelPath;
 
 impl DirtySet {
-    /// The pending entry that covers `path`: of the path itself, or of a directory above with what is in it.
+    /// The pending entry that covers `path`: of the path itself, or of a directory above with what
+    /// is in it.
     pub(crate) fn pending_at(&self, path: &[u8]) -> Option<(RelPath, Kind, Epoch)> {
         let told = |at: u32| {
             let n = &self.nodes[at as usize];

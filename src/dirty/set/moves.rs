@@ -1,16 +1,19 @@
-//! Renames whose two halves are both pending: the target holds under the old name what belongs under the new.
+//! Renames whose two halves are both pending: the target holds under the old name what belongs
+//! under the new.
 //!
-//! A pair is nothing but a mark on two pending paths, each of which is pending as it would be without: the new name with all
-//! it holds, the old name as a deletion. So dropping the mark is always right, and it is dropped at the first sign that the
-//! two are not the same any more: anything seen at or below one of them, or above in a way that covers it. What is marked
-//! does not leave by itself; [`DirtySet::take_moves`] takes both names together.
+//! A pair is nothing but a mark on two pending paths, each of which is pending as it would be
+//! without: the new name with all it holds, the old name as a deletion. So dropping the mark is
+//! always right, and it is dropped at the first sign that the two are not the same any more:
+//! anything seen at or below one of them, or above in a way that covers it. What is marked does not
+//! leave by itself; [`DirtySet::take_moves`] takes both names together.
 //!
-//! A pair is made only where the old name was in sync when it went: nothing pending or in flight at it, below it, or above
-//! it so that it is covered; and where nothing is known of the new name.
+//! A pair is made only where the old name was in sync when it went: nothing pending or in flight at
+//! it, below it, or above it so that it is covered; and where nothing is known of the new name.
 //!
-//! *Linked* paths are old names whose files may share inodes with the new ones on the target, since a run that makes hard
-//! links has begun. A change of mode there would change the other name too. So the old name has to go from the target before
-//! anything else is sent at it, below it or above it: [`DirtySet::take_linked`], whatever is on the source there by then.
+//! *Linked* paths are old names whose files may share inodes with the new ones on the target, since
+//! a run that makes hard links has begun. A change of mode there would change the other name too.
+//! So the old name has to go from the target before anything else is sent at it, below it or above
+//! it: [`DirtySet::take_linked`], whatever is on the source there by then.
 
 use std::collections::BTreeMap;
 
@@ -52,7 +55,8 @@ impl Renames {
         !self.linked.is_empty()
     }
 
-    /// Something is not pending any more; if it is what left, its node may come to stand for another path.
+    /// Something is not pending any more; if it is what left, its node may come to stand for
+    /// another path.
     pub(super) fn forget_left(&mut self) {
         self.left = None;
     }
@@ -67,8 +71,8 @@ pub(super) enum Half {
 /// Renames that leave together.
 #[derive(Debug)]
 pub(crate) struct Moves {
-    /// New and old name in turn. Directories, or files, of one directory, all to the same other one under their names; files of
-    /// one directory, all within it; or one directory.
+    /// New and old name in turn. Directories, or files, of one directory, all to the same other one
+    /// under their names; files of one directory, all within it; or one directory.
     pub(crate) batch: Batch,
     /// What it is: directories have all below them moved.
     pub(crate) dir: bool,
@@ -108,8 +112,8 @@ impl DirtySet {
         }
     }
 
-    /// Whether nothing is pending or in flight at `path`, below it, or above it so that it is covered. `bad`: flags that a
-    /// directory above must not have.
+    /// Whether nothing is pending or in flight at `path`, below it, or above it so that it is
+    /// covered. `bad`: flags that a directory above must not have.
     fn is_clean(&self, path: &[u8], bad: u16) -> bool {
         if self.renames.has_linked() && self.near_linked(path, Kind::Subtree, true) {
             return false;
@@ -117,7 +121,8 @@ impl DirtySet {
         let mut at = ROOT;
         for name in components(path) {
             let n = &self.nodes[at as usize];
-            // What covers more than itself, or is another than it was. What flies above an old name may do so as well.
+            // What covers more than itself, or is another than it was. What flies above an old name
+            // may do so as well.
             if n.kind.is_some_and(|k| k > Kind::Entry) || n.flags & (bad | PAIRED) != 0 || n.flying != 0 && bad & FRESH != 0 {
                 return false;
             }
@@ -169,9 +174,11 @@ impl DirtySet {
         self.renames.has_linked()
     }
 
-    /// Takes renames that touch nothing in flight and whose new directory is on the target. `None` when there are none.
+    /// Takes renames that touch nothing in flight and whose new directory is on the target. `None`
+    /// when there are none.
     pub(crate) fn take_moves(&mut self, max: usize) -> Option<Moves> {
-        // What may leave together: from one directory to another, of one kind, under the same names or other ones.
+        // What may leave together: from one directory to another, of one kind, under the same names
+        // or other ones.
         let group = |&(new, old): &(u32, u32)| {
             let (n, o) = (&self.nodes[new as usize], &self.nodes[old as usize]);
             (n.parent, o.parent, n.kind == Some(Kind::Subtree), *n.name == *o.name)
@@ -203,7 +210,8 @@ impl DirtySet {
         Some(Moves { batch: Batch { id, entries, round: 0 }, dir })
     }
 
-    /// Whether nothing flies at, above or below, and, if asked for, nothing above is still to be sent.
+    /// Whether nothing flies at, above or below, and, if asked for, nothing above is still to be
+    /// sent.
     fn way_is_free(&self, at: u32, settled: bool) -> bool {
         let n = &self.nodes[at as usize];
         if n.flying != 0 || n.flying_below > 0 {
@@ -223,8 +231,8 @@ impl DirtySet {
         true
     }
 
-    /// Hard links of `path` are being made on the target. `listed`: where the source has nothing of that name, a list that names it
-    /// removes it as well as a run that looks at no source.
+    /// Hard links of `path` are being made on the target. `listed`: where the source has nothing of
+    /// that name, a list that names it removes it as well as a run that looks at no source.
     pub(crate) fn link(&mut self, path: RelPath, listed: bool) {
         self.renames.linked.insert(path, Linked { listed, ..Linked::default() });
     }
@@ -236,8 +244,8 @@ impl DirtySet {
             || (kind > Kind::Entry || gone) && path::any_at_or_below(linked, path)
     }
 
-    /// Takes linked names of one directory that touch nothing in flight, to be removed from the target whatever the source holds
-    /// there. Whether a list may do that holds for all of them.
+    /// Takes linked names of one directory that touch nothing in flight, to be removed from the
+    /// target whatever the source holds there. Whether a list may do that holds for all of them.
     pub(crate) fn take_linked(&mut self, now: Duration) -> Option<(Batch, bool)> {
         let free = |path: &RelPath| {
             let mut at = ROOT;
@@ -275,8 +283,8 @@ impl DirtySet {
         Some((Batch { id, entries, round: 0 }, listed))
     }
 
-    /// Neither the source has anything at `path` nor the target: if a deletion is pending there, it is done. Returns since when it
-    /// was.
+    /// Neither the source has anything at `path` nor the target: if a deletion is pending there, it
+    /// is done. Returns since when it was.
     pub(crate) fn settle(&mut self, path: &[u8]) -> Option<Epoch> {
         let at = self.find(path)?;
         let n = &self.nodes[at as usize];
@@ -288,8 +296,8 @@ impl DirtySet {
         None
     }
 
-    /// Takes a directory above linked names, to be sent by itself before they are removed; what is pending of it stays. `None`
-    /// while something at, above or below it is in flight.
+    /// Takes a directory above linked names, to be sent by itself before they are removed; what is
+    /// pending of it stays. `None` while something at, above or below it is in flight.
     pub(crate) fn take_above(&mut self, dir: &RelPath) -> Option<Batch> {
         let mut at = ROOT;
         for name in components(dir) {
@@ -322,9 +330,9 @@ impl DirtySet {
         self.renames.linked.values().filter(|l| !l.flying && !l.due.is_zero()).map(|l| l.due).min()
     }
 
-    /// The flight of a linked name has ended. `gone`: it is not on the target any more. `count`: a failure speaks of this name
-    /// and not of the target; a list that did not remove it is no failure, and is not tried again. Returns `false` when it is
-    /// given up.
+    /// The flight of a linked name has ended. `gone`: it is not on the target any more. `count`: a
+    /// failure speaks of this name and not of the target; a list that did not remove it is no
+    /// failure, and is not tried again. Returns `false` when it is given up.
     pub(crate) fn unlinked(&mut self, path: &RelPath, gone: bool, count: bool, now: Duration) -> bool {
         let Some(linked) = self.renames.linked.get_mut(path) else { return true };
         linked.flying = false;

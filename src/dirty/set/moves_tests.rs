@@ -180,7 +180,8 @@ fn halves_that_do_not_follow_each_other_are_no_pair() {
     set.see(b"x", Seen::Touched);
     set.see(b"b", Seen::ArrivedDir);
     assert!(!set.has_moves());
-    // The old name left, landed, and its place in memory stands for another path by the time the second half is told.
+    // The old name left, landed, and its place in memory stands for another path by the time the
+    // second half is told.
     let mut set = DirtySet::new(1000);
     set.see(b"a", Seen::LeftDir);
     let batch = shallow(&mut set).unwrap();
@@ -201,8 +202,8 @@ fn what_was_exchanged_with_something_new_is_not_forgotten() {
 
 #[test]
 fn what_was_exchanged_with_something_new_is_not_forgotten_where_renames_are_no_pairs() {
-    // To a target that is sent no renames, of a name outside of the tree, and of a kernel without rename events, each half
-    // comes alone.
+    // To a target that is sent no renames, of a name outside of the tree, and of a kernel without
+    // rename events, each half comes alone.
     for (what, halves) in [
         ("a file with a file", [(Seen::Created, "new"), (Seen::Arrived, "new"), (Seen::Left, "new"), (Seen::Arrived, "old")]),
         (
@@ -224,7 +225,8 @@ fn what_was_exchanged_with_something_new_is_not_forgotten_where_renames_are_no_p
         }
         assert!(left.iter().any(|entry| entry.ends_with(" new")), "{what}: {left:?}");
     }
-    // What came and went by itself, as what is written aside and renamed over a file, still costs nothing.
+    // What came and went by itself, as what is written aside and renamed over a file, still costs
+    // nothing.
     let mut set = DirtySet::new(1000);
     set.see(b"aside", Seen::Created);
     set.see(b"aside", Seen::Written);
@@ -343,7 +345,8 @@ fn linked_names_of_one_directory_are_removed_together() {
     }
     let want = [(true, &["a"][..]), (true, &["d/a", "d/a-b", "d/z"]), (true, &["d/e/f"]), (false, &["d/x"])];
     assert_eq!(taken, want.map(|(listed, names)| (listed, names.iter().map(|n| n.to_string()).collect())));
-    // What a list did not remove is removed by a run of the other kind, at once; the others wait no more.
+    // What a list did not remove is removed by a run of the other kind, at once; the others wait no
+    // more.
     for batch in batches {
         set.park(batch.id, &batch.entries);
         for e in &batch.entries {

@@ -142,8 +142,8 @@ impl DirtySet {
     }
 
     /// Entry `entry` of batch `id` is a link. Whether it has to wait: then it is pending again.
-    /// `elsewhere`: batches in flight that
-    /// carry something it needs, and `id` where that batch does.
+    /// `elsewhere`: batches in flight that carry something it needs, and `id` where that batch
+    /// does.
     pub(crate) fn order_link(
         &mut self,
         id: BatchId,
@@ -185,15 +185,15 @@ impl DirtySet {
         waits
     }
 
-    /// Whether `entry` of batch `id` has to wait for a link since sending it deletes `path`: its own,
-    /// or one above it.
+    /// Whether `entry` of batch `id` has to wait for a link since sending it deletes `path`: its
+    /// own, or one above it.
     pub(crate) fn waits_for_link(&self, id: BatchId, entry: &Entry, path: &[u8]) -> bool {
         self.order.keeps(path, entry.epoch, id)
     }
 
     /// Looks at all that wait, after batches have ended. `flies`: whether a batch is in flight
-    /// still; `parked`: whether the caller
-    /// keeps something for a later batch that a link needs. Whether a link may leave now.
+    /// still; `parked`: whether the caller keeps something for a later batch that a link needs.
+    /// Whether a link may leave now.
     pub(crate) fn release_links(&mut self, flies: &dyn Fn(BatchId) -> bool, parked: &dyn Fn(&Needs<'_>) -> bool) -> bool {
         let mut links = std::mem::take(&mut self.order.links);
         // Gone, or part of something above.

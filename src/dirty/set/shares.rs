@@ -1,12 +1,11 @@
 //! In which order what is pending is taken into a batch that does not take all of it: directories
-//! near the top take turns, so that
-//! what one user made by ten thousands does not keep another user's file for later batches.
+//! near the top take turns, so that what one user made by ten thousands does not keep another
+//! user's file for later batches.
 //!
 //! Each directory down to [`DEPTH`] levels below the root has a queue of its own; what lies below
-//! the last of them is walked in the order
-//! of the tree. In its first turn a queue gives one path, then twice as many as before, so that
-//! many queues all get into a batch,
-//! and few of them do not take turns for each path.
+//! the last of them is walked in the order of the tree. In its first turn a queue gives one path,
+//! then twice as many as before, so that many queues all get into a batch, and few of them do not
+//! take turns for each path.
 //!
 //! Gives up: users are not known here, only directories.
 

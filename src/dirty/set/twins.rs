@@ -1,13 +1,15 @@
 //! What was written below something that is compared whole.
 //!
-//! A comparison takes files of the same size and time for equal. So a path that was written, and is covered by a subtree that is compared
-//! that way, is remembered here, up to [`MAX_TWINS`], and becomes pending again by itself when the subtree leaves: it goes after it, with its content.
+//! A comparison takes files of the same size and time for equal. So a path that was written, and is
+//! covered by a subtree that is compared that way, is remembered here, up to [`MAX_TWINS`], and
+//! becomes pending again by itself when the subtree leaves: it goes after it, with its content.
 
 use std::collections::BTreeMap;
 
 use super::*;
 
-/// Paths remembered. What goes beyond, or beyond half of `max_pending`, is trusted as rsync trusts: a file rewritten with the same size and time stays as it was.
+/// Paths remembered. What goes beyond, or beyond half of `max_pending`, is trusted as rsync trusts:
+/// a file rewritten with the same size and time stays as it was.
 pub(super) const MAX_TWINS: usize = 10_000;
 
 #[derive(Default)]
@@ -65,7 +67,8 @@ impl DirtySet {
     /// The subtree at `top` leaves: what was written below it goes after it.
     pub(super) fn send_twins_after(&mut self, top: &[u8], epoch: Epoch) {
         for (path, seen) in self.twins.below(top) {
-            // Not so many that they would make the whole coarse again, which they would follow again.
+            // Not so many that they would make the whole coarse again, which they would follow
+            // again.
             if *path != *top && self.pending < self.max_pending / 2 {
                 self.see_since(&path, seen, epoch);
             }

@@ -2,8 +2,7 @@
 //! sender write it.
 //!
 //! `@` stands for a path as `full_fname` writes it, `%` for a bare name, `~` for the name of a
-//! temporary file as `full_fname`
-//! writes it.
+//! temporary file as `full_fname` writes it.
 
 use std::path::Path;
 
