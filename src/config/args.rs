@@ -1,8 +1,9 @@
 //! Which rsync options a target may add to those that fansync gives.
 //!
-//! The runs that fansync composes depend on each other: what is deleted, what counts as equal and what the output looks
-//! like must be the same in the live, the deep and the full pass. An option that changes one of these silently leaves the
-//! copy wrong, so each option of rsync 3.5.0 is judged here, and one that is not known is refused like one that does harm.
+//! The runs that fansync composes depend on each other: what is deleted, what counts as equal and
+//! what the output looks like must be the same in the live, the deep and the full pass. An option
+//! that changes one of these silently leaves the copy wrong, so each option of rsync 3.5.0 is
+//! judged here, and one that is not known is refused like one that does harm.
 
 use std::ops::ControlFlow;
 
@@ -207,8 +208,8 @@ pub(crate) fn reasons_against(args: &[String]) -> Vec<String> {
     check(args).into_iter().map(|refused| refused.reason).collect()
 }
 
-/// Judges `args` as rsync would read them: clusters of short options letter by letter, values in the same word or in
-/// the next.
+/// Judges `args` as rsync would read them: clusters of short options letter by letter, values in
+/// the same word or in the next.
 pub(super) fn check(args: &[String]) -> Vec<Refused> {
     let mut refused = Vec::new();
     let mut words = args.iter().enumerate();
@@ -284,7 +285,8 @@ pub(super) fn check(args: &[String]) -> Vec<Refused> {
     refused
 }
 
-/// Whether one of `args` names a directory, which rsync may look for below the one it copies to. In doubt it does.
+/// Whether one of `args` names a directory, which rsync may look for below the one it copies to. In
+/// doubt it does.
 pub(crate) fn name_directories(args: &[String]) -> bool {
     args.iter().any(|arg| {
         let arg = arg.strip_prefix("--remote-option=").unwrap_or(arg);
@@ -292,8 +294,8 @@ pub(crate) fn name_directories(args: &[String]) -> bool {
     })
 }
 
-/// Whether one of `args` has the receiver use files or attributes beside those that it copies: directories for what is not complete, and
-/// attributes in place of owners. In doubt it does.
+/// Whether one of `args` has the receiver use files or attributes beside those that it copies:
+/// directories for what is not complete, and attributes in place of owners. In doubt it does.
 pub(crate) fn names_places(args: &[String]) -> bool {
     let named = |arg: &String| arg.contains("delay-updates") || arg.contains("fake-super");
     name_directories(args) || args.iter().any(named)
@@ -337,7 +339,8 @@ impl Default for Nodes {
 }
 
 impl Nodes {
-    /// With `args`, which were checked; of several that contradict each other the last holds, as with rsync.
+    /// With `args`, which were checked; of several that contradict each other the last holds, as
+    /// with rsync.
     pub(crate) fn copied(args: &[String]) -> Nodes {
         let mut nodes = Nodes::default();
         for arg in args {
@@ -504,7 +507,8 @@ mod tests {
                     None => SHORT.iter().find(|(l, _)| word[1..].starts_with(*l)).unwrap_or_else(|| panic!("{word}")).1,
                 };
                 let judged = judge(name).unwrap_or_else(|| panic!("{word} is not judged"));
-                // The help names no value for --block-size's and others' short forms; the long form decides.
+                // The help names no value for --block-size's and others' short forms; the long form
+                // decides.
                 assert_eq!(judged.takes_value, takes_value, "{word}");
                 count += 1;
             }

@@ -1,7 +1,7 @@
 //! The configuration that the daemon runs on: every value present, every rule held.
 //!
-//! Serialised it is the effective configuration: TOML that reads back as an equal value. All defaults are here, in the
-//! `Default` and `new` functions.
+//! Serialised it is the effective configuration: TOML that reads back as an equal value. All
+//! defaults are here, in the `Default` and `new` functions.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -46,7 +46,8 @@ pub struct Daemon {
     pub(crate) metrics: Option<SocketAddr>,
     /// Whether that has the page, which shows names of files to every user of this host.
     pub(crate) page: bool,
-    /// A file of metrics for node_exporter's textfile collector, if there is to be one. Absolute, ends in `.prom`.
+    /// A file of metrics for node_exporter's textfile collector, if there is to be one. Absolute,
+    /// ends in `.prom`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) metrics_file: Option<PathBuf>,
     /// How often that file is written.
@@ -67,9 +68,11 @@ pub struct Mirror {
     pub(crate) delete: bool,
     /// What would delete more on a target is held until somebody lets it through.
     pub(crate) max_delete: Option<MaxDelete>,
-    /// A target that no run of this mirror has filled keeps what only it has, where that is more than this part of it.
+    /// A target that no run of this mirror has filled keeps what only it has, where that is more
+    /// than this part of it.
     pub(crate) first_max_delete: MaxDelete,
-    /// Larger files are left out, in bytes; what size they say that they have counts, whatever they take of the disk.
+    /// Larger files are left out, in bytes; what size they say that they have counts, whatever they
+    /// take of the disk.
     pub(crate) max_file_size: Option<u64>,
     /// The source may lose everything at one blow without stopping the mirror.
     pub(crate) allow_empty: bool,
@@ -134,8 +137,8 @@ pub struct Extras {
     pub(crate) sparse: bool,
 }
 
-/// Filesystems below the source that do not belong to the mirror, and those that do although they are none by default. Each is a type, or a
-/// place: a path from the source, with a slash in front.
+/// Filesystems below the source that do not belong to the mirror, and those that do although they
+/// are none by default. Each is a type, or a place: a path from the source, with a slash in front.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub(crate) struct Mounts {
     /// Left alone.
@@ -253,14 +256,16 @@ pub(crate) struct Batch {
     pub(crate) max_pending: usize,
 }
 
-/// Which changes are followed as they come. What is not followed is left to comparisons (`full_every`, a start, a loss of sight).
+/// Which changes are followed as they come. What is not followed is left to comparisons
+/// (`full_every`, a start, a loss of sight).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Events {
     /// Files and directories that are deleted.
     pub(crate) delete: bool,
     /// Directories that are made, and all that happens below them.
     pub(crate) create_folder: bool,
-    /// Files, links and nodes that are made; beside `close_write`, what is never written: links, FIFOs.
+    /// Files, links and nodes that are made; beside `close_write`, what is never written: links,
+    /// FIFOs.
     pub(crate) create_file: bool,
     /// Files that were written.
     pub(crate) close_write: bool,
@@ -328,7 +333,8 @@ pub struct Target {
     /// The longest wait of a path that failed for good; `retry_max` if not given.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::serialize_some")]
     pub(crate) retry_failed: Option<Duration>,
-    /// The remote shell and its words, as in `ssh -p 2222 -i key`; only for [`Location::Ssh`]. `ssh` if not given.
+    /// The remote shell and its words, as in `ssh -p 2222 -i key`; only for [`Location::Ssh`].
+    /// `ssh` if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ssh: Option<String>,
     /// The rsync program on the other side; only for [`Location::Ssh`].
@@ -480,13 +486,15 @@ impl Config {
     /// The effective configuration as TOML.
     ///
     /// # Errors
-    /// A path or pattern that is not UTF-8, which a configuration file cannot hold; only `mirror` on the command line can.
+    /// A path or pattern that is not UTF-8, which a configuration file cannot hold; only `mirror`
+    /// on the command line can.
     pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
         toml::to_string(self)
     }
 }
 
-/// By hand for the order of the keys (tables last) and for the filter, whose two lists are keys of the mirror.
+/// By hand for the order of the keys (tables last) and for the filter, whose two lists are keys of
+/// the mirror.
 impl Serialize for Mirror {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let texts = |patterns: &[Vec<u8>]| {

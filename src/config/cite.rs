@@ -1,4 +1,5 @@
-//! Configuration errors as an administrator wants them: all at once, each with its place, the line, and what to do.
+//! Configuration errors as an administrator wants them: all at once, each with its place, the line,
+//! and what to do.
 //!
 //! ```text
 //! error: unknown key "exlude" in [[mirror]]
@@ -112,7 +113,8 @@ impl fmt::Display for Cited<'_> {
                 let line = self.text.lines().nth(number - 1).unwrap_or_default();
                 let margin = " ".repeat(number.to_string().len());
                 let width = self.text.get(at.clone()).map_or(1, |t| t.lines().next().unwrap_or_default().chars().count());
-                // Tabs stay so that the caret keeps its column; whatever else moves a cursor does not.
+                // Tabs stay so that the caret keeps its column; whatever else moves a cursor does
+                // not.
                 let shown: String = line.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();
                 let lead: String = line.chars().take(column - 1).map(|c| if c == '\t' { c } else { ' ' }).collect();
                 write!(f, "\n{margin} |\n{number} | {shown}\n{margin} | {lead}{}", "^".repeat(width.max(1)))?;

@@ -1,9 +1,10 @@
-//! Whether one place on the disk lies inside another, also where the two paths do not say so: through symbolic links, bind
-//! mounts, and filesystems that are mounted twice.
+//! Whether one place on the disk lies inside another, also where the two paths do not say so:
+//! through symbolic links, bind mounts, and filesystems that are mounted twice.
 //!
-//! How: the mount table says for each path on which filesystem it lies and where in it. A directory shows its own part of its
-//! filesystem, and that of every filesystem mounted below it. Gives up: what a filesystem hides from the table, such as a
-//! FUSE filesystem that shows another directory, and everything on other hosts.
+//! How: the mount table says for each path on which filesystem it lies and where in it. A directory
+//! shows its own part of its filesystem, and that of every filesystem mounted below it. Gives up:
+//! what a filesystem hides from the table, such as a FUSE filesystem that shows another directory,
+//! and everything on other hosts.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;

@@ -37,7 +37,8 @@ pub(crate) struct Hook {
     pub(crate) interval: Option<Duration>,
     /// How long one delivery may take.
     pub(crate) timeout: Duration,
-    /// How often a change is tried that fails by itself; what the receiver cannot take now is tried for ever.
+    /// How often a change is tried that fails by itself; what the receiver cannot take now is tried
+    /// for ever.
     pub(crate) tries: u32,
     /// The first wait after a failure.
     pub(crate) retry_min: Duration,
@@ -206,8 +207,8 @@ impl fmt::Debug for Request {
 pub(crate) struct Cdn {
     /// What the source is on the web: an URL, to which the path is added.
     pub(crate) base: String,
-    /// Searched for in the absolute path: what follows the match is added to the base and its first group, and a path
-    /// without a match is left out.
+    /// Searched for in the absolute path: what follows the match is added to the base and its first
+    /// group, and a path without a match is left out.
     pub(crate) url_match: Option<Pattern>,
     /// The request.
     pub(crate) form: CdnForm,
@@ -229,11 +230,13 @@ pub(crate) enum CdnForm {
     },
     /// Any purge interface, by templates.
     Purge {
-        /// `{url}` in it stands for the URL to purge, `{url_encoded}` for the same as a value of a query.
+        /// `{url}` in it stands for the URL to purge, `{url_encoded}` for the same as a value of a
+        /// query.
         url: String,
         /// `POST`, `PURGE`, `DELETE`, …
         method: String,
-        /// `{urls}` in it stands for a JSON list of URLs, `{lines}` for one URL a line, `{url}` for the only one.
+        /// `{urls}` in it stands for a JSON list of URLs, `{lines}` for one URL a line, `{url}` for
+        /// the only one.
         body: Option<String>,
         /// Headers, token, certificates.
         request: Request,

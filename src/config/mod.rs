@@ -1,9 +1,10 @@
 //! Configuration: from a file or a command line to a checked form, with every default filled in.
 //!
-//! [`Config`] is what the daemon runs on, and nothing in it needs to be looked at twice. It comes from [`Config::load`]
-//! or, for `fansync mirror`, from [`Config::for_mirror`]; both hold the same rules and tell all that is wrong at once
-//! ([`ConfigErrors`]). What is on the disk (does the source exist, is the password file private) is not looked at here,
-//! since it may change before it is used; but links are followed to see whether two places are one.
+//! [`Config`] is what the daemon runs on, and nothing in it needs to be looked at twice. It comes
+//! from [`Config::load`] or, for `fansync mirror`, from [`Config::for_mirror`]; both hold the same
+//! rules and tell all that is wrong at once ([`ConfigErrors`]). What is on the disk (does the
+//! source exist, is the password file private) is not looked at here, since it may change before it
+//! is used; but links are followed to see whether two places are one.
 
 mod args;
 mod checked;
@@ -98,7 +99,8 @@ impl Config {
     /// Reads and checks a configuration file.
     ///
     /// # Errors
-    /// The file cannot be read; others may change it (it names commands that run as root); everything that is wrong in it.
+    /// The file cannot be read; others may change it (it names commands that run as root);
+    /// everything that is wrong in it.
     pub(crate) fn load(path: &Path) -> Result<Config, ConfigErrors> {
         Config::load_written(path).map(|(config, _)| config)
     }
@@ -126,9 +128,11 @@ impl Config {
         toml::parse_written(text, None).map(|(config, _)| config)
     }
 
-    /// The configuration of `fansync mirror SRC TARGET…`: one mirror named `mirror`, targets named `t1`, `t2`, ….
+    /// The configuration of `fansync mirror SRC TARGET…`: one mirror named `mirror`, targets named
+    /// `t1`, `t2`, ….
     ///
-    /// `source`, targets on this host and the paths in `overrides` are relative to the working directory; `..` in them is resolved.
+    /// `source`, targets on this host and the paths in `overrides` are relative to the working
+    /// directory; `..` in them is resolved.
     ///
     /// # Errors
     /// All that is wrong with the arguments, without places.
@@ -192,8 +196,9 @@ impl Config {
 }
 
 impl Config {
-    /// What the disk says against this configuration now, and patterns that match nothing: for `check` to tell. Some of it may be
-    /// right again by the time the daemon starts, so none of it is an error here.
+    /// What the disk says against this configuration now, and patterns that match nothing: for
+    /// `check` to tell. Some of it may be right again by the time the daemon starts, so none of it
+    /// is an error here.
     pub(crate) fn warnings(&self, rsync: &dyn LocalRsync) -> Vec<Warning> {
         let mut out = Vec::new();
         if let Some(dir) = self.daemon.metrics_file.as_deref().and_then(Path::parent).filter(|dir| !dir.is_dir()) {
@@ -359,7 +364,8 @@ pub(crate) fn judge(config: &Config, places: &HashMap<String, Range<usize>>) -> 
     complaints.map(|c| Problem { at: cite::place(places, &c.key), ..Problem::new(c.message).help(c.help) }).collect()
 }
 
-/// `path` from the root. `..` is resolved with the links that stand before it, as the shell's user sees it.
+/// `path` from the root. `..` is resolved with the links that stand before it, as the shell's user
+/// sees it.
 fn absolute(path: &Path) -> std::io::Result<PathBuf> {
     let path = std::path::absolute(path)?;
     if !path.components().any(|c| c == Component::ParentDir) {

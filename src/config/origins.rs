@@ -1,4 +1,5 @@
-//! Where the patterns of a mirror, and its source, are written, for who asks why a path is left out, or what is missing.
+//! Where the patterns of a mirror, and its source, are written, for who asks why a path is left
+//! out, or what is missing.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -7,7 +8,8 @@ use std::path::Path;
 use super::checked::Mirror;
 use super::cite::line_and_column;
 
-/// Places by key and number. Any two are equal: where something was said is no part of what was said.
+/// Places by key and number. Any two are equal: where something was said is no part of what was
+/// said.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Origins(HashMap<(&'static str, usize), String>);
 
@@ -23,7 +25,8 @@ impl Eq for Origins {}
 const KEYS: [&str; 3] = ["include", "exclude", "exclude_regex"];
 
 impl Origins {
-    /// The place of the source, `("source", 0)`, or of the pattern number `n` of a key: `FILE:LINE:COLUMN`, or an option; empty when not known.
+    /// The place of the source, `("source", 0)`, or of the pattern number `n` of a key:
+    /// `FILE:LINE:COLUMN`, or an option; empty when not known.
     pub(crate) fn of(&self, key: &str, n: usize) -> String {
         let found = self.0.iter().find(|((k, at), _)| *k == key && *at == n);
         found.map(|(_, origin)| origin.clone()).unwrap_or_default()

@@ -1,7 +1,7 @@
 //! What must hold between and within values, whether a file or a command line gave them.
 //!
-//! The rules about places guard data: a target inside its source feeds itself, two mirrors that delete in one place
-//! delete each other's files.
+//! The rules about places guard data: a target inside its source feeds itself, two mirrors that
+//! delete in one place delete each other's files.
 
 mod hook;
 

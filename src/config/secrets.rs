@@ -258,8 +258,7 @@ const PLAIN_TOO: [&str; 8] =
 const SECRET: [&str; 4] = ["password", "headers", "body", "token_header"];
 
 /// Whether the line of a configuration at byte `at` may hold a secret: its key is one of those that
-/// do, or is not known and not
-/// nearly one that is.
+/// do, or is not known and not nearly one that is.
 pub(super) fn may_hold_secret(text: &str, at: usize) -> bool {
     let before = text.get(..at).unwrap_or(text);
     let start = before.rfind('\n').map_or(0, |n| n + 1);

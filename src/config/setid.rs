@@ -1,6 +1,5 @@
 //! Targets that keep the modes of files and not their owners: a set-user-ID file of any user of the
-//! source becomes one of another user
-//! there, and gives that user's rights to those who run it.
+//! source becomes one of another user there, and gives that user's rights to those who run it.
 //!
 //! Not judged: modules, since only their server knows which user they run as, and whether the
 //! filesystem there is mounted `nosuid`. `check --connect` tries it ([`crate::connect`]).
@@ -33,8 +32,7 @@ fn warned(mirror: &super::Mirror, target: &Target) -> Option<String> {
 }
 
 /// To whom files belong on a target, in words; `None` where that is the same user as here, or where
-/// set-ID bits are not kept, or stored
-/// without effect.
+/// set-ID bits are not kept, or stored without effect.
 fn new_owner(location: &Location, args: &[String]) -> Option<String> {
     if !keeps_set_id(args) || is_fake_super(location, args) {
         return None;
@@ -87,8 +85,7 @@ struct SetId {
 
 impl SetId {
     /// By the value of `--chmod`, as rsync 3.5.0 reads it: `a` is user and group, no letter is the
-    /// user alone, and `=` without `s` leaves the bits
-    /// as they are.
+    /// user alone, and `=` without `s` leaves the bits as they are.
     fn change(&mut self, changes: &str) {
         for change in changes.split(',').filter(|change| !change.starts_with('D')) {
             let change = change.trim_start_matches('F');

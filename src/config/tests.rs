@@ -297,8 +297,8 @@ kind = "socket"
 path = "/s"
 "#;
 
-/// The reference has a row `| key | default | …` for each key, below the heading of its table, and its default is the
-/// one that an unset key has.
+/// The reference has a row `| key | default | …` for each key, below the heading of its table, and
+/// its default is the one that an unset key has.
 #[test]
 fn the_reference_tells_every_key_and_default() {
     let reference = include_str!("../../docs/config.md");

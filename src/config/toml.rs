@@ -1,8 +1,8 @@
 //! The configuration file: from TOML to the checked form.
 //!
-//! The document is taken apart key by key: each is read into its type or noted as a problem, and what is left over at
-//! the end of a section is unknown. So one run of `check` tells everything that is wrong in shape, not only the first
-//! thing, which is what a derived deserialiser would do.
+//! The document is taken apart key by key: each is read into its type or noted as a problem, and
+//! what is left over at the end of a section is unknown. So one run of `check` tells everything
+//! that is wrong in shape, not only the first thing, which is what a derived deserialiser would do.
 
 mod hook;
 
@@ -279,7 +279,8 @@ impl<'i, 'f> Section<'i, 'f> {
         (out.len() == array.len()).then_some(out)
     }
 
-    /// A table below this one; without it, an empty one, so that its defaults are read in one place.
+    /// A table below this one; without it, an empty one, so that its defaults are read in one
+    /// place.
     pub(crate) fn table<T>(&mut self, key: &'static str, title: &'static str, read: impl FnOnce(&mut Section<'i, '_>) -> T) -> T {
         let table = match self.take(key) {
             None => Spanned::new(self.at.clone(), DeTable::new()),

@@ -59,7 +59,8 @@ pub(crate) fn max_delete(text: &str) -> Result<MaxDelete, String> {
 /// Reads an address of this host with a port: `127.0.0.1:9846`, `[::1]:9846`, `0.0.0.0:9846`.
 ///
 /// # Errors
-/// What one looks like. Names are refused: what they stand for can change, and with it who can connect.
+/// What one looks like. Names are refused: what they stand for can change, and with it who can
+/// connect.
 pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
     let address: Option<SocketAddr> = text.trim().parse().ok();
     address

@@ -2,8 +2,8 @@
 //! what is only warned of.
 //!
 //! What is refused is refused elsewhere: the configuration itself and password files where they are
-//! read, the programs of hooks by
-//! the rules, `state_dir` and the socket's directory where they are made.
+//! read, the programs of hooks by the rules, `state_dir` and the socket's directory where they are
+//! made.
 
 use std::path::Path;
 

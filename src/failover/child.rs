@@ -1,5 +1,6 @@
-//! Children that may never end: each call that can touch a mount runs in one, with a deadline; past it the child is killed and,
-//! if even that does not end it (a task in an uninterruptible wait), left alone and looked after later.
+//! Children that may never end: each call that can touch a mount runs in one, with a deadline; past
+//! it the child is killed and, if even that does not end it (a task in an uninterruptible wait),
+//! left alone and looked after later.
 
 use std::io::{self, Read};
 use std::process::{Child, Command, Stdio};

@@ -152,7 +152,8 @@ pub(crate) struct At {
 }
 
 impl At {
-    /// The socket: the one given, that of the environment unless a configuration was named, or the configuration's. Without the usual configuration, which a user who is not root may not be
+    /// The socket: the one given, that of the environment unless a configuration was named, or the
+    /// configuration's. Without the usual configuration, which a user who is not root may not be
     /// allowed to read, the usual socket.
     fn socket(&self) -> Result<PathBuf, String> {
         if let Some(socket) = &self.socket {

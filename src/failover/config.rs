@@ -1,6 +1,7 @@
 //! The file of `fansync failover`: what a server needs, what a client needs, or both.
 //!
-//! Read key by key as the mirror's file is, so that all that is wrong is told at once, with its place.
+//! Read key by key as the mirror's file is, so that all that is wrong is told at once, with its
+//! place.
 
 use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -87,7 +88,8 @@ pub struct Server {
 pub(crate) enum Layout {
     /// One mount point, on which one mount replaces the other.
     Mount,
-    /// `mount` is a symbolic link to one of two mounts beside it, `MOUNT.primary` and `MOUNT.backup`.
+    /// `mount` is a symbolic link to one of two mounts beside it, `MOUNT.primary` and
+    /// `MOUNT.backup`.
     Symlink,
 }
 
@@ -198,8 +200,8 @@ impl Default for Probe {
 }
 
 impl Probe {
-    /// From one question to the next. One that is refused, as while an NFS server restarts, counts for as long as one that is not
-    /// answered: what is borne is a time, whatever the trouble.
+    /// From one question to the next. One that is refused, as while an NFS server restarts, counts
+    /// for as long as one that is not answered: what is borne is a time, whatever the trouble.
     pub(crate) fn pace(&self, answered: bool) -> Duration {
         if answered { self.every } else { self.every.max(self.timeout) }
     }
@@ -231,8 +233,8 @@ impl Daemon {
 }
 
 impl Server {
-    /// Where the server role listens: what the file says, else the usual port of the address from which the peer is reached, so that no other
-    /// network sees it.
+    /// Where the server role listens: what the file says, else the usual port of the address from
+    /// which the peer is reached, so that no other network sees it.
     ///
     /// # Errors
     /// The peer's name cannot be looked up, or no route leads to it.
@@ -298,8 +300,8 @@ impl Remote {
 }
 
 impl Config {
-    /// Whether a file is meant for `fansync failover` and not for the mirror: it says `[server]` or `[[failover]]`, and no `[[mirror]]`. Not so
-    /// for what cannot be read, or is no TOML.
+    /// Whether a file is meant for `fansync failover` and not for the mirror: it says `[server]` or
+    /// `[[failover]]`, and no `[[mirror]]`. Not so for what cannot be read, or is no TOML.
     pub(crate) fn is_one(path: &Path) -> bool {
         let Ok(text) = std::fs::read_to_string(path) else { return false };
         let Ok(table) = text.parse::<toml::Table>() else { return false };

@@ -1,4 +1,5 @@
-//! Status and orders over a socket of the process's own: a line of JSON each way, as with the mirror daemon.
+//! Status and orders over a socket of the process's own: a line of JSON each way, as with the
+//! mirror daemon.
 
 use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader};

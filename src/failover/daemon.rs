@@ -135,7 +135,8 @@ pub(crate) fn run(config: &Config, mode: Mode) -> Result<ExitCode, Error> {
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(socket = %socket.display(), failovers = config.clients.len(), "watching");
-    // Mounts stay as they are, and so do exports: a restart of this process must not be seen by clients.
+    // Mounts stay as they are, and so do exports: a restart of this process must not be seen by
+    // clients.
     let hung_up = |signal: &i32| {
         if *signal == SIGHUP {
             tracing::warn!(
@@ -160,7 +161,8 @@ pub(super) fn site(parts: Arc<Parts>) -> impl Fn(&Request) -> Response + Send + 
     }
 }
 
-/// The process that reads from the network. By /proc/self/exe it is of this version, also after the program was replaced.
+/// The process that reads from the network. By /proc/self/exe it is of this version, also after the
+/// program was replaced.
 fn start_front(config: &Config) -> Result<Arc<Front>, Error> {
     let confine = config.daemon.identity().map_err(Error::Identity)?;
     let exe = "/proc/self/exe".into();

@@ -1,15 +1,18 @@
-//! The grace time of the kernel's NFS 4 server: for so long after its start it refuses to open files, so that clients of the server
-//! before can claim theirs again (RFC 8881 §8.4.2.1). 90 s unless told otherwise.
+//! The grace time of the kernel's NFS 4 server: for so long after its start it refuses to open
+//! files, so that clients of the server before can claim theirs again (RFC 8881 §8.4.2.1). 90 s
+//! unless told otherwise.
 //!
-//! A server that becomes primary was read-only since its start: nobody holds anything there that could be claimed, and
-//! clients that come from a dead server would only wait. A primary that is started again keeps its grace time.
+//! A server that becomes primary was read-only since its start: nobody holds anything there that
+//! could be claimed, and clients that come from a dead server would only wait. A primary that is
+//! started again keeps its grace time.
 
 use std::fs;
 use std::io;
 use std::path::Path;
 
-/// Of the network namespace that it was mounted in. `v4_end_grace` says `N` during the grace time and `Y` after it; writing `Y` ends it
-/// (Linux 3.18), or fails with EBUSY where nothing keeps track of clients over restarts, as nfsdcld(8) does (6.12.117).
+/// Of the network namespace that it was mounted in. `v4_end_grace` says `N` during the grace time
+/// and `Y` after it; writing `Y` ends it (Linux 3.18), or fails with EBUSY where nothing keeps
+/// track of clients over restarts, as nfsdcld(8) does (6.12.117).
 const NFSD: &str = "/proc/fs/nfsd";
 
 /// Ends it, if there is one. Without the kernel's NFS server: nothing.

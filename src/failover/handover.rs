@@ -1,19 +1,23 @@
-//! Handing over to the peer, so that no acknowledged write is lost: fail-back, and any planned switch.
+//! Handing over to the peer, so that no acknowledged write is lost: fail-back, and any planned
+//! switch.
 //!
-//! The server that is primary does it; its mirror daemon keeps the peer equal all the time, and has kept aside what only the
-//! peer held ([`crate::role::fence`]), so what is left at the end are the last changes. In this order:
+//! The server that is primary does it; its mirror daemon keeps the peer equal all the time, and has
+//! kept aside what only the peer held ([`crate::role::fence`]), so what is left at the end are the
+//! last changes. In this order:
 //!
-//! 1. The peer is asked: it is a follower. The mirror daemon is asked: it follows open files, and the peer holds a whole copy. Clients look more often from
-//!    here on. What is pending is flushed until a flush takes a third of what clients may wait.
+//! 1. The peer is asked: it is a follower. The mirror daemon is asked: it follows open files, and
+//!    the peer holds a whole copy. Clients look more often from here on. What is pending is flushed
+//!    until a flush takes a third of what clients may wait.
 //! 2. The intention is written down (`.fansync/handover`), with the epoch that the peer gets.
 //! 3. Exports read-only: from now on clients get EROFS, and nothing more is acknowledged.
 //! 4. Flush, twice, both within what clients may wait.
 //! 5. The mark: follower. This is the point of no return.
-//! 6. The peer is promoted, by which it exports read-write and pushes; clients see its mark and move.
+//! 6. The peer is promoted, by which it exports read-write and pushes; clients see its mark and
+//!    move.
 //!
-//! Any doubt before 5 undoes 3 and says why; the epoch that was reserved is not used again. A crash before 5 is undone by the next
-//! start, one after 5 is carried on by it: the peer is asked to take over until it has, or until a client has promoted
-//! somebody else, which counts.
+//! Any doubt before 5 undoes 3 and says why; the epoch that was reserved is not used again. A crash
+//! before 5 is undone by the next start, one after 5 is carried on by it: the peer is asked to take
+//! over until it has, or until a client has promoted somebody else, which counts.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -86,15 +90,16 @@ impl Server {
         }
     }
 
-    /// The last changes of a server that has become read-only. Twice: a write that the NFS server had let in just before may end after the
-    /// first.
+    /// The last changes of a server that has become read-only. Twice: a write that the NFS server
+    /// had let in just before may end after the first.
     pub(super) fn flush_last(&self, within: Duration) -> Result<(), String> {
         let begun = Instant::now();
         self.flush(within)?;
         self.flush(within.saturating_sub(begun.elapsed()))
     }
 
-    /// What is pending may be much; under load each flush is shorter than the one before, or the mirror cannot follow.
+    /// What is pending may be much; under load each flush is shorter than the one before, or the
+    /// mirror cannot follow.
     fn flush_until_short(&self) -> Result<(), String> {
         let begun = Instant::now();
         while begun.elapsed() < FIRST_FLUSH {
@@ -169,7 +174,8 @@ impl Server {
         Ok(mark)
     }
 
-    /// Asks the peer to take over until it has, or somebody is primary of the reserved epoch or a later one.
+    /// Asks the peer to take over until it has, or somebody is primary of the reserved epoch or a
+    /// later one.
     fn insist(&self, journal: &Journal, within: Duration) -> Result<Mark, String> {
         let begun = Instant::now();
         loop {
@@ -195,10 +201,12 @@ impl Server {
         }
     }
 
-    /// Undoes what a crash has interrupted before the mark changed. Called at the start, before the exports are set.
+    /// Undoes what a crash has interrupted before the mark changed. Called at the start, before the
+    /// exports are set.
     pub(super) fn resume_hand_over(&self) {
         let Some(journal) = self.journal() else {
-            // One that is half there was never acted upon: its directory entry came after its content.
+            // One that is half there was never acted upon: its directory entry came after its
+            // content.
             let _ = self.forget();
             return;
         };
@@ -221,8 +229,8 @@ impl Server {
         }
     }
 
-    /// Carries on what was interrupted after the mark changed, by a crash of either side or by a peer that did not answer for
-    /// long. Called in each round; one attempt.
+    /// Carries on what was interrupted after the mark changed, by a crash of either side or by a
+    /// peer that did not answer for long. Called in each round; one attempt.
     pub(super) fn carry_on(&self) {
         let Some(journal) = self.journal() else { return };
         if std::mem::replace(&mut locked(&self.now).handing_over, true) {

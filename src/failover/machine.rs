@@ -1,14 +1,18 @@
-//! What a client does, as a pure function: [`step`] takes the state, what probes saw since, and the time, and gives the new
-//! state and what to do. No I/O, no clock.
+//! What a client does, as a pure function: [`step`] takes the state, what probes saw since, and the
+//! time, and gives the new state and what to do. No I/O, no clock.
 //!
-//! The answers of one server never wait for those of the other: a server that is dead takes the whole time-out to be missed, each time.
+//! The answers of one server never wait for those of the other: a server that is dead takes the
+//! whole time-out to be missed, each time.
 //!
-//! Promises: nothing is decided before both servers were asked once. The mount is moved only to a server that holds the newest epoch's primary mark, or that has just been given one. One
-//! move at a time. Nothing is decided on a single missed answer, and a server that flaps is not taken for returned.
+//! Promises: nothing is decided before both servers were asked once. The mount is moved only to a
+//! server that holds the newest epoch's primary mark, or that has just been given one. One move at
+//! a time. Nothing is decided on a single missed answer, and a server that flaps is not taken for
+//! returned.
 //!
-//! How it works: each server has a window of its last answers. `misses` of the last `of` missing make it dead; only
-//! `returns` answers in a row make it alive again. The marks rank above the probes: where two clients see different
-//! things, the one that is late finds the newer epoch and follows.
+//! How it works: each server has a window of its last answers. `misses` of the last `of` missing
+//! make it dead; only `returns` answers in a row make it alive again. The marks rank above the
+//! probes: where two clients see different things, the one that is late finds the newer epoch and
+//! follows.
 
 use std::time::Duration;
 
@@ -58,9 +62,11 @@ pub(crate) struct Thresholds {
     pub(crate) of: u32,
     /// Answers in a row that make it alive again.
     pub(crate) returns: u32,
-    /// How long the primary has been alive before fail-back begins by itself; `None`: never by itself.
+    /// How long the primary has been alive before fail-back begins by itself; `None`: never by
+    /// itself.
     pub(crate) failback_after: Option<Duration>,
-    /// How long there may be no primary at all, with the other server dead, before this one is made it.
+    /// How long there may be no primary at all, with the other server dead, before this one is made
+    /// it.
     pub(crate) orphan_after: Duration,
 }
 
@@ -148,7 +154,8 @@ pub(crate) struct State {
     pub(crate) busy: Option<Goal>,
     /// Both servers.
     pub(crate) servers: [Health; 2],
-    /// Whether the server that is not mounted held a whole copy, by the last word of the one that is.
+    /// Whether the server that is not mounted held a whole copy, by the last word of the one that
+    /// is.
     pub(crate) copy_whole: Option<bool>,
     /// Since when no server that answers is the newest primary.
     orphan_since: Option<Duration>,
@@ -272,7 +279,8 @@ pub(crate) fn step(state: &State, answers: &[Option<Answer>; 2], t: &Thresholds,
         }
         // Nothing is mounted: what the newest mark says.
         (None, Ok(Some(side))) if alive(side) => Some(Goal::Switch { to: side }),
-        // A client that starts while the primary is dead. It has no memory, so it waits longer than others.
+        // A client that starts while the primary is dead. It has no memory, so it waits longer than
+        // others.
         (None, _) => {
             let ready = |side: Side| alive(side) && s.servers[side.index()].report.as_ref().is_some_and(|r| r.mark.is_some());
             let alone = [Side::Primary, Side::Backup].into_iter().find(|&side| ready(side) && !alive(side.other()));
@@ -299,7 +307,8 @@ pub(crate) fn step(state: &State, answers: &[Option<Answer>; 2], t: &Thresholds,
                 true => Some(Goal::Promote { to: other }),
             }
         }
-        // A hand-over that broke off between stepping down and the other's rise, and the other died.
+        // A hand-over that broke off between stepping down and the other's rise, and the other
+        // died.
         (Some(on), Ok(None)) if !alive(on.other()) => {
             let agent = s.servers[on.index()].report.is_some();
             (orphan && agent).then_some(Goal::Promote { to: on })
@@ -328,8 +337,8 @@ pub(crate) fn step(state: &State, answers: &[Option<Answer>; 2], t: &Thresholds,
     (s, out)
 }
 
-/// The primary of the newest epoch: `Ok(None)` when no server that answers is one, or a newer epoch is known; `Err` when both
-/// are of one epoch.
+/// The primary of the newest epoch: `Ok(None)` when no server that answers is one, or a newer epoch
+/// is known; `Err` when both are of one epoch.
 ///
 /// # Errors
 /// Both say that they are primary of one epoch.
@@ -365,7 +374,8 @@ pub(crate) fn done(state: &State, mounted: Option<Side>) -> State {
     State { busy: None, on: mounted, ordered, ..state.clone() }
 }
 
-/// A server has said that it is primary now: as good as a report of it, so the switch need not wait for the next.
+/// A server has said that it is primary now: as good as a report of it, so the switch need not wait
+/// for the next.
 pub(crate) fn promoted(state: &State, side: Side, mark: &Mark) -> State {
     let mut s = state.clone();
     let report = s.servers[side.index()].report.get_or_insert_default();

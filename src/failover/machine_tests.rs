@@ -80,7 +80,8 @@ fn the_primary_dies_and_comes_back() {
     for _ in 0..20 {
         assert_eq!(c.see(&back), []);
     }
-    // It has stepped down; fail-back begins once it has been alive for long enough, and is asked for again only later.
+    // It has stepped down; fail-back begins once it has been alive for long enough, and is asked
+    // for again only later.
     let follower = [up(1, Role::Follower), up(2, Role::Primary)];
     assert_eq!(c.see(&follower), [Action::HandOver { from: Backup }]);
     for _ in 0..14 {
@@ -282,7 +283,8 @@ fn heard() -> impl Strategy<Value = Option<Answer>> {
 }
 
 proptest! {
-    /// Whatever the servers say: the mount goes only to the newest epoch's primary, nothing is begun twice, and epochs never go down.
+    /// Whatever the servers say: the mount goes only to the newest epoch's primary, nothing is
+    /// begun twice, and epochs never go down.
     #[test]
     fn whatever_comes(rounds in proptest::collection::vec((heard(), heard(), any::<bool>(), any::<bool>()), 1..60)) {
         let mut state = State::default();

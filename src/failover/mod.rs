@@ -1,8 +1,10 @@
-//! Failover of NFS clients between a primary server and its mirror, and back, without losing a write.
+//! Failover of NFS clients between a primary server and its mirror, and back, without losing a
+//! write.
 //!
-//! Both servers' trees carry a [`mark`](crate::role::mark): which role the server has, and since which epoch. The epoch goes up with each switch. A
-//! mirror daemon asks for its target's mark before it sends anything ([`fence`](crate::role::fence)), so a primary that was away while its backup
-//! took over cannot undo what the backup received.
+//! Both servers' trees carry a [`mark`](crate::role::mark): which role the server has, and since
+//! which epoch. The epoch goes up with each switch. A mirror daemon asks for its target's mark
+//! before it sends anything ([`fence`](crate::role::fence)), so a primary that was away while its
+//! backup took over cannot undo what the backup received.
 
 pub(crate) mod child;
 pub mod cli;

@@ -1,8 +1,9 @@
 //! A client's monitor: probes both servers, asks [`super::machine`] what to do, and does it.
 //!
-//! One thread for each `[[failover]]`, which decides, and one for each server, which asks it ([`Prober`]); a dead server, which takes
-//! the whole time-out to be missed, does not delay what the other says. Orders by hand ([`super::control`]) come between.
-//! Nothing here waits for a hand-over, which may take long and whose servers may die meanwhile.
+//! One thread for each `[[failover]]`, which decides, and one for each server, which asks it
+//! ([`Prober`]); a dead server, which takes the whole time-out to be missed, does not delay what
+//! the other says. Orders by hand ([`super::control`]) come between. Nothing here waits for a
+//! hand-over, which may take long and whose servers may die meanwhile.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -27,9 +28,11 @@ const SOON: Duration = Duration::from_millis(40);
 const PROMOTE: Duration = Duration::from_secs(3);
 /// How long a hand-over may take; nobody waits for it.
 const HAND_OVER: Duration = Duration::from_secs(60);
-/// How long whoever gave an order waits for the mount to follow the roles. After that it is tried on, and told as an error.
+/// How long whoever gave an order waits for the mount to follow the roles. After that it is tried
+/// on, and told as an error.
 const MOVE: Duration = Duration::from_secs(20);
-/// Promotions that fail in a row and are tried again at once; further ones are tried with each answer.
+/// Promotions that fail in a row and are tried again at once; further ones are tried with each
+/// answer.
 const INSIST: u32 = 5;
 
 /// By hand.
@@ -349,7 +352,8 @@ impl Monitor {
         self.not_before = Instant::now();
     }
 
-    /// Has a server hand over to the other, by a thread; its outcome comes to [`Monitor::handed_over`].
+    /// Has a server hand over to the other, by a thread; its outcome comes to
+    /// [`Monitor::handed_over`].
     fn ask_to_hand_over(&self, from: Side) {
         let (agent, key, by) = (self.client.remote(from).agent(), self.key.clone(), self.host.clone());
         let pair = Arc::clone(&self.pair);
@@ -502,8 +506,8 @@ impl Monitor {
         Ok(self.dry_run.then(|| format!("would move to the {to}")))
     }
 
-    /// Makes a server primary for an ordered move: orderly when the mounted one answers, and not at all when it is primary already,
-    /// as after a hand-over that the mount did not follow.
+    /// Makes a server primary for an ordered move: orderly when the mounted one answers, and not at
+    /// all when it is primary already, as after a hand-over that the mount did not follow.
     fn order_roles(&mut self, to: Side) -> bool {
         if machine::authority(&self.state) == Ok(Some(to)) {
             self.ordered(to);

@@ -1,19 +1,23 @@
 //! A client's mounts: kept ready aside, moved into place, taken out.
 //!
-//! Promises: nothing here waits for a dead server. Paths below the mount are never looked up by this process; the mount table is
-//! read, and every call is made by a child with a deadline ([`super::child`]). A mount that answers is never forced.
+//! Promises: nothing here waits for a dead server. Paths below the mount are never looked up by
+//! this process; the mount table is read, and every call is made by a child with a deadline
+//! ([`super::child`]). A mount that answers is never forced.
 //!
-//! How a switch goes: the other server is mounted already, in a private directory, and is looked at now and then, since a server that
-//! was rebuilt leaves a mount of which every call says ESTALE. Where the kernel has
-//! `/sys/fs/nfs/MAJ:MIN/shutdown` and the mounted server is dead, that ends every blocked call with an error. Then the new mount is
-//! moved below the old one (Linux 6.5; no moment without a mount), and the old one detached by a child that nobody waits
-//! for: tearing an NFS mount down asks its server several times, 180 s each (measured). Older kernels detach first; what is
-//! then seen for some milliseconds is an empty read-only filesystem put below at the start, so that a write in the gap fails and does not
-//! vanish into the local directory. Each step is what the mount table calls for, so a switch that broke off half-way is ended by the
-//! next attempt, whatever was done before.
+//! How a switch goes: the other server is mounted already, in a private directory, and is looked at
+//! now and then, since a server that was rebuilt leaves a mount of which every call says ESTALE.
+//! Where the kernel has `/sys/fs/nfs/MAJ:MIN/shutdown` and the mounted server is dead, that ends
+//! every blocked call with an error. Then the new mount is moved below the old one (Linux 6.5; no
+//! moment without a mount), and the old one detached by a child that nobody waits for: tearing an
+//! NFS mount down asks its server several times, 180 s each (measured). Older kernels detach first;
+//! what is then seen for some milliseconds is an empty read-only filesystem put below at the start,
+//! so that a write in the gap fails and does not vanish into the local directory. Each step is what
+//! the mount table calls for, so a switch that broke off half-way is ended by the next attempt,
+//! whatever was done before.
 //!
-//! Gives up: a file that is open stays on the old server. With what was mounted before the monitor's first start, and without
-//! the newer kernel, there is no read-only filesystem below until the first switch.
+//! Gives up: a file that is open stays on the old server. With what was mounted before the
+//! monitor's first start, and without the newer kernel, there is no read-only filesystem below
+//! until the first switch.
 
 use std::fs;
 use std::io;
@@ -122,7 +126,8 @@ impl Mounts {
         })
     }
 
-    /// Makes the private directory and, where nothing is mounted yet, the read-only filesystem below.
+    /// Makes the private directory and, where nothing is mounted yet, the read-only filesystem
+    /// below.
     ///
     /// # Errors
     /// See [`MountError`].
@@ -246,7 +251,8 @@ impl Mounts {
         command
     }
 
-    /// Mounts a side where it waits, by and by, and looks whether it is of use; call it in each round. Never waits.
+    /// Mounts a side where it waits, by and by, and looks whether it is of use; call it in each
+    /// round. Never waits.
     pub(crate) fn make_ready(&mut self, side: Side) {
         self.workers.refill();
         self.end_mounting();
@@ -290,7 +296,8 @@ impl Mounts {
         self.failed[side as usize] = Some((Instant::now(), why));
     }
 
-    /// Whether what waits answers, now and then, by a worker. A stale one is taken out, and mounted anew by a later round.
+    /// Whether what waits answers, now and then, by a worker. A stale one is taken out, and mounted
+    /// anew by a later round.
     fn look_at(&mut self, side: Side) {
         if let Some((which, mut worker, begun)) = self.looking.take() {
             match worker.answer(Duration::ZERO) {
@@ -363,8 +370,8 @@ impl Mounts {
         Ok(self.workers.run(&mut self.calls, what, words, CALL)?)
     }
 
-    /// Puts a server in place. `dead`: what is mounted now does not answer. Called again after an error, it goes on from what the
-    /// mount table shows.
+    /// Puts a server in place. `dead`: what is mounted now does not answer. Called again after an
+    /// error, it goes on from what the mount table shows.
     ///
     /// # Errors
     /// See [`MountError`]; the mount is then what [`Mounts::mounted`] says.
@@ -443,8 +450,9 @@ impl Mounts {
         }
     }
 
-    /// Ends every blocked call on a dead NFS mount with an error, where the kernel can (6.5). Otherwise those stay blocked, and
-    /// what they write lands on the old server when it comes back.
+    /// Ends every blocked call on a dead NFS mount with an error, where the kernel can (6.5).
+    /// Otherwise those stay blocked, and what they write lands on the old server when it comes
+    /// back.
     fn shut_down(&mut self, old: &MountEntry) -> Option<&'static str> {
         let file = format!("/sys/fs/nfs/{}:{}/shutdown", old.dev.0, old.dev.1);
         if !old.fs_type.starts_with(b"nfs") || !Path::new(&file).exists() {

@@ -1,4 +1,5 @@
-//! Telling somebody: a program, or an HTTP POST. Each in a thread of its own, for at most [`PATIENCE`]; nothing waits for it.
+//! Telling somebody: a program, or an HTTP POST. Each in a thread of its own, for at most
+//! [`PATIENCE`]; nothing waits for it.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -43,8 +44,8 @@ pub(crate) fn tell(client: &Client, event: Event, notice: &Notice) {
     }
 }
 
-/// As the mirror's hooks do it: redirections are not followed, so that a receiver cannot send this host elsewhere; and no more of the URL is
-/// told than the host, as the rest may be a key.
+/// As the mirror's hooks do it: redirections are not followed, so that a receiver cannot send this
+/// host elsewhere; and no more of the URL is told than the host, as the rest may be a key.
 fn post(url: &str, body: String) -> Result<(), String> {
     let host = url.split_once("://").map_or(url, |(_, rest)| rest);
     let host = host.split(['/', '?', '#']).next().unwrap_or_default();

@@ -1,5 +1,6 @@
-//! Whether an NFS server answers: a NULL call (RFC 5531, RFC 8881 §16.1) over a TCP connection of our own, with a deadline for all
-//! of it. Never through the mount, whose calls wait for minutes; never by ICMP, which a dead service answers.
+//! Whether an NFS server answers: a NULL call (RFC 5531, RFC 8881 §16.1) over a TCP connection of
+//! our own, with a deadline for all of it. Never through the mount, whose calls wait for minutes;
+//! never by ICMP, which a dead service answers.
 
 use std::fmt;
 use std::io;

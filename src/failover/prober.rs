@@ -1,6 +1,8 @@
-//! Asks one server, again and again, on a thread of its own: its NFS service and its role, both with a deadline.
+//! Asks one server, again and again, on a thread of its own: its NFS service and its role, both
+//! with a deadline.
 //!
-//! A question that this host could not ask, since its front process was away, is no missing answer: it is asked again.
+//! A question that this host could not ask, since its front process was away, is no missing answer:
+//! it is asked again.
 
 use std::io;
 use std::sync::Arc;
@@ -81,7 +83,8 @@ fn wait(hurried: &Receiver<Duration>, mut until: Instant) -> bool {
     }
 }
 
-/// Both questions at once, so that it takes no longer than `timeout`; `None` when one could not be asked.
+/// Both questions at once, so that it takes no longer than `timeout`; `None` when one could not be
+/// asked.
 fn ask(side: Side, remote: &Remote, key: &Key, pair: &Pair, timeout: Duration) -> Option<Answer> {
     std::thread::scope(|s| {
         let report = s.spawn(|| match pair.ask(side, &remote.agent(), key, &Request::Report, timeout) {

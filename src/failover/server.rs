@@ -1,17 +1,20 @@
 //! A server's part: it answers for its tree's mark, and exports the tree as the mark says.
 //!
-//! Promises: the tree is exported read-write only while its mark says primary **and** nobody is known to have taken over: after a
-//! start that is the peer's word, or an epoch that was raised since. A server that is promoted asks its peer to step down
-//! first; a peer that says no is obeyed, one that does not answer counts as dead. The mark is on the disk before the
-//! exports change to read-write, and after they have changed to read-only.
+//! Promises: the tree is exported read-write only while its mark says primary **and** nobody is
+//! known to have taken over: after a start that is the peer's word, or an epoch that was raised
+//! since. A server that is promoted asks its peer to step down first; a peer that says no is
+//! obeyed, one that does not answer counts as dead. The mark is on the disk before the exports
+//! change to read-write, and after they have changed to read-only.
 //!
-//! A server that is told to step down is perhaps only slow: it becomes read-only, and pushes what it has acknowledged for as long as
-//! `flush_timeout` allows before its mark changes, since afterwards it is fenced.
+//! A server that is told to step down is perhaps only slow: it becomes read-only, and pushes what
+//! it has acknowledged for as long as `flush_timeout` allows before its mark changes, since
+//! afterwards it is fenced.
 //!
 //! Hand-over (fail-back) is in [`super::handover`].
 //!
-//! Gives up: two servers that cannot reach each other, promoted by two clients that each see one of them, are both primary until they
-//! see each other again; then the older epoch steps down, and what only it held is kept aside.
+//! Gives up: two servers that cannot reach each other, promoted by two clients that each see one of
+//! them, are both primary until they see each other again; then the older epoch steps down, and
+//! what only it held is kept aside.
 
 use std::net::{TcpListener, ToSocketAddrs};
 use std::process::Command;
@@ -30,15 +33,18 @@ use crate::status::{self, TargetState};
 
 /// How long the peer may take to answer.
 pub(super) const PEER: Duration = Duration::from_millis(700);
-/// How long a peer that accepts the connection may take to step down, besides its flush: it sets exports and writes its mark.
+/// How long a peer that accepts the connection may take to step down, besides its flush: it sets
+/// exports and writes its mark.
 const STEP_DOWN: Duration = Duration::from_secs(2);
 /// A peer that this many looks in a row did not reach, ...
 const SILENT_LOOKS: u32 = 2;
-/// ... has this long to accept the connection over which it is told to step down, as clients wait meanwhile.
+/// ... has this long to accept the connection over which it is told to step down, as clients wait
+/// meanwhile.
 const CONNECT_SILENT: Duration = Duration::from_millis(100);
 /// Between two looks at the peer and the mark.
 const TEND: Duration = Duration::from_millis(500);
-/// Exports are set anew this often: whoever restarts the NFS server makes them what /etc/exports says.
+/// Exports are set anew this often: whoever restarts the NFS server makes them what /etc/exports
+/// says.
 const EXPORT_AGAIN: Duration = Duration::from_secs(10);
 const EXPORTFS: Duration = Duration::from_secs(10);
 /// How long somebody else may change roles before a request is refused.
@@ -128,7 +134,8 @@ impl Server {
         self.front.serve(listener, &self.key, self.id, Arc::new(move |request| serving.serve(request)))
     }
 
-    /// Notes the peer's addresses, whose connections find a place when strangers have taken the others: a name may get others.
+    /// Notes the peer's addresses, whose connections find a place when strangers have taken the
+    /// others: a name may get others.
     fn look_up_peer(&self) {
         if let Ok(found) = self.cfg.peer.to_socket_addrs() {
             self.front.peers(found.map(|at| at.ip().to_canonical()).collect());
@@ -250,7 +257,8 @@ impl Server {
     /// Read-only first: from then on no client is told that anything is stored.
     fn read_only(&self) {
         if !self.export(false) {
-            // The NFS server may be what is broken here. Clients leave by the mark, and what they write until then is kept aside later.
+            // The NFS server may be what is broken here. Clients leave by the mark, and what they
+            // write until then is kept aside later.
             tracing::error!("stepping down although the exports cannot be made read-only");
         }
     }

@@ -1,8 +1,9 @@
 //! Who waits for a dead mount, by process id and name: told instead of hanging along.
 //!
-//! Looks at /proc only, where nothing asks a server: the names of open files and of the working directory come from the kernel's
-//! memory. A process is told when one of its threads waits for a network filesystem (by its wait channel), or sleeps without being
-//! interruptible and holds something below the mount.
+//! Looks at /proc only, where nothing asks a server: the names of open files and of the working
+//! directory come from the kernel's memory. A process is told when one of its threads waits for a
+//! network filesystem (by its wait channel), or sleeps without being interruptible and holds
+//! something below the mount.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;

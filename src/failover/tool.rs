@@ -1,4 +1,5 @@
-//! The calls that touch a mount, each made by a process of its own: `fansync failover call`, for [`super::worker`] only.
+//! The calls that touch a mount, each made by a process of its own: `fansync failover call`, for
+//! [`super::worker`] only.
 
 use std::ffi::CStr;
 use std::fs::{File, OpenOptions};
@@ -15,8 +16,8 @@ use crate::sys::movemount::move_mount;
 
 const NONE: Option<&CStr> = None;
 
-/// Makes the calls it is told, a JSON array of words a line, until its input ends; answers each with a line, `null` or a
-/// [`Refusal`].
+/// Makes the calls it is told, a JSON array of words a line, until its input ends; answers each
+/// with a line, `null` or a [`Refusal`].
 ///
 /// # Errors
 /// Those of input and output. One that nobody hears any more is none: whoever asked has given up.
@@ -51,17 +52,19 @@ fn call(words: &[String]) -> io::Result<()> {
             Ok(mount(NONE, at, NONE, MsFlags::MS_PRIVATE, NONE)?)
         }
         ["shutdown", file] => OpenOptions::new().write(true).open(file)?.write_all(b"1"),
-        // Unlike stat(2), it asks the server each time: an FSSTAT or GETATTR of the root (NFS 3 and 4).
+        // Unlike stat(2), it asks the server each time: an FSSTAT or GETATTR of the root (NFS 3 and
+        // 4).
         ["look", at] => Ok(nix::sys::statfs::statfs(at).map(drop)?),
         _ => Err(io::ErrorKind::InvalidInput.into()),
     }
 }
 
-/// Takes a mount out, by its id: a call that comes late, after another has taken out what it was meant for, must not take out
-/// what has come in its place. Never with MNT_FORCE, which breaks writes under way on a live mount and does not help on a dead
-/// one (measured).
+/// Takes a mount out, by its id: a call that comes late, after another has taken out what it was
+/// meant for, must not take out what has come in its place. Never with MNT_FORCE, which breaks
+/// writes under way on a live mount and does not help on a dead one (measured).
 fn detach(at: &str, id: &str) -> io::Result<()> {
-    // Neither asks the server of a network filesystem (measured). Not followed: somebody may have put a link there.
+    // Neither asks the server of a network filesystem (measured). Not followed: somebody may have
+    // put a link there.
     let held: OwnedFd =
         OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW | libc::O_DIRECTORY).open(at)?.into();
     let info = io::read_to_string(File::open(format!("/proc/self/fdinfo/{}", held.as_raw_fd()))?)?;

@@ -6,12 +6,15 @@
 //! server  code, reply
 //! ```
 //!
-//! Promises: without the key nobody gets an answer, is believed, or changes anything. Each message has a fixed length ([`frame`]), and
-//! nothing of what a stranger sends is read but for the numbers in front of the request, before its code ([`code`]) has been found
-//! right. A message that was recorded is of no use later, nor on another connection, nor sent back to its sender, nor passed on
-//! to another server: the codes cover the numbers that both sides made up, sender and addressee, and the request that is answered.
+//! Promises: without the key nobody gets an answer, is believed, or changes anything. Each message
+//! has a fixed length ([`frame`]), and nothing of what a stranger sends is read but for the numbers
+//! in front of the request, before its code ([`code`]) has been found right. A message that was
+//! recorded is of no use later, nor on another connection, nor sent back to its sender, nor passed
+//! on to another server: the codes cover the numbers that both sides made up, sender and addressee,
+//! and the request that is answered.
 //!
-//! Gives up secrecy: roles and epochs can be read on the wire. A host in the way can keep messages from arriving.
+//! Gives up secrecy: roles and epochs can be read on the wire. A host in the way can keep messages
+//! from arriving.
 
 pub mod code;
 pub mod frame;
@@ -33,7 +36,8 @@ use frame::{Asked, REPLY, REPLY_BODY, REQUEST, REQUEST_BODY};
 
 /// The usual port.
 pub(crate) const PORT: u16 = 7846;
-/// How long whoever has connected may take for its whole request. A lost packet is sent again only after a second.
+/// How long whoever has connected may take for its whole request. A lost packet is sent again only
+/// after a second.
 pub(super) const WHOLE_REQUEST: Duration = Duration::from_secs(2);
 /// How long it may take to take the answer.
 pub(super) const WHOLE_REPLY: Duration = Duration::from_secs(2);
@@ -43,7 +47,8 @@ pub(super) const WHOLE_REPLY: Duration = Duration::from_secs(2);
 pub enum Request {
     /// Its state.
     Report,
-    /// To become primary of an epoch above this one. One that is such a primary already says yes again.
+    /// To become primary of an epoch above this one. One that is such a primary already says yes
+    /// again.
     Promote {
         /// The newest epoch that the asker knows.
         above: u64,
@@ -189,11 +194,12 @@ impl Pair {
     }
 }
 
-/// How long a host may take to accept a connection, which its kernel does however busy it is. A lost packet is sent again only
-/// after a second.
+/// How long a host may take to accept a connection, which its kernel does however busy it is. A
+/// lost packet is sent again only after a second.
 pub(super) const CONNECT: Duration = Duration::from_millis(400);
 
-/// Sends one request. `deadline`: for all of it; connecting has at most 400 ms of it. Returns who has answered as well.
+/// Sends one request. `deadline`: for all of it; connecting has at most 400 ms of it. Returns who
+/// has answered as well.
 ///
 /// # Errors
 /// See [`WireError`].
@@ -295,8 +301,8 @@ impl Answering {
     }
 }
 
-/// A request that is for `server` on this connection and was made by somebody with the key, and how to answer it. Nothing but the numbers in
-/// front of its body is read before that.
+/// A request that is for `server` on this connection and was made by somebody with the key, and how
+/// to answer it. Nothing but the numbers in front of its body is read before that.
 pub(super) fn open(frame: &[u8; REQUEST], key: &Key, nonce: Id, server: Id) -> Option<(Request, Answering)> {
     let Asked { code, nonce: theirs, client, server: to, body } = Asked::split(frame);
     let talk = Talk { nonces: [nonce, theirs], client, server: to };

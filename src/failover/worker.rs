@@ -1,8 +1,10 @@
-//! Processes started ahead that make the calls that can touch a mount ([`super::tool`]): a switch then costs no fork and no exec.
+//! Processes started ahead that make the calls that can touch a mount ([`super::tool`]): a switch
+//! then costs no fork and no exec.
 //!
-//! Each reads requests from its standard input, a line each, and answers each with a line. One whose call does not end by its
-//! deadline is killed and, if even that does not end it, left alone. One that is told something nobody waits for is given
-//! up at once: it ends with its call, as its input is closed.
+//! Each reads requests from its standard input, a line each, and answers each with a line. One
+//! whose call does not end by its deadline is killed and, if even that does not end it, left alone.
+//! One that is told something nobody waits for is given up at once: it ends with its call, as its
+//! input is closed.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -16,7 +18,8 @@ use std::os::fd::AsFd;
 
 use super::child::{CallError, Calls};
 
-/// How many wait for work: one for the calls that follow each other, one for the detach, one for a look at a mount.
+/// How many wait for work: one for the calls that follow each other, one for the detach, one for a
+/// look at a mount.
 const SPARE: usize = 3;
 
 /// What a worker answers when a call has failed.
@@ -119,7 +122,8 @@ impl Workers {
         }
     }
 
-    /// Gives a request to one that waits, or to one started for it. For [`Workers::back`] when it has answered.
+    /// Gives a request to one that waits, or to one started for it. For [`Workers::back`] when it
+    /// has answered.
     ///
     /// # Errors
     /// [`CallError::Start`].

@@ -1,8 +1,8 @@
 //! `kind = "cdn"`: tells a content delivery network which URLs to fetch anew.
 //!
-//! Two forms. `chinacache` is sersync's refreshCDN: a request for each change, byte for byte as sersync sends it, but that values are
-//! percent-encoded, so that no name can end the request line or add a parameter. `purge` is made of templates.
-//! Credentials are in no log line and no error.
+//! Two forms. `chinacache` is sersync's refreshCDN: a request for each change, byte for byte as
+//! sersync sends it, but that values are percent-encoded, so that no name can end the request line
+//! or add a parameter. `purge` is made of templates. Credentials are in no log line and no error.
 
 use std::io::{Read, Write};
 use std::sync::Arc;

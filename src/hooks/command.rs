@@ -1,7 +1,9 @@
 //! `kind = "command"`: a program for each path, or one for many.
 //!
-//! No shell sees a file name: the path is one argument, or `$1` of a script that the configuration wrote, or bytes on standard input. The
-//! environment is made anew. A run that takes too long is ended with its process group: SIGTERM, and SIGKILL a second later, while the group still belongs to it.
+//! No shell sees a file name: the path is one argument, or `$1` of a script that the configuration
+//! wrote, or bytes on standard input. The environment is made anew. A run that takes too long is
+//! ended with its process group: SIGTERM, and SIGKILL a second later, while the group still belongs
+//! to it.
 
 use std::ffi::OsString;
 use std::os::fd::AsFd;
@@ -109,7 +111,8 @@ impl Runner {
             let late = Instant::now() >= deadline;
             if late || self.queue.is_closed() {
                 child.terminate();
-                // Not reaped yet, so that the group's number stays its own and every member of it can be killed.
+                // Not reaped yet, so that the group's number stays its own and every member of it
+                // can be killed.
                 let until = Instant::now() + GRACE.min(if late { GRACE } else { LOOK });
                 while Instant::now() < until && !ended(&child, until.saturating_duration_since(Instant::now())) {}
                 child.kill();

@@ -1,7 +1,9 @@
-//! `kind = "http"`: a POST of JSON for many changes; and what the requests of other kinds have in common with it.
+//! `kind = "http"`: a POST of JSON for many changes; and what the requests of other kinds have in
+//! common with it.
 //!
-//! Any 2xx confirms. 408, 429 and 5xx, and whatever keeps the answer from coming, are tried again, no earlier than `Retry-After` says; any other
-//! answer means that the same request fails again, so its changes are given up. Redirections are not followed: a POST would become a GET.
+//! Any 2xx confirms. 408, 429 and 5xx, and whatever keeps the answer from coming, are tried again,
+//! no earlier than `Retry-After` says; any other answer means that the same request fails again, so
+//! its changes are given up. Redirections are not followed: a POST would become a GET.
 
 use std::hash::Hasher;
 use std::sync::Arc;
@@ -64,7 +66,8 @@ fn key(text: &str) -> String {
     format!("{:032x}", hasher.finish128().as_u128())
 }
 
-/// What makes requests without following where an answer sends it, and without taking a status for an error.
+/// What makes requests without following where an answer sends it, and without taking a status for
+/// an error.
 pub(crate) fn plain_agent(timeout: Duration) -> ureq::Agent {
     settings(timeout).build().new_agent()
 }
@@ -90,7 +93,8 @@ impl Client {
         Client { request: request.clone(), timeout, agent: None }
     }
 
-    /// Made at the first request, and anew after a failure: the certificates may have been replaced.
+    /// Made at the first request, and anew after a failure: the certificates may have been
+    /// replaced.
     fn agent(&mut self) -> Result<ureq::Agent, String> {
         if let Some(agent) = &self.agent {
             return Ok(agent.clone());

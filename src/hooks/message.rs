@@ -1,7 +1,7 @@
 //! How changes are written down for receivers: absolute paths, JSON, URLs.
 //!
-//! A file name is any bytes but JSON holds characters. A path that is not UTF-8 has `path_base64` beside `path`, with every byte of it; in `path` the
-//! bytes that are no character are then U+FFFD.
+//! A file name is any bytes but JSON holds characters. A path that is not UTF-8 has `path_base64`
+//! beside `path`, with every byte of it; in `path` the bytes that are no character are then U+FFFD.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -14,7 +14,8 @@ use crate::config::hook::{Change, Pattern};
 
 /// What stays as it is in the path of an URL: RFC 3986 `unreserved`, and the slash.
 const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
-/// What stays in a value of a query that is an URL: also what RFC 3986 allows there and that separates nothing.
+/// What stays in a value of a query that is an URL: also what RFC 3986 allows there and that
+/// separates nothing.
 const QUERY: &AsciiSet =
     &PATH.remove(b':').remove(b'@').remove(b'!').remove(b'$').remove(b'*').remove(b',').remove(b'(').remove(b')');
 
@@ -58,7 +59,8 @@ pub(super) fn query(value: &[u8]) -> String {
     percent_encode(value, QUERY).to_string()
 }
 
-/// What a path is on the web, not yet encoded: `base`, and the path or what follows the match in it. `None`: it is not on the web.
+/// What a path is on the web, not yet encoded: `base`, and the path or what follows the match in
+/// it. `None`: it is not on the web.
 pub(super) fn raw_url(place: &Place, event: &Event, base: &str, url_match: Option<&Pattern>) -> Option<(Vec<u8>, Vec<u8>)> {
     let base = base.trim_end_matches('/').as_bytes();
     let rest = match url_match {

@@ -1,16 +1,21 @@
 //! Tells others of changes: `[[mirror.hook]]`, after a batch is confirmed, or as events come.
 //!
-//! Promises: no hook ever holds up a sync. Each has a queue and threads of its own; the engine only puts changes into the queue. A change
-//! that was confirmed is delivered at least once, or it is counted: as *failed* (the receiver refused it for good, or it failed by itself too
-//! often) or as *dropped* (the queue was full). What waits at an orderly stop is saved and delivered by the next daemon.
+//! Promises: no hook ever holds up a sync. Each has a queue and threads of its own; the engine only
+//! puts changes into the queue. A change that was confirmed is delivered at least once, or it is
+//! counted: as *failed* (the receiver refused it for good, or it failed by itself too often) or as
+//! *dropped* (the queue was full). What waits at an orderly stop is saved and delivered by the next
+//! daemon.
 //!
-//! How it works. [`Hooks`] lives on the engine's thread and decides what each hook is told: a change that is confirmed on the hook's
-//! target, or on all of them; an event. A [`queue`] holds each path once, however often it changed. Worker threads take changes in their order,
-//! never one path twice at a time, look at the disk where nobody has said what became of a path, and deliver them. What the receiver cannot
-//! take now is tried again with growing pauses and holds up what comes after it; what fails by itself (a command's exit code) is put back for later, and others go on.
+//! How it works. [`Hooks`] lives on the engine's thread and decides what each hook is told: a
+//! change that is confirmed on the hook's target, or on all of them; an event. A [`queue`] holds
+//! each path once, however often it changed. Worker threads take changes in their order, never one
+//! path twice at a time, look at the disk where nobody has said what became of a path, and deliver
+//! them. What the receiver cannot take now is tried again with growing pauses and holds up what
+//! comes after it; what fails by itself (a command's exit code) is put back for later, and others
+//! go on.
 //!
-//! Gives up: order between paths when `jobs` is more than one or a path failed; delivery exactly once; and what was pending when the daemon
-//! is killed.
+//! Gives up: order between paths when `jobs` is more than one or a path failed; delivery exactly
+//! once; and what was pending when the daemon is killed.
 
 mod cdn;
 mod command;
@@ -169,7 +174,8 @@ impl Hooks {
         }
     }
 
-    /// Tells of what target `at` holds now. `settled`: every path that was confirmed there, told of or not.
+    /// Tells of what target `at` holds now. `settled`: every path that was confirmed there, told of
+    /// or not.
     pub(crate) fn confirmed(&mut self, at: usize, told: Vec<Told>, settled: &[RelPath], targets: &[Target]) {
         for hook in self.hooks.iter().filter(|h| h.config.when == When::Confirmed) {
             if hook.target == Some(at) || (hook.target.is_none() && targets.len() == 1) {
@@ -214,7 +220,8 @@ impl Hooks {
         let owed: Vec<Owed<'_>> = targets.iter().filter(|_| !look.is_empty()).map(Target::owed).collect();
         for (path, new) in look {
             let Some(waiting) = self.waiting.get(&path) else { continue };
-            // What this target took a moment ago may be dirty there again already, and will then be told again.
+            // What this target took a moment ago may be dirty there again already, and will then be
+            // told again.
             let lacks = owed.iter().enumerate().any(|(i, owed)| (i != at || !new) && owed.covers(&path, waiting.of(i)));
             if !lacks && let Some(waiting) = self.waiting.remove(&path) {
                 self.tell_all(&waiting.told);
@@ -250,7 +257,8 @@ impl Hooks {
         self.hooks.iter().map(|hook| hook.queue.status(waiting(hook) as u64, SHOWN_FAILURES)).collect()
     }
 
-    /// Delivers what is there, until `deadline` at most, and saves the rest. Returns how many changes were not delivered.
+    /// Delivers what is there, until `deadline` at most, and saves the rest. Returns how many
+    /// changes were not delivered.
     pub(crate) fn stop(&mut self, deadline: Instant) -> usize {
         // Nobody hears of these otherwise; that a target lacks them is the mirror's matter.
         self.all_in_sync();

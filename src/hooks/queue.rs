@@ -1,7 +1,9 @@
-//! The queue of one hook: each path once, in the order of the first change, at most `max_pending` of them.
+//! The queue of one hook: each path once, in the order of the first change, at most `max_pending`
+//! of them.
 //!
-//! A change of a path that waits already takes the older one's place. Past the bound the oldest change is dropped, counted, and said.
-//! A path that is being delivered and changes again waits until that delivery has ended.
+//! A change of a path that waits already takes the older one's place. Past the bound the oldest
+//! change is dropped, counted, and said. A path that is being delivered and changes again waits
+//! until that delivery has ended.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -186,7 +188,8 @@ impl Queue {
         }
     }
 
-    /// Waits for changes and takes the next, at most one delivery's worth, oldest first. `None`: it is all over.
+    /// Waits for changes and takes the next, at most one delivery's worth, oldest first. `None`: it
+    /// is all over.
     pub(crate) fn take(&self) -> Option<Vec<Event>> {
         let most = if self.config.one_by_one() { 1 } else { self.config.batch };
         let mut inner = self.lock();
@@ -288,7 +291,8 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// The receiver cannot be had for the `tries`-th time. Waits until it is to be tried again; `false`: it is not, and the changes were taken back.
+    /// The receiver cannot be had for the `tries`-th time. Waits until it is to be tried again;
+    /// `false`: it is not, and the changes were taken back.
     pub(crate) fn pause(&self, events: &[Event], tries: u32, reason: &str, after: Option<Duration>) -> bool {
         let backoff = Backoff { min: self.config.retry_min, max: self.config.retry_max };
         let pause = backoff.pause(tries, fastrand::f64()).max(after.unwrap_or_default());
@@ -343,7 +347,8 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// Waits until everything was tried, until `deadline` at most; ends the workers, and returns what was not delivered.
+    /// Waits until everything was tried, until `deadline` at most; ends the workers, and returns
+    /// what was not delivered.
     pub(crate) fn finish(&self, deadline: Instant) -> Vec<Event> {
         let mut inner = self.lock();
         while !(inner.ready.is_empty() && inner.flying.is_empty()) {

@@ -1,7 +1,8 @@
-//! What a hook had pending at an orderly stop: one JSON object a line, in `state_dir/MIRROR/hook-NAME.pending`.
+//! What a hook had pending at an orderly stop: one JSON object a line, in
+//! `state_dir/MIRROR/hook-NAME.pending`.
 //!
-//! Written whole and put in place in one step. The next daemon leaves it where it is until all of it was delivered, so that one that dies
-//! before that delivers it again.
+//! Written whole and put in place in one step. The next daemon leaves it where it is until all of
+//! it was delivered, so that one that dies before that delivers it again.
 
 use std::fs;
 use std::io;

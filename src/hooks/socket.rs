@@ -1,7 +1,9 @@
-//! `kind = "socket"`: a line of JSON for each change over a connection that stays, or a bare path over one of its own.
+//! `kind = "socket"`: a line of JSON for each change over a connection that stays, or a bare path
+//! over one of its own.
 //!
-//! A line counts as delivered when the kernel took it, unless `acknowledge` makes the receiver answer each with a line: what is written to
-//! a receiver that dies before it reads is lost otherwise, and nobody can tell.
+//! A line counts as delivered when the kernel took it, unless `acknowledge` makes the receiver
+//! answer each with a line: what is written to a receiver that dies before it reads is lost
+//! otherwise, and nobody can tell.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
@@ -38,7 +40,8 @@ impl Sender {
         let timeout = self.config.timeout;
         let stream = match &self.socket.address {
             Address::Tcp(address) => Stream::Tcp(connect(address, timeout)?),
-            // Does not wait: a full backlog is an error at once for a stream that does not block, and a bounded wait otherwise.
+            // Does not wait: a full backlog is an error at once for a stream that does not block,
+            // and a bounded wait otherwise.
             Address::Unix(path) => Stream::Unix(UnixStream::connect(path)?),
         };
         stream.limit(timeout)?;

@@ -1,12 +1,11 @@
 //! Sockets of a child: found in its table of descriptors, and set from outside.
 //!
 //! Promises: nothing of a child is held. A descriptor is duplicated for the length of one call, so
-//! that a
-//! connection ends when the child's own descriptor does.
+//! that a connection ends when the child's own descriptor does.
 //!
 //! How: pidfd_getfd(2), Linux 5.6. It asks for what ptrace(2) asks for: same user, no more
-//! capabilities than
-//! ours, and what Yama (`kernel.yama.ptrace_scope` 0 or 1 for a child of ours) and seccomp permit.
+//! capabilities than ours, and what Yama (`kernel.yama.ptrace_scope` 0 or 1 for a child of ours)
+//! and seccomp permit.
 
 #![allow(unsafe_code)]
 
@@ -77,8 +76,8 @@ pub(crate) fn quick_acks(socket: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(int_option(socket, libc::IPPROTO_TCP, libc::TCP_QUICKACK)? != 0)
 }
 
-/// Segments with data that a socket of ours has received; `None` where the kernel does not count them
-/// (`tcpi_data_segs_in`, Linux 4.6).
+/// Segments with data that a socket of ours has received; `None` where the kernel does not count
+/// them (`tcpi_data_segs_in`, Linux 4.6).
 ///
 /// # Errors
 /// getsockopt(2): as for [`set_quick_acks`].
@@ -87,7 +86,8 @@ pub(crate) fn data_segments_in(socket: BorrowedFd<'_>) -> io::Result<Option<u32>
     const AT: std::ops::Range<usize> = 152..156;
     let mut info = [0u8; 256];
     let mut len = info.len() as libc::socklen_t;
-    // SAFETY: both pointers are to values that outlive the call, and `len` is the length of the first.
+    // SAFETY: both pointers are to values that outlive the call, and `len` is the length of the
+    // first.
     let done = unsafe {
         let value = info.as_mut_ptr().cast();
         libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, value, &raw mut len)

@@ -1,11 +1,13 @@
 //! What this process and its children may do: capabilities(7).
 //!
-//! A process of root has every capability, and gets them back with every program that it starts, as far as its bounding set goes. So the
-//! daemon gives up what it does not need ([`keep_only`]), once, before its first thread: each thread has sets of its own. And a
-//! child of rsync takes what it does not need out of its bounding set between fork and exec ([`surplus`], [`give_up`]), for which the daemon keeps
-//! `CAP_SETPCAP`.
+//! A process of root has every capability, and gets them back with every program that it starts, as
+//! far as its bounding set goes. So the daemon gives up what it does not need ([`keep_only`]),
+//! once, before its first thread: each thread has sets of its own. And a child of rsync takes what
+//! it does not need out of its bounding set between fork and exec ([`surplus`], [`give_up`]), for
+//! which the daemon keeps `CAP_SETPCAP`.
 //!
-//! A child never gets more than the daemon has: execve(2) would clear its parent-death signal then, and the daemon could not read its
+//! A child never gets more than the daemon has: execve(2) would clear its parent-death signal then,
+//! and the daemon could not read its
 //! /proc/PID/io (both from the kernel's sources, 6.18: `commit_creds`, `cap_ptrace_access_check`).
 
 use std::io;
@@ -74,8 +76,9 @@ impl Caps {
     }
 }
 
-/// Gives up, for good, what is not in `keep`. `children`: what programs may have that are started without being root.
-/// To be called before threads are started, as it concerns the calling one and those that it starts.
+/// Gives up, for good, what is not in `keep`. `children`: what programs may have that are started
+/// without being root. To be called before threads are started, as it concerns the calling one and
+/// those that it starts.
 ///
 /// # Errors
 /// capset(2); prctl(2) for the ambient set.
@@ -103,7 +106,8 @@ pub(crate) fn surplus(keep: Caps) -> Vec<Capability> {
     out
 }
 
-/// Takes capabilities out of the bounding set, between fork and exec: a prctl(2) for each. What may not be done, without `CAP_SETPCAP`, is left.
+/// Takes capabilities out of the bounding set, between fork and exec: a prctl(2) for each. What may
+/// not be done, without `CAP_SETPCAP`, is left.
 pub(crate) fn give_up(surplus: &[Capability]) {
     for cap in surplus {
         let _ = caps::drop(None, CapSet::Bounding, *cap);

@@ -11,12 +11,14 @@
 //! that were killed (rsync 3.5.0, 1,000 small files to a module). A connection that is cut off
 //! confirms no file that did not arrive whole.
 //!
-//! How: the child leads a process group of its own, so that a signal reaches the remote shell and the local receiver too. It is
-//! signalled only before it is reaped, when its group cannot yet belong to another. Its end is read from a pidfd, its outputs
-//! from non-blocking pipes. Every descriptor is close-on-exec, so no child holds the pipe of another open.
+//! How: the child leads a process group of its own, so that a signal reaches the remote shell and
+//! the local receiver too. It is signalled only before it is reaped, when its group cannot yet
+//! belong to another. Its end is read from a pidfd, its outputs from non-blocking pipes. Every
+//! descriptor is close-on-exec, so no child holds the pipe of another open.
 //!
-//! Gives up: a process that leaves the group on purpose (the master connection of a remote shell) is not followed. It may keep the
-//! output pipes open, which is why their end is no condition for anything once the child is gone.
+//! Gives up: a process that leaves the group on purpose (the master connection of a remote shell)
+//! is not followed. It may keep the output pipes open, which is why their end is no condition for
+//! anything once the child is gone.
 
 #![allow(unsafe_code)]
 
@@ -40,8 +42,8 @@ use super::caps::{self, Caps};
 use super::landlock::{self, Ruleset};
 use super::pipe;
 
-/// How long a drop waits for a killed child before it leaves the waiting to a thread: one stuck in the kernel (a dead network
-/// filesystem) ends when that does.
+/// How long a drop waits for a killed child before it leaves the waiting to a thread: one stuck in
+/// the kernel (a dead network filesystem) ends when that does.
 const REAP_PATIENCE: Duration = Duration::from_millis(200);
 
 /// How long the rest of a group that was cut off may take to end by itself.
@@ -98,8 +100,8 @@ pub(crate) struct User {
     pub(crate) gid: u32,
 }
 
-/// What programs are started with, whatever our own is: under the unit that is 077, for the files that fansync itself makes, and what
-/// rsync and hooks make is as it would be without.
+/// What programs are started with, whatever our own is: under the unit that is 077, for the files
+/// that fansync itself makes, and what rsync and hooks make is as it would be without.
 const USUAL_UMASK: libc::mode_t = 0o022;
 
 /// Starts a program of [`Command`] as children of this module are started: with the usual umask.
@@ -108,7 +110,8 @@ pub(crate) fn as_usual(command: &mut Command) -> &mut Command {
         umask(Mode::from_bits_truncate(USUAL_UMASK));
         Ok(())
     };
-    // SAFETY: the closure makes one bare system call between fork and exec, umask(2), which is async-signal-safe, and allocates nothing.
+    // SAFETY: the closure makes one bare system call between fork and exec, umask(2), which is
+    // async-signal-safe, and allocates nothing.
     unsafe { command.pre_exec(set) }
 }
 
@@ -148,8 +151,8 @@ pub fn no_image() -> nix::Result<()> {
 /// # Errors
 /// setrlimit(2).
 fn no_core_dumps() -> nix::Result<()> {
-    // core(5), fs/coredump.c (Linux 6.18): to a file nothing shorter than a page is written; and where a program takes the image, which
-    // 0 would not keep from it, 1 does.
+    // core(5), fs/coredump.c (Linux 6.18): to a file nothing shorter than a page is written; and
+    // where a program takes the image, which 0 would not keep from it, 1 does.
     setrlimit(Resource::RLIMIT_CORE, 1, 1)
 }
 
@@ -245,7 +248,8 @@ struct Feed {
 }
 
 impl Child {
-    /// Starts `argv` (the first element is the program, looked up in the `PATH` of `env`) with exactly the environment `env`, in `/`.
+    /// Starts `argv` (the first element is the program, looked up in the `PATH` of `env`) with
+    /// exactly the environment `env`, in `/`.
     ///
     /// # Errors
     /// See [`SpawnError`].
@@ -312,8 +316,9 @@ impl Child {
         let inherit: Vec<RawFd> = inherit.iter().map(AsRawFd::as_raw_fd).collect();
         let die_with_us = move || {
             for &fd in &inherit {
-                // SAFETY: fcntl(2) with F_SETFD takes no pointer; the number is of a descriptor that the caller lends for the whole
-                // of this function, so it is open in the forked child.
+                // SAFETY: fcntl(2) with F_SETFD takes no pointer; the number is of a descriptor
+                // that the caller lends for the whole of this function, so it is open in the forked
+                // child.
                 if unsafe { libc::fcntl(fd, libc::F_SETFD, 0) } < 0 {
                     return Err(Errno::last().into());
                 }
@@ -329,7 +334,8 @@ impl Child {
                 }
             }
             limits.set()?;
-            // prctl(2): the signal comes when the thread that forked ends, and that thread lives as long as its mirror.
+            // prctl(2): the signal comes when the thread that forked ends, and that thread lives as
+            // long as its mirror.
             nix::sys::prctl::set_pdeathsig(orphaned)?;
             // It may have ended before.
             if unistd::getppid() != parent { Err(Errno::ESRCH.into()) } else { Ok(()) }
@@ -413,7 +419,8 @@ impl Child {
         result
     }
 
-    /// Reads what is there of an output: `Some(n)` bytes, `Some(0)` at its end (which then stays), `None` when nothing is there now.
+    /// Reads what is there of an output: `Some(n)` bytes, `Some(0)` at its end (which then stays),
+    /// `None` when nothing is there now.
     ///
     /// # Errors
     /// read(2): EIO. The output counts as ended.
@@ -477,7 +484,8 @@ impl Child {
         }
     }
 
-    /// Ends the process and its group (SIGKILL). A local receiver's temporary file stays, until a pass with deletes.
+    /// Ends the process and its group (SIGKILL). A local receiver's temporary file stays, until a
+    /// pass with deletes.
     pub(crate) fn kill(&mut self) {
         self.signal(Signal::SIGKILL);
     }
@@ -501,8 +509,9 @@ impl Child {
         let _ = killpg(self.pid, Signal::SIGKILL);
     }
 
-    /// A number that grows for as long as the process gets on: its output, what it read (proc(5), `/proc/PID/io`: files, pipes
-    /// and sockets) and its CPU time. Not what it wrote: to a peer that was stopped, rsync goes on sending keep-alives.
+    /// A number that grows for as long as the process gets on: its output, what it read (proc(5),
+    /// `/proc/PID/io`: files, pipes and sockets) and its CPU time. Not what it wrote: to a peer
+    /// that was stopped, rsync goes on sending keep-alives.
     pub(crate) fn progress_mark(&self) -> u64 {
         let pid = self.pid;
         let io = fs::read(format!("/proc/{pid}/io")).unwrap_or_default();
@@ -516,14 +525,14 @@ impl Child {
         Work { written: self.output_bytes, read: self.bytes_read(), ticks: cpu_ticks(&stat) }
     }
 
-    /// Bytes that the process has read so far, from files, pipes and sockets (proc(5), `/proc/PID/io`); 0 where the kernel does not tell.
+    /// Bytes that the process has read so far, from files, pipes and sockets (proc(5),
+    /// `/proc/PID/io`); 0 where the kernel does not tell.
     pub(crate) fn bytes_read(&self) -> u64 {
         io_bytes(&fs::read(format!("/proc/{}/io", self.pid)).unwrap_or_default())
     }
 
     /// The largest regular file that the process has open beside its standard input and outputs
-    /// (proc(5), `/proc/PID/fd`). `None` also where
-    /// that cannot be read.
+    /// (proc(5), `/proc/PID/fd`). `None` also where that cannot be read.
     pub(crate) fn open_file(&self) -> Option<OpenFile> {
         use std::os::unix::fs::MetadataExt;
         let open = |entry: fs::DirEntry| {
@@ -536,8 +545,8 @@ impl Child {
         all.flatten().filter_map(open).max_by_key(|file| file.size)
     }
 
-    /// What the process waits on in open(2) (proc(5), `/proc/PID/wchan`: the kernel's function). `None` also where the kernel does not
-    /// tell.
+    /// What the process waits on in open(2) (proc(5), `/proc/PID/wchan`: the kernel's function).
+    /// `None` also where the kernel does not tell.
     pub(crate) fn waits_on(&self) -> Option<WaitsOn> {
         match &*fs::read(format!("/proc/{}/wchan", self.pid)).ok()? {
             b"wait_for_partner" => Some(WaitsOn::Fifo), // fs/pipe.c
@@ -567,7 +576,8 @@ pub(crate) struct OpenFile {
 pub(crate) enum WaitsOn {
     /// The other end of a FIFO; for ever, if need be.
     Fifo,
-    /// A program gives up its lease on a file, or the kernel takes it away (`fs.lease-break-time`, 45 s).
+    /// A program gives up its lease on a file, or the kernel takes it away (`fs.lease-break-time`,
+    /// 45 s).
     Lease,
 }
 
@@ -641,7 +651,8 @@ pub fn io_bytes(text: &[u8]) -> u64 {
     values.fold(0, u64::wrapping_add)
 }
 
-/// `utime` and `stime` of `/proc/PID/stat`, added: fields 14 and 15; the name in field 2 may hold anything.
+/// `utime` and `stime` of `/proc/PID/stat`, added: fields 14 and 15; the name in field 2 may hold
+/// anything.
 pub fn cpu_ticks(text: &[u8]) -> u64 {
     let Some(end) = memchr::memrchr(b')', text) else { return 0 };
     let fields = text[end + 1..].split(|&b| b == b' ').filter(|field| !field.is_empty());

@@ -1,4 +1,5 @@
-//! Directory listings in large pieces, getdents64(2): 128 KiB of names per system call, no memory of their own per directory.
+//! Directory listings in large pieces, getdents64(2): 128 KiB of names per system call, no memory
+//! of their own per directory.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -37,7 +38,8 @@ impl Listing {
     pub(crate) fn next(&mut self, dir: BorrowedFd<'_>) -> io::Result<Option<Entries<'_>>> {
         self.buffer.resize(BUFFER_BYTES, 0);
         loop {
-            // SAFETY: the buffer is valid for writes of as many bytes as the call is told, and the kernel keeps no pointer to it.
+            // SAFETY: the buffer is valid for writes of as many bytes as the call is told, and the
+            // kernel keeps no pointer to it.
             let n = unsafe { libc::syscall(libc::SYS_getdents64, dir.as_raw_fd(), self.buffer.as_mut_ptr(), self.buffer.len()) };
             return match Errno::result(n) {
                 Ok(0) => Ok(None),
@@ -68,8 +70,9 @@ impl<'a> Entries<'a> {
         Entries { rest: records }
     }
 
-    /// The next name with its type and inode number. The number is that of the name itself, not of what is mounted on it, and not every
-    /// filesystem gives the one that stat(2) gives: see [`numbers_are_inodes`].
+    /// The next name with its type and inode number. The number is that of the name itself, not of
+    /// what is mounted on it, and not every filesystem gives the one that stat(2) gives: see
+    /// [`numbers_are_inodes`].
     pub fn next_numbered(&mut self) -> Option<(&'a [u8], Type, u64)> {
         loop {
             let length = usize::from(u16::from_ne_bytes(self.rest.get(16..18)?.try_into().ok()?));
@@ -89,8 +92,8 @@ impl<'a> Entries<'a> {
     }
 }
 
-/// Whether the numbers in a listing of the directory `dir` are those of stat(2). Not so on overlayfs and others that make numbers up;
-/// of a filesystem that is not known it is not assumed.
+/// Whether the numbers in a listing of the directory `dir` are those of stat(2). Not so on
+/// overlayfs and others that make numbers up; of a filesystem that is not known it is not assumed.
 pub(crate) fn numbers_are_inodes(dir: BorrowedFd<'_>) -> bool {
     use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC, fstatfs};
     let known = [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, TMPFS_MAGIC, F2FS_SUPER_MAGIC];

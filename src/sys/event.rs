@@ -5,10 +5,11 @@ use nix::sys::eventfd::{EfdFlags, EventFd as NixEventFd};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// An eventfd(2) as a level: woken any number of times, it is readable until cleared. Non-blocking, close-on-exec.
+/// An eventfd(2) as a level: woken any number of times, it is readable until cleared. Non-blocking,
+/// close-on-exec.
 ///
-/// The sleeper's order is: clear, look for work, poll. Whoever makes work visible first and wakes afterwards is then never
-/// missed.
+/// The sleeper's order is: clear, look for work, poll. Whoever makes work visible first and wakes
+/// afterwards is then never missed.
 #[derive(Debug)]
 pub struct EventFd(NixEventFd);
 
@@ -21,13 +22,15 @@ impl EventFd {
         Ok(EventFd(NixEventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?))
     }
 
-    /// Makes it readable. Never blocks, never fails: a counter that is full (2^64 - 2 wakes uncleared) is readable already.
+    /// Makes it readable. Never blocks, never fails: a counter that is full (2^64 - 2 wakes
+    /// uncleared) is readable already.
     pub(crate) fn wake(&self) {
         loop {
             match self.0.write(1) {
                 Err(Errno::EINTR) => {}
                 Ok(_) | Err(Errno::EAGAIN) => return,
-                // write(2) to an eventfd this value owns has no other error; going on would lose a wake-up silently.
+                // write(2) to an eventfd this value owns has no other error; going on would lose a
+                // wake-up silently.
                 Err(errno) => panic!("write to an eventfd failed: {errno}"),
             }
         }

@@ -1,26 +1,34 @@
-//! fanotify(7) groups with filesystem marks: one mark hears of every change on a filesystem, whatever its size.
+//! fanotify(7) groups with filesystem marks: one mark hears of every change on a filesystem,
+//! whatever its size.
 //!
-//! Promises: asks for the most able form of events this kernel has, found by trying ([`Group::open`]), and says which
-//! ([`Group::features`]). Does not read events; the descriptor ([`AsFd`]) is for the reader. Records are decoded by
-//! `source::fan_decode`.
+//! Promises: asks for the most able form of events this kernel has, found by trying
+//! ([`Group::open`]), and says which ([`Group::features`]). Does not read events; the descriptor
+//! ([`AsFd`]) is for the reader. Records are decoded by `source::fan_decode`.
 //!
-//! What the mask asks for, and why not more: names that come, go and move; a file closed after writing; changed attributes.
-//! Nothing about reading, and `FAN_MODIFY` only when asked for ([`Options::writes`]): it costs every writer on the filesystem
-//! 1.1 µs per write(2) (measured, 6.18) unless the file is muted (`sys::ignore`). So a process that only reads, as rsync's sender and the daemon's scans do, raises no events here: opening,
-//! reading, atime updates and directory listings are all outside the mask (tested).
+//! What the mask asks for, and why not more: names that come, go and move; a file closed after
+//! writing; changed attributes. Nothing about reading, and `FAN_MODIFY` only when asked for
+//! ([`Options::writes`]): it costs every writer on the filesystem 1.1 µs per write(2) (measured,
+//! 6.18) unless the file is muted (`sys::ignore`). So a process that only reads, as rsync's sender
+//! and the daemon's scans do, raises no events here: opening, reading, atime updates and directory
+//! listings are all outside the mask (tested).
 //!
-//! Gives up without [`Options::writes`], silently (no event at all, measured on 6.18, ext4, xfs, btrfs, tmpfs; all of it raises
-//! `FAN_MODIFY` only, but for writes through a mapping, which raise nothing before the end):
-//! - truncate(2) by path of a file that nobody has open for writing (ftruncate(2) shows at the close);
-//! - a changed mtime with the atime left alone (`UTIME_OMIT`, `touch -m` of a directory; both together raise `FAN_ATTRIB`);
+//! Gives up without [`Options::writes`], silently (no event at all, measured on 6.18, ext4, xfs,
+//! btrfs, tmpfs; all of it raises `FAN_MODIFY` only, but for writes through a mapping, which raise
+//! nothing before the end):
+//! - truncate(2) by path of a file that nobody has open for writing (ftruncate(2) shows at the
+//!   close);
+//! - a changed mtime with the atime left alone (`UTIME_OMIT`, `touch -m` of a directory; both
+//!   together raise `FAN_ATTRIB`);
 //! - writes to a file that stays open, or stays mapped, until it is closed and unmapped.
 //!
-//! A later change or a full reconcile brings these. Gives up too: filesystems that cannot be marked, which then go to inotify:
-//! - `ENODEV`: no fsid (FUSE without one, some network filesystems); `EOPNOTSUPP`: no decodable file handles (NFS, overlayfs
-//!   without `nfs_export`).
-//! - `EXDEV`: a btrfs *subvolume* (so `/home` of many distributions), whose fsid is not that of the filesystem's root. A mark
-//!   through any mount of the top level (`subvolid=5`, which need not stay mounted or be attached) hears of all subvolumes:
-//!   the records carry the top level's fsid, and their handles open through the subvolume's mount (measured on 6.18).
+//! A later change or a full reconcile brings these. Gives up too: filesystems that cannot be
+//! marked, which then go to inotify:
+//! - `ENODEV`: no fsid (FUSE without one, some network filesystems); `EOPNOTSUPP`: no decodable
+//!   file handles (NFS, overlayfs without `nfs_export`).
+//! - `EXDEV`: a btrfs *subvolume* (so `/home` of many distributions), whose fsid is not that of the
+//!   filesystem's root. A mark through any mount of the top level (`subvolid=5`, which need not
+//!   stay mounted or be attached) hears of all subvolumes: the records carry the top level's fsid,
+//!   and their handles open through the subvolume's mount (measured on 6.18).
 #![allow(unsafe_code)]
 
 use fanotify::low_level::{AT_FDCWD, fanotify_init, fanotify_mark};
@@ -32,22 +40,26 @@ use std::path::{Path, PathBuf};
 // Read group of the flags, with the kernel that brought each (fanotify_init(2), fanotify_mark(2)).
 /// Class without permission events; the only one that may report names and ids (2.6.37).
 const FAN_CLASS_NOTIF: u32 = libc::FAN_CLASS_NOTIF;
-/// No limit of 16,384 (`fs.fanotify.max_queued_events`) queued events; needs `CAP_SYS_ADMIN` (2.6.37).
+/// No limit of 16,384 (`fs.fanotify.max_queued_events`) queued events; needs `CAP_SYS_ADMIN`
+/// (2.6.37).
 const FAN_UNLIMITED_QUEUE: u32 = libc::FAN_UNLIMITED_QUEUE;
-/// Each record names the directory by handle and the entry by name: `FAN_REPORT_DIR_FID | FAN_REPORT_NAME` (5.9); and the
-/// changed object by its own handle: `FAN_REPORT_FID` (5.1). Without the last the kernel drops, unseen, changes made through
-/// a file handle whose directory it does not have in memory, which is how knfsd writes.
+/// Each record names the directory by handle and the entry by name:
+/// `FAN_REPORT_DIR_FID | FAN_REPORT_NAME` (5.9); and the changed object by its own handle:
+/// `FAN_REPORT_FID` (5.1). Without the last the kernel drops, unseen, changes made through a file
+/// handle whose directory it does not have in memory, which is how knfsd writes.
 const FAN_REPORT_IDS: u32 = libc::FAN_REPORT_DFID_NAME | libc::FAN_REPORT_FID;
-/// The object's handle on create, delete and rename too (5.17). Makes the kernel merge the create of a file with its close:
-/// before, one record had the handle and the other not.
+/// The object's handle on create, delete and rename too (5.17). Makes the kernel merge the create
+/// of a file with its close: before, one record had the handle and the other not.
 const FAN_REPORT_TARGET_FID: u32 = libc::FAN_REPORT_TARGET_FID;
 
-/// Directory entries that appear or go, `FAN_CREATE | FAN_DELETE` (5.1); a file closed after it was open for writing,
-/// `FAN_CLOSE_WRITE` (2.6.37); changed attributes, `FAN_ATTRIB` (5.1); all of it for directories too, `FAN_ONDIR` (2.6.37).
+/// Directory entries that appear or go, `FAN_CREATE | FAN_DELETE` (5.1); a file closed after it was
+/// open for writing, `FAN_CLOSE_WRITE` (2.6.37); changed attributes, `FAN_ATTRIB` (5.1); all of it
+/// for directories too, `FAN_ONDIR` (2.6.37).
 const MASK: u64 = libc::FAN_CREATE | libc::FAN_DELETE | libc::FAN_CLOSE_WRITE | libc::FAN_ATTRIB | libc::FAN_ONDIR;
 /// Both halves of a rename as two records that nothing ties together (5.1).
 const MASK_MOVED: u64 = libc::FAN_MOVED_FROM | libc::FAN_MOVED_TO;
-/// One record with the old and the new place (5.17). Stands alone: no `FAN_MOVED_*` comes besides it unless asked for.
+/// One record with the old and the new place (5.17). Stands alone: no `FAN_MOVED_*` comes besides
+/// it unless asked for.
 const MASK_RENAME: u64 = libc::FAN_RENAME;
 /// Each write(2), truncate(2), and mtime set alone (2.6.37).
 const MASK_WRITES: u64 = libc::FAN_MODIFY;
@@ -55,7 +67,8 @@ const MASK_WRITES: u64 = libc::FAN_MODIFY;
 /// What to ask the kernel for; what it gave is in [`Features`].
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// A queue without limit, so that a burst costs kernel memory (charged to the opener's memory cgroup) and not a rescan.
+    /// A queue without limit, so that a burst costs kernel memory (charged to the opener's memory
+    /// cgroup) and not a rescan.
     pub unlimited_queue: bool,
     /// Renames as one record with both places.
     pub rename_events: bool,
@@ -137,11 +150,12 @@ pub struct Group {
 }
 
 impl Group {
-    /// Opens a group in the most able form this kernel and these privileges give; the descriptor is non-blocking and
-    /// close-on-exec.
+    /// Opens a group in the most able form this kernel and these privileges give; the descriptor is
+    /// non-blocking and close-on-exec.
     ///
-    /// Drop order: the object's handle on every record first (it only saves merging and lookups), then the unlimited queue.
-    /// The directory's handle, the name, and the object's handle on a close are never dropped: see `FAN_REPORT_IDS`.
+    /// Drop order: the object's handle on every record first (it only saves merging and lookups),
+    /// then the unlimited queue. The directory's handle, the name, and the object's handle on a
+    /// close are never dropped: see `FAN_REPORT_IDS`.
     ///
     /// # Errors
     /// [`Error::Open`]: `EINVAL` before Linux 5.9, `EPERM` before 5.13 without `CAP_SYS_ADMIN`, `EMFILE` at
@@ -156,7 +170,8 @@ impl Group {
                 let flags = FAN_CLASS_NOTIF
                     | libc::FAN_CLOEXEC
                     | libc::FAN_NONBLOCK
-                    // Ignore marks are bounded by who sets them (2.6.37; needs CAP_SYS_ADMIN, as filesystem marks do).
+                    // Ignore marks are bounded by who sets them (2.6.37; needs CAP_SYS_ADMIN, as
+                    // filesystem marks do).
                     | libc::FAN_UNLIMITED_MARKS
                     | FAN_REPORT_IDS
                     | if target_fid { FAN_REPORT_TARGET_FID } else { 0 }
@@ -164,7 +179,8 @@ impl Group {
                 // event_f_flags concern descriptors in events, of which a group with ids has none.
                 match fanotify_init(flags, libc::O_RDONLY as u32) {
                     Ok(fd) => {
-                        // SAFETY: fanotify_init succeeded, so `fd` is a new descriptor that nobody else owns.
+                        // SAFETY: fanotify_init succeeded, so `fd` is a new descriptor that nobody
+                        // else owns.
                         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
                         let rename = options.rename_events && knows_rename(fd.as_fd());
                         return Ok(Group {
@@ -191,8 +207,9 @@ impl Group {
         MASK | renames | if self.writes { MASK_WRITES } else { 0 }
     }
 
-    /// Marks the whole filesystem that `dir` lies on: changes through any mount of it, inside or outside `dir`, are heard
-    /// from here on. `dir` may hold any bytes; a symlink is followed. Marking twice is the same as once.
+    /// Marks the whole filesystem that `dir` lies on: changes through any mount of it, inside or
+    /// outside `dir`, are heard from here on. `dir` may hold any bytes; a symlink is followed.
+    /// Marking twice is the same as once.
     ///
     /// # Errors
     /// [`Error::Mark`]; see the module's documentation for filesystems that refuse.
@@ -200,8 +217,8 @@ impl Group {
         self.mark(libc::FAN_MARK_ADD, AT_FDCWD, dir).map_err(|source| Error::Mark { what: "watch", path: dir.into(), source })
     }
 
-    /// As [`Group::mark_filesystem`], for an open directory (`O_PATH` will do): what was opened is what gets marked, even
-    /// if its path leads elsewhere by now.
+    /// As [`Group::mark_filesystem`], for an open directory (`O_PATH` will do): what was opened is
+    /// what gets marked, even if its path leads elsewhere by now.
     ///
     /// # Errors
     /// [`Error::Mark`], with `shown` as its path.
@@ -213,13 +230,15 @@ impl Group {
         })
     }
 
-    /// Marks that are set from here on report writes, too; one that is set again reports them in addition.
+    /// Marks that are set from here on report writes, too; one that is set again reports them in
+    /// addition.
     pub(crate) fn hear_writes(&mut self) {
         self.writes = true;
     }
 
     fn mark(&self, what: u32, dirfd: i32, path: &Path) -> io::Result<()> {
-        // The binding copies the bytes and appends a NUL, so one inside would cut the path short, silently.
+        // The binding copies the bytes and appends a NUL, so one inside would cut the path short,
+        // silently.
         if path.as_os_str().as_encoded_bytes().contains(&0) {
             return Err(Errno::EINVAL.into());
         }
@@ -240,8 +259,9 @@ impl From<Group> for OwnedFd {
     }
 }
 
-/// Whether the kernel knows `FAN_RENAME` for this group. fanotify_mark(2) judges the mask before it looks the path up, so a
-/// mark on a descriptor that cannot be one says `EINVAL` for an unknown mask and `EBADF` for a known one, and marks nothing.
+/// Whether the kernel knows `FAN_RENAME` for this group. fanotify_mark(2) judges the mask before it
+/// looks the path up, so a mark on a descriptor that cannot be one says `EINVAL` for an unknown
+/// mask and `EBADF` for a known one, and marks nothing.
 fn knows_rename(group: BorrowedFd<'_>) -> bool {
     const NO_DESCRIPTOR: i32 = -1;
     match fanotify_mark(group.as_raw_fd(), libc::FAN_MARK_ADD, MASK_RENAME | libc::FAN_ONDIR, NO_DESCRIPTOR, Path::new(".")) {

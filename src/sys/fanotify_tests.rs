@@ -1,4 +1,5 @@
-//! What the kernel really says; needs root. Filesystems are the test's own, so nothing else is heard.
+//! What the kernel really says; needs root. Filesystems are the test's own, so nothing else is
+//! heard.
 
 use super::*;
 use crate::scratch::Scratch;
@@ -44,8 +45,8 @@ fn words(mask: u64) -> String {
     names.iter().filter(|(bit, _)| mask & bit != 0).map(|(_, name)| *name).collect::<Vec<_>>().join("+")
 }
 
-/// An event as `mask place`, `mask place>place` for a rename, or `mask -` without a place; directories by their last name,
-/// the root as nothing.
+/// An event as `mask place`, `mask place>place` for a rename, or `mask -` without a place;
+/// directories by their last name, the root as nothing.
 fn shown(root: &File, base: &Path, event: &FanEvent<'_>) -> String {
     let at = |place: Place<'_>| {
         let dir = open_by_handle(root.as_fd(), place.fid.handle_ref()).unwrap();
@@ -231,7 +232,8 @@ fn refusals_say_what_to_do() {
     assert_eq!(file.errno(), Some(libc::ENOTDIR));
 }
 
-/// A btrfs subvolume refuses the mark; one of the top level hears of it, and its handles open below the subvolume.
+/// A btrfs subvolume refuses the mark; one of the top level hears of it, and its handles open below
+/// the subvolume.
 #[test]
 fn a_btrfs_subvolume_is_heard_through_the_top_level() {
     let Some(scratch) = Scratch::new("btrfs", "a_btrfs_subvolume_is_heard_through_the_top_level") else { return };
@@ -253,8 +255,9 @@ fn a_btrfs_subvolume_is_heard_through_the_top_level() {
     assert_eq!(fd_path(opened.as_fd()).unwrap(), sub.as_os_str().as_bytes());
 }
 
-/// A file is changed through its handle while no directory entry of it is in memory, as knfsd does: the kernel knows the
-/// object and not the place. The record must still come, without a place, for the caller to act upon.
+/// A file is changed through its handle while no directory entry of it is in memory, as knfsd does:
+/// the kernel knows the object and not the place. The record must still come, without a place, for
+/// the caller to act upon.
 #[test]
 fn a_change_through_a_handle_has_no_place() {
     let Some(scratch) = Scratch::new("ext4", "a_change_through_a_handle_has_no_place") else { return };

@@ -13,9 +13,10 @@ use std::path::Path;
 /// The longest handle the kernel takes or makes, in bytes: `MAX_HANDLE_SZ` of linux/exportfs.h.
 pub(crate) const MAX_HANDLE_BYTES: usize = libc::MAX_HANDLE_SZ as usize;
 
-/// Which filesystem: the two 32-bit words of statfs(2) `f_fsid`, as they lie in memory. Equal to the fsid of the
-/// filesystem's fanotify records. Not stable across reboots on tmpfs; on ext4, xfs and btrfs it follows from the UUID (xfs:
-/// from the device number), so two snapshots of one filesystem mounted at once can share it.
+/// Which filesystem: the two 32-bit words of statfs(2) `f_fsid`, as they lie in memory. Equal to
+/// the fsid of the filesystem's fanotify records. Not stable across reboots on tmpfs; on ext4, xfs
+/// and btrfs it follows from the UUID (xfs: from the device number), so two snapshots of one
+/// filesystem mounted at once can share it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FsId(pub u64);
 
@@ -25,8 +26,8 @@ impl fmt::Debug for FsId {
     }
 }
 
-/// A file handle inside one filesystem, borrowed from a kernel record or a map key: opaque bytes, at most
-/// [`MAX_HANDLE_BYTES`], and their type.
+/// A file handle inside one filesystem, borrowed from a kernel record or a map key: opaque bytes,
+/// at most [`MAX_HANDLE_BYTES`], and their type.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct HandleRef<'a> {
     /// `handle_type`: how the filesystem encoded the bytes.
@@ -68,13 +69,14 @@ impl RawHandle {
 // The flexible array of libc's struct starts where the room above does.
 const _: () = assert!(size_of::<libc::file_handle>() + MAX_HANDLE_BYTES == size_of::<RawHandle>());
 
-/// Opens what `handle` names with `O_PATH | O_CLOEXEC`: enough for readlink, fstatat and as an anchor for openat, and it
-/// works whatever the file's mode is. `mount`: any descriptor on a mount of the same filesystem; a path read back from the
-/// result is seen through that mount.
+/// Opens what `handle` names with `O_PATH | O_CLOEXEC`: enough for readlink, fstatat and as an
+/// anchor for openat, and it works whatever the file's mode is. `mount`: any descriptor on a mount
+/// of the same filesystem; a path read back from the result is seen through that mount.
 ///
 /// # Errors
-/// `ESTALE` when the object is gone (or the handle belongs to another filesystem), `EPERM` without `CAP_DAC_READ_SEARCH`
-/// in the first user namespace, `EINVAL` when the handle is longer than [`MAX_HANDLE_BYTES`] or malformed, `ENOMEM`, `EMFILE`.
+/// `ESTALE` when the object is gone (or the handle belongs to another filesystem), `EPERM` without
+/// `CAP_DAC_READ_SEARCH` in the first user namespace, `EINVAL` when the handle is longer than
+/// [`MAX_HANDLE_BYTES`] or malformed, `ENOMEM`, `EMFILE`.
 pub fn open_by_handle(mount: BorrowedFd<'_>, handle: HandleRef<'_>) -> io::Result<OwnedFd> {
     let mut raw = RawHandle::EMPTY;
     let Some(room) = raw.f_handle.get_mut(..handle.bytes.len()) else { return Err(Errno::EINVAL.into()) };
@@ -82,8 +84,9 @@ pub fn open_by_handle(mount: BorrowedFd<'_>, handle: HandleRef<'_>) -> io::Resul
     raw.handle_bytes = handle.bytes.len() as u32;
     raw.handle_type = handle.kind;
     loop {
-        // SAFETY: `raw` is laid out as `struct file_handle` (asserted above) and holds `handle_bytes` bytes behind the head,
-        // both set by this function; the kernel only reads it and keeps no pointer.
+        // SAFETY: `raw` is laid out as `struct file_handle` (asserted above) and holds
+        // `handle_bytes` bytes behind the head, both set by this function; the kernel only reads it
+        // and keeps no pointer.
         let fd = unsafe { libc::open_by_handle_at(mount.as_raw_fd(), (&raw mut raw).cast(), libc::O_PATH | libc::O_CLOEXEC) };
         match Errno::result(fd) {
             // SAFETY: the call succeeded, so `fd` is a new descriptor that nobody else owns.
@@ -94,14 +97,15 @@ pub fn open_by_handle(mount: BorrowedFd<'_>, handle: HandleRef<'_>) -> io::Resul
     }
 }
 
-/// The handle of `path` below `dir`; an empty path means `dir` itself (`AT_EMPTY_PATH`, an `O_PATH` descriptor will do). A
-/// symlink as last component is not followed.
+/// The handle of `path` below `dir`; an empty path means `dir` itself (`AT_EMPTY_PATH`, an `O_PATH`
+/// descriptor will do). A symlink as last component is not followed.
 ///
-/// The result has the type and bytes that the kernel puts in fanotify records for the same object (measured on ext4, xfs,
-/// btrfs, tmpfs).
+/// The result has the type and bytes that the kernel puts in fanotify records for the same object
+/// (measured on ext4, xfs, btrfs, tmpfs).
 ///
 /// # Errors
-/// `EOPNOTSUPP` when the filesystem makes no handles, `ENOENT`, `ENOTDIR`, `EACCES`; `EINVAL` for a NUL in the path.
+/// `EOPNOTSUPP` when the filesystem makes no handles, `ENOENT`, `ENOTDIR`, `EACCES`; `EINVAL` for a
+/// NUL in the path.
 pub fn name_to_handle(dir: BorrowedFd<'_>, path: &Path) -> io::Result<Handle> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     name_to_handle_raw(dir, &path)
@@ -112,8 +116,9 @@ fn name_to_handle_raw(dir: BorrowedFd<'_>, path: &CStr) -> io::Result<Handle> {
     let mut mount_id = 0;
     let flags = if path.is_empty() { libc::AT_EMPTY_PATH } else { 0 };
     loop {
-        // SAFETY: `raw` is laid out as `struct file_handle` (asserted above) and `handle_bytes` tells the kernel the room
-        // behind the head; `path` is NUL-terminated; `mount_id` is written before success is returned.
+        // SAFETY: `raw` is laid out as `struct file_handle` (asserted above) and `handle_bytes`
+        // tells the kernel the room behind the head; `path` is NUL-terminated; `mount_id` is
+        // written before success is returned.
         let done =
             unsafe { libc::name_to_handle_at(dir.as_raw_fd(), path.as_ptr(), (&raw mut raw).cast(), &mut mount_id, flags) };
         match Errno::result(done) {
@@ -128,8 +133,9 @@ fn name_to_handle_raw(dir: BorrowedFd<'_>, path: &CStr) -> io::Result<Handle> {
 
 /// The id of the filesystem that `fd` lies on (any descriptor, `O_PATH` too), through fstatfs(2).
 ///
-/// On a btrfs *subvolume* this is the subvolume's own id, made of the filesystem's and the subvolume's: fanotify_mark(2)
-/// refuses a filesystem mark there with `EXDEV` (measured, 6.18), so no record ever carries it.
+/// On a btrfs *subvolume* this is the subvolume's own id, made of the filesystem's and the
+/// subvolume's: fanotify_mark(2) refuses a filesystem mark there with `EXDEV` (measured, 6.18), so
+/// no record ever carries it.
 ///
 /// # Errors
 /// Those of fstatfs(2).
@@ -147,24 +153,28 @@ pub fn fs_id(fd: BorrowedFd<'_>) -> io::Result<FsId> {
     }
     // SAFETY: fstatfs succeeded, so the kernel has filled the whole struct.
     let stat = unsafe { stat.assume_init() };
-    // SAFETY: `fsid_t` is two `int`s (asserted to be 8 bytes above), for which every byte pattern is valid, as for `u64`.
+    // SAFETY: `fsid_t` is two `int`s (asserted to be 8 bytes above), for which every byte pattern
+    // is valid, as for `u64`.
     Ok(FsId(unsafe { transmute::<libc::fsid_t, u64>(stat.f_fsid) }))
 }
 
-/// The link under /proc that leads to what `fd` is open on, for calls that take a path alone. The thread's, not the process's, which
-/// would be that of its first thread: a thread may have descriptors of its own (`CLONE_FILES`, clone(2)).
+/// The link under /proc that leads to what `fd` is open on, for calls that take a path alone. The
+/// thread's, not the process's, which would be that of its first thread: a thread may have
+/// descriptors of its own (`CLONE_FILES`, clone(2)).
 pub(super) fn fd_link(fd: BorrowedFd<'_>) -> String {
     format!("/proc/thread-self/fd/{}", fd.as_raw_fd())
 }
 
-/// The path of what `fd` is open on, raw bytes: readlink of its link under /proc. As seen from this process's root; ends in
-/// ` (deleted)` when the object was unlinked (a name may really end so: see `nlink`), and is not absolute for an object
-/// outside every mount this process sees.
+/// The path of what `fd` is open on, raw bytes: readlink of its link under /proc. As seen from this
+/// process's root; ends in ` (deleted)` when the object was unlinked (a name may really end so: see
+/// `nlink`), and is not absolute for an object outside every mount this process sees.
 ///
 /// # Errors
-/// `ENAMETOOLONG` when the path has more than 4,095 bytes (procfs builds it in one page), `ENOENT` without /proc.
+/// `ENAMETOOLONG` when the path has more than 4,095 bytes (procfs builds it in one page), `ENOENT`
+/// without /proc.
 pub(crate) fn fd_path(fd: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
-    // std grows its buffer from 256 bytes; nix would first ask lstat for a size, which procfs answers with 64.
+    // std grows its buffer from 256 bytes; nix would first ask lstat for a size, which procfs
+    // answers with 64.
     Ok(std::fs::read_link(fd_link(fd))?.into_os_string().into_vec())
 }
 
@@ -196,7 +206,8 @@ mod tests {
         assert_ne!(name_to_handle(root.as_fd(), Path::new("l")).unwrap(), name_to_handle(root.as_fd(), Path::new("a")).unwrap());
     }
 
-    /// Opens a directory by handle and reads its path back, before and after it moved; then it is gone. Needs root.
+    /// Opens a directory by handle and reads its path back, before and after it moved; then it is
+    /// gone. Needs root.
     #[test]
     fn handle_to_path_follows_the_object() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,15 +1,19 @@
-//! Ignore marks: what a fanotify group does not want to hear of an object that a filesystem mark covers.
+//! Ignore marks: what a fanotify group does not want to hear of an object that a filesystem mark
+//! covers.
 //!
-//! An ignored event is never built nor queued, so neither the writer nor the reader pays for it; what is left to the writer is
-//! the look-up of the mark. Promises:
-//! - Marks are *evictable* where the kernel has that (Linux 5.19): they do not hold the inode in memory, and are gone with it.
-//!   So a mark may be missing at any time, never stay too long, and one that is missing only costs events.
-//! - A mark belongs to the inode, not to its number: one that is deleted takes its mark along, and what gets its number next
-//!   is heard (tested).
-//! - [`Ignorer::hear_all`] takes every ignore mark of the group away in one call; the filesystem marks stay.
+//! An ignored event is never built nor queued, so neither the writer nor the reader pays for it;
+//! what is left to the writer is the look-up of the mark. Promises:
+//! - Marks are *evictable* where the kernel has that (Linux 5.19): they do not hold the inode in
+//!   memory, and are gone with it. So a mark may be missing at any time, never stay too long, and
+//!   one that is missing only costs events.
+//! - A mark belongs to the inode, not to its number: one that is deleted takes its mark along, and
+//!   what gets its number next is heard (tested).
+//! - [`Ignorer::hear_all`] takes every ignore mark of the group away in one call; the filesystem
+//!   marks stay.
 //!
-//! What a group does not hear, by kernel: writes to a file from 2.6.37 on (`FAN_MARK_IGNORED_MASK` that survives the write),
-//! and what happens to the entries of a directory from 6.0 on (`FAN_MARK_IGNORE`, which takes `FAN_EVENT_ON_CHILD`).
+//! What a group does not hear, by kernel: writes to a file from 2.6.37 on (`FAN_MARK_IGNORED_MASK`
+//! that survives the write), and what happens to the entries of a directory from 6.0 on
+//! (`FAN_MARK_IGNORE`, which takes `FAN_EVENT_ON_CHILD`).
 
 use super::fanotify::Group;
 use super::handle::fd_link;
@@ -21,8 +25,9 @@ use std::path::Path;
 
 /// A change of an object that is open: write(2), truncate(2), and an mtime set alone.
 const WRITES: u64 = libc::FAN_MODIFY;
-/// What happens to a directory's entries that are no directories themselves (no `FAN_ONDIR`). Renames are not among it: one may
-/// bring something to where it matters, and it is the same event that tells the other directory.
+/// What happens to a directory's entries that are no directories themselves (no `FAN_ONDIR`).
+/// Renames are not among it: one may bring something to where it matters, and it is the same event
+/// that tells the other directory.
 const ENTRIES: u64 =
     libc::FAN_CREATE | libc::FAN_DELETE | libc::FAN_CLOSE_WRITE | libc::FAN_ATTRIB | libc::FAN_MODIFY | libc::FAN_EVENT_ON_CHILD;
 
@@ -46,7 +51,8 @@ impl Ignorer {
         let group = group.as_fd().try_clone_to_owned()?;
         let evictable = if knows(&group, libc::FAN_MARK_EVICTABLE | LEGACY) { libc::FAN_MARK_EVICTABLE } else { 0 };
         let entries = Some(libc::FAN_MARK_IGNORE_SURV | evictable).filter(|&flags| knows(&group, flags));
-        // One inode takes one kind of ignore mark, never both (EEXIST), so files get what directories get.
+        // One inode takes one kind of ignore mark, never both (EEXIST), so files get what
+        // directories get.
         Ok(Ignorer { group, file: entries.unwrap_or(LEGACY | evictable), entries, evictable: evictable != 0 })
     }
 
@@ -62,12 +68,14 @@ impl Ignorer {
         self.entries.is_some()
     }
 
-    /// Whether marks give way when memory is short (Linux 5.19); if not, each holds its inode in memory.
+    /// Whether marks give way when memory is short (Linux 5.19); if not, each holds its inode in
+    /// memory.
     pub fn is_evictable(&self) -> bool {
         self.evictable
     }
 
-    /// Does not hear of writes to `file` any more; closing it after writing is still heard. Any descriptor, `O_PATH` too.
+    /// Does not hear of writes to `file` any more; closing it after writing is still heard. Any
+    /// descriptor, `O_PATH` too.
     ///
     /// # Errors
     /// `ENOSPC` at `fs.fanotify.max_user_marks`, `ENOMEM`, `ENOENT` without /proc.
@@ -75,7 +83,8 @@ impl Ignorer {
         self.mark(libc::FAN_MARK_ADD | self.file, WRITES, file)
     }
 
-    /// Hears of writes to `file` again: of each that begins after this call. One without a mark is fine.
+    /// Hears of writes to `file` again: of each that begins after this call. One without a mark is
+    /// fine.
     ///
     /// # Errors
     /// `ENOENT` without /proc is taken for a missing mark; none other is known.
@@ -86,8 +95,9 @@ impl Ignorer {
         }
     }
 
-    /// Does not hear any more of files that are made, written, changed or deleted in `dir` itself. Still heard: renames from and
-    /// to it, everything about the directories in it and what is below those, and `dir`'s own attributes, move and end.
+    /// Does not hear any more of files that are made, written, changed or deleted in `dir` itself.
+    /// Still heard: renames from and to it, everything about the directories in it and what is
+    /// below those, and `dir`'s own attributes, move and end.
     ///
     /// # Errors
     /// `EOPNOTSUPP` before Linux 6.0; otherwise as [`Ignorer::ignore_writes`].
@@ -120,7 +130,8 @@ impl Ignorer {
     }
 
     fn mark(&self, flags: u32, mask: u64, object: BorrowedFd<'_>) -> io::Result<()> {
-        // fanotify_mark(2) takes no O_PATH descriptor for the object itself; the link under /proc leads to it.
+        // fanotify_mark(2) takes no O_PATH descriptor for the object itself; the link under /proc
+        // leads to it.
         fanotify_mark(self.group.as_raw_fd(), flags, mask, AT_FDCWD, Path::new(&fd_link(object)))
     }
 }
@@ -128,8 +139,9 @@ impl Ignorer {
 /// An ignore mark that a write does not clear, in the form every kernel has (2.6.37).
 const LEGACY: u32 = libc::FAN_MARK_IGNORED_MASK | libc::FAN_MARK_IGNORED_SURV_MODIFY;
 
-/// Whether the kernel knows these flags. They are judged before the path, so that a descriptor that cannot be one gives `EINVAL`
-/// for unknown flags and `EBADF` for known ones, and nothing is marked.
+/// Whether the kernel knows these flags. They are judged before the path, so that a descriptor that
+/// cannot be one gives `EINVAL` for unknown flags and `EBADF` for known ones, and nothing is
+/// marked.
 fn knows(group: &OwnedFd, flags: u32) -> bool {
     const NO_DESCRIPTOR: i32 = -1;
     let flags = libc::FAN_MARK_ADD | flags;

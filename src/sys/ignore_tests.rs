@@ -123,7 +123,8 @@ fn a_muted_directory_hides_its_own_files_only() {
         fs::write(g.at("d/old"), "2").unwrap();
         fs::remove_file(g.at("d/f")).unwrap();
         fs::set_permissions(g.at("d/old"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-        // The link count of a deleted file is told without a directory, so no directory's mark hides it.
+        // The link count of a deleted file is told without a directory, so no directory's mark
+        // hides it.
         assert_eq!(g.heard() & !libc::FAN_ATTRIB, 0, "{}", g.kind);
         fs::write(g.at("d/below/f"), "1").unwrap();
         assert!(g.heard() & libc::FAN_CLOSE_WRITE != 0, "{}: what is deeper is heard", g.kind);

@@ -1,4 +1,5 @@
-//! inotify(7): one queue, a watch for every directory. The fallback where a filesystem cannot be marked.
+//! inotify(7): one queue, a watch for every directory. The fallback where a filesystem cannot be
+//! marked.
 
 use super::handle::fd_link;
 use nix::errno::Errno;
@@ -6,12 +7,14 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify as NixInotify, WatchDe
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// A watch, until the kernel or we remove it. The kernel numbers them upwards and does not use a number again for a long
-/// time (`idr_alloc_cyclic`, Linux 2.6.39; 2^31 watches later), so an event of a removed watch is known as such.
+/// A watch, until the kernel or we remove it. The kernel numbers them upwards and does not use a
+/// number again for a long time (`idr_alloc_cyclic`, Linux 2.6.39; 2^31 watches later), so an event
+/// of a removed watch is known as such.
 pub(crate) type Wd = WatchDescriptor;
 
-/// What is asked for on every directory: names that come, go and move, files closed after writing, attributes. Not through
-/// symlinks, only directories, and nothing of files that are unlinked already (`IN_EXCL_UNLINK`, 2.6.36).
+/// What is asked for on every directory: names that come, go and move, files closed after writing,
+/// attributes. Not through symlinks, only directories, and nothing of files that are unlinked
+/// already (`IN_EXCL_UNLINK`, 2.6.36).
 const MASK: AddWatchFlags = AddWatchFlags::IN_CREATE
     .union(AddWatchFlags::IN_DELETE)
     .union(AddWatchFlags::IN_MOVED_FROM)
@@ -21,8 +24,9 @@ const MASK: AddWatchFlags = AddWatchFlags::IN_CREATE
     .union(AddWatchFlags::IN_ONLYDIR)
     .union(AddWatchFlags::from_bits_retain(libc::IN_EXCL_UNLINK));
 
-/// The same, and the directory's own move; for the root of a tree, which no watched parent tells of. Not `IN_DELETE_SELF`:
-/// it comes when the last descriptor is closed, and who watches a root holds one.
+/// The same, and the directory's own move; for the root of a tree, which no watched parent tells
+/// of. Not `IN_DELETE_SELF`: it comes when the last descriptor is closed, and who watches a root
+/// holds one.
 const MASK_ROOT: AddWatchFlags = MASK.union(AddWatchFlags::IN_MOVE_SELF);
 
 /// An inotify queue; close-on-exec, non-blocking.
@@ -33,7 +37,8 @@ pub(crate) struct Inotify {
 }
 
 impl Inotify {
-    /// A new queue without watches. `writes`: hears of each write(2), truncate(2) and mtime set alone, too.
+    /// A new queue without watches. `writes`: hears of each write(2), truncate(2) and mtime set
+    /// alone, too.
     ///
     /// # Errors
     /// `EMFILE` at `fs.inotify.max_user_instances`, `ENFILE`, `ENOMEM`.
@@ -41,13 +46,16 @@ impl Inotify {
         Ok(Inotify { queue: NixInotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?, writes })
     }
 
-    /// Watches the directory that `dir` is open on, whatever its path is by now. A directory that is watched already keeps
-    /// its watch, which is returned again. `root`: report its own move too.
+    /// Watches the directory that `dir` is open on, whatever its path is by now. A directory that
+    /// is watched already keeps its watch, which is returned again. `root`: report its own move
+    /// too.
     ///
     /// # Errors
-    /// `ENOSPC` at `fs.inotify.max_user_watches`, `ENOMEM`, `ENOENT` without /proc, `EACCES` without read permission.
+    /// `ENOSPC` at `fs.inotify.max_user_watches`, `ENOMEM`, `ENOENT` without /proc, `EACCES`
+    /// without read permission.
     pub(crate) fn watch(&self, dir: BorrowedFd<'_>, root: bool) -> io::Result<Wd> {
-        // inotify has no call that takes a descriptor; the link under /proc leads to the open directory itself.
+        // inotify has no call that takes a descriptor; the link under /proc leads to the open
+        // directory itself.
         let writes = if self.writes { AddWatchFlags::IN_MODIFY } else { AddWatchFlags::empty() };
         Ok(self.queue.add_watch(fd_link(dir).as_str(), writes | if root { MASK_ROOT } else { MASK })?)
     }
@@ -72,7 +80,8 @@ impl AsFd for Inotify {
     }
 }
 
-/// The sysctl `fs.inotify.max_user_watches`: how many watches one user may have, over all processes.
+/// The sysctl `fs.inotify.max_user_watches`: how many watches one user may have, over all
+/// processes.
 ///
 /// # Errors
 /// Those of reading /proc/sys.

@@ -19,12 +19,13 @@ pub(crate) struct LocalTime {
     pub(crate) second: u8,
 }
 
-/// `at` in the zone of this process (`TZ`, else /etc/localtime); `None` for a time that has no form there.
+/// `at` in the zone of this process (`TZ`, else /etc/localtime); `None` for a time that has no form
+/// there.
 pub(crate) fn local(at: SystemTime) -> Option<LocalTime> {
     let seconds = at.duration_since(UNIX_EPOCH).ok()?.as_secs().try_into().ok()?;
     let mut parts = std::mem::MaybeUninit::<libc::tm>::zeroed();
-    // SAFETY: both pointers are to values of this frame that outlive the call, and a `tm` of zeroes is
-    // valid. The zone is read from the environment, which this process never changes.
+    // SAFETY: both pointers are to values of this frame that outlive the call, and a `tm` of zeroes
+    // is valid. The zone is read from the environment, which this process never changes.
     let filled = unsafe { !libc::localtime_r(&seconds, parts.as_mut_ptr()).is_null() };
     if !filled {
         return None;

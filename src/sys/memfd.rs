@@ -7,8 +7,8 @@ use std::io::{self, Seek, Write};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-/// A file in memory that holds `bytes`, can no longer be changed by anyone, and is positioned at its start. `name` shows in
-/// `/proc/PID/fd` only. Close-on-exec.
+/// A file in memory that holds `bytes`, can no longer be changed by anyone, and is positioned at
+/// its start. `name` shows in `/proc/PID/fd` only. Close-on-exec.
 ///
 /// # Errors
 /// memfd_create(2), write(2) (ENOSPC when memory is short), fcntl(2).

@@ -1,7 +1,7 @@
 //! System calls, made safe: the only module besides [`crate::ring`] that may hold `unsafe`.
 //!
-//! Functions take borrowed descriptors and slices and return owned descriptors and `io::Result`; nothing here knows of the
-//! pipeline.
+//! Functions take borrowed descriptors and slices and return owned descriptors and `io::Result`;
+//! nothing here knows of the pipeline.
 
 #[cfg(test)]
 pub(crate) mod apart;

@@ -1,9 +1,10 @@
 //! The mount table, from /proc/self/mountinfo (proc_pid_mountinfo(5)), and word of its changes.
 //!
-//! Promises: paths are bytes, as they are; a line that cannot be understood is an error and not skipped, since a mount that
-//! is not seen is a part of the tree that is not watched. Gives up: mounts of other mount namespaces, and atomicity: the
-//! kernel writes the table page by page, so one that changes meanwhile may show halves of two; [`MountWatch`] then tells
-//! that it has changed again.
+//! Promises: paths are bytes, as they are; a line that cannot be understood is an error and not
+//! skipped, since a mount that is not seen is a part of the tree that is not watched. Gives up:
+//! mounts of other mount namespaces, and atomicity: the kernel writes the table page by page, so
+//! one that changes meanwhile may show halves of two; [`MountWatch`] then tells that it has changed
+//! again.
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::collections::{HashMap, HashSet};
@@ -23,10 +24,11 @@ pub struct MountEntry {
     pub id: u32,
     /// The mount this one is mounted on; its own id (or one not listed) at the top.
     pub parent: u32,
-    /// Device number, major and minor: `st_dev` of the files, except on btrfs, whose subvolumes have their own.
+    /// Device number, major and minor: `st_dev` of the files, except on btrfs, whose subvolumes
+    /// have their own.
     pub(crate) dev: (u32, u32),
-    /// The directory of the filesystem that is mounted; not `/` for a bind mount or a btrfs subvolume. Not always a path: on
-    /// some filesystems a name of their own.
+    /// The directory of the filesystem that is mounted; not `/` for a bind mount or a btrfs
+    /// subvolume. Not always a path: on some filesystems a name of their own.
     pub(crate) root: Vec<u8>,
     /// Where it is mounted, as seen from this process's root directory.
     pub point: PathBuf,
@@ -42,8 +44,9 @@ pub struct MountEntry {
 #[derive(Clone, Debug)]
 pub struct Mounts {
     entries: Vec<MountEntry>,
-    /// (parent, point) → entry; the parent is `None` when it is not listed. The kernel has one mount on one directory of one
-    /// mount: what is mounted over another has that other as its parent.
+    /// (parent, point) → entry; the parent is `None` when it is not listed. The kernel has one
+    /// mount on one directory of one mount: what is mounted over another has that other as its
+    /// parent.
     on: HashMap<(Option<u32>, PathBuf), usize>,
 }
 
@@ -91,15 +94,16 @@ impl Mounts {
         self.entries.iter()
     }
 
-    /// The mount that `path` (absolute, without symlinks and `..`) lies on, found as the kernel does: from the root down,
-    /// stepping onto what is mounted on each directory. `None` when this process's root directory is not a mount's.
+    /// The mount that `path` (absolute, without symlinks and `..`) lies on, found as the kernel
+    /// does: from the root down, stepping onto what is mounted on each directory. `None` when this
+    /// process's root directory is not a mount's.
     pub fn mount_of(&self, path: &Path) -> Option<&MountEntry> {
         let mut at: Option<usize> = None;
         let mut upto = PathBuf::new();
         for component in path.components() {
             upto.push(component);
-            // Each step is a child of the mount before, so no mount is stepped on twice; a torn table must not loop all the
-            // same.
+            // Each step is a child of the mount before, so no mount is stepped on twice; a torn
+            // table must not loop all the same.
             for _ in 0..self.entries.len() {
                 match self.on.get(&(at.map(|at| self.entries[at].id), upto.clone())) {
                     Some(&over) => at = Some(over),
@@ -110,14 +114,15 @@ impl Mounts {
         at.map(|at| &self.entries[at])
     }
 
-    /// The mounts that decide what is seen at `root` (absolute, without symlinks) and below it: those on the way to it, and those
-    /// below. Hidden ones too.
+    /// The mounts that decide what is seen at `root` (absolute, without symlinks) and below it:
+    /// those on the way to it, and those below. Hidden ones too.
     pub(crate) fn concerning<'a>(&'a self, root: &'a Path) -> impl Iterator<Item = &'a MountEntry> {
         self.entries.iter().filter(move |mount| root.starts_with(&mount.point) || mount.point.starts_with(root))
     }
 
-    /// The mounts that can be reached below `root` (absolute, without symlinks), without that of `root` itself: on each
-    /// directory the topmost, and none that is hidden by another mount above.
+    /// The mounts that can be reached below `root` (absolute, without symlinks), without that of
+    /// `root` itself: on each directory the topmost, and none that is hidden by another mount
+    /// above.
     pub fn below<'a>(&'a self, root: &'a Path) -> impl Iterator<Item = &'a MountEntry> {
         let inside = self.entries.iter().filter(move |mount| mount.point != root && mount.point.starts_with(root));
         inside.filter(|mount| self.mount_of(&mount.point).is_some_and(|top| std::ptr::eq(top, *mount)))
@@ -153,8 +158,8 @@ fn number(text: &[u8]) -> Option<u32> {
     std::str::from_utf8(text).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()))?.parse().ok()
 }
 
-/// Undoes the kernel's `\ooo` (space, tab, newline, backslash, and `#` in some fields). A backslash that does not begin three
-/// octal digits stands for itself.
+/// Undoes the kernel's `\ooo` (space, tab, newline, backslash, and `#` in some fields). A backslash
+/// that does not begin three octal digits stands for itself.
 fn unescape(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;
@@ -170,9 +175,9 @@ fn unescape(text: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Tells that the mount table has changed: its descriptor gets `POLLPRI | POLLERR` at every mount, unmount and move in this
-/// mount namespace (proc_pid_mounts(5), 2.6.30). Each poll(2) that reports it also takes it back, so who polls the descriptor
-/// must act upon it; nothing has to be read.
+/// Tells that the mount table has changed: its descriptor gets `POLLPRI | POLLERR` at every mount,
+/// unmount and move in this mount namespace (proc_pid_mounts(5), 2.6.30). Each poll(2) that reports
+/// it also takes it back, so who polls the descriptor must act upon it; nothing has to be read.
 #[derive(Debug)]
 pub(crate) struct MountWatch(File);
 

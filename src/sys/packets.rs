@@ -1,4 +1,5 @@
-//! Packets of one length between two processes, each with at most one descriptor: a pair of SOCK_SEQPACKET sockets.
+//! Packets of one length between two processes, each with at most one descriptor: a pair of
+//! SOCK_SEQPACKET sockets.
 
 #![allow(unsafe_code)]
 
@@ -116,7 +117,8 @@ impl Packets {
             let mut fds = Vec::new();
             for control in message.cmsgs().into_iter().flatten() {
                 if let ControlMessageOwned::ScmRights(raw) = control {
-                    // SAFETY: the kernel has just made these descriptors for this process, and nothing else knows of them.
+                    // SAFETY: the kernel has just made these descriptors for this process, and
+                    // nothing else knows of them.
                     fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
                 }
             }
@@ -140,7 +142,8 @@ impl Packets {
 /// # Errors
 /// close_range(2), which kernels have from 5.9 on; before that, those of reading /proc/self/fd.
 pub(crate) fn close_from(first: u32) -> io::Result<()> {
-    // SAFETY: no descriptor is owned by anything yet that would go on to use it: the caller is at the start of its process.
+    // SAFETY: no descriptor is owned by anything yet that would go on to use it: the caller is at
+    // the start of its process.
     let done = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0u32) };
     match Errno::result(done) {
         Ok(_) => return Ok(()),

@@ -14,8 +14,9 @@ pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(unistd::pipe2(OFlag::O_CLOEXEC)?)
 }
 
-/// Asks for room for `wish` bytes and returns how many the pipe holds. The wish is refused beyond `/proc/sys/fs/pipe-max-size`, or
-/// when the user's pipes hold too many pages already (pipe(7)); a new pipe may then hold a page only.
+/// Asks for room for `wish` bytes and returns how many the pipe holds. The wish is refused beyond
+/// `/proc/sys/fs/pipe-max-size`, or when the user's pipes hold too many pages already (pipe(7)); a
+/// new pipe may then hold a page only.
 ///
 /// # Errors
 /// fcntl(2) with F_GETPIPE_SZ: EBADF.

@@ -1,4 +1,5 @@
-//! Processes that get what others leave over: of the processor by setpriority(2), of the disk by ioprio_set(2).
+//! Processes that get what others leave over: of the processor by setpriority(2), of the disk by
+//! ioprio_set(2).
 
 #![allow(unsafe_code)]
 
@@ -13,8 +14,8 @@ const IDLE_CLASS: libc::c_int = 3 << 13;
 /// setpriority(2): the nicest.
 const NICEST: libc::c_int = 19;
 
-/// Makes every process of a group, and what they start, give way to all others. Of the disk it helps with schedulers that know
-/// priorities only (bfq).
+/// Makes every process of a group, and what they start, give way to all others. Of the disk it
+/// helps with schedulers that know priorities only (bfq).
 ///
 /// # Errors
 /// `ESRCH`: there is no such group any more.
@@ -37,7 +38,8 @@ mod tests {
         let mut child = Command::new("sleep").arg("30").process_group(0).spawn().unwrap();
         idle_group(child.id()).unwrap();
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
-        // proc_pid_stat(5): behind the name in parentheses the fields from the third; nice is the nineteenth.
+        // proc_pid_stat(5): behind the name in parentheses the fields from the third; nice is the
+        // nineteenth.
         let nice = stat.rsplit_once(") ").unwrap().1.split(' ').nth(16).unwrap().to_owned();
         child.kill().unwrap();
         child.wait().unwrap();

@@ -6,8 +6,8 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
-/// How many bytes wait to be read (`FIONREAD`): fanotify, inotify, pipes and sockets answer; an eventfd does not. The
-/// kernel walks its queue for it, so this is for rare questions only.
+/// How many bytes wait to be read (`FIONREAD`): fanotify, inotify, pipes and sockets answer; an
+/// eventfd does not. The kernel walks its queue for it, so this is for rare questions only.
 ///
 /// # Errors
 /// `ENOTTY` or `EINVAL` from a descriptor that does not know.

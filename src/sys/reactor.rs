@@ -1,15 +1,17 @@
 //! Waits until one of many descriptors is ready, or until a time.
 //!
-//! Promises: level-triggered over both backends: a token comes out of every [`Reactor::wait`] for as long as its descriptor is ready, so what a
-//! caller leaves unread is not forgotten. After [`Reactor::remove`] its token never comes again, also when the number of the
-//! descriptor or the token is used anew, and the reactor holds no reference to the open file.
+//! Promises: level-triggered over both backends: a token comes out of every [`Reactor::wait`] for
+//! as long as its descriptor is ready, so what a caller leaves unread is not forgotten. After
+//! [`Reactor::remove`] its token never comes again, also when the number of the descriptor or the
+//! token is used anew, and the reactor holds no reference to the open file.
 //!
-//! How: poll(2) is level-triggered by itself. With io_uring each descriptor has a one-shot POLL_ADD that is armed by the next wait
-//! after it fired, all of them submitted by the system call that waits: the cost of a wait is per descriptor that was ready, not
-//! per descriptor that is watched. Each registration has a number of its own, by which late completions are told.
+//! How: poll(2) is level-triggered by itself. With io_uring each descriptor has a one-shot POLL_ADD
+//! that is armed by the next wait after it fired, all of them submitted by the system call that
+//! waits: the cost of a wait is per descriptor that was ready, not per descriptor that is watched.
+//! Each registration has a number of its own, by which late completions are told.
 //!
-//! Gives up: a token may come when nothing is there (any more): descriptors are non-blocking, and are read until they would
-//! block. A wait may return early with nothing, after a signal.
+//! Gives up: a token may come when nothing is there (any more): descriptors are non-blocking, and
+//! are read until they would block. A wait may return early with nothing, after a signal.
 
 #![allow(unsafe_code)]
 
@@ -87,8 +89,9 @@ impl Reactor {
         }
     }
 
-    /// Waits until a descriptor is ready, at most `timeout` (`None`: for ever; nanoseconds count), and puts the tokens of all
-    /// that are into `out`, which is cleared first; each token once, in no order.
+    /// Waits until a descriptor is ready, at most `timeout` (`None`: for ever; nanoseconds count),
+    /// and puts the tokens of all that are into `out`, which is cleared first; each token once, in
+    /// no order.
     ///
     /// A ring that fails is given up for poll(2), with all that it watched.
     ///
@@ -155,8 +158,8 @@ impl Poll {
             tv_nsec: timeout.subsec_nanos().into(),
         });
         let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
-        // SAFETY: pointer and length are those of one vector, `timeout` is null or a timespec that outlives the call, a null
-        // signal mask changes nothing (ppoll(2)).
+        // SAFETY: pointer and length are those of one vector, `timeout` is null or a timespec that
+        // outlives the call, a null signal mask changes nothing (ppoll(2)).
         let ready = unsafe { libc::ppoll(self.fds.as_mut_ptr(), self.fds.len() as libc::nfds_t, timeout, ptr::null()) };
         if ready < 0 {
             let error = io::Error::last_os_error();
@@ -215,16 +218,16 @@ impl Uring {
         if !watched.armed {
             return Ok(());
         }
-        // At once, not with the next wait: an armed request holds the open file, and a pipe whose reader is closed must break for
-        // its writer now.
+        // At once, not with the next wait: an armed request holds the open file, and a pipe whose
+        // reader is closed must break for its writer now.
         self.push(&opcode::PollRemove::new(watched.id).build().user_data(NOBODY))?;
         self.submit()
     }
 
     fn push(&mut self, entry: &io_uring::squeue::Entry) -> io::Result<()> {
         loop {
-            // SAFETY: poll requests carry no pointers, and whatever number their descriptor has become, a poll of it reads and writes
-            // no memory of ours.
+            // SAFETY: poll requests carry no pointers, and whatever number their descriptor has
+            // become, a poll of it reads and writes no memory of ours.
             if unsafe { self.ring.submission().push(entry) }.is_ok() {
                 return Ok(());
             }
@@ -237,7 +240,8 @@ impl Uring {
             match self.ring.submit() {
                 Ok(_) => return Ok(()),
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN)) => {}
-                // The completion queue is full (io_uring_enter(2)); `wait` reads it, and submits what is left.
+                // The completion queue is full (io_uring_enter(2)); `wait` reads it, and submits
+                // what is left.
                 Err(error) if error.raw_os_error() == Some(libc::EBUSY) => return Ok(()),
                 Err(error) => return Err(error),
             }
@@ -266,7 +270,8 @@ impl Uring {
             let Some(watched) = self.watched.get_mut(&token) else { continue };
             watched.armed = false;
             self.idle.push(token);
-            // Failures are for the owner to meet when it reads; a request cancelled by the kernel is armed again.
+            // Failures are for the owner to meet when it reads; a request cancelled by the kernel
+            // is armed again.
             if done.result() != -libc::ECANCELED {
                 out.push(token);
             }

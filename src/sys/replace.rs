@@ -1,8 +1,9 @@
 //! A file that is put in the place of another in one step.
 //!
-//! What is written goes into a file of its own beside the place, which must not be there before: no link is followed, and
-//! nothing that another user prepared is written to. Where it is to be durable, a power cut leaves the old file or the new one,
-//! and after the call the new one: fsync, rename, fsync of the directory.
+//! What is written goes into a file of its own beside the place, which must not be there before: no
+//! link is followed, and nothing that another user prepared is written to. Where it is to be
+//! durable, a power cut leaves the old file or the new one, and after the call the new one: fsync,
+//! rename, fsync of the directory.
 
 use std::ffi::OsStr;
 use std::fs::{File, Permissions};
@@ -28,8 +29,8 @@ pub(crate) struct Replace<'a> {
 }
 
 impl Replace<'_> {
-    /// Puts `content` in the place of `name` in `dir`, which has to be open for reading if it is to be durable. Returns the new
-    /// file, open for both.
+    /// Puts `content` in the place of `name` in `dir`, which has to be open for reading if it is to
+    /// be durable. Returns the new file, open for both.
     ///
     /// # Errors
     /// Any of the steps; the old file is there then, or the new one that a power cut may take back.

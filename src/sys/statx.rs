@@ -1,8 +1,9 @@
 //! Metadata of many paths at once, relative to a directory.
 //!
-//! Promises: a symbolic link is never followed and an automount never triggered, whatever the batch holds: a path is looked up
-//! only after the component above it turned out to be a directory. (A directory that becomes a link between the two look-ups
-//! is followed once; what is read through it is a stat, no content.)
+//! Promises: a symbolic link is never followed and an automount never triggered, whatever the batch
+//! holds: a path is looked up only after the component above it turned out to be a directory. (A
+//! directory that becomes a link between the two look-ups is followed once; what is read through it
+//! is a stat, no content.)
 //!
 //! One statx(2) after the other: batches through io_uring lose with a warm cache at every size
 //! (`docs/development/decisions.md` has the figures).
@@ -50,7 +51,8 @@ pub struct StatBrief {
     pub(crate) mtime: FileTime,
     /// Last change of the content or the metadata.
     pub(crate) ctime: FileTime,
-    /// It is the root of a mount, seen from above: something is mounted here (`STATX_ATTR_MOUNT_ROOT`, Linux 5.8).
+    /// It is the root of a mount, seen from above: something is mounted here
+    /// (`STATX_ATTR_MOUNT_ROOT`, Linux 5.8).
     pub(crate) mount_root: bool,
 }
 
@@ -89,8 +91,8 @@ struct PathEntry {
 }
 
 impl Paths {
-    /// Adds `path`, relative, non-empty, without NUL, whose parent is entry `parent`; `None`: it is looked up unconditionally.
-    /// Returns its index.
+    /// Adds `path`, relative, non-empty, without NUL, whose parent is entry `parent`; `None`: it is
+    /// looked up unconditionally. Returns its index.
     ///
     /// # Panics
     /// When `path` holds a NUL or `parent` is not in the list: bugs of the caller.
@@ -144,8 +146,9 @@ impl Statter {
         Statter::default()
     }
 
-    /// Looks up every path relative to `root`, results in the order of `paths`. A path below something that failed gets the
-    /// same error without being looked up; below something that is no directory, ENOTDIR.
+    /// Looks up every path relative to `root`, results in the order of `paths`. A path below
+    /// something that failed gets the same error without being looked up; below something that is
+    /// no directory, ENOTDIR.
     pub(crate) fn stat_all(&mut self, root: BorrowedFd<'_>, paths: &Paths) -> Vec<Looked> {
         let mut out: Vec<Looked> = Vec::with_capacity(paths.len());
         for entry in &paths.entries {
@@ -177,8 +180,9 @@ fn plain_with(root: RawFd, paths: &Paths, entry: &PathEntry, flags: i32) -> Look
     let path = paths.bytes[entry.start..].as_ptr().cast();
     let mut buffer = MaybeUninit::<libc::statx>::zeroed();
     loop {
-        // SAFETY: `path` points into `paths.bytes`, where `Paths::push` ends every entry with a NUL, and lives as long as
-        // the borrow of `paths`; `buffer` is a whole statx that the kernel may fill.
+        // SAFETY: `path` points into `paths.bytes`, where `Paths::push` ends every entry with a
+        // NUL, and lives as long as the borrow of `paths`; `buffer` is a whole statx that the
+        // kernel may fill.
         let done = unsafe { libc::statx(root, path, flags, MASK, buffer.as_mut_ptr()) };
         if done == 0 {
             // SAFETY: zeroed at the start, and every bit pattern is a statx.
@@ -212,12 +216,13 @@ pub(crate) struct Sits {
     pub(crate) dev: u64,
     /// `st_ino`.
     pub(crate) ino: u64,
-    /// The mount, by a number that is never used again (Linux 6.8), or by the one in the mount table (5.8); `None` before.
+    /// The mount, by a number that is never used again (Linux 6.8), or by the one in the mount
+    /// table (5.8); `None` before.
     pub(crate) mount: Option<u64>,
 }
 
-/// Looks where `path` below `dir` leads; with an empty path, `dir` itself. A link at its end is not followed, and nothing is mounted for
-/// it.
+/// Looks where `path` below `dir` leads; with an empty path, `dir` itself. A link at its end is not
+/// followed, and nothing is mounted for it.
 ///
 /// # Errors
 /// Those of statx(2); `EINVAL` for a NUL in the path.
@@ -228,7 +233,8 @@ pub(crate) fn sits(dir: BorrowedFd<'_>, path: &std::path::Path) -> nix::Result<S
     let mut buffer = MaybeUninit::<libc::statx>::zeroed();
     loop {
         let mask = libc::STATX_INO | libc::STATX_MNT_ID | MOUNT_UNIQUE;
-        // SAFETY: `path` is NUL-terminated and outlives the call; `buffer` is a whole statx that the kernel may fill.
+        // SAFETY: `path` is NUL-terminated and outlives the call; `buffer` is a whole statx that
+        // the kernel may fill.
         let done = unsafe { libc::statx(dir.as_raw_fd(), path.as_ptr(), flags, mask, buffer.as_mut_ptr()) };
         match (done, Errno::last()) {
             (0, _) => break,

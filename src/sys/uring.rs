@@ -1,17 +1,22 @@
-//! io_uring(7) for one reading thread: sleep until one of some queues has something, and have it read by then. Safe, because
-//! buffers belong to the ring while it waits, and a wait does not end before every read in it has ended.
+//! io_uring(7) for one reading thread: sleep until one of some queues has something, and have it
+//! read by then. Safe, because buffers belong to the ring while it waits, and a wait does not end
+//! before every read in it has ended.
 //!
-//! Promises: [`Uring::open`] proves by doing that the ring works here (operations, timed waits, cancelling), so a container
-//! that forbids it is found out at the start and not at the first event. Waiting does not show up as iowait where the kernel
-//! can help it (`IORING_ENTER_NO_IOWAIT`, 6.15); before, an idle ring makes `top` show a core that waits for I/O.
+//! Promises: [`Uring::open`] proves by doing that the ring works here (operations, timed waits,
+//! cancelling), so a container that forbids it is found out at the start and not at the first
+//! event. Waiting does not show up as iowait where the kernel can help it
+//! (`IORING_ENTER_NO_IOWAIT`, 6.15); before, an idle ring makes `top` show a core that waits for
+//! I/O.
 //!
-//! How it works. Each queue gets a read that the kernel leaves waiting; the first to be done ends the wait, and the others
-//! are cancelled. What may not be relied on: that a read of an `O_NONBLOCK` file comes back with `EAGAIN` when nothing is
-//! there. On 6.18 it waits, for fanotify and inotify as for pipes, and `RWF_NOWAIT` is refused for fanotify and inotify
-//! (measured), so there is no such thing as a trying read of these through the ring, and emptying a queue is left to
-//! read(2). On kernels where it does come back, the queue is polled instead.
+//! How it works. Each queue gets a read that the kernel leaves waiting; the first to be done ends
+//! the wait, and the others are cancelled. What may not be relied on: that a read of an
+//! `O_NONBLOCK` file comes back with `EAGAIN` when nothing is there. On 6.18 it waits, for fanotify
+//! and inotify as for pipes, and `RWF_NOWAIT` is refused for fanotify and inotify (measured), so
+//! there is no such thing as a trying read of these through the ring, and emptying a queue is left
+//! to read(2). On kernels where it does come back, the queue is polled instead.
 //!
-//! Gives up: overlap. An event queue's read is done when it returns, there is nothing to have in flight beside it.
+//! Gives up: overlap. An event queue's read is done when it returns, there is nothing to have in
+//! flight beside it.
 #![allow(unsafe_code)]
 
 use super::event::EventFd;
@@ -24,13 +29,14 @@ use std::time::{Duration, Instant};
 const POLL: u64 = 1 << 32;
 const READ: u64 = 2 << 32;
 const CANCEL: u64 = 3 << 32;
-/// `IORING_ENTER_GETEVENTS`, `IORING_ENTER_EXT_ARG` (5.11), `IORING_ENTER_NO_IOWAIT` (6.15), of linux/io_uring.h.
+/// `IORING_ENTER_GETEVENTS`, `IORING_ENTER_EXT_ARG` (5.11), `IORING_ENTER_NO_IOWAIT` (6.15), of
+/// linux/io_uring.h.
 const ENTER_GETEVENTS: u32 = 1;
 const ENTER_EXT_ARG: u32 = 1 << 3;
 const ENTER_NO_IOWAIT: u32 = 1 << 7;
 
-/// Cancelling a read that waits for an event takes microseconds. A kernel that sees this differently must not hold the
-/// daemon up for ever.
+/// Cancelling a read that waits for an event takes microseconds. A kernel that sees this
+/// differently must not hold the daemon up for ever.
 const CANCEL_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why there is no io_uring here.
@@ -39,7 +45,8 @@ pub enum Unavailable {
     /// io_uring_setup(2) failed.
     #[error("io_uring_setup: {source}{}", if *disabled > 0 { " (sysctl kernel.io_uring_disabled is set)" } else { "" })]
     Setup {
-        /// What the kernel said: `ENOSYS`, `EPERM` by sysctl or seccomp, `ENOMEM` by the memlock limit before 5.12.
+        /// What the kernel said: `ENOSYS`, `EPERM` by sysctl or seccomp, `ENOMEM` by the memlock
+        /// limit before 5.12.
         source: io::Error,
         /// The sysctl `kernel.io_uring_disabled`: 0, 1 (unprivileged), 2 (all).
         disabled: u8,
@@ -76,8 +83,8 @@ struct Slot {
 pub(crate) enum Found {
     /// It is readable or in error; or was, and has been emptied since.
     Ready,
-    /// A read has ended, with the bytes read or the read's error. `Interrupted`: it was cancelled, read nothing, and means
-    /// nothing.
+    /// A read has ended, with the bytes read or the read's error. `Interrupted`: it was cancelled,
+    /// read nothing, and means nothing.
     Read(Box<[u8]>, io::Result<usize>),
 }
 
@@ -129,12 +136,13 @@ impl Uring {
         self.enter_flags & ENTER_NO_IOWAIT != 0
     }
 
-    /// Waits until one of `wanted` has something, or `limit` is over; `None`: for ever. Calls `found` for each that has, and
-    /// gives every buffer back through it; when this returns, no read is in flight.
+    /// Waits until one of `wanted` has something, or `limit` is over; `None`: for ever. Calls
+    /// `found` for each that has, and gives every buffer back through it; when this returns, no
+    /// read is in flight.
     ///
     /// # Errors
-    /// Those of io_uring_enter(2) that are no part of waiting; `TimedOut` when a read cannot be cancelled. The ring is then
-    /// of no further use and keeps the buffers in flight.
+    /// Those of io_uring_enter(2) that are no part of waiting; `TimedOut` when a read cannot be
+    /// cancelled. The ring is then of no further use and keeps the buffers in flight.
     ///
     /// # Panics
     /// If a token is not below the number given to [`Uring::open`].
@@ -148,7 +156,8 @@ impl Uring {
         for slot in &mut self.slots {
             slot.asked_for = false;
         }
-        // The descriptors that were handed over as `wanted` are open until this function returns; all is submitted here.
+        // The descriptors that were handed over as `wanted` are open until this function returns;
+        // all is submitted here.
         for Wanted { token, fd, buf } in wanted {
             self.slots[token].asked_for = true;
             match buf {
@@ -187,8 +196,8 @@ impl Uring {
         let len = buf.len().try_into().unwrap_or(u32::MAX);
         // Offset -1: the file position, the only one that queues have.
         let read = opcode::Read::new(types::Fd(fd.as_raw_fd()), buf.as_mut_ptr(), len).offset(u64::MAX).build();
-        // SAFETY: the buffer stays in its slot, at a fixed place on the heap and touched by nobody, until `reap` has seen the
-        // read's completion; if that never comes, `drop` leaks it.
+        // SAFETY: the buffer stays in its slot, at a fixed place on the heap and touched by nobody,
+        // until `reap` has seen the read's completion; if that never comes, `drop` leaks it.
         unsafe { self.push(&read.user_data(READ | token as u64)) }
     }
 
@@ -214,7 +223,8 @@ impl Uring {
         Ok(())
     }
 
-    /// Every operation used, once: a poll that fires, a read that gives bytes, one that waits and is cancelled.
+    /// Every operation used, once: a poll that fires, a read that gives bytes, one that waits and
+    /// is cancelled.
     fn try_out(&mut self) -> io::Result<()> {
         let event = EventFd::new()?;
         event.wake();
@@ -250,24 +260,27 @@ impl Uring {
         }
     }
 
-    /// Submits what is queued and waits for one completion, at most `limit`; false when the time was over first.
+    /// Submits what is queued and waits for one completion, at most `limit`; false when the time
+    /// was over first.
     fn enter(&mut self, limit: Option<Duration>) -> io::Result<bool> {
         let time = limit.map(types::Timespec::from);
         let args = time.as_ref().map_or(types::SubmitArgs::new(), |time| types::SubmitArgs::new().timespec(time));
         let to_submit = self.ring.submission().len() as u32;
-        // SAFETY: `EXT_ARG` is set, so the argument is the struct that `SubmitArgs` stands for; it and the time it points
-        // to live until the call returns. What was queued keeps the promise of `push`.
+        // SAFETY: `EXT_ARG` is set, so the argument is the struct that `SubmitArgs` stands for; it
+        // and the time it points to live until the call returns. What was queued keeps the promise
+        // of `push`.
         let entered = unsafe { self.ring.submitter().enter(to_submit, 1, self.enter_flags, Some(&args)) };
         match entered.map_err(|error| error.raw_os_error().unwrap_or(0)) {
-            // Interrupted, or completions to be taken first, or the kernel short of memory: the caller loops.
+            // Interrupted, or completions to be taken first, or the kernel short of memory: the
+            // caller loops.
             Ok(_) | Err(libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(true),
             Err(libc::ETIME) => Ok(false),
             Err(errno) => Err(io::Error::from_raw_os_error(errno)),
         }
     }
 
-    /// Reports what is done, and tells whether any of it was asked for: what only an earlier, wider wait had armed must not
-    /// end this one.
+    /// Reports what is done, and tells whether any of it was asked for: what only an earlier, wider
+    /// wait had armed must not end this one.
     fn reap(&mut self, found: &mut dyn FnMut(usize, Found)) -> bool {
         let mut any = false;
         for entry in self.ring.completion() {
@@ -304,7 +317,8 @@ impl Uring {
 
 impl Drop for Uring {
     fn drop(&mut self) {
-        // A read that a failed wait left behind may still write to its buffer after the ring is closed: leak it.
+        // A read that a failed wait left behind may still write to its buffer after the ring is
+        // closed: leak it.
         for slot in &mut self.slots {
             std::mem::forget(slot.reading.take());
         }

@@ -15,7 +15,8 @@ fn read<'a>(token: usize, fd: &'a impl AsFd) -> Wanted<'a> {
     Wanted { token, fd: fd.as_fd(), buf: Some(vec![0; 64].into()) }
 }
 
-/// What a wait found: token, and `None` for ready or the bytes read (`Err` for a cancelled or failed read).
+/// What a wait found: token, and `None` for ready or the bytes read (`Err` for a cancelled or
+/// failed read).
 type Seen = (usize, Option<Result<Vec<u8>, io::ErrorKind>>);
 
 fn wait(uring: &mut Uring, wanted: Vec<Wanted<'_>>, limit: Option<Duration>) -> Vec<Seen> {
@@ -77,7 +78,8 @@ fn errors_and_ends_come_back_with_the_buffer() {
     assert_eq!(wait(&mut uring, vec![read(1, &out)], None), [(1, Some(Ok(Vec::new())))]);
 }
 
-/// On an event queue, non-blocking as the reader has it: a read waits in the ring, its time runs out, and it can be done again.
+/// On an event queue, non-blocking as the reader has it: a read waits in the ring, its time runs
+/// out, and it can be done again.
 #[test]
 fn a_read_of_an_event_queue_waits_and_is_cancelled() {
     let _judging = crate::scratch::judging();

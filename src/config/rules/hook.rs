@@ -108,7 +108,8 @@ pub(super) fn hook(mirror: &Mirror, hook: &Hook, at: usize, path: &str, out: &mu
 impl Section<'_> {
     /// Whoever can change the program runs what he likes as the daemon's user.
     fn program(&mut self, command: &Command) {
-        // The first word of a shell's text is a program only where it is plain; a shell has others in it that are not seen from here.
+        // The first word of a shell's text is a program only where it is plain; a shell has others
+        // in it that are not seen from here.
         let words = shlex::split(&command.prefix).unwrap_or_default();
         let Some(first) = words.first() else { return };
         match judge_program(Path::new(first)) {

@@ -1,8 +1,8 @@
-//! What the daemon and its front process say to each other: packets of one length, each field in its
-//! place.
+//! What the daemon and its front process say to each other: packets of one length, each field in
+//! its place.
 //!
-//! Promises: whatever a packet of the front process says, decoding it gives one of a few values, each
-//! of one size. What is in a message of failover's wire is not looked into.
+//! Promises: whatever a packet of the front process says, decoding it gives one of a few values,
+//! each of one size. What is in a message of failover's wire is not looked into.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
@@ -292,7 +292,8 @@ impl News {
         let fields = Fields::of(packet)?;
         let (kind, small, number, id) = (fields.kind, fields.small, fields.number, fields.id);
         let came_in = id & CAME_IN != 0;
-        // Those without a connection have none, and those with one are of the kind that they are for.
+        // Those without a connection have none, and those with one are of the kind that they are
+        // for.
         let right = match kind {
             1 | 2 | 9 => id == 0,
             3 | 4 => came_in,

@@ -2,9 +2,9 @@
 //! which keeps the key and decides everything. `fansync failover front`, for [`super`] alone.
 //!
 //! Promises: it reads no more of a connection than the message that is due, by that connection's
-//! deadline, however it comes in pieces; connections that came in have places as `wire::places` gives
-//! them. It opens nothing and connects nowhere: each socket was given to it, or accepted from one.
-//! It ends when the daemon does.
+//! deadline, however it comes in pieces; connections that came in have places as `wire::places`
+//! gives them. It opens nothing and connects nowhere: each socket was given to it, or accepted from
+//! one. It ends when the daemon does.
 //!
 //! How: one thread, poll(2), no call that waits otherwise.
 
@@ -288,7 +288,8 @@ impl Front {
         }
     }
 
-    /// Carries out an order; whether to go on. One for a connection that has ended meanwhile is none.
+    /// Carries out an order; whether to go on. One for a connection that has ended meanwhile is
+    /// none.
     fn order(&mut self, order: Order, fd: Option<OwnedFd>) -> bool {
         let until = |ms: u32| Instant::now() + Duration::from_millis(ms.into());
         match (order, fd) {

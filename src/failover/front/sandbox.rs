@@ -109,8 +109,8 @@ pub fn confine(to: Identity, root: impl AsFd) -> Result<(), (Step, io::Error)> {
     })
 }
 
-/// The system calls that [`super::process`] makes, and those of the allocator and of an end. What is
-/// not here ends the process.
+/// The system calls that [`super::process`] makes, and those of the allocator and of an end. What
+/// is not here ends the process.
 fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
     let plain = [
         // Connections: one that comes in, what is read and sent, and their end. No socket(2), no
@@ -146,7 +146,8 @@ fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
         let no_code = SeccompCondition::new(2, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(exec), 0)?;
         rules.insert(call, vec![SeccompRule::new(vec![no_code])?]);
     }
-    // The standard library asks whether a descriptor that it closes is open, where debug assertions are on.
+    // The standard library asks whether a descriptor that it closes is open, where debug assertions
+    // are on.
     let asks = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, libc::F_GETFD as u64)?;
     rules.insert(libc::SYS_fcntl, vec![SeccompRule::new(vec![asks])?]);
     let arch = std::env::consts::ARCH.try_into()?;

@@ -3,8 +3,8 @@
 //!
 //! A code covers the version of the protocol, what kind of message it is, the numbers that both
 //! sides made up for this connection, who sends it and to whom, and for a reply the request that it
-//! answers. So a message is good once, on its connection, for the one that it was made for. The parts are written with their lengths, so that none can pass for
-//! another.
+//! answers. So a message is good once, on its connection, for the one that it was made for. The
+//! parts are written with their lengths, so that none can pass for another.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -81,7 +81,8 @@ impl Key {
     }
 }
 
-/// One process of one host, as it is told apart from others for as long as it runs, or a connection: 16 random bytes.
+/// One process of one host, as it is told apart from others for as long as it runs, or a
+/// connection: 16 random bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Id([u8; ID]);
 
