@@ -1,12 +1,10 @@
 //! Places below the source that runs leave alone, found while the mirror runs: what is mounted
-//! there is no tree of files, or the
-//! filesystem that was there is gone.
+//! there is no tree of files, or the filesystem that was there is gone.
 //!
 //! Each place becomes an exclude rule in front of the mirror's own. A rule hides the place on the
-//! source and protects it on the target, so a
-//! comparison of all that lies around it neither reads it nor deletes it. What is dirty at or below
-//! such a place does not leave by a list
-//! either ([`Apart::due`]).
+//! source and protects it on the target, so a comparison of all that lies around it neither reads
+//! it nor deletes it. What is dirty at or below such a place does not leave by a list either
+//! ([`Apart::due`]).
 //!
 //! | place | the directory itself | what lies below it |
 //! | --- | --- | --- |

@@ -255,8 +255,9 @@ pub struct MirrorArgs {
     /// Hold what would delete more on a target in one go: a number of entries, or a share as in 10%
     #[arg(long, value_name = "N", value_parser = units::max_delete)]
     pub(crate) max_delete: Option<MaxDelete>,
-    /// Hold what the first comparison would delete on a target that this mirror has not filled, where it is more than this: a number of entries,
-    /// or a share of what the target has (from 100 entries on); 100% accepts all [default: 50%]
+    /// Hold what the first comparison would delete on a target that this mirror has not filled,
+    /// where it is more than this: a number of entries, or a share of what the target has (from 100
+    /// entries on); 100% accepts all [default: 50%]
     #[arg(long, value_name = "N", value_parser = units::max_delete)]
     pub(crate) first_max_delete: Option<MaxDelete>,
     /// Go on when the source is empty although a target is not
@@ -265,7 +266,8 @@ pub struct MirrorArgs {
     /// Where to hear of changes
     #[arg(long, value_enum, value_name = "HOW", default_value_t = Watch::Auto)]
     pub(crate) watch: Watch,
-    /// Send files while they are open for writing, each at most every 2 s: auto (where NFS or Samba exports the source), true, false
+    /// Send files while they are open for writing, each at most every 2 s: auto (where NFS or Samba
+    /// exports the source), true, false
     #[arg(long, value_name = "WHEN", default_value = "auto", default_missing_value = "true", num_args = 0..=1, require_equals = true)]
     pub(crate) follow_open_files: FollowOpenFiles,
     /// File with the password of the rsync daemons
@@ -291,7 +293,8 @@ pub struct MirrorArgs {
 /// `fansync run`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct RunArgs {
-    /// The configuration file, if not /etc/fansync/fansync.toml (an ordinary user's: ~/.config/fansync/fansync.toml)
+    /// The configuration file, if not /etc/fansync/fansync.toml (an ordinary user's:
+    /// ~/.config/fansync/fansync.toml)
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 }
@@ -306,7 +309,8 @@ impl RunArgs {
 /// `fansync check`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct CheckArgs {
-    /// The configuration file, if not /etc/fansync/fansync.toml (an ordinary user's: ~/.config/fansync/fansync.toml)
+    /// The configuration file, if not /etc/fansync/fansync.toml (an ordinary user's:
+    /// ~/.config/fansync/fansync.toml)
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Print the configuration with every default filled in, secrets as ***
@@ -339,7 +343,8 @@ pub struct StatusArgs {
     /// Print the verdict only, one line
     #[arg(long, conflicts_with = "json")]
     pub(crate) brief: bool,
-    /// Exit with 0 when all is in sync, 1 (warning) when something is behind, 2 (critical) when a person is needed
+    /// Exit with 0 when all is in sync, 1 (warning) when something is behind, 2 (critical) when a
+    /// person is needed
     #[arg(long)]
     pub(crate) exit_code: bool,
     /// Only the mirror with this name
@@ -390,10 +395,12 @@ pub struct ResumeArgs {
     /// Which targets
     #[command(flatten)]
     pub(crate) which: SteerArgs,
-    /// Take the source as it is now although it was replaced or emptied; targets may lose what it lacks
+    /// Take the source as it is now although it was replaced or emptied; targets may lose what it
+    /// lacks
     #[arg(long)]
     pub(crate) accept_source: bool,
-    /// Let the deletions through, once, that were held for being more than max_delete or first_max_delete
+    /// Let the deletions through, once, that were held for being more than max_delete or
+    /// first_max_delete
     #[arg(long)]
     pub(crate) accept_deletes: bool,
 }
@@ -436,8 +443,8 @@ pub(crate) fn socket_of_environment() -> Option<PathBuf> {
 /// Parses a command line, the program's name first.
 ///
 /// # Errors
-/// What to print, and the code to leave with: [`ExitCode::Usage`] where clap would leave with 2, [`ExitCode::Done`] for
-/// help and version.
+/// What to print, and the code to leave with: [`ExitCode::Usage`] where clap would leave with 2,
+/// [`ExitCode::Done`] for help and version.
 pub fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> Result<Cli, (clap::Error, ExitCode)> {
     let words: Vec<OsString> = words.into_iter().map(Into::into).collect();
     let called = words.first().map(PathBuf::from);
@@ -591,7 +598,8 @@ mod tests {
         }
     }
 
-    /// What follows a line of a paragraph would begin a line in the middle of a terminal that is narrower than the source.
+    /// What follows a line of a paragraph would begin a line in the middle of a terminal that is
+    /// narrower than the source.
     #[test]
     fn paragraphs_of_help_are_one_line_each() {
         fn below(command: &clap::Command, seen: &mut usize) {

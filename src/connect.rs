@@ -5,13 +5,15 @@
 //! - an rsync daemon: whether it answers, its protocol, whether it sends small answers at once;
 //!   ssh: the rsync on the other side, its version and what it can carry over;
 //! - the probe that a daemon makes at its start: password, module, directory, every option;
-//! - a directory of its own, `.fansync-check-…`: written, compared, deleted. What comes back otherwise than
-//!   it was sent (times cut to seconds, owners, attributes) would be sent again by each comparison. As root also a
-//!   file of another user with a set-user-ID bit, that nobody can run: whether a target on another host keeps its owner;
-//! - as many connections as runs and waiting processes may take, unless a daemon runs already and has them.
+//! - a directory of its own, `.fansync-check-…`: written, compared, deleted. What comes back
+//!   otherwise than it was sent (times cut to seconds, owners, attributes) would be sent again by
+//!   each comparison. As root also a file of another user with a set-user-ID bit, that nobody can
+//!   run: whether a target on another host keeps its owner;
+//! - as many connections as runs and waiting processes may take, unless a daemon runs already and
+//!   has them.
 //!
-//! Nothing else on the target is listed, changed or deleted: the lists of these runs hold paths of that
-//! directory alone. With `roles` nothing is written: this side may be one that must not.
+//! Nothing else on the target is listed, changed or deleted: the lists of these runs hold paths of
+//! that directory alone. With `roles` nothing is written: this side may be one that must not.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -41,7 +43,8 @@ use crate::sys::borrowed::{data_segments_in, set_quick_acks};
 const LISTINGS: usize = 5;
 /// Lines of a listing that says something.
 const LINES_MIN: u32 = 6;
-/// Segments of a listing that is held back, at most: the first line, the rest, and one for an acknowledgement in between.
+/// Segments of a listing that is held back, at most: the first line, the rest, and one for an
+/// acknowledgement in between.
 const HELD_BACK: u32 = 3;
 /// How long connections are held to see whether one of them is refused.
 const HELD: Duration = Duration::from_secs(2);
@@ -312,15 +315,17 @@ fn connect(host: &str, port: u16, patience: Duration) -> io::Result<TcpStream> {
     Err(last)
 }
 
-/// Whether an rsync daemon sends small pieces at once (TCP_NODELAY); `None` where that does not show.
+/// Whether an rsync daemon sends small pieces at once (TCP_NODELAY); `None` where that does not
+/// show.
 fn sends_at_once(host: &str, port: u16, patience: Duration) -> Option<bool> {
     let listings = (0..LISTINGS).filter_map(|_| listing(connect(host, port, patience).ok()?).ok().flatten());
     at_once(&listings.collect::<Vec<_>>())
 }
 
-/// The same from the lines and segments of some listings. A daemon writes its modules line by line: then each line is a
-/// segment, or nearly, as a busy sender joins some. With Nagle's algorithm all lines behind the first wait until that is
-/// acknowledged, or the connection ends, and are one segment.
+/// The same from the lines and segments of some listings. A daemon writes its modules line by line:
+/// then each line is a segment, or nearly, as a busy sender joins some. With Nagle's algorithm all
+/// lines behind the first wait until that is acknowledged, or the connection ends, and are one
+/// segment.
 fn at_once(listings: &[(u32, u32)]) -> Option<bool> {
     let any =
         |holds: fn(u32, u32) -> bool| listings.iter().any(|(lines, segments)| *lines >= LINES_MIN && holds(*lines, *segments));
@@ -418,7 +423,8 @@ fn ask_version(
 
 // ----- what every target has -----
 
-/// The probe of a daemon's start. Whether the target can delete what is listed and missing; `None` where it is not usable.
+/// The probe of a daemon's start. Whether the target can delete what is listed and missing; `None`
+/// where it is not usable.
 fn probe(tried: &mut Tried, target: &Target, spec: &Spec<'_>, env: &[(OsString, OsString)]) -> Option<bool> {
     let mut missing_args = true;
     loop {

@@ -41,7 +41,8 @@ pub enum Request {
         /// How.
         options: Options,
     },
-    /// Tell what is heard, until the client hangs up: after [`Reply::Events`] a line of JSON for each event ([`crate::events::Event`]).
+    /// Tell what is heard, until the client hangs up: after [`Reply::Events`] a line of JSON for
+    /// each event ([`crate::events::Event`]).
     Events {
         /// Only this mirror.
         mirror: Option<String>,
@@ -208,7 +209,8 @@ impl Error {
 /// Asks the daemon at `path`; `patience` bounds the wait for its answer.
 ///
 /// # Errors
-/// [`Error::Connect`] when nobody listens, [`Error::Talk`] when the answer is missing or not understood.
+/// [`Error::Connect`] when nobody listens, [`Error::Talk`] when the answer is missing or not
+/// understood.
 pub fn ask(path: &Path, request: &Request, patience: Duration) -> Result<Reply, Error> {
     let stream = request_to(path, request)?;
     let talk = |source| Error::Talk { path: path.into(), source };

@@ -143,8 +143,8 @@ enum Wish {
     EngineEnded(String),
 }
 
-/// Runs the daemon in the foreground until a signal, or until the work of `--once` is done. `reread`: reads the configuration anew, for
-/// SIGHUP.
+/// Runs the daemon in the foreground until a signal, or until the work of `--once` is done.
+/// `reread`: reads the configuration anew, for SIGHUP.
 ///
 /// # Errors
 /// What keeps it from starting; see [`Error`].
@@ -276,7 +276,8 @@ struct Life<'a> {
 }
 
 impl Life<'_> {
-    /// Waits for a signal, and meanwhile draws how far long work is, on a terminal, and decides about `--once`.
+    /// Waits for a signal, and meanwhile draws how far long work is, on a terminal, and decides
+    /// about `--once`.
     fn watch_over(&mut self, wishes: &mpsc::Receiver<Wish>) -> End {
         let terminal = std::io::stderr().is_terminal();
         let mut bar: Option<Bar> = None;

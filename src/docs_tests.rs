@@ -130,7 +130,8 @@ struct Logged {
     text: String,
 }
 
-/// The string literals of a macro call that begins behind its parenthesis, as (what stands before it, text).
+/// The string literals of a macro call that begins behind its parenthesis, as (what stands before
+/// it, text).
 fn literals(call: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let (mut depth, mut before) = (1, String::new());

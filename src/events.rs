@@ -1,13 +1,14 @@
 //! `fansync events`: what is heard, as it is heard, to find faults.
 //!
-//! Promises: a listener never holds up the engine, and costs it nothing once it has gone. What a listener is too slow for is left out and
-//! counted, and the count is told with the next event.
+//! Promises: a listener never holds up the engine, and costs it nothing once it has gone. What a
+//! listener is too slow for is left out and counted, and the count is told with the next event.
 //!
-//! How: each listener has a bounded queue; the engine puts in what fits, and a thread of the control socket writes it out.
-//! Without a listener an event costs one look at an empty list.
+//! How: each listener has a bounded queue; the engine puts in what fits, and a thread of the
+//! control socket writes it out. Without a listener an event costs one look at an empty list.
 //!
-//! Gives up: inotify tells no process. With fanotify, the command is read from `/proc/PID/comm` when the event is taken from
-//! the queue; a process that has ended by then is shown as `?`. The kernel merges events of one object: the process is that of the first.
+//! Gives up: inotify tells no process. With fanotify, the command is read from `/proc/PID/comm`
+//! when the event is taken from the queue; a process that has ended by then is shown as `?`. The
+//! kernel merges events of one object: the process is that of the first.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -54,7 +55,8 @@ pub(crate) struct Event {
     pub(crate) time_unix: f64,
     /// The mirror's name.
     pub(crate) mirror: String,
-    /// The kernel's words for what happened, with commas between; `lost` and the cause when events were missed.
+    /// The kernel's words for what happened, with commas between; `lost` and the cause when events
+    /// were missed.
     pub(crate) kind: String,
     /// It is a directory.
     pub(crate) dir: bool,
@@ -73,7 +75,8 @@ fn is_zero(n: &u64) -> bool {
     *n == 0
 }
 
-/// The client's side: prints what is heard to `out`, `count` events or until the daemon ends. `false`: it ended.
+/// The client's side: prints what is heard to `out`, `count` events or until the daemon ends.
+/// `false`: it ended.
 ///
 /// # Errors
 /// [`control::Error`].

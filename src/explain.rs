@@ -1,4 +1,5 @@
-//! `fansync explain PATH`: which mirror a path belongs to, what decides whether it is sent, and where it is on its way.
+//! `fansync explain PATH`: which mirror a path belongs to, what decides whether it is sent, and
+//! where it is on its way.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -57,9 +58,11 @@ pub(crate) struct Explanation {
     pub(crate) apart: String,
     /// How its filesystem is watched.
     pub(crate) watch: Watched,
-    /// The subtree that is not watched and is compared periodically instead; empty when it is watched.
+    /// The subtree that is not watched and is compared periodically instead; empty when it is
+    /// watched.
     pub(crate) unwatched: String,
-    /// The kernel is told not to report of the entries of its directory, as they are left out and busy.
+    /// The kernel is told not to report of the entries of its directory, as they are left out and
+    /// busy.
     #[serde(default)]
     pub(crate) muted: bool,
     /// The walk over the source after the start goes on: what changed before may not be known yet.
@@ -73,7 +76,8 @@ pub(crate) struct Explanation {
 pub(crate) struct Verdict {
     /// It is left out.
     pub(crate) excluded: bool,
-    /// The key of the rule that decides: `include`, `exclude`, `exclude_regex`, `exclude_temporary`; empty: none matches.
+    /// The key of the rule that decides: `include`, `exclude`, `exclude_regex`,
+    /// `exclude_temporary`; empty: none matches.
     pub(crate) rule: String,
     /// Its pattern.
     pub(crate) pattern: String,
@@ -120,7 +124,8 @@ pub struct Explained {
     pub(crate) elsewhere: Vec<String>,
 }
 
-/// The absolute paths that `path` may mean, the likelier first: itself, in the directory it is really in; and what it leads to.
+/// The absolute paths that `path` may mean, the likelier first: itself, in the directory it is
+/// really in; and what it leads to.
 ///
 /// # Errors
 /// The working directory cannot be told.
@@ -135,7 +140,8 @@ pub(crate) fn meanings(path: &Path) -> std::io::Result<Vec<Vec<u8>>> {
 fn in_real_directory(absolute: &Path) -> PathBuf {
     let mut out = PathBuf::from("/");
     for component in absolute.components() {
-        // What was put together so far is a directory above: where it leads counts, before `..` above all.
+        // What was put together so far is a directory above: where it leads counts, before `..`
+        // above all.
         out = out.canonicalize().unwrap_or(out);
         match component {
             Component::ParentDir => _ = out.pop(),

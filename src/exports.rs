@@ -2,14 +2,12 @@
 //! shared by Samba.
 //!
 //! A server writes for its clients without what programs on this host do: NFS 3 cuts files and sets
-//! times by name, without opening
-//! them, and servers hold files open for as long as clients do. Such changes raise no event without
-//! `follow_open_files`.
+//! times by name, without opening them, and servers hold files open for as long as clients do. Such
+//! changes raise no event without `follow_open_files`.
 //!
 //! Read are exports(5)'s table of what is exported now (`/var/lib/nfs/etab`), the kernel's own list
-//! (`/proc/fs/nfsd/exports`), and, while
-//! smbd runs, smb.conf(5) with the files that it includes, and user shares. Nothing is asked of a
-//! program.
+//! (`/proc/fs/nfsd/exports`), and, while smbd runs, smb.conf(5) with the files that it includes,
+//! and user shares. Nothing is asked of a program.
 //!
 //! Gives up: other servers (NFS-Ganesha, SFTP), Samba's registry, shares whose path is made of
 //! variables alone.

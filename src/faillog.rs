@@ -1,8 +1,9 @@
 //! A file that says which paths do not go through, why, and how to send one by hand (`fail_log`).
 //!
-//! It always shows the present state: a path that went through is gone from it, also after a restart. fansync never reads or runs
-//! it. Readable by its owner alone, since a line may name a password file and every path; replaced whole by a rename, so that a link or a
-//! stranger's file in its place (in `/tmp`) is neither followed nor kept.
+//! It always shows the present state: a path that went through is gone from it, also after a
+//! restart. fansync never reads or runs it. Readable by its owner alone, since a line may name a
+//! password file and every path; replaced whole by a rename, so that a link or a stranger's file in
+//! its place (in `/tmp`) is neither followed nor kept.
 //!
 //! Several mirrors may name one file; each target has its section.
 
@@ -47,8 +48,8 @@ impl FailLog {
         &self.path
     }
 
-    /// Replaces the text of one section; an empty one has none. Writes the file if that changed anything, or if it holds what an
-    /// earlier process left.
+    /// Replaces the text of one section; an empty one has none. Writes the file if that changed
+    /// anything, or if it holds what an earlier process left.
     ///
     /// # Errors
     /// The file cannot be written; it is as it was, and the next call tries again.
@@ -85,8 +86,9 @@ impl FailLog {
     }
 }
 
-/// `word` as a shell reads it back, byte for byte, and as a terminal shows it harmlessly: what would steer one is written by its number, by
-/// `printf` in a command substitution, which every POSIX shell has.
+/// `word` as a shell reads it back, byte for byte, and as a terminal shows it harmlessly: what
+/// would steer one is written by its number, by `printf` in a command substitution, which every
+/// POSIX shell has.
 pub fn quoted(word: &[u8]) -> Vec<u8> {
     let plain = |b: &u8| b.is_ascii_alphanumeric() || b"%+,-./:=@_".contains(b);
     if !word.is_empty() && word.iter().all(plain) {

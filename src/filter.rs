@@ -1,18 +1,21 @@
 //! Which paths are left out: one matcher for events, for walks and for every rsync run.
 //!
-//! The patterns are rsync's (rsync(1), "PATTERN MATCHING RULES"), and what this module says of a path is what rsync 3.5.0
-//! says of it: a path that the live stage leaves out must be the one that a full pass leaves alone, or the two would
-//! undo each other's work. `filter/tests.rs` holds the two side by side on random trees and patterns.
+//! The patterns are rsync's (rsync(1), "PATTERN MATCHING RULES"), and what this module says of a
+//! path is what rsync 3.5.0 says of it: a path that the live stage leaves out must be the one that
+//! a full pass leaves alone, or the two would undo each other's work. `filter/tests.rs` holds the
+//! two side by side on random trees and patterns.
 //!
-//! How it works: rules come in two groups, includes first, and the first match wins; so the order within a group does
-//! not matter and each group can be one set. `pattern.rs` takes a pattern apart as rsync does. The common shapes (a name,
-//! `*.ext`, `prefix*`, `/a/path`) become hash and suffix look-ups; all others of a group become one regular expression,
-//! so that no pattern, however nested its stars, costs more than time linear in the path.
+//! How it works: rules come in two groups, includes first, and the first match wins; so the order
+//! within a group does not matter and each group can be one set. `pattern.rs` takes a pattern apart
+//! as rsync does. The common shapes (a name, `*.ext`, `prefix*`, `/a/path`) become hash and suffix
+//! look-ups; all others of a group become one regular expression, so that no pattern, however
+//! nested its stars, costs more than time linear in the path.
 //!
 //! `regexes.rs` adds excludes that rsync has no words for.
 //!
-//! What it gives up: rsync's per-directory merge files, `--cvs-exclude`, rules for one side only and negated rules.
-//! Those depend on file contents or on the direction of the transfer and have no meaning for a change that is just heard of.
+//! What it gives up: rsync's per-directory merge files, `--cvs-exclude`, rules for one side only
+//! and negated rules. Those depend on file contents or on the direction of the transfer and have no
+//! meaning for a change that is just heard of.
 
 mod below;
 mod pattern;
@@ -36,7 +39,8 @@ use crate::path::{Shown, base};
 use pattern::{Head, Rule, Text, Token};
 use regexes::Extra;
 
-/// The longest pattern, in bytes. rsync 3.5.0 drops patterns of 4,096 bytes and more with no more than a message.
+/// The longest pattern, in bytes. rsync 3.5.0 drops patterns of 4,096 bytes and more with no more
+/// than a message.
 pub(crate) const MAX_PATTERN_BYTES: usize = 4000;
 
 /// A pattern that rsync and this module could not be made to read alike.
@@ -92,11 +96,12 @@ struct Table {
 }
 
 impl Filter {
-    /// Compiles the patterns. A path is left out when an exclude pattern matches it and no include pattern does.
+    /// Compiles the patterns. A path is left out when an exclude pattern matches it and no include
+    /// pattern does.
     ///
     /// # Errors
-    /// An empty pattern, one with a NUL, or one longer than [`MAX_PATTERN_BYTES`]: rsync cannot be given those. One whose
-    /// expression grows beyond 16 MiB.
+    /// An empty pattern, one with a NUL, or one longer than [`MAX_PATTERN_BYTES`]: rsync cannot be
+    /// given those. One whose expression grows beyond 16 MiB.
     pub fn new<I: AsRef<[u8]>, E: AsRef<[u8]>>(include: &[I], exclude: &[E]) -> Result<Filter, FilterError> {
         let include: Vec<Vec<u8>> = include.iter().map(|p| p.as_ref().to_vec()).collect();
         let exclude: Vec<Vec<u8>> = exclude.iter().map(|p| p.as_ref().to_vec()).collect();
@@ -108,8 +113,9 @@ impl Filter {
         Ok(Filter { rules: Arc::new(Rules { include, exclude, files, dirs, never, extra: Extra::default() }) })
     }
 
-    /// As [`Filter::new`], and leaves out what one of `expressions` matches whole (`name` at the top of the source,
-    /// `/dir/name` below), and with `temporary` files that begin with a dot, end with `~` or are called `4913`.
+    /// As [`Filter::new`], and leaves out what one of `expressions` matches whole (`name` at the
+    /// top of the source, `/dir/name` below), and with `temporary` files that begin with a dot, end
+    /// with `~` or are called `4913`.
     ///
     /// # Errors
     /// Those of [`Filter::new`]; an expression that cannot be compiled.
@@ -137,8 +143,8 @@ impl Filter {
         self.rules.exclude.is_empty() && self.rules.extra.is_empty()
     }
 
-    /// Whether rsync can be told all of this filter. Where it cannot, a pass that reads directories by itself would send too much: it
-    /// is run dry, and what it names is sent by lists.
+    /// Whether rsync can be told all of this filter. Where it cannot, a pass that reads directories
+    /// by itself would send too much: it is run dry, and what it names is sent by lists.
     pub(crate) fn is_rsyncs(&self) -> bool {
         self.rules.extra.is_empty()
     }
@@ -153,7 +159,8 @@ impl Filter {
         self.rules.extra.temporary
     }
 
-    /// Patterns of rsync that match at least what rsync cannot be told exactly, see [`Filter::is_rsyncs`].
+    /// Patterns of rsync that match at least what rsync cannot be told exactly, see
+    /// [`Filter::is_rsyncs`].
     pub(crate) fn guards(&self) -> &[Vec<u8>] {
         &self.rules.extra.guards
     }
@@ -178,14 +185,15 @@ impl Filter {
         &self.rules.exclude
     }
 
-    /// Patterns that match no path at all, such as `./cache` (a path has no `.` component) or `[ab` (the bracket is not
-    /// closed). rsync takes them without a word; whoever wrote one should hear of it.
+    /// Patterns that match no path at all, such as `./cache` (a path has no `.` component) or `[ab`
+    /// (the bracket is not closed). rsync takes them without a word; whoever wrote one should hear
+    /// of it.
     pub(crate) fn never_matching(&self) -> &[Vec<u8>] {
         &self.rules.never
     }
 
-    /// Whether `path` is left out, by itself or because a directory above it is. `path`: relative to the root of the
-    /// mirror, normal form; the root itself is never left out. O(components).
+    /// Whether `path` is left out, by itself or because a directory above it is. `path`: relative
+    /// to the root of the mirror, normal form; the root itself is never left out. O(components).
     pub fn excludes(&self, path: &[u8], is_dir: bool) -> bool {
         if self.is_empty() {
             return false;
@@ -205,9 +213,9 @@ impl Filter {
 
     /// The same rules in the same order as rsync arguments.
     ///
-    /// `--filter=- PATTERN` and not `--exclude=PATTERN`: the latter reads a pattern that begins with `+ ` or `- ` as a rule
-    /// and the pattern `!` as "forget all rules so far" (exclude.c, `XFLG_OLD_PREFIXES`); behind `--filter=- ` every byte
-    /// belongs to the pattern.
+    /// `--filter=- PATTERN` and not `--exclude=PATTERN`: the latter reads a pattern that begins
+    /// with `+ ` or `- ` as a rule and the pattern `!` as "forget all rules so far" (exclude.c,
+    /// `XFLG_OLD_PREFIXES`); behind `--filter=- ` every byte belongs to the pattern.
     pub fn rsync_args(&self) -> Vec<OsString> {
         let rule = |sign: &[u8], pattern: &[u8]| OsString::from_vec([b"--filter=", sign, b" ", pattern].concat());
         let include = self.rules.include.iter().map(|p| rule(b"+", p));
@@ -289,8 +297,9 @@ impl Table {
     }
 }
 
-/// A path as the expressions see it: `/a/b` for a file, `/a/b/` for a directory, so that "at the root", "after any slash"
-/// and rsync's "`dir/***` matches the directory too" need no cases of their own.
+/// A path as the expressions see it: `/a/b` for a file, `/a/b/` for a directory, so that "at the
+/// root", "after any slash" and rsync's "`dir/***` matches the directory too" need no cases of
+/// their own.
 struct Subject;
 
 impl Subject {
@@ -312,7 +321,8 @@ impl Subject {
     }
 }
 
-/// The tables of one group, for files and for directories. Patterns that match nothing are appended to `never`.
+/// The tables of one group, for files and for directories. Patterns that match nothing are appended
+/// to `never`.
 fn compile(patterns: &[Vec<u8>], never: &mut Vec<Vec<u8>>) -> Result<(Table, Table), FilterError> {
     let mut tables = [Table::default(), Table::default()];
     // Per table the expressions for the name and for the path.

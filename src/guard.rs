@@ -2,20 +2,22 @@
 //!
 //! Two rules, both for mirrors that delete:
 //!
-//! - **Emptied at one blow.** A run is about to delete names at the top of the source (or of a filesystem mounted below it), and
-//!   next to nothing is left there: nothing at all, or less than a tenth of what was there. Then a dry run counts what
-//!   the target would lose. From [`EMPTIED_MIN`] entries on, the deletions wait until the entries
-//!   are back or are accepted;
+//! - **Emptied at one blow.** A run is about to delete names at the top of the source (or of a
+//!   filesystem mounted below it), and next to nothing is left there: nothing at all, or less than
+//!   a tenth of what was there. Then a dry run counts what the target would lose. From
+//!   [`EMPTIED_MIN`] entries on, the deletions wait until the entries are back or are accepted;
 //!   where nothing at all is left that only its owner could remove, everything stops ([`extent`]).
-//!   For the first comparison
-//!   since the start everything stops from the first entry on, for then nothing is known but that a
-//!   disk may not be mounted. Sources that become empty in the course of things (a spool) say so with `allow_empty`.
-//! - **`max_delete`.** Where it is set, whatever may delete is run dry first. What would delete more is held, whole: it
-//!   stays pending, and the rest goes on. rsync's own `--max-delete` is no help there, as it deletes up to its bound,
-//!   leaves directories half empty, and names none of what it skipped (measured, 3.5.0); it is given as a second bound only,
-//!   for what goes away between the dry run and the run.
+//!   For the first comparison since the start everything stops from the first entry on, for then
+//!   nothing is known but that a disk may not be mounted. Sources that become empty in the course
+//!   of things (a spool) say so with `allow_empty`.
+//! - **`max_delete`.** Where it is set, whatever may delete is run dry first. What would delete
+//!   more is held, whole: it stays pending, and the rest goes on. rsync's own `--max-delete` is no
+//!   help there, as it deletes up to its bound, leaves directories half empty, and names none of
+//!   what it skipped (measured, 3.5.0); it is given as a second bound only, for what goes away
+//!   between the dry run and the run.
 //!
-//! Gives up: a tree that is removed file by file while everything works is followed file by file; each batch is judged for itself.
+//! Gives up: a tree that is removed file by file while everything works is followed file by file;
+//! each batch is judged for itself.
 
 use std::os::fd::AsFd;
 
@@ -36,7 +38,8 @@ pub(crate) const EMPTIED_MIN: u64 = 10;
 pub(crate) enum Hold {
     /// The source is not what it was; in words.
     Gone(String),
-    /// The source's path leads elsewhere, or through another mount: it is to be opened anew; in words.
+    /// The source's path leads elsewhere, or through another mount: it is to be opened anew; in
+    /// words.
     Moved(String),
     /// The filesystem that was mounted below the source is gone. It holds its own place alone.
     Lost {
@@ -47,11 +50,13 @@ pub(crate) enum Hold {
     Emptied {
         /// The root, or where the filesystem is mounted.
         at: RelPath,
-        /// Names at its top that would be enough for it to count as filled again; `None`: not known.
+        /// Names at its top that would be enough for it to count as filled again; `None`: not
+        /// known.
         enough: Option<usize>,
         /// What a target would lose.
         deletes: u64,
-        /// Nothing was ever sent from it: it may be the directory below a disk that is yet to be mounted.
+        /// Nothing was ever sent from it: it may be the directory below a disk that is yet to be
+        /// mounted.
         from_the_start: bool,
     },
 }
@@ -82,16 +87,14 @@ pub(crate) enum Extent {
 }
 
 /// How much is held of a place at whose top `left` names are there. A place without anything may be
-/// a
-/// disk that is gone, or the work of `rm -rf`, unless
-/// it is `shared`: others than its owner may write there, and one of them must not stop the rest.
+/// a disk that is gone, or the work of `rm -rf`, unless it is `shared`: others than its owner may
+/// write there, and one of them must not stop the rest.
 pub(crate) fn extent(left: usize, shared: bool) -> Extent {
     if left == 0 && !shared { Extent::Place } else { Extent::Deletions }
 }
 
 /// Whether others than its owner may write into the directory `at`. The bits of the group are the
-/// mask of an access
-/// control list, where there is one.
+/// mask of an access control list, where there is one.
 pub(crate) fn is_shared(root: &Root, at: &RelPath) -> bool {
     fstatat(root, at.as_path(), AtFlags::AT_SYMLINK_NOFOLLOW).is_ok_and(|stat| stat.st_mode & 0o022 != 0)
 }
@@ -101,12 +104,14 @@ pub(crate) fn suspicious_names(missing: usize, left: usize) -> bool {
     missing > 0 && (left == 0 || (missing as u64 >= EMPTIED_MIN && left * 9 <= missing))
 }
 
-/// Whether a comparison of the top of a place is suspicious, `left` being there and `known` having been there when last looked at.
+/// Whether a comparison of the top of a place is suspicious, `left` being there and `known` having
+/// been there when last looked at.
 pub(crate) fn suspicious_level(known: usize, left: usize) -> bool {
     left == 0 || (known as u64 >= EMPTIED_MIN && left * 10 <= known)
 }
 
-/// Whether `deletes` are more than the bound allows. `entries`: in the tree, what would be deleted included.
+/// Whether `deletes` are more than the bound allows. `entries`: in the tree, what would be deleted
+/// included.
 pub(crate) fn exceeds(limit: MaxDelete, deletes: u64, entries: u64) -> bool {
     deletes > allowed(limit, entries)
 }
@@ -119,8 +124,8 @@ pub(crate) fn allowed(limit: MaxDelete, entries: u64) -> u64 {
     }
 }
 
-/// Names in the directory `at` that belong to the mirror, counted up to `most`. `None` when it cannot be read, which is evidence
-/// of nothing.
+/// Names in the directory `at` that belong to the mirror, counted up to `most`. `None` when it
+/// cannot be read, which is evidence of nothing.
 pub(crate) fn left(root: &Root, filter: &Filter, at: &RelPath, most: usize) -> Option<usize> {
     let name = if at.is_root() { std::path::Path::new(".") } else { at.as_path() };
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;

@@ -1,13 +1,12 @@
 //! The hash of names, paths and handles: what strangers choose.
 //!
 //! Promises: who does not know this process's key cannot choose names that fall into one place of a
-//! table, so a table of n of them takes n steps to
-//! fill. The key is the kernel's (`getrandom(2)`, by the standard library), another one for each
-//! process, and no hash leaves it.
+//! table, so a table of n of them takes n steps to fill. The key is the kernel's (`getrandom(2)`,
+//! by the standard library), another one for each process, and no hash leaves it.
 //!
 //! `rustc-hash` has no key: names of sixteen bytes that begin with the first of its constants all
-//! have one hash (30,000 of them took 3.5 s in place of
-//! 0.07 s). It stays where numbers of our own are looked up.
+//! have one hash (30,000 of them took 3.5 s in place of 0.07 s). It stays where numbers of our own
+//! are looked up.
 
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::LazyLock;

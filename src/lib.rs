@@ -7,22 +7,27 @@
 //!
 //! How a change travels:
 //!
-//! 1. [`source`]: the *reader* thread moves bytes from the fanotify (or inotify) queue into buffers and hands them whole
-//!    through the [`ring`]. It parses nothing, so the kernel's queue stays short. A full ring pauses it; events then wait
-//!    in the kernel.
-//! 2. [`resolve`]: the *engine* thread decodes the records in place and turns each directory handle into a path with the
-//!    path tree; [`filter`] drops what is excluded.
-//! 3. [`dirty`]: one set per target says which paths to look at. An event never says what happened, only "look here": the
-//!    state is read from the disk when the batch leaves, so the queue is as long as the number of distinct dirty paths.
-//! 4. [`targets`]: batches leave through `rsync --files-from` ([`sync`]), by preference through a process that already
-//!    stands by connected. A path leaves the dirty set only when rsync's outcome confirmed it.
+//! 1. [`source`]: the *reader* thread moves bytes from the fanotify (or inotify) queue into buffers
+//!    and hands them whole through the [`ring`]. It parses nothing, so the kernel's queue stays
+//!    short. A full ring pauses it; events then wait in the kernel.
+//! 2. [`resolve`]: the *engine* thread decodes the records in place and turns each directory handle
+//!    into a path with the path tree; [`filter`] drops what is excluded.
+//! 3. [`dirty`]: one set per target says which paths to look at. An event never says what happened,
+//!    only "look here": the state is read from the disk when the batch leaves, so the queue is as
+//!    long as the number of distinct dirty paths.
+//! 4. [`targets`]: batches leave through `rsync --files-from` ([`sync`]), by preference through a
+//!    process that already stands by connected. A path leaves the dirty set only when rsync's
+//!    outcome confirmed it.
 //!
-//! The modules below stand in three groups: the stages in the order of the pipeline, what they share, and what a user sees. Which
-//! may use which is a list of layers in `layers_tests`; there are no circles.
+//! The modules below stand in three groups: the stages in the order of the pipeline, what they
+//! share, and what a user sees. Which may use which is a list of layers in `layers_tests`; there
+//! are no circles.
 //!
-//! The promise: **every change is on the target, or on its way there, or its subtree is marked lost and will be scanned.**
+//! The promise: **every change is on the target, or on its way there, or its subtree is marked lost
+//! and will be scanned.**
 
-// What other modules use and no other crate does is `pub(crate)`, so that the compiler says what nothing uses.
+// What other modules use and no other crate does is `pub(crate)`, so that the compiler says what
+// nothing uses.
 #![warn(unreachable_pub)]
 #![allow(rustdoc::private_intra_doc_links, reason = "its readers work on the crate: `cargo doc --document-private-items`")]
 #![cfg_attr(

@@ -1,24 +1,30 @@
 //! Which names are one file: an index of the files that have several names below the root.
 //!
 //! # What it promises
-//! rsync links names of one file at the target only when one run lists them all; a run that lists one of them breaks its link
-//! and leaves the others as they were. So every batch that holds a name of such a file gets the other names too
-//! ([`Links::partners`], [`Links::crossing`]), provided they are known; and when names become known that were not, all names of the file
-//! are sent again, together.
+//! rsync links names of one file at the target only when one run lists them all; a run that lists
+//! one of them breaks its link and leaves the others as they were. So every batch that holds a name
+//! of such a file gets the other names too ([`Links::partners`], [`Links::crossing`]), provided
+//! they are known; and when names become known that were not, all names of the file are sent again,
+//! together.
 //!
 //! # How it works
-//! Names are learnt from looks at the disk: each path of a batch is looked up before it leaves, and a link count above one tells. What
-//! the looks do not tell (link(2) raises an event for the new name, not for the old) is found by a walk in the background
-//! ([`search`]): over a directory that is compared whole, or over everything when a file has more names than are known. Names that
-//! a walk over everything did not find lie outside of the root, and are counted so that they are not looked for again.
+//! Names are learnt from looks at the disk: each path of a batch is looked up before it leaves, and
+//! a link count above one tells. What the looks do not tell (link(2) raises an event for the new
+//! name, not for the old) is found by a walk in the background ([`search`]): over a directory that
+//! is compared whole, or over everything when a file has more names than are known. Names that a
+//! walk over everything did not find lie outside of the root, and are counted so that they are not
+//! looked for again.
 //!
-//! Nothing here is believed: a name is looked up again before it joins a batch, and dropped when it leads elsewhere.
+//! Nothing here is believed: a name is looked up again before it joins a batch, and dropped when it
+//! leads elsewhere.
 //!
 //! # What it gives up
-//! A file with more than [`MOST_TOGETHER`] names is not kept together: its names are sent as files of their own, as without `hard_links`, and only
-//! full passes link them. Files with one name are not remembered; the first link to one costs a walk over the tree, at most every `Links::pause`. More than [`MAX_NAMES`]
-//! names are not remembered: what goes beyond is joined in full passes only. A link that was broken while fansync did not look, by a copy with
-//! the same size, time and content, stays a link on the target: rsync does not part what is equal.
+//! A file with more than [`MOST_TOGETHER`] names is not kept together: its names are sent as files
+//! of their own, as without `hard_links`, and only full passes link them. Files with one name are
+//! not remembered; the first link to one costs a walk over the tree, at most every `Links::pause`.
+//! More than [`MAX_NAMES`] names are not remembered: what goes beyond is joined in full passes
+//! only. A link that was broken while fansync did not look, by a copy with the same size, time and
+//! content, stays a link on the target: rsync does not part what is equal.
 
 pub(crate) mod names;
 pub(crate) mod objects;
@@ -33,10 +39,11 @@ use crate::sys::statx::StatBrief;
 
 /// Names remembered; each takes about 120 bytes and its path.
 pub(crate) const MAX_NAMES: usize = 2_000_000;
-/// Names of one file that are kept together. What all of them cost, each of them would cost again, and a user can make 65,000: with more,
-/// each is sent as a file of its own.
+/// Names of one file that are kept together. What all of them cost, each of them would cost again,
+/// and a user can make 65,000: with more, each is sent as a file of its own.
 pub(crate) const MOST_TOGETHER: u32 = 1000;
-/// What waits for the next walk at most; with a longer pause it is sent as files of their own, and linked after the walk.
+/// What waits for the next walk at most; with a longer pause it is sent as files of their own, and
+/// linked after the walk.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The pause after a walk that found nothing of use doubles up to this.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
@@ -76,10 +83,12 @@ pub(crate) struct Links {
     /// The last walk over everything that was asked for because there were too many directories.
     crowded: u64,
     whole: bool,
-    /// For which files the next walk over everything was asked for, and for which the one under way was.
+    /// For which files the next walk over everything was asked for, and for which the one under way
+    /// was.
     asked: HashSet<Inode>,
     sought: HashSet<Inode>,
-    /// A walk over some directories found names whose fellows lie elsewhere: the walk that finds these.
+    /// A walk over some directories found names whose fellows lie elsewhere: the walk that finds
+    /// these.
     rest: Option<Ticket>,
     running: bool,
     /// Names that became known while a walk was under way: it may have passed their places before.
@@ -308,7 +317,8 @@ impl Links {
         Ticket { whole: false, number: self.begun[0] + 1 }
     }
 
-    /// Asks for a walk over everything, to find the names of `inode`; tells whether it will begin soon.
+    /// Asks for a walk over everything, to find the names of `inode`; tells whether it will begin
+    /// soon.
     pub(crate) fn want_whole(&mut self, now: Duration, inode: Inode) -> (Ticket, bool) {
         self.whole = true;
         self.asked.insert(inode);
@@ -376,8 +386,8 @@ impl Links {
         }
     }
 
-    /// Forgets the names that a walk should have met and did not. They would be counted as names that
-    /// are known, and hide those that are not.
+    /// Forgets the names that a walk should have met and did not. They would be counted as names
+    /// that are known, and hide those that are not.
     fn forget_missed(&mut self, job: &Job, names: &[(RelPath, Inode, u32)]) {
         let recent = std::mem::take(&mut self.recent);
         let met: HashSet<&[u8]> = names.iter().map(|(name, ..)| &**name).collect();
@@ -392,7 +402,8 @@ impl Links {
         gone.iter().for_each(|name| self.forget(name));
     }
 
-    /// Takes in what a walk found. Returns the names that have to be sent again, together: of files of which a name became known.
+    /// Takes in what a walk found. Returns the names that have to be sent again, together: of files
+    /// of which a name became known.
     pub(crate) fn end(&mut self, now: Duration, found: Found) -> Vec<RelPath> {
         let Found { job, names, took, special: _ } = found;
         self.running = false;
@@ -417,8 +428,8 @@ impl Links {
                 group.outside = group.outside.min(nlink.saturating_sub(group.names.len() as u32));
             }
         }
-        // What was sought before the walk began has its names where the walk met them, or outside. Of
-        // other files a name may have come behind the walk, when it had passed the first one.
+        // What was sought before the walk began has its names where the walk met them, or outside.
+        // Of other files a name may have come behind the walk, when it had passed the first one.
         let sought = if job.whole { std::mem::take(&mut self.sought) } else { HashSet::new() };
         for (inode, nlink) in counts.iter().filter(|(inode, _)| sought.contains(inode)) {
             self.settle(*inode, *nlink);
@@ -429,8 +440,9 @@ impl Links {
             let Some(group) = self.groups.get(&inode) else { continue };
             let scopes = || job.scopes.iter().chain(&self.scopes);
             let within = |(dir, deep): (&RelPath, &bool)| group.names.iter().filter(|name| covers(dir, *deep, name)).count();
-            // A comparison links what lies in its directory, and parts it from what lies elsewhere. It
-            // may be older than a name that is in its directory now; then another one brings the name.
+            // A comparison links what lies in its directory, and parts it from what lies elsewhere.
+            // It may be older than a name that is in its directory now; then another one brings the
+            // name.
             let parts = crowded || scopes().any(|scope| (1..group.names.len()).contains(&within(scope)));
             let links = job.first || job.scopes.iter().any(|scope| within(scope) == group.names.len());
             if group.names.len() > 1 && (parts || !links) {
@@ -541,7 +553,8 @@ mod tests {
         assert_eq!(links.crossing(b"", true), BTreeSet::new());
     }
 
-    /// A directory that cannot be read holds one of two names; it is walked when it is sent after all.
+    /// A directory that cannot be read holds one of two names; it is walked when it is sent after
+    /// all.
     #[test]
     fn a_name_that_is_found_later_is_not_outside() {
         let mut links = started();

@@ -1,8 +1,10 @@
-//! Where a target lies: an rsync daemon's module, a directory behind ssh, or a directory of this host.
+//! Where a target lies: an rsync daemon's module, a directory behind ssh, or a directory of this
+//! host.
 //!
-//! A location is checked when it is read, not when rsync is run: host, user and module become words of a command line
-//! that runs as root, so nothing that another program could read as an option or that would break a log line gets this far.
-//! Paths are absolute and name a real place below the root; `..` is refused, since what it means is decided elsewhere.
+//! A location is checked when it is read, not when rsync is run: host, user and module become words
+//! of a command line that runs as root, so nothing that another program could read as an option or
+//! that would break a log line gets this far. Paths are absolute and name a real place below the
+//! root; `..` is refused, since what it means is decided elsewhere.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -12,10 +14,12 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-/// A checked target location. `Display` writes it as [`Location::parse`] reads it; it never holds a password.
+/// A checked target location. `Display` writes it as [`Location::parse`] reads it; it never holds a
+/// password.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Location {
-    /// A module of an rsync daemon: `rsync://[user@]host[:port]/module[/path]` or `[user@]host::module[/path]`.
+    /// A module of an rsync daemon: `rsync://[user@]host[:port]/module[/path]` or
+    /// `[user@]host::module[/path]`.
     Daemon {
         /// Whom to log in as.
         user: Option<String>,
@@ -25,7 +29,8 @@ pub enum Location {
         port: Option<u16>,
         /// The module's name.
         module: String,
-        /// The directory in the module, without leading or trailing slash; empty for the module itself.
+        /// The directory in the module, without leading or trailing slash; empty for the module
+        /// itself.
         path: String,
     },
     /// A directory behind a remote shell: `[user@]host:/path`.
@@ -42,7 +47,8 @@ pub enum Location {
 }
 
 impl Location {
-    /// What to look at when it does not answer, as the end of a sentence. `ssh` and `connect_timeout`: as the target has them.
+    /// What to look at when it does not answer, as the end of a sentence. `ssh` and
+    /// `connect_timeout`: as the target has them.
     pub(crate) fn advice(&self, ssh: Option<&str>, connect_timeout: Duration) -> String {
         match self {
             Location::Daemon { host, port, module, .. } => format!(
@@ -105,8 +111,9 @@ impl Location {
     }
 }
 
-/// The remote shell's command: what the target says, or ssh. An ssh must not ask on a terminal, nor wait for longer than `connect_timeout` for
-/// a connection; what the target says of either comes first, and so holds (ssh_config(5): the first value is used).
+/// The remote shell's command: what the target says, or ssh. An ssh must not ask on a terminal, nor
+/// wait for longer than `connect_timeout` for a connection; what the target says of either comes
+/// first, and so holds (ssh_config(5): the first value is used).
 pub(crate) fn remote_shell(words: Option<&str>, connect_timeout: Duration) -> String {
     let shell = with_option(words.unwrap_or("ssh"), "BatchMode=yes");
     with_option(&shell, &format!("ConnectTimeout={}", whole_seconds(connect_timeout)))
@@ -166,7 +173,8 @@ impl Location {
     /// Reads a target as the command line and the configuration write it.
     ///
     /// # Errors
-    /// See [`LocationError`]; a relative path, a password, a part that another program might misread.
+    /// See [`LocationError`]; a relative path, a password, a part that another program might
+    /// misread.
     pub fn parse(text: &str) -> Result<Location, LocationError> {
         let part = |part, given: &str, reason| LocationError::Part { target: shown(text), part, text: shown(given), reason };
         if text.starts_with('/') {
@@ -215,8 +223,8 @@ impl Location {
         Ok(Location::Ssh { user: user.map(str::to_owned), host: host.to_owned(), path })
     }
 
-    /// The destination argument for rsync. It ends in `/.`, so that rsync reports a missing directory and does not create
-    /// it (measured with 3.5.0: exit code 3 or 11).
+    /// The destination argument for rsync. It ends in `/.`, so that rsync reports a missing
+    /// directory and does not create it (measured with 3.5.0: exit code 3 or 11).
     pub(crate) fn dest(&self) -> OsString {
         match self {
             Location::Local(path) => path.join(".").into_os_string(),
@@ -237,8 +245,9 @@ impl Location {
         out
     }
 
-    /// How the receiver itself names a directory below, as `--link-dest` wants it: an absolute path, which in a module is one
-    /// below the module's own directory (measured with 3.5.0, with and without chroot).
+    /// How the receiver itself names a directory below, as `--link-dest` wants it: an absolute
+    /// path, which in a module is one below the module's own directory (measured with 3.5.0, with
+    /// and without chroot).
     pub(crate) fn seen_there(&self, path: &[u8]) -> OsString {
         let mut out = match self {
             Location::Daemon { path, .. } if path.is_empty() => OsString::new(),
@@ -251,13 +260,14 @@ impl Location {
         out
     }
 
-    /// Whether an rsync daemon is spoken to, which knows of password files, `--contimeout` and socket options.
+    /// Whether an rsync daemon is spoken to, which knows of password files, `--contimeout` and
+    /// socket options.
     pub(crate) fn is_daemon(&self) -> bool {
         matches!(self, Location::Daemon { .. })
     }
 
-    /// The path below `self` that `other` is, if it is the same place (empty) or lies below. Two names for one host are
-    /// not recognised.
+    /// The path below `self` that `other` is, if it is the same place (empty) or lies below. Two
+    /// names for one host are not recognised.
     pub(crate) fn holds(&self, other: &Location) -> Option<String> {
         let below = |above: &str, path: &str| match path.strip_prefix(above)? {
             "" => Some(String::new()),

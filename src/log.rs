@@ -1,18 +1,17 @@
 //! The log on standard error: a line that cannot be written costs that line, and nothing else.
 //!
 //! Promises: no thread waits for whoever reads the log, and none ends because the log cannot be
-//! written (a full disk, a pipe whose reader
-//! has gone or stands still). Lines that were not written are counted ([`lost`]), and the log says
-//! how many are missing once it can be
-//! written again. Under the journal each line begins with its priority (sd-daemon(3)), and the time
-//! is left to the journal. On a terminal the time is local and levels have colours.
+//! written (a full disk, a pipe whose reader has gone or stands still). Lines that were not written
+//! are counted ([`lost`]), and the log says how many are missing once it can be written again.
+//! Under the journal each line begins with its priority (sd-daemon(3)), and the time is left to the
+//! journal. On a terminal the time is local and levels have colours.
 //!
 //! How: a line goes into a queue with a bound in bytes; one thread writes. What does not fit is
 //! dropped and counted.
 //!
 //! Gives up: a process that is killed takes the lines with it that are still queued.
-//! tracing-appender's writer bounds lines and not bytes,
-//! does not report a write that failed, and prints to standard output when its end takes long.
+//! tracing-appender's writer bounds lines and not bytes, does not report a write that failed, and
+//! prints to standard output when its end takes long.
 
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Write};

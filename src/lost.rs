@@ -1,10 +1,12 @@
 //! Loss of sight, as one value on one road.
 //!
-//! Whatever makes the daemon miss events becomes `Lost { subtree, cause }`: the subtree is compared whole, counted by cause,
-//! and said once. Nothing else reports missed events, so nothing is missed silently.
+//! Whatever makes the daemon miss events becomes `Lost { subtree, cause }`: the subtree is compared
+//! whole, counted by cause, and said once. Nothing else reports missed events, so nothing is missed
+//! silently.
 //!
-//! Two causes concern one target alone, and no event is missed: [`Cause::PendingBound`] and [`Cause::FailingPath`]. That target
-//! compares the subtree, or tries the path again, by itself; they are counted here with the others.
+//! Two causes concern one target alone, and no event is missed: [`Cause::PendingBound`] and
+//! [`Cause::FailingPath`]. That target compares the subtree, or tries the path again, by itself;
+//! they are counted here with the others.
 
 use std::fmt;
 
@@ -13,7 +15,8 @@ use crate::path::RelPath;
 /// Why the daemon does not know what happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Cause {
-    /// The kernel's queue was full: `fs.fanotify.max_queued_events` or `fs.inotify.max_queued_events`.
+    /// The kernel's queue was full: `fs.fanotify.max_queued_events` or
+    /// `fs.inotify.max_queued_events`.
     QueueOverflow,
     /// A buffer held bytes that no kernel writes.
     CorruptRecord,
@@ -25,11 +28,14 @@ pub(crate) enum Cause {
     MountChanged,
     /// Reading events failed.
     ReaderFailed,
-    /// An earlier run of the daemon was killed, or the machine went down under it, and not all it did can be proven.
+    /// An earlier run of the daemon was killed, or the machine went down under it, and not all it
+    /// did can be proven.
     UncleanStop,
-    /// More paths waited for a target than `max_pending`: directories stand for what is below them, and are compared with it.
+    /// More paths waited for a target than `max_pending`: directories stand for what is below them,
+    /// and are compared with it.
     PendingBound,
-    /// rsync failed on a path again and again: whether the target holds it is open until a later try.
+    /// rsync failed on a path again and again: whether the target holds it is open until a later
+    /// try.
     FailingPath,
 }
 

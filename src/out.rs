@@ -1,8 +1,8 @@
 //! What commands print.
 //!
 //! Standard output may be closed (`| head`) or full. The first ends a command quietly, with the
-//! code that it would have ended with; the
-//! second is an error of its own. What goes to standard error is not worth failing for.
+//! code that it would have ended with; the second is an error of its own. What goes to standard
+//! error is not worth failing for.
 
 use std::fmt::Display;
 use std::io::{self, Write};

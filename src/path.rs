@@ -1,7 +1,7 @@
 //! Paths below a watch root, as bytes.
 //!
-//! A file name on Linux is any byte string without `/` and NUL, so paths are bytes from the kernel's buffer to rsync's
-//! list and become text only for a human eye.
+//! A file name on Linux is any byte string without `/` and NUL, so paths are bytes from the
+//! kernel's buffer to rsync's list and become text only for a human eye.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -12,12 +12,13 @@ use std::ops::{Bound, Deref};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// The longest path that is handed to rsync, in bytes. Linux `PATH_MAX` is 4,096; rsync 3.5.0 truncates beyond 4,095 and
-/// then looks the truncated name up (measured), so longer ones are refused before they are sent.
+/// The longest path that is handed to rsync, in bytes. Linux `PATH_MAX` is 4,096; rsync 3.5.0
+/// truncates beyond 4,095 and then looks the truncated name up (measured), so longer ones are
+/// refused before they are sent.
 pub(crate) const MAX_PATH_BYTES: usize = 4000;
 
-/// A path relative to the watch root: raw bytes, no leading, trailing or doubled `/`, no `.` or `..` component. The root
-/// itself is the empty path.
+/// A path relative to the watch root: raw bytes, no leading, trailing or doubled `/`, no `.` or
+/// `..` component. The root itself is the empty path.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct RelPath(Vec<u8>);
 
@@ -27,8 +28,8 @@ impl RelPath {
         RelPath(Vec::new())
     }
 
-    /// Normalises `bytes` (doubled slashes, `.` components, leading and trailing slashes); `None` when a component is
-    /// `..` or a byte is NUL, which no path below a root holds.
+    /// Normalises `bytes` (doubled slashes, `.` components, leading and trailing slashes); `None`
+    /// when a component is `..` or a byte is NUL, which no path below a root holds.
     pub fn new(bytes: &[u8]) -> Option<RelPath> {
         let mut out = Vec::with_capacity(bytes.len());
         for part in bytes.split(|&b| b == b'/') {
@@ -47,7 +48,8 @@ impl RelPath {
         Some(RelPath(out))
     }
 
-    /// Takes bytes that are known to be normal: built from a parent's path and a kernel's file name.
+    /// Takes bytes that are known to be normal: built from a parent's path and a kernel's file
+    /// name.
     pub fn from_normal(bytes: impl Into<Vec<u8>>) -> RelPath {
         let bytes = bytes.into();
         debug_assert!(RelPath::new(&bytes).is_some_and(|p| p.0 == bytes), "not a normal path: {}", Shown(&bytes));
@@ -71,7 +73,8 @@ impl RelPath {
         &self.0
     }
 
-    /// As a relative filesystem path (`.` for the root, so that it can be opened from the root's descriptor).
+    /// As a relative filesystem path (`.` for the root, so that it can be opened from the root's
+    /// descriptor).
     pub fn as_path(&self) -> &Path {
         Path::new(OsStr::from_bytes(if self.0.is_empty() { b"." } else { &self.0 }))
     }
@@ -134,7 +137,8 @@ pub(crate) fn is_at_or_below(path: &[u8], above: &[u8]) -> bool {
     above.is_empty() || (path.starts_with(above) && (path.len() == above.len() || path[above.len()] == b'/'))
 }
 
-/// Byte order in which everything below a directory follows it directly: `/` before all other bytes.
+/// Byte order in which everything below a directory follows it directly: `/` before all other
+/// bytes.
 pub(crate) fn tree_order(a: &[u8], b: &[u8]) -> Ordering {
     let differs = a.iter().zip(b).position(|(a, b)| a != b);
     match differs {
@@ -158,8 +162,8 @@ pub(crate) fn any_at_or_below<V>(map: &BTreeMap<RelPath, V>, path: &[u8]) -> boo
     map.contains_key(path) || next.is_some_and(|(next, _)| next.starts_with(&from))
 }
 
-/// A path for a human eye: control bytes, invalid UTF-8, and what turns the writing direction or breaks lines as `\xNN`, the root
-/// as `.`. Not meant to be parsed.
+/// A path for a human eye: control bytes, invalid UTF-8, and what turns the writing direction or
+/// breaks lines as `\xNN`, the root as `.`. Not meant to be parsed.
 pub struct Shown<'a>(pub &'a [u8]);
 
 impl fmt::Display for Shown<'_> {

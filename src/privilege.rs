@@ -9,9 +9,10 @@
 //! | `CAP_SETFCAP` | as its children, below | | with `xattrs`: file capabilities |
 //! | `CAP_SETUID` `CAP_SETGID` `CAP_KILL` | with `roles`, to start another user's process that fetches a mark, and to end it | | |
 //!
-//! The daemon has what its children have, else it could not look after them ([`crate::sys::caps`]); it uses none of it. Programs that the
-//! configuration names besides rsync are the administrator's, and what they need is not known: hooks start with what root has. A remote
-//! shell other than ssh may have to become another user (`sudo -u`), so with one nothing is given up.
+//! The daemon has what its children have, else it could not look after them ([`crate::sys::caps`]);
+//! it uses none of it. Programs that the configuration names besides rsync are the administrator's,
+//! and what they need is not known: hooks start with what root has. A remote shell other than ssh
+//! may have to become another user (`sudo -u`), so with one nothing is given up.
 
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -54,7 +55,8 @@ pub(crate) fn of_rsync(location: &Location, ssh: Option<&str>, extras: Extras) -
     Some(Caps::of(&list))
 }
 
-/// What a run may have that fetches the mark of a target: nothing, but to read it from a directory of this host.
+/// What a run may have that fetches the mark of a target: nothing, but to read it from a directory
+/// of this host.
 pub(crate) fn of_fetch(location: &Location, ssh: Option<&str>) -> Option<Caps> {
     let usual = of_rsync(location, ssh, Extras::default())?;
     Some(match location {

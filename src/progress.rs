@@ -1,10 +1,13 @@
 //! How far long work is: comparing a tree or a part of it, verifying, walking over the source.
 //!
-//! One type for all of these, and for everything that shows them: status, page, metrics, log lines, and the bar on a terminal.
+//! One type for all of these, and for everything that shows them: status, page, metrics, log lines,
+//! and the bar on a terminal.
 //!
-//! The time left is told only where a total is known, and else the reason is. It follows the mean since the figures began to move: rsync reads the
-//! whole tree before it sends the first file of a full pass, and that time says nothing about the rest. A pass that sends most of what it
-//! comes to is as far as the slower of its entries and its bytes; of any other the bytes tell nothing, as those of what is equal are not counted.
+//! The time left is told only where a total is known, and else the reason is. It follows the mean
+//! since the figures began to move: rsync reads the whole tree before it sends the first file of a
+//! full pass, and that time says nothing about the rest. A pass that sends most of what it comes to
+//! is as far as the slower of its entries and its bytes; of any other the bytes tell nothing, as
+//! those of what is equal are not counted.
 
 mod bar;
 
@@ -87,7 +90,8 @@ impl Progress {
         }
     }
 
-    /// The figures in one line: `1204 of 30301 files, 12.3 MiB, 310 files/s, 4.2 MiB/s, 1m 5s left`.
+    /// The figures in one line: `1204 of 30301 files, 12.3 MiB, 310 files/s, 4.2 MiB/s, 1m 5s
+    /// left`.
     pub(crate) fn figures(&self) -> String {
         let mut out = match (self.files_done, self.files_total) {
             (done, 0) => format!("{} so far", plural(done, "file")),
@@ -111,7 +115,8 @@ impl Progress {
         out
     }
 
-    /// The figures where there is little room, what matters most first: `1m 5s left, 310 files/s, 1204 of 30301 files, 12.3 MiB`.
+    /// The figures where there is little room, what matters most first: `1m 5s left, 310 files/s,
+    /// 1204 of 30301 files, 12.3 MiB`.
     pub(crate) fn brief(&self) -> String {
         let left = self.eta_seconds.map(|left| format!("{} left", span(left)));
         let done = match (self.files_done, self.files_total) {

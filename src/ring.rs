@@ -1,13 +1,15 @@
 //! The ring between reader and engine: a bounded queue that neither side ever waits on.
 //!
-//! Promises: first in, first out; a value that does not fit is handed back, never dropped; `push` and `pop` take no lock
-//! and make no system call, so the reader is never held up by the engine. Two rings make one loop: filled buffers travel
-//! to the engine, empty ones back to the reader, so memory is bounded by the buffers that exist.
+//! Promises: first in, first out; a value that does not fit is handed back, never dropped; `push`
+//! and `pop` take no lock and make no system call, so the reader is never held up by the engine.
+//! Two rings make one loop: filled buffers travel to the engine, empty ones back to the reader, so
+//! memory is bounded by the buffers that exist.
 //!
-//! It is [`crossbeam::queue::ArrayQueue`] behind a narrow door: the queue was measured at a few tens of nanoseconds per
-//! hand-over (`benches/ring.rs`), once per *buffer* of some thousand events, so a single-producer ring of our own, with
-//! its `unsafe`, would buy nothing that shows. Gives up: blocking. Who finds the ring empty or full sleeps elsewhere, on
-//! an eventfd it can poll together with its other work.
+//! It is [`crossbeam::queue::ArrayQueue`] behind a narrow door: the queue was measured at a few
+//! tens of nanoseconds per hand-over (`benches/ring.rs`), once per *buffer* of some thousand
+//! events, so a single-producer ring of our own, with its `unsafe`, would buy nothing that shows.
+//! Gives up: blocking. Who finds the ring empty or full sleeps elsewhere, on an eventfd it can poll
+//! together with its other work.
 
 use crossbeam::queue::ArrayQueue;
 
@@ -37,7 +39,8 @@ impl<T> Ring<T> {
         self.0.pop()
     }
 
-    /// How many values are inside; may be stale by the time it is read when another thread is at work.
+    /// How many values are inside; may be stale by the time it is read when another thread is at
+    /// work.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }

@@ -11,7 +11,8 @@ use nix::sys::stat::Mode;
 
 use crate::sys::statx::{Sits, sits};
 
-/// The watched directory, held open: the anchor of every look-up, and the proof that it is still the same one.
+/// The watched directory, held open: the anchor of every look-up, and the proof that it is still
+/// the same one.
 #[derive(Debug)]
 pub struct Root {
     path: PathBuf,
@@ -27,7 +28,8 @@ pub(crate) enum Astray {
     /// Nothing, or what has nothing to do with it; in words.
     #[error("{0}")]
     Gone(String),
-    /// The same directory through another mount, or another one because a link was switched; in words.
+    /// The same directory through another mount, or another one because a link was switched; in
+    /// words.
     #[error("{0}")]
     Anew(String),
 }
@@ -72,7 +74,8 @@ impl Root {
         self.is_linked().then_some(&*self.given)
     }
 
-    /// Whether the path still leads to the directory that was opened, and through the mount that was there.
+    /// Whether the path still leads to the directory that was opened, and through the mount that
+    /// was there.
     ///
     /// # Errors
     /// What it leads to instead.
@@ -105,7 +108,8 @@ impl Root {
         }
     }
 
-    /// The part of an absolute path below the root; empty for the root itself, `None` for a path outside.
+    /// The part of an absolute path below the root; empty for the root itself, `None` for a path
+    /// outside.
     pub(crate) fn strip<'p>(&self, absolute: &'p [u8]) -> Option<&'p [u8]> {
         let root = self.path.as_os_str().as_bytes();
         let root = if root == b"/" { b"" } else { root };

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// The watch limit is one for the machine: who changes it holds this alone, who needs watches holds it shared, and only once: a
-/// second time waits for whoever waits to have it alone.
+/// The watch limit is one for the machine: who changes it holds this alone, who needs watches holds
+/// it shared, and only once: a second time waits for whoever waits to have it alone.
 static WATCHES: RwLock<()> = RwLock::new(());
 
-/// To be held by every test that judges events without having a [`Scratch`], from before it opens its first file.
+/// To be held by every test that judges events without having a [`Scratch`], from before it opens
+/// its first file.
 pub(crate) fn judging() -> RwLockReadGuard<'static, ()> {
     apart();
     WATCHES.read().unwrap_or_else(PoisonError::into_inner)
@@ -53,9 +54,9 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
-    /// A fresh filesystem of `kind` (`tmpfs`, or what `mkfs.KIND` makes in a loop-mounted image; in btrfs a subvolume
-    /// `sub`). `None` without root or
-    /// without the tools; says so on stderr under the name of `test`.
+    /// A fresh filesystem of `kind` (`tmpfs`, or what `mkfs.KIND` makes in a loop-mounted image; in
+    /// btrfs a subvolume `sub`). `None` without root or without the tools; says so on stderr under
+    /// the name of `test`.
     pub(crate) fn new(kind: &str, test: &str) -> Option<Scratch> {
         apart();
         let dir = tempfile::tempdir().expect("a temporary directory");

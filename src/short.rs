@@ -1,4 +1,5 @@
-//! Short byte strings without an allocation of their own: names and file handles, of which there are millions and few are long.
+//! Short byte strings without an allocation of their own: names and file handles, of which there
+//! are millions and few are long.
 
 use std::fmt;
 use std::ops::Deref;
@@ -6,8 +7,8 @@ use std::ops::Deref;
 /// Bytes that fit into the value itself.
 const INLINE: usize = 22;
 
-/// Bytes; at most `INLINE` of them lie in the value, more on the heap. 24 bytes by itself, where a `Box<[u8]>` takes 16 and at least 32
-/// more on the heap (glibc).
+/// Bytes; at most `INLINE` of them lie in the value, more on the heap. 24 bytes by itself, where a
+/// `Box<[u8]>` takes 16 and at least 32 more on the heap (glibc).
 #[derive(Clone)]
 pub(crate) struct Short(Repr);
 

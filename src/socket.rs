@@ -1,6 +1,7 @@
 //! The Unix socket of a daemon: its owner's alone, a line each way, a thread for each client.
 //!
-//! A socket file left by a dead daemon is replaced, one of a living daemon is not. A request is bounded in length and time.
+//! A socket file left by a dead daemon is replaced, one of a living daemon is not. A request is
+//! bounded in length and time.
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
@@ -51,7 +52,8 @@ pub(crate) fn bind(path: &Path) -> Result<UnixListener, BindError> {
     Ok(private(path)?)
 }
 
-/// The file has its mode from the descriptor's at bind(2), so that others cannot connect for a moment either.
+/// The file has its mode from the descriptor's at bind(2), so that others cannot connect for a
+/// moment either.
 fn private(path: &Path) -> io::Result<UnixListener> {
     let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
@@ -69,8 +71,8 @@ fn is_left(stream: &UnixStream) -> bool {
     peer.is_ok_and(|peer| peer.pid() > 0 && crate::sys::child::has_ended(peer.pid() as u32))
 }
 
-/// Hands each connection to `answer`, for ever, on a thread of its own; `greet` comes first, on the thread that accepts, and may
-/// refuse it.
+/// Hands each connection to `answer`, for ever, on a thread of its own; `greet` comes first, on the
+/// thread that accepts, and may refuse it.
 pub(crate) fn serve<G: Send + 'static>(
     listener: UnixListener,
     mut greet: impl FnMut(&UnixStream) -> Option<G> + Send + 'static,
@@ -86,8 +88,8 @@ pub(crate) fn serve<G: Send + 'static>(
     std::thread::Builder::new().name("fansync-control".into()).spawn(accept).map(drop)
 }
 
-/// The client's request; `None` where it left without one, was too slow, or said too much. What is read and written from then
-/// on has [`REQUEST_TIMEOUT`] for each step.
+/// The client's request; `None` where it left without one, was too slow, or said too much. What is
+/// read and written from then on has [`REQUEST_TIMEOUT`] for each step.
 pub(crate) fn request(stream: &UnixStream) -> Option<Vec<u8>> {
     let line = line(stream, Instant::now() + REQUEST_TIMEOUT).ok().filter(|line| !line.is_empty())?;
     let _ = stream.set_read_timeout(Some(REQUEST_TIMEOUT));
@@ -135,8 +137,8 @@ pub(crate) fn say(mut stream: &UnixStream, what: &impl Serialize) -> io::Result<
     stream.write_all(json_line(what).as_bytes())
 }
 
-/// Pauses after a connection that could not be accepted: descriptors are used up, most likely, and trying again at once would
-/// only take the CPU.
+/// Pauses after a connection that could not be accepted: descriptors are used up, most likely, and
+/// trying again at once would only take the CPU.
 fn each<C>(incoming: impl Iterator<Item = io::Result<C>>, begin: impl FnMut(C)) {
     each_pausing(incoming, begin, || std::thread::sleep(AGAIN));
 }

@@ -46,7 +46,8 @@ pub struct Snapshot {
     /// Capabilities in force, as in capabilities(7).
     #[serde(default)]
     pub(crate) capabilities: Vec<String>,
-    /// Why the configuration in force is not that of the file, with its place there; empty when it is.
+    /// Why the configuration in force is not that of the file, with its place there; empty when it
+    /// is.
     #[serde(default)]
     pub(crate) config_error: String,
     /// Lines of the log that could not be written.
@@ -76,7 +77,8 @@ pub struct Mirror {
     pub(crate) rsync_unsafe: String,
     /// How events are read, and why so.
     pub(crate) reader: String,
-    /// How often the reader waited because the ring was full, or all buffers were; events then wait in the kernel.
+    /// How often the reader waited because the ring was full, or all buffers were; events then wait
+    /// in the kernel.
     #[serde(default)]
     pub(crate) reader_pauses: u64,
     /// Whether all marks (or watches) are in place.
@@ -106,9 +108,11 @@ pub struct Mirror {
     pub(crate) searches: u64,
     /// Directories known inside the root.
     pub(crate) directories: u64,
-    /// Directories outside the root or left out that the kernel was told not to report, as they were busy.
+    /// Directories outside the root or left out that the kernel was told not to report, as they
+    /// were busy.
     pub(crate) muted_directories: u64,
-    /// Files outside the root or left out whose writes the kernel was told not to report (`follow_open_files`).
+    /// Files outside the root or left out whose writes the kernel was told not to report
+    /// (`follow_open_files`).
     pub(crate) muted_files: u64,
     /// Whether files are sent while they are open for writing.
     #[serde(default)]
@@ -116,7 +120,8 @@ pub struct Mirror {
     /// Why, or why not.
     #[serde(default)]
     pub(crate) follow_why: String,
-    /// Files that are being written and are looked at when `follow_interval` is over (`follow_open_files`).
+    /// Files that are being written and are looked at when `follow_interval` is over
+    /// (`follow_open_files`).
     pub(crate) following: u64,
     /// Files known to have several names: a change through one outside is one of theirs.
     #[serde(default)]
@@ -310,7 +315,8 @@ pub struct Target {
     pub(crate) bytes_sent: u64,
     /// Renames that the target carried out itself.
     pub(crate) renames: u64,
-    /// Renames whose content was sent all the same: something changed meanwhile, or the target could not.
+    /// Renames whose content was sent all the same: something changed meanwhile, or the target
+    /// could not.
     pub(crate) renames_sent_whole: u64,
     /// How often the bound on pending paths made directories coarser.
     pub(crate) coarsened: u64,
@@ -327,7 +333,8 @@ pub struct Target {
     pub(crate) failures: Vec<Failure>,
     /// Failures that did not fit into the list.
     pub(crate) failures_more: u64,
-    /// The last words of a run that were not understood; what they were about was compared once more. Empty for none.
+    /// The last words of a run that were not understood; what they were about was compared once
+    /// more. Empty for none.
     #[serde(default)]
     pub(crate) unknown_words: String,
     /// The last batch.

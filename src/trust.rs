@@ -1,18 +1,15 @@
 //! Whose file is it: whether anybody but root and the calling user can change what a path leads to.
 //!
 //! One walk answers for configurations, secrets, programs and the places that are written to. It
-//! opens every directory and every
-//! symbolic link on the way by descriptor, without following one ([`walk`]), and asks of each who
-//! may write it: its owner, its
-//! mode, its POSIX ACL ([`judge`]). So what is judged is what is then used, and a link in the
-//! middle of the way counts as much as
+//! opens every directory and every symbolic link on the way by descriptor, without following one
+//! ([`walk`]), and asks of each who may write it: its owner, its mode, its POSIX ACL ([`judge`]).
+//! So what is judged is what is then used, and a link in the middle of the way counts as much as
 //! the two ends.
 //!
 //! Root and the calling user are trusted, and root's group. To an ordinary user a group of his own
-//! is trusted too, as many
-//! distributions give one to each user and let it write. A sticky directory that everybody may
-//! write (`/tmp`) is taken when what
-//! lies in it belongs to somebody who is trusted, since only that owner can replace it.
+//! is trusted too, as many distributions give one to each user and let it write. A sticky directory
+//! that everybody may write (`/tmp`) is taken when what lies in it belongs to somebody who is
+//! trusted, since only that owner can replace it.
 //!
 //! Gives up: rights that a server grants without showing them here (NFS 4 ACLs, SMB), and root in
 //! another user namespace.

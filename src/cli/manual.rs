@@ -1,10 +1,12 @@
 //! Manual pages and shell completions, made from what the program itself goes by.
 //!
-//! The pages of section 1 come from the table that parses the command line and prints `--help`; `fansync.toml(5)` comes
-//! from `docs/config.md`, whose keys and defaults a test compares with those of the parser, and the sample file. So there
-//! is no second text to keep in step, and who installed the program alone (`cargo install`) has the pages too.
+//! The pages of section 1 come from the table that parses the command line and prints `--help`;
+//! `fansync.toml(5)` comes from `docs/config.md`, whose keys and defaults a test compares with
+//! those of the parser, and the sample file. So there is no second text to keep in step, and who
+//! installed the program alone (`cargo install`) has the pages too.
 //!
-//! Given up: what `--help` prints in one paragraph is not set further than into description, examples and exit status.
+//! Given up: what `--help` prints in one paragraph is not set further than into description,
+//! examples and exit status.
 
 mod markdown;
 
@@ -109,7 +111,8 @@ pub(crate) fn completions(shell: clap_complete::Shell) -> Vec<u8> {
 }
 
 fn command() -> Command {
-    // `fansync help COMMAND` is the same as `fansync COMMAND --help`: no pages and completions of its own.
+    // `fansync help COMMAND` is the same as `fansync COMMAND --help`: no pages and completions of
+    // its own.
     <crate::cli::Cli as clap::CommandFactory>::command().disable_help_subcommand(true)
 }
 
@@ -214,7 +217,8 @@ impl Help {
     }
 }
 
-/// `0 done, 1 some paths failed, …` or a line for each, as pairs. A code follows a comma or begins a line.
+/// `0 done, 1 some paths failed, …` or a line for each, as pairs. A code follows a comma or begins
+/// a line.
 fn codes_in(text: &str) -> Vec<(String, String)> {
     let mut codes: Vec<(String, String)> = Vec::new();
     for piece in text.trim().trim_end_matches('.').split([',', '\n']).map(str::trim) {

@@ -1,10 +1,10 @@
 //! The control socket as the daemon serves it.
 //!
-//! The socket is mode 0600, so only its owner and root reach it. With `socket_group` it is 0660, and
-//! the credentials of each client decide: who is neither root nor the daemon's user may read the
-//! status and nothing else. The status changes nothing and reads nothing from the disk; each other
-//! request does one of these with the daemon's rights. What they take of the daemon is bounded
-//! (`guests`).
+//! The socket is mode 0600, so only its owner and root reach it. With `socket_group` it is 0660,
+//! and the credentials of each client decide: who is neither root nor the daemon's user may read
+//! the status and nothing else. The status changes nothing and reads nothing from the disk; each
+//! other request does one of these with the daemon's rights. What they take of the daemon is
+//! bounded (`guests`).
 //!
 //! What cannot be parsed is refused.
 
@@ -53,7 +53,8 @@ impl Listener {
     /// Lets members of `group` connect, to read the status.
     ///
     /// # Errors
-    /// There is no such group, or the socket cannot be given to it (chown(2)); it stays its owner's.
+    /// There is no such group, or the socket cannot be given to it (chown(2)); it stays its
+    /// owner's.
     pub(crate) fn share_with(&mut self, group: &str) -> io::Result<()> {
         let found = nix::unistd::Group::from_name(group)?;
         let found = found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there is no such group"))?;

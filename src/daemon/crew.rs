@@ -160,8 +160,9 @@ impl Crew {
         self.members.iter().map(|m| &m.mirror)
     }
 
-    /// Ends the engine of a mirror and begins one with another configuration in its place, on the same channel; [`Wish::Begun`] tells
-    /// how that went. What is in flight is given time until `deadline`.
+    /// Ends the engine of a mirror and begins one with another configuration in its place, on the
+    /// same channel; [`Wish::Begun`] tells how that went. What is in flight is given time until
+    /// `deadline`.
     pub(super) fn replace(&mut self, mirror: &Mirror, facts: RsyncFacts, deadline: Instant) {
         if let Some(member) = self.member(&mirror.name) {
             member.handle.tell(Command::Replace(Box::new(Replacement { mirror: mirror.clone(), facts, deadline })));
@@ -232,7 +233,8 @@ impl Crew {
     }
 }
 
-/// Runs an engine, and those that take its place when its source is to be opened anew, is there at last, or its configuration is another.
+/// Runs an engine, and those that take its place when its source is to be opened anew, is there at
+/// last, or its configuration is another.
 fn run_on(mut stage: Stage, wish: &mpsc::Sender<Wish>) -> Option<usize> {
     loop {
         let again: Again = match stage {

@@ -1,7 +1,8 @@
 //! What the targets did, in a line of the log for each and minute.
 //!
-//! Each batch is a line at `debug` only: a busy tree has fifty a second. So once a minute the counters of
-//! the status are compared with those of the minute before. A target that did nothing has no line.
+//! Each batch is a line at `debug` only: a busy tree has fifty a second. So once a minute the
+//! counters of the status are compared with those of the minute before. A target that did nothing
+//! has no line.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

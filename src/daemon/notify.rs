@@ -1,11 +1,14 @@
-//! What the service manager is told, by the protocol of sd_notify(3): ready, reloading, stopping, status, watchdog, more time.
+//! What the service manager is told, by the protocol of sd_notify(3): ready, reloading, stopping,
+//! status, watchdog, more time.
 //!
-//! One thread tells it, and only where there is a `NOTIFY_SOCKET`. At each beat it rings every engine, and pings only if each has turned
-//! since the last ping. So an engine that hangs ends the pings, whatever the other threads do; one that sleeps is woken by the
-//! ring, for a turn without work. A turn in which inotify watches are set on a large tree takes minutes; it counts its steps as turns.
+//! One thread tells it, and only where there is a `NOTIFY_SOCKET`. At each beat it rings every
+//! engine, and pings only if each has turned since the last ping. So an engine that hangs ends the
+//! pings, whatever the other threads do; one that sleeps is woken by the ring, for a turn without
+//! work. A turn in which inotify watches are set on a large tree takes minutes; it counts its steps
+//! as turns.
 //!
-//! More time for a start or a reload is asked for while the process uses processor time: setting a million watches does, waiting for
-//! a disk or a server that does not answer does not.
+//! More time for a start or a reload is asked for while the process uses processor time: setting a
+//! million watches does, waiting for a disk or a server that does not answer does not.
 
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -20,10 +23,12 @@ use crate::engine::{Command, Engines, Handle};
 
 /// How often the status line is looked at.
 const STATUS_EVERY: Duration = Duration::from_secs(2);
-/// Beats in the time after which the service manager takes the daemon for hung; sd_watchdog_enabled(3) advises two.
+/// Beats in the time after which the service manager takes the daemon for hung;
+/// sd_watchdog_enabled(3) advises two.
 const BEATS: u32 = 4;
 const BEAT_MIN: Duration = Duration::from_millis(10);
-/// How often more time is asked for, how much, and the least processor time since then that counts as getting on.
+/// How often more time is asked for, how much, and the least processor time since then that counts
+/// as getting on.
 const EXTEND_EVERY: Duration = Duration::from_secs(5);
 const EXTEND_BY: Duration = Duration::from_secs(30);
 const EXTEND_FOR: Duration = Duration::from_millis(5);

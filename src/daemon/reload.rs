@@ -1,13 +1,16 @@
 //! The configuration read again, on SIGHUP.
 //!
-//! It is taken whole or not at all: the file is checked, each source that something changes for is opened, each rsync asked, and
-//! the capabilities it needs are still there; else the earlier one stays in force, and log and status say why. Then mirrors are compared by
-//! name. One that is the same is not touched. One that differs in anything ends in the orderly way, with its state saved, and begins
-//! anew: the walk after its start finds what changed in between, and each target whose settings are the same gets that alone. The commands of a
-//! mirror survive this, so a flush that waits goes on waiting for the successor.
+//! It is taken whole or not at all: the file is checked, each source that something changes for is
+//! opened, each rsync asked, and the capabilities it needs are still there; else the earlier one
+//! stays in force, and log and status say why. Then mirrors are compared by name. One that is the
+//! same is not touched. One that differs in anything ends in the orderly way, with its state saved,
+//! and begins anew: the walk after its start finds what changed in between, and each target whose
+//! settings are the same gets that alone. The commands of a mirror survive this, so a flush that
+//! waits goes on waiting for the successor.
 //!
-//! What it gives up: under `[daemon]`, all but `stop_timeout` takes effect at the next start. Totals of a mirror begin again. A mirror that
-//! cannot be begun after all goes on with its earlier configuration.
+//! What it gives up: under `[daemon]`, all but `stop_timeout` takes effect at the next start.
+//! Totals of a mirror begin again. A mirror that cannot be begun after all goes on with its earlier
+//! configuration.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;

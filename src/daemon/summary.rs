@@ -9,7 +9,8 @@ use crate::text::plural;
 /// Targets in trouble that are named.
 const NAMED: usize = 3;
 
-/// What is in sync and what is not: `3 of 4 targets in sync; web/backup down; 412 paths pending, lag 3m 5s`.
+/// What is in sync and what is not: `3 of 4 targets in sync; web/backup down; 412 paths pending,
+/// lag 3m 5s`.
 pub(super) fn line(mirrors: &[Mirror]) -> String {
     let targets = || mirrors.iter().flat_map(|m| m.targets.iter().map(move |t| (m, t)));
     let (all, idle) = (targets().count(), targets().filter(|(_, t)| t.state == TargetState::Idle).count());

@@ -1,8 +1,9 @@
 //! One rsync pattern taken apart, and as a regular expression.
 //!
-//! A transcription of what `add_rule` and `rule_matches` in rsync's exclude.c and `dowild` in its lib/wildmatch.c do
-//! (3.5.0), oddities included: whether a backslash escapes depends on a wildcard anywhere in the pattern, `\**` counts as
-//! a `**` when the text to compare is chosen, a `[` that is not closed matches nothing.
+//! A transcription of what `add_rule` and `rule_matches` in rsync's exclude.c and `dowild` in its
+//! lib/wildmatch.c do (3.5.0), oddities included: whether a backslash escapes depends on a wildcard
+//! anywhere in the pattern, `\**` counts as a `**` when the text to compare is chosen, a `[` that
+//! is not closed matches nothing.
 
 /// What a pattern is compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,8 +78,8 @@ pub(super) fn parse(pattern: &[u8]) -> Option<Rule> {
     let body = pattern.strip_prefix(b"/").unwrap_or(pattern);
     let tokens = if wild { tokenize(body)? } else { body.iter().map(|&b| Token::Byte(b)).collect() };
 
-    // `a[/]b`: rsync compares as many last components as the pattern has slashes (and one), counting those in brackets,
-    // which match nothing; the numbers never agree.
+    // `a[/]b`: rsync compares as many last components as the pattern has slashes (and one),
+    // counting those in brackets, which match nothing; the numbers never agree.
     let is_slash = |t: &&Token| **t == Token::Byte(b'/');
     if wild
         && first_double.is_none()
@@ -99,7 +100,8 @@ impl Rule {
         self.tokens.split(|t| *t == Byte(b'/')).any(none)
     }
 
-    /// The rule as an expression over the name, or over the path with a slash before it and, for a directory, one behind.
+    /// The rule as an expression over the name, or over the path with a slash before it and, for a
+    /// directory, one behind.
     pub(super) fn expression(&self, is_dir: bool) -> String {
         let (head, tail) = match self.text {
             Text::Name => (r"\A", r"\z"),

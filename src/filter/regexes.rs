@@ -1,14 +1,17 @@
-//! Excludes that rsync cannot be told: regular expressions and temporary names, as sersync has them.
+//! Excludes that rsync cannot be told: regular expressions and temporary names, as sersync has
+//! them.
 //!
-//! A regular expression has to match the whole subject: of an entry at the top of the source its `name`, of a deeper one its
-//! path with a slash before it, `/dir/name`. Temporary names are those that begin with a dot, end with `~`, or are `4913` (vim
-//! tries that one out before it saves); of others than directories only.
+//! A regular expression has to match the whole subject: of an entry at the top of the source its
+//! `name`, of a deeper one its path with a slash before it, `/dir/name`. Temporary names are those
+//! that begin with a dot, end with `~`, or are `4913` (vim tries that one out before it saves); of
+//! others than directories only.
 //!
-//! Two promises follow, kept by different means. *Nothing excluded is sent*: lists are composed from what this filter lets
-//! through, and a directory is never handed to rsync to be read by itself. *Nothing excluded is deleted on the target*, not even with
-//! the directory it lies in, which only rsync on the other side can see to: for it each expression is widened to rsync
-//! patterns that match all that the expression matches, and perhaps more ([`Extra::guards`]). Where they match more, such a name of the
-//! target stays until it is deleted by its own name.
+//! Two promises follow, kept by different means. *Nothing excluded is sent*: lists are composed
+//! from what this filter lets through, and a directory is never handed to rsync to be read by
+//! itself. *Nothing excluded is deleted on the target*, not even with the directory it lies in,
+//! which only rsync on the other side can see to: for it each expression is widened to rsync
+//! patterns that match all that the expression matches, and perhaps more ([`Extra::guards`]). Where
+//! they match more, such a name of the target stays until it is deleted by its own name.
 
 use regex::bytes::{RegexSet, RegexSetBuilder};
 use regex_syntax::ParserBuilder;
@@ -187,7 +190,8 @@ fn members(class: &Class) -> Vec<u8> {
     }
 }
 
-/// A glob, and the same without the star it begins with: what follows may be the slash of a deeper subject.
+/// A glob, and the same without the star it begins with: what follows may be the slash of a deeper
+/// subject.
 fn both(glob: Glob) -> Vec<Glob> {
     match glob.split_first() {
         Some((Token::Star, rest)) => [both(rest.to_vec()), vec![glob]].concat(),
@@ -227,7 +231,8 @@ fn pattern(glob: Glob) -> Option<Vec<u8>> {
     }
     for token in &tokens {
         match token {
-            // Whether a backslash escapes depends on the rest of the pattern: any byte is good enough.
+            // Whether a backslash escapes depends on the rest of the pattern: any byte is good
+            // enough.
             Token::Byte(b'*' | b'?' | b'[' | b'\\' | 0) | Token::One => out.push(b'?'),
             Token::Byte(b) => out.push(*b),
             Token::Of(bytes) => {
@@ -281,7 +286,8 @@ mod tests {
         patterns.iter().map(|p| std::str::from_utf8(p).unwrap()).collect()
     }
 
-    /// What was measured of sersync 2.5.4: whole-string match, `name` at the top, `/dir/name` below.
+    /// What was measured of sersync 2.5.4: whole-string match, `name` at the top, `/dir/name`
+    /// below.
     #[test]
     fn matches_as_sersync_does() {
         let e = extra(&[r"(.*)\.svn", "^info/*", "^static/.*$", "^/a/b$"], false);
@@ -352,7 +358,8 @@ mod tests {
     }
 
     proptest! {
-        /// The guards match whatever the expression matches: else a pass could delete what is left out.
+        /// The guards match whatever the expression matches: else a pass could delete what is left
+        /// out.
         #[test]
         fn guards_cover(
             expression in r"(\^)?([a-c/.*]|\(\.\*\)|\.\*|\[ab\]\+|\[\^/\]\*|\(a\|b/\)\?|\\\.|/d|x\{2,3\}|\(a\|bc\)\*|\\w){1,6}(\$)?",

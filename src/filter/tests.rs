@@ -391,7 +391,8 @@ fn same(ours: &BTreeSet<Vec<u8>>, theirs: &BTreeSet<Vec<u8>>, set: usize, filter
     assert!(ours == theirs, "set {set} {filter:?}: only ours {:?}, only rsync's {:?}", differ.0, differ.1);
 }
 
-/// Hundreds of random rule sets, each asked of rsync too. `FANSYNC_FILTER_SETS` asks for more of them.
+/// Hundreds of random rule sets, each asked of rsync too. `FANSYNC_FILTER_SETS` asks for more of
+/// them.
 #[test]
 fn agrees_with_rsync() {
     let sets: usize = std::env::var("FANSYNC_FILTER_SETS").ok().and_then(|n| n.parse().ok()).unwrap_or(400);
@@ -421,7 +422,8 @@ fn agrees_with_rsync() {
             same(&named(&ours), &sent(&filter.rsync_args(), &source, &empty), set, &filter);
             left_out.fetch_add(kept.len(), Ordering::Relaxed);
 
-            // The receiver's side: what is left out is not deleted, nor the directories that hold it.
+            // The receiver's side: what is left out is not deleted, nor the directories that hold
+            // it.
             if set % 8 == 0 {
                 let holds = |p: &[u8]| kept.iter().any(|(k, _)| crate::path::is_at_or_below(k, p));
                 let goes: Vec<_> = ours.into_iter().filter(|(p, _)| !holds(p)).collect();

@@ -27,7 +27,8 @@ pub(crate) struct Decision {
 }
 
 impl Filter {
-    /// As [`Filter::excludes`], with the rule that decides. Compiles every pattern by itself: not for the path of events.
+    /// As [`Filter::excludes`], with the rule that decides. Compiles every pattern by itself: not
+    /// for the path of events.
     pub(crate) fn decide(&self, path: &[u8], is_dir: bool) -> Decision {
         let ends = memchr::memchr_iter(b'/', path).map(|at| (at, true)).chain([(path.len(), is_dir)]);
         let mut included = None;

@@ -1,22 +1,19 @@
-//! Other names of files that changed through one name, where links are not kept (`hard_links =
-//! false`): each name is a file of its own on
-//! the targets, and each has to be sent.
+//! Other names of files that changed through one name, where links are not kept
+//! (`hard_links = false`): each name is a file of its own on the targets, and each has to be sent.
 //!
 //! # What it promises
 //! A change through one name below the root reaches every other name below it. Names are known from
-//! earlier searches and from batches;
-//! where fewer are known than the file has, a walk over the source finds the rest
-//! ([`super::search::seek`]). One walk serves all files
-//! that are sought when it begins. Names that a walk did not find lie outside of the root, and are
-//! counted so that they are not sought
-//! again with each write; a name that is linked into the tree later has an event of its own.
+//! earlier searches and from batches; where fewer are known than the file has, a walk over the
+//! source finds the rest ([`super::search::seek`]). One walk serves all files that are sought when
+//! it begins. Names that a walk did not find lie outside of the root, and are counted so that they
+//! are not sought again with each write; a name that is linked into the tree later has an event of
+//! its own.
 //!
 //! # What it costs
 //! Nothing where no file has several names: a file is looked at here when its batch found a link
-//! count above one, and is known here
-//! only once it was sought. The index is bounded ([`MAX_NAMES`]); what it forgets costs a walk.
-//! Walks over a tree that holds no more names
-//! become rare, unless a flush waits for one.
+//! count above one, and is known here only once it was sought. The index is bounded
+//! ([`MAX_NAMES`]); what it forgets costs a walk. Walks over a tree that holds no more names become
+//! rare, unless a flush waits for one.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;

@@ -2,10 +2,8 @@
 //! and that could not be opened.
 //!
 //! Promises: as [`super::search`]. What cannot be asked for its handle for a reason of the disk's
-//! may
-//! be what is sought, and is handed out too. A walk that lacked a descriptor or memory says that it
-//! is
-//! not complete.
+//! may be what is sought, and is handed out too. A walk that lacked a descriptor or memory says
+//! that it is not complete.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;

@@ -1,7 +1,8 @@
 //! The walk that finds files with several names, on a thread of its own.
 //!
-//! Promises: no link is followed, nothing outside of the root is opened, nothing is written. What cannot be read is left out: what lies there is not sent
-//! either, or listed as a failure by whoever sends it.
+//! Promises: no link is followed, nothing outside of the root is opened, nothing is written. What
+//! cannot be read is left out: what lies there is not sent either, or listed as a failure by
+//! whoever sends it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -54,7 +55,8 @@ fn open_dir(root: Within<'_>, dir: &RelPath) -> Option<OwnedFd> {
 pub(super) fn try_open_dir(root: Within<'_>, dir: &RelPath) -> nix::Result<Option<OwnedFd>> {
     let how = |noatime: OFlag| {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | noatime;
-        // openat2(2), Linux 5.6: a directory that becomes a symbolic link does not lead the walk elsewhere.
+        // openat2(2), Linux 5.6: a directory that becomes a symbolic link does not lead the walk
+        // elsewhere.
         OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS)
     };
     if root.apart.covers(dir) {
@@ -64,15 +66,17 @@ pub(super) fn try_open_dir(root: Within<'_>, dir: &RelPath) -> nix::Result<Optio
     open(OFlag::O_NOATIME).or_else(|_| open(OFlag::empty())).map(Some)
 }
 
-/// Finds all names below `root` of the files in `sought`, and how many names each file has. A listing holds the number of each
-/// name's inode, so only the names that are sought are looked at, where the filesystem is one whose listings can be trusted.
+/// Finds all names below `root` of the files in `sought`, and how many names each file has. A
+/// listing holds the number of each name's inode, so only the names that are sought are looked at,
+/// where the filesystem is one whose listings can be trusted.
 pub(crate) fn seek(root: Within<'_>, filter: &Filter, sought: &HashSet<Inode>) -> names::Found {
     let started = Instant::now();
     let names = if sought.is_empty() { Vec::new() } else { seek_all(root, filter, sought) };
     names::Found { names, scoped: HashSet::new(), took: started.elapsed() }
 }
 
-/// The same of what `job` seeks, and of all files in its directories that changed and have names elsewhere.
+/// The same of what `job` seeks, and of all files in its directories that changed and have names
+/// elsewhere.
 pub(crate) fn seek_for(root: Within<'_>, filter: &Filter, job: &names::Job) -> names::Found {
     let started = Instant::now();
     let scoped = survey(root, filter, &job.scopes);

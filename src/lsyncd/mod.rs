@@ -1,11 +1,9 @@
 //! lsyncd's configuration, carried over: its Lua program, its settings, its meaning of them.
 //!
 //! `script.rs` runs the program within bounds and records what it declares; `convert.rs` makes of
-//! that the same
-//! [`Config`] that a TOML file gives, and the same rules judge it. What has no counterpart is a
-//! [`Note`] with its line
-//! and the reason. What would copy more than lsyncd does (filter rules, lists of excludes) is an
-//! error instead.
+//! that the same [`Config`] that a TOML file gives, and the same rules judge it. What has no
+//! counterpart is a [`Note`] with its line and the reason. What would copy more than lsyncd does
+//! (filter rules, lists of excludes) is an error instead.
 
 mod convert;
 mod options;
@@ -43,8 +41,7 @@ pub(crate) fn is_one(path: &Path, text: &[u8]) -> bool {
 ///
 /// # Errors
 /// The file cannot be read or trusted; its program does not run; what cannot be carried over
-/// without copying more, or
-/// elsewhere, than lsyncd does.
+/// without copying more, or elsewhere, than lsyncd does.
 pub(crate) fn load(path: &Path, lua_files: bool) -> Result<Loaded, ConfigErrors> {
     let text = crate::config::read_trusted(path)?;
     let below = std::path::absolute(path).ok().and_then(|p| p.parent().map(Path::to_owned)).filter(|_| lua_files);

@@ -1,8 +1,7 @@
 //! lsyncd's `rsync = { … }`: by the name of a key, what of a mirror or a target it is.
 //!
 //! lsyncd's keys are rsync's long options with `_` for `-`. Its default is `--links --times` and
-//! nothing else, so that
-//! modes, owners and groups are kept only where they are asked for.
+//! nothing else, so that modes, owners and groups are kept only where they are asked for.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,13 +1,12 @@
 //! lsyncd's configuration file: a Lua program, run for what it declares.
 //!
 //! Promises: the program reads nothing but its own text, the environment variables that it asks for
-//! and, where the
-//! caller permits it, Lua files below its own directory. It ends within a bounded number of
-//! instructions and of bytes.
+//! and, where the caller permits it, Lua files below its own directory. It ends within a bounded
+//! number of instructions and of bytes.
 //!
 //! How: Lua 5.4 with its tables, strings and numbers, and without files, processes, modules,
-//! coroutines and compiled
-//! chunks. `settings` and `sync` record what they are given, with the line of the call.
+//! coroutines and compiled chunks. `settings` and `sync` record what they are given, with the line
+//! of the call.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

@@ -1,8 +1,9 @@
 //! The file for node_exporter's textfile collector.
 //!
-//! Written aside and put into place by rename, so that the collector never reads half a file; the name aside does not end in
-//! `.prom`, so that it is never read at all. An orderly end removes the file, so that its numbers end with the daemon. After a
-//! crash it stays, and its age tells (`node_textfile_mtime_seconds`). A snapshot that cannot be had writes nothing, for the same
+//! Written aside and put into place by rename, so that the collector never reads half a file; the
+//! name aside does not end in `.prom`, so that it is never read at all. An orderly end removes the
+//! file, so that its numbers end with the daemon. After a crash it stays, and its age tells
+//! (`node_textfile_mtime_seconds`). A snapshot that cannot be had writes nothing, for the same
 //! reason.
 
 use std::fs;
@@ -77,7 +78,8 @@ mod tests {
         assert_eq!(names(), 0);
     }
 
-    /// Whoever owns the directory puts a link in the place of the file aside, between its making and the next step.
+    /// Whoever owns the directory puts a link in the place of the file aside, between its making
+    /// and the next step.
     #[test]
     fn no_link_that_is_put_there_meanwhile_is_followed() {
         use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,7 +1,7 @@
 //! The last hour of each target's lag and queue, for the page's graph.
 //!
-//! A ring of `POINTS` points, 8 bytes for each point and target: about 6 KiB a target. A target that is gone from the
-//! configuration goes from here, one that is added begins with gaps.
+//! A ring of `POINTS` points, 8 bytes for each point and target: about 6 KiB a target. A target
+//! that is gone from the configuration goes from here, one that is added begins with gaps.
 
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

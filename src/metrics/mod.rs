@@ -1,15 +1,18 @@
 //! Numbers for Prometheus, in its text format.
 //!
-//! Each number is one row of a table (`mirrors`, `process`, and `failover::metrics`): name, kind, labels, help, and how it is read from the
-//! same [`Snapshot`] that `fansync status` prints, so the two agree. The tables are all there is: documents, alert rules and the
-//! dashboard are checked against them.
+//! Each number is one row of a table (`mirrors`, `process`, and `failover::metrics`): name, kind,
+//! labels, help, and how it is read from the same [`Snapshot`] that `fansync status` prints, so the
+//! two agree. The tables are all there is: documents, alert rules and the dashboard are checked
+//! against them.
 //!
-//! A snapshot is asked for at most every [`sampler::FRESH`], whoever asks how often, so an engine's work does not grow with the
-//! number of scrapes; an engine that does not answer makes the scrape fail instead of showing old numbers.
+//! A snapshot is asked for at most every [`sampler::FRESH`], whoever asks how often, so an engine's
+//! work does not grow with the number of scrapes; an engine that does not answer makes the scrape
+//! fail instead of showing old numbers.
 //!
-//! Names follow Prometheus' conventions: prefix `fansync_`, base units, `_total` for counters. So do those of the process
-//! (`fansync_process_…`): in the textfile collector's file, `process_…` would collide with node_exporter's own.
-//! Counters of a mirror begin at 0 with the process, and when its source is opened anew.
+//! Names follow Prometheus' conventions: prefix `fansync_`, base units, `_total` for counters. So
+//! do those of the process (`fansync_process_…`): in the textfile collector's file, `process_…`
+//! would collide with node_exporter's own. Counters of a mirror begin at 0 with the process, and
+//! when its source is opened anew.
 
 mod file;
 mod history;
@@ -64,7 +67,8 @@ pub(crate) const fn row<T: ?Sized>(
     Row { metric: Metric { name, kind, labels, help }, read }
 }
 
-/// Where a row puts its values: those of the first labels are given, those of the others come with each value.
+/// Where a row puts its values: those of the first labels are given, those of the others come with
+/// each value.
 pub(crate) struct Values<'a> {
     metric: &'a Metric,
     first: &'a [&'a str],

@@ -1,7 +1,7 @@
 //! The process: what it is, and what it takes.
 //!
-//! The ways of the kernel's own accounting: getrusage(2) for CPU time, to the microsecond; /proc/self/stat for memory and threads
-//! (proc_pid_stat(5)); the number of names in /proc/self/fd.
+//! The ways of the kernel's own accounting: getrusage(2) for CPU time, to the microsecond;
+//! /proc/self/stat for memory and threads (proc_pid_stat(5)); the number of names in /proc/self/fd.
 
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -65,7 +65,8 @@ impl Process {
         Process::parse(&stat, page)
     }
 
-    /// proc_pid_stat(5): num_threads is field 20, starttime (ticks since boot) 22, vsize (bytes) 23, rss (pages) 24. The name, field 2, may hold anything, `)` as well.
+    /// proc_pid_stat(5): num_threads is field 20, starttime (ticks since boot) 22, vsize (bytes)
+    /// 23, rss (pages) 24. The name, field 2, may hold anything, `)` as well.
     fn parse(stat: &str, page: Option<f64>) -> Process {
         let Some((_, rest)) = stat.rsplit_once(')') else { return Process::default() };
         let field = |number: usize| rest.split_whitespace().nth(number - 3).and_then(|f| f.parse::<f64>().ok());

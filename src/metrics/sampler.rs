@@ -1,8 +1,8 @@
 //! Who asks the engines, and how often.
 //!
-//! Scrapes, the page and the file share one snapshot that is at most [`FRESH`] old. While one asks, the others wait for the same
-//! answer; that no engine answers is remembered as long. A thread samples each target's lag every [`SAMPLE`], for the page's graph,
-//! and writes the file.
+//! Scrapes, the page and the file share one snapshot that is at most [`FRESH`] old. While one asks,
+//! the others wait for the same answer; that no engine answers is remembered as long. A thread
+//! samples each target's lag every [`SAMPLE`], for the page's graph, and writes the file.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -16,7 +16,8 @@ pub(super) fn is_drawn() -> bool {
     DRAWN.load(Ordering::Relaxed)
 }
 
-/// With a total, and without: a bar that cannot be filled says nothing. On 80 columns there is room for the time left and the rate.
+/// With a total, and without: a bar that cannot be filled says nothing. On 80 columns there is room
+/// for the time left and the rate.
 const KNOWN: &str = "{spinner} {prefix} {bar:10} {wide_msg}";
 const UNKNOWN: &str = "{spinner} {prefix} {wide_msg}";
 

@@ -1,7 +1,8 @@
 //! Who may push: a table over the marks of both trees, and nothing else.
 //!
-//! A daemon pushes only as an undisputed primary: its own tree says so, and its target is a follower of no later epoch (or was
-//! never anything). Every doubt is a fence, since a push that comes late costs seconds and one that comes wrongly costs data.
+//! A daemon pushes only as an undisputed primary: its own tree says so, and its target is a
+//! follower of no later epoch (or was never anything). Every doubt is a fence, since a push that
+//! comes late costs seconds and one that comes wrongly costs data.
 
 use super::mark::{Mark, Role};
 

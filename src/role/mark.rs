@@ -1,16 +1,19 @@
 //! The role and the epoch of a tree, in a small file inside of it.
 //!
-//! Promises: what [`write()`] returned from survives a power cut, whole; a reader sees the old mark or the new one. A file that is
-//! neither (cut off, edited by hand and wrong) is an error and never taken for "no mark": who cannot read the epoch must not
-//! push. An epoch never goes down by [`raise`].
+//! Promises: what [`write()`] returned from survives a power cut, whole; a reader sees the old mark
+//! or the new one. A file that is neither (cut off, edited by hand and wrong) is an error and never
+//! taken for "no mark": who cannot read the epoch must not push. An epoch never goes down by
+//! [`raise`].
 //!
-//! How it works: five lines of text, the last a checksum of the others, written aside, fsynced, renamed, the directory fsynced.
-//! Writers take turns by flock(2) on a file beside it. The directory [`DIR`] is left out of every pass of a mirror that
-//! honours roles, and protected on its target.
+//! How it works: five lines of text, the last a checksum of the others, written aside, fsynced,
+//! renamed, the directory fsynced. Writers take turns by flock(2) on a file beside it. The
+//! directory [`DIR`] is left out of every pass of a mirror that honours roles, and protected on its
+//! target.
 //!
-//! The checksum finds accidents. Whoever may write in the tree's top directory can move [`DIR`] away and put another in its place; so a
-//! mark counts only in a directory, and as a file, that is root's or ours and that others cannot write. He can still take the mark
-//! away, which stops a server, or bring an old one of root's back.
+//! The checksum finds accidents. Whoever may write in the tree's top directory can move [`DIR`]
+//! away and put another in its place; so a mark counts only in a directory, and as a file, that is
+//! root's or ours and that others cannot write. He can still take the mark away, which stops a
+//! server, or bring an old one of root's back.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -34,8 +37,8 @@ use crate::trust::{self, Mind, TrustError};
 pub const DIR: &str = ".fansync";
 /// The mark itself, below the tree.
 pub const FILE: &str = ".fansync/role";
-/// No epoch is later. It leaves room above it, so that `epoch + 1` is always a number; one that is near the end was not reached by
-/// switching.
+/// No epoch is later. It leaves room above it, so that `epoch + 1` is always a number; one that is
+/// near the end was not reached by switching.
 pub const LAST_EPOCH: u64 = 1 << 53;
 /// A mark is shorter than this, in bytes.
 pub(crate) const MAX_BYTES: u64 = 1024;
@@ -58,7 +61,8 @@ pub enum Role {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Told")]
 pub struct Mark {
-    /// Goes up with each switch; the highest one with the role of a primary is where clients belong. From 1.
+    /// Goes up with each switch; the highest one with the role of a primary is where clients
+    /// belong. From 1.
     pub epoch: u64,
     /// The role.
     pub role: Role,
@@ -176,7 +180,8 @@ impl Mark {
         if u64::from_str_radix(sum, 16) != Ok(checksum(mark.body().as_bytes())) || mark.text() != text {
             return Err("its checksum is wrong");
         }
-        // Not as it was written, but as it may be shown: it may come from a host that is not trusted.
+        // Not as it was written, but as it may be shown: it may come from a host that is not
+        // trusted.
         Ok(Mark::new(known_epoch(epoch)?, role, &mark.by))
     }
 }
@@ -205,8 +210,8 @@ fn checksum(bytes: &[u8]) -> u64 {
 /// The mark of a tree; `None` when it has none. Two opens and one read.
 ///
 /// # Errors
-/// [`MarkError::Damaged`] when there is a file that is no mark; [`MarkError::Others`] when it is not root's or ours alone;
-/// [`MarkError::Io`] for everything but "no such file".
+/// [`MarkError::Damaged`] when there is a file that is no mark; [`MarkError::Others`] when it is
+/// not root's or ours alone; [`MarkError::Io`] for everything but "no such file".
 pub fn read(tree: &Path) -> Result<Option<Mark>, MarkError> {
     let path = tree.join(FILE);
     match beside(tree, "role")? {
@@ -274,8 +279,8 @@ pub(crate) fn read_file(path: &Path) -> Result<Option<Mark>, MarkError> {
     Mark::parse(&content(file, path)?).map(Some).map_err(damaged)
 }
 
-/// Writes the mark of a tree, whatever it was, and returns once it is on the disk. For the administrator's word; programs
-/// use [`raise`].
+/// Writes the mark of a tree, whatever it was, and returns once it is on the disk. For the
+/// administrator's word; programs use [`raise`].
 ///
 /// # Errors
 /// [`MarkError::Io`].
@@ -284,8 +289,8 @@ pub fn write(tree: &Path, mark: &Mark) -> Result<(), MarkError> {
     put(tree, mark)
 }
 
-/// Replaces the mark unless it has an epoch that is higher, or the same with another role than a step down: a follower cannot
-/// become a primary again without a new epoch. Returns what was there.
+/// Replaces the mark unless it has an epoch that is higher, or the same with another role than a
+/// step down: a follower cannot become a primary again without a new epoch. Returns what was there.
 ///
 /// # Errors
 /// [`MarkError::Stale`], [`MarkError::Damaged`], [`MarkError::Io`]; nothing is changed then.
@@ -343,8 +348,9 @@ fn put(tree: &Path, mark: &Mark) -> Result<(), MarkError> {
     put_beside(tree, "role", mark.text().as_bytes(), 0o644)
 }
 
-/// Puts a small file into a tree's [`DIR`] so that a power cut leaves the old one or the new one ([`replace`]). All of it in
-/// the directory that was found to be root's or ours, wherever its path leads by then.
+/// Puts a small file into a tree's [`DIR`] so that a power cut leaves the old one or the new one
+/// ([`replace`]). All of it in the directory that was found to be root's or ours, wherever its path
+/// leads by then.
 ///
 /// # Errors
 /// [`MarkError::Others`], [`MarkError::Io`].

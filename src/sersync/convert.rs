@@ -19,7 +19,8 @@ use crate::log::Level;
 const MAX_MINUTES: u64 = 10 * 366 * 24 * 60;
 /// The most rsync runs at the same time for one target.
 const MAX_JOBS: usize = 64;
-/// rsync's own limit is given more time than this to do its work before a run is ended from outside.
+/// rsync's own limit is given more time than this to do its work before a run is ended from
+/// outside.
 const WATCHDOG_BEYOND: Duration = Duration::from_secs(90);
 
 /// What concerns all trees.

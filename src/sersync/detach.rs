@@ -1,8 +1,9 @@
 //! `-d`: a process of its own, without terminal, and one process for each configuration file.
 //!
-//! The process that was called starts itself again, in a session of its own, and waits until that one watches the trees or has
-//! ended; so what is wrong is told where somebody looks, and the exit code is true. The lock is taken by the process that runs, with `-d` and
-//! without, and freed by the kernel when it ends, however it ends.
+//! The process that was called starts itself again, in a session of its own, and waits until that
+//! one watches the trees or has ended; so what is wrong is told where somebody looks, and the exit
+//! code is true. The lock is taken by the process that runs, with `-d` and without, and freed by
+//! the kernel when it ends, however it ends.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::hash::Hasher;
@@ -86,7 +87,8 @@ impl Lock {
             .open(&path)
             .map_err(failed(&path))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            // Its last holder has just removed it: the lock of a file that has no name locks nobody out.
+            // Its last holder has just removed it: the lock of a file that has no name locks nobody
+            // out.
             Ok(file) if !is_at(&file, &path) => {
                 drop(file);
                 Lock::take_until(config, deadline)

@@ -23,8 +23,9 @@ fn in_comment(text: &str) -> String {
     out
 }
 
-/// The TOML that `loaded` means: what is not a default, and as comments what is different from the other program. A password is left out, and a
-/// file for it named in its place, unless `show_secrets`.
+/// The TOML that `loaded` means: what is not a default, and as comments what is different from the
+/// other program. A password is left out, and a file for it named in its place, unless
+/// `show_secrets`.
 ///
 /// # Errors
 /// A path that is not UTF-8, which no file that is imported holds.

@@ -79,7 +79,8 @@ fn command(block: Element<'_>, when: When, found: &mut Found) -> Option<Plugin> 
         );
         return None;
     }
-    // sersync gave the line to a shell; where that makes a difference it is one here, too, but the path is never a part of the text.
+    // sersync gave the line to a shell; where that makes a difference it is one here, too, but the
+    // path is never a part of the text.
     let shell = [&prefix, &suffix].iter().any(|t| t.contains(|c| "|&;<>()$`*?[#~\n{}".contains(c)));
     let ignore_error = param.is_some_and(|p| p.flag("ignoreError", found).unwrap_or_default());
     let action = Command { prefix, suffix, shell, input: Input::Argument, success: vec![0], ignore_error };

@@ -20,8 +20,9 @@ pub(crate) fn is_xml(bytes: &[u8]) -> bool {
     bytes.trim_ascii_start().starts_with(b"<")
 }
 
-/// The text of a file. What is valid UTF-8 is taken for it, whatever the file declares: the sample that everybody began with says ISO-8859-1, and
-/// sersync uses the bytes of a path as they stand. Other bytes are read as declared.
+/// The text of a file. What is valid UTF-8 is taken for it, whatever the file declares: the sample
+/// that everybody began with says ISO-8859-1, and sersync uses the bytes of a path as they stand.
+/// Other bytes are read as declared.
 pub(super) fn decode(bytes: &[u8]) -> Result<Decoded, Problem> {
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
         let (text, encoding, wrong) = encoding_rs::UTF_16LE.decode(bytes);

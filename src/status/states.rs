@@ -1,4 +1,5 @@
-//! What the status says by one word of several, as types: their names are those of the JSON, the metrics and the documents.
+//! What the status says by one word of several, as types: their names are those of the JSON, the
+//! metrics and the documents.
 
 use std::fmt;
 

@@ -58,8 +58,8 @@ impl Target {
         }
     }
 
-    /// Whether it holds a whole copy of the source, as of some moment: it is sent changes, and nothing of it is left to
-    /// compare or kept aside.
+    /// Whether it holds a whole copy of the source, as of some moment: it is sent changes, and
+    /// nothing of it is left to compare or kept aside.
     pub(crate) fn holds_whole_copy(&self) -> bool {
         matches!(self.state, TargetState::Idle | TargetState::Syncing) && !self.keeps_aside && self.reconcile.is_none()
     }
@@ -155,7 +155,8 @@ impl Snapshot {
         self.findings().iter().map(|f| f.health).max().unwrap_or(Health::Good)
     }
 
-    /// In one line whether all is in sync; if not, what is not and by how much, and what to do about the worst.
+    /// In one line whether all is in sync; if not, what is not and by how much, and what to do
+    /// about the worst.
     pub(crate) fn verdict(&self) -> String {
         let (all, good) = (self.each().count(), self.each().filter(|(m, t)| Health::of(m, t) == Health::Good).count());
         let mut out = match all {

@@ -1,4 +1,5 @@
-//! What is asked for and told of a comparison of a target with its source: by `fansync verify`, and in the status.
+//! What is asked for and told of a comparison of a target with its source: by `fansync verify`, and
+//! in the status.
 
 use std::fmt::Write as _;
 use std::time::{Duration, UNIX_EPOCH};
@@ -22,7 +23,8 @@ pub struct Options {
 pub struct Report {
     /// `mirror/target`.
     pub target: String,
-    /// Paths that differ, with what is different; of a repair, those that still do. The first `LISTED`.
+    /// Paths that differ, with what is different; of a repair, those that still do. The first
+    /// `LISTED`.
     pub differences: Vec<Difference>,
     /// Further paths that differ.
     pub more: u64,

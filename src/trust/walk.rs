@@ -213,8 +213,7 @@ fn parts(path: &Path) -> VecDeque<OsString> {
 }
 
 /// The directory at `path`, made with what is missing above it (`mode`), if it and its way are
-/// trusted. A directory that is there keeps
-/// its mode.
+/// trusted. A directory that is there keeps its mode.
 ///
 /// # Errors
 /// See [`TrustError`].

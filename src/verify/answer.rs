@@ -8,7 +8,8 @@ use crate::engine::Live;
 use crate::socket::has_hung_up;
 use crate::status::verify::{Options, Report};
 
-/// Compares the targets of these engines, or the ones with this name, one after the other. Ends early when the client hangs up.
+/// Compares the targets of these engines, or the ones with this name, one after the other. Ends
+/// early when the client hangs up.
 pub(crate) fn answer(client: &UnixStream, engines: &[&Handle], target: Option<&str>, options: Options) -> Vec<Report> {
     let going = || !has_hung_up(client);
     let mut reports = Vec::new();

@@ -49,7 +49,8 @@ pub struct VerifyArgs {
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
-    /// The configuration file: where the daemon's socket is, and what to compare when no daemon runs
+    /// The configuration file: where the daemon's socket is, and what to compare when no daemon
+    /// runs
     #[arg(long, value_name = "FILE", conflicts_with = "socket")]
     pub(crate) config: Option<PathBuf>,
     /// The daemon's socket, if not the usual one or FANSYNC_SOCKET

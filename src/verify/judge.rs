@@ -1,4 +1,5 @@
-//! What of the differences is one: not on its way, and not of a path that changed while it was looked at.
+//! What of the differences is one: not on its way, and not of a path that changed while it was
+//! looked at.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
@@ -83,7 +84,8 @@ fn settle(comparer: &Comparer<'_>, live: &Live, plan: &Plan, mut doubted: Differ
         doubted = left;
     }
     out.unsettled += doubted.len() as u64;
-    // What failed meanwhile or is left alone by comparisons is not equal either, whatever size and times say.
+    // What failed meanwhile or is left alone by comparisons is not equal either, whatever size and
+    // times say.
     for path in live.failing().ok_or_else(Error::engine)? {
         out.differing.entry(path).or_insert_with(Why::failing);
     }
@@ -94,7 +96,8 @@ fn settle(comparer: &Comparer<'_>, live: &Live, plan: &Plan, mut doubted: Differ
     Ok(out)
 }
 
-/// Puts the differing paths into the mirror's queue, waits until they are through, and compares them once more.
+/// Puts the differing paths into the mirror's queue, waits until they are through, and compares
+/// them once more.
 pub(super) fn repair(
     comparer: &Comparer<'_>,
     live: &Live,
@@ -133,7 +136,8 @@ pub(super) fn repair(
     Ok(left)
 }
 
-/// What is to be sent: what lies below something that goes or comes as a whole is not listed by itself.
+/// What is to be sent: what lies below something that goes or comes as a whole is not listed by
+/// itself.
 fn wrong(judged: &Judged) -> Vec<Wrong> {
     if judged.more > 0 {
         return vec![Wrong { path: RelPath::root(), whole: true, removes: false }];

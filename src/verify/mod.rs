@@ -1,17 +1,22 @@
 //! Is a target equal to its source? `fansync verify`, and `verify_every` in the background.
 //!
-//! Promises: a path is told as different only when nothing that is under way explains it. The target is not changed, unless it is asked
-//! to be put right; that goes through the mirror's own queue, so every guard on deletions holds.
+//! Promises: a path is told as different only when nothing that is under way explains it. The
+//! target is not changed, unless it is asked to be put right; that goes through the mirror's own
+//! queue, so every guard on deletions holds.
 //!
-//! How: rsync is run dry over the whole tree with the arguments of the mirror's own full pass (`compare`). What it names may be on its way,
-//! or have changed while rsync looked. So, with a daemon running (`judge`): everything that was heard of is let through (a flush), the
-//! paths in doubt are watched, and compared once more by name. A path that still differs, that the target was not owed and that did not
-//! change meanwhile, differs. The others are judged again, and after `judge::ROUNDS` rounds called unsettled.
+//! How: rsync is run dry over the whole tree with the arguments of the mirror's own full pass
+//! (`compare`). What it names may be on its way, or have changed while rsync looked. So, with a
+//! daemon running (`judge`): everything that was heard of is let through (a flush), the paths in
+//! doubt are watched, and compared once more by name. A path that still differs, that the target
+//! was not owed and that did not change meanwhile, differs. The others are judged again, and after
+//! `judge::ROUNDS` rounds called unsettled.
 //!
 //! Without a daemon nothing is under way, and the first comparison is the answer.
 //!
-//! Gives up: what is written to a file that stays open raises no event (without `follow_open_files`); such a file is unsettled while it is being
-//! written, and differs once nobody writes to it although it is open. Differences beyond `compare::MAX_KEPT` are counted only.
+//! Gives up: what is written to a file that stays open raises no event (without
+//! `follow_open_files`); such a file is unsettled while it is being written, and differs once
+//! nobody writes to it although it is open. Differences beyond `compare::MAX_KEPT` are counted
+//! only.
 
 mod answer;
 pub(crate) mod background;
@@ -92,7 +97,8 @@ fn failed(target: String, error: &Error) -> Report {
     }
 }
 
-/// Compares a target of a running daemon. `going`: asked now and then; once it says no, the comparison ends.
+/// Compares a target of a running daemon. `going`: asked now and then; once it says no, the
+/// comparison ends.
 pub(crate) fn of_daemon(live: &Live, options: Options, going: &dyn Fn() -> bool) -> Report {
     let plan = match live.plan() {
         Some(Ok(plan)) => plan,
@@ -196,7 +202,8 @@ pub(crate) fn difference(item: &crate::sync::output::Item) -> String {
 
 /// Whether the source has changed there since `begun`.
 fn is_recent(root: &Root, path: &RelPath, begun: SystemTime) -> bool {
-    // The kernel's clock for files lags by up to a tick (4 ms, before Linux 6.13; 10 ms with HZ=100).
+    // The kernel's clock for files lags by up to a tick (4 ms, before Linux 6.13; 10 ms with
+    // HZ=100).
     const TICK: Duration = Duration::from_millis(10);
     let since = begun.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(TICK);
     let meta = root.path().join(path.as_path()).symlink_metadata();

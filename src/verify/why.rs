@@ -10,7 +10,8 @@ pub(super) struct Why {
     other_type: bool,
 }
 
-/// Attributes by their place in `YXcstpoguax` (rsync(1), `--itemize-changes`), less the first three.
+/// Attributes by their place in `YXcstpoguax` (rsync(1), `--itemize-changes`), less the first
+/// three.
 const ATTRIBUTES: [(usize, &str); 6] = [(4, "times"), (5, "mode"), (6, "owner"), (7, "group"), (9, "ACL"), (10, "xattrs")];
 
 impl Why {

@@ -1,11 +1,12 @@
 //! `fansync status --watch`: the status on a terminal, in place.
 //!
-//! A thread asks the daemon every `EVERY` and hands over what it said; the terminal's thread draws, and listens to keys and to
-//! changes of size. So a daemon that does not answer blocks no key. What is drawn is a pure function of the last answers
-//! (`view`), tested without a terminal.
+//! A thread asks the daemon every `EVERY` and hands over what it said; the terminal's thread draws,
+//! and listens to keys and to changes of size. So a daemon that does not answer blocks no key. What
+//! is drawn is a pure function of the last answers (`view`), tested without a terminal.
 //!
-//! Colours follow the terminal's own palette, and there are none with `NO_COLOR` (<https://no-color.org>); each state has a sign
-//! of its own besides. The terminal is put back on every way out: keys, SIGTERM, a panic. When it is gone itself, so is this.
+//! Colours follow the terminal's own palette, and there are none with `NO_COLOR`
+//! (<https://no-color.org>); each state has a sign of its own besides. The terminal is put back on
+//! every way out: keys, SIGTERM, a panic. When it is gone itself, so is this.
 
 mod rates;
 mod view;
@@ -71,7 +72,8 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    /// For how long there has been no answer, and why; `None` while there are answers, and before the first one.
+    /// For how long there has been no answer, and why; `None` while there are answers, and before
+    /// the first one.
     pub(crate) fn silent(&self, now: Instant) -> Option<(Duration, &str)> {
         let age = now.saturating_duration_since(self.told?);
         match self.silence.as_str() {
@@ -173,7 +175,8 @@ fn show(
     Ok(())
 }
 
-/// Waits for a key, a signal or the time; whether the terminal is gone. crossterm 0.29 would read its end for ever.
+/// Waits for a key, a signal or the time; whether the terminal is gone. crossterm 0.29 would read
+/// its end for ever.
 fn hung_up(wait: Duration) -> io::Result<bool> {
     let stdin = io::stdin();
     let mut keys = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];

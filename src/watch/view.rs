@@ -201,7 +201,8 @@ fn hook(h: &Hook, look: Look, width: usize, out: &mut Vec<Line<'static>>) {
     }
 }
 
-/// At most three lines of `text`, the first behind `label`, the others below it, broken between words where there are any.
+/// At most three lines of `text`, the first behind `label`, the others below it, broken between
+/// words where there are any.
 fn wrapped(label: &str, text: &str, style: Style, width: usize) -> Vec<Line<'static>> {
     let indent = label.chars().count();
     let room = width.saturating_sub(indent).max(1);

@@ -1,6 +1,7 @@
 //! The part of Markdown that `docs/config.md` uses, set with the macros of man(7).
 //!
-//! A heading becomes a subsection, a table of keys a list of tagged paragraphs. What is not known here is text.
+//! A heading becomes a subsection, a table of keys a list of tagged paragraphs. What is not known
+//! here is text.
 
 use roff::{Inline, Roff, bold, italic, roman};
 
@@ -56,7 +57,8 @@ fn cells(row: &str) -> Vec<&str> {
     row.trim_matches(['|', ' ']).split(" | ").map(str::trim).collect()
 }
 
-/// The first two rows are the heads and the rule below them. Four columns are key, default, meaning and example.
+/// The first two rows are the heads and the rule below them. Four columns are key, default, meaning
+/// and example.
 fn table(rows: &[Vec<&str>], roff: &mut Roff) {
     for row in rows.iter().skip(2) {
         roff.control("TP", []);
@@ -80,7 +82,8 @@ fn table(rows: &[Vec<&str>], roff: &mut Roff) {
     }
 }
 
-/// Code in bold, emphasis in bold, links by their text and, where they lead to another page, its name.
+/// Code in bold, emphasis in bold, links by their text and, where they lead to another page, its
+/// name.
 fn inlines(text: &str) -> Vec<Inline> {
     let mut out = Vec::new();
     for (i, part) in text.split('`').enumerate() {

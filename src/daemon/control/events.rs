@@ -16,7 +16,8 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Writes what `engines` hear to `client` until it hangs up, or all of them have ended.
 pub(super) fn serve(client: &UnixStream, engines: &[&Handle]) -> io::Result<()> {
     let tap = engine::listen(engines);
-    // A listener that stands still is none of the engine's business, so it may stand for as long as it likes.
+    // A listener that stands still is none of the engine's business, so it may stand for as long as
+    // it likes.
     client.set_write_timeout(None)?;
     socket::say(client, &Reply::Events)?;
     loop {
