@@ -81,7 +81,6 @@ impl Apart {
         self.places.is_empty()
     }
 
-    /// All of them.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&RelPath, &Why)> {
         self.places.iter()
     }
@@ -124,7 +123,7 @@ impl Apart {
 
     /// Whether a place is below `path` or is `path`, so that whatever reads all of `path` would
     /// enter it.
-    pub(crate) fn lies_in(&self, path: &[u8]) -> bool {
+    fn lies_in(&self, path: &[u8]) -> bool {
         self.places.keys().any(|at| path::is_at_or_below(at, path))
     }
 

@@ -45,7 +45,6 @@ const ONCE_TRIES: u64 = 3;
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// rsync.
     #[error(transparent)]
     Rsync(#[from] ProbeError),
     /// A mirror.
@@ -60,7 +59,6 @@ pub(crate) enum Error {
     /// A thread or a signal handler.
     #[error("cannot start {what}")]
     Setup {
-        /// What.
         what: &'static str,
         /// Why.
         source: std::io::Error,

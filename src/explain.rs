@@ -42,11 +42,10 @@ pub struct ExplainArgs {
 pub(crate) struct Explanation {
     /// The mirror's name.
     pub(crate) mirror: String,
-    /// Its source.
     pub(crate) source: String,
     /// Relative to the source, escaped for display.
     pub(crate) path: String,
-    /// The entry as it is now.
+    /// What is there now.
     pub(crate) found: String,
     /// Why the mirror sends nothing at all; empty when it does.
     pub(crate) held: String,
@@ -61,12 +60,12 @@ pub(crate) struct Explanation {
     /// The subtree that is not watched and is compared periodically instead; empty when it is
     /// watched.
     pub(crate) unwatched: String,
-    /// The entries of its directory are muted in the kernel, as they are left out and busy.
+    /// The kernel is told not to report of the entries of its directory, as they are left out and
+    /// busy.
     #[serde(default)]
     pub(crate) muted: bool,
     /// The walk over the source after the start goes on: what changed before may not be known yet.
     pub(crate) walking: bool,
-    /// One for each target.
     pub(crate) targets: Vec<AtTarget>,
 }
 
@@ -78,7 +77,6 @@ pub(crate) struct Verdict {
     /// The key of the rule that decides: `include`, `exclude`, `exclude_regex`,
     /// `exclude_temporary`; empty: none matches.
     pub(crate) rule: String,
-    /// Its pattern.
     pub(crate) pattern: String,
     /// Where that is written: `FILE:LINE:COLUMN`, or an option.
     pub(crate) origin: String,
@@ -95,14 +93,12 @@ pub(crate) struct Watched {
     pub(crate) nested: bool,
     /// `fanotify` or `inotify`.
     pub(crate) backend: String,
-    /// Why this one.
     pub(crate) why: String,
 }
 
 /// A path at a target.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct AtTarget {
-    /// The target's name.
     pub(crate) name: String,
     /// Where it is.
     pub(crate) url: String,
@@ -127,7 +123,7 @@ pub struct Explained {
 /// really in; and what it leads to.
 ///
 /// # Errors
-/// The working directory cannot be determined.
+/// The working directory cannot be told.
 pub(crate) fn meanings(path: &Path) -> std::io::Result<Vec<Vec<u8>>> {
     let absolute = if path.is_absolute() { path.to_owned() } else { std::env::current_dir()?.join(path) };
     let real = in_real_directory(&absolute);

@@ -50,7 +50,6 @@ pub(crate) enum Server {
 /// By what a source is exported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Exported {
-    /// By which server.
     pub(crate) server: Server,
     /// In words: which export or share.
     pub(crate) why: String,
@@ -224,7 +223,7 @@ mod tests {
         assert_eq!(paths.len(), 2);
     }
 
-    /// A user who may make user shares can make any file in their directory, which is looked at
+    /// Whoever may make user shares makes what he likes in their directory, which is looked at
     /// every few seconds.
     #[test]
     fn what_is_no_regular_file_holds_no_shares_and_holds_up_nothing() {

@@ -15,7 +15,7 @@
 //!
 //! What it gives up: rsync's per-directory merge files, `--cvs-exclude`, rules for one side only
 //! and negated rules. Those depend on file contents or on the direction of the transfer and have no
-//! meaning for a single event.
+//! meaning for a change that is just heard of.
 
 mod below;
 mod pattern;
@@ -41,7 +41,7 @@ use regexes::Extra;
 
 /// The longest pattern, in bytes. rsync 3.5.0 drops patterns of 4,096 bytes and more with no more
 /// than a message.
-pub(crate) const MAX_PATTERN_BYTES: usize = 4000;
+const MAX_PATTERN_BYTES: usize = 4000;
 
 /// A pattern that rsync and this module could not be made to read alike.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -143,9 +143,8 @@ impl Filter {
         self.rules.exclude.is_empty() && self.rules.extra.is_empty()
     }
 
-    /// Whether rsync's filters can express all of this filter. Where it cannot, a pass that reads
-    /// directories by itself would send too much: it is run dry, and what it names is sent by
-    /// lists.
+    /// Whether rsync can be told all of this filter. Where it cannot, a pass that reads directories
+    /// by itself would send too much: it is run dry, and what it names is sent by lists.
     pub(crate) fn is_rsyncs(&self) -> bool {
         self.rules.extra.is_empty()
     }
@@ -160,7 +159,7 @@ impl Filter {
         self.rules.extra.temporary
     }
 
-    /// Patterns of rsync that match at least what rsync cannot express exactly, see
+    /// Patterns of rsync that match at least what rsync cannot be told exactly, see
     /// [`Filter::is_rsyncs`].
     pub(crate) fn guards(&self) -> &[Vec<u8>] {
         &self.rules.extra.guards
@@ -187,8 +186,8 @@ impl Filter {
     }
 
     /// Patterns that match no path at all, such as `./cache` (a path has no `.` component) or `[ab`
-    /// (the bracket is not closed). rsync takes them without a word; its author should get an
-    /// error.
+    /// (the bracket is not closed). rsync takes them without a word; whoever wrote one should hear
+    /// of it.
     pub(crate) fn never_matching(&self) -> &[Vec<u8>] {
         &self.rules.never
     }
@@ -267,7 +266,7 @@ impl Table {
             || self.on_path.as_ref().is_some_and(|re| Subject::with(path, is_dir, |subject| re.is_match(subject)))
     }
 
-    /// Takes the rule's tokens for a check-up if their shape allows it.
+    /// Takes the rule's tokens for a look-up if their shape allows it.
     fn take(&mut self, rule: &Rule) -> bool {
         let literal = |tokens: &[Token]| -> Option<Box<[u8]>> {
             tokens.iter().map(|t| if let Token::Byte(b) = t { Some(*b) } else { None }).collect()

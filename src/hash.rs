@@ -42,7 +42,6 @@ impl BuildHasher for Keyed {
 /// A set of what strangers name.
 pub(crate) type KeyedSet<T> = HashSet<T, Keyed>;
 
-/// The hash of a value.
 #[inline]
 pub(crate) fn of(value: impl Hash) -> u64 {
     Keyed.hash_one(value)

@@ -23,7 +23,7 @@ pub(crate) use verify::Verify;
 
 /// The number of the JSON's format: another one when a field goes or comes to mean something else,
 /// not when one is added.
-pub(crate) const FORMAT: u32 = 1;
+const FORMAT: u32 = 1;
 
 /// Everything, at one moment.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -60,7 +60,6 @@ pub struct Snapshot {
 /// One mirror.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Mirror {
-    /// Its name.
     pub(crate) name: String,
     /// The canonical watch root.
     pub(crate) source: String,
@@ -108,9 +107,10 @@ pub struct Mirror {
     pub(crate) searches: u64,
     /// Directories known inside the root.
     pub(crate) directories: u64,
-    /// Directories outside the root or left out that are muted in the kernel, as they were busy.
+    /// Directories outside the root or left out that the kernel was told not to report, as they
+    /// were busy.
     pub(crate) muted_directories: u64,
-    /// Files outside the root or left out whose writes are muted in the kernel
+    /// Files outside the root or left out whose writes the kernel was told not to report
     /// (`follow_open_files`).
     pub(crate) muted_files: u64,
     /// Whether files are sent while they are open for writing.
@@ -130,7 +130,7 @@ pub struct Mirror {
     pub(crate) linked_walks: u64,
     /// Files with several names; only with `hard_links`.
     pub(crate) links: Option<Links>,
-    /// Losses of events, by cause.
+    /// Losses of sight, by cause.
     pub lost: BTreeMap<String, u64>,
     /// How far the first pass is.
     pub initial: FirstPass,
@@ -148,7 +148,6 @@ pub struct Mirror {
 pub struct Apart {
     /// Relative to the source.
     pub(crate) path: String,
-    /// Why.
     pub(crate) why: String,
     /// What lies there waits; else it does not belong to the mirror.
     pub(crate) held: bool,
@@ -171,7 +170,6 @@ pub struct Links {
 /// How a mirror began, and what that took.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Start {
-    /// With what.
     pub(crate) how: StartKind,
     /// Why not by a walk; per target where only some need a comparison. Empty for a walk for all.
     pub(crate) why: String,
@@ -218,7 +216,6 @@ pub struct Watch {
     pub(crate) mount: String,
     /// `fanotify` or `inotify`.
     pub(crate) backend: String,
-    /// Why this one.
     pub(crate) why: String,
     /// inotify: directories watched.
     pub(crate) watches: u64,
@@ -252,7 +249,6 @@ const MAKE_SOURCE: &str = "Mount or make the source, and the mirror begins by it
 /// One target.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Target {
-    /// Its name.
     pub(crate) name: String,
     /// Where it is, without passwords.
     pub(crate) url: String,
@@ -264,7 +260,7 @@ pub struct Target {
     pub(crate) in_sync: Option<bool>,
     /// Why it is not `idle` or `syncing`.
     pub(crate) reason: String,
-    /// What an administrator can do about that; empty when there is nothing.
+    /// What somebody can do about that; empty when there is nothing.
     #[serde(default)]
     pub(crate) advice: String,
     /// Distinct paths that wait to be sent.
@@ -324,7 +320,7 @@ pub struct Target {
     /// Progress of the other runs that compare something, and of all that take long.
     #[serde(default)]
     pub(crate) passes: Vec<Progress>,
-    /// Deletions that wait until an administrator accepts them.
+    /// Deletions that wait for somebody to let them through.
     pub(crate) held_deletes: u64,
     /// Why; empty when there are none.
     pub(crate) held_reason: String,
@@ -336,7 +332,6 @@ pub struct Target {
     /// more. Empty for none.
     #[serde(default)]
     pub(crate) unknown_words: String,
-    /// The last batch.
     pub(crate) last_batch: String,
     /// The last comparison with the source, or the one that runs.
     #[serde(default)]
@@ -370,7 +365,6 @@ pub struct Failure {
 /// One hook.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Hook {
-    /// Its name.
     pub(crate) name: String,
     /// `command`, `socket`, `http` or `cdn`.
     pub(crate) kind: String,

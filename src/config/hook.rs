@@ -1,4 +1,4 @@
-//! `[[mirror.hook]]`: which receivers are notified once a change is on the targets.
+//! `[[mirror.hook]]`: what is told to others once a change is on the targets.
 //!
 //! Keys that all kinds share are fields of [`Hook`]; those of one kind are in its [`Action`].
 
@@ -14,18 +14,17 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::units;
 use crate::filter::Filter;
 
-/// One hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Hook {
     /// Letters, digits, `-`, `_`, `.`.
     pub(crate) name: String,
-    /// What it is notified of.
+    /// What it is told of.
     pub(crate) when: When,
     /// Only what is confirmed on this target; `None`: what is confirmed on all.
     pub(crate) target: Option<String>,
-    /// The kinds of change it is notified of.
+    /// The kinds of change it is told of.
     pub(crate) kinds: Vec<Change>,
-    /// Paths that it is notified of, as the mirror's patterns.
+    /// Paths that it is told of, as the mirror's patterns.
     pub(crate) filter: Filter,
     /// Where there are any, the path must match one of them whole.
     pub(crate) matches: Vec<Pattern>,
@@ -50,7 +49,7 @@ pub(crate) struct Hook {
     pub(crate) action: Action,
 }
 
-/// What a hook is notified of.
+/// What a hook is told of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum When {
@@ -225,7 +224,6 @@ pub(crate) enum CdnForm {
         domain: String,
         /// The account.
         user: String,
-        /// Its password.
         password: Secret,
     },
     /// Any purge interface, by templates.
@@ -350,7 +348,6 @@ impl Hook {
         }
     }
 
-    /// The files with its secrets.
     pub(crate) fn secret_files(&self) -> impl Iterator<Item = &Path> {
         let files = match &self.action {
             Action::Http(Http { request, .. }) | Action::Cdn(Cdn { form: CdnForm::Purge { request, .. }, .. }) => {

@@ -1,4 +1,5 @@
-//! Default paths: for root, and for an ordinary user (XDG Base Directory Specification 0.8).
+//! Where things lie that nothing else is said of: for root, and for an ordinary user (XDG Base
+//! Directory Specification 0.8).
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -41,7 +42,7 @@ impl Places {
         }
     }
 
-    /// The socket of a daemon without another in its configuration.
+    /// The socket of a daemon that is told no other.
     pub(crate) fn socket(&self) -> PathBuf {
         self.run.join("status.sock")
     }

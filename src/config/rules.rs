@@ -341,7 +341,7 @@ fn loops(config: &Config, ground: &Ground, out: &mut Vec<Complaint>) {
     let fed: Vec<Vec<usize>> =
         (0..mirrors.len()).map(|from| (0..mirrors.len()).filter(|&to| feeds(from, to)).collect()).collect();
     for last in 0..mirrors.len() {
-        // The shortest way back to it by mirrors before it, so that each circle is reported once.
+        // The shortest way back to it by mirrors before it, so that each circle is told of once.
         let mut came_from: Vec<Option<usize>> = vec![None; mirrors.len()];
         let mut queue = std::collections::VecDeque::from([last]);
         let closes = std::iter::from_fn(|| {
@@ -379,7 +379,7 @@ fn canonical(location: &Location) -> Location {
 }
 
 /// `path` with symbolic links resolved as far as it exists.
-pub(super) fn resolved(path: &Path) -> PathBuf {
+fn resolved(path: &Path) -> PathBuf {
     let existing = path.ancestors().find_map(|above| Some((above, std::fs::canonicalize(above).ok()?)));
     match existing {
         Some((above, real)) => match path.strip_prefix(above) {

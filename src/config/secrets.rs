@@ -8,7 +8,7 @@ use super::hook::{Action, Cdn, CdnForm, Hook, Http, Request, Secret};
 use crate::trust::{self, Mind, TrustError};
 
 /// What is shown in place of a secret.
-pub(crate) const HIDDEN: &str = "***";
+const HIDDEN: &str = "***";
 
 /// Headers that carry credentials, in lower case; and what the name of one has in it.
 const HEADERS: [&str; 3] = ["authorization", "proxy-authorization", "cookie"];
@@ -17,14 +17,14 @@ const WORDS: [&str; 7] = ["token", "secret", "password", "passwd", "auth", "api-
 const PARAMETERS: [&str; 9] = ["key", "token", "secret", "password", "passwd", "pswd", "sig", "signature", "auth"];
 
 /// Whether a header of this name carries a credential.
-pub(super) fn is_secret_header(name: &str) -> bool {
+fn is_secret_header(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     HEADERS.contains(&&*name) || WORDS.iter().any(|word| name.contains(word)) || name.ends_with("-key")
 }
 
 /// An URL without what may be a credential in it: the user, and the query where a parameter is
 /// called like one. `None` when there is none.
-pub(super) fn without_credentials(url: &str) -> Option<String> {
+fn without_credentials(url: &str) -> Option<String> {
     let (scheme, rest) = url.split_once("://")?;
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, after) = rest.split_at(end);
@@ -63,7 +63,7 @@ impl Request {
 
 /// An URL as it is shown: also without those parts of its path that look like keys, as the URLs of
 /// chat services have them.
-pub(super) fn shown_url(url: &str) -> String {
+fn shown_url(url: &str) -> String {
     let plain = without_credentials(url).unwrap_or_else(|| url.to_owned());
     let key = |part: &str| {
         part.len() >= 16

@@ -1,4 +1,4 @@
-//! Which daemon a command without a socket talks to.
+//! Which daemon a command talks to that is not told.
 
 use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;

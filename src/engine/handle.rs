@@ -13,7 +13,7 @@ use crate::status;
 use crate::sync::probe::RsyncFacts;
 use crate::sys::event::EventFd;
 
-/// The commands of an engine.
+/// What an engine is told.
 pub(crate) enum Command {
     /// Send the mirror's status.
     Status(Sender<status::Mirror>),
@@ -54,7 +54,6 @@ pub(crate) enum Command {
 pub(crate) struct Replacement {
     /// What it will run on.
     pub(crate) mirror: Mirror,
-    /// Its rsync.
     pub(crate) facts: RsyncFacts,
     /// When to end at the latest.
     pub(crate) deadline: Instant,
@@ -67,7 +66,6 @@ pub(crate) struct Handle {
     pub(crate) mirror: String,
     /// The names of its targets.
     pub(crate) targets: Vec<String>,
-    /// Its commands.
     pub(crate) commands: Sender<Command>,
     /// Rung after each command.
     pub(crate) wake: Arc<EventFd>,

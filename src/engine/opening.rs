@@ -49,7 +49,6 @@ const MAX_DIRS: usize = 1_000_000;
 /// Why a mirror cannot start.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
-    /// The source.
     #[error("cannot open the source {path}")]
     Source {
         /// As configured.
@@ -97,7 +96,7 @@ pub(crate) struct Again {
     pub(super) commands: Receiver<Command>,
     pub(super) wake: Arc<EventFd>,
     pub(super) turns: Arc<AtomicU64>,
-    /// An administrator accepted the source: what it lacks may be deleted.
+    /// Somebody said that the source is meant: what it lacks may be deleted.
     pub(super) accepted: bool,
     /// Targets that were filled from the directory that the source's path led to before it was
     /// switched to another one.

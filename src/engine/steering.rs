@@ -1,5 +1,5 @@
-//! Commands for targets while they run: pause, resume, retry. A pause is kept in the state
-//! directory, so that it outlives the daemon; each start logs it.
+//! What somebody asks of targets while they run: pause, resume, retry. A pause is kept in the state
+//! directory, so that it outlives the daemon; who forgot it is told at each start.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -23,13 +23,12 @@ pub(crate) type Board = Arc<Mutex<status::Verify>>;
 
 /// What is compared with what.
 pub(crate) struct Plan {
-    /// The mirror.
     pub(crate) mirror: Mirror,
     /// The target.
     pub(crate) sides: Sides,
     /// The source.
     pub(crate) root: Root,
-    /// Where the progress of the comparison and its findings go.
+    /// Where it is told how far the comparison is, and what it found.
     pub(crate) board: Board,
     /// rsync gets only what other processes leave over.
     pub(crate) idle: bool,

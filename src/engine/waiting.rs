@@ -1,4 +1,5 @@
-//! A mirror whose source does not exist: it answers commands, and begins once the source is.
+//! A mirror whose source is not there: what is asked of it is answered, and it begins once the
+//! source is.
 //!
 //! A disk that is mounted late, or a directory that is made later, is no fault of the
 //! configuration, and no business of the other mirrors. Nothing is watched meanwhile and nothing
@@ -21,7 +22,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// An engine, or what waits for its source.
 pub(crate) enum Stage {
-    /// It runs.
     Runs(Box<Engine>),
     /// Its source is missing.
     Waits(Box<Waiting>),
@@ -99,7 +99,7 @@ impl Waiting {
                 let name = |t: &crate::config::Target| format!("{}/{}", self.again.mirror.name, t.name);
                 let _ = reply.send(chosen.map(|t| Steered { target: name(t), said: said.clone(), done: false }).collect());
             }
-            // The client sees that no engine answers; a comparison is what it begins with.
+            // Whoever asked sees that no engine answers; a comparison is what it begins with.
             Command::Call(_) | Command::Reconcile => {}
             Command::Replace(with) => {
                 let old = (self.again.mirror.clone(), self.again.setup.facts.clone());

@@ -20,7 +20,6 @@ pub(crate) enum CallError {
     /// It could not be started.
     #[error("cannot start {what}: {source}")]
     Start {
-        /// What.
         what: String,
         /// Why.
         source: io::Error,
@@ -28,7 +27,6 @@ pub(crate) enum CallError {
     /// It took too long; it was killed.
     #[error("{what} did not end within {deadline:?}")]
     Late {
-        /// What.
         what: String,
         /// How long it had.
         deadline: Duration,
@@ -36,7 +34,6 @@ pub(crate) enum CallError {
     /// It failed.
     #[error("{what}: {said}")]
     Failed {
-        /// What.
         what: String,
         /// Its words.
         said: String,

@@ -1,6 +1,6 @@
 //! The file of `fansync failover`: what a server needs, what a client needs, or both.
 //!
-//! Read key by key as the mirror's file is, so that all errors are reported at once, each with its
+//! Read key by key as the mirror's file is, so that all that is wrong is told at once, with its
 //! place.
 
 use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
@@ -119,7 +119,7 @@ pub struct Client {
 pub(crate) enum Failback {
     /// Once the primary has been back for `back_after`.
     Auto,
-    /// On a command.
+    /// When somebody says so.
     Manual,
 }
 
@@ -162,7 +162,6 @@ pub(crate) struct Probe {
 /// Whom to tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Hook {
-    /// Of what.
     pub(crate) on: Vec<Event>,
     /// A program and its arguments.
     pub(crate) command: Vec<String>,
@@ -170,19 +169,18 @@ pub(crate) struct Hook {
     pub(crate) url: Option<String>,
 }
 
-/// What hooks are notified of.
+/// What hooks hear of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Event {
     /// The mount was moved to the backup.
     Switch,
     /// The mount was moved to the primary.
     Failback,
-    /// Something needs an administrator.
+    /// Something needs somebody.
     Alarm,
 }
 
 impl Event {
-    /// Its name.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Event::Switch => "switch",

@@ -36,13 +36,11 @@ pub enum Ask {
     },
 }
 
-/// What is answered.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case")]
 pub(crate) enum Answer {
     /// To [`Ask::Status`].
     Status(Box<Status>),
-    /// Done.
     Done {
         /// For people.
         text: String,
@@ -57,7 +55,6 @@ pub(crate) enum Answer {
 /// Everything.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Status {
-    /// The version.
     pub(crate) version: String,
     /// The server role, if this host has it.
     pub(crate) server: Option<Report>,
@@ -91,9 +88,7 @@ pub(crate) enum ControlError {
 
 /// The way to one monitor.
 pub(crate) struct Handle {
-    /// Its name.
     pub(crate) name: String,
-    /// Its orders.
     pub(crate) orders: Sender<Told>,
     /// What it shows.
     pub(crate) shown: Arc<Mutex<Shown>>,
@@ -103,7 +98,6 @@ pub(crate) struct Handle {
 pub(crate) struct Parts {
     /// The server role, if this host has it.
     pub(crate) server: Option<Arc<Server>>,
-    /// The monitors.
     pub(crate) monitors: Vec<Handle>,
     /// What reads from the network for both.
     pub(crate) front: Arc<Front>,

@@ -23,10 +23,8 @@ use crate::web::site::guarded;
 /// Why it does not run.
 #[derive(Debug, Error)]
 pub(crate) enum Error {
-    /// The key.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// The mounts.
     #[error(transparent)]
     Mount(#[from] MountError),
     /// The process that reads from the network has not given up its rights.
@@ -49,7 +47,6 @@ pub(crate) enum Error {
     /// The rest.
     #[error("cannot {what}")]
     Setup {
-        /// What.
         what: String,
         /// Why.
         source: std::io::Error,

@@ -4,7 +4,7 @@
 //!
 //! Promises: the daemon, which is root, reads of a stranger's message the fixed places of its
 //! numbers alone before it has found the code right; the key, the numbers for each connection, and
-//! every decision are the daemon's. A front process under an attacker's control can be silent, and
+//! every decision are the daemon's. A front process that somebody has taken over can be silent, and
 //! can say that NFS answers or does not; it can make no message with a right code, nor use one
 //! twice. One that ends, stops answering or says what it cannot know is killed and started again.
 //!
@@ -102,7 +102,6 @@ pub enum Lost {
     Away,
 }
 
-/// What is shown of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Shown {
     /// Its process id; 0 while there is none.
@@ -317,13 +316,11 @@ impl Front {
         Front::with(false, Box::new(start)).unwrap()
     }
 
-    /// What is shown of it.
     pub(crate) fn shown(&self) -> Shown {
         locked(&self.0.state).shown.clone()
     }
 
-    /// Answers what comes to a listener, for clients that have the key, as the server of this
-    /// number.
+    /// Answers what comes to a listener, for whoever has the key, as the server of this number.
     ///
     /// # Errors
     /// Those of setting up the listener.

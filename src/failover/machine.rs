@@ -144,14 +144,13 @@ impl Health {
 pub(crate) struct State {
     /// What is mounted; `None` while nothing is.
     pub(crate) on: Option<Side>,
-    /// The newest epoch in any reply.
+    /// The newest epoch heard of.
     pub(crate) epoch: u64,
-    /// An administrator gave `hold`: nothing is done by itself.
+    /// Somebody said `hold`: nothing is done by itself.
     pub(crate) held: bool,
-    /// An administrator ordered this move, and the server is primary by now: it is made even while
-    /// held.
+    /// Somebody ordered this move, and the server is primary by now: it is made even while held.
     pub(crate) ordered: Option<Side>,
-    /// What is being done, until [`done`] is called.
+    /// What is being done, until [`done`] is told.
     pub(crate) busy: Option<Goal>,
     /// Both servers.
     pub(crate) servers: [Health; 2],
@@ -171,10 +170,7 @@ pub(crate) struct State {
 #[serde(rename_all = "lowercase", tag = "goal")]
 pub(crate) enum Goal {
     /// A server is being made primary.
-    Promote {
-        /// Which.
-        to: Side,
-    },
+    Promote { to: Side },
     /// The mount is being moved.
     Switch {
         /// Where to.
@@ -182,7 +178,7 @@ pub(crate) enum Goal {
     },
 }
 
-/// What needs an administrator.
+/// What needs somebody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Alarm {
@@ -192,7 +188,7 @@ pub(crate) enum Alarm {
     CopyNotWhole,
     /// Both say that they are primary, of one epoch.
     SplitBrain,
-    /// The mounted server is dead, and nothing is done because of `hold`.
+    /// The mounted server is dead, and nothing is done since somebody said `hold`.
     Held,
     /// The other server's role does not answer, so it cannot be made primary.
     NoAgent,
@@ -219,7 +215,6 @@ impl Alarm {
 pub(crate) enum Action {
     /// Ask the server to become primary of an epoch above `above`.
     Promote {
-        /// Which.
         to: Side,
         /// The newest epoch known.
         above: u64,
@@ -236,7 +231,7 @@ pub(crate) enum Action {
         /// Who is asked.
         from: Side,
     },
-    /// Notify.
+    /// Tell somebody.
     Alarm(Alarm),
     /// What the last alarm was about is over.
     AllClear,
@@ -287,7 +282,7 @@ pub(crate) fn step(state: &State, answers: &[Option<Answer>; 2], t: &Thresholds,
             let alone = [Side::Primary, Side::Backup].into_iter().find(|&side| ready(side) && !alive(side.other()));
             alone.filter(|_| orphan).map(|to| Goal::Promote { to })
         }
-        // Another client was faster, or a hand-over is through.
+        // Somebody else was faster, or a hand-over is through.
         (Some(on), Ok(Some(side))) if side != on && alive(side) => Some(Goal::Switch { to: side }),
         (Some(on), _) if !alive(on) => {
             let other = on.other();

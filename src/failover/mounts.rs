@@ -44,7 +44,7 @@ const LOOK: Duration = Duration::from_millis(2);
 const AGAIN: Duration = Duration::from_secs(5);
 /// Before a detach that has ended without effect is tried again.
 const DETACH_AGAIN: Duration = Duration::from_millis(200);
-/// For a check of a mount that waits, and for the last one before it is used.
+/// For a look at a mount that waits, and for the last one before it is used.
 const LOOKED: Duration = Duration::from_secs(3);
 const LAST_LOOK: Duration = Duration::from_millis(300);
 /// What the read-only filesystem below is called in the mount table.
@@ -59,9 +59,7 @@ pub(crate) enum MountError {
     /// A file or the mount table.
     #[error("cannot {what} {path}: {source}")]
     Io {
-        /// What.
         what: &'static str,
-        /// Of what.
         path: PathBuf,
         /// Why.
         source: io::Error,
@@ -77,7 +75,6 @@ pub(crate) enum MountError {
     Other {
         /// Where.
         path: PathBuf,
-        /// What is.
         found: String,
     },
 }

@@ -21,7 +21,6 @@ const MAX_REPLY_BYTES: u32 = 4096;
 /// Why a server counts as not answering.
 #[derive(Debug, Error)]
 pub(crate) enum Miss {
-    /// Its name.
     #[error("cannot find {host}: {source}")]
     Name {
         /// The name.

@@ -21,11 +21,9 @@ const AGAIN: Duration = Duration::from_millis(20);
 /// What one server answered.
 #[derive(Debug, Clone)]
 pub(crate) struct Heard {
-    /// Which.
     pub(crate) side: Side,
     /// When it was asked.
     pub(crate) asked: Instant,
-    /// The answer.
     pub(crate) answer: Answer,
 }
 

@@ -1,8 +1,8 @@
-//! Which processes wait for a dead mount, by process id and name; reported without hanging, too.
+//! Who waits for a dead mount, by process id and name: told instead of hanging along.
 //!
 //! Looks at /proc only, where nothing asks a server: the names of open files and of the working
-//! directory come from the kernel's memory. A process is reported when one of its threads waits for
-//! a network filesystem (by its wait channel), or sleeps without being interruptible and holds
+//! directory come from the kernel's memory. A process is told when one of its threads waits for a
+//! network filesystem (by its wait channel), or sleeps without being interruptible and holds
 //! something below the mount.
 
 use std::fs;
@@ -16,7 +16,6 @@ use crate::path::Shown;
 pub(crate) struct Stuck {
     /// Its id.
     pub(crate) pid: u32,
-    /// Its name.
     pub(crate) name: String,
     /// What it waits for in the kernel.
     pub(crate) waits: String,

@@ -1,4 +1,4 @@
-//! Which rule decides about a path, for `explain`.
+//! Which rule decides about a path, for whoever asks.
 
 use super::Filter;
 

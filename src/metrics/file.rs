@@ -16,7 +16,6 @@ use crate::sys::replace::Replace;
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write metrics to {path}: {source}; its directory must be there and be writable for fansync (metrics_file)")]
 pub(crate) struct FileError {
-    /// Which.
     pub(crate) path: PathBuf,
     /// Why.
     pub(crate) source: io::Error,
@@ -78,7 +77,7 @@ mod tests {
         assert_eq!(names(), 0);
     }
 
-    /// The owner of the directory puts a link in the place of the file aside, between its making
+    /// Whoever owns the directory puts a link in the place of the file aside, between its making
     /// and the next step.
     #[test]
     fn no_link_that_is_put_there_meanwhile_is_followed() {

@@ -41,7 +41,6 @@ const MAX_OUTSIDE: usize = 100_000;
 /// What changed of a file; the stronger one counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Change {
-    /// Its attributes.
     Attributes,
     /// Its content, and it may still be written.
     Writing,

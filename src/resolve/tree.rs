@@ -342,7 +342,7 @@ impl Tree {
     }
 
     /// Forgets which directories the filter excludes: its rules, or a path, changed.
-    pub(crate) fn new_verdicts(&mut self) {
+    fn new_verdicts(&mut self) {
         self.generation = self.generation.wrapping_add(1);
     }
 

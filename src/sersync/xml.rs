@@ -104,7 +104,6 @@ pub(super) struct Value<'a> {
     pub(super) at: Range<usize>,
 }
 
-/// One element.
 #[derive(Clone, Copy)]
 pub(super) struct Element<'a> {
     pub(super) node: Node<'a, 'a>,
@@ -152,7 +151,7 @@ impl<'a> Element<'a> {
         value
     }
 
-    /// A switch: exactly `true` is on, as with sersync, and anything else is noted.
+    /// A switch: exactly `true` is on, as with sersync, and whatever else was meant is told.
     pub(super) fn flag(&self, name: &str, found: &mut Found) -> Option<bool> {
         let value = self.value(name)?;
         if value.text != "true" && value.text != "false" {

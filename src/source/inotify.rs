@@ -47,7 +47,7 @@ use std::time::{Duration, Instant};
 /// How long the second half of a rename may take. Both halves are queued by one system call; this
 /// only has to bridge a reader that comes between, so it is long. When it is exceeded the directory
 /// is taken for a new one: correct, only slower.
-pub(crate) const MOVE_GRACE: Duration = Duration::from_secs(1);
+const MOVE_GRACE: Duration = Duration::from_secs(1);
 
 /// Directories deeper than this below the start of a walk are opened from the root, so that a walk
 /// holds no more descriptors than this however deep the tree is.
@@ -57,15 +57,15 @@ const MAX_HELD: usize = 128;
 /// that answers.
 pub(crate) const BEAT_DIRS: usize = 256;
 
-/// What not to watch, and the heartbeat of a walk.
+/// What not to watch, and who is told that a walk gets on.
 pub(crate) struct Rules<'a> {
     /// Whether this path (relative, and whether it is a directory) and all below is of no interest.
     pub(crate) excluded: &'a dyn Fn(&[u8], bool) -> bool,
     /// Whether to go down into a directory on another filesystem than the root's, by its device
     /// number (`st_dev`).
     pub(crate) cross: &'a dyn Fn(u64) -> bool,
-    /// Called after every [`BEAT_DIRS`] directories of a walk, so that a waiting thread sees
-    /// progress.
+    /// Called after every [`BEAT_DIRS`] directories of a walk, so that whoever waits sees that it
+    /// gets on.
     pub(crate) beat: &'a dyn Fn(),
 }
 
@@ -126,7 +126,7 @@ pub(crate) struct Handled {
     /// Events of watches that were removed, or of directories that have no path; credited to
     /// nothing.
     pub(crate) stale: usize,
-    /// A file changed, and the name that reported it has no path: it was in a directory that left,
+    /// A file changed, and the name that told of it has no path: it was in a directory that left,
     /// or whose watch came later. Its other names may have one.
     pub(crate) unplaced: bool,
     /// Walks of new directories.
@@ -295,8 +295,8 @@ impl Watches {
         handled: &mut Handled,
     ) {
         let has = |bits: u32| event.mask & bits != 0;
-        // The kernel queues both halves of a rename in one go; with anything between, it is
-        // reported as two changes.
+        // The kernel queues both halves of a rename in one go; with anything between, it is told as
+        // two changes.
         let paired = self.left.take() == Some(event.cookie);
         if has(libc::IN_Q_OVERFLOW) {
             handled.overflow = true;

@@ -26,7 +26,7 @@ pub(crate) struct Disk(Arc<Mutex<Writes>>);
 struct Writes {
     /// One is under way.
     busy: bool,
-    /// No caller waits for what is done after it.
+    /// What is done after it, whoever asked for that does not wait any more.
     next: Option<Box<dyn FnOnce() + Send>>,
 }
 

@@ -154,7 +154,6 @@ impl StateFile {
         }
     }
 
-    /// Removes the file.
     pub(super) fn remove(&mut self) -> Result<(), StateError> {
         let (path, dir) = (self.path(), self.dir.clone());
         self.file = None;

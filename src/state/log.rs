@@ -23,7 +23,7 @@ use siphasher::sip::SipHasher24;
 pub(super) const VERSION: u32 = 1;
 const MAGIC: [u8; 8] = *b"fansync\n";
 /// Of the header.
-pub(super) const HEADER_BYTES: usize = 40;
+const HEADER_BYTES: usize = 40;
 const SUM_BYTES: usize = 8;
 const HEAD_BYTES: usize = 8;
 

@@ -26,7 +26,6 @@ pub(super) struct Head {
     pub(crate) targets: Vec<TargetId>,
 }
 
-/// One save.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Saved {
     pub(crate) clock: Clock,

@@ -11,9 +11,9 @@ use crate::dirty::Kind;
 use crate::path::{self, RelPath, tree_order};
 
 /// So many failures are kept, and the reasons with them.
-pub(super) const MAX_FAILURES: usize = 2_000;
+const MAX_FAILURES: usize = 2_000;
 /// So many bytes their paths may have.
-pub(super) const MAX_FAILURE_BYTES: usize = 2 * 1024 * 1024;
+const MAX_FAILURE_BYTES: usize = 2 * 1024 * 1024;
 /// What a failure weighs, in bytes of its path.
 const WEIGHT: usize = 512;
 /// A directory that weighs less than this part of all is left alone.

@@ -18,7 +18,7 @@
 use crate::config::MaxDelete;
 
 /// Fewer deletions are carried out by a first comparison, whatever their share.
-pub(crate) const FIRST_MIN: u64 = 100;
+const FIRST_MIN: u64 = 100;
 
 /// What is known of a target's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

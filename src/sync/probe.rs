@@ -25,7 +25,7 @@ use crate::config::LocalRsync;
 use crate::path::Shown;
 
 /// The oldest rsync that is taken. It knows every option of [`super::argv`] but `--confine-root`.
-pub(crate) const OLDEST: Version = Version(3, 2, 3);
+const OLDEST: Version = Version(3, 2, 3);
 
 /// How long rsync may take to tell its version.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -207,7 +207,7 @@ pub enum TargetState {
     Usable,
     /// It works, but deletions are to be listed by parent: [`super::argv::Spec::missing_args`] off.
     UseFallback,
-    /// It will not work before a change by an administrator; the reason for a human.
+    /// It will not work before somebody changes something; the reason for a human.
     Config(String),
     /// It does not work now; the reason for a human.
     Down(String),

@@ -419,7 +419,7 @@ impl Child {
         result
     }
 
-    /// Reads what an output has now: `Some(n)` bytes, `Some(0)` at its end (which then stays),
+    /// Reads what is there of an output: `Some(n)` bytes, `Some(0)` at its end (which then stays),
     /// `None` when nothing is there now.
     ///
     /// # Errors
@@ -563,7 +563,6 @@ pub(crate) struct OpenFile {
     pub(crate) path: std::path::PathBuf,
     /// The inode's number.
     pub(crate) inode: u64,
-    /// Its size.
     pub(crate) size: u64,
     /// Its blocks of 512 bytes.
     pub(crate) blocks: u64,

@@ -11,7 +11,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 /// The longest handle the kernel takes or makes, in bytes: `MAX_HANDLE_SZ` of linux/exportfs.h.
-pub(crate) const MAX_HANDLE_BYTES: usize = libc::MAX_HANDLE_SZ as usize;
+const MAX_HANDLE_BYTES: usize = libc::MAX_HANDLE_SZ as usize;
 
 /// Which filesystem: the two 32-bit words of statfs(2) `f_fsid`, as they lie in memory. Equal to
 /// the fsid of the filesystem's fanotify records. Not stable across reboots on tmpfs; on ext4, xfs

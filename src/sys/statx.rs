@@ -73,7 +73,7 @@ impl StatBrief {
     }
 }
 
-/// What one check-up gave.
+/// What one look-up gave.
 pub(crate) type Looked = Result<StatBrief, Errno>;
 
 /// Paths to look up, each after its parent.

@@ -1,4 +1,4 @@
-//! The arguments of every rsync of a target, whatever it carries.
+//! What every rsync of a target is told, whatever it carries.
 
 use std::os::fd::AsFd;
 

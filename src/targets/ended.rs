@@ -76,7 +76,7 @@ impl Target {
         }
     }
 
-    pub(super) fn probed(&mut self, cx: &mut Context<'_>, run: &Process, outcome: &Outcome) {
+    fn probed(&mut self, cx: &mut Context<'_>, run: &Process, outcome: &Outcome) {
         self.link.silence = None;
         if run.abort_reason == Some(AbortReason::Silent) {
             return self.went_away(cx, false, self.no_answer());
@@ -154,7 +154,7 @@ impl Target {
         self.drop_standbys(cx);
     }
 
-    /// What an administrator can do about a target that cannot be sent to.
+    /// What somebody can do about a target that cannot be sent to.
     pub(super) fn advice(&self, config: bool, reason: &str) -> String {
         let config::Target { location, ssh, connect_timeout, password_file, .. } = &self.cfg;
         match config {
@@ -180,7 +180,7 @@ impl Target {
         }
     }
 
-    pub(super) fn standby_ended(&mut self, cx: &mut Context<'_>, run: &Process, outcome: &Outcome) {
+    fn standby_ended(&mut self, cx: &mut Context<'_>, run: &Process, outcome: &Outcome) {
         let old = cx.now.saturating_sub(run.started) > STANDBY_INFANT;
         if old || self.schedule.is_stopping() || !self.is_up() {
             if old && self.is_up() {

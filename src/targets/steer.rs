@@ -1,4 +1,4 @@
-//! Commands to a target: pause, resume, retry now.
+//! What somebody tells a target to do: pause, go on, try again now.
 
 use super::*;
 

@@ -24,7 +24,6 @@ const MOST_LINKS: u32 = 40;
 pub(crate) enum Kind {
     /// A regular file.
     File,
-    /// A directory.
     Directory,
     /// A symbolic link.
     Link,
@@ -35,7 +34,6 @@ pub(crate) enum Kind {
 /// What the kernel says of an inode.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Facts {
-    /// What it is.
     pub(crate) kind: Kind,
     /// Its owner.
     pub(crate) uid: u32,
@@ -173,7 +171,7 @@ fn follow(path: &Path, us: &Us, missing: Missing) -> Result<Step, TrustError> {
         };
         let step = Step::of(fd, &at)?;
         if shared {
-            // Its owner can replace it.
+            // Whoever owns it can replace it.
             step.judge_owner(us)?;
         }
         match step.facts.kind {

@@ -1,8 +1,8 @@
-//! Dry runs of rsync, reported as paths that differ.
+//! Dry runs of rsync, told as paths that differ.
 //!
 //! The command lines are those of the mirror's own passes ([`argv`]), made from the same
 //! configuration, so what a verification takes for equal is what a full pass would leave alone.
-//! What such a pass leaves alone although rsync's filters cannot express it
+//! What such a pass leaves alone although rsync cannot be told so
 //! ([`Filter::is_rsyncs`](crate::filter::Filter::is_rsyncs)) is taken out of what it says.
 
 use std::cell::{Cell, RefCell};
@@ -30,7 +30,7 @@ use crate::sys::statx::Statter;
 use crate::targets::{limited_args, spared};
 
 /// Differences kept of one run.
-pub(super) const MAX_KEPT: usize = 100_000;
+const MAX_KEPT: usize = 100_000;
 /// Paths that are looked at again by name; more, and the whole tree is compared again.
 const MAX_LISTED: usize = 20_000;
 /// How often it is looked whether rsync goes on.
@@ -215,9 +215,9 @@ impl<'p> Comparer<'p> {
         items.iter().filter(concerns).map(|item| (item.path.clone(), Why::new(item))).collect()
     }
 
-    /// Distinguishes what is missing from what exists under another type: rsync says the same of
-    /// both, but creates nothing where it may not (`--existing`). Where that cannot be asked (a
-    /// server may refuse the option), both are called missing.
+    /// Tells what is missing from what is there under another type: rsync says the same of both,
+    /// but creates nothing where it may not (`--existing`). Where that cannot be asked (a server
+    /// may refuse the option), both are called missing.
     pub(super) fn tell_types(&self, differing: &mut Differing) {
         let new = differing.iter().filter(|(_, why)| why.is_new()).map(|(path, _)| (path, Form::Plain));
         let list = filelist::encode(new.take(MAX_LISTED));

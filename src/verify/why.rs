@@ -58,7 +58,6 @@ impl Why {
         self.change[1] == b'd'
     }
 
-    /// In words.
     pub(super) fn words(&self) -> String {
         let [how, kind, ..] = self.change;
         if self.change[0] == b'!' {

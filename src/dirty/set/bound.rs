@@ -39,7 +39,7 @@ impl DirtySet {
     }
 
     /// Nodes with children, by depth, the root first.
-    pub(super) fn directories_by_depth(&self) -> Vec<Vec<u32>> {
+    fn directories_by_depth(&self) -> Vec<Vec<u32>> {
         let mut levels = vec![vec![ROOT]];
         while let Some(last) = levels.last() {
             let next: Vec<u32> =

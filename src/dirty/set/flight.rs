@@ -114,7 +114,7 @@ impl DirtySet {
     /// so. All of them must be new to the target: then nothing there can look the same and be
     /// another; and complete: the comparison sends what it finds. Returns how many files the level
     /// stands for; 0 when it stays as it is.
-    pub(super) fn try_level(&mut self, at: u32, by_level: &mut dyn FnMut(&RelPath, usize) -> bool) -> usize {
+    fn try_level(&mut self, at: u32, by_level: &mut dyn FnMut(&RelPath, usize) -> bool) -> usize {
         let mut new = 0;
         for child in self.children(at) {
             let n = &self.nodes[child as usize];
@@ -204,7 +204,7 @@ impl DirtySet {
         self.count_flying(at, 1);
     }
 
-    pub(super) fn count_flying(&mut self, mut at: u32, by: i32) {
+    fn count_flying(&mut self, mut at: u32, by: i32) {
         while at != ROOT {
             at = self.nodes[at as usize].parent;
             let n = &mut self.nodes[at as usize];

@@ -62,7 +62,7 @@ impl Renames {
     }
 }
 
-/// The half of a rename that is being reported.
+/// The half of a rename that is being told.
 pub(super) enum Half {
     Left,
     Arrived { old: u32 },

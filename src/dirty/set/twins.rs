@@ -10,7 +10,7 @@ use super::*;
 
 /// Paths remembered. What goes beyond, or beyond half of `max_pending`, is trusted as rsync trusts:
 /// a file rewritten with the same size and time stays as it was.
-pub(super) const MAX_TWINS: usize = 10_000;
+const MAX_TWINS: usize = 10_000;
 
 #[derive(Default)]
 pub(super) struct Twins {

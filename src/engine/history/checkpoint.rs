@@ -48,8 +48,8 @@ impl Engine {
         }
     }
 
-    /// Every target is to be compared whole because a command asked for it: the next start does it
-    /// if this one does not get there.
+    /// Every target is to be compared whole because somebody asked: the next start does it if this
+    /// one does not get there.
     pub(in crate::engine) fn distrust_all(&mut self) {
         let now = self.now();
         let Some(history) = &mut self.saved.history else { return };
@@ -61,7 +61,7 @@ impl Engine {
         history.touch(now);
     }
 
-    pub(super) fn ask_for_drain(&mut self) {
+    fn ask_for_drain(&mut self) {
         let Some(history) = &mut self.saved.history else { return };
         match history.keeper.drain() {
             Ok(drain) => {
@@ -73,7 +73,7 @@ impl Engine {
     }
 
     /// Whether something may differ that is not in the dirty sets.
-    pub(super) fn knows_of_more(&self) -> bool {
+    fn knows_of_more(&self) -> bool {
         self.guard.held.is_some()
             || self.intake.watching.is_blind_somewhere()
             || self.searches.by_handle.is_on()
@@ -114,7 +114,7 @@ impl Engine {
     }
 
     /// Moves the watermarks and saves what moved; whether there is more to do.
-    pub(super) fn save_history(&mut self) -> bool {
+    fn save_history(&mut self) -> bool {
         let now = self.now();
         let Some(history) = &mut self.saved.history else { return false };
         for newest in self.targets.iter_mut().filter_map(Target::take_newest) {
@@ -180,7 +180,7 @@ impl Engine {
 
     /// Whether what an earlier run may have left on the targets is gone: everything that the walk
     /// found has been sent.
-    pub(super) fn tidied_up(&self) -> bool {
+    fn tidied_up(&self) -> bool {
         let sent = |(target, epoch): (&Target, &Option<Epoch>)| match epoch {
             Some(epoch) => target.flushed(*epoch),
             None => target.reconciles() > 0,
@@ -189,7 +189,7 @@ impl Engine {
     }
 
     /// One more drain, after the last run; `None` when it did not end in time or says nothing.
-    pub(super) fn last_drain(&mut self) -> Option<Drain> {
+    fn last_drain(&mut self) -> Option<Drain> {
         let until = Instant::now() + LAST_WORDS;
         self.drains.give_up_checkpoint(); // one from before the last run's end
         self.ask_for_drain();

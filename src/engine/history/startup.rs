@@ -41,7 +41,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn begin_anew(&mut self, why: &Why) {
+    fn begin_anew(&mut self, why: &Why) {
         let first = matches!(why, Why::None(_) | Why::OtherSource(_) | Why::NothingConfirmed(Without::New));
         let stateless = matches!(why, Why::Unproven(_) | Why::NoHandles(_) | Why::Unwritable(_));
         // Something was there, and an end that was none made it useless.
@@ -64,8 +64,8 @@ impl Engine {
                 self.saved.history.as_ref().is_some_and(|history| history.keeper.is_after_stop()),
             ) {
                 (false, _) => {}
-                // No events were lost. What changed since is not known, so hooks get the whole
-                // tree.
+                // Nothing was lost sight of. What changed since is not known, so hooks get the
+                // whole tree.
                 (true, true) => self.see_lost(b""),
                 (true, false) => self.lost(Lost::all(Cause::UncleanStop)),
             }
@@ -74,7 +74,7 @@ impl Engine {
         self.all_is_told();
     }
 
-    pub(super) fn all_is_told(&mut self) {
+    fn all_is_told(&mut self) {
         if let Some(history) = &mut self.saved.history {
             history.keeper.all_told();
             let now = self.clock.started.elapsed();
@@ -87,7 +87,7 @@ impl Engine {
 
     /// Without state: whether the last run may have ended with something pending. Marks this one as
     /// such until it ends well.
-    pub(super) fn was_left_unsent(&mut self) -> bool {
+    fn was_left_unsent(&mut self) -> bool {
         let Some(history) = &mut self.saved.history else { return false };
         match history.keeper.mark_unsent() {
             Ok(was) => was,
@@ -105,13 +105,13 @@ impl Engine {
         self.see_all(b"", Seen::Subtree);
     }
 
-    pub(super) fn begin_with_nothing(&mut self, why: &str) {
+    fn begin_with_nothing(&mut self, why: &str) {
         tracing::info!(mirror = %self.mirror.name, "nothing is compared at the start, the targets are taken for equal: {why}");
         self.begin.status = status::Start { how: status::StartKind::None, why: why.into(), ..status::Start::default() };
         self.begin.epochs = Some(Vec::new());
     }
 
-    pub(super) fn begin_resumed(&mut self, resume: Resume) {
+    fn begin_resumed(&mut self, resume: Resume) {
         let (now, at) = (self.now(), self.begin.at);
         let mut reasons = Vec::new();
         let mut whole = vec![false; self.targets.len()];

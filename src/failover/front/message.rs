@@ -16,7 +16,7 @@ const BODY: usize = REPLY;
 /// Bytes of each packet, both ways.
 pub(crate) const PACKET: usize = HEAD + BODY;
 /// The peer's addresses that are given at most.
-pub(crate) const PEERS: usize = 16;
+const PEERS: usize = 16;
 /// In the number of a connection that came in.
 pub(crate) const CAME_IN: u64 = 1 << 63;
 

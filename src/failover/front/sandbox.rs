@@ -57,7 +57,6 @@ impl Step {
     const ALL: [Step; 7] =
         [Step::Root, Step::Limits, Step::Bounding, Step::User, Step::Capabilities, Step::NoNewPrivs, Step::Filter];
 
-    /// The step of this number.
     pub(crate) fn from_number(number: u8) -> Option<Step> {
         Step::ALL.into_iter().find(|step| *step as u8 == number)
     }
