@@ -74,7 +74,7 @@ pub enum Command {
     /// Tell where a path is on its way, and why
     #[command(after_help = explain::HELP)]
     Explain(ExplainArgs),
-    /// Follow what is heard
+    /// Follow events as they arrive
     #[command(after_help = events::HELP)]
     Events(EventsArgs),
     /// Stop sending, and go on collecting changes
@@ -263,7 +263,7 @@ pub struct MirrorArgs {
     /// Go on when the source is empty although a target is not
     #[arg(long)]
     pub(crate) allow_empty: bool,
-    /// Where to hear of changes
+    /// Where events come from
     #[arg(long, value_enum, value_name = "HOW", default_value_t = Watch::Auto)]
     pub(crate) watch: Watch,
     /// Send files while they are open for writing, each at most every 2 s: auto (where NFS or Samba

@@ -41,8 +41,8 @@ pub enum Request {
         /// How.
         options: Options,
     },
-    /// Tell what is heard, until the client hangs up: after [`Reply::Events`] a line of JSON for
-    /// each event ([`crate::events::Event`]).
+    /// Send each event, until the client hangs up: after [`Reply::Events`] a line of JSON for each
+    /// event ([`crate::events::Event`]).
     Events {
         /// Only this mirror.
         mirror: Option<String>,

@@ -6,8 +6,8 @@
 //! look-ups on the source's own disk.
 //!
 //! Order at the start: marks first, then [`Engine::run`] begins with the whole tree, so a change
-//! during the first pass is heard. Loss of sight, of whatever cause, goes through `Engine::lost`:
-//! the subtree becomes dirty whole.
+//! during the first pass raises an event. Lost events, of whatever cause, go through
+//! `Engine::lost`: the subtree becomes dirty whole.
 
 mod aliases;
 mod byhandle;

@@ -1,10 +1,10 @@
-//! `fansync events`: what is heard, as it is heard, to find faults.
+//! `fansync events`: the events, as they arrive, to find faults.
 //!
 //! Promises: a listener never holds up the engine, and costs it nothing once it has gone. What a
-//! listener is too slow for is left out and counted, and the count is told with the next event.
+//! listener is too slow for is left out and counted, and the next event carries the count.
 //!
 //! How: each listener has a bounded queue; the engine puts in what fits, and a thread of the
-//! control socket writes it out. Without a listener an event costs one look at an empty list.
+//! control socket writes it out. Without a listener an event costs one check of an empty list.
 //!
 //! Gives up: inotify tells no process. With fanotify, the command is read from `/proc/PID/comm`
 //! when the event is taken from the queue; a process that has ended by then is shown as `?`. The
@@ -48,7 +48,7 @@ pub struct EventsArgs {
     pub(crate) socket: Option<PathBuf>,
 }
 
-/// One event, as it is told.
+/// One event, as it is printed.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Event {
     /// When it was taken from the queue, seconds since 1970.
@@ -75,8 +75,8 @@ fn is_zero(n: &u64) -> bool {
     *n == 0
 }
 
-/// The client's side: prints what is heard to `out`, `count` events or until the daemon ends.
-/// `false`: it ended.
+/// The client's side: prints events to `out`, `count` events or until the daemon ends. `false`: it
+/// ended.
 ///
 /// # Errors
 /// [`control::Error`].
@@ -108,7 +108,7 @@ pub(crate) fn follow(socket: &Path, args: &EventsArgs, out: &mut impl Write) -> 
 
 /// How following events ended.
 pub(crate) enum Followed {
-    /// As many were told as were asked for.
+    /// As many were printed as were asked for.
     Told,
     /// The output cannot be written, as when its reader has gone.
     NotWritten(io::Error),

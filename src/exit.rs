@@ -10,7 +10,7 @@ pub enum ExitCode {
     Done = 0,
     /// There are differences, or some paths failed.
     Differences = 1,
-    /// `status --exit-code`: somebody should look.
+    /// `status --exit-code`: an administrator should look at it.
     Trouble = 2,
     /// The command line is wrong (`EX_USAGE`).
     Usage = 64,

@@ -45,7 +45,7 @@ pub(crate) struct Explanation {
     pub(crate) source: String,
     /// Relative to the source, escaped for display.
     pub(crate) path: String,
-    /// What is there now.
+    /// The entry as it is now.
     pub(crate) found: String,
     /// Why the mirror sends nothing at all; empty when it does.
     pub(crate) held: String,
@@ -60,8 +60,7 @@ pub(crate) struct Explanation {
     /// The subtree that is not watched and is compared periodically instead; empty when it is
     /// watched.
     pub(crate) unwatched: String,
-    /// The kernel is told not to report of the entries of its directory, as they are left out and
-    /// busy.
+    /// The entries of its directory are muted in the kernel, as they are left out and busy.
     #[serde(default)]
     pub(crate) muted: bool,
     /// The walk over the source after the start goes on: what changed before may not be known yet.
@@ -123,7 +122,7 @@ pub struct Explained {
 /// really in; and what it leads to.
 ///
 /// # Errors
-/// The working directory cannot be told.
+/// The working directory cannot be determined.
 pub(crate) fn meanings(path: &Path) -> std::io::Result<Vec<Vec<u8>>> {
     let absolute = if path.is_absolute() { path.to_owned() } else { std::env::current_dir()?.join(path) };
     let real = in_real_directory(&absolute);

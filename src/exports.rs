@@ -223,7 +223,7 @@ mod tests {
         assert_eq!(paths.len(), 2);
     }
 
-    /// Whoever may make user shares makes what he likes in their directory, which is looked at
+    /// A user who may make user shares can make any file in their directory, which is looked at
     /// every few seconds.
     #[test]
     fn what_is_no_regular_file_holds_no_shares_and_holds_up_nothing() {

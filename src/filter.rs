@@ -15,7 +15,7 @@
 //!
 //! What it gives up: rsync's per-directory merge files, `--cvs-exclude`, rules for one side only
 //! and negated rules. Those depend on file contents or on the direction of the transfer and have no
-//! meaning for a change that is just heard of.
+//! meaning for a single event.
 
 mod below;
 mod pattern;
@@ -143,8 +143,9 @@ impl Filter {
         self.rules.exclude.is_empty() && self.rules.extra.is_empty()
     }
 
-    /// Whether rsync can be told all of this filter. Where it cannot, a pass that reads directories
-    /// by itself would send too much: it is run dry, and what it names is sent by lists.
+    /// Whether rsync's filters can express all of this filter. Where it cannot, a pass that reads
+    /// directories by itself would send too much: it is run dry, and what it names is sent by
+    /// lists.
     pub(crate) fn is_rsyncs(&self) -> bool {
         self.rules.extra.is_empty()
     }
@@ -159,7 +160,7 @@ impl Filter {
         self.rules.extra.temporary
     }
 
-    /// Patterns of rsync that match at least what rsync cannot be told exactly, see
+    /// Patterns of rsync that match at least what rsync cannot express exactly, see
     /// [`Filter::is_rsyncs`].
     pub(crate) fn guards(&self) -> &[Vec<u8>] {
         &self.rules.extra.guards
@@ -186,8 +187,8 @@ impl Filter {
     }
 
     /// Patterns that match no path at all, such as `./cache` (a path has no `.` component) or `[ab`
-    /// (the bracket is not closed). rsync takes them without a word; whoever wrote one should hear
-    /// of it.
+    /// (the bracket is not closed). rsync takes them without a word; its author should get an
+    /// error.
     pub(crate) fn never_matching(&self) -> &[Vec<u8>] {
         &self.rules.never
     }
@@ -266,7 +267,7 @@ impl Table {
             || self.on_path.as_ref().is_some_and(|re| Subject::with(path, is_dir, |subject| re.is_match(subject)))
     }
 
-    /// Takes the rule's tokens for a look-up if their shape allows it.
+    /// Takes the rule's tokens for a check-up if their shape allows it.
     fn take(&mut self, rule: &Rule) -> bool {
         let literal = |tokens: &[Token]| -> Option<Box<[u8]>> {
             tokens.iter().map(|t| if let Token::Byte(b) = t { Some(*b) } else { None }).collect()

@@ -135,7 +135,7 @@ pub(crate) fn left(root: &Root, filter: &Filter, at: &RelPath, most: usize) -> O
     for entry in dir.iter() {
         let entry = entry.ok()?;
         let name = entry.file_name().to_bytes();
-        // What mkfs makes is not what somebody put there.
+        // What mkfs makes does not count as content.
         if matches!(name, b"." | b".." | b"lost+found") {
             continue;
         }

@@ -16,7 +16,7 @@
 //!    only "look here": the state is read from the disk when the batch leaves, so the queue is as
 //!    long as the number of distinct dirty paths.
 //! 4. [`targets`]: batches leave through `rsync --files-from` ([`sync`]), by preference through a
-//!    process that already stands by connected. A path leaves the dirty set only when rsync's
+//!    standby process, which is connected already. A path leaves the dirty set only when rsync's
 //!    outcome confirmed it.
 //!
 //! The modules below stand in three groups: the stages in the order of the pipeline, what they

@@ -9,7 +9,7 @@
 //!
 //! # How it works
 //! Names are learnt from looks at the disk: each path of a batch is looked up before it leaves, and
-//! a link count above one tells. What the looks do not tell (link(2) raises an event for the new
+//! a link count above one tells. What these checks do not find (link(2) raises an event for the new
 //! name, not for the old) is found by a walk in the background ([`search`]): over a directory that
 //! is compared whole, or over everything when a file has more names than are known. Names that a
 //! walk over everything did not find lie outside of the root, and are counted so that they are not
@@ -127,7 +127,7 @@ pub(crate) struct Found {
     pub(crate) took: Duration,
 }
 
-/// The file behind a look, if it has several names. Directories have none but their own.
+/// The file that a check found, if it has several names. Directories have none but their own.
 pub(crate) fn shared(stat: &StatBrief) -> Option<Inode> {
     (stat.nlink > 1 && !stat.is_dir()).then_some((stat.dev, stat.ino))
 }
@@ -325,7 +325,7 @@ impl Links {
         (Ticket { whole: true, number: self.begun[1] + 1 }, self.next_whole <= now + PATIENCE)
     }
 
-    /// Somebody waits: what is wanted begins at once.
+    /// A flush waits: what is wanted begins at once.
     pub(crate) fn hurry(&mut self) {
         self.next_whole = Duration::ZERO;
     }

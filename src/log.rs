@@ -1,6 +1,6 @@
 //! The log on standard error: a line that cannot be written costs that line, and nothing else.
 //!
-//! Promises: no thread waits for whoever reads the log, and none ends because the log cannot be
+//! Promises: no thread waits for the reader of the log, and none ends because the log cannot be
 //! written (a full disk, a pipe whose reader has gone or stands still). Lines that were not written
 //! are counted ([`lost`]), and the log says how many are missing once it can be written again.
 //! Under the journal each line begins with its priority (sd-daemon(3)), and the time is left to the
@@ -51,7 +51,7 @@ pub(crate) enum LogFormat {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Level {
-    /// Something is wrong and needs somebody.
+    /// Something is wrong and needs an administrator.
     Error,
     /// Something is wrong and is being dealt with.
     Warn,

@@ -1,8 +1,8 @@
-//! Loss of sight, as one value on one road.
+//! Lost events, as one type that is handled in one place.
 //!
 //! Whatever makes the daemon miss events becomes `Lost { subtree, cause }`: the subtree is compared
-//! whole, counted by cause, and said once. Nothing else reports missed events, so nothing is missed
-//! silently.
+//! whole, counted by cause, and logged once. Nothing else reports missed events, so nothing is
+//! missed silently.
 //!
 //! Two causes concern one target alone, and no event is missed: [`Cause::PendingBound`] and
 //! [`Cause::FailingPath`]. That target compares the subtree, or tries the path again, by itself;

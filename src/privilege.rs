@@ -118,7 +118,7 @@ pub(crate) fn fetch_writes_nothing_else(location: &Location, ssh: Option<&str>) 
     of_fetch(location, ssh).is_some() && !(matches!(location, Location::Ssh { .. }) && ssh.is_some_and(shares))
 }
 
-/// What all rsync runs of a configuration need together; `None` when that cannot be told.
+/// What all rsync runs of a configuration need together; `None` when that cannot be determined.
 fn of_children(mirrors: &[Mirror]) -> Option<Caps> {
     let targets = mirrors.iter().flat_map(|m| m.targets.iter().map(move |t| (m, t)));
     targets

@@ -3,7 +3,7 @@
 //! One type for all of these, and for everything that shows them: status, page, metrics, log lines,
 //! and the bar on a terminal.
 //!
-//! The time left is told only where a total is known, and else the reason is. It follows the mean
+//! The time left is given only where a total is known, and else the reason. It follows the mean
 //! since the figures began to move: rsync reads the whole tree before it sends the first file of a
 //! full pass, and that time says nothing about the rest. A pass that sends most of what it comes to
 //! is as far as the slower of its entries and its bytes; of any other the bytes tell nothing, as

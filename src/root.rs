@@ -11,7 +11,7 @@ use nix::sys::stat::Mode;
 
 use crate::sys::statx::{Sits, sits};
 
-/// The watched directory, held open: the anchor of every look-up, and the proof that it is still
+/// The watched directory, held open: the anchor of every check-up, and the proof that it is still
 /// the same one.
 #[derive(Debug)]
 pub struct Root {

@@ -1,4 +1,4 @@
-//! Throw-away filesystems for tests, so that what is heard is only what the test did.
+//! Throw-away filesystems for tests, so that all events are the test's own.
 
 use crate::sys::apart::apart;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// The watch limit is one for the machine: who changes it holds this alone, who needs watches holds
-/// it shared, and only once: a second time waits for whoever waits to have it alone.
+/// it shared, and only once: a second time waits behind a thread that wants it alone.
 static WATCHES: RwLock<()> = RwLock::new(());
 
 /// To be held by every test that judges events without having a [`Scratch`], from before it opens

@@ -3,6 +3,7 @@
 //! A socket file left by a dead daemon is replaced, one of a living daemon is not. A request is
 //! bounded in length and time.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
@@ -10,6 +11,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, bind as bind_to, getsockopt, listen, recv, socket, sockopt,
 };
@@ -20,6 +23,8 @@ use serde::Serialize;
 const MAX_REQUEST_BYTES: usize = 64 * 1024;
 /// How long a client may take to send its request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longer than another start takes to listen.
+const ALONE: Duration = Duration::from_secs(2);
 /// After a connection that could not be accepted.
 const AGAIN: Duration = Duration::from_millis(50);
 
@@ -43,6 +48,8 @@ pub(crate) fn bind(path: &Path) -> Result<UnixListener, BindError> {
         // Below, names in it are removed and given a mode.
         crate::trust::make_directory(dir, 0o755).map_err(io::Error::from)?;
     }
+    // Between bind(2) and listen(2) the socket of another start looks like one that was left.
+    let _alone = path.parent().and_then(alone);
     match UnixStream::connect(path) {
         Ok(stream) if !is_left(&stream) => return Err(BindError::InUse),
         Ok(_) => std::fs::remove_file(path)?,
@@ -50,6 +57,21 @@ pub(crate) fn bind(path: &Path) -> Result<UnixListener, BindError> {
         Err(_) => {}
     }
     Ok(private(path)?)
+}
+
+/// The lock of those who listen in `dir`. Anybody who may read the directory can hold it, so it is
+/// waited for at most [`ALONE`].
+fn alone(dir: &Path) -> Option<Flock<File>> {
+    let until = Instant::now() + ALONE;
+    let mut dir = File::open(dir).ok()?;
+    loop {
+        match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Some(lock),
+            Err((_, errno)) if errno != Errno::EWOULDBLOCK || Instant::now() > until => return None,
+            Err((again, _)) => dir = again,
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// The file has its mode from the descriptor's at bind(2), so that others cannot connect for a
@@ -178,6 +200,35 @@ mod tests {
         let mut begun = Vec::new();
         each_pausing(incoming, |number| begun.push(number), || pauses.set(pauses.get() + 1));
         assert_eq!((begun, attempts.get(), pauses.get()), (vec![1, 5, 7], 7, 4));
+    }
+
+    /// Another start has its file, and does not listen yet: it is waited for, not taken for dead.
+    #[test]
+    fn a_start_waits_for_another_that_is_about_to_listen() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let lock = alone(dir.path()).expect("no other process has it");
+        let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        bind_to(socket.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        std::thread::scope(|scope| {
+            let late = scope.spawn(|| bind(&path));
+            // One that does not wait ends here, and is found out below.
+            let until = Instant::now() + Duration::from_millis(200);
+            while !late.is_finished() && Instant::now() < until {
+                std::thread::yield_now();
+            }
+            listen(&socket, Backlog::MAXALLOWABLE).unwrap();
+            drop(lock);
+            assert!(matches!(late.join().unwrap(), Err(BindError::InUse)));
+        });
+    }
+
+    /// The lock is a courtesy: whoever may read the directory can keep it.
+    #[test]
+    fn a_lock_that_is_never_given_back_keeps_no_daemon_from_starting() {
+        let dir = tempfile::tempdir().unwrap();
+        let _kept = alone(dir.path()).expect("no other process has it");
+        assert!(bind(&dir.path().join("s")).is_ok());
     }
 
     #[test]

@@ -107,10 +107,9 @@ pub struct Mirror {
     pub(crate) searches: u64,
     /// Directories known inside the root.
     pub(crate) directories: u64,
-    /// Directories outside the root or left out that the kernel was told not to report, as they
-    /// were busy.
+    /// Directories outside the root or left out that are muted in the kernel, as they were busy.
     pub(crate) muted_directories: u64,
-    /// Files outside the root or left out whose writes the kernel was told not to report
+    /// Files outside the root or left out whose writes are muted in the kernel
     /// (`follow_open_files`).
     pub(crate) muted_files: u64,
     /// Whether files are sent while they are open for writing.
@@ -130,7 +129,7 @@ pub struct Mirror {
     pub(crate) linked_walks: u64,
     /// Files with several names; only with `hard_links`.
     pub(crate) links: Option<Links>,
-    /// Losses of sight, by cause.
+    /// Losses of events, by cause.
     pub lost: BTreeMap<String, u64>,
     /// How far the first pass is.
     pub initial: FirstPass,
@@ -260,7 +259,7 @@ pub struct Target {
     pub(crate) in_sync: Option<bool>,
     /// Why it is not `idle` or `syncing`.
     pub(crate) reason: String,
-    /// What somebody can do about that; empty when there is nothing.
+    /// What an administrator can do about that; empty when there is nothing.
     #[serde(default)]
     pub(crate) advice: String,
     /// Distinct paths that wait to be sent.
@@ -320,7 +319,7 @@ pub struct Target {
     /// Progress of the other runs that compare something, and of all that take long.
     #[serde(default)]
     pub(crate) passes: Vec<Progress>,
-    /// Deletions that wait for somebody to let them through.
+    /// Deletions that wait until an administrator accepts them.
     pub(crate) held_deletes: u64,
     /// Why; empty when there are none.
     pub(crate) held_reason: String,

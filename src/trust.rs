@@ -8,8 +8,8 @@
 //!
 //! Root and the calling user are trusted, and root's group. To an ordinary user a group of his own
 //! is trusted too, as many distributions give one to each user and let it write. A sticky directory
-//! that everybody may write (`/tmp`) is taken when what lies in it belongs to somebody who is
-//! trusted, since only that owner can replace it.
+//! that every user may write (`/tmp`) is taken when what lies in it belongs to a trusted user,
+//! since only that owner can replace it.
 //!
 //! Gives up: rights that a server grants without showing them here (NFS 4 ACLs, SMB), and root in
 //! another user namespace.

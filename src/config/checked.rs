@@ -66,7 +66,7 @@ pub struct Mirror {
     pub(crate) source: PathBuf,
     /// Whether what is gone from the source goes from the targets.
     pub(crate) delete: bool,
-    /// What would delete more on a target is held until somebody lets it through.
+    /// What would delete more on a target is held until an administrator accepts it.
     pub(crate) max_delete: Option<MaxDelete>,
     /// A target that no run of this mirror has filled keeps what only it has, where that is more
     /// than this part of it.
@@ -78,7 +78,7 @@ pub struct Mirror {
     pub(crate) allow_empty: bool,
     /// What happens at the start.
     pub initial: Initial,
-    /// Where changes are heard from.
+    /// Where events come from.
     pub(crate) watch: Watch,
     /// Whether the role marks of source and targets decide who may push.
     pub(crate) roles: bool,
@@ -226,7 +226,7 @@ impl Serialize for FollowOpenFiles {
     }
 }
 
-/// Where changes are heard from.
+/// Where events come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Watch {
@@ -257,7 +257,7 @@ pub(crate) struct Batch {
 }
 
 /// Which changes are followed as they come. What is not followed is left to comparisons
-/// (`full_every`, a start, a loss of sight).
+/// (`full_every`, a start, a loss of events).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Events {
     /// Files and directories that are deleted.
@@ -370,7 +370,7 @@ impl Compress {
 
 impl Default for Daemon {
     fn default() -> Daemon {
-        // Tests compare with what the documents say of root, whoever runs them.
+        // Tests compare with what the documents say of root, whichever user runs them.
         let places = if cfg!(test) { super::Places::system() } else { super::Places::own() };
         Daemon {
             status_socket: places.socket(),

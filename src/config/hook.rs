@@ -1,4 +1,4 @@
-//! `[[mirror.hook]]`: what is told to others once a change is on the targets.
+//! `[[mirror.hook]]`: which receivers are notified once a change is on the targets.
 //!
 //! Keys that all kinds share are fields of [`Hook`]; those of one kind are in its [`Action`].
 
@@ -18,13 +18,13 @@ use crate::filter::Filter;
 pub(crate) struct Hook {
     /// Letters, digits, `-`, `_`, `.`.
     pub(crate) name: String,
-    /// What it is told of.
+    /// What it is notified of.
     pub(crate) when: When,
     /// Only what is confirmed on this target; `None`: what is confirmed on all.
     pub(crate) target: Option<String>,
-    /// The kinds of change it is told of.
+    /// The kinds of change it is notified of.
     pub(crate) kinds: Vec<Change>,
-    /// Paths that it is told of, as the mirror's patterns.
+    /// Paths that it is notified of, as the mirror's patterns.
     pub(crate) filter: Filter,
     /// Where there are any, the path must match one of them whole.
     pub(crate) matches: Vec<Pattern>,
@@ -49,7 +49,7 @@ pub(crate) struct Hook {
     pub(crate) action: Action,
 }
 
-/// What a hook is told of.
+/// What a hook is notified of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum When {

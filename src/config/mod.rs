@@ -79,7 +79,7 @@ pub(crate) struct Overrides {
     pub(crate) first_max_delete: Option<MaxDelete>,
     /// The source may become empty at one blow.
     pub(crate) allow_empty: bool,
-    /// Where changes are heard from.
+    /// Where events come from.
     pub(crate) watch: Option<Watch>,
     /// Send files while they are open for writing.
     pub(crate) follow_open_files: FollowOpenFiles,

@@ -1,5 +1,5 @@
-//! Where the patterns of a mirror, and its source, are written, for who asks why a path is left
-//! out, or what is missing.
+//! Where the patterns of a mirror, and its source, are written: for messages that say why a path is
+//! left out, or what is missing.
 
 use std::collections::HashMap;
 use std::ops::Range;

@@ -1,5 +1,4 @@
-//! Where things lie that nothing else is said of: for root, and for an ordinary user (XDG Base
-//! Directory Specification 0.8).
+//! Default paths: for root, and for an ordinary user (XDG Base Directory Specification 0.8).
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -42,7 +41,7 @@ impl Places {
         }
     }
 
-    /// The socket of a daemon that is told no other.
+    /// The socket of a daemon without another in its configuration.
     pub(crate) fn socket(&self) -> PathBuf {
         self.run.join("status.sock")
     }

@@ -341,7 +341,7 @@ fn loops(config: &Config, ground: &Ground, out: &mut Vec<Complaint>) {
     let fed: Vec<Vec<usize>> =
         (0..mirrors.len()).map(|from| (0..mirrors.len()).filter(|&to| feeds(from, to)).collect()).collect();
     for last in 0..mirrors.len() {
-        // The shortest way back to it by mirrors before it, so that each circle is told of once.
+        // The shortest way back to it by mirrors before it, so that each circle is reported once.
         let mut came_from: Vec<Option<usize>> = vec![None; mirrors.len()];
         let mut queue = std::collections::VecDeque::from([last]);
         let closes = std::iter::from_fn(|| {

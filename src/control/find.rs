@@ -1,4 +1,4 @@
-//! Which daemon a command talks to that is not told.
+//! Which daemon a command without a socket talks to.
 
 use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;

@@ -23,7 +23,7 @@ struct Member {
     /// How many changes are not on some target; `None`: the source could not be opened anew.
     thread: JoinHandle<Option<usize>>,
     verifying: Verifying,
-    /// It was told to end for good while the others go on.
+    /// It was ordered to end for good while the others go on.
     leaving: bool,
 }
 
@@ -90,7 +90,7 @@ impl Crew {
         Ok(facts)
     }
 
-    /// Opens an engine: from here on every change is heard.
+    /// Opens an engine: from here on every change raises an event.
     pub(super) fn open(
         &self,
         mirror: &Mirror,

@@ -1,4 +1,4 @@
-//! What the service manager is told, by the protocol of sd_notify(3): ready, reloading, stopping,
+//! Messages to the service manager, by the protocol of sd_notify(3): ready, reloading, stopping,
 //! status, watchdog, more time.
 //!
 //! One thread tells it, and only where there is a `NOTIFY_SOCKET`. At each beat it rings every

@@ -155,7 +155,7 @@ impl<'a> Reloader<'a> {
         self.go_on(crew, manager);
     }
 
-    /// A mirror has ended as it was told.
+    /// A mirror has ended as ordered.
     pub(super) fn gone(&mut self, mirror: &str, crew: &mut Crew, manager: &Manager) {
         if let Some(under_way) = &mut self.under_way {
             under_way.waits.retain(|name, wanted| wanted.is_some() || name != mirror);

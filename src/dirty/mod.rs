@@ -61,15 +61,15 @@ pub enum Seen {
     /// A directory moved to this name, with all below it: everything must be compared, and what
     /// looks the same may not be.
     MovedDir,
-    /// Everything at and below the path must be compared, with deletes: a subtree out of sight.
+    /// Everything at and below the path must be compared, with deletes: a subtree without events.
     Subtree,
-    /// As `Gone`, and what went is told next, as `Arrived`: one rename within the tree.
+    /// As `Gone`, and the next event says where it went, as `Arrived`: one rename within the tree.
     Left,
-    /// As `GoneDir`, and what went is told next, as `ArrivedDir`.
+    /// As `GoneDir`, and the next event says where it went, as `ArrivedDir`.
     LeftDir,
-    /// As `Replaced`, of what was told to have `Left` just before.
+    /// As `Replaced`, of what the event before reported as `Left`.
     Arrived,
-    /// As `MovedDir`, of what was told to have left just before.
+    /// As `MovedDir`, of what the event before reported as having left.
     ArrivedDir,
 }
 

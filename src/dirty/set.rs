@@ -59,7 +59,7 @@ pub struct Entry {
     pub(crate) content: bool,
     /// It appeared and no closing write has been seen yet: a regular file waits.
     pub(crate) held: bool,
-    /// An event told that the file behind this name changed: where it has other names, they changed
+    /// An event said that the file behind this name changed: where it has other names, they changed
     /// too. Of a directory: the same of files in it, which are not pending by themselves any more.
     pub(crate) through: bool,
     /// A long deep run that began earlier passes over this path too and may undo what this batch
@@ -156,7 +156,7 @@ const ALONE: u16 = 256;
 const NOTED: u16 = 512;
 /// See [`Entry::through`].
 const THROUGH: u16 = 1024;
-/// The last look did not find what changed here: the event that says where it went is to come. Not
+/// The last check did not find what changed here: the event that says where it went is to come. Not
 /// to be taken before its time.
 const ABSENT: u16 = 2048;
 /// A symbolic link that leaves after what it leads to. See [`order`]. Not to be taken before its
@@ -318,7 +318,7 @@ impl DirtySet {
             let (_, path) = self.holds.pop_front().expect("the front was just looked at");
             if let Some(at) = self.find(&path) {
                 // A later hold of the same path has a later place in the queue; ending this one
-                // early only costs a look.
+                // early only costs a check.
                 self.end_wait(at);
             }
         }
@@ -647,8 +647,8 @@ impl DirtySet {
         self.merged += u64::from(self.pending <= before);
     }
 
-    /// Takes in that `seen` happened to `path`, as part of a change from `epoch`: whoever waits for
-    /// that waits for this too.
+    /// Takes in that `seen` happened to `path`, as part of a change from `epoch`: a caller that
+    /// waits for that waits for this too.
     pub(crate) fn see_since(&mut self, path: &[u8], seen: Seen, epoch: Epoch) {
         let half = self.half_of_rename(path, seen);
         let carried = std::mem::take(&mut self.carried);
@@ -728,8 +728,8 @@ impl DirtySet {
         self.disturb(at);
         let n = &self.nodes[at as usize];
         if n.kind == Some(Kind::Subtree) {
-            // Already to be compared whole. Of one that is gone now, too: what is there counts when
-            // the batch leaves.
+            // Already to be compared whole. Of one that is gone now, too: the entry's state when
+            // the batch leaves counts.
             self.absorbed = n.flags & THROUGH != 0;
             self.dropped = (loses && self.absorbed).then_some(n.epoch);
             return self.mark(at, Kind::Subtree, epoch);

@@ -417,7 +417,7 @@ enum Found {
     All(String, Tree),
 }
 
-/// Reads the source as a run does: rule N, then the state of what is there.
+/// Reads the source as a run does: rule N, then the current state.
 fn read(source: &Tree, e: &Entry) -> Found {
     let p = String::from_utf8(e.path.to_vec()).unwrap();
     if p.is_empty() {

@@ -1,7 +1,7 @@
 //! The pages in another language say what the English ones say now.
 //!
-//! A translated page carries a sum of the English text above each heading. Whoever changes the
-//! English text sees this test fail, with the sum to write once the translation says the same.
+//! A translated page carries a sum of the English text above each heading. A change to the English
+//! text makes this test fail, with the sum to write once the translation says the same.
 
 use std::fs;
 use std::path::Path;

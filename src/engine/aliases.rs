@@ -1,8 +1,9 @@
 //! Paths below the source that show the same: what a bind mount shows at a second place in it.
 //!
-//! An event names one of them, whichever the look-up met. The others are as dirty as that one, so
+//! An event names one of them, whichever the check-up met. The others are as dirty as that one, so
 //! they become dirty too. A directory that is renamed takes along the mounts below it; the kernel
-//! raises no event of the mount table then, so whoever sees the rename reads the table again.
+//! raises no event of the mount table then, so the code that handles the rename reads the table
+//! again.
 
 use crate::dirty::Seen;
 use crate::path::{self, RelPath, is_at_or_below};

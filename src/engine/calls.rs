@@ -70,7 +70,7 @@ impl Engine {
         }
     }
 
-    /// Answers a call; to whoever has given up waiting, nothing.
+    /// Answers a call; a caller that has given up gets nothing.
     pub(super) fn serve(&mut self, call: Call) {
         match call {
             Call::Explain(paths, reply) => _ = reply.send(self.explain_first(&paths)),

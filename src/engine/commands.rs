@@ -1,5 +1,5 @@
-//! What is asked of an engine while it runs: status, flush, reconcile, stop; and the drains that
-//! make "everything before this" exact.
+//! Commands to an engine while it runs: status, flush, reconcile, stop; and the drains that make
+//! "everything before this" exact.
 
 use std::time::{Duration, Instant};
 

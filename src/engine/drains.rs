@@ -1,5 +1,5 @@
-//! Drains of the event queues: each is asked for with a reason, and tells it when every event from
-//! before the request is in the dirty sets. Pure.
+//! Drains of the event queues: each is asked for with a reason, and returns it when every event
+//! from before the request is in the dirty sets. Pure.
 
 use crate::state::Drain;
 

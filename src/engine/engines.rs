@@ -1,4 +1,4 @@
-//! The engines of the daemon as whoever asks them sees them: a list that changes with a reload.
+//! The engines of the daemon as other threads see them: a list that changes with a reload.
 
 use std::sync::{Arc, PoisonError, RwLock};
 

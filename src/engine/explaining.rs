@@ -78,7 +78,7 @@ impl Engine {
         }
     }
 
-    /// Whether the kernel is told not to report of the directory that `path` is, or lies in.
+    /// Whether events of the directory that `path` is are muted in the kernel, or lies in.
     fn is_muted(&self, path: &RelPath, dir: bool) -> bool {
         let at = if dir { path.as_bytes() } else { path::parent(path).unwrap_or_default() };
         let at = std::path::Path::new(std::ffi::OsStr::from_bytes(if at.is_empty() { b"." } else { at }));

@@ -1,8 +1,8 @@
-//! `follow_open_files`: when a file that is being written is told, by either kind of events.
+//! `follow_open_files`: when a file that is being written is reported, by either kind of events.
 //!
 //! With fanotify the resolver does it, and mutes the file meanwhile (`resolve::follow`). With
 //! inotify nothing can be muted: each write that finds the queue's last event another than its own
-//! is an event; here they become one look per file and interval.
+//! is an event; here they become one check per file and interval.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::intake::Fanout;
 use crate::dirty::Seen;
 use crate::path::RelPath;
 
-/// Files in their interval at a time; one more is told at once.
+/// Files in their interval at a time; one more is reported at once.
 const MAX_WRITTEN: usize = 65_536;
 
 /// Files that inotify says are being written, each until its interval is over.
@@ -28,7 +28,7 @@ impl Written {
         Written { interval, files: HashMap::new(), due: VecDeque::new() }
     }
 
-    /// Takes in what was seen of `path`; `true` when it is to be told now.
+    /// Takes in what was seen of `path`; `true` when it is to be reported now.
     pub(super) fn see(&mut self, path: &[u8], seen: Seen, now: Duration) -> bool {
         match seen.plain() {
             Seen::Modified => {
@@ -56,8 +56,8 @@ impl Written {
         self.files.contains_key(path)
     }
 
-    /// The next file whose interval is over at `now`. Where it moved meanwhile, the move told the
-    /// new name.
+    /// The next file whose interval is over at `now`. Where it moved meanwhile, the move reported
+    /// the new name.
     pub(super) fn take_due(&mut self, now: Duration) -> Option<RelPath> {
         while self.due.front().is_some_and(|(due, _)| *due <= now) {
             let (due, path) = self.due.pop_front()?;
@@ -79,7 +79,7 @@ impl Written {
 }
 
 impl Engine {
-    /// Tells the files whose interval is over; with [`Duration::MAX`] all, for somebody who waits
+    /// Tells the files whose interval is over; with [`Duration::MAX`] all, for a flush that waits
     /// for what is written so far.
     pub(super) fn tell_followed(&mut self, until: Duration) {
         let now = self.now();

@@ -1,6 +1,6 @@
 //! Which kinds of events are followed (`[mirror.events]`).
 //!
-//! An event that is not followed makes nothing dirty; the tree of directories has heard of it all
+//! An event that is not followed makes nothing dirty; the tree of directories has processed it all
 //! the same. What is dirty for another reason is read from the disk as always, so a switch says
 //! what *starts* a transfer, not what it carries. A record of the kernel may stand for several
 //! events that it merged: it is followed if one of them is.
@@ -37,7 +37,7 @@ impl Gate {
         Gate { events, open: events == Events::default(), hidden: BTreeSet::new() }
     }
 
-    /// What is to be made of a path that a record with this mask told of, if anything.
+    /// What is to be made of a path that a record with this mask reported, if anything.
     pub(super) fn admit(&mut self, mask: u64, path: &[u8], seen: Seen) -> Option<Seen> {
         if self.open {
             return Some(seen);
@@ -78,8 +78,8 @@ impl Gate {
         (e.attrib && has(ATTRIB) && !matches!(seen, Seen::Gone | Seen::GoneDir)).then_some(Seen::Touched)
     }
 
-    /// Whether the times of the directory `path` are followed where a record with this mask told of
-    /// an entry of it that is left out.
+    /// Whether the times of the directory `path` are followed where a record with this mask
+    /// reported an entry of it that is left out.
     pub(super) fn admits_dir_times(&self, mask: u64, path: &[u8]) -> bool {
         let e = &self.events;
         let has = |bits: u64| mask & bits != 0;

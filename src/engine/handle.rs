@@ -13,7 +13,7 @@ use crate::status;
 use crate::sync::probe::RsyncFacts;
 use crate::sys::event::EventFd;
 
-/// What an engine is told.
+/// The commands of an engine.
 pub(crate) enum Command {
     /// Send the mirror's status.
     Status(Sender<status::Mirror>),

@@ -10,16 +10,16 @@
 //! | none yet, and `initial = "none"` | the targets are taken as they are; from then on as above |
 //!
 //! The dirty sets themselves are not saved. A target's watermark stands for them: whatever is
-//! pending changed after it, so the walk finds it again, with what changed while nobody listened,
-//! and after any kind of end.
+//! pending changed after it, so the walk finds it again, with what changed while fansync did not
+//! run, and after any kind of end.
 //!
 //! # While it runs
-//! A second after something happened the sources are asked for a drain; what was told before it and
-//! is confirmed moves the watermarks, and what moved is saved. A drain speaks of what changed up to
-//! [`SLACK`](crate::state::SLACK) before it, so when all is quiet one more follows, and after it
-//! everything is covered. Nothing happens while nothing happens. The set of directories follows the
-//! events where all is heard by marks; where it cannot (inotify), or after a loss, it stands still,
-//! and the next walk trusts it less.
+//! A second after something happened the sources are asked for a drain; what was reported before it
+//! and is confirmed moves the watermarks, and what moved is saved. A drain speaks of what changed
+//! up to [`SLACK`](crate::state::SLACK) before it, so when all is quiet one more follows, and after
+//! it everything is covered. Nothing happens while nothing happens. The set of directories follows
+//! the events where marks report every change; where it cannot (inotify), or after a loss, it
+//! stands still, and the next walk trusts it less.
 //!
 //! # What it gives up
 //! A source on a filesystem that keeps no reliable change times (FUSE, NFS): nothing is kept. With
@@ -60,9 +60,9 @@ const EVERY: Duration = Duration::from_secs(1);
 const AFTER_ERROR: Duration = Duration::from_secs(10);
 /// The state's disk does not answer for so long: it is worth a word.
 const UNANSWERED: Duration = Duration::from_secs(5);
-/// Files that are written all the time are told at a drain at least so often.
+/// Files that are written all the time are reported at a drain at least so often.
 const FOLLOWED_EVERY: Duration = Duration::from_secs(10);
-/// The set of directories is made anew this long after the last loss of sight …
+/// The set of directories is made anew this long after the last loss of events …
 const REBUILD_MIN: Duration = Duration::from_secs(10);
 /// … or, when losses recur, up to this long.
 const REBUILD_MAX: Duration = Duration::from_secs(600);
@@ -82,7 +82,7 @@ const PLACES: u64 = libc::FAN_CREATE | libc::FAN_DELETE | libc::FAN_MOVED_FROM |
 /// See the module's text.
 pub(super) struct History {
     keeper: Keeper,
-    /// All is heard by marks, so the set of directories can follow the events.
+    /// Marks report every change, so the set of directories can follow the events.
     follows: bool,
     fs: FsId,
     walk: Option<Walk>,
@@ -97,7 +97,7 @@ pub(super) struct History {
     rebuild_pause: Duration,
     /// Since when drains counted for nothing because files were being written.
     following_since: Option<Duration>,
-    /// The error of the disk that was told last.
+    /// The error of the disk that was logged last.
     said: String,
     /// Since when the state cannot be saved.
     unsaved: Option<Instant>,
@@ -110,8 +110,7 @@ struct Walk {
     began: Instant,
     /// Directories there were at the last stop.
     before: usize,
-    /// When the log is told how far it is, as a time since the daemon's start; set at the first
-    /// turn.
+    /// When its progress is logged next, as a time since the daemon's start; set at the first turn.
     tell_at: Option<Duration>,
     /// `None`: only the set of directories is wanted.
     restart: Option<Restart>,
@@ -252,7 +251,7 @@ impl History {
         }
     }
 
-    /// Sight was lost: the set of directories cannot be trusted from here on.
+    /// Events were lost: the set of directories cannot be trusted from here on.
     pub(super) fn doubt(&mut self, now: Duration) {
         self.keeper.dirs().doubt();
         if self.follows && self.keeper.is_on() {

@@ -1,5 +1,5 @@
-//! A source that is gone, or was emptied: nothing of it is sent until it is back, or until somebody
-//! says that it is meant.
+//! A source that is gone, or was emptied: nothing of it is sent until it is back, or until an
+//! administrator accepts it.
 //!
 //! | what happened | held | until |
 //! | --- | --- | --- |
@@ -41,12 +41,12 @@ pub(super) struct Remembered {
     file: MountsFile,
     /// What is on disk; `None`: not known.
     saved: Option<BTreeSet<RelPath>>,
-    /// Why it is not known, until somebody accepts the source without.
+    /// Why it is not known, until an administrator accepts the source without.
     unread: Option<String>,
 }
 
 impl Remembered {
-    /// `accepted`: somebody said that the source is meant as it is now.
+    /// `accepted`: an administrator accepted the source as it is now.
     pub(super) fn load(state_dir: &Path, mirror: &Mirror, root: &Root, accepted: bool) -> Remembered {
         let file = MountsFile::new(state_dir, &mirror.name, root.path());
         let (saved, unread) = match file.load() {
@@ -161,7 +161,7 @@ impl Engine {
             (Some(Hold::Gone(_)), Ok(())) => {
                 tracing::info!(mirror = %self.mirror.name, "the source is back as it was; sending goes on");
                 // While it was away its paths led nowhere, so what was learnt of them then is
-                // wrong; and changes could be made that nobody heard of.
+                // wrong; and changes could be made that raise no event.
                 self.intake.resolver.forget(&self.root);
                 self.lost(Lost::all(Cause::MountChanged));
             }

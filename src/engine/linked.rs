@@ -20,7 +20,7 @@ impl Linking {
 }
 
 impl Engine {
-    /// Somebody waits for everything: a walk that is wanted begins now.
+    /// A flush waits for everything: a walk that is wanted begins now.
     pub(super) fn hurry_links(&mut self) {
         if let Some(linking) = &mut self.searches.linking {
             linking.links.hurry();

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Events that wait for one listener.
 const QUEUE: usize = 8192;
 
-/// What engines hear, for one listener.
+/// The events of engines, for one listener.
 pub(crate) struct Tap {
     queue: Receiver<Heard>,
     dropped: Arc<AtomicU64>,

@@ -172,7 +172,7 @@ fn sort(mounts: &Mounts, root: &Path, wanted: &Wanted) -> (BTreeMap<RelPath, Mou
     (trees, foreigners)
 }
 
-/// What a daemon would leave alone below `root`, for whoever compares without one. `expected`:
+/// What a daemon would leave alone below `root`, for commands that compare without one. `expected`:
 /// where filesystems were mounted in an earlier run.
 ///
 /// # Errors

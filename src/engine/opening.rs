@@ -96,7 +96,7 @@ pub(crate) struct Again {
     pub(super) commands: Receiver<Command>,
     pub(super) wake: Arc<EventFd>,
     pub(super) turns: Arc<AtomicU64>,
-    /// Somebody said that the source is meant: what it lacks may be deleted.
+    /// An administrator accepted the source: what it lacks may be deleted.
     pub(super) accepted: bool,
     /// Targets that were filled from the directory that the source's path led to before it was
     /// switched to another one.

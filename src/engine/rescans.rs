@@ -1,6 +1,6 @@
 //! Rescans: what is compared again because events of it were missed or never come, and when.
 //!
-//! A loss of sight, whatever its cause, makes the subtree dirty whole. One that recurs is compared
+//! A loss of events, whatever its cause, makes the whole subtree dirty. One that recurs is compared
 //! with growing pauses. What cannot be watched is compared every [`UNWATCHED_EVERY`].
 
 use std::collections::BTreeMap;
@@ -50,7 +50,7 @@ impl Rescans {
         *self.losses.entry(cause).or_insert(0) += 1;
     }
 
-    /// Sight of a subtree was lost: whether it is compared now, or later.
+    /// Events of a subtree were lost: whether it is compared now, or later.
     fn lost(&mut self, subtree: &RelPath, now: Duration) -> bool {
         let new = Recent { at: Duration::ZERO, pause: Duration::ZERO, scheduled: false, since: now };
         let recent = self.recent.entry(subtree.clone()).or_insert(new);
@@ -133,8 +133,8 @@ impl Recent {
 }
 
 impl Engine {
-    /// The one way of every loss of sight: the subtree is compared whole; for the same subtree with
-    /// growing pauses.
+    /// Every loss of events comes through here: the subtree is compared whole; for the same subtree
+    /// with growing pauses.
     pub(super) fn lost(&mut self, lost: Lost) {
         self.rescans.count(lost.cause);
         self.listeners.tell_lost(&lost);
@@ -168,14 +168,14 @@ impl Engine {
         all.into_iter().map(|(cause, n)| (cause.name().to_owned(), n)).collect()
     }
 
-    /// Whatever has changed there is looked for, and hooks that hear events are told that something
-    /// may have.
+    /// Whatever has changed there is looked for, and hooks of events get a message that something
+    /// may have changed.
     pub(super) fn see_lost(&mut self, path: &[u8]) {
         self.see_all(path, Seen::Subtree);
         self.hooks.seen(path, Seen::Subtree);
     }
 
-    /// Compares the lost subtrees whose pause is over, or all of them for somebody who waits.
+    /// Compares the lost subtrees whose pause is over, or all of them for a flush.
     pub(super) fn compare_scheduled(&mut self, all: bool) {
         let now = self.now();
         for path in self.rescans.take_due(now, all) {
@@ -183,8 +183,8 @@ impl Engine {
         }
     }
 
-    /// Compares what cannot be watched, for its time has come or somebody waits: of changes there
-    /// nobody hears.
+    /// Compares what cannot be watched, for its time has come or a flush waits: changes there raise
+    /// no event.
     pub(super) fn compare_unwatched(&mut self) {
         if self.rescans.next_unwatched.take().is_none() {
             return;

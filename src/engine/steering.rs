@@ -1,5 +1,5 @@
-//! What somebody asks of targets while they run: pause, resume, retry. A pause is kept in the state
-//! directory, so that it outlives the daemon; who forgot it is told at each start.
+//! Commands for targets while they run: pause, resume, retry. A pause is kept in the state
+//! directory, so that it outlives the daemon; each start logs it.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -28,7 +28,7 @@ pub(crate) struct Plan {
     pub(crate) sides: Sides,
     /// The source.
     pub(crate) root: Root,
-    /// Where it is told how far the comparison is, and what it found.
+    /// Where the progress of the comparison and its findings go.
     pub(crate) board: Board,
     /// rsync gets only what other processes leave over.
     pub(crate) idle: bool,

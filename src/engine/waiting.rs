@@ -1,5 +1,4 @@
-//! A mirror whose source is not there: what is asked of it is answered, and it begins once the
-//! source is.
+//! A mirror whose source does not exist: it answers commands, and begins once the source is.
 //!
 //! A disk that is mounted late, or a directory that is made later, is no fault of the
 //! configuration, and no business of the other mirrors. Nothing is watched meanwhile and nothing
@@ -99,7 +98,7 @@ impl Waiting {
                 let name = |t: &crate::config::Target| format!("{}/{}", self.again.mirror.name, t.name);
                 let _ = reply.send(chosen.map(|t| Steered { target: name(t), said: said.clone(), done: false }).collect());
             }
-            // Whoever asked sees that no engine answers; a comparison is what it begins with.
+            // The client sees that no engine answers; a comparison is what it begins with.
             Command::Call(_) | Command::Reconcile => {}
             Command::Replace(with) => {
                 let old = (self.again.mirror.clone(), self.again.setup.facts.clone());

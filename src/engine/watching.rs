@@ -120,7 +120,7 @@ pub(crate) struct Watching {
     group: Option<Group>,
     /// Why there is no group, once it was tried.
     no_group: Option<(String, Option<fanotify::Error>)>,
-    /// Writes are heard, and told in this interval.
+    /// Writes are reported, at most once in this interval.
     follow: Option<Duration>,
     watches: Option<Watches>,
     expires: Option<Instant>,
@@ -254,7 +254,7 @@ impl Watching {
         Ok(())
     }
 
-    /// Writes to files that stay open are heard from here on.
+    /// Writes to files that stay open raise events from here on.
     pub(crate) fn follow_writes(&mut self, mirror: &Mirror, root: &Root, resolver: &mut Resolver) {
         self.options.writes = true;
         self.follow = Some(mirror.follow_interval);
@@ -364,7 +364,7 @@ impl Watching {
     }
 
     /// Whether every filesystem is watched by a mark, so that each directory's coming and going is
-    /// heard where it happens.
+    /// reported where it happens.
     pub(crate) fn by_marks(&self) -> bool {
         self.places.iter().all(|p| p.by == By::Fanotify)
     }
@@ -407,13 +407,13 @@ impl Watching {
         self.mounted.expected()
     }
 
-    /// What was lost sight of since the last call.
+    /// What lost events since the last call.
     pub(crate) fn take_lost(&mut self) -> Vec<Lost> {
         std::mem::take(&mut self.lost)
     }
 
     /// Takes in a buffer of inotify records, and gives out what they tell with their masks; returns
-    /// how many there were, and whether a file may have changed of which none of them told.
+    /// how many there were, and whether a file may have changed that none of them reported.
     pub(crate) fn inotify(&mut self, filter: &Filter, bytes: &[u8], out: &mut dyn FnMut(u32, &[u8], Seen)) -> (u64, bool) {
         let Some(watches) = &mut self.watches else { return (0, false) };
         rules!(filter, self, rules);
@@ -433,7 +433,7 @@ impl Watching {
         let (overflow, unplaced) = (handled.overflow, handled.unplaced);
         self.report(handled.report);
         if overflow {
-            // Directories may have appeared unheard: their watches are missing.
+            // Directories may have appeared without an event: their watches are missing.
             let places: Vec<RelPath> = self.places.iter().filter(|p| p.by == By::Inotify).map(|p| p.at.clone()).collect();
             for at in places {
                 self.add_tree(filter, &at);
@@ -627,7 +627,7 @@ fn reason(e: &fanotify::Error) -> String {
     format!("no fanotify: {e}{cause}{help}")
 }
 
-/// Opens where a filesystem is mounted, or was when it was last looked at. Whoever owns a directory
+/// Opens where a filesystem is mounted, or was when it was last looked at. The owner of a directory
 /// above may have moved it away and put something else there: a FIFO would be waited for, a
 /// symbolic link leads anywhere.
 fn open_place(path: &Path) -> io::Result<File> {

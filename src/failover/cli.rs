@@ -103,7 +103,7 @@ impl FailoverArgs {
 /// What to do by hand.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub(crate) enum Action {
-    /// Tell what is mounted, how the servers are, and what needs somebody
+    /// Tell what is mounted, how the servers are, and what needs an administrator
     #[command(after_help = STATUS_HELP)]
     Status(StatusArgs),
     /// Move to the other server

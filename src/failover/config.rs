@@ -1,6 +1,6 @@
 //! The file of `fansync failover`: what a server needs, what a client needs, or both.
 //!
-//! Read key by key as the mirror's file is, so that all that is wrong is told at once, with its
+//! Read key by key as the mirror's file is, so that all errors are reported at once, each with its
 //! place.
 
 use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
@@ -119,7 +119,7 @@ pub struct Client {
 pub(crate) enum Failback {
     /// Once the primary has been back for `back_after`.
     Auto,
-    /// When somebody says so.
+    /// On a command.
     Manual,
 }
 
@@ -169,14 +169,14 @@ pub(crate) struct Hook {
     pub(crate) url: Option<String>,
 }
 
-/// What hooks hear of.
+/// What hooks are notified of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Event {
     /// The mount was moved to the backup.
     Switch,
     /// The mount was moved to the primary.
     Failback,
-    /// Something needs somebody.
+    /// Something needs an administrator.
     Alarm,
 }
 

@@ -4,7 +4,7 @@
 //!
 //! Promises: the daemon, which is root, reads of a stranger's message the fixed places of its
 //! numbers alone before it has found the code right; the key, the numbers for each connection, and
-//! every decision are the daemon's. A front process that somebody has taken over can be silent, and
+//! every decision are the daemon's. A front process under an attacker's control can be silent, and
 //! can say that NFS answers or does not; it can make no message with a right code, nor use one
 //! twice. One that ends, stops answering or says what it cannot know is killed and started again.
 //!
@@ -320,7 +320,8 @@ impl Front {
         locked(&self.0.state).shown.clone()
     }
 
-    /// Answers what comes to a listener, for whoever has the key, as the server of this number.
+    /// Answers what comes to a listener, for clients that have the key, as the server of this
+    /// number.
     ///
     /// # Errors
     /// Those of setting up the listener.

@@ -1,6 +1,6 @@
 //! The grace time of the kernel's NFS 4 server: for so long after its start it refuses to open
-//! files, so that clients of the server before can claim theirs again (RFC 8881 §8.4.2.1). 90 s
-//! unless told otherwise.
+//! files, so that clients of the server before can claim theirs again (RFC 8881 §8.4.2.1). 90 s by
+//! default.
 //!
 //! A server that becomes primary was read-only since its start: nobody holds anything there that
 //! could be claimed, and clients that come from a dead server would only wait. A primary that is

@@ -17,7 +17,7 @@
 //!
 //! Any doubt before 5 undoes 3 and says why; the epoch that was reserved is not used again. A crash
 //! before 5 is undone by the next start, one after 5 is carried on by it: the peer is asked to take
-//! over until it has, or until a client has promoted somebody else, which counts.
+//! over until it has, or until a client has promoted the other server, which counts.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,11 +34,11 @@ use crate::role::mark::{self, Mark, Role};
 const JOURNAL_NAME: &str = "handover";
 /// How long what is pending may take before anything is changed.
 const FIRST_FLUSH: Duration = Duration::from_secs(30);
-/// So that clients have heard of it before writes are refused.
+/// So that clients know of it before writes are refused.
 const NOTICE: Duration = Duration::from_millis(1200);
 /// How long the peer may take to be promoted.
 const PROMOTE: Duration = Duration::from_secs(3);
-/// How long whoever asked for a hand-over waits; after that the rounds carry it on.
+/// How long the caller of a hand-over waits; after that the rounds carry it on.
 const INSIST: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -174,7 +174,7 @@ impl Server {
         Ok(mark)
     }
 
-    /// Asks the peer to take over until it has, or somebody is primary of the reserved epoch or a
+    /// Asks the peer to take over until it has, or a server is primary of the reserved epoch or a
     /// later one.
     fn insist(&self, journal: &Journal, within: Duration) -> Result<Mark, String> {
         let begun = Instant::now();

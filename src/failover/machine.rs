@@ -144,13 +144,14 @@ impl Health {
 pub(crate) struct State {
     /// What is mounted; `None` while nothing is.
     pub(crate) on: Option<Side>,
-    /// The newest epoch heard of.
+    /// The newest epoch in any reply.
     pub(crate) epoch: u64,
-    /// Somebody said `hold`: nothing is done by itself.
+    /// An administrator gave `hold`: nothing is done by itself.
     pub(crate) held: bool,
-    /// Somebody ordered this move, and the server is primary by now: it is made even while held.
+    /// An administrator ordered this move, and the server is primary by now: it is made even while
+    /// held.
     pub(crate) ordered: Option<Side>,
-    /// What is being done, until [`done`] is told.
+    /// What is being done, until [`done`] is called.
     pub(crate) busy: Option<Goal>,
     /// Both servers.
     pub(crate) servers: [Health; 2],
@@ -178,7 +179,7 @@ pub(crate) enum Goal {
     },
 }
 
-/// What needs somebody.
+/// What needs an administrator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Alarm {
@@ -188,7 +189,7 @@ pub(crate) enum Alarm {
     CopyNotWhole,
     /// Both say that they are primary, of one epoch.
     SplitBrain,
-    /// The mounted server is dead, and nothing is done since somebody said `hold`.
+    /// The mounted server is dead, and nothing is done because of `hold`.
     Held,
     /// The other server's role does not answer, so it cannot be made primary.
     NoAgent,
@@ -231,7 +232,7 @@ pub(crate) enum Action {
         /// Who is asked.
         from: Side,
     },
-    /// Tell somebody.
+    /// Notify.
     Alarm(Alarm),
     /// What the last alarm was about is over.
     AllClear,
@@ -282,7 +283,7 @@ pub(crate) fn step(state: &State, answers: &[Option<Answer>; 2], t: &Thresholds,
             let alone = [Side::Primary, Side::Backup].into_iter().find(|&side| ready(side) && !alive(side.other()));
             alone.filter(|_| orphan).map(|to| Goal::Promote { to })
         }
-        // Somebody else was faster, or a hand-over is through.
+        // Another client was faster, or a hand-over is through.
         (Some(on), Ok(Some(side))) if side != on && alive(side) => Some(Goal::Switch { to: side }),
         (Some(on), _) if !alive(on) => {
             let other = on.other();

@@ -48,7 +48,7 @@ impl Client {
         actions
     }
 
-    /// Its promotion is heard of by the reply, before any report.
+    /// The reply shows its promotion, before any report.
     fn promoted(&mut self, to: Side, epoch: u64) -> Vec<Action> {
         self.state = done(&promoted(&self.state, to, &Mark::new(epoch, Role::Primary, "")), self.state.on);
         self.hear([None, None])
@@ -192,7 +192,7 @@ fn each_server_is_counted_by_its_own_answers() {
 fn a_move_that_failed_after_its_order_is_made_again_even_while_held() {
     let mut c = Client::mounted_on_the_primary();
     c.state.held = true;
-    // The servers have changed roles at somebody's order; the mount did not move.
+    // The servers have changed roles by a command; the mount did not move.
     let handed = [up(1, Role::Follower), up(2, Role::Primary)];
     c.state.ordered = Some(Backup);
     let switch = [Action::Switch { to: Backup, dead: false }];

@@ -22,8 +22,8 @@ pub(crate) fn of(server: &Server) -> Option<Mirror> {
     ask(server)?.mirrors.into_iter().find(|m| m.name == server.mirror)
 }
 
-/// Why what a mirror has confirmed is not all that clients were told is stored: an NFS 4 server
-/// keeps a file open for as long as a client does.
+/// Why what a mirror has confirmed is not all that clients were promised to be stored: an NFS 4
+/// server keeps a file open for as long as a client does.
 pub(crate) fn unfit(mirror: &Mirror) -> Option<String> {
     (!mirror.follow_open_files).then(|| {
         let name = &mirror.name;

@@ -28,8 +28,8 @@ const SOON: Duration = Duration::from_millis(40);
 const PROMOTE: Duration = Duration::from_secs(3);
 /// How long a hand-over may take; nobody waits for it.
 const HAND_OVER: Duration = Duration::from_secs(60);
-/// How long whoever gave an order waits for the mount to follow the roles. After that it is tried
-/// on, and told as an error.
+/// How long the client that gave an order waits for the mount to follow the roles. After that it is
+/// tried on, and reported as an error.
 const MOVE: Duration = Duration::from_secs(20);
 /// Promotions that fail in a row and are tried again at once; further ones are tried with each
 /// answer.
@@ -56,7 +56,7 @@ pub(crate) type Outcome = Result<String, String>;
 /// An order, and where its outcome goes.
 pub(crate) type Told = (Order, Sender<Outcome>);
 
-/// A move that somebody ordered and that is not made yet.
+/// A move that was ordered and that is not made yet.
 struct Pending {
     to: Side,
     reply: Sender<Outcome>,
@@ -78,11 +78,11 @@ pub(crate) struct Shown {
     pub(crate) on: Option<Side>,
     /// The newest epoch.
     pub(crate) epoch: u64,
-    /// Somebody said `hold`.
+    /// An administrator gave `hold`.
     pub(crate) held: bool,
     /// What is being done.
     pub(crate) busy: Option<Goal>,
-    /// What needs somebody.
+    /// What needs an administrator.
     pub(crate) alarm: Option<Alarm>,
     /// Primary, backup.
     pub(crate) servers: Vec<ShownServer>,
@@ -234,7 +234,7 @@ impl Monitor {
     /// Decides and acts until there is nothing more to do; whether to look again soon.
     fn advance(&mut self, mut answers: [Option<Answer>; 2]) -> bool {
         loop {
-            // Somebody may have mounted or unmounted by hand.
+            // An administrator may have mounted or unmounted by hand.
             match self.mounts.mounted() {
                 Ok(on) => self.state.on = on,
                 Err(error) => tracing::warn!(failover = %self.client.name, %error, "what is mounted is not known"),
@@ -538,7 +538,7 @@ impl Monitor {
         }
     }
 
-    /// Tells whoever gave an order, once the mount has followed or has not for long.
+    /// Answers the client that gave an order, once the mount has followed or has not for long.
     fn tell_outcome(&mut self) {
         let Some(pending) = self.pending.take() else { return };
         let outcome = match &pending.since {

@@ -44,7 +44,7 @@ const LOOK: Duration = Duration::from_millis(2);
 const AGAIN: Duration = Duration::from_secs(5);
 /// Before a detach that has ended without effect is tried again.
 const DETACH_AGAIN: Duration = Duration::from_millis(200);
-/// For a look at a mount that waits, and for the last one before it is used.
+/// For a check of a mount that waits, and for the last one before it is used.
 const LOOKED: Duration = Duration::from_secs(3);
 const LAST_LOOK: Duration = Duration::from_millis(300);
 /// What the read-only filesystem below is called in the mount table.

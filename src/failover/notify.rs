@@ -1,4 +1,4 @@
-//! Telling somebody: a program, or an HTTP POST. Each in a thread of its own, for at most
+//! Notifications: to a program, or by an HTTP POST. Each in a thread of its own, for at most
 //! [`PATIENCE`]; nothing waits for it.
 
 use std::process::{Command, Stdio};
@@ -12,7 +12,7 @@ use crate::sys::child::as_usual;
 /// How long a hook may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What is told: as JSON to a URL, as `FANSYNC_…` variables to a program.
+/// What is sent: as JSON to a URL, as `FANSYNC_…` variables to a program.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Notice {
     /// `switch`, `failback`, `alarm`.
@@ -29,7 +29,7 @@ pub(crate) struct Notice {
     pub(crate) text: String,
 }
 
-/// Tells all hooks that want to hear of `event`.
+/// Notifies all hooks that are set for `event`.
 pub(crate) fn tell(client: &Client, event: Event, notice: &Notice) {
     for hook in client.hooks.iter().filter(|h| h.on.contains(&event)) {
         let (hook, notice) = (hook.clone(), notice.clone());
@@ -45,7 +45,7 @@ pub(crate) fn tell(client: &Client, event: Event, notice: &Notice) {
 }
 
 /// As the mirror's hooks do it: redirections are not followed, so that a receiver cannot send this
-/// host elsewhere; and no more of the URL is told than the host, as the rest may be a key.
+/// host elsewhere; and the log shows no more of the URL than the host, as the rest may be a key.
 fn post(url: &str, body: String) -> Result<(), String> {
     let host = url.split_once("://").map_or(url, |(_, rest)| rest);
     let host = host.split(['/', '?', '#']).next().unwrap_or_default();

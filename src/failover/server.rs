@@ -6,8 +6,8 @@
 //! obeyed, one that does not answer counts as dead. The mark is on the disk before the exports
 //! change to read-write, and after they have changed to read-only.
 //!
-//! A server that is told to step down is perhaps only slow: it becomes read-only, and pushes what
-//! it has acknowledged for as long as `flush_timeout` allows before its mark changes, since
+//! A server that is ordered to step down is perhaps only slow: it becomes read-only, and pushes
+//! what it has acknowledged for as long as `flush_timeout` allows before its mark changes, since
 //! afterwards it is fenced.
 //!
 //! Hand-over (fail-back) is in [`super::handover`].
@@ -38,16 +38,15 @@ pub(super) const PEER: Duration = Duration::from_millis(700);
 const STEP_DOWN: Duration = Duration::from_secs(2);
 /// A peer that this many looks in a row did not reach, ...
 const SILENT_LOOKS: u32 = 2;
-/// ... has this long to accept the connection over which it is told to step down, as clients wait
-/// meanwhile.
+/// ... has this long to accept the connection over which it is ordered to step down, as clients
+/// wait meanwhile.
 const CONNECT_SILENT: Duration = Duration::from_millis(100);
 /// Between two looks at the peer and the mark.
 const TEND: Duration = Duration::from_millis(500);
-/// Exports are set anew this often: whoever restarts the NFS server makes them what /etc/exports
-/// says.
+/// Exports are set anew this often: a restart of the NFS server makes them what /etc/exports says.
 const EXPORT_AGAIN: Duration = Duration::from_secs(10);
 const EXPORTFS: Duration = Duration::from_secs(10);
-/// How long somebody else may change roles before a request is refused.
+/// How long another change of roles may take before a request is refused.
 const BUSY: Duration = Duration::from_millis(400);
 
 /// The server role of this host.
@@ -70,7 +69,7 @@ pub(super) struct Now {
     exported: Option<Instant>,
     /// The epoch that nobody is known to have overtaken.
     pub(super) confirmed: u64,
-    /// The epoch at the first look: a later one was raised under our eyes.
+    /// The epoch at the first check: a later one was raised under our eyes.
     first: Option<u64>,
     pub(super) handing_over: bool,
     peer_whole: Option<bool>,
@@ -253,7 +252,7 @@ impl Server {
         self.follow(&format!("stepped down for {by}"))
     }
 
-    /// Read-only first: from then on no client is told that anything is stored.
+    /// Read-only first: from then on no client gets a reply that anything is stored.
     fn read_only(&self) {
         if !self.export(false) {
             // The NFS server may be what is broken here. Clients leave by the mark, and what they
@@ -296,7 +295,7 @@ impl Server {
         true
     }
 
-    /// One round: is somebody newer, and are the exports as the mark says.
+    /// One round: does another server have a newer epoch, and are the exports as the mark says.
     fn tend(&self) {
         self.look_at_mirror();
         self.look_up_peer();

@@ -1,8 +1,8 @@
-//! Who waits for a dead mount, by process id and name: told instead of hanging along.
+//! Which processes wait for a dead mount, by process id and name; reported without hanging, too.
 //!
 //! Looks at /proc only, where nothing asks a server: the names of open files and of the working
-//! directory come from the kernel's memory. A process is told when one of its threads waits for a
-//! network filesystem (by its wait channel), or sleeps without being interruptible and holds
+//! directory come from the kernel's memory. A process is reported when one of its threads waits for
+//! a network filesystem (by its wait channel), or sleeps without being interruptible and holds
 //! something below the mount.
 
 use std::fs;

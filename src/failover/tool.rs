@@ -16,11 +16,11 @@ use crate::sys::movemount::move_mount;
 
 const NONE: Option<&CStr> = None;
 
-/// Makes the calls it is told, a JSON array of words a line, until its input ends; answers each
-/// with a line, `null` or a [`Refusal`].
+/// Makes the calls of its input, a JSON array of words a line, until that ends; answers each with a
+/// line, `null` or a [`Refusal`].
 ///
 /// # Errors
-/// Those of input and output. One that nobody hears any more is none: whoever asked has given up.
+/// Those of input and output. One whose caller has gone is void: the caller has given up.
 pub(crate) fn serve(input: impl BufRead, mut output: impl Write) -> io::Result<()> {
     for line in input.lines() {
         let words: Vec<String> = serde_json::from_str(&line?)?;
@@ -63,8 +63,8 @@ fn call(words: &[String]) -> io::Result<()> {
 /// meant for, must not take out what has come in its place. Never with MNT_FORCE, which breaks
 /// writes under way on a live mount and does not help on a dead one (measured).
 fn detach(at: &str, id: &str) -> io::Result<()> {
-    // Neither asks the server of a network filesystem (measured). Not followed: somebody may have
-    // put a link there.
+    // Neither asks the server of a network filesystem (measured). Not followed: another process may
+    // have put a link there.
     let held: OwnedFd =
         OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW | libc::O_DIRECTORY).open(at)?.into();
     let info = io::read_to_string(File::open(format!("/proc/self/fdinfo/{}", held.as_raw_fd()))?)?;

@@ -36,8 +36,8 @@ use frame::{Asked, REPLY, REPLY_BODY, REQUEST, REQUEST_BODY};
 
 /// The usual port.
 pub(crate) const PORT: u16 = 7846;
-/// How long whoever has connected may take for its whole request. A lost packet is sent again only
-/// after a second.
+/// How long a client may take for its whole request. A lost packet is sent again only after a
+/// second.
 pub(super) const WHOLE_REQUEST: Duration = Duration::from_secs(2);
 /// How long it may take to take the answer.
 pub(super) const WHOLE_REPLY: Duration = Duration::from_secs(2);
@@ -301,8 +301,8 @@ impl Answering {
     }
 }
 
-/// A request that is for `server` on this connection and was made by somebody with the key, and how
-/// to answer it. Nothing but the numbers in front of its body is read before that.
+/// A request that is for `server` on this connection and was made with the key, and how to answer
+/// it. Nothing but the numbers in front of its body is read before that.
 pub(super) fn open(frame: &[u8; REQUEST], key: &Key, nonce: Id, server: Id) -> Option<(Request, Answering)> {
     let Asked { code, nonce: theirs, client, server: to, body } = Asked::split(frame);
     let talk = Talk { nonces: [nonce, theirs], client, server: to };

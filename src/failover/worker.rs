@@ -3,8 +3,7 @@
 //!
 //! Each reads requests from its standard input, a line each, and answers each with a line. One
 //! whose call does not end by its deadline is killed and, if even that does not end it, left alone.
-//! One that is told something nobody waits for is given up at once: it ends with its call, as its
-//! input is closed.
+//! One whose caller has gone is given up at once: it ends with its call, as its input is closed.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -19,7 +18,7 @@ use std::os::fd::AsFd;
 use super::child::{CallError, Calls};
 
 /// How many wait for work: one for the calls that follow each other, one for the detach, one for a
-/// look at a mount.
+/// check of a mount.
 const SPARE: usize = 3;
 
 /// What a worker answers when a call has failed.
@@ -128,7 +127,7 @@ impl Workers {
     /// # Errors
     /// [`CallError::Start`].
     pub(crate) fn begin(&mut self, what: &str, words: &[&str]) -> Result<Worker, CallError> {
-        // One that somebody has killed shows by its broken pipe.
+        // One that was killed shows by its broken pipe.
         while let Some(mut worker) = self.idle.pop() {
             if worker.tell(words).is_ok() {
                 return Ok(worker);

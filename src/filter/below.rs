@@ -9,7 +9,7 @@ use crate::path;
 impl Filter {
     /// The exclude rules as rsync reads them with `a` or with `b` as the root of a transfer, if
     /// they leave the same names out below both of these directories, which are themselves not left
-    /// out. `None` when that cannot be told from the patterns.
+    /// out. `None` when that cannot be distinguished from the patterns.
     ///
     /// A pattern for a name alone holds in every directory. One for a path that is spelled out
     /// cannot matter if it lies below neither. Every other might.

@@ -1,4 +1,4 @@
-//! Excludes that rsync cannot be told: regular expressions and temporary names, as sersync has
+//! Excludes that rsync cannot express: regular expressions and temporary names, as sersync has
 //! them.
 //!
 //! A regular expression has to match the whole subject: of an entry at the top of the source its

@@ -1,4 +1,4 @@
-//! Which rule decides about a path, for whoever asks.
+//! Which rule decides about a path, for `explain`.
 
 use super::Filter;
 

@@ -69,7 +69,7 @@ impl Runner {
         }
     }
 
-    /// What one run is told besides the path.
+    /// What one run gets besides the path.
     fn env(&self, events: &[Event]) -> Vec<(OsString, OsString)> {
         let mut env = self.env.clone();
         let mut set = |name: &str, value: OsString| env.push((name.into(), value));
@@ -174,7 +174,7 @@ fn timeout(patience: Duration) -> PollTimeout {
     PollTimeout::try_from(patience + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX)
 }
 
-/// Reads what is there, so that a command that says much is not held up by a full pipe.
+/// Reads the output so far, so that a command that writes much is not held up by a full pipe.
 fn drain(child: &mut Child, said: &mut Vec<u8>) {
     let mut buffer = [0; 8192];
     for stream in [Stream::Stdout, Stream::Stderr] {

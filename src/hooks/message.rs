@@ -44,7 +44,7 @@ pub(super) fn envelope(place: &Place, hook: &str) -> Map<String, Value> {
     map
 }
 
-/// Adds what is told of one change.
+/// Adds the fields of one change.
 pub(super) fn add(map: &mut Map<String, Value>, event: &Event) {
     put(map, "path", &event.path);
     map.insert("kind".into(), event.change.unwrap_or(Change::Changed).name().into());

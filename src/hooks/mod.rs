@@ -6,13 +6,12 @@
 //! *dropped* (the queue was full). What waits at an orderly stop is saved and delivered by the next
 //! daemon.
 //!
-//! How it works. [`Hooks`] lives on the engine's thread and decides what each hook is told: a
-//! change that is confirmed on the hook's target, or on all of them; an event. A [`queue`] holds
-//! each path once, however often it changed. Worker threads take changes in their order, never one
-//! path twice at a time, look at the disk where nobody has said what became of a path, and deliver
-//! them. What the receiver cannot take now is tried again with growing pauses and holds up what
-//! comes after it; what fails by itself (a command's exit code) is put back for later, and others
-//! go on.
+//! How it works. [`Hooks`] lives on the engine's thread and decides what each hook gets: a change
+//! that is confirmed on the hook's target, or on all of them; an event. A [`queue`] holds each path
+//! once, however often it changed. Worker threads take changes in their order, never one path twice
+//! at a time, read the disk where the fate of a path is not known, and deliver them. What the
+//! receiver cannot take now is tried again with growing pauses and holds up what comes after it;
+//! what fails by itself (a command's exit code) is put back for later, and others go on.
 //!
 //! Gives up: order between paths when `jobs` is more than one or a path failed; delivery exactly
 //! once; and what was pending when the daemon is killed.
@@ -55,15 +54,15 @@ use crate::targets::{Asked, Owed, Target, Told};
 use queue::{Event, Queue};
 use saved::SavedFile;
 
-/// What of a status is told in full.
+/// What of a status is sent in full.
 const SHOWN_FAILURES: usize = 50;
 
 /// The hooks of one mirror.
 pub(crate) struct Hooks {
     hooks: Vec<Hook>,
-    /// Some hook is told of events.
+    /// Some hook takes events.
     on_events: bool,
-    /// Some hook is told of what is confirmed on all of several targets.
+    /// Some hook is notified of what is confirmed on all of several targets.
     on_all: bool,
     /// Confirmed on some target and not yet on all.
     waiting: BTreeMap<RelPath, Waiting>,
@@ -76,7 +75,7 @@ pub(crate) struct Hooks {
 
 /// A change that some target lacks.
 struct Waiting {
-    /// As the last target told of it.
+    /// As the last target reported it.
     told: Told,
     /// Which have, and whether it was a deletion there.
     by: BTreeMap<usize, bool>,
@@ -149,7 +148,7 @@ impl Hooks {
         })
     }
 
-    /// Tells of an event. Costs nothing where no hook hears them.
+    /// Tells of an event. Costs nothing where no hook takes them.
     #[inline]
     pub(crate) fn seen(&mut self, path: &[u8], seen: Seen) {
         if self.on_events {
@@ -167,15 +166,15 @@ impl Hooks {
             // What came along has no events of its own.
             Seen::MovedDir | Seen::ArrivedDir | Seen::Contents | Seen::Subtree => (Some(Change::Subtree), true),
         };
-        // A file is told of when it is closed.
+        // A file is reported when it is closed.
         let hold = if seen == Seen::Created { self.create_hold } else { Duration::ZERO };
         for hook in self.hooks.iter().filter(|h| h.config.when == When::Event) {
             hook.queue.push(Event::new(RelPath::from_normal(path), change, dir, None, String::new()), hold);
         }
     }
 
-    /// Tells of what target `at` holds now. `settled`: every path that was confirmed there, told of
-    /// or not.
+    /// Tells of what target `at` holds now. `settled`: every path that was confirmed there,
+    /// reported or not.
     pub(crate) fn confirmed(&mut self, at: usize, told: Vec<Told>, settled: &[RelPath], targets: &[Target]) {
         for hook in self.hooks.iter().filter(|h| h.config.when == When::Confirmed) {
             if hook.target == Some(at) || (hook.target.is_none() && targets.len() == 1) {
@@ -199,7 +198,7 @@ impl Hooks {
         }
     }
 
-    /// What no target lacks any more is told; the rest waits for the last one that does.
+    /// What no target lacks any more is reported; the rest waits for the last one that does.
     fn confirmed_by_one(&mut self, at: usize, told: Vec<Told>, settled: &[RelPath], targets: &[Target]) {
         let mut look: Vec<(RelPath, bool)> = Vec::new();
         for settled in settled {
@@ -221,7 +220,7 @@ impl Hooks {
         for (path, new) in look {
             let Some(waiting) = self.waiting.get(&path) else { continue };
             // What this target took a moment ago may be dirty there again already, and will then be
-            // told again.
+            // reported again.
             let lacks = owed.iter().enumerate().any(|(i, owed)| (i != at || !new) && owed.covers(&path, waiting.of(i)));
             if !lacks && let Some(waiting) = self.waiting.remove(&path) {
                 self.tell_all(&waiting.told);
@@ -257,10 +256,10 @@ impl Hooks {
         self.hooks.iter().map(|hook| hook.queue.status(waiting(hook) as u64, SHOWN_FAILURES)).collect()
     }
 
-    /// Delivers what is there, until `deadline` at most, and saves the rest. Returns how many
+    /// Delivers what is queued, until `deadline` at most, and saves the rest. Returns how many
     /// changes were not delivered.
     pub(crate) fn stop(&mut self, deadline: Instant) -> usize {
-        // Nobody hears of these otherwise; that a target lacks them is the mirror's matter.
+        // No hook is notified of these otherwise; that a target lacks them is the mirror's matter.
         self.all_in_sync();
         self.hooks.iter().for_each(|hook| hook.queue.begin_stop());
         let mut left = 0;

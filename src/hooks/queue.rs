@@ -2,7 +2,7 @@
 //! of them.
 //!
 //! A change of a path that waits already takes the older one's place. Past the bound the oldest
-//! change is dropped, counted, and said. A path that is being delivered and changes again waits
+//! change is dropped, counted, and logged. A path that is being delivered and changes again waits
 //! until that delivery has ended.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -226,7 +226,7 @@ impl Queue {
         }
     }
 
-    /// These were delivered, or nobody wants to hear of them.
+    /// These were delivered, or no hook takes them.
     pub(crate) fn done(&self, events: &[Event], delivered: bool) {
         let mut inner = self.lock();
         if inner.closed {
@@ -435,7 +435,7 @@ impl Queue {
     }
 }
 
-/// Whether a hook is to be told of a change.
+/// Whether a hook is to be notified of a change.
 pub(super) fn wanted(config: &Config, event: &Event) -> bool {
     let subject = || {
         let slash: &[u8] = if event.path.contains(&b'/') { b"/" } else { b"" };

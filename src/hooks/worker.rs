@@ -71,7 +71,7 @@ fn serve(queue: &Queue, config: &Config, place: &Place, receiver: &mut dyn Deliv
     }
 }
 
-/// Finds out what became of a path that nobody told of.
+/// Finds out what became of a path whose fate was not reported.
 fn look(place: &Place, event: &mut Event) {
     if event.change.is_some() {
         return;

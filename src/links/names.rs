@@ -84,7 +84,7 @@ pub(crate) struct Names {
     walk: Option<Walk>,
     begun: u64,
     ended: u64,
-    /// How often a directory came into the tree, with names in it that no event told of.
+    /// How often a directory came into the tree, with names in it that no event reported.
     arrivals: u64,
     /// Since the last of these nothing is known to lie outside.
     settled: u64,

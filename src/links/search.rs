@@ -1,8 +1,8 @@
 //! The walk that finds files with several names, on a thread of its own.
 //!
 //! Promises: no link is followed, nothing outside of the root is opened, nothing is written. What
-//! cannot be read is left out: what lies there is not sent either, or listed as a failure by
-//! whoever sends it.
+//! cannot be read is left out: what lies there is not sent either, or listed as a failure by the
+//! target that sends it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -77,7 +77,7 @@ mod tests {
         assert_eq!(names(), 0);
     }
 
-    /// Whoever owns the directory puts a link in the place of the file aside, between its making
+    /// The owner of the directory puts a link in the place of the file aside, between its making
     /// and the next step.
     #[test]
     fn no_link_that_is_put_there_meanwhile_is_followed() {

@@ -5,9 +5,9 @@
 //! two agree. The tables are all there is: documents, alert rules and the dashboard are checked
 //! against them.
 //!
-//! A snapshot is asked for at most every [`sampler::FRESH`], whoever asks how often, so an engine's
-//! work does not grow with the number of scrapes; an engine that does not answer makes the scrape
-//! fail instead of showing old numbers.
+//! A snapshot is asked for at most every [`sampler::FRESH`], however often clients ask, so an
+//! engine's work does not grow with the number of scrapes; an engine that does not answer makes the
+//! scrape fail instead of showing old numbers.
 //!
 //! Names follow Prometheus' conventions: prefix `fansync_`, base units, `_total` for counters. So
 //! do those of the process (`fansync_process_…`): in the textfile collector's file, `process_…`

@@ -111,7 +111,7 @@ impl Sampler {
 struct Writing {
     file: Option<(MetricsFile, Duration)>,
     next: Instant,
-    /// The trouble that was told last.
+    /// The trouble that was logged last.
     said: String,
 }
 

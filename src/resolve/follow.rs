@@ -1,18 +1,18 @@
-//! Files that are written while they are open: each is told once per interval, however often it is
-//! written.
+//! Files that are written while they are open: each is reported once per interval, however often it
+//! is written.
 //!
 //! A file's first write mutes it in the kernel and starts its interval. When that is over, first
-//! the mark is taken away, then the file is told: its content is read later than that, so a write
-//! up to that moment is in what is sent, and any later one raises an event that starts the next
-//! interval. A mark that the kernel evicted costs one more event. What else happens to the file
-//! meanwhile (closed, moved, linked, deleted) ends the interval, in the same order: unmuted, then
-//! told by its own event.
+//! the mark is taken away, then the file is reported: its content is read later than that, so a
+//! write up to that moment is in what is sent, and any later one raises an event that starts the
+//! next interval. A mark that the kernel evicted costs one more event. What else happens to the
+//! file meanwhile (closed, moved, linked, deleted) ends the interval, in the same order: unmuted,
+//! then told by its own event.
 //!
 //! The interval comes first, not the telling: a file that is closed within it is sent once, whole,
 //! and not once half-written.
 //!
 //! A file is known here by the directory and name it was written through; a directory that moves
-//! takes it along (the path tree does). At most [`MAX_FOLLOWED`] at a time; one more is told at
+//! takes it along (the path tree does). At most [`MAX_FOLLOWED`] at a time; one more is reported at
 //! once, and costs its writer the events.
 
 use std::collections::VecDeque;
@@ -53,7 +53,7 @@ impl OwnedFid {
 #[derive(Debug)]
 pub(crate) struct Followed {
     pub(crate) file: OwnedFid,
-    /// The directory and name it was written through, if the event told.
+    /// The directory and name it was written through, if the event has them.
     pub(crate) place: Option<(OwnedFid, Box<[u8]>)>,
     due: Duration,
 }
@@ -75,7 +75,7 @@ impl Follows {
     }
 
     /// Starts the interval of `file`, unless it is in one. `false`: there is no room, it is to be
-    /// told now.
+    /// reported now.
     pub(crate) fn add(&mut self, file: &Fid<'_>, place: Option<&Place<'_>>, now: Duration) -> bool {
         if self.contains(file) {
             return true;

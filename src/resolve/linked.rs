@@ -4,7 +4,7 @@
 //! A filesystem mark reports changes from everywhere on the filesystem, and each event carries the
 //! handle of the file (`FAN_REPORT_TARGET_FID`). So where a name leads nowhere, the handle is
 //! looked up among those of the files inside that have more than one name. One that is found there
-//! is told by a name inside; from there the names of a file find each other as always
+//! is reported by a name inside; from there the names of a file find each other as always
 //! ([`crate::links`]).
 //!
 //! Which files these are is found by looks: at the paths of a batch, and by a walk in the
@@ -15,7 +15,7 @@
 //! suspect; when it changes after that, it is sought inside, once.
 //!
 //! Costs: after a walk that found no file with several names, one comparison for each event
-//! outside; after others one look-up in a set of hashes, where a collision costs an open of the
+//! outside; after others one check-up in a set of hashes, where a collision costs an open of the
 //! file. Before a walk it is an open for each event outside, [`MAX_OPENED`] times at most. Both
 //! sets are bounded.
 
@@ -214,7 +214,7 @@ impl Resolver {
     }
 
     /// An event outside, or of what is left out: whether it is one of a file that has, or may have,
-    /// a name inside too. That one is told, or sought.
+    /// a name inside too. That one is reported, or sought.
     ///
     /// # Errors
     /// The file cannot be opened, and too many are sought.

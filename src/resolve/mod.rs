@@ -2,7 +2,7 @@
 //! the mask becomes what the dirty set wants to know.
 //!
 //! Promises: an event inside the root is never credited to a wrong path for good, and never dropped
-//! without a [`Lost`]. A path may be *newer* than its event (the look-up sees the present); the
+//! without a [`Lost`]. A path may be *newer* than its event (the check-up sees the present); the
 //! renames that lie between are still in the queue and are replayed by handle, so the tree ends
 //! right.
 //!
@@ -131,7 +131,7 @@ enum Dir {
     Sought,
 }
 
-/// What an event led to: paths are told as they are found, losses are returned.
+/// What an event led to: paths go to the sink as they are found, losses are returned.
 type Outcome = Result<(), Lost>;
 
 impl Resolver {
@@ -194,9 +194,9 @@ impl Resolver {
         Err(failed)
     }
 
-    /// Forgets every path, and hears of everything: the root was away and what was looked up then
-    /// is wrong, or events were missed, and a rename among them. What changed unheard has to be
-    /// compared after this call.
+    /// Forgets every path, and takes all ignore marks away: the root was away and what was looked
+    /// up then is wrong, or events were missed, and a rename among them. What changed without an
+    /// event has to be compared after this call.
     pub(crate) fn forget(&mut self, root: &Root) {
         self.hear_all();
         self.at = None;
@@ -237,7 +237,7 @@ impl Resolver {
     /// Tells `out` the paths that `event` makes dirty.
     ///
     /// # Errors
-    /// [`Lost`] when the event cannot be credited to a path; `out` may have been told some already.
+    /// [`Lost`] when the event cannot be credited to a path; `out` may have some already.
     pub fn event(&mut self, root: &Root, filter: &Filter, event: &FanEvent<'_>, out: &mut dyn PathSink) -> Outcome {
         self.stats.events += 1;
         self.stats.unknown_records += u64::from(event.skipped);
@@ -349,8 +349,8 @@ impl Resolver {
         let (old_name, new_name) = (event.old.map_or(&b""[..], |p| p.name), event.new.map_or(&b""[..], |p| p.name));
         if is_dir {
             // By its own handle alone: what has the old name in the tree may be another directory
-            // that a look-up put there ahead of this event. Where the handle is not known, or not
-            // told, that place is given up.
+            // that a check-up put there ahead of this event. Where the handle is not known, or not
+            // reported, that place is given up.
             let child = event.child.filter(|c| !c.handle.is_empty());
             let node = match child.map(|c| self.tree.get((c.fs.0, c.kind, c.handle))) {
                 Some(Known::Inside(node)) => Some(node),
@@ -398,7 +398,7 @@ impl Resolver {
             self.unmute(event);
         }
         let (left, arrived) = if is_dir { (Seen::LeftDir, Seen::ArrivedDir) } else { (Seen::Left, Seen::Arrived) };
-        // Where only one half is to be told, it is no rename to a target.
+        // Where only one half is to be reported, it is no rename to a target.
         let mut told = false;
         if let Dir::Inside(dir) = old {
             let left = if matches!(new, Dir::Inside(_)) { left } else { left.plain() };

@@ -3,16 +3,17 @@
 //!
 //! Two kinds of objects are muted:
 //! - *Useless* ones, for as long as they are useless: a directory outside the root or left out by
-//!   the filter, after [`HOT`] events of its files within a window of [`WINDOW`]; and, when writes
-//!   are heard at all, a file outside at its first write.
-//! - *Followed* ones, for a moment: a file inside the root, from its first write until it is told
-//!   ([`follow`](super::follow)).
+//!   the filter, after [`HOT`] events of its files within a window of [`WINDOW`]; and, where writes
+//!   raise events, a file outside at its first write.
+//! - *Followed* ones, for a moment: a file inside the root, from its first write until it is
+//!   reported ([`follow`](super::follow)).
 //!
-//! Promises: what matters is heard. A useless object can come to matter only by an event that is
-//! heard, for no mark hides a rename, nor anything about a directory: a directory comes inside, or
-//! its path changes, by a rename; a file by a rename or a link. What that event makes dirty is read
-//! from the disk later than the mark is taken away, so a write in between is not missed. Where no
-//! event tells (filter, mounts, a queue that overflowed), [`Mutes::hear_all`] has to be called.
+//! Promises: every change that matters is reported. A useless object can come to matter only by an
+//! event that is reported, for no mark hides a rename, nor anything about a directory: a directory
+//! comes inside, or its path changes, by a rename; a file by a rename or a link. What that event
+//! makes dirty is read from the disk later than the mark is taken away, so a write in between is
+//! not missed. Where no event tells (filter, mounts, a queue that overflowed), [`Mutes::hear_all`]
+//! has to be called.
 //!
 //! Handles are kept as hashes: a collision unmutes something too early, which costs events and
 //! nothing else. Memory is bounded by [`MAX_USELESS`]; beyond it all marks are dropped, and what is
@@ -45,12 +46,12 @@ pub struct Muted {
     pub directories: u64,
     /// Files outside the root or excluded.
     pub(crate) files: u64,
-    /// Files inside, until they are told.
+    /// Files inside, until they are reported.
     pub(crate) followed: u64,
 }
 
-/// Counts events by directory with a fixed memory: a slot belongs to whoever has most of its events
-/// (a majority vote), so a hot directory is found although quiet ones share its slot.
+/// Counts events by directory with a fixed memory: a slot belongs to the directory with most of its
+/// events (a majority vote), so a hot directory is found although quiet ones share its slot.
 #[derive(Debug)]
 struct Heat {
     slots: Box<[(u64, u32)]>,
@@ -132,7 +133,7 @@ impl Mutes {
         }
     }
 
-    /// Hears of what happens in a directory again; whether it was muted.
+    /// Unmutes a directory; whether it was muted.
     pub(crate) fn hear_directory(&mut self, dir: u64, fd: BorrowedFd<'_>) -> bool {
         let muted = self.dirs.remove(&dir);
         if muted && let Err(error) = self.ignorer.hear_entries(fd) {
@@ -180,7 +181,7 @@ impl Mutes {
         self.files.insert(file);
     }
 
-    /// Hears of writes to a file again. If that cannot be had, of everything.
+    /// Unmutes the writes to a file. If that cannot be had, of everything.
     pub(crate) fn hear(&mut self, file: u64, fd: BorrowedFd<'_>) {
         self.files.remove(&file);
         if let Err(error) = self.ignorer.hear_writes(fd) {
@@ -189,8 +190,8 @@ impl Mutes {
         }
     }
 
-    /// Hears everything again. Whoever calls this has to compare what may have changed unheard. If
-    /// the kernel refuses, which it has no reason to, what is muted stays so, and
+    /// Takes all ignore marks away. The caller has to compare what may have changed without an
+    /// event. If the kernel refuses, which it has no reason to, what is muted stays so, and
     /// [`Mutes::is_deaf`] says it.
     pub(crate) fn hear_all(&mut self) {
         if let Err(error) = self.ignorer.hear_all() {
@@ -231,7 +232,7 @@ impl Mutes {
 
     fn make_room(&mut self) {
         if self.dirs.len() + self.files.len() >= MAX_USELESS {
-            // Useless is useless: nothing inside went unheard by these.
+            // Useless is useless: these hid nothing inside.
             self.hear_all();
         }
     }

@@ -31,7 +31,7 @@ const OVER: u64 = libc::FAN_DELETE | libc::FAN_CLOSE_WRITE;
 /// The means to mute, and what is followed.
 pub(super) struct Muting {
     mutes: Mutes,
-    /// Only when writes are heard.
+    /// Only where writes raise events.
     follows: Option<Follows>,
     /// Every record names the file by handle, so a muted file cannot come inside unnoticed.
     names_files: bool,
@@ -41,7 +41,7 @@ pub(super) struct Muting {
 pub struct MuteBy {
     /// For the marks of the group that the events come from.
     pub ignorer: Ignorer,
-    /// Writes are heard; a file that is written is told once in this time.
+    /// Writes are reported; a file that is written is reported once in this time.
     pub follow: Option<Duration>,
     /// The group reports the handle of what is created and moved (`FAN_REPORT_TARGET_FID`).
     pub names_files: bool,
@@ -77,7 +77,7 @@ impl Resolver {
         self.muting = Some(Muting { mutes: Mutes::new(by.ignorer), follows, names_files: by.names_files });
     }
 
-    /// Writes are heard from here on; a file that is written is told once in `interval`.
+    /// Writes raise events from here on; a file that is written is reported once in `interval`.
     pub(crate) fn follow_writes(&mut self, interval: Duration) {
         if let Some(muting) = &mut self.muting {
             muting.follows.get_or_insert_with(|| Follows::new(interval));
@@ -123,8 +123,8 @@ impl Resolver {
         Ok(muting.mutes.mutes_directory(hash_of(&fid)))
     }
 
-    /// Hears of everything again: what did not matter may from now on, and no event tells so. What
-    /// was changed there unheard has to be compared after this call.
+    /// Takes all ignore marks away: what did not matter may from now on, and no event tells so.
+    /// What changed there without an event has to be compared after this call.
     pub(crate) fn hear_all(&mut self) {
         self.nameless.forget_outside();
         if let Some(muting) = &mut self.muting
@@ -147,7 +147,7 @@ impl Resolver {
     /// An event of an entry of `dir` led nowhere; `filtered`: for the filter's sake.
     pub(super) fn useless(&mut self, event: &FanEvent<'_>, dir: &Fid<'_>, filtered: bool) {
         let Some(muting) = &mut self.muting else { return };
-        // Directories are heard whatever is muted, so theirs do not count.
+        // Events of directories arrive whatever is muted, so theirs do not count.
         if event.mask & libc::FAN_ONDIR != 0 {
             return;
         }
@@ -175,8 +175,8 @@ impl Resolver {
         }
     }
 
-    /// To be called with every event of a file inside, before it is told: if it turns, its writes
-    /// are heard again.
+    /// To be called with every event of a file inside, before it is reported: if it turns, its
+    /// writes raise events again.
     pub(super) fn unmute(&mut self, event: &FanEvent<'_>) {
         let Some(muting) = &mut self.muting else { return };
         let Some(follows) = &mut muting.follows else { return };
@@ -196,7 +196,7 @@ impl Resolver {
         }
     }
 
-    /// Starts a file's interval. `false`: it has to be told at once.
+    /// Starts a file's interval. `false`: it has to be reported at once.
     pub(super) fn follow(&mut self, event: &FanEvent<'_>, place: Option<&Place<'_>>) -> bool {
         let Some(Muting { mutes, follows: Some(follows), .. }) = &mut self.muting else { return false };
         let Some(file) = event.child.filter(|c| !c.handle.is_empty()) else { return false };
@@ -220,7 +220,7 @@ impl Resolver {
     /// all.
     ///
     /// # Errors
-    /// A loss, when one cannot be credited to a path; the others have been told.
+    /// A loss, when one cannot be credited to a path; the others have been reported.
     pub(crate) fn tell_followed(&mut self, root: &Root, filter: &Filter, now: Duration, out: &mut dyn PathSink) -> Outcome {
         let mut outcome = Ok(());
         while let Some(followed) =

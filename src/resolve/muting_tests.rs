@@ -1,4 +1,4 @@
-//! Against the running kernel: what is muted, and that it is heard when it matters. Each on a
+//! Against the running kernel: what is muted, and that it is reported when it matters. Each on a
 //! filesystem of its own, so that events can be counted. Needs root.
 
 use std::fs;
@@ -164,7 +164,7 @@ fn an_open_file_is_told_once_per_interval() {
         assert_eq!(w.followed(now + INTERVAL), ["Modified log"]);
         assert!(w.followed(Duration::MAX).is_empty());
     }
-    // Unmuted before it is told: the next write is heard.
+    // Unmuted before it is reported: the next write raises an event.
     writeln!(log, "line").unwrap();
     assert_eq!(w.events(), 1);
     drop(log);
@@ -190,7 +190,7 @@ fn a_followed_file_is_found_wherever_it_went() {
     let mut told = w.followed(Duration::MAX);
     told.sort();
     assert_eq!(told, ["Modified e/a", "Modified e/b"]);
-    // The file moves while it is muted: its new name is told, and later writes are heard.
+    // The file moves while it is muted: its new name is reported, and so are later writes.
     write(&mut a);
     w.told();
     fs::rename(w.at("root/e/a"), w.at("root/c")).unwrap();

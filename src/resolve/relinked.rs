@@ -13,7 +13,7 @@ use std::collections::HashSet;
 use super::follow::OwnedFid;
 use crate::source::fan_decode::Fid;
 
-/// Files remembered. Beyond that every name is checked, at the price of a look-up for each event.
+/// Files remembered. Beyond that every name is checked, at the price of a check-up for each event.
 const MOST: usize = 50_000;
 
 /// See the module's text.

@@ -1,5 +1,5 @@
 //! Against the running kernel: a directory on a filesystem with a mark, changes, and the paths that
-//! are told. Each on a filesystem of its own, so that nothing else is heard. Needs root.
+//! are reported. Each on a filesystem of its own, so that nothing else raises events. Needs root.
 
 use std::fs;
 use std::os::fd::AsRawFd;
@@ -145,8 +145,8 @@ fn a_directory_that_went_to_and_fro_is_found_where_it_is() {
     assert_eq!(w.told(), ["Created b/f", "Written b/f", "Written b/x/f"]);
 }
 
-/// The look-up of the first finds it where the exchange has put it, and the exchange is told after
-/// that.
+/// The look-up of the first finds it where the exchange has put it, and the exchange is reported
+/// after that.
 #[test]
 fn a_directory_looked_up_ahead_is_not_taken_for_the_one_it_was_exchanged_with() {
     let Some(mut w) = Watched::new("a_directory_looked_up_ahead_is_not_taken_for_the_one_it_was_exchanged_with", &[], true)

@@ -10,7 +10,7 @@
 //! directory [`DIR`] is left out of every pass of a mirror that honours roles, and protected on its
 //! target.
 //!
-//! The checksum finds accidents. Whoever may write in the tree's top directory can move [`DIR`]
+//! The checksum finds accidents. A user who may write in the tree's top directory can move [`DIR`]
 //! away and put another in its place; so a mark counts only in a directory, and as a file, that is
 //! root's or ours and that others cannot write. He can still take the mark away, which stops a
 //! server, or bring an old one of root's back.
@@ -121,7 +121,7 @@ pub enum MarkError {
         /// Whose it is.
         source: TrustError,
     },
-    /// Somebody was faster, or has raised the epoch meanwhile.
+    /// Another process was faster, or has raised the epoch meanwhile.
     #[error("the epoch of {path} is {found} already, and cannot become {asked}: ask again for the state of both servers")]
     Stale {
         /// The file.
@@ -228,7 +228,7 @@ pub(crate) fn beside(tree: &Path, name: &str) -> Result<Option<Vec<u8>>, MarkErr
     let path = tree.join(DIR).join(name);
     let fail = |source| MarkError::Io { what: "read", path: path.clone(), source };
     let Some(dir) = directory(tree)? else { return Ok(None) };
-    // Not blocking, and no link: whoever can write in the tree could have put one there.
+    // Not blocking, and no link: any user who can write in the tree could have put one there.
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let file: File = match openat(&dir, name, flags, Mode::empty()) {
         Ok(fd) => fd.into(),
@@ -264,7 +264,7 @@ fn content(file: File, path: &Path) -> Result<Vec<u8>, MarkError> {
     Ok(text)
 }
 
-/// A mark that was fetched to a file of any name, whoever's it was.
+/// A mark that was fetched to a file of any name, whichever user owns it.
 ///
 /// # Errors
 /// As [`read`].
@@ -290,7 +290,8 @@ pub fn write(tree: &Path, mark: &Mark) -> Result<(), MarkError> {
 }
 
 /// Replaces the mark unless it has an epoch that is higher, or the same with another role than a
-/// step down: a follower cannot become a primary again without a new epoch. Returns what was there.
+/// step down: a follower cannot become a primary again without a new epoch. Returns the mark that
+/// it replaced.
 ///
 /// # Errors
 /// [`MarkError::Stale`], [`MarkError::Damaged`], [`MarkError::Io`]; nothing is changed then.
@@ -328,7 +329,7 @@ fn lock(tree: &Path) -> Result<Flock<File>, MarkError> {
 fn made(tree: &Path) -> Result<File, MarkError> {
     let path = tree.join(DIR);
     let fail = |source| MarkError::Io { what: "lock", path: path.clone(), source };
-    // Others may look into it: an rsync daemon that runs as somebody else serves the mark.
+    // Others may look into it: an rsync daemon that runs as another user serves the mark.
     match fs::DirBuilder::new().mode(0o755).create(&path).and_then(|()| open_to_others(&path)) {
         Ok(()) => File::open(tree).and_then(|top| top.sync_all()).map_err(fail)?,
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
@@ -395,8 +396,8 @@ mod tests {
         assert!(!dir.path().join(".fansync/role.new").exists());
     }
 
-    /// Whoever may write in the top of a tree exchanges the directory and what he has put there,
-    /// all the time.
+    /// A user who may write at the top of a tree exchanges the directory and another one all the
+    /// time.
     #[test]
     fn nothing_is_written_or_removed_through_what_others_put_there() {
         use nix::fcntl::{RenameFlags, renameat2};
@@ -441,7 +442,7 @@ mod tests {
         for len in 0..whole.len() {
             fs::write(&path, &whole[..len]).unwrap();
             assert!(matches!(read(dir.path()), Err(MarkError::Damaged { .. })), "cut off after {len} bytes");
-            // And it is not written over by a program: somebody has to look.
+            // And it is not written over by a program: an administrator has to look at it.
             assert!(raise(dir.path(), &mark(9, Role::Primary)).is_err(), "raised after {len} bytes");
         }
         fs::remove_file(&path).unwrap();
@@ -449,7 +450,7 @@ mod tests {
         assert!(read(dir.path()).is_err());
     }
 
-    /// The mark of a tree in which somebody else may write at the top.
+    /// The mark of a tree in which another user may write at the top.
     #[test]
     fn a_mark_that_others_put_there_is_not_taken() {
         if !nix::unistd::geteuid().is_root() {

@@ -1,4 +1,4 @@
-//! Single situations, by name: what is told, and what not.
+//! Single situations, by name: what is reported, and what not.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -277,7 +277,7 @@ fn two_targets_with_different_watermarks() {
     fs::rename(src.join("a/d"), src.join("b/e")).unwrap();
     let late = moment(&scratch.path().join("probe"));
     fs::write(src.join("b/old"), "y").unwrap();
-    // The rename was heard and recorded between the two.
+    // The rename was reported and recorded between the two.
     let mut dirs = (*stopped.resume.dirs).clone();
     let (walked, _) = build_set(stopped.scope(), &stopped.resume.dirs, stopped.options, &Progress::default()).unwrap();
     for (place, object) in walked.all() {
@@ -390,7 +390,7 @@ fn from_stop_to_start_through_the_state_on_disk() {
         keeper.tick(|_, _| true, &mut |_, h| crate::sys::handle::open_by_handle(root.as_fd(), h)).unwrap();
         drain
     };
-    // The slack has to pass before what is there counts as old.
+    // The slack has to pass before the entries count as old.
     let deadline = Instant::now() + Duration::from_secs(60);
     while keeper.watermark(0).is_none_or(|w| w <= walked) {
         assert!(Instant::now() < deadline);

@@ -1,10 +1,10 @@
-//! Walks over the source: what changed while nobody listened, and where the directories are.
+//! Walks over the source: what changed while fansync did not run, and where the directories are.
 //!
 //! # What it promises
 //! [`restart_scan`] tells, for each target, a set of paths such that comparing them (and nothing
 //! else) makes the target equal to the source, given what [`crate::state`] promises of the
 //! watermarks and of the old set. Changes made during the walk need not show in it: the caller
-//! hears of events already, and acts on them too.
+//! receives events already, and acts on them too.
 //!
 //! # How it works
 //! | found | and | told |
@@ -43,8 +43,8 @@
 //! thread gained a factor of 1.6 with cores to spare, and nothing, or a loss, without.
 //!
 //! # What it gives up
-//! Directories more than `walk::MAX_DEPTH` deep are told as `Subtree` each time: every level costs
-//! an open descriptor. Mounts the caller did not list are not entered.
+//! Directories more than `walk::MAX_DEPTH` deep are reported as `Subtree` each time: every level
+//! costs an open descriptor. Mounts the caller did not list are not entered.
 
 mod walk;
 
@@ -62,7 +62,7 @@ use crate::root::Root;
 use crate::state::{Clock, Dirs, Resume, Wall};
 use crate::sys::handle::FsId;
 
-/// Why a walk has no result. What it told until then is true.
+/// Why a walk has no result. What it reported until then is true.
 #[derive(Debug, thiserror::Error)]
 pub enum ScanError {
     /// The root.
@@ -88,7 +88,7 @@ pub struct Scope<'a> {
     pub root: &'a Root,
     /// What is left out.
     pub filter: &'a Filter,
-    /// The root's filesystem, as its events name it (for a btrfs subvolume that is heard through
+    /// The root's filesystem, as its events name it (for a btrfs subvolume that is watched through
     /// the top level: the top level's).
     pub fs: FsId,
     /// Mounts below the root that are entered, and their filesystems as their events name them.
@@ -166,8 +166,8 @@ pub struct Report {
     pub took: Duration,
 }
 
-/// Finds what changed since an earlier run. Findings are told on the calling thread, as they come,
-/// in no useful order. Returns the fresh set of directories as well.
+/// Finds what changed since an earlier run. Findings are reported on the calling thread, as they
+/// come, in no useful order. Returns the fresh set of directories as well.
 ///
 /// # Errors
 /// See [`ScanError`]; then findings may be missing and everything has to be compared.

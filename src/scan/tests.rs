@@ -158,7 +158,7 @@ enum Change {
 #[derive(Clone, Debug)]
 enum Step {
     Change(Change),
-    /// Some events of directories are heard.
+    /// Some events of directories are reported.
     Hear(u8),
     /// What is at their places is looked at.
     Settle,
@@ -168,7 +168,7 @@ enum Step {
     SendAll,
     /// The target gets everything, and it is known: the watermark.
     Confirm,
-    /// Everything is heard, and that is saved: the set is complete up to here.
+    /// All events arrive, and that is saved: the set is complete up to here.
     Save,
 }
 
@@ -233,7 +233,7 @@ struct Sim {
     real: Real,
     target: Tree,
     set: DirSet,
-    /// Places that changed and were not heard of: the parent's handle and the name.
+    /// Places that changed without an event: the parent's handle and the name.
     events: VecDeque<(Handle, String)>,
     /// From where to where, the last one at the end.
     renamed: Vec<(String, String)>,

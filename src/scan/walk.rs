@@ -63,7 +63,7 @@ struct Dir {
     fs: FsId,
     ctime: Wall,
     depth: usize,
-    /// Something above is told as `Subtree` to every target already.
+    /// Something above is reported as `Subtree` to every target already.
     covered: bool,
 }
 
@@ -258,7 +258,7 @@ impl<'a> Walker<'a> {
         Ok(())
     }
 
-    /// What cannot be read is told: it may differ.
+    /// What cannot be read is reported: it may differ.
     fn unreadable(&mut self, dir: &Dir, name: &[u8], kind: Kind) {
         self.found.unreadable += 1;
         if !dir.covered && self.cx.old.is_some() {
@@ -314,7 +314,7 @@ impl<'a> Walker<'a> {
                         if moved {
                             self.told.add(&parent.path, &job.name, Kind::Subtree, since);
                         }
-                        // Whoever needs an earlier change has it with the subtree.
+                        // A target that needs an earlier change has it with the subtree.
                         if ctime >= old.since && !(moved && since >= ctime) {
                             self.told.add(&parent.path, &job.name, Kind::Contents, ctime);
                         }

@@ -1,9 +1,9 @@
 //! `-d`: a process of its own, without terminal, and one process for each configuration file.
 //!
 //! The process that was called starts itself again, in a session of its own, and waits until that
-//! one watches the trees or has ended; so what is wrong is told where somebody looks, and the exit
-//! code is true. The lock is taken by the process that runs, with `-d` and without, and freed by
-//! the kernel when it ends, however it ends.
+//! one watches the trees or has ended; so errors appear on the terminal, and the exit code is true.
+//! The lock is taken by the process that runs, with `-d` and without, and freed by the kernel when
+//! it ends, however it ends.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::hash::Hasher;

@@ -1,10 +1,10 @@
 //! A drop-in for sersync 2.5.4: its command line, its `confxml.xml`, its meaning of them.
 //!
-//! There is one road: `xml.rs` reads the file and knows where everything stands, `convert.rs` makes
+//! The way of a file: `xml.rs` reads the file and knows where everything stands, `convert.rs` makes
 //! of it the same [`Config`] that a TOML file gives, and the same rules judge it, with the places
 //! of the XML in their messages. So whatever the XML asks for is something that TOML can say as
 //! well, and `import.rs` says it. What sersync did and this does not, and the other way round, is
-//! told as a [`Note`], never passed over.
+//! reported as a [`Note`], never passed over.
 //!
 //! `detach.rs` is `-d`: a process of its own, one for each configuration file.
 

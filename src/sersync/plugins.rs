@@ -14,7 +14,7 @@ pub(super) struct Plugin {
     pub(super) watch: Option<PathBuf>,
 }
 
-/// The block called `name`. `when`: what its hook is told of.
+/// The block called `name`. `when`: what its hook is notified of.
 pub(super) fn plugin(head: Element<'_>, name: &str, when: When, found: &mut Found) -> Option<Plugin> {
     let mut blocks = head.all("plugin").filter(|p| p.value("name").is_some_and(|v| v.text == name));
     let Some(block) = blocks.next() else {

@@ -151,7 +151,7 @@ impl<'a> Element<'a> {
         value
     }
 
-    /// A switch: exactly `true` is on, as with sersync, and whatever else was meant is told.
+    /// A switch: exactly `true` is on, as with sersync, and anything else is noted.
     pub(super) fn flag(&self, name: &str, found: &mut Found) -> Option<bool> {
         let value = self.value(name)?;
         if value.text != "true" && value.text != "false" {

@@ -57,15 +57,15 @@ const MAX_HELD: usize = 128;
 /// that answers.
 pub(crate) const BEAT_DIRS: usize = 256;
 
-/// What not to watch, and who is told that a walk gets on.
+/// What not to watch, and the heartbeat of a walk.
 pub(crate) struct Rules<'a> {
     /// Whether this path (relative, and whether it is a directory) and all below is of no interest.
     pub(crate) excluded: &'a dyn Fn(&[u8], bool) -> bool,
     /// Whether to go down into a directory on another filesystem than the root's, by its device
     /// number (`st_dev`).
     pub(crate) cross: &'a dyn Fn(u64) -> bool,
-    /// Called after every [`BEAT_DIRS`] directories of a walk, so that whoever waits sees that it
-    /// gets on.
+    /// Called after every [`BEAT_DIRS`] directories of a walk, so that a waiting thread sees
+    /// progress.
     pub(crate) beat: &'a dyn Fn(),
 }
 
@@ -126,7 +126,7 @@ pub(crate) struct Handled {
     /// Events of watches that were removed, or of directories that have no path; credited to
     /// nothing.
     pub(crate) stale: usize,
-    /// A file changed, and the name that told of it has no path: it was in a directory that left,
+    /// A file changed, and the name that reported it has no path: it was in a directory that left,
     /// or whose watch came later. Its other names may have one.
     pub(crate) unplaced: bool,
     /// Walks of new directories.
@@ -295,8 +295,8 @@ impl Watches {
         handled: &mut Handled,
     ) {
         let has = |bits: u32| event.mask & bits != 0;
-        // The kernel queues both halves of a rename in one go; with anything between, it is told as
-        // two changes.
+        // The kernel queues both halves of a rename in one go; with anything between, it is
+        // reported as two changes.
         let paired = self.left.take() == Some(event.cookie);
         if has(libc::IN_Q_OVERFLOW) {
             handled.overflow = true;

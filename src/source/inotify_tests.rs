@@ -329,7 +329,7 @@ fn out_and_in_again() {
     assert_eq!(rig.seen(), ["Created b/x/f", "Written b/x/f"]);
 }
 
-/// Two directories change places: each must be heard under its new name, whichever event comes
+/// Two directories change places: each must be reported under its new name, whichever event comes
 /// first.
 #[test]
 fn two_directories_swapped() {
@@ -440,7 +440,7 @@ fn an_overflow_is_told_and_a_walk_finds_what_it_hid() {
         fs::write(rig.at(&format!("f{}", n % 5)), "").unwrap();
         fs::rename(rig.at(&format!("f{}", n % 5)), rig.at("g")).unwrap();
     }
-    // Behind the overflow, so unheard.
+    // Behind the overflow, so not reported.
     fs::rename(rig.at("a"), rig.at("b")).unwrap();
     fs::create_dir_all(rig.at("new/y")).unwrap();
     fs::remove_dir(rig.at("gone")).unwrap();

@@ -8,7 +8,7 @@
 //!   before the request.
 //! - An idle reader sleeps in the kernel: no wake-ups, no timers.
 //! - An input that fails is reported once ([`Item::Failed`]) and left alone; so is a reader that
-//!   could not go on, for each of its inputs. Nobody mistakes silence for calm.
+//!   could not go on, for each of its inputs. So silence always means that there were no events.
 //!
 //! How it works. It sleeps until an input is readable, then drains all inputs at once: the first
 //! event after a quiet time is not kept waiting. Behind that it waits a little before each next
@@ -174,7 +174,7 @@ struct Shared {
     /// looks at the rings once more; the engine changes a ring, fences, and looks at it. One of the
     /// two sees the other.
     paused: AtomicBool,
-    /// Inputs still to be reported as failed because the thread ended without being told to.
+    /// Inputs still to be reported as failed because the thread ended by itself.
     fallen: AtomicUsize,
     counters: Counters,
 }
@@ -246,7 +246,7 @@ impl Reader {
         if fallen == 0 {
             return None;
         }
-        // The thread may have pushed between the look at the ring and its end.
+        // The thread may have pushed between the check of the ring and its end.
         if let Some(item) = self.shared.filled.pop() {
             return Some(item);
         }
@@ -340,7 +340,7 @@ impl Worker {
         match ended {
             Ok(End::Stopped) => return,
             Ok(End::Failed(error)) => tracing::error!(%error, "the reader cannot wait or read any more"),
-            // The panic hook has told what.
+            // The panic hook has logged it.
             Err(_) => tracing::error!("the reader panicked"),
         }
         shared.fallen.store(inputs, Ordering::Release);

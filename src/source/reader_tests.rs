@@ -343,7 +343,7 @@ fn sizes_that_cannot_work_are_refused() {
     }
 }
 
-/// Real events: each file of 3,000 is heard of, whichever backend, with a ring so small that the
+/// Real events: each file of 3,000 is reported, whichever backend, with a ring so small that the
 /// reader must pause.
 #[test]
 fn fanotify_events_come_through() {

@@ -60,7 +60,7 @@ pub(crate) const SLACK: Duration = Duration::from_secs(2);
 /// not one step.
 const TOLERANCE: Duration = Duration::from_millis(50);
 
-/// One look at the machine's clocks.
+/// One reading of the machine's clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Clock {
     /// The system's clock.
@@ -129,8 +129,8 @@ impl Clock {
         Ok(())
     }
 
-    /// The earliest time that the clock can have shown since `earlier`, a look in the same run of
-    /// the machine, when it was set back in between; `None` when it was not.
+    /// The earliest time that the clock can have shown since `earlier`, a reading in the same run
+    /// of the machine, when it was set back in between; `None` when it was not.
     pub(crate) fn set_back_to(&self, earlier: &Clock) -> Option<Wall> {
         let back = earlier.started().saturating_sub(self.started());
         let elapsed = self.boot.saturating_sub(earlier.boot).max(0) as u64;

@@ -11,11 +11,11 @@
 //! behind that time cannot be trusted to have the contents: the directory moved in, and was perhaps
 //! not sent yet.
 //!
-//! Live, [`DirSet::changed`] takes a place out at once; what is there is read from the disk later,
-//! at the next save, by the parent's handle. It does not matter then in which order the events
-//! came: the kernel merges an event into an earlier equal one (of the renames `a b`, `b a`, `a b`
-//! of one directory the third vanishes in the first), so the objects that events name may be told
-//! in an order that never was.
+//! Live, [`DirSet::changed`] takes a place out at once; its current state is read from the disk
+//! later, at the next save, by the parent's handle. It does not matter then in which order the
+//! events came: the kernel merges an event into an earlier equal one (of the renames `a b`, `b a`,
+//! `a b` of one directory the third vanishes in the first), so the objects that events name may be
+//! reported in an order that never was.
 //!
 //! Gives up: below a directory that is moved in from outside the root, directories stay unknown
 //! until the next walk; a restart compares them whole. Hashes are SipHash-2-4 under a random key,
@@ -218,7 +218,7 @@ impl DirSet {
 
     /// An event says that a directory came to, left, or was replaced at the place `name` in
     /// `parent`. `fs`: as in the event, and as in the walk's scope. `inside`: the place belongs to
-    /// the mirror, so what is there is worth knowing; of another, what is known is forgotten and no
+    /// the mirror, so its entry is worth knowing; of another, what is known is forgotten and no
     /// more. No system calls.
     pub(crate) fn changed(&mut self, fs: FsId, parent: HandleRef<'_>, name: &[u8], inside: bool) {
         if self.build.is_none() && !self.live {
@@ -252,7 +252,7 @@ impl DirSet {
 
     /// A walk begins, now: from here on places that change are kept in mind, so that what it read
     /// of them does not count. An earlier walk that is still under way is forgotten. The caller
-    /// hears of every event already.
+    /// receives every event already.
     pub(crate) fn begin_build(&mut self, now: Wall) {
         self.live = false;
         self.looks.clear();
@@ -279,7 +279,7 @@ impl DirSet {
         self.looks.clear();
     }
 
-    /// All changes of places before `at` have been told.
+    /// All changes of places before `at` have been reported.
     pub(super) fn complete_until(&mut self, at: Wall) {
         if self.live {
             self.complete_at = self.complete_at.max(Some(at));
@@ -301,7 +301,7 @@ impl DirSet {
     }
 
     /// Reads what is at the places that changed, and appends to `out` what is to be saved. While a
-    /// walk is under way the looks wait for its end. `now` is asked after the looks.
+    /// walk is under way the checks wait for its end. `now` is read after the checks.
     ///
     /// # Errors
     /// Those of `now`; then `out` is to be saved all the same.
@@ -326,7 +326,7 @@ impl DirSet {
             found.push((place, self.dirs.object(look.fs, handle.as_ref())));
         }
         if !found.is_empty() {
-            // Later than every look, so not before any of the changes that were looked at.
+            // Later than every check, so not before any of the changes that were looked at.
             let since = now()?;
             let dirs = Arc::make_mut(&mut self.dirs);
             for (place, object) in found {

@@ -121,7 +121,8 @@ fn the_order_of_events_does_not_matter() {
     let Some(mut real) = Real::new() else { return };
     fs::create_dir_all(real.at("a")).unwrap();
     let mut set = real.live();
-    // a b, b a, a b: the kernel merges the third into the first, so the last to be heard is b a.
+    // a b, b a, a b: the kernel merges the third into the first, so the last that is reported is b
+    // a.
     fs::rename(real.at("a"), real.at("b")).unwrap();
     for name in ["a", "b", "b", "a"] {
         real.told(&mut set, "", name);

@@ -26,7 +26,7 @@ pub(crate) struct Disk(Arc<Mutex<Writes>>);
 struct Writes {
     /// One is under way.
     busy: bool,
-    /// What is done after it, whoever asked for that does not wait any more.
+    /// No caller waits for what is done after it.
     next: Option<Box<dyn FnOnce() + Send>>,
 }
 

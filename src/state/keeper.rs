@@ -203,7 +203,7 @@ impl Keeper {
         }
     }
 
-    /// The live set of directories, to be told of changes.
+    /// The live set of directories, which follows changes.
     pub(crate) fn dirs(&mut self) -> &mut DirSet {
         &mut self.dirs
     }
@@ -256,8 +256,8 @@ impl Keeper {
     }
 
     /// The target is to be compared whole, for a reason that no change time in the source tells: it
-    /// may have lost what it had, or somebody asked. Whatever ends the daemon before that is done,
-    /// the next one does it. Saved at once.
+    /// may have lost what it had, or a command asked for it. Whatever ends the daemon before that
+    /// is done, the next one does it. Saved at once.
     ///
     /// # Errors
     /// [`StateError::Write`].
@@ -285,9 +285,9 @@ impl Keeper {
         Ok(Drain(self.now()?))
     }
 
-    /// Every event from before `drain` has been told, to the dirty sets and to [`Keeper::dirs`].
-    /// `epochs`: of each target in turn, closed now; `None` for one that may yet lose what it has
-    /// confirmed.
+    /// Every event from before `drain` has been reported, to the dirty sets and to
+    /// [`Keeper::dirs`]. `epochs`: of each target in turn, closed now; `None` for one that may yet
+    /// lose what it has confirmed.
     ///
     /// Not to be called while the engine knows of something that may differ and is not in the dirty
     /// sets: a lost subtree that waits for its turn, a subtree that cannot be watched, a source
@@ -364,7 +364,7 @@ impl Keeper {
     /// Saves for the last time, after a [`Keeper::tick`].
     ///
     /// `last`: a drain that was asked for after the last run of every target had ended, and was
-    /// told to [`Keeper::drained`]; without it the stop counts as unclean. `synced`: after that,
+    /// passed to [`Keeper::drained`]; without it the stop counts as unclean. `synced`: after that,
     /// everything on the source's filesystems was written to disk ([`sync_source`]); without it a
     /// restart after a boot compares everything. `tidy`: no run was cut off.
     ///

@@ -30,8 +30,9 @@
 //! # What it gives up
 //! - Changes that raise no event and are older than the watermark (see [`crate::sys::fanotify`]);
 //!   among them writes to a file that was open, or mapped, at the stop and was closed, without a
-//!   further write, before the start. Its event comes with the close, which nobody heard, and its
-//!   ctime is from before the watermark. A later change or a comparison of everything brings it.
+//!   further write, before the start. Its event comes with the close, which was not received, and
+//!   its ctime is from before the watermark. A later change or a comparison of everything brings
+//!   it.
 //! - A source that was replaced by an older copy of the same filesystem (a block-level snapshot put
 //!   back), which has the same identity and old ctimes, is known by its newest ctime
 //!   ([`Resume::newest`]). Not known: after a kill, with inotify, and where something in it was
@@ -200,8 +201,8 @@ impl Identity {
 /// be unique: the scan's tests run on each. ext2 and ext3 share ext4's number and code.
 const PROVEN: [FsType; 4] = [statfs::EXT4_SUPER_MAGIC, statfs::XFS_SUPER_MAGIC, statfs::BTRFS_SUPER_MAGIC, statfs::TMPFS_MAGIC];
 
-/// Whether changes on the filesystem of `fd` can be told by ctime and handle; its type, `f_type` of
-/// statfs(2).
+/// Whether changes on the filesystem of `fd` can be found by ctime and handle; its type, `f_type`
+/// of statfs(2).
 ///
 /// # Errors
 /// [`Why::Unproven`] when it is not one of those tried: ext4, XFS, btrfs, tmpfs. Network

@@ -1,6 +1,6 @@
-//! A small file in a mirror's state directory that is put in place in one step: for what somebody
-//! decided or what was seen, and must outlive the daemon. It names the source, so that nothing of
-//! it is carried over to another tree.
+//! A small file in a mirror's state directory that is put in place in one step: for decisions and
+//! findings that must outlive the daemon. It names the source, so that nothing of it is carried
+//! over to another tree.
 
 use std::fs::{self, DirBuilder};
 use std::io;

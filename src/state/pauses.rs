@@ -1,9 +1,9 @@
-//! Which targets of a mirror were told to pause, so that a pause outlives the daemon.
+//! Which targets of a mirror are paused, so that a pause outlives the daemon.
 //!
 //! One small file of JSON per mirror ([`note`](super::note)), removed when nothing is paused any
 //! more. It names, for each target, its name and URL: a pause is not carried over to another place.
 //!
-//! A file that cannot be read pauses every target: somebody had a reason to stop sending, and which
+//! A file that cannot be read pauses every target: there was a reason to stop sending, and which
 //! target was meant is not known.
 
 use std::collections::BTreeMap;

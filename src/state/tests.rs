@@ -333,7 +333,7 @@ fn a_target_that_is_not_trusted_is_compared_whole_whatever_ends_the_daemon() {
     let (mut keeper, resume) = w.running();
     let resume = resume.unwrap();
     assert_eq!((resume.watermarks, resume.without), (vec![Some(at), None], vec![None, Some(Without::Behind)]));
-    // Whoever is told no epoch for it, gets no watermark for it.
+    // A target without an epoch for it gets no watermark for it.
     let drain = keeper.drain().unwrap();
     keeper.drained(drain, [Some(w.epochs.close()), None]).unwrap();
     w.tick(&mut keeper).unwrap();

@@ -16,7 +16,7 @@ pub(crate) enum Health {
     Good,
     /// Not all is on the target, and nothing is wrong; or something beside the targets is.
     Behind,
-    /// Somebody should look.
+    /// An administrator should look at it.
     Trouble,
 }
 
@@ -68,7 +68,7 @@ impl Target {
 /// Something that keeps the whole from being in sync.
 struct Finding {
     health: Health,
-    /// What is wrong, with how far it is behind.
+    /// What is wrong, with its progress behind.
     what: String,
     /// What to do about it; empty when it passes by itself.
     next: String,

@@ -1,4 +1,4 @@
-//! What is asked for and told of a comparison of a target with its source: by `fansync verify`, and
+//! Requests for and results of a comparison of a target with its source: by `fansync verify`, and
 //! in the status.
 
 use std::fmt::Write as _;

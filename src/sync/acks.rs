@@ -7,7 +7,7 @@
 //!
 //! Promises: while a run to an rsync daemon lasts, its connection acknowledges at once, as far as a
 //! repetition every half millisecond brings it. Nothing of the run is held. What the kernel does
-//! not permit is said once and tried no more.
+//! not permit is logged once and tried no more.
 //!
 //! How: one thread for the process. It sleeps while there is no run, and forgets a run when its
 //! process is gone.

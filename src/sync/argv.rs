@@ -130,7 +130,7 @@ pub struct Spec<'a> {
     pub max_file_size: Option<u64>,
     /// What a comparison finds on the target alone stays there; what is listed by name is deleted.
     pub spare: bool,
-    /// Nothing is changed, only told.
+    /// Nothing is changed, only listed.
     pub dry_run: bool,
     /// Whether the receiver can delete missing arguments; see [`super::probe`].
     pub missing_args: bool,
@@ -215,7 +215,7 @@ impl<'a> Spec<'a> {
 
 /// As `-i` does it, but without what a link leads to. With that, a line may be too long for rsync's
 /// buffer, at which it gives up the whole run (exit 13, 3.5.0), and a name that holds an arrow
-/// cannot be told from the rest.
+/// cannot be distinguished from the rest.
 pub(super) const ITEMS: &str = "--out-format=%i %n";
 
 /// The argument vector of `pass`; the first element is the program. Every path is one argument, no
@@ -408,8 +408,9 @@ fn fetch_role(spec: &Spec<'_>) -> Vec<OsString> {
     args
 }
 
-/// A look at the owner and the mode that one file has on the target, beside those of the same file
-/// in a directory here. Changes nothing on either side, and says nothing where they are the same.
+/// A comparison of the owner and the mode that one file has on the target, beside those of the same
+/// file in a directory here. Changes nothing on either side, and says nothing where they are the
+/// same.
 pub(crate) fn compare_owner(spec: &Spec<'_>, path: &str, here: &Path) -> Vec<OsString> {
     let mut args = vec![spec.rsync.as_os_str().to_owned(), format!("--timeout={}", whole_seconds(spec.timeout)).into()];
     args.extend(["-n", "-i", "-ptog", "--numeric-ids", "--size-only"].map(OsString::from));

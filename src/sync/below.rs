@@ -37,8 +37,8 @@ use crate::location::Location;
 use crate::path::{self, RelPath};
 
 /// Bytes that a list has to lose. `scripts/bench/batching --only prefix`: 4,000 are worth 9 ms,
-/// 8,000 are worth 25. A list that begins below does not leave through a process that stands by,
-/// which would save about 8.
+/// 8,000 are worth 25. A list that begins below does not leave through a standby process, which
+/// would save about 8.
 const WORTH_BYTES: usize = 8 * 1024;
 
 /// A run that begins below the root.

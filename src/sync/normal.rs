@@ -1,4 +1,4 @@
-//! The last look at the disk before a list leaves.
+//! The last check of the disk before a list leaves.
 //!
 //! Promises, for every path given: it is in the result, or something above it in the result covers
 //! it, or it is reported unreadable. A path is called missing only when the kernel said ENOENT or
@@ -11,7 +11,7 @@
 //! missing component is listed instead, or the first that is no directory. What lies below a listed
 //! deletion or a deep pass is covered by it and dropped.
 //!
-//! Gives up: the source can change between this look and rsync's own. Whatever happens then raises
+//! Gives up: the source can change between this check and rsync's own. Whatever happens then raises
 //! an event of its own and comes by again.
 
 use std::collections::BTreeSet;
@@ -32,7 +32,7 @@ pub enum State {
     Present(StatBrief),
     /// It is not there; its parent is a directory that is.
     Missing,
-    /// It cannot be told. Neither send nor delete it; look again later.
+    /// It is not known. Neither send nor delete it; look again later.
     Unreadable(Errno),
 }
 

@@ -63,8 +63,8 @@ pub enum Verdict {
         /// As the server wrote it: `--delete`.
         option: String,
     },
-    /// Retrying cannot help before somebody changes something: unknown module, authentication, read
-    /// only, bad option.
+    /// Retrying cannot help before a change by an administrator: unknown module, authentication,
+    /// read only, bad option.
     Config,
     /// rsync was killed, by us or by others, or could not get memory. Retry.
     Killed,
@@ -125,11 +125,11 @@ pub struct Outcome {
     /// One line for a human: rsync's own most telling message, and how it ended. Empty for
     /// [`Verdict::Done`].
     pub reason: String,
-    /// Paths that messages named, as far as they can be told: at most
+    /// Paths that messages named, as far as they can be read: at most
     /// [`super::output::MAX_FAILED`]. Not complete; the paths of a batch that are not in here are
     /// not thereby confirmed.
     pub failed: Vec<Failed>,
-    /// Failures whose path could not be told or did not fit.
+    /// Failures whose path could not be read or did not fit.
     pub failed_more: u64,
     /// Lines that are no known message; see [`Output::unknown`].
     pub(crate) unknown: Vec<Vec<u8>>,

@@ -207,7 +207,7 @@ pub enum TargetState {
     Usable,
     /// It works, but deletions are to be listed by parent: [`super::argv::Spec::missing_args`] off.
     UseFallback,
-    /// It will not work before somebody changes something; the reason for a human.
+    /// It will not work before a change by an administrator; the reason for a human.
     Config(String),
     /// It does not work now; the reason for a human.
     Down(String),

@@ -80,8 +80,8 @@ pub(super) fn argv(spec: &Spec<'_>, renamed: &Renamed, pass: Pass) -> Vec<OsStri
     add(&"--modify-window=-1");
     match pass {
         Pass::Clear => {
-            // `--delete` does nothing to a list; with it the receiver hears of the filters and
-            // protects what they name.
+            // `--delete` does nothing to a list; with it the receiver gets the filters and protects
+            // what they name.
             if !renamed.filter_args.is_empty() {
                 add(&"--delete");
             }
@@ -99,7 +99,7 @@ pub(super) fn argv(spec: &Spec<'_>, renamed: &Renamed, pass: Pass) -> Vec<OsStri
     add(&format!("--timeout={}", whole_seconds(spec.timeout)));
     add(&ITEMS);
     // That the directory was made is said with items from 3.2.4 on, before only where names are
-    // told.
+    // printed.
     add(&if pass == Pass::MovedTree { "--info=stats1,name1" } else { "--info=stats1" });
     if let Location::Daemon { .. } = spec.location {
         add(&"-s"); // as always over ssh: nothing that reads line by line gets to see the names

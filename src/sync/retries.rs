@@ -104,7 +104,7 @@ impl Retries {
     }
 
     /// Takes the entries of a batch that failed in part in its `round` (0 for the first). `named`:
-    /// paths that rsync's messages told, perhaps not all; not beginning with the root.
+    /// paths in rsync's messages, perhaps not all; not beginning with the root.
     pub(crate) fn failed(&mut self, now: Duration, entries: Vec<Entry>, round: u32, named: &[Failed], reason: &str, jitter: f64) {
         if entries.is_empty() {
             return;

@@ -10,7 +10,7 @@
 //!
 //! Gives up: a run has no time limit of its own. rsync's `--timeout` bounds a silent peer, but a
 //! sender that opens a file which has just become a FIFO hangs for ever in spite of it (measured,
-//! to 20 s); whoever owns the run watches [`Run::progress_mark`], and terminates what stands still.
+//! to 20 s); the run's owner watches [`Run::progress_mark`], and terminates what stands still.
 
 use std::ffi::OsString;
 use std::io;
@@ -213,8 +213,8 @@ impl Run {
         }
     }
 
-    /// Reads what is there of an output, at most about 1 MiB. Returns whether the output is still
-    /// open; once it is not, its descriptor is closed, so take it out of the reactor **before** (or
+    /// Reads what an output has now, at most about 1 MiB. Returns whether the output is still open;
+    /// once it is not, its descriptor is closed, so take it out of the reactor **before** (or
     /// ignore that reactor's late token).
     pub(crate) fn on_readable(&mut self, stream: Stream) -> bool {
         let mut buffer = [0; READ_BYTES];
@@ -241,8 +241,7 @@ impl Run {
     /// The outcome, once rsync has ended; `None` before. Call when [`Run::pidfd`] is readable.
     ///
     /// # Errors
-    /// waitid(2): the process was reaped by somebody else; how it ended is unknown, treat it as
-    /// killed.
+    /// waitid(2): the process was reaped elsewhere; how it ended is unknown, treat it as killed.
     pub(crate) fn on_exit(&mut self) -> io::Result<Option<Outcome>> {
         let Some(exit) = self.child.try_wait()? else { return Ok(None) };
         // All that rsync wrote is in the pipes by now, and no pipe holds more than one turn reads.
@@ -273,7 +272,7 @@ impl Run {
         self.child.work()
     }
 
-    /// When rsync first told how far it is; `None` until then, and for passes that do not tell.
+    /// When rsync first printed its progress; `None` until then, and for passes that do not tell.
     pub(crate) fn moving(&self) -> Option<Instant> {
         self.moving
     }

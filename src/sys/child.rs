@@ -419,7 +419,7 @@ impl Child {
         result
     }
 
-    /// Reads what is there of an output: `Some(n)` bytes, `Some(0)` at its end (which then stays),
+    /// Reads what an output has now: `Some(n)` bytes, `Some(0)` at its end (which then stays),
     /// `None` when nothing is there now.
     ///
     /// # Errors

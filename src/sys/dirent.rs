@@ -38,7 +38,7 @@ impl Listing {
     pub(crate) fn next(&mut self, dir: BorrowedFd<'_>) -> io::Result<Option<Entries<'_>>> {
         self.buffer.resize(BUFFER_BYTES, 0);
         loop {
-            // SAFETY: the buffer is valid for writes of as many bytes as the call is told, and the
+            // SAFETY: the buffer is valid for writes of as many bytes as the call gets, and the
             // kernel keeps no pointer to it.
             let n = unsafe { libc::syscall(libc::SYS_getdents64, dir.as_raw_fd(), self.buffer.as_mut_ptr(), self.buffer.len()) };
             return match Errno::result(n) {

@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 /// An eventfd(2) as a level: woken any number of times, it is readable until cleared. Non-blocking,
 /// close-on-exec.
 ///
-/// The sleeper's order is: clear, look for work, poll. Whoever makes work visible first and wakes
-/// afterwards is then never missed.
+/// The sleeper's order is: clear, look for work, poll. A thread that makes work visible first and
+/// wakes afterwards is then never missed.
 #[derive(Debug)]
 pub struct EventFd(NixEventFd);
 

@@ -1,4 +1,4 @@
-//! fanotify(7) groups with filesystem marks: one mark hears of every change on a filesystem,
+//! fanotify(7) groups with filesystem marks: one mark reports every change on a filesystem,
 //! whatever its size.
 //!
 //! Promises: asks for the most able form of events this kernel has, found by trying
@@ -27,7 +27,7 @@
 //!   file handles (NFS, overlayfs without `nfs_export`).
 //! - `EXDEV`: a btrfs *subvolume* (so `/home` of many distributions), whose fsid is not that of the
 //!   filesystem's root. A mark through any mount of the top level (`subvolid=5`, which need not
-//!   stay mounted or be attached) hears of all subvolumes: the records carry the top level's fsid,
+//!   stay mounted or be attached) reports all subvolumes: the records carry the top level's fsid,
 //!   and their handles open through the subvolume's mount (measured on 6.18).
 #![allow(unsafe_code)]
 
@@ -170,8 +170,8 @@ impl Group {
                 let flags = FAN_CLASS_NOTIF
                     | libc::FAN_CLOEXEC
                     | libc::FAN_NONBLOCK
-                    // Ignore marks are bounded by who sets them (2.6.37; needs CAP_SYS_ADMIN, as
-                    // filesystem marks do).
+                    // The process that sets ignore marks bounds them (2.6.37; needs CAP_SYS_ADMIN,
+                    // as filesystem marks do).
                     | libc::FAN_UNLIMITED_MARKS
                     | FAN_REPORT_IDS
                     | if target_fid { FAN_REPORT_TARGET_FID } else { 0 }
@@ -208,7 +208,7 @@ impl Group {
     }
 
     /// Marks the whole filesystem that `dir` lies on: changes through any mount of it, inside or
-    /// outside `dir`, are heard from here on. `dir` may hold any bytes; a symlink is followed.
+    /// outside `dir`, raise events from here on. `dir` may hold any bytes; a symlink is followed.
     /// Marking twice is the same as once.
     ///
     /// # Errors

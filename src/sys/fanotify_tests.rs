@@ -1,5 +1,5 @@
-//! What the kernel really says; needs root. Filesystems are the test's own, so nothing else is
-//! heard.
+//! What the kernel really says; needs root. Filesystems are the test's own, so nothing else raises
+//! events.
 
 use super::*;
 use crate::scratch::Scratch;
@@ -232,7 +232,7 @@ fn refusals_say_what_to_do() {
     assert_eq!(file.errno(), Some(libc::ENOTDIR));
 }
 
-/// A btrfs subvolume refuses the mark; one of the top level hears of it, and its handles open below
+/// A btrfs subvolume refuses the mark; one of the top level reports it, and its handles open below
 /// the subvolume.
 #[test]
 fn a_btrfs_subvolume_is_heard_through_the_top_level() {

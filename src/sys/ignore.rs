@@ -1,19 +1,19 @@
-//! Ignore marks: what a fanotify group does not want to hear of an object that a filesystem mark
-//! covers.
+//! Ignore marks: which events of an object, that a filesystem mark covers, a fanotify group does
+//! not want.
 //!
 //! An ignored event is never built nor queued, so neither the writer nor the reader pays for it;
-//! what is left to the writer is the look-up of the mark. Promises:
+//! what is left to the writer is the check-up of the mark. Promises:
 //! - Marks are *evictable* where the kernel has that (Linux 5.19): they do not hold the inode in
 //!   memory, and are gone with it. So a mark may be missing at any time, never stay too long, and
 //!   one that is missing only costs events.
 //! - A mark belongs to the inode, not to its number: one that is deleted takes its mark along, and
-//!   what gets its number next is heard (tested).
+//!   the object that gets its number next raises events (tested).
 //! - [`Ignorer::hear_all`] takes every ignore mark of the group away in one call; the filesystem
 //!   marks stay.
 //!
-//! What a group does not hear, by kernel: writes to a file from 2.6.37 on (`FAN_MARK_IGNORED_MASK`
-//! that survives the write), and what happens to the entries of a directory from 6.0 on
-//! (`FAN_MARK_IGNORE`, which takes `FAN_EVENT_ON_CHILD`).
+//! What a group does not receive, by kernel: writes to a file from 2.6.37 on
+//! (`FAN_MARK_IGNORED_MASK` that survives the write), and what happens to the entries of a
+//! directory from 6.0 on (`FAN_MARK_IGNORE`, which takes `FAN_EVENT_ON_CHILD`).
 
 use super::fanotify::Group;
 use super::handle::fd_link;
@@ -74,8 +74,8 @@ impl Ignorer {
         self.evictable
     }
 
-    /// Does not hear of writes to `file` any more; closing it after writing is still heard. Any
-    /// descriptor, `O_PATH` too.
+    /// Mutes writes to `file`; closing it after writing still raises an event. Any descriptor,
+    /// `O_PATH` too.
     ///
     /// # Errors
     /// `ENOSPC` at `fs.fanotify.max_user_marks`, `ENOMEM`, `ENOENT` without /proc.
@@ -83,8 +83,7 @@ impl Ignorer {
         self.mark(libc::FAN_MARK_ADD | self.file, WRITES, file)
     }
 
-    /// Hears of writes to `file` again: of each that begins after this call. One without a mark is
-    /// fine.
+    /// Unmutes writes to `file`: of each that begins after this call. One without a mark is fine.
     ///
     /// # Errors
     /// `ENOENT` without /proc is taken for a missing mark; none other is known.
@@ -95,9 +94,9 @@ impl Ignorer {
         }
     }
 
-    /// Does not hear any more of files that are made, written, changed or deleted in `dir` itself.
-    /// Still heard: renames from and to it, everything about the directories in it and what is
-    /// below those, and `dir`'s own attributes, move and end.
+    /// Mutes files that are made, written, changed or deleted in `dir` itself. Still reported:
+    /// renames from and to it, everything about the directories in it and what is below those, and
+    /// `dir`'s own attributes, move and end.
     ///
     /// # Errors
     /// `EOPNOTSUPP` before Linux 6.0; otherwise as [`Ignorer::ignore_writes`].
@@ -107,8 +106,7 @@ impl Ignorer {
         fanotify_mark(self.group.as_raw_fd(), flags, ENTRIES, dir.as_raw_fd(), Path::new("."))
     }
 
-    /// Hears of what happens in `dir` again. One without a mark is fine. Any descriptor, `O_PATH`
-    /// too.
+    /// Unmutes `dir`. One without a mark is fine. Any descriptor, `O_PATH` too.
     ///
     /// # Errors
     /// As [`Ignorer::hear_writes`].
@@ -120,7 +118,7 @@ impl Ignorer {
         }
     }
 
-    /// Hears everything again.
+    /// Takes all ignore marks away.
     ///
     /// # Errors
     /// None is known; then nothing is ignored less than before.

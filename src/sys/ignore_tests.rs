@@ -1,4 +1,4 @@
-//! Against the running kernel; needs root. What is heard is counted, on every filesystem.
+//! Against the running kernel; needs root. The events are counted, on every filesystem.
 
 use super::*;
 use crate::scratch::Scratch;
@@ -32,7 +32,7 @@ impl Ground {
         self.scratch.path().join(path)
     }
 
-    /// The masks heard since the last call, together.
+    /// The masks of the events since the last call, together.
     fn heard(&self) -> u64 {
         let (mut buf, mut all) = ([0; 16384], 0);
         loop {
@@ -123,7 +123,7 @@ fn a_muted_directory_hides_its_own_files_only() {
         fs::write(g.at("d/old"), "2").unwrap();
         fs::remove_file(g.at("d/f")).unwrap();
         fs::set_permissions(g.at("d/old"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-        // The link count of a deleted file is told without a directory, so no directory's mark
+        // The link count of a deleted file is reported without a directory, so no directory's mark
         // hides it.
         assert_eq!(g.heard() & !libc::FAN_ATTRIB, 0, "{}", g.kind);
         fs::write(g.at("d/below/f"), "1").unwrap();

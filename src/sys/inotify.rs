@@ -37,7 +37,7 @@ pub(crate) struct Inotify {
 }
 
 impl Inotify {
-    /// A new queue without watches. `writes`: hears of each write(2), truncate(2) and mtime set
+    /// A new queue without watches. `writes`: reports each write(2), truncate(2) and mtime set
     /// alone, too.
     ///
     /// # Errors

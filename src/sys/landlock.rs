@@ -1,4 +1,4 @@
-//! What a process may write at most, whoever it runs as: landlock(7), Linux 5.13.
+//! What a process may write at most, whichever user it runs as: landlock(7), Linux 5.13.
 //!
 //! Promises: a process that is held to a [`Ruleset`], and what it starts, opens nothing for
 //! writing, and makes, removes, renames and links nothing, but below the directories of the set and

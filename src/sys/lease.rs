@@ -1,4 +1,5 @@
-//! Leases on files (fcntl(2), `F_SETLEASE`), to show what one does to whoever opens the file.
+//! Leases on files (fcntl(2), `F_SETLEASE`), to show what one does to a process that opens the
+//! file.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -6,7 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// Takes a lease against every other open of a file that nobody else has open, for as long as the
 /// descriptor is open or until it is broken. The signal that tells of a break is ignored from now
-/// on in the whole process: whoever opens the file waits for the kernel's time.
+/// on in the whole process: a process that opens the file waits for the kernel's time.
 ///
 /// # Errors
 /// fcntl(2): EAGAIN when the file is open elsewhere, EACCES when it is not the process's own.

@@ -185,7 +185,7 @@ impl MountWatch {
     /// What to poll for; `POLLERR` comes along unasked.
     const EVENTS: PollFlags = PollFlags::POLLPRI;
 
-    /// Begins to watch; changes from here on are told.
+    /// Begins to watch; changes from here on are reported.
     ///
     /// # Errors
     /// Those of opening /proc/self/mountinfo.
@@ -193,7 +193,7 @@ impl MountWatch {
         File::open(TABLE).map(MountWatch)
     }
 
-    /// Whether there was a change since this or another poll last told of one; does not wait.
+    /// Whether there was a change since this or another poll last reported one; does not wait.
     ///
     /// # Errors
     /// Those of poll(2).

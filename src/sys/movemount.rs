@@ -15,8 +15,9 @@ fn c_path(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| io::ErrorKind::InvalidInput.into())
 }
 
-/// Moves the mount that is on top of `from` to `to`: on top of what is there, or, with `beneath`,
-/// below it. Neither asks the server of a network filesystem anything (measured on NFS and FUSE).
+/// Moves the mount that is on top of `from` to `to`: on top of the present mount, or, with
+/// `beneath`, below it. Neither asks the server of a network filesystem anything (measured on NFS
+/// and FUSE).
 ///
 /// # Errors
 /// `EINVAL`: `from` is no mount or lies on a shared one; with `beneath` also a kernel before 6.5,

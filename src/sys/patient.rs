@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// Waits where the file does not block: whoever shares it may have set it so.
+/// Waits where the file does not block: a process that shares it may have set it so.
 pub(crate) struct Patient<T>(pub(crate) T);
 
 impl<T: Write + AsFd> Patient<T> {

@@ -8,7 +8,7 @@
 //! How: poll(2) is level-triggered by itself. With io_uring each descriptor has a one-shot POLL_ADD
 //! that is armed by the next wait after it fired, all of them submitted by the system call that
 //! waits: the cost of a wait is per descriptor that was ready, not per descriptor that is watched.
-//! Each registration has a number of its own, by which late completions are told.
+//! Each registration has a number of its own, which identifies late completions.
 //!
 //! Gives up: a token may come when nothing is there (any more): descriptors are non-blocking, and
 //! are read until they would block. A wait may return early with nothing, after a signal.
@@ -176,7 +176,7 @@ const NOBODY: u64 = 0;
 struct Uring {
     ring: IoUring,
     watched: HashMap<u64, Watched>,
-    /// Token by registration number; what is not in here completes unheard.
+    /// Token by registration number; completions of what is not in here are dropped.
     tokens: HashMap<u64, u64>,
     /// Tokens whose request is to be armed by the next wait.
     idle: Vec<u64>,

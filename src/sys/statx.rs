@@ -73,7 +73,7 @@ impl StatBrief {
     }
 }
 
-/// What one look-up gave.
+/// What one check-up gave.
 pub(crate) type Looked = Result<StatBrief, Errno>;
 
 /// Paths to look up, each after its parent.

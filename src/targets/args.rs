@@ -1,4 +1,4 @@
-//! What every rsync of a target is told, whatever it carries.
+//! The arguments of every rsync of a target, whatever it carries.
 
 use std::os::fd::AsFd;
 

@@ -16,7 +16,7 @@ use crate::sync::below::{Below, open_below, shared};
 
 /// So many runs in a row that did not get through, and none begins below until the target was away.
 const REFUSALS: u32 = 3;
-/// How long a look at a directory of a local target may take. It may be a dead network filesystem.
+/// How long a check of a directory of a local target may take. It may be a dead network filesystem.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// Most directories that are known to be lacking.
 const MOST_LACKING: usize = 100;
@@ -29,7 +29,7 @@ pub(super) struct Descents {
     lacking: Vec<RelPath>,
     /// Runs in a row that did not get through.
     refused: u32,
-    /// A look at a local target that took too long and goes on.
+    /// A check of a local target that took too long and goes on.
     looking: Option<thread::JoinHandle<()>>,
 }
 
@@ -115,19 +115,19 @@ impl Target {
         let source = open_below(cx.root, &dir).ok()?;
         let target = match &self.cfg.location {
             Location::Local(root) => Some(self.descents.open(root, &dir)?),
-            // Named by its path, as for renames: a link that somebody put there is followed, and a
-            // server expands wildcards.
+            // Named by its path, as for renames: a link at that place is followed, and a server
+            // expands wildcards.
             Location::Daemon { .. } if self.mirror.send_renames && crate::sync::renames::fits(&dir) => None,
             Location::Daemon { .. } | Location::Ssh { .. } => return None,
         };
         Some(Below { dir, source, target, filter_args })
     }
 
-    /// Whether a list means the same from another directory: nothing that rsync is told beside it
-    /// is looked for from the root.
+    /// Whether a list means the same from another directory: nothing else in rsync's arguments is
+    /// looked for from the root.
     fn means_the_same_below(&self) -> bool {
         !matches!(self.cfg.location, Location::Ssh { .. })
-            // Rules in merge files, includes and what rsync cannot be told protect by whole paths.
+            // Rules in merge files, includes and what rsync cannot express protect by whole paths.
             && self.args.excludes_only()
             && self.mirror.filter.is_rsyncs()
             && self.mirror.events == config::Events::default()

@@ -1,11 +1,11 @@
-//! How the entries of a batch are listed, by what the last look at the disk found. What each needs
+//! How the entries of a batch are listed, by what the last check of the disk found. What each needs
 //! is decided by [`Rules`], which is pure; what does not leave now goes where it waits.
 
 use super::emptied::Found;
 use super::linked::{Linked, path_and_above};
 use super::*;
 
-/// What the looks before batches met.
+/// What the checks before batches found.
 #[derive(Default)]
 pub(super) struct Met {
     /// The newest change time, until it is asked for.
@@ -48,7 +48,7 @@ pub(super) enum Deleting {
     Within,
     /// Something, and a dry run comes first.
     Guarded,
-    /// Whatever it finds: somebody let it through.
+    /// Whatever it finds: an administrator accepted it.
     Free,
 }
 
@@ -119,7 +119,7 @@ struct Goes {
 enum Listed {
     /// Nothing: any list carries it.
     Nothing,
-    /// What is there.
+    /// The present entry.
     There(Form),
     /// What is missing.
     Missing,

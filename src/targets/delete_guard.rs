@@ -24,7 +24,7 @@ pub(super) struct DeleteGuard {
     accepted: Option<Epoch>,
     /// How often what is withheld was judged.
     judged: u32,
-    /// How many deletions the log was told of last.
+    /// How many deletions were logged last.
     logged: u64,
 }
 
@@ -83,7 +83,7 @@ impl DeleteGuard {
         pause
     }
 
-    /// Whether the log is to be told that so many deletions are withheld.
+    /// Whether to log that so many deletions are withheld.
     pub(super) fn logs(&mut self, deletes: u64) -> bool {
         std::mem::replace(&mut self.logged, deletes) != deletes
     }

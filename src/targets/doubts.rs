@@ -29,14 +29,14 @@ impl Doubts {
         self.resumed = Some((since, None));
     }
 
-    /// It has told everything, up to this epoch.
+    /// It has reported everything, up to this epoch.
     pub(super) fn walk_ended(&mut self, epoch: Epoch) {
         if let Some((_, until)) = &mut self.resumed {
             *until = Some(epoch);
         }
     }
 
-    /// What a walk tells, or has told, is not on the target yet.
+    /// What a walk reports, or has reported, is not on the target yet.
     pub(super) fn is_resuming(&self) -> bool {
         self.resumed.is_some()
     }

@@ -154,7 +154,7 @@ impl Target {
         self.drop_standbys(cx);
     }
 
-    /// What somebody can do about a target that cannot be sent to.
+    /// What an administrator can do about a target that cannot be sent to.
     pub(super) fn advice(&self, config: bool, reason: &str) -> String {
         let config::Target { location, ssh, connect_timeout, password_file, .. } = &self.cfg;
         match config {

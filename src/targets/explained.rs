@@ -14,7 +14,7 @@ pub(crate) struct PathState {
 }
 
 impl Target {
-    /// What is known of `path` here. Everything heard of has to be in the dirty sets.
+    /// What is known of `path` here. Every event has to be in the dirty sets.
     pub(crate) fn explain(&self, now: Duration, path: &[u8]) -> PathState {
         let state = |state, why| PathState { state, why };
         let ago = |since: Epoch| span(now.saturating_sub(since.begins()));

@@ -3,7 +3,7 @@
 use super::*;
 use crate::progress::Progress;
 
-/// Runs that compare nothing are told of once they have taken so long.
+/// Runs that compare nothing are reported once they have taken so long.
 const LONG: Duration = Duration::from_secs(2);
 
 /// What a run does, in words.

@@ -9,8 +9,8 @@
 //! what the first had kept (measured).
 //!
 //! Gives up: a target that is promoted without our noticing (it still takes our connection) may be
-//! pushed to for up to [`LOOK`], and by runs that were in flight. Whoever promotes it therefore
-//! asks its peer to step down first, which is heard at the next batch.
+//! pushed to for up to [`LOOK`], and by runs that were in flight. A promotion therefore asks the
+//! peer to step down first, which takes effect at its next batch.
 
 use super::*;
 

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! What waits stays pending. It is judged again after growing pauses, for the files may have come
-//! back, and goes through once somebody accepted it ([`Target::accept_deletes`]).
+//! back, and goes through once an administrator accepted it ([`Target::accept_deletes`]).
 
 use super::emptied::{self, Found, Lost, Was};
 use super::*;
@@ -97,7 +97,7 @@ impl Withholds {
 /// In which way a run is started.
 #[derive(Default)]
 pub(super) struct RunOptions<'r> {
-    /// Somebody let the deletions through: no bound.
+    /// An administrator accepted the deletions: no bound.
     pub(super) free: bool,
     /// In place of the usual guards of what is left out.
     pub(super) guards: Option<Vec<OsString>>,
@@ -122,7 +122,7 @@ pub(super) enum Extra {
 }
 
 /// What a dry run said would be deleted and the run itself leaves alone: what the filter leaves
-/// out, where rsync cannot be told that, and the directories above it.
+/// out, where rsync cannot express that, and the directories above it.
 pub(crate) fn spared(filter: &Filter, items: &[Item]) -> BTreeSet<RelPath> {
     let mut spared = BTreeSet::new();
     if filter.is_rsyncs() {
@@ -141,7 +141,7 @@ pub(crate) fn spared(filter: &Filter, items: &[Item]) -> BTreeSet<RelPath> {
     spared
 }
 
-/// Deletions that wait for somebody.
+/// Deletions that wait for an administrator.
 pub(super) struct Withheld {
     entries: Vec<Entry>,
     /// What came later and waits with them.
@@ -274,7 +274,7 @@ impl Target {
         }
     }
 
-    /// A dry run has told what the run would do.
+    /// A dry run has shown what the run would do.
     pub(super) fn looked(&mut self, cx: &mut Context<'_>, run: &Process, batch: Batch, dry: DryRun, outcome: &Outcome) {
         self.ledger.landed(batch.id);
         let full = matches!(run.pass, Pass::Full { .. });
@@ -284,7 +284,7 @@ impl Target {
         if !self.is_up() || cx.held.is_some() || self.schedule.is_paused() || !self.preflight(cx) {
             return self.ledger.give_back(batch);
         }
-        // Somebody let it through while it was counted.
+        // It was accepted while it was counted.
         if batch.entries.iter().all(|e| self.is_accepted(e)) {
             return self.ledger.give_back(batch);
         }
@@ -386,7 +386,7 @@ impl Target {
 
     /// `soon`: the number of deletions is a guess, and is to be found out.
     pub(super) fn withhold_entries(&mut self, cx: &Context<'_>, batch: Batch, withholds: Withholds, soon: bool) {
-        // Somebody let it through while its run was under way.
+        // It was accepted while its run was under way.
         if batch.entries.iter().all(|e| self.is_accepted(e)) {
             return self.ledger.give_back(batch);
         }

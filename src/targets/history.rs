@@ -10,7 +10,8 @@ impl Target {
         self.doubts.walk_begins(since);
     }
 
-    /// The walk has told everything. The returned epoch is clear when all of it is on the target.
+    /// The walk has reported everything. The returned epoch is clear when all of it is on the
+    /// target.
     pub(crate) fn walk_ended(&mut self) -> Epoch {
         let epoch = self.ledger.set.close_epoch();
         self.doubts.walk_ended(epoch);

@@ -11,7 +11,7 @@ pub(super) struct Launch<'a> {
     pub(super) input: Input<'a>,
     pub(super) kind: LaunchKind,
     pub(super) options: RunOptions<'a>,
-    /// How many paths it is told.
+    /// How many paths it gets.
     pub(super) paths: usize,
     /// Where it counts.
     pub(super) lane: Lane,
@@ -40,8 +40,8 @@ impl<'a> Launch<'a> {
         Launch::of(pass, input, LaunchKind::Batch(batch, Box::new(purpose)))
     }
 
-    /// What compares directories runs dry first, as rsync is not left alone with these when it
-    /// cannot be told all that is left out of them.
+    /// What compares directories runs dry first, as rsync does not compare these by itself where
+    /// its filters cannot express all that is left out.
     fn by(self, filter: &Filter) -> Launch<'a> {
         let kind = match self.kind {
             LaunchKind::Batch(batch, purpose) if compares(self.pass) && !filter.is_rsyncs() => {

@@ -19,7 +19,7 @@ pub(super) enum State {
     },
     /// Usable.
     Up,
-    /// Not usable until somebody or something changes; tried again at `next`.
+    /// Not usable until something changes; tried again at `next`.
     Away { outage: Outage, next: Duration },
 }
 

@@ -82,7 +82,7 @@ pub(super) struct Linked {
     one_run: Option<bool>,
 }
 
-/// The file behind a look, if it has several names that are kept together.
+/// The file that a check found, if it has several names that are kept together.
 fn together(stat: &StatBrief) -> Option<Inode> {
     shared(stat).filter(|_| stat.nlink <= MOST_TOGETHER)
 }
@@ -248,7 +248,7 @@ impl Target {
                         let others = links.crossing(&item.path, deep);
                         gathered.across |= !others.is_empty();
                         gathered.wanted.extend(others.into_iter().map(|name| (name, item.path.clone())));
-                        // What it holds besides is found while rsync looks; somebody may wait for
+                        // What it holds besides is found while rsync looks; a flush may wait for
                         // it.
                         let left = Waits::Left(self.ledger.set.parked(item.path.clone(), since));
                         self.ledger.linking.waiting.push((links.want(&item.path, deep), left));

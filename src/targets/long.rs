@@ -1,8 +1,8 @@
 //! Paths of more bytes than rsync can be given ([`path::MAX_PATH_BYTES`]).
 //!
 //! Promises: none of them is sent or deleted, and none is forgotten. The deepest directory above
-//! them that rsync can be given is one *failure*, however many such paths it holds: whoever makes
-//! them pays with one line, and the next target run of others is not longer for it.
+//! them that rsync can be given is one *failure*, however many such paths it holds: the user who
+//! makes them pays with one line, and the next run with others' paths is not longer for it.
 //!
 //! How: such a path never enters the dirty set; its directory is kept here, counted in the epoch of
 //! its first change. When it is due, the names in that directory are read from the source (no run,
@@ -170,7 +170,7 @@ impl LongPaths {
     }
 
     /// Looks at the directories that are due, some of them. `holds`: whether one still holds a path
-    /// that is too long; `None`: that cannot be told. Returns those that do not.
+    /// that is too long; `None`: that cannot be determined. Returns those that do not.
     pub(super) fn look(&mut self, now: Duration, jitter: f64, mut holds: impl FnMut(&RelPath) -> Option<bool>) -> Vec<Over> {
         let due: Vec<RelPath> =
             self.places.iter().filter(|(_, p)| p.due <= now).map(|(dir, _)| dir.clone()).take(MOST_LOOKS).collect();

@@ -1,5 +1,5 @@
-//! One target: its dirty set, its runs in flight, the processes that stand by, and what to do when
-//! it fails.
+//! One target: its dirty set, its runs in flight, its standby processes, and what to do when it
+//! fails.
 //!
 //! The engine thread owns it and calls in: [`Target::see`] for each change, [`Target::on_ready`]
 //! when a child's descriptor is ready, [`Target::tick`] when time has passed, [`Target::dispatch`]
@@ -10,11 +10,11 @@
 //! while a flood goes on (at most `max_delay`). So a lone change travels in milliseconds, and a
 //! burst in few, large batches. See `pace`.
 //!
-//! Two lanes: up to `small_jobs` short lists, by preference through a process that stands by,
-//! beside `jobs` bulk runs. A run is confirmed by its exit, which rsync delays up to 45 ms after
-//! the change is visible, so several small ones overlap. Runs that overlap never touch the same
-//! path, but each sets the times of the directories above its paths. Where they saw different
-//! times, the directory is sent once more after both.
+//! Two lanes: up to `small_jobs` short lists, by preference through a standby process, beside
+//! `jobs` bulk runs. A run is confirmed by its exit, which rsync delays up to 45 ms after the
+//! change is visible, so several small ones overlap. Runs that overlap never touch the same path,
+//! but each sets the times of the directories above its paths. Where they saw different times, the
+//! directory is sent once more after both.
 //!
 //! | part | holds |
 //! | --- | --- |
@@ -29,7 +29,7 @@
 //! | `renames`, `below`, `survey`, `proof` | runs of a special kind |
 //! | `linked`, `knots`, `specials`, `names` | files with several names |
 //! | `doubts`, `unread`, `leases`, `long` | what equal size and time do not say, and what cannot be read or sent |
-//! | `told`, `report`, `explained`, `watched` | what others learn of it |
+//! | `told`, `report`, `explained`, `watched` | what hooks, `status`, `explain` and flushes get |
 
 mod apart;
 mod args;
@@ -201,7 +201,7 @@ pub(crate) struct Target {
     args: RsyncArgs,
     ledger: Ledger,
     link: Link,
-    /// After a restart, until a probe has told.
+    /// After a restart, until a probe has run.
     standing: Option<standing::Standing>,
     orphans: Option<orphans::Orphans>,
     /// Of mirrors that honour roles.
@@ -304,7 +304,7 @@ impl Target {
     fn take_in(&mut self, now: Duration, path: &[u8], seen: Seen) {
         self.ledger.set.tick(now);
         self.schedule.pace.seen(now);
-        // A directory of this name may have gone while nobody listened, and the target have it
+        // A directory of this name may have gone while fansync did not run, and the target have it
         // still.
         let seen = if seen == Seen::CreatedDir && self.doubts.is_resuming() { Seen::MovedDir } else { seen };
         let seen = self.may_be_half(now, path, seen);
@@ -357,7 +357,7 @@ impl Target {
     }
 
     /// What keeps a flush from ending, in words, when waiting cannot help: only failed paths, or
-    /// deletions that somebody has to let through, are left.
+    /// deletions that an administrator has to accept, are left.
     pub(crate) fn stuck(&self) -> bool {
         let tries = self.schedule.is_flushing() && self.away().is_none() && self.ledger.retries.owes();
         !self.ledger.goes_on() && (self.ledger.failing() > 0 || self.ledger.is_held()) && !self.is_sending() && !tries

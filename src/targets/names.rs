@@ -172,7 +172,7 @@ impl Target {
         if cx.links.is_some() && !normal.items.iter().any(|item| has_names(item, least)) {
             return;
         }
-        // A comparison of a whole directory finds names that no event told of.
+        // A comparison of a whole directory finds names that no event reported.
         if batch.entries.iter().any(|entry| entry.kind == Kind::Subtree || entry.kind == Kind::Contents && entry.through) {
             cx.names.arrived();
         }

@@ -1,7 +1,7 @@
 //! Which symbolic links leave after what they lead to. What waits, and until when, is the dirty
 //! set's ([`crate::dirty`]); here their texts are read.
 //!
-//! Only links that are in a batch anyway are read, at the last look at the disk before it leaves:
+//! Only links that are in a batch anyway are read, at the last check of the disk before it leaves:
 //! a tree without links pays nothing. Where a batch holds many, those nearest to the top are read,
 //! since it is these that lead into trees.
 //!

@@ -4,8 +4,8 @@
 //! The first change after a quiet time leaves at once. What follows leaves in a pause of the
 //! events, or when the oldest has waited long enough: of few paths ([`SMALL_PATHS`]) that follows
 //! the length of the runs, since such a run costs little more than its process; more than that is a
-//! flood, which gathers for [`FLOOD_DELAY`], since each batch of it takes processors from whoever
-//! causes it. `max_delay` bounds both.
+//! flood, which gathers for [`FLOOD_DELAY`], since each batch of it takes processors from the
+//! process that causes it. `max_delay` bounds both.
 //!
 //! A flood leaves whole, by one run: the next batch takes the next job while that flies. It is
 //! shared out among the free jobs when it has come to a pause. Its pause has to be longer the
@@ -80,7 +80,7 @@ impl Pace {
         self.last_seen = now;
     }
 
-    /// Something may leave that no event told of just now.
+    /// Something may leave that no event reported just now.
     pub(super) fn waits(&mut self, now: Duration) {
         self.first_ready.get_or_insert(now);
     }
@@ -121,7 +121,7 @@ impl Pace {
         self.run_length = (self.run_length * 3 + took) / 4;
     }
 
-    /// When `ready` paths may leave; `None` when there are none. `hurry`: somebody waits for them.
+    /// When `ready` paths may leave; `None` when there are none. `hurry`: a flush waits for them.
     pub(super) fn leaves_at(&self, ready: usize, hurry: bool) -> Option<Duration> {
         if ready == 0 {
             return None;

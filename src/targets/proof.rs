@@ -1,11 +1,11 @@
 //! What a run has done for certain that did not end well, or not clearly.
 //!
 //! rsync confirms nothing path by path: an itemised change is printed when a file is sent, and its
-//! messages name the paths that failed in many ways, some with names that cannot be told from
-//! others. So before a part of such a run is confirmed, the same batch is run dry. What that finds
-//! equal is on the target; what it finds different is sent again; what a message named becomes a
-//! failure with these words. A dry run that did not see everything, or could not be made, proves
-//! nothing.
+//! messages name the paths that failed in many ways, some with names that cannot be distinguished
+//! from others. So before a part of such a run is confirmed, the same batch is run dry. What that
+//! finds equal is on the target; what it finds different is sent again; what a message named
+//! becomes a failure with these words. A dry run that did not see everything, or could not be made,
+//! proves nothing.
 //!
 //! Costs nothing for runs that end well. A comparison that keeps failing costs one dry run, after
 //! its rounds.

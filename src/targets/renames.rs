@@ -13,9 +13,9 @@
 //! Hard links to the new name may be below the old one. If the old name has come back on the source
 //! meanwhile, changing what lies there on the target would change the new name too. So the removal
 //! is a run that looks at no source ([`Pass::Clear`]). A list of old names that are missing on the
-//! source, through a process that stands by, does the same for directories: of one that comes back
-//! before it is read, no more than its own attributes change, and those are not linked. Which names
-//! went it says itself, and the others are removed by a run of the first kind.
+//! source, through a standby process, does the same for directories: of one that comes back before
+//! it is read, no more than its own attributes change, and those are not linked. Which names went
+//! it says itself, and the others are removed by a run of the first kind.
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
@@ -377,7 +377,7 @@ impl Target {
         Err(flies)
     }
 
-    /// Gives the names of a batch to a process that stands by, if the source has nothing there.
+    /// Gives the names of a batch to a standby process, if the source has nothing there.
     ///
     /// # Errors
     /// The batch, where that is not possible.
@@ -489,7 +489,7 @@ impl Target {
                 tracing::warn!(target_name = %self.cfg.name, "renames are sent as new content from now on: {}", outcome.reason);
             }
         }
-        // A name is told of when it has been deleted.
+        // A name is printed when it has been deleted.
         let items = run.rsync.output().items.iter().filter(|item| told && item.deletes());
         // Its source is a directory of ours, so that cannot be what is missing.
         let count = !line || outcome.verdict == Verdict::SourceRoot;

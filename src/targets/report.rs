@@ -41,7 +41,7 @@ impl Target {
 
     /// The current numbers.
     ///
-    /// `held`: why the mirror sends nothing. `put_off`: how long a subtree that was lost sight of
+    /// `held`: why the mirror sends nothing. `put_off`: how long a subtree whose events were lost
     /// has been waiting to be compared.
     pub(crate) fn status(&self, now: Duration, held: Option<&str>, put_off: Option<Duration>) -> status::Target {
         let mut s = self.counters.stats.clone();

@@ -1,6 +1,6 @@
 //! The rsyncs of a target that are under way: what each is for, and how it stands.
 //!
-//! What a run is for is said once, when it is started ([`RunKind`], [`Purpose`]), and its end is a
+//! A run's purpose is set once, when it is started ([`RunKind`], [`Purpose`]), and its end is a
 //! `match` on that.
 
 use super::*;
@@ -22,7 +22,7 @@ pub(super) struct Process {
     pub(super) stdout_paused_until: Option<Duration>,
     /// When it was last asked about FIFOs.
     pub(super) fifo_checked: Duration,
-    /// When the log had a line on how far it is.
+    /// When the log had a line on its progress.
     pub(super) progress_logged: Duration,
     pub(super) abort_reason: Option<AbortReason>,
     pub(super) pulse: Pulse,
@@ -50,7 +50,7 @@ pub(super) struct Carried {
 
 /// How a run carries its batch.
 pub(super) struct How {
-    /// How many paths it is told.
+    /// How many paths it gets.
     pub(super) paths: usize,
     pub(super) compare: Compare,
     /// Leaves alone what only the periodic comparisons leave alone.
@@ -175,8 +175,8 @@ impl Purpose {
         }
     }
 
-    /// By a dry run and a list, where rsync is not left alone with directories because it cannot be
-    /// told all that is left out of them.
+    /// By a dry run and a list, where rsync is not left alone with directories because its filters
+    /// cannot express all that is left out of them.
     pub(super) fn in_halves(self) -> Purpose {
         match self {
             Purpose::Carry { extra, .. } => Purpose::Survey { extra, withholds: None },
@@ -290,7 +290,7 @@ impl Runs {
         self.remove(serial);
     }
 
-    /// Ends the processes that stand by.
+    /// Ends the standby processes.
     pub(super) fn drop_standbys(&mut self, reactor: &mut Reactor) {
         self.discard_where(reactor, InFlightRun::is_standby);
     }
@@ -329,7 +329,7 @@ impl Runs {
         }
     }
 
-    /// A process that stands by and takes a list of this length.
+    /// A standby process and takes a list of this length.
     pub(super) fn take_standby(&mut self, list: &[u8]) -> Option<(u32, InFlightRun)> {
         let fits = |run: &InFlightRun| run.is_standby() && run.process.rsync.capacity().is_some_and(|c| c >= list.len());
         let serial = self.iter().find(|(_, run)| fits(run))?.0;

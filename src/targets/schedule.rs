@@ -10,7 +10,7 @@ pub(super) struct Schedule {
     pub(super) blocked: bool,
     flushes: Vec<Epoch>,
     stopping: bool,
-    /// Nothing is sent until somebody says so; since when, in seconds since 1970.
+    /// Nothing is sent until a command says so; since when, in seconds since 1970.
     pub(super) paused: Option<f64>,
     pub(super) periodic: survey::Periodic,
 }

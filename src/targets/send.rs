@@ -16,7 +16,7 @@ struct Begun {
 
 impl Begun {
     /// Whether one would delete the file that another is writing: that one would fail, and its
-    /// temporary name would be told as deleted.
+    /// temporary name would be reported as deleted.
     fn meets(&self, entries: &[Entry]) -> bool {
         entries.iter().any(|e| match e.kind {
             Kind::Contents => self.filled.contains(&*e.path),
@@ -34,7 +34,7 @@ impl Begun {
     }
 }
 
-/// A list for a process that stands by.
+/// A list for a standby process.
 pub(super) struct StandbyList<'l> {
     pub(super) bytes: &'l [u8],
     pub(super) paths: usize,
@@ -353,8 +353,8 @@ impl Target {
         batch.entries = good;
     }
 
-    /// Whether a comparison for this entry leaves alone what only the target has: nothing told that
-    /// the source once had it. Where deletions cannot be listed by name, a comparison is what
+    /// Whether a comparison for this entry leaves alone what only the target has: nothing shows
+    /// that the source once had it. Where deletions cannot be listed by name, a comparison is what
     /// carries them out.
     pub(super) fn spares(&self, entry: &Entry) -> bool {
         let rescan = entry.kind > Kind::Entry && !entry.content && !self.is_accepted(entry);
@@ -422,8 +422,8 @@ impl Target {
         let mut ancestors: BTreeMap<RelPath, FileTime> = normal.ancestors.iter().cloned().collect();
         ancestors.insert(RelPath::root(), normal.root.ctime); // its attributes travel with every list
         let compare = match batch.round {
-            // Set apart, and perhaps for want of room: what is there already must not be sent for a
-            // time stamp.
+            // Set apart, and perhaps for want of room: what the target has already must not be sent
+            // for a time stamp.
             WHOLE_ROUNDS.. => Compare::Checksum,
             1.. if thorough => Compare::Checksum,
             0 if thorough => Compare::Resend,
@@ -443,7 +443,7 @@ impl Target {
             }
             None => encoded,
         };
-        // A process that stands by has its bound on deletions already, and begins at the top.
+        // A standby process has its bound on deletions already, and begins at the top.
         let standby = below.is_none() && few && (deleting == Deleting::Within || self.limit().is_none());
         let entries = encoded.entries;
         if standby && thorough && risks.is_empty() {
@@ -512,7 +512,7 @@ impl Target {
         }
     }
 
-    /// Gives a list to a process that stands by. Returns the run.
+    /// Gives a list to a standby process. Returns the run.
     ///
     /// # Errors
     /// The batch and the list, where none takes it.

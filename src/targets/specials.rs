@@ -181,7 +181,7 @@ impl Target {
             plan.sent.iter().for_each(|(name, inode)| self.hard_links.specials.put(name, *inode));
             return false;
         }
-        // Between the last look at a name and the run that carried it, it may have become another
+        // Between the last check of a name and the run that carried it, it may have become another
         // file already: then that run set attributes of the one on all names of the other.
         let was = plan.first.iter().filter_map(|name| match self.hard_links.specials.known.get(name) {
             Some(Known::As(inode) | Known::Left(inode)) => Some(*inode),

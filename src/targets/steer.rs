@@ -1,4 +1,4 @@
-//! What somebody tells a target to do: pause, go on, try again now.
+//! Commands to a target: pause, resume, retry now.
 
 use super::*;
 

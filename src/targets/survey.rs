@@ -1,4 +1,4 @@
-//! Comparing directories where rsync cannot be told all that is left out of them
+//! Comparing directories where rsync's filters cannot express all that is left out of them
 //! ([`Filter::is_rsyncs`]), in two halves.
 //!
 //! First rsync is run dry and tells what differs, on both sides. What the filter leaves out is

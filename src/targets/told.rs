@@ -1,12 +1,12 @@
-//! What hooks are told of a target's runs.
+//! What a target's runs confirmed, for hooks and flushes.
 //!
-//! Promises: everything that a run changed on the target is told once it is confirmed, at least
-//! once, by name where rsync has said the names; where it has not, the directory that was compared
-//! is told as a subtree. So nothing changes without a word.
+//! Promises: everything that a run changed on the target is reported once it is confirmed, at least
+//! once: by name where rsync printed the names, else by the directory that was compared, as a
+//! subtree. So no change goes unreported.
 //!
 //! How: a run itemises what it changes, and a pass that finds a path equal does not name it. So
 //! what a run named that did not end well is carried over until what it belongs to is confirmed by
-//! a later run. Listed paths are told whether they were named or not. Two kinds of listed
+//! a later run. Listed paths are reported whether they were named or not. Two kinds of listed
 //! directories are ours and no change of the source: those whose times were set anew after runs
 //! that overlapped, and those that stand for a deletion.
 //!
@@ -37,7 +37,7 @@ pub(crate) struct Told {
 /// See the module's text.
 #[derive(Default)]
 pub(super) struct Telling {
-    /// Names kept of one run, and of all that did not end well; 0 when no hook wants to hear.
+    /// Names kept of one run, and of all that did not end well; 0 when no hook takes them.
     pub(super) keep: usize,
     target: usize,
     /// Named by runs that did not end well.
@@ -100,7 +100,7 @@ impl Telling {
         self.fresh.clear();
         for item in &output.items {
             if let Some(said) = change_of(item) {
-                // Told as a part of what was compared: not some by name and others not.
+                // Reported as a part of what was compared: not some by name and others not.
                 if !(more && upwards(&item.path).any(|at| compared.contains(at))) {
                     self.carried.insert(item.path.clone(), said);
                     if outcome.is_done() {
@@ -118,7 +118,8 @@ impl Telling {
         }
     }
 
-    /// The target holds these. `again`: those that have to be sent once more, and are told then.
+    /// The target holds these. `again`: those that have to be sent once more, and are reported
+    /// then.
     pub(super) fn confirmed(&mut self, id: BatchId, entries: &[(RelPath, Kind)], again: &[Entry]) {
         if self.keep == 0 {
             return;
@@ -189,7 +190,7 @@ impl Telling {
         self.out.push(Told { path, change, dir, target: self.target, batch });
     }
 
-    /// What nothing that was confirmed has covered; told once nothing else is left.
+    /// What nothing that was confirmed has covered; reported once nothing else is left.
     fn rest(&mut self, id: BatchId) {
         for (path, (change, dir)) in std::mem::take(&mut self.carried) {
             self.tell(id, path, Some(change), dir);
@@ -219,9 +220,9 @@ pub(crate) struct Owed<'t>(Index<'t>);
 /// What another target holds, of which this one is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Asked {
-    /// A change of the path. This target has told of the same.
+    /// A change of the path. This target has reported the same.
     Told,
-    /// A change of the path. This target has not told of it.
+    /// A change of the path. This target has not reported it.
     Untold,
     /// Anything, anywhere.
     All,
@@ -248,7 +249,7 @@ impl Target {
         Owed(self.ledger.index())
     }
 
-    /// What has been confirmed since the last call: what hooks are told, and every path that was
+    /// What has been confirmed since the last call: what hooks get, and every path that was
     /// confirmed.
     pub(crate) fn take_told(&mut self) -> Option<(Vec<Told>, Vec<RelPath>)> {
         if self.telling.keep == 0 {
@@ -273,7 +274,7 @@ mod tests {
 
     const LIMITS: Limits = Limits { max_paths: 100, ignore_holds: true };
 
-    /// What one target lacks of `d/f` while another one has told of it.
+    /// What one target lacks of `d/f` while another one has reported it.
     #[test]
     fn what_keeps_a_change_from_being_told() {
         use ledger::tests::with;

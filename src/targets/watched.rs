@@ -8,7 +8,7 @@
 
 use super::*;
 
-/// Paths that somebody watches; which of them were touched.
+/// Paths that a client watches; which of them were touched.
 pub(super) struct Watch {
     id: u64,
     paths: BTreeMap<RelPath, bool>,
@@ -16,7 +16,7 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Takes in a change: of the path, of the directory it is in (whose times change with it), and
-    /// of all that is below what is told as a whole.
+    /// of all that is below what is reported as a whole.
     pub(super) fn see(&mut self, path: &[u8], seen: Seen) {
         let above = path::parent(path);
         for at in [Some(path), above].into_iter().flatten() {

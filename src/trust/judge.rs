@@ -211,7 +211,7 @@ pub(crate) fn is_sticky(facts: &Facts, us: &Us) -> bool {
     facts.kind == Kind::Directory && facts.mode & 0o1000 != 0 && us.trusts_user(facts.uid)
 }
 
-/// Whether whoever owns this is trusted.
+/// Whether the owner is trusted.
 pub(crate) fn owner(facts: &Facts, us: &Us) -> Option<Reason> {
     (!us.trusts_user(facts.uid)).then_some(Reason::Owner(facts.uid))
 }

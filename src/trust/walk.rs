@@ -171,7 +171,7 @@ fn follow(path: &Path, us: &Us, missing: Missing) -> Result<Step, TrustError> {
         };
         let step = Step::of(fd, &at)?;
         if shared {
-            // Whoever owns it can replace it.
+            // Its owner can replace it.
             step.judge_owner(us)?;
         }
         match step.facts.kind {

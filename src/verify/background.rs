@@ -1,9 +1,9 @@
 //! `verify_every`: targets are compared with their source now and then, while everything goes on.
 //!
 //! One comparison at a time in the whole process, by an rsync that gets what others leave over, so
-//! that batches are not held up by it. The first comes one interval after the start. What differs
-//! is told, and put right unless `verify_repair` says no: a difference that nothing explains is a
-//! change that was lost, and none may stay lost that is known.
+//! that batches are not held up by it. The first comes one interval after the start. Differences
+//! are reported, and put right unless `verify_repair` says no: a difference that nothing explains
+//! is a change that was lost, and none may stay lost that is known.
 //!
 //! The thread of a mirror ends when its [`Verifying`] is dropped, or at the first turn at which its
 //! engine has ended.

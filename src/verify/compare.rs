@@ -1,8 +1,8 @@
-//! Dry runs of rsync, told as paths that differ.
+//! Dry runs of rsync, reported as paths that differ.
 //!
 //! The command lines are those of the mirror's own passes ([`argv`]), made from the same
 //! configuration, so what a verification takes for equal is what a full pass would leave alone.
-//! What such a pass leaves alone although rsync cannot be told so
+//! What such a pass leaves alone although rsync's filters cannot express it
 //! ([`Filter::is_rsyncs`](crate::filter::Filter::is_rsyncs)) is taken out of what it says.
 
 use std::cell::{Cell, RefCell};
@@ -215,9 +215,9 @@ impl<'p> Comparer<'p> {
         items.iter().filter(concerns).map(|item| (item.path.clone(), Why::new(item))).collect()
     }
 
-    /// Tells what is missing from what is there under another type: rsync says the same of both,
-    /// but creates nothing where it may not (`--existing`). Where that cannot be asked (a server
-    /// may refuse the option), both are called missing.
+    /// Distinguishes what is missing from what exists under another type: rsync says the same of
+    /// both, but creates nothing where it may not (`--existing`). Where that cannot be asked (a
+    /// server may refuse the option), both are called missing.
     pub(super) fn tell_types(&self, differing: &mut Differing) {
         let new = differing.iter().filter(|(_, why)| why.is_new()).map(|(path, _)| (path, Form::Plain));
         let list = filelist::encode(new.take(MAX_LISTED));

@@ -15,7 +15,7 @@ use crate::targets::Wrong;
 const ROUNDS: u32 = 3;
 /// How often a comparison that could not see everything is made.
 const TRIES: u32 = 3;
-/// How long what was heard of is waited for in one go; what is not through by then is owed.
+/// How long one wait for the events so far lasts; what is not through by then is owed.
 const FLUSH: Duration = Duration::from_secs(10);
 
 /// What was found.
@@ -125,7 +125,7 @@ pub(super) fn repair(
     };
     let doubted: Differing =
         found.differing.into_iter().filter(|(path, _)| judged.more > 0 || judged.differing.contains_key(path)).collect();
-    // What is owed still is so for a reason, and is told as different.
+    // What is owed still is so for a reason, and is reported as different.
     let owed = live.watch(doubted.keys().cloned().collect()).ok_or_else(Error::engine)?;
     live.unwatch(owed.0).ok_or_else(Error::engine)?;
     let held: Differing =

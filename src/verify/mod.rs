@@ -1,14 +1,14 @@
 //! Is a target equal to its source? `fansync verify`, and `verify_every` in the background.
 //!
-//! Promises: a path is told as different only when nothing that is under way explains it. The
+//! Promises: a path is reported as different only when nothing that is under way explains it. The
 //! target is not changed, unless it is asked to be put right; that goes through the mirror's own
 //! queue, so every guard on deletions holds.
 //!
 //! How: rsync is run dry over the whole tree with the arguments of the mirror's own full pass
 //! (`compare`). What it names may be on its way, or have changed while rsync looked. So, with a
-//! daemon running (`judge`): everything that was heard of is let through (a flush), the paths in
-//! doubt are watched, and compared once more by name. A path that still differs, that the target
-//! was not owed and that did not change meanwhile, differs. The others are judged again, and after
+//! daemon running (`judge`): every event so far is confirmed first (a flush), the paths in doubt
+//! are watched, and compared once more by name. A path that still differs, that the target was not
+//! owed and that did not change meanwhile, differs. The others are judged again, and after
 //! `judge::ROUNDS` rounds called unsettled.
 //!
 //! Without a daemon nothing is under way, and the first comparison is the answer.
@@ -71,7 +71,7 @@ pub(crate) enum Error {
     /// rsync, or the engine.
     #[error("{0}")]
     Unavailable(String),
-    /// Whoever asked has left.
+    /// The client has left.
     #[error("the comparison was called off")]
     Cancelled,
 }

@@ -1,6 +1,6 @@
 //! `fansync status --watch`: the status on a terminal, in place.
 //!
-//! A thread asks the daemon every `EVERY` and hands over what it said; the terminal's thread draws,
+//! A thread asks the daemon every `EVERY` and hands over the reply; the terminal's thread draws,
 //! and listens to keys and to changes of size. So a daemon that does not answer blocks no key. What
 //! is drawn is a pure function of the last answers (`view`), tested without a terminal.
 //!
@@ -43,7 +43,7 @@ pub(crate) enum WatchError {
     /// There is nothing to draw on.
     #[error("--watch draws on a terminal, and standard output is none; for a script there is `fansync status --json`")]
     NoTerminal,
-    /// It does not do as told.
+    /// It does not follow orders.
     #[error("cannot draw on the terminal")]
     Terminal(#[from] io::Error),
 }
@@ -58,7 +58,7 @@ impl WatchError {
     }
 }
 
-/// What is known, and when it was told.
+/// What is known, and since when.
 #[derive(Default)]
 pub(crate) struct Known {
     /// The last answer.
@@ -96,7 +96,7 @@ impl Known {
     }
 }
 
-/// Shows the daemon at `socket` until somebody presses `q`.
+/// Shows the daemon at `socket` until the user presses `q`.
 ///
 /// # Errors
 /// See [`WatchError`]. A daemon that does not answer is none: that is shown, and it is asked again.

@@ -52,7 +52,7 @@ const HEADERS: [(header::HeaderName, HeaderValue); 4] = [
 /// Nothing can be served.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HttpError {
-    /// Somebody has the port.
+    /// Another process has the port.
     #[error("cannot serve metrics on {address}: the address is in use; choose another port (metrics), or stop who has it")]
     InUse {
         /// As configured.

@@ -1,9 +1,10 @@
 //! Which document is where, and for whom.
 //!
-//! `/metrics` is for whoever can connect. The page, `status.json` and `history.json` hold names of
-//! files and hosts, so they are for connections from this host; over ssh's `-L` that is one, too.
+//! `/metrics` is for any process that can connect. The page, `status.json` and `history.json` hold
+//! names of files and hosts, so they are for connections from this host; over ssh's `-L` that is
+//! one, too.
 //!
-//! A web site that somebody on this host looks at must not be able to read any of it. Browsers keep
+//! A web site that a user of this host has open must not be able to read any of it. Browsers keep
 //! other origins from reading answers, unless the site's own name is made to stand for 127.0.0.1
 //! (DNS rebinding). Such requests carry that name as their `Host`, so from this host only
 //! `localhost` and loopback addresses are taken.

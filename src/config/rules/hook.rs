@@ -106,7 +106,7 @@ pub(super) fn hook(mirror: &Mirror, hook: &Hook, at: usize, path: &str, out: &mu
 }
 
 impl Section<'_> {
-    /// Whoever can change the program runs what he likes as the daemon's user.
+    /// A user who can change the program runs anything as the daemon's user.
     fn program(&mut self, command: &Command) {
         // The first word of a shell's text is a program only where it is plain; a shell has others
         // in it that are not seen from here.

@@ -13,7 +13,7 @@ use crate::socket::{self, has_hung_up};
 /// How often it is looked whether a listener is still there while nothing happens.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Writes what `engines` hear to `client` until it hangs up, or all of them have ended.
+/// Writes the events of `engines` to `client` until it hangs up, or all of them have ended.
 pub(super) fn serve(client: &UnixStream, engines: &[&Handle]) -> io::Result<()> {
     let tap = engine::listen(engines);
     // A listener that stands still is none of the engine's business, so it may stand for as long as

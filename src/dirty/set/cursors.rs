@@ -3,12 +3,12 @@
 //! the work of merging one.
 //!
 //! What is remembered of a directory holds while its node is not taken out, and nothing above
-//! becomes a subtree, one half of a rename, or comes to lie in a batch: whoever does such a thing
+//! becomes a subtree, one half of a rename, or comes to lie in a batch: code that does such a thing
 //! calls [`Cursors::lose`], and all is forgotten.
 //!
 //! Of each directory the entry that was seen last is kept as well: what is seen next is often the
 //! same one once more, or the one that became dirty after it, and a comparison of names is less
-//! than a look-up.
+//! than a check-up.
 //!
 //! Gives up: directories at the same place of the table push each other out, and are walked to.
 

@@ -1,4 +1,4 @@
-//! A look at what waits, for people.
+//! A listing of pending paths, for people.
 
 use super::{Children, DirtySet, Kind, ROOT};
 use crate::dirty::Epoch;

@@ -62,7 +62,7 @@ impl Renames {
     }
 }
 
-/// The half of a rename that is being told.
+/// The half of a rename that is being reported.
 pub(super) enum Half {
     Left,
     Arrived { old: u32 },

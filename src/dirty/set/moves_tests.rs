@@ -181,7 +181,7 @@ fn halves_that_do_not_follow_each_other_are_no_pair() {
     set.see(b"b", Seen::ArrivedDir);
     assert!(!set.has_moves());
     // The old name left, landed, and its place in memory stands for another path by the time the
-    // second half is told.
+    // second half is reported.
     let mut set = DirtySet::new(1000);
     set.see(b"a", Seen::LeftDir);
     let batch = shallow(&mut set).unwrap();

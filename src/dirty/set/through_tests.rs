@@ -15,7 +15,7 @@ fn another_name_of_a_changed_file_carries_no_change_of_its_own() {
     set.see(b"made", Seen::Created);
     set.see_other_name(b"b", true, since);
     set.see_other_name(b"c", false, since);
-    // What an event told stays told, whatever came first.
+    // What an event reported stays reported, whatever came first.
     set.see(b"d", Seen::Touched);
     set.see_other_name(b"d", true, since);
     set.see_other_name(b"e", true, since);
@@ -51,7 +51,7 @@ fn changes_that_a_directory_absorbs_go_with_it() {
         (&[("d/f", Created), ("d", LeftDir), ("e", ArrivedDir)], &[]),
         (&[("d", LeftDir), ("e", ArrivedDir)], &[]),
         (&[("d", LeftDir), ("e", ArrivedDir), ("e/f", Written)], &["e"]),
-        // It left to where nothing is told of it.
+        // It left to where nothing is reported of it.
         (&[("d/f", Written), ("d", LeftDir)], &["d"]),
         (&[("d/f", Written), ("d", LeftDir), ("x", Written), ("e", MovedDir)], &["d", "x"]),
         (&[("d/f", Written), ("d", GoneDir)], &["d"]),

@@ -48,8 +48,8 @@ impl Engine {
         }
     }
 
-    /// Every target is to be compared whole because somebody asked: the next start does it if this
-    /// one does not get there.
+    /// Every target is to be compared whole because a command asked for it: the next start does it
+    /// if this one does not get there.
     pub(in crate::engine) fn distrust_all(&mut self) {
         let now = self.now();
         let Some(history) = &mut self.saved.history else { return };

@@ -64,8 +64,8 @@ impl Engine {
                 self.saved.history.as_ref().is_some_and(|history| history.keeper.is_after_stop()),
             ) {
                 (false, _) => {}
-                // Nothing was lost sight of. What changed since is not known, so hooks get the
-                // whole tree.
+                // No events were lost. What changed since is not known, so hooks get the whole
+                // tree.
                 (true, true) => self.see_lost(b""),
                 (true, false) => self.lost(Lost::all(Cause::UncleanStop)),
             }

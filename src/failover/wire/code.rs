@@ -81,8 +81,8 @@ impl Key {
     }
 }
 
-/// One process of one host, as it is told apart from others for as long as it runs, or a
-/// connection: 16 random bytes.
+/// What identifies one process of one host for as long as it runs, or a connection: 16 random
+/// bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Id([u8; ID]);
 

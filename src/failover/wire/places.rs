@@ -1,9 +1,9 @@
 //! Who gets a place among the connections that are served at the same time.
 //!
-//! Strangers cannot be told from clients before they have sent a request with the key, so until
-//! then each address gets few places, and where all are taken the connection goes that has said
-//! nothing for longest. The peer has places of its own, which strangers cannot take. What was asked
-//! with the key keeps its place until it is answered.
+//! Strangers cannot be distinguished from clients before they have sent a request with the key, so
+//! until then each address gets few places, and where all are taken the connection that has been
+//! silent for longest is closed. The peer has places of its own, which strangers cannot take. What
+//! was asked with the key keeps its place until it is answered.
 
 use std::net::IpAddr;
 

@@ -205,7 +205,8 @@ fn every_message_names_its_path_over_every_transport() {
         for (over, line) in all(name) {
             let output = read(over, &line);
             let found: Vec<String> = output.failed.iter().map(|f| String::from_utf8_lossy(&f.path).into_owned()).collect();
-            // Some bare names cannot be told from what stands around them; then no name comes out.
+            // Some bare names cannot be distinguished from what stands around them; then no name
+            // comes out.
             let plain = !name.contains(['"', '(', ':']);
             assert!(found == [name] || !plain && found.is_empty() && output.failed_more == 1, "{line}\n{found:?}");
             assert!(output.unknown.is_empty(), "{line}");

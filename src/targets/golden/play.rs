@@ -661,7 +661,7 @@ impl Director {
                 self.see_bytes(&long, Seen::Written);
             }
             _ => {
-                // Its type is not known to who saw it.
+                // Its type is not known from the event.
                 let Some(name) = self.name(|_| true) else { return };
                 self.world.remove(&name);
                 self.see(&name, Seen::Gone);

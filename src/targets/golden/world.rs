@@ -87,7 +87,7 @@ impl World {
         inodes.now = FileTime { secs: self.wall_start + now.as_secs() as i64, nanos };
     }
 
-    /// What the look before a batch is given in the place of the machine's numbers.
+    /// What the check before a batch is given in the place of the machine's numbers.
     pub(super) fn seen_as(&self) -> SeenAs {
         let inodes = Arc::clone(&self.inodes);
         Box::new(move |stat| {

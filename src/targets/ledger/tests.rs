@@ -188,7 +188,7 @@ fn check(ledger: &Ledger) -> Result<(), TestCaseError> {
                 prop_assert_eq!(ledger.why(path, reach, but), index.why(path, reach, but), "{:?} {:?}", path, reach);
             }
         }
-        // Whoever asks of more finds more.
+        // A query for more finds more.
         let [itself, at, below] = reaches.map(|reach| ledger.why(path, reach, &[]).is_some());
         prop_assert!(!itself || at && below, "{:?}", path);
         for above in std::iter::successors(path::parent(path), |at| path::parent(at)) {
