@@ -55,7 +55,7 @@ impl Manager {
         let speaker = Speaker::new(engines.clone());
         let thread = std::thread::Builder::new().name("fansync-notify".into()).spawn(move || speaker.run(&heard));
         if let Err(error) = thread {
-            tracing::error!(%error, "the service manager is told nothing: its thread cannot be started");
+            tracing::error!(%error, "no messages go to the service manager: its thread cannot be started");
         }
         Manager(Some(words))
     }
@@ -239,7 +239,7 @@ impl MoreTime {
 
 fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "the service manager cannot be told");
+        tracing::debug!(%error, "cannot send a message to the service manager");
     }
 }
 

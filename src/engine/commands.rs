@@ -34,7 +34,7 @@ impl Engine {
                 }
                 Ok(Command::Call(call)) => self.take_call(call),
                 Ok(Command::Reconcile) => {
-                    tracing::info!(mirror = %self.mirror.name, "a comparison of the whole tree was asked for");
+                    tracing::info!(mirror = %self.mirror.name, "a comparison of the whole tree was requested");
                     self.distrust_all();
                     self.see_all(b"", Seen::Subtree);
                 }

@@ -36,8 +36,8 @@ const MOUNT: &[Row<Shown>] = &[
         }
     }),
     row(Gauge, "fansync_failover_epoch", F, "The newest epoch seen.", |f, v| v.put(f.epoch as f64)),
-    row(Gauge, "fansync_failover_held", F, "1 while somebody has said hold.", |f, v| v.put(truth(f.held))),
-    row(Gauge, "fansync_failover_alarm", &["failover", "alarm"], "1 for what needs somebody.", |f, v| {
+    row(Gauge, "fansync_failover_held", F, "1 while a hold is in force.", |f, v| v.put(truth(f.held))),
+    row(Gauge, "fansync_failover_alarm", &["failover", "alarm"], "1 for what needs an administrator.", |f, v| {
         v.one_of(Alarm::ALL.map(Alarm::name).into_iter(), f.alarm.map_or("", Alarm::name));
     }),
     row(Counter, "fansync_failover_probe_rounds_total", F, "Rounds of probes made.", |f, v| v.put(f.rounds as f64)),

@@ -597,7 +597,7 @@ pub(crate) fn words(alarm: Alarm) -> &'static str {
             "both servers say that they are primary of the same epoch: nothing is switched. Make one the follower with \
              `fansync failover role` there"
         }
-        Alarm::Held => "a switch is due, but somebody said hold: `fansync failover resume` lets it happen",
+        Alarm::Held => "a switch is due, but it is on hold: `fansync failover resume` lets it happen",
         Alarm::NoAgent => {
             "the mounted server is dead, and `fansync failover` does not answer on the other, so it cannot be made primary: start it there"
         }

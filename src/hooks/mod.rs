@@ -229,7 +229,7 @@ impl Hooks {
         if self.waiting.len() > self.max_waiting {
             tracing::warn!(
                 changes = self.waiting.len(),
-                "a target lacks more changes than hooks keep waiting for it; they are told that anything may have changed, once it has them"
+                "a target lacks more changes than hooks keep waiting for it; they get a `subtree` of everything once it has them"
             );
             let batch = self.waiting.values().next().map_or((0, 0), |w| (w.told.target, w.told.batch));
             self.waiting.clear();
@@ -270,9 +270,11 @@ impl Hooks {
             match hook.saved.save(&events) {
                 Ok(()) if events.is_empty() => {}
                 Ok(()) => {
-                    tracing::warn!(hook = %name, changes = events.len(), "the hook could not be told of everything; the next start goes on with it")
+                    tracing::warn!(hook = %name, changes = events.len(), "the hook could not be notified of everything; the next start goes on with it")
                 }
-                Err(error) => tracing::error!(hook = %name, changes = events.len(), "{error}; the hook is never told of them"),
+                Err(error) => {
+                    tracing::error!(hook = %name, changes = events.len(), "{error}; the hook is never notified of them")
+                }
             }
         }
         left

@@ -167,7 +167,7 @@ impl Queue {
             if !std::mem::replace(&mut inner.full, true) {
                 tracing::error!(
                     mirror = %self.mirror, hook = %self.config.name, max_pending = self.config.max_pending,
-                    "the hook is too slow for the changes: the oldest are dropped and never told of. Raise jobs, batch or max_pending, or speed its receiver up"
+                    "the hook is too slow for the changes: the oldest are dropped and never delivered. Raise jobs, batch or max_pending, or speed its receiver up"
                 );
             }
         }
@@ -265,7 +265,7 @@ impl Queue {
             if permanent || tries >= self.config.tries {
                 tracing::error!(
                     mirror = %self.mirror, hook = %self.config.name, path = %Shown(&event.path), tries,
-                    "the hook is not told of a change: {reason}"
+                    "the hook is not notified of a change: {reason}"
                 );
                 inner.failed += 1;
                 inner.settled(&event.path);

@@ -58,7 +58,7 @@ fn serve(queue: &Queue, config: &Config, place: &Place, receiver: &mut dyn Deliv
         }
         match result {
             Ok(()) => {
-                tracing::debug!(mirror = %place.mirror, hook = %config.name, changes = events.len(), "the hook was told");
+                tracing::debug!(mirror = %place.mirror, hook = %config.name, changes = events.len(), "the hook was notified");
                 return queue.done(&events, true);
             }
             Err(Fault::Changes { reason, permanent }) => return queue.failed(events, &reason, permanent),

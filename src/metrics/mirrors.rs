@@ -48,7 +48,7 @@ const MIRROR: &[Row<Mirror>] = &[
         "How long ago the mirror's engine answered last, where it does not now, as while its source hangs; all else of the mirror is from then. 0 when it answers.",
         |m, v| v.put(m.unanswered_seconds),
     ),
-    row(Counter, "fansync_events_total", M, "Events heard from the kernel.", |m, v| v.put(m.events as f64)),
+    row(Counter, "fansync_events_total", M, "Events received from the kernel.", |m, v| v.put(m.events as f64)),
     row(Counter, "fansync_events_ignored_total", M, "Events outside of the source, or excluded.", |m, v| v.put(m.foreign as f64)),
     row(
         Counter,
@@ -84,7 +84,7 @@ const MIRROR: &[Row<Mirror>] = &[
         Counter,
         "fansync_rescans_total",
         &["mirror", "cause"],
-        "Losses of sight, by cause; each is followed by a comparison, a failing path by another try.",
+        "Losses of events, by cause; each is followed by a comparison, a failing path by another try.",
         |m, v| {
             for cause in Cause::ALL {
                 v.with(&[cause.name()], m.lost.get(cause.name()).copied().unwrap_or(0) as f64);
@@ -112,7 +112,7 @@ const TARGET: &[Row<Target>] = &[
     row(Gauge, "fansync_target_failed_paths", T, "Paths that failed again and again.", |t, v| {
         v.put(t.failures.len() as f64 + t.failures_more as f64);
     }),
-    row(Gauge, "fansync_target_held_deletions", T, "Deletions that wait for somebody to let them through.", |t, v| {
+    row(Gauge, "fansync_target_held_deletions", T, "Deletions that wait until an administrator accepts them.", |t, v| {
         v.put(t.held_deletes as f64);
     }),
     row(
