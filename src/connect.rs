@@ -7,8 +7,8 @@
 //! - the probe that a daemon makes at its start: password, module, directory, every option;
 //! - a directory of its own, `.fansync-check-…`: written, compared, deleted. What comes back
 //!   otherwise than it was sent (times cut to seconds, owners, attributes) would be sent again by
-//!   each comparison. As root also a file of another user with a set-user-ID bit, that nobody can
-//!   run: whether a target on another host keeps its owner;
+//!   each comparison. As root also a file of another user with a set-user-ID bit, that no other
+//!   user can run: whether a target on another host keeps its owner;
 //! - as many connections as runs and waiting processes may take, unless a daemon runs already and
 //!   has them.
 //!
@@ -39,7 +39,7 @@ use crate::sync::probe::{RsyncFacts, TargetState, Version, interpret_probe, prob
 use crate::sync::run::{Input, Run, collect, collect_confined};
 use crate::sys::borrowed::{data_segments_in, set_quick_acks};
 
-/// Listings of modules that are asked for.
+/// Listings of modules that are requested.
 const LISTINGS: usize = 5;
 /// Lines of a listing that says something.
 const LINES_MIN: u32 = 6;

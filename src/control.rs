@@ -63,7 +63,7 @@ pub enum Request {
     },
 }
 
-/// What can be asked of a target while it runs.
+/// Commands to a target while it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Steer {
@@ -169,7 +169,7 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// Nobody answers.
+    /// No answer.
     #[error("no fansync daemon answers on {path}")]
     Connect {
         /// The socket.
@@ -199,7 +199,7 @@ impl Error {
         }
     }
 
-    /// Nobody listens there, which may be different soon.
+    /// No process listens there, which may be different soon.
     pub(crate) fn is_nobody(&self) -> bool {
         use io::ErrorKind::{ConnectionRefused, NotFound};
         matches!(self, Error::Connect { source, .. } if matches!(source.kind(), NotFound | ConnectionRefused))
@@ -209,7 +209,7 @@ impl Error {
 /// Asks the daemon at `path`; `patience` bounds the wait for its answer.
 ///
 /// # Errors
-/// [`Error::Connect`] when nobody listens, [`Error::Talk`] when the answer is missing or not
+/// [`Error::Connect`] when no process listens, [`Error::Talk`] when the answer is missing or not
 /// understood.
 pub fn ask(path: &Path, request: &Request, patience: Duration) -> Result<Reply, Error> {
     let stream = request_to(path, request)?;
@@ -223,7 +223,7 @@ pub fn ask(path: &Path, request: &Request, patience: Duration) -> Result<Reply, 
 /// Sends a request to the daemon at `path`; the answer can be read from what is returned.
 ///
 /// # Errors
-/// [`Error::Connect`] when nobody listens, [`Error::Talk`] when the request cannot be sent.
+/// [`Error::Connect`] when no process listens, [`Error::Talk`] when the request cannot be sent.
 pub(crate) fn request_to(path: &Path, request: &Request) -> Result<UnixStream, Error> {
     let stream = UnixStream::connect(path).map_err(|source| Error::Connect { path: path.into(), source })?;
     let talk = |source| Error::Talk { path: path.into(), source };

@@ -327,7 +327,7 @@ impl Life<'_> {
         None
     }
 
-    /// Tells every engine to finish, waits for it, and says what is left.
+    /// Stops every engine, waits for it, and reports what is left.
     fn end(self, why: End) -> ExitCode {
         let patience = match why {
             End::Signal(signal) => {

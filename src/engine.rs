@@ -260,7 +260,7 @@ impl Engine {
         let filled = target.is_filled();
         work(target, &mut cx);
         let filled = (!filled && target.is_filled()).then(|| target.identity());
-        let told = target.take_told();
+        let told = target.take_confirmations();
         dirs.into_iter().for_each(|(dir, deep)| self.want_linked(&dir, deep));
         if !held_before && let Some(why) = self.guard.held.take() {
             self.hold(why);

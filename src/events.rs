@@ -6,9 +6,9 @@
 //! How: each listener has a bounded queue; the engine puts in what fits, and a thread of the
 //! control socket writes it out. Without a listener an event costs one check of an empty list.
 //!
-//! Gives up: inotify tells no process. With fanotify, the command is read from `/proc/PID/comm`
-//! when the event is taken from the queue; a process that has ended by then is shown as `?`. The
-//! kernel merges events of one object: the process is that of the first.
+//! Gives up: inotify has no process. With fanotify, the command is read from `/proc/PID/comm` when
+//! the event is taken from the queue; a process that has ended by then is shown as `?`. The kernel
+//! merges events of one object: the process is that of the first.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -103,13 +103,13 @@ pub(crate) fn follow(socket: &Path, args: &EventsArgs, out: &mut impl Write) -> 
         }
         told += 1;
     }
-    Ok(Followed::Told)
+    Ok(Followed::Printed)
 }
 
 /// How following events ended.
 pub(crate) enum Followed {
-    /// As many were printed as were asked for.
-    Told,
+    /// As many were printed as were requested.
+    Printed,
     /// The output cannot be written, as when its reader has gone.
     NotWritten(io::Error),
     /// The daemon has ended.

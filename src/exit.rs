@@ -18,7 +18,7 @@ pub enum ExitCode {
     Unavailable = 69,
     /// A bug (`EX_SOFTWARE`).
     Bug = 70,
-    /// What was asked for cannot be written to standard output (`EX_IOERR`).
+    /// What was requested cannot be written to standard output (`EX_IOERR`).
     Output = 74,
     /// A target cannot be reached; trying again later may help (`EX_TEMPFAIL`).
     TargetUnreachable = 75,

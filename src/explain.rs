@@ -203,7 +203,7 @@ impl Explanation {
     }
 }
 
-/// What is said of a path that no mirror covers.
+/// The answer for a path that no mirror covers.
 pub(crate) fn nowhere(path: &Path, sources: &[String]) -> String {
     let path = Shown(path.as_os_str().as_bytes()).to_string();
     format!("no mirror covers {path}; the sources are: {}", sources.join(", "))

@@ -7,7 +7,7 @@
 //!
 //! Read are exports(5)'s table of what is exported now (`/var/lib/nfs/etab`), the kernel's own list
 //! (`/proc/fs/nfsd/exports`), and, while smbd runs, smb.conf(5) with the files that it includes,
-//! and user shares. Nothing is asked of a program.
+//! and user shares. No program is run.
 //!
 //! Gives up: other servers (NFS-Ganesha, SFTP), Samba's registry, shares whose path is made of
 //! variables alone.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! kernel ─► source ─► ring ─► resolve ─► dirty ─► targets ─► sync: rsync children ─► hooks
-//!             └── lost sight of a subtree ──┘        └─ one queue, back-off and standby pool per target
+//!             └── events lost in a subtree ─┘        └─ queue, back-off and standby processes
 //! ```
 //!
 //! How a change travels:
@@ -12,19 +12,45 @@
 //!    short. A full ring pauses it; events then wait in the kernel.
 //! 2. [`resolve`]: the *engine* thread decodes the records in place and turns each directory handle
 //!    into a path with the path tree; [`filter`] drops what is excluded.
-//! 3. [`dirty`]: one set per target says which paths to look at. An event never says what happened,
-//!    only "look here": the state is read from the disk when the batch leaves, so the queue is as
-//!    long as the number of distinct dirty paths.
+//! 3. [`dirty`]: one set per target says which paths are to be checked. An event only marks a path:
+//!    the state is read from the disk when the batch leaves, so the queue is as long as the number
+//!    of distinct dirty paths.
 //! 4. [`targets`]: batches leave through `rsync --files-from` ([`sync`]), by preference through a
 //!    standby process, which is connected already. A path leaves the dirty set only when rsync's
 //!    outcome confirmed it.
 //!
-//! The modules below stand in three groups: the stages in the order of the pipeline, what they
-//! share, and what a user sees. Which may use which is a list of layers in `layers_tests`; there
-//! are no circles.
-//!
 //! The promise: **every change is on the target, or on its way there, or its subtree is marked lost
 //! and will be scanned.**
+//!
+//! # Where a change belongs
+//!
+//! | about | module |
+//! | --- | --- |
+//! | a system call, a kernel's behaviour | [`sys`], the only one with `unsafe` beside [`ring`] |
+//! | the records of fanotify and inotify | [`source`] (`fan_decode`, `ino_decode`) |
+//! | which path an event means, muting | [`resolve`] |
+//! | what is left out | [`filter`] |
+//! | what is pending, and how it merges | [`dirty`] |
+//! | when a batch leaves | [`targets`] (`pace`) |
+//! | how a path is listed | [`targets`] (`compose`), [`sync`] (`normal`, `filelist`) |
+//! | rsync's options | [`sync`] (`argv`), [`config`] (`args`: those that a user adds) |
+//! | what rsync's output and exit code mean | [`sync`] (`output`, `messages`, `outcome`) |
+//! | what the end of a run means for its paths | [`targets`] (`completion`, `ended`) |
+//! | files with several names | [`links`], [`targets`] (`linked`, `knots`) |
+//! | an emptied or replaced source, deletions that are held | [`guard`], [`root`], [`engine`] (`hold`), [`targets`] (`guarded`) |
+//! | lost events and comparisons | [`lost`], [`engine`] (`rescans`), [`scan`] |
+//! | a restart: watermark, walk | [`state`], [`scan`], [`engine`] (`history`) |
+//! | the order of an engine's turn, a flush | [`engine`] |
+//! | a key of the configuration | [`config`] (`toml`, `checked`, `rules`), `docs/config.md` |
+//! | a number in `status` or `/metrics` | [`status`], [`metrics`] |
+//! | a subcommand | [`cli`], [`commands`] |
+//! | a receiver of changes | [`hooks`] |
+//! | threads, signals, reload, the control socket | [`daemon`], [`control`] |
+//! | which of two servers may be written to | [`role`], [`failover`] |
+//!
+//! The modules below stand in three groups: the stages in the order of the pipeline, what they
+//! share, and what a user sees. Which may use which is a list of layers in `layers_tests`; there
+//! are no circles. One event, function by function: `docs/development/architecture.md`.
 
 // What other modules use and no other crate does is `pub(crate)`, so that the compiler says what
 // nothing uses.

@@ -9,11 +9,11 @@
 //!
 //! # How it works
 //! Names are learnt from looks at the disk: each path of a batch is looked up before it leaves, and
-//! a link count above one tells. What these checks do not find (link(2) raises an event for the new
-//! name, not for the old) is found by a walk in the background ([`search`]): over a directory that
-//! is compared whole, or over everything when a file has more names than are known. Names that a
-//! walk over everything did not find lie outside of the root, and are counted so that they are not
-//! looked for again.
+//! a link count above one shows it. What these checks do not find (link(2) raises an event for the
+//! new name, not for the old) is found by a walk in the background ([`search`]): over a directory
+//! that is compared whole, or over everything when a file has more names than are known. Names that
+//! a walk over everything did not find lie outside of the root, and are counted so that they are
+//! not looked for again.
 //!
 //! Nothing here is believed: a name is looked up again before it joins a batch, and dropped when it
 //! leads elsewhere.
@@ -80,10 +80,10 @@ pub(crate) struct Links {
     apart_said: bool,
     /// Directories to be walked; `true`: with all below.
     scopes: BTreeMap<RelPath, bool>,
-    /// The last walk over everything that was asked for because there were too many directories.
+    /// The last walk over everything that was requested because there were too many directories.
     crowded: u64,
     whole: bool,
-    /// For which files the next walk over everything was asked for, and for which the one under way
+    /// For which files the next walk over everything was requested, and for which the one under way
     /// was.
     asked: HashSet<Inode>,
     sought: HashSet<Inode>,
@@ -317,7 +317,7 @@ impl Links {
         Ticket { whole: false, number: self.begun[0] + 1 }
     }
 
-    /// Asks for a walk over everything, to find the names of `inode`; tells whether it will begin
+    /// Asks for a walk over everything, to find the names of `inode`; returns whether it will begin
     /// soon.
     pub(crate) fn want_whole(&mut self, now: Duration, inode: Inode) -> (Ticket, bool) {
         self.whole = true;

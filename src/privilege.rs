@@ -2,7 +2,7 @@
 //!
 //! | | daemon | rsync to another host | rsync to a directory here |
 //! | --- | --- | --- | --- |
-//! | `CAP_SYS_ADMIN` | fanotify marks, of filesystems mounted later too | with `xattrs`: `trusted.*` attributes show to nobody else | as to the left |
+//! | `CAP_SYS_ADMIN` | fanotify marks, of filesystems mounted later too | with `xattrs`: `trusted.*` attributes show to no other process | as to the left |
 //! | `CAP_DAC_READ_SEARCH` | directories by handle, and looking at everything | reading everything | reading everything |
 //! | `CAP_SETPCAP` | to take from children what they do not need | | |
 //! | `CAP_CHOWN` `CAP_FOWNER` `CAP_FSETID` `CAP_MKNOD` `CAP_DAC_OVERRIDE` | as its children, below | | owner, mode and times, set-ID bits, devices, writing everywhere |

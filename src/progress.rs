@@ -6,7 +6,7 @@
 //! The time left is given only where a total is known, and else the reason. It follows the mean
 //! since the figures began to move: rsync reads the whole tree before it sends the first file of a
 //! full pass, and that time says nothing about the rest. A pass that sends most of what it comes to
-//! is as far as the slower of its entries and its bytes; of any other the bytes tell nothing, as
+//! is as far as the slower of its entries and its bytes; of any other the bytes mean nothing, as
 //! those of what is equal are not counted.
 
 mod bar;
@@ -21,7 +21,7 @@ use crate::text::{plural, span};
 
 pub(crate) use bar::Bar;
 
-/// How often the log tells of work that goes on.
+/// How often work that goes on is logged.
 pub(crate) const LOG_EVERY: Duration = Duration::from_secs(10);
 /// A mean over less than this is none.
 pub(crate) const MEAN_MIN: f64 = 0.5;
@@ -135,7 +135,7 @@ impl Progress {
         (!both.is_empty()).then(|| both.join(", "))
     }
 
-    /// Tells the log. Nothing while a bar shows it.
+    /// Logs it. Nothing while a bar shows it.
     ///
     /// `target`: empty for what concerns no target.
     pub(crate) fn log(&self, mirror: &str, target: &str) {

@@ -110,7 +110,7 @@ pub(crate) fn serve<G: Send + 'static>(
     std::thread::Builder::new().name("fansync-control".into()).spawn(accept).map(drop)
 }
 
-/// The client's request; `None` where it left without one, was too slow, or said too much. What is
+/// The client's request; `None` where it left without one, was too slow, or sent too much. What is
 /// read and written from then on has [`REQUEST_TIMEOUT`] for each step.
 pub(crate) fn request(stream: &UnixStream) -> Option<Vec<u8>> {
     let line = line(stream, Instant::now() + REQUEST_TIMEOUT).ok().filter(|line| !line.is_empty())?;
@@ -223,7 +223,7 @@ mod tests {
         });
     }
 
-    /// The lock is a courtesy: whoever may read the directory can keep it.
+    /// The lock is a courtesy: any user who may read the directory can keep it.
     #[test]
     fn a_lock_that_is_never_given_back_keeps_no_daemon_from_starting() {
         let dir = tempfile::tempdir().unwrap();

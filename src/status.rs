@@ -1,4 +1,4 @@
-//! What the daemon tells of itself: one `Snapshot` type, printed as JSON or for a human.
+//! What the daemon reports of itself: one `Snapshot` type, printed as JSON or for a human.
 //!
 //! The JSON is published: `docs/status.schema.json` describes it, and [`FORMAT`] numbers it.
 
@@ -93,7 +93,8 @@ pub struct Mirror {
     /// For how long.
     #[serde(default)]
     pub(crate) state_unsaved_seconds: f64,
-    /// Its engine has not answered for so long; the rest is what it said then. 0 when it answers.
+    /// Its engine has not answered for so long; the rest is from its last answer. 0 when it
+    /// answers.
     #[serde(default)]
     pub(crate) unanswered_seconds: f64,
     /// Events decoded.
@@ -297,7 +298,7 @@ pub struct Target {
     pub(crate) runs: u64,
     /// Runs that did not end well, by class.
     pub(crate) bad_runs: BTreeMap<String, u64>,
-    /// Batches that left through a process that stood by.
+    /// Batches that left through a standby process.
     pub(crate) standby_hits: u64,
     /// Processes standing by.
     pub(crate) standby: u64,

@@ -85,7 +85,7 @@ pub(super) fn events(mut args: EventsArgs) -> ExitCode {
         Err(code) => return code,
     };
     match events::follow(&path, &args, &mut Patient(std::io::stdout().lock())) {
-        Ok(Followed::Told) => ExitCode::Done,
+        Ok(Followed::Printed) => ExitCode::Done,
         Ok(Followed::NotWritten(why)) => out::written(Err(why), ExitCode::Done),
         Ok(Followed::Ended) => {
             out::error("the daemon has ended");
@@ -156,7 +156,7 @@ pub(super) fn status(args: StatusArgs) -> ExitCode {
     }
 }
 
-/// How often it is asked whether a daemon has come up.
+/// How often it is checked whether a daemon has come up.
 const DAEMON_POLL: Duration = Duration::from_millis(100);
 
 pub(super) fn flush(args: &FlushArgs) -> ExitCode {

@@ -213,7 +213,7 @@ pub(crate) struct Cdn {
     pub(crate) form: CdnForm,
 }
 
-/// How a network is asked.
+/// How a network is called.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum CdnForm {
     /// `HEAD /index.jsp?user=…&pswd=…&ok=ok&urls=…`, as sersync's refreshCDN sends it.

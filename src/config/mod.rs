@@ -2,9 +2,9 @@
 //!
 //! [`Config`] is what the daemon runs on, and nothing in it needs to be looked at twice. It comes
 //! from [`Config::load`] or, for `fansync mirror`, from [`Config::for_mirror`]; both hold the same
-//! rules and tell all that is wrong at once ([`ConfigErrors`]). What is on the disk (does the
-//! source exist, is the password file private) is not looked at here, since it may change before it
-//! is used; but links are followed to see whether two places are one.
+//! rules and report all errors at once ([`ConfigErrors`]). What is on the disk (does the source
+//! exist, is the password file private) is not looked at here, since it may change before it is
+//! used; but links are followed to see whether two places are one.
 
 mod args;
 mod checked;
@@ -197,7 +197,7 @@ impl Config {
 
 impl Config {
     /// What the disk says against this configuration now, and patterns that match nothing: for
-    /// `check` to tell. Some of it may be right again by the time the daemon starts, so none of it
+    /// `check` to print. Some of it may be right again by the time the daemon starts, so none of it
     /// is an error here.
     pub(crate) fn warnings(&self, rsync: &dyn LocalRsync) -> Vec<Warning> {
         let mut out = Vec::new();

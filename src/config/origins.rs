@@ -8,8 +8,7 @@ use std::path::Path;
 use super::checked::Mirror;
 use super::cite::line_and_column;
 
-/// Places by key and number. Any two are equal: where something was said is no part of what was
-/// said.
+/// Places by key and number. Any two are equal: the place of a value is no part of the value.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Origins(HashMap<(&'static str, usize), String>);
 

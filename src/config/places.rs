@@ -29,7 +29,7 @@ impl Places {
 
     /// `var`: of the environment. A user without a home has root's places; a variable that is no
     /// absolute path counts for nothing, as the specification says. Without `XDG_RUNTIME_DIR` the
-    /// socket lies beside the state, where nobody else can put one.
+    /// socket lies beside the state, where no other user can put one.
     fn of(root: bool, var: impl Fn(&str) -> Option<OsString>) -> Places {
         let dir = |name: &str| var(name).map(PathBuf::from).filter(|path| path.is_absolute());
         let Some(home) = dir("HOME").filter(|_| !root) else { return Places::system() };

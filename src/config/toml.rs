@@ -1,7 +1,7 @@
 //! The configuration file: from TOML to the checked form.
 //!
 //! The document is taken apart key by key: each is read into its type or noted as a problem, and
-//! what is left over at the end of a section is unknown. So one run of `check` tells everything
+//! what is left over at the end of a section is unknown. So one run of `check` reports everything
 //! that is wrong in shape, not only the first thing, which is what a derived deserialiser would do.
 
 mod hook;
@@ -25,7 +25,7 @@ use crate::location::{Location, LocationError};
 use crate::log::LogConfig;
 use crate::role::mark;
 
-/// Reads `text`, and tells where each value is; `file` is named in the errors.
+/// Reads `text`, and returns where each value is; `file` is named in the errors.
 ///
 /// # Errors
 /// All that is wrong in shape; if nothing is, all rules that do not hold.
@@ -107,7 +107,7 @@ struct Found {
     elsewhere: &'static [(&'static str, &'static str)],
 }
 
-/// A table that is being read; [`Section::finish`] tells what nobody asked for.
+/// A table that is being read; [`Section::finish`] reports the keys that were not read.
 pub(crate) struct Section<'i, 'f> {
     table: DeTable<'i>,
     at: Range<usize>,
@@ -560,7 +560,7 @@ fn kernel(s: &mut Section<'_, '_>) -> KernelSwitches {
 fn target(s: &mut Section<'_, '_>) -> Option<Target> {
     let name = s.required("name", "\"NAME\"", |s| s.string("name"));
     let location = s.required("url", "\"rsync://host/module\"", location);
-    // A place that nobody sees: the target is dropped when there was none.
+    // A place that is never used: the target is dropped when there was none.
     let d = Target::new(name.clone().unwrap_or_default(), location.clone().unwrap_or(Location::Local(PathBuf::new())));
     let args = s.strings("args").map(|args| args.into_iter().map(Spanned::into_inner).collect());
     let target = Target {

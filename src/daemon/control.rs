@@ -202,7 +202,7 @@ pub(crate) fn snapshot(started: Instant, engines: &Engines, patience: Duration) 
     .judged())
 }
 
-/// The engines that have what was asked for.
+/// The engines that have what was requested.
 fn choose<'e>(engines: &'e [Handle], mirror: Option<&str>, target: Option<&str>) -> Result<Vec<&'e Handle>, Reply> {
     let has = |e: &&Handle| mirror.is_none_or(|m| m == e.mirror) && target.is_none_or(|t| e.targets.iter().any(|x| x == t));
     let chosen: Vec<&Handle> = engines.iter().filter(has).collect();

@@ -48,7 +48,7 @@ pub(super) struct Left {
     pub(super) lost: bool,
 }
 
-/// Tells the others that an engine has ended, by a panic too.
+/// Reports that an engine has ended, by a panic too.
 struct Farewell {
     wish: mpsc::Sender<Wish>,
     engines: Engines,
@@ -111,7 +111,7 @@ impl Crew {
         self.spawn(mirror, facts, handle, move |wish| run_on(stage, wish))
     }
 
-    /// Opens and runs an engine while the others run; [`Wish::Begun`] tells how that went.
+    /// Opens and runs an engine while the others run; [`Wish::Begun`] has the result.
     pub(super) fn add(&mut self, mirror: Mirror, facts: RsyncFacts) -> Result<(), Error> {
         let (again, handle) = Engine::prepare(&mirror, &facts, &self.state_dir, self.keep)?;
         let (engines, told) = (self.engines.clone(), handle.clone());
@@ -161,7 +161,7 @@ impl Crew {
     }
 
     /// Ends the engine of a mirror and begins one with another configuration in its place, on the
-    /// same channel; [`Wish::Begun`] tells how that went. What is in flight is given time until
+    /// same channel; [`Wish::Begun`] has the result. What is in flight is given time until
     /// `deadline`.
     pub(super) fn replace(&mut self, mirror: &Mirror, facts: RsyncFacts, deadline: Instant) {
         if let Some(member) = self.member(&mirror.name) {

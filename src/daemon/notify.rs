@@ -1,13 +1,13 @@
 //! Messages to the service manager, by the protocol of sd_notify(3): ready, reloading, stopping,
 //! status, watchdog, more time.
 //!
-//! One thread tells it, and only where there is a `NOTIFY_SOCKET`. At each beat it rings every
+//! One thread sends them, and only where there is a `NOTIFY_SOCKET`. At each beat it rings every
 //! engine, and pings only if each has turned since the last ping. So an engine that hangs ends the
 //! pings, whatever the other threads do; one that sleeps is woken by the ring, for a turn without
 //! work. A turn in which inotify watches are set on a large tree takes minutes; it counts its steps
 //! as turns.
 //!
-//! More time for a start or a reload is asked for while the process uses processor time: setting a
+//! More time for a start or a reload is requested while the process uses processor time: setting a
 //! million watches does, waiting for a disk or a server that does not answer does not.
 
 use std::sync::atomic::Ordering;
@@ -27,12 +27,12 @@ const STATUS_EVERY: Duration = Duration::from_secs(2);
 /// sd_watchdog_enabled(3) advises two.
 const BEATS: u32 = 4;
 const BEAT_MIN: Duration = Duration::from_millis(10);
-/// How often more time is asked for, how much, and the least processor time since then that counts
+/// How often more time is requested, how much, and the least processor time since then that counts
 /// as getting on.
 const EXTEND_EVERY: Duration = Duration::from_secs(5);
 const EXTEND_BY: Duration = Duration::from_secs(30);
 const EXTEND_FOR: Duration = Duration::from_millis(5);
-/// How long the engines may take to tell their status.
+/// How long the engines may take to return their status.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the daemon is about to do, or has done.
@@ -170,7 +170,7 @@ impl Speaker {
         }
     }
 
-    /// Whether each engine has turned since this last said so.
+    /// Whether each engine has turned since this last returned true.
     fn turned(&mut self, engines: &[Handle]) -> bool {
         let now: Vec<(String, u64)> = engines.iter().map(|e| (e.mirror.clone(), e.turns.load(Ordering::Relaxed))).collect();
         let turned = now.iter().all(|engine| !self.turns.contains(engine));
@@ -180,7 +180,7 @@ impl Speaker {
         turned
     }
 
-    /// Tells the status line, if it is another than before.
+    /// Sends the status line, if it is another than before.
     fn show(&mut self) {
         self.next_line = Instant::now() + STATUS_EVERY;
         let line = match self.phase {

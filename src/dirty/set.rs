@@ -126,7 +126,7 @@ pub struct Limits {
     pub ignore_holds: bool,
 }
 
-/// New files in a directory before it is asked whether to compare its level instead.
+/// New files in a directory before a comparison of its level is considered.
 pub(crate) const LEVEL_MIN: usize = 10;
 
 const NONE: u32 = u32::MAX;
@@ -305,7 +305,7 @@ impl DirtySet {
         &self.epochs
     }
 
-    /// Tells the time (since the daemon's start); files whose hold ends by then become ready.
+    /// Sets the time (since the daemon's start); files whose hold ends by then become ready.
     pub fn tick(&mut self, now: Duration) {
         self.epochs.tick(now);
         while self.absences.front().is_some_and(|(until, _)| *until <= now) {
@@ -581,7 +581,7 @@ impl DirtySet {
         }
     }
 
-    /// Makes `at` clean again and tells its epoch, which is no longer counted.
+    /// Makes `at` clean again and returns its epoch, which is no longer counted.
     fn clear(&mut self, at: u32) -> Option<Epoch> {
         let kind = self.nodes[at as usize].kind.take()?;
         self.renames.forget_left();
@@ -596,8 +596,9 @@ impl DirtySet {
         Some(epoch)
     }
 
-    /// Clears all that is pending strictly below `top` (what is in flight stays). Tells the oldest
-    /// epoch among it and `own`, and those of `CONTENT` and `THROUGH` that something among it had.
+    /// Clears all that is pending strictly below `top` (what is in flight stays). Returns the
+    /// oldest epoch among it and `own`, and those of `CONTENT` and `THROUGH` that something among
+    /// it had.
     fn absorb_below(&mut self, top: u32, own: Epoch) -> (Epoch, u16) {
         let (mut oldest, mut content) = (own, 0);
         let mut stack: Vec<u32> = self.children(top).collect();
@@ -800,7 +801,7 @@ impl DirtySet {
                 n.flags = n.flags & !(FRESH | GONE) | content | through;
             }
             Seen::Gone | Seen::GoneDir if was_fresh && was == Some(Kind::Entry) => {
-                // It came and went within one window; only its parent's times tell of it.
+                // It came and went within one window; only its parent's times show it.
                 let (below, flags) = self.absorb_below(at, epoch);
                 self.absorbed = flags & THROUGH != 0;
                 self.dropped = self.dropped.or(self.absorbed.then_some(below));

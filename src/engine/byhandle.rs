@@ -8,8 +8,8 @@
 //!
 //! So where such a server exports the source ([`crate::exports`]), a walk over the source finds the
 //! files whose ctime is not older than the walk before: in the background, every minute or in
-//! twenty times as long as a walk takes, and for each flush and each stop, which wait for it. No
-//! target is asked, and nothing is deleted for what a walk finds.
+//! twenty times as long as a walk takes, and for each flush and each stop, which wait for it.
+//! Targets are not queried, and nothing is deleted for what a walk finds.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 

@@ -1,15 +1,15 @@
-//! Drains of the event queues: each is asked for with a reason, and returns it when every event
+//! Drains of the event queues: each is requested with a reason, and returns it when every event
 //! from before the request is in the dirty sets. Pure.
 
 use crate::state::Drain;
 
 use super::calls::Call;
 
-/// Why a drain is asked for.
+/// Why a drain is requested.
 pub(super) enum For {
     /// A stop: what is found before its end is still sent.
     Stop,
-    /// Something landed: what was seen before is told apart from what comes after
+    /// Something landed: what was seen before is separated from what comes after
     /// ([`DirtySet::begin_barrier`](crate::dirty::DirtySet::begin_barrier)).
     Barrier,
     /// Events of files without a path ([`Resolver::settle`](crate::resolve::Resolver::settle)).

@@ -22,7 +22,7 @@ impl Engines {
         self.note.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What [`Engines::trouble`] tells from now on.
+    /// What [`Engines::trouble`] returns from now on.
     pub(crate) fn note(&self, trouble: String) {
         *self.note.write().unwrap_or_else(PoisonError::into_inner) = trouble;
     }

@@ -14,7 +14,7 @@ use crate::dirty::Epoch;
 /// they have lost, and for files that may have changed through a name outside.
 type Walks = [u64; 4];
 
-/// What was asked.
+/// The request.
 #[derive(Clone)]
 pub(super) struct FlushRequest {
     /// Only this target.
@@ -116,8 +116,8 @@ impl Engine {
         }
     }
 
-    /// Tells flushes what they wait for, as soon as all that may differ is in the dirty sets: what
-    /// a walk after the start has still to find was changed before any request.
+    /// Sets what flushes wait for, as soon as all that may differ is in the dirty sets: what a walk
+    /// after the start has still to find was changed before any request.
     pub(super) fn open_flushes(&mut self) {
         if self.begin.status.walking {
             return;

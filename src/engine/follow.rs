@@ -79,7 +79,7 @@ impl Written {
 }
 
 impl Engine {
-    /// Tells the files whose interval is over; with [`Duration::MAX`] all, for a flush that waits
+    /// Reports the files whose interval is over; with [`Duration::MAX`] all, for a flush that waits
     /// for what is written so far.
     pub(super) fn tell_followed(&mut self, until: Duration) {
         let now = self.now();
@@ -99,7 +99,7 @@ impl Engine {
         self.take_dir_times(until);
     }
 
-    /// When there is something to tell.
+    /// When there is something to report.
     pub(super) fn next_followed(&self) -> Option<Duration> {
         self.intake
             .resolver

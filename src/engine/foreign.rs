@@ -3,8 +3,9 @@
 //!
 //! What the kernel shows as files (`/proc`, `/sys`, `/dev` of a chroot) is not a tree to copy: it
 //! has no end, reading it has effects, and it comes and goes with the program that needed it. What
-//! a user mounted (FUSE) need not let root in, may hang, and goes when that user likes; nobody else
-//! has to wait for it. `mounts.skip` and `mounts.take` say otherwise for a type or for a place.
+//! a user mounted (FUSE) need not let root in, may hang, and goes when that user likes; no other
+//! thread has to wait for it. `mounts.skip` and `mounts.take` say otherwise for a type or for a
+//! place.
 
 use crate::apart::Why;
 use crate::config::Mounts;

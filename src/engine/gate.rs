@@ -52,7 +52,7 @@ impl Gate {
         let follow = match seen {
             Seen::Created => e.create_file,
             Seen::CreatedDir => e.create_folder,
-            // inotify tells of a new directory so, too.
+            // inotify reports a new directory so, too.
             Seen::MovedDir | Seen::ArrivedDir => moved_in || (e.create_folder && has(CREATE)) || !has(CREATE | MOVED_TO),
             Seen::Written | Seen::Replaced | Seen::Arrived => {
                 moved_in

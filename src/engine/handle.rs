@@ -40,8 +40,7 @@ pub(crate) enum Command {
     Call(super::Call),
     /// Compare the whole tree with every target.
     Reconcile,
-    /// As [`Command::Stop`], with another engine in its place that serves what was asked of this
-    /// one.
+    /// As [`Command::Stop`], with another engine in its place that serves the calls to this one.
     Replace(Box<Replacement>),
     /// Send what is pending, then end; at the deadline end anyway.
     Stop {

@@ -86,7 +86,7 @@ pub(super) struct History {
     follows: bool,
     fs: FsId,
     walk: Option<Walk>,
-    /// Something happened since the last drain was asked for.
+    /// Something happened since the last drain was requested.
     moved: bool,
     /// When there is something to do.
     next: Option<Duration>,
@@ -105,7 +105,7 @@ pub(super) struct History {
 
 /// A walk under way.
 struct Walk {
-    told: Receiver<Told>,
+    told: Receiver<ScanMessage>,
     progress: Arc<Progress>,
     began: Instant,
     /// Directories there were at the last stop.
@@ -129,7 +129,7 @@ struct Restart {
     newest: Wall,
 }
 
-enum Told {
+enum ScanMessage {
     Found(Vec<(RelPath, Kind, Wall)>),
     Ended(Result<(Dirs, Report), ScanError>),
 }
@@ -323,7 +323,7 @@ impl History {
 
 /// The walk's end of the channel.
 struct Parts<'a> {
-    tell: Sender<Told>,
+    tell: Sender<ScanMessage>,
     wake: Arc<EventFd>,
     progress: &'a Progress,
     part: Vec<(RelPath, Kind, Wall)>,
@@ -340,7 +340,7 @@ impl Parts<'_> {
 
     fn send(&mut self) {
         self.since = Instant::now();
-        if self.tell.send(Told::Found(std::mem::take(&mut self.part))).is_err() {
+        if self.tell.send(ScanMessage::Found(std::mem::take(&mut self.part))).is_err() {
             self.progress.stop(); // nobody listens any more
         }
         self.wake.wake();
@@ -348,7 +348,7 @@ impl Parts<'_> {
 
     fn end(mut self, ended: Result<(Dirs, Report), ScanError>) {
         self.send();
-        let _ = self.tell.send(Told::Ended(ended));
+        let _ = self.tell.send(ScanMessage::Ended(ended));
         self.wake.wake();
     }
 }
@@ -368,7 +368,7 @@ impl Walk {
 }
 
 impl Engine {
-    /// Tells the log of a walk that takes long.
+    /// Logs a walk that takes long.
     pub(super) fn tell_walk(&mut self) {
         let now = self.now();
         let Some(walk) = self.saved.history.as_mut().and_then(|h| h.walk.as_mut()) else { return };
@@ -409,8 +409,8 @@ impl Engine {
         for _ in 0..PARTS {
             let Some(Walk { told, .. }) = self.saved.history.as_ref().and_then(|h| h.walk.as_ref()) else { return false };
             match told.try_recv() {
-                Ok(Told::Found(part)) => self.found(&part),
-                Ok(Told::Ended(ended)) => {
+                Ok(ScanMessage::Found(part)) => self.found(&part),
+                Ok(ScanMessage::Ended(ended)) => {
                     self.walk_ended(ended);
                     self.open_flushes();
                 }
@@ -510,7 +510,7 @@ impl Engine {
             Err(error) => history.complain(&self.mirror.name, &error),
         }
         if !history.follows {
-            // inotify does not tell of each directory's place.
+            // inotify does not report each directory's place.
             history.keeper.dirs().doubt();
         } else if history.keeper.needs_walk() {
             history.rebuild = Some(now + history.rebuild_pause);

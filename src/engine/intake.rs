@@ -234,7 +234,7 @@ impl Engine {
         true
     }
 
-    /// Events do not tell of everything any more, and nothing will change that: all is compared,
+    /// Events do not cover everything any more, and nothing will change that: all is compared,
     /// again and again.
     pub(super) fn go_blind(&mut self, cause: Cause) {
         self.intake.watching.go_blind();

@@ -88,7 +88,7 @@ impl Listeners {
         !self.all.is_empty()
     }
 
-    /// Tells of an event. `pid`: 0 when not known.
+    /// Publishes an event. `pid`: 0 when not known.
     pub fn tell(&mut self, mask: u64, pid: i32, path: &[u8], seen: Seen) {
         let command = match pid {
             0 => None,
@@ -97,7 +97,7 @@ impl Listeners {
         self.send(RelPath::from_normal(path), || What::Event(mask, seen), pid, command);
     }
 
-    /// Tells that events were missed.
+    /// Reports that events were missed.
     pub(crate) fn tell_lost(&mut self, lost: &Lost) {
         self.send(lost.subtree.clone(), || What::Lost(lost.cause.name()), 0, None);
     }

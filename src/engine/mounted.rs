@@ -1,7 +1,7 @@
 //! Which filesystems are mounted below the source, which of those that were are missing, and which
 //! are none of its.
 //!
-//! Mounts come and go all the time on a host with containers, and the kernel tells of each in the
+//! Mounts come and go all the time on a host with containers, and the kernel reports each in the
 //! whole mount namespace. Only those on the way to the source and below it concern a mirror; of the
 //! others nothing is made.
 //!
@@ -69,7 +69,7 @@ impl Mounted {
         }
     }
 
-    /// Readiness for priority data tells that mounts changed, anywhere.
+    /// Readiness for priority data means that mounts changed, anywhere.
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.watch.as_ref().map(AsFd::as_fd)
     }

@@ -5,9 +5,9 @@
 //! source out, the files of the source are not known after the start, and those of a directory that
 //! is compared whole or came in from elsewhere are not known then: rsync looks at what is in these,
 //! and not the daemon. The walk over them begins with the first change outside that is one of a
-//! file with several names, so a source beside which nothing is linked is never walked over. No
-//! target is asked. The walk works a quarter of the time, begins when the targets have had their
-//! first comparison, and runs at full speed while a flush or a stop waits for it.
+//! file with several names, so a source beside which nothing is linked is never walked over.
+//! Targets are not queried. The walk works a quarter of the time, begins when the targets have had
+//! their first comparison, and runs at full speed while a flush or a stop waits for it.
 //!
 //! Promises: a change of such a file through a name outside is either reported, or newer than the
 //! time from which on its place was not known when the walk comes by, which makes the file dirty.

@@ -16,7 +16,7 @@ pub(super) struct Record {
     /// recorded.
     recorded: Vec<Option<u64>>,
     next: Duration,
-    /// It could not be written, which was said.
+    /// It could not be written, which was logged.
     failing: bool,
 }
 

@@ -2,9 +2,9 @@
 //!
 //! inotify names a directory entry, never the file behind it. A file that was written under one of
 //! its names, and whose name was removed or replaced before a batch looked there, changed under its
-//! other names too, and nothing tells which these are. Each such change sets the ctime of the file,
+//! other names too, and no event says which these are. Each such change sets the ctime of the file,
 //! so a walk over what inotify watches finds every file that changed since, and they are sent once
-//! more. No target is asked, and nothing is deleted for what a walk finds. (With fanotify the
+//! more. Targets are not queried, and nothing is deleted for what a walk finds. (With fanotify the
 //! event leads to the file: [`super::names`].)
 //!
 //! What may be such a change: one that was pending, in flight or sent a moment ago under a name
@@ -156,7 +156,7 @@ impl Strays {
         }
     }
 
-    /// A file changed at `now` of which no event tells.
+    /// A file changed at `now` of which there is no event.
     pub(super) fn astray(&mut self, now: Duration) {
         self.stray(now, now);
     }

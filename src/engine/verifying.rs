@@ -18,7 +18,7 @@ use crate::targets::{Sides, Wrong};
 /// How long an engine may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What `status` tells of a target's verifications; shared with the thread that runs one.
+/// What `status` shows of a target's verifications; shared with the thread that runs one.
 pub(crate) type Board = Arc<Mutex<status::Verify>>;
 
 /// What is compared with what.

@@ -53,7 +53,7 @@ const BUFFER_BYTES: usize = 128 * 1024;
 /// Why nothing can be watched.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WatchError {
-    /// fanotify was asked for and is not to be had.
+    /// fanotify was requested and is not to be had.
     #[error("cannot watch {path:?} with fanotify, and watch = \"fanotify\" allows nothing else")]
     Fanotify {
         /// The filesystem's mount, or the root.
@@ -397,7 +397,7 @@ impl Watching {
             .collect()
     }
 
-    /// Readiness for priority data tells that mounts changed, anywhere.
+    /// Readiness for priority data means that mounts changed, anywhere.
     pub(crate) fn mounts_fd(&self) -> Option<BorrowedFd<'_>> {
         self.mounted.fd()
     }
@@ -412,7 +412,7 @@ impl Watching {
         std::mem::take(&mut self.lost)
     }
 
-    /// Takes in a buffer of inotify records, and gives out what they tell with their masks; returns
+    /// Takes in a buffer of inotify records, and gives out the changes with their masks; returns
     /// how many there were, and whether a file may have changed that none of them reported.
     pub(crate) fn inotify(&mut self, filter: &Filter, bytes: &[u8], out: &mut dyn FnMut(u32, &[u8], Seen)) -> (u64, bool) {
         let Some(watches) = &mut self.watches else { return (0, false) };

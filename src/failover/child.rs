@@ -82,7 +82,7 @@ impl Calls {
         self.keep(what, child);
     }
 
-    /// Takes on a child that nobody waits for.
+    /// Takes on a child that no thread waits for.
     pub(crate) fn keep(&mut self, what: &str, child: Child) {
         self.left.push((what.into(), child));
     }

@@ -159,7 +159,7 @@ pub(crate) struct Probe {
     pub(crate) back_after: Duration,
 }
 
-/// Whom to tell.
+/// Whom to notify.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Hook {
     pub(crate) on: Vec<Event>,

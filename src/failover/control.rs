@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use super::front::{self, Front};
 use super::machine::{Report, Side};
-use super::monitor::{Order, Shown, Told, words};
+use super::monitor::{OperatorRequest, Order, Shown, words};
 use super::server::{Server, locked};
 use crate::socket::{self, BindError};
 
@@ -89,7 +89,7 @@ pub(crate) enum ControlError {
 /// The way to one monitor.
 pub(crate) struct Handle {
     pub(crate) name: String,
-    pub(crate) orders: Sender<Told>,
+    pub(crate) orders: Sender<OperatorRequest>,
     /// What it shows.
     pub(crate) shown: Arc<Mutex<Shown>>,
 }

@@ -572,7 +572,7 @@ impl Shared {
                     | News::Ended { id, .. }),
                     _,
                 ) => {
-                    // What nobody waits for any more was on its way already.
+                    // An answer without a waiting thread was on its way already.
                     if let Some(job) = locked(&self.state).jobs.get(&id) {
                         let _ = job.send(news.clone());
                     }

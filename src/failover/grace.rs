@@ -2,7 +2,7 @@
 //! files, so that clients of the server before can claim theirs again (RFC 8881 §8.4.2.1). 90 s by
 //! default.
 //!
-//! A server that becomes primary was read-only since its start: nobody holds anything there that
+//! A server that becomes primary was read-only since its start: no client holds anything there that
 //! could be claimed, and clients that come from a dead server would only wait. A primary that is
 //! started again keeps its grace time.
 

@@ -4,7 +4,7 @@
 //! The answers of one server never wait for those of the other: a server that is dead takes the
 //! whole time-out to be missed, each time.
 //!
-//! Promises: nothing is decided before both servers were asked once. The mount is moved only to a
+//! Promises: nothing is decided before both servers were queried once. The mount is moved only to a
 //! server that holds the newest epoch's primary mark, or that has just been given one. One move at
 //! a time. Nothing is decided on a single missed answer, and a server that flaps is not taken for
 //! returned.
@@ -160,7 +160,7 @@ pub(crate) struct State {
     pub(crate) copy_whole: Option<bool>,
     /// Since when no server that answers is the newest primary.
     orphan_since: Option<Duration>,
-    /// When a fail-back was asked for last.
+    /// When a fail-back was requested last.
     asked: Option<Duration>,
     /// What was said last, so that it is said once.
     alarm: Option<Alarm>,

@@ -80,8 +80,8 @@ fn the_primary_dies_and_comes_back() {
     for _ in 0..20 {
         assert_eq!(c.see(&back), []);
     }
-    // It has stepped down; fail-back begins once it has been alive for long enough, and is asked
-    // for again only later.
+    // It has stepped down; fail-back begins once it has been alive for long enough, and is
+    // requested again only later.
     let follower = [up(1, Role::Follower), up(2, Role::Primary)];
     assert_eq!(c.see(&follower), [Action::HandOver { from: Backup }]);
     for _ in 0..14 {

@@ -26,7 +26,7 @@ use crate::role::mark::Mark;
 const SOON: Duration = Duration::from_millis(40);
 /// How long a server may take to become primary; it asks its peer, which may be dead.
 const PROMOTE: Duration = Duration::from_secs(3);
-/// How long a hand-over may take; nobody waits for it.
+/// How long a hand-over may take; no client waits for it.
 const HAND_OVER: Duration = Duration::from_secs(60);
 /// How long the client that gave an order waits for the mount to follow the roles. After that it is
 /// tried on, and reported as an error.
@@ -54,7 +54,7 @@ pub enum Order {
 pub(crate) type Outcome = Result<String, String>;
 
 /// An order, and where its outcome goes.
-pub(crate) type Told = (Order, Sender<Outcome>);
+pub(crate) type OperatorRequest = (Order, Sender<Outcome>);
 
 /// A move that was ordered and that is not made yet.
 struct Pending {
@@ -185,11 +185,11 @@ impl Monitor {
         })
     }
 
-    /// Watches for ever, or until both servers were asked `rounds` times.
+    /// Watches for ever, or until both servers were queried `rounds` times.
     ///
     /// # Errors
     /// A thread cannot be started.
-    pub(crate) fn run(mut self, orders: &Receiver<Told>, rounds: Option<u32>) -> std::io::Result<()> {
+    pub(crate) fn run(mut self, orders: &Receiver<OperatorRequest>, rounds: Option<u32>) -> std::io::Result<()> {
         let (heard, answers) = unbounded();
         let start = |side| Prober::start(side, self.client.remote(side), &self.key, &self.pair, self.client.probe, heard.clone());
         let probers = [start(Side::Primary)?, start(Side::Backup)?];

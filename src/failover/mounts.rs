@@ -464,7 +464,7 @@ impl Mounts {
         }
     }
 
-    /// Begins to take a mount out, by a worker that nobody waits for; its process id.
+    /// Begins to take a mount out, by a worker that no thread waits for; its process id.
     fn detach(&mut self, old: &MountEntry) -> Result<u32, MountError> {
         let id = old.id.to_string();
         Ok(self.workers.leave(&mut self.calls, "detach the old mount", &["detach", path(&old.point), &id])?)

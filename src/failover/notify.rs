@@ -19,7 +19,7 @@ pub(crate) struct Notice {
     pub(crate) event: &'static str,
     /// The `[[failover]]`.
     pub(crate) name: String,
-    /// The host that tells.
+    /// The host that notifies.
     pub(crate) host: String,
     /// What is mounted now: `primary`, `backup`, or empty.
     pub(crate) on: String,
@@ -102,7 +102,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers one connection, and tells whether there was one.
+    /// Answers one connection, and returns whether there was one.
     fn answering(answer: String) -> (String, std::thread::JoinHandle<bool>, TcpListener) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -123,7 +123,7 @@ mod tests {
         let (outer, _, _) = answering(format!("HTTP/1.1 302 Found\r\nLocation: http://{inner}/\r\nContent-Length: 0\r\n\r\n"));
         let error = post(&format!("http://me:pw@{outer}/hook/KEY?token=KEY"), "{}".into()).unwrap_err();
         assert!(error.contains("302") && error.starts_with(&outer) && !error.contains("KEY") && !error.contains("pw"), "{error}");
-        // Nobody was there: what ends the wait is this connection.
+        // No process was there: what ends the wait is this connection.
         drop(std::net::TcpStream::connect(&inner).unwrap());
         assert!(!inside.join().unwrap(), "the redirection was followed");
         drop(listener);

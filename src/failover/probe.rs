@@ -34,7 +34,7 @@ pub(crate) enum Miss {
     /// It answers something else.
     #[error("it answers, but not to NFS version {version}: {what}")]
     Reply {
-        /// What was asked for.
+        /// What was requested.
         version: u32,
         /// What came.
         what: Wrong,

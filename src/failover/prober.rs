@@ -15,14 +15,14 @@ use super::machine::{Answer, Side};
 use super::probe::{self, Miss};
 use super::wire::{Key, Pair, Reply, Request};
 
-/// After a question that could not be asked.
+/// After a query that could not be sent.
 const AGAIN: Duration = Duration::from_millis(20);
 
 /// What one server answered.
 #[derive(Debug, Clone)]
 pub(crate) struct Heard {
     pub(crate) side: Side,
-    /// When it was asked.
+    /// When it was queried.
     pub(crate) asked: Instant,
     pub(crate) answer: Answer,
 }
@@ -82,7 +82,7 @@ fn wait(hurried: &Receiver<Duration>, mut until: Instant) -> bool {
 }
 
 /// Both questions at once, so that it takes no longer than `timeout`; `None` when one could not be
-/// asked.
+/// sent.
 fn ask(side: Side, remote: &Remote, key: &Key, pair: &Pair, timeout: Duration) -> Option<Answer> {
     std::thread::scope(|s| {
         let report = s.spawn(|| match pair.ask(side, &remote.agent(), key, &Request::Report, timeout) {

@@ -1,6 +1,6 @@
 //! A server's part: it answers for its tree's mark, and exports the tree as the mark says.
 //!
-//! Promises: the tree is exported read-write only while its mark says primary **and** nobody is
+//! Promises: the tree is exported read-write only while its mark says primary **and** no server is
 //! known to have taken over: after a start that is the peer's word, or an epoch that was raised
 //! since. A server that is promoted asks its peer to step down first; a peer that says no is
 //! obeyed, one that does not answer counts as dead. The mark is on the disk before the exports
@@ -67,7 +67,7 @@ pub(super) struct Now {
     /// How it is exported; `None` before that was set.
     pub(super) writable: Option<bool>,
     exported: Option<Instant>,
-    /// The epoch that nobody is known to have overtaken.
+    /// The epoch that no server is known to have overtaken.
     pub(super) confirmed: u64,
     /// The epoch at the first check: a later one was raised under our eyes.
     first: Option<u64>,

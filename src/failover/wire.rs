@@ -6,12 +6,12 @@
 //! server  code, reply
 //! ```
 //!
-//! Promises: without the key nobody gets an answer, is believed, or changes anything. Each message
-//! has a fixed length ([`frame`]), and nothing of what a stranger sends is read but for the numbers
-//! in front of the request, before its code ([`code`]) has been found right. A message that was
-//! recorded is of no use later, nor on another connection, nor sent back to its sender, nor passed
-//! on to another server: the codes cover the numbers that both sides made up, sender and addressee,
-//! and the request that is answered.
+//! Promises: without the key no process gets an answer, is believed, or changes anything. Each
+//! message has a fixed length ([`frame`]), and nothing of what a stranger sends is read but for the
+//! numbers in front of the request, before its code ([`code`]) has been found right. A message that
+//! was recorded is of no use later, nor on another connection, nor sent back to its sender, nor
+//! passed on to another server: the codes cover the numbers that both sides made up, sender and
+//! addressee, and the request that is answered.
 //!
 //! Gives up secrecy: roles and epochs can be read on the wire. A host in the way can keep messages
 //! from arriving.
@@ -103,7 +103,7 @@ pub enum WireError {
         /// Why.
         lost: Lost,
     },
-    /// The other side has another key, or a host in the way has changed or replayed what it said.
+    /// The other side has another key, or a host in the way has changed or replayed its reply.
     #[error("{address} does not prove that it knows the key: compare the key files of both hosts")]
     Key {
         /// Where.

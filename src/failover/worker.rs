@@ -170,7 +170,7 @@ impl Workers {
         }
     }
 
-    /// Begins a call that nobody waits for; its process id.
+    /// Begins a call that no thread waits for; its process id.
     ///
     /// # Errors
     /// [`CallError::Start`].

@@ -1,4 +1,4 @@
-//! `kind = "cdn"`: tells a content delivery network which URLs to fetch anew.
+//! `kind = "cdn"`: asks a content delivery network to fetch URLs anew.
 //!
 //! Two forms. `chinacache` is sersync's refreshCDN: a request for each change, byte for byte as
 //! sersync sends it, but that values are percent-encoded, so that no name can end the request line

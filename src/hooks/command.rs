@@ -23,7 +23,7 @@ use crate::sys::memfd;
 
 /// Between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(1);
-/// How often it is asked whether the daemon stops.
+/// How often it is checked whether the daemon stops.
 const LOOK: Duration = Duration::from_millis(100);
 /// Of what a command says, the end is kept.
 const KEPT_BYTES: usize = 500;

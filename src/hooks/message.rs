@@ -35,7 +35,7 @@ fn put(map: &mut Map<String, Value>, key: &str, bytes: &[u8]) {
     }
 }
 
-/// The envelope: who tells.
+/// The envelope: the sender.
 pub(super) fn envelope(place: &Place, hook: &str) -> Map<String, Value> {
     let mut map = Map::new();
     map.insert("mirror".into(), place.mirror.clone().into());

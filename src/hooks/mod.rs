@@ -1,4 +1,4 @@
-//! Tells others of changes: `[[mirror.hook]]`, after a batch is confirmed, or as events come.
+//! Notifies receivers of changes: `[[mirror.hook]]`, after a batch is confirmed, or as events come.
 //!
 //! Promises: no hook ever holds up a sync. Each has a queue and threads of its own; the engine only
 //! puts changes into the queue. A change that was confirmed is delivered at least once, or it is
@@ -50,7 +50,7 @@ use crate::config::hook::{Change, Hook as Config, When};
 use crate::dirty::Seen;
 use crate::path::{self, RelPath};
 use crate::status;
-use crate::targets::{Asked, Owed, Target, Told};
+use crate::targets::{Confirmation, Owed, OwedQuery, Target};
 use queue::{Event, Queue};
 use saved::SavedFile;
 
@@ -76,7 +76,7 @@ pub(crate) struct Hooks {
 /// A change that some target lacks.
 struct Waiting {
     /// As the last target reported it.
-    told: Told,
+    told: Confirmation,
     /// Which have, and whether it was a deletion there.
     by: BTreeMap<usize, bool>,
 }
@@ -86,12 +86,12 @@ impl Waiting {
         self.told.change == Some(Change::Deleted)
     }
 
-    /// What is asked of a target.
-    fn of(&self, at: usize) -> Asked {
+    /// The query to a target.
+    fn of(&self, at: usize) -> OwedQuery {
         match self.told.change {
-            Some(Change::Subtree) => Asked::All,
-            _ if self.by.get(&at) == Some(&self.is_deletion()) => Asked::Told,
-            _ => Asked::Untold,
+            Some(Change::Subtree) => OwedQuery::All,
+            _ if self.by.get(&at) == Some(&self.is_deletion()) => OwedQuery::Reported,
+            _ => OwedQuery::Unreported,
         }
     }
 }
@@ -148,7 +148,7 @@ impl Hooks {
         })
     }
 
-    /// Tells of an event. Costs nothing where no hook takes them.
+    /// Publishes an event. Costs nothing where no hook takes them.
     #[inline]
     pub(crate) fn seen(&mut self, path: &[u8], seen: Seen) {
         if self.on_events {
@@ -173,9 +173,9 @@ impl Hooks {
         }
     }
 
-    /// Tells of what target `at` holds now. `settled`: every path that was confirmed there,
-    /// reported or not.
-    pub(crate) fn confirmed(&mut self, at: usize, told: Vec<Told>, settled: &[RelPath], targets: &[Target]) {
+    /// Reports what target `at` holds now. `settled`: every path that was confirmed there, reported
+    /// or not.
+    pub(crate) fn confirmed(&mut self, at: usize, told: Vec<Confirmation>, settled: &[RelPath], targets: &[Target]) {
         for hook in self.hooks.iter().filter(|h| h.config.when == When::Confirmed) {
             if hook.target == Some(at) || (hook.target.is_none() && targets.len() == 1) {
                 told.iter().for_each(|t| hook.queue.push(self.event(at, t), Duration::ZERO));
@@ -199,7 +199,7 @@ impl Hooks {
     }
 
     /// What no target lacks any more is reported; the rest waits for the last one that does.
-    fn confirmed_by_one(&mut self, at: usize, told: Vec<Told>, settled: &[RelPath], targets: &[Target]) {
+    fn confirmed_by_one(&mut self, at: usize, told: Vec<Confirmation>, settled: &[RelPath], targets: &[Target]) {
         let mut look: Vec<(RelPath, bool)> = Vec::new();
         for settled in settled {
             let below = self.waiting.range(settled.clone()..).map(|(path, _)| path);
@@ -233,18 +233,19 @@ impl Hooks {
             );
             let batch = self.waiting.values().next().map_or((0, 0), |w| (w.told.target, w.told.batch));
             self.waiting.clear();
-            let all = Told { path: RelPath::root(), change: Some(Change::Subtree), dir: true, target: batch.0, batch: batch.1 };
+            let all =
+                Confirmation { path: RelPath::root(), change: Some(Change::Subtree), dir: true, target: batch.0, batch: batch.1 };
             self.waiting.insert(RelPath::root(), Waiting { told: all, by: BTreeMap::new() });
         }
     }
 
-    fn tell_all(&self, told: &Told) {
+    fn tell_all(&self, told: &Confirmation) {
         for hook in self.hooks.iter().filter(|h| h.config.when == When::Confirmed && h.target.is_none()) {
             hook.queue.push(self.event(told.target, told), Duration::ZERO);
         }
     }
 
-    fn event(&self, at: usize, told: &Told) -> Event {
+    fn event(&self, at: usize, told: &Confirmation) -> Event {
         let batch = format!("{}-{}-{}", self.run, at, told.batch);
         Event::new(told.path.clone(), told.change, told.dir, self.names.get(at).cloned(), batch)
     }

@@ -20,7 +20,7 @@ const KEPT_FAILURES: usize = 200;
 /// How long a delivery may take to notice that it is to end.
 const CLOSE_PATIENCE: Duration = Duration::from_millis(500);
 
-/// One change to tell of.
+/// One change to deliver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Event {
     /// Relative to the source.
@@ -70,7 +70,7 @@ struct Inner {
     flying: HashMap<RelPath, (Event, u32)>,
     /// Deliveries start no earlier.
     not_before: Option<Instant>,
-    /// What the receiver said, while it cannot be had, and when it is tried next.
+    /// The receiver's error, while it cannot be had, and when it is tried next.
     away: Option<(String, Instant)>,
     given_up: VecDeque<(RelPath, Failed)>,
     /// Not delivered at the stop.

@@ -3,7 +3,7 @@
 //!
 //! A line counts as delivered when the kernel took it, unless `acknowledge` makes the receiver
 //! answer each with a line: what is written to a receiver that dies before it reads is lost
-//! otherwise, and nobody can tell.
+//! otherwise, without a trace.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};

@@ -50,7 +50,7 @@ fn serve(queue: &Queue, config: &Config, place: &Place, receiver: &mut dyn Deliv
         return;
     }
     for tries in 1.. {
-        // A thread that dies would leave the hook dead without a word.
+        // A thread that dies would leave the hook dead without a log line.
         let result = catch_unwind(AssertUnwindSafe(|| receiver.deliver(&events)));
         let result = result.unwrap_or_else(|_| Err(Fault::Changes { reason: "a bug, see the log".into(), permanent: true }));
         if queue.is_closed() {

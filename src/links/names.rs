@@ -66,7 +66,7 @@ pub(crate) struct Job {
     pub(crate) scopes: BTreeMap<RelPath, Scope>,
 }
 
-/// A directory in which files may have changed, each through a name of which nothing else tells.
+/// A directory in which files may have changed, each through a name which nothing else reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Scope {
     /// With all below it.

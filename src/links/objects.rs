@@ -28,7 +28,7 @@ pub(crate) type Object = (i32, Box<[u8]>);
 pub(crate) struct Objects {
     /// Where they are, and whether each is a directory.
     pub(crate) found: Vec<(RelPath, Object, bool)>,
-    /// What could not be asked.
+    /// What could not be queried.
     pub(crate) unread: Vec<RelPath>,
     /// Why the walk has not seen everything.
     pub(crate) incomplete: Option<Errno>,

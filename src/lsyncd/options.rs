@@ -1,7 +1,7 @@
 //! lsyncd's `rsync = { … }`: by the name of a key, what of a mirror or a target it is.
 //!
 //! lsyncd's keys are rsync's long options with `_` for `-`. Its default is `--links --times` and
-//! nothing else, so that modes, owners and groups are kept only where they are asked for.
+//! nothing else, so that modes, owners and groups are kept only where they are requested.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -32,7 +32,7 @@ pub(super) struct Options {
 const ALWAYS: &[&str] = &["links", "times", "protect_args", "secluded_args", "recursive", "numeric_ids", "force", "dirs"];
 /// What changes only what rsync prints, or which lsyncd sets itself.
 const SILENT: &[&str] = &["verbose", "quiet", "progress", "stats", "human_readable", "itemize_changes", "info"];
-/// What is kept of a file only where it is asked for, with the option that leaves it.
+/// What is kept of a file only where it is requested, with the option that leaves it.
 const KEPT: &[(&str, &str)] = &[("perms", "--no-perms"), ("owner", "--no-owner"), ("group", "--no-group"), ("devices", "--no-D")];
 
 /// What rsync is asked to keep of a file.

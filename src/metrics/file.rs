@@ -35,7 +35,7 @@ impl MetricsFile {
         MetricsFile { path: path.into(), aside: aside.into() }
     }
 
-    /// Puts `text` into the file's place. It is not synced: after a power loss nobody wants it.
+    /// Puts `text` into the file's place. It is not synced: after a power loss it is of no use.
     ///
     /// # Errors
     /// Those of making, writing and renaming.

@@ -38,7 +38,7 @@ impl History {
         History { step_seconds: step.as_secs_f64(), newest_unix: 0.0, targets: Vec::new() }
     }
 
-    /// Adds a point; `None`: nobody answered.
+    /// Adds a point; `None`: no engine answered.
     pub(crate) fn push(&mut self, snapshot: Option<&Snapshot>) {
         self.newest_unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         let Some(snapshot) = snapshot else {

@@ -5,7 +5,7 @@
 //! two agree. The tables are all there is: documents, alert rules and the dashboard are checked
 //! against them.
 //!
-//! A snapshot is asked for at most every [`sampler::FRESH`], however often clients ask, so an
+//! A snapshot is requested at most every [`sampler::FRESH`], however often clients ask, so an
 //! engine's work does not grow with the number of scrapes; an engine that does not answer makes the
 //! scrape fail instead of showing old numbers.
 //!

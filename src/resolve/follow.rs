@@ -6,7 +6,7 @@
 //! write up to that moment is in what is sent, and any later one raises an event that starts the
 //! next interval. A mark that the kernel evicted costs one more event. What else happens to the
 //! file meanwhile (closed, moved, linked, deleted) ends the interval, in the same order: unmuted,
-//! then told by its own event.
+//! then reported by its own event.
 //!
 //! The interval comes first, not the telling: a file that is closed within it is sent once, whole,
 //! and not once half-written.

@@ -199,7 +199,7 @@ impl Resolver {
         }
     }
 
-    /// The same of several, whose handles were asked for.
+    /// The same of several, whose handles were requested.
     pub(crate) fn know_linked_files<'a>(&mut self, files: impl IntoIterator<Item = (&'a RelPath, &'a Object)>) {
         let mut new = false;
         for (name, (kind, bytes)) in files {
@@ -257,8 +257,8 @@ impl Resolver {
         }
     }
 
-    /// Tells a file that changed through a name which leads nowhere by one that is known inside, or
-    /// has it sought.
+    /// Reports a file that changed through a name which leads nowhere by one that is known inside,
+    /// or has it sought.
     ///
     /// # Errors
     /// As above.

@@ -234,7 +234,7 @@ impl Resolver {
         self.tree.sweep();
     }
 
-    /// Tells `out` the paths that `event` makes dirty.
+    /// Passes to `out` the paths that `event` makes dirty.
     ///
     /// # Errors
     /// [`Lost`] when the event cannot be credited to a path; `out` may have some already.
@@ -306,7 +306,7 @@ impl Resolver {
             && self.relinked.may_stray(&child, name)
             && self.strays(root, dir, name, &child)
         {
-            // Where the file is not found by itself, what became of its name tells.
+            // Where the file is not found by itself, what became of its name decides.
             if self.nameless(root, filter, event, out)? && !appears && !goes {
                 return Ok(());
             }
@@ -539,7 +539,7 @@ impl Resolver {
                 .is_ok_and(|s| is_dir(&s) && s.st_ino == BTRFS_SUBVOLUME_ROOT)
     }
 
-    /// Tells the entry `name` of `dir`, or `dir` itself, unless it is left out.
+    /// Reports the entry `name` of `dir`, or `dir` itself, unless it is left out.
     fn tell(&mut self, filter: &Filter, dir: NodeId, name: &[u8], is_dir: bool, seen: &[Seen], out: &mut dyn PathSink) -> Placed {
         let placed = self.place(filter, dir, name, is_dir);
         match placed {
@@ -788,7 +788,7 @@ fn stat_at(root: &Root, rel: &RelPath) -> Option<FileStat> {
 mod tests;
 
 /// Whether a rename left a whiteout under its old name (renameat2(2), `RENAME_WHITEOUT`: a
-/// character device of number 0, as overlayfs makes them). No event tells of it.
+/// character device of number 0, as overlayfs makes them). No event reports it.
 pub(crate) fn is_whiteout(root: &Root, path: &[u8]) -> bool {
     let found = fstatat(root, OsStr::from_bytes(path), AtFlags::AT_SYMLINK_NOFOLLOW);
     found.is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == 0)

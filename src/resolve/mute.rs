@@ -1,4 +1,4 @@
-//! What the kernel need not tell: ignore marks on files that are being written and on directories
+//! What the kernel need not report: ignore marks on files that are being written and on directories
 //! whose events lead nowhere.
 //!
 //! Two kinds of objects are muted:
@@ -12,8 +12,8 @@
 //! event that is reported, for no mark hides a rename, nor anything about a directory: a directory
 //! comes inside, or its path changes, by a rename; a file by a rename or a link. What that event
 //! makes dirty is read from the disk later than the mark is taken away, so a write in between is
-//! not missed. Where no event tells (filter, mounts, a queue that overflowed), [`Mutes::hear_all`]
-//! has to be called.
+//! not missed. Where no event says so (filter, mounts, a queue that overflowed),
+//! [`Mutes::hear_all`] has to be called.
 //!
 //! Handles are kept as hashes: a collision unmutes something too early, which costs events and
 //! nothing else. Memory is bounded by [`MAX_USELESS`]; beyond it all marks are dropped, and what is

@@ -25,7 +25,7 @@ use crate::sys::ignore::Ignorer;
 const TURNS: u64 =
     libc::FAN_CREATE | libc::FAN_DELETE | libc::FAN_MOVED_FROM | libc::FAN_MOVED_TO | libc::FAN_RENAME | libc::FAN_CLOSE_WRITE;
 
-/// Nobody need be writing any more: not worth a mark.
+/// No process need be writing any more: not worth a mark.
 const OVER: u64 = libc::FAN_DELETE | libc::FAN_CLOSE_WRITE;
 
 /// The means to mute, and what is followed.
@@ -100,7 +100,7 @@ impl Resolver {
         self.muting.is_some()
     }
 
-    /// Tells the time (since the daemon's start); to be called before each buffer.
+    /// Sets the time (since the daemon's start); to be called before each buffer.
     pub fn tick(&mut self, now: Duration) {
         self.now = now;
     }
@@ -123,8 +123,8 @@ impl Resolver {
         Ok(muting.mutes.mutes_directory(hash_of(&fid)))
     }
 
-    /// Takes all ignore marks away: what did not matter may from now on, and no event tells so.
-    /// What changed there without an event has to be compared after this call.
+    /// Takes all ignore marks away: what did not matter may from now on, and no event says so. What
+    /// changed there without an event has to be compared after this call.
     pub(crate) fn hear_all(&mut self) {
         self.nameless.forget_outside();
         if let Some(muting) = &mut self.muting
@@ -216,8 +216,8 @@ impl Resolver {
         self.muting.as_ref()?.follows.as_ref()?.next_due()
     }
 
-    /// Tells the files whose interval is over at `now`, each unmuted before; with [`Duration::MAX`]
-    /// all.
+    /// Reports the files whose interval is over at `now`, each unmuted before; with
+    /// [`Duration::MAX`] all.
     ///
     /// # Errors
     /// A loss, when one cannot be credited to a path; the others have been reported.

@@ -207,7 +207,7 @@ fn a_followed_file_is_found_wherever_it_went() {
     let mut told = w.followed(Duration::MAX);
     told.sort();
     assert_eq!(told, ["Modified f", "Modified x"]);
-    // Deleted and still written: nothing to tell, and no events either.
+    // Deleted and still written: nothing to report, and no events either.
     fs::remove_file(w.at("root/f")).unwrap();
     w.told();
     write(&mut foreign);

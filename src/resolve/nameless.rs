@@ -1,5 +1,5 @@
 //! Files that changed and that the kernel has no path for: which of them lie below the root, a walk
-//! over the source tells.
+//! over the source finds out.
 //!
 //! A server that works by file handle (NFS after a restart or under memory pressure) changes files
 //! whose names are not in the kernel's cache. The event names the inode alone, anywhere on the
@@ -269,7 +269,7 @@ impl Nameless {
             if self.outside.len() + walking.len() > MAX_OUTSIDE {
                 self.outside.clear();
             }
-            // What could not be asked may be any of them.
+            // What could not be queried may be any of them.
             let unopened = seeking.into_iter().filter(|_| objects.unread.is_empty());
             let unopened = unopened.filter(|(handle, o)| !o.moved && !inside.contains(&object(handle)));
             self.outside.extend(unopened.map(|(handle, _)| handle));

@@ -43,7 +43,7 @@ impl Watched {
         self.scratch.path().join(path)
     }
 
-    /// Everything told since the last call, as `what path`.
+    /// Everything reported since the last call, as `what path`.
     pub(super) fn told(&mut self) -> Vec<String> {
         let mut out = Vec::new();
         let mut buf = vec![0; 65536];

@@ -75,7 +75,7 @@ pub struct Tree {
     generation: u32,
     /// Counts what can change a path or make a node another directory's.
     version: u64,
-    /// Whose handle was asked for last: events come in runs of one directory.
+    /// Whose handle was requested last: events come in runs of one directory.
     last: u32,
     max_dirs: usize,
 }
@@ -357,10 +357,9 @@ impl Tree {
         self.nodes[node.0 as usize].verdict = (self.generation, excluded);
     }
 
-    /// Keeps the memory within its bound; to be called between buffers, when nobody holds a
-    /// [`NodeId`]. Over the bound, it forgets what no event used since the last sweep, and
-    /// everything detached. When nearly all is in use, all is forgotten but the root: it comes back
-    /// by look-ups.
+    /// Keeps the memory within its bound; to be called between buffers, when no [`NodeId`] is held.
+    /// Over the bound, it forgets what no event used since the last sweep, and everything detached.
+    /// When nearly all is in use, all is forgotten but the root: it comes back by look-ups.
     pub(crate) fn sweep(&mut self) {
         if self.nodes.len() - self.free.len() <= self.max_dirs {
             return;

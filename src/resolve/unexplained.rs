@@ -4,7 +4,7 @@
 //! the record of that name (Linux 6.18, `fsnotify_link_count`). Where its other names are not in
 //! the kernel's cache, nothing says whether it lies inside the root. Programs that work with many
 //! hard links (build tools, snapshots made of links) do this all the time, anywhere on the
-//! filesystem, and it is of no concern: the name's own record tells what changed. The same record
+//! filesystem, and it is of no concern: the name's own record says what changed. The same record
 //! also comes when someone who works by file handle, an NFS server, changes a file that lost its
 //! name in the cache; that must not be missed.
 //!

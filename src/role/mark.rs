@@ -59,7 +59,7 @@ pub enum Role {
 
 /// A tree's role since an epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Told")]
+#[serde(try_from = "PeerMark")]
 pub struct Mark {
     /// Goes up with each switch; the highest one with the role of a primary is where clients
     /// belong. From 1.
@@ -70,19 +70,19 @@ pub struct Mark {
     pub by: String,
 }
 
-/// A mark as another host says it.
+/// A mark as another host sends it.
 #[derive(Deserialize)]
-struct Told {
+struct PeerMark {
     epoch: u64,
     role: Role,
     by: String,
 }
 
-impl TryFrom<Told> for Mark {
+impl TryFrom<PeerMark> for Mark {
     type Error = &'static str;
 
-    fn try_from(told: Told) -> Result<Mark, &'static str> {
-        Ok(Mark::new(known_epoch(told.epoch)?, told.role, &told.by))
+    fn try_from(sent: PeerMark) -> Result<Mark, &'static str> {
+        Ok(Mark::new(known_epoch(sent.epoch)?, sent.role, &sent.by))
     }
 }
 

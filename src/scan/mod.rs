@@ -1,13 +1,13 @@
 //! Walks over the source: what changed while fansync did not run, and where the directories are.
 //!
 //! # What it promises
-//! [`restart_scan`] tells, for each target, a set of paths such that comparing them (and nothing
+//! [`restart_scan`] reports, for each target, a set of paths such that comparing them (and nothing
 //! else) makes the target equal to the source, given what [`crate::state`] promises of the
 //! watermarks and of the old set. Changes made during the walk need not show in it: the caller
 //! receives events already, and acts on them too.
 //!
 //! # How it works
-//! | found | and | told |
+//! | found | and | reported |
 //! | --- | --- | --- |
 //! | anything but a directory | ctime at or after the watermark | `Entry` |
 //! | a directory at a place the old set does not give it | | `Subtree` |

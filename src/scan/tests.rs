@@ -27,7 +27,7 @@ enum Node {
 
 type Tree = BTreeMap<String, Node>;
 
-/// A tree on a real filesystem, and the files that tell its time beside it.
+/// A tree on a real filesystem, and the files that show its time beside it.
 struct Real {
     base: PathBuf,
     root: Root,
@@ -164,7 +164,7 @@ enum Step {
     Settle,
     /// The target gets something.
     Send(u8, u8),
-    /// The target gets everything, and nobody knows yet.
+    /// The target gets everything, and that is not recorded yet.
     SendAll,
     /// The target gets everything, and it is known: the watermark.
     Confirm,

@@ -77,12 +77,12 @@ struct Job {
 
 /// Findings on their way, their paths in one piece.
 #[derive(Default)]
-struct Told {
+struct FindingBatch {
     bytes: Vec<u8>,
     items: Vec<(Kind, Wall, usize)>,
 }
 
-impl Told {
+impl FindingBatch {
     fn add(&mut self, dir: &[u8], name: &[u8], kind: Kind, since: Wall) {
         self.bytes.extend_from_slice(dir);
         if !dir.is_empty() && !name.is_empty() {
@@ -135,7 +135,7 @@ pub(super) fn walk(cx: &Context<'_>, options: Options, out: &mut dyn FnMut(Findi
         walkers.push(Walker::new(cx));
     }
     let found = std::thread::scope(|scope| {
-        let (tell, told) = bounded::<Told>(QUEUE);
+        let (tell, told) = bounded::<FindingBatch>(QUEUE);
         let threads: Vec<_> = walkers
             .into_iter()
             .map(|walker| {
@@ -191,7 +191,7 @@ struct Walker<'a> {
     paths: Paths,
     types: Vec<Type>,
     path: Vec<u8>,
-    told: Told,
+    told: FindingBatch,
     found: Found,
 }
 
@@ -204,12 +204,12 @@ impl<'a> Walker<'a> {
             paths: Paths::default(),
             types: Vec::new(),
             path: Vec::new(),
-            told: Told::default(),
+            told: FindingBatch::default(),
             found: Found::default(),
         }
     }
 
-    fn work(mut self, shared: &Shared, tell: Sender<Told>) -> Found {
+    fn work(mut self, shared: &Shared, tell: Sender<FindingBatch>) -> Found {
         let mut more = Vec::new();
         loop {
             let job = {
@@ -269,7 +269,7 @@ impl<'a> Walker<'a> {
     fn read(&mut self, job: Job, jobs: &mut Vec<Job>) {
         let parent = &*job.parent;
         if parent.depth + 1 >= MAX_DEPTH {
-            // Not recorded either, so told again next time.
+            // Not recorded either, so reported again next time.
             return self.unreadable(parent, &job.name, Kind::Subtree);
         }
         let fs = job.mount.unwrap_or(parent.fs);
@@ -279,7 +279,7 @@ impl<'a> Walker<'a> {
         });
         let (fd, stat) = match opened {
             Ok(opened) => opened,
-            // It went, or is no directory any more, since its name was read: an event tells.
+            // It went, or is no directory any more, since its name was read: an event says so.
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return,
             Err(_) => return self.unreadable(parent, &job.name, Kind::Subtree),
         };
@@ -341,7 +341,7 @@ impl<'a> Walker<'a> {
             let piece = match listing.next(dir.fd.as_fd()) {
                 Ok(Some(piece)) => piece,
                 Ok(None) => break,
-                // Removed meanwhile: an event tells.
+                // Removed meanwhile: an event says so.
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => break,
                 Err(_) => {
                     self.unreadable(&dir, b"", Kind::Subtree);

@@ -86,8 +86,8 @@ impl Lock {
             .open(&path)
             .map_err(failed(&path))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            // Its last holder has just removed it: the lock of a file that has no name locks nobody
-            // out.
+            // Its last holder has just removed it: the lock of a file that has no name locks no
+            // process out.
             Ok(file) if !is_at(&file, &path) => {
                 drop(file);
                 Lock::take_until(config, deadline)
@@ -198,7 +198,7 @@ pub(crate) fn detach(log: &Path) -> io::Result<Detached> {
     Ok(Detached::Leave(known.into_iter().find(|k| Some(k.code()) == code).unwrap_or(ExitCode::Bug)))
 }
 
-/// Tells the process that was called that this one watches, and lets go of it.
+/// Reports to the calling process that this one watches, and detaches from it.
 pub(crate) fn ready() {
     if std::env::var_os(CHILD).is_none() {
         return;

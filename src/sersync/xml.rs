@@ -188,7 +188,7 @@ impl<'a> Element<'a> {
         }
     }
 
-    /// Tells what nobody knows in here.
+    /// Reports what is unknown in here.
     pub(super) fn known(&self, attributes: &[&str], children: &[&str], found: &mut Found) {
         for a in self.node.attributes().filter(|a| !attributes.contains(&a.name())) {
             found.note(a.range(), format!("{} of <{}> is unknown to sersync and does nothing", a.name(), self.name()));

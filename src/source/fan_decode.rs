@@ -26,7 +26,7 @@
 //!   changed (at every link and unlink, beside the record that names the entry). But also
 //!   `FAN_CLOSE_WRITE` and `FAN_ATTRIB` of a change made through a file handle whose directory
 //!   entry is not in memory: knfsd after a restart or under memory pressure. Opening the child's
-//!   handle tells: `ESTALE`, it is gone and its `FAN_DELETE` says so; a path, that is the place;
+//!   handle decides: `ESTALE`, it is gone and its `FAN_DELETE` says so; a path, that is the place;
 //!   the path `/` alone, the kernel does not know where it is, and the change is lost until a scan
 //!   finds it by its ctime.
 

@@ -77,7 +77,7 @@ pub(crate) struct WatchReport {
     /// One of those had files in it.
     pub(crate) filled: bool,
     /// Directories that were there when listed and not when opened; no loss, their parent's events
-    /// tell.
+    /// report it.
     pub(crate) gone: usize,
     /// Subtrees without a watch, and why: to be polled until [`Watches::retry_unwatched`] no longer
     /// reports them.
@@ -141,7 +141,7 @@ pub(crate) enum Error {
     Root {
         /// The root as given.
         path: PathBuf,
-        /// What the kernel said.
+        /// What the kernel returned.
         source: io::Error,
     },
 }
@@ -163,7 +163,7 @@ pub(crate) struct Watches {
     dirs: Dirs,
     /// Oldest first.
     limbo: VecDeque<Limbo>,
-    /// The cookie of what was told to have left, if nothing came after it.
+    /// The cookie of what was reported to have left, if nothing came after it.
     left: Option<u32>,
     unwatched: BTreeSet<DirId>,
     walks: u32,
@@ -569,7 +569,7 @@ impl Watches {
             match entry.file_type() {
                 _ if name == b"." || name == b".." => {}
                 Some(Type::Directory) => names.push((name.to_vec(), true)),
-                // Some filesystems do not tell.
+                // Some filesystems do not report it.
                 None => names.push((name.to_vec(), false)),
                 Some(_) => walk.report.filled |= new,
             }
@@ -620,7 +620,7 @@ struct Walk {
     report: WatchReport,
     /// The path of the directory at hand.
     path: Vec<u8>,
-    /// The kernel gives no more watches, so none are asked for.
+    /// The kernel gives no more watches, so none are requested.
     full: bool,
 }
 

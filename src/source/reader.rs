@@ -54,7 +54,7 @@ pub enum Feed {
 }
 
 impl Feed {
-    /// What must be read so that all of `queued` (`FIONREAD`) has been; [`Feed::part`] tells how
+    /// What must be read so that all of `queued` (`FIONREAD`) has been; [`Feed::part`] returns how
     /// much a read was of it. inotify counts in bytes. fanotify answers 24 for each event, whatever
     /// follows its head (measured, 6.18), so events are counted; should a kernel answer with all
     /// bytes, this asks for too much and the drain ends when the queue is empty.
@@ -363,7 +363,7 @@ impl Worker {
             if self.shared.stop.load(Ordering::Acquire) {
                 return Err(End::Stopped);
             }
-            // Counted before the drain: what is asked for while it runs must wait for the next one.
+            // Counted before the drain: what is requested while it runs must wait for the next one.
             let asked = self.shared.requests.len();
             let found = self.drain(asked > 0)? | std::mem::take(&mut began);
             for _ in 0..asked {
@@ -384,15 +384,15 @@ impl Worker {
         }
     }
 
-    /// Reads every input until it is empty, and tells whether anything came. `bounded`: until what
-    /// was queued at the start has been read, so that a flush ends even when writers are faster
-    /// than we are.
+    /// Reads every input until it is empty, and returns whether anything came. `bounded`: until
+    /// what was queued at the start has been read, so that a flush ends even when writers are
+    /// faster than we are.
     fn drain(&mut self, bounded: bool) -> Result<bool, End> {
         let mut found = false;
         for input in 0..self.feeds.len() {
             let Some(fd) = self.port.input(input) else { continue };
             let feed = self.feeds[input];
-            // An input that cannot tell (an eventfd) is small.
+            // An input without a known size (an eventfd) is small.
             let mut left = if bounded { queued_bytes(fd).map_or(usize::MAX, |queued| feed.bound(queued)) } else { usize::MAX };
             while left > 0 {
                 let mut data = self.empty_buf()?;
@@ -409,7 +409,7 @@ impl Worker {
         Ok(found)
     }
 
-    /// Passes on what a read of `input` gave, and tells whether that was bytes.
+    /// Passes on what a read of `input` gave, and returns whether that was bytes.
     fn accept(&mut self, input: usize, data: Box<[u8]>, read: io::Result<usize>) -> Result<bool, End> {
         let feed = self.feeds[input];
         let error = match read {
@@ -477,7 +477,7 @@ impl Worker {
         }
     }
 
-    /// Sleeps, and tells whether bytes came of it.
+    /// Sleeps, and returns whether bytes came of it.
     fn sleep(&mut self, what: WaitFor, limit: Option<Duration>) -> Result<bool, End> {
         let (shared, mut got) = (self.shared.clone(), Vec::new());
         let mut spare = || shared.empty.pop();

@@ -3,7 +3,7 @@
 //! A ctime is the system's clock at the moment of the change, so the state on disk has to speak of
 //! that clock, which can be set. A clock that was set back makes later changes look older than a
 //! watermark; [`Clock::check_since`] finds that out from the distance between the system's clock
-//! and the time since boot, which nobody can set.
+//! and the time since boot, which no process can set.
 //!
 //! Gives up: a clock that was wrong between the start of the machine and the start of the daemon,
 //! and was right at the last stop and is right again now. Nothing in the machine remembers that, so

@@ -1,5 +1,5 @@
-//! Which directory is where: what a walk needs to tell a directory that stayed from one that moved
-//! in.
+//! Which directory is where: what a walk needs to distinguish a directory that stayed from one that
+//! moved in.
 //!
 //! A change of a file shows in its ctime. A directory that was moved brings along files whose ctime
 //! is old, so a walk that compares ctimes would miss them. This set remembers, for each directory

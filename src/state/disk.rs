@@ -1,4 +1,4 @@
-//! Writes to the state directory that keep nobody: each on a thread of its own, for which its
+//! Writes to the state directory that block no thread: each on a thread of its own, for which its
 //! caller waits a bounded time.
 //!
 //! A filesystem that is frozen (fsfreeze(8), a snapshot of a volume), or whose disk does not

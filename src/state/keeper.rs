@@ -255,7 +255,7 @@ impl Keeper {
         }
     }
 
-    /// The target is to be compared whole, for a reason that no change time in the source tells: it
+    /// The target is to be compared whole, for a reason that no change time in the source shows: it
     /// may have lost what it had, or a command asked for it. Whatever ends the daemon before that
     /// is done, the next one does it. Saved at once.
     ///
@@ -277,7 +277,7 @@ impl Keeper {
         self.told = true;
     }
 
-    /// A moment for a drain; to be taken right before the sources are asked for it.
+    /// A moment for a drain; to be taken right before the drain is requested.
     ///
     /// # Errors
     /// [`StateError::System`].
@@ -363,7 +363,7 @@ impl Keeper {
 
     /// Saves for the last time, after a [`Keeper::tick`].
     ///
-    /// `last`: a drain that was asked for after the last run of every target had ended, and was
+    /// `last`: a drain that was requested after the last run of every target had ended, and was
     /// passed to [`Keeper::drained`]; without it the stop counts as unclean. `synced`: after that,
     /// everything on the source's filesystems was written to disk ([`sync_source`]); without it a
     /// restart after a boot compares everything. `tidy`: no run was cut off.

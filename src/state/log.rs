@@ -3,7 +3,7 @@
 //!
 //! Promises: [`read`] returns a prefix of the records that were written, in order and unchanged,
 //! whatever happened to the file (cut anywhere, any byte changed, parts of another file in its
-//! place), to the strength of a 64-bit checksum; and tells whether anything lies behind that
+//! place), to the strength of a 64-bit checksum; and returns whether anything lies behind that
 //! prefix.
 //!
 //! ```text

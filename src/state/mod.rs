@@ -12,7 +12,7 @@
 //!   seconds earlier. What was written halfway has no valid checksum and is cut. Directories that
 //!   may have moved since are compared whole.
 //! - *Power loss, a crash of the kernel*: the source's filesystem may have lost changes that the
-//!   targets have got, and nothing in it tells which: a file that lost its last seconds has its old
+//!   targets have got, and nothing in it shows which: a file that lost its last seconds has its old
 //!   ctime, too. So everything is compared. The exception is a stop after which the source was
 //!   synced ([`Keeper::stop`]), as in every orderly shutdown.
 //! - *A clock that was set back, another filesystem or root, other settings, damage*: everything is

@@ -74,7 +74,7 @@ impl World {
         dirs
     }
 
-    /// A drain, everything told, everything confirmed. Returns the watermark.
+    /// A drain, everything reported, everything confirmed. Returns the watermark.
     fn second(&mut self, keeper: &mut Keeper) -> Wall {
         let drain = keeper.drain().unwrap();
         let epochs: Vec<Option<Epoch>> = self.targets.iter().map(|_| Some(self.epochs.close())).collect();

@@ -12,7 +12,7 @@ use super::outcome::{Outcome, Verdict};
 /// Lines that are remembered of a target.
 const MAX_LINES: usize = 100;
 
-/// What a target's probes said beside their result.
+/// What a target's probes printed beside their result.
 #[derive(Debug, Default)]
 pub(crate) struct Ambient {
     lines: BTreeSet<Vec<u8>>,

@@ -7,7 +7,7 @@
 //!
 //! How filters and deletes meet (rsync 3.5.0, each case run against a module and a local path):
 //!
-//! - The receiver hears of filters only when `--delete` is given. `--delete-missing-args --force`
+//! - The receiver gets the filters only when `--delete` is given. `--delete-missing-args --force`
 //!   alone removes a directory **with** its excluded content from a module, exit 0. So every pass
 //!   with filters also says `--delete`, which does nothing to a list without one-level entries and
 //!   without `-r`.
@@ -361,7 +361,7 @@ pub(super) fn lists_whole(spec: &Spec<'_>) -> bool {
 
 /// How a child names a descriptor that it inherits. The directory it reads is then the one that was
 /// looked at, wherever it is moved meanwhile and whatever takes its place: rsync enters its source
-/// when it has connected, which for one that stands by may be much later than its start.
+/// when it has connected, which for a standby process may be much later than its start.
 pub(super) fn inherited(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }

@@ -219,7 +219,7 @@ fn cut(form: Form, text: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// The new name of `"old" -> "new"`. One that holds an arrow itself is told by the old one, which
+/// The new name of `"old" -> "new"`. One that holds an arrow itself is known by the old one, which
 /// is a temporary name of it.
 fn second(text: &[u8]) -> Option<&[u8]> {
     let start = memchr::memchr(b'"', text)? + 1;

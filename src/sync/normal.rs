@@ -1,9 +1,9 @@
 //! The last check of the disk before a list leaves.
 //!
 //! Promises, for every path given: it is in the result, or something above it in the result covers
-//! it, or it is reported unreadable. A path is called missing only when the kernel said ENOENT or
-//! ENOTDIR for it or a directory above it; any other error is no evidence, and nothing is deleted
-//! for it.
+//! it, or it is reported unreadable. A path is called missing only when the kernel returned ENOENT
+//! or ENOTDIR for it or a directory above it; any other error is no evidence, and nothing is
+//! deleted for it.
 //!
 //! Why each path is walked from the root: rsync, given a path below something that is no directory,
 //! fails or (below a symbolic link) replaces the link on the target by a directory; given a path

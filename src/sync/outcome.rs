@@ -1,10 +1,10 @@
 //! Exit code and output of one run, judged by what to do next.
 //!
-//! Promises: [`Verdict::Done`] only when rsync said that everything listed is on the target. Exit
-//! code 0 alone does not: a refused deletion, a skipped file and the `--max-delete` limit (of a
-//! daemon) all end with 0 and one line of text. Nearly every other code can be caused by the source
-//! changing meanwhile, so paths are never given up here; that is for the caller to decide, by
-//! count.
+//! Promises: [`Verdict::Done`] only when rsync's output proves that everything listed is on the
+//! target. Exit code 0 alone does not: a refused deletion, a skipped file and the `--max-delete`
+//! limit (of a daemon) all end with 0 and one line of text. Nearly every other code can be caused
+//! by the source changing meanwhile, so paths are never given up here; that is for the caller to
+//! decide, by count.
 //!
 //! Texts come before codes where both speak: a server that refuses often resets the connection, and
 //! whether the client ends with the refusal's code or with 10 or 12 is a race.
@@ -141,7 +141,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Of a run whose end nobody saw.
+    /// Of a run whose end was not seen.
     pub(crate) fn unknown(reason: String) -> Outcome {
         Outcome {
             verdict: Verdict::Unknown,
@@ -160,7 +160,7 @@ impl Outcome {
     }
 }
 
-/// What is said of a target whose directory is not there.
+/// The text for a target whose directory does not exist.
 pub(crate) const TARGET_MISSING: &str = "the target directory does not exist; create it, or mount what belongs there";
 
 /// Judges a run. `output`: both streams read to their end, [`Output::finish`] called. Pure.

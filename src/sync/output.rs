@@ -1,8 +1,8 @@
 //! rsync's output, read line by line in bounded memory.
 //!
 //! Promises: every line is judged, however many there are (a full pass prints one per changed
-//! file), and no more is kept than counters, the first [`MAX_FAILED`] failed paths and the message
-//! that tells most. So a message that decides the outcome is never lost in the middle of a long
+//! file), and no more is kept than counters, the first [`MAX_FAILED`] failed paths and the most
+//! telling message. So a message that decides the outcome is never lost in the middle of a long
 //! output.
 //!
 //! rsync mixes three things on stdout: itemised changes (`<f+++++++++ name`), messages, and
@@ -147,7 +147,7 @@ impl<'f> Words<'f> {
     }
 }
 
-/// What the lines so far said that decides the outcome.
+/// What in the lines so far decides the outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Signs {
     /// A deletion stopped at the `--max-delete` limit.
@@ -186,7 +186,7 @@ pub struct Signs {
     pub(crate) rejected: bool,
     /// The server knows no such module, or the module's directory is not there.
     pub(crate) module_missing: bool,
-    /// The server ended the connection before it had said who it is.
+    /// The server ended the connection before it had identified itself.
     pub(crate) cut_off: bool,
     /// A program could not be started.
     pub(crate) no_program: bool,
@@ -462,7 +462,7 @@ impl Output {
         }
     }
 
-    /// Notes what a message means; returns how much it tells about the reason of a failure.
+    /// Notes what a message means; returns how much it says about the reason of a failure.
     fn judge(&mut self, stream: Stream, line: &[u8]) -> u8 {
         const NOTHING: u8 = 0;
         const VAGUE: u8 = 1;

@@ -1,8 +1,8 @@
 //! What the local rsync can do, and whether a target is usable.
 //!
-//! Promises: versions are asked for what cannot be tried, and everything else is tried:
-//! distributions carry fixes back, and `--delete-missing-args` fails with receivers that call
-//! themselves 3.2.7 and 3.4.3 while others of that number take it.
+//! Promises: versions decide only what cannot be tried, and everything else is tried: distributions
+//! carry fixes back, and `--delete-missing-args` fails with receivers that call themselves 3.2.7
+//! and 3.4.3 while others of that number take it.
 //!
 //! The local half costs two short processes, once per start. The target's half is a dry run
 //! ([`Pass::Probe`][super::argv::Pass::Probe]) that names one path that does not exist, with all
@@ -27,7 +27,7 @@ use crate::path::Shown;
 /// The oldest rsync that is taken. It knows every option of [`super::argv`] but `--confine-root`.
 const OLDEST: Version = Version(3, 2, 3);
 
-/// How long rsync may take to tell its version.
+/// How long rsync may take to print its version.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// rsync's version: major, minor, patch.
@@ -86,7 +86,7 @@ pub enum ProbeError {
     NotRsync {
         /// The program.
         rsync: PathBuf,
-        /// The first line of what it said.
+        /// The first line of its output.
         said: String,
         /// How it ended.
         exit: Exit,
@@ -152,7 +152,7 @@ impl RsyncFacts {
         Some(Shown(line.strip_prefix(b"rsync: ").unwrap_or(line)).to_string())
     }
 
-    /// What is to be said of a sender that cannot be confined; `None` of one that can.
+    /// The warning about a sender that cannot be confined; `None` of one that can.
     pub(crate) fn unconfined(&self) -> Option<String> {
         (!self.confine_root).then(|| {
             format!(

@@ -9,8 +9,8 @@ use crate::progress::{Figures, MEAN_MIN, Progress};
 const AHEAD: &str = "rsync reads the tree while it sends, and its end is not in sight";
 
 impl Progress {
-    /// Of a run that has been going on for `elapsed`. `told`: rsync was asked to tell its progress;
-    /// else `paths` were listed.
+    /// Of a run that has been going on for `elapsed`. `told`: rsync prints its progress; else
+    /// `paths` were listed.
     pub(crate) fn of_run(what: String, run: &Run, elapsed: Duration, told: bool, paths: usize) -> Progress {
         let moving = run.moving().map_or(Duration::ZERO, |since| since.elapsed());
         let of = Figures { elapsed, moving, ..Figures::default() };

@@ -1,4 +1,4 @@
-//! Whether a run gets on, judged by what its process has done.
+//! Whether a run makes progress, judged by what its process has done.
 //!
 //! Keep-alives are no progress: rsync sends four bytes every half of `timeout` to a peer that
 //! waits, whatever it waits for itself, so a run that hangs between them looks alive to rsync's own
@@ -38,7 +38,7 @@ pub(crate) enum Carries {
     Whole,
 }
 
-/// How a run gets on.
+/// The progress of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Beat {
     /// It does, or nothing else can be concluded yet.

@@ -98,7 +98,7 @@ pub(super) fn argv(spec: &Spec<'_>, renamed: &Renamed, pass: Pass) -> Vec<OsStri
     }
     add(&format!("--timeout={}", whole_seconds(spec.timeout)));
     add(&ITEMS);
-    // That the directory was made is said with items from 3.2.4 on, before only where names are
+    // That the directory was made is printed with items from 3.2.4 on, before only where names are
     // printed.
     add(&if pass == Pass::MovedTree { "--info=stats1,name1" } else { "--info=stats1" });
     if let Location::Daemon { .. } = spec.location {

@@ -271,8 +271,8 @@ impl Retries {
         over.into_iter().filter_map(|p| self.failures.remove(&p)).map(|f| f.entry).filter(|e| !e.is_taken()).collect()
     }
 
-    /// Makes everything due now. An attempt that is under way does not count as one that was asked
-    /// for.
+    /// Makes everything due now. An attempt that is under way does not count as one that was
+    /// requested.
     pub(crate) fn hurry(&mut self, now: Duration) {
         self.groups.iter_mut().for_each(|g| g.due = g.due.min(now));
         for failure in self.failures.values_mut() {

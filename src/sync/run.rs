@@ -187,7 +187,7 @@ impl Run {
         self.child.output(stream)
     }
 
-    /// What rsync said so far: counters, progress, messages.
+    /// rsync's output so far: counters, progress, messages.
     pub fn output(&self) -> &Output {
         &self.output
     }
@@ -272,7 +272,8 @@ impl Run {
         self.child.work()
     }
 
-    /// When rsync first printed its progress; `None` until then, and for passes that do not tell.
+    /// When rsync first printed its progress; `None` until then, and for passes that do not print
+    /// it.
     pub(crate) fn moving(&self) -> Option<Instant> {
         self.moving
     }

@@ -34,7 +34,7 @@ pub(crate) struct Process {
     pub(crate) list: Option<Vec<u8>>,
     /// It waits for its list.
     pub(crate) waits: bool,
-    /// What it has written and nobody has read.
+    /// What it has written and no reader has taken.
     pub(crate) unread: [Vec<u8>; 2],
     pub(crate) exit: Option<Exit>,
     /// The signals that it was sent, in order.

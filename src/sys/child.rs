@@ -501,7 +501,7 @@ impl Child {
     /// kills those that have not. They hold its standard error.
     fn end_group(&mut self) {
         if let Some(stderr) = &self.outputs[Stream::Stderr as usize] {
-            // No event is asked for: what is left to be read does not end the waiting, the end of
+            // No event is requested: what is left to be read does not end the waiting, the end of
             // all writers does.
             let _ =
                 poll(&mut [PollFd::new(stderr.as_fd(), PollFlags::empty())], PollTimeout::from(CUT_PATIENCE.as_millis() as u8));
@@ -509,9 +509,9 @@ impl Child {
         let _ = killpg(self.pid, Signal::SIGKILL);
     }
 
-    /// A number that grows for as long as the process gets on: its output, what it read (proc(5),
-    /// `/proc/PID/io`: files, pipes and sockets) and its CPU time. Not what it wrote: to a peer
-    /// that was stopped, rsync goes on sending keep-alives.
+    /// A number that grows for as long as the process makes progress: its output, what it read
+    /// (proc(5), `/proc/PID/io`: files, pipes and sockets) and its CPU time. Not what it wrote: to
+    /// a peer that was stopped, rsync goes on sending keep-alives.
     pub(crate) fn progress_mark(&self) -> u64 {
         let pid = self.pid;
         let io = fs::read(format!("/proc/{pid}/io")).unwrap_or_default();
@@ -526,7 +526,7 @@ impl Child {
     }
 
     /// Bytes that the process has read so far, from files, pipes and sockets (proc(5),
-    /// `/proc/PID/io`); 0 where the kernel does not tell.
+    /// `/proc/PID/io`); 0 where the kernel does not report it.
     pub(crate) fn bytes_read(&self) -> u64 {
         io_bytes(&fs::read(format!("/proc/{}/io", self.pid)).unwrap_or_default())
     }
@@ -546,7 +546,7 @@ impl Child {
     }
 
     /// What the process waits on in open(2) (proc(5), `/proc/PID/wchan`: the kernel's function).
-    /// `None` also where the kernel does not tell.
+    /// `None` also where the kernel does not report it.
     pub(crate) fn waits_on(&self) -> Option<WaitsOn> {
         match &*fs::read(format!("/proc/{}/wchan", self.pid)).ok()? {
             b"wait_for_partner" => Some(WaitsOn::Fifo), // fs/pipe.c
@@ -609,7 +609,7 @@ pub(crate) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel has just made this descriptor for us and nobody else knows it.
+    // SAFETY: the kernel has just made this descriptor for us and nothing else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 

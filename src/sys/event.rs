@@ -36,7 +36,7 @@ impl EventFd {
         }
     }
 
-    /// Makes it unreadable again and tells whether it had been woken.
+    /// Makes it unreadable again and returns whether it had been woken.
     pub fn clear(&self) -> bool {
         loop {
             match self.0.read() {

@@ -99,7 +99,7 @@ pub enum Error {
     /// fanotify_init(2) failed in every form.
     #[error("cannot open a fanotify group")]
     Open {
-        /// What the kernel said to the plainest form.
+        /// What the kernel returned for the plainest form.
         source: io::Error,
     },
     /// The filesystem of `path` cannot be marked, or its mark cannot be removed.
@@ -109,7 +109,7 @@ pub enum Error {
         what: &'static str,
         /// Any directory on the filesystem.
         path: PathBuf,
-        /// What the kernel said.
+        /// What the kernel returned.
         source: io::Error,
     },
 }
@@ -179,7 +179,7 @@ impl Group {
                 // event_f_flags concern descriptors in events, of which a group with ids has none.
                 match fanotify_init(flags, libc::O_RDONLY as u32) {
                     Ok(fd) => {
-                        // SAFETY: fanotify_init succeeded, so `fd` is a new descriptor that nobody
+                        // SAFETY: fanotify_init succeeded, so `fd` is a new descriptor that nothing
                         // else owns.
                         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
                         let rename = options.rename_events && knows_rename(fd.as_fd());

@@ -89,7 +89,7 @@ pub fn open_by_handle(mount: BorrowedFd<'_>, handle: HandleRef<'_>) -> io::Resul
         // and keeps no pointer.
         let fd = unsafe { libc::open_by_handle_at(mount.as_raw_fd(), (&raw mut raw).cast(), libc::O_PATH | libc::O_CLOEXEC) };
         match Errno::result(fd) {
-            // SAFETY: the call succeeded, so `fd` is a new descriptor that nobody else owns.
+            // SAFETY: the call succeeded, so `fd` is a new descriptor that nothing else owns.
             Ok(fd) => return Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),

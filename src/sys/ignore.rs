@@ -26,8 +26,8 @@ use std::path::Path;
 /// A change of an object that is open: write(2), truncate(2), and an mtime set alone.
 const WRITES: u64 = libc::FAN_MODIFY;
 /// What happens to a directory's entries that are no directories themselves (no `FAN_ONDIR`).
-/// Renames are not among it: one may bring something to where it matters, and it is the same event
-/// that tells the other directory.
+/// Renames are not among it: one may bring something to where it matters, and the same event names
+/// the other directory.
 const ENTRIES: u64 =
     libc::FAN_CREATE | libc::FAN_DELETE | libc::FAN_CLOSE_WRITE | libc::FAN_ATTRIB | libc::FAN_MODIFY | libc::FAN_EVENT_ON_CHILD;
 

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 /// of a removed watch is known as such.
 pub(crate) type Wd = WatchDescriptor;
 
-/// What is asked for on every directory: names that come, go and move, files closed after writing,
+/// What is requested on every directory: names that come, go and move, files closed after writing,
 /// attributes. Not through symlinks, only directories, and nothing of files that are unlinked
 /// already (`IN_EXCL_UNLINK`, 2.6.36).
 const MASK: AddWatchFlags = AddWatchFlags::IN_CREATE
@@ -24,9 +24,9 @@ const MASK: AddWatchFlags = AddWatchFlags::IN_CREATE
     .union(AddWatchFlags::IN_ONLYDIR)
     .union(AddWatchFlags::from_bits_retain(libc::IN_EXCL_UNLINK));
 
-/// The same, and the directory's own move; for the root of a tree, which no watched parent tells
-/// of. Not `IN_DELETE_SELF`: it comes when the last descriptor is closed, and who watches a root
-/// holds one.
+/// The same, and the directory's own move; for the root of a tree, which no watched parent reports.
+/// Not `IN_DELETE_SELF`: it comes when the last descriptor is closed, and who watches a root holds
+/// one.
 const MASK_ROOT: AddWatchFlags = MASK.union(AddWatchFlags::IN_MOVE_SELF);
 
 /// An inotify queue; close-on-exec, non-blocking.

@@ -65,7 +65,7 @@ impl Ruleset {
         }
         let attr = RulesetAttr { fs, net: 0, scoped: if version >= 6 { SCOPES } else { 0 } };
         let fd = create(Some(&attr), 0)?;
-        // SAFETY: the kernel has just made this descriptor for us and nobody else knows it.
+        // SAFETY: the kernel has just made this descriptor for us and nothing else knows it.
         let set = Ruleset(unsafe { OwnedFd::from_raw_fd(fd as RawFd) });
         set.allow(dir, fs)?;
         for device in DEVICES {

@@ -5,9 +5,9 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Takes a lease against every other open of a file that nobody else has open, for as long as the
-/// descriptor is open or until it is broken. The signal that tells of a break is ignored from now
-/// on in the whole process: a process that opens the file waits for the kernel's time.
+/// Takes a lease against every other open of a file that no other process has open, for as long as
+/// the descriptor is open or until it is broken. The signal of a break is ignored from now on in
+/// the whole process: a process that opens the file waits for the kernel's time.
 ///
 /// # Errors
 /// fcntl(2): EAGAIN when the file is open elsewhere, EACCES when it is not the process's own.

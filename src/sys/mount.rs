@@ -3,8 +3,8 @@
 //! Promises: paths are bytes, as they are; a line that cannot be understood is an error and not
 //! skipped, since a mount that is not seen is a part of the tree that is not watched. Gives up:
 //! mounts of other mount namespaces, and atomicity: the kernel writes the table page by page, so
-//! one that changes meanwhile may show halves of two; [`MountWatch`] then tells that it has changed
-//! again.
+//! one that changes meanwhile may show halves of two; [`MountWatch`] then reports that it has
+//! changed again.
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::collections::{HashMap, HashSet};
@@ -175,9 +175,10 @@ fn unescape(text: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Tells that the mount table has changed: its descriptor gets `POLLPRI | POLLERR` at every mount,
-/// unmount and move in this mount namespace (proc_pid_mounts(5), 2.6.30). Each poll(2) that reports
-/// it also takes it back, so who polls the descriptor must act upon it; nothing has to be read.
+/// Reports that the mount table has changed: its descriptor gets `POLLPRI | POLLERR` at every
+/// mount, unmount and move in this mount namespace (proc_pid_mounts(5), 2.6.30). Each poll(2) that
+/// reports it also takes it back, so who polls the descriptor must act upon it; nothing has to be
+/// read.
 #[derive(Debug)]
 pub(crate) struct MountWatch(File);
 

@@ -30,7 +30,7 @@ pub fn move_mount(from: &Path, to: &Path, beneath: bool) -> io::Result<()> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel has just given this descriptor, and nobody else owns it.
+    // SAFETY: the kernel has just given this descriptor, and nothing else owns it.
     let tree = unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) };
     let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | if beneath { MOVE_MOUNT_BENEATH } else { 0 };
     // SAFETY: both strings are NUL-terminated and live through the call; `tree` is open.

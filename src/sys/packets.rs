@@ -192,7 +192,7 @@ mod tests {
             a.send(wrong, None).unwrap();
             assert!(matches!(b.recv_bytes_now::<4>().unwrap(), Came::Other), "{wrong:?}");
         }
-        // A descriptor that nobody asked for is gone with its packet.
+        // A descriptor that was not requested is closed with its packet.
         let (mut read, write) = std::io::pipe().unwrap();
         a.send(b"1234", Some(write.as_fd())).unwrap();
         drop(write);

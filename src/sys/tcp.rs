@@ -1,5 +1,5 @@
-//! Connections that nobody here holds any more, and that the other side has not closed (proc(5),
-//! `/proc/net/tcp`).
+//! Connections that no process here holds any more, and that the other side has not closed
+//! (proc(5), `/proc/net/tcp`).
 //!
 //! A process that is killed leaves its connections to the kernel, which goes on until the peer has
 //! closed its side too, or for `net.ipv4.tcp_fin_timeout` (60 s). So the peer of a killed rsync
@@ -19,12 +19,12 @@ const FIN_WAIT2: &[u8] = b"05";
 pub struct HalfClosed {
     /// The peer's host knows that our side is closed, its program has not closed the other.
     pub known: bool,
-    /// The peer's host has not said yet that it knows.
+    /// The peer's host has not acknowledged it yet.
     pub unknown: bool,
 }
 
 /// The connections of this network namespace to `port`, at `address` where that is known. None
-/// where the kernel does not tell.
+/// where the kernel does not report it.
 pub(crate) fn half_closed(address: Option<IpAddr>, port: u16) -> HalfClosed {
     let mut found = HalfClosed::default();
     for table in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {

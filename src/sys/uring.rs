@@ -45,8 +45,8 @@ pub enum Unavailable {
     /// io_uring_setup(2) failed.
     #[error("io_uring_setup: {source}{}", if *disabled > 0 { " (sysctl kernel.io_uring_disabled is set)" } else { "" })]
     Setup {
-        /// What the kernel said: `ENOSYS`, `EPERM` by sysctl or seccomp, `ENOMEM` by the memlock
-        /// limit before 5.12.
+        /// What the kernel returned: `ENOSYS`, `EPERM` by sysctl or seccomp, `ENOMEM` by the
+        /// memlock limit before 5.12.
         source: io::Error,
         /// The sysctl `kernel.io_uring_disabled`: 0, 1 (unprivileged), 2 (all).
         disabled: u8,
@@ -196,8 +196,9 @@ impl Uring {
         let len = buf.len().try_into().unwrap_or(u32::MAX);
         // Offset -1: the file position, the only one that queues have.
         let read = opcode::Read::new(types::Fd(fd.as_raw_fd()), buf.as_mut_ptr(), len).offset(u64::MAX).build();
-        // SAFETY: the buffer stays in its slot, at a fixed place on the heap and touched by nobody,
-        // until `reap` has seen the read's completion; if that never comes, `drop` leaks it.
+        // SAFETY: the buffer stays in its slot, at a fixed place on the heap and touched by
+        // nothing, until `reap` has seen the read's completion; if that never comes, `drop` leaks
+        // it.
         unsafe { self.push(&read.user_data(READ | token as u64)) }
     }
 
@@ -279,8 +280,8 @@ impl Uring {
         }
     }
 
-    /// Reports what is done, and tells whether any of it was asked for: what only an earlier, wider
-    /// wait had armed must not end this one.
+    /// Reports what is done, and returns whether any of it was requested: what only an earlier,
+    /// wider wait had armed must not end this one.
     fn reap(&mut self, found: &mut dyn FnMut(usize, Found)) -> bool {
         let mut any = false;
         for entry in self.ring.completion() {

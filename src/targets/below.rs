@@ -146,7 +146,7 @@ impl Target {
         self.ledger.why(dir, Reach::At, &[]).is_none()
     }
 
-    /// A run that began in `dir` got nowhere, or nobody knows where. Whatever the reason, a run
+    /// A run that began in `dir` got nowhere, or it is not known where. Whatever the reason, a run
     /// from the top finds it out.
     pub(super) fn back_to_the_top(&mut self, batch: Batch, dir: Option<&RelPath>) {
         dir.into_iter().for_each(|dir| self.descents.failed(dir.clone()));

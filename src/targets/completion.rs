@@ -42,8 +42,8 @@ pub(super) enum Completion {
     /// The target has no room.
     NoRoom,
     /// The connection was old, and rsync does not look at it before it has its list: the server may
-    /// have been restarted since, or something on the way forgot about it. A probe tells whether
-    /// the target is there.
+    /// have been restarted since, or something on the way forgot about it. A probe finds out
+    /// whether the target can be reached.
     StaleConnection,
     /// The process was ended from elsewhere, the target has no part in it. By the kernel, when
     /// memory is short: smaller lists may help.
@@ -172,7 +172,7 @@ mod tests {
         ] {
             let killed = Ended { verdict: &Verdict::Killed, abort_reason: Some(reason), ..PLAIN };
             assert_eq!(killed.completion(), want, "{reason:?}");
-            // What it said before counts for more.
+            // What it printed before counts for more.
             assert_eq!(Ended { verdict: &Verdict::Done, ..killed }.completion(), Completion::Done, "{reason:?}");
             let down = if reason == Knotted { Completion::Untie } else { Completion::Outage { config: false } };
             assert_eq!(Ended { verdict: &Verdict::TargetDown, ..killed }.completion(), down, "{reason:?}");

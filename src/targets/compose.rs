@@ -8,7 +8,7 @@ use super::*;
 /// What the checks before batches found.
 #[derive(Default)]
 pub(super) struct Met {
-    /// The newest change time, until it is asked for.
+    /// The newest change time, until it is requested.
     pub(super) newest: Option<FileTime>,
     /// Files that are larger than `max_file_size`, the first of them.
     pub(super) left_out: BTreeSet<RelPath>,
@@ -410,7 +410,7 @@ impl Target {
         match path::parent(missing) {
             Some(parent) => {
                 entry.path = RelPath::from_normal(parent);
-                self.telling.own(&entry.path);
+                self.confirmations.own(&entry.path);
                 entry.kind = if deletions == Deletions::Never { Kind::Entry } else { Kind::Contents };
                 entry.gone = false;
                 entry.held = false;

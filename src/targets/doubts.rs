@@ -24,7 +24,7 @@ impl Doubts {
         if self.all { Compare::Checksum } else { Compare::Quick }
     }
 
-    /// A walk begins to tell what changed since `since` (seconds since 1970).
+    /// A walk begins to report what changed since `since` (seconds since 1970).
     pub(super) fn walk_begins(&mut self, since: i64) {
         self.resumed = Some((since, None));
     }

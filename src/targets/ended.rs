@@ -190,14 +190,15 @@ impl Target {
         }
         match outcome.verdict {
             Verdict::Done => self.went_away(cx, false, "rsync ended before it was given a list".into()),
-            // No connection to spare for standing by: work goes on without.
+            // No connection to spare for a standby process: work goes on without.
             Verdict::Busy => self.crowd(cx, outcome),
             _ => self.went_away(cx, matches!(outcome.verdict, Verdict::Config | Verdict::Refused { .. }), outcome.reason.clone()),
         }
     }
 
     /// The server's connections are used up. What we hold beyond the one that works may be the
-    /// cause, so it is let go for as long as a process would stand by; then it is tried again.
+    /// cause, so it is closed for as long as a standby process would be kept; then it is tried
+    /// again.
     pub(super) fn crowd(&mut self, cx: &mut Context<'_>, outcome: &Outcome) {
         if self.link.limit_connections(cx.now + self.cfg.standby_max_age) {
             tracing::warn!(
@@ -265,8 +266,8 @@ impl Target {
         self.ledger.landed(id);
     }
 
-    /// A run has ended that was to bring a batch to the target, or that has not said what it was to
-    /// find out.
+    /// A run has ended that was to bring a batch to the target, or that has not found out what it
+    /// was to find out.
     fn batch_ended(&mut self, cx: &mut Context<'_>, run: &Process, carried: Carried, outcome: &Outcome) {
         let Carried { batch, purpose, how } = &carried;
         let (id, extra, since, reconciles) = (batch.id, purpose.extra(), oldest(batch), self.counters.reconciles);
@@ -277,7 +278,7 @@ impl Target {
             let kept: Vec<RelPath> = run.rsync.output().failed.iter().map(|f| f.path.clone()).collect();
             litter.extend(survey::above_kept(&kept));
         }
-        self.telling.ran(run.rsync.output(), batch, outcome);
+        self.confirmations.ran(run.rsync.output(), batch, outcome);
         // The directory that a list begins in is below the target's own.
         self.ledger.suspect |= purpose.below().is_none() && gone(outcome, run.rsync.output());
         let ended = Ended {
@@ -410,7 +411,7 @@ impl Target {
         self.link.out_of_space = !too_large;
         let hidden = self.hides_unfit(cx.root, &batch, outcome, too_large);
         self.set_unfit_apart(cx, &mut batch, outcome);
-        // One that was tried alone tells nothing new of the others.
+        // One that was tried alone shows nothing new of the others.
         if !batch.entries.is_empty() && !hidden && !too_large {
             self.first_away(cx, false, outcome);
         }
@@ -432,7 +433,7 @@ impl Target {
         }
     }
 
-    /// A run was ended because it did not get on.
+    /// A run was ended because it made no progress.
     fn held_up(&mut self, cx: &mut Context<'_>, run: &Process, batch: Batch, stood_by: bool, outcome: &Outcome) {
         let why = match run.abort_reason {
             Some(AbortReason::Fifo) => "a file became a FIFO while it was to be sent".into(),
@@ -458,7 +459,7 @@ impl Target {
         }
     }
 
-    /// Tells the log when no path keeps failing any more.
+    /// Logs when no path keeps failing any more.
     fn note_failing(&mut self) {
         let failing = self.ledger.failing() > 0;
         if self.counters.repeats.is_over(failing) {
@@ -478,9 +479,9 @@ impl Target {
             self.doubts.confirmed(entry);
             self.counters.reconciles += u64::from(entry.path.is_root() && entry.kind == Kind::Subtree);
         }
-        let paths: Vec<_> = entries.iter().filter(|_| self.telling.keep > 0).map(|e| (e.path.clone(), e.kind)).collect();
+        let paths: Vec<_> = entries.iter().filter(|_| self.confirmations.keep > 0).map(|e| (e.path.clone(), e.kind)).collect();
         let again = self.ledger.set.confirm(id, entries);
-        self.telling.confirmed(id, &paths, &again);
+        self.confirmations.confirmed(id, &paths, &again);
         for entry in again {
             match entry.over.filter(|id| self.runs.flies(*id)) {
                 Some(id) => self.ledger.send_after(id, entry),
@@ -537,7 +538,7 @@ impl Target {
                 let waits = |e: &Entry| e.path == *dir && e.kind == Kind::Entry;
                 if other.ancestors.get(dir).is_some_and(|theirs| theirs != seen) && !self.ledger.sent_after(id).iter().any(waits)
                 {
-                    self.telling.own(dir);
+                    self.confirmations.own(dir);
                     let again = self.ledger.set.parked(dir.clone(), since);
                     self.ledger.send_after(id, again);
                 }
@@ -646,8 +647,8 @@ fn leftovers(batch: &Batch, outcome: &Outcome, output: &Output) -> BTreeSet<RelP
     let broken = match outcome.verdict {
         // Whatever rsync counted as sent until then. Who never got a connection left nothing.
         Verdict::TargetDown | Verdict::TimedOut | Verdict::Unknown => !output.signs.no_connection,
-        // What it had said so far is lost with it; with a local target the receiver is killed as
-        // well, most likely.
+        // Its output so far is lost with it; with a local target the receiver is killed as well,
+        // most likely.
         Verdict::Killed => true,
         _ => false,
     };

@@ -45,7 +45,7 @@ impl Target {
         (full, others.map(told).collect())
     }
 
-    /// Tells the log of runs that take long.
+    /// Logs runs that take long.
     pub(super) fn tell_progress(&mut self, now: Duration) {
         for InFlightRun { process, kind } in self.runs.values_mut() {
             if let RunKind::Batch(carried) = kind

@@ -1,6 +1,6 @@
-//! Roles: before anything is sent, and every [`LOOK`] after, a target is asked for its mark
+//! Roles: before anything is sent, and every [`LOOK`] after, a target's mark is read
 //! ([`crate::role::mark`]), and before each batch our own is read. A target that is fenced off gets
-//! nothing; it is asked again, and goes on by itself once the marks allow it.
+//! nothing; the marks are read again, and it goes on by itself once they allow it.
 //!
 //! The first time an epoch of ours reaches a target, the target may hold what no other server has:
 //! writes that it acknowledged as the primary before. So until one pass over the whole tree has
@@ -26,7 +26,7 @@ use crate::role::fence::{self, Ruling, Seen as Role};
 use crate::role::mark::{self, MarkError};
 use crate::sys::caps;
 
-/// How often a target is asked for its mark while it is up, and after it was fenced off.
+/// How often a target's mark is read while it is up, and after it was fenced off.
 pub(super) const LOOK: Duration = Duration::from_secs(2);
 
 /// What is known of roles; only for mirrors that honour them.
@@ -153,7 +153,7 @@ impl Target {
         fence.next = cx.now + LOOK;
         let theirs = if outcome.is_done() {
             match mark::read_file(&brought) {
-                // Said to be done and nothing came: what lies there is no regular file.
+                // Reported as done and nothing came: what lies there is no regular file.
                 Ok(None) => {
                     Role::Unreadable(format!("{} of the target is not a regular file, or is larger than a mark", mark::FILE))
                 }
@@ -202,7 +202,7 @@ impl Target {
         let missing_args = fence.missing_args;
         let new = fence.epoch != epoch;
         (fence.fenced, fence.epoch) = (false, epoch);
-        // Of the first epoch nobody was primary before.
+        // Before the first epoch no server was primary.
         let aside = epoch > 1 && known < epoch;
         let begins = aside && (new || !fence.aside);
         fence.aside = aside;

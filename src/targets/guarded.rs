@@ -121,8 +121,8 @@ pub(super) enum Extra {
     Stays,
 }
 
-/// What a dry run said would be deleted and the run itself leaves alone: what the filter leaves
-/// out, where rsync cannot express that, and the directories above it.
+/// What a dry run would delete and the run itself leaves alone: what the filter leaves out, where
+/// rsync cannot express that, and the directories above it.
 pub(crate) fn spared(filter: &Filter, items: &[Item]) -> BTreeSet<RelPath> {
     let mut spared = BTreeSet::new();
     if filter.is_rsyncs() {

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::*;
 
 impl Target {
-    /// A walk begins to tell what changed since `since` (seconds since 1970).
+    /// A walk begins to report what changed since `since` (seconds since 1970).
     pub(crate) fn walk_begins(&mut self, since: i64) {
         self.doubts.walk_begins(since);
     }

@@ -175,7 +175,7 @@ impl Target {
         run.keep_items(match carries {
             Some((_, Purpose::DryRun(dry))) => self.kept_items(dry),
             Some((_, Purpose::Survey { .. })) => self.mirror.batch.max_pending,
-            _ => self.telling.keep.max(self.kept_for_standing(&launch.kind)),
+            _ => self.confirmations.keep.max(self.kept_for_standing(&launch.kind)),
         });
         let fds = [(run.output_fd(Stream::Stdout), STDOUT), (run.output_fd(Stream::Stderr), STDERR), (Some(run.pidfd()), EXIT)];
         for (fd, which) in fds {

@@ -21,7 +21,7 @@ use crate::sync::output::Failed;
 /// Why a leased file waits.
 pub(super) const REASON: &str = "a program holds a lease on the file (fcntl F_SETLEASE), and whoever opens it would have to wait";
 
-/// So many files of one list are opened one by one. For more, the kernel's list of locks tells
+/// So many files of one list are opened one by one. For more, the kernel's list of locks shows
 /// which to open: reading it waits for a grace period of RCU (9 to 15 ms on Linux 6.18, measured),
 /// where an open and a close cost 3 µs.
 const OPENED_EACH: usize = 2_000;
@@ -39,7 +39,7 @@ impl Leases {
     /// Brings the list up to date.
     fn renew(&mut self, now: Duration) {
         if self.until <= now {
-            // Where it cannot be read, the run's own waiting tells.
+            // Where it cannot be read, the run's own waiting shows it.
             self.inodes = leased(&std::fs::read("/proc/locks").unwrap_or_default());
             self.until = now + KEPT_FOR;
         }
@@ -48,7 +48,7 @@ impl Leases {
 
 /// Whether an open for reading has to wait for the end of a lease, open(2): EWOULDBLOCK. It is
 /// being broken then. No symbolic link leads the open out of the tree (openat2(2), Linux 5.6;
-/// without that call the run's own waiting tells).
+/// without that call the run's own waiting shows it).
 fn is_leased(root: &Root, path: &RelPath) -> bool {
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
@@ -56,14 +56,14 @@ fn is_leased(root: &Root, path: &RelPath) -> bool {
 }
 
 /// The inodes that a list of locks (proc(5), `/proc/locks`) has under a lease that an open for
-/// reading has to break. Their devices are left out:
-/// those of btrfs's subvolumes are not told by stat.
+/// reading has to break. Their devices are left out: those of btrfs's subvolumes are not shown by
+/// stat.
 pub fn leased(locks: &[u8]) -> HashSet<u64> {
     let mut inodes = HashSet::new();
     for line in locks.split(|&b| b == b'\n') {
         let mut words = line.split(|&b| b == b' ').filter(|word| !word.is_empty()).skip(1);
         let (Some(b"LEASE" | b"DELEG"), Some(state), Some(kind)) = (words.next(), words.next(), words.next()) else { continue };
-        // One that is being broken tells what it will be.
+        // One that is being broken shows what it will be.
         if state != b"BREAKING" && (state != b"ACTIVE" || kind != b"WRITE") {
             continue;
         }

@@ -202,7 +202,7 @@ impl Ledger {
         all.into_iter().filter(|(is, _)| *is).map(|(_, place)| place)
     }
 
-    /// To ask the same of many paths.
+    /// For queries about many paths.
     pub(super) fn index(&self) -> Index<'_> {
         let mut parked: BTreeMap<&[u8], Places> = BTreeMap::new();
         for p in self.parked() {

@@ -1,5 +1,5 @@
-//! Whether a target can be sent to: what is known of it, since how many tries, and when it is asked
-//! next. Pure.
+//! Whether a target can be sent to: what is known of it, since how many tries, and when it is
+//! probed next. Pure.
 
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// To a target that is to be asked.
+    /// To a target that is to be probed.
     pub(super) fn new(backoff: Backoff) -> Link {
         let outage = Outage { config: false, reason: "not asked yet".into(), tries: 0 };
         Link {
@@ -87,7 +87,7 @@ impl Link {
         }
     }
 
-    /// When the target is asked next, while it is away.
+    /// When the target is probed next, while it is away.
     pub(super) fn next_try(&self) -> Option<Duration> {
         match &self.state {
             State::Away { next, .. } => Some(*next),
@@ -131,7 +131,7 @@ impl Link {
         self.ask_at(now + pause, config, reason);
     }
 
-    /// Nothing is sent before the target was asked once more, which counts for no failure.
+    /// Nothing is sent before the target was probed once more, which counts for no failure.
     pub(super) fn ask_at(&mut self, next: Duration, config: bool, reason: String) {
         self.state = State::Away { outage: Outage { config, reason, tries: self.tries }, next };
     }

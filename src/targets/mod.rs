@@ -19,23 +19,24 @@
 //! | part | holds |
 //! | --- | --- |
 //! | `ledger` | every path that the target lacks, and why |
-//! | `link` | whether it can be sent to, and when it is asked next |
+//! | `link` | whether it can be sent to, and when it is probed next |
 //! | `standing`, `orphans`, `fence` | what is to be known before anything is sent |
 //! | `schedule`, `pace`, `lanes` | when a batch leaves, and by what |
 //! | `compose` | how the entries of a batch are listed |
 //! | `delete_guard`, `guarded`, `emptied` | which deletions go through |
-//! | `launch`, `runs`, `watchdog` | processes: their start, what each is for, and whether they get on |
+//! | `launch`, `runs`, `watchdog` | processes: their start, what each is for, and whether they make progress |
 //! | `completion`, `ended` | what the end of a run means for its batch |
 //! | `renames`, `below`, `survey`, `proof` | runs of a special kind |
 //! | `linked`, `knots`, `specials`, `names` | files with several names |
 //! | `doubts`, `unread`, `leases`, `long` | what equal size and time do not say, and what cannot be read or sent |
-//! | `told`, `report`, `explained`, `watched` | what hooks, `status`, `explain` and flushes get |
+//! | `confirmed`, `report`, `explained`, `watched` | what hooks, `status`, `explain` and flushes get |
 
 mod apart;
 mod args;
 mod below;
 mod completion;
 mod compose;
+mod confirmed;
 mod delete_guard;
 mod doubts;
 mod emptied;
@@ -74,14 +75,13 @@ mod specials;
 mod standing;
 mod steer;
 mod survey;
-mod told;
 mod unread;
 mod watchdog;
 mod watched;
 
+pub(crate) use confirmed::{Confirmation, Owed, OwedQuery};
 pub(crate) use guarded::spared;
 pub(crate) use survey::limited_args;
-pub(crate) use told::{Asked, Owed, Told};
 pub(crate) use watched::{Sides, Wrong};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -123,6 +123,7 @@ use crate::sys::statx::{FileTime, StatBrief, Statter};
 use crate::text::{are, plural, they_are};
 use args::RsyncArgs;
 use compose::Met;
+use confirmed::ConfirmationLog;
 use delete_guard::{DeleteGuard, JUDGE_LOST, JUDGE_SOON};
 use doubts::Doubts;
 use guarded::{DryRun, Extra, RunOptions};
@@ -135,12 +136,11 @@ use pace::Pace;
 use report::Counters;
 use runs::{AbortReason, Carried, How, InFlightRun, Process, Purpose, RunKind, Runs};
 use schedule::Schedule;
-use told::Telling;
 
 /// Most paths in a batch of the small lane.
 const SMALL_PATHS: usize = 200;
-/// How often a run is asked whether a FIFO holds it up: rsync opens what was a file when it looked,
-/// and waits for a writer.
+/// How often a run is checked for a FIFO that holds it up: rsync opens what was a file when it
+/// looked, and waits for a writer.
 const FIFO_LOOK: Duration = Duration::from_millis(200);
 /// How often what a run writes is read. rsync writes each line by itself (`--outbuf` changes
 /// nothing, 3.5.0), and to be woken for each costs as much as the transfer of the file it names.
@@ -155,7 +155,7 @@ const STANDBY_INFANT: Duration = Duration::from_secs(3);
 const TWIN_SLACK_SECS: i64 = 2;
 /// Entries of a directory that cost as much as one listed path.
 const LEVEL_ENTRIES_PER_PATH: usize = 4;
-/// New files in a directory before its level is asked for, where a level costs more than itself.
+/// New files in a directory before its level is requested, where a level costs more than itself.
 const DEAR_LEVEL_MIN: usize = 50;
 /// What a target did not answer is looked at again after this many times `watchdog`.
 const UNANSWERED_WATCHDOGS: u32 = 2;
@@ -216,7 +216,7 @@ pub(crate) struct Target {
     renames: renames::Renames,
     descents: below::Descents,
     hard_links: HardLinks,
-    telling: Telling,
+    confirmations: ConfirmationLog,
     /// Of verifications under way.
     watches: Vec<watched::Watch>,
     counters: Counters,
@@ -240,15 +240,15 @@ const STDERR: u8 = 1;
 const EXIT: u8 = 2;
 
 impl Target {
-    /// A target that is asked at the next [`Target::tick`] whether it is usable.
+    /// A target that is probed at the next [`Target::tick`].
     pub(crate) fn new(index: usize, mirror: &Mirror, cfg: &config::Target, facts: &RsyncFacts) -> Target {
         let backoff = Backoff { min: cfg.retry_min, max: cfg.retry_max };
         let failed = Backoff { min: cfg.retry_min, max: cfg.retry_failed.unwrap_or(cfg.retry_max) };
-        let telling = Telling::new(index, mirror, &cfg.name);
+        let confirmations = ConfirmationLog::new(index, mirror, &cfg.name);
         let mut ledger = Ledger::new(mirror.batch.max_pending, failed);
-        ledger.told_of = telling.keep > 0;
+        ledger.told_of = confirmations.keep > 0;
         let fill = match mirror.initial {
-            // Comparisons that were asked for are meant to make it equal.
+            // Comparisons that were requested are meant to make it equal.
             config::Initial::None if mirror.full_every.is_none() => Fill::Kept,
             _ => Fill::Unknown,
         };
@@ -270,7 +270,7 @@ impl Target {
             renames: renames::Renames::new(),
             descents: Default::default(),
             hard_links: Default::default(),
-            telling,
+            confirmations,
             watches: Vec::new(),
             counters: Counters::new(status::Target {
                 name: cfg.name.clone(),
@@ -422,7 +422,7 @@ impl Target {
         self.ledger.retries.failures().map(|f| f.entry.path.clone()).collect()
     }
 
-    /// From now on nothing is delayed and no process is kept standing by.
+    /// From now on nothing is delayed and no standby process is kept.
     pub(crate) fn stop(&mut self, cx: &mut Context<'_>) {
         self.schedule.stop();
         self.drop_standbys(cx);

@@ -16,7 +16,7 @@ use crate::links::{Inode, MOST_TOGETHER, covers, shared};
 /// Names looked up for one batch; the names of further files are left to a walk, which is not in
 /// the engine's way.
 const MOST_LOOKS: usize = 4096;
-/// So long a path that was not found waits for the event that tells where it went. That one is on
+/// So long a path that was not found waits for the event that says where it went. That one is on
 /// its way already.
 const ABSENCE: Duration = Duration::from_millis(200);
 /// How much earlier than a directory became dirty files in it may have changed: events can wait in
@@ -108,7 +108,7 @@ fn absent(batch: &Batch, normal: &Normal) -> HashSet<RelPath> {
     batch.entries.iter().filter(|entry| entry.through).filter(leads_nowhere).map(|entry| entry.path.clone()).collect()
 }
 
-/// Tells of what may have names outside.
+/// Reports what may have names outside.
 fn meet(cx: &mut Context<'_>, batch: &Batch, normal: &Normal) {
     if normal.items.iter().any(|item| has_names(item, 2)) || batch.entries.iter().any(|entry| entry.kind > Kind::Entry) {
         cx.names.meet();
@@ -210,7 +210,7 @@ impl Target {
         self.note_ready(cx.now);
     }
 
-    /// Lets files wait that changed and were not found: the event that tells where they went is on
+    /// Lets files wait that changed and were not found: the event that says where they went is on
     /// its way.
     fn hold_absent(&mut self, now: Duration, batch: &mut Batch, absent: &HashSet<RelPath>) {
         let waits = |e: &mut Entry| e.kind == Kind::Entry && e.through && !e.gone && absent.contains(&e.path);

@@ -142,7 +142,7 @@ impl Pace {
         ready.div_ceil(jobs).max(SHARE_MIN).min(self.max_paths)
     }
 
-    /// How many of `wanted` processes are to stand by. A flood uses none, and each that is started
+    /// How many of `wanted` standby processes to keep. A flood uses none, and each that is started
     /// takes a processor from its transfers.
     pub(super) fn standbys(&self, wanted: usize) -> usize {
         if self.flood { 0 } else { wanted }

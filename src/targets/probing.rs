@@ -39,8 +39,8 @@ impl Silence {
         self.sampled + self.bound / SAMPLES
     }
 
-    /// `mark`: grows for as long as the probe gets on. After [`Answer::Overdue`] the time begins
-    /// anew.
+    /// `mark`: grows for as long as the probe makes progress. After [`Answer::Overdue`] the time
+    /// begins anew.
     fn sample(&mut self, now: Duration, mark: u64) -> Answer {
         self.sampled = now;
         if mark != self.mark {

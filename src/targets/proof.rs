@@ -81,7 +81,7 @@ impl Target {
             (Some(list), false) if list.iter().any(|(_, form)| *form == Form::OneLevel) => Pass::ShallowOneLevel,
             (Some(_), false) => Pass::Shallow,
         };
-        // Size and time tell nothing where they were not trusted before.
+        // Size and time prove nothing where they were not trusted before.
         let compare = if compare == Compare::Quick { Compare::Quick } else { Compare::Checksum };
         let encoded = list.as_ref().map(|list| filelist::encode(list.iter().map(|(path, form)| (path, *form))));
         if encoded.as_ref().is_some_and(|encoded| !encoded.refused.is_empty()) {
@@ -181,7 +181,7 @@ impl Target {
                 self.counters.reconciles += 1;
             }
             let names: Vec<RelPath> = left.keys().cloned().collect();
-            self.telling.done_but(id, &entry.path, &names);
+            self.confirmations.done_except(id, &entry.path, &names);
             let kinds = left.keys().map(|p| (p.clone(), ended::kind_on_source(cx.root, p)));
             let narrowed = self.ledger.set.narrow(entry, kinds.collect::<Vec<_>>());
             return self.set_apart(cx, narrowed, &left, 0, &outcome);

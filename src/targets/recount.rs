@@ -5,8 +5,8 @@
 //! source since. Those deletions are pending by themselves. So they are carried out first, and the
 //! whole tree is counted once more; what is left is what only the target had.
 //!
-//! Once per target, and after a bounded time: a source that never rests is asked for its
-//! administrator's word like any other.
+//! Once per target, and after a bounded time: a source that never rests needs its administrator's
+//! acceptance like any other.
 
 use super::*;
 

@@ -41,7 +41,7 @@ const MOST_WAIT: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(5);
 /// … and what waits leaves after so long at the latest.
 const LONGEST: Duration = Duration::from_millis(50);
-/// Paths that wait for another try and are asked whether they have to do with a rename.
+/// Paths that wait for another try and are checked for a part in a rename.
 const MOST_ASKED: usize = 1_000;
 /// So many runs in a row that a target refuses, and no more are tried until it was away.
 const REFUSALS: u32 = 3;
@@ -159,8 +159,8 @@ impl Target {
             return seen;
         }
         // The links among files are kept by listing all their names together, and a target that may
-        // hold what no other does loses nothing to a link. After a restart nobody knows yet what of
-        // the old name is in sync. With a bound on deletions, each of them has to be counted: a
+        // hold what no other does loses nothing to a link. After a restart it is not known yet what
+        // of the old name is in sync. With a bound on deletions, each of them has to be counted: a
         // directory that is emptied right after its rename may have been linked half.
         let plain = !self.mirror.send_renames
             || self.mirror.extras.hard_links
@@ -421,7 +421,7 @@ impl Target {
             let path = std::env::temp_dir().join(format!(".fansync-{:016x}", fastrand::u64(..)));
             std::fs::create_dir(&path)?;
             let opened = nix::fcntl::open(&path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
-            // Without its name nobody can put anything into it.
+            // Without its name no process can put anything into it.
             std::fs::remove_dir(&path)?;
             self.renames.nothing = Some(opened?);
         }
@@ -573,7 +573,7 @@ impl Target {
         for (new_name, old_name) in pairs {
             let (Some(new), Some(old)) = (waiting.next(), waiting.next()) else { break };
             if dir {
-                self.telling.moved(&new_name);
+                self.confirmations.moved(&new_name);
             }
             let (since, done) = (new.epoch(), outcome.is_done() && arrived(&new_name));
             self.ledger.set.park(id, std::slice::from_ref(&old));

@@ -18,9 +18,9 @@ pub(super) struct Counters {
     pub(super) reconciles: u64,
     /// What the log has of batches that failed.
     pub(super) repeats: repeats::Repeats,
-    /// Said already that the target's top directory cannot be changed.
+    /// Whether it was logged that the target's top directory cannot be changed.
     pub(super) top_refused: bool,
-    /// Said already that more waits than `max_pending`.
+    /// Whether it was logged that more waits than `max_pending`.
     pub(super) bound_said: bool,
 }
 

@@ -76,7 +76,7 @@ pub(super) enum Purpose {
     Carry { extra: Extra, below: Option<RelPath> },
     /// The same, but for these deletions.
     Withhold(guarded::Withholds),
-    /// To be compared by a dry run, and sent by a list of what that tells ([`survey`]).
+    /// To be compared by a dry run, and sent by a list of its findings ([`survey`]).
     Survey { extra: Extra, withholds: Option<guarded::Withholds> },
     /// That list.
     SecondHalf { survey: survey::Survey, withholds: Option<guarded::Withholds> },
@@ -130,7 +130,7 @@ impl InFlightRun {
 }
 
 impl How {
-    /// How a process that stood by carries its list.
+    /// How a standby process carries its list.
     pub(super) fn by_standby(paths: usize, links: bool, ancestors: BTreeMap<RelPath, FileTime>) -> How {
         let (tops, standing) = (BTreeSet::new(), slow::Standing::default());
         let compare = Compare::Resend;
@@ -275,7 +275,7 @@ impl Runs {
         self.batches().any(|batch| batch.id == id)
     }
 
-    /// How many stand by.
+    /// How many standby processes there are.
     pub(super) fn standbys(&self) -> usize {
         self.values().filter(|run| run.is_standby()).count()
     }

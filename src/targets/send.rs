@@ -74,8 +74,8 @@ fn leaves_room(new: usize, has_dirs: bool) -> bool {
     !has_dirs || new <= LEVEL_MAX_ABOVE_OTHERS
 }
 
-/// New files in a directory before its level is asked for. In a small batch a level costs a process
-/// of its own, where the list goes to one that stands by; `dry_first`: it costs a dry run.
+/// New files in a directory before its level is requested. In a small batch a level costs a process
+/// of its own, where the list goes to a standby process; `dry_first`: it costs a dry run.
 fn level_min(lane: Lane, dry_first: bool) -> usize {
     if lane == Lane::Small || dry_first { DEAR_LEVEL_MIN } else { LEVEL_MIN }
 }
@@ -195,7 +195,7 @@ impl Target {
             return;
         }
         self.schedule.pace.left(cx.now, launched, self.ledger.set.ready(false));
-        // Starting a process takes a core from the transfer that just began; what stands by is
+        // Starting a process takes a core from the transfer that just began; standby processes are
         // replaced after it.
         if !self.runs.is_sending() || self.runs.standbys() == 0 {
             self.refill_standby(cx);

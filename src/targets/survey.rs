@@ -1,7 +1,7 @@
 //! Comparing directories where rsync's filters cannot express all that is left out of them
 //! ([`Filter::is_rsyncs`]), in two halves.
 //!
-//! First rsync is run dry and tells what differs, on both sides. What the filter leaves out is
+//! First rsync is run dry and lists what differs, on both sides. What the filter leaves out is
 //! dropped from that, and the rest goes by a list of exact paths, looked up once more. So nothing
 //! excluded is sent, also what came to be between the halves; and nothing excluded is deleted,
 //! since each deletion names its path and the guards protect what lies below. The batch is

@@ -213,7 +213,7 @@ impl Target {
                 self.counters.reconciles += 1;
             }
             let names: Vec<RelPath> = left.iter().map(|(path, ..)| path.clone()).collect();
-            self.telling.done_but(id, &entry.path, &names);
+            self.confirmations.done_except(id, &entry.path, &names);
             let narrowed =
                 self.ledger.set.narrow(entry, left.iter().map(|(path, kind, _)| (path.clone(), *kind)).collect::<Vec<_>>());
             for (entry, (_, _, words)) in narrowed.into_iter().zip(left) {

@@ -1,5 +1,5 @@
-//! Ends runs that do not get on ([`crate::sync::pulse`]), or wait for what does not come. One that
-//! was asked to end is killed when it does not get on for `watchdog`.
+//! Ends runs that make no progress ([`crate::sync::pulse`]), or wait for what does not come. One
+//! that was asked to end is killed when it makes no progress for `watchdog`.
 
 use super::*;
 use crate::sync::pulse::{Beat, Carries};
@@ -91,7 +91,7 @@ impl InFlightRun {
         }
     }
 
-    /// Ends a run that does not get on. Two reads from /proc, where it is due.
+    /// Ends a run that makes no progress. Two reads from /proc, where it is due.
     fn watch_over(&mut self, now: Duration, mirror: &str, target: &config::Target) {
         if self.is_standby() || self.watched_next(target.watchdog) > now {
             return;
@@ -129,8 +129,8 @@ impl InFlightRun {
 }
 
 impl Target {
-    /// Looks after the runs: softens long ones, ends those that are held up or do not get on, and
-    /// those that have stood by for long.
+    /// Looks after the runs: softens long ones, ends those that are held up or make no progress,
+    /// and standby processes that are old.
     pub(super) fn watch_over_runs(&mut self, cx: &mut Context<'_>) {
         let (now, deep) = (cx.now, self.ledger.set.has_deep());
         let mut softened = Vec::new();

@@ -4,7 +4,7 @@
 //! A verification compares beside the target's own work, so what it finds may be under way, or have
 //! changed between two looks. It asks for [`Target::watch`] on the paths it doubts, looks once
 //! more, and takes for wrong only what was neither owed nor touched meanwhile. Costs one test for
-//! each change while nobody watches.
+//! each change while no path is watched.
 
 use super::*;
 
@@ -48,7 +48,7 @@ pub(crate) struct Wrong {
 /// Whether the target may lack a change of `path` that is known here: of a directory also by what
 /// is in it, which its times follow.
 fn is_owed(index: &Index<'_>, path: &[u8]) -> bool {
-    // Paths that are too long fail for good, and nobody verifies them.
+    // Paths that are too long fail for good, and are not verified.
     index.why(path, Reach::Below, &[Where::Long]).is_some()
 }
 

@@ -73,7 +73,7 @@ fn in_a_sticky_directory_the_owner_counts() {
     file(&link, Mind::Writing).unwrap();
     std::os::unix::fs::lchown(&link, Some(4711), None).unwrap();
     assert_eq!(others(file(&link, Mind::Writing)), Some((link.clone(), Reason::Owner(4711))));
-    // Where nobody else can write, it does not matter whose the link is: it cannot be changed.
+    // Where no other user can write, it does not matter whose the link is: it cannot be changed.
     mode(dir.path(), 0o755);
     file(&link, Mind::Writing).unwrap();
 }

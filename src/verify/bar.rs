@@ -28,7 +28,7 @@ fn beside<T: Send>(ask: impl Fn() -> Vec<(String, Progress)> + Send, work: impl 
     })
 }
 
-/// Does `work`, which the daemon at `socket` is asked for.
+/// Does `work`, which the daemon at `socket` carries out.
 pub(super) fn of_daemon<T: Send>(socket: &Path, work: impl FnOnce() -> T + Send) -> T {
     let ask = || match control::ask(socket, &Request::Status, Bar::DRAW_EVERY) {
         Ok(Reply::Status(snapshot)) => snapshot.mirrors.iter().flat_map(verifications).collect(),
@@ -42,7 +42,7 @@ fn verifications(mirror: &crate::status::Mirror) -> Vec<(String, Progress)> {
     mirror.targets.iter().filter_map(of).collect()
 }
 
-/// Does `work`, which tells `board`.
+/// Does `work`, which reports to `board`.
 pub(super) fn of_board<T: Send>(name: &str, board: &Board, work: impl FnOnce() -> T + Send) -> T {
     let told = || board.lock().unwrap_or_else(PoisonError::into_inner).progress.clone();
     beside(|| told().map(|progress| (name.to_owned(), progress)).into_iter().collect(), work)

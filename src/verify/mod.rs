@@ -14,8 +14,8 @@
 //! Without a daemon nothing is under way, and the first comparison is the answer.
 //!
 //! Gives up: what is written to a file that stays open raises no event (without
-//! `follow_open_files`); such a file is unsettled while it is being written, and differs once
-//! nobody writes to it although it is open. Differences beyond `compare::MAX_KEPT` are counted
+//! `follow_open_files`); such a file is unsettled while it is being written, and differs once no
+//! process writes to it although it is open. Differences beyond `compare::MAX_KEPT` are counted
 //! only.
 
 mod answer;
@@ -108,7 +108,7 @@ pub(crate) fn of_daemon(live: &Live, options: Options, going: &dyn Fn() -> bool)
     verify(&plan, Some(live), options, going)
 }
 
-/// Compares, tells the board of it, and puts right what differs if asked to.
+/// Compares, reports it to the board, and puts right what differs if asked to.
 fn verify(plan: &Plan, live: Option<&Live>, options: Options, going: &dyn Fn() -> bool) -> Report {
     let begun = Instant::now();
     let name = format!("{}/{}", plan.mirror.name, plan.sides.target.name);

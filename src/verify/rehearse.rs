@@ -13,7 +13,7 @@ use crate::guard;
 use crate::path::RelPath;
 use crate::text::{are, plural};
 
-/// Compares every target of `config` and tells what would go there. Nothing is changed.
+/// Compares every target of `config` and prints what would go there. Nothing is changed.
 pub(crate) fn rehearse(config: &Config, tell: &mut dyn FnMut(Result<String, String>)) -> ExitCode {
     let mut worst = ExitCode::Done;
     for mirror in &config.mirrors {

@@ -116,7 +116,7 @@ pub(crate) fn run(socket: &Path) -> Result<(), WatchError> {
     Ok(shown?)
 }
 
-/// Asks for ever; ends when nobody listens.
+/// Asks for ever; ends when there is no reader.
 fn ask_on(socket: &Path, tell: &Sender<Result<Snapshot, String>>) {
     loop {
         let begun = Instant::now();

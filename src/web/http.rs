@@ -1,7 +1,7 @@
 //! A server for a handful of small documents.
 //!
 //! `GET` and `HEAD`, one request per connection, by hyper on a thread of its own; answers are made
-//! on others, so that one that takes long holds up nobody. Bounded in everything: size of a
+//! on others, so that one that takes long holds up no other. Bounded in everything: size of a
 //! request, time to send it, time to take the answer, connections at the same time.
 
 use std::collections::VecDeque;
@@ -384,8 +384,8 @@ mod tests {
         let begun = std::time::Instant::now();
         let stalled: Vec<_> = (0..MAX_CONNECTIONS + 20).map(|_| stall()).collect();
         assert!(say(at, b"GET / HTTP/1.0\r\n\r\n").contains(" 200 "));
-        // Nobody's time was over by then: the oldest had to go. On a machine that is too busy for
-        // that, it is not shown.
+        // No client's time was over by then: the oldest had to go. On a machine that is too busy
+        // for that, it is not shown.
         let early = begun.elapsed() < HEAD_PATIENCE;
         for (n, mut stream) in stalled.into_iter().enumerate() {
             stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();

@@ -38,7 +38,7 @@ pub(super) fn hook(s: &mut Section<'_, '_>, alone: bool) -> Option<Hook> {
         Kind::Http => http(s).map(Action::Http),
         Kind::Cdn => cdn(s).map(Action::Cdn),
     };
-    // A place that nobody sees, so that the other keys are read and judged too.
+    // A place that is never used, so that the other keys are read and judged too.
     let complete = action.is_some();
     let stand_in = || Action::Http(Http { url: String::new(), request: Request::default() });
     let d = Hook::new(name.clone().unwrap_or_default(), when, action.unwrap_or_else(stand_in));

@@ -150,8 +150,8 @@ mod tests {
         ]
     }
 
-    /// What a history leads to, told step by step. `from_root`: nothing is remembered from one step
-    /// to the next.
+    /// What a history leads to, step by step. `from_root`: nothing is remembered from one step to
+    /// the next.
     fn told(steps: &[Step], from_root: bool) -> Vec<String> {
         let (mut set, mut flying, mut told) = (DirtySet::new(12), std::collections::VecDeque::new(), Vec::new());
         for step in steps {

@@ -393,7 +393,7 @@ impl DirtySet {
     }
 
     /// Puts an entry back that was not found where it changed, until `until` (time since the
-    /// daemon's start) or the event that tells where it went. It is sent as one that went.
+    /// daemon's start) or the event that says where it went. It is sent as one that went.
     pub(crate) fn hold_absent(&mut self, id: BatchId, mut entry: Entry, until: Duration) {
         self.land(&entry.path, id);
         entry.gone = true;

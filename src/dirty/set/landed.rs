@@ -5,7 +5,7 @@ use crate::hash::KeyedSet;
 use crate::path::{self, RelPath};
 
 /// What went to the target a moment ago. An event that was raised before rsync looked, and is seen
-/// only after that run has ended, tells of something that the target has already: it must not be
+/// only after that run has ended, is about something that the target has already: it must not be
 /// taken for new there.
 #[derive(Default)]
 pub(super) struct Landed {

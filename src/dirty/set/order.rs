@@ -30,7 +30,7 @@ const MAX_VISITS: usize = 20_000;
 pub(crate) struct LinkRead {
     /// Where it leads; not above the link itself.
     pub(crate) dest: RelPath,
-    /// Tells one link from the next of the same name.
+    /// Distinguishes one link from the next of the same name.
     pub(crate) version: (i64, u32),
 }
 
@@ -239,7 +239,7 @@ impl DirtySet {
             match n.flags & (LATER | GONE) {
                 0 => true,
                 flags if flags & LATER != 0 => self.order.links.get(&here()).is_some_and(|other| other.serial < link.serial),
-                // While the link is asked about it may not be among the others.
+                // While the link is in question it may not be among the others.
                 _ => !link.keeps(path, &here(), n.epoch) && !self.order.keeps(&here(), n.epoch, 0),
             }
         };

@@ -55,7 +55,7 @@ fn changes_that_a_directory_absorbs_go_with_it() {
         (&[("d/f", Written), ("d", LeftDir)], &["d"]),
         (&[("d/f", Written), ("d", LeftDir), ("x", Written), ("e", MovedDir)], &["d", "x"]),
         (&[("d/f", Written), ("d", GoneDir)], &["d"]),
-        // Each file was told to go before its directory.
+        // Each file was reported as gone before its directory.
         (&[("d/f", Written), ("d/f", Gone), ("d", GoneDir)], &[]),
         (&[("d/f", Written), ("d", Subtree)], &["d"]),
         (&[("f", Written), ("f", Gone)], &[]),

@@ -88,8 +88,8 @@ impl Engine {
     pub(in crate::engine) fn drained_for_history(&mut self, drain: Drain) {
         let now = self.now();
         if self.next_followed().is_some() {
-            // Files that are being written are told when their interval is over. To tell them at
-            // each drain would be to send them more often; never, and the watermarks would stand
+            // Files that are being written are reported when their interval is over. Reporting them
+            // at each drain would send them more often; never, and the watermarks would stand
             // still.
             let since = self.saved.history.as_mut().map_or(now, |h| *h.following_since.get_or_insert(now));
             if self.shutdown.stop_at.is_some() || now.saturating_sub(since) >= FOLLOWED_EVERY {

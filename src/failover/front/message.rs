@@ -43,7 +43,7 @@ pub enum Order {
         id: u64,
         /// Milliseconds.
         ms: u32,
-        /// Which version is asked for.
+        /// Which version is requested.
         version: u32,
         /// Its number.
         xid: u32,

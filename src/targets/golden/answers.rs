@@ -68,7 +68,7 @@ const ENDINGS: &[Ending] = &[
     (3, "too long a message", 13, "rsync: [sender] overflow: flist\n"),
 ];
 
-/// How probes and what stands by end.
+/// How probes and standby processes end.
 const PROBED: &[Ending] = &[
     (60, "usable", 0, ""),
     (6, "usable, with a banner", 0, "something that no rsync says, 3\n"),

@@ -388,7 +388,7 @@ impl Director {
         };
         self.target.keep_apart(&mut cx, &self.apart);
         let done = work(&mut self.target, &mut cx);
-        let confirmed = self.target.take_told();
+        let confirmed = self.target.take_confirmations();
         self.observe();
         if !held_before && let Some(hold) = &self.held {
             let line = format!("hold {hold:?}");
@@ -873,9 +873,9 @@ impl Director {
             path.escape_default(),
             state.state,
             state.why,
-            owed.covers(path.as_bytes(), Asked::Untold),
-            owed.covers(path.as_bytes(), Asked::All),
-            owed.covers(b"", Asked::All)
+            owed.covers(path.as_bytes(), OwedQuery::Unreported),
+            owed.covers(path.as_bytes(), OwedQuery::All),
+            owed.covers(b"", OwedQuery::All)
         );
         self.count(format!("path: {}", state.state));
         self.note(&line);

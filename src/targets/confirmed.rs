@@ -21,10 +21,10 @@ use crate::hash::KeyedSet;
 
 /// One change that a target holds now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Told {
+pub(crate) struct Confirmation {
     /// Relative to the source.
     pub(crate) path: RelPath,
-    /// What happened; `None`: nobody said, look at the source.
+    /// What happened; `None`: not known, check the source.
     pub(crate) change: Option<Change>,
     /// It is or was a directory.
     pub(crate) dir: bool,
@@ -36,7 +36,7 @@ pub(crate) struct Told {
 
 /// See the module's text.
 #[derive(Default)]
-pub(super) struct Telling {
+pub(super) struct ConfirmationLog {
     /// Names kept of one run, and of all that did not end well; 0 when no hook takes them.
     pub(super) keep: usize,
     target: usize,
@@ -48,7 +48,7 @@ pub(super) struct Telling {
     fresh: Vec<RelPath>,
     /// Directories that were listed for our own sake.
     own: KeyedSet<RelPath>,
-    out: Vec<Told>,
+    out: Vec<Confirmation>,
     settled: Vec<RelPath>,
 }
 
@@ -63,10 +63,10 @@ fn change_of(item: &Item) -> Option<(Change, bool)> {
     }
 }
 
-impl Telling {
-    pub(super) fn new(index: usize, mirror: &Mirror, name: &str) -> Telling {
+impl ConfirmationLog {
+    pub(super) fn new(index: usize, mirror: &Mirror, name: &str) -> ConfirmationLog {
         let ours = mirror.hooks.iter().filter(|h| h.when == When::Confirmed && h.target.as_deref().is_none_or(|t| t == name));
-        Telling { keep: ours.map(|h| h.max_pending).max().unwrap_or(0), target: index, ..Telling::default() }
+        ConfirmationLog { keep: ours.map(|h| h.max_pending).max().unwrap_or(0), target: index, ..ConfirmationLog::default() }
     }
 
     /// A directory is listed for our own sake.
@@ -89,7 +89,7 @@ impl Telling {
         if self.keep == 0 {
             return;
         }
-        // What it said last may be lost.
+        // Its last output may be lost.
         let cut_off = !matches!(outcome.verdict, Verdict::Done | Verdict::Partial | Verdict::SourceRace);
         let compared = batch.entries.iter().filter(|e| e.kind > Kind::Entry);
         let compared: KeyedSet<RelPath> = compared.map(|e| e.path.clone()).collect();
@@ -143,7 +143,7 @@ impl Telling {
         }
     }
 
-    /// Tells what was carried over and belongs to a path that is confirmed.
+    /// Reports what was carried over and belongs to a path that is confirmed.
     fn release(&mut self, id: BatchId, path: &RelPath, kind: Kind) {
         let depth = |p: &RelPath| p.split(|&b| b == b'/').filter(|part| !part.is_empty()).count();
         let level = depth(path) + 1;
@@ -174,7 +174,7 @@ impl Telling {
     }
 
     /// A pass is done but for what it has named as `failed`.
-    pub(super) fn done_but(&mut self, id: BatchId, path: &RelPath, failed: &[RelPath]) {
+    pub(super) fn done_except(&mut self, id: BatchId, path: &RelPath, failed: &[RelPath]) {
         if self.keep == 0 {
             return;
         }
@@ -187,7 +187,7 @@ impl Telling {
     }
 
     fn tell(&mut self, batch: BatchId, path: RelPath, change: Option<Change>, dir: bool) {
-        self.out.push(Told { path, change, dir, target: self.target, batch });
+        self.out.push(Confirmation { path, change, dir, target: self.target, batch });
     }
 
     /// What nothing that was confirmed has covered; reported once nothing else is left.
@@ -214,30 +214,30 @@ fn at_or_below<'m, V>(map: &'m BTreeMap<RelPath, V>, path: &RelPath) -> impl Ite
     map.range(path.clone()..).take_while(move |(p, _)| p.starts_with(&path)).filter(move |(p, _)| path::is_at_or_below(p, &above))
 }
 
-/// What a target lacks, to be asked of many paths.
+/// What a target lacks, for queries about many paths.
 pub(crate) struct Owed<'t>(Index<'t>);
 
-/// What another target holds, of which this one is asked.
+/// What another target holds, for a query to this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Asked {
+pub(crate) enum OwedQuery {
     /// A change of the path. This target has reported the same.
-    Told,
+    Reported,
     /// A change of the path. This target has not reported it.
-    Untold,
+    Unreported,
     /// Anything, anywhere.
     All,
 }
 
 impl Owed<'_> {
     /// Whether the target lacks it, or may.
-    pub(crate) fn covers(&self, path: &[u8], asked: Asked) -> bool {
+    pub(crate) fn covers(&self, path: &[u8], asked: OwedQuery) -> bool {
         use Where::{Names, Withheld};
         // A path on whose behalf other names are sought has arrived itself.
         let lacks = match asked {
-            Asked::All => self.0.why(b"", Reach::Below, &[]).is_some(),
-            Asked::Untold => self.0.why(path, Reach::At, &[Names]).is_some(),
+            OwedQuery::All => self.0.why(b"", Reach::Below, &[]).is_some(),
+            OwedQuery::Unreported => self.0.why(path, Reach::At, &[Names]).is_some(),
             // Deletions that are held in a directory above are others.
-            Asked::Told => self.0.why(path, Reach::At, &[Names, Withheld]).is_some() || self.0.is_at(path, Withheld),
+            OwedQuery::Reported => self.0.why(path, Reach::At, &[Names, Withheld]).is_some() || self.0.is_at(path, Withheld),
         };
         lacks || self.0.may_lack_all()
     }
@@ -251,18 +251,18 @@ impl Target {
 
     /// What has been confirmed since the last call: what hooks get, and every path that was
     /// confirmed.
-    pub(crate) fn take_told(&mut self) -> Option<(Vec<Told>, Vec<RelPath>)> {
-        if self.telling.keep == 0 {
+    pub(crate) fn take_confirmations(&mut self) -> Option<(Vec<Confirmation>, Vec<RelPath>)> {
+        if self.confirmations.keep == 0 {
             return None;
         }
-        self.telling.settled.append(&mut self.ledger.forgotten);
-        if self.ledger.in_sync() && !self.telling.settled.is_empty() {
-            self.telling.rest(0);
+        self.confirmations.settled.append(&mut self.ledger.forgotten);
+        if self.ledger.in_sync() && !self.confirmations.settled.is_empty() {
+            self.confirmations.rest(0);
         }
-        if self.telling.out.is_empty() && self.telling.settled.is_empty() {
+        if self.confirmations.out.is_empty() && self.confirmations.settled.is_empty() {
             return None;
         }
-        Some((std::mem::take(&mut self.telling.out), std::mem::take(&mut self.telling.settled)))
+        Some((std::mem::take(&mut self.confirmations.out), std::mem::take(&mut self.confirmations.settled)))
     }
 }
 
@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn what_keeps_a_change_from_being_told() {
         use ledger::tests::with;
-        let asked = [Asked::Told, Asked::Untold, Asked::All];
+        let asked = [OwedQuery::Reported, OwedQuery::Unreported, OwedQuery::All];
         for (place, of, want) in [
             (Where::Pending, "d/f", [true; 3]),
             (Where::Flying, "d/f", [true; 3]),
@@ -313,24 +313,24 @@ mod tests {
         set.take_shallow(LIMITS, &mut |_, _| false).or_else(|| set.take_deep(LIMITS)).expect("it was just seen")
     }
 
-    fn ran(telling: &mut Telling, batch: &Batch, said: &str, verdict: Verdict, keep: usize) {
+    fn ran(confirmations: &mut ConfirmationLog, batch: &Batch, said: &str, verdict: Verdict, keep: usize) {
         let mut output = Output::new(Names::default());
         output.keep_items(keep);
         output.push(Stream::Stdout, said.as_bytes());
         output.finish();
-        telling.ran(&output, batch, &Outcome { verdict: verdict.clone(), ..Outcome::unknown(String::new()) });
+        confirmations.ran(&output, batch, &Outcome { verdict: verdict.clone(), ..Outcome::unknown(String::new()) });
         if verdict == Verdict::Done {
             let entries: Vec<_> = batch.entries.iter().map(|e| (e.path.clone(), e.kind)).collect();
-            telling.confirmed(batch.id, &entries, &[]);
+            confirmations.confirmed(batch.id, &entries, &[]);
         }
     }
 
-    fn told(telling: &mut Telling) -> Vec<(String, Option<Change>)> {
-        std::mem::take(&mut telling.out).into_iter().map(|t| (t.path.to_string(), t.change)).collect()
+    fn told(confirmations: &mut ConfirmationLog) -> Vec<(String, Option<Change>)> {
+        std::mem::take(&mut confirmations.out).into_iter().map(|t| (t.path.to_string(), t.change)).collect()
     }
 
-    fn telling() -> Telling {
-        Telling { keep: 100, ..Telling::default() }
+    fn confirmations() -> ConfirmationLog {
+        ConfirmationLog { keep: 100, ..ConfirmationLog::default() }
     }
 
     fn of(path: &str, change: impl Into<Option<Change>>) -> (String, Option<Change>) {
@@ -339,7 +339,7 @@ mod tests {
 
     #[test]
     fn what_a_failed_run_named_is_told_when_it_is_confirmed() {
-        let (mut t, level) = (telling(), batch("d", Seen::Contents));
+        let (mut t, level) = (confirmations(), batch("d", Seen::Contents));
         ran(&mut t, &level, "<f+++++++++ d/a\n*deleting   d/old/\n.d..t...... d/\n", Verdict::Partial, 100);
         assert_eq!(told(&mut t), []);
         // Nothing is left to change, so nothing is named.
@@ -351,7 +351,7 @@ mod tests {
 
     #[test]
     fn what_nobody_named_is_told_as_a_subtree() {
-        let (mut t, deep) = (telling(), batch("d", Seen::Subtree));
+        let (mut t, deep) = (confirmations(), batch("d", Seen::Subtree));
         ran(&mut t, &deep, "<f+++++++++ d/a\n", Verdict::TargetDown, 100);
         ran(&mut t, &deep, "", Verdict::Done, 100);
         assert_eq!(told(&mut t), [of("d/a", Change::Changed), of("d", Change::Subtree)]);
@@ -361,7 +361,7 @@ mod tests {
 
     #[test]
     fn listed_paths_are_told_once_named_or_not() {
-        let (mut t, file) = (telling(), batch("d/f", Seen::Written));
+        let (mut t, file) = (confirmations(), batch("d/f", Seen::Written));
         ran(&mut t, &file, "", Verdict::Done, 100);
         assert_eq!(told(&mut t), [of("d/f", None)]);
         // With a directory that was made on the way.
@@ -373,7 +373,7 @@ mod tests {
 
     #[test]
     fn directories_listed_for_our_own_sake_are_not_told() {
-        let (mut t, dir) = (telling(), batch("d", Seen::Touched));
+        let (mut t, dir) = (confirmations(), batch("d", Seen::Touched));
         t.own(&dir.entries[0].path);
         ran(&mut t, &dir, ".d..t...... d/\n", Verdict::Done, 100);
         assert_eq!(told(&mut t), []);
@@ -387,7 +387,7 @@ mod tests {
 
     #[test]
     fn nothing_is_kept_where_nobody_listens() {
-        let mut t = Telling::default();
+        let mut t = ConfirmationLog::default();
         ran(&mut t, &batch("d", Seen::Contents), "<f+++++++++ d/a\n", Verdict::Partial, 100);
         ran(&mut t, &batch("d", Seen::Contents), "", Verdict::Done, 100);
         assert!(t.out.is_empty() && t.settled.is_empty() && t.carried.is_empty());
