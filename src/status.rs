@@ -5,16 +5,15 @@
 #[cfg(test)]
 #[path = "../kernel-tests/fixture/schema.rs"]
 mod schema;
+mod human;
 mod states;
 mod verdict;
 pub mod verify;
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
-use crate::lost::Cause;
 use crate::progress::Progress;
 use crate::text::{plural, span};
 pub use states::{FirstPass, HookState, PathState, StartKind, TargetState};
@@ -394,190 +393,6 @@ pub struct Hook {
     pub(crate) failures: Vec<Failure>,
     /// Failures that did not fit into the list.
     pub(crate) failures_more: u64,
-}
-
-impl Snapshot {
-    /// Several lines for a terminal: what is in sync, what is not, and why.
-    pub(crate) fn human(&self) -> String {
-        let mut out = format!("{}\n{}\n", self.verdict(), self.overview());
-        let _ = writeln!(out, "fansync {} pid {} up {}", self.version, self.pid, span(self.uptime_seconds));
-        let _ = writeln!(
-            out,
-            "capabilities {}",
-            if self.capabilities.is_empty() { "none".into() } else { self.capabilities.join(" ") }
-        );
-        if !self.config_error.is_empty() {
-            let _ = writeln!(out, "CONFIG {}", self.config_error);
-        }
-        if self.log_lost.lines > 0 {
-            let since = if self.log_lost.failing { "the log cannot be written" } else { "the log is written again" };
-            let _ =
-                writeln!(out, "LOG    {} not written ({}); {since}", plural(self.log_lost.lines, "line"), self.log_lost.reason);
-        }
-        for m in &self.mirrors {
-            let link = if m.given.is_empty() { String::new() } else { format!(" (given as {}, by a symbolic link)", m.given) };
-            let _ = writeln!(out, "\nmirror {}  {}{link}", m.name, m.source);
-            if !m.held.is_empty() {
-                let _ = writeln!(out, "  HELD   {}", m.held);
-                let _ = writeln!(out, "  next   {}", if m.ready { BRING_BACK } else { MAKE_SOURCE });
-            }
-            if !m.rsync_unsafe.is_empty() {
-                let _ = writeln!(out, "  UNSAFE {}", m.rsync_unsafe);
-            }
-            if m.unanswered_seconds > 0.0 {
-                let since = span(m.unanswered_seconds);
-                let _ = writeln!(
-                    out,
-                    "  SILENT for {since}, it was as follows then: a call on its source or on state_dir does not return"
-                );
-            }
-            if !m.state_unsaved.is_empty() {
-                let since = span(m.state_unsaved_seconds);
-                let _ = writeln!(out, "  STATE  not saved for {since}: {}", m.state_unsaved);
-            }
-            for place in &m.apart {
-                let label = if place.held { "HELD" } else { "apart" };
-                let _ = writeln!(out, "  {label:<6} {}: {}", place.path, place.why);
-            }
-            for w in &m.watch {
-                let _ = write!(out, "  watch  {} on {} ({})", w.backend, w.mount, w.why);
-                if w.backend == "inotify" {
-                    let _ = write!(out, ", {}", plural(w.watches, "watch"));
-                }
-                out.push('\n');
-                for u in &w.unwatched {
-                    let _ = writeln!(out, "         not watched, compared periodically: {u}");
-                }
-                if !w.unreported.is_empty() {
-                    let _ = writeln!(out, "         not reported: {}", w.unreported);
-                }
-            }
-            if m.start.how != StartKind::Undecided {
-                let _ = writeln!(out, "  start  {}", m.start.human());
-            }
-            // Nothing reads yet where the source is missing.
-            if !m.reader.is_empty() {
-                let _ = write!(out, "  events {} read by {}, {} outside or excluded", m.events, m.reader, m.foreign);
-                if m.reader_pauses > 0 {
-                    let _ = write!(out, "; the reader waited {}", plural(m.reader_pauses, "time"));
-                }
-                out.push('\n');
-            }
-            if m.follow_open_files {
-                let _ = writeln!(out, "  follow files are sent while they are open: {}", m.follow_why);
-            }
-            if m.muted_directories + m.muted_files + m.following > 0 {
-                let _ = writeln!(
-                    out,
-                    "  muted  {} and {} outside or excluded; {} followed while open",
-                    plural(m.muted_directories, "directory"),
-                    plural(m.muted_files, "file"),
-                    plural(m.following, "file")
-                );
-            }
-            if let Some(l) = &m.links {
-                let (files, names, walks) = (plural(l.files, "file"), plural(l.names, "name"), plural(l.walks, "time"));
-                let _ = write!(out, "  links  {files} with {names}, looked for {walks}");
-                let _ = match l.apart {
-                    0 => writeln!(out),
-                    n => writeln!(out, "; {n} with too many names to be linked"),
-                };
-            }
-            for (cause, n) in &m.lost {
-                let then = if cause == Cause::FailingPath.name() { "tried" } else { "compared" };
-                let _ = writeln!(out, "  lost   {cause}: {n} ({then} again)");
-            }
-            for t in &m.targets {
-                let _ = writeln!(out, "  target {}  {}", t.name, t.url);
-                let _ = write!(out, "    state   {}", t.state);
-                if !t.reason.is_empty() {
-                    let _ = write!(out, ": {}", t.reason);
-                }
-                if t.retry_seconds > 0.0 {
-                    let _ = write!(out, " (next try in {})", span(t.retry_seconds));
-                } else if t.trying && t.tries > 0 {
-                    let _ = write!(out, " (try {} goes on)", t.tries + 1);
-                }
-                out.push('\n');
-                if !t.advice.is_empty() {
-                    let _ = writeln!(out, "    next    {}", t.advice);
-                }
-                if t.epoch > 0 {
-                    let aside = if t.keeps_aside { "; what only the target held is kept aside" } else { "" };
-                    let _ = writeln!(out, "    role    primary of epoch {}{aside}", t.epoch);
-                }
-                let lag = if t.lag_seconds > 0.0 { span(t.lag_seconds) } else { "none, in sync".into() };
-                let _ = writeln!(out, "    lag     {lag}; {} pending, {} in flight", t.pending, t.in_flight);
-                for (label, p) in t.reconcile.iter().map(|p| ("full", p)).chain(t.passes.iter().map(|p| ("pass", p))) {
-                    let _ = writeln!(out, "    {label}    {} for {}: {}", p.what, span(p.seconds), p.figures());
-                }
-                let _ = writeln!(
-                    out,
-                    "    sent    {}, {} deleted, {} in {} ({} from standby)",
-                    plural(t.files_sent, "file"),
-                    t.deleted,
-                    bytesize::ByteSize(t.bytes_sent),
-                    plural(t.runs, "run"),
-                    t.standby_hits
-                );
-                if t.renames + t.renames_sent_whole > 0 {
-                    let _ = writeln!(out, "    renames {} made on the target, {} sent whole", t.renames, t.renames_sent_whole);
-                }
-                if !t.last_batch.is_empty() {
-                    let _ = writeln!(out, "    last    {}", t.last_batch);
-                }
-                if !t.unknown_words.is_empty() {
-                    let _ = writeln!(out, "    unknown {} (not understood, so compared once more)", t.unknown_words);
-                }
-                if let Some(v) = &t.verify {
-                    v.human(&mut out);
-                }
-                if !t.held_reason.is_empty() {
-                    let _ = writeln!(out, "    HELD    {}", t.held_reason);
-                }
-                for f in &t.failures {
-                    let _ = writeln!(
-                        out,
-                        "    FAILED  {} after {}, next in {}: {}",
-                        f.path,
-                        plural(f.tries.into(), "try"),
-                        span(f.retry_seconds),
-                        f.reason
-                    );
-                }
-                if t.failures_more > 0 {
-                    let _ = writeln!(out, "    FAILED  and {} more", t.failures_more);
-                }
-            }
-            m.hooks.iter().for_each(|h| h.human(&mut out));
-        }
-        out
-    }
-}
-
-impl Hook {
-    fn human(&self, out: &mut String) {
-        let _ = writeln!(out, "  hook {}  {}", self.name, self.kind);
-        let _ = write!(out, "    state   {}", self.state);
-        if !self.reason.is_empty() {
-            let _ = write!(out, ": {} (next try in {})", self.reason, span(self.retry_seconds));
-        }
-        let _ = write!(out, "\n    told    {}; {} pending, {} in flight", self.delivered, self.pending, self.in_flight);
-        if self.waiting > 0 {
-            let _ = write!(out, ", {} wait for another target", self.waiting);
-        }
-        out.push('\n');
-        if self.dropped > 0 {
-            let _ = writeln!(out, "    LOST    {} that did not fit into the queue", plural(self.dropped, "change"));
-        }
-        for f in &self.failures {
-            let next = if f.retry_seconds > 0.0 { format!("next in {}", span(f.retry_seconds)) } else { "given up".into() };
-            let _ = writeln!(out, "    FAILED  {} after {}, {next}: {}", f.path, plural(f.tries.into(), "try"), f.reason);
-        }
-        if self.failures_more > 0 {
-            let _ = writeln!(out, "    FAILED  and {} more", self.failures_more);
-        }
-    }
 }
 
 #[cfg(test)]
