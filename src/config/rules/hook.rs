@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{Complaint, Section};
 use crate::config::checked::Mirror;
-use crate::config::hook::{Action, Address, CdnForm, Command, Hook, Request, Secret, SocketForm, When};
+use crate::config::hook::{Action, Address, CdnForm, Command, Hook, Request, Secret, Socket, SocketForm, When};
 use crate::config::whose::judge_program;
 
 pub(super) fn hook(mirror: &Mirror, hook: &Hook, at: usize, path: &str, out: &mut Vec<Complaint>) {
@@ -14,98 +14,119 @@ pub(super) fn hook(mirror: &Mirror, hook: &Hook, at: usize, path: &str, out: &mu
     if mirror.hooks[..at].iter().any(|h| h.name == hook.name) {
         section.complain("name", "another hook of this mirror has this name", "give each hook its own");
     }
-    if hook.when == When::Confirmed && mirror.targets.is_empty() {
-        let help = "remove when, or write when = \"event\"; or add a [[mirror.target]]";
-        section.complain("when", "nothing is ever confirmed, since the mirror has no target", help);
-    }
-    if let Some(target) = &hook.target {
-        if hook.when == When::Event {
-            section.complain("target", "events happen in the source and have no target", "remove target, or when = \"event\"");
-        } else if !mirror.targets.iter().any(|t| t.name == *target) {
-            let names: Vec<&str> = mirror.targets.iter().map(|t| &*t.name).collect();
-            let help = format!("the targets are: {}", names.join(", "));
-            section.complain("target", format!("the mirror has no target {target:?}"), help);
-        }
-    }
-    if hook.kinds.is_empty() {
-        section.complain("kinds", "kinds is empty, so the hook would be told of nothing", "remove it, to be told of everything");
-    }
-    section.count("batch", hook.batch, 1, 100_000);
-    section.count("jobs", hook.jobs, 1, 64);
-    section.count("tries", hook.tries as usize, 1, 1000);
-    section.count("max_pending", hook.max_pending, 100, 10_000_000);
-    section.ordered(("retry_min", hook.retry_min), ("retry_max", hook.retry_max));
+    section.occasion(mirror, hook);
+    section.queue(hook);
     match &hook.action {
-        Action::Command(command) => {
-            let parts = [("prefix", &command.prefix), ("suffix", &command.suffix)];
-            for (key, text) in parts {
-                if text.contains('\0') {
-                    section.complain(key, format!("{key} holds a NUL"), "remove it");
-                } else if !command.shell && shlex::split(text).is_none() {
-                    let message = format!("{key} {text:?} has a quote that does not end");
-                    section.complain(key, message, "end it, or escape it with a backslash");
-                }
-            }
-            if command.prefix.trim().is_empty() {
-                section.complain("prefix", "prefix is empty, so no program is named", "begin it with the program");
-            }
-            section.program(command);
-            if command.success.is_empty() && !command.ignore_error {
-                section.complain("success", "success is empty, so no run would be one", "write success = [0]");
-            }
-        }
-        Action::Socket(socket) => {
-            match &socket.address {
-                Address::Tcp(address) => section.address("address", address),
-                Address::Unix(path) => section.absolute("path", path),
-            }
-            if socket.form == SocketForm::Path && socket.acknowledge {
-                let help = "remove acknowledge, or write form = \"json\"";
-                section.complain("acknowledge", "a bare path is not a line that could be acknowledged", help);
-            }
-        }
+        Action::Command(command) => section.command(command),
+        Action::Socket(socket) => section.socket(socket),
         Action::Http(http) => {
             section.url("url", &http.url);
             section.request(&http.request);
         }
         Action::Cdn(cdn) => {
             section.url("base", &cdn.base);
-            match &cdn.form {
-                CdnForm::Chinacache { address, domain, password, .. } => {
-                    section.address("address", address);
-                    let plain = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
-                    if domain.is_empty() || !domain.chars().all(plain) {
-                        section.complain("domain", format!("domain {domain:?} is no host name"), "write the host's name");
-                    }
-                    if let Secret::File(file) = password {
-                        section.absolute("password_file", file);
-                    }
-                }
-                CdnForm::Purge { url, method, body, request } => {
-                    let templates =
-                        url.contains('{') || body.as_deref().is_some_and(|b| b.contains("{url") || b.contains("{lines}"));
-                    if !templates {
-                        let help = "write {urls}, {lines} or {url} where they belong in body, or {url} in url";
-                        section.complain("url", "neither url nor body has a place for the URLs to purge", help);
-                    }
-                    if url != "{url}" {
-                        section.url("url", url);
-                    }
-                    if method.is_empty() || !method.bytes().all(|b| b.is_ascii_uppercase() || b == b'-') {
-                        section.complain(
-                            "method",
-                            format!("method {method:?} is no HTTP method"),
-                            "write one like \"POST\" or \"PURGE\"",
-                        );
-                    }
-                    section.request(request);
-                }
-            }
+            section.cdn_form(&cdn.form);
         }
     }
 }
 
 impl Section<'_> {
+    /// Which changes the hook is for, of which target and of which kinds.
+    fn occasion(&mut self, mirror: &Mirror, hook: &Hook) {
+        if hook.when == When::Confirmed && mirror.targets.is_empty() {
+            let help = "remove when, or write when = \"event\"; or add a [[mirror.target]]";
+            self.complain("when", "nothing is ever confirmed, since the mirror has no target", help);
+        }
+        if let Some(target) = &hook.target {
+            if hook.when == When::Event {
+                let help = "remove target, or when = \"event\"";
+                self.complain("target", "events happen in the source and have no target", help);
+            } else if !mirror.targets.iter().any(|t| t.name == *target) {
+                let names: Vec<&str> = mirror.targets.iter().map(|t| &*t.name).collect();
+                let help = format!("the targets are: {}", names.join(", "));
+                self.complain("target", format!("the mirror has no target {target:?}"), help);
+            }
+        }
+        if hook.kinds.is_empty() {
+            let help = "remove it, to be told of everything";
+            self.complain("kinds", "kinds is empty, so the hook would be told of nothing", help);
+        }
+    }
+
+    /// How changes wait, leave and are tried again.
+    fn queue(&mut self, hook: &Hook) {
+        self.count("batch", hook.batch, 1, 100_000);
+        self.count("jobs", hook.jobs, 1, 64);
+        self.count("tries", hook.tries as usize, 1, 1000);
+        self.count("max_pending", hook.max_pending, 100, 10_000_000);
+        self.ordered(("retry_min", hook.retry_min), ("retry_max", hook.retry_max));
+    }
+
+    fn command(&mut self, command: &Command) {
+        let parts = [("prefix", &command.prefix), ("suffix", &command.suffix)];
+        for (key, text) in parts {
+            if text.contains('\0') {
+                self.complain(key, format!("{key} holds a NUL"), "remove it");
+            } else if !command.shell && shlex::split(text).is_none() {
+                let message = format!("{key} {text:?} has a quote that does not end");
+                self.complain(key, message, "end it, or escape it with a backslash");
+            }
+        }
+        if command.prefix.trim().is_empty() {
+            self.complain("prefix", "prefix is empty, so no program is named", "begin it with the program");
+        }
+        self.program(command);
+        if command.success.is_empty() && !command.ignore_error {
+            self.complain("success", "success is empty, so no run would be one", "write success = [0]");
+        }
+    }
+
+    fn socket(&mut self, socket: &Socket) {
+        match &socket.address {
+            Address::Tcp(address) => self.address("address", address),
+            Address::Unix(path) => self.absolute("path", path),
+        }
+        if socket.form == SocketForm::Path && socket.acknowledge {
+            let help = "remove acknowledge, or write form = \"json\"";
+            self.complain("acknowledge", "a bare path is not a line that could be acknowledged", help);
+        }
+    }
+
+    fn cdn_form(&mut self, form: &CdnForm) {
+        match form {
+            CdnForm::Chinacache { address, domain, password, .. } => {
+                self.address("address", address);
+                let plain = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
+                if domain.is_empty() || !domain.chars().all(plain) {
+                    self.complain("domain", format!("domain {domain:?} is no host name"), "write the host's name");
+                }
+                if let Secret::File(file) = password {
+                    self.absolute("password_file", file);
+                }
+            }
+            CdnForm::Purge { url, method, body, request } => {
+                self.purge(url, method, body.as_deref());
+                self.request(request);
+            }
+        }
+    }
+
+    /// A CDN's purge request: its templates and its method.
+    fn purge(&mut self, url: &str, method: &str, body: Option<&str>) {
+        let has_place = url.contains('{') || body.is_some_and(|b| b.contains("{url") || b.contains("{lines}"));
+        if !has_place {
+            let help = "write {urls}, {lines} or {url} where they belong in body, or {url} in url";
+            self.complain("url", "neither url nor body has a place for the URLs to purge", help);
+        }
+        if url != "{url}" {
+            self.url("url", url);
+        }
+        if method.is_empty() || !method.bytes().all(|b| b.is_ascii_uppercase() || b == b'-') {
+            let help = "write one like \"POST\" or \"PURGE\"";
+            self.complain("method", format!("method {method:?} is no HTTP method"), help);
+        }
+    }
+
     /// A user who can change the program runs anything as the daemon's user.
     fn program(&mut self, command: &Command) {
         // The first word of a shell's text is a program only where it is plain; a shell has others
