@@ -30,6 +30,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use ::caps::{Capability, CapsHashSet};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, setrlimit};
@@ -247,6 +248,88 @@ struct Feed {
     capacity: usize,
 }
 
+impl Stdin {
+    /// What the child reads from, and our end of it where its list comes later.
+    fn open(self) -> io::Result<(Stdio, Option<Feed>)> {
+        Ok(match self {
+            Stdin::Null => (Stdio::null(), None),
+            Stdin::File(file) => (Stdio::from(file), None),
+            Stdin::Later(wish) => {
+                let (rx, tx) = pipe::pipe()?;
+                pipe::set_nonblocking(&tx)?;
+                let capacity = pipe::ask_capacity(&tx, wish)?;
+                (Stdio::from(rx), Some(Feed { pipe: tx, capacity }))
+            }
+        })
+    }
+}
+
+/// What a forked child does to itself before it executes its program. All that allocates is done
+/// here before the fork.
+struct ExecSetup {
+    /// Open in the child under the same numbers.
+    inherit: Vec<RawFd>,
+    confinement: Option<Confinement>,
+    limits: Limits<'static>,
+    orphaned: Signal,
+    parent: Pid,
+}
+
+/// The bounds of a child that is started with a set of capabilities.
+struct Confinement {
+    surplus: Vec<Capability>,
+    /// Whom it becomes, and with which capabilities.
+    user: Option<(User, CapsHashSet)>,
+    ruleset: Option<RawFd>,
+}
+
+impl ExecSetup {
+    fn new(caps: Option<Caps>, limits: Limits<'_>, inherit: &[BorrowedFd<'_>], orphaned: Signal) -> ExecSetup {
+        let confinement = caps.map(|keep| Confinement {
+            surplus: caps::surplus(keep),
+            user: limits.user.map(|user| (user, caps::permitted(keep))),
+            ruleset: limits.writes.map(Ruleset::number),
+        });
+        let inherit = inherit.iter().map(AsRawFd::as_raw_fd).collect();
+        ExecSetup { inherit, confinement, limits: Limits { writes: None, ..limits }, orphaned, parent: unistd::getpid() }
+    }
+
+    /// Between fork and exec: bare system calls, no allocation, no lock.
+    fn apply(&self) -> io::Result<()> {
+        for &fd in &self.inherit {
+            // SAFETY: fcntl(2) with F_SETFD takes no pointer; the number is of a descriptor that the
+            // caller of [`Child::spawn_with`] lends until the child is started, so it is open in the
+            // forked child.
+            if unsafe { libc::fcntl(fd, libc::F_SETFD, 0) } < 0 {
+                return Err(Errno::last().into());
+            }
+        }
+        if let Some(confinement) = &self.confinement {
+            confinement.enter()?;
+        }
+        self.limits.set()?;
+        // prctl(2): the signal comes when the thread that forked ends, and that thread lives as
+        // long as its mirror.
+        nix::sys::prctl::set_pdeathsig(self.orphaned)?;
+        // It may have ended before.
+        if unistd::getppid() != self.parent { Err(Errno::ESRCH.into()) } else { Ok(()) }
+    }
+}
+
+impl Confinement {
+    fn enter(&self) -> io::Result<()> {
+        caps::give_up(&self.surplus);
+        if let Some((user, keep)) = &self.user {
+            caps::become_user(user.uid, user.gid, keep)?;
+        }
+        nix::sys::prctl::set_no_new_privs()?;
+        if let Some(ruleset) = self.ruleset {
+            landlock::hold_to(ruleset)?;
+        }
+        Ok(())
+    }
+}
+
 impl Child {
     /// Starts `argv` (the first element is the program, looked up in the `PATH` of `env`) with
     /// exactly the environment `env`, in `/`.
@@ -294,59 +377,20 @@ impl Child {
         let descriptors = |source: io::Error| SpawnError::Descriptors { program: program.clone(), source };
         let (stdout, child_stdout) = output_pipe().map_err(descriptors)?;
         let (stderr, child_stderr) = output_pipe().map_err(descriptors)?;
-        let (child_stdin, feed) = match stdin {
-            Stdin::Null => (Stdio::null(), None),
-            Stdin::File(file) => (Stdio::from(file), None),
-            Stdin::Later(wish) => {
-                let (rx, tx) = pipe::pipe().map_err(descriptors)?;
-                pipe::set_nonblocking(&tx).map_err(descriptors)?;
-                let capacity = pipe::ask_capacity(&tx, wish).map_err(descriptors)?;
-                (Stdio::from(rx), Some(Feed { pipe: tx, capacity }))
-            }
-        };
+        let (child_stdin, feed) = stdin.open().map_err(descriptors)?;
         let mut command = Command::new(program);
         command.args(&argv[1..]).env_clear().envs(env.iter().map(|(name, value)| (name, value)));
         command.stdin(child_stdin).stdout(child_stdout).stderr(child_stderr);
         // No working directory of ours is pinned by it.
         command.current_dir("/").process_group(0);
-        let parent = unistd::getpid();
-        let given = caps.map(|keep| (caps::surplus(keep), limits.user.map(|user| (user, caps::permitted(keep)))));
-        let ruleset = limits.writes.map(Ruleset::number);
-        let limits = Limits { writes: None, ..limits };
-        let inherit: Vec<RawFd> = inherit.iter().map(AsRawFd::as_raw_fd).collect();
-        let die_with_us = move || {
-            for &fd in &inherit {
-                // SAFETY: fcntl(2) with F_SETFD takes no pointer; the number is of a descriptor
-                // that the caller lends for the whole of this function, so it is open in the forked
-                // child.
-                if unsafe { libc::fcntl(fd, libc::F_SETFD, 0) } < 0 {
-                    return Err(Errno::last().into());
-                }
-            }
-            if let Some((surplus, user)) = &given {
-                caps::give_up(surplus);
-                if let Some((user, keep)) = user {
-                    caps::become_user(user.uid, user.gid, keep)?;
-                }
-                nix::sys::prctl::set_no_new_privs()?;
-                if let Some(ruleset) = ruleset {
-                    landlock::hold_to(ruleset)?;
-                }
-            }
-            limits.set()?;
-            // prctl(2): the signal comes when the thread that forked ends, and that thread lives as
-            // long as its mirror.
-            nix::sys::prctl::set_pdeathsig(orphaned)?;
-            // It may have ended before.
-            if unistd::getppid() != parent { Err(Errno::ESRCH.into()) } else { Ok(()) }
-        };
+        let setup = ExecSetup::new(caps, limits, inherit, orphaned);
         // A run that outlives a killed daemon would put what it read back over what the next daemon
         // sends. The price is fork(2) in place of posix_spawn(3), which copies the page tables of a
         // large daemon: some milliseconds at 300 MiB. SAFETY: between fork and exec, in a child of
         // a process with threads, only async-signal-safe calls are allowed: the closure makes bare
         // system calls, allocates nothing (an errno becomes an `io::Error` without), and takes no
         // lock.
-        unsafe { command.pre_exec(die_with_us) };
+        unsafe { command.pre_exec(move || setup.apply()) };
         let process = command.spawn().map_err(|source| SpawnError::Program { program: program.clone(), source })?;
         // The ends that the child has inherited.
         drop(command);
