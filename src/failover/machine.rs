@@ -166,6 +166,17 @@ pub(crate) struct State {
     alarm: Option<Alarm>,
 }
 
+impl State {
+    fn is_alive(&self, side: Side) -> bool {
+        self.servers[side.index()].alive
+    }
+
+    /// What the server said of its role in its last answer.
+    fn report(&self, side: Side) -> Option<&Report> {
+        self.servers[side.index()].report.as_ref()
+    }
+}
+
 /// Something that takes time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "goal")]
@@ -254,72 +265,31 @@ pub(crate) fn step(state: &State, answers: &[Option<Answer>; 2], t: &Thresholds,
     }
     let newest = s.servers.iter().map(Health::epoch).max().unwrap_or(0);
     s.epoch = s.epoch.max(newest);
-    if let Some(whole) = s.on.and_then(|on| s.servers[on.index()].report.as_ref()?.peer_whole) {
+    if let Some(whole) = s.on.and_then(|on| s.report(on)?.peer_whole) {
         s.copy_whole = Some(whole);
     }
     if s.servers.iter().any(|h| h.report.as_ref().is_some_and(|r| r.handing_over)) {
         out.push(Action::LookSoon);
     }
     let authority = authority(&s);
-    let usable = authority.ok().flatten().is_some_and(|side| s.servers[side.index()].alive);
+    let usable = authority.ok().flatten().is_some_and(|side| s.is_alive(side));
     s.orphan_since = if usable { None } else { s.orphan_since.or(Some(now)) };
     if s.busy.is_some() || s.servers.iter().any(|h| h.seen == 0) {
         return (s, out);
     }
-    let mut alarm = None;
-    let alive = |side: Side| s.servers[side.index()].alive;
     let orphan = s.orphan_since.is_some_and(|since| now.saturating_sub(since) >= t.orphan_after);
-    let decision = match (s.on, authority) {
-        (_, Err(())) => {
-            alarm = Some(Alarm::SplitBrain);
-            None
-        }
-        // Nothing is mounted: what the newest mark says.
-        (None, Ok(Some(side))) if alive(side) => Some(Goal::Switch { to: side }),
-        // A client that starts while the primary is dead. It has no memory, so it waits longer than
-        // others.
-        (None, _) => {
-            let ready = |side: Side| alive(side) && s.servers[side.index()].report.as_ref().is_some_and(|r| r.mark.is_some());
-            let alone = [Side::Primary, Side::Backup].into_iter().find(|&side| ready(side) && !alive(side.other()));
-            alone.filter(|_| orphan).map(|to| Goal::Promote { to })
-        }
-        // Another client was faster, or a hand-over is through.
-        (Some(on), Ok(Some(side))) if side != on && alive(side) => Some(Goal::Switch { to: side }),
-        (Some(on), _) if !alive(on) => {
-            let other = on.other();
-            let agent = s.servers[other.index()].report.is_some();
-            match alive(other) {
-                false => {
-                    alarm = Some(Alarm::BothDead);
-                    None
-                }
-                true if !agent => {
-                    alarm = Some(Alarm::NoAgent);
-                    None
-                }
-                true if s.copy_whole == Some(false) => {
-                    alarm = Some(Alarm::CopyNotWhole);
-                    None
-                }
-                true => Some(Goal::Promote { to: other }),
-            }
-        }
-        // A hand-over that broke off between stepping down and the other's rise, and the other
-        // died.
-        (Some(on), Ok(None)) if !alive(on.other()) => {
-            let agent = s.servers[on.index()].report.is_some();
-            (orphan && agent).then_some(Goal::Promote { to: on })
-        }
-        _ => None,
+    let (goal, mut alarm) = match decide(&s, authority, orphan) {
+        Ok(goal) => (goal, None),
+        Err(alarm) => (None, Some(alarm)),
     };
-    if let Some(goal) = decision {
+    if let Some(goal) = goal {
         let ordered = matches!(goal, Goal::Switch { to } if s.ordered == Some(to));
         if s.held && !ordered {
             alarm = Some(Alarm::Held);
         } else {
             out.push(match goal {
                 Goal::Promote { to } => Action::Promote { to, above: s.epoch },
-                Goal::Switch { to } => Action::Switch { to, dead: s.on.is_some_and(|on| !alive(on)) },
+                Goal::Switch { to } => Action::Switch { to, dead: s.on.is_some_and(|on| !s.is_alive(on)) },
             });
             s.busy = Some(goal);
         }
@@ -332,6 +302,50 @@ pub(crate) fn step(state: &State, answers: &[Option<Answer>; 2], t: &Thresholds,
         out.push(alarm.map_or(Action::AllClear, Action::Alarm));
     }
     (s, out)
+}
+
+/// Which server clients are to be on. `orphan`: no primary answered for
+/// [`Thresholds::orphan_after`].
+///
+/// # Errors
+/// Why nothing may be done about a state that is wrong.
+fn decide(s: &State, authority: Result<Option<Side>, ()>, orphan: bool) -> Result<Option<Goal>, Alarm> {
+    let alive = |side: Side| s.is_alive(side);
+    match (s.on, authority) {
+        (_, Err(())) => Err(Alarm::SplitBrain),
+        // Nothing is mounted: what the newest mark says.
+        (None, Ok(Some(side))) if alive(side) => Ok(Some(Goal::Switch { to: side })),
+        // A client that starts while the primary is dead. It has no memory, so it waits longer than
+        // others.
+        (None, _) => {
+            let ready = |side: Side| alive(side) && s.report(side).is_some_and(|r| r.mark.is_some());
+            let alone = [Side::Primary, Side::Backup].into_iter().find(|&side| ready(side) && !alive(side.other()));
+            Ok(alone.filter(|_| orphan).map(|to| Goal::Promote { to }))
+        }
+        // Another client was faster, or a hand-over is through.
+        (Some(on), Ok(Some(side))) if side != on && alive(side) => Ok(Some(Goal::Switch { to: side })),
+        (Some(on), _) if !alive(on) => fail_over(s, on.other()).map(Some),
+        // A hand-over that broke off between stepping down and the other's rise, and the other
+        // died.
+        (Some(on), Ok(None)) if !alive(on.other()) => Ok((orphan && s.report(on).is_some()).then_some(Goal::Promote { to: on })),
+        _ => Ok(None),
+    }
+}
+
+/// The server that clients are on is dead: whether `to` may take its place.
+///
+/// # Errors
+/// Why it may not.
+fn fail_over(s: &State, to: Side) -> Result<Goal, Alarm> {
+    if !s.is_alive(to) {
+        Err(Alarm::BothDead)
+    } else if s.report(to).is_none() {
+        Err(Alarm::NoAgent)
+    } else if s.copy_whole == Some(false) {
+        Err(Alarm::CopyNotWhole)
+    } else {
+        Ok(Goal::Promote { to })
+    }
 }
 
 /// The primary of the newest epoch: `Ok(None)` when no server that answers is one, or a newer epoch
