@@ -201,6 +201,11 @@ impl<'a> Spec<'a> {
         }
     }
 
+    /// The guards in force: nothing needs them where nothing is deleted.
+    fn guards(&self) -> &'a [OsString] {
+        if self.dry_run || !self.delete { &[] } else { self.guard_args }
+    }
+
     /// How deletions are to be listed for this target; see the module's documentation.
     pub fn deletions(&self) -> Deletions {
         if !self.delete {
@@ -224,120 +229,168 @@ pub(crate) fn argv(spec: &Spec<'_>, pass: Pass) -> Vec<OsString> {
     if let Some(renamed) = spec.renamed {
         return renames::argv(spec, renamed, pass);
     }
-    let mut args = vec![spec.rsync.as_os_str().to_owned()];
-    let mut add = |arg: &dyn AsRef<OsStr>| args.push(arg.as_ref().to_owned());
     if pass == Pass::Role {
         return fetch_role(spec);
     }
-    let listed = !matches!(pass, Pass::Full { .. });
-    let recursive = matches!(pass, Pass::Deep | Pass::Full { .. });
+    let mut args = Args(vec![spec.rsync.as_os_str().to_owned()]);
+    args.what_is_carried(spec, pass);
+    args.deletions_and_bounds(spec, pass);
+    args.comparison(spec, pass);
+    args.confinement(spec, pass);
+    args.filters(spec, pass);
+    args.wire(spec, pass);
+    args.add("--");
+    args.ends(spec);
+    args.0
+}
 
-    add(&"-lptgoD");
-    if recursive {
-        add(&"-r");
+impl Pass {
+    /// Whether its paths come in a list.
+    fn is_listed(self) -> bool {
+        !matches!(self, Pass::Full { .. })
     }
-    // Every pass alike: one without them would undo what another did.
-    let Extras { hard_links, xattrs, acls, sparse } = spec.extras;
-    for (option, wanted) in [("-H", hard_links), ("-X", xattrs), ("-A", acls), ("-S", sparse)] {
-        if wanted {
-            add(&option);
+
+    /// Whether it descends into directories, to any depth.
+    fn is_recursive(self) -> bool {
+        matches!(self, Pass::Deep | Pass::Full { .. })
+    }
+}
+
+/// An argument vector in the making.
+struct Args(Vec<OsString>);
+
+impl Args {
+    fn add(&mut self, arg: impl AsRef<OsStr>) {
+        self.0.push(arg.as_ref().to_owned());
+    }
+
+    fn add_all<T: AsRef<OsStr>>(&mut self, args: impl IntoIterator<Item = T>) {
+        self.0.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+    }
+
+    /// Attributes, kinds of entries, and whether the paths come in a list.
+    fn what_is_carried(&mut self, spec: &Spec<'_>, pass: Pass) {
+        self.add("-lptgoD");
+        if pass.is_recursive() {
+            self.add("-r");
+        }
+        // Every pass alike: one without them would undo what another did.
+        let Extras { hard_links, xattrs, acls, sparse } = spec.extras;
+        for (option, wanted) in [("-H", hard_links), ("-X", xattrs), ("-A", acls), ("-S", sparse)] {
+            if wanted {
+                self.add(option);
+            }
+        }
+        self.add("--numeric-ids");
+        if pass.is_listed() {
+            self.add_all(["--from0", "--files-from=-"]);
         }
     }
-    add(&"--numeric-ids");
-    if listed {
-        add(&"--from0");
-        add(&"--files-from=-");
-    }
-    let guards = if spec.dry_run || !spec.delete { &[][..] } else { spec.guard_args };
-    let protects = !spec.filter_args.is_empty() || !guards.is_empty();
-    if spec.delete {
-        // The probe says all that any pass will say, so that a server that refuses an option is
-        // found out by it.
-        let compares = recursive || protects || !spec.missing_args || matches!(pass, Pass::ShallowOneLevel | Pass::Probe);
-        if compares && !spec.spare {
-            add(&"--delete");
+
+    /// What is deleted, at most how much of it, and which files are left alone.
+    fn deletions_and_bounds(&mut self, spec: &Spec<'_>, pass: Pass) {
+        if spec.delete {
+            let protects = !spec.filter_args.is_empty() || !spec.guards().is_empty();
+            // The probe says all that any pass will say, so that a server that refuses an option is
+            // found out by it.
+            let compares =
+                pass.is_recursive() || protects || !spec.missing_args || matches!(pass, Pass::ShallowOneLevel | Pass::Probe);
+            if compares && !spec.spare {
+                self.add("--delete");
+            }
+            self.add("--force");
+            if let Some(most) = spec.max_delete {
+                self.add(format!("--max-delete={most}"));
+            }
         }
-        add(&"--force");
-        if let Some(most) = spec.max_delete {
-            add(&format!("--max-delete={most}"));
+        if let Some(most) = spec.max_file_size {
+            self.add(format!("--max-size={most}"));
         }
-    }
-    if let Some(most) = spec.max_file_size.filter(|_| pass != Pass::Role) {
-        add(&format!("--max-size={most}"));
-    }
-    if spec.dry_run {
-        add(&"-n");
-    }
-    if listed {
-        let by_name = spec.deletions() == Deletions::ByName || (pass == Pass::Probe && spec.delete && spec.missing_args);
-        add(&if by_name { "--delete-missing-args" } else { "--ignore-missing-args" });
-    }
-    add(&"--modify-window=-1");
-    match spec.compare {
-        // With each comparison that a later pass may ask for: a server may refuse these, too.
-        _ if pass == Pass::Probe => {
-            add(&"--ignore-times");
-            add(&"--checksum");
+        if spec.dry_run {
+            self.add("-n");
         }
-        Compare::Quick => {}
-        Compare::Resend => add(&"--ignore-times"),
-        Compare::Checksum => add(&"--checksum"),
-    }
-    if listed && spec.facts.confine_root {
-        let mut confine = OsString::from("--confine-root=");
-        confine.push(spec.root);
-        add(&confine);
-        if frees_receiver(spec) {
-            add(&"-M--confine-root=/");
+        if pass.is_listed() {
+            let by_name = spec.deletions() == Deletions::ByName || (pass == Pass::Probe && spec.delete && spec.missing_args);
+            self.add(if by_name { "--delete-missing-args" } else { "--ignore-missing-args" });
         }
     }
-    if recursive && listed && lists_whole(spec) {
-        add(&"--no-inc-recursive");
-    }
-    if pass != Pass::Probe {
-        guards.iter().for_each(|arg| add(arg));
-    }
-    match pass {
-        Pass::Probe => add(&"-n"),
-        Pass::Role | Pass::MovedTree | Pass::MovedTrees | Pass::MovedFiles | Pass::LikeOthers | Pass::Clear => {}
-        Pass::Shallow => spec.filter_args.iter().for_each(|arg| add(&receiver_only(arg))),
-        Pass::ShallowOneLevel | Pass::Deep | Pass::Full { .. } => spec.filter_args.iter().for_each(|arg| add(arg)),
-    }
-    if let Some(choice) = spec.compress.choice() {
-        add(&"-z");
-        add(&format!("--compress-choice={choice}"));
-    }
-    add(&format!("--timeout={}", whole_seconds(spec.timeout)));
-    add(&ITEMS);
-    match pass {
-        Pass::Full { progress: true } => {
-            // Without it the total grows while the scan runs ahead, and the percentage is of what
-            // was found so far.
-            add(&"--no-inc-recursive");
-            add(&"--info=flist2,progress2,stats1");
+
+    /// When a file of the target counts as equal.
+    fn comparison(&mut self, spec: &Spec<'_>, pass: Pass) {
+        self.add("--modify-window=-1");
+        match spec.compare {
+            // With each comparison that a later pass may ask for: a server may refuse these, too.
+            _ if pass == Pass::Probe => self.add_all(["--ignore-times", "--checksum"]),
+            Compare::Quick => {}
+            Compare::Resend => self.add("--ignore-times"),
+            Compare::Checksum => self.add("--checksum"),
         }
-        // Its total comes to light late; the wait for a scan before the first file would come at
-        // once.
-        Pass::Deep => add(&"--info=progress2,stats1"),
-        _ => add(&"--info=stats1"),
     }
-    if spec.below.is_some() && spec.location.is_daemon() {
-        add(&"-s"); // as for renames: nothing that reads line by line gets to see the directory's name
+
+    /// Where the two sides may read and write.
+    fn confinement(&mut self, spec: &Spec<'_>, pass: Pass) {
+        if pass.is_listed() && spec.facts.confine_root {
+            let mut confine = OsString::from("--confine-root=");
+            confine.push(spec.root);
+            self.add(confine);
+            if frees_receiver(spec) {
+                self.add("-M--confine-root=/");
+            }
+        }
+        if pass == Pass::Deep && lists_whole(spec) {
+            self.add("--no-inc-recursive");
+        }
     }
-    transport(spec).iter().for_each(|arg| add(arg));
-    // Without a shell between the two sides it changes nothing, and rsync 3.5.0 refuses it beside
-    // `-M`.
-    let idle = |arg: &&String| {
-        matches!(spec.location, Location::Local(_)) && matches!(arg.as_str(), "-s" | "--secluded-args" | "--protect-args")
-    };
-    spec.extra.iter().filter(|arg| !idle(arg)).for_each(|arg| add(arg));
-    add(&"--");
-    match spec.below.map(|below| below.source.as_fd()).or(spec.source) {
-        Some(fd) => add(&format!("{}/", inherited(fd))),
-        None => add(&spec.root.join("")),
+
+    /// What is excluded, and what is protected from deletion.
+    fn filters(&mut self, spec: &Spec<'_>, pass: Pass) {
+        if pass != Pass::Probe {
+            self.add_all(spec.guards());
+        }
+        match pass {
+            Pass::Probe => self.add("-n"),
+            Pass::Role | Pass::MovedTree | Pass::MovedTrees | Pass::MovedFiles | Pass::LikeOthers | Pass::Clear => {}
+            Pass::Shallow => self.add_all(spec.filter_args.iter().map(|arg| receiver_only(arg))),
+            Pass::ShallowOneLevel | Pass::Deep | Pass::Full { .. } => self.add_all(spec.filter_args),
+        }
     }
-    add(&spec.below.map_or_else(|| spec.location.dest(), |below| below.dest(spec.location)));
-    args
+
+    /// Compression, time-outs, messages and the way to the target; the user's own options come
+    /// last.
+    fn wire(&mut self, spec: &Spec<'_>, pass: Pass) {
+        if let Some(choice) = spec.compress.choice() {
+            self.add("-z");
+            self.add(format!("--compress-choice={choice}"));
+        }
+        self.add(format!("--timeout={}", whole_seconds(spec.timeout)));
+        self.add(ITEMS);
+        match pass {
+            // Without the whole list the total grows while the scan runs ahead, and the percentage
+            // is of what was found so far.
+            Pass::Full { progress: true } => self.add_all(["--no-inc-recursive", "--info=flist2,progress2,stats1"]),
+            // Its total comes to light late; the wait for a scan before the first file would come
+            // at once.
+            Pass::Deep => self.add("--info=progress2,stats1"),
+            _ => self.add("--info=stats1"),
+        }
+        if spec.below.is_some() && spec.location.is_daemon() {
+            self.add("-s"); // as for renames: nothing that reads line by line gets to see the directory's name
+        }
+        self.add_all(transport(spec));
+        // Without a shell between the two sides it changes nothing, and rsync 3.5.0 refuses it
+        // beside `-M`.
+        let idle = |arg: &&String| is_local(spec) && matches!(arg.as_str(), "-s" | "--secluded-args" | "--protect-args");
+        self.add_all(spec.extra.iter().filter(|arg| !idle(arg)));
+    }
+
+    /// The source and the destination.
+    fn ends(&mut self, spec: &Spec<'_>) {
+        match spec.below.map(|below| below.source.as_fd()).or(spec.source) {
+            Some(fd) => self.add(format!("{}/", inherited(fd))),
+            None => self.add(spec.root.join("")),
+        }
+        self.add(spec.below.map_or_else(|| spec.location.dest(), |below| below.dest(spec.location)));
+    }
 }
 
 fn is_local(spec: &Spec<'_>) -> bool {
