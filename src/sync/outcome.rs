@@ -199,7 +199,7 @@ fn verdict(exit: Exit, output: &Output, context: Context) -> Verdict {
     if signs.source_root {
         return Verdict::SourceRoot;
     }
-    if signs.target_missing && !context.makes_target && matches!(code, 0 | 3 | 11 | 12 | 23 | 24) {
+    if signs.target.missing && !context.makes_target && matches!(code, 0 | 3 | 11 | 12 | 23 | 24) {
         return Verdict::TargetMissing;
     }
     if code == 0 || code == 24 {
@@ -215,17 +215,17 @@ fn verdict(exit: Exit, output: &Output, context: Context) -> Verdict {
     if code == 23 {
         return Verdict::Partial;
     }
-    if let Some(option) = &signs.refused {
+    if let Some(option) = &signs.server.refused {
         return Verdict::Refused { option: option.clone() };
     }
-    if signs.busy {
+    if signs.server.busy {
         return Verdict::Busy;
     }
-    if signs.rejected || signs.module_missing || signs.no_program {
+    if signs.server.rejected || signs.server.module_missing || signs.no_program {
         return Verdict::Config;
     }
     match code {
-        5 if signs.cut_off => Verdict::TargetDown,
+        5 if signs.server.cut_off => Verdict::TargetDown,
         1 | 4 | 5 | 126 | 127 => Verdict::Config,
         2 if signs.missing_args_unknown => Verdict::NoMissingArgs,
         // Where paths went away meanwhile, the numbers that both sides give them may differ.
@@ -235,7 +235,7 @@ fn verdict(exit: Exit, output: &Output, context: Context) -> Verdict {
         2 if signs.failed => Verdict::Partial,
         2 => Verdict::Config,
         3 => Verdict::SourceRoot,
-        11 | 12 if signs.target_full || signs.too_large => Verdict::TargetFull,
+        11 | 12 if signs.target.full || signs.target.too_large => Verdict::TargetFull,
         10 | 11 | 12 | 35 | 255 => Verdict::TargetDown,
         // A message that is too long for rsync's buffer: a matter of the path that it is about.
         13 => Verdict::Partial,

@@ -165,35 +165,57 @@ pub struct Signs {
     pub(crate) missing_args_unknown: bool,
     /// The path list broke because the source changed while it was read.
     pub(crate) source_race: bool,
-    /// ENOSPC or EDQUOT on the target.
-    pub(crate) target_full: bool,
-    /// A file is larger than the target's filesystem, or a limit of the receiver, allows.
-    pub(crate) too_large: bool,
-    /// Something failed because a filesystem of the target is read-only.
-    pub(crate) read_only: bool,
-    /// The target's directory could not be entered; a dry run would have to make it.
-    pub(crate) target_missing: bool,
-    /// The directory to link or copy from is not on the target.
-    pub(crate) no_basis: bool,
     /// The source's root could not be entered, or was not there any more.
     pub(crate) source_root: bool,
-    /// The server has no free connection.
-    pub(crate) busy: bool,
-    /// The server refuses this option (`--delete`).
-    pub(crate) refused: Option<String>,
-    /// The server, or something before it, says no for good: unknown module, authentication, read
-    /// only.
-    pub(crate) rejected: bool,
-    /// The server knows no such module, or the module's directory is not there.
-    pub(crate) module_missing: bool,
-    /// The server ended the connection before it had identified itself.
-    pub(crate) cut_off: bool,
     /// A program could not be started.
     pub(crate) no_program: bool,
     /// No connection to the server came about.
     pub(crate) no_connection: bool,
     /// Something was not there (ENOENT).
     pub(crate) not_found: bool,
+    /// What the target's filesystem does not allow, or lacks.
+    pub(crate) target: TargetSigns,
+    /// What an rsync daemon answered before anything was sent.
+    pub(crate) server: ServerSigns,
+}
+
+/// What is wrong with the target's filesystem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct TargetSigns {
+    /// ENOSPC or EDQUOT.
+    pub(crate) full: bool,
+    /// A file is larger than the filesystem, or a limit of the receiver, allows.
+    pub(crate) too_large: bool,
+    /// Something failed because a filesystem is read-only.
+    pub(crate) read_only: bool,
+    /// The target's directory could not be entered; a dry run would have to make it.
+    pub(crate) missing: bool,
+    /// The directory to link or copy from is not there.
+    pub(crate) no_basis: bool,
+}
+
+/// Why an rsync daemon takes nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct ServerSigns {
+    /// It has no free connection.
+    pub(crate) busy: bool,
+    /// It refuses this option (`--delete`).
+    pub(crate) refused: Option<String>,
+    /// It, or something before it, says no for good: unknown module, authentication, read only.
+    pub(crate) rejected: bool,
+    /// It knows no such module, or the module's directory is not there.
+    pub(crate) module_missing: bool,
+    /// It ended the connection before it had identified itself.
+    pub(crate) cut_off: bool,
+}
+
+/// How much a message tells about the reason of a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Weight {
+    Nothing,
+    Vague,
+    Path,
+    Decides,
 }
 
 /// A field of [`Signs`].
@@ -210,22 +232,22 @@ const DECISIVE: [(&[u8], Option<Stream>, Sign); 22] = [
     (b"File-list index ", None, |signs| &mut signs.source_race),
     (b"Invalid file index: ", None, |signs| &mut signs.source_race),
     (b"Invalid dir index: ", None, |signs| &mut signs.source_race),
-    (b"@ERROR: max connections", None, |signs| &mut signs.busy),
-    (b"@ERROR: Unknown module", None, |signs| &mut signs.module_missing),
-    (b"@ERROR: chroot failed", None, |signs| &mut signs.module_missing),
-    (b"@ERROR: chdir failed", None, |signs| &mut signs.module_missing),
-    (b"@ERROR", None, |signs| &mut signs.rejected),
-    (b"ERROR: module is read only", None, |signs| &mut signs.rejected),
-    (b"ERROR: destination must be a directory", None, |signs| &mut signs.target_missing),
-    (b"ERROR: cannot overwrite non-directory", None, |signs| &mut signs.target_missing),
-    (b"rsync: server sent \"", None, |signs| &mut signs.rejected),
-    (b"rsync: didn't get server startup line", None, |signs| &mut signs.cut_off),
-    (b"rsync: did not see server greeting", None, |signs| &mut signs.cut_off),
-    (b"pre-xfer exec returned failure", None, |signs| &mut signs.rejected),
+    (b"@ERROR: max connections", None, |signs| &mut signs.server.busy),
+    (b"@ERROR: Unknown module", None, |signs| &mut signs.server.module_missing),
+    (b"@ERROR: chroot failed", None, |signs| &mut signs.server.module_missing),
+    (b"@ERROR: chdir failed", None, |signs| &mut signs.server.module_missing),
+    (b"@ERROR", None, |signs| &mut signs.server.rejected),
+    (b"ERROR: module is read only", None, |signs| &mut signs.server.rejected),
+    (b"ERROR: destination must be a directory", None, |signs| &mut signs.target.missing),
+    (b"ERROR: cannot overwrite non-directory", None, |signs| &mut signs.target.missing),
+    (b"rsync: server sent \"", None, |signs| &mut signs.server.rejected),
+    (b"rsync: didn't get server startup line", None, |signs| &mut signs.server.cut_off),
+    (b"rsync: did not see server greeting", None, |signs| &mut signs.server.cut_off),
+    (b"pre-xfer exec returned failure", None, |signs| &mut signs.server.rejected),
     // A remote shell may greet with such a line, on the other output.
-    (b"created directory ", Some(Stream::Stdout), |signs| &mut signs.target_missing),
-    (b"--link-dest arg does not exist", None, |signs| &mut signs.no_basis),
-    (b"--copy-dest arg does not exist", None, |signs| &mut signs.no_basis),
+    (b"created directory ", Some(Stream::Stdout), |signs| &mut signs.target.missing),
+    (b"--link-dest arg does not exist", None, |signs| &mut signs.target.no_basis),
+    (b"--copy-dest arg does not exist", None, |signs| &mut signs.target.no_basis),
 ];
 
 /// Reads both outputs of one run.
@@ -259,7 +281,7 @@ pub struct Output {
     pub(crate) items_more: u64,
     keep_items: usize,
     keep_items_of: Option<BTreeSet<RelPath>>,
-    best: Option<(u8, Vec<u8>)>,
+    best: Option<(Weight, Vec<u8>)>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -347,7 +369,7 @@ impl Output {
         }
         if line == b"cd+++++++++ ./" {
             // Only a dry run gets that far: a real one fails to make `DST/.`.
-            self.signs.target_missing = true;
+            self.signs.target.missing = true;
         }
         match line[0] {
             b'*' if line.starts_with(b"*deleting ") => self.counters.deleted += 1,
@@ -463,86 +485,85 @@ impl Output {
     }
 
     /// Notes what a message means; returns how much it says about the reason of a failure.
-    fn judge(&mut self, stream: Stream, line: &[u8]) -> u8 {
-        const NOTHING: u8 = 0;
-        const VAGUE: u8 = 1;
-        const PATH: u8 = 2;
-        const DECIDES: u8 = 3;
-
+    fn judge(&mut self, stream: Stream, line: &[u8]) -> Weight {
         // A password prompt has no line end, so that the server's answer follows it.
         let unprompted = line.strip_prefix(b"Password: ").unwrap_or(line);
         if let Some((_, on, sign)) = DECISIVE.iter().find(|(start, ..)| unprompted.starts_with(start))
             && (*on).is_none_or(|on| on == stream)
         {
             *sign(&mut self.signs) = true;
-            return DECIDES;
+            return Weight::Decides;
         }
         if let Some(rest) = line.strip_prefix(b"rsync: The server is configured to refuse ") {
-            self.signs.refused = Some(String::from_utf8_lossy(rest).trim().to_owned());
-            return DECIDES;
+            self.signs.server.refused = Some(String::from_utf8_lossy(rest).trim().to_owned());
+            return Weight::Decides;
         }
-        let Some(rest) = line.strip_prefix(b"rsync: ") else {
-            let message = messages::plain(line);
-            return match message.meaning {
-                Meaning::Unknown => {
-                    if self.unknown.len() < MAX_UNKNOWN {
-                        let mut kept = unescape(line);
-                        kept.truncate(MAX_MESSAGE_BYTES);
-                        self.unknown.push(kept);
-                    } else {
-                        self.unknown_more += 1;
-                    }
-                    PATH
-                }
-                _ => {
-                    self.take(&message, line);
-                    if message.meaning == Meaning::Nothing { NOTHING } else { PATH }
-                }
-            };
-        };
+        match line.strip_prefix(b"rsync: ") {
+            Some(rest) => self.judge_error(rest, line),
+            None => self.judge_plain(line),
+        }
+    }
+
+    /// The same of a message without rsync's name before it, or of some other program's line.
+    fn judge_plain(&mut self, line: &[u8]) -> Weight {
+        let message = messages::plain(line);
+        if message.meaning != Meaning::Unknown {
+            self.take(&message, line);
+            return if message.meaning == Meaning::Nothing { Weight::Nothing } else { Weight::Path };
+        }
+        if self.unknown.len() < MAX_UNKNOWN {
+            let mut kept = unescape(line);
+            kept.truncate(MAX_MESSAGE_BYTES);
+            self.unknown.push(kept);
+        } else {
+            self.unknown_more += 1;
+        }
+        Weight::Path
+    }
+
+    /// The same of an error, as a rule of a system call; `rest`: what follows rsync's name in
+    /// `line`.
+    fn judge_error(&mut self, rest: &[u8], line: &[u8]) -> Weight {
         if rest.starts_with(b"connection unexpectedly closed")
             || memmem::find(rest, b" error: Connection reset by peer").is_some()
         {
-            return VAGUE;
+            return Weight::Vague;
         }
         let message = messages::with_errno(rest);
         let (_, told) = messages::who(rest);
         let (sender, error) = (message.sender, errno(told));
         if told.starts_with(b"Failed to exec ") {
             self.signs.no_program = true;
-            return DECIDES;
+            return Weight::Decides;
         }
         self.signs.no_connection |= told.starts_with(b"failed to connect");
         self.signs.not_found |= error == Some(libc::ENOENT);
+        if let Some(sign) = self.absent_root(told, sender, error) {
+            *sign(&mut self.signs) = true;
+            return Weight::Decides;
+        }
+        self.signs.target.read_only |= !sender && error == Some(libc::EROFS);
+        self.take(&message, line);
+        match error {
+            Some(libc::ENOSPC | libc::EDQUOT) if !sender => self.signs.target.full = true,
+            Some(libc::EFBIG) if !sender => self.signs.target.too_large = true,
+            _ => return Weight::Path,
+        }
+        Weight::Decides
+    }
+
+    /// Which root an error says is not there: the source's or the target's.
+    fn absent_root(&self, told: &[u8], sender: bool, error: Option<i32>) -> Option<Sign> {
         let enters = told.starts_with(b"change_dir");
         if enters && sender && self.names.is_source_root(quoted(told).unwrap_or_default()) {
-            self.signs.source_root = true;
-            return DECIDES;
+            return Some(|signs| &mut signs.source_root);
         }
-        if !sender && (enters || (told.starts_with(b"mkdir \"") && memmem::find(told, b"/.\" ").is_some())) {
-            self.signs.target_missing = true;
-            return DECIDES;
-        }
-        if told.starts_with(b"ERROR: cannot stat destination ") && matches!(error, Some(libc::ENOENT | libc::ENOTDIR)) {
-            self.signs.target_missing = true;
-            return DECIDES;
-        }
-        if !sender && error == Some(libc::ENOENT) && self.makes_in_root(told) {
-            // Only below a directory that was itself removed: this process still stands in it.
-            self.signs.target_missing = true;
-            return DECIDES;
-        }
-        self.signs.read_only |= !sender && error == Some(libc::EROFS);
-        self.take(&message, line);
-        if !sender && matches!(error, Some(libc::ENOSPC | libc::EDQUOT)) {
-            self.signs.target_full = true;
-            return DECIDES;
-        }
-        if !sender && error == Some(libc::EFBIG) {
-            self.signs.too_large = true;
-            return DECIDES;
-        }
-        PATH
+        let cannot_enter = !sender && (enters || (told.starts_with(b"mkdir \"") && memmem::find(told, b"/.\" ").is_some()));
+        let cannot_stat =
+            told.starts_with(b"ERROR: cannot stat destination ") && matches!(error, Some(libc::ENOENT | libc::ENOTDIR));
+        // Only below a directory that was itself removed: this process still stands in it.
+        let stands_in_removed = || !sender && error == Some(libc::ENOENT) && self.makes_in_root(told);
+        (cannot_enter || cannot_stat || stands_in_removed()).then_some(|signs| &mut signs.target.missing)
     }
 
     /// Notes what a message says of a path.
@@ -712,7 +733,7 @@ mod tests {
             output
         };
         let missing = b"rsync: [Receiver] mkdir \"/sub/a/b/.\" (in m) failed: No such file or directory (2)";
-        assert!(read(to(&location), missing).signs.target_missing);
+        assert!(read(to(&location), missing).signs.target.missing);
         let gone = b"rsync: [sender] change_dir \"/proc/self/fd/8\" failed: No such file or directory (2)";
         assert!(read(to(&location), gone).signs.source_root);
         for (text, want) in [
@@ -731,12 +752,12 @@ mod tests {
             let output = read(to(&location), text);
             assert_eq!(failed(&output), [want], "{}", Shown(text));
             // Only the root itself may stand for a source or a target that is not there.
-            assert!(!output.signs.source_root && !output.signs.target_missing, "{}", Shown(text));
+            assert!(!output.signs.source_root && !output.signs.target.missing, "{}", Shown(text));
         }
         let text = b"rsync: [receiver] mkstemp \"/proc/self/fd/9/.f.dvIuBh\" failed: No such file or directory (2)";
         let output = read(to(&local).target_told_as("/proc/self/fd/9".into()), text);
         assert_eq!(failed(&output), ["a/b/f"]);
-        assert!(!output.signs.target_missing && output.telling().is_some_and(|t| memmem::find(t, b"\"/t/a/b/.f.").is_some()));
+        assert!(!output.signs.target.missing && output.telling().is_some_and(|t| memmem::find(t, b"\"/t/a/b/.f.").is_some()));
         let output =
             read(to(&local), b".d..t...... ./\n<f+++++++++ d/f\n*deleting   d/gone/\ncL+++++++++ l\ncL+++++++++ l -> x\n");
         let items: Vec<String> = output.items.iter().map(|i| i.path.to_string()).collect();

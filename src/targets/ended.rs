@@ -318,7 +318,7 @@ impl Target {
             Completion::FromTheTop => self.back_to_the_top(batch, purpose.below()),
             Completion::ReadOnly => self.outage(cx, batch, true, outcome),
             Completion::SomeFailed => {
-                if !signs.read_only {
+                if !signs.target.read_only {
                     self.proven(cx);
                 }
                 self.partial(cx, signs.deletes_skipped, batch, (how.compare, how.limited), outcome.clone());
@@ -407,7 +407,7 @@ impl Target {
 
     /// The target has no room, or its filesystem takes no file as large as one.
     fn no_room(&mut self, cx: &mut Context<'_>, signs: &Signs, mut batch: Batch, outcome: &Outcome) {
-        let too_large = signs.too_large && !signs.target_full;
+        let too_large = signs.target.too_large && !signs.target.full;
         self.link.out_of_space = !too_large;
         let hidden = self.hides_unfit(cx.root, &batch, outcome, too_large);
         self.set_unfit_apart(cx, &mut batch, outcome);
@@ -626,7 +626,7 @@ fn oldest(batch: &Batch) -> Option<Epoch> {
 
 /// Whether a run found that the target's directory, or the module that stands for it, is not there.
 fn gone(outcome: &Outcome, output: &Output) -> bool {
-    outcome.verdict == Verdict::TargetMissing || output.signs.module_missing
+    outcome.verdict == Verdict::TargetMissing || output.signs.server.module_missing
 }
 
 /// Whether a batch found the whole target read-only, as a filesystem is after an error: every path
@@ -634,7 +634,7 @@ fn gone(outcome: &Outcome, output: &Output) -> bool {
 /// changes; so it is asked of whole rounds only, and what was set apart already stays a matter of
 /// its paths.
 fn read_only(batch: &Batch, outcome: &Outcome, output: &Output) -> bool {
-    if outcome.verdict != Verdict::Partial || !output.signs.read_only {
+    if outcome.verdict != Verdict::Partial || !output.signs.target.read_only {
         return false;
     }
     let failed = Cover::new(&outcome.failed);

@@ -563,7 +563,7 @@ impl Target {
         };
         let came: BTreeSet<&[u8]> = output.items.iter().filter(came).map(|item| &*item.path).collect();
         let arrived = |new: &RelPath| match run.pass {
-            Pass::MovedTree => output.signs.target_missing,
+            Pass::MovedTree => output.signs.target.missing,
             Pass::MovedTrees | Pass::MovedFiles => came.contains(path::base(new)),
             _ => true,
         };
@@ -588,7 +588,7 @@ impl Target {
                 if run.pass == Pass::MovedTree && path::parent(&new_name) != path::parent(&old_name) {
                     self.ledger.set.see_since(&parent_of(&new_name), Seen::Touched, since);
                 }
-                if output.signs.no_basis {
+                if output.signs.target.no_basis {
                     self.counters.stats.renames_sent_whole += 1
                 } else {
                     self.counters.stats.renames += 1

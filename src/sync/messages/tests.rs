@@ -253,9 +253,9 @@ fn a_line_of_no_known_kind_is_kept_as_unknown() {
 fn the_greeting_of_a_remote_shell_is_no_word_about_the_target() {
     let mut output = Output::new(Names::default());
     output.push(Stream::Stderr, b"created directory for you\n");
-    assert!(!output.signs.target_missing);
+    assert!(!output.signs.target.missing);
     output.push(Stream::Stdout, b"created directory /t\n");
-    assert!(output.signs.target_missing);
+    assert!(output.signs.target.missing);
 }
 
 #[test]
