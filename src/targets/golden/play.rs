@@ -564,91 +564,37 @@ impl Director {
     fn change(&mut self) {
         self.world.tick(self.now);
         let file = |what| what == What::File;
+        let dir = |what| what == What::Dir;
         if self.target.in_sync() && self.rng.u8(..3) == 0 {
             return match self.rng.u8(..5) {
-                0..2 => self.rename(|what| what == What::Dir, Seen::LeftDir, Seen::ArrivedDir),
+                0..2 => self.rename(dir, Seen::LeftDir, Seen::ArrivedDir),
                 2..4 => self.rename(file, Seen::Left, Seen::Arrived),
                 _ => self.rename_together(),
             };
         }
         match self.rng.u8(..40) {
-            0..6 => {
-                let name = self.new_name();
-                self.world.write(&name, 5);
-                self.see(&name, Seen::Created);
-                if self.rng.u8(..5) > 0 {
-                    self.see(&name, Seen::Written);
-                }
-            }
-            6..13 => {
-                let Some(name) = self.name(file) else { return };
-                let len = [1, 7, 300_000, 500_000][self.rng.usize(..4)];
-                self.world.write(&name, len);
-                let seen = if self.rng.u8(..4) == 0 { Seen::Modified } else { Seen::Written };
-                self.see(&name, seen);
-            }
-            13..15 => {
-                let stubborn = self.stubborn.filter(|path| self.world.names.contains_key(*path)).map(String::from);
-                let Some(name) = stubborn.or_else(|| self.name(|_| true)) else { return };
-                if self.world.names[&name] != What::Link {
-                    self.world.chmod(&name, 0o755);
-                }
-                self.see(&name, Seen::Touched);
-            }
-            15..19 => {
-                let Some(name) = self.name(|what| what != What::Dir) else { return };
-                self.world.remove(&name);
-                self.see(&name, Seen::Gone);
-            }
-            19..21 => {
-                let Some(name) = self.name(|what| what == What::Dir) else { return };
-                self.world.remove(&name);
-                self.see(&name, Seen::GoneDir);
-            }
-            21..23 => {
-                let name = self.new_name();
-                self.world.mkdir(&name);
-                self.see(&name, Seen::CreatedDir);
-                self.world.write(&format!("{name}/in"), 3);
-                self.see(&format!("{name}/in"), Seen::Created);
-                self.see(&format!("{name}/in"), Seen::Written);
-            }
+            0..6 => self.create(),
+            6..13 => self.rewrite(),
+            13..15 => self.chmod(),
+            15..19 => self.remove(|what| what != What::Dir, Seen::Gone),
+            19..21 => self.remove(dir, Seen::GoneDir),
+            21..23 => self.make_dir(),
             23..26 => self.rename(file, Seen::Left, Seen::Arrived),
-            26..28 => self.rename(|what| what == What::Dir, Seen::LeftDir, Seen::ArrivedDir),
-            28..30 => {
-                let Some(old) = self.name(|what| what != What::Dir) else { return };
-                let new = self.new_name();
-                self.world.link(&old, &new);
-                self.see(&new, Seen::Created);
-            }
-            30 => {
-                let name = self.new_name();
-                let to = self.name(|_| true).unwrap_or_else(|| ".".into());
-                self.world.symlink(&to, &name);
-                self.see(&name, Seen::Created);
-            }
-            31 => {
-                // Of another type, under the same name.
-                let Some(name) = self.name(|what| what == What::Dir) else { return };
-                self.world.remove(&name);
-                self.world.write(&name, 4);
-                self.see(&name, Seen::GoneDir);
-                self.see(&name, Seen::Created);
-                self.see(&name, Seen::Written);
-            }
+            26..28 => self.rename(dir, Seen::LeftDir, Seen::ArrivedDir),
+            28..30 => self.link(),
+            30 => self.symlink(),
+            31 => self.dir_becomes_file(),
             32 => self.many(),
             33 => {
                 let name = self.new_name();
-                self.world.write(&name, 70 << 20);
-                self.see(&name, Seen::Created);
-                self.see(&name, Seen::Written);
+                self.write_new(&name, 70 << 20);
             }
             34 => {
-                let Some(dir) = self.name(|what| what == What::Dir) else { return };
+                let Some(dir) = self.name(dir) else { return };
                 self.see(&dir, Seen::Contents);
             }
             35 => {
-                let dir = self.name(|what| what == What::Dir).filter(|_| self.rng.bool()).unwrap_or_default();
+                let dir = self.name(dir).filter(|_| self.rng.bool()).unwrap_or_default();
                 self.see(&dir, Seen::Subtree);
             }
             36 => {
@@ -660,15 +606,88 @@ impl Director {
                 let long = vec![vec![b'l'; 250]; 17].join(&b'/');
                 self.see_bytes(&long, Seen::Written);
             }
-            _ => {
-                // Its type is not known from the event.
-                let Some(name) = self.name(|_| true) else { return };
-                self.world.remove(&name);
-                self.see(&name, Seen::Gone);
-                self.world.mkdir(&name);
-                self.see(&name, Seen::MovedDir);
-            }
+            _ => self.becomes_dir(),
         }
+    }
+
+    /// A new file that is written and closed.
+    fn write_new(&mut self, name: &str, len: u64) {
+        self.world.write(name, len);
+        self.see(name, Seen::Created);
+        self.see(name, Seen::Written);
+    }
+
+    /// A new file, which stays open now and then.
+    fn create(&mut self) {
+        let name = self.new_name();
+        self.world.write(&name, 5);
+        self.see(&name, Seen::Created);
+        if self.rng.u8(..5) > 0 {
+            self.see(&name, Seen::Written);
+        }
+    }
+
+    fn rewrite(&mut self) {
+        let Some(name) = self.name(|what| what == What::File) else { return };
+        let len = [1, 7, 300_000, 500_000][self.rng.usize(..4)];
+        self.world.write(&name, len);
+        let seen = if self.rng.u8(..4) == 0 { Seen::Modified } else { Seen::Written };
+        self.see(&name, seen);
+    }
+
+    fn chmod(&mut self) {
+        let stubborn = self.stubborn.filter(|path| self.world.names.contains_key(*path)).map(String::from);
+        let Some(name) = stubborn.or_else(|| self.name(|_| true)) else { return };
+        if self.world.names[&name] != What::Link {
+            self.world.chmod(&name, 0o755);
+        }
+        self.see(&name, Seen::Touched);
+    }
+
+    fn remove(&mut self, wanted: impl Fn(What) -> bool, seen: Seen) {
+        let Some(name) = self.name(wanted) else { return };
+        self.world.remove(&name);
+        self.see(&name, seen);
+    }
+
+    /// A new directory with a file in it.
+    fn make_dir(&mut self) {
+        let name = self.new_name();
+        self.world.mkdir(&name);
+        self.see(&name, Seen::CreatedDir);
+        self.write_new(&format!("{name}/in"), 3);
+    }
+
+    fn link(&mut self) {
+        let Some(old) = self.name(|what| what != What::Dir) else { return };
+        let new = self.new_name();
+        self.world.link(&old, &new);
+        self.see(&new, Seen::Created);
+    }
+
+    fn symlink(&mut self) {
+        let name = self.new_name();
+        let to = self.name(|_| true).unwrap_or_else(|| ".".into());
+        self.world.symlink(&to, &name);
+        self.see(&name, Seen::Created);
+    }
+
+    fn dir_becomes_file(&mut self) {
+        let Some(name) = self.name(|what| what == What::Dir) else { return };
+        self.world.remove(&name);
+        self.world.write(&name, 4);
+        self.see(&name, Seen::GoneDir);
+        self.see(&name, Seen::Created);
+        self.see(&name, Seen::Written);
+    }
+
+    /// Whatever has the name becomes a directory; the events do not say what it was.
+    fn becomes_dir(&mut self) {
+        let Some(name) = self.name(|_| true) else { return };
+        self.world.remove(&name);
+        self.see(&name, Seen::Gone);
+        self.world.mkdir(&name);
+        self.see(&name, Seen::MovedDir);
     }
 
     fn rename(&mut self, wanted: impl Fn(What) -> bool, left: Seen, arrived: Seen) {
