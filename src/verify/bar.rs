@@ -47,3 +47,26 @@ pub(super) fn of_board<T: Send>(name: &str, board: &Board, work: impl FnOnce() -
     let told = || board.lock().unwrap_or_else(PoisonError::into_inner).progress.clone();
     beside(|| told().map(|progress| (name.to_owned(), progress)).into_iter().collect(), work)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::verify::Verify;
+    use crate::status::{Mirror, Target};
+
+    #[test]
+    fn only_verifications_under_way_are_drawn() {
+        let target = |name: &str, verify| Target { name: name.into(), verify, ..Target::default() };
+        let runs = Progress { files_done: 7, ..Progress::default() };
+        let mirror = Mirror {
+            name: "m".into(),
+            targets: vec![
+                target("never", None),
+                target("ended", Some(Verify::default())),
+                target("runs", Some(Verify { running: true, progress: Some(runs.clone()), ..Verify::default() })),
+            ],
+            ..Mirror::default()
+        };
+        assert_eq!(verifications(&mirror), [("m/runs".to_owned(), runs)]);
+    }
+}

@@ -230,4 +230,81 @@ mod tests {
             assert_eq!(exit_code(&reports), code, "{reports:?}");
         }
     }
+
+    #[test]
+    fn a_report_tells_what_was_put_right_and_what_could_not_be_seen() {
+        let one = vec![Difference { path: "f".into(), why: "times".into() }];
+        let part =
+            Report { target: "m/t".into(), differences: one, repaired: 2, entries: 1, checksum: true, ..Report::default() };
+        let part = Report { error: "denied".into(), ..part };
+        let want = "m/t: 1 path differs, 2 put right; 1 entry compared by content in 0s; denied\n  f: times\n";
+        let text = human(std::slice::from_ref(&part));
+        assert_eq!(text.replace("0ms", "0s"), want);
+        let right = Report { differences: Vec::new(), error: String::new(), ..part.clone() };
+        assert!(human(std::slice::from_ref(&right)).starts_with("m/t: equal, 2 put right; "));
+        for (reports, code) in [
+            (&[right.clone()][..], ExitCode::Done),
+            (&[part], ExitCode::Differences),
+            // Counted and not kept is different as well.
+            (&[Report { more: 1, ..right }], ExitCode::Differences),
+            (&[], ExitCode::Done),
+        ] {
+            assert_eq!(exit_code(reports), code, "{reports:?}");
+        }
+    }
+
+    #[test]
+    fn the_daemon_is_asked_for_what_the_command_line_says() {
+        let args = VerifyArgs {
+            target: Some("t".into()),
+            mirror: None,
+            checksum: true,
+            repair: false,
+            json: false,
+            config: None,
+            socket: None,
+        };
+        let ask = |args: &VerifyArgs| serde_json::to_value(args.request()).unwrap();
+        let (with, without) = (ask(&args), ask(&VerifyArgs { checksum: false, repair: true, target: None, ..args }));
+        let field = |of: &serde_json::Value, name: &str| {
+            let text = of.to_string();
+            text.contains(&format!("\"{name}\":true")) || text.contains(&format!("\"{name}\":\"t\""))
+        };
+        for (name, first, second) in [("checksum", true, false), ("repair", false, true), ("target", true, false)] {
+            assert_eq!((field(&with, name), field(&without, name)), (first, second), "{name}: {with} {without}");
+        }
+    }
+
+    #[test]
+    fn a_repair_without_a_daemon_changes_nothing_and_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.toml");
+        let socket = dir.path().join("sock");
+        let text = format!(
+            "[daemon]\nstatus_socket = \"{}\"\n[[mirror]]\nname = \"m\"\nsource = \"{1}\"\n\
+             [[mirror.target]]\nname = \"t\"\nurl = \"{1}/none\"\n",
+            socket.display(),
+            dir.path().display()
+        );
+        std::fs::write(&file, text).unwrap();
+        let run = |repair, mirror: Option<&str>, file: PathBuf| {
+            let args = VerifyArgs {
+                target: None,
+                mirror: mirror.map(str::to_owned),
+                checksum: false,
+                repair,
+                json: false,
+                config: Some(file),
+                socket: None,
+            };
+            args.run(|| unreachable!("the configuration says where it is")).unwrap_err()
+        };
+        let no_daemon = run(true, None, file.clone());
+        assert!(matches!(&no_daemon, Failed::NoDaemon { socket: at } if *at == socket), "{no_daemon}");
+        let unknown = run(false, Some("x"), file);
+        assert!(unknown.to_string().ends_with("no target x/*"), "{unknown}");
+        let missing = run(false, None, dir.path().join("missing"));
+        let codes = [no_daemon, unknown, missing].map(|failed| failed.exit_code());
+        assert_eq!(codes, [ExitCode::Unavailable, ExitCode::Usage, ExitCode::Config]);
+    }
 }

@@ -16,6 +16,7 @@ use super::Error;
 use super::why::Why;
 use crate::dirty::Kind;
 use crate::engine::Plan;
+use crate::filter::Filter;
 use crate::path::{self, RelPath};
 use crate::progress::{LOG_EVERY, Progress};
 use crate::sync::argv::{self, Compare, Deletions, Pass, Spec};
@@ -104,14 +105,7 @@ impl<'p> Comparer<'p> {
         }
         let mut list = vec![(RelPath::from_normal(format!(".probe-{:016x}", fastrand::u64(..))), Form::Plain)];
         for item in normal.items {
-            let form = match (item.state, self.spec().deletions()) {
-                (Look::Present(_), _) | (Look::Missing, Deletions::ByName) => (item.path, Form::Plain),
-                (Look::Missing, Deletions::ByParent) => {
-                    (RelPath::from_normal(path::parent(&item.path).unwrap_or_default()), Form::OneLevel)
-                }
-                (Look::Missing, Deletions::Never) | (Look::Unreadable(_), _) => continue,
-            };
-            list.push(form);
+            list.extend(listed(item.path, item.state, self.spec().deletions()));
         }
         let one_level = list.iter().any(|(_, form)| *form == Form::OneLevel);
         let pass = if one_level { Pass::ShallowOneLevel } else { Pass::Shallow };
@@ -185,16 +179,7 @@ impl<'p> Comparer<'p> {
 
     fn found(&self, run: &Run, outcome: &Outcome) -> Result<Found, Error> {
         let output = run.output();
-        let doubt = output.signs.deletes_skipped || output.signs.skipped;
-        let incomplete = match outcome.verdict {
-            Verdict::Done => None,
-            // What vanished from the source while rsync looked.
-            Verdict::SourceRace if !doubt => None,
-            Verdict::Partial | Verdict::SourceRace => Some(outcome.reason.clone()),
-            Verdict::SourceRoot => return Err(Error::Source(outcome.reason.clone())),
-            Verdict::Killed | Verdict::Unknown => return Err(Error::Incomplete(outcome.reason.clone())),
-            _ => return Err(Error::Unreachable(outcome.reason.clone())),
-        };
+        let incomplete = unseen(outcome, output.signs.deletes_skipped || output.signs.skipped)?;
         Ok(Found {
             differing: self.differing(&output.items),
             more: output.items_more,
@@ -205,14 +190,7 @@ impl<'p> Comparer<'p> {
 
     /// What a full pass would change.
     fn differing(&self, items: &[Item]) -> Differing {
-        let Plan { mirror, sides, .. } = self.plan;
-        let spared = spared(&mirror.filter, items);
-        let concerns = |item: &&Item| {
-            let tolerated = item.path.is_root() && sides.top_refused;
-            let kept = item.deletes() && spared.contains(&item.path);
-            !(tolerated || kept || item.is_access_time() || mirror.filter.excludes(&item.path, item.dir))
-        };
-        items.iter().filter(concerns).map(|item| (item.path.clone(), Why::new(item))).collect()
+        changes(&self.plan.mirror.filter, self.plan.sides.top_refused, items)
     }
 
     /// Distinguishes what is missing from what exists under another type: rsync says the same of
@@ -232,5 +210,119 @@ impl<'p> Comparer<'p> {
                 *why = why.with_other_type();
             }
         }
+    }
+}
+
+/// How a path is listed to be compared by name, if it can be.
+fn listed(path: RelPath, state: Look, deletions: Deletions) -> Option<(RelPath, Form)> {
+    match (state, deletions) {
+        (Look::Present(_), _) | (Look::Missing, Deletions::ByName) => Some((path, Form::Plain)),
+        (Look::Missing, Deletions::ByParent) => {
+            Some((RelPath::from_normal(path::parent(&path).unwrap_or_default()), Form::OneLevel))
+        }
+        (Look::Missing, Deletions::Never) | (Look::Unreadable(_), _) => None,
+    }
+}
+
+/// Why a run that ended so did not see everything; `None` when it did. `doubt`: it said that it
+/// left something out.
+///
+/// # Errors
+/// It gives no answer at all.
+fn unseen(outcome: &Outcome, doubt: bool) -> Result<Option<String>, Error> {
+    let reason = || outcome.reason.clone();
+    match outcome.verdict {
+        Verdict::Done => Ok(None),
+        // What vanished from the source while rsync looked.
+        Verdict::SourceRace if !doubt => Ok(None),
+        Verdict::Partial | Verdict::SourceRace => Ok(Some(reason())),
+        Verdict::SourceRoot => Err(Error::Source(reason())),
+        Verdict::Killed | Verdict::Unknown => Err(Error::Incomplete(reason())),
+        _ => Err(Error::Unreachable(reason())),
+    }
+}
+
+/// What of `items` a full pass would change. `top_refused`: the target's top keeps its own times and
+/// mode.
+fn changes(filter: &Filter, top_refused: bool, items: &[Item]) -> Differing {
+    let spared = spared(filter, items);
+    let concerns = |item: &&Item| {
+        let tolerated = item.path.is_root() && top_refused;
+        let kept = item.deletes() && spared.contains(&item.path);
+        !(tolerated || kept || item.is_access_time() || filter.excludes(&item.path, item.dir))
+    };
+    items.iter().filter(concerns).map(|item| (item.path.clone(), Why::new(item))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::errno::Errno;
+
+    use super::*;
+    use crate::sys::statx::StatBrief;
+
+    fn path(path: &str) -> RelPath {
+        RelPath::from_normal(path)
+    }
+
+    #[test]
+    fn only_a_run_that_saw_everything_says_that_a_target_is_equal() {
+        let ended = |verdict| Outcome { verdict, ..Outcome::unknown("why".into()) };
+        let why = || "why".to_owned();
+        let refused = Verdict::Refused { option: "--delete".into() };
+        for (verdict, doubt, want) in [
+            (Verdict::Done, false, Ok(None)),
+            (Verdict::SourceRace, false, Ok(None)),
+            (Verdict::SourceRace, true, Ok(Some(why()))),
+            (Verdict::Partial, false, Ok(Some(why()))),
+            (Verdict::SourceRoot, false, Err(Error::Source(why()))),
+            (Verdict::Killed, false, Err(Error::Incomplete(why()))),
+            (Verdict::Unknown, false, Err(Error::Incomplete(why()))),
+            (Verdict::TargetMissing, false, Err(Error::Unreachable(why()))),
+            (Verdict::TargetDown, false, Err(Error::Unreachable(why()))),
+            (refused, false, Err(Error::Unreachable(why()))),
+        ] {
+            assert_eq!(unseen(&ended(verdict.clone()), doubt), want, "{verdict:?} {doubt}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_listed_as_the_target_can_be_asked_for_it() {
+        let there = Look::Present(StatBrief::default());
+        let refused = Look::Unreadable(Errno::EACCES);
+        for (at, state, deletions, want) in [
+            ("d/f", there, Deletions::Never, Some(("d/f", Form::Plain))),
+            ("d/f", there, Deletions::ByParent, Some(("d/f", Form::Plain))),
+            ("d/f", Look::Missing, Deletions::ByName, Some(("d/f", Form::Plain))),
+            ("d/f", Look::Missing, Deletions::ByParent, Some(("d", Form::OneLevel))),
+            ("f", Look::Missing, Deletions::ByParent, Some(("", Form::OneLevel))),
+            ("d/f", Look::Missing, Deletions::Never, None),
+            ("d/f", refused, Deletions::ByName, None),
+        ] {
+            let want = want.map(|(p, form)| (path(p), form));
+            assert_eq!(listed(path(at), state, deletions), want, "{at} {state:?} {deletions:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_full_pass_leaves_alone_is_no_difference() {
+        let item = |at: &str, change: &[u8; 11], dir| Item { change: *change, path: path(at), dir };
+        let items = [
+            item("", b".d..t......", true),
+            item("d", b"cd+++++++++", true),
+            item("log/x", b"<f+++++++++", false),
+            item("gone.tmp", b"*deleting  ", false),
+            item("read", b".f......u..", false),
+            item("read-and-set", b".f...p..u..", false),
+            item("two", b"hf         ", false),
+        ];
+        let filter = Filter::new(&[] as &[&str], &["*.tmp", "log/"]).unwrap();
+        let told = |top_refused| {
+            let found = changes(&filter, top_refused, &items);
+            found.iter().map(|(path, why)| format!("{path}: {}", why.words())).collect::<Vec<_>>()
+        };
+        let own = ["d: missing on the target", "read-and-set: mode", "two: not linked to the other names of its file"];
+        assert_eq!(told(true), own);
+        assert_eq!((&told(false)[..1], &told(false)[1..]), (&[".: times".to_owned()][..], &own.map(str::to_owned)[..]));
     }
 }

@@ -59,41 +59,58 @@ fn settle(comparer: &Comparer<'_>, live: &Live, plan: &Plan, mut doubted: Differ
         }
         live.flush(FLUSH).ok_or_else(Error::engine)?;
         let (watch, owed) = live.watch(doubted.keys().cloned().collect()).ok_or_else(Error::engine)?;
-        for path in &owed {
-            match doubted.remove(path) {
-                // It is owed because it fails, so nothing under way explains it.
-                Some(why) if failing.contains(path) => _ = out.differing.insert(path.clone(), why),
-                _ => out.unsettled += 1,
-            }
-        }
+        take_owed(&mut doubted, &owed, &failing, &mut out);
         let begun = SystemTime::now();
         let again = if doubted.is_empty() { Ok(None) } else { comparer.again(&doubted).map(Some) };
         let touched: BTreeSet<RelPath> = live.unwatch(watch).ok_or_else(Error::engine)?.into_iter().collect();
         let Some(again) = again? else { break };
         let unseen = again.incomplete.is_some() || again.more > 0;
-        let mut left = Differing::new();
-        for (path, before) in std::mem::take(&mut doubted) {
-            let changed = touched.contains(&path) || is_recent(&plan.root, &path, begun);
-            match again.differing.get(&path) {
-                Some(why) if changed => _ = left.insert(path, *why),
-                Some(why) => _ = out.differing.insert(path, *why),
-                None if unseen => _ = left.insert(path, before),
-                None => {}
-            }
-        }
-        doubted = left;
+        let changed = |path: &RelPath| touched.contains(path) || is_recent(&plan.root, path, begun);
+        doubted = round(doubted, &again.differing, unseen, changed, &mut out);
     }
+    conclude(&doubted, live.failing().ok_or_else(Error::engine)?, &mut out);
+    Ok(out)
+}
+
+/// Takes out of `doubted` what the target is owed.
+fn take_owed(doubted: &mut Differing, owed: &[RelPath], failing: &BTreeSet<RelPath>, out: &mut Judged) {
+    for path in owed {
+        match doubted.remove(path) {
+            // It is owed because it fails, so nothing under way explains it.
+            Some(why) if failing.contains(path) => _ = out.differing.insert(path.clone(), why),
+            _ => out.unsettled += 1,
+        }
+    }
+}
+
+/// Judges `doubted` by a second comparison, which found `again`; what is left is to be judged once
+/// more. `unseen`: that comparison did not see everything. `changed`: whether a path changed since
+/// it began.
+fn round(doubted: Differing, again: &Differing, unseen: bool, changed: impl Fn(&RelPath) -> bool, out: &mut Judged) -> Differing {
+    let mut left = Differing::new();
+    for (path, before) in doubted {
+        match again.get(&path) {
+            Some(why) if changed(&path) => _ = left.insert(path, *why),
+            Some(why) => _ = out.differing.insert(path, *why),
+            None if unseen => _ = left.insert(path, before),
+            None => {}
+        }
+    }
+    left
+}
+
+/// After the last round: what is still `doubted`, and the paths that fail on every try.
+fn conclude(doubted: &Differing, failing: Vec<RelPath>, out: &mut Judged) {
     out.unsettled += doubted.len() as u64;
     // What failed meanwhile or is left alone by comparisons is not equal either, whatever size and
     // times say.
-    for path in live.failing().ok_or_else(Error::engine)? {
+    for path in failing {
         out.differing.entry(path).or_insert_with(Why::failing);
     }
     if out.differing.is_empty() && out.unsettled > 0 {
         // What was not kept is of the same kind: the whole tree is on its way.
         out.unsettled += std::mem::take(&mut out.more);
     }
-    Ok(out)
 }
 
 /// Puts the differing paths into the mirror's queue, waits until they are through, and compares
@@ -176,5 +193,61 @@ mod tests {
         assert_eq!(told, want.map(|(p, whole, removes)| (p.to_owned(), whole, removes)));
         let all = wrong(&Judged { more: 1, ..judged });
         assert!(all.len() == 1 && all[0].path.is_root() && all[0].whole);
+    }
+
+    fn path(path: &str) -> RelPath {
+        RelPath::new(path.as_bytes()).unwrap()
+    }
+
+    fn differing(list: &[(&str, &[u8; 11])]) -> Differing {
+        let why = |change: &[u8; 11]| Why::new(&Item { change: *change, path: RelPath::root(), dir: false });
+        list.iter().map(|(p, change)| (path(p), why(change))).collect()
+    }
+
+    fn names(differing: &Differing) -> Vec<String> {
+        differing.iter().map(|(path, why)| format!("{path}: {}", why.words())).collect()
+    }
+
+    #[test]
+    fn what_is_on_its_way_is_unsettled_unless_it_fails_on_every_try() {
+        let mut doubted = differing(&[("fails", b"<f.s......."), ("on-its-way", b"<f.s......."), ("wrong", b"<fc........")]);
+        let mut out = Judged::default();
+        let failing = [path("fails"), path("fails-elsewhere")].into();
+        take_owed(&mut doubted, &[path("fails"), path("on-its-way")], &failing, &mut out);
+        assert_eq!(names(&doubted), ["wrong: content"]);
+        assert_eq!((names(&out.differing), out.unsettled), (vec!["fails: size".to_owned()], 1));
+    }
+
+    #[test]
+    fn a_path_differs_once_it_does_so_without_a_change_meanwhile() {
+        let doubted = || differing(&[("changes", b"<f.s......."), ("equal-now", b"<fc........"), ("wrong", b"<f.s.......")]);
+        let again = differing(&[("changes", b"<f..t......"), ("other", b"<fc........"), ("wrong", b"<f..t......")]);
+        let changed = |p: &RelPath| *p == path("changes") || *p == path("equal-now");
+        for (unseen, want) in [(false, &["changes: times"][..]), (true, &["changes: times", "equal-now: content"])] {
+            let mut out = Judged::default();
+            let left = round(doubted(), &again, unseen, changed, &mut out);
+            assert_eq!(names(&left), want, "unseen: {unseen}");
+            assert_eq!(names(&out.differing), ["wrong: times"], "as it was found last, and none that was not in doubt");
+            assert_eq!(out.unsettled, 0);
+        }
+    }
+
+    #[test]
+    fn the_end_counts_what_stays_in_doubt_and_tells_what_fails() {
+        let doubted = differing(&[("a", b"<f.s......."), ("b", b"<f.s.......")]);
+        // What was counted and not kept is unsettled only where nothing is known to differ.
+        for (known, failing, unsettled, more) in [(&[][..], &[][..], 2 + 7, 0), (&["d"], &[], 2, 7), (&[], &["f"], 2, 7)] {
+            let known: Vec<(&str, &[u8; 11])> = known.iter().map(|p| (*p, b"<f.s.......")).collect();
+            let mut out = Judged { differing: differing(&known), more: 7, ..Judged::default() };
+            conclude(&doubted, failing.iter().map(|p| path(p)).collect(), &mut out);
+            assert_eq!((out.unsettled, out.more), (unsettled, more), "{known:?} {failing:?}");
+            assert_eq!(out.differing.len(), known.len() + failing.len());
+        }
+        let mut out = Judged { differing: differing(&[("d", b"<f.s.......")]), more: 7, ..Judged::default() };
+        conclude(&Differing::new(), vec![path("d"), path("f")], &mut out);
+        assert_eq!(names(&out.differing), ["d: size", "f: fails on every try, see FAILED in `fansync status`"]);
+        let mut equal = Judged { more: 7, ..Judged::default() };
+        conclude(&Differing::new(), Vec::new(), &mut equal);
+        assert_eq!((equal.unsettled, equal.more), (0, 7), "with nothing in doubt, what was counted differs");
     }
 }

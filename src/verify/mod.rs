@@ -209,3 +209,73 @@ fn is_recent(root: &Root, path: &RelPath, begun: SystemTime) -> bool {
     let meta = root.path().join(path.as_path()).symlink_metadata();
     meta.is_ok_and(|m| (m.ctime(), m.ctime_nsec()) >= (since.as_secs() as i64, i64::from(since.subsec_nanos())))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::output::Item;
+    use crate::verify::why::Why;
+
+    fn many(n: usize) -> Differing {
+        let why = Why::new(&Item { change: *b"<f.s.......", path: RelPath::root(), dir: false });
+        (0..n).map(|n| (RelPath::from_normal(format!("f{n}")), why)).collect()
+    }
+
+    #[test]
+    fn a_report_counts_what_it_does_not_list() {
+        for (found, left, uncounted, listed, more, repaired) in [
+            (0, 0, 0, 0, 0, 0),
+            (3, 1, 0, 1, 0, 2),
+            (LISTED + 5, LISTED + 2, 7, LISTED, 9, 3),
+            // What came to differ while others were put right is no negative number of repairs.
+            (1, 2, 0, 2, 0, 0),
+        ] {
+            let judged = Judged { differing: many(left), more: uncounted, ..Judged::default() };
+            let report = report(&judged, &many(found));
+            assert_eq!((report.differences.len(), report.more), (listed, more), "{found} {left}");
+            assert_eq!((report.found, report.repaired), (found as u64 + uncounted, repaired), "{found} {left}");
+            assert_eq!(report.differing(), left as u64 + uncounted);
+            assert_eq!(report.first.len(), found.min(SHOWN), "the status keeps a few");
+        }
+        let partial = Judged { incomplete: Some("denied".into()), ..Judged::default() };
+        assert_eq!(report(&partial, &many(0)).error, "not everything could be compared: denied");
+    }
+
+    #[test]
+    fn a_report_of_a_failure_says_whose_it_is() {
+        for (error, unreachable, unavailable) in [
+            (Error::Unreachable("no route".into()), true, false),
+            (Error::Unavailable("no rsync".into()), false, true),
+            (Error::engine(), false, true),
+            (Error::Source("gone".into()), false, false),
+            (Error::Incomplete("killed".into()), false, false),
+            (Error::Cancelled, false, false),
+        ] {
+            let report = failed("m/t".into(), &error);
+            assert_eq!((report.unreachable, report.unavailable), (unreachable, unavailable), "{error:?}");
+            assert!(report.error == error.to_string() && report.differing() == 0 && report.entries == 0);
+        }
+    }
+
+    #[test]
+    fn a_change_since_the_comparison_began_is_recent_and_one_before_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("f"), "f").unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let meta = dir.path().join("f").metadata().unwrap();
+        let changed = UNIX_EPOCH + Duration::new(meta.ctime() as u64, meta.ctime_nsec() as u32);
+        let ms = Duration::from_millis(1);
+        for (path, begun, want) in [
+            ("f", changed - ms * 1000, true),
+            ("f", changed, true),
+            // The file's clock may lag behind.
+            ("f", changed + ms * 10, true),
+            ("f", changed + ms * 11, false),
+            ("f", changed + ms * 1500, false),
+            ("missing", changed - ms * 1000, false),
+        ] {
+            let told = is_recent(&root, &RelPath::from_normal(path), begun);
+            assert_eq!(told, want, "{path} {:?}", begun.duration_since(changed));
+        }
+    }
+}

@@ -22,18 +22,22 @@ pub(crate) fn rehearse(config: &Config, tell: &mut dyn FnMut(Result<String, Stri
             match one(mirror, target) {
                 Ok(told) => tell(Ok(format!("{name} ({}): {told}", target.location))),
                 Err(error) => {
-                    worst = match error {
-                        Error::Unreachable(_) => ExitCode::TargetUnreachable,
-                        Error::Source(_) => ExitCode::Config,
-                        Error::Unavailable(_) => ExitCode::Unavailable,
-                        Error::Incomplete(_) | Error::Cancelled => ExitCode::Differences,
-                    };
+                    worst = exit_code(&error);
                     tell(Err(format!("{name} ({}): {error}", target.location)));
                 }
             }
         }
     }
     worst
+}
+
+fn exit_code(error: &Error) -> ExitCode {
+    match error {
+        Error::Unreachable(_) => ExitCode::TargetUnreachable,
+        Error::Source(_) => ExitCode::Config,
+        Error::Unavailable(_) => ExitCode::Unavailable,
+        Error::Incomplete(_) | Error::Cancelled => ExitCode::Differences,
+    }
 }
 
 fn one(mirror: &Mirror, target: &Target) -> Result<String, Error> {
@@ -43,8 +47,13 @@ fn one(mirror: &Mirror, target: &Target) -> Result<String, Error> {
     if let Some(why) = found.incomplete {
         return Err(Error::Incomplete(why));
     }
+    Ok(told(&plan, &found))
+}
+
+/// What one pass would do, for people.
+fn told(plan: &Plan, found: &Found) -> String {
     let mut out = String::new();
-    summary(&plan, &found, &mut out);
+    summary(plan, found, &mut out);
     for (path, why) in &found.differing {
         let _ = match (why.is_extra(), why.sends()) {
             (true, _) => writeln!(out, "  delete {path}"),
@@ -55,7 +64,7 @@ fn one(mirror: &Mirror, target: &Target) -> Result<String, Error> {
     if found.more > 0 {
         let _ = writeln!(out, "  and {} more", found.more);
     }
-    Ok(out)
+    out
 }
 
 /// How much of each there is, and what would be held.
@@ -100,4 +109,92 @@ fn held(plan: &Plan, deletes: u64, entries: u64) -> Option<String> {
 
 fn size(plan: &Plan, path: &RelPath) -> u64 {
     plan.root.path().join(path.as_path()).symlink_metadata().map_or(0, |m| m.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::root::Root;
+    use crate::sync::output::Item;
+    use crate::targets::Sides;
+    use crate::verify::why::Why;
+
+    /// A mirror of `source` with these lines in its configuration.
+    fn plan(source: &std::path::Path, lines: &str) -> Plan {
+        let text = format!(
+            "[[mirror]]\nname = \"m\"\nsource = \"{}\"\n{lines}[[mirror.target]]\nname = \"t\"\nurl = \"h::m\"\n",
+            source.display()
+        );
+        let mirror = Config::from_toml(&text).unwrap().mirrors.remove(0);
+        let target = mirror.targets[0].clone();
+        let sides = Sides { target, facts: Default::default(), missing_args: true, top_refused: false, apart: Vec::new() };
+        Plan { mirror, sides, root: Root::open(source).unwrap(), board: Default::default(), idle: false }
+    }
+
+    fn found(list: &[(&str, &[u8; 11])], entries: u64, more: u64) -> Found {
+        let why = |change: &[u8; 11]| Why::new(&Item { change: *change, path: RelPath::root(), dir: false });
+        let differing = list.iter().map(|(path, change)| (RelPath::from_normal(*path), why(change))).collect();
+        Found { differing, more, entries, incomplete: None }
+    }
+
+    #[test]
+    fn a_rehearsal_names_what_it_would_send_set_and_delete() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("new"), [0; 1000]).unwrap();
+        fs::write(dir.path().join("old"), [0; 24]).unwrap();
+        let plan = plan(dir.path(), "");
+        let list: [(&str, &[u8; 11]); 5] = [
+            ("d", b".d..t......"),
+            ("gone", b"*deleting  "),
+            ("new", b"<f+++++++++"),
+            ("old", b"<f.st......"),
+            ("vanished", b"<f+++++++++"),
+        ];
+        let want = "one pass over 9 entries would send 3 files of 1.0 KiB, make or set 1 other entry, and delete 1\n  \
+                    set    d: times\n  delete gone\n  send   new: missing on the target\n  send   old: size, times\n  \
+                    send   vanished: missing on the target\n";
+        assert_eq!(told(&plan, &found(&list, 9, 0)), want);
+        let more = told(&plan, &found(&list, 9, 2));
+        assert!(more.contains("delete 1, and 2 more changes\n") && more.ends_with("\n  and 2 more\n"), "{more}");
+    }
+
+    #[test]
+    fn a_rehearsal_says_what_would_be_held() {
+        let (empty, filled) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(filled.path().join("f"), "f").unwrap();
+        let limit = "max_delete = 10\n";
+        for (source, lines, deletes, entries, want) in [
+            (filled.path(), limit, 10, 100, None),
+            (filled.path(), limit, 11, 100, Some("11 deletions are more than max_delete = 10")),
+            (filled.path(), "", 11, 100, None),
+            // A share is one of what the target has: the tree and what is to go.
+            (filled.path(), "max_delete = \"10%\"\n", 10, 90, None),
+            (filled.path(), "max_delete = \"10%\"\n", 10, 89, Some("max_delete = 10%")),
+            (empty.path(), "", 1, 1, Some("the source is empty")),
+            (empty.path(), "", 0, 1, None),
+            (empty.path(), "allow_empty = true\n", 1, 1, None),
+        ] {
+            let told = held(&plan(source, lines), deletes, entries);
+            match want {
+                None => assert_eq!(told, None, "{lines:?} {deletes} of {entries}"),
+                Some(want) => assert!(told.as_ref().is_some_and(|told| told.contains(want)), "{lines:?}: {told:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_rehearsal_that_fails_says_by_its_exit_code_why() {
+        let why = String::new;
+        for (error, want) in [
+            (Error::Unreachable(why()), ExitCode::TargetUnreachable),
+            (Error::Source(why()), ExitCode::Config),
+            (Error::Unavailable(why()), ExitCode::Unavailable),
+            (Error::Incomplete(why()), ExitCode::Differences),
+            (Error::Cancelled, ExitCode::Differences),
+        ] {
+            assert_eq!(exit_code(&error), want, "{error:?}");
+        }
+    }
 }

@@ -120,4 +120,31 @@ mod tests {
         let why = Why::new(&Item { change: *b"cd+++++++++", path: RelPath::root(), dir: true }).with_other_type();
         assert!(!why.is_missing() && why.words() == "of another type on the target");
     }
+
+    #[test]
+    fn what_a_change_may_cost_the_target() {
+        // What removes something is sent within max_delete, so a kind that is missed here deletes unasked.
+        for (change, extra, sends, removes, missing, dir) in [
+            (b"*deleting  ", true, false, true, false, false),
+            (b"<f+++++++++", false, true, true, true, false),
+            (b">f+++++++++", false, true, true, true, false),
+            (b"cd+++++++++", false, false, true, true, true),
+            (b"cL+++++++++", false, false, true, true, false),
+            (b"<fcst......", false, true, false, false, false),
+            (b".f..t......", false, false, false, false, false),
+            (b".d..tp.....", false, false, false, false, true),
+            (b"hf         ", false, false, false, false, false),
+        ] {
+            let why = Why::new(&Item { change: *change, path: RelPath::root(), dir: false });
+            let is = (why.is_extra(), why.sends(), why.removes(), why.is_missing(), why.is_dir());
+            assert_eq!(is, (extra, sends, removes, missing, dir), "{}", String::from_utf8_lossy(change));
+        }
+        let other = Why::new(&Item { change: *b"<f+++++++++", path: RelPath::root(), dir: false }).with_other_type();
+        assert!(other.removes() && !other.is_missing(), "what has the name there goes");
+        let fails = Why::failing();
+        assert!(
+            !(fails.is_extra() || fails.sends() || fails.removes() || fails.is_dir()),
+            "nothing is known of it but that it fails"
+        );
+    }
 }
