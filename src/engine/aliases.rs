@@ -178,4 +178,21 @@ mod tests {
         assert_eq!(others(&own, "a/self/x", Seen::Written), ["a/self/a/self/x", "x"]);
         assert!(shown(&[("", 1, "/src"), ("m", 2, "/")]).is_empty());
     }
+
+    #[test]
+    fn half_a_rename_is_no_rename_at_the_other_place() {
+        let a = shown(&[("", 1, "/src"), ("b", 1, "/src/a")]);
+        for (path, seen, want) in [
+            ("a/f", Seen::Left, ("b/f", Seen::Gone)),
+            ("a/f", Seen::Arrived, ("b/f", Seen::Replaced)),
+            ("a/d", Seen::ArrivedDir, ("b/d", Seen::MovedDir)),
+            ("a/d", Seen::DirTimes, ("b/d", Seen::Touched)),
+            // Of the whole place it is not known what of it came.
+            ("", Seen::Subtree, ("a", Seen::Subtree)),
+        ] {
+            let mut told = Vec::new();
+            a.others(path.as_bytes(), seen, &mut |path, seen| told.push((String::from_utf8(path.to_vec()).unwrap(), seen)));
+            assert!(told.contains(&(want.0.to_owned(), want.1)), "{path} {seen:?}: {told:?}");
+        }
+    }
 }

@@ -107,3 +107,47 @@ impl Engine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use crossbeam::channel::unbounded;
+
+    use super::*;
+    use crate::sys::event::EventFd;
+
+    #[test]
+    fn what_asks_about_the_dirty_sets_waits_for_the_events_before_it() {
+        let on_target = |what| Call::OnTarget("t".into(), what);
+        for (call, waits) in [
+            (Call::Explain(Vec::new(), bounded(1).0), true),
+            (on_target(OnTarget::Watch(Vec::new(), bounded(1).0)), true),
+            (on_target(OnTarget::Unwatch(1, bounded(1).0)), true),
+            (on_target(OnTarget::Failing(bounded(1).0)), true),
+            (on_target(OnTarget::Plan(bounded(1).0)), false),
+            (on_target(OnTarget::Repair(Vec::new(), bounded(1).0)), false),
+        ] {
+            assert_eq!(call.is_after_drain(), waits);
+        }
+    }
+
+    #[test]
+    fn a_call_to_an_engine_that_has_ended_is_not_waited_for() {
+        let (commands, engine) = unbounded();
+        let wake = Arc::new(EventFd::new().unwrap());
+        let handle = Handle {
+            mirror: "m".into(),
+            targets: Vec::new(),
+            commands,
+            wake: Arc::clone(&wake),
+            turns: Arc::default(),
+            last: Default::default(),
+        };
+        assert!(handle.tell(Command::Reconcile) && wake.clear(), "a command wakes the engine");
+        drop(engine);
+        let hour = Duration::from_secs(3600);
+        let told = call(&handle, hour, |reply| Call::OnTarget("t".into(), OnTarget::Failing(reply)));
+        assert!(told.is_none() && !handle.tell(Command::Reconcile));
+    }
+}

@@ -52,3 +52,52 @@ impl Engines {
         *list = handles.into();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crossbeam::channel::unbounded;
+
+    use super::*;
+    use crate::sys::event::EventFd;
+
+    fn handle(mirror: &str, target: &str) -> Handle {
+        Handle {
+            mirror: mirror.into(),
+            targets: vec![target.into()],
+            commands: unbounded().0,
+            wake: Arc::new(EventFd::new().unwrap()),
+            turns: Arc::default(),
+            last: Default::default(),
+        }
+    }
+
+    fn names(list: &[Handle]) -> Vec<String> {
+        list.iter().map(|h| format!("{}/{}", h.mirror, h.targets[0])).collect()
+    }
+
+    #[test]
+    fn a_mirror_that_begins_anew_keeps_its_place_and_is_there_once() {
+        let engines = Engines::default();
+        for (mirror, target) in [("a", "1"), ("b", "1"), ("c", "1"), ("b", "2")] {
+            engines.put(handle(mirror, target));
+        }
+        assert_eq!(names(&engines.all()), ["a/1", "b/2", "c/1"]);
+        let (before, other) = (engines.all(), engines.clone());
+        other.remove("a");
+        other.remove("nobody");
+        assert_eq!(names(&engines.all()), ["b/2", "c/1"], "clones are one");
+        assert_eq!(before.len(), 3, "who has asked keeps what was then");
+    }
+
+    #[test]
+    fn the_order_is_that_of_the_configuration() {
+        let engines = Engines::default();
+        ["b", "c", "a"].iter().for_each(|mirror| engines.put(handle(mirror, "t")));
+        engines.sort(&["c", "a", "b"]);
+        assert_eq!(names(&engines.all()), ["c/t", "a/t", "b/t"]);
+        engines.note("line 3".into());
+        assert_eq!(engines.clone().trouble(), "line 3");
+        engines.note(String::new());
+        assert_eq!(engines.trouble(), "");
+    }
+}

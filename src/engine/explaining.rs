@@ -152,3 +152,31 @@ fn kind_of(meta: &Metadata) -> String {
         "a device node, which only a receiver that runs as root can make".into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn each_kind_of_entry_has_its_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::write(at("file"), "four").unwrap();
+        symlink("file", at("link")).unwrap();
+        nix::unistd::mkfifo(&at("fifo"), Mode::S_IRWXU).unwrap();
+        let _socket = UnixListener::bind(at("socket")).unwrap();
+        for (path, want) in [
+            (at("file"), "a file of 4 bytes"),
+            (at(""), "a directory"),
+            (at("link"), "a symbolic link"),
+            (at("fifo"), "a FIFO"),
+            (at("socket"), "a socket"),
+            ("/dev/null".into(), "a device node, which only a receiver that runs as root can make"),
+        ] {
+            assert_eq!(kind_of(&path.symlink_metadata().unwrap()), want, "{}", path.display());
+        }
+    }
+}

@@ -74,3 +74,22 @@ impl Engine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_configured_is_not_asked_of_the_exports() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        for (mode, on) in [(FollowOpenFiles::On, true), (FollowOpenFiles::Off, false)] {
+            let following = Following::new(mode, &root);
+            let is = (following.is_on(), following.why(), following.next_due());
+            assert_eq!(is, (on, "configured", None), "{mode:?}");
+        }
+        // A directory that was made just now is no export, so it is looked for again and again.
+        let auto = Following::new(FollowOpenFiles::Auto, &root);
+        assert_eq!((auto.is_on(), auto.next_due()), (false, Some(POLL_INTERVAL)), "{}", auto.why());
+    }
+}

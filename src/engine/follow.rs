@@ -131,4 +131,35 @@ mod tests {
         assert_eq!(written.take_due(Duration::MAX).as_deref(), Some(&b"log"[..]));
         assert_eq!((written.len(), written.next_due()), (0, None));
     }
+
+    #[test]
+    fn what_ends_a_write_ends_its_interval_and_nothing_else_does() {
+        for (seen, told, waits) in [
+            (Seen::Modified, false, true),
+            (Seen::Written, true, false),
+            (Seen::Replaced, true, false),
+            (Seen::Arrived, true, false),
+            (Seen::Gone, true, false),
+            (Seen::Left, true, false),
+            (Seen::Touched, true, true),
+            (Seen::Created, true, true),
+        ] {
+            let mut written = Written::new(SECOND);
+            written.see(b"f", Seen::Modified, SECOND);
+            assert_eq!((written.see(b"f", seen, SECOND), written.holds(b"f")), (told, waits), "{seen:?}");
+            assert_eq!(written.take_due(Duration::MAX).is_some(), waits, "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn beyond_the_bound_a_write_is_told_at_once() {
+        let mut written = Written::new(SECOND);
+        let name = |n: usize| n.to_string().into_bytes();
+        assert!((0..MAX_WRITTEN).all(|n| !written.see(&name(n), Seen::Modified, SECOND)));
+        assert!(written.see(b"more", Seen::Modified, SECOND) && !written.holds(b"more"));
+        assert_eq!(written.len(), MAX_WRITTEN);
+        assert!(!written.see(&name(0), Seen::Modified, SECOND), "those that wait go on waiting");
+        written.see(&name(0), Seen::Written, SECOND);
+        assert!(!written.see(b"more", Seen::Modified, SECOND), "one that ended makes room");
+    }
 }

@@ -219,4 +219,52 @@ mod tests {
         assert_eq!(g.admit(DELETE, b"a", Seen::GoneDir), Some(Seen::GoneDir));
         assert!(g.hidden.is_empty(), "a directory that is gone stays hidden");
     }
+
+    #[test]
+    fn a_rename_is_one_only_where_both_halves_are_followed() {
+        let rename = libc::FAN_RENAME;
+        let mut open = gate(|_| ());
+        assert_eq!(open.admit(rename, b"a", Seen::Left), Some(Seen::Left));
+        assert_eq!(open.admit(rename, b"b", Seen::Arrived), Some(Seen::Arrived));
+        // With any switch off, a half may be missing: each stands for itself.
+        let mut part = gate(|e| e.attrib = false);
+        for (seen, want) in [
+            (Seen::Left, Seen::Gone),
+            (Seen::LeftDir, Seen::GoneDir),
+            (Seen::Arrived, Seen::Replaced),
+            (Seen::ArrivedDir, Seen::MovedDir),
+        ] {
+            assert_eq!(part.admit(rename, b"x", seen), Some(want), "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn a_hidden_directory_ends_with_what_lies_above_it_or_takes_its_name() {
+        let hiding = || {
+            let mut g = gate(|e| e.create_folder = false);
+            for path in [&b"a/b"[..], b"a/c", b"a.b", b"ab/d"] {
+                assert_eq!(g.admit(CREATE, path, Seen::CreatedDir), None);
+            }
+            g
+        };
+        let mut g = hiding();
+        assert_eq!(g.admit(DELETE, b"a", Seen::GoneDir), Some(Seen::GoneDir));
+        let left: Vec<&[u8]> = g.hidden.iter().map(|path| &path[..]).collect();
+        assert_eq!(left, [&b"a.b"[..], b"ab/d"], "names that only begin alike stay hidden");
+        let mut g = hiding();
+        assert_eq!(g.admit(MOVED_TO, b"a/b", Seen::MovedDir), Some(Seen::MovedDir));
+        assert!(!g.hides(b"a/b/f") && g.hides(b"a/c/f"));
+        assert_eq!(g.admit(CREATE, b"a/c", Seen::MovedDir), None, "one that was made there anew is hidden as well");
+        assert!(g.hides(b"a/c/f"));
+    }
+
+    #[test]
+    fn what_no_event_stands_for_is_always_followed() {
+        // A search or a loss has no mask: no switch is about it.
+        let mut g = gate(|e| *e = Events { delete: false, move_from: false, move_to: false, ..*e });
+        for seen in [Seen::Gone, Seen::GoneDir, Seen::MovedDir, Seen::Written, Seen::Contents, Seen::Subtree, Seen::Modified] {
+            assert_eq!(g.admit(0, b"x", seen), Some(seen));
+        }
+        assert!(g.admits_dir_times(0, b"d"));
+    }
 }

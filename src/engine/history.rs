@@ -518,3 +518,110 @@ impl Engine {
         history.touch(now);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crossbeam::channel::unbounded;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::source::fan_decode::{Fid, Place};
+
+    #[test]
+    fn what_decides_about_contents_makes_the_saved_state_another() {
+        let of = |lines: &str| {
+            let text =
+                format!("[[mirror]]\nname = \"m\"\nsource = \"/s\"\n{lines}\n[[mirror.target]]\nname = \"t\"\nurl = \"h::m\"\n");
+            settings(&Config::from_toml(&text).unwrap().mirrors[0])
+        };
+        let base = of("");
+        for lines in [
+            "delete = false",
+            "exclude = [\"*.tmp\"]",
+            "include = [\"*.c\"]",
+            "exclude_regex = [\"x$\"]",
+            "exclude_temporary = true",
+        ] {
+            assert_ne!(of(lines), base, "{lines}");
+            assert_eq!(of(lines), of(lines), "{lines}");
+        }
+        for lines in ["max_delete = 5", "verify_every = \"1h\"", "allow_empty = true"] {
+            assert_eq!(of(lines), base, "{lines}");
+        }
+        // What was not followed is on no target, so the next run compares again, unless none ever does.
+        let events = "[mirror.events]\nattrib = false";
+        assert_ne!(of(events), of(events));
+        let none = format!("initial = \"none\"\n{events}");
+        assert_eq!(of(&none), of(&none));
+    }
+
+    #[test]
+    fn a_walk_hands_over_every_finding_before_it_says_that_it_ended() {
+        let (tell, told) = unbounded();
+        let progress = Progress::default();
+        let wake = Arc::new(EventFd::new().unwrap());
+        let mut parts = Parts { tell, wake: Arc::clone(&wake), progress: &progress, part: Vec::new(), since: Instant::now() };
+        let names: Vec<String> = (0..PART * 2 + 1).map(|n| n.to_string()).collect();
+        for name in &names {
+            parts.add(Finding { path: name.as_bytes(), kind: Kind::Entry, since: Wall::MIN });
+        }
+        parts.end(Err(ScanError::Stopped));
+        assert!(wake.clear(), "the engine looks only when it is woken");
+        let (mut found, mut ended) = (Vec::new(), false);
+        for part in told.iter() {
+            assert!(!ended);
+            match part {
+                ScanMessage::Found(part) => {
+                    assert!(part.len() <= PART);
+                    found.extend(part.into_iter().map(|(path, ..)| path.to_string()));
+                }
+                ScanMessage::Ended(how) => ended = matches!(how, Err(ScanError::Stopped)),
+            }
+        }
+        assert!(ended && found == names);
+    }
+
+    #[test]
+    fn how_far_a_walk_is_follows_the_directories_of_the_last_stop() {
+        let walk = |before, restart| Walk {
+            told: unbounded().1,
+            progress: Arc::default(),
+            began: Instant::now(),
+            before,
+            tell_at: None,
+            restart,
+        };
+        let restart =
+            || Restart { watermarks: Vec::new(), floor: Wall::MIN, untidy: false, whole: Vec::new(), newest: Wall::MIN };
+        assert!(walk(10, None).how_far().is_none(), "nobody waits for one that only makes the set anew");
+        for (before, dirs, outgrown) in [(10, 5, false), (5, 5, false), (4, 5, true), (0, 5, true)] {
+            let walk = walk(before, Some(restart()));
+            walk.progress.dirs.store(dirs, Ordering::Relaxed);
+            walk.progress.entries.store(70, Ordering::Relaxed);
+            let told = walk.how_far().unwrap();
+            assert_eq!(told.files_done, 70);
+            assert_eq!(told.eta_unknown.contains("more directories"), outgrown, "{dirs} of {before}");
+        }
+    }
+
+    #[test]
+    fn only_directories_that_come_go_or_move_change_places() {
+        let fid = Fid { fs: FsId(1), kind: 1, handle: b"h" };
+        let place = Some(Place { fid, name: b"d" });
+        let dir = libc::FAN_ONDIR;
+        for (mask, want) in [
+            (dir | libc::FAN_CREATE, true),
+            (dir | libc::FAN_DELETE, true),
+            (dir | libc::FAN_MOVED_FROM, true),
+            (dir | libc::FAN_MOVED_TO, true),
+            (dir | libc::FAN_RENAME, true),
+            (dir | libc::FAN_ATTRIB | libc::FAN_CREATE, true),
+            (dir | libc::FAN_ATTRIB, false),
+            (libc::FAN_CREATE, false),
+            (libc::FAN_RENAME, false),
+        ] {
+            let event = FanEvent { mask, pid: 0, dir: place, old: None, new: None, child: None, skipped: 0 };
+            assert_eq!(History::concerns_places(&event), want, "{mask:#x}");
+        }
+    }
+}

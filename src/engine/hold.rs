@@ -364,3 +364,48 @@ impl Engine {
         Again { mirror, setup, commands, wake, turns, accepted, switched, renewed, flushes, before }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    /// A source and a state directory, and what is remembered of them.
+    fn load(source: &Path, state: &Path, accepted: bool) -> Remembered {
+        let text = format!(
+            "[[mirror]]\nname = \"m\"\nsource = \"{}\"\n[[mirror.target]]\nname = \"t\"\nurl = \"h::m\"\n",
+            source.display()
+        );
+        let mirror = &Config::from_toml(&text).unwrap().mirrors[0];
+        Remembered::load(state, mirror, &Root::open(source).unwrap(), accepted)
+    }
+
+    #[test]
+    fn what_was_mounted_has_to_be_mounted_again() {
+        let (source, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let none = SourceGuard::new(None);
+        assert!(none.expected().is_empty() && none.held.is_none(), "without state nothing is expected");
+        let first = load(source.path(), state.path(), false);
+        assert!(first.expected().is_empty() && first.known().is_ok() && !first.can_be_read_again());
+        let disk: BTreeSet<RelPath> = [RelPath::from_normal("disk")].into();
+        first.file.save(&disk).unwrap();
+        let next = load(source.path(), state.path(), false);
+        assert!(next.known().is_ok());
+        assert_eq!(SourceGuard::new(Some(next)).expected(), disk);
+    }
+
+    #[test]
+    fn a_list_of_mounts_that_cannot_be_read_is_not_taken_for_an_empty_one() {
+        let (source, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let first = load(source.path(), state.path(), false);
+        first.file.save(&[RelPath::from_normal("disk")].into()).unwrap();
+        let files: Vec<_> = std::fs::read_dir(state.path().join("m")).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(files.len(), 1, "{files:?}");
+        std::fs::write(&files[0], "damaged").unwrap();
+        let next = load(source.path(), state.path(), false);
+        assert!(next.known().is_err_and(|why| why.contains("taken for deleted")) && !next.can_be_read_again());
+        assert!(load(source.path(), state.path(), true).known().is_ok(), "unless the source is meant as it is");
+        std::fs::remove_file(&files[0]).unwrap();
+        assert!(next.can_be_read_again() && next.known().is_err(), "it is taken up by a new start only");
+    }
+}

@@ -222,4 +222,28 @@ mod tests {
         listeners.tell(libc::FAN_CREATE, i32::MAX, b"f", Seen::Created);
         assert!(events.try_recv().unwrap().event(0).human().ends_with("m create 2147483647 ? f\n"));
     }
+
+    #[test]
+    fn a_loss_is_told_with_its_cause_and_place() {
+        let (mut listeners, events, _) = listening();
+        listeners.tell_lost(&Lost { subtree: RelPath::from_normal("d"), cause: crate::lost::Cause::QueueOverflow });
+        let event = events.try_recv().unwrap().event(0);
+        assert_eq!(
+            (event.kind, event.path.as_str(), event.dir),
+            (format!("lost {}", crate::lost::Cause::QueueOverflow.name()), "d", true)
+        );
+    }
+
+    #[test]
+    fn a_process_is_looked_up_once_a_buffer() {
+        let (mut listeners, events, _) = listening();
+        let own = std::process::id() as i32;
+        listeners.commands.insert(own, Some("known".into()));
+        listeners.tell(0, own, b"f", Seen::Written);
+        assert_eq!(events.try_recv().unwrap().event(0).command, "known");
+        listeners.forget_commands();
+        listeners.tell(0, own, b"f", Seen::Written);
+        let command = events.try_recv().unwrap().event(0).command;
+        assert!(command != "known" && command != "?", "the number may be of another process in the next buffer: {command}");
+    }
 }

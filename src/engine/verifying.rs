@@ -130,3 +130,19 @@ impl Engine {
         Ok(Plan { mirror: self.mirror.clone(), sides: self.targets[at].sides(), root, board, idle: false })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_shows_a_verification_once_one_has_begun() {
+        let mut verifying = Verifying::new(2);
+        assert_ne!(verifying.next_watch(), verifying.next_watch(), "two watches at a time do not end each other");
+        assert!(verifying.status(0).is_none() && verifying.status(2).is_none());
+        verifying.boards[1].lock().unwrap().running = true;
+        assert!(verifying.status(1).is_some_and(|shown| shown.running) && verifying.status(0).is_none());
+        *verifying.boards[1].lock().unwrap() = status::Verify { ended_unix: 5.0, differing: 3, ..Default::default() };
+        assert!(verifying.status(1).is_some_and(|shown| !shown.running && shown.differing == 3));
+    }
+}

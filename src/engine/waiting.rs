@@ -155,3 +155,82 @@ enum Then {
     Begins,
     Ends,
 }
+
+#[cfg(test)]
+mod tests {
+    use crossbeam::channel::bounded;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::control::Steer;
+    use crate::engine::handle::Replacement;
+
+    /// One of a mirror with the targets `a` and `b`, whose source is missing.
+    fn waiting() -> Waiting {
+        let text = "[[mirror]]\nname = \"m\"\nsource = \"/nowhere\"\n[[mirror.target]]\nname = \"a\"\nurl = \"h::a\"\n\
+                    [[mirror.target]]\nname = \"b\"\nurl = \"h::b\"\n";
+        let mirror = Config::from_toml(text).unwrap().mirrors.remove(0);
+        let (again, _) = Engine::prepare(&mirror, &Default::default(), "/state".as_ref(), false).unwrap();
+        Waiting { again, why: "no source".into(), since: Instant::now() }
+    }
+
+    fn flush(target: Option<&str>, deadline: Instant) -> (Command, crossbeam::channel::Receiver<Vec<Unfinished>>) {
+        let (reply, answer) = bounded(1);
+        (Command::Flush { target: target.map(str::to_owned), deadline, reply }, answer)
+    }
+
+    #[test]
+    fn a_mirror_without_its_source_is_shown_as_held() {
+        let mut waiting = waiting();
+        let (reply, answer) = bounded(1);
+        assert!(matches!(waiting.answer(Command::Status(reply)), Then::Waits));
+        let status = answer.try_recv().unwrap();
+        assert_eq!((status.name.as_str(), status.held.as_str()), ("m", "no source"));
+        let targets: Vec<_> = status.targets.iter().map(|t| (&*t.name, &*t.url, t.state, &*t.reason)).collect();
+        let held = status::TargetState::Held;
+        assert_eq!(targets, [("a", "rsync://h/a", held, "no source"), ("b", "rsync://h/b", held, "no source")]);
+    }
+
+    #[test]
+    fn steering_changes_nothing_without_a_source_and_says_so() {
+        for (only, want) in [(None, &["m/a", "m/b"][..]), (Some("b"), &["m/b"]), (Some("x"), &[])] {
+            let (reply, answer) = bounded(1);
+            let steer = Command::Steer { what: Steer::Pause, target: only.map(str::to_owned), reply };
+            assert!(matches!(waiting().answer(steer), Then::Waits));
+            let told = answer.try_recv().unwrap();
+            assert_eq!(told.iter().map(|s| &*s.target).collect::<Vec<_>>(), want);
+            assert!(told.iter().all(|s| !s.done && s.said == "nothing has changed: no source"));
+        }
+    }
+
+    #[test]
+    fn a_flush_is_kept_for_the_engine_until_its_time_is_over() {
+        let mut waiting = waiting();
+        let (over, later) = (Instant::now(), Instant::now() + Duration::from_secs(3600));
+        let ((first, late), (second, open)) = (flush(Some("b"), over), flush(None, later));
+        [first, second].into_iter().for_each(|command| assert!(matches!(waiting.answer(command), Then::Waits)));
+        waiting.end_flushes(false);
+        let told = late.try_recv().unwrap();
+        assert_eq!(told.len(), 1);
+        assert_eq!((&*told[0].target, &*told[0].why), ("m/b", "no source; nothing is sent or deleted"));
+        assert!(open.try_recv().is_err() && waiting.again.flushes.len() == 1);
+        assert!(matches!(waiting.answer(Command::Stop { deadline: later }), Then::Ends));
+        assert_eq!(open.try_recv().unwrap().len(), 2, "a stop answers whoever waits");
+    }
+
+    #[test]
+    fn another_configuration_is_tried_at_once_and_the_old_one_kept() {
+        let mut waiting = waiting();
+        let (command, _answer) = flush(None, Instant::now() + Duration::from_secs(3600));
+        waiting.answer(command);
+        let mut mirror = waiting.again.mirror.clone();
+        mirror.source = "/elsewhere".into();
+        let with = Replacement { mirror, facts: Default::default(), deadline: Instant::now() };
+        assert!(matches!(waiting.answer(Command::Replace(Box::new(with))), Then::Begins));
+        let again = waiting.again;
+        assert_eq!((again.mirror.source.to_str(), again.flushes.len()), (Some("/elsewhere"), 1));
+        let before = again.before().unwrap();
+        assert_eq!((before.mirror.source.to_str(), before.flushes.len()), (Some("/nowhere"), 1));
+        assert!(before.before().is_none(), "what cannot be gone back to twice");
+    }
+}

@@ -277,13 +277,14 @@ mod tests {
 
     #[test]
     fn a_repair_without_a_daemon_changes_nothing_and_says_so() {
-        let dir = tempfile::tempdir().unwrap();
+        let (dir, source) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let file = dir.path().join("c.toml");
         let socket = dir.path().join("sock");
         let text = format!(
-            "[daemon]\nstatus_socket = \"{}\"\n[[mirror]]\nname = \"m\"\nsource = \"{1}\"\n\
-             [[mirror.target]]\nname = \"t\"\nurl = \"{1}/none\"\n",
+            "[daemon]\nstatus_socket = \"{}\"\n[[mirror]]\nname = \"m\"\nsource = \"{}\"\n\
+             [[mirror.target]]\nname = \"t\"\nurl = \"{}/none\"\n",
             socket.display(),
+            source.path().display(),
             dir.path().display()
         );
         std::fs::write(&file, text).unwrap();

@@ -55,7 +55,7 @@ impl Why {
 
     /// It is a directory of the source.
     pub(super) fn is_dir(&self) -> bool {
-        self.change[1] == b'd'
+        self.change[1] == b'd' && !self.is_extra() // `*deleting` has a `d` there, too
     }
 
     pub(super) fn words(&self) -> String {

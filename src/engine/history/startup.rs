@@ -10,6 +10,34 @@ use crate::lost::{Cause, Lost};
 use crate::state::{Resume, Why, Without};
 use crate::status;
 
+/// What is done without usable state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Anew {
+    /// Nothing is compared, and the targets count as equal from here on.
+    Adopted,
+    /// Nothing is compared.
+    Nothing,
+    /// Everything is compared.
+    Whole {
+        /// There was state, and an end that was none made it useless.
+        unclean: bool,
+    },
+}
+
+/// What follows from it that the state cannot be used. `left_unsent`: whether the last run, which
+/// kept none, may have ended with something pending; asked only where it matters.
+fn anew(why: &Why, initial: Initial, mut left_unsent: impl FnMut() -> bool) -> Anew {
+    let none = initial == Initial::None;
+    match why {
+        Why::None(_) | Why::OtherSource(_) | Why::NothingConfirmed(Without::New) if none => Anew::Adopted,
+        Why::Unproven(_) | Why::NoHandles(_) | Why::Unwritable(_) if none && !left_unsent() => Anew::Nothing,
+        Why::Damaged { .. } | Why::PowerLoss | Why::Clock(_) | Why::NoDirs | Why::NothingConfirmed(Without::Behind) => {
+            Anew::Whole { unclean: true }
+        }
+        _ => Anew::Whole { unclean: false },
+    }
+}
+
 impl Engine {
     /// How the start goes, for the status.
     pub(in crate::engine) fn start_status(&self) -> status::Start {
@@ -42,34 +70,28 @@ impl Engine {
     }
 
     fn begin_anew(&mut self, why: &Why) {
-        let first = matches!(why, Why::None(_) | Why::OtherSource(_) | Why::NothingConfirmed(Without::New));
-        let stateless = matches!(why, Why::Unproven(_) | Why::NoHandles(_) | Why::Unwritable(_));
-        // Something was there, and an end that was none made it useless.
-        let unclean = matches!(
-            why,
-            Why::Damaged { .. } | Why::PowerLoss | Why::Clock(_) | Why::NoDirs | Why::NothingConfirmed(Without::Behind)
-        );
-        let none = self.mirror.initial == Initial::None;
-        if none && first {
-            let at = self.begin.at;
-            if let Some(history) = &mut self.saved.history {
-                (0..self.targets.len()).for_each(|target| history.keeper.adopt(target, at));
+        match anew(why, self.mirror.initial, || self.was_left_unsent()) {
+            Anew::Adopted => {
+                let at = self.begin.at;
+                if let Some(history) = &mut self.saved.history {
+                    (0..self.targets.len()).for_each(|target| history.keeper.adopt(target, at));
+                }
+                self.begin_with_nothing("initial = \"none\", and this is the first start");
             }
-            self.begin_with_nothing("initial = \"none\", and this is the first start");
-        } else if none && stateless && !self.was_left_unsent() {
-            self.begin_with_nothing(&format!("initial = \"none\"; {why}"));
-        } else {
-            match (
-                unclean && self.begin.renewed.is_none(),
-                self.saved.history.as_ref().is_some_and(|history| history.keeper.is_after_stop()),
-            ) {
-                (false, _) => {}
-                // No events were lost. What changed since is not known, so hooks get the whole
-                // tree.
-                (true, true) => self.see_lost(b""),
-                (true, false) => self.lost(Lost::all(Cause::UncleanStop)),
+            Anew::Nothing => self.begin_with_nothing(&format!("initial = \"none\"; {why}")),
+            Anew::Whole { unclean } => {
+                match (
+                    unclean && self.begin.renewed.is_none(),
+                    self.saved.history.as_ref().is_some_and(|history| history.keeper.is_after_stop()),
+                ) {
+                    (false, _) => {}
+                    // No events were lost. What changed since is not known, so hooks get the whole
+                    // tree.
+                    (true, true) => self.see_lost(b""),
+                    (true, false) => self.lost(Lost::all(Cause::UncleanStop)),
+                }
+                self.begin_whole(&why.to_string());
             }
-            self.begin_whole(&why.to_string());
         }
         self.all_is_told();
     }
@@ -166,6 +188,37 @@ impl Engine {
             Some(epochs) if epochs.is_empty() => status::FirstPass::None,
             Some(epochs) if epochs.iter().enumerate().all(begun) => status::FirstPass::Done,
             _ => status::FirstPass::Running,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_taken_for_equal_only_where_nothing_can_be_pending() {
+        let words = String::new;
+        let whole = |unclean| Anew::Whole { unclean };
+        for (why, by_default, none, none_and_unsent) in [
+            (Why::None("s".into()), whole(false), Anew::Adopted, Anew::Adopted),
+            (Why::OtherSource(words()), whole(false), Anew::Adopted, Anew::Adopted),
+            (Why::NothingConfirmed(Without::New), whole(false), Anew::Adopted, Anew::Adopted),
+            (Why::Unproven(1), whole(false), Anew::Nothing, whole(false)),
+            (Why::NoHandles(words()), whole(false), Anew::Nothing, whole(false)),
+            (Why::Unwritable(words()), whole(false), Anew::Nothing, whole(false)),
+            (Why::NothingConfirmed(Without::Changed), whole(false), whole(false), whole(false)),
+            (Why::OtherSettings, whole(false), whole(false), whole(false)),
+            (Why::OtherRoot, whole(false), whole(false), whole(false)),
+            (Why::NothingConfirmed(Without::Behind), whole(true), whole(true), whole(true)),
+            (Why::Damaged { path: "s".into(), what: words() }, whole(true), whole(true), whole(true)),
+            (Why::PowerLoss, whole(true), whole(true), whole(true)),
+            (Why::Clock(words()), whole(true), whole(true), whole(true)),
+            (Why::NoDirs, whole(true), whole(true), whole(true)),
+        ] {
+            assert_eq!(anew(&why, Initial::Reconcile, || unreachable!("it marks the run as unsent")), by_default, "{why:?}");
+            assert_eq!(anew(&why, Initial::None, || false), none, "{why:?}");
+            assert_eq!(anew(&why, Initial::None, || true), none_and_unsent, "{why:?}");
         }
     }
 }
