@@ -399,30 +399,17 @@ fn once_done(mirrors: &[status::Mirror]) -> Option<ExitCode> {
             if t.state == TargetState::Held {
                 return Some(ExitCode::Config);
             }
-            if t.state == TargetState::Paused {
-                if worst != ExitCode::Config {
-                    worst = ExitCode::TargetUnreachable;
-                }
-                continue;
-            }
             let away = matches!(t.state, TargetState::Down | TargetState::Config);
             let in_sync = t.state == TargetState::Idle && m.initial == FirstPass::Done;
             let only_failures = t.in_flight == 0 && t.state == TargetState::Failing;
-            match (in_sync, away, only_failures) {
-                (true, ..) => {}
-                (_, true, _) if t.state == TargetState::Config => worst = ExitCode::Config,
-                (_, true, _) if t.tries >= ONCE_TRIES => {
-                    if worst != ExitCode::Config {
-                        worst = ExitCode::TargetUnreachable;
-                    }
-                }
-                (_, _, true) => {
-                    if worst == ExitCode::Done {
-                        worst = ExitCode::Differences;
-                    }
-                }
+            worst = worst.max(match (in_sync, away, only_failures) {
+                _ if t.state == TargetState::Paused => ExitCode::TargetUnreachable,
+                (true, ..) => ExitCode::Done,
+                (_, true, _) if t.state == TargetState::Config => ExitCode::Config,
+                (_, true, _) if t.tries >= ONCE_TRIES => ExitCode::TargetUnreachable,
+                (_, _, true) => ExitCode::Differences,
                 _ => return None,
-            }
+            });
         }
     }
     Some(worst)

@@ -2,8 +2,9 @@
 
 use std::process;
 
-/// Every way to leave.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Every way to leave. The greater one is the graver, of those that tell how targets fare: what only
+/// an edit mends comes before what may pass by itself, and that before differences.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum ExitCode {
     /// Done.
@@ -38,5 +39,18 @@ impl ExitCode {
 impl From<ExitCode> for process::ExitCode {
     fn from(code: ExitCode) -> process::ExitCode {
         process::ExitCode::from(code.code())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ExitCode::*;
+
+    /// One target that only an edit mends is not hidden by another that may be back tomorrow.
+    #[test]
+    fn the_worst_of_several_targets_is_the_one_to_act_on() {
+        let order = [Done, Differences, Unavailable, TargetUnreachable, Config];
+        assert!(order.is_sorted());
+        assert_eq!([Config, TargetUnreachable, Done].into_iter().max(), Some(Config));
     }
 }

@@ -22,7 +22,7 @@ pub(crate) fn rehearse(config: &Config, tell: &mut dyn FnMut(Result<String, Stri
             match one(mirror, target) {
                 Ok(told) => tell(Ok(format!("{name} ({}): {told}", target.location))),
                 Err(error) => {
-                    worst = exit_code(&error);
+                    worst = worst.max(exit_code(&error));
                     tell(Err(format!("{name} ({}): {error}", target.location)));
                 }
             }
