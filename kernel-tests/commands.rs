@@ -3,6 +3,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -115,6 +116,9 @@ fn ordinary_user(_: Fs) -> Run<()> {
     let (src, dst) = (text(user.at("src")), text(user.at("dst")));
     let mut daemon =
         Service::start("fansync", &mut user.command(&["mirror", &src, &dst]), &log(user.dir.path())).expect("it starts");
+    // Before it listens, a daemon of root that another test runs would be found.
+    let listens = || UnixStream::connect(user.at("run/fansync/status.sock")).ok();
+    poll_until(WAIT, listens).expect("it listens");
     let flushed = user.runs(&["flush"]);
     assert!(flushed.code == 0, "{}: {}", flushed.code, flushed.stderr);
     assert!(user.at("dst/a").exists() && user.at("run/fansync/status.sock").exists());
@@ -135,6 +139,7 @@ fn ordinary_user(_: Fs) -> Run<()> {
     let checked = user.runs(&["check"]);
     assert!(checked.code == 0 && checked.stdout.contains("valid"), "{}{}", checked.stdout, checked.stderr);
     let mut daemon = Service::start("fansync", &mut user.command(&["run"]), &log(user.dir.path())).expect("it starts");
+    poll_until(WAIT, listens).expect("it listens");
     user.writes("src/b");
     let flushed = user.runs(&["flush"]);
     assert!(flushed.code == 0, "{}: {}", flushed.code, flushed.stderr);
