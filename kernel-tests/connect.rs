@@ -1,4 +1,5 @@
-//! `fansync check --connect`: what it finds at each kind of target, and that it leaves nothing there.
+//! `fansync check --connect`: what it finds at each kind of target, and that it leaves nothing
+//! there.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};

@@ -2,8 +2,8 @@
 
 use std::process;
 
-/// Every way to leave. The greater one is the graver, of those that tell how targets fare: what only
-/// an edit mends comes before what may pass by itself, and that before differences.
+/// Every way to leave. Of the codes for targets, the greater is the graver: what only an edit mends
+/// comes before what may pass by itself, and that before differences.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum ExitCode {

@@ -548,7 +548,8 @@ mod tests {
         for lines in ["max_delete = 5", "verify_every = \"1h\"", "allow_empty = true"] {
             assert_eq!(of(lines), base, "{lines}");
         }
-        // What was not followed is on no target, so the next run compares again, unless none ever does.
+        // What was not followed is on no target, so the next run compares again, unless none ever
+        // does.
         let events = "[mirror.events]\nattrib = false";
         assert_ne!(of(events), of(events));
         let none = format!("initial = \"none\"\n{events}");
