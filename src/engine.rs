@@ -64,7 +64,7 @@ use crate::status;
 use crate::sync::probe::RsyncFacts;
 use crate::sys::event::EventFd;
 use crate::sys::reactor::Reactor;
-use crate::sys::statx::Statter;
+use crate::sys::statx::{self, Statter};
 use crate::targets::{self, Context, TOKEN_BASE, Target};
 use drains::{Drains, For};
 use flushes::Flushes;
@@ -245,6 +245,7 @@ impl Engine {
         let mut cx = Context {
             now,
             wall_start: self.clock.wall_start,
+            stamp: statx::stamp(),
             root: &self.root,
             check: &|| hold::check(&self.root).and_then(|()| self.intake.watching.check(&self.root, &self.guard.apart)),
             places: &|| self.intake.watching.places(),

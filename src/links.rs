@@ -294,6 +294,18 @@ impl Links {
         out
     }
 
+    /// The file that `path` is known to lead to.
+    pub(crate) fn known(&self, path: &[u8]) -> Option<Inode> {
+        self.names.get(path).copied()
+    }
+
+    /// One name of each file that has some in a directory (`deep`: or below it).
+    pub(crate) fn one_of_each(&self, dir: &[u8], deep: bool) -> Vec<RelPath> {
+        let mut met = HashSet::new();
+        let inside = self.below(dir).filter(|(name, _)| covers(dir, deep, name));
+        inside.filter(|(_, inode)| met.insert(*inode)).map(|(name, _)| RelPath::from_normal(&**name)).collect()
+    }
+
     /// The names at and below a directory.
     pub(crate) fn names_below(&self, dir: &[u8]) -> Vec<RelPath> {
         self.below(dir).map(|(name, _)| RelPath::from_normal(&**name)).collect()

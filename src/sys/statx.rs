@@ -15,6 +15,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 
 use nix::errno::Errno;
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_gettime};
 
 const FLAGS: i32 = libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT;
 const MASK: u32 = libc::STATX_TYPE
@@ -32,6 +34,14 @@ pub(crate) struct FileTime {
     pub(crate) secs: i64,
     /// Nanoseconds, 0 to 999,999,999.
     pub(crate) nanos: u32,
+}
+
+/// The kernel's clock for the times of files: what a filesystem of this host changes from now on
+/// has this change time, or a later one, rounded down to what the filesystem stores.
+pub(crate) fn stamp() -> FileTime {
+    // Every kernel has this clock.
+    let now = clock_gettime(ClockId::CLOCK_REALTIME_COARSE).unwrap_or_else(|_| TimeSpec::new(0, 0));
+    FileTime { secs: now.tv_sec(), nanos: now.tv_nsec() as u32 }
 }
 
 /// What is asked of each path.

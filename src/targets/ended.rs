@@ -62,7 +62,7 @@ impl Target {
         }
         let Carried { batch, purpose, how } = carried;
         match purpose {
-            Purpose::DryRun(DryRun::Proof(proof)) if told => self.proved(cx, run, batch, proof, &outcome),
+            Purpose::DryRun(DryRun::Proof(proof)) if told => self.proved(cx, run, (batch, how), proof, &outcome),
             Purpose::DryRun(dry) if told => self.looked(cx, &run, batch, dry, &outcome),
             Purpose::Survey { withholds, .. } if told => self.surveyed(cx, run, (batch, how), withholds, outcome),
             Purpose::Withhold(withholds) if told => self.withheld_ended(cx, batch, Some(withholds)),
@@ -321,13 +321,13 @@ impl Target {
                 if !signs.target.read_only {
                     self.proven(cx);
                 }
-                self.partial(cx, signs.deletes_skipped, batch, (how.compare, how.limited), outcome.clone());
+                self.partial(cx, signs.deletes_skipped, batch, &how, outcome.clone());
             }
             Completion::Unproven => {
                 self.proven(cx);
                 match purpose {
-                    Purpose::SecondHalf { .. } => self.partial(cx, false, batch, (how.compare, how.limited), outcome.clone()),
-                    _ => self.prove(cx, batch, how.compare, how.limited, outcome.clone()),
+                    Purpose::SecondHalf { .. } => self.partial(cx, false, batch, &how, outcome.clone()),
+                    _ => self.prove(cx, batch, (how.compare, how.limited), outcome.clone()),
                 }
             }
             Completion::Busy => {
@@ -395,12 +395,13 @@ impl Target {
             self.proven(cx);
         }
         if let Purpose::SecondHalf { survey, .. } = purpose {
-            return self.survey_done(cx, batch, (how.compare, how.limited), survey);
+            return self.survey_done(cx, batch, how, survey);
         }
         if let (Pass::Full { .. }, Some(progress)) = (run.pass, run.rsync.output().progress) {
             self.guard.tree = Some(progress.files_total);
         }
         self.descents.done(purpose.below(), &batch.entries);
+        let Some(batch) = self.without_inherited(cx, batch, how, purpose.extra(), outcome) else { return };
         self.link_after(cx, &batch.entries);
         self.confirm_read(cx, batch);
     }
@@ -491,21 +492,13 @@ impl Target {
         self.spend_acceptance();
     }
 
-    /// Some of a run's paths failed. `ran`: how they were compared, and whether it was a limited
-    /// comparison.
-    pub(super) fn partial(
-        &mut self,
-        cx: &mut Context<'_>,
-        deletes_skipped: bool,
-        batch: Batch,
-        ran: (Compare, bool),
-        mut outcome: Outcome,
-    ) {
+    /// Some of a run's paths failed.
+    pub(super) fn partial(&mut self, cx: &mut Context<'_>, deletes_skipped: bool, batch: Batch, how: &How, mut outcome: Outcome) {
         self.place(cx.root, &mut outcome.failed);
         let named = &outcome.failed;
         let clean = outcome.failed_more == 0 && outcome.unknown.is_empty() && !deletes_skipped;
         if clean && !named.is_empty() && named.iter().all(|f| f.path.is_root()) {
-            let Batch { id, entries, .. } = batch;
+            let Some(Batch { id, entries, .. }) = self.without_inherited(cx, batch, how, Extra::Goes, &outcome) else { return };
             self.ledger.set.park(id, &entries);
             // A module that may not change its own top directory. Nothing else failed, and nothing
             // helps.
@@ -522,7 +515,7 @@ impl Target {
         }
         let deep_alone = batch.entries.len() == 1 && batch.entries[0].kind == Kind::Subtree;
         if batch.round >= 2 && deep_alone && !deletes_skipped {
-            return self.prove(cx, batch, ran.0, ran.1, outcome);
+            return self.prove(cx, batch, (how.compare, how.limited), outcome);
         }
         self.ledger.retry(cx.now, batch, &outcome.failed, &outcome.reason);
     }

@@ -96,7 +96,11 @@ impl Target {
                     paths,
                     compare,
                     limited: options.limited,
-                    links: self.mirror.extras.hard_links && !renames && !self.links_later(pass, &batch),
+                    links: self.mirror.extras.hard_links
+                        && !renames
+                        && !purpose.links_nothing()
+                        && !self.links_later(pass, &batch),
+                    began: cx.stamp,
                     stood_by: false,
                     wide: batch.entries.iter().any(|e| e.kind == Kind::Subtree),
                     soft: false,
@@ -156,7 +160,7 @@ impl Target {
                 _ => spec.max_delete.filter(|_| !purpose.is_dry()),
             };
             spec.spare = purpose.extra() == Extra::Stays;
-            spec.extras.hard_links &= !self.links_later(launch.pass, batch);
+            spec.extras.hard_links &= !purpose.links_nothing() && !self.links_later(launch.pass, batch);
             if compares(launch.pass) {
                 filters = self.unread.rules(&batch.entries);
             }

@@ -17,8 +17,8 @@ enum Waits {
     Held(Entry),
     /// A path that left without the other names of its file; the entry is there to be counted.
     Alone(Entry, Inode),
-    /// A directory that left; the entry is there to be counted.
-    Left(Entry),
+    /// A directory that left, so compared and at this time; the entry is there to be counted.
+    Left(Entry, (Kind, FileTime)),
     /// A directory that was compared without links: the names in it are sent together once they are
     /// known.
     Unlinked(Entry),
@@ -26,7 +26,7 @@ enum Waits {
 
 impl Waits {
     fn entry(&self) -> &Entry {
-        let (Waits::Held(entry) | Waits::Alone(entry, _) | Waits::Left(entry) | Waits::Unlinked(entry)) = self;
+        let (Waits::Held(entry) | Waits::Alone(entry, _) | Waits::Left(entry, _) | Waits::Unlinked(entry)) = self;
         entry
     }
 }
@@ -35,6 +35,9 @@ impl Waits {
 #[derive(Default)]
 pub(super) struct Linking {
     waiting: Vec<(Ticket, Waits)>,
+    /// Directories that left, and whose names are known since. They are looked at in
+    /// the next turn.
+    pub(super) known: Vec<(Entry, (Kind, FileTime))>,
     /// Paths that have waited once. What was not found for them then is not there.
     released: HashSet<RelPath>,
     /// What shares a file with a name that is to be removed from the target first.
@@ -58,9 +61,10 @@ impl Linking {
     pub(super) fn places(&self) -> impl Iterator<Item = (Where, &Entry)> {
         let waiting = self.waiting.iter().map(|(_, waits)| match waits {
             Waits::Held(entry) => (Where::Links, entry),
-            Waits::Alone(entry, _) | Waits::Left(entry) | Waits::Unlinked(entry) => (Where::Names, entry),
+            Waits::Alone(entry, _) | Waits::Left(entry, _) | Waits::Unlinked(entry) => (Where::Names, entry),
         });
-        waiting.chain(self.behind.iter().map(|entry| (Where::Links, entry)))
+        let known = self.known.iter().map(|(entry, _)| (Where::Names, entry));
+        waiting.chain(known).chain(self.behind.iter().map(|entry| (Where::Links, entry)))
     }
 }
 
@@ -68,6 +72,7 @@ impl Linking {
 #[derive(Default)]
 pub(super) struct HardLinks {
     pub(super) knots: knots::Knots,
+    pub(super) late: inherited::Late,
     pub(super) specials: specials::Specials,
 }
 
@@ -199,7 +204,7 @@ impl Target {
         }
         let since = batch.entries.iter().map(Entry::epoch).min()?;
         let levels = self.found_below(&batch.entries);
-        let mut gathered = self.gather(cx.filter, links, &normal, since, &levels);
+        let mut gathered = self.gather(cx.filter, links, &normal, (since, cx.stamp), &levels);
         let joined = match self.add_names(cx, &mut batch, &normal, &mut gathered, since) {
             Ok(joined) => joined,
             Err(error) => return self.source_gone(cx, batch, &error),
@@ -234,7 +239,7 @@ impl Target {
         filter: &Filter,
         links: &mut Links,
         normal: &Normal,
-        since: Epoch,
+        (since, stamp): (Epoch, FileTime),
         levels: &BTreeSet<RelPath>,
     ) -> Gathered {
         let mut gathered = Gathered::default();
@@ -250,7 +255,8 @@ impl Target {
                         gathered.wanted.extend(others.into_iter().map(|name| (name, item.path.clone())));
                         // What it holds besides is found while rsync looks; a flush may wait for
                         // it.
-                        let left = Waits::Left(self.ledger.set.parked(item.path.clone(), since));
+                        let left = self.ledger.set.parked(item.path.clone(), since);
+                        let left = Waits::Left(left, (item.kind, stamp));
                         self.ledger.linking.waiting.push((links.want(&item.path, deep), left));
                     }
                 }
@@ -415,9 +421,9 @@ impl Target {
                     *since = entry.epoch().min(*since);
                     alone_entries.push(entry);
                 }
-                Waits::Left(entry) => match links.rest() {
-                    Some(ticket) => self.ledger.linking.waiting.push((ticket, Waits::Left(entry))),
-                    None => self.ledger.forget(vec![entry]),
+                Waits::Left(entry, how) => match links.rest() {
+                    Some(ticket) => self.ledger.linking.waiting.push((ticket, Waits::Left(entry, how))),
+                    None => self.ledger.linking.known.push((entry, how)),
                 },
                 Waits::Unlinked(entry) => match links.rest() {
                     Some(ticket) => self.ledger.linking.unlinked(ticket, entry),

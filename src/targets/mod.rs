@@ -48,6 +48,7 @@ mod fence;
 mod golden;
 mod guarded;
 mod history;
+mod inherited;
 mod knots;
 mod lanes;
 mod launch;
@@ -170,6 +171,8 @@ pub(crate) struct Context<'a> {
     pub now: Duration,
     /// The daemon's start by the wall clock, seconds since 1970.
     pub wall_start: i64,
+    /// What is changed from now on has this change time, or a later one.
+    pub stamp: FileTime,
     /// The watch root.
     pub root: &'a Root,
     /// Whether the source is still what it was, all filesystems below it included; asked before

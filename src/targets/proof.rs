@@ -21,8 +21,11 @@ const MAX_LEFT: usize = 1000;
 /// What waits for a dry run.
 pub(super) struct Proof {
     /// Of the run in question.
-    outcome: Outcome,
+    pub(super) outcome: Outcome,
     pub(super) extra: Extra,
+    /// The run ended well, and made what links there are; see [`inherited`]. What is different in a
+    /// directory takes the place of the directory.
+    pub(super) narrows: bool,
 }
 
 /// What a dry run left of a batch: each path with its words, where a message named it.
@@ -62,7 +65,12 @@ impl Target {
 
     /// Runs a batch dry, to learn what of it is on the target. Where that cannot be, the batch is
     /// tried again whole.
-    pub(super) fn prove(&mut self, cx: &mut Context<'_>, batch: Batch, compare: Compare, limited: bool, outcome: Outcome) {
+    pub(super) fn prove(&mut self, cx: &mut Context<'_>, batch: Batch, ran: (Compare, bool), outcome: Outcome) {
+        self.prove_by(cx, batch, ran, Proof { outcome, extra: Extra::Goes, narrows: false });
+    }
+
+    /// The same. `extra` of the proof is found here.
+    pub(super) fn prove_by(&mut self, cx: &mut Context<'_>, batch: Batch, (compare, limited): (Compare, bool), mut proof: Proof) {
         let paths: Vec<(RelPath, Kind)> = batch.entries.iter().map(|e| (e.path.clone(), e.kind)).collect();
         let whole_tree = paths.iter().any(|(path, kind)| path.is_root() && *kind == Kind::Subtree);
         let looked = match whole_tree {
@@ -73,7 +81,7 @@ impl Target {
         let list = match listed {
             Ok(Some(Some(list))) if self.is_up() => Some(list),
             Ok(None) if self.is_up() => None,
-            _ => return self.unproven(cx, batch, &outcome),
+            _ => return self.unproven(cx, batch, &proof.outcome),
         };
         let pass = match (&list, paths.iter().any(|(_, kind)| *kind == Kind::Subtree)) {
             (None, _) => Pass::Full { progress: true },
@@ -85,11 +93,11 @@ impl Target {
         let compare = if compare == Compare::Quick { Compare::Quick } else { Compare::Checksum };
         let encoded = list.as_ref().map(|list| filelist::encode(list.iter().map(|(path, form)| (path, *form))));
         if encoded.as_ref().is_some_and(|encoded| !encoded.refused.is_empty()) {
-            return self.unproven(cx, batch, &outcome);
+            return self.unproven(cx, batch, &proof.outcome);
         }
         let input = encoded.as_ref().map_or(Input::None, |encoded| Input::List(&encoded.bytes));
-        let extra = self.extra_of_proof(&batch, whole_tree, &outcome);
-        let purpose = Purpose::DryRun(DryRun::Proof(Proof { outcome, extra }));
+        proof.extra = self.extra_of_proof(&batch, whole_tree, &proof.outcome);
+        let purpose = Purpose::DryRun(DryRun::Proof(proof));
         let options = RunOptions { limited, ..Default::default() };
         self.start(cx, Launch { options, paths: paths.len(), compare, ..Launch::batch(pass, input, batch, purpose) });
     }
@@ -141,12 +149,19 @@ impl Target {
     }
 
     /// The dry run has ended.
-    pub(super) fn proved(&mut self, cx: &mut Context<'_>, mut run: Process, batch: Batch, proof: Proof, dry: &Outcome) {
+    pub(super) fn proved(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut run: Process,
+        (batch, how): (Batch, How),
+        proof: Proof,
+        dry: &Outcome,
+    ) {
         self.ledger.landed(batch.id);
-        let Proof { mut outcome, extra } = proof;
+        let Proof { mut outcome, extra, narrows } = proof;
         let (items, all) = run.rsync.take_items();
         if !all || run.rsync.output().signs.deletes_skipped {
-            return self.unproven(cx, batch, &outcome);
+            return if narrows { self.again_at_once(cx, batch) } else { self.unproven(cx, batch, &outcome) };
         }
         let spared = spared(cx.filter, &items);
         let mut left: Left = BTreeMap::new();
@@ -168,13 +183,16 @@ impl Target {
         if !outcome.unknown.is_empty() {
             self.note_unknown(&outcome, left.len());
         }
+        if left.len() > MAX_LEFT && narrows {
+            return self.again_at_once(cx, batch);
+        }
         if left.len() > MAX_LEFT {
             return self.unproven(cx, Batch { round: WHOLE_ROUNDS, ..batch }, &outcome);
         }
         self.proven(cx);
         let reconciles = self.counters.reconciles;
         let Batch { id, mut entries, round } = batch;
-        if entries.len() == 1 && entries[0].kind == Kind::Subtree && !left.is_empty() {
+        if entries.len() == 1 && entries[0].kind == Kind::Subtree && !left.is_empty() && !narrows {
             self.ledger.set.park(id, &entries);
             let entry = entries.remove(0);
             if entry.path.is_root() {
@@ -187,8 +205,19 @@ impl Target {
             return self.set_apart(cx, narrowed, &left, 0, &outcome);
         }
         let (bad, good): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(|e| first_left(&left, e).is_some());
-        self.ledger.set.park(id, &bad);
-        if !good.is_empty() {
+        let bad = match narrows {
+            true => self.narrow_each(cx, id, bad, left.keys().cloned().collect()),
+            false => {
+                self.ledger.set.park(id, &bad);
+                bad
+            }
+        };
+        let round = if narrows { 0 } else { round };
+        if !good.is_empty() && how.is_disturbed(cx, &good) {
+            let good = self.ledger.set.split(&Batch { id, entries: Vec::new(), round }, good);
+            let proof = Proof { outcome: outcome.clone(), extra, narrows: true };
+            self.prove_by(cx, good, (how.compare, how.limited), proof);
+        } else if !good.is_empty() {
             self.confirm(id, good);
         }
         // Both sides are equal. With anything left, what a later run replaces there is to be kept
@@ -202,6 +231,12 @@ impl Target {
             }
         }
         self.set_apart(cx, bad, &left, round, &outcome);
+    }
+
+    /// As it was, and soon.
+    fn again_at_once(&mut self, cx: &Context<'_>, batch: Batch) {
+        self.ledger.set.park(batch.id, &batch.entries);
+        self.ledger.retries.at_once(cx.now, batch.entries, batch.round);
     }
 
     /// What a message named fails; the rest is tried again, and fails after that.

@@ -57,6 +57,8 @@ pub(super) struct How {
     pub(super) limited: bool,
     /// It makes links (`-H`).
     pub(super) links: bool,
+    /// What is changed while it is under way has this change time, or a later one.
+    pub(super) began: FileTime,
     pub(super) stood_by: bool,
     /// It carries whole subtrees, by itself or by a list.
     pub(super) wide: bool,
@@ -131,10 +133,20 @@ impl InFlightRun {
 
 impl How {
     /// How a standby process carries its list.
-    pub(super) fn by_standby(paths: usize, links: bool, ancestors: BTreeMap<RelPath, FileTime>) -> How {
-        let (tops, standing) = (BTreeSet::new(), slow::Standing::default());
-        let compare = Compare::Resend;
-        How { paths, compare, limited: false, links, stood_by: true, wide: false, soft: false, ancestors, tops, standing }
+    pub(super) fn by_standby(paths: usize, links: bool, began: FileTime, ancestors: BTreeMap<RelPath, FileTime>) -> How {
+        How {
+            paths,
+            compare: Compare::Resend,
+            limited: false,
+            links,
+            began,
+            stood_by: true,
+            wide: false,
+            soft: false,
+            ancestors,
+            tops: BTreeSet::new(),
+            standing: slow::Standing::default(),
+        }
     }
 }
 
@@ -147,6 +159,12 @@ impl Purpose {
     /// Nothing is changed.
     pub(super) fn is_dry(&self) -> bool {
         matches!(self, Purpose::DryRun(_) | Purpose::Survey { .. })
+    }
+
+    /// It makes no links although they are wanted, so that its list is right in any case
+    /// ([`inherited`]).
+    pub(super) fn links_nothing(&self) -> bool {
+        matches!(self, Purpose::DryRun(DryRun::Proof(proof)) if proof.narrows)
     }
 
     /// What becomes of things that only the target has.

@@ -166,6 +166,7 @@ impl Target {
     pub(crate) fn dispatch(&mut self, cx: &mut Context<'_>) {
         self.ledger.set.tick(cx.now);
         self.release_links(cx.now);
+        self.look_at_known(cx);
         if !self.may_start(cx) || self.schedule.is_paused() || self.orphans.is_some() {
             return;
         }
@@ -533,7 +534,7 @@ impl Target {
             Ok(()) => {
                 (process.started, process.fifo_checked, process.progress_logged) = (cx.now, cx.now, cx.now);
                 (process.pulse, process.lane) = (Pulse::new(cx.now), list.lane);
-                let how = How::by_standby(list.paths, self.mirror.extras.hard_links, list.ancestors);
+                let how = How::by_standby(list.paths, self.mirror.extras.hard_links, cx.stamp, list.ancestors);
                 let kind = RunKind::Batch(Box::new(Carried { batch, purpose, how }));
                 self.runs.insert(serial, InFlightRun { process, kind });
                 Ok(serial)

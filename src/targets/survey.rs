@@ -135,7 +135,7 @@ impl Target {
                 Some(withholds) => self.withhold_rest(cx, batch, withholds),
                 None => {
                     let reconciles = self.counters.reconciles;
-                    self.survey_done(cx, batch, (how.compare, how.limited), survey);
+                    self.survey_done(cx, batch, &how, survey);
                     if self.counters.reconciles > reconciles {
                         self.guard.filled();
                     }
@@ -217,11 +217,16 @@ impl Target {
     }
 
     /// Both halves went through.
-    pub(super) fn survey_done(&mut self, cx: &mut Context<'_>, batch: Batch, ran: (Compare, bool), survey: Survey) {
+    pub(super) fn survey_done(&mut self, cx: &mut Context<'_>, batch: Batch, how: &How, survey: Survey) {
         match survey.doubt {
             _ if survey.again => self.ledger.give_back(batch),
-            Some(outcome) => self.partial(cx, survey.deletes_skipped, batch, ran, outcome),
-            None => self.confirm_read(cx, batch),
+            Some(outcome) => self.partial(cx, survey.deletes_skipped, batch, how, outcome),
+            None => {
+                let outcome = Outcome { verdict: Verdict::Done, ..Outcome::unknown(String::new()) };
+                if let Some(batch) = self.without_inherited(cx, batch, how, Extra::Goes, &outcome) {
+                    self.confirm_read(cx, batch);
+                }
+            }
         }
     }
 }

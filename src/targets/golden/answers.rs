@@ -102,7 +102,7 @@ fn pick<'e>(rng: &mut fastrand::Rng, endings: &'e [Ending]) -> &'e Ending {
 }
 
 /// A name as rsync prints it.
-fn escaped(name: &str) -> String {
+pub(super) fn escaped(name: &str) -> String {
     let plain = |b: u8| (0x20..0x7f).contains(&b);
     name.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("\\#{b:03o}") }).collect()
 }

@@ -375,6 +375,7 @@ impl Director {
         let mut cx = Context {
             now: self.now,
             wall_start: self.wall_start,
+            stamp: self.world.stamp(),
             root: &self.root,
             check: &check,
             places: &places,

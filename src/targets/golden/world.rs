@@ -171,6 +171,12 @@ impl World {
         self.inodes.lock().unwrap_or_else(PoisonError::into_inner).now
     }
 
+    /// Before the change time of everything that is changed from now on, and after all others.
+    pub(super) fn stamp(&self) -> FileTime {
+        let FileTime { secs, nanos } = self.time();
+        FileTime { secs, nanos: nanos + 1 }
+    }
+
     /// Makes a file, or changes it.
     pub(super) fn write(&mut self, name: &str, len: u64) {
         let new = !self.names.contains_key(name);

@@ -3,8 +3,10 @@
 //! The model is pessimistic: a run that carries a name makes it another file on the target, with
 //! what the source had when the run began or when it ended, and the names of one source file that
 //! one run with `-H` carries become one file there. A run that is cut off leaves any part of its
-//! names so. When all is in sync, each name must have the content of its file, and with
-//! `hard_links` the names of a file must be one file on the target.
+//! names so. A run with `-H` that carries names of a file that changes meanwhile may give everything
+//! else that it carries the attributes of that file. When all is in sync, each name must have the
+//! content of its file and its own attributes, and with `hard_links` the names of a file must be one
+//! file on the target.
 
 use std::collections::HashMap;
 
@@ -20,8 +22,10 @@ struct Linked {
     /// What the target has: names, its own numbers for the files, and their content.
     held: Files,
     last: u64,
-    /// The source as it was when a process got its list.
-    launched: HashMap<u32, Files>,
+    /// Names that have attributes of another file there.
+    strange: BTreeSet<String>,
+    /// The source as it was when a process got its list, and when that was.
+    launched: HashMap<u32, (Files, FileTime)>,
     /// Everything before was on the target once; and the directories then.
     clean: FileTime,
     dirs: Files,
@@ -57,14 +61,14 @@ impl Linked {
         });
         d.met = Some(Vec::new());
         let (held, dirs) = (Files::new(), Files::new());
-        Linked { d, held, last: 0, launched: HashMap::new(), clean: FileTime::default(), dirs }
+        Linked { d, held, last: 0, strange: BTreeSet::new(), launched: HashMap::new(), clean: FileTime::default(), dirs }
     }
 
     fn note_lists(&mut self) {
         let files = self.d.world.files(|what| what != What::Dir);
         for (pid, live) in &self.d.live {
             if !live.played.lock().waits {
-                self.launched.entry(*pid).or_insert_with(|| files.clone());
+                self.launched.entry(*pid).or_insert_with(|| (files.clone(), self.d.world.stamp()));
             }
         }
         if self.d.target.in_sync() {
@@ -79,7 +83,8 @@ impl Linked {
         if has("-n") {
             return;
         }
-        let early = self.launched.get(&pid).filter(|_| self.d.rng.bool()).cloned();
+        let early = self.launched.get(&pid).filter(|_| self.d.rng.bool()).map(|(files, _)| files.clone());
+        self.set_attributes(pid, process);
         let files = early.unwrap_or_else(|| self.d.world.files(|what| what != What::Dir));
         let mut together: HashMap<u64, u64> = HashMap::new();
         for name in carried(process, &files) {
@@ -93,6 +98,48 @@ impl Linked {
                 _ => self.last,
             };
             self.held.insert(name, (object, written));
+        }
+    }
+
+    /// What a run carries, each with whether its attributes may be taken for those of another file.
+    fn disturbed(&self, pid: u32, process: &Process) -> Vec<(String, bool)> {
+        let Some((before, began)) = self.launched.get(&pid) else { return Vec::new() };
+        let now = self.d.world.files(|what| what != What::Dir);
+        let names: BTreeSet<String> = carried(process, before).into_iter().chain(carried(process, &now)).collect();
+        let links = process.argv.iter().any(|arg| arg.as_encoded_bytes() == b"-H");
+        let file = |name: &String| [before, &now].map(|files| files.get(name).map(|(number, _)| *number));
+        // Only what follows a further name is disturbed.
+        let shared = |number: u64| names.iter().filter(|name| file(name).contains(&Some(number))).count() > 1;
+        let changed = |name: &&String| {
+            let [was, is] = file(name);
+            let linked = was.or(is).is_some_and(shared);
+            linked && (was != is || now.contains_key(*name) && self.d.world.inode(name).2 >= *began)
+        };
+        let changing: BTreeSet<String> = names.iter().filter(|_| links).filter(changed).cloned().collect();
+        let others = |name: &String| changing.iter().any(|other| file(other) != file(name));
+        let may_be = |name: String| (!changing.contains(&name) && others(&name), name);
+        names.into_iter().map(may_be).map(|(disturbed, name)| (name, disturbed)).collect()
+    }
+
+    /// A run makes attributes wrong, and right.
+    fn set_attributes(&mut self, pid: u32, process: &Process) {
+        for (name, disturbed) in self.disturbed(pid, process) {
+            if disturbed && self.d.rng.bool() {
+                self.d.note(&format!("takes attributes of another file: {name:?}"));
+                self.strange.insert(name);
+            } else {
+                self.strange.remove(&name);
+            }
+        }
+    }
+
+    /// What a dry run says of names that have attributes of another file: nothing where it takes
+    /// them for these.
+    fn find_strange(&self, pid: u32, process: &Process, out: &mut Vec<u8>) {
+        if process.argv.iter().any(|arg| arg.as_encoded_bytes() == b"-n") {
+            for (name, _) in self.disturbed(pid, process).iter().filter(|(name, hides)| !hides && self.strange.contains(name)) {
+                out.extend(format!(".f...p..... {}\n", answers::escaped(name)).bytes());
+            }
         }
     }
 
@@ -116,6 +163,7 @@ impl Linked {
             answer.stderr = b"rsync: connection unexpectedly closed (0 bytes received so far) [sender]\n".to_vec();
         }
         d.note(&format!("end #{pid} {:?}", answer.exit));
+        self.find_strange(pid, &played.lock(), &mut answer.stdout);
         if task == Task::Batch {
             self.apply(pid, &played.lock(), cut);
         }
@@ -286,6 +334,9 @@ impl Linked {
             let Some((object, content)) = self.held.get(name) else { return Err(format!("{name:?} was never sent")) };
             if content != written {
                 return Err(format!("{name:?} is stale"));
+            }
+            if self.strange.contains(name) {
+                return Err(format!("{name:?} has the attributes of another file"));
             }
             let other = *first.entry(*number).or_insert(name);
             if self.d.mirror.extras.hard_links && self.held[other].0 != *object {
