@@ -303,6 +303,9 @@ impl Target {
 
     fn rules<'r>(&self, filter: &'r Filter, entries: &[Entry], looked: &'r Looked) -> Rules<'r> {
         let rescans = entries.iter().filter(|e| self.spares(e)).count();
+        // Further names of files in them delete nothing. A subtree that let them go ahead would meet
+        // them again, without an end.
+        let compared = entries.iter().filter(|e| e.kind > Kind::Entry).count();
         Rules {
             looked,
             filter,
@@ -310,7 +313,7 @@ impl Target {
             follows_deletions: self.follows_deletions(),
             hurry: self.hurry(),
             max_file_size: self.mirror.max_file_size,
-            mixed: looked.deep && rescans > 0 && rescans < entries.len(),
+            mixed: looked.deep && rescans > 0 && rescans < compared,
             levels: self.found_below(entries),
             bounded: self.mirror.delete && self.limit().is_some(),
             accepted: self.guard.accepted(),

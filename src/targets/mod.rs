@@ -488,6 +488,7 @@ impl Target {
                 due.extend(self.ledger.retries.next_due());
                 due.extend(self.ledger.withheld.iter().map(|w| w.due));
                 due.extend(self.recount_due());
+                due.extend(self.ledger.set.next_linked());
             }
             due.extend(self.moves_leave_at());
             due.extend(self.ledger.unanswered.iter().map(|u| u.due));
@@ -495,7 +496,6 @@ impl Target {
         }
         due.extend(self.link.due());
         due.extend(self.role_due());
-        due.extend(self.ledger.set.next_linked());
         due.extend(self.ledger.set.next_hold());
         due.extend(self.orphans.as_ref().map(orphans::Orphans::due));
         due.extend(self.schedule.pace.flood_ends());

@@ -725,6 +725,27 @@ mod tests {
         }
     }
 
+    /// A time that has passed would have the engine go round without a pause.
+    #[test]
+    fn a_name_that_is_to_be_removed_is_not_due_while_nothing_can_be_sent() {
+        let cfg = config::Target::new("t", crate::location::Location::parse("host:/dir").unwrap());
+        let mut target = Target::new(0, &Mirror::new("m", "/src"), &cfg, &RsyncFacts::default());
+        let name = RelPath::new(b"f").unwrap();
+        target.ledger.set.link(name.clone(), false);
+        let (clear, _) = target.ledger.set.take_linked(Duration::ZERO).unwrap();
+        target.ledger.set.park(clear.id, &clear.entries);
+        target.ledger.set.forget(clear.entries);
+        target.ledger.set.unlinked(&name, false, true, Duration::ZERO);
+        let due = target.ledger.set.next_linked();
+        target.orphans = None;
+        target.link.came_up(true);
+        assert!(due.is_some());
+        assert_eq!(target.next_due(), due);
+        let now = Duration::from_secs(100);
+        target.link.failed(now, false, "away".into(), 0.0);
+        assert!(target.next_due().is_some_and(|next| next > now), "when it is tried again");
+    }
+
     #[test]
     fn renames_go_by_links_where_that_is_cheaper() {
         let large = || Found::File { size: SMALLEST_FILE };

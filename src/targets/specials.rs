@@ -16,6 +16,7 @@
 //! Gives up: where names cannot be removed by themselves (see [`Target::removes_by_name`]) they are
 //! sent as without.
 
+use super::linked::path_and_above;
 use super::renames::removable;
 use super::*;
 use crate::links::Inode;
@@ -91,15 +92,23 @@ impl Specials {
         }
     }
 
-    fn leaves(&mut self, path: &[u8]) {
+    /// The name leads to nothing of its kind any more. `below`: nor does any below it.
+    fn leaves(&mut self, path: &[u8], below: bool) {
         if !self.known.is_empty() {
-            let left = self.at_and_below(path).filter_map(|(name, known)| match known {
+            let names = self.at_and_below(path).filter(|(name, _)| below || **name == *path);
+            let left = names.filter_map(|(name, known)| match known {
                 Known::As(inode) => Some((name, Known::Left(inode))),
                 Known::Left(_) | Known::Removed => None,
             });
             let left: Vec<_> = left.collect();
             self.known.extend(left);
         }
+    }
+
+    /// A batch leaves that has no name to be removed first.
+    fn go(&mut self, plan: Plan) {
+        plan.left.iter().for_each(|(name, below)| self.leaves(name, *below));
+        plan.sent.iter().for_each(|(name, inode)| self.put(name, *inode));
     }
 
     fn at_and_below<'a>(&'a self, path: &'a [u8]) -> impl Iterator<Item = (RelPath, Known)> + 'a {
@@ -119,14 +128,17 @@ impl Specials {
 struct Plan {
     first: Vec<RelPath>,
     sent: Vec<(RelPath, Inode)>,
-    left: Vec<RelPath>,
+    /// Names that lead to nothing of the kind; `true`: so does all below them.
+    left: Vec<(RelPath, bool)>,
 }
 
 impl Plan {
     fn add(&mut self, specials: &Specials, name: &RelPath, look: Look, replaced: bool) {
         let known = specials.known.get(name).copied();
         match look {
-            Look::Present(stat) if stat.is_dir() || stat.is_file() => self.left.extend(known.map(|_| name.clone())),
+            // Where a directory has the name, what is below it is what it was.
+            Look::Present(stat) if stat.is_dir() => self.left.push((name.clone(), false)),
+            Look::Present(stat) if stat.is_file() => self.left.push((name.clone(), true)),
             Look::Present(stat) => {
                 let now = (stat.dev, stat.ino);
                 match step(known, now, stat.is_symlink(), replaced) {
@@ -135,7 +147,7 @@ impl Plan {
                     _ => {}
                 }
             }
-            Look::Missing => self.left.push(name.clone()),
+            Look::Missing => self.left.push((name.clone(), true)),
             Look::Unreadable(_) => {}
         }
     }
@@ -155,9 +167,17 @@ impl Target {
             return false;
         }
         let mut plan = Plan::default();
-        let replaced: BTreeMap<&[u8], bool> = entries.iter().map(|e| (&*e.path, e.is_replaced())).collect();
-        for item in items.iter().filter(|item| !cx.filter.excludes(&item.path, false)) {
-            plan.add(&self.hard_links.specials, &item.path, item.state, replaced.get(&*item.path).copied().unwrap_or_default());
+        // What was looked at and waits for other names of its file is not in the batch any more.
+        let found: BTreeMap<&[u8], &normal::Item> = items.iter().map(|item| (&*item.path, item)).collect();
+        let mut here: BTreeMap<&[u8], (Look, bool)> = BTreeMap::new();
+        for entry in entries {
+            if let Some(item) = path_and_above(&entry.path).find_map(|at| found.get(at)) {
+                let replaced = &mut here.entry(&item.path).or_insert((item.state, false)).1;
+                *replaced |= item.path == entry.path && entry.is_replaced();
+            }
+        }
+        for (name, (state, replaced)) in here.iter().filter(|(name, _)| !cx.filter.excludes(name, false)) {
+            plan.add(&self.hard_links.specials, &RelPath::from_normal(*name), *state, *replaced);
         }
         // A directory that is compared with what is in it: what is known of that.
         let mut inside: BTreeMap<RelPath, Kind> = BTreeMap::new();
@@ -177,8 +197,7 @@ impl Target {
             }
         }
         if plan.first.is_empty() {
-            plan.left.iter().for_each(|name| self.hard_links.specials.leaves(name));
-            plan.sent.iter().for_each(|(name, inode)| self.hard_links.specials.put(name, *inode));
+            self.hard_links.specials.go(plan);
             return false;
         }
         // Between the last check of a name and the run that carried it, it may have become another
@@ -228,11 +247,30 @@ mod tests {
         }
     }
 
+    /// Each list that carries the directory itself would have all names in it removed and sent anew.
+    #[test]
+    fn names_in_a_directory_stay_known_where_it_has_the_name_of_a_special_file() {
+        let of = |mode, ino| Look::Present(StatBrief { mode, nlink: 2, dev: A.0, ino, ..Default::default() });
+        for (what, look, want) in [
+            ("a directory", of(libc::S_IFDIR, 5), Known::As(B)),
+            ("a file", of(libc::S_IFREG, 5), Known::Left(B)),
+            ("nothing", Look::Missing, Known::Left(B)),
+        ] {
+            let mut specials = Specials::default();
+            specials.found(&[(p("d"), A), (p("d/x"), B)]);
+            let mut plan = Plan::default();
+            plan.add(&specials, &p("d"), look, false);
+            specials.go(plan);
+            assert_eq!(specials.known[&p("d")], Known::Left(A), "{what}");
+            assert_eq!(specials.known[&p("d/x")], want, "{what}");
+        }
+    }
+
     #[test]
     fn what_is_known_of_names() {
         let mut specials = Specials::default();
         specials.found(&[(p("d-e"), A), (p("d/x"), A), (p("e"), B)]);
-        specials.leaves(b"d");
+        specials.leaves(b"d", true);
         specials.found(&[(p("d/x"), B)]);
         let known = |specials: &Specials, name: &str| specials.known.get(&p(name)).copied();
         assert_eq!(known(&specials, "d/x"), Some(Known::Left(A)), "a walk does not know what the target holds");

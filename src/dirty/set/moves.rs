@@ -244,23 +244,25 @@ impl DirtySet {
             || (kind > Kind::Entry || gone) && path::any_at_or_below(linked, path)
     }
 
+    /// Whether nothing is in flight at, above or below a linked name.
+    fn is_free(&self, path: &RelPath) -> bool {
+        let mut at = ROOT;
+        for name in components(path) {
+            if self.nodes[at as usize].flying != 0 {
+                return false;
+            }
+            match self.child(at, name) {
+                Some(child) => at = child,
+                None => return true,
+            }
+        }
+        self.nodes[at as usize].flying == 0 && self.nodes[at as usize].flying_below == 0
+    }
+
     /// Takes linked names of one directory that touch nothing in flight, to be removed from the
     /// target whatever the source holds there. Whether a list may do that holds for all of them.
     pub(crate) fn take_linked(&mut self, now: Duration) -> Option<(Batch, bool)> {
-        let free = |path: &RelPath| {
-            let mut at = ROOT;
-            for name in components(path) {
-                if self.nodes[at as usize].flying != 0 {
-                    return false;
-                }
-                match self.child(at, name) {
-                    Some(child) => at = child,
-                    None => return true,
-                }
-            }
-            self.nodes[at as usize].flying == 0 && self.nodes[at as usize].flying_below == 0
-        };
-        let mut due = self.renames.linked.iter().filter(|(path, l)| !l.flying && l.due <= now && free(path));
+        let mut due = self.renames.linked.iter().filter(|(path, l)| !l.flying && l.due <= now && self.is_free(path));
         let (first, listed) = due.next().map(|(path, l)| (path.clone(), l.listed))?;
         let dir = path::parent(&first).map(<[u8]>::to_vec);
         let beside = due.filter(|(path, l)| l.listed == listed && path::parent(path) == dir.as_deref()).map(|(path, _)| path);
@@ -325,9 +327,11 @@ impl DirtySet {
         }
     }
 
-    /// When [`DirtySet::take_linked`] may be tried again, as a time since the daemon's start.
+    /// When [`DirtySet::take_linked`] may be tried again, as a time since the daemon's start. What
+    /// waits for the end of a run is left out.
     pub(crate) fn next_linked(&self) -> Option<Duration> {
-        self.renames.linked.values().filter(|l| !l.flying && !l.due.is_zero()).map(|l| l.due).min()
+        let waits = self.renames.linked.iter().filter(|(path, l)| !l.flying && !l.due.is_zero() && self.is_free(path));
+        waits.map(|(_, l)| l.due).min()
     }
 
     /// The flight of a linked name has ended. `gone`: it is not on the target any more. `count`: a

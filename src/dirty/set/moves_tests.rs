@@ -316,6 +316,23 @@ fn a_linked_name_that_cannot_be_removed_holds_nothing_up_for_ever() {
     assert_eq!(set.epochs().total(), 0);
 }
 
+/// The end of the run wakes who waits; a time that has passed would have him look without a pause.
+#[test]
+fn a_linked_name_below_what_is_in_flight_is_not_due() {
+    let mut set = DirtySet::new(1000);
+    let at = |p: &str| RelPath::new(p.as_bytes()).unwrap();
+    set.link(at("d/a"), false);
+    let (clear, _) = set.take_linked(Duration::ZERO).unwrap();
+    set.park(clear.id, &clear.entries);
+    set.forget(clear.entries);
+    set.unlinked(&at("d/a"), false, true, Duration::ZERO);
+    assert_eq!(set.next_linked(), Some(LINKED_PAUSE));
+    let above = set.take_above(&at("d")).unwrap();
+    assert_eq!(set.next_linked(), None);
+    set.park(above.id, &above.entries);
+    assert_eq!(set.next_linked(), Some(LINKED_PAUSE));
+}
+
 #[test]
 fn linked_names_of_one_directory_are_removed_together() {
     let mut set = DirtySet::new(1000);

@@ -203,6 +203,7 @@ fn items(
         let text = match known {
             Some(What::File) => format!("<f+++++++++ {}\n", escaped(name)),
             Some(What::Link) => format!("cL+++++++++ {}\n", escaped(name)),
+            Some(What::Fifo) => format!("cS+++++++++ {}\n", escaped(name)),
             Some(What::Dir) => format!("cd+++++++++ {}/\n", escaped(name)),
             None => {
                 deleted += 1;

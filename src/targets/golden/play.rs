@@ -456,9 +456,10 @@ impl Director {
         if let (Some(links), Some(job)) = (&mut self.links, self.links_job.take()) {
             let covered = |name: &RelPath| job.scopes.iter().any(|(dir, deep)| links::covers(dir, *deep, name));
             let names: Vec<_> = all.iter().filter(|(name, ..)| job.whole || covered(name)).cloned().collect();
-            let is_link = |name: &RelPath| self.world.names.get(&name.to_string()) == Some(&What::Link);
+            let what = |name: &RelPath| self.world.names.get(&*String::from_utf8_lossy(name));
+            let is_special = |name: &RelPath| matches!(what(name), Some(What::Link | What::Fifo));
             let special: Vec<_> =
-                names.iter().filter(|(name, ..)| is_link(name)).map(|(name, inode, _)| (name.clone(), *inode)).collect();
+                names.iter().filter(|(name, ..)| is_special(name)).map(|(name, inode, _)| (name.clone(), *inode)).collect();
             let again = links.end(self.now, links::Found { job, names, special: Vec::new(), took });
             self.target.links_found(links, self.now, &again, &special);
             self.count("walk for links");

@@ -16,7 +16,9 @@ use crate::sys::statx::{FileTime, SeenAs};
 pub(super) enum What {
     File,
     Dir,
+    /// A symbolic link.
     Link,
+    Fifo,
 }
 
 /// Of one inode, by the play's count.
@@ -204,6 +206,13 @@ impl World {
         self.touch(parent(name), true);
     }
 
+    pub(super) fn mkfifo(&mut self, name: &str) {
+        nix::unistd::mkfifo(&self.path(name), nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("a FIFO");
+        self.names.insert(name.into(), What::Fifo);
+        self.touch(name, true);
+        self.touch(parent(name), true);
+    }
+
     pub(super) fn link(&mut self, old: &str, new: &str) {
         fs::hard_link(self.path(old), self.path(new)).expect("another name");
         let what = self.names[old];
@@ -240,6 +249,14 @@ impl World {
         let mut below: Vec<String> = self.names.keys().filter(|name| name.starts_with(&prefix)).cloned().collect();
         below.reverse();
         below
+    }
+
+    /// Exchanges two names, neither of which lies below the other.
+    pub(super) fn exchange(&mut self, a: &str, b: &str) {
+        let aside = "exchanged";
+        self.rename(a, aside);
+        self.rename(b, a);
+        self.rename(aside, b);
     }
 
     /// Moves a name that is there to one that is not.
