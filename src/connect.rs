@@ -28,11 +28,11 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use crate::config::{Config, Mirror, Target};
 use crate::control::{self, Request};
 use crate::exit::ExitCode;
-use crate::location::{Location, remote_shell};
+use crate::location::{Location, Trouble, remote_shell};
 use crate::path::{RelPath, Shown};
 use crate::sync::argv::{self, Pass, Spec};
 use crate::sync::filelist::{self, Form};
-use crate::sync::outcome::{Exit, Outcome, TARGET_MISSING, Verdict};
+use crate::sync::outcome::{Exit, Outcome, Verdict};
 use crate::sync::output::Signs;
 use crate::sync::password::{self, password};
 use crate::sync::probe::{RsyncFacts, TargetState, Version, interpret_probe, probe_list};
@@ -262,7 +262,7 @@ fn run(spec: &Spec<'_>, pass: Pass, list: &[u8], env: &[(OsString, OsString)]) -
 /// Whether an rsync daemon answers there.
 fn greet(tried: &mut Tried, target: &Target, host: &str, port: u16) -> bool {
     let at = format!("port {port} of {host}");
-    let advice = || target.location.advice(None, target.connect_timeout);
+    let advice = || target.location.advice(Trouble::Away, None, target.connect_timeout);
     let greeting = connect(host, port, target.connect_timeout).and_then(|stream| {
         let mut line = String::new();
         BufReader::new(stream.take(200)).read_line(&mut line).map(|_| line)
@@ -391,7 +391,7 @@ fn ask_version(
     let mut words: Vec<OsString> = shlex::split(&shell).unwrap_or_default().into_iter().map(Into::into).collect();
     words.push(user.map_or_else(|| host.to_owned(), |user| format!("{user}@{host}")).into());
     words.push(format!("{} --version", target.rsync_path.as_deref().unwrap_or("rsync")).into());
-    let advice = || target.location.advice(target.ssh.as_deref(), target.connect_timeout);
+    let advice = || target.location.advice(Trouble::Away, target.ssh.as_deref(), target.connect_timeout);
     let patience = target.connect_timeout + target.timeout;
     let asked = match collect(&words, env, 64 * 1024, patience) {
         Ok(asked) => asked,
@@ -445,7 +445,7 @@ fn probe(tried: &mut Tried, target: &Target, spec: &Spec<'_>, env: &[(OsString, 
                 missing_args = false;
             }
             TargetState::Config(reason) => {
-                let advice = target.location.refusal_advice(&reason, target.password_file.as_deref());
+                let advice = target.location.refusal_advice(outcome.cause, target.password_file.as_deref());
                 let advice = advice.trim().trim_end_matches('.');
                 let advice = if advice.is_empty() { String::new() } else { format!(". {advice}") };
                 tried.bad(ExitCode::Config, format!("it refuses: {reason}{advice}"));
@@ -456,10 +456,7 @@ fn probe(tried: &mut Tried, target: &Target, spec: &Spec<'_>, env: &[(OsString, 
                 return None;
             }
             TargetState::Down(reason) | TargetState::Source(reason) => {
-                let advice = match reason == TARGET_MISSING {
-                    true => target.location.missing_advice(),
-                    false => target.location.advice(target.ssh.as_deref(), target.connect_timeout),
-                };
+                let advice = target.location.advice(outcome.cause, target.ssh.as_deref(), target.connect_timeout);
                 tried.bad(ExitCode::TargetUnreachable, format!("it cannot be used: {reason}; {advice}"));
                 return None;
             }

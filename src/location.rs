@@ -46,10 +46,58 @@ pub enum Location {
     Local(PathBuf),
 }
 
+/// Why a target takes nothing, as far as what helps depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(crate) enum Trouble {
+    /// It does not answer, or nothing more is known.
+    #[default]
+    Away,
+    /// Its directory is not there.
+    Missing,
+    /// Its filesystem has no room.
+    Full,
+    /// The user that writes there has used up its quota.
+    Quota,
+    /// The server knows no such module.
+    UnknownModule,
+    /// The module takes nothing.
+    ReadOnlyModule,
+    /// The server cannot enter the module's directory.
+    ClosedModule,
+    /// The module does not serve this host.
+    HostDenied,
+    /// The user or the password is wrong.
+    AuthFailed,
+}
+
 impl Location {
-    /// What to look at when it does not answer, as the end of a sentence. `ssh` and
-    /// `connect_timeout`: as the target has them.
-    pub(crate) fn advice(&self, ssh: Option<&str>, connect_timeout: Duration) -> String {
+    /// What to look at, as the end of a sentence. `ssh` and `connect_timeout`: as the target has
+    /// them.
+    pub(crate) fn advice(&self, cause: Trouble, ssh: Option<&str>, connect_timeout: Duration) -> String {
+        match cause {
+            Trouble::Missing => self.missing_advice(),
+            Trouble::Full => format!("make room on the target: the filesystem that holds {} is full", self.place()),
+            Trouble::Quota => {
+                format!(
+                    "the quota of the user that writes is used up on the filesystem that holds {}: raise it, or make room",
+                    self.place()
+                )
+            }
+            _ => self.unanswered_advice(ssh, connect_timeout),
+        }
+    }
+
+    /// Its directory, in a sentence.
+    fn place(&self) -> String {
+        match self {
+            Location::Daemon { host, module, path, .. } if path.is_empty() => format!("the module {module} of {host}"),
+            Location::Daemon { host, module, path, .. } => format!("{path} in the module {module} of {host}"),
+            Location::Ssh { host, path, .. } => format!("{path} on {host}"),
+            Location::Local(path) => path.display().to_string(),
+        }
+    }
+
+    fn unanswered_advice(&self, ssh: Option<&str>, connect_timeout: Duration) -> String {
         match self {
             Location::Daemon { host, port, module, .. } => format!(
                 "see that {host} answers on port {} and serves the module {module}: `rsync {self}/` lists what is there",
@@ -66,8 +114,7 @@ impl Location {
         }
     }
 
-    /// What to look at when its directory is not there, as the end of a sentence.
-    pub(crate) fn missing_advice(&self) -> String {
+    fn missing_advice(&self) -> String {
         match self {
             Location::Daemon { module, path, .. } if path.is_empty() => format!("see what the module {module} has as its `path`"),
             Location::Daemon { module, path, .. } => format!("the directory is {path} in the module {module}"),
@@ -76,26 +123,25 @@ impl Location {
         }
     }
 
-    /// What to look at when it refuses, for `reason`: a sentence and a space behind it, or nothing
-    /// where the reason says it.
-    pub(crate) fn refusal_advice(&self, reason: &str, password_file: Option<&Path>) -> String {
+    /// What to look at when it refuses: a sentence and a space behind it, or nothing where the reason
+    /// says it.
+    pub(crate) fn refusal_advice(&self, cause: Trouble, password_file: Option<&Path>) -> String {
         let Location::Daemon { user, host, port, module, .. } = self else { return String::new() };
-        if reason.contains("Unknown module") {
-            let port = port.map(|port| format!(":{port}")).unwrap_or_default();
-            let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-            return format!("`rsync rsync://{host}{port}/` lists the modules that are served. ");
-        }
-        if reason.contains("module is read only") {
-            return format!("Write `read only = no` into the module {module}. ");
-        }
-        if reason.contains("chdir failed") {
-            return format!("The `path` of the module {module} has to be there, and open to the module's `uid`. ");
-        }
-        if reason.contains("access denied") {
-            return format!("The `hosts allow` of the module {module} has to name the address of this host. ");
-        }
-        if !reason.contains("auth failed") {
-            return String::new();
+        match cause {
+            Trouble::UnknownModule => {
+                let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+                let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+                return format!("`rsync rsync://{host}{port}/` lists the modules that are served. ");
+            }
+            Trouble::ReadOnlyModule => return format!("Write `read only = no` into the module {module}. "),
+            Trouble::ClosedModule => {
+                return format!("The `path` of the module {module} has to be there, and open to the module's `uid`. ");
+            }
+            Trouble::HostDenied => {
+                return format!("The `hosts allow` of the module {module} has to name the address of this host. ");
+            }
+            Trouble::Away | Trouble::Missing | Trouble::Full | Trouble::Quota => return String::new(),
+            Trouble::AuthFailed => {}
         }
         match (user, password_file) {
             (Some(user), Some(file)) => format!(
@@ -419,6 +465,17 @@ mod tests {
     #[test]
     fn advice_names_what_to_try() {
         const OWN: Option<&str> = Some("/usr/bin/ssh -p 2222 -i /k");
+        use Trouble::{Away, Full, Missing, Quota};
+        for (cause, text, wants) in [
+            (Missing, "rsync://h/m/sub", ["the directory is sub", "the module m"]),
+            (Full, "rsync://h/m", ["make room on the target", "the module m of h is full"]),
+            (Full, "u@h:/a", ["make room on the target", "the filesystem that holds /a on h"]),
+            (Full, "/a/b", ["make room on the target", "the filesystem that holds /a/b"]),
+            (Quota, "rsync://h/m/sub", ["quota", "sub in the module m of h: raise it, or make room"]),
+        ] {
+            let advice = Location::parse(text).unwrap().advice(cause, None, Duration::from_secs(4));
+            assert!(wants.iter().all(|want| advice.contains(want)), "{text}: {advice}");
+        }
         for (text, shell, wants) in [
             ("rsync://u@h/m/sub", None, ["h answers on port 873 and serves the module m", "`rsync rsync://u@h/m/sub/`"]),
             ("rsync://h:1/m", None, ["port 1 ", "`rsync rsync://h:1/m/`"]),
@@ -427,7 +484,7 @@ mod tests {
             ("u@h:/a", Some("sudo -u me ssh -p 1"), ["`sudo -u me ssh -p 1 u@h rsync --version`", "question"]),
             ("/a/b", None, ["/a/b is there", "mounted"]),
         ] {
-            let advice = Location::parse(text).unwrap().advice(shell, Duration::from_millis(4500));
+            let advice = Location::parse(text).unwrap().advice(Away, shell, Duration::from_millis(4500));
             assert!(wants.iter().all(|want| advice.contains(want)), "{text}: {advice}");
         }
     }
@@ -435,28 +492,22 @@ mod tests {
     #[test]
     fn advice_on_a_refusal_names_what_to_correct() {
         const FILE: Option<&str> = Some("/etc/fansync/p");
-        let auth = "@ERROR: auth failed on module m (rsync exit 5)";
-        let unknown = "@ERROR: Unknown module 'm' (rsync exit 5)";
-        for (text, reason, file, wants) in [
+        let (auth, unknown) = (Trouble::AuthFailed, Trouble::UnknownModule);
+        for (text, cause, file, wants) in [
             ("rsync://u@h/m", auth, FILE, ["/etc/fansync/p holds the password of u", "`auth users` name u"]),
             ("rsync://u@h/m", auth, None, ["wants a password of u", "`password_file`"]),
             ("rsync://h/m", auth, None, ["wants a user", "url"]),
             ("rsync://u@h:1/m/sub", unknown, FILE, ["`rsync rsync://h:1/`", "lists the modules"]),
             ("rsync://[::1]/m", unknown, FILE, ["`rsync rsync://[::1]/`", "lists the modules"]),
-            ("rsync://h/m", "ERROR: module is read only (rsync exit 1)", None, ["`read only = no`", "the module m"]),
-            ("rsync://h/m", "@ERROR: chdir failed (rsync exit 5)", None, ["`path` of the module m", "`uid`"]),
-            (
-                "rsync://h/m",
-                "@ERROR: access denied to m from b (1.2.3.4) (rsync exit 5)",
-                None,
-                ["`hosts allow`", "of this host"],
-            ),
+            ("rsync://h/m", Trouble::ReadOnlyModule, None, ["`read only = no`", "the module m"]),
+            ("rsync://h/m", Trouble::ClosedModule, None, ["`path` of the module m", "`uid`"]),
+            ("rsync://h/m", Trouble::HostDenied, None, ["`hosts allow`", "of this host"]),
         ] {
-            let advice = Location::parse(text).unwrap().refusal_advice(reason, file.map(Path::new));
+            let advice = Location::parse(text).unwrap().refusal_advice(cause, file.map(Path::new));
             assert!(wants.iter().all(|want| advice.contains(want)) && advice.ends_with(". "), "{text}: {advice}");
         }
-        for (text, reason) in [("u@h:/a", auth), ("rsync://h/m", "@ERROR: something else (rsync exit 5)")] {
-            assert_eq!(Location::parse(text).unwrap().refusal_advice(reason, None), "");
+        for (text, cause) in [("u@h:/a", auth), ("rsync://h/m", Trouble::Away), ("rsync://h/m", Trouble::Full)] {
+            assert_eq!(Location::parse(text).unwrap().refusal_advice(cause, None), "");
         }
     }
 

@@ -9,6 +9,7 @@
 //! Texts come before codes where both speak: a server that refuses often resets the connection, and
 //! whether the client ends with the refusal's code or with 10 or 12 is a race.
 
+use crate::location::Trouble;
 use crate::path::Shown;
 
 pub use crate::sys::child::Exit;
@@ -138,6 +139,8 @@ pub struct Outcome {
     /// rsync was ended by a signal that it handles; what it sent may be the content of other files
     /// ([`crate::sys::child`]).
     pub(crate) interrupted: bool,
+    /// Why the target takes nothing, if that is what happened.
+    pub(crate) cause: Trouble,
 }
 
 impl Outcome {
@@ -151,6 +154,7 @@ impl Outcome {
             unknown: Vec::new(),
             counters: Counters::default(),
             interrupted: false,
+            cause: Trouble::Away,
         }
     }
 
@@ -167,19 +171,42 @@ pub(crate) const TARGET_MISSING: &str = "the target directory does not exist; cr
 pub fn classify(exit: Exit, output: &Output, context: Context) -> Outcome {
     let verdict = verdict(exit, output, context);
     let done = verdict == Verdict::Done;
+    let reason = match verdict {
+        Verdict::Done => String::new(),
+        // Of a dry run, whose words would be that it was created.
+        Verdict::TargetMissing if exit == Exit::Code(0) => TARGET_MISSING.into(),
+        _ => reason(exit, output),
+    };
     Outcome {
-        reason: match verdict {
-            Verdict::Done => String::new(),
-            // Of a dry run, whose words would be that it was created.
-            Verdict::TargetMissing if exit == Exit::Code(0) => TARGET_MISSING.into(),
-            _ => reason(exit, output),
-        },
+        cause: cause(&verdict, output, &reason),
+        reason,
         failed: if done { Vec::new() } else { failed(exit, output) },
         failed_more: if done { 0 } else { output.failed_more },
         unknown: output.unknown.clone(),
         counters: output.counters,
         interrupted: exit == Exit::Code(20),
         verdict,
+    }
+}
+
+/// What a server says when it refuses, and what that means.
+const REFUSALS: [(&str, Trouble); 5] = [
+    ("Unknown module", Trouble::UnknownModule),
+    ("module is read only", Trouble::ReadOnlyModule),
+    ("chdir failed", Trouble::ClosedModule),
+    ("access denied", Trouble::HostDenied),
+    ("auth failed", Trouble::AuthFailed),
+];
+
+/// `reason`: the words that decided.
+fn cause(verdict: &Verdict, output: &Output, reason: &str) -> Trouble {
+    let target = &output.signs.target;
+    match verdict {
+        Verdict::TargetFull if target.quota => Trouble::Quota,
+        Verdict::TargetFull if target.full => Trouble::Full,
+        Verdict::Config => REFUSALS.iter().find(|(words, _)| reason.contains(words)).map_or(Trouble::Away, |(_, cause)| *cause),
+        _ if reason == TARGET_MISSING => Trouble::Missing,
+        _ => Trouble::Away,
     }
 }
 
@@ -310,6 +337,28 @@ mod tests {
         output.push(Stream::Stderr, stderr.as_bytes());
         output.finish();
         classify(exit, &output, context)
+    }
+
+    #[test]
+    fn what_helps_follows_from_what_is_wrong() {
+        for (code, stderr, want) in [
+            (11, "rsync: [receiver] write failed on \"/big\" (in m): No space left on device (28)\n", Trouble::Full),
+            (11, "rsync: [receiver] write failed on \"/big\" (in m): Disk quota exceeded (122)\n", Trouble::Quota),
+            (11, "rsync: [receiver] write failed on \"/big\" (in m): File too large (27)\n", Trouble::Away),
+            (5, "@ERROR: Unknown module 'm'\n", Trouble::UnknownModule),
+            (1, "ERROR: module is read only\n", Trouble::ReadOnlyModule),
+            (5, "@ERROR: chdir failed\n", Trouble::ClosedModule),
+            (5, "@ERROR: access denied to m from b (1.2.3.4)\n", Trouble::HostDenied),
+            (5, "@ERROR: auth failed on module m\n", Trouble::AuthFailed),
+            (5, "@ERROR: something else\n", Trouble::Away),
+            (10, "rsync: [sender] failed to connect to h (192.0.2.1): Connection refused (111)\n", Trouble::Away),
+            // The words of a path are not the server's.
+            (11, "rsync: [receiver] write failed on \"/auth failed\" (in m): No space left on device (28)\n", Trouble::Full),
+        ] {
+            assert_eq!(judged(Exit::Code(code), "", stderr, Context::default()).cause, want, "{stderr}");
+        }
+        let missing = judged(Exit::Code(0), "created directory /t\n", "", Context::default());
+        assert_eq!((missing.verdict, missing.cause), (Verdict::TargetMissing, Trouble::Missing));
     }
 
     /// Texts of rsync 3.5.0, from real runs, unless said otherwise.

@@ -184,6 +184,8 @@ pub struct Signs {
 pub(crate) struct TargetSigns {
     /// ENOSPC or EDQUOT.
     pub(crate) full: bool,
+    /// EDQUOT.
+    pub(crate) quota: bool,
     /// A file is larger than the filesystem, or a limit of the receiver, allows.
     pub(crate) too_large: bool,
     /// Something failed because a filesystem is read-only.
@@ -545,7 +547,10 @@ impl Output {
         self.signs.target.read_only |= !sender && error == Some(libc::EROFS);
         self.take(&message, line);
         match error {
-            Some(libc::ENOSPC | libc::EDQUOT) if !sender => self.signs.target.full = true,
+            Some(full @ (libc::ENOSPC | libc::EDQUOT)) if !sender => {
+                self.signs.target.full = true;
+                self.signs.target.quota |= full == libc::EDQUOT;
+            }
             Some(libc::EFBIG) if !sender => self.signs.target.too_large = true,
             _ => return Weight::Path,
         }

@@ -94,8 +94,8 @@ impl Target {
                 self.link.ambient.learn(outcome);
                 self.answered(cx, false);
             }
-            TargetState::Config(reason) => self.went_away(cx, true, reason),
-            TargetState::Down(reason) => self.went_away(cx, false, reason),
+            TargetState::Config(reason) => self.went_away_by(cx, true, outcome.cause, reason),
+            TargetState::Down(reason) => self.went_away_by(cx, false, outcome.cause, reason),
             TargetState::Source(reason) => match (cx.check)() {
                 Err(hold) => {
                     *cx.held = Some(hold);
@@ -138,6 +138,10 @@ impl Target {
     }
 
     pub(super) fn went_away(&mut self, cx: &mut Context<'_>, config: bool, reason: String) {
+        self.went_away_by(cx, config, Trouble::Away, reason);
+    }
+
+    fn went_away_by(&mut self, cx: &mut Context<'_>, config: bool, cause: Trouble, reason: String) {
         // Once per cause; what repeats is counted and shown in the status.
         if outcome::words(&self.counters.stats.reason) != outcome::words(&reason) {
             tracing::warn!(
@@ -146,28 +150,23 @@ impl Target {
                 pending = self.unconfirmed(),
                 "{}: {reason}. {}",
                 if config { "target cannot be used as it is configured" } else { "target is down" },
-                self.advice(config, &reason),
+                self.advice(config, cause),
             );
         }
         self.counters.stats.reason = reason.clone();
-        self.link.failed(cx.now, config, reason, fastrand::f64());
+        self.link.failed(cx.now, config, (cause, reason), fastrand::f64());
         self.drop_standbys(cx);
     }
 
     /// What an administrator can do about a target that cannot be sent to.
-    pub(super) fn advice(&self, config: bool, reason: &str) -> String {
+    pub(super) fn advice(&self, config: bool, cause: Trouble) -> String {
         let config::Target { location, ssh, connect_timeout, password_file, .. } = &self.cfg;
         match config {
             true => {
-                let place = location.refusal_advice(reason, password_file.as_deref());
+                let place = location.refusal_advice(cause, password_file.as_deref());
                 format!("{place}Once that is put right, `fansync retry` has it tried at once")
             }
-            false if reason == TARGET_MISSING => {
-                format!("It is tried again for as long as fansync runs; {}", location.missing_advice())
-            }
-            false => {
-                format!("It is tried again for as long as fansync runs; {}", location.advice(ssh.as_deref(), *connect_timeout))
-            }
+            false => format!("It is tried again by itself; {}", location.advice(cause, ssh.as_deref(), *connect_timeout)),
         }
     }
 
@@ -192,7 +191,10 @@ impl Target {
             Verdict::Done => self.went_away(cx, false, "rsync ended before it was given a list".into()),
             // No connection to spare for a standby process: work goes on without.
             Verdict::Busy => self.crowd(cx, outcome),
-            _ => self.went_away(cx, matches!(outcome.verdict, Verdict::Config | Verdict::Refused { .. }), outcome.reason.clone()),
+            _ => {
+                let config = matches!(outcome.verdict, Verdict::Config | Verdict::Refused { .. });
+                self.went_away_by(cx, config, outcome.cause, outcome.reason.clone());
+            }
         }
     }
 
@@ -456,7 +458,7 @@ impl Target {
     /// Of several runs that meet the same outage, the first counts.
     fn first_away(&mut self, cx: &mut Context<'_>, config: bool, outcome: &Outcome) {
         if self.is_up() {
-            self.went_away(cx, config, outcome.reason.clone());
+            self.went_away_by(cx, config, outcome.cause, outcome.reason.clone());
         }
     }
 

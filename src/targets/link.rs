@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::CONFIG_PAUSE;
 use super::probing::Silence;
+use crate::location::Trouble;
 use crate::sync::ambient::Ambient;
 use crate::sync::retries::Backoff;
 
@@ -27,6 +28,7 @@ pub(super) enum State {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Outage {
     pub(super) config: bool,
+    pub(super) cause: Trouble,
     pub(super) reason: String,
     pub(super) tries: u32,
 }
@@ -53,7 +55,7 @@ pub(super) struct Link {
 impl Link {
     /// To a target that is to be probed.
     pub(super) fn new(backoff: Backoff) -> Link {
-        let outage = Outage { config: false, reason: "not asked yet".into(), tries: 0 };
+        let outage = Outage { config: false, cause: Trouble::Away, reason: "not asked yet".into(), tries: 0 };
         Link {
             state: State::Away { outage, next: Duration::ZERO },
             backoff,
@@ -124,16 +126,19 @@ impl Link {
     }
 
     /// The target cannot be sent to. `jitter`: in `[0, 1)`.
-    pub(super) fn failed(&mut self, now: Duration, config: bool, reason: String, jitter: f64) {
+    pub(super) fn failed(&mut self, now: Duration, config: bool, (cause, reason): (Trouble, String), jitter: f64) {
         self.tries += 1;
         let pause = self.backoff.pause(self.tries, jitter) * if config { CONFIG_PAUSE } else { 1 };
         self.missing_args = true; // it may come back with another rsync; the probe asks anew
         self.ask_at(now + pause, config, reason);
+        if let State::Away { outage, .. } = &mut self.state {
+            outage.cause = cause;
+        }
     }
 
     /// Nothing is sent before the target was probed once more, which counts for no failure.
     pub(super) fn ask_at(&mut self, next: Duration, config: bool, reason: String) {
-        self.state = State::Away { outage: Outage { config, reason, tries: self.tries }, next };
+        self.state = State::Away { outage: Outage { config, cause: Trouble::Away, reason, tries: self.tries }, next };
     }
 
     /// One connection at a time until then. Whether that is new.
@@ -174,15 +179,15 @@ mod tests {
     fn pauses_grow_until_the_target_takes_something() {
         let mut link = link();
         for (config, pause) in [(false, 1), (false, 2), (true, 16), (false, 8)] {
-            link.failed(SECOND, config, "down".into(), 0.0);
+            link.failed(SECOND, config, (Trouble::Away, "down".into()), 0.0);
             assert_eq!(link.next_try(), Some(SECOND + SECOND * pause), "try {}", link.tries());
         }
         link.asks(SECOND, SECOND);
         link.came_up(true);
-        link.failed(SECOND, false, "full".into(), 0.0);
+        link.failed(SECOND, false, (Trouble::Away, "full".into()), 0.0);
         assert_eq!(link.next_try(), Some(SECOND * 17), "an answer to a probe ends no row");
         assert!(link.proven() && !link.proven());
-        link.failed(SECOND, false, "down".into(), 0.0);
+        link.failed(SECOND, false, (Trouble::Away, "down".into()), 0.0);
         assert_eq!(link.next_try(), Some(SECOND * 2));
     }
 
@@ -192,13 +197,13 @@ mod tests {
         assert_eq!(link.outage().map(|o| o.tries), Some(0));
         link.asks(SECOND, SECOND);
         assert_eq!(link.outage(), None, "nothing is known before the first answer");
-        link.failed(SECOND, false, "down".into(), 0.0);
+        link.failed(SECOND, false, (Trouble::Away, "down".into()), 0.0);
         link.asks(SECOND * 2, SECOND);
         assert_eq!(link.outage().map(|o| (&*o.reason, o.tries)), Some(("down", 1)));
         assert_eq!((link.next_try(), link.is_up()), (None, false));
         assert!(link.came_up(false) && !link.came_up(false), "new once");
         assert_eq!((link.outage(), link.missing_args), (None, false));
-        link.failed(SECOND * 3, false, "down".into(), 0.0);
+        link.failed(SECOND * 3, false, (Trouble::Away, "down".into()), 0.0);
         assert!(link.missing_args, "another rsync may come back");
     }
 

@@ -121,7 +121,7 @@ impl Target {
     }
 
     fn report_away(&self, s: &mut status::Target, outage: &Outage) {
-        let Outage { config, reason, tries } = outage;
+        let Outage { config, cause, reason, tries } = outage;
         let (config, tries) = (*config, *tries);
         let fenced = self.fence.as_ref().is_some_and(|f| f.fenced);
         s.state = match (fenced, config) {
@@ -131,7 +131,7 @@ impl Target {
         };
         s.tries = u64::from(tries);
         s.reason = reason.clone();
-        s.advice = if fenced || tries == 0 { String::new() } else { self.advice(config, reason) };
+        s.advice = if fenced || tries == 0 { String::new() } else { self.advice(config, *cause) };
     }
 
     fn some_pending(&self, now: Duration) -> Vec<status::Pending> {
