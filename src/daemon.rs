@@ -360,6 +360,10 @@ impl Life<'_> {
                 );
                 ExitCode::Done
             }
+            _ if left.waiting > 0 => {
+                tracing::warn!(mirrors = left.waiting, "stopped while a source was missing; what its targets lack is not known");
+                ExitCode::Done
+            }
             _ => {
                 tracing::info!("stopped, every target holds every change");
                 ExitCode::Done
@@ -425,9 +429,29 @@ fn undone(mirrors: &[status::Mirror]) -> Vec<String> {
         }
         let behind = m.targets.iter().filter(|t| t.state != TargetState::Idle);
         out.extend(behind.map(|t| match t.tries {
-            0 => format!("{}/{} is {}: {}", m.name, t.name, t.state, t.reason),
-            n => format!("{}/{} is {} after {}: {}", m.name, t.name, t.state, crate::text::plural(n, "try"), t.reason),
+            0 => format!("{}/{} {}: {}", m.name, t.name, t.state.sentence(), t.reason),
+            n => format!("{}/{} {} ({}): {}", m.name, t.name, t.state.sentence(), crate::text::plural(n, "try"), t.reason),
         }));
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_undone_is_told_in_sentences() {
+        let target =
+            |state, tries| status::Target { name: "t".into(), state, tries, reason: "why".into(), ..status::Target::default() };
+        let targets = [(TargetState::Config, 1), (TargetState::Down, 3), (TargetState::Idle, 0), (TargetState::Failing, 0)];
+        let targets = targets.map(|(state, tries)| target(state, tries)).to_vec();
+        let mirrors = [status::Mirror { name: "m".into(), targets, ..status::Mirror::default() }];
+        let want = [
+            "m/t cannot be used as it is configured (1 try): why",
+            "m/t is down (3 tries): why",
+            "m/t lacks paths that fail: why",
+        ];
+        assert_eq!(undone(&mirrors), want);
+    }
 }

@@ -1,5 +1,11 @@
 //! Numbers and times in a sentence.
 
+/// A sentence that goes on after a colon: its first letter is small.
+pub(crate) fn lower_first(sentence: &str) -> String {
+    let mut chars = sentence.chars();
+    chars.next().map_or_else(String::new, |first| first.to_lowercase().chain(chars).collect())
+}
+
 /// A number of things: `1 path`, `2 paths`.
 pub(crate) fn plural(n: u64, noun: &str) -> String {
     match (n, noun) {

@@ -429,6 +429,13 @@ fn a_key_of_another_table_is_told_where_it_belongs() {
     let errors = read(&least("", "exclude = [\"*.swp\"]")).unwrap_err().to_string();
     assert!(errors.contains("unknown key \"exclude\" in [[mirror.target]]"), "{errors}");
     assert!(errors.contains("help: exclude is a key of [[mirror]]"), "{errors}");
+    let errors = read(&least("", "socket = \"/run/s\"")).unwrap_err().to_string();
+    assert!(errors.contains("help: it is called status_socket, and is a key of [daemon]"), "{errors}");
+    let errors = read("[daemon]\nsocket = \"/run/s\"\n").unwrap_err().to_string();
+    assert!(errors.contains("help: did you mean \"status_socket\"?"), "{errors}");
+    for (_, key) in toml::OTHER_NAMES {
+        assert!(toml::ELSEWHERE.iter().any(|(name, _)| name == key), "{key}");
+    }
     let page = include_str!("../../docs/config.md");
     for (key, table) in toml::ELSEWHERE {
         let section = page.split("\n## ").find(|s| s.starts_with(&format!("`{table}`\n"))).unwrap_or_else(|| panic!("{table}"));

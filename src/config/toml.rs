@@ -357,14 +357,22 @@ impl<'i, 'f> Section<'i, 'f> {
         for key in self.table.keys() {
             let place = if self.path.is_empty() { String::new() } else { format!(" in {}", self.title) };
             let problem = Problem::new(format!("unknown key {:?}{place}", key.get_ref())).at(key.span());
-            self.found.problems.push(match (self.owner_of(key.get_ref()), nearest(key.get_ref(), &self.asked)) {
-                (Some(table), _) => problem.help(format!("{} is a key of {table}", key.get_ref())),
+            let other = OTHER_NAMES.iter().find(|(name, _)| *name == key.get_ref());
+            let name = other.map_or(key.get_ref().as_ref(), |(_, name)| *name);
+            let meant = self.asked.iter().copied().find(|asked| *asked == name);
+            self.found.problems.push(match (self.owner_of(name), meant.or_else(|| nearest(key.get_ref(), &self.asked))) {
+                (Some(table), _) if other.is_some() => problem.help(format!("it is called {name}, and is a key of {table}")),
+                (Some(table), _) => problem.help(format!("{name} is a key of {table}")),
                 (None, Some(meant)) => problem.help(format!("did you mean {meant:?}?")),
                 (None, None) => problem.help(format!("the keys here are: {}", self.asked.join(", "))),
             });
         }
     }
 }
+
+/// Names that a key does not have, and might.
+pub(super) const OTHER_NAMES: &[(&str, &str)] =
+    &[("socket", "status_socket"), ("socket_path", "status_socket"), ("log_level", "level"), ("log_format", "format")];
 
 /// Keys that are often written into another table than their own.
 pub(super) const ELSEWHERE: &[(&str, &str)] = &[

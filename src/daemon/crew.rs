@@ -21,7 +21,7 @@ struct Member {
     facts: RsyncFacts,
     handle: Handle,
     /// How many changes are not on some target; `None`: the source could not be opened anew.
-    thread: JoinHandle<Option<usize>>,
+    thread: JoinHandle<Ending>,
     verifying: Verifying,
     /// It was ordered to end for good while the others go on.
     leaving: bool,
@@ -37,11 +37,24 @@ pub(super) struct Crew {
     keep: bool,
 }
 
+/// How the engines of a mirror ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// As they were told, with so many changes that are not on some target.
+    Stopped(usize),
+    /// While the source was missing.
+    Waited,
+    /// The source could not be opened anew.
+    Lost,
+}
+
 /// How all of them ended.
 #[derive(Default)]
 pub(super) struct Left {
     /// Changes that are not on some target.
     pub(super) changes: usize,
+    /// Mirrors whose source was missing.
+    pub(super) waiting: usize,
     /// By a bug.
     pub(super) died: bool,
     /// A source could not be opened anew.
@@ -125,7 +138,7 @@ impl Crew {
                 }
                 Err(error) => {
                     let _ = wish.send(Wish::Begun { mirror, result: Err(chain(&error)) });
-                    Some(0)
+                    Ending::Stopped(0)
                 }
             }
         })
@@ -136,7 +149,7 @@ impl Crew {
         mirror: Mirror,
         facts: RsyncFacts,
         handle: Handle,
-        body: impl FnOnce(&mpsc::Sender<Wish>) -> Option<usize> + Send + 'static,
+        body: impl FnOnce(&mpsc::Sender<Wish>) -> Ending + Send + 'static,
     ) -> Result<(), Error> {
         let farewell = Farewell { wish: self.wish.clone(), engines: self.engines.clone(), mirror: mirror.name.clone() };
         let thread = std::thread::Builder::new()
@@ -197,7 +210,7 @@ impl Crew {
     /// The engine of this mirror has ended: takes it out; `false` when it was not to end.
     pub(super) fn let_go(&mut self, mirror: &str) -> bool {
         let Some(at) = self.members.iter().position(|m| m.mirror.name == mirror && m.leaving) else { return false };
-        if let Ok(Some(left @ 1..)) = self.members.remove(at).thread.join() {
+        if let Ok(Ending::Stopped(left @ 1..)) = self.members.remove(at).thread.join() {
             tracing::warn!(%mirror, paths = left, "the mirror ended with changes that are not on every target");
         }
         true
@@ -220,8 +233,9 @@ impl Crew {
         let mut out = Left::default();
         for member in self.members {
             match member.thread.join() {
-                Ok(Some(n)) => out.changes += n,
-                Ok(None) => out.lost = true,
+                Ok(Ending::Stopped(n)) => out.changes += n,
+                Ok(Ending::Waited) => out.waiting += 1,
+                Ok(Ending::Lost) => out.lost = true,
                 Err(_) => {
                     out.died = true;
                     let mirror = member.mirror.name;
@@ -235,16 +249,16 @@ impl Crew {
 
 /// Runs an engine, and those that take its place when its source is to be opened anew, is there at
 /// last, or its configuration is another.
-fn run_on(mut stage: Stage, wish: &mpsc::Sender<Wish>) -> Option<usize> {
+fn run_on(mut stage: Stage, wish: &mpsc::Sender<Wish>) -> Ending {
     loop {
         let again: Again = match stage {
             Stage::Runs(engine) => match engine.run() {
-                Ended::Stopped(left) => return Some(left),
+                Ended::Stopped(left) => return Ending::Stopped(left),
                 Ended::Again(again) => *again,
             },
             Stage::Waits(waiting) => match waiting.wait() {
                 Some(again) => again,
-                None => return Some(0),
+                None => return Ending::Waited,
             },
         };
         let (mirror, before) = (again.mirror().to_owned(), again.before());
@@ -259,7 +273,7 @@ fn run_on(mut stage: Stage, wish: &mpsc::Sender<Wish>) -> Option<usize> {
             Err(error) => {
                 let error = chain(&error);
                 tracing::error!("{error}; the source cannot be opened anew, so fansync ends. Start it again");
-                return None;
+                return Ending::Lost;
             }
         };
         if reloading {

@@ -63,6 +63,21 @@ named! {
 }
 
 impl TargetState {
+    /// What a sentence about a target says of it.
+    pub(crate) fn sentence(self) -> &'static str {
+        match self {
+            TargetState::Probing => "has not answered yet",
+            TargetState::Idle => "is in sync",
+            TargetState::Syncing => "is behind",
+            TargetState::Failing => "lacks paths that fail",
+            TargetState::Down => "is down",
+            TargetState::Config => "cannot be used as it is configured",
+            TargetState::Fenced => "is not to be sent to",
+            TargetState::Paused => "is paused",
+            TargetState::Held => "is held",
+        }
+    }
+
     /// How grave it is by itself: a target that is `syncing` may be less than a second behind.
     pub(crate) fn health(self) -> Health {
         use TargetState::*;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{HookState, Mirror, Snapshot, Target, TargetState};
 use crate::exit::ExitCode;
-use crate::text::{plural, span};
+use crate::text::{lower_first, plural, span};
 
 /// How many of what is not well the verdict names.
 const NAMED: usize = 3;
@@ -169,7 +169,7 @@ impl Snapshot {
             let _ = write!(out, " and {} more", findings.len() - NAMED);
         }
         if let Some(f) = findings.iter().find(|f| !f.next.is_empty()) {
-            let _ = write!(out, ". Next: {}", f.next);
+            let _ = write!(out, ". Next: {}", lower_first(&f.next));
         }
         out
     }
@@ -243,7 +243,7 @@ mod tests {
         let mut s = snapshot();
         (s.config_error, s.log_lost) = (String::new(), Default::default());
         s.mirrors[0].hooks.clear();
-        s.mirrors[0].targets[0].advice = "see that b answers".into();
+        s.mirrors[0].targets[0].advice = "See that b answers".into();
         let verdict = "TROUBLE: 0 of 1 target in sync; data/backup down, 1m 15s behind. Next: see that b answers";
         assert_eq!(s.verdict(), verdict);
         let lines: Vec<String> = s.human().lines().take(3).map(str::to_owned).collect();
