@@ -742,7 +742,7 @@ mod tests {
         assert!(due.is_some());
         assert_eq!(target.next_due(), due);
         let now = Duration::from_secs(100);
-        target.link.failed(now, false, "away".into(), 0.0);
+        target.link.failed(now, false, (Trouble::Away, "away".into()), 0.0);
         assert!(target.next_due().is_some_and(|next| next > now), "when it is tried again");
     }
 
