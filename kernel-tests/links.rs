@@ -180,6 +180,58 @@ fn opened_by_a_name_that_goes(m: &mut Mirror) {
     drop(file);
 }
 
+/// A file is written in place, as large as before and with the time it had, and then loses the name
+/// it was written through, before anything of that has left. `seen`: the events of the writes are
+/// taken in before the names go.
+fn written_through_a_name_that_goes(m: &mut Mirror, seen: bool) {
+    type Goes = fn(&Mirror, &str);
+    let ways: [(&str, Goes); 5] = [
+        ("removed", |m, name| m.src.remove(name)),
+        ("moved out", |m, name| m.src.rename_to(name, &m.out, name)),
+        ("replaced", |m, name| {
+            m.src.write("aside", b"another");
+            m.src.rename("aside", name);
+        }),
+        ("replaced by a link", |m, name| {
+            m.src.link("alone", "aside");
+            m.src.rename("aside", name);
+        }),
+        ("moved and removed", |m, name| {
+            m.src.rename(name, "d/elsewhere");
+            m.src.remove("d/elsewhere");
+        }),
+    ];
+    m.src.mkdir("leaves");
+    for (name, _) in ways {
+        m.src.write(name, b"before");
+        m.src.link(name, format!("d/{name}"));
+        m.src.set_mtime(name, 1_000_000_000, 0);
+    }
+    for n in 0..4 {
+        m.src.write(format!("leaves/{n}"), b"before");
+        m.src.link(format!("leaves/{n}"), format!("d/{n}"));
+        m.src.set_mtime(format!("leaves/{n}"), 1_000_000_000, 0);
+    }
+    m.check();
+    m.daemon.does(&["pause"]);
+    let write = |name: &str| {
+        std::fs::File::options().write(true).open(m.src.at(name)).and_then(|mut f| f.write_all(b"after.")).expect("it is there");
+        m.src.set_mtime(name, 1_000_000_000, 0);
+    };
+    ways.iter().for_each(|(name, _)| write(name));
+    (0..4).for_each(|n| write(&format!("leaves/{n}")));
+    if seen {
+        m.daemon.target_status_until("t1", "every write", |t| t.pending >= 9);
+    }
+    ways.iter().for_each(|(name, goes)| goes(m, name));
+    m.src.rename_to("leaves", &m.out, "leaves");
+    m.daemon.does(&["resume"]);
+    m.check();
+    // Written outside by now.
+    m.out.append("leaves/0", b", and more");
+    m.check();
+}
+
 /// By default, with links kept, and with open files followed.
 fn in_each_case(name: &'static str, act: fn(&mut Mirror)) -> Case {
     case(name, ALL, move |fs| {
@@ -201,6 +253,17 @@ pub fn cases() -> Vec<Case> {
     all.extend(each_case("names_that_come_in_with_a_directory", &[Fs::Ext4, Fs::Xfs], directory_with_names));
     all.push(in_each_case("made_without_a_name", made_without_a_name));
     all.push(in_each_case("opened_by_a_name_that_goes", opened_by_a_name_that_goes));
+    let (fanotify, inotify) = ("written_through_a_name_that_goes", "inotify_written_through_a_name_that_goes");
+    for (name, watch) in [(fanotify, "fanotify"), (inotify, "inotify")] {
+        all.push(case(name, ALL, move |fs| {
+            for (kept, seen) in [(&[][..], true), (&[], false), (&["hard_links"], true), (&["hard_links"], false)] {
+                let mut m = Setup::new(fs).watch(watch).carrying(kept).before(fill).start()?;
+                m.check();
+                written_through_a_name_that_goes(&mut m, seen);
+            }
+            Ok(())
+        }));
+    }
     all.extend([
         case("the_name_written_goes_and_the_others_are_not_cached", &[Fs::Ext4, Fs::Xfs], |fs| {
             // Many, since an event may be read before the one that explains it.

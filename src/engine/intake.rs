@@ -246,6 +246,7 @@ impl Engine {
     fn fanotify(&mut self, bytes: &[u8]) {
         let now = self.now();
         self.intake.resolver.tick(now);
+        self.intake.resolver.confirmed(self.targets.iter().filter_map(Target::oldest_change).min().unwrap_or(now));
         let (mut losses, mut dirty) = (Vec::new(), false);
         let walks = self.searches.outside.is_incomplete();
         let mut out = MarkSink { sink: sink!(self, now), mask: 0, pid: 0, inside: false, walks, came: Vec::new() };

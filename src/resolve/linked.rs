@@ -223,9 +223,11 @@ impl Resolver {
         root: &Root,
         filter: &Filter,
         event: &FanEvent<'_>,
+        change: Change,
         out: &mut dyn PathSink,
     ) -> Result<bool, crate::lost::Lost> {
-        if !self.linked.any() || event.mask & CHANGES == 0 || event.mask & libc::FAN_ONDIR != 0 {
+        let changes = event.mask & (CHANGES | libc::FAN_RENAME | libc::FAN_MOVED_FROM) != 0;
+        if !self.linked.any() || !changes || event.mask & libc::FAN_ONDIR != 0 {
             return Ok(false);
         }
         let Some(file) = event.child.filter(|c| !c.handle.is_empty()) else { return Ok(false) };
@@ -234,8 +236,9 @@ impl Resolver {
             return Ok(false);
         }
         self.unmute(event);
-        let change = Change::of(event.mask);
-        if change != Change::Writing || !self.follow(event, None) {
+        self.note_write(event);
+        let writes = event.mask & libc::FAN_MODIFY != 0 && change == Change::Writing;
+        if !writes || !self.follow(event, None) {
             self.tell_linked(root, filter, &file, change, out)?;
         }
         Ok(true)

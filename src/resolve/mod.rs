@@ -27,6 +27,7 @@ mod paths;
 mod relinked;
 pub mod tree;
 mod unexplained;
+mod writes;
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -107,6 +108,7 @@ pub struct Resolver {
     nameless: Nameless,
     relinked: relinked::Relinked,
     linked: linked::Linked,
+    writes: writes::Writes,
     survivors: Vec<Inode>,
     deafness_taken: bool,
     now: Duration,
@@ -150,6 +152,7 @@ impl Resolver {
             nameless: Nameless::default(),
             relinked: relinked::Relinked::default(),
             linked: linked::Linked::default(),
+            writes: writes::Writes::default(),
             survivors: Vec::new(),
             deafness_taken: false,
             now: Duration::ZERO,
@@ -265,7 +268,7 @@ impl Resolver {
             Dir::Inside(dir) => dir,
             Dir::Outside => {
                 self.stats.foreign += 1;
-                if !self.changed_elsewhere(root, filter, event, out)? {
+                if !self.changed_elsewhere(root, filter, event, Change::of(mask), out)? {
                     self.useless(event, &fid, false);
                 }
                 return Ok(());
@@ -302,6 +305,7 @@ impl Resolver {
             return Ok(());
         }
         self.unmute(event);
+        self.note_write(event);
         if let Some(child) = event.child.filter(|c| mask & CHANGES != 0 && !c.handle.is_empty())
             && self.relinked.may_stray(&child, name)
             && self.strays(root, dir, name, &child)
@@ -314,6 +318,8 @@ impl Resolver {
         if let Some(inode) = living.filter(|_| goes) {
             self.survivors.push(inode);
         }
+        // It may have left the source, with what was written through this name.
+        let leaves = mask & libc::FAN_MOVED_FROM != 0 && !appears && self.has_unsent_write(event);
         let written = mask & (libc::FAN_CLOSE_WRITE | libc::FAN_MOVED_TO) != 0;
         let complete = if mask & libc::FAN_MOVED_TO != 0 { Seen::Replaced } else { Seen::Written };
         let seen: &[Seen] = match (mask & libc::FAN_CREATE != 0, goes) {
@@ -328,9 +334,10 @@ impl Resolver {
             (false, false) => &[],
         };
         match self.tell(filter, dir, name, false, seen, out) {
-            Placed::ExcludedDir | Placed::Excluded if self.changed_elsewhere(root, filter, event, out)? => {}
+            Placed::ExcludedDir | Placed::Excluded if self.changed_elsewhere(root, filter, event, Change::of(mask), out)? => {}
             Placed::ExcludedDir => self.useless(event, &fid, true),
             Placed::Excluded => self.useless_file(event, true),
+            Placed::Here if leaves => _ = self.changed_elsewhere(root, filter, event, Change::Writing, out)?,
             Placed::Here if mask & libc::FAN_MODIFY != 0 && !written && !goes && !self.follow(event, event.dir.as_ref()) => {
                 out.apply(&self.dir, Seen::Modified);
             }
@@ -408,8 +415,15 @@ impl Resolver {
             });
         }
         let leaves_whiteout = told && is_whiteout(root, &self.dir);
-        if let Dir::Inside(dir) = new {
-            self.tell(filter, dir, new_name, is_dir, &[if told { arrived } else { arrived.plain() }], out);
+        let stays = match new {
+            Dir::Inside(dir) => {
+                let arrived = if told { arrived } else { arrived.plain() };
+                matches!(self.tell(filter, dir, new_name, is_dir, &[arrived], out), Placed::Here)
+            }
+            Dir::Outside | Dir::Sought => false,
+        };
+        if told && !stays && !is_dir && self.has_unsent_write(event) {
+            self.changed_elsewhere(root, filter, event, Change::Writing, out)?;
         }
         if let (true, Dir::Inside(dir)) = (leaves_whiteout, old) {
             self.tell(filter, dir, old_name, false, &[Seen::Written], out);
@@ -427,15 +441,21 @@ impl Resolver {
         };
         let (found, fd) = self.open_and_find(root, &child);
         let is_dir = event.mask & libc::FAN_ONDIR != 0;
-        // Attributes alone, of a file that has a path: the number of its names.
-        let written = event.mask & (CHANGES & !libc::FAN_ATTRIB) != 0;
+        // Attributes alone, of a file that has a path: the number of its names. What was written
+        // through one that it lost is written through the others.
+        let lost_write = !is_dir && self.has_unsent_write(event);
+        let change = match Change::of(event.mask) {
+            Change::Attributes if lost_write => Change::Writing,
+            change => change,
+        };
+        let written = change != Change::Attributes;
         if event.mask & libc::FAN_ATTRIB != 0 && !is_dir && !matches!(found, Whereabouts::Gone | Whereabouts::Unknown) {
             self.relinked.add(&child);
         }
         match found {
             Whereabouts::Inside(at) => {
                 if filter.excludes(&at, is_dir) {
-                    if !written || !self.changed_elsewhere(root, filter, event, out)? {
+                    if !written || !self.changed_elsewhere(root, filter, event, change, out)? {
                         self.useless_file(event, true);
                     }
                     fd.iter().for_each(|fd| self.suspect(event, &child, fd.as_fd()));
@@ -448,13 +468,13 @@ impl Resolver {
                 } else if has(libc::FAN_MODIFY) && !is_dir && !self.follow(event, None) {
                     out.apply(&at, Seen::Modified);
                 } else if has(libc::FAN_ATTRIB) || is_dir {
-                    out.apply(&at, Seen::Touched);
+                    out.apply(&at, if lost_write { Seen::Modified } else { Seen::Touched });
                 }
                 Ok(true)
             }
             Whereabouts::Foreign => {
                 self.stats.foreign += 1;
-                let known = written && self.changed_elsewhere(root, filter, event, out)?;
+                let known = written && self.changed_elsewhere(root, filter, event, change, out)?;
                 if !known {
                     self.useless_file(event, false);
                 }
@@ -471,13 +491,29 @@ impl Resolver {
                 Ok(true)
             }
             Whereabouts::NoName(inode) => {
-                let change = Change::of(event.mask);
                 if change != Change::Attributes || !self.unexplained.hold(&child, inode) {
                     self.nameless.changed(self.now, inode, unexplained::owned(&child), change);
                 }
                 Ok(true)
             }
         }
+    }
+
+    fn note_write(&mut self, event: &FanEvent<'_>) {
+        if event.mask & (libc::FAN_MODIFY | libc::FAN_CLOSE_WRITE) != 0
+            && let Some(child) = event.child.filter(|c| !c.handle.is_empty())
+        {
+            self.writes.note(&child, self.now);
+        }
+    }
+
+    fn has_unsent_write(&self, event: &FanEvent<'_>) -> bool {
+        event.child.is_some_and(|file| self.writes.may_be_unsent(&file))
+    }
+
+    /// Every change from before `since`, a time since the daemon's start, is on the targets.
+    pub(crate) fn confirmed(&mut self, since: Duration) {
+        self.writes.confirmed(since);
     }
 
     /// Whether a drain is needed for [`Resolver::settle`].

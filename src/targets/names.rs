@@ -168,17 +168,14 @@ impl Target {
     pub(super) fn spread(&mut self, cx: &mut Context<'_>, batch: &mut Batch, normal: &Normal) {
         meet(cx, batch, normal);
         // Where links are kept, all names of a file leave together, unless they are too many.
-        let least = if cx.links.is_some() { MOST_TOGETHER + 1 } else { 2 };
-        if cx.links.is_some() && !normal.items.iter().any(|item| has_names(item, least)) {
-            return;
-        }
+        let (together, least) = if cx.links.is_some() { (true, MOST_TOGETHER + 1) } else { (false, 2) };
         // A comparison of a whole directory finds names that no event reported.
         if batch.entries.iter().any(|entry| entry.kind == Kind::Subtree || entry.kind == Kind::Contents && entry.through) {
             cx.names.arrived();
         }
         let absent = absent(batch, normal);
         self.hold_absent(cx.now, batch, &absent);
-        self.seek_in_dirs(cx.names, cx.wall_start, batch, &absent);
+        self.seek_in_dirs(cx.names, cx.wall_start, batch, &absent, together);
         let files = files(batch, normal, least);
         if self.hurry() && !(self.ledger.sought.dirs.is_empty() && files.is_empty()) {
             cx.names.hurry();
@@ -186,6 +183,7 @@ impl Target {
         if files.is_empty() {
             return;
         }
+        let spread: HashSet<RelPath> = files.values().flat_map(|file| &file.here).map(|name| (*name).clone()).collect();
         let others = Others::of(&files, cx.names);
         // Where the root does not answer, nothing is known of any name; the run that follows finds
         // that out.
@@ -206,7 +204,8 @@ impl Target {
         }
         // A run that fails brings its entries back, and their other names are dirty by themselves
         // now.
-        batch.entries.iter_mut().filter(|entry| entry.kind == Kind::Entry).for_each(|entry| entry.through = false);
+        let done = |entry: &Entry| entry.kind == Kind::Entry && (!together || spread.contains(&entry.path));
+        batch.entries.iter_mut().filter(|entry| done(entry)).for_each(|entry| entry.through = false);
         self.note_ready(cx.now);
     }
 
@@ -220,7 +219,8 @@ impl Target {
     }
 
     /// Has the files sought that changed in directories of a batch, or through what is not found.
-    fn seek_in_dirs(&mut self, names: &mut Names, wall_start: i64, batch: &mut Batch, absent: &HashSet<RelPath>) {
+    /// `together`: the other names of what is found leave with it.
+    fn seek_in_dirs(&mut self, names: &mut Names, wall_start: i64, batch: &mut Batch, absent: &HashSet<RelPath>, together: bool) {
         for entry in batch.entries.iter_mut().filter(|entry| entry.through && (entry.kind > Kind::Entry || entry.gone)) {
             let (dir, deep) = match absent.contains(&entry.path) {
                 // It may be anywhere.
@@ -228,7 +228,7 @@ impl Target {
                     names.stray(entry.since());
                     (RelPath::root(), true)
                 }
-                false if entry.kind == Kind::Entry => continue,
+                false if together || entry.kind == Kind::Entry => continue,
                 false => (entry.path.clone(), entry.kind == Kind::Subtree),
             };
             let since = wall_start + entry.since().as_secs() as i64 - SLACK_SECS;
@@ -237,6 +237,11 @@ impl Target {
             self.ledger.sought.dirs.entry(names.survey(dir, Scope { deep, since })).or_default().push(parked);
             entry.through = false;
         }
+    }
+
+    /// When the oldest change came that is not on the target, as a time since the daemon's start.
+    pub(crate) fn oldest_change(&self) -> Option<Duration> {
+        self.ledger.set.epochs().oldest().map(Epoch::begins)
     }
 
     /// See [`DirtySet::dropped_change`]; as a time since the daemon's start.

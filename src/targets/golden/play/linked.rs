@@ -315,6 +315,21 @@ impl Linked {
         self.d.call(|target, cx| target.on_ready(cx, token(0, serial, EXIT)));
     }
 
+    fn other_name(&self, name: &str) -> Option<String> {
+        let number = self.d.world.inode(name).0;
+        let files = self.d.world.files(|what| what != What::Dir);
+        files.into_iter().find(|(other, file)| other != name && file.0 == number).map(|(other, _)| other)
+    }
+
+    /// A file that loses a name has an event of its own, which leads to another of its names; what
+    /// was written through the one that goes is reported with it.
+    fn lost_a_name(&mut self, other: Option<String>) {
+        if let Some(other) = other.filter(|other| self.d.world.names.contains_key(other)) {
+            let file = self.d.world.names[&other] == What::File;
+            self.d.see(&other, if file { Seen::Modified } else { Seen::Touched });
+        }
+    }
+
     /// A name that is not there, often one that was.
     fn new_name(&mut self) -> String {
         let d = &mut self.d;
@@ -376,7 +391,9 @@ impl Linked {
             }
             11..13 => {
                 let Some(name) = self.d.name(other) else { return };
+                let others = self.other_name(&name);
                 self.d.world.remove(&name);
+                self.lost_a_name(others);
                 self.d.see(&name, Seen::Gone);
             }
             13..16 => {
@@ -399,9 +416,11 @@ impl Linked {
                 if self.d.world.is_one_file(&old, &new) {
                     return; // rename(2) does nothing then
                 }
+                let others = self.other_name(&new);
                 self.d.world.remove(&new);
                 self.d.world.rename(&old, &new);
                 self.moves(&old, &new);
+                self.lost_a_name(others);
             }
             21 => {
                 let name = self.new_name();
