@@ -232,6 +232,15 @@ impl Target {
         None
     }
 
+    /// The whole tree is about to be compared: what the pass links is not known yet.
+    pub(super) fn await_names_of_all(&mut self, cx: &mut Context<'_>, batch: &Batch) {
+        let Some(links) = cx.links.as_deref_mut() else { return };
+        let Some(since) = batch.entries.iter().map(Entry::epoch).min() else { return };
+        let ticket = links.want(&RelPath::root(), true);
+        let left = self.ledger.set.parked(RelPath::root(), since);
+        self.ledger.linking.waiting.push((ticket, Waits::Left(left, (Kind::Subtree, cx.stamp))));
+    }
+
     /// What has to go with a batch, as far as it is known. `levels` do not leave with it: they wait
     /// for files in them. What left on their behalf could keep these files waiting in turn.
     fn gather(

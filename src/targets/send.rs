@@ -277,9 +277,7 @@ impl Target {
                 self.ledger.give_back(batch);
                 return false;
             }
-            if let Some(links) = cx.links.as_deref_mut().filter(|_| self.counters.reconciles > 0) {
-                links.want(&RelPath::root(), true); // what the pass links is not known yet
-            }
+            self.await_names_of_all(cx, &batch);
             return self.start_full(cx, batch, lane);
         }
         let paths: Vec<(RelPath, Kind)> = batch.entries.iter().map(|e| (e.path.clone(), e.kind)).collect();
