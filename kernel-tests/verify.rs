@@ -1,5 +1,6 @@
 //! `fansync verify`: what it finds, what it must not find, and what it puts right.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -134,6 +135,44 @@ pub fn cases() -> Vec<Case> {
             let ran = verify(&m, &["--repair"]);
             assert!(ran.code == 0 && ran.stdout.contains("put right"), "{}{}", ran.stdout, ran.stderr);
             m.check();
+            Ok(())
+        }),
+        case("names_that_only_the_target_links_are_parted", &[Fs::Tmpfs], |fs| {
+            for links in [&[][..], &["hard_links"]] {
+                let m = Setup::new(fs).targets(&[To::Module, To::Local]).carrying(links).start()?;
+                let pairs = ["fifo", "link", "node", "file"].map(|kind| [format!("{kind}.1"), format!("{kind}.2")]);
+                for (n, name) in pairs.iter().flatten().enumerate() {
+                    match &name[..4] {
+                        "fifo" => m.src.fifo(name),
+                        "link" => m.src.symlink("nowhere", name),
+                        "node" => m.src.device(name, 1, 3),
+                        _ => m.src.write(name, "the same"),
+                    }
+                    std::os::unix::fs::lchown(m.src.at(name), Some(4711 + n as u32), None).expect("root may");
+                    m.src.set_mtime(name, 1_000_000_000, 0);
+                }
+                m.check();
+                let targets: Vec<&Dir> = m.targets.iter().map(|t| &t.dir).collect();
+                let one = |dst: &Dir, pair: &[String; 2]| {
+                    let [a, b] = pair.each_ref().map(|name| dst.at(name).symlink_metadata().expect("it was sent").ino());
+                    a == b
+                };
+                for dst in &targets {
+                    for [first, second] in &pairs {
+                        dst.remove(second);
+                        dst.link(first, second);
+                    }
+                    assert!(pairs.iter().all(|pair| one(dst, pair)));
+                }
+                let ran = verify(&m, &[]);
+                assert!(ran.code == 1 && ran.stdout.matches("5 paths differ").count() == 2, "{}{}", ran.stdout, ran.stderr);
+                let ran = verify(&m, &["--repair"]);
+                assert!(ran.code == 0 && ran.stdout.matches("equal, 5 put right").count() == 2, "{}{}", ran.stdout, ran.stderr);
+                for dst in &targets {
+                    assert!(!pairs.iter().any(|pair| one(dst, pair)), "names are one on the target still");
+                }
+                m.check();
+            }
             Ok(())
         }),
         case("changes_meanwhile_are_no_difference", &[Fs::Tmpfs], |fs| {

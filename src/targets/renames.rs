@@ -541,7 +541,7 @@ impl Target {
             }
             match (given_up, cx.links.is_some()) {
                 (true, false) => {
-                    tracing::warn!(target_name = %self.cfg.name, %path, "the old name of a rename cannot be removed from the target by itself")
+                    tracing::warn!(target_name = %self.cfg.name, %path, "an old name cannot be removed from the target by itself")
                 }
                 (true, true) => {
                     tracing::warn!(target_name = %self.cfg.name, %path, "a name that was replaced cannot be removed from the target, and may stay linked there")

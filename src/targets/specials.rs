@@ -155,7 +155,7 @@ impl Plan {
 
 impl Target {
     /// Whether one name can be removed from the target by a run of its own, to be sent again.
-    fn removes_by_name(&self) -> bool {
+    pub(super) fn removes_by_name(&self) -> bool {
         self.mirror.delete && self.link.missing_args && self.args.excludes_only() && !self.keeps_aside()
     }
 

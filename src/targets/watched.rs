@@ -43,6 +43,9 @@ pub(crate) struct Wrong {
     pub(crate) whole: bool,
     /// Something goes from the target: it has what the source has not, or has under another type.
     pub(crate) removes: bool,
+    /// Its attributes would be set in place, and so for every name that the target has linked to it:
+    /// it is removed first, where that can be done by name.
+    pub(crate) parts: bool,
 }
 
 /// Whether the target may lack a change of `path` that is known here: of a directory also by what
@@ -74,9 +77,12 @@ impl Target {
     pub(crate) fn repair(&mut self, now: Duration, wrong: Vec<Wrong>) {
         self.ledger.set.tick(now);
         let since = self.ledger.set.epochs().current();
-        for Wrong { path, whole, removes } in wrong {
+        for Wrong { path, whole, removes, parts } in wrong {
             if !removes {
                 self.doubts.files.insert(path.clone());
+            }
+            if parts && self.removes_by_name() && renames::removable(&path) {
+                self.ledger.set.link(path.clone(), false);
             }
             let mut entry = self.ledger.set.parked(path, since);
             entry.kind = if whole { Kind::Subtree } else { Kind::Entry };

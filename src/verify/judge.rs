@@ -114,7 +114,7 @@ fn conclude(doubted: &Differing, failing: Vec<RelPath>, out: &mut Judged) {
 }
 
 /// Puts the differing paths into the mirror's queue, waits until they are through, and compares
-/// them once more.
+/// them once more; everything, where other names of them may have changed on the target.
 pub(super) fn repair(
     comparer: &Comparer<'_>,
     live: &Live,
@@ -135,13 +135,12 @@ pub(super) fn repair(
             return Err(Error::Cancelled);
         }
     }
+    let in_place = judged.differing.values().any(Why::is_set_in_place);
+    let whole = judged.more > 0 || in_place;
     let rest = Judged { differing: Differing::new(), more: 0, ..judged };
-    let found = match judged.more {
-        0 => comparer.again(&judged.differing)?,
-        _ => complete(comparer)?,
-    };
+    let found = if whole { complete(comparer)? } else { comparer.again(&judged.differing)? };
     let doubted: Differing =
-        found.differing.into_iter().filter(|(path, _)| judged.more > 0 || judged.differing.contains_key(path)).collect();
+        found.differing.into_iter().filter(|(path, _)| whole || judged.differing.contains_key(path)).collect();
     // What is owed still is so for a reason, and is reported as different.
     let owed = live.watch(doubted.keys().cloned().collect()).ok_or_else(Error::engine)?;
     live.unwatch(owed.0).ok_or_else(Error::engine)?;
@@ -157,13 +156,17 @@ pub(super) fn repair(
 /// itself.
 fn wrong(judged: &Judged) -> Vec<Wrong> {
     if judged.more > 0 {
-        return vec![Wrong { path: RelPath::root(), whole: true, removes: false }];
+        return vec![Wrong { path: RelPath::root(), whole: true, removes: false, parts: false }];
     }
     let whole = |path: &[u8]| judged.differing.get(path).is_some_and(|why| why.is_extra() || (why.is_dir() && why.is_missing()));
     let covered = |path: &[u8]| std::iter::successors(path::parent(path), |at| path::parent(at)).any(whole);
     let tops = judged.differing.iter().filter(|(path, _)| !covered(path));
-    let wrong =
-        tops.map(|(path, why)| Wrong { path: path.clone(), whole: why.is_dir() && why.is_missing(), removes: why.removes() });
+    let wrong = tops.map(|(path, why)| Wrong {
+        path: path.clone(),
+        whole: why.is_dir() && why.is_missing(),
+        removes: why.removes(),
+        parts: why.is_set_in_place(),
+    });
     wrong.collect()
 }
 
@@ -180,17 +183,28 @@ mod tests {
             ("gone", b"*deleting  "),
             ("gone.x", b"<f..t......"),
             ("gone/a/b", b"*deleting  "),
+            ("link", b".L...p....."),
             ("new", b"cd+++++++++"),
+            ("new-link", b"cLc.t......"),
             ("new/f", b"<f+++++++++"),
             ("old", b".d..t......"),
             ("old/f", b"<f+++++++++"),
+            ("pipe", b".S....o...."),
         ];
         let differing = differing.iter().map(|(p, change)| (path(p), why(change))).collect();
         let judged = Judged { differing, ..Judged::default() };
-        let told: Vec<_> = wrong(&judged).into_iter().map(|w| (w.path.to_string(), w.whole, w.removes)).collect();
-        let want =
-            [("gone", false, true), ("gone.x", false, false), ("new", true, true), ("old", false, false), ("old/f", false, true)];
-        assert_eq!(told, want.map(|(p, whole, removes)| (p.to_owned(), whole, removes)));
+        let told: Vec<_> = wrong(&judged).into_iter().map(|w| (w.path.to_string(), w.whole, w.removes, w.parts)).collect();
+        let want = [
+            ("gone", false, true, false),
+            ("gone.x", false, false, false),
+            ("link", false, false, true),
+            ("new", true, true, false),
+            ("new-link", false, false, false),
+            ("old", false, false, false),
+            ("old/f", false, true, false),
+            ("pipe", false, false, true),
+        ];
+        assert_eq!(told, want.map(|(p, whole, removes, parts)| (p.to_owned(), whole, removes, parts)));
         let all = wrong(&Judged { more: 1, ..judged });
         assert!(all.len() == 1 && all[0].path.is_root() && all[0].whole);
     }

@@ -942,7 +942,7 @@ impl Director {
                 let Some(path) = self.name(|_| true) else { return };
                 let (whole, removes) = (self.world.names[&path] == What::Dir, self.rng.u8(..4) == 0);
                 self.note(&format!("repair {} {whole} {removes}", path.escape_default()));
-                self.target.repair(self.now, vec![Wrong { path: rel(&path), whole, removes }]);
+                self.target.repair(self.now, vec![Wrong { path: rel(&path), whole, removes, parts: false }]);
             }
         }
     }
