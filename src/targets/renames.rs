@@ -536,8 +536,12 @@ impl Target {
             }
             let given_up = !self.ledger.set.unlinked(path, gone, count, cx.now);
             // Where links are kept, renames are not sent as such.
-            if cx.links.is_some() && (gone || given_up) {
-                self.hard_links.specials.removed(path);
+            match old {
+                _ if cx.links.is_none() => {}
+                Old::Judged => self.hard_links.specials.not_removed(path),
+                Old::Removed => self.hard_links.specials.removed(path),
+                Old::Stays if given_up => self.hard_links.specials.removed(path),
+                Old::Stays => {}
             }
             match (given_up, cx.links.is_some()) {
                 (true, false) => {

@@ -31,9 +31,21 @@ enum Known {
     As(Inode),
     /// It was sent as this file, and led to nothing, or to a file or directory, since. What rsync
     /// met under it may have been yet another one.
-    Left(Inode),
+    /// `None`: nor is it known what it was sent as.
+    Left(Option<Inode>),
     /// It was removed to be sent anew.
     Removed,
+}
+
+impl Known {
+    /// What the target may hold under the name.
+    fn inode(self) -> Option<Inode> {
+        match self {
+            Known::As(inode) => Some(inode),
+            Known::Left(was) => was,
+            Known::Removed => None,
+        }
+    }
 }
 
 /// How a name is sent.
@@ -77,6 +89,13 @@ impl Specials {
         self.known.insert(name.clone(), Known::Removed);
     }
 
+    /// The name was to be removed from the target, and its directory was away: the target may have
+    /// it still.
+    pub(super) fn not_removed(&mut self, name: &RelPath) {
+        let was = self.known.get(name).and_then(|known| known.inode());
+        self.known.insert(name.clone(), Known::Left(was));
+    }
+
     /// The names that the target may hold linked to these files.
     fn linked_to(&self, files: &BTreeSet<Inode>) -> Vec<RelPath> {
         let names = self.known.iter().filter(|(_, known)| matches!(known, Known::As(inode) if files.contains(inode)));
@@ -97,7 +116,7 @@ impl Specials {
         if !self.known.is_empty() {
             let names = self.at_and_below(path).filter(|(name, _)| below || **name == *path);
             let left = names.filter_map(|(name, known)| match known {
-                Known::As(inode) => Some((name, Known::Left(inode))),
+                Known::As(inode) => Some((name, Known::Left(Some(inode)))),
                 Known::Left(_) | Known::Removed => None,
             });
             let left: Vec<_> = left.collect();
@@ -202,10 +221,7 @@ impl Target {
         }
         // Between the last check of a name and the run that carried it, it may have become another
         // file already: then that run set attributes of the one on all names of the other.
-        let was = plan.first.iter().filter_map(|name| match self.hard_links.specials.known.get(name) {
-            Some(Known::As(inode) | Known::Left(inode)) => Some(*inode),
-            Some(Known::Removed) | None => None,
-        });
+        let was = plan.first.iter().filter_map(|name| self.hard_links.specials.known.get(name)?.inode());
         let was: BTreeSet<Inode> = was.collect();
         let since = entries.iter().map(Entry::epoch).min();
         for name in self.hard_links.specials.linked_to(&was).iter().filter(|name| !plan.first.contains(name)) {
@@ -239,7 +255,7 @@ mod tests {
             (None, [Send, RemoveFirst, Send, Send]),
             (Some(Known::As(A)), [Send; 4]),
             (Some(Known::As(B)), [RemoveFirst; 4]),
-            (Some(Known::Left(A)), [RemoveFirst; 4]),
+            (Some(Known::Left(Some(A))), [RemoveFirst; 4]),
             (Some(Known::Removed), [Send; 4]),
         ] {
             let got = [(false, false), (false, true), (true, false), (true, true)].map(|(link, re)| step(known, A, link, re));
@@ -253,15 +269,15 @@ mod tests {
         let of = |mode, ino| Look::Present(StatBrief { mode, nlink: 2, dev: A.0, ino, ..Default::default() });
         for (what, look, want) in [
             ("a directory", of(libc::S_IFDIR, 5), Known::As(B)),
-            ("a file", of(libc::S_IFREG, 5), Known::Left(B)),
-            ("nothing", Look::Missing, Known::Left(B)),
+            ("a file", of(libc::S_IFREG, 5), Known::Left(Some(B))),
+            ("nothing", Look::Missing, Known::Left(Some(B))),
         ] {
             let mut specials = Specials::default();
             specials.found(&[(p("d"), A), (p("d/x"), B)]);
             let mut plan = Plan::default();
             plan.add(&specials, &p("d"), look, false);
             specials.go(plan);
-            assert_eq!(specials.known[&p("d")], Known::Left(A), "{what}");
+            assert_eq!(specials.known[&p("d")], Known::Left(Some(A)), "{what}");
             assert_eq!(specials.known[&p("d/x")], want, "{what}");
         }
     }
@@ -273,7 +289,7 @@ mod tests {
         specials.leaves(b"d", true);
         specials.found(&[(p("d/x"), B)]);
         let known = |specials: &Specials, name: &str| specials.known.get(&p(name)).copied();
-        assert_eq!(known(&specials, "d/x"), Some(Known::Left(A)), "a walk does not know what the target holds");
+        assert_eq!(known(&specials, "d/x"), Some(Known::Left(Some(A))), "a walk does not know what the target holds");
         assert_eq!(known(&specials, "d-e"), Some(Known::As(A)));
         assert_eq!(specials.linked_to(&[A].into()), [p("d-e")], "names that are not there any more are not sent");
         specials.removed(&p("d/x"));

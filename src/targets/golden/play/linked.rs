@@ -667,3 +667,38 @@ fn a_directory_in_the_place_of_a_fifo_does_not_have_its_names_sent_for_ever() {
     linked.d.see("n", Seen::Contents);
     assert_eq!(linked.end(), Ok(()), "{}", linked.d.trace.text);
 }
+
+/// A FIFO of two names is replaced under one of them, and when that is to be removed from the target,
+/// its directory is away for a moment: the target has it still.
+#[test]
+fn a_name_that_was_not_removed_is_removed_once_its_directory_is_back() {
+    crate::sys::apart::apart();
+    for seed in 0..12 {
+        let mut linked = Linked::new(seed, true);
+        linked.kills = false;
+        linked.d.begin(seed);
+        linked.d.see("", Seen::Subtree);
+        assert_eq!(linked.end(), Ok(()));
+        linked.d.world.mkfifo("d/p");
+        linked.d.see("d/p", Seen::Created);
+        linked.d.world.link("d/p", "q");
+        linked.d.see("q", Seen::Created);
+        assert_eq!(linked.end(), Ok(()));
+        linked.d.world.tick(linked.d.now);
+        linked.d.world.remove("d/p");
+        linked.d.see("d/p", Seen::Gone);
+        linked.d.world.mkfifo("d/p");
+        linked.d.see("d/p", Seen::Created);
+        linked.d.see("d", Seen::Touched);
+        linked.d.turn();
+        linked.note_lists();
+        for (from, to) in [("d", "e"), ("e", "d")] {
+            linked.d.world.rename(from, to);
+            linked.moves(from, to);
+            linked.end_a_run(true);
+            linked.d.turn();
+            linked.note_lists();
+        }
+        assert_eq!(linked.end(), Ok(()), "seed {seed}: {}", linked.d.trace.text);
+    }
+}
