@@ -180,6 +180,57 @@ fn opened_by_a_name_that_goes(m: &mut Mirror) {
     drop(file);
 }
 
+/// The directory of the name by which a file was opened goes before it is written: removed, moved out
+/// and removed there, and one in which the file never had a name.
+fn opened_in_a_directory_that_goes(m: &mut Mirror) {
+    for (at, dir) in ["g0", "g1", "g2"].into_iter().enumerate() {
+        m.src.mkdir(dir);
+        let last = format!("d/last{at}");
+        let mut file = if at == 2 {
+            let new = std::fs::OpenOptions::new().write(true).custom_flags(nix::libc::O_TMPFILE).open(m.src.at(dir));
+            let file = new.expect("the filesystem has O_TMPFILE");
+            let proc = std::path::PathBuf::from(format!("/proc/thread-self/fd/{}", file.as_raw_fd()));
+            nix::unistd::linkat(nix::fcntl::AT_FDCWD, &proc, nix::fcntl::AT_FDCWD, &m.src.at(&last), AtFlags::AT_SYMLINK_FOLLOW)
+                .expect("it can be linked");
+            file
+        } else {
+            let file = m.src.open(format!("{dir}/name"));
+            m.src.link(format!("{dir}/name"), &last);
+            file
+        };
+        m.daemon.flush(None);
+        if at == 1 {
+            m.src.rename_to(dir, &m.out, dir);
+            m.out.write(format!("{dir}/another"), b"so that the directory is known to lie outside");
+            m.daemon.flush(None);
+            m.out.remove(dir);
+        } else {
+            m.src.remove(dir);
+        }
+        m.daemon.flush(None);
+        file.write_all(b"written").expect("it can be written");
+        drop(file);
+        m.check();
+    }
+}
+
+/// A file is touched by one name and written by another, and both leave in one batch.
+fn touched_and_written_by_two_names(m: &mut Mirror) {
+    let names = ["a", "d/b", "d/deep/c"];
+    for (touched, written) in [(1, 0), (0, 2), (2, 1)] {
+        m.src.write("a", format!("before {written}"));
+        m.src.set_mtime("a", 1_000_000_000, 0);
+        m.check();
+        m.daemon.does(&["pause"]);
+        m.src.chmod(names[touched], 0o600 + written as u32);
+        let open = std::fs::File::options().write(true).open(m.src.at(names[written]));
+        open.and_then(|mut f| f.write_all(b"after!")).expect("it is there");
+        m.src.set_mtime("a", 1_000_000_000, 0);
+        m.daemon.does(&["resume"]);
+        m.check();
+    }
+}
+
 /// A file is written in place, as large as before and with the time it had, and then loses the name
 /// it was written through, before anything of that has left. `seen`: the events of the writes are
 /// taken in before the names go.
@@ -253,6 +304,8 @@ pub fn cases() -> Vec<Case> {
     all.extend(each_case("names_that_come_in_with_a_directory", &[Fs::Ext4, Fs::Xfs], directory_with_names));
     all.push(in_each_case("made_without_a_name", made_without_a_name));
     all.push(in_each_case("opened_by_a_name_that_goes", opened_by_a_name_that_goes));
+    all.push(in_each_case("opened_in_a_directory_that_goes", opened_in_a_directory_that_goes));
+    all.push(in_each_case("touched_and_written_by_two_names", touched_and_written_by_two_names));
     let (fanotify, inotify) = ("written_through_a_name_that_goes", "inotify_written_through_a_name_that_goes");
     for (name, watch) in [(fanotify, "fanotify"), (inotify, "inotify")] {
         all.push(case(name, ALL, move |fs| {

@@ -129,6 +129,8 @@ enum Placed {
 enum Dir {
     Inside(NodeId),
     Outside,
+    /// It was removed.
+    Gone,
     /// It cannot be opened, and is sought.
     Sought,
 }
@@ -266,8 +268,14 @@ impl Resolver {
         }
         let dir = match self.resolve(root, &fid)? {
             Dir::Inside(dir) => dir,
-            Dir::Outside => {
+            found @ (Dir::Outside | Dir::Gone) => {
                 self.stats.foreign += 1;
+                // The name in the event is none of the file's any more, which may have others inside.
+                let changes = mask & CHANGES != 0 && !is_dir;
+                let may_stray = || event.child.is_some_and(|file| self.relinked.is_known(&file, name));
+                if changes && (matches!(found, Dir::Gone) || may_stray()) && self.nameless(root, filter, event, out)? {
+                    return Ok(());
+                }
                 if !self.changed_elsewhere(root, filter, event, Change::of(mask), out)? {
                     self.useless(event, &fid, false);
                 }
@@ -349,7 +357,9 @@ impl Resolver {
     fn renamed(&mut self, root: &Root, filter: &Filter, event: &FanEvent<'_>, is_dir: bool, out: &mut dyn PathSink) -> Outcome {
         let mut place = |of: Option<Place<'_>>| match of {
             // The one that is sought is compared with all below it, if it is inside.
-            Some(p) => self.resolve(root, &p.fid).map(|dir| if matches!(dir, Dir::Sought) { Dir::Outside } else { dir }),
+            Some(p) => {
+                self.resolve(root, &p.fid).map(|dir| if matches!(dir, Dir::Sought | Dir::Gone) { Dir::Outside } else { dir })
+            }
             None => Ok(Dir::Outside),
         };
         let (old, new) = (place(event.old)?, place(event.new)?);
@@ -386,13 +396,13 @@ impl Resolver {
                         self.tree.detach(node);
                     }
                 }
-                (Some(node), Dir::Outside | Dir::Sought) => self.tree.detach(node),
+                (Some(node), Dir::Outside | Dir::Gone | Dir::Sought) => self.tree.detach(node),
                 (None, Dir::Inside(dir)) => {
                     if let Some(overwritten) = self.tree.child(*dir, new_name) {
                         self.tree.detach(overwritten);
                     }
                 }
-                (None, Dir::Outside | Dir::Sought) => {}
+                (None, Dir::Outside | Dir::Gone | Dir::Sought) => {}
             }
             if let Dir::Inside(_) = new {
                 let from_outside = matches!(old, Dir::Outside);
@@ -420,7 +430,7 @@ impl Resolver {
                 let arrived = if told { arrived } else { arrived.plain() };
                 matches!(self.tell(filter, dir, new_name, is_dir, &[arrived], out), Placed::Here)
             }
-            Dir::Outside | Dir::Sought => false,
+            Dir::Outside | Dir::Gone | Dir::Sought => false,
         };
         if told && !stays && !is_dir && self.has_unsent_write(event) {
             self.changed_elsewhere(root, filter, event, Change::Writing, out)?;
@@ -665,7 +675,7 @@ impl Resolver {
             (Whereabouts::Gone, _) => {
                 // The event that removed it, or a directory above it, was seen or is still to come.
                 self.stats.gone += 1;
-                Ok(Dir::Outside)
+                Ok(Dir::Gone)
             }
         }
     }

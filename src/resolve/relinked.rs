@@ -34,6 +34,12 @@ impl Relinked {
         }
     }
 
+    /// The same of a name outside: where every name would have to be checked, none is, since most of
+    /// what changes there is of no concern.
+    pub(crate) fn is_known(&self, file: &Fid<'_>, name: &[u8]) -> bool {
+        !self.all && self.may_stray(file, name)
+    }
+
     /// Whether `name` may not lead to `file`.
     #[inline]
     pub(crate) fn may_stray(&self, file: &Fid<'_>, name: &[u8]) -> bool {

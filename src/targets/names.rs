@@ -183,6 +183,10 @@ impl Target {
         if files.is_empty() {
             return;
         }
+        // What was written through one name was written through those that leave with it.
+        let written: HashSet<RelPath> =
+            files.values().filter(|f| f.change == Some(true)).flat_map(|f| &f.here).map(|name| (*name).clone()).collect();
+        batch.entries.iter_mut().filter(|entry| written.contains(&entry.path)).for_each(|entry| entry.content = true);
         let spread: HashSet<RelPath> = files.values().flat_map(|file| &file.here).map(|name| (*name).clone()).collect();
         let others = Others::of(&files, cx.names);
         // Where the root does not answer, nothing is known of any name; the run that follows finds
