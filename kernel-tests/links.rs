@@ -446,6 +446,12 @@ pub fn cases() -> Vec<Case> {
             }
             m.src.remove("m/8");
             m.check();
+            // As programs make what nobody else is to see.
+            for _ in 0..5 {
+                let new = std::fs::OpenOptions::new().write(true).custom_flags(nix::libc::O_TMPFILE).open(m.src.at("m"));
+                new.and_then(|mut file| file.write_all(b"of no name")).expect("the filesystem has O_TMPFILE");
+                m.check();
+            }
             assert_eq!(walks(&m), 0);
             Ok(())
         }),

@@ -318,8 +318,10 @@ impl Resolver {
             && self.relinked.may_stray(&child, name)
             && self.strays(root, dir, name, &child)
         {
-            // Where the file is not found by itself, what became of its name decides.
-            if self.nameless(root, filter, event, out)? && !appears && !goes {
+            // Where the file is not found by itself, what became of its name decides. That of one made
+            // without a name never was one.
+            let found = self.nameless(root, filter, event, out)?;
+            if (found || relinked::is_made_up(name)) && !appears && !goes {
                 return Ok(());
             }
         }

@@ -16,6 +16,11 @@ use crate::source::fan_decode::Fid;
 /// Files remembered. Beyond that every name is checked, at the price of a check-up for each event.
 const MOST: usize = 50_000;
 
+/// Whether it may be the name that the kernel gives to a file without one.
+pub(super) fn is_made_up(name: &[u8]) -> bool {
+    name.strip_prefix(b"#").is_some_and(|number| !number.is_empty() && number.iter().all(u8::is_ascii_digit))
+}
+
 /// See the module's text.
 #[derive(Debug, Default)]
 pub(super) struct Relinked {
@@ -43,7 +48,7 @@ impl Relinked {
     /// Whether `name` may not lead to `file`.
     #[inline]
     pub(crate) fn may_stray(&self, file: &Fid<'_>, name: &[u8]) -> bool {
-        self.all || name.starts_with(b"#") || !self.files.is_empty() && self.files.contains(&OwnedFid::of(file))
+        self.all || is_made_up(name) || !self.files.is_empty() && self.files.contains(&OwnedFid::of(file))
     }
 }
 
