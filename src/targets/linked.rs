@@ -128,7 +128,7 @@ struct Here {
     own: Vec<RelPath>,
     /// Names that it has in all.
     nlink: u32,
-    /// A name has waited for a walk: what was not found then lies outside.
+    /// A name has waited for a walk.
     waited: bool,
 }
 
@@ -298,15 +298,14 @@ impl Target {
     /// known ones were looked up: one that leads elsewhere by now would hide one that is not known.
     fn await_names(&mut self, now: Duration, links: &mut Links, gathered: &mut Gathered, since: Epoch) {
         for (inode, file) in &gathered.here {
-            if file.waited {
-                links.settle(*inode, file.nlink);
-            }
             if links.complete(*inode, file.nlink) {
                 continue;
             }
+            // One that has waited got more names since: it leaves, and they are sent together after the
+            // walk that finds them.
             let (ticket, soon) = links.want_whole(now, *inode);
             for name in &file.own {
-                if soon {
+                if soon && !file.waited {
                     gathered.waits.insert(name.clone(), ticket);
                 } else {
                     let alone = Waits::Alone(self.ledger.set.parked(name.clone(), since), *inode);
