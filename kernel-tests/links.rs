@@ -231,6 +231,21 @@ fn touched_and_written_by_two_names(m: &mut Mirror) {
     }
 }
 
+/// A file gets one more name, is written in place, and loses the name it was written through, all
+/// before anything leaves.
+fn written_beside_a_new_name(m: &mut Mirror) {
+    m.src.set_mtime("a", 1_000_000_000, 0);
+    m.check();
+    m.daemon.does(&["pause"]);
+    m.src.link("a", "d/new");
+    let open = std::fs::File::options().write(true).open(m.src.at("a"));
+    open.and_then(|mut f| f.write_all(b"two file")).expect("it is there");
+    m.src.set_mtime("a", 1_000_000_000, 0);
+    m.daemon.target_status_until("t1", "both", |t| t.pending >= 2);
+    m.src.remove("a");
+    m.daemon.does(&["resume"]);
+}
+
 /// A file is written in place, as large as before and with the time it had, and then loses the name
 /// it was written through, before anything of that has left. `seen`: the events of the writes are
 /// taken in before the names go.
@@ -305,6 +320,7 @@ pub fn cases() -> Vec<Case> {
     all.push(in_each_case("made_without_a_name", made_without_a_name));
     all.push(in_each_case("opened_by_a_name_that_goes", opened_by_a_name_that_goes));
     all.push(in_each_case("opened_in_a_directory_that_goes", opened_in_a_directory_that_goes));
+    all.push(in_each_case("written_beside_a_new_name", written_beside_a_new_name));
     all.push(in_each_case("touched_and_written_by_two_names", touched_and_written_by_two_names));
     let (fanotify, inotify) = ("written_through_a_name_that_goes", "inotify_written_through_a_name_that_goes");
     for (name, watch) in [(fanotify, "fanotify"), (inotify, "inotify")] {

@@ -59,6 +59,8 @@ pub struct Entry {
     pub(crate) content: bool,
     /// It appeared and no closing write has been seen yet: a regular file waits.
     pub(crate) held: bool,
+    /// Its content changed by more than its making: one that is made may be a link.
+    pub(crate) written: bool,
     /// An event said that the file behind this name changed: where it has other names, they changed
     /// too. Of a directory: the same of files in it, which are not pending by themselves any more.
     pub(crate) through: bool,
@@ -72,8 +74,8 @@ pub struct Entry {
 
 impl Entry {
     fn plain(path: RelPath, epoch: Epoch) -> Entry {
-        let (gone, content, held, through, fresh, taken) = (false, false, false, false, false, false);
-        Entry { path, kind: Kind::Entry, gone, content, held, through, over: None, fresh, taken, epoch }
+        let (gone, content, held, written, through, fresh, taken) = (false, false, false, false, false, false, false);
+        Entry { path, kind: Kind::Entry, gone, content, held, written, through, over: None, fresh, taken, epoch }
     }
 
     /// Moves the entry out and leaves its path and kind behind, marked as taken.
@@ -162,6 +164,8 @@ const ABSENT: u16 = 2048;
 /// A symbolic link that leaves after what it leads to. See [`order`]. Not to be taken before its
 /// time.
 const LATER: u16 = 4096;
+/// See [`Entry::written`].
+const WRITTEN: u16 = 8192;
 /// What stays when a path becomes dirty, or clean.
 const LASTING: u16 = SOFT | ALONE | NOTED;
 
@@ -760,7 +764,7 @@ impl DirtySet {
                 self.mark(at, Kind::Entry, epoch);
                 self.end_wait(at);
                 let n = &mut self.nodes[at as usize];
-                n.flags |= CONTENT | THROUGH;
+                n.flags |= CONTENT | THROUGH | WRITTEN;
                 if seen == Seen::Replaced {
                     n.flags &= !FRESH; // what leaves next may be the other half of an exchange
                 }
@@ -768,7 +772,7 @@ impl DirtySet {
             Seen::Modified => {
                 // One that has just been created goes on waiting for its close.
                 self.mark(at, Kind::Entry, epoch);
-                self.nodes[at as usize].flags |= CONTENT | THROUGH;
+                self.nodes[at as usize].flags |= CONTENT | THROUGH | WRITTEN;
             }
             Seen::Touched => {
                 self.mark(at, Kind::Entry, epoch);

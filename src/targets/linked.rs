@@ -175,7 +175,7 @@ fn distrust(
             Some((_, Look::Present(stat))) => {
                 // A name that was made and never written is a link: there is nothing to doubt,
                 // unless another file had the name.
-                let written = entry.content && (entry.gone || !entry.held);
+                let written = entry.content && (entry.gone || !entry.held || entry.written);
                 let seen = wall_start + entry.since().as_secs() as i64;
                 let doubtful = doubted.contains(&entry.path) || written && may_be_twin(&stat, seen);
                 if let Some(inode) = together(&stat).filter(|_| doubtful) {
@@ -496,12 +496,17 @@ mod tests {
             let mut set = DirtySet::new(10);
             let mut entry = set.parked(path("a"), set.epochs().current());
             (entry.content, entry.held, entry.gone) = (content, held, gone);
-            let batch = Batch { id: 0, entries: vec![entry], round: 0 };
+            let mut batch = Batch { id: 0, entries: vec![entry], round: 0 };
             let mut normal = normal.clone();
             let stat = StatBrief { ctime: FileTime { secs: ctime, nanos: 0 }, ..file };
             normal.items[0].state = Look::Present(stat);
-            let linked = distrust(&batch, &normal, &BTreeMap::new(), false, &doubted, 0);
-            assert_eq!(linked.together(&stat, false), Some(trusted), "{what}");
+            let trusts = |batch: &Batch| {
+                distrust(batch, &normal, &BTreeMap::new(), false, &doubted, 0).together(&stat, false) == Some(true)
+            };
+            assert_eq!(trusts(&batch), trusted, "{what}");
+            // The file was written through a name that is gone since.
+            batch.entries[0].written = true;
+            assert_eq!(trusts(&batch), trusted && !(content && ctime == 0), "{what}, and its file written");
         }
     }
 }

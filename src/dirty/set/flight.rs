@@ -158,6 +158,7 @@ impl DirtySet {
             gone: n.flags & GONE != 0,
             content: n.flags & CONTENT != 0,
             held: n.flags & OPEN != 0,
+            written: n.flags & WRITTEN != 0,
             through: n.flags & THROUGH != 0,
             over,
             fresh: n.flags & FRESH != 0,
@@ -323,6 +324,9 @@ impl DirtySet {
         if entry.through {
             n.flags |= THROUGH;
         }
+        if entry.written {
+            n.flags |= WRITTEN;
+        }
         if entry.held && fresh {
             n.flags |= OPEN;
         }
@@ -434,6 +438,7 @@ impl DirtySet {
                 kept.gone |= dup.gone;
                 kept.content |= dup.content;
                 kept.through |= dup.through;
+                kept.written |= dup.written;
             }
             same
         });
@@ -458,6 +463,7 @@ impl DirtySet {
                         entry.gone |= self.nodes[at as usize].flags & GONE != 0;
                         entry.content |= self.nodes[at as usize].flags & CONTENT != 0;
                         entry.through |= self.nodes[at as usize].flags & THROUGH != 0;
+                        entry.written |= self.nodes[at as usize].flags & WRITTEN != 0;
                         self.clear(at);
                     }
                     if round == 0 && !self.order.is_empty() {
@@ -508,7 +514,7 @@ impl DirtySet {
         let mut entry = Entry { over, ..Entry::plain(path.clone(), since) };
         if n.kind == Some(Kind::Entry) {
             (entry.gone, entry.content) = (n.flags & GONE != 0, n.flags & CONTENT != 0);
-            entry.through = n.flags & THROUGH != 0;
+            (entry.through, entry.written) = (n.flags & THROUGH != 0, n.flags & WRITTEN != 0);
             let epoch = self.clear(at).expect("it was pending");
             entry.epoch = epoch.min(since);
             if !self.order.is_empty() {
