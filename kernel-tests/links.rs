@@ -180,8 +180,8 @@ fn opened_by_a_name_that_goes(m: &mut Mirror) {
     drop(file);
 }
 
-/// The directory of the name by which a file was opened goes before it is written: removed, moved out
-/// and removed there, and one in which the file never had a name.
+/// The directory of the name by which a file was opened goes before it is written: removed, moved
+/// out and removed there, and one in which the file never had a name.
 fn opened_in_a_directory_that_goes(m: &mut Mirror) {
     for (at, dir) in ["g0", "g1", "g2"].into_iter().enumerate() {
         m.src.mkdir(dir);
@@ -462,7 +462,7 @@ pub fn cases() -> Vec<Case> {
             }
             m.src.remove("m/8");
             m.check();
-            // As programs make what nobody else is to see.
+            // As programs make temporary files without a name.
             for _ in 0..5 {
                 let new = std::fs::OpenOptions::new().write(true).custom_flags(nix::libc::O_TMPFILE).open(m.src.at("m"));
                 new.and_then(|mut file| file.write_all(b"of no name")).expect("the filesystem has O_TMPFILE");

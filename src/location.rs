@@ -123,8 +123,8 @@ impl Location {
         }
     }
 
-    /// What to look at when it refuses: a sentence and a space behind it, or nothing where the reason
-    /// says it.
+    /// What to look at when it refuses: a sentence and a space behind it, or nothing where the
+    /// reason says it.
     pub(crate) fn refusal_advice(&self, cause: Trouble, password_file: Option<&Path>) -> String {
         let Location::Daemon { user, host, port, module, .. } = self else { return String::new() };
         match cause {

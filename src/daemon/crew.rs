@@ -40,7 +40,7 @@ pub(super) struct Crew {
 /// How the engines of a mirror ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
-    /// As they were told, with so many changes that are not on some target.
+    /// As requested, with so many changes that are not on some target.
     Stopped(usize),
     /// While the source was missing.
     Waited,

@@ -270,7 +270,8 @@ impl Resolver {
             Dir::Inside(dir) => dir,
             found @ (Dir::Outside | Dir::Gone) => {
                 self.stats.foreign += 1;
-                // The name in the event is none of the file's any more, which may have others inside.
+                // The name in the event is none of the file's any more, which may have others
+                // inside.
                 let changes = mask & CHANGES != 0 && !is_dir;
                 let may_stray = || event.child.is_some_and(|file| self.relinked.is_known(&file, name));
                 if changes && (matches!(found, Dir::Gone) || may_stray()) && self.nameless(root, filter, event, out)? {
@@ -318,8 +319,8 @@ impl Resolver {
             && self.relinked.may_stray(&child, name)
             && self.strays(root, dir, name, &child)
         {
-            // Where the file is not found by itself, what became of its name decides. That of one made
-            // without a name never was one.
+            // Where the file is not found by itself, what became of its name decides. That of one
+            // made without a name never was one.
             let found = self.nameless(root, filter, event, out)?;
             if (found || relinked::is_made_up(name)) && !appears && !goes {
                 return Ok(());

@@ -39,8 +39,8 @@ impl Relinked {
         }
     }
 
-    /// The same of a name outside: where every name would have to be checked, none is, since most of
-    /// what changes there is of no concern.
+    /// The same of a name outside: where every name would have to be checked, none is, since most
+    /// of what changes there is of no concern.
     pub(crate) fn is_known(&self, file: &Fid<'_>, name: &[u8]) -> bool {
         !self.all && self.may_stray(file, name)
     }

@@ -303,8 +303,8 @@ impl Target {
 
     fn rules<'r>(&self, filter: &'r Filter, entries: &[Entry], looked: &'r Looked) -> Rules<'r> {
         let rescans = entries.iter().filter(|e| self.spares(e)).count();
-        // Further names of files in them delete nothing. A subtree that let them go ahead would meet
-        // them again, without an end.
+        // Further names of files in them delete nothing. A subtree that let them go ahead would
+        // meet them again, without an end.
         let compared = entries.iter().filter(|e| e.kind > Kind::Entry).count();
         Rules {
             looked,

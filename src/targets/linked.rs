@@ -301,8 +301,8 @@ impl Target {
             if links.complete(*inode, file.nlink) {
                 continue;
             }
-            // One that has waited got more names since: it leaves, and they are sent together after the
-            // walk that finds them.
+            // One that has waited got more names since: it leaves, and they are sent together after
+            // the walk that finds them.
             let (ticket, soon) = links.want_whole(now, *inode);
             for name in &file.own {
                 if soon && !file.waited {

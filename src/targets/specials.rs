@@ -263,7 +263,8 @@ mod tests {
         }
     }
 
-    /// Each list that carries the directory itself would have all names in it removed and sent anew.
+    /// Each list that carries the directory itself would have all names in it removed and sent
+    /// anew.
     #[test]
     fn names_in_a_directory_stay_known_where_it_has_the_name_of_a_special_file() {
         let of = |mode, ino| Look::Present(StatBrief { mode, nlink: 2, dev: A.0, ino, ..Default::default() });

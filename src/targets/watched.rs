@@ -43,8 +43,8 @@ pub(crate) struct Wrong {
     pub(crate) whole: bool,
     /// Something goes from the target: it has what the source has not, or has under another type.
     pub(crate) removes: bool,
-    /// Its attributes would be set in place, and so for every name that the target has linked to it:
-    /// it is removed first, where that can be done by name.
+    /// Its attributes would be set in place, and so for every name that the target has linked to
+    /// it: it is removed first, where that can be done by name.
     pub(crate) parts: bool,
 }
 

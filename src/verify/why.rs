@@ -53,9 +53,9 @@ impl Why {
         self.change[2..].iter().all(|&b| b == b'+')
     }
 
-    /// A FIFO, socket, device node or symbolic link that the target has, as far as rsync compares it,
-    /// but with other attributes: rsync sets these in place, for every name that is linked to it
-    /// there.
+    /// A FIFO, socket, device node or symbolic link that the target has, as far as rsync compares
+    /// it, but with other attributes: rsync sets these in place, for every name that is linked to
+    /// it there.
     pub(super) fn is_set_in_place(&self) -> bool {
         let same = self.change[2..4].iter().all(|&b| matches!(b, b'.' | b' '));
         matches!(self.change, [b'.' | b'c' | b'h', b'S' | b'D' | b'L', ..]) && same

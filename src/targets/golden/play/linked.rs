@@ -5,8 +5,8 @@
 //! that the target has already, of the same text, keeps its place: the run sets its attributes, and
 //! so those of every name that is linked there. The names of one source file that one run with `-H`
 //! carries become one file on the target. A run that is cut off leaves any part of its names so.
-//! A run with `-H` that carries names of a file that changes meanwhile may give everything else that
-//! it carries the attributes of that file. When all is in sync, each name must have the content of
+//! A run with `-H` that carries names of a file that changes meanwhile may give everything else
+//! that it carries the attributes of that file. When all is in sync, each name must have the content of
 //! its file and its own attributes, and with `hard_links` the names of a file must be one file on
 //! the target, and those of two files must not.
 
@@ -668,8 +668,8 @@ fn a_directory_in_the_place_of_a_fifo_does_not_have_its_names_sent_for_ever() {
     assert_eq!(linked.end(), Ok(()), "{}", linked.d.trace.text);
 }
 
-/// A FIFO of two names is replaced under one of them, and when that is to be removed from the target,
-/// its directory is away for a moment: the target has it still.
+/// A FIFO of two names is replaced under one of them, and when that is to be removed from the
+/// target, its directory is away for a moment: the target has it still.
 #[test]
 fn a_name_that_was_not_removed_is_removed_once_its_directory_is_back() {
     crate::sys::apart::apart();
