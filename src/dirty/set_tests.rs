@@ -80,7 +80,7 @@ fn merge_table() {
             s.see(path.as_bytes(), *seen);
         }
         assert_eq!(drain(&mut s), *want, "{name}");
-        assert_eq!((s.pending(), s.epochs().total(), s.nodes.len() - s.free.len()), (0, 0, 1), "{name}: something is left");
+        assert_eq!((s.pending(), s.epochs().total(), s.tree.len()), (0, 0, 1), "{name}: something is left");
     }
 }
 
@@ -168,7 +168,7 @@ fn the_whole_tree_covers_what_is_tried_again_with_it() {
     s.confirm(both.id, both.entries);
     s.see(b"a/f", Seen::Written);
     assert_eq!(drain(&mut s), ["e a/f"], "nothing is left in flight");
-    assert_eq!((s.epochs().total(), s.nodes.len() - s.free.len()), (0, 1));
+    assert_eq!((s.epochs().total(), s.tree.len()), (0, 1));
 }
 
 #[test]
@@ -782,8 +782,8 @@ proptest! {
         sim.finish();
         prop_assert_eq!(&sim.source, &sim.target);
         prop_assert_eq!(sim.set.pending(), 0);
-        prop_assert_eq!(sim.set.nodes.len() - sim.set.free.len(), 1, "the tree is not empty");
-        prop_assert_eq!(sim.set.waiting, 0);
+        prop_assert_eq!(sim.set.tree.len(), 1, "the tree is not empty");
+        prop_assert_eq!(sim.set.holds.held(false), 0);
     }
 }
 

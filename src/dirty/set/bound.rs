@@ -13,26 +13,27 @@ impl DirtySet {
         for level in by_depth.iter().rev() {
             for &at in level {
                 let dirty = self
+                    .tree
                     .children(at)
-                    .filter(|&c| self.nodes[c as usize].kind == Some(Kind::Entry) && self.nodes[c as usize].flags & GONE == 0)
+                    .filter(|&c| self.tree[c].kind == Some(Kind::Entry) && self.tree[c].flags & GONE == 0)
                     .count();
                 if dirty >= 2 {
                     let epoch = self.epochs.current();
                     self.level(at, epoch, true);
                 }
             }
-            if self.pending <= goal {
+            if self.tally.pending <= goal {
                 return;
             }
         }
         for level in by_depth.iter().rev() {
             for &at in level {
-                if self.nodes[at as usize].first_child != NONE {
-                    let path = self.path_of(at);
+                if self.tree[at].first_child != NONE {
+                    let path = self.tree.path_of(at);
                     self.see(&path, Seen::Subtree);
                 }
             }
-            if self.pending <= goal {
+            if self.tally.pending <= goal {
                 return;
             }
         }
@@ -43,7 +44,7 @@ impl DirtySet {
         let mut levels = vec![vec![ROOT]];
         while let Some(last) = levels.last() {
             let next: Vec<u32> =
-                last.iter().flat_map(|&at| self.children(at)).filter(|&c| self.nodes[c as usize].first_child != NONE).collect();
+                last.iter().flat_map(|&at| self.tree.children(at)).filter(|&c| self.tree[c].first_child != NONE).collect();
             if next.is_empty() {
                 break;
             }

@@ -19,7 +19,7 @@ impl DirtySet {
     /// Takes pending `Subtree` paths that touch nothing in flight. `None` when there are none. The
     /// whole tree comes alone.
     pub(crate) fn take_deep(&mut self, limits: Limits) -> Option<Batch> {
-        if self.subtrees == 0 {
+        if self.tally.subtrees == 0 {
             return None;
         }
         self.take(limits, true, &mut |_, _| false)
@@ -37,12 +37,12 @@ impl DirtySet {
     /// Takes what [`DirtySet::take_shallow`] would, but for what lies at or below these names in
     /// the root. Nothing where the root itself is to be compared or is in flight.
     pub(crate) fn take_beside(&mut self, limits: Limits, tops: &BTreeSet<Vec<u8>>) -> Option<Batch> {
-        let root = &self.nodes[ROOT as usize];
+        let root = &self.tree[ROOT];
         if root.flying != 0 || root.kind.is_some_and(|kind| kind > Kind::Entry) {
             return None;
         }
-        let beside: Vec<u32> = self.children(ROOT).filter(|&at| !tops.contains(&*self.nodes[at as usize].name)).collect();
-        let shares = Shares::of(&beside, &self.nodes);
+        let beside: Vec<u32> = self.tree.children(ROOT).filter(|&at| !tops.contains(&*self.tree[at].name)).collect();
+        let shares = Shares::of(&beside, &self.tree);
         self.take_from(shares, limits, false, &mut |_, _| false)
     }
 
@@ -60,7 +60,7 @@ impl DirtySet {
         // A level that stands for many files counts as many.
         let mut weight = 0;
         while let Some((at, mut over)) = shares.next() {
-            let n = &self.nodes[at as usize];
+            let n = &self.tree[at];
             if n.flying != 0 {
                 if n.flags & SOFT == 0 || n.flags & GONE != 0 || n.kind.is_some_and(|k| k > Kind::Entry) {
                     continue; // in flight; and what became dirty again waits for its turn, with all below it
@@ -73,7 +73,7 @@ impl DirtySet {
                 weight += level;
                 shares.took(level);
             }
-            let n = &self.nodes[at as usize];
+            let n = &self.tree[at];
             if n.flags & PAIRED != 0 {
                 continue; // leaves with `take_moves`
             }
@@ -84,9 +84,9 @@ impl DirtySet {
                 }
                 let waits = n.flags & WAITS != 0 && !limits.ignore_holds
                     || n.flags & (ABSENT | LATER) != 0
-                    || n.flags & GONE != 0 && !self.order.is_empty() && self.order.keeps(&self.path_of(at), n.epoch, 0)
+                    || n.flags & GONE != 0 && !self.order.is_empty() && self.order.keeps(&self.tree.path_of(at), n.epoch, 0)
                     || n.flying != 0 && at != ROOT
-                    || self.renames.has_linked() && self.near_linked(&self.path_of(at), kind, n.flags & GONE != 0);
+                    || self.renames.has_linked() && self.near_linked(&self.tree.path_of(at), kind, n.flags & GONE != 0);
                 if (kind == Kind::Subtree) == deep && !waits {
                     picked.push((at, over));
                     weight += 1;
@@ -98,8 +98,8 @@ impl DirtySet {
                 break;
             }
             if descend {
-                let children = Children { nodes: &self.nodes, next: n.first_child };
-                shares.descend(&self.nodes, children, over);
+                let children = self.tree.children(at);
+                shares.descend(&self.tree, children, over);
             }
         }
         if picked.is_empty() {
@@ -116,21 +116,22 @@ impl DirtySet {
     /// stands for; 0 when it stays as it is.
     fn try_level(&mut self, at: u32, by_level: &mut dyn FnMut(&RelPath, usize) -> bool) -> usize {
         let mut new = 0;
-        for child in self.children(at) {
-            let n = &self.nodes[child as usize];
+        for child in self.tree.children(at) {
+            let n = &self.tree[child];
             match n.kind {
                 Some(Kind::Entry) if n.flags & OPEN != 0 => return 0,
                 Some(Kind::Entry) if n.flags & FRESH != 0 && n.first_child == NONE => new += 1,
                 _ => {}
             }
         }
-        if new < LEVEL_MIN || !by_level(&self.path_of(at), new) {
+        if new < LEVEL_MIN || !by_level(&self.tree.path_of(at), new) {
             return 0;
         }
         let fresh: Vec<u32> = self
+            .tree
             .children(at)
             .filter(|&c| {
-                let n = &self.nodes[c as usize];
+                let n = &self.tree[c];
                 n.kind == Some(Kind::Entry) && n.flags & FRESH != 0 && n.first_child == NONE
             })
             .collect();
@@ -150,8 +151,8 @@ impl DirtySet {
 
     /// Moves one pending path into batch `id`. Its epoch stays counted.
     pub(super) fn lift(&mut self, at: u32, id: BatchId, over: Option<BatchId>) -> Entry {
-        let path = self.path_of(at);
-        let n = &self.nodes[at as usize];
+        let path = self.tree.path_of(at);
+        let n = &self.tree[at];
         let entry = Entry {
             path,
             kind: n.kind.expect("only pending paths are lifted"),
@@ -172,7 +173,7 @@ impl DirtySet {
         }
         self.fly(at, id, entry.kind);
         if entry.fresh && entry.kind == Kind::Entry {
-            self.nodes[at as usize].flags |= ALONE;
+            self.tree[at].flags |= ALONE;
         }
         if entry.kind == Kind::Subtree && !entry.content {
             self.send_twins_after(&entry.path, epoch);
@@ -181,46 +182,46 @@ impl DirtySet {
     }
 
     pub(super) fn fly(&mut self, at: u32, id: BatchId, kind: Kind) {
-        debug_assert!(self.nodes[at as usize].flying == 0 || at == ROOT);
+        debug_assert!(self.tree[at].flying == 0 || at == ROOT);
         // What lies above travels too: as a directory that is implied, or in place of the path
         // where it is none any more.
         let mut above = at;
         while above != ROOT {
-            above = self.nodes[above as usize].parent;
-            self.nodes[above as usize].flags &= !FRESH;
+            above = self.tree[above].parent;
+            self.tree[above].flags &= !FRESH;
         }
         if kind > Kind::Entry {
             // And so may what is below, although it is pending by itself.
-            let mut below: Vec<u32> = self.children(at).collect();
+            let mut below: Vec<u32> = self.tree.children(at).collect();
             while let Some(at) = below.pop() {
-                self.nodes[at as usize].flags &= !FRESH;
-                below.extend(self.children(at));
+                self.tree[at].flags &= !FRESH;
+                below.extend(self.tree.children(at));
             }
         }
-        if self.nodes[at as usize].flying != 0 {
+        if self.tree[at].flying != 0 {
             return; // the root's attributes under a whole-tree pass: that pass keeps the place
         }
-        self.nodes[at as usize].flying = id;
+        self.tree[at].flying = id;
         self.cursors.lose();
         self.count_flying(at, 1);
     }
 
     fn count_flying(&mut self, mut at: u32, by: i32) {
         while at != ROOT {
-            at = self.nodes[at as usize].parent;
-            let n = &mut self.nodes[at as usize];
+            at = self.tree[at].parent;
+            let n = &mut self.tree[at];
             n.flying_below = n.flying_below.checked_add_signed(by).expect("what lands was in flight");
         }
     }
 
     pub(super) fn land(&mut self, path: &[u8], id: BatchId) {
-        let Some(at) = self.find(path) else { return };
-        if self.nodes[at as usize].flying != id {
+        let Some(at) = self.tree.find(path) else { return };
+        if self.tree[at].flying != id {
             return;
         }
-        self.nodes[at as usize].flying = 0;
+        self.tree[at].flying = 0;
         self.cursors.lose();
-        self.nodes[at as usize].flags &= !(SOFT | ALONE);
+        self.tree[at].flags &= !(SOFT | ALONE);
         self.count_flying(at, -1);
         self.prune(at);
     }
@@ -229,11 +230,11 @@ impl DirtySet {
     /// carry must be sent again after it ([`Entry::over`]).
     pub(crate) fn soften(&mut self, batch: &Batch) {
         for entry in &batch.entries {
-            if let Some(at) = self.find(&entry.path)
-                && self.nodes[at as usize].flying == batch.id
-                && self.nodes[at as usize].flags & SOFT == 0
+            if let Some(at) = self.tree.find(&entry.path)
+                && self.tree[at].flying == batch.id
+                && self.tree[at].flags & SOFT == 0
             {
-                self.nodes[at as usize].flags |= SOFT;
+                self.tree[at].flags |= SOFT;
             }
         }
     }
@@ -287,24 +288,21 @@ impl DirtySet {
         let mut at = ROOT;
         for name in components(&entry.path) {
             self.disturb(at);
-            if self.nodes[at as usize].kind == Some(Kind::Subtree) {
+            if self.tree[at].kind == Some(Kind::Subtree) {
                 let epoch = entry.epoch;
-                if entry.content && self.nodes[at as usize].flags & CONTENT == 0 {
+                if entry.content && self.tree[at].flags & CONTENT == 0 {
                     self.twins.remember(&entry.path, twins::told_by(entry.kind, entry.gone));
                 }
                 if entry.through && at != ROOT {
-                    self.nodes[at as usize].flags |= THROUGH;
+                    self.tree[at].flags |= THROUGH;
                 }
                 self.mark(at, Kind::Subtree, epoch);
                 return;
             }
-            at = match self.child(at, name) {
-                Some(child) => child,
-                None => self.make_child(at, name),
-            };
+            at = self.tree.child_or_new(at, name);
         }
         self.disturb(at);
-        let fresh = self.nodes[at as usize].kind.is_none();
+        let fresh = self.tree[at].kind.is_none();
         let (epoch, mut content) = match entry.kind {
             Kind::Subtree => self.absorb_below(at, entry.epoch),
             _ => (entry.epoch, 0),
@@ -316,7 +314,7 @@ impl DirtySet {
             content = 0;
         }
         self.mark(at, entry.kind, epoch);
-        let n = &mut self.nodes[at as usize];
+        let n = &mut self.tree[at];
         n.flags = n.flags & !FRESH | content;
         if entry.gone {
             n.flags |= GONE;
@@ -333,7 +331,7 @@ impl DirtySet {
         if n.kind == Some(Kind::Subtree) {
             self.end_wait(at);
         }
-        if self.pending > self.max_pending {
+        if self.tally.pending > self.max_pending {
             self.coarsen();
         }
     }
@@ -385,13 +383,12 @@ impl DirtySet {
         self.land(&entry.path, id);
         let (path, fresh) = (entry.path.clone(), entry.fresh);
         self.restore(entry);
-        if let Some(at) = self.find(&path) {
-            let n = &mut self.nodes[at as usize];
+        if let Some(at) = self.tree.find(&path) {
+            let n = &mut self.tree[at];
             // Only if nothing newer has been merged into it: a closing write has cleared OPEN.
-            if n.kind == Some(Kind::Entry) && n.flags & OPEN != 0 && n.flags & WAITS == 0 {
-                n.flags |= WAITS | if fresh { FRESH } else { 0 };
-                self.waiting += 1;
-                self.holds.push_back((until, path));
+            if n.kind == Some(Kind::Entry) && n.flags & (OPEN | WAITS) == OPEN {
+                n.flags |= if fresh { FRESH } else { 0 };
+                self.holds.begin_until(&mut n.flags, WAITS, until, path);
             }
         }
     }
@@ -403,13 +400,10 @@ impl DirtySet {
         entry.gone = true;
         let path = entry.path.clone();
         self.restore(entry);
-        if let Some(at) = self.find(&path)
-            && self.nodes[at as usize].kind == Some(Kind::Entry)
-            && self.nodes[at as usize].flags & ABSENT == 0
+        if let Some(at) = self.tree.find(&path)
+            && self.tree[at].kind == Some(Kind::Entry)
         {
-            self.nodes[at as usize].flags |= ABSENT;
-            self.absent += 1;
-            self.absences.push_back((until, path));
+            self.holds.begin_until(&mut self.tree[at].flags, ABSENT, until, path);
         }
     }
 
@@ -449,21 +443,15 @@ impl DirtySet {
                 Err(InTheWay) => self.restore(entry),
                 Ok(over) => {
                     entry.over = over;
-                    let mut at = ROOT;
-                    for name in components(&entry.path) {
-                        at = match self.child(at, name) {
-                            Some(child) => child,
-                            None => self.make_child(at, name),
-                        };
-                    }
+                    let at = self.tree.find_or_new(&entry.path);
                     // What became dirty on the very path meanwhile leaves with it.
-                    if let Some(kind) = self.nodes[at as usize].kind
+                    if let Some(kind) = self.tree[at].kind
                         && kind <= entry.kind
                     {
-                        entry.gone |= self.nodes[at as usize].flags & GONE != 0;
-                        entry.content |= self.nodes[at as usize].flags & CONTENT != 0;
-                        entry.through |= self.nodes[at as usize].flags & THROUGH != 0;
-                        entry.written |= self.nodes[at as usize].flags & WRITTEN != 0;
+                        entry.gone |= self.tree[at].flags & GONE != 0;
+                        entry.content |= self.tree[at].flags & CONTENT != 0;
+                        entry.through |= self.tree[at].flags & THROUGH != 0;
+                        entry.written |= self.tree[at].flags & WRITTEN != 0;
                         self.clear(at);
                     }
                     if round == 0 && !self.order.is_empty() {
@@ -489,7 +477,7 @@ impl DirtySet {
         let mut at = ROOT;
         let mut blocks = self.blocks(ROOT, id);
         for name in components(path) {
-            match self.child(at, name) {
+            match self.tree.child(at, name) {
                 Some(child) => at = child,
                 None => {
                     at = NONE;
@@ -499,18 +487,12 @@ impl DirtySet {
             blocks = blocks.or(self.blocks(at, id));
         }
         // Itself: a directory above it is there for its attributes perhaps.
-        if at != NONE && self.nodes[at as usize].flying == id {
+        if at != NONE && self.tree[at].flying == id {
             return Ok(None);
         }
         let over = self.flying_over(path, Kind::Entry, id).map_err(|InTheWay| blocks)?;
-        let mut at = ROOT;
-        for name in components(path) {
-            at = match self.child(at, name) {
-                Some(child) => child,
-                None => self.make_child(at, name),
-            };
-        }
-        let n = &self.nodes[at as usize];
+        let at = self.tree.find_or_new(path);
+        let n = &self.tree[at];
         let mut entry = Entry { over, ..Entry::plain(path.clone(), since) };
         if n.kind == Some(Kind::Entry) {
             (entry.gone, entry.content) = (n.flags & GONE != 0, n.flags & CONTENT != 0);
@@ -527,7 +509,7 @@ impl DirtySet {
     }
 
     fn blocks(&self, at: u32, own: BatchId) -> Option<BatchId> {
-        let n = &self.nodes[at as usize];
+        let n = &self.tree[at];
         (n.flying != 0 && n.flying != own && n.flags & SOFT == 0).then_some(n.flying)
     }
 
@@ -536,10 +518,10 @@ impl DirtySet {
         let id = self.new_batch_id();
         self.order.split(batch.id, id, &entries);
         for entry in &entries {
-            if let Some(at) = self.find(&entry.path)
-                && self.nodes[at as usize].flying == batch.id
+            if let Some(at) = self.tree.find(&entry.path)
+                && self.tree[at].flying == batch.id
             {
-                self.nodes[at as usize].flying = id;
+                self.tree[at].flying = id;
                 self.cursors.lose();
             }
         }
@@ -556,7 +538,7 @@ impl DirtySet {
         let mut at = ROOT;
         let mut rest = components(path);
         loop {
-            let n = &self.nodes[at as usize];
+            let n = &self.tree[at];
             if n.flying != 0 && n.flying != own {
                 if n.flags & SOFT == 0 {
                     return Err(InTheWay);
@@ -564,12 +546,12 @@ impl DirtySet {
                 over = Some(n.flying);
             }
             let Some(name) = rest.next() else { break };
-            match self.child(at, name) {
+            match self.tree.child(at, name) {
                 Some(child) => at = child,
                 None => return Ok(over),
             }
         }
-        let n = &self.nodes[at as usize];
+        let n = &self.tree[at];
         if n.flying_below > 0 || n.flying != 0 || kind == Kind::Subtree && over.is_some() {
             return Err(InTheWay);
         }

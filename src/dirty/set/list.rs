@@ -1,6 +1,6 @@
 //! A listing of pending paths, for people.
 
-use super::{Children, DirtySet, Kind, ROOT};
+use super::{DirtySet, Kind, ROOT};
 use crate::dirty::Epoch;
 use crate::path::RelPath;
 
@@ -30,11 +30,11 @@ impl DirtySet {
             if found.len() == most || looks > MAX_LOOKS {
                 break;
             }
-            let n = &self.nodes[at as usize];
+            let n = &self.tree[at];
             if let Some(kind) = n.kind {
-                found.push(Waits { path: self.path_of(at), kind, epoch: n.epoch });
+                found.push(Waits { path: self.tree.path_of(at), kind, epoch: n.epoch });
             }
-            stack.extend(Children { nodes: &self.nodes, next: n.first_child }.take(MAX_LOOKS));
+            stack.extend(self.tree.children(at).take(MAX_LOOKS));
         }
         found.sort_by(|a, b| (a.epoch, &a.path).cmp(&(b.epoch, &b.path)));
         found

@@ -8,8 +8,8 @@ impl DirtySet {
     /// is in it.
     pub(crate) fn pending_at(&self, path: &[u8]) -> Option<(RelPath, Kind, Epoch)> {
         let told = |at: u32| {
-            let n = &self.nodes[at as usize];
-            n.kind.map(|kind| (self.path_of(at), kind, n.epoch))
+            let n = &self.tree[at];
+            n.kind.map(|kind| (self.tree.path_of(at), kind, n.epoch))
         };
         let mut at = ROOT;
         let mut left = components(path).count();
@@ -18,7 +18,7 @@ impl DirtySet {
             if let Some(found) = told(at).filter(|(_, kind, _)| *kind == Kind::Subtree || *kind == Kind::Contents && level) {
                 return Some(found);
             }
-            at = self.child(at, name)?;
+            at = self.tree.child(at, name)?;
             left -= 1;
         }
         told(at)

@@ -96,15 +96,15 @@ impl DirtySet {
 
     /// After it was taken in.
     pub(super) fn pair(&mut self, path: &[u8], half: Half) {
-        let Some(at) = self.find(path) else { return };
+        let Some(at) = self.tree.find(path) else { return };
         match half {
             Half::Left => self.renames.left = Some(at),
             Half::Arrived { old } => {
-                let pending = |at: u32| self.nodes[at as usize].kind.is_some() && self.nodes[at as usize].flying == 0;
-                if at != old && pending(at) && pending(old) && self.nodes[old as usize].flags & GONE != 0 {
+                let pending = |at: u32| self.tree[at].kind.is_some() && self.tree[at].flying == 0;
+                if at != old && pending(at) && pending(old) && self.tree[old].flags & GONE != 0 {
                     self.cursors.lose(); // what comes next below has to pass here
-                    self.nodes[at as usize].flags |= MOVED;
-                    self.nodes[old as usize].flags |= ORIGIN;
+                    self.tree[at].flags |= MOVED;
+                    self.tree[old].flags |= ORIGIN;
                     self.renames.old_of.insert(at, old);
                     self.renames.new_of.insert(old, at);
                 }
@@ -120,13 +120,13 @@ impl DirtySet {
         }
         let mut at = ROOT;
         for name in components(path) {
-            let n = &self.nodes[at as usize];
+            let n = &self.tree[at];
             // What covers more than itself, or is another than it was. What flies above an old name
             // may do so as well.
             if n.kind.is_some_and(|k| k > Kind::Entry) || n.flags & (bad | PAIRED) != 0 || n.flying != 0 && bad & FRESH != 0 {
                 return false;
             }
-            at = match self.child(at, name) {
+            at = match self.tree.child(at, name) {
                 Some(child) => child,
                 None => return true,
             };
@@ -136,7 +136,7 @@ impl DirtySet {
 
     /// Something happened at or below this node.
     pub(super) fn disturb(&mut self, at: u32) {
-        if self.nodes[at as usize].flags & PAIRED != 0 {
+        if self.tree[at].flags & PAIRED != 0 {
             self.unpair(at);
         }
     }
@@ -155,7 +155,7 @@ impl DirtySet {
         self.renames.old_of.remove(&new);
         self.renames.new_of.remove(&old);
         for at in [new, old] {
-            self.nodes[at as usize].flags &= !PAIRED;
+            self.tree[at].flags &= !PAIRED;
         }
     }
 
@@ -180,7 +180,7 @@ impl DirtySet {
         // What may leave together: from one directory to another, of one kind, under the same names
         // or other ones.
         let group = |&(new, old): &(u32, u32)| {
-            let (n, o) = (&self.nodes[new as usize], &self.nodes[old as usize]);
+            let (n, o) = (&self.tree[new], &self.tree[old]);
             (n.parent, o.parent, n.kind == Some(Kind::Subtree), *n.name == *o.name)
         };
         let mut order: Vec<(u32, u32)> = self.renames.old_of.iter().map(|(&new, &old)| (new, old)).collect();
@@ -213,16 +213,16 @@ impl DirtySet {
     /// Whether nothing flies at, above or below, and, if asked for, nothing above is still to be
     /// sent.
     fn way_is_free(&self, at: u32, settled: bool) -> bool {
-        let n = &self.nodes[at as usize];
+        let n = &self.tree[at];
         if n.flying != 0 || n.flying_below > 0 {
             return false;
         }
-        if self.renames.has_linked() && self.near_linked(&self.path_of(at), Kind::Subtree, true) {
+        if self.renames.has_linked() && self.near_linked(&self.tree.path_of(at), Kind::Subtree, true) {
             return false;
         }
         let mut at = n.parent;
         while at != NONE {
-            let n = &self.nodes[at as usize];
+            let n = &self.tree[at];
             if n.flying != 0 || settled && at != ROOT && n.kind.is_some() {
                 return false;
             }
@@ -248,15 +248,15 @@ impl DirtySet {
     fn is_free(&self, path: &RelPath) -> bool {
         let mut at = ROOT;
         for name in components(path) {
-            if self.nodes[at as usize].flying != 0 {
+            if self.tree[at].flying != 0 {
                 return false;
             }
-            match self.child(at, name) {
+            match self.tree.child(at, name) {
                 Some(child) => at = child,
                 None => return true,
             }
         }
-        self.nodes[at as usize].flying == 0 && self.nodes[at as usize].flying_below == 0
+        self.tree[at].flying == 0 && self.tree[at].flying_below == 0
     }
 
     /// Takes linked names of one directory that touch nothing in flight, to be removed from the
@@ -271,13 +271,7 @@ impl DirtySet {
         let mut entries = Vec::new();
         for path in paths {
             self.renames.linked.get_mut(&path).expect("just found").flying = true;
-            let mut at = ROOT;
-            for name in components(&path) {
-                at = match self.child(at, name) {
-                    Some(child) => child,
-                    None => self.make_child(at, name),
-                };
-            }
+            let at = self.tree.find_or_new(&path);
             self.fly(at, id, Kind::Subtree);
             let since = self.epochs.current();
             entries.push(self.parked(path, since));
@@ -288,8 +282,8 @@ impl DirtySet {
     /// Neither the source has anything at `path` nor the target: if a deletion is pending there, it
     /// is done. Returns since when it was.
     pub(crate) fn settle(&mut self, path: &[u8]) -> Option<Epoch> {
-        let at = self.find(path)?;
-        let n = &self.nodes[at as usize];
+        let at = self.tree.find(path)?;
+        let n = &self.tree[at];
         if n.kind == Some(Kind::Entry) && n.flags & GONE != 0 && n.flags & (PAIRED | ABSENT | THROUGH) == 0 && n.flying == 0 {
             let since = self.clear(at);
             self.prune(at);
@@ -303,15 +297,12 @@ impl DirtySet {
     pub(crate) fn take_above(&mut self, dir: &RelPath) -> Option<Batch> {
         let mut at = ROOT;
         for name in components(dir) {
-            if self.nodes[at as usize].flying != 0 {
+            if self.tree[at].flying != 0 {
                 return None;
             }
-            at = match self.child(at, name) {
-                Some(child) => child,
-                None => self.make_child(at, name),
-            };
+            at = self.tree.child_or_new(at, name);
         }
-        if self.nodes[at as usize].flying != 0 || self.nodes[at as usize].flying_below != 0 {
+        if self.tree[at].flying != 0 || self.tree[at].flying_below != 0 {
             return None;
         }
         let id = self.new_batch_id();

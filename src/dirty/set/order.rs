@@ -174,12 +174,10 @@ impl DirtySet {
         if waits {
             self.land(path, id);
             self.restore(entry.clone());
-            if let Some(at) = self.find(path)
-                && self.nodes[at as usize].kind == Some(Kind::Entry)
-                && self.nodes[at as usize].flags & LATER == 0
+            if let Some(at) = self.tree.find(path)
+                && self.tree[at].kind == Some(Kind::Entry)
             {
-                self.nodes[at as usize].flags |= LATER;
-                self.later += 1;
+                self.holds.begin(&mut self.tree[at].flags, LATER);
             }
         }
         waits
@@ -201,7 +199,7 @@ impl DirtySet {
             link.behind.retain(|&id| flies(id));
             match link.leaves {
                 Some(id) => flies(id),
-                None => self.find(at).is_some_and(|at| self.nodes[at as usize].kind == Some(Kind::Entry)),
+                None => self.tree.find(at).is_some_and(|at| self.tree[at].kind == Some(Kind::Entry)),
             }
         };
         links.retain(stays);
@@ -216,23 +214,17 @@ impl DirtySet {
             .map(|(at, _)| at.clone())
             .collect();
         for path in &free {
-            if let Some(at) = self.find(path) {
-                self.end_later(at);
+            if let Some(at) = self.tree.find(path) {
+                self.end_holds(at, LATER);
             }
         }
         !free.is_empty()
     }
 
-    pub(super) fn end_later(&mut self, at: u32) {
-        let flags = &mut self.nodes[at as usize].flags;
-        self.later -= usize::from(*flags & LATER != 0);
-        *flags &= !LATER;
-    }
-
     /// Whether something that `link` depends on is pending, and older.
     fn has_older(&self, path: &RelPath, link: &Link) -> bool {
         let counts = |at: u32, here: &dyn Fn() -> RelPath| {
-            let n = &self.nodes[at as usize];
+            let n = &self.tree[at];
             if n.kind.is_none() || n.epoch > link.until {
                 return false;
             }
@@ -246,10 +238,10 @@ impl DirtySet {
         let (mut at, mut len) = (ROOT, 0);
         for name in components(&link.read.dest) {
             // Above the destination, and not above the link.
-            if at != ROOT && !path::is_at_or_below(path, &link.read.dest[..len]) && counts(at, &|| self.path_of(at)) {
+            if at != ROOT && !path::is_at_or_below(path, &link.read.dest[..len]) && counts(at, &|| self.tree.path_of(at)) {
                 return true;
             }
-            at = match self.child(at, name) {
+            at = match self.tree.child(at, name) {
                 Some(child) => child,
                 None => return false,
             };
@@ -261,11 +253,11 @@ impl DirtySet {
             if visits > MAX_VISITS {
                 return false;
             }
-            if counts(at, &|| self.path_of(at)) {
+            if counts(at, &|| self.tree.path_of(at)) {
                 return true;
             }
             let from = stack.len();
-            stack.extend(self.children(at).take(MAX_VISITS));
+            stack.extend(self.tree.children(at).take(MAX_VISITS));
             stack[from..].reverse();
         }
         false

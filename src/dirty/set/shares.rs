@@ -11,7 +11,7 @@
 
 use std::collections::VecDeque;
 
-use super::{BatchId, NONE, Node, ROOT};
+use super::{BatchId, NONE, NameTree, ROOT};
 
 /// Levels below the root whose directories have queues of their own.
 const DEPTH: u8 = 2;
@@ -44,7 +44,7 @@ impl Shares {
     }
 
     /// Of these children of the root.
-    pub(super) fn of(tops: &[u32], nodes: &[Node]) -> Shares {
+    pub(super) fn of(tops: &[u32], nodes: &NameTree) -> Shares {
         let mut shares = Shares { now: Share { stack: Vec::new(), turn: 1 }, ..Shares::new() };
         shares.descend(nodes, tops.iter().copied(), None);
         shares
@@ -80,11 +80,11 @@ impl Shares {
     }
 
     /// Goes down to the children of the last node.
-    pub(super) fn descend(&mut self, nodes: &[Node], children: impl Iterator<Item = u32>, over: Option<BatchId>) {
+    pub(super) fn descend(&mut self, nodes: &NameTree, children: impl Iterator<Item = u32>, over: Option<BatchId>) {
         let (from, depth) = (self.now.stack.len(), self.depth);
         for child in children {
             let step = ((child, over), (depth + 1).min(DEPTH));
-            if depth < DEPTH && nodes[child as usize].first_child != NONE {
+            if depth < DEPTH && nodes[child].first_child != NONE {
                 self.waiting.push_back(Share { stack: vec![step], turn: 1 });
             } else {
                 self.now.stack.push(step);

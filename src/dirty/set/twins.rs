@@ -69,7 +69,7 @@ impl DirtySet {
         for (path, seen) in self.twins.below(top) {
             // Not so many that they would make the whole coarse again, which they would follow
             // again.
-            if *path != *top && self.pending < self.max_pending / 2 {
+            if *path != *top && self.tally.pending < self.max_pending / 2 {
                 self.see_since(&path, seen, epoch);
             }
         }
