@@ -293,8 +293,71 @@ fn written_through_a_name_that_goes(m: &mut Mirror, seen: bool) {
     m.src.rename_to("leaves", &m.out, "leaves");
     m.daemon.does(&["resume"]);
     m.check();
-    // Written outside by now.
-    m.out.append("leaves/0", b", and more");
+}
+
+type Goes = fn(&Mirror, &str);
+
+const WAYS_TO_GO: [(&str, Goes); 5] = [
+    ("removed", |m, name| m.src.remove(name)),
+    ("out", |m, name| m.src.rename_to(name, &m.out, name.replace('/', "-"))),
+    ("replaced", |m, name| {
+        m.src.write("aside", b"another");
+        m.src.rename("aside", name);
+    }),
+    ("linked", |m, name| {
+        m.src.link("alone", "aside");
+        m.src.rename("aside", name);
+    }),
+    ("twice", |m, name| {
+        m.src.rename(name, "d/elsewhere");
+        m.src.remove("d/elsewhere");
+    }),
+];
+
+/// One file for each way in each of two directories; `held` has a name of it.
+fn fill_for_touches(src: &Dir) {
+    fill(src);
+    src.mkdir("held");
+    for (way, _) in WAYS_TO_GO {
+        src.write(format!("d/held.{way}"), b"content");
+        src.link(format!("d/held.{way}"), format!("held/{way}"));
+        src.write(format!("d/came.{way}"), b"content");
+    }
+}
+
+/// The mode of a file is changed through a name that it loses before anything of that has left: in
+/// a directory that the targets have, and in one that is to be compared whole since it came just
+/// now. `seen`: the events of the changes are taken in before the names go; else all are read after
+/// the last name went. `cached`: the kernel knows the other names. The content was written before
+/// the daemon began.
+fn touched_through_a_name_that_goes(m: &mut Mirror, seen: bool, cached: bool) {
+    let places = || ["held", "came"].into_iter().flat_map(|dir| WAYS_TO_GO.map(|(way, goes)| (dir, way, goes)));
+    m.out.mkdir("came");
+    if !cached {
+        forget_names(&m.src);
+    }
+    m.daemon.does(&["pause"]);
+    m.out.rename_to("came", &m.src, "came");
+    for (dir, way, _) in places().filter(|(dir, ..)| *dir == "came") {
+        m.src.link(format!("d/{dir}.{way}"), format!("{dir}/{way}"));
+    }
+    m.daemon.target_status_until("t1", "the directory that came", |t| t.pending >= 1);
+    if !seen {
+        m.daemon.freeze();
+    }
+    for (dir, way, _) in places() {
+        m.src.chmod(format!("{dir}/{way}"), 0o604);
+    }
+    if seen {
+        m.daemon.target_status_until("t1", "every change", |t| t.pending > WAYS_TO_GO.len() as u64);
+    }
+    for (dir, way, goes) in places() {
+        goes(m, &format!("{dir}/{way}"));
+    }
+    if !seen {
+        m.daemon.thaw();
+    }
+    m.daemon.does(&["resume"]);
     m.check();
 }
 
@@ -329,6 +392,25 @@ pub fn cases() -> Vec<Case> {
                 let mut m = Setup::new(fs).watch(watch).carrying(kept).before(fill).start()?;
                 m.check();
                 written_through_a_name_that_goes(&mut m, seen);
+                // Written outside by now, of which inotify has no event.
+                if watch == "fanotify" {
+                    m.out.append("leaves/0", b", and more");
+                    m.check();
+                }
+            }
+            Ok(())
+        }));
+    }
+    let (fanotify, inotify) = ("touched_through_a_name_that_goes", "inotify_touched_through_a_name_that_goes");
+    for (name, watch) in [(fanotify, "fanotify"), (inotify, "inotify")] {
+        all.push(case(name, ALL, move |fs| {
+            for (kept, seen, cached) in [&[][..], &["hard_links"]]
+                .into_iter()
+                .flat_map(|kept| [(true, true), (false, true), (false, false)].map(|(seen, cached)| (kept, seen, cached)))
+            {
+                let mut m = Setup::new(fs).watch(watch).carrying(kept).before(fill_for_touches).start()?;
+                m.check();
+                touched_through_a_name_that_goes(&mut m, seen, cached);
             }
             Ok(())
         }));

@@ -263,8 +263,15 @@ impl Engine {
             };
             losses.extend(outcome.err());
             dirty |= out.inside;
-            for inode in self.intake.resolver.take_survivors() {
-                names::seek_survivor(&mut self.searches.naming.names, out.sink.fanout.targets, now, inode);
+            if let Ok(event) = &event
+                && self.intake.resolver.took_name()
+                && out.sink.fanout.targets.iter().any(|target| target.dropped_change().is_some())
+            {
+                match self.intake.resolver.survivor(event) {
+                    Ok(Some(inode)) => names::seek_survivor(&mut self.searches.naming.names, out.sink.fanout.targets, now, inode),
+                    Ok(None) => {}
+                    Err(lost) => losses.push(lost),
+                }
             }
             if let (Ok(event), Some(history)) = (&event, &mut self.saved.history)
                 && History::concerns_places(event)

@@ -300,7 +300,7 @@ impl Resolver {
         Ok(())
     }
 
-    fn open_linked(&self, file: &Fid<'_>) -> Opened {
+    pub(super) fn open_linked(&self, file: &Fid<'_>) -> Opened {
         match self.marked.iter().find(|m| m.fs == file.fs) {
             Some(mount) => mount.by.open(file.handle_ref()),
             None => Opened::Gone,

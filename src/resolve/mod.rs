@@ -109,7 +109,9 @@ pub struct Resolver {
     relinked: relinked::Relinked,
     linked: linked::Linked,
     writes: writes::Writes,
-    survivors: Vec<Inode>,
+    /// The last event took a name inside from its file. If the file has a name left inside, it has so
+    /// many in all, at least.
+    bereft: Option<u32>,
     deafness_taken: bool,
     now: Duration,
 }
@@ -155,7 +157,7 @@ impl Resolver {
             relinked: relinked::Relinked::default(),
             linked: linked::Linked::default(),
             writes: writes::Writes::default(),
-            survivors: Vec::new(),
+            bereft: None,
             deafness_taken: false,
             now: Duration::ZERO,
         }
@@ -246,6 +248,7 @@ impl Resolver {
     pub fn event(&mut self, root: &Root, filter: &Filter, event: &FanEvent<'_>, out: &mut dyn PathSink) -> Outcome {
         self.stats.events += 1;
         self.stats.unknown_records += u64::from(event.skipped);
+        self.bereft = None;
         let mask = event.mask;
         if mask & libc::FAN_Q_OVERFLOW != 0 {
             self.forget(root);
@@ -259,11 +262,10 @@ impl Resolver {
             return self.renamed(root, filter, event, is_dir, out);
         }
         let Some(Place { fid, name }) = event.dir else { return self.nameless(root, filter, event, out).map(drop) };
-        let living = match mask & (libc::FAN_CREATE | libc::FAN_DELETE) {
-            0 => None,
-            _ => self.unexplained.explained(event.child.as_ref()),
-        };
-        if let (Some(_), Some(child)) = (living, &event.child) {
+        if mask & (libc::FAN_CREATE | libc::FAN_DELETE) != 0
+            && let Some(child) = &event.child
+            && self.unexplained.explained(child)
+        {
             self.suspect_unseen(child);
         }
         let dir = match self.resolve(root, &fid)? {
@@ -326,8 +328,8 @@ impl Resolver {
                 return Ok(());
             }
         }
-        if let Some(inode) = living.filter(|_| goes) {
-            self.survivors.push(inode);
+        if goes && !appears {
+            self.bereft = Some(if mask & libc::FAN_DELETE != 0 { 1 } else { 2 });
         }
         // It may have left the source, with what was written through this name.
         let leaves = mask & libc::FAN_MOVED_FROM != 0 && !appears && self.has_unsent_write(event);
@@ -435,7 +437,10 @@ impl Resolver {
             }
             Dir::Outside | Dir::Gone | Dir::Sought => false,
         };
-        if told && !stays && !is_dir && self.has_unsent_write(event) {
+        if told && !stays && !is_dir {
+            self.bereft = Some(2);
+        }
+        if self.bereft.is_some() && self.has_unsent_write(event) {
             self.changed_elsewhere(root, filter, event, Change::Writing, out)?;
         }
         if let (true, Dir::Inside(dir)) = (leaves_whiteout, old) {
@@ -504,7 +509,8 @@ impl Resolver {
                 Ok(true)
             }
             Whereabouts::NoName(inode) => {
-                if change != Change::Attributes || !self.unexplained.hold(&child, inode) {
+                // With a name, it is no record of the number of names.
+                if change != Change::Attributes || event.dir.is_some() || !self.unexplained.hold(&child, inode) {
                     self.nameless.changed(self.now, inode, unexplained::owned(&child), change);
                 }
                 Ok(true)
@@ -542,10 +548,28 @@ impl Resolver {
         }
     }
 
-    /// Takes the files that lost a name, by the events since the last call, and have others that no
-    /// path is known for. What was pending of the name belongs to these.
-    pub(crate) fn take_survivors(&mut self) -> Vec<Inode> {
-        std::mem::take(&mut self.survivors)
+    /// Whether the last event took a name inside from its file, which may have others.
+    pub(crate) fn took_name(&self) -> bool {
+        self.bereft.is_some()
+    }
+
+    /// The file that the last event, this one, took a name from, if it may have others inside: what
+    /// was pending of that name belongs to these. Costs an open of the file.
+    ///
+    /// # Errors
+    /// The file cannot be opened, and too many are sought.
+    pub(crate) fn survivor(&mut self, event: &FanEvent<'_>) -> Result<Option<Inode>, Lost> {
+        let Some(least) = self.bereft.take() else { return Ok(None) };
+        let Some(file) = event.child.filter(|c| !c.handle.is_empty()) else { return Ok(None) };
+        // One that lives on has raised a record of its number of names before this one.
+        if least == 1 && !self.relinked.is_added(&file) {
+            return Ok(None);
+        }
+        match self.open_linked(&file) {
+            Opened::Here(fd) => Ok(fstat(&fd).ok().filter(|stat| stat.st_nlink >= least.into()).map(|stat| inode_of(&stat))),
+            Opened::Gone => Ok(None),
+            Opened::Failed(_) => self.seek(&file, false, Change::Writing).map(|_| None),
+        }
     }
 
     /// Whether the entry `name` of `dir` is another file, or none.

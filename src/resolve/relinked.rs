@@ -45,10 +45,15 @@ impl Relinked {
         !self.all && self.may_stray(file, name)
     }
 
+    /// Whether the number of names of `file` may have changed while it lived.
+    pub(crate) fn is_added(&self, file: &Fid<'_>) -> bool {
+        self.all || !self.files.is_empty() && self.files.contains(&OwnedFid::of(file))
+    }
+
     /// Whether `name` may not lead to `file`.
     #[inline]
     pub(crate) fn may_stray(&self, file: &Fid<'_>, name: &[u8]) -> bool {
-        self.all || is_made_up(name) || !self.files.is_empty() && self.files.contains(&OwnedFid::of(file))
+        is_made_up(name) || self.is_added(file)
     }
 }
 

@@ -44,9 +44,10 @@ impl Unexplained {
         }
     }
 
-    /// A name of `file` was made or removed. If it was held back, it lives and has other names.
-    pub(crate) fn explained(&mut self, file: Option<&Fid<'_>>) -> Option<Inode> {
-        if self.0.is_empty() { None } else { self.0.remove(&owned(file?)) }
+    /// A name of `file` was made or removed. Whether it was held back: then it lives and has other
+    /// names.
+    pub(crate) fn explained(&mut self, file: &Fid<'_>) -> bool {
+        !self.0.is_empty() && self.0.remove(&owned(file)).is_some()
     }
 
     /// Whether some wait.
