@@ -45,6 +45,7 @@ mod lifecycle;
 mod links;
 mod looking;
 mod losses;
+mod lsyncd;
 mod manager;
 mod monitoring;
 mod mounts;
@@ -212,6 +213,7 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("outside", outside::cases()),
         ("fallback", fallback::cases()),
         ("losses", losses::cases()),
+        ("lsyncd", lsyncd::cases()),
         ("looking", looking::cases()),
         ("monitoring", monitoring::cases()),
         ("privilege", privilege::cases()),

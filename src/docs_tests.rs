@@ -356,3 +356,22 @@ fn a_number_and_its_noun_agree() {
     assert!(numbered("\"{} wait\"").is_none() && numbered("\"{path} and names\"").is_some());
     assert!(off.is_empty(), "use `text::plural` for\n{}", off.join("\n"));
 }
+
+#[test]
+fn every_command_of_the_tasks_is_one() {
+    use clap::Parser;
+
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/tasks.md");
+    let text = fs::read_to_string(path).expect("the page of tasks");
+    let tasks = text.lines().filter(|line| line.starts_with("### ")).count();
+    assert!(tasks >= 20, "only {tasks} tasks");
+    let mut seen = 0;
+    for (line, block) in blocks(&text, "sh") {
+        for command in block.lines() {
+            let words = shlex::split(command).expect("words of a shell");
+            crate::cli::Cli::try_parse_from(words).unwrap_or_else(|e| panic!("docs/tasks.md:{line}: {command}: {e}"));
+            seen += 1;
+        }
+    }
+    assert!(seen >= 10, "only {seen} commands");
+}

@@ -23,6 +23,10 @@ pub(super) fn check_file(args: &CheckArgs) -> ExitCode {
                 for text in loaded.unseen() {
                     out::note(format_args!("look at the target: {text}"));
                 }
+                if program == Program::Lsyncd {
+                    let text = "lsyncd's configuration; fansync runs TOML, which `fansync import` prints: fansync import";
+                    out::note(format_args!("{0} is {text} {0} > /etc/fansync/fansync.toml", file.display()));
+                }
                 check(&loaded.config, &Written::default(), args)
             }
             Err(errors) => refuse(&errors),

@@ -20,6 +20,16 @@ const WATCHDOG_BEYOND: Duration = Duration::from_secs(90);
 const ACTIONS: &[&str] =
     &["action", "init", "prepare", "collect", "onAttrib", "onCreate", "onModify", "onDelete", "onMove", "onStartup"];
 
+/// What a hook is notified of in place of an action, by the kinds of docs/hooks.md; none where it
+/// is all of them.
+const KINDS: &[(&str, &[&str])] = &[
+    ("onAttrib", &["changed", "directory"]),
+    ("onCreate", &["changed", "directory"]),
+    ("onModify", &["changed"]),
+    ("onDelete", &["deleted"]),
+    ("onMove", &["changed", "deleted"]),
+];
+
 /// How a `sync` reaches its target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -165,19 +175,26 @@ impl Sync<'_> {
     fn own_actions(&mut self) {
         let actions: Vec<String> = ACTIONS.iter().filter(|key| self.own(key)).map(|key| (*key).to_owned()).collect();
         let first = actions.first().cloned().unwrap_or_else(|| "sync".to_owned());
-        let programs: Vec<String> = actions.iter().filter_map(|key| Some(format!("{key} = {:?}", self.text_of(key)?))).collect();
-        let what = match (actions.is_empty(), programs.is_empty()) {
-            (true, _) => "it names none of default.rsync, default.rsyncssh and default.direct".to_owned(),
-            (false, true) => format!("{} is a function of its own", actions.join(", ")),
-            (false, false) => programs.join(", "),
+        let action = |key: &String| match self.text_of(key) {
+            Some(program) => format!("{key} = {program:?}"),
+            None => format!("{key} is a function"),
         };
-        self.note(
-            &first,
-            format!(
-                "this sync is not carried over, as it runs actions of its own: {what}. A hook runs a program for each change: \
-                 [[mirror.hook]] with kind = \"command\", when = \"event\", prefix = \"PROGRAM\"; docs/hooks.md"
-            ),
+        let what = match actions.as_slice() {
+            [] => "it names none of default.rsync, default.rsyncssh and default.direct".to_owned(),
+            actions => actions.iter().map(action).collect::<Vec<_>>().join(", "),
+        };
+        let kinds: BTreeSet<&str> =
+            KINDS.iter().filter(|(key, _)| self.own(key)).flat_map(|(_, kinds)| kinds.iter().copied()).collect();
+        let all = kinds.is_empty() || actions.iter().any(|key| key != "onStartup" && KINDS.iter().all(|(name, _)| name != key));
+        let kinds = if all { String::new() } else { format!(", kinds = {:?}", Vec::from_iter(kinds)) };
+        let mut text = format!(
+            "this sync is not carried over, as it runs actions of its own: {what}. A hook runs a program for each change: \
+             [[mirror.hook]] with kind = \"command\", when = \"event\"{kinds}, prefix = \"PROGRAM\"; docs/hooks.md"
         );
+        if self.own("onStartup") {
+            text += ". For onStartup, run `fansync mirror --once` or the program before fansync starts";
+        }
+        self.note(&first, text);
     }
 
     fn location(&mut self, kind: Kind) -> Option<Location> {
@@ -283,33 +300,72 @@ impl Sync<'_> {
             }
         }
         if let Some(file) = self.text_of("excludeFrom") {
-            match std::fs::read_to_string(&file) {
-                Ok(text) => {
-                    let lines = text.lines().map(str::trim_end).filter(|line| !line.is_empty());
-                    patterns.extend(lines.filter(|line| !line.starts_with(['#', ';'])).map(str::to_owned));
-                    self.note(
-                        "excludeFrom",
-                        format!("the patterns of {file} are those of now; later changes of the file do not count"),
-                    );
-                }
-                Err(error) => {
-                    let help = "without its patterns more would be copied than lsyncd copies; import where the file is";
-                    self.wrong("excludeFrom", format!("cannot read {file}: {error}"), help);
-                }
-            }
+            patterns.extend(self.lines_of("excludeFrom", &file));
         }
-        for key in ["filter", "filterFrom"] {
-            if self.declared.fields.named.contains_key(key) {
-                let help = "write the rules as include and exclude of the mirror (docs/config.md), and take it out here";
-                self.wrong(key, format!("{key}: rules in order have no counterpart"), help);
-            }
-        }
+        let (include, rules) = self.rules();
+        // lsyncd has its rules before its excludes.
+        let patterns = [rules, patterns].concat();
         if patterns.is_empty() {
             return;
         }
-        match Filter::new::<&[u8], _>(&[], &patterns) {
+        match Filter::new(&include, &patterns) {
             Ok(filter) => mirror.filter = filter,
             Err(error) => self.wrong("exclude", error.to_string(), "write a pattern of rsync"),
+        }
+    }
+
+    /// `filter` and `filterFrom`, as patterns to include and to exclude. The first rule that matches
+    /// counts, so that the two groups say the same only while no include follows an exclude.
+    fn rules(&mut self) -> (Vec<String>, Vec<String>) {
+        let mut rules = Vec::new();
+        match self.declared.fields.named.get("filter").cloned() {
+            None | Some(Value::Bool(_)) => {}
+            Some(Value::Text(rule)) => rules.push(("filter", rule)),
+            Some(Value::Table(list)) => rules.extend(list.listed.iter().map(|rule| ("filter", plain(rule)))),
+            Some(other) => self.wrong("filter", format!("filter is {}", shown(&other)), "write a list of rules"),
+        }
+        if let Some(file) = self.text_of("filterFrom") {
+            for line in self.lines_of("filterFrom", &file) {
+                rules.push(("filterFrom", line));
+            }
+        }
+        let mut read = Vec::new();
+        for (key, rule) in rules {
+            match rule.trim_start().split_once(' ') {
+                Some((sign @ ("+" | "-"), pattern)) => read.push((key, sign == "-", pattern.trim_start().to_owned())),
+                _ => self.wrong(key, format!("{key}: {rule:?} is no rule"), "write \"+ PATTERN\" or \"- PATTERN\""),
+            }
+        }
+        let (mut include, mut exclude) = (Vec::new(), Vec::new());
+        // An include behind the last exclude changes nothing.
+        let used = read.iter().rposition(|(_, excludes, _)| *excludes).map_or(0, |at| at + 1);
+        for (key, excludes, pattern) in read.into_iter().take(used) {
+            if excludes {
+                exclude.push(pattern);
+            } else if exclude.is_empty() {
+                include.push(pattern);
+            } else {
+                let help = "write include and exclude of the mirror so that the order does not matter (docs/config.md), and take it out here";
+                self.wrong(key, format!("{key}: rules in order have no counterpart: \"+ {pattern}\" follows an exclude"), help);
+                break;
+            }
+        }
+        (include, exclude)
+    }
+
+    /// The patterns or rules in a file.
+    fn lines_of(&mut self, key: &str, file: &str) -> Vec<String> {
+        match std::fs::read_to_string(file) {
+            Ok(text) => {
+                self.note(key, format!("the patterns of {file} are those of now; later changes of the file do not count"));
+                let lines = text.lines().map(str::trim_end).filter(|line| !line.is_empty());
+                lines.filter(|line| !line.starts_with(['#', ';'])).map(str::to_owned).collect()
+            }
+            Err(error) => {
+                let help = "without its patterns more would be copied than lsyncd copies; import where the file is";
+                self.wrong(key, format!("cannot read {file}: {error}"), help);
+                Vec::new()
+            }
         }
     }
 

@@ -160,6 +160,121 @@ const CARRIED: &[Case] = &[
         &[r#"url = "rsync://b/a""#],
         &["2: this sync is not carried over, as it runs actions of its own: onCreate = \"mail ^pathname\""],
     ),
+    (
+        "a table of hosts with their own modules and excludes",
+        "local sites = {\n  { host = 'h1', path = 'web', skip = { '*.tmp' } },\n  { host = 'h2', path = 'mail', skip = { '*.lock', '/tmp/' } },\n}\n\
+         for i = 1, #sites do\n  local s = sites[i]\n  sync{ default.rsync, source = '/srv/' .. s.path, target = s.host .. '::' .. s.path, exclude = s.skip }\nend",
+        &[r#"source = "/srv/web""#, r#"exclude = ["*.tmp"]"#, r#"url = "rsync://h2/mail""#, r#"exclude = ["*.lock", "/tmp/"]"#],
+        &[],
+    ),
+    (
+        "users by hosts, two loops",
+        "for _, u in ipairs{'ann','bob'} do for _, h in ipairs{'x','y'} do\n\
+         sync{ default.rsyncssh, source='/home/'..u, host=u..'@'..h, targetdir='/home/'..u }\nend end",
+        &[r#"url = "ann@x:/home/ann""#, r#"url = "bob@y:/home/bob""#, r#"name = "x-ann""#],
+        &[],
+    ),
+    (
+        "numbers and texts that are built",
+        r#"local port = 8000 + 73 sync{ default.rsync, source="/a", target=string.format("rsync://%s:%d/%s", "h", port, ("m"):rep(3)) }"#,
+        &[r#"url = "rsync://h:8073/mmm""#],
+        &[],
+    ),
+    (
+        "a table that is filled piece by piece",
+        "skip = {}\nfor w in string.gmatch('a,b,c', '[^,]+') do table.insert(skip, '*.' .. w) end\n\
+         sync{ default.rsync, source='/a', target='b::a', exclude=skip }",
+        &[r#"exclude = ["*.a", "*.b", "*.c"]"#],
+        &[],
+    ),
+    (
+        "a mistake that the program catches",
+        "local ok = pcall(function() error('no') end)\nif not ok then sync{ default.rsync, source='/a', target='b::a' } end",
+        &[r#"url = "rsync://b/a""#],
+        &[],
+    ),
+    (
+        "rules in order, includes first",
+        r#"sync{ default.rsync, source="/a", target="b::a", filter={"+ */", "+ *.jpg", "- *"}, exclude={"x"} }"#,
+        &[r#"include = ["*/", "*.jpg"]"#, r#"exclude = ["*", "x"]"#],
+        &[],
+    ),
+    (
+        "rules in order, with an include that changes nothing",
+        r#"sync{ default.rsync, source="/a", target="b::a", filter={"- *.tmp", "- /cache/", "+ *"} }"#,
+        &[r#"exclude = ["*.tmp", "/cache/"]"#],
+        &[],
+    ),
+    (
+        "layer 3: programs for kinds of changes",
+        "convert = {\n  delay = 5, maxProcesses = 3,\n  onCreate = 'convert ^sourcePathname ^targetPathname',\n  onDelete = 'rm ^targetPathname',\n}\n\
+         sync{ convert, source='/a', target='/b' }\nsync{ default.direct, source='/a', target='/c' }",
+        &[r#"url = "/c""#],
+        &[
+            "6: this sync is not carried over, as it runs actions of its own: onCreate = \"convert ^sourcePathname ^targetPathname\", \
+           onDelete = \"rm ^targetPathname\". A hook runs a program for each change: [[mirror.hook]] with kind = \"command\", \
+           when = \"event\", kinds = [\"changed\", \"deleted\", \"directory\"]",
+        ],
+    ),
+    (
+        "layer 2: a function for a kind of change",
+        "sync{\n source='/a',\n onModify = function(event)\n  spawn(event, '/bin/m', event.sourcePath)\n end }\n\
+         sync{ default.rsync, source='/a', target='b::a' }",
+        &[r#"url = "rsync://b/a""#],
+        &[
+            "3: this sync is not carried over, as it runs actions of its own: onModify is a function. A hook runs a program for each \
+           change: [[mirror.hook]] with kind = \"command\", when = \"event\", kinds = [\"changed\"]",
+        ],
+    ),
+    (
+        "layer 1: a function for all that waits, beside one of lsyncd's",
+        "sync{ default.rsync, source='/a', target='b::a',\n action = function(inlet)\n  local e = inlet.getEvents()\n end }\n\
+         sync{ default.rsync, source='/b', target='b::b' }",
+        &[r#"url = "rsync://b/b""#],
+        &[
+            "2: this sync is not carried over, as it runs actions of its own: action is a function. A hook runs a program for each \
+           change: [[mirror.hook]] with kind = \"command\", when = \"event\", prefix",
+        ],
+    ),
+    (
+        "a program at the start",
+        "sync{ onStartup = 'cp -r ^source ^target', onCreate = 'x', source='/a', target='/b' }\nsync{ default.direct, source='/a', target='/c' }",
+        &[r#"url = "/c""#],
+        &[
+            "1: this sync is not carried over, as it runs actions of its own: onCreate = \"x\", onStartup = \"cp -r ^source ^target\"",
+        ],
+    ),
+    (
+        "a function of lsyncd's that is named as an action is that action",
+        r#"sync{ default.rsync, source="/a", target="b::a", prepare=default.rsync.prepare, action=default.rsync.action }"#,
+        &[r#"url = "rsync://b/a""#],
+        &[],
+    ),
+    (
+        "settings of all kinds",
+        "settings{\n logfile='/l',\n statusFile='/s',\n statusInterval=20,\n pidfile='/p',\n nodaemon=true,\n insist=true,\n \
+         maxDelays=5000,\n inotifyMode='CloseWrite' }\nsync{ default.rsync, source='/a', target='b::a' }",
+        &["max_pending = 5000", "follow_open_files = false"],
+        &["2: logfile", "3: statusFile", "4: statusInterval", "5: pidfile", "6: nodaemon", "7: insist"],
+    ),
+    (
+        "date and clock, and a version that is asked for",
+        r#"local t = os.time() + os.clock() if lsyncdVersion >= "2.1" and t > 0 then sync{ default.rsync, source="/a", target="b::a", name="daily" } end"#,
+        &[r#"name = "daily""#],
+        &[],
+    ),
+    (
+        "an address of version 6, a user, a port in the URL",
+        r#"sync{ default.rsync, source="/a", target="rsync://u@[::1]:8730/m/sub", rsync={archive=true, timeout=30} }"#,
+        &[r#"url = "rsync://u@[::1]:8730/m/sub""#, r#"timeout = "30s""#],
+        &[],
+    ),
+    (
+        "a table with a metatable is what it holds itself",
+        "local base = { delete=false }\nsync(setmetatable({ default.rsync, source='/a', target='b::a' }, { __index=base, __pairs=error }))",
+        &[r#"url = "rsync://b/a""#],
+        &[],
+    ),
 ];
 
 #[test]
@@ -180,7 +295,9 @@ fn what_is_carried_over() {
 #[test]
 fn what_is_refused() {
     for (program, line, words) in [
-        ("sync{ default.rsync, source='/a', target='b::a',\n filter={'+ /x', '- *'} }", 2, "filter: rules in order"),
+        ("sync{ default.rsync, source='/a', target='b::a',\n filter={'- /x', '+ /y', '- *'} }", 2, "filter: rules in order"),
+        ("sync{ default.rsync, source='/a', target='b::a',\n filter={'/x'} }", 2, "\"/x\" is no rule"),
+        ("sync{ default.rsync, source='/a', target='b::a',\n filterFrom='/no/such' }", 2, "cannot read /no/such"),
         ("sync{ default.rsync, source='/a', target='b::a',\n rsync={filter='- x'} }", 2, "filter rules in order"),
         ("sync{ default.rsync, source='/a', target='b::a',\n excludeFrom='/no/such' }", 2, "cannot read /no/such"),
         ("sync{ default.rsync, source='/a',\n target='h:rel/' }", 2, "is a relative path"),
@@ -194,6 +311,12 @@ fn what_is_refused() {
         ("\nio.open('/etc/passwd')", 2, "does not run"),
         ("\nos.execute('id')", 2, "does not run"),
         ("\nload('return 1')()", 2, "does not run"),
+        ("\nlocal host = io.popen('hostname'):read()", 2, "io.popen is not available in an import"),
+        ("\nos.remove('/etc/passwd')", 2, "os.remove is not available in an import"),
+        ("\nstring.dump(print)", 2, "does not run"),
+        ("\nreaddir('.')", 2, "--lua-files"),
+        ("\nsync{ default.rsync, source='/a', target='b::\\255' }", 2, "is not UTF-8"),
+        ("\nerror({})", 0, "does not run"),
         ("\ndofile('x.lua')", 2, "--lua-files"),
     ] {
         let told = refused(program);
@@ -208,6 +331,64 @@ fn a_program_is_bounded_in_time_and_memory() {
     assert!(refused("while true do pcall(function() while true do end end) end").contains("does not come to its end"));
     assert!(refused("local s = 'x' while true do s = s .. s end").contains("memory"));
     assert!(refused("local t = {} t.t = t sync(t)").contains("without an end"));
+}
+
+/// Situation, program, a part of the error. None of them hangs or takes the process with it.
+const HOSTILE: &[(&str, &str, &str)] = &[
+    ("recursion", "local function f() return 1 + f() end f()", "stack overflow|memory|does not come to its end"),
+    ("recursion through pcall", "local function f() return pcall(f) end f() while true do end", "does not come to its end"),
+    (
+        "a bound that is caught again and again",
+        "local function f() while true do pcall(f) end end f()",
+        "does not come to its end",
+    ),
+    ("a bomb in pcall", "while true do pcall(string.rep, 'x', 1 << 40) end", "memory|does not come to its end"),
+    ("a long text", "sync{ default.rsync, source=string.rep('x', 1 << 40) }", "resulting string too large|memory"),
+    (
+        "texts that are copied again and again",
+        "local s = string.rep('x', 1 << 12) while true do local t = s .. s end",
+        "does not come to its end",
+    ),
+    (
+        "one text in many places",
+        "local s, t = string.rep('x', 1 << 20), {} for i = 1, 100 do t[i] = s end sync{ exclude=t }",
+        "MiB of text",
+    ),
+    (
+        "one table in many places",
+        "local t = {} for i = 1, 12 do t = { t, t, t, t, t, t } end sync{ t }",
+        "more than 50000 values",
+    ),
+    ("many syncs", "for i = 1, 1e6 do sync{ default.rsync, source='/a', target='b::a' } end", "more than 2000 syncs"),
+    ("a finalizer", "setmetatable({}, { __gc = function() while true do end end })", "finalizers (__gc) are not available"),
+    ("a text that is its own error", "error(setmetatable({}, { __tostring = function() while true do end end }))", ""),
+    ("nested brackets", "BRACKETS", "overflow|levels"),
+    ("a text that is no UTF-8 as a key", "sync{ ['\\xff'] = 1 }", "is not UTF-8"),
+    ("another text for the environment", "default = nil sync{ default.rsync }", "attempt to index"),
+    ("a call of what is no function", "pcall(1) error('after')", "after"),
+    ("names of the environment", "os.getenv('\\0=') error('after')", "after"),
+    ("no memory for a table", "local t = {} for i = 1, 1e9 do t[i] = { i, i, i } end", "memory|does not come to its end"),
+];
+
+#[test]
+fn a_hostile_program_ends_with_an_error() {
+    for (what, program, words) in HOSTILE {
+        let program = program.replace("BRACKETS", &format!("x = {}", "{".repeat(50_000)));
+        let bounds = script::Bounds::of(300_000);
+        let failure = script::run_within(&program, None, bounds).expect_err(what);
+        assert!(words.split('|').any(|word| failure.text.contains(word)), "{what}: {failure:?}");
+        assert!(!failure.text.contains('\n'), "{what}: {failure:?}");
+    }
+    let large = " ".repeat(300 << 10);
+    assert!(refused(&large).contains("larger than 256 KiB"));
+}
+
+/// A single call that takes longer than the whole program may. What it leaves ends the thread.
+#[test]
+fn a_call_that_does_not_return_is_left() {
+    let program = "string.find(string.rep('a', 150), '.-.-.-b')\nwhile true do end";
+    let failure = script::run_within(program, None, script::Bounds::default().within(std::time::Duration::from_millis(1)));
+    assert!(failure.expect_err("it never ends").text.contains("does not come to its end"));
 }
 
 #[test]
@@ -230,6 +411,16 @@ fn other_files_are_read_below_the_directory_only() {
     std::fs::write(site.join("hosts.lua"), b"\x1bLua\x54").unwrap();
     std::fs::write(&main, "require('hosts')").unwrap();
     assert!(load(&main, true).is_err(), "a compiled chunk");
+    std::fs::create_dir(site.join("conf.d")).unwrap();
+    for name in ["a", "b"] {
+        let text = format!("sync{{ default.rsync, source='/{name}', target='h::{name}' }}");
+        std::fs::write(site.join(format!("conf.d/{name}.lua")), text).unwrap();
+    }
+    let program = "for name, dir in pairs(readdir('conf.d')) do if not dir then dofile('conf.d/' .. name) end end";
+    std::fs::write(&main, program).unwrap();
+    assert_eq!(load(&main, true).unwrap().config.mirrors.len(), 2);
+    std::fs::write(&main, "readdir('/etc')").unwrap();
+    assert!(load(&main, true).unwrap_err().to_string().contains("it lies outside of"));
 }
 
 #[test]
