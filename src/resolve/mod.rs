@@ -76,6 +76,9 @@ const NAMES: u64 = libc::FAN_CREATE | libc::FAN_MOVED_TO | libc::FAN_RENAME;
 /// What happens to a file, and not to a name.
 const CHANGES: u64 = libc::FAN_CLOSE_WRITE | libc::FAN_MODIFY | libc::FAN_ATTRIB;
 
+/// A name has its file as it is to be sent.
+const COMPLETES: u64 = libc::FAN_CLOSE_WRITE | libc::FAN_MOVED_TO;
+
 /// Counters; never reset.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stats {
@@ -114,6 +117,49 @@ pub struct Resolver {
     bereft: Option<u32>,
     deafness_taken: bool,
     now: Duration,
+}
+
+/// An event of an entry, whose directory is inside.
+struct Inside<'e> {
+    event: &'e FanEvent<'e>,
+    /// The directory's handle.
+    fid: Fid<'e>,
+    name: &'e [u8],
+    dir: NodeId,
+}
+
+impl Inside<'_> {
+    fn has(&self, bits: u64) -> bool {
+        self.event.mask & bits != 0
+    }
+
+    fn appears(&self) -> bool {
+        self.has(libc::FAN_CREATE | libc::FAN_MOVED_TO)
+    }
+
+    fn goes(&self) -> bool {
+        self.has(libc::FAN_DELETE | libc::FAN_MOVED_FROM)
+    }
+}
+
+/// What the mask of an event says of a file, in the order to report it; nothing where it is only
+/// being written.
+fn file_changes(mask: u64) -> &'static [Seen] {
+    let has = |bits| mask & bits != 0;
+    let goes = has(libc::FAN_DELETE | libc::FAN_MOVED_FROM);
+    match (has(libc::FAN_CREATE), goes, has(libc::FAN_MOVED_TO), has(libc::FAN_CLOSE_WRITE)) {
+        // Merged by the kernel, in an order that is lost: it is checked without any assumption.
+        (_, true, true, _) => &[Seen::Gone, Seen::Replaced],
+        (true, true, false, _) | (_, true, false, true) => &[Seen::Gone, Seen::Written],
+        (false, true, false, false) => &[Seen::Gone],
+        (true, false, true, _) => &[Seen::Created, Seen::Replaced],
+        (true, false, false, true) => &[Seen::Created, Seen::Written],
+        (true, false, false, false) => &[Seen::Created],
+        (false, false, true, _) => &[Seen::Replaced],
+        (false, false, false, true) => &[Seen::Written],
+        (false, false, false, false) if has(libc::FAN_ATTRIB) => &[Seen::Touched],
+        (false, false, false, false) => &[],
+    }
 }
 
 /// Where an entry is, by what is known of its directory.
@@ -270,90 +316,93 @@ impl Resolver {
         }
         let dir = match self.resolve(root, &fid)? {
             Dir::Inside(dir) => dir,
-            found @ (Dir::Outside | Dir::Gone) => {
-                self.stats.foreign += 1;
-                // The name in the event is none of the file's any more, which may have others
-                // inside.
-                let changes = mask & CHANGES != 0 && !is_dir;
-                let may_stray = || event.child.is_some_and(|file| self.relinked.is_known(&file, name));
-                if changes && (matches!(found, Dir::Gone) || may_stray()) && self.nameless(root, filter, event, out)? {
-                    return Ok(());
-                }
-                if !self.changed_elsewhere(root, filter, event, Change::of(mask), out)? {
-                    self.useless(event, &fid, false);
-                }
-                return Ok(());
-            }
+            found @ (Dir::Outside | Dir::Gone) => return self.outside(root, filter, event, matches!(found, Dir::Gone), out),
             Dir::Sought => return Ok(()),
         };
+        let inside = Inside { event, fid, name, dir };
         if name.is_empty() || name == b"." {
             self.tell(filter, dir, b"", true, &[Seen::Touched], out);
+            Ok(())
+        } else if is_dir {
+            self.dir_inside(root, filter, &inside, out);
+            Ok(())
+        } else {
+            self.file_inside(root, filter, &inside, out)
+        }
+    }
+
+    /// An event of an entry of a directory that is outside, or gone.
+    fn outside(&mut self, root: &Root, filter: &Filter, event: &FanEvent<'_>, gone: bool, out: &mut dyn PathSink) -> Outcome {
+        let Some(Place { fid, name }) = event.dir else { return Ok(()) };
+        self.stats.foreign += 1;
+        // The name in the event is none of the file's any more, which may have others inside.
+        let changes = event.mask & CHANGES != 0 && event.mask & libc::FAN_ONDIR == 0;
+        let may_stray = || event.child.is_some_and(|file| self.relinked.is_known(&file, name));
+        if changes && (gone || may_stray()) && self.nameless(root, filter, event, out)? {
             return Ok(());
         }
-        let appears = mask & (libc::FAN_CREATE | libc::FAN_MOVED_TO) != 0;
-        let goes = mask & (libc::FAN_DELETE | libc::FAN_MOVED_FROM) != 0;
-        if is_dir {
-            if goes && let Some(child) = self.tree.child(dir, name) {
-                self.tree.detach(child);
-            }
-            if mask & libc::FAN_MOVED_TO != 0 {
-                if let Some(old) = self.tree.child(dir, name) {
-                    self.tree.detach(old);
-                }
-                self.forget_foreign();
-                self.dir_came(true);
-            }
-            let seen: &[Seen] = match (appears, goes) {
-                (true, false) if mask & libc::FAN_MOVED_TO == 0 && !self.is_snapshot(root, filter, dir, &fid, name) => {
-                    &[Seen::CreatedDir]
-                }
-                (true, false) => &[Seen::MovedDir],
-                (true, true) => &[Seen::GoneDir, Seen::MovedDir],
-                (false, true) => &[Seen::GoneDir],
-                (false, false) => &[Seen::Touched],
-            };
-            self.tell(filter, dir, name, true, seen, out);
-            return Ok(());
+        if !self.changed_elsewhere(root, filter, event, Change::of(event.mask), out)? {
+            self.useless(event, &fid, false);
         }
+        Ok(())
+    }
+
+    /// An event of a directory in a directory inside.
+    fn dir_inside(&mut self, root: &Root, filter: &Filter, at: &Inside<'_>, out: &mut dyn PathSink) {
+        let &Inside { fid, name, dir, .. } = at;
+        if at.goes()
+            && let Some(child) = self.tree.child(dir, name)
+        {
+            self.tree.detach(child);
+        }
+        if at.has(libc::FAN_MOVED_TO) {
+            if let Some(old) = self.tree.child(dir, name) {
+                self.tree.detach(old);
+            }
+            self.forget_foreign();
+            self.dir_came(true);
+        }
+        let seen: &[Seen] = match (at.appears(), at.goes()) {
+            (true, false) if !at.has(libc::FAN_MOVED_TO) && !self.is_snapshot(root, filter, dir, &fid, name) => {
+                &[Seen::CreatedDir]
+            }
+            (true, false) => &[Seen::MovedDir],
+            (true, true) => &[Seen::GoneDir, Seen::MovedDir],
+            (false, true) => &[Seen::GoneDir],
+            (false, false) => &[Seen::Touched],
+        };
+        self.tell(filter, dir, name, true, seen, out);
+    }
+
+    /// An event of a file in a directory inside.
+    fn file_inside(&mut self, root: &Root, filter: &Filter, at: &Inside<'_>, out: &mut dyn PathSink) -> Outcome {
+        let &Inside { event, fid, name, dir } = at;
         self.unmute(event);
         self.note_write(event);
-        if let Some(child) = event.child.filter(|c| mask & CHANGES != 0 && !c.handle.is_empty())
+        if let Some(child) = event.child.filter(|c| at.has(CHANGES) && !c.handle.is_empty())
             && self.relinked.may_stray(&child, name)
             && self.strays(root, dir, name, &child)
         {
             // Where the file is not found by itself, what became of its name decides. That of one
             // made without a name never was one.
             let found = self.nameless(root, filter, event, out)?;
-            if (found || relinked::is_made_up(name)) && !appears && !goes {
+            if (found || relinked::is_made_up(name)) && !at.appears() && !at.goes() {
                 return Ok(());
             }
         }
-        if goes && !appears {
-            self.bereft = Some(if mask & libc::FAN_DELETE != 0 { 1 } else { 2 });
+        if at.goes() && !at.appears() {
+            self.bereft = Some(if at.has(libc::FAN_DELETE) { 1 } else { 2 });
         }
         // It may have left the source, with what was written through this name.
-        let leaves = mask & libc::FAN_MOVED_FROM != 0 && !appears && self.has_unsent_write(event);
-        let written = mask & (libc::FAN_CLOSE_WRITE | libc::FAN_MOVED_TO) != 0;
-        let complete = if mask & libc::FAN_MOVED_TO != 0 { Seen::Replaced } else { Seen::Written };
-        let seen: &[Seen] = match (mask & libc::FAN_CREATE != 0, goes) {
-            (true, false) if written => &[Seen::Created, complete],
-            (true, false) => &[Seen::Created],
-            // Merged by the kernel, in an order that is lost: look, without any assumption.
-            (true, true) => &[Seen::Gone, complete],
-            (false, true) if written => &[Seen::Gone, complete],
-            (false, true) => &[Seen::Gone],
-            (false, false) if written => &[complete],
-            (false, false) if mask & libc::FAN_ATTRIB != 0 => &[Seen::Touched],
-            (false, false) => &[],
-        };
-        match self.tell(filter, dir, name, false, seen, out) {
-            Placed::ExcludedDir | Placed::Excluded if self.changed_elsewhere(root, filter, event, Change::of(mask), out)? => {}
+        let leaves = at.has(libc::FAN_MOVED_FROM) && !at.appears() && self.has_unsent_write(event);
+        let changes_on = at.has(libc::FAN_MODIFY) && !at.has(COMPLETES) && !at.goes();
+        match self.tell(filter, dir, name, false, file_changes(event.mask), out) {
+            Placed::ExcludedDir | Placed::Excluded
+                if self.changed_elsewhere(root, filter, event, Change::of(event.mask), out)? => {}
             Placed::ExcludedDir => self.useless(event, &fid, true),
             Placed::Excluded => self.useless_file(event, true),
             Placed::Here if leaves => _ = self.changed_elsewhere(root, filter, event, Change::Writing, out)?,
-            Placed::Here if mask & libc::FAN_MODIFY != 0 && !written && !goes && !self.follow(event, event.dir.as_ref()) => {
-                out.apply(&self.dir, Seen::Modified);
-            }
+            Placed::Here if changes_on && !self.follow(event, event.dir.as_ref()) => out.apply(&self.dir, Seen::Modified),
             Placed::Here | Placed::Nowhere => {}
         }
         Ok(())
@@ -370,52 +419,7 @@ impl Resolver {
         let (old, new) = (place(event.old)?, place(event.new)?);
         let (old_name, new_name) = (event.old.map_or(&b""[..], |p| p.name), event.new.map_or(&b""[..], |p| p.name));
         if is_dir {
-            // By its own handle alone: what has the old name in the tree may be another directory
-            // that a check-up put there ahead of this event. Where the handle is not known, or not
-            // reported, that place is given up.
-            let child = event.child.filter(|c| !c.handle.is_empty());
-            let node = match child.map(|c| self.tree.get((c.fs.0, c.kind, c.handle))) {
-                Some(Known::Inside(node)) => Some(node),
-                _ => {
-                    if let Dir::Inside(dir) = old
-                        && let Some(there) = self.tree.child(dir, old_name)
-                    {
-                        self.tree.detach(there);
-                    }
-                    None
-                }
-            };
-            match (node, &new) {
-                (Some(node), Dir::Inside(dir)) => {
-                    self.tree.rename(node, *dir, new_name);
-                    // The kernel merges a rename into an earlier one with the same names, so their
-                    // order may be lost (a to b, b to a, a to b arrive as two, measured on 6.18). A
-                    // place that does not lead to the directory is no place: it is looked up. The
-                    // same of the directory above it: another one may have its name, with one of
-                    // this name in it.
-                    let leads = |path: &[u8]| {
-                        child.is_some_and(|c| leads_to(root, path, &c))
-                            && event.new.is_some_and(|n| path::parent(path).is_some_and(|up| leads_to(root, up, &n.fid)))
-                    };
-                    if self.dir_path(node) && !leads(&self.dir) {
-                        self.tree.detach(node);
-                    }
-                }
-                (Some(node), Dir::Outside | Dir::Gone | Dir::Sought) => self.tree.detach(node),
-                (None, Dir::Inside(dir)) => {
-                    if let Some(overwritten) = self.tree.child(*dir, new_name) {
-                        self.tree.detach(overwritten);
-                    }
-                }
-                (None, Dir::Outside | Dir::Gone | Dir::Sought) => {}
-            }
-            if let Dir::Inside(_) = new {
-                let from_outside = matches!(old, Dir::Outside);
-                if from_outside {
-                    self.forget_foreign();
-                }
-                self.dir_came(from_outside);
-            }
+            self.move_dir(root, event, (&old, old_name), (&new, new_name));
         } else if let (Dir::Inside(_), _) | (_, Dir::Inside(_)) = (&old, &new) {
             self.unmute(event);
         }
@@ -447,6 +451,56 @@ impl Resolver {
             self.tell(filter, dir, old_name, false, &[Seen::Written], out);
         }
         Ok(())
+    }
+
+    /// A directory was renamed: the tree follows.
+    fn move_dir(&mut self, root: &Root, event: &FanEvent<'_>, (old, old_name): (&Dir, &[u8]), (new, new_name): (&Dir, &[u8])) {
+        // By its own handle alone: what has the old name in the tree may be another directory
+        // that a check-up put there ahead of this event. Where the handle is not known, or not
+        // reported, that place is given up.
+        let child = event.child.filter(|c| !c.handle.is_empty());
+        let node = match child.map(|c| self.tree.get((c.fs.0, c.kind, c.handle))) {
+            Some(Known::Inside(node)) => Some(node),
+            _ => {
+                if let Dir::Inside(dir) = old
+                    && let Some(there) = self.tree.child(*dir, old_name)
+                {
+                    self.tree.detach(there);
+                }
+                None
+            }
+        };
+        match (node, new) {
+            (Some(node), Dir::Inside(dir)) => {
+                self.tree.rename(node, *dir, new_name);
+                // The kernel merges a rename into an earlier one with the same names, so their
+                // order may be lost (a to b, b to a, a to b arrive as two, measured on 6.18). A
+                // place that does not lead to the directory is no place: it is looked up. The
+                // same of the directory above it: another one may have its name, with one of
+                // this name in it.
+                let leads = |path: &[u8]| {
+                    child.is_some_and(|c| leads_to(root, path, &c))
+                        && event.new.is_some_and(|n| path::parent(path).is_some_and(|up| leads_to(root, up, &n.fid)))
+                };
+                if self.dir_path(node) && !leads(&self.dir) {
+                    self.tree.detach(node);
+                }
+            }
+            (Some(node), Dir::Outside | Dir::Gone | Dir::Sought) => self.tree.detach(node),
+            (None, Dir::Inside(dir)) => {
+                if let Some(overwritten) = self.tree.child(*dir, new_name) {
+                    self.tree.detach(overwritten);
+                }
+            }
+            (None, Dir::Outside | Dir::Gone | Dir::Sought) => {}
+        }
+        if let Dir::Inside(_) = new {
+            let from_outside = matches!(old, Dir::Outside);
+            if from_outside {
+                self.forget_foreign();
+            }
+            self.dir_came(from_outside);
+        }
     }
 
     /// An event of a file whose name the kernel does not know: its link count changed, or someone

@@ -289,3 +289,29 @@ fn the_other_names_of_a_file_are_no_concern_but_a_change_by_handle_is() {
     assert!(sought(&mut w), "changed by handle, and nobody knows where");
     assert!(!sought(&mut w));
 }
+
+#[test]
+fn a_mask_says_what_became_of_a_file() {
+    use Seen::*;
+    use libc::{FAN_ATTRIB, FAN_CLOSE_WRITE, FAN_CREATE, FAN_DELETE, FAN_MODIFY, FAN_MOVED_FROM, FAN_MOVED_TO};
+    // Events of one name that the kernel merges have the bits of all.
+    let table: [(u64, &[Seen]); 14] = [
+        (FAN_CREATE, &[Created]),
+        (FAN_CREATE | FAN_CLOSE_WRITE | FAN_MODIFY, &[Created, Written]),
+        (FAN_CREATE | FAN_MOVED_TO, &[Created, Replaced]),
+        (FAN_CREATE | FAN_DELETE, &[Gone, Written]),
+        (FAN_CREATE | FAN_MOVED_TO | FAN_DELETE, &[Gone, Replaced]),
+        (FAN_MOVED_TO, &[Replaced]),
+        (FAN_MOVED_TO | FAN_CLOSE_WRITE, &[Replaced]),
+        (FAN_MOVED_TO | FAN_MOVED_FROM, &[Gone, Replaced]),
+        (FAN_DELETE, &[Gone]),
+        (FAN_MOVED_FROM | FAN_ATTRIB, &[Gone]),
+        (FAN_CLOSE_WRITE | FAN_DELETE, &[Gone, Written]),
+        (FAN_CLOSE_WRITE | FAN_ATTRIB, &[Written]),
+        (FAN_ATTRIB | FAN_MODIFY, &[Touched]),
+        (FAN_MODIFY, &[]),
+    ];
+    for (mask, want) in table {
+        assert_eq!(file_changes(mask), want, "{mask:#x}");
+    }
+}

@@ -163,23 +163,9 @@ impl Target {
         if !all || run.rsync.output().signs.deletes_skipped {
             return if narrows { self.again_at_once(cx, batch) } else { self.unproven(cx, batch, &outcome) };
         }
-        let spared = spared(cx.filter, &items);
-        let mut left: Left = BTreeMap::new();
-        for item in items.iter().filter(|i| !i.path.is_root() && !spared.contains(&i.path)) {
-            if item.deletes() || !cx.filter.excludes(&item.path, item.dir) {
-                left.insert(item.path.clone(), None);
-            }
-        }
         self.place(cx.root, &mut outcome.failed);
-        let there = |path: &RelPath| fstatat(cx.root, path.as_path(), AtFlags::AT_SYMLINK_NOFOLLOW).is_ok();
-        for f in outcome.failed.iter().chain(&dry.failed).filter(|f| !f.path.is_root()) {
-            // A name that neither side has was read wrongly, and what it was about is among the
-            // differences.
-            if left.contains_key(&f.path) || there(&f.path) {
-                left.insert(f.path.clone(), Some(f.words.clone()));
-            }
-        }
-        left.extend(self.left_alone(cx.root, &batch.entries).into_iter().map(|(path, _, words)| (path, Some(words))));
+        let failed = outcome.failed.iter().chain(&dry.failed);
+        let left = self.left_of(cx, &batch, &items, failed);
         if !outcome.unknown.is_empty() {
             self.note_unknown(&outcome, left.len());
         }
@@ -231,6 +217,27 @@ impl Target {
             }
         }
         self.set_apart(cx, bad, &left, round, &outcome);
+    }
+
+    /// What a dry run and the messages of both runs left of a batch.
+    fn left_of<'f>(&self, cx: &Context<'_>, batch: &Batch, items: &[Item], failed: impl Iterator<Item = &'f Failed>) -> Left {
+        let spared = spared(cx.filter, items);
+        let mut left: Left = BTreeMap::new();
+        for item in items.iter().filter(|i| !i.path.is_root() && !spared.contains(&i.path)) {
+            if item.deletes() || !cx.filter.excludes(&item.path, item.dir) {
+                left.insert(item.path.clone(), None);
+            }
+        }
+        let there = |path: &RelPath| fstatat(cx.root, path.as_path(), AtFlags::AT_SYMLINK_NOFOLLOW).is_ok();
+        for f in failed.filter(|f| !f.path.is_root()) {
+            // A name that neither side has was read wrongly, and what it was about is among the
+            // differences.
+            if left.contains_key(&f.path) || there(&f.path) {
+                left.insert(f.path.clone(), Some(f.words.clone()));
+            }
+        }
+        left.extend(self.left_alone(cx.root, &batch.entries).into_iter().map(|(path, _, words)| (path, Some(words))));
+        left
     }
 
     /// As it was, and soon.
