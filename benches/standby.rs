@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use fansync::config::Compress;
 use fansync::location::Location;
 use fansync::path::RelPath;
-use fansync::sync::argv::{Compare, Pass, Spec, environment};
+use fansync::sync::argv::{Compare, Pass, Peer, Spec, environment};
 use fansync::sync::filelist::{Form, encode};
 use fansync::sync::probe::RsyncFacts;
 use fansync::sync::run::{Input, Run};
@@ -115,8 +115,15 @@ fn main() {
         let spec = Spec {
             rsync: Path::new("rsync"),
             root: &src,
-            location,
-            password_file: None,
+            peer: Peer {
+                location,
+                password_file: None,
+                ssh: None,
+                remote_rsync: None,
+                compress: Compress::None,
+                timeout: Duration::from_secs(60),
+                connect_timeout: Duration::from_secs(10),
+            },
             delete: true,
             max_delete: None,
             dry_run: false,
@@ -128,12 +135,7 @@ fn main() {
             facts: &facts,
             filter_args: &[],
             guard_args: &[],
-            compress: Compress::None,
             extra: &[],
-            timeout: Duration::from_secs(60),
-            connect_timeout: Duration::from_secs(10),
-            ssh: None,
-            remote_rsync: None,
             renamed: None,
             below: None,
             lock: None,

@@ -475,7 +475,7 @@ fn write(tried: &mut Tried, spec: &Spec<'_>, ground: &Ground, env: &[(OsString, 
         tried.good("a file and a directory can be written");
         compare(tried, spec, ground, env);
         // A target on this host is judged by its arguments.
-        if !matches!(spec.location, Location::Local(_)) && ground.fill_owned() {
+        if !matches!(spec.peer.location, Location::Local(_)) && ground.fill_owned() {
             owners(tried, spec, ground, env);
         }
     } else {
@@ -532,7 +532,7 @@ fn owners(tried: &mut Tried, spec: &Spec<'_>, ground: &Ground, env: &[(OsString,
     if written.verdict != Verdict::Done {
         return tried.note(format!("whether owners are kept is not known: {}", written.reason));
     }
-    let with_password = spec.password_file.filter(|_| spec.location.is_daemon()).and_then(|file| password(file).ok());
+    let with_password = spec.peer.password_of_module().and_then(|file| password(file).ok());
     let env = with_password.map_or_else(|| env.to_vec(), |password| password::with_password(env, password));
     let here = ground.root.join(&ground.name);
     let words = argv::compare_owner(spec, &format!("{}/{OWNED}", ground.name), &here);

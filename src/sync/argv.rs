@@ -105,6 +105,79 @@ pub enum Deletions {
     ByParent,
 }
 
+/// Where a target is, and how it is reached.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer<'a> {
+    /// Its place.
+    pub location: &'a Location,
+    /// File with the password of a daemon's module; ignored for other targets. Read at each start
+    /// of a run.
+    pub password_file: Option<&'a Path>,
+    /// The remote shell's command instead of `ssh` in batch mode. One that asks for a password
+    /// blocks the run.
+    pub ssh: Option<&'a str>,
+    /// Path of rsync on the target, where it is not in its `PATH`.
+    pub remote_rsync: Option<&'a str>,
+    /// Compression on the wire.
+    pub compress: Compress,
+    /// How long the peer may stay silent. Whole seconds, rounded up, at least one.
+    pub timeout: Duration,
+    /// How long connecting may take. Whole seconds, rounded up, at least one.
+    pub connect_timeout: Duration,
+}
+
+impl<'a> Peer<'a> {
+    /// What the configuration says of `target`.
+    pub(crate) fn of(target: &'a config::Target) -> Peer<'a> {
+        Peer {
+            location: &target.location,
+            password_file: target.password_file.as_deref(),
+            ssh: target.ssh.as_deref(),
+            remote_rsync: target.rsync_path.as_deref(),
+            compress: target.compress,
+            timeout: target.timeout,
+            connect_timeout: target.connect_timeout,
+        }
+    }
+
+    /// The file with the password, where it is used.
+    pub(crate) fn password_of_module(&self) -> Option<&'a Path> {
+        self.password_file.filter(|_| self.location.is_daemon())
+    }
+
+    fn is_local(&self) -> bool {
+        matches!(self.location, Location::Local(_))
+    }
+
+    /// The options that the kind of target asks for.
+    pub(super) fn transport(&self) -> Vec<String> {
+        match self.location {
+            Location::Daemon { .. } => {
+                let seconds = whole_seconds(self.connect_timeout);
+                vec!["--no-motd".into(), format!("--contimeout={seconds}"), "--sockopts=TCP_NODELAY".into()]
+            }
+            Location::Ssh { .. } => {
+                let mut args = vec!["-s".into(), "-e".into(), remote_shell(self.ssh, self.connect_timeout)];
+                args.extend(self.remote_rsync.map(|path| format!("--rsync-path={path}")));
+                args
+            }
+            Location::Local(_) => Vec::new(),
+        }
+    }
+
+    /// The same for a run that may write nothing but what it fetches.
+    fn transport_towards_us(&self) -> impl Iterator<Item = OsString> + use<> {
+        let mut transport = self.transport();
+        if let Some(shell) = transport.iter().position(|arg| arg == "-e").and_then(|at| transport.get_mut(at + 1)) {
+            // Both would write elsewhere.
+            for option in ["ControlMaster=no", "UpdateHostKeys=no"] {
+                *shell = with_option(shell, option);
+            }
+        }
+        transport.into_iter().map(OsString::from)
+    }
+}
+
 /// One target as the command lines need it.
 #[derive(Debug, Clone, Copy)]
 pub struct Spec<'a> {
@@ -117,10 +190,7 @@ pub struct Spec<'a> {
     /// `root` leads to when it gets there.
     pub source: Option<BorrowedFd<'a>>,
     /// The target.
-    pub location: &'a Location,
-    /// File with the password of a daemon's module; ignored for other targets. Read at each start
-    /// of a run.
-    pub password_file: Option<&'a Path>,
+    pub peer: Peer<'a>,
     /// Whether anything may be deleted on the target.
     pub delete: bool,
     /// At most so many entries are deleted; rsync stops there, in the middle of a directory
@@ -147,19 +217,8 @@ pub struct Spec<'a> {
     /// (`--filter=-r …`), and before them exceptions. For what is excluded by other means than
     /// rsync's patterns, see [`crate::filter`].
     pub guard_args: &'a [OsString],
-    /// Compression on the wire.
-    pub compress: Compress,
     /// Further arguments, already checked against what a user may not set.
     pub extra: &'a [String],
-    /// How long the peer may stay silent. Whole seconds, rounded up, at least one.
-    pub timeout: Duration,
-    /// How long connecting may take. Whole seconds, rounded up, at least one.
-    pub connect_timeout: Duration,
-    /// The remote shell's command instead of `ssh` in batch mode. One that asks for a password
-    /// blocks the run.
-    pub ssh: Option<&'a str>,
-    /// Path of rsync on the target, where it is not in its `PATH`.
-    pub remote_rsync: Option<&'a str>,
     /// From where to where, for the passes that need it.
     pub renamed: Option<&'a Renamed>,
     /// Below the root, for lists that begin there.
@@ -176,8 +235,7 @@ impl<'a> Spec<'a> {
             rsync: &mirror.rsync,
             root,
             source: None,
-            location: &target.location,
-            password_file: target.password_file.as_deref(),
+            peer: Peer::of(target),
             delete: mirror.delete,
             max_delete: None,
             spare: false,
@@ -189,12 +247,7 @@ impl<'a> Spec<'a> {
             facts,
             filter_args: &[],
             guard_args: &[],
-            compress: target.compress,
             extra: &target.args,
-            timeout: target.timeout,
-            connect_timeout: target.connect_timeout,
-            ssh: target.ssh.as_deref(),
-            remote_rsync: target.rsync_path.as_deref(),
             renamed: None,
             below: None,
             lock: None,
@@ -358,11 +411,11 @@ impl Args {
     /// Compression, time-outs, messages and the way to the target; the user's own options come
     /// last.
     fn wire(&mut self, spec: &Spec<'_>, pass: Pass) {
-        if let Some(choice) = spec.compress.choice() {
+        if let Some(choice) = spec.peer.compress.choice() {
             self.add("-z");
             self.add(format!("--compress-choice={choice}"));
         }
-        self.add(format!("--timeout={}", whole_seconds(spec.timeout)));
+        self.add(format!("--timeout={}", whole_seconds(spec.peer.timeout)));
         self.add(ITEMS);
         match pass {
             // Without the whole list the total grows while the scan runs ahead, and the percentage
@@ -373,13 +426,13 @@ impl Args {
             Pass::Deep => self.add("--info=progress2,stats1"),
             _ => self.add("--info=stats1"),
         }
-        if spec.below.is_some() && spec.location.is_daemon() {
+        if spec.below.is_some() && spec.peer.location.is_daemon() {
             self.add("-s"); // as for renames: nothing that reads line by line gets to see the directory's name
         }
-        self.add_all(transport(spec));
+        self.add_all(spec.peer.transport());
         // Without a shell between the two sides it changes nothing, and rsync 3.5.0 refuses it
         // beside `-M`.
-        let idle = |arg: &&String| is_local(spec) && matches!(arg.as_str(), "-s" | "--secluded-args" | "--protect-args");
+        let idle = |arg: &&String| spec.peer.is_local() && matches!(arg.as_str(), "-s" | "--secluded-args" | "--protect-args");
         self.add_all(spec.extra.iter().filter(|arg| !idle(arg)));
     }
 
@@ -389,12 +442,8 @@ impl Args {
             Some(fd) => self.add(format!("{}/", inherited(fd))),
             None => self.add(spec.root.join("")),
         }
-        self.add(spec.below.map_or_else(|| spec.location.dest(), |below| below.dest(spec.location)));
+        self.add(spec.below.map_or_else(|| spec.peer.location.dest(), |below| below.dest(spec.peer.location)));
     }
-}
-
-fn is_local(spec: &Spec<'_>) -> bool {
-    matches!(spec.location, Location::Local(_))
 }
 
 /// Whether a local receiver is freed of the source's confinement. rsync confines its own receiver
@@ -402,14 +451,14 @@ fn is_local(spec: &Spec<'_>) -> bool {
 /// what it has received and ends with 0, with `--temp-dir` and `--fake-super` every file fails
 /// (3.5.0). Of two confinements the last holds, and `-M` is for the receiver alone.
 fn frees_receiver(spec: &Spec<'_>) -> bool {
-    is_local(spec) && spec.facts.confine_root && config::names_places(spec.extra)
+    spec.peer.is_local() && spec.facts.confine_root && config::names_places(spec.extra)
 }
 
 /// Whether a recursive list has to be read whole first: a local receiver that is given options of
 /// its own takes the list for one that comes in parts, or not, unlike its sender:
 /// `File-list index 0 not in 3 - 76`, exit 2 (3.5.0).
 pub(super) fn lists_whole(spec: &Spec<'_>) -> bool {
-    is_local(spec) && (frees_receiver(spec) || config::passes_options_on(spec.extra))
+    spec.peer.is_local() && (frees_receiver(spec) || config::passes_options_on(spec.extra))
 }
 
 /// How a child names a descriptor that it inherits. The directory it reads is then the one that was
@@ -419,43 +468,15 @@ pub(super) fn inherited(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
-/// The options that the kind of target asks for.
-pub(super) fn transport(spec: &Spec<'_>) -> Vec<String> {
-    let seconds = whole_seconds(spec.connect_timeout);
-    match spec.location {
-        Location::Daemon { .. } => {
-            vec!["--no-motd".into(), format!("--contimeout={seconds}"), "--sockopts=TCP_NODELAY".into()]
-        }
-        Location::Ssh { .. } => {
-            let mut args = vec!["-s".into(), "-e".into(), remote_shell(spec.ssh, spec.connect_timeout)];
-            args.extend(spec.remote_rsync.map(|path| format!("--rsync-path={path}")));
-            args
-        }
-        Location::Local(_) => Vec::new(),
-    }
-}
-
-/// The same for a run that may write nothing but what it fetches.
-fn transport_towards_us(spec: &Spec<'_>) -> impl Iterator<Item = OsString> {
-    let mut transport = transport(spec);
-    if let Some(shell) = transport.iter().position(|arg| arg == "-e").and_then(|at| transport.get_mut(at + 1)) {
-        // Both would write elsewhere.
-        for option in ["ControlMaster=no", "UpdateHostKeys=no"] {
-            *shell = with_option(shell, option);
-        }
-    }
-    transport.into_iter().map(OsString::from)
-}
-
 /// A plain copy of one small file, towards us.
 fn fetch_role(spec: &Spec<'_>) -> Vec<OsString> {
-    let mut args = vec![spec.rsync.as_os_str().to_owned(), format!("--timeout={}", whole_seconds(spec.timeout)).into()];
+    let mut args = vec![spec.rsync.as_os_str().to_owned(), format!("--timeout={}", whole_seconds(spec.peer.timeout)).into()];
     // Larger files are none of ours, and are not even begun; one that says a smaller size than it
     // has is ended by the limit of the process.
     args.push(format!("--max-size={}", mark::MAX_BYTES).into());
-    args.extend(transport_towards_us(spec));
+    args.extend(spec.peer.transport_towards_us());
     args.push("--".into());
-    args.push(format!("{}/{}", spec.location, mark::FILE).into());
+    args.push(format!("{}/{}", spec.peer.location, mark::FILE).into());
     // Where another user has no way to the directory, the descriptor is one.
     args.push(spec.source.map_or_else(|| spec.root.join("").into(), |dir| format!("{}/", inherited(dir)).into()));
     args
@@ -465,10 +486,10 @@ fn fetch_role(spec: &Spec<'_>) -> Vec<OsString> {
 /// file in a directory here. Changes nothing on either side, and says nothing where they are the
 /// same.
 pub(crate) fn compare_owner(spec: &Spec<'_>, path: &str, here: &Path) -> Vec<OsString> {
-    let mut args = vec![spec.rsync.as_os_str().to_owned(), format!("--timeout={}", whole_seconds(spec.timeout)).into()];
+    let mut args = vec![spec.rsync.as_os_str().to_owned(), format!("--timeout={}", whole_seconds(spec.peer.timeout)).into()];
     args.extend(["-n", "-i", "-ptog", "--numeric-ids", "--size-only"].map(OsString::from));
-    args.extend(transport_towards_us(spec));
-    args.extend(["--".into(), format!("{}/{path}", spec.location).into(), here.join("").into()]);
+    args.extend(spec.peer.transport_towards_us());
+    args.extend(["--".into(), format!("{}/{path}", spec.peer.location).into(), here.join("").into()]);
     args
 }
 
@@ -545,8 +566,15 @@ mod tests {
             rsync: Path::new("rsync"),
             root: Path::new("/data"),
             source: None,
-            location,
-            password_file: None,
+            peer: Peer {
+                location,
+                password_file: None,
+                ssh: None,
+                remote_rsync: None,
+                compress: Compress::None,
+                timeout: Duration::from_secs(60),
+                connect_timeout: Duration::from_millis(9500),
+            },
             delete: true,
             max_delete: None,
             spare: false,
@@ -558,12 +586,7 @@ mod tests {
             facts,
             filter_args: &[],
             guard_args: &[],
-            compress: Compress::None,
             extra: &[],
-            timeout: Duration::from_secs(60),
-            connect_timeout: Duration::from_millis(9500),
-            ssh: None,
-            remote_rsync: None,
             renamed: None,
             below: None,
             lock: None,
@@ -707,14 +730,16 @@ mod tests {
         let facts = RsyncFacts::default();
         let ssh = Location::Ssh { user: None, host: "h".into(), path: "/srv".into() };
         let password_file = Some(Path::new("/etc/pass"));
-        let over_ssh = Spec { password_file, remote_rsync: Some("/opt/rsync"), ..spec(&ssh, &facts) };
+        let plain = spec(&ssh, &facts);
+        let over_ssh = Spec { peer: Peer { password_file, remote_rsync: Some("/opt/rsync"), ..plain.peer }, ..plain };
         let args = argv(&over_ssh, Pass::Shallow);
         let at = args.iter().position(|arg| arg == "-e").unwrap();
         assert_eq!(args[at + 1], "ssh -o BatchMode=yes -o ConnectTimeout=10");
         assert_eq!(args[at + 2], "--rsync-path=/opt/rsync");
         assert!(!line(&over_ssh, Pass::Shallow).contains("password"));
         let location = daemon();
-        let to_module = Spec { password_file, compress: Compress::Zstd, ..spec(&location, &facts) };
+        let plain = spec(&location, &facts);
+        let to_module = Spec { peer: Peer { password_file, compress: Compress::Zstd, ..plain.peer }, ..plain };
         let line = line(&to_module, Pass::Deep);
         assert!(line.contains("-z --compress-choice=zstd") && !line.contains("pass"), "{line}");
         assert!(!line.contains("--confine-root"), "not asked for where rsync does not know it: {line}");

@@ -28,7 +28,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::argv::{ITEMS, Pass, Spec, inherited, lists_whole, receiver_only, transport};
+use super::argv::{ITEMS, Pass, Spec, inherited, lists_whole, receiver_only};
 use crate::config::Extras;
 use crate::location::Location;
 use crate::location::whole_seconds;
@@ -92,25 +92,25 @@ pub(super) fn argv(spec: &Spec<'_>, renamed: &Renamed, pass: Pass) -> Vec<OsStri
         Pass::MovedTree | Pass::MovedTrees => renamed.filter_args.iter().for_each(|arg| add(arg)),
         _ => {}
     }
-    if let Some(choice) = spec.compress.choice() {
+    if let Some(choice) = spec.peer.compress.choice() {
         add(&"-z");
         add(&format!("--compress-choice={choice}"));
     }
-    add(&format!("--timeout={}", whole_seconds(spec.timeout)));
+    add(&format!("--timeout={}", whole_seconds(spec.peer.timeout)));
     add(&ITEMS);
     // That the directory was made is printed with items from 3.2.4 on, before only where names are
     // printed.
     add(&if pass == Pass::MovedTree { "--info=stats1,name1" } else { "--info=stats1" });
-    if let Location::Daemon { .. } = spec.location {
+    if let Location::Daemon { .. } = spec.peer.location {
         add(&"-s"); // as always over ssh: nothing that reads line by line gets to see the names
     }
-    transport(spec).iter().for_each(|arg| add(arg));
+    spec.peer.transport().iter().for_each(|arg| add(arg));
     spec.extra.iter().for_each(|arg| add(arg));
     match pass {
         Pass::MovedTree | Pass::MovedTrees | Pass::MovedFiles => {
             if let Some(basis) = &renamed.basis {
                 let mut link = OsString::from("--link-dest=");
-                link.push(spec.location.seen_there(basis));
+                link.push(spec.peer.location.seen_there(basis));
                 add(&link);
             }
             if pass != Pass::MovedTree {
@@ -127,7 +127,7 @@ pub(super) fn argv(spec: &Spec<'_>, renamed: &Renamed, pass: Pass) -> Vec<OsStri
     }
     add(&"--");
     add(&format!("{}/", inherited(renamed.source.as_fd())));
-    let mut dest = spec.location.dest_below(&renamed.dest);
+    let mut dest = spec.peer.location.dest_below(&renamed.dest);
     // A tree's own directory is made by its run. Any other has to be there: with the dot it is an
     // error if it is not.
     dest.push(if pass == Pass::MovedTree { "/" } else { "/." });

@@ -109,8 +109,8 @@ impl Run {
         // without any right to more.
         let fetches = pass == Pass::Role;
         let caps = match fetches {
-            true => privilege::of_fetch(spec.location, spec.ssh),
-            false => privilege::of_rsync(spec.location, spec.ssh, spec.extras),
+            true => privilege::of_fetch(spec.peer.location, spec.peer.ssh),
+            false => privilege::of_rsync(spec.peer.location, spec.peer.ssh, spec.extras),
         };
         let (user, ruleset) = if fetches { fetching(spec) } else { (None, None) };
         let file_bytes = fetches.then_some(mark::MAX_BYTES);
@@ -123,7 +123,7 @@ impl Run {
         // A process that is not trusted could give the lock up; nothing that comes after it minds
         // what fetches.
         inherit.extend(spec.lock.filter(|_| !fetches));
-        let with_password = match spec.password_file.filter(|_| spec.location.is_daemon()) {
+        let with_password = match spec.peer.password_of_module() {
             Some(path) => Some(with_password(env, password(path)?)),
             None => None,
         };
@@ -148,7 +148,7 @@ impl Run {
             makes_target: pass == Pass::MovedTree,
         };
         let output = Output::new(names(spec));
-        let run = Run { child, output, context, daemon: spec.location.is_daemon(), moving: None };
+        let run = Run { child, output, context, daemon: spec.peer.location.is_daemon(), moving: None };
         // A spare process connects at leisure; it is hastened when it gets its list.
         if !matches!(input, Input::Standby) {
             run.hasten();
@@ -355,15 +355,15 @@ impl Run {
 /// it copies into was made for it.
 fn fetching(spec: &Spec<'_>) -> (Option<User>, Option<Ruleset>) {
     let made_for = |user: &User| std::fs::metadata(spec.root).is_ok_and(|dir| dir.gid() == user.gid);
-    let user = privilege::user_of_fetch(spec.location).filter(made_for);
-    let confined = spec.source.filter(|_| privilege::fetch_writes_nothing_else(spec.location, spec.ssh));
+    let user = privilege::user_of_fetch(spec.peer.location).filter(made_for);
+    let confined = spec.source.filter(|_| privilege::fetch_writes_nothing_else(spec.peer.location, spec.peer.ssh));
     // Kernels without Landlock: the user and the size of files are bounds, too.
     (user, confined.and_then(|dir| Ruleset::writes_below(dir).ok()))
 }
 
 /// How the run's messages name paths.
 fn names(spec: &Spec<'_>) -> Names {
-    let names = Names::new(spec.root, spec.location).copying(config::Nodes::copied(spec.extra));
+    let names = Names::new(spec.root, spec.peer.location).copying(config::Nodes::copied(spec.extra));
     match (spec.below, spec.source) {
         (Some(below), _) => {
             let names = names.below(&below.dir).told_as(inherited(below.source.as_fd()));
@@ -405,10 +405,10 @@ pub(crate) fn collect_confined(
     limit: usize,
     timeout: Duration,
 ) -> Result<Collected, CollectError> {
-    let confined = privilege::fetch_writes_nothing_else(spec.location, spec.ssh);
+    let confined = privilege::fetch_writes_nothing_else(spec.peer.location, spec.peer.ssh);
     let ruleset = confined.then(|| Ruleset::writes_below(dir).ok()).flatten();
     let limits = Limits { no_core: true, file_bytes: Some(mark::MAX_BYTES), user: None, writes: ruleset.as_ref() };
-    let caps = privilege::of_fetch(spec.location, spec.ssh);
+    let caps = privilege::of_fetch(spec.peer.location, spec.peer.ssh);
     gather(Child::spawn_with(argv, env, Stdin::Null, caps, limits, &[])?, limit, timeout)
 }
 

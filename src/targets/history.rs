@@ -59,15 +59,15 @@ impl Target {
     /// command for the remote shell is none of these: its options may lead to another machine.
     pub(crate) fn settings(&self) -> String {
         let nowhere = Path::new("/");
-        let spec = Spec {
-            rsync: nowhere,
+        let spec = self.spec(nowhere, Compare::Quick);
+        let peer = Peer {
             compress: config::Compress::None,
             timeout: Duration::ZERO,
             connect_timeout: Duration::ZERO,
             password_file: None,
-            missing_args: true,
-            ..self.spec(nowhere, Compare::Quick)
+            ..spec.peer
         };
+        let spec = Spec { rsync: nowhere, peer, missing_args: true, ..spec };
         format!("{:?}", argv::argv(&spec, Pass::Full { progress: false }))
     }
 }

@@ -186,7 +186,7 @@ impl Target {
         use std::os::unix::ffi::OsStrExt;
         let spec = self.spec(root, Compare::Checksum);
         let mut out = Vec::new();
-        if let Some(file) = spec.password_file.filter(|_| spec.location.is_daemon()) {
+        if let Some(file) = spec.peer.password_of_module() {
             // As an option it is refused: it lies outside of the source, to which rsync is
             // confined.
             out.extend_from_slice(b"RSYNC_PASSWORD=\"$(cat ");

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use fansync::config::Compress;
 use fansync::location::Location;
 use fansync::path::{RelPath, Shown};
-use fansync::sync::argv::{Compare, Pass, Spec, environment};
+use fansync::sync::argv::{Compare, Pass, Peer, Spec, environment};
 use fansync::sync::filelist::{Form, encode};
 use fansync::sync::outcome::{Outcome, Verdict};
 use fansync::sync::output::Output;
@@ -152,8 +152,15 @@ impl Fixture {
         use_it(&Spec {
             rsync: &self.rsync,
             root: &root,
-            location: &self.location,
-            password_file: None,
+            peer: Peer {
+                location: &self.location,
+                password_file: None,
+                ssh: Some(&self.shell),
+                remote_rsync: None,
+                compress: Compress::None,
+                timeout: Duration::from_secs(30),
+                connect_timeout: Duration::from_secs(10),
+            },
             delete: !self.options.keep,
             max_delete: None,
             spare: false,
@@ -165,16 +172,11 @@ impl Fixture {
             facts: &self.facts,
             filter_args: &self.options.filters,
             guard_args: &[],
-            compress: Compress::None,
             extra: &self.options.extra,
-            timeout: Duration::from_secs(30),
-            connect_timeout: Duration::from_secs(10),
-            ssh: Some(&self.shell),
             renamed: None,
             below: None,
             lock: None,
             source: None,
-            remote_rsync: None,
         })
     }
 

@@ -142,7 +142,8 @@ fn a_password_file_and_the_lack_of_one() {
         let list = crate::fixture::list(&[b"a"]);
         let mut run = f
             .with_spec(|spec| {
-                let spec = fansync::sync::argv::Spec { password_file: path.as_deref(), ..*spec };
+                let peer = fansync::sync::argv::Peer { password_file: path.as_deref(), ..spec.peer };
+                let spec = fansync::sync::argv::Spec { peer, ..*spec };
                 fansync::sync::run::Run::start(&spec, Pass::Shallow, &f.env, Input::List(&list))
             })
             .unwrap();
