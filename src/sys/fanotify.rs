@@ -158,8 +158,8 @@ impl Group {
     /// close are never dropped: see `FAN_REPORT_IDS`.
     ///
     /// # Errors
-    /// [`Error::Open`]: `EINVAL` before Linux 5.9, `EPERM` before 5.13 without `CAP_SYS_ADMIN`, `EMFILE` at
-    /// `fs.fanotify.max_user_groups`, `ENOSYS`.
+    /// [`Error::Open`]: `EINVAL` before Linux 5.9, `EPERM` before 5.13 without `CAP_SYS_ADMIN`,
+    /// `EMFILE` at `fs.fanotify.max_user_groups`, `ENOSYS`.
     pub fn open(options: &Options) -> Result<Group, Error> {
         let mut last = Errno::EINVAL.into();
         for unlimited_queue in [true, false] {

@@ -6,9 +6,9 @@
 //! so those of every name that is linked there. The names of one source file that one run with `-H`
 //! carries become one file on the target. A run that is cut off leaves any part of its names so.
 //! A run with `-H` that carries names of a file that changes meanwhile may give everything else
-//! that it carries the attributes of that file. When all is in sync, each name must have the content of
-//! its file and its own attributes, and with `hard_links` the names of a file must be one file on
-//! the target, and those of two files must not.
+//! that it carries the attributes of that file. When all is in sync, each name must have the
+//! content of its file and its own attributes, and with `hard_links` the names of a file must be
+//! one file on the target, and those of two files must not.
 
 use std::collections::HashMap;
 
