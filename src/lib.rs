@@ -36,8 +36,8 @@
 //! | rsync's options | [`sync`] (`argv`), [`config`] (`args`: those that a user adds) |
 //! | what rsync's output and exit code mean | [`sync`] (`output`, `messages`, `outcome`) |
 //! | what the end of a run means for its paths | [`targets`] (`completion`, `ended`) |
-//! | files with several names | [`links`], [`targets`] (`linked`, `knots`) |
-//! | an emptied or replaced source, deletions that are held | [`guard`], [`root`], [`engine`] (`hold`), [`targets`] (`guarded`) |
+//! | files with several names | [`links`], [`targets`] (`linked`, `link_stalls`) |
+//! | an emptied source, deletions that are held | [`guard`], [`engine`] (`hold`), [`targets`] (`guarded`) |
 //! | lost events and comparisons | [`lost`], [`engine`] (`rescans`), [`scan`] |
 //! | a restart: watermark, walk | [`state`], [`scan`], [`engine`] (`history`) |
 //! | the order of an engine's turn, a flush | [`engine`] |

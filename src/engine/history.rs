@@ -5,8 +5,8 @@
 //! | state | what is done |
 //! | --- | --- |
 //! | usable | a walk over the source; each target gets what changed since its own watermark |
-//! | … but not for one target (new, other settings, not compared to the end) | that one is compared whole |
-//! | not usable, for whatever reason | every target is compared whole; the reason is in the log and in `status` |
+//! | … but not for one target (new, other settings) | that one is compared whole |
+//! | not usable | every target is compared whole; log and `status` say why |
 //! | none yet, and `initial = "none"` | the targets are taken as they are; from then on as above |
 //!
 //! The dirty sets themselves are not saved. A target's watermark stands for them: whatever is

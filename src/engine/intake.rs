@@ -2,8 +2,9 @@
 //! (inotify) to the targets and the hooks.
 //!
 //! ```text
-//! Item::Buf ─► Engine::fanotify ─► Resolver::event ─► MarkSink ─┐
-//!          └─► Engine::inotify ──► Watching::inotify ─► WatchSink ┴► Sink ─► Fanout ─► Target::see, Hooks::seen
+//! Item::Buf ─► Engine::fanotify ─► Resolver::event ──► MarkSink ──┐
+//!          └─► Engine::inotify ──► Watching::inotify ─► WatchSink ┴► Sink ─► Fanout
+//! Fanout ─► Target::see, Hooks::seen
 //! ```
 
 use std::time::Duration;

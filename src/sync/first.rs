@@ -4,7 +4,8 @@
 //! ```text
 //! first comparison, with --max-delete=0 ─► nothing is left out ─► filled
 //!     (copies, deletes nothing, counts)  ├► few ─► the same with deletions ─► filled
-//!                                        └► more than the share ─► the deletions are held, everything else goes on
+//!                                        └► more than the share ─► the deletions are held,
+//!                                                                  everything else goes on
 //! ```
 //!
 //! So a target that is empty, or equal but for what is to be copied, costs nothing more. Until it

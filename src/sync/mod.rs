@@ -7,7 +7,7 @@
 //! | [`below`] | runs that begin below the root, so that long lists get shorter |
 //! | [`password`] | a module's password, from its file to that environment |
 //! | [`filelist`] | the list of paths as rsync reads it |
-//! | [`normal`] | the last check of the disk before a list leaves: what is listed, and in which state it is |
+//! | [`normal`] | the last check of the disk before a list leaves: which state each path is in |
 //! | [`output`] | rsync's output, read line by line in bounded memory |
 //! | [`outcome`] | exit code and output, judged by what to do next |
 //! | `messages` | which path a message of rsync is about, by its kind |

@@ -9,7 +9,7 @@
 //! | --- | --- |
 //! | nothing at all, not even a keep-alive | `watchdog` |
 //! | keep-alives only: a list of several paths | `watchdog`; its paths are sent in smaller lists |
-//! | keep-alives only: the same, with hard links | [`KNOT`] (see `target/knots.rs`) |
+//! | keep-alives only: the same, with hard links | [`KNOT`] (see `targets/link_stalls.rs`) |
 //! | keep-alives only: one path, or a comparison | [`PATIENT_WATCHDOGS`] times `watchdog`: the target may be reading a large file, or a large directory on a slow disk |
 //!
 //! Pure: time and work are arguments.

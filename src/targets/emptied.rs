@@ -6,7 +6,7 @@
 //! | a change at the top of the place, or below a name that it lost | |
 //! | --- | --- |
 //! | a name is gone, by whatever cause | waits |
-//! | a directory has the name again, and a comparison may delete what the target has in it | waits |
+//! | a directory has the name again: a comparison may delete what is in it | waits |
 //! | something else has the name of what was a directory, or a name below it | waits |
 //! | a file has the name of what was none, a new name, an attribute | goes on |
 //!

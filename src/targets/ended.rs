@@ -82,7 +82,7 @@ impl Target {
             return self.went_away(cx, false, self.no_answer());
         }
         self.ledger.suspect |= gone(outcome, run.rsync.output());
-        if self.stands_no_more(cx, run.rsync.output(), outcome) {
+        if self.is_another(cx, run.rsync.output(), outcome) {
             return;
         }
         match probe::interpret_probe(outcome, &run.rsync.output().signs) {
@@ -371,7 +371,7 @@ impl Target {
                 self.ledger.set.park(batch.id, &batch.entries);
                 batch.entries.into_iter().for_each(|entry| self.wait_for_large_lane(entry, batch.round));
             }
-            Completion::Untie => self.untie(cx, batch, "hard links: rsync came to wait for itself"),
+            Completion::Untie => self.run_without_links(cx, batch, "hard links: rsync came to wait for itself"),
             Completion::SmallerLists => {
                 let list = batch.entries.iter().all(|e| e.kind == Kind::Entry);
                 let round = if list { WHOLE_ROUNDS } else { batch.round };

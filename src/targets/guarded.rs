@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! part that may delete ─► dry run ─► within the bounds ─► the run itself
-//!                                 ├► too many deletions ─► the same run without deletions, then the part waits (Withheld)
+//!                                 ├► too many deletions ─► the same run without deletions, then
+//!                                 the part waits (Withheld)
 //!                                 ├► a place lost nearly everything ─► the same, and its names are
 //!                                 guarded (Lost)
 //!                                 └► … and nothing is left in it ─► the place or the whole mirror

@@ -106,7 +106,7 @@ impl Target {
                     soft: false,
                     ancestors,
                     tops: crowded,
-                    standing: Default::default(),
+                    stalled: Default::default(),
                 };
                 RunKind::Batch(Box::new(Carried { batch, purpose, how }))
             }
@@ -128,9 +128,9 @@ impl Target {
         Some(serial)
     }
 
-    /// Whether a run makes no links although they are wanted; see [`knots`].
+    /// Whether a run makes no links although they are wanted; see [`link_stalls`].
     fn links_later(&self, pass: Pass, batch: &Batch) -> bool {
-        matches!(pass, Pass::Deep | Pass::Full { .. }) && self.hard_links.knots.links_later(&batch.entries)
+        matches!(pass, Pass::Deep | Pass::Full { .. }) && self.hard_links.stalls.links_later(&batch.entries)
     }
 
     /// Starts the process and waits for its output and its end.
@@ -179,7 +179,7 @@ impl Target {
         run.keep_items(match carries {
             Some((_, Purpose::DryRun(dry))) => self.kept_items(dry),
             Some((_, Purpose::Survey { .. })) => self.mirror.batch.max_pending,
-            _ => self.confirmations.keep.max(self.kept_for_standing(&launch.kind)),
+            _ => self.confirmations.keep.max(self.items_kept_for(&launch.kind)),
         });
         let fds = [(run.output_fd(Stream::Stdout), STDOUT), (run.output_fd(Stream::Stderr), STDERR), (Some(run.pidfd()), EXIT)];
         for (fd, which) in fds {

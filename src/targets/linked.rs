@@ -71,7 +71,7 @@ impl Linking {
 /// What is known of files with several names.
 #[derive(Default)]
 pub(super) struct HardLinks {
-    pub(super) knots: knots::Knots,
+    pub(super) stalls: link_stalls::LinkStalls,
     pub(super) late: inherited::Late,
     pub(super) specials: specials::Specials,
 }

@@ -20,16 +20,16 @@
 //! | --- | --- |
 //! | `ledger` | every path that the target lacks, and why |
 //! | `link` | whether it can be sent to, and when it is probed next |
-//! | `standing`, `orphans`, `fence` | what is to be known before anything is sent |
+//! | `identity`, `orphans`, `fence` | what is to be known before anything is sent |
 //! | `schedule`, `pace`, `lanes` | when a batch leaves, and by what |
 //! | `compose` | how the entries of a batch are listed |
 //! | `delete_guard`, `guarded`, `emptied` | which deletions go through |
-//! | `launch`, `runs`, `watchdog` | processes: their start, what each is for, and whether they make progress |
+//! | `launch`, `runs`, `watchdog` | processes: their start, what each is for, their progress |
 //! | `completion`, `ended` | what the end of a run means for its batch |
 //! | `renames`, `below`, `survey`, `proof` | runs of a special kind |
-//! | `linked`, `knots`, `specials`, `names` | files with several names |
-//! | `doubts`, `unread`, `leases`, `long` | what equal size and time do not say, and what cannot be read or sent |
-//! | `confirmed`, `report`, `explained`, `watched` | what hooks, `status`, `explain` and flushes get |
+//! | `linked`, `link_stalls`, `specials`, `names` | files with several names |
+//! | `doubts`, `unread`, `leases`, `long` | what size and time do not say, what cannot be sent |
+//! | `confirmed`, `report`, `explained`, `watched` | for hooks, `status`, `explain`, flushes |
 
 mod apart;
 mod args;
@@ -42,39 +42,39 @@ mod doubts;
 mod emptied;
 mod ended;
 mod explained;
-mod far;
 mod fence;
 #[cfg(test)]
 mod golden;
 mod guarded;
 mod history;
+mod identity;
 mod inherited;
-mod knots;
 mod lanes;
 mod launch;
 mod leases;
 pub use leases::leased;
 mod ledger;
 mod link;
+mod link_stalls;
 mod linked;
 mod long;
 mod names;
 mod order;
 mod orphans;
 mod pace;
+mod pause;
 mod probing;
 mod proof;
 mod recount;
 mod renames;
 mod repeats;
 mod report;
+mod run_progress;
 mod runs;
 mod schedule;
 mod send;
 mod slow;
 mod specials;
-mod standing;
-mod steer;
 mod survey;
 mod unread;
 mod watchdog;
@@ -206,7 +206,7 @@ pub(crate) struct Target {
     ledger: Ledger,
     link: Link,
     /// After a restart, until a probe has run.
-    standing: Option<standing::Standing>,
+    identity: Option<identity::IdentityCheck>,
     orphans: Option<orphans::Orphans>,
     /// Of mirrors that honour roles.
     fence: Option<fence::Fence>,
@@ -262,7 +262,7 @@ impl Target {
             args: RsyncArgs::new(mirror, facts),
             ledger,
             link: Link::new(backoff),
-            standing: None,
+            identity: None,
             orphans: Some(orphans::Orphans::of_earlier_runs()),
             fence: fence::Fence::new(mirror),
             schedule: Schedule::new(Pace::new(&mirror.batch)),
@@ -468,7 +468,7 @@ impl Target {
         }
         self.watch_over_runs(cx);
         self.runs.read_on(cx.now, cx.reactor);
-        self.tell_progress(cx.now);
+        self.report_progress(cx.now);
         self.refill_standby(cx);
     }
 

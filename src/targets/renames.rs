@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! pairs ─► link run ─► NEW confirmed ─► OLD removed ─► nothing at OLD on the source: done
-//!              │                                      └► else looked at once more, like any other change
-//!              └─ anything but a clean end: NEW is pending whole again, without trust in size and time
+//!              │                                      └► else checked again, like any change
+//!              └─ anything but a clean end: NEW is pending whole again, and compared by content
 //! ```
 //!
 //! What goes from one directory to another under its name shares one link run, and old names of one

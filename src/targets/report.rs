@@ -95,7 +95,7 @@ impl Target {
             (s.state, s.reason, s.trying) = (TargetState::Held, why.into(), false);
             s.advice.clear();
         }
-        (s.reconcile, s.passes) = self.how_far(now);
+        (s.reconcile, s.passes) = self.progress_of_runs(now);
         s.held_deletes = self.withheld_deletes();
         s.held_reason = self.why_withheld().unwrap_or_default();
         s.failures = self

@@ -69,7 +69,7 @@ pub(super) struct How {
     /// See [`lanes::crowded_tops`]; of bulk runs.
     pub(super) tops: BTreeSet<Vec<u8>>,
     /// The file that it stands at.
-    pub(super) standing: slow::Standing,
+    pub(super) stalled: slow::StalledAt,
 }
 
 /// What a batch travels for.
@@ -145,7 +145,7 @@ impl How {
             soft: false,
             ancestors,
             tops: BTreeSet::new(),
-            standing: slow::Standing::default(),
+            stalled: slow::StalledAt::default(),
         }
     }
 }

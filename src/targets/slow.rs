@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a run has open, and since when.
 #[derive(Debug, Default)]
-pub(super) struct Standing {
+pub(super) struct StalledAt {
     inode: u64,
     since: Duration,
 }
@@ -30,15 +30,15 @@ pub(super) enum Stop {
     Hollow(std::path::PathBuf),
 }
 
-impl Standing {
+impl StalledAt {
     /// Takes in what is open now.
     pub(super) fn judge(&mut self, now: Duration, open: Option<OpenFile>) -> Option<Stop> {
         let Some(file) = open else {
-            *self = Standing::default();
+            *self = StalledAt::default();
             return None;
         };
         if file.inode != self.inode {
-            *self = Standing { inode: file.inode, since: now };
+            *self = StalledAt { inode: file.inode, since: now };
             return None;
         }
         if now.saturating_sub(self.since) < PATIENCE {
@@ -72,14 +72,14 @@ mod tests {
             (lanes::LARGE_FILE - 1, 0, 1, None),
             (tib, tib / 512, 0, Some(Stop::Gone)),
         ] {
-            let mut standing = Standing::default();
+            let mut stalled = StalledAt::default();
             let open = || Some(file(7, size, blocks, links));
-            assert_eq!(standing.judge(secs(10), open()), None, "just begun");
-            assert_eq!(standing.judge(secs(11), open()), None, "not for long");
-            assert_eq!(standing.judge(secs(12), open()), want, "{size} bytes in {blocks} blocks, {links} names");
-            assert_eq!(standing.judge(secs(13), Some(file(8, size, blocks, links))), None, "another file");
-            assert_eq!(standing.judge(secs(14), None), None);
-            assert_eq!(standing.judge(secs(16), open()), None, "begun anew");
+            assert_eq!(stalled.judge(secs(10), open()), None, "just begun");
+            assert_eq!(stalled.judge(secs(11), open()), None, "not for long");
+            assert_eq!(stalled.judge(secs(12), open()), want, "{size} bytes in {blocks} blocks, {links} names");
+            assert_eq!(stalled.judge(secs(13), Some(file(8, size, blocks, links))), None, "another file");
+            assert_eq!(stalled.judge(secs(14), None), None);
+            assert_eq!(stalled.judge(secs(16), open()), None, "begun anew");
         }
     }
 }

@@ -83,7 +83,7 @@ impl InFlightRun {
         if !how.soft && process.pass != Pass::ShallowOneLevel {
             return None;
         }
-        match how.standing.judge(now, process.rsync.open_file())? {
+        match how.stalled.judge(now, process.rsync.open_file())? {
             slow::Stop::Gone => Some((AbortReason::Gone, "a comparison reads a file that is gone, and is made again")),
             slow::Stop::Hollow(at) => unread
                 .hide_hollow(root, batch, &at)

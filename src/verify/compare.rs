@@ -242,8 +242,8 @@ fn unseen(outcome: &Outcome, doubt: bool) -> Result<Option<String>, Error> {
     }
 }
 
-/// What of `items` a full pass would change. `top_refused`: the target's top keeps its own times and
-/// mode.
+/// What of `items` a full pass would change. `top_refused`: the target's top keeps its own times
+/// and mode.
 fn changes(filter: &Filter, top_refused: bool, items: &[Item]) -> Differing {
     let spared = spared(filter, items);
     let concerns = |item: &&Item| {

@@ -131,7 +131,8 @@ mod tests {
 
     #[test]
     fn what_a_change_may_cost_the_target() {
-        // What removes something is sent within max_delete, so a kind that is missed here deletes unasked.
+        // What removes something is sent within max_delete, so a kind that is missed here deletes
+        // unasked.
         for (change, extra, sends, removes, missing, dir) in [
             (b"*deleting  ", true, false, true, false, false),
             (b"<f+++++++++", false, true, true, true, false),

@@ -13,7 +13,7 @@ use super::*;
 const MOST: usize = 200;
 
 /// What the first probe is to find out.
-pub(super) struct Standing {
+pub(super) struct IdentityCheck {
     /// What changed before is on the target, seconds since 1970.
     since: i64,
     /// The probe under way names some.
@@ -24,35 +24,35 @@ impl Target {
     /// Before the first probe: the target was equal to the source as it was at `since` (seconds
     /// since 1970).
     pub(crate) fn was_equal(&mut self, since: i64) {
-        self.standing = Some(Standing { since, asked: false });
+        self.identity = Some(IdentityCheck { since, asked: false });
     }
 
     /// The list of a probe.
     pub(super) fn probe_list(&mut self, cx: &Context<'_>) -> Vec<u8> {
         let mut list = probe::probe_list();
-        if let Some(standing) = &mut self.standing {
-            let names = unchanged(cx.root, cx.filter, standing.since);
-            standing.asked = !names.is_empty();
+        if let Some(check) = &mut self.identity {
+            let names = unchanged(cx.root, cx.filter, check.since);
+            check.asked = !names.is_empty();
             list.extend(filelist::encode(names.iter().map(|name| (name, Form::Plain))).bytes);
         }
         list
     }
 
     /// How many lines of such a run are kept for that.
-    pub(super) fn kept_for_standing(&self, kind: &LaunchKind) -> usize {
-        let asked = matches!(kind, LaunchKind::Probe) && self.standing.as_ref().is_some_and(|s| s.asked);
+    pub(super) fn items_kept_for(&self, kind: &LaunchKind) -> usize {
+        let asked = matches!(kind, LaunchKind::Probe) && self.identity.as_ref().is_some_and(|s| s.asked);
         if asked { MOST + 1 } else { 0 }
     }
 
     /// A probe that named some was answered. `true`: the target may not be the one that it was, and
     /// nothing may be sent before that is on record.
-    pub(super) fn stands_no_more(&mut self, cx: &Context<'_>, output: &Output, outcome: &Outcome) -> bool {
-        if !self.standing.as_ref().is_some_and(|s| s.asked) {
+    pub(super) fn is_another(&mut self, cx: &Context<'_>, output: &Output, outcome: &Outcome) -> bool {
+        if !self.identity.as_ref().is_some_and(|s| s.asked) {
             return false;
         }
         match outcome.verdict {
             Verdict::Done => {
-                self.standing = None;
+                self.identity = None;
                 let Some(lacks) = output.items.iter().find(|i| matches!(i.change, [b'c' | b'<', b'd' | b'f', b'+', ..])) else {
                     return false;
                 };
@@ -63,7 +63,7 @@ impl Target {
                 self.ledger.suspect = true;
             }
             // It is one of the names, not the target: the next probe goes without.
-            Verdict::Partial | Verdict::SourceRace | Verdict::NoMissingArgs => self.standing = None,
+            Verdict::Partial | Verdict::SourceRace | Verdict::NoMissingArgs => self.identity = None,
             _ => return false,
         }
         self.link.ask_at(cx.now, false, "is asked again".into());

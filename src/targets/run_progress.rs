@@ -36,7 +36,7 @@ fn progress(process: &Process, carried: &Carried, now: Duration) -> Progress {
 impl Target {
     /// How far the run over the whole tree is, if one goes on, and the others that compare or take
     /// long.
-    pub(super) fn how_far(&self, now: Duration) -> (Option<Progress>, Vec<Progress>) {
+    pub(super) fn progress_of_runs(&self, now: Duration) -> (Option<Progress>, Vec<Progress>) {
         let whole = |(run, _): &(&Process, &Carried)| matches!(run.pass, Pass::Full { .. });
         let slow = |run: &Process| run.pass == Pass::Deep || now.saturating_sub(run.started) >= LONG;
         let told = |(run, carried): (&Process, &Carried)| progress(run, carried, now);
@@ -46,7 +46,7 @@ impl Target {
     }
 
     /// Logs runs that take long.
-    pub(super) fn tell_progress(&mut self, now: Duration) {
+    pub(super) fn report_progress(&mut self, now: Duration) {
         for InFlightRun { process, kind } in self.runs.values_mut() {
             if let RunKind::Batch(carried) = kind
                 && now.saturating_sub(process.progress_logged) >= LOG_EVERY

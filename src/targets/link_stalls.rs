@@ -15,11 +15,11 @@
 use super::*;
 /// Subtrees whose next comparison links nothing.
 #[derive(Debug, Default)]
-pub(super) struct Knots {
+pub(super) struct LinkStalls {
     plain: BTreeSet<RelPath>,
 }
 
-impl Knots {
+impl LinkStalls {
     /// Whether a run over `entries` is one of these.
     pub(super) fn links_later(&self, entries: &[Entry]) -> bool {
         entries.iter().any(|e| e.kind == Kind::Subtree && self.plain.contains(&e.path))
@@ -28,11 +28,11 @@ impl Knots {
 
 impl Target {
     /// A run that waited for itself was ended: its batch goes on in another way, at once.
-    pub(super) fn untie(&mut self, cx: &Context<'_>, batch: Batch, why: &str) {
+    pub(super) fn run_without_links(&mut self, cx: &Context<'_>, batch: Batch, why: &str) {
         let Batch { id, entries, round } = batch;
         self.ledger.set.park(id, &entries);
         let (trees, lists): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(|e| e.kind == Kind::Subtree);
-        self.hard_links.knots.plain.extend(trees.iter().map(|e| e.path.clone()));
+        self.hard_links.stalls.plain.extend(trees.iter().map(|e| e.path.clone()));
         if !trees.is_empty() {
             self.ledger.retries.at_once(cx.now, trees, round);
         }
@@ -43,7 +43,7 @@ impl Target {
     /// together, after a walk that finds them all.
     pub(super) fn link_after(&mut self, cx: &mut Context<'_>, entries: &[Entry]) {
         let trees: Vec<&Entry> =
-            entries.iter().filter(|e| e.kind == Kind::Subtree && self.hard_links.knots.plain.remove(&e.path)).collect();
+            entries.iter().filter(|e| e.kind == Kind::Subtree && self.hard_links.stalls.plain.remove(&e.path)).collect();
         let Some(links) = cx.links.as_deref_mut() else { return };
         for tree in trees {
             let counted = self.ledger.set.parked(tree.path.clone(), tree.epoch());
