@@ -497,3 +497,7 @@ impl Inner {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "queue_tests.rs"]
+mod tests;

@@ -121,3 +121,30 @@ impl Target {
         Some(format!("{}; nothing is sent or deleted there", hold.words(&self.mirror.source.to_string_lossy())))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dirty::{DirtySet, Limits, Seen};
+
+    #[test]
+    fn what_reads_or_deletes_a_place_enters_it() {
+        let place = RelPath::from_normal("d/place");
+        for (path, seen, want) in [
+            ("d/place", Seen::Subtree, true),
+            ("d", Seen::Subtree, true),
+            ("d", Seen::Contents, true),
+            ("d", Seen::Gone, true),
+            // Its attributes alone, what is in it, and a neighbour.
+            ("d", Seen::Touched, false),
+            ("d/place/f", Seen::Written, false),
+            ("d/place2", Seen::Subtree, false),
+        ] {
+            let mut set = DirtySet::new(10);
+            set.see(path.as_bytes(), seen);
+            let limits = Limits { max_paths: 1, ignore_holds: true };
+            let batch = set.take_shallow(limits, &mut |_, _| false).or_else(|| set.take_deep(limits)).unwrap();
+            assert_eq!(enters(&batch.entries, &place), want, "{path} {seen:?}");
+        }
+    }
+}

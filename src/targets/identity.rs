@@ -90,3 +90,26 @@ fn unchanged(root: &Root, filter: &Filter, since: i64) -> Vec<RelPath> {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_at_the_top_that_have_not_changed_are_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["d", "lost+found"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        for name in ["f", "f.tmp", "d/below"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        std::os::unix::fs::symlink("f", dir.path().join("link")).unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let filter = Filter::new::<&str, &str>(&[], &["*.tmp"]).unwrap();
+        let mut names: Vec<String> = unchanged(&root, &filter, i64::MAX).iter().map(|name| name.to_string()).collect();
+        names.sort();
+        assert_eq!(names, ["d", "f"]);
+        assert!(unchanged(&root, &filter, 0).is_empty(), "all of them are newer");
+    }
+}

@@ -270,3 +270,44 @@ impl Target {
         self.counters.stats.unknown_words = words;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One pending entry as a batch has it.
+    fn entry(path: &str, seen: crate::dirty::Seen) -> Entry {
+        let mut set = crate::dirty::DirtySet::new(10);
+        set.see(path.as_bytes(), seen);
+        let limits = crate::dirty::Limits { max_paths: 1, ignore_holds: true };
+        let batch = set.take_shallow(limits, &mut |_, _| false).or_else(|| set.take_deep(limits));
+        batch.expect("it is pending").entries.remove(0)
+    }
+
+    #[test]
+    fn what_is_left_of_an_entry_is_what_it_covers() {
+        use crate::dirty::Seen::{Contents, Gone, Subtree, Written};
+        let left: Left = [("d", None), ("d.x", Some("x")), ("d/f", None), ("d/sub/g", Some("no space"))]
+            .map(|(path, words)| (RelPath::from_normal(path), words.map(String::from)))
+            .into();
+        for (path, seen, want) in [
+            ("d", Written, Some(None)),
+            ("d/f", Written, Some(None)),
+            ("d/sub", Written, None),
+            ("d/sub/g", Written, Some(Some("no space"))),
+            // One level, not what is below it.
+            ("d", Contents, Some(None)),
+            ("d/sub", Contents, Some(Some("no space"))),
+            ("e", Contents, None),
+            // All below; a message is worth more than a difference, and a neighbour's name counts
+            // for nothing.
+            ("d", Subtree, Some(Some("no space"))),
+            ("d/sub", Subtree, Some(Some("no space"))),
+            ("d/su", Subtree, None),
+            // A directory may have gone, and what was in it.
+            ("d/sub", Gone, Some(Some("no space"))),
+        ] {
+            assert_eq!(first_left(&left, &entry(path, seen)), want, "{path} {seen:?}");
+        }
+    }
+}

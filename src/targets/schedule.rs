@@ -50,3 +50,24 @@ impl Schedule {
         self.stopping = true;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flush_hurries_until_its_own_end_and_a_stop_for_good() {
+        let mut epochs = crate::dirty::Epochs::default();
+        let (first, second) = (epochs.close(), epochs.close());
+        let mut schedule = Schedule::new(Pace::new(&Mirror::new("m", "/src").batch));
+        assert!(!schedule.hurries());
+        schedule.begin_flush(first);
+        schedule.begin_flush(second);
+        schedule.end_flush(first);
+        assert!(schedule.is_flushing() && schedule.hurries(), "the second goes on");
+        schedule.end_flush(second);
+        assert!(!schedule.hurries());
+        schedule.stop();
+        assert!(schedule.hurries() && schedule.is_stopping() && !schedule.is_flushing());
+    }
+}
