@@ -84,6 +84,34 @@ pub fn cases() -> Vec<Case> {
             m.check_but(Times::All, &|path| path.ends_with("b.tmp"));
             Ok(())
         }),
+        case("a_file_of_patterns", &[Fs::Tmpfs], |fs| {
+            let list = work_dir();
+            let file = list.path().join("excludes");
+            let write = |text: &str| fs::write(&file, text).expect("a file");
+            write("# what is rebuilt\n*.old\n");
+            let files = toml::Value::Array(vec![file.display().to_string().into()]);
+            let m = Setup::new(fs).key("exclude_from", files).start()?;
+            m.src.write("a.old", b"left out at first");
+            m.src.write("b.tmp", b"left out later");
+            m.daemon.flush(None);
+            assert_eq!(m.dst().read("a.old"), None);
+            let told = m.daemon.does(&["explain", &m.src.at("a.old").display().to_string()]);
+            assert!(told.contains(&format!("{}:2", file.display())), "the line of the pattern is not named: {told}");
+            write("*.tmp\n");
+            assert!(m.daemon.reload());
+            m.daemon.flush(None);
+            assert!(m.dst().has("a.old"), "what is included now did not arrive");
+            m.src.remove("b.tmp");
+            m.daemon.flush(None);
+            assert!(m.dst().has("b.tmp"), "what is excluded now was deleted");
+            write("*.tmp\n+ *.old\n");
+            assert!(!m.daemon.reload(), "a wrong line was taken");
+            m.src.write("c.tmp", b"the earlier patterns hold");
+            m.src.write("c", b"1");
+            m.daemon.flush(None);
+            assert!(m.dst().has("c") && !m.dst().has("c.tmp"));
+            Ok(())
+        }),
         case("nothing_is_missed_meanwhile", &[Fs::Ext4], |fs| {
             let mut m = Setup::new(fs).start()?;
             (0..10).for_each(|n| m.src.mkdir(format!("d{n}")));

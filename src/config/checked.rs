@@ -13,6 +13,7 @@ use serde::{Serialize, Serializer};
 
 use super::hook::Hook;
 use super::origins::Origins;
+use super::patterns::PatternFiles;
 use super::units;
 use crate::filter::Filter;
 use crate::location::Location;
@@ -96,6 +97,8 @@ pub struct Mirror {
     pub(crate) mounts: Mounts,
     /// Where its patterns are written.
     pub(crate) origins: Origins,
+    /// Files whose patterns are part of `filter`.
+    pub(crate) pattern_files: PatternFiles,
     /// What is carried over beside content, owner, mode and times.
     pub(crate) extras: Extras,
     /// Time between full passes, if there are to be any.
@@ -439,6 +442,7 @@ impl Mirror {
             filter: Filter::none(),
             mounts: Mounts::default(),
             origins: Origins::default(),
+            pattern_files: PatternFiles::default(),
             extras: Extras::default(),
             full_every: None,
             full_exclude: Vec::new(),
@@ -520,8 +524,12 @@ impl Serialize for Mirror {
         out.serialize_field("send_renames", &self.send_renames)?;
         out.serialize_field("follow_open_files", &self.follow_open_files)?;
         out.serialize_field("follow_interval", &units::shown(self.follow_interval))?;
-        out.serialize_field("include", &texts(self.filter.include())?)?;
-        out.serialize_field("exclude", &texts(self.filter.exclude())?)?;
+        let files = &self.pattern_files;
+        let own = |patterns: &[Vec<u8>], of_files: usize| texts(&patterns[..patterns.len().saturating_sub(of_files)]);
+        out.serialize_field("include", &own(self.filter.include(), files.included)?)?;
+        out.serialize_field("exclude", &own(self.filter.exclude(), files.excluded)?)?;
+        out.serialize_field("include_from", &files.include)?;
+        out.serialize_field("exclude_from", &files.exclude)?;
         out.serialize_field("hard_links", &self.extras.hard_links)?;
         out.serialize_field("xattrs", &self.extras.xattrs)?;
         out.serialize_field("acls", &self.extras.acls)?;

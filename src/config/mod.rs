@@ -12,6 +12,7 @@ pub(crate) mod cite;
 mod ground;
 pub(crate) mod hook;
 mod origins;
+pub(crate) mod patterns;
 mod places;
 mod rules;
 mod secrets;
@@ -266,11 +267,26 @@ impl Mirror {
             }
         }
         for pattern in self.filter.never_matching() {
-            let text = format!("the pattern \"{}\" matches no path", Shown(pattern));
-            warn(&world::pattern_key(&self.filter, pattern), text);
+            let key = world::pattern_key(&self.filter, pattern);
+            let mut text = format!("the pattern \"{}\" matches no path", Shown(pattern));
+            if let Some(place) = self.of_file(&key) {
+                text = format!("{place}: {text}");
+            }
+            warn(&key, text);
         }
         out.extend(world::of_mirror(self));
         out
+    }
+
+    /// The place of the pattern with this key, if a file of patterns has it.
+    fn of_file(&self, key: &str) -> Option<String> {
+        let (list, n) = key.split_once('.')?;
+        let n: usize = n.parse().ok()?;
+        let (all, of_files) = match list {
+            "include" => (self.filter.include().len(), self.pattern_files.included),
+            _ => (self.filter.exclude().len(), self.pattern_files.excluded),
+        };
+        (n + of_files >= all).then(|| self.origins.of(list, n)).filter(|place| !place.is_empty())
     }
 
     fn warnings_about(&self, target: &Target, rsync: &dyn LocalRsync) -> world::Notes {

@@ -31,6 +31,17 @@ impl Origins {
         found.map(|(_, origin)| origin.clone()).unwrap_or_default()
     }
 
+    /// Adds places for the patterns of a key from number `from` on.
+    pub(super) fn add(&mut self, key: &'static str, from: usize, places: impl Iterator<Item = String>) {
+        self.0.extend(places.enumerate().map(|(n, place)| ((key, from + n), place)));
+    }
+
+    /// The same places after a pattern of a key was put in at number `at`.
+    pub(super) fn moved(self, key: &str, at: usize) -> Origins {
+        let next = |n: usize, k: &str| if k == key && n >= at { n + 1 } else { n };
+        Origins(self.0.into_iter().map(|((k, n), place)| ((k, next(n, k)), place)).collect())
+    }
+
     /// Those of a command line.
     pub(super) fn options(include: usize, exclude: usize) -> Origins {
         let all = |key: &'static str, option: &'static str, len| (0..len).map(move |n| ((key, n), option.to_owned()));
@@ -45,11 +56,12 @@ pub(super) fn note(mirrors: &mut [Mirror], places: &HashMap<String, Range<usize>
         let lengths = [mirror.filter.include().len(), mirror.filter.exclude().len(), mirror.filter.expressions().len()];
         let all = KEYS.into_iter().zip(lengths).flat_map(|(key, len)| (0..len).map(move |n| (key, n)));
         let placed = all.filter_map(|(key, n)| {
+            // A pattern of a file has its place already, and none in this text.
             let (line, column) = line_and_column(text, places.get(&format!("mirror.{i}.{key}.{n}"))?.start);
             Some(((key, n), format!("{file}:{line}:{column}")))
         });
         let source = places.get(&format!("mirror.{i}.source")).map(|at| line_and_column(text, at.start));
         let source = source.map(|(line, column)| (("source", 0), format!("{file}:{line}:{column}")));
-        mirror.origins = Origins(placed.chain(source).collect());
+        mirror.origins.0.extend(placed.chain(source).collect::<Vec<_>>());
     }
 }

@@ -155,7 +155,7 @@ pub(crate) fn readable(path: &Path) -> Option<TrustError> {
 }
 
 /// Keys whose lines can be shown in a message.
-const PLAIN: [&str; 94] = [
+const PLAIN: [&str; 96] = [
     "acknowledge",
     "acls",
     "address",
@@ -176,6 +176,8 @@ const PLAIN: [&str; 94] = [
     "domain",
     "events",
     "exclude",
+    "exclude_from",
+    "include_from",
     "exclude_regex",
     "exclude_temporary",
     "fail_log",

@@ -18,6 +18,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::checked::{Batch, Config, Daemon, Events, Extras, FollowOpenFiles, KernelSwitches, MaxDelete, Mirror, Mounts, Target};
 use super::cite::{ConfigErrors, Problem, Written, nearest};
+use super::origins::Origins;
+use super::patterns::{self, List, PatternFiles};
 use super::secrets::may_hold_secret;
 use super::units;
 use crate::filter::Filter;
@@ -386,6 +388,8 @@ pub(super) const ELSEWHERE: &[(&str, &str)] = &[
     ("delete", "[[mirror]]"),
     ("include", "[[mirror]]"),
     ("exclude", "[[mirror]]"),
+    ("include_from", "[[mirror]]"),
+    ("exclude_from", "[[mirror]]"),
     ("hard_links", "[[mirror]]"),
     ("xattrs", "[[mirror]]"),
     ("acls", "[[mirror]]"),
@@ -449,6 +453,7 @@ fn mirror(s: &mut Section<'_, '_>) -> Option<Mirror> {
     let name = s.required("name", "\"NAME\"", |s| s.string("name"));
     let source = s.required("source", "\"/the/tree\"", |s| s.path("source"));
     let d = Mirror::new(name.clone().unwrap_or_default(), source.clone().unwrap_or_default());
+    let (filter, pattern_files, origins) = filter(s, true);
     let mirror = Mirror {
         delete: s.flag("delete").unwrap_or(d.delete),
         max_delete: s.max_delete("max_delete"),
@@ -462,7 +467,9 @@ fn mirror(s: &mut Section<'_, '_>) -> Option<Mirror> {
         send_renames: s.flag("send_renames").unwrap_or(d.send_renames),
         follow_open_files: s.follow_open_files("follow_open_files").unwrap_or(d.follow_open_files),
         follow_interval: s.duration("follow_interval").unwrap_or(d.follow_interval),
-        filter: filter(s),
+        filter,
+        pattern_files,
+        origins,
         extras: Extras {
             hard_links: s.flag("hard_links").unwrap_or(d.extras.hard_links),
             xattrs: s.flag("xattrs").unwrap_or(d.extras.xattrs),
@@ -512,24 +519,62 @@ fn keep_out_marks(mirror: Mirror) -> Mirror {
     if !mirror.roles || mirror.filter.exclude().contains(&pattern) {
         return mirror;
     }
-    let exclude: Vec<Vec<u8>> = mirror.filter.exclude().iter().cloned().chain([pattern]).collect();
+    let mut exclude = mirror.filter.exclude().to_vec();
+    // Those of files stay the last ones. Where they are, in Origins, moves with them.
+    let own = exclude.len() - mirror.pattern_files.excluded;
+    exclude.insert(own, pattern);
+    let mirror = Mirror { origins: mirror.origins.moved("exclude", own), ..mirror };
     let filter = Filter::with_regexes(mirror.filter.include(), &exclude, mirror.filter.expressions(), mirror.filter.temporary());
     Mirror { filter: filter.expect("these patterns were taken before, and the new one is a plain path"), ..mirror }
 }
 
+/// The patterns of the files in a list, with their places. What is wrong with one is a problem at
+/// its path.
+fn patterns_of(s: &mut Section<'_, '_>, key: &'static str, list: List) -> (Vec<PathBuf>, Vec<(Vec<u8>, String)>) {
+    let files = s.strings(key).unwrap_or_default();
+    let mut found = Vec::new();
+    for file in &files {
+        let path = Path::new(file.get_ref());
+        match patterns::read(path, list) {
+            Ok(lines) => found.extend(lines.into_iter().map(|(line, p)| (p, format!("{}:{line}", path.display())))),
+            Err(why) => {
+                let problem = Problem::new(format!("{key}: {why}")).at(file.span());
+                s.found.problems.push(problem.help("without these patterns other files would be copied or deleted"));
+            }
+        }
+    }
+    (files.into_iter().map(|file| PathBuf::from(file.into_inner())).collect(), found)
+}
+
 /// A pattern that cannot be used is a problem at its place, and the filter is empty.
-fn filter(s: &mut Section<'_, '_>) -> Filter {
+/// `files`: whether the section may name files of patterns, too.
+fn filter(s: &mut Section<'_, '_>, files: bool) -> (Filter, PatternFiles, Origins) {
     let include = s.strings("include").unwrap_or_default();
     let exclude = s.strings("exclude").unwrap_or_default();
     let regexes = s.strings("exclude_regex").unwrap_or_default();
     let temporary = s.flag("exclude_temporary").unwrap_or_default();
+    let mut of_files = |key, list| if files { patterns_of(s, key, list) } else { (Vec::new(), Vec::new()) };
+    let (include_files, included) = of_files("include_from", List::Include);
+    let (exclude_files, excluded) = of_files("exclude_from", List::Exclude);
+    let files =
+        PatternFiles { include: include_files, exclude: exclude_files, included: included.len(), excluded: excluded.len() };
     let texts = |list: &[Spanned<String>]| list.iter().map(|p| p.get_ref().clone()).collect::<Vec<_>>();
-    Filter::with_regexes(&texts(&include), &texts(&exclude), &texts(&regexes), temporary).unwrap_or_else(|error| {
+    let all = |own: &[Spanned<String>], of_files: &[(Vec<u8>, String)]| -> Vec<Vec<u8>> {
+        let own = own.iter().map(|p| p.get_ref().clone().into_bytes());
+        own.chain(of_files.iter().map(|(p, _)| p.clone())).collect()
+    };
+    let mut origins = Origins::default();
+    for (key, own, of_files) in [("include", include.len(), &included), ("exclude", exclude.len(), &excluded)] {
+        origins.add(key, own, of_files.iter().map(|(_, place)| place.clone()));
+    }
+    let (all_include, all_exclude) = (all(&include, &included), all(&exclude, &excluded));
+    let filter = Filter::with_regexes(&all_include, &all_exclude, &texts(&regexes), temporary).unwrap_or_else(|error| {
         let at =
             include.iter().chain(&exclude).chain(&regexes).find(|p| p.get_ref().as_bytes() == error.pattern).map(Spanned::span);
         s.found.problems.push(Problem { at, ..Problem::new(error.to_string()) });
         Filter::none()
-    })
+    });
+    (filter, files, origins)
 }
 
 fn batch(s: &mut Section<'_, '_>) -> Batch {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::options::{self, Options, shown};
 use super::script::{Declared, Fields, Script, Value};
 use super::{Found, line_range};
+use crate::config::patterns::{self, List, PatternFiles};
 use crate::config::{Config, Daemon, Initial, Mirror, Problem, Target};
 use crate::filter::Filter;
 use crate::location::Location;
@@ -299,12 +300,22 @@ impl Sync<'_> {
                 self.wrong("exclude", format!("exclude is {}", shown(&other)), "write a list of patterns");
             }
         }
-        if let Some(file) = self.text_of("excludeFrom") {
-            patterns.extend(self.lines_of("excludeFrom", &file));
-        }
+        let file = self.text_of("excludeFrom").map(PathBuf::from);
+        let lines = file.as_ref().map_or(Ok(Vec::new()), |file| patterns::read(file, List::Exclude));
+        let of_file: Vec<Vec<u8>> = match lines {
+            Ok(lines) => lines.into_iter().map(|(_, pattern)| pattern).collect(),
+            Err(error) => {
+                let help =
+                    "without its patterns more would be copied than lsyncd copies; import where the file is, as one line each";
+                return self.wrong("excludeFrom", error, help);
+            }
+        };
         let (include, rules) = self.rules();
         // lsyncd has its rules before its excludes.
-        let patterns = [rules, patterns].concat();
+        let own = [rules, patterns].concat().into_iter().map(String::into_bytes);
+        let patterns: Vec<Vec<u8>> = own.chain(of_file.iter().cloned()).collect();
+        mirror.pattern_files =
+            PatternFiles { exclude: file.into_iter().collect(), excluded: of_file.len(), ..PatternFiles::default() };
         if patterns.is_empty() {
             return;
         }

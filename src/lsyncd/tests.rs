@@ -299,7 +299,11 @@ fn what_is_refused() {
         ("sync{ default.rsync, source='/a', target='b::a',\n filter={'/x'} }", 2, "\"/x\" is no rule"),
         ("sync{ default.rsync, source='/a', target='b::a',\n filterFrom='/no/such' }", 2, "cannot read /no/such"),
         ("sync{ default.rsync, source='/a', target='b::a',\n rsync={filter='- x'} }", 2, "filter rules in order"),
-        ("sync{ default.rsync, source='/a', target='b::a',\n excludeFrom='/no/such' }", 2, "cannot read /no/such"),
+        (
+            "sync{ default.rsync, source='/a', target='b::a',\n excludeFrom='/no/such' }",
+            2,
+            "cannot read the patterns in /no/such",
+        ),
         ("sync{ default.rsync, source='/a',\n target='h:rel/' }", 2, "is a relative path"),
         ("sync{ default.rsync, target='b::a' }", 1, "has no source"),
         ("sync{ default.rsync, source='/a' }", 1, "has no target"),
@@ -435,6 +439,22 @@ fn a_file_is_told_by_its_name_or_its_calls() {
     ] {
         assert_eq!(is_one(Path::new(name), text.as_bytes()), is, "{name}: {text}");
     }
+}
+
+/// The file itself goes into the TOML, and its patterns count for what is judged.
+#[test]
+fn a_list_of_excludes_stays_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("excludes");
+    let program = format!("sync{{ default.rsync, source='/a', target='b::a', exclude='x', excludeFrom='{}' }}", file.display());
+    std::fs::write(&file, "# rebuilt\n*.tmp\n").unwrap();
+    let (toml, notes) = imported(&program);
+    assert!(toml.contains(r#"exclude = ["x"]"#) && toml.contains(&format!("exclude_from = [\"{}\"]", file.display())), "{toml}");
+    assert!(notes.is_empty(), "{notes:?}");
+    let loaded = read(&program, None, None).unwrap();
+    assert_eq!(loaded.config.mirrors[0].filter.exclude(), [b"x".to_vec(), b"*.tmp".to_vec()]);
+    std::fs::write(&file, "*.tmp\n+ keep\n").unwrap();
+    assert!(refused(&program).contains("excludes:2: \"+ keep\" belongs into a file of include_from"));
 }
 
 /// Comments of TOML hold no control characters.

@@ -45,7 +45,7 @@ pub(super) fn hook(s: &mut Section<'_, '_>, alone: bool) -> Option<Hook> {
     let hook = Hook {
         target: s.string("target"),
         kinds: kinds(s).unwrap_or_else(|| d.kinds.clone()),
-        filter: filter(s),
+        filter: filter(s, false).0,
         matches: patterns(s, "match"),
         jobs: s.count("jobs").unwrap_or(d.jobs),
         interval: s.duration("interval"),
