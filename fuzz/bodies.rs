@@ -14,6 +14,7 @@ use fansync::failover::wire::frame::{self, Asked};
 use fansync::failover::wire::{self, Id, Key, Reply, Request};
 use fansync::filter::Filter;
 use fansync::location::Location;
+#[cfg(feature = "lsyncd")]
 use fansync::lsyncd;
 use fansync::path::{RelPath, Shown};
 use fansync::role::mark::{LAST_EPOCH, Mark};
@@ -40,8 +41,8 @@ pub struct Target {
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
-/// All of them.
-pub const TARGETS: [Target; 25] = [
+/// All of them; without the feature `lsyncd`, those that need it are left out.
+pub const TARGETS: &[Target] = &[
     Target { name: "fanotify", body: fanotify, seeds: fanotify_seeds },
     Target { name: "inotify", body: inotify, seeds: inotify_seeds },
     Target { name: "mountinfo", body: mountinfo, seeds: mountinfo_seeds },
@@ -64,6 +65,7 @@ pub const TARGETS: [Target; 25] = [
     Target { name: "locks", body: locks, seeds: lock_seeds },
     Target { name: "proc", body: proc_files, seeds: proc_seeds },
     Target { name: "getdents", body: getdents, seeds: getdents_seeds },
+    #[cfg(feature = "lsyncd")]
     Target { name: "lsyncd", body: lsyncd, seeds: lsyncd_seeds },
     Target { name: "answers", body: answers, seeds: answer_seeds },
     Target { name: "pending", body: pending, seeds: pending_seeds },
@@ -563,6 +565,7 @@ fn getdents_seeds() -> Vec<Vec<u8>> {
     vec![[record(2, 4, b"."), record(2, 4, b".."), record(7, 8, b"name"), record(u64::MAX, 0, &[b'x'; 255])].concat()]
 }
 
+#[cfg(feature = "lsyncd")]
 fn lsyncd(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     match lsyncd::read(text, None, None) {
@@ -574,6 +577,7 @@ fn lsyncd(data: &[u8]) {
     }
 }
 
+#[cfg(feature = "lsyncd")]
 fn lsyncd_seeds() -> Vec<Vec<u8>> {
     [
         "settings { logfile = \"/var/log/lsyncd.log\", statusFile = \"/s\", maxProcesses = 4, nodaemon = true }\n\
