@@ -250,9 +250,16 @@ fn written_beside_a_new_name(m: &mut Mirror) {
 /// it was written through, before anything of that has left. `seen`: the events of the writes are
 /// taken in before the names go.
 fn written_through_a_name_that_goes(m: &mut Mirror, seen: bool) {
-    type Goes = fn(&Mirror, &str);
-    let ways: [(&str, Goes); 5] = [
+    let ways: [(&str, Goes); 7] = [
         ("removed", |m, name| m.src.remove(name)),
+        ("exchanged", |m, name| {
+            m.src.write("other", b"another file");
+            m.src.exchange(name, "other");
+        }),
+        ("exchanged with a directory", |m, name| {
+            m.src.mkdir("instead");
+            m.src.exchange("instead", name);
+        }),
         ("moved out", |m, name| m.src.rename_to(name, &m.out, name)),
         ("replaced", |m, name| {
             m.src.write("aside", b"another");
@@ -291,13 +298,16 @@ fn written_through_a_name_that_goes(m: &mut Mirror, seen: bool) {
     }
     ways.iter().for_each(|(name, goes)| goes(m, name));
     m.src.rename_to("leaves", &m.out, "leaves");
+    // And another directory takes its name.
+    m.src.mkdir("leaves");
+    m.src.write("leaves/0", b"another");
     m.daemon.does(&["resume"]);
     m.check();
 }
 
 type Goes = fn(&Mirror, &str);
 
-const WAYS_TO_GO: [(&str, Goes); 5] = [
+const WAYS_TO_GO: [(&str, Goes); 7] = [
     ("removed", |m, name| m.src.remove(name)),
     ("out", |m, name| m.src.rename_to(name, &m.out, name.replace('/', "-"))),
     ("replaced", |m, name| {
@@ -311,6 +321,16 @@ const WAYS_TO_GO: [(&str, Goes); 5] = [
     ("twice", |m, name| {
         m.src.rename(name, "d/elsewhere");
         m.src.remove("d/elsewhere");
+    }),
+    ("exchanged", |m, name| {
+        let other = name.replace('/', "-");
+        m.src.write(&other, b"another file");
+        m.src.exchange(name, other);
+    }),
+    ("exchanged with a directory", |m, name| {
+        let other = name.replace('/', "-");
+        m.src.mkdir(&other);
+        m.src.exchange(other, name);
     }),
 ];
 

@@ -70,6 +70,18 @@ fn changes(m: &mut Mirror) {
         m.src.append("made/way", b", written");
         m.src.remove("d/way");
     });
+    // One that is empty again by then: made, and moved in.
+    m.out.mkdir("came");
+    m.daemon.freeze();
+    m.src.mkdir("used");
+    m.out.rename_to("came", &m.src, "came");
+    for (dir, file) in [("used", "d/three"), ("came", "d/deep/way")] {
+        m.src.link(file, format!("{dir}/name"));
+        m.src.append(format!("{dir}/name"), b", written at once");
+        m.src.remove(format!("{dir}/name"));
+    }
+    m.daemon.thaw();
+    m.check();
 }
 
 fn walks(m: &Mirror) -> u64 {

@@ -7,6 +7,7 @@
 
 mod bound;
 mod cursors;
+mod exchange;
 mod events;
 mod flight;
 mod holds;
@@ -224,6 +225,9 @@ struct LastEvent {
     absorbed: bool,
     /// What left just now, if it takes such changes along.
     carried: Option<RelPath>,
+    /// The same, where it left the source.
+    strayed: Option<RelPath>,
+    exchange: exchange::Exchange,
 }
 
 impl DirtySet {
@@ -264,6 +268,15 @@ impl DirtySet {
     /// have met another file under the name, whose coming was not seen yet.
     pub(crate) fn dropped_change(&self) -> Option<Epoch> {
         self.last.dropped
+    }
+
+    /// The directory that left the source with what was seen last, if it took changes along that
+    /// came through names in it, and since when these were pending. They are the caller's from here
+    /// on.
+    pub(crate) fn take_strayed(&mut self) -> Option<(RelPath, Epoch)> {
+        let dir = self.last.strayed.take()?;
+        self.set_flag(&dir, THROUGH, false);
+        Some((dir, self.last.dropped?))
     }
 
     /// Whether a subtree is pending.

@@ -69,6 +69,10 @@ impl Flushes {
         self.open.iter_mut().filter(found)
     }
 
+    pub(super) fn any(&self) -> bool {
+        !self.open.is_empty()
+    }
+
     pub(super) fn deadlines(&self) -> impl Iterator<Item = Instant> {
         self.open.iter().map(|flush| flush.request.deadline)
     }

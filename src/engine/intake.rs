@@ -200,7 +200,13 @@ impl Engine {
         if self.intake.gate.hides(path) {
             return;
         }
-        self.see_all(path, seen);
+        let now = self.now();
+        for target in &mut self.targets {
+            target.see_found(now, path, seen);
+        }
+        if let Some(history) = &mut self.saved.history {
+            history.touch(now);
+        }
         self.hooks.seen(path, seen);
     }
 
@@ -264,6 +270,10 @@ impl Engine {
             };
             losses.extend(outcome.err());
             dirty |= out.inside;
+            if out.inside && out.mask & libc::FAN_ONDIR != 0 {
+                let names = &mut self.searches.naming.names;
+                out.sink.fanout.targets.iter_mut().for_each(|target| target.seek_strayed(names, self.clock.wall_start));
+            }
             if let Ok(event) = &event
                 && self.intake.resolver.took_name()
                 && out.sink.fanout.targets.iter().any(|target| target.dropped_change().is_some())

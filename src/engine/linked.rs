@@ -43,6 +43,9 @@ impl Engine {
 
     /// Takes in a walk that has ended, and begins the next one.
     pub(super) fn follow_links(&mut self) {
+        if self.flushes.any() {
+            self.hurry_links(); // what runs have found since the flush began is waited for as well
+        }
         let now = self.now();
         let Some(linking) = &mut self.searches.linking else { return };
         if let Ok(mut found) = linking.done.1.try_recv() {

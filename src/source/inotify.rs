@@ -74,8 +74,6 @@ pub(crate) struct Rules<'a> {
 pub(crate) struct WatchReport {
     /// Directories newly watched.
     pub(crate) added: usize,
-    /// One of those had files in it.
-    pub(crate) filled: bool,
     /// Directories that were there when listed and not when opened; no loss, their parent's events
     /// report it.
     pub(crate) gone: usize,
@@ -89,7 +87,6 @@ pub(crate) struct WatchReport {
 impl WatchReport {
     fn merge(&mut self, other: WatchReport) {
         self.added += other.added;
-        self.filled |= other.filled;
         self.gone += other.gone;
         self.lost.extend(other.lost);
         self.out_of_watches = other.out_of_watches.or(self.out_of_watches.take());
@@ -126,8 +123,9 @@ pub(crate) struct Handled {
     /// Events of watches that were removed, or of directories that have no path; credited to
     /// nothing.
     pub(crate) stale: usize,
-    /// A file changed, and the name that reported it has no path: it was in a directory that left,
-    /// or whose watch came later. Its other names may have one.
+    /// A file changed, and the name that reported it has no path: it was in a directory that left.
+    /// Or it may have changed through a name in a directory that came, before its watch was set.
+    /// Its other names may have a path.
     pub(crate) unplaced: bool,
     /// Walks of new directories.
     pub(crate) report: WatchReport,
@@ -376,7 +374,7 @@ impl Watches {
             libc::IN_CREATE if !excluded => {
                 let dir = self.dirs.child_or_insert(parent, event.name);
                 let report = self.walk(dir, rules);
-                handled.unplaced |= report.filled;
+                handled.unplaced |= report.added > 0;
                 handled.report.merge(report);
                 Seen::MovedDir // what was written below before the watch raised no event: trust no times there
             }
@@ -394,7 +392,9 @@ impl Watches {
                         }
                         _ => self.dirs.child_or_insert(parent, event.name),
                     };
-                    handled.report.merge(self.walk(dir, rules));
+                    let report = self.walk(dir, rules);
+                    handled.unplaced |= report.added > 0;
+                    handled.report.merge(report);
                 }
                 if paired { Seen::ArrivedDir } else { Seen::MovedDir }
             }
@@ -537,9 +537,8 @@ impl Watches {
         let wd = self.inotify.watch(fd.as_fd(), dir == Dirs::ROOT).inspect_err(|error| {
             walk.full |= error.raw_os_error() == Some(libc::ENOSPC);
         })?;
-        let mut new = true;
         match self.dirs.claim(dir, wd) {
-            Some(before) if before == wd => new = false,
+            Some(before) if before == wd => {}
             before => {
                 walk.report.added += 1;
                 // Another directory has the name now. Where the old one went is in the queue, and
@@ -551,13 +550,13 @@ impl Watches {
         }
         self.unwatched.remove(&dir);
         let mut listing = Dir::from_fd(fd)?;
-        let below = self.read(dir, &mut listing, new, rules, walk)?;
+        let below = self.read(dir, &mut listing, rules, walk)?;
         Ok(Some((listing, below)))
     }
 
     /// The directories in `listing`, as children of `dir`; forgets the children that are not there
-    /// any more. `new`: it was not watched before.
-    fn read(&mut self, dir: DirId, listing: &mut Dir, new: bool, rules: &Rules<'_>, walk: &mut Walk) -> io::Result<Vec<DirId>> {
+    /// any more.
+    fn read(&mut self, dir: DirId, listing: &mut Dir, rules: &Rules<'_>, walk: &mut Walk) -> io::Result<Vec<DirId>> {
         let mut below = Vec::new();
         let at = walk.path.len();
         // Which entries may be directories; asked for after the listing, which borrows the
@@ -571,7 +570,7 @@ impl Watches {
                 Some(Type::Directory) => names.push((name.to_vec(), true)),
                 // Some filesystems do not report it.
                 None => names.push((name.to_vec(), false)),
-                Some(_) => walk.report.filled |= new,
+                Some(_) => {}
             }
         }
         for (name, sure) in names {

@@ -291,7 +291,13 @@ impl Target {
         if path.is_empty() && seen == Seen::Subtree {
             self.schedule.periodic.unlimited();
         }
-        self.take_in(now, path, seen);
+        self.take_in(now, path, seen, None);
+    }
+
+    /// Takes in a change that a search found. It may be as old as the oldest that is not confirmed:
+    /// who waits for that waits for this too.
+    pub(crate) fn see_found(&mut self, now: Duration, path: &[u8], seen: Seen) {
+        self.take_in(now, path, seen, self.ledger.set.epochs().oldest());
     }
 
     /// Whether it gets the times of directories.
@@ -302,10 +308,11 @@ impl Target {
     /// The periodic comparison of the whole tree is due.
     pub(crate) fn see_periodic(&mut self, now: Duration) {
         self.schedule.periodic.due(self.ledger.set.coarsened());
-        self.take_in(now, b"", Seen::Subtree);
+        self.take_in(now, b"", Seen::Subtree, None);
     }
 
-    fn take_in(&mut self, now: Duration, path: &[u8], seen: Seen) {
+    /// `since`: when it happened, if not just now.
+    fn take_in(&mut self, now: Duration, path: &[u8], seen: Seen, since: Option<Epoch>) {
         self.ledger.set.tick(now);
         self.schedule.pace.seen(now);
         // A directory of this name may have gone while fansync did not run, and the target have it
@@ -313,13 +320,18 @@ impl Target {
         let seen = if seen == Seen::CreatedDir && self.doubts.is_resuming() { Seen::MovedDir } else { seen };
         let seen = self.may_be_half(now, path, seen);
         self.watches.iter_mut().for_each(|watch| watch.see(path, seen));
-        if let Some(dir) = long::place_of(path) {
-            self.see_long(now, dir, path.len(), self.ledger.set.epochs().current());
-            // Its times changed with what is in it. To one half of a rename it says that the other
-            // does not come.
-            return self.ledger.set.see(dir, Seen::Touched);
+        let long = long::place_of(path);
+        if let Some(dir) = long {
+            let since = since.unwrap_or_else(|| self.ledger.set.epochs().current());
+            self.see_long(now, dir, path.len(), since);
         }
-        self.ledger.set.see(path, seen);
+        // With one that is too long the times of its directory changed. To one half of a rename that
+        // says that the other does not come.
+        let (path, seen) = long.map_or((path, seen), |dir| (dir, Seen::Touched));
+        match since {
+            Some(since) => self.ledger.set.see_since(path, seen, since),
+            None => self.ledger.set.see(path, seen),
+        }
     }
 
     /// See [`DirtySet::wants_barrier`].

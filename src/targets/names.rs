@@ -47,6 +47,13 @@ impl Sought {
         self.dirs.entry(Ticket::default()).or_default().push(entry);
     }
 
+    /// Has the files sought in a directory (`true`: with all below it) that changed since `entry`
+    /// became dirty.
+    fn survey(&mut self, names: &mut Names, wall_start: i64, (dir, deep): (RelPath, bool), entry: Entry) {
+        let since = wall_start + entry.since().as_secs() as i64 - SLACK_SECS;
+        self.dirs.entry(names.survey(dir, Scope { deep, since })).or_default().push(entry);
+    }
+
     /// What waits, by the name that the change came through.
     pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
         let files = self.files.values().flat_map(BTreeMap::values).map(|waiting| &waiting.entry);
@@ -78,7 +85,9 @@ fn files<'a>(batch: &Batch, normal: &'a Normal, least: u32) -> BTreeMap<Inode, F
     for item in normal.items.iter().filter(several) {
         let (Look::Present(stat), Some(entry)) = (item.state, entries.get(&*item.path)) else { continue };
         let Some(inode) = shared(&stat) else { continue };
-        let (change, since) = (entry.through.then_some(entry.content), entry.epoch());
+        // What was to be compared as a directory is a file by now: it came there by any event.
+        let changed = entry.through || entry.kind > Kind::Entry;
+        let (change, since) = (changed.then_some(entry.content), entry.epoch());
         let file = out.entry(inode).or_insert(File { here: Vec::new(), nlink: stat.nlink, change: None, since });
         file.here.push(&item.path);
         file.change = file.change.max(change);
@@ -235,11 +244,22 @@ impl Target {
                 false if together || entry.kind == Kind::Entry => continue,
                 false => (entry.path.clone(), entry.kind == Kind::Subtree),
             };
-            let since = wall_start + entry.since().as_secs() as i64 - SLACK_SECS;
             let mut parked = self.ledger.set.parked(entry.path.clone(), entry.epoch());
             (parked.kind, parked.gone) = (entry.kind, entry.gone);
-            self.ledger.sought.dirs.entry(names.survey(dir, Scope { deep, since })).or_default().push(parked);
+            self.ledger.sought.survey(names, wall_start, (dir, deep), parked);
             entry.through = false;
+        }
+    }
+
+    /// A directory left the source just now, perhaps with changes that came through names in it:
+    /// the other names of these files are sought.
+    pub(crate) fn seek_strayed(&mut self, names: &mut Names, wall_start: i64) {
+        let Some((dir, since)) = self.ledger.set.take_strayed() else { return };
+        names.stray(since.begins());
+        let parked = self.ledger.set.parked(dir, since);
+        self.ledger.sought.survey(names, wall_start, (RelPath::root(), true), parked);
+        if self.hurry() {
+            names.hurry();
         }
     }
 

@@ -147,7 +147,7 @@ impl Target {
         let one_level = list.iter().any(|(_, form)| *form == Form::OneLevel);
         let encoded = filelist::encode(list.iter().map(|(p, f)| (p, *f)));
         for (path, _) in encoded.refused.iter().filter(|(_, why)| *why == Refusal::TooLong) {
-            self.take_in(cx.now, path, Seen::Written); // to be reported by itself
+            self.take_in(cx.now, path, Seen::Written, None); // to be reported by itself
         }
         let pass = if one_level { Pass::ShallowOneLevel } else { Pass::Shallow };
         let mut ancestors: BTreeMap<RelPath, FileTime> = normal.ancestors.iter().cloned().collect();
@@ -190,7 +190,7 @@ impl Target {
                     }
                 }
                 Look::Present(_) if by_level && self.args.guarded.excludes(&item.path, false) => {
-                    self.take_in(cx.now, &item.path, Seen::Touched);
+                    self.take_in(cx.now, &item.path, Seen::Touched, None);
                 }
                 Look::Present(_) => list.push((item.path.clone(), Form::Plain)),
                 Look::Missing => match deletions {

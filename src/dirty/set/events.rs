@@ -26,12 +26,25 @@ impl DirtySet {
     /// waits for that waits for this too.
     pub(crate) fn see_since(&mut self, path: &[u8], seen: Seen, epoch: Epoch) {
         let half = self.half_of_rename(path, seen);
-        let carried = std::mem::take(&mut self.last.carried);
+        let (carried, _) = (self.last.carried.take(), self.last.strayed.take());
         self.see_plain(path, seen.plain(), epoch);
+        match seen {
+            Seen::Left | Seen::LeftDir => self.last.exchange.left(path, self.last.dropped.is_some()),
+            Seen::Arrived | Seen::ArrivedDir => {
+                if let Some(other) = self.last.exchange.arrived(path) {
+                    self.set_flag(&other, THROUGH, true);
+                }
+            }
+            _ => {}
+        }
         match seen {
             Seen::LeftDir | Seen::GoneDir if self.last.absorbed => {
                 self.set_flag(path, THROUGH, true);
-                self.last.carried = Some(RelPath::from_normal(path)).filter(|_| seen == Seen::LeftDir);
+                let dir = Some(RelPath::from_normal(path));
+                match seen {
+                    Seen::LeftDir => self.last.carried = dir,
+                    _ => self.last.strayed = dir,
+                }
             }
             Seen::ArrivedDir => {
                 if let Some(old) = carried {
@@ -46,7 +59,7 @@ impl DirtySet {
         }
     }
 
-    fn set_flag(&mut self, path: &[u8], flag: u16, on: bool) {
+    pub(super) fn set_flag(&mut self, path: &[u8], flag: u16, on: bool) {
         if let Some(at) = self.tree.find(path).filter(|&at| self.tree[at].kind.is_some()) {
             let flags = &mut self.tree[at].flags;
             *flags = if on { *flags | flag } else { *flags & !flag };

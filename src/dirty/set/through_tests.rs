@@ -61,6 +61,14 @@ fn changes_that_a_directory_absorbs_go_with_it() {
         (&[("f", Written), ("f", Gone)], &[]),
         (&[("f", Written), ("f", Left), ("g", Arrived)], &["g"]),
         (&[("", Subtree), ("d/f", Written)], &["."]),
+        // Exchanges, also with a directory, and with one that came just now. The first name holds
+        // another file, which arrived.
+        (&[("f", Written), ("f", Left), ("g", Arrived), ("g", Left), ("f", Arrived)], &["f", "g"]),
+        (&[("g", Touched), ("f", Left), ("g", Arrived), ("g", Left), ("f", Arrived)], &["f", "g"]),
+        (&[("f", Written), ("f", Left), ("d", Arrived), ("d", LeftDir), ("f", ArrivedDir)], &["d", "f"]),
+        (&[("f", Written), ("f", Left), ("g", Arrived), ("x", Created), ("g", Left), ("f", Arrived)], &["f", "g"]),
+        // None.
+        (&[("f", Written), ("f", Left), ("g", Arrived), ("g", Left), ("h", Arrived)], &["h"]),
     ];
     for (seen, want) in cases {
         let mut set = DirtySet::new(100);
@@ -69,6 +77,22 @@ fn changes_that_a_directory_absorbs_go_with_it() {
         got.sort();
         assert_eq!(got, *want, "{seen:?}");
     }
+}
+
+#[test]
+fn changes_that_leave_the_source_with_their_directory_are_handed_out_once() {
+    let mut set = DirtySet::new(100);
+    set.see(b"d/f", Seen::Written);
+    set.see(b"d", Seen::LeftDir);
+    assert!(set.take_strayed().is_none(), "it may arrive elsewhere");
+    set.see(b"e", Seen::ArrivedDir);
+    set.see(b"e", Seen::GoneDir);
+    assert_eq!(set.take_strayed().map(|(dir, _)| dir.to_string()), Some("e".into()));
+    assert!(set.take_strayed().is_none());
+    assert!(carrying(&mut set).is_empty(), "it is sought already");
+    set.see(b"x/f", Seen::Created);
+    set.see(b"x", Seen::GoneDir);
+    assert!(set.take_strayed().is_none(), "nothing changed through a name in it");
 }
 
 #[test]
