@@ -348,11 +348,17 @@ fn fill_for_touches(src: &Dir) {
 /// The mode of a file is changed through a name that it loses before anything of that has left: in
 /// a directory that the targets have, and in one that is to be compared whole since it came just
 /// now. `seen`: the events of the changes are taken in before the names go; else all are read after
-/// the last name went. `cached`: the kernel knows the other names. The content was written before
-/// the daemon began.
-fn touched_through_a_name_that_goes(m: &mut Mirror, seen: bool, cached: bool) {
+/// the last name went. `cached`: the kernel knows the other names. `outside`: it knows one outside
+/// the source. The content was written before the daemon began.
+fn touched_through_a_name_that_goes(m: &mut Mirror, (seen, cached, outside): (bool, bool, bool)) {
     let places = || ["held", "came"].into_iter().flat_map(|dir| WAYS_TO_GO.map(|(way, goes)| (dir, way, goes)));
     m.out.mkdir("came");
+    if outside {
+        for (dir, way, _) in places() {
+            let name = format!("{dir}.{way}");
+            std::fs::hard_link(m.src.at(format!("d/{name}")), m.out.at(name)).expect("both lie on one filesystem");
+        }
+    }
     if !cached {
         forget_names(&m.src);
     }
@@ -424,13 +430,11 @@ pub fn cases() -> Vec<Case> {
     let (fanotify, inotify) = ("touched_through_a_name_that_goes", "inotify_touched_through_a_name_that_goes");
     for (name, watch) in [(fanotify, "fanotify"), (inotify, "inotify")] {
         all.push(case(name, ALL, move |fs| {
-            for (kept, seen, cached) in [&[][..], &["hard_links"]]
-                .into_iter()
-                .flat_map(|kept| [(true, true), (false, true), (false, false)].map(|(seen, cached)| (kept, seen, cached)))
-            {
+            let ways = [(true, true, false), (false, true, false), (false, false, false), (false, true, true)];
+            for (kept, how) in [&[][..], &["hard_links"]].into_iter().flat_map(|kept| ways.map(|how| (kept, how))) {
                 let mut m = Setup::new(fs).watch(watch).carrying(kept).before(fill_for_touches).start()?;
                 m.check();
-                touched_through_a_name_that_goes(&mut m, seen, cached);
+                touched_through_a_name_that_goes(&mut m, how);
             }
             Ok(())
         }));

@@ -112,6 +112,8 @@ pub struct Resolver {
     relinked: relinked::Relinked,
     linked: linked::Linked,
     writes: writes::Writes,
+    /// The same of changes of attributes through names inside.
+    touches: writes::Writes,
     /// The last event took a name inside from its file. If the file has a name left inside, it has so
     /// many in all, at least.
     bereft: Option<u32>,
@@ -151,6 +153,8 @@ fn file_changes(mask: u64) -> &'static [Seen] {
         // Merged by the kernel, in an order that is lost: it is checked without any assumption.
         (_, true, true, _) => &[Seen::Gone, Seen::Replaced],
         (true, true, false, _) | (_, true, false, true) => &[Seen::Gone, Seen::Written],
+        // A file that has other names changed through this one before.
+        (false, true, false, false) if has(CHANGES) => &[Seen::Touched, Seen::Gone],
         (false, true, false, false) => &[Seen::Gone],
         (true, false, true, _) => &[Seen::Created, Seen::Replaced],
         (true, false, false, true) => &[Seen::Created, Seen::Written],
@@ -203,6 +207,7 @@ impl Resolver {
             relinked: relinked::Relinked::default(),
             linked: linked::Linked::default(),
             writes: writes::Writes::default(),
+            touches: writes::Writes::default(),
             bereft: None,
             deafness_taken: false,
             now: Duration::ZERO,
@@ -379,6 +384,9 @@ impl Resolver {
         let &Inside { event, fid, name, dir } = at;
         self.unmute(event);
         self.note_write(event);
+        if let Some(child) = event.child.filter(|c| at.has(libc::FAN_ATTRIB) && !c.handle.is_empty()) {
+            self.touches.note(&child, self.now);
+        }
         if let Some(child) = event.child.filter(|c| at.has(CHANGES) && !c.handle.is_empty())
             && self.relinked.may_stray(&child, name)
             && self.strays(root, dir, name, &child)
@@ -546,7 +554,9 @@ impl Resolver {
             }
             Whereabouts::Foreign => {
                 self.stats.foreign += 1;
-                let known = written && self.changed_elsewhere(root, filter, event, change, out)?;
+                // It changed through a name inside, which it has lost.
+                let lost_touch = event.dir.is_some() || self.touches.may_be_unsent(&child);
+                let known = (written || lost_touch) && self.changed_elsewhere(root, filter, event, change, out)?;
                 if !known {
                     self.useless_file(event, false);
                 }
@@ -587,6 +597,7 @@ impl Resolver {
     /// Every change from before `since`, a time since the daemon's start, is on the targets.
     pub(crate) fn confirmed(&mut self, since: Duration) {
         self.writes.confirmed(since);
+        self.touches.confirmed(since);
     }
 
     /// Whether a drain is needed for [`Resolver::settle`].

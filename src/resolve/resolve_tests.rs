@@ -295,7 +295,7 @@ fn a_mask_says_what_became_of_a_file() {
     use Seen::*;
     use libc::{FAN_ATTRIB, FAN_CLOSE_WRITE, FAN_CREATE, FAN_DELETE, FAN_MODIFY, FAN_MOVED_FROM, FAN_MOVED_TO};
     // Events of one name that the kernel merges have the bits of all.
-    let table: [(u64, &[Seen]); 14] = [
+    let table: [(u64, &[Seen]); 15] = [
         (FAN_CREATE, &[Created]),
         (FAN_CREATE | FAN_CLOSE_WRITE | FAN_MODIFY, &[Created, Written]),
         (FAN_CREATE | FAN_MOVED_TO, &[Created, Replaced]),
@@ -305,7 +305,8 @@ fn a_mask_says_what_became_of_a_file() {
         (FAN_MOVED_TO | FAN_CLOSE_WRITE, &[Replaced]),
         (FAN_MOVED_TO | FAN_MOVED_FROM, &[Gone, Replaced]),
         (FAN_DELETE, &[Gone]),
-        (FAN_MOVED_FROM | FAN_ATTRIB, &[Gone]),
+        (FAN_MOVED_FROM | FAN_ATTRIB, &[Touched, Gone]),
+        (FAN_DELETE | FAN_MODIFY, &[Touched, Gone]),
         (FAN_CLOSE_WRITE | FAN_DELETE, &[Gone, Written]),
         (FAN_CLOSE_WRITE | FAN_ATTRIB, &[Written]),
         (FAN_ATTRIB | FAN_MODIFY, &[Touched]),

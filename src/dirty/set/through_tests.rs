@@ -61,11 +61,10 @@ fn changes_that_a_directory_absorbs_go_with_it() {
         (&[("f", Written), ("f", Gone)], &[]),
         (&[("f", Written), ("f", Left), ("g", Arrived)], &["g"]),
         (&[("", Subtree), ("d/f", Written)], &["."]),
-        // Exchanges, also with a directory, and with one that came just now. The first name holds
-        // another file, which arrived.
+        // Exchanges, also with a directory. The first name holds another file, which arrived.
         (&[("f", Written), ("f", Left), ("g", Arrived), ("g", Left), ("f", Arrived)], &["f", "g"]),
         (&[("g", Touched), ("f", Left), ("g", Arrived), ("g", Left), ("f", Arrived)], &["f", "g"]),
-        (&[("f", Written), ("f", Left), ("d", Arrived), ("d", LeftDir), ("f", ArrivedDir)], &["d", "f"]),
+        (&[("f", Written), ("f", Left), ("d", Arrived), ("d", LeftDir), ("f", ArrivedDir)], &["d"]),
         (&[("f", Written), ("f", Left), ("g", Arrived), ("x", Created), ("g", Left), ("f", Arrived)], &["f", "g"]),
         // None.
         (&[("f", Written), ("f", Left), ("g", Arrived), ("g", Left), ("h", Arrived)], &["h"]),
