@@ -80,6 +80,11 @@ fn changes(m: &mut Mirror) {
         m.src.append(format!("{dir}/name"), b", written at once");
         m.src.remove(format!("{dir}/name"));
     }
+    // And one that is gone.
+    m.src.mkdir("gone");
+    m.src.link("d/three", "gone/name");
+    m.src.chmod("gone/name", 0o640);
+    m.src.remove("gone");
     m.daemon.thaw();
     m.check();
 }

@@ -131,6 +131,15 @@ pub(crate) struct Handled {
     pub(crate) report: WatchReport,
 }
 
+impl Handled {
+    /// Directories came and were walked over. What happened in them before raised no event, and one
+    /// may be gone again.
+    fn watched(&mut self, report: WatchReport) {
+        self.unplaced |= report.added > 0 || report.gone > 0;
+        self.report.merge(report);
+    }
+}
+
 /// Why a tree cannot be watched at all.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -373,9 +382,7 @@ impl Watches {
         let seen = match event.mask & libc::IN_ALL_EVENTS {
             libc::IN_CREATE if !excluded => {
                 let dir = self.dirs.child_or_insert(parent, event.name);
-                let report = self.walk(dir, rules);
-                handled.unplaced |= report.added > 0;
-                handled.report.merge(report);
+                handled.watched(self.walk(dir, rules));
                 Seen::MovedDir // what was written below before the watch raised no event: trust no times there
             }
             libc::IN_CREATE => Seen::CreatedDir,
@@ -392,9 +399,7 @@ impl Watches {
                         }
                         _ => self.dirs.child_or_insert(parent, event.name),
                     };
-                    let report = self.walk(dir, rules);
-                    handled.unplaced |= report.added > 0;
-                    handled.report.merge(report);
+                    handled.watched(self.walk(dir, rules));
                 }
                 if paired { Seen::ArrivedDir } else { Seen::MovedDir }
             }
