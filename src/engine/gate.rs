@@ -37,6 +37,11 @@ impl Gate {
         Gate { events, open: events == Events::default(), hidden: BTreeSet::new() }
     }
 
+    /// Whether no kind of event is left out.
+    pub(super) fn admits_all(&self) -> bool {
+        self.open
+    }
+
     /// What is to be made of a path that a record with this mask reported, if anything.
     pub(super) fn admit(&mut self, mask: u64, path: &[u8], seen: Seen) -> Option<Seen> {
         if self.open {

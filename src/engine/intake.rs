@@ -20,7 +20,7 @@ use super::listening::Listeners;
 use super::names;
 use super::rescans::UNWATCHED_EVERY;
 use super::strays::Strays;
-use super::watching::Watching;
+use super::watching::{Taken, Watching};
 use crate::dirty::{PathSink, Seen};
 use crate::filter::Filter;
 use crate::hooks::Hooks;
@@ -314,12 +314,13 @@ impl Engine {
             whiteouts: Vec::new(),
         };
         let mut apply = |mask: u32, path: &[u8], seen: Seen| out.apply(mask, path, seen);
-        let (events, unplaced) = self.intake.watching.inotify(&self.mirror.filter, bytes, &mut apply);
+        let Taken { events, unplaced, came } = self.intake.watching.inotify(&self.mirror.filter, bytes, &mut apply);
         for path in std::mem::take(&mut out.whiteouts) {
             out.sink.fanout.apply(&path, Seen::Written);
         }
         let mounts_moved = out.sink.mounts_moved;
-        if unplaced {
+        // A walk finds what changed, and not by which kind of event.
+        if unplaced || came && self.intake.gate.admits_all() {
             self.searches.strays.astray(now);
         }
         self.intake.events += events;

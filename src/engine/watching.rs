@@ -151,6 +151,17 @@ macro_rules! rules {
     };
 }
 
+/// What a buffer of inotify records amounted to, besides the changes.
+#[derive(Debug, Default)]
+pub(crate) struct Taken {
+    /// How many changes.
+    pub(crate) events: u64,
+    /// See [`Handled::unplaced`](crate::source::inotify::Handled::unplaced).
+    pub(crate) unplaced: bool,
+    /// See [`Handled::came`](crate::source::inotify::Handled::came).
+    pub(crate) came: bool,
+}
+
 impl Watching {
     /// Sets every mark and watch, then starts reading. `expected`: where filesystems were mounted
     /// in an earlier run.
@@ -412,10 +423,9 @@ impl Watching {
         std::mem::take(&mut self.lost)
     }
 
-    /// Takes in a buffer of inotify records, and gives out the changes with their masks; returns
-    /// how many there were, and whether a file may have changed that none of them reported.
-    pub(crate) fn inotify(&mut self, filter: &Filter, bytes: &[u8], out: &mut dyn FnMut(u32, &[u8], Seen)) -> (u64, bool) {
-        let Some(watches) = &mut self.watches else { return (0, false) };
+    /// Takes in a buffer of inotify records, and gives out the changes with their masks.
+    pub(crate) fn inotify(&mut self, filter: &Filter, bytes: &[u8], out: &mut dyn FnMut(u32, &[u8], Seen)) -> Taken {
+        let Some(watches) = &mut self.watches else { return Taken::default() };
         rules!(filter, self, rules);
         let mut events = 0;
         let mut out = |mask: u32, path: &[u8], seen: Seen| {
@@ -430,7 +440,7 @@ impl Watching {
         if handled.corrupt.is_some() {
             self.lost.push(Lost::all(Cause::CorruptRecord));
         }
-        let (overflow, unplaced) = (handled.overflow, handled.unplaced);
+        let (overflow, unplaced, came) = (handled.overflow, handled.unplaced, handled.came);
         self.report(handled.report);
         if overflow {
             // Directories may have appeared without an event: their watches are missing.
@@ -439,7 +449,7 @@ impl Watching {
                 self.add_tree(filter, &at);
             }
         }
-        (events, unplaced)
+        Taken { events, unplaced, came }
     }
 
     /// Follows mounts that came and went. What came is marked, then compared. `None`: none of them

@@ -124,9 +124,10 @@ pub(crate) struct Handled {
     /// nothing.
     pub(crate) stale: usize,
     /// A file changed, and the name that reported it has no path: it was in a directory that left.
-    /// Or it may have changed through a name in a directory that came, before its watch was set.
-    /// Its other names may have a path.
+    /// Its other names may have one.
     pub(crate) unplaced: bool,
+    /// Directories came: a file may have changed through a name in one before its watch was set.
+    pub(crate) came: bool,
     /// Walks of new directories.
     pub(crate) report: WatchReport,
 }
@@ -135,7 +136,7 @@ impl Handled {
     /// Directories came and were walked over. What happened in them before raised no event, and one
     /// may be gone again.
     fn watched(&mut self, report: WatchReport) {
-        self.unplaced |= report.added > 0 || report.gone > 0;
+        self.came |= report.added > 0 || report.gone > 0;
         self.report.merge(report);
     }
 }
