@@ -265,6 +265,7 @@ impl Engine {
                 });
                 if !found.is_empty() {
                     let _ = parts.send(Part::Files(found, since));
+                    wake.wake(); // the next one may wait for room
                 }
             }
             Part::End(begun.elapsed())

@@ -426,13 +426,18 @@ impl Output {
         if !line.starts_with(b" ") {
             return false;
         }
+        // Below zero where a file became shorter while it was sent.
+        let figure = |word: &[u8]| match word.strip_prefix(b"-") {
+            Some(below) => number(below).map(|_| 0),
+            None => number(word),
+        };
         let mut words = words();
-        let (Some(bytes), Some(percent)) = (words.next().and_then(number), words.next()) else { return false };
+        let (Some(bytes), Some(percent)) = (words.next().and_then(figure), words.next()) else { return false };
         if percent == b"files..." {
             self.listed = bytes;
             return true;
         }
-        let Some(percent) = percent.strip_suffix(b"%").and_then(number) else { return false };
+        let Some(percent) = percent.strip_suffix(b"%").and_then(figure) else { return false };
         let mut progress = self.progress.unwrap_or_default();
         progress.bytes = bytes;
         progress.percent = percent.min(100) as u8;
@@ -692,6 +697,11 @@ mod tests {
         let want = Progress { bytes: 52_535_146, percent: 99, files_done: 19_948, files_total: 20_202, scanning: false };
         assert_eq!(output.progress, Some(want));
         assert_eq!(output.telling(), None);
+        // A file that became shorter while it was sent.
+        let output = read(b"\r       -117,232 -2147483648%    0.00kB/s    0:00:00  \r", b"", 1000);
+        assert_eq!((output.progress.map(|p| (p.bytes, p.percent)), output.telling()), (Some((0, 0)), None));
+        let output = read(b"\r       -117,232 -x%    0.00kB/s    0:00:00  \r", b"", 1000);
+        assert!(output.progress.is_none() && output.telling().is_some(), "no line of progress");
     }
 
     #[test]
