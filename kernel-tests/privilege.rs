@@ -126,7 +126,9 @@ fn fetches(fs: Fs, to: To, way: u32, another: bool, caps: u64) -> Result<(), cra
         // The shell's own, which has written by then, and not what was forked and is not yet it.
         below(&pid).iter().filter(named).find(|s| below(&line(s, "Pid")).iter().any(|s| line(s, "Name") == "sleep")).cloned()
     };
-    let status = poll_until(WAIT, fetch).expect("the target's mark is asked for");
+    let listed = poll_until(WAIT, fetch).expect("the target's mark is asked for");
+    // It may have been listed before it became another user's.
+    let status = String::from_utf8_lossy(&of(&listed, "status")).into_owned();
     let (uid, gid) = (line(&status, "Uid"), line(&status, "Gid"));
     let same = |ids: &str| ids.split_whitespace().collect::<BTreeSet<_>>().len() == 1;
     assert!(same(&uid) && same(&gid), "{to:?}: users {uid}, groups {gid}");
