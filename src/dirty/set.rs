@@ -274,9 +274,9 @@ impl DirtySet {
     /// came through names in it, and since when these were pending. They are the caller's from here
     /// on.
     pub(crate) fn take_strayed(&mut self) -> Option<(RelPath, Epoch)> {
-        let dir = self.last.strayed.take()?;
+        let (dir, since) = (self.last.strayed.take()?, self.last.dropped?);
         self.set_flag(&dir, THROUGH, false);
-        Some((dir, self.last.dropped?))
+        Some((dir, since))
     }
 
     /// Whether a subtree is pending.

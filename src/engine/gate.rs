@@ -68,6 +68,10 @@ impl Gate {
             Seen::Gone | Seen::GoneDir | Seen::Left | Seen::LeftDir => {
                 (e.delete && has(DELETE)) || (e.move_from && has(MOVED_FROM)) || !has(DELETE | MOVED_FROM)
             }
+            // Merged with a deletion that is not followed: what is looked for would be missing.
+            Seen::Touched if has(DELETE | MOVED_FROM) => {
+                e.attrib && ((e.delete && has(DELETE)) || (e.move_from && has(MOVED_FROM)))
+            }
             Seen::Touched | Seen::DirTimes => e.attrib,
             // Comes with follow_open_files only.
             Seen::Modified | Seen::Contents | Seen::Subtree => true,
