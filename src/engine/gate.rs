@@ -84,7 +84,7 @@ impl Gate {
             return None;
         }
         // The attributes of something that was there; the other half of a merged record.
-        (e.attrib && has(ATTRIB) && !matches!(seen, Seen::Gone | Seen::GoneDir)).then_some(Seen::Touched)
+        (e.attrib && has(ATTRIB) && !matches!(seen, Seen::Gone | Seen::GoneDir | Seen::Touched)).then_some(Seen::Touched)
     }
 
     /// Whether the times of the directory `path` are followed where a record with this mask
