@@ -147,12 +147,12 @@ fn alike(name: &str, program: &str) -> Run<()> {
             (both().all(|(l, f)| [l, f].iter().all(|dir| until(dir) && linked(dir))) && found(Times::NotOfDirs).is_empty())
                 .then_some(())
         };
-        let told = || fs::read_to_string(&log_path).unwrap_or_default();
+        let logged = || fs::read_to_string(&log_path).unwrap_or_default();
         assert!(
             poll_until(WAIT, done).is_some(),
             "{name}: {what}: lsyncd's copy is not fansync's:\n{}\n{}\n{}",
             found(Times::NotOfDirs),
-            told(),
+            logged(),
             imported.stdout
         );
     };

@@ -95,8 +95,8 @@ pub fn cases() -> Vec<Case> {
             m.src.write("b.tmp", b"left out later");
             m.daemon.flush(None);
             assert_eq!(m.dst().read("a.old"), None);
-            let told = m.daemon.does(&["explain", &m.src.at("a.old").display().to_string()]);
-            assert!(told.contains(&format!("{}:2", file.display())), "the line of the pattern is not named: {told}");
+            let answer = m.daemon.does(&["explain", &m.src.at("a.old").display().to_string()]);
+            assert!(answer.contains(&format!("{}:2", file.display())), "the line of the pattern is not named: {answer}");
             write("*.tmp\n");
             assert!(m.daemon.reload());
             m.daemon.flush(None);

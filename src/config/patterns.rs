@@ -39,8 +39,8 @@ pub(crate) enum List {
 /// The patterns of a file that only its owner can change.
 ///
 /// # Errors
-/// In words, with the file, and the line if it is one: it cannot be read or trusted, or a line is no
-/// pattern of this list.
+/// In words, with the file, and the line if it is one: it cannot be read or trusted, or a line is
+/// no pattern of this list.
 pub(crate) fn read(path: &Path, list: List) -> Result<Vec<Line>, String> {
     let shown = path.display();
     if !path.is_absolute() {

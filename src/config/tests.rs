@@ -829,7 +829,7 @@ fn a_file_of_patterns_that_cannot_be_used_is_an_error_with_its_place() {
         ("include_from = [\"relative\"]".into(), "include_from: relative is not an absolute path".into()),
         ("exclude_from = \"/etc/x\"".into(), "exclude_from is a string, and should be a list of strings".into()),
     ] {
-        let told = with_files(&lines).unwrap_err().to_string();
-        assert!(told.contains(&words) && told.contains("4 | "), "{lines}: {told}");
+        let message = with_files(&lines).unwrap_err().to_string();
+        assert!(message.contains(&words) && message.contains("4 | "), "{lines}: {message}");
     }
 }

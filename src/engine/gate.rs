@@ -180,6 +180,22 @@ mod tests {
         }
     }
 
+    /// What is looked for after such a record is missing.
+    #[test]
+    fn a_change_that_is_merged_with_a_deletion_is_followed_with_that_alone() {
+        type Switch = fn(&mut Events);
+        let cases: [(Switch, u64, Option<Seen>); 5] = [
+            (|e| e.create_file = false, DELETE | ATTRIB, Some(Seen::Touched)),
+            (|e| e.delete = false, DELETE | ATTRIB, None),
+            (|e| e.delete = false, ATTRIB, Some(Seen::Touched)),
+            (|e| e.move_from = false, libc::FAN_MOVED_FROM | ATTRIB, None),
+            (|e| e.attrib = false, DELETE | ATTRIB, None),
+        ];
+        for (i, (switch, mask, want)) in cases.into_iter().enumerate() {
+            assert_eq!(gate(switch).admit(mask, b"x", Seen::Touched), want, "case {i}");
+        }
+    }
+
     #[test]
     fn an_entry_that_is_left_out_counts_for_its_directory() {
         type Switch = fn(&mut Events);

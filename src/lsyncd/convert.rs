@@ -325,8 +325,8 @@ impl Sync<'_> {
         }
     }
 
-    /// `filter` and `filterFrom`, as patterns to include and to exclude. The first rule that matches
-    /// counts, so that the two groups say the same only while no include follows an exclude.
+    /// `filter` and `filterFrom`, as patterns to include and to exclude. The first rule that
+    /// matches counts, so the two groups mean the same only while no include follows an exclude.
     fn rules(&mut self) -> (Vec<String>, Vec<String>) {
         let mut rules = Vec::new();
         match self.declared.fields.named.get("filter").cloned() {

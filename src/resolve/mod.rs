@@ -114,8 +114,8 @@ pub struct Resolver {
     writes: writes::Writes,
     /// The same of changes of attributes through names inside.
     touches: writes::Writes,
-    /// The last event took a name inside from its file. If the file has a name left inside, it has so
-    /// many in all, at least.
+    /// The last event took a name inside from its file. If the file has a name left inside, it has
+    /// so many in all, at least.
     bereft: Option<u32>,
     deafness_taken: bool,
     now: Duration,

@@ -8,8 +8,8 @@
 //!
 //! Each file has one of [`PLACES`] places by the hash of its handle, and two that share one are
 //! taken for each other: then a content is compared that need not be, and none is missed. Costs
-//! 256 KiB once a file was written, and one store for each write. The same is kept of attributes: of
-//! a file that the kernel knows by a name outside only, such a record says nothing else.
+//! 256 KiB once a file was written, and one store for each write. The same is kept of attributes:
+//! of a file that the kernel knows by a name outside only, such a record says nothing else.
 
 use std::time::Duration;
 

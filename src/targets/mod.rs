@@ -325,8 +325,8 @@ impl Target {
             let since = since.unwrap_or_else(|| self.ledger.set.epochs().current());
             self.see_long(now, dir, path.len(), since);
         }
-        // With one that is too long the times of its directory changed. To one half of a rename that
-        // says that the other does not come.
+        // With one that is too long the times of its directory changed. To one half of a rename
+        // that says that the other does not come.
         let (path, seen) = long.map_or((path, seen), |dir| (dir, Seen::Touched));
         match since {
             Some(since) => self.ledger.set.see_since(path, seen, since),

@@ -1,5 +1,5 @@
-//! Exchanges of two names (`RENAME_EXCHANGE`). The kernel reports one as two renames, `a` to `b` and
-//! `b` to `a`, so the second takes from `b` what the first has brought there, though it stays.
+//! Exchanges of two names (`RENAME_EXCHANGE`). The kernel reports one as two renames, `a` to `b`
+//! and `b` to `a`, so the second takes from `b` what the first has brought there, though it stays.
 
 use crate::hash;
 use crate::path::RelPath;
