@@ -246,65 +246,7 @@ fn written_beside_a_new_name(m: &mut Mirror) {
     m.daemon.does(&["resume"]);
 }
 
-/// A file is written in place, as large as before and with the time it had, and then loses the name
-/// it was written through, before anything of that has left. `seen`: the events of the writes are
-/// taken in before the names go.
-fn written_through_a_name_that_goes(m: &mut Mirror, seen: bool) {
-    let ways: [(&str, Goes); 7] = [
-        ("removed", |m, name| m.src.remove(name)),
-        ("exchanged", |m, name| {
-            m.src.write("other", b"another file");
-            m.src.exchange(name, "other");
-        }),
-        ("exchanged with a directory", |m, name| {
-            m.src.mkdir("instead");
-            m.src.exchange("instead", name);
-        }),
-        ("moved out", |m, name| m.src.rename_to(name, &m.out, name)),
-        ("replaced", |m, name| {
-            m.src.write("aside", b"another");
-            m.src.rename("aside", name);
-        }),
-        ("replaced by a link", |m, name| {
-            m.src.link("alone", "aside");
-            m.src.rename("aside", name);
-        }),
-        ("moved and removed", |m, name| {
-            m.src.rename(name, "d/elsewhere");
-            m.src.remove("d/elsewhere");
-        }),
-    ];
-    m.src.mkdir("leaves");
-    for (name, _) in ways {
-        m.src.write(name, b"before");
-        m.src.link(name, format!("d/{name}"));
-        m.src.set_mtime(name, 1_000_000_000, 0);
-    }
-    for n in 0..4 {
-        m.src.write(format!("leaves/{n}"), b"before");
-        m.src.link(format!("leaves/{n}"), format!("d/{n}"));
-        m.src.set_mtime(format!("leaves/{n}"), 1_000_000_000, 0);
-    }
-    m.check();
-    m.daemon.does(&["pause"]);
-    let write = |name: &str| {
-        std::fs::File::options().write(true).open(m.src.at(name)).and_then(|mut f| f.write_all(b"after.")).expect("it is there");
-        m.src.set_mtime(name, 1_000_000_000, 0);
-    };
-    ways.iter().for_each(|(name, _)| write(name));
-    (0..4).for_each(|n| write(&format!("leaves/{n}")));
-    if seen {
-        m.daemon.target_status_until("t1", "every write", |t| t.pending >= 9);
-    }
-    ways.iter().for_each(|(name, goes)| goes(m, name));
-    m.src.rename_to("leaves", &m.out, "leaves");
-    // And another directory takes its name.
-    m.src.mkdir("leaves");
-    m.src.write("leaves/0", b"another");
-    m.daemon.does(&["resume"]);
-    m.check();
-}
-
+/// What takes a name from its file.
 type Goes = fn(&Mirror, &str);
 
 const WAYS_TO_GO: [(&str, Goes); 7] = [
@@ -323,25 +265,63 @@ const WAYS_TO_GO: [(&str, Goes); 7] = [
         m.src.remove("d/elsewhere");
     }),
     ("exchanged", |m, name| {
-        let other = name.replace('/', "-");
+        let other = format!("{}.other", name.replace('/', "-"));
         m.src.write(&other, b"another file");
         m.src.exchange(name, other);
     }),
     ("exchanged with a directory", |m, name| {
-        let other = name.replace('/', "-");
+        let other = format!("{}.other", name.replace('/', "-"));
         m.src.mkdir(&other);
         m.src.exchange(other, name);
     }),
 ];
 
-/// One file for each way in each of two directories; `held` has a name of it.
+/// A file is written in place, as large as before and with the time it had, and then loses the name
+/// it was written through, before anything of that has left. `seen`: the events of the writes are
+/// taken in before the names go.
+fn written_through_a_name_that_goes(m: &mut Mirror, seen: bool) {
+    m.src.mkdir("leaves");
+    for (name, _) in WAYS_TO_GO {
+        m.src.write(name, b"before");
+        m.src.link(name, format!("d/{name}"));
+        m.src.set_mtime(name, 1_000_000_000, 0);
+    }
+    for n in 0..4 {
+        m.src.write(format!("leaves/{n}"), b"before");
+        m.src.link(format!("leaves/{n}"), format!("d/{n}"));
+        m.src.set_mtime(format!("leaves/{n}"), 1_000_000_000, 0);
+    }
+    m.check();
+    m.daemon.does(&["pause"]);
+    let write = |name: &str| {
+        std::fs::File::options().write(true).open(m.src.at(name)).and_then(|mut f| f.write_all(b"after.")).expect("it is there");
+        m.src.set_mtime(name, 1_000_000_000, 0);
+    };
+    WAYS_TO_GO.iter().for_each(|(name, _)| write(name));
+    (0..4).for_each(|n| write(&format!("leaves/{n}")));
+    if seen {
+        m.daemon.target_status_until("t1", "every write", |t| t.pending > WAYS_TO_GO.len() as u64);
+    }
+    WAYS_TO_GO.iter().for_each(|(name, goes)| goes(m, name));
+    m.src.rename_to("leaves", &m.out, "leaves");
+    // And another directory takes its name.
+    m.src.mkdir("leaves");
+    m.src.write("leaves/0", b"another");
+    m.daemon.does(&["resume"]);
+    m.check();
+}
+
+/// One file for each way and directory; `held` and `fifos` have a name of it.
 fn fill_for_touches(src: &Dir) {
     fill(src);
     src.mkdir("held");
+    src.mkdir("fifos");
     for (way, _) in WAYS_TO_GO {
         src.write(format!("d/held.{way}"), b"content");
         src.link(format!("d/held.{way}"), format!("held/{way}"));
         src.write(format!("d/came.{way}"), b"content");
+        src.fifo(format!("d/fifos.{way}"));
+        src.link(format!("d/fifos.{way}"), format!("fifos/{way}"));
     }
 }
 
@@ -351,7 +331,7 @@ fn fill_for_touches(src: &Dir) {
 /// the last name went. `cached`: the kernel knows the other names. `outside`: it knows one outside
 /// the source. The content was written before the daemon began.
 fn touched_through_a_name_that_goes(m: &mut Mirror, (seen, cached, outside): (bool, bool, bool)) {
-    let places = || ["held", "came"].into_iter().flat_map(|dir| WAYS_TO_GO.map(|(way, goes)| (dir, way, goes)));
+    let places = || ["held", "came", "fifos"].into_iter().flat_map(|dir| WAYS_TO_GO.map(|(way, goes)| (dir, way, goes)));
     m.out.mkdir("came");
     if outside {
         for (dir, way, _) in places() {
