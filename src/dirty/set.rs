@@ -66,6 +66,11 @@ pub struct Entry {
     /// An event said that the file behind this name changed: where it has other names, they changed
     /// too. Of a directory: the same of files in it, which are not pending by themselves any more.
     pub(crate) through: bool,
+    /// It was found with this as its only name: where it is gone by the time that a run fails, no
+    /// other name is sought.
+    pub(crate) single: bool,
+    /// It waited for the event that says where its file went.
+    pub(crate) waited: bool,
     /// A long deep run that began earlier passes over this path too and may undo what this batch
     /// does, so it must be sent once more when that run has ended.
     pub(crate) over: Option<BatchId>,
@@ -76,8 +81,8 @@ pub struct Entry {
 
 impl Entry {
     fn plain(path: RelPath, epoch: Epoch) -> Entry {
-        let (gone, content, held, written, through, fresh, taken) = (false, false, false, false, false, false, false);
-        Entry { path, kind: Kind::Entry, gone, content, held, written, through, over: None, fresh, taken, epoch }
+        let (gone, content, held, written, through, single, waited, fresh, taken) = Default::default();
+        Entry { path, kind: Kind::Entry, gone, content, held, written, through, single, waited, over: None, fresh, taken, epoch }
     }
 
     /// Moves the entry out and leaves its path and kind behind, marked as taken.
@@ -165,6 +170,8 @@ const ABSENT: u16 = 2048;
 const LATER: u16 = 4096;
 /// See [`Entry::written`].
 const WRITTEN: u16 = 8192;
+/// See [`Entry::waited`].
+const WAITED: u16 = 16384;
 /// What stays when a path becomes dirty, or clean.
 const LASTING: u16 = SOFT | ALONE | NOTED;
 

@@ -60,7 +60,8 @@ impl Target {
         if !told || !carried.purpose.is_dry() {
             self.account(cx.now, &run, &carried, &outcome);
         }
-        let Carried { batch, purpose, how } = carried;
+        let Carried { mut batch, purpose, how } = carried;
+        self.ledger.set.settle_single(&mut batch.entries);
         match purpose {
             Purpose::DryRun(DryRun::Proof(proof)) if told => self.proved(cx, run, (batch, how), proof, &outcome),
             Purpose::DryRun(dry) if told => self.looked(cx, &run, batch, dry, &outcome),

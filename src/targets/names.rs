@@ -117,6 +117,18 @@ fn absent(batch: &Batch, normal: &Normal) -> HashSet<RelPath> {
     batch.entries.iter().filter(|entry| entry.through).filter(leads_nowhere).map(|entry| entry.path.clone()).collect()
 }
 
+/// Marks what was found under its only name: no other name changed with it.
+fn mark_single(batch: &mut Batch, normal: &Normal, absent: &HashSet<RelPath>) {
+    // What lies below a directory that is compared whole was not looked at.
+    if batch.entries.iter().any(|entry| entry.kind == Kind::Subtree) {
+        return;
+    }
+    let unsure = |item: &&normal::Item| has_names(item, 2) || matches!(item.state, Look::Unreadable(_));
+    let unsure: HashSet<&[u8]> = normal.items.iter().filter(unsure).map(|item| &*item.path).collect();
+    let single = |e: &Entry| e.kind == Kind::Entry && !unsure.contains(&*e.path) && !absent.contains(&e.path);
+    batch.entries.iter_mut().filter(|e| e.through && single(e)).for_each(|entry| entry.single = true);
+}
+
 /// Reports what may have names outside.
 fn meet(cx: &mut Context<'_>, batch: &Batch, normal: &Normal) {
     if normal.items.iter().any(|item| has_names(item, 2)) || batch.entries.iter().any(|entry| entry.kind > Kind::Entry) {
@@ -186,6 +198,10 @@ impl Target {
         self.hold_absent(cx.now, batch, &absent);
         self.seek_in_dirs(cx.names, cx.wall_start, batch, &absent, together);
         let files = files(batch, normal, least);
+        // Where links are kept, a name that comes meanwhile leaves together with this one.
+        if !together {
+            mark_single(batch, normal, &absent);
+        }
         if self.hurry() && !(self.ledger.sought.dirs.is_empty() && files.is_empty()) {
             cx.names.hurry();
         }
@@ -225,7 +241,7 @@ impl Target {
     /// Lets files wait that changed and were not found: the event that says where they went is on
     /// its way.
     fn hold_absent(&mut self, now: Duration, batch: &mut Batch, absent: &HashSet<RelPath>) {
-        let waits = |e: &mut Entry| e.kind == Kind::Entry && e.through && !e.gone && absent.contains(&e.path);
+        let waits = |e: &mut Entry| e.kind == Kind::Entry && e.through && !e.waited && absent.contains(&e.path);
         for entry in batch.entries.extract_if(.., waits).collect::<Vec<_>>() {
             self.ledger.set.hold_absent(batch.id, entry, now + ABSENCE);
         }
@@ -234,7 +250,7 @@ impl Target {
     /// Has the files sought that changed in directories of a batch, or through what is not found.
     /// `together`: the other names of what is found leave with it.
     fn seek_in_dirs(&mut self, names: &mut Names, wall_start: i64, batch: &mut Batch, absent: &HashSet<RelPath>, together: bool) {
-        for entry in batch.entries.iter_mut().filter(|entry| entry.through && (entry.kind > Kind::Entry || entry.gone)) {
+        for entry in batch.entries.iter_mut().filter(|entry| entry.through && (entry.kind > Kind::Entry || entry.waited)) {
             let (dir, deep) = match absent.contains(&entry.path) {
                 // It may be anywhere.
                 true => {

@@ -161,6 +161,8 @@ impl DirtySet {
             held: n.flags & OPEN != 0,
             written: n.flags & WRITTEN != 0,
             through: n.flags & THROUGH != 0,
+            single: false,
+            waited: n.flags & WAITED != 0,
             over,
             fresh: n.flags & FRESH != 0,
             taken: false,
@@ -282,6 +284,15 @@ impl DirtySet {
         }
     }
 
+    /// A run that carried these has ended, in whatever way. See [`Entry::single`].
+    pub(crate) fn settle_single(&mut self, entries: &mut [Entry]) {
+        for entry in entries.iter_mut().filter(|entry| entry.single && entry.through) {
+            entry.through = false;
+            // For an event from before the look that is seen only now.
+            self.landed.add(entry);
+        }
+    }
+
     /// Makes an entry that was parked pending again, merged with what has become dirty meanwhile.
     pub(crate) fn restore(&mut self, entry: Entry) {
         self.epochs.remove(entry.epoch);
@@ -325,6 +336,9 @@ impl DirtySet {
         if entry.written {
             n.flags |= WRITTEN;
         }
+        if entry.waited {
+            n.flags |= WAITED;
+        }
         if entry.held && fresh {
             n.flags |= OPEN;
         }
@@ -343,8 +357,8 @@ impl DirtySet {
         let narrowed: Vec<Entry> = paths
             .into_iter()
             .map(|(path, kind)| {
-                let (gone, held, through, fresh) = (false, false, false, false);
-                Entry { path, kind, gone, content: true, held, through, over: None, fresh, ..entry }
+                let (gone, held, through, single, waited, fresh) = Default::default();
+                Entry { path, kind, gone, content: true, held, through, single, waited, over: None, fresh, ..entry }
             })
             .collect();
         for _ in &narrowed {
@@ -397,7 +411,7 @@ impl DirtySet {
     /// daemon's start) or the event that says where it went. It is sent as one that went.
     pub(crate) fn hold_absent(&mut self, id: BatchId, mut entry: Entry, until: Duration) {
         self.land(&entry.path, id);
-        entry.gone = true;
+        (entry.gone, entry.waited) = (true, true);
         let path = entry.path.clone();
         self.restore(entry);
         if let Some(at) = self.tree.find(&path)
@@ -433,6 +447,7 @@ impl DirtySet {
                 kept.content |= dup.content;
                 kept.through |= dup.through;
                 kept.written |= dup.written;
+                kept.waited |= dup.waited;
             }
             same
         });
@@ -452,6 +467,7 @@ impl DirtySet {
                         entry.content |= self.tree[at].flags & CONTENT != 0;
                         entry.through |= self.tree[at].flags & THROUGH != 0;
                         entry.written |= self.tree[at].flags & WRITTEN != 0;
+                        entry.waited |= self.tree[at].flags & WAITED != 0;
                         self.clear(at);
                     }
                     if round == 0 && !self.order.is_empty() {
@@ -497,6 +513,7 @@ impl DirtySet {
         if n.kind == Some(Kind::Entry) {
             (entry.gone, entry.content) = (n.flags & GONE != 0, n.flags & CONTENT != 0);
             (entry.through, entry.written) = (n.flags & THROUGH != 0, n.flags & WRITTEN != 0);
+            entry.waited = n.flags & WAITED != 0;
             let epoch = self.clear(at).expect("it was pending");
             entry.epoch = epoch.min(since);
             if !self.order.is_empty() {

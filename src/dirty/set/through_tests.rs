@@ -162,3 +162,47 @@ fn the_bound_on_pending_paths_keeps_changes_through_names() {
         |n: usize| got.iter().any(|dir| crate::path::is_at_or_below(format!("d{}/f{n}", n % 4).as_bytes(), dir.as_bytes()));
     assert!((0..40).all(covered), "{got:?}");
 }
+
+/// No other name is sought for a file of one name whose run failed, and which has gone since.
+#[test]
+fn what_was_found_under_its_only_name_carries_no_change_once_a_run_has_ended() {
+    let all = Limits { max_paths: 10, ignore_holds: true };
+    for ended in [true, false] {
+        let mut set = DirtySet::new(100);
+        set.see(b"f", Seen::Written);
+        let mut batch = set.take_shallow(all, &mut |_, _| false).unwrap();
+        batch.entries.iter_mut().for_each(|entry| entry.single = true);
+        if ended {
+            set.settle_single(&mut batch.entries);
+        }
+        set.park(batch.id, &batch.entries);
+        batch.entries.into_iter().for_each(|entry| set.restore(entry));
+        let again = set.take_shallow(all, &mut |_, _| false).unwrap();
+        let left: Vec<_> = again.entries.iter().map(|entry| (entry.through, entry.single)).collect();
+        assert_eq!(left, [(!ended, false)], "without a run, it is looked at once more");
+        // The name may have been another file's at the look.
+        set.park(again.id, &again.entries);
+        again.entries.into_iter().for_each(|entry| set.restore(entry));
+        set.see(b"f", Seen::Replaced);
+        assert!(set.dropped_change().is_some());
+        set.take_shallow(all, &mut |_, _| false).unwrap();
+    }
+}
+
+/// Programs that save a file write a second one again and again, and rename it over the first.
+#[test]
+fn a_name_that_is_not_found_waits_once_for_its_event_also_if_it_went_before() {
+    let all = Limits { max_paths: 10, ignore_holds: true };
+    let mut set = DirtySet::new(100);
+    for seen in [Seen::Written, Seen::Gone, Seen::Written] {
+        set.see(b"aside", seen);
+    }
+    let mut batch = set.take_shallow(all, &mut |_, _| false).unwrap();
+    let entry = batch.entries.remove(0);
+    assert_eq!((entry.gone, entry.through, entry.waited), (true, true, false));
+    set.hold_absent(batch.id, entry, Duration::from_secs(1));
+    assert!(set.take_shallow(all, &mut |_, _| false).is_none());
+    set.tick(Duration::from_secs(1));
+    let waited = set.take_shallow(all, &mut |_, _| false).unwrap().entries.remove(0);
+    assert_eq!((waited.gone, waited.through, waited.waited), (true, true, true));
+}
