@@ -367,6 +367,77 @@ fn touched_through_a_name_that_goes(m: &mut Mirror, (seen, cached, outside): (bo
     m.check();
 }
 
+/// What becomes of the directories `d` and `e` below this one.
+const WAYS_OF_DIRECTORIES: [(&str, Goes); 9] = [
+    ("exchanged", |m, at| m.src.exchange(format!("{at}/d"), format!("{at}/e"))),
+    ("exchanged by the other", |m, at| m.src.exchange(format!("{at}/e"), format!("{at}/d"))),
+    ("exchanged twice", |m, at| {
+        m.src.exchange(format!("{at}/d"), format!("{at}/e"));
+        m.src.exchange(format!("{at}/d"), format!("{at}/e"));
+    }),
+    ("moved and exchanged", |m, at| {
+        m.src.rename(format!("{at}/d"), format!("{at}/z"));
+        m.src.rename(format!("{at}/z"), format!("{at}/y"));
+        m.src.exchange(format!("{at}/y"), format!("{at}/e"));
+    }),
+    ("exchanged and moved", |m, at| {
+        m.src.exchange(format!("{at}/d"), format!("{at}/e"));
+        m.src.rename(format!("{at}/e"), format!("{at}/z"));
+        m.src.rename(format!("{at}/d"), format!("{at}/y"));
+    }),
+    ("exchanged and out", |m, at| {
+        m.src.exchange(format!("{at}/d"), format!("{at}/e"));
+        m.src.rename_to(format!("{at}/e"), &m.out, format!("{at}-e"));
+    }),
+    ("in a circle", |m, at| {
+        m.src.rename(format!("{at}/d"), format!("{at}/z"));
+        m.src.rename(format!("{at}/e"), format!("{at}/d"));
+        m.src.rename(format!("{at}/z"), format!("{at}/e"));
+    }),
+    ("one into the other", |m, at| m.src.rename(format!("{at}/d"), format!("{at}/e/d"))),
+    ("exchanged across levels", |m, at| {
+        m.src.mkdir(format!("{at}/e/deep"));
+        m.src.exchange(format!("{at}/d"), format!("{at}/e/deep"));
+    }),
+];
+
+/// Files change in directories that are renamed or exchanged before anything of that has left:
+/// those in `d`, in `e`, or both. `seen`: the events of the changes are taken in before that.
+fn changed_in_directories_that_move(m: &mut Mirror, in_d: bool, in_e: bool, seen: bool) {
+    for (way, _) in WAYS_OF_DIRECTORIES {
+        m.src.mkdir(way);
+        for dir in ["d", "e"] {
+            m.src.mkdir(format!("{way}/{dir}"));
+            for file in ["written", "touched"] {
+                m.src.write(format!("{way}/{dir}/{file}"), b"before");
+                m.src.link(format!("{way}/{dir}/{file}"), format!("d/{way}-{dir}-{file}"));
+            }
+        }
+    }
+    m.check();
+    m.daemon.does(&["pause"]);
+    if !seen {
+        m.daemon.freeze();
+    }
+    let dirs = || [("d", in_d), ("e", in_e)].into_iter().filter(|(_, changes)| *changes).map(|(dir, _)| dir);
+    for (way, _) in WAYS_OF_DIRECTORIES {
+        for dir in dirs() {
+            m.src.append(format!("{way}/{dir}/written"), b", and more");
+            m.src.chmod(format!("{way}/{dir}/touched"), 0o604);
+        }
+    }
+    if seen {
+        let least = (WAYS_OF_DIRECTORIES.len() * dirs().count()) as u64;
+        m.daemon.target_status_until("t1", "every change", |t| t.pending >= 2 * least);
+    }
+    WAYS_OF_DIRECTORIES.iter().for_each(|(way, acts)| acts(m, way));
+    if !seen {
+        m.daemon.thaw();
+    }
+    m.daemon.does(&["resume"]);
+    m.check();
+}
+
 /// By default, with links kept, and with open files followed.
 fn in_each_case(name: &'static str, act: fn(&mut Mirror)) -> Case {
     case(name, ALL, move |fs| {
@@ -403,6 +474,19 @@ pub fn cases() -> Vec<Case> {
                     m.out.append("leaves/0", b", and more");
                     m.check();
                 }
+            }
+            Ok(())
+        }));
+    }
+    let (fanotify, inotify) = ("changed_in_directories_that_move", "inotify_changed_in_directories_that_move");
+    for (name, watch) in [(fanotify, "fanotify"), (inotify, "inotify")] {
+        all.push(case(name, ALL, move |fs| {
+            let ways = [(true, false, true), (false, true, true), (true, true, true), (true, true, false)];
+            for (kept, (in_d, in_e, seen)) in [&[][..], &["hard_links"]].into_iter().flat_map(|kept| ways.map(|way| (kept, way)))
+            {
+                let mut m = Setup::new(fs).watch(watch).carrying(kept).before(fill).start()?;
+                m.check();
+                changed_in_directories_that_move(&mut m, in_d, in_e, seen);
             }
             Ok(())
         }));

@@ -29,15 +29,6 @@ impl DirtySet {
         let (carried, _) = (self.last.carried.take(), self.last.strayed.take());
         self.see_plain(path, seen.plain(), epoch);
         match seen {
-            Seen::Left | Seen::LeftDir => self.last.exchange.left(path, self.last.dropped.is_some()),
-            Seen::Arrived | Seen::ArrivedDir => {
-                if let Some(other) = self.last.exchange.arrived(path) {
-                    self.set_flag(&other, THROUGH, true);
-                }
-            }
-            _ => {}
-        }
-        match seen {
             Seen::LeftDir | Seen::GoneDir if self.last.absorbed => {
                 self.set_flag(path, THROUGH, true);
                 let dir = Some(RelPath::from_normal(path));
@@ -50,6 +41,17 @@ impl DirtySet {
                 if let Some(old) = carried {
                     self.set_flag(&old, THROUGH, false);
                     self.set_flag(path, THROUGH, true);
+                }
+            }
+            _ => {}
+        }
+        // Last: in an exchange, what the second rename takes along was brought by the first one, and
+        // stays there as well.
+        match seen {
+            Seen::Left | Seen::LeftDir => self.last.exchange.left(path, self.last.dropped.is_some()),
+            Seen::Arrived | Seen::ArrivedDir => {
+                if let Some(other) = self.last.exchange.arrived(path) {
+                    self.set_flag(&other, THROUGH, true);
                 }
             }
             _ => {}

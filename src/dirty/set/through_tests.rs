@@ -66,6 +66,25 @@ fn changes_that_a_directory_absorbs_go_with_it() {
         (&[("g", Touched), ("f", Left), ("g", Arrived), ("g", Left), ("f", Arrived)], &["f", "g"]),
         (&[("f", Written), ("f", Left), ("d", Arrived), ("d", LeftDir), ("f", ArrivedDir)], &["d"]),
         (&[("f", Written), ("f", Left), ("g", Arrived), ("x", Created), ("g", Left), ("f", Arrived)], &["f", "g"]),
+        // Of two directories, one or both of which hold what changed; and one that was moved before.
+        (&[("d/f", Written), ("d", LeftDir), ("e", ArrivedDir), ("e", LeftDir), ("d", ArrivedDir)], &["d", "e"]),
+        (&[("e/f", Touched), ("d", LeftDir), ("e", ArrivedDir), ("e", LeftDir), ("d", ArrivedDir)], &["d", "e"]),
+        (
+            &[("d/f", Written), ("e/f", Touched), ("d", LeftDir), ("e", ArrivedDir), ("e", LeftDir), ("d", ArrivedDir)],
+            &["d", "e"],
+        ),
+        (
+            &[
+                ("d/f", Written),
+                ("d", LeftDir),
+                ("y", ArrivedDir),
+                ("y", LeftDir),
+                ("e", ArrivedDir),
+                ("e", LeftDir),
+                ("y", ArrivedDir),
+            ],
+            &["e", "y"],
+        ),
         // None.
         (&[("f", Written), ("f", Left), ("g", Arrived), ("g", Left), ("h", Arrived)], &["h"]),
     ];
