@@ -282,6 +282,9 @@ pub struct Target {
     pub(crate) paused_unix: f64,
     /// Age of the oldest change that is not confirmed.
     pub(crate) lag_seconds: f64,
+    /// How long changes take until the target holds them.
+    #[serde(default)]
+    pub(crate) latency: Latency,
     /// When a batch was last confirmed, seconds since 1970; 0 for never.
     pub(crate) last_success_unix: f64,
     /// Seconds until the target is tried again; 0 when it is up.
@@ -335,6 +338,32 @@ pub struct Target {
     /// The last comparison with the source, or the one that runs.
     #[serde(default)]
     pub(crate) verify: Option<Verify>,
+}
+
+/// How long changes take, from the event that made a path pending to its confirmation.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Latency {
+    /// What half of the last paths did not exceed; 0 for none.
+    pub(crate) p50_seconds: f64,
+    /// The same of 99 in a hundred.
+    pub(crate) p99_seconds: f64,
+    /// How many paths these two are of.
+    pub(crate) recent: u64,
+    /// A histogram of all since the start.
+    pub(crate) buckets: Vec<Bucket>,
+    /// Paths since the start.
+    pub(crate) paths: u64,
+    /// What they took together.
+    pub(crate) sum_seconds: f64,
+}
+
+/// Paths that took at most so long.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Bucket {
+    /// The bound.
+    pub(crate) seconds: f64,
+    /// Those of smaller buckets included.
+    pub(crate) paths: u64,
 }
 
 /// A path that waits to be sent.
@@ -407,6 +436,14 @@ pub(crate) mod tests {
             state: TargetState::Down,
             reason: "connection refused".into(),
             lag_seconds: 75.0,
+            latency: Latency {
+                p50_seconds: 0.004,
+                p99_seconds: 1.5,
+                recent: 40,
+                buckets: vec![Bucket { seconds: 0.01, paths: 39 }, Bucket { seconds: 1.0, paths: 39 }],
+                paths: 40,
+                sum_seconds: 1.6,
+            },
             retry_seconds: 4.0,
             pending: 3,
             failures: vec![Failure { path: "a\\x0a".into(), reason: "denied".into(), tries: 4, retry_seconds: 0.5 }],
@@ -531,6 +568,7 @@ pub(crate) mod tests {
             "LOG    1 line not written (No space left on device); the log cannot be written",
             "state   down: connection refused (next try in 4.0s)",
             "lag     1m 15s; 3 pending",
+            "latency p50 4ms, p99 1.5s of the last 40 paths",
             "queue_overflow: 2 (compared again)",
             "failing_path: 5 (tried again)",
             "the reader waited 4 times",

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The grain of the lag, in milliseconds.
-const EPOCH_MS: u64 = 10;
+const EPOCH_MS: u64 = 1;
 
 /// A moment, in units of `EPOCH_MS` since the daemon's start (or a little ahead of it after many
 /// flush requests).

@@ -2,7 +2,7 @@
 
 use prometheus::proto::MetricFamily;
 
-use super::Kind::{Counter, Gauge};
+use super::Kind::{Counter, Gauge, Histogram};
 use super::{Row, Values, row, truth};
 use crate::lost::Cause;
 use crate::progress::Progress;
@@ -100,6 +100,13 @@ const TARGET: &[Row<Target>] = &[
     row(Gauge, "fansync_target_lag_seconds", T, "Age of the oldest change that is not confirmed; 0 in sync.", |t, v| {
         v.put(t.lag_seconds);
     }),
+    row(
+        Histogram,
+        "fansync_target_latency_seconds",
+        T,
+        "From the event that made a path pending to its confirmation, for each path.",
+        |t, v| v.histogram(&t.latency),
+    ),
     row(Gauge, "fansync_target_pending_paths", T, "Paths that wait to be sent.", |t, v| v.put(t.pending as f64)),
     row(Gauge, "fansync_target_in_flight_paths", T, "Paths in running batches.", |t, v| v.put(t.in_flight as f64)),
     row(

@@ -23,7 +23,7 @@ pub(crate) mod sampler;
 use prometheus::TextEncoder;
 use prometheus::proto::{self, LabelPair, MetricFamily, MetricType};
 
-use crate::status::Snapshot;
+use crate::status::{Latency, Snapshot};
 pub(crate) use file::MetricsFile;
 
 /// The content type of metrics.
@@ -36,6 +36,8 @@ pub(crate) enum Kind {
     Counter,
     /// Up and down.
     Gauge,
+    /// Counts of durations below bounds.
+    Histogram,
 }
 
 /// What is known of a metric beside its values.
@@ -81,15 +83,7 @@ impl Values<'_> {
     }
 
     pub(crate) fn with(&mut self, more: &[&str], value: f64) {
-        let values = self.first.iter().chain(more);
-        debug_assert_eq!(self.first.len() + more.len(), self.metric.labels.len(), "{}", self.metric.name);
-        let pairs = self.metric.labels.iter().zip(values).map(|(name, value)| {
-            let mut pair = LabelPair::default();
-            pair.set_name((*name).into());
-            pair.set_value((*value).into());
-            pair
-        });
-        let mut metric = proto::Metric::from_label(pairs.collect());
+        let mut metric = proto::Metric::from_label(self.labels(more));
         match self.metric.kind {
             Kind::Counter => {
                 let mut counter = proto::Counter::default();
@@ -101,8 +95,39 @@ impl Values<'_> {
                 gauge.set_value(value);
                 metric.set_gauge(gauge);
             }
+            Kind::Histogram => unreachable!("{} has no single value", self.metric.name),
         }
         self.out.push(metric);
+    }
+
+    /// The buckets of a histogram, without that of infinity, which the encoder adds.
+    pub(crate) fn histogram(&mut self, latency: &Latency) {
+        debug_assert_eq!(self.metric.kind, Kind::Histogram, "{}", self.metric.name);
+        let buckets = latency.buckets.iter().map(|of| {
+            let mut bucket = proto::Bucket::default();
+            bucket.set_upper_bound(of.seconds);
+            bucket.set_cumulative_count(of.paths);
+            bucket
+        });
+        let mut histogram = proto::Histogram::default();
+        histogram.set_sample_count(latency.paths);
+        histogram.set_sample_sum(latency.sum_seconds);
+        histogram.set_bucket(buckets.collect());
+        let mut metric = proto::Metric::from_label(self.labels(&[]));
+        metric.set_histogram(histogram);
+        self.out.push(metric);
+    }
+
+    fn labels(&self, more: &[&str]) -> Vec<LabelPair> {
+        let values = self.first.iter().chain(more);
+        debug_assert_eq!(self.first.len() + more.len(), self.metric.labels.len(), "{}", self.metric.name);
+        let pair = |(name, value): (&&str, &&str)| {
+            let mut pair = LabelPair::default();
+            pair.set_name((*name).into());
+            pair.set_value((*value).into());
+            pair
+        };
+        self.metric.labels.iter().zip(values).map(pair).collect()
     }
 
     /// 1 for the one of `all` that is `now`, 0 for the others.
@@ -127,6 +152,7 @@ pub(crate) fn families<'t, T: 't>(
         family.set_field_type(match row.metric.kind {
             Kind::Counter => MetricType::COUNTER,
             Kind::Gauge => MetricType::GAUGE,
+            Kind::Histogram => MetricType::HISTOGRAM,
         });
         family.set_metric(out);
         family

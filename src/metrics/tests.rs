@@ -33,6 +33,14 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
+fn word(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Counter => "counter",
+        Kind::Gauge => "gauge",
+        Kind::Histogram => "histogram",
+    }
+}
+
 /// Whole words that begin with the prefix; a name that goes on after `*` or `…` names several.
 fn named(text: &str) -> BTreeSet<&str> {
     let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '*' || c == '…'));
@@ -63,11 +71,12 @@ fn names_follow_the_conventions() {
 fn every_metric_is_exported_with_help_and_type() {
     let text = of_daemon(&snapshot()) + &crate::failover::metrics::text(&failover());
     for m in every() {
-        let kind = if m.kind == Kind::Counter { "counter" } else { "gauge" };
+        let kind = word(m.kind);
         for line in [format!("# HELP {} {}\n", m.name, m.help), format!("# TYPE {} {kind}\n", m.name)] {
             assert!(text.contains(&line), "{line:?} is not in\n{text}");
         }
-        let has_value = text.lines().any(|l| l.strip_prefix(m.name).is_some_and(|rest| rest.starts_with(['{', ' '])));
+        let name = if m.kind == Kind::Histogram { format!("{}_bucket", m.name) } else { m.name.into() };
+        let has_value = text.lines().any(|l| l.strip_prefix(&name).is_some_and(|rest| rest.starts_with(['{', ' '])));
         assert!(has_value, "{} has no value", m.name);
     }
 }
@@ -148,10 +157,13 @@ fn the_last_comparison_is_told_and_none_is_zero() {
 fn the_documents_list_every_metric_and_no_other() {
     let known: BTreeSet<&str> = every().iter().map(|m| m.name).collect();
     let docs = read("docs/monitoring.md");
-    let unknown: Vec<_> = named(&docs).into_iter().filter(|name| !known.contains(name)).collect();
+    let histograms = every().into_iter().filter(|m| m.kind == Kind::Histogram);
+    let parts: BTreeSet<String> =
+        histograms.flat_map(|m| ["bucket", "sum", "count"].map(|part| format!("{}_{part}", m.name))).collect();
+    let unknown: Vec<_> = named(&docs).into_iter().filter(|name| !known.contains(name) && !parts.contains(*name)).collect();
     assert!(unknown.is_empty(), "docs/monitoring.md names what is not exported: {unknown:?}");
     let row = |m: &Metric| {
-        let kind = if m.kind == Kind::Counter { "counter" } else { "gauge" };
+        let kind = word(m.kind);
         let labels = m.labels.iter().map(|l| format!("`{l}`")).collect::<Vec<_>>().join(", ");
         format!("| `{}` | {kind} | {labels} | {} |", m.name, m.help).replace("|  |", "| |")
     };
@@ -249,4 +261,20 @@ fn the_dashboard_is_sound_and_asks_for_what_is_exported() {
         }
     }
     assert!(ids.len() > 15);
+}
+
+#[test]
+fn a_histogram_counts_each_path_in_every_bucket_above_it() {
+    let text = of_daemon(&snapshot());
+    let labels = r#"mirror="data",target="backup""#;
+    for (name, labels, value) in [
+        ("bucket", format!(r#"{labels},le="0.01""#), 39.0),
+        ("bucket", format!(r#"{labels},le="1""#), 39.0),
+        ("bucket", format!(r#"{labels},le="+Inf""#), 40.0),
+        ("count", labels.to_owned(), 40.0),
+        ("sum", labels.to_owned(), 1.6),
+    ] {
+        let key = format!("fansync_target_latency_seconds_{name}{{{labels}}}");
+        assert_eq!(series(&text).get(&key), Some(&value), "{key} in\n{text}");
+    }
 }

@@ -142,6 +142,11 @@ impl Target {
         }
         let lag = if self.lag_seconds > 0.0 { span(self.lag_seconds) } else { "none, in sync".into() };
         let _ = writeln!(out, "    lag     {lag}; {} pending, {} in flight", self.pending, self.in_flight);
+        if self.latency.recent > 0 {
+            let of = plural(self.latency.recent, "path");
+            let (p50, p99) = (span(self.latency.p50_seconds), span(self.latency.p99_seconds));
+            let _ = writeln!(out, "    latency p50 {p50}, p99 {p99} of the last {of}");
+        }
         for (label, p) in self.reconcile.iter().map(|p| ("full", p)).chain(self.passes.iter().map(|p| ("pass", p))) {
             let _ = writeln!(out, "    {label}    {} for {}: {}", p.what, span(p.seconds), p.figures());
         }

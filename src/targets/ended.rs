@@ -471,8 +471,9 @@ impl Target {
         }
     }
 
-    pub(super) fn confirm(&mut self, id: BatchId, entries: Vec<Entry>) {
+    pub(super) fn confirm(&mut self, now: Duration, id: BatchId, entries: Vec<Entry>) {
         self.counters.stats.batches += 1;
+        self.counters.latency.confirmed(now, &entries);
         self.counters.stats.last_success_unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         self.judge_covered(&entries);
         for entry in &entries {
@@ -508,7 +509,7 @@ impl Target {
             if !std::mem::replace(&mut self.counters.top_refused, true) {
                 tracing::warn!(mirror = %self.mirror.name, target_name = %self.cfg.name, "the target's top directory keeps its own times and mode: {}", outcome.reason);
             }
-            return self.confirm(id, entries);
+            return self.confirm(cx.now, id, entries);
         }
         // The first time it may be the source that changed.
         if deletes_skipped && batch.round > 0 && self.hides_unread(cx.root, &batch, &outcome) {

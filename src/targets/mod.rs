@@ -50,6 +50,7 @@ mod history;
 mod identity;
 mod inherited;
 mod lanes;
+mod latency;
 mod launch;
 mod leases;
 pub use leases::leased;

@@ -204,7 +204,7 @@ impl Target {
             let proof = Proof { outcome: outcome.clone(), extra, narrows: true };
             self.prove_by(cx, good, (how.compare, how.limited), proof);
         } else if !good.is_empty() {
-            self.confirm(id, good);
+            self.confirm(cx.now, id, good);
         }
         // Both sides are equal. With anything left, what a later run replaces there is to be kept
         // still.

@@ -494,7 +494,7 @@ impl Target {
         // Its source is a directory of ours, so that cannot be what is missing.
         let count = !line || outcome.verdict == Verdict::SourceRoot;
         match moving {
-            Moving::Links(pairs) => self.moved(run, pairs, batch, outcome),
+            Moving::Links(pairs) => self.moved(cx.now, run, pairs, batch, outcome),
             Moving::Clears => {
                 let deleted: BTreeSet<&[u8]> = items.map(|item| &*item.path).collect();
                 self.cleared(cx, batch, false, &|old| Old::removed(done || no_dir || deleted.contains(path::base(old))), count);
@@ -557,7 +557,7 @@ impl Target {
         self.release_behind();
     }
 
-    fn moved(&mut self, run: &Process, pairs: Vec<(RelPath, RelPath)>, batch: Batch, outcome: &Outcome) {
+    fn moved(&mut self, now: Duration, run: &Process, pairs: Vec<(RelPath, RelPath)>, batch: Batch, outcome: &Outcome) {
         let Batch { id, entries, .. } = batch;
         let output = run.rsync.output();
         let came = |item: &&Item| match run.pass {
@@ -605,7 +605,7 @@ impl Target {
             }
         }
         if !arrivals.is_empty() {
-            self.confirm(id, arrivals);
+            self.confirm(now, id, arrivals);
         }
     }
 }

@@ -14,6 +14,7 @@ const RECORDED_FAILURES: usize = 10_000;
 /// What is counted, and what the log has of it.
 pub(super) struct Counters {
     pub(super) stats: status::Target,
+    pub(super) latency: latency::Latency,
     /// Passes over the whole tree that ended well.
     pub(super) reconciles: u64,
     /// What the log has of batches that failed.
@@ -26,7 +27,14 @@ pub(super) struct Counters {
 
 impl Counters {
     pub(super) fn new(stats: status::Target) -> Counters {
-        Counters { stats, reconciles: 0, repeats: Default::default(), top_refused: false, bound_said: false }
+        Counters {
+            stats,
+            latency: Default::default(),
+            reconciles: 0,
+            repeats: Default::default(),
+            top_refused: false,
+            bound_said: false,
+        }
     }
 }
 
@@ -50,6 +58,7 @@ impl Target {
         s.merged = self.ledger.set.merged();
         s.in_flight = self.runs.batches().map(|b| b.entries.len() as u64).sum();
         s.lag_seconds = self.ledger.set.epochs().lag(now).max(put_off).unwrap_or_default().as_secs_f64();
+        s.latency = self.counters.latency.shown();
         s.standby = self.runs.standbys() as u64;
         s.coarsened = self.ledger.set.coarsened();
         s.renames_sent_whole += self.ledger.set.parted();

@@ -223,7 +223,7 @@ impl Target {
                 }
             }
         }
-        self.confirm(id, whole);
+        self.confirm(cx.now, id, whole);
     }
 }
 

@@ -215,6 +215,7 @@ function card(m, t, verdict) {
     graph(line, past ? past.step_seconds : 5, t),
     make("dl", {}, fact("Behind", t.lag_seconds > 0 ? span(t.lag_seconds) : "no"), fact("Pending", plural(t.pending, "path")),
       fact("In flight", plural(t.in_flight, "path")), fact("Last confirmed", ago(t.last_success_unix)),
+      fact("Half within", t.latency.recent > 0 ? span(t.latency.p50_seconds) : "–"), fact("99 in 100 within", t.latency.recent > 0 ? span(t.latency.p99_seconds) : "–"),
       fact("Sent", bytes(t.bytes_sent)), fact("Batches", number(t.batches))),
     failures(`${key} failed`, t.failures, t.failures_more), pending(`${key} pending`, t));
 }

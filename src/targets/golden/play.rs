@@ -836,6 +836,7 @@ impl Director {
         self.count(if self.target.in_sync() { "in sync at the end" } else { "not in sync at the end" });
         let mut stats = self.target.status(self.now, None, None);
         (stats.last_success_unix, stats.failures, stats.pending_paths) = (0.0, Vec::new(), Vec::new());
+        stats.latency = Default::default();
         for (class, n) in stats.bad_runs.clone() {
             *self.trace.counts.entry(format!("verdict: {class}")).or_default() += n;
         }
