@@ -111,7 +111,7 @@ fn alike(name: &str, program: &str) -> Run<()> {
         modules.push((name.to_owned(), dir.root().to_owned()));
     }
     let rsyncd = if program.contains("@PORT@") { Some(Rsyncd::start(at, &modules)?) } else { None };
-    let sshd = if program.contains("@SSH@") { Some(Sshd::start(at)?) } else { None };
+    let sshd = if program.contains("@SSH@") { Some(Sshd::start(at, at)?) } else { None };
     fill(&ground.src);
     fs::write(at.join("excludes"), "# what changes often\n*.tmp\n/cache/\n").expect("a file");
     let shell = sshd.as_ref().map_or_else(String::new, |sshd| {

@@ -250,7 +250,9 @@ pub fn cases() -> Vec<Case> {
                 let port = match to {
                     To::Local => None,
                     To::Module => m.rsyncd.as_ref().map(|rsyncd| rsyncd.port()),
-                    To::Ssh => ssh.as_deref().and_then(|ssh| ssh.split(' ').nth(2)?.parse().ok()),
+                    To::Ssh | To::SshHome | To::SshWholeHome => {
+                        ssh.as_deref().and_then(|ssh| ssh.split(' ').nth(2)?.parse().ok())
+                    }
                 };
                 if let Some(port) = port {
                     let Some(own) = over_ipv6(port) else { return Err(Skip("there is no IPv6 on loopback".into())) };

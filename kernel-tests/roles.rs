@@ -18,6 +18,7 @@ pub fn cases() -> Vec<Case> {
         case("an_old_primary_pushes_nothing_to_a_module", &[Fs::Ext4], |fs| old_primary(fs, To::Module)),
         case("an_old_primary_pushes_nothing_to_a_directory", &[Fs::Tmpfs], |fs| old_primary(fs, To::Local)),
         case("an_old_primary_pushes_nothing_over_ssh", &[Fs::Tmpfs], |fs| old_primary(fs, To::Ssh)),
+        case("an_old_primary_pushes_nothing_to_the_home_over_ssh", &[Fs::Tmpfs], |fs| old_primary(fs, To::SshHome)),
         case("a_target_promoted_by_hand_while_it_is_up", &[Fs::Tmpfs], |fs| {
             let m = roles(fs, To::Module, 1, Some((1, Role::Follower))).start()?;
             m.src.write("before", b"1");

@@ -18,6 +18,12 @@ pub fn cases() -> Vec<Case> {
             work_out(&Setup::new(fs).targets(&[To::Module, To::Local, To::Ssh]).start()?)
         }),
         case("ssh", &[Fs::Tmpfs], |fs| work_out(&Setup::new(fs).targets(&[To::Ssh]).start()?)),
+        case("directories_of_the_login_over_ssh", &[Fs::Tmpfs], |fs| {
+            work_out(&Setup::new(fs).targets(&[To::SshHome, To::Ssh, To::SshHome]).start()?)
+        }),
+        case("the_home_of_the_login_over_ssh", &[Fs::Tmpfs], |fs| {
+            work_out(&Setup::new(fs).targets(&[To::SshWholeHome]).start()?)
+        }),
         case("one_away_does_not_hold_up_the_other", &[Fs::Ext4, Fs::Tmpfs], |fs| {
             let mut m = Setup::new(fs).targets(&[To::Module, To::Local]).start()?;
             tree(&m.src);

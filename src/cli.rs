@@ -106,7 +106,7 @@ pub enum Command {
 const MIRROR_HELP: &str = "\
 Targets:
   rsync://[user@]host[:port]/module[/path]   an rsync daemon, also [user@]host::module[/path]
-  [user@]host:/path                          ssh
+  [user@]host:/path                          ssh, also [user@]host:path from the home of the login
   /path                                      this host
 
 Examples:

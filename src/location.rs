@@ -4,7 +4,8 @@
 //! A location is checked when it is read, not when rsync is run: host, user and module become words
 //! of a command line that runs as root, so nothing that another program could read as an option or
 //! that would break a log line gets this far. Paths are absolute and name a real place below the
-//! root; `..` is refused, since what it means is decided elsewhere.
+//! root, or, behind ssh, relative to the home of the login; `..` is refused, since what it means is
+//! decided elsewhere.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -33,13 +34,15 @@ pub enum Location {
         /// itself.
         path: String,
     },
-    /// A directory behind a remote shell: `[user@]host:/path`.
+    /// A directory behind a remote shell: `[user@]host:/path`, or `[user@]host:path` for one that
+    /// is relative to the directory the login begins in, its home.
     Ssh {
         /// Whom to log in as.
         user: Option<String>,
         /// Name, alias or address; an IPv6 address without brackets.
         host: String,
-        /// Absolute, without trailing slash.
+        /// Without trailing slash. Absolute, or relative to the home of the login; empty for the
+        /// home itself.
         path: String,
     },
     /// A directory of this host: `/path`, without trailing slash.
@@ -92,7 +95,7 @@ impl Location {
         match self {
             Location::Daemon { host, module, path, .. } if path.is_empty() => format!("the module {module} of {host}"),
             Location::Daemon { host, module, path, .. } => format!("{path} in the module {module} of {host}"),
-            Location::Ssh { host, path, .. } => format!("{path} on {host}"),
+            Location::Ssh { host, path, .. } => format!("{} on {host}", behind_ssh(path)),
             Location::Local(path) => path.display().to_string(),
         }
     }
@@ -118,7 +121,7 @@ impl Location {
         match self {
             Location::Daemon { module, path, .. } if path.is_empty() => format!("see what the module {module} has as its `path`"),
             Location::Daemon { module, path, .. } => format!("the directory is {path} in the module {module}"),
-            Location::Ssh { host, path, .. } => format!("the directory is {path} on {host}"),
+            Location::Ssh { host, path, .. } => format!("the directory is {} on {host}", behind_ssh(path)),
             Location::Local(path) => format!("the directory is {}", path.display()),
         }
     }
@@ -157,6 +160,15 @@ impl Location {
     }
 }
 
+/// A directory behind ssh, in a sentence.
+fn behind_ssh(path: &str) -> String {
+    match path {
+        "" => "the home of the login".to_owned(),
+        path if path.starts_with('/') => path.to_owned(),
+        path => format!("{path} in the home of the login"),
+    }
+}
+
 /// The remote shell's command: what the target says, or ssh. An ssh must not ask on a terminal, nor
 /// wait for longer than `connect_timeout` for a connection; what the target says of either comes
 /// first, and so holds (ssh_config(5): the first value is used).
@@ -189,12 +201,12 @@ pub enum LocationError {
     Password,
     /// A relative local path, or something else without host.
     #[error(
-        "the target \"{0}\" is neither a remote place nor an absolute path; write /the/whole/path, host:/path, host::module or rsync://host/module"
+        "the target \"{0}\" is neither a remote place nor an absolute path; write /the/whole/path, host:/path, host:path, host::module or rsync://host/module"
     )]
     NotAbsolute(String),
-    /// `host:path`.
-    #[error("the target \"{0}\" has a relative path; write an absolute one, as in host:/home/user/{1} (~ is not expanded)")]
-    RelativeRemote(String, String),
+    /// `host:~user/path`.
+    #[error("the target \"{0}\" is in the home of another user; write the whole path, as in host:/home/user/path")]
+    OtherHome(String),
     /// `ssh://`, `file://`, ...
     #[error("the target \"{0}\" has a scheme that rsync does not know; write rsync://host/module, host:/path or /path")]
     Scheme(String),
@@ -219,8 +231,8 @@ impl Location {
     /// Reads a target as the command line and the configuration write it.
     ///
     /// # Errors
-    /// See [`LocationError`]; a relative path, a password, a part that another program might
-    /// misread.
+    /// See [`LocationError`]; a local path that is relative, a password, a part that another program
+    /// might misread.
     pub fn parse(text: &str) -> Result<Location, LocationError> {
         let part = |part, given: &str, reason| LocationError::Part { target: shown(text), part, text: shown(given), reason };
         if text.starts_with('/') {
@@ -256,34 +268,47 @@ impl Location {
         if let Some(place) = place.strip_prefix(':') {
             return daemon(text, user, host, None, place);
         }
-        if place.contains('@') && !place.starts_with('/') {
+        if place.contains('@') && !place.starts_with('/') && !place.starts_with("./") {
             return Err(LocationError::Password);
         }
         check_user(text, user)?;
         check_host(text, host)?;
-        if !place.starts_with('/') {
-            let tail = place.trim_start_matches(['~', '/']);
-            return Err(LocationError::RelativeRemote(shown(text), shown(tail)));
-        }
-        let path = absolute(place).map_err(|reason| part("path", place, reason))?;
+        let path = if place.starts_with('/') { absolute(place) } else { of_the_login(text, place)? };
+        let path = path.map_err(|reason| part("path", place, reason))?;
         Ok(Location::Ssh { user: user.map(str::to_owned), host: host.to_owned(), path })
     }
 
     /// The destination argument for rsync. It ends in `/.`, so that rsync reports a missing
     /// directory and does not create it (measured with 3.5.0: exit code 3 or 11).
     pub(crate) fn dest(&self) -> OsString {
+        let mut out = self.argument();
+        out.push("/.");
+        out
+    }
+
+    /// The place as an argument for rsync, to which `/` and a path below may be appended.
+    fn argument(&self) -> OsString {
         match self {
-            Location::Local(path) => path.join(".").into_os_string(),
-            remote => format!("{remote}/.").into(),
+            Location::Local(path) => path.clone().into_os_string(),
+            // The dot keeps `host:` with a path from being the root, and any path from being read
+            // as something else.
+            Location::Ssh { path, .. } if !path.starts_with('/') => {
+                let dot = if path.is_empty() { "." } else { "./" };
+                format!("{}{dot}{path}", self.login()).into()
+            }
+            remote => remote.to_string().into(),
         }
+    }
+
+    /// `[user@]host:` of a place behind ssh, and nothing for others.
+    fn login(&self) -> String {
+        let Location::Ssh { user, host, .. } = self else { return String::new() };
+        format!("{}{}:", at(user), bracketed(host))
     }
 
     /// The destination argument for something below: `path` is appended byte for byte.
     pub(crate) fn dest_below(&self, path: &[u8]) -> OsString {
-        let mut out = match self {
-            Location::Local(own) => own.clone().into_os_string(),
-            remote => remote.to_string().into(),
-        };
+        let mut out = self.argument();
         if !path.is_empty() {
             out.push("/");
             out.push(OsStr::from_bytes(path));
@@ -291,13 +316,19 @@ impl Location {
         out
     }
 
-    /// How the receiver itself names a directory below, as `--link-dest` wants it: an absolute
-    /// path, which in a module is one below the module's own directory (measured with 3.5.0, with
-    /// and without chroot).
-    pub(crate) fn seen_there(&self, path: &[u8]) -> OsString {
+    /// How the receiver itself names a directory below, as `--link-dest` wants it in a run into
+    /// `dest`, which is below, too. An absolute path, which in a module is one below the module's
+    /// own directory (measured with 3.5.0, with and without chroot). Where the place is relative
+    /// to a home that only the receiver knows, a path that is relative to `dest`, as rsync(1) has
+    /// it for `--link-dest`.
+    pub(crate) fn seen_there(&self, path: &[u8], dest: &[u8]) -> OsString {
         let mut out = match self {
             Location::Daemon { path, .. } if path.is_empty() => OsString::new(),
             Location::Daemon { path, .. } => format!("/{path}").into(),
+            Location::Ssh { path, .. } if !path.starts_with('/') => {
+                let up = dest.split(|&b| b == b'/').filter(|name| !name.is_empty()).count();
+                [".", &"/..".repeat(up)].concat().into()
+            }
             Location::Ssh { path, .. } => path.into(),
             Location::Local(own) => own.clone().into_os_string(),
         };
@@ -313,7 +344,8 @@ impl Location {
     }
 
     /// The path below `self` that `other` is, if it is the same place (empty) or lies below. Two
-    /// names for one host are not recognised.
+    /// names for one host are not recognised, nor are the whole path of a place and the one from
+    /// the home.
     pub(crate) fn holds(&self, other: &Location) -> Option<String> {
         let below = |above: &str, path: &str| match path.strip_prefix(above)? {
             "" => Some(String::new()),
@@ -326,7 +358,7 @@ impl Location {
                 Location::Daemon { host, port, module, path, .. },
             ) if h.eq_ignore_ascii_case(host) && n.unwrap_or(873) == port.unwrap_or(873) && m == module => below(p, path),
             (Location::Ssh { user: u, host: h, path: p }, Location::Ssh { user, host, path })
-                if u == user && h.eq_ignore_ascii_case(host) =>
+                if u == user && h.eq_ignore_ascii_case(host) && p.starts_with('/') == path.starts_with('/') =>
             {
                 below(p, path)
             }
@@ -338,8 +370,6 @@ impl Location {
 
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let at = |user: &Option<String>| user.as_ref().map_or(String::new(), |u| format!("{u}@"));
-        let bracketed = |host: &str| if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
         match self {
             Location::Daemon { user, host, port, module, path } => {
                 write!(f, "rsync://{}{}", at(user), bracketed(host))?;
@@ -347,7 +377,11 @@ impl fmt::Display for Location {
                 write!(f, "/{module}")?;
                 if path.is_empty() { Ok(()) } else { write!(f, "/{path}") }
             }
-            Location::Ssh { user, host, path } => write!(f, "{}{}:{path}", at(user), bracketed(host)),
+            Location::Ssh { path, .. } => {
+                // What would be read as a module, another home or a password without the dot.
+                let dot = if !path.starts_with('/') && (path.starts_with([':', '~']) || path.contains('@')) { "./" } else { "" };
+                write!(f, "{}{dot}{path}", self.login())
+            }
             Location::Local(path) => path.display().fmt(f),
         }
     }
@@ -376,6 +410,26 @@ fn daemon(text: &str, user: Option<&str>, host: &str, port: Option<u16>, place: 
     let path =
         if path.is_empty() { String::new() } else { components(Path::new(path)).map_err(|reason| part("path", path, reason))? };
     Ok(Location::Daemon { user: user.map(str::to_owned), host: host.to_owned(), port, module: module.to_owned(), path })
+}
+
+/// `user@`, where there is a user.
+fn at(user: &Option<String>) -> String {
+    user.as_ref().map_or(String::new(), |user| format!("{user}@"))
+}
+
+fn bracketed(host: &str) -> String {
+    if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
+}
+
+/// A path from the home of the login, normalised; empty for the home itself.
+fn of_the_login(text: &str, place: &str) -> Result<Result<String, &'static str>, LocationError> {
+    let path = match place.strip_prefix('~') {
+        None => place,
+        // What a shell there would make of it.
+        Some(rest) if rest.is_empty() || rest.starts_with('/') => rest.trim_start_matches('/'),
+        Some(_) => return Err(LocationError::OtherHome(shown(text))),
+    };
+    Ok(if path.is_empty() { Ok(String::new()) } else { components(Path::new(path)) })
 }
 
 /// `user@rest`; the user may hold an `@` itself, as rsync has it.
@@ -470,6 +524,8 @@ mod tests {
             (Missing, "rsync://h/m/sub", ["the directory is sub", "the module m"]),
             (Full, "rsync://h/m", ["make room on the target", "the module m of h is full"]),
             (Full, "u@h:/a", ["make room on the target", "the filesystem that holds /a on h"]),
+            (Full, "u@h:a", ["make room on the target", "that holds a in the home of the login on h is full"]),
+            (Missing, "u@h:", ["the directory is", "the home of the login on h"]),
             (Full, "/a/b", ["make room on the target", "the filesystem that holds /a/b"]),
             (Quota, "rsync://h/m/sub", ["quota", "sub in the module m of h: raise it, or make room"]),
         ] {
@@ -524,6 +580,16 @@ mod tests {
             ("u@dom@h:/a", ssh(Some("u@dom"), "h", "/a"), "u@dom@h:/a/."),
             ("h:/a:b@c", ssh(None, "h", "/a:b@c"), "h:/a:b@c/."),
             ("[::1]:/a", ssh(None, "::1", "/a"), "[::1]:/a/."),
+            ("h:a/./b//", ssh(None, "h", "a/b"), "h:./a/b/."),
+            ("u@h:a:b", ssh(Some("u"), "h", "a:b"), "u@h:./a:b/."),
+            ("[::1]:a b", ssh(None, "::1", "a b"), "[::1]:./a b/."),
+            ("h:./:a", ssh(None, "h", ":a"), "h:./:a/."),
+            ("h:./~a", ssh(None, "h", "~a"), "h:./~a/."),
+            ("h:./a@b", ssh(None, "h", "a@b"), "h:./a@b/."),
+            ("h:~/a", ssh(None, "h", "a"), "h:./a/."),
+            ("h:~", ssh(None, "h", ""), "h:./."),
+            ("h:.", ssh(None, "h", ""), "h:./."),
+            ("u@h:", ssh(Some("u"), "h", ""), "u@h:./."),
             ("/a/b", Location::Local("/a/b".into()), "/a/b/."),
             ("//a/./b:c/", Location::Local("/a/b:c".into()), "/a/b:c/."),
         ] {
@@ -543,9 +609,14 @@ mod tests {
             "../a",
             "~/a",
             "a/b:c",
-            "h:a",
-            "h:",
-            "h:~/a",
+            "h:~bob",
+            "h:~bob/a",
+            "h:../a",
+            "h:a/../b",
+            "h:~/../a",
+            "h:a\nb",
+            "-h:a",
+            "h h:a",
             "h::",
             "h::/a",
             "rsync://h",
@@ -589,10 +660,35 @@ mod tests {
 
     #[test]
     fn a_password_is_refused_and_not_repeated() {
-        for text in ["rsync://u:secret@h/m", "u:secret@h::m", "u:secret@h:/a", "rsync://u:secret@h", "rsync://u:sec@ret@h/m"] {
+        for text in [
+            "rsync://u:secret@h/m",
+            "u:secret@h::m",
+            "u:secret@h:/a",
+            "u:secret@h:",
+            "u:secret@h:a",
+            "rsync://u:secret@h",
+            "rsync://u:sec@ret@h/m",
+        ] {
             let error = Location::parse(text).unwrap_err();
             assert_eq!(error, LocationError::Password, "{text}");
             assert!(error.to_string().contains("password_file") && !error.to_string().contains("sec"), "{error}");
+        }
+    }
+
+    #[test]
+    fn places_below_and_how_the_receiver_names_them() {
+        for (text, path, dest, below, seen) in [
+            ("h:/a", "x", "d/e", "h:/a/x", "/a/x"),
+            ("h:a", "x", "d/e", "h:./a/x", "./../../x"),
+            ("h:a", "d/e", "", "h:./a/d/e", "./d/e"),
+            ("h:", "x/y", "d", "h:./x/y", "./../x/y"),
+            ("h:", "", "d", "h:.", "./../"),
+            ("h::m/s", "x", "d", "rsync://h/m/s/x", "/s/x"),
+            ("/a", "x", "d", "/a/x", "/a/x"),
+        ] {
+            let place = Location::parse(text).unwrap();
+            assert_eq!(place.dest_below(path.as_bytes()), below, "{text}");
+            assert_eq!(place.seen_there(path.as_bytes(), dest.as_bytes()), seen, "{text}");
         }
     }
 
@@ -615,6 +711,12 @@ mod tests {
             ("/a", "/ab", None),
             ("h:/a", "h:/a", Some("")),
             ("h:/a", "/a", None),
+            ("h:", "h:", Some("")),
+            ("h:", "h:a/b", Some("a/b")),
+            ("h:a", "h:./a/b", Some("b")),
+            ("h:a", "h:ab", None),
+            ("h:", "h:/a", None),
+            ("h:a", "h:/a", None),
         ] {
             let [above, other] = [above, other].map(|t| Location::parse(t).unwrap());
             assert_eq!(above.holds(&other).as_deref(), want, "{above} {other}");
@@ -633,9 +735,9 @@ mod tests {
         let module = "[^/\\pC:-][^/\\pC]{0,9}".prop_filter("no name", |n| !matches!(n.as_str(), "." | ".."));
         let some = path.clone().prop_filter("the root", |p| !p.is_empty()).prop_map(|p| format!("/{p}"));
         prop_oneof![
-            (user.clone(), host.clone(), proptest::option::of(1u16..), module, path)
+            (user.clone(), host.clone(), proptest::option::of(1u16..), module, path.clone())
                 .prop_map(|(user, host, port, module, path)| Location::Daemon { user, host, port, module, path }),
-            (user, host, some.clone()).prop_map(|(user, host, path)| Location::Ssh { user, host, path }),
+            (user, host, prop_oneof![some.clone(), path]).prop_map(|(user, host, path)| Location::Ssh { user, host, path }),
             some.prop_map(|p| Location::Local(p.into())),
         ]
     }

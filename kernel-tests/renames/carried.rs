@@ -150,6 +150,14 @@ pub fn cases() -> Vec<Case> {
             cheap(&m, 1, |m| m.src.rename("f", "there/f"));
             Ok(())
         }),
+        case("carried_below_the_home_of_the_login", ONE, |fs| {
+            let m = started(fs, &[To::SshHome], MIB)?;
+            m.src.mkdirs("one/two/three");
+            cheap(&m, 1, |m| m.src.rename("a", "one/two/three/a"));
+            cheap(&m, 1, |m| m.src.rename("one/two/three/a", "b"));
+            cheap(&m, 1, |m| m.src.rename("b/sub/f1", "one/two/f1"));
+            Ok(())
+        }),
         case("carried_one_after_the_other", ONE, |fs| {
             let m = started(fs, EVERYWHERE, MIB)?;
             for (from, to) in [("a", "b"), ("b", "c"), ("c", "a"), ("a", "b")] {

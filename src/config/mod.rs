@@ -296,6 +296,7 @@ impl Mirror {
             out.push(("args".into(), format!("rsync on this host refuses args: {words}")));
         }
         out.extend(world::of_target(target));
+        out.extend(world::of_keys_that_go(self, target).map(|text| ("url".into(), text)));
         out.extend(self.extras.refused_by(&target.location).into_iter().map(|text| ("url".into(), text)));
         if let Some(Err(e)) = target.password_file.as_deref().map(|file| trust::file(file, Mind::Secret)) {
             out.push(("password_file".into(), format!("password_file: {e}; {}", e.help())));

@@ -84,6 +84,16 @@ pub(super) fn of_target(target: &Target) -> Notes {
     out
 }
 
+/// A home whose own files are deleted, the keys that let fansync in among them.
+pub(super) fn of_keys_that_go(mirror: &Mirror, target: &Target) -> Option<String> {
+    let Location::Ssh { path, .. } = &target.location else { return None };
+    (path.is_empty() && mirror.delete && !mirror.filter.excludes(b".ssh", true)).then(|| {
+        "the target is the home of the login itself: what only it has is deleted, .ssh with the keys that let fansync in too; \
+         name a directory in it, or exclude \"/.ssh/\""
+            .to_owned()
+    })
+}
+
 /// About one of its hooks: a program that is not there.
 pub(super) fn of_hook(hook: &Hook) -> Notes {
     let Action::Command(command) = &hook.action else { return Vec::new() };
@@ -184,6 +194,19 @@ mod tests {
             assert_eq!(target("rsync://u@h/m", Some(&file)).is_empty(), good, "{text:?}");
         }
         let mut mirror = Mirror::new("m", "/proc");
+        for (url, exclude, delete, warned) in [
+            ("h:", "x", true, true),
+            ("h:", "/.ssh/", true, false),
+            ("h:", "x", false, false),
+            ("h:a", "x", true, false),
+            ("h:/a", "x", true, false),
+            ("h::m", "x", true, false),
+        ] {
+            (mirror.filter, mirror.delete) = (Filter::new::<&[u8], _>(&[], &[exclude]).unwrap(), delete);
+            let told = of_keys_that_go(&mirror, &Target::new("t", Location::parse(url).unwrap()));
+            assert_eq!(told.is_some(), warned, "{url} {exclude} {delete}: {told:?}");
+        }
+        mirror = Mirror::new("m", "/proc");
         let told = texts(of_mirror(&mirror));
         assert!(told.iter().any(|w| w.contains("lies on procfs")), "{told:?}");
         (mirror.source, mirror.rsync) = (dir.path().into(), "/no/rsync".into());

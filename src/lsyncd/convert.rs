@@ -209,24 +209,28 @@ impl Sync<'_> {
             }
             Kind::Rsync | Kind::Direct => {
                 let Some(target) = self.text_of("target") else {
-                    self.wrong("sync", "this sync has no target", "add target = \"host::module\", \"host:/path\" or \"/path\"");
+                    self.wrong(
+                        "sync",
+                        "this sync has no target",
+                        "add target = \"host::module\", \"host:/path\", \"host:path\" or \"/path\"",
+                    );
                     return None;
                 };
                 ("target", target)
             }
         };
-        if !text.contains("://") && !text.starts_with('/') && !text.contains("::") && !text.contains(":/") {
-            let help = match text.split_once(':') {
-                Some((host, dir)) => format!("write the whole path: {host}:/home/USER/{dir}"),
-                None => "write the whole path".to_owned(),
-            };
-            self.wrong(key, format!("the target {text:?} is a relative path"), help);
+        if !text.starts_with('/') && !text.contains(':') {
+            self.wrong(key, format!("the target {text:?} is a relative path"), "write the whole path");
             return None;
         }
         match Location::parse(&text) {
             Ok(location) => Some(location),
             Err(error) => {
-                self.wrong(key, error.to_string(), "write it as rsync://host/module, host::module, host:/path or /path");
+                self.wrong(
+                    key,
+                    error.to_string(),
+                    "write it as rsync://host/module, host::module, host:/path, host:path or /path",
+                );
                 None
             }
         }
@@ -504,6 +508,7 @@ fn host_and_place(location: &Location) -> String {
     let last = |path: &str| path.trim_matches('/').rsplit('/').next().unwrap_or_default().to_owned();
     match location {
         Location::Daemon { host, module, path, .. } => format!("{host}-{}", last(&format!("{module}/{path}"))),
+        Location::Ssh { host, path, .. } if path.is_empty() => host.clone(),
         Location::Ssh { host, path, .. } => format!("{host}-{}", last(path)),
         Location::Local(path) => last(&Path::new(path).to_string_lossy()),
     }

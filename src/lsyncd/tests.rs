@@ -55,6 +55,13 @@ const CARRIED: &[Case] = &[
         &[],
     ),
     (
+        "paths from the home of the login",
+        "sync{ default.rsync, source='/a', target='h:web/' }\nsync{ default.rsync, source='/a', target='u@h:' }\n\
+         sync{ default.rsyncssh, source='/a', host='k', targetdir='b/c' }\nsync{ default.rsync, source='/a', target='k:~/d' }",
+        &[r#"url = "h:web""#, r#"name = "h-web""#, r#"url = "u@h:""#, r#"name = "h""#, r#"url = "k:b/c""#, r#"url = "k:d""#],
+        &[],
+    ),
+    (
         "excludes in a list",
         r#"sync{ default.rsync, source="/a", target="b::a", exclude={"*.tmp", "/cache/"} }"#,
         &[r#"exclude = ["*.tmp", "/cache/"]"#],
@@ -304,7 +311,8 @@ fn what_is_refused() {
             2,
             "cannot read the patterns in /no/such",
         ),
-        ("sync{ default.rsync, source='/a',\n target='h:rel/' }", 2, "is a relative path"),
+        ("sync{ default.rsync, source='/a',\n target='rel/' }", 2, "is a relative path"),
+        ("sync{ default.rsync, source='/a',\n target='h:~bob/x' }", 2, "home of another user"),
         ("sync{ default.rsync, target='b::a' }", 1, "has no source"),
         ("sync{ default.rsync, source='/a' }", 1, "has no target"),
         ("sync{ default.rsyncssh, source='/a', host='h' }", 1, "no host, or no targetdir"),

@@ -175,7 +175,13 @@ fn ssh() {
     let t = &loaded.config.mirrors[0].targets[0];
     assert_eq!((t.location.to_string().as_str(), &t.password_file), ("mirror@192.0.2.41:/srv/data", &None));
     assert!(loaded.notes.iter().any(|n| n.line == 30 && n.text.contains("password file")), "{:?}", loaded.notes);
-    assert!(wrong(&text.replace("/srv/other", "relative")).contains("absolute"));
+    let targets = loaded_targets(&text.replace("/srv/data", "relative"));
+    assert_eq!(targets[0], "mirror@192.0.2.41:relative", "as rsync takes it: from the home of the login");
+    assert!(wrong(&text.replace("/srv/other", "~bob/x")).contains("another user"));
+}
+
+fn loaded_targets(text: &str) -> Vec<String> {
+    loaded(text).config.mirrors[0].targets.iter().map(|t| t.location.to_string()).collect()
 }
 
 #[test]

@@ -476,7 +476,7 @@ fn fetch_role(spec: &Spec<'_>) -> Vec<OsString> {
     args.push(format!("--max-size={}", mark::MAX_BYTES).into());
     args.extend(spec.peer.transport_towards_us());
     args.push("--".into());
-    args.push(format!("{}/{}", spec.peer.location, mark::FILE).into());
+    args.push(spec.peer.location.dest_below(mark::FILE.as_bytes()));
     // Where another user has no way to the directory, the descriptor is one.
     args.push(spec.source.map_or_else(|| spec.root.join("").into(), |dir| format!("{}/", inherited(dir)).into()));
     args
@@ -489,7 +489,7 @@ pub(crate) fn compare_owner(spec: &Spec<'_>, path: &str, here: &Path) -> Vec<OsS
     let mut args = vec![spec.rsync.as_os_str().to_owned(), format!("--timeout={}", whole_seconds(spec.peer.timeout)).into()];
     args.extend(["-n", "-i", "-ptog", "--numeric-ids", "--size-only"].map(OsString::from));
     args.extend(spec.peer.transport_towards_us());
-    args.extend(["--".into(), format!("{}/{path}", spec.peer.location).into(), here.join("").into()]);
+    args.extend(["--".into(), spec.peer.location.dest_below(path.as_bytes()), here.join("").into()]);
     args
 }
 

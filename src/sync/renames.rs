@@ -110,7 +110,7 @@ pub(super) fn argv(spec: &Spec<'_>, renamed: &Renamed, pass: Pass) -> Vec<OsStri
         Pass::MovedTree | Pass::MovedTrees | Pass::MovedFiles => {
             if let Some(basis) = &renamed.basis {
                 let mut link = OsString::from("--link-dest=");
-                link.push(spec.peer.location.seen_there(basis));
+                link.push(spec.peer.location.seen_there(basis, &renamed.dest));
                 add(&link);
             }
             if pass != Pass::MovedTree {

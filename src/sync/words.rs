@@ -13,6 +13,7 @@ use crate::path::RelPath;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Names {
     source: Vec<u8>,
+    /// Without a leading slash: relative to a home that is not known.
     target: Vec<u8>,
     /// What rsync was given in the place of a path, and that path.
     aliases: Vec<(Vec<u8>, Vec<u8>)>,
@@ -110,7 +111,10 @@ impl Names {
             return self.entry(name);
         }
         let root = if sender { &self.source } else { &self.target };
-        let below = name.strip_prefix(without_slash(root))?;
+        let below = match sender || root.starts_with(b"/") {
+            true => name.strip_prefix(without_slash(root))?,
+            false => below_some_home(name, root)?,
+        };
         below.starts_with(b"/").then(|| self.entry(below)).flatten()
     }
 
@@ -123,6 +127,17 @@ impl Names {
             (false, false) => self.dir.join(&path),
         })
     }
+}
+
+/// What of an absolute path lies below `dir`, with a slash before it, where that is a directory in
+/// a home that is known to the other side alone. `None` where it may be more than one: a failure
+/// of a path that is not known is sent again with all that was sent with it.
+fn below_some_home<'a>(name: &'a [u8], dir: &[u8]) -> Option<&'a [u8]> {
+    let dir = [b"/", dir, b"/"].concat();
+    // Occurrences may share a slash.
+    let mut found = name.windows(dir.len()).enumerate().filter(|(_, part)| *part == dir).map(|(at, _)| at);
+    let at = found.next().filter(|_| dir.len() > 2)?;
+    found.next().is_none().then(|| &name[at + dir.len() - 1..])
 }
 
 fn without_slash(path: &[u8]) -> &[u8] {
@@ -236,6 +251,28 @@ mod tests {
             let path = plain.as_deref().and_then(|line| names.relative(&unescape(line.split(|&b| b == b'"').nth(1)?), true));
             assert_eq!(path.map(|p| p.to_string()).as_deref(), want.filter(|w| !w.is_empty()), "{}", Shown(line));
             assert_eq!(plain.is_some(), want.is_some(), "{}", Shown(line));
+        }
+    }
+
+    #[test]
+    fn a_home_that_is_not_known_is_taken_off_where_it_can_be_told() {
+        for (place, name, want) in [
+            ("h:web", "/home/u/web/d/f", Some("d/f")),
+            ("h:web", "/web/f", Some("f")),
+            ("h:a/b", "/home/u/a/b/a/c", Some("a/c")),
+            ("h:./web/", "/home/u/web/f", Some("f")),
+            ("h:web", "/home/u/webs/f", None),
+            ("h:web", "/home/u/web", None),
+            ("h:web", "/home/u/web/web/f", None),
+            ("h:web", "/home/web/web/f", None),
+            ("h:web", "/home/u/web/d/web/f", None),
+            ("h:", "/home/u/f", None),
+            ("h:", "//f", None),
+            ("h:", "d/f", Some("d/f")),
+        ] {
+            let names = Names::new(Path::new("/s"), &Location::parse(place).unwrap());
+            assert_eq!(names.relative(name.as_bytes(), false).map(|p| p.to_string()).as_deref(), want, "{place} {name}");
+            assert_eq!(names.relative(b"/s/x", true).map(|p| p.to_string()).as_deref(), Some("x"));
         }
     }
 
