@@ -203,8 +203,8 @@ mod tests {
             ("h::m", "x", true, false),
         ] {
             (mirror.filter, mirror.delete) = (Filter::new::<&[u8], _>(&[], &[exclude]).unwrap(), delete);
-            let told = of_keys_that_go(&mirror, &Target::new("t", Location::parse(url).unwrap()));
-            assert_eq!(told.is_some(), warned, "{url} {exclude} {delete}: {told:?}");
+            let warning = of_keys_that_go(&mirror, &Target::new("t", Location::parse(url).unwrap()));
+            assert_eq!(warning.is_some(), warned, "{url} {exclude} {delete}: {warning:?}");
         }
         mirror = Mirror::new("m", "/proc");
         let told = texts(of_mirror(&mirror));

@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_home_that_is_not_known_is_taken_off_where_it_can_be_told() {
+    fn a_home_that_is_not_known_is_removed_where_it_is_certain() {
         for (place, name, want) in [
             ("h:web", "/home/u/web/d/f", Some("d/f")),
             ("h:web", "/web/f", Some("f")),
