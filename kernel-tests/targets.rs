@@ -41,7 +41,7 @@ pub fn cases() -> Vec<Case> {
             assert!(!m.dst().has("while away 0"), "the target that is away received something");
             let down = || Some(m.daemon.target_status("t1")).filter(|t| t.state == "down");
             let down = poll_until(WAIT, down).expect("the status says that the target is down");
-            assert!(down.advice.contains("serves the module t1: `rsync rsync://127.0.0.1:"), "{down:?}");
+            assert!(down.advice.contains("serves the module t1: `rsync --contimeout=10 rsync://127.0.0.1:"), "{down:?}");
             let log = m.daemon.log();
             let told = log.lines().find(|line| line.contains("target is down: ")).expect("the log tells");
             assert!(told.contains("target_name=t1") && told.contains(&down.advice), "{told}");

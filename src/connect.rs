@@ -22,7 +22,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use crate::config::{Config, Mirror, Target};
@@ -148,7 +148,7 @@ fn try_one(mirror: &Mirror, target: &Target, runs: bool) -> Tried {
         }
     };
     let reached = match &target.location {
-        Location::Daemon { host, port, .. } => greet(&mut tried, target, host, port.unwrap_or(873)),
+        Location::Daemon { host, port, .. } => greet(&mut tried, target, &mirror.rsync, host, port.unwrap_or(873)),
         Location::Ssh { user, host, .. } => ask_version(&mut tried, mirror, target, user.as_deref(), host, &env),
         Location::Local(_) => true,
     };
@@ -260,9 +260,9 @@ fn run(spec: &Spec<'_>, pass: Pass, list: &[u8], env: &[(OsString, OsString)]) -
 // ----- an rsync daemon -----
 
 /// Whether an rsync daemon answers there.
-fn greet(tried: &mut Tried, target: &Target, host: &str, port: u16) -> bool {
+fn greet(tried: &mut Tried, target: &Target, rsync: &Path, host: &str, port: u16) -> bool {
     let at = format!("port {port} of {host}");
-    let advice = || target.location.advice(Trouble::Away, None, target.connect_timeout);
+    let advice = || target.location.advice(Trouble::Away, &target.reach(rsync));
     let greeting = connect(host, port, target.connect_timeout).and_then(|stream| {
         let mut line = String::new();
         BufReader::new(stream.take(200)).read_line(&mut line).map(|_| line)
@@ -391,7 +391,7 @@ fn ask_version(
     let mut words: Vec<OsString> = shlex::split(&shell).unwrap_or_default().into_iter().map(Into::into).collect();
     words.push(user.map_or_else(|| host.to_owned(), |user| format!("{user}@{host}")).into());
     words.push(format!("{} --version", target.rsync_path.as_deref().unwrap_or("rsync")).into());
-    let advice = || target.location.advice(Trouble::Away, target.ssh.as_deref(), target.connect_timeout);
+    let advice = || target.location.advice(Trouble::Away, &target.reach(&mirror.rsync));
     let patience = target.connect_timeout + target.timeout;
     let asked = match collect(&words, env, 64 * 1024, patience) {
         Ok(asked) => asked,
@@ -445,7 +445,7 @@ fn probe(tried: &mut Tried, target: &Target, spec: &Spec<'_>, env: &[(OsString, 
                 missing_args = false;
             }
             TargetState::Config(reason) => {
-                let advice = target.location.refusal_advice(outcome.cause, target.password_file.as_deref());
+                let advice = target.location.refusal_advice(outcome.cause, &target.reach(spec.rsync));
                 let advice = advice.trim().trim_end_matches('.');
                 let advice = if advice.is_empty() { String::new() } else { format!(". {advice}") };
                 tried.bad(ExitCode::Config, format!("it refuses: {reason}{advice}"));
@@ -456,7 +456,7 @@ fn probe(tried: &mut Tried, target: &Target, spec: &Spec<'_>, env: &[(OsString, 
                 return None;
             }
             TargetState::Down(reason) | TargetState::Source(reason) => {
-                let advice = target.location.advice(outcome.cause, target.ssh.as_deref(), target.connect_timeout);
+                let advice = target.location.advice(outcome.cause, &target.reach(spec.rsync));
                 tried.bad(ExitCode::TargetUnreachable, format!("it cannot be used: {reason}; {advice}"));
                 return None;
             }

@@ -74,9 +74,8 @@ pub(crate) enum Trouble {
 }
 
 impl Location {
-    /// What to look at, as the end of a sentence. `ssh` and `connect_timeout`: as the target has
-    /// them.
-    pub(crate) fn advice(&self, cause: Trouble, ssh: Option<&str>, connect_timeout: Duration) -> String {
+    /// What to look at, as the end of a sentence. A command in it works in a shell as it stands.
+    pub(crate) fn advice(&self, cause: Trouble, reach: &Reach<'_>) -> String {
         match cause {
             Trouble::Missing => self.missing_advice(),
             Trouble::Full => format!("make room on the target: the filesystem that holds {} is full", self.place()),
@@ -86,7 +85,7 @@ impl Location {
                     self.place()
                 )
             }
-            _ => self.unanswered_advice(ssh, connect_timeout),
+            _ => self.unanswered_advice(reach),
         }
     }
 
@@ -100,17 +99,24 @@ impl Location {
         }
     }
 
-    fn unanswered_advice(&self, ssh: Option<&str>, connect_timeout: Duration) -> String {
+    fn unanswered_advice(&self, reach: &Reach<'_>) -> String {
         match self {
             Location::Daemon { host, port, module, .. } => format!(
-                "see that {host} answers on port {} and serves the module {module}: `rsync {self}/` lists what is there",
-                port.unwrap_or(873)
+                "see that {host} answers on port {} and serves the module {module}: `{} {}` lists what is there",
+                port.unwrap_or(873),
+                reach.rsync_of_daemon(),
+                word(&format!("{self}/"))
             ),
             Location::Ssh { user, host, .. } => {
                 let user = user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
-                let shell = remote_shell(ssh, connect_timeout);
+                let shell = remote_shell(reach.ssh, reach.connect_timeout);
+                // Its quotes are those of fansync's words; a shell also expands `~`, `$` and `*`.
+                let shell =
+                    shlex::split(&shell).map_or(shell, |words| words.iter().map(|w| word(w)).collect::<Vec<_>>().join(" "));
                 format!(
-                    "see that `{shell} {user}{host} rsync --version` works without a question, as the user that fansync runs as"
+                    "see that `{shell} {} {}` works without a question, as the user that fansync runs as",
+                    word(&format!("{user}{host}")),
+                    remote_command(reach.rsync_path)
                 )
             }
             Location::Local(path) => format!("see that {} is there, and that what belongs there is mounted", path.display()),
@@ -128,13 +134,14 @@ impl Location {
 
     /// What to look at when it refuses: a sentence and a space behind it, or nothing where the
     /// reason says it.
-    pub(crate) fn refusal_advice(&self, cause: Trouble, password_file: Option<&Path>) -> String {
+    pub(crate) fn refusal_advice(&self, cause: Trouble, reach: &Reach<'_>) -> String {
         let Location::Daemon { user, host, port, module, .. } = self else { return String::new() };
         match cause {
             Trouble::UnknownModule => {
                 let port = port.map(|port| format!(":{port}")).unwrap_or_default();
                 let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-                return format!("`rsync rsync://{host}{port}/` lists the modules that are served. ");
+                let rsync = Reach { password_file: None, ..*reach }.rsync_of_daemon();
+                return format!("`{rsync} {}` lists the modules that are served. ", word(&format!("rsync://{host}{port}/")));
             }
             Trouble::ReadOnlyModule => return format!("Write `read only = no` into the module {module}. "),
             Trouble::ClosedModule => {
@@ -146,7 +153,7 @@ impl Location {
             Trouble::Away | Trouble::Missing | Trouble::Full | Trouble::Quota => return String::new(),
             Trouble::AuthFailed => {}
         }
-        match (user, password_file) {
+        match (user, reach.password_file) {
             (Some(user), Some(file)) => format!(
                 "See that {} holds the password of {user}, as in the `secrets file` of the module {module}, and that its `auth users` name \
                  {user}. ",
@@ -166,6 +173,52 @@ fn behind_ssh(path: &str) -> String {
         "" => "the home of the login".to_owned(),
         path if path.starts_with('/') => path.to_owned(),
         path => format!("{path} in the home of the login"),
+    }
+}
+
+/// How a target is reached, as its configuration says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reach<'a> {
+    /// This side's rsync.
+    pub(crate) rsync: &'a Path,
+    /// The remote shell and its words.
+    pub(crate) ssh: Option<&'a str>,
+    /// The rsync behind the remote shell.
+    pub(crate) rsync_path: Option<&'a str>,
+    pub(crate) password_file: Option<&'a Path>,
+    pub(crate) connect_timeout: Duration,
+}
+
+impl Reach<'_> {
+    /// An rsync that calls a daemon as a run does, without the place.
+    fn rsync_of_daemon(&self) -> String {
+        let password = self.password_file.map(|file| format!(" --password-file={}", word(&file.to_string_lossy())));
+        format!(
+            "{} --contimeout={}{}",
+            word(&self.rsync.to_string_lossy()),
+            whole_seconds(self.connect_timeout),
+            password.unwrap_or_default()
+        )
+    }
+}
+
+/// `text` as one word of a shell.
+fn word(text: &str) -> String {
+    // `=`, `@`, `:` and the like mean nothing to a shell within a word.
+    let plain = |c: char| c.is_alphanumeric() || "-_./=@:,+%".contains(c);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => text.to_owned(),
+        false => shlex::try_quote(text).map_or_else(|_| text.to_owned(), Into::into),
+    }
+}
+
+/// What the remote shell is to run, as one or more words of a shell here: the shell there splits it
+/// once more.
+fn remote_command(rsync_path: Option<&str>) -> String {
+    let command = format!("{} --version", rsync_path.unwrap_or("rsync"));
+    match command.split(' ').all(|part| word(part) == part) {
+        true => command,
+        false => word(&command),
     }
 }
 
@@ -518,8 +571,8 @@ mod tests {
 
     #[test]
     fn advice_names_what_to_try() {
-        const OWN: Option<&str> = Some("/usr/bin/ssh -p 2222 -i /k");
         use Trouble::{Away, Full, Missing, Quota};
+        let plain = reach();
         for (cause, text, wants) in [
             (Missing, "rsync://h/m/sub", ["the directory is sub", "the module m"]),
             (Full, "rsync://h/m", ["make room on the target", "the module m of h is full"]),
@@ -529,19 +582,45 @@ mod tests {
             (Full, "/a/b", ["make room on the target", "the filesystem that holds /a/b"]),
             (Quota, "rsync://h/m/sub", ["quota", "sub in the module m of h: raise it, or make room"]),
         ] {
-            let advice = Location::parse(text).unwrap().advice(cause, None, Duration::from_secs(4));
+            let advice = Location::parse(text).unwrap().advice(cause, &plain);
             assert!(wants.iter().all(|want| advice.contains(want)), "{text}: {advice}");
         }
-        for (text, shell, wants) in [
-            ("rsync://u@h/m/sub", None, ["h answers on port 873 and serves the module m", "`rsync rsync://u@h/m/sub/`"]),
-            ("rsync://h:1/m", None, ["port 1 ", "`rsync rsync://h:1/m/`"]),
-            ("u@h:/a", None, ["`ssh -o BatchMode=yes -o ConnectTimeout=5 u@h rsync --version`", "without a question"]),
-            ("u@h:/a", OWN, ["`/usr/bin/ssh -p 2222 -i /k -o BatchMode=yes -o ConnectTimeout=5 u@h rsync", "question"]),
-            ("u@h:/a", Some("sudo -u me ssh -p 1"), ["`sudo -u me ssh -p 1 u@h rsync --version`", "question"]),
-            ("/a/b", None, ["/a/b is there", "mounted"]),
+        let own = Reach { ssh: Some("/usr/bin/ssh -p 2222 -i /k"), ..plain };
+        let odd = Reach { ssh: Some("ssh -i '/my key' -o ProxyCommand=~/jump"), rsync_path: Some("sudo -u b rsync"), ..plain };
+        let other = Reach { ssh: Some("sudo -u me ssh -p 1"), rsync_path: Some("nice rsync; true"), ..plain };
+        let secret = Reach { password_file: Some(Path::new("/etc/fansync/my pass")), ..plain };
+        let older = Reach { rsync: Path::new("/opt/rsync"), ..plain };
+        for (text, reach, wants) in [
+            (
+                "rsync://u@h/m/sub",
+                &plain,
+                ["h answers on port 873 and serves the module m", "`rsync --contimeout=5 rsync://u@h/m/sub/`"],
+            ),
+            (
+                "rsync://u@h/m/s p",
+                &secret,
+                [": `rsync --contimeout=5 --password-file='/etc/fansync/my pass' ", " 'rsync://u@h/m/s p/'` "],
+            ),
+            ("rsync://h:1/m", &older, ["port 1 ", "`/opt/rsync --contimeout=5 rsync://h:1/m/`"]),
+            ("rsync://[::1]/m", &plain, ["::1 answers", "`rsync --contimeout=5 'rsync://[::1]/m/'`"]),
+            ("u@h:/a", &plain, ["`ssh -o BatchMode=yes -o ConnectTimeout=5 u@h rsync --version`", "without a question"]),
+            ("u@h:/a", &own, ["`/usr/bin/ssh -p 2222 -i /k -o BatchMode=yes -o ConnectTimeout=5 u@h rsync", "question"]),
+            ("u@h:/a", &odd, ["`ssh -i '/my key' -o 'ProxyCommand=~/jump' -o BatchMode=yes ", "u@h sudo -u b rsync --version`"]),
+            ("u@h:/a", &other, ["`sudo -u me ssh -p 1 u@h 'nice rsync; true --version'`", "question"]),
+            ("/a/b", &plain, ["/a/b is there", "mounted"]),
         ] {
-            let advice = Location::parse(text).unwrap().advice(Away, shell, Duration::from_millis(4500));
+            let advice = Location::parse(text).unwrap().advice(Away, reach);
             assert!(wants.iter().all(|want| advice.contains(want)), "{text}: {advice}");
+        }
+    }
+
+    fn reach() -> Reach<'static> {
+        Reach {
+            rsync: Path::new("rsync"),
+            ssh: None,
+            rsync_path: None,
+            password_file: None,
+            connect_timeout: Duration::from_millis(4500),
         }
     }
 
@@ -553,17 +632,18 @@ mod tests {
             ("rsync://u@h/m", auth, FILE, ["/etc/fansync/p holds the password of u", "`auth users` name u"]),
             ("rsync://u@h/m", auth, None, ["wants a password of u", "`password_file`"]),
             ("rsync://h/m", auth, None, ["wants a user", "url"]),
-            ("rsync://u@h:1/m/sub", unknown, FILE, ["`rsync rsync://h:1/`", "lists the modules"]),
-            ("rsync://[::1]/m", unknown, FILE, ["`rsync rsync://[::1]/`", "lists the modules"]),
+            ("rsync://u@h:1/m/sub", unknown, FILE, ["`rsync --contimeout=5 rsync://h:1/`", "lists the modules"]),
+            ("rsync://[::1]/m", unknown, FILE, ["`rsync --contimeout=5 'rsync://[::1]/'`", "lists the modules"]),
             ("rsync://h/m", Trouble::ReadOnlyModule, None, ["`read only = no`", "the module m"]),
             ("rsync://h/m", Trouble::ClosedModule, None, ["`path` of the module m", "`uid`"]),
             ("rsync://h/m", Trouble::HostDenied, None, ["`hosts allow`", "of this host"]),
         ] {
-            let advice = Location::parse(text).unwrap().refusal_advice(cause, file.map(Path::new));
+            let advice =
+                Location::parse(text).unwrap().refusal_advice(cause, &Reach { password_file: file.map(Path::new), ..reach() });
             assert!(wants.iter().all(|want| advice.contains(want)) && advice.ends_with(". "), "{text}: {advice}");
         }
         for (text, cause) in [("u@h:/a", auth), ("rsync://h/m", Trouble::Away), ("rsync://h/m", Trouble::Full)] {
-            assert_eq!(Location::parse(text).unwrap().refusal_advice(cause, None), "");
+            assert_eq!(Location::parse(text).unwrap().refusal_advice(cause, &reach()), "");
         }
     }
 

@@ -11,6 +11,7 @@ deploy_source() {
     find_binary
     need_program rsync "apt-get install rsync"
     write_source_config "$config" "$password"
+    refuse_another_tree "$config"
     begin_changes
     want_program
     if [[ -z $packaged ]]; then want_unit "$here/packaging/systemd/${unit/@*./@.}"; fi
@@ -62,6 +63,22 @@ write_source_config() {
         new=$ROOT$1
     fi
     check_config "$new" "$1"
+}
+
+# trees_of FILE: the sources that a configuration names, a line for each.
+trees_of() { sed -n 's/^source = "\(.*\)"$/\1/p' "$1" | sort -u; }
+
+# refuse_another_tree CONFIG: a call for another tree would end the mirror that an earlier one made.
+refuse_another_tree() {
+    local at=$ROOT$1 gone
+    if [[ $REPLACE -eq 1 || ! -e $STAGE/config || ! -f $at ]]; then return 0; fi
+    # One that an administrator wrote or changed stays anyway.
+    is_recorded file "$1" "$(sha "$at")" || is_recorded changed "$1" "$(sha "$at")" || return 0
+    gone=$(comm -23 <(trees_of "$at") <(trees_of "$STAGE/config") | paste -sd, -)
+    if [[ -n $gone ]]; then
+        stop_because 1 "$at mirrors $gone, which this call does not name: that mirror would end" \
+            "a second mirror on this host takes --instance NAME, or a [[mirror]] that you write into $at; --replace puts the new configuration in the old one's place"
+    fi
 }
 
 daemon_config() {

@@ -9,6 +9,7 @@ CASES=(
     several_roles_share
     what_an_administrator_wrote_stays
     a_program_that_was_there
+    another_source_is_no_change_of_options
     passwords_stay
     configuration_of_sersyncs
     password_of_sersyncs
@@ -233,6 +234,26 @@ a_program_that_was_there() {
     cmp /tmp/before /usr/local/bin/fansync || broken "it is not back"
     there /usr/local/bin/fansync 750 root:root
     untouched /srv/data /usr/local/bin/fansync
+}
+
+another_source_is_no_change_of_options() {
+    local other=(source --source /srv/more --target rsync://mirror@127.0.0.1/more --binary /run/image/fansync)
+    mkdir -p /srv/data /srv/more
+    deploy 0 "${SOURCE_ROLE[@]}"
+    deploy 0 "${SOURCE_ROLE[@]}" --exclude '/cache/'
+    cp -a /etc/fansync/fansync.toml /tmp/first
+    deploy 1 "${other[@]}"
+    said_that "mirrors /srv/data, which this call does not name"
+    said_that "--instance NAME"
+    cmp /tmp/first /etc/fansync/fansync.toml || broken "the first mirror is gone"
+    deploy 1 "${other[@]}" --dry-run
+    deploy 0 "${other[@]}" --instance more
+    cmp /tmp/first /etc/fansync/fansync.toml || broken "the first mirror is gone"
+    deploy 0 "${other[@]}" --replace
+    grep -q '^source = "/srv/more"$' /etc/fansync/fansync.toml || broken "it was not replaced"
+    deploy 0 source --instance more --uninstall
+    deploy 0 source --uninstall
+    untouched /srv/data /srv/more
 }
 
 passwords_stay() {

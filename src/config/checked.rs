@@ -4,7 +4,7 @@
 //! defaults are here, in the `Default` and `new` functions.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -16,7 +16,7 @@ use super::origins::Origins;
 use super::patterns::PatternFiles;
 use super::units;
 use crate::filter::Filter;
-use crate::location::Location;
+use crate::location::{Location, Reach};
 use crate::log::LogConfig;
 
 /// Everything.
@@ -482,6 +482,17 @@ impl Target {
             retry_failed: None,
             ssh: None,
             rsync_path: None,
+        }
+    }
+
+    /// How it is reached from this side's `rsync`.
+    pub(crate) fn reach<'a>(&'a self, rsync: &'a Path) -> Reach<'a> {
+        Reach {
+            rsync,
+            ssh: self.ssh.as_deref(),
+            rsync_path: self.rsync_path.as_deref(),
+            password_file: self.password_file.as_deref(),
+            connect_timeout: self.connect_timeout,
         }
     }
 }

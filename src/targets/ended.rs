@@ -161,13 +161,13 @@ impl Target {
 
     /// What an administrator can do about a target that cannot be sent to.
     pub(super) fn advice(&self, config: bool, cause: Trouble) -> String {
-        let config::Target { location, ssh, connect_timeout, password_file, .. } = &self.cfg;
+        let (location, reach) = (&self.cfg.location, self.cfg.reach(&self.mirror.rsync));
         match config {
             true => {
-                let place = location.refusal_advice(cause, password_file.as_deref());
+                let place = location.refusal_advice(cause, &reach);
                 format!("{place}Once that is put right, `fansync retry` has it tried at once")
             }
-            false => format!("It is tried again by itself; {}", location.advice(cause, ssh.as_deref(), *connect_timeout)),
+            false => format!("It is tried again by itself; {}", location.advice(cause, &reach)),
         }
     }
 
