@@ -172,7 +172,7 @@ pub fn cases() -> Vec<Case> {
         let path = work.path().join("lsyncd.conf.lua");
         fs::write(
             &path,
-            "settings {\n logfile = '/l' }\nsync { default.rsync, source = '/srv', target = 'h::m',\n delay = 5 }\n",
+            "settings {\n logfile = '/l' }\nsync { default.rsync, source = '/srv', target = 'h::m',\n onepass = true }\n",
         )
         .expect("a file");
         let path = path.to_str().expect("a path of text");
@@ -180,7 +180,7 @@ pub fn cases() -> Vec<Case> {
         assert_eq!(checked.code, 0, "{}", checked.stderr);
         for want in [
             "lsyncd.conf.lua:2: logfile is not carried over",
-            "lsyncd.conf.lua:4: delay = 5",
+            "lsyncd.conf.lua:4: onepass is not",
             &format!("fansync import {path} >"),
         ] {
             assert!(checked.stderr.contains(want), "{want:?} is not in\n{}", checked.stderr);

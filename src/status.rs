@@ -280,8 +280,14 @@ pub struct Target {
     pub(crate) in_flight: u64,
     /// Since when it is paused, seconds since 1970; 0 when it is not.
     pub(crate) paused_unix: f64,
-    /// Age of the oldest change that is not confirmed.
+    /// Age of the oldest change that is not confirmed, beyond `delay_seconds`.
     pub(crate) lag_seconds: f64,
+    /// The least time that a change waits (`delay`); 0 without.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) delay_seconds: f64,
+    /// Seconds until what waits for that leaves; 0 when nothing does.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) leaves_seconds: f64,
     /// How long changes take until the target holds them.
     #[serde(default)]
     pub(crate) latency: Latency,
@@ -338,6 +344,11 @@ pub struct Target {
     /// The last comparison with the source, or the one that runs.
     #[serde(default)]
     pub(crate) verify: Option<Verify>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(seconds: &f64) -> bool {
+    *seconds == 0.0
 }
 
 /// How long changes take, from the event that made a path pending to its confirmation.
@@ -524,6 +535,7 @@ pub(crate) mod tests {
         let t = &mut m.targets[0];
         t.pending_paths = vec![Pending { path: "a".into(), kind: "entry".into(), seconds: 1.5 }];
         t.bad_runs = [("target_down".to_owned(), 3)].into();
+        (t.delay_seconds, t.leaves_seconds) = (60.0, 7.5);
         (t.reconcile, t.passes) = (Some(p.clone()), vec![p.clone()]);
         t.verify = Some(Verify { progress: Some(p), paths: vec!["a".into()], ..Verify::default() });
         s.judged()

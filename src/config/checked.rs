@@ -250,6 +250,9 @@ pub(crate) struct Batch {
     /// The longest time a change may wait for others to join it.
     #[serde(serialize_with = "units::serialize")]
     pub(crate) max_delay: Duration,
+    /// The least time a change waits, if it is to.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::serialize_some")]
+    pub(crate) delay: Option<Duration>,
     /// How long a file that was created and not closed is held back.
     #[serde(serialize_with = "units::serialize")]
     pub(crate) create_hold: Duration,
@@ -305,6 +308,9 @@ pub struct Target {
     /// Instead of the mirror's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) max_delete: Option<MaxDelete>,
+    /// Instead of the mirror's `batch.delay`.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::serialize_some")]
+    pub(crate) delay: Option<Duration>,
     /// Compression on the wire.
     pub(crate) compress: Compress,
     /// More rsync options, each of them judged harmless.
@@ -394,6 +400,7 @@ impl Default for Batch {
         Batch {
             settle: Duration::from_millis(2),
             max_delay: Duration::from_millis(300),
+            delay: None,
             create_hold: Duration::from_secs(1),
             max_paths: 20_000,
             max_pending: 1_000_000,
@@ -468,6 +475,7 @@ impl Target {
             location,
             password_file: None,
             max_delete: None,
+            delay: None,
             compress: Compress::None,
             args: Vec::new(),
             jobs: 2,

@@ -16,6 +16,9 @@ use crate::filter::Filter;
 use crate::location::Location;
 use crate::role::mark;
 
+/// The longest `delay`.
+const MOST_DELAY: Duration = Duration::from_secs(24 * 3600);
+
 /// A rule that does not hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Complaint {
@@ -74,6 +77,13 @@ impl Section<'_> {
                 format!("{key} is {}, and rsync counts in whole seconds", shown(value)),
                 "write it in seconds, as in \"10s\"",
             );
+        }
+    }
+
+    fn least_wait(&mut self, delay: Option<Duration>) {
+        if let Some(delay) = delay.filter(|delay| *delay > MOST_DELAY) {
+            let message = format!("delay is {}, more than a day", shown(delay));
+            self.complain("delay", message, "changes that are to leave so rarely are full_every's, with [mirror.events] off");
         }
     }
 
@@ -199,6 +209,7 @@ fn mirror(mirror: &Mirror, path: &str, out: &mut Vec<Complaint>) {
     let batch = mirror.batch;
     section.path = format!("{path}.batch");
     section.ordered(("settle", batch.settle), ("max_delay", batch.max_delay));
+    section.least_wait(batch.delay);
     section.count("max_paths", batch.max_paths, 1, 1_000_000);
     section.count("max_pending", batch.max_pending, 1000, 1_000_000_000);
     for (i, t) in mirror.targets.iter().enumerate() {
@@ -224,6 +235,7 @@ fn target(mirror: &Mirror, target: &Target, path: &str, out: &mut Vec<Complaint>
         let message = format!("the rsync option {} is refused", refused.option);
         section.complain(&format!("args.{}", refused.word), message, refused.reason);
     }
+    section.least_wait(target.delay);
     section.count("jobs", target.jobs, 1, 64);
     section.count("small_jobs", target.small_jobs, 1, 64);
     section.count("standby", target.standby, 0, 64);

@@ -254,8 +254,17 @@ const PLAIN: [&str; 96] = [
     "watch",
 ];
 /// Others, so that the list above is one of names that come to mind.
-const PLAIN_TOO: [&str; 8] =
-    ["standby_max_age", "stop_timeout", "verify_checksum", "verify_every", "verify_repair", "watchdog", "when", "xattrs"];
+const PLAIN_TOO: [&str; 9] = [
+    "delay",
+    "standby_max_age",
+    "stop_timeout",
+    "verify_checksum",
+    "verify_every",
+    "verify_repair",
+    "watchdog",
+    "when",
+    "xattrs",
+];
 /// Keys whose lines may hold a secret.
 const SECRET: [&str; 4] = ["password", "headers", "body", "token_header"];
 

@@ -68,6 +68,7 @@ take = ["fuse"]
 [mirror.batch]
 settle = "3ms"
 max_delay = "1s"
+delay = "15s"
 create_hold = "1500us"
 max_paths = 100
 max_pending = 5000
@@ -88,6 +89,7 @@ name = "a"
 url = "rsync://u@[::1]:8730/m/p"
 password_file = "/etc/p"
 max_delete = 500
+delay = "1m"
 compress = "zstd"
 args = ["-A", "--bwlimit=10m"]
 jobs = 3
@@ -221,7 +223,10 @@ fn every_key_is_read() {
     assert_eq!(m.events, none);
     assert_eq!((m.full_every, m.rsync.to_str()), (Some(Duration::from_secs(5400)), Some("/opt/rsync")));
     let [settle, max_delay, create_hold] = [3_000, 1_000_000, 1_500].map(Duration::from_micros);
-    assert_eq!(m.batch, Batch { settle, max_delay, create_hold, max_paths: 100, max_pending: 5000 });
+    assert_eq!(
+        m.batch,
+        Batch { settle, max_delay, delay: Some(Duration::from_secs(15)), create_hold, max_paths: 100, max_pending: 5000 }
+    );
     assert_eq!(m.kernel, checked::KernelSwitches { unlimited_queue: false, rename_events: false, io_uring: false });
     let mounts = [&m.mounts.skip, &m.mounts.take].map(|list| list.iter().map(String::as_str).collect::<Vec<_>>());
     assert_eq!(mounts, [vec!["overlay", "/scratch/"], vec!["fuse"]]);
@@ -234,6 +239,7 @@ fn every_key_is_read() {
         location: Location::parse("rsync://u@[::1]:8730/m/p").unwrap(),
         password_file: Some("/etc/p".into()),
         max_delete: Some(MaxDelete::Count(500)),
+        delay: Some(Duration::from_secs(60)),
         compress: Compress::Zstd,
         args: vec!["-A".into(), "--bwlimit=10m".into()],
         jobs: 3,
@@ -471,6 +477,8 @@ fn rules_within_a_mirror() {
         ("batch = { settle = \"1s\" }", "", "settle is 1s, more than max_delay with 300ms"),
         ("batch = { max_paths = 0 }", "", "max_paths is 0"),
         ("batch = { max_pending = 10 }", "", "max_pending is 10"),
+        ("batch = { delay = \"2d\" }", "", "delay is 2days, more than a day"),
+        ("", "delay = \"0s\"", "more than zero"),
         ("batch = 5", "", "batch is a number, and should be a table, written [mirror.batch]"),
         ("rsync = \"./rsync\"", "", "neither an absolute path nor a plain name"),
         ("rsync = \"/usr/bin/rsync-ssl\"", "", "starts rsync by itself"),

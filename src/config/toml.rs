@@ -582,6 +582,7 @@ fn batch(s: &mut Section<'_, '_>) -> Batch {
     Batch {
         settle: s.duration("settle").unwrap_or(d.settle),
         max_delay: s.duration("max_delay").unwrap_or(d.max_delay),
+        delay: s.duration("delay").or(d.delay),
         create_hold: s.duration("create_hold").unwrap_or(d.create_hold),
         max_paths: s.count("max_paths").unwrap_or(d.max_paths),
         max_pending: s.count("max_pending").unwrap_or(d.max_pending),
@@ -619,6 +620,7 @@ fn target(s: &mut Section<'_, '_>) -> Option<Target> {
     let target = Target {
         password_file: s.path("password_file"),
         max_delete: s.max_delete("max_delete"),
+        delay: s.duration("delay").or(d.delay),
         compress: s.choice("compress").unwrap_or(d.compress),
         args: args.unwrap_or(d.args),
         jobs: s.count("jobs").unwrap_or(d.jobs),

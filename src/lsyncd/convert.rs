@@ -15,6 +15,8 @@ use crate::sersync::Note;
 
 /// The most rsync runs at the same time for one target.
 const MAX_JOBS: f64 = 64.0;
+/// The longest `delay` of a target.
+const MOST_DELAY: Duration = Duration::from_secs(24 * 3600);
 /// rsync's own limit is given more time than this before a run is ended from outside.
 const WATCHDOG_BEYOND: Duration = Duration::from_secs(90);
 /// Fields of a `sync` that are actions of the user's own: a program, or a function.
@@ -422,10 +424,9 @@ impl Sync<'_> {
         if let Some(Value::Number(delay)) = self.field("delay").cloned()
             && delay > 0.0
         {
-            self.note(
-                "delay",
-                format!("delay = {delay} is not carried over: a change leaves at once, and many at once leave together"),
-            );
+            // lsyncd's clock has a grain of 10 ms and more.
+            let delay = Duration::try_from_secs_f64(delay).unwrap_or(MOST_DELAY).clamp(Duration::from_millis(10), MOST_DELAY);
+            target.delay = Some(Duration::from_millis(delay.as_millis() as u64));
         }
         let reasons = [
             ("onepass", "use `fansync mirror --once`"),

@@ -158,8 +158,8 @@ const CARRIED: &[Case] = &[
     (
         "a delay, a crontab, a tunnel",
         "sync{ default.rsync, source='/a', target='localhost::a',\n delay=15,\n crontab={'0 3 * * *'},\n tunnel={'ssh','h'} }",
-        &[r#"url = "rsync://localhost/a""#],
-        &["2: delay = 15 is not carried over", "3: crontab is not carried over", "4: tunnel is not carried over"],
+        &[r#"url = "rsync://localhost/a""#, "delay = \"15s\""],
+        &["3: crontab is not carried over", "4: tunnel is not carried over"],
     ),
     (
         "actions of its own beside a copy",

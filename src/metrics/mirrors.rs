@@ -97,9 +97,15 @@ const TARGET: &[Row<Target>] = &[
     row(Gauge, "fansync_target_state", &["mirror", "target", "state"], "1 for the state that the target is in.", |t, v| {
         v.one_of(TargetState::ALL.iter().map(|s| s.name()), t.state.name());
     }),
-    row(Gauge, "fansync_target_lag_seconds", T, "Age of the oldest change that is not confirmed; 0 in sync.", |t, v| {
-        v.put(t.lag_seconds);
-    }),
+    row(
+        Gauge,
+        "fansync_target_lag_seconds",
+        T,
+        "Age of the oldest change that is not confirmed, beyond `delay`; 0 in sync.",
+        |t, v| {
+            v.put(t.lag_seconds);
+        },
+    ),
     row(
         Histogram,
         "fansync_target_latency_seconds",

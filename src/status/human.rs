@@ -140,8 +140,13 @@ impl Target {
             let aside = if self.keeps_aside { "; what only the target held is kept aside" } else { "" };
             let _ = writeln!(out, "    role    primary of epoch {}{aside}", self.epoch);
         }
-        let lag = if self.lag_seconds > 0.0 { span(self.lag_seconds) } else { "none, in sync".into() };
-        let _ = writeln!(out, "    lag     {lag}; {} pending, {} in flight", self.pending, self.in_flight);
+        let lag = match self.lag_seconds > 0.0 {
+            true => span(self.lag_seconds),
+            false if self.waits_its_delay() => format!("none beyond the delay of {}", span(self.delay_seconds)),
+            false => "none, in sync".into(),
+        };
+        let leaving = self.leaving().map(|leaving| format!(" {leaving}")).unwrap_or_default();
+        let _ = writeln!(out, "    lag     {lag}; {} pending{leaving}, {} in flight", self.pending, self.in_flight);
         if self.latency.recent > 0 {
             let of = plural(self.latency.recent, "path");
             let (p50, p99) = (span(self.latency.p50_seconds), span(self.latency.p99_seconds));

@@ -58,6 +58,16 @@ impl Target {
         }
     }
 
+    /// Whether nothing is late, and what is not on it waits for `delay` or is under way after it.
+    pub(crate) fn waits_its_delay(&self) -> bool {
+        self.delay_seconds > 0.0 && self.lag_seconds == 0.0 && self.state == TargetState::Syncing
+    }
+
+    /// When what waits for `delay` leaves.
+    pub(crate) fn leaving(&self) -> Option<String> {
+        (self.leaves_seconds > 0.0).then(|| format!("leaving in {}", span(self.leaves_seconds)))
+    }
+
     /// Whether it holds a whole copy of the source, as of some moment: it is sent changes, and
     /// nothing of it is left to compare or kept aside.
     pub(crate) fn holds_whole_copy(&self) -> bool {
@@ -219,6 +229,9 @@ fn line(t: &Target) -> String {
     if t.pending + t.in_flight > 0 {
         let _ = write!(out, ", {} pending", plural(t.pending + t.in_flight, "path"));
     }
+    if let Some(leaving) = t.leaving() {
+        let _ = write!(out, " {leaving}");
+    }
     let failed = t.failures.len() as u64 + t.failures_more;
     // The reason of one that is `failing` begins with their number.
     if failed > 0 && t.state != TargetState::Failing {
@@ -267,6 +280,11 @@ mod tests {
             s.mirrors[0].targets = vec![well.clone(), Target { state, lag_seconds: lag, ..well.clone() }];
             assert_eq!(s.health(), want, "{state}");
         }
+        let waits = Target { state: TargetState::Syncing, delay_seconds: 15.0, leaves_seconds: 12.0, pending: 3, ..well.clone() };
+        s.mirrors[0].targets = vec![waits];
+        assert_eq!((s.verdict().as_str(), s.health()), ("OK: 1 of 1 target in sync", Health::Good));
+        assert_eq!(s.overview(), "  data/b  syncing, 3 paths pending leaving in 12.0s\n");
+        assert!(s.human().contains("    lag     none beyond the delay of 15.0s; 3 pending leaving in 12.0s, 0 in flight\n"));
         s.mirrors[0].targets = vec![well];
         s.config_error = "f:1:1: wrong".into();
         assert_eq!((s.health(), s.health().exit_code()), (Health::Behind, ExitCode::Differences));

@@ -44,7 +44,8 @@ impl Target {
             );
         }
         if let Some((at, kind, since)) = self.ledger.set.pending_at(path) {
-            return state(At::Pending, format!("for {}{}", ago(since), self::by(&at, kind, path)));
+            let leaves = self.leaves_in(now).map(|left| format!("; leaves in {} (delay)", span(left))).unwrap_or_default();
+            return state(At::Pending, format!("for {}{}{leaves}", ago(since), self::by(&at, kind, path)));
         }
         let Some(p) = parked else {
             return match self.met.left_out.contains(path) {

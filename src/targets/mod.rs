@@ -266,7 +266,7 @@ impl Target {
             identity: None,
             orphans: Some(orphans::Orphans::of_earlier_runs()),
             fence: fence::Fence::new(mirror),
-            schedule: Schedule::new(Pace::new(&mirror.batch)),
+            schedule: Schedule::new(Pace::new(&mirror.batch, cfg.delay.or(mirror.batch.delay))),
             runs: Runs::new(index as u16),
             guard: DeleteGuard::new(fill),
             doubts: Default::default(),
@@ -316,6 +316,9 @@ impl Target {
     fn take_in(&mut self, now: Duration, path: &[u8], seen: Seen, since: Option<Epoch>) {
         self.ledger.set.tick(now);
         self.schedule.pace.seen(now);
+        if path.is_empty() && seen == Seen::Subtree {
+            self.schedule.pace.hurry_whole();
+        }
         // A directory of this name may have gone while fansync did not run, and the target have it
         // still.
         let seen = if seen == Seen::CreatedDir && self.doubts.is_resuming() { Seen::MovedDir } else { seen };

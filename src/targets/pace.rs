@@ -7,6 +7,10 @@
 //! flood, which gathers for [`FLOOD_DELAY`], since each batch of it takes processors from the
 //! process that causes it. `max_delay` bounds both.
 //!
+//! With `delay` nothing leaves that has not waited for it, but what hurries: a flush, a target that
+//! answers again, a command. When it is over, as many paths leave as wait then; what comes meanwhile
+//! waits as long again. So runs are no closer together than `delay`, however busy the source is.
+//!
 //! A flood leaves whole, by one run: the next batch takes the next job while that flies. It is
 //! shared out among the free jobs when it has come to a pause. Its pause has to be longer the
 //! longer it has lasted, since who causes it may have to wait for a processor that our own runs
@@ -38,6 +42,8 @@ const SHARE_MIN: usize = 500;
 pub(super) struct Pace {
     settle: Duration,
     max_delay: Duration,
+    /// Zero where changes need not wait.
+    delay: Duration,
     max_paths: usize,
     /// When the last event came.
     last_seen: Duration,
@@ -45,6 +51,10 @@ pub(super) struct Pace {
     began: Duration,
     /// Since when the oldest waits of what may leave.
     first_ready: Option<Duration>,
+    /// With `delay`: when what waits may leave.
+    opens: Option<Duration>,
+    /// With `delay`: how many of the paths are left whose wait is over.
+    released: usize,
     go_now: bool,
     /// More than few paths have waited since the last pause.
     flood: bool,
@@ -53,14 +63,17 @@ pub(super) struct Pace {
 
 impl Pace {
     /// That of a target of which nothing is known: what comes first leaves at once.
-    pub(super) fn new(batch: &config::Batch) -> Pace {
+    pub(super) fn new(batch: &config::Batch, delay: Option<Duration>) -> Pace {
         Pace {
             settle: batch.settle,
             max_delay: batch.max_delay,
+            delay: delay.unwrap_or_default(),
             max_paths: batch.max_paths,
             last_seen: Duration::ZERO,
             began: Duration::ZERO,
             first_ready: None,
+            opens: None,
+            released: 0,
             go_now: true,
             flood: false,
             run_length: Duration::ZERO,
@@ -72,7 +85,8 @@ impl Pace {
         let quiet = now.saturating_sub(self.last_seen);
         if self.first_ready.is_none() {
             self.first_ready = Some(now);
-            self.go_now |= quiet > (self.settle * QUIET_SETTLES).max(if self.flood { self.pause() } else { Duration::ZERO });
+            self.go_now |= self.delay.is_zero()
+                && quiet > (self.settle * QUIET_SETTLES).max(if self.flood { self.pause() } else { Duration::ZERO });
         }
         if quiet >= self.pause() {
             (self.began, self.flood) = (now, false);
@@ -90,6 +104,11 @@ impl Pace {
         self.go_now = true;
     }
 
+    /// The whole tree is to be compared: that is no change that waits for others.
+    pub(super) fn hurry_whole(&mut self) {
+        self.go_now |= !self.delay.is_zero();
+    }
+
     /// Whether what waits need not wait for company.
     pub(super) fn hurries(&self) -> bool {
         self.go_now
@@ -98,6 +117,16 @@ impl Pace {
     /// The time, and how many paths may leave.
     pub(super) fn tick(&mut self, now: Duration, ready: usize) {
         self.flood = now < self.calm_at() && (self.flood || ready > SMALL_PATHS);
+        self.wait(now, ready);
+    }
+
+    /// With `delay`: the wait of what may leave begins, if none goes on.
+    fn wait(&mut self, now: Duration, ready: usize) {
+        if self.delay.is_zero() || ready == 0 {
+            (self.opens, self.released) = (None, 0);
+        } else if self.released == 0 {
+            self.opens.get_or_insert(now + self.delay);
+        }
     }
 
     /// When the flood that goes on will have paused, if no event comes.
@@ -105,8 +134,19 @@ impl Pace {
         self.flood.then(|| self.calm_at())
     }
 
-    /// Something left, or nothing did, and so many paths stay behind.
-    pub(super) fn left(&mut self, now: Duration, launched: bool, ready: usize) {
+    /// Something left, or nothing did, and of `before` paths `ready` stay behind.
+    pub(super) fn left(&mut self, now: Duration, launched: bool, before: usize, ready: usize) {
+        if !self.delay.is_zero() {
+            match self.released {
+                // The wait of all these was over.
+                0 if launched => (self.opens, self.released) = (None, ready),
+                0 => {}
+                some => self.released = some.saturating_sub(before.saturating_sub(ready)).min(ready),
+            }
+            // What comes next waits, although nothing was there to hurry.
+            self.go_now &= ready > 0;
+            self.wait(now, ready);
+        }
         self.go_now &= !launched;
         if ready == 0 {
             self.first_ready = None;
@@ -126,11 +166,22 @@ impl Pace {
         if ready == 0 {
             return None;
         }
-        if self.go_now || hurry {
+        if self.go_now || hurry || self.released > 0 {
             return Some(Duration::ZERO);
         }
         let oldest = self.first_ready.unwrap_or(Duration::ZERO);
-        Some(self.calm_at().min(oldest + self.delay(ready)))
+        let leaves = self.calm_at().min(oldest + self.company(ready));
+        Some(self.opens.map_or(leaves, |opens| leaves.max(opens)))
+    }
+
+    /// With `delay`: when what waits may leave. `None`: it may leave now, or nothing waits.
+    pub(super) fn opens_at(&self, hurry: bool) -> Option<Duration> {
+        self.opens.filter(|_| !(self.go_now || hurry || self.released > 0))
+    }
+
+    /// The least wait of a change; zero without `delay`.
+    pub(super) fn least(&self) -> Duration {
+        self.delay
     }
 
     /// How many of `ready` paths one bulk run takes, where so many jobs are free.
@@ -143,9 +194,10 @@ impl Pace {
     }
 
     /// How many of `wanted` standby processes to keep. A flood uses none, and each that is started
-    /// takes a processor from its transfers.
+    /// takes a processor from its transfers. With `delay` they would save milliseconds of a wait,
+    /// and hold connections.
     pub(super) fn standbys(&self, wanted: usize) -> usize {
-        if self.flood { 0 } else { wanted }
+        if self.flood || !self.delay.is_zero() { 0 } else { wanted }
     }
 
     fn calm_at(&self) -> Duration {
@@ -164,7 +216,7 @@ impl Pace {
     }
 
     /// How long the oldest change waits for company at most.
-    fn delay(&self, ready: usize) -> Duration {
+    fn company(&self, ready: usize) -> Duration {
         let least = if ready > SMALL_PATHS { FLOOD_DELAY } else { DELAY_MIN };
         (self.run_length * DELAY_RUNS).max(least).min(self.max_delay)
     }
@@ -184,10 +236,10 @@ mod tests {
     /// ms.
     fn pace(max_delay: u64) -> Pace {
         let mut pace =
-            Pace::new(&config::Batch { settle: ms(2), max_delay: ms(max_delay), max_paths: 20_000, ..Default::default() });
+            Pace::new(&config::Batch { settle: ms(2), max_delay: ms(max_delay), max_paths: 20_000, ..Default::default() }, None);
         pace.seen(ms(1_000));
         assert_eq!(pace.leaves_at(1, false), Some(Duration::ZERO));
-        pace.left(ms(1_000), true, 0);
+        pace.left(ms(1_000), true, 0, 0);
         pace
     }
 
@@ -210,7 +262,7 @@ mod tests {
         }
         let mut pace = pace(300);
         pace.seen(ms(2_000));
-        pace.left(ms(2_000), false, 1);
+        pace.left(ms(2_000), false, 0, 1);
         assert_eq!(pace.leaves_at(1, false), Some(Duration::ZERO), "what was not sent is not delayed");
     }
 
@@ -259,7 +311,7 @@ mod tests {
         let mut pace = pace(300);
         assert_eq!(pace.share(ms(2_000), 8_000, 2, false), 4_000, "nothing goes on");
         events(&mut pace, 2_000, 2_200, 8_000);
-        pace.left(ms(2_200), true, 8_000);
+        pace.left(ms(2_200), true, 0, 8_000);
         for (now, ready, free, hurry, share) in [
             (2_200, 8_000, 2, false, 8_000),
             (2_200, 8_000, 2, true, 4_000),
@@ -280,16 +332,81 @@ mod tests {
         assert_eq!((pace.standbys(2), pace.flood_ends()), (2, None), "few");
         events(&mut pace, 1_102, 1_200, MANY);
         assert_eq!(pace.standbys(2), 0);
-        pace.left(ms(1_200), true, 0);
+        pace.left(ms(1_200), true, 0, 0);
         events(&mut pace, 1_202, 1_240, 3);
         let ends = pace.flood_ends().expect("it goes on, although little waits");
         assert_eq!((pace.standbys(2), ends), (0, ms(1_270)));
-        pace.left(ms(1_250), true, 0);
+        pace.left(ms(1_250), true, 0, 0);
         pace.tick(ends - ms(1), 0);
         assert_eq!(pace.standbys(2), 0);
         pace.tick(ends, 0);
         assert_eq!((pace.standbys(2), pace.flood_ends()), (2, None));
         pace.seen(ms(1_300));
         assert_eq!(pace.leaves_at(1, false), Some(Duration::ZERO), "the next lone change");
+    }
+    /// `delay` 10 s; the first comparison has left at 1 s, and nothing waits.
+    fn delayed() -> Pace {
+        let batch = config::Batch { settle: ms(2), max_delay: ms(300), max_paths: 20_000, ..Default::default() };
+        let mut pace = Pace::new(&batch, Some(ms(10_000)));
+        pace.seen(ms(1_000));
+        pace.tick(ms(1_000), 1);
+        assert_eq!(pace.leaves_at(1, false), Some(Duration::ZERO), "the first comparison");
+        pace.left(ms(1_000), true, 1, 0);
+        pace
+    }
+
+    #[test]
+    fn with_a_delay_a_change_waits_for_it_and_those_that_come_meanwhile_leave_with_it() {
+        let mut pace = delayed();
+        assert_eq!(pace.standbys(2), 0);
+        pace.seen(ms(60_000));
+        pace.tick(ms(60_000), 1);
+        assert_eq!((pace.leaves_at(1, false), pace.opens_at(false)), (Some(ms(70_000)), Some(ms(70_000))));
+        assert_eq!((pace.leaves_at(1, true), pace.opens_at(true)), (Some(Duration::ZERO), None), "a flush");
+        pace.left(ms(60_000), false, 1, 1);
+        events(&mut pace, 60_002, 69_990, 3);
+        assert_eq!(pace.leaves_at(3, false), Some(ms(70_000)), "later ones do not put it off");
+        events(&mut pace, 69_992, 70_000, 3);
+        assert_eq!(pace.leaves_at(3, false), Some(ms(70_000)), "and no pause of the events is waited for");
+    }
+
+    #[test]
+    fn with_a_delay_all_that_waited_leaves_and_what_comes_meanwhile_waits_as_long() {
+        let mut pace = delayed();
+        pace.seen(ms(20_000));
+        pace.tick(ms(20_000), 1);
+        pace.tick(ms(30_000), 100_000);
+        pace.left(ms(30_000), true, 100_000, 60_000);
+        // Two jobs took 40,000; 5,000 come while these run.
+        pace.seen(ms(30_500));
+        pace.tick(ms(30_500), 65_000);
+        assert_eq!(pace.leaves_at(65_000, false), Some(Duration::ZERO));
+        pace.left(ms(30_500), true, 65_000, 45_000);
+        assert_eq!(pace.leaves_at(45_000, false), Some(Duration::ZERO));
+        pace.left(ms(31_000), true, 45_000, 5_000);
+        assert_eq!(pace.leaves_at(5_000, false), Some(ms(41_000)), "as many left as had waited");
+        pace.tick(ms(41_000), 5_000);
+        pace.left(ms(41_000), true, 5_000, 0);
+        pace.seen(ms(41_001));
+        pace.tick(ms(41_001), 1);
+        assert_eq!(pace.leaves_at(1, false), Some(ms(51_001)));
+    }
+
+    #[test]
+    fn with_a_delay_a_command_releases_what_waits_and_nothing_later() {
+        let mut pace = delayed();
+        pace.hurry();
+        pace.left(ms(2_000), false, 0, 0);
+        pace.seen(ms(3_000));
+        pace.tick(ms(3_000), 1);
+        assert_eq!(pace.leaves_at(1, false), Some(ms(13_000)), "nothing was there to hurry");
+        pace.hurry();
+        assert_eq!((pace.leaves_at(1, false), pace.opens_at(false)), (Some(Duration::ZERO), None));
+        pace.left(ms(3_000), true, 1, 0);
+        pace.seen(ms(3_001));
+        pace.tick(ms(3_001), 1);
+        assert_eq!(pace.leaves_at(1, false), Some(ms(13_001)));
+        pace.hurry_whole();
+        assert_eq!(pace.leaves_at(1, false), Some(Duration::ZERO), "a comparison of the whole tree");
     }
 }

@@ -192,7 +192,8 @@ impl Target {
     pub(super) fn moves_leave_at(&self) -> Option<Duration> {
         let burst = &self.renames.burst;
         let waits = self.ledger.set.has_moves() && !burst.blocked && self.lanes_free().1;
-        waits.then(|| if self.hurry() { Duration::ZERO } else { burst.leaves_at() })
+        let opens = self.schedule.pace.opens_at(self.hurry()).unwrap_or_default();
+        waits.then(|| if self.hurry() { Duration::ZERO } else { burst.leaves_at().max(opens) })
     }
 
     /// Sends renames, and removes the names they left. Returns whether something was started.

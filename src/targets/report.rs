@@ -57,7 +57,10 @@ impl Target {
         s.pending_paths = self.some_pending(now);
         s.merged = self.ledger.set.merged();
         s.in_flight = self.runs.batches().map(|b| b.entries.len() as u64).sum();
-        s.lag_seconds = self.ledger.set.epochs().lag(now).max(put_off).unwrap_or_default().as_secs_f64();
+        let delay = self.schedule.pace.least();
+        let late = self.ledger.set.epochs().lag(now).map(|lag| lag.saturating_sub(delay));
+        s.lag_seconds = late.max(put_off).unwrap_or_default().as_secs_f64();
+        (s.delay_seconds, s.leaves_seconds) = (delay.as_secs_f64(), self.leaves_in(now).unwrap_or_default().as_secs_f64());
         s.latency = self.counters.latency.shown();
         s.standby = self.runs.standbys() as u64;
         s.coarsened = self.ledger.set.coarsened();
@@ -127,6 +130,12 @@ impl Target {
             .collect();
         s.failures_more = self.ledger.failing().saturating_sub(s.failures.len()) as u64;
         s
+    }
+
+    /// How long what waits for `delay` is still to wait.
+    pub(super) fn leaves_in(&self, now: Duration) -> Option<Duration> {
+        let opens = self.schedule.pace.opens_at(self.hurry()).filter(|_| self.is_up() && !self.schedule.is_paused())?;
+        Some(opens.saturating_sub(now)).filter(|left| !left.is_zero())
     }
 
     fn report_away(&self, s: &mut status::Target, outage: &Outage) {

@@ -59,7 +59,7 @@ mod tests {
     fn a_flush_hurries_until_its_own_end_and_a_stop_for_good() {
         let mut epochs = crate::dirty::Epochs::default();
         let (first, second) = (epochs.close(), epochs.close());
-        let mut schedule = Schedule::new(Pace::new(&Mirror::new("m", "/src").batch));
+        let mut schedule = Schedule::new(Pace::new(&Mirror::new("m", "/src").batch, None));
         assert!(!schedule.hurries());
         schedule.begin_flush(first);
         schedule.begin_flush(second);

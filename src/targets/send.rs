@@ -184,6 +184,7 @@ impl Target {
                 return;
             }
         }
+        let before = self.ledger.set.ready(false);
         let mut launched = self.dispatch_renames(cx);
         if self.may_start(cx) {
             launched |= self.dispatch_pending(cx);
@@ -195,7 +196,7 @@ impl Target {
         if !self.may_start(cx) {
             return;
         }
-        self.schedule.pace.left(cx.now, launched, self.ledger.set.ready(false));
+        self.schedule.pace.left(cx.now, launched, before, self.ledger.set.ready(false));
         // Starting a process takes a core from the transfer that just began; standby processes are
         // replaced after it.
         if !self.runs.is_sending() || self.runs.standbys() == 0 {

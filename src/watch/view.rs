@@ -154,7 +154,12 @@ fn mirror(m: &Mirror, known: &Known, look: Look, width: usize, out: &mut Vec<Lin
 
 fn target(m: &Mirror, t: &Target, known: &Known, look: Look, width: usize, out: &mut Vec<Line<'static>>) {
     let grade = Grade::of(t);
-    let lag = if t.lag_seconds > 0.0 { format!("{} behind", span(t.lag_seconds)) } else { "in sync".into() };
+    let lag = match t.leaving() {
+        _ if t.lag_seconds > 0.0 => format!("{} behind", span(t.lag_seconds)),
+        Some(leaving) => leaving,
+        None if t.waits_its_delay() => "sending".into(),
+        None => "in sync".into(),
+    };
     let queue = format!("{} pending, {} in flight", t.pending, t.in_flight);
     let rate = known.rates.bytes(&m.name, &t.name).filter(|r| *r > 0.0);
     let rate = rate.map(|r| format!("  {}/s", ByteSize(r as u64))).unwrap_or_default();

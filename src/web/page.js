@@ -67,6 +67,7 @@ function judge(t) {
   if (failed > 0) return { ...trouble(`${plural(failed, "path")} cannot be sent`), why: t.lag_seconds > 0 ? `The rest is ${behind}.` : t.reason };
   if (t.state === "idle") return { rank: 0, look: "good", mark: "●", words: "In sync", why: "" };
   if (t.reconcile) return { rank: 2, look: "behind", mark: "◐", words: "Comparing the whole tree", why: t.reason };
+  if (t.leaves_seconds > 0 && t.lag_seconds < 1) return { rank: 0, look: "good", mark: "●", words: `Changes leave in ${span(t.leaves_seconds)}`, why: t.reason };
   if (t.lag_seconds < 1) return { rank: 0, look: "good", mark: "●", words: "Less than 1 s behind", why: t.reason };
   return { rank: 2, look: "behind", mark: "◐", words: behind[0].toUpperCase() + behind.slice(1), why: t.reason };
 }
@@ -90,7 +91,11 @@ function headline(all) {
       return ["behind", `${one ? first : many} ${one ? "is" : "are"} ${span(lag)} behind`, rest];
     }
     case 1: return ["rest", one ? `${first}: ${named[0].verdict.words.toLowerCase()}` : `${many} wait`, rest];
-    default: return ["good", "In sync", all.length === 1 ? `${first} holds every change.` : `${all.length === 2 ? "Both" : `All ${number(all.length)}`} targets hold every change.`];
+    default: {
+      const waiting = all.filter((x) => x.target.leaves_seconds > 0).length;
+      if (waiting > 0) return ["good", "Nothing is late", waiting === 1 ? "Changes wait for their delay." : `Changes wait for the delays of ${number(waiting)} targets.`];
+      return ["good", "In sync", all.length === 1 ? `${first} holds every change.` : `${all.length === 2 ? "Both" : `All ${number(all.length)}`} targets hold every change.`];
+    }
   }
 }
 
