@@ -43,6 +43,10 @@ const PROGRAMS: &[(&str, &str)] = &[
         "settings { nodaemon = true }\nsync { default.rsync, source = '@SRC@', target = '@W@/@P@-one', delete = 'startup', delay = 1 }\n",
     ),
     (
+        "deletions_while_running",
+        "settings { nodaemon = true }\nsync { default.rsync, source = '@SRC@', target = '@W@/@P@-one', delete = 'running', delay = 1 }\n",
+    ),
+    (
         "excludes_of_a_file",
         "settings { nodaemon = true }\nsync { default.rsync, source = '@SRC@', target = '@W@/@P@-one', delay = 1,\n\
          excludeFrom = '@W@/excludes', rsync = { archive = true } }\n",

@@ -18,6 +18,7 @@ mod cli;
 mod commands;
 mod connect;
 mod damaged;
+mod delete;
 mod dirtimes;
 mod emptied;
 mod events;
@@ -203,6 +204,7 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("expressions", expressions::cases()),
         ("switches", switches::cases()),
         ("schedule", schedule::cases()),
+        ("delete", delete::cases()),
         ("fail_log", fail_log::cases()),
         ("sersync", sersync::cases()),
         ("targets", targets::cases()),

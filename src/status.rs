@@ -328,6 +328,9 @@ pub struct Target {
     /// Progress of the other runs that compare something, and of all that take long.
     #[serde(default)]
     pub(crate) passes: Vec<Progress>,
+    /// Why nothing is deleted there although the mirror deletes; empty when it does.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) deletes_off: String,
     /// Deletions that wait until an administrator accepts them.
     pub(crate) held_deletes: u64,
     /// Why; empty when there are none.
@@ -536,6 +539,7 @@ pub(crate) mod tests {
         t.pending_paths = vec![Pending { path: "a".into(), kind: "entry".into(), seconds: 1.5 }];
         t.bad_runs = [("target_down".to_owned(), 3)].into();
         (t.delay_seconds, t.leaves_seconds) = (60.0, 7.5);
+        t.deletes_off = "its rsync cannot".into();
         (t.reconcile, t.passes) = (Some(p.clone()), vec![p.clone()]);
         t.verify = Some(Verify { progress: Some(p), paths: vec!["a".into()], ..Verify::default() });
         s.judged()

@@ -65,8 +65,8 @@ pub struct Mirror {
     pub(crate) name: String,
     /// The tree. Absolute; need not exist yet.
     pub(crate) source: PathBuf,
-    /// Whether what is gone from the source goes from the targets.
-    pub(crate) delete: bool,
+    /// When what is gone from the source goes from the targets.
+    pub(crate) delete: Delete,
     /// What would delete more on a target is held until an administrator accepts it.
     pub(crate) max_delete: Option<MaxDelete>,
     /// A target that no run of this mirror has filled keeps what only it has, where that is more
@@ -148,6 +148,59 @@ pub(crate) struct Mounts {
     pub(crate) skip: Vec<String>,
     /// Mirrored.
     pub(crate) take: Vec<String>,
+}
+
+/// When what is gone from the source is deleted on the targets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Delete {
+    /// As it goes, and by comparisons.
+    Always,
+    /// Never.
+    Never,
+    /// By the comparison at the start, and at no other time.
+    Startup,
+    /// As it goes; comparisons leave alone what only the target has.
+    Running,
+}
+
+impl Delete {
+    /// Whether anything is ever deleted.
+    pub(crate) fn ever(self) -> bool {
+        self != Delete::Never
+    }
+
+    /// Whether what goes is deleted as it goes.
+    pub(crate) fn follows(self) -> bool {
+        matches!(self, Delete::Always | Delete::Running)
+    }
+
+    /// As messages write it.
+    pub(crate) fn shown(self) -> &'static str {
+        match self {
+            Delete::Always => "true",
+            Delete::Never => "false",
+            Delete::Startup => "\"startup\"",
+            Delete::Running => "\"running\"",
+        }
+    }
+}
+
+impl From<bool> for Delete {
+    fn from(on: bool) -> Delete {
+        if on { Delete::Always } else { Delete::Never }
+    }
+}
+
+/// As the configuration has it: a truth value, or a word.
+impl Serialize for Delete {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Delete::Always => serializer.serialize_bool(true),
+            Delete::Never => serializer.serialize_bool(false),
+            Delete::Startup => serializer.serialize_str("startup"),
+            Delete::Running => serializer.serialize_str("running"),
+        }
+    }
 }
 
 /// How many entries one batch or one comparison may delete on a target.
@@ -434,7 +487,7 @@ impl Mirror {
         Mirror {
             name: name.into(),
             source: source.into(),
-            delete: true,
+            delete: Delete::Always,
             max_delete: None,
             first_max_delete: MaxDelete::Percent(50),
             max_file_size: None,

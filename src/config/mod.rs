@@ -34,7 +34,9 @@ pub use args::allowed as allowed_options;
 #[cfg(feature = "lsyncd")]
 pub(crate) use args::reasons_against;
 pub(crate) use args::{Nodes, copies_dir_times, name_directories, names_places, passes_options_on};
-pub(crate) use checked::{Batch, Daemon, Events, Extras, FollowOpenFiles, Initial, MaxDelete, Mirror, Mounts, Target, Watch};
+pub(crate) use checked::{
+    Batch, Daemon, Delete, Events, Extras, FollowOpenFiles, Initial, MaxDelete, Mirror, Mounts, Target, Watch,
+};
 pub use checked::{Compress, Config};
 pub(crate) use cite::{ConfigErrors, Problem, Warning, Written};
 pub(crate) use origins::Origins;
@@ -156,7 +158,7 @@ impl Config {
 
         let mut mirror = Mirror::new("mirror", path(source));
         let password_file = overrides.password_file.as_deref().map(&mut path);
-        mirror.delete = !overrides.no_delete;
+        mirror.delete = (!overrides.no_delete).into();
         mirror.send_renames = !overrides.no_send_renames;
         mirror.extras = overrides.extras;
         mirror.max_delete = overrides.max_delete;

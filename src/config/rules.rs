@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::args;
-use super::checked::{Config, Daemon, Mirror, Target};
+use super::checked::{Config, Daemon, Delete, Initial, Mirror, Target};
 use super::ground::Ground;
 use super::units::shown;
 use crate::filter::Filter;
@@ -182,6 +182,19 @@ fn mirror(mirror: &Mirror, path: &str, out: &mut Vec<Complaint>) {
         let help = format!("make the include pattern narrower, so that it does not match {}", mark::DIR);
         section.complain("include", format!("with roles = true, {} must be left out, and is included", mark::DIR), help);
     }
+    match mirror.delete {
+        Delete::Startup if mirror.initial == Initial::None => section.complain(
+            "delete",
+            "delete = \"startup\" deletes by the comparison at the start, and initial = \"none\" makes none",
+            "set delete = false, or initial = \"reconcile\"",
+        ),
+        Delete::Running if !mirror.filter.include().is_empty() => section.complain(
+            "delete",
+            "delete = \"running\" deletes by name, which rsync cannot where patterns include",
+            "use exclude patterns alone, or set delete = true or false",
+        ),
+        _ => {}
+    }
     if let Some(file) = &mirror.fail_log {
         section.absolute("fail_log", file);
     }
@@ -314,9 +327,9 @@ fn between_targets(config: &Config, out: &mut Vec<Complaint>) {
             let same = below.is_empty();
             // Each pair once; and what a mirror neither deletes nor copies to may be another's.
             let harmless = if same {
-                (k, l) < (i, j) || (k != i && !mirror.delete && !other_mirror.delete)
+                (k, l) < (i, j) || (k != i && !mirror.delete.ever() && !other_mirror.delete.ever())
             } else {
-                !mirror.delete || mirror.filter.excludes(below.as_bytes(), true)
+                !mirror.delete.ever() || mirror.filter.excludes(below.as_bytes(), true)
             };
             if harmless {
                 continue;

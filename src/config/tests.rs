@@ -201,7 +201,7 @@ fn every_key_is_read() {
     let metrics = (d.metrics.map(|a| a.to_string()), d.metrics_file.as_deref(), d.metrics_interval);
     assert_eq!(metrics, (Some("[::1]:9847".into()), Some("/m/fansync.prom".as_ref()), Duration::from_secs(60)));
     assert!(m.roles && !m.send_renames && m.require_confined);
-    assert_eq!((m.delete, m.initial, m.watch), (false, Initial::None, Watch::Inotify));
+    assert_eq!((m.delete, m.initial, m.watch), (Delete::Never, Initial::None, Watch::Inotify));
     assert_eq!((m.follow_open_files, m.follow_interval), (FollowOpenFiles::On, Duration::from_millis(700)));
     let expressions = [r"(.*)\.svn".to_owned()];
     let filter =
@@ -261,7 +261,8 @@ fn every_key_is_read() {
 
 #[test]
 fn the_effective_configuration_reads_back_equal() {
-    for text in [EVERY_KEY.to_owned(), least("", "")] {
+    let words = ["startup", "running"].map(|word| least(&format!("delete = {word:?}"), ""));
+    for text in [EVERY_KEY.to_owned(), least("", "")].into_iter().chain(words) {
         let config = read(&text).unwrap();
         let effective = config.to_toml().unwrap();
         assert_eq!(read(&effective).unwrap_or_else(|e| panic!("{effective}\n{e}")), config, "{effective}");
@@ -394,7 +395,7 @@ error: [[mirror]] has no source
   | ^^^^^^^^^^
 help: add source = "/the/tree"
 
-error: delete is a string, and should be true or false
+error: delete is a string, and should be true, false, "startup" or "running"
  --> f.toml:5:10
   |
 5 | delete = "yes"
@@ -479,6 +480,10 @@ fn rules_within_a_mirror() {
         ("batch = { max_pending = 10 }", "", "max_pending is 10"),
         ("batch = { delay = \"2d\" }", "", "delay is 2days, more than a day"),
         ("", "delay = \"0s\"", "more than zero"),
+        ("delete = 1", "", "delete is a number, and should be true, false, \"startup\" or \"running\""),
+        ("delete = \"always\"", "", "delete is a string, and should be true, false"),
+        ("delete = \"startup\"\ninitial = \"none\"", "", "initial = \"none\" makes none"),
+        ("delete = \"running\"\ninclude = [\"x\"]", "", "which rsync cannot where patterns include"),
         ("batch = 5", "", "batch is a number, and should be a table, written [mirror.batch]"),
         ("rsync = \"./rsync\"", "", "neither an absolute path nor a plain name"),
         ("rsync = \"/usr/bin/rsync-ssl\"", "", "starts rsync by itself"),

@@ -16,7 +16,9 @@ use clap::ValueEnum;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::checked::{Batch, Config, Daemon, Events, Extras, FollowOpenFiles, KernelSwitches, MaxDelete, Mirror, Mounts, Target};
+use super::checked::{
+    Batch, Config, Daemon, Delete, Events, Extras, FollowOpenFiles, KernelSwitches, MaxDelete, Mirror, Mounts, Target,
+};
 use super::cite::{ConfigErrors, Problem, Written, nearest};
 use super::origins::Origins;
 use super::patterns::{self, List, PatternFiles};
@@ -188,6 +190,21 @@ impl<'i, 'f> Section<'i, 'f> {
             self.wrong(key, &value, "true or false");
         }
         flag
+    }
+
+    /// A truth value, or a word.
+    fn delete(&mut self, key: &'static str) -> Option<Delete> {
+        let value = self.take(key)?;
+        let found = match (value.get_ref().as_bool(), value.get_ref().as_str()) {
+            (Some(on), _) => Some(on.into()),
+            (_, Some("startup")) => Some(Delete::Startup),
+            (_, Some("running")) => Some(Delete::Running),
+            _ => None,
+        };
+        if found.is_none() {
+            self.wrong(key, &value, "true, false, \"startup\" or \"running\"");
+        }
+        found
     }
 
     /// A truth value, or "auto".
@@ -455,7 +472,7 @@ fn mirror(s: &mut Section<'_, '_>) -> Option<Mirror> {
     let d = Mirror::new(name.clone().unwrap_or_default(), source.clone().unwrap_or_default());
     let (filter, pattern_files, origins) = filter(s, true);
     let mirror = Mirror {
-        delete: s.flag("delete").unwrap_or(d.delete),
+        delete: s.delete("delete").unwrap_or(d.delete),
         max_delete: s.max_delete("max_delete"),
         first_max_delete: s.max_delete("first_max_delete").unwrap_or(d.first_max_delete),
         max_file_size: s.text("max_file_size", "", units::file_size),

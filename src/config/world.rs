@@ -87,7 +87,7 @@ pub(super) fn of_target(target: &Target) -> Notes {
 /// A home whose own files are deleted, the keys that let fansync in among them.
 pub(super) fn of_keys_that_go(mirror: &Mirror, target: &Target) -> Option<String> {
     let Location::Ssh { path, .. } = &target.location else { return None };
-    (path.is_empty() && mirror.delete && !mirror.filter.excludes(b".ssh", true)).then(|| {
+    (path.is_empty() && mirror.delete.ever() && !mirror.filter.excludes(b".ssh", true)).then(|| {
         "the target is the home of the login itself: what only it has is deleted, .ssh with the keys that let fansync in too; \
          name a directory in it, or exclude \"/.ssh/\""
             .to_owned()
@@ -202,7 +202,7 @@ mod tests {
             ("h:/a", "x", true, false),
             ("h::m", "x", true, false),
         ] {
-            (mirror.filter, mirror.delete) = (Filter::new::<&[u8], _>(&[], &[exclude]).unwrap(), delete);
+            (mirror.filter, mirror.delete) = (Filter::new::<&[u8], _>(&[], &[exclude]).unwrap(), delete.into());
             let warning = of_keys_that_go(&mirror, &Target::new("t", Location::parse(url).unwrap()));
             assert_eq!(warning.is_some(), warned, "{url} {exclude} {delete}: {warning:?}");
         }

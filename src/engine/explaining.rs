@@ -13,7 +13,7 @@ use nix::sys::stat::Mode;
 use super::Engine;
 use super::Handle;
 use super::calls::{Call, call};
-use crate::config::Origins;
+use crate::config::{Delete, Origins};
 use crate::explain::{AtTarget, Explanation, Verdict};
 use crate::filter::Deciding;
 use crate::path::{self, RelPath, Shown};
@@ -102,8 +102,13 @@ impl Engine {
             (false, None) if too_large && told.state == PathState::InSync => {
                 (PathState::LeftOut, "it is larger than max_file_size".into())
             }
-            (false, None) if meta.is_none() && !self.mirror.delete && told.state == PathState::InSync => {
-                (PathState::InSync, "gone from the source; delete = false keeps on the target what was sent".to_owned())
+            (false, None) if meta.is_none() && !target.deletes() && told.state == PathState::InSync => {
+                let delete = self.mirror.delete;
+                let until = if delete == Delete::Startup { " until the next start" } else { "" };
+                (
+                    PathState::InSync,
+                    format!("gone from the source; delete = {} keeps on the target what was sent{until}", delete.shown()),
+                )
             }
             (false, None) => (told.state, told.why),
         };

@@ -39,7 +39,7 @@ use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
 
 use super::Engine;
 use super::watching::Watching;
-use crate::config::{Events, Initial, Mirror};
+use crate::config::{Delete, Events, Initial, Mirror};
 use crate::dirty::{Epoch, Kind, Seen};
 use crate::filter::Filter;
 use crate::path::{self, RelPath};
@@ -170,11 +170,12 @@ impl Begin {
 /// What decides about the contents of every target.
 fn settings(mirror: &Mirror) -> String {
     let (filter, delete) = (&mirror.filter, mirror.delete);
-    let mut out = format!("delete {delete} include {:?} exclude {:?}", filter.include(), filter.exclude());
+    let mut out = format!("delete {} include {:?} exclude {:?}", delete.shown(), filter.include(), filter.exclude());
     if !filter.is_rsyncs() {
         out += &format!(" expressions {:?} temporary {}", filter.expressions(), filter.temporary());
     }
-    if mirror.events != Events::default() && mirror.initial == Initial::Reconcile {
+    let follows = mirror.events == Events::default() && mirror.delete != Delete::Startup;
+    if !follows && mirror.initial == Initial::Reconcile {
         // What was not followed was seen, but is not on the targets: only a comparison brings it,
         // so no run is like another.
         out += &format!(" run {:016x}", fastrand::u64(..));

@@ -8,7 +8,7 @@ use super::options::{self, Options, shown};
 use super::script::{Declared, Fields, Script, Value};
 use super::{Found, line_range};
 use crate::config::patterns::{self, List, PatternFiles};
-use crate::config::{Config, Daemon, Initial, Mirror, Problem, Target};
+use crate::config::{Config, Daemon, Delete, Initial, Mirror, Problem, Target};
 use crate::filter::Filter;
 use crate::location::Location;
 use crate::sersync::Note;
@@ -389,18 +389,9 @@ impl Sync<'_> {
     fn deletions(&mut self, mirror: &mut Mirror) {
         match self.field("delete").cloned() {
             None | Some(Value::Bool(true)) => {}
-            Some(Value::Bool(false)) => mirror.delete = false,
-            Some(Value::Text(when)) if when == "startup" => {
-                mirror.events.delete = false;
-                mirror.events.move_from = false;
-            }
-            Some(Value::Text(when)) if when == "running" => {
-                mirror.delete = false;
-                self.note(
-                    "delete",
-                    "delete = \"running\" becomes delete = false: with true, the first comparison would delete what only the target has",
-                );
-            }
+            Some(Value::Bool(false)) => mirror.delete = Delete::Never,
+            Some(Value::Text(when)) if when == "startup" => mirror.delete = Delete::Startup,
+            Some(Value::Text(when)) if when == "running" => mirror.delete = Delete::Running,
             Some(other) => {
                 self.wrong("delete", format!("delete is {}", shown(&other)), "write true, false, \"startup\" or \"running\"")
             }

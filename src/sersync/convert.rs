@@ -186,7 +186,7 @@ fn inotify(head: Element<'_>, mirror: &mut Mirror, found: &mut Found) {
         }
     };
     let [delete, create_folder, create_file, close_write, move_from, move_to, attrib, modify] = std::array::from_fn(&mut switch);
-    mirror.delete = delete.0;
+    mirror.delete = delete.0.into();
     mirror.events.create_folder = create_folder.0;
     mirror.events.create_file = create_file.0;
     mirror.events.close_write = close_write.0;

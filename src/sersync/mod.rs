@@ -122,7 +122,7 @@ impl Loaded {
         let daemons = targets.filter(|(_, t)| t.location.is_daemon());
         daemons
             .map(|(m, t)| {
-                let deletes = if m.delete { "\"ignore errors\" deletes files that could not be read; " } else { "" };
+                let deletes = if m.delete.ever() { "\"ignore errors\" deletes files that could not be read; " } else { "" };
                 format!(
                     "{}: no module tells its settings. With \"use chroot = no\" and without \"munge symlinks = no\", symbolic links are stored as \
                      /rsyncd-munged/…; {deletes}\"max connections\" must be {} or more; \"timeout\" more than {:?}",

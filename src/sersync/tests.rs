@@ -71,7 +71,7 @@ fn every_element_takes_effect() {
     let [tree, other] = &mirrors[..] else { panic!("{mirrors:?}") };
     assert_eq!((tree.name.as_str(), tree.source.to_str(), other.name.as_str()), ("tree", Some("/no/such/tree"), "other"));
     assert_eq!(tree.filter.expressions(), [r"(.*)\.svn", "^info/*"]);
-    assert!(tree.filter.temporary() && !tree.delete && tree.follow_open_files == crate::config::FollowOpenFiles::On);
+    assert!(tree.filter.temporary() && !tree.delete.ever() && tree.follow_open_files == crate::config::FollowOpenFiles::On);
     let e = tree.events;
     assert_eq!((e.create_folder, e.create_file, e.close_write), (true, false, true));
     assert_eq!((e.move_from, e.move_to, e.attrib, e.delete), (true, true, false, true));

@@ -159,6 +159,9 @@ impl Target {
         if let Some(v) = &self.verify {
             v.human(out);
         }
+        if !self.deletes_off.is_empty() {
+            let _ = writeln!(out, "    deletes nothing: {}", self.deletes_off);
+        }
         if !self.held_reason.is_empty() {
             let _ = writeln!(out, "    HELD    {}", self.held_reason);
         }

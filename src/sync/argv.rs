@@ -229,14 +229,14 @@ pub struct Spec<'a> {
 
 impl<'a> Spec<'a> {
     /// What `mirror` and `target` say, for runs that read below `root`; without filters, and
-    /// nothing dry.
+    /// nothing dry. It deletes where comparisons of this mirror do at any time.
     pub(crate) fn new(mirror: &'a config::Mirror, target: &'a config::Target, facts: &'a RsyncFacts, root: &'a Path) -> Spec<'a> {
         Spec {
             rsync: &mirror.rsync,
             root,
             source: None,
             peer: Peer::of(target),
-            delete: mirror.delete,
+            delete: mirror.delete == config::Delete::Always,
             max_delete: None,
             spare: false,
             max_file_size: mirror.max_file_size,

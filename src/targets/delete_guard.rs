@@ -22,6 +22,8 @@ pub(super) struct DeleteGuard {
     pub(super) tops: BTreeMap<RelPath, usize>,
     /// What became dirty until then may delete without a bound.
     accepted: Option<Epoch>,
+    /// The comparison at the start became due then, or was due before.
+    start: Option<Epoch>,
     /// How often what is withheld was judged.
     judged: u32,
     /// How many deletions were logged last.
@@ -30,7 +32,7 @@ pub(super) struct DeleteGuard {
 
 impl DeleteGuard {
     pub(super) fn new(fill: Fill) -> DeleteGuard {
-        DeleteGuard { fill, tree: None, tops: BTreeMap::new(), accepted: None, judged: 0, logged: 0 }
+        DeleteGuard { fill, tree: None, tops: BTreeMap::new(), accepted: None, start: None, judged: 0, logged: 0 }
     }
 
     /// The target was made equal: from now on it holds what the source once had.
@@ -45,6 +47,17 @@ impl DeleteGuard {
         if self.fill == Fill::Unknown {
             self.fill = Fill::Filled;
         }
+    }
+
+    /// The whole tree is to be compared. The first time, that is the start.
+    pub(super) fn compares_whole(&mut self, since: Epoch) {
+        self.start.get_or_insert(since);
+    }
+
+    /// Whether a comparison of the whole tree is that of the start, put off, repeated or accepted
+    /// later perhaps.
+    pub(super) fn is_start(&self, whole: &Entry) -> bool {
+        self.start.is_some_and(|start| whole.epoch() <= start)
     }
 
     /// Lets everything through that became dirty until then.
@@ -106,6 +119,18 @@ mod tests {
             was.was_filled();
             assert_eq!((made.fill, was.fill), (filled, was_filled), "{before:?}");
         }
+    }
+
+    #[test]
+    fn the_first_comparison_is_that_of_the_start() {
+        let mut set = DirtySet::new(10);
+        let mut guard = DeleteGuard::new(Fill::Unknown);
+        let first = set.parked(RelPath::root(), set.epochs().current());
+        assert!(!guard.is_start(&first), "none is due");
+        guard.compares_whole(set.close_epoch());
+        let later = set.parked(RelPath::root(), set.epochs().current());
+        guard.compares_whole(set.close_epoch());
+        assert!(guard.is_start(&first) && !guard.is_start(&later));
     }
 
     #[test]

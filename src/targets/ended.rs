@@ -117,6 +117,12 @@ impl Target {
                  which costs more. rsync 3.4.4 and later can"
             );
         }
+        if !self.deletes() && self.mirror.delete == Delete::Running {
+            tracing::warn!(
+                mirror = %self.mirror.name, target_name = %self.cfg.name,
+                "nothing is deleted on the target, for its rsync cannot delete by name and delete = \"running\" allows no other way"
+            );
+        }
         if self.link.came_up(missing_args) {
             tracing::info!(mirror = %self.mirror.name, target_name = %self.cfg.name, url = %self.cfg.location, pending = self.unconfirmed(), "target is up");
         }
@@ -275,7 +281,7 @@ impl Target {
         let Carried { batch, purpose, how } = &carried;
         let (id, extra, since, reconciles) = (batch.id, purpose.extra(), oldest(batch), self.counters.reconciles);
         self.note_end(cx.now, run, batch, how, matches!(purpose, Purpose::Survey { .. }), outcome);
-        let mut litter = if self.mirror.delete { leftovers(batch, outcome, run.rsync.output()) } else { BTreeSet::new() };
+        let mut litter = if self.mirror.delete.ever() { leftovers(batch, outcome, run.rsync.output()) } else { BTreeSet::new() };
         let second = matches!(purpose, Purpose::SecondHalf { .. });
         if !second && outcome.counters.dirs_kept > 0 && !self.mirror.filter.is_rsyncs() {
             let kept: Vec<RelPath> = run.rsync.output().failed.iter().map(|f| f.path.clone()).collect();

@@ -171,7 +171,7 @@ impl Withheld {
 
 impl Target {
     pub(super) fn limit(&self) -> Option<MaxDelete> {
-        self.cfg.max_delete.or(self.mirror.max_delete).filter(|_| self.mirror.delete)
+        self.cfg.max_delete.or(self.mirror.max_delete).filter(|_| self.mirror.delete.ever())
     }
 
     /// The bound that rsync itself is given.
@@ -189,7 +189,11 @@ impl Target {
     /// Whether next to nothing is left of a place at whose top `entries` may delete. `normal`: none
     /// for the whole tree.
     pub(super) fn suspect(&mut self, cx: &Context<'_>, entries: &[Entry], normal: Option<&Normal>) -> Option<Suspect> {
-        if !self.mirror.delete || self.mirror.allow_empty {
+        let deletes = match normal {
+            Some(_) => self.deletes(),
+            None => entries.iter().any(|e| self.deletes_whole(e)),
+        };
+        if !deletes || self.mirror.allow_empty {
             return None;
         }
         let missing = normal.is_none_or(|n| n.items.iter().any(|i| i.state == normal::State::Missing));

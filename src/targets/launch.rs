@@ -145,7 +145,11 @@ impl Target {
         };
         let extra = self.aside_args(serial);
         let root = if launch.pass == Pass::Role { self.inbox() } else { cx.root.path() };
-        let mut spec = Spec { extra: &extra, renamed: options.renamed, ..self.spec(root, launch.compare) };
+        let mut spec = Spec {
+            extra: &extra,
+            renamed: options.renamed,
+            ..self.spec_for(root, launch.compare, carries.map_or(&[], |(batch, _)| &batch.entries))
+        };
         spec.source = if launch.pass == Pass::Role { self.inbox_fd() } else { Some(cx.root.as_fd()) };
         if options.limited {
             spec.filter_args = &self.args.limited;

@@ -96,7 +96,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::{Mode, SFlag, fstatat};
 
-use crate::config::{self, Mirror};
+use crate::config::{self, Delete, Mirror};
 use crate::dirty::{Batch, BatchId, DirtySet, Entry, Epoch, Kind, LEVEL_MIN, Limits, Seen};
 use crate::error::chain;
 use crate::filter::Filter;
@@ -253,6 +253,7 @@ impl Target {
         let mut ledger = Ledger::new(mirror.batch.max_pending, failed);
         ledger.told_of = confirmations.keep > 0;
         let fill = match mirror.initial {
+            _ if mirror.delete == Delete::Running => Fill::Kept,
             // Comparisons that were requested are meant to make it equal.
             config::Initial::None if mirror.full_every.is_none() => Fill::Kept,
             _ => Fill::Unknown,
@@ -291,6 +292,8 @@ impl Target {
     pub(crate) fn see(&mut self, now: Duration, path: &[u8], seen: Seen) {
         if path.is_empty() && seen == Seen::Subtree {
             self.schedule.periodic.unlimited();
+            self.ledger.set.tick(now);
+            self.guard.compares_whole(self.ledger.set.epochs().current());
         }
         self.take_in(now, path, seen, None);
     }

@@ -112,7 +112,7 @@ impl Target {
             _ if !whole_tree => batch.entries.iter().any(|e| self.spares(e)),
             Fill::Filled | Fill::Counted => false,
             Fill::Unknown => !accepted && many,
-            Fill::Kept => !accepted,
+            Fill::Kept => !accepted || self.mirror.delete == Delete::Running,
         };
         if spares { Extra::Stays } else { Extra::Goes }
     }

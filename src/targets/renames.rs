@@ -171,7 +171,7 @@ impl Target {
             || self.limit().is_some()
             || config::name_directories(&self.cfg.args) // looked for below the new name
             || self.ledger.shelf.meets(path);
-        let by_name = !plain && self.mirror.delete && self.link.missing_args && self.args.excludes_only();
+        let by_name = !plain && self.deletes() && self.link.missing_args && self.args.excludes_only();
         // What is outside of the set counts as well: waiting for another try, or for the end of
         // another run. So many, for a short time, that asking each of them for each rename would
         // take longer than sending what is renamed.

@@ -108,6 +108,9 @@ impl Target {
             s.advice.clear();
         }
         (s.reconcile, s.passes) = self.progress_of_runs(now);
+        if self.mirror.delete == Delete::Running && self.is_up() && !self.deletes() {
+            s.deletes_off = "its rsync cannot delete by name, and delete = \"running\" allows no other way".into();
+        }
         s.held_deletes = self.withheld_deletes();
         s.held_reason = self.why_withheld().unwrap_or_default();
         s.failures = self

@@ -357,26 +357,55 @@ impl Target {
     /// that the source once had it. Where deletions cannot be listed by name, a comparison is what
     /// carries them out.
     pub(super) fn spares(&self, entry: &Entry) -> bool {
-        let rescan = entry.kind > Kind::Entry && !entry.content && !self.is_accepted(entry);
-        rescan && self.guard.fill.spares() && self.link.missing_args && self.args.excludes_only()
+        let rescan = entry.kind > Kind::Entry && !entry.content;
+        if self.mirror.delete == Delete::Running {
+            return rescan;
+        }
+        rescan && !self.is_accepted(entry) && self.guard.fill.spares() && self.link.missing_args && self.args.excludes_only()
     }
 
+    /// Whether what goes from the source is deleted as it goes.
+    pub(crate) fn deletes(&self) -> bool {
+        match self.mirror.delete {
+            // A level that is compared would take what only the target has.
+            Delete::Running => self.link.missing_args && self.args.excludes_only(),
+            delete => delete.follows(),
+        }
+    }
+
+    /// Whether the comparison of the whole tree that `entry` asks for may delete, its bounds aside.
+    pub(super) fn deletes_whole(&self, entry: &Entry) -> bool {
+        match self.mirror.delete {
+            Delete::Startup => entry.path.is_root() && entry.kind == Kind::Subtree && self.guard.is_start(entry),
+            _ => self.deletes(),
+        }
+    }
+
+    /// What a run is given that carries changes as they come.
     pub(super) fn spec<'s>(&'s self, root: &'s std::path::Path, compare: Compare) -> Spec<'s> {
-        Spec { missing_args: self.link.missing_args, ..self.args.spec(&self.mirror, &self.cfg, root, compare) }
+        let spec = self.args.spec(&self.mirror, &self.cfg, root, compare);
+        Spec { missing_args: self.link.missing_args, delete: self.deletes(), ..spec }
+    }
+
+    /// The same for a run that carries these.
+    pub(super) fn spec_for<'s>(&'s self, root: &'s std::path::Path, compare: Compare, entries: &[Entry]) -> Spec<'s> {
+        let spec = self.spec(root, compare);
+        Spec { delete: spec.delete || entries.iter().any(|e| self.deletes_whole(e)), ..spec }
     }
 
     fn start_full(&mut self, cx: &mut Context<'_>, batch: Batch, lane: Lane) -> bool {
         let pass = Pass::Full { progress: true };
         let compare = self.doubts.compare();
         let free = batch.entries.iter().all(|e| self.is_accepted(e));
-        if self.mirror.delete && !free && self.guard.fill != Fill::Kept {
+        let deletes = batch.entries.iter().any(|e| self.deletes_whole(e));
+        if deletes && !free && self.guard.fill != Fill::Kept {
             let suspect = self.suspect(cx, &batch.entries, None);
             if suspect.is_some() || self.limit().is_some() {
                 return self.look_first(cx, pass, batch, suspect, guarded::Prepared::whole(compare), lane);
             }
         }
         let extra = match self.guard.fill {
-            _ if free || !self.mirror.delete => Extra::Goes,
+            _ if !deletes || free && self.mirror.delete != Delete::Running => Extra::Goes,
             Fill::Filled | Fill::Counted => Extra::Goes,
             Fill::Unknown if !self.mirror.filter.is_rsyncs() => {
                 return self.look_first(cx, pass, batch, None, guarded::Prepared::whole(compare), lane);

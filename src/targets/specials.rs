@@ -175,7 +175,7 @@ impl Plan {
 impl Target {
     /// Whether one name can be removed from the target by a run of its own, to be sent again.
     pub(super) fn removes_by_name(&self) -> bool {
-        self.mirror.delete && self.link.missing_args && self.args.excludes_only() && !self.keeps_aside()
+        self.deletes() && self.link.missing_args && self.args.excludes_only() && !self.keeps_aside()
     }
 
     /// Before a batch leaves: whether names in it, or below its directories, have to be removed

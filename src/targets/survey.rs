@@ -128,7 +128,8 @@ impl Target {
             self.ledger.give_back(batch);
             return self.ledger.landed(id);
         };
-        let (list, guards, survey) = self.second_half(cx, &normal, &differs, survey);
+        let deletions = self.spec_for(cx.root.path(), Compare::Quick, &batch.entries).deletions();
+        let (list, guards, survey) = self.second_half(cx, &normal, &differs, deletions, survey);
         if list.is_empty() {
             self.proven(cx);
             match withholds {
@@ -171,9 +172,9 @@ impl Target {
         cx: &Context<'_>,
         normal: &Normal,
         differs: &[&Item],
+        deletions: Deletions,
         mut survey: Survey,
     ) -> (Vec<(RelPath, Form)>, Option<Vec<OsString>>, Survey) {
-        let deletions = self.spec(cx.root.path(), Compare::Quick).deletions();
         let missing = normal.items.iter().any(|i| i.state == Look::Missing);
         let by_level = deletions == Deletions::ByParent && missing;
         let mut list = Vec::new();

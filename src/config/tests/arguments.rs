@@ -31,7 +31,7 @@ fn without_a_file() {
     assert_eq!((m.max_delete, m.allow_empty), (Some(MaxDelete::Count(9)), true));
     assert_eq!(m.first_max_delete, MaxDelete::Percent(7));
     assert!(
-        !m.delete
+        !m.delete.ever()
             && !m.send_renames
             && m.follow_open_files == FollowOpenFiles::On
             && m.watch == Watch::Fanotify

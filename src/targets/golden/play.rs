@@ -107,7 +107,7 @@ fn hook() -> Hook {
 fn configured(rng: &mut fastrand::Rng, world: &World) -> (Mirror, config::Target, RsyncFacts) {
     let mut mirror = Mirror::new("m", &world.root);
     let mut one_in = |n: u8| rng.u8(..n) == 0;
-    mirror.delete = !one_in(8);
+    mirror.delete = (!one_in(8)).into();
     mirror.max_delete = match (one_in(4), one_in(6)) {
         (true, _) => Some(MaxDelete::Count(3)),
         (_, true) => Some(MaxDelete::Percent(20)),
@@ -496,7 +496,7 @@ impl Director {
         let line = format!(
             "seed {seed}: {} delete {} max_delete {:?} size {:?} empty {} initial {:?} every {:?} links {} filter {:?} hooks {} pending {} jobs {} {} {}",
             self.cfg.location,
-            m.delete,
+            m.delete.ever(),
             m.max_delete,
             m.max_file_size,
             m.allow_empty,

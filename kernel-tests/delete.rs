@@ -1,0 +1,135 @@
+//! `delete = "startup"` and `delete = "running"`: which deletions are carried out, and which are not.
+
+use crate::expressions::reconcile;
+use crate::fixture::daemon::Until;
+use crate::fixture::fs::Fs;
+use crate::fixture::proc::poll_until;
+use crate::fixture::tree::Dir;
+use crate::fixture::{Case, Setup, To, WAIT, case};
+
+fn tree(src: &Dir) {
+    ["d", "dir", "typed"].iter().for_each(|dir| src.mkdir(dir));
+    for path in ["a", "b", "d/x", "d/y", "dir/f", "typed/f"] {
+        src.write(path, b"1");
+    }
+}
+
+fn extra(dst: &Dir) {
+    dst.write("extra", b"of the target alone");
+    dst.mkdir("d");
+    dst.write("d/extra", b"of the target alone");
+}
+
+/// A deletion, a rename, a directory that goes, one that a file takes the place of.
+fn change(src: &Dir) {
+    src.remove("a");
+    src.rename("b", "b2");
+    src.remove("d/x");
+    src.remove("dir/f");
+    src.rmdir("dir");
+    src.write("new", b"2");
+}
+
+pub fn cases() -> Vec<Case> {
+    vec![startup(), startup_is_bounded(), running(), running_by_name_only()]
+}
+
+fn startup() -> Case {
+    case("the_start_deletes_and_nothing_else_does", &[Fs::Tmpfs, Fs::Ext4], |fs| {
+        let mut m = Setup::new(fs).key("delete", "startup").before(tree).before_on_target(extra).start()?;
+        m.check();
+        assert!(!m.dst().has("extra") && !m.dst().has("d/extra"), "the first comparison does not delete");
+        change(&m.src);
+        m.daemon.flush(None);
+        let kept = |what: &str| {
+            let all = ["a", "b", "d/x", "dir/f", "new", "b2"].iter().all(|path| m.dst().has(path));
+            assert!(all, "{what} deleted something");
+        };
+        kept("a change");
+        let told = m.daemon.does(&["explain", &m.src.at("a").display().to_string()]);
+        assert!(told.contains("delete = \"startup\" keeps") && told.contains("until the next start"), "{told}");
+        m.dst().write("extra", b"again");
+        reconcile(&m);
+        m.daemon.flush(None);
+        kept("a comparison that was requested");
+        m.daemon.does(&["verify", "--repair"]);
+        kept("verify");
+        assert!(m.dst().has("extra"), "it is not the start's");
+        m.daemon.terminate();
+        m.restart(Until::Reconciled);
+        m.check();
+        let start = m.daemon.status().mirrors.remove(0).start;
+        assert_eq!(start.how, "comparison", "{start:?}");
+        Ok(())
+    })
+}
+
+/// What the start's comparison would delete beyond the bound is the start's still when it is
+/// accepted.
+fn startup_is_bounded() -> Case {
+    case("what_the_start_held_goes_when_it_is_accepted", &[Fs::Tmpfs], |fs| {
+        let m = Setup::new(fs).key("delete", "startup").key("max_delete", 1).before(tree).before_on_target(extra).start()?;
+        let held = || Some(m.daemon.status().mirrors.remove(0).targets.remove(0)).filter(|t| t.held_deletes == 2);
+        poll_until(WAIT, held).expect("two deletions are held");
+        m.src.remove("a");
+        m.src.write("later", b"2");
+        let sent = || m.dst().has("later").then_some(());
+        poll_until(WAIT, sent).expect("all else goes on");
+        assert!(m.dst().has("a") && m.dst().has("extra") && m.dst().has("d/extra"));
+        m.daemon.does(&["resume", "--accept-deletes"]);
+        m.check();
+        Ok(())
+    })
+}
+
+fn running() -> Case {
+    case("what_goes_is_deleted_and_what_only_the_target_has_is_not", &[Fs::Tmpfs, Fs::Ext4], |fs| {
+        let mut m = Setup::new(fs).key("delete", "running").before(tree).before_on_target(extra).start()?;
+        m.daemon.flush(None);
+        change(&m.src);
+        // Empty but for what only the target has.
+        m.src.remove("d/y");
+        m.src.remove("typed/f");
+        m.src.rmdir("typed");
+        m.src.write("typed", b"a file now");
+        m.daemon.flush(None);
+        let gone = ["a", "b", "d/x", "d/y", "dir"];
+        let there = |m: &crate::fixture::Mirror, what: &str| {
+            assert!(["extra", "d/extra", "new", "b2"].iter().all(|path| m.dst().has(path)), "{what} deleted something");
+        };
+        assert!(gone.iter().all(|path| !m.dst().has(path)), "a deletion was not carried out");
+        assert_eq!(m.dst().read("typed").as_deref(), Some(&b"a file now"[..]));
+        there(&m, "a change");
+        reconcile(&m);
+        m.daemon.flush(None);
+        there(&m, "a comparison that was requested");
+        m.daemon.does(&["verify", "--repair"]);
+        there(&m, "verify");
+        m.daemon.terminate();
+        m.src.remove("new");
+        m.restart(Until::Watching);
+        m.src.write("more", b"3");
+        m.daemon.flush(None);
+        there(&m, "a start");
+        m.src.remove("more");
+        m.daemon.flush(None);
+        assert!(!m.dst().has("more"));
+        Ok(())
+    })
+}
+
+fn running_by_name_only() -> Case {
+    case("nothing_is_deleted_where_names_cannot_be", &[Fs::Tmpfs], |fs| {
+        let refuses = "refuse options = delete-missing-args";
+        let m = Setup::new(fs).targets(&[To::Module]).module(refuses).key("delete", "running");
+        let m = m.before(tree).before_on_target(extra).start()?;
+        m.daemon.flush(None);
+        change(&m.src);
+        m.daemon.flush(None);
+        let kept = ["a", "b", "d/x", "d/extra", "extra", "dir/f", "b2", "new"];
+        assert!(kept.iter().all(|path| m.dst().has(path)), "something was deleted");
+        let told = m.daemon.does(&["status"]);
+        assert!(told.contains("deletes nothing: its rsync cannot delete by name"), "{told}");
+        Ok(())
+    })
+}
