@@ -12,18 +12,33 @@ use std::process::Command;
 
 const EXCLUDE: &[&str] = &["*.swp", "/cache/", "node_modules", "deep/**/skip"];
 
+fn excludes() -> Vec<String> {
+    EXCLUDE.iter().map(|pattern| format!("--exclude={pattern}")).collect()
+}
+
 /// A mirror with excludes, beside it the tree `rsync` would have made.
 struct Judged {
     m: Mirror,
     oracle: Dir,
+    rules: Vec<String>,
 }
 
 impl Judged {
     fn start(fs: Fs) -> Run<Judged> {
-        let m = Setup::new(fs).exclude(EXCLUDE).start()?;
+        Judged::of(Setup::new(fs).exclude(EXCLUDE), excludes())
+    }
+
+    /// The same with rules in order.
+    fn ordered(fs: Fs, rules: &[&str]) -> Run<Judged> {
+        let key: Vec<toml::Value> = rules.iter().map(|&rule| rule.into()).collect();
+        Judged::of(Setup::new(fs).key("filter", key), rules.iter().map(|rule| format!("--filter={rule}")).collect())
+    }
+
+    fn of(setup: Setup, rules: Vec<String>) -> Run<Judged> {
+        let m = setup.start()?;
         let oracle = Dir::new(m.scratch("oracle"));
         oracle.mkdir(".");
-        Ok(Judged { m, oracle })
+        Ok(Judged { m, oracle, rules })
     }
 
     /// Both trees catch up and have to be equal.
@@ -32,7 +47,7 @@ impl Judged {
         self.m.daemon.flush(None);
         let mut rsync = Command::new("rsync");
         rsync.args(["-a", "--delete", "--numeric-ids", "--modify-window=-1"]);
-        rsync.args(EXCLUDE.iter().map(|pattern| format!("--exclude={pattern}")));
+        rsync.args(&self.rules);
         must(rsync.arg("--").arg(self.m.src.at("").join("")).arg(self.oracle.root()));
         let found = differences(self.oracle.root(), self.m.dst().root(), times, &|_| false);
         assert!(found.is_empty(), "rsync's tree (as source) and the target differ:\n{found}");
@@ -69,6 +84,31 @@ pub fn cases() -> Vec<Case> {
             src.write("d/cache/file", b"included, again");
             src.remove("d/node_modules");
             j.check(Times::All);
+            Ok(())
+        }),
+        case("rules_in_order", ALL, |fs| {
+            let j = Judged::ordered(fs, &["+ /keep/***", "- *.tmp", "+ /d/*.txt", "- /d/*", "- /cache/"])?;
+            let src = &j.m.src;
+            for dir in ["keep/sub", "d/sub", "cache/keep", "other"] {
+                src.mkdirs(dir);
+            }
+            let paths =
+                ["keep/a.tmp", "keep/sub/b.tmp", "x.tmp", "other/y.tmp", "d/a.txt", "d/b", "d/sub/c.txt", "cache/keep/f", "e"];
+            paths.iter().for_each(|path| src.write(path, b"1"));
+            j.check(Times::All);
+            assert!(j.m.dst().has("keep/sub/b.tmp") && !j.m.dst().has("other/y.tmp") && !j.m.dst().has("d/b"));
+            paths.iter().for_each(|path| src.write(path, b"changed"));
+            j.plant("other/planted.tmp");
+            j.plant("d/planted");
+            src.rename("keep/a.tmp", "moved.tmp");
+            src.rename("x.tmp", "keep/x.tmp");
+            src.rename("other", "keep/other");
+            src.remove("keep/sub/b.tmp");
+            src.rename("d/b", "d/b.txt");
+            j.check(Times::NotOfDirs);
+            assert!(j.m.dst().has("other/planted.tmp") && j.m.dst().has("d/planted"), "what is left out was deleted");
+            crate::expressions::reconcile(&j.m);
+            j.check(Times::NotOfDirs);
             Ok(())
         }),
         case("only_excluded_changes_send_nothing", ALL, |fs| {
@@ -154,7 +194,7 @@ pub fn cases() -> Vec<Case> {
             let m = m.start()?;
             let oracle = Dir::new(m.scratch("oracle"));
             oracle.mkdir(".");
-            let j = Judged { m, oracle };
+            let j = Judged { m, oracle, rules: excludes() };
             j.check(Times::All);
             assert!(!j.m.dst().has("cache") && !j.m.dst().has("a.swp"), "an excluded name was sent at the start");
             Ok(())

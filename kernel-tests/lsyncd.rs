@@ -57,6 +57,11 @@ const PROGRAMS: &[(&str, &str)] = &[
          filter = { '+ /d/keep.tmp', '- *.tmp' }, rsync = { archive = true } }\n",
     ),
     (
+        "an_include_behind_an_exclude",
+        "settings { nodaemon = true }\nsync { default.rsync, source = '@SRC@', target = '@W@/@P@-one', delay = 1,\n\
+         filter = { '- /cache/', '+ /d/keep.tmp', '- *.tmp' }, rsync = { archive = true } }\n",
+    ),
+    (
         "a_direct_copy",
         "settings { nodaemon = true }\nsync { default.direct, source = '@SRC@', target = '@W@/@P@-one', delay = 1 }\n",
     ),

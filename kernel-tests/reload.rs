@@ -112,6 +112,31 @@ pub fn cases() -> Vec<Case> {
             assert!(m.dst().has("c") && !m.dst().has("c.tmp"));
             Ok(())
         }),
+        case("a_file_of_rules", &[Fs::Tmpfs], |fs| {
+            let list = work_dir();
+            let file = list.path().join("rules");
+            let write = |text: &str| fs::write(&file, text).expect("a file");
+            write("+ keep.old\n- *.old\n");
+            let files = toml::Value::Array(vec![file.display().to_string().into()]);
+            let m = Setup::new(fs).key("filter_from", files).start()?;
+            m.src.write("keep.old", b"1");
+            m.src.write("a.old", b"left out at first");
+            m.daemon.flush(None);
+            assert!(m.dst().has("keep.old") && !m.dst().has("a.old"));
+            let answer = m.daemon.does(&["explain", &m.src.at("a.old").display().to_string()]);
+            assert!(answer.contains(&format!("{}:2", file.display())) && answer.contains("- *.old"), "{answer}");
+            write("- *.old\n+ keep.old\n");
+            assert!(m.daemon.reload());
+            m.src.write("keep.old", b"2");
+            m.daemon.flush(None);
+            assert_eq!(m.dst().read("keep.old").as_deref(), Some(&b"1"[..]), "the order of the rules does not count");
+            write("*.old\n");
+            assert!(!m.daemon.reload(), "a line without a sign was taken");
+            write("");
+            assert!(m.daemon.reload());
+            m.check();
+            Ok(())
+        }),
         case("nothing_is_missed_meanwhile", &[Fs::Ext4], |fs| {
             let mut m = Setup::new(fs).start()?;
             (0..10).for_each(|n| m.src.mkdir(format!("d{n}")));

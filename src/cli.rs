@@ -234,6 +234,10 @@ pub struct MirrorArgs {
     /// Keep what matches although --exclude says otherwise; may be repeated
     #[arg(long, value_name = "PATTERN", allow_hyphen_values = true)]
     pub(crate) include: Vec<OsString>,
+    /// A filter rule of rsync, "+ PATTERN" or "- PATTERN"; may be repeated. The first that matches decides, before
+    /// --include and --exclude
+    #[arg(long, value_name = "RULE", allow_hyphen_values = true)]
+    pub(crate) filter: Vec<OsString>,
     /// Never delete on the targets
     #[arg(long)]
     pub(crate) no_delete: bool,
@@ -411,6 +415,7 @@ impl MirrorArgs {
         let bytes = |patterns: &[OsString]| patterns.iter().map(|p| p.clone().into_vec()).collect();
         Overrides {
             include: bytes(&self.include),
+            filter: bytes(&self.filter),
             exclude: bytes(&self.exclude),
             no_delete: self.no_delete,
             no_send_renames: self.no_send_renames,
@@ -499,12 +504,13 @@ mod tests {
         assert_eq!((o.max_delete, o.allow_empty), (Some(MaxDelete::Percent(10)), true));
         assert_eq!(o.first_max_delete, Some(MaxDelete::Percent(100)));
         let args = mirror(
-            "mirror --once /a h::m /b --exclude *.swp --exclude -x --include +y --no-delete --no-send-renames --watch inotify --follow-open-files --jobs 3 -vv",
+            "mirror --once /a h::m /b --exclude *.swp --exclude -x --include +y --filter -_a --filter +_b --no-delete --no-send-renames --watch inotify --follow-open-files --jobs 3 -vv",
         );
         assert_eq!((args.source.to_str(), &args.targets[..]), (Some("/a"), &["h::m".to_owned(), "/b".to_owned()][..]));
         let o = args.overrides();
         assert!(args.once && o.no_delete && o.no_send_renames && o.follow_open_files == FollowOpenFiles::On);
         assert_eq!((o.exclude, o.include), (vec![b"*.swp".to_vec(), b"-x".to_vec()], vec![b"+y".to_vec()]));
+        assert_eq!(o.filter, [b"-_a", b"+_b"]);
         assert_eq!((o.watch, o.jobs, o.log_level), (Some(Watch::Inotify), Some(3), Some(Level::Trace)));
         let o = mirror("mirror a h::m --socket s --password-file p --log-format json -q").overrides();
         assert_eq!((o.status_socket, o.password_file), (Some("s".into()), Some("p".into())));

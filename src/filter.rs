@@ -6,7 +6,8 @@
 //! two side by side on random trees and patterns.
 //!
 //! How it works: rules come in two groups, includes first, and the first match wins; so the order
-//! within a group does not matter and each group can be one set. `pattern.rs` takes a pattern apart
+//! within a group does not matter and each group can be one set. Rules in an order of their own
+//! (`ordered.rs`) go before these, and each stretch of them with one sign is a group again. `pattern.rs` takes a pattern apart
 //! as rsync does. The common shapes (a name, `*.ext`, `prefix*`, `/a/path`) become hash and suffix
 //! look-ups; all others of a group become one regular expression, so that no pattern, however
 //! nested its stars, costs more than time linear in the path.
@@ -18,12 +19,14 @@
 //! meaning for a single event.
 
 mod below;
+mod ordered;
 mod pattern;
 mod regexes;
 #[cfg(test)]
 mod tests;
 mod why;
 
+pub(crate) use ordered::Ordered;
 pub(crate) use why::Deciding;
 
 use std::ffi::OsString;
@@ -60,6 +63,8 @@ pub struct Filter {
 }
 
 struct Rules {
+    ordered: Vec<Ordered>,
+    groups: Vec<ordered::Group>,
     include: Vec<Vec<u8>>,
     exclude: Vec<Vec<u8>>,
     /// What each group says of a path that is not a directory, and of one that is.
@@ -110,7 +115,18 @@ impl Filter {
         let (exclude_files, exclude_dirs) = compile(&exclude, &mut never)?;
         let files = Verdicts { include: include_files, exclude: exclude_files };
         let dirs = Verdicts { include: include_dirs, exclude: exclude_dirs };
-        Ok(Filter { rules: Arc::new(Rules { include, exclude, files, dirs, never, extra: Extra::default() }) })
+        Ok(Filter {
+            rules: Arc::new(Rules {
+                ordered: Vec::new(),
+                groups: Vec::new(),
+                include,
+                exclude,
+                files,
+                dirs,
+                never,
+                extra: Extra::default(),
+            }),
+        })
     }
 
     /// As [`Filter::new`], and leaves out what one of `expressions` matches whole (`name` at the
@@ -133,6 +149,20 @@ impl Filter {
         Ok(Filter { rules: Arc::new(rules) })
     }
 
+    /// The same with rules that go before it, in their order.
+    ///
+    /// # Errors
+    /// They are too large together.
+    pub(crate) fn with_rules(self, ordered: &[Ordered]) -> Result<Filter, FilterError> {
+        if ordered.is_empty() {
+            return Ok(self);
+        }
+        let mut rules = Arc::into_inner(self.rules).expect("made just now");
+        rules.groups = ordered::groups(ordered, &mut rules.never)?;
+        rules.ordered = ordered.to_vec();
+        Ok(Filter { rules: Arc::new(rules) })
+    }
+
     /// Nothing is left out.
     pub fn none() -> Filter {
         Filter::new::<&[u8], &[u8]>(&[], &[]).expect("no pattern, no error")
@@ -140,7 +170,8 @@ impl Filter {
 
     /// Whether no path is ever left out: there is no exclude of any kind.
     pub fn is_empty(&self) -> bool {
-        self.rules.exclude.is_empty() && self.rules.extra.is_empty()
+        let Rules { ordered, exclude, extra, .. } = &*self.rules;
+        exclude.is_empty() && extra.is_empty() && ordered.iter().all(|rule| !rule.excludes)
     }
 
     /// Whether rsync's filters can express all of this filter. Where it cannot, a pass that reads
@@ -176,6 +207,16 @@ impl Filter {
         regexes::inside(path)
     }
 
+    /// The rules in order, which go before the other patterns.
+    pub(crate) fn ordered(&self) -> &[Ordered] {
+        &self.rules.ordered
+    }
+
+    /// Whether a pattern includes.
+    pub(crate) fn includes(&self) -> bool {
+        !self.rules.include.is_empty() || self.rules.ordered.iter().any(|rule| !rule.excludes)
+    }
+
     /// The include patterns, as given.
     pub(crate) fn include(&self) -> &[Vec<u8>] {
         &self.rules.include
@@ -207,6 +248,9 @@ impl Filter {
         if self.is_empty() || path.is_empty() {
             return false;
         }
+        if let Some(excluded) = ordered::verdict(&self.rules.groups, path, is_dir) {
+            return excluded;
+        }
         let verdicts = if is_dir { &self.rules.dirs } else { &self.rules.files };
         (verdicts.exclude.matches(path, is_dir) || self.rules.extra.matches(path, is_dir))
             && !verdicts.include.matches(path, is_dir)
@@ -219,8 +263,9 @@ impl Filter {
     /// `XFLG_OLD_PREFIXES`); behind `--filter=- ` every byte belongs to the pattern.
     pub fn rsync_args(&self) -> Vec<OsString> {
         let rule = |sign: &[u8], pattern: &[u8]| OsString::from_vec([b"--filter=", sign, b" ", pattern].concat());
+        let ordered = self.rules.ordered.iter().map(|r| rule(if r.excludes { b"-" } else { b"+" }, &r.pattern));
         let include = self.rules.include.iter().map(|p| rule(b"+", p));
-        include.chain(self.rules.exclude.iter().map(|p| rule(b"-", p))).collect()
+        ordered.chain(include).chain(self.rules.exclude.iter().map(|p| rule(b"-", p))).collect()
     }
 }
 
@@ -232,7 +277,8 @@ impl Default for Filter {
 
 impl PartialEq for Filter {
     fn eq(&self, other: &Filter) -> bool {
-        self.rules.include == other.rules.include
+        self.rules.ordered == other.rules.ordered
+            && self.rules.include == other.rules.include
             && self.rules.exclude == other.rules.exclude
             && self.expressions() == other.expressions()
             && self.temporary() == other.temporary()
@@ -244,6 +290,7 @@ impl Eq for Filter {}
 impl fmt::Debug for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut list = f.debug_list();
+        list.entries(self.rules.ordered.iter().map(|r| Shown(&r.text()).to_string()));
         list.entries(self.rules.include.iter().map(|p| format!("+ {}", Shown(p))));
         list.entries(self.rules.exclude.iter().map(|p| format!("- {}", Shown(p))));
         list.entries(self.expressions().iter().map(|e| format!("-~ {e}")));

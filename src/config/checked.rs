@@ -577,7 +577,7 @@ impl Serialize for Mirror {
             let text = |p: &Vec<u8>| String::from_utf8(p.clone()).map_err(|_| S::Error::custom("a pattern is not UTF-8"));
             patterns.iter().map(text).collect::<Result<Vec<_>, _>>()
         };
-        let mut out = serializer.serialize_struct("Mirror", 28)?;
+        let mut out = serializer.serialize_struct("Mirror", 30)?;
         out.serialize_field("name", &self.name)?;
         out.serialize_field("source", &self.source)?;
         out.serialize_field("delete", &self.delete)?;
@@ -598,6 +598,9 @@ impl Serialize for Mirror {
         out.serialize_field("follow_interval", &units::shown(self.follow_interval))?;
         let files = &self.pattern_files;
         let own = |patterns: &[Vec<u8>], of_files: usize| texts(&patterns[..patterns.len().saturating_sub(of_files)]);
+        let rules: Vec<Vec<u8>> = self.filter.ordered().iter().map(crate::filter::Ordered::text).collect();
+        out.serialize_field("filter", &own(&rules, files.filtered)?)?;
+        out.serialize_field("filter_from", &files.filter)?;
         out.serialize_field("include", &own(self.filter.include(), files.included)?)?;
         out.serialize_field("exclude", &own(self.filter.exclude(), files.excluded)?)?;
         out.serialize_field("include_from", &files.include)?;

@@ -44,7 +44,7 @@ pub(crate) use places::Places;
 pub(crate) use places::path_of_environment;
 pub(crate) use secrets::{may_hold_url, readable};
 
-use crate::filter::Filter;
+use crate::filter::{Filter, Ordered};
 use crate::location::Location;
 use crate::log::{Level, LogFormat};
 use crate::path::Shown;
@@ -70,6 +70,8 @@ pub(crate) struct Overrides {
     pub(crate) include: Vec<Vec<u8>>,
     /// Patterns to exclude, raw bytes.
     pub(crate) exclude: Vec<Vec<u8>>,
+    /// Filter rules in order, raw bytes.
+    pub(crate) filter: Vec<Vec<u8>>,
     /// Never delete on the targets.
     pub(crate) no_delete: bool,
     /// What is renamed is sent as new content.
@@ -166,10 +168,15 @@ impl Config {
         mirror.allow_empty = overrides.allow_empty;
         mirror.watch = overrides.watch.unwrap_or(mirror.watch);
         mirror.follow_open_files = overrides.follow_open_files;
-        match Filter::new(&overrides.include, &overrides.exclude) {
+        let rules: Vec<_> = (overrides.filter.iter())
+            .filter_map(|text| {
+                Ordered::parse(text).map_err(|why| note(format!("cannot use the filter rule \"{}\": {why}", Shown(text)))).ok()
+            })
+            .collect();
+        match Filter::new(&overrides.include, &overrides.exclude).and_then(|filter| filter.with_rules(&rules)) {
             Ok(filter) => {
                 mirror.filter = filter;
-                mirror.origins = Origins::options(overrides.include.len(), overrides.exclude.len());
+                mirror.origins = Origins::options(overrides.include.len(), overrides.exclude.len(), rules.len());
             }
             Err(e) => note(e.to_string()),
         }
@@ -285,6 +292,7 @@ impl Mirror {
         let (list, n) = key.split_once('.')?;
         let n: usize = n.parse().ok()?;
         let (all, of_files) = match list {
+            "filter" => (self.filter.ordered().len(), self.pattern_files.filtered),
             "include" => (self.filter.include().len(), self.pattern_files.included),
             _ => (self.filter.exclude().len(), self.pattern_files.excluded),
         };

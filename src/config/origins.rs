@@ -21,7 +21,7 @@ impl PartialEq for Origins {
 impl Eq for Origins {}
 
 /// The keys that hold patterns.
-const KEYS: [&str; 3] = ["include", "exclude", "exclude_regex"];
+const KEYS: [&str; 4] = ["filter", "include", "exclude", "exclude_regex"];
 
 impl Origins {
     /// The place of the source, `("source", 0)`, or of the pattern number `n` of a key:
@@ -43,9 +43,10 @@ impl Origins {
     }
 
     /// Those of a command line.
-    pub(super) fn options(include: usize, exclude: usize) -> Origins {
+    pub(super) fn options(include: usize, exclude: usize, filter: usize) -> Origins {
         let all = |key: &'static str, option: &'static str, len| (0..len).map(move |n| ((key, n), option.to_owned()));
-        Origins(all("include", "--include", include).chain(all("exclude", "--exclude", exclude)).collect())
+        let lists = all("include", "--include", include).chain(all("exclude", "--exclude", exclude));
+        Origins(lists.chain(all("filter", "--filter", filter)).collect())
     }
 }
 
@@ -53,7 +54,8 @@ impl Origins {
 pub(super) fn note(mirrors: &mut [Mirror], places: &HashMap<String, Range<usize>>, text: &str, file: Option<&Path>) {
     let Some(file) = file.map(Path::display) else { return };
     for (i, mirror) in mirrors.iter_mut().enumerate() {
-        let lengths = [mirror.filter.include().len(), mirror.filter.exclude().len(), mirror.filter.expressions().len()];
+        let ordered = mirror.filter.ordered().len();
+        let lengths = [ordered, mirror.filter.include().len(), mirror.filter.exclude().len(), mirror.filter.expressions().len()];
         let all = KEYS.into_iter().zip(lengths).flat_map(|(key, len)| (0..len).map(move |n| (key, n)));
         let placed = all.filter_map(|(key, n)| {
             // A pattern of a file has its place already, and none in this text.

@@ -1,5 +1,5 @@
 //! `exclude_from`, `include_from`: files with a pattern in each line, as rsync's options of these
-//! names read them.
+//! names read them; `filter_from`: files with a rule in each line, as rsync's `merge` reads them.
 //!
 //! Empty lines and those that begin with `#` or `;` are comments (rsync(1), `--exclude-from`). A
 //! line may begin with the sign of its own list, as in `- *.tmp`. The other sign, and `!`, would
@@ -9,7 +9,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::open_trusted;
-use crate::filter::Filter;
+use crate::filter::{Filter, Ordered};
 use crate::path::Shown;
 
 /// The size of a file of patterns at most, in bytes.
@@ -20,6 +20,9 @@ const MAX_BYTES: u64 = 1 << 20;
 pub(crate) struct PatternFiles {
     pub(crate) include: Vec<PathBuf>,
     pub(crate) exclude: Vec<PathBuf>,
+    pub(crate) filter: Vec<PathBuf>,
+    /// Number of rules at the end of those in order that come from files.
+    pub(crate) filtered: usize,
     /// Number of patterns at the end of the filter's include list that come from files.
     pub(crate) included: usize,
     /// The same for the exclude list.
@@ -42,6 +45,32 @@ pub(crate) enum List {
 /// In words, with the file, and the line if it is one: it cannot be read or trusted, or a line is
 /// no pattern of this list.
 pub(crate) fn read(path: &Path, list: List) -> Result<Vec<Line>, String> {
+    let bytes = content(path)?;
+    parse(&bytes, list).map_err(|(line, why)| format!("{}:{line}: {why}", path.display()))
+}
+
+/// The rules of a file that only its owner can change, each with its line.
+///
+/// # Errors
+/// The same.
+pub(crate) fn read_rules(path: &Path) -> Result<Vec<(usize, Ordered)>, String> {
+    let bytes = content(path)?;
+    let rule = |(line, text): (usize, &[u8])| {
+        Ordered::parse(text)
+            .map(|rule| (line, rule))
+            .map_err(|why| format!("{}:{line}: cannot use the rule \"{}\": {why}", path.display(), Shown(text)))
+    };
+    lines(&bytes).map(rule).collect()
+}
+
+/// Lines that are no comments, with their numbers.
+fn lines(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
+    // rsync ends a line at a carriage return, too.
+    let lines = bytes.split(|&b| b == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    lines.enumerate().map(|(at, line)| (at + 1, line)).filter(|(_, line)| !line.is_empty() && line[0] != b'#' && line[0] != b';')
+}
+
+fn content(path: &Path) -> Result<Vec<u8>, String> {
     let shown = path.display();
     if !path.is_absolute() {
         return Err(format!("{shown} is not an absolute path"));
@@ -52,7 +81,7 @@ pub(crate) fn read(path: &Path, list: List) -> Result<Vec<Line>, String> {
     if bytes.len() as u64 > MAX_BYTES {
         return Err(format!("cannot read the patterns in {shown}: it is larger than 1 MiB"));
     }
-    parse(&bytes, list).map_err(|(line, why)| format!("{shown}:{line}: {why}"))
+    Ok(bytes)
 }
 
 /// The same for the content of a file; an error is a line and what is wrong with it.
@@ -62,17 +91,12 @@ pub(crate) fn parse(bytes: &[u8], list: List) -> Result<Vec<Line>, (usize, Strin
         List::Exclude => (b"- ", b"+ ", "include_from"),
     };
     let mut out = Vec::new();
-    for (at, line) in bytes.split(|&b| b == b'\n').enumerate() {
-        // rsync ends a line at a carriage return, too.
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        if line.is_empty() || line[0] == b'#' || line[0] == b';' {
-            continue;
-        }
+    for (at, line) in lines(bytes) {
         if line == b"!" {
-            return Err((at + 1, "\"!\" would forget the patterns before it, which a list without an order cannot".to_owned()));
+            return Err((at, "\"!\" would forget the patterns before it, which a list without an order cannot".to_owned()));
         }
         if line.starts_with(other) {
-            return Err((at + 1, format!("\"{}\" belongs into a file of {key}", Shown(line))));
+            return Err((at, format!("\"{}\" belongs into a file of {key}", Shown(line))));
         }
         let pattern = line.strip_prefix(own).unwrap_or(line).to_vec();
         let alone = std::slice::from_ref(&pattern);
@@ -80,8 +104,8 @@ pub(crate) fn parse(bytes: &[u8], list: List) -> Result<Vec<Line>, (usize, Strin
             List::Include => Filter::new::<_, &[u8]>(alone, &[]),
             List::Exclude => Filter::new::<&[u8], _>(&[], alone),
         };
-        tried.map_err(|error| (at + 1, error.to_string()))?;
-        out.push((at + 1, pattern));
+        tried.map_err(|error| (at, error.to_string()))?;
+        out.push((at, pattern));
     }
     Ok(out)
 }
@@ -115,6 +139,19 @@ mod tests {
             let (at, why) = parse(text, list).unwrap_err();
             assert!(at == line && why.contains(words), "{at}: {why}");
         }
+    }
+
+    #[test]
+    fn a_file_of_rules_keeps_their_order_and_names_the_line_of_a_wrong_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("rules");
+        std::fs::write(&file, "# first\n+ /a/***\r\n\n- *\n").unwrap();
+        let rules = read_rules(&file).unwrap();
+        let texts: Vec<_> = rules.iter().map(|(line, rule)| (*line, rule.text())).collect();
+        assert_eq!(texts, [(2, b"+ /a/***".to_vec()), (4, b"- *".to_vec())]);
+        std::fs::write(&file, "- a\n-b\n").unwrap();
+        let why = read_rules(&file).unwrap_err();
+        assert!(why.contains("rules:2: cannot use the rule \"-b\"") && why.contains("no space"), "{why}");
     }
 
     #[test]

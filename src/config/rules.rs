@@ -180,7 +180,8 @@ fn mirror(mirror: &Mirror, path: &str, out: &mut Vec<Complaint>) {
     }
     if mirror.roles && !mirror.filter.excludes(mark::DIR.as_bytes(), true) {
         let help = format!("make the include pattern narrower, so that it does not match {}", mark::DIR);
-        section.complain("include", format!("with roles = true, {} must be left out, and is included", mark::DIR), help);
+        let key = if mirror.filter.include().is_empty() { "filter" } else { "include" };
+        section.complain(key, format!("with roles = true, {} must be left out, and is included", mark::DIR), help);
     }
     match mirror.delete {
         Delete::Startup if mirror.initial == Initial::None => section.complain(
@@ -188,7 +189,7 @@ fn mirror(mirror: &Mirror, path: &str, out: &mut Vec<Complaint>) {
             "delete = \"startup\" deletes by the comparison at the start, and initial = \"none\" makes none",
             "set delete = false, or initial = \"reconcile\"",
         ),
-        Delete::Running if !mirror.filter.include().is_empty() => section.complain(
+        Delete::Running if mirror.filter.includes() => section.complain(
             "delete",
             "delete = \"running\" deletes by name, which rsync cannot where patterns include",
             "use exclude patterns alone, or set delete = true or false",

@@ -155,7 +155,7 @@ pub(crate) fn readable(path: &Path) -> Option<TrustError> {
 }
 
 /// Keys whose lines can be shown in a message.
-const PLAIN: [&str; 96] = [
+const PLAIN: [&str; 98] = [
     "acknowledge",
     "acls",
     "address",
@@ -180,6 +180,8 @@ const PLAIN: [&str; 96] = [
     "include_from",
     "exclude_regex",
     "exclude_temporary",
+    "filter",
+    "filter_from",
     "fail_log",
     "first_max_delete",
     "follow_interval",

@@ -56,6 +56,7 @@ follow_interval = "700ms"
 include = ["keep.swp", "\u00e9"]
 exclude = ["*.swp", "/cache/", "+ x", "a\nb"]
 exclude_regex = ["(.*)\\.svn"]
+filter = ["+ /a/***", "- *.tmp"]
 exclude_temporary = true
 full_exclude = ["*.php"]
 fail_log = "/v/failed.sh"
@@ -206,7 +207,8 @@ fn every_key_is_read() {
     let expressions = [r"(.*)\.svn".to_owned()];
     let filter =
         Filter::with_regexes(&["keep.swp", "\u{e9}"], &["*.swp", "/cache/", "+ x", "a\nb", "/.fansync"], &expressions, true);
-    assert_eq!(m.filter, filter.unwrap());
+    let rules = ["+ /a/***", "- *.tmp"].map(|rule| Ordered::parse(rule.as_bytes()).unwrap());
+    assert_eq!(m.filter, filter.unwrap().with_rules(&rules).unwrap());
     assert_eq!(
         (&m.full_exclude[..], m.fail_log.as_deref()),
         (&["*.php".to_owned()][..], Some(std::path::Path::new("/v/failed.sh")))
@@ -484,6 +486,11 @@ fn rules_within_a_mirror() {
         ("delete = \"always\"", "", "delete is a string, and should be true, false"),
         ("delete = \"startup\"\ninitial = \"none\"", "", "initial = \"none\" makes none"),
         ("delete = \"running\"\ninclude = [\"x\"]", "", "which rsync cannot where patterns include"),
+        ("filter = [\"+ a\", \"*.tmp\"]", "", "cannot use the filter rule \"*.tmp\": it has no sign"),
+        ("filter = [\"merge /f\"]", "", "a file of rules is named in filter_from"),
+        ("filter = \"- a\"", "", "filter is a string, and should be a list of strings"),
+        ("filter_from = [\"/no/such\"]", "", "filter_from: cannot read the patterns in /no/such"),
+        ("delete = \"running\"\nfilter = [\"+ a\", \"- *\"]", "", "which rsync cannot where patterns include"),
         ("batch = 5", "", "batch is a number, and should be a table, written [mirror.batch]"),
         ("rsync = \"./rsync\"", "", "neither an absolute path nor a plain name"),
         ("rsync = \"/usr/bin/rsync-ssl\"", "", "starts rsync by itself"),

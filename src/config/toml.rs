@@ -24,7 +24,7 @@ use super::origins::Origins;
 use super::patterns::{self, List, PatternFiles};
 use super::secrets::may_hold_secret;
 use super::units;
-use crate::filter::Filter;
+use crate::filter::{Filter, Ordered};
 use crate::location::{Location, LocationError};
 use crate::log::LogConfig;
 use crate::role::mark;
@@ -406,6 +406,8 @@ pub(super) const ELSEWHERE: &[(&str, &str)] = &[
     ("include", "[[mirror]]"),
     ("exclude", "[[mirror]]"),
     ("include_from", "[[mirror]]"),
+    ("filter", "[[mirror]]"),
+    ("filter_from", "[[mirror]]"),
     ("exclude_from", "[[mirror]]"),
     ("hard_links", "[[mirror]]"),
     ("xattrs", "[[mirror]]"),
@@ -541,7 +543,9 @@ fn keep_out_marks(mirror: Mirror) -> Mirror {
     let own = exclude.len() - mirror.pattern_files.excluded;
     exclude.insert(own, pattern);
     let mirror = Mirror { origins: mirror.origins.moved("exclude", own), ..mirror };
-    let filter = Filter::with_regexes(mirror.filter.include(), &exclude, mirror.filter.expressions(), mirror.filter.temporary());
+    let (ordered, expressions) = (mirror.filter.ordered(), mirror.filter.expressions());
+    let filter = Filter::with_regexes(mirror.filter.include(), &exclude, expressions, mirror.filter.temporary())
+        .and_then(|filter| filter.with_rules(ordered));
     Mirror { filter: filter.expect("these patterns were taken before, and the new one is a plain path"), ..mirror }
 }
 
@@ -563,6 +567,39 @@ fn patterns_of(s: &mut Section<'_, '_>, key: &'static str, list: List) -> (Vec<P
     (files.into_iter().map(|file| PathBuf::from(file.into_inner())).collect(), found)
 }
 
+/// The rules in order: those of `filter`, then those of the files in `filter_from`, with the number
+/// of these and the places of theirs.
+fn rules(s: &mut Section<'_, '_>) -> (Vec<Ordered>, Vec<PathBuf>, Vec<String>) {
+    let mut out = Vec::new();
+    for given in s.strings("filter").unwrap_or_default() {
+        match Ordered::parse(given.get_ref().as_bytes()) {
+            Ok(rule) => out.push(rule),
+            Err(why) => {
+                let message = format!("cannot use the filter rule {:?}: {why}", given.get_ref());
+                s.found.problems.push(Problem::new(message).at(given.span()));
+            }
+        }
+    }
+    let mut places = Vec::new();
+    let files = s.strings("filter_from").unwrap_or_default();
+    for file in &files {
+        let path = Path::new(file.get_ref());
+        match patterns::read_rules(path) {
+            Ok(lines) => {
+                for (line, rule) in lines {
+                    out.push(rule);
+                    places.push(format!("{}:{line}", path.display()));
+                }
+            }
+            Err(why) => {
+                let problem = Problem::new(format!("filter_from: {why}")).at(file.span());
+                s.found.problems.push(problem.help("without these rules other files would be copied or deleted"));
+            }
+        }
+    }
+    (out, files.into_iter().map(|file| PathBuf::from(file.into_inner())).collect(), places)
+}
+
 /// A pattern that cannot be used is a problem at its place, and the filter is empty.
 /// `files`: whether the section may name files of patterns, too.
 fn filter(s: &mut Section<'_, '_>, files: bool) -> (Filter, PatternFiles, Origins) {
@@ -570,22 +607,31 @@ fn filter(s: &mut Section<'_, '_>, files: bool) -> (Filter, PatternFiles, Origin
     let exclude = s.strings("exclude").unwrap_or_default();
     let regexes = s.strings("exclude_regex").unwrap_or_default();
     let temporary = s.flag("exclude_temporary").unwrap_or_default();
+    let (ordered, filter_files, filtered) = if files { rules(s) } else { Default::default() };
     let mut of_files = |key, list| if files { patterns_of(s, key, list) } else { (Vec::new(), Vec::new()) };
     let (include_files, included) = of_files("include_from", List::Include);
     let (exclude_files, excluded) = of_files("exclude_from", List::Exclude);
-    let files =
-        PatternFiles { include: include_files, exclude: exclude_files, included: included.len(), excluded: excluded.len() };
+    let files = PatternFiles {
+        include: include_files,
+        exclude: exclude_files,
+        filter: filter_files,
+        filtered: filtered.len(),
+        included: included.len(),
+        excluded: excluded.len(),
+    };
     let texts = |list: &[Spanned<String>]| list.iter().map(|p| p.get_ref().clone()).collect::<Vec<_>>();
     let all = |own: &[Spanned<String>], of_files: &[(Vec<u8>, String)]| -> Vec<Vec<u8>> {
         let own = own.iter().map(|p| p.get_ref().clone().into_bytes());
         own.chain(of_files.iter().map(|(p, _)| p.clone())).collect()
     };
     let mut origins = Origins::default();
+    origins.add("filter", ordered.len() - filtered.len(), filtered.into_iter());
     for (key, own, of_files) in [("include", include.len(), &included), ("exclude", exclude.len(), &excluded)] {
         origins.add(key, own, of_files.iter().map(|(_, place)| place.clone()));
     }
     let (all_include, all_exclude) = (all(&include, &included), all(&exclude, &excluded));
-    let filter = Filter::with_regexes(&all_include, &all_exclude, &texts(&regexes), temporary).unwrap_or_else(|error| {
+    let filter = Filter::with_regexes(&all_include, &all_exclude, &texts(&regexes), temporary);
+    let filter = filter.and_then(|filter| filter.with_rules(&ordered)).unwrap_or_else(|error| {
         let at =
             include.iter().chain(&exclude).chain(&regexes).find(|p| p.get_ref().as_bytes() == error.pattern).map(Spanned::span);
         s.found.problems.push(Problem { at, ..Problem::new(error.to_string()) });

@@ -109,14 +109,19 @@ pub(super) fn of_hook(hook: &Hook) -> Notes {
 /// The key of a pattern.
 pub(super) fn pattern_key(filter: &Filter, pattern: &[u8]) -> String {
     let at = |key: &str, patterns: &[Vec<u8>]| Some(format!("{key}.{}", patterns.iter().position(|p| p == pattern)?));
-    at("include", filter.include()).or_else(|| at("exclude", filter.exclude())).unwrap_or_else(|| "exclude".into())
+    let ordered = filter.ordered().iter().position(|rule| rule.pattern == pattern).map(|n| format!("filter.{n}"));
+    ordered
+        .or_else(|| at("include", filter.include()))
+        .or_else(|| at("exclude", filter.exclude()))
+        .unwrap_or_else(|| "exclude".into())
 }
 
 /// Patterns that are read otherwise than they were meant.
 fn misplaced_patterns(filter: &Filter, source: &Path) -> Notes {
     let mut out = Vec::new();
     let source = source.as_os_str().as_bytes();
-    for pattern in filter.include().iter().chain(filter.exclude()) {
+    let ordered = filter.ordered().iter().map(|rule| &rule.pattern);
+    for pattern in ordered.chain(filter.include()).chain(filter.exclude()) {
         // The source "/" begins every pattern.
         if let Some(rest) = pattern.strip_prefix(source).filter(|rest| source.len() > 1 && (rest.is_empty() || rest[0] == b'/')) {
             let write = if rest.is_empty() { b"/".as_slice() } else { rest };
@@ -128,7 +133,8 @@ fn misplaced_patterns(filter: &Filter, source: &Path) -> Notes {
             out.push((pattern_key(filter, pattern), text));
         }
     }
-    for pattern in filter.include() {
+    let ordered = filter.ordered().iter().filter(|rule| !rule.excludes).map(|rule| &rule.pattern);
+    for pattern in ordered.chain(filter.include()) {
         let Some(path) = pattern.strip_prefix(b"/").map(|p| p.strip_suffix(b"/").unwrap_or(p)) else { continue };
         let slashes = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at);
         let above = slashes.map(|at| &path[..at]).take_while(|dir| !dir.iter().any(|b| b"*?[\\".contains(b)));

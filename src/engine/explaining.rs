@@ -128,6 +128,10 @@ impl Engine {
         let pattern = |list: &[Vec<u8>], n: usize| list.get(n).map(|p| Shown(p).to_string()).unwrap_or_default();
         let (rule, pattern, origin) = match decision.rule {
             None => ("", String::new(), String::new()),
+            Some(Deciding::Ordered(n)) => {
+                let rule = filter.ordered().get(n).map(|rule| Shown(&rule.text()).to_string());
+                ("filter", rule.unwrap_or_default(), origins.of("filter", n))
+            }
             Some(Deciding::Include(n)) => ("include", pattern(filter.include(), n), origins.of("include", n)),
             Some(Deciding::Exclude(n)) => {
                 let ours = filter.exclude()[n] == format!("/{}", mark::DIR).into_bytes() && self.mirror.roles;

@@ -171,6 +171,9 @@ impl Begin {
 fn settings(mirror: &Mirror) -> String {
     let (filter, delete) = (&mirror.filter, mirror.delete);
     let mut out = format!("delete {} include {:?} exclude {:?}", delete.shown(), filter.include(), filter.exclude());
+    if !filter.ordered().is_empty() {
+        out += &format!(" filter {:?}", filter.ordered());
+    }
     if !filter.is_rsyncs() {
         out += &format!(" expressions {:?} temporary {}", filter.expressions(), filter.temporary());
     }

@@ -14,11 +14,12 @@ impl Filter {
     /// A pattern for a name alone holds in every directory. One for a path that is spelled out
     /// cannot matter if it lies below neither. Every other might.
     pub(crate) fn alike_below(&self, a: &[u8], b: &[u8]) -> Option<Vec<OsString>> {
-        if !self.include().is_empty() {
+        if self.includes() {
             return None;
         }
         let mut names = Vec::new();
-        for (given, rule) in self.exclude().iter().zip(self.rsync_args()) {
+        let all = self.ordered().iter().map(|rule| &rule.pattern).chain(self.exclude());
+        for (given, rule) in all.zip(self.rsync_args()) {
             match pattern::parse(given) {
                 None => {}
                 Some(parsed) if parsed.text == Text::Name => names.push(rule),

@@ -416,7 +416,10 @@ fn agrees_with_rsync() {
             let mut dice = Dice((set as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
             let include: Vec<_> = (0..dice.below(3)).map(|_| pattern(&mut dice)).collect();
             let exclude: Vec<_> = (0..1 + dice.below(4)).map(|_| pattern(&mut dice)).collect();
-            let filter = Filter::new(&include, &exclude).unwrap();
+            let rules: Vec<_> = (0..dice.below(2) * dice.below(6))
+                .map(|_| Ordered { excludes: dice.below(2) == 0, pattern: pattern(&mut dice) })
+                .collect();
+            let filter = Filter::new(&include, &exclude).unwrap().with_rules(&rules).unwrap();
             let (kept, ours): (Vec<_>, Vec<_>) = entries.iter().partition(|(p, d)| filter.excludes(p, *d));
             let named = |list: &[&(Vec<u8>, bool)]| list.iter().map(|(p, d)| marked(p, *d)).collect::<BTreeSet<_>>();
             same(&named(&ours), &sent(&filter.rsync_args(), &source, &empty), set, &filter);

@@ -5,6 +5,8 @@ use super::Filter;
 /// A rule of a filter, by its place in the list it comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Deciding {
+    /// [`Filter::ordered`].
+    Ordered(usize),
     /// [`Filter::include`].
     Include(usize),
     /// [`Filter::exclude`].
@@ -34,10 +36,12 @@ impl Filter {
         let mut included = None;
         for (end, dir) in ends {
             let at = &path[..end];
+            let ordered = self.ordered().iter().position(|rule| matches(&rule.pattern, at, dir)).map(Deciding::Ordered);
             if self.excludes_leaf(at, dir) {
-                return Decision { excluded: true, rule: self.excluded_by(at, dir), at: at.to_vec() };
+                let rule = ordered.or_else(|| self.excluded_by(at, dir));
+                return Decision { excluded: true, rule, at: at.to_vec() };
             }
-            included = first(self.include(), at, dir).map(Deciding::Include);
+            included = ordered.or_else(|| first(self.include(), at, dir).map(Deciding::Include));
         }
         Decision { excluded: false, rule: included, at: path.to_vec() }
     }
@@ -57,7 +61,11 @@ impl Filter {
 
 /// The first of `patterns` that matches.
 fn first(patterns: &[Vec<u8>], at: &[u8], dir: bool) -> Option<usize> {
-    patterns.iter().position(|p| Filter::new::<&[u8], _>(&[], &[p]).is_ok_and(|f| f.excludes_leaf(at, dir)))
+    patterns.iter().position(|p| matches(p, at, dir))
+}
+
+fn matches(pattern: &[u8], at: &[u8], dir: bool) -> bool {
+    Filter::new::<&[u8], _>(&[], &[pattern]).is_ok_and(|f| f.excludes_leaf(at, dir))
 }
 
 #[cfg(test)]
@@ -82,6 +90,18 @@ mod tests {
             let want = Decision { excluded, rule, at: at.as_bytes().to_vec() };
             assert_eq!(filter.decide(path.as_bytes(), dir), want, "{path}");
             assert_eq!(filter.excludes(path.as_bytes(), dir), excluded, "{path}");
+        }
+        let rules = ["+ /a/***", "- *.o", "- /d/"].map(|rule| super::super::Ordered::parse(rule.as_bytes()).unwrap());
+        let filter = Filter::new(&["d"], &["x"]).unwrap().with_rules(&rules).unwrap();
+        for (path, excluded, rule, at) in [
+            ("a/x.o", false, Some(Deciding::Ordered(0)), "a/x.o"),
+            ("b/x.o", true, Some(Deciding::Ordered(1)), "b/x.o"),
+            ("d/f", true, Some(Deciding::Ordered(2)), "d"),
+            ("b/x", true, Some(Deciding::Exclude(0)), "b/x"),
+            ("b/d", false, Some(Deciding::Include(0)), "b/d"),
+        ] {
+            let want = Decision { excluded, rule, at: at.as_bytes().to_vec() };
+            assert_eq!(filter.decide(path.as_bytes(), false), want, "{path}");
         }
     }
 }

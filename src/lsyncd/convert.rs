@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::options::{self, Options, shown};
 use super::script::{Declared, Fields, Script, Value};
 use super::{Found, line_range};
-use crate::config::patterns::{self, List, PatternFiles};
+use crate::config::patterns::{self, List};
 use crate::config::{Config, Daemon, Delete, Initial, Mirror, Problem, Target};
-use crate::filter::Filter;
+use crate::filter::{Filter, Ordered};
 use crate::location::Location;
 use crate::sersync::Note;
 
@@ -243,7 +243,7 @@ impl Sync<'_> {
             self.note(&key, format!("{key} is not carried over: {reason}"));
         }
         for (key, reason) in options.wrong {
-            self.wrong(&key, reason, "write it with include and exclude of the mirror (docs/config.md), and take it out here");
+            self.wrong(&key, reason, "write it with filter of the mirror (docs/config.md), and take it out here");
         }
         mirror.extras = options.extras;
         if let Some(rsync) = options.rsync {
@@ -258,10 +258,14 @@ impl Sync<'_> {
         target.connect_timeout = options.connect_timeout.unwrap_or(target.connect_timeout);
         let least = target.timeout.max(target.connect_timeout) + WATCHDOG_BEYOND;
         target.watchdog = target.watchdog.max(least);
-        if let Err(error) = Filter::new::<&[u8], _>(&[], &options.exclude) {
-            self.wrong("_extra", error.to_string(), "write a pattern of rsync");
-        } else if !options.exclude.is_empty() {
-            mirror.filter = Filter::new::<&[u8], _>(&[], &options.exclude).unwrap_or_else(|_| Filter::none());
+        // Excludes alone have no order.
+        let (rules, exclude) = match options.rules.iter().all(|rule| rule.excludes) {
+            true => (Vec::new(), options.rules.into_iter().map(|rule| rule.pattern).collect()),
+            false => (options.rules, Vec::new()),
+        };
+        match Filter::new::<&[u8], Vec<u8>>(&[], &exclude).and_then(|filter| filter.with_rules(&rules)) {
+            Ok(filter) => mirror.filter = filter,
+            Err(error) => self.wrong("_extra", error.to_string(), "write a pattern of rsync"),
         }
     }
 
@@ -316,65 +320,71 @@ impl Sync<'_> {
                 return self.wrong("excludeFrom", error, help);
             }
         };
-        let (include, rules) = self.rules();
-        // lsyncd has its rules before its excludes.
-        let own = [rules, patterns].concat().into_iter().map(String::into_bytes);
+        // lsyncd's own options to rsync stand before what it makes of these fields.
+        let mut rules = mirror.filter.ordered().to_vec();
+        rules.extend(self.rules(mirror));
+        if patterns.is_empty() && of_file.is_empty() && mirror.pattern_files.filter.is_empty() {
+            // An include behind the last exclude changes nothing, and would keep deletions from being
+            // listed by name.
+            rules.truncate(rules.iter().rposition(|rule| rule.excludes).map_or(0, |at| at + 1));
+        }
+        let own = patterns.into_iter().map(String::into_bytes);
         let patterns: Vec<Vec<u8>> = own.chain(of_file.iter().cloned()).collect();
-        mirror.pattern_files =
-            PatternFiles { exclude: file.into_iter().collect(), excluded: of_file.len(), ..PatternFiles::default() };
-        if patterns.is_empty() {
+        mirror.pattern_files.exclude = file.into_iter().collect();
+        mirror.pattern_files.excluded = of_file.len();
+        if patterns.is_empty() && rules.is_empty() {
             return;
         }
-        match Filter::new(&include, &patterns) {
+        match Filter::new::<&[u8], _>(&[], &patterns).and_then(|filter| filter.with_rules(&rules)) {
             Ok(filter) => mirror.filter = filter,
             Err(error) => self.wrong("exclude", error.to_string(), "write a pattern of rsync"),
         }
     }
 
-    /// `filter` and `filterFrom`, as patterns to include and to exclude. The first rule that
-    /// matches counts, so the two groups mean the same only while no include follows an exclude.
-    fn rules(&mut self) -> (Vec<String>, Vec<String>) {
+    /// `filter`, and behind it `filterFrom`: rules in order, which go before the excludes with lsyncd,
+    /// too.
+    fn rules(&mut self, mirror: &mut Mirror) -> Vec<Ordered> {
         let mut rules = Vec::new();
         match self.declared.fields.named.get("filter").cloned() {
             None | Some(Value::Bool(_)) => {}
-            Some(Value::Text(rule)) => rules.push(("filter", rule)),
-            Some(Value::Table(list)) => rules.extend(list.listed.iter().map(|rule| ("filter", plain(rule)))),
+            Some(Value::Text(rule)) => rules.extend(self.rule("filter", &rule)),
+            Some(Value::Table(list)) => {
+                let given: Vec<String> = list.listed.iter().map(plain).collect();
+                rules.extend(given.iter().filter_map(|rule| self.rule("filter", rule)));
+            }
             Some(other) => self.wrong("filter", format!("filter is {}", shown(&other)), "write a list of rules"),
         }
-        if let Some(file) = self.text_of("filterFrom") {
-            for line in self.lines_of("filterFrom", &file) {
-                rules.push(("filterFrom", line));
-            }
+        let Some(file) = self.text_of("filterFrom") else { return rules };
+        if let Ok(lines) = patterns::read_rules(Path::new(&file)) {
+            mirror.pattern_files.filtered = lines.len();
+            mirror.pattern_files.filter.push(file.into());
+            rules.extend(lines.into_iter().map(|(_, rule)| rule));
+        } else {
+            // lsyncd reads more forms of a line than rsync does.
+            let lines = self.lines_of("filterFrom", &file);
+            rules.extend(lines.iter().filter_map(|line| self.rule("filterFrom", line)));
         }
-        let mut read = Vec::new();
-        for (key, rule) in rules {
-            match rule.trim_start().split_once(' ') {
-                Some((sign @ ("+" | "-"), pattern)) => read.push((key, sign == "-", pattern.trim_start().to_owned())),
-                _ => self.wrong(key, format!("{key}: {rule:?} is no rule"), "write \"+ PATTERN\" or \"- PATTERN\""),
-            }
-        }
-        let (mut include, mut exclude) = (Vec::new(), Vec::new());
-        // An include behind the last exclude changes nothing.
-        let used = read.iter().rposition(|(_, excludes, _)| *excludes).map_or(0, |at| at + 1);
-        for (key, excludes, pattern) in read.into_iter().take(used) {
-            if excludes {
-                exclude.push(pattern);
-            } else if exclude.is_empty() {
-                include.push(pattern);
-            } else {
-                let help = "write include and exclude of the mirror so that the order does not matter (docs/config.md), and take it out here";
-                self.wrong(key, format!("{key}: rules in order have no counterpart: \"+ {pattern}\" follows an exclude"), help);
-                break;
-            }
-        }
-        (include, exclude)
+        rules
     }
 
-    /// The patterns or rules in a file.
+    /// A rule as lsyncd reads it: a sign, spaces or none, a pattern.
+    fn rule(&mut self, key: &str, rule: &str) -> Option<Ordered> {
+        let text = rule.trim_start();
+        let pattern = text.strip_prefix(['+', '-']).map(str::trim_start).unwrap_or_default();
+        match Ordered::parse(format!("{} {pattern}", &text[..text.len().min(1)]).as_bytes()) {
+            Ok(rule) => Some(rule),
+            Err(why) => {
+                self.wrong(key, format!("{key}: {rule:?} is no rule: {why}"), "write \"+ PATTERN\" or \"- PATTERN\"");
+                None
+            }
+        }
+    }
+
+    /// The rules in a file.
     fn lines_of(&mut self, key: &str, file: &str) -> Vec<String> {
         match std::fs::read_to_string(file) {
             Ok(text) => {
-                self.note(key, format!("the patterns of {file} are those of now; later changes of the file do not count"));
+                self.note(key, format!("the rules of {file} are those of now; later changes of the file do not count"));
                 let lines = text.lines().map(str::trim_end).filter(|line| !line.is_empty());
                 lines.filter(|line| !line.starts_with(['#', ';'])).map(str::to_owned).collect()
             }

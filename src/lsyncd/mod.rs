@@ -3,7 +3,7 @@
 //! `script.rs` runs the program within bounds and records what it declares; `convert.rs` makes of
 //! that the same [`Config`] that a TOML file gives, and the same rules judge it. What has no
 //! counterpart is a [`Note`] with its line and the reason. What would copy more than lsyncd does
-//! (filter rules, lists of excludes) is an error instead.
+//! (lists of rules and excludes that cannot be read) is an error instead.
 
 mod convert;
 mod options;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::script::{Fields, Value};
 use crate::config::{Compress, Extras, reasons_against};
+use crate::filter::Ordered;
 
 /// What a target and its mirror get of the options.
 #[derive(Debug, Default)]
@@ -21,7 +22,8 @@ pub(super) struct Options {
     pub(super) ssh: Option<String>,
     pub(super) timeout: Option<Duration>,
     pub(super) connect_timeout: Option<Duration>,
-    pub(super) exclude: Vec<String>,
+    /// `--exclude`, `--include` and `--filter`, in their order.
+    pub(super) rules: Vec<Ordered>,
     /// Key and reason of what is left out.
     pub(super) left: Vec<(String, String)>,
     /// The same for what would change which files are copied.
@@ -69,9 +71,8 @@ pub(super) fn read(table: Option<&Fields>) -> Options {
             ("rsh", Value::Text(shell)) => out.ssh = Some(shell.clone()),
             ("timeout", value) => out.timeout = seconds(value),
             ("contimeout", value) => out.connect_timeout = seconds(value),
-            ("filter", value) => {
-                out.wrong.push((key.clone(), format!("filter rules in order, {}, have no counterpart", shown(value))));
-            }
+            ("filter", Value::Text(text)) => rule(key, "--filter", text, &mut out),
+            ("filter", value) => out.wrong.push((key.clone(), format!("filter is {}", shown(value)))),
             (key, Value::Bool(wanted)) if kept(key).is_some() => {
                 let side = if *wanted { &mut asked.kept } else { &mut asked.left };
                 side.extend(kept(key));
@@ -122,10 +123,10 @@ fn extra(given: &[String], out: &mut Options, asked: &mut Asked) {
         };
         let mut needs = |words: &mut std::slice::Iter<'_, String>| value.take().or_else(|| words.next().cloned());
         match name {
-            "--exclude" => out.exclude.extend(needs(&mut words)),
-            "--include" | "--filter" | "-f" | "--exclude-from" | "--include-from" => {
-                let rule = needs(&mut words).unwrap_or_default();
-                out.wrong.push(("_extra".to_owned(), format!("{name} {rule} has no counterpart in this place")));
+            "--exclude" | "--include" | "--filter" | "-f" => rule("_extra", name, &needs(&mut words).unwrap_or_default(), out),
+            "--exclude-from" | "--include-from" => {
+                let file = needs(&mut words).unwrap_or_default();
+                out.wrong.push(("_extra".to_owned(), format!("{name} {file} has no counterpart in this place")));
             }
             "--password-file" => out.password_file = needs(&mut words),
             "--rsync-path" => out.rsync_path = needs(&mut words),
@@ -154,6 +155,21 @@ fn extra(given: &[String], out: &mut Options, asked: &mut Asked) {
     }
 }
 
+/// A pattern or rule as an option has it: what `--exclude` and `--include` are given may begin with
+/// a sign, too.
+fn rule(key: &str, option: &str, text: &str, out: &mut Options) {
+    let signed = text.starts_with("+ ") || text.starts_with("- ");
+    let parsed = match option {
+        "--exclude" if !signed => Ordered::parse(format!("- {text}").as_bytes()),
+        "--include" if !signed => Ordered::parse(format!("+ {text}").as_bytes()),
+        _ => Ordered::parse(text.as_bytes()),
+    };
+    match parsed {
+        Ok(rule) => out.rules.push(rule),
+        Err(why) => out.wrong.push((key.to_owned(), format!("{option} {text:?}: {why}"))),
+    }
+}
+
 /// Letters behind one dash, none with a value.
 fn cluster(letters: &str, out: &mut Options, asked: &mut Asked) {
     for letter in letters.chars() {
@@ -174,11 +190,15 @@ fn cluster(letters: &str, out: &mut Options, asked: &mut Asked) {
     }
 }
 
-/// A text in words, or a list of texts; numbers count as texts.
+/// A text in words, or a list of words, each an argument as lsyncd passes it on; numbers count as
+/// texts.
 fn words(value: &Value) -> Vec<String> {
     match value {
         Value::Text(text) => shlex::split(text).unwrap_or_else(|| vec![text.clone()]),
-        Value::Table(table) => table.listed.iter().flat_map(words).collect(),
+        Value::Table(table) => {
+            let word = |value: &Value| if let Value::Text(text) = value { vec![text.clone()] } else { words(value) };
+            table.listed.iter().flat_map(word).collect()
+        }
         Value::Number(n) => vec![n.to_string()],
         Value::Bool(_) | Value::Code => Vec::new(),
     }

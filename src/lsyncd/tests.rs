@@ -203,13 +203,25 @@ const CARRIED: &[Case] = &[
     (
         "rules in order, includes first",
         r#"sync{ default.rsync, source="/a", target="b::a", filter={"+ */", "+ *.jpg", "- *"}, exclude={"x"} }"#,
-        &[r#"include = ["*/", "*.jpg"]"#, r#"exclude = ["*", "x"]"#],
+        &[r#"filter = ["+ */", "+ *.jpg", "- *"]"#, r#"exclude = ["x"]"#],
         &[],
     ),
     (
         "rules in order, with an include that changes nothing",
         r#"sync{ default.rsync, source="/a", target="b::a", filter={"- *.tmp", "- /cache/", "+ *"} }"#,
-        &[r#"exclude = ["*.tmp", "/cache/"]"#],
+        &[r#"filter = ["- *.tmp", "- /cache/"]"#],
+        &[],
+    ),
+    (
+        "rules in order, an include behind an exclude",
+        r#"sync{ default.rsync, source="/a", target="b::a", filter={"- /x", "+/y", "- *"} }"#,
+        &[r#"filter = ["- /x", "+ /y", "- *"]"#],
+        &[],
+    ),
+    (
+        "rules in order among rsync's own options",
+        r#"sync{ default.rsync, source="/a", target="b::a", filter={"- z"}, rsync={_extra={"--include=/keep/***", "--exclude", "*.o", "-f", "+ x"}} }"#,
+        &[r#"filter = ["+ /keep/***", "- *.o", "+ x", "- z"]"#],
         &[],
     ),
     (
@@ -302,10 +314,9 @@ fn what_is_carried_over() {
 #[test]
 fn what_is_refused() {
     for (program, line, words) in [
-        ("sync{ default.rsync, source='/a', target='b::a',\n filter={'- /x', '+ /y', '- *'} }", 2, "filter: rules in order"),
         ("sync{ default.rsync, source='/a', target='b::a',\n filter={'/x'} }", 2, "\"/x\" is no rule"),
         ("sync{ default.rsync, source='/a', target='b::a',\n filterFrom='/no/such' }", 2, "cannot read /no/such"),
-        ("sync{ default.rsync, source='/a', target='b::a',\n rsync={filter='- x'} }", 2, "filter rules in order"),
+        ("sync{ default.rsync, source='/a', target='b::a',\n rsync={filter='P x'} }", 2, "one side only"),
         (
             "sync{ default.rsync, source='/a', target='b::a',\n excludeFrom='/no/such' }",
             2,
@@ -463,6 +474,22 @@ fn a_list_of_excludes_stays_a_file() {
     assert_eq!(loaded.config.mirrors[0].filter.exclude(), [b"x".to_vec(), b"*.tmp".to_vec()]);
     std::fs::write(&file, "*.tmp\n+ keep\n").unwrap();
     assert!(refused(&program).contains("excludes:2: \"+ keep\" belongs into a file of include_from"));
+}
+
+/// The same of rules in order; a line that lsyncd alone reads goes into the TOML itself.
+#[test]
+fn a_list_of_rules_stays_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("rules");
+    let program = format!("sync{{ default.rsync, source='/a', target='b::a', filter='- x', filterFrom='{}' }}", file.display());
+    std::fs::write(&file, "# kept\n+ /keep/***\n- *.tmp\n").unwrap();
+    let (toml, notes) = imported(&program);
+    assert!(toml.contains("filter = [\"- x\"]") && toml.contains(&format!("filter_from = [\"{}\"]", file.display())), "{toml}");
+    assert!(notes.is_empty(), "{notes:?}");
+    std::fs::write(&file, "+/keep/***\n- *.tmp\n").unwrap();
+    let (toml, notes) = imported(&program);
+    assert!(toml.contains(r#"filter = ["- x", "+ /keep/***", "- *.tmp"]"#) && !toml.contains("filter_from"), "{toml}");
+    assert_eq!(notes.len(), 1, "{notes:?}");
 }
 
 /// Comments of TOML hold no control characters.

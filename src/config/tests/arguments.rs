@@ -7,6 +7,7 @@ fn without_a_file() {
     let targets = ["rsync://h/m".to_owned(), "h:/p".to_owned()];
     let overrides = Overrides {
         extras: Extras { hard_links: true, acls: true, ..Extras::default() },
+        filter: vec![b"- *.log".to_vec()],
         include: vec![b"a\xff".to_vec()],
         exclude: vec![b"*".to_vec()],
         no_delete: true,
@@ -55,6 +56,9 @@ fn wrong_arguments_are_told_all_at_once() {
     let overrides = Overrides { password_file: Some("/p".into()), ..Overrides::default() };
     let errors = Config::for_mirror(Path::new("/no/such"), &["h:/p".into()], &overrides).unwrap_err();
     assert_eq!(errors.to_string(), "error: a password file is given, but no target is an rsync daemon");
+    let overrides = Overrides { filter: vec![b"*.log".to_vec()], ..Overrides::default() };
+    let errors = Config::for_mirror(Path::new("/no/such"), &["h:/p".into()], &overrides).unwrap_err();
+    assert!(errors.to_string().contains("cannot use the filter rule \"*.log\": it has no sign"), "{errors}");
     let errors = Config::for_mirror(Path::new("/no/such"), &[], &Overrides::default()).unwrap_err();
     assert!(errors.to_string().contains("there is no target"));
     let errors = Config::for_mirror(Path::new("."), &["/no/../x".into()], &Overrides::default()).unwrap_err();
