@@ -1,5 +1,7 @@
 //! `full_every` and `full_exclude`: the periodic comparison, and its own filter. `delay`: the least
-//! wait of a change.
+//! wait of a change. `full_at` and `verify_at`.
+
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::expressions::reconcile;
 use crate::fixture::fs::Fs;
@@ -10,6 +12,7 @@ pub fn cases() -> Vec<Case> {
     vec![
         delay(),
         delay_ends(),
+        times_of_day(),
         case("the_schedule_has_its_own_filter", &[Fs::Tmpfs], |fs| {
             let m =
                 Setup::new(fs).key("full_every", "400ms").key("full_exclude", vec![toml::Value::from("*.php")]).before(|src| {
@@ -93,6 +96,30 @@ fn delay_ends() -> Case {
         assert_eq!(after.standby, 0, "no process stands by");
         assert!(after.runs <= before.runs + 2, "they leave together: {after:?}");
         m.check();
+        Ok(())
+    })
+}
+
+/// A zone in which it is shortly before three: each of the next minutes is a time of the schedule,
+/// so that however long the start takes, one comes within a minute after it.
+fn times_of_day() -> Case {
+    case("comparisons_at_times_of_day", &[Fs::Tmpfs], |fs| {
+        let times: Vec<toml::Value> = (0..10).map(|minute| format!("03:{minute:02}").into()).collect();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is set").as_secs() % 86_400;
+        let shift = now as i64 - (2 * 3600 + 59 * 60 + 50);
+        let (sign, shift) = (if shift < 0 { "-" } else { "" }, shift.abs());
+        let zone = format!("TST{sign}{}:{:02}:{:02}", shift / 3600, shift / 60 % 60, shift % 60);
+        let m = Setup::new(fs).key("full_at", times.clone()).key("verify_at", times).env("TZ", zone);
+        let m = m.before(|src| src.write("b", b"live")).start()?;
+        m.check();
+        // Changed behind the daemon's back.
+        m.dst().write("b", b"other");
+        m.dst().write("extra", b"extra");
+        let repaired = || (m.dst().read("b").as_deref() == Some(b"live") && !m.dst().has("extra")).then_some(());
+        poll_until(WAIT, repaired).expect("a time of day comes");
+        let verified = || m.daemon.target_status("t1").verify.filter(|verify| verify.ended_unix > 0.0);
+        poll_until(WAIT, verified).expect("and that of the other schedule");
+        assert!(m.daemon.log().contains("the periodic comparison of the whole tree is due"));
         Ok(())
     })
 }

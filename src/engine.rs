@@ -48,7 +48,7 @@ use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam::channel::Receiver;
 
@@ -63,6 +63,7 @@ use crate::state::pauses::PauseFile;
 use crate::status;
 use crate::sync::probe::RsyncFacts;
 use crate::sys::event::EventFd;
+use crate::sys::localtime;
 use crate::sys::reactor::Reactor;
 use crate::sys::statx::{self, Statter};
 use crate::targets::{self, Context, TOKEN_BASE, Target};
@@ -299,7 +300,7 @@ impl Engine {
         if self.hooks.is_waiting() && self.targets.iter().all(Target::holds_all) {
             self.hooks.all_in_sync();
         }
-        if self.rescans.take_full(now) {
+        if self.rescans.take_full(now, || localtime::local(SystemTime::now())) {
             tracing::info!(mirror = %self.mirror.name, "the periodic comparison of the whole tree is due");
             self.distrust_all();
             self.targets.iter_mut().for_each(|t| t.see_periodic(now));

@@ -78,6 +78,7 @@ pub mod engine;
 pub mod sys;
 pub mod path;
 mod cover;
+mod daily;
 mod hash;
 mod short;
 mod lost;

@@ -15,6 +15,7 @@ use super::hook::Hook;
 use super::origins::Origins;
 use super::patterns::PatternFiles;
 use super::units;
+use crate::daily::TimeOfDay;
 use crate::filter::Filter;
 use crate::location::{Location, Reach};
 use crate::log::LogConfig;
@@ -103,10 +104,14 @@ pub struct Mirror {
     pub(crate) extras: Extras,
     /// Time between full passes, if there are to be any.
     pub(crate) full_every: Option<Duration>,
+    /// Times of day of such passes.
+    pub(crate) full_at: Vec<TimeOfDay>,
     /// What those passes leave alone besides: patterns of rsync.
     pub(crate) full_exclude: Vec<String>,
     /// Time between comparisons in the background, if there are to be any.
     pub(crate) verify_every: Option<Duration>,
+    /// Times of day of such comparisons.
+    pub(crate) verify_at: Vec<TimeOfDay>,
     /// They read files of equal size and times, too.
     pub(crate) verify_checksum: bool,
     /// What they find is put right.
@@ -505,8 +510,10 @@ impl Mirror {
             pattern_files: PatternFiles::default(),
             extras: Extras::default(),
             full_every: None,
+            full_at: Vec::new(),
             full_exclude: Vec::new(),
             verify_every: None,
+            verify_at: Vec::new(),
             verify_checksum: false,
             verify_repair: true,
             events: Events::default(),
@@ -577,7 +584,7 @@ impl Serialize for Mirror {
             let text = |p: &Vec<u8>| String::from_utf8(p.clone()).map_err(|_| S::Error::custom("a pattern is not UTF-8"));
             patterns.iter().map(text).collect::<Result<Vec<_>, _>>()
         };
-        let mut out = serializer.serialize_struct("Mirror", 30)?;
+        let mut out = serializer.serialize_struct("Mirror", 32)?;
         out.serialize_field("name", &self.name)?;
         out.serialize_field("source", &self.source)?;
         out.serialize_field("delete", &self.delete)?;
@@ -614,10 +621,13 @@ impl Serialize for Mirror {
         if let Some(every) = self.full_every {
             out.serialize_field("full_every", &units::shown(every))?;
         }
+        let times = |at: &[TimeOfDay]| at.iter().map(ToString::to_string).collect::<Vec<_>>();
+        out.serialize_field("full_at", &times(&self.full_at))?;
         out.serialize_field("full_exclude", &self.full_exclude)?;
         if let Some(every) = self.verify_every {
             out.serialize_field("verify_every", &units::shown(every))?;
         }
+        out.serialize_field("verify_at", &times(&self.verify_at))?;
         out.serialize_field("verify_checksum", &self.verify_checksum)?;
         out.serialize_field("verify_repair", &self.verify_repair)?;
         if let Some(fail_log) = &self.fail_log {

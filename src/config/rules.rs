@@ -202,19 +202,19 @@ fn mirror(mirror: &Mirror, path: &str, out: &mut Vec<Complaint>) {
     if let Err(error) = Filter::new::<&[u8], _>(&[], &mirror.full_exclude) {
         section.complain("full_exclude", error.to_string(), "see \"Patterns\" in docs/config.md");
     }
-    if !mirror.full_exclude.is_empty() && mirror.full_every.is_none() {
+    if !mirror.full_exclude.is_empty() && mirror.full_every.is_none() && mirror.full_at.is_empty() {
         section.complain(
             "full_exclude",
-            "full_exclude is for the passes of full_every, and there are none",
-            "set full_every, or remove it",
+            "full_exclude is for the passes of full_every and full_at, and there are none",
+            "set full_every or full_at, or remove it",
         );
     }
-    if mirror.verify_every.is_none() && (mirror.verify_checksum || !mirror.verify_repair) {
+    if mirror.verify_every.is_none() && mirror.verify_at.is_empty() && (mirror.verify_checksum || !mirror.verify_repair) {
         let key = if mirror.verify_checksum { "verify_checksum" } else { "verify_repair" };
         section.complain(
             key,
-            format!("{key} is for the comparisons of verify_every, and there are none"),
-            "set verify_every, or remove it",
+            format!("{key} is for the comparisons of verify_every and verify_at, and there are none"),
+            "set verify_every or verify_at, or remove it",
         );
     }
     if mirror.targets.is_empty() && mirror.hooks.is_empty() {

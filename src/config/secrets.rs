@@ -256,8 +256,10 @@ const PLAIN: [&str; 98] = [
     "watch",
 ];
 /// Others, so that the list above is one of names that come to mind.
-const PLAIN_TOO: [&str; 9] = [
+const PLAIN_TOO: [&str; 11] = [
     "delay",
+    "full_at",
+    "verify_at",
     "standby_max_age",
     "stop_timeout",
     "verify_checksum",

@@ -61,6 +61,8 @@ exclude_temporary = true
 full_exclude = ["*.php"]
 fail_log = "/v/failed.sh"
 full_every = "1h 30m"
+full_at = "3:00"
+verify_at = ["12:30", "00:00", "12:30"]
 verify_every = "1d"
 rsync = "/opt/rsync"
 [mirror.mounts]
@@ -223,6 +225,8 @@ fn every_key_is_read() {
         attrib: false,
     };
     assert_eq!(m.events, none);
+    let shown = |times: &[crate::daily::TimeOfDay]| times.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    assert_eq!((shown(&m.full_at).as_str(), shown(&m.verify_at).as_str()), ("03:00", "00:00 12:30"));
     assert_eq!((m.full_every, m.rsync.to_str()), (Some(Duration::from_secs(5400)), Some("/opt/rsync")));
     let [settle, max_delay, create_hold] = [3_000, 1_000_000, 1_500].map(Duration::from_micros);
     assert_eq!(
@@ -491,6 +495,9 @@ fn rules_within_a_mirror() {
         ("filter = \"- a\"", "", "filter is a string, and should be a list of strings"),
         ("filter_from = [\"/no/such\"]", "", "filter_from: cannot read the patterns in /no/such"),
         ("delete = \"running\"\nfilter = [\"+ a\", \"- *\"]", "", "which rsync cannot where patterns include"),
+        ("full_at = \"25:00\"", "", "\"25:00\" is no time of day"),
+        ("verify_at = [\"03:00\", \"3pm\"]", "", "\"3pm\" is no time of day"),
+        ("verify_at = 3", "", "verify_at is a number, and should be a list of strings"),
         ("batch = 5", "", "batch is a number, and should be a table, written [mirror.batch]"),
         ("rsync = \"./rsync\"", "", "neither an absolute path nor a plain name"),
         ("rsync = \"/usr/bin/rsync-ssl\"", "", "starts rsync by itself"),

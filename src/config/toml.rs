@@ -24,6 +24,7 @@ use super::origins::Origins;
 use super::patterns::{self, List, PatternFiles};
 use super::secrets::may_hold_secret;
 use super::units;
+use crate::daily::TimeOfDay;
 use crate::filter::{Filter, Ordered};
 use crate::location::{Location, LocationError};
 use crate::log::LogConfig;
@@ -280,6 +281,29 @@ impl<'i, 'f> Section<'i, 'f> {
         (out.len() == strings.len()).then_some(out)
     }
 
+    /// A time of day, or a list of them, without repetition and in order.
+    fn times_of_day(&mut self, key: &'static str) -> Vec<TimeOfDay> {
+        let alone = self.table.get(key).is_some_and(|value| value.get_ref().as_str().is_some());
+        let mut out: Vec<TimeOfDay> = if alone {
+            self.text(key, "", str::parse).into_iter().collect()
+        } else {
+            let mut out = Vec::new();
+            for text in self.strings(key).unwrap_or_default() {
+                match text.get_ref().parse() {
+                    Ok(time) => out.push(time),
+                    Err(why) => {
+                        let why: String = why;
+                        self.found.problems.push(Problem::new(why).at(text.span()));
+                    }
+                }
+            }
+            out
+        };
+        out.sort_unstable();
+        out.dedup();
+        out
+    }
+
     /// The strings of a list with their places.
     pub(crate) fn strings(&mut self, key: &'static str) -> Option<Vec<Spanned<String>>> {
         let value = self.take(key)?;
@@ -418,6 +442,8 @@ pub(super) const ELSEWHERE: &[(&str, &str)] = &[
     ("max_file_size", "[[mirror]]"),
     ("full_every", "[[mirror]]"),
     ("verify_every", "[[mirror]]"),
+    ("full_at", "[[mirror]]"),
+    ("verify_at", "[[mirror]]"),
     ("skip", "[mirror.mounts]"),
     ("take", "[mirror.mounts]"),
     ("max_delay", "[mirror.batch]"),
@@ -496,10 +522,12 @@ fn mirror(s: &mut Section<'_, '_>) -> Option<Mirror> {
             sparse: s.flag("sparse").unwrap_or(d.extras.sparse),
         },
         full_every: s.duration("full_every").or(d.full_every),
+        full_at: s.times_of_day("full_at"),
         full_exclude: s
             .strings("full_exclude")
             .map_or(d.full_exclude, |list| list.into_iter().map(Spanned::into_inner).collect()),
         verify_every: s.duration("verify_every").or(d.verify_every),
+        verify_at: s.times_of_day("verify_at"),
         verify_checksum: s.flag("verify_checksum").unwrap_or(d.verify_checksum),
         verify_repair: s.flag("verify_repair").unwrap_or(d.verify_repair),
         fail_log: s.path("fail_log").or(d.fail_log),

@@ -215,7 +215,7 @@ impl Engine {
             io,
             intake,
             drains: Drains::default(),
-            rescans: Rescans::new(mirror.full_every),
+            rescans: Rescans::new(mirror.full_every, &mirror.full_at),
             searches,
             guard,
             saved,

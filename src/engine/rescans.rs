@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use super::Engine;
 use super::intake::Fanout;
+use crate::daily::{Daily, TimeOfDay};
 use crate::dirty::Seen;
 use crate::lost::{Cause, Lost};
 use crate::path::RelPath;
+use crate::sys::localtime::LocalTime;
 use crate::targets::Target;
 
 /// How often subtrees that cannot be watched are compared.
@@ -21,6 +23,9 @@ const MAX_RECENT: usize = 1000;
 const LOST_PAUSE_MIN: Duration = Duration::from_secs(1);
 /// … to here.
 const LOST_PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// A clock that tells no time of day is looked at again after that.
+const UNKNOWN_PAUSE: Duration = Duration::from_secs(60);
 
 /// When a lost subtree was last compared, and how long the next time has to wait.
 struct Recent {
@@ -38,12 +43,16 @@ pub(super) struct Rescans {
     next_unwatched: Option<Duration>,
     full_every: Option<Duration>,
     next_full: Option<Duration>,
+    full_at: Daily,
+    /// When the time of day is looked at.
+    next_look: Option<Duration>,
 }
 
 impl Rescans {
-    pub(super) fn new(full_every: Option<Duration>) -> Rescans {
-        let (losses, recent) = (BTreeMap::new(), BTreeMap::new());
-        Rescans { losses, recent, next_unwatched: None, full_every, next_full: full_every }
+    pub(super) fn new(full_every: Option<Duration>, full_at: &[TimeOfDay]) -> Rescans {
+        let (losses, recent, full_at) = (BTreeMap::new(), BTreeMap::new(), Daily::new(full_at));
+        let next_look = (!full_at.is_empty()).then_some(Duration::ZERO);
+        Rescans { losses, recent, next_unwatched: None, full_every, next_full: full_every, full_at, next_look }
     }
 
     pub(super) fn count(&mut self, cause: Cause) {
@@ -100,11 +109,17 @@ impl Rescans {
         self.next_unwatched.is_some_and(|at| at <= now)
     }
 
-    /// Whether the periodic comparison of everything is due; the next one is after its interval.
-    pub(super) fn take_full(&mut self, now: Duration) -> bool {
-        let due = self.next_full.is_some_and(|at| at <= now);
+    /// Whether the periodic comparison of everything is due; the next one is after its interval, or
+    /// at the next of its times of day. `local`: the time of day, if that is known.
+    pub(super) fn take_full(&mut self, now: Duration, local: impl FnOnce() -> Option<LocalTime>) -> bool {
+        let mut due = self.next_full.is_some_and(|at| at <= now);
         if due {
             self.next_full = self.full_every.map(|every| now + every);
+        }
+        if self.next_look.is_some_and(|at| at <= now) {
+            let local = local();
+            due |= local.is_some_and(|local| self.full_at.take(local));
+            self.next_look = Some(now + local.and_then(|local| self.full_at.wait(local)).unwrap_or(UNKNOWN_PAUSE));
         }
         due
     }
@@ -121,7 +136,7 @@ impl Rescans {
 
     pub(super) fn next_due(&self) -> Option<Duration> {
         let scheduled = self.recent.values().filter(|r| r.scheduled).map(|r| r.at + r.pause);
-        scheduled.chain(self.next_unwatched).chain(self.next_full).min()
+        scheduled.chain(self.next_unwatched).chain(self.next_full).chain(self.next_look).min()
     }
 }
 
@@ -207,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_loss_that_recurs_is_compared_with_growing_pauses() {
-        let (mut rescans, d) = (Rescans::new(None), RelPath::from_normal("d"));
+        let (mut rescans, d) = (Rescans::new(None, &[]), RelPath::from_normal("d"));
         assert!(rescans.lost(&d, SECOND * 10), "at once");
         assert!(!rescans.lost(&d, SECOND * 10) && rescans.any_scheduled());
         assert!(!rescans.lost(&d, SECOND * 10), "one comparison for all of them");
@@ -230,7 +245,7 @@ mod tests {
 
     #[test]
     fn quiet_subtrees_are_forgotten_and_those_that_wait_are_not() {
-        let mut rescans = Rescans::new(None);
+        let mut rescans = Rescans::new(None, &[]);
         let waits = RelPath::from_normal("waits");
         rescans.lost(&waits, SECOND);
         rescans.lost(&waits, SECOND);
@@ -242,9 +257,25 @@ mod tests {
     }
 
     #[test]
+    fn a_time_of_day_is_looked_at_when_it_may_have_come() {
+        let mut rescans = Rescans::new(None, &["03:00".parse().unwrap()]);
+        let at = |hour, minute, second| Some(LocalTime { year: 2026, month: 5, day: 7, hour, minute, second });
+        assert_eq!(rescans.next_due(), Some(Duration::ZERO));
+        assert!(!rescans.take_full(SECOND, || at(2, 58, 10)));
+        assert_eq!(rescans.next_due(), Some(SECOND * 61));
+        assert!(!rescans.take_full(SECOND * 60, || panic!("too early")));
+        assert!(!rescans.take_full(SECOND * 61, || at(2, 59, 10)));
+        assert_eq!(rescans.next_due(), Some(SECOND * 111), "when it comes");
+        assert!(rescans.take_full(SECOND * 111, || at(3, 0, 0)));
+        assert!(!rescans.take_full(SECOND * 171, || None), "no time of day is known");
+        assert_eq!(rescans.next_due(), Some(SECOND * 171 + UNKNOWN_PAUSE));
+    }
+
+    #[test]
     fn what_is_periodic_comes_once_an_interval() {
-        let mut rescans = Rescans::new(Some(SECOND * 60));
-        assert!(!rescans.take_full(SECOND * 59) && rescans.take_full(SECOND * 61) && !rescans.take_full(SECOND * 61));
+        let mut rescans = Rescans::new(Some(SECOND * 60), &[]);
+        let mut full = |now| rescans.take_full(now, || panic!("no time of day is asked for"));
+        assert!(!full(SECOND * 59) && full(SECOND * 61) && !full(SECOND * 61));
         assert_eq!(rescans.next_due(), Some(SECOND * 121));
         rescans.unwatched(SECOND * 61);
         rescans.unwatched(SECOND * 70);

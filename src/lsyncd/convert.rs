@@ -9,6 +9,7 @@ use super::script::{Declared, Fields, Script, Value};
 use super::{Found, line_range};
 use crate::config::patterns::{self, List};
 use crate::config::{Config, Daemon, Delete, Initial, Mirror, Problem, Target};
+use crate::daily::TimeOfDay;
 use crate::filter::{Filter, Ordered};
 use crate::location::Location;
 use crate::sersync::Note;
@@ -429,9 +430,9 @@ impl Sync<'_> {
             let delay = Duration::try_from_secs_f64(delay).unwrap_or(MOST_DELAY).clamp(Duration::from_millis(10), MOST_DELAY);
             target.delay = Some(Duration::from_millis(delay.as_millis() as u64));
         }
+        self.crontab(mirror);
         let reasons = [
             ("onepass", "use `fansync mirror --once`"),
-            ("crontab", "`full_every = \"24h\"` compares the whole tree in regular intervals"),
             ("tunnel", "start the tunnel as a service of its own"),
             ("batchSizeLimit", "long lists are cut, and small changes have processes of their own beside them"),
             ("checkgauge", "it belongs to lsyncd's own tests"),
@@ -481,6 +482,26 @@ impl Sync<'_> {
         }
     }
 
+    /// `crontab`: entries that stand for times of each day.
+    fn crontab(&mut self, mirror: &mut Mirror) {
+        let entries: Vec<String> = match self.declared.fields.named.get("crontab") {
+            None | Some(Value::Bool(_)) => return,
+            Some(Value::Table(list)) => list.listed.iter().map(plain).collect(),
+            Some(other) => vec![plain(other)],
+        };
+        for entry in entries {
+            match daily(&entry) {
+                Some(times) => mirror.full_at.extend(times),
+                None => self.note(
+                    "crontab",
+                    format!("crontab {entry:?} is not carried over: full_at has times of each day, full_every intervals"),
+                ),
+            }
+        }
+        mirror.full_at.sort_unstable();
+        mirror.full_at.dedup();
+    }
+
     /// A `sync` of the same tree in the same manner is one more target of its mirror.
     fn join(&mut self, mirror: Mirror, mirrors: &mut Vec<Mirror>) {
         let mut mirror = mirror;
@@ -504,6 +525,19 @@ impl Sync<'_> {
         }
         into.targets.push(target);
     }
+}
+
+/// The times of day of an entry of a crontab that holds for each day; seconds may stand before the
+/// minutes, as lsyncd has them.
+fn daily(entry: &str) -> Option<Vec<TimeOfDay>> {
+    let fields: Vec<&str> = entry.split_whitespace().collect();
+    let (minutes, hours) = match fields[..] {
+        [minutes, hours, "*", "*", "*"] | [_, minutes, hours, "*", "*", "*"] => (minutes, hours),
+        _ => return None,
+    };
+    let times =
+        hours.split(',').flat_map(|hour| minutes.split(',').map(move |minute| format!("{hour}:{minute:0>2}").parse().ok()));
+    times.collect()
 }
 
 fn host_and_place(location: &Location) -> String {

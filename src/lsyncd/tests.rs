@@ -158,8 +158,14 @@ const CARRIED: &[Case] = &[
     (
         "a delay, a crontab, a tunnel",
         "sync{ default.rsync, source='/a', target='localhost::a',\n delay=15,\n crontab={'0 3 * * *'},\n tunnel={'ssh','h'} }",
-        &[r#"url = "rsync://localhost/a""#, "delay = \"15s\""],
-        &["3: crontab is not carried over", "4: tunnel is not carried over"],
+        &[r#"url = "rsync://localhost/a""#, "delay = \"15s\"", "full_at = [\"03:00\"]"],
+        &["4: tunnel is not carried over"],
+    ),
+    (
+        "a crontab with seconds, lists, and what is no time of day",
+        "sync{ default.rsync, source='/a', target='b::a',\n crontab={'1 0,30 3,15 * * *', '*/5 * * * *', '0 4 * * 1'} }",
+        &[r#"full_at = ["03:00", "03:30", "15:00", "15:30"]"#],
+        &["2: crontab \"*/5 * * * *\" is not carried over", "2: crontab \"0 4 * * 1\" is not"],
     ),
     (
         "actions of its own beside a copy",

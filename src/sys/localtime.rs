@@ -7,6 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// A moment in local time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LocalTime {
+    /// Of the calendar.
+    pub(crate) year: i32,
     /// From 0.
     pub(crate) month: usize,
     /// Of the month.
@@ -34,6 +36,7 @@ pub(crate) fn local(at: SystemTime) -> Option<LocalTime> {
     let tm = unsafe { parts.assume_init() };
     let part = |n: libc::c_int| u8::try_from(n).ok();
     Some(LocalTime {
+        year: tm.tm_year.checked_add(1900)?,
         month: usize::try_from(tm.tm_mon).ok()?,
         day: part(tm.tm_mday)?,
         hour: part(tm.tm_hour)?,
@@ -52,7 +55,7 @@ mod tests {
         let at = |seconds| local(UNIX_EPOCH + Duration::from_secs(seconds)).expect("it has a form");
         // 2026-11-15 12:34:56 UTC, and a day later.
         let (one, next) = (at(1_794_746_096), at(1_794_746_096 + 86_400));
-        assert_eq!((one.month, one.second), (10, 56));
+        assert_eq!((one.year, one.month, one.second), (2026, 10, 56));
         assert!((14..=16).contains(&one.day), "{one:?}");
         assert_eq!(next, LocalTime { day: one.day + 1, ..one });
         assert_eq!(local(UNIX_EPOCH - Duration::from_secs(1)), None);

@@ -255,7 +255,7 @@ impl Target {
         let fill = match mirror.initial {
             _ if mirror.delete == Delete::Running => Fill::Kept,
             // Comparisons that were requested are meant to make it equal.
-            config::Initial::None if mirror.full_every.is_none() => Fill::Kept,
+            config::Initial::None if mirror.full_every.is_none() && mirror.full_at.is_empty() => Fill::Kept,
             _ => Fill::Unknown,
         };
         Target {

@@ -1,7 +1,8 @@
-//! `verify_every`: targets are compared with their source now and then, while everything goes on.
+//! `verify_every`, `verify_at`: targets are compared with their source now and then, while everything goes on.
 //!
 //! One comparison at a time in the whole process, by an rsync that gets what others leave over, so
-//! that batches are not held up by it. The first comes one interval after the start. Differences
+//! that batches are not held up by it. The first comes one interval after the start, or at the first
+//! of its times of day. Differences
 //! are reported, and put right unless `verify_repair` says no: a difference that nothing explains
 //! is a change that was lost, and none may stay lost that is known.
 //!
@@ -10,16 +11,21 @@
 
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use super::verify;
 use crate::config::Mirror;
+use crate::daily::Daily;
 use crate::engine::Handle;
 use crate::engine::Live;
 use crate::status::verify::{Options, Report};
+use crate::sys::localtime::{self, LocalTime};
 
 /// Held while a comparison runs.
 static TURN: Mutex<()> = Mutex::new(());
+
+/// A clock that tells no time of day is looked at again after that.
+const UNKNOWN_PAUSE: Duration = Duration::from_secs(60);
 
 /// Paths that the log names.
 const NAMED: usize = 5;
@@ -32,19 +38,62 @@ pub(crate) struct Verifying {
 
 /// Starts the thread of a mirror that wants one.
 pub(crate) fn start(mirror: &Mirror, engine: &Handle) -> Verifying {
-    let Some(every) = mirror.verify_every else { return Verifying::default() };
+    let (every, daily) = (mirror.verify_every, Daily::new(&mirror.verify_at));
+    if every.is_none() && daily.is_empty() {
+        return Verifying::default();
+    }
+    let times = Times::new(every, daily, Instant::now());
     let (lives, ended) = mpsc::channel();
     let options = Options { checksum: mirror.verify_checksum, repair: mirror.verify_repair };
     let engine = engine.clone();
-    let thread = std::thread::Builder::new().name("fansync-verify".into()).spawn(move || run(&engine, every, options, &ended));
+    let thread = std::thread::Builder::new().name("fansync-verify".into()).spawn(move || run(&engine, times, options, &ended));
     if let Err(error) = thread {
         tracing::error!(mirror = %mirror.name, %error, "targets are not verified: no thread can be started for it; restart fansync");
     }
     Verifying { _lives: Some(lives) }
 }
 
-fn run(engine: &Handle, every: Duration, options: Options, ended: &mpsc::Receiver<()>) {
-    while ended.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
+/// When targets are compared.
+struct Times {
+    every: Option<Duration>,
+    next: Option<Instant>,
+    daily: Daily,
+}
+
+impl Times {
+    /// `every`: counted from `now` on.
+    fn new(every: Option<Duration>, daily: Daily, now: Instant) -> Times {
+        Times { every, next: every.map(|every| now + every), daily }
+    }
+
+    /// Whether a comparison is due. `local`: the time of day, if that is known.
+    fn take(&mut self, now: Instant, local: Option<LocalTime>) -> bool {
+        self.next.is_some_and(|next| next <= now) | local.is_some_and(|local| self.daily.take(local))
+    }
+
+    /// A comparison has ended: the next one is an interval away.
+    fn ended(&mut self, now: Instant) {
+        self.next = self.every.map(|every| now + every);
+    }
+
+    /// How long to wait before it is asked again whether one is due.
+    fn wait(&self, now: Instant, local: Option<LocalTime>) -> Duration {
+        let daily = local.and_then(|local| self.daily.wait(local));
+        let next = self.next.map(|next| next.saturating_duration_since(now));
+        daily.into_iter().chain(next).min().unwrap_or(UNKNOWN_PAUSE)
+    }
+}
+
+fn run(engine: &Handle, mut times: Times, options: Options, ended: &mpsc::Receiver<()>) {
+    let clocks = || (Instant::now(), localtime::local(SystemTime::now()));
+    loop {
+        let (now, local) = clocks();
+        if !times.take(now, local) {
+            match ended.recv_timeout(times.wait(now, local)) {
+                Err(RecvTimeoutError::Timeout) => continue,
+                _ => return,
+            }
+        }
         for target in &engine.targets {
             let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
             let live = Live::new(engine.clone(), target.clone());
@@ -59,6 +108,7 @@ fn run(engine: &Handle, every: Duration, options: Options, ended: &mpsc::Receive
                 None => return,
             }
         }
+        times.ended(Instant::now());
     }
 }
 
@@ -78,5 +128,25 @@ fn log(mirror: &str, target: &str, report: &Report) {
             %mirror, target_name = %target, entries = report.entries, unsettled = report.unsettled,
             seconds = format_args!("{:.1}", report.seconds), "the target is equal to its source"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interval_begins_when_a_comparison_ends_and_a_time_of_day_is_its_own() {
+        let (start, minute) = (Instant::now(), Duration::from_secs(60));
+        let local = |hour, minute| Some(LocalTime { year: 2026, month: 5, day: 7, hour, minute, second: 0 });
+        let mut times = Times::new(Some(minute * 90), Daily::new(&["03:00".parse().unwrap()]), start);
+        assert!(!times.take(start, local(2, 0)) && times.wait(start, local(2, 0)) == minute, "the clock may be set");
+        assert!(times.take(start + minute * 60, local(3, 0)));
+        times.ended(start + minute * 70);
+        assert!(!times.take(start + minute * 90, local(3, 30)) && !times.take(start + minute * 159, None));
+        assert!(times.take(start + minute * 160, local(4, 40)));
+        let often = Times::new(Some(Duration::from_secs(5)), Daily::default(), start);
+        assert_eq!(often.wait(start, local(1, 0)), Duration::from_secs(5));
+        assert_eq!(Times::new(None, Daily::new(&["03:00".parse().unwrap()]), start).wait(start, None), UNKNOWN_PAUSE);
     }
 }
