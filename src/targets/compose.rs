@@ -200,7 +200,8 @@ impl Rules<'_> {
         if own && dir && entry.gone && entry.kind < Kind::Subtree {
             return (None, Step::Turn { kind: Kind::Subtree, gone: false });
         }
-        if own && entry.held && file && stat.nlink == 1 && !self.hurry {
+        // One that was to be compared is a file in the place of a directory: it is not held.
+        if own && entry.held && entry.kind == Kind::Entry && file && stat.nlink == 1 && !self.hurry {
             return (None, Step::Hold);
         }
         let shared = linked.is_shared(stat);
@@ -520,6 +521,15 @@ mod tests {
                 goes(plain, true, false),
             ),
             ("not closed", false, entry("f", Kind::Entry, |e| e.held = true), "f", Kind::Entry, file, Step::Hold),
+            (
+                "not closed, in the place of a directory",
+                false,
+                entry("f", Kind::Contents, |e| e.held = true),
+                "f",
+                Kind::Entry,
+                file,
+                goes(plain, false, false),
+            ),
             ("left out", false, entry("no", Kind::Entry, |_| {}), "no", Kind::Entry, dir, Step::ByParent(Deletions::ByName)),
             ("large", false, entry("f", Kind::Entry, |_| {}), "f", Kind::Entry, large, Step::LargeLane),
             ("gone", false, entry("f", Kind::Entry, |_| {}), "f", Kind::Entry, Look::Missing, goes(Listed::Missing, true, true)),

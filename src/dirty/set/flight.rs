@@ -401,7 +401,8 @@ impl DirtySet {
             let n = &mut self.tree[at];
             // Only if nothing newer has been merged into it: a closing write has cleared OPEN.
             if n.kind == Some(Kind::Entry) && n.flags & (OPEN | WAITS) == OPEN {
-                n.flags |= if fresh { FRESH } else { 0 };
+                // What lies below in the same batch may take it along.
+                n.flags |= if fresh && n.flying_below == 0 { FRESH } else { 0 };
                 self.holds.begin_until(&mut n.flags, WAITS, until, path);
             }
         }
@@ -458,6 +459,8 @@ impl DirtySet {
                 Err(InTheWay) => self.restore(entry),
                 Ok(over) => {
                     entry.over = over;
+                    // A run carried it before: the target may have it, whatever that run came to.
+                    entry.fresh = false;
                     let at = self.tree.find_or_new(&entry.path);
                     // What became dirty on the very path meanwhile leaves with it.
                     if let Some(kind) = self.tree[at].kind
