@@ -172,8 +172,11 @@ const LATER: u16 = 4096;
 const WRITTEN: u16 = 8192;
 /// See [`Entry::waited`].
 const WAITED: u16 = 16384;
+/// A change that came through the name flies with what is here, or with what the check before the
+/// run met in its place.
+const CARRIED: u16 = 32768;
 /// What stays when a path becomes dirty, or clean.
-const LASTING: u16 = SOFT | ALONE | NOTED;
+const LASTING: u16 = SOFT | ALONE | NOTED | CARRIED;
 
 /// Dirty paths of one target. See the module's text for the places a path can be in.
 pub struct DirtySet {

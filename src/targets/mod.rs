@@ -339,6 +339,7 @@ impl Target {
             Some(since) => self.ledger.set.see_since(path, seen, since),
             None => self.ledger.set.see(path, seen),
         }
+        self.keep_seeking(path, seen);
     }
 
     /// See [`DirtySet::wants_barrier`].

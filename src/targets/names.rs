@@ -54,6 +54,13 @@ impl Sought {
         self.dirs.entry(names.survey(dir, Scope { deep, since })).or_default().push(entry);
     }
 
+    /// Whether files are sought in a directory that a rename of `moved` may take elsewhere, before the
+    /// walk gets there.
+    fn may_miss(&self, moved: &[u8]) -> bool {
+        let overlaps = |dir: &RelPath| path::is_at_or_below(dir, moved) || !dir.is_root() && path::is_at_or_below(moved, dir);
+        self.dirs.values().flatten().any(|entry| overlaps(&entry.path))
+    }
+
     /// What waits, by the name that the change came through.
     pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
         let files = self.files.values().flat_map(BTreeMap::values).map(|waiting| &waiting.entry);
@@ -264,6 +271,13 @@ impl Target {
             (parked.kind, parked.gone) = (entry.kind, entry.gone);
             self.ledger.sought.survey(names, wall_start, (dir, deep), parked);
             entry.through = false;
+        }
+    }
+
+    /// The directory that went with what was seen last takes along what is still sought in it.
+    pub(super) fn keep_seeking(&mut self, dir: &[u8], seen: Seen) {
+        if matches!(seen, Seen::LeftDir | Seen::GoneDir) && self.ledger.sought.may_miss(dir) {
+            self.ledger.set.take_along(dir, seen);
         }
     }
 

@@ -29,14 +29,7 @@ impl DirtySet {
         let (carried, _) = (self.last.carried.take(), self.last.strayed.take());
         self.see_plain(path, seen.plain(), epoch);
         match seen {
-            Seen::LeftDir | Seen::GoneDir if self.last.absorbed => {
-                self.set_flag(path, THROUGH, true);
-                let dir = Some(RelPath::from_normal(path));
-                match seen {
-                    Seen::LeftDir => self.last.carried = dir,
-                    _ => self.last.strayed = dir,
-                }
-            }
+            Seen::LeftDir | Seen::GoneDir if self.last.absorbed => self.go_along(path, seen),
             Seen::ArrivedDir => {
                 if let Some(old) = carried {
                     self.set_flag(&old, THROUGH, false);
@@ -61,6 +54,22 @@ impl DirtySet {
         }
     }
 
+    /// The directory that went with what was seen last (`Left` or `Gone`) takes changes along that
+    /// came through names in it and are not followed yet.
+    pub(crate) fn take_along(&mut self, dir: &[u8], seen: Seen) {
+        self.last.dropped.get_or_insert(self.epochs.current());
+        self.go_along(dir, seen);
+    }
+
+    fn go_along(&mut self, dir: &[u8], seen: Seen) {
+        self.set_flag(dir, THROUGH, true);
+        let dir = Some(RelPath::from_normal(dir));
+        match seen {
+            Seen::LeftDir => self.last.carried = dir,
+            _ => self.last.strayed = dir,
+        }
+    }
+
     pub(super) fn set_flag(&mut self, path: &[u8], flag: u16, on: bool) {
         if let Some(at) = self.tree.find(path).filter(|&at| self.tree[at].kind.is_some()) {
             let flags = &mut self.tree[at].flags;
@@ -82,12 +91,16 @@ impl DirtySet {
     fn see_plain(&mut self, path: &[u8], seen: Seen, epoch: Epoch) {
         (self.last.dropped, self.last.absorbed) = (None, false);
         let Some((at, flying_above)) = self.walk(path, seen, epoch) else { return };
+        let carried = seen == Seen::GoneDir && self.take_carried(path, Some(at));
         if self.tree[at].kind == Some(Kind::Subtree) {
+            self.tree[at].flags |= if carried { THROUGH } else { 0 };
             return self.see_again(at, seen, epoch);
         }
         let in_flight = flying_above || self.tree[at].flying != 0;
         if loses(seen) {
             self.last.dropped = self.change_at(at).or_else(|| self.change_sent(path, in_flight));
+            self.tree[at].flags &= !CARRIED;
+            self.landed.went(path);
         }
         let n = &self.tree[at];
         let (clean, childless) = (n.kind.is_none(), n.first_child == NONE);
@@ -127,7 +140,7 @@ impl DirtySet {
                 }
             }
             Seen::MovedDir | Seen::Subtree => self.see_whole(at, seen, epoch),
-            Seen::Gone | Seen::GoneDir => self.see_gone(at, epoch),
+            Seen::Gone | Seen::GoneDir => self.see_gone(at, epoch, carried),
             Seen::Contents => self.level(at, epoch, false),
             Seen::Left | Seen::LeftDir | Seen::Arrived | Seen::ArrivedDir | Seen::DirTimes => unreachable!("made plain before"),
         }
@@ -152,7 +165,8 @@ impl DirtySet {
                 if n.flags & CONTENT == 0 {
                     self.twins.remember(path, seen);
                 }
-                self.tree[at].flags |= through(seen);
+                let carried = seen == Seen::GoneDir && self.take_carried(path, self.tree.find(path));
+                self.tree[at].flags |= through(seen) | if carried { THROUGH } else { 0 };
                 self.mark(at, Kind::Subtree, epoch);
                 return None;
             }
@@ -221,13 +235,14 @@ impl DirtySet {
         n.flags = n.flags & !(FRESH | GONE) | unsure;
     }
 
-    /// A path was deleted or moved away, with all below it.
-    fn see_gone(&mut self, at: u32, epoch: Epoch) {
+    /// A path was deleted or moved away, with all below it. `carried`: a change through a name below
+    /// it has left, and perhaps with another file.
+    fn see_gone(&mut self, at: u32, epoch: Epoch, carried: bool) {
         let n = &self.tree[at];
         let own = if n.kind == Some(Kind::Contents) { n.flags } else { 0 };
         let came_and_went = n.kind == Some(Kind::Entry) && n.flags & FRESH != 0;
         let (below, flags) = self.absorb_below(at, epoch);
-        self.last.absorbed = (flags | own) & THROUGH != 0;
+        self.last.absorbed = carried || (flags | own) & THROUGH != 0;
         self.last.dropped = self.last.dropped.or(self.last.absorbed.then_some(below));
         if came_and_went {
             // Within one window: only its parent's times show it.
@@ -241,5 +256,24 @@ impl DirtySet {
         let n = &mut self.tree[at];
         // What comes here after a deletion may look like what was deleted.
         n.flags = n.flags & !(FRESH | THROUGH) | GONE | CONTENT;
+    }
+
+    /// A directory went, with all below it: whether changes that came through names in it have left,
+    /// or are leaving, perhaps with other files. Tells it once. `at`: its node.
+    fn take_carried(&mut self, path: &[u8], at: Option<u32>) -> bool {
+        let mut carried = self.landed.take_carried(path);
+        let mut stack: Vec<u32> = at.into_iter().collect();
+        while let Some(above) = stack.pop() {
+            if self.tree[above].flying_below == 0 {
+                continue;
+            }
+            let below: Vec<u32> = self.tree.children(above).collect();
+            for &at in &below {
+                carried |= self.tree[at].flags & CARRIED != 0;
+                self.tree[at].flags &= !CARRIED;
+            }
+            stack.extend(below);
+        }
+        carried
     }
 }

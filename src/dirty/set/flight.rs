@@ -174,6 +174,7 @@ impl DirtySet {
             self.order.taken(&entry.path, epoch, id);
         }
         self.fly(at, id, entry.kind);
+        self.tree[at].flags |= if entry.through { CARRIED } else { 0 };
         if entry.fresh && entry.kind == Kind::Entry {
             self.tree[at].flags |= ALONE;
         }
@@ -223,7 +224,10 @@ impl DirtySet {
         }
         self.tree[at].flying = 0;
         self.cursors.lose();
-        self.tree[at].flags &= !(SOFT | ALONE);
+        if self.tree[at].flags & CARRIED != 0 {
+            self.landed.recent.carry(path);
+        }
+        self.tree[at].flags &= !(SOFT | ALONE | CARRIED);
         self.count_flying(at, -1);
         self.prune(at);
     }
@@ -477,6 +481,7 @@ impl DirtySet {
                         self.order.taken(&entry.path, entry.epoch, id);
                     }
                     self.fly(at, id, entry.kind);
+                    self.tree[at].flags |= if entry.through { CARRIED } else { 0 };
                     if entry.kind == Kind::Subtree && !entry.content {
                         self.send_twins_after(&entry.path, entry.epoch);
                     }
@@ -525,6 +530,7 @@ impl DirtySet {
         }
         self.epochs.add(entry.epoch);
         self.fly(at, id, Kind::Entry);
+        self.tree[at].flags |= if entry.through { CARRIED } else { 0 };
         Ok(Some(entry))
     }
 

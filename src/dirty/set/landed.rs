@@ -1,5 +1,7 @@
 //! What landed a moment ago, and whose events may still be on their way.
 
+use std::collections::BTreeSet;
+
 use super::{Entry, Epoch, Kind};
 use crate::hash::KeyedSet;
 use crate::path::{self, RelPath};
@@ -20,11 +22,28 @@ pub(super) struct Landing {
     above: Vec<RelPath>,
     /// When the oldest of them became dirty.
     oldest: Option<Epoch>,
+    /// Where a change came through a name, and the check before the run may have met another file
+    /// there: a directory above was replaced, and that was not seen yet.
+    carried: BTreeSet<RelPath>,
 }
 
 impl Landing {
     pub(super) fn is_empty(&self) -> bool {
         self.paths.is_empty()
+    }
+
+    /// A change came through this name.
+    pub(super) fn carry(&mut self, path: &[u8]) {
+        self.carried.insert(RelPath::from_normal(path));
+    }
+
+    /// Takes out the changes through names below `dir`. Whether there was one.
+    fn uncarry(&mut self, dir: &[u8]) -> bool {
+        let from = RelPath::from_normal(dir);
+        let below = self.carried.range(from..).take_while(|at| at.starts_with(dir));
+        let below: Vec<RelPath> = below.filter(|at| at.len() > dir.len() && path::is_at_or_below(at, dir)).cloned().collect();
+        below.iter().for_each(|at| _ = self.carried.remove(at));
+        !below.is_empty()
     }
 
     pub(super) fn clear(&mut self) {
@@ -51,6 +70,18 @@ impl Landed {
         if entry.kind > Kind::Entry {
             self.recent.above.push(entry.path.clone());
         }
+    }
+
+    /// The event of a name that went says itself what became of a change through it.
+    pub(super) fn went(&mut self, path: &[u8]) {
+        self.recent.carried.remove(path);
+        self.settling.carried.remove(path);
+    }
+
+    /// A directory went, with all below it: whether changes came through names in it that are
+    /// perhaps not followed yet. Tells it once.
+    pub(super) fn take_carried(&mut self, dir: &[u8]) -> bool {
+        self.recent.uncarry(dir) | self.settling.uncarry(dir)
     }
 
     pub(super) fn oldest(&self) -> Option<Epoch> {

@@ -225,3 +225,56 @@ fn a_name_that_is_not_found_waits_once_for_its_event_also_if_it_went_before() {
     let waited = set.take_shallow(all, &mut |_, _| false).unwrap().entries.remove(0);
     assert_eq!((waited.gone, waited.through, waited.waited), (true, true, true));
 }
+
+/// A directory that was replaced just before the check of a batch: the check met another file under
+/// the name of the one that changed.
+#[test]
+fn a_change_that_left_may_have_stayed_in_the_directory_that_went() {
+    use Seen::{ArrivedDir, Gone, GoneDir, LeftDir, Subtree, Written};
+    type End = fn(&mut DirtySet, Batch);
+    let ends: [(&str, End); 4] = [
+        ("in flight", |_, _| {}),
+        ("confirmed", |set, batch| assert!(set.confirm(batch.id, batch.entries).is_empty())),
+        ("found under its only name, and failed", |set, mut batch| {
+            set.park(batch.id, &batch.entries);
+            batch.entries.iter_mut().for_each(|e| e.single = true);
+            set.settle_single(&mut batch.entries);
+        }),
+        ("failed, and tried again", |set, batch| {
+            set.park(batch.id, &batch.entries);
+            set.take_again(batch.entries, 1).unwrap();
+        }),
+    ];
+    type Case = (&'static [(&'static str, Seen)], &'static [&'static str], Option<&'static str>);
+    let cases: &[Case] = &[
+        (&[("d", LeftDir), ("e", ArrivedDir)], &["e"], None),
+        (&[("d", LeftDir), ("e", ArrivedDir), ("e", LeftDir), ("d", ArrivedDir)], &["d", "e"], None),
+        (&[("d", LeftDir), ("e", ArrivedDir), ("e", LeftDir), ("g", ArrivedDir)], &["g"], None),
+        (&[("d/x", LeftDir), ("e", ArrivedDir), ("d", GoneDir)], &["e"], None),
+        (&[("d", GoneDir)], &[], Some("d")),
+        (&[("d/x/f", Gone), ("d/x", GoneDir), ("d", GoneDir)], &[], None),
+        (&[("other", GoneDir)], &[], None),
+        // Below what is compared whole.
+        (&[("", Subtree), ("d", LeftDir)], &["."], None),
+        (&[("d/x", Subtree), ("d/x", LeftDir), ("e", ArrivedDir)], &["e"], None),
+    ];
+    for (end, ended) in ends {
+        for (seen, carry, strayed) in cases {
+            let mut set = DirtySet::new(100);
+            set.see(b"d/x/f", Written);
+            let batch = set.take_shallow(Limits { max_paths: 10, ignore_holds: true }, &mut |_, _| false).unwrap();
+            ended(&mut set, batch);
+            let mut left = None;
+            for (path, seen) in *seen {
+                set.see(path.as_bytes(), *seen);
+                left = left.or(set.take_strayed().map(|(dir, _)| dir.to_string()));
+            }
+            assert_eq!(left.as_deref(), *strayed, "{end}: {seen:?}");
+            let pending = |path: &str| set.tree.find(path.as_bytes()).is_some_and(|at| set.tree[at].flags & THROUGH != 0);
+            let names = ["", "d", "d/x", "e", "g", "other"];
+            let got: Vec<&str> =
+                names.into_iter().filter(|path| pending(path)).map(|path| if path.is_empty() { "." } else { path }).collect();
+            assert_eq!(got, *carry, "{end}: {seen:?}");
+        }
+    }
+}
