@@ -16,7 +16,7 @@ use super::fewer;
 use super::output::Failed;
 use super::output::Words;
 use crate::cover::Cover;
-use crate::dirty::{Entry, Kind};
+use crate::dirty::{BatchId, Entry, Kind};
 use crate::path::{self, RelPath};
 use crate::text::plural;
 
@@ -257,13 +257,19 @@ impl Retries {
         groups.chain(self.failures.values().filter(|f| !f.entry.is_taken()).map(|f| f.due)).min()
     }
 
-    /// The target holds `path` (and, for a subtree, all below): its failures are over.
-    pub(crate) fn confirmed(&mut self, entry: &Entry) -> Vec<Entry> {
+    /// The target holds the path of `entry` (and, for a subtree, all below) as batch `id` found it: its
+    /// failures are over. What failed while it passed that batch may be newer, and stays.
+    pub(crate) fn confirmed(&mut self, id: BatchId, entry: &Entry) -> Vec<Entry> {
         if self.failures.is_empty() {
             return Vec::new();
         }
         let over: Vec<RelPath> = match entry.kind {
-            Kind::Subtree => self.failures.keys().filter(|p| path::is_at_or_below(p, &entry.path)).cloned().collect(),
+            Kind::Subtree => {
+                let covered = |(path, failure): &(&RelPath, &Failure)| {
+                    path::is_at_or_below(path, &entry.path) && failure.entry.over != Some(id)
+                };
+                self.failures.iter().filter(covered).map(|(path, _)| path.clone()).collect()
+            }
             _ => self.failures.get_key_value(&entry.path).map(|(p, _)| p.clone()).into_iter().collect(),
         };
         self.changes += u64::from(!over.is_empty());
@@ -405,11 +411,28 @@ mod tests {
         r.hurry(Duration::from_secs(2));
         let (again, _) = r.take_due(Duration::from_secs(2)).unwrap();
         for e in &again {
-            r.confirmed(e);
+            r.confirmed(0, e);
         }
         assert_eq!(r.failures().len(), 0);
         r.fail(Duration::from_secs(9), again, "denied again", 0.0);
         assert_eq!(r.became_failures(), 6, "after it went through once it is a new failure");
+    }
+
+    #[test]
+    fn what_failed_while_it_passed_a_comparison_is_not_over_with_that() {
+        let mut set = DirtySet::new(100);
+        set.see(b"d", Seen::Subtree);
+        let limits = Limits { max_paths: 10, ignore_holds: false };
+        let deep = set.take_deep(limits).unwrap();
+        set.soften(&deep);
+        set.see(b"d/f", Seen::Written);
+        let passing = set.take_shallow(limits, &mut |_, _| false).unwrap();
+        set.park(passing.id, &passing.entries);
+        let mut r = retries();
+        r.fail(Duration::ZERO, passing.entries, "full", 0.0);
+        assert!(r.confirmed(deep.id, &deep.entries[0]).is_empty(), "it changed after the comparison began");
+        assert_eq!(r.failures().len(), 1);
+        assert_eq!(r.confirmed(deep.id + 9, &deep.entries[0]).len(), 1, "a later one has it");
     }
 
     #[test]
@@ -476,7 +499,7 @@ mod tests {
         // All are tried together, as before, and are over when they went through.
         let (again, _) = r.take_due(Duration::from_secs(1)).unwrap();
         assert_eq!(again.len(), 11);
-        let over: Vec<Entry> = again.iter().flat_map(|e| r.confirmed(e)).collect();
+        let over: Vec<Entry> = again.iter().flat_map(|e| r.confirmed(0, e)).collect();
         assert_eq!((over.len(), r.failures().len(), r.bytes), (0, 0, 0));
     }
 

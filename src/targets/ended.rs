@@ -336,7 +336,7 @@ impl Target {
                 self.proven(cx);
                 match purpose {
                     Purpose::SecondHalf { .. } => self.partial(cx, false, batch, &how, outcome.clone()),
-                    _ => self.prove(cx, batch, (how.compare, how.limited), outcome.clone()),
+                    _ => self.prove(cx, batch, &how, outcome.clone()),
                 }
             }
             Completion::Busy => {
@@ -485,7 +485,7 @@ impl Target {
         for entry in &entries {
             self.unread.confirmed(entry);
             self.renames.confirmed(id, &entry.path);
-            let over = self.ledger.retries.confirmed(entry);
+            let over = self.ledger.retries.confirmed(id, entry);
             self.ledger.forget(over);
             self.doubts.confirmed(entry);
             self.counters.reconciles += u64::from(entry.path.is_root() && entry.kind == Kind::Subtree);
@@ -525,7 +525,7 @@ impl Target {
         }
         let deep_alone = batch.entries.len() == 1 && batch.entries[0].kind == Kind::Subtree;
         if batch.round >= 2 && deep_alone && !deletes_skipped {
-            return self.prove(cx, batch, (how.compare, how.limited), outcome);
+            return self.prove(cx, batch, how, outcome);
         }
         self.ledger.retry(cx.now, batch, &outcome.failed, &outcome.reason);
     }

@@ -106,7 +106,7 @@ impl Target {
         }
         let own = (!own.is_empty()).then(|| self.ledger.set.split(&whole, own));
         let outcome = Outcome { reason: REASON.into(), ..outcome.clone() };
-        let proof = Proof { outcome, extra, narrows: true };
+        let proof = Proof { outcome, extra, narrows: true, disturbed: false };
         self.prove_by(cx, Batch { entries: trees, ..whole }, (how.compare, how.limited), proof);
         own
     }

@@ -26,6 +26,8 @@ pub(super) struct Proof {
     /// The run ended well, and made what links there are; see [`inherited`]. What is different in a
     /// directory takes the place of the directory.
     pub(super) narrows: bool,
+    /// A file with several names changed while that run was under way; see [`inherited`].
+    pub(super) disturbed: bool,
 }
 
 /// What a dry run left of a batch: each path with its words, where a message named it.
@@ -65,8 +67,10 @@ impl Target {
 
     /// Runs a batch dry, to learn what of it is on the target. Where that cannot be, the batch is
     /// tried again whole.
-    pub(super) fn prove(&mut self, cx: &mut Context<'_>, batch: Batch, ran: (Compare, bool), outcome: Outcome) {
-        self.prove_by(cx, batch, ran, Proof { outcome, extra: Extra::Goes, narrows: false });
+    pub(super) fn prove(&mut self, cx: &mut Context<'_>, batch: Batch, how: &How, outcome: Outcome) {
+        let disturbed = how.is_disturbed(cx, &batch.entries);
+        let proof = Proof { outcome, extra: Extra::Goes, narrows: false, disturbed };
+        self.prove_by(cx, batch, (how.compare, how.limited), proof);
     }
 
     /// The same. `extra` of the proof is found here.
@@ -158,7 +162,7 @@ impl Target {
         dry: &Outcome,
     ) {
         self.ledger.landed(batch.id);
-        let Proof { mut outcome, extra, narrows } = proof;
+        let Proof { mut outcome, extra, narrows, disturbed } = proof;
         let (items, all) = run.rsync.take_items();
         if !all || run.rsync.output().signs.deletes_skipped {
             return if narrows { self.again_at_once(cx, batch) } else { self.unproven(cx, batch, &outcome) };
@@ -199,9 +203,9 @@ impl Target {
             }
         };
         let round = if narrows { 0 } else { round };
-        if !good.is_empty() && how.is_disturbed(cx, &good) {
+        if !good.is_empty() && disturbed {
             let good = self.ledger.set.split(&Batch { id, entries: Vec::new(), round }, good);
-            let proof = Proof { outcome: outcome.clone(), extra, narrows: true };
+            let proof = Proof { outcome: outcome.clone(), extra, narrows: true, disturbed: false };
             self.prove_by(cx, good, (how.compare, how.limited), proof);
         } else if !good.is_empty() {
             self.confirm(cx.now, id, good);

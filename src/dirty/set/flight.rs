@@ -376,9 +376,10 @@ impl DirtySet {
     /// `None` for none.
     pub(crate) fn widen(&mut self, entries: Vec<Entry>, path: RelPath, kind: Kind) -> Option<Entry> {
         let epoch = entries.iter().map(|e| e.epoch).min()?;
+        let over = entries.iter().find_map(|e| e.over);
         self.epochs.add(epoch);
         self.forget(entries);
-        Some(Entry { kind, content: true, ..Entry::plain(path, epoch) })
+        Some(Entry { kind, content: true, over, ..Entry::plain(path, epoch) })
     }
 
     /// An entry for a path's attributes that the caller keeps until it restores it; counted since

@@ -4,7 +4,7 @@
 mod changes;
 mod linked;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,6 +68,8 @@ struct Director {
     gone: bool,
     apart: Arc<Apart>,
     barrier: bool,
+    /// Events that were raised and not read yet; `None`: each is read at once.
+    late: Option<VecDeque<(Vec<u8>, Seen)>>,
     now: Duration,
     wall_start: i64,
     stage: Stage,
@@ -182,6 +184,7 @@ impl Director {
             gone: false,
             apart: Arc::default(),
             barrier: false,
+            late: None,
             now: Duration::from_secs(1),
             wall_start,
             stage,
@@ -416,6 +419,11 @@ impl Director {
     }
 
     fn turn(&mut self) {
+        if self.late.is_some() {
+            // What was raised before a barrier began is read before it ends.
+            let most = if self.barrier || self.ending { usize::MAX } else { self.rng.usize(..6) };
+            self.read_late(most);
+        }
         self.call(|target, cx| target.tick(cx));
         self.follow();
         self.call(|target, cx| target.dispatch(cx));
@@ -531,6 +539,22 @@ impl Director {
     }
 
     fn see_bytes(&mut self, path: &[u8], seen: Seen) {
+        match &mut self.late {
+            Some(late) => late.push_back((path.to_vec(), seen)),
+            None => self.read(path, seen),
+        }
+    }
+
+    /// Reads so many of the events that come late. Both halves of a rename are read together.
+    fn read_late(&mut self, most: usize) {
+        let mut left = most;
+        while let Some((path, seen)) = self.late.as_mut().filter(|_| left > 0).and_then(VecDeque::pop_front) {
+            self.read(&path, seen);
+            left -= usize::from(!matches!(seen, Seen::Left | Seen::LeftDir));
+        }
+    }
+
+    fn read(&mut self, path: &[u8], seen: Seen) {
         self.note(&format!("event {seen:?} {}", path.escape_ascii()));
         self.target.see(self.now, path, seen);
     }

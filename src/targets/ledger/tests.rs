@@ -217,7 +217,7 @@ proptest! {
                     for (entry, place) in entries.into_iter().zip(places.into_iter().cycle()) {
                         match place {
                             Some(Where::Flying) | None => {
-                                let over = ledger.retries.confirmed(&entry);
+                                let over = ledger.retries.confirmed(id, &entry);
                                 ledger.set.forget(over);
                                 let again = ledger.set.confirm(id, vec![entry]);
                                 again.into_iter().for_each(|e| ledger.set.restore(e));

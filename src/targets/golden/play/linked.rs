@@ -96,7 +96,7 @@ struct Linked {
 }
 
 impl Linked {
-    fn new(seed: u64, hard_links: bool) -> Linked {
+    fn new(seed: u64, hard_links: bool, late: bool) -> Linked {
         let mut d = Director::new(seed, |mirror, cfg| {
             let plain = Mirror::new("m", &mirror.source);
             *mirror = plain;
@@ -106,6 +106,7 @@ impl Linked {
             cfg.location = Location::parse("rsync://h/m").expect("a location");
         });
         d.met = Some(Vec::new());
+        d.late = late.then(VecDeque::new);
         Linked {
             d,
             held: BTreeMap::new(),
@@ -143,7 +144,7 @@ impl Linked {
                 self.launched.insert(pid, (listing, self.d.world.stamp()));
             }
         }
-        if self.d.target.in_sync() {
+        if self.d.target.in_sync() && self.d.late.as_ref().is_none_or(VecDeque::is_empty) {
             self.clean = self.d.world.time();
             self.dirs = self.d.world.files(|what| what == What::Dir);
         }
@@ -485,6 +486,7 @@ impl Linked {
         let filled = d.target.is_filled();
         d.target = Target::new(0, &d.mirror, &d.cfg, &d.facts);
         d.links = d.links.is_some().then(|| Links::new(100));
+        d.late = d.late.is_some().then(VecDeque::new);
         (d.links_job, d.names, d.names_job, d.barrier) = (None, Names::default(), None, false);
         d.world.tick(d.now);
         if !filled {
@@ -543,6 +545,7 @@ impl Linked {
     /// Everything ends well; what is wrong then.
     fn end(&mut self) -> Result<(), String> {
         self.d.note("from here on all goes well");
+        self.d.ending = true;
         for _ in 0..600 {
             self.d.turn();
             self.note_lists();
@@ -595,8 +598,8 @@ impl Linked {
 }
 
 /// Plays a history; the text of it, and what is wrong at its end.
-fn play(seed: u64, hard_links: bool) -> (String, Result<(), String>) {
-    let mut linked = Linked::new(seed, hard_links);
+fn play(seed: u64, hard_links: bool, late: bool) -> (String, Result<(), String>) {
+    let mut linked = Linked::new(seed, hard_links, late);
     linked.d.begin(seed);
     for _ in 0..120 {
         linked.step();
@@ -606,7 +609,7 @@ fn play(seed: u64, hard_links: bool) -> (String, Result<(), String>) {
 }
 
 /// Plays histories; `FANSYNC_LINKED=FIRST+COUNT` plays others, and prints the text of a single one.
-fn play_all(hard_links: bool) {
+fn play_all(hard_links: bool, late: bool) {
     crate::sys::apart::apart();
     let asked = std::env::var("FANSYNC_LINKED").ok().and_then(|seeds| {
         let (first, count) = seeds.split_once('+')?;
@@ -615,7 +618,7 @@ fn play_all(hard_links: bool) {
     let (first, count) = asked.unwrap_or((0, 80));
     let wrong: Vec<String> = (first..first + count)
         .filter_map(|seed: u64| {
-            let (text, end) = play(seed, hard_links);
+            let (text, end) = play(seed, hard_links, late);
             let error = end.err()?;
             if count == 1 {
                 println!("{text}");
@@ -628,12 +631,22 @@ fn play_all(hard_links: bool) {
 
 #[test]
 fn names_of_a_file_are_one_file_on_the_target_after_every_history() {
-    play_all(true);
+    play_all(true, false);
 }
 
 #[test]
 fn every_name_of_a_file_has_its_content_after_every_history() {
-    play_all(false);
+    play_all(false, false);
+}
+
+#[test]
+fn names_of_a_file_are_one_file_on_the_target_where_events_come_late() {
+    play_all(true, true);
+}
+
+#[test]
+fn every_name_of_a_file_has_its_content_where_events_come_late() {
+    play_all(false, true);
 }
 
 /// Names in a directory of which one was replaced, where the name of the directory was that of a
@@ -641,7 +654,7 @@ fn every_name_of_a_file_has_its_content_after_every_history() {
 #[test]
 fn a_directory_in_the_place_of_a_fifo_does_not_have_its_names_sent_for_ever() {
     crate::sys::apart::apart();
-    let mut linked = Linked::new(0, true);
+    let mut linked = Linked::new(0, true, false);
     linked.d.begin(0);
     linked.d.see("", Seen::Subtree);
     assert_eq!(linked.end(), Ok(()));
@@ -674,7 +687,7 @@ fn a_directory_in_the_place_of_a_fifo_does_not_have_its_names_sent_for_ever() {
 fn a_name_that_was_not_removed_is_removed_once_its_directory_is_back() {
     crate::sys::apart::apart();
     for seed in 0..12 {
-        let mut linked = Linked::new(seed, true);
+        let mut linked = Linked::new(seed, true, false);
         linked.kills = false;
         linked.d.begin(seed);
         linked.d.see("", Seen::Subtree);
