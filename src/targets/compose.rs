@@ -315,7 +315,7 @@ impl Target {
             hurry: self.hurry(),
             max_file_size: self.mirror.max_file_size,
             mixed: looked.deep && rescans > 0 && rescans < compared,
-            levels: self.found_below(entries),
+            levels: &self.found_below(entries) | &looked.linked.levels,
             bounded: self.deletes() && self.limit().is_some(),
             accepted: self.guard.accepted(),
             newest: entries.iter().map(Entry::epoch).max(),

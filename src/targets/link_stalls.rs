@@ -39,15 +39,21 @@ impl Target {
         self.ledger.retries.failed(cx.now, lists, WHOLE_ROUNDS, &[], why, fastrand::f64());
     }
 
-    /// A comparison has ended well. If it linked nothing, the names below it are sent once more,
-    /// together, after a walk that finds them all.
+    /// A comparison has ended well. If it linked nothing, the names that it carried are sent once
+    /// more, together: those below a directory after a walk that finds them all.
     pub(super) fn link_after(&mut self, cx: &mut Context<'_>, entries: &[Entry]) {
-        let trees: Vec<&Entry> =
-            entries.iter().filter(|e| e.kind == Kind::Subtree && self.hard_links.stalls.plain.remove(&e.path)).collect();
+        if !self.hard_links.stalls.links_later(entries) {
+            return;
+        }
         let Some(links) = cx.links.as_deref_mut() else { return };
-        for tree in trees {
-            let counted = self.ledger.set.parked(tree.path.clone(), tree.epoch());
-            self.ledger.linking.unlinked(links.want(&tree.path, true), counted);
+        for entry in entries {
+            self.hard_links.stalls.plain.remove(&entry.path);
+            if entry.kind > Kind::Entry {
+                let counted = self.ledger.set.parked(entry.path.clone(), entry.epoch());
+                self.ledger.linking.unlinked(links.want(&entry.path, entry.kind == Kind::Subtree), counted);
+            } else if links.known(&entry.path).is_some() {
+                self.ledger.set.see_since(&entry.path, Seen::Touched, entry.epoch());
+            }
         }
         self.schedule.pace.waits(cx.now);
     }

@@ -85,6 +85,9 @@ pub(super) struct Linked {
     /// Names were added on behalf of directories: these and all shared files go in one run, trusted
     /// or not.
     one_run: Option<bool>,
+    /// Levels that wait for files in them, also where these have to wait by now: what is outside of
+    /// such a level was not added on its behalf.
+    pub(super) levels: BTreeSet<RelPath>,
 }
 
 /// The file that a check found, if it has several names that are kept together.
@@ -215,6 +218,7 @@ impl Target {
             return None;
         }
         let linked = distrust(&batch, &normal, &added, gathered.across, &self.doubts.files, cx.wall_start);
+        let linked = Linked { levels, ..linked };
         if added.is_empty() {
             return Some((batch, normal, linked));
         }

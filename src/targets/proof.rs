@@ -208,6 +208,7 @@ impl Target {
             let proof = Proof { outcome: outcome.clone(), extra, narrows: true, disturbed: false };
             self.prove_by(cx, good, (how.compare, how.limited), proof);
         } else if !good.is_empty() {
+            self.link_after(cx, &good);
             self.confirm(cx.now, id, good);
         }
         // Both sides are equal. With anything left, what a later run replaces there is to be kept

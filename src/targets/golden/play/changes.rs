@@ -13,7 +13,9 @@ impl Director {
         const ENDS: [&str; 9] = ["", "", "", "", ".tmp", ".keep", ".log", " b", "\n"];
         let dir = if self.rng.u8(..3) == 0 { None } else { self.name(|what| what == What::Dir) };
         self.fresh += 1;
-        let name = format!("n{}{}", self.fresh, ENDS[self.rng.usize(..ENDS.len())]);
+        // What lies in a directory with a newline is not removed by name; see `specials`.
+        let end = Some(ENDS[self.rng.usize(..ENDS.len())]).filter(|end| self.late.is_none() || *end != "\n");
+        let name = format!("n{}{}", self.fresh, end.unwrap_or_default());
         dir.map_or(name.clone(), |dir| format!("{dir}/{name}"))
     }
 

@@ -238,10 +238,13 @@ impl Linked {
         let file = |name: &String| [before, &now].map(|listing| listing.names.get(name).map(|leads| leads.number));
         // Only what follows a further name is disturbed.
         let shared = |number: u64| names.iter().filter(|name| file(name).contains(&Some(number))).count() > 1;
+        // A file that is met under another name by now, as where a directory above was renamed, has
+        // not changed for that.
+        let name_of = |number: u64| now.names.iter().find(|(_, leads)| leads.number == number).map(|(name, _)| name);
+        let is_newer = |number: u64| name_of(number).is_none_or(|name| self.d.world.inode(name).2 >= *began);
         let changed = |name: &&String| {
-            let [was, is] = file(name);
-            let linked = was.or(is).is_some_and(shared);
-            linked && (was != is || now.names.contains_key(*name) && self.d.world.inode(name).2 >= *began)
+            let mut files = file(name).into_iter().flatten();
+            files.any(|number| shared(number) && is_newer(number))
         };
         let changing: BTreeSet<String> = names.iter().filter(|_| links).filter(changed).cloned().collect();
         let others = |name: &String| changing.iter().any(|other| file(other) != file(name));
