@@ -112,6 +112,42 @@ pub fn cases() -> Vec<Case> {
             assert!(m.dst().has("c") && !m.dst().has("c.tmp"));
             Ok(())
         }),
+        case("mirrors_in_files_of_their_own", &[Fs::Tmpfs], |fs| {
+            let m = Setup::new(fs).targets(&[To::Local]).start()?;
+            let main = m.write_config();
+            let parts = m.scratch("conf.d");
+            fs::create_dir(&parts).expect("a directory");
+            let (one, two) = (Dir::new(m.scratch("one")), Dir::new(m.scratch("two")));
+            for dir in [&one, &two] {
+                dir.mkdir(".");
+            }
+            let text = fs::read_to_string(&main).expect("the configuration");
+            let (include, of_all) =
+                (format!("include = [\"{}/*.toml\"]\n", parts.display()), "[defaults]\nexclude = [\"*.tmp\"]\n");
+            fs::write(&main, format!("{include}{text}\n{of_all}")).expect("a file");
+            let part = format!(
+                "[[mirror]]\nname = \"further\"\nsource = {:?}\n[[mirror.target]]\nname = \"t\"\nurl = {:?}\n",
+                one.root(),
+                two.root()
+            );
+            fs::write(parts.join("further.toml"), &part).expect("a file");
+            one.write("a", b"1");
+            one.write("a.tmp", b"1");
+            assert!(m.daemon.reload());
+            m.src.write("b.tmp", b"1");
+            m.src.write("b", b"1");
+            m.daemon.flush(None);
+            assert!(two.has("a") && !two.has("a.tmp"), "the mirror of the other file, with the default");
+            assert!(m.dst().has("b") && !m.dst().has("b.tmp"), "the default counts for the first, too");
+            fs::write(parts.join("further.toml"), part.replace("source", "sources")).expect("a file");
+            assert!(!m.daemon.reload());
+            let told = m.daemon.does(&["status"]);
+            assert!(told.contains("further.toml:3:1"), "the place in the other file is not told: {told}");
+            fs::remove_file(parts.join("further.toml")).expect("a file");
+            assert!(m.daemon.reload());
+            assert_eq!(m.daemon.status().mirrors.len(), 1);
+            Ok(())
+        }),
         case("a_file_of_rules", &[Fs::Tmpfs], |fs| {
             let list = work_dir();
             let file = list.path().join("rules");

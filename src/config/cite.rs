@@ -47,11 +47,62 @@ impl Problem {
     }
 }
 
+/// The text of a file, with those of others behind it. A place is one in the whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Texts {
+    file: Option<PathBuf>,
+    whole: String,
+    /// Where each further file begins.
+    further: Vec<(usize, PathBuf)>,
+}
+
+/// The part of a text that a place lies in.
+#[derive(Clone, Copy)]
+pub(crate) struct Part<'t> {
+    pub(crate) file: Option<&'t Path>,
+    /// Where it begins.
+    pub(crate) start: usize,
+    pub(crate) text: &'t str,
+}
+
+impl Texts {
+    pub(crate) fn of(file: Option<&Path>, text: &str) -> Texts {
+        Texts { file: file.map(Path::to_owned), whole: text.to_owned(), further: Vec::new() }
+    }
+
+    /// Puts another file behind.
+    pub(crate) fn add(&mut self, file: &Path, text: &str) {
+        self.whole.push('\n');
+        self.further.push((self.whole.len(), file.to_owned()));
+        self.whole.push_str(text);
+    }
+
+    /// Each file's part, the first file first.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = Part<'_>> {
+        let starts = std::iter::once((0, self.file.as_deref())).chain(self.further.iter().map(|(at, file)| (*at, Some(&**file))));
+        // Between two files lies a line's end.
+        let ends = self.further.iter().map(|(at, _)| at - 1).chain([self.whole.len()]);
+        starts.zip(ends).map(|((start, file), end)| Part { file, start, text: &self.whole[start..end] })
+    }
+
+    /// The part that a place lies in.
+    pub(crate) fn part(&self, at: usize) -> Part<'_> {
+        let first = Part { file: self.file.as_deref(), start: 0, text: &self.whole };
+        self.parts().take_while(|part| part.start <= at).last().unwrap_or(first)
+    }
+
+    /// Line and column, with the file in front.
+    pub(crate) fn place(&self, at: usize) -> (Option<&Path>, usize, usize) {
+        let part = self.part(at);
+        let (line, column) = line_and_column(part.text, at - part.start);
+        (part.file, line, column)
+    }
+}
+
 /// Everything that is wrong with a configuration; at least one problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigErrors {
-    file: Option<PathBuf>,
-    text: String,
+    texts: Texts,
     /// In the order of the text.
     pub(super) problems: Vec<Problem>,
 }
@@ -70,32 +121,40 @@ fn plain(text: &str) -> String {
 
 impl ConfigErrors {
     /// `text`: what was read from `file`; the problems' places lie in it.
-    pub(crate) fn new(file: Option<&Path>, text: &str, mut problems: Vec<Problem>) -> ConfigErrors {
+    pub(crate) fn new(file: Option<&Path>, text: &str, problems: Vec<Problem>) -> ConfigErrors {
+        ConfigErrors::of(Texts::of(file, text), problems)
+    }
+
+    /// The same for several files.
+    pub(crate) fn of(texts: Texts, mut problems: Vec<Problem>) -> ConfigErrors {
         debug_assert!(!problems.is_empty());
         problems.sort_by_key(|p| p.at.as_ref().map(|at| at.start));
-        ConfigErrors { file: file.map(Path::to_owned), text: text.to_owned(), problems }
+        // What a default says wrong is wrong in each table that it fills.
+        problems.dedup_by(|a, b| a.at.is_some() && (&a.at, &a.message) == (&b.at, &b.message));
+        ConfigErrors { texts, problems }
     }
 
     /// Each problem as `FILE:LINE:COLUMN: what`, for places that take one line.
     pub(crate) fn one_line_each(&self) -> Vec<String> {
         let line = |problem: &Problem| {
-            let file = self.file.as_deref().map(|f| format!("{}:", f.display())).unwrap_or_default();
-            let place = problem
-                .at
-                .as_ref()
-                .map(|at| line_and_column(&self.text, at.start))
-                .map(|(line, column)| format!("{line}:{column}:"));
-            format!("{file}{} {}", place.unwrap_or_default(), plain(&problem.message)).trim_start().to_owned()
+            let (file, place) = match &problem.at {
+                Some(at) => {
+                    let (file, line, column) = self.texts.place(at.start);
+                    (file, format!("{line}:{column}:"))
+                }
+                None => (self.texts.file.as_deref(), String::new()),
+            };
+            let file = file.map(|f| format!("{}:", f.display())).unwrap_or_default();
+            format!("{file}{place} {}", plain(&problem.message)).trim_start().to_owned()
         };
         self.problems.iter().map(line).collect()
     }
 }
 
-/// One problem with its place. `label`: `error` or `warning`; `text`: what was read from `file`.
+/// One problem with its place. `label`: `error` or `warning`.
 struct Cited<'a> {
     label: &'a str,
-    file: Option<&'a Path>,
-    text: &'a str,
+    texts: &'a Texts,
     problem: &'a Problem,
 }
 
@@ -103,24 +162,25 @@ impl fmt::Display for Cited<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let problem = self.problem;
         write!(f, "{}: {}", self.label, plain(&problem.message))?;
-        let file = self.file.map(Path::display);
         if let Some(at) = &problem.at {
-            let (number, column) = line_and_column(self.text, at.start);
-            if let Some(file) = file {
+            let part = self.texts.part(at.start);
+            let at = at.start - part.start..at.end.saturating_sub(part.start);
+            let (number, column) = line_and_column(part.text, at.start);
+            if let Some(file) = part.file.map(Path::display) {
                 write!(f, "\n --> {file}:{number}:{column}")?;
             }
             if !problem.secret {
-                let line = self.text.lines().nth(number - 1).unwrap_or_default();
+                let line = part.text.lines().nth(number - 1).unwrap_or_default();
                 let margin = " ".repeat(number.to_string().len());
-                let width = self.text.get(at.clone()).map_or(1, |t| t.lines().next().unwrap_or_default().chars().count());
+                let width = part.text.get(at).map_or(1, |t| t.lines().next().unwrap_or_default().chars().count());
                 // Tabs stay so that the caret keeps its column; whatever else moves a cursor does
                 // not.
                 let shown: String = line.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();
                 let lead: String = line.chars().take(column - 1).map(|c| if c == '\t' { c } else { ' ' }).collect();
                 write!(f, "\n{margin} |\n{number} | {shown}\n{margin} | {lead}{}", "^".repeat(width.max(1)))?;
             }
-        } else if let Some(file) = file {
-            write!(f, "\n --> {file}")?;
+        } else if let Some(file) = &self.texts.file {
+            write!(f, "\n --> {}", file.display())?;
         }
         problem.help.as_ref().map_or(Ok(()), |help| write!(f, "\nhelp: {}", plain(help)))
     }
@@ -132,7 +192,7 @@ impl fmt::Display for ConfigErrors {
             if i > 0 {
                 f.write_str("\n\n")?;
             }
-            Cited { label: "error", file: self.file.as_deref(), text: &self.text, problem }.fmt(f)?;
+            Cited { label: "error", texts: &self.texts, problem }.fmt(f)?;
         }
         Ok(())
     }
@@ -164,9 +224,8 @@ impl fmt::Display for Warning {
 /// Where the values of a configuration are written.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Written {
-    pub(super) file: Option<PathBuf>,
-    pub(super) text: String,
-    /// By the path of a key, in bytes of the text.
+    pub(super) texts: Texts,
+    /// By the path of a key, in bytes of the texts.
     pub(super) places: HashMap<String, Range<usize>>,
 }
 
@@ -174,9 +233,12 @@ impl Written {
     /// The warning with its place, as errors are shown.
     pub(crate) fn cite(&self, warning: &Warning) -> String {
         let at = place(&self.places, &warning.key);
-        let secret = at.as_ref().is_some_and(|at| may_hold_secret(&self.text, at.start));
+        let secret = at.as_ref().is_some_and(|at| {
+            let part = self.texts.part(at.start);
+            may_hold_secret(part.text, at.start - part.start)
+        });
         let problem = Problem { at, secret, ..Problem::new(&warning.message) };
-        Cited { label: "warning", file: self.file.as_deref(), text: &self.text, problem: &problem }.to_string()
+        Cited { label: "warning", texts: &self.texts, problem: &problem }.to_string()
     }
 }
 
@@ -242,6 +304,21 @@ mod tests {
     fn places_at_the_end_of_the_text() {
         let errors = ConfigErrors::new(None, "a\n", vec![Problem::new("end").at(2..2)]);
         assert_eq!(errors.to_string(), "error: end\n  |\n2 | \n  | ^");
+    }
+
+    #[test]
+    fn a_place_in_a_further_file_is_told_by_that_file() {
+        let mut texts = Texts::of(Some(Path::new("/f")), "a = 1\nb = 2");
+        texts.add(Path::new("/g"), "c = 3\nd = 4\n");
+        texts.add(Path::new("/h"), "");
+        let at = texts.whole.find('d').unwrap();
+        let problem = Problem::new("wrong").at(at..at + 1);
+        let errors = ConfigErrors::of(texts.clone(), vec![problem.clone(), problem, Problem::new("of all")]);
+        assert_eq!(errors.to_string(), "error: of all\n --> /f\n\nerror: wrong\n --> /g:2:1\n  |\n2 | d = 4\n  | ^");
+        assert_eq!(errors.one_line_each(), ["/f: of all", "/g:2:1: wrong"]);
+        let parts: Vec<_> = texts.parts().map(|part| (part.start, part.text)).collect();
+        assert_eq!(parts, [(0, "a = 1\nb = 2"), (12, "c = 3\nd = 4\n"), (25, "")]);
+        assert_eq!((texts.place(10), texts.place(25).0), ((Some(Path::new("/f")), 2, 5), Some(Path::new("/h"))));
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub(crate) mod hook;
 mod origins;
 pub(crate) mod patterns;
 mod places;
+mod prepare;
 mod rules;
 mod secrets;
 mod setid;
@@ -116,12 +117,17 @@ impl Config {
     /// The same.
     pub(crate) fn load_written(path: &Path) -> Result<(Config, Written), ConfigErrors> {
         let (config, written) = toml::parse_written(&read_trusted(path)?, Some(path))?;
-        match config.secret().map(|what| (what, readable(path))) {
-            Some((what, Some(error))) => {
+        let Some(what) = config.secret() else { return Ok((config, written)) };
+        let files: Vec<&Path> = match written.texts.parts().count() {
+            1 => vec![path],
+            _ => written.texts.parts().filter(|part| secrets::any(part.text)).filter_map(|part| part.file).collect(),
+        };
+        match files.into_iter().find_map(|file| Some((file, readable(file)?))) {
+            Some((file, error)) => {
                 let problem = Problem::new(format!("the configuration holds a secret ({what}), and {error}"));
-                Err(ConfigErrors::new(Some(path), "", vec![problem.help(error.help())]))
+                Err(ConfigErrors::new(Some(file), "", vec![problem.help(error.help())]))
             }
-            _ => Ok((config, written)),
+            None => Ok((config, written)),
         }
     }
 

@@ -3,10 +3,9 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::path::Path;
 
 use super::checked::Mirror;
-use super::cite::line_and_column;
+use super::cite::Texts;
 
 /// Places by key and number. Any two are equal: the place of a value is no part of the value.
 #[derive(Debug, Clone, Default)]
@@ -50,20 +49,22 @@ impl Origins {
     }
 }
 
-/// Notes the places of every mirror's patterns. `places`: by the path of a key, in bytes of `text`.
-pub(super) fn note(mirrors: &mut [Mirror], places: &HashMap<String, Range<usize>>, text: &str, file: Option<&Path>) {
-    let Some(file) = file.map(Path::display) else { return };
+/// Notes the places of every mirror's patterns. `places`: by the path of a key, in bytes of `texts`.
+pub(super) fn note(mirrors: &mut [Mirror], places: &HashMap<String, Range<usize>>, texts: &Texts) {
+    let place = |at: usize| {
+        let (file, line, column) = texts.place(at);
+        Some(format!("{}:{line}:{column}", file?.display()))
+    };
     for (i, mirror) in mirrors.iter_mut().enumerate() {
         let ordered = mirror.filter.ordered().len();
         let lengths = [ordered, mirror.filter.include().len(), mirror.filter.exclude().len(), mirror.filter.expressions().len()];
         let all = KEYS.into_iter().zip(lengths).flat_map(|(key, len)| (0..len).map(move |n| (key, n)));
         let placed = all.filter_map(|(key, n)| {
             // A pattern of a file has its place already, and none in this text.
-            let (line, column) = line_and_column(text, places.get(&format!("mirror.{i}.{key}.{n}"))?.start);
-            Some(((key, n), format!("{file}:{line}:{column}")))
+            Some(((key, n), place(places.get(&format!("mirror.{i}.{key}.{n}"))?.start)?))
         });
-        let source = places.get(&format!("mirror.{i}.source")).map(|at| line_and_column(text, at.start));
-        let source = source.map(|(line, column)| (("source", 0), format!("{file}:{line}:{column}")));
+        let source = places.get(&format!("mirror.{i}.source")).and_then(|at| place(at.start));
+        let source = source.map(|place| (("source", 0), place));
         mirror.origins.0.extend(placed.chain(source).collect::<Vec<_>>());
     }
 }

@@ -57,7 +57,7 @@ impl Section<'_> {
             self.complain(
                 key,
                 format!("{key} {path:?} is not an absolute path"),
-                "write the whole path; ~ and $HOME are not expanded",
+                "write the whole path; ~ is not expanded, and a variable is written ${NAME}",
             );
         } else if path.components().any(|c| c == Component::ParentDir) {
             self.complain(key, format!("{key} {path:?} holds .."), "write the path that it means");

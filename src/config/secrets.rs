@@ -295,6 +295,12 @@ pub(super) fn may_hold_secret(text: &str, at: usize) -> bool {
     }
 }
 
+/// Whether a line of a configuration may hold a secret.
+pub(super) fn any(text: &str) -> bool {
+    let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1));
+    starts.filter(|at| !text[*at..].trim_start().starts_with('#')).any(|at| may_hold_secret(text, at))
+}
+
 /// The same for the file of failover, where only the receivers of its notices can hold one.
 pub(crate) fn may_hold_url(text: &str, at: usize) -> bool {
     let start = text.get(..at).unwrap_or(text).rfind('\n').map_or(0, |n| n + 1);

@@ -19,9 +19,10 @@ use toml::de::{DeTable, DeValue};
 use super::checked::{
     Batch, Config, Daemon, Delete, Events, Extras, FollowOpenFiles, KernelSwitches, MaxDelete, Mirror, Mounts, Target,
 };
-use super::cite::{ConfigErrors, Problem, Written, nearest};
+use super::cite::{ConfigErrors, Problem, Texts, Written, nearest};
 use super::origins::Origins;
 use super::patterns::{self, List, PatternFiles};
+use super::prepare;
 use super::secrets::may_hold_secret;
 use super::units;
 use crate::daily::TimeOfDay;
@@ -35,10 +36,26 @@ use crate::role::mark;
 /// # Errors
 /// All that is wrong in shape; if nothing is, all rules that do not hold.
 pub(super) fn parse_written(text: &str, file: Option<&Path>) -> Result<(Config, Written), ConfigErrors> {
+    parse_with(text, file, &|name| std::env::var(name).ok())
+}
+
+/// The same. `var`: the value of a variable of the environment.
+pub(super) fn parse_with(
+    text: &str,
+    file: Option<&Path>,
+    var: &dyn Fn(&str) -> Option<String>,
+) -> Result<(Config, Written), ConfigErrors> {
+    let (texts, problems) = prepare::gather(text, file);
+    if !problems.is_empty() {
+        return Err(ConfigErrors::of(texts, problems));
+    }
     let form = Form { elsewhere: ELSEWHERE, is_secret: may_hold_secret, whole, judge: super::judge };
-    let (mut config, places) = form.read(text, file)?;
-    super::origins::note(&mut config.mirrors, &places, text, file);
-    Ok((config, Written { file: file.map(Path::to_owned), text: text.to_owned(), places }))
+    let (mut config, places) = form.read_all(&texts, |document, problems| {
+        prepare::expand(document, var, problems);
+        prepare::defaults(document, problems);
+    })?;
+    super::origins::note(&mut config.mirrors, &places, &texts);
+    Ok((config, Written { texts, places }))
 }
 
 /// Where the value of a key is, by its path (`mirror.0.target.1.args.2`).
@@ -62,21 +79,53 @@ impl<T> Form<T> {
     /// # Errors
     /// All that is wrong in shape; if nothing is, all rules that do not hold.
     pub(crate) fn read(&self, text: &str, file: Option<&Path>) -> Result<(T, Places), ConfigErrors> {
-        let (document, errors) = DeTable::parse_recoverable(text);
+        self.read_all(&Texts::of(file, text), |_, _| {})
+    }
+
+    /// The same for a file and those that it includes. `prepare`: what is done to the document
+    /// before its keys are read.
+    ///
+    /// # Errors
+    /// The same.
+    fn read_all(
+        &self,
+        texts: &Texts,
+        prepare: impl FnOnce(&mut DeTable<'_>, &mut Vec<Problem>),
+    ) -> Result<(T, Places), ConfigErrors> {
         let shield = |mut problems: Vec<Problem>| {
-            problems.iter_mut().for_each(|p| p.secret |= p.at.as_ref().is_some_and(|at| (self.is_secret)(text, at.start)));
-            ConfigErrors::new(file, text, problems)
+            let secret = |at: &Range<usize>| {
+                let part = texts.part(at.start);
+                (self.is_secret)(part.text, at.start - part.start)
+            };
+            problems.iter_mut().for_each(|p| p.secret |= p.at.as_ref().is_some_and(secret));
+            ConfigErrors::of(texts.clone(), problems)
         };
+        // Behind as much blank as the files before it take, so that its places are those of the
+        // whole.
+        let padded: Vec<String> = texts.parts().map(|part| " ".repeat(part.start) + part.text).collect();
+        let (mut parts, mut errors) = (Vec::new(), Vec::new());
+        for text in &padded {
+            let (part, wrong) = DeTable::parse_recoverable(text);
+            errors.extend(wrong.into_iter().map(|error| (text, error)));
+            parts.push(part);
+        }
         if !errors.is_empty() {
             // What follows a syntax error is guesswork of the parser: tell only the errors.
-            let problem = |at: Option<Range<usize>>, message: &str| Problem {
+            let problem = |text: &str, at: Option<Range<usize>>, message: &str| Problem {
                 help: at.as_ref().and_then(|at| help_with_syntax(text, at.start, message)),
                 at,
                 ..Problem::new(message)
             };
-            return Err(shield(errors.iter().map(|e| problem(e.span(), e.message())).collect()));
+            return Err(shield(errors.iter().map(|(text, e)| problem(text, e.span(), e.message())).collect()));
         }
-        let mut found = Found { problems: Vec::new(), places: Places::new(), elsewhere: self.elsewhere };
+        let mut problems = Vec::new();
+        let mut parts = parts.into_iter();
+        let document = parts.next().unwrap_or_else(|| Spanned::new(0..0, DeTable::new()));
+        let (span, mut document) = (document.span(), document.into_inner());
+        parts.for_each(|part| prepare::join(&mut document, part, &mut problems));
+        prepare(&mut document, &mut problems);
+        let document = Spanned::new(span, document);
+        let mut found = Found { problems, places: Places::new(), elsewhere: self.elsewhere };
         let mut top = Section::new(document, String::new(), "the file", &mut found);
         let read = (self.whole)(&mut top);
         top.finish();
@@ -471,6 +520,10 @@ fn kind(value: &DeValue<'_>) -> &'static str {
 }
 
 fn whole(top: &mut Section<'_, '_>) -> Option<Config> {
+    // These were taken up before (`prepare`); of what they are, what is not a list of strings is told
+    // here.
+    let _ = top.strings("include");
+    top.asked.push("defaults");
     let daemon = top.table("daemon", "[daemon]", daemon);
     let mirrors = top.tables("mirror", "[[mirror]]", mirror);
     Some(Config { daemon, mirrors: mirrors.into_iter().collect::<Option<_>>()? })
