@@ -21,6 +21,7 @@ pub fn cases() -> Vec<Case> {
     vec![
         case("flush_waits_for_a_daemon_that_starts", &[Fs::Tmpfs], flush_at_once),
         case("an_ordinary_user_beside_root", &[Fs::Tmpfs], ordinary_user),
+        case("status_of_several_daemons", &[Fs::Tmpfs], several_daemons),
         case("status_for_monitoring", &[Fs::Tmpfs], status_for_monitoring),
         case("a_group_reads_the_status", &[Fs::Tmpfs], group),
     ]
@@ -146,6 +147,59 @@ fn ordinary_user(_: Fs) -> Run<()> {
     daemon.signal(Signal::SIGTERM);
     assert!(daemon.wait(WAIT).success());
     Ok(())
+}
+
+fn several_daemons(_: Fs) -> Run<()> {
+    let user = User::new();
+    for name in ["src2", "dst2"] {
+        fs::create_dir(user.at(name)).expect("it can be made");
+        chown(user.at(name), Some(NOBODY), Some(NOBODY)).expect("root may");
+    }
+    let mut daemons = Vec::new();
+    for (n, (src, dst)) in [("src", "dst"), ("src2", "dst2")].into_iter().enumerate() {
+        let (src, dst) = (text(user.at(src)), text(user.at(dst)));
+        let daemon =
+            Service::start("fansync", &mut user.command(&["mirror", &src, &dst]), &log(user.dir.path())).expect("it starts");
+        daemons.push(daemon);
+        let listen = || (sockets(&user).len() > n).then_some(());
+        poll_until(WAIT, listen).expect("it listens");
+    }
+    let (usual, other) = (user.at("run/fansync/status.sock"), text(sockets(&user).remove(0)));
+    assert!(other != text(usual.clone()), "{other}");
+    let flushed = |socket: &str| user.runs(&["flush", "--socket", socket]).code == 0;
+    assert!(flushed(&text(usual.clone())) && flushed(&other));
+    let told = user.runs(&["status"]);
+    assert_eq!(told.code, 0, "{}", told.stderr);
+    for want in [format!("{}:\nOK", usual.display()), format!("\n\n{other}:\nOK"), text(user.at("src2"))] {
+        assert!(told.stdout.contains(&want), "{want:?} is not in\n{}", told.stdout);
+    }
+    let brief = user.runs(&["status", "--brief", "--exit-code"]);
+    assert_eq!((brief.code, brief.stdout.lines().count()), (0, 4), "{}", brief.stdout);
+    let one: serde_json::Value = serde_json::from_str(&user.runs(&["status", "--json"]).stdout).expect("JSON");
+    assert_eq!(one["mirrors"][0]["source"], text(user.at("src")), "a form for programs is of the usual one");
+    // The rest of the file may be wrong, as while it is edited.
+    let config = user.at("home/web.toml");
+    fs::write(&config, format!("[daemon]\nstatus_socket = {other:?}\nno_such_key = 1\n")).expect("it can be written");
+    chown(&config, Some(NOBODY), Some(NOBODY)).expect("root may");
+    for command in [&["status"][..], &["flush"], &["pause"], &["resume"], &["retry"], &["explain", &text(user.at("src2"))]] {
+        let ran = user.runs(&[command, &["--config", &text(config.clone())]].concat());
+        let of_other =
+            command[0] != "status" || ran.stdout.contains(&text(user.at("src2"))) && !ran.stdout.contains("status.sock");
+        assert!(ran.code == 0 && of_other, "{command:?}: {}{}", ran.stdout, ran.stderr);
+    }
+    for mut daemon in daemons {
+        daemon.signal(Signal::SIGTERM);
+        assert!(daemon.wait(WAIT).success());
+    }
+    Ok(())
+}
+
+/// Those of a user's daemons, the one without a usual name first.
+fn sockets(user: &User) -> Vec<PathBuf> {
+    let found = fs::read_dir(user.at("run/fansync")).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut found: Vec<PathBuf> = found.filter(|path| UnixStream::connect(path).is_ok()).collect();
+    found.sort();
+    found
 }
 
 fn status_for_monitoring(fs: Fs) -> Run<()> {

@@ -11,7 +11,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::path_of_environment;
-use crate::config::{Extras, FollowOpenFiles, MaxDelete, Overrides, Places, Watch, units};
+use crate::config::{Extras, FollowOpenFiles, MaxDelete, Overrides, Places, Watch, Whom, units};
 use crate::events::{self, EventsArgs};
 use crate::exit::ExitCode;
 use crate::explain::{self, ExplainArgs};
@@ -357,9 +357,9 @@ pub struct StatusArgs {
     /// Show it on the terminal and follow it, until q is pressed
     #[arg(long, conflicts_with_all = ["json", "brief", "exit_code", "mirror"])]
     pub(crate) watch: bool,
-    /// The daemon's socket, if not the usual one or FANSYNC_SOCKET
-    #[arg(long, value_name = "PATH")]
-    pub(crate) socket: Option<PathBuf>,
+    /// Which daemon
+    #[command(flatten)]
+    pub(crate) whom: Whom,
 }
 
 /// `fansync flush`.
@@ -374,9 +374,9 @@ pub struct FlushArgs {
     /// How long to wait
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::duration)]
     pub(crate) timeout: Duration,
-    /// The daemon's socket, if not the usual one or FANSYNC_SOCKET
-    #[arg(long, value_name = "PATH")]
-    pub(crate) socket: Option<PathBuf>,
+    /// Which daemon
+    #[command(flatten)]
+    pub(crate) whom: Whom,
 }
 
 /// `fansync pause`, `resume`, `retry`.
@@ -388,9 +388,9 @@ pub struct SteerArgs {
     /// Only the mirror with this name
     #[arg(long, value_name = "NAME")]
     pub(crate) mirror: Option<String>,
-    /// The daemon's socket, if not the usual one or FANSYNC_SOCKET
-    #[arg(long, value_name = "PATH")]
-    pub(crate) socket: Option<PathBuf>,
+    /// Which daemon
+    #[command(flatten)]
+    pub(crate) whom: Whom,
 }
 
 /// `fansync resume`.
@@ -547,14 +547,20 @@ mod tests {
             target: target.map(str::to_owned),
             mirror: None,
             timeout: Duration::from_secs(secs),
-            socket: None,
+            whom: Whom::default(),
         };
+        let of = |line: &'static str| match command(line) {
+            Command::Pause(args) => args.whom,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(of("pause --config f").config, Some("f".into()));
+        assert_eq!(of("pause --socket s").socket, Some("s".into()));
         assert_eq!(command("flush"), Command::Flush(flush(None, 30)));
         assert_eq!(command("flush --target b --timeout 5m"), Command::Flush(flush(Some("b"), 300)));
         let steer = |target: Option<&str>, mirror: Option<&str>| SteerArgs {
             target: target.map(str::to_owned),
             mirror: mirror.map(str::to_owned),
-            socket: None,
+            whom: Whom::default(),
         };
         assert_eq!(command("pause --mirror m"), Command::Pause(steer(None, Some("m"))));
         let resume = |which, accept_source, accept_deletes| Command::Resume(ResumeArgs { which, accept_source, accept_deletes });

@@ -11,12 +11,13 @@
 //! merges events of one object: the process is that of the first.
 
 use std::io::{self, BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
+use crate::config::Whom;
 use crate::control::{self, Reply, Request};
 use crate::text::plural;
 
@@ -43,9 +44,9 @@ pub struct EventsArgs {
     /// Leave after so many
     #[arg(long, value_name = "N")]
     pub(crate) count: Option<u64>,
-    /// The daemon's socket, if not the usual one or FANSYNC_SOCKET
-    #[arg(long, value_name = "PATH")]
-    pub(crate) socket: Option<PathBuf>,
+    /// Which daemon
+    #[command(flatten)]
+    pub(crate) whom: Whom,
 }
 
 /// One event, as it is printed.

@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
+use crate::config::Whom;
 use crate::path::Shown;
 use crate::status::PathState;
 
@@ -32,9 +33,9 @@ pub struct ExplainArgs {
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
-    /// The daemon's socket, if not the usual one or FANSYNC_SOCKET
-    #[arg(long, value_name = "PATH")]
-    pub(crate) socket: Option<PathBuf>,
+    /// Which daemon
+    #[command(flatten)]
+    pub(crate) whom: Whom,
 }
 
 /// What one mirror says of a path.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{fail, refuse};
 use crate::cli::{self, FlushArgs, StatusArgs, SteerArgs};
+use crate::config::Whom;
 use crate::control::{self, Reply, Request, Steer};
 use crate::events::{self, EventsArgs, Followed};
 use crate::exit::ExitCode;
@@ -15,8 +16,9 @@ use crate::sys::patient::Patient;
 use crate::verify::cli::{self as verify, Failed, VerifyArgs};
 
 /// The socket that the command line names, or the environment, or the only one that there is.
-pub(super) fn socket(given: Option<PathBuf>) -> Result<PathBuf, ExitCode> {
-    given.map_or_else(usual_socket, Ok).map_err(|several| {
+pub(super) fn socket(whom: &Whom) -> Result<PathBuf, ExitCode> {
+    let named = whom.named().map_err(|errors| refuse(&errors))?;
+    named.map_or_else(usual_socket, Ok).map_err(|several| {
         out::error(several);
         ExitCode::Unavailable
     })
@@ -27,8 +29,8 @@ fn usual_socket() -> Result<PathBuf, control::find::Several> {
     cli::socket_of_environment().map_or_else(control::find::socket, Ok)
 }
 
-fn ask(given: Option<PathBuf>, request: &Request, patience: Duration) -> Result<Reply, ExitCode> {
-    answered(control::ask(&socket(given)?, request, patience))
+fn ask(whom: &Whom, request: &Request, patience: Duration) -> Result<Reply, ExitCode> {
+    answered(control::ask(&socket(whom)?, request, patience))
 }
 
 /// The daemon's answer, unless it is that the request cannot be served.
@@ -62,7 +64,7 @@ pub(super) fn explain(args: ExplainArgs) -> ExitCode {
             return ExitCode::Usage;
         }
     };
-    match ask(args.socket, &Request::Explain { paths }, Duration::from_secs(10)) {
+    match ask(&args.whom, &Request::Explain { paths }, Duration::from_secs(10)) {
         Ok(Reply::Explain(told)) => {
             let code = if told.mirrors.is_empty() { ExitCode::Differences } else { ExitCode::Done };
             let code = match args.json {
@@ -79,8 +81,8 @@ pub(super) fn explain(args: ExplainArgs) -> ExitCode {
     }
 }
 
-pub(super) fn events(mut args: EventsArgs) -> ExitCode {
-    let path = match socket(args.socket.take()) {
+pub(super) fn events(args: EventsArgs) -> ExitCode {
+    let path = match socket(&args.whom) {
         Ok(path) => path,
         Err(code) => return code,
     };
@@ -130,7 +132,31 @@ pub(super) fn watch(socket: &Path) -> ExitCode {
 }
 
 pub(super) fn status(args: StatusArgs) -> ExitCode {
-    let mut snapshot = match ask(args.socket, &Request::Status, Duration::from_secs(10)) {
+    // A form for programs is of one daemon, as is one mirror.
+    let any = args.whom == Whom::default() && cli::socket_of_environment().is_none() && !args.json && args.mirror.is_none();
+    let all = if any { control::find::all() } else { Vec::new() };
+    if all.len() < 2 {
+        return socket(&args.whom).map_or_else(|code| code, |path| status_of(&path, &args));
+    }
+    let mut worst = ExitCode::Done;
+    for (n, path) in all.iter().enumerate() {
+        let gap = if n > 0 && !args.brief { "\n" } else { "" };
+        let printed = out::print(format_args!("{gap}{}:\n", path.display()), ExitCode::Done);
+        if printed != ExitCode::Done {
+            return printed;
+        }
+        let code = status_of(path, &args);
+        // By weight: nothing, a warning, what is critical, no answer.
+        if code.code() > worst.code() {
+            worst = code;
+        }
+    }
+    worst
+}
+
+/// The same of the daemon at a socket.
+fn status_of(path: &Path, args: &StatusArgs) -> ExitCode {
+    let mut snapshot = match answered(control::ask(path, &Request::Status, Duration::from_secs(10))) {
         Ok(Reply::Status(snapshot)) => *snapshot,
         Ok(_) => return ExitCode::Bug,
         Err(code) => return code,
@@ -164,7 +190,7 @@ pub(super) fn flush(args: &FlushArgs) -> ExitCode {
     let begun = Instant::now();
     let mut mentioned = false;
     let asked = loop {
-        let path = match socket(args.socket.clone()) {
+        let path = match socket(&args.whom) {
             Ok(path) => path,
             Err(code) => return code,
         };
@@ -200,7 +226,7 @@ pub(super) fn flush(args: &FlushArgs) -> ExitCode {
 
 pub(super) fn steer(args: SteerArgs, what: Steer) -> ExitCode {
     let request = Request::Steer { what, mirror: args.mirror, target: args.target };
-    match ask(args.socket, &request, Duration::from_secs(10)) {
+    match ask(&args.whom, &request, Duration::from_secs(10)) {
         Ok(Reply::Steer { targets }) => {
             let all_done = targets.iter().all(|t| t.done);
             let mut code = if all_done { ExitCode::Done } else { ExitCode::Differences };

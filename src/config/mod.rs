@@ -22,6 +22,7 @@ mod setid;
 mod tests;
 pub(crate) mod toml;
 pub(crate) mod units;
+mod whom;
 mod whose;
 mod world;
 
@@ -44,6 +45,7 @@ pub(crate) use origins::Origins;
 pub(crate) use places::Places;
 pub(crate) use places::path_of_environment;
 pub(crate) use secrets::{may_hold_url, readable};
+pub use whom::Whom;
 
 use crate::filter::{Filter, Ordered};
 use crate::location::Location;

@@ -138,7 +138,13 @@ pub(super) fn expand(table: &mut DeTable<'_>, var: &dyn Fn(&str) -> Option<Strin
     }
 }
 
-fn value_of(value: &mut Spanned<DeValue<'_>>, expanded: bool, var: &dyn Fn(&str) -> Option<String>, problems: &mut Vec<Problem>) {
+/// The same for a value; `expanded`: its key is one of those.
+pub(super) fn value_of(
+    value: &mut Spanned<DeValue<'_>>,
+    expanded: bool,
+    var: &dyn Fn(&str) -> Option<String>,
+    problems: &mut Vec<Problem>,
+) {
     let span = value.span();
     match value.get_mut() {
         DeValue::Table(table) => expand(table, var, problems),

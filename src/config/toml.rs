@@ -58,6 +58,28 @@ pub(super) fn parse_with(
     Ok((config, Written { texts, places }))
 }
 
+/// The status socket of a configuration whose other values may be wrong.
+///
+/// # Errors
+/// All that is wrong with it where it is no TOML, or this value is.
+pub(super) fn socket(text: &str, file: &Path) -> Result<PathBuf, ConfigErrors> {
+    let (mut document, errors) = DeTable::parse_recoverable(text);
+    let usual = || Daemon::default().status_socket;
+    let whole_errors = || parse_written(text, Some(file)).map(|(config, _)| config.daemon.status_socket);
+    if !errors.is_empty() {
+        return whole_errors();
+    }
+    let Some(daemon) = document.get_mut().get_mut("daemon") else { return Ok(usual()) };
+    let DeValue::Table(daemon) = daemon.get_mut() else { return whole_errors() };
+    let Some(mut value) = daemon.remove("status_socket") else { return Ok(usual()) };
+    let mut problems = Vec::new();
+    prepare::value_of(&mut value, true, &|name| std::env::var(name).ok(), &mut problems);
+    if !problems.is_empty() {
+        return Err(ConfigErrors::new(Some(file), text, problems));
+    }
+    value.get_ref().as_str().map_or_else(whole_errors, |path| Ok(path.into()))
+}
+
 /// Where the value of a key is, by its path (`mirror.0.target.1.args.2`).
 pub(crate) type Places = HashMap<String, Range<usize>>;
 

@@ -9,7 +9,7 @@ use crate::config::Places;
 /// The sockets of more than one daemon, none of them the usual one.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "several daemons run here; name one with --socket or FANSYNC_SOCKET: {}",
+    "several daemons run here; name one with --socket, --config or FANSYNC_SOCKET: {}",
     .0.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 )]
 pub(crate) struct Several(pub(crate) Vec<PathBuf>);
@@ -28,11 +28,23 @@ pub(crate) fn socket() -> Result<PathBuf, Several> {
     among(&dirs)
 }
 
-fn among(dirs: &[PathBuf]) -> Result<PathBuf, Several> {
-    let usual: Vec<PathBuf> = dirs.iter().map(|dir| dir.join("status.sock")).collect();
-    if let Some(there) = usual.iter().find(|path| is_served(path)) {
-        return Ok(there.clone());
-    }
+/// All sockets of daemons that this user may ask, the usual one first.
+pub(crate) fn all() -> Vec<PathBuf> {
+    let (own, system) = (Places::own(), Places::system());
+    let dirs = if own.run == system.run { vec![own.run] } else { vec![own.run, system.run] };
+    all_among(&dirs)
+}
+
+fn all_among(dirs: &[PathBuf]) -> Vec<PathBuf> {
+    let mut served = served(dirs);
+    served.retain(|path| UnixStream::connect(path).is_ok());
+    let usual = |path: &PathBuf| path.file_name().is_some_and(|name| name == "status.sock");
+    served.sort_by_key(|path| !usual(path));
+    served
+}
+
+/// The sockets in these directories that a daemon answers on.
+fn served(dirs: &[PathBuf]) -> Vec<PathBuf> {
     let all = dirs.iter().flat_map(|dir| std::fs::read_dir(dir).into_iter().flatten().flatten()).map(|entry| entry.path());
     // The failover monitor is asked by commands of its own.
     let mut served: Vec<PathBuf> = all
@@ -40,6 +52,15 @@ fn among(dirs: &[PathBuf]) -> Result<PathBuf, Several> {
         .filter(|path| is_served(path))
         .collect();
     served.sort();
+    served
+}
+
+fn among(dirs: &[PathBuf]) -> Result<PathBuf, Several> {
+    let usual: Vec<PathBuf> = dirs.iter().map(|dir| dir.join("status.sock")).collect();
+    if let Some(there) = usual.iter().find(|path| is_served(path)) {
+        return Ok(there.clone());
+    }
+    let served = served(dirs);
     match served.as_slice() {
         [] => Ok(usual.into_iter().next().unwrap_or_default()),
         [only] => Ok(only.clone()),
@@ -81,6 +102,8 @@ mod tests {
         assert_eq!(find(), Ok(dirs[1].join("status.sock")));
         let _own = listen(0, "status.sock");
         assert_eq!(find(), Ok(dirs[0].join("status.sock")));
+        let all = ["own/status.sock", "system/status.sock", "own/4711.sock", "system/web.sock"];
+        assert_eq!(all_among(&dirs), all.map(|path| work.path().join(path)));
         drop((only, second));
     }
 }
