@@ -236,8 +236,9 @@ impl Linked {
             before.names.keys().chain(now.names.keys()).filter(|name| asked.carries(name)).cloned().collect();
         let links = has(process, "-H");
         let file = |name: &String| [before, &now].map(|listing| listing.names.get(name).map(|leads| leads.number));
-        // Only what follows a further name is disturbed.
-        let shared = |number: u64| names.iter().filter(|name| file(name).contains(&Some(number))).count() > 1;
+        // Only what follows a further name is disturbed. One that is renamed has one name at a time.
+        let shared =
+            |number: u64| (0..2).any(|listing| names.iter().filter(|name| file(name)[listing] == Some(number)).count() > 1);
         // A file that is met under another name by now, as where a directory above was renamed, has
         // not changed for that.
         let name_of = |number: u64| now.names.iter().find(|(_, leads)| leads.number == number).map(|(name, _)| name);
