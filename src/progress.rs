@@ -171,11 +171,11 @@ mod tests {
         assert_eq!(p.figures(), "250 of 1000 files, 25 files/s, 30.0s left");
         let begun = Progress::new(String::new(), Figures { moving: Duration::from_millis(100), ..of });
         assert_eq!(begun.figures(), "250 of 1000 files; time left not known: it has just begun");
-        let open = Figures { share: None, total: 0, bytes: 5 << 20, unknown: "its end is not in sight", ..of };
+        let open = Figures { share: None, total: 0, bytes: 5 << 20, unknown: "the total is not known yet", ..of };
         let open = Progress::new(String::new(), open);
         assert_eq!(
             open.figures(),
-            "250 files so far, 5.0 MiB, 25 files/s, 512.0 KiB/s; time left not known: its end is not in sight"
+            "250 files so far, 5.0 MiB, 25 files/s, 512.0 KiB/s; time left not known: the total is not known yet"
         );
         assert_eq!(open.brief(), "25 files/s, 512.0 KiB/s, 250 files so far, 5.0 MiB");
         let long = Figures { elapsed: SECONDS(120), moving: SECONDS(100), done: 69_010, total: 200_421, share: Some(0.34), ..of };

@@ -36,6 +36,9 @@ pub struct Snapshot {
     /// The same in one line.
     #[serde(default)]
     pub(crate) verdict: String,
+    /// The name of the host that the daemon runs on; empty where it has none.
+    #[serde(default)]
+    pub(crate) host: String,
     /// The daemon's version.
     pub(crate) version: String,
     /// Its process id.
@@ -507,6 +510,7 @@ pub(crate) mod tests {
         };
         Snapshot {
             format: FORMAT,
+            host: "web1".into(),
             version: "1".into(),
             pid: 1,
             uptime_seconds: 0.5,

@@ -190,6 +190,7 @@ pub(crate) fn snapshot(started: Instant, engines: &Engines, patience: Duration) 
         }
     }
     Ok(Snapshot {
+        host: nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
         version: env!("CARGO_PKG_VERSION").into(),
         pid: std::process::id(),
         capabilities: crate::sys::caps::Caps::effective().map(|caps| caps.names()).unwrap_or_default(),

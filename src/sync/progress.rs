@@ -6,7 +6,7 @@ use super::run::Run;
 use crate::progress::{Figures, MEAN_MIN, Progress};
 
 /// Of a pass whose list is read while it sends.
-const AHEAD: &str = "rsync reads the tree while it sends, and its end is not in sight";
+const AHEAD: &str = "rsync reads the tree while it sends, and does not know the total yet";
 
 impl Progress {
     /// Of a run that has been going on for `elapsed`. `told`: rsync prints its progress; else

@@ -62,7 +62,7 @@ function judge(t) {
     case "held": return trouble("Held");
     case "paused": return { rank: 3, look: "behind", mark: "❚❚", words: "Paused", why: t.reason };
     case "fenced": return { rank: 1, look: "rest", mark: "■", words: "Fenced", why: t.reason };
-    case "probing": return { rank: 1, look: "rest", mark: "…", words: "Being asked", why: t.reason };
+    case "probing": return { rank: 1, look: "rest", mark: "…", words: "Checking", why: t.reason };
   }
   if (failed > 0) return { ...trouble(`${plural(failed, "path")} cannot be sent`), why: t.lag_seconds > 0 ? `The rest is ${behind}.` : t.reason };
   if (t.state === "idle") return { rank: 0, look: "good", mark: "●", words: "In sync", why: "" };
@@ -73,7 +73,7 @@ function judge(t) {
 }
 
 function headline(all) {
-  if (all.length === 0) return ["rest", "No targets", "Only hooks are told of changes."];
+  if (all.length === 0) return ["rest", "No targets", "Changes go to hooks only."];
   const worst = Math.max(...all.map((x) => x.verdict.rank));
   const named = all.filter((x) => x.verdict.rank === worst);
   const first = named[0].target.name;
@@ -185,10 +185,10 @@ function pending(key, t) {
   return list(key, plural(t.pending, "pending path"), "", false, items, t.pending - items.length);
 }
 
-// How far long work is: words, and a bar where a total is known.
-function far(p) {
+// How far long work is: words, and a bar where a total is known. `repeats`: the line above says why the time left is not known.
+function far(p, repeats) {
   const rate = [p.files_per_second >= 0.5 && `${number(Math.round(p.files_per_second))} files/s`, p.bytes_per_second >= 1 && `${bytes(p.bytes_per_second)}/s`];
-  const left = p.eta_seconds !== null ? `${span(p.eta_seconds)} left` : `time left not known: ${p.eta_unknown}`;
+  const left = p.eta_seconds !== null ? `${span(p.eta_seconds)} left` : repeats ? "" : `time left not known: ${p.eta_unknown}`;
   const done = p.files_total > 0 ? `${number(p.files_done)} of ${plural(p.files_total, "file")}` : `${plural(p.files_done, "file")} so far`;
   const said = [done, p.bytes > 0 && bytes(p.bytes), ...rate, left].filter(Boolean).join(", ");
   return make("p", { class: "why" }, `${p.what[0].toUpperCase()}${p.what.slice(1)} for ${span(p.seconds)}: ${said}.`,
@@ -215,10 +215,10 @@ function card(m, t, verdict) {
     why && make("p", { class: "why reason" }, why),
     t.advice && make("p", { class: "why reason" }, t.advice),
     t.held_reason && make("p", { class: "note bad reason" }, t.held_reason),
-    ...[t.reconcile, ...t.passes].filter(Boolean).map(far),
+    ...[t.reconcile, ...t.passes].filter(Boolean).map((p, i, all) => far(p, i > 0 && all[i - 1].eta_seconds === null && all[i - 1].eta_unknown === p.eta_unknown)),
     verified(t.verify),
     graph(line, past ? past.step_seconds : 5, t),
-    make("dl", {}, fact("Behind", t.lag_seconds > 0 ? span(t.lag_seconds) : "no"), fact("Pending", plural(t.pending, "path")),
+    make("dl", {}, fact("Lag", t.lag_seconds > 0 ? span(t.lag_seconds) : "none"), fact("Pending", plural(t.pending, "path")),
       fact("In flight", plural(t.in_flight, "path")), fact("Last confirmed", ago(t.last_success_unix)),
       fact("Half within", t.latency.recent > 0 ? span(t.latency.p50_seconds) : "–"), fact("99 in 100 within", t.latency.recent > 0 ? span(t.latency.p99_seconds) : "–"),
       fact("Sent", bytes(t.bytes_sent)), fact("Batches", number(t.batches))),
@@ -229,11 +229,11 @@ function hook(m, h) {
   const good = h.state !== "retrying" && h.failures.length + h.failures_more === 0;
   return make("article", { class: `card ${good ? "" : "alarm"}` },
     make("div", { class: "top" }, make("h3", {}, h.name),
-      make("span", { class: `badge ${good ? "rest" : "bad"}` }, h.state === "retrying" ? "▲ Cannot be told" : good ? `Hook, ${h.state}` : "▲ Not told of everything"),
+      make("span", { class: `badge ${good ? "rest" : "bad"}` }, h.state === "retrying" ? "▲ Not answering" : good ? `Hook, ${h.state}` : "▲ Changes not delivered"),
       make("span", { class: "path" }, h.kind)),
     h.reason && make("p", { class: "why reason" }, `${h.reason} · ${next(h.retry_seconds)}`),
-    make("dl", {}, fact("Told", plural(h.delivered, "change")), fact("Pending", plural(h.pending, "change")),
-      fact("Given up", plural(h.failed, "change")), fact("Dropped", plural(h.dropped, "change")), fact("Last told", ago(h.last_success_unix))),
+    make("dl", {}, fact("Delivered", plural(h.delivered, "change")), fact("Pending", plural(h.pending, "change")),
+      fact("Given up", plural(h.failed, "change")), fact("Dropped", plural(h.dropped, "change")), fact("Last delivered", ago(h.last_success_unix))),
     failures(`${m.name}/hook ${h.name}`, h.failures, h.failures_more));
 }
 
@@ -242,8 +242,8 @@ function mirror(m, judged, rate) {
   const watch = [...new Set(m.watch.map((w) => w.backend))].join(" and ");
   const unwatched = m.watch.reduce((n, w) => n + w.unwatched.length, 0);
   return make("section", {}, make("h2", {}, m.name, make("span", { class: "path" }, m.source)),
-    make("dl", {}, fact("Changes heard", rate === null ? number(m.events) : `${number(Math.round(rate))} / s`),
-      fact("Watched by", watch), fact("Directories", number(m.directories)), lost ? fact("Sight lost", lost) : null),
+    make("dl", {}, fact("Events", rate === null ? number(m.events) : `${number(Math.round(rate))} / s`),
+      fact("Watched by", watch), fact("Directories", number(m.directories)), lost ? fact("Events lost", lost) : null),
     m.held && make("p", { class: "note bad reason" }, `Nothing is sent: ${m.held}`),
     m.start.progress && far(m.start.progress),
     unwatched > 0 ? make("p", { class: "note" }, `${plural(unwatched, "subtree")} cannot be watched and ${unwatched === 1 ? "is" : "are"} compared periodically.`) : null,
@@ -251,8 +251,10 @@ function mirror(m, judged, rate) {
 }
 
 let past = null;
+// The host that the daemon runs on; until it has answered, the one that the page came from.
+let host = location.host;
 let before = null;
-let heard = null;
+let answered = null;
 
 function rateOf(m, now) {
   const old = before && before.pid === now.pid && before.mirrors.find((b) => b.name === m.name);
@@ -265,8 +267,9 @@ function show(now) {
   const all = groups.flatMap((g) => g.judged);
   const hooks = now.mirrors.flatMap((m) => m.hooks).filter((h) => h.state === "retrying");
   const [look, words, below] = headline(all);
-  say(look, words, [below, hooks.length > 0 ? `The hook ${hooks[0].name} cannot be told.` : ""].filter(Boolean).join(" "));
-  document.title = `${{ good: "●", behind: "◐", bad: "▲", rest: "■" }[look]} ${words} – fansync`;
+  say(look, words, [below, hooks.length > 0 ? `The hook ${hooks[0].name} does not answer.` : ""].filter(Boolean).join(" "));
+  host = now.host;
+  document.title = `${{ good: "●", behind: "◐", bad: "▲", rest: "■" }[look]} ${words} – ${host} – fansync`;
   document.body.classList.remove("silent");
   for (const g of groups) g.judged.sort((a, b) => b.verdict.rank - a.verdict.rank);
   // Not while somebody reads a graph or marks text: it would go from under the pointer.
@@ -276,7 +279,7 @@ function show(now) {
     const again = focused && [...document.querySelectorAll("details")].find((d) => d.dataset.key === focused);
     if (again) again.firstElementChild.focus();
   }
-  $("where").textContent = `on ${location.host}`;
+  $("where").textContent = `on ${host}`;
   $("footer").textContent = `fansync ${now.version}, up for ${span(now.uptime_seconds)}. The same as text: fansync status.`;
 }
 
@@ -296,14 +299,14 @@ async function get(path) {
 async function look() {
   try {
     const now = await get("status.json");
-    heard = new Date();
+    answered = new Date();
     show(now);
     before = now;
   } catch (error) {
-    const since = heard ? `What is below is of ${heard.toLocaleTimeString()}. ` : "";
+    const since = answered ? `The state below is that of ${answered.toLocaleTimeString()}. ` : "";
     const why = error instanceof TypeError || error.name === "TimeoutError" ? "Is it running?" : `${error.message}.`;
     say("bad", "fansync does not answer", `${since}${why}`);
-    document.title = "▲ no answer – fansync";
+    document.title = `▲ no answer – ${host} – fansync`;
     document.body.classList.add("silent");
   }
 }
