@@ -4,14 +4,18 @@
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use fansync::config::Config;
+use fansync::dirty::Kind;
 use fansync::failover::config::Config as FailoverConfig;
 use fansync::failover::front::message::{News, Order, examples};
 use fansync::failover::machine::Report;
 use fansync::failover::probe;
 use fansync::failover::wire::frame::{self, Asked};
 use fansync::failover::wire::{self, Id, Key, Reply, Request};
+use fansync::feed::machine::{End, Machine};
+use fansync::feed::record::{Item, Record};
 use fansync::filter::Filter;
 use fansync::location::Location;
 #[cfg(feature = "lsyncd")]
@@ -69,6 +73,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "lsyncd", body: lsyncd, seeds: lsyncd_seeds },
     Target { name: "answers", body: answers, seeds: answer_seeds },
     Target { name: "pending", body: pending, seeds: pending_seeds },
+    Target { name: "feed", body: feed, seeds: feed_seeds },
 ];
 
 /// Feeds the target of this name.
@@ -630,4 +635,37 @@ fn pending_seeds() -> Vec<Vec<u8>> {
             .to_vec(),
         b"{\"reply\":\"done\"}".to_vec(),
     ]
+}
+
+/// A message of a feed, and what a follower makes of several.
+fn feed(data: &[u8]) {
+    let mut follower = Machine::new(None, 100, Duration::from_secs(1));
+    for (sequence, message) in data.split(|b| *b == 0xfe).enumerate() {
+        let record = Record::decode(message);
+        if let Ok(record) = &record {
+            assert_eq!(record.encode(), message, "there is one way to write a record");
+        }
+        follower.record(sequence as u64, record);
+        assert!(!follower.owes() || follower.position().is_none());
+        if follower.take(Duration::ZERO).is_some() {
+            follower.ended(Duration::ZERO, End::Done, &|path| path.len() % 2 == 0);
+        }
+        let saved = follower.saved();
+        assert_eq!(Machine::new(Some(saved.clone()), 100, Duration::ZERO).saved().owed, saved.owed);
+    }
+}
+
+fn feed_seeds() -> Vec<Vec<u8>> {
+    let entry = |path: &str, kind: Kind, gone: bool| Item {
+        path: RelPath::new(path.as_bytes()).expect("a path"),
+        kind,
+        gone,
+        directory: !gone,
+        content: true,
+    };
+    let of = |number: u64, everything: bool| {
+        let entries = vec![entry("a/b", Kind::Entry, true), entry("a", Kind::Subtree, false), entry("", Kind::Contents, false)];
+        Record { incarnation: 7, number, stream: 1, everything, entries, ..Record::default() }.encode()
+    };
+    vec![of(1, true), [of(1, true), of(2, false), of(3, false)].join(&0xfe), [of(1, true), of(3, false)].join(&0xfe)]
 }

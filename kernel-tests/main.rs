@@ -29,6 +29,7 @@ mod facts;
 mod fail_log;
 mod failover;
 mod fallback;
+mod feed;
 mod filters;
 mod first;
 mod fixture;
@@ -214,6 +215,7 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("output", output::cases()),
         ("outside", outside::cases()),
         ("fallback", fallback::cases()),
+        ("feed", feed::cases()),
         ("losses", losses::cases()),
         ("lsyncd", lsyncd::cases()),
         ("looking", looking::cases()),

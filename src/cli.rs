@@ -12,6 +12,8 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::path_of_environment;
 use crate::config::{Extras, FollowOpenFiles, MaxDelete, Overrides, Places, Watch, Whom, units};
+#[cfg(feature = "feed")]
+use crate::config::{Following, Login};
 use crate::events::{self, EventsArgs};
 use crate::exit::ExitCode;
 use crate::explain::{self, ExplainArgs};
@@ -56,6 +58,10 @@ pub enum Command {
     /// Mirror a tree to one or more targets, without a configuration file
     #[command(after_help = MIRROR_HELP)]
     Mirror(MirrorArgs),
+    /// Follow a change feed: pull what it names into a directory, without a configuration file
+    #[cfg(feature = "feed")]
+    #[command(after_help = FOLLOW_HELP)]
+    Follow(FollowArgs),
     /// Run the daemon in the foreground
     #[command(after_help = RUN_HELP)]
     Run(RunArgs),
@@ -108,6 +114,7 @@ Targets:
   rsync://[user@]host[:port]/module[/path]   an rsync daemon, also [user@]host::module[/path]
   [user@]host:/path                          ssh, also [user@]host:path from the home of the login
   /path                                      this host
+  nats://host[:port]/feed                    a change feed on NATS JetStream, for `fansync follow`; also tls://
 
 Examples:
   fansync mirror /srv/data rsync://backup/data
@@ -117,6 +124,20 @@ Examples:
 
 Exit codes: 0 done (--once, or stopped by a signal), 1 some paths failed, 64 usage, 69 kernel or rsync lacks something, \
 75 target unreachable (--once), 77 not permitted, 78 the arguments do not fit together.";
+
+#[cfg(feature = "feed")]
+const FOLLOW_HELP: &str = "\
+  FEED      nats://host[:port]/feed or tls://host[:port]/feed: where the source publishes (`fansync mirror SRC FEED`, [[mirror.feed]])
+  UPSTREAM  rsync://[user@]host/module[/path] or [user@]host:/path: the tree that the feed is of
+  DIR       the copy; what it has and the source has not is deleted. It must exist
+
+Where it left off is kept, so that the next start pulls what changed since. docs/fan-out.md has the whole of it.
+
+Examples:
+  fansync follow nats://hub/web rsync://hub/web /srv/web
+  fansync follow tls://hub/web rsync://m@hub/web /srv/web --password-file /etc/fansync/web.pass --nkey-file /etc/fansync/web.nk
+
+Exit codes: 0 stopped by a signal, 64 usage, 69 rsync lacks something, 77 not permitted, 78 the arguments do not fit together.";
 
 const SERSYNC_HELP: &str = "\
 The file is checked as `fansync check` does; what is different from sersync is told in the log.
@@ -174,11 +195,14 @@ Exit codes: 0 done (with --exit-code: all is in sync), 1 with --exit-code: behin
 2 with --exit-code: trouble, 64 usage, 69 no daemon answers, 77 not permitted.";
 
 const FLUSH_HELP: &str = "\
-Every change made before the call is on the targets when it returns 0. A daemon that is starting is waited for.
+Every change made before the call is on the targets when it returns 0. A daemon that is starting is waited for. With --followers the \
+followers of the feeds hold it, too, as they tell.
 
 Examples:
   fansync flush
   fansync flush --mirror data --target backup --timeout 5m
+  fansync flush --followers all
+  fansync flush --followers web3,web4
 
 Exit codes: 0 done, 1 some paths failed, 64 usage, 69 no daemon answers, 75 not done in time, 77 not permitted.";
 
@@ -371,12 +395,139 @@ pub struct FlushArgs {
     /// Only the mirror with this name
     #[arg(long, value_name = "NAME")]
     pub(crate) mirror: Option<String>,
+    /// Wait for followers of feeds, too: all that are known, so many, or these (names with commas
+    /// between)
+    #[arg(long, value_name = "WHICH")]
+    pub(crate) followers: Option<Followers>,
     /// How long to wait
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::duration)]
     pub(crate) timeout: Duration,
     /// Which daemon
     #[command(flatten)]
     pub(crate) whom: Whom,
+}
+
+/// Whom `fansync flush` waits for beside targets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Followers {
+    /// Every one that is known.
+    All,
+    /// So many.
+    Count(usize),
+    /// Those.
+    Named(Vec<String>),
+}
+
+impl std::str::FromStr for Followers {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Followers, String> {
+        let names: Vec<String> = text.split(',').map(str::to_owned).collect();
+        match (text, text.parse()) {
+            ("all", _) => Ok(Followers::All),
+            (_, Ok(count)) => Ok(Followers::Count(count)),
+            _ if names.iter().any(String::is_empty) => {
+                Err(format!("{text:?} is none of all, a number, names with commas between"))
+            }
+            _ => Ok(Followers::Named(names)),
+        }
+    }
+}
+
+/// `fansync follow`.
+#[cfg(feature = "feed")]
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct FollowArgs {
+    /// Where records are read
+    #[arg(value_name = "FEED")]
+    pub(crate) feed: String,
+    /// Where what they name is pulled from
+    #[arg(value_name = "UPSTREAM")]
+    pub(crate) upstream: String,
+    /// The copy
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: PathBuf,
+    /// The name of this follower at the source, if not that of this host
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Leave out what matches, in rsync's pattern syntax; may be repeated
+    #[arg(long, value_name = "PATTERN", allow_hyphen_values = true)]
+    pub(crate) exclude: Vec<OsString>,
+    /// Hold what would delete more than so many entries in one go
+    #[arg(long, value_name = "N", value_parser = units::max_delete)]
+    pub(crate) max_delete: Option<MaxDelete>,
+    /// File with the password of the upstream's rsync daemon
+    #[arg(long, value_name = "FILE")]
+    pub(crate) password_file: Option<PathBuf>,
+    /// User at the NATS servers
+    #[arg(long, value_name = "USER", requires = "nats_password_file")]
+    pub(crate) nats_user: Option<String>,
+    /// File with that user's password
+    #[arg(long, value_name = "FILE", requires = "nats_user")]
+    pub(crate) nats_password_file: Option<PathBuf>,
+    /// File with the seed of an nkey for the NATS servers
+    #[arg(long, value_name = "FILE", conflicts_with = "nats_user")]
+    pub(crate) nkey_file: Option<PathBuf>,
+    /// File with the certificates that sign those of the NATS servers
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// File with the certificate that is shown to the NATS servers
+    #[arg(long, value_name = "FILE", requires = "key_file")]
+    pub(crate) cert_file: Option<PathBuf>,
+    /// File with the key of that certificate
+    #[arg(long, value_name = "FILE", requires = "cert_file")]
+    pub(crate) key_file: Option<PathBuf>,
+    /// Where it is kept how far the copy is, if not in the usual state directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// Unix socket for status and flush, if not the usual one or FANSYNC_SOCKET
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// Form of the log
+    #[arg(long, value_enum, value_name = "FORM")]
+    pub(crate) log_format: Option<LogFormat>,
+    /// Log more: -v for detail, -vv each event
+    #[arg(short, long, action = clap::ArgAction::Count, conflicts_with = "quiet")]
+    pub(crate) verbose: u8,
+    /// Log less: -q warnings and errors, -qq errors
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub(crate) quiet: u8,
+}
+
+#[cfg(feature = "feed")]
+impl FollowArgs {
+    /// What the options say, for [`crate::config::Config::for_follow`].
+    pub(crate) fn given(&self) -> Following {
+        Following {
+            exclude: self.exclude.iter().map(|p| p.clone().into_vec()).collect(),
+            max_delete: self.max_delete,
+            follower: self.name.clone(),
+            login: Login {
+                nats_user: self.nats_user.clone(),
+                nats_password_file: self.nats_password_file.clone(),
+                nkey_file: self.nkey_file.clone(),
+                ca_file: self.ca_file.clone(),
+                cert_file: self.cert_file.clone(),
+                key_file: self.key_file.clone(),
+            },
+            password_file: self.password_file.clone(),
+            status_socket: self.socket.clone(),
+            state_dir: self.state_dir.clone(),
+            log_format: self.log_format,
+            log_level: log_level(self.verbose, self.quiet),
+        }
+    }
+}
+
+/// What `-v` and `-q` say.
+fn log_level(verbose: u8, quiet: u8) -> Option<Level> {
+    match (verbose, quiet) {
+        (0, 0) => None,
+        (0, 1) => Some(Level::Warn),
+        (0, _) => Some(Level::Error),
+        (1, _) => Some(Level::Debug),
+        _ => Some(Level::Trace),
+    }
 }
 
 /// `fansync pause`, `resume`, `retry`.
@@ -429,13 +580,7 @@ impl MirrorArgs {
             jobs: self.jobs,
             status_socket: self.socket.clone(),
             log_format: self.log_format,
-            log_level: match (self.verbose, self.quiet) {
-                (0, 0) => None,
-                (0, 1) => Some(Level::Warn),
-                (0, _) => Some(Level::Error),
-                (1, _) => Some(Level::Debug),
-                _ => Some(Level::Trace),
-            },
+            log_level: log_level(self.verbose, self.quiet),
         }
     }
 }
@@ -546,6 +691,7 @@ mod tests {
         let flush = |target: Option<&str>, secs| FlushArgs {
             target: target.map(str::to_owned),
             mirror: None,
+            followers: None,
             timeout: Duration::from_secs(secs),
             whom: Whom::default(),
         };
@@ -557,6 +703,13 @@ mod tests {
         assert_eq!(of("pause --socket s").socket, Some("s".into()));
         assert_eq!(command("flush"), Command::Flush(flush(None, 30)));
         assert_eq!(command("flush --target b --timeout 5m"), Command::Flush(flush(Some("b"), 300)));
+        let named = |names: &[&str]| Followers::Named(names.iter().map(|name| (*name).to_owned()).collect());
+        for (text, which) in [("all", Followers::All), ("3", Followers::Count(3)), ("a,b-1", named(&["a", "b-1"]))] {
+            let want = FlushArgs { followers: Some(which), ..flush(None, 30) };
+            let line = format!("flush --followers {text}");
+            assert_eq!(words(&line).map(|cli| cli.command).map_err(|(e, _)| e.to_string()), Ok(Command::Flush(want)));
+        }
+        assert!(words("flush --followers a,,b").is_err());
         let steer = |target: Option<&str>, mirror: Option<&str>| SteerArgs {
             target: target.map(str::to_owned),
             mirror: mirror.map(str::to_owned),

@@ -18,6 +18,8 @@ use crate::out;
 pub fn run(command: Command) -> ExitCode {
     match command {
         Command::Mirror(args) => daemons::mirror(args),
+        #[cfg(feature = "feed")]
+        Command::Follow(args) => daemons::follow(args),
         Command::Run(args) => daemons::configured(&args.config()),
         Command::Sersync(args) => daemons::sersync(&args),
         Command::Import(args) => match crate::import::toml(&args) {

@@ -139,6 +139,10 @@ fn try_one(mirror: &Mirror, target: &Target, runs: bool) -> Tried {
         findings: Vec::new(),
         code: ExitCode::Done,
     };
+    if target.location.is_feed() || mirror.follow.is_some() {
+        tried.note("feeds and followers are tried when they run: see `fansync status`");
+        return tried;
+    }
     let env = argv::environment(std::env::vars_os());
     let facts = match RsyncFacts::probe(&mirror.rsync, &env) {
         Ok(facts) => facts,
@@ -150,7 +154,7 @@ fn try_one(mirror: &Mirror, target: &Target, runs: bool) -> Tried {
     let reached = match &target.location {
         Location::Daemon { host, port, .. } => greet(&mut tried, target, &mirror.rsync, host, port.unwrap_or(873)),
         Location::Ssh { user, host, .. } => ask_version(&mut tried, mirror, target, user.as_deref(), host, &env),
-        Location::Local(_) => true,
+        Location::Local(_) | Location::Feed { .. } => true,
     };
     if !reached {
         return tried;
@@ -433,7 +437,9 @@ fn probe(tried: &mut Tried, target: &Target, spec: &Spec<'_>, env: &[(OsString, 
             TargetState::Usable => {
                 tried.good(match &target.location {
                     Location::Daemon { .. } => "the module lets fansync in and takes every option",
-                    Location::Ssh { .. } | Location::Local(_) => "the directory is there, and every option is taken",
+                    Location::Ssh { .. } | Location::Local(_) | Location::Feed { .. } => {
+                        "the directory is there, and every option is taken"
+                    }
                 });
                 return Some(missing_args);
             }

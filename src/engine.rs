@@ -76,7 +76,7 @@ use rescans::{Rescans, UNWATCHED_EVERY};
 use verifying::Verifying;
 use walks::Searches;
 
-pub(crate) use calls::Call;
+pub(crate) use calls::{Call, OnTarget};
 pub(crate) use engines::Engines;
 pub(crate) use explaining::Said;
 pub(crate) use explaining::explain;
@@ -206,6 +206,8 @@ impl Engine {
             for at in 0..self.targets.len() {
                 self.with_target(at, |target, cx| target.dispatch(cx));
             }
+            let held = self.guard.held.is_some();
+            self.targets.iter_mut().for_each(|target| target.tell_held(held));
             self.serve_flushes();
             self.keep_record(false);
             self.raise_barrier();

@@ -11,11 +11,11 @@ const LAYERS: [&[&str]; 12] = [
     &["config", "out", "source", "state", "status"],
     &["explain", "guard", "privilege", "scan", "sersync"],
     &["apart", "control", "lsyncd", "sync"],
-    &["events", "import", "links", "metrics", "watch"],
+    &["events", "feed", "import", "links", "metrics", "watch"],
     &["resolve", "targets", "web"],
     &["hooks"],
     &["engine", "failover"],
-    &["verify"],
+    &["follow", "verify"],
     &["cli", "connect", "daemon"],
     &["commands"],
 ];

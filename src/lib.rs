@@ -55,6 +55,7 @@
 // What other modules use and no other crate does is `pub(crate)`, so that the compiler says what
 // nothing uses.
 #![warn(unreachable_pub)]
+#![cfg_attr(not(feature = "feed"), allow(dead_code, unused_imports, reason = "some is there for feeds alone"))]
 #![allow(rustdoc::private_intra_doc_links, reason = "its readers work on the crate: `cargo doc --document-private-items`")]
 #![cfg_attr(
     not(test),
@@ -70,6 +71,7 @@ pub mod filter;
 pub mod dirty;
 pub mod targets;
 pub mod sync;
+pub mod feed;
 pub mod hooks;
 pub mod engine;
 
@@ -110,6 +112,8 @@ pub mod control;
 mod metrics;
 pub mod web;
 pub mod failover;
+#[cfg(feature = "feed")]
+mod follow;
 mod verify;
 mod explain;
 mod events;

@@ -1,5 +1,5 @@
-//! Where a target lies: an rsync daemon's module, a directory behind ssh, or a directory of this
-//! host.
+//! Where a target lies: an rsync daemon's module, a directory behind ssh, a directory of this host,
+//! or a feed on NATS, which followers read.
 //!
 //! A location is checked when it is read, not when rsync is run: host, user and module become words
 //! of a command line that runs as root, so nothing that another program could read as an option or
@@ -47,6 +47,14 @@ pub enum Location {
     },
     /// A directory of this host: `/path`, without trailing slash.
     Local(PathBuf),
+    /// A change feed: `nats://host[:port]/feed` or `tls://host[:port]/feed`; several servers of one
+    /// cluster with commas between.
+    Feed {
+        /// With scheme and port, at least one.
+        servers: Vec<String>,
+        /// The feed's name: letters, digits, `-`, `_`.
+        feed: String,
+    },
 }
 
 /// Why a target takes nothing, as far as what helps depends on it.
@@ -96,6 +104,7 @@ impl Location {
             Location::Daemon { host, module, path, .. } => format!("{path} in the module {module} of {host}"),
             Location::Ssh { host, path, .. } => format!("{} on {host}", behind_ssh(path)),
             Location::Local(path) => path.display().to_string(),
+            Location::Feed { feed, .. } => format!("the stream of the feed {feed}"),
         }
     }
 
@@ -120,6 +129,9 @@ impl Location {
                 )
             }
             Location::Local(path) => format!("see that {} is there, and that what belongs there is mounted", path.display()),
+            Location::Feed { servers, .. } => {
+                format!("see that nats-server runs with JetStream and answers on {}", servers.join(", "))
+            }
         }
     }
 
@@ -129,6 +141,7 @@ impl Location {
             Location::Daemon { module, path, .. } => format!("the directory is {path} in the module {module}"),
             Location::Ssh { host, path, .. } => format!("the directory is {} on {host}", behind_ssh(path)),
             Location::Local(path) => format!("the directory is {}", path.display()),
+            Location::Feed { feed, .. } => format!("the stream is that of the feed {feed}"),
         }
     }
 
@@ -307,6 +320,9 @@ impl Location {
             };
             return daemon(text, user, host, port, place);
         }
+        if text.starts_with("nats://") || text.starts_with("tls://") {
+            return feed(text);
+        }
         if text.split_once("://").is_some_and(|(scheme, _)| !scheme.contains(['/', '@', ':'])) {
             return Err(LocationError::Scheme(shown(text)));
         }
@@ -376,6 +392,7 @@ impl Location {
     /// it for `--link-dest`.
     pub(crate) fn seen_there(&self, path: &[u8], dest: &[u8]) -> OsString {
         let mut out = match self {
+            Location::Feed { .. } => OsString::new(),
             Location::Daemon { path, .. } if path.is_empty() => OsString::new(),
             Location::Daemon { path, .. } => format!("/{path}").into(),
             Location::Ssh { path, .. } if !path.starts_with('/') => {
@@ -394,6 +411,11 @@ impl Location {
     /// socket options.
     pub(crate) fn is_daemon(&self) -> bool {
         matches!(self, Location::Daemon { .. })
+    }
+
+    /// Whether it is a feed.
+    pub(crate) fn is_feed(&self) -> bool {
+        matches!(self, Location::Feed { .. })
     }
 
     /// The path below `self` that `other` is, if it is the same place (empty) or lies below. Two
@@ -416,6 +438,11 @@ impl Location {
                 below(p, path)
             }
             (Location::Local(p), Location::Local(path)) => below(p.to_str()?, path.to_str()?),
+            (Location::Feed { servers: s, feed: f }, Location::Feed { servers, feed })
+                if f == feed && s.iter().any(|server| servers.contains(server)) =>
+            {
+                Some(String::new())
+            }
             _ => None,
         }
     }
@@ -436,6 +463,7 @@ impl fmt::Display for Location {
                 write!(f, "{}{dot}{path}", self.login())
             }
             Location::Local(path) => path.display().fmt(f),
+            Location::Feed { servers, feed } => write!(f, "{}/{feed}", servers.join(",")),
         }
     }
 }
@@ -463,6 +491,49 @@ fn daemon(text: &str, user: Option<&str>, host: &str, port: Option<u16>, place: 
     let path =
         if path.is_empty() { String::new() } else { components(Path::new(path)).map_err(|reason| part("path", path, reason))? };
     Ok(Location::Daemon { user: user.map(str::to_owned), host: host.to_owned(), port, module: module.to_owned(), path })
+}
+
+/// The servers of a feed, and its name behind the last slash.
+fn feed(text: &str) -> Result<Location, LocationError> {
+    let part = |part, given: &str, reason| LocationError::Part { target: shown(text), part, text: shown(given), reason };
+    let (places, name) = text.rsplit_once('/').unwrap_or((text, ""));
+    let mut servers = Vec::new();
+    for place in places.split(',') {
+        servers.push(feed_server(place).map_err(|e| match e {
+            LocationError::Part { part, text: given, reason, .. } => {
+                LocationError::Part { target: shown(text), part, text: given, reason }
+            }
+            other => other,
+        })?);
+    }
+    if name.is_empty() || name.len() > 64 || !name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_')) {
+        return Err(part("feed", name, "is no name of a feed: letters, digits, - and _, as in nats://hub:4222/web"));
+    }
+    Ok(Location::Feed { servers, feed: name.to_owned() })
+}
+
+/// A NATS server: `nats://host[:port]` or `tls://host[:port]`, with the port.
+///
+/// # Errors
+/// A user or a password, which belong into the configuration; a part that is none.
+pub(crate) fn feed_server(text: &str) -> Result<String, LocationError> {
+    let part = |part, given: &str, reason| LocationError::Part { target: shown(text), part, text: shown(given), reason };
+    let scheme = ["nats://", "tls://"].into_iter().find(|scheme| text.starts_with(scheme));
+    let Some(scheme) = scheme else { return Err(part("server", text, "is neither nats://host:port nor tls://host:port")) };
+    let place = &text[scheme.len()..];
+    if place.contains('@') {
+        return Err(LocationError::Password);
+    }
+    let (host, after) = split_host(place).ok_or_else(|| part("host", place, "has no closing bracket"))?;
+    check_host(text, host)?;
+    let port = match after {
+        "" => 4222,
+        after => {
+            let port = after.strip_prefix(':').and_then(|p| p.parse().ok()).filter(|&p: &u16| p > 0);
+            port.ok_or_else(|| part("port", after, "is not a number from 1 to 65535"))?
+        }
+    };
+    Ok(format!("{scheme}{}:{port}", bracketed(host)))
 }
 
 /// `user@`, where there is a user.
@@ -567,6 +638,33 @@ mod tests {
 
     fn ssh(user: Option<&str>, host: &str, path: &str) -> Location {
         Location::Ssh { user: user.map(str::to_owned), host: host.into(), path: path.into() }
+    }
+
+    #[test]
+    fn feeds() {
+        let feed = |servers: &[&str], feed: &str| Location::Feed {
+            servers: servers.iter().map(|s| (*s).to_owned()).collect(),
+            feed: feed.to_owned(),
+        };
+        for (text, want, shown) in [
+            ("nats://hub/web", feed(&["nats://hub:4222"], "web"), "nats://hub:4222/web"),
+            ("tls://hub:4443/a-b_C", feed(&["tls://hub:4443"], "a-b_C"), "tls://hub:4443/a-b_C"),
+            ("nats://a,tls://[::1]:1/w", feed(&["nats://a:4222", "tls://[::1]:1"], "w"), "nats://a:4222,tls://[::1]:1/w"),
+        ] {
+            let parsed = Location::parse(text).unwrap();
+            assert_eq!((parsed.to_string(), &parsed), (shown.to_owned(), &want), "{text}");
+            assert_eq!(Location::parse(shown).unwrap(), want);
+            assert!(parsed.is_feed() && !parsed.is_daemon());
+        }
+        for wrong in
+            ["nats://hub", "nats://hub/", "nats:///web", "nats://hub:0/web", "nats://hub/a.b", "nats://hub/a/b", "nats://a,b/web"]
+        {
+            assert!(matches!(Location::parse(wrong), Err(LocationError::Part { .. })), "{wrong}");
+        }
+        assert_eq!(Location::parse("nats://u:p@hub/web"), Err(LocationError::Password));
+        let one = Location::parse("nats://a,nats://b/web").unwrap();
+        assert_eq!(one.holds(&Location::parse("nats://b/web").unwrap()), Some(String::new()));
+        assert_eq!(one.holds(&Location::parse("nats://b/other").unwrap()), None);
     }
 
     #[test]

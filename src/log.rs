@@ -22,9 +22,12 @@ use std::time::{Duration, Instant, SystemTime};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use tracing::Metadata;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::sys::patient::Patient;
 
@@ -312,11 +315,16 @@ pub(crate) fn begin(config: LogConfig) {
         .with_writer(log)
         .with_target(false)
         .log_internal_errors(false);
+    // The client of NATS reports each message that it takes.
+    let least = tracing::Level::from(config.level);
+    let only = Targets::new().with_default(least).with_target("async_nats", least.min(tracing::Level::ERROR));
     match config.format {
-        LogFormat::Json => builder.json().flatten_event(true).init(),
-        LogFormat::Text if journal => builder.with_ansi(false).without_time().init(),
-        LogFormat::Text if io::stderr().is_terminal() => builder.with_ansi(has_colours()).with_timer(LocalTime).init(),
-        LogFormat::Text => builder.with_ansi(false).init(),
+        LogFormat::Json => builder.json().flatten_event(true).finish().with(only).init(),
+        LogFormat::Text if journal => builder.with_ansi(false).without_time().finish().with(only).init(),
+        LogFormat::Text if io::stderr().is_terminal() => {
+            builder.with_ansi(has_colours()).with_timer(LocalTime).finish().with(only).init();
+        }
+        LogFormat::Text => builder.with_ansi(false).finish().with(only).init(),
     }
 }
 

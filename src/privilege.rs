@@ -32,7 +32,7 @@ pub(crate) fn of_rsync(location: &Location, ssh: Option<&str>, extras: Extras) -
         list.push(Capability::CAP_SYS_ADMIN);
     }
     match location {
-        Location::Daemon { .. } => {}
+        Location::Daemon { .. } | Location::Feed { .. } => {}
         Location::Ssh { .. } => {
             if let Some(words) = ssh {
                 let program = Path::new(words.split_whitespace().next()?);
@@ -61,7 +61,7 @@ pub(crate) fn of_fetch(location: &Location, ssh: Option<&str>) -> Option<Caps> {
     let usual = of_rsync(location, ssh, Extras::default())?;
     Some(match location {
         Location::Local(_) => usual.in_common(Caps::of(&[Capability::CAP_DAC_READ_SEARCH])),
-        Location::Daemon { .. } | Location::Ssh { .. } => Caps::of(&[]),
+        Location::Daemon { .. } | Location::Ssh { .. } | Location::Feed { .. } => Caps::of(&[]),
     })
 }
 
@@ -121,8 +121,13 @@ pub(crate) fn fetch_writes_nothing_else(location: &Location, ssh: Option<&str>) 
 /// What all rsync runs of a configuration need together; `None` when that cannot be determined.
 fn of_children(mirrors: &[Mirror]) -> Option<Caps> {
     let targets = mirrors.iter().flat_map(|m| m.targets.iter().map(move |t| (m, t)));
+    // What a follower pulls is written here.
+    let here = Location::Local("/".into());
     targets
-        .map(|(m, t)| of_rsync(&t.location, t.ssh.as_deref(), m.extras))
+        .map(|(m, t)| {
+            let peer = of_rsync(&t.location, t.ssh.as_deref(), m.extras)?;
+            Some(if m.follow.is_some() { peer.with(of_rsync(&here, None, m.extras)?) } else { peer })
+        })
         .try_fold(Caps::of(&[]), |all, one| Some(all.with(one?)))
 }
 

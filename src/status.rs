@@ -248,6 +248,48 @@ const BRING_BACK: &str =
 /// What to do about a source that was missing at the start.
 const MAKE_SOURCE: &str = "Mount or make the source, and the mirror begins by itself; if the path is wrong, change it and reload";
 
+/// A change feed, and who follows it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Feed {
+    /// When the stream was made, in nanoseconds since 1970; 0 while it is not known.
+    pub(crate) stream: u64,
+    /// That of the publisher, in hexadecimal.
+    pub(crate) incarnation: String,
+    /// The last record that is stored.
+    pub(crate) sequence: u64,
+    /// Records stored since the start.
+    pub(crate) records: u64,
+    /// Bytes of them.
+    pub(crate) record_bytes: u64,
+    /// How many followers are known.
+    pub(crate) followers_known: u64,
+    /// Those, the silent ones and the slowest first; at most 1,000.
+    pub(crate) followers: Vec<Follower>,
+}
+
+/// A follower of a feed, as it told last.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Follower {
+    pub(crate) name: String,
+    /// `idle`, `syncing`, `comparing`, `paused`, `held`, `down`, `failing`; `silent` where it has told
+    /// nothing for 30 s.
+    pub(crate) state: String,
+    /// Why.
+    pub(crate) reason: String,
+    /// It holds everything up to this record; 0 while it compares.
+    pub(crate) sequence: u64,
+    /// Records that it does not hold.
+    pub(crate) behind: u64,
+    /// The age of the oldest of these.
+    pub(crate) lag_seconds: f64,
+    /// How long ago it told that.
+    pub(crate) told_seconds: f64,
+    /// Where it pulls from.
+    pub(crate) upstream: String,
+    /// Its version of fansync.
+    pub(crate) version: String,
+}
+
 /// One target.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Target {
@@ -340,6 +382,9 @@ pub struct Target {
     pub(crate) held_reason: String,
     /// Paths that failed again and again.
     pub(crate) failures: Vec<Failure>,
+    /// Of a feed: where it is, and its followers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) feed: Option<Feed>,
     /// Failures that did not fit into the list.
     pub(crate) failures_more: u64,
     /// The last words of a run that were not understood; what they were about was compared once
@@ -544,6 +589,7 @@ pub(crate) mod tests {
         t.bad_runs = [("target_down".to_owned(), 3)].into();
         (t.delay_seconds, t.leaves_seconds) = (60.0, 7.5);
         t.deletes_off = "its rsync cannot".into();
+        t.feed = Some(Feed { followers: vec![Follower::default()], ..Feed::default() });
         (t.reconcile, t.passes) = (Some(p.clone()), vec![p.clone()]);
         t.verify = Some(Verify { progress: Some(p), paths: vec!["a".into()], ..Verify::default() });
         s.judged()

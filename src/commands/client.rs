@@ -1,5 +1,7 @@
 //! The subcommands that ask a running daemon.
 
+mod followers;
+
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -207,6 +209,12 @@ pub(super) fn flush(args: &FlushArgs) -> ExitCode {
             }
             asked => break answered(asked),
         }
+    };
+    let asked = match (asked, &args.followers) {
+        (Ok(Reply::Flush(flushed)), Some(which)) if flushed.waiting.is_empty() => {
+            followers::wait(args, which, deadline).map(Reply::Flush)
+        }
+        (asked, _) => asked,
     };
     match asked {
         Ok(Reply::Flush(flushed)) => {

@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use super::{fail, refuse};
+#[cfg(feature = "feed")]
+use crate::cli::FollowArgs;
 use crate::cli::{self, MirrorArgs};
 use crate::config::Config;
 use crate::daemon::{self, MissingSource, Mode, Reread};
@@ -38,6 +40,19 @@ pub(super) fn mirror(mut args: MirrorArgs) -> ExitCode {
                 ..Mode::default()
             };
             run(&config, mode, None)
+        }
+        Err(errors) => refuse(&errors),
+    }
+}
+
+#[cfg(feature = "feed")]
+pub(super) fn follow(mut args: FollowArgs) -> ExitCode {
+    let any_socket = args.socket.is_none();
+    args.socket = args.socket.or_else(cli::socket_of_environment);
+    match Config::for_follow(&args.feed, &args.upstream, &args.directory, args.given()) {
+        Ok(config) => {
+            let ends_with_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            run(&config, Mode { any_socket, state: true, ends_with_terminal, ..Mode::default() }, None)
         }
         Err(errors) => refuse(&errors),
     }

@@ -21,13 +21,31 @@ use crate::location::{Location, Reach};
 use crate::log::LogConfig;
 
 /// Everything.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// `[daemon]`.
     pub daemon: Daemon,
-    /// `[[mirror]]`, at least one, with different names.
-    #[serde(rename = "mirror")]
+    /// `[[mirror]]` and behind them `[[follow]]`, at least one, with different names.
     pub mirrors: Vec<Mirror>,
+}
+
+impl Serialize for Config {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mirrors: Vec<&Mirror> = self.mirrors.iter().filter(|m| m.follow.is_none()).collect();
+        let mut follows = Vec::new();
+        for mirror in &self.mirrors {
+            follows.extend(FollowKeys::of::<S::Error>(mirror)?);
+        }
+        let mut out = serializer.serialize_struct("Config", 3)?;
+        out.serialize_field("daemon", &self.daemon)?;
+        if !mirrors.is_empty() {
+            out.serialize_field("mirror", &mirrors)?;
+        }
+        if !follows.is_empty() {
+            out.serialize_field("follow", &follows)?;
+        }
+        out.end()
+    }
 }
 
 /// What concerns the process.
@@ -130,6 +148,163 @@ pub struct Mirror {
     pub targets: Vec<Target>,
     /// `[[mirror.hook]]`, with different names.
     pub(crate) hooks: Vec<Hook>,
+    /// Of a `[[follow]]`: the feed that it follows. The `source` is the directory then, and the one
+    /// target is the upstream that is pulled from.
+    pub(crate) follow: Option<Follow>,
+}
+
+/// A feed that is followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Follow {
+    /// The servers, and the feed's name.
+    pub(crate) feed: Location,
+    pub(crate) login: Login,
+    /// The name that this follower has at the source.
+    pub(crate) follower: String,
+    /// A comparison that many followers owe at a time begins within this time.
+    pub(crate) spread: Duration,
+}
+
+/// Who logs in to the servers of a feed, and how they are known.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Login {
+    /// A user, whose password is in `nats_password_file`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) nats_user: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) nats_password_file: Option<PathBuf>,
+    /// The seed of an nkey.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) nkey_file: Option<PathBuf>,
+    /// Certificates that the servers' are signed by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// The client's own certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cert_file: Option<PathBuf>,
+    /// Its key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) key_file: Option<PathBuf>,
+}
+
+/// What a `[[mirror.feed]]` says beside its servers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Feed {
+    pub(crate) login: Login,
+    /// How long records are kept.
+    pub(crate) keep: Duration,
+    /// How many bytes of them.
+    pub(crate) keep_bytes: u64,
+    /// Servers of a cluster that hold the stream.
+    pub(crate) replicas: usize,
+}
+
+impl Default for Feed {
+    fn default() -> Feed {
+        Feed { login: Login::default(), keep: Duration::from_secs(3 * 24 * 3600), keep_bytes: 4 << 30, replicas: 1 }
+    }
+}
+
+/// As `[[mirror.feed]]` has it.
+#[derive(Serialize)]
+struct FeedKeys<'a> {
+    name: &'a str,
+    servers: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    feed: Option<&'a str>,
+    #[serde(flatten)]
+    login: &'a Login,
+    keep: String,
+    keep_bytes: String,
+    replicas: usize,
+    retry_min: String,
+    retry_max: String,
+}
+
+impl<'a> FeedKeys<'a> {
+    fn of(mirror: &Mirror, target: &'a Target) -> Option<FeedKeys<'a>> {
+        let (Location::Feed { servers, feed }, Some(keys)) = (&target.location, &target.feed) else { return None };
+        Some(FeedKeys {
+            name: &target.name,
+            servers,
+            feed: (*feed != mirror.name).then_some(feed),
+            login: &keys.login,
+            keep: units::shown(keys.keep),
+            keep_bytes: size(keys.keep_bytes),
+            replicas: keys.replicas,
+            retry_min: units::shown(target.retry_min),
+            retry_max: units::shown(target.retry_max),
+        })
+    }
+}
+
+/// A size with the largest unit that it is a multiple of.
+fn size(bytes: u64) -> String {
+    let unit = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")].into_iter().find(|(unit, _)| bytes.is_multiple_of(*unit));
+    unit.map_or_else(|| format!("{bytes}B"), |(unit, name)| format!("{}{name}", bytes / unit))
+}
+
+/// As `[[follow]]` has it.
+#[derive(Serialize)]
+struct FollowKeys<'a> {
+    name: &'a str,
+    servers: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    feed: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    follower: Option<&'a str>,
+    #[serde(flatten)]
+    login: &'a Login,
+    directory: &'a std::path::Path,
+    upstream: &'a Location,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    password_file: &'a Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_delete: Option<MaxDelete>,
+    spread: String,
+    exclude: Vec<&'a str>,
+    xattrs: bool,
+    acls: bool,
+    sparse: bool,
+    compress: Compress,
+    timeout: String,
+    connect_timeout: String,
+    retry_min: String,
+    retry_max: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ssh: &'a Option<String>,
+    rsync: &'a std::path::Path,
+}
+
+impl<'a> FollowKeys<'a> {
+    fn of<E: serde::ser::Error>(mirror: &'a Mirror) -> Result<Option<FollowKeys<'a>>, E> {
+        let (Some(follow), Some(upstream)) = (&mirror.follow, mirror.targets.first()) else { return Ok(None) };
+        let Location::Feed { servers, feed } = &follow.feed else { return Ok(None) };
+        let text = |p: &'a Vec<u8>| std::str::from_utf8(p).map_err(|_| E::custom("a pattern is not UTF-8"));
+        Ok(Some(FollowKeys {
+            name: &mirror.name,
+            servers,
+            feed: (*feed != mirror.name).then_some(feed),
+            follower: (follow.follower != super::host_name()).then_some(&follow.follower),
+            login: &follow.login,
+            directory: &mirror.source,
+            upstream: &upstream.location,
+            password_file: &upstream.password_file,
+            max_delete: mirror.max_delete,
+            spread: units::shown(follow.spread),
+            exclude: mirror.filter.exclude().iter().map(text).collect::<Result<_, E>>()?,
+            xattrs: mirror.extras.xattrs,
+            acls: mirror.extras.acls,
+            sparse: mirror.extras.sparse,
+            compress: upstream.compress,
+            timeout: units::shown(upstream.timeout),
+            connect_timeout: units::shown(upstream.connect_timeout),
+            retry_min: units::shown(upstream.retry_min),
+            retry_max: units::shown(upstream.retry_max),
+            ssh: &upstream.ssh,
+            rsync: &mirror.rsync,
+        }))
+    }
 }
 
 /// What is carried over beside content, owner, mode and times; keys of the mirror.
@@ -407,6 +582,9 @@ pub struct Target {
     /// The rsync program on the other side; only for [`Location::Ssh`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) rsync_path: Option<String>,
+    /// Of a feed, and of no other.
+    #[serde(skip)]
+    pub(crate) feed: Option<Feed>,
 }
 
 /// Compression on the wire.
@@ -523,6 +701,7 @@ impl Mirror {
             kernel: KernelSwitches::default(),
             targets: Vec::new(),
             hooks: Vec::new(),
+            follow: None,
         }
     }
 }
@@ -530,9 +709,11 @@ impl Mirror {
 impl Target {
     /// A target with all defaults.
     pub(crate) fn new(name: impl Into<String>, location: Location) -> Target {
+        let feed = location.is_feed().then(Feed::default);
         Target {
             name: name.into(),
             location,
+            feed,
             password_file: None,
             max_delete: None,
             delay: None,
@@ -638,8 +819,13 @@ impl Serialize for Mirror {
         out.serialize_field("batch", &self.batch)?;
         out.serialize_field("events", &self.events)?;
         out.serialize_field("kernel", &self.kernel)?;
-        if !self.targets.is_empty() {
-            out.serialize_field("target", &self.targets)?;
+        let targets: Vec<&Target> = self.targets.iter().filter(|t| t.feed.is_none()).collect();
+        if !targets.is_empty() {
+            out.serialize_field("target", &targets)?;
+        }
+        let feeds: Vec<_> = self.targets.iter().filter_map(|target| FeedKeys::of(self, target)).collect();
+        if !feeds.is_empty() {
+            out.serialize_field("feed", &feeds)?;
         }
         if !self.hooks.is_empty() {
             out.serialize_field("hook", &self.hooks)?;

@@ -37,7 +37,8 @@ pub use args::allowed as allowed_options;
 pub(crate) use args::reasons_against;
 pub(crate) use args::{Nodes, copies_dir_times, name_directories, names_places, passes_options_on};
 pub(crate) use checked::{
-    Batch, Daemon, Delete, Events, Extras, FollowOpenFiles, Initial, MaxDelete, Mirror, Mounts, Target, Watch,
+    Batch, Daemon, Delete, Events, Extras, Feed, Follow, FollowOpenFiles, Initial, Login, MaxDelete, Mirror, Mounts, Target,
+    Watch,
 };
 pub use checked::{Compress, Config};
 pub(crate) use cite::{ConfigErrors, Problem, Warning, Written};
@@ -48,11 +49,23 @@ pub(crate) use secrets::{may_hold_url, readable};
 pub use whom::Whom;
 
 use crate::filter::{Filter, Ordered};
-use crate::location::Location;
+use crate::location::{Location, LocationError};
 use crate::log::{Level, LogFormat};
 use crate::path::Shown;
 use crate::role::mark;
 use crate::trust::{self, Mind, TrustError};
+
+/// The name of a follower's one target.
+pub(crate) const UPSTREAM: &str = "upstream";
+/// Within this time a comparison begins that many followers owe at a time.
+pub(crate) const SPREAD: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// This host's name, as a follower is called.
+pub(crate) fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') { c } else { '-' };
+    name.trim().chars().map(plain).collect()
+}
 
 /// A configuration file larger than this is something else.
 const MAX_FILE_BYTES: u64 = 16 << 20;
@@ -210,6 +223,101 @@ impl Config {
             problems.extend(rules::check(&config).into_iter().map(|c| Problem::new(c.message).help(c.help)));
         }
         if problems.is_empty() { Ok(config) } else { Err(ConfigErrors::new(None, "", problems)) }
+    }
+}
+
+#[cfg_attr(not(feature = "feed"), allow(dead_code, reason = "there is no such command then"))]
+/// What `fansync follow` says beside feed, upstream and directory.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Following {
+    /// Patterns to exclude, raw bytes.
+    pub(crate) exclude: Vec<Vec<u8>>,
+    /// The bound on deletions.
+    pub(crate) max_delete: Option<MaxDelete>,
+    /// The name that this follower has at the source.
+    pub(crate) follower: Option<String>,
+    /// Who logs in to the servers; paths are relative to the working directory.
+    pub(crate) login: Login,
+    /// Of the upstream's module; relative to the working directory.
+    pub(crate) password_file: Option<PathBuf>,
+    /// The status socket; relative to the working directory.
+    pub(crate) status_socket: Option<PathBuf>,
+    /// Where the position is kept; relative to the working directory.
+    pub(crate) state_dir: Option<PathBuf>,
+    /// Form of the log.
+    pub(crate) log_format: Option<LogFormat>,
+    /// Least level of the log.
+    pub(crate) log_level: Option<Level>,
+}
+
+impl Config {
+    /// The configuration of `fansync follow FEED UPSTREAM DIRECTORY`: one follower with the name of
+    /// the feed.
+    ///
+    /// # Errors
+    /// All that is wrong with the arguments, without places.
+    #[cfg_attr(not(feature = "feed"), allow(dead_code, reason = "there is no such command then"))]
+    pub(crate) fn for_follow(feed: &str, upstream: &str, directory: &Path, given: Following) -> Result<Config, ConfigErrors> {
+        let mut problems = Vec::new();
+        let mut path = |given: PathBuf| {
+            absolute(&given).unwrap_or_else(|e| {
+                problems.push(Problem::new(format!("cannot tell the absolute path of {}: {e}", given.display())));
+                given
+            })
+        };
+        let mut daemon = Daemon::default();
+        if let Some(socket) = given.status_socket {
+            daemon.status_socket = path(socket);
+        }
+        if let Some(dir) = given.state_dir {
+            daemon.state_dir = path(dir);
+        }
+        daemon.log.format = given.log_format.unwrap_or(daemon.log.format);
+        daemon.log.level = given.log_level.unwrap_or(daemon.log.level);
+        let login = Login {
+            nats_user: given.login.nats_user,
+            nats_password_file: given.login.nats_password_file.map(&mut path),
+            nkey_file: given.login.nkey_file.map(&mut path),
+            ca_file: given.login.ca_file.map(&mut path),
+            cert_file: given.login.cert_file.map(&mut path),
+            key_file: given.login.key_file.map(&mut path),
+        };
+        let password_file = given.password_file.map(&mut path);
+        let directory = path(directory.to_owned());
+        let mut note =
+            |e: LocationError| problems.push(Problem { secret: e == LocationError::Password, ..Problem::new(e.to_string()) });
+        let feed = Location::parse(feed).map_err(&mut note).ok();
+        let upstream = Location::parse(upstream).map_err(&mut note).ok();
+        let filter = Filter::new::<&[u8], _>(&[], &given.exclude).map_err(|e| problems.push(Problem::new(e.to_string())));
+        if let (Some(feed), Some(upstream), Ok(filter)) = (feed, upstream, filter) {
+            let name = match &feed {
+                Location::Feed { feed, .. } => feed.clone(),
+                other => {
+                    let problem = Problem::new(format!("{other} is no feed"));
+                    problems.push(problem.help("the feed comes first: fansync follow nats://hub/web rsync://hub/web /srv/web"));
+                    String::new()
+                }
+            };
+            let follower = given.follower.unwrap_or_else(host_name);
+            let follow = Follow { feed, login, follower, spread: SPREAD };
+            let upstream = Target { password_file, ..Target::new(UPSTREAM, upstream) };
+            let mirror = Mirror {
+                max_delete: given.max_delete,
+                filter,
+                follow: Some(follow),
+                targets: vec![upstream],
+                origins: Origins::options(0, given.exclude.len(), 0),
+                ..Mirror::new(name, directory)
+            };
+            let config = Config { daemon, mirrors: vec![mirror] };
+            if problems.is_empty() {
+                problems.extend(rules::check(&config).into_iter().map(|c| Problem::new(c.message).help(c.help)));
+            }
+            if problems.is_empty() {
+                return Ok(config);
+            }
+        }
+        Err(ConfigErrors::new(None, "", problems))
     }
 }
 

@@ -236,7 +236,7 @@ fn inapplicable(target: &DeTable<'_>) -> &'static [&'static str] {
     match url.map(Location::parse) {
         Some(Ok(Location::Daemon { .. })) => &["ssh", "rsync_path"],
         Some(Ok(Location::Ssh { .. })) => &["password_file"],
-        Some(Ok(Location::Local(_))) => &["ssh", "rsync_path", "password_file"],
+        Some(Ok(Location::Local(_) | Location::Feed { .. })) => &["ssh", "rsync_path", "password_file"],
         Some(Err(_)) | None => &[],
     }
 }

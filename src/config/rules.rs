@@ -3,6 +3,7 @@
 //! The rules about places guard data: a target inside its source feeds itself, two mirrors that
 //! delete in one place delete each other's files.
 
+mod feed;
 mod hook;
 
 use std::path::{Component, Path, PathBuf};
@@ -124,7 +125,10 @@ pub(super) fn check(config: &Config) -> Vec<Complaint> {
     let mut out = Vec::new();
     daemon(&config.daemon, &mut out);
     for (i, m) in config.mirrors.iter().enumerate() {
-        mirror(m, &format!("mirror.{i}"), &mut out);
+        // They stand behind the mirrors.
+        let before = config.mirrors[..i].iter().filter(|before| before.follow.is_some()).count();
+        let path = if m.follow.is_some() { format!("follow.{before}") } else { format!("mirror.{i}") };
+        mirror(m, &path, &mut out);
     }
     conflicts(config, &mut out);
     out
@@ -228,7 +232,11 @@ fn mirror(mirror: &Mirror, path: &str, out: &mut Vec<Complaint>) {
     section.count("max_pending", batch.max_pending, 1000, 1_000_000_000);
     for (i, t) in mirror.targets.iter().enumerate() {
         target(mirror, t, &format!("{path}.target.{i}"), out);
+        if t.location.is_feed() {
+            feed::published(mirror, t, path, out);
+        }
     }
+    feed::followed(mirror, path, out);
     for (i, h) in mirror.hooks.iter().enumerate() {
         hook::hook(mirror, h, i, &format!("{path}.hook.{i}"), out);
     }
@@ -323,7 +331,9 @@ fn between_targets(config: &Config, out: &mut Vec<Complaint>) {
         config.mirrors.iter().enumerate().flat_map(move |(i, m): (usize, &Mirror)| m.targets.iter().enumerate().map(of((i, m))))
     };
     for (i, j, mirror, target) in all() {
-        for (k, l, other_mirror, other) in all().filter(|(k, l, ..)| (*k, *l) != (i, j)) {
+        for (k, l, other_mirror, other) in
+            all().filter(|(_, _, m, _)| mirror.follow.is_none() && m.follow.is_none()).filter(|(k, l, ..)| (*k, *l) != (i, j))
+        {
             let Some(below) = canonical(&target.location).holds(&canonical(&other.location)) else { continue };
             let same = below.is_empty();
             // Each pair once; and what a mirror neither deletes nor copies to may be another's.

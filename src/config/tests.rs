@@ -184,6 +184,56 @@ source = "/no/such/other"
 [[mirror.target]]
 name = "a"
 url = "/no/such/copy"
+[[mirror.feed]]
+name = "f"
+servers = ["tls://hub1", "tls://hub2:4223"]
+feed = "web"
+nkey_file = "/n"
+ca_file = "/ca"
+cert_file = "/c"
+key_file = "/k"
+keep = "7d"
+keep_bytes = "500MiB"
+replicas = 3
+retry_min = "2s"
+retry_max = "10s"
+[[mirror.feed]]
+name = "g"
+servers = ["nats://hub"]
+nats_user = "u"
+nats_password_file = "/p"
+[[follow]]
+name = "copy"
+servers = ["tls://hub1"]
+feed = "web"
+follower = "web17"
+directory = "/no/such/follower"
+upstream = "rsync://u@origin/web"
+password_file = "/p"
+max_delete = 1000
+spread = "10m"
+exclude = ["/cache/"]
+xattrs = true
+acls = true
+sparse = true
+compress = "lz4"
+timeout = "30s"
+connect_timeout = "5s"
+retry_min = "1s"
+retry_max = "5m"
+rsync = "/opt/rsync"
+nats_user = "u"
+nats_password_file = "/p"
+ca_file = "/ca"
+cert_file = "/c"
+key_file = "/k"
+[[follow]]
+name = "copy-too"
+servers = ["nats://hub"]
+directory = "/no/such/second"
+upstream = "origin:/srv/web"
+ssh = "ssh -p 2222"
+nkey_file = "/n"
 "#;
 
 #[test]
@@ -242,6 +292,7 @@ fn every_key_is_read() {
     let [standby_max_age, timeout, connect_timeout, watchdog, retry_min, retry_max] =
         [60, 30, 5, 100, 1, 30].map(Duration::from_secs);
     let want = Target {
+        feed: None,
         name: "a".into(),
         location: Location::parse("rsync://u@[::1]:8730/m/p").unwrap(),
         password_file: Some("/etc/p".into()),
@@ -312,6 +363,14 @@ url = "{url}"
 name = "s"
 kind = "socket"
 path = "/s"
+[[mirror.feed]]
+name = "f"
+servers = ["nats://hub"]
+[[follow]]
+name = "copy"
+servers = ["nats://hub"]
+directory = "/no/such/follower"
+upstream = "rsync://origin/web"
 "#;
 
 /// The reference has a row `| key | default | …` for each key, below the heading of its table, and
@@ -860,4 +919,47 @@ fn a_file_of_patterns_that_cannot_be_used_is_an_error_with_its_place() {
         let message = with_files(&lines).unwrap_err().to_string();
         assert!(message.contains(&words) && message.contains("4 | "), "{lines}: {message}");
     }
+}
+
+#[test]
+fn rules_of_feeds_and_followers() {
+    let feed = |mirror: &str, keys: &str| {
+        format!(
+            "[[mirror]]\nname = \"m\"\nsource = \"/s\"\n{mirror}\n[[mirror.feed]]\nname = \"f\"\nservers = [\"nats://h\"]\n{keys}\n"
+        )
+    };
+    let follow = |keys: &str| {
+        let least = "[[follow]]\nname = \"w\"\nservers = [\"nats://h\"]\ndirectory = \"/w\"\nupstream = \"rsync://h/m\"\n";
+        keys.lines().fold(least.to_owned(), |text, line| {
+            let key = line.split(" = ").next().unwrap_or_default();
+            let kept: Vec<&str> = text.lines().filter(|l| !l.starts_with(&format!("{key} = "))).collect();
+            format!("{}\n{line}\n", kept.join("\n"))
+        })
+    };
+    for good in [feed("", ""), follow(""), follow("max_delete = 5"), follow("upstream = \"u@h:/srv\"\nssh = \"ssh -p 2\"")] {
+        assert_eq!(messages(&good), Vec::<String>::new(), "{good}");
+    }
+    for (text, want) in [
+        (feed("roles = true", ""), "is not supported"),
+        (feed("delete = false", ""), "a feed tells of all that is gone"),
+        (feed("exclude = [\"/.fansync/\"]", ""), "the mark of the feed"),
+        (feed("", "nats_user = \"u\""), "go together"),
+        (feed("", "nkey_file = \"/n\"\nnats_user = \"u\"\nnats_password_file = \"/p\""), "two ways to log in"),
+        (feed("", "replicas = 9"), "replicas is 9"),
+        (feed("", "keep = \"1s\""), "keep is 1s"),
+        (feed("", "servers = [\"http://h\"]").replacen("servers = [\"nats://h\"]\n", "", 1), "is neither nats://"),
+        (feed("", "feed = \"a.b\""), "is no name of a feed"),
+        (least("", "").replace("rsync://h/m", "nats://h/m"), "a feed is no [[mirror.target]]"),
+        (follow("max_delete = \"10%\""), "it knows no share"),
+        (follow("upstream = \"/srv/web\""), "nothing can be pulled from"),
+        (follow("upstream = \"nats://h/web\""), "nothing can be pulled from"),
+        (follow("directory = \"w\""), "is not an absolute path"),
+        (follow("follower = \"a.b\""), "cannot be used"),
+        (follow("servers = []"), "names no server"),
+    ] {
+        let told = messages(&text);
+        assert!(told.iter().any(|message| message.contains(want)), "{text}: {told:?}");
+    }
+    let secret = read(&follow("servers = [\"nats://u:pw@h\"]")).unwrap_err().to_string();
+    assert!(secret.contains("the target holds a password") && !secret.contains("pw@h"), "{secret}");
 }

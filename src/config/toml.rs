@@ -4,6 +4,7 @@
 //! what is left over at the end of a section is unknown. So one run of `check` reports everything
 //! that is wrong in shape, not only the first thing, which is what a derived deserialiser would do.
 
+mod feed;
 mod hook;
 
 use std::collections::HashMap;
@@ -255,7 +256,7 @@ impl<'i, 'f> Section<'i, 'f> {
         self.text(key, "a time in quotes, as in \"500ms\"", units::duration)
     }
 
-    fn flag(&mut self, key: &'static str) -> Option<bool> {
+    pub(super) fn flag(&mut self, key: &'static str) -> Option<bool> {
         let value = self.take(key)?;
         let flag = value.get_ref().as_bool();
         if flag.is_none() {
@@ -308,7 +309,7 @@ impl<'i, 'f> Section<'i, 'f> {
     }
 
     /// A number, or a share in quotes.
-    fn max_delete(&mut self, key: &'static str) -> Option<MaxDelete> {
+    pub(super) fn max_delete(&mut self, key: &'static str) -> Option<MaxDelete> {
         match self.table.get(key).map(|value| value.get_ref().as_str().is_some()) {
             Some(true) => self.text(key, "", units::max_delete),
             Some(false) => {
@@ -548,7 +549,8 @@ fn whole(top: &mut Section<'_, '_>) -> Option<Config> {
     top.asked.push("defaults");
     let daemon = top.table("daemon", "[daemon]", daemon);
     let mirrors = top.tables("mirror", "[[mirror]]", mirror);
-    Some(Config { daemon, mirrors: mirrors.into_iter().collect::<Option<_>>()? })
+    let follows = top.tables("follow", "[[follow]]", feed::follow);
+    Some(Config { daemon, mirrors: mirrors.into_iter().chain(follows).collect::<Option<_>>()? })
 }
 
 fn daemon(s: &mut Section<'_, '_>) -> Daemon {
@@ -615,6 +617,8 @@ fn mirror(s: &mut Section<'_, '_>) -> Option<Mirror> {
     };
     let mirror = keep_out_marks(mirror);
     let targets: Option<Vec<_>> = s.tables("target", "[[mirror.target]]", target).into_iter().collect();
+    let feeds: Option<Vec<_>> = s.tables("feed", "[[mirror.feed]]", |s| feed::feed(s, &mirror.name)).into_iter().collect();
+    let targets = targets.zip(feeds).map(|(targets, feeds)| targets.into_iter().chain(feeds).collect::<Vec<_>>());
     let alone = targets.as_ref().is_some_and(Vec::is_empty);
     let hooks: Option<Vec<_>> = s.tables("hook", "[[mirror.hook]]", |s| hook::hook(s, alone)).into_iter().collect();
     name.and(source)?;
@@ -801,6 +805,7 @@ fn target(s: &mut Section<'_, '_>) -> Option<Target> {
         retry_failed: s.duration("retry_failed").or(d.retry_failed),
         ssh: s.string("ssh"),
         rsync_path: s.string("rsync_path"),
+        feed: d.feed,
         name: d.name,
         location: d.location,
     };
@@ -814,6 +819,11 @@ fn location(s: &mut Section<'_, '_>) -> Option<Location> {
         s.text("url", "a string", |text| Location::parse(text).inspect_err(|e| secret = *e == LocationError::Password));
     if secret && let Some(problem) = s.found.problems.last_mut() {
         problem.secret = true;
+    }
+    if location.as_ref().is_some_and(Location::is_feed) {
+        let problem = Problem::new("a feed is no [[mirror.target]]").at(s.at.clone());
+        s.found.problems.push(problem.help("write a [[mirror.feed]] with name and servers"));
+        return None;
     }
     location
 }

@@ -11,6 +11,8 @@ use crate::config::Mirror;
 use crate::engine::{Again, Ended, Engine, Stage, StartError};
 use crate::engine::{Command, Engines, Handle, Replacement};
 use crate::error::chain;
+#[cfg(feature = "feed")]
+use crate::follow::{self, Follower};
 use crate::sync::argv;
 use crate::sync::probe::{ProbeError, RsyncFacts};
 use crate::verify::background::{self, Verifying};
@@ -104,28 +106,50 @@ impl Crew {
     }
 
     /// Opens an engine: from here on every change raises an event.
-    pub(super) fn open(
-        &self,
-        mirror: &Mirror,
-        facts: &RsyncFacts,
-        missing: MissingSource,
-    ) -> Result<(Stage, Handle), StartError> {
+    pub(super) fn open(&self, mirror: &Mirror, facts: &RsyncFacts, missing: MissingSource) -> Result<(Part, Handle), StartError> {
+        if let Some(follower) = self.follower(mirror) {
+            return follower;
+        }
         let (again, handle) = Engine::prepare(mirror, facts, &self.state_dir, self.keep)?;
         let stage = match missing {
             MissingSource::IsAwaited => Stage::open(again)?,
             MissingSource::Fails => Stage::Runs(Box::new(Engine::open(again)?)),
         };
-        Ok((stage, handle))
+        Ok((Part::Engine(stage), handle))
+    }
+
+    /// A follower, where the mirror is one.
+    #[cfg(feature = "feed")]
+    fn follower(&self, mirror: &Mirror) -> Option<Result<(Part, Handle), StartError>> {
+        mirror.follow.as_ref()?;
+        let made = Follower::prepare(mirror, &self.state_dir, self.keep);
+        let made = made.map(|(follower, handle)| (Part::Follower(Box::new(follower)), handle));
+        Some(made.map_err(|source| StartError::Setup { mirror: mirror.name.clone(), what: "cannot make an eventfd", source }))
+    }
+
+    /// The configuration has none.
+    #[cfg(not(feature = "feed"))]
+    fn follower(&self, _: &Mirror) -> Option<Result<(Part, Handle), StartError>> {
+        None
     }
 
     /// Lets an opened engine run.
-    pub(super) fn run(&mut self, mirror: Mirror, facts: RsyncFacts, stage: Stage, handle: Handle) -> Result<(), Error> {
+    pub(super) fn run(&mut self, mirror: Mirror, facts: RsyncFacts, part: Part, handle: Handle) -> Result<(), Error> {
         self.engines.put(handle.clone());
-        self.spawn(mirror, facts, handle, move |wish| run_on(stage, wish))
+        self.spawn(mirror, facts, handle, move |wish| run_on(part, wish))
     }
 
     /// Opens and runs an engine while the others run; [`Wish::Begun`] has the result.
     pub(super) fn add(&mut self, mirror: Mirror, facts: RsyncFacts) -> Result<(), Error> {
+        if let Some(follower) = self.follower(&mirror) {
+            let (part, handle) = follower?;
+            let (engines, told, name) = (self.engines.clone(), handle.clone(), mirror.name.clone());
+            return self.spawn(mirror, facts, handle, move |wish| {
+                engines.put(told);
+                let _ = wish.send(Wish::Begun { mirror: name, result: Ok(()) });
+                run_on(part, wish)
+            });
+        }
         let (again, handle) = Engine::prepare(&mirror, &facts, &self.state_dir, self.keep)?;
         let (engines, told) = (self.engines.clone(), handle.clone());
         self.spawn(mirror, facts, handle, move |wish| {
@@ -134,7 +158,7 @@ impl Crew {
                 Ok(stage) => {
                     engines.put(told);
                     let _ = wish.send(Wish::Begun { mirror, result: Ok(()) });
-                    run_on(stage, wish)
+                    run_on(Part::Engine(stage), wish)
                 }
                 Err(error) => {
                     let _ = wish.send(Wish::Begun { mirror, result: Err(chain(&error)) });
@@ -247,9 +271,38 @@ impl Crew {
     }
 }
 
+/// What runs on a mirror's thread.
+pub(super) enum Part {
+    Engine(Stage),
+    #[cfg(feature = "feed")]
+    Follower(Box<Follower>),
+}
+
+fn run_on(part: Part, wish: &mpsc::Sender<Wish>) -> Ending {
+    match part {
+        Part::Engine(stage) => run_engines(stage, wish),
+        #[cfg(feature = "feed")]
+        Part::Follower(follower) => run_followers(follower, wish),
+    }
+}
+
+/// Runs a follower, and those that take its place when its configuration is another.
+#[cfg(feature = "feed")]
+fn run_followers(mut follower: Box<Follower>, wish: &mpsc::Sender<Wish>) -> Ending {
+    loop {
+        match follower.run() {
+            follow::Ended::Stopped(left) => return Ending::Stopped(left),
+            follow::Ended::Again(next) => {
+                let _ = wish.send(Wish::Begun { mirror: next.name().to_owned(), result: Ok(()) });
+                follower = next;
+            }
+        }
+    }
+}
+
 /// Runs an engine, and those that take its place when its source is to be opened anew, is there at
 /// last, or its configuration is another.
-fn run_on(mut stage: Stage, wish: &mpsc::Sender<Wish>) -> Ending {
+fn run_engines(mut stage: Stage, wish: &mpsc::Sender<Wish>) -> Ending {
     loop {
         let again: Again = match stage {
             Stage::Runs(engine) => match engine.run() {

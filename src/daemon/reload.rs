@@ -103,6 +103,9 @@ impl<'a> Reloader<'a> {
                 continue;
             }
             let failed = |why: String| format!("mirror {}: {why}", mirror.name);
+            if old.is_some_and(|old| old.follow.is_some() != mirror.follow.is_some()) {
+                return Err(failed("a mirror and a follower take each other's place after a restart only".into()));
+            }
             let source = mirror.source.display();
             Root::open(&mirror.source).map_err(|e| failed(format!("cannot open the source {source}: {e}")))?;
             let facts = crew.facts(mirror).map_err(|e| failed(chain(&e)))?;

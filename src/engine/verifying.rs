@@ -121,6 +121,9 @@ impl Live {
 impl Engine {
     /// What a verification of the target is to compare with what; in words, why it cannot.
     pub(super) fn plan(&mut self, at: usize) -> Result<Plan, String> {
+        if self.mirror.targets.get(at).is_some_and(|target| target.location.is_feed()) {
+            return Err("a feed has no tree to compare; a follower compares itself when it gets SIGUSR1".into());
+        }
         self.check_root();
         if let Some(why) = self.held_words() {
             return Err(why);

@@ -547,6 +547,7 @@ fn host_and_place(location: &Location) -> String {
         Location::Ssh { host, path, .. } if path.is_empty() => host.clone(),
         Location::Ssh { host, path, .. } => format!("{host}-{}", last(path)),
         Location::Local(path) => last(&Path::new(path).to_string_lossy()),
+        Location::Feed { feed, .. } => feed.clone(),
     }
 }
 

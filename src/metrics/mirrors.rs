@@ -6,7 +6,7 @@ use super::Kind::{Counter, Gauge, Histogram};
 use super::{Row, Values, row, truth};
 use crate::lost::Cause;
 use crate::progress::Progress;
-use crate::status::{FirstPass, Hook, HookState, Mirror, Snapshot, Target, TargetState, Verify};
+use crate::status::{Feed, FirstPass, Follower, Hook, HookState, Mirror, Snapshot, Target, TargetState, Verify};
 use crate::sync::outcome::CLASSES;
 
 const MIRROR: &[Row<Mirror>] = &[
@@ -208,6 +208,43 @@ const TARGET: &[Row<Target>] = &[
             v.put(t.epoch as f64);
         },
     ),
+    row(Gauge, "fansync_feed_sequence", T, "Of a feed: the last record that is stored.", |t, v| {
+        t.feed.iter().for_each(|feed| v.put(feed.sequence as f64));
+    }),
+    row(Counter, "fansync_feed_record_bytes_total", T, "Of a feed: bytes of records stored.", |t, v| {
+        t.feed.iter().for_each(|feed| v.put(feed.record_bytes as f64));
+    }),
+    row(
+        Gauge,
+        "fansync_feed_followers",
+        &["mirror", "target", "state"],
+        "Of a feed: followers in each state; silent ones have told nothing for 30 s.",
+        |t, v| {
+            if let Some(feed) = &t.feed {
+                for state in FOLLOWER {
+                    v.with(&[state], feed.followers.iter().filter(|f| f.state == *state).count() as f64);
+                }
+            }
+        },
+    ),
+    row(
+        Gauge,
+        "fansync_feed_behind_records",
+        T,
+        "Of a feed: records that the slowest follower lacks, silent ones aside.",
+        |t, v| {
+            t.feed.iter().for_each(|feed| v.put(heard(feed).map(|f| f.behind).max().unwrap_or(0) as f64));
+        },
+    ),
+    row(
+        Gauge,
+        "fansync_feed_behind_seconds",
+        T,
+        "Of a feed: the age of the oldest record that a follower lacks, silent ones aside.",
+        |t, v| {
+            t.feed.iter().for_each(|feed| v.put(heard(feed).map(|f| f.lag_seconds).fold(0.0, f64::max)));
+        },
+    ),
     row(
         Gauge,
         "fansync_target_verify_timestamp_seconds",
@@ -264,6 +301,13 @@ const HOOK: &[Row<Hook>] = &[
         |h, v| v.put(h.last_success_unix),
     ),
 ];
+
+/// States that a follower tells, and the one of those that tell nothing.
+const FOLLOWER: &[&str] = &["idle", "syncing", "comparing", "paused", "held", "down", "config", "failing", "silent"];
+
+fn heard(feed: &Feed) -> impl Iterator<Item = &Follower> {
+    feed.followers.iter().filter(|f| f.state != "silent")
+}
 
 const M: &[&str] = &["mirror"];
 const T: &[&str] = &["mirror", "target"];

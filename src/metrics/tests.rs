@@ -69,7 +69,9 @@ fn names_follow_the_conventions() {
 
 #[test]
 fn every_metric_is_exported_with_help_and_type() {
-    let text = of_daemon(&snapshot()) + &crate::failover::metrics::text(&failover());
+    let mut feed = snapshot();
+    feed.mirrors[0].targets[0].feed = Some(crate::status::Feed::default());
+    let text = of_daemon(&feed) + &crate::failover::metrics::text(&failover());
     for m in every() {
         let kind = word(m.kind);
         for line in [format!("# HELP {} {}\n", m.name, m.help), format!("# TYPE {} {kind}\n", m.name)] {
@@ -79,6 +81,30 @@ fn every_metric_is_exported_with_help_and_type() {
         let has_value = text.lines().any(|l| l.strip_prefix(&name).is_some_and(|rest| rest.starts_with(['{', ' '])));
         assert!(has_value, "{} has no value", m.name);
     }
+}
+
+#[test]
+fn a_feed_has_bounded_series_whatever_the_number_of_followers() {
+    let follower = |n: u64| crate::status::Follower {
+        name: format!("f{n}"),
+        state: if n == 0 { "silent" } else { "idle" }.into(),
+        behind: 100 - n,
+        lag_seconds: n as f64,
+        ..Default::default()
+    };
+    let of = |count: u64| {
+        let mut s = snapshot();
+        let feed = crate::status::Feed { sequence: 9, followers: (0..count).map(follower).collect(), ..Default::default() };
+        s.mirrors[0].targets[0].feed = Some(feed);
+        series(&of_daemon(&s))
+    };
+    let (few, many) = (of(3), of(50));
+    assert_eq!(few.len(), many.len());
+    let value = |name: &str| *many.iter().find(|(series, _)| series.starts_with(name)).expect(name).1;
+    assert_eq!((value("fansync_feed_sequence{"), value("fansync_feed_behind_records{")), (9.0, 99.0));
+    assert_eq!(value("fansync_feed_behind_seconds{"), 49.0);
+    let idle = many.iter().find(|(name, _)| name.starts_with("fansync_feed_followers{") && name.contains("\"idle\""));
+    assert_eq!(idle.map(|(_, n)| *n), Some(49.0));
 }
 
 #[test]

@@ -31,7 +31,7 @@ pub(crate) struct NoteError {
 
 /// The file of one mirror.
 #[derive(Debug, Clone)]
-pub(super) struct Note {
+pub(crate) struct Note {
     dir: PathBuf,
     name: &'static str,
     source: String,
@@ -48,7 +48,7 @@ struct Content<T> {
 impl Note {
     /// The file `name` of `mirror` below `state_dir`. Nothing is made before there is something to
     /// save.
-    pub(super) fn new(state_dir: &Path, mirror: &str, name: &'static str, source: &Path) -> Note {
+    pub(crate) fn new(state_dir: &Path, mirror: &str, name: &'static str, source: &Path) -> Note {
         Note { dir: state_dir.join(mirror), name, source: source.to_string_lossy().into_owned(), disk: Disk::default() }
     }
 
@@ -62,7 +62,7 @@ impl Note {
     }
 
     /// What an earlier run left; `None` when there is nothing, or when it was about another source.
-    pub(super) fn load<T: DeserializeOwned>(&self) -> Result<Option<T>, NoteError> {
+    pub(crate) fn load<T: DeserializeOwned>(&self) -> Result<Option<T>, NoteError> {
         let bytes = match fs::read(self.path()) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -74,7 +74,7 @@ impl Note {
 
     /// Saves; on the disk when it returns. `None`: the file is removed. After an error what was
     /// saved before is still there, or this is, where the disk did not answer in time.
-    pub(super) fn save<T: Serialize>(&self, note: Option<&T>) -> Result<(), NoteError> {
+    pub(crate) fn save<T: Serialize>(&self, note: Option<&T>) -> Result<(), NoteError> {
         let path = self.path();
         let Some(note) = note else {
             return match self.disk.within_or_later(PATIENCE, move || fs::remove_file(path)) {

@@ -2,11 +2,15 @@
 //!
 //! One line for each thing, its label first; a label in capitals asks for something to be done.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::{BRING_BACK, Hook, Links, MAKE_SOURCE, Mirror, Snapshot, StartKind, Target, Watch};
+use super::{BRING_BACK, Feed, Hook, Links, MAKE_SOURCE, Mirror, Snapshot, StartKind, Target, Watch};
 use crate::lost::Cause;
 use crate::text::{plural, span};
+
+/// Followers of a feed that are named.
+const SLOWEST: usize = 10;
 
 impl Snapshot {
     /// Several lines for a terminal: what is in sync, what is not, and why.
@@ -156,6 +160,9 @@ impl Target {
             let _ = writeln!(out, "    {label}    {} for {}: {}", p.what, span(p.seconds), p.figures());
         }
         self.sent(out);
+        if let Some(feed) = &self.feed {
+            feed.human(out);
+        }
         if let Some(v) = &self.verify {
             v.human(out);
         }
@@ -219,6 +226,29 @@ impl Target {
         }
         if self.failures_more > 0 {
             let _ = writeln!(out, "    FAILED  and {} more", self.failures_more);
+        }
+    }
+}
+
+impl Feed {
+    /// Where it is, how many followers are in which state, and the slowest.
+    fn human(&self, out: &mut String) {
+        let bytes = bytesize::ByteSize(self.record_bytes);
+        let _ = writeln!(
+            out,
+            "    feed    at record {}; {} with {bytes} since the start",
+            self.sequence,
+            plural(self.records, "record")
+        );
+        let mut states: BTreeMap<&str, u64> = BTreeMap::new();
+        self.followers.iter().for_each(|f| *states.entry(&f.state).or_default() += 1);
+        let states: Vec<String> = states.iter().map(|(state, n)| format!("{n} {state}")).collect();
+        let states = if states.is_empty() { String::new() } else { format!(": {}", states.join(", ")) };
+        let _ = writeln!(out, "    known   {}{states}", plural(self.followers_known, "follower"));
+        for f in self.followers.iter().filter(|f| f.behind > 0).take(SLOWEST) {
+            let why = if f.reason.is_empty() { String::new() } else { format!(": {}", f.reason) };
+            let lacks = plural(f.behind, "record");
+            let _ = writeln!(out, "    behind  {} {}, lacks {lacks} for {}{why}", f.name, f.state, span(f.lag_seconds));
         }
     }
 }

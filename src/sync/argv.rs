@@ -150,7 +150,7 @@ impl<'a> Peer<'a> {
     }
 
     /// The options that the kind of target asks for.
-    pub(super) fn transport(&self) -> Vec<String> {
+    pub(crate) fn transport(&self) -> Vec<String> {
         match self.location {
             Location::Daemon { .. } => {
                 let seconds = whole_seconds(self.connect_timeout);
@@ -161,7 +161,7 @@ impl<'a> Peer<'a> {
                 args.extend(self.remote_rsync.map(|path| format!("--rsync-path={path}")));
                 args
             }
-            Location::Local(_) => Vec::new(),
+            Location::Local(_) | Location::Feed { .. } => Vec::new(),
         }
     }
 
@@ -274,7 +274,7 @@ impl<'a> Spec<'a> {
 /// As `-i` does it, but without what a link leads to. With that, a line may be too long for rsync's
 /// buffer, at which it gives up the whole run (exit 13, 3.5.0), and a name that holds an arrow
 /// cannot be distinguished from the rest.
-pub(super) const ITEMS: &str = "--out-format=%i %n";
+pub(crate) const ITEMS: &str = "--out-format=%i %n";
 
 /// The argument vector of `pass`; the first element is the program. Every path is one argument, no
 /// shell is involved.
@@ -546,7 +546,7 @@ fn is_exclude(arg: &[u8]) -> bool {
 
 /// The receiver's half of a rule: protects (or releases) on the target, hides nothing on the
 /// source. Other rules stay.
-pub(super) fn receiver_only(arg: &OsStr) -> OsString {
+pub(crate) fn receiver_only(arg: &OsStr) -> OsString {
     let Some((excludes, pattern)) = plain_rule(arg.as_bytes()) else { return arg.to_owned() };
     let mut out = if excludes { b"--filter=-r ".to_vec() } else { b"--filter=+r ".to_vec() };
     out.extend_from_slice(pattern);

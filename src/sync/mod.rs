@@ -30,6 +30,7 @@ pub mod output;
 pub mod password;
 pub mod probe;
 mod progress;
+pub(crate) mod publication;
 pub(crate) mod pulse;
 pub mod renames;
 pub(crate) mod retries;

@@ -27,6 +27,7 @@ use super::argv::{Pass, Spec, argv, inherited};
 use super::outcome::{Context, Exit, Outcome, classify};
 use super::output::{Names, Output, Stream};
 use super::password::{PasswordError, password, with_password};
+use super::publication::{Publication, Published};
 #[cfg(test)]
 use super::scripted::{Child, hasten};
 use crate::config;
@@ -80,10 +81,17 @@ pub enum RunError {
     },
 }
 
-/// A started rsync.
+/// What does the work.
+#[derive(Debug)]
+enum Doer {
+    Rsync(Child),
+    Feed(Publication),
+}
+
+/// A started rsync, or what stands for one.
 #[derive(Debug)]
 pub struct Run {
-    child: Child,
+    child: Doer,
     output: Output,
     context: Context,
     /// Its peer is an rsync daemon, by a connection of its own.
@@ -148,12 +156,59 @@ impl Run {
             makes_target: pass == Pass::MovedTree,
         };
         let output = Output::new(names(spec));
-        let run = Run { child, output, context, daemon: spec.peer.location.is_daemon(), moving: None };
+        let run = Run { child: Doer::Rsync(child), output, context, daemon: spec.peer.location.is_daemon(), moving: None };
         // A spare process connects at leisure; it is hastened when it gets its list.
         if !matches!(input, Input::Standby) {
             run.hasten();
         }
         Ok(run)
+    }
+
+    /// Starts an rsync with these words, the program first, that copies towards us: its messages
+    /// name paths of both sides as `names` has them.
+    ///
+    /// # Errors
+    /// See [`RunError`].
+    pub(crate) fn pull(
+        words: &[OsString],
+        peer: &super::argv::Peer<'_>,
+        env: &[(OsString, OsString)],
+        input: Input<'_>,
+        names: Names,
+    ) -> Result<Run, RunError> {
+        let stdin = match input {
+            Input::None => Stdin::Null,
+            Input::Standby => Stdin::Later(STANDBY_LIST_BYTES),
+            Input::List(list) => {
+                let file = memfd::sealed(c"fansync-list", list);
+                Stdin::File(file.map_err(|source| RunError::List { bytes: list.len(), source })?)
+            }
+        };
+        let with_password = match peer.password_of_module() {
+            Some(path) => Some(with_password(env, password(path)?)),
+            None => None,
+        };
+        let env = with_password.as_deref().unwrap_or(env);
+        let limits = Limits { no_core: true, ..Limits::default() };
+        let child = Child::spawn_with(words, env, stdin, None, limits, &[])?;
+        let context = Context { filters: true, delete: true, makes_target: false };
+        let run = Run {
+            child: Doer::Rsync(child),
+            output: Output::new(names),
+            context,
+            daemon: peer.location.is_daemon(),
+            moving: None,
+        };
+        if !matches!(input, Input::Standby) {
+            run.hasten();
+        }
+        Ok(run)
+    }
+
+    /// What publishes a record.
+    pub(crate) fn publication(publication: Publication) -> Run {
+        let (output, context) = (Output::new(Names::default()), Context::default());
+        Run { child: Doer::Feed(publication), output, context, daemon: false, moving: None }
     }
 
     /// Keeps the first `limit` itemised changes; call before the first output is read. See
@@ -174,17 +229,26 @@ impl Run {
 
     /// rsync's process id.
     pub fn pid(&self) -> u32 {
-        self.child.pid()
+        match &self.child {
+            Doer::Rsync(child) => child.pid(),
+            Doer::Feed(_) => 0,
+        }
     }
 
     /// Readable once rsync has ended.
     pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
-        self.child.pidfd()
+        match &self.child {
+            Doer::Rsync(child) => child.pidfd(),
+            Doer::Feed(publication) => publication.ready(),
+        }
     }
 
     /// An output to wait on; `None` once it came to its end.
     pub(crate) fn output_fd(&self, stream: Stream) -> Option<BorrowedFd<'_>> {
-        self.child.output(stream)
+        match &self.child {
+            Doer::Rsync(child) => child.output(stream),
+            Doer::Feed(_) => None,
+        }
     }
 
     /// rsync's output so far: counters, progress, messages.
@@ -194,7 +258,7 @@ impl Run {
 
     /// How many bytes of a list a standby takes; `None` when it does not wait for one.
     pub fn capacity(&self) -> Option<usize> {
-        self.child.capacity()
+        self.rsync().and_then(Child::capacity)
     }
 
     /// Gives a standby its list, which starts the transfer.
@@ -202,14 +266,19 @@ impl Run {
     /// # Errors
     /// See [`FeedError`]; rsync is killed then, nothing of the list was carried out.
     pub fn feed(&mut self, list: &[u8]) -> Result<(), FeedError> {
-        self.child.feed(list)?;
+        match &mut self.child {
+            Doer::Rsync(child) => child.feed(list)?,
+            Doer::Feed(_) => return Err(FeedError::NotWaiting),
+        }
         self.hasten();
         Ok(())
     }
 
     fn hasten(&self) {
-        if self.daemon {
-            hasten(self.child.pidfd(), self.child.pid());
+        if let Doer::Rsync(child) = &self.child
+            && self.daemon
+        {
+            hasten(child.pidfd(), child.pid());
         }
     }
 
@@ -217,9 +286,10 @@ impl Run {
     /// once it is not, its descriptor is closed, so take it out of the reactor **before** (or
     /// ignore that reactor's late token).
     pub(crate) fn on_readable(&mut self, stream: Stream) -> bool {
+        let Doer::Rsync(child) = &mut self.child else { return false };
         let mut buffer = [0; READ_BYTES];
         for _ in 0..READS_PER_TURN {
-            match self.child.read(stream, &mut buffer) {
+            match child.read(stream, &mut buffer) {
                 Ok(Some(0)) => return false,
                 Ok(Some(len)) => {
                     self.output.push(stream, &buffer[..len]);
@@ -230,7 +300,7 @@ impl Run {
                 Ok(None) => return true,
                 Err(error) => {
                     // A pipe has no read errors; take it for the end and let the exit code speak.
-                    tracing::warn!(pid = self.pid(), ?stream, %error, "cannot read rsync's output");
+                    tracing::warn!(pid = child.pid(), ?stream, %error, "cannot read rsync's output");
                     return false;
                 }
             }
@@ -243,7 +313,11 @@ impl Run {
     /// # Errors
     /// waitid(2): the process was reaped elsewhere; how it ended is unknown, treat it as killed.
     pub(crate) fn on_exit(&mut self) -> io::Result<Option<Outcome>> {
-        let Some(exit) = self.child.try_wait()? else { return Ok(None) };
+        let child = match &mut self.child {
+            Doer::Rsync(child) => child,
+            Doer::Feed(publication) => return Ok(publication.ended().map(Published::outcome)),
+        };
+        let Some(exit) = child.try_wait()? else { return Ok(None) };
         // All that rsync wrote is in the pipes by now, and no pipe holds more than one turn reads.
         self.on_readable(Stream::Stdout);
         self.on_readable(Stream::Stderr);
@@ -254,22 +328,28 @@ impl Run {
     /// Cuts rsync off: its receiver puts in place what it has whole, removes its temporary file and
     /// ends. See [`crate::sys::child`] for why it is not asked.
     pub(crate) fn cut(&mut self) {
-        self.child.cut();
+        match &mut self.child {
+            Doer::Rsync(child) => child.cut(),
+            Doer::Feed(publication) => publication.give_up(),
+        }
     }
 
     /// Ends rsync at once.
     pub(crate) fn kill(&mut self) {
-        self.child.kill();
+        match &mut self.child {
+            Doer::Rsync(child) => child.kill(),
+            Doer::Feed(publication) => publication.give_up(),
+        }
     }
 
     /// A number that changes for as long as rsync does something. Costs two reads from /proc.
     pub fn progress_mark(&self) -> u64 {
-        self.child.progress_mark()
+        self.rsync().map_or(0, Child::progress_mark)
     }
 
     /// What rsync has done so far. Costs two reads from /proc.
     pub(crate) fn work(&self) -> Work {
-        self.child.work()
+        self.rsync().map_or_else(Work::default, Child::work)
     }
 
     /// When rsync first printed its progress; `None` until then, and for passes that do not print
@@ -280,17 +360,24 @@ impl Run {
 
     /// Bytes that rsync has read so far: of a sender nearly all of them content of files.
     pub(crate) fn bytes_read(&self) -> u64 {
-        self.child.bytes_read()
+        self.rsync().map_or(0, Child::bytes_read)
     }
 
     /// The largest file that it has open.
     pub(crate) fn open_file(&self) -> Option<OpenFile> {
-        self.child.open_file()
+        self.rsync().and_then(Child::open_file)
     }
 
     /// What it waits on while it opens a file.
     pub(crate) fn waits_on(&self) -> Option<WaitsOn> {
-        self.child.waits_on()
+        self.rsync().and_then(Child::waits_on)
+    }
+
+    fn rsync(&self) -> Option<&Child> {
+        match &self.child {
+            Doer::Rsync(child) => Some(child),
+            Doer::Feed(_) => None,
+        }
     }
 
     /// Blocks until rsync has ended, at most `timeout` (then it is cut off, and its group killed

@@ -30,6 +30,7 @@ impl Names {
             Location::Daemon { path, .. } => format!("/{path}").into_bytes(),
             Location::Ssh { path, .. } => path.clone().into_bytes(),
             Location::Local(path) => path.as_os_str().as_bytes().to_vec(),
+            Location::Feed { .. } => Vec::new(),
         };
         Names {
             source: root.as_os_str().as_bytes().to_vec(),

@@ -118,7 +118,7 @@ impl Target {
             // Named by its path, as for renames: a link at that place is followed, and a server
             // expands wildcards.
             Location::Daemon { .. } if self.mirror.send_renames && crate::sync::renames::fits(&dir) => None,
-            Location::Daemon { .. } | Location::Ssh { .. } => return None,
+            Location::Daemon { .. } | Location::Ssh { .. } | Location::Feed { .. } => return None,
         };
         Some(Below { dir, source, target, filter_args })
     }

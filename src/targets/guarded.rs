@@ -59,10 +59,10 @@ impl Prepared {
 /// A place that next to nothing is left of.
 #[derive(Clone)]
 pub(super) struct Suspect {
-    at: RelPath,
-    enough: Option<usize>,
+    pub(super) at: RelPath,
+    pub(super) enough: Option<usize>,
     /// It is to be compared; else names are known to be gone.
-    level: bool,
+    pub(super) level: bool,
     emptied: Emptied,
 }
 
@@ -256,6 +256,9 @@ impl Target {
         run: Prepared,
         lane: Lane,
     ) -> bool {
+        if self.is_feed() {
+            return self.judge_feed(cx, pass, batch, suspect, run, lane);
+        }
         let full = matches!(pass, Pass::Full { .. });
         if self.guard.tree.is_none() && !full && matches!(self.limit(), Some(MaxDelete::Percent(_))) {
             let launch = Launch::batch(Pass::Full { progress: true }, Input::None, batch, Purpose::DryRun(DryRun::Entries));

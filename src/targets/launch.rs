@@ -69,7 +69,7 @@ impl Target {
     /// away.
     pub(super) fn start(&mut self, cx: &mut Context<'_>, launch: Launch<'_>) -> Option<u32> {
         let serial = self.runs.number();
-        let launch = launch.by(&self.mirror.filter);
+        let launch = if self.is_feed() { launch } else { launch.by(&self.mirror.filter) };
         let started = self.spawn(cx, serial, &launch);
         let Launch { pass, kind, options, paths, lane, compare, ancestors, .. } = launch;
         let rsync = match started {
@@ -138,6 +138,9 @@ impl Target {
     /// # Errors
     /// What went wrong, and whether the configuration is to blame.
     fn spawn(&self, cx: &mut Context<'_>, serial: u32, launch: &Launch<'_>) -> Result<Run, (bool, String)> {
+        if self.is_feed() {
+            return self.publish(cx, serial, launch);
+        }
         let options = &launch.options;
         let carries = match &launch.kind {
             LaunchKind::Batch(batch, purpose) => Some((batch, &**purpose)),

@@ -28,6 +28,7 @@
 //! | `completion`, `ended` | what the end of a run means for its batch |
 //! | `renames`, `below`, `survey`, `proof` | runs of a special kind |
 //! | `linked`, `link_stalls`, `specials`, `names` | files with several names |
+//! | `feed` | a target that is a feed: its runs publish records |
 //! | `doubts`, `unread`, `leases`, `long` | what size and time do not say, what cannot be sent |
 //! | `confirmed`, `report`, `explained`, `watched` | for hooks, `status`, `explain`, flushes |
 
@@ -42,6 +43,7 @@ mod doubts;
 mod emptied;
 mod ended;
 mod explained;
+mod feed;
 mod fence;
 #[cfg(test)]
 mod golden;
@@ -211,6 +213,8 @@ pub(crate) struct Target {
     orphans: Option<orphans::Orphans>,
     /// Of mirrors that honour roles.
     fence: Option<fence::Fence>,
+    /// Of a feed, from [`Target::start_feed`] on.
+    feed: Option<feed::Feed>,
     schedule: Schedule,
     runs: Runs,
     guard: DeleteGuard,
@@ -247,12 +251,16 @@ const EXIT: u8 = 2;
 impl Target {
     /// A target that is probed at the next [`Target::tick`].
     pub(crate) fn new(index: usize, mirror: &Mirror, cfg: &config::Target, facts: &RsyncFacts) -> Target {
+        let (of_feed, own) = (feed::plain(mirror, cfg), (mirror, cfg));
+        let (mirror, cfg) = of_feed.as_ref().map_or(own, |(mirror, cfg)| (mirror, cfg));
         let backoff = Backoff { min: cfg.retry_min, max: cfg.retry_max };
         let failed = Backoff { min: cfg.retry_min, max: cfg.retry_failed.unwrap_or(cfg.retry_max) };
         let confirmations = ConfirmationLog::new(index, mirror, &cfg.name);
         let mut ledger = Ledger::new(mirror.batch.max_pending, failed);
         ledger.told_of = confirmations.keep > 0;
         let fill = match mirror.initial {
+            // What a follower deletes is bounded there.
+            _ if cfg.location.is_feed() => Fill::Filled,
             _ if mirror.delete == Delete::Running => Fill::Kept,
             // Comparisons that were requested are meant to make it equal.
             config::Initial::None if mirror.full_every.is_none() && mirror.full_at.is_empty() => Fill::Kept,
@@ -267,6 +275,7 @@ impl Target {
             identity: None,
             orphans: Some(orphans::Orphans::of_earlier_runs()),
             fence: fence::Fence::new(mirror),
+            feed: None,
             schedule: Schedule::new(Pace::new(&mirror.batch, cfg.delay.or(mirror.batch.delay))),
             runs: Runs::new(index as u16),
             guard: DeleteGuard::new(fill),

@@ -63,6 +63,7 @@ impl Target {
         (s.delay_seconds, s.leaves_seconds) = (delay.as_secs_f64(), self.leaves_in(now).unwrap_or_default().as_secs_f64());
         s.latency = self.counters.latency.shown();
         s.standby = self.runs.standbys() as u64;
+        s.feed = self.feed.as_ref().map(feed::Feed::status);
         s.coarsened = self.ledger.set.coarsened();
         s.renames_sent_whole += self.ledger.set.parted();
         s.retry_seconds = 0.0;

@@ -184,6 +184,9 @@ fn tell(board: &mut status::Verify, report: &Report) {
 /// # Errors
 /// rsync is not to be had; the source cannot be opened.
 fn alone(mirror: &Mirror, target: Target, state_dir: Option<&Path>) -> Result<Plan, Error> {
+    if target.location.is_feed() || mirror.follow.is_some() {
+        return Err(Error::Unavailable("a feed has no tree to compare; a follower compares itself when it gets SIGUSR1".into()));
+    }
     let env = argv::environment(std::env::vars_os());
     let facts = RsyncFacts::probe(&mirror.rsync, &env).map_err(|e| Error::Unavailable(e.to_string()))?;
     let root = Root::open(&mirror.source).map_err(|e| Error::Source(format!("{}: {e}", mirror.source.display())))?;

@@ -1,0 +1,531 @@
+//! A change feed on a real nats-server, and followers that pull from a real rsync daemon: whatever
+//! is killed, frozen, wiped or set back, in the end every follower is equal to the source.
+
+use std::fs::File;
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::fixture::daemon::{Daemon, Until};
+use crate::fixture::fs::{self, Fs, Ground, needs};
+use crate::fixture::proc::{Ran, Service, bound_command, poll_until};
+use crate::fixture::rsyncd::{Rsyncd, free_port};
+use crate::fixture::tree::{Dir, Times, differences};
+use crate::fixture::{Case, Note, Run, WAIT, case};
+
+const ON: &[Fs] = &[Fs::Tmpfs];
+/// Changes between two faults.
+const CHURN: usize = 60;
+
+/// A nats-server with JetStream, on loopback.
+struct Nats {
+    work: PathBuf,
+    port: u16,
+    service: Option<Service>,
+    /// Further lines of its configuration.
+    lines: String,
+}
+
+impl Nats {
+    fn start(work: &Path, lines: &str) -> Run<Nats> {
+        needs("nats-server")?;
+        let mut nats = Nats { work: work.into(), port: 0, service: None, lines: lines.into() };
+        for _ in 0..5 {
+            nats.port = free_port();
+            if nats.try_start() {
+                return Ok(nats);
+            }
+        }
+        panic!("no nats-server would start; its log is\n{}", nats.log());
+    }
+
+    fn store(&self) -> PathBuf {
+        self.work.join("jetstream")
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.work.join("nats.log")).unwrap_or_default()
+    }
+
+    fn try_start(&mut self) -> bool {
+        let config = self.work.join("nats.conf");
+        let text = format!(
+            "listen: 127.0.0.1:{}\njetstream {{ store_dir: \"{}\" }}\n{}\n",
+            self.port,
+            self.store().display(),
+            self.lines
+        );
+        std::fs::write(&config, text).expect("the config can be written");
+        let log = File::options().create(true).append(true).open(self.work.join("nats.log")).expect("a log file can be made");
+        let mut command = bound_command("nats-server");
+        let mut service = Service::start("nats-server", command.arg("-c").arg(&config), &log).unwrap_or_else(|e| panic!("{e}"));
+        let accepts = || TcpStream::connect(("127.0.0.1", self.port)).is_ok();
+        let up = poll_until(WAIT, || service.ended().map(|_| false).or_else(|| accepts().then_some(true)));
+        let up = up == Some(true) && service.ended().is_none();
+        self.service = up.then_some(service);
+        up
+    }
+
+    fn kill(&mut self) {
+        self.service = None;
+    }
+
+    fn restart(&mut self) {
+        self.kill();
+        assert!(self.try_start(), "nats-server did not come back: {}", self.log());
+    }
+
+    fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+}
+
+/// A follower with a work directory of its own.
+struct Follower {
+    work: TempDir,
+    name: String,
+    toml: String,
+    dir: Dir,
+    daemon: Daemon,
+}
+
+impl Follower {
+    fn restart(&mut self) {
+        self.daemon.kill();
+        self.daemon = Daemon::run_text(self.work.path(), &self.toml, Until::Answering);
+    }
+}
+
+/// A source with a feed, and its followers. Dropped in this order.
+struct World {
+    followers: Vec<Follower>,
+    daemon: Daemon,
+    rsyncd: Rsyncd,
+    nats: Nats,
+    src: Dir,
+    toml: String,
+    /// Of the follower's table.
+    keys: String,
+    module: PathBuf,
+    random: fastrand::Rng,
+    _ground: Ground,
+    work: TempDir,
+}
+
+impl World {
+    fn new(fs: Fs, followers: usize) -> Run<World> {
+        World::with(fs, followers, "", "", "")
+    }
+
+    /// Further lines of the feed's table, of the followers', and of nats-server's configuration.
+    fn with(fs: Fs, followers: usize, feed: &str, keys: &str, nats: &str) -> Run<World> {
+        let work = fs::work_dir();
+        let nats = Nats::start(work.path(), nats)?;
+        let ground = Ground::of(fs, work.path(), fs::IMAGE_MIB)?;
+        let src = ground.src.clone();
+        src.mkdirs("d/e");
+        src.write("d/e/f", b"first");
+        src.write("top", b"first");
+        let module = src.root().to_owned();
+        let rsyncd = Rsyncd::start(work.path(), &[("web".to_owned(), module.clone())])?;
+        let toml = format!(
+            "[[mirror]]\nname = \"web\"\nsource = \"{}\"\n[[mirror.feed]]\nname = \"feed\"\nservers = [\"{}\"]\nretry_max = \"1s\"\n{feed}\n",
+            src.root().display(),
+            nats.url()
+        );
+        let daemon = Daemon::run_text(work.path(), &toml, Until::Reconciled);
+        let random = fastrand::Rng::with_seed(7);
+        let keys = keys.to_owned();
+        let mut world =
+            World { followers: Vec::new(), daemon, rsyncd, nats, src, toml, keys, module, random, _ground: ground, work };
+        for n in 0..followers {
+            world.join(n, |_| {});
+        }
+        Ok(world)
+    }
+
+    /// Starts a follower, whose directory `fill` fills before.
+    fn join(&mut self, n: usize, fill: impl FnOnce(&Dir)) {
+        let work = fs::work_dir();
+        let name = format!("f{n}");
+        let dir = Dir::new(work.path().join("copy"));
+        dir.mkdir(".");
+        fill(&dir);
+        let toml = format!(
+            "[[follow]]\nname = \"web\"\nservers = [\"{}\"]\nfollower = \"{name}\"\ndirectory = \"{}\"\nupstream = \"{}\"\nspread = \"1ms\"\nretry_max = \"1s\"\n{}\n",
+            self.nats.url(),
+            dir.root().display(),
+            self.rsyncd.url("web"),
+            self.keys
+        );
+        let daemon = Daemon::run_text(work.path(), &toml, Until::Answering);
+        self.followers.push(Follower { work, name, toml, dir, daemon });
+    }
+
+    fn restart_source(&mut self) {
+        self.daemon.kill();
+        self.daemon = Daemon::run_text(self.work.path(), &self.toml, Until::Answering);
+    }
+
+    /// Random changes: files, directories, renames, and what takes the place of what.
+    fn churn(&mut self, changes: usize) {
+        for _ in 0..changes {
+            let mut name = || ["a", "b", "c", "d", "e"][self.random.usize(..5)];
+            let (dir, at) = (name(), format!("{}/{}", name(), name()));
+            let (deep, to) = (format!("{at}/{}", name()), format!("{}/{}", name(), name()));
+            let root = self.src.root();
+            let is_dir = |path: &str| root.join(path).symlink_metadata().is_ok_and(|found| found.is_dir());
+            let _ = match self.random.u8(..8) {
+                0 => {
+                    if !is_dir(dir) {
+                        let _ = std::fs::remove_file(root.join(dir));
+                    }
+                    std::fs::create_dir_all(root.join(&at))
+                }
+                1 => std::fs::write(root.join(&at), [b'x'].repeat(self.random.usize(..3_000))),
+                2 => std::fs::write(root.join(&deep), [self.random.u8(..)]),
+                3 => std::fs::remove_dir_all(root.join(&at)),
+                4 => std::fs::remove_file(root.join(&at)),
+                5 => std::fs::rename(root.join(&at), root.join(&to)),
+                6 => std::fs::rename(root.join(dir), root.join(name_of(&to))),
+                _ => std::fs::write(root.join(dir), b"a file for a while").or_else(|_| std::fs::create_dir(root.join(dir))),
+            };
+        }
+    }
+
+    /// Waits until every follower tells that it holds all, and looks whether it does.
+    #[track_caller]
+    fn check(&self) {
+        self.barrier("all");
+        for follower in &self.followers {
+            let found = differences(self.src.root(), follower.dir.root(), Times::All, &|_| false);
+            let log = follower.daemon.log();
+            assert!(found.is_empty(), "{} differs after the barrier:\n{found}\nits log:\n{log}", follower.name);
+        }
+    }
+
+    #[track_caller]
+    fn barrier(&self, which: &str) {
+        let said = self.flush(which, WAIT);
+        let logs = || self.followers.iter().map(|f| format!("--- {}\n{}", f.name, f.daemon.log())).collect::<String>();
+        assert!(said.code == 0, "no barrier: {}\n{}\n--- source\n{}", said.stderr, logs(), self.daemon.log());
+    }
+
+    fn flush(&self, which: &str, within: Duration) -> Ran {
+        let timeout = format!("{}ms", within.as_millis());
+        self.daemon.client(&["flush", "--followers", which, "--timeout", &timeout], within + WAIT)
+    }
+
+    /// Waits until the log of a follower has these words.
+    #[track_caller]
+    fn follower_says(&self, n: usize, words: &str) {
+        let follower = &self.followers[n];
+        let said = poll_until(WAIT, || follower.daemon.log().contains(words).then_some(()));
+        assert!(said.is_some(), "{} never says {words:?}:\n{}", follower.name, follower.daemon.log());
+    }
+}
+
+fn name_of(path: &str) -> &str {
+    path.split('/').next().unwrap_or(path)
+}
+
+/// How often a comparison of the whole tree was owed by an event of the feed.
+fn comparisons(daemon: &Daemon) -> usize {
+    daemon.log().matches("the whole tree is compared with the upstream").count()
+}
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        case("a_change_arrives_and_a_barrier_is_not_early", ON, |fs| {
+            let mut w = World::new(fs, 2)?;
+            w.check();
+            for _ in 0..5 {
+                w.churn(20);
+                w.check();
+            }
+            let held = w.followers.iter().map(|f| comparisons(&f.daemon)).sum::<usize>();
+            assert_eq!(held, 0, "nothing was owed");
+            w.barrier("2");
+            w.barrier("f0,f1");
+            let said = w.flush("3", Duration::from_millis(300));
+            assert_eq!(said.code, 75, "{}", said.stderr);
+            Ok(())
+        }),
+        case("nats_server_is_killed", ON, |fs| {
+            let mut w = World::new(fs, 3)?;
+            w.check();
+            for _ in 0..4 {
+                w.churn(CHURN);
+                w.nats.kill();
+                w.churn(CHURN);
+                w.nats.restart();
+                w.churn(CHURN);
+            }
+            w.check();
+            Ok(())
+        }),
+        case("followers_are_killed", ON, |fs| {
+            let mut w = World::new(fs, 3)?;
+            for n in 0..5 {
+                w.churn(CHURN);
+                w.followers[n % 3].restart();
+            }
+            w.churn(CHURN);
+            w.check();
+            Ok(())
+        }),
+        case("the_publisher_is_killed", ON, |fs| {
+            let mut w = World::new(fs, 3)?;
+            w.check();
+            for _ in 0..4 {
+                w.churn(CHURN);
+                w.restart_source();
+            }
+            w.churn(CHURN);
+            w.check();
+            Ok(())
+        }),
+        case("the_upstream_is_killed", ON, |fs| {
+            let mut w = World::new(fs, 3)?;
+            for _ in 0..4 {
+                w.churn(CHURN);
+                w.rsyncd.stop();
+                w.churn(CHURN);
+                w.rsyncd.restart();
+            }
+            w.check();
+            Ok(())
+        }),
+        case("everything_is_killed_at_random", ON, |fs| {
+            for seed in 0..3 {
+                let mut w = World::new(fs, 3)?;
+                w.random = fastrand::Rng::with_seed(seed);
+                for _ in 0..12 {
+                    w.churn(CHURN / 2);
+                    match w.random.u8(..4) {
+                        0 => w.nats.restart(),
+                        1 => w.rsyncd.restart(),
+                        2 => w.restart_source(),
+                        _ => {
+                            let n = w.random.usize(..3);
+                            w.followers[n].restart();
+                        }
+                    }
+                }
+                w.churn(CHURN);
+                let _seed = Note(format!("seed {seed}\n"));
+                w.check();
+            }
+            Ok(())
+        }),
+        case("the_stream_loses_its_tail", ON, |fs| {
+            let mut w = World::new(fs, 3)?;
+            w.check();
+            w.nats.kill();
+            let old = w.work.path().join("old");
+            copy(&w.nats.store(), &old);
+            w.nats.restart();
+            w.churn(CHURN);
+            w.check();
+            // A power cut, with what was not written yet.
+            w.nats.kill();
+            std::fs::remove_dir_all(w.nats.store()).expect("the store can be removed");
+            copy(&old, &w.nats.store());
+            w.nats.restart();
+            w.churn(CHURN);
+            w.check();
+            assert!(w.followers.iter().all(|f| comparisons(&f.daemon) > 0), "all of them compared");
+            Ok(())
+        }),
+        case("the_store_is_wiped", ON, |fs| {
+            let mut w = World::new(fs, 3)?;
+            w.churn(CHURN);
+            w.check();
+            w.nats.kill();
+            std::fs::remove_dir_all(w.nats.store()).expect("the store can be removed");
+            w.churn(CHURN);
+            w.nats.restart();
+            w.churn(CHURN);
+            w.check();
+            assert!(w.followers.iter().all(|f| comparisons(&f.daemon) > 0), "all of them compared");
+            Ok(())
+        }),
+        case("retention_is_overrun", ON, |fs| {
+            let mut w = World::with(fs, 2, "keep_bytes = \"4KiB\"\n", "", "")?;
+            w.check();
+            w.followers[0].daemon.kill();
+            for n in 0..40 {
+                w.src.write(format!("kept-{n}-{}", "x".repeat(200)), b"each in a record of its own");
+                w.daemon.flush(None);
+            }
+            w.followers[0].restart();
+            w.check();
+            w.follower_says(0, "were not kept long enough");
+            assert_eq!(comparisons(&w.followers[1].daemon), 0, "who was there read them all");
+            Ok(())
+        }),
+        case("a_follower_is_frozen", ON, |fs| {
+            let mut w = World::new(fs, 2)?;
+            w.check();
+            w.followers[0].daemon.freeze();
+            for _ in 0..10 {
+                w.churn(CHURN / 4);
+                w.daemon.flush(None);
+            }
+            w.barrier("f1");
+            let said = w.flush("all", Duration::from_millis(200));
+            assert_ne!(said.code, 0, "the frozen one holds nothing");
+            w.followers[0].daemon.thaw();
+            w.check();
+            Ok(())
+        }),
+        case("an_upstream_of_another_identity_deletes_nothing", ON, |fs| {
+            let mut w = World::new(fs, 1)?;
+            w.src.mkdir("many");
+            (0..50).for_each(|n| w.src.write(format!("many/{n}"), b"to be kept"));
+            w.check();
+            // The module leads to an empty directory, and then to another tree.
+            let empty = w.work.path().join("empty");
+            std::fs::create_dir(&empty).expect("it can be made");
+            w.rsyncd.remove("web");
+            w.rsyncd.add("web", empty.clone());
+            (0..20).for_each(|n| w.src.remove(format!("many/{n}")));
+            w.daemon.flush(None);
+            w.follower_says(0, "it is not the tree that the feed is of");
+            std::fs::create_dir(empty.join(".fansync")).expect("it can be made");
+            let other = "fansync-feed 1\nfeed web\nidentity 00000000000000000000000000000001\n";
+            std::fs::write(empty.join(".fansync/feed"), other).expect("it can be written");
+            w.follower_says(0, "is another tree than the feed's");
+            assert_eq!((0..50).filter(|n| w.followers[0].dir.has(format!("many/{n}"))).count(), 50, "nothing is deleted");
+            w.rsyncd.remove("web");
+            w.rsyncd.add("web", w.module.clone());
+            w.check();
+            Ok(())
+        }),
+        case("a_source_that_was_emptied_empties_no_follower", ON, |fs| {
+            let w = World::new(fs, 1)?;
+            (0..50).for_each(|n| w.src.write(format!("f{n}"), b"to be kept"));
+            w.check();
+            for entry in std::fs::read_dir(w.src.root()).expect("it can be listed").flatten() {
+                let _ = std::fs::remove_file(entry.path()).or_else(|_| std::fs::remove_dir_all(entry.path()));
+            }
+            w.follower_says(0, "the source is held");
+            assert!((0..50).all(|n| w.followers[0].dir.has(format!("f{n}"))), "nothing is deleted");
+            (0..50).for_each(|n| w.src.write(format!("f{n}"), b"back again"));
+            w.follower_says(0, "the source is held no more");
+            w.check();
+            Ok(())
+        }),
+        case("an_empty_source_can_begin", ON, |fs| {
+            let work = fs::work_dir();
+            let nats = Nats::start(work.path(), "")?;
+            let tree = Ground::of(fs, work.path(), fs::IMAGE_MIB)?;
+            let toml = format!(
+                "[[mirror]]\nname = \"web\"\nsource = \"{}\"\n[[mirror.feed]]\nname = \"feed\"\nservers = [\"{}\"]\n",
+                tree.src.root().display(),
+                nats.url()
+            );
+            let daemon = Daemon::run_text(work.path(), &toml, Until::Reconciled);
+            daemon.flush(None);
+            Ok(())
+        }),
+        case("too_many_deletions_are_held", ON, |fs| {
+            let w = World::with(fs, 1, "", "max_delete = 10\n", "")?;
+            (0..40).for_each(|n| w.src.write(format!("f{n}"), b"x"));
+            w.check();
+            // In one record.
+            w.daemon.does(&["pause"]);
+            (0..20).for_each(|n| w.src.remove(format!("f{n}")));
+            w.daemon.does(&["resume"]);
+            w.daemon.flush(None);
+            w.follower_says(0, "max_delete is 10");
+            assert!((0..20).all(|n| w.followers[0].dir.has(format!("f{n}"))), "nothing is deleted");
+            w.followers[0].daemon.does(&["resume", "--accept-deletes"]);
+            w.check();
+            Ok(())
+        }),
+        case("a_directory_with_other_things_is_not_emptied", ON, |fs| {
+            let mut w = World::new(fs, 0)?;
+            w.join(0, |dir| (0..30).for_each(|n| dir.write(format!("own-{n}"), b"of somebody")));
+            w.follower_says(0, "more than half of what is here");
+            assert!((0..30).all(|n| w.followers[0].dir.has(format!("own-{n}"))));
+            w.followers[0].daemon.does(&["resume", "--accept-deletes"]);
+            w.check();
+            Ok(())
+        }),
+        case("a_second_publisher_is_fenced_off", ON, |fs| {
+            let w = World::new(fs, 1)?;
+            w.check();
+            let other = fs::work_dir();
+            let tree = other.path().join("other");
+            std::fs::create_dir(&tree).expect("it can be made");
+            std::fs::write(tree.join("file"), "of another tree").expect("it can be written");
+            let toml =
+                w.toml.replace(&format!("source = \"{}\"", w.src.root().display()), &format!("source = \"{}\"", tree.display()));
+            let second = Daemon::run_text(other.path(), &toml, Until::Reconciled);
+            second.flush(None);
+            w.src.write("top", b"the first one publishes again");
+            w.daemon.target_status_until("feed", "it is refused", |t| t.reason.contains("another publisher"));
+            Ok(())
+        }),
+        case("a_pause_and_a_flush_are_as_for_any_target", ON, |fs| {
+            let w = World::new(fs, 1)?;
+            w.check();
+            w.followers[0].daemon.does(&["pause"]);
+            w.src.write("top", b"while it is paused");
+            w.daemon.flush(None);
+            let said = w.followers[0].daemon.client(&["flush", "--timeout", "200ms"], WAIT);
+            assert!(said.code != 0 && said.stderr.contains("paused"), "{}", said.stderr);
+            assert_eq!(w.followers[0].dir.read("top"), Some(b"first".to_vec()));
+            w.followers[0].daemon.does(&["resume"]);
+            w.followers[0].daemon.flush(None);
+            assert_eq!(w.followers[0].dir.read("top"), Some(b"while it is paused".to_vec()));
+            w.daemon.does(&["pause"]);
+            w.src.write("top", b"while the source is paused");
+            w.daemon.does(&["resume"]);
+            w.check();
+            Ok(())
+        }),
+        case("a_follower_may_not_publish", ON, |fs| {
+            let accounts = "accounts { A { jetstream: enabled, users: [\n\
+                { user: source, password: s, permissions: { publish: [\"fansync.web\", \"$JS.API.>\"], subscribe: [\"_INBOX.>\", \"fansync.at.web.*\"] } },\n\
+                { user: f0, password: f, permissions: { publish: [\"fansync.at.web.f0\", \"$JS.API.DIRECT.GET.FANSYNC_web\"], subscribe: [\"_INBOX.>\", \"fansync.live.web\"] } },\n\
+                { user: nobody, password: n, permissions: { publish: [\"x\"], subscribe: [\"x\"] } }\n] } }\n";
+            let secrets = fs::work_dir();
+            let secret = |name: &str, text: &str| {
+                let path = secrets.path().join(name);
+                std::fs::write(&path, text).expect("it can be written");
+                std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+                    .expect("its mode can be set");
+                path.display().to_string()
+            };
+            let login = |user: &str, file: String| format!("nats_user = \"{user}\"\nnats_password_file = \"{file}\"\n");
+            let (source, own) = (login("source", secret("s", "s")), login("f0", secret("f", "f")));
+            let mut w = World::with(fs, 1, &source, &own, accounts)?;
+            w.churn(CHURN);
+            w.check();
+            // With the rights of a follower nothing is published, and with none nothing is learned.
+            let other = fs::work_dir();
+            let toml = w.toml.replace(&source, &own);
+            let second = Daemon::run_text(other.path(), &toml, Until::Answering);
+            second.target_status_until("feed", "it is refused", |t| !t.reason.is_empty() && t.state != "idle");
+            w.keys = login("nobody", secret("n", "n"));
+            w.join(1, |_| {});
+            w.follower_says(1, "the feed cannot be read");
+            w.followers.pop();
+            w.churn(CHURN);
+            w.check();
+            assert_eq!(comparisons(&w.followers[0].daemon), 0, "nobody else published");
+            Ok(())
+        }),
+    ]
+}
+
+/// A copy of a directory with all below it.
+fn copy(from: &Path, to: &Path) {
+    let ended = Command::new("cp").args(["-a", "--"]).args([from, to]).status().expect("cp can be run");
+    assert!(ended.success());
+}

@@ -1,0 +1,122 @@
+//! `fansync flush --followers`: waits until followers tell that they hold what the feeds held when the
+//! flush was done.
+
+use super::*;
+use crate::cli::Followers;
+use crate::control::{Flushed, Waiting};
+use crate::status::{Feed, Follower, Snapshot};
+
+/// How often followers are asked for.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// The feeds that are waited for: by mirror and target, where each was.
+type Goals = Vec<(String, String, u64)>;
+
+/// Waits until `deadline`. What is left then, as of targets that do not hold every change.
+///
+/// # Errors
+/// The code to leave with.
+pub(super) fn wait(args: &FlushArgs, which: &Followers, deadline: Instant) -> Result<Flushed, ExitCode> {
+    let mut goals: Option<Goals> = None;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let snapshot = match ask(&args.whom, &Request::Status, Duration::from_secs(10).max(left))? {
+            Reply::Status(snapshot) => *snapshot,
+            _ => return Err(ExitCode::Bug),
+        };
+        // Where the feeds are after the flush is what followers have to hold.
+        let goals = goals.get_or_insert_with(|| goals_of(&snapshot, args));
+        if goals.is_empty() {
+            out::error("there is no feed among the targets: leave --followers out, or add a [[mirror.feed]]");
+            return Err(ExitCode::Usage);
+        }
+        let waiting = missing(&snapshot, goals, which);
+        if waiting.is_empty() || left.is_zero() {
+            return Ok(Flushed { waiting });
+        }
+        std::thread::sleep(LOOK.min(left));
+    }
+}
+
+fn feeds(snapshot: &Snapshot) -> impl Iterator<Item = (&str, &str, &Feed)> {
+    let targets = snapshot.mirrors.iter().flat_map(|m| m.targets.iter().map(move |t| (&*m.name, &*t.name, t.feed.as_ref())));
+    targets.filter_map(|(mirror, target, feed)| Some((mirror, target, feed?)))
+}
+
+fn goals_of(snapshot: &Snapshot, args: &FlushArgs) -> Goals {
+    let chosen = |asked: &Option<String>, name: &str| asked.as_ref().is_none_or(|asked| asked == name);
+    let chosen = feeds(snapshot).filter(|(m, t, _)| chosen(&args.mirror, m) && chosen(&args.target, t));
+    chosen.map(|(m, t, feed)| (m.to_owned(), t.to_owned(), feed.sequence)).collect()
+}
+
+/// Who lacks something.
+fn missing(snapshot: &Snapshot, goals: &Goals, which: &Followers) -> Vec<Waiting> {
+    let mut out = Vec::new();
+    for (mirror, target, goal) in goals {
+        let place = format!("{mirror}/{target}");
+        let Some((.., feed)) = feeds(snapshot).find(|(m, t, _)| m == mirror && t == target) else {
+            out.push(Waiting { target: place, why: "the feed is gone".into(), unreachable: true });
+            continue;
+        };
+        let holds = |f: &&Follower| f.sequence >= *goal;
+        let word = |f: &Follower| {
+            let why = if f.reason.is_empty() { String::new() } else { format!(": {}", f.reason) };
+            let why = format!("{}, at record {} of {goal}{why}", f.state, f.sequence);
+            Waiting { target: format!("{place} at {}", f.name), why, unreachable: matches!(&*f.state, "silent" | "down") }
+        };
+        match which {
+            Followers::All if feed.followers.is_empty() => {
+                out.push(Waiting { target: place, why: "no follower is known".into(), unreachable: true });
+            }
+            Followers::All => out.extend(feed.followers.iter().filter(|f| !holds(f)).map(word)),
+            Followers::Count(count) => {
+                let there = feed.followers.iter().filter(holds).count();
+                if there < *count {
+                    let why = format!("{there} of {count} followers hold it");
+                    out.push(Waiting { target: place, why, unreachable: feed.followers.len() < *count });
+                }
+            }
+            Followers::Named(names) => {
+                for name in names {
+                    match feed.followers.iter().find(|f| f.name == *name) {
+                        Some(f) if holds(&f) => {}
+                        Some(f) => out.push(word(f)),
+                        None => {
+                            let why = "no follower of this name has told anything".into();
+                            out.push(Waiting { target: format!("{place} at {name}"), why, unreachable: true });
+                        }
+                    }
+                }
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status;
+
+    fn snapshot(followers: &[(&str, u64)]) -> Snapshot {
+        let follower =
+            |(name, sequence): &(&str, u64)| Follower { name: (*name).into(), sequence: *sequence, ..Follower::default() };
+        let feed = Feed { sequence: 9, followers: followers.iter().map(follower).collect(), ..Feed::default() };
+        let target = status::Target { name: "t".into(), feed: Some(feed), ..status::Target::default() };
+        let mirror = status::Mirror { name: "m".into(), targets: vec![target], ..status::Mirror::default() };
+        Snapshot { mirrors: vec![mirror], ..Snapshot::default() }
+    }
+
+    #[test]
+    fn whoever_is_behind_is_named() {
+        let two = snapshot(&[("a", 9), ("b", 8)]);
+        let goals = vec![("m".to_owned(), "t".to_owned(), 9)];
+        let names = |which: &Followers| missing(&two, &goals, which).into_iter().map(|w| w.target).collect::<Vec<_>>();
+        assert_eq!(names(&Followers::All), ["m/t at b"]);
+        assert_eq!(names(&Followers::Count(1)), Vec::<String>::new());
+        assert_eq!(names(&Followers::Count(2)), ["m/t"]);
+        assert_eq!(names(&Followers::Named(vec!["a".into(), "c".into()])), ["m/t at c"]);
+        assert_eq!(missing(&snapshot(&[]), &goals, &Followers::All).len(), 1, "nobody is not everybody");
+        assert_eq!(missing(&Snapshot::default(), &goals, &Followers::All).len(), 1);
+    }
+}

@@ -1,0 +1,46 @@
+//! In place of the publisher where fansync is built without feeds: a configuration with one is
+//! refused, so none of this is ever reached.
+
+use std::io;
+use std::path::Path;
+
+use super::record::{Identity, Item};
+use crate::config;
+use crate::location::Location;
+use crate::status;
+use crate::sync::publication::{Publication, Published, publication};
+
+/// See the module's text.
+pub(crate) struct Publisher(());
+
+impl Publisher {
+    /// There is none.
+    pub(crate) fn start(_: &Location, _: &config::Feed, _: &str, _: Option<(&Path, &Path)>) -> io::Result<Publisher> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Nobody answers.
+    pub(crate) fn probe(&self) -> io::Result<Publication> {
+        self.publish(Identity::default(), false, Vec::new())
+    }
+
+    /// Nothing is stored.
+    pub(crate) fn publish(&self, _: Identity, _: bool, _: Vec<Item>) -> io::Result<Publication> {
+        let (publication, promise) = publication()?;
+        promise.keep(Published::not("this fansync was built without feeds"));
+        Ok(publication)
+    }
+
+    /// Nobody is told.
+    pub(crate) fn hold(&self, _: bool) {}
+
+    /// It has none.
+    pub(crate) fn had_records(&self) -> bool {
+        false
+    }
+
+    /// Nothing is known.
+    pub(crate) fn status(&self) -> status::Feed {
+        status::Feed::default()
+    }
+}

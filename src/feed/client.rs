@@ -1,0 +1,285 @@
+//! The connection to the servers of a feed, and what is asked of JetStream: plain requests, so that
+//! this holds for every server from 2.9 on.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_nats::{Client, ConnectOptions, HeaderMap, Message, ServerAddr};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::config::Login;
+use crate::location::Location;
+use crate::trust::{self, Mind};
+
+/// How long a connection may take.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long an answer may take.
+pub(super) const ANSWER: Duration = Duration::from_secs(5);
+
+/// Why something cannot be done with the servers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Trouble {
+    /// Trying again cannot help before a change by an administrator.
+    pub(super) config: bool,
+    pub(super) why: String,
+}
+
+impl Trouble {
+    pub(super) fn away(why: impl Into<String>) -> Trouble {
+        Trouble { config: false, why: why.into() }
+    }
+
+    pub(super) fn config(why: impl Into<String>) -> Trouble {
+        Trouble { config: true, why: why.into() }
+    }
+}
+
+/// What JetStream says of a stream.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Info {
+    /// When it was made, in nanoseconds since 1970.
+    pub(super) created: u64,
+    pub(super) last: u64,
+    pub(super) config: Value,
+    /// The subjects of its messages, where they were asked for.
+    pub(super) subjects: Vec<String>,
+}
+
+/// A message of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Stored {
+    pub(super) sequence: u64,
+    pub(super) payload: Vec<u8>,
+}
+
+/// Why a message was not taken into a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// The stream does not end where it was expected to.
+    WrongLast,
+    /// No answer: it may have been stored all the same.
+    Silent(String),
+    /// By the server.
+    Not(Trouble),
+}
+
+/// An error of JetStream's.
+#[derive(Debug, Deserialize)]
+struct ApiError {
+    #[serde(default)]
+    code: u32,
+    #[serde(default)]
+    err_code: u32,
+    #[serde(default)]
+    description: String,
+}
+
+/// The runtime of a thread that talks to servers.
+pub(super) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// Connects. What the client finds lost later it connects again by itself.
+/// `events`: is told each time whether a connection is there.
+pub(super) async fn connect(
+    place: &Location,
+    login: &Login,
+    name: &str,
+    events: Option<UnboundedSender<bool>>,
+) -> Result<Client, Trouble> {
+    let Location::Feed { servers, .. } = place else { return Err(Trouble::config(format!("{place} is no feed"))) };
+    let mut addresses = Vec::new();
+    for server in servers {
+        addresses.push(server.parse::<ServerAddr>().map_err(|e| Trouble::config(format!("{server}: {e}")))?);
+    }
+    let secret = |file: &PathBuf| -> Result<String, Trouble> {
+        trust::file(file, Mind::Secret).map_err(|e| Trouble::config(format!("{e}; {}", e.help())))?;
+        let text = std::fs::read_to_string(file).map_err(|e| Trouble::config(format!("cannot read {}: {e}", file.display())))?;
+        Ok(text.lines().next().unwrap_or_default().trim().to_owned())
+    };
+    let mut options = ConnectOptions::new().name(name).connection_timeout(CONNECT).request_timeout(Some(ANSWER));
+    if let Some(file) = &login.nkey_file {
+        options = options.nkey(secret(file)?);
+    }
+    if let (Some(user), Some(file)) = (&login.nats_user, &login.nats_password_file) {
+        options = options.user_and_password(user.clone(), secret(file)?);
+    }
+    if let Some(file) = &login.ca_file {
+        options = options.add_root_certificates(file.clone());
+    }
+    if let (Some(cert), Some(key)) = (&login.cert_file, &login.key_file) {
+        options = options.add_client_certificate(cert.clone(), key.clone());
+    }
+    if let Some(events) = events {
+        options = options.event_callback(move |event| {
+            let there = match event {
+                async_nats::Event::Connected => Some(true),
+                async_nats::Event::Disconnected => Some(false),
+                _ => None,
+            };
+            if let Some(there) = there {
+                let _ = events.send(there);
+            }
+            std::future::ready(())
+        });
+    }
+    options = options.require_tls(servers.iter().any(|server| server.starts_with("tls://")));
+    let connected = tokio::time::timeout(CONNECT * 2, async_nats::connect_with_options(addresses, options)).await;
+    match connected {
+        Err(_) => Err(Trouble::away("no answer from a NATS server")),
+        Ok(Err(e)) => {
+            let why = format!("cannot connect to {}: {e}", servers.join(", "));
+            let refused = matches!(
+                e.kind(),
+                async_nats::ConnectErrorKind::Authentication | async_nats::ConnectErrorKind::AuthorizationViolation
+            );
+            Err(Trouble { config: refused, why })
+        }
+        Ok(Ok(client)) => Ok(client),
+    }
+}
+
+/// Asks JetStream for something.
+async fn ask(client: &Client, what: &str, body: &Value) -> Result<Result<Value, ApiError>, Trouble> {
+    let answer = client.request(format!("$JS.API.{what}"), body.to_string().into()).await;
+    let answer = answer.map_err(|e| unanswered(&e))?;
+    let value: Value = serde_json::from_slice(&answer.payload).map_err(|e| Trouble::away(format!("a strange answer: {e}")))?;
+    match value.get("error") {
+        None => Ok(Ok(value)),
+        Some(error) => {
+            let error = ApiError::deserialize(error).unwrap_or(ApiError { code: 0, err_code: 0, description: error.to_string() });
+            Ok(Err(error))
+        }
+    }
+}
+
+fn unanswered(error: &async_nats::RequestError) -> Trouble {
+    match error.kind() {
+        async_nats::RequestErrorKind::NoResponders => {
+            Trouble::away("JetStream does not answer: it is off (jetstream { } in nats-server's configuration), or starts")
+        }
+        async_nats::RequestErrorKind::TimedOut => {
+            Trouble::away("no answer within 5 s: the server is away, or this login may not do that")
+        }
+        _ => Trouble::away(error.to_string()),
+    }
+}
+
+fn refused(what: &str, error: &ApiError) -> Trouble {
+    let why = format!("{what}: {} ({})", error.description, error.code);
+    // 503: no leader in a cluster, or no resources just now.
+    Trouble { config: error.code != 503, why }
+}
+
+fn info_of(value: &Value) -> Result<Info, Trouble> {
+    let created = value["created"].as_str().and_then(|text| humantime::parse_rfc3339(text).ok());
+    let created = created.and_then(|at: SystemTime| at.duration_since(UNIX_EPOCH).ok());
+    let (Some(created), Some(last)) = (created, value["state"]["last_seq"].as_u64()) else {
+        return Err(Trouble::away("the server's description of the stream is not understood"));
+    };
+    let subjects = value["state"]["subjects"].as_object().map(|map| map.keys().cloned().collect()).unwrap_or_default();
+    Ok(Info { created: created.as_nanos() as u64, last, config: value["config"].clone(), subjects })
+}
+
+/// A stream with this configuration, made if there is none, and changed where it is another.
+pub(super) async fn stream(client: &Client, config: &Value) -> Result<Info, Trouble> {
+    let name = config["name"].as_str().unwrap_or_default();
+    let body = json!({ "subjects_filter": ">" });
+    let found = match ask(client, &format!("STREAM.INFO.{name}"), &body).await? {
+        Ok(value) => info_of(&value)?,
+        Err(error) if error.code == 404 => match ask(client, &format!("STREAM.CREATE.{name}"), config).await? {
+            Ok(value) => return info_of(&value),
+            Err(error) => return Err(refused("cannot make the stream", &error)),
+        },
+        Err(error) => return Err(refused("cannot look at the stream", &error)),
+    };
+    let differs = config.as_object().is_some_and(|map| map.iter().any(|(key, value)| found.config.get(key) != Some(value)));
+    if !differs {
+        return Ok(found);
+    }
+    let mut wanted = found.config.clone();
+    if let (Some(wanted), Some(map)) = (wanted.as_object_mut(), config.as_object()) {
+        wanted.extend(map.iter().map(|(key, value)| (key.clone(), value.clone())));
+    }
+    match ask(client, &format!("STREAM.UPDATE.{name}"), &wanted).await? {
+        Ok(_) => Ok(found),
+        Err(error) => Err(refused("cannot change the stream", &error)),
+    }
+}
+
+/// What is looked for in a stream.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Which<'a> {
+    /// The last one with this subject.
+    Last(&'a str),
+    /// The first one with this subject that has at least this sequence.
+    From(u64, &'a str),
+}
+
+/// A message of a stream, from any server that holds it; `None` where there is none.
+pub(super) async fn get(client: &Client, stream: &str, which: Which<'_>) -> Result<Option<Stored>, Trouble> {
+    let body = match which {
+        Which::Last(subject) => json!({ "last_by_subj": subject }),
+        Which::From(sequence, subject) => json!({ "seq": sequence, "next_by_subj": subject }),
+    };
+    let answer = client.request(format!("$JS.API.DIRECT.GET.{stream}"), body.to_string().into()).await;
+    let answer = answer.map_err(|e| unanswered(&e))?;
+    match answer.status.map(|status| status.as_u16()) {
+        Some(404) => return Ok(None),
+        Some(code) if code != 200 => {
+            let why = answer.description.clone().unwrap_or_default();
+            return Err(Trouble::away(format!("cannot read the stream: {why} ({code})")));
+        }
+        _ => {}
+    }
+    let sequence = number(&answer, "Nats-Sequence").ok_or_else(|| Trouble::away("a message without its sequence"))?;
+    Ok(Some(Stored { sequence, payload: answer.payload.to_vec() }))
+}
+
+/// A number among a message's headers.
+pub(super) fn number(message: &Message, header: &str) -> Option<u64> {
+    message.headers.as_ref()?.get(header)?.as_str().parse().ok()
+}
+
+/// Publishes behind the message `last` of the stream. Returns its sequence.
+pub(super) async fn publish(
+    client: &Client,
+    stream: &str,
+    subject: &str,
+    id: &str,
+    last: u64,
+    payload: &[u8],
+) -> Result<u64, Refused> {
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-Msg-Id", id);
+    headers.insert("Nats-Expected-Stream", stream);
+    headers.insert("Nats-Expected-Last-Sequence", last.to_string().as_str());
+    let answer = client.request_with_headers(subject.to_owned(), headers, payload.to_vec().into()).await;
+    let answer = answer.map_err(|e| Refused::Silent(unanswered(&e).why))?;
+    let value: Value = serde_json::from_slice(&answer.payload).map_err(|e| Refused::Silent(format!("a strange answer: {e}")))?;
+    if let Some(error) = value.get("error") {
+        let error = ApiError::deserialize(error).unwrap_or(ApiError { code: 0, err_code: 0, description: error.to_string() });
+        return Err(match error.err_code {
+            10071 | 10164 => Refused::WrongLast,
+            _ => Refused::Not(refused("the record is not stored", &error)),
+        });
+    }
+    value["seq"].as_u64().ok_or_else(|| Refused::Silent("an acknowledgement without a sequence".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_says_of_a_stream() {
+        let text =
+            r#"{"created":"2026-11-30T07:23:01.123456789Z","config":{"name":"S"},"state":{"last_seq":7,"subjects":{"a.b":1}}}"#;
+        let info = info_of(&serde_json::from_str(text).unwrap()).unwrap();
+        assert_eq!((info.created % 1_000_000_000, info.last), (123_456_789, 7));
+        assert_eq!(info.subjects, ["a.b"]);
+        assert!(info_of(&json!({ "state": { "last_seq": 1 } })).is_err());
+    }
+}

@@ -1,0 +1,507 @@
+//! A follower's position in the feed, what it owes, and what it pulls next. Pure: records, the ends
+//! of runs and the time are arguments.
+//!
+//! Promises: the position is at a record only if everything up to it is held, but for paths that
+//! are listed as failed; and whatever breaks the order of records (a gap, a stream that was set
+//! back, another stream, another incarnation of the publisher, a record that is not understood)
+//! becomes an owed comparison of the whole tree. [`Machine::saved`] is to be on the disk before the
+//! position that it has counts.
+//!
+//! **Climbing.** A follower cannot look at the source. Where directories above a listed path are gone
+//! with it, rsync names the topmost of them, which takes the path's place; where it lies below what
+//! is a file by now, what is above it does. At most as often as the tree is deep. Such a name is
+//! listed as one that is gone. Where it is a directory here after that, it was there again, as
+//! another one, and is compared whole.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::pending::{Need, Pending};
+use super::record::{Identity, Record, RecordError};
+use crate::dirty::Kind;
+use crate::path::{self, RelPath};
+
+/// Tries of a path before it counts as failed.
+const ROUNDS: u32 = 3;
+/// Paths of one run.
+const MOST: usize = 20_000;
+
+/// A place in the feed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Point {
+    /// When the stream was made, in nanoseconds since 1970.
+    pub stream: u64,
+    /// That of the publisher.
+    pub incarnation: u64,
+    /// The record's number within it.
+    pub number: u64,
+    /// The record's number in the stream.
+    pub sequence: u64,
+}
+
+impl Point {
+    /// That of a record.
+    pub fn of(sequence: u64, record: &Record) -> Point {
+        Point { stream: record.stream, incarnation: record.incarnation, number: record.number, sequence }
+    }
+
+    /// Whether `next` is the record behind this one.
+    fn is_followed_by(&self, next: &Point) -> bool {
+        *next == Point { number: self.number.wrapping_add(1), sequence: self.sequence.wrapping_add(1), ..*self }
+    }
+}
+
+/// What outlives the process.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Saved {
+    /// Everything up to it is held, or `owed` says that it is not.
+    pub position: Option<Point>,
+    /// Why the whole tree is to be compared.
+    pub owed: Option<String>,
+    /// Paths that failed again and again, as bytes.
+    pub failed: Vec<Vec<u8>>,
+}
+
+/// One run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// A comparison of the whole tree.
+    Whole,
+    /// These paths.
+    List {
+        /// Directories with all below them.
+        deep: bool,
+        /// Files of equal size and times are copied, too.
+        content: bool,
+        /// What is listed.
+        paths: Vec<(RelPath, Kind)>,
+        /// How many of them are gone.
+        gone: usize,
+        /// Something may be deleted.
+        deletes: bool,
+    },
+}
+
+/// A path that rsync complained about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Complaint {
+    /// Which.
+    pub path: RelPath,
+    /// It, or something above it, is not there, or is no directory.
+    pub absent: bool,
+    /// rsync's words.
+    pub words: String,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// All of it is held.
+    Done,
+    /// Some paths failed.
+    Partly {
+        /// These.
+        complaints: Vec<Complaint>,
+        /// No other.
+        complete: bool,
+    },
+    /// Nothing is known to be held: the upstream is away, or the run was not to go on.
+    Not,
+}
+
+/// A path that failed again and again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What is pulled with each try.
+    pub need: Need,
+    /// rsync's words.
+    pub words: String,
+    /// When it is tried again.
+    pub due: Duration,
+}
+
+#[derive(Clone, Debug)]
+enum Flight {
+    Whole { owed: String },
+    List(Vec<(RelPath, Need)>),
+}
+
+/// See the module's text.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// The last record that was read.
+    read: Option<Point>,
+    /// The last record up to which everything is held.
+    confirmed: Option<Point>,
+    /// Records behind it that were read.
+    behind: VecDeque<Point>,
+    owed: Option<String>,
+    rounds: u32,
+    pending: Pending,
+    flight: Option<Flight>,
+    failed: BTreeMap<RelPath, Failure>,
+    held: bool,
+    identity: Option<Identity>,
+    max_pending: usize,
+    /// Between two tries of a path that failed.
+    pause: Duration,
+}
+
+impl Machine {
+    /// Where an earlier process left off. Beyond `max_pending` paths the whole tree stands for
+    /// them; failed paths are tried again after `pause`.
+    pub fn new(saved: Option<Saved>, max_pending: usize, pause: Duration) -> Machine {
+        let saved = saved.unwrap_or_else(|| Saved { owed: Some("nothing was pulled before".into()), ..Saved::default() });
+        let failed = saved.failed.iter().filter_map(|path| {
+            let need = Need::compare(Kind::Subtree, u64::MAX, 0);
+            Some((RelPath::new(path)?, Failure { need, words: "failed before the restart".into(), due: Duration::ZERO }))
+        });
+        let owed = match saved.position {
+            None => saved.owed.or(Some("the position is not known".into())),
+            Some(_) => saved.owed,
+        };
+        Machine {
+            read: saved.position,
+            confirmed: saved.position.filter(|_| owed.is_none()),
+            behind: VecDeque::new(),
+            owed,
+            rounds: 0,
+            pending: Pending::default(),
+            flight: None,
+            failed: failed.collect(),
+            held: false,
+            identity: None,
+            max_pending,
+            pause,
+        }
+    }
+
+    /// The last record that was read.
+    pub fn read(&self) -> Option<Point> {
+        self.read
+    }
+
+    /// The last record up to which everything is held; `None` while a comparison is owed.
+    pub fn position(&self) -> Option<Point> {
+        self.confirmed.filter(|_| !self.owes())
+    }
+
+    /// Whether a comparison of the whole tree is owed, or under way.
+    pub fn owes(&self) -> bool {
+        self.owed.is_some() || matches!(self.flight, Some(Flight::Whole { .. }))
+    }
+
+    /// Why it is.
+    pub fn why_owed(&self) -> Option<&str> {
+        match (&self.owed, &self.flight) {
+            (Some(why), _) | (None, Some(Flight::Whole { owed: why })) => Some(why),
+            _ => None,
+        }
+    }
+
+    /// The source is held: nothing is to be pulled.
+    pub fn is_held(&self) -> bool {
+        self.held
+    }
+
+    /// The tree that the records are of; `None` before the first one.
+    pub fn identity(&self) -> Option<Identity> {
+        self.identity
+    }
+
+    /// Paths that are to be pulled, those under way left aside.
+    pub fn pending(&self) -> &Pending {
+        &self.pending
+    }
+
+    /// How many paths are under way.
+    pub fn in_flight(&self) -> usize {
+        match &self.flight {
+            None => 0,
+            Some(Flight::Whole { .. }) => 1,
+            Some(Flight::List(paths)) => paths.len(),
+        }
+    }
+
+    /// Paths that failed again and again.
+    pub fn failed(&self) -> &BTreeMap<RelPath, Failure> {
+        &self.failed
+    }
+
+    /// Tries them at once.
+    pub fn retry(&mut self) {
+        self.failed.values_mut().for_each(|failure| failure.due = Duration::ZERO);
+    }
+
+    /// What is to be on the disk.
+    pub fn saved(&self) -> Saved {
+        let owed = self.why_owed().map(str::to_owned);
+        let position = if owed.is_some() { self.read } else { self.confirmed };
+        Saved { position, owed, failed: self.failed.keys().map(|path| path.to_vec()).collect() }
+    }
+
+    /// Whether everything that was read is held.
+    pub fn in_sync(&self) -> bool {
+        !self.owes() && self.pending.is_empty() && self.flight.is_none() && self.failed.is_empty()
+    }
+
+    // ----- records -----
+
+    /// Takes in the message with this sequence of the stream.
+    pub fn record(&mut self, sequence: u64, record: Result<Record, RecordError>) {
+        let record = match record {
+            Ok(record) => record,
+            Err(error) => {
+                if self.read.is_none_or(|read| sequence > read.sequence) {
+                    // The next one continues nothing either.
+                    self.read = Some(Point { sequence, ..Point::default() });
+                    self.owe(format!("record {sequence} is not understood: {error}"));
+                }
+                return;
+            }
+        };
+        let point = Point::of(sequence, &record);
+        match self.read {
+            Some(read) if read.is_followed_by(&point) => {}
+            Some(read) if point.sequence <= read.sequence && self.is_known(&point, &read) => return,
+            Some(read) => self.owe(broken(&read, &point)),
+            None => self.owe("the position is not known".into()),
+        }
+        self.learn(point, &record);
+        self.behind.push_back(point);
+        if record.everything {
+            self.owe("the source published everything".into());
+        }
+        if self.owed.is_none() {
+            record.entries.iter().for_each(|item| self.pending.see(item, sequence));
+        }
+        if self.pending.len() > self.max_pending {
+            self.owe(format!("more waits than {}", crate::text::plural(self.max_pending as u64, "path")));
+        }
+        self.advance();
+    }
+
+    /// Looks at what the stream ends with. `true`: the stream is not what it was, and reading goes
+    /// on behind this record.
+    pub fn end(&mut self, sequence: u64, record: Result<Record, RecordError>) -> bool {
+        let Some(read) = self.read else { return false };
+        let Ok(record) = record else { return false };
+        let point = Point::of(sequence, &record);
+        let goes_on = point.sequence > read.sequence || point == read;
+        if goes_on {
+            return false;
+        }
+        self.owe(broken(&read, &point));
+        self.learn(point, &record);
+        self.behind.push_back(point);
+        true
+    }
+
+    fn learn(&mut self, point: Point, record: &Record) {
+        (self.read, self.held) = (Some(point), record.held);
+        // A publisher that has looked at no source yet knows none.
+        if record.identity != Identity::default() {
+            self.identity = Some(record.identity);
+        }
+    }
+
+    /// Whether a record that comes again is one of those that were read.
+    fn is_known(&self, point: &Point, read: &Point) -> bool {
+        let back = read.sequence - point.sequence;
+        (point.stream, point.incarnation) == (read.stream, read.incarnation)
+            && point.number.checked_add(back) == Some(read.number)
+    }
+
+    /// The whole tree is to be compared, from here on.
+    pub fn owe(&mut self, why: String) {
+        self.pending.clear();
+        self.behind.clear();
+        self.behind.extend(self.read);
+        self.owed.get_or_insert(why);
+    }
+
+    // ----- runs -----
+
+    /// The next run, if there is one; its end goes to [`Machine::ended`]. Not while another one is
+    /// under way, nor while the source is held.
+    pub fn take(&mut self, now: Duration) -> Option<Work> {
+        if self.flight.is_some() || self.held {
+            return None;
+        }
+        if let Some(owed) = self.owed.take() {
+            self.flight = Some(Flight::Whole { owed });
+            return Some(Work::Whole);
+        }
+        // What failed before goes by itself, and what is compared whole after what is listed.
+        for (again, deep, content) in [
+            (false, false, false),
+            (false, false, true),
+            (false, true, false),
+            (false, true, true),
+            (true, false, false),
+            (true, false, true),
+            (true, true, false),
+            (true, true, true),
+        ] {
+            let fits = |need: &Need| (need.round > 0, need.kind == Kind::Subtree, need.content) == (again, deep, content);
+            // One path that fails again must not fail others.
+            let taken = self.pending.take(if again { MOST / 100 } else { MOST }, fits);
+            if !taken.is_empty() {
+                return Some(self.leave(deep, content, taken));
+            }
+        }
+        let (path, _) = self.failed.iter().find(|(_, failure)| failure.due <= now)?;
+        let path = path.clone();
+        let mut need = self.failed.remove(&path)?.need;
+        need.round = ROUNDS;
+        Some(self.leave(need.kind == Kind::Subtree, need.content, vec![(path, need)]))
+    }
+
+    /// When [`Machine::take`] has something that it does not have now.
+    pub fn next_due(&self) -> Option<Duration> {
+        self.failed.values().map(|failure| failure.due).min().filter(|_| self.flight.is_none() && !self.held)
+    }
+
+    fn leave(&mut self, deep: bool, content: bool, taken: Vec<(RelPath, Need)>) -> Work {
+        let paths = taken.iter().map(|(path, need)| (path.clone(), need.kind)).collect();
+        let gone = taken.iter().filter(|(_, need)| need.gone).count();
+        let deletes = taken.iter().any(|(_, need)| need.deletes());
+        self.flight = Some(Flight::List(taken));
+        Work::List { deep, content, paths, gone, deletes }
+    }
+
+    /// The run has ended. `true`: there was progress, and the next one need not wait. `is_dir`:
+    /// whether a path here is a directory now.
+    pub fn ended(&mut self, now: Duration, end: End, is_dir: &dyn Fn(&RelPath) -> bool) -> bool {
+        let Some(flight) = self.flight.take() else { return false };
+        let progress = match (flight, end) {
+            (Flight::Whole { .. }, End::Done) => {
+                self.rounds = 0;
+                true
+            }
+            (Flight::List(paths), End::Done) => {
+                // What was gone and is a directory after all is another one, and a list does not
+                // enter it.
+                for (path, need) in paths.into_iter().filter(|(path, need)| need.may_be_another() && is_dir(path)) {
+                    self.put_back(now, path, Need::compare(Kind::Subtree, need.sequence, need.round), "");
+                }
+                true
+            }
+            (Flight::Whole { owed }, End::Not) => {
+                self.owed.get_or_insert(owed);
+                false
+            }
+            (Flight::Whole { owed }, End::Partly { complaints, complete }) => {
+                self.rounds += 1;
+                let lasting = complete && !complaints.is_empty() && complaints.iter().all(|c| !c.absent);
+                if lasting && self.rounds >= ROUNDS {
+                    self.rounds = 0;
+                    for complaint in complaints {
+                        self.fail(now, complaint.path, Need::compare(Kind::Subtree, u64::MAX, ROUNDS), complaint.words);
+                    }
+                    true
+                } else {
+                    self.owed.get_or_insert(owed);
+                    false
+                }
+            }
+            (Flight::List(paths), End::Not) => {
+                paths.into_iter().for_each(|(path, need)| self.put_back(now, path, need, "the run did not end"));
+                false
+            }
+            (Flight::List(paths), End::Partly { complaints, complete }) => self.partly(now, paths, &complaints, complete),
+        };
+        self.advance();
+        progress
+    }
+
+    fn partly(&mut self, now: Duration, paths: Vec<(RelPath, Need)>, complaints: &[Complaint], complete: bool) -> bool {
+        let mut progress = false;
+        for (path, mut need) in paths {
+            let touches = |c: &&Complaint| path::is_at_or_below(&c.path, &path) || path::is_at_or_below(&path, &c.path);
+            // The one nearest to the top decides.
+            let complaint = complaints.iter().filter(touches).min_by_key(|c| c.path.len());
+            match complaint {
+                // Others of the run failed; this one is not known to be held.
+                None if complete => {
+                    progress = true;
+                    self.put_back(now, path, need, "");
+                    continue;
+                }
+                Some(c) if c.absent && path::is_at_or_below(&path, &c.path) => {
+                    progress = true;
+                    let at = match c.path == path {
+                        // Where directories are entered nothing that is missing is deleted.
+                        true if need.kind == Kind::Subtree => Some(path.clone()),
+                        true => path::parent(&path).map(RelPath::from_normal),
+                        false => Some(c.path.clone()),
+                    };
+                    match at.filter(|at| !at.is_root()) {
+                        Some(at) => self.put_back(now, at, Need::gone(need.sequence, need.round + 1), &c.words),
+                        None => self.owe("a path at the top could not be pulled".into()),
+                    }
+                    continue;
+                }
+                _ => need.round += 1,
+            }
+            let words = complaint.map_or("rsync did not say which path failed", |c| &c.words);
+            if need.round >= ROUNDS && complaint.is_some_and(|c| !c.absent) {
+                need.sequence = u64::MAX;
+                self.fail(now, path, need, words.to_owned());
+            } else {
+                self.put_back(now, path, need, words);
+            }
+        }
+        progress
+    }
+
+    /// What left is to be pulled still.
+    fn put_back(&mut self, now: Duration, path: RelPath, need: Need, words: &str) {
+        match self.owed {
+            // A comparison that begins later covers it.
+            Some(_) => {}
+            None if need.sequence == u64::MAX => self.fail(now, path, need, words.to_owned()),
+            None => self.pending.restore(path, need),
+        }
+    }
+
+    fn fail(&mut self, now: Duration, path: RelPath, need: Need, words: String) {
+        self.failed.insert(path, Failure { need, words, due: now + self.pause });
+    }
+
+    /// Moves the position as far as everything is held.
+    fn advance(&mut self) {
+        if self.owes() {
+            return;
+        }
+        let flying = match &self.flight {
+            Some(Flight::List(paths)) => paths.iter().map(|(_, need)| need.sequence).min(),
+            _ => None,
+        };
+        let open = self.pending.oldest().into_iter().chain(flying).min().unwrap_or(u64::MAX);
+        while let Some(point) = self.behind.front().copied().filter(|point| point.sequence < open) {
+            self.confirmed = Some(point);
+            self.behind.pop_front();
+        }
+    }
+}
+
+/// Why `point` does not come after `read`.
+fn broken(read: &Point, point: &Point) -> String {
+    if point.stream != read.stream {
+        "it is another stream than before".into()
+    } else if point.incarnation != read.incarnation {
+        "the publisher began anew".into()
+    } else if point.sequence <= read.sequence {
+        "the stream was set back".into()
+    } else {
+        let missing = point.sequence - read.sequence - 1;
+        format!("{} before record {} were not kept long enough", crate::text::plural(missing, "record"), point.sequence)
+    }
+}
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod machine_tests;

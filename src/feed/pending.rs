@@ -1,0 +1,229 @@
+//! What a follower has read and does not hold yet: paths, merged in the order of the records.
+//!
+//! Unlike a source it cannot look at the tree to learn what is there, so it keeps what the last
+//! record said of a name. What was deleted and is there again as a directory is another directory,
+//! and compared whole.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use super::record::Item;
+use crate::dirty::Kind;
+use crate::path::{self, RelPath};
+
+/// What is to be done about a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// How much of it is pulled.
+    pub kind: Kind,
+    /// The last record said that nothing has this name.
+    pub gone: bool,
+    /// Its content may be another one although size and times are the same.
+    pub content: bool,
+    /// The first record that it is of.
+    pub sequence: u64,
+    /// How often it has failed.
+    pub round: u32,
+    /// It was gone in between.
+    was_gone: bool,
+}
+
+impl Need {
+    /// What `item` of the record with this sequence asks for.
+    fn of(item: &Item, sequence: u64) -> Need {
+        let kind = if item.gone { Kind::Entry } else { item.kind };
+        Need { kind, gone: item.gone, content: item.content, sequence, round: 0, was_gone: item.gone }
+    }
+
+    /// A comparison of this extent, in place of something that failed so often.
+    pub(super) fn compare(kind: Kind, sequence: u64, round: u32) -> Need {
+        Need { kind, gone: false, content: false, sequence, round, was_gone: false }
+    }
+
+    /// A name that may be gone.
+    pub(super) fn gone(sequence: u64, round: u32) -> Need {
+        Need { kind: Kind::Entry, gone: true, content: false, sequence, round, was_gone: true }
+    }
+
+    /// Whether a directory of this name may be another one than was here, and is not compared
+    /// whole.
+    pub(super) fn may_be_another(&self) -> bool {
+        self.was_gone && self.kind < Kind::Subtree
+    }
+
+    /// With what came later. `directory`: that is one.
+    fn then(&self, later: &Need, directory: bool) -> Need {
+        let was_gone = self.was_gone || later.was_gone;
+        let kind = match later.gone {
+            true => Kind::Entry,
+            false if self.was_gone && directory => Kind::Subtree,
+            false => self.kind.max(later.kind),
+        };
+        Need {
+            kind,
+            gone: later.gone,
+            content: self.content || later.content,
+            sequence: self.sequence.min(later.sequence),
+            round: self.round.max(later.round),
+            was_gone,
+        }
+    }
+
+    /// Whether its run may delete something.
+    pub fn deletes(&self) -> bool {
+        self.gone || self.was_gone || self.kind > Kind::Entry
+    }
+}
+
+/// See the module's text.
+#[derive(Clone, Debug, Default)]
+pub struct Pending {
+    paths: BTreeMap<RelPath, Need>,
+    /// How many paths are of a record.
+    sequences: BTreeMap<u64, usize>,
+}
+
+impl Pending {
+    /// How many paths there are.
+    pub fn len(&self) -> usize {
+        self.paths.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.paths.is_empty()
+    }
+
+    /// The oldest record that is not done with.
+    pub fn oldest(&self) -> Option<u64> {
+        self.sequences.keys().next().copied()
+    }
+
+    /// Some of the paths, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&RelPath, &Need)> {
+        self.paths.iter()
+    }
+
+    /// Takes in what a record says, which is newer than all that is here.
+    pub fn see(&mut self, item: &Item, sequence: u64) {
+        let mut need = Need::of(item, sequence);
+        if item.gone || item.kind == Kind::Subtree {
+            // It takes all below it along.
+            for path in self.below(&item.path) {
+                need.sequence = need.sequence.min(self.remove(&path).map_or(u64::MAX, |old| old.sequence));
+            }
+        }
+        let need = match self.remove(&item.path) {
+            Some(old) => old.then(&need, item.directory || item.kind > Kind::Entry),
+            None => need,
+        };
+        self.insert(item.path.clone(), need);
+    }
+
+    /// Takes back what left and was not done, which is older than all that is here.
+    pub fn restore(&mut self, path: RelPath, need: Need) {
+        let need = match self.remove(&path) {
+            // A record that does not say what it is may mean a directory.
+            Some(later) => need.then(&later, !later.gone),
+            None => need,
+        };
+        self.insert(path, need);
+    }
+
+    /// Takes out at most `most` paths for which `fits` holds.
+    pub fn take(&mut self, most: usize, fits: impl Fn(&Need) -> bool) -> Vec<(RelPath, Need)> {
+        let paths: Vec<RelPath> =
+            self.paths.iter().filter(|(_, need)| fits(need)).take(most).map(|(path, _)| path.clone()).collect();
+        paths.into_iter().filter_map(|path| self.remove(&path).map(|need| (path, need))).collect()
+    }
+
+    /// Forgets everything: a comparison of the whole tree stands for it.
+    pub fn clear(&mut self) {
+        *self = Pending::default();
+    }
+
+    fn below(&self, dir: &RelPath) -> Vec<RelPath> {
+        if dir.is_root() {
+            return self.paths.keys().filter(|path| !path.is_root()).cloned().collect();
+        }
+        let mut from = dir.to_vec();
+        from.push(b'/');
+        let range = (Bound::Included(&from[..]), Bound::Unbounded);
+        let all = self.paths.range::<[u8], _>(range).map(|(path, _)| path);
+        all.take_while(|path| path::is_at_or_below(path, dir)).cloned().collect()
+    }
+
+    fn insert(&mut self, path: RelPath, need: Need) {
+        *self.sequences.entry(need.sequence).or_default() += 1;
+        self.paths.insert(path, need);
+    }
+
+    fn remove(&mut self, path: &[u8]) -> Option<Need> {
+        let need = self.paths.remove(path)?;
+        if let Some(count) = self.sequences.get_mut(&need.sequence) {
+            *count -= 1;
+            if *count == 0 {
+                self.sequences.remove(&need.sequence);
+            }
+        }
+        Some(need)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(path: &str, kind: Kind, gone: bool, directory: bool) -> Item {
+        Item { path: RelPath::new(path.as_bytes()).unwrap(), kind, gone, directory, content: false }
+    }
+
+    fn shown(pending: &Pending) -> Vec<(String, Kind, bool, u64)> {
+        pending.iter().map(|(path, need)| (path.to_string(), need.kind, need.gone, need.sequence)).collect()
+    }
+
+    #[test]
+    fn what_is_gone_takes_along_what_was_to_be_pulled_below_it() {
+        let mut pending = Pending::default();
+        for (path, sequence) in [("a/b/c", 1), ("a/b", 2), ("a/b0", 2), ("a", 3)] {
+            pending.see(&item(path, Kind::Entry, false, false), sequence);
+        }
+        pending.see(&item("a/b", Kind::Entry, true, false), 4);
+        let want = [("a", 3, false), ("a/b", 1, true), ("a/b0", 2, false)];
+        assert_eq!(shown(&pending), want.map(|(p, n, gone)| (p.to_owned(), Kind::Entry, gone, n)));
+        assert_eq!(pending.oldest(), Some(1));
+        assert_eq!(pending.take(10, |need| need.gone).len(), 1);
+        assert_eq!((pending.oldest(), pending.len()), (Some(2), 2));
+        pending.see(&item("", Kind::Subtree, false, true), 9);
+        assert_eq!(shown(&pending), [(".".to_owned(), Kind::Subtree, false, 2)]);
+    }
+
+    #[test]
+    fn a_directory_that_was_gone_is_another_one() {
+        for (directory, kind) in [(true, Kind::Subtree), (false, Kind::Entry)] {
+            let mut pending = Pending::default();
+            pending.see(&item("d", Kind::Entry, true, false), 1);
+            pending.see(&item("d", Kind::Entry, false, directory), 2);
+            assert_eq!(shown(&pending), [("d".into(), kind, false, 1)], "directory: {directory}");
+            assert!(pending.iter().all(|(_, need)| need.deletes()));
+        }
+        let mut pending = Pending::default();
+        pending.see(&item("d", Kind::Contents, false, true), 1);
+        pending.see(&item("d", Kind::Entry, true, false), 2);
+        assert_eq!(shown(&pending), [("d".into(), Kind::Entry, true, 1)]);
+    }
+
+    #[test]
+    fn what_comes_back_is_older_than_what_came_meanwhile() {
+        let mut pending = Pending::default();
+        pending.see(&item("d", Kind::Entry, true, false), 1);
+        let left = pending.take(1, |_| true);
+        pending.see(&item("d", Kind::Entry, false, true), 2);
+        left.into_iter().for_each(|(path, need)| pending.restore(path, need));
+        assert_eq!(shown(&pending), [("d".into(), Kind::Subtree, false, 1)]);
+        let left = pending.take(1, |_| true);
+        pending.see(&item("d", Kind::Entry, true, false), 3);
+        left.into_iter().for_each(|(path, need)| pending.restore(path, need));
+        assert_eq!(shown(&pending), [("d".into(), Kind::Entry, true, 1)]);
+    }
+}

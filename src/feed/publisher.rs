@@ -1,0 +1,504 @@
+//! The source's side of a feed: a thread that stores records in the stream, in order, one at a time.
+//!
+//! Each record has a message id and the sequence that the stream must end with before it. So a
+//! record that is sent twice is stored once, a second publisher is found out, and a stream that was
+//! set back is, too: then a new incarnation begins with a record of everything.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use async_nats::Client;
+use futures_util::StreamExt;
+use serde_json::json;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::client::{self, Refused, Trouble, Which};
+use super::machine::Point;
+use super::note::PublishedFile;
+use super::record::{Identity, Item, Record, split};
+use super::{Told, live_subject, mark, position_subject, positions, stream, subject};
+use crate::config;
+use crate::location::Location;
+use crate::status;
+use crate::sync::publication::{Promise, Publication, Published, publication};
+
+/// Tries of a record that is not answered.
+const TRIES: u32 = 3;
+/// How long JetStream remembers message ids.
+const WINDOW: Duration = Duration::from_secs(120);
+/// A follower that tells nothing for so long is silent.
+const SILENT: Duration = Duration::from_secs(30);
+/// Followers in the status: the slowest of them.
+const SHOWN: usize = 1_000;
+
+enum Order {
+    Probe(Promise),
+    Publish { identity: Identity, everything: bool, entries: Vec<Item>, promise: Promise },
+    Hold(bool),
+}
+
+/// What the thread knows.
+#[derive(Default)]
+struct Known {
+    point: Option<Point>,
+    /// The stream had records when it was looked at, so that followers may have something to lose.
+    had_records: bool,
+    records: u64,
+    bytes: u64,
+    followers: BTreeMap<String, (Told, Instant)>,
+}
+
+/// The way to the thread; dropped, it ends.
+pub(crate) struct Publisher {
+    orders: UnboundedSender<Order>,
+    known: Arc<Mutex<Known>>,
+}
+
+fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
+    known.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Publisher {
+    /// Starts the thread. `kept`: the state directory and the source, where state is kept.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub(crate) fn start(
+        place: &Location,
+        feed: &config::Feed,
+        mirror: &str,
+        kept: Option<(&Path, &Path)>,
+    ) -> io::Result<Publisher> {
+        let (orders, taken) = unbounded_channel();
+        let known = Arc::new(Mutex::new(Known::default()));
+        let Location::Feed { feed: name, .. } = place else { return Err(io::ErrorKind::InvalidInput.into()) };
+        let life = Life {
+            mirror: mirror.to_owned(),
+            place: place.clone(),
+            name: name.clone(),
+            config: feed.clone(),
+            file: kept.map(|(dir, source)| PublishedFile::new(dir, mirror, source)),
+            known: Arc::clone(&known),
+            link: None,
+            at: None,
+            unsure: None,
+            owes_everything: false,
+            fenced: None,
+            held: None,
+            identity: Identity::default(),
+        };
+        let runtime = client::runtime()?;
+        std::thread::Builder::new().name("fansync-feed".into()).spawn(move || {
+            runtime.block_on(life.run(taken));
+            // Not to wait for what its tasks wait for.
+            runtime.shutdown_background();
+        })?;
+        Ok(Publisher { orders, known })
+    }
+
+    /// Asks whether records can be stored.
+    ///
+    /// # Errors
+    /// As [`publication`].
+    pub(crate) fn probe(&self) -> io::Result<Publication> {
+        let (publication, promise) = publication()?;
+        let _ = self.orders.send(Order::Probe(promise));
+        Ok(publication)
+    }
+
+    /// Stores what is to be looked at in the tree with this identity; `everything`: all of it.
+    ///
+    /// # Errors
+    /// As [`publication`].
+    pub(crate) fn publish(&self, identity: Identity, everything: bool, entries: Vec<Item>) -> io::Result<Publication> {
+        let (publication, promise) = publication()?;
+        let _ = self.orders.send(Order::Publish { identity, everything, entries, promise });
+        Ok(publication)
+    }
+
+    /// Tells the followers whether the source is held.
+    pub(crate) fn hold(&self, held: bool) {
+        let _ = self.orders.send(Order::Hold(held));
+    }
+
+    /// Whether the stream has, or had, records: then followers may have something to lose.
+    pub(crate) fn had_records(&self) -> bool {
+        lock(&self.known).had_records
+    }
+
+    /// Where the feed is, and its followers.
+    pub(crate) fn status(&self) -> status::Feed {
+        let known = lock(&self.known);
+        let point = known.point.unwrap_or_default();
+        let incarnation = mark::hex(&point.incarnation.to_be_bytes());
+        let shown = |(name, (told, heard)): (&String, &(Told, Instant))| {
+            let silent = heard.elapsed().as_secs_f64();
+            // A position of another incarnation says nothing about this one.
+            let sequence = if told.incarnation == incarnation { told.sequence } else { 0 };
+            let behind = point.sequence.saturating_sub(sequence);
+            status::Follower {
+                name: name.clone(),
+                state: if heard.elapsed() > SILENT { "silent".into() } else { told.state.clone() },
+                reason: told.reason.clone(),
+                sequence,
+                behind,
+                lag_seconds: if behind > 0 { told.lag_seconds + silent } else { 0.0 },
+                told_seconds: silent,
+                upstream: told.upstream.clone(),
+                version: told.version.clone(),
+            }
+        };
+        let mut followers: Vec<status::Follower> = known.followers.iter().map(shown).collect();
+        followers.sort_by_key(|f| std::cmp::Reverse((f.state == "silent", f.behind)));
+        let count = followers.len() as u64;
+        followers.truncate(SHOWN);
+        status::Feed {
+            stream: point.stream,
+            incarnation,
+            sequence: point.sequence,
+            records: known.records,
+            record_bytes: known.bytes,
+            followers_known: count,
+            followers,
+        }
+    }
+}
+
+struct Life {
+    mirror: String,
+    place: Location,
+    name: String,
+    config: config::Feed,
+    file: Option<PublishedFile>,
+    known: Arc<Mutex<Known>>,
+    link: Option<Client>,
+    /// The last record that is stored, as far as is known.
+    at: Option<Point>,
+    /// A record that was sent, and may be stored behind that.
+    unsure: Option<Vec<u8>>,
+    /// The next record is to be one of everything.
+    owes_everything: bool,
+    /// Another publisher stores records.
+    fenced: Option<String>,
+    /// What followers are to be told, if it is not known to be so.
+    held: Option<bool>,
+    identity: Identity,
+}
+
+impl Life {
+    async fn run(mut self, mut orders: UnboundedReceiver<Order>) {
+        let mut waiting = VecDeque::new();
+        loop {
+            let order = match waiting.pop_front() {
+                Some(order) => order,
+                None => match orders.recv().await {
+                    Some(order) => order,
+                    None => return,
+                },
+            };
+            let work = async {
+                match order {
+                    Order::Probe(promise) => {
+                        let said = self.open().await.map_err(not).err().unwrap_or(Published::Stored);
+                        promise.keep(said);
+                    }
+                    Order::Publish { identity, everything, entries, promise } => {
+                        self.identity = identity;
+                        promise.keep(self.publish(everything, entries).await.map_err(not).err().unwrap_or(Published::Stored));
+                        self.save();
+                    }
+                    Order::Hold(held) => {
+                        self.held = Some(held);
+                        if let Err(trouble) = self.tell_held().await {
+                            tracing::debug!(mirror = %self.mirror, "followers are told of a held source later: {}", trouble.why);
+                        }
+                        self.save();
+                    }
+                }
+            };
+            // What waits for a server must not keep the thread when its owner has gone.
+            tokio::pin!(work);
+            let mut closed = false;
+            loop {
+                tokio::select! {
+                    () = &mut work => break,
+                    order = orders.recv(), if !closed => match order {
+                        Some(order) => waiting.push_back(order),
+                        None => closed = true,
+                    },
+                }
+                if closed {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn save(&mut self) {
+        if let (Some(file), Some(at)) = (&self.file, &self.at)
+            && !self.owes_everything
+            && let Err(error) = file.save(at)
+        {
+            tracing::warn!(mirror = %self.mirror, "where the feed ends cannot be saved, so followers compare everything after a restart: {error}");
+            self.file = None;
+        }
+    }
+
+    /// Connects, and looks whether the stream ends where it was left.
+    async fn open(&mut self) -> Result<(), Trouble> {
+        if let Some(why) = &self.fenced {
+            return Err(Trouble::config(why.clone()));
+        }
+        if self.link.is_none() {
+            let name = format!("fansync {}", self.mirror);
+            let client = client::connect(&self.place, &self.config.login, &name, None).await?;
+            self.hear_followers(&client).await?;
+            self.link = Some(client);
+        }
+        let client = self.link.clone().ok_or_else(|| Trouble::away("not connected"))?;
+        let info = client::stream(&client, &self.stream_config()).await?;
+        lock(&self.known).had_records |= info.last > 0;
+        let last = client::get(&client, &stream(&self.name), Which::Last(&subject(&self.name))).await?;
+        let bytes = last.as_ref().map(|stored| stored.payload.clone());
+        let last = last.and_then(|stored| Some((stored.sequence, Record::decode(&stored.payload).ok()?)));
+        let left = self.at.or_else(|| self.file.as_ref().and_then(PublishedFile::load));
+        let found = last.as_ref().map(|(sequence, record)| Point::of(*sequence, record));
+        match left {
+            Some(at) if at.stream == info.created && info.last == at.sequence && found.is_none_or(|found| found == at) => {
+                self.at = Some(at);
+            }
+            // A record whose acknowledgement was lost, or came after the process before ended.
+            Some(at)
+                if at.stream == info.created
+                    && found.is_some_and(|f| {
+                        f.sequence == info.last
+                            && f.incarnation == at.incarnation
+                            && f.sequence > at.sequence
+                            && f.number.wrapping_sub(at.number) == f.sequence - at.sequence
+                    })
+                    && (self.at.is_none() || self.unsure.as_deref() == bytes.as_deref()) =>
+            {
+                self.at = found;
+            }
+            left => {
+                if self.at.is_some() || left.is_some() {
+                    tracing::warn!(
+                        mirror = %self.mirror, feed = %self.name,
+                        "the stream does not end where it was left (it was set back, made anew, or published to by another): \
+                         every follower compares its whole tree"
+                    );
+                }
+                self.begin_anew(info.created, info.last);
+            }
+        }
+        self.unsure = None;
+        // A hold of before the start is over, or told again.
+        if last.is_some_and(|(_, record)| record.held) && self.held.is_none() {
+            self.held = Some(false);
+        }
+        self.note();
+        Ok(())
+    }
+
+    fn begin_anew(&mut self, created: u64, last: u64) {
+        self.at = Some(Point { stream: created, incarnation: fastrand::u64(1..), number: 0, sequence: last });
+        self.owes_everything = true;
+    }
+
+    fn note(&self) {
+        lock(&self.known).point = self.at.filter(|_| !self.owes_everything);
+    }
+
+    fn stream_config(&self) -> serde_json::Value {
+        json!({
+            "name": stream(&self.name),
+            "subjects": [subject(&self.name)],
+            "retention": "limits",
+            "discard": "old",
+            "storage": "file",
+            "max_age": self.config.keep.as_nanos() as u64,
+            "max_bytes": self.config.keep_bytes,
+            "num_replicas": self.config.replicas,
+            "duplicate_window": WINDOW.min(self.config.keep).as_nanos() as u64,
+            "allow_direct": true,
+            "republish": { "src": subject(&self.name), "dest": live_subject(&self.name) },
+        })
+    }
+
+    /// Learns where followers are, and goes on listening.
+    async fn hear_followers(&self, client: &Client) -> Result<(), Trouble> {
+        let all = position_subject(&self.name, "*");
+        let mut told = client.subscribe(all.clone()).await.map_err(|e| Trouble::away(e.to_string()))?;
+        let config = json!({
+            "name": positions(&self.name),
+            "subjects": [all],
+            "retention": "limits",
+            "discard": "old",
+            "storage": "file",
+            "max_msgs_per_subject": 1,
+            "max_age": self.config.keep.as_nanos() as u64,
+            "num_replicas": self.config.replicas,
+            "duplicate_window": WINDOW.min(self.config.keep).as_nanos() as u64,
+            "allow_direct": true,
+        });
+        let info = client::stream(client, &config).await?;
+        for subject in info.subjects {
+            if let Some(stored) = client::get(client, &positions(&self.name), Which::Last(&subject)).await? {
+                hear(&self.known, &subject, &stored.payload);
+            }
+        }
+        let known = Arc::clone(&self.known);
+        tokio::spawn(async move {
+            while let Some(message) = told.next().await {
+                hear(&known, message.subject.as_str(), &message.payload);
+            }
+        });
+        Ok(())
+    }
+
+    async fn publish(&mut self, everything: bool, entries: Vec<Item>) -> Result<(), Trouble> {
+        if self.at.is_none() || self.unsure.is_some() || self.link.is_none() {
+            self.open().await?;
+        }
+        self.tell_held().await?;
+        if everything {
+            self.owes_everything = true;
+        }
+        if self.owes_everything {
+            return self.store(true, false, entries).await;
+        }
+        for entries in split(entries) {
+            self.store(false, false, entries).await?;
+            // The stream was found to be another one: everything went instead.
+            if self.owes_everything {
+                return self.store(true, false, Vec::new()).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells what is not known to be told.
+    async fn tell_held(&mut self) -> Result<(), Trouble> {
+        let Some(held) = self.held else { return Ok(()) };
+        if self.at.is_none() || self.link.is_none() {
+            self.open().await?;
+        }
+        self.store(self.owes_everything, held, Vec::new()).await?;
+        self.held = None;
+        Ok(())
+    }
+
+    /// Stores one record.
+    async fn store(&mut self, everything: bool, held: bool, entries: Vec<Item>) -> Result<(), Trouble> {
+        let client = self.link.clone().ok_or_else(|| Trouble::away("not connected"))?;
+        let (mut everything, mut entries) = (everything, if everything { Vec::new() } else { entries });
+        // Once more where the stream was not what it was.
+        for _ in 0..3 {
+            let at = self.at.ok_or_else(|| Trouble::away("not connected"))?;
+            let millis = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+            let record = Record {
+                incarnation: at.incarnation,
+                number: at.number + 1,
+                stream: at.stream,
+                identity: self.identity,
+                millis,
+                everything,
+                held,
+                entries: std::mem::take(&mut entries),
+            };
+            let payload = record.encode();
+            match self.send(&client, &at, &record, &payload).await {
+                Ok(sequence) => {
+                    self.at = Some(Point { number: at.number + 1, sequence, ..at });
+                    self.owes_everything &= !everything;
+                    let mut known = lock(&self.known);
+                    (known.records, known.bytes) = (known.records + 1, known.bytes + payload.len() as u64);
+                    drop(known);
+                    self.note();
+                    return Ok(());
+                }
+                Err(Refused::WrongLast) => {
+                    self.judge(&client, &payload, &at).await?;
+                    if self.at.is_some_and(|now| now.incarnation == at.incarnation) {
+                        self.owes_everything &= !everything;
+                        return Ok(()); // it is stored
+                    }
+                    everything = true;
+                }
+                Err(Refused::Silent(why)) => {
+                    self.unsure = Some(payload);
+                    return Err(Trouble::away(why));
+                }
+                Err(Refused::Not(trouble)) => {
+                    self.unsure = Some(payload);
+                    return Err(trouble);
+                }
+            }
+        }
+        Err(Trouble::away("the stream changes all the time: is there another publisher?"))
+    }
+
+    async fn send(&self, client: &Client, at: &Point, record: &Record, payload: &[u8]) -> Result<u64, Refused> {
+        let id = format!("{:016x}-{}-{}", at.incarnation, record.number, record.millis);
+        let (stream, subject) = (stream(&self.name), subject(&self.name));
+        let mut tries = 0;
+        loop {
+            match client::publish(client, &stream, &subject, &id, at.sequence, payload).await {
+                Err(Refused::Silent(_)) if tries + 1 < TRIES => tries += 1,
+                other => return other,
+            }
+        }
+    }
+
+    /// The stream does not end behind what was stored last: it is this record, whose
+    /// acknowledgement was lost, or the stream is not what it was, or another publisher is there.
+    async fn judge(&mut self, client: &Client, payload: &[u8], at: &Point) -> Result<(), Trouble> {
+        let info = client::stream(client, &self.stream_config()).await?;
+        let last = client::get(client, &stream(&self.name), Which::Last(&subject(&self.name))).await?;
+        if let Some(stored) = &last {
+            if stored.payload == payload {
+                self.at = Some(Point { number: at.number + 1, sequence: stored.sequence, ..*at });
+                self.note();
+                return Ok(());
+            }
+            let other = Record::decode(&stored.payload).ok().filter(|r| r.incarnation != at.incarnation);
+            if let Some(other) = other.filter(|_| stored.sequence > at.sequence && info.created == at.stream) {
+                let why = format!(
+                    "another publisher stores records in the feed {} (its incarnation is {:016x}): one source has one publisher. \
+                     Stop it, and restart this one",
+                    self.name, other.incarnation
+                );
+                self.fenced = Some(why.clone());
+                return Err(Trouble::config(why));
+            }
+        }
+        tracing::warn!(
+            mirror = %self.mirror, feed = %self.name,
+            "the stream does not end where it was left (it was set back, made anew, or published to by another): \
+             every follower compares its whole tree"
+        );
+        self.begin_anew(info.created, info.last);
+        self.note();
+        Ok(())
+    }
+}
+
+fn not(trouble: Trouble) -> Published {
+    Published::Not { config: trouble.config, why: trouble.why }
+}
+
+/// Takes in what a follower told.
+fn hear(known: &Mutex<Known>, subject: &str, payload: &[u8]) {
+    let Some(name) = subject.rsplit('.').next() else { return };
+    let Ok(told) = serde_json::from_slice::<Told>(payload) else { return };
+    let age = Duration::try_from_secs_f64(now() - told.unix).unwrap_or_default();
+    let heard = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
+    lock(known).followers.insert(name.to_owned(), (told, heard));
+}
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}

@@ -1,0 +1,319 @@
+//! A follower's side of a feed: a thread that reads the stream in order and hands each message on,
+//! and that tells the follower's position.
+//!
+//! Records come by a plain subscription to what the server repeats; what is missing between them,
+//! and after a connection was lost, is fetched from the stream. So the server keeps nothing for a
+//! follower.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Client;
+use crossbeam::channel::{Receiver, Sender, bounded};
+use futures_util::StreamExt;
+use tokio::sync::mpsc::{UnboundedReceiver as Asked, UnboundedSender as Asking, unbounded_channel};
+
+use super::client::{self, Trouble, Which};
+use super::{Told, live_subject, position_subject, stream, subject};
+use crate::config::Login;
+use crate::location::Location;
+use crate::sys::event::EventFd;
+
+/// How often the end of the stream is looked at.
+const LOOK: Duration = Duration::from_secs(10);
+/// Between two attempts to connect.
+const AGAIN: Duration = Duration::from_millis(500);
+const AGAIN_MAX: Duration = Duration::from_secs(15);
+/// Messages that wait for the follower.
+const WAITING: usize = 256;
+
+/// What the thread hands on.
+#[derive(Debug)]
+pub(crate) enum Read {
+    /// The next message.
+    Record(u64, Vec<u8>),
+    /// What the stream ends with, or that it is empty.
+    End(Option<(u64, Vec<u8>)>),
+    /// The stream was looked at after [`Reader::look`] was called with this number: its last
+    /// message then, if it had any. What comes before that was handed on.
+    Looked(u64, Option<u64>),
+    /// The servers cannot be reached, or refuse.
+    Down(String),
+    /// They answer.
+    Up,
+}
+
+enum Ask {
+    /// Go on reading behind this message; `None`: at the end.
+    From(Option<u64>),
+    Look(u64),
+    Tell(Box<Told>),
+}
+
+/// The way to the thread; dropped, it ends.
+pub(crate) struct Reader {
+    ask: Asking<Ask>,
+    read: Receiver<Read>,
+}
+
+impl Reader {
+    /// Starts the thread, which reads behind the message `from`, or the last one where that is not
+    /// known. `wake` is rung with whatever it hands on.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub(crate) fn start(
+        place: &Location,
+        login: &Login,
+        follower: &str,
+        from: Option<u64>,
+        wake: Arc<EventFd>,
+    ) -> io::Result<Reader> {
+        let (ask, asked) = unbounded_channel();
+        let (hand, read) = bounded(WAITING);
+        let Location::Feed { feed, .. } = place else { return Err(io::ErrorKind::InvalidInput.into()) };
+        let life = Life {
+            place: place.clone(),
+            login: login.clone(),
+            feed: feed.clone(),
+            follower: follower.to_owned(),
+            next: from.map(|from| from + 1),
+            hand,
+            wake,
+            told: None,
+            looks: Vec::new(),
+        };
+        let runtime = client::runtime()?;
+        std::thread::Builder::new().name("fansync-reader".into()).spawn(move || {
+            runtime.block_on(life.run(asked));
+            runtime.shutdown_background();
+        })?;
+        Ok(Reader { ask, read })
+    }
+
+    /// What has come.
+    pub(crate) fn take(&self) -> Option<Read> {
+        self.read.try_recv().ok()
+    }
+
+    /// Goes on behind this message.
+    pub(crate) fn read_behind(&self, sequence: Option<u64>) {
+        let _ = self.ask.send(Ask::From(sequence));
+    }
+
+    /// Looks at the stream; [`Read::Looked`] answers, once the servers do.
+    pub(crate) fn look(&self, number: u64) {
+        let _ = self.ask.send(Ask::Look(number));
+    }
+
+    /// Tells the source; a later word stands for one that could not be told.
+    pub(crate) fn tell(&self, told: Told) {
+        let _ = self.ask.send(Ask::Tell(Box::new(told)));
+    }
+}
+
+struct Life {
+    place: Location,
+    login: Login,
+    feed: String,
+    follower: String,
+    /// The message to hand on next; `None`: what the stream ends with.
+    next: Option<u64>,
+    hand: Sender<Read>,
+    wake: Arc<EventFd>,
+    told: Option<Told>,
+    /// Not answered yet.
+    looks: Vec<u64>,
+}
+
+impl Life {
+    async fn run(mut self, mut asked: Asked<Ask>) {
+        let mut pause = AGAIN;
+        loop {
+            let trouble = match self.follow(&mut asked, &mut pause).await {
+                Ok(()) => return,
+                Err(trouble) => trouble,
+            };
+            if !self.hand(Read::Down(trouble.why)).await {
+                return;
+            }
+            let wait = tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64()));
+            tokio::pin!(wait);
+            loop {
+                tokio::select! {
+                    () = &mut wait => break,
+                    ask = asked.recv() => match ask {
+                        None => return,
+                        Some(ask) => self.take(ask),
+                    },
+                }
+            }
+            pause = (pause * 2).min(AGAIN_MAX);
+        }
+    }
+
+    fn take(&mut self, ask: Ask) {
+        match ask {
+            Ask::From(sequence) => self.next = sequence.map(|sequence| sequence + 1),
+            Ask::Look(number) => self.looks.push(number),
+            Ask::Tell(told) => self.told = Some(*told),
+        }
+    }
+
+    /// `false`: the follower has ended.
+    async fn hand(&self, read: Read) -> bool {
+        let mut read = read;
+        loop {
+            match self.hand.try_send(read) {
+                Ok(()) => {
+                    self.wake.wake();
+                    return true;
+                }
+                Err(crossbeam::channel::TrySendError::Disconnected(_)) => return false,
+                // It is busy; the server keeps what comes meanwhile.
+                Err(crossbeam::channel::TrySendError::Full(back)) => {
+                    read = back;
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+        }
+    }
+
+    async fn follow(&mut self, asked: &mut Asked<Ask>, pause: &mut Duration) -> Result<(), Trouble> {
+        let name = format!("fansync {}", self.follower);
+        let (events, mut connected) = unbounded_channel();
+        let client = client::connect(&self.place, &self.login, &name, Some(events)).await?;
+        let lost = |e: String| Trouble::away(format!("the connection was lost: {e}"));
+        let mut live = client.subscribe(live_subject(&self.feed)).await.map_err(|e| lost(e.to_string()))?;
+        // Before the look, so that nothing is stored unseen in between.
+        client.flush().await.map_err(|e| lost(e.to_string()))?;
+        if !self.catch_up(&client).await? {
+            return Ok(());
+        }
+        *pause = AGAIN;
+        if !self.hand(Read::Up).await {
+            return Ok(());
+        }
+        self.send_told(&client).await;
+        let mut look = tokio::time::interval(LOOK.mul_f64(0.9 + fastrand::f64() / 5.0));
+        look.tick().await;
+        loop {
+            tokio::select! {
+                message = live.next() => {
+                    let Some(message) = message else { return Err(lost("the subscription ended".into())) };
+                    let sequence = client::number(&message, "Nats-Sequence");
+                    let goes_on = match (sequence, self.next) {
+                        (Some(sequence), Some(next)) if sequence == next => {
+                            self.next = Some(next + 1);
+                            self.hand(Read::Record(sequence, message.payload.to_vec())).await
+                        }
+                        (Some(sequence), Some(next)) if sequence < next => true, // it was fetched, or the look finds out
+                        _ => self.catch_up(&client).await?,
+                    };
+                    if !goes_on {
+                        return Ok(());
+                    }
+                }
+                there = connected.recv() => match there {
+                    // Messages may have been missed meanwhile.
+                    Some(true) => {
+                        if !self.catch_up(&client).await? || !self.hand(Read::Up).await {
+                            return Ok(());
+                        }
+                        self.send_told(&client).await;
+                    }
+                    _ => {
+                        if !self.hand(Read::Down("the connection to the NATS server was lost".into())).await {
+                            return Ok(());
+                        }
+                    }
+                },
+                _ = look.tick() => {
+                    if !self.catch_up(&client).await? {
+                        return Ok(());
+                    }
+                    self.send_told(&client).await;
+                }
+                ask = asked.recv() => match ask {
+                    None => return Ok(()),
+                    Some(Ask::From(sequence)) => {
+                        self.next = sequence.map(|sequence| sequence + 1);
+                        if !self.catch_up(&client).await? {
+                            return Ok(());
+                        }
+                    }
+                    Some(Ask::Look(number)) => {
+                        self.looks.push(number);
+                        if !self.catch_up(&client).await? {
+                            return Ok(());
+                        }
+                    }
+                    Some(Ask::Tell(told)) => {
+                        self.told = Some(*told);
+                        self.send_told(&client).await;
+                    }
+                },
+            }
+        }
+    }
+
+    async fn send_told(&mut self, client: &Client) {
+        let Some(told) = &mut self.told else { return };
+        let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        told.unix = since_1970.as_secs_f64();
+        if let Ok(payload) = serde_json::to_vec(told) {
+            // A word that is lost is told again with the next look.
+            let _ = client.publish(position_subject(&self.feed, &self.follower), payload.into()).await;
+            let _ = client.flush().await;
+        }
+    }
+
+    /// Fetches what the stream has beyond what was handed on, and looks at its end. `false`: the
+    /// follower has ended.
+    async fn catch_up(&mut self, client: &Client) -> Result<bool, Trouble> {
+        let looks = std::mem::take(&mut self.looks);
+        let end = match self.fetch(client).await {
+            Ok(Some(end)) => end,
+            Ok(None) => return Ok(false),
+            Err(trouble) => {
+                self.looks = looks;
+                return Err(trouble);
+            }
+        };
+        for number in looks {
+            if !self.hand(Read::Looked(number, end)).await {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// As [`Life::catch_up`]: the last message of the stream; `None`: the follower has ended.
+    async fn fetch(&mut self, client: &Client) -> Result<Option<Option<u64>>, Trouble> {
+        let (stream, subject) = (stream(&self.feed), subject(&self.feed));
+        let last = client::get(client, &stream, Which::Last(&subject)).await?;
+        let end = last.as_ref().map(|stored| stored.sequence);
+        let ends = last.map(|stored| (stored.sequence, stored.payload));
+        let Some(mut next) = self.next else {
+            // Where it begins is known now.
+            if let Some((sequence, payload)) = ends {
+                self.next = Some(sequence + 1);
+                return Ok(self.hand(Read::Record(sequence, payload)).await.then_some(end));
+            }
+            return Ok(self.hand(Read::End(None)).await.then_some(end));
+        };
+        if !self.hand(Read::End(ends)).await {
+            return Ok(None);
+        }
+        while end.is_some_and(|end| next <= end) {
+            let Some(stored) = client::get(client, &stream, Which::From(next, &subject)).await? else { break };
+            next = stored.sequence + 1;
+            self.next = Some(next);
+            if !self.hand(Read::Record(stored.sequence, stored.payload)).await {
+                return Ok(None);
+            }
+        }
+        Ok(Some(end))
+    }
+}

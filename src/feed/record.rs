@@ -1,0 +1,308 @@
+//! One message of the feed. `docs/feed.md` has it byte by byte.
+//!
+//! A record names paths to look at; it never says what happened to them. Whatever is not understood
+//! in it is an error, and for a follower that means a comparison of the whole tree.
+
+use thiserror::Error;
+
+use crate::dirty::Kind;
+use crate::path::RelPath;
+
+/// Most bytes of a record: JetStream takes 1 MiB by default, with its headers.
+pub const MAX_BYTES: usize = 900 * 1024;
+/// Bytes before the entries.
+const HEAD: usize = 60;
+const MAGIC: &[u8; 3] = b"fsf";
+/// The version that is written, and the only one that is read.
+const VERSION: u8 = 1;
+
+const EVERYTHING: u8 = 1;
+const HELD: u8 = 2;
+
+const GONE: u8 = 1;
+const DIRECTORY: u8 = 2;
+const CONTENT: u8 = 4;
+
+/// Which tree is meant: what its mark holds (`.fansync/feed`).
+pub type Identity = [u8; 16];
+
+/// One message of the feed.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Record {
+    /// Drawn by the publisher when it cannot go on from where the stream ends.
+    pub incarnation: u64,
+    /// The publisher's own count within the incarnation, from 1, without gaps.
+    pub number: u64,
+    /// When the stream was made, in nanoseconds since 1970, by its server.
+    pub stream: u64,
+    /// The tree that the paths are of.
+    pub identity: Identity,
+    /// When it was made, in milliseconds since 1970; for display.
+    pub millis: u64,
+    /// The whole tree is to be compared.
+    pub everything: bool,
+    /// The source is held: nothing is to be pulled from it until a record says otherwise.
+    pub held: bool,
+    /// What is to be looked at.
+    pub entries: Vec<Item>,
+}
+
+/// A path to look at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// Relative to the root.
+    pub path: RelPath,
+    /// How much of it.
+    pub kind: Kind,
+    /// Nothing had this name when the record was made.
+    pub gone: bool,
+    /// It was a directory.
+    pub directory: bool,
+    /// Its content may be another one although size and times are the same.
+    pub content: bool,
+}
+
+/// Why bytes are no record.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum RecordError {
+    /// Not one of fansync's.
+    #[error("it is no record of fansync's")]
+    Foreign,
+    /// By a later fansync.
+    #[error("its version is {0}, and this fansync reads version 1")]
+    Version(u8),
+    /// It ends too early.
+    #[error("it is cut off")]
+    Short,
+    /// Something that version 1 does not have.
+    #[error("byte {at} is {value}, which has no meaning")]
+    Unknown {
+        /// Where.
+        at: usize,
+        /// What.
+        value: u8,
+    },
+    /// A path that names no place below a root.
+    #[error("the path at byte {0} is none below a root")]
+    Path(usize),
+    /// Something behind the last entry.
+    #[error("{0} bytes follow the last entry")]
+    Long(usize),
+}
+
+impl Record {
+    /// As it is sent. Longer than [`MAX_BYTES`] where the entries are too many: see [`split`].
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(HEAD + self.entries.iter().map(Item::len).sum::<usize>());
+        out.extend_from_slice(MAGIC);
+        out.push(VERSION);
+        out.push(if self.everything { EVERYTHING } else { 0 } | if self.held { HELD } else { 0 });
+        out.extend_from_slice(&[0; 3]);
+        for number in [self.incarnation, self.number, self.stream] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        out.extend_from_slice(&self.identity);
+        out.extend_from_slice(&self.millis.to_le_bytes());
+        out.extend_from_slice(&(self.entries.len() as u32).to_le_bytes());
+        for item in &self.entries {
+            out.push(match item.kind {
+                Kind::Entry => 0,
+                Kind::Contents => 1,
+                Kind::Subtree => 2,
+            });
+            let flags = [(item.gone, GONE), (item.directory, DIRECTORY), (item.content, CONTENT)];
+            out.push(flags.iter().map(|(set, flag)| if *set { *flag } else { 0 }).sum());
+            out.extend_from_slice(&item.path);
+            out.push(0);
+        }
+        out
+    }
+
+    /// Reads one.
+    ///
+    /// # Errors
+    /// See [`RecordError`].
+    pub fn decode(bytes: &[u8]) -> Result<Record, RecordError> {
+        match bytes.get(..4) {
+            None => return Err(RecordError::Short),
+            Some(start) if !start.starts_with(MAGIC) => return Err(RecordError::Foreign),
+            Some(start) if start[3] != VERSION => return Err(RecordError::Version(start[3])),
+            Some(_) => {}
+        }
+        let head = bytes.get(..HEAD).ok_or(RecordError::Short)?;
+        let known = |at: usize, mask: u8| match head[at] & !mask {
+            0 => Ok(head[at]),
+            _ => Err(RecordError::Unknown { at, value: head[at] }),
+        };
+        let flags = known(4, EVERYTHING | HELD)?;
+        (5..8).try_for_each(|at| known(at, 0).map(drop))?;
+        let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| head[at + i]));
+        let count = u32::from_le_bytes(std::array::from_fn(|i| head[56 + i]));
+        let (mut at, mut entries) = (HEAD, Vec::new());
+        for _ in 0..count {
+            let (item, next) = Item::decode(bytes, at)?;
+            entries.push(item);
+            at = next;
+        }
+        if at < bytes.len() {
+            return Err(RecordError::Long(bytes.len() - at));
+        }
+        Ok(Record {
+            incarnation: number(8),
+            number: number(16),
+            stream: number(24),
+            identity: std::array::from_fn(|i| head[32 + i]),
+            millis: number(48),
+            everything: flags & EVERYTHING != 0,
+            held: flags & HELD != 0,
+            entries,
+        })
+    }
+}
+
+impl Item {
+    /// Bytes that it takes in a record.
+    fn len(&self) -> usize {
+        self.path.len() + 3
+    }
+
+    /// That at `at`, and where the next one begins.
+    fn decode(bytes: &[u8], at: usize) -> Result<(Item, usize), RecordError> {
+        let &[kind, flags] = bytes.get(at..at + 2).ok_or(RecordError::Short)? else { return Err(RecordError::Short) };
+        let rest = &bytes[at + 2..];
+        let end = memchr::memchr(0, rest).ok_or(RecordError::Short)?;
+        let kind = match kind {
+            0 => Kind::Entry,
+            1 => Kind::Contents,
+            2 => Kind::Subtree,
+            value => return Err(RecordError::Unknown { at, value }),
+        };
+        if flags & !(GONE | DIRECTORY | CONTENT) != 0 {
+            return Err(RecordError::Unknown { at: at + 1, value: flags });
+        }
+        // A normal path is the only way to write one, so that two of them are never one.
+        let path = RelPath::new(&rest[..end]).filter(|path| path.as_bytes() == &rest[..end]);
+        let path = path.ok_or(RecordError::Path(at + 2))?;
+        let flag = |flag: u8| flags & flag != 0;
+        let item = Item { path, kind, gone: flag(GONE), directory: flag(DIRECTORY), content: flag(CONTENT) };
+        Ok((item, at + 3 + end))
+    }
+}
+
+/// The entries of as many records as they need, none of which is longer than [`MAX_BYTES`].
+pub fn split(entries: Vec<Item>) -> Vec<Vec<Item>> {
+    let (mut out, mut bytes) = (vec![Vec::new()], HEAD);
+    for item in entries {
+        if bytes + item.len() > MAX_BYTES {
+            out.push(Vec::new());
+            bytes = HEAD;
+        }
+        bytes += item.len();
+        out.last_mut().expect("there is always one").push(item);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn item(path: &[u8]) -> Item {
+        Item { path: RelPath::new(path).unwrap(), kind: Kind::Entry, gone: false, directory: false, content: false }
+    }
+
+    fn record() -> Record {
+        let gone = Item { gone: true, ..item(b"a/b") };
+        let tree = Item { kind: Kind::Subtree, directory: true, ..item(b"d\n\xff") };
+        let top = Item { kind: Kind::Contents, content: true, ..item(b"") };
+        Record {
+            incarnation: 0x0807_0605_0403_0201,
+            number: 7,
+            stream: 9,
+            identity: std::array::from_fn(|i| i as u8),
+            millis: 1_000,
+            everything: true,
+            held: true,
+            entries: vec![gone, tree, top],
+        }
+    }
+
+    #[test]
+    fn every_byte_is_where_the_document_has_it() {
+        let bytes = record().encode();
+        assert_eq!(&bytes[..8], b"fsf\x01\x03\0\0\0");
+        assert_eq!(&bytes[8..16], &[1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!((bytes[16], bytes[24]), (7, 9));
+        assert_eq!(bytes[32..48], std::array::from_fn::<u8, 16, _>(|i| i as u8));
+        assert_eq!(&bytes[48..60], &[0xe8, 3, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0]);
+        assert_eq!(&bytes[60..], b"\0\x01a/b\0\x02\x02d\n\xff\0\x01\x04\0");
+    }
+
+    #[test]
+    fn what_is_not_understood_is_an_error() {
+        let whole = record().encode();
+        assert_eq!(Record::decode(&whole), Ok(record()));
+        for len in 0..whole.len() {
+            assert_eq!(Record::decode(&whole[..len]), Err(RecordError::Short), "cut off at {len}");
+        }
+        let with = |at: usize, value: u8| {
+            let mut bytes = whole.clone();
+            bytes[at] = value;
+            Record::decode(&bytes)
+        };
+        assert_eq!(with(0, b'x'), Err(RecordError::Foreign));
+        assert_eq!(with(3, 2), Err(RecordError::Version(2)));
+        for (at, value) in [(4, 4), (5, 1), (7, 1), (60, 3), (61, 8)] {
+            assert_eq!(with(at, value), Err(RecordError::Unknown { at, value }));
+        }
+        for (at, value) in [(62, b'/'), (64, b'/')] {
+            assert_eq!(with(at, value), Err(RecordError::Path(62)), "byte {at}");
+        }
+        let up = Record { entries: Vec::new(), ..record() }.encode();
+        let up = [&up[..56], &[1, 0, 0, 0], b"\0\0../x\0"].concat();
+        assert_eq!(Record::decode(&up), Err(RecordError::Path(62)));
+        assert_eq!(Record::decode(&[&whole[..], b"\0"].concat()), Err(RecordError::Long(1)));
+    }
+
+    #[test]
+    fn many_paths_become_several_records() {
+        let entries: Vec<Item> = (0..50_000).map(|n| item(format!("directory/of/some/length/{n}").as_bytes())).collect();
+        let parts = split(entries.clone());
+        assert_eq!(parts.len(), 2);
+        for part in &parts {
+            assert!(Record { entries: part.clone(), ..Record::default() }.encode().len() <= MAX_BYTES);
+        }
+        assert_eq!(parts.concat(), entries);
+        assert_eq!(split(Vec::new()), [Vec::new()], "a record without paths is one");
+    }
+
+    proptest! {
+        #[test]
+        fn any_record_comes_back(
+            numbers in any::<[u64; 4]>(), identity in any::<[u8; 16]>(), flags in any::<[bool; 2]>(),
+            entries in proptest::collection::vec((any::<Vec<u8>>(), 0_usize..3, any::<[bool; 3]>()), 0..20),
+        ) {
+            let entries = entries.into_iter().filter_map(|(path, kind, [gone, directory, content])| {
+                let kind = [Kind::Entry, Kind::Contents, Kind::Subtree][kind];
+                Some(Item { path: RelPath::new(&path)?, kind, gone, directory, content })
+            });
+            let [incarnation, number, stream, millis] = numbers;
+            let [everything, held] = flags;
+            let entries = entries.collect();
+            let record = Record { incarnation, number, stream, identity, millis, everything, held, entries };
+            prop_assert_eq!(Record::decode(&record.encode()), Ok(record));
+        }
+
+        #[test]
+        fn what_is_read_is_what_was_written(mut bytes in any::<Vec<u8>>(), count in 0_u8..4) {
+            let mut whole = Record::default().encode();
+            whole[56] = count;
+            whole.append(&mut bytes);
+            if let Ok(record) = Record::decode(&whole) {
+                prop_assert_eq!(record.encode(), whole);
+            }
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! What a follower tells: to its source, and in the status.
+
+use super::*;
+use crate::feed::{Told, mark};
+use crate::path::Shown;
+use crate::status::{FirstPass, StartKind, TargetState};
+
+/// Paths in the status.
+const SHOWN: usize = 20;
+
+impl Follower {
+    /// One word, and why.
+    pub(super) fn state(&self) -> (TargetState, String) {
+        if self.paused.is_some() {
+            return (TargetState::Paused, "paused; records are read, and pulled after `fansync resume`".into());
+        }
+        if self.machine.is_held() {
+            return (TargetState::Held, "the source is held; see the status there".into());
+        }
+        if let Some((why, ..)) = &self.held_deletes {
+            return (TargetState::Held, format!("{why}; `fansync resume --accept-deletes` lets it through"));
+        }
+        if let Some(away) = self.away.as_ref().filter(|away| away.tries > 0) {
+            return (if away.config { TargetState::Config } else { TargetState::Down }, away.why.clone());
+        }
+        if let Some(why) = &self.feed_down {
+            return (TargetState::Down, why.clone());
+        }
+        if let Some(why) = self.machine.why_owed() {
+            return (TargetState::Syncing, format!("the whole tree is compared: {why}"));
+        }
+        if self.machine.in_sync() {
+            return (TargetState::Idle, String::new());
+        }
+        if self.machine.pending().is_empty() && self.doing.is_none() {
+            let first = self.machine.failed().iter().next().map(|(path, failure)| format!("{path}: {}", failure.words));
+            return (TargetState::Failing, first.unwrap_or_default());
+        }
+        (TargetState::Syncing, String::new())
+    }
+
+    fn lag(&self) -> Duration {
+        self.ages.front().map_or(Duration::ZERO, |(_, since)| self.now().saturating_sub(*since))
+    }
+
+    /// What the source is told, but for the time.
+    pub(super) fn word(&self) -> Told {
+        let position = self.machine.position();
+        let (state, reason) = self.state();
+        let comparing = self.machine.owes() && state == TargetState::Syncing;
+        Told {
+            version: env!("CARGO_PKG_VERSION").into(),
+            incarnation: position.map(|p| mark::hex(&p.incarnation.to_be_bytes())).unwrap_or_default(),
+            sequence: position.map_or(0, |p| p.sequence),
+            state: if comparing { "comparing".into() } else { state.name().into() },
+            reason,
+            upstream: self.upstream.location.to_string(),
+            unix: 0.0,
+            lag_seconds: self.lag().as_secs_f64().floor(),
+        }
+    }
+
+    /// Tells the source what has changed, not too often.
+    pub(super) fn tell(&mut self) {
+        let held = self.machine.position().map_or(0, |point| point.sequence);
+        while self.ages.front().is_some_and(|(sequence, _)| *sequence <= held) {
+            self.ages.pop_front();
+        }
+        // While a comparison is owed, the first of them is all that counts.
+        if self.ages.len() > 100_000 {
+            self.ages.drain(1..50_000);
+        }
+        // Nothing is told before it is on the disk.
+        if self.unsaved && self.keep {
+            return;
+        }
+        let (word, now) = (self.word(), self.now());
+        let due = match &self.told {
+            Some((told, at)) => *told != word && now.saturating_sub(*at) >= TELL_EVERY,
+            None => true,
+        };
+        if due && let Some(reader) = &self.reader {
+            reader.tell(word.clone());
+            self.told = Some((word, now));
+        }
+    }
+
+    pub(super) fn status(&self) -> status::Mirror {
+        let (state, reason) = self.state();
+        let failures = self.machine.failed().iter().take(50).map(|(path, failure)| status::Failure {
+            path: Shown(path).to_string(),
+            reason: failure.words.clone(),
+            tries: failure.need.round,
+            retry_seconds: failure.due.saturating_sub(self.now()).as_secs_f64(),
+        });
+        let target = status::Target {
+            name: self.upstream.name.clone(),
+            url: self.upstream.location.to_string(),
+            state,
+            reason,
+            pending: self.machine.pending().len() as u64,
+            pending_paths: Vec::new(),
+            in_flight: self.machine.in_flight() as u64,
+            paused_unix: self.paused.unwrap_or(0.0),
+            lag_seconds: self.lag().as_secs_f64(),
+            retry_seconds: self.away.as_ref().map_or(0.0, |away| away.next.saturating_sub(self.now()).as_secs_f64()),
+            tries: self.away.as_ref().map_or(0, |away| away.tries),
+            standby: u64::from(self.spare.is_some()),
+            held_deletes: self.held_deletes.as_ref().map_or(0, |(_, deletes, _)| *deletes),
+            held_reason: self.held_deletes.as_ref().map(|(why, ..)| why.clone()).unwrap_or_default(),
+            failures: failures.collect(),
+            ..self.counters.clone()
+        };
+        let feed = self.mirror.follow.as_ref().map(|follow| follow.feed.to_string()).unwrap_or_default();
+        let owes = self.machine.owes();
+        status::Mirror {
+            name: self.mirror.name.clone(),
+            source: self.mirror.source.display().to_string(),
+            reader: format!("follows {feed}"),
+            ready: true,
+            initial: if self.filled.is_some() { FirstPass::Done } else { FirstPass::Running },
+            start: status::Start {
+                how: if owes { StartKind::Comparison } else { StartKind::None },
+                why: self.machine.why_owed().map_or_else(|| "the position in the feed was known".into(), str::to_owned),
+                ..status::Start::default()
+            },
+            targets: vec![target],
+            ..status::Mirror::default()
+        }
+    }
+}
+
+impl Follower {
+    /// Some of what waits, for a flush that ended in vain.
+    pub(super) fn why_waiting(&self) -> (String, bool) {
+        let (state, reason) = self.state();
+        if state == TargetState::Syncing && reason.is_empty() {
+            let some: Vec<String> = self.machine.pending().iter().take(SHOWN).map(|(path, _)| path.to_string()).collect();
+            let count = crate::text::plural(self.unconfirmed() as u64, "path");
+            let some = if some.is_empty() { String::new() } else { format!(": {}", some.join(", ")) };
+            return (format!("{count} not pulled yet{some}"), false);
+        }
+        (reason, matches!(state, TargetState::Down | TargetState::Config))
+    }
+}

@@ -1,0 +1,183 @@
+//! A target that is a feed: a run of it is a record that is published, and the server's
+//! acknowledgement is its confirmation. All else, from the dirty set to the restart walk, is as for
+//! any target.
+
+use super::guarded::{Prepared, Suspect};
+use super::*;
+use crate::feed::record::{Identity, Item as Record};
+use crate::feed::{Publisher, mark};
+use crate::sync::publication::Publication;
+
+use std::os::fd::AsFd;
+use std::path::Path;
+
+/// See the module's text.
+pub(super) struct Feed {
+    publisher: Publisher,
+    name: String,
+    /// Of the source, once it was taken.
+    identity: std::cell::Cell<Option<Identity>>,
+    /// What followers were told last.
+    held: bool,
+}
+
+impl Feed {
+    pub(super) fn status(&self) -> status::Feed {
+        self.publisher.status()
+    }
+}
+
+/// What of a mirror and a target holds for a feed; `None` for other targets. What rsync does on a
+/// target by itself (renames, links, a bound on deletions) a follower does, or nobody.
+pub(super) fn plain(mirror: &Mirror, cfg: &config::Target) -> Option<(Mirror, config::Target)> {
+    if !cfg.location.is_feed() {
+        return None;
+    }
+    let extras = config::Extras { hard_links: false, ..mirror.extras };
+    let mirror = Mirror { max_delete: None, send_renames: false, extras, ..mirror.clone() };
+    Some((mirror, config::Target { max_delete: None, jobs: 1, small_jobs: 1, standby: 0, ..cfg.clone() }))
+}
+
+impl Target {
+    pub(super) fn is_feed(&self) -> bool {
+        self.cfg.location.is_feed()
+    }
+
+    /// Starts the thread of a feed. `state_dir`: where state is kept.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub(crate) fn start_feed(&mut self, state_dir: Option<&Path>) -> std::io::Result<()> {
+        let (crate::location::Location::Feed { feed, .. }, Some(keys)) = (&self.cfg.location, &self.cfg.feed) else {
+            return Ok(());
+        };
+        let kept = state_dir.map(|dir| (dir, self.mirror.source.as_path()));
+        let publisher = Publisher::start(&self.cfg.location, keys, &self.mirror.name, kept)?;
+        self.feed = Some(Feed { publisher, name: feed.clone(), identity: Default::default(), held: false });
+        Ok(())
+    }
+
+    /// Tells the followers whether the source is held.
+    pub(crate) fn tell_held(&mut self, held: bool) {
+        if let Some(feed) = self.feed.as_mut().filter(|feed| feed.held != held) {
+            feed.held = held;
+            feed.publisher.hold(held);
+        }
+    }
+
+    /// Starts the publication that a launch asks for, and waits for its end.
+    ///
+    /// # Errors
+    /// What went wrong, and whether the configuration is to blame.
+    pub(super) fn publish(&self, cx: &mut Context<'_>, serial: u32, launch: &Launch<'_>) -> Result<Run, (bool, String)> {
+        let feed = self.feed.as_ref().ok_or((false, "the thread of the feed is not there".to_owned()))?;
+        let failed = |e: std::io::Error| (false, e.to_string());
+        let publication: Publication = match &launch.kind {
+            LaunchKind::Probe => feed.publisher.probe().map_err(failed)?,
+            LaunchKind::Batch(_, purpose) if matches!(**purpose, Purpose::Carry { .. }) => {
+                let identity = feed
+                    .identity_of(cx.root)
+                    .map_err(|e| (true, format!("cannot keep the mark of the feed, {}, in the source: {e}", mark::FILE)))?;
+                let everything = matches!(launch.pass, Pass::Full { .. });
+                let entries = match launch.input {
+                    Input::List(list) if !everything => entries(cx.root, launch.pass, list, launch.compare != Compare::Quick),
+                    _ => Vec::new(),
+                };
+                feed.publisher.publish(identity, everything, entries).map_err(failed)?
+            }
+            _ => return Err((true, "a feed cannot be asked for that".into())),
+        };
+        let run = Run::publication(publication);
+        self.runs.watch(cx.reactor, run.pidfd(), serial, EXIT).map_err(|e| (false, format!("cannot wait for it: {e}")))?;
+        Ok(run)
+    }
+
+    /// A part that may delete is about to leave, and the place that it concerns may have lost
+    /// nearly everything: then the mirror is held. No dry run can count what followers would
+    /// delete.
+    pub(super) fn judge_feed(
+        &mut self,
+        cx: &mut Context<'_>,
+        pass: Pass,
+        batch: Batch,
+        suspect: Option<Suspect>,
+        run: Prepared,
+        lane: Lane,
+    ) -> bool {
+        let to_lose = self.counters.stats.batches > 0 || self.feed.as_ref().is_some_and(|feed| feed.publisher.had_records());
+        if let Some(suspect) = suspect.filter(|_| to_lose) {
+            let deletes = batch.entries.len().max(suspect.enough.unwrap_or(0)) as u64;
+            let from_the_start = suspect.level && self.counters.stats.batches == 0;
+            self.ledger.give_back(batch);
+            *cx.held = Some(Hold::Emptied { at: suspect.at, enough: suspect.enough, deletes, from_the_start });
+            return false;
+        }
+        let input = if matches!(pass, Pass::Full { .. }) { Input::None } else { Input::List(&run.list) };
+        let paths = batch.entries.len();
+        let launch = Launch::batch(pass, input, batch, Purpose::carry());
+        self.start(cx, Launch { paths, lane, compare: run.compare, ancestors: run.ancestors, ..launch }).is_some()
+    }
+}
+
+impl Feed {
+    fn identity_of(&self, root: &Root) -> std::io::Result<Identity> {
+        match self.identity.get().filter(|_| mark::is_there(root)) {
+            Some(identity) => Ok(identity),
+            None => {
+                let identity = mark::take(root, &self.name)?;
+                self.identity.set(Some(identity));
+                Ok(identity)
+            }
+        }
+    }
+}
+
+/// What a list for rsync means to a follower.
+fn entries(root: &Root, pass: Pass, list: &[u8], content: bool) -> Vec<Record> {
+    let mut out = Vec::new();
+    for listed in list.split(|&b| b == 0).filter(|listed| !listed.is_empty()) {
+        let Some(path) = RelPath::new(listed) else { continue };
+        let kind = match (pass, listed.ends_with(b"/")) {
+            (Pass::Deep, _) => Kind::Subtree,
+            (_, true) => Kind::Contents,
+            (_, false) => Kind::Entry,
+        };
+        let path = if path.starts_with(b".probe-") { RelPath::root() } else { path };
+        let (gone, directory) = match fstatat(root.as_fd(), path.as_path(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) => (false, stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits()),
+            Err(Errno::ENOENT | Errno::ENOTDIR) => (true, false),
+            // A look at it by the follower tells.
+            Err(_) => (false, false),
+        };
+        out.push(Record { path, kind, gone, directory, content });
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_becomes_entries_with_what_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("d")).unwrap();
+        std::fs::write(dir.path().join("d/f"), "").unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let shown = |pass, list: &[u8]| -> Vec<_> {
+            let all = entries(&root, pass, list, true).into_iter();
+            all.map(|e| (e.path.to_string(), e.kind, e.gone, e.directory)).collect()
+        };
+        assert_eq!(
+            shown(Pass::ShallowOneLevel, b"./d/f\0./d/\0./gone/x\0./\0"),
+            [
+                ("d/f".into(), Kind::Entry, false, false),
+                ("d".into(), Kind::Contents, false, true),
+                ("gone/x".into(), Kind::Entry, true, false),
+                (String::from("."), Kind::Contents, false, true),
+            ]
+        );
+        assert_eq!(shown(Pass::Deep, b"./d\0"), [("d".into(), Kind::Subtree, false, true)]);
+        assert_eq!(shown(Pass::Shallow, b"./.probe-1\0"), [(".".into(), Kind::Entry, false, true)]);
+    }
+}
