@@ -31,7 +31,7 @@ fn change(src: &Dir) {
 }
 
 pub fn cases() -> Vec<Case> {
-    vec![startup(), startup_is_bounded(), running(), running_by_name_only()]
+    vec![startup(), startup_is_bounded(), running(), running_directories(), running_cut_off(), running_by_name_only()]
 }
 
 fn startup() -> Case {
@@ -114,6 +114,75 @@ fn running() -> Case {
         m.src.remove("more");
         m.daemon.flush(None);
         assert!(!m.dst().has("more"));
+        Ok(())
+    })
+}
+
+/// A directory that comes is merged with what the target has under its name, unless one of that
+/// name went before.
+fn running_directories() -> Case {
+    case("a_directory_that_comes_takes_nothing_away", &[Fs::Tmpfs, Fs::Ext4], |fs| {
+        for watch in ["fanotify", "inotify"] {
+            let fill = |dst: &Dir| {
+                extra(dst);
+                for dir in ["made", "moved", "restarted", "restarted/sub"] {
+                    dst.mkdir(dir);
+                    dst.write(format!("{dir}/only"), b"of the target alone");
+                }
+            };
+            let m = Setup::new(fs).watch(watch).key("delete", "running");
+            let mut m = m.before(tree).before_on_target(fill).start()?;
+            m.daemon.flush(None);
+            let kept = |m: &crate::fixture::Mirror, what: &str| {
+                let all = ["made/only", "moved/only", "restarted/only", "restarted/sub/only", "extra"];
+                assert!(all.iter().all(|path| m.dst().has(path)), "{watch}: {what} deleted something");
+            };
+            m.src.mkdir("made");
+            m.src.write("made/n", b"2");
+            m.out.mkdir("moved");
+            m.out.write("moved/n", b"2");
+            std::fs::rename(m.out.at("moved"), m.src.at("moved")).expect("a directory is moved in");
+            m.daemon.flush(None);
+            assert!(m.dst().has("made/n") && m.dst().has("moved/n"));
+            kept(&m, "a directory that came");
+            // The same name, before the deletion has left.
+            m.daemon.does(&["pause"]);
+            m.src.remove("d/x");
+            m.src.remove("d/y");
+            m.src.rmdir("d");
+            m.src.mkdir("d");
+            m.src.write("d/z", b"2");
+            m.daemon.does(&["resume"]);
+            m.daemon.flush(None);
+            assert!(m.dst().has("d/z") && !m.dst().has("d/x") && !m.dst().has("d/y"), "{watch}: what went stays");
+            m.daemon.terminate();
+            m.src.mkdir("restarted");
+            m.src.mkdir("restarted/sub");
+            m.src.write("restarted/n", b"2");
+            m.restart(Until::Watching);
+            m.daemon.flush(None);
+            assert!(m.dst().has("restarted/n"));
+            kept(&m, "a start");
+        }
+        Ok(())
+    })
+}
+
+/// A file goes while its directory is to be compared, as after a run that was cut off.
+fn running_cut_off() -> Case {
+    case("what_goes_beside_a_comparison_is_deleted", &[Fs::Tmpfs], |fs| {
+        let m = Setup::new(fs).key("delete", "running").before(tree).before_on_target(extra).start()?;
+        m.daemon.flush(None);
+        m.daemon.does(&["pause"]);
+        m.daemon.reconcile();
+        m.src.remove("a");
+        m.src.remove("d/x");
+        m.src.remove("d/y");
+        m.src.rmdir("d");
+        m.daemon.does(&["resume"]);
+        m.daemon.flush(None);
+        assert!(["a", "d/x", "d/y"].iter().all(|path| !m.dst().has(path)), "a deletion was not carried out");
+        assert!(m.dst().has("extra") && m.dst().has("b"));
         Ok(())
     })
 }

@@ -194,6 +194,8 @@ pub struct DirtySet {
     last: LastEvent,
     holds: Holds,
     order: order::Order,
+    /// Comparisons delete nothing: what went is named, whatever covers it.
+    by_name: bool,
 }
 
 /// How many paths are pending.
@@ -259,7 +261,13 @@ impl DirtySet {
             last: LastEvent::default(),
             holds: Holds::default(),
             order: Default::default(),
+            by_name: false,
         }
+    }
+
+    /// From here on each path that goes is listed by its name, after the comparison that covers it.
+    pub(crate) fn list_deletions(&mut self) {
+        self.by_name = true;
     }
 
     /// Paths that wait to be sent.
@@ -463,7 +471,7 @@ impl DirtySet {
         while let Some(at) = stack.pop() {
             let n = &self.tree[at];
             content |= n.flags & (CONTENT | THROUGH);
-            if top == ROOT
+            if (top == ROOT || self.by_name)
                 && n.flags & CONTENT != 0
                 && let Some(kind) = n.kind
             {

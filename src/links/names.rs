@@ -169,11 +169,15 @@ impl Names {
         }
     }
 
-    /// `path` does not lead to `inode` any more.
+    /// `path` does not lead to `inode` any more. The number may be another file's by now, as ext4 and
+    /// xfs use one again at once: nothing is known to lie outside.
     pub(crate) fn forget(&mut self, inode: Inode, path: &RelPath) {
         let Some(file) = self.files.get_mut(&inode) else { return };
         let before = file.names.len();
         file.names.retain(|name| name != path);
+        if file.names.len() < before {
+            file.outside = 0;
+        }
         self.held -= before - file.names.len();
     }
 
@@ -348,6 +352,17 @@ mod tests {
         sought(&mut names, &[A], &[("a", A, 2)]);
         assert!(names.complete(A, 2));
         names.arrived();
+        assert!(!names.complete(A, 2));
+    }
+
+    #[test]
+    fn a_number_that_is_used_again_has_no_names_outside() {
+        let mut names = Names::default();
+        sought(&mut names, &[A], &[("x", A, 2)]);
+        assert!(names.complete(A, 2), "one name lies outside");
+        // Both went, and a new file has the number, with a name that no search has found.
+        names.forget(A, &p("x"));
+        names.note(A, &p("p"));
         assert!(!names.complete(A, 2));
     }
 

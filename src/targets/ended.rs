@@ -484,6 +484,7 @@ impl Target {
         self.judge_covered(&entries);
         for entry in &entries {
             self.unread.confirmed(entry);
+            self.gone_dirs.confirmed(entry);
             self.renames.confirmed(id, &entry.path);
             let over = self.ledger.retries.confirmed(id, entry);
             self.ledger.forget(over);

@@ -23,7 +23,7 @@
 //! | `identity`, `orphans`, `fence` | what is to be known before anything is sent |
 //! | `schedule`, `pace`, `lanes` | when a batch leaves, and by what |
 //! | `compose` | how the entries of a batch are listed |
-//! | `delete_guard`, `guarded`, `emptied` | which deletions go through |
+//! | `delete_guard`, `guarded`, `emptied`, `gone_dirs` | which deletions go through |
 //! | `launch`, `runs`, `watchdog` | processes: their start, what each is for, their progress |
 //! | `completion`, `ended` | what the end of a run means for its batch |
 //! | `renames`, `below`, `survey`, `proof` | runs of a special kind |
@@ -47,6 +47,7 @@ mod feed;
 mod fence;
 #[cfg(test)]
 mod golden;
+mod gone_dirs;
 mod guarded;
 mod history;
 mod identity;
@@ -131,6 +132,7 @@ use compose::Met;
 use confirmed::ConfirmationLog;
 use delete_guard::{DeleteGuard, JUDGE_LOST, JUDGE_SOON};
 use doubts::Doubts;
+use gone_dirs::GoneDirs;
 use guarded::{DryRun, Extra, RunOptions};
 use lanes::{Lane, Lanes, LargeFiles};
 use launch::{Launch, LaunchKind};
@@ -228,6 +230,7 @@ pub(crate) struct Target {
     confirmations: ConfirmationLog,
     /// Of verifications under way.
     watches: Vec<watched::Watch>,
+    gone_dirs: GoneDirs,
     counters: Counters,
 }
 
@@ -258,6 +261,9 @@ impl Target {
         let confirmations = ConfirmationLog::new(index, mirror, &cfg.name);
         let mut ledger = Ledger::new(mirror.batch.max_pending, failed);
         ledger.told_of = confirmations.keep > 0;
+        if mirror.delete == Delete::Running {
+            ledger.set.list_deletions();
+        }
         let fill = match mirror.initial {
             // What a follower deletes is bounded there.
             _ if cfg.location.is_feed() => Fill::Filled,
@@ -287,6 +293,7 @@ impl Target {
             hard_links: Default::default(),
             confirmations,
             watches: Vec::new(),
+            gone_dirs: GoneDirs::default(),
             counters: Counters::new(status::Target {
                 name: cfg.name.clone(),
                 url: cfg.location.to_string(),
@@ -335,6 +342,7 @@ impl Target {
         // still.
         let seen = if seen == Seen::CreatedDir && self.doubts.is_resuming() { Seen::MovedDir } else { seen };
         let seen = self.may_be_half(now, path, seen);
+        self.note_gone(path, seen);
         self.watches.iter_mut().for_each(|watch| watch.see(path, seen));
         let long = long::place_of(path);
         if let Some(dir) = long {

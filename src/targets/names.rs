@@ -49,9 +49,18 @@ impl Sought {
 
     /// Has the files sought in a directory (`true`: with all below it) that changed since `entry`
     /// became dirty.
-    fn survey(&mut self, names: &mut Names, wall_start: i64, (dir, deep): (RelPath, bool), entry: Entry) {
+    /// Of what may be anywhere one entry is kept that is as old; the others are returned.
+    fn survey(&mut self, names: &mut Names, wall_start: i64, (dir, deep): (RelPath, bool), entry: Entry) -> Vec<Entry> {
         let since = wall_start + entry.since().as_secs() as i64 - SLACK_SECS;
-        self.dirs.entry(names.survey(dir, Scope { deep, since })).or_default().push(entry);
+        let anywhere = dir.is_root() && deep && entry.kind == Kind::Entry;
+        let waiting = self.dirs.entry(names.survey(dir, Scope { deep, since })).or_default();
+        if anywhere
+            && waiting.iter().any(|other| other.kind == Kind::Entry && other.gone == entry.gone && other.epoch() <= entry.epoch())
+        {
+            return vec![entry];
+        }
+        waiting.push(entry);
+        Vec::new()
     }
 
     /// Whether files are sought in a directory that a rename of `moved` may take elsewhere, before the
@@ -269,7 +278,8 @@ impl Target {
             };
             let mut parked = self.ledger.set.parked(entry.path.clone(), entry.epoch());
             (parked.kind, parked.gone) = (entry.kind, entry.gone);
-            self.ledger.sought.survey(names, wall_start, (dir, deep), parked);
+            let counted = self.ledger.sought.survey(names, wall_start, (dir, deep), parked);
+            self.ledger.forget(counted);
             entry.through = false;
         }
     }
@@ -287,7 +297,9 @@ impl Target {
         let Some((dir, since)) = self.ledger.set.take_strayed() else { return };
         names.stray(since.begins());
         let parked = self.ledger.set.parked(dir, since);
-        self.ledger.sought.survey(names, wall_start, (RelPath::root(), true), parked);
+        // One of the walk's entries is enough to be waited for, as where a tree is removed.
+        let counted = self.ledger.sought.survey(names, wall_start, (RelPath::root(), true), parked);
+        self.ledger.forget(counted);
         if self.hurry() {
             names.hurry();
         }

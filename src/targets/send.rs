@@ -357,10 +357,10 @@ impl Target {
     /// that the source once had it. Where deletions cannot be listed by name, a comparison is what
     /// carries them out.
     pub(super) fn spares(&self, entry: &Entry) -> bool {
-        let rescan = entry.kind > Kind::Entry && !entry.content;
         if self.mirror.delete == Delete::Running {
-            return rescan;
+            return entry.kind > Kind::Entry && !self.gone_dirs.covers(entry);
         }
+        let rescan = entry.kind > Kind::Entry && !entry.content;
         rescan && !self.is_accepted(entry) && self.guard.fill.spares() && self.link.missing_args && self.args.excludes_only()
     }
 

@@ -105,7 +105,9 @@ impl DirtySet {
         let n = &self.tree[at];
         let (clean, childless) = (n.kind.is_none(), n.first_child == NONE);
         match seen {
-            Seen::Touched | Seen::Gone if clean && (seen == Seen::Touched || childless) && self.compared_level(at).is_some() => {
+            Seen::Touched | Seen::Gone
+                if clean && (seen == Seen::Touched || childless && !self.by_name) && self.compared_level(at).is_some() =>
+            {
                 let parent = self.tree[at].parent;
                 self.mark(parent, Kind::Contents, epoch);
                 self.tree[parent].flags |= through(seen);
@@ -161,11 +163,14 @@ impl DirtySet {
             let n = &self.tree[at];
             above_parent = flying_above;
             if n.kind == Some(Kind::Subtree) {
-                self.last.dropped = (loses(seen) && n.flags & THROUGH != 0).then_some(n.epoch);
-                if n.flags & CONTENT == 0 {
+                let (changed, since) = (n.flags & THROUGH != 0, n.epoch);
+                if n.flags & CONTENT == 0 || self.by_name {
                     self.twins.remember(path, seen);
                 }
                 let carried = seen == Seen::GoneDir && self.take_carried(path, self.tree.find(path));
+                // The changes below may be in what goes.
+                self.last.absorbed = seen == Seen::GoneDir && (changed || carried);
+                self.last.dropped = (loses(seen) && (changed || carried)).then_some(since);
                 self.tree[at].flags |= through(seen) | if carried { THROUGH } else { 0 };
                 self.mark(at, Kind::Subtree, epoch);
                 return None;

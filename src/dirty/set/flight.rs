@@ -178,7 +178,7 @@ impl DirtySet {
         if entry.fresh && entry.kind == Kind::Entry {
             self.tree[at].flags |= ALONE;
         }
-        if entry.kind == Kind::Subtree && !entry.content {
+        if entry.kind == Kind::Subtree && (!entry.content || self.by_name) {
             self.send_twins_after(&entry.path, epoch);
         }
         entry
@@ -305,7 +305,7 @@ impl DirtySet {
             self.disturb(at);
             if self.tree[at].kind == Some(Kind::Subtree) {
                 let epoch = entry.epoch;
-                if entry.content && self.tree[at].flags & CONTENT == 0 {
+                if entry.content && (self.tree[at].flags & CONTENT == 0 || self.by_name) {
                     self.twins.remember(&entry.path, twins::told_by(entry.kind, entry.gone));
                 }
                 if entry.through && at != ROOT {
@@ -483,7 +483,7 @@ impl DirtySet {
                     }
                     self.fly(at, id, entry.kind);
                     self.tree[at].flags |= if entry.through { CARRIED } else { 0 };
-                    if entry.kind == Kind::Subtree && !entry.content {
+                    if entry.kind == Kind::Subtree && (!entry.content || self.by_name) {
                         self.send_twins_after(&entry.path, entry.epoch);
                     }
                     go.push(entry);

@@ -257,6 +257,8 @@ fn a_change_that_left_may_have_stayed_in_the_directory_that_went() {
         // Below what is compared whole.
         (&[("", Subtree), ("d", LeftDir)], &["."], None),
         (&[("d/x", Subtree), ("d/x", LeftDir), ("e", ArrivedDir)], &["e"], None),
+        (&[("d", Subtree), ("d/x/f", Written), ("d/x", LeftDir), ("e", ArrivedDir)], &["d", "e"], None),
+        (&[("d", Subtree), ("d/x/f", Written), ("d/x", GoneDir)], &["d"], Some("d/x")),
     ];
     for (end, ended) in ends {
         for (seen, carry, strayed) in cases {
