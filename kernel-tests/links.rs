@@ -438,6 +438,32 @@ fn changed_in_directories_that_move(m: &mut Mirror, in_d: bool, in_e: bool, seen
     m.check();
 }
 
+/// Files change in a directory that leaves the source and comes back, under its name or another one,
+/// before anything of that has left.
+fn changed_in_a_directory_that_comes_back(m: &mut Mirror) {
+    m.src.mkdir("away");
+    for back in ["same", "other"] {
+        m.src.mkdir(format!("away/{back}"));
+        for file in ["written", "touched"] {
+            m.src.write(format!("away/{back}/{file}"), b"before");
+            m.src.link(format!("away/{back}/{file}"), format!("stays-{back}-{file}"));
+        }
+    }
+    m.check();
+    m.daemon.does(&["pause"]);
+    for back in ["same", "other"] {
+        m.src.append(format!("away/{back}/written"), b", and more");
+        m.src.chmod(format!("away/{back}/touched"), 0o604);
+    }
+    m.daemon.target_status_until("t1", "every change", |t| t.pending >= 4);
+    for (back, name) in [("same", "same"), ("other", "another")] {
+        std::fs::rename(m.src.at(format!("away/{back}")), m.out.at(back)).expect("it leaves");
+        std::fs::rename(m.out.at(back), m.src.at(format!("away/{name}"))).expect("it comes back");
+    }
+    m.daemon.does(&["resume"]);
+    m.check();
+}
+
 /// By default, with links kept, and with open files followed.
 fn in_each_case(name: &'static str, act: fn(&mut Mirror)) -> Case {
     case(name, ALL, move |fs| {
@@ -461,6 +487,7 @@ pub fn cases() -> Vec<Case> {
     all.push(in_each_case("opened_by_a_name_that_goes", opened_by_a_name_that_goes));
     all.push(in_each_case("opened_in_a_directory_that_goes", opened_in_a_directory_that_goes));
     all.push(in_each_case("written_beside_a_new_name", written_beside_a_new_name));
+    all.push(in_each_case("changed_in_a_directory_that_comes_back", changed_in_a_directory_that_comes_back));
     all.push(in_each_case("touched_and_written_by_two_names", touched_and_written_by_two_names));
     let (fanotify, inotify) = ("written_through_a_name_that_goes", "inotify_written_through_a_name_that_goes");
     for (name, watch) in [(fanotify, "fanotify"), (inotify, "inotify")] {
