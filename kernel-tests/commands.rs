@@ -213,14 +213,17 @@ fn status_for_monitoring(fs: Fs) -> Run<()> {
     m.rsyncd.as_mut().expect("the target is a module").stop();
     m.src.write("f", b"x");
     poll_until(WAIT, || Some(brief(&m)).filter(|ran| ran.code == 2)).expect("it is down");
-    let bad = whole(&m).stdout;
+    // While it is tried again it is being probed.
+    let bad = poll_until(WAIT, || Some(whole(&m)).filter(|ran| ran.code == 2)).expect("it is down still").stdout;
     let (first, line) = bad.split_once('\n').expect("two lines");
     let (what, next) = first.split_once(". Next: ").unwrap_or_else(|| panic!("it does not say what to do: {first}"));
     assert!(what.starts_with("TROUBLE: 0 of 1 target in sync; mirror/t1 down, ") && what.ends_with(" behind"), "{what}");
     assert!(next.contains("see that 127.0.0.1 answers"), "{next}");
     assert!(line.starts_with("  mirror/t1  down, ") && line.contains(" pending: "), "{line}");
-    let json: serde_json::Value = serde_json::from_str(&m.daemon.does(&["status", "--json"])).expect("JSON");
-    assert_eq!((&json["health"], &json["format"]), (&"trouble".into(), &1.into()));
+    let json = || serde_json::from_str(&m.daemon.does(&["status", "--json"])).expect("JSON");
+    let trouble = || Some(json()).filter(|json: &serde_json::Value| json["health"] == "trouble");
+    let json = poll_until(WAIT, trouble).expect("the same as JSON");
+    assert_eq!(json["format"], 1);
     assert_eq!(json["mirrors"][0]["targets"][0]["in_sync"], false);
     assert_eq!(m.daemon.client(&["status"], WAIT).code, 0, "without --exit-code it is only told");
     let other = m.daemon.client(&["status", "--mirror", "other"], WAIT);
