@@ -264,6 +264,31 @@ fn what_a_run_carried_is_not_new_when_it_is_taken_again() {
 }
 
 #[test]
+fn what_goes_is_listed_beside_the_comparison_that_covers_it_where_that_deletes_nothing() {
+    for (covering, by_name, want) in [
+        (Seen::Contents, false, &["c d"][..]),
+        (Seen::Contents, true, &["c d", "e! d/f"]),
+        (Seen::Subtree, true, &["e! d/f", "s d"]),
+        (Seen::MovedDir, true, &["e! d/f", "s d"]),
+    ] {
+        let mut s = set();
+        if by_name {
+            s.list_deletions();
+        }
+        s.see(b"d", covering);
+        s.see(b"d/f", Seen::Gone);
+        assert_eq!(drain(&mut s), want, "{covering:?}");
+        let mut s = set();
+        if by_name {
+            s.list_deletions();
+            s.see(b"d/f", Seen::Gone);
+            s.see(b"d", covering);
+            assert_eq!(drain(&mut s).iter().filter(|line| *line == "e! d/f").count(), 1, "{covering:?} after it");
+        }
+    }
+}
+
+#[test]
 fn many_new_files_of_a_directory_become_one_comparison_of_its_level() {
     let fill = |s: &mut DirtySet| {
         for n in 0..LEVEL_MIN {
