@@ -1,4 +1,5 @@
-//! `delete = "startup"` and `delete = "running"`: which deletions are carried out, and which are not.
+//! `delete = "startup"` and `delete = "running"`: which deletions are carried out, and which are
+//! not.
 
 use crate::expressions::reconcile;
 use crate::fixture::daemon::Until;

@@ -196,7 +196,7 @@ impl World {
         }
     }
 
-    /// Waits until every follower tells that it holds all, and looks whether it does. By name: one
+    /// Waits until every follower reports that it holds all, and looks whether it does. By name: one
     /// that was killed before its first word is not known yet.
     #[track_caller]
     fn check(&self) {
@@ -451,7 +451,7 @@ pub fn cases() -> Vec<Case> {
         }),
         case("a_directory_with_other_things_is_not_emptied", ON, |fs| {
             let mut w = World::new(fs, 0)?;
-            w.join(0, |dir| (0..30).for_each(|n| dir.write(format!("own-{n}"), b"of somebody")));
+            w.join(0, |dir| (0..30).for_each(|n| dir.write(format!("own-{n}"), b"of another")));
             w.follower_says(0, "more than half of what is here");
             assert!((0..30).all(|n| w.followers[0].dir.has(format!("own-{n}"))));
             w.followers[0].daemon.does(&["resume", "--accept-deletes"]);

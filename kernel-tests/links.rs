@@ -438,8 +438,8 @@ fn changed_in_directories_that_move(m: &mut Mirror, in_d: bool, in_e: bool, seen
     m.check();
 }
 
-/// Files change in a directory that leaves the source and comes back, under its name or another one,
-/// before anything of that has left.
+/// Files change in a directory that leaves the source and comes back, under its name or another
+/// one, before anything of that has left.
 fn changed_in_a_directory_that_comes_back(m: &mut Mirror) {
     m.src.mkdir("away");
     for back in ["same", "other"] {

@@ -142,7 +142,7 @@ pub fn cases() -> Vec<Case> {
             fs::write(parts.join("further.toml"), part.replace("source", "sources")).expect("a file");
             assert!(!m.daemon.reload());
             let told = m.daemon.does(&["status"]);
-            assert!(told.contains("further.toml:3:1"), "the place in the other file is not told: {told}");
+            assert!(told.contains("further.toml:3:1"), "the place in the other file is not named: {told}");
             fs::remove_file(parts.join("further.toml")).expect("a file");
             assert!(m.daemon.reload());
             assert_eq!(m.daemon.status().mirrors.len(), 1);

@@ -93,7 +93,7 @@ fn delay_ends() -> Case {
         let idle =
             || Some(m.daemon.status().mirrors.remove(0).targets.remove(0)).filter(|t| t.files_sent >= before.files_sent + 20);
         let after = poll_until(WAIT, idle).expect("they leave by themselves");
-        assert_eq!(after.standby, 0, "no process stands by");
+        assert_eq!(after.standby, 0, "there is a standby process");
         assert!(after.runs <= before.runs + 2, "they leave together: {after:?}");
         m.check();
         Ok(())

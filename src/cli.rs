@@ -196,7 +196,7 @@ Exit codes: 0 done (with --exit-code: all is in sync), 1 with --exit-code: behin
 
 const FLUSH_HELP: &str = "\
 Every change made before the call is on the targets when it returns 0. A daemon that is starting is waited for. With --followers the \
-followers of the feeds hold it, too, as they tell.
+followers of the feeds hold it, too, by their reports.
 
 Examples:
   fansync flush
@@ -258,7 +258,8 @@ pub struct MirrorArgs {
     /// Keep what matches although --exclude says otherwise; may be repeated
     #[arg(long, value_name = "PATTERN", allow_hyphen_values = true)]
     pub(crate) include: Vec<OsString>,
-    /// A filter rule of rsync, "+ PATTERN" or "- PATTERN"; may be repeated. The first that matches decides, before
+    /// A filter rule of rsync, "+ PATTERN" or "- PATTERN"; may be repeated. The first that matches
+    /// decides, before
     /// --include and --exclude
     #[arg(long, value_name = "RULE", allow_hyphen_values = true)]
     pub(crate) filter: Vec<OsString>,

@@ -7,10 +7,10 @@
 //!
 //! How it works: rules come in two groups, includes first, and the first match wins; so the order
 //! within a group does not matter and each group can be one set. Rules in an order of their own
-//! (`ordered.rs`) go before these, and each stretch of them with one sign is a group again. `pattern.rs` takes a pattern apart
-//! as rsync does. The common shapes (a name, `*.ext`, `prefix*`, `/a/path`) become hash and suffix
-//! look-ups; all others of a group become one regular expression, so that no pattern, however
-//! nested its stars, costs more than time linear in the path.
+//! (`ordered.rs`) go before these, and each stretch of them with one sign is a group again.
+//! `pattern.rs` takes a pattern apart as rsync does. The common shapes (a name, `*.ext`, `prefix*`,
+//! `/a/path`) become hash and suffix look-ups; all others of a group become one regular expression,
+//! so that no pattern, however nested its stars, costs more than time linear in the path.
 //!
 //! `regexes.rs` adds excludes that rsync has no words for.
 //!

@@ -297,8 +297,8 @@ impl Location {
     /// Reads a target as the command line and the configuration write it.
     ///
     /// # Errors
-    /// See [`LocationError`]; a local path that is relative, a password, a part that another program
-    /// might misread.
+    /// See [`LocationError`]; a local path that is relative, a password, a part that another
+    /// program might misread.
     pub fn parse(text: &str) -> Result<Location, LocationError> {
         let part = |part, given: &str, reason| LocationError::Part { target: shown(text), part, text: shown(given), reason };
         if text.starts_with('/') {

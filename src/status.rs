@@ -267,12 +267,12 @@ pub struct Feed {
     pub(crate) followers: Vec<Follower>,
 }
 
-/// A follower of a feed, as it told last.
+/// A follower of a feed, by its last report.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Follower {
     pub(crate) name: String,
-    /// `idle`, `syncing`, `comparing`, `paused`, `held`, `down`, `failing`; `silent` where it has told
-    /// nothing for 30 s.
+    /// `idle`, `syncing`, `comparing`, `paused`, `held`, `down`, `failing`; `silent` where it has
+    /// told nothing for 30 s.
     pub(crate) state: String,
     /// Why.
     pub(crate) reason: String,
@@ -282,7 +282,7 @@ pub struct Follower {
     pub(crate) behind: u64,
     /// The age of the oldest of these.
     pub(crate) lag_seconds: f64,
-    /// How long ago it told that.
+    /// The age of its last report.
     pub(crate) told_seconds: f64,
     /// Where it pulls from.
     pub(crate) upstream: String,

@@ -49,7 +49,8 @@ impl Origins {
     }
 }
 
-/// Notes the places of every mirror's patterns. `places`: by the path of a key, in bytes of `texts`.
+/// Notes the places of every mirror's patterns. `places`: by the path of a key, in bytes of
+/// `texts`.
 pub(super) fn note(mirrors: &mut [Mirror], places: &HashMap<String, Range<usize>>, texts: &Texts) {
     let place = |at: usize| {
         let (file, line, column) = texts.place(at);

@@ -51,7 +51,7 @@ pub(super) fn gather(text: &str, file: Option<&Path>) -> (Texts, Vec<Problem>) {
     let mut problems = Vec::new();
     let (document, errors) = DeTable::parse_recoverable(text);
     let Some(include) = document.get_ref().get("include").filter(|_| errors.is_empty()) else { return (texts, problems) };
-    let Some(list) = include.get_ref().as_array() else { return (texts, problems) }; // told where it is read
+    let Some(list) = include.get_ref().as_array() else { return (texts, problems) }; // reported where it is read
     for entry in list.iter() {
         let Some(pattern) = entry.get_ref().as_str() else { continue };
         let mut wrong = |message: String, help: &str| problems.push(Problem::new(message).at(entry.span()).help(help));
@@ -124,7 +124,7 @@ pub(super) fn join<'i>(document: &mut DeTable<'i>, part: Spanned<DeTable<'i>>, p
                 let problem = Problem::new("mirror should be a list of tables").at(span);
                 problems.push(problem.help("write [[mirror]] with double brackets"));
             }
-            // Told where it is read.
+            // Reported where it is read.
             (Some(_), _) => {}
         }
     }

@@ -941,7 +941,7 @@ fn rules_of_feeds_and_followers() {
     }
     for (text, want) in [
         (feed("roles = true", ""), "is not supported"),
-        (feed("delete = false", ""), "a feed tells of all that is gone"),
+        (feed("delete = false", ""), "a feed lists all that is gone"),
         (feed("exclude = [\"/.fansync/\"]", ""), "the mark of the feed"),
         (feed("", "nats_user = \"u\""), "go together"),
         (feed("", "nkey_file = \"/n\"\nnats_user = \"u\"\nnats_password_file = \"/p\""), "two ways to log in"),

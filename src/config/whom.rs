@@ -18,8 +18,8 @@ pub struct Whom {
 }
 
 impl Whom {
-    /// The socket that it names. Of a configuration no more is read than that: the daemon may run on
-    /// what the file was before.
+    /// The socket that it names. Of a configuration no more is read than that: the daemon may run
+    /// on what the file was before.
     ///
     /// # Errors
     /// The file cannot be read or trusted, or is no TOML.

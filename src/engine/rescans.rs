@@ -24,7 +24,7 @@ const LOST_PAUSE_MIN: Duration = Duration::from_secs(1);
 /// … to here.
 const LOST_PAUSE_MAX: Duration = Duration::from_secs(60);
 
-/// A clock that tells no time of day is looked at again after that.
+/// A clock without a time of day is looked at again after that.
 const UNKNOWN_PAUSE: Duration = Duration::from_secs(60);
 
 /// When a lost subtree was last compared, and how long the next time has to wait.

@@ -31,7 +31,7 @@ impl Publisher {
         Ok(publication)
     }
 
-    /// Nobody is told.
+    /// No follower is there.
     pub(crate) fn hold(&self, _: bool) {}
 
     /// It has none.

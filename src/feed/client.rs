@@ -82,7 +82,7 @@ pub(super) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 }
 
 /// Connects. What the client finds lost later it connects again by itself.
-/// `events`: is told each time whether a connection is there.
+/// `events`: is called each time with whether a connection is there.
 pub(super) async fn connect(
     place: &Location,
     login: &Login,

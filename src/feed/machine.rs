@@ -7,10 +7,10 @@
 //! becomes an owed comparison of the whole tree. [`Machine::saved`] is to be on the disk before the
 //! position that it has counts.
 //!
-//! **Climbing.** A follower cannot look at the source. Where directories above a listed path are gone
-//! with it, rsync names the topmost of them, which takes the path's place; where it lies below what
-//! is a file by now, what is above it does. At most as often as the tree is deep. Such a name is
-//! listed as one that is gone. Where it is a directory here after that, it was there again, as
+//! **Climbing.** A follower cannot look at the source. Where directories above a listed path are
+//! gone with it, rsync names the topmost of them, which takes the path's place; where it lies below
+//! what is a file by now, what is above it does. At most as often as the tree is deep. Such a name
+//! is listed as one that is gone. Where it is a directory here after that, it was there again, as
 //! another one, and is compared whole.
 
 use std::collections::{BTreeMap, VecDeque};

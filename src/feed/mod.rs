@@ -5,7 +5,7 @@
 //! | [`record`] | one message of the feed, byte by byte; pure |
 //! | [`pending`] | what a follower has read and does not hold yet; pure |
 //! | [`machine`] | a follower's position, and when it owes a comparison; pure |
-//! | [`mark`] | the file in the source that tells which tree it is |
+//! | [`mark`] | the file in the source that identifies the tree |
 //! | `note` | what a publisher and a follower keep on disk |
 //! | `client` | the connection to the servers, on a thread of its own |
 //! | `publisher` | the source's side of it |
@@ -55,14 +55,14 @@ pub(crate) fn positions(feed: &str) -> String {
     format!("FANSYNC_AT_{feed}")
 }
 
-/// What a follower tells its position to; `*` for those of all.
+/// What a follower reports its position to; `*` for those of all.
 pub(crate) fn position_subject(feed: &str, follower: &str) -> String {
     format!("fansync.at.{feed}.{follower}")
 }
 
-/// What a follower tells of itself.
+/// A follower's report on itself.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Told {
+pub(crate) struct Report {
     /// Its version of fansync.
     #[serde(default)]
     pub(crate) version: String,
@@ -81,7 +81,7 @@ pub(crate) struct Told {
     /// Where it pulls from, without a password.
     #[serde(default)]
     pub(crate) upstream: String,
-    /// When it told that, seconds since 1970, by its own clock.
+    /// When it made the report, seconds since 1970, by its own clock.
     #[serde(default)]
     pub(crate) unix: f64,
     /// The age of the oldest record that it does not hold, in seconds.

@@ -1,4 +1,5 @@
-//! The source's side of a feed: a thread that stores records in the stream, in order, one at a time.
+//! The source's side of a feed: a thread that stores records in the stream, in order, one at a
+//! time.
 //!
 //! Each record has a message id and the sequence that the stream must end with before it. So a
 //! record that is sent twice is stored once, a second publisher is found out, and a stream that was
@@ -19,7 +20,7 @@ use super::client::{self, Refused, Trouble, Which};
 use super::machine::Point;
 use super::note::PublishedFile;
 use super::record::{Identity, Item, Record, split};
-use super::{Told, live_subject, mark, position_subject, positions, stream, subject};
+use super::{Report, live_subject, mark, position_subject, positions, stream, subject};
 use crate::config;
 use crate::location::Location;
 use crate::status;
@@ -29,7 +30,7 @@ use crate::sync::publication::{Promise, Publication, Published, publication};
 const TRIES: u32 = 3;
 /// How long JetStream remembers message ids.
 const WINDOW: Duration = Duration::from_secs(120);
-/// A follower that tells nothing for so long is silent.
+/// A follower that has not reported for so long is silent.
 const SILENT: Duration = Duration::from_secs(30);
 /// Followers in the status: the slowest of them.
 const SHOWN: usize = 1_000;
@@ -48,7 +49,7 @@ struct Known {
     had_records: bool,
     records: u64,
     bytes: u64,
-    followers: BTreeMap<String, (Told, Instant)>,
+    followers: BTreeMap<String, (Report, Instant)>,
 }
 
 /// The way to the thread; dropped, it ends.
@@ -119,7 +120,7 @@ impl Publisher {
         Ok(publication)
     }
 
-    /// Tells the followers whether the source is held.
+    /// Publishes to the followers whether the source is held.
     pub(crate) fn hold(&self, held: bool) {
         let _ = self.orders.send(Order::Hold(held));
     }
@@ -134,21 +135,21 @@ impl Publisher {
         let known = lock(&self.known);
         let point = known.point.unwrap_or_default();
         let incarnation = mark::hex(&point.incarnation.to_be_bytes());
-        let shown = |(name, (told, heard)): (&String, &(Told, Instant))| {
-            let silent = heard.elapsed().as_secs_f64();
+        let shown = |(name, (report, received)): (&String, &(Report, Instant))| {
+            let silent = received.elapsed().as_secs_f64();
             // A position of another incarnation says nothing about this one.
-            let sequence = if told.incarnation == incarnation { told.sequence } else { 0 };
+            let sequence = if report.incarnation == incarnation { report.sequence } else { 0 };
             let behind = point.sequence.saturating_sub(sequence);
             status::Follower {
                 name: name.clone(),
-                state: if heard.elapsed() > SILENT { "silent".into() } else { told.state.clone() },
-                reason: told.reason.clone(),
+                state: if received.elapsed() > SILENT { "silent".into() } else { report.state.clone() },
+                reason: report.reason.clone(),
                 sequence,
                 behind,
-                lag_seconds: if behind > 0 { told.lag_seconds + silent } else { 0.0 },
+                lag_seconds: if behind > 0 { report.lag_seconds + silent } else { 0.0 },
                 told_seconds: silent,
-                upstream: told.upstream.clone(),
-                version: told.version.clone(),
+                upstream: report.upstream.clone(),
+                version: report.version.clone(),
             }
         };
         let mut followers: Vec<status::Follower> = known.followers.iter().map(shown).collect();
@@ -183,7 +184,7 @@ struct Life {
     owes_everything: bool,
     /// Another publisher stores records.
     fenced: Option<String>,
-    /// What followers are to be told, if it is not known to be so.
+    /// What is to be published to followers, if that is not known to be stored.
     held: Option<bool>,
     identity: Identity,
 }
@@ -213,7 +214,7 @@ impl Life {
                     Order::Hold(held) => {
                         self.held = Some(held);
                         if let Err(trouble) = self.tell_held().await {
-                            tracing::debug!(mirror = %self.mirror, "followers are told of a held source later: {}", trouble.why);
+                            tracing::debug!(mirror = %self.mirror, "the hold of the source is published later: {}", trouble.why);
                         }
                         self.save();
                     }
@@ -295,7 +296,7 @@ impl Life {
             }
         }
         self.unsure = None;
-        // A hold of before the start is over, or told again.
+        // A hold from before the start is over, or is published again.
         if last.is_some_and(|(_, record)| record.held) && self.held.is_none() {
             self.held = Some(false);
         }
@@ -380,7 +381,7 @@ impl Life {
         Ok(())
     }
 
-    /// Tells what is not known to be told.
+    /// Publishes what is not known to be stored.
     async fn tell_held(&mut self) -> Result<(), Trouble> {
         let Some(held) = self.held else { return Ok(()) };
         if self.at.is_none() || self.link.is_none() {
@@ -490,13 +491,13 @@ fn not(trouble: Trouble) -> Published {
     Published::Not { config: trouble.config, why: trouble.why }
 }
 
-/// Takes in what a follower told.
+/// Takes in a follower's report.
 fn hear(known: &Mutex<Known>, subject: &str, payload: &[u8]) {
     let Some(name) = subject.rsplit('.').next() else { return };
-    let Ok(told) = serde_json::from_slice::<Told>(payload) else { return };
-    let age = Duration::try_from_secs_f64(now() - told.unix).unwrap_or_default();
-    let heard = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
-    lock(known).followers.insert(name.to_owned(), (told, heard));
+    let Ok(report) = serde_json::from_slice::<Report>(payload) else { return };
+    let age = Duration::try_from_secs_f64(now() - report.unix).unwrap_or_default();
+    let received = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
+    lock(known).followers.insert(name.to_owned(), (report, received));
 }
 
 fn now() -> f64 {

@@ -1,5 +1,5 @@
 //! A follower's side of a feed: a thread that reads the stream in order and hands each message on,
-//! and that tells the follower's position.
+//! and that reports the follower's position.
 //!
 //! Records come by a plain subscription to what the server repeats; what is missing between them,
 //! and after a connection was lost, is fetched from the stream. So the server keeps nothing for a
@@ -15,7 +15,7 @@ use futures_util::StreamExt;
 use tokio::sync::mpsc::{UnboundedReceiver as Asked, UnboundedSender as Asking, unbounded_channel};
 
 use super::client::{self, Trouble, Which};
-use super::{Told, live_subject, position_subject, stream, subject};
+use super::{Report, live_subject, position_subject, stream, subject};
 use crate::config::Login;
 use crate::location::Location;
 use crate::sys::event::EventFd;
@@ -48,7 +48,7 @@ enum Ask {
     /// Go on reading behind this message; `None`: at the end.
     From(Option<u64>),
     Look(u64),
-    Tell(Box<Told>),
+    Report(Box<Report>),
 }
 
 /// The way to the thread; dropped, it ends.
@@ -81,7 +81,7 @@ impl Reader {
             next: from.map(|from| from + 1),
             hand,
             wake,
-            told: None,
+            reported: None,
             looks: Vec::new(),
         };
         let runtime = client::runtime()?;
@@ -107,9 +107,9 @@ impl Reader {
         let _ = self.ask.send(Ask::Look(number));
     }
 
-    /// Tells the source; a later word stands for one that could not be told.
-    pub(crate) fn tell(&self, told: Told) {
-        let _ = self.ask.send(Ask::Tell(Box::new(told)));
+    /// Reports to the source; a later report takes the place of one that could not be sent.
+    pub(crate) fn report(&self, report: Report) {
+        let _ = self.ask.send(Ask::Report(Box::new(report)));
     }
 }
 
@@ -122,7 +122,7 @@ struct Life {
     next: Option<u64>,
     hand: Sender<Read>,
     wake: Arc<EventFd>,
-    told: Option<Told>,
+    reported: Option<Report>,
     /// Not answered yet.
     looks: Vec<u64>,
 }
@@ -157,7 +157,7 @@ impl Life {
         match ask {
             Ask::From(sequence) => self.next = sequence.map(|sequence| sequence + 1),
             Ask::Look(number) => self.looks.push(number),
-            Ask::Tell(told) => self.told = Some(*told),
+            Ask::Report(report) => self.reported = Some(*report),
         }
     }
 
@@ -249,8 +249,8 @@ impl Life {
                             return Ok(());
                         }
                     }
-                    Some(Ask::Tell(told)) => {
-                        self.told = Some(*told);
+                    Some(Ask::Report(report)) => {
+                        self.reported = Some(*report);
                         self.send_told(&client).await;
                     }
                 },
@@ -259,11 +259,11 @@ impl Life {
     }
 
     async fn send_told(&mut self, client: &Client) {
-        let Some(told) = &mut self.told else { return };
+        let Some(report) = &mut self.reported else { return };
         let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        told.unix = since_1970.as_secs_f64();
-        if let Ok(payload) = serde_json::to_vec(told) {
-            // A word that is lost is told again with the next look.
+        report.unix = since_1970.as_secs_f64();
+        if let Ok(payload) = serde_json::to_vec(report) {
+            // A report that is lost is sent again with the next check.
             let _ = client.publish(position_subject(&self.feed, &self.follower), payload.into()).await;
             let _ = client.flush().await;
         }

@@ -26,7 +26,7 @@ impl Follower {
                     let why = "a follower compares itself with its upstream when it gets SIGUSR1";
                     let _ = reply.send(Err(why.into()));
                 }
-                // A follower has no source of its own, nor events. Who asks is told that nobody
+                // A follower has no source of its own, nor events. The answer is that nobody
                 // answers.
                 Command::Call(_) => {}
                 Command::Reconcile => {
@@ -51,7 +51,7 @@ impl Follower {
         }
     }
 
-    /// Somebody waits: nothing is put off.
+    /// A client waits: nothing is put off.
     fn hurry(&mut self) {
         self.spread_until = None;
         if let Some(away) = &mut self.away {
@@ -160,7 +160,7 @@ impl Follower {
         });
     }
 
-    /// Answers whoever waits: there is an end.
+    /// Answers the clients that wait: it ends.
     pub(super) fn end_flushes(&mut self) {
         let (why, unreachable) = self.why_waiting();
         let name = self.full_name();

@@ -8,7 +8,7 @@
 mod commands;
 mod pull;
 mod runs;
-mod told;
+mod report;
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -40,13 +40,13 @@ const WAKE: u64 = 1;
 const STDOUT: u64 = 2;
 const STDERR: u64 = 3;
 const EXIT: u64 = 4;
-/// The end of what stands by.
+/// The end of the standby process.
 const SPARE: u64 = 5;
 
 /// How long a mark holds that was fetched, for runs that delete nothing.
 const MARK_HOLDS: Duration = Duration::from_secs(10);
-/// Between two words to the source.
-const TELL_EVERY: Duration = Duration::from_millis(50);
+/// Between two reports to the source.
+const REPORT_EVERY: Duration = Duration::from_millis(50);
 /// Messages of the feed that are taken in a turn.
 const A_TURN: usize = 200;
 
@@ -96,7 +96,7 @@ pub(crate) struct Follower {
     kept: Followed,
     /// The directory that a comparison has filled.
     filled: Option<(u64, u64)>,
-    /// Whether what is on the disk has been told to be old.
+    /// Whether it was logged that the state on disk is old.
     unsaved: bool,
     doing: Option<Doing>,
     spare: Option<(Run, Duration)>,
@@ -116,7 +116,7 @@ pub(crate) struct Follower {
     looks: u64,
     /// Records that are not held, with the time when they were read.
     ages: VecDeque<(u64, Duration)>,
-    told: Option<(crate::feed::Told, Duration)>,
+    reported: Option<(crate::feed::Report, Duration)>,
     counters: status::Target,
     stop_at: Option<Instant>,
     successor: Option<Box<Replacement>>,
@@ -193,7 +193,7 @@ impl Follower {
             flushes: Vec::new(),
             looks: 0,
             ages: VecDeque::new(),
-            told: None,
+            reported: None,
             counters: status::Target::default(),
             stop_at: None,
             successor: None,
@@ -210,7 +210,7 @@ impl Follower {
         self.started.elapsed()
     }
 
-    /// Runs until it is told to stop.
+    /// Runs until a stop is requested.
     pub(crate) fn run(mut self) -> Ended {
         use std::os::fd::AsFd;
         if let Err(error) = self.reactor.add(self.wake.as_fd(), Interest::Read, WAKE) {
@@ -235,7 +235,7 @@ impl Follower {
             self.take_commands();
             self.go_on();
             self.save();
-            self.tell();
+            self.report();
             self.serve_flushes();
             if more {
                 self.wake.wake();
@@ -271,7 +271,7 @@ impl Follower {
         let mut due: Vec<Duration> = Vec::new();
         due.extend(self.stop_at.map(since));
         due.extend(self.flushes.iter().map(|flush| since(flush.deadline)));
-        due.extend(self.told.as_ref().filter(|(told, _)| *told != self.word()).map(|(_, at)| *at + TELL_EVERY));
+        due.extend(self.reported.as_ref().filter(|(told, _)| *told != self.word()).map(|(_, at)| *at + REPORT_EVERY));
         if self.doing.is_none() && self.paused.is_none() {
             due.extend(self.away.as_ref().map(|away| away.next));
             due.extend(self.held_deletes.as_ref().map(|(.., until)| *until));

@@ -58,7 +58,7 @@ pub(super) fn words(mirror: &Mirror, upstream: &Target, manner: Manner) -> Vec<O
         add("--from0");
         add("--files-from=-");
         // What is missing is deleted only where a record says that it is gone: a directory that is
-        // not the source must not take away what is there.
+        // not the source must not delete anything.
         add(if deletes { "--delete-missing-args" } else { "--ignore-missing-args" });
     }
     let rules = mirror.filter.rsync_args();

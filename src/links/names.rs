@@ -169,8 +169,8 @@ impl Names {
         }
     }
 
-    /// `path` does not lead to `inode` any more. The number may be another file's by now, as ext4 and
-    /// xfs use one again at once: nothing is known to lie outside.
+    /// `path` does not lead to `inode` any more. The number may be another file's by now, as ext4
+    /// and xfs use one again at once: nothing is known to lie outside.
     pub(crate) fn forget(&mut self, inode: Inode, path: &RelPath) {
         let Some(file) = self.files.get_mut(&inode) else { return };
         let before = file.names.len();

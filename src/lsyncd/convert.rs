@@ -325,8 +325,8 @@ impl Sync<'_> {
         let mut rules = mirror.filter.ordered().to_vec();
         rules.extend(self.rules(mirror));
         if patterns.is_empty() && of_file.is_empty() && mirror.pattern_files.filter.is_empty() {
-            // An include behind the last exclude changes nothing, and would keep deletions from being
-            // listed by name.
+            // An include behind the last exclude changes nothing, and would keep deletions from
+            // being listed by name.
             rules.truncate(rules.iter().rposition(|rule| rule.excludes).map_or(0, |at| at + 1));
         }
         let own = patterns.into_iter().map(String::into_bytes);
@@ -342,8 +342,8 @@ impl Sync<'_> {
         }
     }
 
-    /// `filter`, and behind it `filterFrom`: rules in order, which go before the excludes with lsyncd,
-    /// too.
+    /// `filter`, and behind it `filterFrom`: rules in order, which go before the excludes with
+    /// lsyncd, too.
     fn rules(&mut self, mirror: &mut Mirror) -> Vec<Ordered> {
         let mut rules = Vec::new();
         match self.declared.fields.named.get("filter").cloned() {

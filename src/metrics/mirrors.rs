@@ -218,7 +218,7 @@ const TARGET: &[Row<Target>] = &[
         Gauge,
         "fansync_feed_followers",
         &["mirror", "target", "state"],
-        "Of a feed: followers in each state; silent ones have told nothing for 30 s.",
+        "Of a feed: followers in each state; silent ones have not reported for 30 s.",
         |t, v| {
             if let Some(feed) = &t.feed {
                 for state in FOLLOWER {
@@ -233,7 +233,7 @@ const TARGET: &[Row<Target>] = &[
         T,
         "Of a feed: records that the slowest follower lacks, silent ones aside.",
         |t, v| {
-            t.feed.iter().for_each(|feed| v.put(heard(feed).map(|f| f.behind).max().unwrap_or(0) as f64));
+            t.feed.iter().for_each(|feed| v.put(reporting(feed).map(|f| f.behind).max().unwrap_or(0) as f64));
         },
     ),
     row(
@@ -242,7 +242,7 @@ const TARGET: &[Row<Target>] = &[
         T,
         "Of a feed: the age of the oldest record that a follower lacks, silent ones aside.",
         |t, v| {
-            t.feed.iter().for_each(|feed| v.put(heard(feed).map(|f| f.lag_seconds).fold(0.0, f64::max)));
+            t.feed.iter().for_each(|feed| v.put(reporting(feed).map(|f| f.lag_seconds).fold(0.0, f64::max)));
         },
     ),
     row(
@@ -302,10 +302,10 @@ const HOOK: &[Row<Hook>] = &[
     ),
 ];
 
-/// States that a follower tells, and the one of those that tell nothing.
+/// States that a follower reports, and the one of those that do not report.
 const FOLLOWER: &[&str] = &["idle", "syncing", "comparing", "paused", "held", "down", "config", "failing", "silent"];
 
-fn heard(feed: &Feed) -> impl Iterator<Item = &Follower> {
+fn reporting(feed: &Feed) -> impl Iterator<Item = &Follower> {
     feed.followers.iter().filter(|f| f.state != "silent")
 }
 

@@ -1,4 +1,4 @@
-//! A run that is no process: a record that is published to a feed. Whoever publishes it ends it.
+//! A run that is no process: a record that is published to a feed. The publisher ends it.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -257,8 +257,8 @@ impl Retries {
         groups.chain(self.failures.values().filter(|f| !f.entry.is_taken()).map(|f| f.due)).min()
     }
 
-    /// The target holds the path of `entry` (and, for a subtree, all below) as batch `id` found it: its
-    /// failures are over. What failed while it passed that batch may be newer, and stays.
+    /// The target holds the path of `entry` (and, for a subtree, all below) as batch `id` found it:
+    /// its failures are over. What failed while it passed that batch may be newer, and stays.
     pub(crate) fn confirmed(&mut self, id: BatchId, entry: &Entry) -> Vec<Entry> {
         if self.failures.is_empty() {
             return Vec::new();

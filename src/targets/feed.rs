@@ -17,7 +17,7 @@ pub(super) struct Feed {
     name: String,
     /// Of the source, once it was taken.
     identity: std::cell::Cell<Option<Identity>>,
-    /// What followers were told last.
+    /// What was published to followers last.
     held: bool,
 }
 
@@ -57,7 +57,7 @@ impl Target {
         Ok(())
     }
 
-    /// Tells the followers whether the source is held.
+    /// Publishes to the followers whether the source is held.
     pub(crate) fn tell_held(&mut self, held: bool) {
         if let Some(feed) = self.feed.as_mut().filter(|feed| feed.held != held) {
             feed.held = held;
@@ -146,7 +146,7 @@ fn entries(root: &Root, pass: Pass, list: &[u8], content: bool) -> Vec<Record> {
         let (gone, directory) = match fstatat(root.as_fd(), path.as_path(), AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(stat) => (false, stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits()),
             Err(Errno::ENOENT | Errno::ENOTDIR) => (true, false),
-            // A look at it by the follower tells.
+            // The follower's own check decides.
             Err(_) => (false, false),
         };
         out.push(Record { path, kind, gone, directory, content });

@@ -63,8 +63,8 @@ impl Sought {
         Vec::new()
     }
 
-    /// Whether files are sought in a directory that a rename of `moved` may take elsewhere, before the
-    /// walk gets there.
+    /// Whether files are sought in a directory that a rename of `moved` may take elsewhere, before
+    /// the walk gets there.
     fn may_miss(&self, moved: &[u8]) -> bool {
         let overlaps = |dir: &RelPath| path::is_at_or_below(dir, moved) || !dir.is_root() && path::is_at_or_below(moved, dir);
         self.dirs.values().flatten().any(|entry| overlaps(&entry.path))

@@ -8,8 +8,9 @@
 //! process that causes it. `max_delay` bounds both.
 //!
 //! With `delay` nothing leaves that has not waited for it, but what hurries: a flush, a target that
-//! answers again, a command. When it is over, as many paths leave as wait then; what comes meanwhile
-//! waits as long again. So runs are no closer together than `delay`, however busy the source is.
+//! answers again, a command. When it is over, as many paths leave as wait then; what comes
+//! meanwhile waits as long again. So runs are no closer together than `delay`, however busy the
+//! source is.
 //!
 //! A flood leaves whole, by one run: the next batch takes the next job while that flies. It is
 //! shared out among the free jobs when it has come to a pause. Its pause has to be longer the

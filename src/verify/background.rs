@@ -1,8 +1,9 @@
-//! `verify_every`, `verify_at`: targets are compared with their source now and then, while everything goes on.
+//! `verify_every`, `verify_at`: targets are compared with their source now and then, while
+//! everything goes on.
 //!
 //! One comparison at a time in the whole process, by an rsync that gets what others leave over, so
-//! that batches are not held up by it. The first comes one interval after the start, or at the first
-//! of its times of day. Differences
+//! that batches are not held up by it. The first comes one interval after the start, or at the
+//! first of its times of day. Differences
 //! are reported, and put right unless `verify_repair` says no: a difference that nothing explains
 //! is a change that was lost, and none may stay lost that is known.
 //!
@@ -24,7 +25,7 @@ use crate::sys::localtime::{self, LocalTime};
 /// Held while a comparison runs.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// A clock that tells no time of day is looked at again after that.
+/// A clock without a time of day is looked at again after that.
 const UNKNOWN_PAUSE: Duration = Duration::from_secs(60);
 
 /// Paths that the log names.

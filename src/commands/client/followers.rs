@@ -1,5 +1,5 @@
-//! `fansync flush --followers`: waits until followers tell that they hold what the feeds held when the
-//! flush was done.
+//! `fansync flush --followers`: waits until followers report that they hold what the feeds held when
+//! the flush was done.
 
 use super::*;
 use crate::cli::Followers;
@@ -82,7 +82,7 @@ fn missing(snapshot: &Snapshot, goals: &Goals, which: &Followers) -> Vec<Waiting
                         Some(f) if holds(&f) => {}
                         Some(f) => out.push(word(f)),
                         None => {
-                            let why = "no follower of this name has told anything".into();
+                            let why = "no follower of this name has reported anything".into();
                             out.push(Waiting { target: format!("{place} at {name}"), why, unreachable: true });
                         }
                     }

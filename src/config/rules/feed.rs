@@ -17,7 +17,7 @@ pub(super) fn published(mirror: &Mirror, target: &Target, path: &str, out: &mut 
     }
     if mirror.delete != Delete::Always {
         let help = "remove delete: what a follower may delete is bounded there, by max_delete";
-        section.complain("delete", "a feed tells of all that is gone, so delete is true with a feed", help);
+        section.complain("delete", "a feed lists all that is gone, so delete is true with a feed", help);
     }
     if mirror.filter.excludes(mark::DIR.as_bytes(), true) || mirror.filter.excludes(FEED_MARK.as_bytes(), false) {
         let help = "exclude something narrower: followers know the tree by that file";

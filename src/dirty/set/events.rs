@@ -240,8 +240,8 @@ impl DirtySet {
         n.flags = n.flags & !(FRESH | GONE) | unsure;
     }
 
-    /// A path was deleted or moved away, with all below it. `carried`: a change through a name below
-    /// it has left, and perhaps with another file.
+    /// A path was deleted or moved away, with all below it. `carried`: a change through a name
+    /// below it has left, and perhaps with another file.
     fn see_gone(&mut self, at: u32, epoch: Epoch, carried: bool) {
         let n = &self.tree[at];
         let own = if n.kind == Some(Kind::Contents) { n.flags } else { 0 };
@@ -263,8 +263,8 @@ impl DirtySet {
         n.flags = n.flags & !(FRESH | THROUGH) | GONE | CONTENT;
     }
 
-    /// A directory went, with all below it: whether changes that came through names in it have left,
-    /// or are leaving, perhaps with other files. Tells it once. `at`: its node.
+    /// A directory went, with all below it: whether changes that came through names in it have
+    /// left, or are leaving, perhaps with other files. Reports it once. `at`: its node.
     fn take_carried(&mut self, path: &[u8], at: Option<u32>) -> bool {
         let mut carried = self.landed.take_carried(path);
         let mut stack: Vec<u32> = at.into_iter().collect();

@@ -79,7 +79,7 @@ impl Landed {
     }
 
     /// A directory went, with all below it: whether changes came through names in it that are
-    /// perhaps not followed yet. Tells it once.
+    /// perhaps not followed yet. Reports it once.
     pub(super) fn take_carried(&mut self, dir: &[u8]) -> bool {
         self.recent.uncarry(dir) | self.settling.uncarry(dir)
     }

@@ -236,7 +236,8 @@ impl Linked {
             before.names.keys().chain(now.names.keys()).filter(|name| asked.carries(name)).cloned().collect();
         let links = has(process, "-H");
         let file = |name: &String| [before, &now].map(|listing| listing.names.get(name).map(|leads| leads.number));
-        // Only what follows a further name is disturbed. One that is renamed has one name at a time.
+        // Only what follows a further name is disturbed. One that is renamed has one name at a
+        // time.
         let shared =
             |number: u64| (0..2).any(|listing| names.iter().filter(|name| file(name)[listing] == Some(number)).count() > 1);
         // A file that is met under another name by now, as where a directory above was renamed, has

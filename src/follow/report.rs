@@ -1,7 +1,7 @@
-//! What a follower tells: to its source, and in the status.
+//! A follower's reports: to its source, and in the status.
 
 use super::*;
-use crate::feed::{Told, mark};
+use crate::feed::{Report, mark};
 use crate::path::Shown;
 use crate::status::{FirstPass, StartKind, TargetState};
 
@@ -43,12 +43,12 @@ impl Follower {
         self.ages.front().map_or(Duration::ZERO, |(_, since)| self.now().saturating_sub(*since))
     }
 
-    /// What the source is told, but for the time.
-    pub(super) fn word(&self) -> Told {
+    /// The report to the source, but for its time.
+    pub(super) fn word(&self) -> Report {
         let position = self.machine.position();
         let (state, reason) = self.state();
         let comparing = self.machine.owes() && state == TargetState::Syncing;
-        Told {
+        Report {
             version: env!("CARGO_PKG_VERSION").into(),
             incarnation: position.map(|p| mark::hex(&p.incarnation.to_be_bytes())).unwrap_or_default(),
             sequence: position.map_or(0, |p| p.sequence),
@@ -60,8 +60,8 @@ impl Follower {
         }
     }
 
-    /// Tells the source what has changed, not too often.
-    pub(super) fn tell(&mut self) {
+    /// Reports to the source what has changed, not too often.
+    pub(super) fn report(&mut self) {
         let held = self.machine.position().map_or(0, |point| point.sequence);
         while self.ages.front().is_some_and(|(sequence, _)| *sequence <= held) {
             self.ages.pop_front();
@@ -70,18 +70,18 @@ impl Follower {
         if self.ages.len() > 100_000 {
             self.ages.drain(1..50_000);
         }
-        // Nothing is told before it is on the disk.
+        // Nothing is reported before it is on the disk.
         if self.unsaved && self.keep {
             return;
         }
         let (word, now) = (self.word(), self.now());
-        let due = match &self.told {
-            Some((told, at)) => *told != word && now.saturating_sub(*at) >= TELL_EVERY,
+        let due = match &self.reported {
+            Some((told, at)) => *told != word && now.saturating_sub(*at) >= REPORT_EVERY,
             None => true,
         };
         if due && let Some(reader) = &self.reader {
-            reader.tell(word.clone());
-            self.told = Some((word, now));
+            reader.report(word.clone());
+            self.reported = Some((word, now));
         }
     }
 
