@@ -1,6 +1,8 @@
 //! A change feed on a real nats-server, and followers that pull from a real rsync daemon: whatever
 //! is killed, frozen, wiped or set back, in the end every follower is equal to the source.
 
+mod relays;
+
 use std::fs::File;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -149,20 +151,38 @@ impl World {
 
     /// Starts a follower, whose directory `fill` fills before.
     fn join(&mut self, n: usize, fill: impl FnOnce(&Dir)) {
+        let upstream = self.rsyncd.url("web");
+        self.join_by(n, &[upstream], None, fill);
+    }
+
+    /// The same, with these upstreams; a relay says where it serves its directory.
+    fn join_by(&mut self, n: usize, upstreams: &[String], serve: Option<&str>, fill: impl FnOnce(&Dir)) {
         let work = fs::work_dir();
         let name = format!("f{n}");
         let dir = Dir::new(work.path().join("copy"));
         dir.mkdir(".");
         fill(&dir);
-        let toml = format!(
-            "[[follow]]\nname = \"web\"\nservers = [\"{}\"]\nfollower = \"{name}\"\ndirectory = \"{}\"\nupstream = \"{}\"\nspread = \"1ms\"\nretry_max = \"1s\"\n{}\n",
-            self.nats.url(),
-            dir.root().display(),
-            self.rsyncd.url("web"),
-            self.keys
-        );
+        let toml = self.follower_toml(&name, &dir, upstreams, serve);
         let daemon = Daemon::run_text(work.path(), &toml, Until::Answering);
         self.followers.push(Follower { work, name, toml, dir, daemon });
+    }
+
+    fn follower_toml(&self, name: &str, dir: &Dir, upstreams: &[String], serve: Option<&str>) -> String {
+        let serve = serve.map(|serve| format!("serve = \"{serve}\"\n")).unwrap_or_default();
+        format!(
+            "[[follow]]\nname = \"web\"\nservers = [\"{}\"]\nfollower = \"{name}\"\ndirectory = \"{}\"\nupstream = {upstreams:?}\nspread = \"1ms\"\nretry_max = \"1s\"\n{serve}{}\n",
+            self.nats.url(),
+            dir.root().display(),
+            self.keys
+        )
+    }
+
+    /// Restarts a follower with other upstreams.
+    fn prefers(&mut self, n: usize, upstreams: &[String], serve: Option<&str>) {
+        let follower = &self.followers[n];
+        let toml = self.follower_toml(&follower.name, &follower.dir, upstreams, serve);
+        self.followers[n].toml = toml;
+        self.followers[n].restart();
     }
 
     fn restart_source(&mut self) {
@@ -200,10 +220,16 @@ impl World {
     /// that was killed before its first word is not known yet.
     #[track_caller]
     fn check(&self) {
+        self.check_but(&|_| false);
+    }
+
+    /// The same, with paths that may differ.
+    #[track_caller]
+    fn check_but(&self, ignore: &dyn Fn(&Path) -> bool) {
         let names: Vec<&str> = self.followers.iter().map(|follower| &*follower.name).collect();
         self.barrier(&names.join(","));
         for follower in &self.followers {
-            let found = differences(self.src.root(), follower.dir.root(), Times::All, &|_| false);
+            let found = differences(self.src.root(), follower.dir.root(), Times::All, ignore);
             let log = follower.daemon.log();
             assert!(found.is_empty(), "{} differs after the barrier:\n{found}\nits log:\n{log}", follower.name);
         }
@@ -240,6 +266,12 @@ fn comparisons(daemon: &Daemon) -> usize {
 }
 
 pub fn cases() -> Vec<Case> {
+    let mut all = cases_of_followers();
+    all.extend(relays::cases());
+    all
+}
+
+fn cases_of_followers() -> Vec<Case> {
     vec![
         case("a_change_arrives_and_a_barrier_is_not_early", ON, |fs| {
             let mut w = World::new(fs, 2)?;
@@ -488,6 +520,28 @@ pub fn cases() -> Vec<Case> {
             w.daemon.does(&["pause"]);
             w.src.write("top", b"while the source is paused");
             w.daemon.does(&["resume"]);
+            w.check();
+            Ok(())
+        }),
+        case("a_run_that_hangs_is_ended", ON, |fs| {
+            let work = fs::work_dir();
+            let (script, hangs) = (work.path().join("rsync"), work.path().join("hangs"));
+            let text = format!("#!/bin/sh\n[ -e {} ] && exec sleep 1000\nexec rsync \"$@\"\n", hangs.display());
+            std::fs::write(&script, text).expect("it can be written");
+            std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("its mode can be set");
+            let keys =
+                format!("rsync = \"{}\"\ntimeout = \"1s\"\nconnect_timeout = \"1s\"\nwatchdog = \"2s\"\n", script.display());
+            let mut w = World::with(fs, 1, "", &keys, "")?;
+            w.check();
+            std::fs::write(&hangs, "").expect("it can be written");
+            // The process that stands by takes the first list.
+            for n in 0..3 {
+                w.churn(CHURN);
+                w.src.mkdirs(format!("new/{n}"));
+                w.daemon.flush(None);
+            }
+            w.follower_says(0, "a run made no progress");
+            std::fs::remove_file(&hangs).expect("it can be removed");
             w.check();
             Ok(())
         }),

@@ -396,8 +396,8 @@ pub struct FlushArgs {
     /// Only the mirror with this name
     #[arg(long, value_name = "NAME")]
     pub(crate) mirror: Option<String>,
-    /// Wait for followers of feeds, too: all that are known, so many, or these (names with commas
-    /// between)
+    /// Wait for followers of feeds, too: all that are known, all relays, so many, or these (names
+    /// with commas between)
     #[arg(long, value_name = "WHICH")]
     pub(crate) followers: Option<Followers>,
     /// How long to wait
@@ -413,6 +413,8 @@ pub struct FlushArgs {
 pub(crate) enum Followers {
     /// Every one that is known.
     All,
+    /// Every relay that is known.
+    Relays,
     /// So many.
     Count(usize),
     /// Those.
@@ -426,9 +428,10 @@ impl std::str::FromStr for Followers {
         let names: Vec<String> = text.split(',').map(str::to_owned).collect();
         match (text, text.parse()) {
             ("all", _) => Ok(Followers::All),
+            ("relays", _) => Ok(Followers::Relays),
             (_, Ok(count)) => Ok(Followers::Count(count)),
             _ if names.iter().any(String::is_empty) => {
-                Err(format!("{text:?} is none of all, a number, names with commas between"))
+                Err(format!("{text:?} is none of all, relays, a number, names with commas between"))
             }
             _ => Ok(Followers::Named(names)),
         }
@@ -705,7 +708,9 @@ mod tests {
         assert_eq!(command("flush"), Command::Flush(flush(None, 30)));
         assert_eq!(command("flush --target b --timeout 5m"), Command::Flush(flush(Some("b"), 300)));
         let named = |names: &[&str]| Followers::Named(names.iter().map(|name| (*name).to_owned()).collect());
-        for (text, which) in [("all", Followers::All), ("3", Followers::Count(3)), ("a,b-1", named(&["a", "b-1"]))] {
+        for (text, which) in
+            [("all", Followers::All), ("relays", Followers::Relays), ("3", Followers::Count(3)), ("a,b-1", named(&["a", "b-1"]))]
+        {
             let want = FlushArgs { followers: Some(which), ..flush(None, 30) };
             let line = format!("flush --followers {text}");
             assert_eq!(words(&line).map(|cli| cli.command).map_err(|(e, _)| e.to_string()), Ok(Command::Flush(want)));

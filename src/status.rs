@@ -286,6 +286,9 @@ pub struct Follower {
     pub(crate) told_seconds: f64,
     /// Where it pulls from.
     pub(crate) upstream: String,
+    /// Of a relay: where it serves its tree.
+    #[serde(default)]
+    pub(crate) serve: String,
     /// Its version of fansync.
     pub(crate) version: String,
 }

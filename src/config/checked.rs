@@ -161,6 +161,11 @@ pub(crate) struct Follow {
     pub(crate) login: Login,
     /// The name that this follower has at the source.
     pub(crate) follower: String,
+    /// What is pulled from if not the one target, in order of preference behind that; the last of
+    /// all is the source.
+    pub(crate) others: Vec<Location>,
+    /// Where others pull what this one holds.
+    pub(crate) serve: Option<Location>,
     /// A comparison that many followers owe at a time begins within this time.
     pub(crate) spread: Duration,
 }
@@ -244,6 +249,14 @@ fn size(bytes: u64) -> String {
     unit.map_or_else(|| format!("{bytes}B"), |(unit, name)| format!("{}{name}", bytes / unit))
 }
 
+/// A value, or a list of them.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum OneOrMore<'a> {
+    One(&'a Location),
+    More(Vec<&'a Location>),
+}
+
 /// As `[[follow]]` has it.
 #[derive(Serialize)]
 struct FollowKeys<'a> {
@@ -256,7 +269,9 @@ struct FollowKeys<'a> {
     #[serde(flatten)]
     login: &'a Login,
     directory: &'a std::path::Path,
-    upstream: &'a Location,
+    upstream: OneOrMore<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    serve: &'a Option<Location>,
     #[serde(skip_serializing_if = "Option::is_none")]
     password_file: &'a Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -269,6 +284,7 @@ struct FollowKeys<'a> {
     compress: Compress,
     timeout: String,
     connect_timeout: String,
+    watchdog: String,
     retry_min: String,
     retry_max: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -288,7 +304,11 @@ impl<'a> FollowKeys<'a> {
             follower: (follow.follower != super::host_name()).then_some(&follow.follower),
             login: &follow.login,
             directory: &mirror.source,
-            upstream: &upstream.location,
+            upstream: match &*follow.others {
+                [] => OneOrMore::One(&upstream.location),
+                others => OneOrMore::More(std::iter::once(&upstream.location).chain(others).collect()),
+            },
+            serve: &follow.serve,
             password_file: &upstream.password_file,
             max_delete: mirror.max_delete,
             spread: units::shown(follow.spread),
@@ -299,6 +319,7 @@ impl<'a> FollowKeys<'a> {
             compress: upstream.compress,
             timeout: units::shown(upstream.timeout),
             connect_timeout: units::shown(upstream.connect_timeout),
+            watchdog: units::shown(upstream.watchdog),
             retry_min: units::shown(upstream.retry_min),
             retry_max: units::shown(upstream.retry_max),
             ssh: &upstream.ssh,

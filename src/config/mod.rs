@@ -299,7 +299,7 @@ impl Config {
                 }
             };
             let follower = given.follower.unwrap_or_else(host_name);
-            let follow = Follow { feed, login, follower, spread: SPREAD };
+            let follow = Follow { feed, login, follower, others: Vec::new(), serve: None, spread: SPREAD };
             let upstream = Target { password_file, ..Target::new(UPSTREAM, upstream) };
             let mirror = Mirror {
                 max_delete: given.max_delete,

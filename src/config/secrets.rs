@@ -155,7 +155,7 @@ pub(crate) fn readable(path: &Path) -> Option<TrustError> {
 }
 
 /// Keys whose lines can be shown in a message.
-const PLAIN: [&str; 112] = [
+const PLAIN: [&str; 113] = [
     "acknowledge",
     "acls",
     "address",
@@ -242,6 +242,7 @@ const PLAIN: [&str; 112] = [
     "rsync",
     "rsync_path",
     "send_renames",
+    "serve",
     "servers",
     "settle",
     "shell",

@@ -208,7 +208,8 @@ servers = ["tls://hub1"]
 feed = "web"
 follower = "web17"
 directory = "/no/such/follower"
-upstream = "rsync://u@origin/web"
+upstream = ["rsync://u@relay/web", "rsync://u@origin/web"]
+serve = "rsync://web17/web"
 password_file = "/p"
 max_delete = 1000
 spread = "10m"
@@ -219,6 +220,7 @@ sparse = true
 compress = "lz4"
 timeout = "30s"
 connect_timeout = "5s"
+watchdog = "2m"
 retry_min = "1s"
 retry_max = "5m"
 rsync = "/opt/rsync"
@@ -936,7 +938,13 @@ fn rules_of_feeds_and_followers() {
             format!("{}\n{line}\n", kept.join("\n"))
         })
     };
-    for good in [feed("", ""), follow(""), follow("max_delete = 5"), follow("upstream = \"u@h:/srv\"\nssh = \"ssh -p 2\"")] {
+    for good in [
+        feed("", ""),
+        follow(""),
+        follow("max_delete = 5"),
+        follow("upstream = \"u@h:/srv\"\nssh = \"ssh -p 2\""),
+        follow("upstream = [\"rsync://r/m\", \"u@h:/srv\"]\nserve = \"rsync://me/m\""),
+    ] {
         assert_eq!(messages(&good), Vec::<String>::new(), "{good}");
     }
     for (text, want) in [
@@ -956,6 +964,11 @@ fn rules_of_feeds_and_followers() {
         (follow("directory = \"w\""), "is not an absolute path"),
         (follow("follower = \"a.b\""), "cannot be used"),
         (follow("servers = []"), "names no server"),
+        (follow("upstream = []"), "upstream names no place"),
+        (follow("upstream = [\"h:/srv\", \"rsync://h/m\"]"), "is no relay"),
+        (follow("upstream = [\"rsync://h/m\", \"rsync://h/m\"]"), "is there twice"),
+        (follow("serve = \"h:/srv\""), "is no module of an rsync daemon"),
+        (follow("serve = \"rsync://h/m\""), "is the upstream, too"),
     ] {
         let told = messages(&text);
         assert!(told.iter().any(|message| message.contains(want)), "{text}: {told:?}");

@@ -48,7 +48,7 @@ impl Point {
     }
 
     /// Whether `next` is the record behind this one.
-    fn is_followed_by(&self, next: &Point) -> bool {
+    pub(crate) fn is_followed_by(&self, next: &Point) -> bool {
         *next == Point { number: self.number.wrapping_add(1), sequence: self.sequence.wrapping_add(1), ..*self }
     }
 }
@@ -357,6 +357,12 @@ impl Machine {
         let mut need = self.failed.remove(&path)?.need;
         need.round = ROUNDS;
         Some(self.leave(need.kind == Kind::Subtree, need.content, vec![(path, need)]))
+    }
+
+    /// Whether [`Machine::take`] has something.
+    pub fn has_work(&self, now: Duration) -> bool {
+        let waits = self.owed.is_some() || !self.pending.is_empty() || self.failed.values().any(|failure| failure.due <= now);
+        waits && self.flight.is_none() && !self.held
     }
 
     /// When [`Machine::take`] has something that it does not have now.

@@ -13,6 +13,10 @@ use super::record::Identity;
 
 /// The mark, below the root.
 pub(crate) const FILE: &str = ".fansync/feed";
+/// The directory of a relay, below its root: what is half copied, and its name. It is never copied.
+pub(crate) const RELAY: &str = ".fansync/relay";
+/// The name of a relay, below its root: who finds it served knows that this is not the source.
+pub(crate) const RELAY_NAME: &str = ".fansync/relay/name";
 /// Its first line.
 const HEAD: &str = "fansync-feed 1\n";
 /// Most bytes of a mark.
@@ -58,8 +62,12 @@ pub(crate) fn take(root: impl AsFd, feed: &str) -> io::Result<Identity> {
         Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
         Err(errno) => return Err(errno.into()),
     }
-    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let dir = openat(&root, Path::new(dir), flags, Mode::empty())?;
+    let dir = openat(&root, Path::new(dir), DIRECTORY, Mode::empty())?;
+    // A tree that was a relay's, and is a source now.
+    match no_relay_in(&dir) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
     let read = || -> io::Result<String> {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let file = std::fs::File::from(openat(&dir, name, flags, Mode::empty())?);
@@ -80,6 +88,78 @@ pub(crate) fn take(root: impl AsFd, feed: &str) -> io::Result<Identity> {
     fastrand::fill(&mut identity);
     write(&dir, name, &text(feed, &identity))?;
     Ok(identity)
+}
+
+const DIRECTORY: OFlag = OFlag::O_DIRECTORY.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+
+/// The directory of marks below `root`, made where it is not there.
+fn marks(root: &Path) -> io::Result<std::os::fd::OwnedFd> {
+    let root = openat(nix::fcntl::AT_FDCWD, root, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let (dir, _) = FILE.split_once('/').expect("it lies in a directory");
+    make(&root, dir)
+}
+
+fn make(at: impl AsFd, name: &str) -> io::Result<std::os::fd::OwnedFd> {
+    match mkdirat(&at, name, Mode::from_bits_truncate(0o755)) {
+        Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    Ok(openat(&at, name, DIRECTORY, Mode::empty())?)
+}
+
+/// Makes the directory of the relay `name` in its tree.
+///
+/// # Errors
+/// It cannot be made.
+pub(crate) fn take_relay(root: &Path, name: &str) -> io::Result<()> {
+    let dir = make(marks(root)?, "relay")?;
+    match fstatat(&dir, "name", AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Ok(_) => Ok(()),
+        Err(_) => write(&dir, "name", &format!("{name}\n")),
+    }
+}
+
+/// The tree at `root` is no relay's any more.
+///
+/// # Errors
+/// What is there cannot be removed.
+pub(crate) fn no_relay(root: &Path) -> io::Result<()> {
+    match openat(nix::fcntl::AT_FDCWD, &root.join(".fansync"), DIRECTORY, Mode::empty()) {
+        Ok(dir) => match no_relay_in(&dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        },
+        Err(_) => Ok(()),
+    }
+}
+
+fn no_relay_in(marks: impl AsFd) -> io::Result<()> {
+    let dir = openat(&marks, "relay", DIRECTORY, Mode::empty())?;
+    nix::unistd::unlinkat(&dir, "name", nix::unistd::UnlinkatFlags::NoRemoveDir)?;
+    // What an rsync left that was killed goes with it, if there is nothing of another kind.
+    for entry in nix::dir::Dir::openat(&dir, ".", DIRECTORY, Mode::empty())?.iter().flatten() {
+        let _ = nix::unistd::unlinkat(&dir, entry.file_name(), nix::unistd::UnlinkatFlags::NoRemoveDir);
+    }
+    Ok(nix::unistd::unlinkat(&marks, "relay", nix::unistd::UnlinkatFlags::RemoveDir)?)
+}
+
+/// A relay begins to fill the directory `root`: it is not served as the feed's tree until then.
+///
+/// # Errors
+/// The mark is there, and cannot be removed.
+pub(crate) fn remove(root: &Path) -> io::Result<()> {
+    match std::fs::remove_file(root.join(FILE)) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// A relay has filled its directory.
+///
+/// # Errors
+/// The mark cannot be written.
+pub(crate) fn put(root: &Path, text: &str) -> io::Result<()> {
+    write(marks(root)?, "feed", text)
 }
 
 /// Puts a file in place in one step.
@@ -119,6 +199,19 @@ mod tests {
         std::fs::write(one.path().join(FILE), "torn").unwrap();
         let again = take(&one, "web");
         assert_ne!(again, first);
+        // What was a relay's is a source's now.
+        take_relay(one.path(), "web1").unwrap();
+        std::fs::write(one.path().join(RELAY).join(".half"), "").unwrap();
+        assert_eq!(std::fs::read_to_string(one.path().join(RELAY_NAME)).unwrap(), "web1\n");
+        assert_eq!((take(&one, "web"), one.path().join(RELAY).exists()), (again, false));
+        take_relay(one.path(), "web1").unwrap();
+        no_relay(one.path()).unwrap();
+        no_relay(one.path()).unwrap();
+        assert!(!one.path().join(RELAY).exists());
+        remove(one.path()).unwrap();
+        remove(one.path()).unwrap();
+        put(one.path(), &super::text("web", &again)).unwrap();
+        assert_eq!(take(&one, "web"), again);
         assert!(is_there(std::fs::File::open(one.path()).unwrap()));
     }
 

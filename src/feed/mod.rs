@@ -5,6 +5,7 @@
 //! | [`record`] | one message of the feed, byte by byte; pure |
 //! | [`pending`] | what a follower has read and does not hold yet; pure |
 //! | [`machine`] | a follower's position, and when it owes a comparison; pure |
+//! | [`choice`] | which upstream a follower pulls from; pure |
 //! | [`mark`] | the file in the source that identifies the tree |
 //! | `note` | what a publisher and a follower keep on disk |
 //! | `client` | the connection to the servers, on a thread of its own |
@@ -16,6 +17,7 @@
 //! A record only says where to look; a follower leaves a path alone once rsync has copied a state
 //! of it that is as new as the record, or newer.
 
+pub mod choice;
 #[cfg(feature = "feed")]
 mod client;
 pub mod machine;
@@ -34,6 +36,8 @@ pub mod record;
 pub(crate) use publisher::Publisher;
 
 use serde::{Deserialize, Serialize};
+
+use crate::location::Location;
 
 /// The stream of a feed.
 pub(crate) fn stream(feed: &str) -> String {
@@ -60,6 +64,30 @@ pub(crate) fn position_subject(feed: &str, follower: &str) -> String {
     format!("fansync.at.{feed}.{follower}")
 }
 
+/// What a relay reports to, too, so that its followers need no other's reports: `fansync.relay.FEED.`
+/// and the key of the place that it serves; `*` for all.
+pub(crate) fn relay_subject(feed: &str, key: &str) -> String {
+    format!("fansync.relay.{feed}.{key}")
+}
+
+/// What stands for a place that a relay serves in the names of subjects: host, port if it is another
+/// than rsync's, module and path. A dot is `_`, and what is no letter, digit or `-` is its hexadecimal
+/// value after `=`. `None` for what is no module of an rsync daemon.
+pub(crate) fn key(place: &Location) -> Option<String> {
+    let Location::Daemon { host, port, module, path, .. } = place else { return None };
+    let port = port.filter(|port| *port != 873).map(|port| format!(":{port}")).unwrap_or_default();
+    let path = if path.is_empty() { String::new() } else { format!("/{path}") };
+    let mut out = String::new();
+    for byte in format!("{}{port}/{module}{path}", host.to_ascii_lowercase()).bytes() {
+        match byte {
+            b'.' => out.push('_'),
+            b'-' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => out.push(byte.into()),
+            other => out.push_str(&format!("={other:02X}")),
+        }
+    }
+    Some(out)
+}
+
 /// A follower's report on itself.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Report {
@@ -78,13 +106,43 @@ pub(crate) struct Report {
     /// Why, where it is none of the first three.
     #[serde(default)]
     pub(crate) reason: String,
-    /// Where it pulls from, without a password.
+    /// Where it pulls from, or the relay that it waits for, without a password.
     #[serde(default)]
     pub(crate) upstream: String,
+    /// Where a relay serves its tree.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) serve: String,
+    /// Of a relay: the keys of the places that its tree comes by, the nearest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) through: Vec<String>,
+    /// Paths that it could not pull, and that are not in its position.
+    #[serde(default)]
+    pub(crate) failed: u64,
     /// When it made the report, seconds since 1970, by its own clock.
     #[serde(default)]
     pub(crate) unix: f64,
     /// The age of the oldest record that it does not hold, in seconds.
     #[serde(default)]
     pub(crate) lag_seconds: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_has_one_key_whoever_logs_in() {
+        let key = |text: &str| super::key(&Location::parse(text).unwrap());
+        let plain = key("rsync://relay7.example.com/web");
+        assert_eq!(plain.as_deref(), Some("relay7_example_com=2Fweb"));
+        for same in ["rsync://m@Relay7.example.com:873/web", "relay7.example.com::web"] {
+            assert_eq!(key(same), plain, "{same}");
+        }
+        for other in ["rsync://relay7_example.com/web", "rsync://relay7.example.com:8730/web", "rsync://relay7.example.com/web/a"]
+        {
+            assert_ne!(key(other), plain, "{other}");
+        }
+        assert_eq!(key("relay7:/srv/web"), None);
+        assert!(!key("rsync://[::1]:9/a_b/c.d").unwrap().contains(['.', ' ', '*', '>']));
+    }
 }

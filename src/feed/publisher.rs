@@ -20,7 +20,7 @@ use super::client::{self, Refused, Trouble, Which};
 use super::machine::Point;
 use super::note::PublishedFile;
 use super::record::{Identity, Item, Record, split};
-use super::{Report, live_subject, mark, position_subject, positions, stream, subject};
+use super::{Report, live_subject, mark, position_subject, positions, relay_subject, stream, subject};
 use crate::config;
 use crate::location::Location;
 use crate::status;
@@ -149,6 +149,7 @@ impl Publisher {
                 lag_seconds: if behind > 0 { report.lag_seconds + silent } else { 0.0 },
                 told_seconds: silent,
                 upstream: report.upstream.clone(),
+                serve: report.serve.clone(),
                 version: report.version.clone(),
             }
         };
@@ -335,7 +336,7 @@ impl Life {
         let mut told = client.subscribe(all.clone()).await.map_err(|e| Trouble::away(e.to_string()))?;
         let config = json!({
             "name": positions(&self.name),
-            "subjects": [all],
+            "subjects": [&all, relay_subject(&self.name, "*")],
             "retention": "limits",
             "discard": "old",
             "storage": "file",
@@ -346,7 +347,8 @@ impl Life {
             "allow_direct": true,
         });
         let info = client::stream(client, &config).await?;
-        for subject in info.subjects {
+        let reports = position_subject(&self.name, "");
+        for subject in info.subjects.into_iter().filter(|subject| subject.starts_with(&reports)) {
             if let Some(stored) = client::get(client, &positions(&self.name), Which::Last(&subject)).await? {
                 hear(&self.known, &subject, &stored.payload);
             }

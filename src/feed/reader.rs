@@ -10,12 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Client;
-use crossbeam::channel::{Receiver, Sender, bounded};
+use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use futures_util::StreamExt;
 use tokio::sync::mpsc::{UnboundedReceiver as Asked, UnboundedSender as Asking, unbounded_channel};
+use tokio::task::JoinSet;
 
 use super::client::{self, Trouble, Which};
-use super::{Report, live_subject, position_subject, stream, subject};
+use super::{Report, live_subject, position_subject, positions, relay_subject, stream, subject};
 use crate::config::Login;
 use crate::location::Location;
 use crate::sys::event::EventFd;
@@ -44,6 +45,27 @@ pub(crate) enum Read {
     Up,
 }
 
+/// A report of a relay.
+#[derive(Debug)]
+pub(crate) struct Heard {
+    /// Which of the upstreams.
+    pub(crate) from: usize,
+    pub(crate) report: Report,
+    /// It was made just now, and not kept by the servers.
+    pub(crate) live: bool,
+}
+
+/// Who reads a feed.
+#[derive(Debug, Clone)]
+pub(crate) struct Reading {
+    /// The follower's name.
+    pub(crate) follower: String,
+    /// The key of the place that it serves.
+    pub(crate) serve: Option<String>,
+    /// Those of its upstreams that may be relays, with their numbers.
+    pub(crate) relays: Vec<(usize, String)>,
+}
+
 enum Ask {
     /// Go on reading behind this message; `None`: at the end.
     From(Option<u64>),
@@ -55,6 +77,7 @@ enum Ask {
 pub(crate) struct Reader {
     ask: Asking<Ask>,
     read: Receiver<Read>,
+    heard: Receiver<Heard>,
 }
 
 impl Reader {
@@ -66,20 +89,22 @@ impl Reader {
     pub(crate) fn start(
         place: &Location,
         login: &Login,
-        follower: &str,
+        reading: Reading,
         from: Option<u64>,
         wake: Arc<EventFd>,
     ) -> io::Result<Reader> {
         let (ask, asked) = unbounded_channel();
         let (hand, read) = bounded(WAITING);
+        let (hear, heard) = unbounded();
         let Location::Feed { feed, .. } = place else { return Err(io::ErrorKind::InvalidInput.into()) };
         let life = Life {
             place: place.clone(),
             login: login.clone(),
             feed: feed.clone(),
-            follower: follower.to_owned(),
+            reading,
             next: from.map(|from| from + 1),
             hand,
+            hear,
             wake,
             reported: None,
             looks: Vec::new(),
@@ -89,12 +114,17 @@ impl Reader {
             runtime.block_on(life.run(asked));
             runtime.shutdown_background();
         })?;
-        Ok(Reader { ask, read })
+        Ok(Reader { ask, read, heard })
     }
 
     /// What has come.
     pub(crate) fn take(&self) -> Option<Read> {
         self.read.try_recv().ok()
+    }
+
+    /// What a relay has reported.
+    pub(crate) fn heard(&self) -> Option<Heard> {
+        self.heard.try_recv().ok()
     }
 
     /// Goes on behind this message.
@@ -117,10 +147,11 @@ struct Life {
     place: Location,
     login: Login,
     feed: String,
-    follower: String,
+    reading: Reading,
     /// The message to hand on next; `None`: what the stream ends with.
     next: Option<u64>,
     hand: Sender<Read>,
+    hear: Sender<Heard>,
     wake: Arc<EventFd>,
     reported: Option<Report>,
     /// Not answered yet.
@@ -181,13 +212,25 @@ impl Life {
     }
 
     async fn follow(&mut self, asked: &mut Asked<Ask>, pause: &mut Duration) -> Result<(), Trouble> {
-        let name = format!("fansync {}", self.follower);
+        let name = format!("fansync {}", self.reading.follower);
         let (events, mut connected) = unbounded_channel();
         let client = client::connect(&self.place, &self.login, &name, Some(events)).await?;
         let lost = |e: String| Trouble::away(format!("the connection was lost: {e}"));
         let mut live = client.subscribe(live_subject(&self.feed)).await.map_err(|e| lost(e.to_string()))?;
         // Before the look, so that nothing is stored unseen in between.
         client.flush().await.map_err(|e| lost(e.to_string()))?;
+        let mut relays = JoinSet::new();
+        for (from, key) in self.reading.relays.clone() {
+            let live = client.subscribe(relay_subject(&self.feed, &key)).await.map_err(|e| lost(e.to_string()))?;
+            let (hear, wake) = (self.hear.clone(), Arc::clone(&self.wake));
+            relays.spawn(async move {
+                let mut live = live;
+                while let Some(message) = live.next().await {
+                    hand_report(&hear, &wake, from, &message.payload, true);
+                }
+            });
+        }
+        self.fetch_reports(&client, &mut relays);
         if !self.catch_up(&client).await? {
             return Ok(());
         }
@@ -218,6 +261,7 @@ impl Life {
                 there = connected.recv() => match there {
                     // Messages may have been missed meanwhile.
                     Some(true) => {
+                        self.fetch_reports(&client, &mut relays);
                         if !self.catch_up(&client).await? || !self.hand(Read::Up).await {
                             return Ok(());
                         }
@@ -264,9 +308,28 @@ impl Life {
         report.unix = since_1970.as_secs_f64();
         if let Ok(payload) = serde_json::to_vec(report) {
             // A report that is lost is sent again with the next check.
-            let _ = client.publish(position_subject(&self.feed, &self.follower), payload.into()).await;
+            if let Some(key) = &self.reading.serve {
+                let _ = client.publish(relay_subject(&self.feed, key), payload.clone().into()).await;
+            }
+            let _ = client.publish(position_subject(&self.feed, &self.reading.follower), payload.into()).await;
             let _ = client.flush().await;
         }
+    }
+
+    /// Asks for what the servers have kept of the relays' reports; nothing waits for that.
+    fn fetch_reports(&self, client: &Client, tasks: &mut JoinSet<()>) {
+        for (from, key) in self.reading.relays.clone() {
+            let (client, feed) = (client.clone(), self.feed.clone());
+            let (hear, wake) = (self.hear.clone(), Arc::clone(&self.wake));
+            tasks.spawn(async move {
+                let subject = relay_subject(&feed, &key);
+                if let Ok(Some(kept)) = client::get(&client, &positions(&feed), Which::Last(&subject)).await {
+                    hand_report(&hear, &wake, from, &kept.payload, false);
+                }
+            });
+        }
+        // Those that have ended.
+        while tasks.try_join_next().is_some() {}
     }
 
     /// Fetches what the stream has beyond what was handed on, and looks at its end. `false`: the
@@ -315,5 +378,12 @@ impl Life {
             }
         }
         Ok(Some(end))
+    }
+}
+
+fn hand_report(hear: &Sender<Heard>, wake: &EventFd, from: usize, payload: &[u8], live: bool) {
+    if let Ok(report) = serde_json::from_slice::<Report>(payload) {
+        let _ = hear.send(Heard { from, report, live });
+        wake.wake();
     }
 }

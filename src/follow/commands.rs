@@ -1,5 +1,6 @@
 //! The commands of other threads: the same as an engine's.
 
+use super::runs::Cut;
 use super::*;
 use crate::control::{Steer, Steered};
 use crate::engine::{Call, OnTarget};
@@ -45,7 +46,7 @@ impl Follower {
         let now = Instant::now();
         if self.stop_at.is_some_and(|at| now >= at)
             && let Some(doing) = &mut self.doing
-            && !std::mem::replace(&mut doing.cut, true)
+            && doing.cut.replace(Cut::Stop) != Some(Cut::Stop)
         {
             doing.run.cut();
         }
@@ -57,6 +58,7 @@ impl Follower {
         if let Some(away) = &mut self.away {
             away.next = Duration::ZERO;
         }
+        self.supply.hurry();
         if let Some((.., until)) = &mut self.held_deletes {
             *until = Duration::ZERO;
         }
@@ -99,11 +101,12 @@ impl Follower {
     }
 
     fn full_name(&self) -> String {
-        format!("{}/{}", self.mirror.name, self.upstream.name)
+        format!("{}/{}", self.mirror.name, self.upstream().name)
     }
 
     fn identity(&self) -> String {
-        format!("{} {}", self.upstream.name, self.upstream.location)
+        let first = self.mirror.targets.first().map(|target| format!("{} {}", target.name, target.location));
+        first.unwrap_or_default()
     }
 
     pub(super) fn take_up_pause(&mut self) {

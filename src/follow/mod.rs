@@ -7,8 +7,9 @@
 
 mod commands;
 mod pull;
-mod runs;
 mod report;
+mod runs;
+mod supply;
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -23,10 +24,12 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 use crate::config::{Mirror, Target};
 use crate::control::Waiting;
 use crate::engine::{Command, Handle, Replacement};
+use crate::feed::choice::Away;
 use crate::feed::machine::Machine;
+use crate::feed::mark;
 use crate::feed::note::{Followed, FollowedFile};
 use crate::feed::reader::{Read, Reader};
-use crate::feed::record::Record;
+use crate::feed::record::{Record, RecordError};
 use crate::state::pauses::PauseFile;
 use crate::status;
 use crate::sync::argv;
@@ -34,6 +37,7 @@ use crate::sync::run::Run;
 use crate::sys::event::EventFd;
 use crate::sys::reactor::{Interest, Reactor};
 use runs::Doing;
+use supply::{Supply, Waits};
 
 const WAKE: u64 = 1;
 /// A run's descriptors: its outputs, and its end.
@@ -58,15 +62,6 @@ pub(crate) enum Ended {
     Again(Box<Follower>),
 }
 
-/// What keeps it from pulling.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Away {
-    config: bool,
-    why: String,
-    tries: u64,
-    next: Duration,
-}
-
 struct Flush {
     deadline: Instant,
     reply: Sender<Vec<Waiting>>,
@@ -79,7 +74,9 @@ struct Flush {
 /// See the module's text.
 pub(crate) struct Follower {
     mirror: Mirror,
-    upstream: Target,
+    supply: Supply,
+    /// Relays that are passed over.
+    noted_silent: Vec<usize>,
     state_dir: PathBuf,
     keep: bool,
     file: FollowedFile,
@@ -102,6 +99,7 @@ pub(crate) struct Follower {
     spare: Option<(Run, Duration)>,
     /// When the upstream's mark was the right one.
     mark_seen: Option<Duration>,
+    /// What keeps it from pulling from any upstream.
     away: Option<Away>,
     /// Why the servers of the feed do not answer.
     feed_down: Option<String>,
@@ -151,9 +149,7 @@ impl Follower {
         wake: Arc<EventFd>,
         turns: Arc<AtomicU64>,
     ) -> Follower {
-        let upstream = mirror.targets.first().cloned();
-        let upstream =
-            upstream.unwrap_or_else(|| Target::new(crate::config::UPSTREAM, crate::location::Location::Local("/".into())));
+        let supply = Supply::of(mirror);
         let file = FollowedFile::new(state_dir, &mirror.name, &mirror.source);
         let kept = match file.load() {
             Ok(kept) => kept,
@@ -163,9 +159,10 @@ impl Follower {
             }
         };
         let pauses = PauseFile::new(state_dir, &mirror.name, &mirror.source);
-        let machine = Machine::new(kept.as_ref().map(|k| k.saved.clone()), mirror.batch.max_pending, upstream.retry_max);
+        let machine = Machine::new(kept.as_ref().map(|k| k.saved.clone()), mirror.batch.max_pending, supply.current().retry_max);
         Follower {
-            upstream,
+            supply,
+            noted_silent: Vec::new(),
             state_dir: state_dir.to_owned(),
             keep,
             file,
@@ -219,6 +216,11 @@ impl Follower {
         }
         self.take_up_pause();
         self.start_reader();
+        if self.supply.own.is_none()
+            && let Err(error) = mark::no_relay(&self.mirror.source)
+        {
+            tracing::warn!(mirror = %self.mirror.name, "the directory looks like a relay's still: cannot remove {}: {error}", mark::RELAY);
+        }
         let mut ready = Vec::new();
         loop {
             ready.clear();
@@ -231,6 +233,8 @@ impl Follower {
             for &token in &ready {
                 self.on_ready(token);
             }
+            self.supply.due = None;
+            self.hear_relays();
             let more = self.read();
             self.take_commands();
             self.go_on();
@@ -263,7 +267,9 @@ impl Follower {
 
     /// Paths that are to be pulled, a comparison counting as one.
     fn unconfirmed(&self) -> usize {
-        self.machine.pending().len() + self.machine.in_flight() + usize::from(self.machine.owes()) + self.machine.failed().len()
+        let waits = self.supply.records.iter().flat_map(|waits| &waits.record).map(|record| record.entries.len()).sum::<usize>();
+        let owed = usize::from(self.machine.owes());
+        waits + self.machine.pending().len() + self.machine.in_flight() + owed + self.machine.failed().len()
     }
 
     fn next_due(&self) -> Option<Duration> {
@@ -271,7 +277,9 @@ impl Follower {
         let mut due: Vec<Duration> = Vec::new();
         due.extend(self.stop_at.map(since));
         due.extend(self.flushes.iter().map(|flush| since(flush.deadline)));
-        due.extend(self.reported.as_ref().filter(|(told, _)| *told != self.word()).map(|(_, at)| *at + REPORT_EVERY));
+        due.extend(self.supply.due);
+        due.extend(self.reported.as_ref().and_then(|(told, at)| Some(*at + self.report_again(told)?)));
+        due.extend(self.doing.as_ref().map(|doing| doing.due(self.upstream().watchdog)));
         if self.doing.is_none() && self.paused.is_none() {
             due.extend(self.away.as_ref().map(|away| away.next));
             due.extend(self.held_deletes.as_ref().map(|(.., until)| *until));
@@ -286,7 +294,8 @@ impl Follower {
     fn start_reader(&mut self) {
         let Some(follow) = &self.mirror.follow else { return };
         let from = self.machine.read().map(|point| point.sequence);
-        match Reader::start(&follow.feed, &follow.login, &follow.follower, from, Arc::clone(&self.wake)) {
+        let reading = self.supply.reading(&follow.follower);
+        match Reader::start(&follow.feed, &follow.login, reading, from, Arc::clone(&self.wake)) {
             Ok(reader) => self.reader = Some(reader),
             Err(error) => {
                 tracing::error!(mirror = %self.mirror.name, %error, "cannot start the thread that reads the feed; restart fansync");
@@ -297,14 +306,23 @@ impl Follower {
 
     /// Takes in what the feed has; `true` when there may be more.
     fn read(&mut self) -> bool {
+        self.take_records();
         for _ in 0..A_TURN {
+            if self.has_enough() {
+                return false;
+            }
             let Some(read) = self.reader.as_ref().and_then(Reader::take) else { return false };
             match read {
-                Read::Record(sequence, bytes) => self.take_record(sequence, &bytes),
+                Read::Record(sequence, bytes) => {
+                    self.ages.push_back((sequence, self.now()));
+                    self.supply.records.push_back(Waits { sequence, record: Record::decode(&bytes) });
+                    self.take_records();
+                }
                 Read::End(Some((sequence, bytes))) => {
                     let owed = self.machine.owes();
                     if self.machine.end(sequence, Record::decode(&bytes)) {
                         self.owes(owed);
+                        self.supply.records.clear();
                         if let Some(reader) = &self.reader {
                             reader.read_behind(Some(sequence));
                         }
@@ -332,10 +350,10 @@ impl Follower {
         true
     }
 
-    fn take_record(&mut self, sequence: u64, bytes: &[u8]) {
+    fn take_record(&mut self, sequence: u64, record: Result<Record, RecordError>) {
         let owed = self.machine.owes();
         let filter = &self.mirror.filter;
-        let record = Record::decode(bytes).map(|mut record| {
+        let record = record.map(|mut record| {
             record.entries.retain(|item| {
                 let leaves_out = |dir| !item.path.is_root() && filter.excludes(&item.path, dir);
                 // What is gone may have been either.
@@ -355,7 +373,6 @@ impl Follower {
             }
         }
         self.owes(owed);
-        self.ages.push_back((sequence, self.now()));
     }
 
     /// A comparison may be owed since just now.

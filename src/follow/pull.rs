@@ -62,6 +62,15 @@ pub(super) fn words(mirror: &Mirror, upstream: &Target, manner: Manner) -> Vec<O
         add(if deletes { "--delete-missing-args" } else { "--ignore-missing-args" });
     }
     let rules = mirror.filter.rsync_args();
+    let follow = mirror.follow.as_ref();
+    let relays = follow.is_some_and(|follow| follow.serve.is_some());
+    if pass != Pass::Listed {
+        add(&format!("--filter=- /{}/", mark::RELAY));
+        if relays && pass == Pass::Whole {
+            // It comes when all is there.
+            add(&format!("--filter=- /{}", mark::FILE));
+        }
+    }
     if deletes {
         if pass != Pass::Listed || !rules.is_empty() {
             add("--delete");
@@ -85,6 +94,12 @@ pub(super) fn words(mirror: &Mirror, upstream: &Target, manner: Manner) -> Vec<O
         Pass::Listed => args.extend(rules.iter().map(|rule| receiver_only(rule))),
         Pass::OneLevel | Pass::Deep | Pass::Whole => args.extend(rules),
     }
+    if relays {
+        // Followers must not copy what is half copied.
+        let mut dir = OsString::from("--temp-dir=");
+        dir.push(mirror.source.join(mark::RELAY));
+        args.push(dir);
+    }
     args.extend(wire(upstream));
     args.push(ITEMS.into());
     args.push("--info=stats1".into());
@@ -96,14 +111,18 @@ pub(super) fn words(mirror: &Mirror, upstream: &Target, manner: Manner) -> Vec<O
     args
 }
 
-/// The words for the run that copies the upstream's mark into `dir`.
+/// The words for the run that copies the upstream's mark into `dir`, and its name if it is a relay.
 pub(super) fn mark_words(mirror: &Mirror, upstream: &Target, dir: &Path) -> Vec<OsString> {
     let mut args: Vec<OsString> = vec![mirror.rsync.clone().into()];
     args.push(format!("--max-size={}", mark::MAX_BYTES).into());
     args.push("--ignore-times".into());
+    // A source has no name of a relay.
+    args.push("--ignore-missing-args".into());
     args.extend(wire(upstream));
     args.push("--".into());
-    args.push(below(&upstream.location, format!("/{}", mark::FILE).as_bytes()));
+    for file in [mark::FILE, mark::RELAY_NAME] {
+        args.push(below(&upstream.location, format!("/{file}").as_bytes()));
+    }
     let mut here = dir.as_os_str().to_owned();
     here.push("/.");
     args.push(here);
@@ -248,6 +267,23 @@ mod tests {
         assert!(listed.iter().any(|w| w == "--filter=-r /cache/") && listed.iter().any(|w| w == "--delete"), "{listed:?}");
         let deep = shown(&mirror, Manner { pass: Pass::Deep, ..manner });
         assert!(deep.iter().any(|w| w == "--filter=- /cache/"), "{deep:?}");
+    }
+
+    #[test]
+    fn a_relay_serves_nothing_that_is_half_copied() {
+        let manner = Manner { pass: Pass::Whole, content: false, deletes: true, max_delete: None, dry: false };
+        let mut mirror = mirror();
+        let plain = shown(&mirror, manner);
+        assert!(plain.iter().any(|w| w == "--filter=- /.fansync/relay/"), "{plain:?}");
+        assert!(!plain.iter().any(|w| w.starts_with("--temp-dir") || w == "--filter=- /.fansync/feed"), "{plain:?}");
+        let serve = Location::parse("rsync://relay/web").unwrap();
+        mirror.follow.as_mut().unwrap().serve = Some(serve);
+        let whole = shown(&mirror, manner);
+        for word in ["--temp-dir=/srv/web/.fansync/relay", "--filter=- /.fansync/relay/", "--filter=- /.fansync/feed"] {
+            assert!(whole.iter().any(|w| w == word), "{word}: {whole:?}");
+        }
+        let listed = shown(&mirror, Manner { pass: Pass::Listed, ..manner });
+        assert!(listed.iter().any(|w| w.starts_with("--temp-dir")) && !listed.iter().any(|w| w.starts_with("--filter")));
     }
 
     #[test]

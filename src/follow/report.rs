@@ -1,7 +1,8 @@
 //! A follower's reports: to its source, and in the status.
 
+use super::supply::SIGN_OF_LIFE;
 use super::*;
-use crate::feed::{Report, mark};
+use crate::feed::Report;
 use crate::path::Shown;
 use crate::status::{FirstPass, StartKind, TargetState};
 
@@ -20,8 +21,8 @@ impl Follower {
         if let Some((why, ..)) = &self.held_deletes {
             return (TargetState::Held, format!("{why}; `fansync resume --accept-deletes` lets it through"));
         }
-        if let Some(away) = self.away.as_ref().filter(|away| away.tries > 0) {
-            return (if away.config { TargetState::Config } else { TargetState::Down }, away.why.clone());
+        if let Some(away) = self.away.clone().filter(|away| away.tries > 0).or_else(|| self.supply.trouble()) {
+            return (if away.config { TargetState::Config } else { TargetState::Down }, away.why);
         }
         if let Some(why) = &self.feed_down {
             return (TargetState::Down, why.clone());
@@ -29,10 +30,10 @@ impl Follower {
         if let Some(why) = self.machine.why_owed() {
             return (TargetState::Syncing, format!("the whole tree is compared: {why}"));
         }
-        if self.machine.in_sync() {
+        if self.machine.in_sync() && self.supply.records.is_empty() {
             return (TargetState::Idle, String::new());
         }
-        if self.machine.pending().is_empty() && self.doing.is_none() {
+        if self.machine.pending().is_empty() && self.doing.is_none() && self.supply.records.is_empty() {
             let first = self.machine.failed().iter().next().map(|(path, failure)| format!("{path}: {}", failure.words));
             return (TargetState::Failing, first.unwrap_or_default());
         }
@@ -54,9 +55,22 @@ impl Follower {
             sequence: position.map_or(0, |p| p.sequence),
             state: if comparing { "comparing".into() } else { state.name().into() },
             reason,
-            upstream: self.upstream.location.to_string(),
+            upstream: self.supply.waits_for().unwrap_or(&self.upstream().location).to_string(),
+            serve: self.mirror.follow.as_ref().and_then(|f| f.serve.as_ref()).map(ToString::to_string).unwrap_or_default(),
+            through: if self.supply.own.is_some() { self.supply.way() } else { Vec::new() },
+            failed: self.machine.failed().len() as u64,
             unix: 0.0,
             lag_seconds: self.lag().as_secs_f64().floor(),
+        }
+    }
+
+    /// After which time it reports again, if this was its last report.
+    pub(super) fn report_again(&self, told: &Report) -> Option<Duration> {
+        let word = self.word();
+        match () {
+            () if *told != word => Some(REPORT_EVERY),
+            () if self.supply.own.is_some() && matches!(&*word.state, "syncing" | "comparing") => Some(SIGN_OF_LIFE),
+            () => None,
         }
     }
 
@@ -76,7 +90,7 @@ impl Follower {
         }
         let (word, now) = (self.word(), self.now());
         let due = match &self.reported {
-            Some((told, at)) => *told != word && now.saturating_sub(*at) >= REPORT_EVERY,
+            Some((told, at)) => self.report_again(told).is_some_and(|after| now.saturating_sub(*at) >= after),
             None => true,
         };
         if due && let Some(reader) = &self.reader {
@@ -93,9 +107,14 @@ impl Follower {
             tries: failure.need.round,
             retry_seconds: failure.due.saturating_sub(self.now()).as_secs_f64(),
         });
+        let away = self.away.clone().or_else(|| self.supply.trouble());
+        let reason = match self.supply.waits_for() {
+            Some(relay) if reason.is_empty() => format!("waits for the relay {relay}"),
+            _ => reason,
+        };
         let target = status::Target {
-            name: self.upstream.name.clone(),
-            url: self.upstream.location.to_string(),
+            name: self.upstream().name.clone(),
+            url: self.upstream().location.to_string(),
             state,
             reason,
             pending: self.machine.pending().len() as u64,
@@ -103,8 +122,8 @@ impl Follower {
             in_flight: self.machine.in_flight() as u64,
             paused_unix: self.paused.unwrap_or(0.0),
             lag_seconds: self.lag().as_secs_f64(),
-            retry_seconds: self.away.as_ref().map_or(0.0, |away| away.next.saturating_sub(self.now()).as_secs_f64()),
-            tries: self.away.as_ref().map_or(0, |away| away.tries),
+            retry_seconds: away.as_ref().map_or(0.0, |away| away.next.saturating_sub(self.now()).as_secs_f64()),
+            tries: away.as_ref().map_or(0, |away| away.tries),
             standby: u64::from(self.spare.is_some()),
             held_deletes: self.held_deletes.as_ref().map_or(0, |(_, deletes, _)| *deletes),
             held_reason: self.held_deletes.as_ref().map(|(why, ..)| why.clone()).unwrap_or_default(),

@@ -5,6 +5,7 @@ use super::*;
 use crate::feed::machine::{End, Work};
 use crate::feed::mark;
 use crate::sync::output::{Names, Stream};
+use crate::sync::pulse::{Beat, Carries, Pulse};
 use crate::sync::run::Input;
 use crate::text::plural;
 
@@ -13,7 +14,34 @@ pub(super) struct Doing {
     pub(super) run: Run,
     pub(super) what: What,
     pub(super) began: Duration,
-    pub(super) cut: bool,
+    pub(super) cut: Option<Cut>,
+    pulse: Pulse,
+}
+
+/// Why a run was ended from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// The follower ends.
+    Stop,
+    /// It made no progress.
+    Stalled,
+}
+
+impl Doing {
+    /// What it carries, for the watchdog.
+    fn carries(&self) -> Carries {
+        match &self.what {
+            _ if self.cut.is_some() => Carries::List,
+            What::Mark(_) => Carries::List,
+            What::Pull(Work::List { deep: false, paths, .. }) if paths.len() > 1 => Carries::List,
+            _ => Carries::Whole,
+        }
+    }
+
+    /// When [`Follower::watch_over`] has something to do.
+    pub(super) fn due(&self, watchdog: Duration) -> Duration {
+        self.pulse.due(self.carries(), watchdog)
+    }
 }
 
 /// What a run is for.
@@ -64,8 +92,26 @@ impl Follower {
         self.spare = None;
     }
 
+    /// Ends a run that makes no progress, as that of a target.
+    fn watch_over(&mut self) {
+        let (now, watchdog) = (self.now(), self.upstream().watchdog);
+        let Some(doing) = self.doing.as_mut().filter(|doing| doing.due(watchdog) <= now) else { return };
+        let carries = doing.carries();
+        match doing.pulse.take(now, doing.run.work_of_pull(), carries, watchdog) {
+            Beat::Goes => {}
+            _ if doing.cut.is_some() => doing.run.kill(),
+            Beat::Silent | Beat::Idle | Beat::Knotted => {
+                doing.cut = Some(Cut::Stalled);
+                doing.run.cut();
+                doing.pulse = Pulse::new(now);
+                tracing::warn!(mirror = %self.mirror.name, "a run made no progress for {watchdog:?}, ending it");
+            }
+        }
+    }
+
     /// Starts what may be started, and ends what stands still.
     pub(super) fn go_on(&mut self) {
+        self.watch_over();
         let now = self.now();
         if self.stop_at.is_some() {
             return;
@@ -102,10 +148,13 @@ impl Follower {
                 return self.went_away(true, format!("the directory {} cannot be used: {error}", self.mirror.source.display()));
             }
         }
-        if let Some(work) = self.machine.take(now) {
+        if !self.machine.has_work(now) {
+            return self.refill_spare();
+        }
+        if self.choose_upstream()
+            && let Some(work) = self.machine.take(now)
+        {
             self.begin(work);
-        } else {
-            self.refill_spare();
         }
     }
 
@@ -139,21 +188,22 @@ impl Follower {
 
     fn fetch_mark(&mut self, work: Work) {
         let dir = self.mark_dir();
-        let made = std::fs::create_dir_all(&dir).and_then(|()| match std::fs::remove_file(dir.join("feed")) {
+        let gone = |name: &str| match std::fs::remove_file(dir.join(name)) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
             _ => Ok(()),
-        });
+        };
+        let made = std::fs::create_dir_all(&dir).and_then(|()| gone("feed")).and_then(|()| gone("name"));
         if let Err(error) = made {
             self.end_run(End::Not);
             return self.went_away(true, format!("cannot use {} for the upstream's mark: {error}", dir.display()));
         }
-        let words = pull::mark_words(&self.mirror, &self.upstream, &dir);
+        let words = pull::mark_words(&self.mirror, self.upstream(), &dir);
         self.start(&words, Input::None, Names::default(), What::Mark(work));
     }
 
     /// The mark was fetched; why it is not the right one.
     fn judge_mark(&self) -> Result<(), String> {
-        let place = &self.upstream.location;
+        let place = &self.upstream().location;
         let text = std::fs::read_to_string(self.mark_dir().join("feed"))
             .map_err(|_| format!("{place} has no {}: it is not the tree that the feed is of, or it was emptied", mark::FILE))?;
         let Some((feed, identity)) = mark::parse(&text) else {
@@ -167,6 +217,30 @@ impl Follower {
             ));
         }
         Ok(())
+    }
+
+    /// Whether the mark came with the name of a relay.
+    fn serves_a_relay(&self) -> bool {
+        self.mark_dir().join("name").exists()
+    }
+
+    /// A relay keeps what is half copied apart. While it fills a directory it is not known by its
+    /// mark: its followers would delete what is not there yet.
+    fn prepare_relay(&self, work: &Work) -> std::io::Result<()> {
+        let Some(follow) = self.mirror.follow.as_ref().filter(|follow| follow.serve.is_some()) else { return Ok(()) };
+        mark::take_relay(&self.mirror.source, &follow.follower)?;
+        match work {
+            Work::Whole if self.filled.is_none() => mark::remove(&self.mirror.source),
+            _ => Ok(()),
+        }
+    }
+
+    /// A relay has compared its tree: from here on it is known by its mark.
+    fn served(&self) -> std::io::Result<()> {
+        if self.supply.own.is_none() {
+            return Ok(());
+        }
+        mark::put(&self.mirror.source, &std::fs::read_to_string(self.mark_dir().join("feed"))?)
     }
 
     /// Whether a comparison could take something away that is here.
@@ -190,6 +264,10 @@ impl Follower {
 
     fn pull(&mut self, work: Work) {
         let (manner, list, refused) = pull::manner(&work, self.bound());
+        if let Err(error) = self.prepare_relay(&work) {
+            self.end_run(End::Not);
+            return self.went_away(true, format!("cannot use {} in the directory: {error}", mark::RELAY));
+        }
         if !refused.is_empty() {
             let complain =
                 |path| crate::feed::machine::Complaint { path, absent: false, words: "the name is too long for rsync".into() };
@@ -216,15 +294,15 @@ impl Follower {
     }
 
     fn launch(&mut self, manner: Manner, list: &[u8], what: What) {
-        let words = pull::words(&self.mirror, &self.upstream, manner);
+        let words = pull::words(&self.mirror, self.upstream(), manner);
         let input = if manner.pass == Pass::Whole { Input::None } else { Input::List(list) };
-        let names = pull::names(&self.mirror, &self.upstream);
+        let names = pull::names(&self.mirror, self.upstream());
         self.start(&words, input, names, what);
     }
 
     fn start(&mut self, words: &[OsString], input: Input<'_>, names: Names, what: What) {
         tracing::debug!(mirror = %self.mirror.name, command = ?words, "starting rsync");
-        match Run::pull(words, &argv::Peer::of(&self.upstream), &self.env, input, names) {
+        match Run::pull(words, &argv::Peer::of(self.upstream()), &self.env, input, names) {
             Ok(run) => self.watch(run, what),
             Err(error) => {
                 self.end_run(End::Not);
@@ -244,22 +322,28 @@ impl Follower {
                 return self.went_away(false, format!("cannot wait for rsync: {error}"));
             }
         }
-        self.doing = Some(Doing { run, what, began: self.now(), cut: false });
+        let began = self.now();
+        self.doing = Some(Doing { run, what, began, cut: None, pulse: Pulse::new(began) });
     }
 
     /// Has a process connected ahead, for the next file that changes.
     fn refill_spare(&mut self) {
         let now = self.now();
-        if self.spare.as_ref().is_some_and(|(_, since)| now.saturating_sub(*since) > self.upstream.standby_max_age) {
+        if self.spare.as_ref().is_some_and(|(_, since)| now.saturating_sub(*since) > self.upstream().standby_max_age) {
             self.drop_spare();
         }
-        if self.spare.is_some() || self.machine.owes() || self.away.is_some() || self.counters.batches == 0 {
+        if self.spare.is_some()
+            || self.machine.owes()
+            || self.away.is_some()
+            || self.supply.is_in_trouble()
+            || self.counters.batches == 0
+        {
             return;
         }
         let manner = Manner { pass: Pass::Listed, content: true, deletes: false, max_delete: None, dry: false };
-        let words = pull::words(&self.mirror, &self.upstream, manner);
-        let names = pull::names(&self.mirror, &self.upstream);
-        let started = Run::pull(&words, &argv::Peer::of(&self.upstream), &self.env, Input::Standby, names);
+        let words = pull::words(&self.mirror, self.upstream(), manner);
+        let names = pull::names(&self.mirror, self.upstream());
+        let started = Run::pull(&words, &argv::Peer::of(self.upstream()), &self.env, Input::Standby, names);
         if let Ok(run) = started
             && self.reactor.add(run.pidfd(), Interest::Read, SPARE).is_ok()
         {
@@ -277,10 +361,14 @@ impl Follower {
     }
 
     fn ended(&mut self, doing: Doing, outcome: &crate::sync::outcome::Outcome) {
-        let Doing { run, what, began, cut } = doing;
+        let Doing { run, what, began, cut, .. } = doing;
         let now = self.now();
-        if cut {
+        if let Some(cut) = cut {
             self.end_run(End::Not);
+            if cut == Cut::Stalled {
+                let watchdog = self.upstream().watchdog;
+                self.upstream_went(false, format!("a run made no progress for {watchdog:?}, and was ended"));
+            }
             return;
         }
         match what {
@@ -288,9 +376,13 @@ impl Follower {
                 // A mark that is not there is no trouble with the connection.
                 Judged::Away { config, why } => {
                     self.end_run(End::Not);
-                    self.went_away(config, why);
+                    self.upstream_went(config, why);
                 }
                 _ => match self.judge_mark() {
+                    Ok(()) if self.serves_a_relay() && !self.supply.is_a_relay() => {
+                        self.end_run(End::Not);
+                        self.is_a_relay();
+                    }
                     Ok(()) => {
                         self.mark_seen = Some(now);
                         self.came_back();
@@ -298,16 +390,14 @@ impl Follower {
                     }
                     Err(why) => {
                         self.end_run(End::Not);
-                        self.mark_seen = None;
-                        self.drop_spare();
-                        self.went_away(true, format!("{why}. Nothing is pulled or deleted"));
+                        self.upstream_went(true, format!("{why}. Nothing is pulled or deleted"));
                     }
                 },
             },
             What::Count(work) => match pull::judge(outcome) {
                 Judged::Away { config, why } => {
                     self.end_run(End::Not);
-                    self.went_away(config, why);
+                    self.upstream_went(config, why);
                 }
                 _ => {
                     let deletes = outcome.counters.deleted;
@@ -358,6 +448,14 @@ impl Follower {
                     *self.counters.bad_runs.entry(outcome.verdict.class().to_owned()).or_default() += 1;
                     tracing::debug!(mirror = %self.mirror.name, reason = %outcome.reason, unknown = ?run.output().unknown, "a run did not pull everything");
                 }
+                let mut end = end;
+                if *work == Work::Whole
+                    && end == End::Done
+                    && let Err(error) = self.served()
+                {
+                    end = End::Not;
+                    self.went_away(true, format!("cannot write {} in the directory: {error}", mark::FILE));
+                }
                 let progress = self.end_run(end);
                 if *work == Work::Whole && !self.machine.owes() {
                     self.filled = self.directory().ok();
@@ -376,7 +474,7 @@ impl Follower {
             Judged::Away { config, why } => {
                 *self.counters.bad_runs.entry(outcome.verdict.class().to_owned()).or_default() += 1;
                 self.end_run(End::Not);
-                self.went_away(config, why);
+                self.upstream_went(config, why);
             }
         }
     }
@@ -385,10 +483,11 @@ impl Follower {
     fn pause_runs(&mut self, now: Duration) {
         let tries = self.away.as_ref().map_or(0, |away| away.tries);
         let why = "paths could not be pulled".to_owned();
-        self.away = Some(Away { config: false, why, tries, next: now + self.upstream.retry_min });
+        self.away = Some(Away { config: false, why, tries, next: now + self.upstream().retry_min });
     }
 
     fn came_back(&mut self) {
+        self.upstream_came_back();
         if let Some(away) = self.away.take()
             && away.tries > 0
         {
@@ -399,13 +498,11 @@ impl Follower {
     pub(super) fn went_away(&mut self, config: bool, why: String) {
         let known = self.away.as_ref().is_some_and(|away| away.why == why);
         if !known {
-            let what = if config { "cannot be pulled from as it is" } else { "does not answer" };
-            tracing::warn!(mirror = %self.mirror.name, upstream = %self.upstream.location, "the upstream {what}: {why}. It is tried again by itself");
+            tracing::warn!(mirror = %self.mirror.name, "nothing can be pulled: {why}. It is tried again by itself");
         }
         self.drop_spare();
         let tries = self.away.as_ref().map_or(0, |away| away.tries) + 1;
-        let wait = self.upstream.retry_min.saturating_mul(1 << tries.min(20)).min(self.upstream.retry_max);
-        let next = self.now() + wait.mul_f64(0.5 + fastrand::f64() / 2.0);
+        let next = self.now() + self.backoff(tries);
         self.away = Some(Away { config, why, tries, next });
     }
 
@@ -418,7 +515,7 @@ impl Follower {
                 "nothing is pulled: {why}. If it is meant: fansync resume --accept-deletes"
             );
         }
-        self.held_deletes = Some((why, deletes, now + self.upstream.retry_max));
+        self.held_deletes = Some((why, deletes, now + self.upstream().retry_max));
     }
 }
 

@@ -9,6 +9,8 @@ use super::{BRING_BACK, Feed, Hook, Links, MAKE_SOURCE, Mirror, Snapshot, StartK
 use crate::lost::Cause;
 use crate::text::{plural, span};
 
+/// Relays of a feed that are named.
+const RELAYS: usize = 20;
 /// Followers of a feed that are named.
 const SLOWEST: usize = 10;
 
@@ -245,6 +247,22 @@ impl Feed {
         let states: Vec<String> = states.iter().map(|(state, n)| format!("{n} {state}")).collect();
         let states = if states.is_empty() { String::new() } else { format!(": {}", states.join(", ")) };
         let _ = writeln!(out, "    known   {}{states}", plural(self.followers_known, "follower"));
+        let silent: Vec<&str> = self.followers.iter().filter(|f| f.state == "silent").map(|f| &*f.name).collect();
+        if !silent.is_empty() {
+            let more = silent.len().saturating_sub(SLOWEST);
+            let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+            let _ = writeln!(out, "    silent  {}{more}", silent[..silent.len().min(SLOWEST)].join(", "));
+        }
+        let mut by: BTreeMap<String, u64> = BTreeMap::new();
+        let anybody = |place: &'_ str| match place.split_once("://") {
+            Some((_, rest)) => rest.rsplit_once('@').map_or(rest, |(_, host)| host).to_owned(),
+            None => place.to_owned(),
+        };
+        self.followers.iter().for_each(|f| *by.entry(anybody(&f.upstream)).or_default() += 1);
+        for f in self.followers.iter().filter(|f| !f.serve.is_empty()).take(RELAYS) {
+            let children = plural(by.get(&anybody(&f.serve)).copied().unwrap_or(0), "follower");
+            let _ = writeln!(out, "    relay   {} {} at {}, pulled from by {children}", f.name, f.state, f.serve);
+        }
         for f in self.followers.iter().filter(|f| f.behind > 0).take(SLOWEST) {
             let why = if f.reason.is_empty() { String::new() } else { format!(": {}", f.reason) };
             let lacks = plural(f.behind, "record");

@@ -352,6 +352,11 @@ impl Run {
         self.rsync().map_or_else(Work::default, Child::work)
     }
 
+    /// The same, of a run that copies towards us.
+    pub(crate) fn work_of_pull(&self) -> Work {
+        self.rsync().map_or_else(Work::default, Child::work_of_all)
+    }
+
     /// When rsync first printed its progress; `None` until then, and for passes that do not print
     /// it.
     pub(crate) fn moving(&self) -> Option<Instant> {

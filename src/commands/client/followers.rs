@@ -69,6 +69,13 @@ fn missing(snapshot: &Snapshot, goals: &Goals, which: &Followers) -> Vec<Waiting
                 out.push(Waiting { target: place, why: "no follower is known".into(), unreachable: true });
             }
             Followers::All => out.extend(feed.followers.iter().filter(|f| !holds(f)).map(word)),
+            Followers::Relays => {
+                let mut relays = feed.followers.iter().filter(|f| !f.serve.is_empty()).peekable();
+                if relays.peek().is_none() {
+                    out.push(Waiting { target: place.clone(), why: "no relay is known".into(), unreachable: true });
+                }
+                out.extend(relays.filter(|f| !holds(f)).map(word));
+            }
             Followers::Count(count) => {
                 let there = feed.followers.iter().filter(holds).count();
                 if there < *count {
@@ -117,6 +124,12 @@ mod tests {
         assert_eq!(names(&Followers::Count(2)), ["m/t"]);
         assert_eq!(names(&Followers::Named(vec!["a".into(), "c".into()])), ["m/t at c"]);
         assert_eq!(missing(&snapshot(&[]), &goals, &Followers::All).len(), 1, "nobody is not everybody");
+        assert_eq!(names(&Followers::Relays), ["m/t"], "no relay is known");
+        let mut relays = snapshot(&[("a", 9), ("b", 8), ("c", 8)]);
+        let feed = relays.mirrors[0].targets[0].feed.as_mut().unwrap();
+        feed.followers.iter_mut().take(2).for_each(|f| f.serve = "rsync://r/m".into());
+        let left = missing(&relays, &goals, &Followers::Relays).into_iter().map(|w| w.target).collect::<Vec<_>>();
+        assert_eq!(left, ["m/t at b"]);
         assert_eq!(missing(&Snapshot::default(), &goals, &Followers::All).len(), 1);
     }
 }

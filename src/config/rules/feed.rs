@@ -33,7 +33,7 @@ pub(super) fn published(mirror: &Mirror, target: &Target, path: &str, out: &mut 
 
 /// A follower.
 pub(super) fn followed(mirror: &Mirror, path: &str, out: &mut Vec<Complaint>) {
-    let Some(Follow { feed, login, follower, .. }) = &mirror.follow else { return };
+    let Some(Follow { feed, login, follower, others, serve, .. }) = &mirror.follow else { return };
     let title = format!("follow {:?}", mirror.name);
     let mut section = Section { path: path.into(), title, out };
     section.built();
@@ -47,11 +47,29 @@ pub(super) fn followed(mirror: &Mirror, path: &str, out: &mut Vec<Complaint>) {
         let help = "use up to 64 letters, digits, - and _; each follower of a feed has its own name";
         section.complain("follower", format!("the name {follower:?} cannot be used"), help);
     }
-    if let Some(upstream) = mirror.targets.first()
-        && (upstream.location.is_feed() || matches!(upstream.location, Location::Local(_)))
-    {
-        let help = "write rsync://host/module or host:/path: the same tree as the source of the feed";
-        section.complain("upstream", format!("nothing can be pulled from {}", upstream.location), help);
+    let upstreams: Vec<&Location> = mirror.targets.iter().map(|target| &target.location).chain(others).collect();
+    for (n, upstream) in upstreams.iter().enumerate() {
+        if upstream.is_feed() || matches!(upstream, Location::Local(_)) {
+            let help = "write rsync://host/module or host:/path: the same tree as the source of the feed";
+            section.complain("upstream", format!("nothing can be pulled from {upstream}"), help);
+        }
+        if n + 1 < upstreams.len() && matches!(upstream, Location::Ssh { .. }) {
+            let help = "relays serve their tree by an rsync daemon; put the source last";
+            section.complain("upstream", format!("{upstream} comes before the last one, and is no relay"), help);
+        }
+        if upstreams[..n].contains(upstream) {
+            section.complain("upstream", format!("{upstream} is there twice"), "name each place once");
+        }
+    }
+    if let Some(serve) = serve {
+        if !serve.is_daemon() {
+            let help = "write rsync://host/module, as this relay's followers have it in upstream";
+            section.complain("serve", format!("{serve} is no module of an rsync daemon"), help);
+        }
+        if upstreams.contains(&serve) {
+            let help = "a relay serves its own tree, and pulls from another place";
+            section.complain("serve", format!("{serve} is the upstream, too"), help);
+        }
     }
     if matches!(mirror.max_delete, Some(super::super::MaxDelete::Percent(_))) {
         section.complain("max_delete", "a follower counts deletions, it knows no share", "write a number of entries, as in 1000");

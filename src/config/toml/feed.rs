@@ -60,20 +60,52 @@ pub(super) fn feed(s: &mut Section<'_, '_>, mirror: &str) -> Option<Target> {
     Some(target)
 }
 
+/// The place that a key names.
+fn location(s: &mut Section<'_, '_>, key: &'static str) -> Option<Location> {
+    let mut secret = false;
+    let parse = |text: &str| Location::parse(text).inspect_err(|e| secret = *e == LocationError::Password);
+    let location = s.text(key, "a string", parse);
+    if secret && let Some(problem) = s.found.problems.last_mut() {
+        problem.secret = true;
+    }
+    location
+}
+
+/// What is pulled from: one place, or several in order of preference.
+fn upstreams(s: &mut Section<'_, '_>) -> Option<Vec<Location>> {
+    if s.table.get("upstream").is_none_or(|value| value.get_ref().as_array().is_none()) {
+        return Some(vec![location(s, "upstream")?]);
+    }
+    let given = s.strings("upstream")?;
+    if given.is_empty() {
+        let problem = Problem::new("upstream names no place").at(s.at.clone());
+        s.found.problems.push(problem.help("write relays in order of preference, and the source last"));
+        return None;
+    }
+    let mut good = Vec::new();
+    for text in &given {
+        match Location::parse(text.get_ref()) {
+            Ok(location) => good.push(location),
+            Err(e) => {
+                let secret = e == LocationError::Password;
+                s.found.problems.push(Problem { secret, ..Problem::new(e.to_string()).at(text.span()) });
+            }
+        }
+    }
+    (good.len() == given.len()).then_some(good)
+}
+
 /// A follower: a mirror whose source is its directory, and whose one target is its upstream.
 pub(super) fn follow(s: &mut Section<'_, '_>) -> Option<Mirror> {
     let name = s.required("name", "\"NAME\"", |s| s.string("name"));
     let feed = place(s, name.as_deref());
     let directory = s.required("directory", "\"/the/copy\"", |s| s.path("directory"));
-    let upstream = s.required("upstream", "\"rsync://HOST/MODULE\"", |s| {
-        let mut secret = false;
-        let parse = |text: &str| Location::parse(text).inspect_err(|e| secret = *e == LocationError::Password);
-        let location = s.text("upstream", "a string", parse);
-        if secret && let Some(problem) = s.found.problems.last_mut() {
-            problem.secret = true;
-        }
-        location
-    });
+    let upstreams = s.required("upstream", "\"rsync://HOST/MODULE\"", upstreams);
+    let (upstream, others) = match upstreams.as_deref() {
+        Some([first, others @ ..]) => (Some(first.clone()), others.to_vec()),
+        _ => (None, Vec::new()),
+    };
+    let serve = location(s, "serve");
     let d = Mirror::new(name.clone().unwrap_or_default(), directory.clone().unwrap_or_default());
     let t = Target::new(super::super::UPSTREAM, upstream.clone().unwrap_or(Location::Local(PathBuf::new())));
     let exclude = s.strings("exclude").unwrap_or_default();
@@ -85,6 +117,8 @@ pub(super) fn follow(s: &mut Section<'_, '_>) -> Option<Mirror> {
     });
     let follow = Follow {
         follower: s.string("follower").unwrap_or_else(super::super::host_name),
+        others,
+        serve,
         login: login(s),
         spread: s.duration("spread").unwrap_or(super::super::SPREAD),
         feed: feed.clone().unwrap_or(Location::Local(PathBuf::new())),
@@ -94,6 +128,7 @@ pub(super) fn follow(s: &mut Section<'_, '_>) -> Option<Mirror> {
         compress: s.choice("compress").unwrap_or(t.compress),
         timeout: s.duration("timeout").unwrap_or(t.timeout),
         connect_timeout: s.duration("connect_timeout").unwrap_or(t.connect_timeout),
+        watchdog: s.duration("watchdog").unwrap_or(t.watchdog),
         retry_min: s.duration("retry_min").unwrap_or(t.retry_min),
         retry_max: s.duration("retry_max").unwrap_or(t.retry_max),
         ssh: s.string("ssh"),

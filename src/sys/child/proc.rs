@@ -51,6 +51,18 @@ impl Child {
         Work { written: self.output_bytes, read: self.bytes_read(), ticks: cpu_ticks(&stat) }
     }
 
+    /// The same of it and its children together: an rsync that pulls writes files by one of them.
+    pub(crate) fn work_of_all(&self) -> Work {
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid)).unwrap_or_default();
+        let mut all = self.work();
+        for pid in children.split_ascii_whitespace() {
+            let read = |what: &str| fs::read(format!("/proc/{pid}/{what}")).unwrap_or_default();
+            all.read = all.read.wrapping_add(io_bytes(&read("io")));
+            all.ticks = all.ticks.wrapping_add(cpu_ticks(&read("stat")));
+        }
+        all
+    }
+
     /// Bytes that the process has read so far, from files, pipes and sockets (proc(5),
     /// `/proc/PID/io`); 0 where the kernel does not report it.
     pub(crate) fn bytes_read(&self) -> u64 {
