@@ -3,10 +3,13 @@
 
 mod relays;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -520,6 +523,42 @@ fn cases_of_followers() -> Vec<Case> {
             w.daemon.does(&["pause"]);
             w.src.write("top", b"while the source is paused");
             w.daemon.does(&["resume"]);
+            w.check();
+            Ok(())
+        }),
+        case("what_is_pulled_last_names_nothing_that_is_missing", ON, |fs| {
+            let mut w = World::with(fs, 1, "last = [\"/dists/**/Release*\"]\n", "", "")?;
+            w.src.mkdirs("dists/stable");
+            w.src.mkdir("pool");
+            w.check();
+            let ends = Arc::new(AtomicBool::new(false));
+            let (copy, stop) = (w.followers[0].dir.root().to_owned(), Arc::clone(&ends));
+            // Each release names the package of its number, which is larger than it by far.
+            let reader = std::thread::spawn(move || {
+                let mut seen = BTreeSet::new();
+                while !stop.load(Ordering::Relaxed) {
+                    let Ok(release) = std::fs::read_to_string(copy.join("dists/stable/Release")) else { continue };
+                    let package = copy.join("pool").join(&release);
+                    let size = package.metadata().map(|found| found.len()).ok();
+                    if size != Some(8 << 20) {
+                        return Err(format!("the release {release} is there, and its package has {size:?}"));
+                    }
+                    seen.insert(release);
+                }
+                Ok(seen.len())
+            });
+            let package = vec![b'x'; 8 << 20];
+            for n in 0..15 {
+                w.daemon.does(&["pause"]);
+                w.src.write(format!("pool/{n}"), &package);
+                w.src.write("dists/stable/Release", format!("{n}").as_bytes());
+                w.daemon.does(&["resume"]);
+                w.barrier("f0");
+            }
+            ends.store(true, Ordering::Relaxed);
+            let seen = reader.join().expect("the reader does not panic");
+            assert!(seen.as_ref().is_ok_and(|seen| *seen > 5), "{seen:?}");
+            w.churn(CHURN);
             w.check();
             Ok(())
         }),

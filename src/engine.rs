@@ -78,8 +78,9 @@ use walks::Searches;
 
 pub(crate) use calls::{Call, OnTarget};
 pub(crate) use engines::Engines;
-pub(crate) use explaining::Said;
 pub(crate) use explaining::explain;
+#[cfg_attr(not(feature = "feed"), allow(unused_imports, reason = "there is no follower then"))]
+pub(crate) use explaining::{Said, kind_of, verdict};
 pub(crate) use handle::{Command, Handle, Replacement};
 pub use listening::Listeners;
 pub(crate) use listening::listen;

@@ -202,11 +202,19 @@ pub(crate) struct Feed {
     pub(crate) keep_bytes: u64,
     /// Servers of a cluster that hold the stream.
     pub(crate) replicas: usize,
+    /// What it excludes is published after all that changed before.
+    pub(crate) last: Filter,
 }
 
 impl Default for Feed {
     fn default() -> Feed {
-        Feed { login: Login::default(), keep: Duration::from_secs(3 * 24 * 3600), keep_bytes: 4 << 30, replicas: 1 }
+        Feed {
+            login: Login::default(),
+            keep: Duration::from_secs(3 * 24 * 3600),
+            keep_bytes: 4 << 30,
+            replicas: 1,
+            last: Filter::none(),
+        }
     }
 }
 
@@ -222,6 +230,7 @@ struct FeedKeys<'a> {
     keep: String,
     keep_bytes: String,
     replicas: usize,
+    last: Vec<&'a str>,
     retry_min: String,
     retry_max: String,
 }
@@ -237,6 +246,8 @@ impl<'a> FeedKeys<'a> {
             keep: units::shown(keys.keep),
             keep_bytes: size(keys.keep_bytes),
             replicas: keys.replicas,
+            // Patterns of a file are UTF-8.
+            last: keys.last.exclude().iter().filter_map(|p| std::str::from_utf8(p).ok()).collect(),
             retry_min: units::shown(target.retry_min),
             retry_max: units::shown(target.retry_max),
         })

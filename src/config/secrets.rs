@@ -155,7 +155,7 @@ pub(crate) fn readable(path: &Path) -> Option<TrustError> {
 }
 
 /// Keys whose lines can be shown in a message.
-const PLAIN: [&str; 113] = [
+const PLAIN: [&str; 114] = [
     "acknowledge",
     "acls",
     "address",
@@ -209,6 +209,7 @@ const PLAIN: [&str; 113] = [
     "key_file",
     "kind",
     "kinds",
+    "last",
     "level",
     "log",
     "match",

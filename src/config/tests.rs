@@ -195,6 +195,7 @@ key_file = "/k"
 keep = "7d"
 keep_bytes = "500MiB"
 replicas = 3
+last = ["/dists/**/Release*"]
 retry_min = "2s"
 retry_max = "10s"
 [[mirror.feed]]

@@ -71,6 +71,11 @@ impl Epochs {
         self.counts.first_key_value().map(|(&first, _)| Epoch(first))
     }
 
+    /// Unconfirmed paths from `until` or before it.
+    pub(crate) fn count_until(&self, until: Epoch) -> usize {
+        self.counts.range(..=until.0).map(|(_, &n)| n as usize).sum()
+    }
+
     /// Unconfirmed paths altogether.
     pub fn total(&self) -> usize {
         self.counts.values().map(|&n| n as usize).sum()

@@ -331,6 +331,22 @@ impl DirtySet {
         }
     }
 
+    /// How many of the paths from `until` or before it are held: they are not to be sent yet. Looks
+    /// at all that is pending, where any is held.
+    pub(crate) fn held_until(&self, until: Epoch) -> usize {
+        if self.holds.held(false) == 0 {
+            return 0;
+        }
+        let (mut count, mut stack) = (0, vec![ROOT]);
+        while let Some(at) = stack.pop() {
+            let n = &self.tree[at];
+            let held = n.kind.is_some() && n.flags & (WAITS | ABSENT | LATER) != 0 && n.epoch <= until;
+            count += usize::from(held);
+            stack.extend(self.tree.children(at));
+        }
+        count
+    }
+
     /// When the next hold ends, as a time since the daemon's start.
     pub(crate) fn next_hold(&self) -> Option<Duration> {
         self.holds.next()

@@ -13,7 +13,7 @@ use nix::sys::stat::Mode;
 use super::Engine;
 use super::Handle;
 use super::calls::{Call, call};
-use crate::config::{Delete, Origins};
+use crate::config::{Delete, Mirror, Origins};
 use crate::explain::{AtTarget, Explanation, Verdict};
 use crate::filter::Deciding;
 use crate::path::{self, RelPath, Shown};
@@ -50,7 +50,7 @@ impl Engine {
         self.check_root();
         let meta = self.root.path().join(path.as_path()).symlink_metadata();
         let dir = meta.as_ref().is_ok_and(|m| m.is_dir());
-        let filter = self.verdict(path, dir);
+        let filter = verdict(&self.mirror, path, dir);
         let targets = (0..self.targets.len()).map(|at| self.at_target(at, path, &filter, meta.as_ref().ok())).collect();
         let (watch, unwatched) = self.intake.watching.explain(&self.root, path);
         Explanation {
@@ -120,34 +120,36 @@ impl Engine {
             stopped: target.why_stopped().unwrap_or_default(),
         }
     }
-
-    fn verdict(&self, path: &RelPath, dir: bool) -> Verdict {
-        let filter = &self.mirror.filter;
-        let decision = filter.decide(path, dir);
-        let origins: &Origins = &self.mirror.origins;
-        let pattern = |list: &[Vec<u8>], n: usize| list.get(n).map(|p| Shown(p).to_string()).unwrap_or_default();
-        let (rule, pattern, origin) = match decision.rule {
-            None => ("", String::new(), String::new()),
-            Some(Deciding::Ordered(n)) => {
-                let rule = filter.ordered().get(n).map(|rule| Shown(&rule.text()).to_string());
-                ("filter", rule.unwrap_or_default(), origins.of("filter", n))
-            }
-            Some(Deciding::Include(n)) => ("include", pattern(filter.include(), n), origins.of("include", n)),
-            Some(Deciding::Exclude(n)) => {
-                let ours = filter.exclude()[n] == format!("/{}", mark::DIR).into_bytes() && self.mirror.roles;
-                let origin = origins.of("exclude", n);
-                ("exclude", pattern(filter.exclude(), n), if ours && origin.is_empty() { "roles = true".into() } else { origin })
-            }
-            Some(Deciding::Expression(n)) => {
-                ("exclude_regex", filter.expressions().get(n).cloned().unwrap_or_default(), origins.of("exclude_regex", n))
-            }
-            Some(Deciding::Temporary) => ("exclude_temporary", "true".into(), String::new()),
-        };
-        Verdict { excluded: decision.excluded, rule: rule.into(), pattern, origin, at: Shown(&decision.at).to_string() }
-    }
 }
 
-fn kind_of(meta: &Metadata) -> String {
+/// What the filter of a mirror says of a path.
+pub(crate) fn verdict(mirror: &Mirror, path: &RelPath, dir: bool) -> Verdict {
+    let filter = &mirror.filter;
+    let decision = filter.decide(path, dir);
+    let origins: &Origins = &mirror.origins;
+    let pattern = |list: &[Vec<u8>], n: usize| list.get(n).map(|p| Shown(p).to_string()).unwrap_or_default();
+    let (rule, pattern, origin) = match decision.rule {
+        None => ("", String::new(), String::new()),
+        Some(Deciding::Ordered(n)) => {
+            let rule = filter.ordered().get(n).map(|rule| Shown(&rule.text()).to_string());
+            ("filter", rule.unwrap_or_default(), origins.of("filter", n))
+        }
+        Some(Deciding::Include(n)) => ("include", pattern(filter.include(), n), origins.of("include", n)),
+        Some(Deciding::Exclude(n)) => {
+            let ours = filter.exclude()[n] == format!("/{}", mark::DIR).into_bytes() && mirror.roles;
+            let origin = origins.of("exclude", n);
+            ("exclude", pattern(filter.exclude(), n), if ours && origin.is_empty() { "roles = true".into() } else { origin })
+        }
+        Some(Deciding::Expression(n)) => {
+            ("exclude_regex", filter.expressions().get(n).cloned().unwrap_or_default(), origins.of("exclude_regex", n))
+        }
+        Some(Deciding::Temporary) => ("exclude_temporary", "true".into(), String::new()),
+    };
+    Verdict { excluded: decision.excluded, rule: rule.into(), pattern, origin, at: Shown(&decision.at).to_string() }
+}
+
+/// What an entry is, in words.
+pub(crate) fn kind_of(meta: &Metadata) -> String {
     let kind = meta.file_type();
     if kind.is_file() {
         format!("a file of {} bytes", meta.size())

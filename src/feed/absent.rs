@@ -21,11 +21,11 @@ impl Publisher {
 
     /// Nobody answers.
     pub(crate) fn probe(&self) -> io::Result<Publication> {
-        self.publish(Identity::default(), false, Vec::new())
+        self.publish(Identity::default(), false, false, Vec::new())
     }
 
     /// Nothing is stored.
-    pub(crate) fn publish(&self, _: Identity, _: bool, _: Vec<Item>) -> io::Result<Publication> {
+    pub(crate) fn publish(&self, _: Identity, _: bool, _: bool, _: Vec<Item>) -> io::Result<Publication> {
         let (publication, promise) = publication()?;
         promise.keep(Published::not("this fansync was built without feeds"));
         Ok(publication)

@@ -37,7 +37,7 @@ const SHOWN: usize = 1_000;
 
 enum Order {
     Probe(Promise),
-    Publish { identity: Identity, everything: bool, entries: Vec<Item>, promise: Promise },
+    Publish { identity: Identity, everything: bool, last: bool, entries: Vec<Item>, promise: Promise },
     Hold(bool),
 }
 
@@ -110,13 +110,20 @@ impl Publisher {
         Ok(publication)
     }
 
-    /// Stores what is to be looked at in the tree with this identity; `everything`: all of it.
+    /// Stores what is to be looked at in the tree with this identity; `everything`: all of it;
+    /// `last`: only when all before is held.
     ///
     /// # Errors
     /// As [`publication`].
-    pub(crate) fn publish(&self, identity: Identity, everything: bool, entries: Vec<Item>) -> io::Result<Publication> {
+    pub(crate) fn publish(
+        &self,
+        identity: Identity,
+        everything: bool,
+        last: bool,
+        entries: Vec<Item>,
+    ) -> io::Result<Publication> {
         let (publication, promise) = publication()?;
-        let _ = self.orders.send(Order::Publish { identity, everything, entries, promise });
+        let _ = self.orders.send(Order::Publish { identity, everything, last, entries, promise });
         Ok(publication)
     }
 
@@ -207,9 +214,10 @@ impl Life {
                         let said = self.open().await.map_err(not).err().unwrap_or(Published::Stored);
                         promise.keep(said);
                     }
-                    Order::Publish { identity, everything, entries, promise } => {
+                    Order::Publish { identity, everything, last, entries, promise } => {
                         self.identity = identity;
-                        promise.keep(self.publish(everything, entries).await.map_err(not).err().unwrap_or(Published::Stored));
+                        promise
+                            .keep(self.publish(everything, last, entries).await.map_err(not).err().unwrap_or(Published::Stored));
                         self.save();
                     }
                     Order::Hold(held) => {
@@ -362,7 +370,7 @@ impl Life {
         Ok(())
     }
 
-    async fn publish(&mut self, everything: bool, entries: Vec<Item>) -> Result<(), Trouble> {
+    async fn publish(&mut self, everything: bool, last: bool, entries: Vec<Item>) -> Result<(), Trouble> {
         if self.at.is_none() || self.unsure.is_some() || self.link.is_none() {
             self.open().await?;
         }
@@ -371,13 +379,13 @@ impl Life {
             self.owes_everything = true;
         }
         if self.owes_everything {
-            return self.store(true, false, entries).await;
+            return self.store(true, false, false, entries).await;
         }
         for entries in split(entries) {
-            self.store(false, false, entries).await?;
+            self.store(false, false, last, entries).await?;
             // The stream was found to be another one: everything went instead.
             if self.owes_everything {
-                return self.store(true, false, Vec::new()).await;
+                return self.store(true, false, false, Vec::new()).await;
             }
         }
         Ok(())
@@ -389,13 +397,13 @@ impl Life {
         if self.at.is_none() || self.link.is_none() {
             self.open().await?;
         }
-        self.store(self.owes_everything, held, Vec::new()).await?;
+        self.store(self.owes_everything, held, false, Vec::new()).await?;
         self.held = None;
         Ok(())
     }
 
     /// Stores one record.
-    async fn store(&mut self, everything: bool, held: bool, entries: Vec<Item>) -> Result<(), Trouble> {
+    async fn store(&mut self, everything: bool, held: bool, last: bool, entries: Vec<Item>) -> Result<(), Trouble> {
         let client = self.link.clone().ok_or_else(|| Trouble::away("not connected"))?;
         let (mut everything, mut entries) = (everything, if everything { Vec::new() } else { entries });
         // Once more where the stream was not what it was.
@@ -410,6 +418,7 @@ impl Life {
                 millis,
                 everything,
                 held,
+                last: last && !everything,
                 entries: std::mem::take(&mut entries),
             };
             let payload = record.encode();

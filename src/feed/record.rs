@@ -18,6 +18,7 @@ const VERSION: u8 = 1;
 
 const EVERYTHING: u8 = 1;
 const HELD: u8 = 2;
+const LAST: u8 = 8;
 
 const GONE: u8 = 1;
 const DIRECTORY: u8 = 2;
@@ -43,6 +44,8 @@ pub struct Record {
     pub everything: bool,
     /// The source is held: nothing is to be pulled from it until a record says otherwise.
     pub held: bool,
+    /// Its paths are to be pulled only when everything before it is held.
+    pub last: bool,
     /// What is to be looked at.
     pub entries: Vec<Item>,
 }
@@ -96,7 +99,8 @@ impl Record {
         let mut out = Vec::with_capacity(HEAD + self.entries.iter().map(Item::len).sum::<usize>());
         out.extend_from_slice(MAGIC);
         out.push(VERSION);
-        out.push(if self.everything { EVERYTHING } else { 0 } | if self.held { HELD } else { 0 });
+        let flags = [(self.everything, EVERYTHING), (self.held, HELD), (self.last, LAST)];
+        out.push(flags.iter().map(|(set, flag)| if *set { *flag } else { 0 }).sum());
         out.extend_from_slice(&[0; 3]);
         for number in [self.incarnation, self.number, self.stream] {
             out.extend_from_slice(&number.to_le_bytes());
@@ -134,7 +138,7 @@ impl Record {
             0 => Ok(head[at]),
             _ => Err(RecordError::Unknown { at, value: head[at] }),
         };
-        let flags = known(4, EVERYTHING | HELD)?;
+        let flags = known(4, EVERYTHING | HELD | LAST)?;
         (5..8).try_for_each(|at| known(at, 0).map(drop))?;
         let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| head[at + i]));
         let count = u32::from_le_bytes(std::array::from_fn(|i| head[56 + i]));
@@ -155,6 +159,7 @@ impl Record {
             millis: number(48),
             everything: flags & EVERYTHING != 0,
             held: flags & HELD != 0,
+            last: flags & LAST != 0,
             entries,
         })
     }
@@ -225,6 +230,7 @@ mod tests {
             millis: 1_000,
             everything: true,
             held: true,
+            last: false,
             entries: vec![gone, tree, top],
         }
     }
@@ -234,6 +240,7 @@ mod tests {
         let bytes = record().encode();
         assert_eq!(&bytes[..8], b"fsf\x01\x03\0\0\0");
         assert_eq!(&bytes[8..16], &[1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(Record { last: true, ..record() }.encode()[4], 0b1011);
         assert_eq!((bytes[16], bytes[24]), (7, 9));
         assert_eq!(bytes[32..48], std::array::from_fn::<u8, 16, _>(|i| i as u8));
         assert_eq!(&bytes[48..60], &[0xe8, 3, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0]);
@@ -281,7 +288,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_record_comes_back(
-            numbers in any::<[u64; 4]>(), identity in any::<[u8; 16]>(), flags in any::<[bool; 2]>(),
+            numbers in any::<[u64; 4]>(), identity in any::<[u8; 16]>(), flags in any::<[bool; 3]>(),
             entries in proptest::collection::vec((any::<Vec<u8>>(), 0_usize..3, any::<[bool; 3]>()), 0..20),
         ) {
             let entries = entries.into_iter().filter_map(|(path, kind, [gone, directory, content])| {
@@ -289,9 +296,9 @@ mod tests {
                 Some(Item { path: RelPath::new(&path)?, kind, gone, directory, content })
             });
             let [incarnation, number, stream, millis] = numbers;
-            let [everything, held] = flags;
+            let [everything, held, last] = flags;
             let entries = entries.collect();
-            let record = Record { incarnation, number, stream, identity, millis, everything, held, entries };
+            let record = Record { incarnation, number, stream, identity, millis, everything, held, last, entries };
             prop_assert_eq!(Record::decode(&record.encode()), Ok(record));
         }
 

@@ -27,6 +27,7 @@ impl Follower {
                     let why = "a follower compares itself with its upstream when it gets SIGUSR1";
                     let _ = reply.send(Err(why.into()));
                 }
+                Command::Call(Call::Explain(paths, reply)) => _ = reply.send(self.explain_first(&paths)),
                 // A follower has no source of its own, nor events. The answer is that nobody
                 // answers.
                 Command::Call(_) => {}

@@ -6,6 +6,7 @@
 //! first, unless there is nothing here that it could delete.
 
 mod commands;
+mod explaining;
 mod pull;
 mod report;
 mod runs;

@@ -37,6 +37,8 @@ pub(super) struct Supply {
     pub(super) due: Option<Duration>,
     /// Read, and not taken in.
     pub(super) records: VecDeque<Waits>,
+    /// A record that is pulled last: nothing is taken in behind it before it is held.
+    last: Option<u64>,
     /// The key of the place that this one serves.
     pub(super) own: Option<String>,
 }
@@ -58,6 +60,7 @@ impl Supply {
             nobody: false,
             due: None,
             records: VecDeque::new(),
+            last: None,
             own: follow.and_then(|follow| feed::key(follow.serve.as_ref()?)),
         }
     }
@@ -167,13 +170,25 @@ impl Follower {
     pub(super) fn take_records(&mut self) {
         let now = self.now();
         while let Some(front) = self.supply.records.pop_front() {
-            if !self.supply.has(now, self.machine.read(), &front, self.machine.owes()) {
+            let last = front.record.as_ref().is_ok_and(|record| record.last);
+            if self.waits_for_last(last) || !self.supply.has(now, self.machine.read(), &front, self.machine.owes()) {
                 self.supply.records.push_front(front);
                 return self.note_silent();
             }
+            self.supply.last = last.then_some(front.sequence);
             self.take_record(front.sequence, front.record);
         }
         self.note_silent();
+    }
+
+    /// Whether the next record waits for others before it. `last`: it is one that is pulled last.
+    fn waits_for_last(&mut self, last: bool) -> bool {
+        let sequence = |point: Option<Point>| point.map(|point| point.sequence);
+        let held = sequence(self.machine.position());
+        if self.supply.last.is_some_and(|behind| held >= Some(behind)) || self.machine.owes() {
+            self.supply.last = None;
+        }
+        self.supply.last.is_some() || last && held != sequence(self.machine.read())
     }
 
     /// Chooses where to pull what was taken in; `false`: nowhere for now.

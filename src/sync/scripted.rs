@@ -267,6 +267,13 @@ impl Child {
         }
     }
 
+    pub(crate) fn work_of_all(&self) -> Work {
+        match self {
+            Child::Real(child) => child.work_of_all(),
+            Child::Played(_) => self.work(),
+        }
+    }
+
     pub(crate) fn bytes_read(&self) -> u64 {
         match self {
             Child::Real(child) => child.bytes_read(),

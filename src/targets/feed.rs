@@ -19,6 +19,10 @@ pub(super) struct Feed {
     identity: std::cell::Cell<Option<Identity>>,
     /// What was published to followers last.
     held: bool,
+    /// What leaves last changed then: all changes up to that go before.
+    until: Option<Epoch>,
+    /// Something waits for that.
+    waits: bool,
 }
 
 impl Feed {
@@ -53,8 +57,61 @@ impl Target {
         };
         let kept = state_dir.map(|dir| (dir, self.mirror.source.as_path()));
         let publisher = Publisher::start(&self.cfg.location, keys, &self.mirror.name, kept)?;
-        self.feed = Some(Feed { publisher, name: feed.clone(), identity: Default::default(), held: false });
+        self.feed =
+            Some(Feed { publisher, name: feed.clone(), identity: Default::default(), held: false, until: None, waits: false });
         Ok(())
+    }
+
+    /// Whether a path is published after all that changed before it.
+    fn leaves_last(&self, path: &[u8]) -> bool {
+        self.cfg.feed.as_ref().is_some_and(|feed| feed.last.excludes(path, false))
+    }
+
+    /// Whether the feed has such paths.
+    pub(super) fn has_last(&self) -> bool {
+        self.cfg.feed.as_ref().is_some_and(|feed| !feed.last.is_empty())
+    }
+
+    /// A path changes: if it leaves last, all changes up to now go before.
+    pub(super) fn note_last(&mut self, path: &[u8]) {
+        if self.has_last()
+            && self.leaves_last(path)
+            && let Some(feed) = &mut self.feed
+        {
+            feed.until = Some(self.ledger.set.close_epoch());
+        }
+    }
+
+    /// Takes out of a batch what leaves last, and gives it back while anything else that changed
+    /// before is not published. Files that are held, as they are being written, do not count.
+    pub(super) fn keep_last(&mut self, batch: &mut Batch) {
+        if !self.has_last() {
+            return;
+        }
+        let cfg = self.cfg.feed.as_ref();
+        let is_last = |entry: &mut Entry| cfg.is_some_and(|feed| feed.last.excludes(&entry.path, false));
+        let late: Vec<Entry> = batch.entries.extract_if(.., is_last).collect();
+        if late.is_empty() {
+            return;
+        }
+        let known = self.feed.as_ref().and_then(|feed| feed.until);
+        let until = known.unwrap_or_else(|| self.ledger.set.close_epoch());
+        let set = &self.ledger.set;
+        let own = late.iter().filter(|entry| entry.epoch() <= until).count();
+        if batch.entries.is_empty() && set.epochs().count_until(until) <= own + set.held_until(until) {
+            batch.entries = late;
+            return;
+        }
+        let late = self.ledger.set.split(batch, late);
+        self.ledger.give_back(late);
+        if let Some(feed) = &mut self.feed {
+            feed.waits = true;
+        }
+    }
+
+    /// Whether something waited that leaves last, since this was asked before.
+    pub(super) fn last_waits(&mut self) -> bool {
+        self.feed.as_mut().is_some_and(|feed| std::mem::take(&mut feed.waits))
     }
 
     /// Publishes to the followers whether the source is held.
@@ -83,7 +140,8 @@ impl Target {
                     Input::List(list) if !everything => entries(cx.root, launch.pass, list, launch.compare != Compare::Quick),
                     _ => Vec::new(),
                 };
-                feed.publisher.publish(identity, everything, entries).map_err(failed)?
+                let last = !entries.is_empty() && entries.iter().all(|entry| self.leaves_last(&entry.path));
+                feed.publisher.publish(identity, everything, last, entries).map_err(failed)?
             }
             _ => return Err((true, "a feed cannot be asked for that".into())),
         };

@@ -334,6 +334,7 @@ impl Target {
     /// `since`: when it happened, if not just now.
     fn take_in(&mut self, now: Duration, path: &[u8], seen: Seen, since: Option<Epoch>) {
         self.ledger.set.tick(now);
+        self.note_last(path);
         self.schedule.pace.seen(now);
         if path.is_empty() && seen == Seen::Subtree {
             self.schedule.pace.hurry_whole();

@@ -234,6 +234,10 @@ impl Target {
                 break;
             };
             launched |= self.launch(cx, batch, lane.unwrap_or(Lane::Small));
+            if self.last_waits() {
+                self.schedule.blocked = true;
+                break;
+            }
         }
         launched
     }
@@ -252,7 +256,7 @@ impl Target {
         let level_min = level_min(lane, self.limit().is_some() || !self.mirror.filter.is_rsyncs());
         // A level that is compared whole carries what is not to be followed, and each name has to
         // be looked at for the others of its file.
-        let levels = self.mirror.events == config::Events::default() && !self.mirror.extras.hard_links;
+        let levels = self.mirror.events == config::Events::default() && !self.mirror.extras.hard_links && !self.has_last();
         let shallow =
             self.ledger.set.take_shallow(limits, &mut |dir, new| new >= level_min && levels && mostly_new(cx.root, dir, new));
         match shallow {
@@ -269,6 +273,7 @@ impl Target {
             return false;
         }
         let mut batch = self.leave_apart(batch);
+        self.keep_last(&mut batch);
         if batch.entries.is_empty() {
             return false;
         }

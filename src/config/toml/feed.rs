@@ -44,7 +44,9 @@ pub(super) fn feed(s: &mut Section<'_, '_>, mirror: &str) -> Option<Target> {
     let location = place(s, Some(mirror));
     let d = Target::new(name.clone().unwrap_or_default(), location.clone().unwrap_or(Location::Local(PathBuf::new())));
     let f = Feed::default();
+    let last = patterns(s, "last");
     let feed = Feed {
+        last,
         login: login(s),
         keep: s.duration("keep").unwrap_or(f.keep),
         keep_bytes: s.text("keep_bytes", "a size in quotes, as in \"4GiB\"", units::file_size).unwrap_or(f.keep_bytes),
@@ -58,6 +60,17 @@ pub(super) fn feed(s: &mut Section<'_, '_>, mirror: &str) -> Option<Target> {
     };
     name.and(location)?;
     Some(target)
+}
+
+/// Patterns, as what they exclude.
+fn patterns(s: &mut Section<'_, '_>, key: &'static str) -> Filter {
+    let given = s.strings(key).unwrap_or_default();
+    let patterns: Vec<Vec<u8>> = given.iter().map(|p| p.get_ref().clone().into_bytes()).collect();
+    Filter::new::<&[u8], _>(&[], &patterns).unwrap_or_else(|error| {
+        let at = given.iter().find(|p| p.get_ref().as_bytes() == error.pattern).map(Spanned::span);
+        s.found.problems.push(Problem { at, ..Problem::new(error.to_string()) });
+        Filter::none()
+    })
 }
 
 /// The place that a key names.
@@ -108,13 +121,7 @@ pub(super) fn follow(s: &mut Section<'_, '_>) -> Option<Mirror> {
     let serve = location(s, "serve");
     let d = Mirror::new(name.clone().unwrap_or_default(), directory.clone().unwrap_or_default());
     let t = Target::new(super::super::UPSTREAM, upstream.clone().unwrap_or(Location::Local(PathBuf::new())));
-    let exclude = s.strings("exclude").unwrap_or_default();
-    let patterns: Vec<Vec<u8>> = exclude.iter().map(|p| p.get_ref().clone().into_bytes()).collect();
-    let filter = Filter::new::<&[u8], _>(&[], &patterns).unwrap_or_else(|error| {
-        let at = exclude.iter().find(|p| p.get_ref().as_bytes() == error.pattern).map(Spanned::span);
-        s.found.problems.push(Problem { at, ..Problem::new(error.to_string()) });
-        Filter::none()
-    });
+    let filter = patterns(s, "exclude");
     let follow = Follow {
         follower: s.string("follower").unwrap_or_else(super::super::host_name),
         others,
