@@ -234,7 +234,7 @@ impl Follower {
             for &token in &ready {
                 self.on_ready(token);
             }
-            self.supply.due = None;
+            self.supply.begin_turn();
             self.hear_relays();
             let more = self.read();
             self.take_commands();
@@ -278,7 +278,7 @@ impl Follower {
         let mut due: Vec<Duration> = Vec::new();
         due.extend(self.stop_at.map(since));
         due.extend(self.flushes.iter().map(|flush| since(flush.deadline)));
-        due.extend(self.supply.due);
+        due.extend(self.supply.due());
         due.extend(self.reported.as_ref().and_then(|(told, at)| Some(*at + self.report_again(told)?)));
         due.extend(self.doing.as_ref().map(|doing| doing.due(self.upstream().watchdog)));
         if self.doing.is_none() && self.paused.is_none() {

@@ -34,7 +34,7 @@ pub(super) struct Supply {
     /// None can be pulled from.
     nobody: bool,
     /// When there is something to do about it.
-    pub(super) due: Option<Duration>,
+    due: Option<Duration>,
     /// Read, and not taken in.
     pub(super) records: VecDeque<Waits>,
     /// A record that is pulled last: nothing is taken in behind it before it is held.
@@ -63,6 +63,16 @@ impl Supply {
             last: None,
             own: follow.and_then(|follow| feed::key(follow.serve.as_ref()?)),
         }
+    }
+
+    /// A turn begins: whether anything waits is not known yet.
+    pub(super) fn begin_turn(&mut self) {
+        (self.waits, self.nobody, self.due) = (None, false, None);
+    }
+
+    /// When a wait ends, or something is tried again.
+    pub(super) fn due(&self) -> Option<Duration> {
+        self.due
     }
 
     /// What the reader has to know.
@@ -104,8 +114,10 @@ impl Supply {
 
     /// The keys of the places that the tree comes by.
     pub(super) fn way(&self) -> Vec<String> {
-        let near = feed::key(&self.current().location);
-        near.into_iter().chain(self.through[self.current].iter().cloned()).take(16).collect()
+        // Relays that wait for each other learn it from this.
+        let by = self.waits.unwrap_or(self.current);
+        let near = feed::key(&self.targets[by].location);
+        near.into_iter().chain(self.through[by].iter().cloned()).take(16).collect()
     }
 
     pub(super) fn hurry(&mut self) {
@@ -132,8 +144,10 @@ impl Supply {
             Choice::Nobody(due) => due,
         };
         self.due = self.due.into_iter().chain(due).min();
-        self.waits = if let Choice::Wait(on, _) = choice { Some(on) } else { None };
-        self.nobody = matches!(choice, Choice::Nobody(_));
+        if let Choice::Wait(on, _) = choice {
+            self.waits = Some(on);
+        }
+        self.nobody |= matches!(choice, Choice::Nobody(_));
         choice
     }
 }
