@@ -76,14 +76,38 @@ pub struct Away {
     pub next: Duration,
 }
 
+/// A wait for a relay.
+#[derive(Clone, Copy, Debug)]
+struct Wish {
+    /// What it is to hold.
+    need: Point,
+    since: Duration,
+    /// When that was asked for last.
+    asked: Duration,
+}
+
+impl Wish {
+    /// The wait that goes on, or begins, when this is asked for.
+    fn at(wish: Option<Wish>, now: Duration, need: &Point) -> Wish {
+        // One that nobody has asked about is another one.
+        match wish.filter(|wish| now.saturating_sub(wish.asked) <= 2 * SILENT) {
+            None => Wish { need: *need, since: now, asked: now },
+            Some(wish) => {
+                let less = wish.need.incarnation == need.incarnation && need.sequence <= wish.need.sequence;
+                Wish { need: if less { wish.need } else { *need }, since: wish.since, asked: now }
+            }
+        }
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 struct Upstream {
     relay: bool,
     word: Option<Word>,
     /// When its last report came.
     heard: Option<Duration>,
-    /// Since when it has been waited for.
-    waited: Option<Duration>,
+    /// What it is waited for.
+    wish: Option<Wish>,
     silent: bool,
     away: Option<Away>,
 }
@@ -121,6 +145,7 @@ impl Upstreams {
         } else if upstream.word.as_ref().is_some_and(|known| known.unix >= word.unix) {
             return;
         }
+        upstream.wish = upstream.wish.filter(|wish| !word.holds(&wish.need));
         upstream.word = Some(word);
     }
 
@@ -179,7 +204,6 @@ impl Upstreams {
                 continue;
             }
             if !upstream.relay || upstream.word.as_ref().is_some_and(|word| word.holds(need)) {
-                upstream.waited = None;
                 return Choice::Use(n);
             }
             let comes = upstream
@@ -187,15 +211,15 @@ impl Upstreams {
                 .as_ref()
                 .is_none_or(|word| !word.by_me && (word.course == Course::Pulls || whole && word.course == Course::Compares));
             if upstream.silent || !comes {
-                upstream.waited = None;
                 continue;
             }
-            let since = *upstream.waited.get_or_insert(now);
-            let until = upstream.heard.map_or(since, |heard| heard.max(since)) + SILENT;
+            let wish = Wish::at(upstream.wish, now, need);
+            let until = upstream.heard.map_or(wish.since, |heard| heard.max(wish.since)) + SILENT;
             if now < until {
+                upstream.wish = Some(wish);
                 return Choice::Wait(n, until);
             }
-            (upstream.silent, upstream.waited) = (true, None);
+            (upstream.silent, upstream.wish) = (true, None);
         }
         Choice::Nobody(due)
     }

@@ -93,7 +93,7 @@ fn what_is_away_is_tried_again_and_the_last_one_is_the_source() {
     assert_eq!(all.choose(secs(1), &at(1), false), Choice::Use(0));
     all.is_a_relay(0);
     assert!(matches!(all.choose(secs(1), &at(1), false), Choice::Wait(0, _)));
-    assert_eq!((all.choose(secs(9), &at(1), false), all.trouble()), (Choice::Nobody(None), None));
+    assert_eq!((all.choose(secs(4), &at(1), false), all.trouble()), (Choice::Nobody(None), None));
 }
 
 /// All that has happened, by time.
@@ -102,8 +102,8 @@ enum Event {
     Word(usize, Word),
     Away(usize, Duration),
     Back(usize),
-    /// What was done about something that was to be pulled.
-    Asked(Choice),
+    /// What was to be pulled, and what was done about it.
+    Asked(Point, bool, Choice),
 }
 
 /// What the promises say of one upstream at `now`, from the history alone.
@@ -128,37 +128,55 @@ fn model(history: &[(Duration, Event)], now: Duration, which: usize, need: &Poin
     if next_try > now {
         return Says::Next;
     }
-    if which == SOURCE || last.is_some_and(|(_, w)| w.at.is_some_and(|(i, s)| i == need.incarnation && s >= need.sequence)) {
+    if which == SOURCE || last.is_some_and(|(_, word)| holds(word, need)) {
         return Says::Use;
     }
-    if last.is_some_and(|(_, w)| w.by_me || w.course == Course::Stands || w.course == Course::Compares && !whole) {
+    if last.is_some_and(|(_, word)| !comes(word, whole)) {
         return Says::Next;
     }
-    // How long the newest row of waits for it alone goes on, and whether an earlier one was in vain
-    // since its last report.
-    let heard = last.map(|(when, _)| when);
-    let mut since: Option<Duration> = None;
+    // The wait that goes on, as (what for, since, asked last), and whether one was in vain since the
+    // last report.
+    let (mut wait, mut silent, mut away_until): (Option<(Point, Duration, Duration)>, _, _) = (None, false, Duration::ZERO);
+    let (mut heard, mut last): (Option<Duration>, Option<&Word>) = (None, None);
     for (when, event) in history {
         match event {
-            Event::Word(from, _) if *from == which && since.is_some() => {}
-            Event::Asked(choice) => match choice {
-                Choice::Wait(on, _) if *on == which => _ = since.get_or_insert(*when),
-                // One before it was chosen or waited for: nothing is known of this one.
-                Choice::Wait(on, _) | Choice::Use(on) if *on < which => {}
-                _ => {
-                    // It was passed over, or used.
-                    let vain = since.is_some_and(|since| heard.map_or(since, |h| h.max(since)) + SILENT <= *when);
-                    if vain && heard.is_none_or(|heard| heard <= *when) && !matches!(choice, Choice::Use(on) if *on == which) {
-                        return Says::Next;
-                    }
-                    since = None;
+            Event::Word(from, word) if *from == which => {
+                (heard, last, silent) = (Some(*when), Some(word), false);
+                wait = wait.filter(|(need, ..)| !holds(word, need));
+            }
+            Event::Away(from, next) if *from == which => away_until = *next,
+            Event::Back(from) if *from == which => away_until = Duration::ZERO,
+            Event::Asked(need, whole, choice) => {
+                let place = match choice {
+                    Choice::Use(n) | Choice::Wait(n, _) => *n,
+                    Choice::Nobody(_) => usize::MAX,
+                };
+                let counts = away_until <= *when && last.is_none_or(|word| !holds(word, need) && comes(word, *whole));
+                if place == which && matches!(choice, Choice::Wait(..)) {
+                    wait = Some(match wait.filter(|(.., asked)| *when <= *asked + 2 * SILENT) {
+                        Some((other, since, _)) if other.sequence >= need.sequence => (other, since, *when),
+                        Some((_, since, _)) => (*need, since, *when),
+                        None => (*need, *when, *when),
+                    });
+                } else if place > which && counts && !silent {
+                    // That it was passed over was judged then.
+                    (silent, wait) = (true, None);
                 }
-            },
+            }
             _ => {}
         }
     }
-    let until = heard.map_or(since.unwrap_or(now), |heard| heard.max(since.unwrap_or(now))) + SILENT;
-    if now < until { Says::Wait(until) } else { Says::Next }
+    let since = wait.filter(|(.., asked)| now <= *asked + 2 * SILENT).map_or(now, |(_, since, _)| since);
+    let until = heard.map_or(since, |heard| heard.max(since)) + SILENT;
+    if !silent && now < until { Says::Wait(until) } else { Says::Next }
+}
+
+fn holds(word: &Word, need: &Point) -> bool {
+    word.at.is_some_and(|(incarnation, sequence)| incarnation == need.incarnation && sequence >= need.sequence)
+}
+
+fn comes(word: &Word, whole: bool) -> bool {
+    !word.by_me && (word.course == Course::Pulls || word.course == Course::Compares && whole)
 }
 
 #[test]
@@ -213,7 +231,7 @@ fn any_history_is_decided_as_the_promises_say() {
                         }
                         Choice::Nobody(_) => {}
                     }
-                    history.push((now, Event::Asked(choice)));
+                    history.push((now, Event::Asked(need, whole, choice)));
                 }
             }
         }
