@@ -188,6 +188,12 @@ impl World {
         self.followers[n].restart();
     }
 
+    /// So much that no random change is half of all: no comparison is held for what it deletes.
+    fn keep(&self) {
+        self.src.mkdir("kept");
+        (0..100).for_each(|n| self.src.write(format!("kept/{n}"), b"kept"));
+    }
+
     fn restart_source(&mut self) {
         self.daemon.kill();
         self.daemon = Daemon::run_text(self.work.path(), &self.toml, Until::Answering);
@@ -339,6 +345,7 @@ fn cases_of_followers() -> Vec<Case> {
         case("everything_is_killed_at_random", ON, |fs| {
             for seed in 0..3 {
                 let mut w = World::new(fs, 3)?;
+                w.keep();
                 w.random = fastrand::Rng::with_seed(seed);
                 for _ in 0..12 {
                     w.churn(CHURN / 2);

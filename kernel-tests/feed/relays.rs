@@ -19,6 +19,7 @@ impl Tiers {
     /// So many relays, and leaves that prefer them in turn.
     fn new(fs: Fs, relays: usize, leaves: usize) -> Run<Tiers> {
         let mut tiers = Tiers { world: World::new(fs, 0)?, served: Vec::new() };
+        tiers.world.keep();
         for _ in 0..relays {
             tiers.relay(&[])?;
         }
