@@ -66,8 +66,14 @@ impl Tiers {
         self.served[relay].rsyncd.connections()
     }
 
+    /// A change that is pulled, however small changes travel.
+    fn large(&self) {
+        self.world.src.write("large", &[fastrand::u8(..)].repeat(300 << 10));
+    }
+
     #[track_caller]
     fn check(&self) {
+        self.large();
         self.world.check_but(&|path| path.starts_with(".fansync"));
     }
 
@@ -120,6 +126,7 @@ pub fn cases() -> Vec<Case> {
             t.world.followers[0].daemon.kill();
             for _ in 0..3 {
                 t.world.churn(CHURN / 3);
+                t.large();
                 t.world.barrier("f1,f2");
             }
             t.world.follower_says(1, "the relay has reported nothing");
@@ -134,6 +141,7 @@ pub fn cases() -> Vec<Case> {
             t.check();
             t.world.followers[0].daemon.freeze();
             t.world.churn(CHURN);
+            t.large();
             t.world.barrier("f1,f2");
             t.world.followers[0].daemon.thaw();
             t.check();
@@ -150,7 +158,6 @@ pub fn cases() -> Vec<Case> {
             let full = t.world.followers[0].dir.root().to_owned();
             t.serve(0, empty);
             (0..20).for_each(|n| t.world.src.remove(format!("many/{n}")));
-            t.world.src.mkdirs("many/new");
             t.check();
             t.world.follower_says(1, "it is not the tree that the feed is of");
             assert!((20..50).all(|n| t.world.followers[1].dir.has(format!("many/{n}"))));
