@@ -68,7 +68,7 @@ impl Tiers {
 
     /// A change that is pulled, however small changes travel.
     fn large(&self) {
-        self.world.src.write("large", &[fastrand::u8(..)].repeat(300 << 10));
+        self.world.src.write("large", [fastrand::u8(..)].repeat(300 << 10));
     }
 
     #[track_caller]
