@@ -1,6 +1,7 @@
 //! A change feed on a real nats-server, and followers that pull from a real rsync daemon: whatever
 //! is killed, frozen, wiped or set back, in the end every follower is equal to the source.
 
+mod access;
 mod relays;
 
 use std::collections::BTreeSet;
@@ -84,7 +85,8 @@ impl Nats {
     }
 
     fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        let scheme = if self.lines.contains("tls {") { "tls" } else { "nats" };
+        format!("{scheme}://127.0.0.1:{}", self.port)
     }
 }
 
@@ -275,7 +277,8 @@ fn comparisons(daemon: &Daemon) -> usize {
 }
 
 pub fn cases() -> Vec<Case> {
-    let mut all = cases_of_followers();
+    let mut all = access::cases();
+    all.extend(cases_of_followers());
     all.extend(relays::cases());
     all
 }

@@ -124,6 +124,12 @@ fn every_configuration_that_the_documents_show_is_right() {
         }
     }
     assert!(seen >= 10, "only {seen} were found");
+    // Those of the containers.
+    let compose = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/compose");
+    for name in ["source.toml", "follower.toml"] {
+        let text = fs::read_to_string(compose.join(name)).expect("it can be read");
+        crate::config::Config::from_toml(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
 }
 
 /// A message of the log as the source has it: level, and text with a NUL for what varies.

@@ -261,10 +261,80 @@ pub struct Feed {
     pub(crate) records: u64,
     /// Bytes of them.
     pub(crate) record_bytes: u64,
+    /// For how long records are kept, in seconds: `keep`, or what `keep_bytes` leaves of it.
+    #[serde(default)]
+    pub(crate) kept_seconds: f64,
     /// How many followers are known.
     pub(crate) followers_known: u64,
-    /// Those, the silent ones and the slowest first; at most 1,000.
+    /// How many of them are in each state.
+    #[serde(default)]
+    pub(crate) states: BTreeMap<String, u64>,
+    /// How far behind they are.
+    #[serde(default)]
+    pub(crate) lag: FollowerLag,
+    /// The followers, the silent ones and the slowest first; at most 1,000.
     pub(crate) followers: Vec<Follower>,
+}
+
+/// How far behind the followers of a feed are. But for the last number, silent ones do not count.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FollowerLag {
+    /// Records that the slowest one lacks.
+    pub(crate) records: u64,
+    /// The age of the oldest record that a follower does not hold; half of them are below.
+    pub(crate) p50_seconds: f64,
+    pub(crate) p90_seconds: f64,
+    pub(crate) p99_seconds: f64,
+    pub(crate) max_seconds: f64,
+    /// That of the slowest one, the silent ones included.
+    pub(crate) any_seconds: f64,
+}
+
+impl Feed {
+    /// Followers that are listed.
+    const SHOWN: usize = 1_000;
+
+    /// Counts these followers, and lists the slowest of them.
+    pub(crate) fn of(self, mut followers: Vec<Follower>) -> Feed {
+        let mut states: BTreeMap<String, u64> = BTreeMap::new();
+        followers.iter().for_each(|f| *states.entry(f.state.clone()).or_default() += 1);
+        let all = followers.iter().map(|f| f.lag_seconds);
+        let any_seconds = all.fold(0.0, f64::max);
+        let reporting = || followers.iter().filter(|f| f.state != SILENT);
+        let records = reporting().map(|f| f.behind).max().unwrap_or(0);
+        let mut lags: Vec<f64> = reporting().map(|f| f.lag_seconds).collect();
+        lags.sort_by(f64::total_cmp);
+        // The smallest that so many in a hundred do not exceed.
+        let at = |percent: usize| lags.get((lags.len() * percent).div_ceil(100).max(1) - 1).copied().unwrap_or(0.0);
+        let lag = FollowerLag {
+            records,
+            p50_seconds: at(50),
+            p90_seconds: at(90),
+            p99_seconds: at(99),
+            max_seconds: at(100),
+            any_seconds,
+        };
+        followers.sort_by_key(|f| std::cmp::Reverse((f.state == SILENT, f.behind)));
+        let followers_known = followers.len() as u64;
+        followers.truncate(Feed::SHOWN);
+        Feed { followers_known, states, lag, followers, ..self }
+    }
+}
+
+/// The state of a follower that has not reported for a while.
+pub(crate) const SILENT: &str = "silent";
+
+/// Of a follower: where it is in the feed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Position {
+    /// The feed, with its servers.
+    pub(crate) feed: String,
+    /// The name that it reports under.
+    pub(crate) follower: String,
+    /// It holds everything up to this record; 0 while it compares.
+    pub(crate) sequence: u64,
+    /// The last record that it has read.
+    pub(crate) read: u64,
 }
 
 /// A follower of a feed, by its last report.
@@ -388,6 +458,9 @@ pub struct Target {
     /// Of a feed: where it is, and its followers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) feed: Option<Feed>,
+    /// Of a follower: where it is in the feed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) position: Option<Position>,
     /// Failures that did not fit into the list.
     pub(crate) failures_more: u64,
     /// The last words of a run that were not understood; what they were about was compared once
@@ -592,7 +665,8 @@ pub(crate) mod tests {
         t.bad_runs = [("target_down".to_owned(), 3)].into();
         (t.delay_seconds, t.leaves_seconds) = (60.0, 7.5);
         t.deletes_off = "its rsync cannot".into();
-        t.feed = Some(Feed { followers: vec![Follower::default()], ..Feed::default() });
+        t.feed = Some(Feed::default().of(vec![Follower::default()]));
+        t.position = Some(Position::default());
         (t.reconcile, t.passes) = (Some(p.clone()), vec![p.clone()]);
         t.verify = Some(Verify { progress: Some(p), paths: vec!["a".into()], ..Verify::default() });
         s.judged()

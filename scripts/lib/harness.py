@@ -181,6 +181,32 @@ class Arena:
         self.work.rmdir()
 
 
+class Nats:
+    """A nats-server with JetStream on 127.0.0.1; its files go below `work`."""
+
+    def __init__(self, work):
+        self.work, self.child = work, None
+        for _ in range(10):
+            self.port = free_port()
+            (work / "nats.conf").write_text(f'listen: 127.0.0.1:{self.port}\njetstream {{ store_dir: "{work}/jetstream" }}\n')
+            if self.start():
+                return
+        raise Failed("no nats-server would start")
+
+    def start(self):
+        with open(self.work / "nats.log", "ab") as log:
+            self.child = subprocess.Popen(["nats-server", "-c", self.work / "nats.conf"], stdout=log, stderr=log, start_new_session=True)
+        eventually("a nats-server", lambda: accepts(self.port) or self.child.poll() is not None)
+        return self.child.poll() is None
+
+    def url(self):
+        return f"nats://127.0.0.1:{self.port}"
+
+    def stop(self):
+        if self.child:
+            end_process(self.child, 5.0)
+
+
 class Fansync:
     """A running `fansync mirror` and the questions it answers."""
 

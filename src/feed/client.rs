@@ -1,9 +1,10 @@
 //! The connection to the servers of a feed, and what is asked of JetStream: plain requests, so that
 //! this holds for every server from 2.9 on.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use async_nats::rustls;
 use async_nats::{Client, ConnectOptions, HeaderMap, Message, ServerAddr};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -42,6 +43,10 @@ pub(super) struct Info {
     /// When it was made, in nanoseconds since 1970.
     pub(super) created: u64,
     pub(super) last: u64,
+    /// Of all its messages together.
+    pub(super) bytes: u64,
+    /// When the oldest message was stored; `None` where there is none.
+    pub(super) first: Option<SystemTime>,
     pub(super) config: Value,
     /// The subjects of its messages, where they were asked for.
     pub(super) subjects: Vec<String>,
@@ -94,17 +99,30 @@ pub(super) async fn connect(
     for server in servers {
         addresses.push(server.parse::<ServerAddr>().map_err(|e| Trouble::config(format!("{server}: {e}")))?);
     }
-    let secret = |file: &PathBuf| -> Result<String, Trouble> {
-        trust::file(file, Mind::Secret).map_err(|e| Trouble::config(format!("{e}; {}", e.help())))?;
-        let text = std::fs::read_to_string(file).map_err(|e| Trouble::config(format!("cannot read {}: {e}", file.display())))?;
-        Ok(text.lines().next().unwrap_or_default().trim().to_owned())
+    let unread = |key: &str, file: &Path, e: &dyn std::fmt::Display, help: &str| {
+        Trouble::config(format!("the {key} {} cannot be read: {e}; {help}", file.display()))
     };
+    let secret = |key: &str, file: &Path| -> Result<String, Trouble> {
+        trust::file(file, Mind::Secret).map_err(|e| Trouble::config(format!("the {key}: {e}; {}", e.help())))?;
+        let text = std::fs::read_to_string(file).map_err(|e| unread(key, file, &e, "it is a text of one line"))?;
+        let line = text.lines().next().unwrap_or_default().trim().to_owned();
+        if line.is_empty() {
+            return Err(unread(key, file, &"its first line is empty", "that line is the secret"));
+        }
+        Ok(line)
+    };
+    for (key, file) in [("ca_file", &login.ca_file), ("cert_file", &login.cert_file), ("key_file", &login.key_file)] {
+        if let Some(file) = file {
+            std::fs::File::open(file)
+                .map_err(|e| unread(key, file, &e, "it is a file in PEM; correct the path, or its rights"))?;
+        }
+    }
     let mut options = ConnectOptions::new().name(name).connection_timeout(CONNECT).request_timeout(Some(ANSWER));
     if let Some(file) = &login.nkey_file {
-        options = options.nkey(secret(file)?);
+        options = options.nkey(secret("nkey_file", file)?);
     }
     if let (Some(user), Some(file)) = (&login.nats_user, &login.nats_password_file) {
-        options = options.user_and_password(user.clone(), secret(file)?);
+        options = options.user_and_password(user.clone(), secret("nats_password_file", file)?);
     }
     if let Some(file) = &login.ca_file {
         options = options.add_root_certificates(file.clone());
@@ -130,15 +148,65 @@ pub(super) async fn connect(
     match connected {
         Err(_) => Err(Trouble::away("no answer from a NATS server")),
         Ok(Err(e)) => {
-            let why = format!("cannot connect to {}: {e}", servers.join(", "));
-            let refused = matches!(
-                e.kind(),
-                async_nats::ConnectErrorKind::Authentication | async_nats::ConnectErrorKind::AuthorizationViolation
-            );
-            Err(Trouble { config: refused, why })
+            let servers = servers.join(", ");
+            let refused = match e.kind() {
+                async_nats::ConnectErrorKind::Authentication if login.nkey_file.is_some() => {
+                    Some("the nkey_file is not the seed of an nkey: that is a line that begins with SU".to_owned())
+                }
+                async_nats::ConnectErrorKind::Authentication | async_nats::ConnectErrorKind::AuthorizationViolation => Some(
+                    "it does not take this login; see the user, the password or nkey, and the server's `accounts`".to_owned(),
+                ),
+                async_nats::ConnectErrorKind::Tls => {
+                    Some(format!("{e}; see that ca_file, cert_file and key_file are in PEM and belong together"))
+                }
+                _ => tls_words(&e),
+            };
+            match refused {
+                Some(why) => Err(Trouble::config(format!("{servers}: {why}"))),
+                None => Err(Trouble::away(format!("cannot connect to {servers}: {e}"))),
+            }
         }
         Ok(Ok(client)) => Ok(client),
     }
+}
+
+/// Why TLS does not come about, and what to do, where an administrator has to do something.
+fn tls_words(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    use rustls::{AlertDescription as Alert, CertificateError as Bad, Error};
+    // An I/O error shows the one within it as itself, and its source as its own.
+    let mut next = Some(error);
+    let mut found = None;
+    while let Some(error) = next {
+        let within = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let within = within.and_then(|e| e.downcast_ref::<Error>());
+        found = found.or(within).or(error.downcast_ref::<Error>());
+        next = error.source();
+    }
+    let found = found?;
+    let theirs = "have it renewed there";
+    Some(match found {
+        Error::InvalidCertificate(Bad::UnknownIssuer) => {
+            "its certificate is not signed by ca_file, or without one by what this host trusts; name the file of the authority that \
+             signed it"
+                .to_owned()
+        }
+        Error::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => {
+            format!("its certificate has expired; {theirs}, and look at this host's clock")
+        }
+        Error::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. }) => {
+            format!("its certificate is not valid yet; {theirs}, and look at this host's clock")
+        }
+        Error::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
+            "its certificate is for other names; give it in `servers` by a name that the certificate has".to_owned()
+        }
+        Error::AlertReceived(Alert::CertificateRequired | Alert::HandshakeFailure) => {
+            format!("it wants a certificate of the client ({found}); give cert_file and key_file")
+        }
+        Error::AlertReceived(Alert::CertificateExpired | Alert::BadCertificate | Alert::UnknownCA | Alert::CertificateUnknown) => {
+            format!("it refuses cert_file ({found}); see whether that has expired, and that the server's ca_file signed it")
+        }
+        other => format!("TLS does not come about: {other}"),
+    })
 }
 
 /// Asks JetStream for something.
@@ -180,7 +248,24 @@ fn info_of(value: &Value) -> Result<Info, Trouble> {
         return Err(Trouble::away("the server's description of the stream is not understood"));
     };
     let subjects = value["state"]["subjects"].as_object().map(|map| map.keys().cloned().collect()).unwrap_or_default();
-    Ok(Info { created: created.as_nanos() as u64, last, config: value["config"].clone(), subjects })
+    let state = &value["state"];
+    let first = state["first_ts"].as_str().and_then(|text| humantime::parse_rfc3339(text).ok());
+    Ok(Info {
+        created: created.as_nanos() as u64,
+        last,
+        bytes: state["bytes"].as_u64().unwrap_or(0),
+        first: first.filter(|_| state["messages"].as_u64() > Some(0)),
+        config: value["config"].clone(),
+        subjects,
+    })
+}
+
+/// What JetStream says of a stream that is there.
+pub(super) async fn look(client: &Client, name: &str) -> Result<Info, Trouble> {
+    match ask(client, &format!("STREAM.INFO.{name}"), &json!({})).await? {
+        Ok(value) => info_of(&value),
+        Err(error) => Err(refused("cannot look at the stream", &error)),
+    }
 }
 
 /// A stream with this configuration, made if there is none, and changed where it is another.

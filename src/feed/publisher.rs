@@ -32,8 +32,8 @@ const TRIES: u32 = 3;
 const WINDOW: Duration = Duration::from_secs(120);
 /// A follower that has not reported for so long is silent.
 const SILENT: Duration = Duration::from_secs(30);
-/// Followers in the status: the slowest of them.
-const SHOWN: usize = 1_000;
+/// How often it is looked at how far back the stream goes.
+const LOOK: Duration = Duration::from_secs(60);
 
 enum Order {
     Probe(Promise),
@@ -49,6 +49,10 @@ struct Known {
     had_records: bool,
     records: u64,
     bytes: u64,
+    /// For how long records are kept.
+    kept: Duration,
+    /// When records were stored, by their sequences; of older ones not all.
+    stored: VecDeque<(u64, Instant)>,
     followers: BTreeMap<String, (Report, Instant)>,
 }
 
@@ -149,30 +153,33 @@ impl Publisher {
             let behind = point.sequence.saturating_sub(sequence);
             status::Follower {
                 name: name.clone(),
-                state: if received.elapsed() > SILENT { "silent".into() } else { report.state.clone() },
+                state: if received.elapsed() > SILENT { status::SILENT.into() } else { report.state.clone() },
                 reason: report.reason.clone(),
                 sequence,
                 behind,
-                lag_seconds: if behind > 0 { report.lag_seconds + silent } else { 0.0 },
+                lag_seconds: match age(&known.stored, sequence + 1) {
+                    _ if behind == 0 => 0.0,
+                    Some(age) if sequence > 0 => age.as_secs_f64(),
+                    // Of records from before the start it knows more.
+                    _ => report.lag_seconds + silent,
+                },
                 told_seconds: silent,
                 upstream: report.upstream.clone(),
                 serve: report.serve.clone(),
                 version: report.version.clone(),
             }
         };
-        let mut followers: Vec<status::Follower> = known.followers.iter().map(shown).collect();
-        followers.sort_by_key(|f| std::cmp::Reverse((f.state == "silent", f.behind)));
-        let count = followers.len() as u64;
-        followers.truncate(SHOWN);
+        let followers = known.followers.iter().map(shown).collect();
         status::Feed {
             stream: point.stream,
-            incarnation,
             sequence: point.sequence,
             records: known.records,
             record_bytes: known.bytes,
-            followers_known: count,
-            followers,
+            kept_seconds: known.kept.as_secs_f64(),
+            incarnation: incarnation.clone(),
+            ..status::Feed::default()
         }
+        .of(followers)
     }
 }
 
@@ -262,15 +269,24 @@ impl Life {
         if let Some(why) = &self.fenced {
             return Err(Trouble::config(why.clone()));
         }
+        let name = format!("fansync {}", self.mirror);
+        if self.link.as_ref().is_some_and(|link| link.connection_state() == async_nats::connection::State::Disconnected) {
+            // It connects again by itself, and does not say what hinders it.
+            client::connect(&self.place, &self.config.login, &name, None).await?;
+        }
         if self.link.is_none() {
-            let name = format!("fansync {}", self.mirror);
             let client = client::connect(&self.place, &self.config.login, &name, None).await?;
             self.hear_followers(&client).await?;
+            self.watch_retention(&client);
             self.link = Some(client);
         }
         let client = self.link.clone().ok_or_else(|| Trouble::away("not connected"))?;
         let info = client::stream(&client, &self.stream_config()).await?;
-        lock(&self.known).had_records |= info.last > 0;
+        {
+            let mut known = lock(&self.known);
+            known.had_records |= info.last > 0;
+            known.kept = kept(&info, &self.config);
+        }
         let last = client::get(&client, &stream(&self.name), Which::Last(&subject(&self.name))).await?;
         let bytes = last.as_ref().map(|stored| stored.payload.clone());
         let last = last.and_then(|stored| Some((stored.sequence, Record::decode(&stored.payload).ok()?)));
@@ -315,6 +331,7 @@ impl Life {
 
     fn begin_anew(&mut self, created: u64, last: u64) {
         self.at = Some(Point { stream: created, incarnation: fastrand::u64(1..), number: 0, sequence: last });
+        lock(&self.known).stored.clear();
         self.owes_everything = true;
     }
 
@@ -368,6 +385,20 @@ impl Life {
             }
         });
         Ok(())
+    }
+
+    /// Looks now and then how far back the stream goes.
+    fn watch_retention(&self, client: &Client) {
+        let (client, known, config, name) = (client.clone(), Arc::clone(&self.known), self.config.clone(), stream(&self.name));
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(LOOK).await;
+                // Without an answer what was known goes on to hold.
+                if let Ok(info) = client::look(&client, &name).await {
+                    lock(&known).kept = kept(&info, &config);
+                }
+            }
+        });
     }
 
     async fn publish(&mut self, everything: bool, last: bool, entries: Vec<Item>) -> Result<(), Trouble> {
@@ -428,6 +459,7 @@ impl Life {
                     self.owes_everything &= !everything;
                     let mut known = lock(&self.known);
                     (known.records, known.bytes) = (known.records + 1, known.bytes + payload.len() as u64);
+                    remember(&mut known.stored, sequence);
                     drop(known);
                     self.note();
                     return Ok(());
@@ -502,6 +534,36 @@ fn not(trouble: Trouble) -> Published {
     Published::Not { config: trouble.config, why: trouble.why }
 }
 
+/// Records whose times are remembered.
+const REMEMBERED: usize = 4_096;
+
+/// Takes in a record that is stored now.
+fn remember(stored: &mut VecDeque<(u64, Instant)>, sequence: u64) {
+    if stored.len() >= REMEMBERED {
+        let mut nth = 0;
+        stored.retain(|_| {
+            nth += 1;
+            nth % 2 == 1
+        });
+    }
+    stored.push_back((sequence, Instant::now()));
+}
+
+/// The age of a record, or of the last one before it that is remembered; `None` before all of these.
+fn age(stored: &VecDeque<(u64, Instant)>, sequence: u64) -> Option<Duration> {
+    let before = stored.partition_point(|(at, _)| *at <= sequence).checked_sub(1)?;
+    stored.get(before).map(|(_, at)| at.elapsed())
+}
+
+/// For how long records are kept: `keep`, or less where the stream is full by then.
+fn kept(info: &client::Info, config: &config::Feed) -> Duration {
+    let full = config.keep_bytes > 0 && info.bytes / 9 >= config.keep_bytes / 10;
+    match info.first.filter(|_| full) {
+        Some(first) => config.keep.min(SystemTime::now().duration_since(first).unwrap_or_default()),
+        None => config.keep,
+    }
+}
+
 /// Takes in a follower's report.
 fn hear(known: &Mutex<Known>, subject: &str, payload: &[u8]) {
     let Some(name) = subject.rsplit('.').next() else { return };
@@ -513,4 +575,24 @@ fn hear(known: &Mutex<Known>, subject: &str, payload: &[u8]) {
 
 fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_of_records_are_few_and_none_is_too_young() {
+        let mut stored = VecDeque::new();
+        assert_eq!(age(&stored, 1), None);
+        for sequence in 1..=10_000 {
+            remember(&mut stored, sequence);
+            assert!(stored.len() <= REMEMBERED);
+        }
+        assert_eq!(stored.front().map(|(at, _)| *at), Some(1));
+        let ages: Vec<Duration> = (1..=10_001).rev().map(|sequence| age(&stored, sequence).expect("it is known")).collect();
+        assert!(ages.is_sorted(), "an older record is younger");
+        stored.pop_front();
+        assert_eq!(age(&stored, 1), None);
+    }
 }

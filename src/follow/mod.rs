@@ -37,6 +37,7 @@ use crate::sync::argv;
 use crate::sync::run::Run;
 use crate::sys::event::EventFd;
 use crate::sys::reactor::{Interest, Reactor};
+use crate::targets::latency::Latency;
 use runs::Doing;
 use supply::{Supply, Waits};
 
@@ -115,6 +116,8 @@ pub(crate) struct Follower {
     looks: u64,
     /// Records that are not held, with the time when they were read.
     ages: VecDeque<(u64, Duration)>,
+    /// From reading a record to holding it.
+    latency: Latency,
     reported: Option<(crate::feed::Report, Duration)>,
     counters: status::Target,
     stop_at: Option<Instant>,
@@ -191,6 +194,7 @@ impl Follower {
             flushes: Vec::new(),
             looks: 0,
             ages: VecDeque::new(),
+            latency: Latency::default(),
             reported: None,
             counters: status::Target::default(),
             stop_at: None,

@@ -44,6 +44,18 @@ impl Follower {
         self.ages.front().map_or(Duration::ZERO, |(_, since)| self.now().saturating_sub(*since))
     }
 
+    /// Where it is in the feed.
+    fn place(&self) -> status::Position {
+        let follow = self.mirror.follow.as_ref();
+        let sequence = |point: Option<crate::feed::machine::Point>| point.map_or(0, |point| point.sequence);
+        status::Position {
+            feed: follow.map(|follow| follow.feed.to_string()).unwrap_or_default(),
+            follower: follow.map(|follow| follow.follower.clone()).unwrap_or_default(),
+            sequence: sequence(self.machine.position()),
+            read: sequence(self.machine.read()),
+        }
+    }
+
     /// The report to the source, but for its time.
     pub(super) fn word(&self) -> Report {
         let position = self.machine.position();
@@ -77,8 +89,9 @@ impl Follower {
     /// Reports to the source what has changed, not too often.
     pub(super) fn report(&mut self) {
         let held = self.machine.position().map_or(0, |point| point.sequence);
-        while self.ages.front().is_some_and(|(sequence, _)| *sequence <= held) {
+        while let Some((_, since)) = self.ages.front().copied().filter(|(sequence, _)| *sequence <= held) {
             self.ages.pop_front();
+            self.latency.count(self.now().saturating_sub(since));
         }
         // While a comparison is owed, the first of them is all that counts.
         if self.ages.len() > 100_000 {
@@ -128,6 +141,8 @@ impl Follower {
             held_deletes: self.held_deletes.as_ref().map_or(0, |(_, deletes, _)| *deletes),
             held_reason: self.held_deletes.as_ref().map(|(why, ..)| why.clone()).unwrap_or_default(),
             failures: failures.collect(),
+            latency: self.latency.shown(),
+            position: Some(self.place()),
             ..self.counters.clone()
         };
         let feed = self.mirror.follow.as_ref().map(|follow| follow.feed.to_string()).unwrap_or_default();

@@ -6,7 +6,7 @@ use super::Kind::{Counter, Gauge, Histogram};
 use super::{Row, Values, row, truth};
 use crate::lost::Cause;
 use crate::progress::Progress;
-use crate::status::{Feed, FirstPass, Follower, Hook, HookState, Mirror, Snapshot, Target, TargetState, Verify};
+use crate::status::{FirstPass, Hook, HookState, Mirror, Snapshot, Target, TargetState, Verify};
 use crate::sync::outcome::CLASSES;
 
 const MIRROR: &[Row<Mirror>] = &[
@@ -222,7 +222,7 @@ const TARGET: &[Row<Target>] = &[
         |t, v| {
             if let Some(feed) = &t.feed {
                 for state in FOLLOWER {
-                    v.with(&[state], feed.followers.iter().filter(|f| f.state == *state).count() as f64);
+                    v.with(&[state], feed.states.get(*state).copied().unwrap_or(0) as f64);
                 }
             }
         },
@@ -233,7 +233,7 @@ const TARGET: &[Row<Target>] = &[
         T,
         "Of a feed: records that the slowest follower lacks, silent ones aside.",
         |t, v| {
-            t.feed.iter().for_each(|feed| v.put(reporting(feed).map(|f| f.behind).max().unwrap_or(0) as f64));
+            t.feed.iter().for_each(|feed| v.put(feed.lag.records as f64));
         },
     ),
     row(
@@ -242,9 +242,52 @@ const TARGET: &[Row<Target>] = &[
         T,
         "Of a feed: the age of the oldest record that a follower lacks, silent ones aside.",
         |t, v| {
-            t.feed.iter().for_each(|feed| v.put(reporting(feed).map(|f| f.lag_seconds).fold(0.0, f64::max)));
+            t.feed.iter().for_each(|feed| v.put(feed.lag.max_seconds));
         },
     ),
+    row(
+        Gauge,
+        "fansync_feed_follower_lag_seconds",
+        &["mirror", "target", "quantile"],
+        "Of a feed: the same, at most so much at this part of the followers.",
+        |t, v| {
+            if let Some(feed) = &t.feed {
+                v.with(&["0.5"], feed.lag.p50_seconds);
+                v.with(&["0.9"], feed.lag.p90_seconds);
+                v.with(&["0.99"], feed.lag.p99_seconds);
+            }
+        },
+    ),
+    row(
+        Gauge,
+        "fansync_feed_unread_seconds",
+        T,
+        "Of a feed: the age of the oldest record that a follower lacks, silent ones included.",
+        |t, v| {
+            t.feed.iter().for_each(|feed| v.put(feed.lag.any_seconds));
+        },
+    ),
+    row(
+        Gauge,
+        "fansync_feed_kept_seconds",
+        T,
+        "Of a feed: for how long records are kept: keep, or what keep_bytes leaves of it.",
+        |t, v| {
+            t.feed.iter().for_each(|feed| v.put(feed.kept_seconds));
+        },
+    ),
+    row(
+        Gauge,
+        "fansync_follower_sequence",
+        T,
+        "Of a follower: it holds everything up to this record; 0 while it compares.",
+        |t, v| {
+            t.position.iter().for_each(|at| v.put(at.sequence as f64));
+        },
+    ),
+    row(Gauge, "fansync_follower_read_sequence", T, "Of a follower: the last record that it has read.", |t, v| {
+        t.position.iter().for_each(|at| v.put(at.read as f64));
+    }),
     row(
         Gauge,
         "fansync_target_verify_timestamp_seconds",
@@ -304,10 +347,6 @@ const HOOK: &[Row<Hook>] = &[
 
 /// States that a follower reports, and the one of those that do not report.
 const FOLLOWER: &[&str] = &["idle", "syncing", "comparing", "paused", "held", "down", "config", "failing", "silent"];
-
-fn reporting(feed: &Feed) -> impl Iterator<Item = &Follower> {
-    feed.followers.iter().filter(|f| f.state != "silent")
-}
 
 const M: &[&str] = &["mirror"];
 const T: &[&str] = &["mirror", "target"];

@@ -71,6 +71,7 @@ fn names_follow_the_conventions() {
 fn every_metric_is_exported_with_help_and_type() {
     let mut feed = snapshot();
     feed.mirrors[0].targets[0].feed = Some(crate::status::Feed::default());
+    feed.mirrors[0].targets[0].position = Some(crate::status::Position::default());
     let text = of_daemon(&feed) + &crate::failover::metrics::text(&failover());
     for m in every() {
         let kind = word(m.kind);
@@ -94,7 +95,8 @@ fn a_feed_has_bounded_series_whatever_the_number_of_followers() {
     };
     let of = |count: u64| {
         let mut s = snapshot();
-        let feed = crate::status::Feed { sequence: 9, followers: (0..count).map(follower).collect(), ..Default::default() };
+        let feed = crate::status::Feed { sequence: 9, kept_seconds: 90.0, ..Default::default() };
+        let feed = feed.of((0..count).map(follower).collect());
         s.mirrors[0].targets[0].feed = Some(feed);
         series(&of_daemon(&s))
     };
@@ -103,6 +105,10 @@ fn a_feed_has_bounded_series_whatever_the_number_of_followers() {
     let value = |name: &str| *many.iter().find(|(series, _)| series.starts_with(name)).expect(name).1;
     assert_eq!((value("fansync_feed_sequence{"), value("fansync_feed_behind_records{")), (9.0, 99.0));
     assert_eq!(value("fansync_feed_behind_seconds{"), 49.0);
+    let quantiles: Vec<f64> =
+        many.iter().filter(|(name, _)| name.starts_with("fansync_feed_follower_lag")).map(|(_, n)| *n).collect();
+    assert_eq!(quantiles, [25.0, 45.0, 49.0]);
+    assert_eq!((value("fansync_feed_unread_seconds{"), value("fansync_feed_kept_seconds{")), (49.0, 90.0));
     let idle = many.iter().find(|(name, _)| name.starts_with("fansync_feed_followers{") && name.contains("\"idle\""));
     assert_eq!(idle.map(|(_, n)| *n), Some(49.0));
 }
@@ -208,7 +214,8 @@ fn selectors(expression: &str) -> Vec<(String, Vec<String>)> {
 #[track_caller]
 fn check_expression(expression: &str, place: &str) {
     for (name, labels) in selectors(expression) {
-        let metric = every().into_iter().find(|m| m.name == name);
+        let is = |m: &Metric| m.name == name || m.kind == Kind::Histogram && Some(m.name) == name.strip_suffix("_bucket");
+        let metric = every().into_iter().find(is);
         let metric = metric.unwrap_or_else(|| panic!("{place}: {name} is not exported: {expression}"));
         for label in labels {
             let there = metric.labels.contains(&label.as_str()) || ["job", "instance"].contains(&label.as_str());
@@ -274,7 +281,7 @@ fn the_dashboard_is_sound_and_asks_for_what_is_exported() {
         if kind == "row" {
             continue;
         }
-        assert!(["stat", "timeseries", "state-timeline"].contains(&kind.as_str()), "{title} is of kind {kind}");
+        assert!(["stat", "timeseries", "state-timeline", "heatmap"].contains(&kind.as_str()), "{title} is of kind {kind}");
         let targets = panel["targets"].as_array().unwrap();
         assert!(!targets.is_empty() && panel["fieldConfig"]["defaults"]["unit"].is_string(), "{title}");
         let mut letters = BTreeSet::new();

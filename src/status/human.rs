@@ -2,7 +2,6 @@
 //!
 //! One line for each thing, its label first; a label in capitals asks for something to be done.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::{BRING_BACK, Feed, Hook, Links, MAKE_SOURCE, Mirror, Snapshot, StartKind, Target, Watch};
@@ -165,6 +164,10 @@ impl Target {
         if let Some(feed) = &self.feed {
             feed.human(out);
         }
+        if let Some(at) = &self.position {
+            let held = if at.sequence == 0 { "none known to be held".to_owned() } else { format!("held to {}", at.sequence) };
+            let _ = writeln!(out, "    feed    read to record {}, {held}; reports as {}", at.read, at.follower);
+        }
         if let Some(v) = &self.verify {
             v.human(out);
         }
@@ -242,9 +245,7 @@ impl Feed {
             self.sequence,
             plural(self.records, "record")
         );
-        let mut states: BTreeMap<&str, u64> = BTreeMap::new();
-        self.followers.iter().for_each(|f| *states.entry(&f.state).or_default() += 1);
-        let states: Vec<String> = states.iter().map(|(state, n)| format!("{n} {state}")).collect();
+        let states: Vec<String> = self.states.iter().map(|(state, n)| format!("{n} {state}")).collect();
         let states = if states.is_empty() { String::new() } else { format!(": {}", states.join(", ")) };
         let _ = writeln!(out, "    known   {}{states}", plural(self.followers_known, "follower"));
         let silent: Vec<&str> = self.followers.iter().filter(|f| f.state == "silent").map(|f| &*f.name).collect();

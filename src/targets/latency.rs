@@ -16,7 +16,7 @@ const RECENT: usize = 1_000;
 
 /// See the module's text.
 #[derive(Debug, Default)]
-pub(super) struct Latency {
+pub(crate) struct Latency {
     /// Paths in each bucket alone; the last one is for what took longer than every bound.
     counts: [u64; BOUNDS_MS.len() + 1],
     sum: Duration,
@@ -32,7 +32,8 @@ impl Latency {
         changes.for_each(|entry| self.count(now.saturating_sub(entry.since())));
     }
 
-    fn count(&mut self, took: Duration) {
+    /// Counts one more, that took so long.
+    pub(crate) fn count(&mut self, took: Duration) {
         let ms = u32::try_from(took.as_millis()).unwrap_or(u32::MAX);
         self.counts[BOUNDS_MS.partition_point(|bound| *bound < ms)] += 1;
         self.sum += took;
@@ -42,7 +43,7 @@ impl Latency {
         self.recent.push_back(ms);
     }
 
-    pub(super) fn shown(&self) -> status::Latency {
+    pub(crate) fn shown(&self) -> status::Latency {
         let mut recent: Vec<u32> = self.recent.iter().copied().collect();
         recent.sort_unstable();
         let mut below = 0;

@@ -53,7 +53,7 @@ mod history;
 mod identity;
 mod inherited;
 mod lanes;
-mod latency;
+pub(crate) mod latency;
 mod launch;
 mod leases;
 pub use leases::leased;

@@ -52,19 +52,22 @@ function bytes(n) {
 
 // What a person is to see of a target first: how grave (0 good … 4 bad), in which colour, in which words, and why.
 function judge(t) {
+  // A follower pulls; any other target is sent to.
+  const [sent, refuses, rest] = t.position ? ["pulled", "Cannot be pulled from", "All else is held."] : ["sent", "Refuses what is sent", "All else is on the target."];
   const failed = t.failures.length + t.failures_more;
   const behind = `${span(t.lag_seconds)} behind`;
   const trouble = (words) => ({ rank: 4, look: "bad", mark: "▲", words, why: t.reason });
   switch (t.state) {
     case "down": return trouble("Cannot be reached");
-    case "config": return trouble("Refuses what is sent");
-    case "failing": return { ...trouble(`${plural(failed, "path")} cannot be sent`), why: "All else is on the target." };
+    case "config": return trouble(refuses);
+    case "failing": return { ...trouble(`${plural(failed, "path")} cannot be ${sent}`), why: rest };
     case "held": return trouble("Held");
     case "paused": return { rank: 3, look: "behind", mark: "❚❚", words: "Paused", why: t.reason };
     case "fenced": return { rank: 1, look: "rest", mark: "■", words: "Fenced", why: t.reason };
     case "probing": return { rank: 1, look: "rest", mark: "…", words: "Checking", why: t.reason };
   }
-  if (failed > 0) return { ...trouble(`${plural(failed, "path")} cannot be sent`), why: t.lag_seconds > 0 ? `The rest is ${behind}.` : t.reason };
+  if (failed > 0) return { ...trouble(`${plural(failed, "path")} cannot be ${sent}`), why: t.lag_seconds > 0 ? `The rest is ${behind}.` : t.reason };
+  if (t.state === "idle" && t.feed) return judgeFollowers(t.feed);
   if (t.state === "idle") return { rank: 0, look: "good", mark: "●", words: "In sync", why: "" };
   if (t.reconcile) return { rank: 2, look: "behind", mark: "◐", words: "Comparing the whole tree", why: t.reason };
   if (t.leaves_seconds > 0 && t.lag_seconds < 1) return { rank: 0, look: "good", mark: "●", words: `Changes leave in ${span(t.leaves_seconds)}`, why: t.reason };
@@ -72,11 +75,28 @@ function judge(t) {
   return { rank: 2, look: "behind", mark: "◐", words: behind[0].toUpperCase() + behind.slice(1), why: t.reason };
 }
 
+const followed = (t) => (t.feed && t.feed.followers_known > 0 ? `and its ${plural(t.feed.followers_known, "follower")} hold` : "holds");
+
+// A mirror that follows a feed has one place to pull from, whose name says nothing.
+const called = (x) => (x.target.position ? x.mirror : x.target.name);
+
+const TROUBLED = ["down", "config", "held", "failing"];
+const inState = (f, states) => states.reduce((n, state) => n + (f.states[state] || 0), 0);
+
+// Of a feed that holds every change itself: what keeps its followers from holding it.
+function judgeFollowers(f) {
+  const [silent, troubled] = [inState(f, ["silent"]), inState(f, TROUBLED)];
+  const words = [silent > 0 && `${plural(silent, "follower")} ${silent === 1 ? "does" : "do"} not report`, troubled > 0 && `${plural(troubled, "follower")} ${troubled === 1 ? "has" : "have"} trouble`].filter(Boolean).join(", ");
+  if (words) return { rank: 2, look: "behind", mark: "▲", words, why: "Every change is in the feed.", followers: true };
+  if (f.lag.max_seconds >= 5) return { rank: 2, look: "behind", mark: "◐", words: `Slowest follower ${span(f.lag.max_seconds)} behind`, why: "Every change is in the feed.", followers: true };
+  return { rank: 0, look: "good", mark: "●", words: "In sync", why: f.followers_known === 0 ? "No follower has reported yet." : "" };
+}
+
 function headline(all) {
   if (all.length === 0) return ["rest", "No targets", "Changes go to hooks only."];
   const worst = Math.max(...all.map((x) => x.verdict.rank));
   const named = all.filter((x) => x.verdict.rank === worst);
-  const first = named[0].target.name;
+  const first = called(named[0]);
   const others = all.length - named.length;
   const well = all.every((x) => x.verdict.rank === worst || x.verdict.rank === 0);
   const rest = others === 0 ? "" : others === 1 ? `The other target is ${well ? "in sync" : "better off"}.`
@@ -87,6 +107,7 @@ function headline(all) {
     case 4: return ["bad", one ? `Trouble with ${first}` : `Trouble with ${many}`, `${one ? `${named[0].verdict.words}. ` : ""}${rest}`];
     case 3: return ["behind", one ? `${first} is paused` : `${many} are paused`, rest];
     case 2: {
+      if (one && named[0].verdict.followers) return ["behind", `${first}: ${named[0].verdict.words.replace(/^S/, "s")}`, `${named[0].verdict.why} ${rest}`.trim()];
       const lag = Math.max(...named.map((x) => x.target.lag_seconds));
       return ["behind", `${one ? first : many} ${one ? "is" : "are"} ${span(lag)} behind`, rest];
     }
@@ -94,7 +115,7 @@ function headline(all) {
     default: {
       const waiting = all.filter((x) => x.target.leaves_seconds > 0).length;
       if (waiting > 0) return ["good", "Nothing is late", waiting === 1 ? "Changes wait for their delay." : `Changes wait for the delays of ${number(waiting)} targets.`];
-      return ["good", "In sync", all.length === 1 ? `${first} holds every change.` : `${all.length === 2 ? "Both" : `All ${number(all.length)}`} targets hold every change.`];
+      return ["good", "In sync", all.length === 1 ? `${first} ${followed(all[0].target)} every change.` : `${all.length === 2 ? "Both" : `All ${number(all.length)}`} targets hold every change.`];
     }
   }
 }
@@ -204,6 +225,35 @@ function verified(v) {
   return v.ended_unix > 0 ? make("p", { class: bad ? "note bad reason" : "why reason" }, `${v.error ? "Could not be verified" : "Verified"} ${ago(v.ended_unix)}: ${found}`) : null;
 }
 
+// What a target is measured by: bytes and batches, records, or a position.
+function figures(t) {
+  const f = t.feed, at = t.position;
+  if (f) {
+    return [fact("Last record", number(f.sequence)), fact("Records", `${number(f.records)}, ${bytes(f.record_bytes)}`), fact("Kept for", f.kept_seconds > 0 ? span(f.kept_seconds) : "–"),
+      fact("Followers", number(f.followers_known)), fact("Slowest follower", f.lag.max_seconds > 0 ? `${span(f.lag.max_seconds)} behind` : f.followers_known > 0 ? "in sync" : "–")];
+  }
+  if (at) {
+    return [fact("Held to record", at.sequence > 0 ? number(at.sequence) : "–"), fact("Read to record", at.read > 0 ? number(at.read) : "–"), fact("Pulled", bytes(t.bytes_sent)), fact("Runs", number(t.runs))];
+  }
+  return [fact("Sent", bytes(t.bytes_sent)), fact("Batches", number(t.batches))];
+}
+
+// The followers of a feed that somebody may want to know of: the silent ones, those in trouble, and the slowest ten.
+function followers(key, f) {
+  const [silent, troubled, slow] = [f.followers.filter((x) => x.state === "silent"), f.followers.filter((x) => TROUBLED.includes(x.state)),
+    f.followers.filter((x) => x.state !== "silent" && !TROUBLED.includes(x.state) && x.behind > 0)];
+  const lacks = (x) => (x.behind > 0 ? `lacks ${plural(x.behind, "record")}${x.lag_seconds >= 1 ? ` for ${span(x.lag_seconds)}` : ""}` : "holds every record");
+  const item = (x, words) => make("li", {}, make("span", { class: "path" }, x.name), " ", make("span", { class: "when" }, words),
+    x.reason ? make("div", { class: "reason" }, x.reason) : null);
+  const states = Object.entries(f.states).map(([state, n]) => `${number(n)} ${state}`).join(", ");
+  return [
+    states && make("p", { class: "why" }, `Followers: ${states}`),
+    list(`${key} silent`, plural(inState(f, ["silent"]), "silent follower"), "bad", true, silent.slice(0, 50).map((x) => item({ ...x, reason: "" }, `no report for ${span(x.told_seconds)}, ${lacks(x)}`)), inState(f, ["silent"]) - Math.min(silent.length, 50)),
+    list(`${key} troubled`, plural(inState(f, TROUBLED), "follower with trouble", "followers with trouble"), "bad", true, troubled.slice(0, 50).map((x) => item(x, `${x.state}, ${lacks(x)}, from ${x.upstream}`)), inState(f, TROUBLED) - Math.min(troubled.length, 50)),
+    list(`${key} slow`, slow.length > 10 ? "The slowest 10 followers" : "Slowest followers", "", false, slow.slice(0, 10).map((x) => item(x, `${x.state}, ${lacks(x)}, from ${x.upstream}`)), 0),
+  ];
+}
+
 function card(m, t, verdict) {
   const key = `${m.name}/${t.name}`;
   const line = past && past.targets.find((l) => l.mirror === m.name && l.target === t.name);
@@ -221,7 +271,8 @@ function card(m, t, verdict) {
     make("dl", {}, fact("Lag", t.lag_seconds > 0 ? span(t.lag_seconds) : "none"), fact("Pending", plural(t.pending, "path")),
       fact("In flight", plural(t.in_flight, "path")), fact("Last confirmed", ago(t.last_success_unix)),
       fact("Half within", t.latency.recent > 0 ? span(t.latency.p50_seconds) : "–"), fact("99 in 100 within", t.latency.recent > 0 ? span(t.latency.p99_seconds) : "–"),
-      fact("Sent", bytes(t.bytes_sent)), fact("Batches", number(t.batches))),
+      ...figures(t)),
+    ...(t.feed ? followers(key, t.feed) : []),
     failures(`${key} failed`, t.failures, t.failures_more), pending(`${key} pending`, t));
 }
 
@@ -241,8 +292,10 @@ function mirror(m, judged, rate) {
   const lost = Object.entries(m.lost).filter(([cause]) => cause !== "failing_path").map(([cause, n]) => `${cause.replace("_", " ")} ${number(n)}`).join(", ");
   const watch = [...new Set(m.watch.map((w) => w.backend))].join(" and ");
   const unwatched = m.watch.reduce((n, w) => n + w.unwatched.length, 0);
+  const follows = m.targets.find((t) => t.position);
   return make("section", {}, make("h2", {}, m.name, make("span", { class: "path" }, m.source)),
-    make("dl", {}, fact("Events", rate === null ? number(m.events) : `${number(Math.round(rate))} / s`),
+    follows ? make("p", { class: "why" }, "Follows ", make("span", { class: "path" }, follows.position.feed), ` as ${follows.position.follower}`)
+      : make("dl", {}, fact("Events", rate === null ? number(m.events) : `${number(Math.round(rate))} / s`),
       fact("Watched by", watch), fact("Directories", number(m.directories)), lost ? fact("Events lost", lost) : null),
     m.held && make("p", { class: "note bad reason" }, `Nothing is sent: ${m.held}`),
     m.start.progress && far(m.start.progress),
@@ -263,7 +316,7 @@ function rateOf(m, now) {
 }
 
 function show(now) {
-  const groups = now.mirrors.map((m) => ({ m, judged: m.targets.map((target) => ({ target, verdict: judge(target) })) }));
+  const groups = now.mirrors.map((m) => ({ m, judged: m.targets.map((target) => ({ mirror: m.name, target, verdict: judge(target) })) }));
   const all = groups.flatMap((g) => g.judged);
   const hooks = now.mirrors.flatMap((m) => m.hooks).filter((h) => h.state === "retrying");
   const [look, words, below] = headline(all);
