@@ -91,7 +91,7 @@ show_change() {
     local at=$ROOT$1 from=$2
     case $3 in
     binary) say "      $(stat -c %s "$from") bytes, sha256 $(sha "$from")" ;;
-    secret) say "      (a secret; not shown)" ;;
+    secret | hidden) say "      (it has secrets; not shown)" ;;
     *)
         if [[ -e $at ]]; then
             diff -u --label "$1" --label "$1 (new)" "$at" "$from" | sed 's/^/      /' || true
@@ -146,7 +146,7 @@ write_over() {
 # want_file FROM PATH MODE OWNER KIND: PATH holds what FROM holds. OWNER is UID:GID.
 #
 # KIND: binary and unit have to be ours or equal, else nothing works and it stops; config is left alone where an administrator wrote it;
-# a secret that is there is never replaced unless --replace says so.
+# a secret that is there is never replaced unless --replace says so. hidden: a config with secrets in it.
 want_file() {
     local from=$1 path=$2 mode=$3 owner=$4 kind=$5 at=$ROOT$2 why
     if [[ ! -e $at && ! -L $at ]]; then
@@ -158,7 +158,7 @@ want_file() {
         want_attributes "$path" "$mode" "$owner"
         return
     fi
-    if [[ $kind == config && $REPLACE -eq 0 ]] && others_need file "$path"; then
+    if [[ ($kind == config || $kind == hidden) && $REPLACE -eq 0 ]] && others_need file "$path"; then
         stop_because 1 "$path is the configuration of another role on this host" "take that one back first, or write into $at by hand what both need"
     fi
     if is_recorded file "$path" "$(sha "$at")" || is_recorded changed "$path" "$(sha "$at")"; then

@@ -13,6 +13,8 @@ Roles:
   backup   the copy is here: a module of the rsync daemon
   web      the tree is mounted here over NFS: the failover monitor
   server   besides source or backup, on both: the failover monitor's server part
+  hub      a NATS server with JetStream, for the change feed of many copies (docs/fan-out.md)
+  follower a copy that follows a feed and pulls
 
 A second call with the same options changes nothing and says so. What an administrator has written or changed is left as it is, and named.
 Every change is recorded in /var/lib/fansync-deploy before it is made; --uninstall takes back exactly these.
@@ -36,6 +38,9 @@ source:
   --confxml FILE         In place of all these: a configuration of sersync's, with the flags of its call in
   --sersync "FLAGS"      as "-r -n 10"
   --password-file FILE   Whose first line is the rsync daemon's password; without it one is made up
+  --feed URL             A feed, besides or in place of targets: nats://HUB[:PORT]/NAME, or tls://
+  --nats-password-file FILE  Whose first line is the password that the hub made for the user `source`
+  --ca-file FILE         The certificates that sign the hub's, where that is not a public authority
   --metrics ADDR:PORT    Where Prometheus and a browser find it (nowhere)
   --instance NAME        One of several: fansync@NAME.service, /etc/fansync/NAME.toml
 
@@ -64,11 +69,31 @@ server:
   --mirror NAME          The [[mirror]] whose target is the peer (that of the tree)
   --key-file FILE        As above
 
+hub:
+  --feed NAME            The name of the feed
+  --follower NAME        Who may follow it. Any number, at least one; a later call with more of them adds these
+  --listen ADDR:PORT     (0.0.0.0:4222)
+  --cert FILE, --key FILE  The server's certificate and its key, in PEM, for TLS; they are copied, and renewed with --replace
+
+follower:
+  --feed URL             nats://HUB[:PORT]/NAME, or tls://
+  --upstream URL         What is pulled from: rsync://USER@HOST/MODULE, or [USER@]HOST:/DIR (ssh)
+  --directory DIR        The copy. What it has and the source has not is deleted
+  --name NAME            The name that it reports under, and logs in by (the host's)
+  --nats-password-file FILE  Whose first line is the password that the hub made for it
+  --ca-file FILE         The certificates that sign the hub's, where that is not a public authority
+  --password-file FILE   Whose first line is the rsync daemon's password
+  --max-delete NUMBER    Entries that one run may delete; more wait for an administrator
+  --exclude, --metrics, --instance  As for a source
+
 Examples:
   sudo scripts/deploy backup --module data=/data --user rsync_backup --hosts-allow 172.16.1.31 --password-file /root/rsync.pass
   sudo scripts/deploy source --source /data --target rsync://rsync_backup@172.16.1.41/data --password-file /root/rsync.pass
   sudo scripts/deploy source --confxml /usr/local/sersync/confxml.xml --sersync "-r -n 10"
   sudo scripts/deploy web --mount /var/www/html/upload --primary 172.16.1.31:/data --backup 172.16.1.41:/data
+  sudo scripts/deploy hub --feed web --follower web1 --follower web2
+  sudo scripts/deploy source --source /data --feed nats://172.16.1.30/web --nats-password-file /root/source.pass
+  sudo scripts/deploy follower --feed nats://172.16.1.30/web --upstream rsync://172.16.1.31/data --directory /data --name web1 --nats-password-file /root/web1.pass
   sudo scripts/deploy source --uninstall --dry-run
 
 Exit codes: 0 done, 1 not done, 64 the command line is wrong, 69 a program is missing, 77 not root, 78 the configuration is wrong.
@@ -82,14 +107,19 @@ SOURCE='' DELETE=1 ROLES=0 CONFXML='' SERSYNC='' PASSWORD_FILE='' METRICS='' INS
 AUTH_USER=fansync FAKE_SUPER=1 RUN_AS=root RUN_UID='' PORT=873
 MOUNT='' PRIMARY='' BACKUP='' KEY_FILE='' NFS_VERSION=4.2 FAILBACK=auto
 TREE='' PEER='' MIRROR=''
+FEED='' NATS_USER='' NATS_PASSWORD_FILE='' CA_FILE='' UPSTREAM='' DIRECTORY='' FOLLOWER_NAME='' MAX_DELETE=''
+LISTEN=0.0.0.0:4222 CERT='' KEY=''
+FOLLOWERS=()
 TARGETS=() EXCLUDES=() MODULES=() HOSTS=() CLIENTS=()
 
 # Which options take a value in which role.
 declare -A TAKES=(
-    [source]=" --source --target --exclude --confxml --sersync --password-file --metrics --instance "
+    [source]=" --source --target --exclude --confxml --sersync --password-file --metrics --instance --feed --nats-password-file --ca-file "
     [backup]=" --module --user --password-file --hosts-allow --run-as --uid --port "
     [web]=" --mount --primary --backup --key-file --nfs-version --failback "
     [server]=" --tree --peer --clients --mirror --key-file "
+    [hub]=" --feed --follower --listen --cert --key "
+    [follower]=" --feed --upstream --directory --name --nats-password-file --ca-file --password-file --max-delete --exclude --metrics --instance "
 )
 
 # Which take none.
@@ -101,12 +131,12 @@ read_options() {
         exit 64
     fi
     case $1 in
-    source | backup | web | server) ROLE=$1 ;;
+    source | backup | web | server | hub | follower) ROLE=$1 ;;
     -h | --help)
         usage
         exit 0
         ;;
-    *) wrong "'$1' is no role" "the roles are source, backup, web and server" ;;
+    *) wrong "'$1' is no role" "the roles are source, backup, web, server, hub and follower" ;;
     esac
     shift
     local option
@@ -144,11 +174,13 @@ read_options() {
 
 take_value() {
     case $1 in
-    --root | --source | --mount | --tree) [[ $2 == /* ]] || wrong "$1 $2 is not an absolute path" ;;
-    --uid | --port) [[ $2 =~ ^[0-9]{1,9}$ ]] || wrong "$1 $2 is not a number" ;;
+    --root | --source | --mount | --tree | --directory | --ca-file) [[ $2 == /* ]] || wrong "$1 $2 is not an absolute path" ;;
+    --uid | --port | --max-delete) [[ $2 =~ ^[0-9]{1,9}$ ]] || wrong "$1 $2 is not a number" ;;
     --instance) [[ $2 =~ ^[A-Za-z0-9_][A-Za-z0-9_-]*$ && $2 != fansync && $2 != failover ]] ||
         wrong "--instance $2 is not a name of letters, digits, - and _, or one that is taken" ;;
     --user | --run-as) [[ $2 =~ ^[A-Za-z0-9_][A-Za-z0-9_.-]*$ ]] || wrong "$1 $2 is not a name of letters, digits, . - and _" ;;
+    --listen) [[ $2 =~ ^.+:[0-9]{1,5}$ && $2 != *[\"\\]* ]] || wrong "--listen $2 is not of the form ADDRESS:PORT" ;;
+    --feed) [[ $ROLE == hub || $2 =~ ^(nats|tls)://[^/]+/[A-Za-z0-9_-]+$ ]] || wrong "--feed $2 is not of the form nats://HUB/NAME or tls://HUB/NAME" ;;
     --failback) [[ $2 == auto || $2 == manual ]] || wrong "--failback $2 is neither auto nor manual" ;;
     esac
     case $1 in
@@ -178,5 +210,16 @@ take_value() {
     --peer) PEER=$2 ;;
     --clients) CLIENTS+=("$2") ;;
     --mirror) MIRROR=$2 ;;
+    --feed) FEED=$2 ;;
+    --follower) FOLLOWERS+=("$2") ;;
+    --listen) LISTEN=$2 ;;
+    --cert) CERT=$2 ;;
+    --key) KEY=$2 ;;
+    --upstream) UPSTREAM=$2 ;;
+    --directory) DIRECTORY=$2 ;;
+    --name) FOLLOWER_NAME=$2 ;;
+    --nats-password-file) NATS_PASSWORD_FILE=$2 ;;
+    --ca-file) CA_FILE=$2 ;;
+    --max-delete) MAX_DELETE=$2 ;;
     esac
 }

@@ -22,6 +22,7 @@ deploy_source() {
             want_file "$STAGE/password" "$password" 600 0:0 secret
         fi
         # A password of sersync's refreshCDN is in the file itself.
+        want_given "$NATS_PASSWORD_FILE" "$CONFIG_DIR/$name.nats" --nats-password-file
         want_file "$STAGE/config" "$config" "$(if grep -q '^password = ' "$STAGE/config"; then printf 600; else printf 644; fi)" 0:0 config
     fi
     if [[ -n $INSTANCE ]]; then
@@ -42,8 +43,10 @@ check_source_options() {
         [[ -z $SOURCE && ${#TARGETS[@]} -eq 0 && ${#EXCLUDES[@]} -eq 0 ]] || wrong "--confxml says what --source, --target and --exclude would say"
         [[ -r $CONFXML ]] || stop_because 1 "there is no file $CONFXML" "--confxml takes the file that sersync gets with -o"
         if [[ -n $PASSWORD_FILE ]]; then wrong "the configuration of sersync's names its own password file, so --password-file does nothing"; fi
+        if [[ -n $FEED ]]; then wrong "--confxml says where everything goes; write a [[mirror.feed]] into what it makes"; fi
     elif [[ -n $SOURCE ]]; then
-        [[ ${#TARGETS[@]} -gt 0 ]] || wrong "--source needs a --target"
+        [[ ${#TARGETS[@]} -gt 0 || -n $FEED ]] || wrong "--source needs a --target or a --feed"
+        if [[ -n $FEED && ($ROLES -eq 1 || $DELETE -eq 0) ]]; then wrong "--roles and --no-delete are not for a mirror with a --feed"; fi
     elif [[ ! -e $ROOT$1 ]]; then
         wrong "neither --source with --target nor --confxml is given, and there is no $ROOT$1"
     fi
@@ -59,6 +62,10 @@ write_source_config() {
         daemon_config >>"$new"
     elif [[ -n $SOURCE ]]; then
         source_config "$2" >"$new"
+        if [[ -n $FEED ]]; then
+            printf '\n[[mirror.feed]]\nname = "feed"\n' >>"$new"
+            feed_keys "$(basename "$1" .toml)" source >>"$new"
+        fi
     else
         new=$ROOT$1
     fi

@@ -13,6 +13,8 @@ CASES=(
     passwords_stay
     configuration_of_sersyncs
     password_of_sersyncs
+    hub_twice_and_back
+    a_feed_that_was_deployed_works
     services_where_systemd_runs
     another_root
     refused_before_anything_is_changed
@@ -363,6 +365,78 @@ calls_were() {
     log=$(tr '\n' ';' </tmp/units/log)
     [[ $log == "$1" ]] || broken "the calls were: $log"
     : >/tmp/units/log
+}
+
+HUB_ROLE=(hub --feed web --follower web1 --follower web2)
+
+hub_twice_and_back() {
+    twice "${HUB_ROLE[@]}"
+    there /etc/fansync/hub.conf 640 root:fansync-hub
+    there /etc/fansync/hub 700 root:root
+    there /etc/fansync/hub/web2.pass 600 root:root
+    there /var/lib/fansync-hub 700 fansync-hub:fansync-hub
+    nats-server -t -c /etc/fansync/hub.conf || broken "nats-server refuses the configuration"
+    # The rights of docs/fan-out.md, in one order.
+    local wanted got
+    rights() { grep -oE '"(fansync|\$JS|_INBOX)[^"]*"' | sort -u; }
+    wanted=$(sed -n '/^accounts {/,/^```/p' docs/fan-out.md | rights)
+    got=$(grep -vE 'web2' /etc/fansync/hub.conf | rights)
+    [[ -n $wanted && $got == "$wanted" ]] || broken "other rights than those that are documented: $(diff <(printf '%s' "$wanted") <(printf '%s' "$got"))"
+    # One more follower; the others keep their passwords.
+    cp /etc/fansync/hub/web1.pass /tmp/before
+    deploy 0 "${HUB_ROLE[@]}" --follower web3
+    cmp /tmp/before /etc/fansync/hub/web1.pass || broken "another password"
+    grep -qF "$(cat /etc/fansync/hub/web3.pass)" /etc/fansync/hub.conf || broken "the new follower cannot log in"
+    deploy 0 "${HUB_ROLE[@]}" --follower web3 --replace --dry-run
+    said_nothing_of "$(cat /etc/fansync/hub/web1.pass)"
+    deploy 64 hub --feed web
+    deploy 64 hub --feed 'a b' --follower web1
+    deploy 64 "${HUB_ROLE[@]}" --follower source
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout /tmp/k.pem -out /tmp/c.pem -subj /CN=hub -days 2
+    deploy 0 "${HUB_ROLE[@]}" --cert /tmp/c.pem --key /tmp/k.pem
+    there /etc/fansync/hub.key 640 root:fansync-hub
+    grep -qx 'tls { cert_file: "/etc/fansync/hub.pem", key_file: "/etc/fansync/hub.key" }' /etc/fansync/hub.conf || broken "no TLS"
+    deploy 64 "${HUB_ROLE[@]}" --cert /tmp/c.pem
+    deploy 0 hub --uninstall
+    untouched /etc/passwd- /etc/group- /etc/shadow- /etc/gshadow- /etc/.pwd.lock
+}
+
+# running WORDS…: in the background; its log is /tmp/log-N.
+running=()
+run() {
+    "$@" >"/tmp/log-${#running[@]}" 2>&1 &
+    running+=($!)
+}
+
+a_feed_that_was_deployed_works() {
+    local port pid rsyncd
+    port=$((20000 + RANDOM % 12000))
+    rsyncd=$((port + 1))
+    mkdir -p /srv/data
+    echo one >/srv/data/file
+    deploy 0 "${HUB_ROLE[@]}" --listen "127.0.0.1:$port"
+    deploy 0 source --source /srv/data --feed "nats://127.0.0.1:$port/web" --nats-password-file /etc/fansync/hub/source.pass --instance tree --binary /run/image/fansync
+    twice follower --feed "nats://127.0.0.1:$port/web" --upstream "rsync://127.0.0.1:$rsyncd/data" --directory /srv/copy --name web1 \
+        --nats-password-file /etc/fansync/hub/web1.pass --max-delete 100 --instance copy --binary /run/image/fansync
+    there /etc/fansync/copy.nats 600 root:root
+    printf '[data]\npath = /srv/data\nread only = yes\nuid = root\ngid = root\n' >/tmp/rsyncd.conf
+    run rsync --daemon --no-detach --config=/tmp/rsyncd.conf --port="$rsyncd" --address=127.0.0.1
+    run nats-server -c /etc/fansync/hub.conf
+    mkdir -p /run/fansync
+    run /usr/local/bin/fansync run --config /etc/fansync/tree.toml
+    run /usr/local/bin/fansync run --config /etc/fansync/copy.toml
+    local end=$((SECONDS + 60))
+    until /usr/local/bin/fansync flush --socket /run/fansync/tree.sock --followers web1 --timeout 5s || [[ $SECONDS -gt $end ]]; do sleep 0.2; done
+    echo two >/srv/data/file
+    /usr/local/bin/fansync flush --socket /run/fansync/tree.sock --followers all --timeout 30s || broken "the follower does not hold it: $(tail -n 5 /tmp/log-*)"
+    cmp /srv/data/file /srv/copy/file || broken "the copy is another"
+    for pid in "${running[@]}"; do kill "$pid" && wait "$pid" || true; done
+    deploy 0 follower --instance copy --uninstall
+    said_that "/srv/copy is kept, for something is in it"
+    deploy 0 source --instance tree --uninstall
+    deploy 0 hub --uninstall
+    [[ ! -e /var/lib/fansync-hub ]] || broken "the store is left"
+    untouched /srv/data /srv/copy /etc/passwd- /etc/group- /etc/shadow- /etc/gshadow- /etc/.pwd.lock
 }
 
 services_where_systemd_runs() {
