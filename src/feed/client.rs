@@ -159,7 +159,7 @@ pub(super) async fn connect(
                 async_nats::ConnectErrorKind::Tls => {
                     Some(format!("{e}; see that ca_file, cert_file and key_file are in PEM and belong together"))
                 }
-                _ => tls_words(&e),
+                _ => tls_words(&e, login.cert_file.is_some()),
             };
             match refused {
                 Some(why) => Err(Trouble::config(format!("{servers}: {why}"))),
@@ -171,7 +171,8 @@ pub(super) async fn connect(
 }
 
 /// Why TLS does not come about, and what to do, where an administrator has to do something.
-fn tls_words(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+/// `shown`: the client has a certificate.
+fn tls_words(error: &(dyn std::error::Error + 'static), shown: bool) -> Option<String> {
     use rustls::{AlertDescription as Alert, CertificateError as Bad, Error};
     // An I/O error shows the one within it as itself, and its source as its own.
     let mut next = Some(error);
@@ -199,12 +200,20 @@ fn tls_words(error: &(dyn std::error::Error + 'static)) -> Option<String> {
         Error::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
             "its certificate is for other names; give it in `servers` by a name that the certificate has".to_owned()
         }
-        Error::AlertReceived(Alert::CertificateRequired | Alert::HandshakeFailure) => {
-            format!("it wants a certificate of the client ({found}); give cert_file and key_file")
-        }
-        Error::AlertReceived(Alert::CertificateExpired | Alert::BadCertificate | Alert::UnknownCA | Alert::CertificateUnknown) => {
-            format!("it refuses cert_file ({found}); see whether that has expired, and that the server's ca_file signed it")
-        }
+        // Some servers say bad where there is none.
+        Error::AlertReceived(
+            Alert::CertificateRequired
+            | Alert::HandshakeFailure
+            | Alert::BadCertificate
+            | Alert::CertificateExpired
+            | Alert::UnknownCA
+            | Alert::CertificateUnknown,
+        ) => match shown {
+            false => format!("it wants a certificate of the client ({found}); give cert_file and key_file"),
+            true => {
+                format!("it refuses cert_file ({found}); see whether that has expired, and that the server's ca_file signed it")
+            }
+        },
         other => format!("TLS does not come about: {other}"),
     })
 }
