@@ -12,6 +12,10 @@ deploy_hub() {
         wrong "no --feed is given" "give the same options as the last time; what is as it should be is not touched"
     fi
     [[ $FEED =~ ^[A-Za-z0-9_-]{1,64}$ ]] || wrong "hub needs --feed NAME, of letters, digits, - and _"
+    for user in ${RELAYS[0]+"${RELAYS[@]}"}; do
+        [[ $user =~ ^[A-Za-z0-9_-]+=rsync://[^/]+/.+$ ]] || wrong "--relay $user is not of the form NAME=rsync://HOST/MODULE"
+        FOLLOWERS+=("${user%%=*}")
+    done
     [[ ${#FOLLOWERS[@]} -gt 0 ]] || wrong "no --follower NAME is given" "each follower of the feed logs in by its own name"
     [[ -z $CERT && -z $KEY || -n $CERT && -n $KEY ]] || wrong "--cert and --key go together"
     for user in "${FOLLOWERS[@]}"; do
@@ -56,7 +60,8 @@ want_hub_password() {
 
 # What docs/fan-out.md has.
 hub_config() {
-    local user stream api='' comma=''
+    local user stream relay api='' comma='' own reads=''
+    if [[ ${#RELAYS[@]} -gt 0 ]]; then reads=", \"fansync.relay.$FEED.*\""; fi
     for stream in "FANSYNC_$FEED" "FANSYNC_AT_$FEED"; do
         for user in STREAM.INFO STREAM.CREATE STREAM.UPDATE DIRECT.GET; do
             api+="$comma\"\$JS.API.$user.$stream\""
@@ -72,10 +77,32 @@ hub_config() {
     printf '      subscribe: ["_INBOX.>", "fansync.at.%s.*"] } }\n' "$FEED"
     for user in "${FOLLOWERS[@]}"; do
         printf '  { user: %s, password: "%s", permissions: {\n' "$user" "$(cat "$STAGE/$user.pass")"
-        printf '      publish: ["fansync.at.%s.%s", "$JS.API.DIRECT.GET.FANSYNC_%s"],\n' "$FEED" "$user" "$FEED"
-        printf '      subscribe: ["_INBOX.>", "fansync.live.%s"] } }\n' "$FEED"
+        own=''
+        if [[ -n $reads ]]; then own=", \"\$JS.API.DIRECT.GET.FANSYNC_AT_$FEED\""; fi
+        for relay in ${RELAYS[0]+"${RELAYS[@]}"}; do
+            if [[ ${relay%%=*} == "$user" ]]; then own+=", \"fansync.relay.$FEED.$(relay_key "${relay#*=}")\""; fi
+        done
+        printf '      publish: ["fansync.at.%s.%s", "$JS.API.DIRECT.GET.FANSYNC_%s"%s],\n' "$FEED" "$user" "$FEED" "$own"
+        printf '      subscribe: ["_INBOX.>", "fansync.live.%s"%s] } }\n' "$FEED" "$reads"
     done
     printf '] } }\n'
+}
+
+# relay_key URL: what stands for it in the names of subjects (docs/feed.md).
+relay_key() {
+    local text=${1#rsync://} host at byte
+    host=${text%%/*}
+    host=${host##*@}
+    text=${text#*/}
+    text=$(tr 'A-Z' 'a-z' <<<"${host%:873}")/${text%/}
+    for ((at = 0; at < ${#text}; at++)); do
+        byte=${text:at:1}
+        case $byte in
+        .) printf _ ;;
+        [a-zA-Z0-9-]) printf '%s' "$byte" ;;
+        *) printf '=%02X' "'$byte" ;;
+        esac
+    done
 }
 
 # check_hub SERVER FILE: what nats-server says of it, with the files where they are now.
@@ -94,8 +121,8 @@ deploy_follower() {
     config=$CONFIG_DIR/$name.toml
     unit=fansync.service
     if [[ -n $INSTANCE ]]; then unit=fansync@$INSTANCE.service; fi
-    if [[ -n $FEED$UPSTREAM$DIRECTORY ]]; then
-        [[ -n $FEED && -n $UPSTREAM && -n $DIRECTORY ]] || wrong "follower needs --feed, --upstream and --directory"
+    if [[ -n $FEED$DIRECTORY || ${#UPSTREAMS[@]} -gt 0 ]]; then
+        [[ -n $FEED && ${#UPSTREAMS[@]} -gt 0 && -n $DIRECTORY ]] || wrong "follower needs --feed, --upstream and --directory"
     elif [[ ! -e $ROOT$config ]]; then
         wrong "neither --feed with --upstream and --directory is given, nor is there $ROOT$config"
     fi
@@ -160,7 +187,9 @@ follower_config() {
     daemon_config
     printf '\n[[follow]]\nname = %s\nfollower = %s\n' "$(quoted "$(feed_name "$DIRECTORY")")" "$(quoted "$who")"
     feed_keys "$1" "${NATS_USER:-$who}"
-    printf 'directory = %s\nupstream = %s\n' "$(quoted "$DIRECTORY")" "$(quoted "$UPSTREAM")"
+    printf 'directory = %s\n' "$(quoted "$DIRECTORY")"
+    if [[ ${#UPSTREAMS[@]} -eq 1 ]]; then printf 'upstream = %s\n' "$(quoted "${UPSTREAMS[0]}")"; else printf 'upstream = %s\n' "$(quoted_list "${UPSTREAMS[@]}")"; fi
+    if [[ -n $SERVE ]]; then printf 'serve = %s\n' "$(quoted "$SERVE")"; fi
     if [[ -n $PASSWORD_FILE ]]; then printf 'password_file = %s\n' "$(quoted "$CONFIG_DIR/$1.pass")"; fi
     if [[ -n $MAX_DELETE ]]; then printf 'max_delete = %s\n' "$MAX_DELETE"; fi
     if [[ ${#EXCLUDES[@]} -gt 0 ]]; then printf 'exclude = %s\n' "$(quoted_list "${EXCLUDES[@]}")"; fi

@@ -72,12 +72,14 @@ server:
 hub:
   --feed NAME            The name of the feed
   --follower NAME        Who may follow it. Any number, at least one; a later call with more of them adds these
+  --relay NAME=URL       A follower that others pull from, and where: the same rsync://HOST/MODULE as its --serve. Any number
   --listen ADDR:PORT     (0.0.0.0:4222)
   --cert FILE, --key FILE  The server's certificate and its key, in PEM, for TLS; they are copied, and renewed with --replace
 
 follower:
   --feed URL             nats://HUB[:PORT]/NAME, or tls://
-  --upstream URL         What is pulled from: rsync://USER@HOST/MODULE, or [USER@]HOST:/DIR (ssh)
+  --upstream URL         What is pulled from: rsync://USER@HOST/MODULE, or [USER@]HOST:/DIR (ssh). Any number: relays first, the source last
+  --serve URL            Of a relay: where others pull from it. Its rsync daemon is not set up by this
   --directory DIR        The copy. What it has and the source has not is deleted
   --name NAME            The name that it reports under, and logs in by (the host's)
   --nats-password-file FILE  Whose first line is the password that the hub made for it
@@ -107,9 +109,9 @@ SOURCE='' DELETE=1 ROLES=0 CONFXML='' SERSYNC='' PASSWORD_FILE='' METRICS='' INS
 AUTH_USER=fansync FAKE_SUPER=1 RUN_AS=root RUN_UID='' PORT=873
 MOUNT='' PRIMARY='' BACKUP='' KEY_FILE='' NFS_VERSION=4.2 FAILBACK=auto
 TREE='' PEER='' MIRROR=''
-FEED='' NATS_USER='' NATS_PASSWORD_FILE='' CA_FILE='' UPSTREAM='' DIRECTORY='' FOLLOWER_NAME='' MAX_DELETE=''
+FEED='' NATS_USER='' NATS_PASSWORD_FILE='' CA_FILE='' SERVE='' DIRECTORY='' FOLLOWER_NAME='' MAX_DELETE=''
 LISTEN=0.0.0.0:4222 CERT='' KEY=''
-FOLLOWERS=()
+FOLLOWERS=() RELAYS=() UPSTREAMS=()
 TARGETS=() EXCLUDES=() MODULES=() HOSTS=() CLIENTS=()
 
 # Which options take a value in which role.
@@ -118,8 +120,8 @@ declare -A TAKES=(
     [backup]=" --module --user --password-file --hosts-allow --run-as --uid --port "
     [web]=" --mount --primary --backup --key-file --nfs-version --failback "
     [server]=" --tree --peer --clients --mirror --key-file "
-    [hub]=" --feed --follower --listen --cert --key "
-    [follower]=" --feed --upstream --directory --name --nats-password-file --ca-file --password-file --max-delete --exclude --metrics --instance "
+    [hub]=" --feed --follower --relay --listen --cert --key "
+    [follower]=" --feed --upstream --serve --directory --name --nats-password-file --ca-file --password-file --max-delete --exclude --metrics --instance "
 )
 
 # Which take none.
@@ -215,7 +217,9 @@ take_value() {
     --listen) LISTEN=$2 ;;
     --cert) CERT=$2 ;;
     --key) KEY=$2 ;;
-    --upstream) UPSTREAM=$2 ;;
+    --relay) RELAYS+=("$2") ;;
+    --upstream) UPSTREAMS+=("$2") ;;
+    --serve) SERVE=$2 ;;
     --directory) DIRECTORY=$2 ;;
     --name) FOLLOWER_NAME=$2 ;;
     --nats-password-file) NATS_PASSWORD_FILE=$2 ;;

@@ -392,6 +392,12 @@ hub_twice_and_back() {
     deploy 64 hub --feed web
     deploy 64 hub --feed 'a b' --follower web1
     deploy 64 "${HUB_ROLE[@]}" --follower source
+    # With relays everyone reads their reports, and each reports as itself.
+    deploy 0 "${HUB_ROLE[@]}" --relay relay-1=rsync://m@Relay_1.example.com:8730/web/a
+    grep -A1 'user: relay-1,' /etc/fansync/hub.conf | grep -qF '"fansync.relay.web.relay=5F1_example_com=3A8730=2Fweb=2Fa"' || broken "a relay may not report: $(cat /etc/fansync/hub.conf)"
+    [[ $(grep -cF '"fansync.relay.web.*"' /etc/fansync/hub.conf) -eq 3 ]] || broken "not every follower reads the reports of relays"
+    deploy 64 "${HUB_ROLE[@]}" --relay relay-1
+    deploy 0 "${HUB_ROLE[@]}"
     openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout /tmp/k.pem -out /tmp/c.pem -subj /CN=hub -days 2
     deploy 0 "${HUB_ROLE[@]}" --cert /tmp/c.pem --key /tmp/k.pem
     there /etc/fansync/hub.key 640 root:fansync-hub
