@@ -2,6 +2,7 @@
 //!
 //! One line for each thing, its label first; a label in capitals asks for something to be done.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::{BRING_BACK, Feed, Hook, Links, MAKE_SOURCE, Mirror, Snapshot, StartKind, Target, Watch};

@@ -242,6 +242,8 @@ function figures(t) {
 function followers(key, f) {
   const [silent, troubled, slow] = [f.followers.filter((x) => x.state === "silent"), f.followers.filter((x) => TROUBLED.includes(x.state)),
     f.followers.filter((x) => x.state !== "silent" && !TROUBLED.includes(x.state) && x.behind > 0)];
+  const bare = (url) => url.replace(/^(\w+:\/\/)[^@/]*@/, "$1");
+  const relays = f.followers.filter((x) => x.serve);
   const lacks = (x) => (x.behind > 0 ? `lacks ${plural(x.behind, "record")}${x.lag_seconds >= 1 ? ` for ${span(x.lag_seconds)}` : ""}` : "holds every record");
   const item = (x, words) => make("li", {}, make("span", { class: "path" }, x.name), " ", make("span", { class: "when" }, words),
     x.reason ? make("div", { class: "reason" }, x.reason) : null);
@@ -250,6 +252,7 @@ function followers(key, f) {
     states && make("p", { class: "why" }, `Followers: ${states}`),
     list(`${key} silent`, plural(inState(f, ["silent"]), "silent follower"), "bad", true, silent.slice(0, 50).map((x) => item({ ...x, reason: "" }, `no report for ${span(x.told_seconds)}, ${lacks(x)}`)), inState(f, ["silent"]) - Math.min(silent.length, 50)),
     list(`${key} troubled`, plural(inState(f, TROUBLED), "follower with trouble", "followers with trouble"), "bad", true, troubled.slice(0, 50).map((x) => item(x, `${x.state}, ${lacks(x)}, from ${x.upstream}`)), inState(f, TROUBLED) - Math.min(troubled.length, 50)),
+    list(`${key} relays`, plural(relays.length, "relay"), "", false, relays.map((x) => item({ ...x, reason: "" }, `${x.state}, ${lacks(x)}, at ${x.serve}, pulled from by ${plural(f.followers.filter((y) => bare(y.upstream) === bare(x.serve)).length, "follower")}`)), 0),
     list(`${key} slow`, slow.length > 10 ? "The slowest 10 followers" : "Slowest followers", "", false, slow.slice(0, 10).map((x) => item(x, `${x.state}, ${lacks(x)}, from ${x.upstream}`)), 0),
   ];
 }
