@@ -265,6 +265,32 @@ fn others() -> Vec<Case> {
             m.check();
             Ok(())
         }),
+        case("acls_beside_attributes", &[Fs::Ext4, Fs::Xfs], |fs| {
+            // XFS shows root each ACL a second time, as an attribute that the source has not.
+            for to in [To::Module, To::Local] {
+                let m = Setup::new(fs).carrying(&["xattrs", "acls"]).targets(&[to]).xfs_target().before(|src| {
+                    src.mkdir("d");
+                    src.write("d/f", b"content");
+                });
+                let m = m.start()?;
+                m.check();
+                for (mode, uid) in [(4, 4711), (0, 4712), (6, 4711)] {
+                    set_acl(&m.src.at("d/f"), uid, mode, false);
+                    set_acl(&m.src.at("d"), uid, 5, true);
+                    m.check();
+                    xattr::set(m.src.at("d/f"), "user.first", &uid.to_be_bytes()).expect("user attributes can be set");
+                    m.check();
+                    // What is sent for another reason keeps its list.
+                    m.src.chmod("d/f", if mode == 0 { 0o640 } else { 0o600 });
+                    m.check();
+                }
+                m.daemon.reconcile();
+                m.check();
+                xattr::remove(m.src.at("d/f"), "system.posix_acl_access").expect("it is there");
+                m.check();
+            }
+            Ok(())
+        }),
         case("target_without_attributes_and_acls", &[Fs::Ext4], |fs| {
             let m = Setup::new(fs).carrying(&["xattrs", "acls"]).targets(&[To::Local, To::Module]).plain_target().start()?;
             let checked = fansync(&["check", "--config", &m.scratch("fansync.toml").display().to_string()], WAIT);

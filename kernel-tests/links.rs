@@ -464,6 +464,61 @@ fn changed_in_a_directory_that_comes_back(m: &mut Mirror) {
     m.check();
 }
 
+/// A name of one file becomes a name of another, which had one name, below directories that are to
+/// be compared whole: the name that the other file had is right as well.
+fn a_name_passes_to_another_file_below_comparisons(m: &mut Mirror) {
+    for (case, is_exchanged, is_written) in [("x", true, true), ("r", false, true), ("w", false, false)] {
+        let at = |name: &str| format!("{case}/{name}");
+        m.src.mkdirs(at("a"));
+        m.src.mkdir(at("b"));
+        m.src.write(at("a/f"), b"a file of two names");
+        m.src.link(at("a/f"), at("b/g"));
+        m.src.write(at("alone"), b"a file of one name");
+        m.check();
+        m.daemon.does(&["pause"]);
+        if is_exchanged {
+            m.src.exchange(at("a"), at("b"));
+        } else {
+            for dir in ["a", "b"] {
+                m.src.rename(at(dir), at("t"));
+                m.src.rename(at("t"), at(dir));
+            }
+        }
+        m.src.link(at("alone"), at("b/z"));
+        m.src.rename(at("b/z"), at("b/g"));
+        if is_written {
+            m.src.append(at("b/g"), b", changed");
+        }
+        m.daemon.does(&["resume"]);
+        m.check();
+    }
+}
+
+/// A program writes to a file under a name that is gone, or that leads to another file now.
+fn written_under_a_name_that_went(m: &mut Mirror) {
+    for way in ["removed", "replaced", "linked", "moved"] {
+        let at = |name: &str| format!("{way}/{name}");
+        m.src.mkdirs(at("d"));
+        m.src.write(at("d/f"), b"one file");
+        m.src.link(at("d/f"), at("other"));
+        m.src.write(at("aside"), b"another file");
+        m.check();
+        let mut open = m.src.open(at("d/f"));
+        match way {
+            "removed" => m.src.remove(at("d/f")),
+            "replaced" => m.src.rename(at("aside"), at("d/f")),
+            "linked" => {
+                m.src.link(at("d/f"), at("new"));
+                m.src.remove(at("d/f"));
+            }
+            _ => m.src.rename(at("d/f"), at("moved")),
+        }
+        open.write_all(b", and more").expect("it is open");
+        drop(open);
+        m.check();
+    }
+}
+
 /// By default, with links kept, and with open files followed.
 fn in_each_case(name: &'static str, act: fn(&mut Mirror)) -> Case {
     case(name, ALL, move |fs| {
@@ -483,6 +538,9 @@ pub fn cases() -> Vec<Case> {
     all.extend(each_case("names_come_and_go", ALL, names_come_and_go));
     all.extend(each_case("many_names_are_found_by_few_walks", &[Fs::Ext4, Fs::Btrfs], farm));
     all.extend(each_case("names_that_come_in_with_a_directory", &[Fs::Ext4, Fs::Xfs], directory_with_names));
+    all.extend(each_case("written_under_a_name_that_went", ALL, written_under_a_name_that_went));
+    let passes = a_name_passes_to_another_file_below_comparisons;
+    all.push(in_each_case("a_name_passes_to_another_file_below_comparisons", passes));
     all.push(in_each_case("made_without_a_name", made_without_a_name));
     all.push(in_each_case("opened_by_a_name_that_goes", opened_by_a_name_that_goes));
     all.push(in_each_case("opened_in_a_directory_that_goes", opened_in_a_directory_that_goes));

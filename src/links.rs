@@ -425,12 +425,12 @@ impl Links {
         if !job.scopes.is_empty() {
             self.ended[0] = self.begun[0];
         }
-        let mut changed: BTreeMap<Inode, u32> = BTreeMap::new();
+        let mut changed: BTreeSet<Inode> = BTreeSet::new();
         let mut counts: HashMap<Inode, u32> = HashMap::new();
         self.forget_missed(&job, &names);
         for (path, inode, nlink) in names {
             if self.keeps_together(inode, nlink, &path) && self.note(&path, inode) {
-                changed.insert(inode, nlink);
+                changed.insert(inode);
             }
             counts.insert(inode, nlink);
         }
@@ -448,7 +448,7 @@ impl Links {
         }
         let mut again = Vec::new();
         let crowded = self.crowded > 0 && self.crowded >= self.ended[1];
-        for (inode, nlink) in changed {
+        for inode in changed {
             let Some(group) = self.groups.get(&inode) else { continue };
             let scopes = || job.scopes.iter().chain(&self.scopes);
             let within = |(dir, deep): (&RelPath, &bool)| group.names.iter().filter(|name| covers(dir, *deep, name)).count();
@@ -460,7 +460,11 @@ impl Links {
             if group.names.len() > 1 && (parts || !links) {
                 again.extend(group.names.iter().map(|name| RelPath::from_normal(&**name)));
             }
-            if group.names.len() as u32 + group.outside < nlink {
+        }
+        // Whoever noted a name that is met here: where others are missing, only a walk over
+        // everything finds them.
+        for (inode, nlink) in counts {
+            if self.groups.get(&inode).is_some_and(|group| group.names.len() as u32 + group.outside < nlink) {
                 self.whole = true;
                 self.asked.insert(inode);
                 self.rest = Some(Ticket { whole: true, number: self.begun[1] + 1 });
@@ -529,6 +533,27 @@ mod tests {
         let job = links.begin(Duration::ZERO).unwrap();
         assert_eq!(links.end(Duration::ZERO, found(job, &[("d/c", c, 2), ("c", c, 2)])), [p("d/c"), p("c")]);
         assert!(links.complete(c, 2) && links.rest().is_none());
+    }
+
+    /// A batch found that a name of a file leads to another file now, which had one name.
+    #[test]
+    fn a_name_that_was_noted_before_a_walk_does_not_hide_the_others() {
+        let mut links = started();
+        let c = ((8, 1), 12);
+        links.want(&p("d"), true);
+        assert!(links.note(b"d/b", c));
+        let job = links.begin(Duration::ZERO).unwrap();
+        assert_eq!(links.end(Duration::ZERO, found(job, &[("d/b", c, 2), ("d/x", B, 2)])), []);
+        assert!(!links.complete(c, 2) && links.rest().is_some());
+        links.hurry();
+        let job = links.begin(Duration::ZERO).unwrap();
+        assert_eq!(links.end(Duration::ZERO, found(job, &[("d/b", c, 2), ("c", c, 2), ("d/x", B, 2)])), [p("d/b"), p("c")]);
+        assert!(links.complete(c, 2) && links.rest().is_none());
+        // A file with a name outside is sought once.
+        links.want(&p("d"), true);
+        let job = links.begin(Duration::ZERO).unwrap();
+        assert_eq!(links.end(Duration::ZERO, found(job, &[("d/b", c, 2), ("d/x", B, 2)])), []);
+        assert!(links.rest().is_none());
     }
 
     #[test]

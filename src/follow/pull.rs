@@ -10,7 +10,7 @@ use crate::feed::machine::{Complaint, End, Work};
 use crate::feed::mark;
 use crate::location::{Location, whole_seconds};
 use crate::path::RelPath;
-use crate::sync::argv::{ITEMS, Peer, receiver_only};
+use crate::sync::argv::{self, ITEMS, Peer, receiver_only};
 use crate::sync::filelist::{self, Form};
 use crate::sync::outcome::{Outcome, Verdict};
 use crate::sync::output::Names;
@@ -48,11 +48,7 @@ pub(super) fn words(mirror: &Mirror, upstream: &Target, manner: Manner) -> Vec<O
     if matches!(pass, Pass::Deep | Pass::Whole) {
         add("-r");
     }
-    for (option, wanted) in [("-X", mirror.extras.xattrs), ("-A", mirror.extras.acls), ("-S", mirror.extras.sparse)] {
-        if wanted {
-            add(option);
-        }
-    }
+    argv::attributes(mirror.extras).into_iter().for_each(&mut add);
     add("--numeric-ids");
     if pass != Pass::Whole {
         add("--from0");

@@ -328,12 +328,10 @@ impl Args {
             self.add("-r");
         }
         // Every pass alike: one without them would undo what another did.
-        let Extras { hard_links, xattrs, acls, sparse } = spec.extras;
-        for (option, wanted) in [("-H", hard_links), ("-X", xattrs), ("-A", acls), ("-S", sparse)] {
-            if wanted {
-                self.add(option);
-            }
+        if spec.extras.hard_links {
+            self.add("-H");
         }
+        self.add_all(attributes(spec.extras));
         self.add("--numeric-ids");
         if pass.is_listed() {
             self.add_all(["--from0", "--files-from=-"]);
@@ -491,6 +489,23 @@ pub(crate) fn compare_owner(spec: &Spec<'_>, path: &str, here: &Path) -> Vec<OsS
     args.extend(spec.peer.transport_towards_us());
     args.extend(["--".into(), spec.peer.location.dest_below(path.as_bytes()), here.join("").into()]);
     args
+}
+
+/// The names of attributes that are none of the file's own: XFS shows root each ACL a second time,
+/// as `trusted.SGI_ACL_FILE` or `trusted.SGI_ACL_DEFAULT` (Linux, fs/xfs/xfs_xattr.c), and `-X`
+/// would remove with it, as a name that the source has not, the ACL that `-A` has just set. Rules
+/// for attributes take the place of rsync's own, which leave out `system.` (rsync(1), FILTER RULES,
+/// modifier x). The other side needs them too, and has no list of rules in a run without deletions.
+const NO_ATTRIBUTES: [&str; 4] =
+    ["--filter=-x system.*", "--filter=-x trusted.SGI_ACL_*", "-M--filter=-x system.*", "-M--filter=-x trusted.SGI_ACL_*"];
+
+/// What a mirror carries beside content, owner, mode, times and links, as options of each of its
+/// runs.
+pub(crate) fn attributes(extras: Extras) -> Vec<&'static str> {
+    let Extras { hard_links: _, xattrs, acls, sparse } = extras;
+    let options = [("-X", xattrs), ("-A", acls), ("-S", sparse)].into_iter().filter(|(_, wanted)| *wanted);
+    let rules = NO_ATTRIBUTES.iter().copied().filter(|_| xattrs);
+    options.map(|(option, _)| option).chain(rules).collect()
 }
 
 /// The environment of every child, from the daemon's own (`vars`): what finding programs and keys

@@ -28,8 +28,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::argv::{ITEMS, Pass, Spec, inherited, lists_whole, receiver_only};
-use crate::config::Extras;
+use super::argv::{ITEMS, Pass, Spec, attributes, inherited, lists_whole, receiver_only};
 use crate::location::Location;
 use crate::location::whole_seconds;
 use crate::path::RelPath;
@@ -70,12 +69,7 @@ pub(super) fn argv(spec: &Spec<'_>, renamed: &Renamed, pass: Pass) -> Vec<OsStri
         add(&"--no-inc-recursive");
     }
     // All but the links among files: what has several names does not travel this way.
-    let Extras { hard_links: _, xattrs, acls, sparse } = spec.extras;
-    for (option, wanted) in [("-X", xattrs), ("-A", acls), ("-S", sparse)] {
-        if wanted {
-            add(&option);
-        }
-    }
+    attributes(spec.extras).iter().for_each(|arg| add(arg));
     add(&"--numeric-ids");
     add(&"--modify-window=-1");
     match pass {

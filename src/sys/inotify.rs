@@ -13,16 +13,15 @@ use std::os::fd::{AsFd, BorrowedFd};
 pub(crate) type Wd = WatchDescriptor;
 
 /// What is requested on every directory: names that come, go and move, files closed after writing,
-/// attributes. Not through symlinks, only directories, and nothing of files that are unlinked
-/// already (`IN_EXCL_UNLINK`, 2.6.36).
+/// attributes. Not through symlinks, and only directories. What happens to a file under a name that
+/// is removed already is reported too (no `IN_EXCL_UNLINK`): the file may have other names.
 const MASK: AddWatchFlags = AddWatchFlags::IN_CREATE
     .union(AddWatchFlags::IN_DELETE)
     .union(AddWatchFlags::IN_MOVED_FROM)
     .union(AddWatchFlags::IN_MOVED_TO)
     .union(AddWatchFlags::IN_CLOSE_WRITE)
     .union(AddWatchFlags::IN_ATTRIB)
-    .union(AddWatchFlags::IN_ONLYDIR)
-    .union(AddWatchFlags::from_bits_retain(libc::IN_EXCL_UNLINK));
+    .union(AddWatchFlags::IN_ONLYDIR);
 
 /// The same, and the directory's own move; for the root of a tree, which no watched parent reports.
 /// Not `IN_DELETE_SELF`: it comes when the last descriptor is closed, and who watches a root holds

@@ -24,13 +24,6 @@ enum Waits {
     Unlinked(Entry),
 }
 
-impl Waits {
-    fn entry(&self) -> &Entry {
-        let (Waits::Held(entry) | Waits::Alone(entry, _) | Waits::Left(entry, _) | Waits::Unlinked(entry)) = self;
-        entry
-    }
-}
-
 /// What waits for walks over the source, and what has.
 #[derive(Default)]
 pub(super) struct Linking {
@@ -413,9 +406,10 @@ impl Target {
         let (done, waiting): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.ledger.linking.waiting).into_iter().partition(|(ticket, _)| links.has_ended(*ticket));
         self.ledger.linking.waiting = waiting;
-        let since = done.iter().map(|(_, waits)| waits.entry().epoch()).min();
+        // Who waits for the change that led to the walk waits for this too. Where another target led
+        // to it, that change may be in flight here, or wait for a later walk.
+        let since = self.ledger.set.epochs().oldest();
         for name in again {
-            // Who waits for the change that led to the walk waits for this too.
             match since {
                 Some(since) => self.ledger.set.see_since(name, Seen::Touched, since),
                 None => self.ledger.set.see(name, Seen::Touched),

@@ -720,3 +720,32 @@ fn a_name_that_was_not_removed_is_removed_once_its_directory_is_back() {
         assert_eq!(linked.end(), Ok(()), "seed {seed}: {}", linked.d.trace.text);
     }
 }
+
+/// A walk that another target led to finds a name of a file that this target has in flight: a
+/// flush that waits for the file waits for the name, too.
+#[test]
+fn what_another_targets_walk_finds_is_waited_for() {
+    crate::sys::apart::apart();
+    let mut linked = Linked::new(0, true, false);
+    linked.kills = false;
+    linked.d.begin(0);
+    linked.d.see("", Seen::Subtree);
+    assert_eq!(linked.end(), Ok(()));
+    linked.d.world.write("f", 5);
+    linked.d.see("f", Seen::Created);
+    linked.d.see("f", Seen::Written);
+    linked.d.turn();
+    linked.note_lists();
+    assert!(!linked.d.live.is_empty(), "{}", linked.d.trace.text);
+    let epoch = linked.d.target.flush();
+    linked.d.flushes.push(epoch);
+    linked.d.world.link("f", "g");
+    let again = [RelPath::new(b"g").unwrap()];
+    linked.d.target.links_found(linked.d.links.as_ref().unwrap(), linked.d.now, &again, &[]);
+    linked.end_a_run(true);
+    linked.d.turn();
+    linked.note_lists();
+    assert!(!linked.d.live.is_empty() && !linked.d.flushes.is_empty(), "{}", linked.d.trace.text);
+    assert_eq!(linked.end(), Ok(()), "{}", linked.d.trace.text);
+    assert!(linked.d.flushes.is_empty());
+}
