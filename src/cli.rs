@@ -107,6 +107,9 @@ pub enum Command {
     /// Write the manual pages
     #[command(after_help = manual::MAN_HELP)]
     Man(ManArgs),
+    /// Print the names that completions offer
+    #[command(hide = true)]
+    Names(NamesArgs),
 }
 
 const MIRROR_HELP: &str = "\
@@ -564,6 +567,20 @@ pub struct ResumeArgs {
     pub(crate) accept_deletes: bool,
 }
 
+/// `fansync names`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct NamesArgs {
+    /// Names of what
+    pub(crate) kind: Named,
+}
+
+/// What has names in a daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Named {
+    Mirrors,
+    Targets,
+}
+
 impl MirrorArgs {
     /// What the options say, for [`crate::config::Config::for_mirror`].
     pub(crate) fn overrides(&self) -> Overrides {
@@ -795,7 +812,7 @@ mod tests {
             assert!(help.lines().any(|l| l.trim_start().starts_with(&format!("{} ", code.code()))), "{code:?}\n{help}");
         }
         let mut command = Cli::command();
-        for sub in command.get_subcommands_mut() {
+        for sub in command.get_subcommands_mut().filter(|sub| !sub.is_hide_set()) {
             let help = sub.render_long_help().to_string();
             assert!(help.contains("Example") && help.contains("Exit codes: 0 "), "{help}");
         }

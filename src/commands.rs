@@ -42,6 +42,7 @@ pub fn run(command: Command) -> ExitCode {
         Command::Failover(args) => daemons::failover(args),
         Command::Completions(args) => out::write(&manual::completions(args.shell), ExitCode::Done),
         Command::Man(args) => man(&args.dir),
+        Command::Names(args) => client::names(args.kind),
     }
 }
 

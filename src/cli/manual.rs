@@ -1,14 +1,16 @@
 //! Manual pages and shell completions, made from what the program itself goes by.
 //!
-//! The pages of section 1 come from the table that parses the command line and prints `--help`;
-//! `fansync.toml(5)` comes from `docs/config.md`, whose keys and defaults a test compares with
-//! those of the parser, and the sample file. So there is no second text to keep in step, and who
-//! installed the program alone (`cargo install`) has the pages too.
+//! The pages of sections 1 and 8 come from the table that parses the command line and prints
+//! `--help`; files, signals and environment come from the guides in `docs`. `fansync.toml(5)` comes
+//! from `docs/config.md`, whose keys and defaults a test compares with those of the parser, and the
+//! sample file; `fansync-failover.toml(5)` from `docs/failover.md`. So there is no second text to
+//! keep in step, and who installed the program alone (`cargo install`) has the pages too.
 //!
 //! Given up: what `--help` prints in one paragraph is not set further than into description,
 //! examples and exit status.
 
 mod markdown;
+mod names;
 
 use std::fs;
 use std::io;
@@ -29,7 +31,7 @@ Examples:
 Exit codes: 0 done, 64 usage, 69 standard output cannot be written.";
 
 pub(crate) const MAN_HELP: &str = "\
-The pages go to DIR/man1 and DIR/man5, which are made where they are missing.
+The pages go to DIR/man1, DIR/man5 and DIR/man8, which are made where they are missing.
 
 Examples:
   fansync man ~/.local/share/man
@@ -86,8 +88,18 @@ pub(crate) fn pages() -> Vec<Page> {
     command.build();
     let mut pages = Vec::new();
     of_command(&command, &mut pages);
-    pages.push(config());
+    pages.extend([config(), failover_config()]);
     pages
+}
+
+/// Commands that run until a signal ends them, for the administrator: section 8.
+const DAEMONS: [&str; 3] = ["fansync-failover", "fansync-follow", "fansync-run"];
+/// Those that stay in the foreground besides, for any user.
+const FOREGROUND: [&str; 3] = ["fansync", "fansync-mirror", "fansync-sersync"];
+
+/// The section of a command's page.
+fn section_of(name: &str) -> &'static str {
+    if DAEMONS.contains(&name) { "8" } else { "1" }
 }
 
 /// Writes every page below `dir`, into one directory for each section.
@@ -107,7 +119,7 @@ pub(crate) fn write(dir: &Path) -> Result<(), ManualError> {
 pub(crate) fn completions(shell: clap_complete::Shell) -> Vec<u8> {
     let mut out = Vec::new();
     clap_complete::generate(shell, &mut command(), "fansync", &mut out);
-    out
+    names::completed(shell, &String::from_utf8(out).expect("made of text")).into_bytes()
 }
 
 fn command() -> Command {
@@ -124,14 +136,14 @@ fn of_command(command: &Command, pages: &mut Vec<Page>) {
     }
     let name = command.get_display_name().unwrap_or(command.get_name()).to_owned();
     let text = render(command, &name, !seen.is_empty()).expect("memory can be written");
-    pages.push(Page { name, section: "1", text });
+    pages.push(Page { section: section_of(&name), name, text });
 }
 
 fn render(command: &Command, name: &str, has_commands: bool) -> io::Result<String> {
     let mut out = Vec::new();
     let man = Man::new(command.clone());
     let help = Help::of(command);
-    title(name, "1").to_writer(&mut out)?;
+    title(name, section_of(name)).to_writer(&mut out)?;
     man.render_name_section(&mut out)?;
     man.render_synopsis_section(&mut out)?;
     man.render_description_section(&mut out)?;
@@ -151,6 +163,7 @@ fn render(command: &Command, name: &str, has_commands: bool) -> io::Result<Strin
             roff.control("TP", ["6"]).text([bold(code)]).text([roman(meaning)]);
         }
     }
+    guides(&mut roff, name);
     section(&mut roff, "SEE ALSO");
     let main = command.get_bin_name().is_none_or(|name| name == "fansync");
     roff.text(if main {
@@ -159,7 +172,32 @@ fn render(command: &Command, name: &str, has_commands: bool) -> io::Result<Strin
         vec![bold("fansync"), roman("(1), "), bold("fansync.toml"), roman("(5)")]
     });
     roff.to_writer(&mut out)?;
-    Ok(String::from_utf8(out).expect("made of text"))
+    let text = String::from_utf8(out).expect("made of text");
+    // The list of commands has them all in one section.
+    Ok(DAEMONS.iter().fold(text, |text, name| {
+        let named = name.replace('-', "\\-");
+        text.replace(&format!("{named}(1)"), &format!("{named}(8)"))
+    }))
+}
+
+/// What the guides say of files, signals and environment.
+fn guides(roff: &mut Roff, name: &str) {
+    const OPERATING: &str = include_str!("../../docs/operating.md");
+    if name == "fansync-failover" {
+        section(roff, "FILES AND SIGNALS");
+        markdown::body(markdown::part(include_str!("../../docs/failover.md"), "### Files and signals"), roff);
+    } else if DAEMONS.contains(&name) || FOREGROUND.contains(&name) {
+        section(roff, "FILES");
+        markdown::body(markdown::part(OPERATING, "## Where things are"), roff);
+        section(roff, "SIGNALS");
+        let part = markdown::part(OPERATING, "## Signals and exit codes");
+        // The table of exit codes behind it has a section of its own.
+        markdown::body(part.split_once("\n| ").map_or(part, |(signals, _)| signals), roff);
+    } else {
+        return;
+    }
+    section(roff, "ENVIRONMENT");
+    markdown::body(markdown::part(OPERATING, "## Environment"), roff);
 }
 
 /// `fansync.toml(5)`.
@@ -174,6 +212,19 @@ fn config() -> Page {
     section(&mut roff, "SEE ALSO");
     roff.text([bold("fansync"), roman("(1), "), bold("fansync-check"), roman("(1), "), bold("rsync"), roman("(1)")]);
     Page { name: "fansync.toml".into(), section: "5", text: roff.render() }
+}
+
+/// `fansync-failover.toml(5)`.
+fn failover_config() -> Page {
+    let mut roff = title("fansync-failover.toml", "5");
+    section(&mut roff, "NAME");
+    roff.text([roman("fansync-failover.toml - configuration of fansync failover")]);
+    section(&mut roff, "DESCRIPTION");
+    roff.text([roman("Usually /etc/fansync/failover.toml.")]);
+    markdown::body(markdown::part(include_str!("../../docs/failover.md"), "## The client: `fansync failover`"), &mut roff);
+    section(&mut roff, "SEE ALSO");
+    roff.text([bold("fansync-failover"), roman("(8), "), bold("fansync.toml"), roman("(5), "), bold("nfs"), roman("(5)")]);
+    Page { name: "fansync-failover.toml".into(), section: "5", text: roff.render() }
 }
 
 fn title(name: &str, section: &str) -> Roff {

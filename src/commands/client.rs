@@ -2,12 +2,13 @@
 
 mod followers;
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::{fail, refuse};
-use crate::cli::{self, FlushArgs, StatusArgs, SteerArgs};
+use crate::cli::{self, FlushArgs, Named, StatusArgs, SteerArgs};
 use crate::config::Whom;
 use crate::control::{self, Reply, Request, Steer};
 use crate::events::{self, EventsArgs, Followed};
@@ -134,10 +135,18 @@ pub(super) fn watch(socket: &Path) -> ExitCode {
 }
 
 pub(super) fn status(args: StatusArgs) -> ExitCode {
-    // A form for programs is of one daemon, as is one mirror.
-    let any = args.whom == Whom::default() && cli::socket_of_environment().is_none() && !args.json && args.mirror.is_none();
-    let all = if any { control::find::all() } else { Vec::new() };
-    if all.len() < 2 {
+    // A form for programs is of one daemon.
+    let any = args.whom == Whom::default() && cli::socket_of_environment().is_none();
+    let mut all = if any { control::find::all() } else { Vec::new() };
+    if let Some(name) = args.mirror.as_deref().filter(|_| all.len() > 1) {
+        let having: Vec<PathBuf> = all.iter().filter(|path| mirrors(path).iter().any(|m| m.name == *name)).cloned().collect();
+        // Where none has it, the usual one says which there are.
+        all = if having.is_empty() { all[..1].to_vec() } else { having };
+        if let [only] = all.as_slice() {
+            return status_of(only, &args);
+        }
+    }
+    if all.len() < 2 || args.json {
         return socket(&args.whom).map_or_else(|code| code, |path| status_of(&path, &args));
     }
     let mut worst = ExitCode::Done;
@@ -154,6 +163,28 @@ pub(super) fn status(args: StatusArgs) -> ExitCode {
         }
     }
     worst
+}
+
+/// The mirrors of a daemon; none of one that does not answer.
+fn mirrors(socket: &Path) -> Vec<crate::status::Mirror> {
+    match control::ask(socket, &Request::Status, Duration::from_secs(2)) {
+        Ok(Reply::Status(snapshot)) => snapshot.mirrors,
+        _ => Vec::new(),
+    }
+}
+
+/// The names that a shell completes a word by, one a line.
+pub(super) fn names(kind: Named) -> ExitCode {
+    let sockets = cli::socket_of_environment().map_or_else(control::find::all, |socket| vec![socket]);
+    let mut names = BTreeSet::new();
+    for mirror in sockets.iter().flat_map(|socket| mirrors(socket)) {
+        match kind {
+            Named::Mirrors => names.extend([mirror.name]),
+            Named::Targets => names.extend(mirror.targets.into_iter().map(|target| target.name)),
+        }
+    }
+    let lines: String = names.into_iter().map(|name| name + "\n").collect();
+    out::print(lines, ExitCode::Done)
 }
 
 /// The same of the daemon at a socket.

@@ -1,4 +1,4 @@
-//! The part of Markdown that `docs/config.md` uses, set with the macros of man(7).
+//! The part of Markdown that the guides use, set with the macros of man(7).
 //!
 //! A heading becomes a subsection, a table of keys a list of tagged paragraphs. What is not known
 //! here is text.
@@ -39,6 +39,25 @@ pub(super) fn body(text: &str, roff: &mut Roff) {
         }
         first = first && blank;
     }
+}
+
+/// The text below `heading`, a whole line with its `#`s, up to the next one of its level or above.
+///
+/// # Panics
+/// There is no such heading: the guide and the program are of one tree.
+pub(super) fn part<'a>(text: &'a str, heading: &str) -> &'a str {
+    let level = heading.bytes().take_while(|b| *b == b'#').count();
+    let begin = text.find(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("there is no {heading}")) + heading.len() + 2;
+    let (mut end, mut is_code) = (begin, false);
+    for line in text[begin..].split_inclusive('\n') {
+        is_code ^= line.starts_with("```");
+        let marks = line.bytes().take_while(|b| *b == b'#').count();
+        if !is_code && (1..=level).contains(&marks) && line[marks..].starts_with(' ') {
+            break;
+        }
+        end += line.len();
+    }
+    text[begin..end].trim()
 }
 
 /// Lines as they are; `first`: below a heading.

@@ -21,7 +21,8 @@ fn every_command_and_option_has_its_place() {
         }
         assert!(text.contains("EXIT STATUS") && text.contains("SEE ALSO"), "{text}");
         for sub in command.get_subcommands().filter(|c| !c.is_hide_set()) {
-            assert!(text.contains(&format!("{}(1)", sub.get_display_name().unwrap())), "{} is not in {text}", sub.get_name());
+            let name = sub.get_display_name().unwrap();
+            assert!(text.contains(&format!("{name}({})", section_of(name))), "{name} is not in {text}");
             look(sub);
         }
     }
@@ -42,6 +43,40 @@ fn the_file_format_has_every_key() {
     assert!(keys > 80, "{keys} keys were found");
     let (body, _) = text.split_once(".SH EXAMPLE").unwrap();
     assert!(!body.contains("](") && !body.contains('`'), "{body}");
+}
+
+#[test]
+fn daemons_have_files_signals_and_environment() {
+    for name in ["fansync", "fansync-run", "fansync-mirror"] {
+        let text = page(name);
+        for title in [".SH FILES", ".SH SIGNALS", ".SH ENVIRONMENT"] {
+            assert!(text.contains(title), "{name}: {title}");
+        }
+        let text = plain(&text);
+        for word in ["state_dir/MIRROR/state", "SIGUSR1", "FANSYNC_SOCKET"] {
+            assert!(text.contains(word), "{name}: {word}");
+        }
+        assert!(!text.contains("]("), "{name}");
+    }
+    let sections: Vec<_> =
+        pages().into_iter().filter(|p| p.section != "1").map(|p| format!("{}({})", p.name, p.section)).collect();
+    let mut expected = vec!["fansync-failover(8)", "fansync-run(8)", "fansync.toml(5)", "fansync-failover.toml(5)"];
+    if cfg!(feature = "feed") {
+        expected.insert(0, "fansync-follow(8)");
+    }
+    let sorted = |mut all: Vec<String>| {
+        all.sort();
+        all
+    };
+    assert_eq!(sorted(sections), sorted(expected.into_iter().map(str::to_owned).collect()));
+}
+
+#[test]
+fn the_failover_page_has_its_keys() {
+    let text = plain(&page("fansync-failover.toml"));
+    for word in ["key_file", "daemon.sandbox_user", "failover.probe", "server.flush_timeout", "primary.version"] {
+        assert!(text.contains(word), "{word}");
+    }
 }
 
 #[test]
@@ -70,7 +105,8 @@ fn completions_know_the_commands() {
 fn the_pages_lie_where_man_looks() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path()).unwrap();
-    assert!(dir.path().join("man1/fansync-mirror.1").is_file() && dir.path().join("man5/fansync.toml.5").is_file());
+    assert!(dir.path().join("man1/fansync-mirror.1").is_file() && dir.path().join("man8/fansync-run.8").is_file());
+    assert!(dir.path().join("man5/fansync.toml.5").is_file());
     let file = dir.path().join("man1/fansync.1");
     assert_eq!(write(&file).map_err(|e| e.exit_code()), Err(ExitCode::Unavailable));
 }
