@@ -220,8 +220,9 @@ fn failover_config() -> Page {
     section(&mut roff, "NAME");
     roff.text([roman("fansync-failover.toml - configuration of fansync failover")]);
     section(&mut roff, "DESCRIPTION");
-    roff.text([roman("Usually /etc/fansync/failover.toml.")]);
     markdown::body(markdown::part(include_str!("../../docs/failover.md"), "## The client: `fansync failover`"), &mut roff);
+    section(&mut roff, "FILES");
+    roff.text([roman("/etc/fansync/failover.toml")]);
     section(&mut roff, "SEE ALSO");
     roff.text([bold("fansync-failover"), roman("(8), "), bold("fansync.toml"), roman("(5), "), bold("nfs"), roman("(5)")]);
     Page { name: "fansync-failover.toml".into(), section: "5", text: roff.render() }
