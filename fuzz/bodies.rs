@@ -15,7 +15,7 @@ use fansync::failover::probe;
 use fansync::failover::wire::frame::{self, Asked};
 use fansync::failover::wire::{self, Id, Key, Reply, Request};
 use fansync::feed::machine::{End, Machine};
-use fansync::feed::record::{Item, Record};
+use fansync::feed::record::{Batch, Item, Record};
 use fansync::filter::Filter;
 use fansync::location::Location;
 #[cfg(feature = "lsyncd")]
@@ -646,6 +646,7 @@ fn feed(data: &[u8]) {
             assert_eq!(record.encode(), message, "there is one way to write a record");
         }
         follower.record(sequence as u64, record);
+        follower.looked(Duration::ZERO, sequence as u64 / 2);
         assert!(!follower.owes() || follower.position().is_none());
         if follower.take(Duration::ZERO).is_some() {
             follower.ended(Duration::ZERO, End::Done, &|path| path.len() % 2 == 0);
@@ -665,7 +666,9 @@ fn feed_seeds() -> Vec<Vec<u8>> {
     };
     let of = |number: u64, everything: bool| {
         let entries = vec![entry("a/b", Kind::Entry, true), entry("a", Kind::Subtree, false), entry("", Kind::Contents, false)];
-        Record { incarnation: 7, number, stream: 1, everything, entries, ..Record::default() }.encode()
+        let batch = Batch { protocol: 32, version: [3, 5, 0], stored: 1, made: number, bytes: vec![1; 9], ..Batch::default() };
+        let batch = Some(batch).filter(|_| number.is_multiple_of(2));
+        Record { incarnation: 7, number, stream: 1, everything, entries, batch, ..Record::default() }.encode()
     };
     vec![of(1, true), [of(1, true), of(2, false), of(3, false)].join(&0xfe), [of(1, true), of(3, false)].join(&0xfe)]
 }

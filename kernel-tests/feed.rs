@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::fixture::daemon::{Daemon, Until};
+use crate::fixture::daemon::{Daemon, InlineStatus, Until};
 use crate::fixture::fs::{self, Fs, Ground, needs};
 use crate::fixture::proc::{Ran, Service, bound_command, poll_until};
 use crate::fixture::rsyncd::{Rsyncd, free_port};
@@ -100,6 +100,10 @@ struct Follower {
 }
 
 impl Follower {
+    fn inline(&self) -> InlineStatus {
+        self.daemon.target_status("upstream").inline.unwrap_or_default()
+    }
+
     fn restart(&mut self) {
         self.daemon.kill();
         self.daemon = Daemon::run_text(self.work.path(), &self.toml, Until::Answering);
@@ -258,6 +262,24 @@ impl World {
         self.daemon.client(&["flush", "--followers", which, "--timeout", &timeout], within + WAIT)
     }
 
+    /// Changes files until a follower has made something of what comes in their records: right after
+    /// its start it does not know yet what is older than what it pulled.
+    #[track_caller]
+    fn change_until(&self, n: usize, wanted: impl Fn(&InlineStatus) -> bool) {
+        let follower = &self.followers[n];
+        let mut count = 0;
+        let seen = poll_until(WAIT, || {
+            count += 1;
+            self.src.write(format!("file-{count}"), b"one of many");
+            self.barrier(&follower.name);
+            // It looks at the stream.
+            follower.daemon.flush(None);
+            wanted(&follower.inline()).then_some(())
+        });
+        let log = || follower.daemon.log();
+        assert!(seen.is_some(), "{}: {:?} after {count} files\n{}", follower.name, follower.inline(), log());
+    }
+
     /// Waits until the log of a follower has these words.
     #[track_caller]
     fn follower_says(&self, n: usize, words: &str) {
@@ -265,6 +287,14 @@ impl World {
         let said = poll_until(WAIT, || follower.daemon.log().contains(words).then_some(()));
         assert!(said.is_some(), "{} never says {words:?}:\n{}", follower.name, follower.daemon.log());
     }
+}
+
+/// The key for a program in place of rsync, which does this with its words before it becomes rsync.
+fn instead_of_rsync(dir: &Path, lines: &str) -> String {
+    let path = dir.join("rsync");
+    std::fs::write(&path, format!("#!/bin/sh\n{lines}\nexec rsync \"$@\"\n")).expect("a script can be written");
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("its mode can be set");
+    format!("rsync = \"{}\"\n", path.display())
 }
 
 fn name_of(path: &str) -> &str {
@@ -430,7 +460,8 @@ fn cases_of_followers() -> Vec<Case> {
             Ok(())
         }),
         case("an_upstream_of_another_identity_deletes_nothing", ON, |fs| {
-            let mut w = World::new(fs, 1)?;
+            // What comes with a record is of the right tree.
+            let mut w = World::with(fs, 1, "inline = \"0\"\n", "", "")?;
             w.src.mkdir("many");
             (0..50).for_each(|n| w.src.write(format!("many/{n}"), b"to be kept"));
             w.check();
@@ -592,6 +623,147 @@ fn cases_of_followers() -> Vec<Case> {
             w.follower_says(0, "a run made no progress");
             std::fs::remove_file(&hangs).expect("it can be removed");
             w.check();
+            Ok(())
+        }),
+        case("small_changes_come_with_their_record_and_nothing_is_pulled", ON, |fs| {
+            let mut w = World::new(fs, 2)?;
+            w.src.mkdirs("was-dir/below");
+            w.src.write("was-dir/below/x", b"x");
+            w.src.write("was-file", b"x");
+            w.src.mkdir("gone");
+            (0..5).for_each(|n| w.src.write(format!("gone/{n}"), b"x"));
+            w.check();
+            (0..2).for_each(|n| w.change_until(n, |inline| inline.applied > 0));
+            w.check();
+            // From here on there is no upstream.
+            w.rsyncd.stop();
+            let before: Vec<u64> = w.followers.iter().map(|f| f.inline().applied).collect();
+            w.src.write("d/e/f", b"second");
+            w.src.write("d/new", b"new");
+            w.src.symlink("d/new", "link");
+            w.src.chmod("d", 0o711);
+            w.src.chown("d/e/f", 7, 8);
+            w.src.fifo("fifo");
+            w.src.remove("top");
+            std::fs::remove_dir_all(w.src.at("gone")).expect("it can be removed");
+            w.check();
+            std::fs::remove_dir_all(w.src.at("was-dir")).expect("it can be removed");
+            w.src.write("was-dir", b"a file in the place of a directory");
+            w.src.remove("was-file");
+            w.src.symlink("nowhere", "was-file");
+            w.check();
+            for name in ["-x", "--delete", "#x", ";x", "*", "[x]", "a b", " a", "\\x", "a\nb", "x\u{1}", "->", &"n".repeat(255)] {
+                w.src.write(name, name);
+            }
+            w.src.write(crate::fixture::tree::bytes(b"\xff\xfe"), b"no UTF-8");
+            w.check();
+            for name in ["-x", "--delete", "#x", ";x", "*", "[x]", "a b", "a\nb", "->"] {
+                w.src.remove(name);
+            }
+            w.check();
+            for (follower, before) in w.followers.iter().zip(before) {
+                let inline = follower.inline();
+                assert!(inline.applied >= before + 4, "{inline:?}, {before} before");
+            }
+            // What does not fit is pulled, once that can be done.
+            w.src.write("large", [b'x'].repeat(300_000));
+            w.daemon.flush(None);
+            w.rsyncd.restart();
+            w.check();
+            Ok(())
+        }),
+        case("a_batch_that_fails_or_hangs_is_pulled", ON, |fs| {
+            for (what, lines) in [("exit 12", ""), ("exec sleep 1000", "timeout = \"1s\"\n")] {
+                let tools = fs::work_dir();
+                let lines = lines.to_owned()
+                    + &instead_of_rsync(tools.path(), &format!("case \"$*\" in *--read-batch=-*) {what};; esac"));
+                let mut w = World::with(fs, 1, "", &lines, "")?;
+                w.check();
+                w.change_until(0, |inline| inline.pulled.contains_key("failed"));
+                w.churn(CHURN);
+                w.check();
+                assert_eq!(w.followers[0].inline().applied, 0, "{what}");
+            }
+            Ok(())
+        }),
+        case("a_follower_with_an_older_rsync_or_other_options_pulls", ON, |fs| {
+            let tools = fs::work_dir();
+            let older =
+                instead_of_rsync(tools.path(), "[ \"$1\" = -VV ] && { echo 'rsync  version 3.2.7  protocol version 31'; exit; }");
+            for (keys, reason) in [(older.as_str(), "older_rsync"), ("acls = true\n", "options")] {
+                let mut w = World::with(fs, 1, "", keys, "")?;
+                w.check();
+                w.change_until(0, |inline| inline.pulled.contains_key(reason));
+                w.churn(CHURN);
+                w.check();
+                assert_eq!(w.followers[0].inline().applied, 0, "{reason}");
+            }
+            Ok(())
+        }),
+        case("batches_that_wait_beside_pulls_end_equal", ON, |fs| {
+            let mut w = World::new(fs, 2)?;
+            w.check();
+            (0..2).for_each(|n| w.change_until(n, |inline| inline.applied > 0));
+            for _ in 0..6 {
+                w.followers[0].daemon.does(&["pause"]);
+                for _ in 0..8 {
+                    w.churn(CHURN / 10);
+                    w.src.write("top", w.random.u64(..).to_le_bytes());
+                    w.daemon.flush(None);
+                }
+                w.followers[0].daemon.does(&["resume"]);
+                w.check();
+            }
+            assert_eq!(w.followers.iter().map(|f| comparisons(&f.daemon)).sum::<usize>(), 0);
+            Ok(())
+        }),
+        case("a_file_that_changes_while_it_is_written_down", ON, |fs| {
+            let w = World::new(fs, 1)?;
+            w.check();
+            w.change_until(0, |inline| inline.applied > 0);
+            for n in 0..400 {
+                w.src.write("busy", [b'a' + (n % 26) as u8].repeat(n * 97 % 60_000));
+                if n % 7 == 0 {
+                    w.src.remove("busy");
+                }
+            }
+            w.check();
+            Ok(())
+        }),
+        case("a_batch_follows_no_link_out_of_the_directory", ON, |fs| {
+            let w = World::new(fs, 1)?;
+            w.check();
+            w.change_until(0, |inline| inline.applied > 0);
+            let copy = &w.followers[0].dir;
+            let outside = Dir::new(w.work.path().join("outside"));
+            outside.mkdirs("e");
+            outside.write("e/f", b"not the follower's");
+            outside.write("e/g", b"not the follower's");
+            std::fs::remove_dir_all(copy.at("d")).expect("it can be removed");
+            copy.symlink(outside.root(), "d");
+            let before = w.followers[0].inline().applied;
+            w.src.write("d/e/f", b"second");
+            w.check();
+            assert!(w.followers[0].inline().applied > before, "{:?}", w.followers[0].inline());
+            for name in ["e/f", "e/g"] {
+                assert_eq!(outside.read(name), Some(b"not the follower's".to_vec()));
+            }
+            Ok(())
+        }),
+        case("a_batch_with_what_a_follower_leaves_out_is_pulled", ON, |fs| {
+            let w = World::with(fs, 1, "", "exclude = [\"/d/e/\"]\n", "")?;
+            w.barrier("f0");
+            w.change_until(0, |inline| inline.applied > 0);
+            w.followers[0].dir.mkdirs("d/e");
+            w.followers[0].dir.write("d/e/own", b"the follower's");
+            w.src.write("d/e/f", b"second");
+            w.barrier("f0");
+            assert!(w.followers[0].inline().pulled.contains_key("excluded"), "{:?}", w.followers[0].inline());
+            // What is left out stays, also where the directory above it goes.
+            std::fs::remove_dir_all(w.src.at("d")).expect("it can be removed");
+            w.barrier("f0");
+            let copy = &w.followers[0].dir;
+            assert_eq!((copy.has("d/e/own"), copy.has("d/e/f")), (true, false));
             Ok(())
         }),
         case("a_follower_may_not_publish", ON, |fs| {

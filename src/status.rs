@@ -264,6 +264,12 @@ pub struct Feed {
     /// For how long records are kept, in seconds: `keep`, or what `keep_bytes` leaves of it.
     #[serde(default)]
     pub(crate) kept_seconds: f64,
+    /// Records among them that hold an rsync batch.
+    #[serde(default)]
+    pub(crate) batches: u64,
+    /// Records that were to hold one, and do not: the source changed meanwhile, or rsync failed.
+    #[serde(default)]
+    pub(crate) batches_failed: u64,
     /// How many followers are known.
     pub(crate) followers_known: u64,
     /// How many of them are in each state.
@@ -361,6 +367,16 @@ pub struct Follower {
     pub(crate) serve: String,
     /// Its version of fansync.
     pub(crate) version: String,
+}
+
+/// What a follower made of the batches in records, since the start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Inline {
+    /// Batches that were applied.
+    pub(crate) applied: u64,
+    /// Batches whose paths were pulled instead, by reason: `order` (something else concerned their
+    /// paths), `excluded`, `max_delete`, `options`, `older_rsync`, `failed`.
+    pub(crate) pulled: BTreeMap<String, u64>,
 }
 
 /// One target.
@@ -461,6 +477,9 @@ pub struct Target {
     /// Of a follower: where it is in the feed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) position: Option<Position>,
+    /// Of a follower: what it made of the batches in records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) inline: Option<Inline>,
     /// Failures that did not fit into the list.
     pub(crate) failures_more: u64,
     /// The last words of a run that were not understood; what they were about was compared once
@@ -667,6 +686,7 @@ pub(crate) mod tests {
         t.deletes_off = "its rsync cannot".into();
         t.feed = Some(Feed::default().of(vec![Follower::default()]));
         t.position = Some(Position::default());
+        t.inline = Some(Inline { applied: 1, pulled: [("order".to_owned(), 1)].into() });
         (t.reconcile, t.passes) = (Some(p.clone()), vec![p.clone()]);
         t.verify = Some(Verify { progress: Some(p), paths: vec!["a".into()], ..Verify::default() });
         s.judged()

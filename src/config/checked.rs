@@ -204,6 +204,8 @@ pub(crate) struct Feed {
     pub(crate) replicas: usize,
     /// What it excludes is published after all that changed before.
     pub(crate) last: Filter,
+    /// Changes with at most so many bytes of content travel in their record.
+    pub(crate) inline: u64,
 }
 
 impl Default for Feed {
@@ -214,6 +216,7 @@ impl Default for Feed {
             keep_bytes: 4 << 30,
             replicas: 1,
             last: Filter::none(),
+            inline: 256 << 10,
         }
     }
 }
@@ -231,6 +234,7 @@ struct FeedKeys<'a> {
     keep_bytes: String,
     replicas: usize,
     last: Vec<&'a str>,
+    inline: String,
     retry_min: String,
     retry_max: String,
 }
@@ -248,6 +252,7 @@ impl<'a> FeedKeys<'a> {
             replicas: keys.replicas,
             // Patterns of a file are UTF-8.
             last: keys.last.exclude().iter().filter_map(|p| std::str::from_utf8(p).ok()).collect(),
+            inline: size(keys.inline),
             retry_min: units::shown(target.retry_min),
             retry_max: units::shown(target.retry_max),
         })
@@ -256,6 +261,9 @@ impl<'a> FeedKeys<'a> {
 
 /// A size with the largest unit that it is a multiple of.
 fn size(bytes: u64) -> String {
+    if bytes == 0 {
+        return "0".into();
+    }
     let unit = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")].into_iter().find(|(unit, _)| bytes.is_multiple_of(*unit));
     unit.map_or_else(|| format!("{bytes}B"), |(unit, name)| format!("{}{name}", bytes / unit))
 }

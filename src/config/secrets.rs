@@ -155,7 +155,7 @@ pub(crate) fn readable(path: &Path) -> Option<TrustError> {
 }
 
 /// Keys whose lines can be shown in a message.
-const PLAIN: [&str; 114] = [
+const PLAIN: [&str; 115] = [
     "acknowledge",
     "acls",
     "address",
@@ -199,6 +199,7 @@ const PLAIN: [&str; 114] = [
     "include",
     "include_from",
     "initial",
+    "inline",
     "input",
     "interval",
     "io_uring",

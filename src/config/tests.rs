@@ -196,6 +196,7 @@ keep = "7d"
 keep_bytes = "500MiB"
 replicas = 3
 last = ["/dists/**/Release*"]
+inline = "64KiB"
 retry_min = "2s"
 retry_max = "10s"
 [[mirror.feed]]
@@ -203,6 +204,7 @@ name = "g"
 servers = ["nats://hub"]
 nats_user = "u"
 nats_password_file = "/p"
+inline = "0"
 [[follow]]
 name = "copy"
 servers = ["tls://hub1"]

@@ -40,6 +40,14 @@ pub(crate) fn file_size(text: &str) -> Result<u64, String> {
     }
 }
 
+/// A size of content: as [`file_size`], or `0` for none.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn size_or_none(text: &str) -> Result<u64, String> {
+    if text.trim() == "0" { Ok(0) } else { file_size(text) }
+}
+
 /// Reads a bound on deletions: a number, or a share as in `10%`.
 ///
 /// # Errors

@@ -210,7 +210,7 @@ impl Engine {
         let saved = Saved::open(&setup, &mirror, &root, &intake.watching, &mut targets, &mut begin)?;
         for target in &mut targets {
             let kept = setup.keep.then_some(setup.state_dir.as_path());
-            target.start_feed(kept).map_err(failed("cannot start the thread of a feed"))?;
+            target.start_feed(&root, kept).map_err(failed("cannot start the thread of a feed"))?;
         }
         let hooks = Hooks::start(&mirror, root.path(), &setup.state_dir).map_err(failed("cannot start the threads of hooks"))?;
         let mut engine = Engine {

@@ -4,6 +4,7 @@
 use std::io;
 use std::path::Path;
 
+use super::batch::{Inline, Making};
 use super::record::{Identity, Item};
 use crate::config;
 use crate::location::Location;
@@ -15,17 +16,23 @@ pub(crate) struct Publisher(());
 
 impl Publisher {
     /// There is none.
-    pub(crate) fn start(_: &Location, _: &config::Feed, _: &str, _: Option<(&Path, &Path)>) -> io::Result<Publisher> {
+    pub(crate) fn start(
+        _: &Location,
+        _: &config::Feed,
+        _: &str,
+        _: Option<(&Path, &Path)>,
+        _: Option<Making>,
+    ) -> io::Result<Publisher> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
     /// Nobody answers.
     pub(crate) fn probe(&self) -> io::Result<Publication> {
-        self.publish(Identity::default(), false, false, Vec::new())
+        self.publish(Identity::default(), false, false, Vec::new(), None)
     }
 
     /// Nothing is stored.
-    pub(crate) fn publish(&self, _: Identity, _: bool, _: bool, _: Vec<Item>) -> io::Result<Publication> {
+    pub(crate) fn publish(&self, _: Identity, _: bool, _: bool, _: Vec<Item>, _: Option<Inline>) -> io::Result<Publication> {
         let (publication, promise) = publication()?;
         promise.keep(Published::not("this fansync was built without feeds"));
         Ok(publication)

@@ -7,6 +7,11 @@
 //! becomes an owed comparison of the whole tree. [`Machine::saved`] is to be on the disk before the
 //! position that it has counts.
 //!
+//! **Batches.** A batch is the state of its record's paths when that was made. It is applied in the
+//! order of the records, and only where nothing at, above or below its paths is to be pulled, is
+//! being pulled, failed, or was pulled by a run that may have ended after the record was made: it
+//! would take that back. Otherwise, and where it fails, its paths are pulled.
+//!
 //! **Climbing.** A follower cannot look at the source. Where directories above a listed path are
 //! gone with it, rsync names the topmost of them, which takes the path's place; where it lies below
 //! what is a file by now, what is above it does. At most as often as the tree is deep. Such a name
@@ -14,12 +19,13 @@
 //! another one, and is compared whole.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::pending::{Need, Pending};
-use super::record::{Identity, Record, RecordError};
+use super::record::{Batch, Identity, Item, Record, RecordError};
 use crate::dirty::Kind;
 use crate::path::{self, RelPath};
 
@@ -27,6 +33,10 @@ use crate::path::{self, RelPath};
 const ROUNDS: u32 = 3;
 /// Paths of one run.
 const MOST: usize = 20_000;
+
+/// Batches that wait for their turn, and their bytes: with more of them pulling takes less time.
+const QUEUE: usize = 32;
+const QUEUE_BYTES: usize = 8 << 20;
 
 /// A place in the feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -82,6 +92,15 @@ pub enum Work {
         /// Something may be deleted.
         deletes: bool,
     },
+    /// The state of these paths that came with their record.
+    Batch {
+        /// It.
+        batch: Batch,
+        /// Some of them are directories one level deep.
+        contents: bool,
+        /// How many of them are gone.
+        gone: usize,
+    },
 }
 
 /// A path that rsync complained about.
@@ -125,7 +144,90 @@ pub struct Failure {
 #[derive(Clone, Debug)]
 enum Flight {
     Whole { owed: String },
-    List(Vec<(RelPath, Need)>),
+    List(BTreeMap<RelPath, Need>),
+    Batch { sequence: u64, items: Vec<Item> },
+}
+
+/// A batch that waits for its turn.
+#[derive(Clone, Debug)]
+struct Queued {
+    sequence: u64,
+    items: Vec<Item>,
+    batch: Batch,
+}
+
+/// Paths that runs have pulled, each with the state of a moment that no record names, and when
+/// records were made, as far as that is known here.
+///
+/// The clocks of two hosts are not compared. A record that the stream did not have yet when it was
+/// looked at was stored later than that look began, and the publisher's own clock says how long
+/// after that the state in another record was read.
+#[derive(Clone, Debug)]
+struct Pulled {
+    /// With the time when the run ended.
+    paths: BTreeMap<RelPath, Duration>,
+    /// When the last look began, and what the stream ended with.
+    look: Option<(Duration, u64)>,
+    /// The last record, and when a look began that did not find it.
+    after: Option<(u64, Duration)>,
+    /// When a look began, and the time of the publisher, in microseconds, when it knew a record to
+    /// be stored that this look did not find.
+    anchor: Option<(Duration, u64)>,
+}
+
+impl Pulled {
+    /// All of it, by an earlier process.
+    fn all() -> Pulled {
+        Pulled { paths: [(RelPath::root(), Duration::ZERO)].into(), look: None, after: None, anchor: None }
+    }
+
+    fn note(&mut self, path: RelPath, now: Duration) {
+        if self.paths.len() >= MOST {
+            self.paths = [(RelPath::root(), now)].into();
+        }
+        self.paths.insert(path, now);
+    }
+
+    /// Takes in when a batch was made, and forgets the paths that were pulled before.
+    fn learn(&mut self, sequence: u64, batch: Option<&Batch>) {
+        let before = self.after.take().filter(|(last, _)| last + 1 == sequence);
+        self.after = self.look.filter(|(_, end)| end + 1 == sequence).map(|(began, _)| (sequence, began));
+        let Some(batch) = batch else { return };
+        if let Some((_, began)) = before
+            && batch.stored > 0
+            && self.not_before(batch.stored).is_none_or(|known| known < began)
+        {
+            self.anchor = Some((began, batch.stored));
+        }
+        if let Some(made) = self.not_before(batch.made) {
+            self.paths.retain(|_, ended| *ended > made);
+        }
+    }
+
+    /// A time of the publisher's by the clock here: it was that late, or later.
+    fn not_before(&self, micros: u64) -> Option<Duration> {
+        let (began, stored) = self.anchor?;
+        let since = Duration::from_micros(micros.checked_sub(stored)?);
+        // No two clocks run alike.
+        Some(began + since - since / 1_000)
+    }
+}
+
+/// Whether one of these paths is at, above or below this one.
+pub(super) fn touches<V>(paths: &BTreeMap<RelPath, V>, path: &RelPath) -> bool {
+    let mut at: Option<&[u8]> = Some(path);
+    while let Some(above) = at {
+        if paths.contains_key(above) {
+            return true;
+        }
+        at = path::parent(above);
+    }
+    if path.is_root() {
+        return !paths.is_empty();
+    }
+    let from = [&path[..], b"/"].concat();
+    let next = paths.range::<[u8], _>((Bound::Included(&from[..]), Bound::Unbounded)).next();
+    next.is_some_and(|(below, _)| path::is_at_or_below(below, path))
 }
 
 /// See the module's text.
@@ -140,6 +242,11 @@ pub struct Machine {
     owed: Option<String>,
     rounds: u32,
     pending: Pending,
+    /// Nothing that is to be pulled or failed touches their paths.
+    batches: VecDeque<Queued>,
+    pulled: Pulled,
+    /// Batches in whose place paths are pulled.
+    passed_over: u64,
     flight: Option<Flight>,
     failed: BTreeMap<RelPath, Failure>,
     held: bool,
@@ -169,6 +276,9 @@ impl Machine {
             owed,
             rounds: 0,
             pending: Pending::default(),
+            batches: VecDeque::new(),
+            pulled: Pulled::all(),
+            passed_over: 0,
             flight: None,
             failed: failed.collect(),
             held: false,
@@ -222,7 +332,28 @@ impl Machine {
             None => 0,
             Some(Flight::Whole { .. }) => 1,
             Some(Flight::List(paths)) => paths.len(),
+            Some(Flight::Batch { items, .. }) => items.len(),
         }
+    }
+
+    /// Paths whose state waits to be applied.
+    pub fn queued(&self) -> usize {
+        self.batches.iter().map(|queued| queued.items.len()).sum()
+    }
+
+    /// The record whose batch is being applied, or waits to be, with something about this path.
+    pub fn batch_about(&self, touches: impl Fn(&RelPath) -> bool) -> Option<u64> {
+        let about = |items: &[Item]| items.iter().any(|item| touches(&item.path));
+        let flying = match &self.flight {
+            Some(Flight::Batch { sequence, items }) if about(items) => Some(*sequence),
+            _ => None,
+        };
+        flying.or_else(|| self.batches.iter().find(|queued| about(&queued.items)).map(|queued| queued.sequence))
+    }
+
+    /// Batches that came to nothing, as something else concerned their paths.
+    pub fn passed_over(&self) -> u64 {
+        self.passed_over
     }
 
     /// Paths that failed again and again.
@@ -244,7 +375,7 @@ impl Machine {
 
     /// Whether everything that was read is held.
     pub fn in_sync(&self) -> bool {
-        !self.owes() && self.pending.is_empty() && self.flight.is_none() && self.failed.is_empty()
+        !self.owes() && self.pending.is_empty() && self.batches.is_empty() && self.flight.is_none() && self.failed.is_empty()
     }
 
     // ----- records -----
@@ -266,16 +397,31 @@ impl Machine {
         match self.read {
             Some(read) if read.is_followed_by(&point) => {}
             Some(read) if point.sequence <= read.sequence && self.is_known(&point, &read) => return,
-            Some(read) => self.owe(broken(&read, &point)),
+            Some(read) => {
+                // Another publisher has another clock.
+                self.pulled = Pulled { look: None, after: None, anchor: None, ..self.pulled.clone() };
+                self.owe(broken(&read, &point));
+            }
             None => self.owe("the position is not known".into()),
         }
+        self.pulled.learn(sequence, record.batch.as_ref());
+        let same_tree = self.identity.is_some_and(|known| known == record.identity);
         self.learn(point, &record);
         self.behind.push_back(point);
         if record.everything {
             self.owe("the source published everything".into());
         }
         if self.owed.is_none() {
-            record.entries.iter().for_each(|item| self.pending.see(item, sequence));
+            let Record { entries: items, batch, .. } = record;
+            match batch {
+                Some(batch) if same_tree && self.may_apply(&items, &batch) => {
+                    self.batches.push_back(Queued { sequence, items, batch });
+                }
+                batch => {
+                    self.passed_over += u64::from(batch.is_some() && !items.is_empty());
+                    self.pull(&items, sequence);
+                }
+            }
         }
         if self.pending.len() > self.max_pending {
             self.owe(format!("more waits than {}", crate::text::plural(self.max_pending as u64, "path")));
@@ -299,6 +445,52 @@ impl Machine {
         true
     }
 
+    /// The stream ended with this record when it was looked at, which began at that time. So what
+    /// comes behind it was stored later.
+    pub fn looked(&mut self, began: Duration, end: u64) {
+        self.pulled.look = Some((began, end));
+    }
+
+    /// Whether the state in a record may be applied.
+    fn may_apply(&self, items: &[Item], batch: &Batch) -> bool {
+        let bytes: usize = self.batches.iter().map(|queued| queued.batch.bytes.len()).sum();
+        if items.is_empty() || self.held || self.batches.len() >= QUEUE || bytes + batch.bytes.len() > QUEUE_BYTES {
+            return false;
+        }
+        let none = BTreeMap::new();
+        let flying = match &self.flight {
+            Some(Flight::Whole { .. }) => return false,
+            Some(Flight::List(paths)) => paths,
+            Some(Flight::Batch { .. }) | None => &none,
+        };
+        let (pending, failed, pulled) = (&self.pending, &self.failed, &self.pulled.paths);
+        !items
+            .iter()
+            .map(|item| &item.path)
+            .any(|path| pending.touches(path) || touches(flying, path) || touches(failed, path) || touches(pulled, path))
+    }
+
+    /// What is to be pulled, newer than all that was read before.
+    fn pull(&mut self, items: &[Item], sequence: u64) {
+        // Batches that concern none of it are not worth the search.
+        let touched = |queued: &Queued| {
+            let paths: BTreeMap<RelPath, ()> = queued.items.iter().map(|item| (item.path.clone(), ())).collect();
+            items.iter().any(|item| touches(&paths, &item.path))
+        };
+        if self.batches.iter().any(touched) {
+            self.pull_batches();
+        }
+        items.iter().for_each(|item| self.pending.see(item, sequence));
+    }
+
+    /// What waits to be applied is pulled.
+    fn pull_batches(&mut self) {
+        for Queued { sequence, items, .. } in std::mem::take(&mut self.batches) {
+            self.passed_over += 1;
+            items.iter().for_each(|item| self.pending.see(item, sequence));
+        }
+    }
+
     fn learn(&mut self, point: Point, record: &Record) {
         (self.read, self.held) = (Some(point), record.held);
         // A publisher that has looked at no source yet knows none.
@@ -317,6 +509,7 @@ impl Machine {
     /// The whole tree is to be compared, from here on.
     pub fn owe(&mut self, why: String) {
         self.pending.clear();
+        self.batches.clear();
         self.behind.clear();
         self.behind.extend(self.read);
         self.owed.get_or_insert(why);
@@ -333,6 +526,10 @@ impl Machine {
         if let Some(owed) = self.owed.take() {
             self.flight = Some(Flight::Whole { owed });
             return Some(Work::Whole);
+        }
+        let oldest = self.pending.oldest().unwrap_or(u64::MAX);
+        if self.batches.front().is_some_and(|queued| queued.sequence < oldest) {
+            return self.take_batch();
         }
         // What failed before goes by itself, and what is compared whole after what is listed.
         for (again, deep, content) in [
@@ -361,8 +558,23 @@ impl Machine {
 
     /// Whether [`Machine::take`] has something.
     pub fn has_work(&self, now: Duration) -> bool {
-        let waits = self.owed.is_some() || !self.pending.is_empty() || self.failed.values().any(|failure| failure.due <= now);
+        let waits = self.owed.is_some()
+            || !self.pending.is_empty()
+            || !self.batches.is_empty()
+            || self.failed.values().any(|failure| failure.due <= now);
         waits && self.flight.is_none() && !self.held
+    }
+
+    /// The next batch, as [`Machine::take`]: for when nothing can be pulled.
+    pub fn take_batch(&mut self) -> Option<Work> {
+        if self.flight.is_some() || self.held || self.owed.is_some() {
+            return None;
+        }
+        let Queued { sequence, items, batch } = self.batches.pop_front()?;
+        let contents = items.iter().any(|item| item.kind == Kind::Contents);
+        let gone = items.iter().filter(|item| item.gone).count();
+        self.flight = Some(Flight::Batch { sequence, items });
+        Some(Work::Batch { batch, contents, gone })
     }
 
     /// When [`Machine::take`] has something that it does not have now.
@@ -374,7 +586,7 @@ impl Machine {
         let paths = taken.iter().map(|(path, need)| (path.clone(), need.kind)).collect();
         let gone = taken.iter().filter(|(_, need)| need.gone).count();
         let deletes = taken.iter().any(|(_, need)| need.deletes());
-        self.flight = Some(Flight::List(taken));
+        self.flight = Some(Flight::List(taken.into_iter().collect()));
         Work::List { deep, content, paths, gone, deletes }
     }
 
@@ -382,7 +594,19 @@ impl Machine {
     /// whether a path here is a directory now.
     pub fn ended(&mut self, now: Duration, end: End, is_dir: &dyn Fn(&RelPath) -> bool) -> bool {
         let Some(flight) = self.flight.take() else { return false };
+        match &flight {
+            Flight::Whole { .. } => self.pulled.note(RelPath::root(), now),
+            Flight::List(paths) => paths.keys().for_each(|path| self.pulled.note(path.clone(), now)),
+            Flight::Batch { .. } => {}
+        }
         let progress = match (flight, end) {
+            (Flight::Batch { .. }, End::Done) => true,
+            (Flight::Batch { sequence, items }, _) => {
+                for item in items {
+                    self.put_back(now, item.path.clone(), Need::of(&item, sequence), "");
+                }
+                true
+            }
             (Flight::Whole { .. }, End::Done) => {
                 self.rounds = 0;
                 true
@@ -419,11 +643,16 @@ impl Machine {
             }
             (Flight::List(paths), End::Partly { complaints, complete }) => self.partly(now, paths, &complaints, complete),
         };
+        let (pending, failed) = (&self.pending, &self.failed);
+        let touched = |item: &Item| pending.touches(&item.path) || touches(failed, &item.path);
+        if self.batches.iter().any(|queued| queued.items.iter().any(touched)) {
+            self.pull_batches();
+        }
         self.advance();
         progress
     }
 
-    fn partly(&mut self, now: Duration, paths: Vec<(RelPath, Need)>, complaints: &[Complaint], complete: bool) -> bool {
+    fn partly(&mut self, now: Duration, paths: BTreeMap<RelPath, Need>, complaints: &[Complaint], complete: bool) -> bool {
         let mut progress = false;
         for (path, mut need) in paths {
             let touches = |c: &&Complaint| path::is_at_or_below(&c.path, &path) || path::is_at_or_below(&path, &c.path);
@@ -483,10 +712,12 @@ impl Machine {
             return;
         }
         let flying = match &self.flight {
-            Some(Flight::List(paths)) => paths.iter().map(|(_, need)| need.sequence).min(),
-            _ => None,
+            Some(Flight::List(paths)) => paths.values().map(|need| need.sequence).min(),
+            Some(Flight::Batch { sequence, .. }) => Some(*sequence),
+            Some(Flight::Whole { .. }) | None => None,
         };
-        let open = self.pending.oldest().into_iter().chain(flying).min().unwrap_or(u64::MAX);
+        let queued = self.batches.front().map(|queued| queued.sequence);
+        let open = self.pending.oldest().into_iter().chain(flying).chain(queued).min().unwrap_or(u64::MAX);
         while let Some(point) = self.behind.front().copied().filter(|point| point.sequence < open) {
             self.confirmed = Some(point);
             self.behind.pop_front();

@@ -131,6 +131,167 @@ fn too_many_paths_become_a_comparison() {
     assert_eq!(machine.take(NOW), Some(Work::Whole));
 }
 
+// ----- batches -----
+
+const SECOND: u64 = 1_000_000;
+
+/// A batch that was made so many seconds after the source was started, a second after the record
+/// before it was stored.
+fn made(seconds: u64) -> Option<Batch> {
+    Some(Batch { stored: (seconds - 1) * SECOND, made: seconds * SECOND, ..Batch::default() })
+}
+
+fn at(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+const TREE: Identity = [7; 16];
+
+fn with_batch(number: u64, entries: Vec<Item>, batch: Option<Batch>) -> Record {
+    Record { identity: TREE, batch, ..record(1, number, entries) }
+}
+
+/// One that is in sync up to the record 7, and knows the publisher's clock: its own second 10 came
+/// before that one's second 100, when 6 was stored.
+fn with_clock() -> Machine {
+    let mut machine = in_sync();
+    machine.looked(at(10), 5);
+    machine.record(6, Ok(with_batch(6, vec![], made(100))));
+    machine.record(7, Ok(with_batch(7, vec![], made(101))));
+    assert_eq!((sequence(&machine), machine.in_sync(), machine.take(at(11))), (Some(7), true, None));
+    machine
+}
+
+#[test]
+fn batches_are_applied_in_order_and_nothing_is_pulled() {
+    let mut machine = with_clock();
+    machine.record(8, Ok(with_batch(8, vec![item("a"), Item { gone: true, ..item("b") }], made(102))));
+    machine.record(9, Ok(with_batch(9, vec![Item { kind: Kind::Contents, directory: true, ..item("a") }], made(103))));
+    assert_eq!((machine.queued(), sequence(&machine)), (3, Some(7)));
+    assert_eq!(machine.saved().position.map(|p| p.sequence), Some(7), "what is not applied is read again");
+    let work = Work::Batch { batch: made(102).unwrap(), contents: false, gone: 1 };
+    assert_eq!(machine.take(at(12)), Some(work));
+    assert!(machine.ended(at(12), End::Done, &|_| false));
+    assert_eq!(sequence(&machine), Some(8));
+    let work = Work::Batch { batch: made(103).unwrap(), contents: true, gone: 0 };
+    assert_eq!(machine.take_batch(), Some(work), "without an upstream");
+    machine.ended(at(12), End::Done, &|_| false);
+    assert_eq!((sequence(&machine), machine.in_sync(), machine.passed_over()), (Some(9), true, 0));
+}
+
+#[test]
+fn a_look_at_each_record_tells_when_batches_were_made() {
+    let mut machine = in_sync();
+    for n in 6..9 {
+        machine.looked(at(n), n - 1);
+        machine.record(n, Ok(with_batch(n, vec![item("a")], made(100 + n))));
+        while machine.take(at(n)).is_some() {
+            machine.ended(at(n), End::Done, &|_| false);
+        }
+    }
+    assert_eq!(machine.passed_over(), 1, "the first one tells of the time");
+}
+
+#[test]
+fn a_batch_that_fails_is_pulled_and_what_came_behind_it_too() {
+    for end in [End::Not, End::Partly { complaints: Vec::new(), complete: false }] {
+        let mut machine = with_clock();
+        machine.record(8, Ok(with_batch(8, vec![item("a/b")], made(102))));
+        machine.record(9, Ok(with_batch(9, vec![item("a")], made(103))));
+        assert!(matches!(machine.take(at(12)), Some(Work::Batch { .. })));
+        machine.ended(at(12), end, &|_| false);
+        assert_eq!((sequence(&machine), machine.queued(), machine.passed_over()), (Some(7), 0, 1));
+        let Some(Work::List { paths, .. }) = machine.take(at(12)) else { panic!("it is pulled") };
+        assert_eq!(paths, [(path("a"), Kind::Entry), (path("a/b"), Kind::Entry)]);
+        machine.ended(at(12), End::Done, &|_| false);
+        assert_eq!(sequence(&machine), Some(9));
+    }
+}
+
+#[test]
+fn a_batch_gives_way_to_what_is_pulled_at_above_or_below_its_paths() {
+    let near = ["a/b", "a", "", "a/b/c"];
+    let applies = |machine: &Machine| machine.queued() == 1;
+    for other in near.into_iter().chain(["a/bc", "a/c", "b"]) {
+        let far = !near.contains(&other);
+        // It is to be pulled.
+        let mut machine = with_clock();
+        machine.record(8, Ok(with_batch(8, vec![item(other)], None)));
+        let mut later = machine.clone();
+        machine.record(9, Ok(with_batch(9, vec![item("a/b")], made(110))));
+        assert_eq!(applies(&machine), far, "pending: {other:?}");
+        // It is under way.
+        assert!(matches!(later.take(at(12)), Some(Work::List { .. })));
+        let mut pulled = later.clone();
+        later.record(9, Ok(with_batch(9, vec![item("a/b")], made(110))));
+        assert_eq!(applies(&later), far, "in flight: {other:?}");
+        // It has failed.
+        let mut failed = pulled.clone();
+        for _ in 0..=ROUNDS {
+            let complaint = Complaint { path: path(other), absent: false, words: "Permission denied".into() };
+            failed.ended(at(12), End::Partly { complaints: vec![complaint], complete: true }, &|_| false);
+            if failed.take(at(12)).is_none() {
+                break;
+            }
+        }
+        assert_eq!(failed.failed().len(), 1);
+        failed.record(9, Ok(with_batch(9, vec![item("a/b")], made(1_000))));
+        assert_eq!(applies(&failed), far, "failed: {other:?}");
+        // It was pulled, in the publisher's second 105 at the earliest.
+        pulled.ended(at(15), End::Done, &|_| false);
+        let mut older = pulled.clone();
+        older.record(9, Ok(with_batch(9, vec![item("a/b")], made(105))));
+        assert_eq!(applies(&older), far, "pulled since: {other:?}");
+        pulled.record(9, Ok(with_batch(9, vec![item("a/b")], made(106))));
+        assert!(applies(&pulled), "pulled before it was made: {other:?}");
+    }
+}
+
+#[test]
+fn what_is_pulled_takes_along_batches_that_wait() {
+    let mut machine = with_clock();
+    machine.record(8, Ok(with_batch(8, vec![item("a/b")], made(102))));
+    machine.record(9, Ok(with_batch(9, vec![item("x")], made(103))));
+    machine.record(10, Ok(with_batch(10, vec![Item { kind: Kind::Subtree, directory: true, ..item("a") }], None)));
+    assert_eq!((machine.queued(), machine.passed_over()), (0, 2));
+    let Some(Work::List { paths, .. }) = machine.take(at(12)) else { panic!("it is pulled") };
+    assert_eq!(paths, [(path("x"), Kind::Entry)]);
+    machine.ended(at(12), End::Done, &|_| false);
+    assert_eq!(sequence(&machine), Some(7), "8 is a part of what is compared whole");
+}
+
+#[test]
+fn a_batch_of_another_tree_or_of_a_held_source_is_not_applied() {
+    let mut other = with_clock();
+    other.record(8, Ok(Record { identity: [8; 16], ..with_batch(8, vec![item("a")], made(102)) }));
+    assert!(matches!(other.take(at(12)), Some(Work::List { .. })));
+    let mut held = with_clock();
+    held.record(8, Ok(Record { held: true, ..with_batch(8, vec![item("a")], made(102)) }));
+    assert_eq!((held.queued(), held.take(at(12)), held.take_batch()), (0, None, None));
+    let mut whole = with_clock();
+    whole.owe("it was asked for".into());
+    whole.record(8, Ok(with_batch(8, vec![item("a")], made(102))));
+    assert_eq!((whole.queued(), whole.take_batch(), whole.take(at(12))), (0, None, Some(Work::Whole)));
+    let mut started = Machine::new(Some(with_clock().saved()), 1_000, Duration::ZERO);
+    started.record(8, Ok(with_batch(8, vec![item("a")], made(1_000))));
+    assert!(matches!(started.take(at(12)), Some(Work::List { .. })), "what was pulled before the start is not known");
+}
+
+#[test]
+fn more_batches_than_are_applied_in_a_moment_are_pulled() {
+    let mut many = with_clock();
+    for n in 0..40 {
+        many.record(8 + n, Ok(with_batch(8 + n, vec![item(&format!("f{n}"))], made(102 + n))));
+    }
+    assert_eq!((many.queued(), many.pending().len(), many.passed_over()), (QUEUE, 40 - QUEUE, 40 - QUEUE as u64));
+    let mut large = with_clock();
+    for n in 0..12 {
+        let batch = made(102 + n).map(|batch| Batch { bytes: vec![0; 900_000], ..batch });
+        large.record(8 + n, Ok(with_batch(8 + n, vec![item(&format!("f{n}"))], batch)));
+    }
+    assert_eq!(large.queued(), QUEUE_BYTES / 900_000);
+}
+
 // ----- random histories -----
 
 /// A tree: names to contents, `None` for a directory. Every parent is there.
@@ -162,6 +323,7 @@ fn copy(source: &Tree, copy: &mut Tree, at: &RelPath) {
 fn pull(source: &Tree, mine: &mut Tree, work: &Work) -> End {
     let mut complaints = Vec::new();
     match work {
+        Work::Batch { .. } => panic!("a batch is applied"),
         Work::Whole => *mine = source.clone(),
         Work::List { paths, deletes, deep, .. } => {
             let remove = |mine: &mut Tree, at: &RelPath| {
@@ -233,6 +395,20 @@ struct World {
     machine: Machine,
     disk: Saved,
     flying: Option<Work>,
+    /// Steps so far, and when the follower was started.
+    clock: u64,
+    born: u64,
+    /// When the last record was stored.
+    stored: u64,
+    /// What batches hold, by their bytes: the source, and when it was so.
+    states: Vec<(Tree, Vec<Item>, u64)>,
+    /// When runs of this follower pulled paths.
+    pulled: BTreeMap<RelPath, u64>,
+    /// The end of the stream as it was at a time.
+    look: Option<(u64, u64)>,
+    applied: usize,
+    /// Little goes wrong.
+    calm: bool,
 }
 
 impl World {
@@ -251,6 +427,14 @@ impl World {
             machine: follower(),
             disk: Saved::default(),
             flying: None,
+            clock: 1,
+            born: 0,
+            stored: 0,
+            states: Vec::new(),
+            pulled: BTreeMap::new(),
+            look: None,
+            applied: 0,
+            calm: seed % 2 == 1,
         };
         world.store(true);
         world
@@ -261,8 +445,64 @@ impl World {
         self.number += 1;
         self.last += 1;
         let entries = std::mem::take(&mut self.dirty);
-        let record = Record { stream: self.created, everything, ..record(self.incarnation, self.number, entries) };
+        let batch = if everything || self.random.u8(..4) == 0 { None } else { self.write_batch(&entries) };
+        let record =
+            Record { stream: self.created, everything, identity: TREE, batch, ..record(self.incarnation, self.number, entries) };
         self.stream.insert(self.last, record);
+        self.stored = self.micros();
+    }
+
+    /// The publisher's time.
+    fn micros(&self) -> u64 {
+        SECOND + self.clock * 1_000
+    }
+
+    /// The follower's time.
+    fn now(&self) -> Duration {
+        Duration::from_millis(self.clock - self.born)
+    }
+
+    /// The state of these entries, if rsync writes it without a complaint and they are what the
+    /// record says.
+    fn write_batch(&mut self, entries: &[Item]) -> Option<Batch> {
+        let is = |item: &Item| {
+            let found = self.source.get(&item.path);
+            (item.gone, item.directory) == (found.is_none(), found == Some(&None)) && item.kind < Kind::Subtree
+        };
+        let empty = &mut Tree::from([(RelPath::root(), None)]);
+        if !entries.iter().all(is) || pull(&self.source, empty, &by_name(entries)) != End::Done {
+            return None;
+        }
+        self.states.push((self.source.clone(), entries.to_vec(), self.clock));
+        let bytes = (self.states.len() - 1).to_le_bytes().to_vec();
+        Some(Batch { stored: self.stored, made: self.micros(), bytes, ..Batch::default() })
+    }
+
+    /// Does what is under way.
+    fn carry_out(&mut self, work: &Work) -> End {
+        let Work::Batch { batch, .. } = work else {
+            let end = pull(&self.source, &mut self.mine, work);
+            let paths = match work {
+                Work::List { paths, .. } => paths.iter().map(|(path, _)| path.clone()).collect(),
+                _ => vec![RelPath::root()],
+            };
+            self.pulled.extend(paths.into_iter().map(|path| (path, self.clock)));
+            return end;
+        };
+        let index = usize::from_le_bytes(batch.bytes[..].try_into().unwrap());
+        let (state, items, made) = &self.states[index];
+        for item in items {
+            let near = |p: &RelPath| path::is_at_or_below(p, &item.path) || path::is_at_or_below(&item.path, p);
+            let newer = self.pulled.iter().find(|(path, at)| near(path) && *at >= made);
+            assert_eq!(newer, None, "it takes back what was pulled of {}", item.path);
+        }
+        self.applied += 1;
+        let half = self.random.u8(..8) == 0;
+        let some = if half { &items[..items.len() / 2] } else { items };
+        match pull(state, &mut self.mine, &by_name(some)) {
+            end if !half => end,
+            _ => End::Partly { complaints: Vec::new(), complete: false },
+        }
     }
 
     /// The publisher finds that the stream does not end where it left it.
@@ -329,6 +569,8 @@ impl World {
         if self.random.u8(..4) == 0
             && let Some((&at, record)) = self.stream.last_key_value()
         {
+            let (began, end) = self.look.take().unwrap_or((self.clock, at));
+            self.machine.looked(Duration::from_millis(began - self.born), end);
             self.machine.end(at, Ok(record.clone()));
         }
         let from = self.machine.read().map_or(want, |point| point.sequence + 1).saturating_sub(self.random.u64(..3));
@@ -345,10 +587,10 @@ impl World {
             Some(work) => {
                 let end = match self.random.u8(..5) {
                     0 => End::Not,
-                    _ => pull(&self.source, &mut self.mine, &work),
+                    _ => self.carry_out(&work),
                 };
                 let mine = &self.mine;
-                self.machine.ended(NOW, end, &|path| mine.get(path) == Some(&None));
+                self.machine.ended(self.now(), end, &|path| mine.get(path) == Some(&None));
             }
         }
         self.disk = self.machine.saved();
@@ -359,6 +601,7 @@ impl World {
             // The follower is killed.
             0..3 => {
                 (self.machine, self.flying) = (Machine::new(Some(self.disk.clone()), 1_000, Duration::ZERO), None);
+                (self.born, self.look) = (self.clock, None);
             }
             // Retention.
             3 => {
@@ -385,11 +628,21 @@ impl World {
     }
 
     fn step(&mut self) {
-        match self.random.u8(..20) {
+        self.clock += 1;
+        if self.random.u8(..4) == 0 {
+            self.look = Some((self.clock, self.last));
+        }
+        // What is published at once, and pulled at once, leaves room for the next batch.
+        let chosen = match self.random.u8(..20) {
+            n @ 0..5 if self.calm => n + 7,
+            n => n,
+        };
+        match chosen {
             0..7 => self.change(),
             7..11 => self.store(false),
             11..14 => self.read(),
             14..19 => self.work(),
+            _ if self.calm && self.random.u8(..10) > 0 => self.read(),
             _ => self.fault(),
         }
     }
@@ -398,15 +651,16 @@ impl World {
     fn come_to_rest(&mut self) {
         self.store(false);
         for _ in 0..2_000 {
+            self.clock += 1;
             let (at, last) = self.stream.last_key_value().map(|(at, r)| (*at, r.clone())).expect("one was stored just now");
             self.machine.end(at, Ok(last));
             let from = self.machine.read().map_or(1, |point| point.sequence + 1);
             let next: Vec<(u64, Record)> = self.stream.range(from..).map(|(at, r)| (*at, r.clone())).collect();
             next.into_iter().for_each(|(at, record)| self.machine.record(at, Ok(record)));
             if let Some(work) = self.flying.take().or_else(|| self.machine.take(Duration::MAX)) {
-                let end = pull(&self.source, &mut self.mine, &work);
+                let end = self.carry_out(&work);
                 let mine = &self.mine;
-                self.machine.ended(NOW, end, &|path| mine.get(path) == Some(&None));
+                self.machine.ended(self.now(), end, &|path| mine.get(path) == Some(&None));
             }
             if self.machine.in_sync() && sequence(&self.machine) == Some(self.last) {
                 return;
@@ -416,8 +670,15 @@ impl World {
     }
 }
 
+/// The list of a batch.
+fn by_name(items: &[Item]) -> Work {
+    let paths = items.iter().map(|item| (item.path.clone(), item.kind)).collect();
+    Work::List { deep: false, content: true, paths, gone: 0, deletes: true }
+}
+
 #[test]
 fn any_history_ends_equal() {
+    let mut applied = 0;
     for seed in 0..400 {
         let mut world = World::new(seed);
         for step in 0..400 {
@@ -434,5 +695,7 @@ fn any_history_ends_equal() {
         }
         world.come_to_rest();
         assert_eq!(world.mine, world.source, "seed {seed}");
+        applied += world.applied;
     }
+    assert!(applied > 200, "batches were applied: {applied}");
 }

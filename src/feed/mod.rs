@@ -3,6 +3,7 @@
 //! | part | holds |
 //! | --- | --- |
 //! | [`record`] | one message of the feed, byte by byte; pure |
+//! | `batch` | what may travel in a record as an rsync batch, and rsync's words for it |
 //! | [`pending`] | what a follower has read and does not hold yet; pure |
 //! | [`machine`] | a follower's position, and when it owes a comparison; pure |
 //! | [`choice`] | which upstream a follower pulls from; pure |
@@ -10,13 +11,16 @@
 //! | `note` | what a publisher and a follower keep on disk |
 //! | `client` | the connection to the servers, on a thread of its own |
 //! | `publisher` | the source's side of it |
+//! | `writer` | rsync's batches, on a thread of its own |
 //! | `reader` | a follower's side of it |
 //!
 //! The promise: a change is in the publisher's dirty set until its record is stored in the stream.
 //! The stream is one order, and whatever breaks that order makes a follower compare its whole tree.
-//! A record only says where to look; a follower leaves a path alone once rsync has copied a state
-//! of it that is as new as the record, or newer.
+//! A record says where to look; a follower leaves a path alone once rsync has copied a state of it
+//! that is as new as the record, or newer. A batch in the record is such a state.
 
+#[cfg_attr(not(feature = "feed"), allow(dead_code, reason = "a configuration with a feed is refused then"))]
+pub(crate) mod batch;
 pub mod choice;
 #[cfg(feature = "feed")]
 mod client;
@@ -32,6 +36,8 @@ mod publisher;
 #[cfg(feature = "feed")]
 pub(crate) mod reader;
 pub mod record;
+#[cfg(feature = "feed")]
+pub(crate) mod writer;
 
 pub(crate) use publisher::Publisher;
 

@@ -30,7 +30,7 @@ pub struct Need {
 
 impl Need {
     /// What `item` of the record with this sequence asks for.
-    fn of(item: &Item, sequence: u64) -> Need {
+    pub(super) fn of(item: &Item, sequence: u64) -> Need {
         let kind = if item.gone { Kind::Entry } else { item.kind };
         Need { kind, gone: item.gone, content: item.content, sequence, round: 0, was_gone: item.gone }
     }
@@ -102,6 +102,11 @@ impl Pending {
     /// Some of the paths, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&RelPath, &Need)> {
         self.paths.iter()
+    }
+
+    /// Whether one of the paths is at, above or below this one.
+    pub(super) fn touches(&self, path: &RelPath) -> bool {
+        super::machine::touches(&self.paths, path)
     }
 
     /// Takes in what a record says, which is newer than all that is here.

@@ -16,10 +16,12 @@ use futures_util::StreamExt;
 use serde_json::json;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use super::batch::{Inline, Making, unchanged};
 use super::client::{self, Refused, Trouble, Which};
 use super::machine::Point;
 use super::note::PublishedFile;
-use super::record::{Identity, Item, Record, split};
+use super::record::{Batch, Identity, Item, Record, split};
+use super::writer::{self, Writer};
 use super::{Report, live_subject, mark, position_subject, positions, relay_subject, stream, subject};
 use crate::config;
 use crate::location::Location;
@@ -37,7 +39,7 @@ const LOOK: Duration = Duration::from_secs(60);
 
 enum Order {
     Probe(Promise),
-    Publish { identity: Identity, everything: bool, last: bool, entries: Vec<Item>, promise: Promise },
+    Publish { identity: Identity, everything: bool, last: bool, entries: Vec<Item>, inline: Option<Inline>, promise: Promise },
     Hold(bool),
 }
 
@@ -53,6 +55,8 @@ struct Known {
     kept: Duration,
     /// When records were stored, by their sequences; of older ones not all.
     stored: VecDeque<(u64, Instant)>,
+    batches: u64,
+    batches_failed: u64,
     followers: BTreeMap<String, (Report, Instant)>,
 }
 
@@ -67,7 +71,8 @@ fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
 }
 
 impl Publisher {
-    /// Starts the thread. `kept`: the state directory and the source, where state is kept.
+    /// Starts the thread. `kept`: the state directory and the source, where state is kept;
+    /// `making`: how batches are written, if they are.
     ///
     /// # Errors
     /// No thread can be started.
@@ -76,6 +81,7 @@ impl Publisher {
         feed: &config::Feed,
         mirror: &str,
         kept: Option<(&Path, &Path)>,
+        making: Option<Making>,
     ) -> io::Result<Publisher> {
         let (orders, taken) = unbounded_channel();
         let known = Arc::new(Mutex::new(Known::default()));
@@ -87,6 +93,7 @@ impl Publisher {
             config: feed.clone(),
             file: kept.map(|(dir, source)| PublishedFile::new(dir, mirror, source)),
             known: Arc::clone(&known),
+            writer: making.map(Writer::start).transpose()?,
             link: None,
             at: None,
             unsure: None,
@@ -94,6 +101,7 @@ impl Publisher {
             fenced: None,
             held: None,
             identity: Identity::default(),
+            stored: 0,
         };
         let runtime = client::runtime()?;
         std::thread::Builder::new().name("fansync-feed".into()).spawn(move || {
@@ -115,7 +123,7 @@ impl Publisher {
     }
 
     /// Stores what is to be looked at in the tree with this identity; `everything`: all of it;
-    /// `last`: only when all before is held.
+    /// `last`: only when all before is held; `inline`: where the record is to hold a batch.
     ///
     /// # Errors
     /// As [`publication`].
@@ -125,9 +133,10 @@ impl Publisher {
         everything: bool,
         last: bool,
         entries: Vec<Item>,
+        inline: Option<Inline>,
     ) -> io::Result<Publication> {
         let (publication, promise) = publication()?;
-        let _ = self.orders.send(Order::Publish { identity, everything, last, entries, promise });
+        let _ = self.orders.send(Order::Publish { identity, everything, last, entries, inline, promise });
         Ok(publication)
     }
 
@@ -176,6 +185,8 @@ impl Publisher {
             records: known.records,
             record_bytes: known.bytes,
             kept_seconds: known.kept.as_secs_f64(),
+            batches: known.batches,
+            batches_failed: known.batches_failed,
             incarnation: incarnation.clone(),
             ..status::Feed::default()
         }
@@ -190,6 +201,7 @@ struct Life {
     config: config::Feed,
     file: Option<PublishedFile>,
     known: Arc<Mutex<Known>>,
+    writer: Option<Writer>,
     link: Option<Client>,
     /// The last record that is stored, as far as is known.
     at: Option<Point>,
@@ -202,6 +214,8 @@ struct Life {
     /// What is to be published to followers, if that is not known to be stored.
     held: Option<bool>,
     identity: Identity,
+    /// When the last record was known to be stored, as [`micros`]; 0 where that is not known.
+    stored: u64,
 }
 
 impl Life {
@@ -221,10 +235,10 @@ impl Life {
                         let said = self.open().await.map_err(not).err().unwrap_or(Published::Stored);
                         promise.keep(said);
                     }
-                    Order::Publish { identity, everything, last, entries, promise } => {
+                    Order::Publish { identity, everything, last, entries, inline, promise } => {
                         self.identity = identity;
-                        promise
-                            .keep(self.publish(everything, last, entries).await.map_err(not).err().unwrap_or(Published::Stored));
+                        let said = self.publish(everything, last, entries, inline).await;
+                        promise.keep(said.map_err(not).err().unwrap_or(Published::Stored));
                         self.save();
                     }
                     Order::Hold(held) => {
@@ -321,6 +335,7 @@ impl Life {
             }
         }
         self.unsure = None;
+        self.stored = micros();
         // A hold from before the start is over, or is published again.
         if last.is_some_and(|(_, record)| record.held) && self.held.is_none() {
             self.held = Some(false);
@@ -401,7 +416,7 @@ impl Life {
         });
     }
 
-    async fn publish(&mut self, everything: bool, last: bool, entries: Vec<Item>) -> Result<(), Trouble> {
+    async fn publish(&mut self, everything: bool, last: bool, entries: Vec<Item>, inline: Option<Inline>) -> Result<(), Trouble> {
         if self.at.is_none() || self.unsure.is_some() || self.link.is_none() {
             self.open().await?;
         }
@@ -410,16 +425,47 @@ impl Life {
             self.owes_everything = true;
         }
         if self.owes_everything {
-            return self.store(true, false, false, entries).await;
+            return self.store(true, false, false, entries, None).await;
         }
-        for entries in split(entries) {
-            self.store(false, false, last, entries).await?;
+        let parts = split(entries);
+        let mut batch = match (&parts[..], inline) {
+            ([entries], Some(inline)) => self.write_batch(entries, inline).await,
+            _ => None,
+        };
+        for entries in parts {
+            self.store(false, false, last, entries, batch.take()).await?;
             // The stream was found to be another one: everything went instead.
             if self.owes_everything {
-                return self.store(true, false, false, Vec::new()).await;
+                return self.store(true, false, false, Vec::new(), None).await;
             }
         }
         Ok(())
+    }
+
+    /// The state of these entries as one rsync writes it down, now that the record before is
+    /// stored; `None` where that does not come out right.
+    async fn write_batch(&self, entries: &[Item], inline: Inline) -> Option<Batch> {
+        let writer = self.writer.as_ref()?;
+        let (stored, made) = (self.stored, micros());
+        let root = inline.root.try_clone().ok()?;
+        let (reply, replied) = tokio::sync::oneshot::channel();
+        let reply = Box::new(move |written| _ = reply.send(written));
+        writer.write(writer::Order { root: inline.root, list: inline.list, reply });
+        let written = replied.await.unwrap_or_else(|_| Err("the thread that writes batches has ended".into()));
+        let batch = written.and_then(|batch| match () {
+            () if !unchanged(&root, entries) => Err("the source changed meanwhile".into()),
+            () if batch.bytes.len() > Record::room(entries) => Err("it is too large for a record".into()),
+            () => Ok(Batch { stored, made, ..batch }),
+        });
+        let mut known = lock(&self.known);
+        match &batch {
+            Ok(_) => known.batches += 1,
+            Err(why) => {
+                known.batches_failed += 1;
+                tracing::debug!(mirror = %self.mirror, feed = %self.name, "a record goes without a batch: {why}");
+            }
+        }
+        batch.ok()
     }
 
     /// Publishes what is not known to be stored.
@@ -428,13 +474,20 @@ impl Life {
         if self.at.is_none() || self.link.is_none() {
             self.open().await?;
         }
-        self.store(self.owes_everything, held, false, Vec::new()).await?;
+        self.store(self.owes_everything, held, false, Vec::new(), None).await?;
         self.held = None;
         Ok(())
     }
 
     /// Stores one record.
-    async fn store(&mut self, everything: bool, held: bool, last: bool, entries: Vec<Item>) -> Result<(), Trouble> {
+    async fn store(
+        &mut self,
+        everything: bool,
+        held: bool,
+        last: bool,
+        entries: Vec<Item>,
+        mut batch: Option<Batch>,
+    ) -> Result<(), Trouble> {
         let client = self.link.clone().ok_or_else(|| Trouble::away("not connected"))?;
         let (mut everything, mut entries) = (everything, if everything { Vec::new() } else { entries });
         // Once more where the stream was not what it was.
@@ -451,11 +504,13 @@ impl Life {
                 held,
                 last: last && !everything,
                 entries: std::mem::take(&mut entries),
+                batch: batch.take(),
             };
             let payload = record.encode();
             match self.send(&client, &at, &record, &payload).await {
                 Ok(sequence) => {
                     self.at = Some(Point { number: at.number + 1, sequence, ..at });
+                    self.stored = micros();
                     self.owes_everything &= !everything;
                     let mut known = lock(&self.known);
                     (known.records, known.bytes) = (known.records + 1, known.bytes + payload.len() as u64);
@@ -466,6 +521,7 @@ impl Life {
                 }
                 Err(Refused::WrongLast) => {
                     self.judge(&client, &payload, &at).await?;
+                    self.stored = micros();
                     if self.at.is_some_and(|now| now.incarnation == at.incarnation) {
                         self.owes_everything &= !everything;
                         return Ok(()); // it is stored
@@ -571,6 +627,12 @@ fn hear(known: &Mutex<Known>, subject: &str, payload: &[u8]) {
     let age = Duration::try_from_secs_f64(now() - report.unix).unwrap_or_default();
     let received = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
     lock(known).followers.insert(name.to_owned(), (report, received));
+}
+
+/// The time since the host was started, in microseconds.
+fn micros() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    now.map_or(0, |now| Duration::from(now).as_micros() as u64)
 }
 
 fn now() -> f64 {

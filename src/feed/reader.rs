@@ -7,7 +7,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::Client;
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
@@ -34,8 +34,8 @@ const WAITING: usize = 256;
 pub(crate) enum Read {
     /// The next message.
     Record(u64, Vec<u8>),
-    /// What the stream ends with, or that it is empty.
-    End(Option<(u64, Vec<u8>)>),
+    /// What the stream ends with, or that it is empty; looked at after that time.
+    End(Instant, Option<(u64, Vec<u8>)>),
     /// The stream was looked at after [`Reader::look`] was called with this number: its last
     /// message then, if it had any. What comes before that was handed on.
     Looked(u64, Option<u64>),
@@ -355,6 +355,7 @@ impl Life {
     /// As [`Life::catch_up`]: the last message of the stream; `None`: the follower has ended.
     async fn fetch(&mut self, client: &Client) -> Result<Option<Option<u64>>, Trouble> {
         let (stream, subject) = (stream(&self.feed), subject(&self.feed));
+        let began = Instant::now();
         let last = client::get(client, &stream, Which::Last(&subject)).await?;
         let end = last.as_ref().map(|stored| stored.sequence);
         let ends = last.map(|stored| (stored.sequence, stored.payload));
@@ -364,9 +365,9 @@ impl Life {
                 self.next = Some(sequence + 1);
                 return Ok(self.hand(Read::Record(sequence, payload)).await.then_some(end));
             }
-            return Ok(self.hand(Read::End(None)).await.then_some(end));
+            return Ok(self.hand(Read::End(began, None)).await.then_some(end));
         };
-        if !self.hand(Read::End(ends)).await {
+        if !self.hand(Read::End(began, ends)).await {
             return Ok(None);
         }
         while end.is_some_and(|end| next <= end) {

@@ -1,7 +1,8 @@
 //! One message of the feed. `docs/feed.md` has it byte by byte.
 //!
-//! A record names paths to look at; it never says what happened to them. Whatever is not understood
-//! in it is an error, and for a follower that means a comparison of the whole tree.
+//! A record names paths to look at; it never says what happened to them. It may hold an rsync batch
+//! beside them: their state when it was made. Whatever is not understood in it is an error, and for
+//! a follower that means a comparison of the whole tree.
 
 use thiserror::Error;
 
@@ -19,6 +20,12 @@ const VERSION: u8 = 1;
 const EVERYTHING: u8 = 1;
 const HELD: u8 = 2;
 const LAST: u8 = 8;
+const BATCH: u8 = 4;
+
+const XATTRS: u8 = 1;
+const ACLS: u8 = 2;
+/// Bytes of a batch's part before the batch itself.
+const BATCH_HEAD: usize = 28;
 
 const GONE: u8 = 1;
 const DIRECTORY: u8 = 2;
@@ -48,6 +55,28 @@ pub struct Record {
     pub last: bool,
     /// What is to be looked at.
     pub entries: Vec<Item>,
+    /// What brings a tree that holds all that came before to the state of these entries.
+    pub batch: Option<Batch>,
+}
+
+/// What one rsync wrote with `--only-write-batch`, for as many as like to read it.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Batch {
+    /// rsync's protocol number in it.
+    pub protocol: u8,
+    /// The version of the rsync that wrote it: major, minor, patch.
+    pub version: [u8; 3],
+    /// It carries extended attributes (`-X`).
+    pub xattrs: bool,
+    /// It carries access control lists (`-A`).
+    pub acls: bool,
+    /// When the record before was known to be stored, in microseconds of a clock of the publisher's
+    /// that is not set; 0 where that is not known.
+    pub stored: u64,
+    /// When rsync began to read this state, by the same clock.
+    pub made: u64,
+    /// The batch.
+    pub bytes: Vec<u8>,
 }
 
 /// A path to look at.
@@ -99,7 +128,7 @@ impl Record {
         let mut out = Vec::with_capacity(HEAD + self.entries.iter().map(Item::len).sum::<usize>());
         out.extend_from_slice(MAGIC);
         out.push(VERSION);
-        let flags = [(self.everything, EVERYTHING), (self.held, HELD), (self.last, LAST)];
+        let flags = [(self.everything, EVERYTHING), (self.held, HELD), (self.batch.is_some(), BATCH), (self.last, LAST)];
         out.push(flags.iter().map(|(set, flag)| if *set { *flag } else { 0 }).sum());
         out.extend_from_slice(&[0; 3]);
         for number in [self.incarnation, self.number, self.stream] {
@@ -119,7 +148,16 @@ impl Record {
             out.extend_from_slice(&item.path);
             out.push(0);
         }
+        if let Some(batch) = &self.batch {
+            batch.encode(&mut out);
+        }
         out
+    }
+
+    /// Bytes that a batch may have, so that the record with these entries is not longer than
+    /// [`MAX_BYTES`].
+    pub fn room(entries: &[Item]) -> usize {
+        MAX_BYTES.saturating_sub(HEAD + entries.iter().map(Item::len).sum::<usize>() + BATCH_HEAD)
     }
 
     /// Reads one.
@@ -138,7 +176,7 @@ impl Record {
             0 => Ok(head[at]),
             _ => Err(RecordError::Unknown { at, value: head[at] }),
         };
-        let flags = known(4, EVERYTHING | HELD | LAST)?;
+        let flags = known(4, EVERYTHING | HELD | BATCH | LAST)?;
         (5..8).try_for_each(|at| known(at, 0).map(drop))?;
         let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| head[at + i]));
         let count = u32::from_le_bytes(std::array::from_fn(|i| head[56 + i]));
@@ -148,6 +186,14 @@ impl Record {
             entries.push(item);
             at = next;
         }
+        let batch = match flags & BATCH {
+            0 => None,
+            _ => {
+                let (batch, end) = Batch::decode(bytes, at)?;
+                at = end;
+                Some(batch)
+            }
+        };
         if at < bytes.len() {
             return Err(RecordError::Long(bytes.len() - at));
         }
@@ -161,7 +207,46 @@ impl Record {
             held: flags & HELD != 0,
             last: flags & LAST != 0,
             entries,
+            batch,
         })
+    }
+}
+
+impl Batch {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.push(self.protocol);
+        out.extend_from_slice(&self.version);
+        out.push(if self.xattrs { XATTRS } else { 0 } | if self.acls { ACLS } else { 0 });
+        out.extend_from_slice(&[0; 3]);
+        out.extend_from_slice(&self.stored.to_le_bytes());
+        out.extend_from_slice(&self.made.to_le_bytes());
+        out.extend_from_slice(&(self.bytes.len() as u32).to_le_bytes());
+        out.extend_from_slice(&self.bytes);
+    }
+
+    /// That at `at`, and where it ends.
+    fn decode(bytes: &[u8], at: usize) -> Result<(Batch, usize), RecordError> {
+        let head: [u8; BATCH_HEAD] =
+            bytes.get(at..at + BATCH_HEAD).and_then(|head| head.try_into().ok()).ok_or(RecordError::Short)?;
+        let known = [XATTRS | ACLS, 0, 0, 0];
+        if let Some(n) = (0..known.len()).find(|n| head[4 + n] & !known[*n] != 0) {
+            return Err(RecordError::Unknown { at: at + 4 + n, value: head[4 + n] });
+        }
+        let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| head[at + i]));
+        let len = u32::from_le_bytes(std::array::from_fn(|i| head[24 + i])) as usize;
+        let start = at + BATCH_HEAD;
+        let batch = bytes[start..].get(..len).ok_or(RecordError::Short)?;
+        let [protocol, major, minor, patch, options, ..] = head;
+        let batch = Batch {
+            protocol,
+            version: [major, minor, patch],
+            xattrs: options & XATTRS != 0,
+            acls: options & ACLS != 0,
+            stored: number(8),
+            made: number(16),
+            bytes: batch.to_vec(),
+        };
+        Ok((batch, start + len))
     }
 }
 
@@ -232,19 +317,31 @@ mod tests {
             held: true,
             last: false,
             entries: vec![gone, tree, top],
+            batch: Some(Batch {
+                protocol: 32,
+                version: [3, 5, 0],
+                xattrs: true,
+                acls: false,
+                stored: 9,
+                made: 258,
+                bytes: b"rsync".to_vec(),
+            }),
         }
     }
 
     #[test]
     fn every_byte_is_where_the_document_has_it() {
         let bytes = record().encode();
-        assert_eq!(&bytes[..8], b"fsf\x01\x03\0\0\0");
+        assert_eq!(&bytes[..8], b"fsf\x01\x07\0\0\0");
         assert_eq!(&bytes[8..16], &[1, 2, 3, 4, 5, 6, 7, 8]);
-        assert_eq!(Record { last: true, ..record() }.encode()[4], 0b1011);
+        assert_eq!(Record { last: true, ..record() }.encode()[4], 0b1111);
         assert_eq!((bytes[16], bytes[24]), (7, 9));
         assert_eq!(bytes[32..48], std::array::from_fn::<u8, 16, _>(|i| i as u8));
         assert_eq!(&bytes[48..60], &[0xe8, 3, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0]);
-        assert_eq!(&bytes[60..], b"\0\x01a/b\0\x02\x02d\n\xff\0\x01\x04\0");
+        assert_eq!(&bytes[60..75], b"\0\x01a/b\0\x02\x02d\n\xff\0\x01\x04\0");
+        assert_eq!(&bytes[75..83], b"\x20\x03\x05\0\x01\0\0\0");
+        assert_eq!(&bytes[83..99], &[9, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(&bytes[99..], b"\x05\0\0\0rsync");
     }
 
     #[test]
@@ -261,16 +358,18 @@ mod tests {
         };
         assert_eq!(with(0, b'x'), Err(RecordError::Foreign));
         assert_eq!(with(3, 2), Err(RecordError::Version(2)));
-        for (at, value) in [(4, 4), (5, 1), (7, 1), (60, 3), (61, 8)] {
+        for (at, value) in [(4, 16), (5, 1), (7, 1), (60, 3), (61, 8), (79, 4), (80, 1), (82, 1)] {
             assert_eq!(with(at, value), Err(RecordError::Unknown { at, value }));
         }
         for (at, value) in [(62, b'/'), (64, b'/')] {
             assert_eq!(with(at, value), Err(RecordError::Path(62)), "byte {at}");
         }
-        let up = Record { entries: Vec::new(), ..record() }.encode();
+        let up = Record { entries: Vec::new(), batch: None, ..record() }.encode();
         let up = [&up[..56], &[1, 0, 0, 0], b"\0\0../x\0"].concat();
         assert_eq!(Record::decode(&up), Err(RecordError::Path(62)));
         assert_eq!(Record::decode(&[&whole[..], b"\0"].concat()), Err(RecordError::Long(1)));
+        let vast = [&whole[..99], &[0xff; 4], b"rsync"].concat();
+        assert_eq!(Record::decode(&vast), Err(RecordError::Short));
     }
 
     #[test]
@@ -283,6 +382,10 @@ mod tests {
         }
         assert_eq!(parts.concat(), entries);
         assert_eq!(split(Vec::new()), [Vec::new()], "a record without paths is one");
+        assert_eq!(Record::room(&entries), 0);
+        let batch = |len| Some(Batch { bytes: vec![7; len], ..Batch::default() });
+        let full = Record { entries: parts[1].clone(), batch: batch(Record::room(&parts[1])), ..Record::default() };
+        assert_eq!(full.encode().len(), MAX_BYTES);
     }
 
     proptest! {
@@ -290,6 +393,7 @@ mod tests {
         fn any_record_comes_back(
             numbers in any::<[u64; 4]>(), identity in any::<[u8; 16]>(), flags in any::<[bool; 3]>(),
             entries in proptest::collection::vec((any::<Vec<u8>>(), 0_usize..3, any::<[bool; 3]>()), 0..20),
+            batch in proptest::option::of(any::<(u8, [u8; 3], [bool; 2], [u64; 2], Vec<u8>)>()),
         ) {
             let entries = entries.into_iter().filter_map(|(path, kind, [gone, directory, content])| {
                 let kind = [Kind::Entry, Kind::Contents, Kind::Subtree][kind];
@@ -298,13 +402,17 @@ mod tests {
             let [incarnation, number, stream, millis] = numbers;
             let [everything, held, last] = flags;
             let entries = entries.collect();
-            let record = Record { incarnation, number, stream, identity, millis, everything, held, last, entries };
+            let batch = batch.map(|(protocol, version, [xattrs, acls], [stored, made], bytes)| {
+                Batch { protocol, version, xattrs, acls, stored, made, bytes }
+            });
+            let record = Record { incarnation, number, stream, identity, millis, everything, held, last, entries, batch };
             prop_assert_eq!(Record::decode(&record.encode()), Ok(record));
         }
 
         #[test]
-        fn what_is_read_is_what_was_written(mut bytes in any::<Vec<u8>>(), count in 0_u8..4) {
+        fn what_is_read_is_what_was_written(mut bytes in any::<Vec<u8>>(), count in 0_u8..4, batch in any::<bool>()) {
             let mut whole = Record::default().encode();
+            whole[4] = if batch { BATCH } else { 0 };
             whole[56] = count;
             whole.append(&mut bytes);
             if let Ok(record) = Record::decode(&whole) {

@@ -74,11 +74,16 @@ impl Follower {
         let flies = |work: &Work| match work {
             Work::Whole => true,
             Work::List { paths, .. } => paths.iter().any(|(other, _)| touches(other)),
+            Work::Batch { .. } => false,
         };
         if self.doing.as_ref().is_some_and(|doing| match &doing.what {
             What::Mark(work) | What::Count(work) | What::Pull(work) => flies(work),
+            What::Apply => false,
         }) {
             return (PathState::InFlight, "a run that pulls it is under way".into());
+        }
+        if let Some(sequence) = self.machine.batch_about(touches) {
+            return (PathState::InFlight, format!("what came with record {sequence} is being applied"));
         }
         if let Some((at, need)) = self.machine.pending().iter().find(|(other, _)| touches(other)) {
             return (PathState::Pending, format!("{} of record {} is to be pulled", Shown(at), need.sequence));

@@ -5,6 +5,7 @@
 //! the tree that the records are of takes anything away. A comparison of the whole tree runs dry
 //! first, unless there is nothing here that it could delete.
 
+mod batches;
 mod commands;
 mod explaining;
 mod pull;
@@ -38,6 +39,7 @@ use crate::sync::run::Run;
 use crate::sys::event::EventFd;
 use crate::sys::reactor::{Interest, Reactor};
 use crate::targets::latency::Latency;
+use batches::Batches;
 use runs::Doing;
 use supply::{Supply, Waits};
 
@@ -73,6 +75,21 @@ struct Flush {
     until: u64,
 }
 
+/// A process that waits for what it is to do.
+struct Spare {
+    run: Run,
+    what: Ready,
+    since: Duration,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ready {
+    /// For a list, connected to the upstream.
+    Pull,
+    /// For a batch.
+    Apply,
+}
+
 /// See the module's text.
 pub(crate) struct Follower {
     mirror: Mirror,
@@ -98,7 +115,8 @@ pub(crate) struct Follower {
     /// Whether it was logged that the state on disk is old.
     unsaved: bool,
     doing: Option<Doing>,
-    spare: Option<(Run, Duration)>,
+    spare: Option<Spare>,
+    batches: Batches,
     /// When the upstream's mark was the right one.
     mark_seen: Option<Duration>,
     /// What keeps it from pulling from any upstream.
@@ -184,6 +202,7 @@ impl Follower {
             unsaved: false,
             doing: None,
             spare: None,
+            batches: Batches::default(),
             mark_seen: None,
             away: None,
             feed_down: Some("the NATS servers have not answered yet".into()),
@@ -274,7 +293,12 @@ impl Follower {
     fn unconfirmed(&self) -> usize {
         let waits = self.supply.records.iter().flat_map(|waits| &waits.record).map(|record| record.entries.len()).sum::<usize>();
         let owed = usize::from(self.machine.owes());
-        waits + self.machine.pending().len() + self.machine.in_flight() + owed + self.machine.failed().len()
+        waits
+            + self.machine.pending().len()
+            + self.machine.queued()
+            + self.machine.in_flight()
+            + owed
+            + self.machine.failed().len()
     }
 
     fn next_due(&self) -> Option<Duration> {
@@ -285,6 +309,7 @@ impl Follower {
         due.extend(self.supply.due());
         due.extend(self.reported.as_ref().and_then(|(told, at)| Some(*at + self.report_again(told)?)));
         due.extend(self.doing.as_ref().map(|doing| doing.due(self.upstream().watchdog)));
+        due.extend(self.doing.as_ref().and_then(|doing| doing.until(self.upstream().timeout)));
         if self.doing.is_none() && self.paused.is_none() {
             due.extend(self.away.as_ref().map(|away| away.next));
             due.extend(self.held_deletes.as_ref().map(|(.., until)| *until));
@@ -323,7 +348,8 @@ impl Follower {
                     self.supply.records.push_back(Waits { sequence, record: Record::decode(&bytes) });
                     self.take_records();
                 }
-                Read::End(Some((sequence, bytes))) => {
+                Read::End(began, Some((sequence, bytes))) => {
+                    self.machine.looked(began.saturating_duration_since(self.started), sequence);
                     let owed = self.machine.owes();
                     if self.machine.end(sequence, Record::decode(&bytes)) {
                         self.owes(owed);
@@ -333,7 +359,7 @@ impl Follower {
                         }
                     }
                 }
-                Read::End(None) => {}
+                Read::End(_, None) => {}
                 Read::Looked(number, end) => {
                     for flush in self.flushes.iter_mut().filter(|flush| flush.look == Some(number)) {
                         (flush.look, flush.until) = (None, end.unwrap_or(0));
@@ -359,12 +385,15 @@ impl Follower {
         let owed = self.machine.owes();
         let filter = &self.mirror.filter;
         let record = record.map(|mut record| {
+            let all = record.entries.len();
             record.entries.retain(|item| {
                 let leaves_out = |dir| !item.path.is_root() && filter.excludes(&item.path, dir);
                 // What is gone may have been either.
                 let out = leaves_out(item.directory) || item.gone && leaves_out(true);
                 !out
             });
+            let left_out = record.entries.len() < all;
+            self.batches.weigh(&self.mirror, &mut record, left_out, &self.env);
             record
         });
         let held = self.machine.is_held();

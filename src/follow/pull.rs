@@ -179,6 +179,11 @@ pub(super) fn manner(work: &Work, max_delete: Option<u64>) -> (Manner, Vec<u8>, 
             let manner = Manner { pass: Pass::Whole, content: false, deletes: true, max_delete, dry: false };
             (manner, Vec::new(), Vec::new())
         }
+        // It is applied, and has no list.
+        Work::Batch { .. } => {
+            let manner = Manner { pass: Pass::Listed, content: true, deletes: false, max_delete, dry: false };
+            (manner, Vec::new(), Vec::new())
+        }
         Work::List { content, paths, deletes, .. } => {
             let (bytes, pass, refused) = list(paths);
             (Manner { pass, content: *content, deletes: *deletes, max_delete, dry: false }, bytes, refused)

@@ -33,11 +33,24 @@ impl Follower {
         if self.machine.in_sync() && self.supply.records.is_empty() {
             return (TargetState::Idle, String::new());
         }
-        if self.machine.pending().is_empty() && self.doing.is_none() && self.supply.records.is_empty() {
+        if self.machine.pending().is_empty()
+            && self.machine.queued() == 0
+            && self.doing.is_none()
+            && self.supply.records.is_empty()
+        {
             let first = self.machine.failed().iter().next().map(|(path, failure)| format!("{path}: {}", failure.words));
             return (TargetState::Failing, first.unwrap_or_default());
         }
         (TargetState::Syncing, String::new())
+    }
+
+    /// What was made of batches.
+    fn inline(&self) -> status::Inline {
+        let mut pulled: std::collections::BTreeMap<String, u64> =
+            self.batches.pulled.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect();
+        pulled.insert("order".into(), self.machine.passed_over());
+        pulled.retain(|_, count| *count > 0);
+        status::Inline { applied: self.batches.applied, pulled }
     }
 
     fn lag(&self) -> Duration {
@@ -130,7 +143,7 @@ impl Follower {
             url: self.upstream().location.to_string(),
             state,
             reason,
-            pending: self.machine.pending().len() as u64,
+            pending: (self.machine.pending().len() + self.machine.queued()) as u64,
             pending_paths: Vec::new(),
             in_flight: self.machine.in_flight() as u64,
             paused_unix: self.paused.unwrap_or(0.0),
@@ -143,6 +156,7 @@ impl Follower {
             failures: failures.collect(),
             latency: self.latency.shown(),
             position: Some(self.place()),
+            inline: Some(self.inline()),
             ..self.counters.clone()
         };
         let feed = self.mirror.follow.as_ref().map(|follow| follow.feed.to_string()).unwrap_or_default();

@@ -51,6 +51,8 @@ pub(super) enum What {
     /// Counts what this would delete.
     Count(Work),
     Pull(Work),
+    /// Applies a batch.
+    Apply,
 }
 
 impl Follower {
@@ -117,13 +119,18 @@ impl Follower {
             return;
         }
         if self.doing.is_some() {
-            return;
+            return self.end_slow_batch();
         }
         if self.paused.is_some() || self.machine.is_held() {
             return self.drop_spare();
         }
         let waits = |until: Option<Duration>| until.is_some_and(|until| until > now);
-        if waits(self.away.as_ref().map(|away| away.next)) || waits(self.held_deletes.as_ref().map(|(.., until)| *until)) {
+        if waits(self.held_deletes.as_ref().map(|(.., until)| *until)) {
+            return;
+        }
+        // What came with a record needs no upstream.
+        let away = waits(self.away.as_ref().map(|away| away.next));
+        if away && self.machine.queued() == 0 {
             return;
         }
         if self.machine.owes() && waits(self.spread_until) {
@@ -151,9 +158,8 @@ impl Follower {
         if !self.machine.has_work(now) {
             return self.refill_spare();
         }
-        if self.choose_upstream()
-            && let Some(work) = self.machine.take(now)
-        {
+        let work = if !away && self.choose_upstream() { self.machine.take(now) } else { self.machine.take_batch() };
+        if let Some(work) = work {
             self.begin(work);
         }
     }
@@ -163,6 +169,7 @@ impl Follower {
         let (deletes, gone) = match &work {
             Work::Whole => (true, 0),
             Work::List { deletes, gone, .. } => (*deletes, *gone as u64),
+            Work::Batch { .. } => return self.apply(work),
         };
         if let Some(most) = self.bound().filter(|most| gone > *most) {
             return self.hold_deletes(gone, format!("{} gone, and max_delete is {most}", plural(gone, "name")));
@@ -254,6 +261,7 @@ impl Follower {
         let deep = match &work {
             Work::Whole => self.has_something(),
             Work::List { deep, .. } => *deep && self.bound().is_some(),
+            Work::Batch { .. } => false,
         };
         if deep && !self.accepted {
             let (manner, list, _) = pull::manner(&work, None);
@@ -279,7 +287,9 @@ impl Follower {
         if manner.pass == Pass::Listed
             && manner.content
             && !manner.deletes
-            && let Some((mut run, _)) = self.spare.take_if(|(run, _)| run.capacity().is_some_and(|most| most >= list.len()))
+            && let Some(Spare { mut run, .. }) = self
+                .spare
+                .take_if(|spare| spare.what == Ready::Pull && spare.run.capacity().is_some_and(|most| most >= list.len()))
         {
             let _ = self.reactor.remove(SPARE);
             match run.feed(&list) {
@@ -312,7 +322,7 @@ impl Follower {
         }
     }
 
-    fn watch(&mut self, run: Run, what: What) {
+    pub(super) fn watch(&mut self, run: Run, what: What) {
         let fds = [(run.output_fd(Stream::Stdout), STDOUT), (run.output_fd(Stream::Stderr), STDERR), (Some(run.pidfd()), EXIT)];
         for (fd, token) in fds {
             let added = fd.map_or(Ok(()), |fd| self.reactor.add(fd, Interest::Read, token));
@@ -329,7 +339,9 @@ impl Follower {
     /// Has a process connected ahead, for the next file that changes.
     fn refill_spare(&mut self) {
         let now = self.now();
-        if self.spare.as_ref().is_some_and(|(_, since)| now.saturating_sub(*since) > self.upstream().standby_max_age) {
+        let what = if self.batches.expected { Ready::Apply } else { Ready::Pull };
+        let old = |spare: &Spare| now.saturating_sub(spare.since) > self.upstream().standby_max_age;
+        if self.spare.as_ref().is_some_and(|spare| spare.what != what || old(spare)) {
             self.drop_spare();
         }
         if self.spare.is_some()
@@ -340,21 +352,26 @@ impl Follower {
         {
             return;
         }
-        let manner = Manner { pass: Pass::Listed, content: true, deletes: false, max_delete: None, dry: false };
-        let words = pull::words(&self.mirror, self.upstream(), manner);
-        let names = pull::names(&self.mirror, self.upstream());
-        let started = Run::pull(&words, &argv::Peer::of(self.upstream()), &self.env, Input::Standby, names);
-        if let Ok(run) = started
+        let started = match what {
+            Ready::Apply => self.start_apply(false, Input::Standby).ok(),
+            Ready::Pull => {
+                let manner = Manner { pass: Pass::Listed, content: true, deletes: false, max_delete: None, dry: false };
+                let words = pull::words(&self.mirror, self.upstream(), manner);
+                let names = pull::names(&self.mirror, self.upstream());
+                Run::pull(&words, &argv::Peer::of(self.upstream()), &self.env, Input::Standby, names).ok()
+            }
+        };
+        if let Some(run) = started
             && self.reactor.add(run.pidfd(), Interest::Read, SPARE).is_ok()
         {
-            self.spare = Some((run, now));
+            self.spare = Some(Spare { run, what, since: now });
         }
     }
 
     // ----- ends -----
 
     /// As [`crate::feed::machine::Machine::ended`].
-    fn end_run(&mut self, end: End) -> bool {
+    pub(super) fn end_run(&mut self, end: End) -> bool {
         let (now, here) = (self.now(), self.mirror.source.clone());
         let is_dir = |path: &crate::path::RelPath| here.join(path.as_path()).symlink_metadata().is_ok_and(|found| found.is_dir());
         self.machine.ended(now, end, &is_dir)
@@ -407,6 +424,7 @@ impl Follower {
                     }
                 }
             },
+            What::Apply => self.applied(outcome),
             What::Pull(work) => self.pulled(&run, &work, began, outcome),
         }
     }

@@ -125,12 +125,12 @@ impl Supply {
     }
 
     /// Whether a record may be taken in: whatever is taken in can be pulled from an upstream that is
-    /// not behind it.
+    /// not behind it. What comes with a record need not be, and waits later if it has to be.
     fn has(&mut self, now: Duration, read: Option<Point>, waits: &Waits, whole: bool) -> bool {
         // What does not go on from the last one owes a comparison, which waits by itself.
         let (Some(read), Ok(record)) = (read, &waits.record) else { return true };
         let point = Point::of(waits.sequence, record);
-        if !read.is_followed_by(&point) || record.everything || record.held {
+        if !read.is_followed_by(&point) || record.everything || record.held || record.batch.is_some() {
             return true;
         }
         matches!(self.choose(now, &point, whole), Choice::Use(_))

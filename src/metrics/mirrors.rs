@@ -214,6 +214,34 @@ const TARGET: &[Row<Target>] = &[
     row(Counter, "fansync_feed_record_bytes_total", T, "Of a feed: bytes of records stored.", |t, v| {
         t.feed.iter().for_each(|feed| v.put(feed.record_bytes as f64));
     }),
+    row(Counter, "fansync_feed_batches_total", T, "Of a feed: records stored with an rsync batch.", |t, v| {
+        t.feed.iter().for_each(|feed| v.put(feed.batches as f64));
+    }),
+    row(
+        Counter,
+        "fansync_feed_batches_failed_total",
+        T,
+        "Of a feed: batches that were not written, as the source changed meanwhile or rsync failed.",
+        |t, v| {
+            t.feed.iter().for_each(|feed| v.put(feed.batches_failed as f64));
+        },
+    ),
+    row(Counter, "fansync_follow_batches_applied_total", T, "Of a follower: batches of records that were applied.", |t, v| {
+        t.inline.iter().for_each(|inline| v.put(inline.applied as f64));
+    }),
+    row(
+        Counter,
+        "fansync_follow_batches_pulled_total",
+        &["mirror", "target", "reason"],
+        "Of a follower: batches of records whose paths were pulled instead.",
+        |t, v| {
+            if let Some(inline) = &t.inline {
+                for reason in INLINE {
+                    v.with(&[reason], inline.pulled.get(*reason).copied().unwrap_or(0) as f64);
+                }
+            }
+        },
+    ),
     row(
         Gauge,
         "fansync_feed_followers",
@@ -347,6 +375,9 @@ const HOOK: &[Row<Hook>] = &[
 
 /// States that a follower reports, and the one of those that do not report.
 const FOLLOWER: &[&str] = &["idle", "syncing", "comparing", "paused", "held", "down", "config", "failing", "silent"];
+
+/// Why a batch is not applied.
+const INLINE: &[&str] = &["order", "excluded", "max_delete", "options", "older_rsync", "failed"];
 
 const M: &[&str] = &["mirror"];
 const T: &[&str] = &["mirror", "target"];

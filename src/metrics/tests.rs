@@ -72,6 +72,7 @@ fn every_metric_is_exported_with_help_and_type() {
     let mut feed = snapshot();
     feed.mirrors[0].targets[0].feed = Some(crate::status::Feed::default());
     feed.mirrors[0].targets[0].position = Some(crate::status::Position::default());
+    feed.mirrors[0].targets[0].inline = Some(crate::status::Inline::default());
     let text = of_daemon(&feed) + &crate::failover::metrics::text(&failover());
     for m in every() {
         let kind = word(m.kind);

@@ -31,6 +31,7 @@ use super::publication::{Publication, Published};
 #[cfg(test)]
 use super::scripted::{Child, hasten};
 use crate::config;
+use crate::location::Location;
 use crate::path::RelPath;
 use crate::privilege;
 use crate::role::mark;
@@ -105,14 +106,7 @@ impl Run {
     /// # Errors
     /// See [`RunError`].
     pub fn start(spec: &Spec<'_>, pass: Pass, env: &[(OsString, OsString)], input: Input<'_>) -> Result<Run, RunError> {
-        let stdin = match input {
-            Input::None => Stdin::Null,
-            Input::Standby => Stdin::Later(STANDBY_LIST_BYTES),
-            Input::List(list) => {
-                let file = memfd::sealed(c"fansync-list", list);
-                Stdin::File(file.map_err(|source| RunError::List { bytes: list.len(), source })?)
-            }
-        };
+        let stdin = stdin(input)?;
         // What a target sends as its mark is written to this host: no more than one mark, and
         // without any right to more.
         let fetches = pass == Pass::Role;
@@ -176,14 +170,7 @@ impl Run {
         input: Input<'_>,
         names: Names,
     ) -> Result<Run, RunError> {
-        let stdin = match input {
-            Input::None => Stdin::Null,
-            Input::Standby => Stdin::Later(STANDBY_LIST_BYTES),
-            Input::List(list) => {
-                let file = memfd::sealed(c"fansync-list", list);
-                Stdin::File(file.map_err(|source| RunError::List { bytes: list.len(), source })?)
-            }
-        };
+        let stdin = stdin(input)?;
         let with_password = match peer.password_of_module() {
             Some(path) => Some(with_password(env, password(path)?)),
             None => None,
@@ -203,6 +190,28 @@ impl Run {
             run.hasten();
         }
         Ok(run)
+    }
+
+    /// Starts an rsync with these words, the program first, that applies a batch to the directory
+    /// `dir` and writes nowhere else, as far as the kernel can see to that.
+    ///
+    /// # Errors
+    /// See [`RunError`].
+    pub(crate) fn apply(
+        words: &[OsString],
+        env: &[(OsString, OsString)],
+        input: Input<'_>,
+        dir: impl AsFd,
+        extras: config::Extras,
+        names: Names,
+    ) -> Result<Run, RunError> {
+        let stdin = stdin(input)?;
+        let caps = privilege::of_rsync(&Location::Local("/".into()), None, extras);
+        let ruleset = Ruleset::writes_below(dir.as_fd()).ok();
+        let limits = Limits { no_core: true, writes: ruleset.as_ref(), ..Limits::default() };
+        let child = Child::spawn_with(words, env, stdin, caps, limits, &[])?;
+        let context = Context { filters: true, delete: true, makes_target: false };
+        Ok(Run { child: Doer::Rsync(child), output: Output::new(names), context, daemon: false, moving: None })
     }
 
     /// What publishes a record.
@@ -441,6 +450,18 @@ impl Run {
             }
         }
     }
+}
+
+/// What a run reads.
+fn stdin(input: Input<'_>) -> Result<Stdin, RunError> {
+    Ok(match input {
+        Input::None => Stdin::Null,
+        Input::Standby => Stdin::Later(STANDBY_LIST_BYTES),
+        Input::List(list) => {
+            let file = memfd::sealed(c"fansync-list", list);
+            Stdin::File(file.map_err(|source| RunError::List { bytes: list.len(), source })?)
+        }
+    })
 }
 
 /// Whom a run becomes that fetches a mark, and what it may write. The user, if the directory that

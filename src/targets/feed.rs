@@ -4,7 +4,8 @@
 
 use super::guarded::{Prepared, Suspect};
 use super::*;
-use crate::feed::record::{Identity, Item as Record};
+use crate::feed::batch::{Inline, Making, found, is_small};
+use crate::feed::record::{Identity, Item, Record};
 use crate::feed::{Publisher, mark};
 use crate::sync::publication::Publication;
 
@@ -23,6 +24,8 @@ pub(super) struct Feed {
     until: Option<Epoch>,
     /// Something waits for that.
     waits: bool,
+    /// Changes with at most so many bytes of content travel in their record.
+    inline: u64,
 }
 
 impl Feed {
@@ -47,18 +50,34 @@ impl Target {
         self.cfg.location.is_feed()
     }
 
-    /// Starts the thread of a feed. `state_dir`: where state is kept.
+    /// Starts the threads of a feed of the source `root`. `state_dir`: where state is kept; without
+    /// one no batch is written.
     ///
     /// # Errors
     /// No thread can be started.
-    pub(crate) fn start_feed(&mut self, state_dir: Option<&Path>) -> std::io::Result<()> {
+    pub(crate) fn start_feed(&mut self, root: &Root, state_dir: Option<&Path>) -> std::io::Result<()> {
         let (crate::location::Location::Feed { feed, .. }, Some(keys)) = (&self.cfg.location, &self.cfg.feed) else {
             return Ok(());
         };
         let kept = state_dir.map(|dir| (dir, self.mirror.source.as_path()));
-        let publisher = Publisher::start(&self.cfg.location, keys, &self.mirror.name, kept)?;
-        self.feed =
-            Some(Feed { publisher, name: feed.clone(), identity: Default::default(), held: false, until: None, waits: false });
+        let making = state_dir.filter(|_| keys.inline > 0).map(|dir| Making {
+            rsync: self.mirror.rsync.clone(),
+            facts: self.args.facts.clone(),
+            extras: self.mirror.extras,
+            source: root.path().to_owned(),
+            dir: dir.join(&self.mirror.name).join(format!("batch-{feed}")),
+        });
+        let inline = if making.is_some() { keys.inline } else { 0 };
+        let publisher = Publisher::start(&self.cfg.location, keys, &self.mirror.name, kept, making)?;
+        self.feed = Some(Feed {
+            publisher,
+            name: feed.clone(),
+            identity: Default::default(),
+            held: false,
+            until: None,
+            waits: false,
+            inline,
+        });
         Ok(())
     }
 
@@ -136,18 +155,32 @@ impl Target {
                     .identity_of(cx.root)
                     .map_err(|e| (true, format!("cannot keep the mark of the feed, {}, in the source: {e}", mark::FILE)))?;
                 let everything = matches!(launch.pass, Pass::Full { .. });
-                let entries = match launch.input {
-                    Input::List(list) if !everything => entries(cx.root, launch.pass, list, launch.compare != Compare::Quick),
-                    _ => Vec::new(),
+                let (entries, inline) = match launch.input {
+                    Input::List(list) if !everything => {
+                        let entries = entries(cx.root, launch.pass, list, launch.compare != Compare::Quick);
+                        let inline = self.inline(feed.inline, cx.root, &entries, list);
+                        (entries, inline)
+                    }
+                    _ => (Vec::new(), None),
                 };
                 let last = !entries.is_empty() && entries.iter().all(|entry| self.leaves_last(&entry.path));
-                feed.publisher.publish(identity, everything, last, entries).map_err(failed)?
+                feed.publisher.publish(identity, everything, last, entries, inline).map_err(failed)?
             }
             _ => return Err((true, "a feed cannot be asked for that".into())),
         };
         let run = Run::publication(publication);
         self.runs.watch(cx.reactor, run.pidfd(), serial, EXIT).map_err(|e| (false, format!("cannot wait for it: {e}")))?;
         Ok(run)
+    }
+
+    /// What goes into the record as a batch beside these entries of `list`: state of at most `most`
+    /// bytes.
+    fn inline(&self, most: u64, root: &Root, entries: &[Item], list: &[u8]) -> Option<Inline> {
+        let room = Record::room(entries);
+        let filtered = !self.args.filter.is_empty() || !self.args.guards.is_empty();
+        let small = most > 0 && is_small(root, entries, most, room, self.mirror.max_file_size, filtered);
+        // A shortage of descriptors is no reason to publish nothing.
+        small.then(|| root.as_fd().try_clone_to_owned().ok()).flatten().map(|root| Inline { root, list: list.to_vec() })
     }
 
     /// A part that may delete is about to leave, and the place that it concerns may have lost
@@ -191,7 +224,7 @@ impl Feed {
 }
 
 /// What a list for rsync means to a follower.
-fn entries(root: &Root, pass: Pass, list: &[u8], content: bool) -> Vec<Record> {
+fn entries(root: &Root, pass: Pass, list: &[u8], content: bool) -> Vec<Item> {
     let mut out = Vec::new();
     for listed in list.split(|&b| b == 0).filter(|listed| !listed.is_empty()) {
         let Some(path) = RelPath::new(listed) else { continue };
@@ -201,13 +234,9 @@ fn entries(root: &Root, pass: Pass, list: &[u8], content: bool) -> Vec<Record> {
             (_, false) => Kind::Entry,
         };
         let path = if path.starts_with(b".probe-") { RelPath::root() } else { path };
-        let (gone, directory) = match fstatat(root.as_fd(), path.as_path(), AtFlags::AT_SYMLINK_NOFOLLOW) {
-            Ok(stat) => (false, stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits()),
-            Err(Errno::ENOENT | Errno::ENOTDIR) => (true, false),
-            // The follower's own check decides.
-            Err(_) => (false, false),
-        };
-        out.push(Record { path, kind, gone, directory, content });
+        // Of what cannot be looked at the follower's own check decides.
+        let (gone, directory) = found(root, &path).unwrap_or((false, false));
+        out.push(Item { path, kind, gone, directory, content });
     }
     out
 }

@@ -51,6 +51,7 @@ pub(super) fn feed(s: &mut Section<'_, '_>, mirror: &str) -> Option<Target> {
         keep: s.duration("keep").unwrap_or(f.keep),
         keep_bytes: s.text("keep_bytes", "a size in quotes, as in \"4GiB\"", units::file_size).unwrap_or(f.keep_bytes),
         replicas: s.count("replicas").unwrap_or(f.replicas),
+        inline: s.text("inline", "a size in quotes, as in \"256KiB\"", units::size_or_none).unwrap_or(f.inline),
     };
     let target = Target {
         feed: Some(feed),
