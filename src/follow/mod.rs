@@ -119,6 +119,8 @@ pub(crate) struct Follower {
     batches: Batches,
     /// When the upstream's mark was the right one.
     mark_seen: Option<Duration>,
+    /// The run under way began with a mark that was not fetched for it.
+    mark_old: bool,
     /// What keeps it from pulling from any upstream.
     away: Option<Away>,
     /// Why the servers of the feed do not answer.
@@ -204,6 +206,7 @@ impl Follower {
             spare: None,
             batches: Batches::default(),
             mark_seen: None,
+            mark_old: false,
             away: None,
             feed_down: Some("the NATS servers have not answered yet".into()),
             paused: None,

@@ -178,6 +178,7 @@ impl Follower {
         if deletes || !fresh {
             return self.fetch_mark(work);
         }
+        self.mark_old = true;
         self.count_or_pull(work);
     }
 
@@ -402,6 +403,7 @@ impl Follower {
                     }
                     Ok(()) => {
                         self.mark_seen = Some(now);
+                        self.mark_old = false;
                         self.came_back();
                         self.count_or_pull(work);
                     }
@@ -473,6 +475,14 @@ impl Follower {
                 {
                     end = End::Not;
                     self.went_away(true, format!("cannot write {} in the directory: {error}", mark::FILE));
+                }
+                // What is missing there is passed over. In a tree that is another one by now, or was
+                // emptied, that would be everything: so the mark decides.
+                let listed = if let Work::List { paths, .. } = work { paths.len() as u64 } else { 0 };
+                if end == End::Done && std::mem::take(&mut self.mark_old) && done.files_sent < listed {
+                    self.mark_seen = None;
+                    self.end_run(End::Not);
+                    return self.wake.wake();
                 }
                 let progress = self.end_run(end);
                 if *work == Work::Whole && !self.machine.owes() {
