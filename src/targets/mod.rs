@@ -342,7 +342,7 @@ impl Target {
         // A directory of this name may have gone while fansync did not run, and the target have it
         // still.
         let seen = if seen == Seen::CreatedDir && self.doubts.is_resuming() { Seen::MovedDir } else { seen };
-        let seen = self.may_be_half(now, path, seen);
+        let pairs = self.may_pair(now, path, seen);
         self.note_gone(path, seen);
         self.watches.iter_mut().for_each(|watch| watch.see(path, seen));
         let long = long::place_of(path);
@@ -354,6 +354,7 @@ impl Target {
         // that says that the other does not come.
         let (path, seen) = long.map_or((path, seen), |dir| (dir, Seen::Touched));
         match since {
+            _ if !pairs => self.ledger.set.see_apart(path, seen, since.unwrap_or_else(|| self.ledger.set.epochs().current())),
             Some(since) => self.ledger.set.see_since(path, seen, since),
             None => self.ledger.set.see(path, seen),
         }

@@ -153,10 +153,10 @@ fn parent_of(path: &[u8]) -> RelPath {
 }
 
 impl Target {
-    /// What a change is to this target: halves of a rename only where they may come together.
-    pub(super) fn may_be_half(&mut self, now: Duration, path: &[u8], seen: Seen) -> Seen {
+    /// Whether halves of a rename may come together. `true` for what is none.
+    pub(super) fn may_pair(&mut self, now: Duration, path: &[u8], seen: Seen) -> bool {
         if seen == seen.plain() {
-            return seen;
+            return true;
         }
         // The links among files are kept by listing all their names together, and a target that may
         // hold what no other does loses nothing to a link. After a restart it is not known yet what
@@ -181,10 +181,10 @@ impl Target {
         // What is too long at the old name may be short enough at the new one.
         let busy = || many() || parked() || self.ledger.long.has_below(path);
         if !by_name || self.renames.refused >= REFUSALS || !fits(path) || busy() {
-            return seen.plain();
+            return false;
         }
         self.renames.burst.seen(now);
-        seen
+        true
     }
 
     /// When the renames that wait may leave; `None` when there are none, or only the end of a run

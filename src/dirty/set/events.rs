@@ -26,6 +26,29 @@ impl DirtySet {
     /// waits for that waits for this too.
     pub(crate) fn see_since(&mut self, path: &[u8], seen: Seen, epoch: Epoch) {
         let half = self.half_of_rename(path, seen);
+        self.take_in(path, seen, epoch);
+        if let Some(half) = half {
+            self.pair(path, half);
+        }
+    }
+
+    /// The same of half of a rename that is not to be made as one: its names are sent, each by
+    /// itself. A change that came through a file's name goes along with the file all the same;
+    /// those in a directory are sought.
+    pub(crate) fn see_apart(&mut self, path: &[u8], seen: Seen, epoch: Epoch) {
+        let before = self.tally.pending;
+        self.renames.forget_left();
+        // Both halves come before anybody asks for what strayed.
+        let strayed = self.last.strayed.take().filter(|_| seen == Seen::ArrivedDir).zip(self.last.dropped);
+        let is_file = matches!(seen, Seen::Left | Seen::Arrived);
+        self.take_in(path, if is_file { seen } else { seen.plain() }, epoch);
+        if let Some((dir, since)) = strayed {
+            (self.last.strayed, self.last.dropped) = (Some(dir), Some(since));
+        }
+        self.merged += u64::from(self.tally.pending <= before);
+    }
+
+    fn take_in(&mut self, path: &[u8], seen: Seen, epoch: Epoch) {
         let (carried, _) = (self.last.carried.take(), self.last.strayed.take());
         self.see_plain(path, seen.plain(), epoch);
         match seen {
@@ -48,9 +71,6 @@ impl DirtySet {
                 }
             }
             _ => {}
-        }
-        if let Some(half) = half {
-            self.pair(path, half);
         }
     }
 

@@ -237,6 +237,26 @@ fn what_was_exchanged_with_something_new_is_not_forgotten_where_renames_are_no_p
     assert!(left.iter().any(|entry| entry.ends_with(" f")) && !left.iter().any(|entry| entry.ends_with(" aside")), "{left:?}");
 }
 
+/// Where renames are sent as two names.
+#[test]
+fn a_change_goes_along_with_an_exchange_that_is_sent_as_names() {
+    let mut set = DirtySet::new(1000);
+    set.see(b"a", Seen::Written);
+    for (path, seen) in [("a", Seen::Left), ("b", Seen::Arrived), ("b", Seen::Left), ("a", Seen::Arrived)] {
+        set.see_apart(path.as_bytes(), seen, set.epochs().current());
+    }
+    let batch = shallow(&mut set).unwrap();
+    let through: Vec<String> = batch.entries.iter().filter(|e| e.through).map(|e| e.path.to_string()).collect();
+    assert_eq!(through, ["a", "b"]);
+    // A directory with changes in it: nobody asks between the halves.
+    let mut set = DirtySet::new(1000);
+    set.see(b"d/f", Seen::Written);
+    for (path, seen) in [("d", Seen::LeftDir), ("e", Seen::ArrivedDir)] {
+        set.see_apart(path.as_bytes(), seen, set.epochs().current());
+    }
+    assert_eq!(set.take_strayed().map(|(dir, _)| dir.to_string()), Some("d".into()));
+}
+
 #[test]
 fn a_move_waits_for_its_directory_and_for_what_flies() {
     let mut set = DirtySet::new(1000);

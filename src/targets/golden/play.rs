@@ -557,6 +557,10 @@ impl Director {
     fn read(&mut self, path: &[u8], seen: Seen) {
         self.note(&format!("event {seen:?} {}", path.escape_ascii()));
         self.target.see(self.now, path, seen);
+        // As the engine does, once for each event of a directory: both halves of a rename are one.
+        if self.late.is_some() && matches!(seen, Seen::GoneDir | Seen::ArrivedDir) {
+            self.target.seek_strayed(&mut self.names, self.wall_start);
+        }
     }
 
     fn step(&mut self) {

@@ -530,7 +530,28 @@ impl Linked {
         }
     }
 
+    /// Another target of the mirror, which is ahead of this one or behind it: the index of names is
+    /// both's, and so are the walks.
+    fn other_target(&mut self) {
+        let all = self.d.world.linked();
+        let Some((name, inode, _)) = all.get(self.d.rng.usize(..all.len().max(1))).cloned() else { return };
+        match self.d.rng.u8(..4) {
+            0 => _ = self.d.names.seek(inode),
+            1 => self.d.names.note(inode, &name),
+            _ => {
+                let known: Vec<RelPath> = self.d.names.known(inode).into_iter().flatten().cloned().collect();
+                let leads = |name: &RelPath| all.iter().any(|(at, to, _)| at == name && *to == inode);
+                known.iter().filter(|name| !leads(name)).for_each(|name| self.d.names.forget(inode, name));
+                let names = all.iter().filter(|(_, to, _)| *to == inode);
+                names.for_each(|(name, ..)| self.d.names.note(inode, name));
+            }
+        }
+    }
+
     fn step(&mut self) {
+        if self.d.late.is_some() && self.d.rng.u8(..3) == 0 {
+            self.other_target();
+        }
         match self.d.rng.u8(..100) {
             0..34 => (0..self.d.rng.u8(1..6)).for_each(|_| self.change()),
             34..76 => self.end_a_run(false),
