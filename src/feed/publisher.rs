@@ -5,7 +5,7 @@
 //! record that is sent twice is stored once, a second publisher is found out, and a stream that was
 //! set back is, too: then a new incarnation begins with a record of everything.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -98,6 +98,7 @@ impl Publisher {
             at: None,
             unsure: None,
             owes_everything: false,
+            before: BTreeSet::new(),
             fenced: None,
             held: None,
             identity: Identity::default(),
@@ -209,6 +210,8 @@ struct Life {
     unsure: Option<Vec<u8>>,
     /// The next record is to be one of everything.
     owes_everything: bool,
+    /// Its earlier incarnations.
+    before: BTreeSet<u64>,
     /// Another publisher stores records.
     fenced: Option<String>,
     /// What is to be published to followers, if that is not known to be stored.
@@ -295,13 +298,12 @@ impl Life {
             self.link = Some(client);
         }
         let client = self.link.clone().ok_or_else(|| Trouble::away("not connected"))?;
-        let info = client::stream(&client, &self.stream_config()).await?;
+        let (info, last) = self.end(&client).await?;
         {
             let mut known = lock(&self.known);
             known.had_records |= info.last > 0;
             known.kept = kept(&info, &self.config);
         }
-        let last = client::get(&client, &stream(&self.name), Which::Last(&subject(&self.name))).await?;
         let bytes = last.as_ref().map(|stored| stored.payload.clone());
         let last = last.and_then(|stored| Some((stored.sequence, Record::decode(&stored.payload).ok()?)));
         let left = self.at.or_else(|| self.file.as_ref().and_then(PublishedFile::load));
@@ -344,7 +346,21 @@ impl Life {
         Ok(())
     }
 
+    /// What the server says of the stream, and its last record: both of one moment.
+    async fn end(&self, client: &Client) -> Result<(client::Info, Option<client::Stored>), Trouble> {
+        let mut tries = 0;
+        loop {
+            let info = client::stream(client, &self.stream_config()).await?;
+            let last = client::get(client, &stream(&self.name), Which::Last(&subject(&self.name))).await?;
+            tries += 1;
+            if tries == 5 || last.as_ref().is_none_or(|stored| stored.sequence <= info.last) {
+                return Ok((info, last));
+            }
+        }
+    }
+
     fn begin_anew(&mut self, created: u64, last: u64) {
+        self.before.extend(self.at.map(|at| at.incarnation));
         self.at = Some(Point { stream: created, incarnation: fastrand::u64(1..), number: 0, sequence: last });
         lock(&self.known).stored.clear();
         self.owes_everything = true;
@@ -556,15 +572,16 @@ impl Life {
     /// The stream does not end behind what was stored last: it is this record, whose
     /// acknowledgement was lost, or the stream is not what it was, or another publisher is there.
     async fn judge(&mut self, client: &Client, payload: &[u8], at: &Point) -> Result<(), Trouble> {
-        let info = client::stream(client, &self.stream_config()).await?;
-        let last = client::get(client, &stream(&self.name), Which::Last(&subject(&self.name))).await?;
+        let (info, last) = self.end(client).await?;
         if let Some(stored) = &last {
             if stored.payload == payload {
                 self.at = Some(Point { number: at.number + 1, sequence: stored.sequence, ..*at });
                 self.note();
                 return Ok(());
             }
-            let other = Record::decode(&stored.payload).ok().filter(|r| r.incarnation != at.incarnation);
+            // One of before that waited for the connection is no other's.
+            let own = |incarnation| incarnation == at.incarnation || self.before.contains(&incarnation);
+            let other = Record::decode(&stored.payload).ok().filter(|r| !own(r.incarnation));
             if let Some(other) = other.filter(|_| stored.sequence > at.sequence && info.created == at.stream) {
                 let why = format!(
                     "another publisher stores records in the feed {} (its incarnation is {:016x}): one source has one publisher. \

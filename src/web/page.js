@@ -245,7 +245,7 @@ function followers(key, f) {
   const bare = (url) => url.replace(/^(\w+:\/\/)[^@/]*@/, "$1");
   const relays = f.followers.filter((x) => x.serve);
   const lacks = (x) => (x.behind > 0 ? `lacks ${plural(x.behind, "record")}${x.lag_seconds >= 1 ? ` for ${span(x.lag_seconds)}` : ""}` : "holds every record");
-  const item = (x, words) => make("li", {}, make("span", { class: "path" }, x.name), " ", make("span", { class: "when" }, words),
+  const item = (x, words) => make("li", {}, make("span", { class: "path" }, x.name), " ", make("span", { class: "when words" }, words),
     x.reason ? make("div", { class: "reason" }, x.reason) : null);
   const states = Object.entries(f.states).map(([state, n]) => `${number(n)} ${state}`).join(", ");
   return [
