@@ -38,18 +38,14 @@ impl DirtySet {
     pub(crate) fn see_apart(&mut self, path: &[u8], seen: Seen, epoch: Epoch) {
         let before = self.tally.pending;
         self.renames.forget_left();
-        // Both halves come before anybody asks for what strayed.
-        let strayed = self.last.strayed.take().filter(|_| seen == Seen::ArrivedDir).zip(self.last.dropped);
-        let is_file = matches!(seen, Seen::Left | Seen::Arrived);
-        self.take_in(path, if is_file { seen } else { seen.plain() }, epoch);
-        if let Some((dir, since)) = strayed {
-            (self.last.strayed, self.last.dropped) = (Some(dir), Some(since));
-        }
+        // The first half may have been taken in as one of a pair.
+        let goes_along = matches!(seen, Seen::Left | Seen::Arrived) || self.last.carried.is_some();
+        self.take_in(path, if goes_along { seen } else { seen.plain() }, epoch);
         self.merged += u64::from(self.tally.pending <= before);
     }
 
     fn take_in(&mut self, path: &[u8], seen: Seen, epoch: Epoch) {
-        let (carried, _) = (self.last.carried.take(), self.last.strayed.take());
+        let (carried, strayed) = (self.last.carried.take(), self.last.strayed.take().zip(self.last.dropped));
         self.see_plain(path, seen.plain(), epoch);
         match seen {
             Seen::LeftDir | Seen::GoneDir if self.last.absorbed => self.go_along(path, seen),
@@ -71,6 +67,10 @@ impl DirtySet {
                 }
             }
             _ => {}
+        }
+        // Both halves of a rename come before what strayed is asked for.
+        if let Some((dir, since)) = strayed.filter(|_| seen.plain() == Seen::MovedDir) {
+            (self.last.strayed, self.last.dropped) = (Some(dir), Some(since));
         }
     }
 

@@ -248,13 +248,26 @@ fn a_change_goes_along_with_an_exchange_that_is_sent_as_names() {
     let batch = shallow(&mut set).unwrap();
     let through: Vec<String> = batch.entries.iter().filter(|e| e.through).map(|e| e.path.to_string()).collect();
     assert_eq!(through, ["a", "b"]);
-    // A directory with changes in it: nobody asks between the halves.
-    let mut set = DirtySet::new(1000);
-    set.see(b"d/f", Seen::Written);
-    for (path, seen) in [("d", Seen::LeftDir), ("e", Seen::ArrivedDir)] {
-        set.see_apart(path.as_bytes(), seen, set.epochs().current());
+}
+
+/// A directory with changes in it is renamed, and each half of that is sent as one of a rename or
+/// not: the changes are sought at the new name, or all over.
+#[test]
+fn what_is_in_a_renamed_directory_is_sought_however_its_halves_are_sent() {
+    for (left_apart, arrived_apart) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut set = DirtySet::new(1000);
+        set.see(b"d/f", Seen::Written);
+        for (path, seen, apart) in [("d", Seen::LeftDir, left_apart), ("e", Seen::ArrivedDir, arrived_apart)] {
+            match apart {
+                true => set.see_apart(path.as_bytes(), seen, set.epochs().current()),
+                false => set.see(path.as_bytes(), seen),
+            }
+        }
+        let strayed = set.take_strayed().map(|(dir, _)| dir.to_string());
+        let deep = set.take_deep(ALL).unwrap();
+        let through = deep.entries.iter().any(|e| e.through && &*e.path == b"e");
+        assert_eq!((strayed, through), (left_apart.then(|| "d".into()), !left_apart), "{left_apart} {arrived_apart}");
     }
-    assert_eq!(set.take_strayed().map(|(dir, _)| dir.to_string()), Some("d".into()));
 }
 
 #[test]

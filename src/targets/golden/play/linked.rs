@@ -627,6 +627,7 @@ impl Linked {
 fn play(seed: u64, hard_links: bool, late: bool) -> (String, Result<(), String>) {
     let mut linked = Linked::new(seed, hard_links, late);
     linked.d.begin(seed);
+    linked.d.see("", Seen::Subtree);
     for _ in 0..120 {
         linked.step();
     }
