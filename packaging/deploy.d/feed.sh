@@ -82,6 +82,7 @@ hub_config() {
         for relay in ${RELAYS[0]+"${RELAYS[@]}"}; do
             if [[ ${relay%%=*} == "$user" ]]; then own+=", \"fansync.relay.$FEED.$(relay_key "${relay#*=}")\""; fi
         done
+        # shellcheck disable=SC2016 # the name of a subject
         printf '      publish: ["fansync.at.%s.%s", "$JS.API.DIRECT.GET.FANSYNC_%s"%s],\n' "$FEED" "$user" "$FEED" "$own"
         printf '      subscribe: ["_INBOX.>", "fansync.live.%s"%s] } }\n' "$FEED" "$reads"
     done
@@ -94,7 +95,7 @@ relay_key() {
     host=${text%%/*}
     host=${host##*@}
     text=${text#*/}
-    text=$(tr 'A-Z' 'a-z' <<<"${host%:873}")/${text%/}
+    text=$(tr '[:upper:]' '[:lower:]' <<<"${host%:873}")/${text%/}
     for ((at = 0; at < ${#text}; at++)); do
         byte=${text:at:1}
         case $byte in

@@ -378,6 +378,7 @@ hub_twice_and_back() {
     nats-server -t -c /etc/fansync/hub.conf || broken "nats-server refuses the configuration"
     # The rights of docs/fan-out.md, in one order.
     local wanted got
+    # shellcheck disable=SC2016 # the name of a subject
     rights() { grep -oE '"(fansync|\$JS|_INBOX)[^"]*"' | sort -u; }
     wanted=$(sed -n '/^accounts {/,/^```/p' docs/fan-out.md | rights)
     got=$(grep -vE 'web2' /etc/fansync/hub.conf | rights)
@@ -436,7 +437,10 @@ a_feed_that_was_deployed_works() {
     echo two >/srv/data/file
     /usr/local/bin/fansync flush --socket /run/fansync/tree.sock --followers all --timeout 30s || broken "the follower does not hold it: $(tail -n 5 /tmp/log-*)"
     cmp /srv/data/file /srv/copy/file || broken "the copy is another"
-    for pid in "${running[@]}"; do kill "$pid" && wait "$pid" || true; done
+    for pid in "${running[@]}"; do
+        kill "$pid" || true
+        wait "$pid" || true
+    done
     deploy 0 follower --instance copy --uninstall
     said_that "/srv/copy is kept, for something is in it"
     deploy 0 source --instance tree --uninstall

@@ -112,6 +112,7 @@ servers = [\"nats://127.0.0.1:$nats\"]"
     for ((n = 1; n <= FOLLOWERS; n++)); do
         if [[ $((n % 2)) -eq 1 ]]; then follower "web$n" relay1 relay2; else follower "web$n" relay2 relay1; fi
     done
+    # shellcheck disable=SC2317 # called by name
     known() { at source flush --followers "$(tr ' ' , <<<"${names[*]}")" --timeout 5s >/dev/null 2>&1; }
     eventually 300 known || fail "not all followers have the tree: $(at source status)"
     say "  every follower has the whole tree after $(ms $(($(now) - begun)))"
