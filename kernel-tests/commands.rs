@@ -168,10 +168,10 @@ fn several_daemons(_: Fs) -> Run<()> {
     assert!(other != text(usual.clone()), "{other}");
     let flushed = |socket: &str| user.runs(&["flush", "--socket", socket]).code == 0;
     assert!(flushed(&text(usual.clone())) && flushed(&other));
-    let told = user.runs(&["status"]);
-    assert_eq!(told.code, 0, "{}", told.stderr);
+    let shown = user.runs(&["status"]);
+    assert_eq!(shown.code, 0, "{}", shown.stderr);
     for want in [format!("{}:\nOK", usual.display()), format!("\n\n{other}:\nOK"), text(user.at("src2"))] {
-        assert!(told.stdout.contains(&want), "{want:?} is not in\n{}", told.stdout);
+        assert!(shown.stdout.contains(&want), "{want:?} is not in\n{}", shown.stdout);
     }
     let brief = user.runs(&["status", "--brief", "--exit-code"]);
     assert_eq!((brief.code, brief.stdout.lines().count()), (0, 4), "{}", brief.stdout);

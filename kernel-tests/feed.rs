@@ -231,8 +231,8 @@ impl World {
         }
     }
 
-    /// Waits until every follower reports that it holds all, and looks whether it does. By name: one
-    /// that was killed before its first word is not known yet.
+    /// Waits until every follower reports that it holds all, and looks whether it does. By name:
+    /// one that was killed before its first word is not known yet.
     #[track_caller]
     fn check(&self) {
         self.check_but(&|_| false);
@@ -262,8 +262,8 @@ impl World {
         self.daemon.client(&["flush", "--followers", which, "--timeout", &timeout], within + WAIT)
     }
 
-    /// Changes files until a follower has made something of what comes in their records: right after
-    /// its start it does not know yet what is older than what it pulled.
+    /// Changes files until a follower has made something of what comes in their records: right
+    /// after its start it does not know yet what is older than what it pulled.
     #[track_caller]
     fn change_until(&self, n: usize, wanted: impl Fn(&InlineStatus) -> bool) {
         let follower = &self.followers[n];
@@ -616,7 +616,7 @@ fn cases_of_followers() -> Vec<Case> {
             let mut w = World::with(fs, 1, "", &keys, "")?;
             w.check();
             std::fs::write(&hangs, "").expect("it can be written");
-            // The process that stands by takes the first list.
+            // The standby process takes the first list.
             for n in 0..3 {
                 w.churn(CHURN);
                 w.src.mkdirs(format!("new/{n}"));

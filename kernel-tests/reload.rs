@@ -141,8 +141,8 @@ pub fn cases() -> Vec<Case> {
             assert!(m.dst().has("b") && !m.dst().has("b.tmp"), "the default counts for the first, too");
             fs::write(parts.join("further.toml"), part.replace("source", "sources")).expect("a file");
             assert!(!m.daemon.reload());
-            let told = m.daemon.does(&["status"]);
-            assert!(told.contains("further.toml:3:1"), "the place in the other file is not named: {told}");
+            let shown = m.daemon.does(&["status"]);
+            assert!(shown.contains("further.toml:3:1"), "the place in the other file is not named: {shown}");
             fs::remove_file(parts.join("further.toml")).expect("a file");
             assert!(m.daemon.reload());
             assert_eq!(m.daemon.status().mirrors.len(), 1);

@@ -348,7 +348,7 @@ pub struct Position {
 pub struct Follower {
     pub(crate) name: String,
     /// `idle`, `syncing`, `comparing`, `paused`, `held`, `down`, `failing`; `silent` where it has
-    /// told nothing for 30 s.
+    /// reported nothing for 30 s.
     pub(crate) state: String,
     /// Why.
     pub(crate) reason: String,
@@ -359,7 +359,7 @@ pub struct Follower {
     /// The age of the oldest of these.
     pub(crate) lag_seconds: f64,
     /// The age of its last report.
-    pub(crate) told_seconds: f64,
+    pub(crate) reported_seconds: f64,
     /// Where it pulls from.
     pub(crate) upstream: String,
     /// Of a relay: where it serves its tree.

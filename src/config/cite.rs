@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_in_a_further_file_is_told_by_that_file() {
+    fn a_place_in_a_further_file_is_cited_in_that_file() {
         let mut texts = Texts::of(Some(Path::new("/f")), "a = 1\nb = 2");
         texts.add(Path::new("/g"), "c = 3\nd = 4\n");
         texts.add(Path::new("/h"), "");

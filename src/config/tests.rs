@@ -973,8 +973,8 @@ fn rules_of_feeds_and_followers() {
         (follow("serve = \"h:/srv\""), "is no module of an rsync daemon"),
         (follow("serve = \"rsync://h/m\""), "is the upstream, too"),
     ] {
-        let told = messages(&text);
-        assert!(told.iter().any(|message| message.contains(want)), "{text}: {told:?}");
+        let got = messages(&text);
+        assert!(got.iter().any(|message| message.contains(want)), "{text}: {got:?}");
     }
     let secret = read(&follow("servers = [\"nats://u:pw@h\"]")).unwrap_err().to_string();
     assert!(secret.contains("the target holds a password") && !secret.contains("pw@h"), "{secret}");

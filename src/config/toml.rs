@@ -544,7 +544,7 @@ fn kind(value: &DeValue<'_>) -> &'static str {
 
 fn whole(top: &mut Section<'_, '_>) -> Option<Config> {
     // These were taken up before (`prepare`); of what they are, what is not a list of strings is
-    // told here.
+    // reported here.
     let _ = top.strings("include");
     top.asked.push("defaults");
     let daemon = top.table("daemon", "[daemon]", daemon);

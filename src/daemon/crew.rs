@@ -143,20 +143,20 @@ impl Crew {
     pub(super) fn add(&mut self, mirror: Mirror, facts: RsyncFacts) -> Result<(), Error> {
         if let Some(follower) = self.follower(&mirror) {
             let (part, handle) = follower?;
-            let (engines, told, name) = (self.engines.clone(), handle.clone(), mirror.name.clone());
+            let (engines, listed, name) = (self.engines.clone(), handle.clone(), mirror.name.clone());
             return self.spawn(mirror, facts, handle, move |wish| {
-                engines.put(told);
+                engines.put(listed);
                 let _ = wish.send(Wish::Begun { mirror: name, result: Ok(()) });
                 run_on(part, wish)
             });
         }
         let (again, handle) = Engine::prepare(&mirror, &facts, &self.state_dir, self.keep)?;
-        let (engines, told) = (self.engines.clone(), handle.clone());
+        let (engines, listed) = (self.engines.clone(), handle.clone());
         self.spawn(mirror, facts, handle, move |wish| {
-            let mirror = told.mirror.clone();
+            let mirror = listed.mirror.clone();
             match Stage::open(again) {
                 Ok(stage) => {
-                    engines.put(told);
+                    engines.put(listed);
                     let _ = wish.send(Wish::Begun { mirror, result: Ok(()) });
                     run_on(Part::Engine(stage), wish)
                 }

@@ -134,8 +134,8 @@ fn model(history: &[(Duration, Event)], now: Duration, which: usize, need: &Poin
     if last.is_some_and(|(_, word)| !comes(word, whole)) {
         return Says::Next;
     }
-    // The wait that goes on, as (what for, since, asked last), and whether one was in vain since the
-    // last report.
+    // The wait that goes on, as (what for, since, asked last), and whether one was in vain since
+    // the last report.
     let (mut wait, mut silent, mut away_until): (Option<(Point, Duration, Duration)>, _, _) = (None, false, Duration::ZERO);
     let (mut heard, mut last): (Option<Duration>, Option<&Word>) = (None, None);
     for (when, event) in history {

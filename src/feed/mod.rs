@@ -70,15 +70,15 @@ pub(crate) fn position_subject(feed: &str, follower: &str) -> String {
     format!("fansync.at.{feed}.{follower}")
 }
 
-/// What a relay reports to, too, so that its followers need no other's reports: `fansync.relay.FEED.`
-/// and the key of the place that it serves; `*` for all.
+/// What a relay reports to, too, so that its followers need no other's reports:
+/// `fansync.relay.FEED.` and the key of the place that it serves; `*` for all.
 pub(crate) fn relay_subject(feed: &str, key: &str) -> String {
     format!("fansync.relay.{feed}.{key}")
 }
 
-/// What stands for a place that a relay serves in the names of subjects: host, port if it is another
-/// than rsync's, module and path. A dot is `_`, and what is no letter, digit or `-` is its hexadecimal
-/// value after `=`. `None` for what is no module of an rsync daemon.
+/// What stands for a place that a relay serves in the names of subjects: host, port if it is
+/// another than rsync's, module and path. A dot is `_`, and what is no letter, digit or `-` is its
+/// hexadecimal value after `=`. `None` for what is no module of an rsync daemon.
 pub(crate) fn key(place: &Location) -> Option<String> {
     let Location::Daemon { host, port, module, path, .. } = place else { return None };
     let port = port.filter(|port| *port != 873).map(|port| format!(":{port}")).unwrap_or_default();

@@ -173,7 +173,7 @@ impl Publisher {
                     // Of records from before the start it knows more.
                     _ => report.lag_seconds + silent,
                 },
-                told_seconds: silent,
+                reported_seconds: silent,
                 upstream: report.upstream.clone(),
                 serve: report.serve.clone(),
                 version: report.version.clone(),
@@ -293,7 +293,7 @@ impl Life {
         }
         if self.link.is_none() {
             let client = client::connect(&self.place, &self.config.login, &name, None).await?;
-            self.hear_followers(&client).await?;
+            self.follow_reports(&client).await?;
             self.watch_retention(&client);
             self.link = Some(client);
         }
@@ -387,9 +387,9 @@ impl Life {
     }
 
     /// Learns where followers are, and goes on listening.
-    async fn hear_followers(&self, client: &Client) -> Result<(), Trouble> {
+    async fn follow_reports(&self, client: &Client) -> Result<(), Trouble> {
         let all = position_subject(&self.name, "*");
-        let mut told = client.subscribe(all.clone()).await.map_err(|e| Trouble::away(e.to_string()))?;
+        let mut live = client.subscribe(all.clone()).await.map_err(|e| Trouble::away(e.to_string()))?;
         let config = json!({
             "name": positions(&self.name),
             "subjects": [&all, relay_subject(&self.name, "*")],
@@ -406,13 +406,13 @@ impl Life {
         let reports = position_subject(&self.name, "");
         for subject in info.subjects.into_iter().filter(|subject| subject.starts_with(&reports)) {
             if let Some(stored) = client::get(client, &positions(&self.name), Which::Last(&subject)).await? {
-                hear(&self.known, &subject, &stored.payload);
+                take_report(&self.known, &subject, &stored.payload);
             }
         }
         let known = Arc::clone(&self.known);
         tokio::spawn(async move {
-            while let Some(message) = told.next().await {
-                hear(&known, message.subject.as_str(), &message.payload);
+            while let Some(message) = live.next().await {
+                take_report(&known, message.subject.as_str(), &message.payload);
             }
         });
         Ok(())
@@ -622,7 +622,8 @@ fn remember(stored: &mut VecDeque<(u64, Instant)>, sequence: u64) {
     stored.push_back((sequence, Instant::now()));
 }
 
-/// The age of a record, or of the last one before it that is remembered; `None` before all of these.
+/// The age of a record, or of the last one before it that is remembered; `None` before all of
+/// these.
 fn age(stored: &VecDeque<(u64, Instant)>, sequence: u64) -> Option<Duration> {
     let before = stored.partition_point(|(at, _)| *at <= sequence).checked_sub(1)?;
     stored.get(before).map(|(_, at)| at.elapsed())
@@ -638,7 +639,7 @@ fn kept(info: &client::Info, config: &config::Feed) -> Duration {
 }
 
 /// Takes in a follower's report.
-fn hear(known: &Mutex<Known>, subject: &str, payload: &[u8]) {
+fn take_report(known: &Mutex<Known>, subject: &str, payload: &[u8]) {
     let Some(name) = subject.rsplit('.').next() else { return };
     let Ok(report) = serde_json::from_slice::<Report>(payload) else { return };
     let age = Duration::try_from_secs_f64(now() - report.unix).unwrap_or_default();

@@ -238,7 +238,7 @@ impl Life {
         if !self.hand(Read::Up).await {
             return Ok(());
         }
-        self.send_told(&client).await;
+        self.send_report(&client).await;
         let mut look = tokio::time::interval(LOOK.mul_f64(0.9 + fastrand::f64() / 5.0));
         look.tick().await;
         loop {
@@ -265,7 +265,7 @@ impl Life {
                         if !self.catch_up(&client).await? || !self.hand(Read::Up).await {
                             return Ok(());
                         }
-                        self.send_told(&client).await;
+                        self.send_report(&client).await;
                     }
                     _ => {
                         if !self.hand(Read::Down("the connection to the NATS server was lost".into())).await {
@@ -277,7 +277,7 @@ impl Life {
                     if !self.catch_up(&client).await? {
                         return Ok(());
                     }
-                    self.send_told(&client).await;
+                    self.send_report(&client).await;
                 }
                 ask = asked.recv() => match ask {
                     None => return Ok(()),
@@ -295,14 +295,14 @@ impl Life {
                     }
                     Some(Ask::Report(report)) => {
                         self.reported = Some(*report);
-                        self.send_told(&client).await;
+                        self.send_report(&client).await;
                     }
                 },
             }
         }
     }
 
-    async fn send_told(&mut self, client: &Client) {
+    async fn send_report(&mut self, client: &Client) {
         let Some(report) = &mut self.reported else { return };
         let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         report.unix = since_1970.as_secs_f64();

@@ -310,7 +310,7 @@ impl Follower {
         due.extend(self.stop_at.map(since));
         due.extend(self.flushes.iter().map(|flush| since(flush.deadline)));
         due.extend(self.supply.due());
-        due.extend(self.reported.as_ref().and_then(|(told, at)| Some(*at + self.report_again(told)?)));
+        due.extend(self.reported.as_ref().and_then(|(sent, at)| Some(*at + self.report_again(sent)?)));
         due.extend(self.doing.as_ref().map(|doing| doing.due(self.upstream().watchdog)));
         due.extend(self.doing.as_ref().and_then(|doing| doing.until(self.upstream().timeout)));
         if self.doing.is_none() && self.paused.is_none() {

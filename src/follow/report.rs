@@ -90,10 +90,10 @@ impl Follower {
     }
 
     /// After which time it reports again, if this was its last report.
-    pub(super) fn report_again(&self, told: &Report) -> Option<Duration> {
+    pub(super) fn report_again(&self, sent: &Report) -> Option<Duration> {
         let word = self.word();
         match () {
-            () if *told != word => Some(REPORT_EVERY),
+            () if *sent != word => Some(REPORT_EVERY),
             () if self.supply.own.is_some() && matches!(&*word.state, "syncing" | "comparing") => Some(SIGN_OF_LIFE),
             () => None,
         }
@@ -116,7 +116,7 @@ impl Follower {
         }
         let (word, now) = (self.word(), self.now());
         let due = match &self.reported {
-            Some((told, at)) => self.report_again(told).is_some_and(|after| now.saturating_sub(*at) >= after),
+            Some((sent, at)) => self.report_again(sent).is_some_and(|after| now.saturating_sub(*at) >= after),
             None => true,
         };
         if due && let Some(reader) = &self.reader {

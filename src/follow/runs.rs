@@ -476,8 +476,8 @@ impl Follower {
                     end = End::Not;
                     self.went_away(true, format!("cannot write {} in the directory: {error}", mark::FILE));
                 }
-                // What is missing there is passed over. In a tree that is another one by now, or was
-                // emptied, that would be everything: so the mark decides.
+                // What is missing there is passed over. In a tree that is another one by now, or
+                // was emptied, that would be everything: so the mark decides.
                 let listed = if let Work::List { paths, .. } = work { paths.len() as u64 } else { 0 };
                 if end == End::Done && std::mem::take(&mut self.mark_old) && done.files_sent < listed {
                     self.mark_seen = None;

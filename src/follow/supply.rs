@@ -8,8 +8,8 @@ use crate::feed::reader::Reading;
 use crate::feed::record::RecordError;
 use crate::location::Location;
 
-/// A relay that has something to pull reports at least as often, so that who waits for it knows that
-/// it goes on.
+/// A relay that has something to pull reports at least as often, so that who waits for it knows
+/// that it goes on.
 pub(super) const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 /// Records that wait for a relay.
 const MOST: usize = 256;
@@ -124,8 +124,8 @@ impl Supply {
         self.all.hurry();
     }
 
-    /// Whether a record may be taken in: whatever is taken in can be pulled from an upstream that is
-    /// not behind it. What comes with a record need not be, and waits later if it has to be.
+    /// Whether a record may be taken in: whatever is taken in can be pulled from an upstream that
+    /// is not behind it. What comes with a record need not be, and waits later if it has to be.
     fn has(&mut self, now: Duration, read: Option<Point>, waits: &Waits, whole: bool) -> bool {
         // What does not go on from the last one owes a comparison, which waits by itself.
         let (Some(read), Ok(record)) = (read, &waits.record) else { return true };

@@ -406,8 +406,8 @@ impl Target {
         let (done, waiting): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.ledger.linking.waiting).into_iter().partition(|(ticket, _)| links.has_ended(*ticket));
         self.ledger.linking.waiting = waiting;
-        // Who waits for the change that led to the walk waits for this too. Where another target led
-        // to it, that change may be in flight here, or wait for a later walk.
+        // Who waits for the change that led to the walk waits for this too. Where another target
+        // led to it, that change may be in flight here, or wait for a later walk.
         let since = self.ledger.set.epochs().oldest();
         for name in again {
             match since {

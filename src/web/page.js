@@ -238,7 +238,7 @@ function figures(t) {
   return [fact("Sent", bytes(t.bytes_sent)), fact("Batches", number(t.batches))];
 }
 
-// The followers of a feed that somebody may want to know of: the silent ones, those in trouble, and the slowest ten.
+// The followers of a feed that need attention: the silent ones, those in trouble, and the slowest ten.
 function followers(key, f) {
   const [silent, troubled, slow] = [f.followers.filter((x) => x.state === "silent"), f.followers.filter((x) => TROUBLED.includes(x.state)),
     f.followers.filter((x) => x.state !== "silent" && !TROUBLED.includes(x.state) && x.behind > 0)];
@@ -250,7 +250,7 @@ function followers(key, f) {
   const states = Object.entries(f.states).map(([state, n]) => `${number(n)} ${state}`).join(", ");
   return [
     states && make("p", { class: "why" }, `Followers: ${states}`),
-    list(`${key} silent`, plural(inState(f, ["silent"]), "silent follower"), "bad", true, silent.slice(0, 50).map((x) => item({ ...x, reason: "" }, `no report for ${span(x.told_seconds)}, ${lacks(x)}`)), inState(f, ["silent"]) - Math.min(silent.length, 50)),
+    list(`${key} silent`, plural(inState(f, ["silent"]), "silent follower"), "bad", true, silent.slice(0, 50).map((x) => item({ ...x, reason: "" }, `no report for ${span(x.reported_seconds)}, ${lacks(x)}`)), inState(f, ["silent"]) - Math.min(silent.length, 50)),
     list(`${key} troubled`, plural(inState(f, TROUBLED), "follower with trouble", "followers with trouble"), "bad", true, troubled.slice(0, 50).map((x) => item(x, `${x.state}, ${lacks(x)}, from ${x.upstream}`)), inState(f, TROUBLED) - Math.min(troubled.length, 50)),
     list(`${key} relays`, plural(relays.length, "relay"), "", false, relays.map((x) => item({ ...x, reason: "" }, `${x.state}, ${lacks(x)}, at ${x.serve}, pulled from by ${plural(f.followers.filter((y) => bare(y.upstream) === bare(x.serve)).length, "follower")}`)), 0),
     list(`${key} slow`, slow.length > 10 ? "The slowest 10 followers" : "Slowest followers", "", false, slow.slice(0, 10).map((x) => item(x, `${x.state}, ${lacks(x)}, from ${x.upstream}`)), 0),

@@ -1,5 +1,5 @@
-//! `fansync flush --followers`: waits until followers report that they hold what the feeds held when
-//! the flush was done.
+//! `fansync flush --followers`: waits until followers report that they hold what the feeds held
+//! when the flush was done.
 
 use super::*;
 use crate::cli::Followers;

@@ -40,7 +40,7 @@ fn defaults_are_filled_in_where_a_table_says_nothing() {
         let got = read(&format!("{defaults}\n{}{}", mirror("a"), mirror("b"))).unwrap_err().to_string();
         assert!(got.contains(want) && got.contains("f.toml:"), "{defaults}: {got}");
         let once = got.matches("error:").count() == 1 || want == "jobs is 0";
-        assert!(once, "told for each mirror: {got}");
+        assert!(once, "named for each mirror: {got}");
     }
 }
 

@@ -57,8 +57,8 @@ impl DirtySet {
             }
             _ => {}
         }
-        // Last: in an exchange, what the second rename takes along was brought by the first one, and
-        // stays there as well.
+        // Last: in an exchange, what the second rename takes along was brought by the first one,
+        // and stays there as well.
         match seen {
             Seen::Left | Seen::LeftDir => self.last.exchange.left(path, self.last.dropped.is_some()),
             Seen::Arrived | Seen::ArrivedDir => {
