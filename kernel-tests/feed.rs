@@ -489,9 +489,12 @@ fn cases_of_followers() -> Vec<Case> {
             let w = World::new(fs, 1)?;
             (0..50).for_each(|n| w.src.write(format!("f{n}"), b"to be kept"));
             w.check();
+            // At one blow, however long it takes.
+            w.daemon.does(&["pause"]);
             for entry in std::fs::read_dir(w.src.root()).expect("it can be listed").flatten() {
                 let _ = std::fs::remove_file(entry.path()).or_else(|_| std::fs::remove_dir_all(entry.path()));
             }
+            w.daemon.does(&["resume"]);
             w.follower_says(0, "the source is held");
             assert!((0..50).all(|n| w.followers[0].dir.has(format!("f{n}"))), "nothing is deleted");
             (0..50).for_each(|n| w.src.write(format!("f{n}"), b"back again"));
