@@ -26,6 +26,7 @@
 //! only. A link that was broken while fansync did not look, by a copy with the same size, time and
 //! content, stays a link on the target: rsync does not part what is equal.
 
+mod departed;
 pub(crate) mod names;
 pub(crate) mod objects;
 pub(crate) mod search;
@@ -36,6 +37,8 @@ use std::time::Duration;
 
 use crate::path::{self, RelPath};
 use crate::sys::statx::StatBrief;
+
+pub(crate) use departed::Since;
 
 /// Names remembered; each takes about 120 bytes and its path.
 pub(crate) const MAX_NAMES: usize = 2_000_000;
@@ -73,6 +76,7 @@ struct Group {
 pub(crate) struct Links {
     groups: HashMap<Inode, Group>,
     names: BTreeMap<Arc<[u8]>, Inode>,
+    departed: departed::Departed,
     most: usize,
     full_said: bool,
     /// Files with too many names.
@@ -147,6 +151,7 @@ impl Links {
         Links {
             groups: HashMap::new(),
             names: BTreeMap::new(),
+            departed: Default::default(),
             most,
             full_said: false,
             apart: HashSet::new(),
@@ -240,7 +245,8 @@ impl Links {
 
     /// `path` leads elsewhere, or nowhere.
     pub(crate) fn forget(&mut self, path: &[u8]) {
-        let Some(inode) = self.names.remove(path) else { return };
+        let Some((name, inode)) = self.names.remove_entry(path) else { return };
+        self.departed.lose(name, inode);
         if let Some(group) = self.groups.get_mut(&inode) {
             group.names.retain(|name| **name != *path);
             if group.names.is_empty() {
@@ -299,10 +305,22 @@ impl Links {
         self.names.get(path).copied()
     }
 
-    /// One name of each file that has some in a directory (`deep`: or below it).
-    pub(crate) fn one_of_each(&self, dir: &[u8], deep: bool) -> Vec<RelPath> {
+    /// A run that makes links begins. What it returns is to be kept until the run is judged.
+    pub(crate) fn run_begins(&mut self) -> Since {
+        self.departed.begin()
+    }
+
+    /// The file that `path` is known to lead to, or led to when it was lost since a run began.
+    pub(crate) fn known_since(&self, path: &[u8], since: Option<&Since>) -> Option<Inode> {
+        since.and_then(|since| self.departed.known(path, since)).or_else(|| self.known(path))
+    }
+
+    /// One name of each file that has some in a directory (`deep`: or below it), or had when a run
+    /// began.
+    pub(crate) fn one_of_each(&self, dir: &[u8], deep: bool, since: Option<&Since>) -> Vec<RelPath> {
         let mut met = HashSet::new();
-        let inside = self.below(dir).filter(|(name, _)| covers(dir, deep, name));
+        let lost = since.into_iter().flat_map(|since| self.departed.below(dir, since));
+        let inside = self.below(dir).chain(lost).filter(|(name, _)| covers(dir, deep, name));
         inside.filter(|(_, inode)| met.insert(*inode)).map(|(name, _)| RelPath::from_normal(&**name)).collect()
     }
 
@@ -517,6 +535,21 @@ mod tests {
         assert_eq!(links.end(Duration::ZERO, found(job, &[("a", A, 2), ("d/b", A, 2), ("d/x", B, 2)])), []);
         links.hurry();
         links
+    }
+
+    /// The other name of a file goes while a run carries the file, and a further batch finds that it
+    /// has one name left.
+    #[test]
+    fn a_run_is_judged_by_the_names_that_it_had() {
+        let mut links = started();
+        let run = links.run_begins();
+        links.forget(b"a");
+        links.forget(b"d/b");
+        assert_eq!((links.known(b"d/b"), links.known_since(b"d/b", Some(&run))), (None, Some(A)));
+        assert_eq!(links.one_of_each(b"d", true, None), [p("d/x")]);
+        assert_eq!(links.one_of_each(b"d", true, Some(&run)), [p("d/x"), p("d/b")]);
+        let later = links.run_begins();
+        assert_eq!(links.known_since(b"d/b", Some(&later)), None);
     }
 
     /// The walk has passed `a` when `b` is made, and meets `b`.

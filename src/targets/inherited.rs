@@ -26,7 +26,7 @@
 
 use super::proof::Proof;
 use super::*;
-use crate::links::{Inode, shared};
+use crate::links::{Inode, Since, shared};
 
 /// Names that are looked up at a time, where directories were compared.
 const AT_A_TIME: usize = 10_000;
@@ -63,7 +63,7 @@ impl How {
     /// Whether a file with several names among those of a run changed since it began, so that its
     /// list may have been wrong.
     pub(super) fn is_disturbed(&self, cx: &mut Context<'_>, entries: &[Entry]) -> bool {
-        self.links && !changed_since(cx, &kinds_of(entries), self.began).is_empty()
+        self.links.as_ref().is_some_and(|since| !changed_since(cx, &kinds_of(entries), self.began, Some(since)).is_empty())
     }
 }
 
@@ -78,7 +78,10 @@ impl Target {
         extra: Extra,
         outcome: &Outcome,
     ) -> Option<Batch> {
-        let changed = if how.links { changed_since(cx, &kinds_of(&batch.entries), how.began) } else { BTreeSet::new() };
+        let changed = match &how.links {
+            Some(since) => changed_since(cx, &kinds_of(&batch.entries), how.began, Some(since)),
+            None => BTreeSet::new(),
+        };
         let Some(since) = batch.entries.iter().map(Entry::epoch).min().filter(|_| !changed.is_empty()) else {
             return Some(batch);
         };
@@ -117,7 +120,7 @@ impl Target {
         for (entry, (kind, at)) in std::mem::take(&mut self.ledger.linking.known) {
             let dir = &entry.path;
             let under_way = self.runs.batches().flat_map(|batch| &batch.entries).any(|e| e.kind > Kind::Entry && e.path == *dir);
-            if under_way || changed_since(cx, &[(dir, kind)], at).is_empty() {
+            if under_way || changed_since(cx, &[(dir, kind)], at, None).is_empty() {
                 self.hard_links.late.again.remove(dir);
             } else if self.hard_links.late.again.insert(dir.clone()) {
                 let seen = if kind == Kind::Subtree { Seen::Subtree } else { Seen::Contents };
@@ -161,8 +164,14 @@ fn kinds_of(entries: &[Entry]) -> Vec<(&RelPath, Kind)> {
 }
 
 /// The names that show that files with several changed since the run over `entries` began. Of what
-/// was compared no more than the first is found.
-fn changed_since(cx: &mut Context<'_>, entries: &[(&RelPath, Kind)], began: FileTime) -> BTreeSet<RelPath> {
+/// was compared no more than the first is found. `since`: what the index has lost since then counts
+/// as well.
+fn changed_since(
+    cx: &mut Context<'_>,
+    entries: &[(&RelPath, Kind)],
+    began: FileTime,
+    since: Option<&Since>,
+) -> BTreeSet<RelPath> {
     let Some(links) = cx.links.as_deref_mut() else { return BTreeSet::new() };
     let by_name = entries.iter().filter(|(_, kind)| *kind == Kind::Entry);
     let listed: Vec<(RelPath, Kind)> = by_name.map(|(path, kind)| ((*path).clone(), *kind)).collect();
@@ -172,7 +181,7 @@ fn changed_since(cx: &mut Context<'_>, entries: &[(&RelPath, Kind)], began: File
         let Ok(normal) = normal::normalise(std::os::fd::AsFd::as_fd(cx.root), names, cx.statter) else { return };
         let found: BTreeMap<&[u8], &Look> = normal.items.iter().map(|item| (&*item.path, &item.state)).collect();
         for (name, _) in names {
-            let (look, known) = (found.get(&**name).copied(), links.known(name));
+            let (look, known) = (found.get(&**name).copied(), links.known_since(name, since));
             if !shows_change(look, known, began) {
                 continue;
             }
@@ -191,7 +200,7 @@ fn changed_since(cx: &mut Context<'_>, entries: &[(&RelPath, Kind)], began: File
         look(links, &listed);
     }
     for (dir, kind) in entries.iter().filter(|(_, kind)| *kind > Kind::Entry) {
-        let names = links.one_of_each(dir, *kind == Kind::Subtree);
+        let names = links.one_of_each(dir, *kind == Kind::Subtree, since);
         let names: Vec<(RelPath, Kind)> = names.into_iter().map(|name| (name, Kind::Entry)).collect();
         for names in names.chunks(AT_A_TIME) {
             look(links, names);

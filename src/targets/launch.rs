@@ -92,14 +92,13 @@ impl Target {
                 let purpose = *purpose;
                 let renames = matches!(purpose, Purpose::Rename(_));
                 let crowded = if lane == Lane::Bulk { lanes::crowded_tops(&batch.entries, SMALL_PATHS) } else { BTreeSet::new() };
+                let makes_links =
+                    self.mirror.extras.hard_links && !renames && !purpose.links_nothing() && !self.links_later(pass, &batch);
                 let how = How {
                     paths,
                     compare,
                     limited: options.limited,
-                    links: self.mirror.extras.hard_links
-                        && !renames
-                        && !purpose.links_nothing()
-                        && !self.links_later(pass, &batch),
+                    links: cx.links.as_deref_mut().filter(|_| makes_links).map(Links::run_begins),
                     began: cx.stamp,
                     stood_by: false,
                     wide: batch.entries.iter().any(|e| e.kind == Kind::Subtree),

@@ -55,8 +55,8 @@ pub(super) struct How {
     pub(super) compare: Compare,
     /// Leaves alone what only the periodic comparisons leave alone.
     pub(super) limited: bool,
-    /// It makes links (`-H`).
-    pub(super) links: bool,
+    /// It makes links (`-H`), and what the index of names loses meanwhile is kept for it.
+    pub(super) links: Option<crate::links::Since>,
     /// What is changed while it is under way has this change time, or a later one.
     pub(super) began: FileTime,
     pub(super) stood_by: bool,
@@ -133,7 +133,12 @@ impl InFlightRun {
 
 impl How {
     /// How a standby process carries its list.
-    pub(super) fn by_standby(paths: usize, links: bool, began: FileTime, ancestors: BTreeMap<RelPath, FileTime>) -> How {
+    pub(super) fn by_standby(
+        paths: usize,
+        links: Option<crate::links::Since>,
+        began: FileTime,
+        ancestors: BTreeMap<RelPath, FileTime>,
+    ) -> How {
         How {
             paths,
             compare: Compare::Resend,

@@ -567,7 +567,8 @@ impl Target {
             Ok(()) => {
                 (process.started, process.fifo_checked, process.progress_logged) = (cx.now, cx.now, cx.now);
                 (process.pulse, process.lane) = (Pulse::new(cx.now), list.lane);
-                let how = How::by_standby(list.paths, self.mirror.extras.hard_links, cx.stamp, list.ancestors);
+                let links = cx.links.as_deref_mut().map(Links::run_begins);
+                let how = How::by_standby(list.paths, links, cx.stamp, list.ancestors);
                 let kind = RunKind::Batch(Box::new(Carried { batch, purpose, how }));
                 self.runs.insert(serial, InFlightRun { process, kind });
                 Ok(serial)

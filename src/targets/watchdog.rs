@@ -11,7 +11,7 @@ impl InFlightRun {
     fn carries(&self) -> Carries {
         let Some(Carried { batch, how, .. }) = self.carried() else { return Carries::List };
         let trees = batch.entries.iter().any(|e| e.kind > Kind::Entry);
-        match (how.links, trees, batch.entries.len() > 1) {
+        match (how.links.is_some(), trees, batch.entries.len() > 1) {
             (true, true, _) | (true, _, true) => Carries::Links,
             (false, false, true) => Carries::List,
             _ => Carries::Whole,

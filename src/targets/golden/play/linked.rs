@@ -635,6 +635,9 @@ fn play(seed: u64, hard_links: bool, late: bool) -> (String, Result<(), String>)
     (linked.d.trace.text, end)
 }
 
+/// Histories that did not end equal once: links kept or not, events late or not.
+const MENDED: [(u64, bool, bool); 1] = [(70122, true, true)];
+
 /// Plays histories; `FANSYNC_LINKED=FIRST+COUNT` plays others, and prints the text of a single one.
 fn play_all(hard_links: bool, late: bool) {
     crate::sys::apart::apart();
@@ -643,7 +646,10 @@ fn play_all(hard_links: bool, late: bool) {
         Some((first.parse().ok()?, count.parse().ok()?))
     });
     let (first, count) = asked.unwrap_or((0, 80));
-    let wrong: Vec<String> = (first..first + count)
+    let mended = MENDED.iter().filter(|(_, links, events)| asked.is_none() && (*links, *events) == (hard_links, late));
+    let wrong: Vec<String> = mended
+        .map(|(seed, ..)| *seed)
+        .chain(first..first + count)
         .filter_map(|seed: u64| {
             let (text, end) = play(seed, hard_links, late);
             let error = end.err()?;
