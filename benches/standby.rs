@@ -139,6 +139,7 @@ fn main() {
             renamed: None,
             below: None,
             lock: None,
+            priority: Default::default(),
             source: None,
         };
         measure(name, &spec, &env, &dst, rounds);

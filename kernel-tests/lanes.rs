@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use crate::fixture::fs::{Fs, work_dir};
 use crate::fixture::proc::poll_until;
@@ -24,6 +25,17 @@ rsync "$@" <"$list"
 code=$?
 rm -f "$list"
 exit $code
+"#;
+
+/// Notes how each run stands behind others: nice value, class for disks, and whether it is a
+/// comparison or has a list.
+const NOTES_PRIORITY: &str = r#"
+case " $* " in
+*" -VV "* | *" --version "*) ;;
+*" --files-from="*) echo "list $(nice) $(ionice -p $$)" >>"$0.notes" ;;
+*) echo "tree $(nice) $(ionice -p $$)" >>"$0.notes" ;;
+esac
+exec rsync "$@"
 "#;
 
 /// Once a run waits.
@@ -63,6 +75,33 @@ pub fn cases() -> Vec<Case> {
                 fs::write(dir.path().join("steps.go"), b"").expect("a file can be made");
                 m.check();
             }
+            Ok(())
+        }),
+        case("large_runs_stand_behind_other_processes_where_asked", &[Fs::Tmpfs], |fs| {
+            let dir = work_dir();
+            let rsync = program(&dir.path().join("steps"), NOTES_PRIORITY);
+            let setup = Setup::new(fs).rsync(rsync).target_key("standby", 0);
+            let m = setup.target_key("nice", 7).target_key("ionice", "idle").start()?;
+            let own = Command::new("nice").output().expect("coreutils are there").stdout;
+            let own: i32 = String::from_utf8_lossy(&own).trim().parse().expect("a number");
+            let low = (own + 7).min(19);
+            let notes = || fs::read_to_string(dir.path().join("steps.notes")).expect("rsync has run");
+            m.check();
+            assert!(notes().lines().any(|line| line == format!("tree {low} idle")), "the first comparison:\n{}", notes());
+            m.src.mkdir("d");
+            m.check();
+            let before = notes().len();
+            m.src.write("d/one", b"of a few");
+            m.check();
+            let few = notes()[before..].to_owned();
+            assert!(few.starts_with(&format!("list {own} ")) && !few.contains("idle"), "a small change:\n{few}");
+            let before = notes().len();
+            m.daemon.freeze();
+            (0..FLOOD).for_each(|n| m.src.write(format!("d/{n}"), b"of many"));
+            m.daemon.thaw();
+            m.check();
+            let many = notes()[before..].to_owned();
+            assert!(many.contains(&format!("list {low} idle")), "many changes:\n{many}");
             Ok(())
         }),
         case("few_changes_do_not_wait_for_the_lane_of_a_comparison", &[Fs::Ext4], |fs| {

@@ -19,6 +19,7 @@ use crate::daily::TimeOfDay;
 use crate::filter::Filter;
 use crate::location::{Location, Reach};
 use crate::log::LogConfig;
+use crate::sys::priority::{IoClass, Priority};
 
 /// Everything.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -615,6 +616,10 @@ pub struct Target {
     /// The longest wait of a path that failed for good; `retry_max` if not given.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::serialize_some")]
     pub(crate) retry_failed: Option<Duration>,
+    /// Added to the nice value of runs over large batches, and of comparisons.
+    pub(crate) nice: u8,
+    /// The class of these for this host's disks.
+    pub(crate) ionice: IoNice,
     /// The remote shell and its words, as in `ssh -p 2222 -i key`; only for [`Location::Ssh`].
     /// `ssh` if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -625,6 +630,18 @@ pub struct Target {
     /// Of a feed, and of no other.
     #[serde(skip)]
     pub(crate) feed: Option<Feed>,
+}
+
+/// How runs stand behind other processes for disks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum IoNice {
+    /// As the daemon does.
+    Normal,
+    /// Best effort, at the lowest level.
+    Low,
+    /// When no other process uses the disk.
+    Idle,
 }
 
 /// Compression on the wire.
@@ -769,9 +786,21 @@ impl Target {
             retry_min: Duration::from_millis(500),
             retry_max: Duration::from_secs(60),
             retry_failed: None,
+            nice: 0,
+            ionice: IoNice::Normal,
             ssh: None,
             rsync_path: None,
         }
+    }
+
+    /// How runs that are not urgent stand behind other processes.
+    pub(crate) fn priority(&self) -> Priority {
+        let io = match self.ionice {
+            IoNice::Normal => None,
+            IoNice::Low => Some(IoClass::Low),
+            IoNice::Idle => Some(IoClass::Idle),
+        };
+        Priority { nice: self.nice, io }
     }
 
     /// How it is reached from this side's `rsync`.

@@ -260,6 +260,7 @@ fn target(mirror: &Mirror, target: &Target, path: &str, out: &mut Vec<Complaint>
     section.least_wait(target.delay);
     section.count("jobs", target.jobs, 1, 64);
     section.count("small_jobs", target.small_jobs, 1, 64);
+    section.count("nice", target.nice.into(), 0, 19);
     section.count("standby", target.standby, 0, 64);
     section.whole_seconds("timeout", target.timeout);
     section.whole_seconds("connect_timeout", target.connect_timeout);

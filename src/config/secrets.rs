@@ -155,7 +155,7 @@ pub(crate) fn readable(path: &Path) -> Option<TrustError> {
 }
 
 /// Keys whose lines can be shown in a message.
-const PLAIN: [&str; 115] = [
+const PLAIN: [&str; 117] = [
     "acknowledge",
     "acls",
     "address",
@@ -203,6 +203,7 @@ const PLAIN: [&str; 115] = [
     "input",
     "interval",
     "io_uring",
+    "ionice",
     "jobs",
     "keep",
     "keep_bytes",
@@ -229,6 +230,7 @@ const PLAIN: [&str; 115] = [
     "name",
     "nats_password_file",
     "nats_user",
+    "nice",
     "nkey_file",
     "page",
     "password_file",

@@ -106,6 +106,8 @@ watchdog = "100s"
 retry_min = "1s"
 retry_max = "30s"
 retry_failed = "1h"
+nice = 5
+ionice = "idle"
 [[mirror.target]]
 name = "b"
 url = "h:/p"
@@ -315,6 +317,8 @@ fn every_key_is_read() {
         retry_min,
         retry_max,
         retry_failed: Some(Duration::from_secs(3600)),
+        nice: 5,
+        ionice: checked::IoNice::Idle,
         ssh: None,
         rsync_path: None,
     };
@@ -536,6 +540,9 @@ fn broken_toml_is_told_with_its_place() {
 fn rules_within_a_mirror() {
     for (mirror, target, want) in [
         ("", "jobs = 0", "jobs is 0"),
+        ("", "nice = 20", "nice is 20"),
+        ("", "nice = -1", "nice is a negative number"),
+        ("", "ionice = \"best\"", "one of \"normal\", \"low\", \"idle\""),
         ("max_delete = \"0%\"", "", "is no bound on deletions"),
         ("max_delete = 1.5", "", "max_delete is a number with a fraction"),
         ("", "max_delete = \"many\"", "is no bound on deletions"),

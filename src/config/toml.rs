@@ -803,6 +803,8 @@ fn target(s: &mut Section<'_, '_>) -> Option<Target> {
         retry_min: s.duration("retry_min").unwrap_or(d.retry_min),
         retry_max: s.duration("retry_max").unwrap_or(d.retry_max),
         retry_failed: s.duration("retry_failed").or(d.retry_failed),
+        nice: s.number("nice", "a number from 0 to 19").unwrap_or(d.nice),
+        ionice: s.choice("ionice").unwrap_or(d.ionice),
         ssh: s.string("ssh"),
         rsync_path: s.string("rsync_path"),
         feed: d.feed,

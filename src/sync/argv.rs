@@ -42,6 +42,7 @@ use super::renames::{self, Renamed};
 use crate::config::{self, Compress, Extras};
 use crate::location::{Location, remote_shell, whole_seconds, with_option};
 use crate::role::mark;
+use crate::sys::priority::Priority;
 
 /// What one rsync is started for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -225,6 +226,8 @@ pub struct Spec<'a> {
     pub below: Option<&'a Below>,
     /// What the process holds open for as long as it lives.
     pub lock: Option<BorrowedFd<'a>>,
+    /// How it stands behind other processes.
+    pub priority: Priority,
 }
 
 impl<'a> Spec<'a> {
@@ -251,6 +254,7 @@ impl<'a> Spec<'a> {
             renamed: None,
             below: None,
             lock: None,
+            priority: Priority::default(),
         }
     }
 
@@ -605,6 +609,7 @@ mod tests {
             renamed: None,
             below: None,
             lock: None,
+            priority: Priority::default(),
         }
     }
 

@@ -116,7 +116,7 @@ impl Run {
         };
         let (user, ruleset) = if fetches { fetching(spec) } else { (None, None) };
         let file_bytes = fetches.then_some(mark::MAX_BYTES);
-        let limits = Limits { no_core: true, file_bytes, user, writes: ruleset.as_ref() };
+        let limits = Limits { no_core: true, file_bytes, user, writes: ruleset.as_ref(), priority: spec.priority };
         let mut inherit: Vec<BorrowedFd<'_>> = match (spec.renamed, spec.below) {
             (Some(renamed), _) => vec![renamed.source.as_fd()],
             (_, Some(below)) => std::iter::once(&below.source).chain(&below.target).map(AsFd::as_fd).collect(),
@@ -520,7 +520,7 @@ pub(crate) fn collect_confined(
 ) -> Result<Collected, CollectError> {
     let confined = privilege::fetch_writes_nothing_else(spec.peer.location, spec.peer.ssh);
     let ruleset = confined.then(|| Ruleset::writes_below(dir).ok()).flatten();
-    let limits = Limits { no_core: true, file_bytes: Some(mark::MAX_BYTES), user: None, writes: ruleset.as_ref() };
+    let limits = Limits { no_core: true, file_bytes: Some(mark::MAX_BYTES), writes: ruleset.as_ref(), ..Limits::default() };
     let caps = privilege::of_fetch(spec.peer.location, spec.peer.ssh);
     gather(Child::spawn_with(argv, env, Stdin::Null, caps, limits, &[])?, limit, timeout)
 }

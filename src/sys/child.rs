@@ -44,6 +44,7 @@ mod proc;
 use super::caps::{self, Caps};
 use super::landlock::{self, Ruleset};
 use super::pipe;
+use super::priority::Priority;
 pub(crate) use proc::{OpenFile, WaitsOn, Work};
 pub use proc::{cpu_ticks, io_bytes};
 
@@ -94,6 +95,8 @@ pub(crate) struct Limits<'a> {
     pub user: Option<User>,
     /// What it writes at most; the same.
     pub writes: Option<&'a Ruleset>,
+    /// How it stands behind other processes.
+    pub priority: Priority,
 }
 
 /// A user and its group.
@@ -121,9 +124,10 @@ pub(crate) fn as_usual(command: &mut Command) -> &mut Command {
 }
 
 impl Limits<'_> {
-    /// Between fork and exec: three system calls.
+    /// Between fork and exec: bare system calls.
     fn set(self) -> nix::Result<()> {
         umask(Mode::from_bits_truncate(USUAL_UMASK));
+        self.priority.set();
         if self.no_core {
             no_core_dumps()?;
         }

@@ -156,6 +156,9 @@ impl Target {
         if options.limited {
             spec.filter_args = &self.args.limited;
         }
+        if launch.lane == Lane::Bulk && carries.is_some() {
+            spec.priority = self.cfg.priority();
+        }
         let mut filters = Vec::new();
         spec.max_delete = self.cap().filter(|_| !options.free);
         if let Some((batch, purpose)) = carries {

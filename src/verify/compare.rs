@@ -26,7 +26,7 @@ use crate::sync::outcome::{Outcome, Verdict};
 use crate::sync::output::Item;
 use crate::sync::pulse::{Beat, Carries, Pulse};
 use crate::sync::run::{Input, Run};
-use crate::sys::priority::idle_group;
+use crate::sys::priority::Priority;
 use crate::sys::statx::Statter;
 use crate::targets::{limited_args, spared};
 
@@ -76,13 +76,14 @@ impl<'p> Comparer<'p> {
     }
 
     fn spec(&self) -> Spec<'_> {
-        let Plan { mirror, sides, root, .. } = self.plan;
+        let Plan { mirror, sides, root, idle, .. } = self.plan;
         Spec {
             source: Some(root.as_fd()),
             dry_run: true,
             missing_args: sides.missing_args,
             compare: self.compare,
             filter_args: &self.filter_args,
+            priority: if *idle { Priority::IDLE } else { sides.target.priority() },
             ..Spec::new(mirror, &sides.target, &sides.facts, root.path())
         }
     }
@@ -121,11 +122,6 @@ impl<'p> Comparer<'p> {
         self.plan.root.check().map_err(|astray| Error::Source(astray.to_string()))?;
         let mut run = Run::start(spec, pass, &self.env, input).map_err(Error::start)?;
         run.keep_items(MAX_KEPT);
-        if self.plan.idle
-            && let Err(error) = idle_group(run.pid())
-        {
-            tracing::debug!(%error, "the comparison runs at normal priority");
-        }
         let ended = Cell::new(None);
         let begun = Instant::now();
         let logged = Cell::new(begun);

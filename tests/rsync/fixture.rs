@@ -173,6 +173,7 @@ impl Fixture {
             filter_args: &self.options.filters,
             guard_args: &[],
             extra: &self.options.extra,
+            priority: Default::default(),
             renamed: None,
             below: None,
             lock: None,
