@@ -502,6 +502,20 @@ fn cases_of_followers() -> Vec<Case> {
             w.check();
             Ok(())
         }),
+        case("a_source_of_another_user_is_published", ON, |fs| {
+            let mut w = World::new(fs, 0)?;
+            w.daemon.kill();
+            w.src.remove(".fansync");
+            w.src.chmod(".", 0o755);
+            w.src.chown(".", 33, 33);
+            w.restart_source();
+            let upstream = w.rsyncd.url("web");
+            w.join_by(0, &[upstream], None, |_| {});
+            w.src.write("late", b"of www-data");
+            w.barrier("all");
+            w.check();
+            Ok(())
+        }),
         case("an_empty_source_can_begin", ON, |fs| {
             let work = fs::work_dir();
             let nats = Nats::start(work.path(), "")?;

@@ -7,10 +7,11 @@
 //! | `CAP_SETPCAP` | to take from children what they do not need | | |
 //! | `CAP_CHOWN` `CAP_FOWNER` `CAP_FSETID` `CAP_MKNOD` `CAP_DAC_OVERRIDE` | as its children, below | | owner, mode and times, set-ID bits, devices, writing everywhere |
 //! | `CAP_SETFCAP` | as its children, below | | with `xattrs`: file capabilities |
+//! | `CAP_DAC_OVERRIDE` | with a feed: its mark is kept in the source, which may be another user's | | |
 //! | `CAP_SETUID` `CAP_SETGID` `CAP_KILL` | with `roles`, to start another user's process that fetches a mark, and to end it | | |
 //!
 //! The daemon has what its children have, else it could not look after them ([`crate::sys::caps`]);
-//! it uses none of it. Programs that the configuration names besides rsync are the administrator's,
+//! it uses none of that. Programs that the configuration names besides rsync are the administrator's,
 //! and what they need is not known: hooks start with what root has. A remote shell other than ssh
 //! may have to become another user (`sudo -u`), so with one nothing is given up.
 
@@ -134,6 +135,11 @@ fn of_children(mirrors: &[Mirror]) -> Option<Caps> {
 /// What the daemon needs beside what its children need.
 fn own(mirrors: &[Mirror]) -> Caps {
     let always = Caps::of(&[Capability::CAP_SYS_ADMIN, Capability::CAP_DAC_READ_SEARCH, Capability::CAP_SETPCAP]);
+    let feeds = |m: &Mirror| m.targets.iter().any(|t| t.location.is_feed());
+    let always = match mirrors.iter().any(feeds) {
+        true => always.with(Caps::of(&[Capability::CAP_DAC_OVERRIDE])),
+        false => always,
+    };
     let fetches = |m: &Mirror| m.roles && m.targets.iter().any(|t| fetches_as_another(&t.location));
     if mirrors.iter().any(fetches) { always.with(of_other_users()) } else { always }
 }
@@ -204,6 +210,9 @@ mod tests {
         let mut mirror = Mirror::new("m", "/s");
         mirror.targets = vec![Target::new("a", of("rsync://h/m"))];
         assert_eq!(own(std::slice::from_ref(&mirror)).names().len(), 3);
+        let mut published = mirror.clone();
+        published.targets = vec![Target::new("feed", Location::Feed { feed: "feed".into(), servers: Vec::new() })];
+        assert!(own(&[published]).names().contains(&"CAP_DAC_OVERRIDE".to_owned()), "the mark in the source");
         mirror.roles = true;
         assert_eq!(own(std::slice::from_ref(&mirror)).names().len(), 6);
         mirror.targets = vec![Target::new("a", of("h:/d"))];

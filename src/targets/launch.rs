@@ -80,7 +80,8 @@ impl Target {
                     self.schedule.periodic.back(options.limited);
                     self.ledger.give_back(batch);
                 }
-                self.went_away(cx, config, format!("cannot start rsync: {error}"));
+                let what = if self.is_feed() { "cannot publish" } else { "cannot start rsync" };
+                self.went_away(cx, config, format!("{what}: {error}"));
                 return None;
             }
         };
