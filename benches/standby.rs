@@ -108,8 +108,14 @@ fn main() {
 
     let env = environment(std::env::vars_os());
     let facts = RsyncFacts::probe(Path::new("rsync"), &env).expect("a usable rsync");
-    let module =
-        Location::Daemon { user: None, host: "127.0.0.1".into(), port: Some(port), module: "m".into(), path: String::new() };
+    let module = Location::Daemon {
+        shell: false,
+        user: None,
+        host: "127.0.0.1".into(),
+        port: Some(port),
+        module: "m".into(),
+        path: String::new(),
+    };
     let local = Location::Local(dst.clone());
     for (name, location) in [("module", &module), ("local", &local)] {
         let spec = Spec {

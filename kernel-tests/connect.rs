@@ -9,13 +9,60 @@ use std::process::Command;
 use crate::fixture::daemon::binary;
 use crate::fixture::fs::{Fs, work_dir};
 use crate::fixture::proc::run;
-use crate::fixture::rsyncd::{Rsyncd, free_port};
+use crate::fixture::rsyncd::{self, Rsyncd, Sshd, free_port};
 use crate::fixture::{Case, Run, WAIT, case};
 
 const NOBODY: u32 = 65_534;
 
 pub fn cases() -> Vec<Case> {
-    vec![case("check_tries_each_target", &[Fs::Tmpfs], connect)]
+    vec![
+        case("check_tries_each_target", &[Fs::Tmpfs], connect),
+        case("check_tries_a_daemon_that_ssh_starts", &[Fs::Tmpfs], behind_ssh),
+    ]
+}
+
+fn behind_ssh(_: Fs) -> Run<()> {
+    let work = work_dir();
+    let at = |name: &str| work.path().join(name).display().to_string();
+    for name in ["src", "tmp", "m"] {
+        fs::create_dir(at(name)).expect("it can be made");
+    }
+    let sshd = Sshd::start(work.path(), work.path())?;
+    let rsync_path = rsyncd::behind_ssh(work.path(), "m", at("m").as_ref(), "max connections = 3");
+    let check = |url: &str, keys: &str| {
+        let mirror = format!("[[mirror]]\nname = \"m\"\nsource = {:?}\n", at("src"));
+        let daemon = format!("[daemon]\nstatus_socket = {:?}\n", at("s"));
+        let target = format!("[[mirror.target]]\nname = \"t\"\nurl = {url:?}\nrsync_path = {rsync_path:?}\n{keys}");
+        fs::write(at("config.toml"), format!("{daemon}{mirror}{target}")).expect("it can be written");
+        let mut check = Command::new(binary());
+        run(check.args(["check", "--connect", "--config", &at("config.toml")]).env("TMPDIR", at("tmp")), WAIT)
+    };
+    let shell = format!("ssh = {:?}\n", sshd.command());
+    let dead = shell.replace(&format!(" {} ", sshd.port()), &format!(" {} ", free_port()));
+    for (url, keys, code, wants) in [
+        (
+            "root@127.0.0.1::m",
+            &shell,
+            0,
+            &[
+                "m/t  ssh+rsync://root@127.0.0.1/m\n",
+                "127.0.0.1 answers through ssh: protocol 3",
+                "the module lets fansync in",
+                "as it was sent",
+                "ok       and owners are kept",
+                "warning  5 of 8 connections are refused",
+            ][..],
+        ),
+        ("ssh+rsync://root@127.0.0.1/none", &shell, 78, &["Unknown module", "write the module none there"]),
+        ("rsync://root@127.0.0.1/m", &dead, 75, &["does not answer: ", "answers @RSYNCD without a question"]),
+        ("rsync://root@127.0.0.1:1/m", &shell, 78, &[]),
+    ] {
+        let ran = check(url, keys);
+        assert!(ran.code == code, "{url}: {}: {}{}", ran.code, ran.stdout, ran.stderr);
+        wants.iter().for_each(|want| assert!(ran.stdout.contains(want), "{want} for {url}: {}", ran.stdout));
+    }
+    assert_eq!(fs::read_dir(at("m")).expect("it is there").count(), 0, "something is left on the target");
+    Ok(())
 }
 
 fn connect(_: Fs) -> Run<()> {

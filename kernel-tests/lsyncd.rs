@@ -2,7 +2,7 @@
 //!
 //! In a program `@P@` is `l` where lsyncd runs it and `f` where it is imported, so that each has
 //! targets of its own; `@W@` is the directory of the test, `@SRC@` the source, `@PORT@` the port of
-//! an rsync daemon, `@SSH@` the settings that reach an ssh daemon.
+//! an rsync daemon, `@SSH@` the settings that reach an ssh daemon, `@SHELL@` its command.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -10,7 +10,7 @@ use std::path::Path;
 use crate::fixture::daemon::{Daemon, Until, fansync};
 use crate::fixture::fs::{Fs, Ground, needs, work_dir};
 use crate::fixture::proc::{Service, bound_command, poll_until};
-use crate::fixture::rsyncd::{Rsyncd, Sshd};
+use crate::fixture::rsyncd::{Rsyncd, Sshd, behind_ssh};
 use crate::fixture::tree::{Dir, Times, differences};
 use crate::fixture::{Case, Run, WAIT, case};
 
@@ -70,6 +70,11 @@ const PROGRAMS: &[(&str, &str)] = &[
         "settings { nodaemon = true }\nsync { default.rsyncssh, source = '@SRC@', host = 'root@127.0.0.1', targetdir = '@W@/@P@-one', delay = 1,\n\
          rsync = { archive = true }, ssh = { @SSH@ } }\n",
     ),
+    (
+        "a_daemon_through_ssh",
+        "settings { nodaemon = true }\nsync { default.rsync, source = '@SRC@', target = 'root@127.0.0.1::@P@-one', delay = 1,\n\
+         rsync = { archive = true, rsh = '@SHELL@', rsync_path = 'rsync --config=@W@/@P@-one.conf' } }\n",
+    ),
 ];
 
 fn fill(src: &Dir) {
@@ -120,7 +125,10 @@ fn alike(name: &str, program: &str) -> Run<()> {
         modules.push((name.to_owned(), dir.root().to_owned()));
     }
     let rsyncd = if program.contains("@PORT@") { Some(Rsyncd::start(at, &modules)?) } else { None };
-    let sshd = if program.contains("@SSH@") { Some(Sshd::start(at, at)?) } else { None };
+    for (name, dir) in &modules {
+        behind_ssh(at, name, dir, "");
+    }
+    let sshd = if program.contains("@SSH@") || program.contains("@SHELL@") { Some(Sshd::start(at, at)?) } else { None };
     fill(&ground.src);
     fs::write(at.join("excludes"), "# what changes often\n*.tmp\n/cache/\n").expect("a file");
     let shell = sshd.as_ref().map_or_else(String::new, |sshd| {
@@ -134,6 +142,7 @@ fn alike(name: &str, program: &str) -> Run<()> {
     let write = |side: &str| {
         let text = program.replace("@P@", side).replace("@W@", &at.display().to_string());
         let text = text.replace("@SRC@", &ground.src.root().display().to_string()).replace("@SSH@", &shell);
+        let text = text.replace("@SHELL@", &sshd.as_ref().map_or_else(String::new, Sshd::command));
         let text = text.replace("@PORT@", &rsyncd.as_ref().map_or(0, Rsyncd::port).to_string());
         let path = at.join(format!("{side}.lua"));
         fs::write(&path, text).expect("a file");

@@ -250,7 +250,7 @@ pub fn cases() -> Vec<Case> {
                 let port = match to {
                     To::Local => None,
                     To::Module => m.rsyncd.as_ref().map(|rsyncd| rsyncd.port()),
-                    To::Ssh | To::SshHome | To::SshWholeHome => {
+                    To::Ssh | To::SshHome | To::SshWholeHome | To::SshModule => {
                         ssh.as_deref().and_then(|ssh| ssh.split(' ').nth(2)?.parse().ok())
                     }
                 };

@@ -1,11 +1,13 @@
 //! Several targets, their kinds, and one that is away.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
 
 use crate::fixture::daemon::Until;
-use crate::fixture::fs::{ALL, Fs};
+use crate::fixture::fs::{ALL, Fs, work_dir};
 use crate::fixture::proc::{must, poll_until};
 use crate::fixture::tree::{Dir, Times, differences};
 use crate::fixture::{Case, Mirror, Setup, To, WAIT, case};
@@ -23,6 +25,50 @@ pub fn cases() -> Vec<Case> {
         }),
         case("the_home_of_the_login_over_ssh", &[Fs::Tmpfs], |fs| {
             work_out(&Setup::new(fs).targets(&[To::SshWholeHome]).start()?)
+        }),
+        case("a_daemon_that_ssh_starts", &[Fs::Tmpfs], |fs| work_out(&Setup::new(fs).targets(&[To::SshModule]).start()?)),
+        case("a_daemon_that_ssh_starts_compares_asks_and_goes_away", &[Fs::Ext4], |fs| {
+            let keys = work_dir();
+            let file = |name: &str, text: &str| {
+                let path = keys.path().join(name);
+                fs::write(&path, text).expect("it can be written");
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("the mode can be set");
+                path.display().to_string()
+            };
+            let (secrets, password) = (file("secrets", "root:right\n"), file("password", "wrong\n"));
+            let mut m = Setup::new(fs)
+                .targets(&[To::SshModule])
+                .module(&format!("auth users = root\nsecrets file = {secrets}"))
+                .target_key("password_file", password.as_str())
+                .target_key("retry_min", "100ms")
+                .target_key("retry_max", "200ms")
+                .key("first_max_delete", "100%")
+                .before(tree)
+                .before_on_target(|dst| {
+                    dst.mkdirs("d/stray/deep");
+                    dst.write("d/stray/deep/file", b"of the target alone");
+                    dst.write("d/file", b"an older one");
+                })
+                .while_reconciling()
+                .start()?;
+            let refused = || Some(m.daemon.target_status("t1")).filter(|t| t.state == "config");
+            let refused = poll_until(WAIT, refused).expect("the status says that the target refuses");
+            assert!(refused.advice.contains("holds the password of root"), "{refused:?}");
+            assert!(m.dst().has("d/stray/deep/file"), "a module that refuses was written to");
+            file("password", "right\n");
+            m.check();
+            m.src.write("d/file", b"changed");
+            m.src.rename("d/sub", "sub");
+            m.check();
+            sshd(&mut m).stop();
+            m.src.write("d/file", b"while the target is away");
+            m.src.remove("sub");
+            let down = || Some(m.daemon.target_status("t1")).filter(|t| t.state == "down");
+            let down = poll_until(WAIT, down).expect("the status says that the target is down");
+            assert!(down.advice.contains("root@127.0.0.1 rsync --config=") && down.advice.contains("rsyncd.conf"), "{down:?}");
+            sshd(&mut m).restart();
+            m.check();
+            Ok(())
         }),
         case("one_away_does_not_hold_up_the_other", &[Fs::Ext4, Fs::Tmpfs], |fs| {
             let mut m = Setup::new(fs).targets(&[To::Module, To::Local]).start()?;
@@ -174,6 +220,10 @@ fn work_out(m: &Mirror) -> crate::fixture::Run<()> {
     m.src.remove("sub");
     m.check();
     Ok(())
+}
+
+fn sshd(m: &mut Mirror) -> &mut crate::fixture::rsyncd::Sshd {
+    m.sshd.as_mut().expect("the mirror has a target behind ssh")
 }
 
 fn rsyncd(m: &mut Mirror) -> &mut crate::fixture::rsyncd::Rsyncd {

@@ -28,7 +28,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use crate::config::{Config, Mirror, Target};
 use crate::control::{self, Request};
 use crate::exit::ExitCode;
-use crate::location::{Location, Trouble, remote_shell};
+use crate::location::{DAEMON, Location, Trouble, remote_shell};
 use crate::path::{RelPath, Shown};
 use crate::sync::argv::{self, Pass, Spec};
 use crate::sync::filelist::{self, Form};
@@ -152,7 +152,8 @@ fn try_one(mirror: &Mirror, target: &Target, runs: bool) -> Tried {
         }
     };
     let reached = match &target.location {
-        Location::Daemon { host, port, .. } => greet(&mut tried, target, &mirror.rsync, host, port.unwrap_or(873)),
+        Location::Daemon { shell: false, host, port, .. } => greet(&mut tried, target, &mirror.rsync, host, port.unwrap_or(873)),
+        Location::Daemon { user, host, .. } => greet_through_shell(&mut tried, mirror, target, user.as_deref(), host, &env),
         Location::Ssh { user, host, .. } => ask_version(&mut tried, mirror, target, user.as_deref(), host, &env),
         Location::Local(_) | Location::Feed { .. } => true,
     };
@@ -382,6 +383,49 @@ fn hold(tried: &mut Tried, spec: &Spec<'_>, needed: usize, env: &[(OsString, OsS
 
 // ----- ssh -----
 
+/// The words that run `args` of the rsync behind the remote shell.
+fn shell_words(target: &Target, user: Option<&str>, host: &str, args: &str) -> Vec<OsString> {
+    let shell = remote_shell(target.ssh.as_deref(), target.connect_timeout);
+    let mut words: Vec<OsString> = shlex::split(&shell).unwrap_or_default().into_iter().map(Into::into).collect();
+    words.push(user.map_or_else(|| host.to_owned(), |user| format!("{user}@{host}")).into());
+    words.push(format!("{} {args}", target.rsync_path.as_deref().unwrap_or("rsync")).into());
+    words
+}
+
+/// Whether the remote shell works, and a daemon that it starts greets.
+fn greet_through_shell(
+    tried: &mut Tried,
+    mirror: &Mirror,
+    target: &Target,
+    user: Option<&str>,
+    host: &str,
+    env: &[(OsString, OsString)],
+) -> bool {
+    let advice = || target.location.advice(Trouble::Away, &target.reach(&mirror.rsync));
+    let patience = target.connect_timeout + target.timeout;
+    let asked = match collect(&shell_words(target, user, host, DAEMON), env, 64 * 1024, patience) {
+        Ok(asked) => asked,
+        Err(error) => {
+            tried.bad(ExitCode::TargetUnreachable, format!("the remote shell cannot be run: {error}; {}", advice()));
+            return false;
+        }
+    };
+    let (stdout, stderr) = (String::from_utf8_lossy(&asked.stdout), String::from_utf8_lossy(&asked.stderr));
+    let Some(protocol) = protocol(&stdout) else {
+        let said = stderr.lines().chain(stdout.lines()).rfind(|line| !line.trim().is_empty()).unwrap_or("it says nothing").trim();
+        tried.bad(
+            ExitCode::TargetUnreachable,
+            format!("the rsync daemon behind ssh on {host} does not answer: {said}; {}", advice()),
+        );
+        return false;
+    };
+    match protocol {
+        ..31 => tried.warn(format!("{host} speaks protocol {protocol}: rsync is older than 3.1; install 3.2.3 or later there")),
+        _ => tried.good(format!("{host} answers through ssh: protocol {protocol}")),
+    }
+    true
+}
+
 /// Whether the remote shell works, and which rsync is there.
 fn ask_version(
     tried: &mut Tried,
@@ -391,10 +435,7 @@ fn ask_version(
     host: &str,
     env: &[(OsString, OsString)],
 ) -> bool {
-    let shell = remote_shell(target.ssh.as_deref(), target.connect_timeout);
-    let mut words: Vec<OsString> = shlex::split(&shell).unwrap_or_default().into_iter().map(Into::into).collect();
-    words.push(user.map_or_else(|| host.to_owned(), |user| format!("{user}@{host}")).into());
-    words.push(format!("{} --version", target.rsync_path.as_deref().unwrap_or("rsync")).into());
+    let words = shell_words(target, user, host, "--version");
     let advice = || target.location.advice(Trouble::Away, &target.reach(&mirror.rsync));
     let patience = target.connect_timeout + target.timeout;
     let asked = match collect(&words, env, 64 * 1024, patience) {

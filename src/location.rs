@@ -20,13 +20,17 @@ use serde::{Serialize, Serializer};
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Location {
     /// A module of an rsync daemon: `rsync://[user@]host[:port]/module[/path]` or
-    /// `[user@]host::module[/path]`.
+    /// `[user@]host::module[/path]`; `ssh+rsync://[user@]host/module[/path]` for a daemon that a
+    /// remote shell starts.
     Daemon {
-        /// Whom to log in as.
+        /// Whether a remote shell starts the daemon for each run, and carries the connection.
+        shell: bool,
+        /// Whom to log in as; with `shell` the login of both (rsync(1), USING RSYNC-DAEMON FEATURES
+        /// VIA A REMOTE-SHELL CONNECTION).
         user: Option<String>,
         /// Name or address; an IPv6 address without brackets.
         host: String,
-        /// TCP port, 873 if not given.
+        /// TCP port, 873 if not given; none with `shell`.
         port: Option<u16>,
         /// The module's name.
         module: String,
@@ -110,28 +114,40 @@ impl Location {
 
     fn unanswered_advice(&self, reach: &Reach<'_>) -> String {
         match self {
+            Location::Daemon { shell: true, host, module, .. } => format!(
+                "see that {}, and that the rsyncd.conf of this login on {host} has the module {module}",
+                self.shell_advice(reach)
+            ),
             Location::Daemon { host, port, module, .. } => format!(
                 "see that {host} answers on port {} and serves the module {module}: `{} {}` lists what is there",
                 port.unwrap_or(873),
                 reach.rsync_of_daemon(),
                 word(&format!("{self}/"))
             ),
-            Location::Ssh { user, host, .. } => {
-                let user = user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
-                let shell = remote_shell(reach.ssh, reach.connect_timeout);
-                // Its quotes are those of fansync's words; a shell also expands `~`, `$` and `*`.
-                let shell =
-                    shlex::split(&shell).map_or(shell, |words| words.iter().map(|w| word(w)).collect::<Vec<_>>().join(" "));
-                format!(
-                    "see that `{shell} {} {}` works without a question, as the user that fansync runs as",
-                    word(&format!("{user}{host}")),
-                    remote_command(reach.rsync_path)
-                )
-            }
+            Location::Ssh { .. } => format!("see that {}", self.shell_advice(reach)),
             Location::Local(path) => format!("see that {} is there, and that what belongs there is mounted", path.display()),
             Location::Feed { servers, .. } => {
                 format!("see that nats-server runs with JetStream and answers on {}", servers.join(", "))
             }
+        }
+    }
+
+    /// A command that tries the remote shell, and what it is to do; nothing where there is none.
+    fn shell_advice(&self, reach: &Reach<'_>) -> String {
+        let (Location::Ssh { user, host, .. } | Location::Daemon { user, host, .. }) = self else { return String::new() };
+        let shell = remote_shell(reach.ssh, reach.connect_timeout);
+        // Its quotes are those of fansync's words; a shell also expands `~`, `$` and `*`.
+        let shell = shlex::split(&shell).map_or(shell, |words| words.iter().map(|w| word(w)).collect::<Vec<_>>().join(" "));
+        let login = word(&format!("{}{host}", at(user)));
+        match self.is_daemon() {
+            true => format!(
+                "`{shell} {login} {} </dev/null` answers @RSYNCD without a question, as the user that fansync runs as",
+                remote_command(reach.rsync_path, DAEMON)
+            ),
+            false => format!(
+                "`{shell} {login} {}` works without a question, as the user that fansync runs as",
+                remote_command(reach.rsync_path, "--version")
+            ),
         }
     }
 
@@ -148,8 +164,14 @@ impl Location {
     /// What to look at when it refuses: a sentence and a space behind it, or nothing where the
     /// reason says it.
     pub(crate) fn refusal_advice(&self, cause: Trouble, reach: &Reach<'_>) -> String {
-        let Location::Daemon { user, host, port, module, .. } = self else { return String::new() };
+        let Location::Daemon { shell, user, host, port, module, .. } = self else { return String::new() };
         match cause {
+            Trouble::UnknownModule if *shell => {
+                return format!(
+                    "The daemon behind the remote shell reads /etc/rsyncd.conf where the login is root, else rsyncd.conf in its home, \
+                     or what a forced command names: write the module {module} there. "
+                );
+            }
             Trouble::UnknownModule => {
                 let port = port.map(|port| format!(":{port}")).unwrap_or_default();
                 let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
@@ -225,10 +247,13 @@ fn word(text: &str) -> String {
     }
 }
 
+/// How rsync starts a daemon through a remote shell (3.1 to 3.5), which greets at once.
+pub(crate) const DAEMON: &str = "--server --daemon .";
+
 /// What the remote shell is to run, as one or more words of a shell here: the shell there splits it
 /// once more.
-fn remote_command(rsync_path: Option<&str>) -> String {
-    let command = format!("{} --version", rsync_path.unwrap_or("rsync"));
+fn remote_command(rsync_path: Option<&str>, args: &str) -> String {
+    let command = format!("{} {args}", rsync_path.unwrap_or("rsync"));
     match command.split(' ').all(|part| word(part) == part) {
         true => command,
         false => word(&command),
@@ -320,6 +345,18 @@ impl Location {
             };
             return daemon(text, user, host, port, place);
         }
+        if let Some(rest) = text.strip_prefix("ssh+rsync://") {
+            let (authority, place) = rest.split_once('/').unwrap_or((rest, ""));
+            let (user, host) = split_user(authority);
+            if user.is_some_and(|u| u.contains(':')) {
+                return Err(LocationError::Password);
+            }
+            let (host, after) = split_host(host).ok_or_else(|| part("host", host, "has no closing bracket"))?;
+            if !after.is_empty() {
+                return Err(part("port", after, "belongs to the remote shell: set ssh = \"ssh -p PORT\""));
+            }
+            return daemon(text, user, host, None, place).map(Location::through_shell);
+        }
         if text.starts_with("nats://") || text.starts_with("tls://") {
             return feed(text);
         }
@@ -347,6 +384,17 @@ impl Location {
         Ok(Location::Ssh { user: user.map(str::to_owned), host: host.to_owned(), path })
     }
 
+    /// The same module behind a remote shell; other places as they are, also a module with a port,
+    /// which no remote shell knows.
+    pub(crate) fn through_shell(self) -> Location {
+        match self {
+            Location::Daemon { user, host, port: None, module, path, .. } => {
+                Location::Daemon { shell: true, user, host, port: None, module, path }
+            }
+            other => other,
+        }
+    }
+
     /// The destination argument for rsync. It ends in `/.`, so that rsync reports a missing
     /// directory and does not create it (measured with 3.5.0: exit code 3 or 11).
     pub(crate) fn dest(&self) -> OsString {
@@ -365,8 +413,18 @@ impl Location {
                 let dot = if path.is_empty() { "." } else { "./" };
                 format!("{}{dot}{path}", self.login()).into()
             }
-            remote => remote.to_string().into(),
+            // That it is behind a remote shell is said by `-e`.
+            Location::Daemon { .. } => self.as_rsync_url().into(),
+            other => other.to_string().into(),
         }
+    }
+
+    /// `rsync://…` of a module, whatever carries the connection.
+    fn as_rsync_url(&self) -> String {
+        let Location::Daemon { user, host, port, module, path, .. } = self else { return self.to_string() };
+        let port = port.map_or(String::new(), |port| format!(":{port}"));
+        let slash = if path.is_empty() { "" } else { "/" };
+        format!("rsync://{}{}{port}/{module}{slash}{path}", at(user), bracketed(host))
     }
 
     /// `[user@]host:` of a place behind ssh, and nothing for others.
@@ -407,10 +465,20 @@ impl Location {
         out
     }
 
-    /// Whether an rsync daemon is spoken to, which knows of password files, `--contimeout` and
-    /// socket options.
+    /// Whether an rsync daemon is spoken to, which has modules and password files.
     pub(crate) fn is_daemon(&self) -> bool {
         matches!(self, Location::Daemon { .. })
+    }
+
+    /// Whether rsync itself connects to a daemon, which is when it knows of `--contimeout` and
+    /// socket options.
+    pub(crate) fn is_socket(&self) -> bool {
+        matches!(self, Location::Daemon { shell: false, .. })
+    }
+
+    /// Whether a remote shell carries the connection.
+    pub(crate) fn is_behind_shell(&self) -> bool {
+        matches!(self, Location::Ssh { .. } | Location::Daemon { shell: true, .. })
     }
 
     /// Whether it is a feed.
@@ -451,11 +519,9 @@ impl Location {
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Location::Daemon { user, host, port, module, path } => {
-                write!(f, "rsync://{}{}", at(user), bracketed(host))?;
-                port.map_or(Ok(()), |port| write!(f, ":{port}"))?;
-                write!(f, "/{module}")?;
-                if path.is_empty() { Ok(()) } else { write!(f, "/{path}") }
+            Location::Daemon { shell, .. } => {
+                let by = if *shell { "ssh+" } else { "" };
+                write!(f, "{by}{}", self.as_rsync_url())
             }
             Location::Ssh { path, .. } => {
                 // What would be read as a module, another home or a password without the dot.
@@ -490,7 +556,8 @@ fn daemon(text: &str, user: Option<&str>, host: &str, port: Option<u16>, place: 
     }
     let path =
         if path.is_empty() { String::new() } else { components(Path::new(path)).map_err(|reason| part("path", path, reason))? };
-    Ok(Location::Daemon { user: user.map(str::to_owned), host: host.to_owned(), port, module: module.to_owned(), path })
+    let (user, host, module) = (user.map(str::to_owned), host.to_owned(), module.to_owned());
+    Ok(Location::Daemon { shell: false, user, host, port, module, path })
 }
 
 /// The servers of a feed, and its name behind the last slash.
@@ -633,7 +700,7 @@ mod tests {
 
     fn module(user: Option<&str>, host: &str, port: Option<u16>, module: &str, path: &str) -> Location {
         let (user, host, module, path) = (user.map(str::to_owned), host.into(), module.into(), path.into());
-        Location::Daemon { user, host, port, module, path }
+        Location::Daemon { shell: false, user, host, port, module, path }
     }
 
     fn ssh(user: Option<&str>, host: &str, path: &str) -> Location {
@@ -705,6 +772,11 @@ mod tests {
             ("u@h:/a", &own, ["`/usr/bin/ssh -p 2222 -i /k -o BatchMode=yes -o ConnectTimeout=5 u@h rsync", "question"]),
             ("u@h:/a", &odd, ["`ssh -i '/my key' -o 'ProxyCommand=~/jump' -o BatchMode=yes ", "u@h sudo -u b rsync --version`"]),
             ("u@h:/a", &other, ["`sudo -u me ssh -p 1 u@h 'nice rsync; true --version'`", "question"]),
+            (
+                "ssh+rsync://u@h/m",
+                &own,
+                ["u@h rsync --server --daemon . </dev/null` answers @RSYNCD", "rsyncd.conf of this login on h has the module m"],
+            ),
             ("/a/b", &plain, ["/a/b is there", "mounted"]),
         ] {
             let advice = Location::parse(text).unwrap().advice(Away, reach);
@@ -731,6 +803,7 @@ mod tests {
             ("rsync://u@h/m", auth, None, ["wants a password of u", "`password_file`"]),
             ("rsync://h/m", auth, None, ["wants a user", "url"]),
             ("rsync://u@h:1/m/sub", unknown, FILE, ["`rsync --contimeout=5 rsync://h:1/`", "lists the modules"]),
+            ("ssh+rsync://u@h/m", unknown, FILE, ["/etc/rsyncd.conf", "write the module m there"]),
             ("rsync://[::1]/m", unknown, FILE, ["`rsync --contimeout=5 'rsync://[::1]/'`", "lists the modules"]),
             ("rsync://h/m", Trouble::ReadOnlyModule, None, ["`read only = no`", "the module m"]),
             ("rsync://h/m", Trouble::ClosedModule, None, ["`path` of the module m", "`uid`"]),
@@ -754,6 +827,8 @@ mod tests {
             ("h::m", module(None, "h", None, "m", ""), "rsync://h/m/."),
             ("u@h::m/a/./b", module(Some("u"), "h", None, "m", "a/b"), "rsync://u@h/m/a/b/."),
             ("u@[fe80::1%eth0]::m/a b", module(Some("u"), "fe80::1%eth0", None, "m", "a b"), "rsync://u@[fe80::1%eth0]/m/a b/."),
+            ("ssh+rsync://h/m", module(None, "h", None, "m", "").through_shell(), "rsync://h/m/."),
+            ("ssh+rsync://u@[::1]/m/a/", module(Some("u"), "::1", None, "m", "a").through_shell(), "rsync://u@[::1]/m/a/."),
             ("u@h:/a/", ssh(Some("u"), "h", "/a"), "u@h:/a/."),
             ("u@dom@h:/a", ssh(Some("u@dom"), "h", "/a"), "u@dom@h:/a/."),
             ("h:/a:b@c", ssh(None, "h", "/a:b@c"), "h:/a:b@c/."),
@@ -778,6 +853,15 @@ mod tests {
     }
 
     #[test]
+    fn a_module_with_a_port_has_no_shell() {
+        let socket = Location::parse("rsync://h:873/m").unwrap();
+        assert_eq!(socket.clone().through_shell(), socket);
+        let behind = Location::parse("h::m").unwrap().through_shell();
+        assert!(behind.is_daemon() && behind.is_behind_shell() && !behind.is_socket());
+        assert_eq!(Location::parse("ssh+rsync://u:p@h/m"), Err(LocationError::Password));
+    }
+
+    #[test]
     fn refused() {
         for text in [
             "",
@@ -797,6 +881,10 @@ mod tests {
             "h h:a",
             "h::",
             "h::/a",
+            "ssh+rsync://h",
+            "ssh+rsync://h:22/m",
+            "ssh+rsync:///m",
+            "ssh+rsync://h/../m",
             "rsync://h",
             "rsync://h/",
             "rsync:///m",
@@ -884,6 +972,7 @@ mod tests {
             ("h::m/a", "h::m/ab", None),
             ("h::m/a", "h::m", None),
             ("h::m", "h::n", None),
+            ("ssh+rsync://h/m", "h::m/a", Some("a")),
             ("rsync://h:1/m", "h::m", None),
             ("/a", "/a/b/c", Some("b/c")),
             ("/a", "/ab", None),
@@ -913,8 +1002,12 @@ mod tests {
         let module = "[^/\\pC:-][^/\\pC]{0,9}".prop_filter("no name", |n| !matches!(n.as_str(), "." | ".."));
         let some = path.clone().prop_filter("the root", |p| !p.is_empty()).prop_map(|p| format!("/{p}"));
         prop_oneof![
-            (user.clone(), host.clone(), proptest::option::of(1u16..), module, path.clone())
-                .prop_map(|(user, host, port, module, path)| Location::Daemon { user, host, port, module, path }),
+            (any::<bool>(), user.clone(), host.clone(), proptest::option::of(1u16..), module, path.clone()).prop_map(
+                |(shell, user, host, port, module, path)| {
+                    let port = port.filter(|_| !shell);
+                    Location::Daemon { shell, user, host, port, module, path }
+                }
+            ),
             (user, host, prop_oneof![some.clone(), path]).prop_map(|(user, host, path)| Location::Ssh { user, host, path }),
             some.prop_map(|p| Location::Local(p.into())),
         ]

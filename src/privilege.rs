@@ -33,13 +33,13 @@ pub(crate) fn of_rsync(location: &Location, ssh: Option<&str>, extras: Extras) -
         list.push(Capability::CAP_SYS_ADMIN);
     }
     match location {
-        Location::Daemon { .. } | Location::Feed { .. } => {}
-        Location::Ssh { .. } => {
+        Location::Ssh { .. } | Location::Daemon { shell: true, .. } => {
             if let Some(words) = ssh {
                 let program = Path::new(words.split_whitespace().next()?);
                 program.file_name().filter(|name| *name == "ssh")?;
             }
         }
+        Location::Daemon { .. } | Location::Feed { .. } => {}
         Location::Local(_) => {
             list.extend([
                 Capability::CAP_CHOWN,
@@ -74,7 +74,7 @@ fn of_other_users() -> Caps {
 /// Whether the run that fetches a mark can be another user's: ssh reads keys that are this user's
 /// alone.
 fn fetches_as_another(location: &Location) -> bool {
-    !matches!(location, Location::Ssh { .. })
+    !location.is_behind_shell()
 }
 
 /// Whom the run becomes that fetches the mark of a target; `None`: nobody else. A number that no

@@ -620,11 +620,11 @@ pub struct Target {
     pub(crate) nice: u8,
     /// The class of these for this host's disks.
     pub(crate) ionice: IoNice,
-    /// The remote shell and its words, as in `ssh -p 2222 -i key`; only for [`Location::Ssh`].
+    /// The remote shell and its words, as in `ssh -p 2222 -i key`; only for what is behind one.
     /// `ssh` if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ssh: Option<String>,
-    /// The rsync program on the other side; only for [`Location::Ssh`].
+    /// The rsync program on the other side; only for what is behind a remote shell.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) rsync_path: Option<String>,
     /// Of a feed, and of no other.
@@ -801,6 +801,14 @@ impl Target {
             IoNice::Idle => Some(IoClass::Idle),
         };
         Priority { nice: self.nice, io }
+    }
+
+    /// As rsync has it with `-e`: where there is a remote shell, a module is that of a daemon behind
+    /// it.
+    pub(crate) fn put_behind_its_shell(&mut self) {
+        if self.ssh.is_some() {
+            self.location = self.location.clone().through_shell();
+        }
     }
 
     /// How it is reached from this side's `rsync`.

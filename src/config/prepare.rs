@@ -234,6 +234,9 @@ fn taken_apart<'i>(value: Spanned<DeValue<'i>>) -> Result<(DeTable<'i>, Option<D
 fn inapplicable(target: &DeTable<'_>) -> &'static [&'static str] {
     let url = target.get("url").and_then(|url| url.get_ref().as_str());
     match url.map(Location::parse) {
+        Some(Ok(Location::Daemon { shell: true, .. })) => &[],
+        // One with a remote shell of its own is behind that.
+        Some(Ok(Location::Daemon { .. })) if target.contains_key("ssh") => &[],
         Some(Ok(Location::Daemon { .. })) => &["ssh", "rsync_path"],
         Some(Ok(Location::Ssh { .. })) => &["password_file"],
         Some(Ok(Location::Local(_) | Location::Feed { .. })) => &["ssh", "rsync_path", "password_file"],

@@ -107,7 +107,11 @@ impl Section<'_> {
     fn words(&mut self, key: &str, value: &Option<String>, ssh: bool) {
         let Some(value) = value else { return };
         if !ssh {
-            self.complain(key, format!("{key} is for targets behind ssh only"), "remove it, or write the url as host:/path");
+            self.complain(
+                key,
+                format!("{key} is for targets behind ssh only"),
+                "remove it, or write the url as host:/path or ssh+rsync://host/module",
+            );
         } else if value.trim().is_empty() || value.contains(char::is_control) {
             self.complain(
                 key,

@@ -43,7 +43,9 @@ fn new_owner(location: &Location, args: &[String]) -> Option<String> {
     }
     let owner = long.rfind(|arg| ["owner", "no-owner", "no-o"].contains(arg));
     match location {
-        Location::Ssh { user: Some(user), .. } if user != "root" => Some(user.clone()),
+        Location::Ssh { user: Some(user), .. } | Location::Daemon { shell: true, user: Some(user), .. } if user != "root" => {
+            Some(user.clone())
+        }
         _ if owner.is_some_and(|arg| arg != "owner") => Some("the user that rsync runs as there".into()),
         _ => None,
     }

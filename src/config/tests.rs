@@ -578,7 +578,7 @@ fn rules_within_a_mirror() {
         ("full_every = \"0s\"", "", "more than zero"),
         ("follow_interval = \"0s\"", "", "more than zero"),
         ("", "password_file = \"p\"", "not an absolute path"),
-        ("", "ssh = \"ssh\"", "ssh is for targets behind ssh only"),
+        ("", "rsync_path = \"r\"", "rsync_path is for targets behind ssh only"),
         ("", "args = [\"-uz\"]", "the rsync option -u is refused"),
         ("", "args = [\"-H\", 5]", "args is a number, and should be a list of strings"),
         ("", "args = \"-H\"", "args is a string, and should be a list of strings"),

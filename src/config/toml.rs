@@ -787,7 +787,7 @@ fn target(s: &mut Section<'_, '_>) -> Option<Target> {
     // A place that is never used: the target is dropped when there was none.
     let d = Target::new(name.clone().unwrap_or_default(), location.clone().unwrap_or(Location::Local(PathBuf::new())));
     let args = s.strings("args").map(|args| args.into_iter().map(Spanned::into_inner).collect());
-    let target = Target {
+    let mut target = Target {
         password_file: s.path("password_file"),
         max_delete: s.max_delete("max_delete"),
         delay: s.duration("delay").or(d.delay),
@@ -812,6 +812,7 @@ fn target(s: &mut Section<'_, '_>) -> Option<Target> {
         location: d.location,
     };
     name.and(location)?;
+    target.put_behind_its_shell();
     Some(target)
 }
 

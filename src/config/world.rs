@@ -75,7 +75,7 @@ pub(super) fn of_target(target: &Target) -> Notes {
         out.push(("password_file".into(), text));
     }
     let shell = target.ssh.as_deref().and_then(|words| words.split_whitespace().next());
-    if let Location::Ssh { .. } = target.location
+    if target.location.is_behind_shell()
         && let shell = shell.unwrap_or("ssh")
         && trust::program(Path::new(shell)).is_none()
     {

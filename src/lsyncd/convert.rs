@@ -255,6 +255,7 @@ impl Sync<'_> {
         target.password_file = options.password_file.map(PathBuf::from);
         target.rsync_path = options.rsync_path;
         target.ssh = options.ssh;
+        target.put_behind_its_shell();
         target.timeout = options.timeout.unwrap_or(target.timeout);
         target.connect_timeout = options.connect_timeout.unwrap_or(target.connect_timeout);
         let least = target.timeout.max(target.connect_timeout) + WATCHDOG_BEYOND;

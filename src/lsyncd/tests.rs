@@ -49,6 +49,12 @@ const CARRIED: &[Case] = &[
         &[],
     ),
     (
+        "a module of a daemon behind ssh",
+        r#"sync{ default.rsync, source="/a", target="bob@h::m/b", rsync={rsh="ssh -p 22"} }"#,
+        &[r#"url = "ssh+rsync://bob@h/m/b""#, r#"ssh = "ssh -p 22""#],
+        &[],
+    ),
+    (
         "a target behind ssh, written as rsync does",
         r#"sync{ default.rsync, source="/a", target="root@h:/b", rsync={rsh="/usr/bin/ssh -p 22"} }"#,
         &[r#"url = "root@h:/b""#, r#"ssh = "/usr/bin/ssh -p 22""#],

@@ -153,12 +153,14 @@ impl<'a> Peer<'a> {
     /// The options that the kind of target asks for.
     pub(crate) fn transport(&self) -> Vec<String> {
         match self.location {
-            Location::Daemon { .. } => {
+            Location::Daemon { shell: false, .. } => {
                 let seconds = whole_seconds(self.connect_timeout);
                 vec!["--no-motd".into(), format!("--contimeout={seconds}"), "--sockopts=TCP_NODELAY".into()]
             }
-            Location::Ssh { .. } => {
-                let mut args = vec!["-s".into(), "-e".into(), remote_shell(self.ssh, self.connect_timeout)];
+            Location::Ssh { .. } | Location::Daemon { .. } => {
+                // A daemon takes its arguments from the connection, never from a shell.
+                let first = if self.location.is_daemon() { "--no-motd" } else { "-s" };
+                let mut args = vec![first.into(), "-e".into(), remote_shell(self.ssh, self.connect_timeout)];
                 args.extend(self.remote_rsync.map(|path| format!("--rsync-path={path}")));
                 args
             }
@@ -577,7 +579,7 @@ mod tests {
     use super::*;
 
     fn daemon() -> Location {
-        Location::Daemon { user: None, host: "h".into(), port: Some(1873), module: "m".into(), path: String::new() }
+        Location::Daemon { shell: false, user: None, host: "h".into(), port: Some(1873), module: "m".into(), path: String::new() }
     }
 
     fn spec<'a>(location: &'a Location, facts: &'a RsyncFacts) -> Spec<'a> {
@@ -757,6 +759,10 @@ mod tests {
         assert_eq!(args[at + 1], "ssh -o BatchMode=yes -o ConnectTimeout=10");
         assert_eq!(args[at + 2], "--rsync-path=/opt/rsync");
         assert!(!line(&over_ssh, Pass::Shallow).contains("password"));
+        let behind = Location::parse("u@h::m").unwrap().through_shell();
+        let args = line(&Spec { peer: Peer { location: &behind, ..over_ssh.peer }, ..over_ssh }, Pass::Shallow);
+        let way = "--no-motd -e ssh -o BatchMode=yes -o ConnectTimeout=10 --rsync-path=/opt/rsync -- /data/ rsync://u@h/m/.";
+        assert!(args.ends_with(way) && !args.contains("--contimeout"), "{args}");
         let location = daemon();
         let plain = spec(&location, &facts);
         let to_module = Spec { peer: Peer { password_file, compress: Compress::Zstd, ..plain.peer }, ..plain };

@@ -614,7 +614,8 @@ mod tests {
     use std::path::Path;
 
     fn read(stdout: &[u8], stderr: &[u8], piece: usize) -> Output {
-        let location = Location::Daemon { user: None, host: "h".into(), port: None, module: "m".into(), path: "sub".into() };
+        let location =
+            Location::Daemon { shell: false, user: None, host: "h".into(), port: None, module: "m".into(), path: "sub".into() };
         let mut output = Output::new(Names::new(Path::new("/data"), &location));
         output.keep_items(3);
         stdout.chunks(piece).for_each(|bytes| output.push(Stream::Stdout, bytes));
@@ -732,7 +733,8 @@ mod tests {
 
     #[test]
     fn paths_of_a_run_that_began_below_come_back_below_the_root() {
-        let location = Location::Daemon { user: None, host: "h".into(), port: None, module: "m".into(), path: "sub".into() };
+        let location =
+            Location::Daemon { shell: false, user: None, host: "h".into(), port: None, module: "m".into(), path: "sub".into() };
         let to = |location| {
             Names::new(Path::new("/data"), location).below(&RelPath::from_normal("a/b")).told_as("/proc/self/fd/8".into())
         };

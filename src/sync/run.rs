@@ -183,7 +183,7 @@ impl Run {
             child: Doer::Rsync(child),
             output: Output::new(names),
             context,
-            daemon: peer.location.is_daemon(),
+            daemon: peer.location.is_socket(),
             moving: None,
         };
         if !matches!(input, Input::Standby) {

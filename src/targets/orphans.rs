@@ -73,9 +73,10 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// Of a daemon's module; others have no connection of rsync's own.
+    /// Of a daemon's module; others have no connection of rsync's own, nor has one behind a remote
+    /// shell.
     pub(super) fn of(location: &Location) -> Option<Peer> {
-        let Location::Daemon { host, port, .. } = location else { return None };
+        let Location::Daemon { shell: false, host, port, .. } = location else { return None };
         Some(Peer { address: host.parse().ok(), port: port.unwrap_or(873) })
     }
 }

@@ -89,7 +89,7 @@ impl Target {
         (self.has_room(Lane::Small), self.has_room(Lane::Bulk))
     }
 
-    /// Whether a further run may start in `lane`.
+    /// Whether a further run may start in `lane`: by the bounds of this target, and by those of all.
     pub(super) fn has_room(&self, lane: Lane) -> bool {
         let lanes = self.runs.lanes();
         (!self.link.is_limited() || lanes.all() == 0) && lanes.room(lane, self.cfg.jobs, self.cfg.small_jobs)
@@ -212,7 +212,7 @@ impl Target {
                 self.launch(cx, batch, Lane::Bulk);
             }
         }
-        while self.may_start(cx) && self.large_goes() {
+        while self.may_start(cx) && self.ledger.large.len() > 0 && self.large_goes() {
             let Some((entry, round)) = self.ledger.large.take() else { break };
             if let Some(batch) = self.ledger.set.take_again(vec![entry], round) {
                 self.launch(cx, batch, Lane::Large);

@@ -83,7 +83,14 @@ impl Daemon {
     }
 
     pub fn module(&self, name: &str) -> Location {
-        Location::Daemon { user: None, host: "127.0.0.1".into(), port: Some(self.port), module: name.into(), path: String::new() }
+        Location::Daemon {
+            shell: false,
+            user: None,
+            host: "127.0.0.1".into(),
+            port: Some(self.port),
+            module: name.into(),
+            path: String::new(),
+        }
     }
 }
 

@@ -132,7 +132,7 @@ fn a_password_file_and_the_lack_of_one() {
     let daemon = Daemon::start(&base, &auth);
     f.location = match daemon.module("auth") {
         Location::Daemon { host, port, module, path, .. } => {
-            Location::Daemon { user: Some("bob".into()), host, port, module, path }
+            Location::Daemon { shell: false, user: Some("bob".into()), host, port, module, path }
         }
         other => other,
     };
@@ -158,8 +158,14 @@ fn a_password_file_and_the_lack_of_one() {
 fn nobody_listens() {
     let mut f = Fixture::new(Road::Module);
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    f.location =
-        Location::Daemon { user: None, host: "127.0.0.1".into(), port: Some(port), module: "m".into(), path: String::new() };
+    f.location = Location::Daemon {
+        shell: false,
+        user: None,
+        host: "127.0.0.1".into(),
+        port: Some(port),
+        module: "m".into(),
+        path: String::new(),
+    };
     assert!(matches!(probe(&f), TargetState::Down(reason) if reason.contains("Connection refused")));
 }
 

@@ -53,7 +53,7 @@ pub(super) fn followed(mirror: &Mirror, path: &str, out: &mut Vec<Complaint>) {
             let help = "write rsync://host/module or host:/path: the same tree as the source of the feed";
             section.complain("upstream", format!("nothing can be pulled from {upstream}"), help);
         }
-        if n + 1 < upstreams.len() && matches!(upstream, Location::Ssh { .. }) {
+        if n + 1 < upstreams.len() && upstream.is_behind_shell() {
             let help = "relays serve their tree by an rsync daemon; put the source last";
             section.complain("upstream", format!("{upstream} comes before the last one, and is no relay"), help);
         }
@@ -62,7 +62,7 @@ pub(super) fn followed(mirror: &Mirror, path: &str, out: &mut Vec<Complaint>) {
         }
     }
     if let Some(serve) = serve {
-        if !serve.is_daemon() {
+        if !serve.is_socket() {
             let help = "write rsync://host/module, as this relay's followers have it in upstream";
             section.complain("serve", format!("{serve} is no module of an rsync daemon"), help);
         }

@@ -149,7 +149,9 @@ enum Over {
 fn read(over: Over, line: &str) -> Output {
     let location = match over {
         Over::Local => Location::Local("/t".into()),
-        Over::Module => Location::Daemon { user: None, host: "h".into(), port: None, module: "m".into(), path: "sub".into() },
+        Over::Module => {
+            Location::Daemon { shell: false, user: None, host: "h".into(), port: None, module: "m".into(), path: "sub".into() }
+        }
         Over::Ssh => Location::Ssh { user: None, host: "h".into(), path: "/t".into() },
     };
     let mut output = Output::new(Names::new(Path::new("/s"), &location));
