@@ -44,6 +44,7 @@ mod identity;
 mod idle;
 mod lanes;
 mod lifecycle;
+mod limits;
 mod links;
 mod looking;
 mod losses;
@@ -188,6 +189,7 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("recount", recount::cases()),
         ("identity", identity::cases()),
         ("lanes", lanes::cases()),
+        ("limits", limits::cases()),
         ("links", links::cases()),
         ("names", names::cases()),
         ("below", below::cases()),

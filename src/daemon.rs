@@ -158,7 +158,7 @@ pub(crate) fn run(config: &Config, mode: Mode, reread: Option<Reread<'_>>) -> Re
     let socket = listener.path().to_owned();
     let known = Engines::default();
     let manager = Manager::start(&known);
-    let mut crew = Crew::new(known.clone(), wish, config.daemon.state_dir.clone(), mode.state);
+    let mut crew = Crew::new(known.clone(), wish, &config.daemon, mode.state);
     let mut opened = Vec::new();
     for mirror in &config.mirrors {
         let facts = crew.facts(mirror)?;

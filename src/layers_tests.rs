@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// The modules of `src`, the lowest layer first. Those of one layer do not know each other.
 const LAYERS: [&[&str]; 12] = [
     &["error", "exit", "exports", "hash", "path", "ring", "short", "sys", "text", "trust"],
-    &["cover", "daily", "dirty", "faillog", "filter", "location", "log", "lost", "progress", "role", "root", "socket"],
+    &["budget", "cover", "daily", "dirty", "faillog", "filter", "location", "log", "lost", "progress", "role", "root", "socket"],
     &["config", "out", "source", "state", "status"],
     &["explain", "guard", "privilege", "scan", "sersync"],
     &["apart", "control", "lsyncd", "sync"],

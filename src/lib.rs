@@ -79,6 +79,7 @@ pub mod engine;
 
 pub mod sys;
 pub mod path;
+mod budget;
 mod cover;
 mod daily;
 mod hash;

@@ -62,6 +62,12 @@ pub struct Daemon {
     /// How long SIGTERM waits for runs in flight.
     #[serde(serialize_with = "units::serialize")]
     pub(crate) stop_timeout: Duration,
+    /// rsync runs at the same time over all mirrors, those that wait connected included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_runs: Option<usize>,
+    /// Bytes a second over all targets on other hosts.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::serialize_bytes")]
+    pub(crate) bwlimit: Option<u64>,
     /// Where metrics and the status page are served, if at all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) metrics: Option<SocketAddr>,
@@ -532,6 +538,9 @@ pub(crate) struct Batch {
     pub(crate) create_hold: Duration,
     /// Paths in one rsync run.
     pub(crate) max_paths: usize,
+    /// Bytes of the files in one rsync run, if there is a bound.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::serialize_bytes")]
+    pub(crate) max_bytes: Option<u64>,
     /// Pending paths per target; past it, directories stand for what is below them.
     pub(crate) max_pending: usize,
 }
@@ -679,6 +688,8 @@ impl Default for Daemon {
             socket_group: None,
             state_dir: places.state,
             stop_timeout: Duration::from_secs(10),
+            max_runs: None,
+            bwlimit: None,
             metrics: None,
             page: true,
             metrics_file: None,
@@ -696,6 +707,7 @@ impl Default for Batch {
             delay: None,
             create_hold: Duration::from_secs(1),
             max_paths: 20_000,
+            max_bytes: None,
             max_pending: 1_000_000,
         }
     }
@@ -820,6 +832,13 @@ impl Target {
             password_file: self.password_file.as_deref(),
             connect_timeout: self.connect_timeout,
         }
+    }
+}
+
+impl Daemon {
+    /// What its targets share.
+    pub(crate) fn limits(&self) -> crate::budget::Limits {
+        crate::budget::Limits { runs: self.max_runs, bandwidth: self.bwlimit.map(|bytes| bytes / 1024) }
     }
 }
 

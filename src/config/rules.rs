@@ -17,6 +17,12 @@ use crate::filter::Filter;
 use crate::location::Location;
 use crate::role::mark;
 
+/// The least `bwlimit`, in bytes a second.
+const BWLIMIT_MIN: u64 = 64 * 1024;
+
+/// The least `max_bytes` of a batch.
+const MAX_BYTES_MIN: u64 = 1024 * 1024;
+
 /// The longest `delay`.
 const MOST_DELAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -156,6 +162,13 @@ fn daemon(daemon: &Daemon, out: &mut Vec<Complaint>) {
         let message = format!("socket_group {group:?} is no name of a group");
         section.complain("socket_group", message, "write a group of this host, as in \"monitoring\"");
     }
+    if let Some(runs) = daemon.max_runs {
+        section.count("max_runs", runs, 1, 10_000);
+    }
+    if let Some(bytes) = daemon.bwlimit.filter(|bytes| *bytes < BWLIMIT_MIN) {
+        let help = "it is shared among runs, and rsync counts in KiB: write \"64KiB\" or more a second";
+        section.complain("bwlimit", format!("bwlimit is {bytes} bytes a second"), help);
+    }
     if let Some(file) = &daemon.metrics_file {
         section.absolute("metrics_file", file);
         if file.extension().is_none_or(|end| end != "prom") {
@@ -233,6 +246,10 @@ fn mirror(mirror: &Mirror, path: &str, out: &mut Vec<Complaint>) {
     section.ordered(("settle", batch.settle), ("max_delay", batch.max_delay));
     section.least_wait(batch.delay);
     section.count("max_paths", batch.max_paths, 1, 1_000_000);
+    if let Some(bytes) = batch.max_bytes.filter(|bytes| *bytes < MAX_BYTES_MIN) {
+        let help = "a run costs as much as a megabyte: write \"1MiB\" or more";
+        section.complain("max_bytes", format!("max_bytes is {bytes} bytes"), help);
+    }
     section.count("max_pending", batch.max_pending, 1000, 1_000_000_000);
     for (i, t) in mirror.targets.iter().enumerate() {
         target(mirror, t, &format!("{path}.target.{i}"), out);

@@ -32,6 +32,8 @@ state_dir = "/s"
 status_socket = "/r/sock"
 socket_group = "monitoring"
 stop_timeout = "20s"
+max_runs = 12
+bwlimit = "20MiB"
 metrics = "[::1]:9847"
 page = false
 metrics_file = "/m/fansync.prom"
@@ -75,6 +77,7 @@ max_delay = "1s"
 delay = "15s"
 create_hold = "1500us"
 max_paths = 100
+max_bytes = "256MiB"
 max_pending = 5000
 [mirror.events]
 delete = false
@@ -289,7 +292,15 @@ fn every_key_is_read() {
     let [settle, max_delay, create_hold] = [3_000, 1_000_000, 1_500].map(Duration::from_micros);
     assert_eq!(
         m.batch,
-        Batch { settle, max_delay, delay: Some(Duration::from_secs(15)), create_hold, max_paths: 100, max_pending: 5000 }
+        Batch {
+            settle,
+            max_delay,
+            delay: Some(Duration::from_secs(15)),
+            create_hold,
+            max_paths: 100,
+            max_bytes: Some(256 << 20),
+            max_pending: 5000
+        }
     );
     assert_eq!(m.kernel, checked::KernelSwitches { unlimited_queue: false, rename_events: false, io_uring: false });
     let mounts = [&m.mounts.skip, &m.mounts.take].map(|list| list.iter().map(String::as_str).collect::<Vec<_>>());
@@ -555,6 +566,8 @@ fn rules_within_a_mirror() {
         ("", "retry_min = \"2m\"", "retry_min is 2m, more than retry_max with 1m"),
         ("batch = { settle = \"1s\" }", "", "settle is 1s, more than max_delay with 300ms"),
         ("batch = { max_paths = 0 }", "", "max_paths is 0"),
+        ("batch = { max_bytes = \"1kiB\" }", "", "max_bytes is 1024 bytes"),
+        ("batch = { max_bytes = 1000 }", "", "max_bytes is a number, and should be a size in quotes"),
         ("batch = { max_pending = 10 }", "", "max_pending is 10"),
         ("batch = { delay = \"2d\" }", "", "delay is 2days, more than a day"),
         ("", "delay = \"0s\"", "more than zero"),
@@ -602,6 +615,9 @@ fn rules_within_a_mirror() {
     assert!(messages("[[mirror]]\nname=\"m\"\nsource=\"/x\"").join("").contains("there is no target"));
     assert!(messages("[daemon]\nstate_dir = \"x\"\n").join("").contains("state_dir \"x\" is not an absolute path"));
     for (daemon, want) in [
+        ("max_runs = 0", "max_runs is 0"),
+        ("bwlimit = \"1KiB\"", "bwlimit is 1024 bytes a second"),
+        ("bwlimit = 5", "bwlimit is a number, and should be a size in quotes"),
         ("metrics = \"localhost:1\"", "is no address with a port"),
         ("metrics = 9846", "metrics is a number, and should be an address and a port"),
         ("metrics_file = \"m.prom\"", "metrics_file \"m.prom\" is not an absolute path"),

@@ -494,6 +494,8 @@ pub(super) const ELSEWHERE: &[(&str, &str)] = &[
     ("state_dir", "[daemon]"),
     ("status_socket", "[daemon]"),
     ("socket_group", "[daemon]"),
+    ("max_runs", "[daemon]"),
+    ("bwlimit", "[daemon]"),
     ("metrics", "[daemon]"),
     ("level", "[daemon.log]"),
     ("format", "[daemon.log]"),
@@ -520,6 +522,7 @@ pub(super) const ELSEWHERE: &[(&str, &str)] = &[
     ("take", "[mirror.mounts]"),
     ("max_delay", "[mirror.batch]"),
     ("max_pending", "[mirror.batch]"),
+    ("max_bytes", "[mirror.batch]"),
     ("url", "[[mirror.target]]"),
     ("password_file", "[[mirror.target]]"),
     ("compress", "[[mirror.target]]"),
@@ -560,6 +563,8 @@ fn daemon(s: &mut Section<'_, '_>) -> Daemon {
         status_socket: s.path("status_socket").unwrap_or(d.status_socket),
         socket_group: s.string("socket_group"),
         stop_timeout: s.duration("stop_timeout").unwrap_or(d.stop_timeout),
+        max_runs: s.count("max_runs").or(d.max_runs),
+        bwlimit: s.text("bwlimit", "a size in quotes, as in \"20MiB\"", units::file_size).or(d.bwlimit),
         metrics: s.text("metrics", "an address and a port, as in \"127.0.0.1:9846\"", units::address),
         page: s.flag("page").unwrap_or(d.page),
         metrics_file: s.path("metrics_file"),
@@ -755,6 +760,7 @@ fn batch(s: &mut Section<'_, '_>) -> Batch {
         delay: s.duration("delay").or(d.delay),
         create_hold: s.duration("create_hold").unwrap_or(d.create_hold),
         max_paths: s.count("max_paths").unwrap_or(d.max_paths),
+        max_bytes: s.text("max_bytes", "a size in quotes, as in \"256MiB\"", units::file_size).or(d.max_bytes),
         max_pending: s.count("max_pending").unwrap_or(d.max_pending),
     }
 }

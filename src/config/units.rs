@@ -84,6 +84,14 @@ pub(super) fn serialize_some<S: Serializer>(value: &Option<Duration>, serializer
     }
 }
 
+/// The same for a number of bytes.
+pub(super) fn serialize_bytes<S: Serializer>(value: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(bytes) => serializer.serialize_str(&format!("{bytes}B")),
+        None => serializer.serialize_none(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

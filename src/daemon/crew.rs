@@ -7,7 +7,8 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::{Error, MissingSource, Wish};
-use crate::config::Mirror;
+use crate::budget::Budget;
+use crate::config::{Daemon, Mirror};
 use crate::engine::{Again, Ended, Engine, Stage, StartError};
 use crate::engine::{Command, Engines, Handle, Replacement};
 use crate::error::chain;
@@ -36,6 +37,8 @@ pub(super) struct Crew {
     wish: mpsc::Sender<Wish>,
     env: Vec<(OsString, OsString)>,
     state_dir: PathBuf,
+    /// What the targets of all mirrors share.
+    budget: Budget,
     keep: bool,
 }
 
@@ -78,9 +81,15 @@ impl Drop for Farewell {
 }
 
 impl Crew {
-    pub(super) fn new(engines: Engines, wish: mpsc::Sender<Wish>, state_dir: PathBuf, keep: bool) -> Crew {
+    pub(super) fn new(engines: Engines, wish: mpsc::Sender<Wish>, daemon: &Daemon, keep: bool) -> Crew {
         let env = argv::environment(std::env::vars_os());
-        Crew { members: Vec::new(), engines, wish, env, state_dir, keep }
+        let (state_dir, budget) = (daemon.state_dir.clone(), Budget::new(daemon.limits()));
+        Crew { members: Vec::new(), engines, wish, env, state_dir, budget, keep }
+    }
+
+    /// Other bounds for all mirrors.
+    pub(super) fn limit(&self, daemon: &Daemon) {
+        self.budget.set(daemon.limits());
     }
 
     /// What the rsync of a mirror can do: asked, or known from one that runs.
@@ -110,7 +119,7 @@ impl Crew {
         if let Some(follower) = self.follower(mirror) {
             return follower;
         }
-        let (again, handle) = Engine::prepare(mirror, facts, &self.state_dir, self.keep)?;
+        let (again, handle) = Engine::prepare(mirror, facts, &self.state_dir, self.keep, &self.budget)?;
         let stage = match missing {
             MissingSource::IsAwaited => Stage::open(again)?,
             MissingSource::Fails => Stage::Runs(Box::new(Engine::open(again)?)),
@@ -150,7 +159,7 @@ impl Crew {
                 run_on(part, wish)
             });
         }
-        let (again, handle) = Engine::prepare(&mirror, &facts, &self.state_dir, self.keep)?;
+        let (again, handle) = Engine::prepare(&mirror, &facts, &self.state_dir, self.keep, &self.budget)?;
         let (engines, listed) = (self.engines.clone(), handle.clone());
         self.spawn(mirror, facts, handle, move |wish| {
             let mirror = listed.mirror.clone();

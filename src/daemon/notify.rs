@@ -266,7 +266,7 @@ mod tests {
         let (tree, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         (0..2 * BEAT_DIRS + 10).for_each(|n| std::fs::create_dir(tree.path().join(n.to_string())).unwrap());
         let mirror = Mirror { watch: Watch::Inotify, ..Mirror::new("m", tree.path()) };
-        let (again, handle) = Engine::prepare(&mirror, &RsyncFacts::default(), state.path(), false).unwrap();
+        let (again, handle) = Engine::prepare(&mirror, &RsyncFacts::default(), state.path(), false, &Default::default()).unwrap();
         let mut speaker = Speaker::new(Engines::default());
         let engines = [handle];
         assert!(speaker.turned(&engines) && !speaker.turned(&engines), "it has not begun to walk");

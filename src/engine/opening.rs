@@ -25,6 +25,7 @@ use super::verifying::Verifying;
 use super::walks::Searches;
 use super::watching::Watching;
 use super::{Clock, Command, Engine, Handle, Io, MOUNTS, Saved, Shutdown, WAKE, WatchError, byhandle, hold};
+use crate::budget::Budget;
 use crate::config::Mirror;
 use crate::dirty::Seen;
 use crate::faillog::FailLog;
@@ -146,6 +147,8 @@ pub(super) struct Setup {
     pub(super) state_dir: PathBuf,
     /// Whether state is kept there.
     pub(super) keep: bool,
+    /// What the targets of all mirrors share.
+    pub(super) budget: Budget,
 }
 
 impl Engine {
@@ -160,12 +163,13 @@ impl Engine {
         facts: &RsyncFacts,
         state_dir: &Path,
         keep: bool,
+        budget: &Budget,
     ) -> Result<(Again, Handle), StartError> {
         let wake = EventFd::new().map_err(StartError::of(mirror, "cannot make an eventfd"))?;
         let (tx, commands) = unbounded();
         let again = Again {
             mirror: mirror.clone(),
-            setup: Setup { facts: facts.clone(), state_dir: state_dir.into(), keep },
+            setup: Setup { facts: facts.clone(), state_dir: state_dir.into(), keep, budget: budget.clone() },
             commands,
             wake: Arc::new(wake),
             turns: Arc::default(),
@@ -207,6 +211,7 @@ impl Engine {
         }
         let made = mirror.targets.iter().enumerate().map(|(i, target)| Target::new(i, &mirror, target, &setup.facts));
         let mut targets: Vec<Target> = made.collect();
+        targets.iter_mut().for_each(|target| target.share(setup.budget.join(Arc::clone(&io.wake))));
         let saved = Saved::open(&setup, &mirror, &root, &intake.watching, &mut targets, &mut begin)?;
         for target in &mut targets {
             let kept = setup.keep.then_some(setup.state_dir.as_path());

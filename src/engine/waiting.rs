@@ -170,7 +170,7 @@ mod tests {
         let text = "[[mirror]]\nname = \"m\"\nsource = \"/nowhere\"\n[[mirror.target]]\nname = \"a\"\nurl = \"h::a\"\n\
                     [[mirror.target]]\nname = \"b\"\nurl = \"h::b\"\n";
         let mirror = Config::from_toml(text).unwrap().mirrors.remove(0);
-        let (again, _) = Engine::prepare(&mirror, &Default::default(), "/state".as_ref(), false).unwrap();
+        let (again, _) = Engine::prepare(&mirror, &Default::default(), "/state".as_ref(), false, &Default::default()).unwrap();
         Waiting { again, why: "no source".into(), since: Instant::now() }
     }
 

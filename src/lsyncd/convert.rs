@@ -434,8 +434,11 @@ impl Sync<'_> {
         self.crontab(mirror);
         let reasons = [
             ("onepass", "use `fansync mirror --once`"),
-            ("tunnel", "start the tunnel as a service of its own"),
-            ("batchSizeLimit", "long lists are cut, and small changes have processes of their own beside them"),
+            (
+                "tunnel",
+                "start the tunnel as a service of its own, or have ssh start the daemon: url = \"ssh+rsync://HOST/MODULE\"",
+            ),
+            ("batchSizeLimit", "files of 64 MiB and more travel alone; [mirror.batch] max_bytes bounds the bytes of a run"),
             ("checkgauge", "it belongs to lsyncd's own tests"),
             ("password_file", "it belongs into rsync = { … }"),
         ];

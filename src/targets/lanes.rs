@@ -97,6 +97,21 @@ pub(super) fn take_few_beside(entries: &mut Vec<Entry>, few: usize, stays: impl 
     entries.extract_if(.., |entry| beside(entry) && !stays(entry)).collect()
 }
 
+/// What of `entries` is beyond `most` bytes. `size`: of an entry that may wait for another run;
+/// those without one stay and count nothing. The first that counts stays, however large it is.
+pub(super) fn take_beyond(entries: &mut Vec<Entry>, most: u64, size: impl Fn(&Entry) -> Option<u64>) -> Vec<Entry> {
+    let (mut sum, mut any) = (0_u64, false);
+    let beyond = |entry: &mut Entry| {
+        let Some(size) = size(entry) else { return false };
+        let fits = !any || sum.saturating_add(size) <= most;
+        if fits {
+            (sum, any) = (sum.saturating_add(size), true);
+        }
+        !fits
+    };
+    entries.extract_if(.., beyond).collect()
+}
+
 /// Large files that wait for their lane.
 #[derive(Debug, Default)]
 pub(super) struct LargeFiles {
@@ -215,6 +230,27 @@ mod tests {
             let taken: Vec<String> =
                 take_few_beside(&mut rest, few, |e| *e.path == *b"link").iter().map(|e| e.path.to_string()).collect();
             assert_eq!((&taken, taken.len() + rest.len()), (&beside.iter().map(|p| p.to_string()).collect(), paths.len()));
+        }
+    }
+
+    #[test]
+    fn a_batch_is_cut_at_its_bytes() {
+        for (most, sizes, stay) in [
+            (100, vec![Some(40), Some(40), Some(20)], vec![0, 1, 2]),
+            (100, vec![Some(40), Some(61), Some(20)], vec![0, 2]),
+            (100, vec![Some(500), Some(0), Some(1)], vec![0]),
+            (100, vec![None, Some(500), None], vec![0, 1, 2]),
+            (100, vec![None, Some(60), Some(60)], vec![0, 1]),
+            (100, vec![Some(0), Some(u64::MAX), Some(100)], vec![0, 2]),
+        ] {
+            let mut set = DirtySet::new(100);
+            (0..sizes.len()).for_each(|n| set.see(n.to_string().as_bytes(), Seen::Written));
+            let batch = set.take_shallow(Limits { max_paths: 100, ignore_holds: true }, &mut |_, _| false).unwrap();
+            let mut entries = batch.entries;
+            let at = |e: &Entry| e.path.to_string().parse::<usize>().unwrap();
+            let beyond = take_beyond(&mut entries, most, |e| sizes[at(e)]);
+            assert_eq!(entries.iter().map(at).collect::<Vec<_>>(), stay, "{sizes:?}");
+            assert_eq!(entries.len() + beyond.len(), sizes.len());
         }
     }
 

@@ -70,6 +70,7 @@ impl Target {
     pub(super) fn start(&mut self, cx: &mut Context<'_>, launch: Launch<'_>) -> Option<u32> {
         let serial = self.runs.number();
         let launch = if self.is_feed() { launch } else { launch.by(&self.mirror.filter) };
+        self.make_room_for(cx, &launch.kind);
         let started = self.spawn(cx, serial, &launch);
         let Launch { pass, kind, options, paths, lane, compare, ancestors, .. } = launch;
         let rsync = match started {
@@ -146,7 +147,10 @@ impl Target {
             LaunchKind::Batch(batch, purpose) => Some((batch, &**purpose)),
             LaunchKind::Probe | LaunchKind::Role | LaunchKind::Standby => None,
         };
-        let extra = self.aside_args(serial);
+        let mut extra = self.aside_args(serial);
+        if !matches!(launch.kind, LaunchKind::Probe | LaunchKind::Role) {
+            extra.extend(self.bandwidth_of(serial, launch.lane).map(|kib| format!("--bwlimit={kib}")));
+        }
         let root = if launch.pass == Pass::Role { self.inbox() } else { cx.root.path() };
         let mut spec = Spec {
             extra: &extra,

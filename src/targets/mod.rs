@@ -33,6 +33,7 @@
 //! | `confirmed`, `report`, `explained`, `watched` | for hooks, `status`, `explain`, flushes |
 
 mod apart;
+mod allowance;
 mod args;
 mod below;
 mod completion;
@@ -218,6 +219,8 @@ pub(crate) struct Target {
     /// Of a feed, from [`Target::start_feed`] on.
     feed: Option<feed::Feed>,
     schedule: Schedule,
+    /// Its share of what all targets of the daemon have together.
+    allowance: allowance::Allowance,
     runs: Runs,
     guard: DeleteGuard,
     doubts: Doubts,
@@ -283,6 +286,7 @@ impl Target {
             fence: fence::Fence::new(mirror),
             feed: None,
             schedule: Schedule::new(Pace::new(&mirror.batch, cfg.delay.or(mirror.batch.delay))),
+            allowance: Default::default(),
             runs: Runs::new(index as u16),
             guard: DeleteGuard::new(fill),
             doubts: Default::default(),
@@ -509,6 +513,7 @@ impl Target {
         self.runs.read_on(cx.now, cx.reactor);
         self.report_progress(cx.now);
         self.refill_standby(cx);
+        self.settle_shares(cx);
     }
 
     /// When [`Target::tick`] or [`Target::dispatch`] has something to do next, if nothing else
@@ -518,13 +523,14 @@ impl Target {
         let goes = !self.schedule.is_paused();
         due.extend(self.link.next_try().filter(|_| goes));
         if self.is_up() && goes {
-            if (self.next_lane().is_some() || self.lanes_free().0) && !self.schedule.blocked {
+            let (small, bulk) = self.lanes_open();
+            if (small || bulk) && !self.schedule.blocked {
                 due.extend(self.leaves_at().filter(|_| !self.blocked()));
             }
-            if self.ledger.large.len() > 0 && self.large_goes() {
+            if self.ledger.large.len() > 0 && self.large_opens() {
                 due.push(Duration::ZERO);
             }
-            if self.lanes_free().1 {
+            if bulk {
                 due.extend(self.ledger.retries.next_due());
                 due.extend(self.ledger.withheld.iter().map(|w| w.due));
                 due.extend(self.recount_due());
@@ -534,6 +540,7 @@ impl Target {
             due.extend(self.ledger.unanswered.iter().map(|u| u.due));
             due.extend(self.ledger.long.next_due());
         }
+        due.extend(self.allowance.due());
         due.extend(self.link.due());
         due.extend(self.role_due());
         due.extend(self.ledger.set.next_hold());

@@ -87,7 +87,10 @@ impl Target {
                         TargetState::Syncing
                     }
                     None if self.in_sync() => TargetState::Idle,
-                    _ => TargetState::Syncing,
+                    _ => {
+                        s.reason = self.waits_for_others().unwrap_or_default();
+                        TargetState::Syncing
+                    }
                 };
             }
             State::Away { outage, next } => {

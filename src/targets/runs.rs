@@ -324,6 +324,11 @@ impl Runs {
         serials.into_iter().for_each(|serial| self.discard(reactor, serial));
     }
 
+    /// Ends the processes of these runs.
+    pub(super) fn end(&mut self, reactor: &mut Reactor, serials: &[u32]) {
+        serials.iter().for_each(|serial| self.discard(reactor, *serial));
+    }
+
     /// Waits again for what runs write, where the pause is over. What they write meanwhile stays in
     /// the pipe; an end is seen at once, and reads the rest.
     pub(super) fn read_on(&mut self, now: Duration, reactor: &mut Reactor) {

@@ -91,14 +91,35 @@ impl Target {
 
     /// Whether a further run may start in `lane`: by the bounds of this target, and by those of all.
     pub(super) fn has_room(&self, lane: Lane) -> bool {
+        self.own_room(lane) && self.shared_room(lane)
+    }
+
+    /// The same by the bounds of this target alone.
+    pub(super) fn own_room(&self, lane: Lane) -> bool {
         let lanes = self.runs.lanes();
         (!self.link.is_limited() || lanes.all() == 0) && lanes.room(lane, self.cfg.jobs, self.cfg.small_jobs)
+    }
+
+    /// Small and bulk lanes that have room, but for what all targets share and what was refused of
+    /// that: whoever was refused is woken when it can be had.
+    pub(super) fn lanes_open(&self) -> (bool, bool) {
+        let (small, long) = self.allowance.refused();
+        (self.own_room(Lane::Small) && !small, self.own_room(Lane::Bulk) && !long)
     }
 
     /// Whether a large file may leave. Where one of holes gave way to a comparison, that goes
     /// first.
     pub(super) fn large_goes(&self) -> bool {
-        self.has_room(Lane::Large) && !(self.ledger.set.has_deep() && self.unread.has_given_way())
+        !self.large_gives_way() && self.has_room(Lane::Large)
+    }
+
+    /// The same as [`Target::lanes_open`] has it.
+    pub(super) fn large_opens(&self) -> bool {
+        !self.large_gives_way() && self.own_room(Lane::Large) && !self.allowance.refused().1
+    }
+
+    fn large_gives_way(&self) -> bool {
+        self.ledger.set.has_deep() && self.unread.has_given_way()
     }
 
     /// Something may be pending again.
@@ -157,6 +178,27 @@ impl Target {
         Some(self.ledger.set.split(batch, beside))
     }
 
+    /// Gives back what of a batch is beyond `max_bytes`. Links and deletions keep their order, so
+    /// they stay, and so does what is compared, whose size is not known.
+    fn bound_bytes(&mut self, batch: &mut Batch, normal: &mut Normal) {
+        let Some(most) = self.mirror.batch.max_bytes.filter(|_| batch.round == 0) else { return };
+        let sizes: BTreeMap<&[u8], u64> = (normal.items.iter())
+            .filter_map(|item| match item.state {
+                Look::Present(stat) if stat.is_file() && stat.nlink <= 1 => Some((&*item.path, stat.size)),
+                _ => None,
+            })
+            .collect();
+        let size = |entry: &Entry| sizes.get(&*entry.path).copied().filter(|_| !entry.gone && entry.kind == Kind::Entry);
+        let beyond = lanes::take_beyond(&mut batch.entries, most, size);
+        if beyond.is_empty() {
+            return;
+        }
+        let taken: BTreeSet<&[u8]> = beyond.iter().map(|entry| &*entry.path).collect();
+        normal.remove(&taken);
+        let rest = self.ledger.set.split(batch, beyond);
+        self.ledger.give_back(rest);
+    }
+
     /// Whether something may start, as far as the target and the source go.
     fn may_start(&self, cx: &Context<'_>) -> bool {
         self.is_up() && cx.held.is_none()
@@ -164,6 +206,11 @@ impl Target {
 
     /// Sends what may leave now.
     pub(crate) fn dispatch(&mut self, cx: &mut Context<'_>) {
+        self.send_due(cx);
+        self.settle_shares(cx);
+    }
+
+    fn send_due(&mut self, cx: &mut Context<'_>) {
         self.ledger.set.tick(cx.now);
         self.release_links(cx.now);
         self.look_at_known(cx);
@@ -297,6 +344,7 @@ impl Target {
         };
         self.met.newest = self.met.newest.max(Some(normal.newest()));
         self.order_links(cx, &mut batch, &normal);
+        self.bound_bytes(&mut batch, &mut normal);
         let mut started = false;
         if lane == Lane::Bulk
             && let Some(beside) = self.split_beside(&mut batch, &mut normal)
@@ -539,6 +587,9 @@ impl Target {
             return;
         }
         for _ in self.runs.standbys()..self.schedule.pace.standbys(self.cfg.standby) {
+            if !self.shared_standby() {
+                return;
+            }
             let standby = Launch::of(Pass::Shallow, Input::Standby, LaunchKind::Standby);
             if self.start(cx, Launch { lane: Lane::Small, compare: Compare::Resend, ..standby }).is_none() {
                 return;
