@@ -142,6 +142,7 @@ fn main() {
             filter_args: &[],
             guard_args: &[],
             extra: &[],
+            backup: None,
             renamed: None,
             below: None,
             lock: None,

@@ -11,6 +11,7 @@
 //! (`scripts/check/soak`), with `--stress` that of the stress test (`scripts/check/stress`), with
 //! `--facts` it tells what the kernel offers (`scripts/vm/kernels`).
 
+mod backups;
 mod below;
 mod bursts;
 mod byhandle;
@@ -188,6 +189,7 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("races", races::cases()),
         ("recount", recount::cases()),
         ("identity", identity::cases()),
+        ("backups", backups::cases()),
         ("lanes", lanes::cases()),
         ("limits", limits::cases()),
         ("links", links::cases()),

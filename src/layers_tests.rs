@@ -11,7 +11,7 @@ const LAYERS: [&[&str]; 12] = [
     &["config", "out", "source", "state", "status"],
     &["explain", "guard", "privilege", "scan", "sersync"],
     &["apart", "control", "lsyncd", "sync"],
-    &["events", "feed", "import", "links", "metrics", "watch"],
+    &["backups", "events", "feed", "import", "links", "metrics", "watch"],
     &["resolve", "targets", "web"],
     &["hooks"],
     &["engine", "failover"],

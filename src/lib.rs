@@ -116,6 +116,7 @@ pub mod failover;
 #[cfg(feature = "feed")]
 mod follow;
 mod verify;
+mod backups;
 mod explain;
 mod events;
 mod watch;

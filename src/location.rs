@@ -395,6 +395,22 @@ impl Location {
         }
     }
 
+    /// Another directory in the same place: of this host, of the one behind the login, of the
+    /// module. `path`: absolute, in a module from its own directory. `None` for a feed, and for a
+    /// path that none may have.
+    pub(crate) fn elsewhere(&self, path: &Path) -> Option<Location> {
+        let inside = components(path).ok()?;
+        match self.clone() {
+            Location::Daemon { shell, user, host, port, module, .. } => {
+                Some(Location::Daemon { shell, user, host, port, module, path: inside })
+            }
+            _ if inside.is_empty() => None,
+            Location::Ssh { user, host, .. } => Some(Location::Ssh { user, host, path: format!("/{inside}") }),
+            Location::Local(_) => Some(Location::Local(format!("/{inside}").into())),
+            Location::Feed { .. } => None,
+        }
+    }
+
     /// The destination argument for rsync. It ends in `/.`, so that rsync reports a missing
     /// directory and does not create it (measured with 3.5.0: exit code 3 or 11).
     pub(crate) fn dest(&self) -> OsString {

@@ -69,7 +69,10 @@ const REFUSED: &[(&str, &str)] = &[
     ("confine-root=", "fansync confines rsync to the source itself"),
     ("copy-devices", "a device would be read as a file, perhaps without end"),
     ("drop-D", "each device would be reported as failed; use --no-D"),
-    ("backup backup-dir= suffix=", "backups on the target would be deleted by the next pass; keep old versions with snapshots"),
+    (
+        "backup backup-dir= suffix=",
+        "set backup_dir in the target: it keeps what is replaced or deleted beside the copy, and each run has a directory of its own there",
+    ),
     ("compare-dest= copy-dest= link-dest=", "fansync uses these for renames, and files found there would be missing in the copy"),
     ("compress old-compress new-compress no-compress no-z compress-choice= zc=", "set compress in the target"),
     ("timeout= no-timeout", "set timeout in the target"),

@@ -636,6 +636,13 @@ pub struct Target {
     /// The rsync program on the other side; only for what is behind a remote shell.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) rsync_path: Option<String>,
+    /// Where what runs replace or delete is kept, as the receiver names it. Absolute; in a module,
+    /// from the module's own directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) backup_dir: Option<PathBuf>,
+    /// How long it is kept there; for ever if not given. At least a day.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::serialize_some")]
+    pub(crate) backup_keep: Option<Duration>,
     /// Of a feed, and of no other.
     #[serde(skip)]
     pub(crate) feed: Option<Feed>,
@@ -802,6 +809,16 @@ impl Target {
             ionice: IoNice::Normal,
             ssh: None,
             rsync_path: None,
+            backup_dir: None,
+            backup_keep: None,
+        }
+    }
+
+    /// As rsync has it with `-e`: where there is a remote shell, a module is that of a daemon behind
+    /// it.
+    pub(crate) fn put_behind_its_shell(&mut self) {
+        if self.ssh.is_some() {
+            self.location = self.location.clone().through_shell();
         }
     }
 
@@ -813,14 +830,6 @@ impl Target {
             IoNice::Idle => Some(IoClass::Idle),
         };
         Priority { nice: self.nice, io }
-    }
-
-    /// As rsync has it with `-e`: where there is a remote shell, a module is that of a daemon behind
-    /// it.
-    pub(crate) fn put_behind_its_shell(&mut self) {
-        if self.ssh.is_some() {
-            self.location = self.location.clone().through_shell();
-        }
     }
 
     /// How it is reached from this side's `rsync`.

@@ -25,6 +25,7 @@ const EXPANDED: &[&str] = &[
     "password_file",
     "ssh",
     "rsync_path",
+    "backup_dir",
     "rsync",
     "state_dir",
     "status_socket",

@@ -23,6 +23,9 @@ const BWLIMIT_MIN: u64 = 64 * 1024;
 /// The least `max_bytes` of a batch.
 const MAX_BYTES_MIN: u64 = 1024 * 1024;
 
+/// The least `backup_keep`.
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
 /// The longest `delay`.
 const MOST_DELAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -292,9 +295,78 @@ fn target(mirror: &Mirror, target: &Target, path: &str, out: &mut Vec<Complaint>
     if let Some(failed) = target.retry_failed {
         section.ordered(("retry_min", target.retry_min), ("retry_failed", failed));
     }
-    let ssh = matches!(target.location, Location::Ssh { .. });
-    section.words("ssh", &target.ssh, ssh);
+    backups(mirror, target, &mut section);
+    if target.ssh.is_some() && target.location.is_socket() {
+        let help = "that is the port of an rsync daemon; for one behind ssh write host::module, and the port of ssh as in \"ssh -p 2222\"";
+        section.complain("url", format!("{} has a port, and the target a remote shell", target.location), help);
+    }
+    let ssh = target.location.is_behind_shell();
+    section.words("ssh", &target.ssh, ssh || target.location.is_socket());
     section.words("rsync_path", &target.rsync_path, ssh);
+}
+
+/// What is kept on the target may not lie where runs delete it, nor be the copy itself.
+fn backups(mirror: &Mirror, target: &Target, section: &mut Section<'_>) {
+    if let Some(keep) = target.backup_keep {
+        if target.backup_dir.is_none() {
+            section.complain("backup_keep", "backup_keep is for a backup_dir, and there is none", "set backup_dir, or remove it");
+        }
+        if keep < DAY {
+            let help = "what is kept is counted in days: write \"1d\" or more";
+            section.complain("backup_keep", format!("backup_keep is {}", shown(keep)), help);
+        }
+    }
+    let Some(dir) = &target.backup_dir else { return };
+    section.absolute("backup_dir", dir);
+    let Some(place) = target.location.elsewhere(dir) else {
+        let help = "write an absolute path of the target's host; in a module, one from the module's own directory";
+        return section.complain("backup_dir", format!("backup_dir {dir:?} cannot be used"), help);
+    };
+    let (place, copy) = (canonical(&place), canonical(&target.location));
+    if let Some(below) = copy.holds(&place)
+        && (below.is_empty() || !mirror.filter.excludes(below.as_bytes(), true))
+    {
+        let message = format!("backup_dir {} lies inside the copy, where the next comparison deletes it", dir.display());
+        let help = match below.is_empty() {
+            true => "choose a directory beside the copy".to_owned(),
+            false => format!("choose a directory beside the copy, or exclude \"/{below}/\""),
+        };
+        section.complain("backup_dir", message, help);
+    } else if place.holds(&copy).is_some_and(|below| !below.is_empty()) {
+        let message = format!("the copy {} lies inside backup_dir {}", target.location, dir.display());
+        section.complain("backup_dir", message, "choose a directory beside the copy");
+    }
+    if let Location::Local(place) = &place
+        && place.starts_with(resolved(&mirror.source))
+    {
+        let message = format!("backup_dir {} lies inside the source {}", dir.display(), mirror.source.display());
+        section.complain("backup_dir", message, "what is kept would be mirrored; choose a directory outside the source");
+    }
+}
+
+/// No target deletes where another keeps what it replaced, and no two keep it in one place.
+fn between_backups(config: &Config, out: &mut Vec<Complaint>) {
+    let all: Vec<(usize, usize, &Mirror, &Target)> = (config.mirrors.iter().enumerate())
+        .flat_map(|(i, m)| m.targets.iter().enumerate().map(move |(j, t)| (i, j, m, t)))
+        .collect();
+    let place = |target: &Target| Some(canonical(&target.location.elsewhere(target.backup_dir.as_ref()?)?));
+    for (n, (i, j, mirror, target)) in all.iter().enumerate() {
+        let Some(own) = place(target) else { continue };
+        let title = format!("mirror {:?}, target {:?}", mirror.name, target.name);
+        let mut section = Section { path: format!("mirror.{i}.target.{j}"), title, out };
+        for (m, (.., other_mirror, other)) in all.iter().enumerate().filter(|(m, _)| *m != n) {
+            let named = format!("target {:?} of mirror {:?}", other.name, other_mirror.name);
+            let below = canonical(&other.location).holds(&own);
+            if other_mirror.delete.ever() && below.is_some_and(|below| !other_mirror.filter.excludes(below.as_bytes(), true)) {
+                let message = format!("backup_dir lies inside {}, {named}, which deletes there", other.location);
+                section.complain("backup_dir", message, "choose another directory");
+            }
+            if m < n && place(other).is_some_and(|place| place.holds(&own).is_some() || own.holds(&place).is_some()) {
+                let message = format!("{named} keeps what it replaces in the same place");
+                section.complain("backup_dir", message, "give each target a directory of its own");
+            }
+        }
+    }
 }
 
 /// What must hold between sections.
@@ -343,6 +415,7 @@ fn conflicts(config: &Config, out: &mut Vec<Complaint>) {
         }
     }
     between_targets(config, out);
+    between_backups(config, out);
     loops(config, &ground, out);
 }
 

@@ -162,6 +162,8 @@ const PLAIN: &[&str] = &[
     "allow_empty",
     "args",
     "attrib",
+    "backup_dir",
+    "backup_keep",
     "base",
     "batch",
     "bwlimit",

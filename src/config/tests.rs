@@ -116,6 +116,8 @@ name = "b"
 url = "h:/p"
 ssh = "ssh -p 2222"
 rsync_path = "sudo rsync"
+backup_dir = "/old/web"
+backup_keep = "30d"
 [[mirror.hook]]
 name = "told"
 kind = "http"
@@ -332,8 +334,13 @@ fn every_key_is_read() {
         ionice: checked::IoNice::Idle,
         ssh: None,
         rsync_path: None,
+        backup_dir: None,
+        backup_keep: None,
     };
     assert_eq!(m.targets[0], want);
+    let day = Duration::from_secs(24 * 3600);
+    let (dir, keep) = (Some(PathBuf::from("/old/web")), Some(day * 30));
+    assert_eq!((m.targets[1].backup_dir.clone(), m.targets[1].backup_keep), (dir, keep));
     assert_eq!((m.targets[1].ssh.as_deref(), m.targets[1].rsync_path.as_deref()), (Some("ssh -p 2222"), Some("sudo rsync")));
 }
 
@@ -610,6 +617,33 @@ fn rules_within_a_mirror() {
     assert!(one("m", "/no/../such", "h::m", "").contains("holds .."));
     assert!(one("m", "/no/such", "h:/p", "password_file = \"/p\"").contains("for rsync daemons only"));
     assert!(one("m", "/no/such", "h:/p", "ssh = \" \"").contains("is no command"));
+    assert_eq!(one("m", "/no/such", "h::p", "ssh = \"ssh -p 1\""), "");
+    assert!(one("m", "/no/such", "rsync://h:873/p", "ssh = \"ssh\"").contains("has a port, and the target a remote shell"));
+    assert!(one("m", "/no/such", "h::p", "rsync_path = \"r\"").contains("for targets behind ssh only"));
+    for (url, keys, want) in [
+        ("h:/p", "backup_dir = \"/old\"\nbackup_keep = \"1d\"", ""),
+        ("h::p/a", "backup_dir = \"/old\"", ""),
+        ("/no/such/t", "backup_dir = \"/no/such/old\"", ""),
+        ("h:/p", "backup_dir = \"old\"", "is not an absolute path"),
+        ("h:/p", "backup_dir = \"/\"", "cannot be used"),
+        ("h:/p", "backup_dir = \"/p/old\"", "lies inside the copy"),
+        ("h:/p", "backup_dir = \"/p\"", "lies inside the copy"),
+        ("h::p", "backup_dir = \"/old\"", "lies inside the copy"),
+        ("h:/old/p", "backup_dir = \"/old\"", "lies inside backup_dir"),
+        ("/no/such/t", "backup_dir = \"/no/such/t/old\"", "lies inside the copy"),
+        ("h:/p", "backup_keep = \"1d\"", "backup_keep is for a backup_dir"),
+        ("h:/p", "backup_dir = \"/old\"\nbackup_keep = \"1h\"", "backup_keep is 1h"),
+        (
+            "h:/p",
+            "backup_dir = \"/old\"\n[[mirror.target]]\nname = \"u\"\nurl = \"h:/q\"\nbackup_dir = \"/old\"",
+            "in the same place",
+        ),
+        ("h:/p", "backup_dir = \"/q/old\"\n[[mirror.target]]\nname = \"u\"\nurl = \"h:/q\"", "which deletes there"),
+    ] {
+        let got = one("m", "/no/such/m", url, keys);
+        assert!(if want.is_empty() { got.is_empty() } else { got.contains(want) }, "{url} {keys}: {got}");
+    }
+    assert!(one("m", "/no/such", "/no/t", "backup_dir = \"/no/such/old\"").contains("lies inside the source"));
     assert!(one("m", "/no/such", "h:/p", "rsync_path = \"--server\"").contains("begins with an option"));
     assert!(messages("").join("").contains("there is no mirror"));
     assert!(messages("[[mirror]]\nname=\"m\"\nsource=\"/x\"").join("").contains("there is no target"));

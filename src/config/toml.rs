@@ -530,6 +530,7 @@ pub(super) const ELSEWHERE: &[(&str, &str)] = &[
     ("ssh", "[[mirror.target]]"),
     ("timeout", "[[mirror.target]]"),
     ("jobs", "[[mirror.target]]"),
+    ("backup_dir", "[[mirror.target]]"),
 ];
 
 fn kind(value: &DeValue<'_>) -> &'static str {
@@ -813,6 +814,8 @@ fn target(s: &mut Section<'_, '_>) -> Option<Target> {
         ionice: s.choice("ionice").unwrap_or(d.ionice),
         ssh: s.string("ssh"),
         rsync_path: s.string("rsync_path"),
+        backup_dir: s.path("backup_dir"),
+        backup_keep: s.duration("backup_keep").or(d.backup_keep),
         feed: d.feed,
         name: d.name,
         location: d.location,

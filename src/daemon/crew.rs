@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::{Error, MissingSource, Wish};
+use crate::backups::{self, Pruning};
 use crate::budget::Budget;
 use crate::config::{Daemon, Mirror};
 use crate::engine::{Again, Ended, Engine, Stage, StartError};
@@ -26,6 +27,8 @@ struct Member {
     /// How many changes are not on some target; `None`: the source could not be opened anew.
     thread: JoinHandle<Ending>,
     verifying: Verifying,
+    /// Removes old backups.
+    pruning: Pruning,
     /// It was ordered to end for good while the others go on.
     leaving: bool,
 }
@@ -192,8 +195,8 @@ impl Crew {
                 body(&farewell.wish)
             })
             .map_err(|source| Error::Setup { what: "an engine thread", source })?;
-        let verifying = background::start(&mirror, &handle);
-        self.members.push(Member { mirror, facts, handle, thread, verifying, leaving: false });
+        let (verifying, pruning) = (background::start(&mirror, &handle), backups::start(&mirror));
+        self.members.push(Member { mirror, facts, handle, thread, verifying, pruning, leaving: false });
         Ok(())
     }
 
@@ -222,6 +225,7 @@ impl Crew {
             member.handle.targets = mirror.targets.iter().map(|t| t.name.clone()).collect();
             engines.put(member.handle.clone());
             member.verifying = background::start(&mirror, &member.handle);
+            member.pruning = backups::start(&mirror);
             (member.mirror, member.facts) = (mirror, facts);
         }
     }
@@ -230,7 +234,7 @@ impl Crew {
     pub(super) fn dismiss(&mut self, mirror: &str, deadline: Instant) {
         if let Some(member) = self.member(mirror) {
             member.leaving = true;
-            member.verifying = Verifying::default();
+            (member.verifying, member.pruning) = (Verifying::default(), Pruning::default());
             member.handle.tell(Command::Stop { deadline });
         }
     }

@@ -41,6 +41,7 @@ use super::probe::RsyncFacts;
 use super::renames::{self, Renamed};
 use crate::config::{self, Compress, Extras};
 use crate::location::{Location, remote_shell, whole_seconds, with_option};
+use crate::path::RelPath;
 use crate::role::mark;
 use crate::sys::priority::Priority;
 
@@ -222,6 +223,9 @@ pub struct Spec<'a> {
     pub guard_args: &'a [OsString],
     /// Further arguments, already checked against what a user may not set.
     pub extra: &'a [String],
+    /// An absolute directory as the receiver names it, into which what is replaced or deleted goes
+    /// (`--backup-dir`).
+    pub backup: Option<&'a str>,
     /// From where to where, for the passes that need it.
     pub renamed: Option<&'a Renamed>,
     /// Below the root, for lists that begin there.
@@ -253,6 +257,7 @@ impl<'a> Spec<'a> {
             filter_args: &[],
             guard_args: &[],
             extra: &target.args,
+            backup: None,
             renamed: None,
             below: None,
             lock: None,
@@ -438,6 +443,7 @@ impl Args {
         // beside `-M`.
         let idle = |arg: &&String| spec.peer.is_local() && matches!(arg.as_str(), "-s" | "--secluded-args" | "--protect-args");
         self.add_all(spec.extra.iter().filter(|arg| !idle(arg)));
+        self.add_all(backup_args(spec, spec.below.map(|below| &below.dir)));
     }
 
     /// The source and the destination.
@@ -450,12 +456,26 @@ impl Args {
     }
 }
 
+/// Where what is replaced or deleted goes. `dir`: where the run begins on the target, below its
+/// root. rsync keeps a file under its path below the run's own destination, so that has to stand
+/// before it. Each run has a directory of its own (3.5.0): in one for several, a later run replaces
+/// what an earlier one kept.
+pub(super) fn backup_args(spec: &Spec<'_>, dir: Option<&RelPath>) -> Vec<OsString> {
+    let Some(base) = spec.backup else { return Vec::new() };
+    let mut place = OsString::from(format!("--backup-dir={base}"));
+    if let Some(dir) = dir.filter(|dir| !dir.is_root()) {
+        place.push("/");
+        place.push(OsStr::from_bytes(dir));
+    }
+    vec!["--backup".into(), place]
+}
+
 /// Whether a local receiver is freed of the source's confinement. rsync confines its own receiver
 /// as well, to the source, where no place of the target lies: with `--delay-updates` it then drops
 /// what it has received and ends with 0, with `--temp-dir` and `--fake-super` every file fails
 /// (3.5.0). Of two confinements the last holds, and `-M` is for the receiver alone.
 fn frees_receiver(spec: &Spec<'_>) -> bool {
-    spec.peer.is_local() && spec.facts.confine_root && config::names_places(spec.extra)
+    spec.peer.is_local() && spec.facts.confine_root && (config::names_places(spec.extra) || spec.backup.is_some())
 }
 
 /// Whether a recursive list has to be read whole first: a local receiver that is given options of
@@ -608,6 +628,7 @@ mod tests {
             filter_args: &[],
             guard_args: &[],
             extra: &[],
+            backup: None,
             renamed: None,
             below: None,
             lock: None,
@@ -671,6 +692,23 @@ mod tests {
                 assert_eq!(line.contains(" -M--confine-root=/ "), want, "{line}");
                 assert_eq!(line.contains(" --no-inc-recursive "), want && pass == Pass::Deep, "{line}");
             }
+        }
+    }
+
+    #[test]
+    fn what_is_replaced_goes_aside_under_its_whole_path() {
+        let facts = RsyncFacts { confine_root: true, ..RsyncFacts::default() };
+        let (local, module) = (Location::Local("/t".into()), daemon());
+        for (location, freed) in [(&local, true), (&module, false)] {
+            let spec = Spec { backup: Some("/old/2026-01-02/1"), ..spec(location, &facts) };
+            for pass in [Pass::Shallow, Pass::ShallowOneLevel, Pass::Deep, Pass::Full { progress: false }, Pass::Probe] {
+                let line = line(&spec, pass);
+                assert!(line.contains(" --backup --backup-dir=/old/2026-01-02/1 -- "), "{pass:?}: {line}");
+                assert_eq!(line.contains(" -M--confine-root=/ "), freed && !matches!(pass, Pass::Full { .. }), "{line}");
+            }
+            let dir = RelPath::from_normal("a/b");
+            assert_eq!(backup_args(&spec, Some(&dir)), ["--backup", "--backup-dir=/old/2026-01-02/1/a/b"]);
+            assert_eq!(backup_args(&spec, Some(&RelPath::root())), ["--backup", "--backup-dir=/old/2026-01-02/1"]);
         }
     }
 

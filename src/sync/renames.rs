@@ -28,7 +28,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::argv::{ITEMS, Pass, Spec, attributes, inherited, lists_whole, receiver_only};
+use super::argv::{ITEMS, Pass, Spec, attributes, backup_args, inherited, lists_whole, receiver_only};
 use crate::location::Location;
 use crate::location::whole_seconds;
 use crate::path::RelPath;
@@ -100,6 +100,7 @@ pub(super) fn argv(spec: &Spec<'_>, renamed: &Renamed, pass: Pass) -> Vec<OsStri
     }
     spec.peer.transport().iter().for_each(|arg| add(arg));
     spec.extra.iter().for_each(|arg| add(arg));
+    backup_args(spec, Some(&renamed.dest)).iter().for_each(|arg| add(arg));
     match pass {
         Pass::MovedTree | Pass::MovedTrees | Pass::MovedFiles => {
             if let Some(basis) = &renamed.basis {

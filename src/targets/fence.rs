@@ -249,6 +249,18 @@ impl Target {
         args
     }
 
+    /// Where a run keeps what it replaces or deletes, as `backup_dir` has it: a directory of its own
+    /// below that of the day, by which old ones are found ([`crate::backups`]).
+    pub(super) fn backup_of(&self, serial: u32) -> Option<String> {
+        let dir = self.cfg.backup_dir.as_ref().filter(|_| !self.keeps_aside())?;
+        let now = SystemTime::now();
+        let millis = now.duration_since(UNIX_EPOCH).unwrap_or_default().subsec_millis();
+        let time = humantime::format_rfc3339_seconds(now).to_string();
+        let (day, time) = time.split_once('T')?;
+        let time = time.trim_end_matches('Z').replace(':', "");
+        Some(format!("{}/{day}/{time}.{millis:03}-{serial}", dir.display()))
+    }
+
     /// From now on nothing is sent; what is under way is ended.
     pub(super) fn fence_off(&mut self, cx: &mut Context<'_>, why: String) {
         let Some(fence) = &mut self.fence else { return };

@@ -152,7 +152,9 @@ impl Target {
             extra.extend(self.bandwidth_of(serial, launch.lane).map(|kib| format!("--bwlimit={kib}")));
         }
         let root = if launch.pass == Pass::Role { self.inbox() } else { cx.root.path() };
+        let backup = self.backup_of(serial).filter(|_| launch.pass != Pass::Role);
         let mut spec = Spec {
+            backup: backup.as_deref(),
             extra: &extra,
             renamed: options.renamed,
             ..self.spec_for(root, launch.compare, carries.map_or(&[], |(batch, _)| &batch.entries))

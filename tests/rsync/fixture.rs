@@ -181,6 +181,7 @@ impl Fixture {
             guard_args: &[],
             extra: &self.options.extra,
             priority: Default::default(),
+            backup: None,
             renamed: None,
             below: None,
             lock: None,
