@@ -53,6 +53,7 @@ mod lsyncd;
 mod manager;
 mod monitoring;
 mod mounts;
+mod moving;
 mod muting;
 mod names;
 mod options;
@@ -191,6 +192,7 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("identity", identity::cases()),
         ("backups", backups::cases()),
         ("lanes", lanes::cases()),
+        ("moving", moving::cases()),
         ("limits", limits::cases()),
         ("links", links::cases()),
         ("names", names::cases()),

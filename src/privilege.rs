@@ -116,7 +116,12 @@ fn another_user() -> Option<User> {
 pub(crate) fn fetch_writes_nothing_else(location: &Location, ssh: Option<&str>) -> bool {
     let shares =
         |words: &str| words.to_ascii_lowercase().contains("controlmaster") || words.split_whitespace().any(|w| w == "-M");
-    of_fetch(location, ssh).is_some() && !(matches!(location, Location::Ssh { .. }) && ssh.is_some_and(shares))
+    of_fetch(location, ssh).is_some() && !(location.is_behind_shell() && ssh.is_some_and(shares))
+}
+
+/// To take leases on files of others, and to rename and delete them in their directories.
+fn of_removal() -> Caps {
+    Caps::of(&[Capability::CAP_LEASE, Capability::CAP_DAC_OVERRIDE, Capability::CAP_FOWNER])
 }
 
 /// What all rsync runs of a configuration need together; `None` when that cannot be determined.
@@ -141,7 +146,11 @@ fn own(mirrors: &[Mirror]) -> Caps {
         false => always,
     };
     let fetches = |m: &Mirror| m.roles && m.targets.iter().any(|t| fetches_as_another(&t.location));
-    if mirrors.iter().any(fetches) { always.with(of_other_users()) } else { always }
+    let needed = if mirrors.iter().any(fetches) { always.with(of_other_users()) } else { always };
+    match mirrors.iter().any(|mirror| mirror.remove_source_files) {
+        true => needed.with(of_removal()),
+        false => needed,
+    }
 }
 
 /// Gives up what the daemon does not need, and returns that. Before the first thread.

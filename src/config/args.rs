@@ -42,7 +42,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("delete-excluded", "what the mirror leaves out must stay untouched on the target"),
     ("max-delete=", "the deletions of a large change would never be carried out"),
     ("ignore-errors", "files that could not be read would be deleted on the target"),
-    ("remove-source-files remove-sent-files", "the source would be emptied"),
+    ("remove-source-files remove-sent-files", "set remove_source_files in the mirror, which waits for every target"),
     ("files-from= from0 no-from0", "fansync gives rsync its lists"),
     (
         "filter= exclude= include= exclude-from= include-from= cvs-exclude F",

@@ -101,6 +101,10 @@ pub struct Mirror {
     /// Larger files are left out, in bytes; what size they say that they have counts, whatever they
     /// take of the disk.
     pub(crate) max_file_size: Option<u64>,
+    /// Files are removed from the source once every target has them.
+    pub(crate) remove_source_files: bool,
+    /// How long ago a file has to have changed before that.
+    pub(crate) remove_after: Duration,
     /// The source may lose everything at one blow without stopping the mirror.
     pub(crate) allow_empty: bool,
     /// What happens at the start.
@@ -750,6 +754,8 @@ impl Mirror {
             max_delete: None,
             first_max_delete: MaxDelete::Percent(50),
             max_file_size: None,
+            remove_source_files: false,
+            remove_after: Duration::from_secs(60),
             allow_empty: false,
             initial: Initial::Reconcile,
             watch: Watch::Auto,
@@ -881,6 +887,8 @@ impl Serialize for Mirror {
         if let Some(most) = self.max_file_size {
             out.serialize_field("max_file_size", &format!("{most}B"))?;
         }
+        out.serialize_field("remove_source_files", &self.remove_source_files)?;
+        out.serialize_field("remove_after", &units::shown(self.remove_after))?;
         out.serialize_field("allow_empty", &self.allow_empty)?;
         out.serialize_field("initial", &self.initial)?;
         out.serialize_field("watch", &self.watch)?;

@@ -202,6 +202,7 @@ fn mirror(mirror: &Mirror, path: &str, out: &mut Vec<Complaint>) {
             help,
         );
     }
+    removal(mirror, &mut section);
     if mirror.roles && !mirror.filter.excludes(mark::DIR.as_bytes(), true) {
         let help = format!("make the include pattern narrower, so that it does not match {}", mark::DIR);
         let key = if mirror.filter.include().is_empty() { "filter" } else { "include" };
@@ -303,6 +304,30 @@ fn target(mirror: &Mirror, target: &Target, path: &str, out: &mut Vec<Complaint>
     let ssh = target.location.is_behind_shell();
     section.words("ssh", &target.ssh, ssh || target.location.is_socket());
     section.words("rsync_path", &target.rsync_path, ssh);
+}
+
+/// Nothing may go from a target because it went from the source.
+fn removal(mirror: &Mirror, section: &mut Section<'_>) {
+    if !mirror.remove_source_files {
+        return;
+    }
+    let key = "remove_source_files";
+    if mirror.delete != Delete::Never {
+        let help = "set delete = false; else a comparison would delete on the targets what was removed here";
+        section.complain(key, "remove_source_files goes with delete = false only", help);
+    }
+    if mirror.targets.is_empty() || mirror.targets.iter().any(|target| target.location.is_feed()) {
+        let help = "whether a feed's followers, or hooks, have a file is not known; give the mirror targets of its own";
+        section.complain(key, "remove_source_files needs targets that can be compared", help);
+    }
+    if mirror.roles {
+        let help = "a server that takes over serves its own tree; use one of the two";
+        section.complain(key, "remove_source_files does not go with roles", help);
+    }
+    if !mirror.filter.excludes(mark::DIR.as_bytes(), true) {
+        let help = format!("make the include pattern narrower, so that it does not match {}", mark::DIR);
+        section.complain(key, format!("with remove_source_files, {} must be left out, and is included", mark::DIR), help);
+    }
 }
 
 /// What is kept on the target may not lie where runs delete it, nor be the copy itself.

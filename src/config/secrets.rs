@@ -241,6 +241,8 @@ const PLAIN: &[&str] = &[
     "password_file",
     "path",
     "prefix",
+    "remove_after",
+    "remove_source_files",
     "rename_events",
     "replicas",
     "require_confined",

@@ -48,6 +48,8 @@ delete = false
 max_delete = "10%"
 first_max_delete = 7
 max_file_size = "10GiB"
+remove_source_files = false
+remove_after = "10m"
 allow_empty = true
 initial = "none"
 watch = "inotify"
@@ -648,6 +650,16 @@ fn rules_within_a_mirror() {
     assert!(messages("").join("").contains("there is no mirror"));
     assert!(messages("[[mirror]]\nname=\"m\"\nsource=\"/x\"").join("").contains("there is no target"));
     assert!(messages("[daemon]\nstate_dir = \"x\"\n").join("").contains("state_dir \"x\" is not an absolute path"));
+    for (keys, want) in [
+        ("remove_source_files = true", "goes with delete = false only"),
+        ("remove_source_files = true\ndelete = \"running\"", "goes with delete = false only"),
+        ("remove_source_files = true\ndelete = false\nroles = true", "does not go with roles"),
+        ("remove_source_files = true\ndelete = false\ninclude = [\".fansync\"]", "must be left out, and is included"),
+    ] {
+        assert!(messages(&least(keys, "")).join("\n").contains(want), "{keys}");
+    }
+    let moves = read(&least("remove_source_files = true\ndelete = false", "")).unwrap();
+    assert!(moves.mirrors[0].filter.excludes(b".fansync", true));
     for (daemon, want) in [
         ("max_runs = 0", "max_runs is 0"),
         ("bwlimit = \"1KiB\"", "bwlimit is 1024 bytes a second"),

@@ -514,6 +514,7 @@ pub(super) const ELSEWHERE: &[(&str, &str)] = &[
     ("follow_open_files", "[[mirror]]"),
     ("first_max_delete", "[[mirror]]"),
     ("max_file_size", "[[mirror]]"),
+    ("remove_source_files", "[[mirror]]"),
     ("full_every", "[[mirror]]"),
     ("verify_every", "[[mirror]]"),
     ("full_at", "[[mirror]]"),
@@ -586,6 +587,8 @@ fn mirror(s: &mut Section<'_, '_>) -> Option<Mirror> {
         delete: s.delete("delete").unwrap_or(d.delete),
         max_delete: s.max_delete("max_delete"),
         first_max_delete: s.max_delete("first_max_delete").unwrap_or(d.first_max_delete),
+        remove_source_files: s.flag("remove_source_files").unwrap_or(d.remove_source_files),
+        remove_after: s.duration("remove_after").unwrap_or(d.remove_after),
         max_file_size: s.text("max_file_size", "", units::file_size),
         allow_empty: s.flag("allow_empty").unwrap_or(d.allow_empty),
         initial: s.choice("initial").unwrap_or(d.initial),
@@ -645,10 +648,11 @@ fn mounts(s: &mut Section<'_, '_>) -> Mounts {
     Mounts { skip: list("skip"), take: list("take") }
 }
 
-/// With roles, the directory of the marks belongs to each side and to no mirror.
+/// With roles, the directory of the marks belongs to each side and to no mirror; what is on its way
+/// out of the source is below it, too.
 fn keep_out_marks(mirror: Mirror) -> Mirror {
     let pattern = format!("/{}", mark::DIR).into_bytes();
-    if !mirror.roles || mirror.filter.exclude().contains(&pattern) {
+    if !(mirror.roles || mirror.remove_source_files) || mirror.filter.exclude().contains(&pattern) {
         return mirror;
     }
     let mut exclude = mirror.filter.exclude().to_vec();

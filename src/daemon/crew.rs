@@ -18,6 +18,7 @@ use crate::follow::{self, Follower};
 use crate::sync::argv;
 use crate::sync::probe::{ProbeError, RsyncFacts};
 use crate::verify::background::{self, Verifying};
+use crate::verify::moving::{self, Moving};
 
 /// One mirror as it runs.
 struct Member {
@@ -29,6 +30,8 @@ struct Member {
     verifying: Verifying,
     /// Removes old backups.
     pruning: Pruning,
+    /// Removes files from the source that every target has.
+    moving: Moving,
     /// It was ordered to end for good while the others go on.
     leaving: bool,
 }
@@ -196,7 +199,8 @@ impl Crew {
             })
             .map_err(|source| Error::Setup { what: "an engine thread", source })?;
         let (verifying, pruning) = (background::start(&mirror, &handle), backups::start(&mirror));
-        self.members.push(Member { mirror, facts, handle, thread, verifying, pruning, leaving: false });
+        let moving = moving::start(&mirror, &handle);
+        self.members.push(Member { mirror, facts, handle, thread, verifying, pruning, moving, leaving: false });
         Ok(())
     }
 
@@ -226,6 +230,7 @@ impl Crew {
             engines.put(member.handle.clone());
             member.verifying = background::start(&mirror, &member.handle);
             member.pruning = backups::start(&mirror);
+            member.moving = moving::start(&mirror, &member.handle);
             (member.mirror, member.facts) = (mirror, facts);
         }
     }
@@ -234,7 +239,7 @@ impl Crew {
     pub(super) fn dismiss(&mut self, mirror: &str, deadline: Instant) {
         if let Some(member) = self.member(mirror) {
             member.leaving = true;
-            (member.verifying, member.pruning) = (Verifying::default(), Pruning::default());
+            (member.verifying, member.pruning, member.moving) = Default::default();
             member.handle.tell(Command::Stop { deadline });
         }
     }

@@ -150,7 +150,7 @@ impl Run {
             makes_target: pass == Pass::MovedTree,
         };
         let output = Output::new(names(spec));
-        let run = Run { child: Doer::Rsync(child), output, context, daemon: spec.peer.location.is_daemon(), moving: None };
+        let run = Run { child: Doer::Rsync(child), output, context, daemon: spec.peer.location.is_socket(), moving: None };
         // A spare process connects at leisure; it is hastened when it gets its list.
         if !matches!(input, Input::Standby) {
             run.hasten();

@@ -1,5 +1,5 @@
-//! Leases on files (fcntl(2), `F_SETLEASE`), to show what one does to a process that opens the
-//! file.
+//! Leases on files (fcntl(2), `F_SETLEASE`): to know that no process has a file open, and to show
+//! what one does to a process that opens the file.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -20,5 +20,18 @@ pub fn hold_write_lease(file: BorrowedFd<'_>) -> io::Result<()> {
     match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Whether a lease that was taken on this descriptor is whole: nobody has come to open the file.
+///
+/// # Errors
+/// fcntl(2).
+pub(crate) fn lease_is_whole(file: BorrowedFd<'_>) -> io::Result<bool> {
+    // SAFETY: an open descriptor, which the caller borrows to us, and a number.
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLEASE) } {
+        -1 => Err(io::Error::last_os_error()),
+        // While it is being broken, this is what it is to become.
+        kind => Ok(kind == libc::F_WRLCK),
     }
 }

@@ -6,7 +6,7 @@
 //! ([`Filter::is_rsyncs`](crate::filter::Filter::is_rsyncs)) is taken out of what it says.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::sync::PoisonError;
@@ -118,7 +118,26 @@ impl<'p> Comparer<'p> {
         self.run_as(&self.spec(), pass, input)
     }
 
+    /// Those of these files that the target has as they are here: rsync read both, and calls them
+    /// unchanged. What it says nothing about is not among them.
+    pub(super) fn equal(&self, paths: &[RelPath]) -> Result<BTreeSet<RelPath>, Error> {
+        let list = filelist::encode(paths.iter().map(|path| (path, Form::Plain)));
+        let extra: Vec<String> = self.plan.sides.target.args.iter().cloned().chain(["-ii".into()]).collect();
+        let spec = Spec { extra: &extra, compare: Compare::Checksum, ..self.spec() };
+        let (run, outcome) = self.end_of(&spec, Pass::Shallow, Input::List(&list.bytes))?;
+        unseen(&outcome, false)?;
+        let wanted: BTreeSet<&RelPath> = paths.iter().collect();
+        let same = run.output().items.iter().filter(|item| is_unchanged_file(item) && wanted.contains(&item.path));
+        Ok(same.map(|item| item.path.clone()).collect())
+    }
+
     fn run_as(&self, spec: &Spec<'_>, pass: Pass, input: Input<'_>) -> Result<Found, Error> {
+        let (run, outcome) = self.end_of(spec, pass, input)?;
+        self.found(&run, &outcome)
+    }
+
+    /// Runs it to its end.
+    fn end_of(&self, spec: &Spec<'_>, pass: Pass, input: Input<'_>) -> Result<(Run, Outcome), Error> {
         self.plan.root.check().map_err(|astray| Error::Source(astray.to_string()))?;
         let mut run = Run::start(spec, pass, &self.env, input).map_err(Error::start)?;
         run.keep_items(MAX_KEPT);
@@ -136,7 +155,7 @@ impl<'p> Comparer<'p> {
         let outcome = outcome.unwrap_or_else(|e| Outcome::unknown(format!("how rsync ended is not known: {e}")));
         match ended.take() {
             Some(error) if outcome.verdict != Verdict::Done => Err(error),
-            _ => self.found(&run, &outcome),
+            _ => Ok((run, outcome)),
         }
     }
 
@@ -207,6 +226,12 @@ impl<'p> Comparer<'p> {
             }
         }
     }
+}
+
+/// Whether rsync calls it a regular file that is the same on both sides (rsync(1), `-ii`).
+fn is_unchanged_file(item: &Item) -> bool {
+    let rest = &item.change[2..];
+    item.change.starts_with(b".f") && (rest.iter().all(|&b| b == b' ') || item.is_access_time())
 }
 
 /// How a path is listed to be compared by name, if it can be.
@@ -297,6 +322,24 @@ mod tests {
         ] {
             let want = want.map(|(p, form)| (path(p), form));
             assert_eq!(listed(path(at), state, deletions), want, "{at} {state:?} {deletions:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_file_that_is_called_unchanged_is() {
+        for (change, want) in [
+            (b".f         ", true),
+            (b".f......u..", true),
+            (b".d         ", false),
+            (b".L         ", false),
+            (b".f..t......", false),
+            (b".f........x", false),
+            (b"<f         ", false),
+            (b"<f+++++++++", false),
+            (b"*deleting  ", false),
+        ] {
+            let item = Item { change: *change, path: path("f"), dir: false };
+            assert_eq!(is_unchanged_file(&item), want, "{}", String::from_utf8_lossy(change));
         }
     }
 

@@ -24,6 +24,7 @@ mod bar;
 pub(crate) mod cli;
 mod compare;
 mod judge;
+pub(crate) mod moving;
 mod rehearse;
 mod why;
 

@@ -1,0 +1,201 @@
+//! `remove_source_files`: files go from the source once every target has them, and no others.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::fixture::daemon::Until;
+use crate::fixture::fs::Fs;
+use crate::fixture::proc::poll_until;
+use crate::fixture::tree::Dir;
+use crate::fixture::{Case, Mirror, Run, Setup, To, WAIT, case};
+
+/// Beside what is in a source and no file: the directory of what is on its way out.
+const OWN: &str = ".fansync";
+
+fn setup(fs: Fs, to: &[To]) -> Setup {
+    Setup::new(fs).targets(to).key("delete", false).key("remove_source_files", true).key("remove_after", "50ms")
+}
+
+/// The files below `dir`, but for those of fansync's own.
+fn files(dir: &Dir) -> Vec<PathBuf> {
+    fn below(at: &Path, top: &Path, out: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(at).into_iter().flatten().flatten() {
+            let path = entry.path();
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() && path != top.join(OWN) => below(&path, top, out),
+                Ok(kind) if kind.is_file() => out.push(path.strip_prefix(top).expect("it is below").to_owned()),
+                _ => {}
+            }
+        }
+    }
+    let mut out = Vec::new();
+    below(dir.root(), dir.root(), &mut out);
+    out.sort();
+    out
+}
+
+fn empties(m: &Mirror) {
+    let empty = || files(&m.src).is_empty().then_some(());
+    assert!(poll_until(WAIT, empty).is_some(), "files stay in the source: {:?}\n{}", files(&m.src), m.daemon.report());
+}
+
+fn moves(fs: Fs) -> Run<()> {
+    let m = setup(fs, &[To::Module, To::Local]).start()?;
+    m.src.mkdirs("d/sub");
+    for (path, content) in [("f", "one"), ("d/g", "two"), ("d/sub/#h", "three"), ("d/a\nb", "four"), ("d/empty", "")] {
+        m.src.write(path, content.as_bytes());
+    }
+    m.src.symlink("f", "link");
+    empties(&m);
+    for target in &m.targets {
+        for (path, content) in [("f", "one"), ("d/g", "two"), ("d/sub/#h", "three"), ("d/a\nb", "four"), ("d/empty", "")] {
+            assert_eq!(target.dir.read(path).as_deref(), Some(content.as_bytes()), "{path}: {}", m.daemon.report());
+        }
+    }
+    assert!(m.src.at("d/sub").is_dir() && m.src.has("link"), "more than files went");
+    // A comparison deletes nothing of what was moved, and a new file of an old name replaces it.
+    m.daemon.reconcile();
+    m.src.write("f", b"one, the second");
+    empties(&m);
+    m.daemon.flush(None);
+    for target in &m.targets {
+        assert_eq!(target.dir.read("f").as_deref(), Some(&b"one, the second"[..]));
+        assert!(target.dir.has("d/sub/#h") && !target.dir.has(OWN), "{}", m.daemon.report());
+    }
+    Ok(())
+}
+
+/// A target that is away, and one that has a file otherwise, keep it in the source.
+fn waits(fs: Fs) -> Run<()> {
+    let mut m = setup(fs, &[To::Local, To::Module]).target_key("retry_min", "100ms").target_key("retry_max", "200ms").start()?;
+    m.src.write("first", b"x");
+    empties(&m);
+    m.rsyncd.as_mut().expect("a module").stop();
+    m.src.write("second", b"y");
+    let there = || m.targets[0].dir.has("second").then_some(());
+    assert!(poll_until(WAIT, there).is_some(), "it does not come to the target that answers");
+    // Longer than a round: the log says at the level of debug that there is no answer.
+    let asked = || m.daemon.log().contains("nothing is removed from the source").then_some(());
+    let _ = poll_until(Duration::from_secs(6), asked);
+    assert!(m.src.has("second"), "it went although a target is away");
+    m.rsyncd.as_mut().expect("a module").restart();
+    empties(&m);
+    m.daemon.flush(None);
+    assert!(m.targets.iter().all(|target| target.dir.read("second").as_deref() == Some(b"y")));
+    // One that a program has open stays until it is closed.
+    m.src.write("open", b"z");
+    let held = File::open(m.src.at("open")).expect("it is there");
+    let all = || m.targets.iter().all(|target| target.dir.has("open")).then_some(());
+    assert!(poll_until(WAIT, all).is_some());
+    m.src.write("beside", b"z");
+    let beside = || (!m.src.has("beside")).then_some(());
+    assert!(poll_until(WAIT, beside).is_some());
+    assert!(m.src.has("open"), "it went although it is open");
+    drop(held);
+    empties(&m);
+    Ok(())
+}
+
+/// Writes to the same names all the time, in every way: the last of each is on the targets.
+fn hostile(fs: Fs) -> Run<()> {
+    const NAMES: usize = 8;
+    const ROUNDS: usize = 1_500;
+    let m = setup(fs, &[To::Local]).key("remove_after", "1ms").start()?;
+    m.src.mkdir("d");
+    let stop = AtomicBool::new(false);
+    let mut written = vec![Vec::new(); NAMES];
+    std::thread::scope(|scope| {
+        // Somebody who opens everything that comes up.
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                for path in files(&m.src) {
+                    let _ = fs::read(m.src.at(&path));
+                }
+            }
+        });
+        for round in 0..ROUNDS {
+            let (n, text) = (round % NAMES, format!("{round};"));
+            let path = m.src.at(format!("d/{n}"));
+            match fastrand::u8(..4) {
+                // What was appended stays beside what was there, where that is still here.
+                0 => {
+                    let mut file = OpenOptions::new().create(true).append(true).open(&path).expect("it can be opened");
+                    file.write_all(text.as_bytes()).expect("it can be written");
+                }
+                1 => fs::write(&path, &text).expect("it can be written"),
+                2 => {
+                    let new = m.src.at(format!("d/new{n}"));
+                    fs::write(&new, &text).and_then(|()| fs::rename(&new, &path)).expect("it can be renamed");
+                }
+                _ => {
+                    let mut file = OpenOptions::new().create(true).append(true).open(&path).expect("it can be opened");
+                    std::thread::yield_now();
+                    file.write_all(text.as_bytes()).expect("it can be written");
+                }
+            }
+            written[n] = text.into_bytes();
+            if round % 50 == 0 {
+                let _ = poll_until(Duration::from_millis(300), || files(&m.src).is_empty().then_some(()));
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    empties(&m);
+    m.daemon.flush(None);
+    for (n, last) in written.iter().enumerate() {
+        let there = m.dst().read(format!("d/{n}")).unwrap_or_default();
+        let shown = String::from_utf8_lossy(&there).into_owned();
+        assert!(
+            there.ends_with(last),
+            "d/{n}: {:?} is lost, there is {shown}\n{}",
+            String::from_utf8_lossy(last),
+            m.daemon.report()
+        );
+    }
+    Ok(())
+}
+
+/// Killed at any moment, and started again.
+fn killed(fs: Fs) -> Run<()> {
+    const FILES: usize = 400;
+    let mut m = setup(fs, &[To::Local]).key("remove_after", "1ms").start()?;
+    m.src.mkdir("d");
+    (0..FILES).for_each(|n| m.src.write(format!("d/{n}"), format!("content of {n}")));
+    for _ in 0..6 {
+        let before = files(&m.src).len();
+        // In the middle of a round, if one is to be had.
+        let _ = poll_until(Duration::from_secs(5), || (files(&m.src).len() < before || before == 0).then_some(()));
+        m.daemon.kill();
+        for n in 0..FILES {
+            let name = format!("d/{n}");
+            let want = format!("content of {n}").into_bytes();
+            let held = m.src.at(format!("{OWN}/moving/{name}"));
+            let whole = m.src.read(&name) == Some(want.clone())
+                || m.dst().read(&name) == Some(want.clone())
+                || fs::read(held).is_ok_and(|text| text == want);
+            assert!(whole, "{name} is nowhere");
+        }
+        (0..20).for_each(|n| m.src.write(format!("d/{n}"), format!("content of {n}")));
+        m.restart(Until::Watching);
+    }
+    empties(&m);
+    m.daemon.flush(None);
+    for n in 0..FILES {
+        assert_eq!(m.dst().read(format!("d/{n}")), Some(format!("content of {n}").into_bytes()), "d/{n}");
+    }
+    let left = || fs::read_dir(m.src.at(format!("{OWN}/moving"))).into_iter().flatten().flatten().count();
+    assert!(poll_until(WAIT, || (left() == 0).then_some(())).is_some(), "something is left on its way");
+    Ok(())
+}
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        case("files_go_from_the_source_once_every_target_has_them", &[Fs::Ext4, Fs::Xfs, Fs::Btrfs, Fs::Tmpfs], moves),
+        case("a_file_stays_while_a_target_lacks_it_or_it_is_open", &[Fs::Tmpfs], waits),
+        case("what_is_written_while_files_go_is_not_lost", &[Fs::Ext4, Fs::Tmpfs], hostile),
+        case("a_kill_while_files_go_loses_nothing", &[Fs::Ext4], killed),
+    ]
+}
