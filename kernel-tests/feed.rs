@@ -297,6 +297,18 @@ fn instead_of_rsync(dir: &Path, lines: &str) -> String {
     format!("rsync = \"{}\"\n", path.display())
 }
 
+/// Once `hold` is there, runs whose list has `u/big` wait for `go`.
+const HOLDS_BIG: &str = r#"case " $* " in *" --files-from"*) ;; *) exec rsync "$@" ;; esac
+cat >"$0.list.$$"
+if [ -e "$0.hold" ] && tr '\0' '\n' <"$0.list.$$" | grep -q '^\(\./\)\?u/big'; then
+    : >"$0.waits"
+    while [ ! -e "$0.go" ]; do sleep 0.01; done
+fi
+rsync "$@" <"$0.list.$$"
+code=$?
+rm -f "$0.list.$$"
+exit $code"#;
+
 fn name_of(path: &str) -> &str {
     path.split('/').next().unwrap_or(path)
 }
@@ -620,6 +632,29 @@ fn cases_of_followers() -> Vec<Case> {
             assert!(seen.as_ref().is_ok_and(|seen| *seen > 5), "{seen:?}");
             w.churn(CHURN);
             w.check();
+            Ok(())
+        }),
+        case("a_directory_becomes_a_link_while_what_is_in_it_is_pulled", ON, |fs| {
+            for link in ["nowhere", "d", "/", "."] {
+                let work = fs::work_dir();
+                let keys = instead_of_rsync(work.path(), HOLDS_BIG);
+                let w = World::with(fs, 1, "", &keys, "")?;
+                w.src.mkdir("u");
+                w.src.write("u/a", b"a");
+                w.check();
+                let sign = |name: &str| work.path().join(format!("rsync.{name}"));
+                std::fs::write(sign("hold"), "").expect("it can be written");
+                w.src.write("u/big", vec![b'x'; 3 << 20]);
+                let waits = || sign("waits").exists().then_some(());
+                assert!(poll_until(WAIT, waits).is_some(), "it is not pulled:\n{}", w.followers[0].daemon.log());
+                w.src.remove("u");
+                w.src.symlink(link, "u");
+                w.src.write("other", vec![b'y'; 300 << 10]);
+                w.daemon.flush(None);
+                std::fs::write(sign("go"), "").expect("it can be written");
+                w.barrier("all");
+                w.check();
+            }
             Ok(())
         }),
         case("a_run_that_hangs_is_ended", ON, |fs| {

@@ -17,6 +17,12 @@
 //! what is a file by now, what is above it does. At most as often as the tree is deep. Such a name
 //! is listed as one that is gone. Where it is a directory here after that, it was there again, as
 //! another one, and is compared whole.
+//!
+//! **What is not understood.** Of a run that failed and did not say at which paths, nothing is held.
+//! Its paths go again in smaller parts, at last each by itself, so that the others arrive. One that
+//! fails by itself gives way to its directory, as above, and that to the one above it: whatever
+//! stands in the way (a directory above it is a link by now) is no matter for what is above that.
+//! Where nothing comes of this for long, the whole tree is compared.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
@@ -33,6 +39,10 @@ use crate::path::{self, RelPath};
 const ROUNDS: u32 = 3;
 /// Paths of one run.
 const MOST: usize = 20_000;
+/// Paths of one run that have failed so often, with others or by themselves.
+const TOGETHER: [usize; ROUNDS as usize + 1] = [MOST, 200, 20, 1];
+/// Runs in turn that failed, and did not say why, before the whole tree is compared.
+const FRUITLESS: u32 = 60;
 
 /// Batches that wait for their turn, and their bytes: with more of them pulling takes less time.
 const QUEUE: usize = 32;
@@ -241,6 +251,8 @@ pub struct Machine {
     behind: VecDeque<Point>,
     owed: Option<String>,
     rounds: u32,
+    /// Runs in turn of which nothing came.
+    fruitless: u32,
     pending: Pending,
     /// Nothing that is to be pulled or failed touches their paths.
     batches: VecDeque<Queued>,
@@ -275,6 +287,7 @@ impl Machine {
             behind: VecDeque::new(),
             owed,
             rounds: 0,
+            fruitless: 0,
             pending: Pending::default(),
             batches: VecDeque::new(),
             pulled: Pulled::all(),
@@ -359,6 +372,11 @@ impl Machine {
     /// Paths that failed again and again.
     pub fn failed(&self) -> &BTreeMap<RelPath, Failure> {
         &self.failed
+    }
+
+    /// How many runs in turn came to nothing.
+    pub fn fruitless(&self) -> u32 {
+        self.fruitless
     }
 
     /// Tries them at once.
@@ -480,7 +498,13 @@ impl Machine {
         if self.batches.iter().any(touched) {
             self.pull_batches();
         }
-        items.iter().for_each(|item| self.pending.see(item, sequence));
+        for item in items {
+            self.pending.see(item, sequence);
+            if item.gone || !item.directory {
+                let below = |path: &RelPath| *path != item.path && path::is_at_or_below(path, &item.path);
+                self.failed.retain(|path, _| !below(path));
+            }
+        }
     }
 
     /// What waits to be applied is pulled.
@@ -544,7 +568,11 @@ impl Machine {
         ] {
             let fits = |need: &Need| (need.round > 0, need.kind == Kind::Subtree, need.content) == (again, deep, content);
             // One path that fails again must not fail others.
-            let taken = self.pending.take(if again { MOST / 100 } else { MOST }, fits);
+            let tries = |need: &Need| need.round.min(ROUNDS);
+            let rounds =
+                if again { self.pending.iter().map(|(_, need)| need).filter(|n| fits(n)).map(tries).min() } else { Some(0) };
+            let Some(rounds) = rounds else { continue };
+            let taken = self.pending.take(TOGETHER[rounds as usize], |need| fits(need) && tries(need) == rounds);
             if !taken.is_empty() {
                 return Some(self.leave(deep, content, taken));
             }
@@ -599,6 +627,7 @@ impl Machine {
             Flight::List(paths) => paths.keys().for_each(|path| self.pulled.note(path.clone(), now)),
             Flight::Batch { .. } => {}
         }
+        let partly = matches!(end, End::Partly { .. });
         let progress = match (flight, end) {
             (Flight::Batch { .. }, End::Done) => true,
             (Flight::Batch { sequence, items }, _) => {
@@ -643,6 +672,7 @@ impl Machine {
             }
             (Flight::List(paths), End::Partly { complaints, complete }) => self.partly(now, paths, &complaints, complete),
         };
+        self.fruitless = if progress { 0 } else { self.fruitless + u32::from(partly) };
         let (pending, failed) = (&self.pending, &self.failed);
         let touched = |item: &Item| pending.touches(&item.path) || touches(failed, &item.path);
         if self.batches.iter().any(|queued| queued.items.iter().any(touched)) {
@@ -654,6 +684,12 @@ impl Machine {
 
     fn partly(&mut self, now: Duration, paths: BTreeMap<RelPath, Need>, complaints: &[Complaint], complete: bool) -> bool {
         let mut progress = false;
+        let alone = paths.len() == 1;
+        if complaints.is_empty() && self.fruitless >= FRUITLESS {
+            self.fruitless = 0;
+            self.owe("run after run failed, and rsync did not say at which paths".into());
+            return false;
+        }
         for (path, mut need) in paths {
             let touches = |c: &&Complaint| path::is_at_or_below(&c.path, &path) || path::is_at_or_below(&path, &c.path);
             // The one nearest to the top decides.
@@ -681,6 +717,16 @@ impl Machine {
                 }
                 _ => need.round += 1,
             }
+            if complaint.is_none() && alone && need.round >= ROUNDS {
+                match path::parent(&path).filter(|above| !above.is_empty()) {
+                    Some(above) => {
+                        let above = RelPath::from_normal(above);
+                        self.put_back(now, above, Need::gone(need.sequence, need.round), "a path below it failed");
+                    }
+                    None => self.owe("a path at the top could not be pulled".into()),
+                }
+                continue;
+            }
             let words = complaint.map_or("rsync did not say which path failed", |c| &c.words);
             if need.round >= ROUNDS && complaint.is_some_and(|c| !c.absent) {
                 need.sequence = u64::MAX;
@@ -703,6 +749,9 @@ impl Machine {
     }
 
     fn fail(&mut self, now: Duration, path: RelPath, need: Need, words: String) {
+        if self.pending.is_taken_along(&path, &need) {
+            return;
+        }
         self.failed.insert(path, Failure { need, words, due: now + self.pause });
     }
 

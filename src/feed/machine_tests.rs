@@ -50,6 +50,47 @@ fn a_new_follower_compares_the_whole_tree_first() {
     assert_eq!(machine.saved().owed, None);
 }
 
+/// How many runs it takes until nothing is pending, where those fail that list what `stops` says,
+/// and do not say so; and what was pulled.
+fn pulled_past(paths: &[String], stops: impl Fn(&RelPath) -> bool) -> (Machine, u32, Vec<RelPath>) {
+    let mut machine = in_sync();
+    machine.record(6, Ok(record(1, 6, paths.iter().map(|path| item(path)).collect())));
+    let (mut runs, mut pulled) = (0, Vec::new());
+    while let Some(work) = machine.take(NOW) {
+        runs += 1;
+        assert!(runs < 1_000, "without an end");
+        let Work::List { paths, .. } = work else { break };
+        let stopped = paths.iter().any(|(path, _)| stops(path));
+        let end = if stopped { End::Partly { complaints: Vec::new(), complete: false } } else { End::Done };
+        pulled.extend(paths.into_iter().map(|(path, _)| path).filter(|_| !stopped));
+        machine.ended(NOW, end, &|_| false);
+    }
+    (machine, runs, pulled)
+}
+
+#[test]
+fn a_path_that_fails_runs_without_a_word_holds_up_no_other() {
+    let mut paths: Vec<String> = (0..500).map(|n| format!("other{n}")).collect();
+    paths.push("a/d/e/big".to_owned());
+    // The directory `a/d` is a link by now.
+    let below = |path: &RelPath| path.len() > 3 && path.starts_with(b"a/d");
+    let (machine, runs, pulled) = pulled_past(&paths, below);
+    assert!(machine.in_sync() && sequence(&machine) == Some(6));
+    assert!(pulled.contains(&path("a/d")) && !pulled.contains(&path("a")), "no higher than it takes");
+    assert!(paths[..500].iter().all(|other| pulled.contains(&path(other))));
+    assert!(runs < 60, "{runs}");
+}
+
+#[test]
+fn where_every_run_fails_without_a_word_the_whole_tree_is_compared() {
+    let paths: Vec<String> = (0..500).map(|n| format!("d/e/{n}")).collect();
+    let (machine, runs, pulled) = pulled_past(&paths, |_| true);
+    assert!(machine.owes() && pulled.is_empty());
+    assert!(runs <= FRUITLESS + 2, "{runs}");
+    let (machine, ..) = pulled_past(&["top".to_owned()], |_| true);
+    assert!(machine.owes(), "above it is the root");
+}
+
 #[test]
 fn whatever_breaks_the_order_is_an_owed_comparison() {
     let other = |stream, incarnation, number, sequence| (sequence, Ok(Record { stream, ..record(incarnation, number, vec![]) }));
@@ -197,7 +238,7 @@ fn a_batch_that_fails_is_pulled_and_what_came_behind_it_too() {
     for end in [End::Not, End::Partly { complaints: Vec::new(), complete: false }] {
         let mut machine = with_clock();
         machine.record(8, Ok(with_batch(8, vec![item("a/b")], made(102))));
-        machine.record(9, Ok(with_batch(9, vec![item("a")], made(103))));
+        machine.record(9, Ok(with_batch(9, vec![Item { directory: true, ..item("a") }], made(103))));
         assert!(matches!(machine.take(at(12)), Some(Work::Batch { .. })));
         machine.ended(at(12), end, &|_| false);
         assert_eq!((sequence(&machine), machine.queued(), machine.passed_over()), (Some(7), 0, 1));
@@ -294,7 +335,8 @@ fn more_batches_than_are_applied_in_a_moment_are_pulled() {
 
 // ----- random histories -----
 
-/// A tree: names to contents, `None` for a directory. Every parent is there.
+/// A tree: names to contents, `None` for a directory. Every parent is there. Some contents are
+/// those of symbolic links to a directory ([`is_link`]).
 type Tree = BTreeMap<RelPath, Option<u32>>;
 
 fn below(tree: &Tree, dir: &RelPath) -> Vec<RelPath> {
@@ -308,6 +350,10 @@ fn remove(tree: &mut Tree, at: &RelPath) {
     if !at.is_root() {
         tree.remove(at);
     }
+}
+
+fn is_link(node: Option<&Option<u32>>) -> bool {
+    matches!(node, Some(Some(content)) if content % 3 == 0)
 }
 
 /// Makes a name of the follower what it is in the source, without what is below.
@@ -331,14 +377,31 @@ fn pull(source: &Tree, mine: &mut Tree, work: &Work) -> End {
                     remove(mine, at)
                 }
             };
-            for (at, kind) in paths {
-                let mut above: Vec<RelPath> = Vec::new();
-                let mut dir = path::parent(at);
-                while let Some(d) = dir {
-                    above.push(RelPath::from_normal(d));
-                    dir = path::parent(d);
-                }
+            let all_above = |at: &RelPath| {
+                let mut above: Vec<RelPath> =
+                    std::iter::successors(path::parent(at), |dir| path::parent(dir)).map(RelPath::from_normal).collect();
                 above.reverse();
+                above
+            };
+            // What a link leads to is listed in the place of the link, whatever else the list has.
+            let followed = |(at, kind): &(RelPath, Kind)| {
+                let above = all_above(at).into_iter().chain((*kind == Kind::Contents).then(|| at.clone()));
+                above.into_iter().find(|dir| is_link(source.get(dir)))
+            };
+            let links: BTreeMap<RelPath, RelPath> =
+                paths.iter().filter_map(|listed| Some((listed.0.clone(), followed(listed)?))).collect();
+            for (at, kind) in paths {
+                let above = all_above(at);
+                if let Some(link) = links.get(at).or_else(|| links.values().find(|link| *link == at)) {
+                    all_above(link).iter().for_each(|p| copy(source, mine, p));
+                    if mine.get(link).is_none_or(Option::is_some) {
+                        mine.insert(link.clone(), None);
+                    }
+                    if *deletes && at != link {
+                        remove(mine, at);
+                    }
+                    continue;
+                }
                 let complain = |path: &RelPath| Complaint { path: path.clone(), absent: true, words: "vanished".into() };
                 if above.iter().any(|dir| source.get(dir).is_some_and(Option::is_some)) {
                     complaints.push(complain(at));

@@ -3,6 +3,10 @@
 //! Unlike a source it cannot look at the tree to learn what is there, so it keeps what the last
 //! record said of a name. What was deleted and is there again as a directory is another directory,
 //! and compared whole.
+//!
+//! What is no directory has nothing below it. rsync would follow a symbolic link to what is listed
+//! below it, or that is entered, and make it a directory, with exit code 0. So a name that a record
+//! says is no directory takes along all that was to be pulled below it, and is listed by itself.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -26,23 +30,28 @@ pub struct Need {
     pub round: u32,
     /// It was gone in between.
     was_gone: bool,
+    /// It may be a directory.
+    directory: bool,
+    /// The last record that it is of.
+    last: u64,
 }
 
 impl Need {
     /// What `item` of the record with this sequence asks for.
     pub(super) fn of(item: &Item, sequence: u64) -> Need {
-        let kind = if item.gone { Kind::Entry } else { item.kind };
-        Need { kind, gone: item.gone, content: item.content, sequence, round: 0, was_gone: item.gone }
+        let directory = item.directory && !item.gone;
+        let kind = if directory { item.kind } else { Kind::Entry };
+        Need { kind, gone: item.gone, content: item.content, sequence, round: 0, was_gone: item.gone, directory, last: sequence }
     }
 
     /// A comparison of this extent, in place of something that failed so often.
     pub(super) fn compare(kind: Kind, sequence: u64, round: u32) -> Need {
-        Need { kind, gone: false, content: false, sequence, round, was_gone: false }
+        Need { kind, gone: false, content: false, sequence, round, was_gone: false, directory: true, last: 0 }
     }
 
     /// A name that may be gone.
     pub(super) fn gone(sequence: u64, round: u32) -> Need {
-        Need { kind: Kind::Entry, gone: true, content: false, sequence, round, was_gone: true }
+        Need { kind: Kind::Entry, gone: true, content: false, sequence, round, was_gone: true, directory: true, last: 0 }
     }
 
     /// Whether a directory of this name may be another one than was here, and is not compared
@@ -51,13 +60,13 @@ impl Need {
         self.was_gone && self.kind < Kind::Subtree
     }
 
-    /// With what came later. `directory`: that is one.
-    fn then(&self, later: &Need, directory: bool) -> Need {
+    /// With what came later.
+    fn then(&self, later: &Need) -> Need {
         let was_gone = self.was_gone || later.was_gone;
-        let kind = match later.gone {
-            true => Kind::Entry,
-            false if self.was_gone && directory => Kind::Subtree,
-            false => self.kind.max(later.kind),
+        let kind = match () {
+            () if later.gone || !later.directory => Kind::Entry,
+            () if self.was_gone => Kind::Subtree,
+            () => self.kind.max(later.kind),
         };
         Need {
             kind,
@@ -66,6 +75,8 @@ impl Need {
             sequence: self.sequence.min(later.sequence),
             round: self.round.max(later.round),
             was_gone,
+            directory: later.directory,
+            last: self.last.max(later.last),
         }
     }
 
@@ -112,24 +123,47 @@ impl Pending {
     /// Takes in what a record says, which is newer than all that is here.
     pub fn see(&mut self, item: &Item, sequence: u64) {
         let mut need = Need::of(item, sequence);
-        if item.gone || item.kind == Kind::Subtree {
+        // The record of a directory in that place may come behind those of what is in it.
+        if item.gone && self.is_taken_along(&item.path, &Need { last: 0, ..need.clone() }) {
+            return;
+        }
+        if !need.directory || need.kind == Kind::Subtree {
             // It takes all below it along.
             for path in self.below(&item.path) {
                 need.sequence = need.sequence.min(self.remove(&path).map_or(u64::MAX, |old| old.sequence));
             }
         }
         let need = match self.remove(&item.path) {
-            Some(old) => old.then(&need, item.directory || item.kind > Kind::Entry),
+            Some(old) => old.then(&need),
             None => need,
         };
         self.insert(item.path.clone(), need);
     }
 
+    /// Whether something above a path is no directory since a record as late as the last one of
+    /// `need`, and takes along what is to be pulled there.
+    pub(super) fn is_taken_along(&mut self, path: &RelPath, need: &Need) -> bool {
+        let mut above = path::parent(path);
+        while let Some(at) = above.filter(|at| !at.is_empty()) {
+            if self.paths.get(at).is_some_and(|above| !above.directory && above.last >= need.last)
+                && let Some(mut above) = self.remove(at)
+            {
+                above.sequence = above.sequence.min(need.sequence);
+                self.insert(RelPath::from_normal(at), above);
+                return true;
+            }
+            above = path::parent(at);
+        }
+        false
+    }
+
     /// Takes back what left and was not done, which is older than all that is here.
     pub fn restore(&mut self, path: RelPath, need: Need) {
+        if self.is_taken_along(&path, &need) {
+            return;
+        }
         let need = match self.remove(&path) {
-            // A record that does not say what it is may mean a directory.
-            Some(later) => need.then(&later, !later.gone),
+            Some(later) => need.then(&later),
             None => need,
         };
         self.insert(path, need);
@@ -191,7 +225,7 @@ mod tests {
     fn what_is_gone_takes_along_what_was_to_be_pulled_below_it() {
         let mut pending = Pending::default();
         for (path, sequence) in [("a/b/c", 1), ("a/b", 2), ("a/b0", 2), ("a", 3)] {
-            pending.see(&item(path, Kind::Entry, false, false), sequence);
+            pending.see(&item(path, Kind::Entry, false, true), sequence);
         }
         pending.see(&item("a/b", Kind::Entry, true, false), 4);
         let want = [("a", 3, false), ("a/b", 1, true), ("a/b0", 2, false)];
@@ -201,6 +235,26 @@ mod tests {
         assert_eq!((pending.oldest(), pending.len()), (Some(2), 2));
         pending.see(&item("", Kind::Subtree, false, true), 9);
         assert_eq!(shown(&pending), [(".".to_owned(), Kind::Subtree, false, 2)]);
+    }
+
+    #[test]
+    fn what_is_no_directory_has_nothing_below_it() {
+        let mut pending = Pending::default();
+        pending.see(&item("a/b", Kind::Contents, false, true), 1);
+        pending.see(&item("a/b/c", Kind::Entry, false, false), 2);
+        let left = pending.take(1, |need| need.kind == Kind::Entry);
+        // A link is in its place.
+        pending.see(&item("a/b", Kind::Entry, false, false), 3);
+        assert_eq!(shown(&pending), [("a/b".into(), Kind::Entry, false, 1)], "it is not entered");
+        left.into_iter().for_each(|(path, need)| pending.restore(path, need));
+        pending.see(&item("a/b/c", Kind::Entry, true, false), 3);
+        assert_eq!(shown(&pending), [("a/b".into(), Kind::Entry, false, 1)]);
+        // A directory again, whose own record comes behind that of what is in it.
+        pending.see(&item("a/b/d", Kind::Entry, false, false), 4);
+        let left = pending.take(1, |need| need.sequence == 4);
+        left.into_iter().for_each(|(path, need)| pending.restore(path, need));
+        pending.see(&item("a/b", Kind::Contents, false, true), 5);
+        assert_eq!(shown(&pending), [("a/b".into(), Kind::Contents, false, 1), ("a/b/d".into(), Kind::Entry, false, 4)]);
     }
 
     #[test]

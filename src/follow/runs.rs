@@ -9,6 +9,9 @@ use crate::sync::pulse::{Beat, Carries, Pulse};
 use crate::sync::run::Input;
 use crate::text::plural;
 
+/// Runs in turn that may come to nothing before the pause after them grows.
+const SOON: u32 = 12;
+
 /// A run under way.
 pub(super) struct Doing {
     pub(super) run: Run,
@@ -462,10 +465,15 @@ impl Follower {
                 if good {
                     self.counters.batches += 1;
                     self.counters.last_success_unix = unix_now();
+                    self.counters.unknown_words.clear();
                     self.accepted = false;
                     self.held_deletes = None;
                 } else {
                     *self.counters.bad_runs.entry(outcome.verdict.class().to_owned()).or_default() += 1;
+                    self.counters.unknown_words = match end {
+                        End::Partly { complete: false, .. } => outcome.reason.clone(),
+                        _ => String::new(),
+                    };
                     tracing::debug!(mirror = %self.mirror.name, reason = %outcome.reason, unknown = ?run.output().unknown, "a run did not pull everything");
                 }
                 let mut end = end;
@@ -511,7 +519,12 @@ impl Follower {
     fn pause_runs(&mut self, now: Duration) {
         let tries = self.away.as_ref().map_or(0, |away| away.tries);
         let why = "paths could not be pulled".to_owned();
-        self.away = Some(Away { config: false, why, tries, next: now + self.upstream().retry_min });
+        // What fails is set apart soon, and looked at seldom where that does not help.
+        let pause = match self.machine.fruitless() {
+            0..=SOON => self.upstream().retry_min,
+            more => self.backoff(u64::from(more - SOON)),
+        };
+        self.away = Some(Away { config: false, why, tries, next: now + pause });
     }
 
     fn came_back(&mut self) {

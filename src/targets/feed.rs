@@ -234,8 +234,8 @@ fn entries(root: &Root, pass: Pass, list: &[u8], content: bool) -> Vec<Item> {
             (_, false) => Kind::Entry,
         };
         let path = if path.starts_with(b".probe-") { RelPath::root() } else { path };
-        // Of what cannot be looked at the follower's own check decides.
-        let (gone, directory) = found(root, &path).unwrap_or((false, false));
+        // What cannot be looked at may be a directory.
+        let (gone, directory) = found(root, &path).unwrap_or((false, true));
         out.push(Item { path, kind, gone, directory, content });
     }
     out
