@@ -99,6 +99,32 @@ fn waits(fs: Fs) -> Run<()> {
     Ok(())
 }
 
+/// A target has a file of the same size and time with other content, which a quick comparison takes
+/// for equal.
+fn other_content(fs: Fs) -> Run<()> {
+    fn dated(dir: &Dir, text: &str) {
+        dir.write("f", text.as_bytes());
+        let file = File::options().write(true).open(dir.at("f")).expect("it is there");
+        file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(1_700_000_000)).expect("the time can be set");
+    }
+    let quick: toml::Value = vec!["--no-checksum"].into();
+    for args in [None, Some(quick)] {
+        let mut setup = setup(fs, &[To::Local]).before(|src| dated(src, "right")).before_on_target(|dst| dated(dst, "wrong"));
+        if let Some(args) = args {
+            setup = setup.target_key("args", args);
+        }
+        let m = setup.start()?;
+        // In a round of its own or together with the other.
+        for name in ["g", "h"] {
+            m.src.write(name, b"x");
+            let gone = || (!m.src.has(name)).then_some(());
+            assert!(poll_until(WAIT, gone).is_some(), "{name} stays\n{}", m.daemon.report());
+        }
+        assert_eq!((m.src.read("f"), m.dst().read("f")), (Some(b"right".to_vec()), Some(b"wrong".to_vec())), "it went");
+    }
+    Ok(())
+}
+
 /// Writes to the same names all the time, in every way: the last of each is on the targets.
 fn hostile(fs: Fs) -> Run<()> {
     const NAMES: usize = 8;
@@ -195,6 +221,7 @@ pub fn cases() -> Vec<Case> {
     vec![
         case("files_go_from_the_source_once_every_target_has_them", &[Fs::Ext4, Fs::Xfs, Fs::Btrfs, Fs::Tmpfs], moves),
         case("a_file_stays_while_a_target_lacks_it_or_it_is_open", &[Fs::Tmpfs], waits),
+        case("a_file_that_a_target_has_with_other_content_stays", &[Fs::Tmpfs], other_content),
         case("what_is_written_while_files_go_is_not_lost", &[Fs::Ext4, Fs::Tmpfs], hostile),
         case("a_kill_while_files_go_loses_nothing", &[Fs::Ext4], killed),
     ]

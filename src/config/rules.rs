@@ -439,9 +439,26 @@ fn conflicts(config: &Config, out: &mut Vec<Complaint>) {
             }
         }
     }
+    sources_that_lose_files(config, &ground, out);
     between_targets(config, out);
     between_backups(config, out);
     loops(config, &ground, out);
+}
+
+/// No other mirror has a source of which files are removed: it would not be waited for.
+fn sources_that_lose_files(config: &Config, ground: &Ground, out: &mut Vec<Complaint>) {
+    let sources: Vec<PathBuf> = config.mirrors.iter().map(|m| resolved(&m.source)).collect();
+    for (i, mirror) in config.mirrors.iter().enumerate().filter(|(_, m)| m.remove_source_files) {
+        let title = format!("mirror {:?}", mirror.name);
+        let mut section = Section { path: format!("mirror.{i}"), title, out };
+        let others = config.mirrors.iter().enumerate().filter(|(j, _)| *j != i);
+        for (_, other) in others.filter(|(j, _)| ground.touch(&sources[*j], &sources[i])) {
+            let message =
+                format!("the source of mirror {:?} is in the tree that files are removed from, or holds it", other.name);
+            let help = "a file would go before that mirror has sent it; make its targets targets of this mirror";
+            section.complain("remove_source_files", message, help);
+        }
+    }
 }
 
 /// No two targets in one place, none below one that is deleted in.

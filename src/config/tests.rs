@@ -658,6 +658,13 @@ fn rules_within_a_mirror() {
     ] {
         assert!(messages(&least(keys, "")).join("\n").contains(want), "{keys}");
     }
+    for (other, shares) in [("/no/such", true), ("/no/such/tree/below", true), ("/no/such/tree", true), ("/no/such/trees", false)]
+    {
+        let mirror =
+            format!("[[mirror]]\nname = \"other\"\nsource = {other:?}\n[[mirror.target]]\nname = \"o\"\nurl = \"h::other\"\n");
+        let got = messages(&format!("{}{mirror}", least("remove_source_files = true\ndelete = false", ""))).join("\n");
+        assert_eq!(got.contains("in the tree that files are removed from"), shares, "{other}: {got}");
+    }
     let moves = read(&least("remove_source_files = true\ndelete = false", "")).unwrap();
     assert!(moves.mirrors[0].filter.excludes(b".fansync", true));
     for (daemon, want) in [

@@ -645,6 +645,8 @@ mod tests {
         let one = t.take("d/g", identity).unwrap();
         t.write("d/g", "new");
         put_back(&t.mirror, &one.held, &one.name, &one.dir, &one.path);
+        // The lease ends with it; until then whoever opens the file waits.
+        drop(one);
         assert_eq!(fs::read(t.path("d/g")).unwrap(), b"new");
         let kept: Vec<_> = fs::read_dir(t.path("d")).unwrap().flatten().map(|e| e.path()).collect();
         let kept = kept.iter().find(|p| p.to_str().unwrap().contains(".fansync-kept-")).unwrap();
