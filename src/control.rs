@@ -23,6 +23,8 @@ pub(crate) const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
 pub enum Request {
     /// The snapshot.
     Status,
+    /// The same, with every follower of the feeds.
+    Followers,
     /// Wait until every change made before this request is on the targets.
     Flush {
         /// Only this mirror.
@@ -91,7 +93,7 @@ impl Request {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "lowercase")]
 pub enum Reply {
-    /// To [`Request::Status`].
+    /// To [`Request::Status`] and [`Request::Followers`].
     Status(Box<Snapshot>),
     /// To [`Request::Flush`].
     Flush(Flushed),

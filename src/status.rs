@@ -280,6 +280,9 @@ pub struct Feed {
     pub(crate) lag: FollowerLag,
     /// The followers, the silent ones and the slowest first; at most 1,000.
     pub(crate) followers: Vec<Follower>,
+    /// The others, which only a barrier asks for.
+    #[serde(skip)]
+    pub(crate) rest: Vec<Follower>,
 }
 
 /// How far behind the followers of a feed are. But for the last number, silent ones do not count.
@@ -322,8 +325,13 @@ impl Feed {
         };
         followers.sort_by_key(|f| std::cmp::Reverse((f.state == SILENT, f.behind)));
         let followers_known = followers.len() as u64;
-        followers.truncate(Feed::SHOWN);
-        Feed { followers_known, states, lag, followers, ..self }
+        let rest = followers.split_off(Feed::SHOWN.min(followers.len()));
+        Feed { followers_known, states, lag, followers, rest, ..self }
+    }
+
+    /// Lists all of them.
+    pub(crate) fn list_all(&mut self) {
+        self.followers.append(&mut self.rest);
     }
 }
 

@@ -143,6 +143,14 @@ fn serve_request(request: Request, started: Instant, engines: &Engines, client: 
             Ok(snapshot) => Reply::Status(Box::new(snapshot)),
             Err(message) => Reply::Error { message },
         },
+        Request::Followers => match snapshot(started, engines, STATUS_TIMEOUT) {
+            Ok(mut snapshot) => {
+                let targets = snapshot.mirrors.iter_mut().flat_map(|mirror| &mut mirror.targets);
+                targets.filter_map(|target| target.feed.as_mut()).for_each(status::Feed::list_all);
+                Reply::Status(Box::new(snapshot))
+            }
+            Err(message) => Reply::Error { message },
+        },
         Request::Flush { mirror, target, timeout_ms } => flush(&all, mirror.as_deref(), target.as_deref(), timeout_ms),
         Request::Verify { mirror, target, options } => match choose(&all, mirror.as_deref(), target.as_deref()) {
             Ok(chosen) if chosen.iter().all(|e| e.targets.is_empty()) => {

@@ -6,8 +6,9 @@ use crate::cli::Followers;
 use crate::control::{Flushed, Waiting};
 use crate::status::{Feed, Follower, Snapshot};
 
-/// How often followers are asked for.
+/// How often followers are asked for, and by how much less for each that is known.
 const LOOK: Duration = Duration::from_millis(20);
+const EACH: Duration = Duration::from_micros(20);
 
 /// The feeds that are waited for: by mirror and target, where each was.
 type Goals = Vec<(String, String, u64)>;
@@ -20,7 +21,8 @@ pub(super) fn wait(args: &FlushArgs, which: &Followers, deadline: Instant) -> Re
     let mut goals: Option<Goals> = None;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        let snapshot = match ask(&args.whom, &Request::Status, Duration::from_secs(10).max(left))? {
+        // The status lists only some of them.
+        let snapshot = match ask(&args.whom, &Request::Followers, Duration::from_secs(10).max(left))? {
             Reply::Status(snapshot) => *snapshot,
             _ => return Err(ExitCode::Bug),
         };
@@ -34,7 +36,8 @@ pub(super) fn wait(args: &FlushArgs, which: &Followers, deadline: Instant) -> Re
         if waiting.is_empty() || left.is_zero() {
             return Ok(Flushed { waiting });
         }
-        std::thread::sleep(LOOK.min(left));
+        let known = feeds(&snapshot).map(|(.., feed)| feed.followers.len() as u32).sum();
+        std::thread::sleep(LOOK.max(EACH.saturating_mul(known)).min(left));
     }
 }
 
@@ -131,5 +134,25 @@ mod tests {
         let left = missing(&relays, &goals, &Followers::Relays).into_iter().map(|w| w.target).collect::<Vec<_>>();
         assert_eq!(left, ["m/t at b"]);
         assert_eq!(missing(&Snapshot::default(), &goals, &Followers::All).len(), 1);
+    }
+
+    #[test]
+    fn a_barrier_counts_followers_that_the_status_does_not_list() {
+        let many = |name: String, state: &str, sequence| Follower { name, state: state.into(), sequence, ..Follower::default() };
+        let silent = (0..1_500).map(|n| many(format!("silent-{n}"), status::SILENT, 9));
+        let all: Vec<Follower> = silent.chain([many("behind".into(), "idle", 8)]).collect();
+        let mut whole = snapshot(&[]);
+        let feed = whole.mirrors[0].targets[0].feed.insert(Feed { sequence: 9, ..Feed::default() }.of(all));
+        assert_eq!((feed.followers.len(), feed.followers_known), (1_000, 1_501));
+        feed.list_all();
+        feed.list_all();
+        let sent = serde_json::to_string(&whole).unwrap();
+        let read: Snapshot = serde_json::from_str(&sent).unwrap();
+        let goals = vec![("m".to_owned(), "t".to_owned(), 9)];
+        let names = |which: &Followers| missing(&read, &goals, which).into_iter().map(|w| w.target).collect::<Vec<_>>();
+        assert_eq!(names(&Followers::All), ["m/t at behind"]);
+        assert_eq!(names(&Followers::Count(1_500)), Vec::<String>::new());
+        assert_eq!(names(&Followers::Count(1_501)), ["m/t"]);
+        assert_eq!(names(&Followers::Named(vec!["silent-1499".into()])), Vec::<String>::new());
     }
 }
