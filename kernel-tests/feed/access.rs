@@ -234,7 +234,6 @@ pub fn cases() -> Vec<Case> {
             files.certificate("hub", "ca", -1);
             w.nats.restart();
             w.src.write("top", b"what waits for the server");
-            w.followers[0].restart();
             w.follower_says(0, "its certificate has expired");
             w.daemon.target_status_until("feed", "it says so", |t| t.reason.contains("its certificate has expired"));
             files.certificate("hub", "ca", 2);

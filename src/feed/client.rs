@@ -86,13 +86,24 @@ pub(super) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-/// Connects. What the client finds lost later it connects again by itself.
-/// `events`: is called each time with whether a connection is there.
+/// What happens to a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Link {
+    /// It is there.
+    Up,
+    /// It was lost.
+    Lost,
+    /// The server has said this, as a rule before it ends the connection.
+    Said(String),
+}
+
+/// Connects. What the client finds lost later it connects again by itself. `events`: gets what
+/// happens to the connection.
 pub(super) async fn connect(
     place: &Location,
     login: &Login,
     name: &str,
-    events: Option<UnboundedSender<bool>>,
+    events: Option<UnboundedSender<Link>>,
 ) -> Result<Client, Trouble> {
     let Location::Feed { servers, .. } = place else { return Err(Trouble::config(format!("{place} is no feed"))) };
     let mut addresses = Vec::new();
@@ -132,13 +143,14 @@ pub(super) async fn connect(
     }
     if let Some(events) = events {
         options = options.event_callback(move |event| {
-            let there = match event {
-                async_nats::Event::Connected => Some(true),
-                async_nats::Event::Disconnected => Some(false),
+            let link = match event {
+                async_nats::Event::Connected => Some(Link::Up),
+                async_nats::Event::Disconnected => Some(Link::Lost),
+                async_nats::Event::ServerError(error) => Some(Link::Said(error.to_string())),
                 _ => None,
             };
-            if let Some(there) = there {
-                let _ = events.send(there);
+            if let Some(link) = link {
+                let _ = events.send(link);
             }
             std::future::ready(())
         });

@@ -15,7 +15,7 @@ use futures_util::StreamExt;
 use tokio::sync::mpsc::{UnboundedReceiver as Asked, UnboundedSender as Asking, unbounded_channel};
 use tokio::task::JoinSet;
 
-use super::client::{self, Trouble, Which};
+use super::client::{self, Link, Trouble, Which};
 use super::{Report, live_subject, position_subject, positions, relay_subject, stream, subject};
 use crate::config::Login;
 use crate::location::Location;
@@ -23,9 +23,10 @@ use crate::sys::event::EventFd;
 
 /// How often the end of the stream is looked at.
 const LOOK: Duration = Duration::from_secs(10);
-/// Between two attempts to connect.
+/// Between two attempts to connect; after a connection was lost the first one is made at once.
+const AT_ONCE: Duration = Duration::from_millis(20);
 const AGAIN: Duration = Duration::from_millis(500);
-const AGAIN_MAX: Duration = Duration::from_secs(15);
+const AGAIN_MAX: Duration = Duration::from_secs(4);
 /// Messages that wait for the follower.
 const WAITING: usize = 256;
 
@@ -180,7 +181,7 @@ impl Life {
                     },
                 }
             }
-            pause = (pause * 2).min(AGAIN_MAX);
+            pause = (pause * 2).clamp(AGAIN, AGAIN_MAX);
         }
     }
 
@@ -234,7 +235,8 @@ impl Life {
         if !self.catch_up(&client).await? {
             return Ok(());
         }
-        *pause = AGAIN;
+        *pause = AT_ONCE;
+        let mut said = None;
         if !self.hand(Read::Up).await {
             return Ok(());
         }
@@ -258,20 +260,12 @@ impl Life {
                         return Ok(());
                     }
                 }
-                there = connected.recv() => match there {
-                    // Messages may have been missed meanwhile.
-                    Some(true) => {
-                        self.fetch_reports(&client, &mut relays);
-                        if !self.catch_up(&client).await? || !self.hand(Read::Up).await {
-                            return Ok(());
-                        }
-                        self.send_report(&client).await;
-                    }
-                    _ => {
-                        if !self.hand(Read::Down("the connection to the NATS server was lost".into())).await {
-                            return Ok(());
-                        }
-                    }
+                link = connected.recv() => match link {
+                    Some(Link::Up) => {}
+                    Some(Link::Said(words)) => said = Some(words),
+                    // A connection that is made anew says what hinders it, which one that the
+                    // client makes again by itself does not.
+                    Some(Link::Lost) | None => return Err(lost_by(said)),
                 },
                 _ = look.tick() => {
                     if !self.catch_up(&client).await? {
@@ -380,6 +374,12 @@ impl Life {
         }
         Ok(Some(end))
     }
+}
+
+/// The connection was lost; `said`: the server's last words.
+fn lost_by(said: Option<String>) -> Trouble {
+    let said = said.map(|said| format!("; it had said: {said}")).unwrap_or_default();
+    Trouble::away(format!("the connection to the NATS server was lost{said}"))
 }
 
 fn hand_report(hear: &Sender<Heard>, wake: &EventFd, from: usize, payload: &[u8], live: bool) {
