@@ -4,7 +4,7 @@
 use crate::fixture::daemon::Until;
 use crate::fixture::fs::{ALL, Fs};
 use crate::fixture::tree::Dir;
-use crate::fixture::{Case, Mirror, Setup, To, case};
+use crate::fixture::{Case, Mirror, Run, Setup, To, case};
 use crate::foreign::forget_names;
 
 use std::io::Write as _;
@@ -244,6 +244,36 @@ fn written_beside_a_new_name(m: &mut Mirror) {
     m.daemon.target_status_until("t1", "both", |t| t.pending >= 2);
     m.src.remove("a");
     m.daemon.does(&["resume"]);
+}
+
+/// Filesystems use a file's number again, and one of its names may be another file's then. Both
+/// change in one batch.
+fn names_of_a_number_that_is_used_again(fs: Fs) -> Run<()> {
+    let m = Setup::new(fs).targets(&[To::Module, To::Local]).before(fill).start()?;
+    m.check();
+    for round in 0..6 {
+        for name in ["x", "y", "z", "single", "second"] {
+            if m.src.has(name) {
+                m.src.remove(name);
+            }
+        }
+        m.check();
+        // The two change places in the order of their numbers.
+        let order = if round % 2 == 0 { ["x", "single"] } else { ["single", "x"] };
+        order.iter().for_each(|name| m.src.write(name, b"some content"));
+        m.src.link("x", "y");
+        m.check();
+        m.daemon.freeze();
+        m.src.link("single", "second");
+        let mut file = std::fs::File::options().write(true).open(m.src.at("x")).expect("it is there");
+        file.write_all(b"SOME").expect("there is room");
+        m.src.rename("x", "z");
+        file.write_all(format!("{round}").as_bytes()).expect("there is room");
+        drop(file);
+        m.daemon.thaw();
+        m.check();
+    }
+    Ok(())
 }
 
 /// What takes a name from its file.
@@ -541,6 +571,7 @@ pub fn cases() -> Vec<Case> {
     all.extend(each_case("written_under_a_name_that_went", ALL, written_under_a_name_that_went));
     let passes = a_name_passes_to_another_file_below_comparisons;
     all.push(in_each_case("a_name_passes_to_another_file_below_comparisons", passes));
+    all.push(case("names_of_a_number_that_is_used_again", ALL, names_of_a_number_that_is_used_again));
     all.push(in_each_case("made_without_a_name", made_without_a_name));
     all.push(in_each_case("opened_by_a_name_that_goes", opened_by_a_name_that_goes));
     all.push(in_each_case("opened_in_a_directory_that_goes", opened_in_a_directory_that_goes));

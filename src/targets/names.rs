@@ -158,10 +158,15 @@ fn meet(cx: &mut Context<'_>, batch: &Batch, normal: &Normal) {
     }
 }
 
+/// Files and names of theirs.
+type NamesOf = BTreeMap<Inode, Vec<RelPath>>;
+
 /// Other names of the files of a batch, as far as the index has them.
 #[derive(Default)]
 struct Others {
-    owners: BTreeMap<RelPath, Inode>,
+    /// What each of these names is known to lead to. It may be several files, all but one of them of
+    /// before: names are forgotten when they are looked up, and filesystems use a file's number again.
+    owners: BTreeMap<RelPath, BTreeSet<Inode>>,
     /// Files of which all known names are among them.
     looked: BTreeSet<Inode>,
 }
@@ -176,7 +181,7 @@ impl Others {
                 continue;
             }
             others.looked.insert(*inode);
-            others.owners.extend(new.into_iter().map(|name| (name.clone(), *inode)));
+            new.into_iter().for_each(|name| _ = others.owners.entry(name.clone()).or_default().insert(*inode));
         }
         others
     }
@@ -186,16 +191,17 @@ impl Others {
     }
 
     /// Which of them are names of their files, and which are not any more.
-    fn found(&self, there: Vec<normal::Item>) -> (BTreeMap<Inode, Vec<RelPath>>, BTreeMap<RelPath, Inode>) {
-        let (mut found, mut lost): (BTreeMap<Inode, Vec<RelPath>>, _) = (BTreeMap::new(), self.owners.clone());
+    fn found(&self, there: Vec<normal::Item>) -> (NamesOf, Vec<(&RelPath, Inode)>) {
+        let mut found = NamesOf::new();
         for item in there {
-            if let (Some(inode), Look::Present(stat)) = (self.owners.get(&item.path), item.state)
-                && shared(&stat) == Some(*inode)
-            {
-                lost.remove(&item.path);
-                found.entry(*inode).or_default().push(item.path);
+            let Look::Present(stat) = item.state else { continue };
+            let owners = self.owners.get(&item.path);
+            if let Some(inode) = shared(&stat).filter(|inode| owners.is_some_and(|owners| owners.contains(inode))) {
+                found.entry(inode).or_default().push(item.path);
             }
         }
+        let all = self.owners.iter().flat_map(|(name, inodes)| inodes.iter().map(move |inode| (name, *inode)));
+        let lost = all.filter(|(name, inode)| !found.get(inode).is_some_and(|names| names.contains(name))).collect();
         (found, lost)
     }
 }
@@ -234,14 +240,15 @@ impl Target {
         // that out.
         let there = normal::normalise(std::os::fd::AsFd::as_fd(cx.root), &others.paths(), cx.statter);
         let (found, lost) = others.found(there.map(|normal| normal.items).unwrap_or_default());
-        lost.iter().for_each(|(name, inode)| cx.names.forget(*inode, name));
+        lost.into_iter().for_each(|(name, inode)| cx.names.forget(inode, name));
         for (inode, file) in files {
             file.here.iter().for_each(|name| cx.names.note(inode, name));
             let Some(content) = file.change else { continue };
             for name in found.get(&inode).into_iter().flatten() {
                 self.ledger.set.see_other_name(name, content, file.since);
             }
-            let looked = others.looked.contains(&inode);
+            let seen = |name: &RelPath| file.here.contains(&name) || found.get(&inode).is_some_and(|names| names.contains(name));
+            let looked = others.looked.contains(&inode) && cx.names.known(inode).is_some_and(|names| names.iter().all(seen));
             let complete = looked && cx.names.complete(inode, file.nlink) || file.here.len() as u32 >= file.nlink;
             if !complete {
                 self.seek(cx.names, inode, &file, content);
@@ -370,5 +377,37 @@ impl Target {
             self.ledger.forget(dirs);
         }
         self.note_ready(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::links::names::Found;
+    use crate::sys::statx::StatBrief;
+
+    #[test]
+    fn a_name_that_was_another_files_is_found_for_each() {
+        let path = |name: &str| RelPath::new(name.as_bytes()).unwrap();
+        let (k, b, c) = (path("a/k"), path("b"), path("c"));
+        for (file, former) in [(7, 8), (8, 7)] {
+            let (file, former): (Inode, Inode) = (((8, 1), file), ((8, 1), former));
+            let mut names = Names::default();
+            [file, former].iter().for_each(|inode| _ = names.seek(*inode));
+            names.begin(Duration::ZERO).unwrap();
+            let known = [(&k, file), (&b, file), (&b, former), (&c, former)];
+            let known = known.map(|(name, inode)| (name.clone(), inode, 2)).to_vec();
+            names.end(Duration::ZERO, Found { names: known, ..Found::default() });
+            let changed =
+                |here| File { here: vec![here], nlink: 2, change: Some(true), since: DirtySet::new(1).epochs().current() };
+            // The number is that of a new file by now.
+            let new = path("new");
+            let files = BTreeMap::from([(file, changed(&k)), (former, changed(&new))]);
+            let others = Others::of(&files, &names);
+            let stat = StatBrief { mode: libc::S_IFREG, nlink: 2, dev: file.0, ino: file.1, ..StatBrief::default() };
+            let there = vec![normal::Item { path: b.clone(), kind: Kind::Entry, state: Look::Present(stat) }];
+            let (found, lost) = others.found(there);
+            assert_eq!((found, lost), ([(file, vec![b.clone()])].into(), vec![(&b, former), (&c, former)]), "{file:?}");
+        }
     }
 }
