@@ -199,7 +199,8 @@ impl Identity {
 
 /// The filesystems on which a rename was seen to change the ctime of what it moves, and handles to
 /// be unique: the scan's tests run on each. ext2 and ext3 share ext4's number and code.
-const PROVEN: [FsType; 4] = [statfs::EXT4_SUPER_MAGIC, statfs::XFS_SUPER_MAGIC, statfs::BTRFS_SUPER_MAGIC, statfs::TMPFS_MAGIC];
+const PROVEN: [FsType; 4] =
+    [statfs::EXT4_SUPER_MAGIC, crate::sys::dirent::XFS_SUPER_MAGIC, statfs::BTRFS_SUPER_MAGIC, statfs::TMPFS_MAGIC];
 
 /// Whether changes on the filesystem of `fd` can be found by ctime and handle; its type, `f_type`
 /// of statfs(2).

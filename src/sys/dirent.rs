@@ -92,10 +92,13 @@ impl<'a> Entries<'a> {
     }
 }
 
+/// statfs(2); nix has it for glibc alone.
+pub(crate) const XFS_SUPER_MAGIC: nix::sys::statfs::FsType = nix::sys::statfs::FsType(0x5846_5342);
+
 /// Whether the numbers in a listing of the directory `dir` are those of stat(2). Not so on
 /// overlayfs and others that make numbers up; of a filesystem that is not known it is not assumed.
 pub(crate) fn numbers_are_inodes(dir: BorrowedFd<'_>) -> bool {
-    use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC, fstatfs};
+    use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, TMPFS_MAGIC, fstatfs};
     let known = [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, TMPFS_MAGIC, F2FS_SUPER_MAGIC];
     fstatfs(dir).is_ok_and(|fs| known.contains(&fs.filesystem_type()))
 }

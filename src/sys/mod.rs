@@ -16,6 +16,7 @@ pub mod ignore;
 pub(crate) mod inotify;
 pub mod landlock;
 pub mod lease;
+pub(crate) mod rename;
 pub(crate) mod localtime;
 pub(crate) mod memfd;
 pub mod mount;

@@ -36,7 +36,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat2};
+use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
@@ -49,6 +49,7 @@ use crate::path::{self, RelPath};
 use crate::role::mark;
 use crate::root::Root;
 use crate::sys::lease::{hold_write_lease, lease_is_whole};
+use crate::sys::rename::rename_to_free;
 
 /// Where files are between their rename and their end, below [`mark::DIR`] of the source.
 const HELD: &str = "moving";
@@ -395,14 +396,13 @@ fn take(root: &Root, path: &RelPath, identity: Identity) -> Result<Leased, Stay>
         return Err(Stay::InUse);
     }
     let held = make_dir(held_dir(root)?, above, Mode::S_IRWXU)?;
-    renameat2(&dir, name.as_os_str(), &held, name.as_os_str(), RenameFlags::RENAME_NOREPLACE)?;
+    rename_to_free(dir.as_fd(), &name, held.as_fd(), &name)?;
     let one = Leased { path: path.clone(), identity, file, dir, held, name };
     // Whether it is this one that went.
     match fstatat(&one.held, one.name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
         Ok(stat) if identity.is_content_of(&stat) => Ok(one),
         _ => {
-            let restored =
-                renameat2(&one.held, one.name.as_os_str(), &one.dir, one.name.as_os_str(), RenameFlags::RENAME_NOREPLACE);
+            let restored = rename_to_free(one.held.as_fd(), &one.name, one.dir.as_fd(), &one.name);
             match restored {
                 Ok(()) => Err(Stay::InUse),
                 // Its name is taken again: it gets another beside it, at the end of this round.
@@ -426,7 +426,7 @@ fn end(one: &Leased) -> io::Result<bool> {
 
 /// Renames it back; beside what has its name now, if there is something.
 fn put_back(mirror: &Mirror, held: &OwnedFd, name: &OsStr, dir: &OwnedFd, path: &RelPath) {
-    let to = |to: &OsStr| renameat2(held, name, dir, to, RenameFlags::RENAME_NOREPLACE);
+    let to = |to: &OsStr| rename_to_free(held.as_fd(), name, dir.as_fd(), to);
     let back = to(name).or_else(|_| {
         let beside = format!(".fansync-kept-{:016x}", fastrand::u64(..));
         tracing::warn!(mirror = %mirror.name, %path, %beside, "a file was put back into the source beside another one that has its name by now");
