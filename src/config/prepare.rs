@@ -44,6 +44,21 @@ const EXPANDED: &[&str] = &[
 
 /// Keys of a mirror, or of a target, that each has for itself.
 const OWN: &[&str] = &["name", "source", "url", "hook"];
+/// Keys that hooks of every kind have, and that are not each one's own.
+const OF_HOOKS: &[&str] = &[
+    "when",
+    "kinds",
+    "include",
+    "exclude",
+    "match",
+    "jobs",
+    "interval",
+    "timeout",
+    "tries",
+    "retry_min",
+    "retry_max",
+    "max_pending",
+];
 
 /// The text of a configuration with those of the files that it includes, and what is wrong about
 /// these.
@@ -187,10 +202,14 @@ fn with_values(text: &str, var: &dyn Fn(&str) -> Option<String>) -> Result<Strin
 /// own takes the place of the other.
 pub(super) fn defaults(document: &mut DeTable<'_>, problems: &mut Vec<Problem>) {
     let Some(value) = document.remove("defaults") else { return };
-    let (of_mirrors, of_targets) = match taken_apart(value) {
-        Ok(both) => both,
+    let Defaults { mirrors: of_mirrors, targets: of_targets, hooks: of_hooks } = match taken_apart(value) {
+        Ok(all) => all,
         Err(problem) => return problems.push(problem),
     };
+    for (key, _) in of_hooks.iter().flat_map(DeTable::iter).filter(|(key, _)| !OF_HOOKS.contains(&key.get_ref().as_ref())) {
+        let problem = Problem::new(format!("[defaults.hook] has {}", key.get_ref())).at(key.span());
+        problems.push(problem.help(format!("write it in each hook; all kinds of hooks have {}", OF_HOOKS.join(", "))));
+    }
     for (table, title) in [(Some(&of_mirrors), "[defaults]"), (of_targets.as_ref(), "[defaults.target]")] {
         for (key, _) in table.into_iter().flat_map(DeTable::iter).filter(|(key, _)| OWN.contains(&key.get_ref().as_ref())) {
             let problem = Problem::new(format!("{title} has {}", key.get_ref())).at(key.span());
@@ -199,6 +218,9 @@ pub(super) fn defaults(document: &mut DeTable<'_>, problems: &mut Vec<Problem>) 
     }
     for mirror in tables(document, "mirror") {
         fill(mirror, &of_mirrors, OWN);
+        if let Some(of_hooks) = &of_hooks {
+            tables(mirror, "hook").for_each(|hook| fill(hook, of_hooks, &[]));
+        }
         let Some(of_targets) = &of_targets else { continue };
         for target in tables(mirror, "target") {
             let without = inapplicable(target);
@@ -216,19 +238,27 @@ fn tables<'t, 'i>(table: &'t mut DeTable<'i>, key: &str) -> impl Iterator<Item =
     items.iter_mut().filter_map(|item| if let DeValue::Table(table) = item.get_mut() { Some(table) } else { None })
 }
 
-/// What is for mirrors, and what for targets.
-fn taken_apart<'i>(value: Spanned<DeValue<'i>>) -> Result<(DeTable<'i>, Option<DeTable<'i>>), Problem> {
+/// What is for mirrors, for targets and for hooks.
+struct Defaults<'i> {
+    mirrors: DeTable<'i>,
+    targets: Option<DeTable<'i>>,
+    hooks: Option<DeTable<'i>>,
+}
+
+/// Takes the tables for targets and hooks out of the one for mirrors.
+fn taken_apart<'i>(value: Spanned<DeValue<'i>>) -> Result<Defaults<'i>, Problem> {
     let single = |span: Range<usize>, title: &str| {
         Problem::new(format!("{title} should be one table")).at(span).help(format!("write {title} with single brackets"))
     };
     let span = value.span();
-    let DeValue::Table(mut of_mirrors) = value.into_inner() else { return Err(single(span, "[defaults]")) };
-    let of_targets = match of_mirrors.remove("target").map(|value| (value.span(), value.into_inner())) {
-        None => None,
-        Some((_, DeValue::Table(table))) => Some(table),
-        Some((span, _)) => return Err(single(span, "[defaults.target]")),
+    let DeValue::Table(mut mirrors) = value.into_inner() else { return Err(single(span, "[defaults]")) };
+    let mut below = |key: &str| match mirrors.remove(key).map(|value| (value.span(), value.into_inner())) {
+        None => Ok(None),
+        Some((_, DeValue::Table(table))) => Ok(Some(table)),
+        Some((span, _)) => Err(single(span, &format!("[defaults.{key}]"))),
     };
-    Ok((of_mirrors, of_targets))
+    let (targets, hooks) = (below("target")?, below("hook")?);
+    Ok(Defaults { mirrors, targets, hooks })
 }
 
 /// Keys of which a target of its kind has no use.

@@ -33,6 +33,8 @@ fn defaults_are_filled_in_where_a_table_says_nothing() {
         ("[defaults.target]\nurl = \"h::m\"", "[defaults.target] has url"),
         ("[[defaults]]\njobs = 1", "[defaults] should be one table"),
         ("[[defaults.target]]\njobs = 1", "write [defaults.target] with single brackets"),
+        ("[defaults.hook]\nprefix = \"x\"", "[defaults.hook] has prefix"),
+        ("[[defaults.hook]]\ntries = 1", "write [defaults.hook] with single brackets"),
         ("[defaults]\nhard_link = true", "unknown key \"hard_link\""),
         ("[defaults.target]\njobs = 0", "jobs is 0"),
         ("[defaults]\nexclude = 1", "exclude is a number"),
@@ -42,6 +44,24 @@ fn defaults_are_filled_in_where_a_table_says_nothing() {
         let once = got.matches("error:").count() == 1 || want == "jobs is 0";
         assert!(once, "named for each mirror: {got}");
     }
+}
+
+#[test]
+fn defaults_of_hooks_go_to_each_that_says_nothing() {
+    let hook = |keys: &str| format!("[[mirror.hook]]\nname = \"{0}\"\nkind = \"command\"\nprefix = \"x\"\n{1}", keys.len(), keys);
+    let text = format!(
+        "[defaults.hook]\ntries = 7\nexclude = [\"*.tmp\"]\n{}{}{}{}",
+        mirror("a"),
+        hook(""),
+        hook("tries = 2\n"),
+        mirror("b")
+    );
+    let config = read(&text).unwrap();
+    let hooks = &config.mirrors[0].hooks;
+    assert_eq!(hooks.iter().map(|hook| hook.tries).collect::<Vec<_>>(), [7, 2]);
+    assert!(hooks.iter().all(|hook| hook.filter.exclude() == [b"*.tmp".to_vec()]) && config.mirrors[1].hooks.is_empty());
+    let unused = format!("[defaults.hook]\ntries = 7\n{}", mirror("a"));
+    assert_eq!(read(&unused).unwrap().mirrors.len(), 1);
 }
 
 #[test]
