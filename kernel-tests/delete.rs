@@ -1,6 +1,8 @@
 //! `delete = "startup"` and `delete = "running"`: which deletions are carried out, and which are
 //! not.
 
+use std::time::Duration;
+
 use crate::expressions::reconcile;
 use crate::fixture::daemon::Until;
 use crate::fixture::fs::Fs;
@@ -32,7 +34,15 @@ fn change(src: &Dir) {
 }
 
 pub fn cases() -> Vec<Case> {
-    vec![startup(), startup_is_bounded(), running(), running_directories(), running_cut_off(), running_by_name_only()]
+    vec![
+        startup(),
+        startup_is_bounded(),
+        running(),
+        running_directories(),
+        running_other_directories(),
+        running_cut_off(),
+        running_by_name_only(),
+    ]
 }
 
 fn startup() -> Case {
@@ -170,6 +180,69 @@ fn running_directories() -> Case {
 }
 
 /// A file goes while its directory is to be compared, as after a run that was cut off.
+/// What comes in the place of a directory while that one's going is on its way: `cur` and `new` are
+/// both on the target.
+type Comes = fn(&Dir, &Dir, &str, Duration);
+
+const COMES: [Comes; 6] = [
+    |src, out, at, pause| {
+        src.rename_to(format!("{at}/cur"), out, at);
+        std::thread::sleep(pause);
+        src.rename(format!("{at}/new"), format!("{at}/cur"));
+    },
+    |src, _, at, pause| {
+        let [cur, new, aside] = ["cur", "new", "aside"].map(|name| format!("{at}/{name}"));
+        src.rename(&cur, &aside);
+        src.rename(&new, &cur);
+        std::thread::sleep(pause);
+        src.rename(&aside, &new);
+    },
+    |src, _, at, pause| {
+        let [cur, new, other] = ["cur", "new", "other"].map(|name| format!("{at}/{name}"));
+        src.rename(&cur, &other);
+        std::thread::sleep(pause);
+        src.exchange(&other, &new);
+    },
+    |src, _, at, pause| {
+        src.exchange(format!("{at}/cur"), format!("{at}/new"));
+        std::thread::sleep(pause);
+        src.exchange(format!("{at}/cur"), format!("{at}/new"));
+        src.exchange(format!("{at}/cur"), format!("{at}/new"));
+    },
+    |src, _, at, pause| {
+        src.remove(format!("{at}/cur"));
+        std::thread::sleep(pause);
+        src.rename(format!("{at}/new"), format!("{at}/cur"));
+    },
+    |src, _, at, pause| {
+        src.rename(format!("{at}/cur"), format!("{at}/old"));
+        std::thread::sleep(pause);
+        src.mkdir(format!("{at}/cur"));
+        src.write(format!("{at}/cur/z"), b"z");
+    },
+];
+
+fn running_other_directories() -> Case {
+    case("a_directory_that_comes_while_another_goes_is_not_merged_with_it", &[Fs::Ext4, Fs::Tmpfs], |fs| {
+        let m = Setup::new(fs).targets(&[To::Module, To::Local]).key("delete", "running").start()?;
+        m.check();
+        for (n, comes) in COMES.iter().enumerate() {
+            // Any moment between the two halves; none decides whether the test passes.
+            for millis in [0, 1, 10, 40] {
+                let at = format!("at-{n}-{millis}");
+                ["", "/cur", "/new"].iter().for_each(|dir| m.src.mkdir(format!("{at}{dir}")));
+                for file in ["cur/c1", "cur/c2", "cur/both", "new/n1", "new/both"] {
+                    m.src.write(format!("{at}/{file}"), file.as_bytes());
+                }
+                m.check();
+                comes(&m.src, &m.out, &at, Duration::from_millis(millis));
+                m.check();
+            }
+        }
+        Ok(())
+    })
+}
+
 fn running_cut_off() -> Case {
     case("what_goes_beside_a_comparison_is_deleted", &[Fs::Tmpfs], |fs| {
         let m = Setup::new(fs).key("delete", "running").before(tree).before_on_target(extra).start()?;

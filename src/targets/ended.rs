@@ -484,13 +484,13 @@ impl Target {
         self.judge_covered(&entries);
         for entry in &entries {
             self.unread.confirmed(entry);
-            self.gone_dirs.confirmed(entry);
             self.renames.confirmed(id, &entry.path);
             let over = self.ledger.retries.confirmed(id, entry);
             self.ledger.forget(over);
             self.doubts.confirmed(entry);
             self.counters.reconciles += u64::from(entry.path.is_root() && entry.kind == Kind::Subtree);
         }
+        let compared = self.gone_of(&entries, true);
         let paths: Vec<_> = entries.iter().filter(|_| self.confirmations.keep > 0).map(|e| (e.path.clone(), e.kind)).collect();
         let again = self.ledger.set.confirm(id, entries);
         self.confirmations.confirmed(id, &paths, &again);
@@ -500,6 +500,7 @@ impl Target {
                 None => self.ledger.set.restore(entry),
             }
         }
+        self.compared(compared);
         self.spend_acceptance();
     }
 

@@ -21,13 +21,6 @@ impl GoneDirs {
     pub(super) fn covers(&self, entry: &Entry) -> bool {
         entry.kind == Kind::Subtree && self.paths.contains(&entry.path)
     }
-
-    /// The target has `entry`.
-    pub(super) fn confirmed(&mut self, entry: &Entry) {
-        if entry.kind == Kind::Subtree || entry.gone {
-            self.paths.remove(&entry.path);
-        }
-    }
 }
 
 impl Target {
@@ -37,6 +30,35 @@ impl Target {
         if went && self.gone_dirs.paths.len() < MOST {
             self.gone_dirs.paths.insert(RelPath::from_normal(path));
         }
+    }
+
+    /// The names of directories that went among those of a batch: compared (`true`), or listed.
+    pub(super) fn gone_of(&self, entries: &[Entry], compared: bool) -> Vec<RelPath> {
+        if self.gone_dirs.paths.is_empty() {
+            return Vec::new();
+        }
+        let fits = |e: &&Entry| if compared { e.kind == Kind::Subtree } else { e.kind < Kind::Subtree && e.gone };
+        let names = entries.iter().filter(fits).map(|entry| &entry.path);
+        names.filter(|path| self.gone_dirs.paths.contains(*path)).cloned().collect()
+    }
+
+    /// Directories were compared after they had gone. One that went since then is to be sent again.
+    pub(super) fn compared(&mut self, names: Vec<RelPath>) {
+        for path in names {
+            if !self.ledger.set.owes(&path) {
+                self.gone_dirs.paths.remove(&path);
+            }
+        }
+    }
+
+    /// Names were listed as gone. Those that lead nowhere now, and of which nothing is to be sent,
+    /// are deleted on the target; another directory may have had one of the others by the time that
+    /// rsync looked, and is merged with what was there.
+    pub(super) fn listed_as_gone(&mut self, root: &Root, mut names: Vec<RelPath>) {
+        names.retain(|path| {
+            matches!(fstatat(root, path.as_path(), AtFlags::AT_SYMLINK_NOFOLLOW), Err(Errno::ENOENT | Errno::ENOTDIR))
+        });
+        self.compared(names);
     }
 }
 
@@ -52,11 +74,10 @@ mod tests {
             set.take_deep(Limits { max_paths: 1, ignore_holds: true }).unwrap().entries.remove(0)
         };
         let (went, other) = (take("d", Seen::MovedDir), take("e", Seen::MovedDir));
-        let mut gone = GoneDirs { paths: [went.path.clone()].into() };
+        let gone = GoneDirs { paths: [went.path.clone()].into() };
         assert!(gone.covers(&went) && !gone.covers(&other));
-        gone.confirmed(&other);
-        assert!(gone.covers(&went));
-        gone.confirmed(&went);
-        assert!(!gone.covers(&went));
+        let mut listed = went;
+        (listed.kind, listed.gone) = (Kind::Entry, true);
+        assert!(!gone.covers(&listed));
     }
 }

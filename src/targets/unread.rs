@@ -223,7 +223,9 @@ impl Target {
                 }
             }
         }
+        let listed = self.gone_of(&whole, false);
         self.confirm(cx.now, id, whole);
+        self.listed_as_gone(cx.root, listed);
     }
 }
 
