@@ -16,7 +16,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::fixture::daemon::{Daemon, InlineStatus, Until};
-use crate::fixture::fs::{self, Fs, Ground, needs};
+use crate::fixture::fs::{self, Fs, Ground, Mount, needs};
 use crate::fixture::proc::{Ran, Service, bound_command, poll_until};
 use crate::fixture::rsyncd::{Rsyncd, free_port};
 use crate::fixture::tree::{Dir, Times, differences};
@@ -655,6 +655,33 @@ fn cases_of_followers() -> Vec<Case> {
                 w.barrier("all");
                 w.check();
             }
+            Ok(())
+        }),
+        case("what_does_not_fit_holds_nothing_else_up_and_a_barrier_names_it", ON, |fs| {
+            let mut w = World::new(fs, 1)?;
+            let upstream = w.rsyncd.url("web");
+            let mut small = None;
+            w.join_by(1, &[upstream], None, |copy| small = Some(Mount::tmpfs_of(copy.root(), "4m")));
+            w.check();
+            w.daemon.does(&["pause"]);
+            w.src.write("large", vec![b'x'; 8 << 20]);
+            w.src.write("medium", vec![b'y'; 1 << 20]);
+            w.src.write("small", b"z");
+            w.src.remove("d/e/f");
+            w.daemon.does(&["resume"]);
+            let said = w.flush("all", WAIT);
+            assert_eq!(said.code, 1, "{}", said.stderr);
+            assert!(said.stderr.contains("at f1") && said.stderr.contains("lacks 1 path"), "{}", said.stderr);
+            assert_eq!(w.flush("f0", WAIT).code, 0);
+            let copy = w.followers[1].dir.root();
+            assert!(!copy.join("large").exists() && !copy.join("d/e/f").exists());
+            assert!(copy.join("medium").exists() && copy.join("small").exists(), "they fit");
+            assert!(w.daemon.does(&["status"]).contains("FAILED  f1 lacks 1 path"));
+            w.src.remove("large");
+            w.barrier("all");
+            w.check();
+            w.followers[1].daemon.kill();
+            drop(small);
             Ok(())
         }),
         case("a_run_that_hangs_is_ended", ON, |fs| {

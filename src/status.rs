@@ -323,7 +323,7 @@ impl Feed {
             max_seconds: at(100),
             any_seconds,
         };
-        followers.sort_by_key(|f| std::cmp::Reverse((f.state == SILENT, f.behind)));
+        followers.sort_by_key(|f| std::cmp::Reverse((f.state == SILENT, f.failed > 0, f.behind)));
         let followers_known = followers.len() as u64;
         let rest = followers.split_off(Feed::SHOWN.min(followers.len()));
         Feed { followers_known, states, lag, followers, rest, ..self }
@@ -366,6 +366,9 @@ pub struct Follower {
     pub(crate) behind: u64,
     /// The age of the oldest of these.
     pub(crate) lag_seconds: f64,
+    /// Paths that it could not pull, which its position does not count.
+    #[serde(default)]
+    pub(crate) failed: u64,
     /// The age of its last report.
     pub(crate) reported_seconds: f64,
     /// Where it pulls from.

@@ -379,6 +379,17 @@ impl Machine {
         self.fruitless
     }
 
+    /// How many paths failed again and again, with those of them that are tried just now: none of
+    /// them is in the position.
+    pub fn failing(&self) -> usize {
+        let tried = |paths: &BTreeMap<RelPath, Need>| paths.values().filter(|need| need.sequence == u64::MAX).count();
+        let flying = match &self.flight {
+            Some(Flight::List(paths)) => tried(paths),
+            Some(Flight::Whole { .. } | Flight::Batch { .. }) | None => 0,
+        };
+        self.failed.len() + flying + self.pending.iter().filter(|(_, need)| need.sequence == u64::MAX).count()
+    }
+
     /// Tries them at once.
     pub fn retry(&mut self) {
         self.failed.values_mut().for_each(|failure| failure.due = Duration::ZERO);
@@ -499,11 +510,15 @@ impl Machine {
             self.pull_batches();
         }
         for item in items {
-            self.pending.see(item, sequence);
             if item.gone || !item.directory {
-                let below = |path: &RelPath| *path != item.path && path::is_at_or_below(path, &item.path);
-                self.failed.retain(|path, _| !below(path));
+                // It is another one now, and nothing is below it.
+                if let Some(Failure { mut need, .. }) = self.failed.remove(&item.path) {
+                    (need.sequence, need.round) = (sequence, 0);
+                    self.pending.restore(item.path.clone(), need);
+                }
+                self.failed.retain(|path, _| !path::is_at_or_below(path, &item.path));
             }
+            self.pending.see(item, sequence);
         }
     }
 

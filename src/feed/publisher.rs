@@ -173,6 +173,7 @@ impl Publisher {
                     // Of records from before the start it knows more.
                     _ => report.lag_seconds + silent,
                 },
+                failed: report.failed,
                 reported_seconds: silent,
                 upstream: report.upstream.clone(),
                 serve: report.serve.clone(),

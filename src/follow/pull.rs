@@ -205,7 +205,8 @@ pub(super) enum Judged {
 pub(super) fn judge(outcome: &Outcome) -> Judged {
     match &outcome.verdict {
         Verdict::Done => Judged::Ended(End::Done),
-        Verdict::Partial | Verdict::Unproven | Verdict::SourceRace => {
+        // Where there is no room here, the file that does not fit must not keep the others away.
+        Verdict::Partial | Verdict::Unproven | Verdict::SourceRace | Verdict::TargetFull => {
             let absent =
                 |words: &str| ["No such file or directory", "Not a directory", "vanished"].iter().any(|w| words.contains(w));
             let complaints = outcome.failed.iter().map(|failed| Complaint {
@@ -214,7 +215,9 @@ pub(super) fn judge(outcome: &Outcome) -> Judged {
                 words: failed.words.clone(),
             });
             let complaints: Vec<Complaint> = complaints.collect();
-            let complete = outcome.failed_more == 0 && !complaints.is_empty();
+            // A run that finds no room ends there.
+            let all = outcome.failed_more == 0 && outcome.verdict != Verdict::TargetFull;
+            let complete = all && !complaints.is_empty();
             Judged::Ended(End::Partly { complaints, complete })
         }
         Verdict::DeletesHeld => Judged::DeletesHeld(outcome.reason.clone()),

@@ -83,7 +83,7 @@ impl Follower {
             upstream: self.supply.waits_for().unwrap_or(&self.upstream().location).to_string(),
             serve: self.mirror.follow.as_ref().and_then(|f| f.serve.as_ref()).map(ToString::to_string).unwrap_or_default(),
             through: if self.supply.own.is_some() { self.supply.way() } else { Vec::new() },
-            failed: self.machine.failed().len() as u64,
+            failed: self.machine.failing() as u64,
             unix: 0.0,
             lag_seconds: self.lag().as_secs_f64().floor(),
         }

@@ -265,6 +265,10 @@ impl Feed {
             let children = plural(by.get(&anybody(&f.serve)).copied().unwrap_or(0), "follower");
             let _ = writeln!(out, "    relay   {} {} at {}, pulled from by {children}", f.name, f.state, f.serve);
         }
+        for f in self.followers.iter().filter(|f| f.failed > 0).take(SLOWEST) {
+            let why = if f.state == "failing" && !f.reason.is_empty() { format!(": {}", f.reason) } else { String::new() };
+            let _ = writeln!(out, "    FAILED  {} lacks {}{why}", f.name, plural(f.failed, "path"));
+        }
         for f in self.followers.iter().filter(|f| f.behind > 0).take(SLOWEST) {
             let why = if f.reason.is_empty() { String::new() } else { format!(": {}", f.reason) };
             let lacks = plural(f.behind, "record");

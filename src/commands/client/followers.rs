@@ -5,6 +5,7 @@ use super::*;
 use crate::cli::Followers;
 use crate::control::{Flushed, Waiting};
 use crate::status::{Feed, Follower, Snapshot};
+use crate::text::plural;
 
 /// How often followers are asked for, and by how much less for each that is known.
 const LOOK: Duration = Duration::from_millis(20);
@@ -32,9 +33,10 @@ pub(super) fn wait(args: &FlushArgs, which: &Followers, deadline: Instant) -> Re
             out::error("there is no feed among the targets: leave --followers out, or add a [[mirror.feed]]");
             return Err(ExitCode::Usage);
         }
-        let waiting = missing(&snapshot, goals, which);
-        if waiting.is_empty() || left.is_zero() {
-            return Ok(Flushed { waiting });
+        let lacking = missing(&snapshot, goals, which);
+        // What failed again and again is tried again after a pause that nobody waits for.
+        if left.is_zero() || lacking.iter().all(|lacks| lacks.failed) {
+            return Ok(Flushed { waiting: lacking.into_iter().map(|lacks| lacks.waiting).collect() });
         }
         let known = feeds(&snapshot).map(|(.., feed)| feed.followers.len() as u32).sum();
         std::thread::sleep(LOOK.max(EACH.saturating_mul(known)).min(left));
@@ -53,29 +55,45 @@ fn goals_of(snapshot: &Snapshot, args: &FlushArgs) -> Goals {
 }
 
 /// Who lacks something.
-fn missing(snapshot: &Snapshot, goals: &Goals, which: &Followers) -> Vec<Waiting> {
-    let mut out = Vec::new();
+struct Lacks {
+    waiting: Waiting,
+    /// It is as far as it gets: it lacks what it could not pull.
+    failed: bool,
+}
+
+impl From<Waiting> for Lacks {
+    fn from(waiting: Waiting) -> Lacks {
+        Lacks { waiting, failed: false }
+    }
+}
+
+fn missing(snapshot: &Snapshot, goals: &Goals, which: &Followers) -> Vec<Lacks> {
+    let mut out: Vec<Lacks> = Vec::new();
     for (mirror, target, goal) in goals {
         let place = format!("{mirror}/{target}");
         let Some((.., feed)) = feeds(snapshot).find(|(m, t, _)| m == mirror && t == target) else {
-            out.push(Waiting { target: place, why: "the feed is gone".into(), unreachable: true });
+            out.push(Waiting { target: place, why: "the feed is gone".into(), unreachable: true }.into());
             continue;
         };
-        let holds = |f: &&Follower| f.sequence >= *goal;
+        let there = |f: &Follower| f.sequence >= *goal;
+        let holds = |f: &&Follower| there(f) && f.failed == 0;
         let word = |f: &Follower| {
             let why = if f.reason.is_empty() { String::new() } else { format!(": {}", f.reason) };
-            let why = format!("{}, at record {} of {goal}{why}", f.state, f.sequence);
-            Waiting { target: format!("{place} at {}", f.name), why, unreachable: matches!(&*f.state, "silent" | "down") }
+            let failed = if f.failed > 0 { format!(", lacks {}", plural(f.failed, "path")) } else { String::new() };
+            let why = format!("{}, at record {} of {goal}{failed}{why}", f.state, f.sequence);
+            let unreachable = matches!(&*f.state, "silent" | "down");
+            let waiting = Waiting { target: format!("{place} at {}", f.name), why, unreachable };
+            Lacks { waiting, failed: there(f) }
         };
         match which {
             Followers::All if feed.followers.is_empty() => {
-                out.push(Waiting { target: place, why: "no follower is known".into(), unreachable: true });
+                out.push(Waiting { target: place, why: "no follower is known".into(), unreachable: true }.into());
             }
             Followers::All => out.extend(feed.followers.iter().filter(|f| !holds(f)).map(word)),
             Followers::Relays => {
                 let mut relays = feed.followers.iter().filter(|f| !f.serve.is_empty()).peekable();
                 if relays.peek().is_none() {
-                    out.push(Waiting { target: place.clone(), why: "no relay is known".into(), unreachable: true });
+                    out.push(Waiting { target: place.clone(), why: "no relay is known".into(), unreachable: true }.into());
                 }
                 out.extend(relays.filter(|f| !holds(f)).map(word));
             }
@@ -83,7 +101,7 @@ fn missing(snapshot: &Snapshot, goals: &Goals, which: &Followers) -> Vec<Waiting
                 let there = feed.followers.iter().filter(holds).count();
                 if there < *count {
                     let why = format!("{there} of {count} followers hold it");
-                    out.push(Waiting { target: place, why, unreachable: feed.followers.len() < *count });
+                    out.push(Waiting { target: place, why, unreachable: feed.followers.len() < *count }.into());
                 }
             }
             Followers::Named(names) => {
@@ -93,7 +111,7 @@ fn missing(snapshot: &Snapshot, goals: &Goals, which: &Followers) -> Vec<Waiting
                         Some(f) => out.push(word(f)),
                         None => {
                             let why = "no follower of this name has reported anything".into();
-                            out.push(Waiting { target: format!("{place} at {name}"), why, unreachable: true });
+                            out.push(Waiting { target: format!("{place} at {name}"), why, unreachable: true }.into());
                         }
                     }
                 }
@@ -121,7 +139,8 @@ mod tests {
     fn whoever_is_behind_is_named() {
         let two = snapshot(&[("a", 9), ("b", 8)]);
         let goals = vec![("m".to_owned(), "t".to_owned(), 9)];
-        let names = |which: &Followers| missing(&two, &goals, which).into_iter().map(|w| w.target).collect::<Vec<_>>();
+        let names =
+            |which: &Followers| missing(&two, &goals, which).into_iter().map(|lacks| lacks.waiting.target).collect::<Vec<_>>();
         assert_eq!(names(&Followers::All), ["m/t at b"]);
         assert_eq!(names(&Followers::Count(1)), Vec::<String>::new());
         assert_eq!(names(&Followers::Count(2)), ["m/t"]);
@@ -131,9 +150,22 @@ mod tests {
         let mut relays = snapshot(&[("a", 9), ("b", 8), ("c", 8)]);
         let feed = relays.mirrors[0].targets[0].feed.as_mut().unwrap();
         feed.followers.iter_mut().take(2).for_each(|f| f.serve = "rsync://r/m".into());
-        let left = missing(&relays, &goals, &Followers::Relays).into_iter().map(|w| w.target).collect::<Vec<_>>();
+        let left = missing(&relays, &goals, &Followers::Relays).into_iter().map(|lacks| lacks.waiting.target).collect::<Vec<_>>();
         assert_eq!(left, ["m/t at b"]);
         assert_eq!(missing(&Snapshot::default(), &goals, &Followers::All).len(), 1);
+    }
+
+    #[test]
+    fn who_could_not_pull_a_path_does_not_hold_everything() {
+        let mut some = snapshot(&[("a", 9), ("b", 9), ("c", 8)]);
+        let feed = some.mirrors[0].targets[0].feed.as_mut().unwrap();
+        feed.followers[1].failed = 2;
+        let goals = vec![("m".to_owned(), "t".to_owned(), 9)];
+        let lacking = missing(&some, &goals, &Followers::All);
+        let shown: Vec<(&str, bool)> = lacking.iter().map(|lacks| (&*lacks.waiting.target, lacks.failed)).collect();
+        assert_eq!(shown, [("m/t at b", true), ("m/t at c", false)]);
+        assert!(lacking[0].waiting.why.contains("lacks 2 paths"), "{}", lacking[0].waiting.why);
+        assert_eq!(missing(&some, &goals, &Followers::Count(2)).len(), 1);
     }
 
     #[test]
@@ -149,7 +181,8 @@ mod tests {
         let sent = serde_json::to_string(&whole).unwrap();
         let read: Snapshot = serde_json::from_str(&sent).unwrap();
         let goals = vec![("m".to_owned(), "t".to_owned(), 9)];
-        let names = |which: &Followers| missing(&read, &goals, which).into_iter().map(|w| w.target).collect::<Vec<_>>();
+        let names =
+            |which: &Followers| missing(&read, &goals, which).into_iter().map(|lacks| lacks.waiting.target).collect::<Vec<_>>();
         assert_eq!(names(&Followers::All), ["m/t at behind"]);
         assert_eq!(names(&Followers::Count(1_500)), Vec::<String>::new());
         assert_eq!(names(&Followers::Count(1_501)), ["m/t"]);
