@@ -528,6 +528,44 @@ fn cases_of_followers() -> Vec<Case> {
             w.check();
             Ok(())
         }),
+        case("a_mark_that_is_replaced_is_put_back", ON, |fs| {
+            let w = World::new(fs, 2)?;
+            w.check();
+            let mark = || std::fs::read_to_string(w.src.at(".fansync/feed")).expect("it is there");
+            let ours = mark();
+            let ways: [(&str, &dyn Fn()); 5] = [
+                ("another identity", &|| w.src.write(".fansync/feed", ours.replace("identity ", "identity 0").as_bytes())),
+                ("a directory of a user's", &|| {
+                    w.src.mkdir("his");
+                    w.src.write("his/feed", b"anything");
+                    w.src.chown("his", 1000, 1000);
+                    w.src.exchange("his", ".fansync");
+                }),
+                ("a link", &|| {
+                    w.src.remove(".fansync");
+                    w.src.symlink("/nowhere", ".fansync");
+                }),
+                ("a file", &|| {
+                    w.src.remove(".fansync");
+                    w.src.write(".fansync", b"anything");
+                }),
+                ("a FIFO", &|| {
+                    w.src.remove(".fansync/feed");
+                    w.src.fifo(".fansync/feed");
+                }),
+            ];
+            for (n, (way, replace)) in ways.iter().enumerate() {
+                w.daemon.freeze();
+                replace();
+                w.src.write(format!("after-{n}"), vec![b'x'; 300 << 10]);
+                w.src.write(format!("small-{n}"), way.as_bytes());
+                w.daemon.thaw();
+                w.barrier("all");
+                w.check();
+                assert_eq!(mark(), ours, "{way}");
+            }
+            Ok(())
+        }),
         case("an_empty_source_can_begin", ON, |fs| {
             let work = fs::work_dir();
             let nats = Nats::start(work.path(), "")?;

@@ -58,24 +58,13 @@ fn from_hex(text: &str) -> Option<Identity> {
 /// The mark cannot be read or written.
 pub(crate) fn take(root: impl AsFd, feed: &str) -> io::Result<Identity> {
     let (dir, name) = FILE.split_once('/').expect("it lies in a directory");
-    match mkdirat(&root, dir, Mode::from_bits_truncate(0o755)) {
-        Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
-        Err(errno) => return Err(errno.into()),
-    }
-    let dir = openat(&root, Path::new(dir), DIRECTORY, Mode::empty())?;
+    let dir = make_in_place(&root, dir)?;
     // A tree that was a relay's, and is a source now.
     match no_relay_in(&dir) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    let read = || -> io::Result<String> {
-        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        let file = std::fs::File::from(openat(&dir, name, flags, Mode::empty())?);
-        let mut text = String::new();
-        io::Read::read_to_string(&mut io::Read::take(file, MAX_BYTES), &mut text)?;
-        Ok(text)
-    };
-    match read() {
+    match read(&dir, name) {
         Ok(text) => {
             if let Some((_, identity)) = parse(&text).filter(|(of, _)| of == feed) {
                 return Ok(identity);
@@ -88,6 +77,74 @@ pub(crate) fn take(root: impl AsFd, feed: &str) -> io::Result<Identity> {
     fastrand::fill(&mut identity);
     write(&dir, name, &text(feed, &identity))?;
     Ok(identity)
+}
+
+fn read(dir: impl AsFd, name: &str) -> io::Result<String> {
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let file = std::fs::File::from(openat(&dir, name, flags, Mode::empty())?);
+    if !file.metadata()?.is_file() {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut text = String::new();
+    io::Read::read_to_string(&mut io::Read::take(file, MAX_BYTES), &mut text)?;
+    Ok(text)
+}
+
+/// How the mark of a tree is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// As it was written.
+    Ours,
+    /// Something else has its name.
+    Another,
+    /// Nothing has.
+    Missing,
+}
+
+/// Whether the mark of a tree is still this feed's and this identity's; cheap enough for each
+/// record.
+pub(crate) fn look(root: impl AsFd, feed: &str, identity: &Identity) -> Found {
+    let (dir, name) = FILE.split_once('/').expect("it lies in a directory");
+    let found = openat(&root, dir, DIRECTORY, Mode::empty()).map_err(io::Error::from).and_then(|dir| read(dir, name));
+    match found {
+        Ok(found) if found == text(feed, identity) => Found::Ours,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Found::Missing,
+        Ok(_) | Err(_) => Found::Another,
+    }
+}
+
+/// Puts the mark back in the place of what has its name.
+///
+/// # Errors
+/// It cannot be written.
+pub(crate) fn put_back(root: impl AsFd, feed: &str, identity: &Identity) -> io::Result<()> {
+    let (dir, name) = FILE.split_once('/').expect("it lies in a directory");
+    let dir = make_in_place(root, dir)?;
+    let text = text(feed, identity);
+    match write(&dir, name, &text) {
+        Err(e) if e.kind() == io::ErrorKind::IsADirectory => {
+            set_aside(&dir, name)?;
+            write(&dir, name, &text)
+        }
+        other => other,
+    }
+}
+
+/// The directory, also where something of another kind has its name: that gets another one.
+fn make_in_place(root: impl AsFd, dir: &str) -> io::Result<std::os::fd::OwnedFd> {
+    match make(&root, dir) {
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOTDIR | libc::ELOOP)) => {
+            set_aside(&root, dir)?;
+            make(&root, dir)
+        }
+        other => other,
+    }
+}
+
+/// What is not ours is kept, under a name that nothing has.
+fn set_aside(dir: impl AsFd, name: &str) -> io::Result<()> {
+    let aside = format!("{name}.aside-{:016x}", fastrand::u64(..));
+    Ok(nix::fcntl::renameat(&dir, name, &dir, aside.as_str())?)
 }
 
 const DIRECTORY: OFlag = OFlag::O_DIRECTORY.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
@@ -177,11 +234,6 @@ fn write(dir: impl AsFd, name: &str, text: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether the mark is still there; cheap enough for each record.
-pub(crate) fn is_there(root: impl AsFd) -> bool {
-    fstatat(root, FILE, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,7 +264,55 @@ mod tests {
         remove(one.path()).unwrap();
         put(one.path(), &super::text("web", &again)).unwrap();
         assert_eq!(take(&one, "web"), again);
-        assert!(is_there(std::fs::File::open(one.path()).unwrap()));
+        assert_eq!(look(std::fs::File::open(one.path()).unwrap(), "web", &again), Found::Ours);
+    }
+
+    #[test]
+    fn what_has_the_name_of_the_mark_is_set_aside() {
+        let tree = tempfile::tempdir().unwrap();
+        let root = std::fs::File::open(tree.path()).unwrap();
+        let identity = super::take(&root, "web").unwrap();
+        let dir = tree.path().join(".fansync");
+        let file = tree.path().join(FILE);
+        let gone = || std::fs::remove_dir_all(&dir).unwrap();
+        let ways: [&dyn Fn(); 7] = [
+            &|| std::fs::write(&file, text("web", &[9; 16])).unwrap(),
+            &|| std::fs::write(&file, "").unwrap(),
+            &|| {
+                std::fs::remove_file(&file).unwrap();
+                nix::unistd::mkfifo(&file, Mode::from_bits_truncate(0o600)).unwrap();
+            },
+            &|| {
+                std::fs::remove_file(&file).unwrap();
+                std::fs::create_dir(&file).unwrap();
+                std::fs::write(file.join("kept"), "").unwrap();
+            },
+            &|| {
+                gone();
+                std::os::unix::fs::symlink("/nowhere", &dir).unwrap();
+            },
+            &|| {
+                std::fs::remove_dir_all(&dir).unwrap();
+                std::fs::write(&dir, "a user's").unwrap();
+            },
+            &|| {
+                gone();
+                std::fs::create_dir(&dir).unwrap();
+                std::os::unix::fs::symlink("/dev/zero", &file).unwrap();
+            },
+        ];
+        for (n, way) in ways.iter().enumerate() {
+            way();
+            assert_eq!(look(&root, "web", &identity), Found::Another, "{n}");
+            put_back(&root, "web", &identity).unwrap();
+            assert_eq!(look(&root, "web", &identity), Found::Ours, "{n}");
+        }
+        gone();
+        assert_eq!(look(&root, "web", &identity), Found::Missing);
+        std::os::unix::fs::symlink("/nowhere", &dir).unwrap();
+        assert_ne!(super::take(&root, "web").unwrap(), identity, "a start is not stopped by it");
+        let aside = std::fs::read_dir(tree.path()).unwrap().flatten();
+        assert_eq!(aside.filter(|e| e.file_name().to_string_lossy().contains(".aside-")).count(), 3);
     }
 
     #[test]

@@ -168,10 +168,12 @@ impl Snapshot {
     /// In one line whether all is in sync; if not, what is not and by how much, and what to do
     /// about the worst.
     pub(crate) fn verdict(&self) -> String {
-        let (all, good) = (self.each().count(), self.each().filter(|(m, t)| Health::of(m, t) == Health::Good).count());
-        let mut out = match all {
+        let good: Vec<&Target> = self.each().filter(|(m, t)| Health::of(m, t) == Health::Good).map(|(_, t)| t).collect();
+        let under_way = |t: &Target| t.state == TargetState::Syncing && !t.waits_its_delay();
+        let close = if good.iter().any(|t| under_way(t)) { " or less than 1 s behind" } else { "" };
+        let mut out = match self.each().count() as u64 {
             0 => format!("{}: no targets", self.health().word()),
-            _ => format!("{}: {good} of {} in sync", self.health().word(), plural(all as u64, "target")),
+            all => format!("{}: {} of {} in sync{close}", self.health().word(), good.len(), plural(all, "target")),
         };
         let findings = self.findings();
         findings.iter().take(NAMED).for_each(|f| _ = write!(out, "; {}", f.what));
@@ -279,6 +281,8 @@ mod tests {
         ] {
             s.mirrors[0].targets = vec![well.clone(), Target { state, lag_seconds: lag, ..well.clone() }];
             assert_eq!(s.health(), want, "{state}");
+            let under_way = state == TargetState::Syncing && want == Health::Good;
+            assert_eq!(s.verdict().contains("2 of 2 targets in sync or less than 1 s behind"), under_way, "{}", s.verdict());
         }
         let waits = Target { state: TargetState::Syncing, delay_seconds: 15.0, leaves_seconds: 12.0, pending: 3, ..well.clone() };
         s.mirrors[0].targets = vec![waits];

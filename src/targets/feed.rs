@@ -212,9 +212,17 @@ impl Target {
 
 impl Feed {
     fn identity_of(&self, root: &Root) -> std::io::Result<Identity> {
-        match self.identity.get().filter(|_| mark::is_there(root)) {
-            Some(identity) => Ok(identity),
-            None => {
+        let known = self.identity.get().map(|identity| (identity, mark::look(root, &self.name, &identity)));
+        match known {
+            Some((identity, mark::Found::Ours)) => Ok(identity),
+            // Followers would take the tree for another one.
+            Some((identity, mark::Found::Another)) => {
+                mark::put_back(root, &self.name, &identity)?;
+                tracing::warn!(feed = %self.name, "something else was in the place of the mark {}: it is put back", mark::FILE);
+                Ok(identity)
+            }
+            // With all else that was in the tree, perhaps.
+            Some((_, mark::Found::Missing)) | None => {
                 let identity = mark::take(root, &self.name)?;
                 self.identity.set(Some(identity));
                 Ok(identity)
