@@ -12,6 +12,9 @@
 //!    `remove_after`, so that any later change has another change time.
 //! 2. Ask each target, by a dry run that reads the contents (`Comparer::equal`). Only a file that
 //!    rsync itself calls unchanged counts; silence is no proof.
+//!    From before that until its removal nothing may become dirty there, on any target: what a
+//!    directory above it that is renamed, or exchanged, brings in its place for a while is an event
+//!    of that directory, and changes nothing of the file.
 //! 3. Take a lease on it (fcntl(2), `F_SETLEASE`): the kernel grants it only where no process has
 //!    the file open or mapped, and lets every later open wait. Under the lease it has to be what
 //!    was noted.
@@ -26,7 +29,7 @@
 //!
 //! Gives up: a file with several names, or on another filesystem than the source's top, stays.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -64,6 +67,8 @@ const GRACE: Duration = Duration::from_millis(100);
 /// Change times have a grain, a tick of the kernel (10 ms at most): a file that changed longer ago
 /// than this has another one after the next change.
 const GRAIN: Duration = Duration::from_millis(50);
+/// How long what changed may take to be on a target, before a round ends without a removal.
+const FLUSH: Duration = Duration::from_secs(60);
 /// What a target has otherwise is compared again after that.
 const AGAIN: Duration = Duration::from_secs(60);
 /// Files of which it is remembered that a target has them otherwise.
@@ -169,6 +174,7 @@ fn run(engine: &Handle, ended: &mpsc::Receiver<()>) {
             continue;
         }
         let mut proven: Vec<RelPath> = found.iter().map(|(path, _)| path.clone()).collect();
+        let Some(watched) = watch(engine, &proven) else { return };
         let mut answered = true;
         for plan in &plans {
             if proven.is_empty() {
@@ -176,7 +182,10 @@ fn run(engine: &Handle, ended: &mpsc::Receiver<()>) {
             }
             match Comparer::new(plan, true, &going).equal(&proven) {
                 Ok(equal) => proven.retain(|path| equal.contains(path)),
-                Err(Error::Cancelled) => return,
+                Err(Error::Cancelled) => {
+                    watched.into_iter().for_each(|chunk| _ = chunk.end());
+                    return;
+                }
                 Err(error) => {
                     tracing::debug!(mirror = %mirror.name, target_name = %plan.sides.target.name, %error, "nothing is removed from the source");
                     answered = false;
@@ -185,6 +194,7 @@ fn run(engine: &Handle, ended: &mpsc::Receiver<()>) {
             }
         }
         if !answered {
+            watched.into_iter().for_each(|chunk| _ = chunk.end());
             continue;
         }
         let differ: Vec<&(RelPath, Identity)> = found.iter().filter(|(path, _)| !proven.contains(path)).collect();
@@ -198,14 +208,63 @@ fn run(engine: &Handle, ended: &mpsc::Receiver<()>) {
         }
         differ.into_iter().cloned().for_each(|(path, identity)| stays.differs(path, identity, now));
         let found: HashMap<&RelPath, &Identity> = found.iter().map(|(path, identity)| (path, identity)).collect();
-        for some in proven.chunks(LEASED) {
+        let proven: HashSet<RelPath> = proven.into_iter().collect();
+        for chunk in watched {
+            let quiet = chunk.quiet();
             // A hold may have begun meanwhile.
             if !going() || !matches!(self::plans(engine), Some(Ok(_))) {
-                break;
+                continue;
             }
-            let wanted = some.iter().filter_map(|path| Some((path, **found.get(path)?)));
-            remove(mirror, root, wanted, &mut stays);
+            let some = quiet.iter().filter(|path| proven.contains(*path));
+            remove(mirror, root, some.filter_map(|path| Some((path, **found.get(path)?))), &mut stays);
         }
+    }
+}
+
+/// Files that are watched, on every target, from before their comparison until their removal. A
+/// directory above them that is renamed shows in neither their inode nor their change time: another
+/// one may have been in its place for a while, and what it had may be on a target.
+struct Watched {
+    paths: Vec<RelPath>,
+    by: Vec<(Live, u64)>,
+    owed: HashSet<RelPath>,
+}
+
+/// Watches these, as many together as are removed together. `None`: the engine has ended.
+fn watch(engine: &Handle, paths: &[RelPath]) -> Option<Vec<Watched>> {
+    let mut out = Vec::new();
+    for some in paths.chunks(LEASED) {
+        let mut watched = Watched { paths: some.to_vec(), by: Vec::new(), owed: HashSet::new() };
+        for target in &engine.targets {
+            let live = Live::new(engine.clone(), target.clone());
+            let (id, owed) = live.watch(some.to_vec())?;
+            watched.owed.extend(owed);
+            watched.by.push((live, id));
+        }
+        out.push(watched);
+    }
+    Some(out)
+}
+
+impl Watched {
+    /// Ends the watches: what every target had all the time, if all events up to now are read.
+    fn quiet(self) -> Vec<RelPath> {
+        // A flush comes behind every event.
+        let all = self.by.iter().all(|(live, _)| live.flush(FLUSH).is_some_and(|(waiting, _)| waiting.is_empty()));
+        let quiet = self.end();
+        if all { quiet } else { Vec::new() }
+    }
+
+    fn end(self) -> Vec<RelPath> {
+        let Watched { mut paths, by, mut owed } = self;
+        for (live, id) in by {
+            match live.unwatch(id) {
+                Some(touched) => owed.extend(touched),
+                None => paths.clear(),
+            }
+        }
+        paths.retain(|path| !owed.contains(path));
+        paths
     }
 }
 
