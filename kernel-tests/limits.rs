@@ -191,7 +191,7 @@ pub fn cases() -> Vec<Case> {
             assert!(rates.len() >= MIRRORS, "runs were given no bandwidth: {rates:?}");
             assert!(rates.iter().all(|rate| (all / 64..=all).contains(rate)), "{rates:?}");
             assert!(rates.iter().any(|rate| *rate >= all / 2), "no run was given a large part: {rates:?}");
-            assert_eq!(m.numbers("counts").len(), rates.len(), "a run without a bound, or one that stands by");
+            assert_eq!(m.numbers("counts").len(), rates.len(), "a run without a bound, or a standby process");
             Ok(())
         }),
     ]

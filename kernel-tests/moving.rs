@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::fixture::daemon::Until;
-use crate::fixture::fs::Fs;
+use crate::fixture::fs::{Fs, work_dir};
 use crate::fixture::proc::poll_until;
 use crate::fixture::tree::Dir;
 use crate::fixture::{Case, Mirror, Run, Setup, To, WAIT, case};
+use crate::outages::program;
 
 /// Beside what is in a source and no file: the directory of what is on its way out.
 const OWN: &str = ".fansync";
@@ -65,6 +66,55 @@ fn moves(fs: Fs) -> Run<()> {
         assert_eq!(target.dir.read("f").as_deref(), Some(&b"one, the second"[..]));
         assert!(target.dir.has("d/sub/#h") && !target.dir.has(OWN), "{}", m.daemon.report());
     }
+    Ok(())
+}
+
+/// Once `hold` is there, a comparison by content says that it has ended, and waits for `go`.
+const HOLDS_THE_PROOF: &str = r#"
+case " $* " in *" --checksum "*) ;; *) exec rsync "$@" ;; esac
+: >"$0.begun.$$"
+rsync "$@"
+code=$?
+if [ -e "$0.hold" ]; then
+    : >"$0.waits"
+    while [ ! -e "$0.go" ]; do sleep 0.01; done
+fi
+exit $code
+"#;
+
+/// While the targets' answers are on their way, another directory is in the place of the one that
+/// was compared, and on the target, and goes again: nothing of the file shows that.
+fn swapped(fs: Fs) -> Run<()> {
+    let work = work_dir();
+    let sign = |name: &str| work.path().join(format!("steps.{name}"));
+    let rsync = program(&work.path().join("steps"), HOLDS_THE_PROOF);
+    let m = setup(fs, &[To::Local]).rsync(rsync).start()?;
+    fs::write(sign("hold"), "").expect("it can be written");
+    m.out.mkdir("other");
+    m.out.write("other/f", b"of the other directory");
+    m.src.mkdir("d");
+    m.src.write("d/f", b"of this one");
+    assert!(poll_until(WAIT, || sign("waits").exists().then_some(())).is_some(), "no comparison\n{}", m.daemon.report());
+    m.src.rename_to("d", &m.out, "aside");
+    m.out.rename_to("other", &m.src, "d");
+    m.daemon.flush(None);
+    assert_eq!(m.dst().read("d/f").as_deref(), Some(&b"of the other directory"[..]));
+    m.daemon.does(&["pause"]);
+    m.src.rename_to("d", &m.out, "other");
+    m.out.rename_to("aside", &m.src, "d");
+    let begun = || {
+        let names = fs::read_dir(work.path()).expect("it is there").flatten().map(|entry| entry.file_name());
+        names.filter(|name| name.to_string_lossy().contains(".begun.")).count()
+    };
+    let before = begun();
+    fs::remove_file(sign("hold")).and_then(|()| fs::write(sign("go"), "")).expect("they can be");
+    // The next comparison is of the next round.
+    let ended = || (begun() > before || !m.src.has("d/f")).then_some(());
+    assert!(poll_until(WAIT, ended).is_some(), "no further comparison\n{}", m.daemon.report());
+    assert!(m.src.has("d/f"), "no target has it\n{}", m.daemon.report());
+    m.daemon.does(&["resume"]);
+    m.daemon.flush(None);
+    assert_eq!(m.dst().read("d/f").as_deref(), Some(&b"of this one"[..]));
     Ok(())
 }
 
@@ -222,6 +272,7 @@ pub fn cases() -> Vec<Case> {
         case("files_go_from_the_source_once_every_target_has_them", &[Fs::Ext4, Fs::Xfs, Fs::Btrfs, Fs::Tmpfs], moves),
         case("a_file_stays_while_a_target_lacks_it_or_it_is_open", &[Fs::Tmpfs], waits),
         case("a_file_that_a_target_has_with_other_content_stays", &[Fs::Tmpfs], other_content),
+        case("a_file_stays_that_a_target_had_for_a_while_only", &[Fs::Ext4, Fs::Tmpfs], swapped),
         case("what_is_written_while_files_go_is_not_lost", &[Fs::Ext4, Fs::Tmpfs], hostile),
         case("a_kill_while_files_go_loses_nothing", &[Fs::Ext4], killed),
     ]

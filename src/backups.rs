@@ -102,7 +102,8 @@ fn prune(mirror: &Mirror, target: &Target, now: SystemTime) -> Result<usize, Str
     }
     let run = collect(&words, &env, OUTPUT, PATIENCE).map_err(|error| crate::error::chain(&error))?;
     let (out, err) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
-    // Nothing was kept yet. Else the words are those of a target that is away, which the status has.
+    // Nothing was kept yet. Else the words are those of a target that is away, which the status
+    // has.
     if is_missing(&out) || is_missing(&err) {
         return Ok(0);
     }

@@ -65,7 +65,7 @@ impl Held {
     }
 }
 
-/// What somebody waits for.
+/// What is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WaitsFor {
     /// The end of a run.
@@ -314,7 +314,7 @@ impl Table {
                 wake.push(*id);
             }
         }
-        // Those that still wait for a place take it from what stands by.
+        // Those that still wait for a place take it from standby processes.
         let lack =
             line.iter().filter(|id| self.shares[id].waiting.is_some_and(|w| w.rung.is_none() && w.what == WaitsFor::Place));
         let asked: usize = self.shares.values().map(|share| share.gives_up).sum();
@@ -426,8 +426,8 @@ impl Member {
         self.budget.lock().table.rate(self.id, run, long, alive)
     }
 
-    /// What is under way at the end of a turn, and whether more would be if there were room. Returns
-    /// how many of its processes that wait are to
+    /// What is under way at the end of a turn, and whether more would be if there were room.
+    /// Returns how many of its processes that wait are to
     /// end, so that others find a place.
     pub(crate) fn settle(&self, held: Held, alive: &BTreeSet<u32>, wants: bool) -> usize {
         let mut inner = self.budget.lock();

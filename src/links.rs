@@ -537,8 +537,8 @@ mod tests {
         links
     }
 
-    /// The other name of a file goes while a run carries the file, and a further batch finds that it
-    /// has one name left.
+    /// The other name of a file goes while a run carries the file, and a further batch finds that
+    /// it has one name left.
     #[test]
     fn a_run_is_judged_by_the_names_that_it_had() {
         let mut links = started();

@@ -820,8 +820,8 @@ impl Target {
         }
     }
 
-    /// As rsync has it with `-e`: where there is a remote shell, a module is that of a daemon behind
-    /// it.
+    /// As rsync has it with `-e`: where there is a remote shell, a module is that of a daemon
+    /// behind it.
     pub(crate) fn put_behind_its_shell(&mut self) {
         if self.ssh.is_some() {
             self.location = self.location.clone().through_shell();

@@ -8,7 +8,8 @@
 //! settings are the same gets that alone. The commands of a mirror survive this, so a flush that
 //! waits goes on waiting for the successor.
 //!
-//! What it gives up: under `[daemon]`, all but `stop_timeout`, `max_runs` and `bwlimit` takes effect at the next start.
+//! What it gives up: under `[daemon]`, all but `stop_timeout`, `max_runs` and `bwlimit` takes
+//! effect at the next start.
 //! Totals of a mirror begin again. A mirror that cannot be begun after all goes on with its earlier
 //! configuration.
 

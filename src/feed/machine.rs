@@ -18,11 +18,11 @@
 //! is listed as one that is gone. Where it is a directory here after that, it was there again, as
 //! another one, and is compared whole.
 //!
-//! **What is not understood.** Of a run that failed and did not say at which paths, nothing is held.
-//! Its paths go again in smaller parts, at last each by itself, so that the others arrive. One that
-//! fails by itself gives way to its directory, as above, and that to the one above it: whatever
-//! stands in the way (a directory above it is a link by now) is no matter for what is above that.
-//! Where nothing comes of this for long, the whole tree is compared.
+//! **What is not understood.** Of a run that failed and did not say at which paths, nothing is
+//! held. Its paths go again in smaller parts, at last each by itself, so that the others arrive.
+//! One that fails by itself gives way to its directory, as above, and that to the one above it:
+//! whatever stands in the way (a directory above it is a link by now) is no matter for what is
+//! above that. Where nothing comes of this for long, the whole tree is compared.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;

@@ -249,8 +249,8 @@ impl Target {
         args
     }
 
-    /// Where a run keeps what it replaces or deletes, as `backup_dir` has it: a directory of its own
-    /// below that of the day, by which old ones are found ([`crate::backups`]).
+    /// Where a run keeps what it replaces or deletes, as `backup_dir` has it: a directory of its
+    /// own below that of the day, by which old ones are found ([`crate::backups`]).
     pub(super) fn backup_of(&self, serial: u32) -> Option<String> {
         let dir = self.cfg.backup_dir.as_ref().filter(|_| !self.keeps_aside())?;
         let now = SystemTime::now();

@@ -164,8 +164,9 @@ type NamesOf = BTreeMap<Inode, Vec<RelPath>>;
 /// Other names of the files of a batch, as far as the index has them.
 #[derive(Default)]
 struct Others {
-    /// What each of these names is known to lead to. It may be several files, all but one of them of
-    /// before: names are forgotten when they are looked up, and filesystems use a file's number again.
+    /// What each of these names is known to lead to. It may be several files, all but one of them
+    /// of before: names are forgotten when they are looked up, and filesystems use a file's number
+    /// again.
     owners: BTreeMap<RelPath, BTreeSet<Inode>>,
     /// Files of which all known names are among them.
     looked: BTreeSet<Inode>,

@@ -89,7 +89,8 @@ impl Target {
         (self.has_room(Lane::Small), self.has_room(Lane::Bulk))
     }
 
-    /// Whether a further run may start in `lane`: by the bounds of this target, and by those of all.
+    /// Whether a further run may start in `lane`: by the bounds of this target, and by those of
+    /// all.
     pub(super) fn has_room(&self, lane: Lane) -> bool {
         self.own_room(lane) && self.shared_room(lane)
     }

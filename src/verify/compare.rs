@@ -122,7 +122,8 @@ impl<'p> Comparer<'p> {
     /// unchanged. What it says nothing about is not among them.
     pub(super) fn equal(&self, paths: &[RelPath]) -> Result<BTreeSet<RelPath>, Error> {
         let list = filelist::encode(paths.iter().map(|path| (path, Form::Plain)));
-        // Of options that contradict each other the last holds, so these come behind the user's own.
+        // Of options that contradict each other the last holds, so these come behind the user's
+        // own.
         let own = ["--checksum", "-n", "-ii"].map(String::from);
         let extra: Vec<String> = self.plan.sides.target.args.iter().cloned().chain(own).collect();
         let spec = Spec { extra: &extra, compare: Compare::Checksum, ..self.spec() };

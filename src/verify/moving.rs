@@ -96,7 +96,7 @@ pub(crate) fn start(mirror: &Mirror, engine: &Handle) -> Moving {
     Moving { _lives: Some(lives) }
 }
 
-/// What a file is, as far as it tells one content from another.
+/// What a file is, as far as that distinguishes one content from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Identity {
     dev: u64,
