@@ -1,6 +1,6 @@
 //! Batches that come in records: whether they can be applied here, and how one is.
 
-use super::runs::{Doing, What};
+use super::processes::What;
 use super::*;
 use crate::feed::batch;
 use crate::feed::machine::{End, Work};
@@ -72,7 +72,7 @@ impl Follower {
         let dir = std::fs::File::open(&self.mirror.source).map_err(|e| e.to_string())?;
         let names = pull::names(&self.mirror, self.upstream());
         tracing::debug!(mirror = %self.mirror.name, command = ?words, "starting rsync");
-        Run::apply(&words, &self.env, input, &dir, self.mirror.extras, names).map_err(|e| crate::error::chain(&e))
+        Run::apply(&words, self.processes.env(), input, &dir, self.mirror.extras, names).map_err(|e| crate::error::chain(&e))
     }
 
     /// Applies what came with a record.
@@ -82,19 +82,16 @@ impl Follower {
             // The run in its place is held.
             self.batches.count("max_delete");
             self.end_run(End::Not);
-            return self.wake.wake();
+            return self.door.ring();
         }
-        let fits = |run: &Run| run.capacity().is_some_and(|most| most >= batch.bytes.len());
-        let spare = self.spare.take_if(|spare| !contents && spare.what == Ready::Apply && fits(&spare.run));
-        if let Some(mut spare) = spare {
-            let _ = self.reactor.remove(SPARE);
-            match spare.run.feed(&batch.bytes) {
-                Ok(()) => {
-                    self.counters.standby_hits += 1;
-                    return self.watch(spare.run, What::Apply);
-                }
-                Err(error) => tracing::debug!(mirror = %self.mirror.name, %error, "a standby took no batch"),
+        let spare = if contents { None } else { self.processes.feed_spare(Ready::Apply, &batch.bytes) };
+        match spare {
+            Some(Ok(run)) => {
+                self.counters.standby_hits += 1;
+                return self.watch(run, What::Apply);
             }
+            Some(Err(error)) => tracing::debug!(mirror = %self.mirror.name, %error, "a standby took no batch"),
+            None => {}
         }
         match self.start_apply(contents, Input::List(&batch.bytes)) {
             Ok(run) => self.watch(run, What::Apply),
@@ -102,7 +99,7 @@ impl Follower {
                 tracing::debug!(mirror = %self.mirror.name, "a batch is not applied: {why}");
                 self.batches.count("failed");
                 self.end_run(End::Not);
-                self.wake.wake();
+                self.door.ring();
             }
         }
     }
@@ -124,25 +121,5 @@ impl Follower {
         tracing::debug!(mirror = %self.mirror.name, reason = %outcome.reason, unknown = ?outcome.unknown, "a batch came to nothing, its paths are pulled");
         self.batches.count("failed");
         self.end_run(End::Not);
-    }
-
-    /// Ends the run of a batch that stands still: rsync waits for ever for what is missing in one
-    /// that was cut off (3.5.0).
-    pub(super) fn end_slow_batch(&mut self) {
-        let (now, most) = (self.now(), self.upstream().timeout);
-        if let Some(doing) = self.doing.as_mut().filter(|doing| doing.is_slow(now, most)) {
-            doing.run.cut();
-        }
-    }
-}
-
-impl Doing {
-    /// Until when the run of a batch may go on.
-    pub(super) fn until(&self, most: Duration) -> Option<Duration> {
-        matches!(self.what, What::Apply).then(|| self.began + most)
-    }
-
-    fn is_slow(&self, now: Duration, most: Duration) -> bool {
-        self.until(most).is_some_and(|until| now >= until)
     }
 }

@@ -1,22 +1,16 @@
 //! The commands of other threads: the same as an engine's.
 
-use super::runs::Cut;
 use super::*;
 use crate::control::{Steer, Steered};
 use crate::engine::{Call, OnTarget};
-use crate::state::pauses::Pauses;
 
 impl Follower {
     pub(super) fn take_commands(&mut self) {
-        while let Ok(command) = self.commands.try_recv() {
+        while let Some(command) = self.door.next() {
             match command {
                 Command::Status(reply) => _ = reply.send(self.status()),
                 Command::Flush { deadline, reply, .. } => {
-                    self.looks += 1;
-                    if let Some(reader) = &self.reader {
-                        reader.look(self.looks);
-                    }
-                    self.flushes.push(Flush { deadline, reply, look: Some(self.looks), until: 0 });
+                    self.feed.look(self.flushes.add(deadline, reply));
                     self.hurry();
                 }
                 Command::Steer { what, reply, .. } => {
@@ -37,19 +31,12 @@ impl Follower {
                     self.owes(owed);
                     self.spread_until = None;
                 }
-                Command::Replace(next) => {
-                    self.stop_at = Some(next.deadline);
-                    self.successor = Some(next);
-                }
-                Command::Stop { deadline } => self.stop_at = Some(deadline),
+                Command::Replace(next) => self.door.replace(next),
+                Command::Stop { deadline } => self.door.stop(deadline),
             }
         }
-        let now = Instant::now();
-        if self.stop_at.is_some_and(|at| now >= at)
-            && let Some(doing) = &mut self.doing
-            && doing.cut.replace(Cut::Stop) != Some(Cut::Stop)
-        {
-            doing.run.cut();
+        if self.door.is_late() {
+            self.processes.stop();
         }
     }
 
@@ -60,30 +47,19 @@ impl Follower {
             away.next = Duration::ZERO;
         }
         self.supply.hurry();
-        if let Some((.., until)) = &mut self.held_deletes {
-            *until = Duration::ZERO;
-        }
+        self.deletions.hurry();
         self.machine.retry();
     }
 
     fn steer(&mut self, what: Steer) -> Steered {
-        let was = self.paused.is_some();
         let (said, done) = match what {
-            Steer::Pause => {
-                self.paused.get_or_insert_with(unix_now);
-                self.keep_pause();
-                (if was { "was paused already" } else { "paused" }.to_owned(), true)
-            }
+            Steer::Pause => (if self.pause.begin() { "was paused already" } else { "paused" }.to_owned(), true),
             Steer::Resume { accept_source, accept_deletes } => {
-                self.paused = None;
-                self.keep_pause();
-                let held = self.held_deletes.is_some();
-                if accept_source || accept_deletes {
-                    self.accepted = held;
-                    self.held_deletes = None;
-                }
+                let was = self.pause.end();
+                let held = self.deletions.held().is_some();
+                let accepted = (accept_source || accept_deletes) && self.deletions.accept();
                 self.hurry();
-                let said = match (was, held, self.accepted) {
+                let said = match (was, held, accepted) {
                     (_, true, true) => "the deletions that were held go through now",
                     (true, ..) => "resumed",
                     (false, true, false) => "was not paused; deletions are held: add --accept-deletes if they are meant",
@@ -91,7 +67,7 @@ impl Follower {
                 };
                 (said.to_owned(), true)
             }
-            Steer::Retry if was => ("is paused; `fansync resume` goes on".into(), false),
+            Steer::Retry if self.pause.is_on() => ("is paused; `fansync resume` goes on".into(), false),
             Steer::Retry => {
                 self.hurry();
                 ("trying again now".into(), true)
@@ -105,71 +81,24 @@ impl Follower {
         format!("{}/{}", self.mirror.name, self.upstream().name)
     }
 
-    fn identity(&self) -> String {
-        let first = self.mirror.targets.first().map(|target| format!("{} {}", target.name, target.location));
-        first.unwrap_or_default()
-    }
-
-    pub(super) fn take_up_pause(&mut self) {
-        if !self.keep {
-            return;
-        }
-        self.paused = match self.pauses.load() {
-            Ok(pauses) => pauses.get(&self.identity()).copied(),
-            Err(error) => {
-                tracing::error!(mirror = %self.mirror.name, "the follower is paused, as it is not known whether it was: {error}. `fansync resume` goes on");
-                Some(unix_now())
-            }
-        };
-        if self.paused.is_some() {
-            tracing::warn!(mirror = %self.mirror.name, "the follower is paused; `fansync resume` goes on");
-        }
-    }
-
-    fn keep_pause(&self) {
-        if !self.keep {
-            return;
-        }
-        let pauses: Pauses = self.paused.map(|since| (self.identity(), since)).into_iter().collect();
-        if let Err(error) = self.pauses.save(&pauses) {
-            tracing::warn!(mirror = %self.mirror.name, "the pause ends with the daemon: {error}");
-        }
-    }
-
     /// Answers flushes that are done, hopeless or late.
     pub(super) fn serve_flushes(&mut self) {
-        let now = Instant::now();
+        if self.flushes.is_empty() {
+            return;
+        }
         let held = self.machine.position().map(|point| point.sequence);
-        let failing = !self.machine.failed().is_empty();
-        let why = self.why_waiting();
-        let name = self.full_name();
-        self.flushes.retain(|flush| {
-            let done = flush.look.is_none() && held.is_some_and(|held| held >= flush.until);
-            let answer = match done {
-                true if !failing => Some(Vec::new()),
-                // All else is here.
-                true => Some(vec![Waiting { target: name.clone(), why: why.0.clone(), unreachable: false }]),
-                false if now >= flush.deadline => {
-                    let (why, unreachable) = match flush.look {
-                        Some(_) => ("the end of the feed could not be looked at in time".to_owned(), true),
-                        None => why.clone(),
-                    };
-                    Some(vec![Waiting { target: name.clone(), why, unreachable }])
-                }
-                false => None,
-            };
-            let Some(answer) = answer else { return true };
-            let _ = flush.reply.send(answer);
-            false
-        });
+        let (failing, why) = (!self.machine.failed().is_empty(), self.waiting());
+        self.flushes.answer(Instant::now(), held, failing, || why.clone());
     }
 
     /// Answers the clients that wait: it ends.
     pub(super) fn end_flushes(&mut self) {
+        let why = self.waiting();
+        self.flushes.end(|| why.clone());
+    }
+
+    fn waiting(&self) -> Waiting {
         let (why, unreachable) = self.why_waiting();
-        let name = self.full_name();
-        for flush in self.flushes.drain(..) {
-            let _ = flush.reply.send(vec![Waiting { target: name.clone(), why: why.clone(), unreachable }]);
-        }
+        Waiting { target: self.full_name(), why, unreachable }
     }
 }

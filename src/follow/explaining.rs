@@ -2,7 +2,7 @@
 
 use std::os::unix::ffi::OsStrExt;
 
-use super::runs::What;
+use super::processes::What;
 use super::*;
 use crate::engine::{Said, kind_of, verdict};
 use crate::explain::{AtTarget, Explanation, Watched};
@@ -76,7 +76,7 @@ impl Follower {
             Work::List { paths, .. } => paths.iter().any(|(other, _)| touches(other)),
             Work::Batch { .. } => false,
         };
-        if self.doing.as_ref().is_some_and(|doing| match &doing.what {
+        if self.processes.doing().is_some_and(|doing| match &doing.what {
             What::Mark(work) | What::Count(work) | What::Pull(work) => flies(work),
             What::Apply => false,
         }) {

@@ -7,54 +7,45 @@
 
 mod batches;
 mod commands;
+mod disk;
+mod door;
 mod explaining;
+mod flushes;
+mod guards;
+mod pause;
+mod processes;
 mod pull;
+mod reading;
 mod report;
 mod runs;
 mod supply;
 
-use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-use crossbeam::channel::{Receiver, Sender, unbounded};
 
 use crate::config::{Mirror, Target};
 use crate::control::Waiting;
-use crate::engine::{Command, Handle, Replacement};
+use crate::engine::{Command, Handle};
 use crate::feed::choice::Away;
 use crate::feed::machine::Machine;
 use crate::feed::mark;
-use crate::feed::note::{Followed, FollowedFile};
-use crate::feed::reader::{Read, Reader};
+use crate::feed::reader::Read;
 use crate::feed::record::{Record, RecordError};
-use crate::state::pauses::PauseFile;
 use crate::status;
 use crate::sync::argv;
 use crate::sync::run::Run;
-use crate::sys::event::EventFd;
-use crate::sys::reactor::{Interest, Reactor};
-use crate::targets::latency::Latency;
 use batches::Batches;
-use runs::Doing;
+use disk::{Directory, Disk};
+use door::Door;
+use flushes::Flushes;
+use guards::{Deletions, UpstreamMark};
+use pause::Pause;
+use processes::{Doing, Processes, Ready};
+use reading::Feed;
+use report::Reports;
 use supply::{Supply, Waits};
 
-const WAKE: u64 = 1;
-/// A run's descriptors: its outputs, and its end.
-const STDOUT: u64 = 2;
-const STDERR: u64 = 3;
-const EXIT: u64 = 4;
-/// The end of the standby process.
-const SPARE: u64 = 5;
-
-/// How long a mark holds that was fetched, for runs that delete nothing.
-const MARK_HOLDS: Duration = Duration::from_secs(10);
-/// Between two reports to the source.
-const REPORT_EVERY: Duration = Duration::from_millis(50);
 /// Messages of the feed that are taken in a turn.
 const A_TURN: usize = 200;
 
@@ -66,82 +57,27 @@ pub(crate) enum Ended {
     Again(Box<Follower>),
 }
 
-struct Flush {
-    deadline: Instant,
-    reply: Sender<Vec<Waiting>>,
-    /// Until the stream was looked at: the number of that look.
-    look: Option<u64>,
-    /// The last message of the stream then.
-    until: u64,
-}
-
-/// A process that waits for what it is to do.
-struct Spare {
-    run: Run,
-    what: Ready,
-    since: Duration,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Ready {
-    /// For a list, connected to the upstream.
-    Pull,
-    /// For a batch.
-    Apply,
-}
-
 /// See the module's text.
 pub(crate) struct Follower {
     mirror: Mirror,
-    supply: Supply,
-    /// Relays that are passed over.
-    noted_silent: Vec<usize>,
-    state_dir: PathBuf,
-    keep: bool,
-    file: FollowedFile,
-    pauses: PauseFile,
-    commands: Receiver<Command>,
-    wake: Arc<EventFd>,
-    turns: Arc<AtomicU64>,
     started: Instant,
-    env: Vec<(OsString, OsString)>,
-    reader: Option<Reader>,
-    reactor: Reactor,
+    door: Door,
+    disk: Disk,
+    pause: Pause,
+    feed: Feed,
     machine: Machine,
-    /// What is on the disk.
-    kept: Followed,
-    /// The directory that a comparison has filled.
-    filled: Option<(u64, u64)>,
-    /// Whether it was logged that the state on disk is old.
-    unsaved: bool,
-    doing: Option<Doing>,
-    spare: Option<Spare>,
+    supply: Supply,
+    processes: Processes,
     batches: Batches,
-    /// When the upstream's mark was the right one.
-    mark_seen: Option<Duration>,
-    /// The run under way began with a mark that was not fetched for it.
-    mark_old: bool,
+    mark: UpstreamMark,
+    deletions: Deletions,
     /// What keeps it from pulling from any upstream.
     away: Option<Away>,
-    /// Why the servers of the feed do not answer.
-    feed_down: Option<String>,
-    paused: Option<f64>,
-    /// Deletions that wait, in words, and until when they are not judged again.
-    held_deletes: Option<(String, u64, Duration)>,
-    /// The next run may delete what it likes.
-    accepted: bool,
     /// The owed comparison does not begin before.
     spread_until: Option<Duration>,
-    flushes: Vec<Flush>,
-    looks: u64,
-    /// Records that are not held, with the time when they were read.
-    ages: VecDeque<(u64, Duration)>,
-    /// From reading a record to holding it.
-    latency: Latency,
-    reported: Option<(crate::feed::Report, Duration)>,
+    flushes: Flushes,
+    reports: Reports,
     counters: status::Target,
-    stop_at: Option<Instant>,
-    successor: Option<Box<Replacement>>,
 }
 
 impl Follower {
@@ -151,76 +87,31 @@ impl Follower {
     /// # Errors
     /// eventfd(2).
     pub(crate) fn prepare(mirror: &Mirror, state_dir: &Path, keep: bool) -> std::io::Result<(Follower, Handle)> {
-        let (commands, taken) = unbounded();
-        let wake = Arc::new(EventFd::new()?);
-        let turns: Arc<AtomicU64> = Arc::default();
-        let handle = Handle {
-            mirror: mirror.name.clone(),
-            targets: mirror.targets.iter().map(|t| t.name.clone()).collect(),
-            commands,
-            wake: Arc::clone(&wake),
-            turns: Arc::clone(&turns),
-            last: Default::default(),
-        };
-        Ok((Follower::new(mirror, state_dir, keep, taken, wake, turns), handle))
+        let (door, handle) = Door::of(mirror)?;
+        Ok((Follower::new(mirror, state_dir, keep, door), handle))
     }
 
-    fn new(
-        mirror: &Mirror,
-        state_dir: &Path,
-        keep: bool,
-        commands: Receiver<Command>,
-        wake: Arc<EventFd>,
-        turns: Arc<AtomicU64>,
-    ) -> Follower {
+    fn new(mirror: &Mirror, state_dir: &Path, keep: bool, door: Door) -> Follower {
         let supply = Supply::of(mirror);
-        let file = FollowedFile::new(state_dir, &mirror.name, &mirror.source);
-        let kept = match file.load() {
-            Ok(kept) => kept,
-            Err(error) => {
-                tracing::warn!(mirror = %mirror.name, "where the follower left off is not known, so the whole tree is compared: {error}");
-                None
-            }
-        };
-        let pauses = PauseFile::new(state_dir, &mirror.name, &mirror.source);
-        let machine = Machine::new(kept.as_ref().map(|k| k.saved.clone()), mirror.batch.max_pending, supply.current().retry_max);
+        let (disk, saved) = Disk::open(mirror, state_dir, keep);
+        let machine = Machine::new(saved, mirror.batch.max_pending, supply.current().retry_max);
         Follower {
-            supply,
-            noted_silent: Vec::new(),
-            state_dir: state_dir.to_owned(),
-            keep,
-            file,
-            pauses,
-            commands,
-            wake,
-            turns,
             started: Instant::now(),
-            env: argv::environment(std::env::vars_os()),
-            reader: None,
-            reactor: Reactor::new(mirror.kernel.io_uring),
+            door,
+            pause: Pause::new(mirror, state_dir, keep),
+            feed: Feed::new(mirror),
             machine,
-            filled: kept.as_ref().and_then(|k| k.filled),
-            kept: kept.unwrap_or_default(),
-            unsaved: false,
-            doing: None,
-            spare: None,
+            supply,
+            processes: Processes::new(mirror.kernel.io_uring),
             batches: Batches::default(),
-            mark_seen: None,
-            mark_old: false,
+            mark: UpstreamMark::new(disk.mark_dir()),
+            disk,
+            deletions: Deletions::default(),
             away: None,
-            feed_down: Some("the NATS servers have not answered yet".into()),
-            paused: None,
-            held_deletes: None,
-            accepted: false,
             spread_until: None,
-            flushes: Vec::new(),
-            looks: 0,
-            ages: VecDeque::new(),
-            latency: Latency::default(),
-            reported: None,
+            flushes: Flushes::default(),
+            reports: Reports::default(),
             counters: status::Target::default(),
-            stop_at: None,
-            successor: None,
             mirror: mirror.clone(),
         }
     }
@@ -236,58 +127,54 @@ impl Follower {
 
     /// Runs until a stop is requested.
     pub(crate) fn run(mut self) -> Ended {
-        use std::os::fd::AsFd;
-        if let Err(error) = self.reactor.add(self.wake.as_fd(), Interest::Read, WAKE) {
+        if let Err(error) = self.processes.listen(self.door.fd()) {
             tracing::error!(mirror = %self.mirror.name, %error, "cannot wait for events; restart fansync");
             return Ended::Stopped(0);
         }
-        self.take_up_pause();
+        self.pause.take_up();
         self.start_reader();
         if self.supply.own.is_none()
             && let Err(error) = mark::no_relay(&self.mirror.source)
         {
             tracing::warn!(mirror = %self.mirror.name, "the directory looks like a relay's still: cannot remove {}: {error}", mark::RELAY);
         }
-        let mut ready = Vec::new();
         loop {
-            ready.clear();
             let timeout = self.next_due().map(|due| due.saturating_sub(self.now()));
-            if let Err(error) = self.reactor.wait(&mut ready, timeout) {
+            let ended = self.processes.wait(timeout).unwrap_or_else(|error| {
                 tracing::error!(mirror = %self.mirror.name, %error, "cannot wait for events; tried again");
                 std::thread::sleep(Duration::from_millis(100));
-            }
-            self.wake.clear();
-            for &token in &ready {
-                self.on_ready(token);
+                None
+            });
+            self.door.begin_turn();
+            if let Some((doing, outcome)) = ended {
+                self.ended(doing, &outcome);
             }
             self.supply.begin_turn();
             self.hear_relays();
             let more = self.read();
             self.take_commands();
             self.go_on();
-            self.save();
+            self.disk.save(self.machine.saved());
             self.report();
             self.serve_flushes();
             if more {
-                self.wake.wake();
+                self.door.ring();
             }
-            if let Some(at) = self.stop_at
-                && (self.doing.is_none() || Instant::now() >= at)
-            {
+            if self.door.is_closing() && (self.processes.doing().is_none() || self.door.is_late()) {
                 return self.leave();
             }
-            self.turns.fetch_add(1, Ordering::Relaxed);
+            self.door.end_turn();
         }
     }
 
     fn leave(mut self) -> Ended {
         self.end_flushes();
         let left = self.unconfirmed();
-        match self.successor.take() {
+        match self.door.pass_on() {
             None => Ended::Stopped(left),
-            Some(next) => {
-                let Follower { state_dir, keep, commands, wake, turns, .. } = self;
-                Ended::Again(Box::new(Follower::new(&next.mirror, &state_dir, keep, commands, wake, turns)))
+            Some((door, next)) => {
+                let (state_dir, keep) = self.disk.place();
+                Ended::Again(Box::new(Follower::new(&next.mirror, state_dir, keep, door)))
             }
         }
     }
@@ -305,17 +192,16 @@ impl Follower {
     }
 
     fn next_due(&self) -> Option<Duration> {
-        let since = |at: Instant| at.saturating_duration_since(self.started);
+        let upstream = self.upstream();
         let mut due: Vec<Duration> = Vec::new();
-        due.extend(self.stop_at.map(since));
-        due.extend(self.flushes.iter().map(|flush| since(flush.deadline)));
+        due.extend(self.door.due(self.started));
+        due.extend(self.flushes.due().map(|at| at.saturating_duration_since(self.started)));
         due.extend(self.supply.due());
-        due.extend(self.reported.as_ref().and_then(|(sent, at)| Some(*at + self.report_again(sent)?)));
-        due.extend(self.doing.as_ref().map(|doing| doing.due(self.upstream().watchdog)));
-        due.extend(self.doing.as_ref().and_then(|doing| doing.until(self.upstream().timeout)));
-        if self.doing.is_none() && self.paused.is_none() {
+        due.extend(self.report_due());
+        due.extend(self.processes.due(upstream.watchdog, upstream.timeout));
+        if self.processes.doing().is_none() && !self.pause.is_on() {
             due.extend(self.away.as_ref().map(|away| away.next));
-            due.extend(self.held_deletes.as_ref().map(|(.., until)| *until));
+            due.extend(self.deletions.due());
             due.extend(self.spread_until.filter(|_| self.machine.owes()));
             due.extend(self.machine.next_due());
         }
@@ -328,13 +214,7 @@ impl Follower {
         let Some(follow) = &self.mirror.follow else { return };
         let from = self.machine.read().map(|point| point.sequence);
         let reading = self.supply.reading(&follow.follower);
-        match Reader::start(&follow.feed, &follow.login, reading, from, Arc::clone(&self.wake)) {
-            Ok(reader) => self.reader = Some(reader),
-            Err(error) => {
-                tracing::error!(mirror = %self.mirror.name, %error, "cannot start the thread that reads the feed; restart fansync");
-                self.feed_down = Some(format!("the thread that reads the feed did not start: {error}"));
-            }
-        }
+        self.feed.start(&self.mirror, reading, from, self.door.bell());
     }
 
     /// Takes in what the feed has; `true` when there may be more.
@@ -344,10 +224,10 @@ impl Follower {
             if self.has_enough() {
                 return false;
             }
-            let Some(read) = self.reader.as_ref().and_then(Reader::take) else { return false };
+            let Some(read) = self.feed.take() else { return false };
             match read {
                 Read::Record(sequence, bytes) => {
-                    self.ages.push_back((sequence, self.now()));
+                    self.reports.read(sequence, self.now());
                     self.supply.records.push_back(Waits { sequence, record: Record::decode(&bytes) });
                     self.take_records();
                 }
@@ -357,28 +237,13 @@ impl Follower {
                     if self.machine.end(sequence, Record::decode(&bytes)) {
                         self.owes(owed);
                         self.supply.records.clear();
-                        if let Some(reader) = &self.reader {
-                            reader.read_behind(Some(sequence));
-                        }
+                        self.feed.read_behind(sequence);
                     }
                 }
                 Read::End(_, None) => {}
-                Read::Looked(number, end) => {
-                    for flush in self.flushes.iter_mut().filter(|flush| flush.look == Some(number)) {
-                        (flush.look, flush.until) = (None, end.unwrap_or(0));
-                    }
-                }
-                Read::Up => {
-                    if self.feed_down.take().is_some() {
-                        tracing::info!(mirror = %self.mirror.name, "the feed is read");
-                    }
-                }
-                Read::Down(why) => {
-                    if self.feed_down.as_ref() != Some(&why) {
-                        tracing::warn!(mirror = %self.mirror.name, "the feed cannot be read: {why}. It is tried again by itself; what was published meanwhile is read then");
-                    }
-                    self.feed_down = Some(why);
-                }
+                Read::Looked(number, end) => self.flushes.looked(number, end),
+                Read::Up => self.feed.came_up(),
+                Read::Down(why) => self.feed.went_down(why),
             }
         }
         true
@@ -396,7 +261,7 @@ impl Follower {
                 !out
             });
             let left_out = record.entries.len() < all;
-            self.batches.weigh(&self.mirror, &mut record, left_out, &self.env);
+            self.batches.weigh(&self.mirror, &mut record, left_out, self.processes.env());
             record
         });
         let held = self.machine.is_held();
@@ -423,39 +288,7 @@ impl Follower {
         tracing::warn!(mirror = %self.mirror.name, "the whole tree is compared with the upstream, in {:.0} s: {why}", wait.as_secs_f64());
         self.spread_until = Some(self.now() + wait);
         // It may have connected to what the source was before.
-        self.drop_spare();
-    }
-
-    // ----- the disk -----
-
-    fn save(&mut self) {
-        if !self.keep {
-            return;
-        }
-        let now = Followed { saved: self.machine.saved(), filled: self.filled };
-        if now == self.kept {
-            return;
-        }
-        match self.file.save(&now) {
-            Ok(()) => {
-                self.unsaved = false;
-                self.kept = now;
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut self.unsaved, true) {
-                    tracing::warn!(mirror = %self.mirror.name, "the position cannot be saved, so a restart reads or compares again: {error}");
-                }
-            }
-        }
-    }
-
-    /// The device and inode of the directory.
-    fn directory(&self) -> std::io::Result<(u64, u64)> {
-        let found = std::fs::metadata(&self.mirror.source)?;
-        if !found.is_dir() {
-            return Err(std::io::Error::from(std::io::ErrorKind::NotADirectory));
-        }
-        Ok((found.dev(), found.ino()))
+        self.processes.drop_spare();
     }
 }
 

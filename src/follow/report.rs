@@ -1,31 +1,71 @@
 //! A follower's reports: to its source, and in the status.
 
+use std::collections::VecDeque;
+
 use super::supply::SIGN_OF_LIFE;
 use super::*;
 use crate::feed::Report;
 use crate::path::Shown;
 use crate::status::{FirstPass, StartKind, TargetState};
+use crate::targets::latency::Latency;
+
+/// Between two reports to the source.
+const REPORT_EVERY: Duration = Duration::from_millis(50);
 
 /// Paths in the status.
 const SHOWN: usize = 20;
 
+/// What was reported to the source, and how old the records are that are not held.
+#[derive(Default)]
+pub(super) struct Reports {
+    /// With the time when they were read.
+    ages: VecDeque<(u64, Duration)>,
+    /// From reading a record to holding it.
+    latency: Latency,
+    sent: Option<(Report, Duration)>,
+}
+
+impl Reports {
+    /// A record was read.
+    pub(super) fn read(&mut self, sequence: u64, now: Duration) {
+        self.ages.push_back((sequence, now));
+    }
+
+    /// Everything up to this record is held.
+    fn held(&mut self, held: u64, now: Duration) {
+        while let Some((_, since)) = self.ages.front().copied().filter(|(sequence, _)| *sequence <= held) {
+            self.ages.pop_front();
+            self.latency.count(now.saturating_sub(since));
+        }
+        // While a comparison is owed, the first of them is all that counts.
+        if self.ages.len() > 100_000 {
+            self.ages.drain(1..50_000);
+        }
+    }
+
+    /// The age of the oldest record that is not held.
+    fn lag(&self, now: Duration) -> Duration {
+        self.ages.front().map_or(Duration::ZERO, |(_, since)| now.saturating_sub(*since))
+    }
+}
+
 impl Follower {
     /// One word, and why.
     pub(super) fn state(&self) -> (TargetState, String) {
-        if self.paused.is_some() {
+        if self.pause.is_on() {
             return (TargetState::Paused, "paused; records are read, and pulled after `fansync resume`".into());
         }
         if self.machine.is_held() {
             return (TargetState::Held, "the source is held; see the status there".into());
         }
-        if let Some((why, ..)) = &self.held_deletes {
-            return (TargetState::Held, format!("{why}; `fansync resume --accept-deletes` lets it through"));
+        if let Some(held) = self.deletions.held() {
+            return (TargetState::Held, format!("{}; `fansync resume --accept-deletes` lets it through", held.why));
         }
         if let Some(away) = self.away.clone().filter(|away| away.tries > 0).or_else(|| self.supply.trouble()) {
             return (if away.config { TargetState::Config } else { TargetState::Down }, away.why);
         }
-        if let Some(why) = &self.feed_down {
-            return (TargetState::Down, why.clone());
+        if let Some(why) = self.feed.trouble() {
+            return (TargetState::Down, why.to_owned());
         }
         if let Some(why) = self.machine.why_owed() {
             return (TargetState::Syncing, format!("the whole tree is compared: {why}"));
@@ -35,7 +75,7 @@ impl Follower {
         }
         if self.machine.pending().is_empty()
             && self.machine.queued() == 0
-            && self.doing.is_none()
+            && self.processes.doing().is_none()
             && self.supply.records.is_empty()
         {
             let first = self.machine.failed().iter().next().map(|(path, failure)| format!("{path}: {}", failure.words));
@@ -54,7 +94,7 @@ impl Follower {
     }
 
     fn lag(&self) -> Duration {
-        self.ages.front().map_or(Duration::ZERO, |(_, since)| self.now().saturating_sub(*since))
+        self.reports.lag(self.now())
     }
 
     /// Where it is in the feed.
@@ -89,39 +129,36 @@ impl Follower {
         }
     }
 
-    /// After which time it reports again, if this was its last report.
-    pub(super) fn report_again(&self, sent: &Report) -> Option<Duration> {
-        let word = self.word();
+    /// After which time it reports this, if `sent` was its last report.
+    fn report_again(&self, sent: &Report, word: &Report) -> Option<Duration> {
         match () {
-            () if *sent != word => Some(REPORT_EVERY),
+            () if sent != word => Some(REPORT_EVERY),
             () if self.supply.own.is_some() && matches!(&*word.state, "syncing" | "comparing") => Some(SIGN_OF_LIFE),
             () => None,
         }
     }
 
+    /// When it reports again.
+    pub(super) fn report_due(&self) -> Option<Duration> {
+        let (sent, at) = self.reports.sent.as_ref()?;
+        Some(*at + self.report_again(sent, &self.word())?)
+    }
+
     /// Reports to the source what has changed, not too often.
     pub(super) fn report(&mut self) {
-        let held = self.machine.position().map_or(0, |point| point.sequence);
-        while let Some((_, since)) = self.ages.front().copied().filter(|(sequence, _)| *sequence <= held) {
-            self.ages.pop_front();
-            self.latency.count(self.now().saturating_sub(since));
-        }
-        // While a comparison is owed, the first of them is all that counts.
-        if self.ages.len() > 100_000 {
-            self.ages.drain(1..50_000);
-        }
+        let now = self.now();
+        self.reports.held(self.machine.position().map_or(0, |point| point.sequence), now);
         // Nothing is reported before it is on the disk.
-        if self.unsaved && self.keep {
+        if self.disk.is_behind() {
             return;
         }
-        let (word, now) = (self.word(), self.now());
-        let due = match &self.reported {
-            Some((sent, at)) => self.report_again(sent).is_some_and(|after| now.saturating_sub(*at) >= after),
+        let word = self.word();
+        let due = match &self.reports.sent {
+            Some((sent, at)) => self.report_again(sent, &word).is_some_and(|after| now.saturating_sub(*at) >= after),
             None => true,
         };
-        if due && let Some(reader) = &self.reader {
-            reader.report(word.clone());
-            self.reported = Some((word, now));
+        if due && self.feed.report(&word) {
+            self.reports.sent = Some((word, now));
         }
     }
 
@@ -146,15 +183,15 @@ impl Follower {
             pending: (self.machine.pending().len() + self.machine.queued()) as u64,
             pending_paths: Vec::new(),
             in_flight: self.machine.in_flight() as u64,
-            paused_unix: self.paused.unwrap_or(0.0),
+            paused_unix: self.pause.since().unwrap_or(0.0),
             lag_seconds: self.lag().as_secs_f64(),
             retry_seconds: away.as_ref().map_or(0.0, |away| away.next.saturating_sub(self.now()).as_secs_f64()),
             tries: away.as_ref().map_or(0, |away| away.tries),
-            standby: u64::from(self.spare.is_some()),
-            held_deletes: self.held_deletes.as_ref().map_or(0, |(_, deletes, _)| *deletes),
-            held_reason: self.held_deletes.as_ref().map(|(why, ..)| why.clone()).unwrap_or_default(),
+            standby: u64::from(self.processes.has_spare()),
+            held_deletes: self.deletions.held().map_or(0, |held| held.count),
+            held_reason: self.deletions.held().map(|held| held.why.clone()).unwrap_or_default(),
             failures: failures.collect(),
-            latency: self.latency.shown(),
+            latency: self.reports.latency.shown(),
             position: Some(self.place()),
             inline: Some(self.inline()),
             ..self.counters.clone()
@@ -166,7 +203,7 @@ impl Follower {
             source: self.mirror.source.display().to_string(),
             reader: format!("follows {feed}"),
             ready: true,
-            initial: if self.filled.is_some() { FirstPass::Done } else { FirstPass::Running },
+            initial: if self.disk.is_filled() { FirstPass::Done } else { FirstPass::Running },
             start: status::Start {
                 how: if owes { StartKind::Comparison } else { StartKind::None },
                 why: self.machine.why_owed().map_or_else(|| "the position in the feed was known".into(), str::to_owned),

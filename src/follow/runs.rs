@@ -1,134 +1,35 @@
 //! The runs of a follower: what is started when, and what its end means.
 
+use super::processes::{Cut, What};
 use super::pull::{self, Judged, Manner, Pass};
 use super::*;
 use crate::feed::machine::{End, Work};
 use crate::feed::mark;
-use crate::sync::output::{Names, Stream};
-use crate::sync::pulse::{Beat, Carries, Pulse};
+use crate::sync::output::Names;
 use crate::sync::run::Input;
 use crate::text::plural;
 
 /// Runs in turn that may come to nothing before the pause after them grows.
 const SOON: u32 = 12;
 
-/// A run under way.
-pub(super) struct Doing {
-    pub(super) run: Run,
-    pub(super) what: What,
-    pub(super) began: Duration,
-    pub(super) cut: Option<Cut>,
-    pulse: Pulse,
-}
-
-/// Why a run was ended from outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cut {
-    /// The follower ends.
-    Stop,
-    /// It made no progress.
-    Stalled,
-}
-
-impl Doing {
-    /// What it carries, for the watchdog.
-    fn carries(&self) -> Carries {
-        match &self.what {
-            _ if self.cut.is_some() => Carries::List,
-            What::Mark(_) => Carries::List,
-            What::Pull(Work::List { deep: false, paths, .. }) if paths.len() > 1 => Carries::List,
-            _ => Carries::Whole,
-        }
-    }
-
-    /// When [`Follower::watch_over`] has something to do.
-    pub(super) fn due(&self, watchdog: Duration) -> Duration {
-        self.pulse.due(self.carries(), watchdog)
-    }
-}
-
-/// What a run is for.
-pub(super) enum What {
-    /// Fetches the upstream's mark, before this.
-    Mark(Work),
-    /// Counts what this would delete.
-    Count(Work),
-    Pull(Work),
-    /// Applies a batch.
-    Apply,
-}
-
 impl Follower {
-    pub(super) fn on_ready(&mut self, token: u64) {
-        match token {
-            STDOUT | STDERR => {
-                let stream = if token == STDOUT { Stream::Stdout } else { Stream::Stderr };
-                if let Some(doing) = &mut self.doing
-                    && !doing.run.on_readable(stream)
-                {
-                    let _ = self.reactor.remove(token);
-                }
-            }
-            EXIT => {
-                let Some(doing) = &mut self.doing else { return };
-                let outcome = match doing.run.on_exit() {
-                    Ok(Some(outcome)) => outcome,
-                    Ok(None) => return,
-                    Err(error) => crate::sync::outcome::Outcome::unknown(format!("how rsync ended is not known: {error}")),
-                };
-                self.unwatch();
-                if let Some(doing) = self.doing.take() {
-                    self.ended(doing, &outcome);
-                }
-            }
-            SPARE => self.drop_spare(),
-            _ => {}
-        }
-    }
-
-    fn unwatch(&mut self) {
-        for token in [STDOUT, STDERR, EXIT] {
-            let _ = self.reactor.remove(token);
-        }
-    }
-
-    pub(super) fn drop_spare(&mut self) {
-        let _ = self.reactor.remove(SPARE);
-        self.spare = None;
-    }
-
-    /// Ends a run that makes no progress, as that of a target.
-    fn watch_over(&mut self) {
-        let (now, watchdog) = (self.now(), self.upstream().watchdog);
-        let Some(doing) = self.doing.as_mut().filter(|doing| doing.due(watchdog) <= now) else { return };
-        let carries = doing.carries();
-        match doing.pulse.take(now, doing.run.work_of_pull(), carries, watchdog) {
-            Beat::Goes => {}
-            _ if doing.cut.is_some() => doing.run.kill(),
-            Beat::Silent | Beat::Idle | Beat::Knotted => {
-                doing.cut = Some(Cut::Stalled);
-                doing.run.cut();
-                doing.pulse = Pulse::new(now);
-                tracing::warn!(mirror = %self.mirror.name, "a run made no progress for {watchdog:?}, ending it");
-            }
-        }
-    }
-
     /// Starts what may be started, and ends what stands still.
     pub(super) fn go_on(&mut self) {
-        self.watch_over();
-        let now = self.now();
-        if self.stop_at.is_some() {
+        let (now, watchdog, timeout) = (self.now(), self.upstream().watchdog, self.upstream().timeout);
+        if self.processes.watch_over(now, watchdog) {
+            tracing::warn!(mirror = %self.mirror.name, "a run made no progress for {watchdog:?}, ending it");
+        }
+        if self.door.is_closing() {
             return;
         }
-        if self.doing.is_some() {
-            return self.end_slow_batch();
+        if self.processes.doing().is_some() {
+            return self.processes.end_slow_batch(now, timeout);
         }
-        if self.paused.is_some() || self.machine.is_held() {
-            return self.drop_spare();
+        if self.pause.is_on() || self.machine.is_held() {
+            return self.processes.drop_spare();
         }
         let waits = |until: Option<Duration>| until.is_some_and(|until| until > now);
-        if waits(self.held_deletes.as_ref().map(|(.., until)| *until)) {
+        if waits(self.deletions.due()) {
             return;
         }
         // What came with a record needs no upstream.
@@ -143,16 +44,12 @@ impl Follower {
         if self.machine.identity().is_none() {
             return;
         }
-        match self.directory() {
-            Ok(found) => {
-                if let Some(filled) = self.filled
-                    && filled != found
-                {
-                    self.filled = None;
-                    let owed = self.machine.owes();
-                    self.machine.owe("the directory is another one than before".into());
-                    return self.owes(owed);
-                }
+        match self.disk.look() {
+            Ok(Directory::Same) => {}
+            Ok(Directory::Replaced) => {
+                let owed = self.machine.owes();
+                self.machine.owe("the directory is another one than before".into());
+                return self.owes(owed);
             }
             Err(error) => {
                 return self.went_away(true, format!("the directory {} cannot be used: {error}", self.mirror.source.display()));
@@ -177,62 +74,27 @@ impl Follower {
         if let Some(most) = self.bound().filter(|most| gone > *most) {
             return self.hold_deletes(gone, format!("{} gone, and max_delete is {most}", plural(gone, "name")));
         }
-        let fresh = self.mark_seen.is_some_and(|seen| self.now().saturating_sub(seen) < MARK_HOLDS);
-        if deletes || !fresh {
+        if deletes || !self.mark.serves_again(self.now()) {
             return self.fetch_mark(work);
         }
-        self.mark_old = true;
         self.count_or_pull(work);
     }
 
     /// How many entries a run may delete.
     fn bound(&self) -> Option<u64> {
         match self.mirror.max_delete {
-            Some(crate::config::MaxDelete::Count(most)) if !self.accepted => Some(most),
+            Some(crate::config::MaxDelete::Count(most)) if !self.deletions.are_accepted() => Some(most),
             _ => None,
         }
     }
 
-    fn mark_dir(&self) -> PathBuf {
-        self.state_dir.join(&self.mirror.name).join("mark")
-    }
-
     fn fetch_mark(&mut self, work: Work) {
-        let dir = self.mark_dir();
-        let gone = |name: &str| match std::fs::remove_file(dir.join(name)) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
-            _ => Ok(()),
-        };
-        let made = std::fs::create_dir_all(&dir).and_then(|()| gone("feed")).and_then(|()| gone("name"));
-        if let Err(error) = made {
+        if let Err(error) = self.mark.clear() {
             self.end_run(End::Not);
-            return self.went_away(true, format!("cannot use {} for the upstream's mark: {error}", dir.display()));
+            return self.went_away(true, format!("cannot use {} for the upstream's mark: {error}", self.mark.dir().display()));
         }
-        let words = pull::mark_words(&self.mirror, self.upstream(), &dir);
+        let words = pull::mark_words(&self.mirror, self.upstream(), self.mark.dir());
         self.start(&words, Input::None, Names::default(), What::Mark(work));
-    }
-
-    /// The mark was fetched; why it is not the right one.
-    fn judge_mark(&self) -> Result<(), String> {
-        let place = &self.upstream().location;
-        let text = std::fs::read_to_string(self.mark_dir().join("feed"))
-            .map_err(|_| format!("{place} has no {}: it is not the tree that the feed is of, or it was emptied", mark::FILE))?;
-        let Some((feed, identity)) = mark::parse(&text) else {
-            return Err(format!("the {} of {place} is not understood", mark::FILE));
-        };
-        if Some(identity) != self.machine.identity() {
-            return Err(format!(
-                "{place} is another tree than the feed's: its {} is of the feed {feed} with the identity {}",
-                mark::FILE,
-                mark::hex(&identity)
-            ));
-        }
-        Ok(())
-    }
-
-    /// Whether the mark came with the name of a relay.
-    fn serves_a_relay(&self) -> bool {
-        self.mark_dir().join("name").exists()
     }
 
     /// A relay keeps what is half copied apart. While it fills a directory it is not known by its
@@ -241,7 +103,7 @@ impl Follower {
         let Some(follow) = self.mirror.follow.as_ref().filter(|follow| follow.serve.is_some()) else { return Ok(()) };
         mark::take_relay(&self.mirror.source, &follow.follower)?;
         match work {
-            Work::Whole if self.filled.is_none() => mark::remove(&self.mirror.source),
+            Work::Whole if !self.disk.is_filled() => mark::remove(&self.mirror.source),
             _ => Ok(()),
         }
     }
@@ -251,7 +113,7 @@ impl Follower {
         if self.supply.own.is_none() {
             return Ok(());
         }
-        mark::put(&self.mirror.source, &std::fs::read_to_string(self.mark_dir().join("feed"))?)
+        self.mark.put(&self.mirror.source)
     }
 
     /// Whether a comparison could take something away that is here.
@@ -267,7 +129,7 @@ impl Follower {
             Work::List { deep, .. } => *deep && self.bound().is_some(),
             Work::Batch { .. } => false,
         };
-        if deep && !self.accepted {
+        if deep && !self.deletions.are_accepted() {
             let (manner, list, _) = pull::manner(&work, None);
             return self.launch(Manner { dry: true, ..manner }, &list, What::Count(work));
         }
@@ -285,23 +147,17 @@ impl Follower {
                 |path| crate::feed::machine::Complaint { path, absent: false, words: "the name is too long for rsync".into() };
             let complaints = refused.into_iter().map(complain).collect();
             self.end_run(End::Partly { complaints, complete: true });
-            return self.wake.wake();
+            return self.door.ring();
         }
         // Whatever is named travels, also what looks the same.
-        if manner.pass == Pass::Listed
-            && manner.content
-            && !manner.deletes
-            && let Some(Spare { mut run, .. }) = self
-                .spare
-                .take_if(|spare| spare.what == Ready::Pull && spare.run.capacity().is_some_and(|most| most >= list.len()))
-        {
-            let _ = self.reactor.remove(SPARE);
-            match run.feed(&list) {
-                Ok(()) => {
+        if manner.pass == Pass::Listed && manner.content && !manner.deletes {
+            match self.processes.feed_spare(Ready::Pull, &list) {
+                Some(Ok(run)) => {
                     self.counters.standby_hits += 1;
                     return self.watch(run, What::Pull(work));
                 }
-                Err(error) => tracing::debug!(mirror = %self.mirror.name, %error, "a standby took no list"),
+                Some(Err(error)) => tracing::debug!(mirror = %self.mirror.name, %error, "a standby took no list"),
+                None => {}
             }
         }
         self.launch(manner, &list, What::Pull(work));
@@ -316,7 +172,7 @@ impl Follower {
 
     fn start(&mut self, words: &[OsString], input: Input<'_>, names: Names, what: What) {
         tracing::debug!(mirror = %self.mirror.name, command = ?words, "starting rsync");
-        match Run::pull(words, &argv::Peer::of(self.upstream()), &self.env, input, names) {
+        match self.processes.start(words, &argv::Peer::of(self.upstream()), input, names) {
             Ok(run) => self.watch(run, what),
             Err(error) => {
                 self.end_run(End::Not);
@@ -327,28 +183,18 @@ impl Follower {
     }
 
     pub(super) fn watch(&mut self, run: Run, what: What) {
-        let fds = [(run.output_fd(Stream::Stdout), STDOUT), (run.output_fd(Stream::Stderr), STDERR), (Some(run.pidfd()), EXIT)];
-        for (fd, token) in fds {
-            let added = fd.map_or(Ok(()), |fd| self.reactor.add(fd, Interest::Read, token));
-            if let Err(error) = added {
-                self.unwatch();
-                self.end_run(End::Not);
-                return self.went_away(false, format!("cannot wait for rsync: {error}"));
-            }
+        if let Err(error) = self.processes.watch(run, what, self.now()) {
+            self.end_run(End::Not);
+            self.went_away(false, format!("cannot wait for rsync: {error}"));
         }
-        let began = self.now();
-        self.doing = Some(Doing { run, what, began, cut: None, pulse: Pulse::new(began) });
     }
 
     /// Has a process connected ahead, for the next file that changes.
     fn refill_spare(&mut self) {
         let now = self.now();
         let what = if self.batches.expected { Ready::Apply } else { Ready::Pull };
-        let old = |spare: &Spare| now.saturating_sub(spare.since) > self.upstream().standby_max_age;
-        if self.spare.as_ref().is_some_and(|spare| spare.what != what || old(spare)) {
-            self.drop_spare();
-        }
-        if self.spare.is_some()
+        self.processes.drop_old_spare(what, now, self.upstream().standby_max_age);
+        if self.processes.has_spare()
             || self.machine.owes()
             || self.away.is_some()
             || self.supply.is_in_trouble()
@@ -362,13 +208,11 @@ impl Follower {
                 let manner = Manner { pass: Pass::Listed, content: true, deletes: false, max_delete: None, dry: false };
                 let words = pull::words(&self.mirror, self.upstream(), manner);
                 let names = pull::names(&self.mirror, self.upstream());
-                Run::pull(&words, &argv::Peer::of(self.upstream()), &self.env, Input::Standby, names).ok()
+                self.processes.start(&words, &argv::Peer::of(self.upstream()), Input::Standby, names).ok()
             }
         };
-        if let Some(run) = started
-            && self.reactor.add(run.pidfd(), Interest::Read, SPARE).is_ok()
-        {
-            self.spare = Some(Spare { run, what, since: now });
+        if let Some(run) = started {
+            self.processes.keep_spare(run, what, now);
         }
     }
 
@@ -381,7 +225,7 @@ impl Follower {
         self.machine.ended(now, end, &is_dir)
     }
 
-    fn ended(&mut self, doing: Doing, outcome: &crate::sync::outcome::Outcome) {
+    pub(super) fn ended(&mut self, doing: Doing, outcome: &crate::sync::outcome::Outcome) {
         let Doing { run, what, began, cut, .. } = doing;
         let now = self.now();
         if let Some(cut) = cut {
@@ -399,14 +243,13 @@ impl Follower {
                     self.end_run(End::Not);
                     self.upstream_went(config, why);
                 }
-                _ => match self.judge_mark() {
-                    Ok(()) if self.serves_a_relay() && !self.supply.is_a_relay() => {
+                _ => match self.mark.judge(&self.upstream().location, self.machine.identity()) {
+                    Ok(()) if self.mark.is_of_a_relay() && !self.supply.is_a_relay() => {
                         self.end_run(End::Not);
                         self.is_a_relay();
                     }
                     Ok(()) => {
-                        self.mark_seen = Some(now);
-                        self.mark_old = false;
+                        self.mark.see(now);
                         self.came_back();
                         self.count_or_pull(work);
                     }
@@ -466,8 +309,7 @@ impl Follower {
                     self.counters.batches += 1;
                     self.counters.last_success_unix = unix_now();
                     self.counters.unknown_words.clear();
-                    self.accepted = false;
-                    self.held_deletes = None;
+                    self.deletions.went_through();
                 } else {
                     *self.counters.bad_runs.entry(outcome.verdict.class().to_owned()).or_default() += 1;
                     self.counters.unknown_words = match end {
@@ -487,14 +329,14 @@ impl Follower {
                 // What is missing there is passed over. In a tree that is another one by now, or
                 // was emptied, that would be everything: so the mark decides.
                 let listed = if let Work::List { paths, .. } = work { paths.len() as u64 } else { 0 };
-                if end == End::Done && std::mem::take(&mut self.mark_old) && done.files_sent < listed {
-                    self.mark_seen = None;
+                if end == End::Done && self.mark.take_old() && done.files_sent < listed {
+                    self.mark.forget();
                     self.end_run(End::Not);
-                    return self.wake.wake();
+                    return self.door.ring();
                 }
                 let progress = self.end_run(end);
                 if *work == Work::Whole && !self.machine.owes() {
-                    self.filled = self.directory().ok();
+                    self.disk.note_filled();
                     self.counters.renames = 0;
                     tracing::info!(
                         mirror = %self.mirror.name, files = done.files_sent, deleted = done.deleted,
@@ -541,7 +383,7 @@ impl Follower {
         if !known {
             tracing::warn!(mirror = %self.mirror.name, "nothing can be pulled: {why}. It is tried again by itself");
         }
-        self.drop_spare();
+        self.processes.drop_spare();
         let tries = self.away.as_ref().map_or(0, |away| away.tries) + 1;
         let next = self.now() + self.backoff(tries);
         self.away = Some(Away { config, why, tries, next });
@@ -550,13 +392,13 @@ impl Follower {
     fn hold_deletes(&mut self, deletes: u64, why: String) {
         let now = self.now();
         self.end_run(End::Not);
-        if self.held_deletes.is_none() {
+        if self.deletions.held().is_none() {
             tracing::error!(
                 mirror = %self.mirror.name,
                 "nothing is pulled: {why}. If it is meant: fansync resume --accept-deletes"
             );
         }
-        self.held_deletes = Some((why, deletes, now + self.upstream().retry_max));
+        self.deletions.hold(why, deletes, now + self.upstream().retry_max);
     }
 }
 

@@ -1,5 +1,7 @@
 //! Where a follower pulls from: its upstreams, and the records that wait for one that holds them.
 
+use std::collections::VecDeque;
+
 use super::*;
 use crate::feed;
 use crate::feed::choice::{Away, Choice, Upstreams, Word};
@@ -41,6 +43,8 @@ pub(super) struct Supply {
     last: Option<u64>,
     /// The key of the place that this one serves.
     pub(super) own: Option<String>,
+    /// Relays that are passed over, as far as that was logged.
+    noted_silent: Vec<usize>,
 }
 
 impl Supply {
@@ -62,6 +66,7 @@ impl Supply {
             records: VecDeque::new(),
             last: None,
             own: follow.and_then(|follow| feed::key(follow.serve.as_ref()?)),
+            noted_silent: Vec::new(),
         }
     }
 
@@ -150,6 +155,16 @@ impl Supply {
         self.nobody |= matches!(choice, Choice::Nobody(_));
         choice
     }
+
+    /// Logs relays that are passed over since just now.
+    fn note_silent(&mut self, mirror: &str) {
+        let silent: Vec<usize> = self.all.silent().collect();
+        for n in silent.iter().filter(|n| !self.noted_silent.contains(n)) {
+            let relay = &self.targets[*n].location;
+            tracing::warn!(%mirror, %relay, "the relay has reported nothing for 3 s; the next upstream is pulled from until it does");
+        }
+        self.noted_silent = silent;
+    }
 }
 
 impl Follower {
@@ -160,7 +175,7 @@ impl Follower {
     /// Takes in what relays have reported.
     pub(super) fn hear_relays(&mut self) {
         let now = self.now();
-        while let Some(heard) = self.reader.as_ref().and_then(Reader::heard) {
+        while let Some(heard) = self.feed.heard() {
             let own = self.supply.own.as_deref();
             let word = Word::of(&heard.report, own);
             let was_silent = self.supply.all.silent().any(|n| n == heard.from);
@@ -187,12 +202,12 @@ impl Follower {
             let last = front.record.as_ref().is_ok_and(|record| record.last);
             if self.waits_for_last(last) || !self.supply.has(now, self.machine.read(), &front, self.machine.owes()) {
                 self.supply.records.push_front(front);
-                return self.note_silent();
+                return self.supply.note_silent(&self.mirror.name);
             }
             self.supply.last = last.then_some(front.sequence);
             self.take_record(front.sequence, front.record);
         }
-        self.note_silent();
+        self.supply.note_silent(&self.mirror.name);
     }
 
     /// Whether the next record waits for others before it. `last`: it is one that is pulled last.
@@ -210,12 +225,12 @@ impl Follower {
         let Some(read) = self.machine.read() else { return false };
         let (now, whole) = (self.now(), self.machine.owes());
         let choice = self.supply.choose(now, &read, whole);
-        self.note_silent();
+        self.supply.note_silent(&self.mirror.name);
         match choice {
             Choice::Use(n) | Choice::Wait(n, _) if n != self.supply.current => {
                 self.supply.current = n;
-                self.mark_seen = None;
-                self.drop_spare();
+                self.mark.forget();
+                self.processes.drop_spare();
                 let upstream = &self.upstream().location;
                 tracing::debug!(mirror = %self.mirror.name, %upstream, "another upstream is pulled from");
             }
@@ -224,24 +239,14 @@ impl Follower {
         matches!(choice, Choice::Use(_))
     }
 
-    /// Logs relays that are passed over since just now.
-    fn note_silent(&mut self) {
-        let silent: Vec<usize> = self.supply.all.silent().collect();
-        for n in silent.iter().filter(|n| !self.noted_silent.contains(n)) {
-            let relay = &self.supply.targets[*n].location;
-            tracing::warn!(mirror = %self.mirror.name, %relay, "the relay has reported nothing for 3 s; the next upstream is pulled from until it does");
-        }
-        self.noted_silent = silent;
-    }
-
     /// The upstream is another one than it was taken for.
     pub(super) fn is_a_relay(&mut self) {
         let upstream = &self.upstream().location;
         tracing::info!(mirror = %self.mirror.name, %upstream, "this upstream is a relay, so its reports say what it holds");
         self.supply.all.is_a_relay(self.supply.current);
-        self.mark_seen = None;
-        self.drop_spare();
-        self.wake.wake();
+        self.mark.forget();
+        self.processes.drop_spare();
+        self.door.ring();
     }
 
     /// The upstream cannot be pulled from.
@@ -252,12 +257,12 @@ impl Follower {
             let what = if config { "cannot be pulled from as it is" } else { "does not answer" };
             tracing::warn!(mirror = %self.mirror.name, upstream = %self.upstream().location, "the upstream {what}: {why}. It is tried again by itself");
         }
-        self.drop_spare();
-        self.mark_seen = None;
+        self.processes.drop_spare();
+        self.mark.forget();
         let next = self.now() + self.backoff(tries + 1);
         self.supply.all.went(current, Away { config, why, tries: tries + 1, next });
         // The next one can be pulled from at once.
-        self.wake.wake();
+        self.door.ring();
     }
 
     pub(super) fn backoff(&self, tries: u64) -> Duration {
