@@ -51,6 +51,7 @@ mod looking;
 mod losses;
 mod lsyncd;
 mod manager;
+mod mapped;
 mod monitoring;
 mod mounts;
 mod moving;
@@ -225,6 +226,7 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("losses", losses::cases()),
         ("lsyncd", lsyncd::cases()),
         ("looking", looking::cases()),
+        ("mapped", mapped::cases()),
         ("monitoring", monitoring::cases()),
         ("privilege", privilege::cases()),
         ("trust", trust::cases()),

@@ -130,7 +130,7 @@ impl Target {
         let due = |at: Option<Duration>| at.is_some_and(|at| at <= now);
         self.is_up()
             && !self.schedule.is_paused()
-            && (self.ledger.large.len() > 0
+            && (due(self.ledger.large.due(self.hurry()))
                 || due(self.leaves_at())
                 || due(self.ledger.retries.next_due())
                 || due(self.ledger.withheld.iter().map(|w| w.due).min())

@@ -52,15 +52,45 @@ pub(super) enum Deleting {
     Free,
 }
 
+/// When the target's content is taken for the source's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    /// Where size and mtime are equal.
+    ByTimes,
+    /// Where it was read on both sides. A file that was open for writing, and has no newer ctime
+    /// than what was sent of it: most likely it was only opened. But a store through a mapping
+    /// changes the times with the first store to a clean page only, and on tmpfs never (Linux 6.18,
+    /// measured), so that what was sent between two stores is an older content of the same times.
+    Read,
+    /// Never: it is sent, or it has neither size nor mtime.
+    Sent,
+}
+
 /// The kinds of parts, in the order in which they leave.
-pub(super) const PARTS: [(Deleting, bool); 6] = [
-    (Deleting::Within, false),
-    (Deleting::Within, true),
-    (Deleting::Guarded, false),
-    (Deleting::Guarded, true),
-    (Deleting::Free, false),
-    (Deleting::Free, true),
+pub(super) const PARTS: [(Deleting, Content); 9] = [
+    (Deleting::Within, Content::ByTimes),
+    (Deleting::Within, Content::Read),
+    (Deleting::Within, Content::Sent),
+    (Deleting::Guarded, Content::ByTimes),
+    (Deleting::Guarded, Content::Read),
+    (Deleting::Guarded, Content::Sent),
+    (Deleting::Free, Content::ByTimes),
+    (Deleting::Free, Content::Read),
+    (Deleting::Free, Content::Sent),
 ];
+
+impl Content {
+    /// How rsync compares in this round of a batch.
+    pub(super) fn compare(self, round: u32) -> Compare {
+        match (self, round) {
+            // Set apart, and perhaps for want of room: what the target has already must not be sent
+            // for a time stamp.
+            (_, WHOLE_ROUNDS..) | (Content::Sent, 1..) | (Content::Read, _) => Compare::Checksum,
+            (Content::Sent, 0) => Compare::Resend,
+            (Content::ByTimes, _) => Compare::Quick,
+        }
+    }
+}
 
 impl Part {
     pub(super) fn new(id: BatchId, round: u32) -> Part {
@@ -72,7 +102,7 @@ impl Part {
 /// size and mtime are those that the target has: it changed after `since` (seconds since 1970). The
 /// mtime can have been set back (`cp -p`, archives), it can have come with a rename, and two writes
 /// within one tick of the kernel's clock (4 ms, before Linux 6.13) leave the same. A file that was
-/// only opened for writing has an older ctime.
+/// only opened for writing has an older ctime ([`Content::Read`]).
 pub(super) fn may_be_twin(stat: &StatBrief, since: i64) -> bool {
     stat.ctime.secs + TWIN_SLACK_SECS >= since
 }
@@ -95,8 +125,8 @@ enum Step {
     Lease,
     /// It is larger than what is to be carried: so large.
     TooLarge(u64),
-    /// It waits for the lane of large files.
-    LargeLane,
+    /// It waits for the lane of large files, to be compared so.
+    LargeLane(Content),
     /// It is not to be sent.
     Needless,
     Goes(Goes),
@@ -110,8 +140,7 @@ struct Goes {
     deletes: bool,
     /// Names of one file go in one run, so what holds for one of them holds for all.
     tied: bool,
-    /// It may differ although size and mtime are the same, or has neither.
-    thorough: bool,
+    content: Content,
 }
 
 /// What is listed for an entry.
@@ -168,7 +197,7 @@ impl Rules<'_> {
             // Only the root's own attributes: they travel with any list.
             None if entry.path.is_root() && entry.kind == Kind::Contents => {
                 let listed = Listed::There(Form::OneLevel);
-                (None, Step::Goes(Goes { listed, deletes: !known.spares, tied: false, thorough: false }))
+                (None, Step::Goes(Goes { listed, deletes: !known.spares, tied: false, content: Content::ByTimes }))
             }
             None => (None, Step::Goes(Goes::UNLISTED)),
             Some((_, Look::Unreadable(errno))) => (None, Step::Unreadable(errno)),
@@ -184,7 +213,7 @@ impl Rules<'_> {
         }
         let step = match self.deletions {
             Deletions::ByName if self.looked.deep => Step::Turn { kind: Kind::Entry, gone: true },
-            Deletions::ByName => Step::Goes(Goes { listed: Listed::Missing, deletes: true, tied: false, thorough: true }),
+            Deletions::ByName => Step::Goes(Goes { listed: Listed::Missing, deletes: true, tied: false, content: Content::Sent }),
             Deletions::ByParent | Deletions::Never => Step::ByParent(self.deletions),
         };
         (Some(Found::Missing), step)
@@ -214,8 +243,10 @@ impl Rules<'_> {
         if own && file && self.max_file_size.is_some_and(|most| stat.size > most) {
             return (None, Step::TooLarge(stat.size));
         }
-        if *lane != Lane::Large && own && !deep && file && stat.size >= lanes::LARGE_FILE && !shared {
-            return (None, Step::LargeLane);
+        let own_content = Self::own_content(entry, stat, known);
+        let alone = if own_content == Content::Read { lanes::READ_ALONE } else { lanes::LARGE_FILE };
+        if *lane != Lane::Large && own && !deep && file && stat.size >= alone && !shared {
+            return (None, Step::LargeLane(own_content));
         }
         let form = if own && item.kind == Kind::Contents { Form::OneLevel } else { Form::Plain };
         if item.path.is_root() && form == Form::Plain {
@@ -223,12 +254,14 @@ impl Rules<'_> {
         }
         let compared = *deep || form == Form::OneLevel;
         let together = linked.together(stat, form == Form::OneLevel || *deep && dir);
-        let changed = own && (entry.content && may_be_twin(stat, known.since) || known.doubted);
-        let trusted = match together {
-            Some(trusted) => trusted,
-            None if compared => !entry.content,
+        let content = match together {
+            Some(content) => content,
+            None if compared && !entry.content => Content::ByTimes,
+            None if compared => Content::Sent,
+            None if own => own_content,
             // Of others than files nothing is compared but what is sent anyway.
-            None => file && !changed,
+            None if !file => Content::Sent,
+            None => Content::ByTimes,
         };
         // What took the place of a directory takes away what was below.
         let deletes = compared && !known.spares || entry.gone || !own;
@@ -237,7 +270,17 @@ impl Rules<'_> {
             (false, true) => Found::File,
             (false, false) => Found::Special,
         };
-        (Some(found), Step::Goes(Goes { listed: Listed::There(form), deletes, tied: together.is_some(), thorough: !trusted }))
+        (Some(found), Step::Goes(Goes { listed: Listed::There(form), deletes, tied: together.is_some(), content }))
+    }
+
+    /// How an entry is compared that is what was found under its name, and not with what is below.
+    fn own_content(entry: &Entry, stat: &StatBrief, known: Known) -> Content {
+        match entry.content {
+            _ if !stat.is_file() || known.doubted => Content::Sent,
+            true if may_be_twin(stat, known.since) => Content::Sent,
+            true => Content::Read,
+            false => Content::ByTimes,
+        }
     }
 
     /// What an entry may delete. `at`: the path that decides.
@@ -254,19 +297,18 @@ impl Rules<'_> {
 }
 
 impl Goes {
-    const UNLISTED: Goes = Goes { listed: Listed::Nothing, deletes: false, tied: false, thorough: true };
+    const UNLISTED: Goes = Goes { listed: Listed::Nothing, deletes: false, tied: false, content: Content::Sent };
 }
 
 impl Target {
     /// Decides the form of each entry by what was found. Entries that need another kind of pass go
-    /// back to the set as such. The parts are those of [`PARTS`]: what is compared by size and
-    /// mtime, and what may differ although these are the same ([`may_be_twin`]) or has neither;
-    /// with guards, each in three by what it may delete.
-    pub(super) fn compose(&mut self, cx: &mut Context<'_>, batch: Batch, looked: &Looked) -> [Part; 6] {
+    /// back to the set as such. The parts are those of [`PARTS`]: by how contents are compared, and
+    /// with guards by what may be deleted.
+    pub(super) fn compose(&mut self, cx: &mut Context<'_>, batch: Batch, looked: &Looked) -> [Part; PARTS.len()] {
         let found: BTreeMap<&[u8], &normal::Item> = looked.normal.items.iter().map(|i| (&*i.path, i)).collect();
         let rules = self.rules(cx.filter, &batch.entries, looked);
         let Batch { id, entries, round } = batch;
-        let mut parts: [Part; 6] = std::array::from_fn(|_| Part::new(id, round));
+        let mut parts: [Part; PARTS.len()] = std::array::from_fn(|_| Part::new(id, round));
         let (mut done, mut leased) = (Vec::new(), Vec::new());
         for entry in entries {
             let item = path_and_above(&entry.path).find_map(|at| found.get(at).copied());
@@ -284,7 +326,7 @@ impl Target {
             let at = item.map_or_else(|| entry.path.clone(), |item| item.path.clone());
             match step {
                 Step::Goes(goes) => {
-                    let kind = (rules.deleting(&entry, &at, &goes), goes.thorough);
+                    let kind = (rules.deleting(&entry, &at, &goes), goes.content);
                     let part = PARTS.iter().position(|part| *part == kind).expect("every kind is there");
                     self.list(&mut parts[part], entry, at, goes.listed);
                 }
@@ -367,7 +409,10 @@ impl Target {
             Step::TooLarge(size) if self.leave_out(&entry.path, size) => {
                 return self.by_parent(id, entry, at, Deletions::Never);
             }
-            Step::LargeLane => {
+            Step::LargeLane(content) => {
+                if content != Content::Read {
+                    self.ledger.large.wake(&entry.path);
+                }
                 self.ledger.set.park(id, std::slice::from_ref(&entry));
                 self.wait_for_large_lane(entry, round);
             }
@@ -470,8 +515,8 @@ mod tests {
         rules.step(entry, Some(&item), KNOWN).1
     }
 
-    fn goes(listed: Listed, deletes: bool, thorough: bool) -> Step {
-        Step::Goes(Goes { listed, deletes, tied: false, thorough })
+    fn goes(listed: Listed, deletes: bool, content: Content) -> Step {
+        Step::Goes(Goes { listed, deletes, tied: false, content })
     }
 
     #[test]
@@ -482,8 +527,8 @@ mod tests {
         let plain = Listed::There(Form::Plain);
         let level = Listed::There(Form::OneLevel);
         for (what, deep, entry, at, kind, state, want) in [
-            ("a file", false, entry("f", Kind::Entry, |_| {}), "f", Kind::Entry, file, goes(plain, false, false)),
-            ("a level", false, entry("d", Kind::Contents, |_| {}), "d", Kind::Contents, dir, goes(level, true, false)),
+            ("a file", false, entry("f", Kind::Entry, |_| {}), "f", Kind::Entry, file, goes(plain, false, Content::ByTimes)),
+            ("a level", false, entry("d", Kind::Contents, |_| {}), "d", Kind::Contents, dir, goes(level, true, Content::ByTimes)),
             (
                 "a subtree",
                 true,
@@ -491,7 +536,7 @@ mod tests {
                 "d",
                 Kind::Subtree,
                 dir,
-                goes(plain, true, true),
+                goes(plain, true, Content::Sent),
             ),
             (
                 "a file in a deep list",
@@ -518,7 +563,7 @@ mod tests {
                 "f",
                 Kind::Entry,
                 file,
-                goes(plain, true, false),
+                goes(plain, true, Content::ByTimes),
             ),
             ("not closed", false, entry("f", Kind::Entry, |e| e.held = true), "f", Kind::Entry, file, Step::Hold),
             (
@@ -528,11 +573,19 @@ mod tests {
                 "f",
                 Kind::Entry,
                 file,
-                goes(plain, false, false),
+                goes(plain, false, Content::ByTimes),
             ),
             ("left out", false, entry("no", Kind::Entry, |_| {}), "no", Kind::Entry, dir, Step::ByParent(Deletions::ByName)),
-            ("large", false, entry("f", Kind::Entry, |_| {}), "f", Kind::Entry, large, Step::LargeLane),
-            ("gone", false, entry("f", Kind::Entry, |_| {}), "f", Kind::Entry, Look::Missing, goes(Listed::Missing, true, true)),
+            ("large", false, entry("f", Kind::Entry, |_| {}), "f", Kind::Entry, large, Step::LargeLane(Content::ByTimes)),
+            (
+                "gone",
+                false,
+                entry("f", Kind::Entry, |_| {}),
+                "f",
+                Kind::Entry,
+                Look::Missing,
+                goes(Listed::Missing, true, Content::Sent),
+            ),
             (
                 "gone, deep",
                 true,
@@ -563,22 +616,34 @@ mod tests {
         let (size, file) = (lanes::LARGE_FILE, entry("f", Kind::Entry, |_| {}));
         let there = Look::Present(stat(libc::S_IFREG, size));
         let own = |rules: &Rules<'_>, state| step(rules, &file, "f", Kind::Entry, state);
-        let plain = |thorough| goes(Listed::There(Form::Plain), false, thorough);
+        let plain = |content| goes(Listed::There(Form::Plain), false, content);
         let base = || rules(&looked, &filter);
-        assert_eq!(own(&base(), there), plain(false), "in the lane of large files");
+        assert_eq!(own(&base(), there), plain(Content::ByTimes), "in the lane of large files");
         assert_eq!(own(&Rules { max_file_size: Some(size - 1), ..base() }, there), Step::TooLarge(size));
-        assert_eq!(own(&Rules { max_file_size: Some(size), ..base() }, there), plain(false));
+        assert_eq!(own(&Rules { max_file_size: Some(size), ..base() }, there), plain(Content::ByTimes));
         assert_eq!(own(&Rules { follows_deletions: false, ..base() }, Look::Missing), Step::Needless);
         for deletions in [Deletions::ByParent, Deletions::Never] {
             assert_eq!(own(&Rules { deletions, ..base() }, Look::Missing), Step::ByParent(deletions));
         }
         let held = entry("f", Kind::Entry, |e| e.held = true);
-        assert_eq!(step(&Rules { hurry: true, ..base() }, &held, "f", Kind::Entry, there), plain(false), "in a hurry");
+        assert_eq!(step(&Rules { hurry: true, ..base() }, &held, "f", Kind::Entry, there), plain(Content::ByTimes), "in a hurry");
         let written = entry("f", Kind::Entry, |e| e.content = true);
-        for (ctime, known, thorough) in [(50, KNOWN, false), (100, KNOWN, true), (50, Known { doubted: true, ..KNOWN }, true)] {
+        let touched = entry("f", Kind::Entry, |_| {});
+        for (entry, ctime, known, content) in [
+            (&touched, 100, KNOWN, Content::ByTimes),
+            (&touched, 50, Known { doubted: true, ..KNOWN }, Content::Sent),
+            (&written, 50, KNOWN, Content::Read),
+            (&written, 100, KNOWN, Content::Sent),
+            (&written, 50, Known { doubted: true, ..KNOWN }, Content::Sent),
+        ] {
             let stat = StatBrief { ctime: FileTime { secs: ctime, nanos: 0 }, ..stat(libc::S_IFREG, 1) };
             let item = normal::Item { path: written.path.clone(), kind: Kind::Entry, state: Look::Present(stat) };
-            assert_eq!(base().step(&written, Some(&item), known).1, plain(thorough), "ctime {ctime}, {known:?}");
+            let said = format!("content {}, ctime {ctime}, {known:?}", entry.content);
+            assert_eq!(base().step(entry, Some(&item), known).1, plain(content), "{said}");
+            let small = self::looked(false, Lane::Small);
+            let item = normal::Item { state: Look::Present(StatBrief { size: lanes::READ_ALONE, ..stat }), ..item };
+            let want = if content == Content::Read { Step::LargeLane(content) } else { plain(content) };
+            assert_eq!(rules(&small, &filter).step(entry, Some(&item), known).1, want, "{said}");
         }
     }
 
@@ -587,7 +652,7 @@ mod tests {
         let (looked, filter) = (looked(false, Lane::Bulk), Filter::default());
         let file = entry("f", Kind::Entry, |_| {});
         let base = || rules(&looked, &filter);
-        let all = Goes { listed: Listed::Missing, deletes: true, tied: false, thorough: true };
+        let all = Goes { listed: Listed::Missing, deletes: true, tied: false, content: Content::Sent };
         let until = Some(file.epoch());
         for (what, rules, goes, want) in [
             ("without a bound", base(), all, Deleting::Within),

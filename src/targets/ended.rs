@@ -410,6 +410,10 @@ impl Target {
             self.guard.tree = Some(progress.files_total);
         }
         self.descents.done(purpose.below(), &batch.entries);
+        if let (Lane::Large, Compare::Checksum, 0, [file]) = (run.lane, how.compare, outcome.counters.files_sent, &*batch.entries)
+        {
+            self.ledger.large.rest(file.path.clone(), cx.now, cx.now.saturating_sub(run.started));
+        }
         let Some(batch) = self.without_inherited(cx, batch, how, purpose.extra(), outcome) else { return };
         self.link_after(cx, &batch.entries);
         self.confirm_read(cx, batch);

@@ -6,12 +6,16 @@
 //! processes, one file each, and what lies below different directories at the top takes turns.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::time::Duration;
 
 use crate::dirty::{Entry, Kind};
 use crate::path::RelPath;
 
 /// From this size on a file travels alone, in a lane of its own.
 pub(super) const LARGE_FILE: u64 = 64 * 1024 * 1024;
+/// The same of one that is read on both sides and most likely equal: alone it can rest.
+pub(super) const READ_ALONE: u64 = 16 * 1024 * 1024;
 
 /// What a batch travels by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +122,15 @@ pub(super) struct LargeFiles {
     waiting: BTreeMap<RelPath, (Entry, u32)>,
     /// The directory at the top below which the last one lay.
     last: Vec<u8>,
+    /// Files that were read on both sides for nothing, and until when they are not read again.
+    rests: BTreeMap<RelPath, Duration>,
 }
+
+/// A large file that was read on both sides and found equal is not read again for so many times as
+/// long as that took: a database that each reader opens for writing would be read without an end.
+const RESTS: u32 = 9;
+/// Nor for longer than this.
+const LONGEST_REST: Duration = Duration::from_secs(60);
 
 fn top(path: &[u8]) -> &[u8] {
     memchr::memchr(b'/', path).map_or(path, |end| &path[..end])
@@ -130,14 +142,33 @@ impl LargeFiles {
         self.waiting.insert(entry.path.clone(), (entry, round)).map(|(old, _)| old)
     }
 
-    /// The next one, from below another directory at the top than the last one where there is one.
-    pub(super) fn take(&mut self) -> Option<(Entry, u32)> {
+    /// The next one that does not rest, from below another directory at the top than the last one
+    /// where there is one. `hurry`: none rests.
+    pub(super) fn take(&mut self, now: Duration, hurry: bool) -> Option<(Entry, u32)> {
+        self.rests.retain(|_, until| *until > now);
         // Behind all that lies below the last: `/` is followed by `0`.
         let behind = [&*self.last, b"0"].concat();
-        let next = self.waiting.range::<[u8], _>((std::ops::Bound::Included(&*behind), std::ops::Bound::Unbounded)).next();
-        let path = next.or_else(|| self.waiting.iter().next()).map(|(path, _)| path.clone())?;
+        let later = self.waiting.range::<[u8], _>((Bound::Included(&*behind), Bound::Unbounded));
+        let path = later.chain(&self.waiting).map(|(path, _)| path).find(|path| hurry || !self.rests.contains_key(*path))?;
+        let path = path.clone();
         self.last = top(&path).to_vec();
         self.waiting.remove(&path)
+    }
+
+    /// When the next one may leave.
+    pub(super) fn due(&self, hurry: bool) -> Option<Duration> {
+        let due = |path| self.rests.get(path).copied().filter(|_| !hurry).unwrap_or_default();
+        self.waiting.keys().map(due).min()
+    }
+
+    /// One changed, so it does not rest.
+    pub(super) fn wake(&mut self, path: &RelPath) {
+        self.rests.remove(path);
+    }
+
+    /// One was read on both sides in `took`, and is equal.
+    pub(super) fn rest(&mut self, path: RelPath, now: Duration, took: Duration) {
+        self.rests.insert(path, now + (took * RESTS).min(LONGEST_REST));
     }
 
     /// Whether it waits.
@@ -264,8 +295,38 @@ mod tests {
         let again = batch.entries[0].clone();
         batch.entries.into_iter().for_each(|entry| assert!(large.put(entry, 0).is_none()));
         assert!(large.put(again, 2).is_some(), "once under each name");
-        let order: Vec<String> = std::iter::from_fn(|| large.take()).map(|(entry, _)| entry.path.to_string()).collect();
+        let order: Vec<String> =
+            std::iter::from_fn(|| large.take(Duration::ZERO, false)).map(|(entry, _)| entry.path.to_string()).collect();
         assert_eq!(order[..4], ["a-b/1", "a/1", "alone", "b/1"].map(String::from));
         assert_eq!((order.len(), large.len()), (7, 0));
+    }
+
+    /// A file that is read again and again for nothing rests between, unless it changed or a flush
+    /// waits; others do not wait for it.
+    #[test]
+    fn a_file_that_was_read_for_nothing_rests() {
+        let second = Duration::from_secs(1);
+        let (mut set, mut large) = (DirtySet::new(100), LargeFiles::default());
+        for path in ["a/1", "a/2"] {
+            set.see(path.as_bytes(), Seen::Written);
+        }
+        let entries = set.take_shallow(Limits { max_paths: 100, ignore_holds: true }, &mut |_, _| false).unwrap().entries;
+        let put = |large: &mut LargeFiles| entries.iter().for_each(|entry| _ = large.put(entry.clone(), 0));
+        let take = |large: &mut LargeFiles, now, hurry| large.take(now, hurry).map(|(entry, _)| entry.path.to_string());
+        put(&mut large);
+        large.rest(entries[0].path.clone(), second, second);
+        assert_eq!((large.due(false), large.due(true)), (Some(Duration::ZERO), Some(Duration::ZERO)));
+        assert_eq!(take(&mut large, second, false).as_deref(), Some("a/2"));
+        assert_eq!(take(&mut large, second, false), None);
+        assert_eq!((large.due(false), large.due(true), large.len()), (Some(second * 10), Some(Duration::ZERO), 1));
+        assert_eq!(take(&mut large, second, true).as_deref(), Some("a/1"), "a flush waits");
+        put(&mut large);
+        large.wake(&entries[0].path);
+        assert_eq!(large.due(false), Some(Duration::ZERO));
+        large.rest(entries[0].path.clone(), second, second * 3600);
+        large.rest(entries[1].path.clone(), second, second * 3600);
+        assert_eq!(large.due(false), Some(second + LONGEST_REST));
+        assert_eq!(take(&mut large, second + LONGEST_REST, false).as_deref(), Some("a/1"));
+        assert_eq!(take(&mut large, second + LONGEST_REST, false).as_deref(), Some("a/2"));
     }
 }

@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::compose::may_be_twin;
+use super::compose::{Content, may_be_twin};
 use super::*;
 use crate::links::{Inode, MOST_TOGETHER, Ticket, shared};
 
@@ -75,9 +75,11 @@ pub(super) struct Linked {
     on: bool,
     /// Files of which a name was written: all names are sent without trust in size and times.
     distrusted: HashSet<Inode>,
+    /// Files of which a name was open for writing, see [`Content::Read`].
+    reread: HashSet<Inode>,
     /// Names were added on behalf of directories: these and all shared files go in one run, trusted
     /// or not.
-    one_run: Option<bool>,
+    one_run: Option<Content>,
     /// Levels that wait for files in them, also where these have to wait by now: what is outside of
     /// such a level was not added on its behalf.
     pub(super) levels: BTreeSet<RelPath>,
@@ -93,13 +95,30 @@ impl Linked {
         self.on && together(stat).is_some()
     }
 
-    /// Whether size and times of this one are trusted, where that follows from others; `compared`:
-    /// it is a directory that is compared with what is in it.
-    pub(super) fn together(&self, stat: &StatBrief, compared: bool) -> Option<bool> {
+    /// How the content of this one is compared, where that follows from others; `compared`: it is a
+    /// directory that is compared with what is in it.
+    pub(super) fn together(&self, stat: &StatBrief, compared: bool) -> Option<Content> {
         match together(stat) {
-            Some(inode) if self.on => Some(self.one_run.unwrap_or_else(|| stat.is_file() && !self.distrusted.contains(&inode))),
+            Some(inode) if self.on => Some(self.one_run.unwrap_or_else(|| self.of(inode, stat.is_file()))),
             _ if compared => self.one_run,
             _ => None,
+        }
+    }
+
+    fn of(&self, inode: Inode, file: bool) -> Content {
+        match file && !self.distrusted.contains(&inode) {
+            false => Content::Sent,
+            true if self.reread.contains(&inode) => Content::Read,
+            true => Content::ByTimes,
+        }
+    }
+
+    /// Of all in one run, where `any` directory may have other contents.
+    fn of_all(&self, any: bool) -> Content {
+        match any || !self.distrusted.is_empty() {
+            true => Content::Sent,
+            false if !self.reread.is_empty() => Content::Read,
+            false => Content::ByTimes,
         }
     }
 }
@@ -174,14 +193,16 @@ fn distrust(
                 let written = entry.content && (entry.gone || !entry.held || entry.written);
                 let seen = wall_start + entry.since().as_secs() as i64;
                 let doubtful = doubted.contains(&entry.path) || written && may_be_twin(&stat, seen);
-                if let Some(inode) = together(&stat).filter(|_| doubtful) {
-                    linked.distrusted.insert(inode);
+                match together(&stat) {
+                    Some(inode) if doubtful => _ = linked.distrusted.insert(inode),
+                    Some(inode) if written => _ = linked.reread.insert(inode),
+                    _ => {}
                 }
             }
             _ => {}
         }
     }
-    linked.one_run = across.then_some(!any && linked.distrusted.is_empty());
+    linked.one_run = across.then(|| linked.of_all(any));
     linked
 }
 
@@ -483,13 +504,15 @@ mod tests {
         let item = normal::Item { path: path("a"), kind: Kind::Entry, state: Look::Present(file) };
         let normal = Normal { items: vec![item], ancestors: Vec::new(), root: StatBrief::default() };
         let none = BTreeSet::new();
-        for (what, content, held, gone, ctime, doubted, trusted) in [
-            ("touched", false, false, false, 0, none.clone(), true),
-            ("written", true, false, false, 0, none.clone(), false),
-            ("written before the target had it", true, false, false, -100, none.clone(), true),
-            ("a link that was made", true, true, false, 0, none.clone(), true),
-            ("a link over another file", true, true, true, 0, none.clone(), false),
-            ("found to be another one", false, false, false, -100, [path("a")].into(), false),
+        use Content::{ByTimes, Read, Sent};
+        for (what, content, held, gone, ctime, doubted, want, written) in [
+            ("touched", false, false, false, 0, none.clone(), ByTimes, ByTimes),
+            ("written", true, false, false, 0, none.clone(), Sent, Sent),
+            ("open for writing", true, false, false, -100, none.clone(), Read, Read),
+            ("a link that was made", true, true, false, 0, none.clone(), ByTimes, Sent),
+            ("a link that was made, and open for writing", true, true, false, -100, none.clone(), ByTimes, Read),
+            ("a link over another file", true, true, true, 0, none.clone(), Sent, Sent),
+            ("found to be another one", false, false, false, -100, [path("a")].into(), Sent, Sent),
         ] {
             let mut set = DirtySet::new(10);
             let mut entry = set.parked(path("a"), set.epochs().current());
@@ -498,13 +521,12 @@ mod tests {
             let mut normal = normal.clone();
             let stat = StatBrief { ctime: FileTime { secs: ctime, nanos: 0 }, ..file };
             normal.items[0].state = Look::Present(stat);
-            let trusts = |batch: &Batch| {
-                distrust(batch, &normal, &BTreeMap::new(), false, &doubted, 0).together(&stat, false) == Some(true)
-            };
-            assert_eq!(trusts(&batch), trusted, "{what}");
+            let all =
+                |batch: &Batch, across| distrust(batch, &normal, &BTreeMap::new(), across, &doubted, 0).together(&stat, false);
+            assert_eq!([all(&batch, false), all(&batch, true)], [Some(want); 2], "{what}");
             // The file was written through a name that is gone since.
             batch.entries[0].written = true;
-            assert_eq!(trusts(&batch), trusted && !(content && ctime == 0), "{what}, and its file written");
+            assert_eq!([all(&batch, false), all(&batch, true)], [Some(written); 2], "{what}, and its file written");
         }
     }
 }

@@ -527,9 +527,7 @@ impl Target {
             if (small || bulk) && !self.schedule.blocked {
                 due.extend(self.leaves_at().filter(|_| !self.blocked()));
             }
-            if self.ledger.large.len() > 0 && self.large_opens() {
-                due.push(Duration::ZERO);
-            }
+            due.extend(self.ledger.large.due(self.hurry()).filter(|_| self.large_opens()));
             if bulk {
                 due.extend(self.ledger.retries.next_due());
                 due.extend(self.ledger.withheld.iter().map(|w| w.due));

@@ -1,6 +1,6 @@
 //! What leaves a target: when, how it is listed, and through which process.
 
-use super::compose::{Deleting, Looked, PARTS, Part};
+use super::compose::{Content, Deleting, Looked, PARTS, Part};
 use super::*;
 use crate::cover::Cover;
 use crate::sync::retries::Stand;
@@ -261,7 +261,7 @@ impl Target {
             }
         }
         while self.may_start(cx) && self.ledger.large.len() > 0 && self.large_goes() {
-            let Some((entry, round)) = self.ledger.large.take() else { break };
+            let Some((entry, round)) = self.ledger.large.take(cx.now, self.hurry()) else { break };
             if let Some(batch) = self.ledger.set.take_again(vec![entry], round) {
                 self.launch(cx, batch, Lane::Large);
             }
@@ -478,7 +478,7 @@ impl Target {
         &mut self,
         cx: &mut Context<'_>,
         part: Part,
-        (deleting, thorough): (Deleting, bool),
+        (deleting, content): (Deleting, Content),
         looked: &Looked,
     ) -> bool {
         let Looked { normal, deep, suspect, lane, .. } = looked;
@@ -504,14 +504,7 @@ impl Target {
         let few = batch.entries.len() <= SMALL_PATHS && pass == Pass::Shallow && batch.round == 0;
         let mut ancestors: BTreeMap<RelPath, FileTime> = normal.ancestors.iter().cloned().collect();
         ancestors.insert(RelPath::root(), normal.root.ctime); // its attributes travel with every list
-        let compare = match batch.round {
-            // Set apart, and perhaps for want of room: what the target has already must not be sent
-            // for a time stamp.
-            WHOLE_ROUNDS.. => Compare::Checksum,
-            1.. if thorough => Compare::Checksum,
-            0 if thorough => Compare::Resend,
-            _ => Compare::Quick,
-        };
+        let compare = content.compare(batch.round);
         let guards = (!risks.is_empty()).then(|| self.args.guards_but(&risks));
         if deleting == Deleting::Guarded {
             let run = guarded::Prepared { list: encoded.bytes, present, compare, guards, ancestors };
@@ -529,7 +522,7 @@ impl Target {
         // A standby process has its bound on deletions already, and begins at the top.
         let standby = below.is_none() && few && (deleting == Deleting::Within || self.limit().is_none());
         let entries = encoded.entries;
-        if standby && thorough && risks.is_empty() {
+        if standby && content == Content::Sent && risks.is_empty() {
             let list = StandbyList { bytes: &encoded.bytes, paths: entries, lane, ancestors };
             match self.give_to_standby(cx, batch, Purpose::carry(), list) {
                 Ok(_) => return true,

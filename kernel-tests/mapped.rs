@@ -1,0 +1,100 @@
+//! Files that are stored to through a mapping.
+
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::fixture::fs::{Fs, needs};
+use crate::fixture::proc::poll_until;
+use crate::fixture::tree::Dir;
+use crate::fixture::{Case, Run, Setup, WAIT, case};
+
+const SIZE: usize = 4096;
+
+/// A file that is mapped, in a process of its own.
+struct Mapped {
+    process: Child,
+    path: PathBuf,
+}
+
+impl Mapped {
+    /// Makes the file if it is missing.
+    fn new(dir: &Dir, path: &str) -> Mapped {
+        let path = dir.at(path);
+        let mut xfs_io = Command::new("xfs_io");
+        xfs_io.arg("-f").arg(&path).stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut mapped = Mapped { process: xfs_io.spawn().expect("xfs_io starts"), path };
+        mapped.does(&format!("truncate {SIZE}\nmmap 0 {SIZE}"));
+        mapped
+    }
+
+    fn does(&mut self, command: &str) {
+        let mut stdin = self.process.stdin.as_ref().expect("it is a pipe");
+        writeln!(stdin, "{command}").expect("xfs_io reads");
+    }
+
+    /// Fills the file through the mapping.
+    fn store(&mut self, byte: u8) {
+        self.does(&format!("mwrite -S {byte} 0 {SIZE}"));
+        let stored = || (std::fs::read(&self.path).ok()? == [byte; SIZE]).then_some(());
+        assert!(poll_until(WAIT, stored).is_some(), "nothing was stored in {}", self.path.display());
+    }
+
+    /// Its last change was so long ago that an event of now is not of that change.
+    fn ages(&self) {
+        let old = || {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is set").as_secs() as i64;
+            (now > std::fs::metadata(&self.path).expect("it is there").ctime() + 3).then_some(())
+        };
+        assert!(poll_until(WAIT, old).is_some(), "the clock stands still");
+    }
+
+    fn ends(mut self) {
+        drop(self.process.stdin.take());
+        assert!(self.process.wait().expect("it is ours").success());
+    }
+}
+
+/// What is stored in a page that is not written back yet changes neither times nor size (on tmpfs no
+/// store does). What was sent between two such stores is not what the file has when it is closed.
+fn stored_to_after_it_was_sent(fs: Fs, hard_links: bool, backend: &str) -> Run<()> {
+    needs("xfs_io")?;
+    let before = |src: &Dir| {
+        for path in ["old", "linked"] {
+            src.write(path, [b'o'; SIZE]);
+        }
+        src.mkdir("d");
+        src.link("linked", "d/other");
+    };
+    let m = Setup::new(fs).watch(backend).before(before).key("hard_links", hard_links).batch("create_hold", "50ms").start()?;
+    let mut files = ["new", "old", "linked"].map(|path| Mapped::new(&m.src, path));
+    files.iter_mut().for_each(|file| file.store(1));
+    // What was there before is sent for another cause, for which its size and times suffice.
+    for path in ["old", "linked"] {
+        m.src.chmod(path, 0o600);
+    }
+    m.daemon.flush(None);
+    let first = || (m.dst().read("new")? == [1; SIZE]).then_some(());
+    assert!(poll_until(WAIT, first).is_some(), "a file that is open was not sent\n{}", m.daemon.report());
+    files.iter().for_each(Mapped::ages);
+    files.iter_mut().for_each(|file| file.store(2));
+    files.into_iter().for_each(Mapped::ends);
+    m.check();
+    for path in ["new", "old", "linked", "d/other"] {
+        assert_eq!(m.dst().read(path).as_deref(), Some(&[2; SIZE][..]), "{path}\n{}", m.daemon.report());
+    }
+    Ok(())
+}
+
+pub fn cases() -> Vec<Case> {
+    const SOME: &[Fs] = &[Fs::Ext4, Fs::Xfs, Fs::Btrfs, Fs::Tmpfs];
+    vec![
+        case("what_is_stored_after_it_was_sent_arrives", SOME, |fs| stored_to_after_it_was_sent(fs, false, "auto")),
+        case("what_is_stored_after_it_was_sent_arrives_at_links", SOME, |fs| stored_to_after_it_was_sent(fs, true, "auto")),
+        case("what_is_stored_after_it_was_sent_arrives_by_inotify", &[Fs::Ext4, Fs::Tmpfs], |fs| {
+            stored_to_after_it_was_sent(fs, false, "inotify")
+        }),
+    ]
+}
