@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 use crate::fixture::daemon::Until;
 use crate::fixture::fs::{Fs, work_dir};
 use crate::fixture::proc::poll_until;
@@ -267,6 +269,45 @@ fn killed(fs: Fs) -> Run<()> {
     Ok(())
 }
 
+/// So many files stay that a round has no room for others.
+fn many_open(fs: Fs) -> Run<()> {
+    const OPEN: usize = 1_000;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("there is a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, soft.max(hard.min(10_000)), hard).expect("it can be raised");
+    let m = setup(fs, &[To::Local]).start()?;
+    let names: Vec<String> = (0..OPEN).map(|n| n.to_string()).collect();
+    names.iter().for_each(|name| m.src.write(name, b"open"));
+    let open: Vec<File> = names.iter().map(|name| File::open(m.src.at(name)).expect("it can be opened")).collect();
+    m.src.mkdir("behind");
+    m.src.write("behind/f", b"closed");
+    let gone = || (!m.src.has("behind/f")).then_some(());
+    assert!(poll_until(WAIT, gone).is_some(), "it waits for those that are open\n{}", m.daemon.report());
+    assert_eq!(files(&m.src).len(), OPEN);
+    drop(open);
+    Ok(())
+}
+
+/// A daemon that was killed left a file on its way, and the next one moves nothing.
+fn switched_off(fs: Fs) -> Run<()> {
+    let mut m = setup(fs, &[To::Local]).start()?;
+    m.daemon.kill();
+    m.src.mkdirs("d");
+    m.src.mkdirs(format!("{OWN}/moving/d"));
+    m.src.chmod(format!("{OWN}/moving"), 0o700);
+    m.src.write(format!("{OWN}/moving/d/f"), b"on its way");
+    m.configure(|mirror| {
+        for key in ["remove_source_files", "remove_after", "delete"] {
+            mirror.keys.remove(key);
+        }
+    });
+    m.restart(Until::Watching);
+    let back = || (m.src.has("d/f") && !m.src.has(OWN)).then_some(());
+    assert!(poll_until(WAIT, back).is_some(), "it stays on its way\n{}", m.daemon.report());
+    m.check();
+    assert_eq!(m.src.read("d/f").as_deref(), Some(&b"on its way"[..]));
+    Ok(())
+}
+
 pub fn cases() -> Vec<Case> {
     vec![
         case("files_go_from_the_source_once_every_target_has_them", &[Fs::Ext4, Fs::Xfs, Fs::Btrfs, Fs::Tmpfs], moves),
@@ -275,5 +316,7 @@ pub fn cases() -> Vec<Case> {
         case("a_file_stays_that_a_target_had_for_a_while_only", &[Fs::Ext4, Fs::Tmpfs], swapped),
         case("what_is_written_while_files_go_is_not_lost", &[Fs::Ext4, Fs::Tmpfs], hostile),
         case("a_kill_while_files_go_loses_nothing", &[Fs::Ext4], killed),
+        case("files_that_are_open_do_not_hold_up_those_behind", &[Fs::Tmpfs], many_open),
+        case("what_was_on_its_way_goes_back_without_the_option", &[Fs::Tmpfs], switched_off),
     ]
 }

@@ -23,8 +23,8 @@
 //! 5. A moment later the lease must still be whole: an open that had found the file before its
 //!    rename would have broken it. Then it is deleted; otherwise it goes back under its name.
 //!
-//! What a killed daemon leaves in [`HELD`] goes back to its place at the next start, beside what
-//! has its name now if there is something. Without leases (NFS, some FUSE filesystems) nothing is
+//! What a killed daemon leaves in [`HELD`] goes back to its place at the next start, whether that
+//! moves files or not, beside what has its name now if there is something. Without leases (NFS, some FUSE filesystems) nothing is
 //! removed.
 //!
 //! Gives up: a file with several names, or on another filesystem than the source's top, stays.
@@ -82,15 +82,21 @@ pub(crate) struct Moving {
     _lives: Option<mpsc::Sender<()>>,
 }
 
-/// Starts the thread of a mirror that wants one.
+/// Starts the thread of a mirror that wants one, or that only has files to put back.
 pub(crate) fn start(mirror: &Mirror, engine: &Handle) -> Moving {
-    if !mirror.remove_source_files {
-        return Moving::default();
-    }
+    let moves = mirror.remove_source_files;
+    let left = mirror.source.join(mark::DIR).join(HELD);
     let (lives, ended) = mpsc::channel();
     let engine = engine.clone();
-    let thread = std::thread::Builder::new().name("fansync-move".into()).spawn(move || run(&engine, &ended));
-    if let Err(error) = thread {
+    let thread = std::thread::Builder::new().name("fansync-move".into()).spawn(move || match moves {
+        true => run(&engine, &ended),
+        // Here and not before: the source's filesystem may be frozen.
+        false if left.symlink_metadata().is_ok() => recover(&engine, &ended),
+        false => {}
+    });
+    if let Err(error) = thread
+        && moves
+    {
         tracing::error!(mirror = %mirror.name, %error, "no file is removed from the source: no thread can be started for it; restart fansync");
     }
     Moving { _lives: Some(lives) }
@@ -154,6 +160,21 @@ impl Stays {
     }
 }
 
+/// Puts back what is left of a time in which files were moved.
+fn recover(engine: &Handle, ended: &mpsc::Receiver<()>) {
+    while ended.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
+        let Some(target) = engine.targets.first() else { return };
+        match Live::new(engine.clone(), target.clone()).plan() {
+            Some(Ok(plan)) => {
+                put_all_back(&plan.mirror, &plan.root);
+                return forget(&plan.root);
+            }
+            Some(Err(_)) => {}
+            None => return,
+        }
+    }
+}
+
 fn run(engine: &Handle, ended: &mpsc::Receiver<()>) {
     let mut stays = Stays::default();
     let mut recovered = false;
@@ -173,6 +194,7 @@ fn run(engine: &Handle, ended: &mpsc::Receiver<()>) {
         if found.is_empty() {
             continue;
         }
+        let full = found.len() == AT_A_TIME;
         let mut proven: Vec<RelPath> = found.iter().map(|(path, _)| path.clone()).collect();
         let Some(watched) = watch(engine, &proven) else { return };
         let mut answered = true;
@@ -216,7 +238,11 @@ fn run(engine: &Handle, ended: &mpsc::Receiver<()>) {
                 continue;
             }
             let some = quiet.iter().filter(|path| proven.contains(*path));
-            remove(mirror, root, some.filter_map(|path| Some((path, **found.get(path)?))), &mut stays);
+            let in_use = remove(mirror, root, some.filter_map(|path| Some((path, **found.get(path)?))), &mut stays);
+            // Others behind them would never be found.
+            if full {
+                in_use.into_iter().for_each(|(path, identity)| stays.differs(path, identity, now));
+            }
         }
     }
 }
@@ -394,14 +420,20 @@ impl From<Errno> for Stay {
     }
 }
 
-fn remove<'p>(mirror: &Mirror, root: &Root, wanted: impl Iterator<Item = (&'p RelPath, Identity)>, stays: &mut Stays) {
+/// Returns those that are in use.
+fn remove<'p>(
+    mirror: &Mirror,
+    root: &Root,
+    wanted: impl Iterator<Item = (&'p RelPath, Identity)>,
+    stays: &mut Stays,
+) -> Vec<(RelPath, Identity)> {
     let now = Instant::now();
-    let mut leased = Vec::new();
+    let (mut leased, mut in_use) = (Vec::new(), Vec::new());
     let mut cannot: Option<(RelPath, io::Error)> = None;
     for (path, identity) in wanted {
         match take(root, path, identity) {
             Ok(one) => leased.push(one),
-            Err(Stay::InUse) => {}
+            Err(Stay::InUse) => in_use.push((path.clone(), identity)),
             Err(Stay::Cannot(error)) => _ = cannot.get_or_insert_with(|| (path.clone(), error)),
         }
     }
@@ -411,7 +443,7 @@ fn remove<'p>(mirror: &Mirror, root: &Root, wanted: impl Iterator<Item = (&'p Re
         tracing::warn!(mirror = %mirror.name, %path, %error, "a file that every target has cannot be removed from the source");
     }
     if leased.is_empty() {
-        return;
+        return in_use;
     }
     std::thread::sleep(GRACE);
     let mut removed = 0_u64;
@@ -431,6 +463,7 @@ fn remove<'p>(mirror: &Mirror, root: &Root, wanted: impl Iterator<Item = (&'p Re
     if removed > 0 {
         tracing::info!(mirror = %mirror.name, files = removed, "files were removed from the source, as every target has them");
     }
+    in_use
 }
 
 /// Takes the lease on a file and renames it out of the tree.
@@ -496,6 +529,15 @@ fn put_back(mirror: &Mirror, held: &OwnedFd, name: &OsStr, dir: &OwnedFd, path: 
             mirror = %mirror.name, %path, %error,
             "a file cannot be put back into the source; it is in {}/{HELD}, under its path", mark::DIR
         );
+    }
+}
+
+/// Removes [`HELD`] where nothing is left in it: it would be copied.
+fn forget(root: &Root) {
+    if let Ok(above) = open_dir(root, mark::DIR.as_bytes())
+        && unlinkat(&above, HELD, UnlinkatFlags::RemoveDir).is_ok()
+    {
+        let _ = unlinkat(root, mark::DIR, UnlinkatFlags::RemoveDir);
     }
 }
 
