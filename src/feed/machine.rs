@@ -464,8 +464,12 @@ impl Machine {
         let Some(read) = self.read else { return false };
         let Ok(record) = record else { return false };
         let point = Point::of(sequence, &record);
-        let goes_on = point.sequence > read.sequence || point == read;
-        if goes_on {
+        if point == read {
+            // A process that was just started knows neither the tree nor whether the source is held.
+            self.learn(point, &record);
+            return false;
+        }
+        if point.sequence > read.sequence {
             return false;
         }
         self.owe(broken(&read, &point));

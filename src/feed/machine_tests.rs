@@ -132,6 +132,18 @@ fn the_end_of_the_stream_tells_that_it_was_set_back() {
 }
 
 #[test]
+fn a_follower_that_was_just_started_learns_what_it_follows_from_the_end_of_the_stream() {
+    for held in [false, true] {
+        let mut machine = in_sync();
+        assert_eq!((machine.identity(), machine.is_held()), (None, false));
+        assert!(!machine.end(5, Ok(Record { identity: TREE, held, ..record(1, 5, vec![]) })));
+        assert_eq!((machine.identity(), machine.is_held(), sequence(&machine)), (Some(TREE), held, Some(5)));
+        machine.owe("it was asked for".into());
+        assert_eq!(machine.take(NOW).is_some(), !held);
+    }
+}
+
+#[test]
 fn a_path_that_fails_for_good_does_not_hold_the_position() {
     let mut machine = in_sync();
     machine.record(6, Ok(record(1, 6, vec![item("bad"), item("good")])));
