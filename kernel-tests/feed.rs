@@ -3,6 +3,7 @@
 
 mod access;
 mod relays;
+mod verify;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -322,6 +323,7 @@ pub fn cases() -> Vec<Case> {
     let mut all = access::cases();
     all.extend(cases_of_followers());
     all.extend(relays::cases());
+    all.extend(verify::cases());
     all
 }
 

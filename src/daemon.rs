@@ -1,5 +1,6 @@
 //! The process: engines on their threads, signals, the control socket, progress, and the end.
 
+mod barriers;
 mod control;
 mod crew;
 mod digest;

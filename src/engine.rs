@@ -86,7 +86,7 @@ pub use listening::Listeners;
 pub(crate) use listening::listen;
 pub(crate) use mounted::left_alone;
 pub(crate) use opening::{Again, Ended, StartError};
-pub(crate) use verifying::{Board, Live, Plan};
+pub(crate) use verifying::{Board, Followed, Live, Plan};
 pub(crate) use waiting::Stage;
 pub(crate) use watching::WatchError;
 

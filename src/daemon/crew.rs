@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use super::barriers::{self, Barriers};
 use super::{Error, MissingSource, Wish};
 use crate::backups::{self, Pruning};
 use crate::budget::Budget;
@@ -32,6 +33,8 @@ struct Member {
     pruning: Pruning,
     /// Removes files from the source that every target has.
     moving: Moving,
+    /// Answers followers of its feeds.
+    barriers: Barriers,
     /// It was ordered to end for good while the others go on.
     leaving: bool,
 }
@@ -199,8 +202,8 @@ impl Crew {
             })
             .map_err(|source| Error::Setup { what: "an engine thread", source })?;
         let (verifying, pruning) = (background::start(&mirror, &handle), backups::start(&mirror));
-        let moving = moving::start(&mirror, &handle);
-        self.members.push(Member { mirror, facts, handle, thread, verifying, pruning, moving, leaving: false });
+        let (moving, barriers) = (moving::start(&mirror, &handle), barriers::start(&mirror, &handle));
+        self.members.push(Member { mirror, facts, handle, thread, verifying, pruning, moving, barriers, leaving: false });
         Ok(())
     }
 
@@ -231,6 +234,7 @@ impl Crew {
             member.verifying = background::start(&mirror, &member.handle);
             member.pruning = backups::start(&mirror);
             member.moving = moving::start(&mirror, &member.handle);
+            member.barriers = barriers::start(&mirror, &member.handle);
             (member.mirror, member.facts) = (mirror, facts);
         }
     }
@@ -239,7 +243,7 @@ impl Crew {
     pub(super) fn dismiss(&mut self, mirror: &str, deadline: Instant) {
         if let Some(member) = self.member(mirror) {
             member.leaving = true;
-            (member.verifying, member.pruning, member.moving) = Default::default();
+            (member.verifying, member.pruning, member.moving, member.barriers) = Default::default();
             member.handle.tell(Command::Stop { deadline });
         }
     }

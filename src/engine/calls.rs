@@ -5,7 +5,7 @@
 //! queues, as a flush does.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Sender, bounded};
 
@@ -14,7 +14,10 @@ use super::Plan;
 use super::drains::For;
 use super::explaining::Said;
 use super::listening::Listener;
+use super::verifying::Followed;
 use super::{Command, Handle};
+use crate::config::Target;
+use crate::feed::barriers::Questions;
 use crate::path::RelPath;
 use crate::targets::Wrong;
 
@@ -41,6 +44,16 @@ pub(crate) enum OnTarget {
     Failing(Sender<Vec<RelPath>>),
     /// Has the target put right.
     Repair(Vec<Wrong>, Sender<()>),
+    /// Questions of the followers of this feed.
+    Questions(Sender<Option<Questions>>),
+    /// What a follower is compared with; `None` from whoever is none.
+    Followed(Sender<Option<Followed>>),
+    /// Whether a record was read by this time that the source published after all that had changed
+    /// there when this was asked; of a follower.
+    Barrier(Instant, Sender<bool>),
+    /// The upstream that holds all that was read, once there is one, at the latest by this time; of
+    /// a follower.
+    Upstream(Instant, Sender<Option<Target>>),
 }
 
 impl Call {
@@ -49,7 +62,9 @@ impl Call {
         match self {
             Call::Explain(..) => true,
             Call::Subscribe(..) => false,
-            Call::OnTarget(_, what) => !matches!(what, OnTarget::Plan(_) | OnTarget::Repair(..)),
+            Call::OnTarget(_, what) => {
+                matches!(what, OnTarget::Watch(..) | OnTarget::Unwatch(..) | OnTarget::Failing(_))
+            }
         }
     }
 }
@@ -104,6 +119,10 @@ impl Engine {
                 self.targets[at].repair(now, wrong);
                 let _ = reply.send(());
             }
+            OnTarget::Questions(reply) => _ = reply.send(self.targets[at].questions()),
+            OnTarget::Followed(reply) => _ = reply.send(None),
+            // They are for followers.
+            OnTarget::Barrier(..) | OnTarget::Upstream(..) => {}
         }
     }
 }

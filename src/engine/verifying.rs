@@ -1,5 +1,6 @@
 //! The engine's part in a verification: what to compare and how, and what became dirty meanwhile.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -8,8 +9,10 @@ use crossbeam::channel::{Sender, bounded};
 use super::Engine;
 use super::calls::{self, Call, OnTarget};
 use super::{Command, Handle};
-use crate::config::Mirror;
+use crate::config::{Mirror, Target};
 use crate::control::Waiting;
+use crate::feed::barriers::Questions;
+use crate::feed::record::Identity;
 use crate::path::RelPath;
 use crate::root::Root;
 use crate::status;
@@ -32,6 +35,21 @@ pub(crate) struct Plan {
     pub(crate) board: Board,
     /// rsync gets only what other processes leave over.
     pub(crate) idle: bool,
+}
+
+/// A follower, which is compared with its upstream.
+pub(crate) struct Followed {
+    pub(crate) mirror: Mirror,
+    /// What it pulls from.
+    pub(crate) upstream: Target,
+    /// The tree that the feed is of, as far as that is known.
+    pub(crate) identity: Option<Identity>,
+    /// The source is held.
+    pub(crate) is_held: bool,
+    /// A directory for the upstream's mark, which is made and removed.
+    pub(crate) dir: PathBuf,
+    /// As a plan's.
+    pub(crate) board: Board,
 }
 
 /// Verifications of an engine's targets.
@@ -112,6 +130,33 @@ impl Live {
         self.call(|reply| OnTarget::Unwatch(id, reply))
     }
 
+    /// Questions of the followers of a feed; `None`: the engine does not answer, or it is no feed.
+    pub(crate) fn questions(&self) -> Option<Questions> {
+        self.call(OnTarget::Questions)?
+    }
+
+    /// What a follower is compared with; `Some(None)`: it is none; `None`: it has ended.
+    pub(crate) fn followed(&self) -> Option<Option<Followed>> {
+        self.call(OnTarget::Followed)
+    }
+
+    /// Waits, at most `within`, until a follower has read a record that its source published after
+    /// all that has changed there by now; `false`: it has not.
+    pub(crate) fn barrier(&self, within: Duration) -> Option<bool> {
+        let deadline = Instant::now() + within;
+        calls::call(&self.handle, within + PATIENCE, |reply| {
+            Call::OnTarget(self.target.clone(), OnTarget::Barrier(deadline, reply))
+        })
+    }
+
+    /// The upstream of a follower that holds all that it has read, at the latest after `within`.
+    pub(crate) fn upstream(&self, within: Duration) -> Option<Option<Target>> {
+        let deadline = Instant::now() + within;
+        calls::call(&self.handle, within + PATIENCE, |reply| {
+            Call::OnTarget(self.target.clone(), OnTarget::Upstream(deadline, reply))
+        })
+    }
+
     /// Has the target put right.
     pub(crate) fn repair(&self, wrong: Vec<Wrong>) -> Option<()> {
         self.call(|reply| OnTarget::Repair(wrong, reply))
@@ -122,7 +167,7 @@ impl Engine {
     /// What a verification of the target is to compare with what; in words, why it cannot.
     pub(super) fn plan(&mut self, at: usize) -> Result<Plan, String> {
         if self.mirror.targets.get(at).is_some_and(|target| target.location.is_feed()) {
-            return Err("a feed has no tree to compare; a follower compares itself when it gets SIGUSR1".into());
+            return Err("a feed has no tree to compare; `fansync verify` at a follower compares that".into());
         }
         self.check_root();
         if let Some(why) = self.held_words() {

@@ -4,6 +4,7 @@
 use std::io;
 use std::path::Path;
 
+use super::barriers::Questions;
 use super::batch::{Inline, Making};
 use super::record::{Identity, Item};
 use crate::config;
@@ -40,6 +41,11 @@ impl Publisher {
 
     /// No follower is there.
     pub(crate) fn hold(&self, _: bool) {}
+
+    /// None asks.
+    pub(crate) fn questions(&self) -> Questions {
+        Questions { asked: crossbeam::channel::never(), answer: Box::new(|_| {}) }
+    }
 
     /// It has none.
     pub(crate) fn had_records(&self) -> bool {

@@ -188,6 +188,14 @@ impl Upstreams {
         self.all.iter().enumerate().filter(|(_, upstream)| upstream.relay && upstream.silent).map(|(n, _)| n)
     }
 
+    /// The first one that holds all records up to `need`, and is not known to be away.
+    pub fn holder(&self, now: Duration, need: &Point) -> Option<usize> {
+        self.all.iter().position(|upstream| {
+            let answers = upstream.away.as_ref().is_none_or(|away| away.next <= now);
+            answers && (!upstream.relay || upstream.word.as_ref().is_some_and(|word| word.holds(need)))
+        })
+    }
+
     /// Why none can be pulled from: what is wrong with the one that comes last.
     pub fn trouble(&self) -> Option<&Away> {
         let lasting = |upstream: &Upstream| upstream.away.is_some() || upstream.relay && upstream.silent;

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::barriers;
 use crate::config::Login;
 use crate::location::Location;
 use crate::trust::{self, Mind};
@@ -54,9 +55,11 @@ pub(super) struct Info {
 
 /// A message of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Stored {
-    pub(super) sequence: u64,
-    pub(super) payload: Vec<u8>,
+pub(crate) struct Stored {
+    pub(crate) sequence: u64,
+    pub(crate) payload: Vec<u8>,
+    /// Numbers of followers that it answers.
+    pub(crate) answers: Vec<u64>,
 }
 
 /// Why a message was not taken into a stream.
@@ -341,7 +344,7 @@ pub(super) async fn get(client: &Client, stream: &str, which: Which<'_>) -> Resu
         _ => {}
     }
     let sequence = number(&answer, "Nats-Sequence").ok_or_else(|| Trouble::away("a message without its sequence"))?;
-    Ok(Some(Stored { sequence, payload: answer.payload.to_vec() }))
+    Ok(Some(Stored { sequence, payload: answer.payload.to_vec(), answers: answers(&answer) }))
 }
 
 /// A number among a message's headers.
@@ -349,19 +352,28 @@ pub(super) fn number(message: &Message, header: &str) -> Option<u64> {
     message.headers.as_ref()?.get(header)?.as_str().parse().ok()
 }
 
-/// Publishes behind the message `last` of the stream. Returns its sequence.
+/// The numbers of followers that a message answers.
+pub(super) fn answers(message: &Message) -> Vec<u64> {
+    let header = message.headers.as_ref().and_then(|headers| headers.get(barriers::HEADER));
+    header.map(|header| barriers::numbers(header.as_str()).collect()).unwrap_or_default()
+}
+
+/// Publishes a message with this id behind the message `last` of the stream, as an answer to these
+/// numbers. Returns its sequence.
 pub(super) async fn publish(
     client: &Client,
     stream: &str,
     subject: &str,
-    id: &str,
-    last: u64,
+    (id, last, answers): (&str, u64, &[String]),
     payload: &[u8],
 ) -> Result<u64, Refused> {
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Msg-Id", id);
     headers.insert("Nats-Expected-Stream", stream);
     headers.insert("Nats-Expected-Last-Sequence", last.to_string().as_str());
+    if !answers.is_empty() {
+        headers.insert(barriers::HEADER, answers.join(",").as_str());
+    }
     let answer = client.request_with_headers(subject.to_owned(), headers, payload.to_vec().into()).await;
     let answer = answer.map_err(|e| Refused::Silent(unanswered(&e).why))?;
     let value: Value = serde_json::from_slice(&answer.payload).map_err(|e| Refused::Silent(format!("a strange answer: {e}")))?;

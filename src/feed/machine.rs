@@ -364,6 +364,18 @@ impl Machine {
         flying.or_else(|| self.batches.iter().find(|queued| about(&queued.items)).map(|queued| queued.sequence))
     }
 
+    /// Whether something that is to be pulled or applied, or is under way, may concern this path.
+    pub fn is_about(&self, path: &RelPath) -> bool {
+        let near = |other: &RelPath| path::is_at_or_below(path, other) || path::is_at_or_below(other, path);
+        let flies = matches!(&self.flight, Some(Flight::List(paths)) if touches(paths, path));
+        self.owes() || flies || self.pending.touches(path) || self.batch_about(near).is_some()
+    }
+
+    /// Whether it, or something above or below it, failed again and again.
+    pub fn fails_at(&self, path: &RelPath) -> bool {
+        touches(&self.failed, path)
+    }
+
     /// Batches that came to nothing, as something else concerned their paths.
     pub fn passed_over(&self) -> u64 {
         self.passed_over

@@ -2,6 +2,7 @@
 //!
 //! | part | holds |
 //! | --- | --- |
+//! | `barriers` | a follower's question up to where the source has published; a thread at the source |
 //! | [`record`] | one message of the feed, byte by byte; pure |
 //! | `batch` | what may travel in a record as an rsync batch, and rsync's words for it |
 //! | [`pending`] | what a follower has read and does not hold yet; pure |
@@ -21,6 +22,7 @@
 
 #[cfg_attr(not(feature = "feed"), allow(dead_code, reason = "a configuration with a feed is refused then"))]
 pub(crate) mod batch;
+pub(crate) mod barriers;
 pub mod choice;
 #[cfg(feature = "feed")]
 mod client;
@@ -121,6 +123,10 @@ pub(crate) struct Report {
     /// Of a relay: the keys of the places that its tree comes by, the nearest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) through: Vec<String>,
+    /// A number that it has drawn: it waits for a record that answers it, published after all that
+    /// changed before.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) barrier: String,
     /// Paths that it could not pull, and that are not in its position.
     #[serde(default)]
     pub(crate) failed: u64,

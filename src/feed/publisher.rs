@@ -12,10 +12,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_nats::Client;
+use crossbeam::channel::{Receiver, Sender, bounded};
 use futures_util::StreamExt;
 use serde_json::json;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use super::barriers::{self, Questions};
 use super::batch::{Inline, Making, unchanged};
 use super::client::{self, Refused, Trouble, Which};
 use super::machine::Point;
@@ -39,13 +41,38 @@ const LOOK: Duration = Duration::from_secs(60);
 
 enum Order {
     Probe(Promise),
-    Publish { identity: Identity, everything: bool, last: bool, entries: Vec<Item>, inline: Option<Inline>, promise: Promise },
+    Publish {
+        identity: Identity,
+        everything: bool,
+        last: bool,
+        entries: Vec<Item>,
+        inline: Option<Inline>,
+        promise: Promise,
+    },
     Hold(bool),
+    /// Stores the record that answers these numbers.
+    Answer(Vec<String>),
 }
 
-/// What the thread knows.
+/// What one record has beside its place in the stream.
 #[derive(Default)]
+struct Content {
+    everything: bool,
+    held: bool,
+    last: bool,
+    entries: Vec<Item>,
+    batch: Option<Batch>,
+    /// Numbers that followers have drawn.
+    answers: Vec<String>,
+}
+
+/// Questions that wait for an answer; what is more goes without one.
+const QUESTIONS: usize = 4_096;
+
+/// What the thread knows.
 struct Known {
+    /// Where questions of followers go.
+    ask: Sender<String>,
     point: Option<Point>,
     /// The stream had records when it was looked at, so that followers may have something to lose.
     had_records: bool,
@@ -60,10 +87,37 @@ struct Known {
     followers: BTreeMap<String, (Report, Instant)>,
 }
 
+impl Known {
+    fn new(ask: Sender<String>) -> Known {
+        Known {
+            ask,
+            point: None,
+            had_records: false,
+            records: 0,
+            bytes: 0,
+            kept: Duration::ZERO,
+            stored: VecDeque::new(),
+            batches: 0,
+            batches_failed: 0,
+            followers: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in a follower's report.
+    fn take(&mut self, name: &str, report: Report, received: Instant) {
+        let before = self.followers.get(name).map(|(report, _)| &*report.barrier);
+        if before != Some(&*report.barrier) && barriers::is_number(&report.barrier) {
+            let _ = self.ask.try_send(report.barrier.clone());
+        }
+        self.followers.insert(name.to_owned(), (report, received));
+    }
+}
+
 /// The way to the thread; dropped, it ends.
 pub(crate) struct Publisher {
     orders: UnboundedSender<Order>,
     known: Arc<Mutex<Known>>,
+    asked: Receiver<String>,
 }
 
 fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
@@ -84,7 +138,8 @@ impl Publisher {
         making: Option<Making>,
     ) -> io::Result<Publisher> {
         let (orders, taken) = unbounded_channel();
-        let known = Arc::new(Mutex::new(Known::default()));
+        let (ask, asked) = bounded(QUESTIONS);
+        let known = Arc::new(Mutex::new(Known::new(ask)));
         let Location::Feed { feed: name, .. } = place else { return Err(io::ErrorKind::InvalidInput.into()) };
         let life = Life {
             mirror: mirror.to_owned(),
@@ -101,6 +156,7 @@ impl Publisher {
             before: BTreeSet::new(),
             fenced: None,
             held: None,
+            holds: false,
             identity: Identity::default(),
             stored: 0,
         };
@@ -110,7 +166,18 @@ impl Publisher {
             // Not to wait for what its tasks wait for.
             runtime.shutdown_background();
         })?;
-        Ok(Publisher { orders, known })
+        Ok(Publisher { orders, known, asked })
+    }
+
+    /// Questions of followers, and the way of their answers. Who has them keeps no thread running.
+    pub(crate) fn questions(&self) -> Questions {
+        let orders = self.orders.downgrade();
+        let answer = move |numbers| {
+            if let Some(orders) = orders.upgrade() {
+                let _ = orders.send(Order::Answer(numbers));
+            }
+        };
+        Questions { asked: self.asked.clone(), answer: Box::new(answer) }
     }
 
     /// Asks whether records can be stored.
@@ -217,6 +284,8 @@ struct Life {
     fenced: Option<String>,
     /// What is to be published to followers, if that is not known to be stored.
     held: Option<bool>,
+    /// The source is held.
+    holds: bool,
     identity: Identity,
     /// When the last record was known to be stored, as [`micros`]; 0 where that is not known.
     stored: u64,
@@ -246,9 +315,15 @@ impl Life {
                         self.save();
                     }
                     Order::Hold(held) => {
-                        self.held = Some(held);
+                        (self.held, self.holds) = (Some(held), held);
                         if let Err(trouble) = self.tell_held().await {
                             tracing::debug!(mirror = %self.mirror, "the hold of the source is published later: {}", trouble.why);
+                        }
+                        self.save();
+                    }
+                    Order::Answer(numbers) => {
+                        if let Err(trouble) = self.answer(numbers).await {
+                            tracing::debug!(mirror = %self.mirror, "a follower's question is not answered: {}", trouble.why);
                         }
                         self.save();
                     }
@@ -442,7 +517,7 @@ impl Life {
             self.owes_everything = true;
         }
         if self.owes_everything {
-            return self.store(true, false, false, entries, None).await;
+            return self.store(Content { everything: true, ..Content::default() }).await;
         }
         let parts = split(entries);
         let mut batch = match (&parts[..], inline) {
@@ -450,13 +525,25 @@ impl Life {
             _ => None,
         };
         for entries in parts {
-            self.store(false, false, last, entries, batch.take()).await?;
+            self.store(Content { last, entries, batch: batch.take(), ..Content::default() }).await?;
             // The stream was found to be another one: everything went instead.
             if self.owes_everything {
-                return self.store(true, false, false, Vec::new(), None).await;
+                return self.store(Content { everything: true, ..Content::default() }).await;
             }
         }
         Ok(())
+    }
+
+    /// Answers followers that asked before a flush which has ended: all that had changed is stored.
+    async fn answer(&mut self, answers: Vec<String>) -> Result<(), Trouble> {
+        if self.at.is_none() || self.unsure.is_some() || self.link.is_none() {
+            self.open().await?;
+        }
+        // A record without the flag would end a hold, and who compares everything asks again.
+        if self.holds || self.held.is_some() || self.owes_everything {
+            return Ok(());
+        }
+        self.store(Content { answers, ..Content::default() }).await
     }
 
     /// The state of these entries as one rsync writes it down, now that the record before is
@@ -491,22 +578,18 @@ impl Life {
         if self.at.is_none() || self.link.is_none() {
             self.open().await?;
         }
-        self.store(self.owes_everything, held, false, Vec::new(), None).await?;
+        self.store(Content { everything: self.owes_everything, held, ..Content::default() }).await?;
         self.held = None;
         Ok(())
     }
 
     /// Stores one record.
-    async fn store(
-        &mut self,
-        everything: bool,
-        held: bool,
-        last: bool,
-        entries: Vec<Item>,
-        mut batch: Option<Batch>,
-    ) -> Result<(), Trouble> {
+    async fn store(&mut self, content: Content) -> Result<(), Trouble> {
         let client = self.link.clone().ok_or_else(|| Trouble::away("not connected"))?;
-        let (mut everything, mut entries) = (everything, if everything { Vec::new() } else { entries });
+        let Content { mut everything, held, last, mut entries, mut batch, mut answers } = content;
+        if everything {
+            entries.clear();
+        }
         // Once more where the stream was not what it was.
         for _ in 0..3 {
             let at = self.at.ok_or_else(|| Trouble::away("not connected"))?;
@@ -524,7 +607,7 @@ impl Life {
                 batch: batch.take(),
             };
             let payload = record.encode();
-            match self.send(&client, &at, &record, &payload).await {
+            match self.send(&client, &at, &record, &payload, &answers).await {
                 Ok(sequence) => {
                     self.at = Some(Point { number: at.number + 1, sequence, ..at });
                     self.stored = micros();
@@ -544,6 +627,7 @@ impl Life {
                         return Ok(()); // it is stored
                     }
                     everything = true;
+                    answers.clear();
                 }
                 Err(Refused::Silent(why)) => {
                     self.unsure = Some(payload);
@@ -558,12 +642,19 @@ impl Life {
         Err(Trouble::away("the stream changes all the time: is there another publisher?"))
     }
 
-    async fn send(&self, client: &Client, at: &Point, record: &Record, payload: &[u8]) -> Result<u64, Refused> {
+    async fn send(
+        &self,
+        client: &Client,
+        at: &Point,
+        record: &Record,
+        payload: &[u8],
+        answers: &[String],
+    ) -> Result<u64, Refused> {
         let id = format!("{:016x}-{}-{}", at.incarnation, record.number, record.millis);
         let (stream, subject) = (stream(&self.name), subject(&self.name));
         let mut tries = 0;
         loop {
-            match client::publish(client, &stream, &subject, &id, at.sequence, payload).await {
+            match client::publish(client, &stream, &subject, (&id, at.sequence, answers), payload).await {
                 Err(Refused::Silent(_)) if tries + 1 < TRIES => tries += 1,
                 other => return other,
             }
@@ -645,7 +736,7 @@ fn take_report(known: &Mutex<Known>, subject: &str, payload: &[u8]) {
     let Ok(report) = serde_json::from_slice::<Report>(payload) else { return };
     let age = Duration::try_from_secs_f64(now() - report.unix).unwrap_or_default();
     let received = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
-    lock(known).followers.insert(name.to_owned(), (report, received));
+    lock(known).take(name, report, received);
 }
 
 /// The time since the host was started, in microseconds.
@@ -661,6 +752,21 @@ fn now() -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_question_is_taken_up_once_and_only_a_number_is_one() {
+        let (ask, asked) = bounded(10);
+        let mut known = Known::new(ask);
+        let mut report = |name: &str, barrier: &str| {
+            known.take(name, Report { barrier: barrier.into(), ..Report::default() }, Instant::now());
+            asked.try_iter().collect::<Vec<_>>()
+        };
+        let (one, two) = (barriers::shown(1), barriers::shown(2));
+        assert!(report("a", "").is_empty());
+        assert_eq!(report("a", &one), std::slice::from_ref(&one));
+        assert!(report("a", &one).is_empty() && report("a", "x\r\nNats-Msg-Id: y").is_empty());
+        assert_eq!((report("b", &one), report("a", &two)), (vec![one], vec![two]));
+    }
 
     #[test]
     fn times_of_records_are_few_and_none_is_too_young() {

@@ -15,6 +15,7 @@ use futures_util::StreamExt;
 use tokio::sync::mpsc::{UnboundedReceiver as Asked, UnboundedSender as Asking, unbounded_channel};
 use tokio::task::JoinSet;
 
+pub(crate) use super::client::Stored;
 use super::client::{self, Link, Trouble, Which};
 use super::{Report, live_subject, position_subject, positions, relay_subject, stream, subject};
 use crate::config::Login;
@@ -34,9 +35,9 @@ const WAITING: usize = 256;
 #[derive(Debug)]
 pub(crate) enum Read {
     /// The next message.
-    Record(u64, Vec<u8>),
+    Record(Stored),
     /// What the stream ends with, or that it is empty; looked at after that time.
-    End(Instant, Option<(u64, Vec<u8>)>),
+    End(Instant, Option<Stored>),
     /// The stream was looked at after [`Reader::look`] was called with this number: its last
     /// message then, if it had any. What comes before that was handed on.
     Looked(u64, Option<u64>),
@@ -251,7 +252,8 @@ impl Life {
                     let goes_on = match (sequence, self.next) {
                         (Some(sequence), Some(next)) if sequence == next => {
                             self.next = Some(next + 1);
-                            self.hand(Read::Record(sequence, message.payload.to_vec())).await
+                            let answers = client::answers(&message);
+                            self.hand(Read::Record(Stored { sequence, payload: message.payload.to_vec(), answers })).await
                         }
                         (Some(sequence), Some(next)) if sequence < next => true, // it was fetched, or the look finds out
                         _ => self.catch_up(&client).await?,
@@ -352,23 +354,22 @@ impl Life {
         let began = Instant::now();
         let last = client::get(client, &stream, Which::Last(&subject)).await?;
         let end = last.as_ref().map(|stored| stored.sequence);
-        let ends = last.map(|stored| (stored.sequence, stored.payload));
         let Some(mut next) = self.next else {
             // Where it begins is known now.
-            if let Some((sequence, payload)) = ends {
-                self.next = Some(sequence + 1);
-                return Ok(self.hand(Read::Record(sequence, payload)).await.then_some(end));
+            if let Some(last) = last {
+                self.next = Some(last.sequence + 1);
+                return Ok(self.hand(Read::Record(last)).await.then_some(end));
             }
             return Ok(self.hand(Read::End(began, None)).await.then_some(end));
         };
-        if !self.hand(Read::End(began, ends)).await {
+        if !self.hand(Read::End(began, last)).await {
             return Ok(None);
         }
         while end.is_some_and(|end| next <= end) {
             let Some(stored) = client::get(client, &stream, Which::From(next, &subject)).await? else { break };
             next = stored.sequence + 1;
             self.next = Some(next);
-            if !self.hand(Read::Record(stored.sequence, stored.payload)).await {
+            if !self.hand(Read::Record(stored)).await {
                 return Ok(None);
             }
         }

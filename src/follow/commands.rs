@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::control::{Steer, Steered};
-use crate::engine::{Call, OnTarget};
+use crate::engine::Call;
 
 impl Follower {
     pub(super) fn take_commands(&mut self) {
@@ -17,10 +17,7 @@ impl Follower {
                     let steered = self.steer(what);
                     let _ = reply.send(vec![steered]);
                 }
-                Command::Call(Call::OnTarget(_, OnTarget::Plan(reply))) => {
-                    let why = "a follower compares itself with its upstream when it gets SIGUSR1";
-                    let _ = reply.send(Err(why.into()));
-                }
+                Command::Call(Call::OnTarget(_, what)) => self.answer_verification(what),
                 Command::Call(Call::Explain(paths, reply)) => _ = reply.send(self.explain_first(&paths)),
                 // A follower has no source of its own, nor events. The answer is that nobody
                 // answers.

@@ -12,7 +12,7 @@ use crate::location::Location;
 const HOLDS: Duration = Duration::from_secs(10);
 
 /// The mark of the upstream, `.fansync/feed`, as it was fetched.
-pub(super) struct UpstreamMark {
+pub(crate) struct UpstreamMark {
     /// Where it is fetched to.
     dir: PathBuf,
     /// When it was the right one.
@@ -22,7 +22,7 @@ pub(super) struct UpstreamMark {
 }
 
 impl UpstreamMark {
-    pub(super) fn new(dir: PathBuf) -> UpstreamMark {
+    pub(crate) fn new(dir: PathBuf) -> UpstreamMark {
         UpstreamMark { dir, seen: None, old: false }
     }
 
@@ -30,7 +30,7 @@ impl UpstreamMark {
     ///
     /// # Errors
     /// The directory cannot be used.
-    pub(super) fn clear(&self) -> std::io::Result<&Path> {
+    pub(crate) fn clear(&self) -> std::io::Result<&Path> {
         std::fs::create_dir_all(&self.dir)?;
         for name in ["feed", "name"] {
             match std::fs::remove_file(self.dir.join(name)) {
@@ -42,12 +42,12 @@ impl UpstreamMark {
     }
 
     /// Where it is fetched to.
-    pub(super) fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
     /// Why what was fetched from `place` is not that of the tree `wanted`.
-    pub(super) fn judge(&self, place: &Location, wanted: Option<Identity>) -> Result<(), String> {
+    pub(crate) fn judge(&self, place: &Location, wanted: Option<Identity>) -> Result<(), String> {
         let text = std::fs::read_to_string(self.dir.join("feed"))
             .map_err(|_| format!("{place} has no {}: it is not the tree that the feed is of, or it was emptied", mark::FILE))?;
         let Some((feed, identity)) = mark::parse(&text) else {
@@ -64,7 +64,7 @@ impl UpstreamMark {
     }
 
     /// Whether it came with the name of a relay.
-    pub(super) fn is_of_a_relay(&self) -> bool {
+    pub(crate) fn is_of_a_relay(&self) -> bool {
         self.dir.join("name").exists()
     }
 
@@ -72,29 +72,29 @@ impl UpstreamMark {
     ///
     /// # Errors
     /// It cannot be read or written.
-    pub(super) fn put(&self, root: &Path) -> std::io::Result<()> {
+    pub(crate) fn put(&self, root: &Path) -> std::io::Result<()> {
         mark::put(root, &std::fs::read_to_string(self.dir.join("feed"))?)
     }
 
     /// It was the right one just now.
-    pub(super) fn see(&mut self, now: Duration) {
+    pub(crate) fn see(&mut self, now: Duration) {
         (self.seen, self.old) = (Some(now), false);
     }
 
     /// The upstream may be another one.
-    pub(super) fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.seen = None;
     }
 
     /// Whether a run that deletes nothing may begin with the one that was fetched before.
-    pub(super) fn serves_again(&mut self, now: Duration) -> bool {
+    pub(crate) fn serves_again(&mut self, now: Duration) -> bool {
         let holds = self.seen.is_some_and(|seen| now.saturating_sub(seen) < HOLDS);
         self.old |= holds;
         holds
     }
 
     /// Whether the run that has ended began so.
-    pub(super) fn take_old(&mut self) -> bool {
+    pub(crate) fn take_old(&mut self) -> bool {
         std::mem::take(&mut self.old)
     }
 }

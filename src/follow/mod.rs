@@ -11,14 +11,16 @@ mod disk;
 mod door;
 mod explaining;
 mod flushes;
-mod guards;
+pub(crate) mod guards;
 mod pause;
 mod processes;
-mod pull;
+pub(crate) mod pull;
 mod reading;
 mod report;
 mod runs;
 mod supply;
+mod verifying;
+mod watches;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -30,7 +32,7 @@ use crate::engine::{Command, Handle};
 use crate::feed::choice::Away;
 use crate::feed::machine::Machine;
 use crate::feed::mark;
-use crate::feed::reader::Read;
+use crate::feed::reader::{Read, Stored};
 use crate::feed::record::{Record, RecordError};
 use crate::status;
 use crate::sync::argv;
@@ -45,6 +47,7 @@ use processes::{Doing, Processes, Ready};
 use reading::Feed;
 use report::Reports;
 use supply::{Supply, Waits};
+use verifying::Verifying;
 
 /// Messages of the feed that are taken in a turn.
 const A_TURN: usize = 200;
@@ -77,6 +80,7 @@ pub(crate) struct Follower {
     spread_until: Option<Duration>,
     flushes: Flushes,
     reports: Reports,
+    verifying: Verifying,
     counters: status::Target,
 }
 
@@ -111,6 +115,7 @@ impl Follower {
             spread_until: None,
             flushes: Flushes::default(),
             reports: Reports::default(),
+            verifying: Verifying::default(),
             counters: status::Target::default(),
             mirror: mirror.clone(),
         }
@@ -157,6 +162,7 @@ impl Follower {
             self.disk.save(self.machine.saved());
             self.report();
             self.serve_flushes();
+            self.serve_verifying();
             if more {
                 self.door.ring();
             }
@@ -195,7 +201,8 @@ impl Follower {
         let upstream = self.upstream();
         let mut due: Vec<Duration> = Vec::new();
         due.extend(self.door.due(self.started));
-        due.extend(self.flushes.due().map(|at| at.saturating_duration_since(self.started)));
+        let clients = self.flushes.due().into_iter().chain(self.verifying.due());
+        due.extend(clients.map(|at| at.saturating_duration_since(self.started)));
         due.extend(self.supply.due());
         due.extend(self.report_due());
         due.extend(self.processes.due(upstream.watchdog, upstream.timeout));
@@ -226,15 +233,17 @@ impl Follower {
             }
             let Some(read) = self.feed.take() else { return false };
             match read {
-                Read::Record(sequence, bytes) => {
+                Read::Record(Stored { sequence, payload, answers }) => {
                     self.reports.read(sequence, self.now());
-                    self.supply.records.push_back(Waits { sequence, record: Record::decode(&bytes) });
+                    let record = Record::decode(&payload);
+                    self.verifying.read(&record, &answers);
+                    self.supply.records.push_back(Waits { sequence, record });
                     self.take_records();
                 }
-                Read::End(began, Some((sequence, bytes))) => {
+                Read::End(began, Some(Stored { sequence, payload, .. })) => {
                     self.machine.looked(began.saturating_duration_since(self.started), sequence);
                     let owed = self.machine.owes();
-                    if self.machine.end(sequence, Record::decode(&bytes)) {
+                    if self.machine.end(sequence, Record::decode(&payload)) {
                         self.owes(owed);
                         self.supply.records.clear();
                         self.feed.read_behind(sequence);

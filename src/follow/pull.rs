@@ -10,27 +10,30 @@ use crate::feed::machine::{Complaint, End, Work};
 use crate::feed::mark;
 use crate::location::{Location, whole_seconds};
 use crate::path::RelPath;
-use crate::sync::argv::{self, ITEMS, Peer, receiver_only};
+use crate::sync::argv::{self, Compare, ITEMS, Peer, receiver_only};
 use crate::sync::filelist::{self, Form};
 use crate::sync::outcome::{Outcome, Verdict};
 use crate::sync::output::Names;
 
+/// One line with the bytes on the wire.
+const STATS: &str = "--info=stats1";
+
 /// What a run copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Manner {
-    pub(super) pass: Pass,
-    /// Files of equal size and times, too.
-    pub(super) content: bool,
+pub(crate) struct Manner {
+    pub(crate) pass: Pass,
+    /// Which files are taken for equal.
+    pub(crate) compare: Compare,
     /// Something may be deleted.
-    pub(super) deletes: bool,
+    pub(crate) deletes: bool,
     /// At most so many entries are.
-    pub(super) max_delete: Option<u64>,
+    pub(crate) max_delete: Option<u64>,
     /// Nothing is changed.
-    pub(super) dry: bool,
+    pub(crate) dry: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pass {
+pub(crate) enum Pass {
     /// Listed paths.
     Listed,
     /// Listed paths, some of them directories one level deep.
@@ -41,8 +44,8 @@ pub(super) enum Pass {
 }
 
 /// The words for a run from the upstream of `mirror` into its directory, the program first.
-pub(super) fn words(mirror: &Mirror, upstream: &Target, manner: Manner) -> Vec<OsString> {
-    let Manner { pass, content, deletes, max_delete, dry } = manner;
+pub(crate) fn words(mirror: &Mirror, upstream: &Target, manner: Manner) -> Vec<OsString> {
+    let Manner { pass, compare, deletes, max_delete, dry } = manner;
     let mut args: Vec<OsString> = vec![mirror.rsync.clone().into(), "-lptgoD".into()];
     let mut add = |arg: &str| args.push(arg.into());
     if matches!(pass, Pass::Deep | Pass::Whole) {
@@ -83,8 +86,10 @@ pub(super) fn words(mirror: &Mirror, upstream: &Target, manner: Manner) -> Vec<O
         add("-n");
     }
     add("--modify-window=-1");
-    if content {
-        add("--ignore-times");
+    match compare {
+        Compare::Quick => {}
+        Compare::Resend => add("--ignore-times"),
+        Compare::Checksum => add("--checksum"),
     }
     match pass {
         Pass::Listed => args.extend(rules.iter().map(|rule| receiver_only(rule))),
@@ -98,7 +103,7 @@ pub(super) fn words(mirror: &Mirror, upstream: &Target, manner: Manner) -> Vec<O
     }
     args.extend(wire(upstream));
     args.push(ITEMS.into());
-    args.push("--info=stats1".into());
+    args.push(STATS.into());
     args.push("--".into());
     args.push(below(&upstream.location, b"/"));
     let mut here = mirror.source.clone().into_os_string();
@@ -107,8 +112,17 @@ pub(super) fn words(mirror: &Mirror, upstream: &Target, manner: Manner) -> Vec<O
     args
 }
 
+/// The same, with what a comparison shows of its progress.
+pub(crate) fn comparing_words(mirror: &Mirror, upstream: &Target, manner: Manner) -> Vec<OsString> {
+    let mut args = words(mirror, upstream, manner);
+    if let Some(at) = args.iter().position(|arg| arg == STATS).filter(|_| manner.pass == Pass::Whole) {
+        args.splice(at..=at, ["--no-inc-recursive".into(), "--info=flist2,progress2,stats1".into()]);
+    }
+    args
+}
+
 /// The words for the run that copies the upstream's mark into `dir`, and its name if it is a relay.
-pub(super) fn mark_words(mirror: &Mirror, upstream: &Target, dir: &Path) -> Vec<OsString> {
+pub(crate) fn mark_words(mirror: &Mirror, upstream: &Target, dir: &Path) -> Vec<OsString> {
     let mut args: Vec<OsString> = vec![mirror.rsync.clone().into()];
     args.push(format!("--max-size={}", mark::MAX_BYTES).into());
     args.push("--ignore-times".into());
@@ -142,7 +156,7 @@ fn wire(upstream: &Target) -> Vec<OsString> {
 }
 
 /// How the messages of such a run name paths: what the sender writes is below the upstream's place.
-pub(super) fn names(mirror: &Mirror, upstream: &Target) -> Names {
+pub(crate) fn names(mirror: &Mirror, upstream: &Target) -> Names {
     let there = match &upstream.location {
         Location::Daemon { path, .. } => format!("/{path}"),
         Location::Ssh { path, .. } => path.clone(),
@@ -153,7 +167,7 @@ pub(super) fn names(mirror: &Mirror, upstream: &Target) -> Names {
 }
 
 /// The list of a work, and the paths that cannot be listed.
-pub(super) fn list(paths: &[(RelPath, Kind)]) -> (Vec<u8>, Pass, Vec<RelPath>) {
+pub(crate) fn list(paths: &[(RelPath, Kind)]) -> (Vec<u8>, Pass, Vec<RelPath>) {
     // A root by itself would be entered. Its attributes travel with any list, so with one that
     // names nothing there is.
     let nothing = RelPath::from_normal(".probe-0000000000000000");
@@ -173,27 +187,28 @@ pub(super) fn list(paths: &[(RelPath, Kind)]) -> (Vec<u8>, Pass, Vec<RelPath>) {
 }
 
 /// In which manner a work is carried out, and its list; paths that cannot be listed apart.
-pub(super) fn manner(work: &Work, max_delete: Option<u64>) -> (Manner, Vec<u8>, Vec<RelPath>) {
+pub(crate) fn manner(work: &Work, max_delete: Option<u64>) -> (Manner, Vec<u8>, Vec<RelPath>) {
     match work {
         Work::Whole => {
-            let manner = Manner { pass: Pass::Whole, content: false, deletes: true, max_delete, dry: false };
+            let manner = Manner { pass: Pass::Whole, compare: Compare::Quick, deletes: true, max_delete, dry: false };
             (manner, Vec::new(), Vec::new())
         }
         // It is applied, and has no list.
         Work::Batch { .. } => {
-            let manner = Manner { pass: Pass::Listed, content: true, deletes: false, max_delete, dry: false };
+            let manner = Manner { pass: Pass::Listed, compare: Compare::Resend, deletes: false, max_delete, dry: false };
             (manner, Vec::new(), Vec::new())
         }
         Work::List { content, paths, deletes, .. } => {
             let (bytes, pass, refused) = list(paths);
-            (Manner { pass, content: *content, deletes: *deletes, max_delete, dry: false }, bytes, refused)
+            let compare = if *content { Compare::Resend } else { Compare::Quick };
+            (Manner { pass, compare, deletes: *deletes, max_delete, dry: false }, bytes, refused)
         }
     }
 }
 
 /// What a run's end means.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Judged {
+pub(crate) enum Judged {
     /// For its paths.
     Ended(End),
     /// The bound on deletions stopped it.
@@ -202,7 +217,7 @@ pub(super) enum Judged {
     Away { config: bool, why: String },
 }
 
-pub(super) fn judge(outcome: &Outcome) -> Judged {
+pub(crate) fn judge(outcome: &Outcome) -> Judged {
     match &outcome.verdict {
         Verdict::Done => Judged::Ended(End::Done),
         // Where there is no room here, the file that does not fit must not keep the others away.
@@ -249,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_run_deletes_only_what_a_record_says_is_gone() {
-        let manner = Manner { pass: Pass::Listed, content: true, deletes: false, max_delete: Some(5), dry: false };
+        let manner = Manner { pass: Pass::Listed, compare: Compare::Resend, deletes: false, max_delete: Some(5), dry: false };
         let plain = shown(&mirror(), manner);
         assert!(plain.iter().any(|w| w == "--ignore-missing-args") && plain.iter().any(|w| w == "--ignore-times"));
         assert!(!plain.iter().any(|w| w.starts_with("--delete") || w.starts_with("--max-delete")), "{plain:?}");
@@ -266,7 +281,7 @@ mod tests {
     fn what_a_follower_leaves_out_is_not_deleted() {
         let mut mirror = mirror();
         mirror.filter = Filter::new::<&str, _>(&[], &["/cache/"]).unwrap();
-        let manner = Manner { pass: Pass::Listed, content: false, deletes: true, max_delete: None, dry: false };
+        let manner = Manner { pass: Pass::Listed, compare: Compare::Quick, deletes: true, max_delete: None, dry: false };
         let listed = shown(&mirror, manner);
         assert!(listed.iter().any(|w| w == "--filter=-r /cache/") && listed.iter().any(|w| w == "--delete"), "{listed:?}");
         let deep = shown(&mirror, Manner { pass: Pass::Deep, ..manner });
@@ -275,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_relay_serves_nothing_that_is_half_copied() {
-        let manner = Manner { pass: Pass::Whole, content: false, deletes: true, max_delete: None, dry: false };
+        let manner = Manner { pass: Pass::Whole, compare: Compare::Quick, deletes: true, max_delete: None, dry: false };
         let mut mirror = mirror();
         let plain = shown(&mirror, manner);
         assert!(plain.iter().any(|w| w == "--filter=- /.fansync/relay/"), "{plain:?}");

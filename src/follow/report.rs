@@ -123,6 +123,7 @@ impl Follower {
             upstream: self.supply.waits_for().unwrap_or(&self.upstream().location).to_string(),
             serve: self.mirror.follow.as_ref().and_then(|f| f.serve.as_ref()).map(ToString::to_string).unwrap_or_default(),
             through: if self.supply.own.is_some() { self.supply.way() } else { Vec::new() },
+            barrier: self.verifying.barrier(),
             failed: self.machine.failing() as u64,
             unix: 0.0,
             lag_seconds: self.lag().as_secs_f64().floor(),
@@ -134,6 +135,8 @@ impl Follower {
         match () {
             () if sent != word => Some(REPORT_EVERY),
             () if self.supply.own.is_some() && matches!(&*word.state, "syncing" | "comparing") => Some(SIGN_OF_LIFE),
+            // The source may have been away when it was asked.
+            () if !word.barrier.is_empty() => Some(SIGN_OF_LIFE),
             () => None,
         }
     }
@@ -194,6 +197,7 @@ impl Follower {
             latency: self.reports.latency.shown(),
             position: Some(self.place()),
             inline: Some(self.inline()),
+            verify: self.verifying.status(),
             ..self.counters.clone()
         };
         let feed = self.mirror.follow.as_ref().map(|follow| follow.feed.to_string()).unwrap_or_default();

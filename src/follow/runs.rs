@@ -5,6 +5,7 @@ use super::pull::{self, Judged, Manner, Pass};
 use super::*;
 use crate::feed::machine::{End, Work};
 use crate::feed::mark;
+use crate::sync::argv::Compare;
 use crate::sync::output::Names;
 use crate::sync::run::Input;
 use crate::text::plural;
@@ -150,7 +151,7 @@ impl Follower {
             return self.door.ring();
         }
         // Whatever is named travels, also what looks the same.
-        if manner.pass == Pass::Listed && manner.content && !manner.deletes {
+        if manner.pass == Pass::Listed && manner.compare == Compare::Resend && !manner.deletes {
             match self.processes.feed_spare(Ready::Pull, &list) {
                 Some(Ok(run)) => {
                     self.counters.standby_hits += 1;
@@ -205,7 +206,8 @@ impl Follower {
         let started = match what {
             Ready::Apply => self.start_apply(false, Input::Standby).ok(),
             Ready::Pull => {
-                let manner = Manner { pass: Pass::Listed, content: true, deletes: false, max_delete: None, dry: false };
+                let manner =
+                    Manner { pass: Pass::Listed, compare: Compare::Resend, deletes: false, max_delete: None, dry: false };
                 let words = pull::words(&self.mirror, self.upstream(), manner);
                 let names = pull::names(&self.mirror, self.upstream());
                 self.processes.start(&words, &argv::Peer::of(self.upstream()), Input::Standby, names).ok()

@@ -9,6 +9,7 @@ use crate::feed::machine::Point;
 use crate::feed::reader::Reading;
 use crate::feed::record::RecordError;
 use crate::location::Location;
+use crate::path::{self, RelPath};
 
 /// A relay that has something to pull reports at least as often, so that who waits for it knows
 /// that it goes on.
@@ -78,6 +79,20 @@ impl Supply {
     /// When a wait ends, or something is tried again.
     pub(super) fn due(&self) -> Option<Duration> {
         self.due
+    }
+
+    /// An upstream that holds all records up to `need`, and answers as far as is known.
+    pub(super) fn holder(&self, now: Duration, need: &Point) -> Option<&Target> {
+        self.targets.get(self.all.holder(now, need)?)
+    }
+
+    /// Whether a record that waits concerns this path.
+    pub(super) fn is_about(&self, path: &RelPath) -> bool {
+        let touches = |other: &RelPath| path::is_at_or_below(path, other) || path::is_at_or_below(other, path);
+        self.records.iter().any(|waits| match &waits.record {
+            Ok(record) => record.everything || record.entries.iter().any(|item| touches(&item.path)),
+            Err(_) => true,
+        })
     }
 
     /// What the reader has to know.

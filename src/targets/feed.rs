@@ -4,6 +4,7 @@
 
 use super::guarded::{Prepared, Suspect};
 use super::*;
+use crate::feed::barriers::Questions;
 use crate::feed::batch::{Inline, Making, found, is_small};
 use crate::feed::record::{Identity, Item, Record};
 use crate::feed::{Publisher, mark};
@@ -79,6 +80,11 @@ impl Target {
             inline,
         });
         Ok(())
+    }
+
+    /// Questions of the feed's followers.
+    pub(crate) fn questions(&self) -> Option<Questions> {
+        Some(self.feed.as_ref()?.publisher.questions())
     }
 
     /// Whether a path is published after all that changed before it.

@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{alone, bar, failed, verify};
+#[cfg(feature = "feed")]
+use super::{follower_alone, verify_followed};
 use crate::config::{Config, ConfigErrors};
 use crate::control::{self, Reply, Request};
 use crate::exit::ExitCode;
@@ -19,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(365 * 24 * 3600);
 /// The end of `fansync verify --help`.
 pub(crate) const HELP: &str = "\
 Compares as the mirror's own full pass does: type, mode, owner, times to the nanosecond, deletions, and what hard_links, xattrs and acls add; \
-less what the filter and full_exclude leave out. What waits to be sent, or changes meanwhile, is counted and not reported. With --config, \
+less what the filter and full_exclude leave out. A follower is compared with its upstream. What waits to be sent, or changes meanwhile, is counted and not reported. With --config, \
 and no daemon running on that configuration's socket, it compares by itself, and what the daemon had still to send differs.
 
 Examples:
@@ -121,6 +123,13 @@ impl VerifyArgs {
         for mirror in config.mirrors.iter().filter(|m| self.mirror.as_ref().is_none_or(|name| *name == m.name)) {
             for target in mirror.targets.iter().filter(|t| self.target.as_ref().is_none_or(|name| *name == t.name)) {
                 let name = format!("{}/{}", mirror.name, target.name);
+                #[cfg(feature = "feed")]
+                if mirror.follow.is_some() {
+                    let followed = follower_alone(mirror, target, &config.daemon.state_dir);
+                    let verify = || verify_followed(&followed, None, self.options(), &|| true);
+                    reports.push(bar::of_board(&name, &followed.board, verify));
+                    continue;
+                }
                 let verify = |plan| verify(&plan, None, self.options(), &|| true);
                 let compared = alone(mirror, target.clone(), Some(&config.daemon.state_dir)).map(|plan| {
                     let board = plan.board.clone();

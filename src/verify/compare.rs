@@ -5,37 +5,32 @@
 //! What such a pass leaves alone although rsync's filters cannot express it
 //! ([`Filter::is_rsyncs`](crate::filter::Filter::is_rsyncs)) is taken out of what it says.
 
-use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::sync::PoisonError;
-use std::time::{Duration, Instant};
 
 use super::Error;
+use super::ending::{Ending, Way};
 use super::why::Why;
 use crate::dirty::Kind;
 use crate::engine::Plan;
 use crate::filter::Filter;
 use crate::path::{self, RelPath};
-use crate::progress::{LOG_EVERY, Progress};
 use crate::sync::argv::{self, Compare, Deletions, Pass, Spec};
 use crate::sync::filelist::{self, Form};
 use crate::sync::normal::{self, State as Look};
 use crate::sync::outcome::{Outcome, Verdict};
 use crate::sync::output::Item;
-use crate::sync::pulse::{Beat, Carries, Pulse};
 use crate::sync::run::{Input, Run};
 use crate::sys::priority::Priority;
 use crate::sys::statx::Statter;
 use crate::targets::{limited_args, spared};
 
 /// Differences kept of one run.
-const MAX_KEPT: usize = 100_000;
+pub(super) const MAX_KEPT: usize = 100_000;
 /// Paths that are looked at again by name; more, and the whole tree is compared again.
-const MAX_LISTED: usize = 20_000;
-/// How often it is looked whether rsync goes on.
-const LOOK: Duration = Duration::from_millis(200);
+pub(super) const MAX_LISTED: usize = 20_000;
 
 /// Paths that differ, with what is different.
 pub(super) type Differing = BTreeMap<RelPath, Why>;
@@ -144,55 +139,17 @@ impl<'p> Comparer<'p> {
         self.plan.root.check().map_err(|astray| Error::Source(astray.to_string()))?;
         let mut run = Run::start(spec, pass, &self.env, input).map_err(Error::start)?;
         run.keep_items(MAX_KEPT);
-        let ended = Cell::new(None);
-        let begun = Instant::now();
-        let logged = Cell::new(begun);
-        let pulse = RefCell::new(Pulse::new(Duration::ZERO));
-        let outcome = run.wait_while(LOOK, |run| {
-            self.show(run, pass, begun.elapsed(), &logged);
-            let why = self.why_end(run, begun.elapsed(), &mut pulse.borrow_mut());
-            let goes = why.is_none();
-            ended.set(why);
-            goes
-        });
-        let outcome = outcome.unwrap_or_else(|e| Outcome::unknown(format!("how rsync ended is not known: {e}")));
-        match ended.take() {
-            Some(error) if outcome.verdict != Verdict::Done => Err(error),
-            _ => Ok((run, outcome)),
-        }
-    }
-
-    /// Why a run should not go on.
-    fn why_end(&self, run: &Run, now: Duration, pulse: &mut Pulse) -> Option<Error> {
-        if !(self.going)() {
-            return Some(Error::Cancelled);
-        }
-        if run.waits_on() == Some(crate::sys::child::WaitsOn::Fifo) {
-            return Some(Error::Incomplete("a file became a FIFO under the comparison".into()));
-        }
-        let watchdog = self.plan.sides.target.watchdog;
-        if pulse.due(Carries::Whole, watchdog) > now {
-            return None;
-        }
-        match pulse.take(now, run.work(), Carries::Whole, watchdog) {
-            Beat::Goes => None,
-            Beat::Silent => Some(Error::Unreachable(format!("the comparison made no progress for {watchdog:?}"))),
-            Beat::Idle | Beat::Knotted => {
-                Some(Error::Unreachable("the comparison did nothing but keep its connection alive".into()))
-            }
-        }
-    }
-
-    fn show(&self, run: &Run, pass: Pass, elapsed: Duration, logged: &Cell<Instant>) {
-        let whole = matches!(pass, Pass::Full { .. });
-        let what = if whole { "verifying" } else { "verifying once more what differed" };
-        let progress = Progress::of_run(what.into(), run, elapsed, whole, 0);
-        let progress = if self.compare == Compare::Checksum { progress.reading(run, self.before) } else { progress };
-        if logged.get().elapsed() >= LOG_EVERY {
-            logged.set(Instant::now());
-            progress.log(&self.plan.mirror.name, &self.plan.sides.target.name);
-        }
-        self.plan.board.lock().unwrap_or_else(PoisonError::into_inner).progress = Some(progress);
+        let Plan { mirror, sides, board, .. } = self.plan;
+        let ending = Ending {
+            mirror: &mirror.name,
+            target: &sides.target.name,
+            board,
+            way: Way::ToTarget,
+            watchdog: sides.target.watchdog,
+            reads: (self.compare == Compare::Checksum).then_some(self.before),
+            going: self.going,
+        };
+        ending.of(run, matches!(pass, Pass::Full { .. }))
     }
 
     fn found(&self, run: &Run, outcome: &Outcome) -> Result<Found, Error> {
@@ -253,7 +210,7 @@ fn listed(path: RelPath, state: Look, deletions: Deletions) -> Option<(RelPath, 
 ///
 /// # Errors
 /// It gives no answer at all.
-fn unseen(outcome: &Outcome, doubt: bool) -> Result<Option<String>, Error> {
+pub(super) fn unseen(outcome: &Outcome, doubt: bool) -> Result<Option<String>, Error> {
     let reason = || outcome.reason.clone();
     match outcome.verdict {
         Verdict::Done => Ok(None),
@@ -268,7 +225,7 @@ fn unseen(outcome: &Outcome, doubt: bool) -> Result<Option<String>, Error> {
 
 /// What of `items` a full pass would change. `top_refused`: the target's top keeps its own times
 /// and mode.
-fn changes(filter: &Filter, top_refused: bool, items: &[Item]) -> Differing {
+pub(super) fn changes(filter: &Filter, top_refused: bool, items: &[Item]) -> Differing {
     let spared = spared(filter, items);
     let concerns = |item: &&Item| {
         let tolerated = item.path.is_root() && top_refused;
@@ -284,6 +241,7 @@ mod tests {
 
     use super::*;
     use crate::sys::statx::StatBrief;
+    use crate::verify::why::Side;
 
     fn path(path: &str) -> RelPath {
         RelPath::from_normal(path)
@@ -361,7 +319,7 @@ mod tests {
         let filter = Filter::new(&[] as &[&str], &["*.tmp", "log/"]).unwrap();
         let told = |top_refused| {
             let found = changes(&filter, top_refused, &items);
-            found.iter().map(|(path, why)| format!("{path}: {}", why.words())).collect::<Vec<_>>()
+            found.iter().map(|(path, why)| format!("{path}: {}", why.words(Side::Target))).collect::<Vec<_>>()
         };
         let own = ["d: missing on the target", "read-and-set: mode", "two: not linked to the other names of its file"];
         assert_eq!(told(true), own);

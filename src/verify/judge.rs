@@ -12,11 +12,11 @@ use crate::path::{self, RelPath};
 use crate::targets::Wrong;
 
 /// How often a path is judged before it is called unsettled.
-const ROUNDS: u32 = 3;
+pub(super) const ROUNDS: u32 = 3;
 /// How often a comparison that could not see everything is made.
 const TRIES: u32 = 3;
 /// How long one wait for the events so far lasts; what is not through by then is owed.
-const FLUSH: Duration = Duration::from_secs(10);
+pub(super) const FLUSH: Duration = Duration::from_secs(10);
 
 /// What was found.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -32,7 +32,7 @@ pub(super) struct Judged {
 
 /// Compares the whole tree, and looks at what differs until it is known to, or not.
 pub(super) fn judge(comparer: &Comparer<'_>, live: Option<&Live>, plan: &Plan) -> Result<Judged, Error> {
-    let found = complete(comparer)?;
+    let found = complete(|| comparer.whole())?;
     let first = Judged { more: found.more, entries: found.entries, incomplete: found.incomplete, ..Judged::default() };
     match live {
         None => Ok(Judged { differing: found.differing, ..first }),
@@ -41,10 +41,10 @@ pub(super) fn judge(comparer: &Comparer<'_>, live: Option<&Live>, plan: &Plan) -
 }
 
 /// One comparison, made again while the source changes under it in a way that hides something.
-fn complete(comparer: &Comparer<'_>) -> Result<Found, Error> {
+pub(super) fn complete(compare: impl Fn() -> Result<Found, Error>) -> Result<Found, Error> {
     let mut tries = 1;
     loop {
-        match comparer.whole() {
+        match compare() {
             Ok(Found { incomplete: Some(_), .. }) | Err(Error::Incomplete(_)) if tries < TRIES => tries += 1,
             other => return other,
         }
@@ -73,7 +73,7 @@ fn settle(comparer: &Comparer<'_>, live: &Live, plan: &Plan, mut doubted: Differ
 }
 
 /// Takes out of `doubted` what the target is owed.
-fn take_owed(doubted: &mut Differing, owed: &[RelPath], failing: &BTreeSet<RelPath>, out: &mut Judged) {
+pub(super) fn take_owed(doubted: &mut Differing, owed: &[RelPath], failing: &BTreeSet<RelPath>, out: &mut Judged) {
     for path in owed {
         match doubted.remove(path) {
             // It is owed because it fails, so nothing under way explains it.
@@ -86,7 +86,13 @@ fn take_owed(doubted: &mut Differing, owed: &[RelPath], failing: &BTreeSet<RelPa
 /// Judges `doubted` by a second comparison, which found `again`; what is left is to be judged once
 /// more. `unseen`: that comparison did not see everything. `changed`: whether a path changed since
 /// it began.
-fn round(doubted: Differing, again: &Differing, unseen: bool, changed: impl Fn(&RelPath) -> bool, out: &mut Judged) -> Differing {
+pub(super) fn round(
+    doubted: Differing,
+    again: &Differing,
+    unseen: bool,
+    changed: impl Fn(&RelPath) -> bool,
+    out: &mut Judged,
+) -> Differing {
     let mut left = Differing::new();
     for (path, before) in doubted {
         match again.get(&path) {
@@ -100,7 +106,7 @@ fn round(doubted: Differing, again: &Differing, unseen: bool, changed: impl Fn(&
 }
 
 /// After the last round: what is still `doubted`, and the paths that fail on every try.
-fn conclude(doubted: &Differing, failing: Vec<RelPath>, out: &mut Judged) {
+pub(super) fn conclude(doubted: &Differing, failing: Vec<RelPath>, out: &mut Judged) {
     out.unsettled += doubted.len() as u64;
     // What failed meanwhile or is left alone by comparisons is not equal either, whatever size and
     // times say.
@@ -138,7 +144,7 @@ pub(super) fn repair(
     let in_place = judged.differing.values().any(Why::is_set_in_place);
     let whole = judged.more > 0 || in_place;
     let rest = Judged { differing: Differing::new(), more: 0, ..judged };
-    let found = if whole { complete(comparer)? } else { comparer.again(&judged.differing)? };
+    let found = if whole { complete(|| comparer.whole())? } else { comparer.again(&judged.differing)? };
     let doubted: Differing =
         found.differing.into_iter().filter(|(path, _)| whole || judged.differing.contains_key(path)).collect();
     // What is owed still is so for a reason, and is reported as different.
@@ -174,6 +180,7 @@ fn wrong(judged: &Judged) -> Vec<Wrong> {
 mod tests {
     use super::*;
     use crate::sync::output::Item;
+    use crate::verify::why::Side;
 
     #[test]
     fn what_is_below_something_whole_is_not_sent_by_itself() {
@@ -219,7 +226,7 @@ mod tests {
     }
 
     fn names(differing: &Differing) -> Vec<String> {
-        differing.iter().map(|(path, why)| format!("{path}: {}", why.words())).collect()
+        differing.iter().map(|(path, why)| format!("{path}: {}", why.words(Side::Target))).collect()
     }
 
     #[test]

@@ -11,6 +11,8 @@
 //! owed and that did not change meanwhile, differs. The others are judged again, and after
 //! `judge::ROUNDS` rounds called unsettled.
 //!
+//! A follower of a feed is compared with its upstream (`followed`).
+//!
 //! Without a daemon nothing is under way, and the first comparison is the answer.
 //!
 //! Gives up: what is written to a file that stays open raises no event (without
@@ -23,6 +25,9 @@ pub(crate) mod background;
 mod bar;
 pub(crate) mod cli;
 mod compare;
+mod ending;
+#[cfg(feature = "feed")]
+mod followed;
 mod judge;
 pub(crate) mod moving;
 mod rehearse;
@@ -34,7 +39,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::config::{Mirror, Target};
-use crate::engine::{Live, Plan, left_alone};
+use crate::engine::{Board, Live, Plan, left_alone};
 use crate::error::chain;
 use crate::path::RelPath;
 use crate::root::Root;
@@ -51,6 +56,7 @@ pub(crate) use rehearse::rehearse;
 pub(crate) use answer::answer;
 use compare::{Comparer, Differing};
 use judge::Judged;
+use why::{Side, Why};
 
 /// Paths of a verification that the status keeps.
 const SHOWN: usize = 10;
@@ -101,6 +107,12 @@ fn failed(target: String, error: &Error) -> Report {
 /// Compares a target of a running daemon. `going`: asked now and then; once it says no, the
 /// comparison ends.
 pub(crate) fn of_daemon(live: &Live, options: Options, going: &dyn Fn() -> bool) -> Report {
+    #[cfg(feature = "feed")]
+    match live.followed() {
+        Some(Some(followed)) => return verify_followed(&followed, Some(live), options, going),
+        Some(None) => {}
+        None => return failed(live.name(), &Error::engine()),
+    }
     let plan = match live.plan() {
         Some(Ok(plan)) => plan,
         Some(Err(why)) => return failed(live.name(), &Error::Source(why)),
@@ -111,41 +123,65 @@ pub(crate) fn of_daemon(live: &Live, options: Options, going: &dyn Fn() -> bool)
 
 /// Compares, reports it to the board, and puts right what differs if asked to.
 fn verify(plan: &Plan, live: Option<&Live>, options: Options, going: &dyn Fn() -> bool) -> Report {
-    let begun = Instant::now();
     let name = format!("{}/{}", plan.mirror.name, plan.sides.target.name);
-    on_board(plan, |board| (board.running, board.progress) = (true, None));
-    let comparer = Comparer::new(plan, options.checksum, going);
-    let judged = judge::judge(&comparer, live, plan).map(|mut judged| {
+    reported(name, &plan.board, options.checksum, || {
+        let comparer = Comparer::new(plan, options.checksum, going);
+        let mut judged = judge::judge(&comparer, live, plan)?;
         comparer.tell_types(&mut judged.differing);
-        judged
-    });
-    let first = judged.as_ref().map(|j| j.differing.clone()).unwrap_or_default();
-    let repaired = judged.and_then(|judged| match live {
-        Some(live) if options.repair && !judged.differing.is_empty() => judge::repair(&comparer, live, plan, judged, going),
-        _ => Ok(judged),
-    });
-    let mut report = match &repaired {
-        Ok(judged) => report(judged, &first),
-        Err(error) => failed(name.clone(), error),
-    };
-    (report.target, report.checksum, report.seconds) = (name, options.checksum, begun.elapsed().as_secs_f64());
-    on_board(plan, |board| {
+        let first = judged.differing.clone();
+        let repaired = match live {
+            Some(live) if options.repair && !first.is_empty() => judge::repair(&comparer, live, plan, judged, going)?,
+            _ => judged,
+        };
+        Ok(report(&repaired, &first, Side::Target))
+    })
+}
+
+/// Compares a follower with its upstream, and reports it to the board. `live`: the follower, if it
+/// runs.
+#[cfg(feature = "feed")]
+fn verify_followed(
+    followed: &crate::engine::Followed,
+    live: Option<&Live>,
+    options: Options,
+    going: &dyn Fn() -> bool,
+) -> Report {
+    let name = format!("{}/{}", followed.mirror.name, followed.upstream.name);
+    if options.repair {
+        let why = "--repair is not for followers: SIGUSR1 has one compare its whole tree and pull what differs";
+        return failed(name, &Error::Unavailable(why.into()));
+    }
+    reported(name, &followed.board, options.checksum, || {
+        let judged = followed::judge(followed, live, options.checksum, going)?;
+        Ok(report(&judged, &judged.differing, Side::Here))
+    })
+}
+
+/// Compares, with its beginning and its end on the board.
+fn reported(name: String, board: &Board, checksum: bool, compare: impl FnOnce() -> Result<Report, Error>) -> Report {
+    let begun = Instant::now();
+    on_board(board, |board| (board.running, board.progress) = (true, None));
+    let compared = compare();
+    let cancelled = matches!(compared, Err(Error::Cancelled));
+    let mut report = compared.unwrap_or_else(|error| failed(name.clone(), &error));
+    (report.target, report.checksum, report.seconds) = (name, checksum, begun.elapsed().as_secs_f64());
+    on_board(board, |board| {
         (board.running, board.progress) = (false, None);
-        if repaired != Err(Error::Cancelled) {
+        if !cancelled {
             tell(board, &report);
         }
     });
     report
 }
 
-fn report(judged: &Judged, first: &Differing) -> Report {
+fn report(judged: &Judged, first: &Differing, side: Side) -> Report {
     let left = judged.differing.len() as u64;
-    let differences = listed(&judged.differing, LISTED);
+    let differences = listed(&judged.differing, LISTED, side);
     Report {
         more: left - differences.len() as u64 + judged.more,
         differences,
         found: first.len() as u64 + judged.more,
-        first: listed(first, SHOWN),
+        first: listed(first, SHOWN, side),
         repaired: (first.len() as u64).saturating_sub(left),
         unsettled: judged.unsettled,
         entries: judged.entries,
@@ -154,13 +190,13 @@ fn report(judged: &Judged, first: &Differing) -> Report {
     }
 }
 
-fn listed(differing: &Differing, most: usize) -> Vec<Difference> {
+fn listed(differing: &Differing, most: usize, side: Side) -> Vec<Difference> {
     let first = differing.iter().take(most);
-    first.map(|(path, why)| Difference { path: path.to_string(), why: why.words() }).collect()
+    first.map(|(path, why)| Difference { path: path.to_string(), why: why.words(side) }).collect()
 }
 
-fn on_board(plan: &Plan, tell: impl FnOnce(&mut status::Verify)) {
-    tell(&mut plan.board.lock().unwrap_or_else(PoisonError::into_inner));
+fn on_board(board: &Board, tell: impl FnOnce(&mut status::Verify)) {
+    tell(&mut board.lock().unwrap_or_else(PoisonError::into_inner));
 }
 
 fn tell(board: &mut status::Verify, report: &Report) {
@@ -185,8 +221,8 @@ fn tell(board: &mut status::Verify, report: &Report) {
 /// # Errors
 /// rsync is not to be had; the source cannot be opened.
 fn alone(mirror: &Mirror, target: Target, state_dir: Option<&Path>) -> Result<Plan, Error> {
-    if target.location.is_feed() || mirror.follow.is_some() {
-        return Err(Error::Unavailable("a feed has no tree to compare; a follower compares itself when it gets SIGUSR1".into()));
+    if target.location.is_feed() {
+        return Err(Error::Unavailable("a feed has no tree to compare; `fansync verify` at a follower compares that".into()));
     }
     let env = argv::environment(std::env::vars_os());
     let facts = RsyncFacts::probe(&mirror.rsync, &env).map_err(|e| Error::Unavailable(e.to_string()))?;
@@ -199,9 +235,23 @@ fn alone(mirror: &Mirror, target: Target, state_dir: Option<&Path>) -> Result<Pl
     Ok(Plan { mirror: mirror.clone(), sides, root, board: Arc::new(Mutex::default()), idle: false })
 }
 
+/// A follower of a configuration, compared without a daemon. `state_dir`: where one has kept its
+/// state.
+#[cfg(feature = "feed")]
+fn follower_alone(mirror: &Mirror, upstream: &Target, state_dir: &Path) -> crate::engine::Followed {
+    crate::engine::Followed {
+        mirror: mirror.clone(),
+        upstream: upstream.clone(),
+        identity: None,
+        is_held: false,
+        dir: state_dir.join(&mirror.name).join(format!("verify-{:016x}", fastrand::u64(..))),
+        board: Board::default(),
+    }
+}
+
 /// What a run would change, in words.
 pub(crate) fn difference(item: &crate::sync::output::Item) -> String {
-    why::Why::new(item).words()
+    Why::new(item).words(Side::Target)
 }
 
 /// Whether the source has changed there since `begun`.
@@ -218,7 +268,6 @@ fn is_recent(root: &Root, path: &RelPath, begun: SystemTime) -> bool {
 mod tests {
     use super::*;
     use crate::sync::output::Item;
-    use crate::verify::why::Why;
 
     fn many(n: usize) -> Differing {
         let why = Why::new(&Item { change: *b"<f.s.......", path: RelPath::root(), dir: false });
@@ -235,14 +284,14 @@ mod tests {
             (1, 2, 0, 2, 0, 0),
         ] {
             let judged = Judged { differing: many(left), more: uncounted, ..Judged::default() };
-            let report = report(&judged, &many(found));
+            let report = report(&judged, &many(found), Side::Target);
             assert_eq!((report.differences.len(), report.more), (listed, more), "{found} {left}");
             assert_eq!((report.found, report.repaired), (found as u64 + uncounted, repaired), "{found} {left}");
             assert_eq!(report.differing(), left as u64 + uncounted);
             assert_eq!(report.first.len(), found.min(SHOWN), "the status keeps a few");
         }
         let partial = Judged { incomplete: Some("denied".into()), ..Judged::default() };
-        assert_eq!(report(&partial, &many(0)).error, "not everything could be compared: denied");
+        assert_eq!(report(&partial, &many(0), Side::Here).error, "not everything could be compared: denied");
     }
 
     #[test]

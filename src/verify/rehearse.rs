@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use bytesize::ByteSize;
 
 use super::compare::{Comparer, Found};
+use super::why::Side;
 use super::{Error, alone};
 use crate::config::{Config, MaxDelete, Mirror, Target};
 use crate::engine::Plan;
@@ -57,8 +58,8 @@ fn told(plan: &Plan, found: &Found) -> String {
     for (path, why) in &found.differing {
         let _ = match (why.is_extra(), why.sends()) {
             (true, _) => writeln!(out, "  delete {path}"),
-            (false, true) => writeln!(out, "  send   {path}: {}", why.words()),
-            (false, false) => writeln!(out, "  set    {path}: {}", why.words()),
+            (false, true) => writeln!(out, "  send   {path}: {}", why.words(Side::Target)),
+            (false, false) => writeln!(out, "  set    {path}: {}", why.words(Side::Target)),
         };
     }
     if found.more > 0 {

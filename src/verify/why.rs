@@ -10,6 +10,24 @@ pub(super) struct Why {
     other_type: bool,
 }
 
+/// Where the copy is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    /// The source is here.
+    Target,
+    /// A follower is the copy.
+    Here,
+}
+
+impl Side {
+    fn words(self) -> &'static str {
+        match self {
+            Side::Target => "on the target",
+            Side::Here => "here",
+        }
+    }
+}
+
 /// Attributes by their place in `YXcstpoguax` (rsync(1), `--itemize-changes`), less the first
 /// three.
 const ATTRIBUTES: [(usize, &str); 6] = [(4, "times"), (5, "mode"), (6, "owner"), (7, "group"), (9, "ACL"), (10, "xattrs")];
@@ -66,19 +84,20 @@ impl Why {
         self.change[1] == b'd' && !self.is_extra() // `*deleting` has a `d` there, too
     }
 
-    pub(super) fn words(&self) -> String {
+    pub(super) fn words(&self, side: Side) -> String {
+        let place = side.words();
         let [how, kind, ..] = self.change;
         if self.change[0] == b'!' {
             return "fails on every try, see FAILED in `fansync status`".into();
         }
         if self.is_extra() {
-            return "extra on the target".into();
+            return format!("extra {place}");
         }
         if self.other_type {
-            return "of another type on the target".into();
+            return format!("of another type {place}");
         }
         if self.is_missing() {
-            return "missing on the target".into();
+            return format!("missing {place}");
         }
         let set = |at: usize| !matches!(self.change[at], b'.' | b' ');
         let mut words = Vec::new();
@@ -123,10 +142,11 @@ mod tests {
             (b"hf..t......", "not linked to the other names of its file"),
         ] {
             let why = Why::new(&Item { change: *change, path: RelPath::root(), dir: false });
-            assert_eq!(why.words(), want, "{}", String::from_utf8_lossy(change));
+            assert_eq!(why.words(Side::Target), want, "{}", String::from_utf8_lossy(change));
         }
         let why = Why::new(&Item { change: *b"cd+++++++++", path: RelPath::root(), dir: true }).with_other_type();
-        assert!(!why.is_missing() && why.words() == "of another type on the target");
+        assert!(!why.is_missing() && why.words(Side::Target) == "of another type on the target");
+        assert_eq!(why.words(Side::Here), "of another type here");
     }
 
     #[test]
