@@ -86,8 +86,8 @@ pub(super) fn gather(text: &str, file: Option<&Path>) -> (Texts, Vec<Problem>) {
             match read_trusted(&path) {
                 Ok(text) => texts.add(&path, text.strip_prefix('\u{feff}').unwrap_or(&text)),
                 Err(errors) => {
-                    let first = errors.problems.first().and_then(|p| p.help.clone()).unwrap_or_default();
-                    wrong(errors.one_line_each().join("; "), &first);
+                    let first = errors.problems.first().and_then(|p| p.help.clone());
+                    wrong(errors.one_line_each().join("; "), first.as_deref().unwrap_or("see that it is there and can be read"));
                 }
             }
         }

@@ -124,12 +124,14 @@ fn included_files_bring_mirrors_and_keep_their_places() {
     write("conf.d/b.toml", &mirror("b"));
     for (text, want) in [
         ("include = [\"none.toml\"]\n", "none.toml: cannot read the configuration: No such file"),
+        ("include = [\"none.toml\"]\n", "help: see that it is there"),
         ("include = [\"*/b.toml\"]\n", "only the last part"),
         ("include = [\"none/*\"]\n", "cannot read"),
         ("include = \"one\"\n", "include is a string, and should be a list of strings"),
     ] {
         let wrong = load(&format!("{text}{}", mirror("own"))).unwrap_err().to_string();
         assert!(wrong.contains(want) && wrong.contains("main.toml:1:"), "{text}: {wrong}");
+        assert!(!wrong.contains("help: \n") && !wrong.ends_with("help: "), "{text}: {wrong}");
     }
     fs::set_permissions(parts.join("b.toml"), fs::Permissions::from_mode(0o666)).unwrap();
     let wrong = load(include).unwrap_err().to_string();
