@@ -39,7 +39,8 @@ pub fn cases() -> Vec<Case> {
         startup_is_bounded(),
         running(),
         running_directories(),
-        running_other_directories(),
+        running_other_directories("a_directory_that_comes_while_another_goes_is_not_merged_with_it", "auto"),
+        running_other_directories("with_inotify_a_directory_that_comes_is_not_merged_with_one_that_goes", "inotify"),
         running_cut_off(),
         running_by_name_only(),
     ]
@@ -222,9 +223,9 @@ const COMES: [Comes; 6] = [
     },
 ];
 
-fn running_other_directories() -> Case {
-    case("a_directory_that_comes_while_another_goes_is_not_merged_with_it", &[Fs::Ext4, Fs::Tmpfs], |fs| {
-        let m = Setup::new(fs).targets(&[To::Module, To::Local]).key("delete", "running").start()?;
+fn running_other_directories(name: &'static str, backend: &'static str) -> Case {
+    case(name, &[Fs::Ext4, Fs::Tmpfs], move |fs| {
+        let m = Setup::new(fs).watch(backend).targets(&[To::Module, To::Local]).key("delete", "running").start()?;
         m.check();
         for (n, comes) in COMES.iter().enumerate() {
             // Any moment between the two halves; none decides whether the test passes.
