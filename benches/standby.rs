@@ -136,6 +136,7 @@ fn main() {
             spare: false,
             max_file_size: None,
             missing_args: true,
+            dialect: Default::default(),
             compare: Compare::Quick,
             extras: Default::default(),
             facts: &facts,

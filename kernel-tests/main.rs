@@ -6,6 +6,7 @@
 //! `FANSYNC_TEST_STRICT=1` a skip is a failure. `FANSYNC_TEST_LOG` is the daemon's log level,
 //! `FANSYNC_TEST_BINARY` another binary to test, `FANSYNC_TEST_RSYNCD` another rsync for the
 //! daemons that are mirrored to, `FANSYNC_TEST_TIMES=1` lists the slowest tests,
+//! `FANSYNC_TEST_OLD_RSYNC` an old rsync (3.1.2) in the place of one that only answers as it would,
 //! `FANSYNC_TEST_FLOOD` is how many entries of each kind the hostile flood makes. With `--soak` as
 //! its first argument the binary runs the long form of the torture test instead
 //! (`scripts/check/soak`), with `--stress` that of the stress test (`scripts/check/stress`), with
@@ -43,6 +44,7 @@ mod hooks;
 mod hostile;
 mod identity;
 mod idle;
+mod kernels;
 mod lanes;
 mod lifecycle;
 mod limits;
@@ -57,6 +59,7 @@ mod mounts;
 mod moving;
 mod muting;
 mod names;
+mod older;
 mod options;
 mod order;
 mod orphans;
@@ -192,6 +195,7 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("recount", recount::cases()),
         ("identity", identity::cases()),
         ("backups", backups::cases()),
+        ("kernels", kernels::cases()),
         ("lanes", lanes::cases()),
         ("moving", moving::cases()),
         ("limits", limits::cases()),
@@ -247,6 +251,7 @@ fn subjects() -> Vec<(&'static str, Vec<Case>)> {
         ("steering", steering::cases()),
         ("verify", verify::cases()),
         ("words", words::cases()),
+        ("older", older::cases()),
         ("options", options::cases()),
         ("unread", unread::cases()),
         ("damaged", damaged::cases()),
@@ -285,4 +290,14 @@ fn tell_skips(skipped: &[String], missing: Option<&str>) {
         (all, Some(why)) => eprintln!("WARNING: all {} kernel tests were SKIPPED: {why}", all.len()),
         (some, None) => eprintln!("WARNING: {} kernel tests were SKIPPED:\n  {}", some.len(), some.join("\n  ")),
     }
+}
+
+/// Runs a test on a thread of its own: one that takes away from itself what does not come back.
+fn on_a_thread(run: impl FnOnce() -> Run<()> + Send) -> Run<()> {
+    let kept = || {
+        own_descriptors();
+        catch_unwind(AssertUnwindSafe(run)).map_err(|_| format!("{}{}", PANIC.take(), fixture::take_report()))
+    };
+    let ended = std::thread::scope(|scope| scope.spawn(kept).join());
+    ended.unwrap_or_else(|_| Err("its thread ended".into())).unwrap_or_else(|text| panic!("{text}"))
 }

@@ -31,11 +31,12 @@ use crate::exit::ExitCode;
 use crate::location::{DAEMON, Location, Trouble, remote_shell};
 use crate::path::{RelPath, Shown};
 use crate::sync::argv::{self, Pass, Spec};
+use crate::sync::dialect::{Dialect, LINK_TIMES};
 use crate::sync::filelist::{self, Form};
 use crate::sync::outcome::{Exit, Outcome, Verdict};
 use crate::sync::output::Signs;
 use crate::sync::password::{self, password};
-use crate::sync::probe::{RsyncFacts, TargetState, Version, interpret_probe, probe_list};
+use crate::sync::probe::{OLDEST, RsyncFacts, TargetState, interpret_probe, probe_list};
 use crate::sync::run::{Input, Run, collect, collect_confined};
 use crate::sys::borrowed::{data_segments_in, set_quick_acks};
 
@@ -168,10 +169,10 @@ fn try_one(mirror: &Mirror, target: &Target, runs: bool) -> Tried {
         }
     };
     let spec = Spec::new(mirror, target, &facts, &ground.root);
-    let Some(missing_args) = probe(&mut tried, target, &spec, &env) else { return tried };
+    let Some(spec) = probe(&mut tried, target, &spec, &env) else { return tried };
     match mirror.roles {
         true => tried.note("nothing is written, as roles decide who may"),
-        false => write(&mut tried, &Spec { missing_args, ..spec }, &ground, &env),
+        false => write(&mut tried, &spec, &ground, &env),
     }
     if target.location.is_daemon() {
         let needed = target.jobs + target.small_jobs + target.standby;
@@ -285,7 +286,7 @@ fn greet(tried: &mut Tried, target: &Target, rsync: &Path, host: &str, port: u16
         return false;
     };
     match protocol {
-        ..31 => tried.warn(format!("{at} speaks protocol {protocol}: rsync is older than 3.1; install 3.2.3 or later there")),
+        ..31 => tried.warn(format!("{at} speaks protocol {protocol}: rsync is older than 3.1; install 3.1.2 or later there")),
         31 => tried.good(format!("{at} answers: protocol 31 (rsync 3.1 to 3.3)")),
         _ => tried.good(format!("{at} answers: protocol {protocol} (rsync 3.4 or later)")),
     }
@@ -420,7 +421,7 @@ fn greet_through_shell(
         return false;
     };
     match protocol {
-        ..31 => tried.warn(format!("{host} speaks protocol {protocol}: rsync is older than 3.1; install 3.2.3 or later there")),
+        ..31 => tried.warn(format!("{host} speaks protocol {protocol}: rsync is older than 3.1; install 3.1.2 or later there")),
         _ => tried.good(format!("{host} answers through ssh: protocol {protocol}")),
     }
     true
@@ -452,8 +453,13 @@ fn ask_version(
         return false;
     };
     match there.version {
-        old if old < Version(3, 1, 0) => tried.warn(format!("{host} has rsync {old}: install 3.2.3 or later there")),
-        version => tried.good(format!("{host} answers: rsync {version}")),
+        old if old < OLDEST => tried.warn(format!("{host} has rsync {old}: install {OLDEST} or later there")),
+        version => {
+            tried.good(format!("{host} answers: rsync {version}"));
+            if Dialect::of(version) == Dialect::Zlib {
+                tried.warn(format!("it is {LINK_TIMES}"));
+            }
+        }
     }
     for (wanted, can, what) in [(mirror.extras.acls, there.acls, "acls"), (mirror.extras.xattrs, there.xattrs, "xattrs")] {
         if wanted && !can {
@@ -468,12 +474,15 @@ fn ask_version(
 
 // ----- what every target has -----
 
-/// The probe of a daemon's start. Whether the target can delete what is listed and missing; `None`
-/// where it is not usable.
-fn probe(tried: &mut Tried, target: &Target, spec: &Spec<'_>, env: &[(OsString, OsString)]) -> Option<bool> {
-    let mut missing_args = true;
+/// The probe of a daemon's start. With what the target can do; `None` where it is not usable.
+fn probe<'s>(tried: &mut Tried, target: &Target, spec: &Spec<'s>, env: &[(OsString, OsString)]) -> Option<Spec<'s>> {
+    let mut spec = *spec;
     loop {
-        let (outcome, signs, _) = run(&Spec { missing_args, ..*spec }, Pass::Probe, &probe_list(), env);
+        let (outcome, signs, _) = run(&spec, Pass::Probe, &probe_list(), env);
+        if let Some(older) = spec.dialect.after(&outcome, &signs, &target.location, target.compress) {
+            spec.dialect = older;
+            continue;
+        }
         match interpret_probe(&outcome, &signs) {
             TargetState::Usable => {
                 tried.good(match &target.location {
@@ -482,14 +491,15 @@ fn probe(tried: &mut Tried, target: &Target, spec: &Spec<'_>, env: &[(OsString, 
                         "the directory is there, and every option is taken"
                     }
                 });
-                return Some(missing_args);
+                spec.dialect.weaker(target.compress).into_iter().for_each(|text| tried.warn(text));
+                return Some(spec);
             }
-            TargetState::UseFallback if missing_args => {
+            TargetState::UseFallback if spec.missing_args => {
                 tried.warn(
                     "its rsync cannot delete by name (--delete-missing-args), so directories are compared one level deep instead, \
                      which costs more; rsync 3.4.4 and later can",
                 );
-                missing_args = false;
+                spec.missing_args = false;
             }
             TargetState::Config(reason) => {
                 let advice = target.location.refusal_advice(outcome.cause, &target.reach(spec.rsync));
@@ -563,7 +573,10 @@ fn compare(tried: &mut Tried, spec: &Spec<'_>, ground: &Ground, env: &[(OsString
     words.sort();
     words.dedup();
     match words.as_slice() {
-        [] => tried.good("what was written is there as it was sent: content, times to the nanosecond, mode"),
+        [] => {
+            let exact = if spec.dialect.compares_nanoseconds() { "nanosecond" } else { "second" };
+            tried.good(format!("what was written is there as it was sent: content, times to the {exact}, mode"));
+        }
         some => tried.warn(format!(
             "what was written is not there as it was sent ({}), so each comparison would send it again: a filesystem that keeps less (times \
              to a second or two, no owners), or a user who may not set it; see args in docs/config.md",

@@ -476,6 +476,9 @@ pub struct Target {
     /// Why nothing is deleted there although the mirror deletes; empty when it does.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) deletes_off: String,
+    /// What is weaker there because its rsync, or this host's, is older.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) weaker: Vec<String>,
     /// Deletions that wait until an administrator accepts them.
     pub(crate) held_deletes: u64,
     /// Why; empty when there are none.
@@ -694,7 +697,7 @@ pub(crate) mod tests {
         t.pending_paths = vec![Pending { path: "a".into(), kind: "entry".into(), seconds: 1.5 }];
         t.bad_runs = [("target_down".to_owned(), 3)].into();
         (t.delay_seconds, t.leaves_seconds) = (60.0, 7.5);
-        t.deletes_off = "its rsync cannot".into();
+        (t.deletes_off, t.weaker) = ("its rsync cannot".into(), vec!["times".into()]);
         t.feed = Some(Feed::default().of(vec![Follower::default()]));
         t.position = Some(Position::default());
         t.inline = Some(Inline { applied: 1, pulled: [("order".to_owned(), 1)].into() });

@@ -139,7 +139,7 @@ impl Scene {
     }
 
     fn fsstress(&self, program: &Path, seed: u64, operations: usize) -> Result<Vec<Done>, String> {
-        let mut command = bound_command(&program.to_string_lossy());
+        let mut command = bound_command(program);
         command.arg("-d").arg(self.mirror.src.root());
         command.args(["-s", &seed.to_string(), "-n", &(operations / WORKERS).to_string(), "-p", &WORKERS.to_string()]);
         // Off unless asked for: attributes by handle, and a sync of everything.

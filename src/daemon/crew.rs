@@ -17,7 +17,7 @@ use crate::error::chain;
 #[cfg(feature = "feed")]
 use crate::follow::{self, Follower};
 use crate::sync::argv;
-use crate::sync::probe::{ProbeError, RsyncFacts};
+use crate::sync::probe::{OLDEST_OF_FEEDS, ProbeError, RsyncFacts};
 use crate::verify::background::{self, Verifying};
 use crate::verify::moving::{self, Moving};
 
@@ -112,6 +112,10 @@ impl Crew {
             Some(member) => member.facts.clone(),
             None => RsyncFacts::probe(&mirror.rsync, &self.env)?,
         };
+        let feeds = mirror.follow.is_some() || mirror.targets.iter().any(|target| target.location.is_feed());
+        if feeds && facts.version < OLDEST_OF_FEEDS {
+            return Err(ProbeError::TooOldForFeeds { rsync: mirror.rsync.clone(), found: facts.version });
+        }
         if let Some(text) = facts.unconfined() {
             if mirror.require_confined {
                 let (mirror, rsync) = (mirror.name.clone(), mirror.rsync.clone());

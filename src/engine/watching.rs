@@ -7,18 +7,17 @@
 //! its place is held until it is back ([`Watching::check`]); also when it went before the start.
 
 use std::collections::BTreeSet;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{AT_FDCWD, OFlag};
 
 use super::aliases::Aliases;
 use super::detached::Detached;
@@ -37,6 +36,7 @@ use crate::root::Root;
 use crate::source::inotify::{Rules, WatchReport, Watches};
 use crate::source::reader::{Feed, Input, Reader, ReaderConfig};
 use crate::status;
+use crate::sys::beneath::open_beneath;
 use crate::sys::event::EventFd;
 use crate::sys::fanotify::{self, Group, Options};
 use crate::sys::handle::{FsId, fs_id};
@@ -641,15 +641,9 @@ fn reason(e: &fanotify::Error) -> String {
 /// above may have moved it away and put something else there: a FIFO would be waited for, a
 /// symbolic link leads anywhere.
 fn open_place(path: &Path) -> io::Result<File> {
-    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-    match openat2(AT_FDCWD, path, OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS)) {
-        Ok(fd) => Ok(fd.into()),
-        // Before Linux 5.6, or a filter that does not know the call.
-        Err(Errno::ENOSYS | Errno::EPERM) => {
-            OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_NOFOLLOW).open(path)
-        }
-        Err(errno) => Err(errno.into()),
-    }
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let below = path.strip_prefix("/").map_err(|_| Errno::EINVAL)?;
+    Ok(open_beneath(File::open("/")?, below, flags)?.into())
 }
 
 #[cfg(test)]

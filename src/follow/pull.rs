@@ -11,6 +11,7 @@ use crate::feed::mark;
 use crate::location::{Location, whole_seconds};
 use crate::path::RelPath;
 use crate::sync::argv::{self, Compare, ITEMS, Peer, receiver_only};
+use crate::sync::dialect::Dialect;
 use crate::sync::filelist::{self, Form};
 use crate::sync::outcome::{Outcome, Verdict};
 use crate::sync::output::Names;
@@ -51,7 +52,7 @@ pub(crate) fn words(mirror: &Mirror, upstream: &Target, manner: Manner) -> Vec<O
     if matches!(pass, Pass::Deep | Pass::Whole) {
         add("-r");
     }
-    argv::attributes(mirror.extras).into_iter().for_each(&mut add);
+    argv::attributes(mirror.extras, Dialect::Current).into_iter().for_each(&mut add);
     add("--numeric-ids");
     if pass != Pass::Whole {
         add("--from0");

@@ -8,13 +8,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::OFlag;
 
 use super::objects::Object;
 use super::{Found, Inode, Job, names, shared};
 use crate::apart::Apart;
 use crate::filter::Filter;
 use crate::path::{self, RelPath};
+use crate::sys::beneath::open_beneath;
 use crate::sys::dirent::{Listing, Type, numbers_are_inodes};
 use crate::sys::handle::name_to_handle;
 use crate::sys::statx::{Paths, Statter};
@@ -53,16 +54,11 @@ fn open_dir(root: Within<'_>, dir: &RelPath) -> Option<OwnedFd> {
 
 /// The same, where it matters why. `None`: it is left alone.
 pub(super) fn try_open_dir(root: Within<'_>, dir: &RelPath) -> nix::Result<Option<OwnedFd>> {
-    let how = |noatime: OFlag| {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | noatime;
-        // openat2(2), Linux 5.6: a directory that becomes a symbolic link does not lead the walk
-        // elsewhere.
-        OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS)
-    };
     if root.apart.covers(dir) {
         return Ok(None);
     }
-    let open = |flags| openat2(root.fd, dir.as_path(), how(flags));
+    // A directory that becomes a symbolic link does not lead the walk elsewhere.
+    let open = |noatime: OFlag| open_beneath(root.fd, dir.as_path(), OFlag::O_RDONLY | OFlag::O_DIRECTORY | noatime);
     open(OFlag::O_NOATIME).or_else(|_| open(OFlag::empty())).map(Some)
 }
 

@@ -1,7 +1,9 @@
 //! The walk itself: a stack of directories to read, some threads, and the rules of the module
 //! above.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex};
@@ -100,6 +102,12 @@ impl FindingBatch {
         }
         self.bytes.clear();
     }
+}
+
+/// Whether something is mounted on a directory, on a kernel that says so with no other call.
+fn is_mounted(dir: &Dir, name: &[u8]) -> bool {
+    let name = Path::new(OsStr::from_bytes(name));
+    name_to_handle(dir.fd.as_fd(), name).is_ok_and(|handle| handle.mount_id != dir.handle.mount_id)
 }
 
 /// Opens a directory for reading, without following a link and, where permitted, without touching
@@ -283,13 +291,14 @@ impl<'a> Walker<'a> {
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return,
             Err(_) => return self.unreadable(parent, &job.name, Kind::Subtree),
         };
-        // A mount came or went since the name was looked up.
-        if stat.mount_root != job.mount.is_some() || (stat.mount_root && proven(fd.as_fd()).is_err()) {
-            return self.unreadable(parent, &job.name, Kind::Subtree);
-        }
         let Ok(handle) = name_to_handle(fd.as_fd(), Path::new("")) else {
             return self.unreadable(parent, &job.name, Kind::Subtree);
         };
+        // A mount came or went since the name was looked up.
+        let mounted = stat.mount_root.unwrap_or(handle.mount_id != parent.handle.mount_id);
+        if mounted != job.mount.is_some() || (mounted && proven(fd.as_fd()).is_err()) {
+            return self.unreadable(parent, &job.name, Kind::Subtree);
+        }
         let ctime = Wall::from(stat.ctime);
         self.found.newest = self.found.newest.max(Some(ctime));
         let place = self.cx.dirs.place(parent.fs, parent.handle.as_ref(), &job.name);
@@ -411,7 +420,7 @@ impl<'a> Walker<'a> {
             return;
         }
         let mut mount = None;
-        if stat.mount_root {
+        if stat.mount_root.unwrap_or_else(|| is_mounted(dir, name)) {
             let mut path = dir.path.clone();
             path::push(&mut path, name);
             mount = self.cx.scope.mounts.iter().find(|(at, _)| **at == *path).map(|(_, fs)| *fs);

@@ -175,6 +175,9 @@ impl Target {
         if !self.deletes_off.is_empty() {
             let _ = writeln!(out, "    deletes nothing: {}", self.deletes_off);
         }
+        for weaker in &self.weaker {
+            let _ = writeln!(out, "    weaker  {weaker}");
+        }
         if !self.held_reason.is_empty() {
             let _ = writeln!(out, "    HELD    {}", self.held_reason);
         }

@@ -37,6 +37,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::below::Below;
+use super::dialect::Dialect;
 use super::probe::RsyncFacts;
 use super::renames::{self, Renamed};
 use crate::config::{self, Compress, Extras};
@@ -208,6 +209,8 @@ pub struct Spec<'a> {
     pub dry_run: bool,
     /// Whether the receiver can delete missing arguments; see [`super::probe`].
     pub missing_args: bool,
+    /// Which options both sides know.
+    pub dialect: Dialect,
     /// What is done with files whose size and times are the same.
     pub compare: Compare,
     /// What is carried over beside content, owner, mode and times.
@@ -251,6 +254,7 @@ impl<'a> Spec<'a> {
             max_file_size: mirror.max_file_size,
             dry_run: false,
             missing_args: true,
+            dialect: facts.dialect,
             compare: Compare::Quick,
             extras: mirror.extras,
             facts,
@@ -342,7 +346,7 @@ impl Args {
         if spec.extras.hard_links {
             self.add("-H");
         }
-        self.add_all(attributes(spec.extras));
+        self.add_all(attributes(spec.extras, spec.dialect));
         self.add("--numeric-ids");
         if pass.is_listed() {
             self.add_all(["--from0", "--files-from=-"]);
@@ -379,7 +383,9 @@ impl Args {
 
     /// When a file of the target counts as equal.
     fn comparison(&mut self, spec: &Spec<'_>, pass: Pass) {
-        self.add("--modify-window=-1");
+        if spec.dialect.compares_nanoseconds() {
+            self.add("--modify-window=-1");
+        }
         match spec.compare {
             // With each comparison that a later pass may ask for: a server may refuse these, too.
             _ if pass == Pass::Probe => self.add_all(["--ignore-times", "--checksum"]),
@@ -420,10 +426,7 @@ impl Args {
     /// Compression, time-outs, messages and the way to the target; the user's own options come
     /// last.
     fn wire(&mut self, spec: &Spec<'_>, pass: Pass) {
-        if let Some(choice) = spec.peer.compress.choice() {
-            self.add("-z");
-            self.add(format!("--compress-choice={choice}"));
-        }
+        self.add_all(spec.dialect.compression(spec.peer.compress));
         self.add(format!("--timeout={}", whole_seconds(spec.peer.timeout)));
         self.add(ITEMS);
         match pass {
@@ -527,10 +530,10 @@ const NO_ATTRIBUTES: [&str; 4] =
 
 /// What a mirror carries beside content, owner, mode, times and links, as options of each of its
 /// runs.
-pub(crate) fn attributes(extras: Extras) -> Vec<&'static str> {
+pub(crate) fn attributes(extras: Extras, dialect: Dialect) -> Vec<&'static str> {
     let Extras { hard_links: _, xattrs, acls, sparse } = extras;
     let options = [("-X", xattrs), ("-A", acls), ("-S", sparse)].into_iter().filter(|(_, wanted)| *wanted);
-    let rules = NO_ATTRIBUTES.iter().copied().filter(|_| xattrs);
+    let rules = NO_ATTRIBUTES.iter().copied().filter(|_| xattrs && dialect.filters_attributes());
     options.map(|(option, _)| option).chain(rules).collect()
 }
 
@@ -622,6 +625,7 @@ mod tests {
             max_file_size: None,
             dry_run: false,
             missing_args: true,
+            dialect: Dialect::Current,
             compare: Compare::Quick,
             extras: Extras::default(),
             facts,

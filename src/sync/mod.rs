@@ -13,6 +13,7 @@
 //! | `messages` | which path a message of rsync is about, by its kind |
 //! | [`ambient`] | lines that come with every run and mean nothing |
 //! | [`run`] | one rsync, from its start to its outcome |
+//! | [`dialect`] | what an older rsync does not know, and what takes its place |
 //! | `acks` | quick acknowledgements on the connections of running rsyncs |
 //! | [`probe`] | what the local rsync can do, and whether a target is usable |
 
@@ -20,6 +21,7 @@ mod acks;
 pub(crate) mod ambient;
 pub mod argv;
 pub mod below;
+pub mod dialect;
 mod fewer;
 pub mod filelist;
 pub(crate) mod first;

@@ -209,6 +209,10 @@ pub(crate) struct ServerSigns {
     pub(crate) module_missing: bool,
     /// It ended the connection before it had identified itself.
     pub(crate) cut_off: bool,
+    /// The rsync there, daemon or not, does not know an option.
+    pub(crate) unknown_option: bool,
+    /// The connection ended without a word.
+    pub(crate) hung_up: bool,
 }
 
 /// How much a message tells about the reason of a failure.
@@ -534,7 +538,12 @@ impl Output {
         if rest.starts_with(b"connection unexpectedly closed")
             || memmem::find(rest, b" error: Connection reset by peer").is_some()
         {
+            self.signs.server.hung_up = true;
             return Weight::Vague;
+        }
+        if rest.starts_with(b"on remote machine: ") && rest.ends_with(b": unknown option") {
+            self.signs.server.unknown_option = true;
+            return Weight::Decides;
         }
         let message = messages::with_errno(rest);
         let (_, told) = messages::who(rest);

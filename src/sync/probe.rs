@@ -18,14 +18,18 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::argv::environment;
+use super::dialect::Dialect;
 use super::outcome::{Exit, Outcome, Verdict};
 use super::output::Signs;
 use super::run::{CollectError, collect};
 use crate::config::LocalRsync;
 use crate::path::Shown;
 
-/// The oldest rsync that is taken. It knows every option of [`super::argv`] but `--confine-root`.
-const OLDEST: Version = Version(3, 2, 3);
+/// The oldest rsync that is taken; see [`super::dialect`] for what it does not know.
+pub(crate) const OLDEST: Version = Version(3, 1, 2);
+
+/// The oldest one for feeds and followers, whose command lines have no older form.
+pub(crate) const OLDEST_OF_FEEDS: Version = Version(3, 2, 3);
 
 /// How long rsync may take to print its version.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -48,6 +52,8 @@ pub struct RsyncFacts {
     /// `--confine-root` works (3.5.0 and later): a directory that becomes a symbolic link cannot
     /// lead the sender out of the tree.
     pub confine_root: bool,
+    /// Which options it knows.
+    pub dialect: Dialect,
     /// `-A` works.
     pub(crate) acls: bool,
     /// `-X` works.
@@ -103,6 +109,14 @@ pub enum ProbeError {
         /// What it says it is.
         found: Version,
     },
+    /// It is too old for a feed.
+    #[error("{rsync:?} is rsync {found}, which is too old for feeds and followers: install rsync {OLDEST_OF_FEEDS} or later")]
+    TooOldForFeeds {
+        /// The program.
+        rsync: PathBuf,
+        /// What it says it is.
+        found: Version,
+    },
     /// It is too old.
     #[error("{rsync:?} is rsync {found}, which is too old: install rsync {OLDEST} or later")]
     TooOld {
@@ -124,8 +138,12 @@ impl RsyncFacts {
             let argv: Vec<OsString> = [rsync.as_os_str().to_owned()].into_iter().chain(args.iter().map(OsString::from)).collect();
             collect(&argv, env, 64 * 1024, PATIENCE).map_err(|source| ProbeError::Run { rsync: rsync.into(), source })
         };
-        // Twice -V: JSON where rsync offers it (3.2.7 and later), else the text of --version.
-        let said = ask(&["-VV"])?;
+        // Twice -V: JSON where rsync offers it (3.2.7 and later), else the text of --version, which
+        // has no short form before 3.2.0.
+        let said = match ask(&["-VV"])? {
+            unknown if unknown.exit == Exit::Code(1) => ask(&["--version"])?,
+            said => said,
+        };
         let facts = RsyncFacts::parse(&said.stdout).filter(|_| said.exit == Exit::Code(0));
         let mut facts = facts.ok_or_else(|| {
             let text = if said.stdout.is_empty() { &said.stderr } else { &said.stdout };
@@ -169,8 +187,10 @@ impl RsyncFacts {
         if let Ok(json) = serde_json::from_slice::<serde_json::Value>(text) {
             let capable = |name: &str| json["capabilities"][name].as_bool().unwrap_or(false);
             let compress = json["compress_list"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let version = version(json["version"].as_str()?)?;
             return Some(RsyncFacts {
-                version: version(json["version"].as_str()?)?,
+                version,
+                dialect: Dialect::of(version),
                 acls: capable("ACLs"),
                 xattrs: capable("xattrs"),
                 compress: compress.iter().filter_map(|name| Some(name.as_str()?.to_owned())).collect(),
@@ -181,8 +201,10 @@ impl RsyncFacts {
         let said = text.strip_prefix("rsync ")?.trim_start().strip_prefix("version ")?.split_whitespace().next()?;
         let capable = |name: &str| text.split([',', '\n']).any(|item| item.trim() == name);
         let compress = text.lines().skip_while(|line| !line.starts_with("Compress list:")).nth(1).unwrap_or_default();
+        let version = version(said)?;
         Some(RsyncFacts {
-            version: version(said)?,
+            version,
+            dialect: Dialect::of(version),
             acls: capable("ACLs"),
             xattrs: capable("xattrs"),
             compress: compress.split_whitespace().map(String::from).collect(),
@@ -250,6 +272,7 @@ mod tests {
         let want = RsyncFacts {
             version: Version(3, 5, 0),
             confine_root: false,
+            dialect: Dialect::Current,
             acls: false,
             xattrs: true,
             compress: vec!["zstd".into(), "none".into()],

@@ -69,9 +69,11 @@ pub(super) fn argv(spec: &Spec<'_>, renamed: &Renamed, pass: Pass) -> Vec<OsStri
         add(&"--no-inc-recursive");
     }
     // All but the links among files: what has several names does not travel this way.
-    attributes(spec.extras).iter().for_each(|arg| add(arg));
+    attributes(spec.extras, spec.dialect).iter().for_each(|arg| add(arg));
     add(&"--numeric-ids");
-    add(&"--modify-window=-1");
+    if spec.dialect.compares_nanoseconds() {
+        add(&"--modify-window=-1");
+    }
     match pass {
         Pass::Clear => {
             // `--delete` does nothing to a list; with it the receiver gets the filters and protects
@@ -86,10 +88,7 @@ pub(super) fn argv(spec: &Spec<'_>, renamed: &Renamed, pass: Pass) -> Vec<OsStri
         Pass::MovedTree | Pass::MovedTrees => renamed.filter_args.iter().for_each(|arg| add(arg)),
         _ => {}
     }
-    if let Some(choice) = spec.peer.compress.choice() {
-        add(&"-z");
-        add(&format!("--compress-choice={choice}"));
-    }
+    spec.dialect.compression(spec.peer.compress).iter().for_each(|arg| add(arg));
     add(&format!("--timeout={}", whole_seconds(spec.peer.timeout)));
     add(&ITEMS);
     // That the directory was made is printed with items from 3.2.4 on, before only where names are

@@ -13,7 +13,8 @@
 //!
 //! How: the child leads a process group of its own, so that a signal reaches the remote shell and
 //! the local receiver too. It is signalled only before it is reaped, when its group cannot yet
-//! belong to another. Its end is read from a pidfd, its outputs from non-blocking pipes. Every
+//! belong to another. Its end is read from a pidfd (on kernels before 5.3 from an eventfd that a
+//! thread sets which waits for it), its outputs from non-blocking pipes. Every
 //! descriptor is close-on-exec, so no child holds the pipe of another open.
 //!
 //! Gives up: a process that leaves the group on purpose (the master connection of a remote shell)
@@ -33,9 +34,11 @@ use std::time::{Duration, Instant};
 use ::caps::{Capability, CapsHashSet};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::stat::{Mode, umask};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{self, Pid};
 use thiserror::Error;
 
@@ -374,7 +377,7 @@ impl Child {
         // The ends that the child has inherited.
         drop(command);
         let pid = Pid::from_raw(process.id() as i32);
-        let pidfd = match pidfd_open(process.id()) {
+        let pidfd = match end_of(process.id()) {
             Ok(pidfd) => pidfd,
             Err(source) => {
                 let mut process = process;
@@ -552,6 +555,27 @@ impl Drop for Child {
     }
 }
 
+/// A descriptor that is readable once this child has ended, close-on-exec.
+fn end_of(child: u32) -> io::Result<OwnedFd> {
+    match pidfd_open(child) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => awaited(child),
+        other => other,
+    }
+}
+
+/// The same on a kernel without pidfds: a thread waits for the child, and does not reap it.
+fn awaited(child: u32) -> io::Result<OwnedFd> {
+    let fd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+    let ended = fd.as_fd().try_clone_to_owned()?;
+    std::thread::Builder::new().name("child".into()).stack_size(64 * 1024).spawn(move || {
+        let end = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+        // Otherwise it has been reaped meanwhile, and nobody asks.
+        while waitid(Id::Pid(Pid::from_raw(child as i32)), end) == Err(Errno::EINTR) {}
+        let _ = unistd::write(&ended, &1u64.to_ne_bytes());
+    })?;
+    Ok(fd.into())
+}
+
 /// A descriptor for a process, close-on-exec; readable once the process has ended.
 ///
 /// # Errors
@@ -570,7 +594,18 @@ pub(crate) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
 pub(crate) fn has_ended(pid: u32) -> bool {
     match pidfd_open(pid) {
         Ok(pidfd) => ended_within(pidfd.as_fd(), Duration::ZERO),
+        // Before Linux 5.3.
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => is_gone(pid),
         Err(error) => error.raw_os_error() == Some(libc::ESRCH),
+    }
+}
+
+/// The same by proc(5): it is not there, or has ended and is not reaped.
+fn is_gone(pid: u32) -> bool {
+    match std::fs::read(format!("/proc/{pid}/stat")) {
+        // Its name may hold anything.
+        Ok(stat) => stat.rsplit(|&b| b == b')').next().is_some_and(|rest| matches!(rest.get(1), Some(b'Z' | b'X'))),
+        Err(error) => error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH),
     }
 }
 
@@ -638,6 +673,19 @@ mod tests {
             Child::spawn_with(&argv, &[], Stdin::Null, None, Limits::default(), &[]).unwrap()
         });
         assert_eq!(wait(&mut rsync.join().unwrap()), Exit::Signal(Signal::SIGKILL as i32));
+    }
+
+    #[test]
+    fn a_kernel_without_pidfds_shows_the_end_as_well() {
+        let mut child = shell("read line", Stdin::Later(4096));
+        let ended = awaited(child.pid()).unwrap();
+        assert!(!ended_within(ended.as_fd(), Duration::ZERO) && !is_gone(child.pid()));
+        child.stdin = None;
+        assert!(ended_within(ended.as_fd(), SOON), "the end does not show");
+        assert!(is_gone(child.pid()), "what is not reaped does nothing");
+        assert!(matches!(wait(&mut child), Exit::Code(_)));
+        assert!(ended_within(ended.as_fd(), Duration::ZERO) && is_gone(child.pid()));
+        assert!(ended_within(awaited(child.pid()).unwrap().as_fd(), SOON), "one that is reaped has ended");
     }
 
     /// The first process of the group stands for rsync's sender, the second for a local receiver.

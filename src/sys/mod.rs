@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 pub(crate) mod apart;
+pub(crate) mod beneath;
 pub(crate) mod borrowed;
 pub mod caps;
 pub mod child;

@@ -62,8 +62,9 @@ pub struct StatBrief {
     /// Last change of the content or the metadata.
     pub(crate) ctime: FileTime,
     /// It is the root of a mount, seen from above: something is mounted here
-    /// (`STATX_ATTR_MOUNT_ROOT`, Linux 5.8).
-    pub(crate) mount_root: bool,
+    /// (`STATX_ATTR_MOUNT_ROOT`). `None` before Linux 5.8, and where the C library takes the place
+    /// of statx(2), before 4.11.
+    pub(crate) mount_root: Option<bool>,
 }
 
 impl StatBrief {
@@ -207,6 +208,7 @@ fn plain_with(root: RawFd, paths: &Paths, entry: &PathEntry, flags: i32) -> Look
 
 fn brief(raw: &libc::statx) -> StatBrief {
     let time = |time: libc::statx_timestamp| FileTime { secs: time.tv_sec, nanos: time.tv_nsec };
+    let mount_root = libc::STATX_ATTR_MOUNT_ROOT as u64;
     StatBrief {
         mode: u32::from(raw.stx_mode),
         nlink: raw.stx_nlink,
@@ -215,7 +217,7 @@ fn brief(raw: &libc::statx) -> StatBrief {
         size: raw.stx_size,
         mtime: time(raw.stx_mtime),
         ctime: time(raw.stx_ctime),
-        mount_root: raw.stx_attributes & libc::STATX_ATTR_MOUNT_ROOT as u64 != 0,
+        mount_root: (raw.stx_attributes_mask & mount_root != 0).then_some(raw.stx_attributes & mount_root != 0),
     }
 }
 
@@ -305,7 +307,7 @@ mod tests {
             paths.push(path, None);
         }
         let out = Statter::new().stat_all(root.as_fd(), &paths);
-        assert_eq!([0, 1, 2].map(|i: usize| out[i].unwrap().mount_root), [true, false, false]);
+        assert_eq!([0, 1, 2].map(|i: usize| out[i].unwrap().mount_root), [Some(true), Some(false), Some(false)]);
     }
 
     #[test]

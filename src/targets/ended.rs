@@ -86,7 +86,13 @@ impl Target {
         if self.is_another(cx, run.rsync.output(), outcome) {
             return;
         }
-        match probe::interpret_probe(outcome, &run.rsync.output().signs) {
+        let signs = &run.rsync.output().signs;
+        let found = probe::interpret_probe(outcome, signs);
+        if let Some(next) = self.next_dialect(outcome, signs, &found) {
+            self.link.dialect = next;
+            return self.link.ask_at(cx.now, false, outcome.reason.clone());
+        }
+        match found {
             TargetState::Usable => {
                 self.link.ambient.learn(outcome);
                 self.answered(cx, true);
@@ -107,6 +113,20 @@ impl Target {
         }
     }
 
+    /// In which dialect the target is asked next, if once more: in an older one, where it may not
+    /// know an option. One that answers in an older one after a connection that just ended is asked
+    /// in the newer one again, as it may only have been away for a moment.
+    fn next_dialect(&mut self, outcome: &Outcome, signs: &Signs, found: &TargetState) -> Option<Dialect> {
+        let dialect = self.dialect();
+        if let Some(older) = dialect.after(outcome, signs, &self.cfg.location, self.cfg.compress) {
+            self.link.dialect_sure |= signs.server.unknown_option;
+            return Some(older);
+        }
+        let answers = matches!(found, TargetState::Usable | TargetState::UseFallback);
+        let newest = self.args.facts.dialect;
+        (answers && dialect < newest && !std::mem::replace(&mut self.link.dialect_sure, true)).then_some(newest)
+    }
+
     pub(super) fn came_up(&mut self, cx: &mut Context<'_>, missing_args: bool) {
         self.renames.came_up();
         self.descents.came_up();
@@ -116,6 +136,12 @@ impl Target {
                 "the target's rsync cannot delete by name (--delete-missing-args); its directories are compared one level deep instead, \
                  which costs more. rsync 3.4.4 and later can"
             );
+        }
+        let dialect = self.dialect();
+        if std::mem::replace(&mut self.link.logged, dialect) != dialect {
+            for weaker in dialect.weaker(self.cfg.compress) {
+                tracing::warn!(mirror = %self.mirror.name, target_name = %self.cfg.name, "weaker with an older rsync: {weaker}");
+            }
         }
         if !self.deletes() && self.mirror.delete == Delete::Running {
             tracing::warn!(

@@ -67,7 +67,14 @@ impl Target {
             password_file: None,
             ..spec.peer
         };
-        let spec = Spec { rsync: nowhere, peer, missing_args: true, delete: self.mirror.delete.ever(), ..spec };
+        let spec = Spec {
+            rsync: nowhere,
+            peer,
+            missing_args: true,
+            dialect: Dialect::Current,
+            delete: self.mirror.delete.ever(),
+            ..spec
+        };
         format!("{:?}", argv::argv(&spec, Pass::Full { progress: false }))
     }
 }

@@ -13,7 +13,7 @@
 use std::collections::HashSet;
 use std::os::fd::AsFd;
 
-use nix::fcntl::{OpenHow, ResolveFlag, openat2};
+use crate::sys::beneath::open_beneath;
 
 use super::*;
 use crate::sync::output::Failed;
@@ -47,12 +47,10 @@ impl Leases {
 }
 
 /// Whether an open for reading has to wait for the end of a lease, open(2): EWOULDBLOCK. It is
-/// being broken then. No symbolic link leads the open out of the tree (openat2(2), Linux 5.6;
-/// without that call the run's own waiting shows it).
+/// being broken then. No symbolic link leads the open out of the tree.
 fn is_leased(root: &Root, path: &RelPath) -> bool {
-    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-    let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
-    openat2(root.as_fd(), path.as_path(), how).err() == Some(Errno::EWOULDBLOCK)
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    open_beneath(root.as_fd(), path.as_path(), flags).err() == Some(Errno::EWOULDBLOCK)
 }
 
 /// The inodes that a list of locks (proc(5), `/proc/locks`) has under a lease that an open for

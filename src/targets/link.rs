@@ -7,6 +7,7 @@ use super::CONFIG_PAUSE;
 use super::probing::Silence;
 use crate::location::Trouble;
 use crate::sync::ambient::Ambient;
+use crate::sync::dialect::Dialect;
 use crate::sync::retries::Backoff;
 
 /// How the target is.
@@ -44,6 +45,12 @@ pub(super) struct Link {
     pub(super) silence: Option<Silence>,
     /// Whether the receiver can delete missing arguments.
     pub(super) missing_args: bool,
+    /// Which options the receiver knows, as far as it was asked since it was last away.
+    pub(super) dialect: Dialect,
+    /// It is known to be that one. A connection that just ended may have ended for another reason.
+    pub(super) dialect_sure: bool,
+    /// What of that was last logged as weaker than a newer one.
+    pub(super) logged: Dialect,
     /// Until then one connection at a time: the server had none left for us.
     connection_limited: Option<Duration>,
     /// The last outage was for want of space.
@@ -62,6 +69,9 @@ impl Link {
             tries: 0,
             silence: None,
             missing_args: true,
+            dialect: Dialect::default(),
+            dialect_sure: false,
+            logged: Dialect::default(),
             connection_limited: None,
             out_of_space: false,
             ambient: Ambient::default(),
@@ -129,7 +139,8 @@ impl Link {
     pub(super) fn failed(&mut self, now: Duration, config: bool, (cause, reason): (Trouble, String), jitter: f64) {
         self.tries += 1;
         let pause = self.backoff.pause(self.tries, jitter) * if config { CONFIG_PAUSE } else { 1 };
-        self.missing_args = true; // it may come back with another rsync; the probe asks anew
+        // It may come back with another rsync; the probe asks anew.
+        (self.missing_args, self.dialect, self.dialect_sure) = (true, Dialect::default(), false);
         self.ask_at(now + pause, config, reason);
         if let State::Away { outage, .. } = &mut self.state {
             outage.cause = cause;

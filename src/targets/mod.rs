@@ -115,6 +115,7 @@ use crate::root::Root;
 use crate::state::runs::Runs as RunLock;
 use crate::status;
 use crate::sync::argv::{self, Compare, Deletions, Pass, Peer, Spec};
+use crate::sync::dialect::Dialect;
 use crate::sync::filelist::{self, Form, Refusal};
 use crate::sync::first::Fill;
 use crate::sync::normal::{self, Normal, State as Look};

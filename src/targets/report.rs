@@ -47,6 +47,15 @@ impl Target {
         ]
     }
 
+    /// What is weaker because a rsync is older.
+    fn weaker(&self) -> Vec<String> {
+        let mut weaker = self.dialect().weaker(self.cfg.compress);
+        if self.deletes() && !self.link.missing_args {
+            weaker.push("its rsync cannot delete by name: each deletion compares a directory one level deep".into());
+        }
+        weaker
+    }
+
     /// The current numbers.
     ///
     /// `held`: why the mirror sends nothing. `put_off`: how long a subtree whose events were lost
@@ -114,6 +123,9 @@ impl Target {
         (s.reconcile, s.passes) = self.progress_of_runs(now);
         if self.mirror.delete == Delete::Running && self.is_up() && !self.deletes() {
             s.deletes_off = "its rsync cannot delete by name, and delete = \"running\" allows no other way".into();
+        }
+        if self.is_up() {
+            s.weaker = self.weaker();
         }
         s.held_deletes = self.withheld_deletes();
         s.held_reason = self.why_withheld().unwrap_or_default();

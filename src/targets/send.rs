@@ -435,10 +435,15 @@ impl Target {
         }
     }
 
+    /// Which options both sides know.
+    pub(super) fn dialect(&self) -> Dialect {
+        self.link.dialect.min(self.args.facts.dialect)
+    }
+
     /// What a run is given that carries changes as they come.
     pub(super) fn spec<'s>(&'s self, root: &'s std::path::Path, compare: Compare) -> Spec<'s> {
         let spec = self.args.spec(&self.mirror, &self.cfg, root, compare);
-        Spec { missing_args: self.link.missing_args, delete: self.deletes(), ..spec }
+        Spec { missing_args: self.link.missing_args, dialect: self.dialect(), delete: self.deletes(), ..spec }
     }
 
     /// The same for a run that carries these.

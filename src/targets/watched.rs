@@ -99,6 +99,7 @@ impl Target {
             target: self.cfg.clone(),
             facts: self.args.facts.clone(),
             missing_args: self.link.missing_args,
+            dialect: self.dialect(),
             top_refused: self.counters.top_refused,
             apart: self.ledger.shelf.rules(),
         }
@@ -114,6 +115,8 @@ pub(crate) struct Sides {
     pub(crate) facts: RsyncFacts,
     /// Whether the receiver can delete missing arguments.
     pub(crate) missing_args: bool,
+    /// Which options both sides know.
+    pub(crate) dialect: Dialect,
     /// The target's top directory keeps its own times and mode.
     pub(crate) top_refused: bool,
     /// Rules that come before the mirror's: for places that are left alone.

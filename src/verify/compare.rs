@@ -5,6 +5,7 @@
 //! What such a pass leaves alone although rsync's filters cannot express it
 //! ([`Filter::is_rsyncs`](crate::filter::Filter::is_rsyncs)) is taken out of what it says.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::os::fd::AsFd;
@@ -18,6 +19,7 @@ use crate::engine::Plan;
 use crate::filter::Filter;
 use crate::path::{self, RelPath};
 use crate::sync::argv::{self, Compare, Deletions, Pass, Spec};
+use crate::sync::dialect::Dialect;
 use crate::sync::filelist::{self, Form};
 use crate::sync::normal::{self, State as Look};
 use crate::sync::outcome::{Outcome, Verdict};
@@ -55,6 +57,8 @@ pub(super) struct Comparer<'p> {
     going: &'p dyn Fn() -> bool,
     /// Entries of the tree when it was last verified.
     before: u64,
+    /// Which options both sides know: as the daemon found it, or as the first run here finds it.
+    dialect: Cell<Dialect>,
 }
 
 impl<'p> Comparer<'p> {
@@ -66,6 +70,7 @@ impl<'p> Comparer<'p> {
             filter_args: plan.sides.apart.iter().cloned().chain(limited_args(&plan.mirror)).collect(),
             env: argv::environment(std::env::vars_os()),
             going,
+            dialect: Cell::new(plan.sides.dialect),
             before: plan.board.lock().unwrap_or_else(PoisonError::into_inner).entries,
         }
     }
@@ -76,6 +81,7 @@ impl<'p> Comparer<'p> {
             source: Some(root.as_fd()),
             dry_run: true,
             missing_args: sides.missing_args,
+            dialect: self.dialect.get(),
             compare: self.compare,
             filter_args: &self.filter_args,
             priority: if *idle { Priority::IDLE } else { sides.target.priority() },
@@ -131,7 +137,14 @@ impl<'p> Comparer<'p> {
 
     fn run_as(&self, spec: &Spec<'_>, pass: Pass, input: Input<'_>) -> Result<Found, Error> {
         let (run, outcome) = self.end_of(spec, pass, input)?;
-        self.found(&run, &outcome)
+        let (signs, peer) = (&run.output().signs, &spec.peer);
+        match spec.dialect.after(&outcome, signs, peer.location, peer.compress) {
+            Some(older) => {
+                self.dialect.set(older);
+                self.run_as(&Spec { dialect: older, ..*spec }, pass, input)
+            }
+            None => self.found(&run, &outcome),
+        }
     }
 
     /// Runs it to its end.

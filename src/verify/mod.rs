@@ -231,7 +231,8 @@ fn alone(mirror: &Mirror, target: Target, state_dir: Option<&Path>) -> Result<Pl
     let expected = expected.transpose().map_err(|e| Error::Source(e.to_string()))?.unwrap_or_default();
     let apart = left_alone(root.path(), &mirror.mounts, expected)
         .map_err(|e| Error::Source(format!("the list of mounts cannot be read: {e}")))?;
-    let sides = Sides { target, facts, missing_args: true, top_refused: false, apart: apart.rules() };
+    let dialect = facts.dialect;
+    let sides = Sides { target, facts, missing_args: true, dialect, top_refused: false, apart: apart.rules() };
     Ok(Plan { mirror: mirror.clone(), sides, root, board: Arc::new(Mutex::default()), idle: false })
 }
 

@@ -130,7 +130,14 @@ mod tests {
         );
         let mirror = Config::from_toml(&text).unwrap().mirrors.remove(0);
         let target = mirror.targets[0].clone();
-        let sides = Sides { target, facts: Default::default(), missing_args: true, top_refused: false, apart: Vec::new() };
+        let sides = Sides {
+            target,
+            facts: Default::default(),
+            missing_args: true,
+            dialect: Default::default(),
+            top_refused: false,
+            apart: Vec::new(),
+        };
         Plan { mirror, sides, root: Root::open(source).unwrap(), board: Default::default(), idle: false }
     }
 

@@ -174,6 +174,7 @@ impl Fixture {
             max_file_size: None,
             dry_run: false,
             missing_args: !self.options.no_missing_args,
+            dialect: self.facts.dialect,
             compare: Compare::Quick,
             extras: Default::default(),
             facts: &self.facts,
