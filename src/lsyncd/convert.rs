@@ -16,6 +16,8 @@ use crate::sersync::Note;
 
 /// The most rsync runs at the same time for one target.
 const MAX_JOBS: f64 = 64.0;
+/// The same for all targets together.
+const MAX_RUNS: f64 = 10_000.0;
 /// The longest `delay` of a target.
 const MOST_DELAY: Duration = Duration::from_secs(24 * 3600);
 /// rsync's own limit is given more time than this before a run is ended from outside.
@@ -50,6 +52,9 @@ pub(super) fn config(script: &Script, text: &str) -> (Config, Found) {
     for declared in &script.settings {
         common.extend(declared.fields.named.clone());
         settings(declared, text, &mut found);
+    }
+    if let Some(Value::Number(most)) = common.get("maxProcesses") {
+        config.daemon.max_runs = Some(most.clamp(1.0, MAX_RUNS) as usize);
     }
     for declared in &script.syncs {
         let mut sync = Sync { declared, text, found: &mut found, common: &common };
@@ -159,6 +164,7 @@ impl Sync<'_> {
         }
         self.shell(&mut target, kind);
         self.filter(&mut mirror);
+        self.backups(&mirror, &mut target);
         self.deletions(&mut mirror);
         self.rest(&mut mirror, &mut target);
         (self.found.problems.len() == problems).then_some(mirror).map(|mut mirror| {
@@ -254,6 +260,7 @@ impl Sync<'_> {
         target.compress = options.compress.unwrap_or(target.compress);
         target.password_file = options.password_file.map(PathBuf::from);
         target.rsync_path = options.rsync_path;
+        target.backup_dir = options.backup_dir.map(PathBuf::from);
         target.ssh = options.ssh;
         target.put_behind_its_shell();
         target.timeout = options.timeout.unwrap_or(target.timeout);
@@ -407,6 +414,26 @@ impl Sync<'_> {
             Some(other) => {
                 self.wrong("delete", format!("delete is {}", shown(&other)), "write true, false, \"startup\" or \"running\"")
             }
+        }
+    }
+
+    /// What lsyncd keeps in the copy itself, and deletes there with its next comparison, is not
+    /// kept.
+    fn backups(&mut self, mirror: &Mirror, target: &mut Target) {
+        let Some(dir) = target.backup_dir.take() else { return };
+        let kept = target.location.elsewhere(&dir).is_some_and(|place| {
+            let below = target.location.holds(&place);
+            below.is_none_or(|below| !below.is_empty() && mirror.filter.excludes(below.as_bytes(), true))
+        });
+        match kept {
+            true => target.backup_dir = Some(dir),
+            false => self.note(
+                "backup_dir",
+                format!(
+                    "backup_dir is not carried over: {} lies inside the copy; write a directory beside it as backup_dir of the target, or exclude it",
+                    dir.display()
+                ),
+            ),
         }
     }
 

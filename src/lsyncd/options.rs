@@ -22,6 +22,8 @@ pub(super) struct Options {
     pub(super) ssh: Option<String>,
     pub(super) timeout: Option<Duration>,
     pub(super) connect_timeout: Option<Duration>,
+    /// An absolute path; in a module, from the module's own directory, with both.
+    pub(super) backup_dir: Option<String>,
     /// `--exclude`, `--include` and `--filter`, in their order.
     pub(super) rules: Vec<Ordered>,
     /// Key and reason of what is left out.
@@ -69,6 +71,8 @@ pub(super) fn read(table: Option<&Fields>) -> Options {
             ("binary", Value::Text(program)) => out.rsync = Some(program.clone()),
             ("rsync_path", Value::Text(path)) => out.rsync_path = Some(path.clone()),
             ("rsh", Value::Text(shell)) => out.ssh = Some(shell.clone()),
+            ("backup_dir", Value::Text(dir)) => backup_dir(key, dir, &mut out),
+            ("backup", Value::Bool(true)) if keeps_aside(table) => {}
             ("timeout", value) => out.timeout = seconds(value),
             ("contimeout", value) => out.connect_timeout = seconds(value),
             ("filter", Value::Text(text)) => rule(key, "--filter", text, &mut out),
@@ -90,6 +94,23 @@ pub(super) fn read(table: Option<&Fields>) -> Options {
     let left = KEPT.iter().filter(|(name, _)| asked.left.contains(name) || !(asked.archive || asked.kept.contains(name)));
     out.args.extend(left.map(|(_, option)| (*option).to_owned()));
     out
+}
+
+/// Whether `backup_dir` says where what is replaced goes, so that `backup` says nothing more.
+fn keeps_aside(table: &Fields) -> bool {
+    matches!(table.named.get("backup_dir"), Some(Value::Text(dir)) if dir.starts_with('/'))
+}
+
+/// Where what is replaced or deleted goes.
+fn backup_dir(key: &str, dir: &str, out: &mut Options) {
+    if dir.starts_with('/') {
+        out.backup_dir = Some(dir.to_owned());
+    } else {
+        let why = format!(
+            "{dir:?} is a relative path, below the copy; write an absolute one outside of it as backup_dir of the target"
+        );
+        out.left.push((key.to_owned(), why));
+    }
 }
 
 /// A key that is one of rsync's options, passed on where a target may have it.
@@ -128,6 +149,7 @@ fn extra(given: &[String], out: &mut Options, asked: &mut Asked) {
                 let file = needs(&mut words).unwrap_or_default();
                 out.wrong.push(("_extra".to_owned(), format!("{name} {file} has no counterpart in this place")));
             }
+            "--backup-dir" => backup_dir("_extra", &needs(&mut words).unwrap_or_default(), out),
             "--password-file" => out.password_file = needs(&mut words),
             "--rsync-path" => out.rsync_path = needs(&mut words),
             "-e" | "--rsh" => out.ssh = needs(&mut words),

@@ -94,11 +94,46 @@ const CARRIED: &[Case] = &[
         &[],
     ),
     ("no first copy", r#"sync{ default.rsync, source="/a", target="b::a", init=false }"#, &[r#"initial = "none""#], &[]),
-    ("processes, for all", r#"settings{ maxProcesses=8 } sync{ default.rsync, source="/a", target="b::a" }"#, &["jobs = 8"], &[]),
+    (
+        "processes, for all",
+        r#"settings{ maxProcesses=8 } sync{ default.rsync, source="/a", target="b::a" }"#,
+        &["[daemon]", "max_runs = 8", "jobs = 8"],
+        &[],
+    ),
+    (
+        "what is replaced goes aside",
+        r#"sync{ default.rsync, source="/a", target="b::a/copy", rsync={archive=true, backup=true, backup_dir="/old"} }"#,
+        &[r#"backup_dir = "/old""#],
+        &[],
+    ),
+    (
+        "the same among further options",
+        r#"sync{ default.rsync, source="/a", target="b:/a", rsync={archive=true, _extra={"--backup-dir=/old"}} }"#,
+        &[r#"backup_dir = "/old""#],
+        &[],
+    ),
+    (
+        "a place for it that is left out of the copy",
+        r#"sync{ default.rsync, source="/a", target="b::a", exclude={"/old/"}, rsync={archive=true, backup_dir="/old"} }"#,
+        &[r#"backup_dir = "/old""#],
+        &[],
+    ),
+    (
+        "a place for it in the copy",
+        "sync{ default.rsync, source='/a', target='b::a', rsync={archive=true,\n backup_dir='/old'} }",
+        &[r#"url = "rsync://b/a""#],
+        &["2: backup_dir is not carried over: /old lies inside the copy"],
+    ),
+    (
+        "a place for it in the copy itself",
+        "sync{ default.rsync, source='/a', target='b::a', rsync={archive=true,\n backup_dir='old'} }",
+        &[r#"url = "rsync://b/a""#],
+        &["2: backup_dir is not carried over: \"old\" is a relative path"],
+    ),
     (
         "processes, for one",
         r#"settings{ maxProcesses=8 } sync{ default.rsync, source="/a", target="b::a", maxProcesses=1 }"#,
-        &["jobs = 1"],
+        &["max_runs = 8", "jobs = 1"],
         &[],
     ),
     (
