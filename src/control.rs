@@ -17,7 +17,7 @@ use crate::status::verify::{Options, Report};
 /// How long an engine may take to answer a question about its state.
 pub(crate) const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a client asks.
+/// A request of a client.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "cmd", rename_all = "lowercase")]
 pub enum Request {
@@ -111,7 +111,7 @@ pub enum Reply {
         /// One for each target.
         targets: Vec<Steered>,
     },
-    /// The client may not ask this.
+    /// The client may not send this request.
     Denied {
         /// Why.
         message: String,
@@ -196,7 +196,7 @@ impl Error {
             Error::Connect { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some("the socket belongs to another user: try it with sudo, or as that user")
             }
-            Error::Connect { .. } => Some("see that it runs, and give the socket that it was told (--socket, FANSYNC_SOCKET)"),
+            Error::Connect { .. } => Some("see that it runs, and give the socket that it uses (--socket, FANSYNC_SOCKET)"),
             _ => None,
         }
     }
@@ -208,7 +208,7 @@ impl Error {
     }
 }
 
-/// Asks the daemon at `path`; `patience` bounds the wait for its answer.
+/// Sends a request to the daemon at `path`; `patience` bounds the wait for its answer.
 ///
 /// # Errors
 /// [`Error::Connect`] when no process listens, [`Error::Talk`] when the answer is missing or not

@@ -271,10 +271,10 @@ fn each_dependency_has_its_reason() {
         .flat_map(|table| manifest[table].as_table().expect("a table").keys().map(String::as_str))
         .collect();
     let named = |line: &'static str| Some(line.strip_prefix("| `")?.split_once('`')?.0);
-    let mut told: Vec<&str> = include_str!("../docs/dependencies.md").lines().filter_map(named).collect();
+    let mut listed: Vec<&str> = include_str!("../docs/dependencies.md").lines().filter_map(named).collect();
     used.sort_unstable();
-    told.sort_unstable();
-    assert_eq!(told, used, "docs/dependencies.md and Cargo.toml differ");
+    listed.sort_unstable();
+    assert_eq!(listed, used, "docs/dependencies.md and Cargo.toml differ");
 }
 
 /// What GitHub makes of a heading.

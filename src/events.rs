@@ -30,7 +30,7 @@ Examples:
   fansync events
   fansync events --mirror data --count 100 --json
 
-Exit codes: 0 COUNT events told, 64 usage, 69 no daemon answers, or it ended, 77 not permitted.";
+Exit codes: 0 COUNT events printed, 64 usage, 69 no daemon answers, or it ended, 77 not permitted.";
 
 /// `fansync events`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
@@ -91,8 +91,8 @@ pub(crate) fn follow(socket: &Path, args: &EventsArgs, out: &mut impl Write) -> 
         Reply::Events => {}
         other => return Ok(Followed::Refused(Box::new(other))),
     }
-    let mut told = 0;
-    while args.count.is_none_or(|count| told < count) {
+    let mut printed = 0;
+    while args.count.is_none_or(|count| printed < count) {
         line.clear();
         if lines.read_line(&mut line).map_err(talk)? == 0 {
             return Ok(Followed::Ended);
@@ -102,7 +102,7 @@ pub(crate) fn follow(socket: &Path, args: &EventsArgs, out: &mut impl Write) -> 
         if let Err(why) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
             return Ok(Followed::NotWritten(why));
         }
-        told += 1;
+        printed += 1;
     }
     Ok(Followed::Printed)
 }

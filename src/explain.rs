@@ -16,13 +16,13 @@ use crate::status::PathState;
 /// The end of `fansync explain --help`.
 pub(crate) const HELP: &str = "\
 PATH need not exist any more. Directories above it that are symbolic links are followed; PATH itself is followed only when it lies below no \
-source as it is. Everything heard so far is taken into account.
+source as it is. Every event received so far is taken into account.
 
 Examples:
   fansync explain /srv/data/report.pdf
   fansync explain --json ./cache/x
 
-Exit codes: 0 told, 1 no mirror covers it, 64 usage, 69 no daemon answers, 77 not permitted.";
+Exit codes: 0 printed, 1 no mirror covers it, 64 usage, 69 no daemon answers, 77 not permitted.";
 
 /// `fansync explain`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
@@ -151,8 +151,8 @@ impl Explained {
     /// For a terminal.
     pub(crate) fn human(&self) -> String {
         let mut out = String::new();
-        for told in &self.mirrors {
-            told.human(&mut out);
+        for mirror in &self.mirrors {
+            mirror.human(&mut out);
         }
         out
     }
@@ -185,7 +185,7 @@ impl Explanation {
         if self.muted {
             let _ = writeln!(
                 out,
-                "  muted   its directory is left out and busy, so the kernel is told not to report what happens there; heard again once it matters"
+                "  muted   its directory is left out and busy, so the kernel does not report events there; watched again once it matters"
             );
         }
         if self.walking {
@@ -222,8 +222,8 @@ mod tests {
         std::os::unix::fs::symlink("real", top.join("link")).unwrap();
         std::os::unix::fs::symlink("real/sub", top.join("deep")).unwrap();
         let of = |path: &str| -> Vec<String> {
-            let told = meanings(&top.join(path)).unwrap();
-            told.iter().map(|p| String::from_utf8_lossy(&p[top.as_os_str().len()..]).into_owned()).collect()
+            let paths = meanings(&top.join(path)).unwrap();
+            paths.iter().map(|p| String::from_utf8_lossy(&p[top.as_os_str().len()..]).into_owned()).collect()
         };
         assert_eq!(of("real/gone/f"), ["/real/gone/f"]);
         assert_eq!(of("link/f"), ["/real/f"]);
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn the_words_for_it() {
-        let told = Explanation {
+        let mirror = Explanation {
             mirror: "m".into(),
             source: "/s".into(),
             path: "cache/x".into(),
@@ -256,7 +256,7 @@ mod tests {
             }],
             ..Explanation::default()
         };
-        let text = Explained { mirrors: vec![told], elsewhere: Vec::new() }.human();
+        let text = Explained { mirrors: vec![mirror], elsewhere: Vec::new() }.human();
         for want in [
             "cache/x in mirror m of /s\n",
             "  filter  left out by exclude \"/cache/\" (/etc/f.toml:4:12), for cache above it\n",

@@ -8,7 +8,7 @@
 //! together.
 //!
 //! # How it works
-//! Names are learnt from looks at the disk: each path of a batch is looked up before it leaves, and
+//! Names are learnt from lookups on disk: each path of a batch is looked up before it leaves, and
 //! a link count above one shows it. What these checks do not find (link(2) raises an event for the
 //! new name, not for the old) is found by a walk in the background ([`search`]): over a directory
 //! that is compared whole, or over everything when a file has more names than are known. Names that
@@ -23,7 +23,7 @@
 //! of their own, as without `hard_links`, and only full passes link them. Files with one name are
 //! not remembered; the first link to one costs a walk over the tree, at most every `Links::pause`.
 //! More than [`MAX_NAMES`] names are not remembered: what goes beyond is joined in full passes
-//! only. A link that was broken while fansync did not look, by a copy with the same size, time and
+//! only. A link that was broken while fansync did not run, by a copy with the same size, time and
 //! content, stays a link on the target: rsync does not part what is equal.
 
 mod departed;
@@ -89,7 +89,7 @@ pub(crate) struct Links {
     whole: bool,
     /// For which files the next walk over everything was requested, and for which the one under way
     /// was.
-    asked: HashSet<Inode>,
+    requested: HashSet<Inode>,
     sought: HashSet<Inode>,
     /// A walk over some directories found names whose fellows lie elsewhere: the walk that finds
     /// these.
@@ -107,7 +107,7 @@ pub(crate) struct Links {
     not_before: Duration,
 }
 
-/// What a walk has to look at.
+/// What a walk has to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Job {
     /// Everything, and this is the walk at the start.
@@ -121,7 +121,7 @@ pub(crate) struct Job {
 /// What a walk found.
 #[derive(Debug)]
 pub(crate) struct Found {
-    /// What it was to look at.
+    /// What it was to read.
     pub(crate) job: Job,
     /// Names of files with several, and the number of names that these have.
     pub(crate) names: Vec<(RelPath, Inode, u32)>,
@@ -159,7 +159,7 @@ impl Links {
             scopes: BTreeMap::new(),
             crowded: 0,
             whole: true,
-            asked: HashSet::new(),
+            requested: HashSet::new(),
             sought: HashSet::new(),
             rest: None,
             running: false,
@@ -281,7 +281,7 @@ impl Links {
         self.groups.get(&inode).is_some_and(|group| group.names.len() as u32 + group.outside >= nlink)
     }
 
-    /// What was looked for and not found lies outside.
+    /// What was sought and not found lies outside.
     pub(crate) fn settle(&mut self, inode: Inode, nlink: u32) {
         if let Some(group) = self.groups.get_mut(&inode) {
             group.outside = nlink.saturating_sub(group.names.len() as u32);
@@ -331,7 +331,7 @@ impl Links {
 
     // ----- walks -----
 
-    /// Asks for a walk over `dir`.
+    /// Requests a walk over `dir`.
     pub(crate) fn want(&mut self, dir: &RelPath, deep: bool) -> Ticket {
         if dir.is_root() && deep || self.scopes.len() >= MAX_SCOPES {
             self.whole = true;
@@ -347,11 +347,11 @@ impl Links {
         Ticket { whole: false, number: self.begun[0] + 1 }
     }
 
-    /// Asks for a walk over everything, to find the names of `inode`; returns whether it will begin
+    /// Requests a walk over everything, to find the names of `inode`; returns whether it will begin
     /// soon.
     pub(crate) fn want_whole(&mut self, now: Duration, inode: Inode) -> (Ticket, bool) {
         self.whole = true;
-        self.asked.insert(inode);
+        self.requested.insert(inode);
         (Ticket { whole: true, number: self.begun[1] + 1 }, self.next_whole <= now + PATIENCE)
     }
 
@@ -381,7 +381,7 @@ impl Links {
         if whole {
             self.whole = false;
             self.begun[1] += 1;
-            self.sought = std::mem::take(&mut self.asked);
+            self.sought = std::mem::take(&mut self.requested);
         }
         let scopes = std::mem::take(&mut self.scopes);
         if !scopes.is_empty() {
@@ -397,7 +397,7 @@ impl Links {
         if job.whole {
             self.whole = true;
             self.begun[1] -= 1;
-            self.asked.extend(std::mem::take(&mut self.sought));
+            self.requested.extend(std::mem::take(&mut self.sought));
         }
         if !job.scopes.is_empty() {
             self.begun[0] -= 1;
@@ -479,12 +479,12 @@ impl Links {
                 again.extend(group.names.iter().map(|name| RelPath::from_normal(&**name)));
             }
         }
-        // Whoever noted a name that is met here: where others are missing, only a walk over
+        // A place that noted a name that is met here: where others are missing, only a walk over
         // everything finds them.
         for (inode, nlink) in counts {
             if self.groups.get(&inode).is_some_and(|group| group.names.len() as u32 + group.outside < nlink) {
                 self.whole = true;
-                self.asked.insert(inode);
+                self.requested.insert(inode);
                 self.rest = Some(Ticket { whole: true, number: self.begun[1] + 1 });
             }
         }
@@ -529,7 +529,7 @@ mod tests {
             [],
             "rsync's first pass links them"
         );
-        // A name of the last one is not met: another walk tells whether it came behind this one.
+        // A name of the last one is not met: another walk shows whether it came behind this one.
         let job = links.begin(Duration::ZERO).unwrap();
         assert!(!job.first && job.whole);
         assert_eq!(links.end(Duration::ZERO, found(job, &[("a", A, 2), ("d/b", A, 2), ("d/x", B, 2)])), []);
@@ -597,7 +597,7 @@ mod tests {
         links.hurry();
         let job = links.begin(Duration::ZERO).unwrap();
         links.put_off(Duration::ZERO, job.clone());
-        // A flush waits, and the directory is asked about again: not before its time all the same.
+        // A flush waits, and the directory is requested again: not before its time all the same.
         links.hurry();
         assert_eq!(links.want(&p("d"), false), near);
         assert_eq!((links.begin(Duration::ZERO), links.next_due()), (None, Some(RETRY)));

@@ -21,7 +21,7 @@ pub(super) fn check_file(args: &CheckArgs) -> ExitCode {
                     out::note(format_args!("{}:{}: {}", file.display(), note.line, note.text));
                 }
                 for text in loaded.unseen() {
-                    out::note(format_args!("look at the target: {text}"));
+                    out::note(format_args!("check the target: {text}"));
                 }
                 if program == Program::Lsyncd {
                     let text = "lsyncd's configuration; fansync runs TOML, which `fansync import` prints: fansync import";

@@ -37,8 +37,8 @@ fn ask(whom: &Whom, request: &Request, patience: Duration) -> Result<Reply, Exit
 }
 
 /// The daemon's answer, unless it is that the request cannot be served.
-fn answered(asked: Result<Reply, control::Error>) -> Result<Reply, ExitCode> {
-    match asked {
+fn answered(answer: Result<Reply, control::Error>) -> Result<Reply, ExitCode> {
+    match answer {
         Ok(Reply::Error { message }) => {
             out::error(message);
             Err(ExitCode::Usage)
@@ -63,19 +63,19 @@ pub(super) fn explain(args: ExplainArgs) -> ExitCode {
     let paths = match explain::meanings(&args.path) {
         Ok(paths) => paths,
         Err(error) => {
-            out::error(format_args!("cannot tell the working directory: {error}; give an absolute path"));
+            out::error(format_args!("cannot determine the working directory: {error}; give an absolute path"));
             return ExitCode::Usage;
         }
     };
     match ask(&args.whom, &Request::Explain { paths }, Duration::from_secs(10)) {
-        Ok(Reply::Explain(told)) => {
-            let code = if told.mirrors.is_empty() { ExitCode::Differences } else { ExitCode::Done };
+        Ok(Reply::Explain(explained)) => {
+            let code = if explained.mirrors.is_empty() { ExitCode::Differences } else { ExitCode::Done };
             let code = match args.json {
-                true => out::print(format_args!("{}\n", serde_json::json!(told)), code),
-                false => out::print(told.human(), code),
+                true => out::print(format_args!("{}\n", serde_json::json!(explained)), code),
+                false => out::print(explained.human(), code),
             };
-            if told.mirrors.is_empty() {
-                out::error(explain::nowhere(&std::path::absolute(&args.path).unwrap_or(args.path), &told.elsewhere));
+            if explained.mirrors.is_empty() {
+                out::error(explain::nowhere(&std::path::absolute(&args.path).unwrap_or(args.path), &explained.elsewhere));
             }
             code
         }
@@ -222,7 +222,7 @@ pub(super) fn flush(args: &FlushArgs) -> ExitCode {
     let deadline = Instant::now() + args.timeout;
     let begun = Instant::now();
     let mut mentioned = false;
-    let asked = loop {
+    let answer = loop {
         let path = match socket(&args.whom) {
             Ok(path) => path,
             Err(code) => return code,
@@ -238,16 +238,16 @@ pub(super) fn flush(args: &FlushArgs) -> ExitCode {
                 }
                 std::thread::sleep(DAEMON_POLL.min(left));
             }
-            asked => break answered(asked),
+            answer => break answered(answer),
         }
     };
-    let asked = match (asked, &args.followers) {
+    let answer = match (answer, &args.followers) {
         (Ok(Reply::Flush(flushed)), Some(which)) if flushed.waiting.is_empty() => {
             followers::wait(args, which, deadline).map(Reply::Flush)
         }
-        (asked, _) => asked,
+        (answer, _) => answer,
     };
-    match asked {
+    match answer {
         Ok(Reply::Flush(flushed)) => {
             for w in &flushed.waiting {
                 out::error(format_args!("{} does not hold every change: {}", w.target, w.why));

@@ -60,8 +60,8 @@ pub(super) fn follow(mut args: FollowArgs) -> ExitCode {
 
 pub(super) fn failover(args: FailoverArgs) -> ExitCode {
     if let Some(action) = &args.action {
-        let (said, code) = act(action);
-        return match said {
+        let (outcome, code) = act(action);
+        return match outcome {
             Ok(text) if text.is_empty() => code,
             Ok(text) => out::print(format_args!("{text}\n"), code),
             Err(text) => {
@@ -140,7 +140,7 @@ fn serve(config: &Config, mode: Mode, reread: Option<Reread<'_>>) -> ExitCode {
 
 fn rehearse(config: &Config) -> ExitCode {
     let mut printed = ExitCode::Done;
-    let code = crate::verify::rehearse(config, &mut |told| match told {
+    let code = crate::verify::rehearse(config, &mut |line| match line {
         Ok(text) if printed == ExitCode::Done => printed = out::print(text, printed),
         Ok(_) => {}
         Err(text) => out::error(text),

@@ -28,7 +28,7 @@ pub(crate) fn socket() -> Result<PathBuf, Several> {
     among(&dirs)
 }
 
-/// All sockets of daemons that this user may ask, the usual one first.
+/// All sockets of daemons that this user may use, the usual one first.
 pub(crate) fn all() -> Vec<PathBuf> {
     let (own, system) = (Places::own(), Places::system());
     let dirs = if own.run == system.run { vec![own.run] } else { vec![own.run, system.run] };
@@ -46,7 +46,7 @@ fn all_among(dirs: &[PathBuf]) -> Vec<PathBuf> {
 /// The sockets in these directories that a daemon answers on.
 fn served(dirs: &[PathBuf]) -> Vec<PathBuf> {
     let all = dirs.iter().flat_map(|dir| std::fs::read_dir(dir).into_iter().flatten().flatten()).map(|entry| entry.path());
-    // The failover monitor is asked by commands of its own.
+    // The failover monitor has commands of its own.
     let mut served: Vec<PathBuf> = all
         .filter(|path| path.extension().is_some_and(|x| x == "sock") && path.file_stem().is_some_and(|s| s != "failover"))
         .filter(|path| is_served(path))
@@ -68,7 +68,7 @@ fn among(dirs: &[PathBuf]) -> Result<PathBuf, Several> {
     }
 }
 
-/// Whether a daemon is there, also one that this user may not ask.
+/// Whether a daemon is there, also one that this user may not use.
 fn is_served(socket: &Path) -> bool {
     match UnixStream::connect(socket) {
         Ok(_) => true,

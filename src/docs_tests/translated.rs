@@ -82,7 +82,7 @@ fn the_commands_of_the_quick_start_are_those_of_the_guides() {
         code(&page).iter().flat_map(|block| block.lines().skip(1).map(str::to_owned).collect::<Vec<_>>()).collect();
     assert!(lines.len() > 5, "{lines:?}");
     for line in lines {
-        let told = guides.iter().any(|guide| guide.contains(&line));
-        assert!(told, "docs/zh-CN/quickstart.md has {line:?}, which no English page has");
+        let found = guides.iter().any(|guide| guide.contains(&line));
+        assert!(found, "docs/zh-CN/quickstart.md has {line:?}, which no English page has");
     }
 }

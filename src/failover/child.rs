@@ -1,6 +1,6 @@
 //! Children that may never end: each call that can touch a mount runs in one, with a deadline; past
 //! it the child is killed and, if even that does not end it (a task in an uninterruptible wait),
-//! left alone and looked after later.
+//! left alone and reaped later.
 
 use std::io::{self, Read};
 use std::process::{Child, Command, Stdio};
@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use crate::sys::child::as_usual;
 
-const LOOK: Duration = Duration::from_millis(2);
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 /// How long a killed child may take before it is left alone.
 const AFTER_KILL: Duration = Duration::from_millis(100);
 
@@ -32,11 +32,11 @@ pub(crate) enum CallError {
         deadline: Duration,
     },
     /// It failed.
-    #[error("{what}: {said}")]
+    #[error("{what}: {message}")]
     Failed {
         what: String,
-        /// Its words.
-        said: String,
+        /// The error message.
+        message: String,
         /// The error number, where it was a system call; else 0.
         errno: i32,
     },
@@ -60,9 +60,9 @@ impl Calls {
             match child.try_wait() {
                 Ok(Some(status)) if status.success() => return Ok(()),
                 Ok(Some(status)) => return Err(failed(what, &mut child, &status.to_string())),
-                Ok(None) if begun.elapsed() < deadline => std::thread::sleep(LOOK),
+                Ok(None) if begun.elapsed() < deadline => std::thread::sleep(POLL_INTERVAL),
                 Ok(None) => break,
-                Err(e) => return Err(CallError::Failed { what: what.into(), said: e.to_string(), errno: 0 }),
+                Err(e) => return Err(CallError::Failed { what: what.into(), message: e.to_string(), errno: 0 }),
             }
         }
         self.abandon(what, child);
@@ -77,7 +77,7 @@ impl Calls {
             if !matches!(child.try_wait(), Ok(None)) {
                 return;
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
         self.keep(what, child);
     }
@@ -115,8 +115,8 @@ pub(crate) fn failed(what: &str, child: &mut Child, status: &str) -> CallError {
         let _ = stderr.take(4096).read_to_end(&mut text);
     }
     let text = String::from_utf8_lossy(&text);
-    let said = text.lines().find(|l| !l.trim().is_empty()).unwrap_or(status).trim().to_owned();
-    CallError::Failed { what: what.into(), said, errno: 0 }
+    let message = text.lines().find(|l| !l.trim().is_empty()).unwrap_or(status).trim().to_owned();
+    CallError::Failed { what: what.into(), message, errno: 0 }
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ Examples:
   fansync failover status
   fansync failover status --json --config /etc/fansync/failover-web.toml
 
-Exit codes: 0 told, 64 usage, 69 nobody answers, 78 configuration.";
+Exit codes: 0 printed, 64 usage, 69 no daemon answers, 78 configuration.";
 
 const SWITCH_HELP: &str = "\
 If the mounted server answers, it hands over orderly, and no write is lost; if it does not, the other is made primary.
@@ -37,7 +37,7 @@ Examples:
   fansync failover switch
   fansync failover switch --to backup --name web
 
-Exit codes: 0 done, 1 not done, 64 usage, 69 nobody answers.";
+Exit codes: 0 done, 1 not done, 64 usage, 69 no daemon answers.";
 
 const FAILBACK_HELP: &str = "\
 The same as switch --to primary.
@@ -46,7 +46,7 @@ Examples:
   fansync failover failback
   fansync failover failback --name web
 
-Exit codes: 0 done, 1 not done, 64 usage, 69 nobody answers.";
+Exit codes: 0 done, 1 not done, 64 usage, 69 no daemon answers.";
 
 const HOLD_HELP: &str = "\
 Remembered over restarts, until resume.
@@ -55,14 +55,14 @@ Examples:
   fansync failover hold
   fansync failover hold --name web
 
-Exit codes: 0 done, 1 not done, 64 usage, 69 nobody answers.";
+Exit codes: 0 done, 1 not done, 64 usage, 69 no daemon answers.";
 
 const RESUME_HELP: &str = "\
 Examples:
   fansync failover resume
   fansync failover resume --name web
 
-Exit codes: 0 done, 1 not done, 64 usage, 69 nobody answers.";
+Exit codes: 0 done, 1 not done, 64 usage, 69 no daemon answers.";
 
 const ROLE_HELP: &str = "\
 Without --set the mark is shown. A tree without a mark becomes the primary or the follower of epoch 1; a primary that was a follower gets a new epoch. \
@@ -82,10 +82,10 @@ pub struct FailoverArgs {
     /// The configuration file, if not /etc/fansync/failover.toml
     #[arg(long, value_name = "FILE", required_unless_present_any = ["once", "dry_run"])]
     pub(crate) config: Option<PathBuf>,
-    /// Make one decision, tell what was seen, and leave
+    /// Make one decision, print the status, and exit
     #[arg(long)]
     pub(crate) once: bool,
-    /// Change nothing; tell what would be done
+    /// Change nothing; print what would be done
     #[arg(long)]
     pub(crate) dry_run: bool,
     /// What to do by hand.
@@ -103,7 +103,7 @@ impl FailoverArgs {
 /// What to do by hand.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub(crate) enum Action {
-    /// Tell what is mounted, how the servers are, and what needs an administrator
+    /// Show what is mounted, how the servers are, and what needs an administrator
     #[command(after_help = STATUS_HELP)]
     Status(StatusArgs),
     /// Move to the other server

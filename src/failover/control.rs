@@ -21,7 +21,7 @@ use crate::socket::{self, BindError};
 /// An order by hand may wait for a hand-over.
 const ORDER: Duration = Duration::from_secs(90);
 
-/// What is asked.
+/// A request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "cmd", rename_all = "snake_case")]
 pub enum Ask {
@@ -155,7 +155,7 @@ fn pass_on(handles: &[Handle], name: Option<&str>, order: Order) -> Answer {
     }
 }
 
-/// Asks the process at `path`.
+/// Sends a request to the process at `path`.
 ///
 /// # Errors
 /// See [`ControlError`].

@@ -101,13 +101,13 @@ pub(crate) fn run(config: &Config, mode: Mode) -> Result<ExitCode, Error> {
     let mut threads = Vec::new();
     for client in &config.clients {
         let pair = Arc::new(Pair::new(&front).map_err(setup("make a number for this client"))?);
-        let (orders, told) = unbounded();
+        let (orders, received) = unbounded();
         let shown = Arc::new(Mutex::new(Shown { name: client.name.clone(), ..Shown::default() }));
         let monitor = Monitor::new(client, &key, pair, &host, &config.daemon.run_dir, mode.dry_run, Arc::clone(&shown))?;
         let rounds = mode.once.then_some(client.probe.of.max(client.probe.returns));
         let named = std::thread::Builder::new().name(format!("fansync-{}", client.name));
         let run = move || {
-            if let Err(error) = monitor.run(&told, rounds) {
+            if let Err(error) = monitor.run(&received, rounds) {
                 tracing::error!(%error, "a monitor cannot ask its servers");
             }
         };

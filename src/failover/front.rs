@@ -48,13 +48,13 @@ use sandbox::{Identity, Step};
 const START: Duration = Duration::from_secs(10);
 /// How long it may take to take an order.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// It is asked whether it is there when it has said nothing for so long, ...
+/// A process that has sent nothing for so long gets a ping, ...
 const QUIET: Duration = Duration::from_secs(1);
 /// ... and killed when it does not answer within this.
 const ANSWERS: Duration = Duration::from_secs(3);
 /// After a deadline, how long it may take to report that the other side missed it.
 const REPORT: Duration = Duration::from_millis(300);
-/// Connections that came in and have asked nothing yet, at most: more than it has places for.
+/// Connections that came in and have sent no request yet, at most: more than it has places for.
 const MOST_OPEN: usize = 256;
 /// Requests that are carried out at the same time, at most.
 const MOST_SERVED: usize = 192;
@@ -426,7 +426,7 @@ impl Job<'_> {
         }
     }
 
-    /// It says what it was not asked for.
+    /// It sends what was not requested.
     fn broken(&self) -> Lost {
         self.link.packets.end();
         Lost::Away
@@ -533,7 +533,7 @@ impl Shared {
 
     /// Takes what it says until it must not be used any more.
     fn read(&self, link: &Arc<Link>) -> Broken {
-        // Each connection that came in, its number and where it is from, until it has asked.
+        // Each connection that came in, its number and where it is from, until its request.
         let mut open: HashMap<u64, (Id, IpAddr)> = HashMap::new();
         let mut asked_whether = false;
         loop {
@@ -578,7 +578,7 @@ impl Shared {
                     }
                 }
                 (News::Ready | News::NotConfined { .. } | News::Opened { .. } | News::Asked { .. }, _) => {
-                    return Broken::Lies("it says what it was not asked for");
+                    return Broken::Lies("it sends what was not requested");
                 }
             }
         }

@@ -5,8 +5,8 @@
 //! kept aside what only the peer held ([`crate::role::fence`]), so what is left at the end are the
 //! last changes. In this order:
 //!
-//! 1. The peer is asked: it is a follower. The mirror daemon is asked: it follows open files, and
-//!    the peer holds a whole copy. Clients look more often from here on. What is pending is flushed
+//! 1. The peer reports that it is a follower. The mirror daemon reports that it follows open files and
+//!    that the peer holds a whole copy. Clients probe more often from here on. What is pending is flushed
 //!    until a flush takes a third of what clients may wait.
 //! 2. The intention is written down (`.fansync/handover`), with the epoch that the peer gets.
 //! 3. Exports read-only: from now on clients get EROFS, and nothing more is acknowledged.
@@ -16,7 +16,7 @@
 //!    move.
 //!
 //! Any doubt before 5 undoes 3 and says why; the epoch that was reserved is not used again. A crash
-//! before 5 is undone by the next start, one after 5 is carried on by it: the peer is asked to take
+//! before 5 is undone by the next start, one after 5 is carried on by it: the peer is requested to take
 //! over until it has, or until a client has promoted the other server, which counts.
 
 use std::sync::Arc;
@@ -136,7 +136,7 @@ impl Server {
             Some(mark) => return Err(format!("the peer is {mark}, and not a follower of ours")),
             None => return Err(format!("the peer has no role mark: {}", peer.trouble)),
         }
-        let mirror = mirror::of(&self.cfg).ok_or("the mirror daemon does not answer, so nobody knows what the peer holds")?;
+        let mirror = mirror::of(&self.cfg).ok_or("the mirror daemon does not answer, so it is not known what the peer holds")?;
         if let Some(why) = mirror::unfit(&mirror) {
             return Err(why);
         }

@@ -105,7 +105,7 @@ pub(crate) struct Health {
     window: u32,
     seen: u32,
     row: u32,
-    /// What it said last.
+    /// Its last report.
     pub(crate) report: Option<Report>,
 }
 
@@ -161,8 +161,8 @@ pub(crate) struct State {
     /// Since when no server that answers is the newest primary.
     orphan_since: Option<Duration>,
     /// When a fail-back was requested last.
-    asked: Option<Duration>,
-    /// What was said last, so that it is said once.
+    requested: Option<Duration>,
+    /// The alarm that was reported last. Each is reported once.
     alarm: Option<Alarm>,
 }
 
@@ -171,7 +171,7 @@ impl State {
         self.servers[side.index()].alive
     }
 
-    /// What the server said of its role in its last answer.
+    /// The role that the server reported last.
     fn report(&self, side: Side) -> Option<&Report> {
         self.servers[side.index()].report.as_ref()
     }
@@ -225,7 +225,7 @@ impl Alarm {
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Ask the server to become primary of an epoch above `above`.
+    /// Request the server to become primary of an epoch above `above`.
     Promote {
         to: Side,
         /// The newest epoch known.
@@ -238,16 +238,16 @@ pub(crate) enum Action {
         /// What is mounted now does not answer: blocked calls on it may be ended with an error.
         dead: bool,
     },
-    /// Ask the server that clients are on to hand over to the other.
+    /// Request the server that clients are on to hand over to the other.
     HandOver {
-        /// Who is asked.
+        /// The server that gets the request.
         from: Side,
     },
     /// Notify.
     Alarm(Alarm),
     /// What the last alarm was about is over.
     AllClear,
-    /// Look again soon: a hand-over is under way.
+    /// Check again soon: a hand-over is under way.
     LookSoon,
 }
 
@@ -294,7 +294,7 @@ pub(crate) fn step(state: &State, answers: &[Option<Answer>; 2], t: &Thresholds,
             s.busy = Some(goal);
         }
     } else if !s.held && alarm.is_none() && wants_failback(&s, t, now) {
-        s.asked = Some(now);
+        s.requested = Some(now);
         out.push(Action::HandOver { from: Side::Backup });
     }
     if s.alarm != alarm {
@@ -376,7 +376,7 @@ fn wants_failback(s: &State, t: &Thresholds, now: Duration) -> bool {
         && primary.report.as_ref().is_some_and(|r| r.mark.as_ref().is_some_and(|m| m.role == Role::Follower))
         && s.copy_whole == Some(true)
         && now.saturating_sub(primary.since) >= after
-        && s.asked.is_none_or(|asked| now.saturating_sub(asked) >= ASK_AGAIN)
+        && s.requested.is_none_or(|requested| now.saturating_sub(requested) >= ASK_AGAIN)
 }
 
 /// A promotion or a switch has ended. `mounted`: what is mounted now.
@@ -385,8 +385,8 @@ pub(crate) fn done(state: &State, mounted: Option<Side>) -> State {
     State { busy: None, on: mounted, ordered, ..state.clone() }
 }
 
-/// A server has said that it is primary now: as good as a report of it, so the switch need not wait
-/// for the next.
+/// A server has answered that it is primary now. This counts as its report: the switch need not
+/// wait for the next one.
 pub(crate) fn promoted(state: &State, side: Side, mark: &Mark) -> State {
     let mut s = state.clone();
     let report = s.servers[side.index()].report.get_or_insert_default();

@@ -39,10 +39,10 @@ impl Client {
 
     fn see(&mut self, answers: &[Answer; 2]) -> Vec<Action> {
         self.now += Duration::from_secs(1);
-        self.hear(answers.clone().map(Some))
+        self.on_answers(answers.clone().map(Some))
     }
 
-    fn hear(&mut self, answers: [Option<Answer>; 2]) -> Vec<Action> {
+    fn on_answers(&mut self, answers: [Option<Answer>; 2]) -> Vec<Action> {
         let (state, actions) = step(&self.state, &answers, &T, self.now);
         self.state = state;
         actions
@@ -51,7 +51,7 @@ impl Client {
     /// The reply shows its promotion, before any report.
     fn promoted(&mut self, to: Side, epoch: u64) -> Vec<Action> {
         self.state = done(&promoted(&self.state, to, &Mark::new(epoch, Role::Primary, "")), self.state.on);
-        self.hear([None, None])
+        self.on_answers([None, None])
     }
 
     fn done(&mut self, mounted: Side) {
@@ -173,8 +173,8 @@ fn a_promotion_is_followed_by_the_switch_at_once() {
 fn nothing_is_mounted_before_both_were_asked() {
     // The primary answers first, and does not know that it was overtaken.
     let mut c = Client { state: State::default(), now: Duration::ZERO };
-    assert_eq!(c.hear([Some(up(1, Role::Primary)), None]), []);
-    assert_eq!(c.hear([None, Some(up(2, Role::Primary))]), [Action::Switch { to: Backup, dead: false }]);
+    assert_eq!(c.on_answers([Some(up(1, Role::Primary)), None]), []);
+    assert_eq!(c.on_answers([None, Some(up(2, Role::Primary))]), [Action::Switch { to: Backup, dead: false }]);
 }
 
 #[test]
@@ -182,10 +182,10 @@ fn each_server_is_counted_by_its_own_answers() {
     let mut c = Client::mounted_on_the_primary();
     // A live server answers at once, a dead one only by its time-out.
     for _ in 0..2 {
-        assert_eq!(c.hear([Some(dead()), None]), []);
-        (0..9).for_each(|_| assert_eq!(c.hear([None, Some(up(1, Role::Follower))]), []));
+        assert_eq!(c.on_answers([Some(dead()), None]), []);
+        (0..9).for_each(|_| assert_eq!(c.on_answers([None, Some(up(1, Role::Follower))]), []));
     }
-    assert_eq!(c.hear([Some(dead()), None]), [Action::Promote { to: Backup, above: 1 }]);
+    assert_eq!(c.on_answers([Some(dead()), None]), [Action::Promote { to: Backup, above: 1 }]);
 }
 
 #[test]
@@ -221,13 +221,13 @@ fn a_hand_over_that_broke_off_is_ended_when_the_other_side_is_dead() {
     let mut c = Client::mounted_on_the_primary();
     c.see(&[up(1, Role::Primary), up(2, Role::Primary)]);
     c.done(Backup);
-    let nobody = [dead(), up(2, Role::Follower)];
-    let all: Vec<Action> = (0..12).flat_map(|_| c.see(&nobody)).collect();
+    let neither = [dead(), up(2, Role::Follower)];
+    let all: Vec<Action> = (0..12).flat_map(|_| c.see(&neither)).collect();
     assert_eq!(all, [Action::Promote { to: Backup, above: 2 }]);
     // While the other is there, it is left to the servers.
     let mut c = Client::mounted_on_the_primary();
-    let nobody = [up(1, Role::Follower), up(1, Role::Follower)];
-    assert!((0..60).all(|_| c.see(&nobody).is_empty()));
+    let neither = [up(1, Role::Follower), up(1, Role::Follower)];
+    assert!((0..60).all(|_| c.see(&neither).is_empty()));
 }
 
 #[test]
@@ -277,8 +277,8 @@ fn answer() -> impl Strategy<Value = Answer> {
     (any::<bool>(), proptest::option::of(report)).prop_map(|(nfs, report)| Answer { nfs, report })
 }
 
-/// A server is asked in most rounds.
-fn heard() -> impl Strategy<Value = Option<Answer>> {
+/// A server is queried in most rounds.
+fn answers() -> impl Strategy<Value = Option<Answer>> {
     proptest::option::weighted(0.8, answer())
 }
 
@@ -286,7 +286,7 @@ proptest! {
     /// Whatever the servers say: the mount goes only to the newest epoch's primary, nothing is
     /// begun twice, and epochs never go down.
     #[test]
-    fn whatever_comes(rounds in proptest::collection::vec((heard(), heard(), any::<bool>(), any::<bool>()), 1..60)) {
+    fn whatever_comes(rounds in proptest::collection::vec((answers(), answers(), any::<bool>(), any::<bool>()), 1..60)) {
         let mut state = State::default();
         let mut now = Duration::ZERO;
         for (p, b, ends, held) in rounds {

@@ -1,4 +1,4 @@
-//! What a server's part asks the mirror daemon beside it.
+//! The requests of a server's part to the mirror daemon beside it.
 
 use std::time::Duration;
 

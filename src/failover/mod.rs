@@ -2,7 +2,7 @@
 //! write.
 //!
 //! Both servers' trees carry a [`mark`](crate::role::mark): which role the server has, and since
-//! which epoch. The epoch goes up with each switch. A mirror daemon asks for its target's mark
+//! which epoch. The epoch goes up with each switch. A mirror daemon reads its target's mark
 //! before it sends anything ([`fence`](crate::role::fence)), so a primary that was away while its
 //! backup took over cannot undo what the backup received.
 

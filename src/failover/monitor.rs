@@ -1,6 +1,6 @@
 //! A client's monitor: probes both servers, asks [`super::machine`] what to do, and does it.
 //!
-//! One thread for each `[[failover]]`, which decides, and one for each server, which asks it
+//! One thread for each `[[failover]]`, which decides, and one for each server, which queries it
 //! ([`Prober`]); a dead server, which takes the whole time-out to be missed, does not delay what
 //! the other says. Orders by hand ([`super::control`]) come between. Nothing here waits for a
 //! hand-over, which may take long and whose servers may die meanwhile.
@@ -16,7 +16,7 @@ use super::config::{Client, Event};
 use super::machine::{self, Action, Alarm, Answer, Goal, Health, Side, State, Thresholds, step};
 use super::mounts::{MountError, Mounts};
 use super::notify::{self, Notice};
-use super::prober::{Heard, Prober};
+use super::prober::{ProbeResult, Prober};
 use super::server::locked;
 use super::stuck::{Stuck, stuck};
 use super::wire::{Key, Pair, Reply, Request};
@@ -24,7 +24,7 @@ use crate::role::mark::Mark;
 
 /// Between rounds while a hand-over is under way.
 const SOON: Duration = Duration::from_millis(40);
-/// How long a server may take to become primary; it asks its peer, which may be dead.
+/// How long a server may take to become primary; it queries its peer, which may be dead.
 const PROMOTE: Duration = Duration::from_secs(3);
 /// How long a hand-over may take; no client waits for it.
 const HAND_OVER: Duration = Duration::from_secs(60);
@@ -130,7 +130,7 @@ pub(crate) struct Monitor {
     alarm: Option<Alarm>,
     /// Answers of each server.
     rounds: [u64; 2],
-    /// What was asked before is old: roles have changed since.
+    /// What was queried before is old: roles have changed since.
     not_before: Instant,
     pending: Option<Pending>,
     /// Outcomes of hand-overs, and who was to become primary.
@@ -190,20 +190,21 @@ impl Monitor {
     /// # Errors
     /// A thread cannot be started.
     pub(crate) fn run(mut self, orders: &Receiver<OperatorRequest>, rounds: Option<u32>) -> std::io::Result<()> {
-        let (heard, answers) = unbounded();
-        let start = |side| Prober::start(side, self.client.remote(side), &self.key, &self.pair, self.client.probe, heard.clone());
+        let (sender, answers) = unbounded();
+        let start =
+            |side| Prober::start(side, self.client.remote(side), &self.key, &self.pair, self.client.probe, sender.clone());
         let probers = [start(Side::Primary)?, start(Side::Backup)?];
         let handed = self.handed.1.clone();
         loop {
             let soon = select! {
-                recv(answers) -> heard => heard.is_ok_and(|heard| self.hear(heard)),
+                recv(answers) -> result => result.is_ok_and(|result| self.on_answer(result)),
                 recv(handed) -> outcome => outcome.is_ok_and(|(to, outcome)| self.handed_over(to, outcome)),
-                recv(orders) -> told => match told {
+                recv(orders) -> order => match order {
                     Ok((order, reply)) => self.order(order, reply),
                     Err(_) => return Ok(()),
                 },
             };
-            self.tell_outcome();
+            self.report_outcome();
             self.show();
             if rounds.is_some_and(|n| self.rounds.iter().all(|&made| made >= n.into())) {
                 return Ok(());
@@ -215,15 +216,15 @@ impl Monitor {
     }
 
     /// Takes one server's answer; whether the next should come soon.
-    fn hear(&mut self, heard: Heard) -> bool {
-        self.rounds[heard.side as usize] += 1;
+    fn on_answer(&mut self, result: ProbeResult) -> bool {
+        self.rounds[result.side as usize] += 1;
         let mut answers = [None, None];
-        if heard.asked >= self.not_before {
-            answers[heard.side as usize] = Some(heard.answer);
+        if result.queried >= self.not_before {
+            answers[result.side as usize] = Some(result.answer);
         }
         let soon = self.advance(answers);
         if !self.dry_run {
-            let side = heard.side;
+            let side = result.side;
             if self.state.on != Some(side) && self.state.servers[side as usize].alive {
                 self.mounts.make_ready(side);
             }
@@ -231,7 +232,7 @@ impl Monitor {
         soon
     }
 
-    /// Decides and acts until there is nothing more to do; whether to look again soon.
+    /// Decides and acts until there is nothing more to do; whether to check again soon.
     fn advance(&mut self, mut answers: [Option<Answer>; 2]) -> bool {
         loop {
             // An administrator may have mounted or unmounted by hand.
@@ -242,7 +243,7 @@ impl Monitor {
             let before = self.state.clone();
             let (state, actions) = step(&self.state, &answers, &self.thresholds, self.begun.elapsed());
             self.state = state;
-            self.tell_changes(&before);
+            self.report_changes(&before);
             let (mut soon, mut again) = (false, false);
             for action in actions {
                 match self.act(action) {
@@ -258,7 +259,7 @@ impl Monitor {
         }
     }
 
-    fn tell_changes(&self, before: &State) {
+    fn report_changes(&self, before: &State) {
         for side in [Side::Primary, Side::Backup] {
             let (was, is) = (before.servers[side as usize].alive, self.state.servers[side as usize].alive);
             let source = self.client.remote(side).source();
@@ -298,7 +299,7 @@ impl Monitor {
                 After::Nothing
             }
             Action::HandOver { from } => {
-                tracing::info!(failover = %self.client.name, "the primary is back: asking the {from} to hand over");
+                tracing::info!(failover = %self.client.name, "the primary is back: requesting a hand-over from the {from}");
                 self.ask_to_hand_over(from);
                 After::Soon
             }
@@ -345,7 +346,7 @@ impl Monitor {
         }
     }
 
-    /// A server says that it is primary now; what was asked before is old.
+    /// A server says that it is primary now; what was queried before is old.
     fn primary_is(&mut self, side: Side, mark: &Mark) {
         self.state = machine::promoted(&self.state, side, mark);
         self.not_before = Instant::now();
@@ -371,7 +372,7 @@ impl Monitor {
         }
     }
 
-    /// A hand-over has ended; whether to look again soon.
+    /// A hand-over has ended; whether to check again soon.
     fn handed_over(&mut self, to: Side, outcome: Result<Mark, String>) -> bool {
         match outcome {
             Ok(mark) => {
@@ -455,10 +456,10 @@ impl Monitor {
             epoch: self.state.epoch,
             text,
         };
-        notify::tell(&self.client, event, &notice);
+        notify::send(&self.client, event, &notice);
     }
 
-    /// Carries out an order, or begins to; whether to look again soon.
+    /// Carries out an order, or begins to; whether to check again soon.
     fn order(&mut self, order: Order, reply: Sender<Outcome>) -> bool {
         tracing::warn!(failover = %self.client.name, "by hand: {order:?}");
         let done = match order {
@@ -539,7 +540,7 @@ impl Monitor {
     }
 
     /// Answers the client that gave an order, once the mount has followed or has not for long.
-    fn tell_outcome(&mut self) {
+    fn report_outcome(&mut self) {
         let Some(pending) = self.pending.take() else { return };
         let outcome = match &pending.since {
             _ if self.state.on == Some(pending.to) => Ok(locked(&self.shown).last_switch.clone()),
@@ -559,11 +560,11 @@ impl Monitor {
         let calls = self.mounts.calls.still_there();
         let servers = [Side::Primary, Side::Backup].map(|side| {
             let health = self.state.servers[side as usize].clone();
-            let said = health.report.as_ref().map(|r| r.trouble.clone()).unwrap_or_default();
+            let reported = health.report.as_ref().map(|r| r.trouble.clone()).unwrap_or_default();
             ShownServer {
                 source: self.client.remote(side).source(),
                 ready: self.state.on == Some(side) || self.mounts.is_ready(side),
-                trouble: self.mounts.trouble(side).map_or(said, str::to_owned),
+                trouble: self.mounts.trouble(side).map_or(reported, str::to_owned),
                 health,
             }
         });
@@ -579,7 +580,7 @@ impl Monitor {
 /// What follows an action.
 enum After {
     Nothing,
-    /// Look again soon.
+    /// Check again soon.
     Soon,
     /// Decide again at once: roles have changed.
     Again,

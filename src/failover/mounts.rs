@@ -4,11 +4,11 @@
 //! this process; the mount table is read, and every call is made by a child with a deadline
 //! ([`super::child`]). A mount that answers is never forced.
 //!
-//! How a switch goes: the other server is mounted already, in a private directory, and is looked at
+//! How a switch goes: the other server is mounted already, in a private directory, and is checked
 //! now and then, since a server that was rebuilt leaves a mount of which every call says ESTALE.
 //! Where the kernel has `/sys/fs/nfs/MAJ:MIN/shutdown` and the mounted server is dead, that ends
 //! every blocked call with an error. Then the new mount is moved below the old one (Linux 6.5; no
-//! moment without a mount), and the old one detached by a child that nobody waits for: tearing an
+//! moment without a mount), and the old one detached by a child without a wait for its end: tearing an
 //! NFS mount down asks its server several times, 180 s each (measured). Older kernels detach first;
 //! what is then seen for some milliseconds is an empty read-only filesystem put below at the start,
 //! so that a write in the gap fails and does not vanish into the local directory. Each step is what
@@ -39,14 +39,14 @@ const CALL: Duration = Duration::from_secs(10);
 const MOUNT: Duration = Duration::from_secs(15);
 /// For all steps of one attempt to move a mount. The next attempt goes on where it ended.
 const ATTEMPT: Duration = Duration::from_secs(10);
-const LOOK: Duration = Duration::from_millis(2);
-/// Before a mount that failed is tried again, and between two looks at one that waits.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
+/// Before a mount that failed is tried again, and between two checks of a standby mount.
 const AGAIN: Duration = Duration::from_secs(5);
 /// Before a detach that has ended without effect is tried again.
 const DETACH_AGAIN: Duration = Duration::from_millis(200);
-/// For a check of a mount that waits, and for the last one before it is used.
-const LOOKED: Duration = Duration::from_secs(3);
-const LAST_LOOK: Duration = Duration::from_millis(300);
+/// For a check of a standby mount, and for the last one before it is used.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
+const LAST_CHECK: Duration = Duration::from_millis(300);
 /// What the read-only filesystem below is called in the mount table.
 pub(crate) const PLACEHOLDER: &str = "fansync-placeholder";
 
@@ -97,8 +97,8 @@ pub(crate) struct Mounts {
     /// Children that were given up.
     pub(crate) calls: Calls,
     mounting: Option<(Side, Child, Instant)>,
-    looking: Option<(Side, Worker, Instant)>,
-    looked: Option<Instant>,
+    checking: Option<(Side, Worker, Instant)>,
+    checked: Option<Instant>,
     failed: [Option<(Instant, String)>; 2],
 }
 
@@ -117,8 +117,8 @@ impl Mounts {
             workers: Workers::new(&exe),
             calls: Calls::default(),
             mounting: None,
-            looking: None,
-            looked: None,
+            checking: None,
+            checked: None,
             failed: [None, None],
         })
     }
@@ -248,7 +248,7 @@ impl Mounts {
         command
     }
 
-    /// Mounts a side where it waits, by and by, and looks whether it is of use; call it in each
+    /// Mounts a side where it waits, by and by, and checks whether it is of use; call it in each
     /// round. Never waits.
     pub(crate) fn make_ready(&mut self, side: Side) {
         self.workers.refill();
@@ -258,7 +258,7 @@ impl Mounts {
         }
         let recently = self.failed[side as usize].as_ref().is_some_and(|(at, _)| at.elapsed() < AGAIN);
         if self.is_ready(side) {
-            return self.look_at(side);
+            return self.check(side);
         }
         if recently {
             return;
@@ -287,46 +287,46 @@ impl Mounts {
     }
 
     fn trouble_with(&mut self, side: Side, why: String) {
-        if self.failed[side as usize].as_ref().is_none_or(|(_, said)| *said != why) {
+        if self.failed[side as usize].as_ref().is_none_or(|(_, message)| *message != why) {
             tracing::warn!(failover = %self.client.name, server = %side, "{why}");
         }
         self.failed[side as usize] = Some((Instant::now(), why));
     }
 
-    /// Whether what waits answers, now and then, by a worker. A stale one is taken out, and mounted
+    /// Checks now and then, by a worker, whether the standby mount answers. A stale one is taken out, and mounted
     /// anew by a later round.
-    fn look_at(&mut self, side: Side) {
-        if let Some((which, mut worker, begun)) = self.looking.take() {
+    fn check(&mut self, side: Side) {
+        if let Some((which, mut worker, begun)) = self.checking.take() {
             match worker.answer(Duration::ZERO) {
-                Ok(None) if begun.elapsed() < LOOKED => self.looking = Some((which, worker, begun)),
+                Ok(None) if begun.elapsed() < CHECK_TIMEOUT => self.checking = Some((which, worker, begun)),
                 Ok(Some(answer)) => {
                     self.workers.back(worker);
                     match answer {
                         Ok(()) => self.failed[which as usize] = None,
-                        Err(refusal) => self.not_usable(which, refusal.errno, &refusal.said),
+                        Err(refusal) => self.not_usable(which, refusal.errno, &refusal.message),
                     }
                 }
                 Ok(None) | Err(_) => {
-                    self.workers.abandon(&mut self.calls, "look at a mount that waits", worker);
-                    self.trouble_with(which, format!("mounted ahead, but a look at it did not end within {LOOKED:?}"));
+                    self.workers.abandon(&mut self.calls, "check a standby mount", worker);
+                    self.trouble_with(which, format!("mounted ahead, but a check of it did not end within {CHECK_TIMEOUT:?}"));
                 }
             }
             return;
         }
-        if self.looked.is_some_and(|at| at.elapsed() < AGAIN) {
+        if self.checked.is_some_and(|at| at.elapsed() < AGAIN) {
             return;
         }
-        self.looked = Some(Instant::now());
+        self.checked = Some(Instant::now());
         let at = self.ahead(side);
-        match self.workers.begin("look at a mount that waits", &["look", path(&at)]) {
-            Ok(worker) => self.looking = Some((side, worker, Instant::now())),
-            Err(error) => tracing::warn!(failover = %self.client.name, %error, "cannot look at a mount that waits"),
+        match self.workers.begin("check a standby mount", &["look", path(&at)]) {
+            Ok(worker) => self.checking = Some((side, worker, Instant::now())),
+            Err(error) => tracing::warn!(failover = %self.client.name, %error, "cannot check a standby mount"),
         }
     }
 
     /// A server that was rebuilt does not know the old handle of its root.
-    fn not_usable(&mut self, side: Side, errno: i32, said: &str) {
-        self.trouble_with(side, format!("mounted ahead, but of no use: {said}"));
+    fn not_usable(&mut self, side: Side, errno: i32, message: &str) {
+        self.trouble_with(side, format!("mounted ahead, but of no use: {message}"));
         if errno == libc::ESTALE
             && let Ok(Some(entry)) = self.entry_at(&self.ahead(side))
             && self.side_of(&entry) == Some(side)
@@ -343,15 +343,15 @@ impl Mounts {
         let begun = Instant::now();
         while self.mounting.is_some() && begun.elapsed() < MOUNT {
             self.end_mounting();
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
         if self.is_ready(side) {
             let at = self.ahead(side);
-            match self.workers.run(&mut self.calls, "look at the mount", &["look", path(&at)], LAST_LOOK) {
-                Err(CallError::Failed { said, errno, .. }) if errno == libc::ESTALE => {
-                    self.not_usable(side, errno, &said);
+            match self.workers.run(&mut self.calls, "check the mount", &["look", path(&at)], LAST_CHECK) {
+                Err(CallError::Failed { message, errno, .. }) if errno == libc::ESTALE => {
+                    self.not_usable(side, errno, &message);
                     while self.is_ready(side) && begun.elapsed() < MOUNT {
-                        std::thread::sleep(LOOK);
+                        std::thread::sleep(POLL_INTERVAL);
                     }
                 }
                 // Slow, or in other trouble: mounting it again would ask the same server.
@@ -443,7 +443,7 @@ impl Mounts {
                     how.push("old mount detached");
                 }
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
@@ -501,7 +501,7 @@ impl Mounts {
 }
 
 trait Exists {
-    /// Whether there is something, without asking a server: the mount table first.
+    /// Whether there is something, without a query to a server: the mount table first.
     fn exists_without_look(&self) -> Result<bool, MountError>;
 }
 

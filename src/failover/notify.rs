@@ -30,7 +30,7 @@ pub(crate) struct Notice {
 }
 
 /// Notifies all hooks that are set for `event`.
-pub(crate) fn tell(client: &Client, event: Event, notice: &Notice) {
+pub(crate) fn send(client: &Client, event: Event, notice: &Notice) {
     for hook in client.hooks.iter().filter(|h| h.on.contains(&event)) {
         let (hook, notice) = (hook.clone(), notice.clone());
         let spawned = std::thread::Builder::new().name("fansync-notify".into()).spawn(move || {

@@ -39,8 +39,8 @@ pub(crate) enum Miss {
         /// What came.
         what: Wrong,
     },
-    /// It was not asked: this host's front process is away. That says nothing of the server.
-    #[error("it was not asked: {0}")]
+    /// It was not queried: this host's front process is away. This is no answer of the server.
+    #[error("it was not queried: {0}")]
     NotAsked(Lost),
 }
 

@@ -1,8 +1,8 @@
-//! Asks one server, again and again, on a thread of its own: its NFS service and its role, both
+//! Probes one server, again and again, on a thread of its own: its NFS service and its role, both
 //! with a deadline.
 //!
-//! A question that this host could not ask, since its front process was away, is no missing answer:
-//! it is asked again.
+//! A query that this host could not send, since its front process was away, is no missing answer:
+//! it is sent again.
 
 use std::io;
 use std::sync::Arc;
@@ -20,21 +20,21 @@ const AGAIN: Duration = Duration::from_millis(20);
 
 /// What one server answered.
 #[derive(Debug, Clone)]
-pub(crate) struct Heard {
+pub(crate) struct ProbeResult {
     pub(crate) side: Side,
     /// When it was queried.
-    pub(crate) asked: Instant,
+    pub(crate) queried: Instant,
     pub(crate) answer: Answer,
 }
 
-/// One server's thread. It ends when this is dropped, after the question that it is at.
+/// One server's thread. It ends when this is dropped, after the query under way.
 #[derive(Debug)]
 pub(crate) struct Prober {
     hurry: Sender<Duration>,
 }
 
 impl Prober {
-    /// Begins to ask; each answer goes to `out`.
+    /// Begins to probe; each answer goes to `out`.
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -44,19 +44,19 @@ impl Prober {
         key: &Key,
         pair: &Arc<Pair>,
         every: Probe,
-        out: Sender<Heard>,
+        out: Sender<ProbeResult>,
     ) -> io::Result<Prober> {
         let (hurry, hurried) = unbounded();
         let (remote, key, pair) = (remote.clone(), key.clone(), Arc::clone(pair));
         std::thread::Builder::new().name(format!("fansync-{side}")).spawn(move || {
             loop {
-                let asked = Instant::now();
+                let queried = Instant::now();
                 let Some(answer) = ask(side, &remote, &key, &pair, every.timeout) else {
                     std::thread::sleep(AGAIN);
                     continue;
                 };
-                let next = asked + every.pace(answer.nfs);
-                if out.send(Heard { side, asked, answer }).is_err() || !wait(&hurried, next) {
+                let next = queried + every.pace(answer.nfs);
+                if out.send(ProbeResult { side, queried, answer }).is_err() || !wait(&hurried, next) {
                     return;
                 }
             }
@@ -64,7 +64,7 @@ impl Prober {
         Ok(Prober { hurry })
     }
 
-    /// Asks again after `pause`, or earlier if that is due.
+    /// Probes again after `pause`, or earlier if that is due.
     pub(crate) fn soon(&self, pause: Duration) {
         let _ = self.hurry.send(pause);
     }

@@ -36,12 +36,12 @@ pub(super) const PEER: Duration = Duration::from_millis(700);
 /// How long a peer that accepts the connection may take to step down, besides its flush: it sets
 /// exports and writes its mark.
 const STEP_DOWN: Duration = Duration::from_secs(2);
-/// A peer that this many looks in a row did not reach, ...
-const SILENT_LOOKS: u32 = 2;
+/// A peer that this many checks in a row did not reach, ...
+const SILENT_CHECKS: u32 = 2;
 /// ... has this long to accept the connection over which it is ordered to step down, as clients
 /// wait meanwhile.
 const CONNECT_SILENT: Duration = Duration::from_millis(100);
-/// Between two looks at the peer and the mark.
+/// Between two checks of the peer and the mark.
 const TEND: Duration = Duration::from_millis(500);
 /// Exports are set anew this often: a restart of the NFS server makes them what /etc/exports says.
 const EXPORT_AGAIN: Duration = Duration::from_secs(10);
@@ -73,7 +73,7 @@ pub(super) struct Now {
     first: Option<u64>,
     pub(super) handing_over: bool,
     peer_whole: Option<bool>,
-    /// Looks in a row that did not reach the peer.
+    /// Checks in a row that did not reach the peer.
     silent: u32,
     trouble: String,
     /// Why its mirror cannot hand over, whatever else is well.
@@ -91,9 +91,9 @@ pub(super) fn next_epoch(highest: u64) -> Result<u64, String> {
     next.ok_or_else(|| format!("there is no epoch above {highest}, which no switching leads to: write both marks anew, by hand"))
 }
 
-/// How long a peer that so many looks in a row did not reach may take to accept a connection.
+/// How long a peer that so many checks in a row did not reach may take to accept a connection.
 fn to_connect(silent: u32) -> Duration {
-    if silent < SILENT_LOOKS { wire::CONNECT } else { CONNECT_SILENT }
+    if silent < SILENT_CHECKS { wire::CONNECT } else { CONNECT_SILENT }
 }
 
 impl Server {
@@ -113,7 +113,7 @@ impl Server {
         }))
     }
 
-    /// Listens, and looks after mark, exports and peer from now on, on threads of its own.
+    /// Listens, and maintains mark, exports and peer from now on, on threads of its own.
     ///
     /// # Errors
     /// The address cannot be listened on.
@@ -191,7 +191,7 @@ impl Server {
                 Ok(guard) => return Ok(guard),
                 Err(TryLockError::Poisoned(e)) => return Ok(e.into_inner()),
                 Err(TryLockError::WouldBlock) if begun.elapsed() < BUSY => std::thread::sleep(Duration::from_millis(5)),
-                Err(TryLockError::WouldBlock) => return Err("its role is being changed by somebody else".into()),
+                Err(TryLockError::WouldBlock) => return Err("its role is being changed by another process".into()),
             }
         }
     }
@@ -219,7 +219,7 @@ impl Server {
             Ok(Reply::Done { mark }) => highest = highest.max(mark.epoch),
             Ok(Reply::Refused { why }) => return Err(format!("the peer does not step down: {why}")),
             Ok(Reply::Report(_)) => return Err("the peer answers something else".into()),
-            // Perhaps it lives, and was not asked.
+            // Perhaps it lives, and was not queried.
             Err(error) if error.is_ours() => return Err(error.to_string()),
             Err(error) => tracing::warn!(%error, "the peer is not reached, and counts as dead"),
         }

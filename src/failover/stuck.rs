@@ -1,6 +1,6 @@
 //! Which processes wait for a dead mount, by process id and name; reported without hanging, too.
 //!
-//! Looks at /proc only, where nothing asks a server: the names of open files and of the working
+//! Reads /proc only, where nothing queries a server: the names of open files and of the working
 //! directory come from the kernel's memory. A process is reported when one of its threads waits for
 //! a network filesystem (by its wait channel), or sleeps without being interruptible and holds
 //! something below the mount.
@@ -28,10 +28,10 @@ const CHANNELS: [&str; 6] = ["rpc_", "nfs", "request_wait_answer", "folio_wait",
 pub(crate) fn stuck(mount: &Path) -> Vec<Stuck> {
     let Ok(listing) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = listing.flatten().filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|&pid| pid != std::process::id()).filter_map(|pid| look(pid, mount)).collect()
+    pids.filter(|&pid| pid != std::process::id()).filter_map(|pid| inspect(pid, mount)).collect()
 }
 
-fn look(pid: u32, mount: &Path) -> Option<Stuck> {
+fn inspect(pid: u32, mount: &Path) -> Option<Stuck> {
     let proc = Path::new("/proc").join(pid.to_string());
     let tasks = fs::read_dir(proc.join("task")).ok()?.flatten();
     let waits = tasks.filter_map(|task| waits(&task.path())).min_by_key(|w| !w.network)?;

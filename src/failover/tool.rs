@@ -24,7 +24,7 @@ const NONE: Option<&CStr> = None;
 pub(crate) fn serve(input: impl BufRead, mut output: impl Write) -> io::Result<()> {
     for line in input.lines() {
         let words: Vec<String> = serde_json::from_str(&line?)?;
-        let refusal = call(&words).err().map(|e| Refusal { errno: e.raw_os_error().unwrap_or(0), said: e.to_string() });
+        let refusal = call(&words).err().map(|e| Refusal { errno: e.raw_os_error().unwrap_or(0), message: e.to_string() });
         let mut text = serde_json::to_vec(&refusal)?;
         text.push(b'\n');
         match output.write_all(&text).and_then(|()| output.flush()) {

@@ -42,7 +42,7 @@ pub(super) const WHOLE_REQUEST: Duration = Duration::from_secs(2);
 /// How long it may take to take the answer.
 pub(super) const WHOLE_REPLY: Duration = Duration::from_secs(2);
 
-/// What a server is asked.
+/// A request to a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
     /// Its state.
@@ -52,17 +52,17 @@ pub enum Request {
     Promote {
         /// The newest epoch that the asker knows.
         above: u64,
-        /// Who asks.
+        /// The sender of the request.
         by: String,
     },
     /// To be a follower from now on, since the asker takes over.
     StepDown {
-        /// Who asks.
+        /// The sender of the request.
         by: String,
     },
     /// To hand over to its peer, orderly.
     HandOver {
-        /// Who asks.
+        /// The sender of the request.
         by: String,
     },
 }
@@ -95,8 +95,8 @@ pub enum WireError {
         /// Why.
         source: io::Error,
     },
-    /// This host's front process is away, so nothing was asked or what was answered is not known.
-    #[error("{address} was not asked: {lost}")]
+    /// This host's front process is away, so the request was not sent, or its answer is not known.
+    #[error("{address} was not queried: {lost}")]
     Away {
         /// Where.
         address: String,
@@ -126,23 +126,23 @@ pub enum WireError {
 }
 
 impl WireError {
-    /// It is this host that could not ask: nothing is known of the other.
+    /// This host could not send the request: nothing is known of the other.
     pub(crate) fn is_ours(&self) -> bool {
         matches!(self, WireError::Away { .. })
     }
 }
 
-/// Who asks, and who must not be the one that answers.
+/// The sender, and who must not be the one that answers.
 #[derive(Debug, Clone, Copy)]
 pub struct Asker {
     /// Us.
     pub id: Id,
-    /// The server that is asked is another one than this.
+    /// The server that is queried is another one than this.
     pub not: Option<(Id, &'static str)>,
 }
 
 impl Asker {
-    /// A server, which asks its peer and never itself.
+    /// A server, which queries its peer and never itself.
     pub(crate) fn server(id: Id) -> Asker {
         Asker { id, not: Some((id, "this server itself")) }
     }
@@ -165,7 +165,7 @@ impl Pair {
         Ok(Pair { front: Arc::clone(front), id: Id::new()?, seen: Mutex::default() })
     }
 
-    /// Asks the server of a side, which must not be the one that answers for the other side.
+    /// Queries the server of a side, which must not be the one that answers for the other side.
     ///
     /// # Errors
     /// See [`WireError`].
@@ -184,7 +184,7 @@ impl Pair {
         Ok(reply)
     }
 
-    /// Through which it asks.
+    /// The front that carries its requests.
     pub(crate) fn front(&self) -> &Front {
         &self.front
     }

@@ -26,25 +26,26 @@ const SPARE: usize = 3;
 pub(crate) struct Refusal {
     /// The error number; 0 when there is none.
     pub(crate) errno: i32,
-    /// The words.
-    pub(crate) said: String,
+    /// The error message.
+    #[serde(rename = "said")]
+    pub(crate) message: String,
 }
 
 /// One process.
 #[derive(Debug)]
 pub(crate) struct Worker {
     child: Child,
-    heard: Vec<u8>,
+    buffer: Vec<u8>,
 }
 
 impl Worker {
     fn start(exe: &Path) -> io::Result<Worker> {
         let mut command = Command::new(exe);
         command.args(["failover", "call"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        Ok(Worker { child: command.spawn()?, heard: Vec::new() })
+        Ok(Worker { child: command.spawn()?, buffer: Vec::new() })
     }
 
-    fn tell(&mut self, words: &[&str]) -> io::Result<()> {
+    fn send(&mut self, words: &[&str]) -> io::Result<()> {
         let mut line = serde_json::to_vec(words)?;
         line.push(b'\n');
         // A request is shorter than the pipe is empty, so this does not wait.
@@ -59,9 +60,9 @@ impl Worker {
         let begun = Instant::now();
         let out = self.child.stdout.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
         loop {
-            if let Some(end) = memchr::memchr(b'\n', &self.heard) {
-                let answer = serde_json::from_slice::<Option<Refusal>>(&self.heard[..end])?;
-                self.heard.drain(..=end);
+            if let Some(end) = memchr::memchr(b'\n', &self.buffer) {
+                let answer = serde_json::from_slice::<Option<Refusal>>(&self.buffer[..end])?;
+                self.buffer.drain(..=end);
                 return Ok(Some(answer.map_or(Ok(()), Err)));
             }
             let left = within.saturating_sub(begun.elapsed());
@@ -74,7 +75,7 @@ impl Worker {
                     let mut some = [0; 4096];
                     match io::Read::read(out, &mut some)? {
                         0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                        n => self.heard.extend_from_slice(&some[..n]),
+                        n => self.buffer.extend_from_slice(&some[..n]),
                     }
                 }
                 Err(e) => return Err(e.into()),
@@ -129,7 +130,7 @@ impl Workers {
     pub(crate) fn begin(&mut self, what: &str, words: &[&str]) -> Result<Worker, CallError> {
         // One that was killed shows by its broken pipe.
         while let Some(mut worker) = self.idle.pop() {
-            if worker.tell(words).is_ok() {
+            if worker.send(words).is_ok() {
                 return Ok(worker);
             }
             let _ = worker.child.kill();
@@ -137,7 +138,7 @@ impl Workers {
         }
         let start = || {
             let mut worker = Worker::start(&self.exe)?;
-            worker.tell(words)?;
+            worker.send(words)?;
             Ok(worker)
         };
         start().map_err(|source| CallError::Start { what: what.into(), source })
@@ -157,7 +158,7 @@ impl Workers {
         match worker.answer(deadline) {
             Ok(Some(answer)) => {
                 self.back(worker);
-                answer.map_err(|r| CallError::Failed { what: what.into(), said: r.said, errno: r.errno })
+                answer.map_err(|r| CallError::Failed { what: what.into(), message: r.message, errno: r.errno })
             }
             Ok(None) => {
                 calls.abandon(what, worker.child);
@@ -165,7 +166,7 @@ impl Workers {
             }
             Err(e) => {
                 calls.abandon(what, worker.child);
-                Err(CallError::Failed { what: what.into(), said: format!("its process ended: {e}"), errno: 0 })
+                Err(CallError::Failed { what: what.into(), message: format!("its process ended: {e}"), errno: 0 })
             }
         }
     }

@@ -92,12 +92,12 @@ impl Runner {
             Fault::Receiver { reason: format!("{e}{why}"), after: None }
         })?;
         let deadline = Instant::now() + self.config.timeout;
-        let mut said = Vec::new();
+        let mut stderr = Vec::new();
         loop {
             if ready(&child, LOOK.min(deadline.saturating_duration_since(Instant::now()))) {
-                drain(&mut child, &mut said);
+                drain(&mut child, &mut stderr);
                 match child.try_wait() {
-                    Ok(Some(exit)) => return Ok((exit, last_line(&said))),
+                    Ok(Some(exit)) => return Ok((exit, last_line(&stderr))),
                     Ok(None) => {}
                     Err(e) => {
                         return Err(Fault::Changes {
@@ -107,7 +107,7 @@ impl Runner {
                     }
                 }
             }
-            drain(&mut child, &mut said);
+            drain(&mut child, &mut stderr);
             let late = Instant::now() >= deadline;
             if late || self.queue.is_closed() {
                 child.terminate();
@@ -144,7 +144,7 @@ impl Deliver for Runner {
             }
         };
         argv.extend(self.after.iter().cloned());
-        let (exit, said) = self.run(&argv, &self.env(events), stdin)?;
+        let (exit, stderr) = self.run(&argv, &self.env(events), stdin)?;
         let good = self.command.ignore_error || matches!(exit, Exit::Code(code) if self.command.success.contains(&code));
         if good {
             return Ok(());
@@ -153,7 +153,7 @@ impl Deliver for Runner {
             Exit::Code(code) => format!("exit code {code}"),
             Exit::Signal(signal) => format!("signal {signal}"),
         };
-        let words = if said.is_empty() { String::new() } else { format!(": {said}") };
+        let words = if stderr.is_empty() { String::new() } else { format!(": {stderr}") };
         Err(Fault::Changes { reason: format!("{how}{words}"), permanent: false })
     }
 }
@@ -175,22 +175,22 @@ fn timeout(patience: Duration) -> PollTimeout {
 }
 
 /// Reads the output so far, so that a command that writes much is not held up by a full pipe.
-fn drain(child: &mut Child, said: &mut Vec<u8>) {
+fn drain(child: &mut Child, stderr: &mut Vec<u8>) {
     let mut buffer = [0; 8192];
     for stream in [Stream::Stdout, Stream::Stderr] {
         while let Ok(Some(len)) = child.read(stream, &mut buffer)
             && len > 0
         {
             if stream == Stream::Stderr {
-                said.extend_from_slice(&buffer[..len]);
-                let over = said.len().saturating_sub(KEPT_BYTES);
-                said.drain(..over);
+                stderr.extend_from_slice(&buffer[..len]);
+                let over = stderr.len().saturating_sub(KEPT_BYTES);
+                stderr.drain(..over);
             }
         }
     }
 }
 
-pub(super) fn last_line(said: &[u8]) -> String {
-    let line = said.split(|&b| b == b'\n').rfind(|line| !line.trim_ascii().is_empty());
+pub(super) fn last_line(stderr: &[u8]) -> String {
+    let line = stderr.split(|&b| b == b'\n').rfind(|line| !line.trim_ascii().is_empty());
     line.map(|line| Shown(line.trim_ascii()).to_string()).unwrap_or_default()
 }

@@ -46,12 +46,12 @@ impl Poster {
 impl Deliver for Poster {
     fn deliver(&mut self, events: &[Event]) -> Result<(), Fault> {
         let mut body = message::envelope(&self.place, &self.config.name);
-        let told = events.iter().map(|event| {
+        let list = events.iter().map(|event| {
             let mut map = Map::new();
             message::add(&mut map, event);
             Value::Object(map)
         });
-        body.insert("events".into(), told.collect());
+        body.insert("events".into(), list.collect());
         // The same changes have the same key, also from the next daemon.
         let key = key(&Value::Object(body.clone()).to_string());
         body.insert("dropped".into(), self.queue.dropped().into());
@@ -152,18 +152,18 @@ impl Client {
         };
         let mut response = sent.map_err(|e| later(chain(&e)))?;
         let after = response.headers().get("retry-after").and_then(|v| v.to_str().ok()).and_then(retry_after);
-        let said = response.body_mut().with_config().limit(MAX_ANSWER_BYTES).read_to_vec().unwrap_or_default();
-        judge(response.status().as_u16(), &said, after)
+        let answer = response.body_mut().with_config().limit(MAX_ANSWER_BYTES).read_to_vec().unwrap_or_default();
+        judge(response.status().as_u16(), &answer, after)
     }
 }
 
 /// What a status means for the request that it answers.
-pub(super) fn judge(status: u16, said: &[u8], after: Option<Duration>) -> Result<(), Fault> {
+pub(super) fn judge(status: u16, answer: &[u8], after: Option<Duration>) -> Result<(), Fault> {
     if (200..300).contains(&status) {
         return Ok(());
     }
-    let said = said.trim_ascii();
-    let words = if said.is_empty() { String::new() } else { format!(": {}", Shown(&said[..said.len().min(SHOWN_BYTES)])) };
+    let answer = answer.trim_ascii();
+    let words = if answer.is_empty() { String::new() } else { format!(": {}", Shown(&answer[..answer.len().min(SHOWN_BYTES)])) };
     let reason = format!("HTTP status {status}{words}");
     match status {
         408 | 429 | 500.. => Err(Fault::Receiver { reason, after }),

@@ -27,9 +27,9 @@ mod worker;
 
 /// How the answer of a receiver is judged, in words that are shown: by HTTP, on a socket of a CDN,
 /// or the last that a command wrote.
-pub fn judged(status: u16, retry_after: &str, said: &[u8]) -> String {
-    let http = http::judge(status, said, http::retry_after(retry_after));
-    format!("{http:?} {:?} {}", cdn::status(said), command::last_line(said))
+pub fn judged(status: u16, retry_after: &str, answer: &[u8]) -> String {
+    let http = http::judge(status, answer, http::retry_after(retry_after));
+    format!("{http:?} {:?} {}", cdn::status(answer), command::last_line(answer))
 }
 
 /// How many events a file of what a hook has pending holds.
@@ -76,19 +76,19 @@ pub(crate) struct Hooks {
 /// A change that some target lacks.
 struct Waiting {
     /// As the last target reported it.
-    told: Confirmation,
+    confirmation: Confirmation,
     /// Which have, and whether it was a deletion there.
     by: BTreeMap<usize, bool>,
 }
 
 impl Waiting {
     fn is_deletion(&self) -> bool {
-        self.told.change == Some(Change::Deleted)
+        self.confirmation.change == Some(Change::Deleted)
     }
 
     /// The query to a target.
     fn of(&self, at: usize) -> OwedQuery {
-        match self.told.change {
+        match self.confirmation.change {
             Some(Change::Subtree) => OwedQuery::All,
             _ if self.by.get(&at) == Some(&self.is_deletion()) => OwedQuery::Reported,
             _ => OwedQuery::Unreported,
@@ -175,14 +175,14 @@ impl Hooks {
 
     /// Reports what target `at` holds now. `settled`: every path that was confirmed there, reported
     /// or not.
-    pub(crate) fn confirmed(&mut self, at: usize, told: Vec<Confirmation>, settled: &[RelPath], targets: &[Target]) {
+    pub(crate) fn confirmed(&mut self, at: usize, confirmations: Vec<Confirmation>, settled: &[RelPath], targets: &[Target]) {
         for hook in self.hooks.iter().filter(|h| h.config.when == When::Confirmed) {
             if hook.target == Some(at) || (hook.target.is_none() && targets.len() == 1) {
-                told.iter().for_each(|t| hook.queue.push(self.event(at, t), Duration::ZERO));
+                confirmations.iter().for_each(|t| hook.queue.push(self.event(at, t), Duration::ZERO));
             }
         }
         if self.on_all {
-            self.confirmed_by_one(at, told, settled, targets);
+            self.confirmed_by_one(at, confirmations, settled, targets);
         }
     }
 
@@ -194,36 +194,36 @@ impl Hooks {
     /// Every target holds everything.
     pub(crate) fn all_in_sync(&mut self) {
         for (_, waiting) in std::mem::take(&mut self.waiting) {
-            self.tell_all(&waiting.told);
+            self.report_to_all(&waiting.confirmation);
         }
     }
 
     /// What no target lacks any more is reported; the rest waits for the last one that does.
-    fn confirmed_by_one(&mut self, at: usize, told: Vec<Confirmation>, settled: &[RelPath], targets: &[Target]) {
-        let mut look: Vec<(RelPath, bool)> = Vec::new();
+    fn confirmed_by_one(&mut self, at: usize, confirmations: Vec<Confirmation>, settled: &[RelPath], targets: &[Target]) {
+        let mut candidates: Vec<(RelPath, bool)> = Vec::new();
         for settled in settled {
             let below = self.waiting.range(settled.clone()..).map(|(path, _)| path);
-            look.extend(
+            candidates.extend(
                 below
                     .take_while(|p| p.starts_with(settled))
                     .filter(|p| path::is_at_or_below(p, settled))
                     .map(|p| (p.clone(), false)),
             );
         }
-        for told in told {
-            look.push((told.path.clone(), true));
-            let mut by = self.waiting.remove(&told.path).map(|waiting| waiting.by).unwrap_or_default();
-            by.insert(at, told.change == Some(Change::Deleted));
-            self.waiting.insert(told.path.clone(), Waiting { told, by });
+        for confirmation in confirmations {
+            candidates.push((confirmation.path.clone(), true));
+            let mut by = self.waiting.remove(&confirmation.path).map(|waiting| waiting.by).unwrap_or_default();
+            by.insert(at, confirmation.change == Some(Change::Deleted));
+            self.waiting.insert(confirmation.path.clone(), Waiting { confirmation, by });
         }
-        let owed: Vec<Owed<'_>> = targets.iter().filter(|_| !look.is_empty()).map(Target::owed).collect();
-        for (path, new) in look {
+        let owed: Vec<Owed<'_>> = targets.iter().filter(|_| !candidates.is_empty()).map(Target::owed).collect();
+        for (path, new) in candidates {
             let Some(waiting) = self.waiting.get(&path) else { continue };
             // What this target took a moment ago may be dirty there again already, and will then be
             // reported again.
             let lacks = owed.iter().enumerate().any(|(i, owed)| (i != at || !new) && owed.covers(&path, waiting.of(i)));
             if !lacks && let Some(waiting) = self.waiting.remove(&path) {
-                self.tell_all(&waiting.told);
+                self.report_to_all(&waiting.confirmation);
             }
         }
         if self.waiting.len() > self.max_waiting {
@@ -231,23 +231,23 @@ impl Hooks {
                 changes = self.waiting.len(),
                 "a target lacks more changes than hooks keep waiting for it; they get a `subtree` of everything once it has them"
             );
-            let batch = self.waiting.values().next().map_or((0, 0), |w| (w.told.target, w.told.batch));
+            let batch = self.waiting.values().next().map_or((0, 0), |w| (w.confirmation.target, w.confirmation.batch));
             self.waiting.clear();
             let all =
                 Confirmation { path: RelPath::root(), change: Some(Change::Subtree), dir: true, target: batch.0, batch: batch.1 };
-            self.waiting.insert(RelPath::root(), Waiting { told: all, by: BTreeMap::new() });
+            self.waiting.insert(RelPath::root(), Waiting { confirmation: all, by: BTreeMap::new() });
         }
     }
 
-    fn tell_all(&self, told: &Confirmation) {
+    fn report_to_all(&self, confirmation: &Confirmation) {
         for hook in self.hooks.iter().filter(|h| h.config.when == When::Confirmed && h.target.is_none()) {
-            hook.queue.push(self.event(told.target, told), Duration::ZERO);
+            hook.queue.push(self.event(confirmation.target, confirmation), Duration::ZERO);
         }
     }
 
-    fn event(&self, at: usize, told: &Confirmation) -> Event {
-        let batch = format!("{}-{}-{}", self.run, at, told.batch);
-        Event::new(told.path.clone(), told.change, told.dir, self.names.get(at).cloned(), batch)
+    fn event(&self, at: usize, confirmation: &Confirmation) -> Event {
+        let batch = format!("{}-{}-{}", self.run, at, confirmation.batch);
+        Event::new(confirmation.path.clone(), confirmation.change, confirmation.dir, self.names.get(at).cloned(), batch)
     }
 
     /// The current numbers.

@@ -99,7 +99,7 @@ pub(crate) struct Queue {
 /// How a delivery failed.
 #[derive(Debug)]
 pub(crate) enum Fault {
-    /// The receiver cannot take anything now; perhaps it said when it can.
+    /// The receiver cannot take anything now; perhaps it reported when it can.
     Receiver {
         /// In words.
         reason: String,

@@ -1,6 +1,6 @@
 //! The status for a terminal: what is in sync, what is not, and why.
 //!
-//! One line for each thing, its label first; a label in capitals asks for something to be done.
+//! One line for each thing, its label first; a label in capitals needs an action.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -287,7 +287,7 @@ impl Hook {
         if !self.reason.is_empty() {
             let _ = write!(out, ": {} (next try in {})", self.reason, span(self.retry_seconds));
         }
-        let _ = write!(out, "\n    told    {}; {} pending, {} in flight", self.delivered, self.pending, self.in_flight);
+        let _ = write!(out, "\n    sent    {}; {} pending, {} in flight", self.delivered, self.pending, self.in_flight);
         if self.waiting > 0 {
             let _ = write!(out, ", {} wait for another target", self.waiting);
         }

@@ -16,7 +16,7 @@ pub(crate) enum Health {
     Good,
     /// Not all is on the target, and nothing is wrong; or something beside the targets is.
     Behind,
-    /// An administrator should look at it.
+    /// An administrator should check it.
     Trouble,
 }
 

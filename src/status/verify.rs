@@ -98,8 +98,8 @@ impl Verify {
     /// For a terminal, below the lines of its target.
     pub(crate) fn human(&self, out: &mut String) {
         if self.running {
-            let said = self.progress.as_ref().map(|p| format!("{} for {}: {}", p.what, span(p.seconds), p.figures()));
-            let _ = writeln!(out, "    verify  {}", said.unwrap_or_else(|| "begins".into()));
+            let figures = self.progress.as_ref().map(|p| format!("{} for {}: {}", p.what, span(p.seconds), p.figures()));
+            let _ = writeln!(out, "    verify  {}", figures.unwrap_or_else(|| "begins".into()));
         }
         if self.ended_unix == 0.0 {
             return;

@@ -25,7 +25,7 @@ use crate::sys::localtime::{self, LocalTime};
 /// Held while a comparison runs.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// A clock without a time of day is looked at again after that.
+/// A clock without a time of day is checked again after that.
 const UNKNOWN_PAUSE: Duration = Duration::from_secs(60);
 
 /// Paths that the log names.
@@ -77,7 +77,7 @@ impl Times {
         self.next = self.every.map(|every| now + every);
     }
 
-    /// How long to wait before it is asked again whether one is due.
+    /// How long to wait before the next check whether one is due.
     fn wait(&self, now: Instant, local: Option<LocalTime>) -> Duration {
         let daily = local.and_then(|local| self.daily.wait(local));
         let next = self.next.map(|next| next.saturating_duration_since(now));

@@ -9,7 +9,7 @@ use crate::control::{self, Reply, Request};
 use crate::engine::Board;
 use crate::progress::{Bar, Progress};
 
-/// Does `work`, which takes long, and draws meanwhile what `ask` says of it.
+/// Does `work`, which takes long, and draws meanwhile the progress that `ask` returns.
 fn beside<T: Send>(ask: impl Fn() -> Vec<(String, Progress)> + Send, work: impl FnOnce() -> T + Send) -> T {
     if !std::io::stderr().is_terminal() {
         return work();
@@ -44,8 +44,8 @@ fn verifications(mirror: &crate::status::Mirror) -> Vec<(String, Progress)> {
 
 /// Does `work`, which reports to `board`.
 pub(super) fn of_board<T: Send>(name: &str, board: &Board, work: impl FnOnce() -> T + Send) -> T {
-    let told = || board.lock().unwrap_or_else(PoisonError::into_inner).progress.clone();
-    beside(|| told().map(|progress| (name.to_owned(), progress)).into_iter().collect(), work)
+    let progress = || board.lock().unwrap_or_else(PoisonError::into_inner).progress.clone();
+    beside(|| progress().map(|progress| (name.to_owned(), progress)).into_iter().collect(), work)
 }
 
 #[cfg(test)]

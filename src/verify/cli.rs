@@ -1,4 +1,4 @@
-//! `fansync verify`: asks the daemon, or compares by itself where none runs.
+//! `fansync verify`: sends the request to the daemon, or compares by itself where none runs.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -78,10 +78,10 @@ pub(crate) enum Failed {
         /// Its socket.
         socket: PathBuf,
     },
-    /// Asked in vain, or refused.
+    /// The request failed, or was refused.
     #[error(transparent)]
     Ask(#[from] control::Error),
-    /// It is not known which daemon to ask.
+    /// It is not known which daemon gets the request.
     #[error(transparent)]
     Several(#[from] control::find::Several),
 }
@@ -91,7 +91,7 @@ impl VerifyArgs {
         Options { checksum: self.checksum, repair: self.repair }
     }
 
-    /// What the daemon is asked.
+    /// The request to the daemon.
     pub(crate) fn request(&self) -> Request {
         Request::Verify { mirror: self.mirror.clone(), target: self.target.clone(), options: self.options() }
     }

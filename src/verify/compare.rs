@@ -31,7 +31,7 @@ use crate::targets::{limited_args, spared};
 
 /// Differences kept of one run.
 pub(super) const MAX_KEPT: usize = 100_000;
-/// Paths that are looked at again by name; more, and the whole tree is compared again.
+/// Paths that are compared again by name; more, and the whole tree is compared again.
 pub(super) const MAX_LISTED: usize = 20_000;
 
 /// Paths that differ, with what is different.
@@ -62,7 +62,7 @@ pub(super) struct Comparer<'p> {
 }
 
 impl<'p> Comparer<'p> {
-    /// `going`: asked now and then; once it says no, the comparison ends with [`Error::Cancelled`].
+    /// `going`: called now and then; once it returns false, the comparison ends with [`Error::Cancelled`].
     pub(super) fn new(plan: &'p Plan, checksum: bool, going: &'p dyn Fn() -> bool) -> Comparer<'p> {
         Comparer {
             plan,
@@ -218,7 +218,7 @@ fn listed(path: RelPath, state: Look, deletions: Deletions) -> Option<(RelPath, 
     }
 }
 
-/// Why a run that ended so did not see everything; `None` when it did. `doubt`: it said that it
+/// Why a run that ended so did not see everything; `None` when it did. `doubt`: it reported that it
 /// left something out.
 ///
 /// # Errors
@@ -227,7 +227,7 @@ pub(super) fn unseen(outcome: &Outcome, doubt: bool) -> Result<Option<String>, E
     let reason = || outcome.reason.clone();
     match outcome.verdict {
         Verdict::Done => Ok(None),
-        // What vanished from the source while rsync looked.
+        // What vanished from the source while rsync compared.
         Verdict::SourceRace if !doubt => Ok(None),
         Verdict::Partial | Verdict::SourceRace => Ok(Some(reason())),
         Verdict::SourceRoot => Err(Error::Source(reason())),
@@ -330,12 +330,12 @@ mod tests {
             item("two", b"hf         ", false),
         ];
         let filter = Filter::new(&[] as &[&str], &["*.tmp", "log/"]).unwrap();
-        let told = |top_refused| {
+        let found = |top_refused| {
             let found = changes(&filter, top_refused, &items);
             found.iter().map(|(path, why)| format!("{path}: {}", why.words(Side::Target))).collect::<Vec<_>>()
         };
         let own = ["d: missing on the target", "read-and-set: mode", "two: not linked to the other names of its file"];
-        assert_eq!(told(true), own);
-        assert_eq!((&told(false)[..1], &told(false)[1..]), (&[".: times".to_owned()][..], &own.map(str::to_owned)[..]));
+        assert_eq!(found(true), own);
+        assert_eq!((&found(false)[..1], &found(false)[1..]), (&[".: times".to_owned()][..], &own.map(str::to_owned)[..]));
     }
 }

@@ -12,8 +12,8 @@ use crate::sync::pulse::{Beat, Carries, Pulse};
 use crate::sync::run::Run;
 use crate::sys::child::WaitsOn;
 
-/// How often it is looked whether rsync goes on.
-const LOOK: Duration = Duration::from_millis(200);
+/// How often the run is checked.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Which way a run copies, or would.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub(super) struct Ending<'p> {
     pub(super) watchdog: Duration,
     /// Files are read; entries of the tree when it was last verified.
     pub(super) reads: Option<u64>,
-    /// Asked now and then; once it says no, a run ends with [`Error::Cancelled`].
+    /// Called now and then; once it returns false, a run ends with [`Error::Cancelled`].
     pub(super) going: &'p dyn Fn() -> bool,
 }
 
@@ -43,7 +43,7 @@ impl Ending<'_> {
         let begun = Instant::now();
         let logged = Cell::new(begun);
         let pulse = RefCell::new(Pulse::new(Duration::ZERO));
-        let outcome = run.wait_while(LOOK, |run| {
+        let outcome = run.wait_while(POLL_INTERVAL, |run| {
             self.show(run, whole, begun.elapsed(), &logged);
             let why = self.why_end(run, begun.elapsed(), &mut pulse.borrow_mut());
             let goes = why.is_none();

@@ -2,7 +2,7 @@
 //!
 //! rsync is run dry as the follower's own comparison of the whole tree runs it, towards us. What it
 //! names may be on its way: changed at the source and not published, published and not pulled, or
-//! changed while rsync looked. A follower cannot look at the source, so the source answers up to
+//! changed while rsync compared. A follower cannot read the source, so the source answers up to
 //! where it has published ([`crate::feed::barriers`]), and a path is judged between two answers:
 //!
 //! 1. All that had changed at the source is in records that the follower has read, and pulled.
@@ -38,7 +38,7 @@ use crate::text::plural;
 /// How long an answer of the source may take.
 const ANSWER: Duration = barriers::WITHIN.saturating_add(Duration::from_secs(2));
 
-/// Compares, and looks at what differs until it is known to, or not. `live`: the follower, if it
+/// Compares, and compares what differs again until it is known to, or not. `live`: the follower, if it
 /// runs.
 pub(super) fn judge(followed: &Followed, live: Option<&Live>, checksum: bool, going: &dyn Fn() -> bool) -> Result<Judged, Error> {
     if followed.is_held {

@@ -30,7 +30,7 @@ pub(super) struct Judged {
     pub(super) incomplete: Option<String>,
 }
 
-/// Compares the whole tree, and looks at what differs until it is known to, or not.
+/// Compares the whole tree, and compares what differs again until it is known to, or not.
 pub(super) fn judge(comparer: &Comparer<'_>, live: Option<&Live>, plan: &Plan) -> Result<Judged, Error> {
     let found = complete(|| comparer.whole())?;
     let first = Judged { more: found.more, entries: found.entries, incomplete: found.incomplete, ..Judged::default() };
@@ -200,7 +200,7 @@ mod tests {
         ];
         let differing = differing.iter().map(|(p, change)| (path(p), why(change))).collect();
         let judged = Judged { differing, ..Judged::default() };
-        let told: Vec<_> = wrong(&judged).into_iter().map(|w| (w.path.to_string(), w.whole, w.removes, w.parts)).collect();
+        let repairs: Vec<_> = wrong(&judged).into_iter().map(|w| (w.path.to_string(), w.whole, w.removes, w.parts)).collect();
         let want = [
             ("gone", false, true, false),
             ("gone.x", false, false, false),
@@ -211,7 +211,7 @@ mod tests {
             ("old/f", false, true, false),
             ("pipe", false, false, true),
         ];
-        assert_eq!(told, want.map(|(p, whole, removes, parts)| (p.to_owned(), whole, removes, parts)));
+        assert_eq!(repairs, want.map(|(p, whole, removes, parts)| (p.to_owned(), whole, removes, parts)));
         let all = wrong(&Judged { more: 1, ..judged });
         assert!(all.len() == 1 && all[0].path.is_root() && all[0].whole);
     }

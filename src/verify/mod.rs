@@ -1,11 +1,11 @@
 //! Is a target equal to its source? `fansync verify`, and `verify_every` in the background.
 //!
 //! Promises: a path is reported as different only when nothing that is under way explains it. The
-//! target is not changed, unless it is asked to be put right; that goes through the mirror's own
+//! target is not changed, unless a repair is requested; that goes through the mirror's own
 //! queue, so every guard on deletions holds.
 //!
 //! How: rsync is run dry over the whole tree with the arguments of the mirror's own full pass
-//! (`compare`). What it names may be on its way, or have changed while rsync looked. So, with a
+//! (`compare`). What it names may be on its way, or have changed while rsync compared. So, with a
 //! daemon running (`judge`): every event so far is confirmed first (a flush), the paths in doubt
 //! are watched, and compared once more by name. A path that still differs, that the target was not
 //! owed and that did not change meanwhile, differs. The others are judged again, and after
@@ -104,7 +104,7 @@ fn failed(target: String, error: &Error) -> Report {
     }
 }
 
-/// Compares a target of a running daemon. `going`: asked now and then; once it says no, the
+/// Compares a target of a running daemon. `going`: called now and then; once it returns false, the
 /// comparison ends.
 pub(crate) fn of_daemon(live: &Live, options: Options, going: &dyn Fn() -> bool) -> Report {
     #[cfg(feature = "feed")]
@@ -121,7 +121,7 @@ pub(crate) fn of_daemon(live: &Live, options: Options, going: &dyn Fn() -> bool)
     verify(&plan, Some(live), options, going)
 }
 
-/// Compares, reports it to the board, and puts right what differs if asked to.
+/// Compares, reports it to the board, and puts right what differs if requested.
 fn verify(plan: &Plan, live: Option<&Live>, options: Options, going: &dyn Fn() -> bool) -> Report {
     let name = format!("{}/{}", plan.mirror.name, plan.sides.target.name);
     reported(name, &plan.board, options.checksum, || {
@@ -168,7 +168,7 @@ fn reported(name: String, board: &Board, checksum: bool, compare: impl FnOnce() 
     on_board(board, |board| {
         (board.running, board.progress) = (false, None);
         if !cancelled {
-            tell(board, &report);
+            record(board, &report);
         }
     });
     report
@@ -195,11 +195,11 @@ fn listed(differing: &Differing, most: usize, side: Side) -> Vec<Difference> {
     first.map(|(path, why)| Difference { path: path.to_string(), why: why.words(side) }).collect()
 }
 
-fn on_board(board: &Board, tell: impl FnOnce(&mut status::Verify)) {
-    tell(&mut board.lock().unwrap_or_else(PoisonError::into_inner));
+fn on_board(board: &Board, update: impl FnOnce(&mut status::Verify)) {
+    update(&mut board.lock().unwrap_or_else(PoisonError::into_inner));
 }
 
-fn tell(board: &mut status::Verify, report: &Report) {
+fn record(board: &mut status::Verify, report: &Report) {
     *board = status::Verify {
         running: false,
         progress: None,
@@ -328,8 +328,8 @@ mod tests {
             ("f", changed + ms * 1500, false),
             ("missing", changed - ms * 1000, false),
         ] {
-            let told = is_recent(&root, &RelPath::from_normal(path), begun);
-            assert_eq!(told, want, "{path} {:?}", begun.duration_since(changed));
+            let recent = is_recent(&root, &RelPath::from_normal(path), begun);
+            assert_eq!(recent, want, "{path} {:?}", begun.duration_since(changed));
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Promises: what is removed was read on both sides and found equal on **every** target, and is
 //! the very file that was compared: inode, size, modification and change time are those noted
-//! before the comparison, and nobody has it open. What a user writes at any moment is either
+//! before the comparison, and no process has it open. What a user writes at any moment is either
 //! noticed, and the file stays, or goes to a new file of that name. A directory is never removed,
 //! nor anything while the mirror is held or a target does not answer.
 //!
@@ -19,7 +19,7 @@
 //!    the file open or mapped, and lets every later open wait. Under the lease it has to be what
 //!    was noted.
 //! 4. Rename it to [`HELD`], a directory that only root may enter, and see that it is this file
-//!    that went there: whoever writes the old name from now on makes a new file.
+//!    that went there: a process that writes the old name from now on makes a new file.
 //! 5. A moment later the lease must still be whole: an open that had found the file before its
 //!    rename would have broken it. Then it is deleted; otherwise it goes back under its name.
 //!
@@ -135,7 +135,7 @@ impl Identity {
 #[derive(Default)]
 struct Stays {
     differ: HashMap<RelPath, (Identity, Instant)>,
-    said: HashMap<&'static str, Instant>,
+    logged: HashMap<&'static str, Instant>,
 }
 
 impl Stays {
@@ -152,9 +152,9 @@ impl Stays {
 
     /// Whether a line of this kind is to be written.
     fn says(&mut self, what: &'static str, now: Instant) -> bool {
-        let due = self.said.get(what).is_none_or(|at| now.saturating_duration_since(*at) >= SAY_AGAIN);
+        let due = self.logged.get(what).is_none_or(|at| now.saturating_duration_since(*at) >= SAY_AGAIN);
         if due {
-            self.said.insert(what, now);
+            self.logged.insert(what, now);
         }
         due
     }
@@ -382,12 +382,12 @@ fn make_dir(from: OwnedFd, dir: &[u8], mode: Mode) -> nix::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// The directory of files on their way out, which nobody else may enter.
+/// The directory of files on their way out, which no other user may enter.
 fn held_dir(root: &Root) -> nix::Result<OwnedFd> {
     let above = make_dir(openat(root, ".", DIRECTORY, Mode::empty())?, mark::DIR.as_bytes(), Mode::from_bits_truncate(0o755))?;
     let held = make_dir(above, HELD.as_bytes(), Mode::S_IRWXU)?;
     let stat = fstat(&held)?;
-    // Somebody else made it.
+    // Another process made it.
     if stat.st_uid != nix::unistd::geteuid().as_raw() || stat.st_mode & 0o077 != 0 {
         return Err(Errno::EPERM);
     }
@@ -483,7 +483,7 @@ fn take(root: &Root, path: &RelPath, identity: Identity) -> Result<Leased, Stay>
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(Stay::InUse),
         Err(error) => return Err(Stay::Cannot(error)),
     }
-    // Under the lease nobody can write it any more.
+    // Under the lease no process can write it any more.
     if !same(fstat(&file)) {
         return Err(Stay::InUse);
     }
@@ -504,7 +504,7 @@ fn take(root: &Root, path: &RelPath, identity: Identity) -> Result<Leased, Stay>
     }
 }
 
-/// Deletes it, if it is still what it was, and nobody came to it meanwhile.
+/// Deletes it, if it is still what it was, and no process opened it meanwhile.
 fn end(one: &Leased) -> io::Result<bool> {
     let whole = lease_is_whole(one.file.as_fd())?;
     let open = one.identity.is_content_of(&fstat(&one.file)?);
@@ -708,7 +708,7 @@ mod tests {
         assert!(t.take("f", identity).is_none(), "a FIFO is no file, and is not waited for");
     }
 
-    /// Somebody had the file's name resolved before its rename, and comes to open it after.
+    /// A process had the file's name resolved before its rename, and comes to open it after.
     #[test]
     fn an_open_that_comes_between_brings_it_back() {
         let t = Tree::new();
@@ -746,7 +746,7 @@ mod tests {
         let one = t.take("d/g", identity).unwrap();
         t.write("d/g", "new");
         put_back(&t.mirror, &one.held, &one.name, &one.dir, &one.path);
-        // The lease ends with it; until then whoever opens the file waits.
+        // The lease ends with it; until then a process that opens the file waits.
         drop(one);
         assert_eq!(fs::read(t.path("d/g")).unwrap(), b"new");
         let kept: Vec<_> = fs::read_dir(t.path("d")).unwrap().flatten().map(|e| e.path()).collect();

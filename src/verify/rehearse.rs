@@ -15,16 +15,16 @@ use crate::path::RelPath;
 use crate::text::{are, plural};
 
 /// Compares every target of `config` and prints what would go there. Nothing is changed.
-pub(crate) fn rehearse(config: &Config, tell: &mut dyn FnMut(Result<String, String>)) -> ExitCode {
+pub(crate) fn rehearse(config: &Config, print: &mut dyn FnMut(Result<String, String>)) -> ExitCode {
     let mut worst = ExitCode::Done;
     for mirror in &config.mirrors {
         for target in &mirror.targets {
             let name = format!("{}/{}", mirror.name, target.name);
             match one(mirror, target) {
-                Ok(told) => tell(Ok(format!("{name} ({}): {told}", target.location))),
+                Ok(plan) => print(Ok(format!("{name} ({}): {plan}", target.location))),
                 Err(error) => {
                     worst = worst.max(exit_code(&error));
-                    tell(Err(format!("{name} ({}): {error}", target.location)));
+                    print(Err(format!("{name} ({}): {error}", target.location)));
                 }
             }
         }
@@ -48,11 +48,11 @@ fn one(mirror: &Mirror, target: &Target) -> Result<String, Error> {
     if let Some(why) = found.incomplete {
         return Err(Error::Incomplete(why));
     }
-    Ok(told(&plan, &found))
+    Ok(described(&plan, &found))
 }
 
 /// What one pass would do, for people.
-fn told(plan: &Plan, found: &Found) -> String {
+fn described(plan: &Plan, found: &Found) -> String {
     let mut out = String::new();
     summary(plan, found, &mut out);
     for (path, why) in &found.differing {
@@ -163,8 +163,8 @@ mod tests {
         let want = "one pass over 9 entries would send 3 files of 1.0 KiB, make or set 1 other entry, and delete 1\n  \
                     set    d: times\n  delete gone\n  send   new: missing on the target\n  send   old: size, times\n  \
                     send   vanished: missing on the target\n";
-        assert_eq!(told(&plan, &found(&list, 9, 0)), want);
-        let more = told(&plan, &found(&list, 9, 2));
+        assert_eq!(described(&plan, &found(&list, 9, 0)), want);
+        let more = described(&plan, &found(&list, 9, 2));
         assert!(more.contains("delete 1, and 2 more changes\n") && more.ends_with("\n  and 2 more\n"), "{more}");
     }
 
@@ -184,10 +184,10 @@ mod tests {
             (empty.path(), "", 0, 1, None),
             (empty.path(), "allow_empty = true\n", 1, 1, None),
         ] {
-            let told = held(&plan(source, lines), deletes, entries);
+            let reason = held(&plan(source, lines), deletes, entries);
             match want {
-                None => assert_eq!(told, None, "{lines:?} {deletes} of {entries}"),
-                Some(want) => assert!(told.as_ref().is_some_and(|told| told.contains(want)), "{lines:?}: {told:?}"),
+                None => assert_eq!(reason, None, "{lines:?} {deletes} of {entries}"),
+                Some(want) => assert!(reason.as_ref().is_some_and(|reason| reason.contains(want)), "{lines:?}: {reason:?}"),
             }
         }
     }

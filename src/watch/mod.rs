@@ -64,8 +64,8 @@ pub(crate) struct Known {
     /// The last answer.
     pub(crate) snapshot: Option<Snapshot>,
     /// When it came; of the monotonic clock.
-    pub(crate) told: Option<Instant>,
-    /// Why the last question has no answer; empty when it has.
+    pub(crate) received: Option<Instant>,
+    /// Why the last request has no answer; empty when it has.
     pub(crate) silence: String,
     /// Changes in the last seconds.
     pub(crate) rates: Rates,
@@ -75,7 +75,7 @@ impl Known {
     /// For how long there has been no answer, and why; `None` while there are answers, and before
     /// the first one.
     pub(crate) fn silent(&self, now: Instant) -> Option<(Duration, &str)> {
-        let age = now.saturating_duration_since(self.told?);
+        let age = now.saturating_duration_since(self.received?);
         match self.silence.as_str() {
             "" if age > PATIENCE => Some((age, "it has not answered yet")),
             "" => None,
@@ -88,7 +88,7 @@ impl Known {
         match answer {
             Ok(snapshot) => {
                 self.rates.take(&snapshot);
-                (self.snapshot, self.told) = (Some(snapshot), Some(now));
+                (self.snapshot, self.received) = (Some(snapshot), Some(now));
                 self.silence.clear();
             }
             Err(why) => self.silence = why,
@@ -99,25 +99,25 @@ impl Known {
 /// Shows the daemon at `socket` until the user presses `q`.
 ///
 /// # Errors
-/// See [`WatchError`]. A daemon that does not answer is none: that is shown, and it is asked again.
+/// See [`WatchError`]. A daemon that does not answer is none: that is shown, and the next request follows.
 pub(crate) fn run(socket: &Path) -> Result<(), WatchError> {
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         return Err(WatchError::NoTerminal);
     }
-    let (tell, told) = bounded(1);
+    let (sender, answers) = bounded(1);
     let socket_path: PathBuf = socket.into();
-    std::thread::Builder::new().name("fansync-ask".into()).spawn(move || ask_on(&socket_path, &tell))?;
+    std::thread::Builder::new().name("fansync-ask".into()).spawn(move || ask_on(&socket_path, &sender))?;
     let look = Look { colour: std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) };
     let ended = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(SIGTERM, Arc::clone(&ended))?;
     let mut terminal = ratatui::try_init()?;
-    let shown = show(&mut terminal, &told, socket, look, &ended);
+    let shown = show(&mut terminal, &answers, socket, look, &ended);
     ratatui::try_restore()?;
     Ok(shown?)
 }
 
-/// Asks for ever; ends when there is no reader.
-fn ask_on(socket: &Path, tell: &Sender<Result<Snapshot, String>>) {
+/// Sends requests for ever; ends when there is no reader.
+fn ask_on(socket: &Path, sender: &Sender<Result<Snapshot, String>>) {
     loop {
         let begun = Instant::now();
         let answer = match control::ask(socket, &Request::Status, PATIENCE) {
@@ -129,7 +129,7 @@ fn ask_on(socket: &Path, tell: &Sender<Result<Snapshot, String>>) {
                 Err(format!("{error}{cause}"))
             }
         };
-        if tell.send(answer).is_err() {
+        if sender.send(answer).is_err() {
             return;
         }
         std::thread::sleep(EVERY.saturating_sub(begun.elapsed()));
@@ -138,7 +138,7 @@ fn ask_on(socket: &Path, tell: &Sender<Result<Snapshot, String>>) {
 
 fn show(
     terminal: &mut ratatui::DefaultTerminal,
-    told: &Receiver<Result<Snapshot, String>>,
+    answers: &Receiver<Result<Snapshot, String>>,
     socket: &Path,
     look: Look,
     ended: &AtomicBool,
@@ -148,7 +148,7 @@ fn show(
     let mut dirty = true;
     let mut drawn = Instant::now();
     while !ended.load(Ordering::Relaxed) {
-        while let Ok(answer) = told.try_recv() {
+        while let Ok(answer) = answers.try_recv() {
             known.take(answer, Instant::now());
             dirty = true;
         }

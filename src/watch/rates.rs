@@ -15,7 +15,7 @@ pub(crate) struct Batch {
     /// `mirror/target`.
     pub(crate) target: String,
     /// In the daemon's words.
-    pub(crate) said: String,
+    pub(crate) summary: String,
 }
 
 /// See the module's text.
@@ -49,7 +49,7 @@ impl Rates {
                 let old = self.bytes.insert(name.clone(), t.bytes_sent);
                 set(&mut self.bytes_rate, name.clone(), rate(old, t.bytes_sent));
                 if self.runs.insert(name.clone(), t.runs) != Some(t.runs) && !t.last_batch.is_empty() {
-                    self.batches.push_front(Batch { target: name, said: t.last_batch.clone() });
+                    self.batches.push_front(Batch { target: name, summary: t.last_batch.clone() });
                     self.batches.truncate(BATCHES);
                 }
             }
@@ -112,7 +112,7 @@ mod tests {
             r.take(&s);
             r.take(&s);
         }
-        let said: Vec<_> = r.batches().map(|b| b.said.as_str()).collect();
-        assert_eq!((said.len(), said[0], said[1]), (BATCHES, "batch 100", "batch 99"));
+        let summary: Vec<_> = r.batches().map(|b| b.summary.as_str()).collect();
+        assert_eq!((summary.len(), summary[0], summary[1]), (BATCHES, "batch 100", "batch 99"));
     }
 }

@@ -16,7 +16,7 @@ fn terminal(known: &Known, size: (u16, u16), look: Look, scroll: u16) -> (Termin
     let mut terminal = Terminal::new(TestBackend::new(size.0, size.1)).unwrap();
     let mut at = 0;
     let later = Duration::from_secs(if known.silence.is_empty() { 1 } else { 7 });
-    let now = known.told.map_or_else(Instant::now, |told| told + later);
+    let now = known.received.map_or_else(Instant::now, |received| received + later);
     terminal.draw(|frame| at = view::draw(frame, known, Path::new("/run/x.sock"), look, now, scroll)).unwrap();
     (terminal, at)
 }
@@ -80,7 +80,7 @@ fn a_terminal_of_80_by_24_holds_what_counts() {
         "▲ backup       down     1m 15s behind  3 pending, 0 in flight",
         "connection refused (next try in 4.0s)",
         "FAILED a\\x0a: denied",
-        "▲ hook purge  retrying: 0 told, 0 pending, 7 LOST",
+        "▲ hook purge  retrying: 0 delivered, 0 pending, 7 LOST",
         "q quit",
     ] {
         has(&shown, want);
@@ -134,15 +134,15 @@ fn a_daemon_that_goes_away_is_told_and_what_it_said_stays() {
     let mut known = known(well);
     known.take(Err("cannot reach a fansync daemon on /run/x.sock".into()), Instant::now());
     let shown = screen(&known, (80, 24));
-    assert!(shown[1].starts_with("▲ no answer for 7 s, asking again: cannot reach"), "{}", shown[1]);
+    assert!(shown[1].starts_with("▲ no answer for 7 s, trying again: cannot reach"), "{}", shown[1]);
     has(&shown, "backup");
     known.take(Ok(snapshot()), Instant::now());
     assert_eq!(screen(&known, (80, 24))[1], "▲ trouble with backup");
-    let told = known.told.unwrap();
-    assert!(known.silent(told + Duration::from_secs(2)).is_none());
-    assert!(known.silent(told + Duration::from_secs(30)).is_some(), "the question itself waits");
+    let received = known.received.unwrap();
+    assert!(known.silent(received + Duration::from_secs(2)).is_none());
+    assert!(known.silent(received + Duration::from_secs(30)).is_some(), "the request itself waits");
     let mut never = Known::default();
-    has(&screen(&never, (80, 24)), "asking /run/x.sock");
+    has(&screen(&never, (80, 24)), "waiting for /run/x.sock");
     never.take(Err("cannot reach".into()), Instant::now());
     has(&screen(&never, (80, 24)), "cannot reach");
 }

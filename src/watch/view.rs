@@ -88,13 +88,13 @@ pub(crate) fn draw(frame: &mut Frame<'_>, known: &Known, socket: &Path, look: Lo
 /// Whether all is well, in a line, and a line for what is not.
 fn head(known: &Known, socket: &Path, look: Look, now: Instant, width: usize) -> Vec<Line<'static>> {
     let Some(s) = &known.snapshot else {
-        let said = if known.silence.is_empty() { format!("asking {}", socket.display()) } else { known.silence.clone() };
-        return vec![Line::from("fansync"), Line::styled(cut(said, width), grave(&known.silence, look))];
+        let message = if known.silence.is_empty() { format!("waiting for {}", socket.display()) } else { known.silence.clone() };
+        return vec![Line::from("fansync"), Line::styled(cut(message, width), grave(&known.silence, look))];
     };
     let about = format!("fansync {}  pid {}  up {}", s.version, s.pid, span(s.uptime_seconds.floor()));
     if let Some((since, why)) = known.silent(now) {
-        let said = format!("▲ no answer for {} s, asking again: {why}", since.as_secs());
-        return vec![Line::from(cut(about, width)), Line::styled(cut(said, width), Grade::Bad.style(look))];
+        let message = format!("▲ no answer for {} s, trying again: {why}", since.as_secs());
+        return vec![Line::from(cut(about, width)), Line::styled(cut(message, width), Grade::Bad.style(look))];
     }
     let targets: Vec<&Target> = s.mirrors.iter().flat_map(|m| &m.targets).collect();
     let worst = targets.iter().map(|t| Grade::of(t)).max().unwrap_or(Grade::Rest);
@@ -103,14 +103,14 @@ fn head(known: &Known, socket: &Path, look: Look, now: Instant, width: usize) ->
     let lag = targets.iter().map(|t| t.lag_seconds).fold(0.0, f64::max);
     let of = if let [one] = named[..] { one.to_owned() } else { format!("{count} of {} targets", targets.len()) };
     let are = if count == 1 { "is" } else { "are" };
-    let said = match worst {
+    let message = match worst {
         Grade::Good => format!("{} in sync", worst.sign()),
         Grade::Rest if targets.is_empty() => "no targets".into(),
         Grade::Rest => format!("{} {of} {are} not sent to", worst.sign()),
         Grade::Behind => format!("{} {of} {are} behind, at most {}", worst.sign(), span(lag)),
         Grade::Bad => format!("{} trouble with {of}", worst.sign()),
     };
-    vec![Line::from(cut(about, width)), Line::styled(cut(said, width), worst.style(look))]
+    vec![Line::from(cut(about, width)), Line::styled(cut(message, width), worst.style(look))]
 }
 
 fn grave(silence: &str, look: Look) -> Style {
@@ -133,7 +133,7 @@ fn body(s: &Snapshot, known: &Known, look: Look, width: usize) -> Vec<Line<'stat
     if !batches.is_empty() {
         out.push(Line::default());
         out.push(Line::styled("last batches", Style::new().add_modifier(Modifier::BOLD)));
-        out.extend(batches.iter().map(|b| Line::from(cut(format!("  {}: {}", b.target, b.said), width))));
+        out.extend(batches.iter().map(|b| Line::from(cut(format!("  {}: {}", b.target, b.summary), width))));
     }
     out
 }
@@ -163,13 +163,13 @@ fn target(m: &Mirror, t: &Target, known: &Known, look: Look, width: usize, out: 
     let queue = format!("{} pending, {} in flight", t.pending, t.in_flight);
     let rate = known.rates.bytes(&m.name, &t.name).filter(|r| *r > 0.0);
     let rate = rate.map(|r| format!("  {}/s", ByteSize(r as u64))).unwrap_or_default();
-    let said = format!("  {} {:<12} {:<8} ", grade.sign(), t.name, t.state);
+    let message = format!("  {} {:<12} {:<8} ", grade.sign(), t.name, t.state);
     let rest = format!("{lag}  {queue}{rate}");
     // On a narrow terminal the queue goes below.
-    if said.chars().count() + rest.chars().count() <= width {
-        out.push(Line::from(vec![Span::styled(said, grade.style(look)), Span::raw(rest)]));
+    if message.chars().count() + rest.chars().count() <= width {
+        out.push(Line::from(vec![Span::styled(message, grade.style(look)), Span::raw(rest)]));
     } else {
-        out.push(Line::styled(cut(format!("{said}{lag}"), width), grade.style(look)));
+        out.push(Line::styled(cut(format!("{message}{lag}"), width), grade.style(look)));
         out.push(Line::from(cut(format!("    {queue}{rate}"), width)));
     }
     if !t.reason.is_empty() {
@@ -199,8 +199,9 @@ fn hook(h: &Hook, look: Look, width: usize, out: &mut Vec<Line<'static>>) {
     let lost = h.dropped + h.failed;
     let grade = if h.state == HookState::Retrying || lost > 0 { Grade::Bad } else { Grade::Rest };
     let lost = if lost > 0 { format!(", {lost} LOST") } else { String::new() };
-    let said = format!("  {} hook {}  {}: {} told, {} pending{lost}", grade.sign(), h.name, h.state, h.delivered, h.pending);
-    out.push(Line::styled(cut(said, width), if grade == Grade::Bad { grade.style(look) } else { Style::new() }));
+    let message =
+        format!("  {} hook {}  {}: {} delivered, {} pending{lost}", grade.sign(), h.name, h.state, h.delivered, h.pending);
+    out.push(Line::styled(cut(message, width), if grade == Grade::Bad { grade.style(look) } else { Style::new() }));
     if !h.reason.is_empty() {
         out.extend(wrapped("    ", &h.reason, Style::new(), width));
     }

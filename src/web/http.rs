@@ -85,7 +85,7 @@ pub struct Request {
     pub path: String,
     /// The `Host` header.
     pub(crate) host: Option<String>,
-    /// Who asks.
+    /// The client.
     pub(crate) peer: SocketAddr,
 }
 
@@ -305,7 +305,7 @@ async fn respond(
     Ok(response.encode())
 }
 
-/// What is asked, or why it is not answered.
+/// The request, or why it is not answered.
 fn request(asked: &hyper::Request<Incoming>, peer: SocketAddr) -> Result<Request, Response> {
     if !matches!(*asked.method(), hyper::Method::GET | hyper::Method::HEAD) {
         return Err(Response::refuse(405, "only GET and HEAD are served"));

@@ -1,4 +1,4 @@
-// The status page: asks status.json every 2 s and history.json every 15 s, and draws. Names of files and words of servers come
+// The status page: requests status.json every 2 s and history.json every 15 s, and draws. Names of files and words of servers come
 // from strangers: everything goes onto the page as text, nothing as markup.
 "use strict";
 
@@ -177,7 +177,7 @@ function ago(unix) {
   return seconds < 3 ? "just now" : `${span(seconds)} ago`;
 }
 
-// Lists that somebody has opened or closed stay so.
+// Lists that the user has opened or closed stay so.
 const opened = new Map();
 
 function list(key, summary, look, open, items, more) {
@@ -192,7 +192,7 @@ function list(key, summary, look, open, items, more) {
 function failures(key, them, more) {
   const again = (f) => `${plural(f.tries, "try", "tries")}, ${f.retry_seconds > 0 ? next(f.retry_seconds) : "given up"}`;
   const items = them.map((f, i) => make("li", {}, make("span", { class: "path" }, named(f.path)), " ", make("span", { class: "when" }, again(f)),
-    // Often one thing is wrong with many paths: said once.
+    // Often one thing is wrong with many paths: shown once.
     i > 0 && them[i - 1].reason === f.reason ? null : make("div", { class: "reason" }, f.reason)));
   return list(key, `${plural(them.length + more, "failed path")}`, "bad", true, items, more);
 }
@@ -211,8 +211,8 @@ function far(p, repeats) {
   const rate = [p.files_per_second >= 0.5 && `${number(Math.round(p.files_per_second))} files/s`, p.bytes_per_second >= 1 && `${bytes(p.bytes_per_second)}/s`];
   const left = p.eta_seconds !== null ? `${span(p.eta_seconds)} left` : repeats ? "" : `time left not known: ${p.eta_unknown}`;
   const done = p.files_total > 0 ? `${number(p.files_done)} of ${plural(p.files_total, "file")}` : `${plural(p.files_done, "file")} so far`;
-  const said = [done, p.bytes > 0 && bytes(p.bytes), ...rate, left].filter(Boolean).join(", ");
-  return make("p", { class: "why" }, `${p.what[0].toUpperCase()}${p.what.slice(1)} for ${span(p.seconds)}: ${said}.`,
+  const figures = [done, p.bytes > 0 && bytes(p.bytes), ...rate, left].filter(Boolean).join(", ");
+  return make("p", { class: "why" }, `${p.what[0].toUpperCase()}${p.what.slice(1)} for ${span(p.seconds)}: ${figures}.`,
     p.files_total > 0 && p.files_done > 0 ? make("progress", { max: p.files_total, value: p.files_done, "aria-label": p.what }) : null);
 }
 
@@ -328,7 +328,7 @@ function show(now) {
   document.title = `${{ good: "●", behind: "◐", bad: "▲", rest: "■" }[look]} ${words} – ${host} – fansync`;
   document.body.classList.remove("silent");
   for (const g of groups) g.judged.sort((a, b) => b.verdict.rank - a.verdict.rank);
-  // Not while somebody reads a graph or marks text: it would go from under the pointer.
+  // Not while the user reads a graph or marks text: it would go from under the pointer.
   if (!document.querySelector("svg:hover") && document.getSelection().type !== "Range") {
     const focused = document.activeElement && document.activeElement.parentElement.dataset.key;
     $("mirrors").replaceChildren(...groups.map((g) => mirror(g.m, g.judged, rateOf(g.m, now))));
@@ -371,7 +371,7 @@ async function remember() {
   try {
     past = await get("history.json");
   } catch (_) {
-    // The other request tells.
+    // The other request reports it.
   }
 }
 

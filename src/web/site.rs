@@ -27,8 +27,8 @@ pub(crate) fn daemon(sampler: Arc<Sampler>, page: bool) -> impl Fn(&Request) -> 
             "/page.css" => Response::ok("text/css; charset=utf-8", include_str!("page.css")),
             "/icon.svg" => Response::ok("image/svg+xml", include_str!("icon.svg")),
             "/history.json" => Response::ok(JSON, sampler.history()),
-            "/metrics" => told(&sampler, |snapshot| Response::ok(CONTENT_TYPE, of_daemon(snapshot))),
-            "/status.json" => told(&sampler, |snapshot| match serde_json::to_vec(snapshot) {
+            "/metrics" => sampled(&sampler, |snapshot| Response::ok(CONTENT_TYPE, of_daemon(snapshot))),
+            "/status.json" => sampled(&sampler, |snapshot| match serde_json::to_vec(snapshot) {
                 Ok(json) => Response::ok(JSON, json),
                 Err(e) => Response::refuse(503, &e.to_string()),
             }),
@@ -39,7 +39,7 @@ pub(crate) fn daemon(sampler: Arc<Sampler>, page: bool) -> impl Fn(&Request) -> 
 
 const JSON: &str = "application/json";
 
-fn told(sampler: &Sampler, answer: impl FnOnce(&Snapshot) -> Response) -> Response {
+fn sampled(sampler: &Sampler, answer: impl FnOnce(&Snapshot) -> Response) -> Response {
     match sampler.snapshot() {
         Ok(snapshot) => answer(&snapshot),
         Err(why) => Response::refuse(503, &why),

@@ -7,8 +7,8 @@ use crate::control::{Flushed, Waiting};
 use crate::status::{Feed, Follower, Snapshot};
 use crate::text::plural;
 
-/// How often followers are asked for, and by how much less for each that is known.
-const LOOK: Duration = Duration::from_millis(20);
+/// How often followers are requested, and by how much less for each that is known.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 const EACH: Duration = Duration::from_micros(20);
 
 /// The feeds that are waited for: by mirror and target, where each was.
@@ -34,12 +34,12 @@ pub(super) fn wait(args: &FlushArgs, which: &Followers, deadline: Instant) -> Re
             return Err(ExitCode::Usage);
         }
         let lacking = missing(&snapshot, goals, which);
-        // What failed again and again is tried again after a pause that nobody waits for.
+        // What failed again and again is tried again after a pause, without a wait for it.
         if left.is_zero() || lacking.iter().all(|lacks| lacks.failed) {
             return Ok(Flushed { waiting: lacking.into_iter().map(|lacks| lacks.waiting).collect() });
         }
         let known = feeds(&snapshot).map(|(.., feed)| feed.followers.len() as u32).sum();
-        std::thread::sleep(LOOK.max(EACH.saturating_mul(known)).min(left));
+        std::thread::sleep(POLL_INTERVAL.max(EACH.saturating_mul(known)).min(left));
     }
 }
 
@@ -145,7 +145,7 @@ mod tests {
         assert_eq!(names(&Followers::Count(1)), Vec::<String>::new());
         assert_eq!(names(&Followers::Count(2)), ["m/t"]);
         assert_eq!(names(&Followers::Named(vec!["a".into(), "c".into()])), ["m/t at c"]);
-        assert_eq!(missing(&snapshot(&[]), &goals, &Followers::All).len(), 1, "nobody is not everybody");
+        assert_eq!(missing(&snapshot(&[]), &goals, &Followers::All).len(), 1, "no follower is not every follower");
         assert_eq!(names(&Followers::Relays), ["m/t"], "no relay is known");
         let mut relays = snapshot(&[("a", 9), ("b", 8), ("c", 8)]);
         let feed = relays.mirrors[0].targets[0].feed.as_mut().unwrap();

@@ -235,9 +235,9 @@ pub struct Asked {
     pub code: [u8; CODE],
     /// The client's number for this connection.
     pub nonce: Id,
-    /// Who asks.
+    /// The sender.
     pub client: Id,
-    /// Who is asked.
+    /// The receiver.
     pub server: Id,
     /// What, for [`Request::decode`] once the code was found right.
     pub body: [u8; REQUEST_BODY],
