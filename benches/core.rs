@@ -100,7 +100,7 @@ impl Core {
             let event = event.expect("the kernel's records are good");
             let mut out = |path: &[u8], seen: Seen| {
                 if OBSERVABLE && listeners.any() {
-                    listeners.tell(event.mask, event.pid, path, seen);
+                    listeners.publish(event.mask, event.pid, path, seen);
                 }
                 set.tick(now);
                 set.see(path, seen);

@@ -110,14 +110,14 @@ pub fn cases() -> Vec<Case> {
         }),
         case("hooks_are_told_of_paths_from_the_top", &[Fs::Tmpfs], |fs| {
             let work = tempfile::tempdir().expect("a directory can be made");
-            let told = work.path().join("told");
+            let shown = work.path().join("told");
             let hook = |kind: &str| {
                 let form = "kind = 'command'\nshell = true\ninput = 'stdin'\nprefix = \"tr '\\\\0' '\\\\n' | sed";
-                format!("name = '{kind}'\nkinds = ['{kind}']\n{form} 's/^/{kind} /'\"\nsuffix = '>> {}'", told.display())
+                format!("name = '{kind}'\nkinds = ['{kind}']\n{form} 's/^/{kind} /'\"\nsuffix = '>> {}'", shown.display())
             };
             let m = logged(fs).hook(&hook("changed")).hook(&hook("deleted")).before(fill).start()?;
             m.check();
-            fs::write(&told, "").expect("it was made by the hook, or is made here");
+            fs::write(&shown, "").expect("it was made by the hook, or is made here");
             together(&m, || {
                 rewrite(&m.src);
                 (0..10).for_each(|n| m.src.remove(path(n)));
@@ -125,9 +125,9 @@ pub fn cases() -> Vec<Case> {
             m.check();
             let line = |n| format!("{} {}", if n < 10 { "deleted" } else { "changed" }, m.src.at(path(n)).display());
             let want: BTreeSet<String> = (0..FILES).map(line).collect();
-            let heard = || fs::read_to_string(&told).unwrap_or_default().lines().map(str::to_owned).collect::<BTreeSet<_>>();
-            poll_until(WAIT, || (heard().len() >= want.len()).then_some(()));
-            assert_eq!(heard(), want);
+            let received = || fs::read_to_string(&shown).unwrap_or_default().lines().map(str::to_owned).collect::<BTreeSet<_>>();
+            poll_until(WAIT, || (received().len() >= want.len()).then_some(()));
+            assert_eq!(received(), want);
             assert_eq!(begun_there(&m, "t1").len(), 1);
             Ok(())
         }),

@@ -50,8 +50,8 @@ fn flush_at_once(_: Fs) -> Run<()> {
     let ended = flush.wait_with_output().expect("it ends");
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
     assert_eq!(fs::read_to_string(at("dst/new.html")).expect("it is there"), "hello");
-    let nobody = fansync(&["flush", "--socket", &at("no"), "--timeout", "100ms"], WAIT);
-    assert!(nobody.code == 69 && nobody.stderr.contains("no fansync daemon answers on"), "{}: {}", nobody.code, nobody.stderr);
+    let none = fansync(&["flush", "--socket", &at("no"), "--timeout", "100ms"], WAIT);
+    assert!(none.code == 69 && none.stderr.contains("no fansync daemon answers on"), "{}: {}", none.code, none.stderr);
     Ok(())
 }
 
@@ -129,9 +129,9 @@ fn ordinary_user(_: Fs) -> Run<()> {
     daemon.signal(Signal::SIGTERM);
     assert!(daemon.wait(WAIT).success());
     // A daemon of root that another test runs meanwhile is found instead, as long as it runs.
-    let nobody = || Some(user.runs(&["status"])).filter(|ran| ran.code == 69);
-    let nobody = poll_until(WAIT, nobody).expect("no daemon answers");
-    assert!(nobody.stderr.contains("run/fansync/status.sock"), "{}", nobody.stderr);
+    let none = || Some(user.runs(&["status"])).filter(|ran| ran.code == 69);
+    let none = poll_until(WAIT, none).expect("no daemon answers");
+    assert!(none.stderr.contains("run/fansync/status.sock"), "{}", none.stderr);
 
     // And by a configuration of his own, in its usual place.
     let config = format!("[[mirror]]\nname = \"m\"\nsource = {src:?}\n[[mirror.target]]\nname = \"t\"\nurl = {dst:?}\n");
@@ -279,8 +279,8 @@ fn group(_: Fs) -> Run<()> {
     let checked = fansync(&["check", "--config", &config], WAIT);
     assert!(checked.stderr.contains("there is no group no-such-group"), "{}", checked.stderr);
     let mut daemon = start();
-    let told = fs::read_to_string(work.path().join("log")).expect("there is a log");
-    assert!(told.contains("the socket cannot be given to socket_group"), "{told}");
+    let reported = fs::read_to_string(work.path().join("log")).expect("there is a log");
+    assert!(reported.contains("the socket cannot be given to socket_group"), "{reported}");
     assert_eq!(as_group(&["status"], "--regid=daemon").code, 77);
     daemon.signal(Signal::SIGTERM);
     assert!(daemon.wait(WAIT).success());

@@ -81,10 +81,10 @@ fn connect(_: Fs) -> Run<()> {
     rsyncd.module("few", &format!("max connections = 3\nlock file = {}\n", at("lock")));
     rsyncd.module("sealed", "read only = yes\n");
     rsyncd.module("strict", "hosts allow = 192.0.2.1\n");
-    let nobody = "uid = nobody\ngid = 65534\n";
-    rsyncd.module("nobodys", nobody);
-    rsyncd.module("harmless", &format!("{nobody}incoming chmod = Fug-s\n"));
-    rsyncd.module("fake", &format!("{nobody}fake super = yes\n"));
+    let none = "uid = nobody\ngid = 65534\n";
+    rsyncd.module("nobodys", none);
+    rsyncd.module("harmless", &format!("{none}incoming chmod = Fug-s\n"));
+    rsyncd.module("fake", &format!("{none}fake super = yes\n"));
     rsyncd.module("blind", "write only = yes\n");
     for name in ["nobodys", "harmless", "fake"] {
         chown(at(name), Some(NOBODY), Some(NOBODY)).expect("root may");

@@ -58,8 +58,8 @@ fn startup() -> Case {
             assert!(all, "{what} deleted something");
         };
         kept("a change");
-        let told = m.daemon.does(&["explain", &m.src.at("a").display().to_string()]);
-        assert!(told.contains("delete = \"startup\" keeps") && told.contains("until the next start"), "{told}");
+        let shown = m.daemon.does(&["explain", &m.src.at("a").display().to_string()]);
+        assert!(shown.contains("delete = \"startup\" keeps") && shown.contains("until the next start"), "{shown}");
         m.dst().write("extra", b"again");
         reconcile(&m);
         m.daemon.flush(None);
@@ -272,8 +272,8 @@ fn running_by_name_only() -> Case {
         m.daemon.flush(None);
         let kept = ["a", "b", "d/x", "d/extra", "extra", "dir/f", "b2", "new"];
         assert!(kept.iter().all(|path| m.dst().has(path)), "something was deleted");
-        let told = m.daemon.does(&["status"]);
-        assert!(told.contains("deletes nothing: its rsync cannot delete by name"), "{told}");
+        let shown = m.daemon.does(&["status"]);
+        assert!(shown.contains("deletes nothing: its rsync cannot delete by name"), "{shown}");
         Ok(())
     })
 }

@@ -44,8 +44,8 @@ pub fn cases() -> Vec<Case> {
             arrives(&m, "others/f", b"x");
             assert!(m.dst().has("his-dir/f") && m.dst().has("another"));
             keeps_his(&m);
-            let told = m.daemon.client(&["flush", "--timeout", "20s"], WAIT);
-            assert!(told.code == 1 && told.stderr.contains("at one blow"), "{}: {}", told.code, told.stderr);
+            let shown = m.daemon.client(&["flush", "--timeout", "20s"], WAIT);
+            assert!(shown.code == 1 && shown.stderr.contains("at one blow"), "{}: {}", shown.code, shown.stderr);
             m.daemon.does(&["resume", "--accept-deletes"]);
             m.check();
             assert!(!m.dst().has("his-dir/f") && !m.dst().has("his2"));
@@ -140,12 +140,12 @@ fn at_once(m: &Mirror, act: impl FnOnce()) {
 /// Waits until so many deletions are held, for the right reason, and the mirror is not.
 #[track_caller]
 fn held(m: &Mirror, deletes: u64) {
-    let told = |t: &TargetStatus| {
+    let shown = |t: &TargetStatus| {
         t.held_deletes == deletes
             && t.held_reason.contains("lost nearly everything at one blow")
             && t.held_reason.contains("fansync resume --accept-deletes")
     };
-    m.daemon.target_status_until("t1", "the deletions are held", told);
+    m.daemon.target_status_until("t1", "the deletions are held", shown);
     assert_eq!(m.daemon.status().mirrors[0].held, "");
 }
 

@@ -23,7 +23,7 @@ const FAN_REPORT_FD_ERROR: u32 = 0x2000;
 const FAN_REPORT_MNT: u32 = 0x4000;
 
 /// Tells all of it.
-pub fn tell() -> ExitCode {
+pub fn print() -> ExitCode {
     let arena = match enter() {
         Ok(arena) => arena,
         Err(why) => {
@@ -95,11 +95,11 @@ fn taken(on: Fs) {
     match Setup::new(on).follow("1s").start() {
         Ok(mirror) => {
             let status = mirror.daemon.status();
-            let told = &status.mirrors[0];
-            let watch: Vec<String> = told.watch.iter().map(|w| format!("{}: {}", w.backend, w.why)).collect();
+            let shown = &status.mirrors[0];
+            let watch: Vec<String> = shown.watch.iter().map(|w| format!("{}: {}", w.backend, w.why)).collect();
             fact(&format!("fansync watches {name} by"), &watch.join("; "));
             if on == Fs::Tmpfs {
-                fact("fansync waits and reads by", &told.reader);
+                fact("fansync waits and reads by", &shown.reader);
             }
         }
         Err(skip) => fact(&format!("fansync watches {name} by"), &format!("not tried: {}", skip.0)),

@@ -45,8 +45,8 @@ fn plain() -> Vec<Case> {
             let f = web.status();
             assert!(f["last_switch_seconds"].as_f64().is_some_and(|s| s < 2.0), "{f}");
             assert_eq!(web.below(), ["fansync-placeholder"], "what is below the mount");
-            let told = poll_until(WAIT, || fs::read_to_string(c.work.path().join("told")).ok().filter(|t| t.contains("switch")));
-            assert!(told.is_some_and(|t| t.contains("switch web backup")), "the hook was not told");
+            let shown = poll_until(WAIT, || fs::read_to_string(c.work.path().join("told")).ok().filter(|t| t.contains("switch")));
+            assert!(shown.is_some_and(|t| t.contains("switch web backup")), "the hook was not told");
             Ok(())
         }),
         case("a_returning_primary_is_a_follower", T, |_| {
@@ -99,8 +99,8 @@ fn plain() -> Vec<Case> {
             let web = c.web("web", "");
             web.on("primary");
             web.signal(Signal::SIGHUP);
-            let told = || web.log().contains("the failover configuration is not read again").then_some(());
-            assert!(poll_until(WAIT, told).is_some(), "{}", web.log());
+            let shown = || web.log().contains("the failover configuration is not read again").then_some(());
+            assert!(poll_until(WAIT, shown).is_some(), "{}", web.log());
             web.rounds(1);
             web.on("primary");
             Ok(())
@@ -174,9 +174,9 @@ fn plain() -> Vec<Case> {
         case("a_dry_run_changes_nothing", T, |_| {
             let mut c = Cluster::new();
             c.servers[0].die();
-            let said = c.dry_run("web");
-            assert_eq!(said.0, 0, "{}", said.1);
-            assert!(said.1.contains("DOES NOT ANSWER") && said.1.contains("backup"), "{}", said.1);
+            let text = c.dry_run("web");
+            assert_eq!(text.0, 0, "{}", text.1);
+            assert!(text.1.contains("DOES NOT ANSWER") && text.1.contains("backup"), "{}", text.1);
             assert_eq!(c.servers[1].mark(), (1, Role::Follower));
             Ok(())
         }),
@@ -238,11 +238,11 @@ fn plain() -> Vec<Case> {
             assert_eq!(c.servers[0].read("on the backup").as_deref(), Some(&b"1"[..]));
             assert_eq!(c.kept(0, 2, "late"), [b"only the primary has it"]);
             assert_eq!(c.kept(0, 2, "both"), [b"rewritten at the last moment"]);
-            let (code, said) = web.order(&["failback"]);
-            assert_eq!(code, 0, "{said}");
+            let (code, text) = web.order(&["failback"]);
+            assert_eq!(code, 0, "{text}");
             web.on("primary");
-            let (code, said) = web.order(&["failback"]);
-            assert!(code == 0 && said.contains("already"), "a second order: {said}");
+            let (code, text) = web.order(&["failback"]);
+            assert!(code == 0 && text.contains("already"), "a second order: {text}");
             assert_eq!((c.servers[0].mark(), c.servers[1].mark()), ((3, Role::Primary), (2, Role::Follower)));
             assert_eq!((c.servers[0].exported(), c.servers[1].exported()), ("rw".into(), "ro".into()));
             c.servers[0].write("after", b"2");
@@ -256,9 +256,9 @@ fn plain() -> Vec<Case> {
             c.servers[0].live();
             c.whole(1);
             let ledger = c.write_while_writable(1);
-            let (code, said) = web.order(&["failback"]);
+            let (code, text) = web.order(&["failback"]);
             let written = ledger.stop();
-            assert_eq!(code, 0, "{said}");
+            assert_eq!(code, 0, "{text}");
             assert!(written > 20, "only {written} files were written meanwhile");
             let lost: Vec<u32> = (0..written).filter(|n| c.servers[0].read(&format!("load {n}")).is_none()).collect();
             assert!(lost.is_empty(), "{} of {written} lost: {lost:?}", lost.len());
@@ -290,30 +290,30 @@ fn plain() -> Vec<Case> {
                 c.servers[0].check()
             );
             let before = c.servers[0].exports();
-            let (code, said) = web.order(&["switch"]);
-            assert!(code == 1 && said.contains("without follow_open_files"), "{said}");
+            let (code, text) = web.order(&["switch"]);
+            assert!(code == 1 && text.contains("without follow_open_files"), "{text}");
             assert!(!c.servers[0].exports()[before.len()..].contains(&"ro".into()), "made read-only all the same");
             Ok(())
         }),
         case("fail_back_is_refused_on_any_doubt", T, |_| {
             let (mut c, web) = Cluster::switched();
             // Nobody there to hand over to.
-            let (code, said) = web.order(&["failback"]);
-            assert!(code == 1 && said.contains("hand over"), "{said}");
+            let (code, text) = web.order(&["failback"]);
+            assert!(code == 1 && text.contains("hand over"), "{text}");
             c.servers[0].live();
             c.whole(1);
             // The last flush fails: what was made read-only is writable again, and nothing has
             // changed.
             c.on_exportfs(1, "[ \"${2%%,*}\" = ro ] && kill -STOP $(cat mirror.pid)");
-            let (code, said) = web.order(&["failback"]);
+            let (code, text) = web.order(&["failback"]);
             c.servers[1].mirror_signal(Signal::SIGCONT);
-            assert_eq!(code, 1, "{said}");
+            assert_eq!(code, 1, "{text}");
             assert!(c.servers[1].is_exported("rw"));
             assert_eq!((c.servers[0].mark(), c.servers[1].mark()), ((1, Role::Follower), (2, Role::Primary)));
             web.on("backup");
             c.on_exportfs(1, "");
-            let (code, said) = web.order(&["failback"]);
-            assert_eq!(code, 0, "{said}");
+            let (code, text) = web.order(&["failback"]);
+            assert_eq!(code, 0, "{text}");
             Ok(())
         }),
         case("a_switch_that_broke_off_half_way_is_ended", T, |_| {
@@ -343,8 +343,8 @@ fn plain() -> Vec<Case> {
             let (late, wrong) = (["detach", at, &id], ["detach", at, "0"]);
             // Something else has come on top, as the new server's mount does.
             let above = crate::fixture::fs::Mount::tmpfs(&point);
-            let said = calls(&[&late, &wrong]);
-            assert!(said.iter().all(|s| s.contains("any more")), "{said:?}");
+            let text = calls(&[&late, &wrong]);
+            assert!(text.iter().all(|s| s.contains("any more")), "{text:?}");
             assert_eq!(mounts_on(&point).len(), 2);
             drop(above);
             assert_eq!(calls(&[&late]), ["null"]);
@@ -410,7 +410,7 @@ fn crash(server: usize, when: &str, how: &str, ends_on: &str) -> Result<(), crat
     c.whole(1);
     c.servers[1].write("acknowledged", b"on the backup");
     c.on_exportfs(server, &format!("if [ \"${{2%%,*}}\" = {when} ]; then rm -f on-exportfs; {how}; fi"));
-    let (_, said) = web.order(&["failback"]);
+    let (_, text) = web.order(&["failback"]);
     let side = usize::from(ends_on == "backup");
     let settled = poll_until(WAIT, || {
         // Whoever has crashed is started again, whenever that was.
@@ -421,7 +421,7 @@ fn crash(server: usize, when: &str, how: &str, ends_on: &str) -> Result<(), crat
         (right && other.exported() != "rw" && !journal).then_some(())
     });
     let state = || c.servers.iter().map(|s| format!("{:?} {}", s.mark(), s.exported())).collect::<Vec<_>>();
-    assert!(settled.is_some(), "{said}: {:?}", state());
+    assert!(settled.is_some(), "{text}: {:?}", state());
     web.on(ends_on);
     assert_eq!(c.servers[side].read("acknowledged").as_deref(), Some(&b"on the backup"[..]));
     c.servers[side].write("after", b"x");

@@ -33,10 +33,10 @@ pub fn cases() -> Vec<Case> {
             assert!(crate::fixture::proc::poll_until(WAIT, there).is_some(), "what changes does not arrive");
             assert!(m.dst().has("user/149"));
             compare_all(&m);
-            let told = m.daemon.client(&["flush", "--timeout", "5s"], WAIT);
-            assert!(told.code == 1 && m.dst().has("user/149"), "{}: {}", told.code, told.stderr);
-            let told = m.daemon.client(&["resume", "--accept-deletes"], WAIT);
-            assert!(told.code == 0, "{}", told.stderr);
+            let shown = m.daemon.client(&["flush", "--timeout", "5s"], WAIT);
+            assert!(shown.code == 1 && m.dst().has("user/149"), "{}: {}", shown.code, shown.stderr);
+            let shown = m.daemon.client(&["resume", "--accept-deletes"], WAIT);
+            assert!(shown.code == 0, "{}", shown.stderr);
             m.check();
             Ok(())
         }),

@@ -74,8 +74,8 @@ pub fn cases() -> Vec<Case> {
             let frozen = Frozen::new(&place.path().join("fs"))?;
             goes_on(&m, "does not answer");
             kill(m.daemon.pid(), Signal::SIGTERM).expect("it runs");
-            let said = || m.daemon.log().contains("the state could not be saved at the end").then_some(());
-            assert!(poll_until(WAIT, said).is_some(), "the stop does not end");
+            let logged = || m.daemon.log().contains("the state could not be saved at the end").then_some(());
+            assert!(poll_until(WAIT, logged).is_some(), "the stop does not end");
             drop(frozen);
             m.daemon.terminate();
             m.restart(Until::Watching);

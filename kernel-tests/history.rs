@@ -30,15 +30,15 @@ pub fn cases() -> Vec<Case> {
 fn play(m: &Mirror, seed: u64) -> Run<()> {
     let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     for round in 0..ROUNDS {
-        let mut told = Vec::new();
+        let mut shown = Vec::new();
         for step in 0..OPERATIONS {
             let op = Op::throw(&mut dice, step);
             // Many are impossible in the tree as it is; the kernel says so, and that is no matter.
             if op.apply(m).is_ok() {
-                told.push(format!("{op:?}"));
+                shown.push(format!("{op:?}"));
             }
         }
-        let _note = Note(format!("--- seed {seed}, round {round}:\n  {}\n", told.join("\n  ")));
+        let _note = Note(format!("--- seed {seed}, round {round}:\n  {}\n", shown.join("\n  ")));
         m.check();
     }
     Ok(())

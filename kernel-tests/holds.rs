@@ -54,8 +54,8 @@ pub(crate) fn place_held(m: &Mirror, path: &str, words: &str) {
     let held = poll_until(WAIT, || {
         let mirror = m.daemon.try_status()?.mirrors.remove(0);
         let place = mirror.apart.iter().any(|p| p.held && p.path == path && p.why.contains(words));
-        let told = |t: &TargetStatus| t.state == "held" && t.reason.contains(words);
-        (mirror.held.is_empty() && place && mirror.targets.iter().all(told)).then_some(())
+        let shown = |t: &TargetStatus| t.state == "held" && t.reason.contains(words);
+        (mirror.held.is_empty() && place && mirror.targets.iter().all(shown)).then_some(())
     });
     assert!(held.is_some(), "{path} is not held for {words:?}\n{}", m.daemon.report());
     assert!(m.daemon.log().contains("fansync resume --accept-source"), "the log does not say what to do");

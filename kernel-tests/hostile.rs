@@ -43,10 +43,10 @@ pub fn cases() -> Vec<Case> {
             for failure in &status.failures {
                 assert!(failure.path.len() <= MAX_PATH_BYTES && failure.reason.contains("rsync takes at most"), "{failure:?}");
             }
-            let said = m.daemon.log().matches("paths are longer than rsync takes").count();
-            assert!((1..=2).contains(&said), "{said} lines in the log for two directories");
-            let told = m.daemon.client(&["flush", "--timeout", "5s"], WAIT);
-            assert!(told.code == 1 && told.stderr.contains("2 paths failed"), "{}: {}", told.code, told.stderr);
+            let lines = m.daemon.log().matches("paths are longer than rsync takes").count();
+            assert!((1..=2).contains(&lines), "{lines} lines in the log for two directories");
+            let shown = m.daemon.client(&["flush", "--timeout", "5s"], WAIT);
+            assert!(shown.code == 1 && shown.stderr.contains("2 paths failed"), "{}: {}", shown.code, shown.stderr);
             // One that begins alike and is not below it: of no concern to it.
             create(&one, "short");
             let there = || at("u/one", MAX_PATH_BYTES - 20, m.dst().root()).map(|dir| has(&dir, "short"));
@@ -65,7 +65,7 @@ pub fn cases() -> Vec<Case> {
             m.src.mkdir("others");
             (0..LEASED).for_each(|n| m.src.write(format!("u/f{n}"), b"before"));
             m.check();
-            // Each of them waits 45 s for whoever opens it.
+            // Each of them waits 45 s for a process that opens it.
             let hold = |n| {
                 let file = File::open(m.src.at(format!("u/f{n}"))).expect("it is there");
                 hold_write_lease(file.as_fd()).expect("nobody else has it open");

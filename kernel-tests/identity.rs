@@ -295,8 +295,8 @@ fn others() -> Vec<Case> {
             let m = Setup::new(fs).carrying(&["xattrs", "acls"]).targets(&[To::Local, To::Module]).plain_target().start()?;
             let checked = fansync(&["check", "--config", &m.scratch("fansync.toml").display().to_string()], WAIT);
             for (what, key) in [("extended attributes", "xattrs"), ("ACLs", "acls")] {
-                let told = checked.stderr.lines().any(|l| l.contains("\"t1\"") && l.contains(what) && l.contains(key));
-                assert!(told && !checked.stderr.contains("\"t2\""), "check says of {what}: {}", checked.stderr);
+                let shown = checked.stderr.lines().any(|l| l.contains("\"t1\"") && l.contains(what) && l.contains(key));
+                assert!(shown && !checked.stderr.contains("\"t2\""), "check says of {what}: {}", checked.stderr);
             }
             for n in 0..20 {
                 m.src.write(format!("plain{n}"), format!("{n}"));

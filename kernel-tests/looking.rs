@@ -18,16 +18,16 @@ pub fn cases() -> Vec<Case> {
             let m = Setup::new(fs).targets(&[To::Module, To::Local]).start()?;
             m.src.write("f", b"x");
             m.check();
-            let told = explain(&m, "f", 0);
-            assert!(told.contains("found   a file of 1 bytes") && told.contains("no pattern matches"), "{told}");
-            assert!(told.contains("watch   fanotify on ") && told.matches("    in sync: ").count() == 2, "{told}");
+            let shown = explain(&m, "f", 0);
+            assert!(shown.contains("found   a file of 1 bytes") && shown.contains("no pattern matches"), "{shown}");
+            assert!(shown.contains("watch   fanotify on ") && shown.matches("    in sync: ").count() == 2, "{shown}");
             m.daemon.does(&["pause", "--target", "t1"]);
             m.src.write("f", b"xy");
             m.src.mkdir("d");
             m.daemon.flush(Some("t2"));
-            let told = explain(&m, "f", 0);
-            assert!(told.contains("    pending: for ") && told.contains("    paused since "), "{told}");
-            assert_eq!(told.matches("    in sync: ").count(), 1, "{told}");
+            let shown = explain(&m, "f", 0);
+            assert!(shown.contains("    pending: for ") && shown.contains("    paused since "), "{shown}");
+            assert_eq!(shown.matches("    in sync: ").count(), 1, "{shown}");
             m.src.remove("f");
             assert!(explain(&m, "f", 0).contains("found   nothing is there"));
             m.daemon.does(&["resume"]);
@@ -52,24 +52,24 @@ pub fn cases() -> Vec<Case> {
                 let column = at - text[..at].rfind('\n').map_or(0, |n| n + 1) + 1;
                 format!("({}:{line}:{column})", config.display())
             };
-            let told = explain(&m, "x.tmp", 0);
+            let shown = explain(&m, "x.tmp", 0);
             let want = format!("left out by exclude \"*.tmp\" {}\n", place("\"*.tmp\""));
-            assert!(told.contains(&want) && told.contains("    left out: "), "{want} is not in\n{told}");
-            let told = explain(&m, "keep.tmp", 0);
-            assert!(told.contains(&format!("by include \"keep.tmp\" {}", place("\"keep.tmp\""))), "{told}");
+            assert!(shown.contains(&want) && shown.contains("    left out: "), "{want} is not in\n{shown}");
+            let shown = explain(&m, "keep.tmp", 0);
+            assert!(shown.contains(&format!("by include \"keep.tmp\" {}", place("\"keep.tmp\""))), "{shown}");
             // Gone, below a directory that is left out, through a link.
             m.src.remove("cache/deep");
-            let told = explain(&m, "link/deep/gone", 0);
+            let shown = explain(&m, "link/deep/gone", 0);
             let want = format!("left out by exclude \"/cache/\" {}, for cache above it", place("\"/cache/\""));
-            assert!(told.starts_with("cache/deep/gone in mirror mirror of ") && told.contains(&want), "{told}");
+            assert!(shown.starts_with("cache/deep/gone in mirror mirror of ") && shown.contains(&want), "{shown}");
             // Relative to where somebody stands.
             let socket = m.scratch("status.sock");
             let mut relative = Command::new(binary());
             relative.args(["explain", "../src/x.tmp", "--socket"]).arg(&socket).current_dir(m.src.at("cache/.."));
-            let told = relative.output().expect("it runs");
-            assert!(told.status.success() && told.stdout.starts_with(b"x.tmp in mirror"), "{told:?}");
-            let told = m.daemon.client(&["explain", "/etc/hostname"], WAIT);
-            assert!(told.code == 1 && told.stderr.contains("the sources are: "), "{}: {}", told.code, told.stderr);
+            let shown = relative.output().expect("it runs");
+            assert!(shown.status.success() && shown.stdout.starts_with(b"x.tmp in mirror"), "{shown:?}");
+            let shown = m.daemon.client(&["explain", "/etc/hostname"], WAIT);
+            assert!(shown.code == 1 && shown.stderr.contains("the sources are: "), "{}: {}", shown.code, shown.stderr);
             Ok(())
         }),
         case("explain_tells_of_a_file_that_is_too_large", &[Fs::Tmpfs], |fs| {
@@ -77,8 +77,8 @@ pub fn cases() -> Vec<Case> {
             let m = Setup::new(fs).key("max_file_size", "1KiB").before(large).start()?;
             m.daemon.flush(None);
             assert!(!m.dst().has("large"));
-            let told = explain(&m, "large", 0);
-            assert!(told.contains("    left out: it is larger than max_file_size"), "{told}");
+            let shown = explain(&m, "large", 0);
+            assert!(shown.contains("    left out: it is larger than max_file_size"), "{shown}");
             m.src.write("large", b"small now");
             m.check();
             assert!(explain(&m, "large", 0).contains("    in sync: "));
@@ -92,9 +92,9 @@ pub fn cases() -> Vec<Case> {
             m.dst().mkdir("busy");
             let mount = crate::fixture::fs::Mount::tmpfs(&m.dst().at("busy"));
             m.src.write("busy", b"a file");
-            let failed = poll_until(WAIT, || Some(explain(&m, "busy", 0)).filter(|told| told.contains("    failed: ")));
-            let told = failed.unwrap_or_else(|| panic!("{}", explain(&m, "busy", 0)));
-            assert!(told.contains("(tried ") && told.contains(", next in "), "{told}");
+            let failed = poll_until(WAIT, || Some(explain(&m, "busy", 0)).filter(|shown| shown.contains("    failed: ")));
+            let shown = failed.unwrap_or_else(|| panic!("{}", explain(&m, "busy", 0)));
+            assert!(shown.contains("(tried ") && shown.contains(", next in "), "{shown}");
             drop(mount);
             m.daemon.does(&["retry"]);
             m.check();
@@ -103,7 +103,7 @@ pub fn cases() -> Vec<Case> {
         case("events_tell_what_who_and_where", &[Fs::Tmpfs], |fs| {
             let m = Setup::new(fs).exclude(&["*.tmp"]).start()?;
             let mut listener = Listener::start(&m, &[]);
-            listener.hears(|| m.src.write("begin", b""));
+            listener.receives(|| m.src.write("begin", b""));
             m.src.write("x.tmp", b"");
             let touched = Command::new("touch").arg(m.src.at("by touch\n")).status().expect("it runs");
             assert!(touched.success());
@@ -125,10 +125,10 @@ pub fn cases() -> Vec<Case> {
         case("a_listener_that_stands_still_holds_up_nothing", &[Fs::Tmpfs], |fs| {
             let m = Setup::new(fs).start()?;
             let mut still = Listener::start(&m, &["--json"]);
-            still.hears(|| m.src.write("begin", b""));
+            still.receives(|| m.src.write("begin", b""));
             still.signal(Signal::SIGSTOP);
             let mut dead = Listener::start(&m, &[]);
-            dead.hears(|| m.src.write("begin", b""));
+            dead.receives(|| m.src.write("begin", b""));
             drop(dead);
             // More than a queue and a socket hold; kept back, as this is about hearing of it.
             m.daemon.does(&["pause"]);
@@ -138,9 +138,9 @@ pub fn cases() -> Vec<Case> {
             let all = || (m.daemon.target_status("t1").pending >= 10_000).then_some(());
             assert!(poll_until(WAIT, all).is_some(), "the engine waits for a listener\n{}", m.daemon.report());
             still.signal(Signal::SIGCONT);
-            let told = still.line_with("\"dropped\":");
-            let told: serde_json::Value = serde_json::from_str(&told).expect("one JSON object a line");
-            assert!(told["dropped"].as_u64().is_some_and(|n| n > 0), "{told}");
+            let shown = still.line_with("\"dropped\":");
+            let shown: serde_json::Value = serde_json::from_str(&shown).expect("one JSON object a line");
+            assert!(shown["dropped"].as_u64().is_some_and(|n| n > 0), "{shown}");
             Ok(())
         }),
     ]
@@ -156,7 +156,7 @@ fn explain(m: &Mirror, path: &str, code: i32) -> String {
 struct Listener {
     child: Child,
     lines: BufReader<Box<dyn Read + Send>>,
-    told: String,
+    shown: String,
 }
 
 impl Listener {
@@ -165,7 +165,7 @@ impl Listener {
         command.arg("events").args(args).arg("--socket").arg(m.scratch("status.sock"));
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the client starts");
         let lines = BufReader::new(Box::new(child.stdout.take().expect("it was asked for")) as Box<dyn Read + Send>);
-        Listener { child, lines, told: String::new() }
+        Listener { child, lines, shown: String::new() }
     }
 
     fn signal(&self, signal: Signal) {
@@ -173,15 +173,15 @@ impl Listener {
     }
 
     /// Makes changes until one is heard: from there on it listens.
-    fn hears(&mut self, change: impl Fn()) {
+    fn receives(&mut self, change: impl Fn()) {
         use std::os::fd::AsFd;
         let Some(out) = self.ready_fd() else { panic!("no output") };
-        let heard = poll_until(WAIT, || {
+        let received = poll_until(WAIT, || {
             change();
             let mut fds = [nix::poll::PollFd::new(out.as_fd(), nix::poll::PollFlags::POLLIN)];
             nix::poll::poll(&mut fds, 20u8).is_ok_and(|n| n > 0).then_some(())
         });
-        assert!(heard.is_some(), "nothing is heard");
+        assert!(received.is_some(), "nothing is heard");
     }
 
     fn ready_fd(&self) -> Option<std::fs::File> {
@@ -194,8 +194,8 @@ impl Listener {
         loop {
             let mut line = String::new();
             let len = self.lines.read_line(&mut line).expect("it can be read");
-            assert!(len > 0, "it ended before {word:?}:\n{}", self.told);
-            self.told.push_str(&line);
+            assert!(len > 0, "it ended before {word:?}:\n{}", self.shown);
+            self.shown.push_str(&line);
             if line.contains(word) {
                 return line;
             }
@@ -207,7 +207,7 @@ impl Listener {
         self.child.kill().expect("it runs");
         let mut rest = String::new();
         self.lines.read_to_string(&mut rest).expect("it can be read");
-        self.told.clone() + &rest
+        self.shown.clone() + &rest
     }
 }
 

@@ -118,7 +118,7 @@ fn main() -> ExitCode {
         return stress::long(&words[1..]);
     }
     if words.first().is_some_and(|word| word == "--facts") {
-        return facts::tell();
+        return facts::print();
     }
     if words.first().is_some_and(|word| word == "--confined") {
         return failover::front::confined(&words[1..]);
@@ -145,7 +145,7 @@ fn main() -> ExitCode {
             let case = Arc::new(case);
             for &fs in case.on {
                 let name = format!("{}::{subject}::{}", fs.name(), case.name);
-                let (case, missing, told) = (case.clone(), missing.clone(), name.clone());
+                let (case, missing, shown) = (case.clone(), missing.clone(), name.clone());
                 let (skipped, spent) = (skipped.clone(), spent.clone());
                 trials.push(Trial::ignorable_test(name, move || {
                     let begun = Instant::now();
@@ -154,12 +154,12 @@ fn main() -> ExitCode {
                         Some(why) => Ok(Err(Skip(why))),
                         None => run(&case, fs),
                     };
-                    spent.lock().expect("no holder panics").push((begun.elapsed(), told.clone()));
+                    spent.lock().expect("no holder panics").push((begun.elapsed(), shown.clone()));
                     match result? {
                         Ok(()) => Ok(Completion::Completed),
                         Err(Skip(why)) if strict => Err(Failed::from(format!("skipped, which strict runs forbid: {why}"))),
                         Err(Skip(why)) => {
-                            skipped.lock().expect("no holder panics").push(format!("{told}: {why}"));
+                            skipped.lock().expect("no holder panics").push(format!("{shown}: {why}"));
                             Ok(Completion::ignored_with(why))
                         }
                     }
@@ -169,9 +169,9 @@ fn main() -> ExitCode {
     }
     let conclusion = libtest_mimic::run(&args, trials);
     drop(entered);
-    tell_skips(&skipped.lock().expect("no holder panics"), missing.as_deref());
+    print_skips(&skipped.lock().expect("no holder panics"), missing.as_deref());
     if std::env::var_os("FANSYNC_TEST_TIMES").is_some() {
-        tell_times(&mut spent.lock().expect("no holder panics"));
+        print_times(&mut spent.lock().expect("no holder panics"));
     }
     conclusion.exit_code()
 }
@@ -277,14 +277,14 @@ fn run(case: &Case, fs: Fs) -> Result<Run<()>, Failed> {
         .map_err(|_| Failed::from(format!("{}{}", PANIC.take(), fixture::take_report())))
 }
 
-fn tell_times(spent: &mut [(Duration, String)]) {
+fn print_times(spent: &mut [(Duration, String)]) {
     spent.sort();
     for (time, name) in spent.iter().rev().take(25) {
         eprintln!("{:7.2} s  {name}", time.as_secs_f64());
     }
 }
 
-fn tell_skips(skipped: &[String], missing: Option<&str>) {
+fn print_skips(skipped: &[String], missing: Option<&str>) {
     match (skipped, missing) {
         ([], _) => {}
         (all, Some(why)) => eprintln!("WARNING: all {} kernel tests were SKIPPED: {why}", all.len()),

@@ -21,13 +21,16 @@ pub fn cases() -> Vec<Case> {
             // Without a first pass only events carry changes: what is written once it is ready
             // arrives if marks were set by then.
             let mut m = manager.watch_over(Setup::new(fs).initial("none").while_reconciling()).start()?;
-            assert!(manager.hear(WAIT, |line| line == "READY=1"), "it does not say that it is ready");
+            assert!(manager.receives(WAIT, |line| line == "READY=1"), "it does not say that it is ready");
             m.src.write("f", b"as soon as it was ready");
             m.check();
-            assert!(manager.hear(WAIT, |line| line == "STATUS=the target is in sync"), "no such status line");
+            assert!(manager.receives(WAIT, |line| line == "STATUS=the target is in sync"), "no such status line");
             m.daemon.hang_up();
             let reloading = |text: &str| text.starts_with("RELOADING=1\nMONOTONIC_USEC=");
-            assert!(manager.hear(WAIT, reloading) && manager.hear(WAIT, |line| line == "READY=1"), "a reload is not told");
+            assert!(
+                manager.receives(WAIT, reloading) && manager.receives(WAIT, |line| line == "READY=1"),
+                "a reload is not reported"
+            );
             m.rsyncd.as_mut().expect("the target is a module").stop();
             m.src.write("g", b"for later");
             let down = |line: &str| {
@@ -35,29 +38,29 @@ pub fn cases() -> Vec<Case> {
                     && line.contains(" path")
                     && line.contains(" pending, lag ")
             };
-            assert!(manager.hear(WAIT, down), "no status line tells that the target is down");
+            assert!(manager.receives(WAIT, down), "no status line tells that the target is down");
             m.daemon.terminate();
             // 10 s to send, and 10 s to save.
             let stopping = |text: &str| text == "STOPPING=1\nEXTEND_TIMEOUT_USEC=20000000";
-            assert!(manager.hear(WAIT, stopping), "it does not say that it stops");
+            assert!(manager.receives(WAIT, stopping), "it does not say that it stops");
             Ok(())
         }),
         case("a_stuck_engine_is_not_vouched_for", &[Fs::Fuse], |fs| {
             let manager = Manager::new();
             let m = manager.watch_over(Setup::new(fs)).start()?;
-            assert!(manager.hear(WAIT, |line| line == "WATCHDOG=1"), "no ping");
+            assert!(manager.receives(WAIT, |line| line == "WATCHDOG=1"), "no ping");
             {
                 // The source's server does not answer, so the engine waits when it looks there; no
                 // other thread does.
                 let _stopped = Stopped::new(server(m.src.root().parent().expect("the mount is above")));
                 kill(m.daemon.pid(), Signal::SIGUSR1).expect("the daemon runs");
                 assert!(
-                    manager.hear(WAIT, |line| line == "STATUS=mirror mirror does not answer"),
+                    manager.receives(WAIT, |line| line == "STATUS=mirror mirror does not answer"),
                     "the status line does not tell"
                 );
-                assert!(!manager.hear(WATCHDOG * 5, |line| line == "WATCHDOG=1"), "a ping while the engine hangs");
+                assert!(!manager.receives(WATCHDOG * 5, |line| line == "WATCHDOG=1"), "a ping while the engine hangs");
             }
-            assert!(manager.hear(WAIT, |line| line == "WATCHDOG=1"), "no ping once it goes on");
+            assert!(manager.receives(WAIT, |line| line == "WATCHDOG=1"), "no ping once it goes on");
             m.src.write("f", b"afterwards");
             m.check();
             Ok(())
@@ -85,7 +88,7 @@ impl Manager {
     }
 
     /// Waits for a message like this; what comes before is dropped.
-    fn hear(&self, within: Duration, wanted: impl Fn(&str) -> bool) -> bool {
+    fn receives(&self, within: Duration, wanted: impl Fn(&str) -> bool) -> bool {
         let end = Instant::now() + within;
         let mut buf = [0; 4096];
         loop {

@@ -64,12 +64,12 @@ fn metrics(fs: Fs) -> Run<()> {
     let down = || Some(series(&get(port, "/metrics"))).filter(|s| of_target(s, "state", ",state=\"down\"") == 1.0);
     poll_until(WAIT, down).expect("the target is down");
     let before = m.daemon.target_status("t1");
-    let told = series(&get(port, "/metrics"));
+    let shown = series(&get(port, "/metrics"));
     let after = m.daemon.target_status("t1");
-    let lag = of_target(&told, "lag_seconds", "");
+    let lag = of_target(&shown, "lag_seconds", "");
     // A snapshot may be half a second old.
     assert!(before.lag_seconds - 0.6 <= lag && lag <= after.lag_seconds && lag > 0.0, "{lag}, {before:?}, {after:?}");
-    assert_eq!(of_target(&told, "pending_paths", "") as u64, after.pending);
+    assert_eq!(of_target(&shown, "pending_paths", "") as u64, after.pending);
     let written = || Some(series(&std::fs::read_to_string(&file).ok()?)).filter(|s| of_target(s, "lag_seconds", "") > lag);
     poll_until(WAIT, written).expect("the file follows");
 

@@ -70,8 +70,8 @@ pub fn cases() -> Vec<Case> {
             let mirrored =
                 |m: &Mirror| ["c/proc", "cache", "scratch/a", "taken"].map(|dir| count(&m.dst().at(dir)).unwrap_or(99));
             assert_eq!(mirrored(&m), [0, 0, 0, 1]);
-            let told = m.daemon.does(&["explain", &m.src.at("scratch/a/f").display().to_string()]);
-            let says = |what: &str| assert!(told.contains(what), "{what} is not in\n{told}");
+            let shown = m.daemon.does(&["explain", &m.src.at("scratch/a/f").display().to_string()]);
+            let says = |what: &str| assert!(shown.contains(what), "{what} is not in\n{shown}");
             says("  apart   scratch/a: ");
             says("    left out: what is mounted at scratch/a does not belong to the mirror");
             m.src.write("taken/g", b"heard");
@@ -139,10 +139,10 @@ pub fn cases() -> Vec<Case> {
                 "{held}"
             );
             assert_eq!(status.mirrors[0].targets[0].state, "held");
-            let told = m.daemon.client(&["flush", "--timeout", "100ms"], WAIT);
-            assert!(told.code == 1 && told.stderr.contains("cannot be opened"), "{}: {}", told.code, told.stderr);
-            let told = m.daemon.client(&["resume", "--accept-source"], WAIT);
-            assert!(told.code == 1 && told.stderr.contains("nothing has changed"), "{}: {}", told.code, told.stderr);
+            let shown = m.daemon.client(&["flush", "--timeout", "100ms"], WAIT);
+            assert!(shown.code == 1 && shown.stderr.contains("cannot be opened"), "{}: {}", shown.code, shown.stderr);
+            let shown = m.daemon.client(&["resume", "--accept-source"], WAIT);
+            assert!(shown.code == 1 && shown.stderr.contains("nothing has changed"), "{}: {}", shown.code, shown.stderr);
             std::fs::rename(&away, &src).expect("it can be moved");
             m.src.write("g", b"when it was there again");
             let begun = poll_until(WAIT, || m.daemon.try_status().filter(|s| s.mirrors[0].held.is_empty()));
@@ -172,11 +172,11 @@ pub fn cases() -> Vec<Case> {
             let mirror = &m.daemon.status().mirrors[0];
             assert!(mirror.source.ends_with("/releases/1") && mirror.given.ends_with("/current"), "{mirror:?}");
             assert!(m.daemon.log().contains("is given through a symbolic link and leads to"), "{}", m.daemon.log());
-            let told = m.daemon.client(&["status"], WAIT).stdout;
-            assert!(told.contains("/current, by a symbolic link)"), "{told}");
+            let shown = m.daemon.client(&["status"], WAIT).stdout;
+            assert!(shown.contains("/current, by a symbolic link)"), "{shown}");
             let checked = fansync(&["check", "--config", &m.write_config().display().to_string()], WAIT);
-            let told = format!("{}{}", checked.stdout, checked.stderr);
-            assert!(checked.code == 0 && told.contains("is given through a symbolic link"), "{told}");
+            let shown = format!("{}{}", checked.stdout, checked.stderr);
+            assert!(checked.code == 0 && shown.contains("is given through a symbolic link"), "{shown}");
             let above = Dir::new(m.src.root().parent().expect("it has one"));
             above.symlink("releases/2", "new");
             above.rename("new", "current");

@@ -51,10 +51,10 @@ pub fn cases() -> Vec<Case> {
             m.src.mkdirs("cache/below");
             m.src.mkdirs("a/tmp");
             heat(&m, &m.src, "cache");
-            let told = m.daemon.does(&["explain", m.src.at("cache/f 1").to_str().expect("text")]);
-            assert!(told.contains("  muted   its directory is left out and busy"), "{told}");
-            let told = m.daemon.does(&["explain", m.src.at("a").to_str().expect("text")]);
-            assert!(!told.contains("  muted "), "{told}");
+            let shown = m.daemon.does(&["explain", m.src.at("cache/f 1").to_str().expect("text")]);
+            assert!(shown.contains("  muted   its directory is left out and busy"), "{shown}");
+            let shown = m.daemon.does(&["explain", m.src.at("a").to_str().expect("text")]);
+            assert!(!shown.contains("  muted "), "{shown}");
             heat(&m, &m.src, "a/tmp");
             m.src.rename("cache", "kept");
             m.src.write("kept/f 1", b"behind the move");
@@ -81,8 +81,8 @@ pub fn cases() -> Vec<Case> {
             // One below the source may show what lies outside.
             m.out.write("hot/shown", b"1");
             let _mount = Mount::bind(&m.out.at("hot"), &m.src.at("inside"));
-            let heard = || (muted(&m) == 0).then_some(());
-            assert!(poll_until(WAIT, heard).is_some(), "still muted although it is visible below the source");
+            let received = || (muted(&m) == 0).then_some(());
+            assert!(poll_until(WAIT, received).is_some(), "still muted although it is visible below the source");
             m.check();
             m.src.write("inside/f 1", b"seen through the mount");
             m.check();
@@ -113,9 +113,9 @@ pub fn cases() -> Vec<Case> {
                 m.out.write(format!("hot/f {}", n % 500), format!("{n}"));
             }
             m.check();
-            let heard = m.daemon.status().mirrors[0].events - before;
+            let received = m.daemon.status().mirrors[0].events - before;
             // The kernel may have evicted the mark; then it takes 200 events to earn another.
-            assert!(heard < 1_000, "{heard} events of a muted directory");
+            assert!(received < 1_000, "{received} events of a muted directory");
             Ok(())
         }),
     ]
@@ -128,15 +128,15 @@ pub fn heat(m: &Mirror, tree: &Dir, dir: &str) {
         m.daemon.flush(None);
         m.daemon.status().mirrors[0].events
     };
-    let (mut n, mut heard) = (0, 0);
+    let (mut n, mut received) = (0, 0);
     let done = poll_until(WAIT, || {
         let before = events();
         for _ in 0..100 {
             tree.write(format!("{dir}/f {}", n % 500), format!("{n}"));
             n += 1;
         }
-        heard = events() - before;
-        (heard < 10 && m.daemon.status().mirrors[0].muted_directories > 0).then_some(())
+        received = events() - before;
+        (received < 10 && m.daemon.status().mirrors[0].muted_directories > 0).then_some(())
     });
-    assert!(done.is_some(), "{dir} was not muted after {n} files: the last 100 raised {heard} events");
+    assert!(done.is_some(), "{dir} was not muted after {n} files: the last 100 raised {received} events");
 }

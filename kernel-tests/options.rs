@@ -279,14 +279,14 @@ pub fn cases() -> Vec<Case> {
                 let m = Setup::new(fs).targets(&[to]).target_key("args", vec!["--crtimes".to_string()]).before(tree);
                 let m = m.while_reconciling().start()?;
                 let checked = fansync(&["check", "--config", &m.write_config().display().to_string()], WAIT);
-                let said = format!("{}{}", checked.stdout, checked.stderr);
+                let text = format!("{}{}", checked.stdout, checked.stderr);
                 let has = run(Command::new("rsync").arg("--version"), WAIT).stdout;
                 if !has.contains("no crtimes") {
-                    assert!(!said.contains("crtimes"), "{said}");
+                    assert!(!text.contains("crtimes"), "{text}");
                     m.check();
                     continue;
                 }
-                assert!(checked.code == 0 && said.contains("--crtimes"), "{said}");
+                assert!(checked.code == 0 && text.contains("--crtimes"), "{text}");
                 let status = m.daemon.target_status_until("t1", "the option is refused", |t| t.state == "config");
                 assert!(status.reason.contains("crtimes"), "{status:?}");
             }
@@ -305,8 +305,8 @@ pub fn cases() -> Vec<Case> {
                     file.set_times(std::fs::FileTimes::new().set_accessed(at).set_modified(modified)).expect("it is ours");
                     drop(file);
                     m.daemon.flush(None);
-                    let said = m.daemon.does(&["verify"]);
-                    assert!(said.contains("equal"), "{to:?}: {said}");
+                    let text = m.daemon.does(&["verify"]);
+                    assert!(text.contains("equal"), "{to:?}: {text}");
                 }
                 m.dst().write("d/file", b"one?");
                 let ran = m.daemon.client(&["verify"], WAIT);

@@ -84,8 +84,8 @@ fn holds(m: &Mirror, own: u64, children: u64) {
             assert!(known.contains(&&*name) || name.starts_with("RSYNC_"), "{what} is given the variable {name}");
         }
     }
-    let told = m.daemon.client(&["status"], WAIT).stdout;
-    assert!(told.contains("CAP_SYS_ADMIN") && !told.contains("CAP_NET_ADMIN"), "{told}");
+    let shown = m.daemon.client(&["status"], WAIT).stdout;
+    assert!(shown.contains("CAP_SYS_ADMIN") && !shown.contains("CAP_NET_ADMIN"), "{shown}");
 }
 
 /// Writes where everybody may, and waits, if it fetches a mark.

@@ -35,9 +35,9 @@ fn advances(m: &Mirror, of: impl Fn(&Mirror) -> Option<ProgressStatus>) -> (Prog
         seen.push(now);
         further.then_some(())
     };
-    let told = crate::fixture::proc::poll_until(WAIT, further);
+    let shown = crate::fixture::proc::poll_until(WAIT, further);
     let mut seen = seen.into_inner();
-    assert!(told.is_some(), "no two reports, one further than the other: {seen:?}");
+    assert!(shown.is_some(), "no two reports, one further than the other: {seen:?}");
     let last = seen.pop().expect("there are two");
     (seen.swap_remove(0), last)
 }
@@ -50,8 +50,11 @@ fn first_pass(fs: Fs) -> Run<()> {
     assert_eq!((first.what.as_str(), last.eta_unknown.as_str()), ("comparing the whole tree", ""));
     assert!(last.bytes <= (FILES * SIZE) as u64 && last.files_done > first.files_done, "{first:?}, {last:?}");
     assert!(last.bytes_per_second > 0.0 && last.seconds > first.seconds, "{first:?}, {last:?}");
-    let told = m.daemon.does(&["status"]);
-    assert!(told.contains("    full    comparing the whole tree for ") && told.contains(&format!(" of {all} files, ")), "{told}");
+    let shown = m.daemon.does(&["status"]);
+    assert!(
+        shown.contains("    full    comparing the whole tree for ") && shown.contains(&format!(" of {all} files, ")),
+        "{shown}"
+    );
     m.check();
     assert!(m.daemon.target_status("t1").reconcile.is_none(), "it is over");
     Ok(())

@@ -27,11 +27,11 @@ pub fn cases() -> Vec<Case> {
                 assert_ne!(bad, good);
                 fs::write(&path, &bad).expect("the config can be written");
                 assert!(!m.daemon.reload(), "a bad file is taken:\n{bad}");
-                let told = m.daemon.status().config_error;
-                assert!(told.contains(says) && m.daemon.log().contains(&told), "the status says {told:?}");
+                let reported = m.daemon.status().config_error;
+                assert!(reported.contains(says) && m.daemon.log().contains(&reported), "the status says {reported:?}");
                 if says == "unknown key" {
                     let line = bad.lines().position(|l| l.starts_with("no_such_key")).expect("it is there") + 1;
-                    assert!(told.contains(&format!("fansync.toml:{line}:1:")), "no place in {told:?}");
+                    assert!(reported.contains(&format!("fansync.toml:{line}:1:")), "no place in {reported:?}");
                 }
             }
             assert_eq!(everyone(&m.daemon, &before), before, "processes that stood by were ended");
@@ -237,19 +237,20 @@ fn cannot_begin(fs: Fs) -> Run<()> {
     let metrics = BTreeMap::from([("metrics".to_owned(), format!("127.0.0.1:{}", free_port()).into())]);
     Config::new(work.path(), bad).with_keys(metrics).write(work.path());
     daemon.hang_up();
-    let told = || Some(daemon.status().config_error).filter(|why| why.contains("mirror two ") && why.contains("mirror three "));
-    let told = poll_until(WAIT, told).unwrap_or_else(|| {
+    let reported =
+        || Some(daemon.status().config_error).filter(|why| why.contains("mirror two ") && why.contains("mirror three "));
+    let reported = poll_until(WAIT, reported).unwrap_or_else(|| {
         panic!(
             "the status does not tell
 {}",
             daemon.report()
         )
     });
-    assert!(told.contains("cannot be run as the configuration has it: ") && told.contains("fanotify"), "{told}");
+    assert!(reported.contains("cannot be run as the configuration has it: ") && reported.contains("fanotify"), "{reported}");
     let log = daemon.log();
     assert!(log.contains("changed in [daemon], and in effect from the next start on: metrics"), "{log}");
     let names: Vec<String> = daemon.status().mirrors.into_iter().map(|m| m.name).collect();
-    assert_eq!(names, ["one", "two"], "{told}");
+    assert_eq!(names, ["one", "two"], "{reported}");
     assert!(!everyone(&daemon, &before).is_empty(), "the mirror that stayed was touched");
     both_work("after");
 

@@ -22,14 +22,14 @@ fn two_dirs(src: &Dir) {
 }
 
 pub fn cases() -> Vec<Case> {
-    let mut cases = told();
+    let mut cases = carried_cases();
     cases.extend(carried::cases());
     cases.extend(guarded::cases());
     cases.extend(together::cases());
     cases
 }
 
-fn told() -> Vec<Case> {
+fn carried_cases() -> Vec<Case> {
     let of = |name, act: fn(&Mirror)| step(name, ALL, two_dirs, act);
     vec![
         of("file", |m| m.src.rename("f", "f2")),

@@ -139,8 +139,8 @@ fn mark(dir: &Dir, epoch: u64, role: Role) {
 
 #[track_caller]
 fn fenced(m: &Mirror, why: &str) -> TargetStatus {
-    let told = || Some(m.daemon.target_status("t1")).filter(|t| t.state == "fenced" && t.reason.contains(why));
-    poll_until(WAIT, told).unwrap_or_else(|| panic!("not fenced for {why:?}: {:?}", m.daemon.target_status("t1")))
+    let shown = || Some(m.daemon.target_status("t1")).filter(|t| t.state == "fenced" && t.reason.contains(why));
+    poll_until(WAIT, shown).unwrap_or_else(|| panic!("not fenced for {why:?}: {:?}", m.daemon.target_status("t1")))
 }
 
 #[track_caller]

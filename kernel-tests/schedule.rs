@@ -67,10 +67,10 @@ fn delay() -> Case {
         assert_eq!((first.lag_seconds, first.state.as_str()), (0.0, "syncing"), "nothing is late");
         let kept = &m.targets[0].dir;
         assert!(!kept.has("new") && !kept.has("renamed") && kept.has("goes"), "something left before its time");
-        let told = m.daemon.does(&["status", "--exit-code"]);
-        assert!(told.starts_with("OK: 2 of 2 targets") && told.contains("beyond the delay of 1h"), "{told}");
-        let told = m.daemon.does(&["explain", &m.src.at("new").display().to_string()]);
-        assert!(told.contains("(delay)"), "{told}");
+        let shown = m.daemon.does(&["status", "--exit-code"]);
+        assert!(shown.starts_with("OK: 2 of 2 targets") && shown.contains("beyond the delay of 1h"), "{shown}");
+        let shown = m.daemon.does(&["explain", &m.src.at("new").display().to_string()]);
+        assert!(shown.contains("(delay)"), "{shown}");
         m.check();
         m.src.write("old", b"2");
         let waits = || (status()[0].leaves_seconds > 3000.0).then_some(());

@@ -243,8 +243,8 @@ pub fn cases() -> Vec<Case> {
             site.until("it mirrors", |dst| dst.has("b"));
             let says = |times: usize, what: &str| {
                 let log = || fs::read_to_string(site.log()).unwrap_or_default();
-                let told = poll_until(WAIT, || (log().matches(what).count() == times).then_some(()));
-                assert!(told.is_some(), "{what:?} is not there {times} times:\n{}", log());
+                let shown = poll_until(WAIT, || (log().matches(what).count() == times).then_some(()));
+                assert!(shown.is_some(), "{what:?} is not there {times} times:\n{}", log());
             };
             let good = fs::read_to_string(&config).expect("the configuration");
             fs::write(&config, good.replace("</sersync>", "")).expect("a file");

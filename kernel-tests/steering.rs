@@ -49,8 +49,8 @@ pub fn cases() -> Vec<Case> {
             m.daemon.flush(None);
             m.src.write("f", b"x");
             // Longer than the client is waited for.
-            let told = m.daemon.client(&["flush", "--timeout", "1h"], WAIT);
-            assert!(told.code == 1 && told.stderr.contains("paused since"), "{}: {}", told.code, told.stderr);
+            let shown = m.daemon.client(&["flush", "--timeout", "1h"], WAIT);
+            assert!(shown.code == 1 && shown.stderr.contains("paused since"), "{}: {}", shown.code, shown.stderr);
             Ok(())
         }),
         case("pause_outlives_the_daemon_and_is_told", &[Fs::Tmpfs], |fs| {
@@ -115,8 +115,13 @@ pub fn cases() -> Vec<Case> {
             assert!(failing.failures[0].reason.contains("not permitted"), "{failing:?}");
             assert!(failing.failures[0].retry_seconds > 600.0, "{failing:?}");
             assert_eq!(m.dst().read("good").as_deref(), Some(&b"new"[..]));
-            let told = m.daemon.client(&["flush", "--timeout", "60s"], WAIT);
-            assert!(told.code == 1 && told.stderr.contains("1 path failed, the first: bad"), "{}: {}", told.code, told.stderr);
+            let shown = m.daemon.client(&["flush", "--timeout", "60s"], WAIT);
+            assert!(
+                shown.code == 1 && shown.stderr.contains("1 path failed, the first: bad"),
+                "{}: {}",
+                shown.code,
+                shown.stderr
+            );
             must(Command::new("chattr").arg("-i").arg(m.dst().at("bad")));
             assert!(m.daemon.does(&["retry", "--target", "t1"]).contains("trying 1 failed path"));
             m.daemon.target_status_until("t1", "that it is idle", |t| t.state == "idle");
@@ -127,8 +132,12 @@ pub fn cases() -> Vec<Case> {
         case("unknown_names_are_refused", &[Fs::Tmpfs], |fs| {
             let m = Setup::new(fs).start()?;
             for command in ["pause", "resume", "retry"] {
-                let told = m.daemon.client(&[command, "--target", "nobody"], WAIT);
-                assert!(told.code == 64 && told.stderr.contains("no target */nobody; there are: mirror/t1"), "{}", told.stderr);
+                let shown = m.daemon.client(&[command, "--target", "nobody"], WAIT);
+                assert!(
+                    shown.code == 64 && shown.stderr.contains("no target */nobody; there are: mirror/t1"),
+                    "{}",
+                    shown.stderr
+                );
             }
             assert_eq!(m.daemon.target_status("t1").state, "idle");
             Ok(())

@@ -89,8 +89,8 @@ pub fn cases() -> Vec<Case> {
             let down = poll_until(WAIT, down).expect("the status says that the target is down");
             assert!(down.advice.contains("serves the module t1: `rsync --contimeout=10 rsync://127.0.0.1:"), "{down:?}");
             let log = m.daemon.log();
-            let told = log.lines().find(|line| line.contains("target is down: ")).expect("the log tells");
-            assert!(told.contains("target_name=t1") && told.contains(&down.advice), "{told}");
+            let shown = log.lines().find(|line| line.contains("target is down: ")).expect("the log tells");
+            assert!(shown.contains("target_name=t1") && shown.contains(&down.advice), "{shown}");
             rsyncd(&mut m).restart();
             m.check();
             Ok(())

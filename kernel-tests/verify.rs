@@ -19,8 +19,8 @@ pub fn cases() -> Vec<Case> {
             let m = Setup::new(fs).targets(&[To::Module, To::Local]).carrying(&["xattrs"]).start()?;
             fill(&m.src);
             m.check();
-            let told = m.daemon.does(&["verify"]);
-            assert!(told.contains("mirror/t1: equal; ") && told.contains("mirror/t2: equal; "), "{told}");
+            let shown = m.daemon.does(&["verify"]);
+            assert!(shown.contains("mirror/t1: equal; ") && shown.contains("mirror/t2: equal; "), "{shown}");
             spoil(m.dst());
             m.dst().write("extra dir/f", b"");
             let ran = verify(&m, &["--target", "t1"]);
@@ -250,9 +250,9 @@ pub fn cases() -> Vec<Case> {
             m.check();
             m.dst().write("mode", b"written by somebody else");
             m.dst().write("extra", b"");
-            let told = poll_until(WAIT, || m.daemon.target_status("t1").verify.filter(|v| v.differing > 0));
-            let told = told.unwrap_or_else(|| panic!("nothing is found\n{}", m.daemon.report()));
-            assert_eq!(told.repaired, told.differing, "{told:?}");
+            let shown = poll_until(WAIT, || m.daemon.target_status("t1").verify.filter(|v| v.differing > 0));
+            let shown = shown.unwrap_or_else(|| panic!("nothing is found\n{}", m.daemon.report()));
+            assert_eq!(shown.repaired, shown.differing, "{shown:?}");
             m.compare(crate::fixture::tree::Times::All, &|_| false);
             let log = m.daemon.log();
             assert!(log.contains("was not equal to its source") && log.contains("extra: extra on the target"), "{log}");
@@ -271,9 +271,9 @@ pub fn cases() -> Vec<Case> {
             fill(&m.src);
             m.check();
             spoil_content(m.dst());
-            let told = poll_until(WAIT, || m.daemon.target_status("t1").verify.filter(|v| v.differing > 0));
-            let told = told.unwrap_or_else(|| panic!("nothing is found\n{}", m.daemon.report()));
-            assert_eq!((told.differing, told.repaired), (1, 0), "{told:?}");
+            let shown = poll_until(WAIT, || m.daemon.target_status("t1").verify.filter(|v| v.differing > 0));
+            let shown = shown.unwrap_or_else(|| panic!("nothing is found\n{}", m.daemon.report()));
+            assert_eq!((shown.differing, shown.repaired), (1, 0), "{shown:?}");
             assert_eq!(m.dst().read("same content").as_deref(), Some(&b"SAME CONTENT"[..]), "it was put right");
             Ok(())
         }),
@@ -325,9 +325,9 @@ pub fn cases() -> Vec<Case> {
                 .spawn()
                 .expect("the client starts");
             assert!(poll_until(WAIT, || running().then_some(())).is_some(), "no comparison begins");
-            let told = || m.daemon.target_status("t1").verify?.progress.filter(|p| p.files_done > 0 || p.files_total > 0);
-            let told = poll_until(WAIT, told).expect("it tells how far it is");
-            assert!(told.what == "verifying" && !told.eta_unknown.is_empty(), "{told:?}");
+            let shown = || m.daemon.target_status("t1").verify?.progress.filter(|p| p.files_done > 0 || p.files_total > 0);
+            let shown = poll_until(WAIT, shown).expect("it tells how far it is");
+            assert!(shown.what == "verifying" && !shown.eta_unknown.is_empty(), "{shown:?}");
             client.kill().expect("it runs");
             client.wait().expect("it is ours");
             assert!(poll_until(WAIT, || (!running()).then_some(())).is_some(), "it goes on without its client");

@@ -7,11 +7,11 @@
 //! batches alone, whose runs are short, and the last place is for a target without a run: a change
 //! on an idle target never waits for the end of a long run, nor for one target that hangs.
 //!
-//! How: a target asks when it is about to start a run ([`Member::room`]), and settles at the end
-//! of its engine's turn what it has really started. A place that is free again goes to the one
-//! that waits first, whose engine is woken. A process that waits connected (standby) holds a place
-//! as long as nobody else needs it; else its target is asked to end it. A wake that is lost, or an
-//! engine that is busy, costs others a second at most ([`STALE`]).
+//! How: a target makes a request when it is about to start a run ([`Member::room`]), and settles at
+//! the end of its engine's turn what it has really started. A place that is free again goes to the
+//! one that waits first, whose engine is woken. A process that waits connected (standby) holds a
+//! place as long as no other target needs it; else its target is requested to end it. A wake that
+//! is lost, or an engine that is busy, costs others a second at most ([`STALE`]).
 //!
 //! Gives up: rsync takes its bandwidth at its start, so what is given to a run stays with it until
 //! its end, and what ends meanwhile is for runs that start later.
@@ -317,8 +317,8 @@ impl Table {
         // Those that still wait for a place take it from standby processes.
         let lack =
             line.iter().filter(|id| self.shares[id].waiting.is_some_and(|w| w.rung.is_none() && w.what == WaitsFor::Place));
-        let asked: usize = self.shares.values().map(|share| share.gives_up).sum();
-        for _ in asked..lack.count() {
+        let requested: usize = self.shares.values().map(|share| share.gives_up).sum();
+        for _ in requested..lack.count() {
             let spare = |share: &Share| share.held.standby.saturating_sub(share.gives_up);
             let Some((id, share)) = self.shares.iter_mut().max_by_key(|(_, share)| spare(share)).filter(|(_, s)| spare(s) > 0)
             else {
@@ -404,7 +404,7 @@ impl Member {
         inner.table.limits == Limits::default() || inner.table.room(self.id, now, held, long, remote)
     }
 
-    /// Whether a place is kept for one more run beside `held`, or nobody counts.
+    /// Whether a place is kept for one more run beside `held`, or no limit counts.
     pub(crate) fn has_spare(&self, held: Held) -> bool {
         let inner = self.budget.lock();
         inner.table.limits.runs.is_none() || inner.table.shares.get(&self.id).is_some_and(|share| share.places > held.all())
@@ -413,7 +413,7 @@ impl Member {
     /// Whether one more process may wait connected.
     pub(crate) fn standby_room(&self, held: Held, remote: bool) -> bool {
         let mut inner = self.budget.lock();
-        // Its bandwidth would be its own from its start on, and nobody else's while it waits.
+        // Its bandwidth would be its own from its start on, and no other target's while it waits.
         match inner.table.limits {
             Limits { bandwidth: Some(_), .. } if remote => false,
             Limits { runs: None, .. } => true,
@@ -535,7 +535,7 @@ mod tests {
         // A run ends: it is the idle one that is woken, and gets the place.
         let woken = table.settle(4, SECOND * 4, held(0, 0, 0), &none, true);
         assert_eq!(woken, [2]);
-        assert!(!table.room(3, SECOND * 4, held(0, 0, 0), false, false), "nobody jumps the line");
+        assert!(!table.room(3, SECOND * 4, held(0, 0, 0), false, false), "no target jumps the line");
         assert!(table.room(2, SECOND * 4, held(0, 0, 0), false, false));
     }
 
@@ -561,7 +561,7 @@ mod tests {
         table.settle(1, SECOND, held(0, 0, 2), &none, true);
         assert!(table.room(2, SECOND, held(0, 0, 0), true, false));
         assert!(!table.room(2, SECOND, held(0, 1, 0), false, false));
-        assert_eq!(table.settle(2, SECOND, held(0, 1, 0), &none, true), [1], "asked to end one");
+        assert_eq!(table.settle(2, SECOND, held(0, 1, 0), &none, true), [1], "requested to end one");
         assert_eq!(std::mem::take(&mut table.share(1).gives_up), 1);
         assert_eq!(table.give_back(1, SECOND, held(0, 0, 1)), [1], "the last place is none for a target with a run");
         // One's own makes room by itself.

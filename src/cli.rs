@@ -143,7 +143,7 @@ Examples:
 Exit codes: 0 stopped by a signal, 64 usage, 69 rsync lacks something, 77 not permitted, 78 the arguments do not fit together.";
 
 const SERSYNC_HELP: &str = "\
-The file is checked as `fansync check` does; what is different from sersync is told in the log.
+The file is checked as `fansync check` does; what is different from sersync is logged.
 
 Examples:
   fansync sersync -r -o /etc/sersync/confxml.xml
@@ -211,7 +211,7 @@ Exit codes: 0 done, 1 some paths failed, 64 usage, 69 no daemon answers, 75 not 
 
 const PAUSE_HELP: &str = "\
 Runs in flight end, then nothing is sent. A pause outlives the daemon: it ends with `fansync resume` only, and `fansync status` and \
-a warning at each start tell of it.
+a warning at each start report it.
 
 Examples:
   fansync pause

@@ -38,7 +38,7 @@ pub(crate) use reload::Reread;
 
 /// At the end, beyond `stop_timeout`: for the last drain, and for saving the state.
 const END_GRACE: Duration = Duration::from_secs(10);
-/// On a terminal, how often it is looked whether something goes on that takes long.
+/// On a terminal, how often long-running work is checked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// With `--once`, attempts at a target that is down before it is given up.
 const ONCE_TRIES: u64 = 3;
@@ -185,7 +185,7 @@ pub(crate) fn run(config: &Config, mode: Mode, reread: Option<Reread<'_>>) -> Re
     Ok(life.end(why))
 }
 
-/// Serves and writes metrics, as far as the configuration asks for them.
+/// Serves and writes metrics, as far as the configuration enables them.
 fn tell_metrics(
     daemon: &crate::config::Daemon,
     http: Option<Server>,
@@ -310,7 +310,7 @@ impl Life<'_> {
         let Life { config, crew, manager, reloader, .. } = self;
         match wish {
             Wish::Stop(signal) => return Some(End::Signal(signal)),
-            Wish::Reconcile => crew.tell(|| Command::Reconcile),
+            Wish::Reconcile => crew.send_all(|| Command::Reconcile),
             // There is no file to read again, and the terminal it runs on has been closed.
             Wish::Reload if self.mode.ends_with_terminal => return Some(End::Signal("SIGHUP")),
             Wish::Reload => reloader.ask(config, crew, manager),
@@ -341,7 +341,7 @@ impl Life<'_> {
         self.manager.stopping(patience + END_GRACE);
         // The children need a moment of the time to end.
         let deadline = Instant::now() + patience.mul_f64(0.9);
-        self.crew.tell(|| Command::Stop { deadline });
+        self.crew.send_all(|| Command::Stop { deadline });
         let left = self.crew.join();
         match why {
             End::Once(code, mirrors) => {
@@ -387,7 +387,7 @@ fn ask_all(handles: &[Handle]) -> Vec<status::Mirror> {
         .iter()
         .filter_map(|h| {
             let (tx, rx) = bounded(1);
-            h.tell(Command::Status(tx));
+            h.send(Command::Status(tx));
             rx.recv_timeout(Duration::from_secs(10)).ok()
         })
         .collect()

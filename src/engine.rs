@@ -155,7 +155,7 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// Runs until told to stop, or until the source is to be opened anew.
+    /// Runs until it is stopped, or until the source is to be opened anew.
     pub(crate) fn run(mut self) -> Ended {
         self.begin();
         self.want_linked(b"", true);
@@ -265,7 +265,7 @@ impl Engine {
         let filled = target.is_filled();
         work(target, &mut cx);
         let filled = (!filled && target.is_filled()).then(|| target.identity());
-        let told = target.take_confirmations();
+        let confirmed = target.take_confirmations();
         dirs.into_iter().for_each(|(dir, deep)| self.want_linked(&dir, deep));
         if !held_before && let Some(why) = self.guard.held.take() {
             self.hold(why);
@@ -273,8 +273,8 @@ impl Engine {
         if let Some(identity) = filled {
             self.remember_filled(identity);
         }
-        if let Some((told, settled)) = told {
-            self.hooks.confirmed(at, told, &settled, &self.targets);
+        if let Some((confirmations, settled)) = confirmed {
+            self.hooks.confirmed(at, confirmations, &settled, &self.targets);
         }
     }
 
@@ -298,7 +298,7 @@ impl Engine {
         self.intake.watching.expire();
         self.tell_walk();
         if self.next_followed().is_some_and(|at| at <= now) {
-            self.tell_followed(now);
+            self.report_followed(now);
         }
         if self.hooks.is_waiting() && self.targets.iter().all(Target::holds_all) {
             self.hooks.all_in_sync();
@@ -400,7 +400,7 @@ impl Engine {
     }
 
     fn target_status(&self, at: usize, held: Option<&str>, put_off: Option<Duration>) -> status::Target {
-        let told = self.targets[at].status(self.now(), held, put_off);
-        status::Target { verify: self.verifying.status(at), ..told }
+        let status = self.targets[at].status(self.now(), held, put_off);
+        status::Target { verify: self.verifying.status(at), ..status }
     }
 }

@@ -1,4 +1,4 @@
-//! Configurations of other programs, told apart and read.
+//! Configurations of other programs, detected and read.
 
 use std::fs::File;
 use std::io::Read;
@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::config::{ConfigErrors, Problem};
 use crate::sersync::{self, Flags, ImportArgs, Loaded};
 
-/// How much of a file is read to tell whose it is, in bytes.
+/// How much of a file is read to determine its program, in bytes.
 const HEAD_BYTES: u64 = 64 << 10;
 
 /// A program whose configuration can be carried over.

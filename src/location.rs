@@ -429,7 +429,7 @@ impl Location {
                 let dot = if path.is_empty() { "." } else { "./" };
                 format!("{}{dot}{path}", self.login()).into()
             }
-            // That it is behind a remote shell is said by `-e`.
+            // That it is behind a remote shell is given by `-e`.
             Location::Daemon { .. } => self.as_rsync_url().into(),
             other => other.to_string().into(),
         }

@@ -77,7 +77,7 @@ fn fetches_as_another(location: &Location) -> bool {
     !location.is_behind_shell()
 }
 
-/// Whom the run becomes that fetches the mark of a target; `None`: nobody else. A number that no
+/// Whom the run becomes that fetches the mark of a target; `None`: no other user. A number that no
 /// user and no group has, so that no other process can look into this one, which may have a
 /// password, nor put a mark in the place of the one that it brings.
 pub(crate) fn user_of_fetch(location: &Location) -> Option<User> {

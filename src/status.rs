@@ -121,7 +121,7 @@ pub struct Mirror {
     /// Why, or why not.
     #[serde(default)]
     pub(crate) follow_why: String,
-    /// Files that are being written and are looked at when `follow_interval` is over
+    /// Files that are being written and are checked when `follow_interval` is over
     /// (`follow_open_files`).
     pub(crate) following: u64,
     /// Files known to have several names: a change through one outside is one of theirs.
@@ -182,7 +182,7 @@ pub struct Start {
     pub(crate) progress: Option<Progress>,
     /// The walk: directories read.
     pub(crate) directories: u64,
-    /// The walk: names looked at.
+    /// The walk: names read.
     pub(crate) entries: u64,
     /// The walk: paths found that may differ on a target, a subtree being one.
     pub(crate) found: u64,

@@ -48,12 +48,12 @@ impl Way {
             for stream in listener.incoming().flatten() {
                 let kept = recorded.lock().expect("no holder panics").clone();
                 let _ = match kept.filter(|_| replay.load(Ordering::SeqCst)) {
-                    Some(said) => play(&stream, &said).map(|()| {
+                    Some(text) => play(&stream, &text).map(|()| {
                         replayed.fetch_add(1, Ordering::SeqCst);
                     }),
-                    None => pass(&stream, port).map(|said| {
-                        if is_of_follower(&said[1]) {
-                            *recorded.lock().expect("no holder panics") = Some(said);
+                    None => pass(&stream, port).map(|text| {
+                        if is_of_follower(&text[1]) {
+                            *recorded.lock().expect("no holder panics") = Some(text);
                         }
                     }),
                 };
@@ -80,10 +80,10 @@ fn pass(mut client: &TcpStream, port: u16) -> std::io::Result<[Vec<u8>; 2]> {
     Ok([greeting, answer])
 }
 
-fn play(mut client: &TcpStream, said: &[Vec<u8>; 2]) -> std::io::Result<()> {
-    client.write_all(&said[0])?;
+fn play(mut client: &TcpStream, text: &[Vec<u8>; 2]) -> std::io::Result<()> {
+    client.write_all(&text[0])?;
     read(client, REQUEST)?;
-    client.write_all(&said[1])
+    client.write_all(&text[1])
 }
 
 fn is_of_follower(answer: &[u8]) -> bool {

@@ -194,7 +194,7 @@ impl Cluster {
                 server.port
             )
         };
-        let told = self.work.path().join("told");
+        let shown = self.work.path().join("told");
         let text = format!(
             "[daemon]\nkey_file = {:?}\nsocket = {:?}\nrun_dir = {:?}\n[[failover]]\nname = {name:?}\nmount = {mount:?}\n{more}\n{}{}\
              [failover.probe]\nevery = \"200ms\"\ntimeout = \"1s\"\nback_after = \"1s\"\n[[failover.hook]]\n\
@@ -205,7 +205,7 @@ impl Cluster {
             dir.join("run"),
             side(0, primary),
             side(1, ""),
-            told.display(),
+            shown.display(),
         );
         fs::write(dir.join("config"), text).expect("a config can be written");
         Prepared { mount, dir, name: name.into() }

@@ -27,8 +27,8 @@ pub fn cases() -> Vec<Case> {
             at_once(&m, || m.src.remove("d1"));
             let gone = || (!m.dst().has("d1")).then_some(());
             assert!(poll_until(WAIT, gone).is_some(), "a deletion within the bound is held up");
-            let told = m.daemon.client(&["flush", "--timeout", "20s"], WAIT);
-            assert!(told.code == 1 && told.stderr.contains("31 deletions are held"), "{}: {}", told.code, told.stderr);
+            let shown = m.daemon.client(&["flush", "--timeout", "20s"], WAIT);
+            assert!(shown.code == 1 && shown.stderr.contains("31 deletions are held"), "{}: {}", shown.code, shown.stderr);
             assert!(m.daemon.log().contains("31 deletions are held"), "the log does not say so");
             // For one target, then for all.
             m.daemon.does(&["resume", "--target", "t1", "--accept-deletes"]);

@@ -15,10 +15,10 @@ pub fn cases() -> Vec<Case> {
             empty(&m);
             held(&m, "lost nearly everything at one blow");
             keeps_twenty(&m);
-            let told = m.daemon.client(&["flush", "--timeout", "2s"], WAIT);
-            assert!(told.code == 1 && told.stderr.contains("at one blow"), "{}: {}", told.code, told.stderr);
-            let told = m.daemon.does(&["resume", "--accept-source"]);
-            assert!(told.contains("the source is accepted as it is"), "{told}");
+            let shown = m.daemon.client(&["flush", "--timeout", "2s"], WAIT);
+            assert!(shown.code == 1 && shown.stderr.contains("at one blow"), "{}: {}", shown.code, shown.stderr);
+            let shown = m.daemon.does(&["resume", "--accept-source"]);
+            assert!(shown.contains("the source is accepted as it is"), "{shown}");
             m.check();
             assert_eq!(count(m.dst().root()).expect("it can be read"), 0);
             // Once is once.

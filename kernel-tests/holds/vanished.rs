@@ -21,8 +21,8 @@ pub fn cases() -> Vec<Case> {
             let parent = above(&m);
             parent.rename("src", "elsewhere");
             held(&m, "is not there");
-            let told = m.daemon.client(&["resume", "--accept-source"], WAIT);
-            assert!(told.code == 1 && told.stderr.contains("cannot open the source"), "{}: {}", told.code, told.stderr);
+            let shown = m.daemon.client(&["resume", "--accept-source"], WAIT);
+            assert!(shown.code == 1 && shown.stderr.contains("cannot open the source"), "{}: {}", shown.code, shown.stderr);
             keeps_twenty(&m);
             parent.mkdir("src");
             m.src.write("new", b"the new source");
@@ -45,8 +45,8 @@ pub fn cases() -> Vec<Case> {
             parent.symlink("next", "src");
             held(&m, "replaced");
             keeps_twenty(&m);
-            let told = m.daemon.client(&["resume", "--accept-source", "--target", "t1"], WAIT);
-            assert!(told.code == 1 && told.stderr.contains("leave --target out"), "{}", told.stderr);
+            let shown = m.daemon.client(&["resume", "--accept-source", "--target", "t1"], WAIT);
+            assert!(shown.code == 1 && shown.stderr.contains("leave --target out"), "{}", shown.stderr);
             accept(&m);
             m.daemon.flush(None);
             parent.write("next/later", b"y");
@@ -69,8 +69,8 @@ pub fn cases() -> Vec<Case> {
             let status = until_held(&daemon, "");
             assert!(status.contains("disk"), "{status}");
             Dir::new(&at).write("below the mount point", b"x");
-            let told = daemon.client(&["flush", "--timeout", "2s"], WAIT);
-            assert!(told.code == 1 && told.stderr.contains("nothing is sent or deleted"), "{}: {}", told.code, told.stderr);
+            let shown = daemon.client(&["flush", "--timeout", "2s"], WAIT);
+            assert!(shown.code == 1 && shown.stderr.contains("nothing is sent or deleted"), "{}: {}", shown.code, shown.stderr);
             assert_eq!(count(target.root()).expect("it can be read"), 40);
             let _disk = Mount::bind(mounted.root(), &at);
             mounted.write("d3/more", b"back as it was");
@@ -146,8 +146,8 @@ pub fn cases() -> Vec<Case> {
             m.dst().write("stray", b"a comparison deletes it");
             m.daemon.reconcile();
             assert!(poll_until(WAIT, || (!m.dst().has("stray")).then_some(())).is_some(), "no comparison deletes any more");
-            let told = m.daemon.client(&["flush", "--timeout", "20s"], WAIT);
-            assert!(told.code == 1 && told.stderr.contains("inner is gone"), "{}: {}", told.code, told.stderr);
+            let shown = m.daemon.client(&["flush", "--timeout", "20s"], WAIT);
+            assert!(shown.code == 1 && shown.stderr.contains("inner is gone"), "{}: {}", shown.code, shown.stderr);
             assert!(m.dst().has("inner/f"));
             accept(&m);
             m.check();
@@ -231,8 +231,8 @@ pub fn cases() -> Vec<Case> {
             parent.mkdir(name);
             parent.write("elsewhere/f", b"written where the source went");
             m.src.write("only this", b"written where the source was");
-            let told = m.daemon.client(&["flush", "--timeout", "3s"], WAIT);
-            assert!(told.code != 0, "flush claims that the target is equal to a source that was replaced");
+            let shown = m.daemon.client(&["flush", "--timeout", "3s"], WAIT);
+            assert!(shown.code != 0, "flush claims that the target is equal to a source that was replaced");
             assert_eq!(count(m.dst().root()).expect("the target can be read"), before, "the target lost files");
             parent.remove(name);
             parent.rename("elsewhere", name);

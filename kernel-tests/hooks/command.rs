@@ -67,7 +67,7 @@ pub fn cases() -> Vec<Case> {
             m.src.write("g", b"2");
             m.check();
             told_all(&m, "h");
-            let heard = || {
+            let received = || {
                 let mut lines: Vec<String> = fs::read_to_string(&log).unwrap_or_default().lines().map(str::to_owned).collect();
                 lines.sort();
                 lines.dedup();
@@ -76,14 +76,14 @@ pub fn cases() -> Vec<Case> {
             };
             let line = |kind: &str, path: &str| format!("mirror h t1 {kind} {path} 1 ");
             assert_eq!(
-                heard(),
+                received(),
                 [line("changed", "d/e/f"), line("changed", "g"), line("directory", "d"), line("directory", "d/e")]
             );
             m.src.rename("d", "moved");
             m.src.remove("g");
             m.check();
             told_all(&m, "h");
-            let heard = heard();
+            let received = received();
             for want in [
                 line("deleted", "g"),
                 line("deleted", "d"),
@@ -92,7 +92,7 @@ pub fn cases() -> Vec<Case> {
                 line("directory", "moved/e"),
                 line("changed", "moved/e/f"),
             ] {
-                assert!(heard.contains(&want), "{want} is not in {heard:#?}");
+                assert!(received.contains(&want), "{want} is not in {received:#?}");
             }
             Ok(())
         }),
@@ -112,9 +112,9 @@ pub fn cases() -> Vec<Case> {
             m.src.mkdir("made");
             m.check();
             told_all(&m, "h");
-            let told = fs::read_to_string(&log).unwrap_or_default();
-            let has = |line: &str| told.lines().any(|told| told == line);
-            assert!(has("subtree renamed") && has("directory made") && !has("directory renamed"), "{told}");
+            let shown = fs::read_to_string(&log).unwrap_or_default();
+            let has = |line: &str| shown.lines().any(|shown| shown == line);
+            assert!(has("subtree renamed") && has("directory made") && !has("directory renamed"), "{shown}");
             Ok(())
         }),
         case("command_that_fails_is_tried_again_and_others_go_on", ANY, |fs| {
@@ -249,7 +249,7 @@ pub fn cases() -> Vec<Case> {
                 .targets(&[])
                 .hook(&format!("name = 'h'\nkind = 'command'\nprefix = '{}'\nexclude = ['*.swp']", program.display()))
                 .start()?;
-            let heard = |want: &[&str]| {
+            let received = |want: &[&str]| {
                 let all = || {
                     let text = fs::read_to_string(&log).unwrap_or_default();
                     want.iter().all(|w| text.lines().any(|line| line == *w)).then_some(())
@@ -261,10 +261,10 @@ pub fn cases() -> Vec<Case> {
             m.src.mkdir("d");
             m.src.write("d/x.swp", b"1");
             m.src.symlink("f", "link");
-            heard(&["changed f", "directory d", "changed link"]);
+            received(&["changed f", "directory d", "changed link"]);
             m.src.remove("f");
             m.src.rename("d", "e");
-            heard(&["deleted f", "deleted d", "subtree e"]);
+            received(&["deleted f", "deleted d", "subtree e"]);
             assert!(!fs::read_to_string(&log).unwrap_or_default().contains("swp"), "what is excluded was told");
             Ok(())
         }),
@@ -280,8 +280,8 @@ fn lists(name: &str, log: &Path, kinds: &str, more: &str) -> String {
 /// Waits until a hook has been told of a path.
 #[track_caller]
 fn told_of(m: &Mirror, log: &Path, path: &str) {
-    let told = || list(log, m.src.root()).contains(path.as_bytes()).then_some(());
-    assert!(poll_until(WAIT, told).is_some(), "the hook was not told of {path}\n{}", m.daemon.report());
+    let shown = || list(log, m.src.root()).contains(path.as_bytes()).then_some(());
+    assert!(poll_until(WAIT, shown).is_some(), "the hook was not told of {path}\n{}", m.daemon.report());
 }
 
 /// Two targets, one of which holds deletions: these are told once they were let through, and others
@@ -372,8 +372,8 @@ fn last_target(fs: crate::fixture::fs::Fs) -> Run<()> {
     m.rsyncd.as_mut().expect("a module has a daemon").stop();
     m.src.write("one", b"1");
     m.daemon.flush(Some("t2"));
-    let heard = || list(&one, m.src.root()).contains(&b"one"[..]).then_some(());
-    assert!(poll_until(WAIT, heard).is_some(), "who asked for t2 was not told");
+    let received = || list(&one, m.src.root()).contains(&b"one"[..]).then_some(());
+    assert!(poll_until(WAIT, received).is_some(), "who asked for t2 was not told");
     assert_eq!(m.daemon.hook_status("all").waiting, 1);
     assert_eq!(list(&all, m.src.root()), [b"both".to_vec()].into(), "told before the last target had it");
     m.rsyncd.as_mut().expect("a module has a daemon").restart();

@@ -115,8 +115,8 @@ pub fn cases() -> Vec<Case> {
             }
             // After three it is not asked for a fourth.
             assert_eq!((first(&m).renames, first(&m).renames_sent_whole), (0, 3));
-            let told = m.daemon.log().matches("renames are sent as new content from now on").count();
-            assert_eq!(told, 1, "{}", m.daemon.report());
+            let shown = m.daemon.log().matches("renames are sent as new content from now on").count();
+            assert_eq!(shown, 1, "{}", m.daemon.report());
             // It may be another one after it was away.
             let rsyncd = m.rsyncd.as_mut().expect("a module");
             rsyncd.stop();

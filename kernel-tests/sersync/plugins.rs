@@ -120,11 +120,11 @@ impl Plugged {
         for name in given.iter().map(PathBuf::as_path).chain([Path::new("x.bak")]) {
             self.src.write(name, b"content");
         }
-        let told = given.iter().filter(|name| {
+        let reported = given.iter().filter(|name| {
             let name = name.as_os_str().as_bytes();
             !name.starts_with(b".") && !name.ends_with(b"~")
         });
-        told.map(|name| self.src.at(name).as_os_str().as_bytes().to_vec()).collect()
+        reported.map(|name| self.src.at(name).as_os_str().as_bytes().to_vec()).collect()
     }
 
     /// What was told is on the target first, if there is a target.
@@ -139,7 +139,7 @@ impl Plugged {
 
 /// The pieces that came, the same ones once, as soon as `want` are among them; no other.
 #[track_caller]
-fn told(pieces: impl Fn() -> BTreeSet<Vec<u8>>, want: &BTreeSet<Vec<u8>>) {
+fn reported(pieces: impl Fn() -> BTreeSet<Vec<u8>>, want: &BTreeSet<Vec<u8>>) {
     let all = poll_until(WAIT, || pieces().is_superset(want).then_some(()));
     let shown = |set: &BTreeSet<Vec<u8>>, but: &BTreeSet<Vec<u8>>| {
         set.difference(but).map(|p| String::from_utf8_lossy(p).into_owned()).collect::<Vec<_>>()
@@ -167,7 +167,7 @@ fn command(how: As) -> impl Fn(Fs) -> Run<()> {
         let param = format!("<param prefix=\"{} one\" suffix=\"'a b'\" ignoreError=\"false\"/>", program.display());
         let p = Plugged::start(how, "command", &format!("{param}<filter start=\"false\"/>"))?;
         let want = p.write_all();
-        told(|| pieces(&out), &want);
+        reported(|| pieces(&out), &want);
         p.ends_well();
         Ok(())
     }
@@ -190,7 +190,7 @@ fn command_in_a_shell(how: As) -> impl Fn(Fs) -> Run<()> {
         for name in given.into_iter().chain(["other.txt", "d/a.php.txt", "x.bak"]) {
             p.src.write(name, b"content");
         }
-        told(|| pieces(&out), &given.map(named).into());
+        reported(|| pieces(&out), &given.map(named).into());
         assert!(!pwned.exists() && !Path::new("pwned").exists() && !Path::new("/pwned").exists(), "a file name was executed");
         p.ends_well();
         Ok(())
@@ -210,7 +210,7 @@ fn socket(how: As) -> impl Fn(Fs) -> Run<()> {
         let host = format!("<deshost ip=\"127.0.0.1\" port=\"{}\"/>", address.port());
         let p = Plugged::start(how, "socket", &tree(how, &host))?;
         let want = p.write_all();
-        told(|| inbox.all().into_iter().collect(), &want);
+        reported(|| inbox.all().into_iter().collect(), &want);
         p.ends_well();
         Ok(())
     }
@@ -247,7 +247,7 @@ fn refresh_cdn(how: As) -> impl Fn(Fs) -> Run<()> {
             format!("HEAD {target} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n").into_bytes()
         };
         let want = [request("dirs", "d/"), request("urls", "d/a-1_2.txt"), request("urls", "a%20b%26urls%3Dc%0D%0AX%20y")];
-        told(|| inbox.all().into_iter().collect(), &want.into());
+        reported(|| inbox.all().into_iter().collect(), &want.into());
         p.ends_well();
         Ok(())
     }
@@ -271,7 +271,7 @@ fn refresh_cdn_by_match(how: As) -> impl Fn(Fs) -> Run<()> {
             format!("HEAD {target} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n").into_bytes()
         };
         let want = [request("dirs", "/jx3/"), request("urls", "/jx3/a.txt")];
-        told(|| inbox.all().into_iter().collect(), &want.into());
+        reported(|| inbox.all().into_iter().collect(), &want.into());
         p.ends_well();
         Ok(())
     }

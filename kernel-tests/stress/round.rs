@@ -159,9 +159,9 @@ impl Scene {
     fn observe(&self, over: &AtomicBool) -> String {
         let mut seen = String::new();
         while !over.load(Ordering::Acquire) {
-            let said = self.states();
-            if !said.is_empty() && !seen.contains(&said) {
-                seen += &said;
+            let message = self.states();
+            if !message.is_empty() && !seen.contains(&message) {
+                seen += &message;
             }
             let _ = poll_until(Duration::from_secs(1), || over.load(Ordering::Acquire).then_some(()));
         }

@@ -9,7 +9,7 @@ use crate::config::Mirror;
 use crate::engine::{Handle, Live};
 use crate::feed::barriers::{Questions, WITHIN};
 
-/// Before the engine is asked again for its publisher.
+/// Before the next request to the engine for its publisher.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Keeps the threads of a mirror running.

@@ -99,7 +99,7 @@ impl Drop for Listener {
     }
 }
 
-/// Who asks.
+/// The client.
 enum Who {
     /// Root, or the user that this runs as.
     Owner,
@@ -118,7 +118,7 @@ fn answer(stream: UnixStream, started: Instant, engines: &Engines, who: &Who) {
     let Some(line) = socket::request(&stream) else { return };
     let text = |reply: Reply| socket::json_line(&reply);
     let served = |request| serve_request(request, started, engines, &stream).map(text);
-    let said: Option<Arc<str>> = match (serde_json::from_slice::<Request>(&line), who) {
+    let answer: Option<Arc<str>> = match (serde_json::from_slice::<Request>(&line), who) {
         (Err(e), _) => Some(text(Reply::Error { message: format!("not a request: {e}") }).into()),
         (Ok(request), Who::Owner) => served(request).map(Into::into),
         (Ok(request), Who::Guest(guests, _)) if request.only_reads() => {
@@ -130,8 +130,8 @@ fn answer(stream: UnixStream, started: Instant, engines: &Engines, who: &Who) {
             Some(text(Reply::Denied { message: message.into() }).into())
         }
     };
-    if let Some(said) = said {
-        let _ = (&stream).write_all(said.as_bytes());
+    if let Some(answer) = answer {
+        let _ = (&stream).write_all(answer.as_bytes());
     }
 }
 
@@ -161,7 +161,7 @@ fn serve_request(request: Request, started: Instant, engines: &Engines, client: 
         },
         Request::Events { mirror } => match choose(&all, mirror.as_deref(), None) {
             Ok(chosen) => {
-                let _ = events::serve(client, &chosen); // whatever ends it, nobody listens any more
+                let _ = events::serve(client, &chosen); // whatever ends it, the client no longer listens
                 return None;
             }
             Err(reply) => reply,
@@ -178,16 +178,16 @@ fn serve_request(request: Request, started: Instant, engines: &Engines, client: 
 pub(crate) fn snapshot(started: Instant, engines: &Engines, patience: Duration) -> Result<Snapshot, String> {
     let deadline = Instant::now() + patience;
     let all = engines.all();
-    let asked: Vec<(&Handle, Receiver<status::Mirror>)> = all
+    let requests: Vec<(&Handle, Receiver<status::Mirror>)> = all
         .iter()
         .map(|e| {
             let (tx, rx) = bounded(1);
-            e.tell(Command::Status(tx));
+            e.send(Command::Status(tx));
             (e, rx)
         })
         .collect();
     let mut mirrors = Vec::new();
-    for (engine, rx) in asked {
+    for (engine, rx) in requests {
         match rx.recv_deadline(deadline) {
             Ok(m) => mirrors.push(engine.last.keep(m)),
             // What it was when it answered last: one that hangs hides no other.
@@ -217,8 +217,8 @@ fn choose<'e>(engines: &'e [Handle], mirror: Option<&str>, target: Option<&str>)
     let chosen: Vec<&Handle> = engines.iter().filter(has).collect();
     if chosen.is_empty() {
         let known: Vec<String> = engines.iter().flat_map(|e| e.targets.iter().map(|t| format!("{}/{t}", e.mirror))).collect();
-        let asked = format!("{}/{}", mirror.unwrap_or("*"), target.unwrap_or("*"));
-        return Err(Reply::Error { message: format!("no target {asked}; there are: {}", known.join(", ")) });
+        let wanted = format!("{}/{}", mirror.unwrap_or("*"), target.unwrap_or("*"));
+        return Err(Reply::Error { message: format!("no target {wanted}; there are: {}", known.join(", ")) });
     }
     Ok(chosen)
 }
@@ -231,7 +231,7 @@ fn steer(engines: &[Handle], what: Steer, mirror: Option<&str>, target: Option<&
     let mut targets = Vec::new();
     for engine in chosen {
         let (reply, rx) = bounded(1);
-        engine.tell(Command::Steer { what, target: target.map(Into::into), reply });
+        engine.send(Command::Steer { what, target: target.map(Into::into), reply });
         match rx.recv_timeout(STATUS_TIMEOUT) {
             Ok(steered) => targets.extend(steered),
             Err(_) => {
@@ -248,16 +248,16 @@ fn flush(engines: &[Handle], mirror: Option<&str>, target: Option<&str>, timeout
         Ok(chosen) => chosen,
         Err(reply) => return reply,
     };
-    let asked: Vec<(&Handle, Receiver<Vec<Waiting>>)> = chosen
+    let requests: Vec<(&Handle, Receiver<Vec<Waiting>>)> = chosen
         .into_iter()
         .map(|e| {
             let (reply, rx) = bounded(1);
-            e.tell(Command::Flush { target: target.map(Into::into), deadline, reply });
+            e.send(Command::Flush { target: target.map(Into::into), deadline, reply });
             (e, rx)
         })
         .collect();
     let mut flushed = Flushed::default();
-    for (engine, rx) in asked {
+    for (engine, rx) in requests {
         // The engine answers at the deadline by itself; the grace only covers one that is stuck.
         let grace = deadline.saturating_duration_since(Instant::now()) + STATUS_TIMEOUT;
         match rx.recv_timeout(grace) {

@@ -225,7 +225,7 @@ impl Crew {
     /// `deadline`.
     pub(super) fn replace(&mut self, mirror: &Mirror, facts: RsyncFacts, deadline: Instant) {
         if let Some(member) = self.member(&mirror.name) {
-            member.handle.tell(Command::Replace(Box::new(Replacement { mirror: mirror.clone(), facts, deadline })));
+            member.handle.send(Command::Replace(Box::new(Replacement { mirror: mirror.clone(), facts, deadline })));
         }
     }
 
@@ -248,7 +248,7 @@ impl Crew {
         if let Some(member) = self.member(mirror) {
             member.leaving = true;
             (member.verifying, member.pruning, member.moving, member.barriers) = Default::default();
-            member.handle.tell(Command::Stop { deadline });
+            member.handle.send(Command::Stop { deadline });
         }
     }
 
@@ -266,10 +266,10 @@ impl Crew {
         true
     }
 
-    /// Tells all the same.
-    pub(super) fn tell(&self, command: impl Fn() -> Command) {
+    /// Sends every engine the same command.
+    pub(super) fn send_all(&self, command: impl Fn() -> Command) {
         self.members.iter().for_each(|m| {
-            m.handle.tell(command());
+            m.handle.send(command());
         });
     }
 

@@ -153,7 +153,7 @@ mod tests {
     fn the_closing_line() {
         let mut t = mirror(&[("a", 6, 306)]).targets.remove(0);
         (t.bytes_sent, t.bad_runs) = (22_016, [("partial".to_owned(), 1)].into());
-        let said = closing(&t, Duration::from_millis(2900));
-        assert_eq!(said, "306 files sent, 0 deleted, 21.5 KiB in 6 runs, 2.9s; 1 of the runs did not end well");
+        let text = closing(&t, Duration::from_millis(2900));
+        assert_eq!(text, "306 files sent, 0 deleted, 21.5 KiB in 6 runs, 2.9s; 1 of the runs did not end well");
     }
 }

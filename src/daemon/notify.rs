@@ -21,7 +21,7 @@ use sd_notify::NotifyState;
 use super::summary;
 use crate::engine::{Command, Engines, Handle};
 
-/// How often the status line is looked at.
+/// How often the status line is checked.
 const STATUS_EVERY: Duration = Duration::from_secs(2);
 /// Beats in the time after which the service manager takes the daemon for hung;
 /// sd_watchdog_enabled(3) advises two.
@@ -51,9 +51,9 @@ impl Manager {
         if std::env::var_os("NOTIFY_SOCKET").is_none() {
             return Manager(None);
         }
-        let (words, heard) = mpsc::channel();
+        let (words, messages) = mpsc::channel();
         let speaker = Speaker::new(engines.clone());
-        let thread = std::thread::Builder::new().name("fansync-notify".into()).spawn(move || speaker.run(&heard));
+        let thread = std::thread::Builder::new().name("fansync-notify".into()).spawn(move || speaker.run(&messages));
         if let Err(error) = thread {
             tracing::error!(%error, "no messages go to the service manager: its thread cannot be started");
         }
@@ -138,17 +138,17 @@ impl Speaker {
         match word {
             Word::Ready => {
                 self.phase = Phase::Running;
-                tell(&[NotifyState::Ready]);
+                send(&[NotifyState::Ready]);
             }
             Word::Reloading => {
                 self.phase = Phase::Busy;
                 // Both in one message, or systemd 253 and later takes the reload for failed.
                 let now = NotifyState::monotonic_usec_now();
-                tell(&[Some(NotifyState::Reloading), now.ok()].into_iter().flatten().collect::<Vec<_>>());
+                send(&[Some(NotifyState::Reloading), now.ok()].into_iter().flatten().collect::<Vec<_>>());
             }
             Word::Stopping(patience) => {
                 self.phase = Phase::Stopping;
-                tell(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(micros(patience))]);
+                send(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(micros(patience))]);
             }
         }
         self.show();
@@ -159,11 +159,11 @@ impl Speaker {
         let mut turned = self.turned(&engines);
         engines.iter().for_each(|e| e.wake.wake());
         if self.phase == Phase::Busy && self.more.is_due(Instant::now(), used()) {
-            tell(&[NotifyState::ExtendTimeoutUsec(micros(EXTEND_BY))]);
+            send(&[NotifyState::ExtendTimeoutUsec(micros(EXTEND_BY))]);
             turned = true; // an engine that a reload replaces sets its marks
         }
         if turned && self.watchdog {
-            tell(&[NotifyState::Watchdog]);
+            send(&[NotifyState::Watchdog]);
         }
         if Instant::now() >= self.next_line {
             self.show();
@@ -189,7 +189,7 @@ impl Speaker {
             _ => self.ask(),
         };
         if line != self.line {
-            tell(&[NotifyState::Status(&line)]);
+            send(&[NotifyState::Status(&line)]);
             self.line = line;
         }
     }
@@ -197,17 +197,17 @@ impl Speaker {
     fn ask(&self) -> String {
         let until = Instant::now() + PATIENCE;
         let engines = self.engines.all();
-        let asked: Vec<_> = engines
+        let requests: Vec<_> = engines
             .iter()
             .map(|engine| {
-                let (reply, told) = bounded(1);
-                engine.tell(Command::Status(reply));
-                (engine, told)
+                let (reply, answer) = bounded(1);
+                engine.send(Command::Status(reply));
+                (engine, answer)
             })
             .collect();
         let mut mirrors = Vec::new();
-        for (engine, told) in asked {
-            match told.recv_deadline(until) {
+        for (engine, answer) in requests {
+            match answer.recv_deadline(until) {
                 Ok(mirror) => mirrors.push(mirror),
                 Err(_) => return format!("mirror {} does not answer", engine.mirror),
             }
@@ -219,10 +219,10 @@ impl Speaker {
     }
 }
 
-/// When to ask for more time.
+/// When to request more time.
 struct MoreTime {
     next: Instant,
-    /// Processor time when that was last looked at.
+    /// Processor time when that was last read.
     used: Duration,
 }
 
@@ -237,7 +237,7 @@ impl MoreTime {
     }
 }
 
-fn tell(states: &[NotifyState<'_>]) {
+fn send(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "cannot send a message to the service manager");
     }

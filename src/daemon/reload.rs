@@ -1,7 +1,7 @@
 //! The configuration read again, on SIGHUP.
 //!
 //! It is taken whole or not at all: the file is checked, each source that something changes for is
-//! opened, each rsync asked, and the capabilities it needs are still there; else the earlier one
+//! opened, each rsync probed, and the capabilities it needs are still there; else the earlier one
 //! stays in force, and log and status say why. Then mirrors are compared by name. One that is the
 //! same is not touched. One that differs in anything ends in the orderly way, with its state saved,
 //! and begins anew: the walk after its start finds what changed in between, and each target whose

@@ -1,7 +1,7 @@
-//! What is to be looked at, per target: a set of distinct dirty paths, however many events made
+//! What is to be checked, per target: a set of distinct dirty paths, however many events made
 //! them dirty.
 //!
-//! An event only says "look here": the state of a path is read from the disk when its batch leaves.
+//! An event only names a path: the state of a path is read from the disk when its batch leaves.
 //! So merging is cheap and the queue is as long as the number of distinct dirty paths. Everything
 //! in this module is pure: no system calls, no threads, time is an argument.
 //!

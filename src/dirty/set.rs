@@ -63,8 +63,9 @@ pub struct Entry {
     pub(crate) held: bool,
     /// Its content changed by more than its making: one that is made may be a link.
     pub(crate) written: bool,
-    /// An event said that the file behind this name changed: where it has other names, they changed
-    /// too. Of a directory: the same of files in it, which are not pending by themselves any more.
+    /// An event reported that the file behind this name changed: where it has other names, they
+    /// changed too. Of a directory: the same of files in it, which are not pending by themselves
+    /// any more.
     pub(crate) through: bool,
     /// It was found with this as its only name: where it is gone by the time that a run fails, no
     /// other name is sought.
@@ -282,7 +283,7 @@ impl DirtySet {
     }
 
     /// Whether what was seen last took a name from its file through which a change had come, where
-    /// that has perhaps not left: when it came, at the earliest. The look of a batch that left may
+    /// that has perhaps not left: when it came, at the earliest. The read of a batch that left may
     /// have met another file under the name, whose coming was not seen yet.
     pub(crate) fn dropped_change(&self) -> Option<Epoch> {
         self.last.dropped
@@ -518,7 +519,7 @@ impl DirtySet {
             let written = n.flags & CONTENT;
             if n.kind == Some(Kind::Entry) && n.flags & GONE == 0 && (with_content || written == 0) {
                 content |= written;
-                // Names that were made are not known by their own look any more, either.
+                // Names that were made are not known by their own read any more, either.
                 through |= if n.flags & (THROUGH | CONTENT) != 0 { THROUGH } else { 0 };
                 oldest = self.clear(child).map_or(oldest, |e| e.min(oldest));
                 self.prune_up_to(child, at);

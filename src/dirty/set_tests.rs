@@ -298,9 +298,9 @@ fn many_new_files_of_a_directory_become_one_comparison_of_its_level() {
         }
     };
     let take = |s: &mut DirtySet, yes: bool| {
-        let mut asked = Vec::new();
+        let mut queried = Vec::new();
         let mut by_level = |p: &RelPath, n: usize| {
-            asked.push((p.to_string(), n));
+            queried.push((p.to_string(), n));
             yes
         };
         let batch = s.take_shallow(ALL, &mut by_level).unwrap();
@@ -308,21 +308,21 @@ fn many_new_files_of_a_directory_become_one_comparison_of_its_level() {
         paths.sort();
         s.confirm(batch.id, batch.entries);
         assert_eq!((s.pending(), s.epochs().total()), (0, 0));
-        (asked, paths)
+        (queried, paths)
     };
     let mut s = set();
     fill(&mut s);
     s.see(b"d/old", Seen::Written);
     s.see(b"e", Seen::Written);
-    let (asked, paths) = take(&mut s, true);
-    assert_eq!(asked, [("d".to_owned(), LEVEL_MIN)]);
+    let (queried, paths) = take(&mut s, true);
+    assert_eq!(queried, [("d".to_owned(), LEVEL_MIN)]);
     assert_eq!(paths, ["Contents d", "Entry d/old", "Entry e"], "an old file may look the same and be another: listed");
     fill(&mut s);
     assert_eq!(take(&mut s, false).1.len(), LEVEL_MIN);
     fill(&mut s);
     s.see(b"d/open", Seen::Created);
-    let (asked, paths) = take(&mut s, true);
-    assert_eq!((asked.len(), paths.len()), (0, LEVEL_MIN + 1), "a level is not sent while a file in it is open");
+    let (queried, paths) = take(&mut s, true);
+    assert_eq!((queried.len(), paths.len()), (0, LEVEL_MIN + 1), "a level is not sent while a file in it is open");
 }
 
 #[test]

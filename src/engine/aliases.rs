@@ -113,10 +113,10 @@ mod tests {
     }
 
     fn others(aliases: &Aliases, path: &str, seen: Seen) -> Vec<String> {
-        let mut told = Vec::new();
-        aliases.others(path.as_bytes(), seen, &mut |path, _| told.push(String::from_utf8(path.to_vec()).unwrap()));
-        told.sort();
-        told
+        let mut found = Vec::new();
+        aliases.others(path.as_bytes(), seen, &mut |path, _| found.push(String::from_utf8(path.to_vec()).unwrap()));
+        found.sort();
+        found
     }
 
     #[test]
@@ -190,9 +190,9 @@ mod tests {
             // Of the whole place it is not known what of it came.
             ("", Seen::Subtree, ("a", Seen::Subtree)),
         ] {
-            let mut told = Vec::new();
-            a.others(path.as_bytes(), seen, &mut |path, seen| told.push((String::from_utf8(path.to_vec()).unwrap(), seen)));
-            assert!(told.contains(&(want.0.to_owned(), want.1)), "{path} {seen:?}: {told:?}");
+            let mut found = Vec::new();
+            a.others(path.as_bytes(), seen, &mut |path, seen| found.push((String::from_utf8(path.to_vec()).unwrap(), seen)));
+            assert!(found.contains(&(want.0.to_owned(), want.1)), "{path} {seen:?}: {found:?}");
         }
     }
 }

@@ -31,7 +31,7 @@ pub(crate) enum Call {
     OnTarget(String, OnTarget),
 }
 
-/// What a verification asks of a target.
+/// A request of a verification to a target.
 pub(crate) enum OnTarget {
     /// What is to be compared with what; in words, why nothing can be.
     Plan(Sender<Result<Plan, String>>),
@@ -46,10 +46,10 @@ pub(crate) enum OnTarget {
     Repair(Vec<Wrong>, Sender<()>),
     /// Questions of the followers of this feed.
     Questions(Sender<Option<Questions>>),
-    /// What a follower is compared with; `None` from whoever is none.
+    /// What a follower is compared with; `None` from an engine that is no follower.
     Followed(Sender<Option<Followed>>),
     /// Whether a record was read by this time that the source published after all that had changed
-    /// there when this was asked; of a follower.
+    /// there when this was requested; of a follower.
     Barrier(Instant, Sender<bool>),
     /// The upstream that holds all that was read, once there is one, at the latest by this time; of
     /// a follower.
@@ -73,7 +73,7 @@ impl Call {
 /// does not answer.
 pub(super) fn call<T>(handle: &Handle, within: Duration, call: impl FnOnce(Sender<T>) -> Call) -> Option<T> {
     let (reply, answer) = bounded(1);
-    handle.tell(Command::Call(call(reply)));
+    handle.send(Command::Call(call(reply)));
     answer.recv_timeout(within).ok()
 }
 
@@ -105,12 +105,12 @@ impl Engine {
         match what {
             OnTarget::Plan(reply) => _ = reply.send(self.plan(at)),
             OnTarget::Watch(paths, reply) => {
-                self.tell_followed(Duration::MAX);
+                self.report_followed(Duration::MAX);
                 let id = self.verifying.next_watch();
                 let _ = reply.send((id, self.targets[at].watch(id, paths)));
             }
             OnTarget::Unwatch(id, reply) => {
-                self.tell_followed(Duration::MAX);
+                self.report_followed(Duration::MAX);
                 let _ = reply.send(self.targets[at].unwatch(id));
             }
             OnTarget::Failing(reply) => _ = reply.send(self.targets[at].failing_paths()),
@@ -163,10 +163,10 @@ mod tests {
             turns: Arc::default(),
             last: Default::default(),
         };
-        assert!(handle.tell(Command::Reconcile) && wake.clear(), "a command wakes the engine");
+        assert!(handle.send(Command::Reconcile) && wake.clear(), "a command wakes the engine");
         drop(engine);
         let hour = Duration::from_secs(3600);
-        let told = call(&handle, hour, |reply| Call::OnTarget("t".into(), OnTarget::Failing(reply)));
-        assert!(told.is_none() && !handle.tell(Command::Reconcile));
+        let answer = call(&handle, hour, |reply| Call::OnTarget("t".into(), OnTarget::Failing(reply)));
+        assert!(answer.is_none() && !handle.send(Command::Reconcile));
     }
 }

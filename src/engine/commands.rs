@@ -71,7 +71,7 @@ impl Engine {
         token
     }
 
-    /// After something landed, or changed in a way not understood yet: asks for a drain, so that it
+    /// After something landed, or changed in a way not understood yet: requests a drain, so that it
     /// is known when every event from before has been seen.
     pub(super) fn raise_barrier(&mut self) {
         if !self.drains.waits(|why| matches!(why, For::Barrier)) && self.targets.iter().any(Target::wants_barrier) {
@@ -106,6 +106,6 @@ impl Engine {
     pub(super) fn take_what_waits(&mut self) {
         self.compare_scheduled(true);
         self.compare_unwatched();
-        self.tell_followed(Duration::MAX);
+        self.report_followed(Duration::MAX);
     }
 }

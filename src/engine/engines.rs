@@ -84,9 +84,9 @@ mod tests {
         assert_eq!(names(&engines.all()), ["a/1", "b/2", "c/1"]);
         let (before, other) = (engines.all(), engines.clone());
         other.remove("a");
-        other.remove("nobody");
+        other.remove("no mirror");
         assert_eq!(names(&engines.all()), ["b/2", "c/1"], "clones are one");
-        assert_eq!(before.len(), 3, "who has asked keeps what was then");
+        assert_eq!(before.len(), 3, "a caller keeps what was then");
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::status::PathState;
 /// How long an engine may take to answer; it drains its event queues first.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What one engine says of a path.
+/// The reply of one engine about a path.
 pub(crate) enum Said {
     /// It lies below the source.
     Explained(Box<Explanation>),
@@ -31,8 +31,8 @@ pub(crate) enum Said {
     Elsewhere(String),
 }
 
-/// Asks an engine about the first of these absolute paths that lies below its source. `None`: it
-/// has ended, or does not answer.
+/// Requests an explanation of the first of these absolute paths that lies below its source. `None`:
+/// the engine has ended, or does not answer.
 pub(crate) fn explain(handle: &Handle, paths: Vec<PathBuf>) -> Option<Said> {
     call(handle, PATIENCE, |reply| Call::Explain(paths, reply))
 }
@@ -89,7 +89,7 @@ impl Engine {
 
     fn at_target(&self, at: usize, path: &RelPath, filter: &Verdict, meta: Option<&Metadata>) -> AtTarget {
         let target = &self.targets[at];
-        let told = target.explain(self.now(), path);
+        let pending = target.explain(self.now(), path);
         // The mount point itself is mirrored, as a directory.
         let mounted = self.guard.apart.foreign_over(path).filter(|(at, _)| *at != path);
         let size = meta.filter(|meta| meta.is_file()).map(Metadata::size);
@@ -99,10 +99,10 @@ impl Engine {
             (false, Some((at, _))) => {
                 (PathState::LeftOut, format!("what is mounted at {} does not belong to the mirror", Shown(at)))
             }
-            (false, None) if too_large && told.state == PathState::InSync => {
+            (false, None) if too_large && pending.state == PathState::InSync => {
                 (PathState::LeftOut, "it is larger than max_file_size".into())
             }
-            (false, None) if meta.is_none() && !target.deletes() && told.state == PathState::InSync => {
+            (false, None) if meta.is_none() && !target.deletes() && pending.state == PathState::InSync => {
                 let delete = self.mirror.delete;
                 let until = if delete == Delete::Startup { " until the next start" } else { "" };
                 (
@@ -110,7 +110,7 @@ impl Engine {
                     format!("gone from the source; delete = {} keeps on the target what was sent{until}", delete.shown()),
                 )
             }
-            (false, None) => (told.state, told.why),
+            (false, None) => (pending.state, pending.why),
         };
         AtTarget {
             name: target.cfg.name.clone(),

@@ -81,7 +81,7 @@ impl Written {
 impl Engine {
     /// Reports the files whose interval is over; with [`Duration::MAX`] all, for a flush that waits
     /// for what is written so far.
-    pub(super) fn tell_followed(&mut self, until: Duration) {
+    pub(super) fn report_followed(&mut self, until: Duration) {
         let now = self.now();
         let (mut fanout, gate) = (Fanout { now, targets: &mut self.targets, hooks: &mut self.hooks }, &self.intake.gate);
         let mut out = |path: &[u8], seen: Seen| {
@@ -89,11 +89,11 @@ impl Engine {
                 fanout.apply(path, seen);
             }
         };
-        let told = self.intake.resolver.tell_followed(&self.root, &self.mirror.filter, until, &mut out);
+        let outcome = self.intake.resolver.report_followed(&self.root, &self.mirror.filter, until, &mut out);
         while let Some(path) = self.intake.written.take_due(until) {
             out(&path, Seen::Modified);
         }
-        if let Err(lost) = told {
+        if let Err(lost) = outcome {
             self.lost(lost);
         }
         self.take_dir_times(until);
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn what_ends_a_write_ends_its_interval_and_nothing_else_does() {
-        for (seen, told, waits) in [
+        for (seen, reported, waits) in [
             (Seen::Modified, false, true),
             (Seen::Written, true, false),
             (Seen::Replaced, true, false),
@@ -146,7 +146,7 @@ mod tests {
         ] {
             let mut written = Written::new(SECOND);
             written.see(b"f", Seen::Modified, SECOND);
-            assert_eq!((written.see(b"f", seen, SECOND), written.holds(b"f")), (told, waits), "{seen:?}");
+            assert_eq!((written.see(b"f", seen, SECOND), written.holds(b"f")), (reported, waits), "{seen:?}");
             assert_eq!(written.take_due(Duration::MAX).is_some(), waits, "{seen:?}");
         }
     }

@@ -47,7 +47,7 @@ impl Gate {
         if self.open {
             return Some(seen);
         }
-        let seen = seen.plain(); // what is not all followed is not told of as renames
+        let seen = seen.plain(); // what is not all followed is not reported as renames
         if !self.hidden.is_empty() && !self.below_hidden(mask, path, seen) {
             return None;
         }

@@ -77,7 +77,7 @@ pub(crate) struct Handle {
 
 impl Handle {
     /// Sends a command; `false` when the engine has ended.
-    pub(crate) fn tell(&self, command: Command) -> bool {
+    pub(crate) fn send(&self, command: Command) -> bool {
         let sent = self.commands.send(command).is_ok();
         self.wake.wake();
         sent

@@ -14,16 +14,16 @@
 //! run, and after any kind of end.
 //!
 //! # While it runs
-//! A second after something happened the sources are asked for a drain; what was reported before it
-//! and is confirmed moves the watermarks, and what moved is saved. A drain speaks of what changed
-//! up to [`SLACK`](crate::state::SLACK) before it, so when all is quiet one more follows, and after
-//! it everything is covered. Nothing happens while nothing happens. The set of directories follows
-//! the events where marks report every change; where it cannot (inotify), or after a loss, it
-//! stands still, and the next walk trusts it less.
+//! A second after something happened a drain is requested of the sources; what was reported before
+//! it and is confirmed moves the watermarks, and what moved is saved. A drain speaks of what
+//! changed up to [`SLACK`](crate::state::SLACK) before it, so when all is quiet one more follows,
+//! and after it everything is covered. Nothing happens while nothing happens. The set of
+//! directories follows the events where marks report every change; where it cannot (inotify), or
+//! after a loss, it stands still, and the next walk trusts it less.
 //!
 //! # What it gives up
 //! A source on a filesystem that keeps no reliable change times (FUSE, NFS): nothing is kept. With
-//! `initial = "none"` a mark on the disk then tells the next start to compare everything if
+//! `initial = "none"` a mark on the disk then makes the next start compare everything if
 //! something was pending at the end, of whatever kind.
 
 mod checkpoint;
@@ -98,20 +98,20 @@ pub(super) struct History {
     /// Since when drains counted for nothing because files were being written.
     following_since: Option<Duration>,
     /// The error of the disk that was logged last.
-    said: String,
+    logged: String,
     /// Since when the state cannot be saved.
     unsaved: Option<Instant>,
 }
 
 /// A walk under way.
 struct Walk {
-    told: Receiver<ScanMessage>,
+    messages: Receiver<ScanMessage>,
     progress: Arc<Progress>,
     began: Instant,
     /// Directories there were at the last stop.
     before: usize,
     /// When its progress is logged next, as a time since the daemon's start; set at the first turn.
-    tell_at: Option<Duration>,
+    log_at: Option<Duration>,
     /// `None`: only the set of directories is wanted.
     restart: Option<Restart>,
 }
@@ -145,7 +145,7 @@ pub(super) enum Renewed {
 
 /// How far the start is.
 pub(super) struct Begin {
-    /// What the state said; taken when the engine runs.
+    /// What the state holds; taken when the engine runs.
     opened: Option<Result<Resume, Why>>,
     /// Before the marks were set.
     at: Wall,
@@ -218,7 +218,7 @@ impl History {
             rebuild: None,
             rebuild_pause: REBUILD_MIN,
             following_since: None,
-            said: String::new(),
+            logged: String::new(),
             unsaved: None,
         })
     }
@@ -230,8 +230,8 @@ impl History {
 
     /// When there is something to do, as a time since the daemon's start.
     pub(super) fn next_due(&self) -> Option<Duration> {
-        let tell = self.walk.as_ref().filter(|walk| walk.restart.is_some()).and_then(|walk| walk.tell_at);
-        [self.next, self.closing, self.rebuild.filter(|_| self.walk.is_none()), tell].into_iter().flatten().min()
+        let log = self.walk.as_ref().filter(|walk| walk.restart.is_some()).and_then(|walk| walk.log_at);
+        [self.next, self.closing, self.rebuild.filter(|_| self.walk.is_none()), log].into_iter().flatten().min()
     }
 
     /// Something became dirty.
@@ -274,7 +274,7 @@ impl History {
     ) -> Result<(), String> {
         let old = self.keeper.begin_walk().map_err(|e| e.to_string())?;
         let before = resume.as_ref().map_or(0, |r| r.dirs.len());
-        let (tell, told) = bounded(PARTS);
+        let (sender, messages) = bounded(PARTS);
         let progress = Arc::new(Progress::default());
         let restart = resume.as_ref().map(|r| Restart {
             watermarks: r.watermarks.clone(),
@@ -289,7 +289,7 @@ impl History {
             let (filter, fs, wake, progress) = (filter.clone(), self.fs, Arc::clone(wake), Arc::clone(&progress));
             move || {
                 let scope = Scope { root: &root, filter: &filter, fs, mounts: &mounts };
-                let mut parts = Parts { tell, wake, progress: &progress, part: Vec::new(), since: Instant::now() };
+                let mut parts = Parts { sender, wake, progress: &progress, part: Vec::new(), since: Instant::now() };
                 let ended = match &resume {
                     Some(resume) => {
                         scan::restart_scan(scope, resume, Options::default(), &progress, &mut |finding| parts.add(finding))
@@ -300,11 +300,11 @@ impl History {
             }
         };
         std::thread::Builder::new().name("fansync-walk".into()).spawn(work).map_err(|e| e.to_string())?;
-        self.walk = Some(Walk { told, progress, began: Instant::now(), before, tell_at: None, restart });
+        self.walk = Some(Walk { messages, progress, began: Instant::now(), before, log_at: None, restart });
         Ok(())
     }
 
-    /// Says an error of the disk, once for as long as it is the same.
+    /// Logs an error of the disk, once for as long as it is the same.
     fn complain(&mut self, mirror: &str, error: &StateError) {
         let since = *self.unsaved.get_or_insert_with(Instant::now);
         // A disk that is busy answers soon.
@@ -313,21 +313,21 @@ impl History {
         }
         let cause = std::error::Error::source(error).map(|c| format!(": {c}")).unwrap_or_default();
         let text = format!("{error}{cause}");
-        if self.said != text {
+        if self.logged != text {
             tracing::error!(%mirror, "{text}");
-            self.said = text;
+            self.logged = text;
         }
     }
 
     /// For how long the state could not be saved, and why.
     fn unsaved(&self) -> Option<(Duration, &str)> {
-        self.unsaved.filter(|_| !self.said.is_empty()).map(|since| (since.elapsed(), &*self.said))
+        self.unsaved.filter(|_| !self.logged.is_empty()).map(|since| (since.elapsed(), &*self.logged))
     }
 }
 
 /// The walk's end of the channel.
 struct Parts<'a> {
-    tell: Sender<ScanMessage>,
+    sender: Sender<ScanMessage>,
     wake: Arc<EventFd>,
     progress: &'a Progress,
     part: Vec<(RelPath, Kind, Wall)>,
@@ -344,15 +344,15 @@ impl Parts<'_> {
 
     fn send(&mut self) {
         self.since = Instant::now();
-        if self.tell.send(ScanMessage::Found(std::mem::take(&mut self.part))).is_err() {
-            self.progress.stop(); // nobody listens any more
+        if self.sender.send(ScanMessage::Found(std::mem::take(&mut self.part))).is_err() {
+            self.progress.stop(); // the engine no longer listens
         }
         self.wake.wake();
     }
 
     fn end(mut self, ended: Result<(Dirs, Report), ScanError>) {
         self.send();
-        let _ = self.tell.send(ScanMessage::Ended(ended));
+        let _ = self.sender.send(ScanMessage::Ended(ended));
         self.wake.wake();
     }
 }
@@ -376,10 +376,10 @@ impl Engine {
     pub(super) fn tell_walk(&mut self) {
         let now = self.now();
         let Some(walk) = self.saved.history.as_mut().and_then(|h| h.walk.as_mut()) else { return };
-        if *walk.tell_at.get_or_insert(now + LOG_EVERY) > now {
+        if *walk.log_at.get_or_insert(now + LOG_EVERY) > now {
             return;
         }
-        walk.tell_at = Some(now + LOG_EVERY);
+        walk.log_at = Some(now + LOG_EVERY);
         if let Some(progress) = walk.how_far() {
             progress.log(&self.mirror.name, "");
         }
@@ -403,16 +403,16 @@ impl Engine {
         history.rebuild = history.follows.then_some(now + history.rebuild_pause);
         tracing::warn!(mirror = %self.mirror.name, "the walk over the source failed: {why}");
         if restart {
-            history.keeper.all_told();
+            history.keeper.all_reported();
             self.begin_whole(&format!("the walk over the source failed: {why}"));
         }
     }
 
-    /// Takes what the walk has to say; whether there may be more.
+    /// Takes the messages of the walk; whether there may be more.
     pub(super) fn take_walk(&mut self) -> bool {
         for _ in 0..PARTS {
-            let Some(Walk { told, .. }) = self.saved.history.as_ref().and_then(|h| h.walk.as_ref()) else { return false };
-            match told.try_recv() {
+            let Some(Walk { messages, .. }) = self.saved.history.as_ref().and_then(|h| h.walk.as_ref()) else { return false };
+            match messages.try_recv() {
                 Ok(ScanMessage::Found(part)) => self.found(&part),
                 Ok(ScanMessage::Ended(ended)) => {
                     self.walk_ended(ended);
@@ -482,7 +482,7 @@ impl Engine {
             }
         };
         if walk.restart.as_ref().is_some_and(|restart| report.newest.is_some_and(|found| found < restart.newest)) {
-            self.distrust_all(); // no change time tells what differs, also not to a start after this one
+            self.distrust_all(); // no change time shows what differs, also not at a start after this one
             return self.walk_failed(true, "nothing in it is as new as at the last stop: it is an older copy of itself");
         }
         history.keeper.saw(report.newest.unwrap_or(Wall::MIN));
@@ -493,22 +493,22 @@ impl Engine {
                 directories_found = report.contents, subtrees_found = report.subtree, unreadable = report.unreadable, seconds,
                 "walked over the source"
             );
-            history.keeper.all_told();
-            let told = history.keeper.walked(Some(dirs));
+            history.keeper.all_reported();
+            let remade = history.keeper.walked(Some(dirs));
             let targets = self.targets.iter_mut().zip(restart.whole);
             self.begin.epochs = Some(targets.map(|(target, whole)| (!whole).then(|| target.walk_ended())).collect());
-            self.set_remade(told, now);
+            self.set_remade(remade, now);
         } else {
             tracing::debug!(mirror = %self.mirror.name, directories = report.dirs, seconds, "recorded where the directories are");
-            let told = history.keeper.walked(Some(dirs));
-            self.set_remade(told, now);
+            let remade = history.keeper.walked(Some(dirs));
+            self.set_remade(remade, now);
         }
     }
 
-    fn set_remade(&mut self, told: Result<bool, StateError>, now: Duration) {
+    fn set_remade(&mut self, remade: Result<bool, StateError>, now: Duration) {
         let Some(history) = &mut self.saved.history else { return };
         history.rebuild = None;
-        match told {
+        match remade {
             Ok(true) => history.rebuild_pause = REBUILD_MIN,
             Ok(false) => history.rebuild_pause = (history.rebuild_pause * 2).min(REBUILD_MAX),
             Err(error) => history.complain(&self.mirror.name, &error),
@@ -562,18 +562,18 @@ mod tests {
 
     #[test]
     fn a_walk_hands_over_every_finding_before_it_says_that_it_ended() {
-        let (tell, told) = unbounded();
+        let (sender, messages) = unbounded();
         let progress = Progress::default();
         let wake = Arc::new(EventFd::new().unwrap());
-        let mut parts = Parts { tell, wake: Arc::clone(&wake), progress: &progress, part: Vec::new(), since: Instant::now() };
+        let mut parts = Parts { sender, wake: Arc::clone(&wake), progress: &progress, part: Vec::new(), since: Instant::now() };
         let names: Vec<String> = (0..PART * 2 + 1).map(|n| n.to_string()).collect();
         for name in &names {
             parts.add(Finding { path: name.as_bytes(), kind: Kind::Entry, since: Wall::MIN });
         }
         parts.end(Err(ScanError::Stopped));
-        assert!(wake.clear(), "the engine looks only when it is woken");
+        assert!(wake.clear(), "the engine checks only when it is woken");
         let (mut found, mut ended) = (Vec::new(), false);
-        for part in told.iter() {
+        for part in messages.iter() {
             assert!(!ended);
             match part {
                 ScanMessage::Found(part) => {
@@ -589,23 +589,23 @@ mod tests {
     #[test]
     fn how_far_a_walk_is_follows_the_directories_of_the_last_stop() {
         let walk = |before, restart| Walk {
-            told: unbounded().1,
+            messages: unbounded().1,
             progress: Arc::default(),
             began: Instant::now(),
             before,
-            tell_at: None,
+            log_at: None,
             restart,
         };
         let restart =
             || Restart { watermarks: Vec::new(), floor: Wall::MIN, untidy: false, whole: Vec::new(), newest: Wall::MIN };
-        assert!(walk(10, None).how_far().is_none(), "nobody waits for one that only makes the set anew");
+        assert!(walk(10, None).how_far().is_none(), "nothing waits for one that only makes the set anew");
         for (before, dirs, outgrown) in [(10, 5, false), (5, 5, false), (4, 5, true), (0, 5, true)] {
             let walk = walk(before, Some(restart()));
             walk.progress.dirs.store(dirs, Ordering::Relaxed);
             walk.progress.entries.store(70, Ordering::Relaxed);
-            let told = walk.how_far().unwrap();
-            assert_eq!(told.files_done, 70);
-            assert_eq!(told.eta_unknown.contains("more directories"), outgrown, "{dirs} of {before}");
+            let progress = walk.how_far().unwrap();
+            assert_eq!(progress.files_done, 70);
+            assert_eq!(progress.eta_unknown.contains("more directories"), outgrown, "{dirs} of {before}");
         }
     }
 

@@ -33,7 +33,7 @@ use crate::root::{Astray, Root};
 use crate::state::mounts::MountsFile;
 use crate::status;
 
-/// How often a source that is held is looked at.
+/// How often a source that is held is checked.
 const ROOT_CHECK: Duration = Duration::from_secs(1);
 
 /// Where an earlier run saw filesystems mounted below the source.
@@ -138,7 +138,7 @@ impl Engine {
         }
     }
 
-    /// Whether the source has to be looked at again and again: something is held, or a link leads
+    /// Whether the source needs periodic checks: something is held, or a link leads
     /// to it, whose switch raises no event.
     pub(super) fn looks_at_source(&self) -> bool {
         self.guard.held.is_some() || self.root.is_linked() || self.guard.apart.held().next().is_some()
@@ -337,13 +337,13 @@ impl Engine {
     pub(super) fn accept_deletes(&mut self, at: usize) -> Steered {
         let mut held = 0;
         self.with_target(at, |target, cx| held = target.accept_deletes(cx));
-        let said: String = match held {
+        let message: String = match held {
             0 => "no deletions were held".into(),
             1 => "1 held deletion goes through now".into(),
             n => format!("{n} held deletions go through now"),
         };
-        tracing::info!(mirror = %self.mirror.name, target_name = %self.targets[at].cfg.name, "{said}");
-        Steered { target: format!("{}/{}", self.mirror.name, self.targets[at].cfg.name), said, done: true }
+        tracing::info!(mirror = %self.mirror.name, target_name = %self.targets[at].cfg.name, "{message}");
+        Steered { target: format!("{}/{}", self.mirror.name, self.targets[at].cfg.name), said: message, done: true }
     }
 
     /// What the next engine of this mirror begins with.

@@ -87,7 +87,7 @@ impl Sink<'_> {
     /// What the event switches leave of it.
     fn admit(&mut self, mask: u64, pid: i32, path: &[u8], seen: Seen) -> Option<Seen> {
         if self.tap.any() {
-            self.tap.tell(mask, pid, path, seen);
+            self.tap.publish(mask, pid, path, seen);
         }
         self.gate.admit(mask, path, seen)
     }

@@ -21,11 +21,11 @@ const QUEUE: usize = 8192;
 
 /// The events of engines, for one listener.
 pub(crate) struct Tap {
-    queue: Receiver<Heard>,
+    queue: Receiver<TapRecord>,
     dropped: Arc<AtomicU64>,
 }
 
-/// Begins to listen to these engines; one that has ended says nothing.
+/// Subscribes to the events of these engines; one that has ended sends none.
 pub(crate) fn listen(engines: &[&Handle]) -> Tap {
     let dropped = Arc::new(AtomicU64::new(0));
     let (sender, queue) = bounded(QUEUE);
@@ -42,13 +42,13 @@ impl Tap {
     /// # Errors
     /// There is none within this time, or all engines have ended.
     pub(crate) fn next(&self, within: Duration) -> Result<Event, RecvTimeoutError> {
-        let heard = self.queue.recv_timeout(within)?;
-        Ok(heard.event(self.dropped.swap(0, Ordering::Relaxed)))
+        let record = self.queue.recv_timeout(within)?;
+        Ok(record.event(self.dropped.swap(0, Ordering::Relaxed)))
     }
 }
 
 /// What a listener's queue holds.
-struct Heard {
+struct TapRecord {
     mirror: Arc<str>,
     at: SystemTime,
     path: RelPath,
@@ -62,14 +62,14 @@ enum What {
     Lost(&'static str),
 }
 
-/// One who listens to an engine.
+/// A subscriber of an engine.
 pub(crate) struct Listener {
     mirror: Arc<str>,
-    queue: Sender<Heard>,
+    queue: Sender<TapRecord>,
     dropped: Arc<AtomicU64>,
 }
 
-/// Those who listen to an engine.
+/// The subscribers of an engine.
 #[derive(Default)]
 pub struct Listeners {
     all: Vec<Listener>,
@@ -89,7 +89,7 @@ impl Listeners {
     }
 
     /// Publishes an event. `pid`: 0 when not known.
-    pub fn tell(&mut self, mask: u64, pid: i32, path: &[u8], seen: Seen) {
+    pub fn publish(&mut self, mask: u64, pid: i32, path: &[u8], seen: Seen) {
         let command = match pid {
             0 => None,
             _ => self.commands.entry(pid).or_insert_with(|| command_of(pid)).clone(),
@@ -98,7 +98,7 @@ impl Listeners {
     }
 
     /// Reports that events were missed.
-    pub(crate) fn tell_lost(&mut self, lost: &Lost) {
+    pub(crate) fn publish_lost(&mut self, lost: &Lost) {
         self.send(lost.subtree.clone(), || What::Lost(lost.cause.name()), 0, None);
     }
 
@@ -110,7 +110,7 @@ impl Listeners {
     fn send(&mut self, path: RelPath, what: impl Fn() -> What, pid: i32, command: Option<Arc<str>>) {
         let at = SystemTime::now();
         self.all.retain(|listener| {
-            let heard = Heard {
+            let record = TapRecord {
                 mirror: Arc::clone(&listener.mirror),
                 at,
                 path: path.clone(),
@@ -118,7 +118,7 @@ impl Listeners {
                 pid,
                 command: command.clone(),
             };
-            match listener.queue.try_send(heard) {
+            match listener.queue.try_send(record) {
                 Ok(()) => true,
                 Err(TrySendError::Full(_)) => {
                     listener.dropped.fetch_add(1, Ordering::Relaxed);
@@ -155,7 +155,7 @@ fn kind(mask: u64, seen: Seen) -> String {
     if words.is_empty() { format!("{seen:?}").to_lowercase() } else { words.join(",") }
 }
 
-impl Heard {
+impl TapRecord {
     fn event(&self, dropped: u64) -> Event {
         let (kind, dir) = match self.what {
             What::Event(mask, seen) => (kind(mask, seen), mask & libc::FAN_ONDIR != 0),
@@ -178,7 +178,7 @@ impl Heard {
 mod tests {
     use super::*;
 
-    fn listening() -> (Listeners, Receiver<Heard>, Arc<AtomicU64>) {
+    fn listening() -> (Listeners, Receiver<TapRecord>, Arc<AtomicU64>) {
         let (queue, events) = bounded(2);
         let dropped = Arc::new(AtomicU64::new(0));
         let listener = Listener { mirror: "m".into(), queue, dropped: Arc::clone(&dropped) };
@@ -189,7 +189,7 @@ mod tests {
     fn what_does_not_fit_is_counted_and_told() {
         let (mut listeners, events, dropped) = listening();
         for path in ["a", "b", "c", "d"] {
-            listeners.tell(libc::FAN_CREATE | libc::FAN_CLOSE_WRITE, 0, path.as_bytes(), Seen::Written);
+            listeners.publish(libc::FAN_CREATE | libc::FAN_CLOSE_WRITE, 0, path.as_bytes(), Seen::Written);
         }
         let first = events.try_recv().unwrap().event(dropped.swap(0, Ordering::Relaxed));
         assert_eq!((first.path.as_str(), first.kind.as_str(), first.dropped), ("a", "create,close_write", 2));
@@ -202,7 +202,7 @@ mod tests {
         let (mut listeners, events, _) = listening();
         assert!(listeners.any());
         drop(events);
-        listeners.tell(0, 0, b"a", Seen::Subtree);
+        listeners.publish(0, 0, b"a", Seen::Subtree);
         assert!(!listeners.any());
     }
 
@@ -219,14 +219,14 @@ mod tests {
         assert!(command_of(std::process::id() as i32).is_some_and(|comm| !comm.is_empty()));
         assert_eq!(command_of(i32::MAX), None);
         let (mut listeners, events, _) = listening();
-        listeners.tell(libc::FAN_CREATE, i32::MAX, b"f", Seen::Created);
+        listeners.publish(libc::FAN_CREATE, i32::MAX, b"f", Seen::Created);
         assert!(events.try_recv().unwrap().event(0).human().ends_with("m create 2147483647 ? f\n"));
     }
 
     #[test]
     fn a_loss_is_told_with_its_cause_and_place() {
         let (mut listeners, events, _) = listening();
-        listeners.tell_lost(&Lost { subtree: RelPath::from_normal("d"), cause: crate::lost::Cause::QueueOverflow });
+        listeners.publish_lost(&Lost { subtree: RelPath::from_normal("d"), cause: crate::lost::Cause::QueueOverflow });
         let event = events.try_recv().unwrap().event(0);
         assert_eq!(
             (event.kind, event.path.as_str(), event.dir),
@@ -239,10 +239,10 @@ mod tests {
         let (mut listeners, events, _) = listening();
         let own = std::process::id() as i32;
         listeners.commands.insert(own, Some("known".into()));
-        listeners.tell(0, own, b"f", Seen::Written);
+        listeners.publish(0, own, b"f", Seen::Written);
         assert_eq!(events.try_recv().unwrap().event(0).command, "known");
         listeners.forget_commands();
-        listeners.tell(0, own, b"f", Seen::Written);
+        listeners.publish(0, own, b"f", Seen::Written);
         let command = events.try_recv().unwrap().event(0).command;
         assert!(command != "known" && command != "?", "the number may be of another process in the next buffer: {command}");
     }

@@ -42,7 +42,7 @@ pub(super) struct Mounted {
     own_is_whole: bool,
 }
 
-/// What [`Mounted::look`] found new.
+/// What [`Mounted::poll`] found new.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct News {
     /// The root and every tree mounted below it, the root first.
@@ -54,7 +54,7 @@ pub(super) struct News {
 }
 
 impl Mounted {
-    /// `expected`: from an earlier run. Changes from here on are told.
+    /// `expected`: from an earlier run. Changes from here on are reported.
     pub(super) fn new(expected: BTreeSet<RelPath>, wanted: &Wanted) -> Mounted {
         Mounted {
             watch: MountWatch::new().ok(),
@@ -75,7 +75,7 @@ impl Mounted {
     }
 
     /// Reads the table. `None`: as at the last call.
-    pub(super) fn look(&mut self, root: &Path, filter: &Filter) -> Option<News> {
+    pub(super) fn poll(&mut self, root: &Path, filter: &Filter) -> Option<News> {
         if let Some(watch) = &self.watch {
             let _ = watch.changed(); // acknowledges, before the table is read
         }
@@ -207,7 +207,7 @@ mod tests {
         paths.into_iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
     }
 
-    fn look(mounted: &mut Mounted, more: &str) -> Option<String> {
+    fn poll(mounted: &mut Mounted, more: &str) -> Option<String> {
         take(mounted, more).map(|news| shown(&news.trees))
     }
 
@@ -222,34 +222,34 @@ mod tests {
     #[test]
     fn only_what_concerns_the_source_is_news() {
         let mut m = mounted(&[]);
-        assert!(look(&mut m, "").is_some());
+        assert!(poll(&mut m, "").is_some());
         for elsewhere in ["", "31 22 0:40 / /var/lib/c rw - overlay c rw\n", "32 30 0:41 / /data/src2 rw - tmpfs t rw\n"] {
-            assert_eq!(look(&mut m, elsewhere), None, "{elsewhere}");
+            assert_eq!(poll(&mut m, elsewhere), None, "{elsewhere}");
         }
         let inner = "33 30 0:42 / /data/src/in rw - tmpfs t rw\n";
-        assert!(look(&mut m, inner).unwrap().ends_with(" in"));
-        assert_eq!(look(&mut m, inner), None);
-        assert_eq!(look(&mut m, &inner.replace("t rw", "t ro")), None, "remounted");
-        assert!(look(&mut m, &inner.replace("0:42", "0:43")).is_some(), "another one in its place");
-        assert!(look(&mut m, "34 30 0:44 / /data/src rw - tmpfs t rw\n").is_some(), "over the source");
-        assert!(look(&mut m, "35 22 0:45 / /data rw - tmpfs t rw\n").is_some(), "over what the source lies in");
+        assert!(poll(&mut m, inner).unwrap().ends_with(" in"));
+        assert_eq!(poll(&mut m, inner), None);
+        assert_eq!(poll(&mut m, &inner.replace("t rw", "t ro")), None, "remounted");
+        assert!(poll(&mut m, &inner.replace("0:42", "0:43")).is_some(), "another one in its place");
+        assert!(poll(&mut m, "34 30 0:44 / /data/src rw - tmpfs t rw\n").is_some(), "over the source");
+        assert!(poll(&mut m, "35 22 0:45 / /data rw - tmpfs t rw\n").is_some(), "over what the source lies in");
     }
 
     #[test]
     fn what_was_there_is_missed_until_it_is_back() {
         let (inner, cache) = ("33 30 0:42 / /data/src/in rw - tmpfs t rw\n", "34 30 0:43 / /data/src/cache rw - tmpfs t rw\n");
         let mut m = mounted(&[]);
-        look(&mut m, &format!("{inner}{cache}"));
+        poll(&mut m, &format!("{inner}{cache}"));
         assert_eq!((absent(&m), m.expected().len()), (String::new(), 1), "what is left out is not expected");
-        look(&mut m, "");
+        poll(&mut m, "");
         assert_eq!(absent(&m), "in");
         let mut next = mounted(&["in"]);
         assert_eq!(absent(&next), "in", "before the table was ever read");
-        look(&mut next, cache);
+        poll(&mut next, cache);
         assert_eq!(absent(&next), "in");
-        look(&mut next, inner);
+        poll(&mut next, inner);
         assert_eq!(absent(&next), "");
-        look(&mut next, "");
+        poll(&mut next, "");
         next.give_up(&RelPath::from_normal("in"));
         assert_eq!((absent(&next).as_str(), next.expected().len()), ("", 0));
     }
@@ -258,7 +258,7 @@ mod tests {
     fn a_mount_that_is_moved_takes_its_expectation_along() {
         let at = |place: &str| format!("33 30 0:42 / /data/{place} rw - tmpfs t rw\n");
         let mut m = mounted(&[]);
-        look(&mut m, &at("src/a"));
+        poll(&mut m, &at("src/a"));
         let news = take(&mut m, &at("src/b")).unwrap();
         assert_eq!(
             (shown(&news.trees), shown(&news.moved), shown(m.expected())),

@@ -32,7 +32,7 @@ use crate::sys::statx::Paths;
 const PAUSE: Duration = Duration::from_secs(1);
 /// After a walk that could not begin.
 const RETRY: Duration = Duration::from_secs(1);
-/// Files handed over at a time, each looked at once more when it is taken in.
+/// Files handed over at a time, each checked once more when it is taken in.
 const PART: usize = 512;
 /// Work before the next rest, and how much longer than the work that is.
 const WORK: Duration = Duration::from_millis(10);

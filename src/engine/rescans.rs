@@ -24,7 +24,7 @@ const LOST_PAUSE_MIN: Duration = Duration::from_secs(1);
 /// … to here.
 const LOST_PAUSE_MAX: Duration = Duration::from_secs(60);
 
-/// A clock without a time of day is looked at again after that.
+/// A clock without a time of day is checked again after that.
 const UNKNOWN_PAUSE: Duration = Duration::from_secs(60);
 
 /// When a lost subtree was last compared, and how long the next time has to wait.
@@ -44,7 +44,7 @@ pub(super) struct Rescans {
     full_every: Option<Duration>,
     next_full: Option<Duration>,
     full_at: Daily,
-    /// When the time of day is looked at.
+    /// When the time of day is read.
     next_look: Option<Duration>,
 }
 
@@ -152,7 +152,7 @@ impl Engine {
     /// with growing pauses.
     pub(super) fn lost(&mut self, lost: Lost) {
         self.rescans.count(lost.cause);
-        self.listeners.tell_lost(&lost);
+        self.listeners.publish_lost(&lost);
         self.want_linked(&lost.subtree, true);
         let now = self.now();
         if let Some(history) = &mut self.saved.history {
@@ -274,7 +274,7 @@ mod tests {
     #[test]
     fn what_is_periodic_comes_once_an_interval() {
         let mut rescans = Rescans::new(Some(SECOND * 60), &[]);
-        let mut full = |now| rescans.take_full(now, || panic!("no time of day is asked for"));
+        let mut full = |now| rescans.take_full(now, || panic!("no time of day is read"));
         assert!(!full(SECOND * 59) && full(SECOND * 61) && !full(SECOND * 61));
         assert_eq!(rescans.next_due(), Some(SECOND * 121));
         rescans.unwatched(SECOND * 61);

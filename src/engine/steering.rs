@@ -55,10 +55,10 @@ impl Engine {
         let accepts = matches!(what, Steer::Resume { accept_source: true, .. });
         let accepted = match if accepts { self.accept(only) } else { Ok(false) } {
             Ok(accepted) => accepted,
-            Err(said) => {
+            Err(message) => {
                 let name = |t: &crate::targets::Target| format!("{}/{}", self.mirror.name, t.cfg.name);
                 let chosen = self.targets.iter().filter(|t| only.is_none_or(|name| name == t.cfg.name));
-                return chosen.map(|t| Steered { target: name(t), said: said.clone(), done: false }).collect();
+                return chosen.map(|t| Steered { target: name(t), said: message.clone(), done: false }).collect();
             }
         };
         let chosen: Vec<usize> = self
@@ -127,7 +127,7 @@ impl Engine {
         let was = target.paused().is_some();
         let away = target.away().map(|(reason, ..)| reason.to_owned());
         let failed = target.failures().len();
-        let (said, done) = match what {
+        let (message, done) = match what {
             Steer::Pause => {
                 self.with_target(at, |target, cx| target.pause(cx, unix_now()));
                 let collects = "changes are collected, and sent after `fansync resume`";
@@ -149,18 +149,18 @@ impl Engine {
             Steer::Retry if was => ("is paused; `fansync resume` goes on".into(), false),
             Steer::Retry => {
                 self.with_target(at, |target, cx| target.hurry_up(cx));
-                let said = match away {
+                let message = match away {
                     Some(reason) => format!("trying again now; it was away: {reason}"),
                     None if failed > 0 => format!("trying {} again now", plural(failed as u64, "failed path")),
                     None => "nothing waited for another try".into(),
                 };
-                (said, true)
+                (message, true)
             }
         };
         if what != Steer::Retry && was != (what == Steer::Pause) && self.shutdown.begin_again.is_none() {
-            tracing::info!(mirror = %self.mirror.name, target_name = %self.targets[at].cfg.name, "{said}");
+            tracing::info!(mirror = %self.mirror.name, target_name = %self.targets[at].cfg.name, "{message}");
         }
-        Steered { target: name, said, done }
+        Steered { target: name, said: message, done }
     }
 }
 

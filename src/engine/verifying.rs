@@ -108,7 +108,7 @@ impl Live {
     pub(crate) fn flush(&self, within: Duration) -> Option<(Vec<Waiting>, bool)> {
         let deadline = Instant::now() + within;
         let (reply, answer) = bounded(1);
-        self.handle.tell(Command::Flush { target: Some(self.target.clone()), deadline, reply });
+        self.handle.send(Command::Flush { target: Some(self.target.clone()), deadline, reply });
         let waiting: Vec<Waiting> = answer.recv_timeout(within + PATIENCE).ok()?;
         let hopeless = !waiting.is_empty() && Instant::now() < deadline;
         Some((waiting, hopeless))

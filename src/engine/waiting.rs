@@ -16,7 +16,7 @@ use crate::control::{Steered, Waiting as Unfinished};
 use crate::root::Root;
 use crate::status;
 
-/// How often the source is looked for.
+/// How often the source is checked for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// An engine, or what waits for its source.
@@ -60,7 +60,7 @@ pub(crate) struct Waiting {
 
 impl Waiting {
     /// Waits until the source is there, or the mirror gets another configuration: then an engine
-    /// may be opened. `None`: told to end.
+    /// may be opened. `None`: stopped.
     pub(crate) fn wait(mut self) -> Option<Again> {
         let mut next = Instant::now() + LOOK_EVERY;
         loop {
@@ -94,9 +94,9 @@ impl Waiting {
             }
             Command::Steer { target, reply, .. } => {
                 let chosen = self.again.mirror.targets.iter().filter(|t| target.as_ref().is_none_or(|name| *name == t.name));
-                let said = format!("nothing has changed: {}", self.why);
+                let message = format!("nothing has changed: {}", self.why);
                 let name = |t: &crate::config::Target| format!("{}/{}", self.again.mirror.name, t.name);
-                let _ = reply.send(chosen.map(|t| Steered { target: name(t), said: said.clone(), done: false }).collect());
+                let _ = reply.send(chosen.map(|t| Steered { target: name(t), said: message.clone(), done: false }).collect());
             }
             // The client sees that no engine answers; a comparison is what it begins with.
             Command::Call(_) | Command::Reconcile => {}
@@ -197,9 +197,9 @@ mod tests {
             let (reply, answer) = bounded(1);
             let steer = Command::Steer { what: Steer::Pause, target: only.map(str::to_owned), reply };
             assert!(matches!(waiting().answer(steer), Then::Waits));
-            let told = answer.try_recv().unwrap();
-            assert_eq!(told.iter().map(|s| &*s.target).collect::<Vec<_>>(), want);
-            assert!(told.iter().all(|s| !s.done && s.said == "nothing has changed: no source"));
+            let steered = answer.try_recv().unwrap();
+            assert_eq!(steered.iter().map(|s| &*s.target).collect::<Vec<_>>(), want);
+            assert!(steered.iter().all(|s| !s.done && s.said == "nothing has changed: no source"));
         }
     }
 
@@ -210,12 +210,12 @@ mod tests {
         let ((first, late), (second, open)) = (flush(Some("b"), over), flush(None, later));
         [first, second].into_iter().for_each(|command| assert!(matches!(waiting.answer(command), Then::Waits)));
         waiting.end_flushes(false);
-        let told = late.try_recv().unwrap();
-        assert_eq!(told.len(), 1);
-        assert_eq!((&*told[0].target, &*told[0].why), ("m/b", "no source; nothing is sent or deleted"));
+        let unfinished = late.try_recv().unwrap();
+        assert_eq!(unfinished.len(), 1);
+        assert_eq!((&*unfinished[0].target, &*unfinished[0].why), ("m/b", "no source; nothing is sent or deleted"));
         assert!(open.try_recv().is_err() && waiting.again.flushes.len() == 1);
         assert!(matches!(waiting.answer(Command::Stop { deadline: later }), Then::Ends));
-        assert_eq!(open.try_recv().unwrap().len(), 2, "a stop answers whoever waits");
+        assert_eq!(open.try_recv().unwrap().len(), 2, "a stop answers every waiting client");
     }
 
     #[test]

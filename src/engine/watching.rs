@@ -201,7 +201,7 @@ impl Watching {
                 Shown(given.as_os_str().as_bytes()), Shown(root.path().as_os_str().as_bytes())
             );
         }
-        for at in watching.mounted.look(root.path(), &mirror.filter).unwrap_or_default().trees {
+        for at in watching.mounted.poll(root.path(), &mirror.filter).unwrap_or_default().trees {
             watching.take_in(&at, root, resolver)?;
         }
         for (at, why) in watching.mounted.foreign() {
@@ -253,7 +253,7 @@ impl Watching {
         let (by, why) = match self.try_mark(&path, fd.as_fd()) {
             Ok(why) => {
                 if let Err(error) = resolver.add_mount(root, at, fd.into()) {
-                    tracing::warn!(path = %path.display(), %error, "cannot tell which filesystem this is");
+                    tracing::warn!(path = %path.display(), %error, "cannot determine the filesystem");
                 }
                 self.let_mute(resolver)?;
                 (By::Fanotify, why)
@@ -304,7 +304,7 @@ impl Watching {
         Ok(())
     }
 
-    /// Marks the filesystem of `dir`; tells why that is good, or why it cannot be.
+    /// Marks the filesystem of `dir`; returns why that is good, or why it cannot be.
     fn try_mark(&mut self, path: &Path, dir: BorrowedFd<'_>) -> Result<String, (String, Option<fanotify::Error>)> {
         if self.watch == Watch::Inotify {
             return Err(("watch = \"inotify\"".into(), None));
@@ -455,9 +455,9 @@ impl Watching {
     /// Follows mounts that came and went. What came is marked, then compared. `None`: none of them
     /// concerns the source.
     pub(crate) fn remount(&mut self, mirror: &Mirror, root: &Root, resolver: &mut Resolver) -> Option<Vec<Lost>> {
-        let News { trees, moved, bared } = self.mounted.look(root.path(), &mirror.filter)?;
+        let News { trees, moved, bared } = self.mounted.poll(root.path(), &mirror.filter)?;
         // What lies outside may have become visible inside.
-        resolver.hear_all();
+        resolver.unmute_all();
         // One that is gone, is there again, or has another filesystem on top. Through the old mount
         // no path leads here any more, though filesystem and directory may be the same.
         let stale = |p: &Place| !p.at.is_root() && (!trees.contains(&p.at) || p.sits.is_none() || sits_at(root, &p.at) != p.sits);
@@ -637,7 +637,7 @@ fn reason(e: &fanotify::Error) -> String {
     format!("no fanotify: {e}{cause}{help}")
 }
 
-/// Opens where a filesystem is mounted, or was when it was last looked at. The owner of a directory
+/// Opens where a filesystem is mounted, or was when it was last checked. The owner of a directory
 /// above may have moved it away and put something else there: a FIFO would be waited for, a
 /// symbolic link leads anywhere.
 fn open_place(path: &Path) -> io::Result<File> {

@@ -5,9 +5,9 @@
 //! kept aside what only the peer held ([`crate::role::fence`]), so what is left at the end are the
 //! last changes. In this order:
 //!
-//! 1. The peer reports that it is a follower. The mirror daemon reports that it follows open files and
-//!    that the peer holds a whole copy. Clients probe more often from here on. What is pending is flushed
-//!    until a flush takes a third of what clients may wait.
+//! 1. The peer reports that it is a follower. The mirror daemon reports that it follows open files
+//!    and that the peer holds a whole copy. Clients probe more often from here on. What is pending
+//!    is flushed until a flush takes a third of what clients may wait.
 //! 2. The intention is written down (`.fansync/handover`), with the epoch that the peer gets.
 //! 3. Exports read-only: from now on clients get EROFS, and nothing more is acknowledged.
 //! 4. Flush, twice, both within what clients may wait.
@@ -16,8 +16,8 @@
 //!    move.
 //!
 //! Any doubt before 5 undoes 3 and says why; the epoch that was reserved is not used again. A crash
-//! before 5 is undone by the next start, one after 5 is carried on by it: the peer is requested to take
-//! over until it has, or until a client has promoted the other server, which counts.
+//! before 5 is undone by the next start, one after 5 is carried on by it: the peer is requested to
+//! take over until it has, or until a client has promoted the other server, which counts.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

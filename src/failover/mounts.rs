@@ -8,12 +8,12 @@
 //! now and then, since a server that was rebuilt leaves a mount of which every call says ESTALE.
 //! Where the kernel has `/sys/fs/nfs/MAJ:MIN/shutdown` and the mounted server is dead, that ends
 //! every blocked call with an error. Then the new mount is moved below the old one (Linux 6.5; no
-//! moment without a mount), and the old one detached by a child without a wait for its end: tearing an
-//! NFS mount down asks its server several times, 180 s each (measured). Older kernels detach first;
-//! what is then seen for some milliseconds is an empty read-only filesystem put below at the start,
-//! so that a write in the gap fails and does not vanish into the local directory. Each step is what
-//! the mount table calls for, so a switch that broke off half-way is ended by the next attempt,
-//! whatever was done before.
+//! moment without a mount), and the old one detached by a child without a wait for its end: tearing
+//! an NFS mount down asks its server several times, 180 s each (measured). Older kernels detach
+//! first; what is then seen for some milliseconds is an empty read-only filesystem put below at the
+//! start, so that a write in the gap fails and does not vanish into the local directory. Each step
+//! is what the mount table calls for, so a switch that broke off half-way is ended by the next
+//! attempt, whatever was done before.
 //!
 //! Gives up: a file that is open stays on the old server. With what was mounted before the
 //! monitor's first start, and without the newer kernel, there is no read-only filesystem below
@@ -293,8 +293,8 @@ impl Mounts {
         self.failed[side as usize] = Some((Instant::now(), why));
     }
 
-    /// Checks now and then, by a worker, whether the standby mount answers. A stale one is taken out, and mounted
-    /// anew by a later round.
+    /// Checks now and then, by a worker, whether the standby mount answers. A stale one is taken
+    /// out, and mounted anew by a later round.
     fn check(&mut self, side: Side) {
         if let Some((which, mut worker, begun)) = self.checking.take() {
             match worker.answer(Duration::ZERO) {

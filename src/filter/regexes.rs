@@ -100,12 +100,12 @@ fn last_line(text: &str) -> &str {
 }
 
 fn explain(error: &regex_syntax::Error) -> String {
-    let said = error.to_string();
-    let what = last_line(&said).trim_start_matches("error: ");
-    if said.contains("repetition operator missing expression") {
+    let message = error.to_string();
+    let what = last_line(&message).trim_start_matches("error: ");
+    if message.contains("repetition operator missing expression") {
         return format!("it is no regular expression ({what}); a name of any length is \".*\", not \"*\"");
     }
-    if said.contains("look-around") || said.contains("backreferences") {
+    if message.contains("look-around") || message.contains("backreferences") {
         return format!("{what}; write what is to be left out as several plain expressions");
     }
     format!("it is no regular expression: {what}")

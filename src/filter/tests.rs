@@ -375,7 +375,7 @@ fn deleted(args: &[OsString], shell: &Path, empty: &Path, tree: &Path) -> BTreeS
     let shown = rsync(args, &extra, from.as_os_str(), &to);
     let after = |prefix: &'static [u8]| shown.iter().filter_map(move |l| l.strip_prefix(prefix));
     let mut gone: BTreeSet<_> = after(b"*deleting   ").map(<[u8]>::to_vec).collect();
-    // A dry run also says "deleting" of a directory that it has just said it cannot delete.
+    // A dry run also says "deleting" of a directory that it has just reported it cannot delete.
     after(b"cannot delete non-empty directory: ").for_each(|dir| _ = gone.remove(&marked(dir, true)));
     gone
 }

@@ -10,7 +10,7 @@
 //! its own.
 //!
 //! # What it costs
-//! Nothing where no file has several names: a file is looked at here when its batch found a link
+//! Nothing where no file has several names: a file is checked here when its batch found a link
 //! count above one, and is known here only once it was sought. The index is bounded
 //! ([`MAX_NAMES`]); what it forgets costs a walk. Walks over a tree that holds no more names become
 //! rare, unless a flush waits for one.
@@ -115,7 +115,7 @@ pub(crate) struct Ended {
     pub(crate) ticket: Ticket,
     /// All names below the root of the files that were sought.
     pub(crate) names: BTreeMap<Inode, Vec<RelPath>>,
-    /// Those among them that were found in a directory that was asked about.
+    /// Those among them that were found in a directory that was requested.
     pub(crate) scoped: HashSet<Inode>,
 }
 
@@ -201,7 +201,7 @@ impl Names {
         }
     }
 
-    /// Asks for the names of a file. The walk under way will do if it seeks the same, and nothing
+    /// Requests the names of a file. The walk under way will do if it seeks the same, and nothing
     /// came into the tree behind its back:
     /// single names that come meanwhile have events of their own.
     pub(crate) fn seek(&mut self, inode: Inode) -> Ticket {
@@ -212,7 +212,7 @@ impl Names {
         Ticket(self.begun + 1)
     }
 
-    /// Asks for the other names of files in a directory that changed.
+    /// Requests the other names of files in a directory that changed.
     pub(crate) fn survey(&mut self, dir: RelPath, scope: Scope) -> Ticket {
         let dir = if self.wanted.scopes.len() < MAX_SCOPES { dir } else { RelPath::root() };
         let deep = scope.deep || self.wanted.scopes.len() >= MAX_SCOPES;

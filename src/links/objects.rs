@@ -1,7 +1,7 @@
 //! The walk that finds objects by their handles, on a thread of its own: those that an event named
 //! and that could not be opened.
 //!
-//! Promises: as [`super::search`]. What cannot be asked for its handle for a reason of the disk's
+//! Promises: as [`super::search`]. What cannot return its handle for a reason of the disk's
 //! may be what is sought, and is handed out too. A walk that lacked a descriptor or memory says
 //! that it is not complete.
 

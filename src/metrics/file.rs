@@ -2,7 +2,7 @@
 //!
 //! Written aside and put into place by rename, so that the collector never reads half a file; the
 //! name aside does not end in `.prom`, so that it is never read at all. An orderly end removes the
-//! file, so that its numbers end with the daemon. After a crash it stays, and its age tells
+//! file, so that its numbers end with the daemon. After a crash it stays, and its age shows
 //! (`node_textfile_mtime_seconds`). A snapshot that cannot be had writes nothing, for the same
 //! reason.
 

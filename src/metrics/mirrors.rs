@@ -29,7 +29,7 @@ const MIRROR: &[Row<Mirror>] = &[
         Gauge,
         "fansync_mirror_start_walk_entries",
         M,
-        "Names that the walk over the source after the start has looked at.",
+        "Names that the walk over the source after the start has read.",
         |m, v| {
             v.put(m.start.entries as f64);
         },
@@ -63,7 +63,7 @@ const MIRROR: &[Row<Mirror>] = &[
         Gauge,
         "fansync_muted_directories",
         M,
-        "Busy directories that do not matter, of which the kernel does not tell.",
+        "Busy directories that do not matter, whose events the kernel does not report.",
         |m, v| {
             v.put(m.muted_directories as f64);
         },
@@ -149,7 +149,7 @@ const TARGET: &[Row<Target>] = &[
             }
         },
     ),
-    row(Counter, "fansync_target_standby_hits_total", T, "Batches that left through a process that stood by.", |t, v| {
+    row(Counter, "fansync_target_standby_hits_total", T, "Batches that left through a standby process.", |t, v| {
         v.put(t.standby_hits as f64);
     }),
     row(Gauge, "fansync_target_standby_processes", T, "Processes standing by.", |t, v| v.put(t.standby as f64)),

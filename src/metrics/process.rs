@@ -59,7 +59,7 @@ struct Process {
 }
 
 impl Process {
-    fn look() -> Process {
+    fn read() -> Process {
         let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
         let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().map(|bytes| bytes as f64);
         Process::parse(&stat, page)
@@ -85,7 +85,7 @@ fn cpu(who: UsageWho) -> Option<f64> {
     Some(seconds(usage.user_time()) + seconds(usage.system_time()))
 }
 
-/// By the wall clock, looked at once: it must not move when that clock is set.
+/// By the wall clock, read once: it must not move when that clock is set.
 fn started(ticks_at_start: f64) -> Option<f64> {
     static STARTED: OnceLock<Option<f64>> = OnceLock::new();
     *STARTED.get_or_init(|| {
@@ -97,7 +97,7 @@ fn started(ticks_at_start: f64) -> Option<f64> {
 }
 
 pub(super) fn families() -> Vec<MetricFamily> {
-    let process = Process::look();
+    let process = Process::read();
     super::families(ROWS, std::iter::once((Vec::new(), &process)))
 }
 
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn this_process_has_memory_threads_and_time() {
-        let p = Process::look();
+        let p = Process::read();
         assert!(p.resident > Some(100_000.0) && p.virtual_ >= p.resident && p.threads >= Some(1.0));
         assert!(cpu(UsageWho::RUSAGE_SELF) > Some(0.0));
         let begun = started(p.ticks_at_start.unwrap()).unwrap();

@@ -1,8 +1,9 @@
-//! Who asks the engines, and how often.
+//! Requests the status of the engines, at most so often.
 //!
-//! Scrapes, the page and the file share one snapshot that is at most [`FRESH`] old. While one asks,
-//! the others wait for the same answer; that no engine answers is remembered as long. A thread
-//! samples each target's lag every [`SAMPLE`], for the page's graph, and writes the file.
+//! Scrapes, the page and the file share one snapshot that is at most [`FRESH`] old. While one
+//! request is under way, the others wait for the same answer; that no engine answers is remembered
+//! as long. A thread samples each target's lag every [`SAMPLE`], for the page's graph, and writes
+//! the file.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,12 +23,12 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two points of the graph.
 pub(crate) const SAMPLE: Duration = Duration::from_secs(5);
 
-/// How the engines are asked.
+/// The request to the engines.
 pub(crate) type Ask = dyn Fn() -> Result<Snapshot, String> + Send + Sync;
 
 struct Taken {
     at: Instant,
-    told: Result<Arc<Snapshot>, String>,
+    snapshot: Result<Arc<Snapshot>, String>,
 }
 
 /// See the module's text.
@@ -53,7 +54,7 @@ impl Drop for Sampling {
 }
 
 impl Sampler {
-    /// Nothing is asked yet.
+    /// No request was made yet.
     pub(crate) fn new(ask: Box<Ask>) -> Arc<Sampler> {
         Arc::new(Sampler { ask, last: Mutex::new(None), history: Mutex::new(History::new(SAMPLE)) })
     }
@@ -65,11 +66,11 @@ impl Sampler {
     pub(crate) fn snapshot(&self) -> Result<Arc<Snapshot>, String> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(taken) = last.as_ref().filter(|taken| taken.at.elapsed() < FRESH) {
-            return taken.told.clone();
+            return taken.snapshot.clone();
         }
-        let told = (self.ask)().map(Arc::new);
-        *last = Some(Taken { at: Instant::now(), told: told.clone() });
-        told
+        let snapshot = (self.ask)().map(Arc::new);
+        *last = Some(Taken { at: Instant::now(), snapshot: snapshot.clone() });
+        snapshot
     }
 
     /// The last hour of each target's lag, as JSON.
@@ -86,7 +87,7 @@ impl Sampler {
         let (stop, stopped) = bounded::<()>(0);
         let work = move || {
             let begun = Instant::now();
-            let mut writing = Writing { file, next: begun, said: String::new() };
+            let mut writing = Writing { file, next: begun, logged: String::new() };
             let mut next_sample = begun;
             loop {
                 let now = Instant::now();
@@ -112,7 +113,7 @@ struct Writing {
     file: Option<(MetricsFile, Duration)>,
     next: Instant,
     /// The trouble that was logged last.
-    said: String,
+    logged: String,
 }
 
 impl Writing {
@@ -125,11 +126,11 @@ impl Writing {
         self.next = now + *every;
         let written = sampler.snapshot().and_then(|s| file.write(&of_daemon(&s)).map_err(|e| e.to_string()));
         match written {
-            Ok(()) => self.said.clear(),
-            Err(why) if why == self.said => {}
+            Ok(()) => self.logged.clear(),
+            Err(why) if why == self.logged => {}
             Err(why) => {
                 tracing::warn!("metrics are not written: {why}");
-                self.said = why;
+                self.logged = why;
             }
         }
     }
@@ -141,25 +142,25 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     fn counting(fails: bool) -> (Arc<AtomicU32>, Box<Ask>) {
-        let asked = Arc::new(AtomicU32::new(0));
-        let count = Arc::clone(&asked);
+        let requests = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&requests);
         let ask = move || {
             count.fetch_add(1, Ordering::Relaxed);
             if fails { Err("silent".into()) } else { Ok(crate::status::tests::snapshot()) }
         };
-        (asked, Box::new(ask))
+        (requests, Box::new(ask))
     }
 
     #[test]
     fn however_many_ask_the_engines_are_asked_once() {
         for fails in [false, true] {
-            let (asked, ask) = counting(fails);
+            let (requests, ask) = counting(fails);
             let sampler = Sampler::new(ask);
             std::thread::scope(|s| {
                 (0..8).for_each(|_| drop(s.spawn(|| (0..50).for_each(|_| assert_eq!(sampler.snapshot().is_err(), fails)))));
             });
             // Never more than once in FRESH, however long this took.
-            assert!((1..10).contains(&asked.load(Ordering::Relaxed)), "{asked:?}");
+            assert!((1..10).contains(&requests.load(Ordering::Relaxed)), "{requests:?}");
         }
     }
 

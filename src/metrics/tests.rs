@@ -234,7 +234,7 @@ fn the_alert_rules_ask_for_what_is_exported() {
             check_expression(expression, "fansync.rules.yml");
             seen += 1;
         }
-        // Annotations may name labels of what their rule asks for.
+        // Annotations may name labels of what their rule selects.
         if let Some(state) = line.trim().strip_prefix("expr: fansync_target_state{state=~\"") {
             let states = state.split('"').next().unwrap().split('|');
             states
@@ -244,7 +244,7 @@ fn the_alert_rules_ask_for_what_is_exported() {
     assert_eq!(seen, rules.matches("- alert:").count());
     let docs = read("docs/monitoring.md");
     for alert in rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
-        assert!(docs.contains(&format!("| `{alert}` |")), "docs/monitoring.md does not tell of {alert}");
+        assert!(docs.contains(&format!("| `{alert}` |")), "docs/monitoring.md does not name {alert}");
     }
     let tested = read("packaging/fansync.rules.test.yml");
     named(&tested).iter().for_each(|name| check_expression(name, "fansync.rules.test.yml"));
@@ -288,7 +288,7 @@ fn the_dashboard_is_sound_and_asks_for_what_is_exported() {
         let mut letters = BTreeSet::new();
         for target in targets {
             let expression = text(&target["expr"]);
-            assert!(!selectors(&expression).is_empty(), "{title} asks for nothing: {expression}");
+            assert!(!selectors(&expression).is_empty(), "{title} selects nothing: {expression}");
             assert!(letters.insert(text(&target["refId"])), "{title} has a refId twice");
             assert_eq!(text(&target["datasource"]["uid"]), "${datasource}", "{title}");
             known(&expression);

@@ -8,7 +8,7 @@
 //! file meanwhile (closed, moved, linked, deleted) ends the interval, in the same order: unmuted,
 //! then reported by its own event.
 //!
-//! The interval comes first, not the telling: a file that is closed within it is sent once, whole,
+//! The interval comes first, then the report: a file that is closed within it is sent once, whole,
 //! and not once half-written.
 //!
 //! A file is known here by the directory and name it was written through; a directory that moves

@@ -7,7 +7,7 @@
 //! is reported by a name inside; from there the names of a file find each other as always
 //! ([`crate::links`]).
 //!
-//! Which files these are is found by looks: at the paths of a batch, and by a walk in the
+//! Which files these are is found by lookups: at the paths of a batch, and by a walk in the
 //! background (`engine::outside`). The walk is needed when a file changes outside that has several
 //! names itself; until then each that changes is opened and asked for their number. What link(2)
 //! does to a file inside is not seen by either where the new name lies outside. It raises an event

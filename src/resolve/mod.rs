@@ -227,7 +227,7 @@ impl Resolver {
         self.marked.push(Marked { at: at.clone(), fs, by: Opener::new(fd) });
         self.know_root(root);
         self.forget_foreign();
-        self.hear_all();
+        self.unmute_all();
         Ok(fs)
     }
 
@@ -257,7 +257,7 @@ impl Resolver {
     /// up then is wrong, or events were missed, and a rename among them. What changed without an
     /// event has to be compared after this call.
     pub(crate) fn forget(&mut self, root: &Root) {
-        self.hear_all();
+        self.unmute_all();
         self.at = None;
         self.paths.forget();
         self.tree = Tree::new(self.tree.max_dirs());
@@ -327,7 +327,7 @@ impl Resolver {
         };
         let inside = Inside { event, fid, name, dir };
         if name.is_empty() || name == b"." {
-            self.tell(filter, dir, b"", true, &[Seen::Touched], out);
+            self.report(filter, dir, b"", true, &[Seen::Touched], out);
             Ok(())
         } else if is_dir {
             self.dir_inside(root, filter, &inside, out);
@@ -377,7 +377,7 @@ impl Resolver {
             (false, true) => &[Seen::GoneDir],
             (false, false) => &[Seen::Touched],
         };
-        self.tell(filter, dir, name, true, seen, out);
+        self.report(filter, dir, name, true, seen, out);
     }
 
     /// An event of a file in a directory inside.
@@ -405,7 +405,7 @@ impl Resolver {
         // It may have left the source, with what was written through this name.
         let leaves = at.has(libc::FAN_MOVED_FROM) && !at.appears() && self.has_unsent_write(event);
         let changes_on = at.has(libc::FAN_MODIFY) && !at.has(COMPLETES) && !at.goes();
-        match self.tell(filter, dir, name, false, file_changes(event.mask), out) {
+        match self.report(filter, dir, name, false, file_changes(event.mask), out) {
             Placed::ExcludedDir | Placed::Excluded
                 if self.changed_elsewhere(root, filter, event, Change::of(event.mask), out)? => {}
             Placed::ExcludedDir => self.useless(event, &fid, true),
@@ -584,7 +584,15 @@ impl Resolver {
     }
 
     /// Reports the entry `name` of `dir`, or `dir` itself, unless it is left out.
-    fn tell(&mut self, filter: &Filter, dir: NodeId, name: &[u8], is_dir: bool, seen: &[Seen], out: &mut dyn PathSink) -> Placed {
+    fn report(
+        &mut self,
+        filter: &Filter,
+        dir: NodeId,
+        name: &[u8],
+        is_dir: bool,
+        seen: &[Seen],
+        out: &mut dyn PathSink,
+    ) -> Placed {
         let placed = self.place(filter, dir, name, is_dir);
         match placed {
             Placed::Here => seen.iter().for_each(|&s| out.apply(&self.dir, s)),

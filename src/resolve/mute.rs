@@ -13,7 +13,7 @@
 //! comes inside, or its path changes, by a rename; a file by a rename or a link. What that event
 //! makes dirty is read from the disk later than the mark is taken away, so a write in between is
 //! not missed. Where no event says so (filter, mounts, a queue that overflowed),
-//! [`Mutes::hear_all`] has to be called.
+//! [`Mutes::unmute_all`] has to be called.
 //!
 //! Handles are kept as hashes: a collision unmutes something too early, which costs events and
 //! nothing else. Memory is bounded by [`MAX_USELESS`]; beyond it all marks are dropped, and what is
@@ -99,7 +99,7 @@ pub(crate) struct Mutes {
     heat: Heat,
     /// Something is muted for the filter's sake: a path that changes may change that.
     filtered: bool,
-    said: bool,
+    logged: bool,
     deaf: bool,
 }
 
@@ -112,7 +112,7 @@ impl Mutes {
             files: Hashes::default(),
             heat: Heat::new(),
             filtered: false,
-            said: false,
+            logged: false,
             deaf: false,
         }
     }
@@ -138,7 +138,7 @@ impl Mutes {
         let muted = self.dirs.remove(&dir);
         if muted && let Err(error) = self.ignorer.hear_entries(fd) {
             tracing::debug!(%error, "an ignore mark cannot be removed; all are");
-            self.hear_all();
+            self.unmute_all();
         }
         muted
     }
@@ -182,18 +182,18 @@ impl Mutes {
     }
 
     /// Unmutes the writes to a file. If that cannot be had, of everything.
-    pub(crate) fn hear(&mut self, file: u64, fd: BorrowedFd<'_>) {
+    pub(crate) fn unmute(&mut self, file: u64, fd: BorrowedFd<'_>) {
         self.files.remove(&file);
         if let Err(error) = self.ignorer.hear_writes(fd) {
             tracing::debug!(%error, "an ignore mark cannot be removed; all are");
-            self.hear_all();
+            self.unmute_all();
         }
     }
 
     /// Takes all ignore marks away. The caller has to compare what may have changed without an
     /// event. If the kernel refuses, which it has no reason to, what is muted stays so, and
     /// [`Mutes::is_deaf`] says it.
-    pub(crate) fn hear_all(&mut self) {
+    pub(crate) fn unmute_all(&mut self) {
         if let Err(error) = self.ignorer.hear_all() {
             if !std::mem::replace(&mut self.deaf, true) {
                 tracing::error!(%error, "the kernel does not take ignore marks away, so changes may go unreported");
@@ -233,15 +233,15 @@ impl Mutes {
     fn make_room(&mut self) {
         if self.dirs.len() + self.files.len() >= MAX_USELESS {
             // Useless is useless: these hid nothing inside.
-            self.hear_all();
+            self.unmute_all();
         }
     }
 
     fn say(&mut self, error: &std::io::Error) {
-        if !std::mem::replace(&mut self.said, true) {
+        if !std::mem::replace(&mut self.logged, true) {
             tracing::warn!(
                 %error,
-                "cannot keep the kernel from telling of writes that do not matter; they cost CPU time only. \
+                "cannot keep the kernel from reporting writes that do not matter; they cost CPU time only. \
                  Raise fs.fanotify.max_user_marks if that is the reason"
             );
         }
@@ -267,7 +267,7 @@ mod tests {
         let mut mutes = Mutes::new(Ignorer::broken());
         mutes.keep(7);
         assert!(!mutes.is_deaf() && mutes.is_useless(7));
-        mutes.hear_all();
+        mutes.unmute_all();
         assert!(mutes.is_deaf() && mutes.is_useless(7), "it is muted still");
         assert!((0..2 * HOT).all(|_| !mutes.heats(7, Duration::ZERO)), "nothing more is muted");
     }

@@ -64,13 +64,13 @@ impl Muting {
     /// The same of all.
     pub(super) fn hear_directories(&mut self) {
         if self.any_directory() {
-            self.mutes.hear_all();
+            self.mutes.unmute_all();
         }
     }
 }
 
 impl Resolver {
-    /// Mutes what does not matter from here on, and follows files if asked to.
+    /// Mutes what does not matter from here on, and follows files if requested.
     pub fn mute_by(&mut self, by: MuteBy) {
         let follows = by.follow.map(Follows::new);
         self.nameless.names_files(by.names_files);
@@ -125,12 +125,12 @@ impl Resolver {
 
     /// Takes all ignore marks away: what did not matter may from now on, and no event says so. What
     /// changed there without an event has to be compared after this call.
-    pub(crate) fn hear_all(&mut self) {
+    pub(crate) fn unmute_all(&mut self) {
         self.nameless.forget_outside();
         if let Some(muting) = &mut self.muting
             && muting.mutes.any()
         {
-            muting.mutes.hear_all();
+            muting.mutes.unmute_all();
         }
     }
 
@@ -140,7 +140,7 @@ impl Resolver {
         if let Some(muting) = &mut self.muting
             && (from_outside && muting.mutes.any() || muting.mutes.any_filtered())
         {
-            muting.mutes.hear_all();
+            muting.mutes.unmute_all();
         }
     }
 
@@ -189,10 +189,10 @@ impl Resolver {
             return;
         }
         match open(&self.marked, &file) {
-            Opened::Here(fd) => muting.mutes.hear(hashed, fd.as_fd()),
+            Opened::Here(fd) => muting.mutes.unmute(hashed, fd.as_fd()),
             // It is gone, and its mark with it.
             Opened::Gone => muting.mutes.forget(hashed),
-            Opened::Failed(_) => muting.mutes.hear_all(),
+            Opened::Failed(_) => muting.mutes.unmute_all(),
         }
     }
 
@@ -211,7 +211,7 @@ impl Resolver {
         true
     }
 
-    /// When [`Resolver::tell_followed`] has something to do.
+    /// When [`Resolver::report_followed`] has something to do.
     pub(crate) fn next_followed(&self) -> Option<Duration> {
         self.muting.as_ref()?.follows.as_ref()?.next_due()
     }
@@ -221,17 +221,17 @@ impl Resolver {
     ///
     /// # Errors
     /// A loss, when one cannot be credited to a path; the others have been reported.
-    pub(crate) fn tell_followed(&mut self, root: &Root, filter: &Filter, now: Duration, out: &mut dyn PathSink) -> Outcome {
+    pub(crate) fn report_followed(&mut self, root: &Root, filter: &Filter, now: Duration, out: &mut dyn PathSink) -> Outcome {
         let mut outcome = Ok(());
         while let Some(followed) =
             self.muting.as_mut().and_then(|muting| muting.follows.as_mut()).and_then(|follows| follows.take_due(now))
         {
-            outcome = outcome.and(self.tell_one(root, filter, &followed, out));
+            outcome = outcome.and(self.report_one(root, filter, &followed, out));
         }
         outcome
     }
 
-    fn tell_one(&mut self, root: &Root, filter: &Filter, followed: &Followed, out: &mut dyn PathSink) -> Outcome {
+    fn report_one(&mut self, root: &Root, filter: &Filter, followed: &Followed, out: &mut dyn PathSink) -> Outcome {
         let Some(muting) = &mut self.muting else { return Ok(()) };
         let file = followed.file.fid();
         match open(&self.marked, &file) {
@@ -241,9 +241,9 @@ impl Resolver {
                 muting.mutes.keep(hash_of(&file));
                 return Ok(());
             }
-            Opened::Here(fd) => muting.mutes.hear(hash_of(&file), fd.as_fd()),
+            Opened::Here(fd) => muting.mutes.unmute(hash_of(&file), fd.as_fd()),
             Opened::Gone => return Ok(()),
-            Opened::Failed(_) => muting.mutes.hear_all(),
+            Opened::Failed(_) => muting.mutes.unmute_all(),
         }
         let Some((dir, name)) = &followed.place else {
             return match self.open_and_find(root, &file).0 {

@@ -18,7 +18,7 @@ impl Watched {
     /// Events of this filesystem that the kernel queued since the last call, whatever they led to.
     fn events(&mut self) -> u64 {
         let before = self.resolver.stats().events;
-        self.told();
+        self.reported();
         self.resolver.stats().events - before
     }
 
@@ -28,21 +28,21 @@ impl Watched {
         for n in 0..=mute::HOT {
             fs::write(self.at(dir).join(format!("hot {n}")), "1").unwrap();
         }
-        assert!(self.told().is_empty());
+        assert!(self.reported().is_empty());
         assert_eq!(self.resolver.muted().directories, before + 1, "{dir} was not muted");
         fs::write(self.at(dir).join("hot 0"), "2").unwrap();
-        assert_eq!(self.events(), 0, "{dir} is still heard");
+        assert_eq!(self.events(), 0, "{dir} is still reported");
     }
 
     fn followed(&mut self, now: Duration) -> Vec<String> {
         let mut out = Vec::new();
-        let mut tell = |p: &[u8], s: Seen| out.push(format!("{s:?} {}", path::Shown(p)));
-        self.resolver.tell_followed(&self.root, &self.filter, now, &mut tell).unwrap();
+        let mut sink = |p: &[u8], s: Seen| out.push(format!("{s:?} {}", path::Shown(p)));
+        self.resolver.report_followed(&self.root, &self.filter, now, &mut sink).unwrap();
         out
     }
 }
 
-/// `None`, said aloud, where this cannot be tested.
+/// `None`, printed, where this cannot be tested.
 fn ground(test: &str, exclude: &[&str], follow: Option<Duration>) -> Option<Watched> {
     let scratch = Scratch::new("ext4", test)?;
     let options = Options { writes: follow.is_some(), ..Options::default() };
@@ -65,27 +65,27 @@ fn write(file: &mut fs::File) {
 fn a_muted_directory_that_comes_inside_is_heard() {
     let Some(mut w) = ground("a_muted_directory_that_comes_inside_is_heard", &[], None) else { return };
     fs::create_dir_all(w.at("outside/d/below")).unwrap();
-    w.told();
+    w.reported();
     w.heat("outside/d");
     w.heat("outside/d/below");
     fs::rename(w.at("outside/d"), w.at("root/d")).unwrap();
-    assert_eq!(w.told(), ["MovedDir d"]);
+    assert_eq!(w.reported(), ["MovedDir d"]);
     assert_eq!(w.resolver.muted().directories, 0);
     fs::write(w.at("root/d/hot 0"), "3").unwrap();
     fs::write(w.at("root/d/below/hot 0"), "3").unwrap();
-    assert_eq!(w.told(), ["Written d/hot 0", "Written d/below/hot 0"]);
+    assert_eq!(w.reported(), ["Written d/hot 0", "Written d/below/hot 0"]);
 }
 
 #[test]
 fn a_directory_above_a_muted_one_comes_inside() {
     let Some(mut w) = ground("a_directory_above_a_muted_one_comes_inside", &[], None) else { return };
     fs::create_dir_all(w.at("outside/a/b/c")).unwrap();
-    w.told();
+    w.reported();
     w.heat("outside/a/b/c");
     fs::rename(w.at("outside/a"), w.at("root/a")).unwrap();
-    assert_eq!(w.told(), ["MovedDir a"]);
+    assert_eq!(w.reported(), ["MovedDir a"]);
     fs::write(w.at("root/a/b/c/hot 0"), "3").unwrap();
-    assert_eq!(w.told(), ["Written a/b/c/hot 0"]);
+    assert_eq!(w.reported(), ["Written a/b/c/hot 0"]);
 }
 
 #[test]
@@ -96,21 +96,21 @@ fn a_muted_excluded_directory_that_gets_another_name_is_heard() {
     };
     fs::create_dir_all(w.at("root/cache/below")).unwrap();
     fs::create_dir_all(w.at("root/old/sub")).unwrap();
-    w.told();
+    w.reported();
     w.heat("root/cache");
     w.heat("root/old/sub");
     fs::write(w.at("root/cache/below/f"), "1").unwrap();
-    assert!(w.events() > 0, "a directory in a muted one is heard");
+    assert!(w.events() > 0, "a directory in a muted one is reported");
     fs::rename(w.at("root/cache"), w.at("root/kept")).unwrap();
-    assert_eq!(w.told(), ["DirTimes .", "MovedDir kept"]);
+    assert_eq!(w.reported(), ["DirTimes .", "MovedDir kept"]);
     fs::write(w.at("root/kept/hot 0"), "3").unwrap();
-    assert_eq!(w.told(), ["Written kept/hot 0"]);
+    assert_eq!(w.reported(), ["Written kept/hot 0"]);
     // Also when it is the directory above whose name the pattern has.
     w.heat("root/old/sub");
     fs::rename(w.at("root/old"), w.at("root/new")).unwrap();
-    assert_eq!(w.told(), ["LeftDir old", "ArrivedDir new"]);
+    assert_eq!(w.reported(), ["LeftDir old", "ArrivedDir new"]);
     fs::write(w.at("root/new/sub/hot 0"), "3").unwrap();
-    assert_eq!(w.told(), ["Written new/sub/hot 0"]);
+    assert_eq!(w.reported(), ["Written new/sub/hot 0"]);
 }
 
 #[test]
@@ -121,15 +121,15 @@ fn files_that_leave_a_muted_directory_arrive() {
     fs::hard_link(w.at("outside/hot 2"), w.at("root/l")).unwrap();
     fs::create_dir(w.at("outside/d")).unwrap();
     fs::rename(w.at("outside/d"), w.at("root/d")).unwrap();
-    let told = w.told();
-    assert!(["Replaced f", "Created l", "MovedDir d"].iter().all(|want| told.iter().any(|t| t == want)), "{told:?}");
+    let reported = w.reported();
+    assert!(["Replaced f", "Created l", "MovedDir d"].iter().all(|want| reported.iter().any(|t| t == want)), "{reported:?}");
 }
 
 #[test]
 fn what_was_missed_ends_every_memory() {
     let Some(mut w) = ground("what_was_missed_ends_every_memory", &[], None) else { return };
     fs::create_dir(w.at("outside/d")).unwrap();
-    w.told();
+    w.reported();
     w.heat("outside/d");
     fs::rename(w.at("outside/d"), w.at("root/d")).unwrap();
     // The rename was among what the queue could not take.
@@ -139,7 +139,7 @@ fn what_was_missed_ends_every_memory() {
     let lost = w.resolver.event(&w.root, &w.filter, &overflow, &mut |_: &[u8], _: Seen| {});
     assert_eq!(lost, Err(Lost::all(Cause::QueueOverflow)));
     fs::write(w.at("root/d/hot 0"), "3").unwrap();
-    assert_eq!(w.told(), ["Written d/hot 0"], "neither muted nor remembered as foreign");
+    assert_eq!(w.reported(), ["Written d/hot 0"], "neither muted nor remembered as foreign");
 }
 
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -148,13 +148,13 @@ const INTERVAL: Duration = Duration::from_secs(2);
 fn an_open_file_is_told_once_per_interval() {
     let Some(mut w) = ground("an_open_file_is_told_once_per_interval", &[], Some(INTERVAL)) else { return };
     fs::write(w.at("root/log"), "").unwrap();
-    w.told();
+    w.reported();
     let mut log = fs::OpenOptions::new().append(true).open(w.at("root/log")).unwrap();
     for round in 1..5 {
         let now = INTERVAL * round * 2;
         w.resolver.tick(now);
         writeln!(log, "line").unwrap();
-        assert!(w.told().is_empty());
+        assert!(w.reported().is_empty());
         for _ in 0..100 {
             writeln!(log, "line").unwrap();
             assert_eq!(w.events(), 0, "round {round}: muted after the first");
@@ -168,7 +168,7 @@ fn an_open_file_is_told_once_per_interval() {
     writeln!(log, "line").unwrap();
     assert_eq!(w.events(), 1);
     drop(log);
-    assert_eq!(w.told(), ["Written log"]);
+    assert_eq!(w.reported(), ["Written log"]);
     assert!(w.followed(Duration::MAX).is_empty(), "a closed file is complete");
 }
 
@@ -178,40 +178,40 @@ fn a_followed_file_is_found_wherever_it_went() {
     fs::create_dir(w.at("root/d")).unwrap();
     let open = |name: &str| fs::OpenOptions::new().create(true).append(true).open(w.at(name)).unwrap();
     let (mut a, mut b, mut foreign, mut tmp) = (open("root/d/a"), open("root/d/b"), open("outside/f"), open("root/x.tmp"));
-    w.told();
+    w.reported();
     [&mut a, &mut b, &mut foreign, &mut tmp].into_iter().for_each(write);
-    w.told();
+    w.reported();
     assert_eq!(w.resolver.muted(), mute::Muted { directories: 0, files: 2, followed: 2 });
     [&mut a, &mut b, &mut foreign, &mut tmp].into_iter().for_each(write);
     assert_eq!(w.events(), 0);
-    // The directory moves: the path is the one at the time of telling.
+    // The directory moves: the path is the one at the time of the report.
     fs::rename(w.at("root/d"), w.at("root/e")).unwrap();
-    w.told();
-    let mut told = w.followed(Duration::MAX);
-    told.sort();
-    assert_eq!(told, ["Modified e/a", "Modified e/b"]);
+    w.reported();
+    let mut reported = w.followed(Duration::MAX);
+    reported.sort();
+    assert_eq!(reported, ["Modified e/a", "Modified e/b"]);
     // The file moves while it is muted: its new name is reported, and so are later writes.
     write(&mut a);
-    w.told();
+    w.reported();
     fs::rename(w.at("root/e/a"), w.at("root/c")).unwrap();
-    assert_eq!(w.told(), ["Left e/a", "Arrived c"]);
+    assert_eq!(w.reported(), ["Left e/a", "Arrived c"]);
     write(&mut a);
-    w.told();
+    w.reported();
     assert_eq!(w.followed(Duration::MAX), ["Modified c"]);
     // Muted for good, until it comes inside by a rename, a link, or a name that is not left out.
     fs::rename(w.at("outside/f"), w.at("root/f")).unwrap();
     fs::rename(w.at("root/x.tmp"), w.at("root/x")).unwrap();
-    w.told();
+    w.reported();
     [&mut foreign, &mut tmp].into_iter().for_each(write);
-    w.told();
-    let mut told = w.followed(Duration::MAX);
-    told.sort();
-    assert_eq!(told, ["Modified f", "Modified x"]);
+    w.reported();
+    let mut reported = w.followed(Duration::MAX);
+    reported.sort();
+    assert_eq!(reported, ["Modified f", "Modified x"]);
     // Deleted and still written: nothing to report, and no events either.
     fs::remove_file(w.at("root/f")).unwrap();
-    w.told();
+    w.reported();
     write(&mut foreign);
-    w.told();
+    w.reported();
     assert!(w.followed(Duration::MAX).is_empty());
     write(&mut foreign);
     assert_eq!(w.events(), 0);
@@ -221,17 +221,17 @@ fn a_followed_file_is_found_wherever_it_went() {
 fn a_muted_file_that_is_linked_inside_is_heard() {
     let Some(mut w) = ground("a_muted_file_that_is_linked_inside_is_heard", &[], Some(INTERVAL)) else { return };
     let mut file = fs::File::create(w.at("outside/f")).unwrap();
-    w.told();
+    w.reported();
     file.write_all(b"1").unwrap();
-    w.told();
+    w.reported();
     assert_eq!(w.resolver.muted().files, 1);
     fs::hard_link(w.at("outside/f"), w.at("root/l")).unwrap();
-    assert!(w.told().contains(&"Created l".into()));
+    assert!(w.reported().contains(&"Created l".into()));
     assert_eq!(w.resolver.muted().files, 0);
     // A write through the name inside.
     let mut inside = fs::OpenOptions::new().append(true).open(w.at("root/l")).unwrap();
     inside.write_all(b"2").unwrap();
-    w.told();
+    w.reported();
     assert_eq!(w.followed(Duration::MAX), ["Modified l"]);
 }
 
@@ -242,24 +242,26 @@ fn truncate_and_mtime_alone_are_heard() {
     let Some(mut w) = ground("truncate_and_mtime_alone_are_heard", &[], Some(INTERVAL)) else { return };
     fs::write(w.at("root/f"), "some").unwrap();
     fs::create_dir(w.at("root/d")).unwrap();
-    w.told();
+    w.reported();
     nix::unistd::truncate(&w.at("root/f"), 0).unwrap();
-    w.told();
+    w.reported();
     assert_eq!(w.followed(Duration::MAX), ["Modified f"]);
     let mtime = |at: &Path| {
         utimensat(nix::fcntl::AT_FDCWD, at, &TimeSpec::UTIME_OMIT, &TimeSpec::new(9, 9), UtimensatFlags::NoFollowSymlink)
             .unwrap();
     };
     mtime(&w.at("root/f"));
-    w.told();
+    w.reported();
     assert_eq!(w.followed(Duration::MAX), ["Modified f"]);
     mtime(&w.at("root/d"));
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     let mut buf = vec![0; 65536];
     while let Ok(n) = nix::unistd::read(&w.group, &mut buf) {
         for event in events(&buf[..n]) {
-            w.resolver.event(&w.root, &w.filter, &event.unwrap(), &mut |p: &[u8], s: Seen| told.push((p.to_vec(), s))).unwrap();
+            w.resolver
+                .event(&w.root, &w.filter, &event.unwrap(), &mut |p: &[u8], s: Seen| reported.push((p.to_vec(), s)))
+                .unwrap();
         }
     }
-    assert_eq!(told, [(b"d".to_vec(), Seen::Touched)], "a directory cannot be written, so it need not wait");
+    assert_eq!(reported, [(b"d".to_vec(), Seen::Touched)], "a directory cannot be written, so it need not wait");
 }

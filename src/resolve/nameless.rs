@@ -4,7 +4,7 @@
 //! A server that works by file handle (NFS after a restart or under memory pressure) changes files
 //! whose names are not in the kernel's cache. The event names the inode alone, anywhere on the
 //! filesystem. What is outside is of no concern; what is inside has to be sent. So the inode is
-//! sought by a walk over the source, which compares inode numbers and asks no target.
+//! sought by a walk over the source, which compares inode numbers and queries no target.
 //!
 //! The same is done for objects whose handle could not be opened (see `opening`), which are sought
 //! by the handle itself: a file that is found is dirty, of a directory that is found it is not
@@ -357,7 +357,7 @@ mod tests {
             assert!(sought(&mut n));
         }
         let mut blind = Nameless::default();
-        assert!(sought(&mut blind) && sought(&mut blind), "no event would tell that it came inside");
+        assert!(sought(&mut blind) && sought(&mut blind), "no event would report that it came inside");
     }
 
     #[test]

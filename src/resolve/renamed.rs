@@ -38,7 +38,7 @@ impl Resolver {
         let mut reported = false;
         if let Dir::Inside(dir) = old {
             let left = if matches!(new, Dir::Inside(_)) { left } else { left.plain() };
-            self.tell(filter, dir, old_name, is_dir, &[left], &mut |path: &[u8], seen: Seen| {
+            self.report(filter, dir, old_name, is_dir, &[left], &mut |path: &[u8], seen: Seen| {
                 reported = seen != Seen::DirTimes;
                 out.apply(path, seen);
             });
@@ -47,7 +47,7 @@ impl Resolver {
         let stays = match new {
             Dir::Inside(dir) => {
                 let arrived = if reported { arrived } else { arrived.plain() };
-                matches!(self.tell(filter, dir, new_name, is_dir, &[arrived], out), Placed::Here)
+                matches!(self.report(filter, dir, new_name, is_dir, &[arrived], out), Placed::Here)
             }
             Dir::Outside | Dir::Gone | Dir::Sought => false,
         };
@@ -58,7 +58,7 @@ impl Resolver {
             self.changed_elsewhere(root, filter, event, Change::Writing, out)?;
         }
         if let (true, Dir::Inside(dir)) = (leaves_whiteout, old) {
-            self.tell(filter, dir, old_name, false, &[Seen::Written], out);
+            self.report(filter, dir, old_name, false, &[Seen::Written], out);
         }
         Ok(())
     }

@@ -21,7 +21,7 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    /// `None`, said aloud, where this cannot be tested.
+    /// `None`, printed, where this cannot be tested.
     fn new(test: &str, exclude: &[&str], rename_events: bool) -> Option<Watched> {
         let options = Options { rename_events, ..Options::default() };
         Some(Watched::on(Scratch::new("ext4", test)?, exclude, &options))
@@ -44,13 +44,13 @@ impl Watched {
     }
 
     /// Everything reported since the last call, as `what path`.
-    pub(super) fn told(&mut self) -> Vec<String> {
+    pub(super) fn reported(&mut self) -> Vec<String> {
         let mut out = Vec::new();
         let mut buf = vec![0; 65536];
         while let Ok(n) = nix::unistd::read(&self.group, &mut buf) {
             for event in events(&buf[..n]) {
-                let mut tell = |p: &[u8], s: Seen| out.push(format!("{s:?} {}", path::Shown(p)));
-                self.resolver.event(&self.root, &self.filter, &event.unwrap(), &mut tell).unwrap();
+                let mut sink = |p: &[u8], s: Seen| out.push(format!("{s:?} {}", path::Shown(p)));
+                self.resolver.event(&self.root, &self.filter, &event.unwrap(), &mut sink).unwrap();
             }
         }
         out.retain(|s| !s.starts_with("Touched"));
@@ -88,21 +88,21 @@ fn paths_follow_directories_wherever_they_go() {
         let Some(mut w) = Watched::new("paths_follow_directories_wherever_they_go", &[], rename_events) else { return };
         fs::create_dir_all(w.at("root/a/b")).unwrap();
         fs::write(w.at("root/a/b/f"), "1").unwrap();
-        assert_eq!(w.told(), ["CreatedDir a", "CreatedDir a/b", "Created a/b/f", "Written a/b/f"]);
+        assert_eq!(w.reported(), ["CreatedDir a", "CreatedDir a/b", "Created a/b/f", "Written a/b/f"]);
         fs::rename(w.at("root/a"), w.at("root/c")).unwrap();
         fs::write(w.at("root/c/b/f"), "2").unwrap();
         let halves = if rename_events { ["LeftDir a", "ArrivedDir c"] } else { ["GoneDir a", "MovedDir c"] };
-        assert_eq!(w.told(), [halves[0], halves[1], "Written c/b/f"], "rename events {rename_events}");
+        assert_eq!(w.reported(), [halves[0], halves[1], "Written c/b/f"], "rename events {rename_events}");
         fs::rename(w.at("root/c"), w.at("outside/c")).unwrap();
         fs::write(w.at("outside/c/b/f"), "3").unwrap();
-        assert_eq!(w.told(), ["GoneDir c"]);
+        assert_eq!(w.reported(), ["GoneDir c"]);
         fs::write(w.at("outside/c/b/g"), "3").unwrap();
-        assert!(w.told().is_empty());
+        assert!(w.reported().is_empty());
         fs::rename(w.at("outside/c"), w.at("root/d")).unwrap();
         fs::write(w.at("root/d/b/f"), "4").unwrap();
-        assert_eq!(w.told(), ["MovedDir d", "Written d/b/f"], "a foreign directory came inside with all below it");
+        assert_eq!(w.reported(), ["MovedDir d", "Written d/b/f"], "a foreign directory came inside with all below it");
         fs::remove_dir_all(w.at("root/d")).unwrap();
-        assert_eq!(w.told().last().map(String::as_str), Some("GoneDir d"));
+        assert_eq!(w.reported().last().map(String::as_str), Some("GoneDir d"));
     }
 }
 
@@ -114,19 +114,19 @@ fn many_renames_drained_late_end_right() {
         fs::rename(w.at("root").join(from), w.at("root").join(to)).unwrap();
     }
     fs::write(w.at("root/d/x/f"), "1").unwrap();
-    let told = w.told();
-    assert!(told.contains(&"Written d/x/f".into()) && told.contains(&"ArrivedDir d".into()), "{told:?}");
+    let reported = w.reported();
+    assert!(reported.contains(&"Written d/x/f".into()) && reported.contains(&"ArrivedDir d".into()), "{reported:?}");
     fs::write(w.at("root/d/x/g"), "1").unwrap();
-    assert_eq!(w.told(), ["Created d/x/g", "Written d/x/g"]);
+    assert_eq!(w.reported(), ["Created d/x/g", "Written d/x/g"]);
     let flags = nix::fcntl::RenameFlags::RENAME_EXCHANGE;
     fs::create_dir(w.at("root/e")).unwrap();
     fs::write(w.at("root/e/one"), "1").unwrap();
-    w.told();
+    w.reported();
     nix::fcntl::renameat2(nix::fcntl::AT_FDCWD, &w.at("root/d"), nix::fcntl::AT_FDCWD, &w.at("root/e"), flags).unwrap();
     fs::write(w.at("root/e/x/f"), "2").unwrap();
     fs::write(w.at("root/d/one"), "2").unwrap();
-    let told = w.told();
-    assert!(told.contains(&"Written e/x/f".into()) && told.contains(&"Written d/one".into()), "{told:?}");
+    let reported = w.reported();
+    assert!(reported.contains(&"Written e/x/f".into()) && reported.contains(&"Written d/one".into()), "{reported:?}");
 }
 
 /// The kernel merges the third rename into the first, so the last record says "back to a".
@@ -135,14 +135,14 @@ fn a_directory_that_went_to_and_fro_is_found_where_it_is() {
     let Some(mut w) = Watched::new("a_directory_that_went_to_and_fro_is_found_where_it_is", &[], true) else { return };
     fs::create_dir_all(w.at("root/a/x")).unwrap();
     fs::write(w.at("root/a/x/f"), "1").unwrap();
-    w.told();
+    w.reported();
     for (from, to) in [("a", "b"), ("b", "a"), ("a", "b")] {
         fs::rename(w.at("root").join(from), w.at("root").join(to)).unwrap();
     }
-    w.told();
+    w.reported();
     fs::write(w.at("root/b/f"), "2").unwrap();
     fs::write(w.at("root/b/x/f"), "2").unwrap();
-    assert_eq!(w.told(), ["Created b/f", "Written b/f", "Written b/x/f"]);
+    assert_eq!(w.reported(), ["Created b/f", "Written b/f", "Written b/x/f"]);
 }
 
 /// The look-up of the first finds it where the exchange has put it, and the exchange is reported
@@ -156,14 +156,14 @@ fn a_directory_looked_up_ahead_is_not_taken_for_the_one_it_was_exchanged_with() 
     for dir in ["d/c", "e/c"] {
         fs::create_dir_all(w.at("root").join(dir)).unwrap();
     }
-    w.told();
+    w.reported();
     let flags = nix::fcntl::RenameFlags::RENAME_EXCHANGE;
     fs::write(w.at("root/e/c/before"), "1").unwrap();
     nix::fcntl::renameat2(nix::fcntl::AT_FDCWD, &w.at("root/e/c"), nix::fcntl::AT_FDCWD, &w.at("root/d/c"), flags).unwrap();
-    w.told();
+    w.reported();
     fs::write(w.at("root/d/c/after"), "1").unwrap();
     fs::write(w.at("root/e/c/after"), "1").unwrap();
-    assert_eq!(w.told(), ["Created d/c/after", "Written d/c/after", "Created e/c/after", "Written e/c/after"]);
+    assert_eq!(w.reported(), ["Created d/c/after", "Written d/c/after", "Created e/c/after", "Written e/c/after"]);
 }
 
 /// The same with what is above it: found below the name that its parent has by now, which in the
@@ -178,13 +178,13 @@ fn a_directory_looked_up_ahead_is_not_hung_on_the_one_that_had_its_parents_name(
         fs::create_dir_all(w.at("root").join(dir)).unwrap();
         fs::write(w.at("root").join(dir).parent().unwrap().join("f"), "1").unwrap();
     }
-    w.told();
+    w.reported();
     fs::write(w.at("root/x/q/before"), "1").unwrap();
     fs::rename(w.at("root/p"), w.at("root/r")).unwrap();
     fs::rename(w.at("root/x"), w.at("root/p")).unwrap();
-    w.told();
+    w.reported();
     fs::write(w.at("root/p/q/after"), "1").unwrap();
-    assert_eq!(w.told(), ["Created p/q/after", "Written p/q/after"]);
+    assert_eq!(w.reported(), ["Created p/q/after", "Written p/q/after"]);
 }
 
 #[test]
@@ -194,17 +194,17 @@ fn excluded_and_foreign_paths_are_not_told() {
     fs::write(w.at("root/cache/deep/f"), "1").unwrap();
     fs::write(w.at("root/f.tmp"), "1").unwrap();
     fs::write(w.at("outside/f"), "1").unwrap();
-    assert_eq!(w.told(), ["DirTimes ."], "of their directory no more than the times");
+    assert_eq!(w.reported(), ["DirTimes ."], "of their directory no more than the times");
     fs::write(w.at("root/f.tmp"), "2").unwrap();
-    assert!(w.told().is_empty(), "no name came or went");
+    assert!(w.reported().is_empty(), "no name came or went");
     fs::rename(w.at("root/f.tmp"), w.at("root/f")).unwrap();
-    assert_eq!(w.told(), ["DirTimes .", "Replaced f"], "no rename to a target, which never had the one name");
+    assert_eq!(w.reported(), ["DirTimes .", "Replaced f"], "no rename to a target, which never had the one name");
     fs::rename(w.at("root/cache"), w.at("root/kept")).unwrap();
     fs::write(w.at("root/kept/deep/f"), "2").unwrap();
-    assert_eq!(w.told(), ["DirTimes .", "MovedDir kept", "Written kept/deep/f"], "verdicts end with the rename");
+    assert_eq!(w.reported(), ["DirTimes .", "MovedDir kept", "Written kept/deep/f"], "verdicts end with the rename");
     fs::rename(w.at("root/kept"), w.at("root/cache")).unwrap();
     fs::write(w.at("root/cache/deep/f"), "3").unwrap();
-    assert_eq!(w.told(), ["LeftDir kept", "DirTimes ."]);
+    assert_eq!(w.reported(), ["LeftDir kept", "DirTimes ."]);
 }
 
 /// An NFS server works by file handle; with the name out of the cache, the kernel reports the file
@@ -213,7 +213,7 @@ fn excluded_and_foreign_paths_are_not_told() {
 fn a_file_written_by_handle_is_found_or_lost_but_never_ignored() {
     let Some(mut w) = Watched::new("a_file_written_by_handle_is_found_or_lost_but_never_ignored", &[], true) else { return };
     fs::write(w.at("root/f"), "1").unwrap();
-    w.told();
+    w.reported();
     let dir = fs::File::open(w.at("root")).unwrap();
     let handle = crate::sys::handle::name_to_handle(dir.as_fd(), Path::new("f")).unwrap();
     let by_handle = |w: &Watched| {
@@ -221,7 +221,7 @@ fn a_file_written_by_handle_is_found_or_lost_but_never_ignored() {
         fs::write(format!("/proc/thread-self/fd/{}", fd.as_raw_fd()), "by handle").unwrap();
     };
     by_handle(&w);
-    assert!(w.told().contains(&"Written f".into()));
+    assert!(w.reported().contains(&"Written f".into()));
     let nameless = FanEvent {
         mask: libc::FAN_CLOSE_WRITE,
         pid: 1,
@@ -231,10 +231,10 @@ fn a_file_written_by_handle_is_found_or_lost_but_never_ignored() {
         child: Some(Fid { fs: fs_id(dir.as_fd()).unwrap(), kind: handle.kind, handle: &handle.bytes }),
         skipped: 0,
     };
-    let mut told = Vec::new();
-    let mut tell = |p: &[u8], s: Seen| told.push((p.to_vec(), s));
-    w.resolver.event(&w.root, &w.filter, &nameless, &mut tell).unwrap();
-    assert_eq!(told, [(b"f".to_vec(), Seen::Written)]);
+    let mut reported = Vec::new();
+    let mut sink = |p: &[u8], s: Seen| reported.push((p.to_vec(), s));
+    w.resolver.event(&w.root, &w.filter, &nameless, &mut sink).unwrap();
+    assert_eq!(reported, [(b"f".to_vec(), Seen::Written)]);
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn forget_names() {
 
 /// Whether a file is sought that has no path.
 fn sought(w: &mut Watched) -> bool {
-    w.told();
+    w.reported();
     w.resolver.settle();
     w.resolver.nameless_files().hurry();
     let sought = w.resolver.nameless_files().begin(Duration::MAX).is_some();
@@ -272,7 +272,7 @@ fn the_other_names_of_a_file_are_no_concern_but_a_change_by_handle_is() {
     fs::hard_link(w.at("outside/one"), w.at("outside/d/two")).unwrap();
     let fd = fs::File::open(w.at("outside")).unwrap();
     let handle = name_to_handle(fd.as_fd(), Path::new("one")).unwrap();
-    w.told();
+    w.reported();
     assert!(!sought(&mut w));
     forget_names();
     fs::remove_file(w.at("outside/d/two")).unwrap();
@@ -286,7 +286,7 @@ fn the_other_names_of_a_file_are_no_concern_but_a_change_by_handle_is() {
         nix::sys::stat::FchmodatFlags::FollowSymlink,
     )
     .unwrap();
-    assert!(sought(&mut w), "changed by handle, and nobody knows where");
+    assert!(sought(&mut w), "changed by handle, and its path is not known");
     assert!(!sought(&mut w));
 }
 

@@ -39,7 +39,7 @@ impl From<Result<Option<Mark>, super::mark::MarkError>> for Seen {
     }
 }
 
-/// The part that our own mark decides; asked before every batch.
+/// The part that our own mark decides; checked before every batch.
 pub(crate) fn own(mark: &Seen) -> Ruling {
     match mark {
         Seen::Mark(Mark { role: Role::Primary, epoch, .. }) => Ruling::Push { epoch: *epoch },
@@ -67,7 +67,7 @@ pub(crate) fn judge(ours: &Seen, target: &Seen) -> Ruling {
              make one of them the follower with `fansync failover role`"
         )),
         Seen::Mark(_) => Ruling::Push { epoch },
-        Seen::Unreadable(why) => Ruling::Fenced(format!("fenced: the target's role cannot be told: {why}")),
+        Seen::Unreadable(why) => Ruling::Fenced(format!("fenced: the target's role cannot be determined: {why}")),
     }
 }
 
@@ -91,9 +91,9 @@ mod tests {
             (seen(2, Primary), seen(1, Primary), false, "the old primary has not stepped down yet"),
             (seen(2, Primary), seen(2, Primary), false, "split brain"),
             (seen(1, Primary), seen(2, Follower), false, "the target has seen a later primary than us"),
-            (seen(2, Follower), seen(1, Primary), false, "a follower pushes to nobody"),
-            (seen(2, Follower), Seen::None, false, "a follower pushes to nobody"),
-            (Seen::None, Seen::None, false, "nobody said that we are primary"),
+            (seen(2, Follower), seen(1, Primary), false, "a follower pushes to no server"),
+            (seen(2, Follower), Seen::None, false, "a follower pushes to no server"),
+            (Seen::None, Seen::None, false, "no mark says that we are primary"),
             (Seen::None, seen(5, Follower), false, "our disk was replaced"),
             (torn(), seen(1, Follower), false, "our epoch is not known"),
             (seen(1, Primary), torn(), false, "the target's epoch is not known"),

@@ -94,7 +94,7 @@ fn known_epoch(epoch: u64) -> Result<u64, &'static str> {
 #[derive(Debug, Error)]
 pub enum MarkError {
     /// The file is there and makes no sense.
-    #[error("the role mark {path} is damaged ({what}): look at both servers, then write it anew with `fansync failover role`")]
+    #[error("the role mark {path} is damaged ({what}): check both servers, then write it anew with `fansync failover role`")]
     Damaged {
         /// The file, or where it came from.
         path: String,
@@ -113,7 +113,7 @@ pub enum MarkError {
     },
     /// It, or its directory, was not put there by root or us, or others can change it.
     #[error(
-        "the role mark {path} is not taken, for {source}: if it was moved there by somebody, remove it and write it anew with `fansync failover role`"
+        "the role mark {path} is not taken, for {source}: if it was moved there by hand, remove it and write it anew with `fansync failover role`"
     )]
     Others {
         /// The file.
@@ -442,7 +442,7 @@ mod tests {
         for len in 0..whole.len() {
             fs::write(&path, &whole[..len]).unwrap();
             assert!(matches!(read(dir.path()), Err(MarkError::Damaged { .. })), "cut off after {len} bytes");
-            // And it is not written over by a program: an administrator has to look at it.
+            // And it is not written over by a program: an administrator has to check it.
             assert!(raise(dir.path(), &mark(9, Role::Primary)).is_err(), "raised after {len} bytes");
         }
         fs::remove_file(&path).unwrap();
@@ -494,8 +494,8 @@ mod tests {
             assert!(serde_json::from_str::<Mark>(&json).is_err(), "{epoch}");
         }
         assert_eq!(signed(LAST_EPOCH, "x").unwrap().epoch, LAST_EPOCH);
-        let told: Mark = serde_json::from_str("{\"epoch\":7,\"role\":\"primary\",\"by\":\"a\\u001bb\"}").unwrap();
-        assert_eq!(told.by, "a b");
+        let mark: Mark = serde_json::from_str("{\"epoch\":7,\"role\":\"primary\",\"by\":\"a\\u001bb\"}").unwrap();
+        assert_eq!(mark.by, "a b");
     }
 
     #[test]

@@ -68,17 +68,17 @@ impl Stopped {
     }
 
     fn scan(&self) -> (Vec<String>, Dirs, Report) {
-        let mut told = Vec::new();
+        let mut findings = Vec::new();
         let (dirs, report) = restart_scan(self.scope(), &self.resume, self.options, &Progress::default(), &mut |f| {
             assert!(f.since >= self.resume.since);
-            told.push(format!("{:?} {}", f.kind, crate::path::Shown(f.path)));
+            findings.push(format!("{:?} {}", f.kind, crate::path::Shown(f.path)));
         })
         .unwrap();
-        told.sort();
-        (told, dirs, report)
+        findings.sort();
+        (findings, dirs, report)
     }
 
-    fn told(&self) -> Vec<String> {
+    fn findings(&self) -> Vec<String> {
         self.scan().0
     }
 }
@@ -132,7 +132,7 @@ fn what_happened_and_what_is_told() {
             fs::create_dir(&base).unwrap();
             let stopped = sample(&base);
             act(stopped.root.path());
-            assert_eq!(stopped.told(), *want, "{kind}: {what}");
+            assert_eq!(stopped.findings(), *want, "{kind}: {what}");
         }
     }
 }
@@ -144,14 +144,14 @@ fn after_a_kill_directories_that_may_have_been_away_are_suspect() {
     stopped.resume.dirs_complete_at = stopped.resume.since;
     let at = |path: &str| stopped.root.path().join(path);
     fs::write(at("a/d/inner/new"), "").unwrap();
-    assert_eq!(stopped.told(), ["Contents a/d/inner", "Entry a/d/inner/new"], "its parent lost and got no name");
+    assert_eq!(stopped.findings(), ["Contents a/d/inner", "Entry a/d/inner/new"], "its parent lost and got no name");
     fs::rename(at("a/d"), at("x")).unwrap();
     fs::rename(at("x"), at("a/d")).unwrap();
-    assert_eq!(stopped.told(), ["Contents .", "Subtree a"], "a could have been away just as well as a/d");
+    assert_eq!(stopped.findings(), ["Contents .", "Subtree a"], "a could have been away just as well as a/d");
     let mut again = Stopped { resume: stopped.resume.clone(), ..stopped };
     again.resume.dirs_complete_at = moment(&scratch.path().join("probe"));
-    let told = again.told();
-    assert_eq!(told, ["Contents .", "Contents a", "Contents a/d", "Contents a/d/inner", "Entry a/d/inner/new"]);
+    let findings = again.findings();
+    assert_eq!(findings, ["Contents .", "Contents a", "Contents a/d", "Contents a/d/inner", "Entry a/d/inner/new"]);
 }
 
 #[test]
@@ -162,12 +162,12 @@ fn the_walk_makes_the_set_that_the_next_one_needs() {
     let (first, dirs, report) = stopped.scan();
     assert_eq!((report.dirs, report.entries, report.subtree, report.contents, report.entry), (7, 10, 1, 2, 0));
     stopped.resume.dirs = Arc::new(dirs);
-    assert_eq!(stopped.told(), first, "nothing was confirmed");
+    assert_eq!(stopped.findings(), first, "nothing was confirmed");
     let now = Clock::now().unwrap().wall;
     while stopped.resume.since <= now {
         stopped.resume.since = moment(&scratch.path().join("probe"));
     }
-    assert_eq!(stopped.told(), [""; 0], "all was confirmed");
+    assert_eq!(stopped.findings(), [""; 0], "all was confirmed");
 }
 
 #[test]
@@ -182,8 +182,8 @@ fn what_is_left_out_is_neither_told_nor_entered() {
     }
     fs::create_dir(src.join("d.swp")).unwrap();
     fs::create_dir(src.join("cache/new")).unwrap();
-    let (told, dirs, _) = stopped.scan();
-    assert_eq!(told, ["Contents .", "Contents a/cache", "Entry a/cache/f", "Entry x"]);
+    let (findings, dirs, _) = stopped.scan();
+    assert_eq!(findings, ["Contents .", "Contents a/cache", "Entry a/cache/f", "Entry x"]);
     assert_eq!(dirs.len(), 2);
 }
 
@@ -202,22 +202,22 @@ fn mounts_are_entered_when_listed_and_are_suspect_after_a_kill() {
     let mut stopped = Stopped::new(scratch.path(), &[], &["in"]);
     fs::write(src.join("in/sub/f"), "").unwrap();
     fs::write(src.join("out/sub/f"), "").unwrap();
-    let (told, dirs, report) = stopped.scan();
-    assert_eq!((told, report.mounts_skipped), (vec!["Contents in/sub".to_owned(), "Entry in/sub/f".into()], 1));
+    let (findings, dirs, report) = stopped.scan();
+    assert_eq!((findings, report.mounts_skipped), (vec!["Contents in/sub".to_owned(), "Entry in/sub/f".into()], 1));
     assert_eq!(dirs.len(), 2, "in, in/sub");
     stopped.resume.dirs_complete_at = moment(&scratch.path().join("probe"));
-    assert_eq!(stopped.told(), ["Subtree in"], "it may have been unmounted, emptied on the target and mounted again");
+    assert_eq!(stopped.findings(), ["Subtree in"], "it may have been unmounted, emptied on the target and mounted again");
     stopped.resume.dirs_complete_at = Wall::MAX;
     umount2(&src.join("in"), MntFlags::empty()).unwrap();
-    assert_eq!(stopped.told(), ["Subtree in"], "what was hidden shows");
+    assert_eq!(stopped.findings(), ["Subtree in"], "what was hidden shows");
     put("in");
     stopped.mounts[0].1 = fs_id(File::open(src.join("in")).unwrap().as_fd()).unwrap();
-    assert_eq!(stopped.told(), ["Subtree in"], "another filesystem");
+    assert_eq!(stopped.findings(), ["Subtree in"], "another filesystem");
     // One whose times are not to be trusted.
     umount2(&src.join("in"), MntFlags::empty()).unwrap();
     mount(Some("proc"), &src.join("in"), Some("proc"), MsFlags::empty(), None::<&str>).unwrap();
-    let (told, _, report) = stopped.scan();
-    assert_eq!((told, report.unreadable), (vec!["Subtree in".to_owned()], 1));
+    let (findings, _, report) = stopped.scan();
+    assert_eq!((findings, report.unreadable), (vec!["Subtree in".to_owned()], 1));
     for at in ["in", "out"] {
         umount2(&src.join(at), MntFlags::empty()).unwrap();
     }
@@ -256,15 +256,15 @@ fn btrfs_subvolumes_are_directories() {
     fs::create_dir(src.join("one/d")).unwrap();
     fs::write(src.join("one/d/f"), "").unwrap();
     let stopped = Stopped::new(scratch.path(), &[], &[]);
-    assert_eq!(stopped.told(), [""; 0]);
+    assert_eq!(stopped.findings(), [""; 0]);
     fs::write(src.join("one/d/g"), "").unwrap();
-    assert_eq!(stopped.told(), ["Contents one/d", "Entry one/d/g"]);
+    assert_eq!(stopped.findings(), ["Contents one/d", "Entry one/d/g"]);
     btrfs(&["subvolume", "snapshot", "one", "two"]);
-    assert_eq!(stopped.told(), ["Contents .", "Contents one/d", "Entry one/d/g", "Subtree two"]);
+    assert_eq!(stopped.findings(), ["Contents .", "Contents one/d", "Entry one/d/g", "Subtree two"]);
     // Rolled back to the snapshot: old times, the same inode numbers, another root.
     btrfs(&["subvolume", "delete", "one"]);
     fs::rename(src.join("two"), src.join("one")).unwrap();
-    assert_eq!(stopped.told(), ["Contents .", "Subtree one"]);
+    assert_eq!(stopped.findings(), ["Contents .", "Subtree one"]);
 }
 
 #[test]
@@ -287,18 +287,18 @@ fn two_targets_with_different_watermarks() {
     }
     stopped.resume.dirs = Arc::new(dirs);
     stopped.resume.watermarks = vec![Some(early), Some(late)];
-    let mut told = [vec![], vec![]];
+    let mut findings = [vec![], vec![]];
     restart_scan(stopped.scope(), &stopped.resume, stopped.options, &Progress::default(), &mut |f| {
-        for (told, w) in told.iter_mut().zip(&stopped.resume.watermarks) {
+        for (findings, w) in findings.iter_mut().zip(&stopped.resume.watermarks) {
             if f.since >= w.unwrap() {
-                told.push(format!("{:?} {}", f.kind, crate::path::Shown(f.path)));
+                findings.push(format!("{:?} {}", f.kind, crate::path::Shown(f.path)));
             }
         }
     })
     .unwrap();
-    told.iter_mut().for_each(|t| t.sort());
-    assert_eq!(told[0], ["Contents a", "Contents b", "Entry a/f", "Entry b/old", "Subtree b/e"]);
-    assert_eq!(told[1], ["Entry b/old"]);
+    findings.iter_mut().for_each(|t| t.sort());
+    assert_eq!(findings[0], ["Contents a", "Contents b", "Entry a/f", "Entry b/old", "Subtree b/e"]);
+    assert_eq!(findings[1], ["Entry b/old"]);
 }
 
 #[test]
@@ -318,13 +318,13 @@ fn the_number_of_threads_changes_nothing() {
         fs::rename(src.join(format!("{}/{d}/8", d % 7)), src.join(format!("{}/{d}/new", d % 7))).unwrap();
     }
     fs::rename(src.join("1"), src.join("elsewhere")).unwrap();
-    let (told, dirs, report) = stopped.scan();
+    let (findings, dirs, report) = stopped.scan();
     let set = |dirs: &Dirs| dirs.all().map(|(p, o)| (p, o.0)).collect::<std::collections::BTreeSet<_>>();
-    assert!(told.len() > 40 && report.entries > 7900);
+    assert!(findings.len() > 40 && report.entries > 7900);
     for threads in [1, 2, 5] {
         stopped.options = Options { threads };
         let (other, other_dirs, other_report) = stopped.scan();
-        assert_eq!((&other, other_report.entries), (&told, report.entries), "{threads}");
+        assert_eq!((&other, other_report.entries), (&findings, report.entries), "{threads}");
         assert!(set(&other_dirs) == set(&dirs));
     }
 }
@@ -340,9 +340,9 @@ fn a_tree_deeper_than_there_are_descriptors() {
     let mut stopped = Stopped::new(scratch.path(), &[], &[]);
     for threads in [1, 2] {
         stopped.options.threads = threads;
-        let (told, _, report) = stopped.scan();
+        let (findings, _, report) = stopped.scan();
         let deepest = vec!["d"; MAX_DEPTH].join("/");
-        assert_eq!((told, report.unreadable), (vec![format!("Subtree {deepest}")], 1), "told each time");
+        assert_eq!((findings, report.unreadable), (vec![format!("Subtree {deepest}")], 1), "reported each time");
     }
 }
 
@@ -380,7 +380,7 @@ fn from_stop_to_start_through_the_state_on_disk() {
     let (mut keeper, resume) = open();
     assert!(resume.is_err());
     let old = keeper.begin_walk().unwrap();
-    keeper.all_told();
+    keeper.all_reported();
     let (set, _) = build_set(scope, &old, options, &Progress::default()).unwrap();
     assert!(keeper.walked(Some(set)).unwrap());
     let walked = Clock::now().unwrap().wall;
@@ -407,13 +407,13 @@ fn from_stop_to_start_through_the_state_on_disk() {
         let (mut keeper, resume) = open();
         let resume = resume.unwrap();
         keeper.begin_walk().unwrap();
-        let mut told = Vec::new();
+        let mut findings = Vec::new();
         let (set, _) = restart_scan(scope, &resume, options, &Progress::default(), &mut |f| {
-            told.push(format!("{:?} {}", f.kind, crate::path::Shown(f.path)));
+            findings.push(format!("{:?} {}", f.kind, crate::path::Shown(f.path)));
         })
         .unwrap();
-        told.sort();
-        assert_eq!(told, want);
+        findings.sort();
+        assert_eq!(findings, want);
         assert!(keeper.walked(Some(set)).unwrap());
     }
 }

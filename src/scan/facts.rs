@@ -1,4 +1,4 @@
-//! What the walk's rules rest on, asked of each filesystem that [`crate::state::proven`] trusts.
+//! What the walk's rules rest on, tested on each filesystem that [`crate::state::proven`] trusts.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

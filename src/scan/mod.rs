@@ -73,7 +73,7 @@ pub enum ScanError {
         /// Why not.
         source: io::Error,
     },
-    /// The caller asked for it.
+    /// The caller requested it.
     #[error("the walk over the source was stopped")]
     Stopped,
     /// The clock, or a thread.
@@ -160,7 +160,7 @@ pub struct Report {
     pub unreadable: u64,
     /// Mounts that were not entered.
     pub mounts_skipped: u64,
-    /// The newest ctime of all that was looked at.
+    /// The newest ctime of all that was read.
     pub newest: Option<Wall>,
     /// How long it took.
     pub took: Duration,
@@ -182,7 +182,7 @@ pub fn restart_scan(
     run(scope, Some(old), resume.dirs.like(resume.dirs.floor()), options, progress, out)
 }
 
-/// Records where the directories are, and looks at nothing else.
+/// Records where the directories are, and reads nothing else.
 ///
 /// # Errors
 /// See [`ScanError`].

@@ -159,8 +159,8 @@ enum Change {
 enum Step {
     Change(Change),
     /// Some events of directories are reported.
-    Hear(u8),
-    /// What is at their places is looked at.
+    Deliver(u8),
+    /// What is at their places is checked.
     Settle,
     /// The target gets something.
     Send(u8, u8),
@@ -220,7 +220,7 @@ fn start() -> impl Strategy<Value = Vec<Change>> {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => change().prop_map(Step::Change),
-        3 => (1u8..6).prop_map(Step::Hear),
+        3 => (1u8..6).prop_map(Step::Deliver),
         2 => Just(Step::Settle),
         2 => (0..NAMES, 0u8..3).prop_map(|(n, k)| Step::Send(n, k)),
         2 => Just(Step::SendAll),
@@ -406,7 +406,7 @@ impl Sim {
         true
     }
 
-    fn hear(&mut self, n: usize) {
+    fn deliver(&mut self, n: usize) {
         for _ in 0..n.min(self.events.len()) {
             // In no order that could be relied upon: the kernel merges a later one into an earlier
             // one.
@@ -425,7 +425,7 @@ impl Sim {
     fn step(&mut self, step: &Step) {
         match step {
             Step::Change(change) => self.change(change),
-            Step::Hear(n) => self.hear(usize::from(*n)),
+            Step::Deliver(n) => self.deliver(usize::from(*n)),
             Step::Settle => self.settle(),
             Step::Send(n, kind) => {
                 let kind = [Kind::Entry, Kind::Contents, Kind::Subtree][usize::from(*kind)];
@@ -434,7 +434,7 @@ impl Sim {
             Step::SendAll => self.target = self.real.tree(),
             Step::Confirm => self.confirm(),
             Step::Save => {
-                self.hear(usize::MAX);
+                self.deliver(usize::MAX);
                 self.complete_at = self.real.now();
             }
         }
@@ -459,17 +459,17 @@ impl Sim {
         let resume = self.resume();
         let (source, target) = (self.real.tree(), &mut self.target);
         let mut whole = target.clone();
-        let mut told = Vec::new();
+        let mut findings = Vec::new();
         let filter = Filter::none();
         let scope = self.real.scope(&filter);
         let (fresh, report) = restart_scan(scope, &resume, options, &Progress::default(), &mut |finding| {
             let path = std::str::from_utf8(finding.path).unwrap();
             assert!(finding.since >= resume.since);
-            if carried >> (told.len() % 32) & 1 == 1 {
+            if carried >> (findings.len() % 32) & 1 == 1 {
                 send(&source, target, path, finding.kind);
             }
             send(&source, &mut whole, path, finding.kind);
-            told.push(format!("{:?} {path:?} {:?}", finding.kind, finding.since));
+            findings.push(format!("{:?} {path:?} {:?}", finding.kind, finding.since));
         })
         .unwrap();
         assert_eq!((report.unreadable, report.mounts_skipped), (0, 0));
@@ -477,7 +477,7 @@ impl Sim {
         assert_eq!((fresh.len() + 1, report.dirs as usize), (dirs, dirs), "every directory is recorded");
         self.set.begin_build(resume.since);
         assert!(self.set.finish_build(fresh));
-        (whole, told)
+        (whole, findings)
     }
 }
 
@@ -490,24 +490,24 @@ fn history(before: &[Change], live: &[Step], clean: bool, down: &[Change], carri
     let mut sim = Sim::new(dir.path(), before);
     live.iter().for_each(|s| sim.step(s));
     if clean {
-        sim.hear(usize::MAX);
+        sim.deliver(usize::MAX);
         sim.settle();
         sim.complete_at = Wall::MAX;
     }
     down.iter().for_each(|c| sim.change(c));
     sim.events.clear();
     let walked_at = sim.real.now();
-    let (target, told) = sim.restart(one_thread(), carried);
+    let (target, findings) = sim.restart(one_thread(), carried);
     let (since, complete_at) = (sim.since, sim.complete_at);
-    assert_eq!(target, sim.real.tree(), "\nsince {since:?}, set complete at {complete_at:?}, told {told:#?}");
+    assert_eq!(target, sim.real.tree(), "\nsince {since:?}, set complete at {complete_at:?}, findings {findings:#?}");
 
     // Killed at once, with nothing of it confirmed but some of it sent; then more changes, and the
     // fresh set.
     sim.complete_at = walked_at;
     then.iter().for_each(|c| sim.change(c));
     sim.events.clear();
-    let (target, told) = sim.restart(Options { threads: 2 }, 0);
-    assert_eq!(target, sim.real.tree(), "\nagain: since {since:?}, set complete at {walked_at:?}, told {told:#?}");
+    let (target, findings) = sim.restart(Options { threads: 2 }, 0);
+    assert_eq!(target, sim.real.tree(), "\nagain: since {since:?}, set complete at {walked_at:?}, findings {findings:#?}");
 }
 
 proptest! {

@@ -126,14 +126,14 @@ pub(super) fn walk(cx: &Context<'_>, options: Options, out: &mut dyn FnMut(Findi
     let mut first = Walker::new(cx);
     let mut jobs = Vec::new();
     first.root(&mut jobs)?;
-    first.told.drain(out);
+    first.batch.drain(out);
     if options.threads <= 1 {
         while let Some(job) = jobs.pop() {
             if cx.progress.stopped() {
                 return Err(ScanError::Stopped);
             }
             first.read(job, &mut jobs);
-            first.told.drain(out);
+            first.batch.drain(out);
         }
         return Ok(vec![first.found]);
     }
@@ -143,16 +143,16 @@ pub(super) fn walk(cx: &Context<'_>, options: Options, out: &mut dyn FnMut(Findi
         walkers.push(Walker::new(cx));
     }
     let found = std::thread::scope(|scope| {
-        let (tell, told) = bounded::<FindingBatch>(QUEUE);
+        let (sender, batches) = bounded::<FindingBatch>(QUEUE);
         let threads: Vec<_> = walkers
             .into_iter()
             .map(|walker| {
-                let (tell, shared) = (tell.clone(), &shared);
-                std::thread::Builder::new().name("scan".into()).spawn_scoped(scope, move || walker.work(shared, tell))
+                let (sender, shared) = (sender.clone(), &shared);
+                std::thread::Builder::new().name("scan".into()).spawn_scoped(scope, move || walker.work(shared, sender))
             })
             .collect();
-        drop(tell);
-        for mut part in told {
+        drop(sender);
+        for mut part in batches {
             part.drain(out);
         }
         threads
@@ -199,7 +199,7 @@ struct Walker<'a> {
     paths: Paths,
     types: Vec<Type>,
     path: Vec<u8>,
-    told: FindingBatch,
+    batch: FindingBatch,
     found: Found,
 }
 
@@ -212,12 +212,12 @@ impl<'a> Walker<'a> {
             paths: Paths::default(),
             types: Vec::new(),
             path: Vec::new(),
-            told: FindingBatch::default(),
+            batch: FindingBatch::default(),
             found: Found::default(),
         }
     }
 
-    fn work(mut self, shared: &Shared, tell: Sender<FindingBatch>) -> Found {
+    fn work(mut self, shared: &Shared, sender: Sender<FindingBatch>) -> Found {
         let mut more = Vec::new();
         loop {
             let job = {
@@ -244,9 +244,9 @@ impl<'a> Walker<'a> {
                 shared.more.notify_all();
             }
             drop(turn);
-            if !self.told.items.is_empty() {
+            if !self.batch.items.is_empty() {
                 // The receiver ends after every sender.
-                let _ = tell.send(std::mem::take(&mut self.told));
+                let _ = sender.send(std::mem::take(&mut self.batch));
             }
         }
     }
@@ -259,7 +259,7 @@ impl<'a> Walker<'a> {
         let ctime = Wall::from(stat.ctime);
         self.found.newest = self.found.newest.max(Some(ctime));
         if self.cx.old.is_some_and(|old| ctime >= old.since) {
-            self.told.add(b"", b"", Kind::Contents, ctime);
+            self.batch.add(b"", b"", Kind::Contents, ctime);
         }
         let dir = Dir { fd, path: Vec::new(), handle, fs: scope.fs, ctime, depth: 0, covered: false };
         self.list(Arc::new(dir), jobs);
@@ -270,7 +270,7 @@ impl<'a> Walker<'a> {
     fn unreadable(&mut self, dir: &Dir, name: &[u8], kind: Kind) {
         self.found.unreadable += 1;
         if !dir.covered && self.cx.old.is_some() {
-            self.told.add(&dir.path, name, kind, Wall::MAX);
+            self.batch.add(&dir.path, name, kind, Wall::MAX);
         }
     }
 
@@ -315,17 +315,17 @@ impl<'a> Walker<'a> {
             if !covered {
                 match since {
                     None => {
-                        self.told.add(&parent.path, &job.name, Kind::Subtree, Wall::MAX);
+                        self.batch.add(&parent.path, &job.name, Kind::Subtree, Wall::MAX);
                         covered = true;
                     }
                     Some(since) => {
                         let moved = since >= old.since;
                         if moved {
-                            self.told.add(&parent.path, &job.name, Kind::Subtree, since);
+                            self.batch.add(&parent.path, &job.name, Kind::Subtree, since);
                         }
                         // A target that needs an earlier change has it with the subtree.
                         if ctime >= old.since && !(moved && since >= ctime) {
-                            self.told.add(&parent.path, &job.name, Kind::Contents, ctime);
+                            self.batch.add(&parent.path, &job.name, Kind::Contents, ctime);
                         }
                     }
                 }
@@ -339,7 +339,7 @@ impl<'a> Walker<'a> {
         self.list(Arc::new(dir), jobs);
     }
 
-    /// Reads the names of a directory and looks at what they name.
+    /// Reads the names of a directory and examines what they name.
     fn list(&mut self, dir: Arc<Dir>, jobs: &mut Vec<Job>) {
         self.cx.progress.dirs.fetch_add(1, Ordering::Relaxed);
         let files_matter = self.cx.old.is_some() && !dir.covered;
@@ -366,11 +366,11 @@ impl<'a> Walker<'a> {
                     self.paths.push(name, None);
                     self.types.push(kind);
                     if self.paths.len() >= BATCH {
-                        self.look(&dir, jobs);
+                        self.examine(&dir, jobs);
                     }
                 }
             }
-            self.look(&dir, jobs);
+            self.examine(&dir, jobs);
         }
         self.listing = listing;
         self.cx.progress.entries.fetch_add(entries, Ordering::Relaxed);
@@ -386,13 +386,13 @@ impl<'a> Walker<'a> {
         filter.excludes_leaf(&self.path, is_dir)
     }
 
-    fn look(&mut self, dir: &Arc<Dir>, jobs: &mut Vec<Job>) {
+    fn examine(&mut self, dir: &Arc<Dir>, jobs: &mut Vec<Job>) {
         let paths = std::mem::take(&mut self.paths);
         let types = std::mem::take(&mut self.types);
-        let looked = self.statter.stat_all(dir.fd.as_fd(), &paths);
-        for (at, (looked, kind)) in looked.into_iter().zip(&types).enumerate() {
+        let stats = self.statter.stat_all(dir.fd.as_fd(), &paths);
+        for (at, (stat, kind)) in stats.into_iter().zip(&types).enumerate() {
             let name = paths.get(at);
-            match looked {
+            match stat {
                 Ok(stat) => {
                     // The type of the listing counts for nothing now that the thing itself was
                     // seen.
@@ -401,7 +401,7 @@ impl<'a> Walker<'a> {
                         self.seen(dir, name, &stat, jobs);
                     }
                 }
-                Err(Errno::ENOENT) => {} // an event tells
+                Err(Errno::ENOENT) => {} // an event reports it
                 Err(_) => self.unreadable(dir, name, if *kind == Type::Other { Kind::Entry } else { Kind::Subtree }),
             }
         }
@@ -415,7 +415,7 @@ impl<'a> Walker<'a> {
             let ctime = Wall::from(stat.ctime);
             self.found.newest = self.found.newest.max(Some(ctime));
             if !dir.covered && self.cx.old.is_some_and(|old| ctime >= old.since) {
-                self.told.add(&dir.path, name, Kind::Entry, ctime);
+                self.batch.add(&dir.path, name, Kind::Entry, ctime);
             }
             return;
         }

@@ -179,11 +179,11 @@ pub(crate) fn detach(log: &Path) -> io::Result<Detached> {
         out::note(format_args!("the log is {}", log.display()));
     }
     let mut child = command.spawn()?;
-    let mut said = String::new();
+    let mut line = String::new();
     if let Some(stdout) = child.stdout.take() {
-        BufReader::new(stdout).read_line(&mut said)?;
+        BufReader::new(stdout).read_line(&mut line)?;
     }
-    if said.trim() == READY {
+    if line.trim() == READY {
         return Ok(Detached::Leave(ExitCode::Done));
     }
     let code = child.wait()?.code().and_then(|code| u8::try_from(code).ok());

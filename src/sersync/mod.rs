@@ -124,7 +124,7 @@ impl Loaded {
             .map(|(m, t)| {
                 let deletes = if m.delete.ever() { "\"ignore errors\" deletes files that could not be read; " } else { "" };
                 format!(
-                    "{}: no module tells its settings. With \"use chroot = no\" and without \"munge symlinks = no\", symbolic links are stored as \
+                    "{}: no module gives its settings. With \"use chroot = no\" and without \"munge symlinks = no\", symbolic links are stored as \
                      /rsyncd-munged/…; {deletes}\"max connections\" must be {} or more; \"timeout\" more than {:?}",
                     t.location,
                     t.jobs + t.small_jobs + t.standby,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::xml::Found;
 use crate::config::{Compress, Extras};
 
-/// What the options ask for.
+/// What the options request.
 #[derive(Debug, Default)]
 pub(super) struct Params {
     pub(super) compress: Option<Compress>,
@@ -67,11 +67,11 @@ pub(super) fn read(text: &str, at: &Range<usize>, found: &mut Found) -> Params {
             );
         }
     }
-    kept.tell(&mut params, at, found);
+    kept.add(&mut params, at, found);
     params
 }
 
-/// What rsync keeps of a file, and is asked to keep.
+/// What rsync keeps of a file, and is requested to keep.
 #[derive(Default)]
 struct Kept {
     archive: bool,
@@ -85,8 +85,8 @@ struct Kept {
 }
 
 impl Kept {
-    /// fansync keeps all of it; what was not asked for and can be left is left.
-    fn tell(&self, params: &mut Params, at: &Range<usize>, found: &mut Found) {
+    /// fansync keeps all of it; what was not requested and can be left is left.
+    fn add(&self, params: &mut Params, at: &Range<usize>, found: &mut Found) {
         if self.archive {
             return;
         }
@@ -195,7 +195,7 @@ fn option(
             _ => {}
         },
         _ if listed(SAYS) => {
-            found.note(at.clone(), format!("{word} in params does nothing: fansync reads what rsync says, and tells it in its log and status"));
+            found.note(at.clone(), format!("{word} in params does nothing: fansync reads what rsync says, and shows it in its log and status"));
         }
         _ => {
             params.args.push(match &value {

@@ -52,7 +52,7 @@ pub(super) fn attached(head: Element<'_>, sersync: Element<'_>, found: &mut Foun
     plugin(head, name.text, When::Confirmed, found).map(|p| p.hook)
 }
 
-/// Blocks of plugins that nobody switches on are looked at for what they could not mean.
+/// Blocks of plugins that are not switched on are checked for what they could not mean.
 pub(super) fn unused(head: Element<'_>, found: &mut Found) {
     for block in head.all("plugin") {
         let name = block.value("name");

@@ -137,9 +137,9 @@ fn mistakes_have_their_places() {
         ("<head version", "<foot/><head version", "no XML", ""),
     ] {
         assert!(WHOLE.contains(from));
-        let said = wrong(&WHOLE.replacen(from, to, 1));
-        if !said.contains(message) || !said.contains(&format!("confxml.xml{place}")) {
-            off.push(format!("{to}, {place}: {said}"));
+        let error = wrong(&WHOLE.replacen(from, to, 1));
+        if !error.contains(message) || !error.contains(&format!("confxml.xml{place}")) {
+            off.push(format!("{to}, {place}: {error}"));
         }
     }
     assert!(off.is_empty(), "{}", off.join("\n"));
@@ -270,7 +270,7 @@ fn import_is_the_same_configuration() {
     imports(&whole);
     let text = super::toml(&whole, true).unwrap();
     assert!(text.contains("#   13: with <createFile> off") && text.contains("jobs = 7"), "{text}");
-    assert!(!text.contains("standby") && !text.contains("max_paths"), "a default is told:\n{text}");
+    assert!(!text.contains("standby") && !text.contains("max_paths"), "a default is written:\n{text}");
 }
 
 #[test]

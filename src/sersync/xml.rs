@@ -69,13 +69,13 @@ pub(super) fn syntax(text: &str, error: &roxmltree::Error) -> Problem {
     let line = text.split_inclusive('\n').take((pos.row as usize).saturating_sub(1)).map(str::len).sum::<usize>();
     let rest = text.get(line..).unwrap_or_default();
     let column = rest.char_indices().nth((pos.col as usize).saturating_sub(1)).map_or(rest.len(), |(at, _)| at);
-    let said = error.to_string();
+    let reason = error.to_string();
     // The place is shown by itself.
-    let said = said.rsplit_once(" at ").map_or(said.as_str(), |(what, _)| what);
+    let parsed = reason.rsplit_once(" at ").map_or(reason.as_str(), |(what, _)| what);
     let at = line + column;
     let end = text[at..].chars().next().map_or(at, |c| at + c.len_utf8());
     let secret = text[line..].lines().next().is_some_and(|l| l.contains("passwd"));
-    Problem { secret, ..Problem::new(format!("this is no XML: {said}")).at(at..end) }
+    Problem { secret, ..Problem::new(format!("this is no XML: {parsed}")).at(at..end) }
 }
 
 /// What reading has found besides values.

@@ -71,7 +71,7 @@ pub struct Place<'a> {
 /// merged several changes of one object into it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FanEvent<'a> {
-    /// `FAN_*` bits; several when merged. `FAN_ONDIR` tells that the object is a directory,
+    /// `FAN_*` bits; several when merged. `FAN_ONDIR` says that the object is a directory,
     /// `FAN_Q_OVERFLOW` that events were lost (then nothing else is set).
     pub mask: u64,
     /// The process that caused the (first) event; 0 for an overflow or a process outside this pid

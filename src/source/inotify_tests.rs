@@ -206,7 +206,7 @@ fn another_filesystem_is_left_alone_unless_told() {
     watches.add_tree(b"", &Rules { cross: &|other| other == dev, ..RULES });
     assert_eq!(watches.count(), 3);
     watches.add_tree(b"", &RULES);
-    assert_eq!(watches.count(), 1, "and forgotten when told otherwise");
+    assert_eq!(watches.count(), 1, "and forgotten on request");
 }
 
 /// Directories nested by another thread at full speed, before, during and after the first walk.
@@ -379,7 +379,7 @@ fn the_roots_end_is_told() {
     let mut deleted = Rig::new();
     deleted.add_all();
     fs::remove_dir(deleted.at("")).unwrap();
-    assert_eq!(deleted.seen(), [""; 0], "if this is heard after all, say so in the documentation");
+    assert_eq!(deleted.seen(), [""; 0], "if this is reported after all, say so in the documentation");
 }
 
 #[test]
@@ -393,7 +393,7 @@ fn too_few_watches_are_told_and_made_good() {
     drop(_judging);
     let Some(limit) = WatchLimit::set(1, "too_few_watches_are_told_and_made_good") else { return };
     let report = watches.add_tree(b"", &RULES);
-    // The root too is one that cannot be watched; what is below is not looked at.
+    // The root too is one that cannot be watched; what is below is not read.
     assert_eq!(report.lost.iter().map(|lost| lost.0.as_bytes()).collect::<Vec<_>>(), [b""]);
     assert_eq!(report.out_of_watches, Some(OutOfWatches { limit: Some(1), watched: 2, unwatched: 1 }));
     let text = report.out_of_watches.unwrap().to_string();

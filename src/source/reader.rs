@@ -57,7 +57,7 @@ impl Feed {
     /// What must be read so that all of `queued` (`FIONREAD`) has been; [`Feed::part`] returns how
     /// much a read was of it. inotify counts in bytes. fanotify answers 24 for each event, whatever
     /// follows its head (measured, 6.18), so events are counted; should a kernel answer with all
-    /// bytes, this asks for too much and the drain ends when the queue is empty.
+    /// bytes, this requests too much and the drain ends when the queue is empty.
     fn bound(self, queued: usize) -> usize {
         match self {
             Feed::Fanotify => queued.div_ceil(size_of::<libc::fanotify_event_metadata>()),
@@ -165,13 +165,13 @@ struct Counters {
 struct Shared {
     filled: Ring<Item>,
     empty: Ring<Box<[u8]>>,
-    /// Drains asked for and not yet begun.
+    /// Drains requested and not yet begun.
     requests: SegQueue<u64>,
     control: EventFd,
     wake: Arc<EventFd>,
     stop: AtomicBool,
     /// The reader waits for a buffer or for room. Dekker's pattern: the reader sets it, fences, and
-    /// looks at the rings once more; the engine changes a ring, fences, and looks at it. One of the
+    /// checks the rings once more; the engine changes a ring, fences, and checks it. One of the
     /// two sees the other.
     paused: AtomicBool,
     /// Inputs still to be reported as failed because the thread ended by itself.
@@ -364,9 +364,9 @@ impl Worker {
                 return Err(End::Stopped);
             }
             // Counted before the drain: what is requested while it runs must wait for the next one.
-            let asked = self.shared.requests.len();
-            let found = self.drain(asked > 0)? | std::mem::take(&mut began);
-            for _ in 0..asked {
+            let requested = self.shared.requests.len();
+            let found = self.drain(requested > 0)? | std::mem::take(&mut began);
+            for _ in 0..requested {
                 if let Some(token) = self.shared.requests.pop() {
                     self.push(Item::Drained(token))?;
                 }

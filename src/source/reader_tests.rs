@@ -26,7 +26,7 @@ impl Rig {
         Rig { reader: Reader::spawn(inputs, config, wake.clone()).unwrap(), wake }
     }
 
-    /// The next item, sleeping as the engine does: clear, look, poll.
+    /// The next item, sleeping as the engine does: clear, check, poll.
     fn next(&self) -> Item {
         self.next_within(PATIENCE).expect("an item before patience ends")
     }
@@ -121,7 +121,7 @@ fn bytes_arrive_in_order_whatever_the_ring_is() {
                 }
             };
             thread.join().unwrap();
-            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "the pipe's end is told");
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "the pipe's end is reported");
             let numbers = got.chunks_exact(8).map(|bytes| u64::from_ne_bytes(bytes.try_into().unwrap()));
             assert!(numbers.eq(0..COUNT), "io_uring {io_uring}, {bufs} buffers: bytes lost or out of order");
             assert_eq!(rig.reader.stats().bytes, COUNT * 8);

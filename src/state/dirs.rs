@@ -46,10 +46,10 @@ pub(crate) struct Place(pub(crate) u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Object(pub(crate) u64);
 
-/// Most places that wait to be looked at; what comes beyond stays unknown. About 100 bytes each.
-const MAX_LOOKS: usize = 100_000;
-/// Places looked at in one [`DirSet::settle`], about 5 µs each.
-const LOOKS_PER_SETTLE: usize = 4_000;
+/// Most places that wait for a check; what comes beyond stays unknown. About 100 bytes each.
+const MAX_CHECKS: usize = 100_000;
+/// Places checked in one [`DirSet::settle`], about 5 µs each.
+const CHECKS_PER_SETTLE: usize = 4_000;
 /// Most places kept in mind during a walk, and taken out between two [`DirSet::settle`]s. Beyond,
 /// the set is in doubt.
 const MAX_PLACES: usize = 1_000_000;
@@ -163,7 +163,7 @@ pub(crate) type Delta = (Place, Option<(Object, Wall)>);
 /// Opens a directory of a filesystem by its handle, `O_PATH` will do.
 pub(crate) type OpenByHandle<'a> = dyn FnMut(FsId, HandleRef<'_>) -> io::Result<OwnedFd> + 'a;
 
-struct Look {
+struct Check {
     fs: FsId,
     kind: i32,
     parent: Box<[u8]>,
@@ -185,7 +185,7 @@ pub(crate) struct DirSet {
     /// Whether events are followed; if not, `complete_at` stands still.
     live: bool,
     build: Option<Build>,
-    looks: HashMap<Place, Look, FxBuildHasher>,
+    checks: HashMap<Place, Check, FxBuildHasher>,
     /// Taken out since the last [`DirSet::settle`].
     gone: HashSet<Place, FxBuildHasher>,
 }
@@ -193,7 +193,7 @@ pub(crate) struct DirSet {
 impl DirSet {
     /// A set that does not follow the events yet: an earlier run's, or an empty one.
     pub(crate) fn new(dirs: Arc<Dirs>, complete_at: Option<Wall>) -> DirSet {
-        DirSet { dirs, complete_at, live: false, build: None, looks: HashMap::default(), gone: HashSet::default() }
+        DirSet { dirs, complete_at, live: false, build: None, checks: HashMap::default(), gone: HashSet::default() }
     }
 
     /// The set as it is.
@@ -234,9 +234,9 @@ impl DirSet {
                 return self.doubt();
             }
         }
-        if inside && self.looks.len() < MAX_LOOKS {
-            let look = || Look { fs, kind: parent.kind, parent: parent.bytes.into(), name: name.into() };
-            self.looks.entry(place).or_insert_with(look);
+        if inside && self.checks.len() < MAX_CHECKS {
+            let check = || Check { fs, kind: parent.kind, parent: parent.bytes.into(), name: name.into() };
+            self.checks.entry(place).or_insert_with(check);
         }
     }
 
@@ -244,7 +244,7 @@ impl DirSet {
     /// under way will not do.
     pub(crate) fn doubt(&mut self) {
         self.live = false;
-        self.looks.clear();
+        self.checks.clear();
         if let Some(build) = &mut self.build {
             build.spoiled = true;
         }
@@ -255,7 +255,7 @@ impl DirSet {
     /// receives every event already.
     pub(crate) fn begin_build(&mut self, now: Wall) {
         self.live = false;
-        self.looks.clear();
+        self.checks.clear();
         self.build = Some(Build { began: now, places: HashSet::default(), spoiled: false });
     }
 
@@ -263,7 +263,7 @@ impl DirSet {
     pub(crate) fn finish_build(&mut self, mut walked: Dirs) -> bool {
         let Some(build) = self.build.take() else { return false };
         if build.spoiled || walked.key != self.dirs.key {
-            self.looks.clear();
+            self.checks.clear();
             return false;
         }
         for place in build.places {
@@ -276,7 +276,7 @@ impl DirSet {
     /// The walk failed.
     pub(super) fn abandon_build(&mut self) {
         self.build = None;
-        self.looks.clear();
+        self.checks.clear();
     }
 
     /// All changes of places before `at` have been reported.
@@ -312,21 +312,21 @@ impl DirSet {
         out: &mut Vec<Delta>,
     ) -> io::Result<()> {
         out.extend(self.gone.drain().map(|place| (place, None)));
-        if !self.live || self.looks.is_empty() {
+        if !self.live || self.checks.is_empty() {
             return Ok(());
         }
         let mut found = Vec::new();
-        for (place, look) in self.looks.extract_if(|_, _| true).take(LOOKS_PER_SETTLE) {
-            let parent = HandleRef { kind: look.kind, bytes: &look.parent };
+        for (place, check) in self.checks.extract_if(|_, _| true).take(CHECKS_PER_SETTLE) {
+            let parent = HandleRef { kind: check.kind, bytes: &check.parent };
             // Gone, a mount that is no more, no permission: whatever the reason, unknown is never
             // wrong.
-            let Ok(dir) = open(look.fs, parent) else { continue };
-            let name = Path::new(OsStr::from_bytes(&look.name));
+            let Ok(dir) = open(check.fs, parent) else { continue };
+            let name = Path::new(OsStr::from_bytes(&check.name));
             let Ok(handle) = name_to_handle(dir.as_fd(), name) else { continue };
-            found.push((place, self.dirs.object(look.fs, handle.as_ref())));
+            found.push((place, self.dirs.object(check.fs, handle.as_ref())));
         }
         if !found.is_empty() {
-            // Later than every check, so not before any of the changes that were looked at.
+            // Later than every check, so not before any of the changes that were checked.
             let since = now()?;
             let dirs = Arc::make_mut(&mut self.dirs);
             for (place, object) in found {
@@ -339,7 +339,7 @@ impl DirSet {
 
     /// Whether [`DirSet::settle`] has something to do.
     pub(super) fn unsettled(&self) -> bool {
-        !self.gone.is_empty() || (self.live && !self.looks.is_empty())
+        !self.gone.is_empty() || (self.live && !self.checks.is_empty())
     }
 }
 

@@ -83,7 +83,7 @@ impl Real {
         set
     }
 
-    fn told(&self, set: &mut DirSet, parent: &str, name: &str) {
+    fn changed(&self, set: &mut DirSet, parent: &str, name: &str) {
         set.changed(FS, self.handle(parent).as_ref(), name.as_bytes(), true);
     }
 
@@ -104,11 +104,11 @@ fn a_directory_is_known_at_its_place_only() {
     fs::rename(real.at("a/b"), real.at("b")).unwrap();
     assert_eq!(real.known(&set, "", "b"), None, "it moved unheard");
     assert_eq!(real.known(&set, "b", "c"), Some(Wall(950)), "what is below moved along");
-    real.told(&mut set, "a", "b");
-    real.told(&mut set, "", "b");
-    assert_eq!(real.known(&set, "", "b"), None, "taken out at once, looked at later");
+    real.changed(&mut set, "a", "b");
+    real.changed(&mut set, "", "b");
+    assert_eq!(real.known(&set, "", "b"), None, "taken out at once, checked later");
     let saved = real.settle(&mut set);
-    assert_eq!(real.known(&set, "", "b"), Some(Wall(1001)), "known since the look");
+    assert_eq!(real.known(&set, "", "b"), Some(Wall(1001)), "known since the check");
     assert_eq!(saved.len(), 2, "a/b went, b came: {saved:?}");
 
     fs::remove_dir_all(real.at("b")).unwrap();
@@ -125,7 +125,7 @@ fn the_order_of_events_does_not_matter() {
     // a.
     fs::rename(real.at("a"), real.at("b")).unwrap();
     for name in ["a", "b", "b", "a"] {
-        real.told(&mut set, "", name);
+        real.changed(&mut set, "", name);
     }
     real.settle(&mut set);
     assert!(real.known(&set, "", "b").is_some());
@@ -140,14 +140,14 @@ fn what_changed_during_a_walk_does_not_count_as_read() {
         fs::create_dir(real.at(dir)).unwrap();
     }
     let mut set = DirSet::new(Arc::new(Dirs::new([1; 16], Wall::MIN)), None);
-    real.told(&mut set, "", "x");
+    real.changed(&mut set, "", "x");
     assert!(!set.unsettled(), "without a set there is nothing to follow");
     set.begin_build(Wall(900));
     let walked = real.walk(set.dirs(), 950);
     fs::rename(real.at("x"), real.at("w")).unwrap();
-    real.told(&mut set, "", "x");
-    real.told(&mut set, "", "w");
-    assert_eq!(real.settle(&mut set), [], "looks wait for the walk");
+    real.changed(&mut set, "", "x");
+    real.changed(&mut set, "", "w");
+    assert_eq!(real.settle(&mut set), [], "checks wait for the walk");
     assert!(set.finish_build(walked) && set.is_live());
     assert_eq!((real.known(&set, "", "y"), real.known(&set, "", "w")), (Some(Wall(950)), None));
     fs::rename(real.at("w"), real.at("x")).unwrap();
@@ -165,7 +165,7 @@ fn lost_events_stop_the_set_and_spoil_a_walk() {
     set.complete_until(Wall(2000));
     set.doubt();
     set.complete_until(Wall(3000));
-    real.told(&mut set, "", "a");
+    real.changed(&mut set, "", "a");
     assert_eq!((set.complete_at(), set.is_live(), set.unsettled()), (Some(Wall(2000)), false, false));
     set.begin_build(Wall(4000));
     let walked = real.walk(set.dirs(), 4001);
@@ -201,12 +201,12 @@ fn times_are_kept_while_a_watermark_is_behind_them() {
 fn more_changes_than_are_looked_at_at_once() {
     let Some(mut real) = Real::new() else { return };
     let mut set = real.live();
-    let n = LOOKS_PER_SETTLE + 10;
+    let n = CHECKS_PER_SETTLE + 10;
     for i in 0..n {
         fs::create_dir(real.at(&format!("d{i}"))).unwrap();
-        real.told(&mut set, "", &format!("d{i}"));
+        real.changed(&mut set, "", &format!("d{i}"));
     }
-    assert_eq!(real.settle(&mut set).len(), LOOKS_PER_SETTLE);
+    assert_eq!(real.settle(&mut set).len(), CHECKS_PER_SETTLE);
     assert!(set.unsettled());
     assert_eq!(real.settle(&mut set).len(), 10);
     assert!(!set.unsettled() && set.dirs().len() == n);

@@ -1,9 +1,9 @@
-//! Which targets of a mirror a run of it has filled, so that a restart need not ask again.
+//! Which targets of a mirror a run of it has filled, so that a restart need not check again.
 //!
 //! One small file of JSON per mirror ([`note`](super::note)). It names, for each target, its name
 //! and URL: another place is another target.
 //!
-//! A file that cannot be read names none: then a comparison asks once more.
+//! A file that cannot be read names none: then a comparison checks once more.
 
 use std::collections::BTreeSet;
 use std::path::Path;

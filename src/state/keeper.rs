@@ -55,7 +55,7 @@ impl fmt::Display for Without {
     }
 }
 
-/// A moment at which the sources were asked for a drain: [`Keeper::drain`].
+/// A moment at which a drain was requested of the sources: [`Keeper::drain`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Drain(pub(crate) Clock);
 
@@ -71,8 +71,8 @@ impl Drain {
 /// 1. [`Keeper::open`] before the first change is acted upon, with marks already set. Resume, or
 ///    compare everything.
 /// 2. [`Keeper::begin_walk`] and a walk on another thread; [`Keeper::walked`] when it ended.
-/// 3. [`Keeper::all_told`] when the dirty sets hold all that may differ: the findings, or the whole
-///    tree.
+/// 3. [`Keeper::all_reported`] when the dirty sets hold all that may differ: the findings, or the
+///    whole tree.
 /// 4. For each event of a directory that comes, goes or moves: [`Keeper::dirs`] →
 ///    [`DirSet::changed`]. When events were lost: [`DirSet::doubt`], and step 2 again.
 /// 5. Each second while something happens: [`Keeper::drain`], [`Keeper::drained`],
@@ -85,7 +85,7 @@ pub struct Keeper {
     pub(super) clock: Clock,
     dirs: DirSet,
     watermarks: Vec<Watermark>,
-    told: bool,
+    reported: bool,
     drained_at: Wall,
     /// Of the file, to append to.
     chain: Option<log::Chain>,
@@ -145,7 +145,7 @@ impl Keeper {
             clock,
             dirs,
             watermarks: watermarks.into_iter().map(Watermark::new).collect(),
-            told: false,
+            reported: false,
             drained_at: Wall::MIN,
             chain: None,
             behind: true,
@@ -256,7 +256,7 @@ impl Keeper {
     }
 
     /// The target is to be compared whole, for a reason that no change time in the source shows: it
-    /// may have lost what it had, or a command asked for it. Whatever ends the daemon before that
+    /// may have lost what it had, or a command requested it. Whatever ends the daemon before that
     /// is done, the next one does it. Saved at once.
     ///
     /// # Errors
@@ -273,8 +273,8 @@ impl Keeper {
 
     /// All that may differ is in the dirty sets, for every target without a watermark the whole
     /// tree. Watermarks move from here on, not before.
-    pub(crate) fn all_told(&mut self) {
-        self.told = true;
+    pub(crate) fn all_reported(&mut self) {
+        self.reported = true;
     }
 
     /// A moment for a drain; to be taken right before the drain is requested.
@@ -296,7 +296,7 @@ impl Keeper {
     /// # Errors
     /// [`StateError::System`].
     pub(crate) fn drained(&mut self, drain: Drain, epochs: impl IntoIterator<Item = Option<Epoch>>) -> Result<(), StateError> {
-        if !self.told {
+        if !self.reported {
             return Ok(());
         }
         let mut at = drain.0.wall;
@@ -356,7 +356,7 @@ impl Keeper {
         Ok(self.dirs.unsettled() || self.watermarks.iter().any(Watermark::waiting))
     }
 
-    /// Whether [`Keeper::tick`] has places of directories to look at.
+    /// Whether [`Keeper::tick`] has places of directories to check.
     pub(crate) fn is_unsettled(&self) -> bool {
         self.is_on() && self.dirs.unsettled()
     }
@@ -376,7 +376,7 @@ impl Keeper {
         }
         self.clock = self.now()?;
         let complete = last.is_some_and(|d| self.drained_at >= d.0.wall.before(SLACK));
-        self.clean = self.told && complete && self.dirs.is_live();
+        self.clean = self.reported && complete && self.dirs.is_live();
         (self.durable, self.stop) = (synced, if tidy { Stop::Tidy } else { Stop::Untidy });
         self.behind |= self.dirs.unsettled();
         self.save(&[])?;

@@ -131,7 +131,7 @@ pub enum Why {
     #[error("the directories had not all been recorded when the state was saved")]
     NoDirs,
     /// Time cannot be trusted.
-    #[error("changes cannot be told by their time: {0}")]
+    #[error("changes cannot be found by their time: {0}")]
     Clock(String),
     /// Power loss.
     #[error("the machine went down without a stop of the daemon, so the source may have lost changes that targets have")]

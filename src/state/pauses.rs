@@ -77,8 +77,8 @@ mod tests {
         let whole = fs::read(file.0.path()).unwrap();
         for cut in 0..whole.len() {
             fs::write(file.0.path(), &whole[..cut]).unwrap();
-            let told = file.load().unwrap_err().to_string();
-            assert!(told.contains("understand") && told.contains("paused"), "{told}");
+            let error = file.load().unwrap_err().to_string();
+            assert!(error.contains("understand") && error.contains("paused"), "{error}");
         }
     }
 }

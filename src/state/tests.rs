@@ -56,7 +56,7 @@ impl World {
         let (mut keeper, resume) = self.open();
         let old = keeper.begin_walk().unwrap();
         assert!(keeper.walked(Some(self.walk(&old, keeper.clock.wall))).unwrap());
-        keeper.all_told();
+        keeper.all_reported();
         (keeper, resume)
     }
 
@@ -136,9 +136,9 @@ fn from_the_first_start_to_a_clean_restart() {
     let before = keeper.drain().unwrap();
     keeper.drained(before, [Some(w.epochs.close())]).unwrap();
     w.tick(&mut keeper).unwrap();
-    assert_eq!(keeper.watermark(0), None, "the whole tree was not told yet, so an empty dirty set says nothing");
+    assert_eq!(keeper.watermark(0), None, "the whole tree was not reported yet, so an empty dirty set proves nothing");
     let old = keeper.begin_walk().unwrap();
-    keeper.all_told();
+    keeper.all_reported();
     let at = w.second(&mut keeper);
     assert!(at > before.0.wall.before(SLACK) && at <= keeper.clock.wall.before(SLACK));
     keeper.walked(Some(w.walk(&old, keeper.clock.wall))).unwrap();
@@ -230,7 +230,7 @@ fn what_a_stop_must_not_promise() {
         keeper.stop(last, true, true).unwrap();
         assert!(w.open().1.unwrap().dirs_complete_at < Wall::MAX, "{what}");
     }
-    // Events that came with the last drain and were not looked at: unknown, and that is saved.
+    // Events that came with the last drain and were not checked: unknown, and that is saved.
     let mut w = World::new();
     let (mut keeper, _) = w.running();
     w.second(&mut keeper);
@@ -392,7 +392,7 @@ fn one_daemon_at_a_time() {
 fn a_filesystem_that_is_not_proven() {
     let w = World::new();
     let (mut keeper, _) = w.running();
-    keeper.all_told();
+    keeper.all_reported();
     drop(keeper);
     let proc = Root::open(Path::new("/proc")).unwrap();
     let identity = Identity::of(&proc, "s");
@@ -439,7 +439,7 @@ fn the_newest_time_of_the_source_is_known_after_a_clean_stop() {
     w.second(&mut keeper);
     drop(keeper); // as SIGKILL does
     let (mut keeper, resume) = w.running();
-    assert_eq!(resume.unwrap().newest, Wall::MIN, "directories that are told whole are not looked into");
+    assert_eq!(resume.unwrap().newest, Wall::MIN, "directories that are reported whole are not read");
     keeper.saw(now);
     w.stop(keeper, true);
     assert_eq!(w.open().1.unwrap().newest, now);
@@ -472,7 +472,7 @@ fn a_full_disk_costs_nothing_but_time() {
     let (mut keeper, _) = open(&w);
     let old = keeper.begin_walk().unwrap();
     keeper.walked(Some(w.walk(&old, keeper.clock.wall))).unwrap();
-    keeper.all_told();
+    keeper.all_reported();
     let early = w.second(&mut keeper);
     let filler = fs::File::create(disk.path().join("filler")).unwrap();
     for step in [1 << 20, 4096] {

@@ -4,7 +4,7 @@
 //! came to its place since ([`super::Dirs::known_since`]); so a walk after a restart finds it
 //! again, and no list of pending paths needs to be saved.
 //!
-//! How it moves: the engine asks its sources for a drain at the time `D`, and is notified when
+//! How it moves: the engine requests a drain of its sources at the time `D`, and is notified when
 //! every event from before it is in the dirty sets; then it closes each target's epoch. When
 //! nothing of that epoch or an earlier one is left, every change from before `D` is on the target.
 //! A change does not count by the time it was seen at: it may have waited in the kernel's queue for

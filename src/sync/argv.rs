@@ -152,7 +152,7 @@ impl<'a> Peer<'a> {
         matches!(self.location, Location::Local(_))
     }
 
-    /// The options that the kind of target asks for.
+    /// The options that the kind of target needs.
     pub(crate) fn transport(&self) -> Vec<String> {
         match self.location {
             Location::Daemon { shell: false, .. } => {
@@ -387,7 +387,7 @@ impl Args {
             self.add("--modify-window=-1");
         }
         match spec.compare {
-            // With each comparison that a later pass may ask for: a server may refuse these, too.
+            // With each comparison that a later pass may request: a server may refuse these, too.
             _ if pass == Pass::Probe => self.add_all(["--ignore-times", "--checksum"]),
             Compare::Quick => {}
             Compare::Resend => self.add("--ignore-times"),
@@ -810,7 +810,7 @@ mod tests {
         let to_module = Spec { peer: Peer { password_file, compress: Compress::Zstd, ..plain.peer }, ..plain };
         let line = line(&to_module, Pass::Deep);
         assert!(line.contains("-z --compress-choice=zstd") && !line.contains("pass"), "{line}");
-        assert!(!line.contains("--confine-root"), "not asked for where rsync does not know it: {line}");
+        assert!(!line.contains("--confine-root"), "not requested where rsync does not know it: {line}");
     }
 
     #[test]

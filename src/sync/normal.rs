@@ -32,7 +32,7 @@ pub enum State {
     Present(StatBrief),
     /// It is not there; its parent is a directory that is.
     Missing,
-    /// It is not known. Neither send nor delete it; look again later.
+    /// It is not known. Neither send nor delete it; check again later.
     Unreadable(Errno),
 }
 
@@ -53,14 +53,14 @@ pub struct Normal {
     /// In the order of the tree (a directory before what is below it), each path once.
     pub items: Vec<Item>,
     /// Every directory that lies above an item, the root first, with its ctime: rsync sets its
-    /// attributes, so runs that overlap may leave the mtime of the older look behind.
+    /// attributes, so runs that overlap may leave the mtime of the older read behind.
     pub(crate) ancestors: Vec<(RelPath, FileTime)>,
     /// The root itself.
     pub(crate) root: StatBrief,
 }
 
 impl Normal {
-    /// The newest change time of all that was looked at.
+    /// The newest change time of all that was read.
     pub(crate) fn newest(&self) -> FileTime {
         let items = self.items.iter().filter_map(|item| match &item.state {
             State::Present(stat) => Some(stat.ctime),
@@ -82,7 +82,7 @@ impl Normal {
     }
 }
 
-/// Why nothing can be said about a batch.
+/// Why nothing is known about a batch.
 #[derive(Debug, Error)]
 pub enum NormalError {
     /// The root's descriptor does not answer: filesystem gone or failing. Check the root, then look
@@ -107,12 +107,12 @@ pub fn normalise(root: BorrowedFd<'_>, paths: &[(RelPath, Kind)], statter: &mut 
     drop_covered(&mut wanted);
 
     let (batch, ends) = prefixes(&wanted);
-    let looked = statter.stat_all(root, &batch);
-    let top = looked[0].map_err(|errno| NormalError::Root(errno.into()))?;
+    let stats = statter.stat_all(root, &batch);
+    let top = stats[0].map_err(|errno| NormalError::Root(errno.into()))?;
 
     // Where the walk from the root stops: at the first component that failed or is no directory.
     let mut stops: Vec<Option<usize>> = Vec::with_capacity(batch.len());
-    for (index, found) in looked.iter().enumerate() {
+    for (index, found) in stats.iter().enumerate() {
         let above = batch.parent(index).and_then(|parent| stops[parent]);
         let stops_here = !matches!(found, Ok(stat) if stat.is_dir());
         stops.push(above.or(stops_here.then_some(index)));
@@ -122,7 +122,7 @@ pub fn normalise(root: BorrowedFd<'_>, paths: &[(RelPath, Kind)], statter: &mut 
     let mut is_ancestor = vec![false; batch.len()];
     for (&(path, kind), end) in wanted.iter().zip(ends) {
         let at = stops[end].unwrap_or(end);
-        let item = match looked[at] {
+        let item = match stats[at] {
             Ok(stat) => Item {
                 path: at_index(&batch, at),
                 kind: if stat.is_dir() { kind } else { Kind::Entry },
@@ -145,7 +145,7 @@ pub fn normalise(root: BorrowedFd<'_>, paths: &[(RelPath, Kind)], statter: &mut 
         items.push(item);
     }
     let ancestors = (0..batch.len()).filter(|&index| is_ancestor[index]).filter_map(|index| {
-        let stat = looked[index].ok()?;
+        let stat = stats[index].ok()?;
         Some((at_index(&batch, index), stat.ctime))
     });
     Ok(Normal { ancestors: ancestors.collect(), items, root: top })

@@ -123,7 +123,7 @@ impl Verdict {
 pub struct Outcome {
     /// What to do next.
     pub verdict: Verdict,
-    /// One line for a human: rsync's own most telling message, and how it ended. Empty for
+    /// One line for a human: rsync's own most significant message, and how it ended. Empty for
     /// [`Verdict::Done`].
     pub reason: String,
     /// Paths that messages named, as far as they can be read: at most
@@ -290,7 +290,7 @@ fn failed(exit: Exit, output: &Output) -> Vec<Failed> {
 
 fn reason(exit: Exit, output: &Output) -> String {
     let end = end(exit);
-    match (output.telling(), output.begins_at()) {
+    match (output.top_message(), output.begins_at()) {
         (Some(line), dir) if dir.is_root() => format!("{} ({end})", Shown(line)),
         // It may name a path relative to where the run began.
         (Some(line), dir) => format!("{} ({end}, in {dir})", Shown(line)),
@@ -361,7 +361,7 @@ mod tests {
         assert_eq!((missing.verdict, missing.cause), (Verdict::TargetMissing, Trouble::Missing));
     }
 
-    /// Texts of rsync 3.5.0, from real runs, unless said otherwise.
+    /// Texts of rsync 3.5.0, from real runs, unless marked otherwise.
     #[test]
     fn every_code_and_text() {
         use Verdict::*;

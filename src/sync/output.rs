@@ -2,7 +2,7 @@
 //!
 //! Promises: every line is judged, however many there are (a full pass prints one per changed
 //! file), and no more is kept than counters, the first [`MAX_FAILED`] failed paths and the most
-//! telling message. So a message that decides the outcome is never lost in the middle of a long
+//! significant message. So a message that decides the outcome is never lost in the middle of a long
 //! output.
 //!
 //! rsync mixes three things on stdout: itemised changes (`<f+++++++++ name`), messages, and
@@ -65,7 +65,7 @@ pub struct Progress {
     pub(crate) bytes: u64,
     /// Share of the tree's bytes that is done, 0 to 100.
     pub percent: u8,
-    /// Entries looked at.
+    /// Entries examined.
     pub files_done: u64,
     /// Entries in the tree; of what was found so far while `scanning`.
     pub files_total: u64,
@@ -215,7 +215,7 @@ pub(crate) struct ServerSigns {
     pub(crate) hung_up: bool,
 }
 
-/// How much a message tells about the reason of a failure.
+/// How much a message reveals about the reason of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Weight {
     Nothing,
@@ -281,7 +281,7 @@ pub struct Output {
     pub(crate) unknown: Vec<Vec<u8>>,
     /// Further such lines.
     pub(crate) unknown_more: u64,
-    /// Itemised changes, when asked for by [`Output::keep_items`].
+    /// Itemised changes, when requested by [`Output::keep_items`].
     pub items: Vec<Item>,
     /// Itemised changes beyond that limit, or without a name below the root.
     pub(crate) items_more: u64,
@@ -342,8 +342,8 @@ impl Output {
         self.names.dir()
     }
 
-    /// The message that tells most about why a run failed, unescaped.
-    pub fn telling(&self) -> Option<&[u8]> {
+    /// The message that reveals most about why a run failed, unescaped.
+    pub fn top_message(&self) -> Option<&[u8]> {
         self.best.as_ref().map(|(_, line)| &line[..])
     }
 
@@ -414,7 +414,7 @@ impl Output {
             (self.counters.wire_sent, self.counters.wire_received) = (sent, received);
             return true;
         }
-        // The last, where `args` ask for incremental recursion.
+        // The last, where `args` request incremental recursion.
         if line.starts_with(b"total size is ")
             || line.starts_with(b"building file list ... ")
             || line == b"sending incremental file list"
@@ -475,10 +475,10 @@ impl Output {
     }
 
     /// Whether a message of the target is about making an entry of its top directory.
-    fn makes_in_root(&self, told: &[u8]) -> bool {
-        let made = told.strip_prefix(b"recv_generator: ").unwrap_or(told);
+    fn makes_in_root(&self, text: &[u8]) -> bool {
+        let made = text.strip_prefix(b"recv_generator: ").unwrap_or(text);
         (made.starts_with(b"mkstemp \"") || made.starts_with(b"mkdir \""))
-            && quoted(told)
+            && quoted(text)
                 .and_then(|name| self.names.relative(&unescape(name), false))
                 .is_some_and(|path| path::parent(&path).is_some_and(<[u8]>::is_empty))
     }
@@ -546,15 +546,15 @@ impl Output {
             return Weight::Decides;
         }
         let message = messages::with_errno(rest);
-        let (_, told) = messages::who(rest);
-        let (sender, error) = (message.sender, errno(told));
-        if told.starts_with(b"Failed to exec ") {
+        let (_, text) = messages::who(rest);
+        let (sender, error) = (message.sender, errno(text));
+        if text.starts_with(b"Failed to exec ") {
             self.signs.no_program = true;
             return Weight::Decides;
         }
-        self.signs.no_connection |= told.starts_with(b"failed to connect");
+        self.signs.no_connection |= text.starts_with(b"failed to connect");
         self.signs.not_found |= error == Some(libc::ENOENT);
-        if let Some(sign) = self.absent_root(told, sender, error) {
+        if let Some(sign) = self.absent_root(text, sender, error) {
             *sign(&mut self.signs) = true;
             return Weight::Decides;
         }
@@ -572,16 +572,16 @@ impl Output {
     }
 
     /// Which root an error says is not there: the source's or the target's.
-    fn absent_root(&self, told: &[u8], sender: bool, error: Option<i32>) -> Option<Sign> {
-        let enters = told.starts_with(b"change_dir");
-        if enters && sender && self.names.is_source_root(quoted(told).unwrap_or_default()) {
+    fn absent_root(&self, text: &[u8], sender: bool, error: Option<i32>) -> Option<Sign> {
+        let enters = text.starts_with(b"change_dir");
+        if enters && sender && self.names.is_source_root(quoted(text).unwrap_or_default()) {
             return Some(|signs| &mut signs.source_root);
         }
-        let cannot_enter = !sender && (enters || (told.starts_with(b"mkdir \"") && memmem::find(told, b"/.\" ").is_some()));
+        let cannot_enter = !sender && (enters || (text.starts_with(b"mkdir \"") && memmem::find(text, b"/.\" ").is_some()));
         let cannot_stat =
-            told.starts_with(b"ERROR: cannot stat destination ") && matches!(error, Some(libc::ENOENT | libc::ENOTDIR));
+            text.starts_with(b"ERROR: cannot stat destination ") && matches!(error, Some(libc::ENOENT | libc::ENOTDIR));
         // Only below a directory that was itself removed: this process still stands in it.
-        let stands_in_removed = || !sender && error == Some(libc::ENOENT) && self.makes_in_root(told);
+        let stands_in_removed = || !sender && error == Some(libc::ENOENT) && self.makes_in_root(text);
         (cannot_enter || cannot_stat || stands_in_removed()).then_some(|signs| &mut signs.target.missing)
     }
 
@@ -681,7 +681,7 @@ mod tests {
             let names: Vec<_> = output.items.iter().map(|item| item.path.as_bytes()).collect();
             assert_eq!(names, [&b"gone"[..], b"", b"we\"ird \\#012 n\nl"]);
             assert_eq!(output.items_more, 2);
-            assert_eq!(output.telling(), Some(&b"cannot delete non-empty directory: keep/x"[..]));
+            assert_eq!(output.top_message(), Some(&b"cannot delete non-empty directory: keep/x"[..]));
         }
     }
 
@@ -691,12 +691,12 @@ mod tests {
         assert_eq!((output.listed, output.considered, output.progress), (200, None, None));
         let output = read(b"building file list ... \r 100 files...\r130 files to consider\n<f+++++++++ 100 files...\n", b"", 10);
         assert_eq!((output.listed, output.considered, output.counters.files_sent), (100, Some(130), 1));
-        assert_eq!(output.telling(), None);
+        assert_eq!(output.top_message(), None);
         let output = read(b"sending incremental file list\n", b"", 10);
-        assert_eq!(output.telling(), None);
+        assert_eq!(output.top_message(), None);
         let output = read(b"building file list ... \n1 file to consider\n", b"", 10);
         assert_eq!(output.considered, Some(1));
-        assert_eq!(output.telling(), None);
+        assert_eq!(output.top_message(), None);
     }
 
     #[test]
@@ -706,12 +706,12 @@ mod tests {
         let output = read(b"\r     52,535,146  99%   21.91MB/s    0:00:02 (xfr#19747, to-chk=254/20202)\r", b"", 1000);
         let want = Progress { bytes: 52_535_146, percent: 99, files_done: 19_948, files_total: 20_202, scanning: false };
         assert_eq!(output.progress, Some(want));
-        assert_eq!(output.telling(), None);
+        assert_eq!(output.top_message(), None);
         // A file that became shorter while it was sent.
         let output = read(b"\r       -117,232 -2147483648%    0.00kB/s    0:00:00  \r", b"", 1000);
-        assert_eq!((output.progress.map(|p| (p.bytes, p.percent)), output.telling()), (Some((0, 0)), None));
+        assert_eq!((output.progress.map(|p| (p.bytes, p.percent)), output.top_message()), (Some((0, 0)), None));
         let output = read(b"\r       -117,232 -x%    0.00kB/s    0:00:00  \r", b"", 1000);
-        assert!(output.progress.is_none() && output.telling().is_some(), "no line of progress");
+        assert!(output.progress.is_none() && output.top_message().is_some(), "no line of progress");
     }
 
     #[test]
@@ -783,7 +783,7 @@ mod tests {
         let text = b"rsync: [receiver] mkstemp \"/proc/self/fd/9/.f.dvIuBh\" failed: No such file or directory (2)";
         let output = read(to(&local).target_told_as("/proc/self/fd/9".into()), text);
         assert_eq!(failed(&output), ["a/b/f"]);
-        assert!(!output.signs.target.missing && output.telling().is_some_and(|t| memmem::find(t, b"\"/t/a/b/.f.").is_some()));
+        assert!(!output.signs.target.missing && output.top_message().is_some_and(|t| memmem::find(t, b"\"/t/a/b/.f.").is_some()));
         let output =
             read(to(&local), b".d..t...... ./\n<f+++++++++ d/f\n*deleting   d/gone/\ncL+++++++++ l\ncL+++++++++ l -> x\n");
         let items: Vec<String> = output.items.iter().map(|i| i.path.to_string()).collect();
@@ -826,7 +826,7 @@ mod tests {
         }
         output.push(Stream::Stdout, b"\n");
         for i in 0..2 * MAX_UNKNOWN {
-            output.push(Stream::Stderr, format!("{i} is said by a shell\n").as_bytes());
+            output.push(Stream::Stderr, format!("{i} is printed by a shell\n").as_bytes());
         }
         output.finish();
         assert_eq!(output.failed.len() as u64 + output.failed_more, 5_000);

@@ -62,7 +62,7 @@ pub struct RsyncFacts {
     pub(crate) compress: Vec<String>,
 }
 
-/// The rsync of this host, run to be asked.
+/// The rsync of this host, run as a probe.
 pub(crate) struct Asked;
 
 impl LocalRsync for Asked {
@@ -79,7 +79,7 @@ impl LocalRsync for Asked {
 #[derive(Debug, Error)]
 pub enum ProbeError {
     /// It cannot be run.
-    #[error("cannot ask {rsync:?} for its version: install rsync {OLDEST} or later, or set its path")]
+    #[error("cannot get the version of {rsync:?}: install rsync {OLDEST} or later, or set its path")]
     Run {
         /// The program.
         rsync: PathBuf,
@@ -88,16 +88,16 @@ pub enum ProbeError {
         source: CollectError,
     },
     /// It does not say a version.
-    #[error("{rsync:?} does not tell its version but {said:?} ({exit:?}): is this rsync?")]
+    #[error("{rsync:?} does not print its version but {answer:?} ({exit:?}): is this rsync?")]
     NotRsync {
         /// The program.
         rsync: PathBuf,
         /// The first line of its output.
-        said: String,
+        answer: String,
         /// How it ended.
         exit: Exit,
     },
-    /// It cannot be confined, and the mirror asks for that.
+    /// It cannot be confined, and the mirror requires that.
     #[error(
         "mirror {mirror:?}: require_confined is set, and {rsync:?} is rsync {found}, which has no --confine-root: install rsync 3.5.0 or later, or remove require_confined"
     )]
@@ -140,15 +140,15 @@ impl RsyncFacts {
         };
         // Twice -V: JSON where rsync offers it (3.2.7 and later), else the text of --version, which
         // has no short form before 3.2.0.
-        let said = match ask(&["-VV"])? {
+        let answer = match ask(&["-VV"])? {
             unknown if unknown.exit == Exit::Code(1) => ask(&["--version"])?,
-            said => said,
+            answer => answer,
         };
-        let facts = RsyncFacts::parse(&said.stdout).filter(|_| said.exit == Exit::Code(0));
+        let facts = RsyncFacts::parse(&answer.stdout).filter(|_| answer.exit == Exit::Code(0));
         let mut facts = facts.ok_or_else(|| {
-            let text = if said.stdout.is_empty() { &said.stderr } else { &said.stdout };
+            let text = if answer.stdout.is_empty() { &answer.stderr } else { &answer.stdout };
             let line = text.split(|&b| b == b'\n').next().unwrap_or_default();
-            ProbeError::NotRsync { rsync: rsync.into(), said: Shown(line).to_string(), exit: said.exit }
+            ProbeError::NotRsync { rsync: rsync.into(), answer: Shown(line).to_string(), exit: answer.exit }
         })?;
         if facts.version < OLDEST {
             return Err(ProbeError::TooOld { rsync: rsync.into(), found: facts.version });
@@ -159,14 +159,14 @@ impl RsyncFacts {
     }
 
     /// What the program `rsync` says against options for it; `None` where it takes them, or cannot
-    /// be asked.
+    /// be probed.
     pub(crate) fn refused(rsync: &Path, args: &[String], env: &[(OsString, OsString)]) -> Option<String> {
         // Options are read in their order, so one that it does not take fails before the version is
         // shown.
         let words = args.iter().map(OsString::from).chain(["--version".into()]);
         let argv: Vec<OsString> = [rsync.as_os_str().to_owned()].into_iter().chain(words).collect();
-        let said = collect(&argv, env, 64 * 1024, PATIENCE).ok().filter(|said| said.exit != Exit::Code(0))?;
-        let line = said.stderr.split(|&b| b == b'\n').find(|line| !line.is_empty()).unwrap_or_default();
+        let answer = collect(&argv, env, 64 * 1024, PATIENCE).ok().filter(|answer| answer.exit != Exit::Code(0))?;
+        let line = answer.stderr.split(|&b| b == b'\n').find(|line| !line.is_empty()).unwrap_or_default();
         Some(Shown(line.strip_prefix(b"rsync: ").unwrap_or(line)).to_string())
     }
 
@@ -174,7 +174,7 @@ impl RsyncFacts {
     pub(crate) fn unconfined(&self) -> Option<String> {
         (!self.confine_root).then(|| {
             format!(
-                "rsync {} has no --confine-root: whoever may write below the source can have any file of this host copied, also one that only root may read, by putting \
+                "rsync {} has no --confine-root: a user who may write below the source can have any file of this host copied, also one that only root may read, by putting \
                  a symbolic link in the place of a directory while it is sent; install rsync 3.5.0 or later where such users are not trusted",
                 self.version
             )
@@ -198,10 +198,10 @@ impl RsyncFacts {
             });
         }
         let text = std::str::from_utf8(text).ok()?;
-        let said = text.strip_prefix("rsync ")?.trim_start().strip_prefix("version ")?.split_whitespace().next()?;
+        let answer = text.strip_prefix("rsync ")?.trim_start().strip_prefix("version ")?.split_whitespace().next()?;
         let capable = |name: &str| text.split([',', '\n']).any(|item| item.trim() == name);
         let compress = text.lines().skip_while(|line| !line.starts_with("Compress list:")).nth(1).unwrap_or_default();
-        let version = version(said)?;
+        let version = version(answer)?;
         Some(RsyncFacts {
             version,
             dialect: Dialect::of(version),

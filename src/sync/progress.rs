@@ -9,14 +9,14 @@ use crate::progress::{Figures, MEAN_MIN, Progress};
 const AHEAD: &str = "rsync reads the tree while it sends, and does not know the total yet";
 
 impl Progress {
-    /// Of a run that has been going on for `elapsed`. `told`: rsync prints its progress; else
+    /// Of a run that has been going on for `elapsed`. `reports`: rsync prints its progress; else
     /// `paths` were listed.
-    pub(crate) fn of_run(what: String, run: &Run, elapsed: Duration, told: bool, paths: usize) -> Progress {
+    pub(crate) fn of_run(what: String, run: &Run, elapsed: Duration, reports: bool, paths: usize) -> Progress {
         let moving = run.moving().map_or(Duration::ZERO, |since| since.elapsed());
         let of = Figures { elapsed, moving, ..Figures::default() };
         let output = run.output();
-        if !told {
-            let unknown = "rsync does not tell how far it is in a list of paths";
+        if !reports {
+            let unknown = "rsync does not report its progress in a list of paths";
             let done = output.counters.files_sent + output.counters.other_changes;
             let total = (paths as u64).max(done);
             return Progress::new(what, Figures { moving: elapsed, done, total, bytes: run.bytes_read(), unknown, ..of });
@@ -40,7 +40,7 @@ impl Progress {
                 (None, Some(p)) => Figures { bytes: p.bytes, unknown: AHEAD, ..of },
                 (None, None) if all > 0 => Figures {
                     total: all,
-                    unknown: "rsync tells how far it is where it finds a difference, and has found none yet",
+                    unknown: "rsync reports its progress where it finds a difference, and has found none yet",
                     ..of
                 },
                 (None, None) => {

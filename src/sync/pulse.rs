@@ -20,7 +20,7 @@ use crate::sys::child::Work;
 
 /// How long a run with hard links may keep its connection alive and do nothing else.
 const KNOT: Duration = Duration::from_secs(10);
-/// How often such a run is looked at.
+/// How often such a run is checked.
 const KNOT_BEAT: Duration = Duration::from_secs(1);
 /// Of how many parts of the bound a silence is made up.
 const SAMPLES: u32 = 4;

@@ -10,7 +10,7 @@
 //! | [`Pass::Clear`] | an empty directory | `OLDDIR/` | old names are listed, missing, and deleted |
 //!
 //! The source is named by a descriptor that rsync inherits (`/proc/self/fd/N/`). So it is the
-//! directory that was looked at, wherever it is moved meanwhile, and no symbolic link that takes
+//! directory that was checked, wherever it is moved meanwhile, and no symbolic link that takes
 //! its place is followed.
 //!
 //! A file that changes both its name and its directory is sent: `--fuzzy` twice finds no basis in
@@ -108,7 +108,7 @@ pub(super) fn argv(spec: &Spec<'_>, renamed: &Renamed, pass: Pass) -> Vec<OsStri
                 add(&link);
             }
             if pass != Pass::MovedTree {
-                add(&"-ii"); // what was linked is told as well, and a directory that was made like the one that it was made from
+                add(&"-ii"); // what was linked is reported as well, and a directory that was made like the one that it was made from
             }
         }
         Pass::LikeOthers => {

@@ -489,9 +489,9 @@ mod tests {
         r.fail(Duration::ZERO, many, "full", 0.0);
         for Stand { dir, kind, of } in r.take_many() {
             assert_eq!((dir.to_string().as_str(), kind, of.len()), ("many", Kind::Contents, 20_000));
-            let told: Vec<_> = of.iter().map(|f| (f.reason.clone(), f.tries, f.due)).collect();
+            let before: Vec<_> = of.iter().map(|f| (f.reason.clone(), f.tries, f.due)).collect();
             let entry = set.widen(of.into_iter().map(|f| f.entry).collect(), dir, kind).unwrap();
-            r.stand(entry, &told);
+            r.stand(entry, &before);
         }
         assert_eq!((r.failures().len(), set.epochs().total()), (11, 11), "each is counted once, wherever it is");
         let shown: Vec<_> = r.failures().map(|f| (f.entry.path.to_string(), f.reason.clone())).collect();

@@ -133,8 +133,8 @@ impl Run {
         let child = match Child::spawn_with(&words, env, stdin, caps, limits, &inherit) {
             // Another user may not run it, or cannot be made.
             Err(SpawnError::Program { source, .. }) if user.is_some() => {
-                static SAID: Once = Once::new();
-                SAID.call_once(|| {
+                static LOGGED: Once = Once::new();
+                LOGGED.call_once(|| {
                     tracing::warn!(
                         rsync = %spec.rsync.display(), error = %source,
                         "role marks are fetched by a process of root's, without capabilities: another user cannot run rsync"
@@ -335,7 +335,7 @@ impl Run {
     }
 
     /// Cuts rsync off: its receiver puts in place what it has whole, removes its temporary file and
-    /// ends. See [`crate::sys::child`] for why it is not asked.
+    /// ends. See [`crate::sys::child`] for why it is not queried.
     pub(crate) fn cut(&mut self) {
         match &mut self.child {
             Doer::Rsync(child) => child.cut(),
@@ -407,12 +407,13 @@ impl Run {
         })
     }
 
-    /// Blocks until rsync has ended. `going` is asked after each piece of output, and at least
-    /// every `look`; once it says no, rsync is cut off, and its group killed two seconds later.
+    /// Blocks until rsync has ended. `going` is called after each piece of output, and at least
+    /// every `interval`; once it returns false, rsync is cut off, and its group killed two seconds
+    /// later.
     ///
     /// # Errors
     /// As [`Run::on_exit`], and as [`Reactor::wait`].
-    pub(crate) fn wait_while(&mut self, look: Duration, mut going: impl FnMut(&Run) -> bool) -> io::Result<Outcome> {
+    pub(crate) fn wait_while(&mut self, interval: Duration, mut going: impl FnMut(&Run) -> bool) -> io::Result<Outcome> {
         const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
         const EXIT: u64 = 2;
         let mut reactor = Reactor::new(false);
@@ -425,7 +426,7 @@ impl Run {
         let mut kill_at: Option<Instant> = None;
         let mut ready = Vec::new();
         loop {
-            let limit = kill_at.map_or(look, |at| at.saturating_duration_since(Instant::now()));
+            let limit = kill_at.map_or(interval, |at| at.saturating_duration_since(Instant::now()));
             reactor.wait(&mut ready, Some(limit))?;
             for stream in STREAMS {
                 if ready.contains(&(stream as u64)) && !self.on_readable(stream) {
@@ -506,7 +507,7 @@ pub(crate) fn collect(
 
 /// The same for a question to a target whose answer rsync reads as what comes towards us: without
 /// capabilities, writing nothing but below `dir`, as far as [`privilege`] has it for the run that
-/// fetches a mark. It stays this user's, as another one's rsync does not look at owners.
+/// fetches a mark. It stays this user's, as another one's rsync does not check owners.
 ///
 /// # Errors
 /// As [`collect`].

@@ -8,7 +8,7 @@
 use super::*;
 use crate::budget::{Held, Limits, Member, WaitsFor};
 
-/// How often one that waits asks again although nothing woke it.
+/// How often one that waits requests a place again although nothing woke it.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// See the module's text.
@@ -20,7 +20,7 @@ pub(super) struct Allowance {
 }
 
 impl Allowance {
-    /// When to ask again.
+    /// When to request again.
     pub(super) fn due(&self) -> Option<Duration> {
         self.ask
     }
@@ -31,7 +31,7 @@ impl Allowance {
     }
 }
 
-/// The rate in KiB a second that a user's own option of rsync's asks for (rsync(1), `--bwlimit`:
+/// The rate in KiB a second that a user's own option of rsync's sets (rsync(1), `--bwlimit`:
 /// units of 1024 bytes where none is given); `None` where there is none, or no bound.
 fn own_rate(args: &[String]) -> Option<u64> {
     let text = args.iter().rev().find_map(|arg| arg.strip_prefix("--bwlimit="))?;

@@ -30,7 +30,7 @@ pub(super) struct Descents {
     /// Runs in a row that did not get through.
     refused: u32,
     /// A check of a local target that took too long and goes on.
-    looking: Option<thread::JoinHandle<()>>,
+    opening: Option<thread::JoinHandle<()>>,
 }
 
 impl Descents {
@@ -67,22 +67,22 @@ impl Descents {
     /// Opens a directory of a local target, links not followed. `None` when it is not there as
     /// such, or does not answer.
     fn open(&mut self, root: &std::path::Path, dir: &RelPath) -> Option<std::os::fd::OwnedFd> {
-        self.looking.take_if(|thread| thread.is_finished());
-        if self.looking.is_some() {
+        self.opening.take_if(|thread| thread.is_finished());
+        if self.opening.is_some() {
             return None;
         }
         let (tx, rx) = mpsc::sync_channel(1);
         let (root, dir) = (root.to_owned(), dir.clone());
-        let look = move || {
+        let open_dir = move || {
             let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
             let opened = nix::fcntl::open(&root, flags, Mode::empty()).and_then(|root| open_below(root.as_fd(), &dir));
             let _ = tx.send(opened.ok());
         };
-        let thread = thread::Builder::new().name("target-look".into()).spawn(look).ok()?;
+        let thread = thread::Builder::new().name("target-open".into()).spawn(open_dir).ok()?;
         match rx.recv_timeout(PATIENCE) {
             Ok(opened) => opened,
             Err(_) => {
-                self.looking = Some(thread);
+                self.opening = Some(thread);
                 None
             }
         }

@@ -11,7 +11,7 @@ pub(super) struct Ended<'v> {
     pub(super) abort_reason: Option<AbortReason>,
     /// Of its batch.
     pub(super) round: u32,
-    pub(super) stood_by: bool,
+    pub(super) from_standby: bool,
     /// It began below the root.
     pub(super) below: bool,
     /// It was to count what it would delete.
@@ -85,7 +85,7 @@ impl Ended<'_> {
             (Verdict::Unproven, _) => Completion::Unproven,
             (Verdict::Busy, _) => Completion::Busy,
             (Verdict::TargetFull, _) => Completion::NoRoom,
-            (Verdict::TargetDown | Verdict::TimedOut, _) if self.stood_by => Completion::StaleConnection,
+            (Verdict::TargetDown | Verdict::TimedOut, _) if self.from_standby => Completion::StaleConnection,
             (Verdict::Killed, None) if self.round + 1 < WHOLE_ROUNDS => Completion::Interrupted,
             (Verdict::DeletesHeld, _) if self.counts => Completion::Counted,
             (Verdict::DeletesHeld, _) if self.bounded => Completion::TooManyDeletes,
@@ -111,7 +111,7 @@ mod tests {
         verdict: &Verdict::Done,
         abort_reason: None,
         round: 0,
-        stood_by: false,
+        from_standby: false,
         below: false,
         counts: false,
         read_only: false,
@@ -189,8 +189,8 @@ mod tests {
             (Ended { read_only: true, in_outage: true, round: 1, ..partial }, Completion::SomeFailed),
             (Ended { read_only: true, round: WHOLE_ROUNDS - 1, ..partial }, Completion::ReadOnly),
             (Ended { read_only: true, round: WHOLE_ROUNDS, ..partial }, Completion::SomeFailed),
-            (Ended { verdict: &Verdict::TargetDown, stood_by: true, ..PLAIN }, Completion::StaleConnection),
-            (Ended { verdict: &Verdict::TimedOut, stood_by: true, ..PLAIN }, Completion::StaleConnection),
+            (Ended { verdict: &Verdict::TargetDown, from_standby: true, ..PLAIN }, Completion::StaleConnection),
+            (Ended { verdict: &Verdict::TimedOut, from_standby: true, ..PLAIN }, Completion::StaleConnection),
             (Ended { round: WHOLE_ROUNDS - 1, ..killed }, Completion::Outage { config: false }),
             (Ended { counts: true, bounded: true, ..held }, Completion::Counted),
             (Ended { bounded: true, ..held }, Completion::TooManyDeletes),

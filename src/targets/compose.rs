@@ -187,7 +187,7 @@ struct Rules<'r> {
 
 impl Rules<'_> {
     /// `item`: of the path itself, or of the component above it that decides. With it, what is
-    /// asked of the places that lost nearly everything ([`Target::join_lost`]).
+    /// queried for the places that lost nearly everything ([`Target::join_lost`]).
     fn step(&self, entry: &Entry, item: Option<&normal::Item>, known: Known) -> (Option<Found>, Step) {
         let level_waits = entry.kind == Kind::Contents && self.levels.contains(&entry.path);
         if self.mixed && known.spares || level_waits {
@@ -638,12 +638,12 @@ mod tests {
         ] {
             let stat = StatBrief { ctime: FileTime { secs: ctime, nanos: 0 }, ..stat(libc::S_IFREG, 1) };
             let item = normal::Item { path: written.path.clone(), kind: Kind::Entry, state: Look::Present(stat) };
-            let said = format!("content {}, ctime {ctime}, {known:?}", entry.content);
-            assert_eq!(base().step(entry, Some(&item), known).1, plain(content), "{said}");
+            let case = format!("content {}, ctime {ctime}, {known:?}", entry.content);
+            assert_eq!(base().step(entry, Some(&item), known).1, plain(content), "{case}");
             let small = self::looked(false, Lane::Small);
             let item = normal::Item { state: Look::Present(StatBrief { size: lanes::READ_ALONE, ..stat }), ..item };
             let want = if content == Content::Read { Step::LargeLane(content) } else { plain(content) };
-            assert_eq!(rules(&small, &filter).step(entry, Some(&item), known).1, want, "{said}");
+            assert_eq!(rules(&small, &filter).step(entry, Some(&item), known).1, want, "{case}");
         }
     }
 

@@ -99,10 +99,10 @@ impl ConfirmationLog {
         }
         self.fresh.clear();
         for item in &output.items {
-            if let Some(said) = change_of(item) {
+            if let Some(change) = change_of(item) {
                 // Reported as a part of what was compared: not some by name and others not.
                 if !(more && upwards(&item.path).any(|at| compared.contains(at))) {
-                    self.carried.insert(item.path.clone(), said);
+                    self.carried.insert(item.path.clone(), change);
                     if outcome.is_done() {
                         self.fresh.push(item.path.clone());
                     }
@@ -130,7 +130,7 @@ impl ConfirmationLog {
             let named = self.carried.contains_key(path);
             self.release(id, path, *kind);
             if *kind == Kind::Entry && !path.is_root() && !self.own.remove(path) && !named {
-                self.tell(id, path.clone(), None, false);
+                self.confirm(id, path.clone(), None, false);
             }
         }
         // Directories made on the way to a path belong to no entry.
@@ -138,7 +138,7 @@ impl ConfirmationLog {
             if !upwards(&path).any(|at| again.contains(at))
                 && let Some((change, dir)) = self.carried.remove(&path)
             {
-                self.tell(id, path, Some(change), dir);
+                self.confirm(id, path, Some(change), dir);
             }
         }
     }
@@ -155,10 +155,10 @@ impl ConfirmationLog {
             Kind::Entry => p == path,
         };
         let found: Vec<RelPath> =
-            at_or_below(&self.carried, path).filter(|(p, said)| belongs(p, said.0)).map(|(p, _)| p.clone()).collect();
+            at_or_below(&self.carried, path).filter(|(p, carried)| belongs(p, carried.0)).map(|(p, _)| p.clone()).collect();
         for path in found {
             if let Some((change, dir)) = self.carried.remove(&path) {
-                self.tell(id, path, Some(change), dir);
+                self.confirm(id, path, Some(change), dir);
             }
         }
         let doubtful: Vec<RelPath> = self
@@ -169,7 +169,7 @@ impl ConfirmationLog {
             .collect();
         for path in doubtful {
             self.doubtful.remove(&path);
-            self.tell(id, path, Some(Change::Subtree), true);
+            self.confirm(id, path, Some(Change::Subtree), true);
         }
     }
 
@@ -186,17 +186,17 @@ impl ConfirmationLog {
         self.carried.extend::<BTreeMap<_, _>>(kept);
     }
 
-    fn tell(&mut self, batch: BatchId, path: RelPath, change: Option<Change>, dir: bool) {
+    fn confirm(&mut self, batch: BatchId, path: RelPath, change: Option<Change>, dir: bool) {
         self.out.push(Confirmation { path, change, dir, target: self.target, batch });
     }
 
     /// What nothing that was confirmed has covered; reported once nothing else is left.
     fn rest(&mut self, id: BatchId) {
         for (path, (change, dir)) in std::mem::take(&mut self.carried) {
-            self.tell(id, path, Some(change), dir);
+            self.confirm(id, path, Some(change), dir);
         }
         for path in std::mem::take(&mut self.doubtful) {
-            self.tell(id, path, Some(Change::Subtree), true);
+            self.confirm(id, path, Some(Change::Subtree), true);
         }
         self.own.clear();
     }
@@ -230,10 +230,10 @@ pub(crate) enum OwedQuery {
 
 impl Owed<'_> {
     /// Whether the target lacks it, or may.
-    pub(crate) fn covers(&self, path: &[u8], asked: OwedQuery) -> bool {
+    pub(crate) fn covers(&self, path: &[u8], query: OwedQuery) -> bool {
         use Where::{Names, Withheld};
         // A path on whose behalf other names are sought has arrived itself.
-        let lacks = match asked {
+        let lacks = match query {
             OwedQuery::All => self.0.why(b"", Reach::Below, &[]).is_some(),
             OwedQuery::Unreported => self.0.why(path, Reach::At, &[Names]).is_some(),
             // Deletions that are held in a directory above are others.
@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn what_keeps_a_change_from_being_told() {
         use ledger::tests::with;
-        let asked = [OwedQuery::Reported, OwedQuery::Unreported, OwedQuery::All];
+        let queries = [OwedQuery::Reported, OwedQuery::Unreported, OwedQuery::All];
         for (place, of, want) in [
             (Where::Pending, "d/f", [true; 3]),
             (Where::Flying, "d/f", [true; 3]),
@@ -299,12 +299,12 @@ mod tests {
         ] {
             let ledger = with(place, of, if of == "d/f" { Seen::Written } else { Seen::Subtree });
             let owed = Owed(ledger.index());
-            assert_eq!(asked.map(|asked| owed.covers(b"d/f", asked)), want, "{place:?} {of}");
+            assert_eq!(queries.map(|query| owed.covers(b"d/f", query)), want, "{place:?} {of}");
         }
         let mut ledger = ledger::tests::ledger();
-        assert_eq!(asked.map(|asked| Owed(ledger.index()).covers(b"d/f", asked)), [false; 3]);
+        assert_eq!(queries.map(|query| Owed(ledger.index()).covers(b"d/f", query)), [false; 3]);
         ledger.suspect = true; // whatever comes back in its place may be empty
-        assert_eq!(asked.map(|asked| Owed(ledger.index()).covers(b"d/f", asked)), [true; 3]);
+        assert_eq!(queries.map(|query| Owed(ledger.index()).covers(b"d/f", query)), [true; 3]);
     }
 
     fn batch(path: &str, seen: Seen) -> Batch {
@@ -313,10 +313,10 @@ mod tests {
         set.take_shallow(LIMITS, &mut |_, _| false).or_else(|| set.take_deep(LIMITS)).expect("it was just seen")
     }
 
-    fn ran(confirmations: &mut ConfirmationLog, batch: &Batch, said: &str, verdict: Verdict, keep: usize) {
+    fn ran(confirmations: &mut ConfirmationLog, batch: &Batch, stdout: &str, verdict: Verdict, keep: usize) {
         let mut output = Output::new(Names::default());
         output.keep_items(keep);
-        output.push(Stream::Stdout, said.as_bytes());
+        output.push(Stream::Stdout, stdout.as_bytes());
         output.finish();
         confirmations.ran(&output, batch, &Outcome { verdict: verdict.clone(), ..Outcome::unknown(String::new()) });
         if verdict == Verdict::Done {
@@ -325,7 +325,7 @@ mod tests {
         }
     }
 
-    fn told(confirmations: &mut ConfirmationLog) -> Vec<(String, Option<Change>)> {
+    fn confirmed(confirmations: &mut ConfirmationLog) -> Vec<(String, Option<Change>)> {
         std::mem::take(&mut confirmations.out).into_iter().map(|t| (t.path.to_string(), t.change)).collect()
     }
 
@@ -341,12 +341,12 @@ mod tests {
     fn what_a_failed_run_named_is_told_when_it_is_confirmed() {
         let (mut t, level) = (confirmations(), batch("d", Seen::Contents));
         ran(&mut t, &level, "<f+++++++++ d/a\n*deleting   d/old/\n.d..t...... d/\n", Verdict::Partial, 100);
-        assert_eq!(told(&mut t), []);
+        assert_eq!(confirmed(&mut t), []);
         // Nothing is left to change, so nothing is named.
         ran(&mut t, &level, "", Verdict::Done, 100);
-        assert_eq!(told(&mut t), [of("d/a", Change::Changed), of("d/old", Change::Deleted)]);
+        assert_eq!(confirmed(&mut t), [of("d/a", Change::Changed), of("d/old", Change::Deleted)]);
         ran(&mut t, &level, "", Verdict::Done, 100);
-        assert_eq!(told(&mut t), []);
+        assert_eq!(confirmed(&mut t), []);
     }
 
     #[test]
@@ -354,21 +354,21 @@ mod tests {
         let (mut t, deep) = (confirmations(), batch("d", Seen::Subtree));
         ran(&mut t, &deep, "<f+++++++++ d/a\n", Verdict::TargetDown, 100);
         ran(&mut t, &deep, "", Verdict::Done, 100);
-        assert_eq!(told(&mut t), [of("d/a", Change::Changed), of("d", Change::Subtree)]);
+        assert_eq!(confirmed(&mut t), [of("d/a", Change::Changed), of("d", Change::Subtree)]);
         ran(&mut t, &deep, "<f+++++++++ d/a\n<f+++++++++ d/b\n", Verdict::Done, 1);
-        assert_eq!(told(&mut t), [of("d", Change::Subtree)]);
+        assert_eq!(confirmed(&mut t), [of("d", Change::Subtree)]);
     }
 
     #[test]
     fn listed_paths_are_told_once_named_or_not() {
         let (mut t, file) = (confirmations(), batch("d/f", Seen::Written));
         ran(&mut t, &file, "", Verdict::Done, 100);
-        assert_eq!(told(&mut t), [of("d/f", None)]);
+        assert_eq!(confirmed(&mut t), [of("d/f", None)]);
         // With a directory that was made on the way.
         ran(&mut t, &file, "cd+++++++++ d/\n<f+++++++++ d/f\n", Verdict::Done, 100);
-        assert_eq!(told(&mut t), [of("d/f", Change::Changed), of("d", Change::Directory)]);
+        assert_eq!(confirmed(&mut t), [of("d/f", Change::Changed), of("d", Change::Directory)]);
         ran(&mut t, &batch("gone", Seen::GoneDir), "*deleting   gone/x\n*deleting   gone/\n", Verdict::Done, 100);
-        assert_eq!(told(&mut t), [of("gone", Change::Deleted), of("gone/x", Change::Deleted)]);
+        assert_eq!(confirmed(&mut t), [of("gone", Change::Deleted), of("gone/x", Change::Deleted)]);
     }
 
     #[test]
@@ -376,13 +376,13 @@ mod tests {
         let (mut t, dir) = (confirmations(), batch("d", Seen::Touched));
         t.own(&dir.entries[0].path);
         ran(&mut t, &dir, ".d..t...... d/\n", Verdict::Done, 100);
-        assert_eq!(told(&mut t), []);
+        assert_eq!(confirmed(&mut t), []);
         // Unless its mode changed, too.
         t.own(&dir.entries[0].path);
         ran(&mut t, &dir, ".d...p..... d/\n", Verdict::Done, 100);
-        assert_eq!(told(&mut t), [of("d", None)]);
+        assert_eq!(confirmed(&mut t), [of("d", None)]);
         ran(&mut t, &dir, "", Verdict::Done, 100);
-        assert_eq!(told(&mut t), [of("d", None)]);
+        assert_eq!(confirmed(&mut t), [of("d", None)]);
     }
 
     #[test]

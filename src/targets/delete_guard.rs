@@ -9,7 +9,7 @@ const JUDGE_MIN: Duration = Duration::from_secs(60);
 const JUDGE_MAX: Duration = Duration::from_secs(3600);
 /// The same where a run stopped at its bound although its dry run did not foresee that.
 pub(super) const JUDGE_SOON: Duration = Duration::from_secs(1);
-/// How often it is looked whether what a place lost is there again.
+/// How often a place is checked for the return of what it lost.
 pub(super) const JUDGE_LOST: Duration = Duration::from_secs(5);
 
 /// See the module's text.

@@ -56,20 +56,20 @@ impl Target {
 
     /// A run that carried a batch has ended.
     fn carried_ended(&mut self, cx: &mut Context<'_>, run: Process, carried: Carried, outcome: Outcome) {
-        let told = matches!(outcome.verdict, Verdict::Done | Verdict::Unproven | Verdict::Partial | Verdict::SourceRace);
-        if !told || !carried.purpose.is_dry() {
+        let usable = matches!(outcome.verdict, Verdict::Done | Verdict::Unproven | Verdict::Partial | Verdict::SourceRace);
+        if !usable || !carried.purpose.is_dry() {
             self.account(cx.now, &run, &carried, &outcome);
         }
         let Carried { mut batch, purpose, how } = carried;
         self.ledger.set.settle_single(&mut batch.entries);
         match purpose {
-            Purpose::DryRun(DryRun::Proof(proof)) if told => self.proved(cx, run, (batch, how), proof, &outcome),
-            Purpose::DryRun(dry) if told => self.looked(cx, &run, batch, dry, &outcome),
-            Purpose::Survey { withholds, .. } if told => self.surveyed(cx, run, (batch, how), withholds, outcome),
-            Purpose::Withhold(withholds) if told => self.withheld_ended(cx, batch, Some(withholds)),
+            Purpose::DryRun(DryRun::Proof(proof)) if usable => self.proved(cx, run, (batch, how), proof, &outcome),
+            Purpose::DryRun(dry) if usable => self.dry_run_ended(cx, &run, batch, dry, &outcome),
+            Purpose::Survey { withholds, .. } if usable => self.surveyed(cx, run, (batch, how), withholds, outcome),
+            Purpose::Withhold(withholds) if usable => self.withheld_ended(cx, batch, Some(withholds)),
             // The second half withholds what the first did. Where not all was listed, the rest is
             // found by another comparison, which counts the deletions anew.
-            Purpose::SecondHalf { survey, withholds: Some(withholds) } if told => {
+            Purpose::SecondHalf { survey, withholds: Some(withholds) } if usable => {
                 self.withheld_ended(cx, batch, Some(withholds).filter(|_| !survey.is_cut_off()));
             }
             Purpose::Rename(moving) => self.rename_ended(cx, &run, moving, (batch, how), &outcome),
@@ -203,7 +203,7 @@ impl Target {
         }
     }
 
-    /// What made the waiting processes' connections useless may have befallen the target: asks it
+    /// What made the waiting processes' connections useless may have befallen the target: probes it
     /// at once, and nothing is sent before it has answered.
     pub(super) fn doubt(&mut self, cx: &mut Context<'_>, reason: &str) {
         if self.is_up() {
@@ -320,7 +320,7 @@ impl Target {
             verdict: &outcome.verdict,
             abort_reason: run.abort_reason,
             round: batch.round,
-            stood_by: how.stood_by,
+            from_standby: how.from_standby,
             below: purpose.below().is_some(),
             counts: extra == Extra::Counted,
             read_only: read_only(batch, outcome, run.rsync.output()),
@@ -411,7 +411,7 @@ impl Target {
                 let why = "nothing but keep-alives, ended by the watchdog";
                 self.ledger.retry(cx.now, Batch { round, ..batch }, &[], why);
             }
-            Completion::HeldUp => self.held_up(cx, run, batch, how.stood_by, outcome),
+            Completion::HeldUp => self.held_up(cx, run, batch, how.from_standby, outcome),
             Completion::Outage { config } => {
                 self.ledger.give_back(batch);
                 for e in self.ledger.retries.take_all() {
@@ -474,14 +474,14 @@ impl Target {
     }
 
     /// A run was ended because it made no progress.
-    fn held_up(&mut self, cx: &mut Context<'_>, run: &Process, batch: Batch, stood_by: bool, outcome: &Outcome) {
+    fn held_up(&mut self, cx: &mut Context<'_>, run: &Process, batch: Batch, from_standby: bool, outcome: &Outcome) {
         let why = match run.abort_reason {
             Some(AbortReason::Fifo) => "a file became a FIFO while it was to be sent".into(),
             Some(AbortReason::Lease) => leases::REASON.into(),
             _ => format!("no progress for {:?}, ended by the watchdog", self.cfg.watchdog),
         };
         self.ledger.retry(cx.now, batch, &outcome.failed, &why);
-        if stood_by && run.abort_reason == Some(AbortReason::Stalled) {
+        if from_standby && run.abort_reason == Some(AbortReason::Stalled) {
             self.doubt(cx, &why);
         }
     }
@@ -584,7 +584,7 @@ impl Target {
     fn count(&mut self, run: &Process, carried: &Carried, outcome: &Outcome, took: Duration) {
         let s = &mut self.counters.stats;
         s.runs += 1;
-        s.standby_hits += u64::from(carried.how.stood_by);
+        s.standby_hits += u64::from(carried.how.from_standby);
         s.files_sent += outcome.counters.files_sent;
         s.deleted += deletions(carried, outcome);
         s.bytes_sent += outcome.counters.wire_sent;
@@ -625,7 +625,7 @@ impl Target {
         if outcome.is_done() || counted(carried, outcome) {
             tracing::debug!(
                 mirror = %self.mirror.name, target_name = %self.cfg.name, pass, paths, sent = c.files_sent, deleted, bytes = c.wire_sent,
-                ms = (ms * 10.0).round() / 10.0, standby = how.stood_by, below, %first, "batch"
+                ms = (ms * 10.0).round() / 10.0, standby = how.from_standby, below, %first, "batch"
             );
             return;
         }
@@ -666,8 +666,8 @@ fn gone(outcome: &Outcome, output: &Output) -> bool {
 
 /// Whether a batch found the whole target read-only, as a filesystem is after an error: every path
 /// failed, and for this. A read-only part of a target looks the same for as long as nothing else
-/// changes; so it is asked of whole rounds only, and what was set apart already stays a matter of
-/// its paths.
+/// changes; so it is checked for whole rounds only, and what was set apart already stays a matter
+/// of its paths.
 fn read_only(batch: &Batch, outcome: &Outcome, output: &Output) -> bool {
     if outcome.verdict != Verdict::Partial || !output.signs.target.read_only {
         return false;

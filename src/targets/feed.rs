@@ -36,7 +36,7 @@ impl Feed {
 }
 
 /// What of a mirror and a target holds for a feed; `None` for other targets. What rsync does on a
-/// target by itself (renames, links, a bound on deletions) a follower does, or nobody.
+/// target by itself (renames, links, a bound on deletions) a follower does, or none.
 pub(super) fn plain(mirror: &Mirror, cfg: &config::Target) -> Option<(Mirror, config::Target)> {
     if !cfg.location.is_feed() {
         return None;
@@ -134,7 +134,7 @@ impl Target {
         }
     }
 
-    /// Whether something waited that leaves last, since this was asked before.
+    /// Whether something waited that leaves last, since the last call.
     pub(super) fn last_waits(&mut self) -> bool {
         self.feed.as_mut().is_some_and(|feed| std::mem::take(&mut feed.waits))
     }
@@ -147,7 +147,7 @@ impl Target {
         }
     }
 
-    /// Starts the publication that a launch asks for, and waits for its end.
+    /// Starts the publication that a launch requests, and waits for its end.
     ///
     /// # Errors
     /// What went wrong, and whether the configuration is to blame.
@@ -172,7 +172,7 @@ impl Target {
                 let last = !entries.is_empty() && entries.iter().all(|entry| self.leaves_last(&entry.path));
                 feed.publisher.publish(identity, everything, last, entries, inline).map_err(failed)?
             }
-            _ => return Err((true, "a feed cannot be asked for that".into())),
+            _ => return Err((true, "a feed cannot do that".into())),
         };
         let run = Run::publication(publication);
         self.runs.watch(cx.reactor, run.pidfd(), serial, EXIT).map_err(|e| (false, format!("cannot wait for it: {e}")))?;
@@ -248,7 +248,7 @@ fn entries(root: &Root, pass: Pass, list: &[u8], content: bool) -> Vec<Item> {
             (_, false) => Kind::Entry,
         };
         let path = if path.starts_with(b".probe-") { RelPath::root() } else { path };
-        // What cannot be looked at may be a directory.
+        // What cannot be read may be a directory.
         let (gone, directory) = found(root, &path).unwrap_or((false, true));
         out.push(Item { path, kind, gone, directory, content });
     }

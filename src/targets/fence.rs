@@ -1,4 +1,4 @@
-//! Roles: before anything is sent, and every [`LOOK`] after, a target's mark is read
+//! Roles: before anything is sent, and every [`POLL_INTERVAL`] after, a target's mark is read
 //! ([`crate::role::mark`]), and before each batch our own is read. A target that is fenced off gets
 //! nothing; the marks are read again, and it goes on by itself once they allow it.
 //!
@@ -9,8 +9,8 @@
 //! what the first had kept (measured).
 //!
 //! Gives up: a target that is promoted without our noticing (it still takes our connection) may be
-//! pushed to for up to [`LOOK`], and by runs that were in flight. A promotion therefore asks the
-//! peer to step down first, which takes effect at its next batch.
+//! pushed to for up to [`POLL_INTERVAL`], and by runs that were in flight. A promotion therefore
+//! requests the peer to step down first, which takes effect at its next batch.
 
 use super::*;
 
@@ -27,15 +27,15 @@ use crate::role::mark::{self, MarkError};
 use crate::sys::caps;
 
 /// How often a target's mark is read while it is up, and after it was fenced off.
-pub(super) const LOOK: Duration = Duration::from_secs(2);
+pub(super) const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
 /// What is known of roles; only for mirrors that honour them.
 pub(super) struct Fence {
     /// Where the target's mark is fetched to.
     inbox: Option<Inbox>,
-    /// When to ask next while the target is up.
+    /// The next check while the target is up.
     next: Duration,
-    asking: bool,
+    querying: bool,
     /// Nothing is sent, for the marks say so.
     pub(super) fenced: bool,
     /// What the probe found, kept until the mark is known.
@@ -51,7 +51,7 @@ impl Fence {
         mirror.roles.then(|| Fence {
             inbox: None,
             next: Duration::ZERO,
-            asking: false,
+            querying: false,
             fenced: false,
             missing_args: true,
             epoch: 0,
@@ -104,14 +104,14 @@ impl Target {
         }
     }
 
-    /// When to look next, while up.
+    /// When the next check is due, while up.
     pub(super) fn role_due(&self) -> Option<Duration> {
         let fence = self.fence.as_ref()?;
-        (self.is_up() && !fence.asking).then_some(fence.next)
+        (self.is_up() && !fence.querying).then_some(fence.next)
     }
 
     pub(super) fn ask_role(&mut self, cx: &mut Context<'_>) {
-        // Our own first: it costs nothing, and a follower need not ask anybody.
+        // Our own first: it costs nothing, and a follower needs no query.
         if let Err(why) = self.own_role() {
             return self.fence_off(cx, why);
         }
@@ -128,10 +128,10 @@ impl Target {
         {
             return self.went_away(cx, false, format!("cannot remove an old role mark: {error}"));
         }
-        fence.asking = true;
+        fence.querying = true;
         let started = self.start(cx, Launch::of(Pass::Role, Input::None, LaunchKind::Role));
         if let (None, Some(fence)) = (started, &mut self.fence) {
-            fence.asking = false;
+            fence.querying = false;
         }
     }
 
@@ -149,8 +149,8 @@ impl Target {
     pub(super) fn role_answered(&mut self, cx: &mut Context<'_>, outcome: &Outcome, not_found: bool) {
         let brought = self.inbox().join("role");
         let Some(fence) = &mut self.fence else { return };
-        fence.asking = false;
-        fence.next = cx.now + LOOK;
+        fence.querying = false;
+        fence.next = cx.now + POLL_INTERVAL;
         let theirs = if outcome.is_done() {
             match mark::read_file(&brought) {
                 // Reported as done and nothing came: what lies there is no regular file.
@@ -269,7 +269,7 @@ impl Target {
             tracing::warn!(target_name = %self.cfg.name, url = %self.cfg.location, pending = self.unconfirmed(), "{why}");
         }
         self.counters.stats.reason = why.clone();
-        self.link.ask_at(cx.now + LOOK, true, why);
+        self.link.ask_at(cx.now + POLL_INTERVAL, true, why);
         self.drop_standbys(cx);
         for run in self.runs.values_mut().filter(|run| run.carried().is_some()) {
             run.process.rsync.cut();

@@ -53,7 +53,7 @@ impl Target {
 
     /// Names were listed as gone. Those that lead nowhere now, and of which nothing is to be sent,
     /// are deleted on the target; another directory may have had one of the others by the time that
-    /// rsync looked, and is merged with what was there.
+    /// rsync read it, and is merged with what was there.
     pub(super) fn listed_as_gone(&mut self, root: &Root, mut names: Vec<RelPath>) {
         names.retain(|path| {
             matches!(fstatat(root, path.as_path(), AtFlags::AT_SYMLINK_NOFOLLOW), Err(Errno::ENOENT | Errno::ENOTDIR))

@@ -23,7 +23,7 @@ use crate::sync::below::Below;
 use crate::sync::first;
 use crate::sync::renames::Renamed;
 
-/// Changes whose paths are looked at, to learn what a run has done.
+/// Changes whose paths are checked, to learn what a run has done.
 const KEPT_ITEMS: usize = 10_000;
 
 /// What a dry run is for.
@@ -283,7 +283,7 @@ impl Target {
     }
 
     /// A dry run has shown what the run would do.
-    pub(super) fn looked(&mut self, cx: &mut Context<'_>, run: &Process, batch: Batch, dry: DryRun, outcome: &Outcome) {
+    pub(super) fn dry_run_ended(&mut self, cx: &mut Context<'_>, run: &Process, batch: Batch, dry: DryRun, outcome: &Outcome) {
         self.ledger.landed(batch.id);
         let full = matches!(run.pass, Pass::Full { .. });
         let found = run.rsync.output().progress.map_or(0, |p| p.files_total);

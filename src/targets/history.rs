@@ -36,7 +36,7 @@ impl Target {
         self.ledger.suspect
     }
 
-    /// The newest change time that was seen on the source since this was last asked.
+    /// The newest change time that was seen on the source since the last call.
     pub(crate) fn take_newest(&mut self) -> Option<FileTime> {
         self.met.newest.take()
     }
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
     use crate::location::Location;
 
-    /// A watermark moves past an epoch that is flushed, and a restart looks at nothing before it.
+    /// A watermark moves past an epoch that is flushed, and a restart checks nothing before it.
     #[test]
     fn what_was_not_answered_is_looked_at_again_as_old_as_it_is() {
         let cfg = config::Target::new("t", Location::parse("host:/dir").unwrap());

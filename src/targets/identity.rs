@@ -9,7 +9,7 @@
 
 use super::*;
 
-/// Names asked for at most.
+/// Names requested at most.
 const MOST: usize = 200;
 
 /// What the first probe is to find out.
@@ -17,14 +17,14 @@ pub(super) struct IdentityCheck {
     /// What changed before is on the target, seconds since 1970.
     since: i64,
     /// The probe under way names some.
-    asked: bool,
+    requested: bool,
 }
 
 impl Target {
     /// Before the first probe: the target was equal to the source as it was at `since` (seconds
     /// since 1970).
     pub(crate) fn was_equal(&mut self, since: i64) {
-        self.identity = Some(IdentityCheck { since, asked: false });
+        self.identity = Some(IdentityCheck { since, requested: false });
     }
 
     /// The list of a probe.
@@ -32,7 +32,7 @@ impl Target {
         let mut list = probe::probe_list();
         if let Some(check) = &mut self.identity {
             let names = unchanged(cx.root, cx.filter, check.since);
-            check.asked = !names.is_empty();
+            check.requested = !names.is_empty();
             list.extend(filelist::encode(names.iter().map(|name| (name, Form::Plain))).bytes);
         }
         list
@@ -40,14 +40,14 @@ impl Target {
 
     /// How many lines of such a run are kept for that.
     pub(super) fn items_kept_for(&self, kind: &LaunchKind) -> usize {
-        let asked = matches!(kind, LaunchKind::Probe) && self.identity.as_ref().is_some_and(|s| s.asked);
-        if asked { MOST + 1 } else { 0 }
+        let requested = matches!(kind, LaunchKind::Probe) && self.identity.as_ref().is_some_and(|s| s.requested);
+        if requested { MOST + 1 } else { 0 }
     }
 
     /// A probe that named some was answered. `true`: the target may not be the one that it was, and
     /// nothing may be sent before that is on record.
     pub(super) fn is_another(&mut self, cx: &Context<'_>, output: &Output, outcome: &Outcome) -> bool {
-        if !self.identity.as_ref().is_some_and(|s| s.asked) {
+        if !self.identity.as_ref().is_some_and(|s| s.requested) {
             return false;
         }
         match outcome.verdict {
@@ -66,7 +66,7 @@ impl Target {
             Verdict::Partial | Verdict::SourceRace | Verdict::NoMissingArgs => self.identity = None,
             _ => return false,
         }
-        self.link.ask_at(cx.now, false, "is asked again".into());
+        self.link.ask_at(cx.now, false, "is probed again".into());
         true
     }
 }

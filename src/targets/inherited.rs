@@ -9,7 +9,7 @@
 //! 40 runs of 3.5.0 beside a loop of chmod and utime). The size is in every other entry, and
 //! without `-H` every entry is sent by itself, so that both sides go on from the same (none of 40).
 //!
-//! So once such a run has ended well, the files with several names that it carried are looked at
+//! So once such a run has ended well, the files with several names that it carried are checked
 //! again. Where one has changed since the run began, by its ctime, nothing but that file's names is
 //! confirmed: these were changed, and go their own way. What else was listed is sent once more, in
 //! a list without them, which this file cannot disturb; so are the directories above. What was
@@ -19,7 +19,7 @@
 //! Of a directory whose names were not known when its run ended, the same is found out once a walk
 //! has found them; it is compared with `-H` again then, once.
 //!
-//! Gives up: files with more names than are kept together are not looked at in directories that are
+//! Gives up: files with more names than are kept together are not checked in directories that are
 //! compared. Nor are those found whose names become known, or are renamed, while a directory is
 //! compared for the first time. The ctime is compared with this host's clock, so a source that
 //! another host's clock stamps is judged by how well the two agree.

@@ -212,7 +212,7 @@ mod tests {
         }
     }
 
-    /// Whatever asks for a lane, in whatever order: the number of processes has a bound.
+    /// Whatever requests a lane, in whatever order: the number of processes has a bound.
     #[test]
     fn no_more_processes_than_there_are_jobs() {
         for (jobs, small_jobs) in [(1, 1), (1, 4), (2, 4), (2, 0), (8, 4)] {

@@ -102,7 +102,7 @@ impl Target {
                     limited: options.limited,
                     links: cx.links.as_deref_mut().filter(|_| makes_links).map(Links::run_begins),
                     began: cx.stamp,
-                    stood_by: false,
+                    from_standby: false,
                     wide: batch.entries.iter().any(|e| e.kind == Kind::Subtree),
                     soft: false,
                     ancestors,

@@ -19,7 +19,8 @@ use super::*;
 use crate::sync::output::Failed;
 
 /// Why a leased file waits.
-pub(super) const REASON: &str = "a program holds a lease on the file (fcntl F_SETLEASE), and whoever opens it would have to wait";
+pub(super) const REASON: &str =
+    "a program holds a lease on the file (fcntl F_SETLEASE), and a process that opens it would have to wait";
 
 /// So many files of one list are opened one by one. For more, the kernel's list of locks shows
 /// which to open: reading it waits for a grace period of RCU (9 to 15 ms on Linux 6.18, measured),
@@ -28,7 +29,7 @@ const OPENED_EACH: usize = 2_000;
 /// The list of locks is used again for so long.
 const KEPT_FOR: Duration = Duration::from_millis(200);
 
-/// The inodes under lease when last looked at.
+/// The inodes under lease at the last check.
 #[derive(Default)]
 pub(super) struct Leases {
     inodes: HashSet<u64>,

@@ -96,9 +96,9 @@ impl<'l> Parked<'l> {
 
 /// What runs carried that the target did not answer.
 pub(super) struct Unanswered {
-    /// When it is looked at again.
+    /// When it is checked again.
     pub(super) due: Duration,
-    /// The epoch of the oldest change among it: until it was looked at, that is not known to be on
+    /// The epoch of the oldest change among it: until it was checked, that is not known to be on
     /// the target.
     pub(super) since: Epoch,
     pub(super) carried: Vec<(RelPath, Kind)>,
@@ -328,7 +328,7 @@ struct Places {
     whole: u16,
 }
 
-/// [`Ledger::why`] for many paths: O(what is parked) to make, O(depth) to ask.
+/// [`Ledger::why`] for many paths: O(what is parked) to make, O(depth) a query.
 pub(super) struct Index<'l> {
     ledger: &'l Ledger,
     parked: BTreeMap<&'l [u8], Places>,

@@ -13,7 +13,7 @@ use crate::sync::retries::Backoff;
 /// How the target is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum State {
-    /// Being asked whether it is usable.
+    /// Being probed.
     Probing {
         /// The last answer, where it was a failure: until there is another one, that is how the
         /// target is.
@@ -41,7 +41,7 @@ pub(super) struct Link {
     /// Failures since the target last took something. That it answers a probe does not end the row:
     /// a full disk does so too.
     tries: u32,
-    /// While it is being asked.
+    /// While it is being probed.
     pub(super) silence: Option<Silence>,
     /// Whether the receiver can delete missing arguments.
     pub(super) missing_args: bool,
@@ -62,7 +62,7 @@ pub(super) struct Link {
 impl Link {
     /// To a target that is to be probed.
     pub(super) fn new(backoff: Backoff) -> Link {
-        let outage = Outage { config: false, cause: Trouble::Away, reason: "not asked yet".into(), tries: 0 };
+        let outage = Outage { config: false, cause: Trouble::Away, reason: "not probed yet".into(), tries: 0 };
         Link {
             state: State::Away { outage, next: Duration::ZERO },
             backoff,
@@ -107,15 +107,15 @@ impl Link {
         }
     }
 
-    /// Has a target that is away asked at `at`.
+    /// Has a target that is away probed at `at`.
     pub(super) fn try_at(&mut self, at: Duration) {
         if let State::Away { next, .. } = &mut self.state {
             *next = at;
         }
     }
 
-    /// A target that is away is being asked, with so much patience.
-    pub(super) fn asks(&mut self, now: Duration, patience: Duration) {
+    /// A target that is away is being probed, with this timeout.
+    pub(super) fn probes(&mut self, now: Duration, patience: Duration) {
         if let State::Away { outage, .. } = &self.state {
             self.state = State::Probing { after: Some(outage.clone()).filter(|outage| outage.tries > 0) };
             self.silence = Some(Silence::new(now, patience));
@@ -139,7 +139,7 @@ impl Link {
     pub(super) fn failed(&mut self, now: Duration, config: bool, (cause, reason): (Trouble, String), jitter: f64) {
         self.tries += 1;
         let pause = self.backoff.pause(self.tries, jitter) * if config { CONFIG_PAUSE } else { 1 };
-        // It may come back with another rsync; the probe asks anew.
+        // It may come back with another rsync; the next probe finds out.
         (self.missing_args, self.dialect, self.dialect_sure) = (true, Dialect::default(), false);
         self.ask_at(now + pause, config, reason);
         if let State::Away { outage, .. } = &mut self.state {
@@ -193,7 +193,7 @@ mod tests {
             link.failed(SECOND, config, (Trouble::Away, "down".into()), 0.0);
             assert_eq!(link.next_try(), Some(SECOND + SECOND * pause), "try {}", link.tries());
         }
-        link.asks(SECOND, SECOND);
+        link.probes(SECOND, SECOND);
         link.came_up(true);
         link.failed(SECOND, false, (Trouble::Away, "full".into()), 0.0);
         assert_eq!(link.next_try(), Some(SECOND * 17), "an answer to a probe ends no row");
@@ -206,10 +206,10 @@ mod tests {
     fn outage_while_it_is_asked_is_the_last_answer() {
         let mut link = link();
         assert_eq!(link.outage().map(|o| o.tries), Some(0));
-        link.asks(SECOND, SECOND);
+        link.probes(SECOND, SECOND);
         assert_eq!(link.outage(), None, "nothing is known before the first answer");
         link.failed(SECOND, false, (Trouble::Away, "down".into()), 0.0);
-        link.asks(SECOND * 2, SECOND);
+        link.probes(SECOND * 2, SECOND);
         assert_eq!(link.outage().map(|o| (&*o.reason, o.tries)), Some(("down", 1)));
         assert_eq!((link.next_try(), link.is_up()), (None, false));
         assert!(link.came_up(false) && !link.came_up(false), "new once");
@@ -224,7 +224,7 @@ mod tests {
         link.came_up(true);
         link.try_at(SECOND);
         assert_eq!(link.next_try(), None);
-        link.ask_at(SECOND * 9, false, "is asked again".into());
+        link.ask_at(SECOND * 9, false, "is probed again".into());
         link.try_at(SECOND);
         assert_eq!((link.next_try(), link.tries()), (Some(SECOND), 0));
     }

@@ -28,7 +28,7 @@ enum Waits {
 #[derive(Default)]
 pub(super) struct Linking {
     waiting: Vec<(Ticket, Waits)>,
-    /// Directories that left, and whose names are known since. They are looked at in
+    /// Directories that left, and whose names are known since. They are checked in
     /// the next turn.
     pub(super) known: Vec<(Entry, (Kind, FileTime))>,
     /// Paths that have waited once. What was not found for them then is not there.
@@ -170,7 +170,7 @@ fn with_all_names(
 }
 
 /// Which files of a batch are sent without trust in size and times. `added`: names that were not
-/// looked at with the batch. `across`: some were added on behalf of directories.
+/// read with the batch. `across`: some were added on behalf of directories.
 fn distrust(
     batch: &Batch,
     normal: &Normal,
@@ -280,7 +280,7 @@ impl Target {
                         let others = links.crossing(&item.path, deep);
                         gathered.across |= !others.is_empty();
                         gathered.wanted.extend(others.into_iter().map(|name| (name, item.path.clone())));
-                        // What it holds besides is found while rsync looks; a flush may wait for
+                        // What it holds besides is found while rsync compares; a flush may wait for
                         // it.
                         let left = self.ledger.set.parked(item.path.clone(), since);
                         let left = Waits::Left(left, (item.kind, stamp));
@@ -312,7 +312,7 @@ impl Target {
         gathered
     }
 
-    /// Which files of a batch have to wait until all their names are known. To be asked once the
+    /// Which files of a batch have to wait until all their names are known. To be called once the
     /// known ones were looked up: one that leads elsewhere by now would hide one that is not known.
     fn await_names(&mut self, now: Duration, links: &mut Links, gathered: &mut Gathered, since: Epoch) {
         for (inode, file) in &gathered.here {
@@ -464,7 +464,7 @@ impl Target {
             }
         }
         for (inode, since) in alone {
-            // Found by whatever walk or look.
+            // Found by any walk or lookup.
             if links.partners(inode).nth(1).is_some() {
                 links.partners(inode).for_each(|name| self.ledger.set.see_since(name, Seen::Touched, since));
             }

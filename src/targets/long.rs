@@ -22,9 +22,9 @@ use crate::path::MAX_PATH_BYTES;
 
 /// Directories kept by name. Each has up to [`MAX_PATH_BYTES`], so this is a megabyte.
 const MAX_PLACES: usize = 256;
-/// A directory that fails already is looked at again this long after a further event.
+/// A directory that fails already is checked again this long after a further event.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// Directories looked at in one turn of the engine.
+/// Directories checked in one turn of the engine.
 const MOST_LOOKS: usize = 16;
 
 /// See the module's text.
@@ -46,7 +46,7 @@ pub(super) struct Place {
     pub(super) tries: u32,
     pub(super) due: Duration,
     /// The log names it, or another one that was met with it.
-    said: bool,
+    logged: bool,
 }
 
 /// What is to be listed in place of paths that are long no more.
@@ -99,7 +99,7 @@ impl LongPaths {
         }
         self.changes += 1;
         self.became += 1;
-        let place = |entry| Place { entry, bytes, tries: 0, due: now, said: false };
+        let place = |entry| Place { entry, bytes, tries: 0, due: now, logged: false };
         if self.places.len() < MAX_PLACES {
             let dir = RelPath::from_normal(dir);
             self.places.insert(dir.clone(), place(parked(dir)));
@@ -154,12 +154,12 @@ impl LongPaths {
         self.changes
     }
 
-    /// The first of the directories that were looked at and that the log does not know yet, and how
+    /// The first of the directories that were checked and that the log does not know yet, and how
     /// many there are. It knows them from here on.
-    fn unsaid(&mut self) -> Option<(&Place, u64)> {
+    fn unlogged(&mut self) -> Option<(&Place, u64)> {
         let places = self.places.values_mut().chain(self.further.iter_mut().map(|(place, _)| place));
-        let unsaid = |place: &mut Place| place.tries > 0 && !std::mem::replace(&mut place.said, true);
-        let mut new = places.filter_map(|place| unsaid(place).then_some(&*place));
+        let unlogged = |place: &mut Place| place.tries > 0 && !std::mem::replace(&mut place.logged, true);
+        let mut new = places.filter_map(|place| unlogged(place).then_some(&*place));
         let first = new.next()?;
         let more = new.count() as u64;
         Some((first, 1 + more))
@@ -171,7 +171,7 @@ impl LongPaths {
 
     /// Looks at the directories that are due, some of them. `holds`: whether one still holds a path
     /// that is too long; `None`: that cannot be determined. Returns those that do not.
-    pub(super) fn look(&mut self, now: Duration, jitter: f64, mut holds: impl FnMut(&RelPath) -> Option<bool>) -> Vec<Over> {
+    pub(super) fn check(&mut self, now: Duration, jitter: f64, mut holds: impl FnMut(&RelPath) -> Option<bool>) -> Vec<Over> {
         let due: Vec<RelPath> =
             self.places.iter().filter(|(_, p)| p.due <= now).map(|(dir, _)| dir.clone()).take(MOST_LOOKS).collect();
         let mut over = Vec::new();
@@ -234,8 +234,8 @@ impl Target {
         if self.ledger.long.next_due().is_none_or(|due| due > cx.now) {
             return;
         }
-        let over = self.ledger.long.look(cx.now, fastrand::f64(), |dir| holds_long(cx.root, cx.filter, dir));
-        if let Some((place, directories)) = self.ledger.long.unsaid() {
+        let over = self.ledger.long.check(cx.now, fastrand::f64(), |dir| holds_long(cx.root, cx.filter, dir));
+        if let Some((place, directories)) = self.ledger.long.unlogged() {
             tracing::warn!(
                 mirror = %self.mirror.name, target_name = %self.cfg.name, dir = %Shown(place.dir()), bytes = place.bytes, directories,
                 "paths are longer than rsync takes, so they are neither sent nor deleted"
@@ -294,7 +294,7 @@ mod tests {
         // As long as they are there nothing changes but their pauses.
         let mut now = Duration::ZERO;
         for _ in 0..MAX_PLACES {
-            assert_eq!(long.look(now, 0.0, |_| Some(true)).len(), 0);
+            assert_eq!(long.check(now, 0.0, |_| Some(true)).len(), 0);
         }
         assert_eq!(long.next_due(), Some(Duration::from_secs(1)));
         assert!(long.has_below(b"top") && !long.has_below(b"to") && long.of(b"x").is_none());
@@ -302,7 +302,7 @@ mod tests {
         now += Duration::from_secs(600);
         let mut over = Vec::new();
         for _ in 0..2 * MAX_PLACES / MOST_LOOKS {
-            over.extend(long.look(now, 0.0, |_| Some(false)));
+            over.extend(long.check(now, 0.0, |_| Some(false)));
             now += Duration::from_secs(60);
         }
         assert_eq!(long.len(), 0);

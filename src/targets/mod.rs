@@ -150,7 +150,7 @@ use schedule::Schedule;
 const SMALL_PATHS: usize = 200;
 /// How often a run is checked for a FIFO that holds it up: rsync opens what was a file when it
 /// looked, and waits for a writer.
-const FIFO_LOOK: Duration = Duration::from_millis(200);
+const FIFO_CHECK: Duration = Duration::from_millis(200);
 /// How often what a run writes is read. rsync writes each line by itself (`--outbuf` changes
 /// nothing, 3.5.0), and to be woken for each costs as much as the transfer of the file it names.
 const OUTPUT_PAUSE: Duration = Duration::from_millis(10);
@@ -166,7 +166,7 @@ const TWIN_SLACK_SECS: i64 = 2;
 const LEVEL_ENTRIES_PER_PATH: usize = 4;
 /// New files in a directory before its level is requested, where a level costs more than itself.
 const DEAR_LEVEL_MIN: usize = 50;
-/// What a target did not answer is looked at again after this many times `watchdog`.
+/// What a target did not answer is checked again after this many times `watchdog`.
 const UNANSWERED_WATCHDOGS: u32 = 2;
 /// Failures listed in the status.
 const SHOWN_FAILURES: usize = 50;
@@ -183,7 +183,7 @@ pub(crate) struct Context<'a> {
     pub stamp: FileTime,
     /// The watch root.
     pub root: &'a Root,
-    /// Whether the source is still what it was, all filesystems below it included; asked before
+    /// Whether the source is still what it was, all filesystems below it included; checked before
     /// every run.
     pub check: &'a dyn Fn() -> Result<(), Hold>,
     /// The root, and where filesystems are mounted below it.
@@ -389,7 +389,7 @@ impl Target {
         self.ledger.retries.flushing(true);
         self.ledger.retries.hurry(Duration::ZERO);
         self.ledger.long.hurry(Duration::ZERO);
-        self.link.try_at(Duration::ZERO); // somebody waits: ask at once, once
+        self.link.try_at(Duration::ZERO); // a flush waits: probe at once, once
         epoch
     }
 
@@ -491,7 +491,7 @@ impl Target {
     pub(crate) fn tick(&mut self, cx: &mut Context<'_>) {
         self.ledger.set.tick(cx.now);
         self.schedule.pace.tick(cx.now, self.ledger.set.ready(false));
-        self.look_for_orphans(cx.now);
+        self.check_orphans(cx.now);
         self.settle(cx);
         self.doubts.tick(self.ledger.set.epochs());
         self.probe_if_due(cx);

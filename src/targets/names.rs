@@ -135,7 +135,7 @@ fn absent(batch: &Batch, normal: &Normal) -> HashSet<RelPath> {
 
 /// Marks what was found under its only name: no other name changed with it.
 fn mark_single(batch: &mut Batch, normal: &Normal, absent: &HashSet<RelPath>) {
-    // What lies below a directory that is compared whole was not looked at.
+    // What lies below a directory that is compared whole was not read.
     if batch.entries.iter().any(|entry| entry.kind == Kind::Subtree) {
         return;
     }
@@ -169,7 +169,7 @@ struct Others {
     /// again.
     owners: BTreeMap<RelPath, BTreeSet<Inode>>,
     /// Files of which all known names are among them.
-    looked: BTreeSet<Inode>,
+    checked: BTreeSet<Inode>,
 }
 
 impl Others {
@@ -181,7 +181,7 @@ impl Others {
             if file.here.len() > MANY || others.owners.len() + new.len() > MOST_LOOKS {
                 continue;
             }
-            others.looked.insert(*inode);
+            others.checked.insert(*inode);
             new.into_iter().for_each(|name| _ = others.owners.entry(name.clone()).or_default().insert(*inode));
         }
         others
@@ -249,8 +249,8 @@ impl Target {
                 self.ledger.set.see_other_name(name, content, file.since);
             }
             let seen = |name: &RelPath| file.here.contains(&name) || found.get(&inode).is_some_and(|names| names.contains(name));
-            let looked = others.looked.contains(&inode) && cx.names.known(inode).is_some_and(|names| names.iter().all(seen));
-            let complete = looked && cx.names.complete(inode, file.nlink) || file.here.len() as u32 >= file.nlink;
+            let checked = others.checked.contains(&inode) && cx.names.known(inode).is_some_and(|names| names.iter().all(seen));
+            let complete = checked && cx.names.complete(inode, file.nlink) || file.here.len() as u32 >= file.nlink;
             if !complete {
                 self.seek(cx.names, inode, &file, content);
             }

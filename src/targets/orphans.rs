@@ -17,8 +17,8 @@ use super::*;
 use crate::location::Location;
 use crate::sys::tcp::half_closed;
 
-/// How often is looked.
-const LOOK: Duration = Duration::from_millis(20);
+/// How often the connections are checked.
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 /// How long is waited without a sign after a daemon that was killed: a connection that was closed
 /// with something unread in it is gone at once on our side, and its receiver ends as soon as it
 /// writes to it or runs out of what it has (0.3 s, slowed down by a tracer).
@@ -34,8 +34,8 @@ pub(super) struct Orphans {
     since: Duration,
     /// Until then in any case.
     quiet: Duration,
-    look: Duration,
-    said: bool,
+    next_check: Duration,
+    logged: bool,
     /// Of the daemon itself, those before this one are waited for.
     runs: Option<Arc<RunLock>>,
 }
@@ -43,26 +43,26 @@ pub(super) struct Orphans {
 impl Orphans {
     /// At a start: what an earlier run of the daemon may have left.
     pub(super) fn of_earlier_runs() -> Orphans {
-        Orphans { since: Duration::ZERO, quiet: Duration::ZERO, look: Duration::ZERO, said: false, runs: None }
+        Orphans { since: Duration::ZERO, quiet: Duration::ZERO, next_check: Duration::ZERO, logged: false, runs: None }
     }
 
-    /// When it is to be looked again.
+    /// When the next check is due.
     pub(super) fn due(&self) -> Duration {
-        self.look
+        self.next_check
     }
 }
 
-/// The end of a run that was cut off, since when, and when it is to be looked at.
+/// The end of a run that was cut off, since when, and when the next check is due.
 pub(super) struct Lingers {
     outcome: Outcome,
     since: Duration,
-    look: Duration,
+    next_check: Duration,
 }
 
 impl Lingers {
-    /// When it is to be looked again.
+    /// When the next check is due.
     pub(super) fn due(&self) -> Duration {
-        self.look
+        self.next_check
     }
 }
 
@@ -100,7 +100,7 @@ impl Target {
         match Peer::of(&self.cfg.location).map(|peer| half_closed(peer.address, peer.port)) {
             Some(left) if left.known || left.unknown => {
                 run.process.stdout_paused_until = None;
-                run.process.lingers = Some(Lingers { outcome, since: now, look: now + LOOK });
+                run.process.lingers = Some(Lingers { outcome, since: now, next_check: now + CHECK_INTERVAL });
                 None
             }
             _ => Some(outcome),
@@ -110,7 +110,7 @@ impl Target {
     /// Takes up runs whose receivers have ended.
     pub(super) fn settle(&mut self, cx: &mut Context<'_>) {
         let now = cx.now;
-        let due = |run: &InFlightRun| run.process.lingers.as_ref().is_some_and(|lingers| lingers.look <= now);
+        let due = |run: &InFlightRun| run.process.lingers.as_ref().is_some_and(|lingers| lingers.next_check <= now);
         if !self.runs.values().any(due) {
             return;
         }
@@ -119,7 +119,7 @@ impl Target {
         for (serial, run) in self.runs.iter_mut().filter(|(_, run)| due(run)) {
             match run.process.lingers.take() {
                 Some(lingers) if left.known || left.unknown && now.saturating_sub(lingers.since) < UNKNOWN => {
-                    run.process.lingers = Some(Lingers { look: now + LOOK, ..lingers });
+                    run.process.lingers = Some(Lingers { next_check: now + CHECK_INTERVAL, ..lingers });
                 }
                 Some(lingers) => over.push((serial, lingers.outcome)),
                 None => {}
@@ -130,10 +130,10 @@ impl Target {
         }
     }
 
-    /// Looks for them, where it is time.
-    pub(super) fn look_for_orphans(&mut self, now: Duration) {
-        let Some(orphans) = self.orphans.as_mut().filter(|orphans| orphans.look <= now) else { return };
-        orphans.look = now + LOOK;
+    /// Checks for them when it is time.
+    pub(super) fn check_orphans(&mut self, now: Duration) {
+        let Some(orphans) = self.orphans.as_mut().filter(|orphans| orphans.next_check <= now) else { return };
+        orphans.next_check = now + CHECK_INTERVAL;
         let left = Peer::of(&self.cfg.location).map(|peer| half_closed(peer.address, peer.port)).unwrap_or_default();
         let waited = now.saturating_sub(orphans.since);
         let why = match () {
@@ -148,7 +148,7 @@ impl Target {
                 return;
             }
         };
-        if waited >= SAY && !std::mem::replace(&mut orphans.said, true) {
+        if waited >= SAY && !std::mem::replace(&mut orphans.logged, true) {
             tracing::info!(mirror = %self.mirror.name, target_name = %self.cfg.name, "nothing is sent yet: {why}; what they still write must not come later");
         }
     }

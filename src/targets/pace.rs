@@ -258,7 +258,7 @@ mod tests {
             let mut pace = pace(300);
             pace.seen(ms(next));
             assert_eq!(pace.leaves_at(1, false) == Some(Duration::ZERO), at_once, "the next at {next} ms");
-            assert_eq!(pace.leaves_at(1, true), Some(Duration::ZERO), "somebody waits");
+            assert_eq!(pace.leaves_at(1, true), Some(Duration::ZERO), "a flush waits");
             assert_eq!(pace.leaves_at(0, true), None);
         }
         let mut pace = pace(300);

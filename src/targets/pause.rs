@@ -3,7 +3,7 @@
 use super::*;
 
 /// A time for people.
-fn told(unix: f64) -> String {
+fn shown(unix: f64) -> String {
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs_f64(unix.max(0.0))).to_string()
 }
 
@@ -54,7 +54,7 @@ impl Target {
 
     /// Why nothing is sent, while paused.
     pub(super) fn why_paused(&self) -> Option<String> {
-        let since = told(self.schedule.paused?);
+        let since = shown(self.schedule.paused?);
         Some(format!("paused since {since}; {} kept; `fansync resume` sends them", plural(self.unconfirmed() as u64, "path")))
     }
 

@@ -62,7 +62,7 @@ impl Target {
         if waits || cx.held.is_some() || self.schedule.is_paused() {
             return;
         }
-        self.link.asks(cx.now, self.cfg.connect_timeout);
+        self.link.probes(cx.now, self.cfg.connect_timeout);
         let list = self.probe_list(cx);
         self.start(cx, Launch::of(Pass::Probe, Input::List(&list), LaunchKind::Probe));
     }

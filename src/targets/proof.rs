@@ -77,11 +77,11 @@ impl Target {
     pub(super) fn prove_by(&mut self, cx: &mut Context<'_>, batch: Batch, (compare, limited): (Compare, bool), mut proof: Proof) {
         let paths: Vec<(RelPath, Kind)> = batch.entries.iter().map(|e| (e.path.clone(), e.kind)).collect();
         let whole_tree = paths.iter().any(|(path, kind)| path.is_root() && *kind == Kind::Subtree);
-        let looked = match whole_tree {
+        let normalised = match whole_tree {
             true => Ok(None),
             false => normal::normalise(std::os::fd::AsFd::as_fd(cx.root), &paths, cx.statter).map(Some),
         };
-        let listed = looked.map(|normal| normal.map(|normal| self.list_of(&normal)));
+        let listed = normalised.map(|normal| normal.map(|normal| self.list_of(&normal)));
         let list = match listed {
             Ok(Some(Some(list))) if self.is_up() => Some(list),
             Ok(None) if self.is_up() => None,
@@ -121,7 +121,7 @@ impl Target {
         if spares { Extra::Stays } else { Extra::Goes }
     }
 
-    /// How a batch is listed for a dry run; `None` where something of it cannot be looked at.
+    /// How a batch is listed for a dry run; `None` where something of it cannot be read.
     fn list_of(&self, normal: &Normal) -> Option<Vec<(RelPath, Form)>> {
         let deletions = self.spec(std::path::Path::new("/"), Compare::Quick).deletions();
         let mut list = Vec::new();

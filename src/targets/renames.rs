@@ -12,7 +12,7 @@
 //!
 //! Hard links to the new name may be below the old one. If the old name has come back on the source
 //! meanwhile, changing what lies there on the target would change the new name too. So the removal
-//! is a run that looks at no source ([`Pass::Clear`]). A list of old names that are missing on the
+//! is a run that reads no source ([`Pass::Clear`]). A list of old names that are missing on the
 //! source, through a standby process, does the same for directories: of one that comes back before
 //! it is read, no more than its own attributes change, and those are not linked. Which names went
 //! it says itself, and the others are removed by a run of the first kind.
@@ -69,7 +69,7 @@ struct Burst {
     began: Duration,
     last: Option<Duration>,
     go_now: bool,
-    /// All that wait were seen to wait for something in flight: its end is worth another look.
+    /// All that wait were seen to wait for something in flight: its end is worth another check.
     blocked: bool,
 }
 
@@ -164,7 +164,7 @@ impl Target {
         // directory that is emptied right after its rename may have been linked half.
         let plain = !self.mirror.send_renames
             || self.mirror.extras.hard_links
-            || !self.mirror.hooks.is_empty() // they are told of each path below
+            || !self.mirror.hooks.is_empty() // they receive each path below
             || !self.mirror.filter.is_rsyncs()
             || self.keeps_aside()
             || self.doubts.is_resuming()
@@ -173,8 +173,8 @@ impl Target {
             || self.ledger.shelf.meets(path);
         let by_name = !plain && self.deletes() && self.link.missing_args && self.args.excludes_only();
         // What is outside of the set counts as well: waiting for another try, or for the end of
-        // another run. So many, for a short time, that asking each of them for each rename would
-        // take longer than sending what is renamed.
+        // another run. So many, for a short time, that a query of each of them for each rename
+        // would take longer than sending what is renamed.
         let many = || self.ledger.parked().nth(MOST_ASKED).is_some();
         // What a walk finds becomes dirty under each of its names.
         let parked = || self.ledger.parked_at(path, Reach::Below, &[Where::Names]).is_some();
@@ -264,7 +264,7 @@ impl Target {
         let mut found = Vec::new();
         let mut waiting = entries.into_iter();
         while let (Some(new), Some(old)) = (waiting.next(), waiting.next()) {
-            let found_there = if is_missing(cx.root, &old.path) { look(&source, pass, &new.path) } else { Found::Other };
+            let found_there = if is_missing(cx.root, &old.path) { find_moved(&source, pass, &new.path) } else { Found::Other };
             let alike = match found_there {
                 Found::Dir if !cx.filter.is_empty() => cx.filter.alike_below(&new.path, &old.path),
                 _ => Some(Vec::new()),
@@ -474,7 +474,7 @@ impl Target {
             outcome.verdict,
             Verdict::TargetDown | Verdict::TimedOut | Verdict::Busy | Verdict::TargetFull | Verdict::Killed | Verdict::SourceRoot
         );
-        let told = done || matches!(outcome.verdict, Verdict::Partial | Verdict::SourceRace);
+        let conclusive = done || matches!(outcome.verdict, Verdict::Partial | Verdict::SourceRace);
         // Where the directory above an old name is not there, the name is not either.
         let no_dir = matches!(moving, Moving::Clears) && outcome.verdict == Verdict::TargetMissing;
         if done {
@@ -484,14 +484,14 @@ impl Target {
                 self.renames.refused = 0;
             }
             self.proven(cx);
-        } else if !line && !no_dir && !told {
+        } else if !line && !no_dir && !conclusive {
             self.renames.refused += 1;
             if self.renames.refused == REFUSALS {
                 tracing::warn!(target_name = %self.cfg.name, "renames are sent as new content from now on: {}", outcome.reason);
             }
         }
         // A name is printed when it has been deleted.
-        let items = run.rsync.output().items.iter().filter(|item| told && item.deletes());
+        let items = run.rsync.output().items.iter().filter(|item| conclusive && item.deletes());
         // Its source is a directory of ours, so that cannot be what is missing.
         let count = !line || outcome.verdict == Verdict::SourceRoot;
         match moving {
@@ -530,7 +530,7 @@ impl Target {
                     self.ledger.set.see_since(&dir, Seen::Touched, settled.map_or(since, |settled| settled.min(since)));
                 }
             } else {
-                // It is looked at once more in the usual way: whatever has come there since.
+                // It is checked once more in the usual way: whatever has come there since.
                 // One that was new when it was given back did not come and go: `Replaced` says so.
                 self.ledger.set.see_since(path, Seen::Replaced, since);
                 self.ledger.set.see_since(path, Seen::Gone, since);
@@ -674,7 +674,7 @@ fn share_out(found: Vec<(Found, Entry, Entry)>, dir: bool, together: bool) -> Sh
 
 /// Looks at a new name of which the directory to read is open: the name's own for
 /// [`Pass::MovedTree`].
-fn look(source: &OwnedFd, pass: Pass, new: &RelPath) -> Found {
+fn find_moved(source: &OwnedFd, pass: Pass, new: &RelPath) -> Found {
     if pass == Pass::MovedTree {
         return Found::Dir;
     }

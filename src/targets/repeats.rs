@@ -19,7 +19,7 @@ const KEPT: usize = 100;
 
 struct Known {
     /// When the last line was written.
-    told: Duration,
+    logged: Duration,
     /// Until the next one.
     pause: Duration,
     /// When they came up last.
@@ -43,10 +43,10 @@ impl Repeats {
         let words = unquoted(class, reason);
         if let Some(known) = self.known.get_mut(&words).filter(|k| now.saturating_sub(k.last) < FORGOTTEN) {
             (known.last, known.times) = (now, known.times + 1);
-            if now.saturating_sub(known.told) < known.pause {
+            if now.saturating_sub(known.logged) < known.pause {
                 return None;
             }
-            (known.told, known.pause) = (now, (known.pause * 2).min(PAUSE_MAX));
+            (known.logged, known.pause) = (now, (known.pause * 2).min(PAUSE_MAX));
             return Some(std::mem::take(&mut known.times));
         }
         if self.known.len() >= KEPT
@@ -54,7 +54,7 @@ impl Repeats {
         {
             self.known.remove(&oldest);
         }
-        self.known.insert(words, Known { told: now, pause: PAUSE_MIN, last: now, times: 0 });
+        self.known.insert(words, Known { logged: now, pause: PAUSE_MIN, last: now, times: 0 });
         Some(1)
     }
 
@@ -95,9 +95,9 @@ mod tests {
         let begin: Vec<u64> = lines.iter().take(5).map(|(at, _)| *at).collect();
         assert_eq!(begin, [0, 60, 180, 420, 900]);
         assert!(lines.len() < 32, "{lines:?}");
-        let told: u64 = lines.iter().map(|(_, times)| times).sum();
+        let counted: u64 = lines.iter().map(|(_, times)| times).sum();
         let last = lines.last().expect("there are some").0;
-        assert_eq!(told, last + 1, "each failure up to the last line is counted in one");
+        assert_eq!(counted, last + 1, "each failure up to the last line is counted in one");
     }
 
     #[test]

@@ -199,8 +199,8 @@ impl Target {
         let more = failures.len().saturating_sub(RECORDED_FAILURES);
         for f in failures.take(RECORDED_FAILURES) {
             let (name, path, tries) = (&self.cfg.name, Shown(&f.entry.path), plural(f.tries.into(), "time"));
-            let told = format!("# {}/{name}: {path} (tried {tries})\n# {}\n", self.mirror.name, f.reason.replace('\n', " "));
-            out.extend_from_slice(told.as_bytes());
+            let text = format!("# {}/{name}: {path} (tried {tries})\n# {}\n", self.mirror.name, f.reason.replace('\n', " "));
+            out.extend_from_slice(text.as_bytes());
             let pass = if f.entry.kind == Kind::Entry { Pass::Shallow } else { Pass::Deep };
             out.extend_from_slice(b"printf '%s\\0' ");
             out.extend(faillog::quoted(&[b"./", f.entry.path.as_bytes()].concat()));

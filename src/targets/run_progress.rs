@@ -28,9 +28,9 @@ fn words(process: &Process, Carried { batch, purpose, how }: &Carried) -> String
 }
 
 fn progress(process: &Process, carried: &Carried, now: Duration) -> Progress {
-    let told = matches!(process.pass, Pass::Full { .. } | Pass::Deep);
+    let reported = matches!(process.pass, Pass::Full { .. } | Pass::Deep);
     let took = now.saturating_sub(process.started);
-    Progress::of_run(words(process, carried), &process.rsync, took, told, carried.how.paths)
+    Progress::of_run(words(process, carried), &process.rsync, took, reported, carried.how.paths)
 }
 
 impl Target {
@@ -39,10 +39,10 @@ impl Target {
     pub(super) fn progress_of_runs(&self, now: Duration) -> (Option<Progress>, Vec<Progress>) {
         let whole = |(run, _): &(&Process, &Carried)| matches!(run.pass, Pass::Full { .. });
         let slow = |run: &Process| run.pass == Pass::Deep || now.saturating_sub(run.started) >= LONG;
-        let told = |(run, carried): (&Process, &Carried)| progress(run, carried, now);
-        let full = self.runs.carriers().find(whole).map(told);
+        let of = |(run, carried): (&Process, &Carried)| progress(run, carried, now);
+        let full = self.runs.carriers().find(whole).map(of);
         let others = self.runs.carriers().filter(|run| !whole(run) && slow(run.0));
-        (full, others.map(told).collect())
+        (full, others.map(of).collect())
     }
 
     /// Logs runs that take long.

@@ -20,7 +20,7 @@ pub(super) struct Process {
     pub(super) started: Duration,
     /// What it writes is not read before then, see [`OUTPUT_PAUSE`].
     pub(super) stdout_paused_until: Option<Duration>,
-    /// When it was last asked about FIFOs.
+    /// When it was last checked for FIFOs.
     pub(super) fifo_checked: Duration,
     /// When the log had a line on its progress.
     pub(super) progress_logged: Duration,
@@ -59,7 +59,7 @@ pub(super) struct How {
     pub(super) links: Option<crate::links::Since>,
     /// What is changed while it is under way has this change time, or a later one.
     pub(super) began: FileTime,
-    pub(super) stood_by: bool,
+    pub(super) from_standby: bool,
     /// It carries whole subtrees, by itself or by a list.
     pub(super) wide: bool,
     /// It has taken so long that others pass below it.
@@ -145,7 +145,7 @@ impl How {
             limited: false,
             links,
             began,
-            stood_by: true,
+            from_standby: true,
             wide: false,
             soft: false,
             ancestors,

@@ -6,7 +6,7 @@ use super::*;
 pub(super) struct Schedule {
     pub(super) pace: Pace,
     /// All that is pending was seen to wait for something in flight, and only its end is worth
-    /// another look.
+    /// another check.
     pub(super) blocked: bool,
     flushes: Vec<Epoch>,
     stopping: bool,

@@ -51,7 +51,7 @@ const LEVEL_MAX_ABOVE_OTHERS: usize = 2_000;
 /// (`scripts/bench/batching --only level`, rsync 3.5.0), since longer paths make the entries of a
 /// level dearer, too.
 ///
-/// Not where a file in it has other names: each is looked for when the file is listed.
+/// Not where a file in it has other names: each is sought when the file is listed.
 fn mostly_new(root: &Root, dir: &RelPath, new: usize) -> bool {
     let most = new * LEVEL_ENTRIES_PER_PATH + 2; // with `.` and `..`
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
@@ -102,7 +102,7 @@ impl Target {
     }
 
     /// Small and bulk lanes that have room, but for what all targets share and what was refused of
-    /// that: whoever was refused is woken when it can be had.
+    /// that: a target that was refused is woken when it can be had.
     pub(super) fn lanes_open(&self) -> (bool, bool) {
         let (small, long) = self.allowance.refused();
         (self.own_room(Lane::Small) && !small, self.own_room(Lane::Bulk) && !long)
@@ -427,7 +427,7 @@ impl Target {
         }
     }
 
-    /// Whether the comparison of the whole tree that `entry` asks for may delete, its bounds aside.
+    /// Whether the comparison of the whole tree that `entry` requests may delete, its bounds aside.
     pub(super) fn deletes_whole(&self, entry: &Entry) -> bool {
         match self.mirror.delete {
             Delete::Startup => entry.path.is_root() && entry.kind == Kind::Subtree && self.guard.is_start(entry),
@@ -567,9 +567,9 @@ impl Target {
     fn bound_failures(&mut self) {
         for Stand { dir, kind, of } in self.ledger.retries.take_many() {
             tracing::warn!(mirror = %self.mirror.name, target_name = %self.cfg.name, %dir, paths = of.len(), "so many paths fail that their directory stands for them");
-            let (told, entries): (Vec<_>, Vec<Entry>) = of.into_iter().map(|f| ((f.reason, f.tries, f.due), f.entry)).unzip();
+            let (before, entries): (Vec<_>, Vec<Entry>) = of.into_iter().map(|f| ((f.reason, f.tries, f.due), f.entry)).unzip();
             if let Some(entry) = self.ledger.set.widen(entries, dir, kind) {
-                self.ledger.retries.stand(entry, &told);
+                self.ledger.retries.stand(entry, &before);
             }
         }
     }

@@ -186,7 +186,7 @@ impl Target {
             return false;
         }
         let mut plan = Plan::default();
-        // What was looked at and waits for other names of its file is not in the batch any more.
+        // What was read and waits for other names of its file is not in the batch any more.
         let found: BTreeMap<&[u8], &normal::Item> = items.iter().map(|item| (&*item.path, item)).collect();
         let mut here: BTreeMap<&[u8], (Look, bool)> = BTreeMap::new();
         for entry in entries {
@@ -208,8 +208,8 @@ impl Target {
         if !inside.is_empty() {
             let paths: Vec<(RelPath, Kind)> = inside.into_iter().collect();
             // Where the root does not answer, the run itself finds out.
-            let Ok(looked) = normal::normalise(std::os::fd::AsFd::as_fd(cx.root), &paths, cx.statter) else { return false };
-            let found: BTreeMap<&[u8], Look> = looked.items.iter().map(|item| (&*item.path, item.state)).collect();
+            let Ok(normalised) = normal::normalise(std::os::fd::AsFd::as_fd(cx.root), &paths, cx.statter) else { return false };
+            let found: BTreeMap<&[u8], Look> = normalised.items.iter().map(|item| (&*item.path, item.state)).collect();
             for (name, _) in &paths {
                 // One that is not listed lies below something that is missing or no directory.
                 plan.add(&self.hard_links.specials, name, found.get(&**name).copied().unwrap_or(Look::Missing), false);

@@ -55,7 +55,7 @@ pub(crate) fn limited_args(mirror: &Mirror) -> Vec<OsString> {
 pub(super) struct Periodic {
     owed: bool,
     limited: bool,
-    /// The set's count of directories that were made to stand for what is below; it may ask for the
+    /// The set's count of directories that were made to stand for what is below; it may request the
     /// whole tree by itself.
     coarsened: u64,
 }
@@ -87,7 +87,7 @@ impl Periodic {
 }
 
 /// The directories above those that were kept on the target (`kept`, with their kept children
-/// before them): perhaps only the guards kept what is in them, for which a survey has to look.
+/// before them): perhaps only the guards kept what is in them, for which a survey is needed.
 pub(super) fn above_kept(kept: &[RelPath]) -> BTreeSet<RelPath> {
     let kept: BTreeSet<&[u8]> = kept.iter().map(|p| &**p).collect();
     let tops = kept.iter().filter_map(|p| path::parent(p)).filter(|above| !kept.contains(above));
@@ -119,9 +119,9 @@ impl Target {
         tracing::debug!(target_name = %self.cfg.name, differences = items.len(), complete = all, "compared by a dry run");
         let differs: Vec<_> = items.iter().filter(|i| !cx.filter.excludes(&i.path, i.dir)).collect();
         let paths: Vec<_> = differs.iter().map(|i| (i.path.clone(), Kind::Entry)).collect();
-        let looked = self.preflight(cx).then(|| normal::normalise(std::os::fd::AsFd::as_fd(cx.root), &paths, cx.statter));
-        let Some(Ok(normal)) = looked else {
-            if let Some(Err(e)) = looked {
+        let normalised = self.preflight(cx).then(|| normal::normalise(std::os::fd::AsFd::as_fd(cx.root), &paths, cx.statter));
+        let Some(Ok(normal)) = normalised else {
+            if let Some(Err(e)) = normalised {
                 *cx.held = Some(Hold::Gone(chain(&e)));
             }
             self.schedule.periodic.back(how.limited);
@@ -250,7 +250,7 @@ mod tests {
         p.due(0);
         assert!(!p.take(0), "a loss came first");
         p.due(0);
-        assert!(!p.take(1), "the set asked by itself");
+        assert!(!p.take(1), "the set requested it by itself");
         p.due(0);
         assert!(p.take(0));
         p.unlimited();

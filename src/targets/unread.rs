@@ -247,9 +247,9 @@ mod tests {
     fn what_the_sender_could_not_read_is_hidden_until_it_went_through() {
         let mut unread = Unread::default();
         let (root, sub) = (subtree(""), subtree("d"));
-        let told = [failed("d/bad", true), failed("d/other", false), failed("d", true)];
-        assert!(unread.learn(&sub, &told, |_| Kind::Subtree), "a new place below the one that was compared");
-        assert!(!unread.learn(&sub, &told, |_| Kind::Subtree), "nothing new");
+        let failures = [failed("d/bad", true), failed("d/other", false), failed("d", true)];
+        assert!(unread.learn(&sub, &failures, |_| Kind::Subtree), "a new place below the one that was compared");
+        assert!(!unread.learn(&sub, &failures, |_| Kind::Subtree), "nothing new");
         assert_eq!(unread.rules(&root), ["--filter=- /d/bad"]);
         assert_eq!(unread.rules(&sub), ["--filter=- /d/bad"]);
         assert!(unread.rules(&subtree("d/bad")).is_empty(), "by itself it is tried");
@@ -265,8 +265,8 @@ mod tests {
         let limits = Limits { max_paths: 10, ignore_holds: true };
         let level = set.take_shallow(limits, &mut |_, _| false).unwrap().entries;
         let mut unread = Unread::default();
-        let told = [failed("d/hole", true), failed("d/e/hole", true), failed("other", true)];
-        assert!(unread.learn(&level, &told, |_| Kind::Entry));
+        let failures = [failed("d/hole", true), failed("d/e/hole", true), failed("other", true)];
+        assert!(unread.learn(&level, &failures, |_| Kind::Entry));
         assert_eq!(unread.rules(&level), ["--filter=- /d/hole"], "one level, and no more");
         assert_eq!(unread.rules(&subtree("")), ["--filter=- /d/hole"]);
         set.see(b"d/hole", Seen::Written);
@@ -288,8 +288,8 @@ mod tests {
         let root = Root::open(source.path()).unwrap();
         let cfg = config::Target::new("t", crate::location::Location::parse("host:/dir").unwrap());
         let mut target = Target::new(0, &Mirror::new("m", "/src"), &cfg, &RsyncFacts::default());
-        let told = [failed("d/bad", true), failed("d/none", true)];
-        assert!(target.unread.learn(&subtree("d"), &told, |_| Kind::Entry));
+        let failures = [failed("d/bad", true), failed("d/none", true)];
+        assert!(target.unread.learn(&subtree("d"), &failures, |_| Kind::Entry));
         let left = |target: &Target| -> Vec<(String, Kind)> {
             target.left_alone(&root, &subtree("d")).into_iter().map(|(path, kind, _)| (path.to_string(), kind)).collect()
         };

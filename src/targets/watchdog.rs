@@ -1,5 +1,5 @@
 //! Ends runs that make no progress ([`crate::sync::pulse`]), or wait for what does not come. One
-//! that was asked to end is killed when it makes no progress for `watchdog`.
+//! that was requested to end is killed when it makes no progress for `watchdog`.
 
 use super::*;
 use crate::sync::pulse::{Beat, Carries};
@@ -39,7 +39,7 @@ impl InFlightRun {
             RunKind::Batch(_) | RunKind::Probe | RunKind::Role => {}
         }
         due.push(self.watched_next(target.watchdog));
-        due.extend(abort_reason.is_none().then_some(fifo_checked + FIFO_LOOK));
+        due.extend(abort_reason.is_none().then_some(fifo_checked + FIFO_CHECK));
         due.push(progress_logged + LOG_EVERY);
         due
     }
@@ -138,8 +138,8 @@ impl Target {
             if run.softens(now) {
                 softened.push(serial);
             }
-            let looks = !run.is_standby() && run.process.abort_reason.is_none();
-            if looks && now.saturating_sub(run.process.fifo_checked) >= FIFO_LOOK {
+            let checks = !run.is_standby() && run.process.abort_reason.is_none();
+            if checks && now.saturating_sub(run.process.fifo_checked) >= FIFO_CHECK {
                 run.process.fifo_checked = now;
                 if let Some((reason, what)) = run.hindrance(now, cx.root, deep, &mut self.unread) {
                     tracing::info!(mirror = %self.mirror.name, target_name = %self.cfg.name, "{what}");

@@ -2,7 +2,7 @@
 //! looks, and what it found wrong to be put right.
 //!
 //! A verification compares beside the target's own work, so what it finds may be under way, or have
-//! changed between two looks. It asks for [`Target::watch`] on the paths it doubts, looks once
+//! changed between two checks. It requests [`Target::watch`] on the paths it doubts, checks once
 //! more, and takes for wrong only what was neither owed nor touched meanwhile. Costs one test for
 //! each change while no path is watched.
 

@@ -62,7 +62,8 @@ pub(super) struct Comparer<'p> {
 }
 
 impl<'p> Comparer<'p> {
-    /// `going`: called now and then; once it returns false, the comparison ends with [`Error::Cancelled`].
+    /// `going`: called now and then; once it returns false, the comparison ends with
+    /// [`Error::Cancelled`].
     pub(super) fn new(plan: &'p Plan, checksum: bool, going: &'p dyn Fn() -> bool) -> Comparer<'p> {
         Comparer {
             plan,

@@ -38,8 +38,8 @@ use crate::text::plural;
 /// How long an answer of the source may take.
 const ANSWER: Duration = barriers::WITHIN.saturating_add(Duration::from_secs(2));
 
-/// Compares, and compares what differs again until it is known to, or not. `live`: the follower, if it
-/// runs.
+/// Compares, and compares what differs again until it is known to, or not. `live`: the follower, if
+/// it runs.
 pub(super) fn judge(followed: &Followed, live: Option<&Live>, checksum: bool, going: &dyn Fn() -> bool) -> Result<Judged, Error> {
     if followed.is_held {
         return Err(Error::Source("it is held; see the status there".into()));

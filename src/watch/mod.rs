@@ -99,7 +99,8 @@ impl Known {
 /// Shows the daemon at `socket` until the user presses `q`.
 ///
 /// # Errors
-/// See [`WatchError`]. A daemon that does not answer is none: that is shown, and the next request follows.
+/// See [`WatchError`]. A daemon that does not answer is none: that is shown, and the next request
+/// follows.
 pub(crate) fn run(socket: &Path) -> Result<(), WatchError> {
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         return Err(WatchError::NoTerminal);

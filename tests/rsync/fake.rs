@@ -46,7 +46,7 @@ fn the_list_arrives_whole_however_long_it_is() {
     let list = vec![b'x'; 3_000_000];
     let mut run = f.start(Pass::Shallow, Input::List(&list));
     assert!(outcome(&mut run).is_done());
-    assert_eq!(run.output().telling(), Some(&b"3000000"[..]));
+    assert_eq!(run.output().top_message(), Some(&b"3000000"[..]));
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn programs_that_are_no_usable_rsync() {
     ));
     assert!(matches!(
         probe("echo usage >&2; exit 1"),
-        Err(ProbeError::NotRsync { exit: Exit::Code(1), said, .. }) if said == "usage"
+        Err(ProbeError::NotRsync { exit: Exit::Code(1), answer, .. }) if answer == "usage"
     ));
     assert!(matches!(RsyncFacts::probe("/no/such/rsync".as_ref(), &[]), Err(ProbeError::Run { .. })));
     let facts = probe("case $1 in --confine-root*) exit 1;; esac; echo 'rsync  version 3.4.1  protocol version 32'").unwrap();

@@ -211,8 +211,8 @@ impl Fixture {
     /// A pass that must go through.
     pub fn done(&self, pass: Pass, entries: &[&[u8]]) {
         let (outcome, output) = self.run_reading(pass, entries);
-        let said = output.telling().map(|line| Shown(line).to_string());
-        assert_eq!(outcome.verdict, Verdict::Done, "{:?} {pass:?}: {outcome:?} {said:?}", self.road);
+        let message = output.top_message().map(|line| Shown(line).to_string());
+        assert_eq!(outcome.verdict, Verdict::Done, "{:?} {pass:?}: {outcome:?} {message:?}", self.road);
     }
 
     pub fn assert_same(&self) {

@@ -10,7 +10,7 @@ use crate::control::Reply;
 use crate::engine::{self, Handle};
 use crate::socket::{self, has_hung_up};
 
-/// How often it is looked whether a listener is still there while nothing happens.
+/// How often the connection of a listener is checked while nothing happens.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Writes the events of `engines` to `client` until it hangs up, or all of them have ended.

@@ -13,7 +13,7 @@ pub(super) fn answer(engines: &[Handle], paths: &[Vec<u8>]) -> Reply {
     let mut out = Explained::default();
     for engine in engines {
         match engine::explain(engine, paths.clone()) {
-            Some(Said::Explained(told)) => out.mirrors.push(*told),
+            Some(Said::Explained(mirror)) => out.mirrors.push(*mirror),
             Some(Said::Elsewhere(source)) => out.elsewhere.push(source),
             None => {
                 return Reply::Error { message: format!("the engine of mirror {} ended or does not answer", engine.mirror) };

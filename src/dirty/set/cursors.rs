@@ -152,8 +152,8 @@ mod tests {
 
     /// What a history leads to, step by step. `from_root`: nothing is remembered from one step to
     /// the next.
-    fn told(steps: &[Step], from_root: bool) -> Vec<String> {
-        let (mut set, mut flying, mut told) = (DirtySet::new(12), std::collections::VecDeque::new(), Vec::new());
+    fn log(steps: &[Step], from_root: bool) -> Vec<String> {
+        let (mut set, mut flying, mut log) = (DirtySet::new(12), std::collections::VecDeque::new(), Vec::new());
         for step in steps {
             if from_root {
                 set.cursors.lose();
@@ -162,7 +162,7 @@ mod tests {
                 Step::See(path, seen) => set.see(path.as_bytes(), *seen),
                 Step::Take(deep) => {
                     let batch = if *deep { set.take_deep(ALL) } else { set.take_shallow(ALL, &mut |_, _| false) };
-                    told.push(format!("{batch:?}"));
+                    log.push(format!("{batch:?}"));
                     flying.extend(batch.into_iter().chain(set.take_moves(2).map(|moves| moves.batch)));
                 }
                 Step::Land(well) => {
@@ -175,15 +175,15 @@ mod tests {
                     }
                 }
             }
-            told.push(format!("{step:?}: {} {:?} {:?}", set.pending(), set.some_pending(100), set.merged()));
+            log.push(format!("{step:?}: {} {:?} {:?}", set.pending(), set.some_pending(100), set.merged()));
         }
-        told
+        log
     }
 
     proptest! {
         #[test]
         fn what_is_remembered_changes_nothing(steps in prop::collection::vec(step(), 1..120)) {
-            prop_assert_eq!(told(&steps, false), told(&steps, true));
+            prop_assert_eq!(log(&steps, false), log(&steps, true));
         }
     }
 

@@ -5,7 +5,7 @@ use crate::hash;
 use crate::path::RelPath;
 
 /// Tells an exchange by its two renames. Names are known by hashes: two renames that are taken for
-/// an exchange cost a look at a path more.
+/// an exchange cost one more lookup of a path.
 #[derive(Debug, Default)]
 pub(super) struct Exchange {
     /// The last rename, from and to.

@@ -292,7 +292,7 @@ impl DirtySet {
     pub(crate) fn settle_single(&mut self, entries: &mut [Entry]) {
         for entry in entries.iter_mut().filter(|entry| entry.single && entry.through) {
             entry.through = false;
-            // For an event from before the look that is seen only now.
+            // For an event from before the read that is seen only now.
             self.landed.add(entry);
         }
     }

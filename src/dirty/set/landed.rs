@@ -6,9 +6,9 @@ use super::{Entry, Epoch, Kind};
 use crate::hash::KeyedSet;
 use crate::path::{self, RelPath};
 
-/// What went to the target a moment ago. An event that was raised before rsync looked, and is seen
-/// only after that run has ended, is about something that the target has already: it must not be
-/// taken for new there.
+/// What went to the target a moment ago. An event that was raised before rsync read the path, and
+/// is seen only after that run has ended, is about something that the target has already: it must
+/// not be taken for new there.
 #[derive(Default)]
 pub(super) struct Landed {
     pub(super) recent: Landing,

@@ -4,8 +4,8 @@ use super::{DirtySet, Kind, ROOT};
 use crate::dirty::Epoch;
 use crate::path::RelPath;
 
-/// Nodes looked at in search of paths that wait: the rest may be in flight, and be many.
-const MAX_LOOKS: usize = 2000;
+/// Nodes visited in search of paths that wait: the rest may be in flight, and be many.
+const MAX_VISITED: usize = 2000;
 
 /// A path that waits to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,17 +24,17 @@ impl DirtySet {
     pub(crate) fn some_pending(&self, most: usize) -> Vec<Waits> {
         let mut found = Vec::new();
         let mut stack = vec![ROOT];
-        let mut looks = 0;
+        let mut visited = 0;
         while let Some(at) = stack.pop() {
-            looks += 1;
-            if found.len() == most || looks > MAX_LOOKS {
+            visited += 1;
+            if found.len() == most || visited > MAX_VISITED {
                 break;
             }
             let n = &self.tree[at];
             if let Some(kind) = n.kind {
                 found.push(Waits { path: self.tree.path_of(at), kind, epoch: n.epoch });
             }
-            stack.extend(self.tree.children(at).take(MAX_LOOKS));
+            stack.extend(self.tree.children(at).take(MAX_VISITED));
         }
         found.sort_by(|a, b| (a.epoch, &a.path).cmp(&(b.epoch, &b.path)));
         found
@@ -66,6 +66,6 @@ mod tests {
         let mut set = DirtySet::new(100_000);
         (0..50_000).for_each(|i| set.see(format!("d{i}/f").as_bytes(), Seen::Written));
         assert_eq!(set.some_pending(20).len(), 20);
-        assert!(set.some_pending(usize::MAX).len() <= MAX_LOOKS);
+        assert!(set.some_pending(usize::MAX).len() <= MAX_VISITED);
     }
 }

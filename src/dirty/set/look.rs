@@ -7,7 +7,7 @@ impl DirtySet {
     /// The pending entry that covers `path`: of the path itself, or of a directory above with what
     /// is in it.
     pub(crate) fn pending_at(&self, path: &[u8]) -> Option<(RelPath, Kind, Epoch)> {
-        let told = |at: u32| {
+        let pending = |at: u32| {
             let n = &self.tree[at];
             n.kind.map(|kind| (self.tree.path_of(at), kind, n.epoch))
         };
@@ -15,13 +15,13 @@ impl DirtySet {
         let mut left = components(path).count();
         for name in components(path) {
             let level = left == 1; // what one level of a directory covers
-            if let Some(found) = told(at).filter(|(_, kind, _)| *kind == Kind::Subtree || *kind == Kind::Contents && level) {
+            if let Some(found) = pending(at).filter(|(_, kind, _)| *kind == Kind::Subtree || *kind == Kind::Contents && level) {
                 return Some(found);
             }
             at = self.tree.child(at, name)?;
             left -= 1;
         }
-        told(at)
+        pending(at)
     }
 }
 

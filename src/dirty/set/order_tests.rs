@@ -233,7 +233,7 @@ fn what_is_missing_without_an_event_of_it_waits_as_a_deletion() {
     set.see(b"r/6/f", Seen::Touched);
     let batch = take(&mut set).expect("no deletion, by its event");
     let mut entry = batch.entries.iter().find(|e| &*e.path == b"r/6/f").expect("it needs nothing").clone();
-    // The directory is gone when it is looked at.
+    // The directory is gone when it is checked.
     assert!(set.waits_for_link(batch.id, &entry, b"r/6") && !set.waits_for_link(batch.id, &entry, b"r/7"));
     entry.gone = true;
     set.park(batch.id, std::slice::from_ref(&entry));

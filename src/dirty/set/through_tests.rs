@@ -135,7 +135,7 @@ fn a_name_that_goes_tells_whether_a_change_was_pending() {
     }
 }
 
-/// A look that came before the event may have met another file under the name.
+/// A read that came before the event may have met another file under the name.
 #[test]
 fn a_name_that_goes_may_have_been_another_files_when_it_left() {
     use Seen::{Gone, Replaced, Written};
@@ -198,8 +198,8 @@ fn what_was_found_under_its_only_name_carries_no_change_once_a_run_has_ended() {
         batch.entries.into_iter().for_each(|entry| set.restore(entry));
         let again = set.take_shallow(all, &mut |_, _| false).unwrap();
         let left: Vec<_> = again.entries.iter().map(|entry| (entry.through, entry.single)).collect();
-        assert_eq!(left, [(!ended, false)], "without a run, it is looked at once more");
-        // The name may have been another file's at the look.
+        assert_eq!(left, [(!ended, false)], "without a run, it is checked once more");
+        // The name may have been another file's at the read.
         set.park(again.id, &again.entries);
         again.entries.into_iter().for_each(|entry| set.restore(entry));
         set.see(b"f", Seen::Replaced);

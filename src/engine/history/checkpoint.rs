@@ -48,7 +48,7 @@ impl Engine {
         }
     }
 
-    /// Every target is to be compared whole because a command asked for it: the next start does it
+    /// Every target is to be compared whole because of a command: the next start does it
     /// if this one does not get there.
     pub(in crate::engine) fn distrust_all(&mut self) {
         let now = self.now();
@@ -93,7 +93,7 @@ impl Engine {
             // still.
             let since = self.saved.history.as_mut().map_or(now, |h| *h.following_since.get_or_insert(now));
             if self.shutdown.stop_at.is_some() || now.saturating_sub(since) >= FOLLOWED_EVERY {
-                self.tell_followed(Duration::MAX);
+                self.report_followed(Duration::MAX);
             }
         }
         let waits = self.knows_of_more() || self.next_followed().is_some();
@@ -125,7 +125,7 @@ impl Engine {
         let saved = history.keeper.tick(&mut clear, &mut |fs, handle| resolver.open(fs, handle));
         let (more, pause) = match saved {
             Ok(more) => {
-                history.said.clear();
+                history.logged.clear();
                 history.unsaved = None;
                 (more, EVERY)
             }

@@ -25,7 +25,7 @@ enum Anew {
 }
 
 /// What follows from it that the state cannot be used. `left_unsent`: whether the last run, which
-/// kept none, may have ended with something pending; asked only where it matters.
+/// kept none, may have ended with something pending; called only where it matters.
 fn anew(why: &Why, initial: Initial, mut left_unsent: impl FnMut() -> bool) -> Anew {
     let none = initial == Initial::None;
     match why {
@@ -98,7 +98,7 @@ impl Engine {
 
     fn all_is_told(&mut self) {
         if let Some(history) = &mut self.saved.history {
-            history.keeper.all_told();
+            history.keeper.all_reported();
             let now = self.clock.started.elapsed();
             history.touch(now);
             if history.keeper.needs_walk() {

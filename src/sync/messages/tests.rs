@@ -190,8 +190,8 @@ fn all(name: &str) -> Vec<(Over, String)> {
     for over in [Over::Local, Over::Module, Over::Ssh] {
         for (sender, who, forms) in [(false, "receiver", RECEIVER), (false, "generator", RECEIVER), (true, "sender", SENDER)] {
             for form in forms {
-                let told = written(over, sender, form, name);
-                out.push((over, format!("rsync: [{who}] {told}: Operation not permitted (1)")));
+                let text = written(over, sender, form, name);
+                out.push((over, format!("rsync: [{who}] {text}: Operation not permitted (1)")));
             }
         }
         for (sender, forms) in [(false, RECEIVER_LINES), (true, SENDER_LINES)] {

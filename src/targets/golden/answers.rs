@@ -22,7 +22,7 @@ pub(super) enum Task {
     Batch,
 }
 
-/// How runs end: weight, name, exit code (from 1000: by that signal), what is said on stderr.
+/// How runs end: weight, name, exit code (from 1000: by that signal), what stderr holds.
 /// `{at}` is a path of the run, `{src}` the source.
 type Ending = (u32, &'static str, i32, &'static str);
 
@@ -134,13 +134,13 @@ pub(super) fn answer(rng: &mut fastrand::Rng, world: &World, process: &Process, 
         Task::Standby => STOOD_BY,
         Task::Batch => ENDINGS,
     };
-    let &(_, name, code, said) = if well && task != Task::Standby { &endings[0] } else { pick(rng, endings) };
+    let &(_, name, code, stderr) = if well && task != Task::Standby { &endings[0] } else { pick(rng, endings) };
     let mut answer = Answer { name, stdout: Vec::new(), stderr: Vec::new(), exit: Exit::Code(code) };
     if code >= 1000 {
         answer.exit = Exit::Signal(code - 1000);
     }
     if task != Task::Batch {
-        answer.stderr = said.replace("{src}", &world.root.to_string_lossy()).into_bytes();
+        answer.stderr = stderr.replace("{src}", &world.root.to_string_lossy()).into_bytes();
         return answer;
     }
     let list = listed(process);
@@ -167,11 +167,11 @@ pub(super) fn answer(rng: &mut fastrand::Rng, world: &World, process: &Process, 
     };
     let (dir, base) = about.rsplit_once('/').map_or(("", &*about), |(dir, base)| (dir, base));
     let temporary = format!("{dir}{}.{base}.AbCdEf", if dir.is_empty() { "" } else { "/" });
-    let said = said
+    let stderr = stderr
         .replace("{temporary}", &escaped(&temporary))
         .replace("{at}", &escaped(&about))
         .replace("{src}", &world.root.to_string_lossy());
-    answer.stderr.extend(said.bytes());
+    answer.stderr.extend(stderr.bytes());
     let links = process.argv.iter().any(|arg| arg.as_bytes().starts_with(b"--link-dest="));
     if tree && links || !well && rng.u8(..40) == 0 {
         answer.stdout.extend_from_slice(b"created directory /t\n");

@@ -401,8 +401,8 @@ impl Director {
             self.count(kind);
             self.note(&line);
         }
-        if let Some((told, settled)) = confirmed {
-            for t in told {
+        if let Some((confirmations, settled)) = confirmed {
+            for t in confirmations {
                 self.count(format!("confirmed: {:?}", t.change));
                 self.note(&format!(
                     "confirmed {} {:?}{} by batch {}",
@@ -626,7 +626,7 @@ impl Director {
         self.note(&format!("#{pid} stands at something: {kind}"));
     }
 
-    /// One of the runs ends. Standbys rarely do; what was asked to end does.
+    /// One of the runs ends. Standbys rarely do; what was requested to end does.
     fn end_a_run(&mut self, well: bool) {
         let mut pids: Vec<(u32, u32, Task)> = Vec::new();
         for pid in self.live.keys().copied() {
@@ -654,13 +654,13 @@ impl Director {
         if asked && self.rng.u8(..4) > 0 {
             (answer.name, answer.exit) = ("as asked", Exit::Signal(15));
         }
-        let said = |text: &[u8]| text.escape_ascii().to_string();
+        let escaped = |text: &[u8]| text.escape_ascii().to_string();
         self.note(&format!(
             "end #{pid} {}: {:?} [{}] [{}]",
             answer.name,
             answer.exit,
-            said(&answer.stdout),
-            said(&answer.stderr)
+            escaped(&answer.stdout),
+            escaped(&answer.stderr)
         ));
         self.count(format!("end: {}", answer.name));
         let early = if self.rng.u8(..4) == 0 { answer.stdout.len() / 2 } else { 0 };

@@ -300,12 +300,12 @@ impl Linked {
         if cut {
             let listed = answers::listed(&played.lock());
             let at = if listed.is_empty() { "f" } else { &listed[d.rng.usize(..listed.len())].0 };
-            let (code, said) = match d.rng.u8(..4) {
+            let (code, stderr) = match d.rng.u8(..4) {
                 0 => (11, format!("rsync: [receiver] write failed on \"{at}\": No space left on device (28)\n")),
                 _ => (12, "rsync: connection unexpectedly closed (0 bytes received so far) [sender]\n".into()),
             };
             answer.exit = if ended { Exit::Signal(15) } else { Exit::Code(code) };
-            answer.stderr = said.into_bytes();
+            answer.stderr = stderr.into_bytes();
         }
         d.note(&format!("end #{pid} {:?}", answer.exit));
         self.find_strange(pid, &played.lock(), &mut answer.stdout);
