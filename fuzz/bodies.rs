@@ -663,6 +663,7 @@ fn feed_seeds() -> Vec<Vec<u8>> {
         gone,
         directory: !gone,
         content: true,
+        to: Some(RelPath::new(b"moved").expect("a path")).filter(|_| gone),
     };
     let of = |number: u64, everything: bool| {
         let entries = vec![entry("a/b", Kind::Entry, true), entry("a", Kind::Subtree, false), entry("", Kind::Contents, false)];

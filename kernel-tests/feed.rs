@@ -3,6 +3,7 @@
 
 mod access;
 mod relays;
+mod renames;
 mod verify;
 
 use std::collections::BTreeSet;
@@ -323,6 +324,7 @@ pub fn cases() -> Vec<Case> {
     let mut all = access::cases();
     all.extend(cases_of_followers());
     all.extend(relays::cases());
+    all.extend(renames::cases());
     all.extend(verify::cases());
     all
 }

@@ -208,7 +208,7 @@ mod tests {
     use super::*;
 
     fn item(path: &str, kind: Kind, gone: bool, directory: bool) -> Item {
-        Item { path: RelPath::new(path.as_bytes()).unwrap(), kind, gone, directory, content: true }
+        Item { path: RelPath::new(path.as_bytes()).unwrap(), kind, gone, directory, content: true, to: None }
     }
 
     fn shown(words: &[OsString]) -> String {

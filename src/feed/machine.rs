@@ -30,7 +30,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::pending::{Need, Pending};
+use super::moves::{Move, Moves, Thing};
+use super::pending::{Need, Pending, Trust};
 use super::record::{Batch, Identity, Item, Record, RecordError};
 use crate::dirty::Kind;
 use crate::path::{self, RelPath};
@@ -82,6 +83,10 @@ pub struct Saved {
     pub owed: Option<String>,
     /// Paths that failed again and again, as bytes.
     pub failed: Vec<Vec<u8>>,
+    /// Names that were given here and are not compared by content, as bytes, and whether it is to
+    /// be a directory.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub doubted: Vec<(Vec<u8>, bool)>,
 }
 
 /// One run.
@@ -93,8 +98,8 @@ pub enum Work {
     List {
         /// Directories with all below them.
         deep: bool,
-        /// Files of equal size and times are copied, too.
-        content: bool,
+        /// Which files are taken for equal.
+        trust: Trust,
         /// What is listed.
         paths: Vec<(RelPath, Kind)>,
         /// How many of them are gone.
@@ -254,6 +259,7 @@ pub struct Machine {
     /// Runs in turn of which nothing came.
     fruitless: u32,
     pending: Pending,
+    moves: Moves,
     /// Nothing that is to be pulled or failed touches their paths.
     batches: VecDeque<Queued>,
     pulled: Pulled,
@@ -277,6 +283,12 @@ impl Machine {
             let need = Need::compare(Kind::Subtree, u64::MAX, 0);
             Some((RelPath::new(path)?, Failure { need, words: "failed before the restart".into(), due: Duration::ZERO }))
         });
+        let thing = |directory| if directory { Thing::Directory } else { Thing::File };
+        let doubted = saved.doubted.iter().filter_map(|(path, directory)| Some((RelPath::new(path)?, thing(*directory))));
+        let moves = Moves::of(doubted);
+        let mut pending = Pending::default();
+        let next = saved.position.map_or(0, |position| position.sequence + 1);
+        moves.doubted().for_each(|(path, thing)| pending.restore(path.clone(), Need::moved(thing, next)));
         let owed = match saved.position {
             None => saved.owed.or(Some("the position is not known".into())),
             Some(_) => saved.owed,
@@ -288,7 +300,8 @@ impl Machine {
             owed,
             rounds: 0,
             fruitless: 0,
-            pending: Pending::default(),
+            pending,
+            moves,
             batches: VecDeque::new(),
             pulled: Pulled::all(),
             passed_over: 0,
@@ -411,7 +424,9 @@ impl Machine {
     pub fn saved(&self) -> Saved {
         let owed = self.why_owed().map(str::to_owned);
         let position = if owed.is_some() { self.read } else { self.confirmed };
-        Saved { position, owed, failed: self.failed.keys().map(|path| path.to_vec()).collect() }
+        let failed = self.failed.keys().map(|path| path.to_vec()).collect();
+        let doubted = self.moves.doubted().map(|(path, thing)| (path.to_vec(), thing == Thing::Directory)).collect();
+        Saved { position, owed, failed, doubted }
     }
 
     /// Whether everything that was read is held.
@@ -461,6 +476,7 @@ impl Machine {
                 batch => {
                     self.passed_over += u64::from(batch.is_some() && !items.is_empty());
                     self.pull(&items, sequence);
+                    items.iter().filter(|_| same_tree).for_each(|item| self.moves.see(item, sequence));
                 }
             }
         }
@@ -564,10 +580,56 @@ impl Machine {
     /// The whole tree is to be compared, from here on.
     pub fn owe(&mut self, why: String) {
         self.pending.clear();
+        self.moves.forget();
         self.batches.clear();
         self.behind.clear();
         self.behind.extend(self.read);
         self.owed.get_or_insert(why);
+    }
+
+    // ----- renames -----
+
+    /// The next name that is to be given here, before the next run. Not while one is under way.
+    pub fn next_move(&mut self) -> Option<Move> {
+        match self.flight {
+            None if !self.held && self.owed.is_none() => self.moves.next(),
+            _ => None,
+        }
+    }
+
+    /// This is about to get its new name. [`Machine::saved`] is to be on the disk before it does,
+    /// and [`Machine::end_move`] or [`Machine::not_moved`] to follow. `false`: it is not to get it,
+    /// as something that had that name is still to be compared.
+    pub fn begin_move(&mut self, given: &Move, thing: Thing) -> bool {
+        self.moves.doubt(&given.to, thing)
+    }
+
+    /// It has its new name, and is to be compared by content.
+    pub fn end_move(&mut self, given: Move, thing: Thing) {
+        let paths: BTreeMap<RelPath, ()> = [(given.to.clone(), ())].into();
+        if self.batches.iter().any(|queued| queued.items.iter().any(|item| touches(&paths, &item.path))) {
+            self.pull_batches();
+        }
+        self.pending.restore(given.to, Need::moved(thing, given.sequence));
+    }
+
+    /// It has not.
+    pub fn not_moved(&mut self, given: &Move) {
+        self.moves.trust(&given.to);
+    }
+
+    /// What was given a name here, and is not compared by content yet, is to be.
+    fn doubt_again(&mut self, doubted: Vec<(RelPath, Thing)>, sequence: u64) {
+        for (path, thing) in doubted {
+            self.pending.restore(path, Need::moved(thing, sequence));
+        }
+    }
+
+    /// The whole tree was compared by size and times.
+    fn doubt_all(&mut self) {
+        let next = self.behind.front().or(self.read.as_ref()).map_or(0, |point| point.sequence);
+        let doubted = self.moves.doubted().map(|(path, thing)| (path.clone(), thing)).collect();
+        self.doubt_again(doubted, next);
     }
 
     // ----- runs -----
@@ -587,17 +649,11 @@ impl Machine {
             return self.take_batch();
         }
         // What failed before goes by itself, and what is compared whole after what is listed.
-        for (again, deep, content) in [
-            (false, false, false),
-            (false, false, true),
-            (false, true, false),
-            (false, true, true),
-            (true, false, false),
-            (true, false, true),
-            (true, true, false),
-            (true, true, true),
-        ] {
-            let fits = |need: &Need| (need.round > 0, need.kind == Kind::Subtree, need.content) == (again, deep, content);
+        let trusts = [Trust::SizeAndTimes, Trust::Nothing, Trust::Content];
+        let manners = [false, true].into_iter().flat_map(|deep| trusts.map(|trust| (deep, trust)));
+        let manners = manners.collect::<Vec<_>>();
+        for (again, (deep, trust)) in [false, true].into_iter().flat_map(|again| manners.iter().map(move |m| (again, *m))) {
+            let fits = |need: &Need| (need.round > 0, need.kind == Kind::Subtree, need.trust) == (again, deep, trust);
             // One path that fails again must not fail others.
             let tries = |need: &Need| need.round.min(ROUNDS);
             let rounds =
@@ -605,19 +661,20 @@ impl Machine {
             let Some(rounds) = rounds else { continue };
             let taken = self.pending.take(TOGETHER[rounds as usize], |need| fits(need) && tries(need) == rounds);
             if !taken.is_empty() {
-                return Some(self.leave(deep, content, taken));
+                return Some(self.leave(deep, trust, taken));
             }
         }
         let (path, _) = self.failed.iter().find(|(_, failure)| failure.due <= now)?;
         let path = path.clone();
         let mut need = self.failed.remove(&path)?.need;
         need.round = ROUNDS;
-        Some(self.leave(need.kind == Kind::Subtree, need.content, vec![(path, need)]))
+        Some(self.leave(need.kind == Kind::Subtree, need.trust, vec![(path, need)]))
     }
 
     /// Whether [`Machine::take`] has something.
     pub fn has_work(&self, now: Duration) -> bool {
         let waits = self.owed.is_some()
+            || self.moves.wait()
             || !self.pending.is_empty()
             || !self.batches.is_empty()
             || self.failed.values().any(|failure| failure.due <= now);
@@ -641,12 +698,12 @@ impl Machine {
         self.failed.values().map(|failure| failure.due).min().filter(|_| self.flight.is_none() && !self.held)
     }
 
-    fn leave(&mut self, deep: bool, content: bool, taken: Vec<(RelPath, Need)>) -> Work {
+    fn leave(&mut self, deep: bool, trust: Trust, taken: Vec<(RelPath, Need)>) -> Work {
         let paths = taken.iter().map(|(path, need)| (path.clone(), need.kind)).collect();
         let gone = taken.iter().filter(|(_, need)| need.gone).count();
         let deletes = taken.iter().any(|(_, need)| need.deletes());
         self.flight = Some(Flight::List(taken.into_iter().collect()));
-        Work::List { deep, content, paths, gone, deletes }
+        Work::List { deep, trust, paths, gone, deletes }
     }
 
     /// The run has ended. `true`: there was progress, and the next one need not wait. `is_dir`:
@@ -669,9 +726,14 @@ impl Machine {
             }
             (Flight::Whole { .. }, End::Done) => {
                 self.rounds = 0;
+                self.doubt_all();
                 true
             }
             (Flight::List(paths), End::Done) => {
+                for (path, need) in &paths {
+                    let doubted = self.moves.held(path, need, is_dir);
+                    self.doubt_again(doubted, need.sequence);
+                }
                 // What was gone and is a directory after all is another one, and a list does not
                 // enter it.
                 for (path, need) in paths.into_iter().filter(|(path, need)| need.may_be_another() && is_dir(path)) {
@@ -691,6 +753,7 @@ impl Machine {
                     for complaint in complaints {
                         self.fail(now, complaint.path, Need::compare(Kind::Subtree, u64::MAX, ROUNDS), complaint.words);
                     }
+                    self.doubt_all();
                     true
                 } else {
                     self.owed.get_or_insert(owed);

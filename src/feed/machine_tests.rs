@@ -6,12 +6,15 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::feed::record::Item;
 
+#[path = "moves_tests.rs"]
+mod moves_tests;
+
 fn path(text: &str) -> RelPath {
     RelPath::new(text.as_bytes()).unwrap()
 }
 
 fn item(text: &str) -> Item {
-    Item { path: path(text), kind: Kind::Entry, gone: false, directory: false, content: true }
+    Item { path: path(text), kind: Kind::Entry, gone: false, directory: false, content: true, to: None }
 }
 
 fn record(incarnation: u64, number: u64, entries: Vec<Item>) -> Record {
@@ -454,6 +457,38 @@ fn pull(source: &Tree, mine: &mut Tree, work: &Work) -> End {
     if complaints.is_empty() { End::Done } else { End::Partly { complaints, complete: true } }
 }
 
+/// Whether a work reaches a name, and what it takes for equal there.
+fn reaches(work: &Work, at: &RelPath) -> Option<Trust> {
+    let (paths, trust) = match work {
+        Work::Whole => return Some(Trust::SizeAndTimes),
+        Work::List { paths, trust, .. } => (paths, *trust),
+        Work::Batch { .. } => return None,
+    };
+    let reaches = |(path, kind): &(RelPath, Kind)| match kind {
+        Kind::Entry => path == at,
+        Kind::Contents => path == at || path::parent(at) == Some(&**path),
+        Kind::Subtree => path::is_at_or_below(at, path),
+    };
+    paths.iter().any(reaches).then_some(trust)
+}
+
+/// A run as [`pull`] does it, but for files that were given their names by the follower: whatever
+/// they hold, their size and times are those of the source's.
+fn pull_beside(source: &Tree, mine: &mut Tree, named: &mut std::collections::BTreeSet<RelPath>, work: &Work) -> End {
+    let before = mine.clone();
+    let end = pull(source, mine, work);
+    let is_file = |tree: &Tree, at: &RelPath| matches!(tree.get(at), Some(Some(_))) && !is_link(tree.get(at));
+    named.retain(|at| is_file(mine, at) && is_file(&before, at));
+    for at in named.clone() {
+        match reaches(work, &at) {
+            Some(Trust::SizeAndTimes) => _ = mine.insert(at.clone(), before[&at]),
+            Some(_) => _ = named.remove(&at),
+            None => {}
+        }
+    }
+    end
+}
+
 /// A publisher, its stream, and a follower.
 struct World {
     random: fastrand::Rng,
@@ -482,6 +517,9 @@ struct World {
     /// The end of the stream as it was at a time.
     look: Option<(u64, u64)>,
     applied: usize,
+    /// Files of the follower that it gave their names, and that no run compared by content.
+    named: std::collections::BTreeSet<RelPath>,
+    renamed: usize,
     /// Little goes wrong.
     calm: bool,
 }
@@ -509,6 +547,8 @@ impl World {
             pulled: BTreeMap::new(),
             look: None,
             applied: 0,
+            named: Default::default(),
+            renamed: 0,
             calm: seed % 2 == 1,
         };
         world.store(true);
@@ -556,7 +596,7 @@ impl World {
     /// Does what is under way.
     fn carry_out(&mut self, work: &Work) -> End {
         let Work::Batch { batch, .. } = work else {
-            let end = pull(&self.source, &mut self.mine, work);
+            let end = pull_beside(&self.source, &mut self.mine, &mut self.named, work);
             let paths = match work {
                 Work::List { paths, .. } => paths.iter().map(|(path, _)| path.clone()).collect(),
                 _ => vec![RelPath::root()],
@@ -574,7 +614,7 @@ impl World {
         self.applied += 1;
         let half = self.random.u8(..8) == 0;
         let some = if half { &items[..items.len() / 2] } else { items };
-        match pull(state, &mut self.mine, &by_name(some)) {
+        match pull_beside(state, &mut self.mine, &mut self.named, &by_name(some)) {
             end if !half => end,
             _ => End::Partly { complaints: Vec::new(), complete: false },
         }
@@ -598,7 +638,7 @@ impl World {
             return;
         }
         let was = self.source.get(&at).copied();
-        match self.random.u8(..6) {
+        match self.random.u8(..9) {
             0..2 => {
                 remove(&mut self.source, &at);
                 self.source.insert(at.clone(), Some(self.random.u32(..)));
@@ -633,7 +673,13 @@ impl World {
             directory |= old == from && node.is_none();
             self.source.insert(RelPath::new(&[&to, &old[from.len()..]].concat()).unwrap(), node);
         }
-        self.dirty.push(Item { gone: true, ..item(&from.to_string()) });
+        // Not always what became of it.
+        let told = match self.random.u8(..8) {
+            0 => None,
+            1 => Some(self.dir().join(b"a")).filter(|to| !to.is_root()),
+            _ => Some(to.clone()),
+        };
+        self.dirty.push(Item { gone: true, to: told, ..item(&from.to_string()) });
         let kind = if directory { Kind::Subtree } else { Kind::Entry };
         self.dirty.push(Item { kind, directory, ..item(&to.to_string()) });
     }
@@ -656,7 +702,56 @@ impl World {
         }
     }
 
+    /// The follower gives names, and may be killed before and after each.
+    fn give_names(&mut self) {
+        while let Some(given) = self.machine.next_move() {
+            let thing = match self.mine.get(&given.from) {
+                Some(None) => Thing::Directory,
+                Some(Some(_)) => Thing::File,
+                None => continue,
+            };
+            if !self.machine.begin_move(&given, thing) {
+                continue;
+            }
+            self.disk = self.machine.saved();
+            if self.random.u8(..20) == 0 {
+                return self.kill();
+            }
+            let into = path::parent(&given.to).map(RelPath::from_normal).and_then(|dir| self.mine.get(&dir).copied());
+            if into != Some(None) || self.mine.contains_key(&given.to) || self.random.u8(..10) == 0 {
+                self.machine.not_moved(&given);
+                continue;
+            }
+            let moved: Vec<RelPath> = std::iter::once(given.from.clone()).chain(below(&self.mine, &given.from)).collect();
+            for old in moved {
+                let mut node = self.mine.remove(&old).expect("it was listed");
+                // It may have been pulled after the rename, or changed by another hand.
+                if matches!(node, Some(content) if content % 3 > 0) && self.random.bool() {
+                    node = Some(self.random.u32(..1_000_000) * 3 + 1);
+                }
+                let new = RelPath::new(&[&given.to, &old[given.from.len()..]].concat()).unwrap();
+                if node.is_some() {
+                    self.named.insert(new.clone());
+                }
+                self.mine.insert(new, node);
+            }
+            self.renamed += 1;
+            if self.random.u8(..20) == 0 {
+                return self.kill();
+            }
+            self.machine.end_move(given, thing);
+        }
+    }
+
+    fn kill(&mut self) {
+        (self.machine, self.flying) = (Machine::new(Some(self.disk.clone()), 1_000, Duration::ZERO), None);
+        (self.born, self.look) = (self.clock, None);
+    }
+
     fn work(&mut self) {
+        if self.flying.is_none() {
+            self.give_names();
+        }
         match self.flying.take() {
             None => self.flying = self.machine.take(Duration::MAX),
             Some(work) => {
@@ -674,10 +769,7 @@ impl World {
     fn fault(&mut self) {
         match self.random.u8(..6) {
             // The follower is killed.
-            0..3 => {
-                (self.machine, self.flying) = (Machine::new(Some(self.disk.clone()), 1_000, Duration::ZERO), None);
-                (self.born, self.look) = (self.clock, None);
-            }
+            0..3 => self.kill(),
             // Retention.
             3 => {
                 let keep = self.last.saturating_sub(self.random.u64(..3));
@@ -732,6 +824,9 @@ impl World {
             let from = self.machine.read().map_or(1, |point| point.sequence + 1);
             let next: Vec<(u64, Record)> = self.stream.range(from..).map(|(at, r)| (*at, r.clone())).collect();
             next.into_iter().for_each(|(at, record)| self.machine.record(at, Ok(record)));
+            if self.flying.is_none() {
+                self.give_names();
+            }
             if let Some(work) = self.flying.take().or_else(|| self.machine.take(Duration::MAX)) {
                 let end = self.carry_out(&work);
                 let mine = &self.mine;
@@ -748,12 +843,12 @@ impl World {
 /// The list of a batch.
 fn by_name(items: &[Item]) -> Work {
     let paths = items.iter().map(|item| (item.path.clone(), item.kind)).collect();
-    Work::List { deep: false, content: true, paths, gone: 0, deletes: true }
+    Work::List { deep: false, trust: Trust::Nothing, paths, gone: 0, deletes: true }
 }
 
 #[test]
 fn any_history_ends_equal() {
-    let mut applied = 0;
+    let (mut applied, mut renamed) = (0, 0);
     for seed in 0..400 {
         let mut world = World::new(seed);
         for step in 0..400 {
@@ -771,6 +866,8 @@ fn any_history_ends_equal() {
         world.come_to_rest();
         assert_eq!(world.mine, world.source, "seed {seed}");
         applied += world.applied;
+        renamed += world.renamed;
     }
+    assert!(renamed > 200, "names were given: {renamed}");
     assert!(applied > 200, "batches were applied: {applied}");
 }

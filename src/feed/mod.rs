@@ -7,6 +7,7 @@
 //! | `batch` | what may travel in a record as an rsync batch, and rsync's words for it |
 //! | [`pending`] | what a follower has read and does not hold yet; pure |
 //! | [`machine`] | a follower's position, and when it owes a comparison; pure |
+//! | [`moves`] | names that a follower gives by itself to what was renamed; pure |
 //! | [`choice`] | which upstream a follower pulls from; pure |
 //! | [`mark`] | the file in the source that identifies the tree |
 //! | `note` | what a publisher and a follower keep on disk |
@@ -29,6 +30,7 @@ mod client;
 pub mod machine;
 pub(crate) mod mark;
 pub(crate) mod note;
+pub mod moves;
 pub mod pending;
 #[cfg(feature = "feed")]
 mod publisher;

@@ -82,7 +82,7 @@ mod tests {
         let file = FollowedFile::new(dir.path(), "web", Path::new("/srv/web"));
         assert_eq!(file.load().unwrap(), None);
         let point = Point { stream: 1, incarnation: u64::MAX, number: 3, sequence: 4 };
-        let saved = Saved { position: Some(point), owed: Some("why".into()), failed: vec![b"\xff".to_vec()] };
+        let saved = Saved { position: Some(point), owed: Some("why".into()), failed: vec![b"\xff".to_vec()], ..Saved::default() };
         let saved = Followed { saved, filled: Some((1, 2)) };
         file.save(&saved).unwrap();
         assert_eq!(file.load().unwrap(), Some(saved));

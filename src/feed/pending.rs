@@ -11,9 +11,21 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
+use super::moves::Thing;
 use super::record::Item;
 use crate::dirty::Kind;
 use crate::path::{self, RelPath};
+
+/// Which files a run takes for equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Trust {
+    /// Those of equal size and times.
+    SizeAndTimes,
+    /// None: all are sent.
+    Nothing,
+    /// Those of equal content: both sides read them.
+    Content,
+}
 
 /// What is to be done about a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,8 +34,8 @@ pub struct Need {
     pub kind: Kind,
     /// The last record said that nothing has this name.
     pub gone: bool,
-    /// Its content may be another one although size and times are the same.
-    pub content: bool,
+    /// What is taken for equal.
+    pub trust: Trust,
     /// The first record that it is of.
     pub sequence: u64,
     /// How often it has failed.
@@ -41,23 +53,32 @@ impl Need {
     pub(super) fn of(item: &Item, sequence: u64) -> Need {
         let directory = item.directory && !item.gone;
         let kind = if directory { item.kind } else { Kind::Entry };
-        Need { kind, gone: item.gone, content: item.content, sequence, round: 0, was_gone: item.gone, directory, last: sequence }
+        let trust = if item.content { Trust::Nothing } else { Trust::SizeAndTimes };
+        Need { kind, gone: item.gone, trust, sequence, round: 0, was_gone: item.gone, directory, last: sequence }
     }
 
     /// A comparison of this extent, in place of something that failed so often.
     pub(super) fn compare(kind: Kind, sequence: u64, round: u32) -> Need {
-        Need { kind, gone: false, content: false, sequence, round, was_gone: false, directory: true, last: 0 }
+        let trust = Trust::SizeAndTimes;
+        Need { kind, gone: false, trust, sequence, round, was_gone: false, directory: true, last: 0 }
+    }
+
+    /// A comparison by content of what got its name here, and may have another one at the source.
+    pub(super) fn moved(thing: Thing, sequence: u64) -> Need {
+        let kind = if thing == Thing::Directory { Kind::Subtree } else { Kind::Entry };
+        Need { trust: Trust::Content, was_gone: true, ..Need::compare(kind, sequence, 0) }
     }
 
     /// A name that may be gone.
     pub(super) fn gone(sequence: u64, round: u32) -> Need {
-        Need { kind: Kind::Entry, gone: true, content: false, sequence, round, was_gone: true, directory: true, last: 0 }
+        let trust = Trust::SizeAndTimes;
+        Need { kind: Kind::Entry, gone: true, trust, sequence, round, was_gone: true, directory: true, last: 0 }
     }
 
     /// Whether a directory of this name may be another one than was here, and is not compared
     /// whole.
     pub(super) fn may_be_another(&self) -> bool {
-        self.was_gone && self.kind < Kind::Subtree
+        (self.was_gone || !self.directory) && self.kind < Kind::Subtree
     }
 
     /// With what came later.
@@ -65,13 +86,14 @@ impl Need {
         let was_gone = self.was_gone || later.was_gone;
         let kind = match () {
             () if later.gone || !later.directory => Kind::Entry,
-            () if self.was_gone => Kind::Subtree,
+            // What was no directory in between is another one than was here.
+            () if self.was_gone || !self.directory => Kind::Subtree,
             () => self.kind.max(later.kind),
         };
         Need {
             kind,
             gone: later.gone,
-            content: self.content || later.content,
+            trust: self.trust.max(later.trust),
             sequence: self.sequence.min(later.sequence),
             round: self.round.max(later.round),
             was_gone,
@@ -214,7 +236,7 @@ mod tests {
     use super::*;
 
     fn item(path: &str, kind: Kind, gone: bool, directory: bool) -> Item {
-        Item { path: RelPath::new(path.as_bytes()).unwrap(), kind, gone, directory, content: false }
+        Item { path: RelPath::new(path.as_bytes()).unwrap(), kind, gone, directory, content: false, to: None }
     }
 
     fn shown(pending: &Pending) -> Vec<(String, Kind, bool, u64)> {
@@ -254,7 +276,7 @@ mod tests {
         let left = pending.take(1, |need| need.sequence == 4);
         left.into_iter().for_each(|(path, need)| pending.restore(path, need));
         pending.see(&item("a/b", Kind::Contents, false, true), 5);
-        assert_eq!(shown(&pending), [("a/b".into(), Kind::Contents, false, 1), ("a/b/d".into(), Kind::Entry, false, 4)]);
+        assert_eq!(shown(&pending), [("a/b".into(), Kind::Subtree, false, 1), ("a/b/d".into(), Kind::Entry, false, 4)]);
     }
 
     #[test]
@@ -284,5 +306,20 @@ mod tests {
         pending.see(&item("d", Kind::Entry, true, false), 3);
         left.into_iter().for_each(|(path, need)| pending.restore(path, need));
         assert_eq!(shown(&pending), [("d".into(), Kind::Entry, true, 1)]);
+    }
+
+    #[test]
+    fn a_directory_in_the_place_of_what_was_none_is_another_one() {
+        let none = item("d", Kind::Entry, false, false);
+        let mut pending = Pending::default();
+        pending.see(&none, 1);
+        assert!(pending.iter().all(|(_, need)| need.may_be_another()), "where a directory is found after its run");
+        pending.see(&item("d", Kind::Entry, false, true), 2);
+        assert_eq!(shown(&pending), [("d".into(), Kind::Subtree, false, 1)], "it was never gone");
+        let mut pending = Pending::default();
+        pending.see(&item("d", Kind::Entry, false, true), 1);
+        assert!(pending.iter().all(|(_, need)| !need.may_be_another()));
+        pending.see(&item("d", Kind::Contents, false, true), 2);
+        assert_eq!(shown(&pending), [("d".into(), Kind::Contents, false, 1)], "it is the same one");
     }
 }

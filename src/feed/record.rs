@@ -14,8 +14,11 @@ pub const MAX_BYTES: usize = 900 * 1024;
 /// Bytes before the entries.
 const HEAD: usize = 60;
 const MAGIC: &[u8; 3] = b"fsf";
-/// The version that is written, and the only one that is read.
+/// The version that is written and read.
 const VERSION: u8 = 1;
+/// That of a record with an entry that [`MOVED`]: earlier fansyncs do not know it, and nothing else
+/// is of it.
+const VERSION_MOVED: u8 = 2;
 
 const EVERYTHING: u8 = 1;
 const HELD: u8 = 2;
@@ -30,6 +33,8 @@ const BATCH_HEAD: usize = 28;
 const GONE: u8 = 1;
 const DIRECTORY: u8 = 2;
 const CONTENT: u8 = 4;
+/// It went to another name, which follows the path.
+const MOVED: u8 = 8;
 
 /// Which tree is meant: what its mark holds (`.fansync/feed`).
 pub type Identity = [u8; 16];
@@ -92,6 +97,9 @@ pub struct Item {
     pub directory: bool,
     /// Its content may be another one although size and times are the same.
     pub content: bool,
+    /// Of what is gone: the name that it got. A hint: there may be something else by now, or
+    /// nothing.
+    pub to: Option<RelPath>,
 }
 
 /// Why bytes are no record.
@@ -101,12 +109,12 @@ pub enum RecordError {
     #[error("it is no record of fansync's")]
     Foreign,
     /// By a later fansync.
-    #[error("its version is {0}, and this fansync reads version 1")]
+    #[error("its version is {0}, and this fansync reads 1 and 2")]
     Version(u8),
     /// It ends too early.
     #[error("it is cut off")]
     Short,
-    /// Something that version 1 does not have.
+    /// Something that its version does not have.
     #[error("byte {at} is {value}, which has no meaning")]
     Unknown {
         /// Where.
@@ -127,7 +135,7 @@ impl Record {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(HEAD + self.entries.iter().map(Item::len).sum::<usize>());
         out.extend_from_slice(MAGIC);
-        out.push(VERSION);
+        out.push(if self.entries.iter().any(|item| item.to.is_some()) { VERSION_MOVED } else { VERSION });
         let flags = [(self.everything, EVERYTHING), (self.held, HELD), (self.batch.is_some(), BATCH), (self.last, LAST)];
         out.push(flags.iter().map(|(set, flag)| if *set { *flag } else { 0 }).sum());
         out.extend_from_slice(&[0; 3]);
@@ -143,10 +151,12 @@ impl Record {
                 Kind::Contents => 1,
                 Kind::Subtree => 2,
             });
-            let flags = [(item.gone, GONE), (item.directory, DIRECTORY), (item.content, CONTENT)];
+            let flags = [(item.gone, GONE), (item.directory, DIRECTORY), (item.content, CONTENT), (item.to.is_some(), MOVED)];
             out.push(flags.iter().map(|(set, flag)| if *set { *flag } else { 0 }).sum());
-            out.extend_from_slice(&item.path);
-            out.push(0);
+            for path in std::iter::once(&item.path).chain(&item.to) {
+                out.extend_from_slice(path);
+                out.push(0);
+            }
         }
         if let Some(batch) = &self.batch {
             batch.encode(&mut out);
@@ -168,7 +178,7 @@ impl Record {
         match bytes.get(..4) {
             None => return Err(RecordError::Short),
             Some(start) if !start.starts_with(MAGIC) => return Err(RecordError::Foreign),
-            Some(start) if start[3] != VERSION => return Err(RecordError::Version(start[3])),
+            Some(start) if !matches!(start[3], VERSION | VERSION_MOVED) => return Err(RecordError::Version(start[3])),
             Some(_) => {}
         }
         let head = bytes.get(..HEAD).ok_or(RecordError::Short)?;
@@ -182,9 +192,13 @@ impl Record {
         let count = u32::from_le_bytes(std::array::from_fn(|i| head[56 + i]));
         let (mut at, mut entries) = (HEAD, Vec::new());
         for _ in 0..count {
-            let (item, next) = Item::decode(bytes, at)?;
+            let (item, next) = Item::decode(bytes, at, head[3])?;
             entries.push(item);
             at = next;
+        }
+        // So that there is one way to write a record.
+        if head[3] == VERSION_MOVED && entries.iter().all(|item| item.to.is_none()) {
+            return Err(RecordError::Unknown { at: 3, value: VERSION_MOVED });
         }
         let batch = match flags & BATCH {
             0 => None,
@@ -253,30 +267,48 @@ impl Batch {
 impl Item {
     /// Bytes that it takes in a record.
     fn len(&self) -> usize {
-        self.path.len() + 3
+        self.path.len() + 3 + self.to.as_ref().map_or(0, |to| to.len() + 1)
     }
 
     /// That at `at`, and where the next one begins.
-    fn decode(bytes: &[u8], at: usize) -> Result<(Item, usize), RecordError> {
+    fn decode(bytes: &[u8], at: usize, version: u8) -> Result<(Item, usize), RecordError> {
         let &[kind, flags] = bytes.get(at..at + 2).ok_or(RecordError::Short)? else { return Err(RecordError::Short) };
-        let rest = &bytes[at + 2..];
-        let end = memchr::memchr(0, rest).ok_or(RecordError::Short)?;
         let kind = match kind {
             0 => Kind::Entry,
             1 => Kind::Contents,
             2 => Kind::Subtree,
             value => return Err(RecordError::Unknown { at, value }),
         };
-        if flags & !(GONE | DIRECTORY | CONTENT) != 0 {
+        let moved = match version {
+            VERSION_MOVED => MOVED,
+            _ => 0,
+        };
+        // Only what is gone went anywhere.
+        if flags & !(GONE | DIRECTORY | CONTENT | moved) != 0 || flags & (MOVED | GONE) == MOVED {
             return Err(RecordError::Unknown { at: at + 1, value: flags });
         }
-        // A normal path is the only way to write one, so that two of them are never one.
-        let path = RelPath::new(&rest[..end]).filter(|path| path.as_bytes() == &rest[..end]);
-        let path = path.ok_or(RecordError::Path(at + 2))?;
         let flag = |flag: u8| flags & flag != 0;
-        let item = Item { path, kind, gone: flag(GONE), directory: flag(DIRECTORY), content: flag(CONTENT) };
-        Ok((item, at + 3 + end))
+        let (path, mut next) = path_at(bytes, at + 2)?;
+        let mut to = None;
+        if flag(MOVED) {
+            let (path, behind) = path_at(bytes, next)?;
+            if path.is_root() {
+                return Err(RecordError::Path(next));
+            }
+            (to, next) = (Some(path), behind);
+        }
+        let item = Item { path, kind, gone: flag(GONE), directory: flag(DIRECTORY), content: flag(CONTENT), to };
+        Ok((item, next))
     }
+}
+
+/// The path at `at`, and where the next thing begins.
+fn path_at(bytes: &[u8], at: usize) -> Result<(RelPath, usize), RecordError> {
+    let rest = bytes.get(at..).ok_or(RecordError::Short)?;
+    let end = memchr::memchr(0, rest).ok_or(RecordError::Short)?;
+    // A normal path is the only way to write one, so that two of them are never one.
+    let path = RelPath::new(&rest[..end]).filter(|path| path.as_bytes() == &rest[..end]);
+    Ok((path.ok_or(RecordError::Path(at))?, at + end + 1))
 }
 
 /// The entries of as many records as they need, none of which is longer than [`MAX_BYTES`].
@@ -300,7 +332,7 @@ mod tests {
     use super::*;
 
     fn item(path: &[u8]) -> Item {
-        Item { path: RelPath::new(path).unwrap(), kind: Kind::Entry, gone: false, directory: false, content: false }
+        Item { path: RelPath::new(path).unwrap(), kind: Kind::Entry, gone: false, directory: false, content: false, to: None }
     }
 
     fn record() -> Record {
@@ -357,7 +389,7 @@ mod tests {
             Record::decode(&bytes)
         };
         assert_eq!(with(0, b'x'), Err(RecordError::Foreign));
-        assert_eq!(with(3, 2), Err(RecordError::Version(2)));
+        assert_eq!(with(3, 3), Err(RecordError::Version(3)));
         for (at, value) in [(4, 16), (5, 1), (7, 1), (60, 3), (61, 8), (79, 4), (80, 1), (82, 1)] {
             assert_eq!(with(at, value), Err(RecordError::Unknown { at, value }));
         }
@@ -370,6 +402,35 @@ mod tests {
         assert_eq!(Record::decode(&[&whole[..], b"\0"].concat()), Err(RecordError::Long(1)));
         let vast = [&whole[..99], &[0xff; 4], b"rsync"].concat();
         assert_eq!(Record::decode(&vast), Err(RecordError::Short));
+    }
+
+    #[test]
+    fn what_went_to_another_name_makes_a_record_of_version_2() {
+        let moved = Item { gone: true, to: Some(RelPath::new(b"n/d").unwrap()), ..item(b"d") };
+        let record = Record { entries: vec![item(b"a"), moved], ..Record::default() };
+        let whole = record.encode();
+        assert_eq!(&whole[..4], b"fsf\x02");
+        assert_eq!(&whole[60..], b"\0\0a\0\0\x09d\0n/d\0");
+        assert_eq!(Record::decode(&whole), Ok(record.clone()));
+        assert_eq!(HEAD + record.entries.iter().map(Item::len).sum::<usize>(), whole.len());
+        for len in 0..whole.len() {
+            assert_eq!(Record::decode(&whole[..len]), Err(RecordError::Short), "cut off at {len}");
+        }
+        let with = |at: usize, value: u8| {
+            let mut bytes = whole.clone();
+            bytes[at] = value;
+            Record::decode(&bytes)
+        };
+        assert_eq!(with(3, 1), Err(RecordError::Unknown { at: 65, value: 9 }), "version 1 does not have it");
+        assert_eq!(with(3, 3), Err(RecordError::Version(3)));
+        assert_eq!(with(65, 8), Err(RecordError::Unknown { at: 65, value: 8 }), "it is not gone");
+        assert_eq!(with(68, b'/'), Err(RecordError::Path(68)));
+        assert_eq!(with(68, 0), Err(RecordError::Path(68)), "no name");
+        let without = Record { entries: vec![item(b"a")], ..Record::default() }.encode();
+        let without = [b"fsf\x02", &without[4..]].concat();
+        assert_eq!(Record::decode(&without), Err(RecordError::Unknown { at: 3, value: 2 }));
+        // What was written before is read as ever.
+        assert!(Record::decode(&Record { entries: vec![item(b"a")], ..Record::default() }.encode()).is_ok());
     }
 
     #[test]
@@ -392,12 +453,13 @@ mod tests {
         #[test]
         fn any_record_comes_back(
             numbers in any::<[u64; 4]>(), identity in any::<[u8; 16]>(), flags in any::<[bool; 3]>(),
-            entries in proptest::collection::vec((any::<Vec<u8>>(), 0_usize..3, any::<[bool; 3]>()), 0..20),
+            entries in proptest::collection::vec((any::<Vec<u8>>(), 0_usize..3, any::<[bool; 3]>(), any::<Option<Vec<u8>>>()), 0..20),
             batch in proptest::option::of(any::<(u8, [u8; 3], [bool; 2], [u64; 2], Vec<u8>)>()),
         ) {
-            let entries = entries.into_iter().filter_map(|(path, kind, [gone, directory, content])| {
+            let entries = entries.into_iter().filter_map(|(path, kind, [gone, directory, content], to)| {
                 let kind = [Kind::Entry, Kind::Contents, Kind::Subtree][kind];
-                Some(Item { path: RelPath::new(&path)?, kind, gone, directory, content })
+                let to = to.filter(|_| gone).and_then(|to| RelPath::new(&to)).filter(|to| !to.is_root());
+                Some(Item { path: RelPath::new(&path)?, kind, gone, directory, content, to })
             });
             let [incarnation, number, stream, millis] = numbers;
             let [everything, held, last] = flags;
@@ -410,8 +472,11 @@ mod tests {
         }
 
         #[test]
-        fn what_is_read_is_what_was_written(mut bytes in any::<Vec<u8>>(), count in 0_u8..4, batch in any::<bool>()) {
+        fn what_is_read_is_what_was_written(
+            mut bytes in any::<Vec<u8>>(), count in 0_u8..4, batch in any::<bool>(), version in 1_u8..3,
+        ) {
             let mut whole = Record::default().encode();
+            whole[3] = version;
             whole[4] = if batch { BATCH } else { 0 };
             whole[56] = count;
             whole.append(&mut bytes);

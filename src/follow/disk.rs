@@ -87,6 +87,11 @@ impl Disk {
         }
     }
 
+    /// Whether anything is kept.
+    pub(super) fn keeps(&self) -> bool {
+        self.keeps
+    }
+
     /// Whether the disk has an older position than the follower.
     pub(super) fn is_behind(&self) -> bool {
         self.unsaved && self.keeps

@@ -16,6 +16,7 @@ mod pause;
 mod processes;
 pub(crate) mod pull;
 mod reading;
+mod renames;
 mod report;
 mod runs;
 mod supply;

@@ -8,6 +8,7 @@ use crate::config::{Mirror, Target};
 use crate::dirty::Kind;
 use crate::feed::machine::{Complaint, End, Work};
 use crate::feed::mark;
+use crate::feed::pending::Trust;
 use crate::location::{Location, whole_seconds};
 use crate::path::RelPath;
 use crate::sync::argv::{self, Compare, ITEMS, Peer, receiver_only};
@@ -199,9 +200,13 @@ pub(crate) fn manner(work: &Work, max_delete: Option<u64>) -> (Manner, Vec<u8>, 
             let manner = Manner { pass: Pass::Listed, compare: Compare::Resend, deletes: false, max_delete, dry: false };
             (manner, Vec::new(), Vec::new())
         }
-        Work::List { content, paths, deletes, .. } => {
+        Work::List { trust, paths, deletes, .. } => {
             let (bytes, pass, refused) = list(paths);
-            let compare = if *content { Compare::Resend } else { Compare::Quick };
+            let compare = match trust {
+                Trust::SizeAndTimes => Compare::Quick,
+                Trust::Nothing => Compare::Resend,
+                Trust::Content => Compare::Checksum,
+            };
             (Manner { pass, compare, deletes: *deletes, max_delete, dry: false }, bytes, refused)
         }
     }

@@ -59,6 +59,7 @@ impl Follower {
         if !self.machine.has_work(now) {
             return self.refill_spare();
         }
+        self.give_names();
         let work = if !away && self.choose_upstream() { self.machine.take(now) } else { self.machine.take_batch() };
         if let Some(work) = work {
             self.begin(work);

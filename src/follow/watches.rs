@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn a_record_explains_what_is_at_above_and_below_its_paths() {
-        let directory = Item { path: path("a/b"), kind: Kind::Entry, gone: false, directory: true, content: false };
+        let directory = Item { path: path("a/b"), kind: Kind::Entry, gone: false, directory: true, content: false, to: None };
         assert_eq!(named(directory.clone()), [".", "a", "a/b"], "of a directory by itself nothing below changes");
         for item in [
             Item { kind: Kind::Contents, ..directory.clone() },

@@ -10,8 +10,12 @@ use crate::feed::record::{Identity, Item, Record};
 use crate::feed::{Publisher, mark};
 use crate::sync::publication::Publication;
 
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::Path;
+
+use nix::fcntl::AtFlags;
+use nix::sys::stat::{SFlag, fstatat};
 
 /// See the module's text.
 pub(super) struct Feed {
@@ -27,6 +31,50 @@ pub(super) struct Feed {
     waits: bool,
     /// Changes with at most so many bytes of content travel in their record.
     inline: u64,
+    /// What went to another name and is not published; `None`: followers are not to know.
+    renamed: Option<std::cell::RefCell<Renamed>>,
+}
+
+/// Names that the source changed, as hints for followers: they judge by content what they make of
+/// one.
+#[derive(Default)]
+struct Renamed {
+    /// What left just now.
+    left: Option<RelPath>,
+    /// Old names with the new ones.
+    to: BTreeMap<RelPath, RelPath>,
+}
+
+/// Renames that are remembered until they are published.
+const MOST_RENAMED: usize = 1_000;
+/// Smaller files are pulled or travel in their record: a comparison by content would cost more.
+const SMALLEST_FILE: i64 = 256 * 1024;
+
+impl Renamed {
+    fn see(&mut self, path: &[u8], seen: Seen) {
+        let left = self.left.take();
+        match seen {
+            Seen::Left | Seen::LeftDir => self.left = Some(RelPath::from_normal(path)),
+            Seen::Arrived | Seen::ArrivedDir => {
+                let Some(old) = left.filter(|_| self.to.len() < MOST_RENAMED) else { return };
+                let new = RelPath::from_normal(path);
+                // What came to the old name by a rename went on.
+                match self.to.values_mut().find(|to| **to == old) {
+                    Some(to) => *to = new,
+                    None => _ = self.to.insert(old, new),
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes out where what is gone from `path` went, if that is worth a rename.
+    fn take(&mut self, root: &Root, path: &RelPath) -> Option<RelPath> {
+        let to = self.to.remove(path).filter(|to| to != path)?;
+        let found = fstatat(root, to.as_path(), AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
+        let is = |kind: SFlag| found.st_mode & SFlag::S_IFMT.bits() == kind.bits();
+        (is(SFlag::S_IFDIR) || is(SFlag::S_IFREG) && found.st_size >= SMALLEST_FILE).then_some(to)
+    }
 }
 
 impl Feed {
@@ -36,13 +84,13 @@ impl Feed {
 }
 
 /// What of a mirror and a target holds for a feed; `None` for other targets. What rsync does on a
-/// target by itself (renames, links, a bound on deletions) a follower does, or none.
+/// target by itself (links, a bound on deletions) a follower does, or none.
 pub(super) fn plain(mirror: &Mirror, cfg: &config::Target) -> Option<(Mirror, config::Target)> {
     if !cfg.location.is_feed() {
         return None;
     }
     let extras = config::Extras { hard_links: false, ..mirror.extras };
-    let mirror = Mirror { max_delete: None, send_renames: false, extras, ..mirror.clone() };
+    let mirror = Mirror { max_delete: None, extras, ..mirror.clone() };
     Some((mirror, config::Target { max_delete: None, jobs: 1, small_jobs: 1, standby: 0, ..cfg.clone() }))
 }
 
@@ -69,6 +117,7 @@ impl Target {
             dir: dir.join(&self.mirror.name).join(format!("batch-{feed}")),
         });
         let inline = if making.is_some() { keys.inline } else { 0 };
+        let renames = self.mirror.send_renames;
         let publisher = Publisher::start(&self.cfg.location, keys, &self.mirror.name, kept, making)?;
         self.feed = Some(Feed {
             publisher,
@@ -78,6 +127,7 @@ impl Target {
             until: None,
             waits: false,
             inline,
+            renamed: renames.then(Default::default),
         });
         Ok(())
     }
@@ -85,6 +135,13 @@ impl Target {
     /// Questions of the feed's followers.
     pub(crate) fn questions(&self) -> Option<Questions> {
         Some(self.feed.as_ref()?.publisher.questions())
+    }
+
+    /// Something was seen: if it is one half of a rename, followers may rename it, too.
+    pub(super) fn note_renamed(&mut self, path: &[u8], seen: Seen) {
+        if let Some(renamed) = self.feed.as_mut().and_then(|feed| feed.renamed.as_mut()) {
+            renamed.get_mut().see(path, seen);
+        }
     }
 
     /// Whether a path is published after all that changed before it.
@@ -163,8 +220,12 @@ impl Target {
                 let everything = matches!(launch.pass, Pass::Full { .. });
                 let (entries, inline) = match launch.input {
                     Input::List(list) if !everything => {
-                        let entries = entries(cx.root, launch.pass, list, launch.compare != Compare::Quick);
-                        let inline = self.inline(feed.inline, cx.root, &entries, list);
+                        let mut entries = entries(cx.root, launch.pass, list, launch.compare != Compare::Quick);
+                        let small = match feed.hint(cx.root, &mut entries) {
+                            true => 0,
+                            false => feed.inline,
+                        };
+                        let inline = self.inline(small, cx.root, &entries, list);
                         (entries, inline)
                     }
                     _ => (Vec::new(), None),
@@ -217,6 +278,16 @@ impl Target {
 }
 
 impl Feed {
+    /// Has the entries of what is gone say where it went; `true`: some do.
+    fn hint(&self, root: &Root, entries: &mut [Item]) -> bool {
+        let Some(renamed) = &self.renamed else { return false };
+        let mut renamed = renamed.borrow_mut();
+        for item in entries.iter_mut().filter(|item| item.gone) {
+            item.to = renamed.take(root, &item.path);
+        }
+        entries.iter().any(|item| item.to.is_some())
+    }
+
     fn identity_of(&self, root: &Root) -> std::io::Result<Identity> {
         let known = self.identity.get().map(|identity| (identity, mark::look(root, &self.name, &identity)));
         match known {
@@ -250,7 +321,7 @@ fn entries(root: &Root, pass: Pass, list: &[u8], content: bool) -> Vec<Item> {
         let path = if path.starts_with(b".probe-") { RelPath::root() } else { path };
         // What cannot be read may be a directory.
         let (gone, directory) = found(root, &path).unwrap_or((false, true));
-        out.push(Item { path, kind, gone, directory, content });
+        out.push(Item { path, kind, gone, directory, content, to: None });
     }
     out
 }
@@ -258,6 +329,44 @@ fn entries(root: &Root, pass: Pass, list: &[u8], content: bool) -> Vec<Item> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rename_is_a_hint_where_it_is_worth_one() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("d3")).unwrap();
+        std::fs::write(dir.path().join("large2"), vec![0; SMALLEST_FILE as usize]).unwrap();
+        std::fs::write(dir.path().join("small2"), "x").unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let mut renamed = Renamed::default();
+        for (path, seen) in [
+            ("d", Seen::LeftDir),
+            ("d2", Seen::ArrivedDir),
+            ("d2", Seen::LeftDir),
+            ("d3", Seen::ArrivedDir),
+            ("large", Seen::Left),
+            ("large2", Seen::Arrived),
+            ("small", Seen::Left),
+            ("small2", Seen::Arrived),
+            ("lone", Seen::Left),
+            ("other", Seen::Written),
+            ("d3", Seen::ArrivedDir),
+            ("lost", Seen::Left),
+            ("missing", Seen::Arrived),
+        ] {
+            renamed.see(path.as_bytes(), seen);
+        }
+        let mut to = |path: &str| renamed.take(&root, &RelPath::from_normal(path)).map(|to| to.to_string());
+        assert_eq!((to("d").as_deref(), to("d")), (Some("d3"), None), "by way of d2, and once");
+        assert_eq!(to("large").as_deref(), Some("large2"));
+        for path in ["d2", "small", "lone", "lost"] {
+            assert_eq!(to(path), None, "{path}");
+        }
+        (0..2 * MOST_RENAMED).for_each(|n| {
+            renamed.see(format!("f{n}").as_bytes(), Seen::Left);
+            renamed.see(format!("g{n}").as_bytes(), Seen::Arrived);
+        });
+        assert_eq!(renamed.to.len(), MOST_RENAMED);
+    }
 
     #[test]
     fn a_list_becomes_entries_with_what_is_there() {

@@ -349,6 +349,7 @@ impl Target {
         let seen = if seen == Seen::CreatedDir && self.doubts.is_resuming() { Seen::MovedDir } else { seen };
         let pairs = self.may_pair(now, path, seen);
         self.note_gone(path, seen);
+        self.note_renamed(path, seen);
         self.watches.iter_mut().for_each(|watch| watch.see(path, seen));
         let long = long::place_of(path);
         if let Some(dir) = long {

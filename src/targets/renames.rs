@@ -162,7 +162,8 @@ impl Target {
         // hold what no other does loses nothing to a link. After a restart it is not known yet what
         // of the old name is in sync. With a bound on deletions, each of them has to be counted: a
         // directory that is emptied right after its rename may have been linked half.
-        let plain = !self.mirror.send_renames
+        let plain = self.is_feed() // followers are given hints
+            || !self.mirror.send_renames
             || self.mirror.extras.hard_links
             || !self.mirror.hooks.is_empty() // they receive each path below
             || !self.mirror.filter.is_rsyncs()
