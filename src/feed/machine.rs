@@ -842,9 +842,14 @@ impl Machine {
         }
     }
 
-    fn fail(&mut self, now: Duration, path: RelPath, need: Need, words: String) {
+    fn fail(&mut self, now: Duration, path: RelPath, mut need: Need, words: String) {
         if self.pending.is_taken_along(&path, &need) {
             return;
+        }
+        // A record has said more of it meanwhile: it is another one.
+        if self.pending.has(&path) {
+            (need.sequence, need.round) = (u64::MAX, 0);
+            return self.pending.restore(path, need);
         }
         self.failed.insert(path, Failure { need, words, due: now + self.pause });
     }

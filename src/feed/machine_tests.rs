@@ -95,6 +95,28 @@ fn where_every_run_fails_without_a_word_the_whole_tree_is_compared() {
 }
 
 #[test]
+fn what_fails_once_more_while_a_record_says_more_of_it_is_no_failure() {
+    let fails = || Complaint { path: path("large"), absent: false, words: "no room".into() };
+    let partly = || End::Partly { complaints: vec![fails()], complete: true };
+    for end in [End::Not, partly()] {
+        let mut machine = in_sync();
+        machine.record(6, Ok(record(1, 6, vec![item("large")])));
+        while machine.take(NOW).is_some() {
+            machine.ended(NOW, partly(), &|_| false);
+        }
+        assert_eq!((machine.failed().len(), sequence(&machine)), (1, Some(6)));
+        machine.retry();
+        assert!(machine.take(NOW).is_some());
+        machine.record(7, Ok(record(1, 7, vec![Item { gone: true, ..item("large") }])));
+        machine.ended(NOW, end, &|_| false);
+        assert!(machine.failed().is_empty());
+        assert!(matches!(machine.take(NOW), Some(Work::List { gone: 1, .. })));
+        machine.ended(NOW, End::Done, &|_| false);
+        assert!(machine.in_sync() && sequence(&machine) == Some(7));
+    }
+}
+
+#[test]
 fn whatever_breaks_the_order_is_an_owed_comparison() {
     let other = |stream, incarnation, number, sequence| (sequence, Ok(Record { stream, ..record(incarnation, number, vec![]) }));
     let cases = [

@@ -137,6 +137,11 @@ impl Pending {
         self.paths.iter()
     }
 
+    /// Whether this is one of the paths.
+    pub(super) fn has(&self, path: &RelPath) -> bool {
+        self.paths.contains_key(path)
+    }
+
     /// Whether one of the paths is at, above or below this one.
     pub(super) fn touches(&self, path: &RelPath) -> bool {
         super::machine::touches(&self.paths, path)
