@@ -245,6 +245,30 @@ fn others() -> Vec<Case> {
             m.check();
             Ok(())
         }),
+        case("attributes_of_a_tree_that_is_moved_in", ALL, |fs| {
+            for extras in [&["xattrs"][..], &["xattrs", "acls"], &["xattrs", "hard_links"]] {
+                let m = Setup::new(fs).carrying(extras).targets(&[To::Local, To::Module]).start()?;
+                m.check();
+                let dirs = ["tree", "tree/a", "tree/a/b", "tree/a/b/c"];
+                for dir in dirs {
+                    m.out.mkdir(dir);
+                    for n in 0..5 {
+                        let file = format!("{dir}/f{n}");
+                        m.out.write(&file, b"content");
+                        xattr::set(m.out.at(&file), "user.x", b"1").expect("user attributes can be set");
+                    }
+                    xattr::set(m.out.at(dir), "user.of a directory", b"x").expect("user attributes can be set");
+                }
+                m.out.rename_to("tree", &m.src, "tree");
+                m.check();
+                m.src.rename("tree/a", "moved");
+                m.check();
+                m.dst().remove("moved/b");
+                m.daemon.reconcile();
+                m.check();
+            }
+            Ok(())
+        }),
         case("acls", ALL, |fs| {
             let m = Setup::new(fs).carrying(&["acls"]).targets(&[To::Module, To::Local]).before(|src| {
                 src.mkdir("d");

@@ -405,7 +405,7 @@ impl Args {
                 self.add("-M--confine-root=/");
             }
         }
-        if pass == Pass::Deep && lists_whole(spec) {
+        if pass.is_recursive() && !matches!(pass, Pass::Full { progress: true }) && lists_whole(spec) {
             self.add("--no-inc-recursive");
         }
     }
@@ -483,9 +483,11 @@ fn frees_receiver(spec: &Spec<'_>) -> bool {
 
 /// Whether a recursive list has to be read whole first: a local receiver that is given options of
 /// its own takes the list for one that comes in parts, or not, unlike its sender:
-/// `File-list index 0 not in 3 - 76`, exit 2 (3.5.0).
+/// `File-list index 0 not in 3 - 76`, exit 2 (3.5.0). A dry run ends with 0 then, and has compared
+/// the first level alone.
 pub(super) fn lists_whole(spec: &Spec<'_>) -> bool {
-    spec.peer.is_local() && (frees_receiver(spec) || config::passes_options_on(spec.extra))
+    let of_attributes = || attributes(spec.extras, spec.dialect).iter().any(|arg| arg.starts_with("-M"));
+    spec.peer.is_local() && (frees_receiver(spec) || config::passes_options_on(spec.extra) || of_attributes())
 }
 
 /// How a child names a descriptor that it inherits. The directory it reads is then the one that was
@@ -680,6 +682,29 @@ mod tests {
             assert_eq!(line(&spec, pass), want, "{pass:?}");
         }
         assert!(line(&spec, Pass::Full { progress: true }).contains("--no-inc-recursive --info=flist2,progress2,stats1"));
+    }
+
+    /// Whatever the options are: a local receiver with some of its own does not read a list in parts.
+    #[test]
+    fn what_only_a_local_receiver_gets_comes_with_a_whole_list() {
+        let location = Location::Local("/t".into());
+        let (mut with, args) = (0, [[].as_slice(), &["-M--fake-super".into()], &["--delay-updates".into()]]);
+        for bits in 0..32_u32 {
+            let on = |bit: u32| bits & 1 << bit != 0;
+            let facts = RsyncFacts { confine_root: on(0), ..RsyncFacts::default() };
+            let extras = Extras { xattrs: on(1), acls: on(2), sparse: on(3), hard_links: on(4) };
+            for (extra, backup) in args.iter().flat_map(|extra| [(extra, None), (extra, Some("/old/1"))]) {
+                let spec = Spec { extras, extra, backup, ..spec(&location, &facts) };
+                for pass in [Pass::Deep, Pass::Full { progress: false }, Pass::Full { progress: true }] {
+                    let args = argv(&spec, pass);
+                    let own = args.iter().any(|arg| arg.as_encoded_bytes().starts_with(b"-M"));
+                    let whole = args.iter().filter(|arg| *arg == "--no-inc-recursive").count();
+                    assert!(whole == 1 || whole == 0 && !own, "{pass:?}: {args:?}");
+                    with += usize::from(own);
+                }
+            }
+        }
+        assert!(with > 300, "{with}");
     }
 
     #[test]

@@ -65,7 +65,7 @@ pub(super) fn argv(spec: &Spec<'_>, renamed: &Renamed, pass: Pass) -> Vec<OsStri
         add(&"--from0");
         add(&"--files-from=-");
     }
-    if pass == Pass::MovedTrees && lists_whole(spec) {
+    if matches!(pass, Pass::MovedTree | Pass::MovedTrees) && lists_whole(spec) {
         add(&"--no-inc-recursive");
     }
     // All but the links among files: what has several names does not travel this way.
