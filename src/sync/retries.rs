@@ -251,6 +251,18 @@ impl Retries {
         }
     }
 
+    /// Failures that are being tried.
+    pub(crate) fn tried(&self) -> impl Iterator<Item = &Failure> {
+        self.failures.values().filter(|f| f.entry.is_taken())
+    }
+
+    /// A failure was being tried and is no more, whatever became of that: it is tried again.
+    pub(crate) fn try_again(&mut self, now: Duration, entry: Entry) {
+        if let Some(failure) = self.failures.get_mut(&entry.path) {
+            (failure.entry, failure.due) = (entry, now);
+        }
+    }
+
     /// When [`Retries::take_due`] has something next.
     pub(crate) fn next_due(&self) -> Option<Duration> {
         let groups = self.groups.iter().map(|g| g.due);

@@ -278,6 +278,20 @@ impl Ledger {
         self.set.forget(entries);
     }
 
+    /// Failures whose attempt ended without a word about them are tried again: an entry can become
+    /// needless as another one, and nothing has confirmed the failure. Not while runs go on.
+    pub(super) fn try_lost_again(&mut self, now: Duration) {
+        let lost = self.retries.tried().map(|failure| &failure.entry).filter(|e| self.why(&e.path, Reach::At, &[]).is_none());
+        let lost: Vec<Entry> = lost.cloned().collect();
+        let since = self.set.epochs().current();
+        for old in lost {
+            tracing::debug!(path = %old.path, "the attempt for a failing path ended without a word about it; it is tried again");
+            let mut again = self.set.parked(old.path, since);
+            (again.kind, again.gone, again.content) = (old.kind, old.gone, old.content);
+            self.retries.try_again(now, again);
+        }
+    }
+
     /// `entry` is to be sent once more after the run that carries batch `id`.
     pub(super) fn send_after(&mut self, id: BatchId, entry: Entry) {
         self.after.entry(id).or_default().push(entry);

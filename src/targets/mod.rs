@@ -511,6 +511,9 @@ impl Target {
         if self.is_up() && !self.schedule.is_paused() && self.ledger.look_again_at_unanswered(cx.now) {
             self.schedule.pace.waits(cx.now);
         }
+        if self.is_up() && self.ledger.failing() > 0 && !self.runs.is_sending() {
+            self.ledger.try_lost_again(cx.now);
+        }
         self.watch_over_runs(cx);
         self.runs.read_on(cx.now, cx.reactor);
         self.report_progress(cx.now);

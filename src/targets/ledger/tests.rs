@@ -231,3 +231,26 @@ proptest! {
         }
     }
 }
+
+/// An attempt for a failing path ends as one for something else, or as needless: nothing has
+/// confirmed it, so it is tried again. One that is on its way is not.
+#[test]
+fn a_failure_whose_attempt_is_lost_is_tried_again() {
+    let now = Duration::from_secs(100);
+    let tries = |ledger: &mut Ledger| ledger.retries.take_due(now).map(|(entries, _)| entries);
+    let mut ledger = with(Where::Failed, "f", Seen::Written);
+    let entries = tries(&mut ledger).expect("it is due");
+    let batch = ledger.set.take_again(entries, 3).expect("nothing is in its way");
+    ledger.try_lost_again(now);
+    assert_eq!(tries(&mut ledger), None, "it flies");
+    let Batch { id, entries, .. } = batch;
+    ledger.set.park(id, &entries);
+    ledger.forget(entries);
+    assert_eq!((tries(&mut ledger), ledger.failing()), (None, 1));
+    ledger.try_lost_again(now);
+    let again = tries(&mut ledger).expect("it is due");
+    assert_eq!((again.len(), &*again[0].path, again[0].content), (1, &b"f"[..], true));
+    let id = ledger.set.take_again(again, 3).expect("nothing is in its way").id;
+    let over = ledger.retries.confirmed(id, &ledger.set.parked(RelPath::from_normal("f"), ledger.set.epochs().current()));
+    assert_eq!((over.len(), ledger.failing()), (0, 0));
+}
