@@ -126,6 +126,29 @@ pub fn cases() -> Vec<Case> {
             assert_eq!(m.daemon.target_status("t1").held_deletes, 0);
             Ok(())
         }),
+        case("max_delete_as_a_share_of_the_tree_as_it_is_now", &[Fs::Tmpfs], |fs| {
+            let m = Setup::guarded(fs).key("max_delete", "50%").targets(&[To::Module, To::Local]).before(twenty).start()?;
+            m.check();
+            // It grows.
+            m.src.mkdir("g");
+            (0..60).for_each(|n| m.src.write(format!("g/{n}"), b"x"));
+            m.check();
+            // 30 of some 100, then 30 of some 70.
+            for some in [0..30, 30..60] {
+                at_once(&m, || some.for_each(|n| m.src.remove(format!("g/{n}"))));
+                m.check();
+            }
+            // It has shrunk: 24 of some 40.
+            at_once(&m, || (0..12).for_each(|n| m.src.rename_to(format!("d{n}"), &m.out, format!("d{n}"))));
+            for target in ["t1", "t2"] {
+                let held = || (m.daemon.target_status(target).held_deletes >= 24).then_some(());
+                assert!(poll_until(WAIT, held).is_some(), "{target} holds nothing\n{}", m.daemon.report());
+            }
+            assert!(m.targets.iter().all(|target| target.dir.has("d0/f") && target.dir.has("d11/f")));
+            m.daemon.does(&["resume", "--accept-deletes"]);
+            m.check();
+            Ok(())
+        }),
         case("max_delete_when_a_directory_becomes_a_file", &[Fs::Tmpfs], |fs| {
             let m = Setup::guarded(fs).key("max_delete", 10).before(twenty).start()?;
             m.src.mkdir("big");

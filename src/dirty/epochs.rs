@@ -82,9 +82,10 @@ impl Epochs {
     }
 
     /// Age of the oldest unconfirmed change at `now` (time since the daemon's start), to within
-    /// `EPOCH_MS`.
-    pub(crate) fn lag(&self, now: Duration) -> Option<Duration> {
-        let (&first, _) = self.counts.first_key_value()?;
+    /// `EPOCH_MS`. `but`: the epochs of changes that do not count.
+    pub(crate) fn lag(&self, now: Duration, but: &[Epoch]) -> Option<Duration> {
+        let apart = |epoch: u64| but.iter().filter(|Epoch(other)| *other == epoch).count();
+        let (&first, _) = self.counts.iter().find(|&(&epoch, &count)| count as usize > apart(epoch))?;
         Some(now.saturating_sub(Duration::from_millis(first * EPOCH_MS)))
     }
 }
@@ -113,11 +114,16 @@ mod tests {
     #[test]
     fn lag_is_the_age_of_the_oldest() {
         let mut e = Epochs::default();
-        assert_eq!(e.lag(Duration::from_secs(5)), None);
+        assert_eq!(e.lag(Duration::from_secs(5), &[]), None);
         e.tick(Duration::from_secs(1));
         e.add(e.current());
+        let first = e.current();
         e.tick(Duration::from_secs(3));
         e.add(e.current());
-        assert_eq!(e.lag(Duration::from_secs(4)), Some(Duration::from_secs(3)));
+        let lag = |e: &Epochs, but: &[Epoch]| e.lag(Duration::from_secs(4), but).map(|lag| lag.as_secs());
+        assert_eq!(lag(&e, &[]), Some(3));
+        assert_eq!((lag(&e, &[first]), lag(&e, &[first, e.current()])), (Some(1), None));
+        e.add(first);
+        assert_eq!(lag(&e, &[first]), Some(3), "another change of that epoch");
     }
 }

@@ -16,7 +16,7 @@ pub(super) const JUDGE_LOST: Duration = Duration::from_secs(5);
 pub(super) struct DeleteGuard {
     /// Whether a run of this mirror has filled the target.
     pub(super) fill: Fill,
-    /// Entries of the tree when it was last compared whole.
+    /// Entries of the tree: when it was last compared whole, and what runs made and deleted since.
     pub(super) tree: Option<u64>,
     /// Names at the top of the root and of each filesystem below, when last counted.
     pub(super) tops: BTreeMap<RelPath, usize>,
@@ -33,6 +33,11 @@ pub(super) struct DeleteGuard {
 impl DeleteGuard {
     pub(super) fn new(fill: Fill) -> DeleteGuard {
         DeleteGuard { fill, tree: None, tops: BTreeMap::new(), accepted: None, start: None, judged: 0, logged: 0 }
+    }
+
+    /// A run made and deleted so many entries.
+    pub(super) fn changed(&mut self, made: u64, deleted: u64) {
+        self.tree = self.tree.map(|entries| (entries + made).saturating_sub(deleted));
     }
 
     /// The target was made equal: from now on it holds what the source once had.
@@ -118,6 +123,18 @@ mod tests {
             made.filled();
             was.was_filled();
             assert_eq!((made.fill, was.fill), (filled, was_filled), "{before:?}");
+        }
+    }
+
+    #[test]
+    fn the_tree_is_what_runs_have_made_of_it() {
+        let mut guard = DeleteGuard::new(Fill::Filled);
+        guard.changed(5, 0);
+        assert_eq!(guard.tree, None, "nothing is known of the rest");
+        guard.tree = Some(10);
+        for (made, deleted, want) in [(5, 0, 15), (1, 6, 10), (0, 20, 0)] {
+            guard.changed(made, deleted);
+            assert_eq!(guard.tree, Some(want));
         }
     }
 

@@ -307,6 +307,9 @@ impl Target {
         let Carried { batch, purpose, how } = &carried;
         let (id, extra, since, reconciles) = (batch.id, purpose.extra(), oldest(batch), self.counters.reconciles);
         self.note_end(cx.now, run, batch, how, matches!(purpose, Purpose::Survey { .. }), outcome);
+        if !matches!(purpose, Purpose::Survey { .. }) {
+            self.guard.changed(outcome.counters.created, outcome.counters.deleted);
+        }
         let mut litter = if self.mirror.delete.ever() { leftovers(batch, outcome, run.rsync.output()) } else { BTreeSet::new() };
         let second = matches!(purpose, Purpose::SecondHalf { .. });
         if !second && outcome.counters.dirs_kept > 0 && !self.mirror.filter.is_rsyncs() {

@@ -54,7 +54,13 @@ impl Target {
             };
         };
         let why = match p.place {
-            Where::Large => "for other large files".into(),
+            Where::Large => match self.ledger.large.resting(now).find(|(entry, _)| *entry.path == *path) {
+                Some((_, until)) => format!(
+                    "it was read on both sides and found equal, and then only opened for writing: it is read again in {}",
+                    span(until.saturating_sub(now))
+                ),
+                None => "for other large files".into(),
+            },
             Where::Links | Where::Names => "until the other names of its file are found".into(),
             Where::After => "for the end of a run that may undo it".into(),
             Where::Recount => "until its deletions are counted again".into(),

@@ -161,6 +161,12 @@ impl LargeFiles {
         self.waiting.keys().map(due).min()
     }
 
+    /// Those that rest, with when that ends.
+    pub(super) fn resting(&self, now: Duration) -> impl Iterator<Item = (&Entry, Duration)> {
+        let rests = move |path| self.rests.get(path).copied().filter(|until| *until > now);
+        self.waiting.iter().filter_map(move |(path, (entry, _))| Some((entry, rests(path)?)))
+    }
+
     /// One changed, so it does not rest.
     pub(super) fn wake(&mut self, path: &RelPath) {
         self.rests.remove(path);
@@ -319,6 +325,10 @@ mod tests {
         assert_eq!(take(&mut large, second, false).as_deref(), Some("a/2"));
         assert_eq!(take(&mut large, second, false), None);
         assert_eq!((large.due(false), large.due(true), large.len()), (Some(second * 10), Some(Duration::ZERO), 1));
+        let resting =
+            |large: &LargeFiles, now| large.resting(now).map(|(e, until)| (e.path.to_string(), until)).collect::<Vec<_>>();
+        assert_eq!(resting(&large, second), [("a/1".to_owned(), second * 10)]);
+        assert_eq!(resting(&large, second * 10), []);
         assert_eq!(take(&mut large, second, true).as_deref(), Some("a/1"), "a flush waits");
         put(&mut large);
         large.wake(&entries[0].path);

@@ -67,7 +67,9 @@ impl Target {
         s.merged = self.ledger.set.merged();
         s.in_flight = self.runs.batches().map(|b| b.entries.len() as u64).sum();
         let delay = self.schedule.pace.least();
-        let late = self.ledger.set.epochs().lag(now).map(|lag| lag.saturating_sub(delay));
+        // Most likely nothing of these changed.
+        let resting: Vec<Epoch> = self.ledger.large.resting(now).map(|(entry, _)| entry.epoch()).collect();
+        let late = self.ledger.set.epochs().lag(now, &resting).map(|lag| lag.saturating_sub(delay));
         s.lag_seconds = late.max(put_off).unwrap_or_default().as_secs_f64();
         (s.delay_seconds, s.leaves_seconds) = (delay.as_secs_f64(), self.leaves_in(now).unwrap_or_default().as_secs_f64());
         s.latency = self.counters.latency.shown();
