@@ -288,7 +288,7 @@ fn relayed(client: TcpStream, to: u16, how: Relay, first: bool) -> std::io::Resu
             sent.extend_from_slice(&bytes[..read]);
             let unknown = |word: &[u8]| match how {
                 Relay::Old => word.starts_with(b"-@") || word.starts_with(b"--compress-choice="),
-                Relay::HangsUpOnce => first && word.starts_with(b"--server"),
+                Relay::HangsUpOnce => first && word.ends_with(b"--server"),
             };
             if sent.split(|&b| b == 0).any(unknown) {
                 client.shutdown(Shutdown::Both)?;

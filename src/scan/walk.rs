@@ -107,7 +107,11 @@ impl FindingBatch {
 /// Whether something is mounted on a directory, on a kernel that says so with no other call.
 fn is_mounted(dir: &Dir, name: &[u8]) -> bool {
     let name = Path::new(OsStr::from_bytes(name));
-    name_to_handle(dir.fd.as_fd(), name).is_ok_and(|handle| handle.mount_id != dir.handle.mount_id)
+    match name_to_handle(dir.fd.as_fd(), name) {
+        Ok(handle) => handle.mount_id != dir.handle.mount_id,
+        // Only another filesystem makes none.
+        Err(error) => error.raw_os_error() == Some(libc::EOPNOTSUPP),
+    }
 }
 
 /// Opens a directory for reading, without following a link and, where permitted, without touching
@@ -430,5 +434,29 @@ impl<'a> Walker<'a> {
             }
         }
         jobs.push(Job { parent: Arc::clone(dir), name: name.into(), mount });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_mounted_shows_without_word_of_it_by_stat() {
+        let dir = |path: &Path| {
+            let fd = OwnedFd::from(std::fs::File::open(path).unwrap());
+            let handle = name_to_handle(fd.as_fd(), Path::new("")).ok()?;
+            Some(Dir { fd, path: Vec::new(), handle, fs: FsId(0), ctime: Wall::MAX, depth: 0, covered: false })
+        };
+        let place = tempfile::tempdir().unwrap();
+        std::fs::create_dir(place.path().join("d")).unwrap();
+        // Where the filesystem makes handles.
+        for (path, name, want) in
+            [(place.path(), "d", false), (Path::new("/"), "proc", true), (Path::new("/proc"), "self", false)]
+        {
+            if let Some(dir) = dir(path) {
+                assert_eq!(is_mounted(&dir, name.as_bytes()), want, "{name} in {}", path.display());
+            }
+        }
     }
 }
