@@ -109,7 +109,7 @@ pub fn cases() -> Vec<Case> {
             let dir = work_dir();
             let (source, target) = (dir.path().join("source"), dir.path().join("target"));
             fs::create_dir(&source).and_then(|()| fs::create_dir(&target)).expect("directories can be made");
-            let old = program(&dir.path().join("old"), "echo 'rsync  version 3.1.3  protocol version 31'");
+            let old = program(&dir.path().join("old"), "echo 'rsync  version 3.1.1  protocol version 31'");
             let other = program(&dir.path().join("other"), "echo 'BusyBox v1.36'; exit 1");
             let none = dir.path().join("none");
             for (rsync, words) in [(none, "install rsync"), (old, "too old"), (other, "is this rsync")] {

@@ -109,8 +109,8 @@ fn a_list_too_long_for_a_standby_is_not_carried_out() {
 fn programs_that_are_no_usable_rsync() {
     let probe = |body: &str| RsyncFacts::probe(&play(body).rsync, &[]);
     assert!(matches!(
-        probe("echo 'rsync  version v3.1.3  protocol version 31'"),
-        Err(ProbeError::TooOld { found: Version(3, 1, 3), .. })
+        probe("echo 'rsync  version v3.1.1  protocol version 31'"),
+        Err(ProbeError::TooOld { found: Version(3, 1, 1), .. })
     ));
     assert!(matches!(
         probe("echo usage >&2; exit 1"),
