@@ -8,9 +8,10 @@
 //! position that it has counts.
 //!
 //! **Batches.** A batch is the state of its record's paths when that was made. It is applied in the
-//! order of the records, and only where nothing at, above or below its paths is to be pulled, is
-//! being pulled, failed, or was pulled by a run that may have ended after the record was made: it
-//! would take that back. Otherwise, and where it fails, its paths are pulled.
+//! order of the records, and only where nothing at, above or below its paths is to be pulled or
+//! failed, and no run pulls anything, or may have ended after the record was made: it would take
+//! that back, be it the times of a directory above both. Otherwise, and where it fails, its paths
+//! are pulled.
 //!
 //! **Climbing.** A follower cannot look at the source. Where directories above a listed path are
 //! gone with it, rsync names the topmost of them, which takes the path's place; where it lies below
@@ -518,17 +519,13 @@ impl Machine {
         if items.is_empty() || self.held || self.batches.len() >= QUEUE || bytes + batch.bytes.len() > QUEUE_BYTES {
             return false;
         }
-        let none = BTreeMap::new();
-        let flying = match &self.flight {
-            Some(Flight::Whole { .. }) => return false,
-            Some(Flight::List(paths)) => paths,
-            Some(Flight::Batch { .. }) | None => &none,
-        };
-        let (pending, failed, pulled) = (&self.pending, &self.failed, &self.pulled.paths);
-        !items
-            .iter()
-            .map(|item| &item.path)
-            .any(|path| pending.touches(path) || touches(flying, path) || touches(failed, path) || touches(pulled, path))
+        // A run sets the times of all directories above its paths, and those of the top are above
+        // each path: an older state of these would come behind a newer one.
+        if matches!(self.flight, Some(Flight::Whole { .. } | Flight::List(_))) || !self.pulled.paths.is_empty() {
+            return false;
+        }
+        let (pending, failed) = (&self.pending, &self.failed);
+        !items.iter().map(|item| &item.path).any(|path| pending.touches(path) || touches(failed, path))
     }
 
     /// What is to be pulled, newer than all that was read before.
@@ -699,6 +696,8 @@ impl Machine {
     }
 
     fn leave(&mut self, deep: bool, trust: Trust, taken: Vec<(RelPath, Need)>) -> Work {
+        // As in `may_apply`: they would come behind it.
+        self.pull_batches();
         let paths = taken.iter().map(|(path, need)| (path.clone(), need.kind)).collect();
         let gone = taken.iter().filter(|(_, need)| need.gone).count();
         let deletes = taken.iter().any(|(_, need)| need.deletes());

@@ -298,11 +298,14 @@ fn a_batch_gives_way_to_what_is_pulled_at_above_or_below_its_paths() {
         let mut later = machine.clone();
         machine.record(9, Ok(with_batch(9, vec![item("a/b")], made(110))));
         assert_eq!(applies(&machine), far, "pending: {other:?}");
+        // A run sets the times of the directories above its paths.
+        assert!(matches!(machine.take(at(12)), Some(Work::List { .. })));
+        assert!(!applies(&machine), "behind a run: {other:?}");
         // It is under way.
         assert!(matches!(later.take(at(12)), Some(Work::List { .. })));
         let mut pulled = later.clone();
         later.record(9, Ok(with_batch(9, vec![item("a/b")], made(110))));
-        assert_eq!(applies(&later), far, "in flight: {other:?}");
+        assert!(!applies(&later), "in flight: {other:?}");
         // It has failed.
         let mut failed = pulled.clone();
         for _ in 0..=ROUNDS {
@@ -319,7 +322,7 @@ fn a_batch_gives_way_to_what_is_pulled_at_above_or_below_its_paths() {
         pulled.ended(at(15), End::Done, &|_| false);
         let mut older = pulled.clone();
         older.record(9, Ok(with_batch(9, vec![item("a/b")], made(105))));
-        assert_eq!(applies(&older), far, "pulled since: {other:?}");
+        assert!(!applies(&older), "pulled since: {other:?}");
         pulled.record(9, Ok(with_batch(9, vec![item("a/b")], made(106))));
         assert!(applies(&pulled), "pulled before it was made: {other:?}");
     }
@@ -891,5 +894,5 @@ fn any_history_ends_equal() {
         renamed += world.renamed;
     }
     assert!(renamed > 200, "names were given: {renamed}");
-    assert!(applied > 200, "batches were applied: {applied}");
+    assert!(applied > 100, "batches were applied: {applied}");
 }
