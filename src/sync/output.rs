@@ -548,6 +548,9 @@ impl Output {
         let message = messages::with_errno(rest);
         let (_, text) = messages::who(rest);
         let (sender, error) = (message.sender, errno(text));
+        // Of whoever still wrote when the other side had gone: which of the two messages comes is a
+        // matter of timing.
+        self.signs.server.hung_up |= text.starts_with(b"safe_write failed to write ") && error == Some(libc::EPIPE);
         if text.starts_with(b"Failed to exec ") {
             self.signs.no_program = true;
             return Weight::Decides;
@@ -635,6 +638,21 @@ mod tests {
 
     fn failed(output: &Output) -> Vec<String> {
         output.failed.iter().map(|f| f.path.to_string()).collect()
+    }
+
+    /// Which of these is said is a matter of timing.
+    #[test]
+    fn the_other_side_has_hung_up() {
+        for (line, want) in [
+            ("connection unexpectedly closed (0 bytes received so far) [sender]", true),
+            ("[sender] read error: Connection reset by peer (104)", true),
+            ("[sender] safe_write failed to write 1 bytes to fd 3: Broken pipe (32)", true),
+            ("[sender] safe_write failed to write 1 bytes to fd 3: No space left on device (28)", false),
+            ("failed to connect to h (1.2.3.4): Connection refused (111)", false),
+        ] {
+            let output = read(b"", format!("rsync: {line}\n").as_bytes(), 4096);
+            assert_eq!(output.signs.server.hung_up, want, "{line}");
+        }
     }
 
     #[test]
