@@ -57,8 +57,9 @@ impl Mapped {
     }
 }
 
-/// What is stored in a page that is not written back yet changes neither times nor size (on tmpfs no
-/// store does). What was sent between two such stores is not what the file has when it is closed.
+/// What is stored in a page that is not written back yet changes neither times nor size (on tmpfs
+/// no store does). What was sent between two such stores is not what the file has when it is
+/// closed.
 fn stored_to_after_it_was_sent(fs: Fs, hard_links: bool, backend: &str) -> Run<()> {
     needs("xfs_io")?;
     let before = |src: &Dir| {

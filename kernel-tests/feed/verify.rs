@@ -27,7 +27,7 @@ fn mtime(dir: &Dir, path: &str) -> (i64, i64) {
     (meta.mtime(), meta.mtime_nsec())
 }
 
-/// What somebody else does to a copy, and what a comparison says of it.
+/// What another program does to a copy, and what a comparison reports of it.
 fn spoil(copy: &Dir) -> Vec<&'static str> {
     copy.write("size", b"123456");
     let kept = mtime(copy, "mode");
@@ -211,7 +211,7 @@ pub fn cases() -> Vec<Case> {
             assert!(other["error"].as_str().is_some_and(|why| why.contains("it is not the tree that the feed is of")), "{other}");
             w.rsyncd.remove("web");
             w.rsyncd.add("web", w.module.clone());
-            // The servers of the feed are away: what differs cannot be judged, and what is equal is.
+            // The servers of the feed are away: what differs cannot be judged, what is equal can.
             w.followers[0].daemon.flush(None);
             w.nats.kill();
             assert_eq!(report(&w.followers[0], &[]).0, 0);

@@ -494,7 +494,7 @@ impl Machine {
         let Ok(record) = record else { return false };
         let point = Point::of(sequence, &record);
         if point == read {
-            // A process that was just started knows neither the tree nor whether the source is held.
+            // A process just started knows neither the tree nor whether the source is held.
             self.learn(point, &record);
             return false;
         }

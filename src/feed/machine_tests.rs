@@ -874,7 +874,7 @@ fn by_name(items: &[Item]) -> Work {
 #[test]
 fn any_history_ends_equal() {
     let (mut applied, mut renamed) = (0, 0);
-    for seed in 0..400 {
+    for seed in 0..600 {
         let mut world = World::new(seed);
         for step in 0..400 {
             world.step();
@@ -894,5 +894,5 @@ fn any_history_ends_equal() {
         renamed += world.renamed;
     }
     assert!(renamed > 200, "names were given: {renamed}");
-    assert!(applied > 100, "batches were applied: {applied}");
+    assert!(applied > 200, "batches were applied: {applied}");
 }

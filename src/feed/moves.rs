@@ -2,7 +2,7 @@
 //! again. Pure.
 //!
 //! What gets such a name is compared by content afterwards, whatever its size and times: the
-//! follower may have pulled what was at the old name after the rename, or somebody else may have
+//! follower may have pulled what was at the old name after the rename, or another program may have
 //! changed it. Until a run has done that the name is *doubted*. Doubts outlive the process: they
 //! are to be on the disk before the name is given. Nothing else rests on what a record says of a
 //! rename, so that a wrong hint costs a comparison and no more.
@@ -72,8 +72,8 @@ impl Moves {
         self.waiting.pop_front()
     }
 
-    /// This name is about to be given. `false`: it is doubted already, of another thing maybe, which
-    /// is not to be forgotten.
+    /// This name is about to be given. `false`: it is doubted already, of another thing maybe,
+    /// which is not to be forgotten.
     pub(super) fn doubt(&mut self, to: &RelPath, thing: Thing) -> bool {
         let new = !self.doubted.contains_key(to);
         if new {

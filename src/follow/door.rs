@@ -56,7 +56,7 @@ impl Door {
         Arc::clone(&self.wake)
     }
 
-    /// What is readable once somebody rang.
+    /// What is readable once another thread rang.
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         std::os::fd::AsFd::as_fd(&*self.wake)
     }

@@ -684,7 +684,7 @@ mod tests {
         assert!(line(&spec, Pass::Full { progress: true }).contains("--no-inc-recursive --info=flist2,progress2,stats1"));
     }
 
-    /// Whatever the options are: a local receiver with some of its own does not read a list in parts.
+    /// Whatever the options: a local receiver with some of its own does not read a list in parts.
     #[test]
     fn what_only_a_local_receiver_gets_comes_with_a_whole_list() {
         let location = Location::Local("/t".into());
