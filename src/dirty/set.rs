@@ -537,5 +537,9 @@ impl DirtySet {
 mod tests;
 
 #[cfg(test)]
+#[path = "set/simulation.rs"]
+mod simulation;
+
+#[cfg(test)]
 #[path = "set/through_tests.rs"]
 mod through_tests;
