@@ -25,6 +25,11 @@
 //! whatever stands in the way (a directory above it is a link by now) is no matter for what is
 //! above that. Where nothing comes of this for long, the whole tree is compared.
 
+mod ended;
+mod point;
+mod pulled;
+mod work;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::time::Duration;
@@ -36,6 +41,11 @@ use super::pending::{Need, Pending, Trust};
 use super::record::{Batch, Identity, Item, Record, RecordError};
 use crate::dirty::Kind;
 use crate::path::{self, RelPath};
+
+pub use point::Point;
+use point::broken;
+use pulled::Pulled;
+pub use work::{Complaint, End, Failure, Work};
 
 /// Tries of a path before it counts as failed.
 const ROUNDS: u32 = 3;
@@ -49,31 +59,6 @@ const FRUITLESS: u32 = 60;
 /// Batches that wait for their turn, and their bytes: with more of them pulling takes less time.
 const QUEUE: usize = 32;
 const QUEUE_BYTES: usize = 8 << 20;
-
-/// A place in the feed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Point {
-    /// When the stream was made, in nanoseconds since 1970.
-    pub stream: u64,
-    /// That of the publisher.
-    pub incarnation: u64,
-    /// The record's number within it.
-    pub number: u64,
-    /// The record's number in the stream.
-    pub sequence: u64,
-}
-
-impl Point {
-    /// That of a record.
-    pub fn of(sequence: u64, record: &Record) -> Point {
-        Point { stream: record.stream, incarnation: record.incarnation, number: record.number, sequence }
-    }
-
-    /// Whether `next` is the record behind this one.
-    pub(crate) fn is_followed_by(&self, next: &Point) -> bool {
-        *next == Point { number: self.number.wrapping_add(1), sequence: self.sequence.wrapping_add(1), ..*self }
-    }
-}
 
 /// What outlives the process.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -90,73 +75,6 @@ pub struct Saved {
     pub doubted: Vec<(Vec<u8>, bool)>,
 }
 
-/// One run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Work {
-    /// A comparison of the whole tree.
-    Whole,
-    /// These paths.
-    List {
-        /// Directories with all below them.
-        deep: bool,
-        /// Which files are taken for equal.
-        trust: Trust,
-        /// What is listed.
-        paths: Vec<(RelPath, Kind)>,
-        /// How many of them are gone.
-        gone: usize,
-        /// Something may be deleted.
-        deletes: bool,
-    },
-    /// The state of these paths that came with their record.
-    Batch {
-        /// It.
-        batch: Batch,
-        /// Some of them are directories one level deep.
-        contents: bool,
-        /// How many of them are gone.
-        gone: usize,
-    },
-}
-
-/// A path that rsync complained about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Complaint {
-    /// Which.
-    pub path: RelPath,
-    /// It, or something above it, is not there, or is no directory.
-    pub absent: bool,
-    /// rsync's words.
-    pub words: String,
-}
-
-/// How a run ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum End {
-    /// All of it is held.
-    Done,
-    /// Some paths failed.
-    Partly {
-        /// These.
-        complaints: Vec<Complaint>,
-        /// No other.
-        complete: bool,
-    },
-    /// Nothing is known to be held: the upstream is away, or the run was not to go on.
-    Not,
-}
-
-/// A path that failed again and again.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// What is pulled with each try.
-    pub need: Need,
-    /// rsync's words.
-    pub words: String,
-    /// When it is tried again.
-    pub due: Duration,
-}
-
 #[derive(Clone, Debug)]
 enum Flight {
     Whole { owed: String },
@@ -170,63 +88,6 @@ struct Queued {
     sequence: u64,
     items: Vec<Item>,
     batch: Batch,
-}
-
-/// Paths that runs have pulled, each with the state of a moment that no record names, and when
-/// records were made, as far as that is known here.
-///
-/// The clocks of two hosts are not compared. A record that the stream did not have yet when it was
-/// looked at was stored later than that look began, and the publisher's own clock says how long
-/// after that the state in another record was read.
-#[derive(Clone, Debug)]
-struct Pulled {
-    /// With the time when the run ended.
-    paths: BTreeMap<RelPath, Duration>,
-    /// When the last look began, and what the stream ended with.
-    look: Option<(Duration, u64)>,
-    /// The last record, and when a look began that did not find it.
-    after: Option<(u64, Duration)>,
-    /// When a look began, and the time of the publisher, in microseconds, when it knew a record to
-    /// be stored that this look did not find.
-    anchor: Option<(Duration, u64)>,
-}
-
-impl Pulled {
-    /// All of it, by an earlier process.
-    fn all() -> Pulled {
-        Pulled { paths: [(RelPath::root(), Duration::ZERO)].into(), look: None, after: None, anchor: None }
-    }
-
-    fn note(&mut self, path: RelPath, now: Duration) {
-        if self.paths.len() >= MOST {
-            self.paths = [(RelPath::root(), now)].into();
-        }
-        self.paths.insert(path, now);
-    }
-
-    /// Takes in when a batch was made, and forgets the paths that were pulled before.
-    fn learn(&mut self, sequence: u64, batch: Option<&Batch>) {
-        let before = self.after.take().filter(|(last, _)| last + 1 == sequence);
-        self.after = self.look.filter(|(_, end)| end + 1 == sequence).map(|(began, _)| (sequence, began));
-        let Some(batch) = batch else { return };
-        if let Some((_, began)) = before
-            && batch.stored > 0
-            && self.not_before(batch.stored).is_none_or(|known| known < began)
-        {
-            self.anchor = Some((began, batch.stored));
-        }
-        if let Some(made) = self.not_before(batch.made) {
-            self.paths.retain(|_, ended| *ended > made);
-        }
-    }
-
-    /// A time of the publisher's by the clock here: it was that late, or later.
-    fn not_before(&self, micros: u64) -> Option<Duration> {
-        let (began, stored) = self.anchor?;
-        let since = Duration::from_micros(micros.checked_sub(stored)?);
-        // No two clocks run alike.
-        Some(began + since - since / 1_000)
-    }
 }
 
 /// Whether one of these paths is at, above or below this one.
@@ -455,8 +316,7 @@ impl Machine {
             Some(read) if read.is_followed_by(&point) => {}
             Some(read) if point.sequence <= read.sequence && self.is_known(&point, &read) => return,
             Some(read) => {
-                // Another publisher has another clock.
-                self.pulled = Pulled { look: None, after: None, anchor: None, ..self.pulled.clone() };
+                self.pulled.forget_clock();
                 self.owe(broken(&read, &point));
             }
             None => self.owe("the position is not known".into()),
@@ -510,7 +370,7 @@ impl Machine {
     /// The stream ended with this record when it was looked at, which began at that time. So what
     /// comes behind it was stored later.
     pub fn looked(&mut self, began: Duration, end: u64) {
-        self.pulled.look = Some((began, end));
+        self.pulled.looked(began, end);
     }
 
     /// Whether the state in a record may be applied.
@@ -521,7 +381,7 @@ impl Machine {
         }
         // A run sets the times of all directories above its paths, and those of the top are above
         // each path: an older state of these would come behind a newer one.
-        if matches!(self.flight, Some(Flight::Whole { .. } | Flight::List(_))) || !self.pulled.paths.is_empty() {
+        if matches!(self.flight, Some(Flight::Whole { .. } | Flight::List(_))) || !self.pulled.is_empty() {
             return false;
         }
         let (pending, failed) = (&self.pending, &self.failed);
@@ -706,153 +566,6 @@ impl Machine {
     }
 
     /// The run has ended. `true`: there was progress, and the next one need not wait. `is_dir`:
-    /// whether a path here is a directory now.
-    pub fn ended(&mut self, now: Duration, end: End, is_dir: &dyn Fn(&RelPath) -> bool) -> bool {
-        let Some(flight) = self.flight.take() else { return false };
-        match &flight {
-            Flight::Whole { .. } => self.pulled.note(RelPath::root(), now),
-            Flight::List(paths) => paths.keys().for_each(|path| self.pulled.note(path.clone(), now)),
-            Flight::Batch { .. } => {}
-        }
-        let partly = matches!(end, End::Partly { .. });
-        let progress = match (flight, end) {
-            (Flight::Batch { .. }, End::Done) => true,
-            (Flight::Batch { sequence, items }, _) => {
-                for item in items {
-                    self.put_back(now, item.path.clone(), Need::of(&item, sequence), "");
-                }
-                true
-            }
-            (Flight::Whole { .. }, End::Done) => {
-                self.rounds = 0;
-                self.doubt_all();
-                true
-            }
-            (Flight::List(paths), End::Done) => {
-                for (path, need) in &paths {
-                    let doubted = self.moves.held(path, need, is_dir);
-                    self.doubt_again(doubted, need.sequence);
-                }
-                // What was gone and is a directory after all is another one, and a list does not
-                // enter it.
-                for (path, need) in paths.into_iter().filter(|(path, need)| need.may_be_another() && is_dir(path)) {
-                    self.put_back(now, path, Need::compare(Kind::Subtree, need.sequence, need.round), "");
-                }
-                true
-            }
-            (Flight::Whole { owed }, End::Not) => {
-                self.owed.get_or_insert(owed);
-                false
-            }
-            (Flight::Whole { owed }, End::Partly { complaints, complete }) => {
-                self.rounds += 1;
-                let lasting = complete && !complaints.is_empty() && complaints.iter().all(|c| !c.absent);
-                if lasting && self.rounds >= ROUNDS {
-                    self.rounds = 0;
-                    for complaint in complaints {
-                        self.fail(now, complaint.path, Need::compare(Kind::Subtree, u64::MAX, ROUNDS), complaint.words);
-                    }
-                    self.doubt_all();
-                    true
-                } else {
-                    self.owed.get_or_insert(owed);
-                    false
-                }
-            }
-            (Flight::List(paths), End::Not) => {
-                paths.into_iter().for_each(|(path, need)| self.put_back(now, path, need, "the run did not end"));
-                false
-            }
-            (Flight::List(paths), End::Partly { complaints, complete }) => self.partly(now, paths, &complaints, complete),
-        };
-        self.fruitless = if progress { 0 } else { self.fruitless + u32::from(partly) };
-        let (pending, failed) = (&self.pending, &self.failed);
-        let touched = |item: &Item| pending.touches(&item.path) || touches(failed, &item.path);
-        if self.batches.iter().any(|queued| queued.items.iter().any(touched)) {
-            self.pull_batches();
-        }
-        self.advance();
-        progress
-    }
-
-    fn partly(&mut self, now: Duration, paths: BTreeMap<RelPath, Need>, complaints: &[Complaint], complete: bool) -> bool {
-        let mut progress = false;
-        let alone = paths.len() == 1;
-        if complaints.is_empty() && self.fruitless >= FRUITLESS {
-            self.fruitless = 0;
-            self.owe("run after run failed, and rsync did not say at which paths".into());
-            return false;
-        }
-        for (path, mut need) in paths {
-            let touches = |c: &&Complaint| path::is_at_or_below(&c.path, &path) || path::is_at_or_below(&path, &c.path);
-            // The one nearest to the top decides.
-            let complaint = complaints.iter().filter(touches).min_by_key(|c| c.path.len());
-            match complaint {
-                // Others of the run failed; this one is not known to be held.
-                None if complete => {
-                    progress = true;
-                    self.put_back(now, path, need, "");
-                    continue;
-                }
-                Some(c) if c.absent && path::is_at_or_below(&path, &c.path) => {
-                    progress = true;
-                    let at = match c.path == path {
-                        // Where directories are entered nothing that is missing is deleted.
-                        true if need.kind == Kind::Subtree => Some(path.clone()),
-                        true => path::parent(&path).map(RelPath::from_normal),
-                        false => Some(c.path.clone()),
-                    };
-                    match at.filter(|at| !at.is_root()) {
-                        Some(at) => self.put_back(now, at, Need::gone(need.sequence, need.round + 1), &c.words),
-                        None => self.owe("a path at the top could not be pulled".into()),
-                    }
-                    continue;
-                }
-                _ => need.round += 1,
-            }
-            if complaint.is_none() && alone && need.round >= ROUNDS {
-                match path::parent(&path).filter(|above| !above.is_empty()) {
-                    Some(above) => {
-                        let above = RelPath::from_normal(above);
-                        self.put_back(now, above, Need::gone(need.sequence, need.round), "a path below it failed");
-                    }
-                    None => self.owe("a path at the top could not be pulled".into()),
-                }
-                continue;
-            }
-            let words = complaint.map_or("rsync did not say which path failed", |c| &c.words);
-            if need.round >= ROUNDS && complaint.is_some_and(|c| !c.absent) {
-                need.sequence = u64::MAX;
-                self.fail(now, path, need, words.to_owned());
-            } else {
-                self.put_back(now, path, need, words);
-            }
-        }
-        progress
-    }
-
-    /// What left is to be pulled still.
-    fn put_back(&mut self, now: Duration, path: RelPath, need: Need, words: &str) {
-        match self.owed {
-            // A comparison that begins later covers it.
-            Some(_) => {}
-            None if need.sequence == u64::MAX => self.fail(now, path, need, words.to_owned()),
-            None => self.pending.restore(path, need),
-        }
-    }
-
-    fn fail(&mut self, now: Duration, path: RelPath, mut need: Need, words: String) {
-        if self.pending.is_taken_along(&path, &need) {
-            return;
-        }
-        // A record has said more of it meanwhile: it is another one.
-        if self.pending.has(&path) {
-            (need.sequence, need.round) = (u64::MAX, 0);
-            return self.pending.restore(path, need);
-        }
-        self.failed.insert(path, Failure { need, words, due: now + self.pause });
-    }
-
     /// Moves the position as far as everything is held.
     fn advance(&mut self) {
         if self.owes() {
@@ -872,20 +585,11 @@ impl Machine {
     }
 }
 
-/// Why `point` does not come after `read`.
-fn broken(read: &Point, point: &Point) -> String {
-    if point.stream != read.stream {
-        "it is another stream than before".into()
-    } else if point.incarnation != read.incarnation {
-        "the publisher began anew".into()
-    } else if point.sequence <= read.sequence {
-        "the stream was set back".into()
-    } else {
-        let missing = point.sequence - read.sequence - 1;
-        format!("{} before record {} were not kept long enough", crate::text::plural(missing, "record"), point.sequence)
-    }
-}
-
 #[cfg(test)]
-#[path = "machine_tests.rs"]
-mod machine_tests;
+mod batch_tests;
+#[cfg(test)]
+mod histories;
+#[cfg(test)]
+mod moves_tests;
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,7 @@
 //! What a follower renamed by itself is compared by content, come what may.
 
+use super::batch_tests::{at, made, with_batch, with_clock};
+use super::tests::{NOW, item, path, sequence};
 use super::*;
 
 fn gone_to(from: &str, to: &str) -> Item {

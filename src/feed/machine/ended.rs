@@ -1,0 +1,155 @@
+//! What becomes of the paths of a run that has ended.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::*;
+
+impl Machine {
+    /// whether a path here is a directory now.
+    pub fn ended(&mut self, now: Duration, end: End, is_dir: &dyn Fn(&RelPath) -> bool) -> bool {
+        let Some(flight) = self.flight.take() else { return false };
+        match &flight {
+            Flight::Whole { .. } => self.pulled.note(RelPath::root(), now),
+            Flight::List(paths) => paths.keys().for_each(|path| self.pulled.note(path.clone(), now)),
+            Flight::Batch { .. } => {}
+        }
+        let partly = matches!(end, End::Partly { .. });
+        let progress = match (flight, end) {
+            (Flight::Batch { .. }, End::Done) => true,
+            (Flight::Batch { sequence, items }, _) => {
+                for item in items {
+                    self.put_back(now, item.path.clone(), Need::of(&item, sequence), "");
+                }
+                true
+            }
+            (Flight::Whole { .. }, End::Done) => {
+                self.rounds = 0;
+                self.doubt_all();
+                true
+            }
+            (Flight::List(paths), End::Done) => {
+                for (path, need) in &paths {
+                    let doubted = self.moves.held(path, need, is_dir);
+                    self.doubt_again(doubted, need.sequence);
+                }
+                // What was gone and is a directory after all is another one, and a list does not
+                // enter it.
+                for (path, need) in paths.into_iter().filter(|(path, need)| need.may_be_another() && is_dir(path)) {
+                    self.put_back(now, path, Need::compare(Kind::Subtree, need.sequence, need.round), "");
+                }
+                true
+            }
+            (Flight::Whole { owed }, End::Not) => {
+                self.owed.get_or_insert(owed);
+                false
+            }
+            (Flight::Whole { owed }, End::Partly { complaints, complete }) => {
+                self.rounds += 1;
+                let lasting = complete && !complaints.is_empty() && complaints.iter().all(|c| !c.absent);
+                if lasting && self.rounds >= ROUNDS {
+                    self.rounds = 0;
+                    for complaint in complaints {
+                        self.fail(now, complaint.path, Need::compare(Kind::Subtree, u64::MAX, ROUNDS), complaint.words);
+                    }
+                    self.doubt_all();
+                    true
+                } else {
+                    self.owed.get_or_insert(owed);
+                    false
+                }
+            }
+            (Flight::List(paths), End::Not) => {
+                paths.into_iter().for_each(|(path, need)| self.put_back(now, path, need, "the run did not end"));
+                false
+            }
+            (Flight::List(paths), End::Partly { complaints, complete }) => self.partly(now, paths, &complaints, complete),
+        };
+        self.fruitless = if progress { 0 } else { self.fruitless + u32::from(partly) };
+        let (pending, failed) = (&self.pending, &self.failed);
+        let touched = |item: &Item| pending.touches(&item.path) || touches(failed, &item.path);
+        if self.batches.iter().any(|queued| queued.items.iter().any(touched)) {
+            self.pull_batches();
+        }
+        self.advance();
+        progress
+    }
+
+    fn partly(&mut self, now: Duration, paths: BTreeMap<RelPath, Need>, complaints: &[Complaint], complete: bool) -> bool {
+        let mut progress = false;
+        let alone = paths.len() == 1;
+        if complaints.is_empty() && self.fruitless >= FRUITLESS {
+            self.fruitless = 0;
+            self.owe("run after run failed, and rsync did not say at which paths".into());
+            return false;
+        }
+        for (path, mut need) in paths {
+            let touches = |c: &&Complaint| path::is_at_or_below(&c.path, &path) || path::is_at_or_below(&path, &c.path);
+            // The one nearest to the top decides.
+            let complaint = complaints.iter().filter(touches).min_by_key(|c| c.path.len());
+            match complaint {
+                // Others of the run failed; this one is not known to be held.
+                None if complete => {
+                    progress = true;
+                    self.put_back(now, path, need, "");
+                    continue;
+                }
+                Some(c) if c.absent && path::is_at_or_below(&path, &c.path) => {
+                    progress = true;
+                    let at = match c.path == path {
+                        // Where directories are entered nothing that is missing is deleted.
+                        true if need.kind == Kind::Subtree => Some(path.clone()),
+                        true => path::parent(&path).map(RelPath::from_normal),
+                        false => Some(c.path.clone()),
+                    };
+                    match at.filter(|at| !at.is_root()) {
+                        Some(at) => self.put_back(now, at, Need::gone(need.sequence, need.round + 1), &c.words),
+                        None => self.owe("a path at the top could not be pulled".into()),
+                    }
+                    continue;
+                }
+                _ => need.round += 1,
+            }
+            if complaint.is_none() && alone && need.round >= ROUNDS {
+                match path::parent(&path).filter(|above| !above.is_empty()) {
+                    Some(above) => {
+                        let above = RelPath::from_normal(above);
+                        self.put_back(now, above, Need::gone(need.sequence, need.round), "a path below it failed");
+                    }
+                    None => self.owe("a path at the top could not be pulled".into()),
+                }
+                continue;
+            }
+            let words = complaint.map_or("rsync did not say which path failed", |c| &c.words);
+            if need.round >= ROUNDS && complaint.is_some_and(|c| !c.absent) {
+                need.sequence = u64::MAX;
+                self.fail(now, path, need, words.to_owned());
+            } else {
+                self.put_back(now, path, need, words);
+            }
+        }
+        progress
+    }
+
+    /// What left is to be pulled still.
+    fn put_back(&mut self, now: Duration, path: RelPath, need: Need, words: &str) {
+        match self.owed {
+            // A comparison that begins later covers it.
+            Some(_) => {}
+            None if need.sequence == u64::MAX => self.fail(now, path, need, words.to_owned()),
+            None => self.pending.restore(path, need),
+        }
+    }
+
+    fn fail(&mut self, now: Duration, path: RelPath, mut need: Need, words: String) {
+        if self.pending.is_taken_along(&path, &need) {
+            return;
+        }
+        // A record has said more of it meanwhile: it is another one.
+        if self.pending.has(&path) {
+            (need.sequence, need.round) = (u64::MAX, 0);
+            return self.pending.restore(path, need);
+        }
+        self.failed.insert(path, Failure { need, words, due: now + self.pause });
+    }
+}
