@@ -3,11 +3,13 @@
 //! Serialised it is the effective configuration: TOML that reads back as an equal value. All
 //! defaults are here, in the `Default` and `new` functions.
 
+mod choices;
+mod feed;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::ValueEnum;
 use serde::ser::{Error as _, SerializeStruct};
 use serde::{Serialize, Serializer};
 
@@ -20,6 +22,11 @@ use crate::filter::Filter;
 use crate::location::{Location, Reach};
 use crate::log::LogConfig;
 use crate::sys::priority::{IoClass, Priority};
+
+pub use choices::Compress;
+pub(crate) use choices::{Delete, FollowOpenFiles, Initial, IoNice, MaxDelete, Watch};
+pub(crate) use feed::{Feed, Follow, Login};
+use feed::{FeedKeys, FollowKeys};
 
 /// Everything.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,200 +171,6 @@ pub struct Mirror {
     pub(crate) follow: Option<Follow>,
 }
 
-/// A feed that is followed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Follow {
-    /// The servers, and the feed's name.
-    pub(crate) feed: Location,
-    pub(crate) login: Login,
-    /// The name that this follower has at the source.
-    pub(crate) follower: String,
-    /// What is pulled from if not the one target, in order of preference behind that; the last of
-    /// all is the source.
-    pub(crate) others: Vec<Location>,
-    /// Where others pull what this one holds.
-    pub(crate) serve: Option<Location>,
-    /// A comparison that many followers owe at a time begins within this time.
-    pub(crate) spread: Duration,
-}
-
-/// Who logs in to the servers of a feed, and how they are known.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub(crate) struct Login {
-    /// A user, whose password is in `nats_password_file`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) nats_user: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) nats_password_file: Option<PathBuf>,
-    /// The seed of an nkey.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) nkey_file: Option<PathBuf>,
-    /// Certificates that the servers' are signed by.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) ca_file: Option<PathBuf>,
-    /// The client's own certificate.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) cert_file: Option<PathBuf>,
-    /// Its key.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) key_file: Option<PathBuf>,
-}
-
-/// What a `[[mirror.feed]]` says beside its servers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Feed {
-    pub(crate) login: Login,
-    /// How long records are kept.
-    pub(crate) keep: Duration,
-    /// How many bytes of them.
-    pub(crate) keep_bytes: u64,
-    /// Servers of a cluster that hold the stream.
-    pub(crate) replicas: usize,
-    /// What it excludes is published after all that changed before.
-    pub(crate) last: Filter,
-    /// Changes with at most so many bytes of content travel in their record.
-    pub(crate) inline: u64,
-}
-
-impl Default for Feed {
-    fn default() -> Feed {
-        Feed {
-            login: Login::default(),
-            keep: Duration::from_secs(3 * 24 * 3600),
-            keep_bytes: 4 << 30,
-            replicas: 1,
-            last: Filter::none(),
-            inline: 256 << 10,
-        }
-    }
-}
-
-/// As `[[mirror.feed]]` has it.
-#[derive(Serialize)]
-struct FeedKeys<'a> {
-    name: &'a str,
-    servers: &'a [String],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    feed: Option<&'a str>,
-    #[serde(flatten)]
-    login: &'a Login,
-    keep: String,
-    keep_bytes: String,
-    replicas: usize,
-    last: Vec<&'a str>,
-    inline: String,
-    retry_min: String,
-    retry_max: String,
-}
-
-impl<'a> FeedKeys<'a> {
-    fn of(mirror: &Mirror, target: &'a Target) -> Option<FeedKeys<'a>> {
-        let (Location::Feed { servers, feed }, Some(keys)) = (&target.location, &target.feed) else { return None };
-        Some(FeedKeys {
-            name: &target.name,
-            servers,
-            feed: (*feed != mirror.name).then_some(feed),
-            login: &keys.login,
-            keep: units::shown(keys.keep),
-            keep_bytes: size(keys.keep_bytes),
-            replicas: keys.replicas,
-            // Patterns of a file are UTF-8.
-            last: keys.last.exclude().iter().filter_map(|p| std::str::from_utf8(p).ok()).collect(),
-            inline: size(keys.inline),
-            retry_min: units::shown(target.retry_min),
-            retry_max: units::shown(target.retry_max),
-        })
-    }
-}
-
-/// A size with the largest unit that it is a multiple of.
-fn size(bytes: u64) -> String {
-    if bytes == 0 {
-        return "0".into();
-    }
-    let unit = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")].into_iter().find(|(unit, _)| bytes.is_multiple_of(*unit));
-    unit.map_or_else(|| format!("{bytes}B"), |(unit, name)| format!("{}{name}", bytes / unit))
-}
-
-/// A value, or a list of them.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum OneOrMore<'a> {
-    One(&'a Location),
-    More(Vec<&'a Location>),
-}
-
-/// As `[[follow]]` has it.
-#[derive(Serialize)]
-struct FollowKeys<'a> {
-    name: &'a str,
-    servers: &'a [String],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    feed: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    follower: Option<&'a str>,
-    #[serde(flatten)]
-    login: &'a Login,
-    directory: &'a std::path::Path,
-    upstream: OneOrMore<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    serve: &'a Option<Location>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    password_file: &'a Option<PathBuf>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    max_delete: Option<MaxDelete>,
-    spread: String,
-    exclude: Vec<&'a str>,
-    xattrs: bool,
-    acls: bool,
-    sparse: bool,
-    compress: Compress,
-    timeout: String,
-    connect_timeout: String,
-    watchdog: String,
-    retry_min: String,
-    retry_max: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ssh: &'a Option<String>,
-    rsync: &'a std::path::Path,
-}
-
-impl<'a> FollowKeys<'a> {
-    fn of<E: serde::ser::Error>(mirror: &'a Mirror) -> Result<Option<FollowKeys<'a>>, E> {
-        let (Some(follow), Some(upstream)) = (&mirror.follow, mirror.targets.first()) else { return Ok(None) };
-        let Location::Feed { servers, feed } = &follow.feed else { return Ok(None) };
-        let text = |p: &'a Vec<u8>| std::str::from_utf8(p).map_err(|_| E::custom("a pattern is not UTF-8"));
-        Ok(Some(FollowKeys {
-            name: &mirror.name,
-            servers,
-            feed: (*feed != mirror.name).then_some(feed),
-            follower: (follow.follower != super::host_name()).then_some(&follow.follower),
-            login: &follow.login,
-            directory: &mirror.source,
-            upstream: match &*follow.others {
-                [] => OneOrMore::One(&upstream.location),
-                others => OneOrMore::More(std::iter::once(&upstream.location).chain(others).collect()),
-            },
-            serve: &follow.serve,
-            password_file: &upstream.password_file,
-            max_delete: mirror.max_delete,
-            spread: units::shown(follow.spread),
-            exclude: mirror.filter.exclude().iter().map(text).collect::<Result<_, E>>()?,
-            xattrs: mirror.extras.xattrs,
-            acls: mirror.extras.acls,
-            sparse: mirror.extras.sparse,
-            compress: upstream.compress,
-            timeout: units::shown(upstream.timeout),
-            connect_timeout: units::shown(upstream.connect_timeout),
-            watchdog: units::shown(upstream.watchdog),
-            retry_min: units::shown(upstream.retry_min),
-            retry_max: units::shown(upstream.retry_max),
-            ssh: &upstream.ssh,
-            rsync: &mirror.rsync,
-        }))
-    }
-}
-
 /// What is carried over beside content, owner, mode and times; keys of the mirror.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Extras {
@@ -379,150 +192,6 @@ pub(crate) struct Mounts {
     pub(crate) skip: Vec<String>,
     /// Mirrored.
     pub(crate) take: Vec<String>,
-}
-
-/// When what is gone from the source is deleted on the targets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Delete {
-    /// As it goes, and by comparisons.
-    Always,
-    /// Never.
-    Never,
-    /// By the comparison at the start, and at no other time.
-    Startup,
-    /// As it goes; comparisons leave alone what only the target has.
-    Running,
-}
-
-impl Delete {
-    /// Whether anything is ever deleted.
-    pub(crate) fn ever(self) -> bool {
-        self != Delete::Never
-    }
-
-    /// Whether what goes is deleted as it goes.
-    pub(crate) fn follows(self) -> bool {
-        matches!(self, Delete::Always | Delete::Running)
-    }
-
-    /// As messages write it.
-    pub(crate) fn shown(self) -> &'static str {
-        match self {
-            Delete::Always => "true",
-            Delete::Never => "false",
-            Delete::Startup => "\"startup\"",
-            Delete::Running => "\"running\"",
-        }
-    }
-}
-
-impl From<bool> for Delete {
-    fn from(on: bool) -> Delete {
-        if on { Delete::Always } else { Delete::Never }
-    }
-}
-
-/// As the configuration has it: a truth value, or a word.
-impl Serialize for Delete {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Delete::Always => serializer.serialize_bool(true),
-            Delete::Never => serializer.serialize_bool(false),
-            Delete::Startup => serializer.serialize_str("startup"),
-            Delete::Running => serializer.serialize_str("running"),
-        }
-    }
-}
-
-/// How many entries one batch or one comparison may delete on a target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum MaxDelete {
-    /// So many.
-    Count(u64),
-    /// That share of the tree's entries, 1 to 100.
-    Percent(u8),
-}
-
-impl std::fmt::Display for MaxDelete {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            MaxDelete::Count(count) => write!(f, "{count}"),
-            MaxDelete::Percent(percent) => write!(f, "{percent}%"),
-        }
-    }
-}
-
-impl Serialize for MaxDelete {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            MaxDelete::Count(count) => serializer.serialize_u64(*count),
-            MaxDelete::Percent(_) => serializer.collect_str(self),
-        }
-    }
-}
-
-/// What happens at the start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Initial {
-    /// The targets are made equal to the source.
-    Reconcile,
-    /// Only changes from now on are carried over.
-    None,
-}
-
-/// When files are sent while they are open for writing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum FollowOpenFiles {
-    /// Where other hosts write to the source: it is exported by NFS, or shared by Samba.
-    #[default]
-    Auto,
-    /// Always.
-    On,
-    /// Never.
-    Off,
-}
-
-impl From<bool> for FollowOpenFiles {
-    fn from(on: bool) -> FollowOpenFiles {
-        if on { FollowOpenFiles::On } else { FollowOpenFiles::Off }
-    }
-}
-
-impl std::str::FromStr for FollowOpenFiles {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<FollowOpenFiles, String> {
-        match text {
-            "auto" => Ok(FollowOpenFiles::Auto),
-            "true" => Ok(FollowOpenFiles::On),
-            "false" => Ok(FollowOpenFiles::Off),
-            _ => Err(format!("{text:?} is none of auto, true, false")),
-        }
-    }
-}
-
-/// As the configuration has it: a truth value, or a word.
-impl Serialize for FollowOpenFiles {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            FollowOpenFiles::Auto => serializer.serialize_str("auto"),
-            FollowOpenFiles::On => serializer.serialize_bool(true),
-            FollowOpenFiles::Off => serializer.serialize_bool(false),
-        }
-    }
-}
-
-/// Where events come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Watch {
-    /// fanotify where the kernel and the filesystem have it, else inotify; per filesystem.
-    Auto,
-    /// fanotify or an error.
-    Fanotify,
-    /// inotify, one watch per directory.
-    Inotify,
 }
 
 /// How changes are gathered.
@@ -650,44 +319,6 @@ pub struct Target {
     /// Of a feed, and of no other.
     #[serde(skip)]
     pub(crate) feed: Option<Feed>,
-}
-
-/// How runs stand behind other processes for disks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum IoNice {
-    /// As the daemon does.
-    Normal,
-    /// Best effort, at the lowest level.
-    Low,
-    /// When no other process uses the disk.
-    Idle,
-}
-
-/// Compression on the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Compress {
-    /// None; right for fast networks.
-    None,
-    /// zstd.
-    Zstd,
-    /// lz4.
-    Lz4,
-    /// zlib, which every rsync has.
-    Zlib,
-}
-
-impl Compress {
-    /// The name that rsync's `--compress-choice` takes; `None` for no compression.
-    pub(crate) fn choice(self) -> Option<&'static str> {
-        match self {
-            Compress::None => None,
-            Compress::Zstd => Some("zstd"),
-            Compress::Lz4 => Some("lz4"),
-            Compress::Zlib => Some("zlib"),
-        }
-    }
 }
 
 impl Default for Daemon {
