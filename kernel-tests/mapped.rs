@@ -1,4 +1,5 @@
-//! Files that are stored to through a mapping.
+//! Files whose last change time is older than their closing write: they are stored to through a
+//! mapping, or stay open for long after they were written.
 
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
@@ -6,10 +7,11 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::fixture::daemon::Until;
 use crate::fixture::fs::{Fs, needs};
 use crate::fixture::proc::poll_until;
 use crate::fixture::tree::Dir;
-use crate::fixture::{Case, Run, Setup, WAIT, case};
+use crate::fixture::{Case, Mirror, Run, Setup, WAIT, case};
 
 const SIZE: usize = 4096;
 
@@ -40,6 +42,13 @@ impl Mapped {
         self.does(&format!("mwrite -S {byte} 0 {SIZE}"));
         let stored = || (std::fs::read(&self.path).ok()? == [byte; SIZE]).then_some(());
         assert!(poll_until(WAIT, stored).is_some(), "nothing was stored in {}", self.path.display());
+    }
+
+    /// Fills it by a system call.
+    fn write(&mut self, byte: u8) {
+        self.does(&format!("pwrite -S {byte} 0 {SIZE}"));
+        let written = || (std::fs::read(&self.path).ok()? == [byte; SIZE]).then_some(());
+        assert!(poll_until(WAIT, written).is_some(), "nothing was written to {}", self.path.display());
     }
 
     /// Its last change was so long ago that an event of now is not of that change.
@@ -89,6 +98,83 @@ fn stored_to_after_it_was_sent(fs: Fs, hard_links: bool, backend: &str) -> Run<(
     Ok(())
 }
 
+/// How a daemon comes to its end, and the next one to its start.
+#[derive(Clone, Copy)]
+enum Again {
+    Stopped,
+    Killed,
+    Reloaded,
+}
+
+impl Again {
+    fn does(self, m: &mut Mirror) {
+        match self {
+            Again::Stopped => m.daemon.terminate(),
+            Again::Killed => {
+                let file = m.state_file().with_file_name("written");
+                let kept = || {
+                    let kept: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).ok()?).ok()?;
+                    (kept["written"].as_array()?.len() >= FILES.len()).then_some(())
+                };
+                assert!(poll_until(WAIT, kept).is_some(), "what waits is not kept\n{}", m.daemon.report());
+                m.daemon.crash();
+            }
+            Again::Reloaded => {
+                m.configure(|mirror| mirror.exclude.push("none".into()));
+                m.write_config();
+                assert!(m.daemon.reload());
+                return;
+            }
+        }
+        m.restart(Until::Watching);
+    }
+}
+
+const FILES: [&str; 4] = ["new1", "old1", "slow", "linked1"];
+
+/// A restart finds what changed by change times. What is closed, and waits to be sent, may have
+/// changed long before.
+fn closed_before_a_restart(fs: Fs, again: Again, initial: &str) -> Run<()> {
+    needs("xfs_io")?;
+    let before = |src: &Dir| {
+        for path in &FILES[1..] {
+            src.write(path, [b'o'; SIZE]);
+        }
+        src.mkdir("d");
+        src.link("linked1", "d/other");
+    };
+    let mut m = Setup::new(fs).initial(initial).before(before).before_on_target(before).batch("create_hold", "50ms").start()?;
+    let mut files = FILES.map(|path| Mapped::new(&m.src, path));
+    for file in &mut files {
+        file.store(1);
+    }
+    files[2].write(1);
+    for path in &FILES[1..] {
+        m.src.chmod(path, 0o600);
+    }
+    m.daemon.flush(None);
+    m.rest("quiet", b"x");
+    files[2].write(2);
+    m.rest("quiet", b"y");
+    files.iter().for_each(Mapped::ages);
+    m.daemon.does(&["pause"]);
+    for (at, mut file) in files.into_iter().enumerate() {
+        if at != 2 {
+            file.store(2);
+        }
+        file.ends();
+    }
+    again.does(&mut m);
+    m.daemon.does(&["resume"]);
+    m.check();
+    for path in FILES.iter().chain(&["d/other"]) {
+        assert_eq!(m.dst().read(path).as_deref(), Some(&[2; SIZE][..]), "{path}\n{}", m.daemon.report());
+    }
+    let file = m.state_file().with_file_name("written");
+    assert!(poll_until(WAIT, || (!file.exists()).then_some(())).is_some(), "what was sent is kept\n{}", m.daemon.report());
+    Ok(())
+}
+
 pub fn cases() -> Vec<Case> {
     const SOME: &[Fs] = &[Fs::Ext4, Fs::Xfs, Fs::Btrfs, Fs::Tmpfs];
     vec![
@@ -96,6 +182,15 @@ pub fn cases() -> Vec<Case> {
         case("what_is_stored_after_it_was_sent_arrives_at_links", SOME, |fs| stored_to_after_it_was_sent(fs, true, "auto")),
         case("what_is_stored_after_it_was_sent_arrives_by_inotify", &[Fs::Ext4, Fs::Tmpfs], |fs| {
             stored_to_after_it_was_sent(fs, false, "inotify")
+        }),
+        case("what_waits_at_a_stop_arrives_whatever_its_change_time", SOME, |fs| {
+            closed_before_a_restart(fs, Again::Stopped, "reconcile")
+        }),
+        case("what_waits_at_a_kill_arrives_whatever_its_change_time", &[Fs::Ext4, Fs::Tmpfs], |fs| {
+            closed_before_a_restart(fs, Again::Killed, "none")
+        }),
+        case("what_waits_at_a_reload_arrives_whatever_its_change_time", &[Fs::Ext4], |fs| {
+            closed_before_a_restart(fs, Again::Reloaded, "reconcile")
         }),
     ]
 }

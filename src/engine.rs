@@ -39,6 +39,7 @@ mod record;
 mod rescans;
 mod steering;
 mod strays;
+mod unsent;
 mod verifying;
 mod waiting;
 mod walks;
@@ -73,6 +74,7 @@ use history::{Begin, History};
 use intake::Intake;
 use record::Record;
 use rescans::{Rescans, UNWATCHED_EVERY};
+use unsent::Unsent;
 use verifying::Verifying;
 use walks::Searches;
 
@@ -119,6 +121,7 @@ struct Saved {
     pauses: Option<PauseFile>,
     /// Where it is kept which targets were filled, and which are known there.
     filled: Option<(FilledFile, BTreeSet<String>)>,
+    unsent: Option<Unsent>,
     record: Option<Record>,
 }
 
@@ -158,6 +161,7 @@ impl Engine {
     /// Runs until it is stopped, or until the source is to be opened anew.
     pub(crate) fn run(mut self) -> Ended {
         self.begin();
+        self.take_up_unsent();
         self.want_linked(b"", true);
         self.take_up_pauses();
         self.settle_places();
@@ -211,6 +215,7 @@ impl Engine {
             self.targets.iter_mut().for_each(|target| target.tell_held(held));
             self.serve_flushes();
             self.keep_record(false);
+            self.keep_unsent();
             self.raise_barrier();
             if more {
                 self.io.wake.wake();
@@ -225,6 +230,8 @@ impl Engine {
                 return Ended::Stopped(self.targets.iter().map(Target::unconfirmed).sum());
             }
             if let Some(accepted) = self.shutdown.begin_again {
+                let unsent = self.unsent_at_end();
+                self.save_unsent(unsent);
                 self.hooks.stop(Instant::now());
                 return Ended::Again(Box::new(self.again(accepted)));
             }
@@ -335,6 +342,7 @@ impl Engine {
         due.extend(self.saved.history.as_ref().and_then(History::next_due));
         due.extend(self.intake.watching.expires(self.clock.started));
         due.extend(self.record_due());
+        due.extend(self.unsent_due());
         due.extend(self.looks_at_source().then_some(self.guard.next_root_check));
         let since = |at: Instant| at.saturating_duration_since(self.clock.started);
         due.extend(self.flushes.deadlines().map(since));

@@ -11,7 +11,8 @@
 //!
 //! The dirty sets themselves are not saved. A target's watermark stands for them: whatever is
 //! pending changed after it, so the walk finds it again, with what changed while fansync did not
-//! run, and after any kind of end.
+//! run, and after any kind of end. What is pending and changed before it, as a file that is closed
+//! long after it was written, is saved by its name ([`unsent`](super::unsent)).
 //!
 //! # While it runs
 //! A second after something happened a drain is requested of the sources; what was reported before
@@ -221,6 +222,11 @@ impl History {
             logged: String::new(),
             unsaved: None,
         })
+    }
+
+    /// Whether the next start finds by change times what the target lacks.
+    pub(super) fn finds_by_time(&self, target: usize) -> bool {
+        self.keeper.is_on() && self.keeper.watermark(target).is_some()
     }
 
     /// See [`Keeper::is_after_stop`].

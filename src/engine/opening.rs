@@ -21,6 +21,7 @@ use super::intake::Intake;
 use super::listening::Listeners;
 use super::record::Record;
 use super::rescans::Rescans;
+use super::unsent::Unsent;
 use super::verifying::Verifying;
 use super::walks::Searches;
 use super::watching::Watching;
@@ -37,6 +38,7 @@ use crate::state::StateError;
 use crate::state::filled::FilledFile;
 use crate::state::pauses::PauseFile;
 use crate::state::runs::Runs;
+use crate::state::written::WrittenFile;
 use crate::sync::probe::RsyncFacts;
 use crate::sys::event::EventFd;
 use crate::sys::reactor::{Interest, Reactor};
@@ -293,7 +295,7 @@ impl Saved {
     ) -> Result<Saved, StartError> {
         let record = mirror.fail_log.as_deref().map(|path| Record::new(FailLog::open(path), mirror.targets.len()));
         if !setup.keep {
-            return Ok(Saved { history: None, pauses: None, filled: None, record });
+            return Ok(Saved { history: None, pauses: None, filled: None, unsent: None, record });
         }
         let dir = setup.state_dir.as_path();
         let history = History::open(dir, mirror, root, watching, targets, begin)?;
@@ -305,6 +307,7 @@ impl Saved {
             history: Some(history),
             pauses: Some(PauseFile::new(dir, &mirror.name, root.path())),
             filled: Some((FilledFile::new(dir, &mirror.name, root.path()), BTreeSet::new())),
+            unsent: Some(Unsent::new(WrittenFile::new(dir, &mirror.name, root.path()))),
             record,
         })
     }

@@ -208,7 +208,7 @@ impl Keeper {
         &mut self.dirs
     }
 
-    #[cfg(test)]
+    /// The target's watermark; `None` where the next start compares it whole.
     pub(crate) fn watermark(&self, target: usize) -> Option<Wall> {
         self.watermarks.get(target).and_then(Watermark::get)
     }

@@ -27,6 +27,9 @@
 //! record can never come back after the daemon ran again. Now and then the file is written anew and
 //! put in place in one step.
 //!
+//! Beside it a file names what was written, waits to be sent, and would not be found by its change
+//! time ([`written`]).
+//!
 //! # What it gives up
 //! - Changes that raise no event and are older than the watermark (see [`crate::sys::fanotify`]);
 //!   among them writes to a file that was open, or mapped, at the stop and was closed, without a
@@ -51,6 +54,7 @@ pub(crate) mod note;
 pub(crate) mod pauses;
 mod record;
 pub(crate) mod runs;
+pub(crate) mod written;
 pub(crate) mod watermark;
 
 use std::io;

@@ -25,6 +25,22 @@ impl Target {
         files.filter_map(|e| path::parent(&e.path).map(RelPath::from_normal)).collect()
     }
 
+    /// Files that were written and are not known to be on the target, at most `most` of each place
+    /// in the ledger, in no useful order: with when they became dirty, as a time since the daemon's
+    /// start, where that is known.
+    pub(crate) fn written(&self, most: usize) -> Vec<(RelPath, Option<Duration>)> {
+        let flying = self.runs.batches().flat_map(|batch| &batch.entries);
+        let flying = flying.filter(|e| e.content && e.kind == Kind::Entry && !e.gone && !e.is_taken());
+        let mut found: Vec<_> = flying.take(most).map(|e| (e.path.clone(), Some(e.epoch()))).collect();
+        found.extend(self.ledger.written(most));
+        found.into_iter().map(|(path, since)| (path, since.map(Epoch::begins))).collect()
+    }
+
+    /// When the oldest change that is not confirmed was made.
+    pub(crate) fn waits_since(&self) -> Option<Duration> {
+        self.ledger.epochs().oldest().map(Epoch::begins)
+    }
+
     /// Whether the target may have lost what it had, or may yet overwrite it: it is not known what
     /// it holds.
     pub(crate) fn in_doubt(&self) -> bool {

@@ -71,13 +71,16 @@ pub(super) struct Parked<'l> {
     pub(super) path: &'l RelPath,
     pub(super) kind: Kind,
     gone: bool,
+    /// See [`Entry::content`].
+    content: bool,
     /// `None` where it is not counted.
     pub(super) since: Option<Epoch>,
 }
 
 impl<'l> Parked<'l> {
     fn of(place: Where, entry: &'l Entry) -> Parked<'l> {
-        Parked { place, path: &entry.path, kind: entry.kind, gone: entry.gone, since: Some(entry.epoch()) }
+        let Entry { path, kind, gone, content, .. } = entry;
+        Parked { place, path, kind: *kind, gone: *gone, content: *content, since: Some(entry.epoch()) }
     }
 
     /// It stands for what is below it, too.
@@ -169,7 +172,7 @@ impl Ledger {
     pub(super) fn parked(&self) -> impl Iterator<Item = Parked<'_>> {
         let unanswered = self.unanswered.iter().flat_map(|u| &u.carried).map(|(path, kind)| {
             // A deletion among it may have stood for a directory.
-            Parked { place: Where::Unanswered, path, kind: *kind, gone: true, since: None }
+            Parked { place: Where::Unanswered, path, kind: *kind, gone: true, content: true, since: None }
         });
         let failures = self.retries.failures().filter(|f| !f.entry.is_taken()).map(|f| (Where::Failed, &f.entry));
         let withheld = self.withheld.iter().flat_map(guarded::Withheld::entries).map(|e| (Where::Withheld, e));
@@ -211,6 +214,15 @@ impl Ledger {
             places.whole |= if p.is_whole() { p.place.bit() } else { 0 };
         }
         Index { ledger: self, parked }
+    }
+
+    /// Files that were written and are not confirmed, at most `most` of each place, with when they
+    /// became dirty, where that is known. What flies is not among them.
+    pub(super) fn written(&self, most: usize) -> Vec<(RelPath, Option<Epoch>)> {
+        let parked = self.parked().filter(|p| p.content && p.kind == Kind::Entry && !(p.gone && p.since.is_some()));
+        let mut found: Vec<_> = parked.take(most).map(|p| (p.path.clone(), p.since)).collect();
+        found.extend(self.set.written(most));
+        found
     }
 
     /// Ages of everything that is counted.

@@ -56,6 +56,11 @@ impl Twins {
         }
     }
 
+    /// Files among them that are there.
+    pub(super) fn written(&self) -> impl Iterator<Item = &RelPath> {
+        self.paths.iter().filter(|(_, seen)| rank(**seen) == 1).map(|(path, _)| path)
+    }
+
     /// Takes out what lies below `top`.
     pub(super) fn below(&mut self, top: &[u8]) -> Vec<(RelPath, Seen)> {
         let found: Vec<RelPath> = self.paths.keys().filter(|p| path::is_at_or_below(p, top)).cloned().collect();

@@ -144,6 +144,7 @@ impl Engine {
     /// The end: no run goes on, and what this run leaves behind is saved.
     pub(in crate::engine) fn leave(&mut self) {
         // Before the runs are ended: what they carry is not on the targets.
+        let mut unsent = self.unsent_at_end();
         let mut cut = !self.tidied_up();
         for at in 0..self.targets.len() {
             self.with_target(at, |target, cx: &mut Context<'_>| cut |= target.end_runs(cx));
@@ -157,6 +158,9 @@ impl Engine {
             && self.saved.history.as_ref().is_some_and(|h| h.keeper.is_unsettled())
             && Instant::now() < until
         {}
+        // Those that the last events were about, too.
+        unsent.append(&mut self.unsent_at_end());
+        self.save_unsent(unsent);
         let in_sync = self.targets.iter().all(Target::in_sync) && !self.knows_of_more();
         let Some(mut history) = self.saved.history.take() else { return };
         if let Some(walk) = &history.walk {
