@@ -232,7 +232,7 @@ fn array<const N: usize>(data: &[u8]) -> [u8; N] {
     array
 }
 
-/// What somebody without the key sends: never a request, whatever it says.
+/// What a sender without the key sends: never a request, whatever it says.
 fn wire_request(data: &[u8]) {
     let (nonce, server) = (Id::new().expect("a number can be had"), Id::new().expect("a number can be had"));
     let frame = array(data);
@@ -289,7 +289,7 @@ fn reply_seeds() -> Vec<Vec<u8>> {
     replies.chain(asks.map(|text| text.as_bytes().to_vec())).collect()
 }
 
-/// What a front process that somebody has taken over says to the daemon.
+/// What a front process that an attacker has taken over says to the daemon.
 fn front(data: &[u8]) {
     let packet = array(data);
     if let Some(news) = News::decode(&packet) {

@@ -37,7 +37,7 @@ fn rewrite(src: &Dir) {
 fn together(m: &Mirror, act: impl FnOnce()) {
     m.daemon.does(&["pause"]);
     act();
-    // It says that nothing is sent, after every event was heard.
+    // It says that nothing is sent, after every event was read.
     m.daemon.client(&["flush", "--timeout", "60s"], WAIT);
     m.daemon.does(&["resume"]);
 }
@@ -108,9 +108,9 @@ pub fn cases() -> Vec<Case> {
             }
             Ok(())
         }),
-        case("hooks_are_told_of_paths_from_the_top", &[Fs::Tmpfs], |fs| {
+        case("hooks_get_paths_from_the_top", &[Fs::Tmpfs], |fs| {
             let work = tempfile::tempdir().expect("a directory can be made");
-            let shown = work.path().join("told");
+            let shown = work.path().join("hook-log");
             let hook = |kind: &str| {
                 let form = "kind = 'command'\nshell = true\ninput = 'stdin'\nprefix = \"tr '\\\\0' '\\\\n' | sed";
                 format!("name = '{kind}'\nkinds = ['{kind}']\n{form} 's/^/{kind} /'\"\nsuffix = '>> {}'", shown.display())

@@ -35,7 +35,7 @@ pub fn cases() -> Vec<Case> {
                 }
             }
             (0..10).for_each(|d| m.src.remove(format!("old{d}")));
-            // It cannot be done, but every event has been heard after it.
+            // It cannot be done, but every event has been read after it.
             assert!(m.daemon.try_flush(Duration::from_secs(3)).is_err(), "flushed to a dead target");
             let status = m.daemon.target_status("t1");
             assert!(seen.max(status.pending) <= MOST, "{seen} and {} paths pending, with a bound of {MOST}", status.pending);

@@ -225,7 +225,7 @@ fn status_for_monitoring(fs: Fs) -> Run<()> {
     let json = poll_until(WAIT, trouble).expect("the same as JSON");
     assert_eq!(json["format"], 1);
     assert_eq!(json["mirrors"][0]["targets"][0]["in_sync"], false);
-    assert_eq!(m.daemon.client(&["status"], WAIT).code, 0, "without --exit-code it is only told");
+    assert_eq!(m.daemon.client(&["status"], WAIT).code, 0, "without --exit-code it is only reported");
     let other = m.daemon.client(&["status", "--mirror", "other"], WAIT);
     assert!(other.code == 64 && other.stderr.contains("there are: mirror"), "{}: {}", other.code, other.stderr);
     Ok(())

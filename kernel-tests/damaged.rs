@@ -74,7 +74,7 @@ pub fn cases() -> Vec<Case> {
             rest_is_equal(&m, &["stray"]);
             m.daemon.flush(None);
             assert!(m.dst().has("others") && m.dst().has("u/m/below"));
-            // Its server dies: nobody can look at it any more.
+            // Its server dies: no process can read it any more.
             server.kill();
             m.dst().mkdirs("stray");
             m.daemon.reconcile();

@@ -51,7 +51,7 @@ pub fn cases() -> Vec<Case> {
             assert!(!m.dst().has("his-dir/f") && !m.dst().has("his2"));
             Ok(())
         }),
-        case("a_shared_top_with_nothing_left_stops_nobody", &[Fs::Tmpfs], |fs| {
+        case("a_shared_top_with_nothing_left_stops_no_others", &[Fs::Tmpfs], |fs| {
             let m = shared(fs);
             at_once(&m, || {
                 remove_his(&m);

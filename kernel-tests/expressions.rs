@@ -91,7 +91,7 @@ pub fn cases() -> Vec<Case> {
             Ok(())
         }),
         case("a_receiver_that_cannot_delete_by_name", &[Fs::Tmpfs], |fs| {
-            // Include patterns take the same road.
+            // Include patterns are read in the same way.
             let m = setup(fs).key("include", vec![toml::Value::from("keep.svn")]).start()?;
             fill(&m.src, "");
             m.src.write("keep.svn", b"included after all");

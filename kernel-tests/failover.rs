@@ -45,8 +45,9 @@ fn plain() -> Vec<Case> {
             let f = web.status();
             assert!(f["last_switch_seconds"].as_f64().is_some_and(|s| s < 2.0), "{f}");
             assert_eq!(web.below(), ["fansync-placeholder"], "what is below the mount");
-            let shown = poll_until(WAIT, || fs::read_to_string(c.work.path().join("told")).ok().filter(|t| t.contains("switch")));
-            assert!(shown.is_some_and(|t| t.contains("switch web backup")), "the hook was not told");
+            let shown =
+                poll_until(WAIT, || fs::read_to_string(c.work.path().join("hook-log")).ok().filter(|t| t.contains("switch")));
+            assert!(shown.is_some_and(|t| t.contains("switch web backup")), "the hook was not called");
             Ok(())
         }),
         case("a_returning_primary_is_a_follower", T, |_| {
@@ -86,7 +87,7 @@ fn plain() -> Vec<Case> {
         case("two_clients_that_disagree_end_on_one_server", T, |_| {
             let c = Cluster::new();
             let near = c.web("near", "");
-            // One that cannot reach the primary: nobody listens on the port that it asks.
+            // One that cannot reach the primary: no server listens on the port that it asks.
             let far = c.web_with("far", "", &format!("port = {}", crate::fixture::rsyncd::free_port()));
             near.on("backup");
             far.on("backup");
@@ -146,7 +147,7 @@ fn plain() -> Vec<Case> {
             assert!(poll_until(WAIT, down).is_some(), "the primary does not step down");
             Ok(())
         }),
-        case("a_damaged_mark_promotes_nobody", T, |_| {
+        case("a_damaged_mark_promotes_no_server", T, |_| {
             let mut c = Cluster::new();
             let web = c.web("web", "");
             web.on("primary");
@@ -155,7 +156,7 @@ fn plain() -> Vec<Case> {
             assert!(c.servers[1].trouble("damaged"));
             assert!(poll_until(WAIT, || (!web.alive(0)).then_some(())).is_some());
             web.rounds(3);
-            assert_eq!(web.on_now(), "primary", "moved to a server whose epoch nobody knows");
+            assert_eq!(web.on_now(), "primary", "moved to a server whose epoch is not known");
             c.servers[1].set(1, Role::Follower);
             web.on("backup");
             Ok(())
@@ -197,7 +198,7 @@ fn plain() -> Vec<Case> {
             let f = web.status();
             assert!(f["last_switch_seconds"].as_f64().is_some_and(|s| s < 2.0), "{f}");
             let named = f["stuck"].as_array().is_some_and(|all| all.iter().any(|s| s["pid"] == stuck.id() && s["name"] == "cat"));
-            assert!(named, "the blocked process is not told: {f}");
+            assert!(named, "the blocked process is not named: {f}");
             fs::write(web.mount.join("new"), b"y").expect("the new mount can be written");
             drop(fuse);
             assert!(stuck.wait().is_ok());
@@ -264,7 +265,7 @@ fn plain() -> Vec<Case> {
             assert!(lost.is_empty(), "{} of {written} lost: {lost:?}", lost.len());
             Ok(())
         }),
-        case("a_server_that_is_told_to_step_down_pushes_first", T, |_| {
+        case("a_server_that_is_ordered_to_step_down_pushes_first", T, |_| {
             // Changes wait, so that there are some.
             let c = Cluster::mirrored(|m| drop(m.batch.insert("settle".into(), "300ms".into())));
             let web = c.web("web", "failback = \"manual\"");

@@ -203,13 +203,13 @@ fn overflow(setup: Setup, backend: &str) -> Run<()> {
     for n in 0..limit + 1_000 {
         m.src.write(format!("d/{n}"), b"");
     }
-    m.src.mkdirs("unheard of/deep");
-    m.src.write("unheard of/deep/file", b"its event was dropped");
+    m.src.mkdirs("not seen/deep");
+    m.src.write("not seen/deep/file", b"its event was dropped");
     m.daemon.thaw();
     m.check();
     let lost = &m.daemon.status().mirrors[0].lost;
     assert!(lost.get("queue_overflow").is_some_and(|&n| n > 0), "the queue did overflow, and the status says {lost:?}");
-    m.src.write("unheard of/deep/file", b"heard of again");
+    m.src.write("not seen/deep/file", b"seen again");
     m.check();
     Ok(())
 }

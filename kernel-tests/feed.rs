@@ -625,7 +625,7 @@ fn cases_of_followers() -> Vec<Case> {
             w.followers.pop();
             w.churn(CHURN);
             w.check();
-            assert_eq!(comparisons(&w.followers[0].daemon), 0, "nobody else published");
+            assert_eq!(comparisons(&w.followers[0].daemon), 0, "no other publisher");
             Ok(())
         }),
     ]

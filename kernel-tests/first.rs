@@ -1,4 +1,4 @@
-//! A target that no run of the mirror has filled: what only it has is not deleted before somebody
+//! A target that no run of the mirror has filled: what only it has is not deleted before an administrator
 //! says so.
 
 use nix::sys::signal::{Signal, kill};
@@ -126,7 +126,7 @@ fn ten(src: &Dir) {
     (0..10).for_each(|n| src.write(format!("f{n}"), b"x"));
 }
 
-/// What somebody has at home: 150 entries.
+/// A home directory: 150 entries.
 fn home(dst: &Dir) {
     dst.mkdirs("user");
     (1..150).for_each(|n| dst.write(format!("user/{n}"), b"precious"));

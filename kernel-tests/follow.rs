@@ -26,7 +26,7 @@ fn runs(m: &Mirror) -> u64 {
     m.daemon.target_status("t1").runs
 }
 
-/// Both ways to hear of writes.
+/// Both backends that report writes.
 fn both(name: &'static str, on: &'static [Fs], run: fn(&Mirror)) -> [Case; 2] {
     let names: [&'static str; 2] = [name, Box::leak(format!("inotify_{name}").into_boxed_str())];
     [(names[0], "fanotify"), (names[1], "inotify")].map(|(name, watch)| {
@@ -188,8 +188,8 @@ pub fn cases() -> Vec<Case> {
             m.src.write("log", b"");
             m.check();
             let mut log = m.src.open("log");
-            writeln!(log, "unheard").expect("a line can be written");
-            m.src.write("other", b"heard");
+            writeln!(log, "unreported").expect("a line can be written");
+            m.src.write("other", b"reported");
             m.daemon.flush(None);
             assert_eq!(m.dst().read("log").as_deref(), Some(&b""[..]), "an open file was sent");
             drop(log);

@@ -24,7 +24,7 @@ pub fn cases() -> Vec<Case> {
 
 /// Waits until a hook has nothing left to tell.
 #[track_caller]
-fn told_all(m: &Mirror, hook: &str) {
+fn delivered_all(m: &Mirror, hook: &str) {
     m.daemon.flush(None);
     let idle = || {
         let h = m.daemon.hook_status(hook);

@@ -59,7 +59,7 @@ pub fn cases() -> Vec<Case> {
             m.check();
             Ok(())
         }),
-        case("leased_files_hold_up_nobody", &[Fs::Ext4, Fs::Btrfs], |fs| {
+        case("leased_files_hold_up_no_others", &[Fs::Ext4, Fs::Btrfs], |fs| {
             let m = Setup::new(fs).start()?;
             m.src.mkdir("u");
             m.src.mkdir("others");
@@ -68,7 +68,7 @@ pub fn cases() -> Vec<Case> {
             // Each of them waits 45 s for a process that opens it.
             let hold = |n| {
                 let file = File::open(m.src.at(format!("u/f{n}"))).expect("it is there");
-                hold_write_lease(file.as_fd()).expect("nobody else has it open");
+                hold_write_lease(file.as_fd()).expect("no other process has it open");
                 m.src.set_mtime(format!("u/f{n}"), n as i64, 0);
                 m.src.chmod(format!("u/f{n}"), 0o640);
                 file
@@ -152,7 +152,7 @@ pub fn cases() -> Vec<Case> {
             m.check();
             Ok(())
         }),
-        case("a_flood_of_each_kind_holds_up_nobody", &[Fs::Ext4], |fs| {
+        case("a_flood_of_each_kind_holds_up_no_others", &[Fs::Ext4], |fs| {
             let m = Setup::new(fs).large().carrying(&["sparse"]).targets(&[To::Module, To::Module]).module("exclude = *.bad");
             let mut m = m.start()?;
             // The second target has a server of its own.
@@ -219,7 +219,7 @@ pub fn cases() -> Vec<Case> {
             assert!(rss <= before + (48 << 20) + flood() as u64 * 1024, "memory {} -> {} MiB", before >> 20, rss >> 20);
             Ok(())
         }),
-        case("a_file_of_very_many_names_holds_up_nobody", &[Fs::Ext4], |fs| {
+        case("a_file_of_very_many_names_holds_up_no_others", &[Fs::Ext4], |fs| {
             let m = Setup::new(fs).carrying(&["hard_links"]).start()?;
             m.src.mkdir("u");
             m.src.mkdir("others");

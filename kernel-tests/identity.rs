@@ -328,7 +328,7 @@ fn others() -> Vec<Case> {
             m.src.write("with", b"content");
             xattr::set(m.src.at("with"), "user.x", b"1").expect("user attributes can be set");
             m.daemon.flush(Some("t2"));
-            // The one path is told, with rsync's words, and holds up nothing.
+            // The one path is shown, with rsync's words, and holds up nothing.
             let failed = poll_until(WAIT, || {
                 let failures = m.daemon.target_status("t1").failures;
                 failures.iter().any(|f| f.path == "with" && f.reason.contains("not supported")).then_some(())

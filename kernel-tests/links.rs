@@ -697,7 +697,7 @@ pub fn cases() -> Vec<Case> {
                 m.src.mkdir("storm");
                 (0..2500).for_each(|n| m.src.link("alone", format!("storm/{n}")));
                 // Another user's file does not wait for an answer about these.
-                m.src.write("other", b"of somebody else");
+                m.src.write("other", b"of another program");
                 m.daemon.flush(None);
                 m.src.append("storm/7", b", written once it had many names");
                 m.src.append("d/b", b", of three names");
@@ -727,7 +727,7 @@ pub fn cases() -> Vec<Case> {
             assert_eq!(walks(&m), before, "sought again, though nothing came in");
             m.src.link("alone", "d/inside");
             m.check();
-            m.src.append("alone", b", told by its own event");
+            m.src.append("alone", b", reported by its own event");
             m.check();
             Ok(())
         }),

@@ -62,7 +62,7 @@ pub fn cases() -> Vec<Case> {
             let shown = explain(&m, "link/deep/gone", 0);
             let want = format!("left out by exclude \"/cache/\" {}, for cache above it", place("\"/cache/\""));
             assert!(shown.starts_with("cache/deep/gone in mirror mirror of ") && shown.contains(&want), "{shown}");
-            // Relative to where somebody stands.
+            // Relative to the working directory.
             let socket = m.scratch("status.sock");
             let mut relative = Command::new(binary());
             relative.args(["explain", "../src/x.tmp", "--socket"]).arg(&socket).current_dir(m.src.at("cache/.."));
@@ -117,7 +117,7 @@ pub fn cases() -> Vec<Case> {
             m.src.rename("own", "other");
             assert!(listener.line_with(" moved_from ").ends_with(" own\n"));
             let all = listener.end();
-            assert!(!all.contains("x.tmp"), "what is left out is told:\n{all}");
+            assert!(!all.contains("x.tmp"), "what is left out is reported:\n{all}");
             let count = m.daemon.client(&["events", "--count", "0", "--json"], WAIT);
             assert_eq!((count.code, count.stdout.as_str()), (0, ""));
             Ok(())
@@ -130,7 +130,7 @@ pub fn cases() -> Vec<Case> {
             let mut dead = Listener::start(&m, &[]);
             dead.receives(|| m.src.write("begin", b""));
             drop(dead);
-            // More than a queue and a socket hold; kept back, as this is about hearing of it.
+            // More than a queue and a socket hold; kept back, as this is about its report.
             m.daemon.does(&["pause"]);
             for n in 0..10_000 {
                 m.src.write(format!("{n:0200}"), b"");
@@ -172,7 +172,7 @@ impl Listener {
         kill(Pid::from_raw(self.child.id() as i32), signal).expect("it runs");
     }
 
-    /// Makes changes until one is heard: from there on it listens.
+    /// Makes changes until one is reported: from there on it is subscribed.
     fn receives(&mut self, change: impl Fn()) {
         use std::os::fd::AsFd;
         let Some(out) = self.ready_fd() else { panic!("no output") };
@@ -181,7 +181,7 @@ impl Listener {
             let mut fds = [nix::poll::PollFd::new(out.as_fd(), nix::poll::PollFlags::POLLIN)];
             nix::poll::poll(&mut fds, 20u8).is_ok_and(|n| n > 0).then_some(())
         });
-        assert!(received.is_some(), "nothing is heard");
+        assert!(received.is_some(), "nothing is reported");
     }
 
     fn ready_fd(&self) -> Option<std::fs::File> {
@@ -202,7 +202,7 @@ impl Listener {
         }
     }
 
-    /// Ends it; everything it told.
+    /// Ends it; everything it printed.
     fn end(mut self) -> String {
         self.child.kill().expect("it runs");
         let mut rest = String::new();

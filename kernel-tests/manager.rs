@@ -1,4 +1,4 @@
-//! What a service manager is told (sd_notify(3)), heard on a socket of the test's own.
+//! What a service manager receives (sd_notify(3)), on a socket of the test's own.
 
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;

@@ -17,7 +17,7 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// What `GET` of this path gives: the status line with headers, and the body. `None` while nobody
+/// What `GET` of this path gives: the status line with headers, and the body. `None` while no server
 /// listens.
 fn try_get(port: u16, path: &str) -> Option<(String, String)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
@@ -30,7 +30,7 @@ fn try_get(port: u16, path: &str) -> Option<(String, String)> {
 }
 
 fn get(port: u16, path: &str) -> String {
-    let (head, body) = try_get(port, path).expect("somebody listens");
+    let (head, body) = try_get(port, path).expect("the page is served");
     assert!(head.starts_with("HTTP/1.1 200 "), "{path}: {head}\n{body}");
     body
 }

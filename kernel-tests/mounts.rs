@@ -42,7 +42,7 @@ pub fn cases() -> Vec<Case> {
                     );
                     assert_eq!(target.dir.read("c/etc/hosts"), Some(format!("{round}").into_bytes()));
                 }
-                // fansync keeps none of them busy, and nobody waits for them.
+                // fansync keeps none of them busy, and no process waits for them.
                 for mount in mounts.iter().rev() {
                     mount.unmount();
                 }
@@ -74,7 +74,7 @@ pub fn cases() -> Vec<Case> {
             let says = |what: &str| assert!(shown.contains(what), "{what} is not in\n{shown}");
             says("  apart   scratch/a: ");
             says("    left out: what is mounted at scratch/a does not belong to the mirror");
-            m.src.write("taken/g", b"heard");
+            m.src.write("taken/g", b"reported");
             m.daemon.flush(None);
             assert_eq!(mirrored(&m), [0, 0, 0, 2]);
             let verified = m.daemon.client(&["verify"], WAIT);
@@ -147,7 +147,7 @@ pub fn cases() -> Vec<Case> {
             m.src.write("g", b"when it was there again");
             let begun = poll_until(WAIT, || m.daemon.try_status().filter(|s| s.mirrors[0].held.is_empty()));
             assert!(begun.is_some(), "the mirror does not begin\n{}", m.daemon.report());
-            m.src.write("h", b"heard");
+            m.src.write("h", b"reported");
             m.check();
             m.daemon.terminate();
             Ok(())
@@ -183,7 +183,7 @@ pub fn cases() -> Vec<Case> {
             let switched =
                 poll_until(WAIT, || (m.dst().read("index").as_deref() == Some(b"two") && !m.dst().has("only")).then_some(()));
             assert!(switched.is_some(), "the new release does not arrive\n{}", m.daemon.report());
-            above.write("releases/2/more", b"heard");
+            above.write("releases/2/more", b"reported");
             m.daemon.flush(None);
             assert!(m.dst().has("more"));
             // To one that is not there: held, and nothing is deleted.
@@ -262,11 +262,11 @@ pub fn cases() -> Vec<Case> {
                 let disk = m.src.root().parent().expect("it has one").join("disk");
                 std::mem::forget(Mount::bind(&disk, &m.src.at("n")));
                 m.check();
-                m.src.write("n/d/1", format!("heard, {round}"));
+                m.src.write("n/d/1", format!("reported, {round}"));
                 m.src.write("n/new", b"x");
                 m.check();
                 m.src.rename("n/d", "n/e");
-                m.src.write("n/e/2", format!("heard, {round}"));
+                m.src.write("n/e/2", format!("reported, {round}"));
                 m.check();
                 m.src.rename("n/e", "n/d");
                 m.check();
@@ -323,18 +323,18 @@ pub fn cases() -> Vec<Case> {
             mount(Some(&m.src.at("a")), &m.src.at("b"), None::<&str>, MsFlags::MS_MOVE, None::<&str>).expect("a move");
             m.check();
             assert!(m.dst().has("b/f") && !m.dst().has("a/f"));
-            m.src.write("b/h", b"heard where it is now");
+            m.src.write("b/h", b"reported where it is now");
             m.check();
             let over = Mount::tmpfs(&m.src.at("b"));
             m.src.write("b/over", b"y");
             m.check();
             assert!(!m.dst().has("b/f"));
-            m.src.write("b/over", b"heard");
+            m.src.write("b/over", b"reported");
             m.check();
             drop(over);
             m.check();
             assert!(m.dst().has("b/f"));
-            m.src.write("b/h", b"heard again");
+            m.src.write("b/h", b"reported again");
             m.check();
             Ok(())
         }),

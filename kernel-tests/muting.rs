@@ -1,4 +1,4 @@
-//! Busy directories that do not matter are muted in the kernel, and heard again when they do.
+//! Busy directories that do not matter are muted in the kernel, and reported again when they do.
 
 use crate::fixture::fs::{ALL, Fs, Mount};
 use crate::fixture::proc::poll_until;

@@ -296,7 +296,7 @@ pub fn cases() -> Vec<Case> {
             for to in [To::Local, To::Module, To::Ssh] {
                 let m = Setup::new(fs).targets(&[to]).target_key("args", vec!["--atimes".to_string()]).before(tree).start()?;
                 m.check();
-                // The copy's are set by rsync, and the source's by whoever reads it: no difference
+                // The copy's are set by rsync, and the source's by any reader: no difference
                 // that counts.
                 for n in 0..3 {
                     let file = std::fs::File::options().append(true).open(m.src.at("d/file")).expect("it is there");

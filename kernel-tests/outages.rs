@@ -59,7 +59,7 @@ fn status_until(m: &Mirror, what: &str, wanted: impl Fn(&TargetStatus) -> bool) 
 fn becomes(m: &Mirror, state: &str, words: &str) {
     let wanted = |t: &TargetStatus| t.state == state && t.reason.contains(words);
     let status = status_until(m, &format!("{state:?} with {words:?}"), wanted);
-    assert!(status.retry_seconds < 2.0, "the next try is not told, or far: {status:?}");
+    assert!(status.retry_seconds < 2.0, "the next try is not shown, or far: {status:?}");
 }
 
 /// Everything arrives in time, also what a flush does not wait for: failed paths, and what is
@@ -111,7 +111,7 @@ fn while_receiving(dst: &Dir, dir: &str) {
     assert!(poll_until(WAIT, temporary).is_some(), "nothing is received in {dir:?}");
 }
 
-/// Sets (`+i`) or takes away (`-i`) the flag that lets nobody change a file.
+/// Sets (`+i`) or takes away (`-i`) the flag that makes a file immutable.
 fn chattr(flag: &str, at: &Path) {
     must(Command::new("chattr").arg(flag).arg(at));
 }

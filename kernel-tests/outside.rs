@@ -194,7 +194,7 @@ pub fn cases() -> Vec<Case> {
             heat(&m, &m.out, "hot");
             // One that is muted gets a name of a file inside, by a link and by a rename.
             link_out(&m.src, "alone", "hot/alone");
-            m.out.append("hot/alone", b", written where the kernel was told to say nothing");
+            m.out.append("hot/alone", b", written where the kernel reports nothing");
             m.check();
             m.out.append("hot/alone", b", and again");
             m.check();

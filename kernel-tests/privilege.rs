@@ -67,9 +67,9 @@ fn holds(m: &Mirror, own: u64, children: u64) {
         }
         assert_eq!((bits(&status, "CapInh"), bits(&status, "CapAmb")), (0, 0));
     }
-    // Those that stand by, and what they have started.
+    // Standby processes, and what they have started.
     let waiting = poll_until(WAIT, || Some(below(&pid)).filter(|found| found.iter().any(|s| line(s, "Name") == "rsync")));
-    for status in waiting.expect("processes stand by").iter().filter(|s| !line(s, "State").starts_with('Z')) {
+    for status in waiting.expect("there are standby processes").iter().filter(|s| !line(s, "State").starts_with('Z')) {
         let what = format!("{} of {pid}", line(status, "Name"));
         for set in ["CapEff", "CapPrm", "CapBnd"] {
             let got = bits(status, set);

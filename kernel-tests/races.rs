@@ -1,4 +1,4 @@
-//! Names that change hands while somebody still holds the file, and directories that are something
+//! Names that change hands while a process still holds the file, and directories that are something
 //! else a moment later.
 
 use crate::fixture::fs::Fs;

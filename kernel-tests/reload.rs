@@ -34,7 +34,7 @@ pub fn cases() -> Vec<Case> {
                     assert!(reported.contains(&format!("fansync.toml:{line}:1:")), "no place in {reported:?}");
                 }
             }
-            assert_eq!(everyone(&m.daemon, &before), before, "processes that stood by were ended");
+            assert_eq!(everyone(&m.daemon, &before), before, "standby processes were ended");
             m.src.write("f", b"goes on");
             m.check();
             m.write_config();
@@ -198,7 +198,7 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// A change that is seen not to work only when it is tried: what happens on a ramfs cannot be told
+/// A change that is seen not to work only when it is tried: what happens on a ramfs is not reported
 /// by a mark, as it has no id.
 fn cannot_begin(fs: Fs) -> Run<()> {
     let work = work_dir();
@@ -260,14 +260,14 @@ fn cannot_begin(fs: Fs) -> Run<()> {
     Ok(())
 }
 
-/// The processes that stand by for every target.
+/// The standby processes of every target.
 fn waiting(daemon: &Daemon) -> BTreeSet<i32> {
     let standing = || {
         let standby: u64 = daemon.status().mirrors.iter().flat_map(|m| &m.targets).map(|t| t.standby).sum();
         let found: BTreeSet<i32> = descendants(daemon.pid()).iter().map(|pid| pid.as_raw()).collect();
         (standby >= 2 && found.len() as u64 == standby).then_some(found)
     };
-    poll_until(WAIT, standing).expect("processes stand by")
+    poll_until(WAIT, standing).expect("there are standby processes")
 }
 
 /// Those of `before` that live.

@@ -1,5 +1,5 @@
 //! Restarts: what changed while the daemon was down arrives, and little else is sent; and where
-//! that cannot be known, everything is compared and the reason is told.
+//! that cannot be known, everything is compared and the reason is reported.
 
 use crate::fixture::daemon::{Until, fansync, log_path};
 use crate::fixture::fs::{ALL, Fs, needs};

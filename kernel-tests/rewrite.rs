@@ -85,7 +85,7 @@ pub fn cases() -> Vec<Case> {
             assert!(!m.dst().has("half"), "an open file was sent before it was closed");
             half.write_all(&[2; 100_000]).expect("a file can be written");
             drop(half);
-            // Closing it is enough; nobody has to ask.
+            // Closing it is enough; no command is needed.
             let equal = || m.dst().read("half").is_some_and(|content| content.len() == 200_000).then_some(());
             assert!(poll_until(WAIT, equal).is_some(), "the file did not arrive after it was closed");
             m.check();

@@ -22,7 +22,7 @@ pub fn cases() -> Vec<Case> {
             assert!(status.state == "paused" && status.reason.contains("fansync resume"), "{status:?}");
             assert!(status.paused_unix > 1e9 && status.pending == 2 && status.standby == 0, "{status:?}");
             assert!(m.dst().has("before") && !m.dst().has("during"), "a paused target has changed");
-            assert_eq!(m.daemon.target_status("t2").state, "idle", "the other target was not told to pause");
+            assert_eq!(m.daemon.target_status("t2").state, "idle", "no command paused the other target");
             assert!(m.daemon.does(&["resume"]).contains("mirror/t1: resumed, 2 paths"));
             m.check();
             assert_eq!(m.daemon.target_status("t1").paused_unix, 0.0);
@@ -53,7 +53,7 @@ pub fn cases() -> Vec<Case> {
             assert!(shown.code == 1 && shown.stderr.contains("paused since"), "{}: {}", shown.code, shown.stderr);
             Ok(())
         }),
-        case("pause_outlives_the_daemon_and_is_told", &[Fs::Tmpfs], |fs| {
+        case("pause_outlives_the_daemon_and_is_reported", &[Fs::Tmpfs], |fs| {
             let mut m = Setup::new(fs).targets(&[To::Module, To::Local]).start()?;
             m.src.write("f", b"1");
             m.check();

@@ -164,7 +164,7 @@ pub fn cases() -> Vec<Case> {
             m.src.write("d/file", b"changed while the target is away");
             m.src.remove("d/sub");
             m.daemon.terminate();
-            m.src.write("new", b"written while nobody looks");
+            m.src.write("new", b"written while nothing watches");
             rsyncd(&mut m).restart();
             m.restart(Until::Watching);
             m.check();

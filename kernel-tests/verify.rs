@@ -10,7 +10,7 @@ use crate::fixture::proc::{Ran, poll_until};
 use crate::fixture::tree::Dir;
 use crate::fixture::{Case, Mirror, Setup, To, WAIT, case};
 
-/// A name that nobody should have.
+/// A name that no file should have.
 const HOSTILE: &[u8] = b"new\nline \xff -> #x";
 
 pub fn cases() -> Vec<Case> {
@@ -74,7 +74,7 @@ pub fn cases() -> Vec<Case> {
             let ran = verify(&m, &["--repair", "--checksum"]);
             assert!(ran.code == 0 && ran.stdout.contains("put right"), "{}{}", ran.stdout, ran.stderr);
             m.compare(crate::fixture::tree::Times::All, &|_| false);
-            let status = m.daemon.status().mirrors.remove(0).targets.remove(0).verify.expect("it was told");
+            let status = m.daemon.status().mirrors.remove(0).targets.remove(0).verify.expect("it is in the status");
             assert!(status.differing > 0 && status.repaired == status.differing && !status.running, "{status:?}");
             Ok(())
         }),
@@ -248,7 +248,7 @@ pub fn cases() -> Vec<Case> {
             let m = Setup::new(fs).key("verify_every", "1s").start()?;
             fill(&m.src);
             m.check();
-            m.dst().write("mode", b"written by somebody else");
+            m.dst().write("mode", b"written by another program");
             m.dst().write("extra", b"");
             let shown = poll_until(WAIT, || m.daemon.target_status("t1").verify.filter(|v| v.differing > 0));
             let shown = shown.unwrap_or_else(|| panic!("nothing is found\n{}", m.daemon.report()));
@@ -261,7 +261,7 @@ pub fn cases() -> Vec<Case> {
             assert!(m.daemon.does(&["status"]).contains(": equal; "), "{}", m.daemon.does(&["status"]));
             Ok(())
         }),
-        case("in_the_background_and_told_only", &[Fs::Tmpfs], |fs| {
+        case("in_the_background_and_reported_only", &[Fs::Tmpfs], |fs| {
             let m = Setup::new(fs)
                 .targets(&[To::Local])
                 .key("verify_every", "300ms")

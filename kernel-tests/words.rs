@@ -138,7 +138,7 @@ pub fn cases() -> Vec<Case> {
             chattr("-i", m.dst().at("d/e"));
             for f in status.failures.iter().filter(|f| f.path != "d/e") {
                 let name = f.path.rsplit('/').next().unwrap_or_default();
-                assert!(f.reason.contains(name), "{} is told with the words about another path: {}", f.path, f.reason);
+                assert!(f.reason.contains(name), "{} is shown with the words about another path: {}", f.path, f.reason);
             }
             m.daemon.does(&["retry"]);
             m.check();

@@ -211,7 +211,7 @@ impl Ground {
         fs::File::options().write(true).open(&file)?.set_modified(UNIX_EPOCH + WRITTEN)
     }
 
-    /// A file of a user that is nobody's, with a set-ID bit, where there is no program. Whether
+    /// A file of a user without an entry, with a set-ID bit, where there is no program. Whether
     /// that can be had.
     fn fill_owned(&self) -> bool {
         let file = self.root.join(&self.name).join(OWNED);

@@ -453,7 +453,7 @@ pub struct Target {
     pub(crate) bad_runs: BTreeMap<String, u64>,
     /// Batches that left through a standby process.
     pub(crate) standby_hits: u64,
-    /// Processes standing by.
+    /// Standby processes.
     pub(crate) standby: u64,
     /// Files whose content was sent.
     pub(crate) files_sent: u64,

@@ -82,7 +82,7 @@ fn what_is_a_path_and_what_is_not() {
 fn the_list_of_scripts_is_complete() {
     let list = fs::read_to_string(top().join("scripts/README.md")).expect("it can be read");
     let listed: BTreeSet<String> = named(&list).into_iter().map(|(_, word)| word).filter(|w| top().join(w).is_file()).collect();
-    // Those of a package have their names from dpkg, and nobody calls them.
+    // Those of a package have their names from dpkg, and no script calls them.
     let commands = |path: &PathBuf| path.extension().is_none() && !path.starts_with("packaging/debian");
     for path in files("scripts").into_iter().chain(files("packaging")).filter(commands) {
         let mode = fs::metadata(top().join(&path)).expect("it was listed").permissions().mode();

@@ -21,7 +21,7 @@ use crate::fixture::{Case, Run, WAIT, case};
 pub fn cases() -> Vec<Case> {
     vec![
         case("a_host_in_the_way_without_the_key", &[Fs::Tmpfs], in_the_way),
-        case("silent_connections_keep_nobody_out", &[Fs::Tmpfs], silent),
+        case("silent_connections_keep_no_client_out", &[Fs::Tmpfs], silent),
     ]
 }
 
@@ -106,7 +106,7 @@ fn in_the_way(_: Fs) -> Run<()> {
     c.servers[0].forget();
     c.servers[1].set(2, Role::Primary);
     assert!(c.servers[1].is_exported("rw"));
-    // It comes back, and gets to hear what its peer said before that.
+    // It comes back, and receives what its peer sent before that.
     way.replay.store(true, Ordering::SeqCst);
     c.servers[0].live();
     assert!(poll_until(WAIT, || (way.replayed.load(Ordering::SeqCst) >= 3).then_some(())).is_some(), "it does not ask");

@@ -194,7 +194,7 @@ impl Cluster {
                 server.port
             )
         };
-        let shown = self.work.path().join("told");
+        let shown = self.work.path().join("hook-log");
         let text = format!(
             "[daemon]\nkey_file = {:?}\nsocket = {:?}\nrun_dir = {:?}\n[[failover]]\nname = {name:?}\nmount = {mount:?}\n{more}\n{}{}\
              [failover.probe]\nevery = \"200ms\"\ntimeout = \"1s\"\nback_after = \"1s\"\n[[failover.hook]]\n\

@@ -12,7 +12,7 @@ use nix::sys::stat::{Mode, SFlag, mknod};
 use super::*;
 use crate::fixture::{Run, Skip};
 
-/// FUSE's wire protocol, linux/fuse.h: the operations that a mount and a look at its root need.
+/// FUSE's wire protocol, linux/fuse.h: the operations that a mount and reading its root need.
 const GETATTR: u32 = 3;
 const STATFS: u32 = 17;
 const INIT: u32 = 26;

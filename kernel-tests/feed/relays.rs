@@ -88,7 +88,7 @@ impl Tiers {
                 return;
             }
         }
-        panic!("nobody pulls from relay {relay} any more");
+        panic!("no follower pulls from relay {relay} any more");
     }
 }
 
@@ -104,7 +104,7 @@ pub fn cases() -> Vec<Case> {
             }
             t.world.barrier("relays");
             for (relay, before) in before.into_iter().enumerate() {
-                assert!(t.pulls(relay) > before, "nobody pulls from relay {relay}");
+                assert!(t.pulls(relay) > before, "no follower pulls from relay {relay}");
             }
             for (n, leaf) in t.world.followers[2..].iter().enumerate() {
                 assert_eq!(leaf.daemon.target_status("upstream").url, t.place(n % 2), "{} prefers another", leaf.name);

@@ -51,7 +51,7 @@ pub fn cases() -> Vec<Case> {
             let mut w = World::new(fs, 1)?;
             fill(&w.src, "large");
             w.check();
-            // By another hand, under the same size and times.
+            // By another program, under the same size and times.
             let copy = w.followers[0].dir.at("large/deep/7");
             let times = copy.metadata().expect("it is there").modified().expect("it has a time");
             std::fs::write(&copy, vec![b'!'; LARGE / 32]).expect("it can be written");
@@ -99,7 +99,7 @@ pub fn cases() -> Vec<Case> {
             assert!(outside.has("to/large") && left() == 2, "nothing is taken from outside");
             // What has the new name is not moved aside, and goes as it ever did.
             copy.mkdir("taken");
-            copy.write("taken/x", b"by another hand");
+            copy.write("taken/x", b"by another program");
             w.src.rename("here/large", "taken");
             w.check();
             Ok(())

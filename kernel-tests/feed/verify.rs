@@ -138,7 +138,7 @@ pub fn cases() -> Vec<Case> {
             w.daemon.does(&["resume"]);
             w.check();
             // Changing all the time, beside what differs for good.
-            w.followers[0].dir.write("spoilt", b"by another hand");
+            w.followers[0].dir.write("spoilt", b"by another program");
             let ends = Arc::new(AtomicBool::new(false));
             let (src, stop) = (w.src.clone(), Arc::clone(&ends));
             let (reports, changes) = std::thread::scope(|scope| {
@@ -250,7 +250,7 @@ pub fn cases() -> Vec<Case> {
             assert_eq!(w.followers[0].dir.read("later"), None);
             let (code, found, differences) = report(&w.followers[1], &[]);
             assert_eq!((code, differences.len()), (0, 0), "{found}");
-            w.followers[1].dir.write("kept/1", b"by another hand");
+            w.followers[1].dir.write("kept/1", b"by another program");
             let (code, found, differences) = report(&w.followers[1], &[]);
             assert_eq!((code, differences), (1, vec!["kept/1: size, times".to_owned()]), "{found}");
             w.followers[0].daemon.thaw();

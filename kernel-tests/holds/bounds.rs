@@ -82,7 +82,7 @@ pub fn cases() -> Vec<Case> {
             m.check();
             at_once(&m, || (0..12).for_each(|n| m.src.rename_to(format!("d{n}"), &m.out, format!("d{n}"))));
             status(&m, |t| t.held_deletes > 10);
-            // Six entries are left to delete, and nobody asks.
+            // Six entries are left to delete, and no command came.
             (0..9).for_each(|n| m.out.rename_to(format!("d{n}"), &m.src, format!("d{n}")));
             status(&m, |t| t.state == "idle" && t.held_deletes == 0);
             m.check();

@@ -122,7 +122,7 @@ pub fn cases() -> Vec<Case> {
             let late = Mount::bind(disk.root(), &at);
             let followed = poll_until(WAIT, || daemon.try_status().filter(|s| s.mirrors[0].held.is_empty()));
             assert!(followed.is_some(), "the disk is there and not taken\n{}", daemon.report());
-            disk.write("d1/new", b"heard of");
+            disk.write("d1/new", b"seen");
             daemon.flush(None);
             let found = differences(disk.root(), target.root(), Times::All, &|_| false);
             assert!(found.is_empty(), "{found}");

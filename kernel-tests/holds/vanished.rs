@@ -29,7 +29,7 @@ pub fn cases() -> Vec<Case> {
             accept(&m);
             m.check();
             assert!(!m.dst().has("d0"), "what the accepted source lacks is still on the target");
-            // Events of the new source are heard.
+            // Events of the new source arrive.
             m.src.mkdir("d");
             m.src.write("d/f", b"after it was accepted");
             m.check();
@@ -100,7 +100,7 @@ pub fn cases() -> Vec<Case> {
                 let daemon = Daemon::run(work.path(), &Config::new(work.path(), vec![mirror]), Until::Watching);
                 daemon.flush(None);
                 for round in 0..3 {
-                    // A file that events would have told of, had the target not lost it: only a
+                    // A file that events would have reported, had the target not lost it: only a
                     // comparison finds it.
                     assert!(target.has(format!("d{round}/f")), "{initial}, round {round}\n{}", daemon.report());
                     target.remove(format!("d{round}/f"));
@@ -247,11 +247,11 @@ pub fn cases() -> Vec<Case> {
             let m = Setup::new(fs).rsync(rsync).target_key("standby", 1).before(small_tree).start()?;
             m.check();
             std::fs::write(&gate, b"").expect("a gate can be made");
-            m.src.write("d/file", b"takes the process that stands by, so that another is started");
+            m.src.write("d/file", b"takes the standby process, so that another is started");
             m.check();
             let late =
                 poll_until(WAIT, || std::fs::read_to_string(dir.path().join("waits")).ok().filter(|pid| pid.ends_with('\n')));
-            let late = late.expect("a process that is to stand by is started");
+            let late = late.expect("a standby process is started");
             let (parent, name) = (Dir::new(m.src.root().parent().expect("it has one")), "src");
             parent.rename(name, "elsewhere");
             parent.mkdir(name);
@@ -271,7 +271,7 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// Hands on to rsync; what stands by does so once the gate is away.
+/// Hands on to rsync; a standby process does so once the gate is away.
 const LATE: &str = r#"
 at=${0%/*}
 case " $* " in *" -n "* | *" -VV "* | *" --version "*) exec rsync "$@" ;; esac

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
-use super::{ANY, list, told_all};
+use super::{ANY, delivered_all, list};
 use crate::fixture::daemon::Until;
 use crate::fixture::proc::poll_until;
 use crate::fixture::{Case, Mirror, Run, Setup, To, WAIT, case};
@@ -44,15 +44,15 @@ pub fn cases() -> Vec<Case> {
             }
             m.check();
             for (hook, file) in [("direct", &direct), ("shell", &shell), ("stdin", &stdin)] {
-                told_all(&m, hook);
+                delivered_all(&m, hook);
                 let want = given.iter().map(|name| name.as_os_str().as_bytes().to_vec()).collect();
-                assert_eq!(list(file, m.src.root()), want, "what hook {hook} was told");
+                assert_eq!(list(file, m.src.root()), want, "what was delivered to hook {hook}");
                 assert_eq!(m.daemon.hook_status(hook).failed, 0, "hook {hook} failed");
             }
             assert!(!pwned.exists() && !Path::new("/pwned").exists(), "a file name was executed");
             Ok(())
         }),
-        case("command_hears_what_happened_to_each_path", ANY, |fs| {
+        case("command_gets_what_happened_to_each_path", ANY, |fs| {
             let work = tempfile::tempdir().expect("a directory can be made");
             let log = work.path().join("log");
             let line =
@@ -66,7 +66,7 @@ pub fn cases() -> Vec<Case> {
             m.src.write("d/e/f", b"1");
             m.src.write("g", b"2");
             m.check();
-            told_all(&m, "h");
+            delivered_all(&m, "h");
             let received = || {
                 let mut lines: Vec<String> = fs::read_to_string(&log).unwrap_or_default().lines().map(str::to_owned).collect();
                 lines.sort();
@@ -82,7 +82,7 @@ pub fn cases() -> Vec<Case> {
             m.src.rename("d", "moved");
             m.src.remove("g");
             m.check();
-            told_all(&m, "h");
+            delivered_all(&m, "h");
             let received = received();
             for want in [
                 line("deleted", "g"),
@@ -111,7 +111,7 @@ pub fn cases() -> Vec<Case> {
             m.src.rename("tree", "renamed");
             m.src.mkdir("made");
             m.check();
-            told_all(&m, "h");
+            delivered_all(&m, "h");
             let shown = fs::read_to_string(&log).unwrap_or_default();
             let has = |line: &str| shown.lines().any(|shown| shown == line);
             assert!(has("subtree renamed") && has("directory made") && !has("directory renamed"), "{shown}");
@@ -141,7 +141,7 @@ pub fn cases() -> Vec<Case> {
             let others = || list(&log, m.src.root()).contains(&b"other"[..]).then_some(());
             assert!(poll_until(WAIT, others).is_some(), "one that fails holds up another");
             fs::write(&good, b"").expect("a file can be made");
-            told_all(&m, "h");
+            delivered_all(&m, "h");
             assert!(list(&log, m.src.root()).contains(&b"bad"[..]), "it was not tried again");
             assert!(m.daemon.hook_status("h").failures.is_empty());
             Ok(())
@@ -155,7 +155,7 @@ pub fn cases() -> Vec<Case> {
                 .start()?;
             m.src.write("f", b"1");
             for hook in ["h", "ok", "whatever"] {
-                told_all(&m, hook);
+                delivered_all(&m, hook);
             }
             let h = m.daemon.hook_status("h");
             assert_eq!((h.failed, h.delivered, h.failures[0].path.as_str(), h.failures[0].tries), (1, 0, "f", 2));
@@ -177,7 +177,7 @@ pub fn cases() -> Vec<Case> {
                 .hook(&format!("name = 'h'\nkind = 'command'\nprefix = '{}'\ntries = 1\ntimeout = '300ms'", program.display()))
                 .start()?;
             m.src.write("f", b"1");
-            told_all(&m, "h");
+            delivered_all(&m, "h");
             let h = m.daemon.hook_status("h");
             assert_eq!(h.failed, 1);
             assert!(h.failures[0].reason.contains("ran for more than 300ms and was killed"), "{:?}", h.failures);
@@ -201,13 +201,13 @@ pub fn cases() -> Vec<Case> {
                 m.check();
             }
             let h = m.daemon.hook_status("h");
-            assert_eq!((h.delivered, h.pending + h.in_flight), (0, 30), "the hook has not been told yet");
+            assert_eq!((h.delivered, h.pending + h.in_flight), (0, 30), "nothing was delivered to the hook yet");
             fs::write(&go, b"").expect("a file can be made");
-            told_all(&m, "h");
+            delivered_all(&m, "h");
             assert_eq!(m.daemon.hook_status("h").delivered, 30);
             Ok(())
         }),
-        case("pending_at_a_stop_is_told_after_the_next_start", ANY, |fs| {
+        case("pending_at_a_stop_is_delivered_after_the_next_start", ANY, |fs| {
             let work = tempfile::tempdir().expect("a directory can be made");
             let (go, log) = (work.path().join("go"), work.path().join("log"));
             let program =
@@ -227,21 +227,21 @@ pub fn cases() -> Vec<Case> {
             m.daemon.terminate();
             fs::write(&go, b"").expect("a file can be made");
             m.restart(Until::Reconciled);
-            told_all(&m, "h");
+            delivered_all(&m, "h");
             assert_eq!(list(&log, m.src.root()), ["a\n\u{e9}".into(), b"gone".to_vec()].into());
-            m.rest("z", b"1"); // what was written just before a stop may be told again
-            told_all(&m, "h");
+            m.rest("z", b"1"); // what was written just before a stop may be delivered again
+            delivered_all(&m, "h");
             m.daemon.terminate();
             fs::remove_file(&log).expect("it is there");
             m.restart(Until::Reconciled);
-            told_all(&m, "h");
-            assert!(!log.exists(), "it was told twice");
+            delivered_all(&m, "h");
+            assert!(!log.exists(), "it was delivered twice");
             Ok(())
         }),
-        case("told_when_the_last_target_has_it", ANY, last_target),
-        case("deletions_held_on_one_target_are_not_told", ANY, held_on_one),
-        case("changes_beside_a_held_comparison_are_told", ANY, beside_a_held_comparison),
-        case("hook_alone_hears_events", ANY, |fs| {
+        case("delivered_when_the_last_target_has_it", ANY, last_target),
+        case("deletions_held_on_one_target_are_not_delivered", ANY, held_on_one),
+        case("changes_beside_a_held_comparison_are_delivered", ANY, beside_a_held_comparison),
+        case("hook_alone_gets_events", ANY, |fs| {
             let work = tempfile::tempdir().expect("a directory can be made");
             let log = work.path().join("log");
             let program = script(work.path(), &format!("echo $FANSYNC_KIND $FANSYNC_RELATIVE_PATH >> {}", log.display()));
@@ -265,26 +265,26 @@ pub fn cases() -> Vec<Case> {
             m.src.remove("f");
             m.src.rename("d", "e");
             received(&["deleted f", "deleted d", "subtree e"]);
-            assert!(!fs::read_to_string(&log).unwrap_or_default().contains("swp"), "what is excluded was told");
+            assert!(!fs::read_to_string(&log).unwrap_or_default().contains("swp"), "what is excluded was delivered");
             Ok(())
         }),
     ]
 }
 
-/// A hook that writes the paths it is told of into `log`, each ended by a NUL.
+/// A hook that writes the paths it gets into `log`, each ended by a NUL.
 fn lists(name: &str, log: &Path, kinds: &str, more: &str) -> String {
     let suffix = format!("suffix = '>> {}'", log.display());
     format!("name = '{name}'\nkind = 'command'\nshell = true\nprefix = \"printf '%s\\\\0'\"\n{suffix}\nkinds = {kinds}\n{more}")
 }
 
-/// Waits until a hook has been told of a path.
+/// Waits until a path was delivered to a hook.
 #[track_caller]
-fn told_of(m: &Mirror, log: &Path, path: &str) {
+fn delivered(m: &Mirror, log: &Path, path: &str) {
     let shown = || list(log, m.src.root()).contains(path.as_bytes()).then_some(());
-    assert!(poll_until(WAIT, shown).is_some(), "the hook was not told of {path}\n{}", m.daemon.report());
+    assert!(poll_until(WAIT, shown).is_some(), "{path} was not delivered\n{}", m.daemon.report());
 }
 
-/// Two targets, one of which holds deletions: these are told once they were let through, and others
+/// Two targets, one of which holds deletions: these are delivered once they were let through, and others
 /// meanwhile.
 fn held_on_one(fs: crate::fixture::fs::Fs) -> Run<()> {
     let work = tempfile::tempdir().expect("a directory can be made");
@@ -305,24 +305,24 @@ fn held_on_one(fs: crate::fixture::fs::Fs) -> Run<()> {
     m.src.rename_to("big", &m.out, "big");
     m.daemon.target_status_until("t1", "held", |t| t.state == "held" && t.held_deletes > 5);
     m.daemon.does(&["resume", "--target", "t2"]);
-    told_of(&m, &one, "big/7");
+    delivered(&m, &one, "big/7");
     m.daemon.flush(Some("t2"));
     assert!(m.targets[0].dir.has("big/7") && !m.targets[1].dir.has("big"));
-    // By now it would have been told of: this is told after it.
+    // By now it would have been delivered: this is delivered after it.
     m.src.remove("lone");
-    told_of(&m, &all, "lone");
-    assert_eq!(list(&all, m.src.root()), [b"lone".to_vec()].into(), "told before the last target had carried it out");
+    delivered(&m, &all, "lone");
+    assert_eq!(list(&all, m.src.root()), [b"lone".to_vec()].into(), "delivered before the last target had carried it out");
     assert!(m.daemon.hook_status("all").waiting > 5);
     m.daemon.does(&["resume", "--accept-deletes"]);
     m.check();
-    told_all(&m, "all");
+    delivered_all(&m, "all");
     let paths: BTreeSet<Vec<u8>> =
         (0..20).map(|n| format!("big/{n}").into()).chain([b"big".to_vec(), b"lone".to_vec()]).collect();
     assert_eq!(list(&all, m.src.root()), paths);
     Ok(())
 }
 
-/// Where a comparison of the whole tree is held for its deletions, what changes by itself is told
+/// Where a comparison of the whole tree is held for its deletions, what changes by itself is delivered
 /// as before.
 fn beside_a_held_comparison(fs: crate::fixture::fs::Fs) -> Run<()> {
     let work = tempfile::tempdir().expect("a directory can be made");
@@ -345,18 +345,18 @@ fn beside_a_held_comparison(fs: crate::fixture::fs::Fs) -> Run<()> {
         m.src.remove(gone);
         let other = &m.targets[usize::from(late == "t1")];
         assert!(poll_until(WAIT, || (other.dir.has(&new) && !other.dir.has(gone)).then_some(())).is_some());
-        assert!(!list(&all, m.src.root()).contains(new.as_bytes()), "told before the last target has it");
+        assert!(!list(&all, m.src.root()).contains(new.as_bytes()), "delivered before the last target has it");
         m.daemon.does(&["resume", "--target", late]);
-        told_of(&m, &all, &new);
-        told_of(&m, &all, gone);
+        delivered(&m, &all, &new);
+        delivered(&m, &all, gone);
     }
     m.daemon.does(&["resume", "--accept-deletes"]);
     m.check();
-    told_all(&m, "all");
+    delivered_all(&m, "all");
     Ok(())
 }
 
-/// Two targets, one of them away: only who asked for the other one is told.
+/// Two targets, one of them away: only a hook of the other one gets it.
 fn last_target(fs: crate::fixture::fs::Fs) -> Run<()> {
     let work = tempfile::tempdir().expect("a directory can be made");
     let (all, one) = (work.path().join("all"), work.path().join("one"));
@@ -368,17 +368,17 @@ fn last_target(fs: crate::fixture::fs::Fs) -> Run<()> {
         .start()?;
     m.src.write("both", b"1");
     m.check();
-    told_all(&m, "all");
+    delivered_all(&m, "all");
     m.rsyncd.as_mut().expect("a module has a daemon").stop();
     m.src.write("one", b"1");
     m.daemon.flush(Some("t2"));
     let received = || list(&one, m.src.root()).contains(&b"one"[..]).then_some(());
-    assert!(poll_until(WAIT, received).is_some(), "who asked for t2 was not told");
+    assert!(poll_until(WAIT, received).is_some(), "nothing was delivered to the hook of t2");
     assert_eq!(m.daemon.hook_status("all").waiting, 1);
-    assert_eq!(list(&all, m.src.root()), [b"both".to_vec()].into(), "told before the last target had it");
+    assert_eq!(list(&all, m.src.root()), [b"both".to_vec()].into(), "delivered before the last target had it");
     m.rsyncd.as_mut().expect("a module has a daemon").restart();
     m.check();
-    told_all(&m, "all");
+    delivered_all(&m, "all");
     assert_eq!(list(&all, m.src.root()), [b"both".to_vec(), b"one".to_vec()].into());
     Ok(())
 }

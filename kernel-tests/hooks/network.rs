@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::receiver::{Inbox, anywhere, free_address, header, keep, lines, listen, web};
-use super::{ANY, told_all};
+use super::{ANY, delivered_all};
 use crate::fixture::daemon::Until;
 use crate::fixture::proc::{bound_command, poll_until};
 use crate::fixture::tree::bytes;
@@ -30,7 +30,7 @@ pub fn cases() -> Vec<Case> {
             for name in &given {
                 m.src.write(name, b"x");
             }
-            told_all(&m, "h");
+            delivered_all(&m, "h");
             let got: BTreeSet<Vec<u8>> = inbox.wait(given.len()).into_iter().collect();
             assert_eq!(got, given.iter().map(|name| m.src.at(name).as_os_str().as_bytes().to_vec()).collect());
             Ok(())
@@ -48,7 +48,7 @@ pub fn cases() -> Vec<Case> {
                 m.src.write(name, b"x");
                 m.check();
             }
-            told_all(&m, "h");
+            delivered_all(&m, "h");
             let got = inbox.wait(given.len());
             assert_eq!(got.iter().map(|line| path_of(&parsed(line))).collect::<BTreeSet<_>>(), all_of(&given));
             let first = parsed(&got[0]);
@@ -59,7 +59,7 @@ pub fn cases() -> Vec<Case> {
             assert_eq!(connections.all().len(), 1, "a connection did not stay");
             Ok(())
         }),
-        case("unix_socket_that_acknowledges_is_told_again_until_it_does", ANY, |fs| {
+        case("unix_socket_that_acknowledges_gets_events_again_until_it_does", ANY, |fs| {
             let work = tempfile::tempdir().expect("a directory can be made");
             let path = work.path().join("sock");
             let inbox = Inbox::default();
@@ -77,7 +77,7 @@ pub fn cases() -> Vec<Case> {
             });
             let m = with(fs, &format!("kind = 'socket'\npath = '{}'\nacknowledge = true\nretry_min = '10ms'", path.display()))?;
             m.src.write("f", b"x");
-            told_all(&m, "h");
+            delivered_all(&m, "h");
             assert_eq!(parsed(&inbox.wait(1)[0])["path"], "f");
             assert_eq!(m.daemon.hook_status("h").delivered, 1);
             Ok(())
@@ -97,7 +97,7 @@ pub fn cases() -> Vec<Case> {
             assert!(h.reason.contains("refused") && h.delivered == 0, "{h:?}");
             let inbox = Inbox::default();
             listen(address, keep(&inbox));
-            told_all(&m, "h");
+            delivered_all(&m, "h");
             assert_eq!(inbox.wait(20).into_iter().collect::<BTreeSet<_>>().len(), 20);
             let h = m.daemon.hook_status("h");
             assert_eq!((h.state.as_str(), h.delivered, h.failed, h.dropped), ("idle", 20, 0, 0));
@@ -127,7 +127,7 @@ pub fn cases() -> Vec<Case> {
             assert_eq!((h.pending, h.in_flight, h.dropped), (100, 1, 200));
             let inbox = Inbox::default();
             listen(address, keep(&inbox));
-            told_all(&m, "h");
+            delivered_all(&m, "h");
             let got: BTreeSet<Vec<u8>> = inbox.wait(101).into_iter().collect();
             let last = m.src.at("f29-9");
             assert!(got.len() == 101 && got.contains(last.as_os_str().as_bytes()), "the oldest go, not the newest");
@@ -139,16 +139,16 @@ pub fn cases() -> Vec<Case> {
             let m = with(
                 fs,
                 &format!(
-                    "kind = 'http'\nurl = 'http://{address}/told?x=1'\nheaders = ['X-Site: a b']\nretry_min = '1ms'\nkinds = ['changed']"
+                    "kind = 'http'\nurl = 'http://{address}/changes?x=1'\nheaders = ['X-Site: a b']\nretry_min = '1ms'\nkinds = ['changed']"
                 ),
             )?;
             m.src.write(bytes(b"a\xff\n\"$(x)"), b"x");
             let begun = Instant::now();
-            told_all(&m, "h");
+            delivered_all(&m, "h");
             assert!(begun.elapsed() > Duration::from_millis(900), "it came again before it was asked to");
             let (heads, bodies) = (web.heads.wait(2), web.bodies.wait(2));
             let heads: Vec<String> = heads.into_iter().map(|head| String::from_utf8_lossy(&head).into_owned()).collect();
-            assert!(heads[0].starts_with("POST /told?x=1 HTTP/1.1\r\n"), "{}", heads[0]);
+            assert!(heads[0].starts_with("POST /changes?x=1 HTTP/1.1\r\n"), "{}", heads[0]);
             assert_eq!(header(&heads[0], "x-site").as_deref(), Some("a b"));
             assert_eq!(header(&heads[0], "content-type").as_deref(), Some("application/json"));
             let key = header(&heads[0], "idempotency-key");
@@ -161,7 +161,7 @@ pub fn cases() -> Vec<Case> {
             assert!(event["time"].is_f64() && event["batch"].is_string(), "{event}");
             // Another change has another key.
             m.src.write("f", b"x");
-            told_all(&m, "h");
+            delivered_all(&m, "h");
             let third = String::from_utf8_lossy(&web.heads.wait(3)[2]).into_owned();
             assert_ne!(header(&third, "idempotency-key"), key);
             Ok(())
@@ -170,14 +170,14 @@ pub fn cases() -> Vec<Case> {
             let (address, web) = web(|_| "422 No".into());
             let m = with(fs, &format!("kind = 'http'\nurl = 'http://{address}/'"))?;
             m.src.write("f", b"x");
-            told_all(&m, "h");
+            delivered_all(&m, "h");
             let h = m.daemon.hook_status("h");
             assert_eq!((h.failed, h.delivered, h.failures[0].path.as_str()), (1, 0, "f"));
             assert!(h.failures[0].reason.contains("422"), "{h:?}");
             assert_eq!(web.heads.all().len(), 1, "it was asked again");
             Ok(())
         }),
-        case("https_trusts_whom_ca_file_names_and_nobody_else", ANY, |fs| {
+        case("https_trusts_only_whom_ca_file_names", ANY, |fs| {
             let work = tempfile::tempdir().expect("a directory can be made");
             let tls = Tls::make(work.path())?;
             let (mut trusted, mut stranger) = (tls.serve("trusted"), tls.serve("stranger"));
@@ -201,7 +201,7 @@ pub fn cases() -> Vec<Case> {
             let open = poll_until(WAIT, || reason("good")).expect("a token that others can read is not used");
             assert!(open.contains("chmod 600"), "{open}");
             fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).expect("its mode can be set");
-            told_all(&m, "good");
+            delivered_all(&m, "good");
             let got = trusted.got();
             assert!(got.starts_with("POST /in HTTP/1.1\r\n") && got.contains("\"path\":\"f\""), "{got}");
             assert_eq!(header(&got, "authorization").as_deref(), Some("Bearer sesame"));
@@ -233,7 +233,7 @@ pub fn cases() -> Vec<Case> {
             m.src.write("d/a-1_2.txt", b"x");
             m.src.write(bytes(b"a b&urls=c\r\nX: y\xff"), b"x");
             m.src.write("denied.", b"x");
-            told_all(&m, "h");
+            delivered_all(&m, "h");
             let request = |what: &str, url: &str| {
                 let target = format!("/index.jsp?user=u%261&pswd=p%20w%3D%25hush&ok=ok&{what}=http://pic.example/s/{url}");
                 format!("HEAD {target} HTTP/1.0\r\nHost: r.cdn.example\r\n\r\n").into_bytes()
@@ -269,8 +269,8 @@ pub fn cases() -> Vec<Case> {
                 m.src.write(format!("site/jx3.example/images/a/{n} \u{e9}.txt"), b"x");
             }
             m.src.write("x y?.txt", b"x");
-            told_all(&m, "list");
-            told_all(&m, "one");
+            delivered_all(&m, "list");
+            delivered_all(&m, "one");
             let bodies: Vec<Value> = lists.bodies.all().iter().map(|body| parsed(body)).collect();
             let of = |body: &Value| {
                 body["files"]
@@ -302,15 +302,15 @@ pub fn cases() -> Vec<Case> {
             for n in 0..20 {
                 m.src.write(format!("d/e/{n}"), b"x");
             }
-            m.rest("z", b"1"); // what was written just before a stop may be told again
-            told_all(&m, "h");
+            m.rest("z", b"1"); // what was written just before a stop may be delivered again
+            delivered_all(&m, "h");
             let before = inbox.wait(21).len();
             m.daemon.terminate();
             m.src.write("d/e/new", b"1");
             m.src.write("d/e/7", b"other");
             m.src.remove("d/e/8");
             m.restart(Until::Reconciled);
-            told_all(&m, "h");
+            delivered_all(&m, "h");
             let got: BTreeSet<Vec<u8>> = inbox.wait(before + 3).split_off(before).into_iter().collect();
             assert_eq!(got, ["d/e/new", "d/e/7", "d/e/8"].map(|p| m.src.at(p).as_os_str().as_bytes().to_vec()).into());
             Ok(())

@@ -1,4 +1,4 @@
-//! Who listens: a TCP port that keeps what each connection brings, and answers as it is told.
+//! A receiver: a TCP port that keeps what each connection brings, and answers as a test wants.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -30,7 +30,7 @@ impl Inbox {
     }
 }
 
-/// A port where nobody listens.
+/// A port without a listener.
 pub fn free_address() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback can be listened on");
     listener.local_addr().expect("it has an address")

@@ -116,7 +116,7 @@ pub fn cases() -> Vec<Case> {
                 std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.windows(8).any(|w| w == b"rsync://"))
             };
             let hung: Vec<_> = descendants(m.daemon.pid()).into_iter().filter(to_the_first).collect();
-            assert!(!hung.is_empty(), "nobody sends to the first target");
+            assert!(!hung.is_empty(), "no run sends to the first target");
             hung.iter().for_each(|&pid| _ = kill(pid, Signal::SIGSTOP));
             whole(m.dst(), "d/big", &[&old, &new]);
             other_is_well(&m);
@@ -333,7 +333,7 @@ fn one_outage_counts_once(fs: Fs) -> crate::fixture::Run<()> {
     Ok(())
 }
 
-/// A port where nobody answers: its queue of connections to accept is full, so the kernel drops
+/// A port without an answer: its queue of connections to accept is full, so the kernel drops
 /// what comes.
 struct Silent {
     _listener: TcpListener,
@@ -344,7 +344,7 @@ impl Silent {
     fn on(port: u16) -> Silent {
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let listener = poll_until(WAIT, || TcpListener::bind(address).ok()).expect("the port of a stopped server is free");
-        listen(&listener, Backlog::new(0).expect("zero is a backlog")).expect("a listening socket can be told to listen again");
+        listen(&listener, Backlog::new(0).expect("zero is a backlog")).expect("a listening socket can be made to listen again");
         let mut clients = Vec::new();
         while let Ok(client) = TcpStream::connect_timeout(&address, Duration::from_millis(300)) {
             clients.push(client);
@@ -354,7 +354,7 @@ impl Silent {
     }
 }
 
-/// Files that nobody may change, until this is dropped.
+/// Immutable files, until this is dropped.
 struct Immutable(Vec<PathBuf>);
 
 impl Immutable {

@@ -1,5 +1,5 @@
 //! Every class of outcome once, end to end: a program stands in for rsync and hands on to it, but
-//! for runs that it is told to end with a given code and text. What the run carried has to arrive
+//! for runs that it is to end with a given code and text. What the run carried has to arrive
 //! by a later one.
 
 use std::fs;

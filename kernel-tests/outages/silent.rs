@@ -68,7 +68,7 @@ fn down_throughout(m: &Mirror, words: &str) -> TargetStatus {
     let found = poll_until(WAIT, || {
         let now = m.daemon.target_status("t1");
         assert!(now.state == "down" && now.reason == first.reason, "it is {now:?}");
-        assert!(now.trying || now.retry_seconds > 0.0 || now.tries > first.tries, "the next try is not told: {now:?}");
+        assert!(now.trying || now.retry_seconds > 0.0 || now.tries > first.tries, "the next try is not shown: {now:?}");
         (tried, waited) = (tried || now.trying, waited || now.retry_seconds > 0.0);
         (now.tries > first.tries && tried).then_some(now)
     });

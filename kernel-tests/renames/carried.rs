@@ -267,7 +267,7 @@ pub fn cases() -> Vec<Case> {
             for n in 0..10 {
                 let next = format!("b{n}");
                 m.src.rename(&at, &next);
-                // Whatever runs at this moment: the rename's, the removal's, or one that stands by.
+                // Whatever runs at this moment: the rename's, the removal's, or a standby one.
                 let victim = poll_until(WAIT, || descendants(m.daemon.pid()).into_iter().nth(n % 3));
                 victim.into_iter().for_each(|pid| _ = kill(pid, Signal::SIGKILL));
                 m.check();

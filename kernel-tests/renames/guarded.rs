@@ -9,7 +9,7 @@ use crate::outages::program;
 
 const MIB: usize = 1 << 20;
 
-/// rsync, but before an old name is removed from `d` somebody puts a file in the place of that.
+/// rsync, but before an old name is removed from `d` another program puts a file in the place of that.
 const FILE_IN_BETWEEN: &str = r#"
 for last in "$@"; do :; done
 case "$last" in */t1/d/.) rm -rf "${last%/.}"; echo x >"${last%/.}";; esac
@@ -96,7 +96,7 @@ pub fn cases() -> Vec<Case> {
         case("old_name_below_what_is_no_directory_any_more", &[Fs::Ext4], |fs| {
             let dir = tempfile::tempdir().expect("a directory");
             let rsync = program(&dir.path().join("in-between"), FILE_IN_BETWEEN);
-            // Where nothing stands by, each old name is removed by a run that begins in its
+            // Without a standby process, each old name is removed by a run that begins in its
             // directory.
             let m = Setup::new(fs).targets(&[To::Local]).rsync(rsync).target_key("standby", 0).start()?;
             fill(&m, "d/a");

@@ -12,7 +12,7 @@ use crate::outages::program;
 
 use super::carried::{EVERYWHERE, FEW, ONE, noise, unlinked};
 
-/// Connections that renames of any number may cost, the processes that stand by next included.
+/// Connections that renames of any number may cost, the next standby processes included.
 const CONNECTIONS: usize = 8;
 const DIRS: usize = 20;
 
@@ -70,7 +70,7 @@ fn started(fs: Fs, setup: impl FnOnce(Setup) -> Setup) -> Run<Mirror> {
     Ok(m)
 }
 
-/// rsync, but before a list that names `d3` is read, somebody puts a directory of this name in
+/// rsync, but before a list that names `d3` is read, another program puts a directory of this name in
 /// `SRC` whose files differ from those of the one that was there in modes only.
 const BACK_IN_BETWEEN: &str = r#"
 case "$*" in *--link-dest=*) exec rsync "$@";; *--files-from=-*) ;; *) exec rsync "$@";; esac

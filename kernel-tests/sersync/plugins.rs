@@ -114,7 +114,7 @@ impl Plugged {
     }
 
     /// Writes files of every name, and some that are left out. Gives the absolute paths that a
-    /// plugin hears of.
+    /// plugin gets.
     fn write_all(&self) -> BTreeSet<Vec<u8>> {
         let given = names::hostile();
         for name in given.iter().map(PathBuf::as_path).chain([Path::new("x.bak")]) {
@@ -127,7 +127,7 @@ impl Plugged {
         reported.map(|name| self.src.at(name).as_os_str().as_bytes().to_vec()).collect()
     }
 
-    /// What was told is on the target first, if there is a target.
+    /// What was delivered is on the target first, if there is a target.
     #[track_caller]
     fn ends_well(mut self) {
         let sent = fs::read_dir(self.dst.root()).expect("the target can be read").count();
@@ -145,8 +145,8 @@ fn reported(pieces: impl Fn() -> BTreeSet<Vec<u8>>, want: &BTreeSet<Vec<u8>>) {
         set.difference(but).map(|p| String::from_utf8_lossy(p).into_owned()).collect::<Vec<_>>()
     };
     let got = pieces();
-    assert!(all.is_some(), "not told: {:#?}\nbut: {:#?}", shown(want, &got), shown(&got, want));
-    assert_eq!(shown(&got, want), Vec::<String>::new(), "told although nothing like it happened");
+    assert!(all.is_some(), "not delivered: {:#?}\nbut: {:#?}", shown(want, &got), shown(&got, want));
+    assert_eq!(shown(&got, want), Vec::<String>::new(), "delivered although nothing like it happened");
 }
 
 /// What a program wrote, each piece ended by a NUL; what is half written is not looked at.

@@ -1,7 +1,7 @@
 //! What a storm is made of: one random operation on a small name space, as any program might do it,
 //! by several threads at once.
 //!
-//! Left out is only what the kernel tells nobody, so that every difference counts:
+//! Left out is only what the kernel reports to no process, so that every difference counts:
 //!
 //! * A write through a name outside of the tree, of a file that has one inside.
 //! * A rewrite that keeps size *and* mtime ([`Op::Twin`]) is lost when the daemon dies before it was sent: its first pass
@@ -331,7 +331,7 @@ impl Writing {
     }
 }
 
-/// Opens what is there itself: no symlink, and without waiting for the other end of a pipe.
+/// Opens the file itself: no symlink, and without waiting for the other end of a pipe.
 fn open(how: &mut OpenOptions, at: &Path) -> io::Result<File> {
     how.custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK).open(at)
 }

@@ -1,5 +1,5 @@
 //! A storm: two threads that change the tree at full speed, while a target and the daemon fall and
-//! rise again; then quiet, and a comparison of everything. What differs is told with the operations
+//! rise again; then quiet, and a comparison of everything. What differs is shown with the operations
 //! that had to do with it.
 
 use std::fmt::Write as _;
@@ -191,7 +191,7 @@ fn blows(mood: Mood, dice: &mut Dice) -> Vec<(usize, Blow)> {
             [Blow::KillRuns, Blow::KillRuns, Blow::StopTarget, Blow::StartTarget, Blow::KillRuns].map(&mut next).into()
         }
         // Not frozen while the daemon falls: an rsync server that wakes up with the last words of a
-        // dead client in its pipes writes an old file over a new one, and nobody can hear of it.
+        // dead client in its pipes writes an old file over a new one, and no event reports it.
         Mood::Crash => {
             [Blow::StopTarget, Blow::CrashDaemon, Blow::StartDaemon, Blow::StartTarget, Blow::CrashDaemon, Blow::StartDaemon]
                 .map(next)

@@ -57,7 +57,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "copy-links copy-unsafe-links copy-dirlinks keep-dirlinks insecure-links",
-        "fansync hears of changes below the source only and copies links as links",
+        "only changes below the source raise events, and links are copied as links",
     ),
     (
         "inc-recursive i-r",

@@ -345,19 +345,21 @@ impl Config {
             };
             mirror.warnings(rsync).into_iter().for_each(|(key, text)| warn(key, text));
             for (j, target) in mirror.targets.iter().enumerate() {
-                let told = mirror.warnings_about(target, rsync).into_iter();
-                told.for_each(|(key, text)| warn(format!("target.{j}.{key}"), format!("target {:?}: {text}", target.name)));
+                let warnings = mirror.warnings_about(target, rsync).into_iter();
+                warnings.for_each(|(key, text)| warn(format!("target.{j}.{key}"), format!("target {:?}: {text}", target.name)));
             }
             for (k, hook) in mirror.hooks.iter().enumerate() {
-                let mut told = world::of_hook(hook);
+                let mut warnings = world::of_hook(hook);
                 for pattern in hook.filter.never_matching() {
                     let text = format!("the pattern \"{}\" matches no path", Shown(pattern));
-                    told.push((world::pattern_key(&hook.filter, pattern), text));
+                    warnings.push((world::pattern_key(&hook.filter, pattern), text));
                 }
                 for e in hook.secret_files().filter_map(|file| trust::file(file, Mind::Secret).err()) {
-                    told.push((String::new(), format!("the file with its secret: {e}; {}", e.help())));
+                    warnings.push((String::new(), format!("the file with its secret: {e}; {}", e.help())));
                 }
-                told.into_iter().for_each(|(key, text)| warn(format!("hook.{k}.{key}"), format!("hook {:?}: {text}", hook.name)));
+                warnings
+                    .into_iter()
+                    .for_each(|(key, text)| warn(format!("hook.{k}.{key}"), format!("hook {:?}: {text}", hook.name)));
             }
         }
         out

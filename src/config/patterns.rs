@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_read_from_an_absolute_path_and_only_if_nobody_else_writes_it() {
+    fn a_file_is_read_from_an_absolute_path_and_only_if_no_other_user_writes_it() {
         use std::os::unix::fs::PermissionsExt;
         assert!(read(Path::new("excludes"), List::Exclude).unwrap_err().contains("is not an absolute path"));
         assert!(read(Path::new("/no/such"), List::Exclude).unwrap_err().contains("cannot read the patterns in /no/such"));

@@ -30,7 +30,7 @@ fn least(mirror: &str, target: &str) -> String {
 }
 
 #[test]
-fn all_problems_are_told_with_their_places() {
+fn all_problems_are_reported_with_their_places() {
     let text = r#"[daemon]
 stop_timout = "5s"
 [[mirror]]
@@ -102,7 +102,7 @@ error: max_paths is a negative number, and should be a whole number, not negativ
 }
 
 #[test]
-fn a_key_of_another_table_is_told_where_it_belongs() {
+fn a_key_of_another_table_is_refused_with_the_right_one() {
     let errors = read(&least("", "exclude = [\"*.swp\"]")).unwrap_err().to_string();
     assert!(errors.contains("unknown key \"exclude\" in [[mirror.target]]"), "{errors}");
     assert!(errors.contains("help: exclude is a key of [[mirror]]"), "{errors}");
@@ -121,7 +121,7 @@ fn a_key_of_another_table_is_told_where_it_belongs() {
 }
 
 #[test]
-fn broken_toml_is_told_with_its_place() {
+fn broken_toml_is_reported_with_its_place() {
     let got = read("[daemon\nx = 1\n[[mirror]]\nname = \n").unwrap_err().to_string();
     assert!(got.contains("f.toml:1:") && got.contains("f.toml:4:"), "{got}");
     let twice = read("[daemon]\nstate_dir = \"/a\"\nstate_dir = \"/b\"\n").unwrap_err().to_string();
@@ -404,7 +404,7 @@ fn first_mistakes_say_what_to_do() {
 }
 
 #[test]
-fn a_file_in_another_encoding_is_told_by_its_place() {
+fn a_file_in_another_encoding_is_reported_with_its_place() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("f.toml");
     let said = |bytes: &[u8]| {

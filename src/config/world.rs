@@ -213,8 +213,8 @@ mod tests {
             assert_eq!(warning.is_some(), warned, "{url} {exclude} {delete}: {warning:?}");
         }
         mirror = Mirror::new("m", "/proc");
-        let told = texts(of_mirror(&mirror));
-        assert!(told.iter().any(|w| w.contains("lies on procfs")), "{told:?}");
+        let warned = texts(of_mirror(&mirror));
+        assert!(warned.iter().any(|w| w.contains("lies on procfs")), "{warned:?}");
         (mirror.source, mirror.rsync) = (dir.path().into(), "/no/rsync".into());
         assert_eq!(of_mirror(&mirror), [("rsync".into(), "there is no program /no/rsync (rsync)".into())]);
         let link = dir.path().join("current");

@@ -271,11 +271,11 @@ impl Watching {
         self.follow = Some(mirror.follow_interval);
         resolver.follow_writes(mirror.follow_interval);
         if let Some(group) = &mut self.group {
-            group.hear_writes();
+            group.report_writes();
         }
         let places: Vec<(RelPath, By)> = self.places.iter().map(|p| (p.at.clone(), p.by)).collect();
         if let Some(watches) = &mut self.watches {
-            watches.hear_writes();
+            watches.report_writes();
         }
         for (at, by) in places {
             match by {

@@ -27,7 +27,7 @@ impl Publisher {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// Nobody answers.
+    /// There is no answer.
     pub(crate) fn probe(&self) -> io::Result<Publication> {
         self.publish(Identity::default(), false, false, Vec::new(), None)
     }

@@ -89,7 +89,7 @@ struct Wish {
 impl Wish {
     /// The wait that goes on, or begins, when this is asked for.
     fn at(wish: Option<Wish>, now: Duration, need: &Point) -> Wish {
-        // One that nobody has asked about is another one.
+        // One that was not asked for since then is another one.
         match wish.filter(|wish| now.saturating_sub(wish.asked) <= 2 * SILENT) {
             None => Wish { need: *need, since: now, asked: now },
             Some(wish) => {
@@ -105,7 +105,7 @@ struct Upstream {
     relay: bool,
     word: Option<Word>,
     /// When its last report came.
-    heard: Option<Duration>,
+    reported: Option<Duration>,
     /// What it is waited for.
     wish: Option<Wish>,
     silent: bool,
@@ -120,7 +120,7 @@ pub enum Choice {
     /// This relay does not hold it yet; it is passed over at this time if it reports nothing.
     Wait(usize, Duration),
     /// None can be pulled from; the time of the next try, if it is not a report that is waited for.
-    Nobody(Option<Duration>),
+    NoUpstream(Option<Duration>),
 }
 
 /// See the module's text.
@@ -141,7 +141,7 @@ impl Upstreams {
         let Some(upstream) = self.all.get_mut(from) else { return };
         upstream.relay = true;
         if live {
-            (upstream.heard, upstream.silent) = (Some(now), false);
+            (upstream.reported, upstream.silent) = (Some(now), false);
         } else if upstream.word.as_ref().is_some_and(|known| known.unix >= word.unix) {
             return;
         }
@@ -222,14 +222,14 @@ impl Upstreams {
                 continue;
             }
             let wish = Wish::at(upstream.wish, now, need);
-            let until = upstream.heard.map_or(wish.since, |heard| heard.max(wish.since)) + SILENT;
+            let until = upstream.reported.map_or(wish.since, |at| at.max(wish.since)) + SILENT;
             if now < until {
                 upstream.wish = Some(wish);
                 return Choice::Wait(n, until);
             }
             (upstream.silent, upstream.wish) = (true, None);
         }
-        Choice::Nobody(due)
+        Choice::NoUpstream(due)
     }
 }
 

@@ -83,7 +83,7 @@ fn what_is_away_is_tried_again_and_the_last_one_is_the_source() {
     assert_eq!(all.choose(secs(2), &at(5), false), Choice::Use(1));
     assert!(all.trouble().is_none(), "the source answers");
     all.went(1, away(secs(7)));
-    assert_eq!(all.choose(secs(2), &at(5), false), Choice::Nobody(Some(secs(7))));
+    assert_eq!(all.choose(secs(2), &at(5), false), Choice::NoUpstream(Some(secs(7))));
     assert!(all.trouble().is_some());
     assert_eq!(all.choose(secs(8), &at(5), false), Choice::Use(1));
     assert_eq!(all.choose(secs(9), &at(5), false), Choice::Use(0));
@@ -93,7 +93,7 @@ fn what_is_away_is_tried_again_and_the_last_one_is_the_source() {
     assert_eq!(all.choose(secs(1), &at(1), false), Choice::Use(0));
     all.is_a_relay(0);
     assert!(matches!(all.choose(secs(1), &at(1), false), Choice::Wait(0, _)));
-    assert_eq!((all.choose(secs(4), &at(1), false), all.trouble()), (Choice::Nobody(None), None));
+    assert_eq!((all.choose(secs(4), &at(1), false), all.trouble()), (Choice::NoUpstream(None), None));
 }
 
 /// All that has happened, by time.
@@ -137,11 +137,11 @@ fn model(history: &[(Duration, Event)], now: Duration, which: usize, need: &Poin
     // The wait that goes on, as (what for, since, asked last), and whether one was in vain since
     // the last report.
     let (mut wait, mut silent, mut away_until): (Option<(Point, Duration, Duration)>, _, _) = (None, false, Duration::ZERO);
-    let (mut heard, mut last): (Option<Duration>, Option<&Word>) = (None, None);
+    let (mut reported, mut last): (Option<Duration>, Option<&Word>) = (None, None);
     for (when, event) in history {
         match event {
             Event::Word(from, word) if *from == which => {
-                (heard, last, silent) = (Some(*when), Some(word), false);
+                (reported, last, silent) = (Some(*when), Some(word), false);
                 wait = wait.filter(|(need, ..)| !holds(word, need));
             }
             Event::Away(from, next) if *from == which => away_until = *next,
@@ -149,7 +149,7 @@ fn model(history: &[(Duration, Event)], now: Duration, which: usize, need: &Poin
             Event::Asked(need, whole, choice) => {
                 let place = match choice {
                     Choice::Use(n) | Choice::Wait(n, _) => *n,
-                    Choice::Nobody(_) => usize::MAX,
+                    Choice::NoUpstream(_) => usize::MAX,
                 };
                 let counts = away_until <= *when && last.is_none_or(|word| !holds(word, need) && comes(word, *whole));
                 if place == which && matches!(choice, Choice::Wait(..)) {
@@ -167,7 +167,7 @@ fn model(history: &[(Duration, Event)], now: Duration, which: usize, need: &Poin
         }
     }
     let since = wait.filter(|(.., asked)| now <= *asked + 2 * SILENT).map_or(now, |(_, since, _)| since);
-    let until = heard.map_or(since, |heard| heard.max(since)) + SILENT;
+    let until = reported.map_or(since, |reported| reported.max(since)) + SILENT;
     if !silent && now < until { Says::Wait(until) } else { Says::Next }
 }
 
@@ -211,7 +211,7 @@ fn any_history_is_decided_as_the_promises_say() {
                     let choice = all.choose(now, &need, whole);
                     let place = match choice {
                         Choice::Use(n) | Choice::Wait(n, _) => n,
-                        Choice::Nobody(_) => SOURCE + 1,
+                        Choice::NoUpstream(_) => SOURCE + 1,
                     };
                     for n in 0..place {
                         let says = model(&history, now, n, &need, whole);
@@ -229,7 +229,7 @@ fn any_history_is_decided_as_the_promises_say() {
                             assert_eq!(says, Says::Wait(until), "seed {seed}, step {step}: {n}");
                             waited += 1;
                         }
-                        Choice::Nobody(_) => {}
+                        Choice::NoUpstream(_) => {}
                     }
                     history.push((now, Event::Asked(need, whole, choice)));
                 }
@@ -241,7 +241,7 @@ fn any_history_is_decided_as_the_promises_say() {
             now += SILENT;
             matches!(all.choose(now, &at(end + 1), false), Choice::Use(SOURCE))
         });
-        assert!(reached, "seed {seed}: nobody is pulled from");
+        assert!(reached, "seed {seed}: no upstream is pulled from");
     }
     let counts = [used, waited, passed, sourced];
     assert!(counts.iter().all(|count| *count > 1_000), "the histories are too poor: {counts:?}");

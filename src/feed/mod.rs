@@ -2,7 +2,7 @@
 //!
 //! | part | holds |
 //! | --- | --- |
-//! | `barriers` | a follower's question up to where the source has published; a thread at the source |
+//! | `barriers` | at the source: up to which record it has published; a thread |
 //! | [`record`] | one message of the feed, byte by byte; pure |
 //! | `batch` | what may travel in a record as an rsync batch, and rsync's words for it |
 //! | [`pending`] | what a follower has read and does not hold yet; pure |
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_has_one_key_whoever_logs_in() {
+    fn a_place_has_one_key_for_all_logins() {
         let key = |text: &str| super::key(&Location::parse(text).unwrap());
         let plain = key("rsync://relay7.example.com/web");
         assert_eq!(plain.as_deref(), Some("relay7_example_com=2Fweb"));

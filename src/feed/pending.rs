@@ -1,6 +1,6 @@
 //! What a follower has read and does not hold yet: paths, merged in the order of the records.
 //!
-//! Unlike a source it cannot look at the tree to learn what is there, so it keeps what the last
+//! Unlike a source it cannot read the tree of the source, so it keeps what the last
 //! record said of a name. What was deleted and is there again as a directory is another directory,
 //! and compared whole.
 //!

@@ -49,7 +49,7 @@ pub(crate) enum Read {
 
 /// A report of a relay.
 #[derive(Debug)]
-pub(crate) struct Heard {
+pub(crate) struct RelayReport {
     /// Which of the upstreams.
     pub(crate) from: usize,
     pub(crate) report: Report,
@@ -79,7 +79,7 @@ enum Ask {
 pub(crate) struct Reader {
     ask: Asking<Ask>,
     read: Receiver<Read>,
-    heard: Receiver<Heard>,
+    relays: Receiver<RelayReport>,
 }
 
 impl Reader {
@@ -97,7 +97,7 @@ impl Reader {
     ) -> io::Result<Reader> {
         let (ask, asked) = unbounded_channel();
         let (hand, read) = bounded(WAITING);
-        let (hear, heard) = unbounded();
+        let (relay_reports, relays) = unbounded();
         let Location::Feed { feed, .. } = place else { return Err(io::ErrorKind::InvalidInput.into()) };
         let life = Life {
             place: place.clone(),
@@ -106,7 +106,7 @@ impl Reader {
             reading,
             next: from.map(|from| from + 1),
             hand,
-            hear,
+            relay_reports,
             wake,
             reported: None,
             looks: Vec::new(),
@@ -116,7 +116,7 @@ impl Reader {
             runtime.block_on(life.run(asked));
             runtime.shutdown_background();
         })?;
-        Ok(Reader { ask, read, heard })
+        Ok(Reader { ask, read, relays })
     }
 
     /// What has come.
@@ -125,8 +125,8 @@ impl Reader {
     }
 
     /// What a relay has reported.
-    pub(crate) fn heard(&self) -> Option<Heard> {
-        self.heard.try_recv().ok()
+    pub(crate) fn relay_report(&self) -> Option<RelayReport> {
+        self.relays.try_recv().ok()
     }
 
     /// Goes on behind this message.
@@ -153,7 +153,7 @@ struct Life {
     /// The message to hand on next; `None`: what the stream ends with.
     next: Option<u64>,
     hand: Sender<Read>,
-    hear: Sender<Heard>,
+    relay_reports: Sender<RelayReport>,
     wake: Arc<EventFd>,
     reported: Option<Report>,
     /// Not answered yet.
@@ -219,16 +219,16 @@ impl Life {
         let client = client::connect(&self.place, &self.login, &name, Some(events)).await?;
         let lost = |e: String| Trouble::away(format!("the connection was lost: {e}"));
         let mut live = client.subscribe(live_subject(&self.feed)).await.map_err(|e| lost(e.to_string()))?;
-        // Before the look, so that nothing is stored unseen in between.
+        // Before the end is read, so that nothing is stored unseen in between.
         client.flush().await.map_err(|e| lost(e.to_string()))?;
         let mut relays = JoinSet::new();
         for (from, key) in self.reading.relays.clone() {
             let live = client.subscribe(relay_subject(&self.feed, &key)).await.map_err(|e| lost(e.to_string()))?;
-            let (hear, wake) = (self.hear.clone(), Arc::clone(&self.wake));
+            let (relay_reports, wake) = (self.relay_reports.clone(), Arc::clone(&self.wake));
             relays.spawn(async move {
                 let mut live = live;
                 while let Some(message) = live.next().await {
-                    hand_report(&hear, &wake, from, &message.payload, true);
+                    hand_report(&relay_reports, &wake, from, &message.payload, true);
                 }
             });
         }
@@ -255,7 +255,7 @@ impl Life {
                             let answers = client::answers(&message);
                             self.hand(Read::Record(Stored { sequence, payload: message.payload.to_vec(), answers })).await
                         }
-                        (Some(sequence), Some(next)) if sequence < next => true, // it was fetched, or the look finds out
+                        (Some(sequence), Some(next)) if sequence < next => true, // it was fetched, or the next request for the end finds out
                         _ => self.catch_up(&client).await?,
                     };
                     if !goes_on {
@@ -316,11 +316,11 @@ impl Life {
     fn fetch_reports(&self, client: &Client, tasks: &mut JoinSet<()>) {
         for (from, key) in self.reading.relays.clone() {
             let (client, feed) = (client.clone(), self.feed.clone());
-            let (hear, wake) = (self.hear.clone(), Arc::clone(&self.wake));
+            let (relay_reports, wake) = (self.relay_reports.clone(), Arc::clone(&self.wake));
             tasks.spawn(async move {
                 let subject = relay_subject(&feed, &key);
                 if let Ok(Some(kept)) = client::get(&client, &positions(&feed), Which::Last(&subject)).await {
-                    hand_report(&hear, &wake, from, &kept.payload, false);
+                    hand_report(&relay_reports, &wake, from, &kept.payload, false);
                 }
             });
         }
@@ -383,9 +383,9 @@ fn lost_by(said: Option<String>) -> Trouble {
     Trouble::away(format!("the connection to the NATS server was lost{said}"))
 }
 
-fn hand_report(hear: &Sender<Heard>, wake: &EventFd, from: usize, payload: &[u8], live: bool) {
+fn hand_report(relay_reports: &Sender<RelayReport>, wake: &EventFd, from: usize, payload: &[u8], live: bool) {
     if let Ok(report) = serde_json::from_slice::<Report>(payload) {
-        let _ = hear.send(Heard { from, report, live });
+        let _ = relay_reports.send(RelayReport { from, report, live });
         wake.wake();
     }
 }

@@ -19,8 +19,7 @@ impl Follower {
                 }
                 Command::Call(Call::OnTarget(_, what)) => self.answer_verification(what),
                 Command::Call(Call::Explain(paths, reply)) => _ = reply.send(self.explain_first(&paths)),
-                // A follower has no source of its own, nor events. The answer is that nobody
-                // answers.
+                // A follower has no source of its own, nor events. Such a call gets no answer.
                 Command::Call(_) => {}
                 Command::Reconcile => {
                     let owed = self.machine.owes();

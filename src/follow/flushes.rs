@@ -9,8 +9,8 @@ use crate::control::Waiting;
 struct Flush {
     deadline: Instant,
     reply: Sender<Vec<Waiting>>,
-    /// Until the stream was looked at: the number of that look.
-    look: Option<u64>,
+    /// Until the end of the stream was read: the number of that request.
+    request: Option<u64>,
     /// The last message of the stream then.
     until: u64,
 }
@@ -19,21 +19,21 @@ struct Flush {
 #[derive(Default)]
 pub(super) struct Flushes {
     waiting: Vec<Flush>,
-    looks: u64,
+    requests: u64,
 }
 
 impl Flushes {
-    /// One more waits, for what a look at the stream with this number will find.
+    /// One more waits, for the end of the stream that the request with this number reads.
     pub(super) fn add(&mut self, deadline: Instant, reply: Sender<Vec<Waiting>>) -> u64 {
-        self.looks += 1;
-        self.waiting.push(Flush { deadline, reply, look: Some(self.looks), until: 0 });
-        self.looks
+        self.requests += 1;
+        self.waiting.push(Flush { deadline, reply, request: Some(self.requests), until: 0 });
+        self.requests
     }
 
     /// The stream was looked at: its last message, if it had any.
     pub(super) fn looked(&mut self, number: u64, end: Option<u64>) {
-        for flush in self.waiting.iter_mut().filter(|flush| flush.look == Some(number)) {
-            (flush.look, flush.until) = (None, end.unwrap_or(0));
+        for flush in self.waiting.iter_mut().filter(|flush| flush.request == Some(number)) {
+            (flush.request, flush.until) = (None, end.unwrap_or(0));
         }
     }
 
@@ -46,12 +46,12 @@ impl Flushes {
     /// `failing`: but for paths that fail; `why`: what keeps the others waiting.
     pub(super) fn answer(&mut self, now: Instant, held: Option<u64>, failing: bool, why: impl Fn() -> Waiting) {
         self.waiting.retain(|flush| {
-            let done = flush.look.is_none() && held.is_some_and(|held| held >= flush.until);
+            let done = flush.request.is_none() && held.is_some_and(|held| held >= flush.until);
             let answer = match done {
                 true if !failing => Some(Vec::new()),
                 // All else is here.
                 true => Some(vec![Waiting { unreachable: false, ..why() }]),
-                false if now >= flush.deadline => Some(vec![match flush.look {
+                false if now >= flush.deadline => Some(vec![match flush.request {
                     Some(_) => Waiting {
                         why: "the end of the feed could not be looked at in time".to_owned(),
                         unreachable: true,
@@ -74,7 +74,7 @@ impl Flushes {
         }
     }
 
-    /// Whether nobody waits.
+    /// Whether no flush waits.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }

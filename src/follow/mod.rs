@@ -156,7 +156,7 @@ impl Follower {
                 self.ended(doing, &outcome);
             }
             self.supply.begin_turn();
-            self.hear_relays();
+            self.take_relay_reports();
             let more = self.read();
             self.take_commands();
             self.go_on();

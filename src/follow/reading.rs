@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::config::Mirror;
 use crate::feed::Report;
-use crate::feed::reader::{Heard, Read, Reader, Reading};
+use crate::feed::reader::{Read, Reader, Reading, RelayReport};
 use crate::sys::event::EventFd;
 
 /// See the module's text.
@@ -39,8 +39,8 @@ impl Feed {
     }
 
     /// What a relay has reported.
-    pub(super) fn heard(&self) -> Option<Heard> {
-        self.reader.as_ref()?.heard()
+    pub(super) fn relay_report(&self) -> Option<RelayReport> {
+        self.reader.as_ref()?.relay_report()
     }
 
     /// Goes on behind this message.

@@ -35,7 +35,7 @@ pub(super) struct Supply {
     /// Which relay is waited for.
     waits: Option<usize>,
     /// None can be pulled from.
-    nobody: bool,
+    no_upstream: bool,
     /// When there is something to do about it.
     due: Option<Duration>,
     /// Read, and not taken in.
@@ -62,7 +62,7 @@ impl Supply {
             targets,
             current: 0,
             waits: None,
-            nobody: false,
+            no_upstream: false,
             due: None,
             records: VecDeque::new(),
             last: None,
@@ -73,7 +73,7 @@ impl Supply {
 
     /// A turn begins: whether anything waits is not known yet.
     pub(super) fn begin_turn(&mut self) {
-        (self.waits, self.nobody, self.due) = (None, false, None);
+        (self.waits, self.no_upstream, self.due) = (None, false, None);
     }
 
     /// When a wait ends, or something is tried again.
@@ -114,7 +114,7 @@ impl Supply {
             let why = format!("no upstream holds what is to be pulled, and it is waited for a report of {}", places.join(", "));
             Away { config: false, why, tries: 1, next: Duration::ZERO }
         };
-        self.all.trouble().cloned().or_else(|| (self.nobody && self.all.silent().next().is_some()).then(silent))
+        self.all.trouble().cloned().or_else(|| (self.no_upstream && self.all.silent().next().is_some()).then(silent))
     }
 
     /// Whether the one that is pulled from was in trouble.
@@ -161,13 +161,13 @@ impl Supply {
         let due = match choice {
             Choice::Use(_) => None,
             Choice::Wait(_, until) => Some(until),
-            Choice::Nobody(due) => due,
+            Choice::NoUpstream(due) => due,
         };
         self.due = self.due.into_iter().chain(due).min();
         if let Choice::Wait(on, _) = choice {
             self.waits = Some(on);
         }
-        self.nobody |= matches!(choice, Choice::Nobody(_));
+        self.no_upstream |= matches!(choice, Choice::NoUpstream(_));
         choice
     }
 
@@ -188,20 +188,20 @@ impl Follower {
     }
 
     /// Takes in what relays have reported.
-    pub(super) fn hear_relays(&mut self) {
+    pub(super) fn take_relay_reports(&mut self) {
         let now = self.now();
-        while let Some(heard) = self.feed.heard() {
+        while let Some(report) = self.feed.relay_report() {
             let own = self.supply.own.as_deref();
-            let word = Word::of(&heard.report, own);
-            let was_silent = self.supply.all.silent().any(|n| n == heard.from);
-            if heard.live && was_silent {
-                let relay = &self.supply.targets[heard.from].location;
+            let word = Word::of(&report.report, own);
+            let was_silent = self.supply.all.silent().any(|n| n == report.from);
+            if report.live && was_silent {
+                let relay = &self.supply.targets[report.from].location;
                 tracing::info!(mirror = %self.mirror.name, %relay, "the relay reports again");
             }
-            if let Some(through) = self.supply.through.get_mut(heard.from) {
-                *through = heard.report.through;
+            if let Some(through) = self.supply.through.get_mut(report.from) {
+                *through = report.report.through;
             }
-            self.supply.all.word(now, heard.from, word, heard.live);
+            self.supply.all.word(now, report.from, word, report.live);
         }
     }
 

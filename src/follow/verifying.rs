@@ -115,7 +115,7 @@ impl Follower {
                 let _ = reply.send(Err("a follower is compared with its upstream".into()));
             }
             OnTarget::Questions(reply) => _ = reply.send(None),
-            // Nobody asks a follower for that.
+            // No caller asks a follower for that.
             OnTarget::Repair(..) => {}
         }
     }
@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_holds_for_whoever_asked_before_and_for_nobody_else() {
+    fn an_answer_holds_only_for_requests_made_before() {
         let (mut verifying, now) = (Verifying::default(), Instant::now());
         let hour = now + Duration::from_secs(3_600);
         let ask = |verifying: &mut Verifying| {

@@ -161,7 +161,7 @@ pub(super) fn run_within(text: &str, inclusion: Inclusion, bounds: Bounds) -> Re
     let (send, result) = mpsc::sync_channel(1);
     let program = text.to_owned();
     let begun = std::thread::Builder::new().name("lua".to_owned()).stack_size(STACK).spawn(move || {
-        // Where nobody waits any more, the bound of time has passed.
+        // Where no receiver waits any more, the bound of time has passed.
         _ = send.send(execute(&program, inclusion, bounds));
     });
     begun.map_err(|error| fail(format!("no thread for it: {error}")))?;

@@ -346,12 +346,12 @@ const CARRIED: &[Case] = &[
 #[test]
 fn what_is_carried_over() {
     for (what, program, lines, notes) in CARRIED {
-        let (toml, told) = imported(program);
+        let (toml, notices) = imported(program);
         for line in *lines {
             assert!(toml.contains(line), "{what}: {line}\n{toml}");
         }
-        assert_eq!(told.len(), notes.len(), "{what}: {told:#?}");
-        for (note, begins) in told.iter().zip(*notes) {
+        assert_eq!(notices.len(), notes.len(), "{what}: {notices:#?}");
+        for (note, begins) in notices.iter().zip(*notes) {
             assert!(note.starts_with(begins), "{what}: {note}");
         }
     }
@@ -389,9 +389,9 @@ fn what_is_refused() {
         ("\nerror({})", 0, "does not run"),
         ("\ndofile('x.lua')", 2, "--lua-files"),
     ] {
-        let told = refused(program);
-        assert!(told.contains(words), "{program}\n{told}");
-        assert!(line == 0 || told.contains(&format!("\n{line} | ")), "{program}\n{told}");
+        let refusal = refused(program);
+        assert!(refusal.contains(words), "{program}\n{refusal}");
+        assert!(line == 0 || refusal.contains(&format!("\n{line} | ")), "{program}\n{refusal}");
     }
 }
 
@@ -494,7 +494,7 @@ fn other_files_are_read_below_the_directory_only() {
 }
 
 #[test]
-fn a_file_is_told_by_its_name_or_its_calls() {
+fn a_file_is_known_by_its_name_or_its_calls() {
     for (name, text, is) in [
         ("lsyncd.conf.lua", "", true),
         ("lsyncd.conf", "settings {\n}\nsync {\n}", true),

@@ -152,7 +152,7 @@ const TARGET: &[Row<Target>] = &[
     row(Counter, "fansync_target_standby_hits_total", T, "Batches that left through a standby process.", |t, v| {
         v.put(t.standby_hits as f64);
     }),
-    row(Gauge, "fansync_target_standby_processes", T, "Processes standing by.", |t, v| v.put(t.standby as f64)),
+    row(Gauge, "fansync_target_standby_processes", T, "Standby processes.", |t, v| v.put(t.standby as f64)),
     row(Counter, "fansync_target_sent_bytes_total", T, "Bytes sent, as rsync counts them.", |t, v| v.put(t.bytes_sent as f64)),
     row(Counter, "fansync_target_sent_files_total", T, "Files whose content was sent.", |t, v| v.put(t.files_sent as f64)),
     row(Counter, "fansync_target_deleted_names_total", T, "Names deleted on the target.", |t, v| v.put(t.deleted as f64)),

@@ -209,7 +209,7 @@ impl Resolver {
         }
         // A directory outside that is muted may hold another name of it.
         if new && let Some(muting) = &mut self.muting {
-            muting.hear_directories();
+            muting.unmute_directories();
         }
     }
 
@@ -321,7 +321,7 @@ impl Resolver {
             && let Some(dir) = Path::new(OsStr::from_bytes(&at)).parent()
             && let Ok(dir) = open(dir, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
             && let Ok(handle) = name_to_handle(dir.as_fd(), Path::new(""))
-            && muting.hear_directory(hash((file.fs.0, handle.kind, &handle.bytes)), dir.as_fd())
+            && muting.unmute_directory(hash((file.fs.0, handle.kind, &handle.bytes)), dir.as_fd())
         {
             self.nameless.changed(self.now, inode_of(&stat), owned(file), Change::Written);
         }

@@ -134,9 +134,9 @@ impl Mutes {
     }
 
     /// Unmutes a directory; whether it was muted.
-    pub(crate) fn hear_directory(&mut self, dir: u64, fd: BorrowedFd<'_>) -> bool {
+    pub(crate) fn unmute_directory(&mut self, dir: u64, fd: BorrowedFd<'_>) -> bool {
         let muted = self.dirs.remove(&dir);
-        if muted && let Err(error) = self.ignorer.hear_entries(fd) {
+        if muted && let Err(error) = self.ignorer.unmute_entries(fd) {
             tracing::debug!(%error, "an ignore mark cannot be removed; all are");
             self.unmute_all();
         }
@@ -184,7 +184,7 @@ impl Mutes {
     /// Unmutes the writes to a file. If that cannot be had, of everything.
     pub(crate) fn unmute(&mut self, file: u64, fd: BorrowedFd<'_>) {
         self.files.remove(&file);
-        if let Err(error) = self.ignorer.hear_writes(fd) {
+        if let Err(error) = self.ignorer.unmute_writes(fd) {
             tracing::debug!(%error, "an ignore mark cannot be removed; all are");
             self.unmute_all();
         }
@@ -194,7 +194,7 @@ impl Mutes {
     /// event. If the kernel refuses, which it has no reason to, what is muted stays so, and
     /// [`Mutes::is_deaf`] says it.
     pub(crate) fn unmute_all(&mut self) {
-        if let Err(error) = self.ignorer.hear_all() {
+        if let Err(error) = self.ignorer.unmute_all() {
             if !std::mem::replace(&mut self.deaf, true) {
                 tracing::error!(%error, "the kernel does not take ignore marks away, so changes may go unreported");
             }

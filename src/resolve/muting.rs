@@ -57,12 +57,12 @@ impl Muting {
     }
 
     /// What happens in a directory is reported again; whether it was muted.
-    pub(super) fn hear_directory(&mut self, dir: u64, fd: BorrowedFd<'_>) -> bool {
-        self.mutes.hear_directory(dir, fd)
+    pub(super) fn unmute_directory(&mut self, dir: u64, fd: BorrowedFd<'_>) -> bool {
+        self.mutes.unmute_directory(dir, fd)
     }
 
     /// The same of all.
-    pub(super) fn hear_directories(&mut self) {
+    pub(super) fn unmute_directories(&mut self) {
         if self.any_directory() {
             self.mutes.unmute_all();
         }

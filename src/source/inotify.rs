@@ -197,8 +197,8 @@ impl Watches {
 
     /// Watches that are set from here on report writes, too; [`Watches::add_tree`] sets those again
     /// that are there.
-    pub(crate) fn hear_writes(&mut self) {
-        self.inotify.hear_writes();
+    pub(crate) fn report_writes(&mut self) {
+        self.inotify.report_writes();
     }
 
     /// The queue, for a reader.

@@ -6,9 +6,9 @@
 //! | option | known from | what the other side gets of it | in its place |
 //! | --- | --- | --- | --- |
 //! | `--modify-window=-1` | 3.1.3 | `-@-1` | nothing: times are compared to the second |
-//! | `--filter=-x …` | 3.1.3 | itself, by `-M` and with the filters | nothing: rsync leaves `system.` out by itself |
+//! | `--filter=-x …` | 3.1.3 | itself, and by `-M` | nothing: `system.` is left out anyway |
 //! | `--compress-choice=…` | 3.2.0 | itself | `--old-compress`, which is zlib |
-//! | `--confine-root=…` | 3.5.0 | nothing | nothing; see [`super::probe::RsyncFacts::unconfined`] |
+//! | `--confine-root=…` | 3.5.0 | nothing | nothing; see `RsyncFacts::unconfined` |
 //!
 //! 3.1.2 takes `--modify-window=-1` and then calls all times equal, so that a file of the same
 //! size would never be sent: the option must not get there. Files that were seen to be written are

@@ -569,7 +569,7 @@ fn awaited(child: u32) -> io::Result<OwnedFd> {
     let ended = fd.as_fd().try_clone_to_owned()?;
     std::thread::Builder::new().name("child".into()).stack_size(64 * 1024).spawn(move || {
         let end = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
-        // Otherwise it has been reaped meanwhile, and nobody asks.
+        // Otherwise it has been reaped meanwhile, and its end is not waited for.
         while waitid(Id::Pid(Pid::from_raw(child as i32)), end) == Err(Errno::EINTR) {}
         let _ = unistd::write(&ended, &1u64.to_ne_bytes());
     })?;
@@ -736,7 +736,7 @@ mod tests {
         assert!(out.starts_with("out\nlist\n") && out.ends_with("\n/\n"), "{out}");
         assert!(!out.contains("CARGO"), "the environment is the given one: {out}");
         assert_eq!(wait(&mut child), Exit::Code(23));
-        assert_eq!(child.try_wait().unwrap(), Some(Exit::Code(23)), "told again");
+        assert_eq!(child.try_wait().unwrap(), Some(Exit::Code(23)), "the exit code again");
     }
 
     #[test]
@@ -761,7 +761,7 @@ mod tests {
     }
 
     #[test]
-    fn a_child_that_left_is_told_by_the_write() {
+    fn a_write_reports_a_child_that_left() {
         // The reading end is this child's alone.
         apart();
         let mut child = shell("exit 5", Stdin::Later(4096));

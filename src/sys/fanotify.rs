@@ -15,7 +15,7 @@
 //! Gives up without [`Options::writes`], silently (no event at all, measured on 6.18, ext4, xfs,
 //! btrfs, tmpfs; all of it raises `FAN_MODIFY` only, but for writes through a mapping, which raise
 //! nothing before the end):
-//! - truncate(2) by path of a file that nobody has open for writing (ftruncate(2) shows at the
+//! - truncate(2) by path of a file that no process has open for writing (ftruncate(2) shows at the
 //!   close);
 //! - a changed mtime with the atime left alone (`UTIME_OMIT`, `touch -m` of a directory; both
 //!   together raise `FAN_ATTRIB`);
@@ -232,7 +232,7 @@ impl Group {
 
     /// Marks that are set from here on report writes, too; one that is set again reports them in
     /// addition.
-    pub(crate) fn hear_writes(&mut self) {
+    pub(crate) fn report_writes(&mut self) {
         self.writes = true;
     }
 

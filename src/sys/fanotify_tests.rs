@@ -41,7 +41,7 @@ fn words(mask: u64) -> String {
         (libc::FAN_ONDIR, "dir"),
     ];
     let known = names.iter().fold(0, |all, (bit, _)| all | bit);
-    assert_eq!(mask & !known, 0, "bits nobody asked for");
+    assert_eq!(mask & !known, 0, "bits that were not asked for");
     names.iter().filter(|(bit, _)| mask & bit != 0).map(|(_, name)| *name).collect::<Vec<_>>().join("+")
 }
 
@@ -114,7 +114,7 @@ const STEPS: &[Step] = &[
         &[],
     ),
     (
-        "what this mask cannot hear: truncate by path, mtime alone",
+        "what this mask does not report: truncate by path, mtime alone",
         |d| {
             nix::unistd::truncate(&d.join("e/d/f"), 0).unwrap();
             let file = File::open(d.join("e/d/f")).unwrap();
@@ -235,8 +235,8 @@ fn refusals_say_what_to_do() {
 /// A btrfs subvolume refuses the mark; one of the top level reports it, and its handles open below
 /// the subvolume.
 #[test]
-fn a_btrfs_subvolume_is_heard_through_the_top_level() {
-    let Some(scratch) = Scratch::new("btrfs", "a_btrfs_subvolume_is_heard_through_the_top_level") else { return };
+fn a_btrfs_subvolume_is_reported_through_the_top_level() {
+    let Some(scratch) = Scratch::new("btrfs", "a_btrfs_subvolume_is_reported_through_the_top_level") else { return };
     let sub = scratch.path().join("sub");
     let group = Group::open(&Options::default()).unwrap();
     let refused = group.mark_filesystem(&sub).unwrap_err();

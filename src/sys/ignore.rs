@@ -8,7 +8,7 @@
 //!   one that is missing only costs events.
 //! - A mark belongs to the inode, not to its number: one that is deleted takes its mark along, and
 //!   the object that gets its number next raises events (tested).
-//! - [`Ignorer::hear_all`] takes every ignore mark of the group away in one call; the filesystem
+//! - [`Ignorer::unmute_all`] takes every ignore mark of the group away in one call; the filesystem
 //!   marks stay.
 //!
 //! What a group does not receive, by kernel: writes to a file from 2.6.37 on
@@ -87,7 +87,7 @@ impl Ignorer {
     ///
     /// # Errors
     /// `ENOENT` without /proc is taken for a missing mark; none other is known.
-    pub(crate) fn hear_writes(&self, file: BorrowedFd<'_>) -> io::Result<()> {
+    pub(crate) fn unmute_writes(&self, file: BorrowedFd<'_>) -> io::Result<()> {
         match self.mark(libc::FAN_MARK_REMOVE | self.file & !libc::FAN_MARK_EVICTABLE, WRITES, file) {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
             other => other,
@@ -109,8 +109,8 @@ impl Ignorer {
     /// Unmutes `dir`. One without a mark is fine. Any descriptor, `O_PATH` too.
     ///
     /// # Errors
-    /// As [`Ignorer::hear_writes`].
-    pub(crate) fn hear_entries(&self, dir: BorrowedFd<'_>) -> io::Result<()> {
+    /// As [`Ignorer::unmute_writes`].
+    pub(crate) fn unmute_entries(&self, dir: BorrowedFd<'_>) -> io::Result<()> {
         let Some(flags) = self.entries else { return Ok(()) };
         match self.mark(libc::FAN_MARK_REMOVE | libc::FAN_MARK_ONLYDIR | flags & !libc::FAN_MARK_EVICTABLE, ENTRIES, dir) {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
@@ -122,7 +122,7 @@ impl Ignorer {
     ///
     /// # Errors
     /// None is known; then nothing is ignored less than before.
-    pub(crate) fn hear_all(&self) -> io::Result<()> {
+    pub(crate) fn unmute_all(&self) -> io::Result<()> {
         // Without a mark type: the marks on files and directories, and not those on filesystems.
         fanotify_mark(self.group.as_raw_fd(), libc::FAN_MARK_FLUSH, 0, AT_FDCWD, Path::new("."))
     }

@@ -33,7 +33,7 @@ impl Ground {
     }
 
     /// The masks of the events since the last call, together.
-    fn heard(&self) -> u64 {
+    fn reported(&self) -> u64 {
         let (mut buf, mut all) = ([0; 16384], 0);
         loop {
             match nix::unistd::read(&self.group, &mut buf) {
@@ -54,23 +54,23 @@ fn a_muted_file_is_silent_until_it_is_closed_or_unmuted() {
     Ground::all("a_muted_file_is_silent_until_it_is_closed_or_unmuted", |g| {
         let mut file = File::create(g.at("f")).unwrap();
         file.write_all(b"1").unwrap();
-        assert!(g.heard() & libc::FAN_MODIFY != 0, "{}", g.kind);
+        assert!(g.reported() & libc::FAN_MODIFY != 0, "{}", g.kind);
         g.ignorer.ignore_writes(o_path(&g.at("f")).as_fd()).unwrap();
-        g.heard();
+        g.reported();
         for _ in 0..3 {
             file.write_all(b"2").unwrap();
         }
-        assert_eq!(g.heard(), 0, "{}: a write does not clear the mark", g.kind);
+        assert_eq!(g.reported(), 0, "{}: a write does not clear the mark", g.kind);
         nix::unistd::truncate(&g.at("f"), 0).unwrap();
-        assert_eq!(g.heard(), 0, "{}", g.kind);
-        g.ignorer.hear_writes(o_path(&g.at("f")).as_fd()).unwrap();
-        g.ignorer.hear_writes(o_path(&g.at("f")).as_fd()).expect("a second time is fine");
+        assert_eq!(g.reported(), 0, "{}", g.kind);
+        g.ignorer.unmute_writes(o_path(&g.at("f")).as_fd()).unwrap();
+        g.ignorer.unmute_writes(o_path(&g.at("f")).as_fd()).expect("a second time is fine");
         file.write_all(b"3").unwrap();
-        assert_eq!(g.heard(), libc::FAN_MODIFY, "{}", g.kind);
+        assert_eq!(g.reported(), libc::FAN_MODIFY, "{}", g.kind);
         g.ignorer.ignore_writes(o_path(&g.at("f")).as_fd()).unwrap();
         file.write_all(b"4").unwrap();
         drop(file);
-        assert_eq!(g.heard(), libc::FAN_CLOSE_WRITE, "{}", g.kind);
+        assert_eq!(g.reported(), libc::FAN_CLOSE_WRITE, "{}", g.kind);
     });
 }
 
@@ -80,9 +80,9 @@ fn what_raises_a_modify_alone() {
         fs::write(g.at("f"), "some").unwrap();
         std::os::unix::fs::symlink("f", g.at("s")).unwrap();
         fs::create_dir(g.at("d")).unwrap();
-        g.heard();
+        g.reported();
         nix::unistd::truncate(&g.at("f"), 0).unwrap();
-        assert_eq!(g.heard(), libc::FAN_MODIFY, "{}: truncate by name", g.kind);
+        assert_eq!(g.reported(), libc::FAN_MODIFY, "{}: truncate by name", g.kind);
         let mtime = |name: &str| {
             use nix::sys::stat::{UtimensatFlags, utimensat};
             use nix::sys::time::TimeSpec;
@@ -96,16 +96,16 @@ fn what_raises_a_modify_alone() {
             .unwrap();
         };
         mtime("f");
-        assert_eq!(g.heard(), libc::FAN_MODIFY, "{}: mtime alone", g.kind);
+        assert_eq!(g.reported(), libc::FAN_MODIFY, "{}: mtime alone", g.kind);
         mtime("s");
-        assert_eq!(g.heard(), libc::FAN_MODIFY, "{}: of a symbolic link", g.kind);
+        assert_eq!(g.reported(), libc::FAN_MODIFY, "{}: of a symbolic link", g.kind);
         g.ignorer.ignore_writes(o_path(&g.at("s")).as_fd()).unwrap();
         mtime("s");
-        assert_eq!(g.heard(), 0, "{}: the link itself is muted", g.kind);
+        assert_eq!(g.reported(), 0, "{}: the link itself is muted", g.kind);
         mtime("f");
-        assert_eq!(g.heard(), libc::FAN_MODIFY, "{}: and not what it leads to", g.kind);
+        assert_eq!(g.reported(), libc::FAN_MODIFY, "{}: and not what it leads to", g.kind);
         mtime("d");
-        assert_eq!(g.heard(), libc::FAN_MODIFY | libc::FAN_ONDIR, "{}: of a directory", g.kind);
+        assert_eq!(g.reported(), libc::FAN_MODIFY | libc::FAN_ONDIR, "{}: of a directory", g.kind);
     });
 }
 
@@ -114,7 +114,7 @@ fn a_muted_directory_hides_its_own_files_only() {
     Ground::all("a_muted_directory_hides_its_own_files_only", |g| {
         fs::create_dir_all(g.at("d/below")).unwrap();
         fs::write(g.at("d/old"), "1").unwrap();
-        g.heard();
+        g.reported();
         if !g.ignorer.can_ignore_entries() {
             return eprintln!("SKIPPED: this kernel has no FAN_MARK_IGNORE");
         }
@@ -125,22 +125,26 @@ fn a_muted_directory_hides_its_own_files_only() {
         fs::set_permissions(g.at("d/old"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
         // The link count of a deleted file is reported without a directory, so no directory's mark
         // hides it.
-        assert_eq!(g.heard() & !libc::FAN_ATTRIB, 0, "{}", g.kind);
+        assert_eq!(g.reported() & !libc::FAN_ATTRIB, 0, "{}", g.kind);
         fs::write(g.at("d/below/f"), "1").unwrap();
-        assert!(g.heard() & libc::FAN_CLOSE_WRITE != 0, "{}: what is deeper is heard", g.kind);
+        assert!(g.reported() & libc::FAN_CLOSE_WRITE != 0, "{}: what is deeper is reported", g.kind);
         fs::create_dir(g.at("d/new")).unwrap();
-        assert_eq!(g.heard(), libc::FAN_CREATE | libc::FAN_ONDIR, "{}: directories are heard", g.kind);
+        assert_eq!(g.reported(), libc::FAN_CREATE | libc::FAN_ONDIR, "{}: directories are reported", g.kind);
         fs::rename(g.at("d/old"), g.at("moved")).unwrap();
-        assert_eq!(g.heard() & libc::FAN_RENAME, libc::FAN_RENAME, "{}: what leaves is heard", g.kind);
+        assert_eq!(g.reported() & libc::FAN_RENAME, libc::FAN_RENAME, "{}: what leaves is reported", g.kind);
         fs::rename(g.at("moved"), g.at("d/old")).unwrap();
-        assert_eq!(g.heard() & libc::FAN_RENAME, libc::FAN_RENAME, "{}: what comes is heard", g.kind);
+        assert_eq!(g.reported() & libc::FAN_RENAME, libc::FAN_RENAME, "{}: what comes is reported", g.kind);
         fs::rename(g.at("d"), g.at("e")).unwrap();
-        assert_eq!(g.heard(), libc::FAN_RENAME | libc::FAN_ONDIR, "{}: its own move is heard", g.kind);
+        assert_eq!(g.reported(), libc::FAN_RENAME | libc::FAN_ONDIR, "{}: its own move is reported", g.kind);
         fs::write(g.at("e/old"), "3").unwrap();
-        assert_eq!(g.heard(), 0, "{}: the mark moves along", g.kind);
-        g.ignorer.hear_all().unwrap();
+        assert_eq!(g.reported(), 0, "{}: the mark moves along", g.kind);
+        g.ignorer.unmute_all().unwrap();
         fs::write(g.at("e/old"), "4").unwrap();
-        assert!(g.heard() & libc::FAN_CLOSE_WRITE != 0, "{}: all is heard again, and the filesystem's mark is there", g.kind);
+        assert!(
+            g.reported() & libc::FAN_CLOSE_WRITE != 0,
+            "{}: all is reported again, and the filesystem's mark is there",
+            g.kind
+        );
     });
 }
 
@@ -158,9 +162,9 @@ fn a_deleted_directory_takes_its_mark_along() {
             fs::remove_dir(g.at("d")).unwrap();
             fs::create_dir(g.at("d")).unwrap();
             reused |= fs::metadata(g.at("d")).unwrap().ino() == ino;
-            g.heard();
+            g.reported();
             fs::write(g.at("d/f"), "1").unwrap();
-            assert!(g.heard() & libc::FAN_CLOSE_WRITE != 0, "{}", g.kind);
+            assert!(g.reported() & libc::FAN_CLOSE_WRITE != 0, "{}", g.kind);
             fs::remove_dir_all(g.at("d")).unwrap();
         }
         assert!(reused || g.kind != "ext4", "ext4 gives a number out again at once, so this must have been tried");

@@ -60,7 +60,7 @@ impl Inotify {
     }
 
     /// Watches that are set from here on, or set again, report writes, too.
-    pub(crate) fn hear_writes(&mut self) {
+    pub(crate) fn report_writes(&mut self) {
         self.writes = true;
     }
 

@@ -23,7 +23,7 @@ pub fn hold_write_lease(file: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-/// Whether a lease that was taken on this descriptor is whole: nobody has come to open the file.
+/// Whether a lease that was taken on this descriptor is whole: no process has come to open the file.
 ///
 /// # Errors
 /// fcntl(2).

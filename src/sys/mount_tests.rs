@@ -97,7 +97,7 @@ fn tops_of_the_tree() {
 }
 
 #[test]
-fn faults_are_told_with_their_line() {
+fn faults_name_their_line() {
     for (line, what) in [
         ("x 1 8:1 / / rw - ext4 a rw", "the mount id is no number"),
         ("22", "no parent id"),
@@ -126,7 +126,7 @@ fn agrees_with_the_kernel() {
     };
     let watch = MountWatch::new().unwrap();
     tmpfs(&below);
-    assert!(watch.changed().unwrap(), "a mount is told");
+    assert!(watch.changed().unwrap(), "a mount is reported");
     tmpfs(&over);
     tmpfs(&below);
     let mounts = Mounts::read().unwrap();

@@ -152,7 +152,7 @@ pub struct Statter {
 }
 
 impl Statter {
-    /// One that looks at the disk.
+    /// One that reads from the disk.
     pub fn new() -> Statter {
         Statter::default()
     }

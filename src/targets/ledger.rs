@@ -128,7 +128,7 @@ pub(super) struct Ledger {
     /// was sent before.
     pub(super) suspect: bool,
     /// Hooks wait for what is confirmed here, so for what turns out to be needless, too.
-    pub(super) told_of: bool,
+    pub(super) delivered: bool,
     /// What did.
     pub(super) forgotten: Vec<RelPath>,
 }
@@ -149,7 +149,7 @@ impl Ledger {
             after: BTreeMap::new(),
             unanswered: Vec::new(),
             suspect: false,
-            told_of: false,
+            delivered: false,
             forgotten: Vec::new(),
         }
     }
@@ -284,7 +284,7 @@ impl Ledger {
 
     /// Parked entries turned out to be needless.
     pub(super) fn forget(&mut self, entries: Vec<Entry>) {
-        if self.told_of {
+        if self.delivered {
             self.forgotten.extend(entries.iter().map(|e| e.path.clone()));
         }
         self.set.forget(entries);

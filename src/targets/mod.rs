@@ -264,7 +264,7 @@ impl Target {
         let failed = Backoff { min: cfg.retry_min, max: cfg.retry_failed.unwrap_or(cfg.retry_max) };
         let confirmations = ConfirmationLog::new(index, mirror, &cfg.name);
         let mut ledger = Ledger::new(mirror.batch.max_pending, failed);
-        ledger.told_of = confirmations.keep > 0;
+        ledger.delivered = confirmations.keep > 0;
         if mirror.delete == Delete::Running {
             ledger.set.list_deletions();
         }

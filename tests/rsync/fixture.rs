@@ -101,7 +101,7 @@ impl Drop for Daemon {
     }
 }
 
-/// What a pass may be told besides its list.
+/// What a pass may get besides its list.
 #[derive(Clone, Default)]
 pub struct Options {
     pub keep: bool,

@@ -16,7 +16,7 @@ use fansync::sys::statx::Statter;
 
 use crate::fixture::{Fixture, PATIENCE, Road};
 
-/// xorshift64*: the history is told by its seed.
+/// xorshift64*: the history follows from its seed.
 struct Random(u64);
 
 impl Random {

@@ -168,7 +168,7 @@ fn without_delete_all_stays() {
             f.done(pass, entries);
             assert_eq!(names(&f.dst()), before, "{:?} {pass:?}", f.road);
         }
-        // A type that would need a delete is told, not carried out.
+        // A type that would need a delete is reported, not carried out.
         make(&f.src(), &["e"]);
         let outcome = f.run(Pass::Shallow, &[b"e"]);
         assert_eq!(outcome.verdict, Verdict::Partial, "{outcome:?}");
@@ -302,7 +302,7 @@ fn deletions_held_at_the_limit() {
 }
 
 #[test]
-fn a_list_that_was_not_normalised_is_told() {
+fn a_list_that_was_not_normalised_is_reported() {
     each(|f| {
         equal(&f, &["d/x"]);
         fs::remove_dir_all(f.src().join("d")).unwrap();

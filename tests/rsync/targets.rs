@@ -155,7 +155,7 @@ fn a_password_file_and_the_lack_of_one() {
 }
 
 #[test]
-fn nobody_listens() {
+fn no_server_listens() {
     let mut f = Fixture::new(Road::Module);
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     f.location = Location::Daemon {

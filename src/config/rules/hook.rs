@@ -48,8 +48,8 @@ impl Section<'_> {
             }
         }
         if hook.kinds.is_empty() {
-            let help = "remove it, to be told of everything";
-            self.complain("kinds", "kinds is empty, so the hook would be told of nothing", help);
+            let help = "remove it to get every change";
+            self.complain("kinds", "kinds is empty, so the hook would get no change", help);
         }
     }
 

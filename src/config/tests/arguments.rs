@@ -49,7 +49,7 @@ fn without_a_file() {
 }
 
 #[test]
-fn wrong_arguments_are_told_all_at_once() {
+fn wrong_arguments_are_reported_all_at_once() {
     let overrides = Overrides { exclude: vec![Vec::new()], ..Overrides::default() };
     let errors = Config::for_mirror(Path::new("/no/such"), &["h:~bob".into(), "h::".into()], &overrides).unwrap_err();
     assert_eq!(errors.problems.len(), 3, "{errors}");

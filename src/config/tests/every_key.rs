@@ -98,7 +98,7 @@ rsync_path = "sudo rsync"
 backup_dir = "/old/web"
 backup_keep = "30d"
 [[mirror.hook]]
-name = "told"
+name = "list"
 kind = "http"
 when = "confirmed"
 target = "b"
@@ -382,11 +382,11 @@ upstream = "rsync://origin/web"
 /// The reference has a row `| key | default | …` for each key, below the heading of its table, and
 /// its default is the one that an unset key has.
 #[test]
-fn the_reference_tells_every_key_and_default() {
+fn the_reference_has_every_key_and_default() {
     let reference = include_str!("../../../docs/config.md");
     let (every, default) = (read(EVERY_KEY).unwrap(), read(&format!("{}{LEAST_HOOKS}", least("", ""))).unwrap());
     let default: ::toml::Table = default.to_toml().unwrap().parse().unwrap();
-    let mut told = std::collections::BTreeSet::new();
+    let mut documented = std::collections::BTreeSet::new();
     let mut table = "";
     let mut of_kind = None;
     for line in reference.lines().filter(|line| !line.starts_with("```")) {
@@ -398,7 +398,7 @@ fn the_reference_tells_every_key_and_default() {
         let cells: Vec<_> = line.split(" | ").map(|c| c.trim_matches(['|', ' '])).collect();
         let Some(key) = cells[0].strip_prefix('`').and_then(|k| k.strip_suffix('`')) else { continue };
         assert_eq!(cells.len(), 4, "a row has key, default, unit and meaning, example: {line}");
-        told.insert(format!("{table}.{key}"));
+        documented.insert(format!("{table}.{key}"));
         let value = table
             .split('.')
             .try_fold(&::toml::Value::Table(default.clone()), |v, k| {
@@ -420,7 +420,7 @@ fn the_reference_tells_every_key_and_default() {
         assert!(example.parse::<::toml::Table>().is_ok_and(|t| t.contains_key(key)), "example of {table}.{key}: {example}");
     }
     let known = keys(&every);
-    assert_eq!(told, known, "the keys in docs/config.md and those of the daemon differ");
+    assert_eq!(documented, known, "the keys in docs/config.md and those of the daemon differ");
 }
 
 #[test]

@@ -195,12 +195,12 @@ impl World {
             self.source.insert(RelPath::new(&[&to, &old[from.len()..]].concat()).unwrap(), node);
         }
         // Not always what became of it.
-        let told = match self.random.u8(..8) {
+        let named = match self.random.u8(..8) {
             0 => None,
             1 => Some(self.dir().join(b"a")).filter(|to| !to.is_root()),
             _ => Some(to.clone()),
         };
-        self.dirty.push(Item { gone: true, to: told, ..item(&from.to_string()) });
+        self.dirty.push(Item { gone: true, to: named, ..item(&from.to_string()) });
         let kind = if directory { Kind::Subtree } else { Kind::Entry };
         self.dirty.push(Item { kind, directory, ..item(&to.to_string()) });
     }
@@ -246,7 +246,7 @@ impl World {
             let moved: Vec<RelPath> = std::iter::once(given.from.clone()).chain(below(&self.mine, &given.from)).collect();
             for old in moved {
                 let mut node = self.mine.remove(&old).expect("it was listed");
-                // It may have been pulled after the rename, or changed by another hand.
+                // It may have been pulled after the rename, or changed by another program.
                 if matches!(node, Some(content) if content % 3 > 0) && self.random.bool() {
                     node = Some(self.random.u32(..1_000_000) * 3 + 1);
                 }
